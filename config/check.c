@@ -20,8 +20,9 @@ static int check_parts(const char *key, uint64_t length, uint64_t every, char *r
 {
     uint64_t part = config_window_part(length, every);
     uint64_t parts = length / part;
-    if (parts <= CONFIG_WINDOW_PARTS_MAX)
+    if (parts <= CONFIG_WINDOW_PARTS_MAX) {
         return 0;
+    }
     snprintf(reterr, CONFIG_ERROR_MAX,
              "%s: '%" PRIu64 "': a window of %" PRIu64 " would be kept in %" PRIu64
              " parts of %" PRIu64 " (valid: at most %d parts; for instance every %" PRIu64 ")",
@@ -36,11 +37,13 @@ static int check_distinct(const struct config *config, uint32_t i, char *reterr)
     uint64_t length = also->window[i].length, every = also->window[i].every;
     bool taken = also->window[i].unit == config->window_unit && length == config->window_length &&
                  every == config->window_every;
-    for (uint32_t j = 0; j < i; j++)
+    for (uint32_t j = 0; j < i; j++) {
         taken = taken || (also->window[j].unit == also->window[i].unit &&
                           also->window[j].length == length && also->window[j].every == every);
-    if (!taken)
+    }
+    if (!taken) {
         return 0;
+    }
     snprintf(reterr, CONFIG_ERROR_MAX,
              "window.also: a window of %" PRIu64 " every %" PRIu64
              " is there already (valid: each window once, and not that of window.length)",
@@ -48,22 +51,26 @@ static int check_distinct(const struct config *config, uint32_t i, char *reterr)
     return -1;
 }
 
-static int check_windows(const struct config *config, char *reterr)
+static int config_check_windows(const struct config *config, char *reterr)
 {
-    if (check_parts("window.every", config->window_length, config->window_every, reterr) != 0)
+    if (check_parts("window.every", config->window_length, config->window_every, reterr) != 0) {
         return -1;
-    for (uint32_t i = 0; i < config->window_also.count; i++)
+    }
+    for (uint32_t i = 0; i < config->window_also.count; i++) {
         if (check_parts("window.also", config->window_also.window[i].length,
                         config->window_also.window[i].every, reterr) != 0 ||
-            check_distinct(config, i, reterr) != 0)
+            check_distinct(config, i, reterr) != 0) {
             return -1;
+        }
+    }
     return 0;
 }
 
 static int check_budget(const struct config *config, char *reterr)
 {
-    if (config->ingest_max_message <= config->ingest_budget)
+    if (config->ingest_max_message <= config->ingest_budget) {
         return 0;
+    }
     char message[VALUE_TEXT_MAX], budget[VALUE_TEXT_MAX];
     value_print(&config_keys[KEY_ingest_max_message].rule, &config->ingest_max_message, message);
     value_print(&config_keys[KEY_ingest_budget].rule, &config->ingest_budget, budget);
@@ -85,14 +92,17 @@ static bool is_wildcard_host(const char *host, size_t len)
 static bool endpoints_clash(const config_endpoint *a, const config_endpoint *b)
 {
     size_t scheme = strlen("tcp://");
-    if (!*a->text || strncmp(a->text, b->text, scheme) != 0)
+    if (!*a->text || strncmp(a->text, b->text, scheme) != 0) {
         return false;
+    }
     const char *host_a = a->text + scheme, *host_b = b->text + scheme;
-    if (strncmp(a->text, "ipc", 3) == 0)
+    if (strncmp(a->text, "ipc", 3) == 0) {
         return strcmp(host_a, host_b) == 0 && strcmp(host_a, "*") != 0;
+    }
     const char *port_a = strrchr(host_a, ':'), *port_b = strrchr(host_b, ':');
-    if (strcmp(port_a, port_b) != 0 || strcmp(port_a, ":*") == 0)
+    if (strcmp(port_a, port_b) != 0 || strcmp(port_a, ":*") == 0) {
         return false;
+    }
     size_t len_a = (size_t)(port_a - host_a), len_b = (size_t)(port_b - host_b);
     return is_wildcard_host(host_a, len_a) || is_wildcard_host(host_b, len_b) ||
            (len_a == len_b && memcmp(host_a, host_b, len_a) == 0);
@@ -106,8 +116,9 @@ static int check_endpoints(const struct config *config, char *reterr)
         for (int j = 0; j < i; j++) {
             const struct key *key = &config_keys[keys[i]], *other = &config_keys[keys[j]];
             const config_endpoint *endpoint = config_field(config, keys[i]);
-            if (!endpoints_clash(endpoint, config_field(config, keys[j])))
+            if (!endpoints_clash(endpoint, config_field(config, keys[j]))) {
                 continue;
+            }
             snprintf(reterr, CONFIG_ERROR_MAX,
                      "%s.endpoint: '%s': taken by %s.endpoint (valid: another port or path)",
                      key->section, endpoint->text, other->section);
@@ -120,8 +131,9 @@ static int check_endpoints(const struct config *config, char *reterr)
 static int check_metrics(const struct config *config, const char *label, char *reterr)
 {
     if (config->metrics_core || config->metrics_importance || config->metrics_pairs ||
-        config->metrics_similarity || config->metrics_spectrum)
+        config->metrics_similarity || config->metrics_spectrum) {
         return 0;
+    }
     snprintf(reterr, CONFIG_ERROR_MAX,
              "%s: every group is off, so there is nothing to measure (valid: at least one of "
              "core, importance, pairs, similarity, spectrum on)",
@@ -135,8 +147,9 @@ static int check_jobs(const struct config *config, char *reterr)
         const struct job_rule *rule = jobs_rule(config->jobs, i);
         struct config applied = *config;
         jobs_apply(rule, &applied);
-        if (check_metrics(&applied, rule->label, reterr) != 0)
+        if (check_metrics(&applied, rule->label, reterr) != 0) {
             return -1;
+        }
     }
     return 0;
 }
@@ -146,8 +159,9 @@ static int check_drift(const struct config *config, char *reterr)
     const char *baseline = config->drift_baseline.text;
     char quoted[QUOTE_MAX + 4];
     bool is_run = strlen(baseline) == 32 && strspn(baseline, "0123456789abcdef") == 32;
-    if (is_run || strcmp(baseline, "first") == 0)
+    if (is_run || strcmp(baseline, "first") == 0) {
         return 0;
+    }
     snprintf(
         reterr, CONFIG_ERROR_MAX,
         "drift.baseline: '%s': not a run (valid: first, or the 32 hexadecimal digits of a run)",
@@ -178,8 +192,9 @@ static int check_alerts(const struct config *config, char *reterr)
 int config_check(const struct config *config, char *reterr)
 {
     if (check_budget(config, reterr) != 0 || check_endpoints(config, reterr) != 0 ||
-        check_windows(config, reterr) != 0 || check_drift(config, reterr) != 0 ||
-        check_alerts(config, reterr) != 0 || check_metrics(config, "metrics", reterr) != 0)
+        config_check_windows(config, reterr) != 0 || check_drift(config, reterr) != 0 ||
+        check_alerts(config, reterr) != 0 || check_metrics(config, "metrics", reterr) != 0) {
         return -1;
+    }
     return check_jobs(config, reterr);
 }

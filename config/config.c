@@ -72,13 +72,14 @@ static const char *path_tail(const char *path)
 int config_error(char *reterr, struct origin origin, const char *format, ...)
 {
     size_t used = 0;
-    if (!origin.path)
+    if (!origin.path) {
         reterr[0] = '\0';
-    else if (origin.line == 0)
+    } else if (origin.line == 0) {
         used = (size_t)snprintf(reterr, CONFIG_ERROR_MAX, "%s: ", path_tail(origin.path));
-    else
+    } else {
         used = (size_t)snprintf(reterr, CONFIG_ERROR_MAX, "%s:%zu: ", path_tail(origin.path),
                                 origin.line);
+    }
     va_list args;
     va_start(args, format);
     vsnprintf(reterr + used, CONFIG_ERROR_MAX - used, format, args);
@@ -89,8 +90,9 @@ int config_error(char *reterr, struct origin origin, const char *format, ...)
 const char *config_quotable(const char *text, char ret_text[QUOTE_MAX + 4])
 {
     size_t len = 0;
-    for (; text[len] && len < QUOTE_MAX; len++)
+    for (; text[len] && len < QUOTE_MAX; len++) {
         ret_text[len] = text[len] < ' ' || text[len] > '~' ? '?' : text[len];
+    }
     strcpy(ret_text + len, text[len] ? "..." : "");
     return ret_text;
 }
@@ -99,11 +101,13 @@ static int unknown_section(const char *section, struct origin origin, char *rete
 {
     struct names names = {.wanted = section, .distance = 32};
     char guess[64], quoted[QUOTE_MAX + 4];
-    for (int i = 0; i < KEY_COUNT; i++)
-        if (!*config_keys[i].section)
+    for (int i = 0; i < KEY_COUNT; i++) {
+        if (!*config_keys[i].section) {
             names_add(&names, config_keys[i].name);
-        else if (config_opens_section(i))
+        } else if (config_opens_section(i)) {
             names_add(&names, config_keys[i].section);
+        }
+    }
     names_add(&names, "jobs");
     names_add(&names, "rules");
     return config_error(reterr, origin, "%s: unknown section (valid: %s%s)",
@@ -115,9 +119,11 @@ static int unknown_key(const char *section, const char *label, const char *name,
 {
     struct names names = {.wanted = name, .distance = 32};
     char guess[64], quoted[QUOTE_MAX + 4];
-    for (int i = 0; i < KEY_COUNT; i++)
-        if (strcmp(config_keys[i].section, section) == 0)
+    for (int i = 0; i < KEY_COUNT; i++) {
+        if (strcmp(config_keys[i].section, section) == 0) {
             names_add(&names, config_keys[i].name);
+        }
+    }
     return config_error(reterr, origin, "%s.%s: unknown key (valid in %s: %s%s)", label,
                         config_quotable(name, quoted), section, names.list,
                         names_guess(&names, guess));
@@ -128,26 +134,33 @@ static int unknown_key(const char *section, const char *label, const char *name,
 
 int config_find_top(const char *name)
 {
-    for (int i = 0; i < KEY_COUNT; i++)
-        if (!*config_keys[i].section && strcmp(config_keys[i].name, name) == 0)
+    for (int i = 0; i < KEY_COUNT; i++) {
+        if (!*config_keys[i].section && strcmp(config_keys[i].name, name) == 0) {
             return i;
+        }
+    }
     return -1;
 }
 
 int config_find_section(const char *section, struct origin origin, char *reterr)
 {
-    for (int i = 0; i < KEY_COUNT; i++)
-        if (*section && strcmp(config_keys[i].section, section) == 0)
+    for (int i = 0; i < KEY_COUNT; i++) {
+        if (*section && strcmp(config_keys[i].section, section) == 0) {
             return i;
+        }
+    }
     return unknown_section(section, origin, reterr);
 }
 
 int config_find_key(const char *section, const char *label, const char *name, struct origin origin,
                     char *reterr)
 {
-    for (int i = 0; i < KEY_COUNT; i++)
-        if (strcmp(config_keys[i].section, section) == 0 && strcmp(config_keys[i].name, name) == 0)
+    for (int i = 0; i < KEY_COUNT; i++) {
+        if (strcmp(config_keys[i].section, section) == 0 &&
+            strcmp(config_keys[i].name, name) == 0) {
             return i;
+        }
+    }
     return unknown_key(section, label, name, origin, reterr);
 }
 
@@ -157,8 +170,9 @@ int config_assign(struct config *config, int key, const char *label, const char 
     const struct key *entry = &config_keys[key];
     char reason[VALUE_REASON_MAX], public[CONFIG_PUBLIC_MAX], quoted[QUOTE_MAX + 4];
     if (value_parse(&entry->rule, text, field(config, entry), reason) == 0) {
-        if (entry->rule.type == VALUE_ENDPOINT)
+        if (entry->rule.type == VALUE_ENDPOINT) {
             ((config_endpoint *)field(config, entry))->line = origin.line;
+        }
         return 0;
     }
     text = config_public(entry->section, entry->name, text, public);
@@ -169,7 +183,7 @@ int config_assign(struct config *config, int key, const char *label, const char 
 void config_defaults(struct config *ret_config)
 {
     char error[CONFIG_ERROR_MAX];
-    memset(ret_config, 0, sizeof(*ret_config));
+    memset(ret_config, 0, sizeof *ret_config);
     for (int i = 0; i < KEY_COUNT; i++) {
         struct origin origin = {"keys.def", 0};
         int result = config_assign(ret_config, i, config_keys[i].section, config_keys[i].text,
@@ -184,22 +198,28 @@ int config_set(struct config *config, const char *assignment, char *reterr)
     struct origin origin = {"--set", 0};
     char section[64], name[64], quoted[QUOTE_MAX + 4];
     int value_at = -1, key = -1;
-    if (strncmp(assignment, "jobs.", 5) == 0)
+    if (strncmp(assignment, "jobs.", 5) == 0) {
         return config_error(reterr, origin, "'%s': settings of some jobs belong into a file",
                             config_quotable(assignment, quoted));
-    if (strncmp(assignment, "rules.", 6) == 0)
+    }
+    if (strncmp(assignment, "rules.", 6) == 0) {
         return config_error(reterr, origin, "'%s': rules belong into a file",
                             config_quotable(assignment, quoted));
-    if (sscanf(assignment, "%63[^.=]=%n", name, &value_at) == 1 && value_at >= 0)
+    }
+    if (sscanf(assignment, "%63[^.=]=%n", name, &value_at) == 1 && value_at >= 0) {
         key = config_find_top(name);
-    if (key >= 0)
+    }
+    if (key >= 0) {
         return config_assign(config, key, "", assignment + value_at, origin, reterr);
+    }
     value_at = -1;
-    if (sscanf(assignment, "%63[^.=].%63[^.=]=%n", section, name, &value_at) != 2 || value_at < 0)
+    if (sscanf(assignment, "%63[^.=].%63[^.=]=%n", section, name, &value_at) != 2 || value_at < 0) {
         return config_error(reterr, origin, "'%s': not of the form section.key=value",
                             config_quotable(assignment, quoted));
-    if (config_find_section(section, origin, reterr) < 0)
+    }
+    if (config_find_section(section, origin, reterr) < 0) {
         return -1;
+    }
     key = config_find_key(section, section, name, origin, reterr);
     return key < 0 ? -1
                    : config_assign(config, key, section, assignment + value_at, origin, reterr);
@@ -214,8 +234,9 @@ static void each_override(const struct config *config,
         const struct job_rule *rule = jobs_rule(config->jobs, i);
         for (int k = 0; k < KEY_COUNT; k++) {
             char text[VALUE_TEXT_MAX], name[JOBS_KEY_MAX];
-            if (!rule->key_line[k])
+            if (!rule->key_line[k]) {
                 continue;
+            }
             value_print(&config_keys[k].rule, config_field(&rule->values, k), text);
             visit(data, rule->label, jobs_key_name(k, name), text);
         }
@@ -243,7 +264,7 @@ static void each_rule(const struct config *config,
     for (uint32_t i = 0; i < config_rule_count(config); i++) {
         const struct rule *rule = config_rule(config, i);
         struct rule_visit each = {.visit = visit, .data = data};
-        snprintf(each.section, sizeof(each.section), "rules.%s", rule->name);
+        snprintf(each.section, sizeof each.section, "rules.%s", rule->name);
         rule_each_key(rule, visit_rule_key, &each);
     }
 }

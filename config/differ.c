@@ -13,57 +13,63 @@ static bool names_key(const struct job_rule *rule, int key)
 }
 
 /* Patterns as far as one has such a key: one without shadows those after it. */
-static uint32_t count_patterns(const struct config_jobs *jobs)
+static uint32_t differ_count_patterns(const struct config_jobs *jobs)
 {
     uint32_t count = 0;
-    for (uint32_t i = 0; i < jobs_count(jobs); i++)
-        for (int k = 0; k < KEY_COUNT; k++)
-            if (names_key(jobs_rule(jobs, i), k))
+    for (uint32_t i = 0; i < jobs_count(jobs); i++) {
+        for (int k = 0; k < KEY_COUNT; k++) {
+            if (names_key(jobs_rule(jobs, i), k)) {
                 count = i + 1;
+            }
+        }
+    }
     return count;
 }
 
-static void print_job(const struct job_rule *rule, FILE *out)
+static void differ_print_job(const struct job_rule *rule, FILE *out)
 {
     fprintf(out, "%s:\n", rule->pattern);
     for (int i = 0; i < KEY_COUNT; i++) {
         char text[VALUE_TEXT_MAX];
-        if (!names_key(rule, i))
+        if (!names_key(rule, i)) {
             continue;
+        }
         value_print(&config_keys[i].rule, config_field(&rule->values, i), text);
         fprintf(out, "%s.%s=%s\n", config_keys[i].section, config_keys[i].name, text);
     }
 }
 
-static void print_jobs(const struct config *config, FILE *out)
+static void differ_print_jobs(const struct config *config, FILE *out)
 {
-    for (uint32_t i = 0; i < count_patterns(config->jobs); i++)
-        print_job(jobs_rule(config->jobs, i), out);
+    for (uint32_t i = 0; i < differ_count_patterns(config->jobs); i++) {
+        differ_print_job(jobs_rule(config->jobs, i), out);
+    }
 }
 
-static void print_rule_key(void *data, const char *key, const char *text)
+static void differ_print_rule_key(void *data, const char *key, const char *text)
 {
     fprintf(data, "%s=%s\n", key, text);
 }
 
-static void print_rules(const struct config *config, FILE *out)
+static void differ_print_rules(const struct config *config, FILE *out)
 {
     for (uint32_t i = 0; i < config_rule_count(config); i++) {
         const struct rule *rule = config_rule(config, i);
         fprintf(out, "%s:\n", rule->name);
-        rule_each_key(rule, print_rule_key, out);
+        rule_each_key(rule, differ_print_rule_key, out);
     }
 }
 
 /* Owned by the caller; NULL when out of memory. */
-static char *text_of(const struct config *config,
-                     void (*print)(const struct config *config, FILE *out))
+static char *differ_text_of(const struct config *config,
+                            void (*print)(const struct config *config, FILE *out))
 {
     char *text = NULL;
     size_t size = 0;
     FILE *out = open_memstream(&text, &size);
-    if (!out)
+    if (!out) {
         return NULL;
+    }
     print(config, out);
     return fclose(out) == 0 ? text : NULL;
 }
@@ -72,36 +78,42 @@ static char *text_of(const struct config *config,
 static bool prints_same(const struct config *a, const struct config *b,
                         void (*print)(const struct config *config, FILE *out))
 {
-    char *text_a = text_of(a, print), *text_b = text_of(b, print);
+    char *text_a = differ_text_of(a, print), *text_b = differ_text_of(b, print);
     bool same = text_a && text_b && strcmp(text_a, text_b) == 0;
     free(text_a);
     free(text_b);
     return same;
 }
 
-static void visit_key(const struct config *a, const struct config *b, int key,
-                      void (*visit)(void *data, const char *section, const char *name), void *data)
+static void differ_visit_key(const struct config *a, const struct config *b, int key,
+                             void (*visit)(void *data, const char *section, const char *name),
+                             void *data)
 {
     const struct key *entry = &config_keys[key];
     char text_a[VALUE_TEXT_MAX], text_b[VALUE_TEXT_MAX];
-    if (config_is_plan_key(entry->section, entry->name))
+    if (config_is_plan_key(entry->section, entry->name)) {
         return;
+    }
     value_print(&entry->rule, config_field(a, key), text_a);
     value_print(&entry->rule, config_field(b, key), text_b);
-    if (strcmp(text_a, text_b) != 0 && *entry->section)
+    if (strcmp(text_a, text_b) != 0 && *entry->section) {
         visit(data, entry->section, entry->name);
-    else if (strcmp(text_a, text_b) != 0)
+    } else if (strcmp(text_a, text_b) != 0) {
         visit(data, entry->name, NULL);
+    }
 }
 
 void config_each_difference(const struct config *a, const struct config *b,
                             void (*visit)(void *data, const char *section, const char *name),
                             void *data)
 {
-    for (int i = 0; i < KEY_COUNT; i++)
-        visit_key(a, b, i, visit, data);
-    if (!prints_same(a, b, print_jobs))
+    for (int i = 0; i < KEY_COUNT; i++) {
+        differ_visit_key(a, b, i, visit, data);
+    }
+    if (!prints_same(a, b, differ_print_jobs)) {
         visit(data, "jobs", NULL);
-    if (!prints_same(a, b, print_rules))
+    }
+    if (!prints_same(a, b, differ_print_rules)) {
         visit(data, "rules", NULL);
+    }
 }

@@ -38,7 +38,7 @@ static int check_tcp(const struct config *config, int which, const char *path, c
     const config_endpoint *endpoint = config_field(config, endpoint_keys[which]);
     struct origin origin = {endpoint->line ? path : NULL, endpoint->line};
     char label[32];
-    snprintf(label, sizeof(label), "%s.endpoint", address_socket_name[which]);
+    snprintf(label, sizeof label, "%s.endpoint", address_socket_name[which]);
     return is_tcp(endpoint->text) ? refuse_tcp(origin, label, endpoint->text, reterr) : 0;
 }
 
@@ -46,9 +46,10 @@ static int check_tcp(const struct config *config, int which, const char *path, c
 static void set_directory(struct config *config, const char *endpoint, int which)
 {
     size_t scheme = strlen("ipc://"), name = 1 + strlen(address_socket_name[which]);
-    if (!is_tcp(endpoint) && strcmp(endpoint, endpoint_of(config, which)->text) == 0)
-        snprintf(config->directory, sizeof(config->directory), "%.*s",
+    if (!is_tcp(endpoint) && strcmp(endpoint, endpoint_of(config, which)->text) == 0) {
+        snprintf(config->directory, sizeof config->directory, "%.*s",
                  (int)(strlen(endpoint) - scheme - name), endpoint + scheme);
+    }
 }
 
 int config_use_address(struct config *config, const char *address, const char *origin,
@@ -61,12 +62,14 @@ int config_use_address(struct config *config, const char *address, const char *o
     for (int i = 0; i < ADDRESS_COUNT; i++) {
         config_endpoint *endpoint = endpoint_of(config, i);
         char text[ADDRESS_MAX];
-        if (!config->insecure && check_tcp(config, i, path, reterr) != 0)
+        if (!config->insecure && check_tcp(config, i, path, reterr) != 0) {
             return -1;
-        if (address_endpoint(address, (enum address_socket)i, text, reason) != 0)
+        }
+        if (address_endpoint(address, (enum address_socket)i, text, reason) != 0) {
             return config_error(reterr, nowhere, "%s: %s", origin, reason);
+        }
         if (!*endpoint->text) {
-            snprintf(endpoint->text, sizeof(endpoint->text), "%s", text);
+            snprintf(endpoint->text, sizeof endpoint->text, "%s", text);
             uses_tcp = uses_tcp || is_tcp(text);
         }
         set_directory(config, text, i);
@@ -77,13 +80,17 @@ int config_use_address(struct config *config, const char *address, const char *o
 int config_move(struct config *config, const char *directory, char *reterr)
 {
     char reason[ADDRESS_REASON_MAX], from[ADDRESS_MAX], to[ADDRESS_COUNT][ADDRESS_MAX];
-    for (int i = 0; i < ADDRESS_COUNT; i++)
-        if (address_endpoint(directory, (enum address_socket)i, to[i], reason) != 0)
+    for (int i = 0; i < ADDRESS_COUNT; i++) {
+        if (address_endpoint(directory, (enum address_socket)i, to[i], reason) != 0) {
             return config_error(reterr, (struct origin){NULL, 0}, "%s", reason);
-    for (int i = 0; i < ADDRESS_COUNT; i++)
+        }
+    }
+    for (int i = 0; i < ADDRESS_COUNT; i++) {
         if (address_endpoint(config->directory, (enum address_socket)i, from, reason) == 0 &&
-            strcmp(endpoint_of(config, i)->text, from) == 0)
+            strcmp(endpoint_of(config, i)->text, from) == 0) {
             strcpy(endpoint_of(config, i)->text, to[i]);
-    snprintf(config->directory, sizeof(config->directory), "%s", directory);
+        }
+    }
+    snprintf(config->directory, sizeof config->directory, "%s", directory);
     return 0;
 }

@@ -23,31 +23,38 @@ static int check_pattern(const struct config_jobs *jobs, const char *pattern, st
                          char *reterr)
 {
     char quoted[QUOTE_MAX + 4];
-    if (!config_is_pattern(pattern))
+    if (!config_is_pattern(pattern)) {
         return config_error(reterr, origin,
                             "jobs: '%s': not a pattern of job names (valid: 1 to %d of A-Z a-z 0-9 "
                             ". _ - and * ? [ ] !)",
                             config_quotable(pattern, quoted), JOB_PATTERN_MAX);
-    for (uint32_t i = 0; i < jobs_count(jobs); i++)
-        if (strcmp(jobs->rules[i]->pattern, pattern) == 0)
+    }
+    for (uint32_t i = 0; i < jobs_count(jobs); i++) {
+        if (strcmp(jobs->rules[i]->pattern, pattern) == 0) {
             return config_error(reterr, origin, "%s: given twice (first on line %zu)",
                                 jobs->rules[i]->label, jobs->rules[i]->line);
-    if (jobs_count(jobs) == JOBS_MAX)
+        }
+    }
+    if (jobs_count(jobs) == JOBS_MAX) {
         return config_error(reterr, origin, "jobs: more than %d patterns", JOBS_MAX);
+    }
     return 0;
 }
 
 int jobs_add(struct config_jobs **jobs, const char *pattern, struct origin origin, char *reterr,
              struct job_rule **ret_rule)
 {
-    if (check_pattern(*jobs, pattern, origin, reterr) != 0)
+    if (check_pattern(*jobs, pattern, origin, reterr) != 0) {
         return -1;
-    if (!*jobs)
+    }
+    if (!*jobs) {
         *jobs = calloc(1, sizeof(**jobs));
-    struct job_rule *rule = *jobs ? calloc(1, sizeof(*rule)) : NULL;
-    if (!rule)
+    }
+    struct job_rule *rule = *jobs ? calloc(1, sizeof *rule) : NULL;
+    if (!rule) {
         return config_error(reterr, origin, "out of memory");
-    snprintf(rule->label, sizeof(rule->label), "jobs.%s", pattern);
+    }
+    snprintf(rule->label, sizeof rule->label, "jobs.%s", pattern);
     rule->pattern = rule->label + strlen("jobs.");
     rule->line = origin.line;
     (*jobs)->rules[(*jobs)->count++] = rule;
@@ -57,8 +64,9 @@ int jobs_add(struct config_jobs **jobs, const char *pattern, struct origin origi
 
 void jobs_free(struct config_jobs **jobs)
 {
-    for (uint32_t i = 0; i < jobs_count(*jobs); i++)
+    for (uint32_t i = 0; i < jobs_count(*jobs); i++) {
         free((*jobs)->rules[i]);
+    }
     free(*jobs);
     *jobs = NULL;
 }
@@ -84,10 +92,12 @@ const char *jobs_key_name(int key, char ret_name[JOBS_KEY_MAX])
 
 void jobs_apply(const struct job_rule *rule, struct config *config)
 {
-    for (int i = 0; i < KEY_COUNT; i++)
-        if (rule->key_line[i])
+    for (int i = 0; i < KEY_COUNT; i++) {
+        if (rule->key_line[i]) {
             memcpy((char *)config + config_keys[i].offset, config_field(&rule->values, i),
                    config_keys[i].size);
+        }
+    }
 }
 
 void config_clear(struct config *config)

@@ -8,10 +8,12 @@ unsigned names_distance(const char *a, const char *b)
 {
     unsigned row[32];
     size_t width = strlen(b);
-    if (strlen(a) > 31 || width > 31)
+    if (strlen(a) > 31 || width > 31) {
         return 32;
-    for (unsigned j = 0; j <= width; j++)
+    }
+    for (unsigned j = 0; j <= width; j++) {
         row[j] = j;
+    }
     for (unsigned i = 1; a[i - 1]; i++) {
         unsigned diagonal = row[0];
         row[0] = i;
@@ -27,10 +29,10 @@ unsigned names_distance(const char *a, const char *b)
 
 void names_add(struct names *names, const char *name)
 {
-    int written = snprintf(names->list + names->used, sizeof(names->list) - names->used, "%s%s",
+    int written = snprintf(names->list + names->used, sizeof names->list - names->used, "%s%s",
                            names->used ? ", " : "", name);
     names->used += (size_t)written;
-    assert(names->used < sizeof(names->list));
+    assert(names->used < sizeof names->list);
     unsigned distance = names_distance(names->wanted, name);
     if (distance < names->distance) {
         names->distance = distance;

@@ -7,7 +7,7 @@
 
 static const char section[] = "plan";
 
-static void get(const struct config *config, struct config_plan *ret_plan)
+static void config_plan_get(const struct config *config, struct config_plan *ret_plan)
 {
     *ret_plan = (struct config_plan){
         .every = config->plan_every,
@@ -18,7 +18,7 @@ static void get(const struct config *config, struct config_plan *ret_plan)
     };
 }
 
-static void put(const struct config_plan *plan, struct config *config)
+static void plan_put(const struct config_plan *plan, struct config *config)
 {
     config->plan_every = plan->every;
     config->plan_layers = plan->layers;
@@ -39,15 +39,17 @@ bool config_is_plan_key(const char *of_section, const char *name)
 
 static bool names_plan(const struct job_rule *rule)
 {
-    for (int i = 0; i < KEY_COUNT; i++)
-        if (rule->key_line[i] && is_plan_key(i))
+    for (int i = 0; i < KEY_COUNT; i++) {
+        if (rule->key_line[i] && is_plan_key(i)) {
             return true;
+        }
+    }
     return false;
 }
 
 void config_default_plan(const struct config *config, struct config_plan *ret_plan)
 {
-    get(config, ret_plan);
+    config_plan_get(config, ret_plan);
 }
 
 const char *config_job_plan(const struct config *config, uint32_t index,
@@ -55,11 +57,12 @@ const char *config_job_plan(const struct config *config, uint32_t index,
 {
     for (uint32_t i = 0; i < jobs_count(config->jobs); i++) {
         const struct job_rule *rule = jobs_rule(config->jobs, i);
-        if (!names_plan(rule) || index-- > 0)
+        if (!names_plan(rule) || index-- > 0) {
             continue;
+        }
         struct config applied = *config;
         jobs_apply(rule, &applied);
-        get(&applied, ret_plan);
+        config_plan_get(&applied, ret_plan);
         return rule->pattern;
     }
     return NULL;
@@ -70,10 +73,11 @@ int config_plan_set(struct config_plan *plan, const char *key, const char *text,
     struct origin nowhere = {NULL, 0};
     struct config config;
     config_defaults(&config);
-    put(plan, &config);
+    plan_put(plan, &config);
     int index = config_find_key(section, section, key, nowhere, reterr);
-    if (index < 0 || config_assign(&config, index, section, text, nowhere, reterr) != 0)
+    if (index < 0 || config_assign(&config, index, section, text, nowhere, reterr) != 0) {
         return -1;
-    get(&config, plan);
+    }
+    config_plan_get(&config, plan);
     return 0;
 }

@@ -9,38 +9,42 @@
 
 /* Whether YAML reads the text as it stands. Other texts go into single quotes; they are printable
  * ASCII, so that only the quote itself needs care. */
-static bool is_plain(const char *text)
+static bool print_is_plain(const char *text)
 {
     size_t len = strlen(text);
-    if (len == 0 || text[len - 1] == ':')
+    if (len == 0 || text[len - 1] == ':') {
         return false;
+    }
     return text[strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
                              "/._-+@:*[]~=")] == '\0';
 }
 
-static void print_quoted(FILE *out, const char *text)
+static void config_print_quoted(FILE *out, const char *text)
 {
     putc('\'', out);
-    for (; *text; text++)
+    for (; *text; text++) {
         fputs((char[3]){*text, *text == '\'' ? '\'' : '\0', '\0'}, out);
+    }
     putc('\'', out);
 }
 
-static void print_text(FILE *out, const char *text)
+static void config_print_text(FILE *out, const char *text)
 {
-    if (is_plain(text))
+    if (print_is_plain(text)) {
         fputs(text, out);
-    else
-        print_quoted(out, text);
+    } else {
+        config_print_quoted(out, text);
+    }
 }
 
 /* A pattern that begins with * is an alias to YAML, one with [ a list. */
 static void print_pattern(FILE *out, const char *text)
 {
-    if (strpbrk(text, "*?[]!"))
-        print_quoted(out, text);
-    else
-        print_text(out, text);
+    if (strpbrk(text, "*?[]!")) {
+        config_print_quoted(out, text);
+    } else {
+        config_print_text(out, text);
+    }
 }
 
 /* The name, the value; a list needs no quotes. */
@@ -49,12 +53,13 @@ static void print_value(FILE *out, const char *name, const struct key *key, cons
     char text[VALUE_TEXT_MAX];
     value_print(&key->rule, value, text);
     fprintf(out, "%s: ", name);
-    if (key->rule.type == VALUE_NUMBERS || key->rule.type == VALUE_WINDOWS)
+    if (key->rule.type == VALUE_NUMBERS || key->rule.type == VALUE_WINDOWS) {
         fputs(text, out);
-    else if (key->rule.type == VALUE_LAYERS || key->rule.type == VALUE_HEADS)
+    } else if (key->rule.type == VALUE_LAYERS || key->rule.type == VALUE_HEADS) {
         print_pattern(out, text);
-    else
-        print_text(out, text);
+    } else {
+        config_print_text(out, text);
+    }
     putc('\n', out);
 }
 
@@ -72,14 +77,15 @@ static void print_key(const struct config *config, int index, FILE *out)
 }
 
 /* Patterns are always quoted: one that begins with * is an alias to YAML otherwise. */
-static void print_job(const struct job_rule *rule, FILE *out)
+static void config_print_job(const struct job_rule *rule, FILE *out)
 {
     fprintf(out, "  '%s':", rule->pattern);
     bool empty = true;
     for (int i = 0; i < KEY_COUNT; i++) {
         char name[JOBS_KEY_MAX];
-        if (!rule->key_line[i])
+        if (!rule->key_line[i]) {
             continue;
+        }
         fputs(empty ? "\n    " : "    ", out);
         print_value(out, jobs_key_name(i, name), &config_keys[i], config_field(&rule->values, i));
         empty = false;
@@ -87,7 +93,7 @@ static void print_job(const struct job_rule *rule, FILE *out)
     fputs(empty ? " {}\n" : "", out);
 }
 
-static void print_jobs(const struct config *config, FILE *out)
+static void config_print_jobs(const struct config *config, FILE *out)
 {
     fputs("\n"
           "# What some jobs have different: any key of metrics, and of plan as plan.every. The "
@@ -100,13 +106,15 @@ static void print_jobs(const struct config *config, FILE *out)
           "#   '*-debug':\n"
           "#     spectrum_budget: 0\n",
           out);
-    if (config->jobs)
+    if (config->jobs) {
         fputs("jobs:\n", out);
-    for (uint32_t i = 0; i < jobs_count(config->jobs); i++)
-        print_job(jobs_rule(config->jobs, i), out);
+    }
+    for (uint32_t i = 0; i < jobs_count(config->jobs); i++) {
+        config_print_job(jobs_rule(config->jobs, i), out);
+    }
 }
 
-static void print_rule_key(void *data, const char *key, const char *text)
+static void config_print_rule_key(void *data, const char *key, const char *text)
 {
     FILE *out = data;
     fprintf(out, "    %s: ", key);
@@ -114,7 +122,7 @@ static void print_rule_key(void *data, const char *key, const char *text)
     putc('\n', out);
 }
 
-static void print_rules(const struct config *config, FILE *out)
+static void config_print_rules(const struct config *config, FILE *out)
 {
     fputs("\n"
           "# What is worth an alert. A rule of the name of one below changes only what it gives "
@@ -125,10 +133,11 @@ static void print_rules(const struct config *config, FILE *out)
           out);
     for (uint32_t i = 0; i < config_rule_count(config); i++) {
         const struct rule *rule = config_rule(config, i);
-        if (i < RULE_DEFAULT_COUNT)
+        if (i < RULE_DEFAULT_COUNT) {
             fprintf(out, "  # %s\n", rule_default_help[i]);
+        }
         fprintf(out, "  %s:\n", rule->name);
-        rule_each_key(rule, print_rule_key, out);
+        rule_each_key(rule, config_print_rule_key, out);
     }
 }
 
@@ -142,14 +151,15 @@ void config_print(const struct config *config, FILE *out)
         "# Endpoints: tcp://host:port (host or port may be *) or ipc://path.\n",
         out);
     for (int i = 0; i < KEY_COUNT; i++) {
-        if (*config_keys[i].section && config_opens_section(i))
+        if (*config_keys[i].section && config_opens_section(i)) {
             fprintf(out, "\n%s:\n", config_keys[i].section);
-        else
+        } else {
             putc('\n', out);
+        }
         print_key(config, i, out);
     }
-    print_jobs(config, out);
-    print_rules(config, out);
+    config_print_jobs(config, out);
+    config_print_rules(config, out);
 }
 
 void config_print_table(FILE *out)
@@ -185,8 +195,9 @@ void config_print_rule_metrics(FILE *out)
 /* "max of `max_abs_logit`, per key". */
 static void print_judged(const struct rule *rule, FILE *out)
 {
-    if (rule->statistic != RULE_MEAN)
+    if (rule->statistic != RULE_MEAN) {
         fprintf(out, "%s of ", rule_statistic_name(rule->statistic));
+    }
     fprintf(out, "`%s`%s", rule_metric_name(rule->metric), rule->per_key ? " per key" : "");
 }
 
@@ -202,8 +213,9 @@ void config_print_default_rules(FILE *out)
         print_judged(rule, out);
         fprintf(out, " | %s | %s %g", rule_each_names[rule->each],
                 rule_condition_name(rule->condition), rule->bound);
-        if (rule_is_rate(rule->condition))
+        if (rule_is_rate(rule->condition)) {
             fprintf(out, " within %u", (unsigned)rule->within);
+        }
         fprintf(out, " | %u | %g | %s | %s | %s |\n", (unsigned)rule->windows, rule->clear,
                 rule->after_clear ? "yes" : "no",
                 alert_severity_name((enum alert_severity)rule->severity), rule_default_help[i]);

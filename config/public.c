@@ -12,8 +12,9 @@ static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVW
 static void public_command(const char *value, char *ret_text)
 {
     size_t program = strcspn(value, " "), name = program;
-    while (name > 0 && value[name - 1] != '/')
+    while (name > 0 && value[name - 1] != '/') {
         name--;
+    }
     snprintf(ret_text, CONFIG_PUBLIC_MAX, "%.*s%s", (int)(program - name), value + name,
              value[program] ? " ..." : "");
 }
@@ -23,13 +24,16 @@ static void public_command(const char *value, char *ret_text)
 static bool public_is_host(const char *text, size_t length)
 {
     size_t host = text[0] == '[' ? strcspn(text, "]") + 1 : strcspn(text, ":");
-    if (host >= length)
+    if (host >= length) {
         host = length;
-    else if (text[host] != ':' || strspn(text + host + 1, "0123456789") != length - host - 1)
+    } else if (text[host] != ':' || strspn(text + host + 1, "0123456789") != length - host - 1) {
         return false;
-    for (size_t i = 0; i < host; i++)
-        if (!strchr(letters, text[i]) && !strchr("0123456789.-_[]:", text[i]))
+    }
+    for (size_t i = 0; i < host; i++) {
+        if (!strchr(letters, text[i]) && !strchr("0123456789.-_[]:", text[i])) {
             return false;
+        }
+    }
     return host > 0;
 }
 
@@ -42,11 +46,14 @@ static void public_url(const char *value, char *ret_text)
         return;
     }
     const char *host = colon + 3, *end = host + strcspn(host, "/?#\\");
-    for (const char *at = host; at < end; at++)
-        if (*at == '@')
+    for (const char *at = host; at < end; at++) {
+        if (*at == '@') {
             host = at + 1;
-    if (!public_is_host(host, (size_t)(end - host)))
+        }
+    }
+    if (!public_is_host(host, (size_t)(end - host))) {
         host = end;
+    }
     bool whole = host == colon + 3 && (!*end || strcmp(end, "/") == 0);
     snprintf(ret_text, CONFIG_PUBLIC_MAX, "%.*s%.*s%s", (int)(colon + 3 - value), value,
              (int)(end - host), host,
@@ -58,13 +65,15 @@ static void public_url(const char *value, char *ret_text)
 const char *config_public(const char *section, const char *name, const char *value,
                           char buffer[CONFIG_PUBLIC_MAX])
 {
-    if (strcmp(section, "alerts") != 0 || !*value)
+    if (strcmp(section, "alerts") != 0 || !*value) {
         return value;
-    if (strcmp(name, "webhook") == 0)
+    }
+    if (strcmp(name, "webhook") == 0) {
         public_url(value, buffer);
-    else if (strcmp(name, "command") == 0)
+    } else if (strcmp(name, "command") == 0) {
         public_command(value, buffer);
-    else
+    } else {
         return value;
+    }
     return buffer;
 }

@@ -8,20 +8,21 @@
 #define LN2 0.69314718055994530942
 
 /* The line of a key, or of the rule when the key is not given. */
-static struct origin at(const struct rule_draft *draft, enum rule_key key)
+static struct origin rule_check_at(const struct rule_draft *draft, enum rule_key key)
 {
     struct origin origin = draft->origin;
-    if (draft->key_line[key])
+    if (draft->key_line[key]) {
         origin.line = draft->key_line[key];
+    }
     return origin;
 }
 
-static int refuse(const struct rule_draft *draft, enum rule_key key, char *reterr,
-                  const char *reason)
+static int rule_check_refuse(const struct rule_draft *draft, enum rule_key key, char *reterr,
+                             const char *reason)
 {
     char text[RULE_TEXT_MAX] = "";
     rule_key_text(&draft->rule, key, text);
-    return config_error(reterr, at(draft, key), "%s.%s: '%s': %s", draft->label,
+    return config_error(reterr, rule_check_at(draft, key), "%s.%s: '%s': %s", draft->label,
                         rule_keys[key].name, text, reason);
 }
 
@@ -33,7 +34,7 @@ struct interval {
     bool low_open, high_open;
 };
 
-static bool contains(const struct interval *interval, double number)
+static bool rule_check_contains(const struct interval *interval, double number)
 {
     bool above = interval->low_open ? number > interval->low : number >= interval->low;
     bool below = interval->high_open ? number < interval->high : number <= interval->high;
@@ -41,31 +42,33 @@ static bool contains(const struct interval *interval, double number)
 }
 
 /* "above 0, at most 1". */
-static void describe(const struct interval *interval, char ret_text[128])
+static void rule_check_describe(const struct interval *interval, char ret_text[128])
 {
     char low[VALUE_DECIMAL_MAX], high[VALUE_DECIMAL_MAX];
     value_decimal_print(interval->low, low);
     value_decimal_print(interval->high, high);
-    if (isinf(interval->low) && isinf(interval->high))
+    if (isinf(interval->low) && isinf(interval->high)) {
         strcpy(ret_text, "any number");
-    else if (isinf(interval->low))
+    } else if (isinf(interval->low)) {
         snprintf(ret_text, 128, "%s %s", interval->high_open ? "below" : "at most", high);
-    else if (isinf(interval->high))
+    } else if (isinf(interval->high)) {
         snprintf(ret_text, 128, "%s %s", interval->low_open ? "above" : "at least", low);
-    else
+    } else {
         snprintf(ret_text, 128, "%s %s, %s %s", interval->low_open ? "above" : "at least", low,
                  interval->high_open ? "below" : "at most", high);
+    }
 }
 
 static int require(const struct rule_draft *draft, enum rule_key key, double number,
                    const struct interval *interval, const char *reason, char *reterr)
 {
     char valid[128], text[512];
-    if (contains(interval, number))
+    if (rule_check_contains(interval, number)) {
         return 0;
-    describe(interval, valid);
-    snprintf(text, sizeof(text), "%s (valid: %s)", reason, valid);
-    return refuse(draft, key, reterr, text);
+    }
+    rule_check_describe(interval, valid);
+    snprintf(text, sizeof text, "%s (valid: %s)", reason, valid);
+    return rule_check_refuse(draft, key, reterr, text);
 }
 
 void rule_values(const struct rule *rule, double *ret_minimum, double *ret_maximum)
@@ -74,18 +77,25 @@ void rule_values(const struct rule *rule, double *ret_minimum, double *ret_maxim
     double width = info.maximum - info.minimum;
     *ret_minimum = rule->per_key ? 0 : info.minimum;
     *ret_maximum = rule->per_key ? 1 : info.maximum;
-    if (rule->statistic == RULE_STD || rule->statistic == RULE_ABS_Z || rule->statistic == RULE_JS)
+    if (rule->statistic == RULE_STD || rule->statistic == RULE_ABS_Z ||
+        rule->statistic == RULE_JS) {
         *ret_minimum = 0;
-    if (rule->statistic == RULE_DELTA)
+    }
+    if (rule->statistic == RULE_DELTA) {
         *ret_minimum = -width;
-    if (rule->statistic == RULE_STD || rule->statistic == RULE_DELTA)
+    }
+    if (rule->statistic == RULE_STD || rule->statistic == RULE_DELTA) {
         *ret_maximum = width;
-    if (rule->statistic == RULE_Z)
+    }
+    if (rule->statistic == RULE_Z) {
         *ret_minimum = -INFINITY;
-    if (rule->statistic == RULE_Z || rule->statistic == RULE_ABS_Z)
+    }
+    if (rule->statistic == RULE_Z || rule->statistic == RULE_ABS_Z) {
         *ret_maximum = INFINITY;
-    if (rule->statistic == RULE_JS)
+    }
+    if (rule->statistic == RULE_JS) {
         *ret_maximum = LN2;
+    }
 }
 
 static struct interval values(const struct rule *rule)
@@ -102,18 +112,22 @@ static int check_statistic(const struct rule_draft *draft, char *reterr)
 {
     const struct rule *rule = &draft->rule;
     bool head = rule->metric < METRIC_COUNT;
-    if (!head && rule->metric != RULE_SINK_RATE && rule->statistic != RULE_MEAN)
-        return refuse(draft, RULE_KEY_STATISTIC, reterr,
-                      "the metric is one number per window (valid: mean)");
-    if (!head && rule->statistic >= RULE_DELTA)
-        return refuse(
+    if (!head && rule->metric != RULE_SINK_RATE && rule->statistic != RULE_MEAN) {
+        return rule_check_refuse(draft, RULE_KEY_STATISTIC, reterr,
+                                 "the metric is one number per window (valid: mean)");
+    }
+    if (!head && rule->statistic >= RULE_DELTA) {
+        return rule_check_refuse(
             draft, RULE_KEY_STATISTIC, reterr,
             "drift is of what heads have (valid: mean, std, min, max, p10, p50, p90, p99, "
             "last)");
-    if (head && rule->statistic == RULE_JS && metric_info[rule->metric].kind != METRIC_KIND_ROW)
-        return refuse(draft, RULE_KEY_STATISTIC, reterr,
-                      "the metric has one value per message, no histogram of rows (valid: delta, "
-                      "z, abs_z)");
+    }
+    if (head && rule->statistic == RULE_JS && metric_info[rule->metric].kind != METRIC_KIND_ROW) {
+        return rule_check_refuse(
+            draft, RULE_KEY_STATISTIC, reterr,
+            "the metric has one value per message, no histogram of rows (valid: delta, "
+            "z, abs_z)");
+    }
     return 0;
 }
 
@@ -121,33 +135,39 @@ static int check_scope(const struct rule_draft *draft, char *reterr)
 {
     const struct rule *rule = &draft->rule;
     struct rule_metric_info info = rule_metric_info(rule->metric);
-    if (rule->each < info.finest)
-        return refuse(draft, RULE_KEY_EACH, reterr,
-                      info.finest == RULE_EACH_RUN
-                          ? "the metric is about the run as a whole (valid: run)"
-                          : "the metric is about a layer (valid: layer, run)");
-    if (rule->per_key && (!info.per_key || rule->statistic >= RULE_DELTA))
-        return refuse(draft, RULE_KEY_PER_KEY, reterr,
-                      "the value is not counted in keys (valid: false)");
+    if (rule->each < info.finest) {
+        return rule_check_refuse(draft, RULE_KEY_EACH, reterr,
+                                 info.finest == RULE_EACH_RUN
+                                     ? "the metric is about the run as a whole (valid: run)"
+                                     : "the metric is about a layer (valid: layer, run)");
+    }
+    if (rule->per_key && (!info.per_key || rule->statistic >= RULE_DELTA)) {
+        return rule_check_refuse(draft, RULE_KEY_PER_KEY, reterr,
+                                 "the value is not counted in keys (valid: false)");
+    }
     return 0;
 }
 
 static int check_time(const struct rule_draft *draft, char *reterr)
 {
     const struct rule *rule = &draft->rule;
-    if (rule->within != 1 && !rule_is_rate(rule->condition))
-        return config_error(reterr, at(draft, RULE_KEY_WITHIN),
+    if (rule->within != 1 && !rule_is_rate(rule->condition)) {
+        return config_error(reterr, rule_check_at(draft, RULE_KEY_WITHIN),
                             "%s.within: '%u': belongs to falls_by, rises_by and grows_by, not to "
                             "%s",
                             draft->label, (unsigned)rule->within,
                             rule_condition_names[rule->condition]);
-    if (rule->metric != RULE_SILENCE)
+    }
+    if (rule->metric != RULE_SILENCE) {
         return 0;
-    if (rule->windows != 1)
-        return refuse(draft, RULE_KEY_FOR, reterr, "silence has no windows (valid: 1)");
-    if (rule->condition != RULE_ABOVE)
-        return refuse(draft, (enum rule_key)(RULE_KEY_BELOW + rule->condition), reterr,
-                      "silence only grows (valid: above)");
+    }
+    if (rule->windows != 1) {
+        return rule_check_refuse(draft, RULE_KEY_FOR, reterr, "silence has no windows (valid: 1)");
+    }
+    if (rule->condition != RULE_ABOVE) {
+        return rule_check_refuse(draft, (enum rule_key)(RULE_KEY_BELOW + rule->condition), reterr,
+                                 "silence only grows (valid: above)");
+    }
     return 0;
 }
 
@@ -175,16 +195,17 @@ static int check_clear(const struct rule_draft *draft, char *reterr)
 {
     const struct rule *rule = &draft->rule;
     struct interval valid = values(rule);
-    if (rule->condition == RULE_BELOW)
+    if (rule->condition == RULE_BELOW) {
         valid.low = rule->bound;
-    else if (rule->condition == RULE_ABOVE)
+    } else if (rule->condition == RULE_ABOVE) {
         valid.high = rule->bound;
-    else if (rule->condition == RULE_GROWS_BY)
+    } else if (rule->condition == RULE_GROWS_BY) {
         valid = (struct interval){.low = 0, .high = rule->bound, .low_open = true};
-    else
+    } else {
         valid = (struct interval){.low = valid.low - valid.high, .high = rule->bound};
+    }
     char reason[128];
-    snprintf(reason, sizeof(reason), "on the wrong side of `%s`, or never reached",
+    snprintf(reason, sizeof reason, "on the wrong side of `%s`, or never reached",
              rule_condition_names[rule->condition]);
     return require(draft, RULE_KEY_CLEAR, rule->clear, &valid, reason, reterr);
 }
@@ -192,7 +213,8 @@ static int check_clear(const struct rule_draft *draft, char *reterr)
 int rule_check(const struct rule_draft *draft, char *reterr)
 {
     if (check_statistic(draft, reterr) != 0 || check_scope(draft, reterr) != 0 ||
-        check_time(draft, reterr) != 0 || check_bound(draft, reterr) != 0)
+        check_time(draft, reterr) != 0 || check_bound(draft, reterr) != 0) {
         return -1;
+    }
     return check_clear(draft, reterr);
 }

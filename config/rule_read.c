@@ -29,8 +29,8 @@ static bool find_word(const char *const *words, const char *text, unsigned *ret_
     return false;
 }
 
-static int refuse(const struct rule_draft *draft, enum rule_key key, const char *text,
-                  struct origin origin, const char *reason, char *reterr)
+static int rule_read_refuse(const struct rule_draft *draft, enum rule_key key, const char *text,
+                            struct origin origin, const char *reason, char *reterr)
 {
     char quoted[QUOTE_MAX + 4];
     return config_error(reterr, origin, "%s.%s: '%s': %s (valid: %s)", draft->label,
@@ -51,8 +51,9 @@ static int unknown_metric(const struct rule_draft *draft, const char *text, stru
     struct names close = {.wanted = text, .distance = 32};
     char quoted[QUOTE_MAX + 4];
     for (uint32_t metric = 0, count = 0; metric < RULE_METRIC_COUNT && count < 8; metric++) {
-        if (!is_close(rule_metric_name(metric), text))
+        if (!is_close(rule_metric_name(metric), text)) {
             continue;
+        }
         names_add(&close, rule_metric_name(metric));
         count++;
     }
@@ -65,22 +66,24 @@ static int unknown_metric(const struct rule_draft *draft, const char *text, stru
 
 /* One key */
 
-static int put_metric(struct rule_draft *draft, const char *text, struct origin origin,
-                      char *reterr)
+static int rule_read_put_metric(struct rule_draft *draft, const char *text, struct origin origin,
+                                char *reterr)
 {
     uint32_t metric = rule_metric_find(text);
-    if (metric == RULE_METRIC_COUNT)
+    if (metric == RULE_METRIC_COUNT) {
         return unknown_metric(draft, text, origin, reterr);
+    }
     draft->rule.metric = metric;
     return 0;
 }
 
-static int put_number(struct rule_draft *draft, enum rule_key key, const char *text, double *number,
-                      struct origin origin, char *reterr)
+static int rule_read_put_number(struct rule_draft *draft, enum rule_key key, const char *text,
+                                double *number, struct origin origin, char *reterr)
 {
-    if (value_decimal(text, number))
+    if (value_decimal(text, number)) {
         return 0;
-    return refuse(draft, key, text, origin, "not a number", reterr);
+    }
+    return rule_read_refuse(draft, key, text, origin, "not a number", reterr);
 }
 
 static int put_count(struct rule_draft *draft, enum rule_key key, const char *text,
@@ -89,9 +92,10 @@ static int put_count(struct rule_draft *draft, enum rule_key key, const char *te
     struct value_rule rule = {VALUE_COUNT, 1, maximum};
     char reason[VALUE_REASON_MAX], quoted[QUOTE_MAX + 4];
     uint64_t number;
-    if (value_parse(&rule, text, &number, reason) != 0)
+    if (value_parse(&rule, text, &number, reason) != 0) {
         return config_error(reterr, origin, "%s.%s: '%s': %s", draft->label, rule_keys[key].name,
                             config_quotable(text, quoted), reason);
+    }
     *count = (uint32_t)number;
     return 0;
 }
@@ -101,8 +105,9 @@ static int put_bool(struct rule_draft *draft, enum rule_key key, const char *tex
 {
     static const char *const words[] = {"false", "true", NULL};
     unsigned index;
-    if (!find_word(words, text, &index))
-        return refuse(draft, key, text, origin, "not one of the choices", reterr);
+    if (!find_word(words, text, &index)) {
+        return rule_read_refuse(draft, key, text, origin, "not one of the choices", reterr);
+    }
     *value = index == 1;
     return 0;
 }
@@ -126,25 +131,28 @@ static int put_pattern(struct rule_draft *draft, enum rule_key key, const char *
 static int put_word(struct rule_draft *draft, enum rule_key key, const char *const *words,
                     const char *text, unsigned *value, struct origin origin, char *reterr)
 {
-    if (find_word(words, text, value))
+    if (find_word(words, text, value)) {
         return 0;
-    return refuse(draft, key, text, origin, "not one of the choices", reterr);
+    }
+    return rule_read_refuse(draft, key, text, origin, "not one of the choices", reterr);
 }
 
 static int put_condition(struct rule_draft *draft, enum rule_key key, const char *text,
                          struct origin origin, char *reterr)
 {
-    for (int other = RULE_KEY_BELOW; other <= RULE_KEY_GROWS_BY; other++)
-        if (other != (int)key && draft->key_line[other])
+    for (int other = RULE_KEY_BELOW; other <= RULE_KEY_GROWS_BY; other++) {
+        if (other != (int)key && draft->key_line[other]) {
             return config_error(
                 reterr, origin, "%s.%s: a second condition (first: %s on line %zu; valid: one)",
                 draft->label, rule_keys[key].name, rule_keys[other].name, draft->key_line[other]);
+        }
+    }
     draft->rule.condition = (enum rule_condition)(key - RULE_KEY_BELOW);
-    return put_number(draft, key, text, &draft->rule.bound, origin, reterr);
+    return rule_read_put_number(draft, key, text, &draft->rule.bound, origin, reterr);
 }
 
-static int put(struct rule_draft *draft, enum rule_key key, const char *text, struct origin origin,
-               char *reterr)
+static int rule_read_put(struct rule_draft *draft, enum rule_key key, const char *text,
+                         struct origin origin, char *reterr)
 {
     static const char *const severities[] = {"info", "warning", "critical", NULL};
     struct rule *rule = &draft->rule;
@@ -152,7 +160,7 @@ static int put(struct rule_draft *draft, enum rule_key key, const char *text, st
     int result;
     switch (key) {
     case RULE_KEY_METRIC:
-        return put_metric(draft, text, origin, reterr);
+        return rule_read_put_metric(draft, text, origin, reterr);
     case RULE_KEY_STATISTIC:
         result = put_word(draft, key, rule_statistic_names, text, &word, origin, reterr);
         rule->statistic = result == 0 ? (enum rule_statistic)word : rule->statistic;
@@ -180,7 +188,7 @@ static int put(struct rule_draft *draft, enum rule_key key, const char *text, st
     case RULE_KEY_FOR:
         return put_count(draft, key, text, RULE_FOR_MAX, &rule->windows, origin, reterr);
     case RULE_KEY_CLEAR:
-        return put_number(draft, key, text, &rule->clear, origin, reterr);
+        return rule_read_put_number(draft, key, text, &rule->clear, origin, reterr);
     default:
         return put_condition(draft, key, text, origin, reterr);
     }
@@ -189,11 +197,13 @@ static int put(struct rule_draft *draft, enum rule_key key, const char *text, st
 int rules_put(struct rule_draft *draft, enum rule_key key, const char *text, struct origin origin,
               char *reterr)
 {
-    if (draft->key_line[key])
+    if (draft->key_line[key]) {
         return config_error(reterr, origin, "%s.%s: given twice (first on line %zu)", draft->label,
                             rule_keys[key].name, draft->key_line[key]);
-    if (put(draft, key, text, origin, reterr) != 0)
+    }
+    if (rule_read_put(draft, key, text, origin, reterr) != 0) {
         return -1;
+    }
     draft->key_line[key] = origin.line;
     return 0;
 }
@@ -222,11 +232,12 @@ static bool is_name(const char *text)
     return length > 0 && length <= RULE_NAME_MAX && strspn(text, LETTERS) == length;
 }
 
-static uint32_t find_rule(const struct config_rules *rules, const char *name)
+static uint32_t rule_read_find_rule(const struct config_rules *rules, const char *name)
 {
     uint32_t index = 0;
-    while (index < rules->count && strcmp(rules->rules[index].name, name) != 0)
+    while (index < rules->count && strcmp(rules->rules[index].name, name) != 0) {
         index++;
+    }
     return index;
 }
 
@@ -234,21 +245,24 @@ int rules_begin(const struct config_rules *rules, const char *name, struct origi
                 char *reterr, struct rule_draft *ret_draft)
 {
     char quoted[QUOTE_MAX + 4];
-    if (!is_name(name))
+    if (!is_name(name)) {
         return config_error(reterr, origin,
                             "rules: '%s': not a name (valid: 1 to %d of A-Z a-z 0-9 . _ -)",
                             config_quotable(name, quoted), RULE_NAME_MAX);
-    uint32_t index = find_rule(rules, name);
-    if (index < rules->count && rules->line[index])
+    }
+    uint32_t index = rule_read_find_rule(rules, name);
+    if (index < rules->count && rules->line[index]) {
         return config_error(reterr, origin, "rules.%s: given twice (first on line %zu)", name,
                             rules->line[index]);
-    if (index == RULES_MAX)
+    }
+    if (index == RULES_MAX) {
         return config_error(reterr, origin, "rules: more than %d rules, defaults included",
                             RULES_MAX);
+    }
     *ret_draft = (struct rule_draft){.origin = origin, .index = index};
     ret_draft->rule = index < rules->count ? rules->rules[index] : rule_blank;
     strcpy(ret_draft->rule.name, name);
-    snprintf(ret_draft->label, sizeof(ret_draft->label), "rules.%s", name);
+    snprintf(ret_draft->label, sizeof ret_draft->label, "rules.%s", name);
     return 0;
 }
 
@@ -256,7 +270,7 @@ int rules_begin(const struct config_rules *rules, const char *name, struct origi
 static double tidy(double number)
 {
     char text[VALUE_DECIMAL_MAX];
-    snprintf(text, sizeof(text), "%.6g", number);
+    snprintf(text, sizeof text, "%.6g", number);
     value_decimal(text, &number);
     return number;
 }
@@ -278,36 +292,44 @@ static double clear_of(const struct rule *rule)
     }
 }
 
-static void complete(struct rule_draft *draft)
+static void rule_read_complete(struct rule_draft *draft)
 {
     struct rule *rule = &draft->rule;
     struct rule_metric_info info = rule_metric_info(rule->metric);
     bool condition_given = false;
-    for (int key = RULE_KEY_BELOW; key <= RULE_KEY_GROWS_BY; key++)
+    for (int key = RULE_KEY_BELOW; key <= RULE_KEY_GROWS_BY; key++) {
         condition_given = condition_given || draft->key_line[key];
-    if (!draft->key_line[RULE_KEY_EACH] && rule->each < info.finest)
+    }
+    if (!draft->key_line[RULE_KEY_EACH] && rule->each < info.finest) {
         rule->each = info.finest;
-    if (!rule_is_rate(rule->condition) && !draft->key_line[RULE_KEY_WITHIN])
+    }
+    if (!rule_is_rate(rule->condition) && !draft->key_line[RULE_KEY_WITHIN]) {
         rule->within = 1;
-    if (condition_given && !draft->key_line[RULE_KEY_CLEAR])
+    }
+    if (condition_given && !draft->key_line[RULE_KEY_CLEAR]) {
         rule->clear = clear_of(rule);
+    }
 }
 
 int rules_end(struct config_rules *rules, struct rule_draft *draft, char *reterr)
 {
-    if (draft->rule.metric == RULE_METRIC_COUNT)
+    if (draft->rule.metric == RULE_METRIC_COUNT) {
         return config_error(reterr, draft->origin, "%s: has no metric", draft->label);
-    if (draft->rule.condition == RULE_CONDITION_COUNT)
+    }
+    if (draft->rule.condition == RULE_CONDITION_COUNT) {
         return config_error(reterr, draft->origin,
                             "%s: has no condition (valid: one of below, above, falls_by, rises_by, "
                             "grows_by)",
                             draft->label);
-    complete(draft);
-    if (rule_check(draft, reterr) != 0)
+    }
+    rule_read_complete(draft);
+    if (rule_check(draft, reterr) != 0) {
         return -1;
+    }
     rules->rules[draft->index] = draft->rule;
     rules->line[draft->index] = draft->origin.line;
-    if (draft->index == rules->count)
+    if (draft->index == rules->count) {
         rules->count++;
+    }
     return 0;
 }

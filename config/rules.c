@@ -118,8 +118,9 @@ static const struct rule_metric_info others[] = {
 
 struct rule_metric_info rule_metric_info(uint32_t metric)
 {
-    if (metric >= METRIC_COUNT)
+    if (metric >= METRIC_COUNT) {
         return others[metric - METRIC_COUNT];
+    }
     struct rule_metric_info info = {metric_info[metric].name, RULE_EACH_HEAD, -INFINITY, INFINITY,
                                     ranges[metric].per_key};
     if (ranges[metric].known) {
@@ -137,8 +138,9 @@ const char *rule_metric_name(uint32_t metric)
 uint32_t rule_metric_find(const char *name)
 {
     uint32_t metric = 0;
-    while (metric < RULE_METRIC_COUNT && strcmp(rule_metric_name(metric), name) != 0)
+    while (metric < RULE_METRIC_COUNT && strcmp(rule_metric_name(metric), name) != 0) {
         metric++;
+    }
     return metric;
 }
 
@@ -148,8 +150,9 @@ uint32_t rule_metric_find(const char *name)
 static bool condition_text(const struct rule *rule, enum rule_condition condition,
                            char ret_text[RULE_TEXT_MAX])
 {
-    if (rule->condition != condition)
+    if (rule->condition != condition) {
         return false;
+    }
     value_decimal_print(rule->bound, ret_text);
     return true;
 }
@@ -211,9 +214,11 @@ bool rule_key_text(const struct rule *rule, enum rule_key key, char ret_text[RUL
 /* The default of the same name, or NULL. */
 static const struct rule *find_default(const char *name)
 {
-    for (int i = 0; i < RULE_DEFAULT_COUNT; i++)
-        if (strcmp(rule_defaults[i].name, name) == 0)
+    for (int i = 0; i < RULE_DEFAULT_COUNT; i++) {
+        if (strcmp(rule_defaults[i].name, name) == 0) {
             return &rule_defaults[i];
+        }
+    }
     return NULL;
 }
 
@@ -222,8 +227,9 @@ static bool goes_without_saying(const struct rule *rule, enum rule_key key, cons
 {
     char other[RULE_TEXT_MAX];
     const struct rule *base = find_default(rule->name);
-    if (strcmp(text, rule_keys[key].text) != 0)
+    if (strcmp(text, rule_keys[key].text) != 0) {
         return false;
+    }
     return !base || !rule_key_text(base, key, other) || strcmp(text, other) == 0;
 }
 
@@ -233,8 +239,9 @@ void rule_each_key(const struct rule *rule,
     for (int key = 0; key < RULE_KEY_COUNT; key++) {
         char text[RULE_TEXT_MAX];
         if (rule_key_text(rule, (enum rule_key)key, text) &&
-            !goes_without_saying(rule, (enum rule_key)key, text))
+            !goes_without_saying(rule, (enum rule_key)key, text)) {
             visit(data, rule_keys[key].name, text);
+        }
     }
 }
 
@@ -244,12 +251,15 @@ uint64_t rule_hash(const struct rule *rule)
     uint64_t hash = UINT64_C(0xcbf29ce484222325);
     for (int key = 0; key < RULE_KEY_COUNT; key++) {
         char text[RULE_TEXT_MAX] = "";
-        if (key == RULE_KEY_SEVERITY || key == RULE_KEY_ENABLED)
+        if (key == RULE_KEY_SEVERITY || key == RULE_KEY_ENABLED) {
             continue;
-        if (!rule_key_text(rule, (enum rule_key)key, text))
+        }
+        if (!rule_key_text(rule, (enum rule_key)key, text)) {
             text[0] = '\0';
-        for (size_t i = 0; i == 0 || text[i - 1]; i++)
+        }
+        for (size_t i = 0; i == 0 || text[i - 1]; i++) {
             hash = (hash ^ (unsigned char)text[i]) * UINT64_C(0x100000001b3);
+        }
     }
     return hash;
 }
@@ -259,10 +269,11 @@ uint64_t rule_hash(const struct rule *rule)
 
 struct config_rules *rules_new(void)
 {
-    struct config_rules *rules = calloc(1, sizeof(*rules));
-    if (!rules)
+    struct config_rules *rules = calloc(1, sizeof *rules);
+    if (!rules) {
         return NULL;
-    memcpy(rules->rules, rule_defaults, sizeof(rule_defaults));
+    }
+    memcpy(rules->rules, rule_defaults, sizeof rule_defaults);
     rules->count = RULE_DEFAULT_COUNT;
     return rules;
 }

@@ -122,7 +122,7 @@ const char *value_type_name(enum value_type type)
 }
 
 /* Writes "reason (valid: ...)". Always returns -1, so that callers can return it. */
-static int refuse(const struct value_rule *rule, const char *reason, char *reterr_reason)
+static int value_refuse(const struct value_rule *rule, const char *reason, char *reterr_reason)
 {
     char valid[VALUE_VALID_MAX];
     value_valid(rule, valid);
@@ -146,8 +146,9 @@ static enum number_result parse_digits(const char **text, uint64_t *ret_number)
         overflow = overflow || number > (UINT64_MAX - digit) / 10;
         number = number * 10 + digit;
     }
-    if (at == *text)
+    if (at == *text) {
         return NUMBER_SYNTAX;
+    }
     *text = at;
     *ret_number = number;
     return overflow ? NUMBER_RANGE : NUMBER_OK;
@@ -155,9 +156,11 @@ static enum number_result parse_digits(const char **text, uint64_t *ret_number)
 
 static const struct scale *find_scale(const struct scale *scales, const char *unit)
 {
-    for (const struct scale *scale = scales; scale->unit; scale++)
-        if (strcmp(scale->unit, unit) == 0)
+    for (const struct scale *scale = scales; scale->unit; scale++) {
+        if (strcmp(scale->unit, unit) == 0) {
             return scale;
+        }
+    }
     return NULL;
 }
 
@@ -167,16 +170,20 @@ static enum number_result parse_scaled(const struct scale *scales, const char *t
 {
     uint64_t number = 0;
     enum number_result result = parse_digits(&text, &number);
-    if (result == NUMBER_SYNTAX)
+    if (result == NUMBER_SYNTAX) {
         return result;
-    if (*text == ' ' && text[1] != '\0')
+    }
+    if (*text == ' ' && text[1] != '\0') {
         text++;
+    }
     const struct scale *scale = find_scale(scales, text);
-    if (!scale && !(result == NUMBER_OK && number == 0 && *text == '\0'))
+    if (!scale && !(result == NUMBER_OK && number == 0 && *text == '\0')) {
         return NUMBER_SYNTAX;
+    }
     uint64_t factor = scale ? scale->factor : 1;
-    if (result == NUMBER_RANGE || number > UINT64_MAX / factor)
+    if (result == NUMBER_RANGE || number > UINT64_MAX / factor) {
         return NUMBER_RANGE;
+    }
     *ret_number = number * factor;
     return NUMBER_OK;
 }
@@ -187,19 +194,22 @@ static int number_parse(const struct value_rule *rule, const char *text, void *r
     const struct type_info *type = &type_info[rule->type];
     uint64_t number = 0;
     enum number_result result = parse_scaled(type->scales, text, &number);
-    if (result == NUMBER_SYNTAX)
-        return refuse(rule, type->reason, reterr_reason);
-    if (result == NUMBER_RANGE || number < rule->minimum || number > rule->maximum)
-        return refuse(rule, "out of range", reterr_reason);
-    memcpy(ret_value, &number, sizeof(number));
+    if (result == NUMBER_SYNTAX) {
+        return value_refuse(rule, type->reason, reterr_reason);
+    }
+    if (result == NUMBER_RANGE || number < rule->minimum || number > rule->maximum) {
+        return value_refuse(rule, "out of range", reterr_reason);
+    }
+    memcpy(ret_value, &number, sizeof number);
     return 0;
 }
 
 static void number_print(enum value_type type, uint64_t number, char *ret_text)
 {
     const struct scale *scale = type_info[type].scales;
-    while (scale[1].unit && (!scale->print || number % scale->factor != 0 || number == 0))
+    while (scale[1].unit && (!scale->print || number % scale->factor != 0 || number == 0)) {
         scale++;
+    }
     const char *unit = number == 0 && type == VALUE_DURATION ? "s" : scale->unit;
     snprintf(ret_text, VALUE_TEXT_MAX, "%" PRIu64 "%s", number / scale->factor, unit);
 }
@@ -208,9 +218,9 @@ static void number_valid(const struct value_rule *rule, char *ret_text)
 {
     char minimum[64], maximum[64], text[VALUE_TEXT_MAX];
     number_print(rule->type, rule->minimum, text);
-    snprintf(minimum, sizeof(minimum), "%.60s", text);
+    snprintf(minimum, sizeof minimum, "%.60s", text);
     number_print(rule->type, rule->maximum, text);
-    snprintf(maximum, sizeof(maximum), "%.60s", text);
+    snprintf(maximum, sizeof maximum, "%.60s", text);
     snprintf(ret_text, VALUE_VALID_MAX, "%s to %s", minimum, maximum);
 }
 
@@ -223,8 +233,9 @@ static bool parse_decimal(const char **text, double *ret_number)
 {
     size_t len = strspn(*text, "+-.0123456789eE");
     char *end;
-    if (len == 0 || strspn(*text, "+-eE") == len)
+    if (len == 0 || strspn(*text, "+-eE") == len) {
         return false;
+    }
     *ret_number = strtod(*text, &end);
     bool whole = end == *text + len;
     *text += len;
@@ -235,11 +246,13 @@ static int real_parse(const struct value_rule *rule, const char *text, void *ret
                       char *reterr_reason)
 {
     double number;
-    if (!value_decimal(text, &number))
-        return refuse(rule, type_info[rule->type].reason, reterr_reason);
-    if (number < (double)rule->minimum || number > (double)rule->maximum)
-        return refuse(rule, "out of range", reterr_reason);
-    memcpy(ret_value, &number, sizeof(number));
+    if (!value_decimal(text, &number)) {
+        return value_refuse(rule, type_info[rule->type].reason, reterr_reason);
+    }
+    if (number < (double)rule->minimum || number > (double)rule->maximum) {
+        return value_refuse(rule, "out of range", reterr_reason);
+    }
+    memcpy(ret_value, &number, sizeof number);
     return 0;
 }
 
@@ -249,9 +262,10 @@ static int decimal_print(double number, char *ret_text, size_t size)
     int best = (int)size;
     for (int digits = 1; digits <= 17; digits++) {
         char text[32];
-        int len = snprintf(text, sizeof(text), "%.*g", digits, number);
-        if (len >= best || strtod(text, NULL) != number)
+        int len = snprintf(text, sizeof text, "%.*g", digits, number);
+        if (len >= best || strtod(text, NULL) != number) {
             continue;
+        }
         best = len;
         memcpy(ret_text, text, (size_t)len + 1);
     }
@@ -261,8 +275,9 @@ static int decimal_print(double number, char *ret_text, size_t size)
 bool value_decimal(const char *text, double *ret_number)
 {
     double number;
-    if (!parse_decimal(&text, &number) || *text != '\0')
+    if (!parse_decimal(&text, &number) || *text != '\0') {
         return false;
+    }
     *ret_number = number;
     return true;
 }
@@ -278,18 +293,20 @@ static const char *skip_spaces(const char *text)
 }
 
 /* Numbers between commas or spaces, as far as `end`. */
-static bool parse_list(const char *text, const char *end, config_numbers *ret_numbers)
+static bool value_parse_list(const char *text, const char *end, config_numbers *ret_numbers)
 {
     for (text = skip_spaces(text); text < end;) {
         if (ret_numbers->count == CONFIG_NUMBERS_MAX ||
-            !parse_decimal(&text, &ret_numbers->number[ret_numbers->count]))
+            !parse_decimal(&text, &ret_numbers->number[ret_numbers->count])) {
             return false;
+        }
         ret_numbers->count++;
         const char *next = skip_spaces(text);
         bool comma = *next == ',';
         next = comma ? skip_spaces(next + 1) : next;
-        if (next < end ? next == text : comma)
+        if (next < end ? next == text : comma) {
             return false;
+        }
         text = next;
     }
     return text == end;
@@ -301,9 +318,10 @@ static int numbers_parse(const struct value_rule *rule, const char *text, void *
     config_numbers numbers = {.count = 0};
     const char *end = text + strlen(text);
     bool brackets = *text == '[' && end[-1] == ']';
-    if (!parse_list(text + brackets, end - brackets, &numbers))
-        return refuse(rule, type_info[rule->type].reason, reterr_reason);
-    memcpy(ret_value, &numbers, sizeof(numbers));
+    if (!value_parse_list(text + brackets, end - brackets, &numbers)) {
+        return value_refuse(rule, type_info[rule->type].reason, reterr_reason);
+    }
+    memcpy(ret_value, &numbers, sizeof numbers);
     return 0;
 }
 
@@ -330,33 +348,38 @@ static int word_parse(const struct value_rule *rule, const char *text, void *ret
 {
     const struct type_info *type = &type_info[rule->type];
     unsigned index = 0;
-    while (type->words[index] && strcmp(type->words[index], text) != 0)
+    while (type->words[index] && strcmp(type->words[index], text) != 0) {
         index++;
-    if (!type->words[index])
-        return refuse(rule, type->reason, reterr_reason);
-    if (rule->type == VALUE_BOOL)
+    }
+    if (!type->words[index]) {
+        return value_refuse(rule, type->reason, reterr_reason);
+    }
+    if (rule->type == VALUE_BOOL) {
         *(bool *)ret_value = index == 1;
-    else
-        memcpy(ret_value, &index, sizeof(index));
+    } else {
+        memcpy(ret_value, &index, sizeof index);
+    }
     return 0;
 }
 
 static void word_print(enum value_type type, const void *value, char *ret_text)
 {
     unsigned index;
-    if (type == VALUE_BOOL)
+    if (type == VALUE_BOOL) {
         index = *(const bool *)value ? 1 : 0;
-    else
-        memcpy(&index, value, sizeof(index));
+    } else {
+        memcpy(&index, value, sizeof index);
+    }
     snprintf(ret_text, VALUE_TEXT_MAX, "%s", type_info[type].words[index]);
 }
 
 static void words_valid(enum value_type type, char *ret_text)
 {
     size_t used = 0;
-    for (const char *const *word = type_info[type].words; *word; word++)
+    for (const char *const *word = type_info[type].words; *word; word++) {
         used += (size_t)snprintf(ret_text + used, VALUE_VALID_MAX - used, "%s%s", used ? ", " : "",
                                  *word);
+    }
 }
 
 /* Endpoints -------------------------------------------------------------------------------------
@@ -370,28 +393,34 @@ static const char *tcp_host_reason(const char *host, size_t len)
 {
     static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
                                   "0123456789.-_";
-    if (len == 0)
+    if (len == 0) {
         return "the host is missing";
-    if (len == 1 && host[0] == '*')
+    }
+    if (len == 1 && host[0] == '*') {
         return NULL;
-    if (host[0] == '[' && host[len - 1] == ']')
+    }
+    if (host[0] == '[' && host[len - 1] == ']') {
         return strspn(host + 1, "0123456789abcdefABCDEF:.") == len - 2 && len > 3
                    ? NULL
                    : "the host is not an IPv6 address in [ ]";
+    }
     return strspn(host, allowed) >= len ? NULL : "the host is not a name, an address, [IPv6] or *";
 }
 
 static const char *tcp_reason(const char *address)
 {
     const char *colon = strrchr(address, ':');
-    if (!colon)
+    if (!colon) {
         return "the port is missing";
+    }
     const char *reason = tcp_host_reason(address, (size_t)(colon - address));
-    if (reason)
+    if (reason) {
         return reason;
+    }
     const char *port = colon + 1;
-    if (strcmp(port, "*") == 0)
+    if (strcmp(port, "*") == 0) {
         return NULL;
+    }
     uint64_t number = 0;
     bool valid = parse_digits(&port, &number) == NUMBER_OK && *port == '\0' && number >= 1 &&
                  number <= UINT16_MAX;
@@ -400,27 +429,35 @@ static const char *tcp_reason(const char *address)
 
 static const char *ipc_reason(const char *path)
 {
-    if (*path == '\0')
+    if (*path == '\0') {
         return "the path is missing";
-    if (strlen(path) > IPC_PATH_MAX)
+    }
+    if (strlen(path) > IPC_PATH_MAX) {
         return "the path is longer than a socket's name may be (107 bytes)";
-    for (; *path; path++)
-        if (*path < ' ' || *path > '~')
+    }
+    for (; *path; path++) {
+        if (*path < ' ' || *path > '~') {
             return "the path holds something other than printable ASCII";
+        }
+    }
     return NULL;
 }
 
 /* NULL when `text` is an endpoint, else what is wrong with it. */
 static const char *endpoint_reason(const char *text)
 {
-    if (!*text)
+    if (!*text) {
         return NULL;
-    if (strlen(text) >= ENDPOINT_MAX)
+    }
+    if (strlen(text) >= ENDPOINT_MAX) {
         return "longer than 255 bytes";
-    if (strncmp(text, "tcp://", 6) == 0)
+    }
+    if (strncmp(text, "tcp://", 6) == 0) {
         return tcp_reason(text + 6);
-    if (strncmp(text, "ipc://", 6) == 0)
+    }
+    if (strncmp(text, "ipc://", 6) == 0) {
         return ipc_reason(text + 6);
+    }
     return "not an endpoint";
 }
 
@@ -428,10 +465,11 @@ static int endpoint_parse(const struct value_rule *rule, const char *text, void 
                           char *reterr_reason)
 {
     const char *reason = endpoint_reason(text);
-    if (reason)
-        return refuse(rule, reason, reterr_reason);
+    if (reason) {
+        return value_refuse(rule, reason, reterr_reason);
+    }
     config_endpoint *endpoint = ret_value;
-    snprintf(endpoint->text, sizeof(endpoint->text), "%s", text);
+    snprintf(endpoint->text, sizeof endpoint->text, "%s", text);
     return 0;
 }
 
@@ -442,12 +480,15 @@ static int text_parse(const struct value_rule *rule, const char *text, void *ret
                       char *reterr_reason)
 {
     config_text *value = ret_value;
-    if (strlen(text) >= CONFIG_TEXT_MAX)
-        return refuse(rule, "too long", reterr_reason);
-    for (const char *at = text; *at; at++)
-        if (*at < ' ' || *at > '~')
-            return refuse(rule, "holds something other than printable ASCII", reterr_reason);
-    snprintf(value->text, sizeof(value->text), "%s", text);
+    if (strlen(text) >= CONFIG_TEXT_MAX) {
+        return value_refuse(rule, "too long", reterr_reason);
+    }
+    for (const char *at = text; *at; at++) {
+        if (*at < ' ' || *at > '~') {
+            return value_refuse(rule, "holds something other than printable ASCII", reterr_reason);
+        }
+    }
+    snprintf(value->text, sizeof value->text, "%s", text);
     return 0;
 }
 
@@ -455,8 +496,9 @@ static int layers_parse(const struct value_rule *rule, const char *text, void *r
                         char *reterr_reason)
 {
     const char *reason = capture_layers_reason(text);
-    if (reason)
-        return refuse(rule, reason, reterr_reason);
+    if (reason) {
+        return value_refuse(rule, reason, reterr_reason);
+    }
     strcpy(((config_layers *)ret_value)->text, text);
     return 0;
 }
@@ -465,8 +507,9 @@ static int heads_parse(const struct value_rule *rule, const char *text, void *re
                        char *reterr_reason)
 {
     const char *reason = capture_heads_reason(text);
-    if (reason)
-        return refuse(rule, reason, reterr_reason);
+    if (reason) {
+        return value_refuse(rule, reason, reterr_reason);
+    }
     strcpy(((config_heads *)ret_value)->text, text);
     return 0;
 }
@@ -479,8 +522,9 @@ static bool parse_unit(const char **text, enum config_unit *ret_unit)
 {
     for (unsigned i = 0; unit_words[i]; i++) {
         size_t len = strlen(unit_words[i]);
-        if (strncmp(*text, unit_words[i], len) != 0)
+        if (strncmp(*text, unit_words[i], len) != 0) {
             continue;
+        }
         *text += len + ((*text)[len] == 's');
         *ret_unit = (enum config_unit)i;
         return true;
@@ -502,14 +546,16 @@ static bool parse_window(const char **text, config_windows *windows)
     uint64_t length, every;
     enum config_unit unit;
     if (windows->count == CONFIG_WINDOWS_MAX || !parse_units(text, &length) ||
-        !parse_unit(text, &unit))
+        !parse_unit(text, &unit)) {
         return false;
+    }
     every = length;
     *text = skip_spaces(*text);
     if (strncmp(*text, "every ", 6) == 0) {
         *text = skip_spaces(*text + 6);
-        if (!parse_units(text, &every))
+        if (!parse_units(text, &every)) {
             return false;
+        }
     }
     windows->window[windows->count].unit = unit;
     windows->window[windows->count].length = length;
@@ -529,11 +575,12 @@ static int windows_parse(const struct value_rule *rule, const char *text, void *
     while (more) {
         bool valid = parse_window(&text, &windows);
         more = text < end;
-        if (!valid || (more && *text++ != ','))
-            return refuse(rule, type_info[rule->type].reason, reterr_reason);
+        if (!valid || (more && *text++ != ',')) {
+            return value_refuse(rule, type_info[rule->type].reason, reterr_reason);
+        }
         text = skip_spaces(text);
     }
-    memcpy(ret_value, &windows, sizeof(windows));
+    memcpy(ret_value, &windows, sizeof windows);
     return 0;
 }
 
@@ -545,9 +592,10 @@ static void windows_print(const config_windows *windows, char *ret_text)
         used += (size_t)snprintf(ret_text + used, VALUE_TEXT_MAX - used, "%s%" PRIu64 " %s%s",
                                  i > 0 ? ", " : "", length, unit_words[windows->window[i].unit],
                                  length == 1 ? "" : "s");
-        if (every != length)
+        if (every != length) {
             used +=
                 (size_t)snprintf(ret_text + used, VALUE_TEXT_MAX - used, " every %" PRIu64, every);
+        }
     }
     snprintf(ret_text + used, VALUE_TEXT_MAX - used, "]");
 }
@@ -558,29 +606,37 @@ static void windows_print(const config_windows *windows, char *ret_text)
 int value_parse(const struct value_rule *rule, const char *text, void *ret_value,
                 char reterr_reason[VALUE_REASON_MAX])
 {
-    if (type_info[rule->type].scales)
+    if (type_info[rule->type].scales) {
         return number_parse(rule, text, ret_value, reterr_reason);
-    if (type_info[rule->type].words)
+    }
+    if (type_info[rule->type].words) {
         return word_parse(rule, text, ret_value, reterr_reason);
-    if (rule->type == VALUE_REAL)
+    }
+    if (rule->type == VALUE_REAL) {
         return real_parse(rule, text, ret_value, reterr_reason);
-    if (rule->type == VALUE_NUMBERS)
+    }
+    if (rule->type == VALUE_NUMBERS) {
         return numbers_parse(rule, text, ret_value, reterr_reason);
-    if (rule->type == VALUE_TEXT)
+    }
+    if (rule->type == VALUE_TEXT) {
         return text_parse(rule, text, ret_value, reterr_reason);
-    if (rule->type == VALUE_WINDOWS)
+    }
+    if (rule->type == VALUE_WINDOWS) {
         return windows_parse(rule, text, ret_value, reterr_reason);
-    if (rule->type == VALUE_LAYERS)
+    }
+    if (rule->type == VALUE_LAYERS) {
         return layers_parse(rule, text, ret_value, reterr_reason);
-    if (rule->type == VALUE_HEADS)
+    }
+    if (rule->type == VALUE_HEADS) {
         return heads_parse(rule, text, ret_value, reterr_reason);
+    }
     return endpoint_parse(rule, text, ret_value, reterr_reason);
 }
 
 static void real_print(const void *value, char *ret_text)
 {
     double number;
-    memcpy(&number, value, sizeof(number));
+    memcpy(&number, value, sizeof number);
     decimal_print(number, ret_text, VALUE_TEXT_MAX);
 }
 
@@ -588,7 +644,7 @@ void value_print(const struct value_rule *rule, const void *value, char ret_text
 {
     if (type_info[rule->type].scales) {
         uint64_t number;
-        memcpy(&number, value, sizeof(number));
+        memcpy(&number, value, sizeof number);
         number_print(rule->type, number, ret_text);
     } else if (type_info[rule->type].words) {
         word_print(rule->type, value, ret_text);
@@ -612,30 +668,31 @@ void value_print(const struct value_rule *rule, const void *value, char ret_text
 
 void value_valid(const struct value_rule *rule, char ret_text[VALUE_VALID_MAX])
 {
-    if (type_info[rule->type].scales)
+    if (type_info[rule->type].scales) {
         number_valid(rule, ret_text);
-    else if (type_info[rule->type].words)
+    } else if (type_info[rule->type].words) {
         words_valid(rule->type, ret_text);
-    else if (rule->type == VALUE_REAL)
+    } else if (rule->type == VALUE_REAL) {
         snprintf(ret_text, VALUE_VALID_MAX, "%" PRIu64 " to %" PRIu64, rule->minimum,
                  rule->maximum);
-    else if (rule->type == VALUE_NUMBERS)
+    } else if (rule->type == VALUE_NUMBERS) {
         snprintf(ret_text, VALUE_VALID_MAX, "at most %d numbers", CONFIG_NUMBERS_MAX);
-    else if (rule->type == VALUE_TEXT)
+    } else if (rule->type == VALUE_TEXT) {
         snprintf(ret_text, VALUE_VALID_MAX, "at most %d printable characters", CONFIG_TEXT_MAX - 1);
-    else if (rule->type == VALUE_WINDOWS)
+    } else if (rule->type == VALUE_WINDOWS) {
         snprintf(ret_text, VALUE_VALID_MAX,
                  "at most %d windows of 1 to %d epochs, steps or seconds", CONFIG_WINDOWS_MAX,
                  CONFIG_WINDOW_UNITS_MAX);
-    else if (rule->type == VALUE_LAYERS)
+    } else if (rule->type == VALUE_LAYERS) {
         snprintf(ret_text, VALUE_VALID_MAX,
                  "decoder.3.self, * ? [ ] as in file names, several between blanks; at most %d "
                  "characters",
                  CONFIG_LAYERS_MAX - 1);
-    else if (rule->type == VALUE_HEADS)
+    } else if (rule->type == VALUE_HEADS) {
         snprintf(ret_text, VALUE_VALID_MAX,
                  "* or numbers and ranges such as 0-3,7; at most %d characters",
                  CONFIG_HEADS_MAX - 1);
-    else
+    } else {
         snprintf(ret_text, VALUE_VALID_MAX, "tcp://host:port, ipc://path");
+    }
 }

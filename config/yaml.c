@@ -56,8 +56,9 @@ static struct origin at_line(const struct reader *reader, size_t line)
 static size_t line_of_offset(const struct reader *reader, size_t offset)
 {
     size_t line = 1;
-    for (size_t i = 0; i < offset && i < reader->size; i++)
+    for (size_t i = 0; i < offset && i < reader->size; i++) {
         line += reader->input[i] == '\n';
+    }
     return line;
 }
 
@@ -68,8 +69,9 @@ static int refuse_syntax(struct reader *reader)
     size_t line = parser->error == YAML_READER_ERROR
                       ? line_of_offset(reader, parser->problem_offset)
                       : parser->problem_mark.line + 1;
-    if (parser->error == YAML_MEMORY_ERROR)
+    if (parser->error == YAML_MEMORY_ERROR) {
         return config_error(reader->reterr, at_line(reader, 0), "out of memory");
+    }
     const char *context = parser->context ? parser->context : "";
     return config_error(reader->reterr, at_line(reader, line), "not valid YAML: %s%s%s",
                         parser->problem, *context ? ", " : "", context);
@@ -79,13 +81,15 @@ static int copy_scalar(struct reader *reader, const yaml_event_t *event, struct 
 {
     const char *value = (const char *)event->data.scalar.value;
     size_t length = event->data.scalar.length;
-    if (length >= SCALAR_MAX)
+    if (length >= SCALAR_MAX) {
         return config_error(reader->reterr, at_line(reader, ret_node->line),
                             "a text of %zu bytes is too long (valid: at most %d)", length,
                             SCALAR_MAX - 1);
-    if (memchr(value, '\0', length))
+    }
+    if (memchr(value, '\0', length)) {
         return config_error(reader->reterr, at_line(reader, ret_node->line),
                             "a text holds a NUL byte");
+    }
     memcpy(ret_node->text, value, length + 1);
     ret_node->empty = length == 0 && event->data.scalar.style == YAML_PLAIN_SCALAR_STYLE;
     return 0;
@@ -125,28 +129,31 @@ static enum node_kind node_kind(yaml_event_type_t type)
     }
 }
 
-static int convert(struct reader *reader, const yaml_event_t *event, struct node *ret_node)
+static int yaml_convert(struct reader *reader, const yaml_event_t *event, struct node *ret_node)
 {
     ret_node->kind = node_kind(event->type);
     ret_node->line = event->start_mark.line + 1;
-    if (has_anchor(event))
+    if (has_anchor(event)) {
         return config_error(
             reader->reterr, at_line(reader, ret_node->line),
             "anchors and aliases are not accepted: write the value out%s",
             event->type == YAML_ALIAS_EVENT ? ", and a text that begins with * in quotes" : "");
-    if (has_tag(event))
+    }
+    if (has_tag(event)) {
         return config_error(reader->reterr, at_line(reader, ret_node->line),
                             "tags are not accepted: write the plain value");
+    }
     return event->type == YAML_SCALAR_EVENT ? copy_scalar(reader, event, ret_node) : 0;
 }
 
 /* The next event. Returns 0, or -1 with a message. */
-static int next(struct reader *reader, struct node *ret_node)
+static int yaml_next(struct reader *reader, struct node *ret_node)
 {
     yaml_event_t event;
-    if (!yaml_parser_parse(&reader->parser, &event))
+    if (!yaml_parser_parse(&reader->parser, &event)) {
         return refuse_syntax(reader);
-    int result = convert(reader, &event, ret_node);
+    }
+    int result = yaml_convert(reader, &event, ret_node);
     yaml_event_delete(&event);
     return result;
 }
@@ -183,17 +190,21 @@ static int join_list(struct reader *reader, const char *label, const struct node
     ret_text[used++] = '[';
     for (;;) {
         struct node item;
-        if (next(reader, &item) != 0)
+        if (yaml_next(reader, &item) != 0) {
             return -1;
-        if (item.kind == NODE_LIST_END)
+        }
+        if (item.kind == NODE_LIST_END) {
             break;
+        }
         struct origin origin = at_line(reader, item.line);
-        if (item.kind != NODE_SCALAR)
+        if (item.kind != NODE_SCALAR) {
             return config_error(reader->reterr, origin, "%s.%s: expected one value, found a %s",
                                 label, name->text, kind_name(&item));
-        if (used + strlen(item.text) + 3 > VALUE_TEXT_MAX)
+        }
+        if (used + strlen(item.text) + 3 > VALUE_TEXT_MAX) {
             return config_error(reader->reterr, origin, "%s.%s: the list is too long", label,
                                 name->text);
+        }
         used += (size_t)sprintf(ret_text + used, "%s%s", used > 1 ? "," : "", item.text);
     }
     strcpy(ret_text + used, "]");
@@ -208,21 +219,24 @@ static int assign(struct reader *reader, const struct body *body, int key, const
     return config_assign(body->config, key, body->label, text, origin, reader->reterr);
 }
 
-static int read_value(struct reader *reader, const struct body *body, int key,
-                      const struct node *name)
+static int yaml_read_value(struct reader *reader, const struct body *body, int key,
+                           const struct node *name)
 {
     char list[VALUE_TEXT_MAX];
     struct node value;
-    if (next(reader, &value) != 0)
+    if (yaml_next(reader, &value) != 0) {
         return -1;
-    if (value.kind == NODE_LIST && is_list(key))
+    }
+    if (value.kind == NODE_LIST && is_list(key)) {
         return join_list(reader, body->label, name, list) == 0
                    ? assign(reader, body, key, name, list)
                    : -1;
-    if (value.kind != NODE_SCALAR)
+    }
+    if (value.kind != NODE_SCALAR) {
         return config_error(reader->reterr, at_line(reader, name->line),
                             "%s%s%s: expected one value, found a %s", body->label,
                             *body->label ? "." : "", name->text, kind_name(&value));
+    }
     return assign(reader, body, key, name, value.text);
 }
 
@@ -236,38 +250,46 @@ static int read_plain_key(struct reader *reader, const struct body *body, const 
 {
     struct origin origin = at_line(reader, name->line);
     struct node ignored;
-    if (is_gone(body->section, name->text))
-        return next(reader, &ignored);
+    if (is_gone(body->section, name->text)) {
+        return yaml_next(reader, &ignored);
+    }
     int key = config_find_key(body->section, body->label, name->text, origin, reader->reterr);
-    if (key < 0)
+    if (key < 0) {
         return -1;
-    if (body->key_line[key])
+    }
+    if (body->key_line[key]) {
         return config_error(reader->reterr, origin, "%s%s%s: given twice (first on line %zu)",
                             body->label, *body->label ? "." : "", name->text, body->key_line[key]);
-    return read_value(reader, body, key, name);
+    }
+    return yaml_read_value(reader, body, key, name);
 }
 
 static bool is_key(const char *section, const char *name)
 {
-    for (int i = 0; i < KEY_COUNT; i++)
-        if (strcmp(config_keys[i].section, section) == 0 && strcmp(config_keys[i].name, name) == 0)
+    for (int i = 0; i < KEY_COUNT; i++) {
+        if (strcmp(config_keys[i].section, section) == 0 &&
+            strcmp(config_keys[i].name, name) == 0) {
             return true;
+        }
+    }
     return false;
 }
 
 /* In a pattern of jobs a key of plan is written plan.every. */
-static int read_key(struct reader *reader, const struct body *body, struct node *name)
+static int yaml_read_key(struct reader *reader, const struct body *body, struct node *name)
 {
     static const char prefix[] = "plan.";
     size_t length = strlen(prefix);
-    if (body->takes_plan && is_key("plan", name->text) && !is_key(body->section, name->text))
+    if (body->takes_plan && is_key("plan", name->text) && !is_key(body->section, name->text)) {
         return config_error(reader->reterr, at_line(reader, name->line),
                             "%s.%s: unknown key (did you mean plan.%s?)", body->label, name->text,
                             name->text);
-    if (!body->takes_plan || strncmp(name->text, prefix, length) != 0)
+    }
+    if (!body->takes_plan || strncmp(name->text, prefix, length) != 0) {
         return read_plain_key(reader, body, name);
-    char label[JOB_LABEL_MAX + sizeof(prefix)];
-    snprintf(label, sizeof(label), "%s.plan", body->label);
+    }
+    char label[JOB_LABEL_MAX + sizeof prefix];
+    snprintf(label, sizeof label, "%s.plan", body->label);
     struct body plan = {"plan", label, body->config, body->key_line, false};
     memmove(name->text, name->text + length, strlen(name->text) + 1 - length);
     return read_plain_key(reader, &plan, name);
@@ -277,16 +299,20 @@ static int read_keys(struct reader *reader, const struct body *body)
 {
     for (;;) {
         struct node name;
-        if (next(reader, &name) != 0)
+        if (yaml_next(reader, &name) != 0) {
             return -1;
-        if (name.kind == NODE_END)
+        }
+        if (name.kind == NODE_END) {
             return 0;
-        if (name.kind != NODE_SCALAR)
+        }
+        if (name.kind != NODE_SCALAR) {
             return config_error(reader->reterr, at_line(reader, name.line),
                                 "%s: expected the name of a key, found a %s", body->label,
                                 kind_name(&name));
-        if (read_key(reader, body, &name) != 0)
+        }
+        if (yaml_read_key(reader, body, &name) != 0) {
             return -1;
+        }
     }
 }
 
@@ -295,27 +321,31 @@ static int open_body(struct reader *reader, const char *label, const struct node
                      bool *ret_empty)
 {
     struct node node;
-    if (next(reader, &node) != 0)
+    if (yaml_next(reader, &node) != 0) {
         return -1;
+    }
     *ret_empty = node.kind == NODE_SCALAR && node.empty;
-    if (*ret_empty || node.kind == NODE_MAP)
+    if (*ret_empty || node.kind == NODE_MAP) {
         return 0;
+    }
     return config_error(reader->reterr, at_line(reader, name->line),
                         "%s: expected lines of `key: value`, found a %s", label, kind_name(&node));
 }
 
 /* The section `jobs`: patterns of names, each with keys of `metrics` and `plan`. */
-static int read_job(struct reader *reader, const struct node *name)
+static int yaml_read_job(struct reader *reader, const struct node *name)
 {
     struct job_rule *rule;
     bool empty;
-    if (name->kind != NODE_SCALAR)
+    if (name->kind != NODE_SCALAR) {
         return config_error(reader->reterr, at_line(reader, name->line),
                             "jobs: expected a pattern of job names, found a %s", kind_name(name));
+    }
     if (jobs_add(&reader->staged.jobs, name->text, at_line(reader, name->line), reader->reterr,
                  &rule) != 0 ||
-        open_body(reader, rule->label, name, &empty) != 0)
+        open_body(reader, rule->label, name, &empty) != 0) {
         return -1;
+    }
     struct body body = {"metrics", rule->label, &rule->values, rule->key_line, true};
     return empty ? 0 : read_keys(reader, &body);
 }
@@ -326,15 +356,18 @@ static int read_rule_key(struct reader *reader, struct rule_draft *draft, const 
     struct origin origin = at_line(reader, name->line);
     enum rule_key key;
     struct node value;
-    if (name->kind != NODE_SCALAR)
+    if (name->kind != NODE_SCALAR) {
         return config_error(reader->reterr, origin, "%s: expected the name of a key, found a %s",
                             draft->label, kind_name(name));
+    }
     if (rules_find_key(draft, name->text, origin, reader->reterr, &key) != 0 ||
-        next(reader, &value) != 0)
+        yaml_next(reader, &value) != 0) {
         return -1;
-    if (value.kind != NODE_SCALAR)
+    }
+    if (value.kind != NODE_SCALAR) {
         return config_error(reader->reterr, origin, "%s.%s: expected one value, found a %s",
                             draft->label, name->text, kind_name(&value));
+    }
     return rules_put(draft, key, value.text, origin, reader->reterr);
 }
 
@@ -342,20 +375,24 @@ static int read_rule(struct reader *reader, const struct node *name)
 {
     struct rule_draft draft;
     bool empty;
-    if (name->kind != NODE_SCALAR)
+    if (name->kind != NODE_SCALAR) {
         return config_error(reader->reterr, at_line(reader, name->line),
                             "rules: expected the name of a rule, found a %s", kind_name(name));
+    }
     if (rules_begin(reader->staged.rules, name->text, at_line(reader, name->line), reader->reterr,
                     &draft) != 0 ||
-        open_body(reader, draft.label, name, &empty) != 0)
+        open_body(reader, draft.label, name, &empty) != 0) {
         return -1;
+    }
     while (!empty) {
         struct node key;
-        if (next(reader, &key) != 0)
+        if (yaml_next(reader, &key) != 0) {
             return -1;
+        }
         empty = key.kind == NODE_END;
-        if (!empty && read_rule_key(reader, &draft, &key) != 0)
+        if (!empty && read_rule_key(reader, &draft, &key) != 0) {
             return -1;
+        }
     }
     return rules_end(reader->staged.rules, &draft, reader->reterr);
 }
@@ -365,29 +402,35 @@ static int read_named(struct reader *reader, const struct node *section, size_t 
                       int (*read)(struct reader *reader, const struct node *name))
 {
     bool empty;
-    if (*line)
+    if (*line) {
         return config_error(reader->reterr, at_line(reader, section->line),
                             "%s: section given twice (first on line %zu)", section->text, *line);
+    }
     *line = section->line;
-    if (open_body(reader, section->text, section, &empty) != 0)
+    if (open_body(reader, section->text, section, &empty) != 0) {
         return -1;
+    }
     while (!empty) {
         struct node name;
-        if (next(reader, &name) != 0)
+        if (yaml_next(reader, &name) != 0) {
             return -1;
+        }
         empty = name.kind == NODE_END;
-        if (!empty && read(reader, &name) != 0)
+        if (!empty && read(reader, &name) != 0) {
             return -1;
+        }
     }
     return 0;
 }
 
 static int read_rules(struct reader *reader, const struct node *section)
 {
-    if (!reader->staged.rules)
+    if (!reader->staged.rules) {
         reader->staged.rules = rules_new();
-    if (!reader->staged.rules)
+    }
+    if (!reader->staged.rules) {
         return config_error(reader->reterr, at_line(reader, section->line), "out of memory");
+    }
     return read_named(reader, section, &reader->rules_line, read_rule);
 }
 
@@ -397,22 +440,28 @@ static int read_section(struct reader *reader, const struct node *name)
     struct origin origin = at_line(reader, name->line);
     struct body top = {"", "", &reader->staged, reader->key_line, false};
     bool empty;
-    if (strcmp(name->text, "jobs") == 0)
-        return read_named(reader, name, &reader->jobs_line, read_job);
-    if (strcmp(name->text, "rules") == 0)
+    if (strcmp(name->text, "jobs") == 0) {
+        return read_named(reader, name, &reader->jobs_line, yaml_read_job);
+    }
+    if (strcmp(name->text, "rules") == 0) {
         return read_rules(reader, name);
-    if (config_find_top(name->text) >= 0)
+    }
+    if (config_find_top(name->text) >= 0) {
         return read_plain_key(reader, &top, name);
+    }
     int first = config_find_section(name->text, origin, reader->reterr);
-    if (first < 0)
+    if (first < 0) {
         return -1;
-    if (reader->section_line[first])
+    }
+    if (reader->section_line[first]) {
         return config_error(reader->reterr, origin, "%s: section given twice (first on line %zu)",
                             name->text, reader->section_line[first]);
+    }
     reader->section_line[first] = name->line;
     struct body body = {name->text, name->text, &reader->staged, reader->key_line, false};
-    if (open_body(reader, name->text, name, &empty) != 0)
+    if (open_body(reader, name->text, name, &empty) != 0) {
         return -1;
+    }
     return empty ? 0 : read_keys(reader, &body);
 }
 
@@ -420,43 +469,55 @@ static int read_sections(struct reader *reader)
 {
     for (;;) {
         struct node name;
-        if (next(reader, &name) != 0)
+        if (yaml_next(reader, &name) != 0) {
             return -1;
-        if (name.kind == NODE_END)
+        }
+        if (name.kind == NODE_END) {
             return 0;
-        if (name.kind != NODE_SCALAR)
+        }
+        if (name.kind != NODE_SCALAR) {
             return config_error(reader->reterr, at_line(reader, name.line),
                                 "expected the name of a section, found a %s", kind_name(&name));
-        if (read_section(reader, &name) != 0)
+        }
+        if (read_section(reader, &name) != 0) {
             return -1;
+        }
     }
 }
 
 static int read_document(struct reader *reader)
 {
     struct node node;
-    if (next(reader, &node) != 0)
+    if (yaml_next(reader, &node) != 0) {
         return -1;
-    if (node.kind == NODE_SCALAR && node.empty)
+    }
+    if (node.kind == NODE_SCALAR && node.empty) {
         return 0;
-    if (node.kind != NODE_MAP)
+    }
+    if (node.kind != NODE_MAP) {
         return config_error(reader->reterr, at_line(reader, node.line),
                             "expected sections such as `ingest:`, found a %s", kind_name(&node));
+    }
     return read_sections(reader);
 }
 
 /* stream start, then nothing or one document (start, node, end), then stream end */
-static int read_stream(struct reader *reader)
+static int yaml_read_stream(struct reader *reader)
 {
     struct node node;
-    if (next(reader, &node) != 0 || next(reader, &node) != 0)
+    if (yaml_next(reader, &node) != 0 || yaml_next(reader, &node) != 0) {
         return -1;
-    if (node.kind == NODE_END)
+    }
+    if (node.kind == NODE_END) {
         return 0;
-    if (read_document(reader) != 0 || next(reader, &node) != 0 || next(reader, &node) != 0)
+    }
+    if (read_document(reader) != 0 || yaml_next(reader, &node) != 0 ||
+        yaml_next(reader, &node) != 0) {
         return -1;
-    if (node.kind == NODE_END)
+    }
+    if (node.kind == NODE_END) {
         return 0;
+    }
     return config_error(reader->reterr, at_line(reader, node.line),
                         "a second document begins here (valid: one per file)");
 }
@@ -466,15 +527,17 @@ static int read_stream(struct reader *reader)
 
 /* Fills buf with at most FILE_BYTES_MAX + 1 bytes of the file; returns their number or -1 (errno).
  */
-static ssize_t read_all(int fd, char *buf)
+static ssize_t yaml_read_all(int fd, char *buf)
 {
     size_t used = 0;
     while (used <= FILE_BYTES_MAX) {
         ssize_t got = read(fd, buf + used, FILE_BYTES_MAX + 1 - used);
-        if (got == 0)
+        if (got == 0) {
             break;
-        if (got < 0 && errno != EINTR)
+        }
+        if (got < 0 && errno != EINTR) {
             return -1;
+        }
         used += got > 0 ? (size_t)got : 0;
     }
     return (ssize_t)used;
@@ -483,9 +546,10 @@ static ssize_t read_all(int fd, char *buf)
 static ssize_t slurp(const char *path, char *buf)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
+    if (fd < 0) {
         return -1;
-    ssize_t size = read_all(fd, buf);
+    }
+    ssize_t size = yaml_read_all(fd, buf);
     int error = errno;
     close(fd);
     errno = error;
@@ -509,17 +573,18 @@ static void take_over(struct reader *reader, struct config *config)
     config_clear(&old);
 }
 
-static int load_text(struct config *config, const char *path, const char *input, size_t size,
-                     char *reterr)
+static int yaml_load_text(struct config *config, const char *path, const char *input, size_t size,
+                          char *reterr)
 {
     struct reader reader = {
         .path = path, .input = input, .size = size, .staged = *config, .reterr = reterr};
     reader.staged.jobs = NULL;
     reader.staged.rules = NULL;
-    if (!yaml_parser_initialize(&reader.parser))
+    if (!yaml_parser_initialize(&reader.parser)) {
         return config_error(reterr, at_line(&reader, 0), "out of memory");
+    }
     yaml_parser_set_input_string(&reader.parser, (const unsigned char *)input, size);
-    int result = read_stream(&reader);
+    int result = yaml_read_stream(&reader);
     yaml_parser_delete(&reader.parser);
     if (result != 0) {
         config_clear(&reader.staged);
@@ -533,16 +598,18 @@ int config_load(struct config *config, const char *path, char *reterr)
 {
     struct origin origin = {path, 0};
     char *input = malloc(FILE_BYTES_MAX + 1);
-    if (!input)
+    if (!input) {
         return config_error(reterr, origin, "out of memory");
+    }
     int result;
     ssize_t size = slurp(path, input);
-    if (size < 0)
+    if (size < 0) {
         result = config_error(reterr, origin, "cannot read it: %s", strerror(errno));
-    else if (size > FILE_BYTES_MAX)
+    } else if (size > FILE_BYTES_MAX) {
         result = config_error(reterr, origin, "larger than 1 MiB, so not a config file");
-    else
-        result = load_text(config, path, input, (size_t)size, reterr);
+    } else {
+        result = yaml_load_text(config, path, input, (size_t)size, reterr);
+    }
     free(input);
     return result;
 }

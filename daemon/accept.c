@@ -41,11 +41,13 @@ static int is_unix(int fd)
 static void refuse_one(int fd)
 {
     pthread_mutex_lock(&reserve_lock);
-    if (reserve >= 0)
+    if (reserve >= 0) {
         close(reserve);
+    }
     int peer = accept_now(fd, NULL, NULL, SOCK_CLOEXEC);
-    if (peer >= 0)
+    if (peer >= 0) {
         close(peer);
+    }
     reserve = take_reserve();
     pthread_mutex_unlock(&reserve_lock);
 }

@@ -55,7 +55,7 @@ static const struct option options[] = {
     {NULL, 0, NULL, 0},
 };
 
-static int fail(char *reterr, const char *text, const char *what)
+static int args_fail(char *reterr, const char *text, const char *what)
 {
     snprintf(reterr, CONFIG_ERROR_MAX, "%s%s; see attnd --help", text, what);
     return -1;
@@ -71,8 +71,9 @@ static int take_option(struct args *args, int option, char **argv, char *reterr)
         args->config_path = optarg;
         return 0;
     case 's':
-        if (args->set_count == SET_MAX)
-            return fail(reterr, "too many --set", "");
+        if (args->set_count == SET_MAX) {
+            return args_fail(reterr, "too many --set", "");
+        }
         args->set[args->set_count++] = optarg;
         return 0;
     case 'i':
@@ -91,33 +92,36 @@ static int take_option(struct args *args, int option, char **argv, char *reterr)
         args->help = true;
         return 0;
     case ':':
-        return fail(reterr, "a value is missing after ", argv[optind - 1]);
+        return args_fail(reterr, "a value is missing after ", argv[optind - 1]);
     default:
-        return fail(reterr, "unknown option ", argv[optind - 1]);
+        return args_fail(reterr, "unknown option ", argv[optind - 1]);
     }
 }
 
-static int parse(int argc, char **argv, struct args *args, char *reterr)
+static int daemon_args_parse(int argc, char **argv, struct args *args, char *reterr)
 {
     int option;
     opterr = 0;
-    while ((option = getopt_long(argc, argv, ":", options, NULL)) != -1)
-        if (take_option(args, option, argv, reterr) != 0)
+    while ((option = getopt_long(argc, argv, ":", options, NULL)) != -1) {
+        if (take_option(args, option, argv, reterr) != 0) {
             return -1;
-    return optind == argc ? 0 : fail(reterr, "unexpected argument ", argv[optind]);
+        }
+    }
+    return optind == argc ? 0 : args_fail(reterr, "unexpected argument ", argv[optind]);
 }
 
 /* What no single key can tell has no line, but the file it comes from has a name. */
 static int check_together(const struct config *config, const char *path, char *reterr)
 {
     char error[CONFIG_ERROR_MAX];
-    if (config_check(config, error) == 0)
+    if (config_check(config, error) == 0) {
         return 0;
+    }
     snprintf(reterr, CONFIG_ERROR_MAX, "%.200s%s%.800s", path ? path : "", path ? ": " : "", error);
     return -1;
 }
 
-static int set_isa(struct config *config, const char *name, char *reterr)
+static int args_set_isa(struct config *config, const char *name, char *reterr)
 {
     char assignment[64];
     snprintf(assignment, sizeof assignment, "workers.isa=%s", name);
@@ -129,10 +133,12 @@ static int choose_address(const struct args *args, const char *path, struct conf
 {
     char place[ADDRESS_MAX];
     const char *variable = getenv("ATTND_ADDRESS");
-    if (args->address)
+    if (args->address) {
         return config_use_address(config, args->address, "--address", path, reterr);
-    if (variable && *variable)
+    }
+    if (variable && *variable) {
         return config_use_address(config, variable, "$ATTND_ADDRESS", path, reterr);
+    }
     address_default(geteuid(), getenv("XDG_RUNTIME_DIR"), place);
     return config_use_address(config, place, "$XDG_RUNTIME_DIR", path, reterr);
 }
@@ -140,15 +146,20 @@ static int choose_address(const struct args *args, const char *path, struct conf
 static int apply_settings(const struct args *args, struct config *config, char *reterr)
 {
     const char *path = args->check_path ? args->check_path : args->config_path;
-    if (path && config_load(config, path, reterr) != 0)
+    if (path && config_load(config, path, reterr) != 0) {
         return -1;
-    for (int i = 0; i < args->set_count; i++)
-        if (config_set(config, args->set[i], reterr) != 0)
+    }
+    for (int i = 0; i < args->set_count; i++) {
+        if (config_set(config, args->set[i], reterr) != 0) {
             return -1;
-    if (args->isa && set_isa(config, args->isa, reterr) != 0)
+        }
+    }
+    if (args->isa && args_set_isa(config, args->isa, reterr) != 0) {
         return -1;
-    if (choose_address(args, path, config, reterr) != 0)
+    }
+    if (choose_address(args, path, config, reterr) != 0) {
         return -1;
+    }
     return check_together(config, path, reterr);
 }
 
@@ -156,8 +167,9 @@ static int apply_settings(const struct args *args, struct config *config, char *
 static int build_config(const struct args *args, struct config *config, char *reterr)
 {
     config_defaults(config);
-    if (apply_settings(args, config, reterr) == 0)
+    if (apply_settings(args, config, reterr) == 0) {
         return 0;
+    }
     config_clear(config);
     return -1;
 }
@@ -166,8 +178,9 @@ int args_read(int argc, char **argv, struct config *config, struct args_result *
               char *reterr)
 {
     struct args args = {0};
-    if (parse(argc, argv, &args, reterr) != 0)
+    if (daemon_args_parse(argc, argv, &args, reterr) != 0) {
         return -1;
+    }
     *ret_result = (struct args_result){.answered = true, .has_file = args.config_path};
     if (args.help) {
         fputs(usage, stdout);
@@ -177,16 +190,18 @@ int args_read(int argc, char **argv, struct config *config, struct args_result *
         puts("attnd " ATTND_VERSION);
         return 0;
     }
-    if (build_config(&args, config, reterr) != 0)
+    if (build_config(&args, config, reterr) != 0) {
         return -1;
+    }
     if (!args.check_path && !args.print_config) {
         ret_result->answered = false;
         return 0;
     }
-    if (args.check_path)
+    if (args.check_path) {
         printf("%s: ok\n", args.check_path);
-    else
+    } else {
         config_print(config, stdout);
+    }
     config_clear(config);
     return 0;
 }
@@ -195,12 +210,13 @@ int args_read(int argc, char **argv, struct config *config, struct args_result *
 static int check_regular(const char *path, char *reterr)
 {
     struct stat file;
-    if (stat(path, &file) != 0)
+    if (stat(path, &file) != 0) {
         snprintf(reterr, CONFIG_ERROR_MAX, "%.300s: cannot read it: %s", path, strerror(errno));
-    else if (!S_ISREG(file.st_mode))
+    } else if (!S_ISREG(file.st_mode)) {
         snprintf(reterr, CONFIG_ERROR_MAX, "%.300s: not a file that can be read again", path);
-    else
+    } else {
         return 0;
+    }
     return -1;
 }
 
@@ -208,7 +224,9 @@ int args_read_again(int argc, char **argv, struct config *ret_config, char *rete
 {
     struct args args = {0};
     optind = 0; /* from the start, with nothing left of the first time */
-    if (parse(argc, argv, &args, reterr) != 0 || check_regular(args.config_path, reterr) != 0)
+    if (daemon_args_parse(argc, argv, &args, reterr) != 0 ||
+        check_regular(args.config_path, reterr) != 0) {
         return -1;
+    }
     return build_config(&args, ret_config, reterr);
 }

@@ -98,13 +98,15 @@ static void put_result(void *data, const struct run *run, const char *topic, uin
 {
     struct daemon *daemon = data;
     stats_add(&daemon->stats, COUNT_SUMMARIES, kind == RESULT_SUMMARY);
-    if (mpk_writer_ok(writer))
+    if (mpk_writer_ok(writer)) {
         http_put(daemon->http, topic, kind, writer->buffer.data, writer->buffer.size);
+    }
     if (kind == RESULT_ALERT) {
         publisher_send(daemon->publisher, topic, writer);
         notify_put(daemon->notify, writer->buffer.data, writer->buffer.size);
-    } else
+    } else {
         publisher_put(daemon->publisher, run->id, topic, track, writer, kind == RESULT_SUMMARY);
+    }
 }
 
 static void forget_job(void *data, const char *job)
@@ -113,12 +115,13 @@ static void forget_job(void *data, const char *job)
     publisher_forget_job(daemon->publisher, job);
 }
 
-static void on_pinned(void *data, int code, const char *detail)
+static void daemon_on_pinned(void *data, int code, const char *detail)
 {
     struct daemon *daemon = data;
-    if (code && code != ERR_CLOSED && log_is_round(daemon->unpinned++))
+    if (code && code != ERR_CLOSED && log_is_round(daemon->unpinned++)) {
         log_event(LOG_WARNING, "baseline_missing", LOG_STR("reason", err_text(code)),
                   LOG_STR("detail", detail), LOG_NUM("count", daemon->unpinned));
+    }
 }
 
 /* drift.baseline names a run. Until its windows have been found, or without them, the layer's own
@@ -128,26 +131,28 @@ static void pin_baseline(void *data, const struct run *run, const struct stream 
 {
     struct daemon *daemon = data;
     struct baseline_source source = {.has_last = false};
-    if (!daemon->history)
+    if (!daemon->history) {
         return; /* windows that close while runs are brought back */
+    }
     snprintf(source.run, sizeof source.run, "%.*s", 2 * RUN_BYTES,
              daemon->config.drift_baseline.text);
     int code = baseline_pin(daemon->history, daemon->registry, &daemon->config, run, stream, track,
-                            &source, on_pinned, daemon);
-    if (code)
-        on_pinned(daemon, code, "");
+                            &source, daemon_on_pinned, daemon);
+    if (code) {
+        daemon_on_pinned(daemon, code, "");
+    }
 }
 
 /* Messages */
 
 /* Windows see time as messages see it: while some are waiting in the inbox it is not later than
  * these. */
-static uint64_t now_ns(struct daemon *daemon)
+static uint64_t daemon_now_ns(struct daemon *daemon)
 {
     return inbox_depth(&daemon->inbox) > 0 ? daemon->arrival_ns : clock_monotonic_ns();
 }
 
-static void release(struct daemon *daemon, struct message *message)
+static void daemon_release(struct daemon *daemon, struct message *message)
 {
     uint64_t cost = message->cost;
     bool reserved = message->reserved;
@@ -156,15 +161,16 @@ static void release(struct daemon *daemon, struct message *message)
     ingest_release(daemon->ingest, cost, reserved);
 }
 
-static void drop(struct daemon *daemon, struct message *message, int code)
+static void daemon_drop(struct daemon *daemon, struct message *message, int code)
 {
     uint64_t before = stats_drop(&daemon->stats, code);
-    if (log_is_round(before))
+    if (log_is_round(before)) {
         log_event(LOG_WARNING, "message_dropped", LOG_STR("reason", err_slug(code)),
                   LOG_STR("detail", err_text(code)), LOG_STR("job", message->header.job),
                   LOG_NUM("rank", message->header.rank), LOG_NUM("epoch", message->header.epoch),
                   LOG_NUM("step", message->header.step), LOG_NUM("count", before + 1));
-    release(daemon, message);
+    }
+    daemon_release(daemon, message);
 }
 
 static void wait_for_room(struct daemon *daemon, struct message *message)
@@ -176,10 +182,12 @@ static void wait_for_room(struct daemon *daemon, struct message *message)
 
 static void submit_waiting(struct daemon *daemon)
 {
-    while (daemon->waiting && work_submit(daemon->waiting->work) == 0)
+    while (daemon->waiting && work_submit(daemon->waiting->work) == 0) {
         daemon->waiting = daemon->waiting->next;
-    if (!daemon->waiting)
+    }
+    if (!daemon->waiting) {
         daemon->waiting_last = &daemon->waiting;
+    }
 }
 
 /* One that has to wait for its turn keeps its numbers only. */
@@ -197,39 +205,41 @@ static void account_for(struct daemon *daemon, struct message *message)
     stats_add(&daemon->stats, COUNT_FOUND, message->losses.found);
     stats_add(&daemon->stats, COUNT_SOURCE_DROPPED, message->losses.source - message->losses.known);
     if (message->code) {
-        drop(daemon, message, message->code);
+        daemon_drop(daemon, message, message->code);
         return;
     }
-    if (!is_event)
+    if (!is_event) {
         latency_add_between(&daemon->stats.latency[LATENCY_PROCESSING], message->received_ns,
                             clock_monotonic_ns());
+    }
     stats_add(&daemon->stats, COUNT_PROCESSED, 1);
     stats_add(&daemon->stats, COUNT_EVENTS, is_event);
-    release(daemon, message);
+    daemon_release(daemon, message);
 }
 
 /* Takes what has its turn now that this message is finished. */
-static void settle(struct daemon *daemon, struct message *message)
+static void daemon_settle(struct daemon *daemon, struct message *message)
 {
     struct run *run = message->run;
     if (message->detached) {
-        run_join(run, message, now_ns(daemon));
+        run_join(run, message, daemon_now_ns(daemon));
         account_for(daemon, message);
     } else if (message != run->queue) {
         lighten(daemon, message);
     }
-    while ((message = run_take(run)))
+    while ((message = run_take(run))) {
         account_for(daemon, message);
+    }
 }
 
-static void compute(struct daemon *daemon, struct message *message)
+static void daemon_compute(struct daemon *daemon, struct message *message)
 {
     struct run *run = message->run;
     message->code = work_new(message, &run->job_config, &daemon->machine,
                              run_spectrum_turn(run, message), daemon->pool, &daemon->inbox);
     if (message->code) {
         run_finish(run, message);
-        settle(daemon, message);
+        daemon_settle(daemon, message);
         return;
     }
     daemon->in_flight++;
@@ -237,23 +247,25 @@ static void compute(struct daemon *daemon, struct message *message)
     submit_waiting(daemon);
 }
 
-static void start_tick(struct daemon *daemon);
+static void daemon_start_tick(struct daemon *daemon);
 
 static void on_arrived(struct daemon *daemon, struct message *message)
 {
     bool worth_it;
-    if (!message->code) /* else its tensors are gone */
+    if (!message->code) { /* else its tensors are gone */
         tap_message(daemon->tap, message);
+    }
     stats_received(&daemon->stats, message->bytes);
-    start_tick(daemon);
+    daemon_start_tick(daemon);
     daemon->arrival_ns = message->received_ns;
     int code = registry_arrive(daemon->registry, message, message->received_ns, &worth_it);
-    if (code)
-        drop(daemon, message, code);
-    else if (worth_it)
-        compute(daemon, message);
-    else
-        settle(daemon, message);
+    if (code) {
+        daemon_drop(daemon, message, code);
+    } else if (worth_it) {
+        daemon_compute(daemon, message);
+    } else {
+        daemon_settle(daemon, message);
+    }
 }
 
 static void time_work(struct stats *stats, const struct message *message)
@@ -263,7 +275,7 @@ static void time_work(struct stats *stats, const struct message *message)
                         message->computed_ns);
 }
 
-static void on_done(struct daemon *daemon, struct message *message)
+static void daemon_on_done(struct daemon *daemon, struct message *message)
 {
     daemon->in_flight--;
     time_work(&daemon->stats, message);
@@ -274,7 +286,7 @@ static void on_done(struct daemon *daemon, struct message *message)
         stats_add(&daemon->stats, COUNT_SPECTRA, message->measured->spectra);
         stats_add(&daemon->stats, COUNT_SPECTRA_SKIPPED, message->measured->spectra_skipped);
     }
-    settle(daemon, message);
+    daemon_settle(daemon, message);
     submit_waiting(daemon);
 }
 
@@ -300,7 +312,7 @@ static void discard(struct note *note)
 
 static void finish_if_drained(struct daemon *daemon);
 
-static void on_note(void *data, struct note *note)
+static void daemon_on_note(void *data, struct note *note)
 {
     struct daemon *daemon = data;
     if (daemon->finished) {
@@ -312,7 +324,7 @@ static void on_note(void *data, struct note *note)
         on_arrived(daemon, (struct message *)note);
         break;
     case NOTE_DONE:
-        on_done(daemon, (struct message *)note);
+        daemon_on_done(daemon, (struct message *)note);
         break;
     case NOTE_REFUSED:
         on_refused(daemon, (struct refusal *)note);
@@ -327,11 +339,12 @@ static void on_note(void *data, struct note *note)
 
 /* Time and signals */
 
-static void on_tick(uv_timer_t *timer)
+static void daemon_on_tick(uv_timer_t *timer)
 {
     struct daemon *daemon = timer->data;
-    if (!registry_tick(daemon->registry, now_ns(daemon)))
+    if (!registry_tick(daemon->registry, daemon_now_ns(daemon))) {
         uv_timer_stop(timer); /* nobody is training: no wake-ups */
+    }
     control_settle(daemon->control);
 }
 
@@ -347,11 +360,11 @@ static void go_on_with_round(struct daemon *daemon, uint64_t deadline)
     uint64_t batch_bytes = daemon->config.history_queue / SAVER_BATCHES;
     while (daemon->round.goes_on && clock_monotonic_ns() < deadline &&
            store_has_room(daemon->store, batch_bytes)) {
-        do
+        do {
             daemon->round.goes_on = registry_step(daemon->registry);
-        while (daemon->round.goes_on && clock_monotonic_ns() < deadline &&
-               registry_collected(daemon->registry) < batch_bytes);
-        registry_submit(daemon->registry, now_ns(daemon));
+        } while (daemon->round.goes_on && clock_monotonic_ns() < deadline &&
+                 registry_collected(daemon->registry) < batch_bytes);
+        registry_submit(daemon->registry, daemon_now_ns(daemon));
     }
 }
 
@@ -374,34 +387,39 @@ static void on_save(uv_timer_t *timer)
         daemon->round.last = !ticks(daemon);
         registry_begin_round(daemon->registry);
     }
-    if (!history_is_on(daemon))
+    if (!history_is_on(daemon)) {
         daemon->round.goes_on = false;
+    }
     go_on_with_round(daemon, now + daemon->config.history_checkpoint / SAVER_SHARE / SAVER_SLICES);
-    if (!daemon->round.goes_on && daemon->round.last && !ticks(daemon))
+    if (!daemon->round.goes_on && daemon->round.last && !ticks(daemon)) {
         uv_timer_stop(timer);
+    }
 }
 
 static void start_saver(struct daemon *daemon)
 {
     uint64_t period_ms = daemon->config.history_checkpoint / SAVER_SLICES / 1000000;
-    if (!history_is_on(daemon) || uv_is_active((const uv_handle_t *)&daemon->saver))
+    if (!history_is_on(daemon) || uv_is_active((const uv_handle_t *)&daemon->saver)) {
         return;
+    }
     daemon->round.last = false;
     uv_timer_start(&daemon->saver, on_save, period_ms, period_ms);
 }
 
-static void start_tick(struct daemon *daemon)
+static void daemon_start_tick(struct daemon *daemon)
 {
-    if (daemon->finished || ticks(daemon))
+    if (daemon->finished || ticks(daemon)) {
         return;
-    uv_timer_start(&daemon->tick, on_tick, TICK_MS, TICK_MS);
+    }
+    uv_timer_start(&daemon->tick, daemon_on_tick, TICK_MS, TICK_MS);
     start_saver(daemon);
 }
 
 static void close_handle(void *handle)
 {
-    if (!uv_is_closing(handle))
+    if (!uv_is_closing(handle)) {
         uv_close(handle, NULL);
+    }
 }
 
 /* What is computed counts, also behind messages that are not. */
@@ -409,8 +427,9 @@ static void take_finished(void *data, struct run *run)
 {
     struct message *message;
     run_skip_unfinished(run);
-    while ((message = run_take(run)))
+    while ((message = run_take(run))) {
         account_for(data, message);
+    }
 }
 
 static uint64_t stop_patience(const struct daemon *daemon)
@@ -429,14 +448,15 @@ static void save_all(struct daemon *daemon)
         daemon->round.goes_on = true;
         while (daemon->round.goes_on && clock_monotonic_ns() < deadline) {
             go_on_with_round(daemon, deadline);
-            if (daemon->round.goes_on)
+            if (daemon->round.goes_on) {
                 uv_sleep(1);
+            }
         }
     }
 }
 
 /* Shows and saves what is open and lets go of the loop, whose run then ends. */
-static void finish(struct daemon *daemon)
+static void daemon_finish(struct daemon *daemon)
 {
     daemon->finished = true;
     registry_each(daemon->registry, take_finished, daemon);
@@ -463,17 +483,18 @@ static void finish(struct daemon *daemon)
 
 static void finish_if_drained(struct daemon *daemon)
 {
-    if (!daemon->ingest_stopped || daemon->in_flight > 0 || daemon->finished)
+    if (!daemon->ingest_stopped || daemon->in_flight > 0 || daemon->finished) {
         return;
+    }
     daemon->drained = true;
-    finish(daemon);
+    daemon_finish(daemon);
 }
 
 static void on_deadline(uv_timer_t *timer)
 {
     struct daemon *daemon = timer->data;
     log_event(LOG_WARNING, "stop_timed_out", LOG_NUM("in_flight", daemon->in_flight));
-    finish(daemon);
+    daemon_finish(daemon);
 }
 
 static void begin_stop(struct daemon *daemon, const char *why)
@@ -488,8 +509,9 @@ static void begin_stop(struct daemon *daemon, const char *why)
 static void on_signal(uv_signal_t *signal, int number)
 {
     struct daemon *daemon = signal->data;
-    if (daemon->stopping)
+    if (daemon->stopping) {
         _exit(EXIT_FAILURE);
+    }
     begin_stop(daemon, number == SIGINT ? "SIGINT" : "SIGTERM");
 }
 
@@ -498,8 +520,9 @@ static int announce_plans(void *data)
 {
     struct daemon *daemon = data;
     struct plan_prefixes *prefixes = plans_prefixes(daemon->plans);
-    if (!prefixes)
+    if (!prefixes) {
         return ERR_MEMORY;
+    }
     ingest_subscribe(daemon->ingest, &prefixes);
     return 0;
 }
@@ -509,10 +532,12 @@ static void read_config_again(struct daemon *daemon)
     service_reloading(daemon->service);
     bool taken = reload_read(&daemon->reload, daemon->plans);
     atomic_store(&daemon->stats.config_refused, !taken);
-    if (taken)
+    if (taken) {
         atomic_store(&daemon->stats.config_read_ns, clock_wall_ns());
-    if (taken && announce_plans(daemon) != 0)
+    }
+    if (taken && announce_plans(daemon) != 0) {
         log_event(LOG_ERROR, "plans_not_announced", LOG_STR("reason", err_slug(ERR_MEMORY)));
+    }
     service_reloaded(daemon->service);
 }
 
@@ -521,19 +546,22 @@ static void on_hangup(uv_signal_t *signal, int number)
 {
     struct daemon *daemon = signal->data;
     (void)number;
-    if (daemon->stopping)
+    if (daemon->stopping) {
         return;
-    if (!reload_possible(&daemon->reload))
+    }
+    if (!reload_possible(&daemon->reload)) {
         begin_stop(daemon, "SIGHUP");
-    else
+    } else {
         read_config_again(daemon);
+    }
 }
 
-static void on_stop(uv_async_t *stop)
+static void daemon_on_stop(uv_async_t *stop)
 {
     struct daemon *daemon = stop->data;
-    if (!daemon->stopping)
+    if (!daemon->stopping) {
         begin_stop(daemon, "none");
+    }
 }
 
 void daemon_stop(struct daemon *daemon)
@@ -543,28 +571,31 @@ void daemon_stop(struct daemon *daemon)
 
 /* Start */
 
-static int fail(char *reterr, const char *what, const char *why)
+static int daemon_fail(char *reterr, const char *what, const char *why)
 {
     snprintf(reterr, CONFIG_ERROR_MAX, "cannot %s: %s", what, why);
     return -1;
 }
 
-static int open_loop(struct daemon *daemon, char *reterr)
+static int daemon_open_loop(struct daemon *daemon, char *reterr)
 {
     int rc = uv_loop_init(&daemon->loop);
-    if (rc != 0)
-        return fail(reterr, "create the event loop", uv_strerror(rc));
+    if (rc != 0) {
+        return daemon_fail(reterr, "create the event loop", uv_strerror(rc));
+    }
     daemon->loop_ready = true;
-    rc = inbox_init(&daemon->inbox, &daemon->loop, on_note, daemon);
-    if (rc != 0)
-        return fail(reterr, "create the event loop", uv_strerror(rc));
+    rc = inbox_init(&daemon->inbox, &daemon->loop, daemon_on_note, daemon);
+    if (rc != 0) {
+        return daemon_fail(reterr, "create the event loop", uv_strerror(rc));
+    }
     uv_timer_init(&daemon->loop, &daemon->tick);
     uv_timer_init(&daemon->loop, &daemon->saver);
     uv_timer_init(&daemon->loop, &daemon->deadline);
     uv_signal_init(&daemon->loop, &daemon->sigterm);
     uv_signal_init(&daemon->loop, &daemon->sigint);
     uv_signal_init(&daemon->loop, &daemon->sighup);
-    uv_async_init(&daemon->loop, &daemon->stop, on_stop); /* what it opens the inbox has opened */
+    uv_async_init(&daemon->loop, &daemon->stop,
+                  daemon_on_stop); /* what it opens the inbox has opened */
     daemon->stop.data = daemon;
     daemon->tick.data = daemon->saver.data = daemon->deadline.data = daemon;
     daemon->sigterm.data = daemon->sigint.data = daemon->sighup.data = daemon;
@@ -576,7 +607,7 @@ static int open_loop(struct daemon *daemon, char *reterr)
 static int open_service(struct daemon *daemon, char *reterr)
 {
     int code = service_new(&daemon->loop, &daemon->stats, &daemon->service);
-    return code ? fail(reterr, "start", err_text(code))
+    return code ? daemon_fail(reterr, "start", err_text(code))
                 : activation_check(daemon->config.insecure, reterr);
 }
 
@@ -585,11 +616,14 @@ static int inspect_machine(struct daemon *daemon, char *reterr)
 {
     const struct config *config = &daemon->config;
     char names[64] = "";
-    if (machine_init(&daemon->machine, config) == 0)
+    if (machine_init(&daemon->machine, config) == 0) {
         return 0;
-    for (int i = 0; i < ISA_COUNT; i++)
-        if (isa_available((enum isa)i))
+    }
+    for (int i = 0; i < ISA_COUNT; i++) {
+        if (isa_available((enum isa)i)) {
             snprintf(names + strlen(names), sizeof names - strlen(names), ", %s", isa_name[i]);
+        }
+    }
     snprintf(reterr, CONFIG_ERROR_MAX,
              "workers.isa: %s: this machine does not have it (it has: auto%s)",
              config_isa_name(config->workers_isa), names);
@@ -598,13 +632,16 @@ static int inspect_machine(struct daemon *daemon, char *reterr)
 
 static int open_workers(struct daemon *daemon, char *reterr)
 {
-    if (inspect_machine(daemon, reterr) != 0)
+    if (inspect_machine(daemon, reterr) != 0) {
         return -1;
+    }
     spectrum_global_init();
     int rc =
         pool_new(daemon->machine.threads, (uint32_t)daemon->config.workers_queue, &daemon->pool);
-    if (rc != 0)
-        return fail(reterr, "start the workers", rc > ERR_BASE ? strerror(-rc) : err_text(rc));
+    if (rc != 0) {
+        return daemon_fail(reterr, "start the workers",
+                           rc > ERR_BASE ? strerror(-rc) : err_text(rc));
+    }
     return 0;
 }
 
@@ -620,7 +657,7 @@ static int open_registry(struct daemon *daemon, char *reterr)
         .data = daemon,
     };
     daemon->registry = registry_new(&daemon->config, &daemon->sink, forget_job, daemon);
-    return daemon->registry ? 0 : fail(reterr, "start", err_text(ERR_MEMORY));
+    return daemon->registry ? 0 : daemon_fail(reterr, "start", err_text(ERR_MEMORY));
 }
 
 static uint64_t view_bytes(void *data)
@@ -663,11 +700,12 @@ static int open_keeper(struct daemon *daemon, char *reterr)
     return keeper_new(&daemon->loop, &daemon->config, &daemon->keeper, reterr);
 }
 
-static int open_publisher(struct daemon *daemon, char *reterr)
+static int daemon_open_publisher(struct daemon *daemon, char *reterr)
 {
     daemon->zmq = endpoint_context_new();
-    if (!daemon->zmq)
-        return fail(reterr, "create the ZeroMQ context", zmq_strerror(zmq_errno()));
+    if (!daemon->zmq) {
+        return daemon_fail(reterr, "create the ZeroMQ context", zmq_strerror(zmq_errno()));
+    }
     return publisher_new(&daemon->loop, daemon->zmq, &daemon->config, &daemon->stats,
                          &daemon->publisher, reterr);
 }
@@ -682,10 +720,12 @@ static int open_ingest(struct daemon *daemon, char *reterr)
 {
     struct plan_prefixes *prefixes = NULL;
     daemon->plans = plans_new(&daemon->config);
-    if (daemon->plans)
+    if (daemon->plans) {
         prefixes = plans_prefixes(daemon->plans);
-    if (!prefixes)
-        return fail(reterr, "start", err_text(ERR_MEMORY));
+    }
+    if (!prefixes) {
+        return daemon_fail(reterr, "start", err_text(ERR_MEMORY));
+    }
     return ingest_new(daemon->zmq, &daemon->config, &daemon->machine, &daemon->inbox,
                       &daemon->stats, &prefixes, &daemon->ingest, reterr);
 }
@@ -695,8 +735,9 @@ static int open_ingest(struct daemon *daemon, char *reterr)
 static int open_history(struct daemon *daemon, char *reterr)
 {
     const char *reason;
-    if (store_new(&daemon->config, &daemon->stats, &daemon->store) != 0)
-        return fail(reterr, "start", err_text(ERR_MEMORY));
+    if (store_new(&daemon->config, &daemon->stats, &daemon->store) != 0) {
+        return daemon_fail(reterr, "start", err_text(ERR_MEMORY));
+    }
     if (daemon->config.history_enabled) {
         daemon->sink.store = daemon->store;
         registry_restore(daemon->registry, clock_monotonic_ns());
@@ -715,17 +756,20 @@ static int open_control(struct daemon *daemon, char *reterr)
  * history. */
 static int open_http(struct daemon *daemon, char *reterr)
 {
-    if (!daemon->config.http_enabled)
+    if (!daemon->config.http_enabled) {
         return 0;
+    }
     return http_new(&daemon->loop, &daemon->config, &daemon->stats, &daemon->http, reterr);
 }
 
 static int start_http(struct daemon *daemon, char *reterr)
 {
-    if (daemon->http)
+    if (daemon->http) {
         return http_start(daemon->http, daemon->control, daemon->config.directory, reterr);
-    if (*daemon->config.directory)
+    }
+    if (*daemon->config.directory) {
         page_url_remove(daemon->config.directory); /* of an attnd that was killed */
+    }
     return 0;
 }
 
@@ -748,8 +792,9 @@ static int start_keeper(struct daemon *daemon, char *reterr)
     keeper_add(daemon->keeper, publisher_keep, daemon->publisher);
     keeper_add(daemon->keeper, control_keep, daemon->control);
     keeper_add(daemon->keeper, tap_keep, daemon->tap);
-    if (daemon->http)
+    if (daemon->http) {
         keeper_add(daemon->keeper, http_keep_page, daemon->http);
+    }
     keeper_start(daemon->keeper);
     return 0;
 }
@@ -761,11 +806,12 @@ static int open_notify(struct daemon *daemon, char *reterr)
 
 /* Every connection takes a descriptor; what the system lets us have is better than its first offer.
  */
-static void raise_descriptor_limit(void)
+static void daemon_raise_descriptor_limit(void)
 {
     struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0) {
         return;
+    }
     limit.rlim_cur = limit.rlim_max;
     setrlimit(RLIMIT_NOFILE, &limit); /* without it there is room for fewer connections */
 }
@@ -774,33 +820,37 @@ static int start_signals(struct daemon *daemon, char *reterr)
 {
     signal(SIGPIPE, SIG_IGN);
     int rc = uv_signal_start(&daemon->sigterm, on_signal, SIGTERM);
-    if (rc == 0)
+    if (rc == 0) {
         rc = uv_signal_start(&daemon->sigint, on_signal, SIGINT);
-    if (rc == 0)
+    }
+    if (rc == 0) {
         rc = uv_signal_start(&daemon->sighup, on_hangup, SIGHUP);
-    return rc == 0 ? 0 : fail(reterr, "handle signals", uv_strerror(rc));
+    }
+    return rc == 0 ? 0 : daemon_fail(reterr, "handle signals", uv_strerror(rc));
 }
 
 /* Each returns 0, or -1 with a sentence; in this order. */
 static int (*const openers[])(struct daemon *daemon, char *reterr) = {
-    open_loop,    open_service,   open_keeper,  open_workers, open_registry, start_signals,
-    open_notify,  open_publisher, open_tap,     open_ingest,  open_http,     open_history,
-    open_control, start_http,     start_keeper, start_ingest,
+    daemon_open_loop, open_service,  open_keeper,  open_workers,
+    open_registry,    start_signals, open_notify,  daemon_open_publisher,
+    open_tap,         open_ingest,   open_http,    open_history,
+    open_control,     start_http,    start_keeper, start_ingest,
 };
 
 int daemon_new(const struct config *config, const struct config_reader *reader,
                struct daemon **ret_daemon, char *reterr)
 {
     struct daemon *daemon = calloc(1, sizeof *daemon);
-    fail(reterr, "start", err_text(ERR_MEMORY)); /* unless somebody knows better */
-    if (!daemon)
+    daemon_fail(reterr, "start", err_text(ERR_MEMORY)); /* unless somebody knows better */
+    if (!daemon) {
         return -1;
+    }
     daemon->config = *config;
     daemon->reload = (struct reload){.reader = reader, .given = *config, .plans = *config};
     daemon->waiting_last = &daemon->waiting;
     daemon->started_ns = daemon->arrival_ns = clock_monotonic_ns();
     atomic_store(&daemon->stats.config_read_ns, clock_wall_ns());
-    raise_descriptor_limit();
+    daemon_raise_descriptor_limit();
     for (size_t i = 0; i < sizeof openers / sizeof openers[0]; i++) {
         if (openers[i](daemon, reterr) != 0) {
             daemon_free(&daemon);
@@ -842,25 +892,28 @@ static void begin_service(struct daemon *daemon)
     struct pulse_subject ingest = {"ingest", ingest_pulse(daemon->ingest), ingest_ask,
                                    daemon->ingest};
     service_watch(daemon->service, &ingest);
-    if (store)
+    if (store) {
         service_watch(daemon->service,
                       &(struct pulse_subject){"store", store, store_ask, daemon->store});
+    }
     service_ready(daemon->service);
 }
 
 void daemon_run(struct daemon *daemon)
 {
     log_started(daemon);
-    if (daemon->config.insecure)
+    if (daemon->config.insecure) {
         log_event(LOG_WARNING, "insecure",
                   LOG_STR("detail", "whoever reaches its TCP sockets may send, read and change "
                                     "plans; nobody is asked who they are"));
-    start_tick(daemon); /* for runs that came back */
+    }
+    daemon_start_tick(daemon); /* for runs that came back */
     begin_service(daemon);
     uv_run(&daemon->loop, UV_RUN_DEFAULT);
     log_stopped(daemon);
-    if (daemon->drained)
+    if (daemon->drained) {
         return;
+    }
     /* Workers are still busy with what nobody waits for any more: leave without them. */
     ingest_join(daemon->ingest);
     service_extend(daemon->service, 0);
@@ -870,7 +923,7 @@ void daemon_run(struct daemon *daemon)
     _exit(EXIT_SUCCESS);
 }
 
-static void close_loop(struct daemon *daemon)
+static void daemon_close_loop(struct daemon *daemon)
 {
     publisher_close(&daemon->publisher);
     history_close(&daemon->history);
@@ -905,12 +958,14 @@ static void stop_threads(struct daemon *daemon)
 void daemon_free(struct daemon **daemon_p)
 {
     struct daemon *daemon = *daemon_p;
-    if (!daemon)
+    if (!daemon) {
         return;
+    }
     daemon->finished = true;
     stop_threads(daemon);
-    if (daemon->loop_ready)
-        close_loop(daemon);
+    if (daemon->loop_ready) {
+        daemon_close_loop(daemon);
+    }
     ingest_free(&daemon->ingest);
     plans_free(&daemon->plans);
     reload_clear(&daemon->reload);
@@ -918,8 +973,9 @@ void daemon_free(struct daemon **daemon_p)
     service_extend(daemon->service, 0);
     notify_free(&daemon->notify, NOTIFY_STOP_MS);
     store_free(&daemon->store);
-    if (daemon->zmq)
+    if (daemon->zmq) {
         zmq_ctx_term(daemon->zmq);
+    }
     keeper_free(&daemon->keeper);
     service_free(&daemon->service);
     free(daemon);

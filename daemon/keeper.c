@@ -43,11 +43,13 @@ static int keeper_take(struct config *config, char *reterr)
     bool chosen = keeper_chose(config->directory);
     int fd = directory_take(config->directory, chosen, reterr);
     keeper_last_place(last);
-    if (fd != -ENOENT || !chosen || strcmp(config->directory, last) == 0)
+    if (fd != -ENOENT || !chosen || strcmp(config->directory, last) == 0) {
         return fd;
+    }
     fd = directory_take(last, true, error);
-    if (fd < 0)
+    if (fd < 0) {
         return -1;
+    }
     log_event(LOG_WARNING, "directory_moved", LOG_STR("directory", last),
               LOG_STR("reason", reterr));
     config_move(config, last, error); /* it is short enough */
@@ -57,12 +59,14 @@ static int keeper_take(struct config *config, char *reterr)
 static bool keeper_has_directory(struct keeper *keeper)
 {
     char error[CONFIG_ERROR_MAX];
-    if (keeper->fd < 0 || directory_is_here(keeper->config->directory, keeper->fd))
+    if (keeper->fd < 0 || directory_is_here(keeper->config->directory, keeper->fd)) {
         return true;
+    }
     int fd = keeper_take(keeper->config, error);
     if (fd < 0) {
-        if (log_is_round(keeper->failures++))
+        if (log_is_round(keeper->failures++)) {
             log_event(LOG_WARNING, "directory_lost", LOG_STR("reason", error));
+        }
         return false;
     }
     close(keeper->fd);
@@ -75,17 +79,20 @@ static bool keeper_has_directory(struct keeper *keeper)
 static void keeper_on_timer(uv_timer_t *timer)
 {
     struct keeper *keeper = timer->data;
-    if (!keeper_has_directory(keeper))
+    if (!keeper_has_directory(keeper)) {
         return;
-    for (int i = 0; i < keeper->file_count; i++)
+    }
+    for (int i = 0; i < keeper->file_count; i++) {
         keeper->files[i].look(keeper->files[i].owner);
+    }
 }
 
 int keeper_new(uv_loop_t *loop, struct config *config, struct keeper **ret_keeper, char *reterr)
 {
     int fd = *config->directory ? keeper_take(config, reterr) : -1;
-    if (*config->directory && fd < 0)
+    if (*config->directory && fd < 0) {
         return -1;
+    }
     struct keeper *keeper = calloc(1, sizeof *keeper);
     if (!keeper) {
         snprintf(reterr, CONFIG_ERROR_MAX, "cannot start: out of memory");
@@ -113,16 +120,19 @@ void keeper_start(struct keeper *keeper)
 
 void keeper_close(struct keeper *keeper)
 {
-    if (keeper && !uv_is_closing((uv_handle_t *)&keeper->timer))
+    if (keeper && !uv_is_closing((uv_handle_t *)&keeper->timer)) {
         uv_close((uv_handle_t *)&keeper->timer, NULL);
+    }
 }
 
 void keeper_free(struct keeper **keeper)
 {
-    if (!*keeper)
+    if (!*keeper) {
         return;
-    if ((*keeper)->fd >= 0)
+    }
+    if ((*keeper)->fd >= 0) {
         close((*keeper)->fd);
+    }
     free(*keeper);
     *keeper = NULL;
 }

@@ -36,10 +36,12 @@ int main(int argc, char **argv)
     struct args_result result;
     char error[CONFIG_ERROR_MAX];
 
-    if (args_read(argc, argv, &config, &result, error) != 0)
+    if (args_read(argc, argv, &config, &result, error) != 0) {
         return complain(error, EXIT_USAGE);
-    if (result.answered)
+    }
+    if (result.answered) {
         return EXIT_SUCCESS;
+    }
     umask(077); /* what attnd makes is for its user alone */
     log_setup((enum log_level)config.log_level, config.log_format == CONFIG_FORMAT_JSON);
     if (daemon_new(&config, result.has_file ? &reader : NULL, &daemon, error) != 0) {

@@ -13,8 +13,9 @@ bool reload_possible(const struct reload *reload)
 
 void reload_clear(struct reload *reload)
 {
-    if (reload->owned)
+    if (reload->owned) {
         config_clear(&reload->plans);
+    }
     reload->owned = false;
 }
 
@@ -27,7 +28,7 @@ static void log_difference(void *data, const char *section, const char *name)
 }
 
 /* Takes *next over when the plans could be made of it. */
-static bool put_in_force(struct reload *reload, struct config *next, struct plans *plans)
+static bool reload_put_in_force(struct reload *reload, struct config *next, struct plans *plans)
 {
     if (plans_configure(plans, next) != 0) {
         log_event(LOG_ERROR, "config_refused", LOG_STR("detail", "out of memory"));
@@ -47,12 +48,13 @@ bool reload_read(struct reload *reload, struct plans *plans)
     char error[CONFIG_ERROR_MAX];
     struct config *next = calloc(1, sizeof *next);
     bool changed = false;
-    if (!next)
+    if (!next) {
         log_event(LOG_ERROR, "config_refused", LOG_STR("detail", "out of memory"));
-    else if (reload->reader->read(reload->reader->data, next, error) != 0)
+    } else if (reload->reader->read(reload->reader->data, next, error) != 0) {
         log_event(LOG_ERROR, "config_refused", LOG_STR("detail", error));
-    else
-        changed = put_in_force(reload, next, plans);
+    } else {
+        changed = reload_put_in_force(reload, next, plans);
+    }
     free(next);
     return changed;
 }

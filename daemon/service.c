@@ -43,25 +43,26 @@ struct service {
 
 /* Status */
 
-static double rate(uint64_t amount, uint64_t before, uint64_t ns)
+static double service_rate(uint64_t amount, uint64_t before, uint64_t ns)
 {
     return (double)(amount - before) * 1e9 / (double)(ns ? ns : 1);
 }
 
 /* What came since the last time, and what was dropped since the start. */
-static void describe(struct service *service, uint64_t now_ns, char *text, size_t size)
+static void service_describe(struct service *service, uint64_t now_ns, char *text, size_t size)
 {
     uint64_t received = stats_get(service->stats, COUNT_RECEIVED);
     uint64_t bytes = stats_get(service->stats, COUNT_BYTES);
     uint64_t ns = now_ns - service->status.time_ns;
     uint64_t dropped = stats_dropped_total(service->stats);
-    if (received == 0)
+    if (received == 0) {
         snprintf(text, size, "waiting for jobs");
-    else
+    } else {
         snprintf(text, size,
                  "%.1f messages/s, %.1f MB/s; %" PRIu64 " received, %" PRIu64 " dropped",
-                 rate(received, service->status.received, ns),
-                 rate(bytes, service->status.bytes, ns) / 1e6, received, dropped);
+                 service_rate(received, service->status.received, ns),
+                 service_rate(bytes, service->status.bytes, ns) / 1e6, received, dropped);
+    }
     service->status.time_ns = now_ns;
     service->status.received = received;
     service->status.bytes = bytes;
@@ -70,17 +71,19 @@ static void describe(struct service *service, uint64_t now_ns, char *text, size_
 static void say_status(struct service *service)
 {
     char text[sizeof service->status.text], line[sizeof text + sizeof "STATUS="];
-    describe(service, clock_monotonic_ns(), text, sizeof text);
-    if (strcmp(text, service->status.text) == 0)
+    service_describe(service, clock_monotonic_ns(), text, sizeof text);
+    if (strcmp(text, service->status.text) == 0) {
         return;
+    }
     snprintf(line, sizeof line, "STATUS=%s", text);
-    if (service_notify_say(&service->notify, line))
+    if (service_notify_say(&service->notify, line)) {
         strcpy(service->status.text, text);
+    }
 }
 
 /* Watchdog */
 
-static void on_asked(uv_async_t *asked)
+static void service_on_asked(uv_async_t *asked)
 {
     struct service *service = asked->data;
     pulse_beat(&service->loop_pulse);
@@ -94,19 +97,22 @@ static void ask_loop(void *data)
 
 static void log_missing(struct service *service, const char *missing)
 {
-    if (missing && !service->missing)
+    if (missing && !service->missing) {
         log_event(LOG_WARNING, "thread_late", LOG_STR("thread", missing));
+    }
     service->missing = missing;
 }
 
 static void feed_watchdog(struct service *service)
 {
-    if (!service->watchdog_ms)
+    if (!service->watchdog_ms) {
         return;
+    }
     const char *missing = pulse_missing(&service->round);
     log_missing(service, missing);
-    if (missing)
+    if (missing) {
         return;
+    }
     service_notify_say(&service->notify, "WATCHDOG=1");
     pulse_ask(&service->round);
 }
@@ -116,31 +122,34 @@ static void feed_watchdog(struct service *service)
 void service_extend(struct service *service, uint64_t patience_ns)
 {
     char line[64];
-    if (!service)
+    if (!service) {
         return;
+    }
     snprintf(line, sizeof line, "EXTEND_TIMEOUT_USEC=%" PRIu64,
              (patience_ns + STOP_SLACK_NS) / 1000);
     service_notify_say(&service->notify, line);
 }
 
-static void on_tick(uv_timer_t *tick)
+static void service_on_tick(uv_timer_t *tick)
 {
     struct service *service = tick->data;
     uint64_t now_ns = clock_monotonic_ns();
     stall_point("loop");
     feed_watchdog(service);
-    if (!service->stop_ns)
+    if (!service->stop_ns) {
         say_status(service);
-    else
+    } else {
         service_extend(service, service->stop_ns > now_ns ? service->stop_ns - now_ns : 0);
+    }
 }
 
-static void start_tick(struct service *service, uint64_t period_ms)
+static void service_start_tick(struct service *service, uint64_t period_ms)
 {
     uint64_t watchdog_ms = service->watchdog_ms / WATCHDOG_SHARE;
-    if (watchdog_ms && watchdog_ms < period_ms)
+    if (watchdog_ms && watchdog_ms < period_ms) {
         period_ms = watchdog_ms;
-    uv_timer_start(&service->tick, on_tick, period_ms, period_ms);
+    }
+    uv_timer_start(&service->tick, service_on_tick, period_ms, period_ms);
 }
 
 /* Life */
@@ -149,8 +158,9 @@ static void start_tick(struct service *service, uint64_t period_ms)
 static uint64_t read_watchdog_ms(void)
 {
     const char *usec = getenv("WATCHDOG_USEC"), *pid = getenv("WATCHDOG_PID");
-    if (!usec || (pid && strtol(pid, NULL, 10) != (long)getpid()))
+    if (!usec || (pid && strtol(pid, NULL, 10) != (long)getpid())) {
         return 0;
+    }
     uint64_t ms = strtoull(usec, NULL, 10) / US_PER_MS;
     return ms > 0 && ms < WATCHDOG_SHARE ? WATCHDOG_SHARE : ms;
 }
@@ -164,8 +174,9 @@ static void forget_environment(void)
 
 static int open_handles(struct service *service, uv_loop_t *loop)
 {
-    if (uv_async_init(loop, &service->asked, on_asked) != 0)
+    if (uv_async_init(loop, &service->asked, service_on_asked) != 0) {
         return ERR_MEMORY;
+    }
     uv_timer_init(loop, &service->tick);
     service->tick.data = service->asked.data = service;
     uv_unref((uv_handle_t *)&service->tick); /* neither keeps a stopping loop */
@@ -177,8 +188,9 @@ static struct service *new_service(uv_loop_t *loop, struct stats *stats,
                                    const struct service_notify *notify)
 {
     struct service *service = calloc(1, sizeof *service);
-    if (!service)
+    if (!service) {
         return NULL;
+    }
     service->notify = *notify;
     service->stats = stats;
     service->watchdog_ms = read_watchdog_ms();
@@ -196,39 +208,44 @@ int service_new(uv_loop_t *loop, struct stats *stats, struct service **ret_servi
     struct service_notify notify;
     const char *path = getenv("NOTIFY_SOCKET");
     int code = service_notify_open(&notify, path);
-    if (code)
+    if (code) {
         log_event(LOG_WARNING, "service_manager_unreachable", LOG_STR("socket", path),
                   LOG_STR("reason", strerror(code)));
+    }
     *ret_service = notify.fd >= 0 ? new_service(loop, stats, &notify) : NULL;
     code = notify.fd >= 0 && !*ret_service ? ERR_MEMORY : 0;
-    if (code)
+    if (code) {
         service_notify_close(&notify);
+    }
     forget_environment();
     return code;
 }
 
 void service_watch(struct service *service, const struct pulse_subject *subject)
 {
-    if (service)
+    if (service) {
         pulse_add(&service->round, subject);
+    }
 }
 
 void service_ready(struct service *service)
 {
-    if (!service)
+    if (!service) {
         return;
+    }
     service->status.time_ns = clock_monotonic_ns();
     service_notify_insist(&service->notify, "READY=1");
     say_status(service);
     pulse_ask(&service->round);
-    start_tick(service, STATUS_MS);
+    service_start_tick(service, STATUS_MS);
 }
 
 void service_reloading(struct service *service)
 {
     char lines[64];
-    if (!service)
+    if (!service) {
         return;
+    }
     snprintf(lines, sizeof lines, "RELOADING=1\nMONOTONIC_USEC=%" PRIu64,
              clock_monotonic_ns() / 1000);
     service_notify_insist(&service->notify, lines);
@@ -236,33 +253,37 @@ void service_reloading(struct service *service)
 
 void service_reloaded(struct service *service)
 {
-    if (service)
+    if (service) {
         service_notify_insist(&service->notify, "READY=1");
+    }
 }
 
 void service_stopping(struct service *service, uint64_t patience_ns)
 {
-    if (!service)
+    if (!service) {
         return;
+    }
     service->round.count = 1; /* the loop */
     service->stop_ns = clock_monotonic_ns() + patience_ns;
     service_notify_insist(&service->notify, "STOPPING=1\nSTATUS=finishing what was received");
     service_extend(service, patience_ns);
-    start_tick(service, STOP_MS);
+    service_start_tick(service, STOP_MS);
 }
 
 void service_close(struct service *service)
 {
-    if (!service || uv_is_closing((uv_handle_t *)&service->tick))
+    if (!service || uv_is_closing((uv_handle_t *)&service->tick)) {
         return;
+    }
     uv_close((uv_handle_t *)&service->tick, NULL);
     uv_close((uv_handle_t *)&service->asked, NULL);
 }
 
 void service_free(struct service **service)
 {
-    if (!*service)
+    if (!*service) {
         return;
+    }
     service_notify_close(&(*service)->notify);
     free(*service);
     *service = NULL;

@@ -40,11 +40,13 @@ static int tcp_endpoint(const char *address, enum address_socket which, char *re
     const char *host = address + strlen("tcp://");
     unsigned long port = 0;
     char *end = NULL;
-    if (colon > host && colon[1] >= '0' && colon[1] <= '9')
+    if (colon > host && colon[1] >= '0' && colon[1] <= '9') {
         port = strtoul(colon + 1, &end, 10);
-    if (!end || *end || port == 0 || port > UINT16_MAX - ADDRESS_COUNT + 1)
+    }
+    if (!end || *end || port == 0 || port > UINT16_MAX - ADDRESS_COUNT + 1) {
         return address_fail(reterr, "'%.200s': not tcp://host:port with a port from 1 to %d",
                             address, UINT16_MAX - ADDRESS_COUNT + 1);
+    }
     int length = snprintf(ret_endpoint, ADDRESS_MAX, "%.*s:%lu", (int)(colon - address), address,
                           port + which);
     return length < ADDRESS_MAX ? 0 : address_fail(reterr, "'%.200s...': too long", address);
@@ -55,13 +57,15 @@ static int ipc_endpoint(const char *directory, enum address_socket which, char *
 {
     struct sockaddr_un limit;
     size_t length = strlen(directory);
-    while (length > 1 && directory[length - 1] == '/')
+    while (length > 1 && directory[length - 1] == '/') {
         length--;
+    }
     /* The longest name counts for all, so that a directory works as a whole or not at all. */
-    if (length + strlen("/publish") >= sizeof limit.sun_path)
+    if (length + strlen("/publish") >= sizeof limit.sun_path) {
         return address_fail(reterr,
                             "'%.200s': too long: a directory of sockets has at most %zu bytes",
                             directory, sizeof limit.sun_path - strlen("/publish") - 1);
+    }
     snprintf(ret_endpoint, ADDRESS_MAX, "ipc://%.*s/%s", (int)length, directory,
              address_socket_name[which]);
     return 0;
@@ -70,17 +74,21 @@ static int ipc_endpoint(const char *directory, enum address_socket which, char *
 int address_endpoint(const char *address, enum address_socket which, char ret_endpoint[ADDRESS_MAX],
                      char reterr[ADDRESS_REASON_MAX])
 {
-    if (*address == '/')
+    if (*address == '/') {
         return ipc_endpoint(address, which, ret_endpoint, reterr);
-    if (strncmp(address, "tcp://", strlen("tcp://")) == 0)
+    }
+    if (strncmp(address, "tcp://", strlen("tcp://")) == 0) {
         return tcp_endpoint(address, which, ret_endpoint, reterr);
-    if (strstr(address, "://"))
+    }
+    if (strstr(address, "://")) {
         return address_fail(reterr,
                             "'%.200s': an address is a directory or tcp://host:port (one socket is "
                             "named by an endpoint)",
                             address);
-    if (strchr(address, ':'))
+    }
+    if (strchr(address, ':')) {
         return address_fail(reterr, "'%.200s': write tcp://%.200s", address, address);
+    }
     return address_fail(reterr, "'%.200s': a directory is written in full, from /", address);
 }
 
@@ -89,11 +97,13 @@ void address_places(uid_t uid, const char *runtime_dir, struct address_places *r
     char(*directory)[ADDRESS_MAX] = ret_places->directory;
     int count = 0;
     if (runtime_dir && *runtime_dir == '/' &&
-        snprintf(directory[0], ADDRESS_MAX, "%s/attnd", runtime_dir) < ADDRESS_MAX)
+        snprintf(directory[0], ADDRESS_MAX, "%s/attnd", runtime_dir) < ADDRESS_MAX) {
         count = 1;
+    }
     snprintf(directory[count], ADDRESS_MAX, "/run/user/%u/attnd", (unsigned)uid);
-    if (count == 0 || strcmp(directory[0], directory[1]) != 0)
+    if (count == 0 || strcmp(directory[0], directory[1]) != 0) {
         count++;
+    }
     snprintf(directory[count++], ADDRESS_MAX, "/tmp/attnd-%u", (unsigned)uid);
     snprintf(directory[count++], ADDRESS_MAX, SERVICE_DIRECTORY);
     ret_places->count = count;
@@ -102,26 +112,32 @@ void address_places(uid_t uid, const char *runtime_dir, struct address_places *r
 void address_default(uid_t uid, const char *runtime_dir, char ret_directory[ADDRESS_MAX])
 {
     int length = ADDRESS_MAX;
-    if (runtime_dir && *runtime_dir == '/')
+    if (runtime_dir && *runtime_dir == '/') {
         length = snprintf(ret_directory, ADDRESS_MAX, "%s/attnd", runtime_dir);
-    if (length >= ADDRESS_MAX)
+    }
+    if (length >= ADDRESS_MAX) {
         snprintf(ret_directory, ADDRESS_MAX, "/tmp/attnd-%u", (unsigned)uid);
+    }
 }
 
 int address_is_trusted(const char *directory, uid_t uid, char reterr[ADDRESS_REASON_MAX])
 {
     struct stat status;
     bool is_service = strcmp(directory, SERVICE_DIRECTORY) == 0;
-    if (lstat(directory, &status) != 0)
+    if (lstat(directory, &status) != 0) {
         return errno == ENOENT ? -ENOENT
                                : address_fail(reterr, "%s: %s", directory, strerror(errno));
-    if (!S_ISDIR(status.st_mode))
+    }
+    if (!S_ISDIR(status.st_mode)) {
         return address_fail(reterr, "%s: not a directory", directory);
-    if (!is_service && status.st_uid != uid && status.st_uid != 0)
+    }
+    if (!is_service && status.st_uid != uid && status.st_uid != 0) {
         return address_fail(reterr, "%s: belongs to user %u", directory, (unsigned)status.st_uid);
-    if (status.st_mode & (is_service ? S_IWOTH : S_IWGRP | S_IWOTH))
+    }
+    if (status.st_mode & (is_service ? S_IWOTH : S_IWGRP | S_IWOTH)) {
         return address_fail(reterr, "%s: others can write to it (mode %04o)", directory,
                             (unsigned)(status.st_mode & 07777));
+    }
     return 0;
 }
 
@@ -131,11 +147,13 @@ static int knock(const char *path)
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     int error = 0;
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd < 0)
+    if (fd < 0) {
         return errno;
+    }
     memcpy(address.sun_path, path, strlen(path) + 1);
-    if (connect(fd, (const struct sockaddr *)&address, sizeof address) != 0 && errno != EAGAIN)
+    if (connect(fd, (const struct sockaddr *)&address, sizeof address) != 0 && errno != EAGAIN) {
         error = errno; /* EAGAIN: somebody listens, and is busy */
+    }
     close(fd);
     return error;
 }
@@ -147,15 +165,19 @@ static int try_place(const char *directory, enum address_socket which, char *ret
 {
     char endpoint[ADDRESS_MAX];
     int rc = address_is_trusted(directory, geteuid(), reterr);
-    if (rc == 0)
+    if (rc == 0) {
         rc = ipc_endpoint(directory, which, endpoint, reterr);
-    if (rc != 0)
+    }
+    if (rc != 0) {
         return rc;
+    }
     int error = knock(endpoint + strlen("ipc://"));
-    if (error == ENOENT || error == ECONNREFUSED)
+    if (error == ENOENT || error == ECONNREFUSED) {
         return -ENOENT;
-    if (error != 0)
+    }
+    if (error != 0) {
         return address_fail(reterr, "%s: %s", directory, strerror(error));
+    }
     memcpy(ret_endpoint, endpoint, sizeof endpoint);
     return 0;
 }
@@ -170,13 +192,15 @@ int address_search(const char *runtime_dir, enum address_socket which,
     for (int i = 0; i < places.count; i++) {
         char reason[ADDRESS_REASON_MAX];
         int rc = try_place(places.directory[i], which, ret_endpoint, reason);
-        if (rc == 0)
+        if (rc == 0) {
             return 0;
+        }
         listed += (size_t)snprintf(list + listed, sizeof list - listed, "%s%.100s", i ? ", " : "",
                                    places.directory[i]);
-        if (rc == -1)
+        if (rc == -1) {
             reasoned +=
                 (size_t)snprintf(reasons + reasoned, sizeof reasons - reasoned, "; %.120s", reason);
+        }
     }
     return address_fail(reterr, "no attnd answers in %s%s", list, reasons);
 }
@@ -184,9 +208,11 @@ int address_search(const char *runtime_dir, enum address_socket which,
 int address_find(const char *address, enum address_socket which, char ret_endpoint[ADDRESS_MAX],
                  char reterr[ADDRESS_REASON_MAX])
 {
-    if (!address || !*address)
+    if (!address || !*address) {
         address = getenv("ATTND_ADDRESS");
-    if (address && *address)
+    }
+    if (address && *address) {
         return address_endpoint(address, which, ret_endpoint, reterr);
+    }
     return address_search(getenv("XDG_RUNTIME_DIR"), which, ret_endpoint, reterr);
 }

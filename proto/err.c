@@ -15,8 +15,9 @@ static const struct {
 
 int err_index(int code)
 {
-    if (code > ERR_BASE || code <= ERR_BASE - ERR_COUNT)
+    if (code > ERR_BASE || code <= ERR_BASE - ERR_COUNT) {
         return -1;
+    }
     return ERR_BASE - code;
 }
 

@@ -59,11 +59,12 @@ struct rule {
 };
 
 /* Sets *ret_position to that of a word in a list. */
-static int read_word(const msgpack_object *value, const char *const *words, unsigned count,
-                     int err_unknown, unsigned *ret_position)
+static int header_read_word(const msgpack_object *value, const char *const *words, unsigned count,
+                            int err_unknown, unsigned *ret_position)
 {
-    if (value->type != MSGPACK_OBJECT_STR)
+    if (value->type != MSGPACK_OBJECT_STR) {
         return ERR_KEY_TYPE;
+    }
     for (unsigned i = 0; i < count; i++) {
         if (mpk_is_str(value, words[i])) {
             *ret_position = i;
@@ -73,17 +74,20 @@ static int read_word(const msgpack_object *value, const char *const *words, unsi
     return err_unknown;
 }
 
-static int read_u32(const struct rule *rule, const msgpack_object *value, struct header *header)
+static int header_read_u32(const struct rule *rule, const msgpack_object *value,
+                           struct header *header)
 {
     uint64_t number;
     int rc = mpk_get_u64(value, rule->max, &number);
 
-    if (!rc)
+    if (!rc) {
         *(uint32_t *)(void *)((char *)header + rule->offset) = (uint32_t)number;
+    }
     return rc;
 }
 
-static int read_u64(const struct rule *rule, const msgpack_object *value, struct header *header)
+static int header_read_u64(const struct rule *rule, const msgpack_object *value,
+                           struct header *header)
 {
     return mpk_get_u64(value, rule->max, (uint64_t *)(void *)((char *)header + rule->offset));
 }
@@ -106,11 +110,12 @@ static int read_version(const struct rule *rule, const msgpack_object *value, st
 static int read_type(const struct rule *rule, const msgpack_object *value, struct header *header)
 {
     unsigned type;
-    int rc = read_word(value, types, 4, ERR_TYPE_UNKNOWN, &type);
+    int rc = header_read_word(value, types, 4, ERR_TYPE_UNKNOWN, &type);
 
     (void)rule;
-    if (rc)
+    if (rc) {
         return rc;
+    }
     header->type = (enum message_type)type;
     return 0;
 }
@@ -118,33 +123,40 @@ static int read_type(const struct rule *rule, const msgpack_object *value, struc
 static int read_event(const struct rule *rule, const msgpack_object *value, struct header *header)
 {
     unsigned event;
-    int rc = read_word(value, events, 3, ERR_EVENT_UNKNOWN, &event);
+    int rc = header_read_word(value, events, 3, ERR_EVENT_UNKNOWN, &event);
 
     (void)rule;
-    if (!rc)
+    if (!rc) {
         header->event = (enum event_type)event;
+    }
     return rc;
 }
 
-static int read_job(const struct rule *rule, const msgpack_object *value, struct header *header)
+static int header_read_job(const struct rule *rule, const msgpack_object *value,
+                           struct header *header)
 {
     (void)rule;
-    if (value->type != MSGPACK_OBJECT_STR)
+    if (value->type != MSGPACK_OBJECT_STR) {
         return ERR_KEY_TYPE;
-    if (!job_name_valid(value->via.str.ptr, value->via.str.size))
+    }
+    if (!job_name_valid(value->via.str.ptr, value->via.str.size)) {
         return ERR_JOB_NAME;
+    }
     memcpy(header->job, value->via.str.ptr, value->via.str.size);
     header->job[value->via.str.size] = '\0';
     return 0;
 }
 
-static int read_run(const struct rule *rule, const msgpack_object *value, struct header *header)
+static int header_read_run(const struct rule *rule, const msgpack_object *value,
+                           struct header *header)
 {
     (void)rule;
-    if (value->type != MSGPACK_OBJECT_BIN)
+    if (value->type != MSGPACK_OBJECT_BIN) {
         return ERR_KEY_TYPE;
-    if (value->via.bin.size != RUN_BYTES)
+    }
+    if (value->via.bin.size != RUN_BYTES) {
         return ERR_KEY_RANGE;
+    }
     memcpy(header->run, value->via.bin.ptr, RUN_BYTES);
     return 0;
 }
@@ -153,10 +165,11 @@ static int get_stack(const msgpack_object *value, enum stack *ret_stack)
 {
     const char *const words[] = {stack_name(STACK_ENCODER), stack_name(STACK_DECODER)};
     unsigned position;
-    int rc = read_word(value, words, 2, ERR_KEY_RANGE, &position);
+    int rc = header_read_word(value, words, 2, ERR_KEY_RANGE, &position);
 
-    if (!rc)
+    if (!rc) {
         *ret_stack = (enum stack)position;
+    }
     return rc;
 }
 
@@ -164,10 +177,11 @@ static int get_site(const msgpack_object *value, enum site *ret_site)
 {
     const char *const words[] = {site_name(SITE_SELF), site_name(SITE_CROSS)};
     unsigned position;
-    int rc = read_word(value, words, 2, ERR_KEY_RANGE, &position);
+    int rc = header_read_word(value, words, 2, ERR_KEY_RANGE, &position);
 
-    if (!rc)
+    if (!rc) {
         *ret_site = (enum site)position;
+    }
     return rc;
 }
 
@@ -183,7 +197,8 @@ static int read_site(const struct rule *rule, const msgpack_object *value, struc
     return get_site(value, &header->layer.site);
 }
 
-static int read_tensors(const struct rule *rule, const msgpack_object *value, struct header *header)
+static int proto_header_read_tensors(const struct rule *rule, const msgpack_object *value,
+                                     struct header *header)
 {
     (void)rule;
     return header_read_tensors(value, header);
@@ -192,16 +207,18 @@ static int read_tensors(const struct rule *rule, const msgpack_object *value, st
 static int read_positive(const struct rule *rule, const msgpack_object *value,
                          struct header *header)
 {
-    int rc = read_u32(rule, value, header);
+    int rc = header_read_u32(rule, value, header);
 
-    if (!rc && *(uint32_t *)(void *)((char *)header + rule->offset) == 0)
+    if (!rc && *(uint32_t *)(void *)((char *)header + rule->offset) == 0) {
         rc = ERR_KEY_RANGE;
+    }
     return rc;
 }
 
 /* The heads of matrices, which no shape tells; what follows from them unless the keys to come say
  * otherwise. */
-static int read_heads(const struct rule *rule, const msgpack_object *value, struct header *header)
+static int header_read_heads(const struct rule *rule, const msgpack_object *value,
+                             struct header *header)
 {
     int rc = read_positive(rule, value, header);
 
@@ -237,13 +254,16 @@ static int read_lengths(const msgpack_object *value, uint32_t batch, uint32_t ma
 {
     int rc = 0;
 
-    if (value->type != MSGPACK_OBJECT_ARRAY)
+    if (value->type != MSGPACK_OBJECT_ARRAY) {
         return ERR_KEY_TYPE;
-    if (value->via.array.size != batch)
+    }
+    if (value->via.array.size != batch) {
         return ERR_LENGTHS;
+    }
     *ret_lengths = calloc(batch, sizeof(**ret_lengths));
-    if (!*ret_lengths)
+    if (!*ret_lengths) {
         return ERR_MEMORY;
+    }
     for (uint32_t i = 0; i < batch && !rc; i++) {
         uint64_t length = 0;
 
@@ -266,15 +286,18 @@ static int read_k_len(const struct rule *rule, const msgpack_object *value, stru
 }
 
 /* Token texts: only checked. Who wants them reads the frame again. */
-static int read_labels(const struct rule *rule, const msgpack_object *value, struct header *header)
+static int header_read_labels(const struct rule *rule, const msgpack_object *value,
+                              struct header *header)
 {
     (void)rule;
     (void)header;
-    if (value->type != MSGPACK_OBJECT_ARRAY)
+    if (value->type != MSGPACK_OBJECT_ARRAY) {
         return ERR_KEY_TYPE;
+    }
     for (uint32_t i = 0; i < value->via.array.size; i++) {
-        if (value->via.array.ptr[i].type != MSGPACK_OBJECT_STR)
+        if (value->via.array.ptr[i].type != MSGPACK_OBJECT_STR) {
             return ERR_KEY_TYPE;
+        }
     }
     return 0;
 }
@@ -287,38 +310,47 @@ static int read_layer_info(const msgpack_object *value, struct layer_info *ret_i
     uint64_t layer, heads;
     int rc = mpk_collect(value, names, 4, found, &duplicate);
 
-    if (rc)
+    if (rc) {
         return rc;
-    if (!found[0] || !found[1] || !found[2] || !found[3])
+    }
+    if (!found[0] || !found[1] || !found[2] || !found[3]) {
         return ERR_KEY_MISSING;
+    }
     if ((rc = get_stack(found[0], &ret_info->id.stack)) != 0 ||
         (rc = mpk_get_u64(found[1], LAYER_MAX, &layer)) != 0 ||
         (rc = get_site(found[2], &ret_info->id.site)) != 0 ||
-        (rc = mpk_get_u64(found[3], HEADS_TOTAL_MAX, &heads)) != 0)
+        (rc = mpk_get_u64(found[3], HEADS_TOTAL_MAX, &heads)) != 0) {
         return rc;
+    }
     ret_info->id.layer = (uint32_t)layer;
     ret_info->heads = (uint32_t)heads;
     return heads > 0 ? 0 : ERR_KEY_RANGE;
 }
 
-static int read_layers(const struct rule *rule, const msgpack_object *value, struct header *header)
+static int header_read_layers(const struct rule *rule, const msgpack_object *value,
+                              struct header *header)
 {
     uint32_t count;
     int rc = 0;
 
     (void)rule;
-    if (value->type != MSGPACK_OBJECT_ARRAY)
+    if (value->type != MSGPACK_OBJECT_ARRAY) {
         return ERR_KEY_TYPE;
+    }
     count = value->via.array.size;
-    if (count > HELLO_LAYERS_MAX)
+    if (count > HELLO_LAYERS_MAX) {
         return ERR_KEY_RANGE;
-    if (count == 0)
+    }
+    if (count == 0) {
         return 0;
-    header->layers = calloc(count, sizeof(*header->layers));
-    if (!header->layers)
+    }
+    header->layers = calloc(count, sizeof *header->layers);
+    if (!header->layers) {
         return ERR_MEMORY;
-    for (uint32_t i = 0; i < count && !rc; i++)
+    }
+    for (uint32_t i = 0; i < count && !rc; i++) {
         rc = read_layer_info(&value->via.array.ptr[i], &header->layers[i]);
+    }
     header->layer_count = count;
     return rc;
 }
@@ -326,16 +358,20 @@ static int read_layers(const struct rule *rule, const msgpack_object *value, str
 static int read_client(const struct rule *rule, const msgpack_object *value, struct header *header)
 {
     (void)rule;
-    if (value->type != MSGPACK_OBJECT_STR)
+    if (value->type != MSGPACK_OBJECT_STR) {
         return ERR_KEY_TYPE;
-    if (value->via.str.size > CLIENT_NAME_MAX)
-        return ERR_KEY_RANGE;
-    for (uint32_t i = 0; i < value->via.str.size; i++) {
-        if (value->via.str.ptr[i] < ' ' || value->via.str.ptr[i] > '~')
-            return ERR_KEY_RANGE;
     }
-    if (value->via.str.size > 0)
+    if (value->via.str.size > CLIENT_NAME_MAX) {
+        return ERR_KEY_RANGE;
+    }
+    for (uint32_t i = 0; i < value->via.str.size; i++) {
+        if (value->via.str.ptr[i] < ' ' || value->via.str.ptr[i] > '~') {
+            return ERR_KEY_RANGE;
+        }
+    }
+    if (value->via.str.size > 0) {
         memcpy(header->client, value->via.str.ptr, value->via.str.size);
+    }
     return 0;
 }
 
@@ -346,37 +382,37 @@ static int read_client(const struct rule *rule, const msgpack_object *value, str
     KEY(v, IN_ALL, IN_ALL, read_version, NO_FIELD)                                                 \
     KEY(type, IN_ALL, IN_ALL, read_type, NO_FIELD)                                                 \
     KEY(event, IN_EVENTS, IN_EVENTS, read_event, NO_FIELD)                                         \
-    KEY(job, IN_ALL, IN_ALL, read_job, NO_FIELD)                                                   \
-    KEY(run, IN_ALL, IN_ALL, read_run, NO_FIELD)                                                   \
-    KEY(rank, IN_ALL, IN_ALL, read_u32, FIELD(rank, WORLD_MAX - 1))                                \
-    KEY(world, IN_ALL, IN_ALL, read_u32, FIELD(world, WORLD_MAX))                                  \
-    KEY(seq, IN_ALL, IN_ALL, read_u64, FIELD(seq, COUNT_MAX))                                      \
-    KEY(dropped, IN_ALL, IN_ALL, read_u64, FIELD(dropped, COUNT_MAX))                              \
-    KEY(time_ns, IN_ALL, IN_ALL, read_u64, FIELD(time_ns, COUNT_MAX))                              \
-    KEY(epoch, IN_ALL, IN_ALL, read_u64, FIELD(epoch, COUNT_MAX))                                  \
-    KEY(step, IN_ALL, IN_ALL, read_u64, FIELD(step, COUNT_MAX))                                    \
+    KEY(job, IN_ALL, IN_ALL, header_read_job, NO_FIELD)                                            \
+    KEY(run, IN_ALL, IN_ALL, header_read_run, NO_FIELD)                                            \
+    KEY(rank, IN_ALL, IN_ALL, header_read_u32, FIELD(rank, WORLD_MAX - 1))                         \
+    KEY(world, IN_ALL, IN_ALL, header_read_u32, FIELD(world, WORLD_MAX))                           \
+    KEY(seq, IN_ALL, IN_ALL, header_read_u64, FIELD(seq, COUNT_MAX))                               \
+    KEY(dropped, IN_ALL, IN_ALL, header_read_u64, FIELD(dropped, COUNT_MAX))                       \
+    KEY(time_ns, IN_ALL, IN_ALL, header_read_u64, FIELD(time_ns, COUNT_MAX))                       \
+    KEY(epoch, IN_ALL, IN_ALL, header_read_u64, FIELD(epoch, COUNT_MAX))                           \
+    KEY(step, IN_ALL, IN_ALL, header_read_u64, FIELD(step, COUNT_MAX))                             \
     KEY(stack, IN_TENSORS, IN_TENSORS, read_stack, NO_FIELD)                                       \
-    KEY(layer, IN_TENSORS, IN_TENSORS, read_u32, FIELD(layer.layer, LAYER_MAX))                    \
+    KEY(layer, IN_TENSORS, IN_TENSORS, header_read_u32, FIELD(layer.layer, LAYER_MAX))             \
     KEY(site, IN_TENSORS, IN_TENSORS, read_site, NO_FIELD)                                         \
-    KEY(tensors, IN_TENSORS, IN_TENSORS, read_tensors, NO_FIELD)                                   \
-    KEY(heads, IN_WEIGHTS, IN_WEIGHTS, read_heads, FIELD(heads, HEADS_TOTAL_MAX))                  \
+    KEY(tensors, IN_TENSORS, IN_TENSORS, proto_header_read_tensors, NO_FIELD)                      \
+    KEY(heads, IN_WEIGHTS, IN_WEIGHTS, header_read_heads, FIELD(heads, HEADS_TOTAL_MAX))           \
     KEY(kv_heads, OPTIONAL, IN_WEIGHTS, read_positive, FIELD(kv_heads, HEADS_TOTAL_MAX))           \
     KEY(head_dim, IN_WEIGHTS, IN_WEIGHTS, read_positive, FIELD(head_dim, INT32_MAX))               \
     KEY(scale, IN_QK, IN_QK, read_scale, FIELD(scale, 0))                                          \
     KEY(softcap, OPTIONAL, IN_QK, read_softcap, FIELD(softcap, 0))                                 \
-    KEY(q_offset, OPTIONAL, IN_MAPS, read_u32, FIELD(q_offset, UINT32_MAX))                        \
+    KEY(q_offset, OPTIONAL, IN_MAPS, header_read_u32, FIELD(q_offset, UINT32_MAX))                 \
     KEY(causal, OPTIONAL, IN_MAPS, read_bool, FIELD(causal, 0))                                    \
-    KEY(window, OPTIONAL, IN_MAPS, read_u32, FIELD(window, UINT32_MAX))                            \
+    KEY(window, OPTIONAL, IN_MAPS, header_read_u32, FIELD(window, UINT32_MAX))                     \
     KEY(q_len, OPTIONAL, IN_MAPS, read_q_len, NO_FIELD)                                            \
     KEY(k_len, OPTIONAL, IN_MAPS, read_k_len, NO_FIELD)                                            \
-    KEY(head_offset, OPTIONAL, IN_MAPS, read_u32, FIELD(head_offset, HEADS_TOTAL_MAX))             \
-    KEY(heads_total, OPTIONAL, IN_TENSORS, read_u32, FIELD(heads_total, HEADS_TOTAL_MAX))          \
+    KEY(head_offset, OPTIONAL, IN_MAPS, header_read_u32, FIELD(head_offset, HEADS_TOTAL_MAX))      \
+    KEY(heads_total, OPTIONAL, IN_TENSORS, header_read_u32, FIELD(heads_total, HEADS_TOTAL_MAX))   \
     KEY(dropout, OPTIONAL, IN_MAPS, read_bool, FIELD(dropout, 0))                                  \
     KEY(learned_sink, OPTIONAL, IN_MAPS, read_bool, FIELD(learned_sink, 0))                        \
-    KEY(labels, OPTIONAL, IN_MAPS, read_labels, NO_FIELD)                                          \
-    KEY(microbatch, OPTIONAL, IN_MAPS, read_u32, FIELD(microbatch, UINT32_MAX))                    \
-    KEY(dropped_total, OPTIONAL, IN_EVENTS, read_u64, FIELD(dropped_total, COUNT_MAX))             \
-    KEY(layers, OPTIONAL, IN_HELLO, read_layers, NO_FIELD)                                         \
+    KEY(labels, OPTIONAL, IN_MAPS, header_read_labels, NO_FIELD)                                   \
+    KEY(microbatch, OPTIONAL, IN_MAPS, header_read_u32, FIELD(microbatch, UINT32_MAX))             \
+    KEY(dropped_total, OPTIONAL, IN_EVENTS, header_read_u64, FIELD(dropped_total, COUNT_MAX))      \
+    KEY(layers, OPTIONAL, IN_HELLO, header_read_layers, NO_FIELD)                                  \
     KEY(client, OPTIONAL, IN_HELLO, read_client, NO_FIELD)
 
 #define RULE(name, needed, used, read, field)  {#name, needed, used, read, field},
@@ -392,31 +428,35 @@ static unsigned scope_of(const struct header *header)
     static const enum scope tensors[] = {
         [MESSAGE_ATTENTION] = IN_ATTENTION, [MESSAGE_QK] = IN_QK, [MESSAGE_WEIGHTS] = IN_WEIGHTS};
 
-    if (header->type != MESSAGE_EVENT)
+    if (header->type != MESSAGE_EVENT) {
         return tensors[header->type];
+    }
     return IN_EVENTS | (header->event == EVENT_HELLO ? (unsigned)IN_HELLO : 0);
 }
 
 /* Reads one key into its field. */
-static int apply(const struct rule *rule, const msgpack_object *value, struct header *header)
+static int header_apply(const struct rule *rule, const msgpack_object *value, struct header *header)
 {
     unsigned scope = scope_of(header);
 
-    if (!(rule->used & scope))
+    if (!(rule->used & scope)) {
         return 0;
-    if (!value)
+    }
+    if (!value) {
         return rule->needed & scope ? ERR_KEY_MISSING : 0;
+    }
     return rule->read(rule, value, header);
 }
 
-static int check_numbers(const struct header *header, const char **reterr_key)
+static int header_check_numbers(const struct header *header, const char **reterr_key)
 {
     if (header->rank >= header->world) {
         *reterr_key = "rank";
         return ERR_KEY_RANGE;
     }
-    if (header->type == MESSAGE_EVENT)
+    if (header->type == MESSAGE_EVENT) {
         return 0;
+    }
     /* Neither number is above 2^31, so the sum is exact. */
     if (header->heads_total > HEADS_TOTAL_MAX ||
         (uint64_t)header->head_offset + header->heads > header->heads_total) {
@@ -437,18 +477,19 @@ static int decode_map(const msgpack_object *map, struct header *header, const ch
     const char *duplicate = *reterr_key;
 
     /* For whom to count a refusal, even one for the version. */
-    if (values[KEY_job])
-        read_job(NULL, values[KEY_job], header);
+    if (values[KEY_job]) {
+        header_read_job(NULL, values[KEY_job], header);
+    }
     for (unsigned i = 0; i < KEY_COUNT && !rc; i++) {
         *reterr_key = rules[i].key;
-        rc = apply(&rules[i], values[i], header);
+        rc = header_apply(&rules[i], values[i], header);
         /* Another version may mean something by a repeated key; this one does not. */
         if (i == KEY_v && !rc && rc_keys) {
             *reterr_key = duplicate;
             rc = rc_keys;
         }
     }
-    return rc ? rc : check_numbers(header, reterr_key);
+    return rc ? rc : header_check_numbers(header, reterr_key);
 }
 
 int header_decode(const void *buf, size_t len, struct header *ret_header, const char **reterr_key)
@@ -457,7 +498,7 @@ int header_decode(const void *buf, size_t len, struct header *ret_header, const 
     const char *key = NULL;
     int rc = mpk_parse(buf, len, &mpk_header_limits, &doc);
 
-    memset(ret_header, 0, sizeof(*ret_header));
+    memset(ret_header, 0, sizeof *ret_header);
     if (rc == 0) {
         rc = doc.root->type == MSGPACK_OBJECT_MAP ? decode_map(doc.root, ret_header, &key)
                                                   : ERR_HEADER_NOT_MAP;
@@ -485,13 +526,16 @@ int header_check_frames(const struct header *header, const size_t *frame_bytes, 
 {
     uint32_t expected = header->type == MESSAGE_EVENT ? 0 : header->tensor_count;
 
-    if (frames < expected)
+    if (frames < expected) {
         return ERR_FRAMES_MISSING;
-    if (frames > expected)
+    }
+    if (frames > expected) {
         return ERR_FRAMES_EXTRA;
+    }
     for (uint32_t i = 0; i < expected; i++) {
-        if (frame_bytes[i] != header->tensors[i].bytes)
+        if (frame_bytes[i] != header->tensors[i].bytes) {
             return ERR_SIZE_MISMATCH;
+        }
     }
     return 0;
 }

@@ -6,84 +6,90 @@
 #include "proto/err.h"
 #include "proto/mpk.h"
 
-static void put_number(struct mpk_writer *writer, const char *key, uint64_t number)
+static void header_encode_put_number(struct mpk_writer *writer, const char *key, uint64_t number)
 {
     mpk_put_str(writer, key);
     mpk_put_u64(writer, number);
 }
 
-static void put_text(struct mpk_writer *writer, const char *key, const char *text)
+static void header_encode_put_text(struct mpk_writer *writer, const char *key, const char *text)
 {
     mpk_put_str(writer, key);
     mpk_put_str(writer, text);
 }
 
-static void put_flag(struct mpk_writer *writer, const char *key, bool flag)
+static void header_encode_put_flag(struct mpk_writer *writer, const char *key, bool flag)
 {
-    if (!flag)
+    if (!flag) {
         return;
+    }
     mpk_put_str(writer, key);
     mpk_put_bool(writer, true);
 }
 
 static void put_common(struct mpk_writer *writer, const struct header *header)
 {
-    put_number(writer, "v", PROTO_VERSION);
-    put_text(writer, "type", message_type_name(header->type));
-    put_text(writer, "job", header->job);
+    header_encode_put_number(writer, "v", PROTO_VERSION);
+    header_encode_put_text(writer, "type", message_type_name(header->type));
+    header_encode_put_text(writer, "job", header->job);
     mpk_put_str(writer, "run");
     mpk_put_bin(writer, header->run, RUN_BYTES);
-    put_number(writer, "rank", header->rank);
-    put_number(writer, "world", header->world);
-    put_number(writer, "seq", header->seq);
-    put_number(writer, "dropped", header->dropped);
-    put_number(writer, "time_ns", header->time_ns);
-    put_number(writer, "epoch", header->epoch);
-    put_number(writer, "step", header->step);
+    header_encode_put_number(writer, "rank", header->rank);
+    header_encode_put_number(writer, "world", header->world);
+    header_encode_put_number(writer, "seq", header->seq);
+    header_encode_put_number(writer, "dropped", header->dropped);
+    header_encode_put_number(writer, "time_ns", header->time_ns);
+    header_encode_put_number(writer, "epoch", header->epoch);
+    header_encode_put_number(writer, "step", header->step);
 }
 
 enum { COMMON_PAIRS = 11 };
 
 static void put_layer_id(struct mpk_writer *writer, struct layer_id id)
 {
-    put_text(writer, "stack", stack_name(id.stack));
-    put_number(writer, "layer", id.layer);
-    put_text(writer, "site", site_name(id.site));
+    header_encode_put_text(writer, "stack", stack_name(id.stack));
+    header_encode_put_number(writer, "layer", id.layer);
+    header_encode_put_text(writer, "site", site_name(id.site));
 }
 
 static void put_tensor(struct mpk_writer *writer, const struct tensor *tensor)
 {
     mpk_put_map(writer, 3);
-    put_text(writer, "name", tensor_role_name(tensor->role));
-    put_text(writer, "dtype", dtype_name(tensor->dtype));
+    header_encode_put_text(writer, "name", tensor_role_name(tensor->role));
+    header_encode_put_text(writer, "dtype", dtype_name(tensor->dtype));
     mpk_put_str(writer, "shape");
     mpk_put_array(writer, tensor->rank);
-    for (uint32_t i = 0; i < tensor->rank; i++)
+    for (uint32_t i = 0; i < tensor->rank; i++) {
         mpk_put_u64(writer, tensor->shape[i]);
+    }
 }
 
 static void put_lengths(struct mpk_writer *writer, const char *key, const int32_t *lengths,
                         uint32_t batch)
 {
-    if (!lengths)
+    if (!lengths) {
         return;
+    }
     mpk_put_str(writer, key);
     mpk_put_array(writer, batch);
-    for (uint32_t i = 0; i < batch; i++)
+    for (uint32_t i = 0; i < batch; i++) {
         mpk_put_u64(writer, (uint64_t)lengths[i]);
+    }
 }
 
-static void put_labels(struct mpk_writer *writer, const struct header *header)
+static void header_encode_put_labels(struct mpk_writer *writer, const struct header *header)
 {
-    if (header->label_count == 0)
+    if (header->label_count == 0) {
         return;
+    }
     mpk_put_str(writer, "labels");
     mpk_put_array(writer, header->label_count);
-    for (uint32_t i = 0; i < header->label_count; i++)
+    for (uint32_t i = 0; i < header->label_count; i++) {
         mpk_put_str(writer, header->labels[i]);
+    }
 }
 
-static void put_real(struct mpk_writer *writer, const char *key, double number)
+static void header_encode_put_real(struct mpk_writer *writer, const char *key, double number)
 {
     mpk_put_str(writer, key);
     mpk_put_f64(writer, number);
@@ -97,25 +103,29 @@ static bool is_slice(const struct header *header)
 /* Where the heads begin is said of maps only. */
 static uint32_t count_slice(const struct header *header)
 {
-    if (!is_slice(header))
+    if (!is_slice(header)) {
         return 0;
+    }
     return header->type == MESSAGE_WEIGHTS ? 1 : 2;
 }
 
 static void put_slice(struct mpk_writer *writer, const struct header *header)
 {
-    if (!is_slice(header))
+    if (!is_slice(header)) {
         return;
-    if (header->type != MESSAGE_WEIGHTS)
-        put_number(writer, "head_offset", header->head_offset);
-    put_number(writer, "heads_total", header->heads_total);
+    }
+    if (header->type != MESSAGE_WEIGHTS) {
+        header_encode_put_number(writer, "head_offset", header->head_offset);
+    }
+    header_encode_put_number(writer, "heads_total", header->heads_total);
 }
 
 /* The keys of one type alone, between `tensors` and what is optional for all. */
 static uint32_t count_typed(const struct header *header)
 {
-    if (header->type == MESSAGE_WEIGHTS)
+    if (header->type == MESSAGE_WEIGHTS) {
         return 2 + (header->kv_heads != header->heads);
+    }
     return (header->type == MESSAGE_QK ? 1 + (uint32_t)(header->softcap != 0) : 0) +
            (uint32_t)(header->q_offset != 0);
 }
@@ -123,18 +133,21 @@ static uint32_t count_typed(const struct header *header)
 static void put_typed(struct mpk_writer *writer, const struct header *header)
 {
     if (header->type == MESSAGE_WEIGHTS) {
-        put_number(writer, "heads", header->heads);
-        if (header->kv_heads != header->heads)
-            put_number(writer, "kv_heads", header->kv_heads);
-        put_number(writer, "head_dim", header->head_dim);
+        header_encode_put_number(writer, "heads", header->heads);
+        if (header->kv_heads != header->heads) {
+            header_encode_put_number(writer, "kv_heads", header->kv_heads);
+        }
+        header_encode_put_number(writer, "head_dim", header->head_dim);
     }
     if (header->type == MESSAGE_QK) {
-        put_real(writer, "scale", header->scale);
-        if (header->softcap != 0)
-            put_real(writer, "softcap", header->softcap);
+        header_encode_put_real(writer, "scale", header->scale);
+        if (header->softcap != 0) {
+            header_encode_put_real(writer, "softcap", header->softcap);
+        }
     }
-    if (header->q_offset != 0)
-        put_number(writer, "q_offset", header->q_offset);
+    if (header->q_offset != 0) {
+        header_encode_put_number(writer, "q_offset", header->q_offset);
+    }
 }
 
 static uint32_t count_optional(const struct header *header)
@@ -151,34 +164,37 @@ static void put_tensor_message(struct mpk_writer *writer, const struct header *h
     put_layer_id(writer, header->layer);
     mpk_put_str(writer, "tensors");
     mpk_put_array(writer, header->tensor_count);
-    for (uint32_t i = 0; i < header->tensor_count; i++)
+    for (uint32_t i = 0; i < header->tensor_count; i++) {
         put_tensor(writer, &header->tensors[i]);
+    }
     put_typed(writer, header);
-    put_flag(writer, "causal", header->causal);
-    if (header->window != 0)
-        put_number(writer, "window", header->window);
+    header_encode_put_flag(writer, "causal", header->causal);
+    if (header->window != 0) {
+        header_encode_put_number(writer, "window", header->window);
+    }
     put_lengths(writer, "q_len", header->q_len, header->batch);
     put_lengths(writer, "k_len", header->k_len, header->batch);
     put_slice(writer, header);
-    put_flag(writer, "dropout", header->dropout);
-    put_flag(writer, "learned_sink", header->learned_sink);
-    put_labels(writer, header);
-    if (header->microbatch != 0)
-        put_number(writer, "microbatch", header->microbatch);
+    header_encode_put_flag(writer, "dropout", header->dropout);
+    header_encode_put_flag(writer, "learned_sink", header->learned_sink);
+    header_encode_put_labels(writer, header);
+    if (header->microbatch != 0) {
+        header_encode_put_number(writer, "microbatch", header->microbatch);
+    }
 }
 
-static void put_layers(struct mpk_writer *writer, const struct header *header)
+static void header_encode_put_layers(struct mpk_writer *writer, const struct header *header)
 {
     mpk_put_str(writer, "layers");
     mpk_put_array(writer, header->layer_count);
     for (uint32_t i = 0; i < header->layer_count; i++) {
         mpk_put_map(writer, 4);
         put_layer_id(writer, header->layers[i].id);
-        put_number(writer, "heads", header->layers[i].heads);
+        header_encode_put_number(writer, "heads", header->layers[i].heads);
     }
 }
 
-static void put_event(struct mpk_writer *writer, const struct header *header)
+static void header_encode_put_event(struct mpk_writer *writer, const struct header *header)
 {
     bool layers = header->event == EVENT_HELLO && header->layer_count > 0;
     bool client = header->event == EVENT_HELLO && header->client[0] != '\0';
@@ -186,20 +202,24 @@ static void put_event(struct mpk_writer *writer, const struct header *header)
 
     mpk_put_map(writer, COMMON_PAIRS + 1 + (uint32_t)dropped + (uint32_t)layers + (uint32_t)client);
     put_common(writer, header);
-    put_text(writer, "event", event_name(header->event));
-    if (dropped)
-        put_number(writer, "dropped_total", header->dropped_total);
-    if (layers)
-        put_layers(writer, header);
-    if (client)
-        put_text(writer, "client", header->client);
+    header_encode_put_text(writer, "event", event_name(header->event));
+    if (dropped) {
+        header_encode_put_number(writer, "dropped_total", header->dropped_total);
+    }
+    if (layers) {
+        header_encode_put_layers(writer, header);
+    }
+    if (client) {
+        header_encode_put_text(writer, "client", header->client);
+    }
 }
 
 int header_encode(const struct header *header, struct mpk_writer *writer)
 {
-    if (header->type == MESSAGE_EVENT)
-        put_event(writer, header);
-    else
+    if (header->type == MESSAGE_EVENT) {
+        header_encode_put_event(writer, header);
+    } else {
         put_tensor_message(writer, header);
+    }
     return mpk_writer_ok(writer) ? 0 : ERR_MEMORY;
 }

@@ -60,8 +60,9 @@ static const struct {
 const struct tensor *header_find_tensor(const struct header *header, enum tensor_role role)
 {
     for (uint32_t i = 0; i < header->tensor_count; i++) {
-        if (header->tensors[i].role == role)
+        if (header->tensors[i].role == role) {
             return &header->tensors[i];
+        }
     }
     return NULL;
 }
@@ -72,11 +73,13 @@ static int read_role(const msgpack_object *value, enum message_type type, struct
 {
     int rc;
 
-    if (value->type != MSGPACK_OBJECT_STR)
+    if (value->type != MSGPACK_OBJECT_STR) {
         return ERR_KEY_TYPE;
+    }
     rc = tensor_role_parse(value->via.str.ptr, value->via.str.size, &tensor->role);
-    if (!rc && !(role_rules[tensor->role].types & 1u << type))
+    if (!rc && !(role_rules[tensor->role].types & 1u << type)) {
         rc = ERR_TENSOR_NAME;
+    }
     return rc;
 }
 
@@ -84,49 +87,60 @@ static int read_dtype(const msgpack_object *value, struct tensor *tensor)
 {
     int rc;
 
-    if (value->type != MSGPACK_OBJECT_STR)
+    if (value->type != MSGPACK_OBJECT_STR) {
         return ERR_KEY_TYPE;
+    }
     rc = dtype_parse(value->via.str.ptr, value->via.str.size, &tensor->dtype);
-    if (!rc && !(role_rules[tensor->role].dtypes & 1u << tensor->dtype))
+    if (!rc && !(role_rules[tensor->role].dtypes & 1u << tensor->dtype)) {
         rc = ERR_DTYPE;
+    }
     return rc;
 }
 
-static int read_shape(const msgpack_object *value, struct tensor *tensor)
+static int header_tensors_read_shape(const msgpack_object *value, struct tensor *tensor)
 {
     int rc = 0;
 
-    if (value->type != MSGPACK_OBJECT_ARRAY)
+    if (value->type != MSGPACK_OBJECT_ARRAY) {
         return ERR_KEY_TYPE;
-    if (value->via.array.size != role_rules[tensor->role].rank)
+    }
+    if (value->via.array.size != role_rules[tensor->role].rank) {
         return ERR_SHAPE;
+    }
     tensor->rank = value->via.array.size;
-    for (uint32_t i = 0; i < tensor->rank && !rc; i++)
+    for (uint32_t i = 0; i < tensor->rank && !rc; i++) {
         rc = mpk_get_u64(&value->via.array.ptr[i], UINT64_MAX, &tensor->shape[i]);
-    if (!rc)
+    }
+    if (!rc) {
         rc = tensor_bytes(tensor->dtype, tensor->shape, tensor->rank, &tensor->bytes);
-    for (uint32_t i = 0; i < tensor->rank && !rc; i++)
+    }
+    for (uint32_t i = 0; i < tensor->rank && !rc; i++) {
         rc = tensor->shape[i] > INT32_MAX ? ERR_SHAPE : 0;
+    }
     return rc;
 }
 
-static int read_tensor(const msgpack_object *value, enum message_type type,
-                       struct tensor *ret_tensor)
+static int header_tensors_read_tensor(const msgpack_object *value, enum message_type type,
+                                      struct tensor *ret_tensor)
 {
     static const char *const names[] = {"name", "dtype", "shape"};
     const msgpack_object *found[3];
     const char *duplicate;
     int rc = mpk_collect(value, names, 3, found, &duplicate);
 
-    if (rc)
+    if (rc) {
         return rc;
-    if (!found[0] || !found[1] || !found[2])
+    }
+    if (!found[0] || !found[1] || !found[2]) {
         return ERR_KEY_MISSING;
+    }
     rc = read_role(found[0], type, ret_tensor);
-    if (!rc)
+    if (!rc) {
         rc = read_dtype(found[1], ret_tensor);
-    if (!rc)
-        rc = read_shape(found[2], ret_tensor);
+    }
+    if (!rc) {
+        rc = header_tensors_read_shape(found[2], ret_tensor);
+    }
     return rc;
 }
 
@@ -155,23 +169,26 @@ static int read_dims(const struct header *header, uint32_t *ret_dims)
             unsigned dim = role_rules[tensor->role].dims[d];
             uint32_t size = (uint32_t)tensor->shape[d]; /* at most INT32_MAX: read_shape */
 
-            if (dim == DIM_FREE)
+            if (dim == DIM_FREE) {
                 continue;
-            if (ret_dims[dim] != 0 && ret_dims[dim] != size)
+            }
+            if (ret_dims[dim] != 0 && ret_dims[dim] != size) {
                 return ERR_SHAPE;
+            }
             ret_dims[dim] = size;
         }
     }
     return 0;
 }
 
-static int set_shape(struct header *header)
+static int header_tensors_set_shape(struct header *header)
 {
     uint32_t dims[DIM_COUNT] = {0};
     int rc = read_dims(header, dims);
 
-    if (rc)
+    if (rc) {
         return rc;
+    }
     header->batch = dims[DIM_BATCH];
     header->heads = dims[DIM_HEADS];
     header->queries = dims[DIM_QUERIES];
@@ -186,25 +203,31 @@ static int set_shape(struct header *header)
 
 int header_read_tensors(const msgpack_object *value, struct header *header)
 {
-    if (value->type != MSGPACK_OBJECT_ARRAY)
+    if (value->type != MSGPACK_OBJECT_ARRAY) {
         return ERR_KEY_TYPE;
+    }
     /* More than there are roles: one is unknown or named twice. */
-    if (value->via.array.size > TENSORS_MAX)
+    if (value->via.array.size > TENSORS_MAX) {
         return ERR_TENSOR_NAME;
+    }
     for (uint32_t i = 0; i < value->via.array.size; i++) {
         struct tensor tensor = {0};
-        int rc = read_tensor(&value->via.array.ptr[i], header->type, &tensor);
+        int rc = header_tensors_read_tensor(&value->via.array.ptr[i], header->type, &tensor);
 
-        if (rc)
+        if (rc) {
             return rc;
-        if (header_find_tensor(header, tensor.role))
+        }
+        if (header_find_tensor(header, tensor.role)) {
             return ERR_TENSOR_NAME;
+        }
         header->tensors[header->tensor_count++] = tensor;
     }
-    if (!has_required(header))
+    if (!has_required(header)) {
         return ERR_TENSOR_NAME;
-    if (header->type != MESSAGE_WEIGHTS)
-        return set_shape(header);
+    }
+    if (header->type != MESSAGE_WEIGHTS) {
+        return header_tensors_set_shape(header);
+    }
     /* Heads are told by keys; whoever multiplies dimensions gets the number of heads. */
     header->batch = header->queries = header->keys = 1;
     return 0;
@@ -234,8 +257,9 @@ static bool matrices_fit(const struct header *header)
 /* A query's document is that of the key at its position, so there must be one. */
 static bool documents_fit(const struct header *header)
 {
-    if (!header_find_tensor(header, TENSOR_DOCUMENTS))
+    if (!header_find_tensor(header, TENSOR_DOCUMENTS)) {
         return true;
+    }
     return header->layer.site == SITE_SELF &&
            (uint64_t)header->q_offset + header->queries <= header->keys;
 }

@@ -34,13 +34,16 @@ static size_t utf8_len(const unsigned char *at, size_t left)
     unsigned lead = at[0];
     size_t len = lead < 0x80 ? 1 : lead < 0xc2 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
 
-    if (lead == 0 || lead > 0xf4 || len > left)
+    if (lead == 0 || lead > 0xf4 || len > left) {
         return 0;
-    if (len > 1 && (at[1] < second_min(lead) || at[1] > second_max(lead)))
+    }
+    if (len > 1 && (at[1] < second_min(lead) || at[1] > second_max(lead))) {
         return 0;
+    }
     for (size_t i = 2; i < len; i++) {
-        if ((at[i] & 0xc0) != 0x80)
+        if ((at[i] & 0xc0) != 0x80) {
             return 0;
+        }
     }
     return len;
 }
@@ -60,8 +63,9 @@ static char *repair(const char *text, size_t len, size_t *ret_len)
         at += used;
         len -= used;
     }
-    if (copy)
+    if (copy) {
         *ret_len = (size_t)(out - copy);
+    }
     return copy;
 }
 
@@ -71,12 +75,15 @@ static json_t *text_to_json(const char *text, size_t len)
     size_t repaired_len = 0;
     char *repaired;
 
-    if (len == 0)
+    if (len == 0) {
         return json_string("");
-    if (!memchr(text, '\0', len))
+    }
+    if (!memchr(text, '\0', len)) {
         json = json_stringn(text, len);
-    if (json)
+    }
+    if (json) {
         return json;
+    }
     repaired = repair(text, len, &repaired_len);
     json = repaired ? json_stringn(repaired, repaired_len) : NULL;
     free(repaired);
@@ -89,8 +96,9 @@ static json_t *hex_to_json(const char *data, size_t len)
     char *hex = malloc(2 * len + 1);
     json_t *json;
 
-    if (!hex)
+    if (!hex) {
         return NULL;
+    }
     for (size_t i = 0; i < len; i++) {
         hex[2 * i] = digits[(unsigned char)data[i] >> 4];
         hex[2 * i + 1] = digits[(unsigned char)data[i] & 15];
@@ -111,10 +119,12 @@ static void put_base64(const unsigned char *data, size_t left, char *out)
     out[1] = digits[bits >> 12 & 63];
     out[2] = '=';
     out[3] = '=';
-    if (left > 1)
+    if (left > 1) {
         out[2] = digits[bits >> 6 & 63];
-    if (left > 2)
+    }
+    if (left > 2) {
         out[3] = digits[bits & 63];
+    }
 }
 
 static json_t *base64_to_json(const char *data, size_t len)
@@ -123,10 +133,12 @@ static json_t *base64_to_json(const char *data, size_t len)
     char *text = malloc(text_len + 1);
     json_t *json;
 
-    if (!text)
+    if (!text) {
         return NULL;
-    for (size_t i = 0; i < len; i += 3)
+    }
+    for (size_t i = 0; i < len; i += 3) {
         put_base64((const unsigned char *)data + i, len - i, text + i / 3 * 4);
+    }
     json = json_stringn_nocheck(text, text_len);
     free(text);
     return json;
@@ -166,23 +178,27 @@ static json_t *key_to_json(const msgpack_object *key)
 {
     char text[24] = "?";
 
-    if (key->type == MSGPACK_OBJECT_STR)
+    if (key->type == MSGPACK_OBJECT_STR) {
         return text_to_json(key->via.str.ptr, key->via.str.size);
-    if (key->type == MSGPACK_OBJECT_POSITIVE_INTEGER)
-        snprintf(text, sizeof(text), "%" PRIu64, key->via.u64);
-    if (key->type == MSGPACK_OBJECT_NEGATIVE_INTEGER)
-        snprintf(text, sizeof(text), "%" PRId64, key->via.i64);
+    }
+    if (key->type == MSGPACK_OBJECT_POSITIVE_INTEGER) {
+        snprintf(text, sizeof text, "%" PRIu64, key->via.u64);
+    }
+    if (key->type == MSGPACK_OBJECT_NEGATIVE_INTEGER) {
+        snprintf(text, sizeof text, "%" PRId64, key->via.i64);
+    }
     return json_string(text);
 }
 
-static int add_pair(json_t *object, const msgpack_object_kv *pair, enum mpk_bins bins)
+static int json_add_pair(json_t *object, const msgpack_object_kv *pair, enum mpk_bins bins)
 {
     json_t *key = key_to_json(&pair->key);
     int rc = -1;
 
-    if (key)
+    if (key) {
         rc = json_object_setn_new(object, json_string_value(key), json_string_length(key),
                                   to_json(&pair->val, bins));
+    }
     json_decref(key);
     return rc;
 }
@@ -192,7 +208,7 @@ static json_t *map_to_json(const msgpack_object_map *map, enum mpk_bins bins)
     json_t *json = json_object();
 
     for (uint32_t i = 0; json && i < map->size; i++) {
-        if (add_pair(json, &map->ptr[i], bins) != 0) {
+        if (json_add_pair(json, &map->ptr[i], bins) != 0) {
             json_decref(json);
             return NULL;
         }
@@ -232,7 +248,7 @@ struct text {
     bool failed;
 };
 
-static int append(const char *bytes, size_t len, void *data)
+static int json_append(const char *bytes, size_t len, void *data)
 {
     struct text *text = data;
 
@@ -246,10 +262,12 @@ static int append(const char *bytes, size_t len, void *data)
             text->capacity = capacity;
         }
     }
-    if (text->failed)
+    if (text->failed) {
         return -1;
-    if (len > 0)
+    }
+    if (len > 0) {
         memcpy(text->data + text->len, bytes, len);
+    }
     text->len += len;
     return 0;
 }
@@ -260,8 +278,10 @@ static char *dump(const msgpack_object *root, unsigned indent, enum mpk_bins bin
     size_t flags = JSON_ENCODE_ANY | (indent ? JSON_INDENT(indent) : (size_t)JSON_COMPACT);
     struct text text = {0};
 
-    if (!json || json_dump_callback(json, append, &text, flags) != 0 || append("", 1, &text) != 0)
+    if (!json || json_dump_callback(json, json_append, &text, flags) != 0 ||
+        json_append("", 1, &text) != 0) {
         text.failed = true;
+    }
     json_decref(json);
     if (text.failed) {
         free(text.data);

@@ -55,14 +55,16 @@ struct head {
     uint64_t count;
 };
 
-static int read_number(struct cursor *cursor, unsigned width, uint64_t *ret_number)
+static int mpk_read_number(struct cursor *cursor, unsigned width, uint64_t *ret_number)
 {
     uint64_t number = 0;
 
-    if (width > cursor->left)
+    if (width > cursor->left) {
         return ERR_HEADER_TRUNCATED;
-    for (unsigned i = 0; i < width; i++)
+    }
+    for (unsigned i = 0; i < width; i++) {
         number = number << 8 | cursor->at[i];
+    }
     cursor->at += width;
     cursor->left -= width;
     *ret_number = number;
@@ -75,32 +77,37 @@ static int read_long_head(struct cursor *cursor, unsigned lead, struct head *ret
 
     ret_head->form = (enum form)formats[lead - 0xc0].form;
     ret_head->count = formats[lead - 0xc0].width;
-    if (ret_head->form == FORM_BAD)
+    if (ret_head->form == FORM_BAD) {
         return ERR_HEADER_MALFORMED;
-    if (ret_head->form != FORM_SCALAR)
-        rc = read_number(cursor, formats[lead - 0xc0].width, &ret_head->count);
+    }
+    if (ret_head->form != FORM_SCALAR) {
+        rc = mpk_read_number(cursor, formats[lead - 0xc0].width, &ret_head->count);
+    }
     return rc;
 }
 
-static int read_head(struct cursor *cursor, struct head *ret_head)
+static int mpk_read_head(struct cursor *cursor, struct head *ret_head)
 {
     uint64_t lead;
-    int rc = read_number(cursor, 1, &lead);
+    int rc = mpk_read_number(cursor, 1, &lead);
 
-    if (rc)
+    if (rc) {
         return rc;
-    if (lead < 0x80 || lead >= 0xe0)
+    }
+    if (lead < 0x80 || lead >= 0xe0) {
         *ret_head = (struct head){FORM_SCALAR, 0};
-    else if (lead < 0x90)
+    } else if (lead < 0x90) {
         *ret_head = (struct head){FORM_MAP, lead & 0x0f};
-    else if (lead < 0xa0)
+    } else if (lead < 0xa0) {
         *ret_head = (struct head){FORM_ARRAY, lead & 0x0f};
-    else if (lead < 0xc0)
+    } else if (lead < 0xc0) {
         *ret_head = (struct head){FORM_BLOB, lead & 0x1f};
-    else
+    } else {
         rc = read_long_head(cursor, (unsigned)lead, ret_head);
-    if (!rc && ret_head->form == FORM_MAP)
+    }
+    if (!rc && ret_head->form == FORM_MAP) {
         ret_head->count *= 2; /* at most 2^33: no overflow */
+    }
     return rc;
 }
 
@@ -111,12 +118,14 @@ struct walk {
     uint64_t owed[DEPTH_MAX + 1]; /* [0] is the document itself */
 };
 
-static int open_container(struct walk *walk, uint64_t count)
+static int mpk_open_container(struct walk *walk, uint64_t count)
 {
-    if (walk->depth == walk->depth_max)
+    if (walk->depth == walk->depth_max) {
         return ERR_HEADER_DEPTH;
-    if (count > walk->budget)
+    }
+    if (count > walk->budget) {
         return ERR_HEADER_ELEMENTS;
+    }
     walk->budget -= count;
     walk->owed[++walk->depth] = count;
     return 0;
@@ -124,8 +133,9 @@ static int open_container(struct walk *walk, uint64_t count)
 
 static int skip_payload(struct walk *walk, uint64_t bytes)
 {
-    if (bytes > walk->cursor.left)
+    if (bytes > walk->cursor.left) {
         return ERR_HEADER_TRUNCATED;
+    }
     walk->cursor.at += bytes;
     walk->cursor.left -= (size_t)bytes;
     return 0;
@@ -134,15 +144,17 @@ static int skip_payload(struct walk *walk, uint64_t bytes)
 static int walk_value(struct walk *walk)
 {
     struct head head;
-    int rc = read_head(&walk->cursor, &head);
+    int rc = mpk_read_head(&walk->cursor, &head);
 
-    if (rc)
+    if (rc) {
         return rc;
+    }
     walk->owed[walk->depth]--;
-    rc = head.form == FORM_MAP || head.form == FORM_ARRAY ? open_container(walk, head.count)
+    rc = head.form == FORM_MAP || head.form == FORM_ARRAY ? mpk_open_container(walk, head.count)
                                                           : skip_payload(walk, head.count);
-    while (!rc && walk->depth > 0 && walk->owed[walk->depth] == 0)
+    while (!rc && walk->depth > 0 && walk->owed[walk->depth] == 0) {
         walk->depth--;
+    }
     return rc;
 }
 
@@ -151,16 +163,20 @@ int mpk_check(const void *buf, size_t len, const struct mpk_limits *limits)
     struct walk walk = {.cursor = {buf, len}, .owed = {1}};
     int rc = 0;
 
-    if (len > limits->bytes)
+    if (len > limits->bytes) {
         return ERR_HEADER_SIZE;
-    if (limits->elements == 0)
+    }
+    if (limits->elements == 0) {
         return ERR_HEADER_ELEMENTS;
+    }
     walk.budget = limits->elements - 1;
     walk.depth_max = limits->depth < DEPTH_MAX ? limits->depth : DEPTH_MAX;
-    while (!rc && walk.owed[walk.depth] > 0)
+    while (!rc && walk.owed[walk.depth] > 0) {
         rc = walk_value(&walk);
-    if (!rc && walk.cursor.left > 0)
+    }
+    if (!rc && walk.cursor.left > 0) {
         rc = ERR_HEADER_TRAILING;
+    }
     return rc;
 }
 
@@ -170,8 +186,9 @@ int mpk_parse(const void *buf, size_t len, const struct mpk_limits *limits, stru
     msgpack_unpack_return status;
     int rc = mpk_check(buf, len, limits);
 
-    if (rc)
+    if (rc) {
         return rc;
+    }
     msgpack_unpacked_init(&ret_doc->unpacked);
     status = msgpack_unpack_next(&ret_doc->unpacked, buf, len, &off);
     if (status == MSGPACK_UNPACK_SUCCESS && off == len) {
@@ -199,11 +216,13 @@ bool mpk_is_str(const msgpack_object *value, const char *text)
 
 const msgpack_object *mpk_find(const msgpack_object *map, const char *key)
 {
-    if (!map || map->type != MSGPACK_OBJECT_MAP)
+    if (!map || map->type != MSGPACK_OBJECT_MAP) {
         return NULL;
+    }
     for (uint32_t i = 0; i < map->via.map.size; i++) {
-        if (mpk_is_str(&map->via.map.ptr[i].key, key))
+        if (mpk_is_str(&map->via.map.ptr[i].key, key)) {
             return &map->via.map.ptr[i].val;
+        }
     }
     return NULL;
 }
@@ -214,8 +233,9 @@ static uint32_t name_index(const msgpack_object *key, const char *const *names, 
     uint32_t i = 0;
 
     while (i < count && !(key->via.str.size > 0 && key->via.str.ptr[0] == names[i][0] &&
-                          mpk_is_str(key, names[i])))
+                          mpk_is_str(key, names[i]))) {
         i++;
+    }
     return i;
 }
 
@@ -224,10 +244,12 @@ int mpk_collect(const msgpack_object *map, const char *const *names, uint32_t co
 {
     int rc = 0;
 
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++) {
         ret_values[i] = NULL;
-    if (map->type != MSGPACK_OBJECT_MAP)
+    }
+    if (map->type != MSGPACK_OBJECT_MAP) {
         return ERR_KEY_TYPE;
+    }
     for (uint32_t i = 0; i < map->via.map.size; i++) {
         const msgpack_object_kv *pair = &map->via.map.ptr[i];
         uint32_t at;
@@ -249,20 +271,24 @@ int mpk_collect(const msgpack_object *map, const char *const *names, uint32_t co
 
 int mpk_get_u64(const msgpack_object *value, uint64_t max, uint64_t *ret_number)
 {
-    if (value->type == MSGPACK_OBJECT_NEGATIVE_INTEGER)
+    if (value->type == MSGPACK_OBJECT_NEGATIVE_INTEGER) {
         return ERR_KEY_RANGE;
-    if (value->type != MSGPACK_OBJECT_POSITIVE_INTEGER)
+    }
+    if (value->type != MSGPACK_OBJECT_POSITIVE_INTEGER) {
         return ERR_KEY_TYPE;
-    if (value->via.u64 > max)
+    }
+    if (value->via.u64 > max) {
         return ERR_KEY_RANGE;
+    }
     *ret_number = value->via.u64;
     return 0;
 }
 
 int mpk_get_bool(const msgpack_object *value, bool *ret_bool)
 {
-    if (value->type != MSGPACK_OBJECT_BOOLEAN)
+    if (value->type != MSGPACK_OBJECT_BOOLEAN) {
         return ERR_KEY_TYPE;
+    }
     *ret_bool = value->via.boolean;
     return 0;
 }
@@ -292,10 +318,12 @@ static int write_bytes(void *context, const char *bytes, size_t len)
 {
     struct mpk_writer *writer = context;
 
-    if (writer->failed || len == 0)
+    if (writer->failed || len == 0) {
         return 0;
-    if (msgpack_sbuffer_write(&writer->buffer, bytes, len) != 0)
+    }
+    if (msgpack_sbuffer_write(&writer->buffer, bytes, len) != 0) {
         writer->failed = true;
+    }
     return 0;
 }
 
@@ -349,10 +377,11 @@ void mpk_put_u64(struct mpk_writer *writer, uint64_t number)
 
 void mpk_put_bool(struct mpk_writer *writer, bool value)
 {
-    if (value)
+    if (value) {
         msgpack_pack_true(&writer->packer);
-    else
+    } else {
         msgpack_pack_false(&writer->packer);
+    }
 }
 
 void mpk_put_nil(struct mpk_writer *writer)
@@ -367,8 +396,9 @@ void mpk_put_raw(struct mpk_writer *writer, const void *encoded, size_t len)
 
 void mpk_put_f64(struct mpk_writer *writer, double number)
 {
-    if (isfinite(number))
+    if (isfinite(number)) {
         msgpack_pack_double(&writer->packer, number);
-    else
+    } else {
         mpk_put_nil(writer);
+    }
 }

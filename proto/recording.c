@@ -18,16 +18,17 @@
 
 static const uint8_t magic[RECORDING_MAGIC_BYTES] = {0x89, 'a', 't', 't', 'n', 'd', '\r', '\n'};
 
-static void put_u32(uint8_t *at, uint32_t number)
+static void recording_put_u32(uint8_t *at, uint32_t number)
 {
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 4; i++) {
         at[i] = (uint8_t)(number >> (8 * i));
+    }
 }
 
-static void put_u64(uint8_t *at, uint64_t number)
+static void recording_put_u64(uint8_t *at, uint64_t number)
 {
-    put_u32(at, (uint32_t)number);
-    put_u32(at + 4, (uint32_t)(number >> 32));
+    recording_put_u32(at, (uint32_t)number);
+    recording_put_u32(at + 4, (uint32_t)(number >> 32));
 }
 
 static uint32_t get_u32(const uint8_t *at)
@@ -35,7 +36,7 @@ static uint32_t get_u32(const uint8_t *at)
     return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
 }
 
-static uint64_t get_u64(const uint8_t *at)
+static uint64_t recording_get_u64(const uint8_t *at)
 {
     return get_u32(at) | (uint64_t)get_u32(at + 4) << 32;
 }
@@ -47,36 +48,40 @@ static uint32_t checksum(uint32_t crc, const void *data, size_t size)
 
 bool recording_is(const uint8_t begin[RECORDING_MAGIC_BYTES])
 {
-    return memcmp(begin, magic, sizeof(magic)) == 0;
+    return memcmp(begin, magic, sizeof magic) == 0;
 }
 
 void recording_encode_header(uint64_t created_ns, uint8_t ret_header[RECORDING_HEADER_BYTES])
 {
     memset(ret_header, 0, RECORDING_HEADER_BYTES);
-    memcpy(ret_header, magic, sizeof(magic));
-    put_u32(ret_header + 8, RECORDING_VERSION);
-    put_u64(ret_header + 16, created_ns);
-    put_u32(ret_header + 28, checksum(0, ret_header, 28));
+    memcpy(ret_header, magic, sizeof magic);
+    recording_put_u32(ret_header + 8, RECORDING_VERSION);
+    recording_put_u64(ret_header + 16, created_ns);
+    recording_put_u32(ret_header + 28, checksum(0, ret_header, 28));
 }
 
 int recording_decode_header(const void *buf, size_t len, uint64_t *ret_created_ns)
 {
     const uint8_t *header = buf;
-    if (len < RECORDING_HEADER_BYTES || !recording_is(header))
+    if (len < RECORDING_HEADER_BYTES || !recording_is(header)) {
         return ERR_RECORDING_FORMAT;
-    if (get_u32(header + 28) != checksum(0, header, 28))
+    }
+    if (get_u32(header + 28) != checksum(0, header, 28)) {
         return ERR_RECORDING_DAMAGED;
-    if (get_u32(header + 8) != RECORDING_VERSION || get_u32(header + 12) != 0)
+    }
+    if (get_u32(header + 8) != RECORDING_VERSION || get_u32(header + 12) != 0) {
         return ERR_RECORDING_VERSION;
-    *ret_created_ns = get_u64(header + 16);
+    }
+    *ret_created_ns = recording_get_u64(header + 16);
     return 0;
 }
 
 static uint64_t total_bytes(const struct recording_frame *frames, uint32_t count)
 {
     uint64_t bytes = 0;
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++) {
         bytes += frames[i].size;
+    }
     return bytes;
 }
 
@@ -122,14 +127,16 @@ int recording_pack(const struct recording_frame *frames, uint32_t count,
         free(room);
         return ERR_MEMORY;
     }
-    for (uint32_t i = 0; i < count && fits; i++)
+    for (uint32_t i = 0; i < count && fits; i++) {
         fits = deflate_all(&stream, frames[i], Z_NO_FLUSH, &at, &left);
+    }
     fits = fits && deflate_all(&stream, nothing, Z_FINISH, &at, &left);
     deflateEnd(&stream);
-    if (fits)
+    if (fits) {
         *ret_packed = (struct recording_frame){room, total - left};
-    else
+    } else {
         free(room); /* it does not get smaller */
+    }
     return 0;
 }
 
@@ -153,7 +160,7 @@ static bool inflate_all(z_stream *stream, const uint8_t *from, size_t len, uint8
     return rc == Z_STREAM_END && len == 0 && size == 0;
 }
 
-static int unpack(const uint8_t *packed, size_t len, size_t size, void **ret_owned)
+static int recording_unpack(const uint8_t *packed, size_t len, size_t size, void **ret_owned)
 {
     z_stream stream = {0};
     uint8_t *room = malloc(size ? size : 1);
@@ -177,8 +184,9 @@ static uint32_t checksum_body(const uint8_t *sizes, uint32_t count,
                               const struct recording_frame *frames, uint32_t frame_count)
 {
     uint32_t crc = checksum(0, sizes, 8 * (size_t)count);
-    for (uint32_t i = 0; i < frame_count; i++)
+    for (uint32_t i = 0; i < frame_count; i++) {
         crc = frames[i].size ? checksum(crc, frames[i].data, frames[i].size) : crc;
+    }
     return crc;
 }
 
@@ -188,38 +196,43 @@ size_t recording_encode_record(uint64_t received_ns, const struct recording_fram
 {
     uint8_t *sizes = ret_head + RECORDING_RECORD_BYTES;
     uint64_t payload = packed ? packed->size : total_bytes(frames, count);
-    for (uint32_t i = 0; i < count; i++)
-        put_u64(sizes + 8 * i, frames[i].size);
-    put_u32(ret_head + 4,
-            checksum_body(sizes, count, packed ? packed : frames, packed ? 1 : count));
-    put_u64(ret_head + 8, 8 * (uint64_t)count + payload);
-    put_u64(ret_head + 16, received_ns);
-    put_u32(ret_head + 24, packed ? FLAG_PACKED : 0);
-    put_u32(ret_head + 28, count);
-    put_u32(ret_head, checksum(0, ret_head + 4, RECORDING_RECORD_BYTES - 4));
+    for (uint32_t i = 0; i < count; i++) {
+        recording_put_u64(sizes + 8 * i, frames[i].size);
+    }
+    recording_put_u32(ret_head + 4,
+                      checksum_body(sizes, count, packed ? packed : frames, packed ? 1 : count));
+    recording_put_u64(ret_head + 8, 8 * (uint64_t)count + payload);
+    recording_put_u64(ret_head + 16, received_ns);
+    recording_put_u32(ret_head + 24, packed ? FLAG_PACKED : 0);
+    recording_put_u32(ret_head + 28, count);
+    recording_put_u32(ret_head, checksum(0, ret_head + 4, RECORDING_RECORD_BYTES - 4));
     return RECORDING_RECORD_BYTES + 8 * (size_t)count;
 }
 
 int recording_decode_record(const void *buf, size_t len, struct recording_record *ret_record)
 {
     const uint8_t *head = buf;
-    if (len < RECORDING_RECORD_BYTES)
+    if (len < RECORDING_RECORD_BYTES) {
         return ERR_RECORDING_CUT;
-    if (get_u32(head) != checksum(0, head + 4, RECORDING_RECORD_BYTES - 4))
+    }
+    if (get_u32(head) != checksum(0, head + 4, RECORDING_RECORD_BYTES - 4)) {
         return ERR_RECORDING_DAMAGED;
-    if (get_u32(head + 24) & ~FLAG_PACKED)
+    }
+    if (get_u32(head + 24) & ~FLAG_PACKED) {
         return ERR_RECORDING_VERSION;
+    }
     struct recording_record record = {
-        .received_ns = get_u64(head + 16),
-        .stored = get_u64(head + 8),
+        .received_ns = recording_get_u64(head + 16),
+        .stored = recording_get_u64(head + 8),
         .crc = get_u32(head + 4),
         .frame_count = get_u32(head + 28),
         .packed = get_u32(head + 24) & FLAG_PACKED,
     };
     if (record.frame_count < 1 || record.frame_count > RECORDING_FRAMES_MAX ||
         record.stored < 8 * (uint64_t)record.frame_count ||
-        record.stored - 8 * (uint64_t)record.frame_count > RECORDING_MESSAGE_MAX)
+        record.stored - 8 * (uint64_t)record.frame_count > RECORDING_MESSAGE_MAX) {
         return ERR_RECORDING_DAMAGED;
+    }
     *ret_record = record;
     return 0;
 }
@@ -230,14 +243,16 @@ static int decode_sizes(const struct recording_record *record, const uint8_t *si
 {
     uint64_t total = 0, payload = record->stored - 8 * (uint64_t)record->frame_count;
     for (uint32_t i = 0; i < record->frame_count; i++) {
-        uint64_t size = get_u64(sizes + 8 * i);
-        if (size > RECORDING_MESSAGE_MAX - total)
+        uint64_t size = recording_get_u64(sizes + 8 * i);
+        if (size > RECORDING_MESSAGE_MAX - total) {
             return ERR_RECORDING_DAMAGED;
+        }
         total += size;
         ret_frames[i].size = (size_t)size;
     }
-    if (record->packed ? total / UNPACK_RATIO_MAX > payload : total != payload)
+    if (record->packed ? total / UNPACK_RATIO_MAX > payload : total != payload) {
         return ERR_RECORDING_DAMAGED;
+    }
     *ret_total = total;
     return 0;
 }
@@ -249,18 +264,22 @@ int recording_decode_frames(const struct recording_record *record, const void *b
     const uint8_t *sizes = body, *payload = sizes + 8 * (size_t)record->frame_count;
     uint64_t total;
     *ret_owned = NULL;
-    if (len < record->stored)
+    if (len < record->stored) {
         return ERR_RECORDING_CUT;
-    if (checksum(0, body, (size_t)record->stored) != record->crc)
+    }
+    if (checksum(0, body, (size_t)record->stored) != record->crc) {
         return ERR_RECORDING_DAMAGED;
+    }
     int code = decode_sizes(record, sizes, ret_frames, &total);
     if (!code && record->packed) {
-        code = unpack(payload, (size_t)(record->stored - 8 * (uint64_t)record->frame_count),
-                      (size_t)total, ret_owned);
+        code =
+            recording_unpack(payload, (size_t)(record->stored - 8 * (uint64_t)record->frame_count),
+                             (size_t)total, ret_owned);
         payload = *ret_owned;
     }
-    if (code)
+    if (code) {
         return code;
+    }
     for (uint32_t i = 0; i < record->frame_count; i++) {
         ret_frames[i].data = payload;
         payload += ret_frames[i].size;

@@ -34,7 +34,8 @@ void result_set_snapshot(void *buf, size_t len, bool snapshot)
     ((unsigned char *)buf)[len - 1] = snapshot ? 0xc3 : 0xc2;
 }
 
-static void put_layers(struct mpk_writer *writer, const struct layer_info *layers, uint32_t count)
+static void result_put_layers(struct mpk_writer *writer, const struct layer_info *layers,
+                              uint32_t count)
 {
     mpk_put_str(writer, "layers");
     mpk_put_array(writer, count);
@@ -53,7 +54,7 @@ void job_encode(const struct job_result *job, struct mpk_writer *writer)
     part_text(writer, "state", job_state_name(job->state));
     part_number(writer, "world", job->world);
     part_number(writer, "ranks", job->ranks);
-    put_layers(writer, job->layers, job->layer_count);
+    result_put_layers(writer, job->layers, job->layer_count);
     part_number(writer, "received", job->received);
     part_number(writer, "processed", job->processed);
     part_number(writer, "lost", job->lost);

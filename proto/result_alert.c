@@ -18,21 +18,23 @@ const char *alert_severity_name(enum alert_severity severity)
 }
 
 /* Nil where the alert is about something larger. */
-static void put_place(struct mpk_writer *writer, const struct alert_result *alert)
+static void result_alert_put_place(struct mpk_writer *writer, const struct alert_result *alert)
 {
     static const char *const keys[PART_LAYER_ID_PAIRS] = {"stack", "layer", "site"};
 
-    if (alert->has_layer)
+    if (alert->has_layer) {
         part_layer_id(writer, alert->layer);
+    }
     for (int i = 0; i < PART_LAYER_ID_PAIRS && !alert->has_layer; i++) {
         mpk_put_str(writer, keys[i]);
         mpk_put_nil(writer);
     }
     mpk_put_str(writer, "head");
-    if (alert->head >= 0)
+    if (alert->head >= 0) {
         mpk_put_u64(writer, (uint64_t)alert->head);
-    else
+    } else {
         mpk_put_nil(writer);
+    }
 }
 
 void alert_encode(const struct alert_result *alert, struct mpk_writer *writer)
@@ -44,7 +46,7 @@ void alert_encode(const struct alert_result *alert, struct mpk_writer *writer)
     part_text(writer, "severity", alert_severity_name(alert->severity));
     part_text(writer, "state", alert_state_name(alert->state));
     part_text(writer, "metric", alert->metric);
-    put_place(writer, alert);
+    result_alert_put_place(writer, alert);
     part_real(writer, "value", alert->value);
     part_real(writer, "bound", alert->bound);
     mpk_put_str(writer, "since");

@@ -27,17 +27,18 @@ void part_real(struct mpk_writer *writer, const char *key, double number)
     mpk_put_f64(writer, number);
 }
 
-static void put_reals(struct mpk_writer *writer, const double *list, uint32_t length)
+static void result_part_put_reals(struct mpk_writer *writer, const double *list, uint32_t length)
 {
     mpk_put_array(writer, length);
-    for (uint32_t i = 0; i < length; i++)
+    for (uint32_t i = 0; i < length; i++) {
         mpk_put_f64(writer, list[i]);
+    }
 }
 
 void part_list(struct mpk_writer *writer, const char *key, const double *list, uint32_t length)
 {
     mpk_put_str(writer, key);
-    put_reals(writer, list, length);
+    result_part_put_reals(writer, list, length);
 }
 
 void part_matrix(struct mpk_writer *writer, const char *key, const double *matrix, uint32_t rows,
@@ -45,17 +46,19 @@ void part_matrix(struct mpk_writer *writer, const char *key, const double *matri
 {
     mpk_put_str(writer, key);
     mpk_put_array(writer, rows);
-    for (uint32_t i = 0; i < rows; i++)
-        put_reals(writer, matrix + (size_t)i * columns, columns);
+    for (uint32_t i = 0; i < rows; i++) {
+        result_part_put_reals(writer, matrix + (size_t)i * columns, columns);
+    }
 }
 
 void part_vector_row(struct mpk_writer *writer, enum vector vector, const double *row)
 {
     uint32_t length = vector_info[vector].width;
 
-    while (vector_info[vector].ends && length > 0 && isnan(row[length - 1]))
+    while (vector_info[vector].ends && length > 0 && isnan(row[length - 1])) {
         length--;
-    put_reals(writer, row, length);
+    }
+    result_part_put_reals(writer, row, length);
 }
 
 /* ---- keys of all, and of layers ---- */
@@ -82,7 +85,7 @@ void part_layer_id(struct mpk_writer *writer, struct layer_id id)
 }
 
 /* Weight matrices have no [B, H, Tq, Tk]. */
-static void put_shape(struct mpk_writer *writer, const struct result_layer *layer)
+static void result_part_put_shape(struct mpk_writer *writer, const struct result_layer *layer)
 {
     mpk_put_str(writer, "shape");
     if (layer->tier == MESSAGE_WEIGHTS) {
@@ -90,14 +93,15 @@ static void put_shape(struct mpk_writer *writer, const struct result_layer *laye
         return;
     }
     mpk_put_array(writer, 4);
-    for (unsigned i = 0; i < 4; i++)
+    for (unsigned i = 0; i < 4; i++) {
         mpk_put_u64(writer, layer->shape[i]);
+    }
 }
 
 void part_layer_state(struct mpk_writer *writer, const struct result_layer *layer)
 {
     part_text(writer, "tier", message_type_name(layer->tier));
-    put_shape(writer, layer);
+    result_part_put_shape(writer, layer);
     part_flag(writer, "causal", layer->causal);
     part_number(writer, "rows", layer->rows);
     part_number(writer, "invalid_rows", layer->invalid_rows);
@@ -114,8 +118,9 @@ void part_dropped(struct mpk_writer *writer, const struct reason_count *dropped,
 {
     mpk_put_str(writer, "dropped");
     mpk_put_map(writer, count);
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++) {
         part_number(writer, dropped[i].reason, dropped[i].count);
+    }
 }
 
 /* ---- pairs, similarity, patterns ---- */
@@ -142,13 +147,15 @@ void part_pairs(struct mpk_writer *writer, const struct result_pairs *pairs, uin
         mpk_put_str(writer, "top_pairs");
         put_pair_list(writer, pairs->pairs, pairs->count);
     }
-    if (!pairs->head_pairs)
+    if (!pairs->head_pairs) {
         return;
+    }
     mpk_put_str(writer, "head_top_pairs");
     mpk_put_array(writer, heads);
-    for (uint32_t h = 0; h < heads; h++)
+    for (uint32_t h = 0; h < heads; h++) {
         put_pair_list(writer, pairs->head_pairs + (size_t)h * pairs->head_limit,
                       pairs->head_count[h]);
+    }
 }
 
 static void put_redundant(struct mpk_writer *writer, const struct redundant_pair *pairs,
@@ -181,10 +188,11 @@ void part_pattern(struct mpk_writer *writer, const char *key, const enum pattern
     mpk_put_str(writer, key);
     mpk_put_array(writer, heads);
     for (uint32_t h = 0; h < heads; h++) {
-        if (pattern_name[pattern[h]])
+        if (pattern_name[pattern[h]]) {
             mpk_put_str(writer, pattern_name[pattern[h]]);
-        else
+        } else {
             mpk_put_nil(writer);
+        }
     }
 }
 

@@ -18,7 +18,7 @@ static const struct {
     {"p99", offsetof(struct result_stat, p99), true},
     {"last", offsetof(struct result_stat, last), false},
 };
-enum { STAT_FIELDS = sizeof(stat_fields) / sizeof(stat_fields[0]), STAT_PERCENTILES = 4 };
+enum { STAT_FIELDS = sizeof stat_fields / sizeof stat_fields[0], STAT_PERCENTILES = 4 };
 
 static double stat_field(const struct result_stat *stat, unsigned field)
 {
@@ -28,8 +28,9 @@ static double stat_field(const struct result_stat *stat, unsigned field)
 static void put_stat(struct mpk_writer *writer, const struct result_stat *stat)
 {
     mpk_put_map(writer, STAT_FIELDS + 1);
-    for (unsigned f = 0; f < STAT_FIELDS; f++)
+    for (unsigned f = 0; f < STAT_FIELDS; f++) {
         part_real(writer, stat_fields[f].name, stat_field(stat, f));
+    }
     part_number(writer, "count", stat->count);
 }
 
@@ -41,42 +42,48 @@ static void put_head_stats(struct mpk_writer *writer, const struct result_stat *
     for (unsigned f = 0; f < STAT_FIELDS; f++) {
         mpk_put_str(writer, stat_fields[f].name);
         mpk_put_array(writer, heads);
-        for (uint32_t h = 0; h < heads; h++)
+        for (uint32_t h = 0; h < heads; h++) {
             mpk_put_f64(writer, stat_field(&stats[h], f));
+        }
     }
     mpk_put_str(writer, "count");
     mpk_put_array(writer, heads);
-    for (uint32_t h = 0; h < heads; h++)
+    for (uint32_t h = 0; h < heads; h++) {
         mpk_put_u64(writer, stats[h].count);
+    }
 }
 
 static uint32_t count_stats(const struct summary_result *summary, bool spectrum)
 {
     uint32_t count = 0;
 
-    for (unsigned i = 0; i < METRIC_COUNT; i++)
+    for (unsigned i = 0; i < METRIC_COUNT; i++) {
         count += summary->stat[i] && part_in_spectrum(i) == spectrum;
+    }
     return count;
 }
 
-static void put_stats(struct mpk_writer *writer, const struct summary_result *summary,
-                      bool spectrum)
+static void result_summary_put_stats(struct mpk_writer *writer,
+                                     const struct summary_result *summary, bool spectrum)
 {
     for (unsigned i = 0; i < METRIC_COUNT; i++) {
-        if (!summary->stat[i] || part_in_spectrum(i) != spectrum)
+        if (!summary->stat[i] || part_in_spectrum(i) != spectrum) {
             continue;
+        }
         mpk_put_str(writer, metric_info[i].name);
         put_head_stats(writer, summary->stat[i], summary->heads);
     }
 }
 
-static void put_heads(struct mpk_writer *writer, const struct summary_result *summary)
+static void result_summary_put_heads(struct mpk_writer *writer,
+                                     const struct summary_result *summary)
 {
     mpk_put_str(writer, "heads");
     mpk_put_map(writer, count_stats(summary, false) + (summary->pattern != NULL));
-    put_stats(writer, summary, false);
-    if (!summary->pattern)
+    result_summary_put_stats(writer, summary, false);
+    if (!summary->pattern) {
         return;
+    }
     mpk_put_str(writer, "pattern");
     mpk_put_map(writer, 1);
     part_pattern(writer, "last", summary->pattern, summary->heads);
@@ -88,53 +95,61 @@ static void put_vector_row(struct mpk_writer *writer, enum vector vector,
 {
     uint32_t length = vector_info[vector].width;
 
-    while (vector_info[vector].ends && length > 0 && row[length - 1].count == 0)
+    while (vector_info[vector].ends && length > 0 && row[length - 1].count == 0) {
         length--;
+    }
     mpk_put_array(writer, length);
     for (uint32_t i = 0; i < length; i++) {
-        if (field == STAT_FIELDS)
+        if (field == STAT_FIELDS) {
             mpk_put_u64(writer, row[i].count);
-        else
+        } else {
             mpk_put_f64(writer, stat_field(&row[i], field));
+        }
     }
 }
 
-static void put_vector(struct mpk_writer *writer, const struct summary_result *summary,
-                       enum vector vector)
+static void result_summary_put_vector(struct mpk_writer *writer,
+                                      const struct summary_result *summary, enum vector vector)
 {
     mpk_put_str(writer, vector_info[vector].name);
     mpk_put_map(writer, STAT_FIELDS + 1 - STAT_PERCENTILES);
     for (unsigned f = 0; f <= STAT_FIELDS; f++) {
-        if (f < STAT_FIELDS && stat_fields[f].percentile)
+        if (f < STAT_FIELDS && stat_fields[f].percentile) {
             continue;
+        }
         mpk_put_str(writer, f < STAT_FIELDS ? stat_fields[f].name : "count");
         mpk_put_array(writer, summary->heads);
-        for (uint32_t h = 0; h < summary->heads; h++)
+        for (uint32_t h = 0; h < summary->heads; h++) {
             put_vector_row(writer, vector,
                            summary->vector[vector] + (size_t)h * vector_info[vector].width, f);
+        }
     }
 }
 
-static uint32_t count_aggregates(const struct summary_result *summary)
+static uint32_t result_summary_count_aggregates(const struct summary_result *summary)
 {
     uint32_t count = 0;
 
-    for (unsigned a = 0; a < AGGREGATE_COUNT; a++)
+    for (unsigned a = 0; a < AGGREGATE_COUNT; a++) {
         count += summary->has_aggregate[a];
+    }
     return count;
 }
 
-static void put_aggregates(struct mpk_writer *writer, const struct summary_result *summary)
+static void result_summary_put_aggregates(struct mpk_writer *writer,
+                                          const struct summary_result *summary)
 {
-    uint32_t count = count_aggregates(summary);
+    uint32_t count = result_summary_count_aggregates(summary);
 
-    if (count == 0)
+    if (count == 0) {
         return;
+    }
     mpk_put_str(writer, "aggregate");
     mpk_put_map(writer, count);
     for (unsigned a = 0; a < AGGREGATE_COUNT; a++) {
-        if (!summary->has_aggregate[a])
+        if (!summary->has_aggregate[a]) {
             continue;
+        }
         mpk_put_str(writer, aggregate_name[a]);
         mpk_put_map(writer, MAP_STAT_COUNT);
         for (unsigned s = 0; s < MAP_STAT_COUNT; s++) {
@@ -144,27 +159,31 @@ static void put_aggregates(struct mpk_writer *writer, const struct summary_resul
     }
 }
 
-static uint32_t count_spectrum(const struct summary_result *summary)
+static uint32_t result_summary_count_spectrum(const struct summary_result *summary)
 {
     uint32_t count = count_stats(summary, true);
 
-    for (unsigned v = 0; v < VECTOR_COUNT; v++)
+    for (unsigned v = 0; v < VECTOR_COUNT; v++) {
         count += summary->vector[v] != NULL;
+    }
     return count;
 }
 
-static void put_spectrum(struct mpk_writer *writer, const struct summary_result *summary)
+static void result_summary_put_spectrum(struct mpk_writer *writer,
+                                        const struct summary_result *summary)
 {
-    uint32_t count = count_spectrum(summary);
+    uint32_t count = result_summary_count_spectrum(summary);
 
-    if (count == 0)
+    if (count == 0) {
         return;
+    }
     mpk_put_str(writer, "spectrum");
     mpk_put_map(writer, count);
-    put_stats(writer, summary, true);
+    result_summary_put_stats(writer, summary, true);
     for (unsigned v = 0; v < VECTOR_COUNT; v++) {
-        if (summary->vector[v])
-            put_vector(writer, summary, (enum vector)v);
+        if (summary->vector[v]) {
+            result_summary_put_vector(writer, summary, (enum vector)v);
+        }
     }
 }
 
@@ -179,24 +198,27 @@ static const struct {
     {"js", offsetof(struct result_drift, js), true},
     {"change", offsetof(struct result_drift, change), false},
 };
-enum { DRIFT_FIELDS = sizeof(drift_fields) / sizeof(drift_fields[0]), DRIFT_OF_ROWS = 1 };
+enum { DRIFT_FIELDS = sizeof drift_fields / sizeof drift_fields[0], DRIFT_OF_ROWS = 1 };
 
 static uint32_t count_drift(const struct summary_result *summary)
 {
     uint32_t count = 0;
 
-    for (unsigned i = 0; i < METRIC_COUNT; i++)
+    for (unsigned i = 0; i < METRIC_COUNT; i++) {
         count += summary->drift[i] != NULL;
+    }
     return count;
 }
 
-static void put_metric_drift(struct mpk_writer *writer, const struct result_drift *drift,
-                             uint32_t heads, bool is_row)
+static void result_summary_put_metric_drift(struct mpk_writer *writer,
+                                            const struct result_drift *drift, uint32_t heads,
+                                            bool is_row)
 {
     mpk_put_map(writer, DRIFT_FIELDS - (is_row ? 0 : DRIFT_OF_ROWS));
     for (unsigned f = 0; f < DRIFT_FIELDS; f++) {
-        if (drift_fields[f].of_rows && !is_row)
+        if (drift_fields[f].of_rows && !is_row) {
             continue;
+        }
         mpk_put_str(writer, drift_fields[f].name);
         mpk_put_array(writer, heads);
         for (uint32_t h = 0; h < heads; h++) {
@@ -206,20 +228,23 @@ static void put_metric_drift(struct mpk_writer *writer, const struct result_drif
     }
 }
 
-static void put_drift(struct mpk_writer *writer, const struct summary_result *summary)
+static void result_summary_put_drift(struct mpk_writer *writer,
+                                     const struct summary_result *summary)
 {
     uint32_t count = count_drift(summary);
 
-    if (count == 0)
+    if (count == 0) {
         return;
+    }
     mpk_put_str(writer, "drift");
     mpk_put_map(writer, count);
     for (unsigned i = 0; i < METRIC_COUNT; i++) {
-        if (!summary->drift[i])
+        if (!summary->drift[i]) {
             continue;
+        }
         mpk_put_str(writer, metric_info[i].name);
-        put_metric_drift(writer, summary->drift[i], summary->heads,
-                         metric_info[i].kind == METRIC_KIND_ROW);
+        result_summary_put_metric_drift(writer, summary->drift[i], summary->heads,
+                                        metric_info[i].kind == METRIC_KIND_ROW);
     }
 }
 
@@ -229,7 +254,7 @@ static bool has_quantile_error(const struct summary_result *summary)
     return summary->quantile_error > 0;
 }
 
-static void put_window(struct mpk_writer *writer, const struct result_window *window)
+static void result_summary_put_window(struct mpk_writer *writer, const struct result_window *window)
 {
     mpk_put_str(writer, "window");
     mpk_put_map(writer, 6);
@@ -242,7 +267,8 @@ static void put_window(struct mpk_writer *writer, const struct result_window *wi
 }
 
 /* What has no statistics: the newest message's own. */
-static void put_newest(struct mpk_writer *writer, const struct summary_result *summary)
+static void result_summary_put_newest(struct mpk_writer *writer,
+                                      const struct summary_result *summary)
 {
     part_pairs(writer, &summary->pairs, summary->heads);
     if (summary->similarity.cosine) {
@@ -250,8 +276,9 @@ static void put_newest(struct mpk_writer *writer, const struct summary_result *s
         mpk_put_map(writer, PART_SIMILARITY_PAIRS);
         part_similarity(writer, &summary->similarity, summary->heads);
     }
-    if (summary->weights)
+    if (summary->weights) {
         part_weights(writer, summary->weights);
+    }
 }
 
 static uint32_t count_pairs(const struct summary_result *summary)
@@ -259,8 +286,8 @@ static uint32_t count_pairs(const struct summary_result *summary)
     /* always: window, ranks, messages, lost, dropped, heads, snapshot */
     return PART_COMMON_PAIRS + PART_LAYER_PAIRS + 7 +
            (uint32_t)(summary->stat[METRIC_LOCAL_MASS] != NULL) + (summary->sink_rate != NULL) +
-           (uint32_t)has_quantile_error(summary) + (count_aggregates(summary) > 0) +
-           (count_spectrum(summary) > 0) + (count_drift(summary) > 0) +
+           (uint32_t)has_quantile_error(summary) + (result_summary_count_aggregates(summary) > 0) +
+           (result_summary_count_spectrum(summary) > 0) + (count_drift(summary) > 0) +
            part_pairs_count(&summary->pairs) + (summary->similarity.cosine != NULL) +
            (summary->weights != NULL);
 }
@@ -270,23 +297,25 @@ void summary_encode(const struct summary_result *summary, struct mpk_writer *wri
     mpk_put_map(writer, count_pairs(summary));
     part_common(writer, "summary", &summary->common);
     part_layer(writer, &summary->layer);
-    put_window(writer, &summary->window);
+    result_summary_put_window(writer, &summary->window);
     part_number(writer, "ranks", summary->ranks);
     part_number(writer, "messages", summary->messages);
     part_number(writer, "lost", summary->lost);
     part_dropped(writer, summary->dropped, summary->dropped_count);
-    put_heads(writer, summary);
-    if (has_quantile_error(summary))
+    result_summary_put_heads(writer, summary);
+    if (has_quantile_error(summary)) {
         part_real(writer, "quantile_error", summary->quantile_error);
-    if (summary->stat[METRIC_LOCAL_MASS])
+    }
+    if (summary->stat[METRIC_LOCAL_MASS]) {
         part_number(writer, "local_window", summary->local_window);
+    }
     if (summary->sink_rate) {
         mpk_put_str(writer, "sink_rate");
         put_stat(writer, summary->sink_rate);
     }
-    put_aggregates(writer, summary);
-    put_spectrum(writer, summary);
-    put_drift(writer, summary);
-    put_newest(writer, summary);
+    result_summary_put_aggregates(writer, summary);
+    result_summary_put_spectrum(writer, summary);
+    result_summary_put_drift(writer, summary);
+    result_summary_put_newest(writer, summary);
     part_flag(writer, "snapshot", false);
 }

@@ -15,7 +15,7 @@ static const struct {
     {"stable_rank", offsetof(struct spectrum, stable_rank)},
     {"nuclear_norm", offsetof(struct spectrum, nuclear_norm)},
 };
-enum { FIELDS = sizeof(fields) / sizeof(fields[0]) };
+enum { FIELDS = sizeof fields / sizeof fields[0] };
 
 static double field_of(const struct spectrum *spectrum, unsigned field)
 {
@@ -26,8 +26,9 @@ static void put_whole(struct mpk_writer *writer, const struct projection_result 
 {
     mpk_put_str(writer, "whole");
     mpk_put_map(writer, FIELDS + 3);
-    for (unsigned f = 0; f < FIELDS; f++)
+    for (unsigned f = 0; f < FIELDS; f++) {
         part_real(writer, fields[f].name, field_of(&projection->whole, f));
+    }
     mpk_put_str(writer, "singular_values");
     part_vector_row(writer, VECTOR_SINGULAR_VALUES, projection->whole.singular_values);
     part_real(writer, "eigenvalue_min", projection->eigenvalue_min);
@@ -35,29 +36,32 @@ static void put_whole(struct mpk_writer *writer, const struct projection_result 
 }
 
 /* One list over the heads per number. */
-static void put_heads(struct mpk_writer *writer, const struct spectrum *head, uint32_t heads)
+static void result_weights_put_heads(struct mpk_writer *writer, const struct spectrum *head,
+                                     uint32_t heads)
 {
     mpk_put_str(writer, "heads");
     mpk_put_map(writer, FIELDS + 1);
     for (unsigned f = 0; f < FIELDS; f++) {
         mpk_put_str(writer, fields[f].name);
         mpk_put_array(writer, heads);
-        for (uint32_t h = 0; h < heads; h++)
+        for (uint32_t h = 0; h < heads; h++) {
             mpk_put_f64(writer, field_of(&head[h], f));
+        }
     }
     mpk_put_str(writer, "singular_values");
     mpk_put_array(writer, heads);
-    for (uint32_t h = 0; h < heads; h++)
+    for (uint32_t h = 0; h < heads; h++) {
         part_vector_row(writer, VECTOR_SINGULAR_VALUES, head[h].singular_values);
+    }
 }
 
-static void put_projection(struct mpk_writer *writer, const char *name,
-                           const struct projection_result *projection)
+static void result_weights_put_projection(struct mpk_writer *writer, const char *name,
+                                          const struct projection_result *projection)
 {
     mpk_put_str(writer, name);
     mpk_put_map(writer, 4);
     put_whole(writer, projection);
-    put_heads(writer, projection->head, projection->heads);
+    result_weights_put_heads(writer, projection->head, projection->heads);
     part_matrix(writer, "head_correlation", projection->correlation, projection->heads,
                 projection->heads);
     part_real(writer, "head_correlation_mean", projection->correlation_mean);
@@ -67,10 +71,12 @@ static uint32_t count_matrices(const struct weights_result *weights)
 {
     uint32_t count = 0;
 
-    for (unsigned p = 0; p < PROJECTION_COUNT; p++)
+    for (unsigned p = 0; p < PROJECTION_COUNT; p++) {
         count += weights->projection[p].present;
-    for (unsigned c = 0; c < CIRCUIT_COUNT; c++)
+    }
+    for (unsigned c = 0; c < CIRCUIT_COUNT; c++) {
         count += weights->circuit[c] != NULL;
+    }
     return count;
 }
 
@@ -79,14 +85,16 @@ void part_weights(struct mpk_writer *writer, const struct weights_result *weight
     mpk_put_str(writer, "weights");
     mpk_put_map(writer, count_matrices(weights));
     for (unsigned p = 0; p < PROJECTION_COUNT; p++) {
-        if (weights->projection[p].present)
-            put_projection(writer, projection_name[p], &weights->projection[p]);
+        if (weights->projection[p].present) {
+            result_weights_put_projection(writer, projection_name[p], &weights->projection[p]);
+        }
     }
     for (unsigned c = 0; c < CIRCUIT_COUNT; c++) {
-        if (!weights->circuit[c])
+        if (!weights->circuit[c]) {
             continue;
+        }
         mpk_put_str(writer, circuit_name[c]);
         mpk_put_map(writer, 1);
-        put_heads(writer, weights->circuit[c], weights->heads);
+        result_weights_put_heads(writer, weights->circuit[c], weights->heads);
     }
 }

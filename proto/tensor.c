@@ -66,16 +66,19 @@ int tensor_bytes(enum dtype dtype, const uint64_t *shape, uint32_t rank, uint64_
 {
     uint64_t bytes = dtype_size(dtype);
 
-    if (rank < 1 || rank > TENSOR_RANK_MAX)
+    if (rank < 1 || rank > TENSOR_RANK_MAX) {
         return ERR_SHAPE;
+    }
     /* Zero first: [2^63, 2^63, 0] is a zero, not an overflow. */
     for (uint32_t i = 0; i < rank; i++) {
-        if (shape[i] == 0)
+        if (shape[i] == 0) {
             return ERR_SHAPE_ZERO;
+        }
     }
     for (uint32_t i = 0; i < rank; i++) {
-        if (shape[i] > INT64_MAX / bytes)
+        if (shape[i] > INT64_MAX / bytes) {
             return ERR_SHAPE_OVERFLOW;
+        }
         bytes *= shape[i];
     }
     *ret_bytes = bytes;

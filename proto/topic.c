@@ -28,11 +28,13 @@ static bool job_char(unsigned char c)
 
 bool job_name_valid(const char *name, size_t len)
 {
-    if (len < 1 || len > JOB_NAME_MAX)
+    if (len < 1 || len > JOB_NAME_MAX) {
         return false;
+    }
     for (size_t i = 0; i < len; i++) {
-        if (!job_char((unsigned char)name[i]))
+        if (!job_char((unsigned char)name[i])) {
             return false;
+        }
     }
     return true;
 }
@@ -56,7 +58,7 @@ struct part {
 
 /* Splits at the slashes; the topic must end in one. Returns the number of parts, 0 when there are
  * more than `max` or the end is open. */
-static unsigned split(const char *topic, size_t len, struct part *parts, unsigned max)
+static unsigned topic_split(const char *topic, size_t len, struct part *parts, unsigned max)
 {
     unsigned count = 0;
 
@@ -64,8 +66,9 @@ static unsigned split(const char *topic, size_t len, struct part *parts, unsigne
         const char *slash = memchr(topic, '/', len);
         size_t part = slash ? (size_t)(slash - topic) : 0;
 
-        if (!slash || count == max)
+        if (!slash || count == max) {
             return 0;
+        }
         parts[count++] = (struct part){topic, part};
         topic += part + 1;
         len -= part + 1;
@@ -83,11 +86,13 @@ static bool part_is_layer(struct part part)
 {
     unsigned layer = 0;
 
-    if (part.len < 1 || part.len > 5 || (part.len > 1 && part.text[0] == '0'))
+    if (part.len < 1 || part.len > 5 || (part.len > 1 && part.text[0] == '0')) {
         return false;
+    }
     for (size_t i = 0; i < part.len; i++) {
-        if (part.text[i] < '0' || part.text[i] > '9')
+        if (part.text[i] < '0' || part.text[i] > '9') {
             return false;
+        }
         layer = 10 * layer + (unsigned)(part.text[i] - '0');
     }
     return layer <= LAYER_MAX;
@@ -97,12 +102,14 @@ static bool part_is_layer(struct part part)
 static bool well_formed(const char *topic, size_t len)
 {
     struct part parts[5];
-    unsigned count = split(topic, len, parts, 5);
+    unsigned count = topic_split(topic, len, parts, 5);
 
-    if (count < 2 || !job_name_valid(parts[1].text, parts[1].len))
+    if (count < 2 || !job_name_valid(parts[1].text, parts[1].len)) {
         return false;
-    if (count == 2)
+    }
+    if (count == 2) {
         return part_is(parts[0], "event");
+    }
     return count == 5 && part_is(parts[0], "tensor") &&
            (part_is(parts[2], stacks[0]) || part_is(parts[2], stacks[1])) &&
            part_is_layer(parts[3]) && (part_is(parts[4], sites[0]) || part_is(parts[4], sites[1]));
@@ -115,7 +122,8 @@ int topic_check(const struct header *header, const void *topic, size_t len)
                               ? topic_job("event", header->job, expected)
                               : topic_layer("tensor", header->job, header->layer, expected);
 
-    if (len == expected_len && memcmp(topic, expected, len) == 0)
+    if (len == expected_len && memcmp(topic, expected, len) == 0) {
         return 0;
+    }
     return well_formed(topic, len) ? ERR_TOPIC_MISMATCH : ERR_TOPIC;
 }

@@ -103,7 +103,7 @@ static int allocate_part(struct measure *m, struct part *p)
     if (rc == 0 && wants_head_pairs(plan)) {
         p->pairs = calloc((size_t)heads * plan->top_pairs, sizeof *p->pairs);
         p->pair_count = calloc(heads, sizeof *p->pair_count);
-        rc = p->pairs != NULL && p->pair_count != NULL ? 0 : ERR_MEMORY;
+        rc = p->pairs != NULL && p->pair_count ? 0 : ERR_MEMORY;
     }
     return rc;
 }
@@ -120,14 +120,14 @@ static void clear_part(struct part *p)
 }
 
 /* Copies a list of the plan; a list of none is NULL. */
-static int copy_list(const double *from, uint32_t count, double **ret_copy)
+static int measure_copy_list(const double *from, uint32_t count, double **ret_copy)
 {
     *ret_copy = NULL;
     if (count == 0) {
         return 0;
     }
     *ret_copy = malloc(count * sizeof **ret_copy);
-    if (*ret_copy == NULL) {
+    if (!*ret_copy) {
         return ERR_MEMORY;
     }
     memcpy(*ret_copy, from, count * sizeof **ret_copy);
@@ -137,9 +137,9 @@ static int copy_list(const double *from, uint32_t count, double **ret_copy)
 static int copy_lists(struct measure *m)
 {
     struct measure_plan *plan = &m->plan;
-    int rc = copy_list(plan->spectrum_heads, plan->spectrum_head_count, &m->spectrum_heads);
+    int rc = measure_copy_list(plan->spectrum_heads, plan->spectrum_head_count, &m->spectrum_heads);
     if (rc == 0 && wants_weighted(&m->attention, plan)) {
-        rc = copy_list(plan->head_weights, plan->head_weight_count, &m->head_weights);
+        rc = measure_copy_list(plan->head_weights, plan->head_weight_count, &m->head_weights);
     }
     plan->spectrum_heads = m->spectrum_heads;
     plan->head_weights = m->head_weights;
@@ -189,7 +189,7 @@ static int prepare_spectra(struct measure *m)
 static int prepare_parts(struct measure *m)
 {
     m->part = calloc(m->parts, sizeof *m->part);
-    if (m->part == NULL) {
+    if (!m->part) {
         return ERR_MEMORY;
     }
     for (uint32_t i = 0; i < m->parts; i++) {
@@ -199,7 +199,7 @@ static int prepare_parts(struct measure *m)
     return 0;
 }
 
-static int prepare(struct measure *m)
+static int measure_prepare(struct measure *m)
 {
     int rc = prepare_parts(m);
     if (rc == 0) {
@@ -217,14 +217,14 @@ int measure_new(const struct attention *a, const struct measure_plan *plan,
                 struct measure **ret_measure)
 {
     struct measure *m = calloc(1, sizeof *m);
-    if (m == NULL) {
+    if (!m) {
         return ERR_MEMORY;
     }
     m->plan = *plan;
     m->attention = *a;
     m->tier = a->weights != NULL ? TIER_ATTENTION : TIER_QK;
     m->parts = measure_parts(a, plan);
-    if (prepare(m) < 0) {
+    if (measure_prepare(m) < 0) {
         measure_free(&m);
         return ERR_MEMORY;
     }
@@ -236,7 +236,7 @@ int measure_new_weights(const struct weights *weights, const struct measure_plan
                         struct measure **ret_measure)
 {
     struct measure *m = calloc(1, sizeof *m);
-    if (m == NULL) {
+    if (!m) {
         return ERR_MEMORY;
     }
     m->plan = *plan;
@@ -254,7 +254,7 @@ int measure_new_weights(const struct weights *weights, const struct measure_plan
 void measure_free(struct measure **measure)
 {
     struct measure *m = *measure;
-    if (m == NULL) {
+    if (!m) {
         return;
     }
     for (uint32_t i = 0; m->part != NULL && i < m->parts; i++) {
@@ -294,23 +294,23 @@ static int run_attention_part(struct measure *m, struct part *p, struct scratch 
     const struct attention *a = &m->attention;
     enum isa isa = m->plan.isa;
     int rc = block_compute(&p->block, a, p->begin, p->end, isa, scratch);
-    if (rc == 0 && m->head_weights != NULL) {
+    if (rc == 0 && m->head_weights) {
         rc = across_weighted_map(&p->weighted, a, m->head_weights, p->begin, p->end, isa, scratch);
     }
     if (rc == 0 && p->similarity.heads > 0) {
         rc = similarity_compute(&p->similarity, a, p->begin, p->end, isa, scratch);
     }
-    if (rc == 0 && p->gradient != NULL) {
+    if (rc == 0 && p->gradient) {
         rc = across_gradient(p->gradient, a, p->begin, p->end, isa, scratch);
     }
-    if (rc == 0 && p->pairs != NULL) {
+    if (rc == 0 && p->pairs) {
         rc = across_head_pairs(p->pairs, p->pair_count, m->plan.top_pairs, a, p->begin, p->end, isa,
                                scratch);
     }
     return rc;
 }
 
-static int run_part(struct measure *m, struct part *p, struct scratch *scratch)
+static int measure_run_part(struct measure *m, struct part *p, struct scratch *scratch)
 {
     int rc = allocate_part(m, p);
     if (rc != 0) {
@@ -328,7 +328,7 @@ void measure_run(struct measure *measure, uint32_t job, struct scratch *scratch)
     if (measure->tier == TIER_WEIGHTS) {
         rc = weights_compute(&measure->weights, scratch, &measure->weights_result);
     } else if (job < measure->parts) {
-        rc = run_part(measure, &measure->part[job], scratch);
+        rc = measure_run_part(measure, &measure->part[job], scratch);
     } else {
         rc = spectra_run(&measure->spectra, scratch);
     }
@@ -351,7 +351,7 @@ static int merge_part(struct measure *m, struct part *into, const struct part *f
     for (uint32_t h = 0; into->gradient != NULL && h < heads; h++) {
         into->gradient[h] += from->gradient[h];
     }
-    if (into->pairs != NULL) {
+    if (into->pairs) {
         across_head_pairs_merge(into->pairs, into->pair_count, m->plan.top_pairs, heads,
                                 from->pairs, from->pair_count);
     }
@@ -371,7 +371,7 @@ static int pool_parts(struct measure *m)
         map_pool_merge(&all, &m->part[i].pool);
     }
     uint16_t *values = malloc((size_t)all.rows * all.columns * sizeof *values);
-    if (values != NULL) {
+    if (values) {
         map_pool_values(&all, values);
         m->pooled = (struct layer_map){a->queries, a->keys, all.rows, all.columns, values};
     }
@@ -379,7 +379,7 @@ static int pool_parts(struct measure *m)
     return values != NULL ? 0 : ERR_MEMORY;
 }
 
-static int merge_parts(struct measure *m)
+static int measure_merge_parts(struct measure *m)
 {
     int rc = 0;
     for (uint32_t i = 1; i < m->parts && rc == 0; i++) {
@@ -404,7 +404,7 @@ static int measure_maps_of_qk(struct measure *m, struct scratch *scratch)
     struct attention a = m->attention;
     size_t entries = (size_t)a.batch * a.heads * a.queries * a.keys;
     m->map = malloc(entries * sizeof *m->map);
-    if (m->map == NULL || qk_weights(&a, 0, a.queries, m->map, m->plan.isa, scratch) != 0) {
+    if (!m->map || qk_weights(&a, 0, a.queries, m->map, m->plan.isa, scratch) != 0) {
         return ERR_MEMORY;
     }
     a.weights = m->map;
@@ -455,10 +455,10 @@ int measure_finish(struct measure *measure, struct scratch *scratch)
     if (m->part[0].pool.count > 0) {
         rc = pool_parts(m);
     }
-    rc = rc == 0 ? merge_parts(m) : rc;
+    rc = rc == 0 ? measure_merge_parts(m) : rc;
     rc = rc == 0 ? work_out(m, scratch) : rc;
     m->measured.map = m->pooled.values != NULL ? &m->pooled : NULL;
-    if (rc == 0 && m->plan.head_maps_size > 0 && m->attention.weights != NULL) {
+    if (rc == 0 && m->plan.head_maps_size > 0 && m->attention.weights) {
         rc = head_maps_new(&m->attention, m->plan.head_maps_sample, m->plan.head_maps_size,
                            m->plan.isa, scratch, &m->head_maps);
     }

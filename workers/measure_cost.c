@@ -19,7 +19,7 @@ uint32_t measure_parts(const struct attention *a, const struct measure_plan *pla
 }
 
 /* Buckets that the histograms of one head may use in one part, at up to twice that allocated. */
-static double hist_bytes_max(double rows)
+static double measure_cost_hist_bytes_max(double rows)
 {
     return METRIC_ROW_COUNT * fmin(rows, HIST_KEYS) * 2 * (double)sizeof(struct bucket);
 }
@@ -42,7 +42,8 @@ static double across_bytes(const struct attention *a, const struct measure_plan 
 
 static double part_bytes(const struct attention *a, const struct measure_plan *plan, double rows)
 {
-    double bytes = a->heads * ((double)sizeof(struct head_block) + hist_bytes_max(rows));
+    double bytes =
+        a->heads * ((double)sizeof(struct head_block) + measure_cost_hist_bytes_max(rows));
     return bytes + (a->weights != NULL ? across_bytes(a, plan) : 0);
 }
 
@@ -55,7 +56,7 @@ static double row_scratch(const struct attention *a, const struct measure_plan *
 {
     double keys = a->keys, heads = a->heads;
     double bytes = ROW_BYTES_PER_KEY * keys + (double)row_values_bytes(a->heads) + TILE_BYTES;
-    if (a->weights != NULL && measure_across(plan, METRIC_GROUP_SIMILARITY)) {
+    if (a->weights && measure_across(plan, METRIC_GROUP_SIMILARITY)) {
         bytes += 16 * heads * keys; /* a row of every head, in f32 or f64 */
     }
     return bytes;
@@ -71,7 +72,7 @@ static double spectrum_scratch(const struct attention *a, const struct measure_p
 }
 
 /* The map made of queries and keys, and measured. */
-static double map_bytes(const struct attention *a, const struct measure_plan *plan)
+static double measure_cost_map_bytes(const struct attention *a, const struct measure_plan *plan)
 {
     struct attention map = *a;
     map.weights = a; /* there is one; not followed */
@@ -80,9 +81,9 @@ static double map_bytes(const struct attention *a, const struct measure_plan *pl
 }
 
 /* Cells of the parts, and of all. */
-static double pooled_bytes(const struct attention *a, const struct measure_plan *plan)
+static double measure_cost_pooled_bytes(const struct attention *a, const struct measure_plan *plan)
 {
-    if (!wants_pooled_map(plan) || (a->weights == NULL && !wants_maps_of_qk(a, plan))) {
+    if (!wants_pooled_map(plan) || (!a->weights && !wants_maps_of_qk(a, plan))) {
         return 0;
     }
     uint32_t parts = measure_parts(a, plan), share = a->queries / parts + 1;
@@ -119,9 +120,9 @@ uint64_t measure_cost(const struct attention *a, const struct measure_plan *plan
         bytes += heads * heads * 2 * sizeof(double);
     }
     if (wants_maps_of_qk(a, plan)) {
-        bytes += map_bytes(a, plan);
+        bytes += measure_cost_map_bytes(a, plan);
     }
-    bytes += pooled_bytes(a, plan) + head_maps_cost(a, plan);
+    bytes += measure_cost_pooled_bytes(a, plan) + head_maps_cost(a, plan);
     return saturated(bytes);
 }
 

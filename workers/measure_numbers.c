@@ -25,7 +25,7 @@ size_t measure_numbers_bytes(uint32_t heads, bool similarity)
 
 static bool of_qk(const struct measure_state *s)
 {
-    return s->attention->weights == NULL;
+    return !s->attention->weights;
 }
 
 static bool metric_on(const struct measure_state *s, enum metric metric)
@@ -52,7 +52,7 @@ static bool vector_on(const struct measure_state *s, enum vector vector)
     return s->spectra != NULL && of_qk(s) == (vector == VECTOR_QK_SINGULAR_VALUES);
 }
 
-static void lay_out(const struct measure_state *s, struct measured *m, double *next)
+static void measure_numbers_lay_out(const struct measure_state *s, struct measured *m, double *next)
 {
     uint32_t heads = m->heads;
     for (int i = 0; i < METRIC_COUNT; i++, next += heads) {
@@ -63,7 +63,7 @@ static void lay_out(const struct measure_state *s, struct measured *m, double *n
         m->vector[i] = vector_on(s, (enum vector)i) ? next : NULL;
         next += (size_t)heads * vector_info[i].width;
     }
-    if (s->similarity != NULL) {
+    if (s->similarity) {
         m->head_similarity = next;
         m->head_js = next + (size_t)heads * heads;
         next += 2 * (size_t)heads * heads;
@@ -104,7 +104,7 @@ static void spread_spectrum(struct measured *m, uint32_t h, const struct spectru
 
 static void add_spectra(const struct measure_state *s, struct measured *m)
 {
-    if (s->spectra == NULL) {
+    if (!s->spectra) {
         return;
     }
     for (uint32_t h = 0; h < m->heads; h++) {
@@ -124,7 +124,7 @@ static void add_spectra(const struct measure_state *s, struct measured *m)
 
 static void add_gradient(const struct measure_state *s, struct measured *m)
 {
-    if (s->gradient != NULL) {
+    if (s->gradient) {
         across_gradient_normalize(s->gradient, m->heads);
         memcpy(m->value[METRIC_IMPORTANCE_GRADIENT], s->gradient, m->heads * sizeof(double));
     }
@@ -133,7 +133,7 @@ static void add_gradient(const struct measure_state *s, struct measured *m)
 static void add_patterns(const struct measure_state *s, struct measured *m)
 {
     m->sink_rate = NAN;
-    if (m->pattern == NULL) {
+    if (!m->pattern) {
         return;
     }
     for (uint32_t h = 0; h < m->heads; h++) {
@@ -150,7 +150,7 @@ static void add_patterns(const struct measure_state *s, struct measured *m)
 
 static void add_similarity(const struct measure_state *s, struct measured *m)
 {
-    if (s->similarity == NULL) {
+    if (!s->similarity) {
         return;
     }
     similarity_cosine(s->similarity, m->head_similarity);
@@ -162,7 +162,8 @@ static void add_similarity(const struct measure_state *s, struct measured *m)
         m->redundant_total < REDUNDANT_PAIRS_MAX ? m->redundant_total : REDUNDANT_PAIRS_MAX;
 }
 
-static void put_map(struct measured *m, enum aggregate aggregate, const struct moments *map)
+static void measure_numbers_put_map(struct measured *m, enum aggregate aggregate,
+                                    const struct moments *map)
 {
     block_map_stats(map, m->aggregate[aggregate]);
     m->has_aggregate[aggregate] = true;
@@ -178,23 +179,23 @@ static int add_aggregates(const struct measure_state *s, struct scratch *scratch
     }
     if (s->block->plan.maps) {
         for (int i = 0; i < BLOCK_MAPS; i++) {
-            put_map(m, (enum aggregate)i, &s->block->map[i]);
+            measure_numbers_put_map(m, (enum aggregate)i, &s->block->map[i]);
         }
     }
-    if (s->weighted != NULL) {
-        put_map(m, AGGREGATE_WEIGHTED, s->weighted);
+    if (s->weighted) {
+        measure_numbers_put_map(m, AGGREGATE_WEIGHTED, s->weighted);
     }
-    if (m->value[METRIC_IMPORTANCE] == NULL || !s->block->plan.maps) {
+    if (!m->value[METRIC_IMPORTANCE] || !s->block->plan.maps) {
         return 0;
     }
     struct moments map = {0};
     int rc = across_weighted_map(&map, s->attention, m->value[METRIC_IMPORTANCE], 0,
                                  s->attention->queries, s->plan->isa, scratch);
-    put_map(m, AGGREGATE_IMPORTANCE, &map);
+    measure_numbers_put_map(m, AGGREGATE_IMPORTANCE, &map);
     return rc;
 }
 
-static void add_rows(const struct measure_state *s, struct measured *m)
+static void measure_numbers_add_rows(const struct measure_state *s, struct measured *m)
 {
     const struct block *block = s->block;
     m->rows = block->rows;
@@ -215,14 +216,14 @@ int measure_numbers(struct measure_state *state, struct scratch *scratch,
 {
     uint32_t heads = state->attention->heads;
     void *storage = malloc(measure_numbers_bytes(heads, state->similarity != NULL));
-    if (storage == NULL) {
+    if (!storage) {
         return ERR_MEMORY;
     }
     *ret_storage = storage;
     *ret_measured = (struct measured){
         .tier = state->attention->weights != NULL ? TIER_ATTENTION : TIER_QK, .heads = heads};
-    lay_out(state, ret_measured, storage);
-    add_rows(state, ret_measured);
+    measure_numbers_lay_out(state, ret_measured, storage);
+    measure_numbers_add_rows(state, ret_measured);
     add_gradient(state, ret_measured);
     add_spectra(state, ret_measured);
     add_patterns(state, ret_measured);

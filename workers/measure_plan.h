@@ -25,19 +25,18 @@ static inline bool wants_pooled_map(const struct measure_plan *plan)
 
 static inline bool wants_weighted(const struct attention *a, const struct measure_plan *plan)
 {
-    return measure_across(plan, METRIC_GROUP_CORE) && plan->head_weights != NULL &&
+    return measure_across(plan, METRIC_GROUP_CORE) && plan->head_weights &&
            plan->head_weight_count == a->heads;
 }
 
 static inline bool wants_gradient(const struct attention *a, const struct measure_plan *plan)
 {
-    return measure_across(plan, METRIC_GROUP_IMPORTANCE) && a->grad != NULL;
+    return measure_across(plan, METRIC_GROUP_IMPORTANCE) && a->grad;
 }
 
 static inline bool wants_maps_of_qk(const struct attention *a, const struct measure_plan *plan)
 {
-    return a->weights == NULL && a->queries <= plan->qk_maps_max_size &&
-           a->keys <= plan->qk_maps_max_size;
+    return !a->weights && a->queries <= plan->qk_maps_max_size && a->keys <= plan->qk_maps_max_size;
 }
 
 static inline bool wants_spectra(const struct attention *a, const struct measure_plan *plan)
@@ -48,7 +47,7 @@ static inline bool wants_spectra(const struct attention *a, const struct measure
 
 static inline bool wants_qk_spectra(const struct attention *a, const struct measure_plan *plan)
 {
-    return a->weights == NULL && plan->group[METRIC_GROUP_SPECTRUM] &&
+    return !a->weights && plan->group[METRIC_GROUP_SPECTRUM] &&
            a->qk.head_dim <= plan->spectrum_max_size;
 }
 

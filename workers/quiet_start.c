@@ -18,23 +18,27 @@ static cpu_set_t allowed, one; /* all 0 */
 /* Compilers run constructors ahead of time if they can, and believe that nothing has run before. */
 static volatile bool narrowed;
 
-TOO_EARLY static void narrow(int argc, char **argv, char **environment)
+TOO_EARLY static void quiet_start_narrow(int argc, char **argv, char **environment)
 {
     size_t cpu = 0;
     (void)argc, (void)argv, (void)environment;
-    if (syscall(SYS_sched_getaffinity, 0, sizeof(allowed), &allowed) < 0)
+    if (syscall(SYS_sched_getaffinity, 0, sizeof allowed, &allowed) < 0) {
         return; /* more processors than the set has: as without this file */
-    while (cpu < CPU_SETSIZE && !CPU_ISSET(cpu, &allowed))
+    }
+    while (cpu < CPU_SETSIZE && !CPU_ISSET(cpu, &allowed)) {
         cpu++;
+    }
     CPU_SET(cpu, &one);
-    narrowed = syscall(SYS_sched_setaffinity, 0, sizeof(one), &one) == 0;
+    narrowed = syscall(SYS_sched_setaffinity, 0, sizeof one, &one) == 0;
 }
 
 __attribute__((constructor)) static void widen(void)
 {
-    if (narrowed)
-        syscall(SYS_sched_setaffinity, 0, sizeof(allowed), &allowed);
+    if (narrowed) {
+        syscall(SYS_sched_setaffinity, 0, sizeof allowed, &allowed);
+    }
 }
 
 __attribute__((section(".preinit_array"),
-               used)) static void (*const before_libraries)(int, char **, char **) = narrow;
+               used)) static void (*const before_libraries)(int, char **,
+                                                            char **) = quiet_start_narrow;

@@ -74,12 +74,13 @@ static const struct option_text options[] = {
     {"experiment", "EXPERIMENT", "default: one per job, of its name", NULL},
     {"of attnctl", NULL, NULL, NULL},
 };
-enum { OPTIONS = sizeof(options) / sizeof(options[0]) };
+enum { OPTIONS = sizeof options / sizeof options[0] };
 
 void bridge_each_option(option_visitor *visit, void *data)
 {
-    for (int i = 0; i < OPTIONS; i++)
+    for (int i = 0; i < OPTIONS; i++) {
         visit(&options[i], data);
+    }
 }
 
 /* Options may stand before the sink; to Python the sink comes first. Returns whether there is one.
@@ -87,10 +88,11 @@ void bridge_each_option(option_visitor *visit, void *data)
 static bool move_sink(int argc, char **argv)
 {
     int at = line_find_word(command_find("bridge"), argc, argv);
-    if (at >= argc)
+    if (at >= argc) {
         return false;
+    }
     char *sink = argv[at];
-    memmove(argv + 2, argv + 1, (size_t)(at - 1) * sizeof(*argv));
+    memmove(argv + 2, argv + 1, (size_t)(at - 1) * sizeof *argv);
     argv[1] = sink;
     return true;
 }
@@ -102,8 +104,9 @@ static bool move_sink(int argc, char **argv)
 static bool go_up(char *path)
 {
     char *slash = strrchr(path, '/');
-    if (!slash || slash == path)
+    if (!slash || slash == path) {
         return false;
+    }
     *slash = '\0';
     return true;
 }
@@ -111,7 +114,7 @@ static bool go_up(char *path)
 static bool has_package(const char *directory)
 {
     char path[PATH_BYTES + 64];
-    snprintf(path, sizeof(path), "%s/attnd/bridge/__main__.py", directory);
+    snprintf(path, sizeof path, "%s/attnd/bridge/__main__.py", directory);
     return access(path, R_OK) == 0;
 }
 
@@ -119,12 +122,13 @@ static bool has_package(const char *directory)
 static void find_beside(char ret_path[PATH_BYTES + 32])
 {
     char directory[PATH_BYTES];
-    ssize_t length = readlink("/proc/self/exe", directory, sizeof(directory) - 1);
+    ssize_t length = readlink("/proc/self/exe", directory, sizeof directory - 1);
     directory[length > 0 ? length : 0] = '\0';
     for (int level = 0; level < LEVELS_MAX && go_up(directory); level++) {
         snprintf(ret_path, PATH_BYTES + 32, "%s/clients/python", directory);
-        if (has_package(ret_path))
+        if (has_package(ret_path)) {
             return;
+        }
     }
     *ret_path = '\0';
 }
@@ -139,7 +143,7 @@ static int explain_start(struct cli *cli, const char *python, int error)
 static int start_python(struct cli *cli, const char *python, int argc, char **argv)
 {
     static char beside[PATH_BYTES + 32];
-    char **arguments = calloc((size_t)argc + 4, sizeof(*arguments));
+    char **arguments = calloc((size_t)argc + 4, sizeof *arguments);
     if (!arguments) {
         fputs("attnctl: out of memory\n", cli->err);
         return CLI_FINDING;
@@ -149,8 +153,9 @@ static int start_python(struct cli *cli, const char *python, int argc, char **ar
     arguments[1] = (char *)(uintptr_t) "-c";
     arguments[2] = (char *)(uintptr_t)start;
     arguments[3] = beside;
-    for (int i = 1; i < argc; i++)
+    for (int i = 1; i < argc; i++) {
         arguments[i + 3] = argv[i];
+    }
     setenv("ATTND_BRIDGE_NAME", "attnctl bridge", 0);
     execvp(python, arguments);
     int error = errno;
@@ -161,8 +166,9 @@ static int start_python(struct cli *cli, const char *python, int argc, char **ar
 int cmd_bridge(struct cli *cli, int argc, char **argv)
 {
     const char *chosen = getenv("ATTND_PYTHON");
-    if (!move_sink(argc, argv))
+    if (!move_sink(argc, argv)) {
         return cli_usage(cli, "bridge: SINK is missing: tensorboard, wandb, mlflow or jsonl (see "
                               "attnctl bridge --help)");
+    }
     return start_python(cli, chosen && *chosen ? chosen : "python3", argc, argv);
 }

@@ -273,13 +273,15 @@ const struct command commands[] = {
      .run = cmd_help,
      .examples = {"attnctl help", "attnctl help summary", "attnctl help --json"}},
 };
-const int command_count = sizeof(commands) / sizeof(commands[0]);
+const int command_count = sizeof commands / sizeof commands[0];
 
 const struct command *command_find(const char *name)
 {
-    for (int i = 0; i < command_count; i++)
-        if (strcmp(commands[i].name, name) == 0)
+    for (int i = 0; i < command_count; i++) {
+        if (strcmp(commands[i].name, name) == 0) {
             return &commands[i];
+        }
+    }
     return NULL;
 }
 
@@ -287,8 +289,9 @@ const struct command *command_find(const char *name)
  * so that "attnctl --endpoint ..." may be an alias. */
 static unsigned shown_options(const struct command *command)
 {
-    if (command->run_alone)
+    if (command->run_alone) {
         return command->options | ARGS_HELP;
+    }
     unsigned hidden = (command->offline ? ARGS_ENDPOINT | ARGS_TIMEOUT : 0u) |
                       (command->people ? (unsigned)ARGS_JSON : 0u);
     return command->options | (ARGS_EVERY_COMMAND & ~hidden);
@@ -296,8 +299,9 @@ static unsigned shown_options(const struct command *command)
 
 void command_each_option(const struct command *command, option_visitor *visit, void *data)
 {
-    if (command->each_option)
+    if (command->each_option) {
         command->each_option(visit, data);
+    }
     args_each_option(shown_options(command), visit, data);
 }
 
@@ -321,10 +325,12 @@ static void visit_taken(const struct option_text *option, void *data)
         narrowed->title = option;
         return;
     }
-    if (!narrowed->command->takes(narrowed->kind, option))
+    if (!narrowed->command->takes(narrowed->kind, option)) {
         return;
-    if (narrowed->title)
+    }
+    if (narrowed->title) {
         narrowed->visit(narrowed->title, narrowed->data);
+    }
     narrowed->title = NULL;
     narrowed->visit(option, narrowed->data);
 }
@@ -345,25 +351,28 @@ const char *command_nearest(const char *name)
 {
     struct nearest nearest;
     nearest_init(&nearest, name);
-    for (int i = 0; i < command_count; i++)
+    for (int i = 0; i < command_count; i++) {
         nearest_try(&nearest, commands[i].name);
+    }
     return nearest.best;
 }
 
 static void try_option(const struct option_text *option, void *data)
 {
-    if (option->help)
+    if (option->help) {
         nearest_try(data, option->name);
+    }
 }
 
 const char *command_nearest_option(const struct command *command, const char *option)
 {
     struct nearest nearest;
     nearest_init_option(&nearest, option);
-    if (command)
+    if (command) {
         command_each_option(command, try_option, &nearest);
-    else
+    } else {
         args_each_option(ARGS_EVERY_COMMAND | ARGS_VERSION, try_option, &nearest);
+    }
     return nearest.best;
 }
 
@@ -377,8 +386,10 @@ struct lookup {
 static void look_up(const struct option_text *option, void *data)
 {
     struct lookup *lookup = data;
-    if (!option->help || strncmp(option->name, lookup->name, lookup->length) != 0 || lookup->exact)
+    if (!option->help || strncmp(option->name, lookup->name, lookup->length) != 0 ||
+        lookup->exact) {
         return;
+    }
     lookup->found = true;
     lookup->exact = strlen(option->name) == lookup->length;
     lookup->takes_value = option->argument;
@@ -402,13 +413,17 @@ bool command_has_option(const struct command *command, const char *option)
 bool command_option_takes_next(const struct command *command, const char *option)
 {
     struct lookup lookup = lookup_of(option);
-    if (lookup.length == 0 || strchr(option, '='))
+    if (lookup.length == 0 || strchr(option, '=')) {
         return false;
+    }
     args_each_option(~0u, look_up, &lookup);
-    for (int i = 0; i < command_count; i++)
-        if (commands[i].each_option && !command)
+    for (int i = 0; i < command_count; i++) {
+        if (commands[i].each_option && !command) {
             commands[i].each_option(look_up, &lookup);
-    if (command && command->each_option)
+        }
+    }
+    if (command && command->each_option) {
         command->each_option(look_up, &lookup);
+    }
     return lookup.takes_value;
 }

@@ -13,11 +13,13 @@ static int check_usage(struct cli *cli, const struct command *command)
 {
     unsigned foreign = cli->args->given & ~(command->options | ARGS_EVERY_COMMAND);
     int words = cli->args->word_count - 1;
-    if (foreign)
+    if (foreign) {
         return cli_usage(cli, "--%s is not an option of %s (see attnctl %s --help)",
                          args_option_name(foreign), command->name, command->name);
-    if (words < command->words_min || words > command->words_max)
+    }
+    if (words < command->words_min || words > command->words_max) {
         return help_refuse_words(cli, command);
+    }
     return CLI_OK;
 }
 
@@ -25,23 +27,25 @@ static int run_connected(struct cli *cli, const struct command *command)
 {
     struct rpc rpc;
     int code = cli_connect(cli, &rpc);
-    if (code != CLI_OK)
+    if (code != CLI_OK) {
         return code;
+    }
     cli->rpc = &rpc;
     code = command->run(cli);
     rpc_close(&rpc);
     return code;
 }
 
-static int run(struct cli *cli, const struct command *command)
+static int main_run(struct cli *cli, const struct command *command)
 {
     if (cli->args->given & ARGS_HELP) {
         help_print_command(command, NULL, cli->out);
         return CLI_OK;
     }
     int code = check_usage(cli, command);
-    if (code != CLI_OK)
+    if (code != CLI_OK) {
         return code;
+    }
     return command->offline ? command->run(cli) : run_connected(cli, command);
 }
 
@@ -49,10 +53,11 @@ static int run(struct cli *cli, const struct command *command)
 static int run_none(struct cli *cli)
 {
     bool asked = cli->args->given & ARGS_HELP;
-    if (cli->args->given & ARGS_VERSION)
+    if (cli->args->given & ARGS_VERSION) {
         fputs("attnctl " ATTND_VERSION "\n", cli->out);
-    else
+    } else {
         help_print(asked ? cli->out : cli->err);
+    }
     return cli->args->given & (ARGS_HELP | ARGS_VERSION) ? CLI_OK : CLI_USAGE;
 }
 
@@ -70,8 +75,9 @@ static int check_options(struct cli *cli, const struct command *command, int arg
 {
     const char *unknown = line_find_unknown(command, argc, argv);
     const char *near = unknown ? command_nearest_option(command, unknown) : NULL;
-    if (!unknown)
+    if (!unknown) {
         return CLI_OK;
+    }
     return cli_usage(cli, "no option %.100s%s%s%s (see attnctl %s --help)", unknown,
                      near ? ": did you mean --" : "", near ? near : "", near ? "?" : "",
                      command->name);
@@ -80,7 +86,7 @@ static int check_options(struct cli *cli, const struct command *command, int arg
 /* Takes the command's name out of argv: what is left are options and arguments. */
 static int run_alone(struct cli *cli, const struct command *command, int argc, char **argv, int at)
 {
-    memmove(argv + at, argv + at + 1, (size_t)(argc - at) * sizeof(*argv));
+    memmove(argv + at, argv + at + 1, (size_t)(argc - at) * sizeof *argv);
     argc--;
     int end = command->passes_on ? line_find_word(command, argc, argv) : argc;
     if (line_asks_help(command, end, argv)) {
@@ -98,15 +104,19 @@ static int obey(struct cli *cli, struct args *args, int argc, char **argv)
     char error[ARGS_ERROR_MAX];
     int at = line_find_word(NULL, argc, argv);
     const struct command *command = at < argc ? command_find(argv[at]) : NULL;
-    if (at < argc && !command)
+    if (at < argc && !command) {
         return help_refuse_command(cli, argv[at]);
-    if (command && command->run_alone)
+    }
+    if (command && command->run_alone) {
         return run_alone(cli, command, argc, argv, at);
-    if (args_parse(argc, argv, args, error) != 0)
+    }
+    if (args_parse(argc, argv, args, error) != 0) {
         return refuse_line(cli, command, error);
-    if (!command || args->given & ARGS_VERSION)
+    }
+    if (!command || args->given & ARGS_VERSION) {
         return run_none(cli);
-    return run(cli, command);
+    }
+    return main_run(cli, command);
 }
 
 int main(int argc, char **argv)

@@ -47,9 +47,10 @@ static void match_layer(const struct alerts *alerts, struct alert_layer *layer)
     char name[64];
     snprintf(name, sizeof name, "%s.%u.%s", stack_name(layer->id.stack), (unsigned)layer->id.layer,
              site_name(layer->id.site));
-    for (uint32_t i = 0; i < alerts->rule_count; i++)
+    for (uint32_t i = 0; i < alerts->rule_count; i++) {
         layer->cells[i].applies = alerts->rules[i]->metric < RULE_LOST_SHARE &&
                                   fnmatch(alerts->rules[i]->layer, name, 0) == 0;
+    }
 }
 
 struct alert_layer *alert_layer_get(struct alerts *alerts, struct layer_id id)
@@ -57,11 +58,13 @@ struct alert_layer *alert_layer_get(struct alerts *alerts, struct layer_id id)
     uint32_t key = alert_layer_pack(id);
     struct alert_layer *layer = NULL;
     HASH_FIND(hh, alerts->layers, &key, sizeof key, layer);
-    if (layer)
+    if (layer) {
         return layer;
+    }
     layer = calloc(1, layer_size(alerts));
-    if (!layer)
+    if (!layer) {
         return NULL;
+    }
     layer->key = key;
     layer->id = id;
     HASH_ADD(hh, alerts->layers, key, sizeof layer->key, layer);
@@ -91,8 +94,9 @@ static void free_cells(struct alerts *alerts, struct alert_cells *cells, const s
 int alert_cells_get(struct alerts *alerts, struct alert_cells *cells, const struct rule *rule,
                     uint32_t count)
 {
-    if (cells->count == count)
+    if (cells->count == count) {
         return 0;
+    }
     free_cells(alerts, cells, rule);
     struct alert_cell *cell = calloc(count, sizeof *cell);
     bool rate = rule_is_rate(rule->condition);
@@ -111,8 +115,9 @@ int alert_cells_get(struct alerts *alerts, struct alert_cells *cells, const stru
 
 static void free_layer_cells(struct alerts *alerts, struct alert_layer *layer)
 {
-    for (uint32_t i = 0; i < alerts->rule_count; i++)
+    for (uint32_t i = 0; i < alerts->rule_count; i++) {
         free_cells(alerts, &layer->cells[i], alerts->rules[i]);
+    }
 }
 
 void alerts_forget(struct alerts *alerts)
@@ -133,12 +138,14 @@ void alerts_forget(struct alerts *alerts)
 struct alerts *alerts_new(const struct config *config, const char *job)
 {
     struct alerts *alerts = calloc(1, sizeof *alerts);
-    if (!alerts)
+    if (!alerts) {
         return NULL;
+    }
     for (uint32_t i = 0; i < config_rule_count(config) && config->alerts_enabled; i++) {
         const struct rule *rule = config_rule(config, i);
-        if (rule->enabled && fnmatch(rule->job, job, 0) == 0)
+        if (rule->enabled && fnmatch(rule->job, job, 0) == 0) {
             alerts->rules[alerts->rule_count++] = rule;
+        }
     }
     alerts->bytes = sizeof *alerts + layer_size(alerts);
     alerts->whole = calloc(1, layer_size(alerts));
@@ -154,8 +161,9 @@ struct alerts *alerts_new(const struct config *config, const char *job)
 
 void alerts_free(struct alerts **alerts)
 {
-    if (!*alerts)
+    if (!*alerts) {
         return;
+    }
     alerts_forget(*alerts);
     free((*alerts)->whole);
     free(*alerts);
@@ -173,8 +181,9 @@ uint64_t alerts_bytes(const struct alerts *alerts)
 static double value_now(const struct rule *rule, const struct alert_cells *cells, uint32_t index)
 {
     const struct alert_cell *cell = &cells->cell[index];
-    if (!rule_is_rate(rule->condition))
+    if (!rule_is_rate(rule->condition)) {
         return cell->value;
+    }
     const double *past = cells->past + (size_t)index * rule->within;
     return cell->past_count ? past[(cell->past_next + rule->within - 1) % rule->within] : NAN;
 }
@@ -206,8 +215,9 @@ static void tell(const struct alerts *alerts, const struct rule *rule,
 }
 
 /* Tells what has changed since it was last told, or holds it back. */
-static void settle(struct alerts *alerts, const struct rule *rule, struct alert_cells *cells,
-                   uint32_t index, const struct alert_place *place, const struct alert_sink *sink)
+static void alerts_settle(struct alerts *alerts, const struct rule *rule, struct alert_cells *cells,
+                          uint32_t index, const struct alert_place *place,
+                          const struct alert_sink *sink)
 {
     struct alert_cell *cell = &cells->cell[index];
     if (cell->firing == cell->told) {
@@ -233,22 +243,25 @@ static double compared(const struct rule *rule, struct alert_cells *cells, uint3
                        double value)
 {
     struct alert_cell *cell = &cells->cell[index];
-    if (!rule_is_rate(rule->condition))
+    if (!rule_is_rate(rule->condition)) {
         return value;
+    }
     double *past = cells->past + (size_t)index * rule->within;
     double then = cell->past_count == rule->within ? past[cell->past_next] : NAN;
     past[cell->past_next] = value;
     cell->past_next = (uint8_t)((cell->past_next + 1u) % rule->within);
     cell->past_count = (uint8_t)(cell->past_count + (cell->past_count < rule->within));
-    if (rule->condition == RULE_GROWS_BY)
+    if (rule->condition == RULE_GROWS_BY) {
         return then > 0 ? value / then : NAN;
+    }
     return rule->condition == RULE_FALLS_BY ? then - value : value - then;
 }
 
-static void hold(struct alerts *alerts, const struct rule *rule, struct alert_cell *cell)
+static void alerts_hold(struct alerts *alerts, const struct rule *rule, struct alert_cell *cell)
 {
-    if (rule->after_clear && !cell->armed)
+    if (rule->after_clear && !cell->armed) {
         return;
+    }
     if (cell->held == 0 && !cell->firing) {
         cell->since_epoch = alerts->newest.epoch;
         cell->since_step = alerts->newest.step;
@@ -258,17 +271,18 @@ static void hold(struct alerts *alerts, const struct rule *rule, struct alert_ce
 }
 
 /* One more window of a cell. */
-static void judge(struct alerts *alerts, const struct rule *rule, struct alert_cells *cells,
-                  uint32_t index, double value)
+static void alerts_judge(struct alerts *alerts, const struct rule *rule, struct alert_cells *cells,
+                         uint32_t index, double value)
 {
     struct alert_cell *cell = &cells->cell[index];
     double x = isnan(value) ? value : compared(rule, cells, index, value);
     bool below = rule->condition == RULE_BELOW;
-    if (isnan(x))
+    if (isnan(x)) {
         return;
+    }
     cell->value = x;
     if (below ? x < rule->bound : x > rule->bound) {
-        hold(alerts, rule, cell);
+        alerts_hold(alerts, rule, cell);
         return;
     }
     cell->held = 0;
@@ -283,13 +297,13 @@ static void judge_and_tell(struct alerts *alerts, const struct rule *rule,
                            const struct alert_place *place, double value,
                            const struct alert_sink *sink)
 {
-    judge(alerts, rule, cells, index, value);
-    settle(alerts, rule, cells, index, place, sink);
+    alerts_judge(alerts, rule, cells, index, value);
+    alerts_settle(alerts, rule, cells, index, place, sink);
 }
 
 /* Windows */
 
-static void note(struct alerts *alerts, const struct result_common *common)
+static void alerts_note(struct alerts *alerts, const struct result_common *common)
 {
     memcpy(alerts->run, common->run, RUN_BYTES);
     alerts->newest.epoch = common->epoch;
@@ -297,13 +311,15 @@ static void note(struct alerts *alerts, const struct result_common *common)
     alerts->newest.time_ns = common->time_ns;
 }
 
-static void gather(struct alert_gathered *gathered, const struct rule *rule,
-                   const struct summary_result *summary)
+static void alerts_gather(struct alert_gathered *gathered, const struct rule *rule,
+                          const struct summary_result *summary)
 {
-    if (rule->metric >= METRIC_COUNT)
+    if (rule->metric >= METRIC_COUNT) {
         alert_gather(gathered, alert_layer_value(summary, rule));
-    for (uint32_t h = 0; h < summary->heads && rule->metric < METRIC_COUNT; h++)
+    }
+    for (uint32_t h = 0; h < summary->heads && rule->metric < METRIC_COUNT; h++) {
         alert_gather(gathered, alert_head_value(summary, rule, h));
+    }
 }
 
 static int judge_heads(struct alerts *alerts, const struct rule *rule, struct alert_cells *cells,
@@ -317,15 +333,17 @@ static int judge_heads(struct alerts *alerts, const struct rule *rule, struct al
     return code;
 }
 
-static int judge_layer(struct alerts *alerts, const struct rule *rule, struct alert_cells *cells,
-                       const struct summary_result *summary, const struct alert_sink *sink)
+static int alerts_judge_layer(struct alerts *alerts, const struct rule *rule,
+                              struct alert_cells *cells, const struct summary_result *summary,
+                              const struct alert_sink *sink)
 {
     struct alert_place place = {true, summary->layer.id, -1};
     struct alert_gathered gathered = {0};
     int code = alert_cells_get(alerts, cells, rule, 1);
-    if (code)
+    if (code) {
         return code;
-    gather(&gathered, rule, summary);
+    }
+    alerts_gather(&gathered, rule, summary);
     judge_and_tell(alerts, rule, cells, 0, &place, alert_gathered_value(&gathered, rule), sink);
     return 0;
 }
@@ -333,23 +351,26 @@ static int judge_layer(struct alerts *alerts, const struct rule *rule, struct al
 int alerts_layer(struct alerts *alerts, const struct summary_result *summary,
                  const struct alert_sink *sink)
 {
-    note(alerts, &summary->common);
-    if (alerts->rule_count == 0)
+    alerts_note(alerts, &summary->common);
+    if (alerts->rule_count == 0) {
         return 0;
+    }
     struct alert_layer *layer = alert_layer_get(alerts, summary->layer.id);
     int result = layer ? 0 : ERR_MEMORY;
     for (uint32_t i = 0; layer && i < alerts->rule_count; i++) {
         const struct rule *rule = alerts->rules[i];
         struct alert_cells *cells = &layer->cells[i];
         int code = 0;
-        if (!cells->applies || !alert_has(summary, rule))
+        if (!cells->applies || !alert_has(summary, rule)) {
             continue;
-        if (rule->each == RULE_EACH_RUN)
-            gather(&alerts->gathered[i], rule, summary);
-        else if (rule->each == RULE_EACH_LAYER)
-            code = judge_layer(alerts, rule, cells, summary, sink);
-        else
+        }
+        if (rule->each == RULE_EACH_RUN) {
+            alerts_gather(&alerts->gathered[i], rule, summary);
+        } else if (rule->each == RULE_EACH_LAYER) {
+            code = alerts_judge_layer(alerts, rule, cells, summary, sink);
+        } else {
             code = judge_heads(alerts, rule, cells, summary, sink);
+        }
         result = result ? result : code;
     }
     return result;
@@ -358,38 +379,42 @@ int alerts_layer(struct alerts *alerts, const struct summary_result *summary,
 static double run_value(const struct alerts *alerts, uint32_t index, const struct alert_run *run)
 {
     double away = (double)run->lost + (double)run->dropped, all = away + (double)run->processed;
-    if (alerts->rules[index]->metric == RULE_LOST_SHARE)
+    if (alerts->rules[index]->metric == RULE_LOST_SHARE) {
         return all > 0 ? away / all : NAN;
+    }
     return alert_gathered_value(&alerts->gathered[index], alerts->rules[index]);
 }
 
 /* A rule about the run. */
-static int judge_run(struct alerts *alerts, uint32_t index, double value,
-                     const struct alert_sink *sink)
+static int alerts_judge_run(struct alerts *alerts, uint32_t index, double value,
+                            const struct alert_sink *sink)
 {
     static const struct alert_place place = {.head = -1};
     const struct rule *rule = alerts->rules[index];
     struct alert_cells *cells = &alerts->whole->cells[index];
     int code = alert_cells_get(alerts, cells, rule, 1);
-    if (!code)
+    if (!code) {
         judge_and_tell(alerts, rule, cells, 0, &place, value, sink);
+    }
     return code;
 }
 
 int alerts_run(struct alerts *alerts, const struct alert_run *run, const struct alert_sink *sink)
 {
     int result = 0;
-    note(alerts, &run->common);
+    alerts_note(alerts, &run->common);
     for (uint32_t i = 0; i < alerts->rule_count; i++) {
         const struct rule *rule = alerts->rules[i];
-        if (rule->each != RULE_EACH_RUN || rule->metric == RULE_SILENCE)
+        if (rule->each != RULE_EACH_RUN || rule->metric == RULE_SILENCE) {
             continue;
-        int code = judge_run(alerts, i, run_value(alerts, i, run), sink);
+        }
+        int code = alerts_judge_run(alerts, i, run_value(alerts, i, run), sink);
         result = result ? result : code;
         alerts->gathered[i] = (struct alert_gathered){0};
     }
-    if (alerts->held_back)
+    if (alerts->held_back) {
         sink->overflow(sink->data, alerts->held_back);
+    }
     alerts->told = alerts->held_back = 0;
     return result;
 }
@@ -398,11 +423,12 @@ int alerts_silence(struct alerts *alerts, const struct result_common *common, do
                    const struct alert_sink *sink)
 {
     int result = 0;
-    note(alerts, common);
+    alerts_note(alerts, common);
     for (uint32_t i = 0; i < alerts->rule_count; i++) {
-        if (alerts->rules[i]->metric != RULE_SILENCE)
+        if (alerts->rules[i]->metric != RULE_SILENCE) {
             continue;
-        int code = judge_run(alerts, i, silent_s, sink);
+        }
+        int code = alerts_judge_run(alerts, i, silent_s, sink);
         result = result ? result : code;
     }
     return result;
@@ -422,8 +448,9 @@ static void each_cell(const struct alerts *alerts, const struct alert_layer *lay
                                         rule->each == RULE_EACH_HEAD ? (int32_t)c : -1};
             bool wanted =
                 reason == ALERT_BECAUSE_IT_ENDED ? cells->cell[c].told : cells->cell[c].firing;
-            if (wanted)
+            if (wanted) {
                 tell(alerts, rule, cells, c, &place, reason, sink);
+            }
         }
     }
 }
@@ -431,15 +458,16 @@ static void each_cell(const struct alerts *alerts, const struct alert_layer *lay
 static void each(const struct alerts *alerts, enum alert_reason reason,
                  const struct alert_sink *sink)
 {
-    for (const struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next)
+    for (const struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
         each_cell(alerts, layer, true, reason, sink);
+    }
     each_cell(alerts, alerts->whole, false, reason, sink);
 }
 
 void alerts_end(struct alerts *alerts, const struct result_common *common,
                 const struct alert_sink *sink)
 {
-    note(alerts, common);
+    alerts_note(alerts, common);
     each(alerts, ALERT_BECAUSE_IT_ENDED, sink);
     alerts_forget(alerts);
 }

@@ -86,8 +86,9 @@ bool notify_stop_wait(struct notify_stop *stop, uint64_t until_ns)
         uint64_t end = stop->at_ns < until_ns ? stop->at_ns : until_ns;
         struct timespec time = {.tv_sec = (time_t)(end / (1000 * MS)),
                                 .tv_nsec = (long)(end % (1000 * MS))};
-        if (clock_monotonic_ns() >= end)
+        if (clock_monotonic_ns() >= end) {
             break;
+        }
         pthread_cond_timedwait(&stop->changed, &stop->lock, &time);
     }
     bool stopped = stop->at_ns <= clock_monotonic_ns();
@@ -98,11 +99,12 @@ bool notify_stop_wait(struct notify_stop *stop, uint64_t until_ns)
 /* Queue */
 
 /* The oldest event; waits for one. NULL when there is none and none will come. */
-static struct event *take(struct notify *notify)
+static struct event *notify_take(struct notify *notify)
 {
     pthread_mutex_lock(&notify->stop.lock);
-    while (!notify->first && !notify->ending)
+    while (!notify->first && !notify->ending) {
         pthread_cond_wait(&notify->arrived, &notify->stop.lock);
+    }
     struct event *event = notify->first;
     if (event) {
         notify->first = event->next;
@@ -114,7 +116,7 @@ static struct event *take(struct notify *notify)
 }
 
 /* Puts it in the queue; false when that is full. */
-static bool enqueue(struct notify *notify, struct event *event, uint64_t *ret_overflows)
+static bool notify_enqueue(struct notify *notify, struct event *event, uint64_t *ret_overflows)
 {
     pthread_mutex_lock(&notify->stop.lock);
     bool room = notify->waiting < notify->queue_max;
@@ -133,21 +135,24 @@ static bool enqueue(struct notify *notify, struct event *event, uint64_t *ret_ov
 void notify_put(struct notify *notify, const void *map, size_t size)
 {
     uint64_t overflows = 0;
-    if (!notify)
+    if (!notify) {
         return;
+    }
     struct event *event = malloc(sizeof *event + size);
     if (event) {
         event->next = NULL;
         event->size = size;
         memcpy(event->map, map, size);
-        if (enqueue(notify, event, &overflows))
+        if (notify_enqueue(notify, event, &overflows)) {
             return;
+        }
     }
     free(event);
     stats_add(notify->stats, COUNT_NOTIFY_FAILED, 1);
-    if (log_is_round(overflows))
+    if (log_is_round(overflows)) {
         log_event(LOG_WARNING, "notify_queue_full", LOG_NUM("dropped", overflows + 1),
                   LOG_STR("see", "alerts.queue, alerts.timeout"));
+    }
 }
 
 /* Thread */
@@ -155,17 +160,19 @@ void notify_put(struct notify *notify, const void *map, size_t size)
 static void account(struct notify *notify, const char *way, int result, const char *reason)
 {
     stats_add(notify->stats, result == 0 ? COUNT_NOTIFIED : COUNT_NOTIFY_FAILED, 1);
-    if (result != 0 && log_is_round(notify->failures++))
+    if (result != 0 && log_is_round(notify->failures++)) {
         log_event(LOG_WARNING, "notify_failed", LOG_STR("by", way), LOG_STR("reason", reason),
                   LOG_NUM("failures", notify->failures));
+    }
 }
 
 /* A map as a line of JSON; malloc'ed, NULL when out of memory. */
 static char *json_line(const struct event *event)
 {
     struct mpk_doc doc;
-    if (mpk_parse(event->map, event->size, &mpk_result_limits, &doc) != 0)
+    if (mpk_parse(event->map, event->size, &mpk_result_limits, &doc) != 0) {
         return NULL;
+    }
     char *json = mpk_to_json(doc.root, 0);
     mpk_doc_clear(&doc);
     char *line = json ? realloc(json, strlen(json) + 2) : NULL;
@@ -176,27 +183,31 @@ static char *json_line(const struct event *event)
     return strcat(line, "\n");
 }
 
-static void deliver(struct notify *notify, const struct event *event)
+static void notify_deliver(struct notify *notify, const struct event *event)
 {
     char reason[NOTIFY_REASON_MAX] = "out of memory", *line = json_line(event);
     bool stopped = notify_stop_before(&notify->stop, UINT64_MAX) <= clock_monotonic_ns();
-    if (stopped)
+    if (stopped) {
         snprintf(reason, sizeof reason, "attnd stops");
+    }
     bool able = line && !stopped;
-    if (notify->command)
+    if (notify->command) {
         account(notify, "command",
                 able ? command_run(notify->command, line, &notify->stop, reason) : -1, reason);
-    if (notify->webhook)
+    }
+    if (notify->webhook) {
         account(notify, "webhook",
                 able ? webhook_post(notify->webhook, line, &notify->stop, reason) : -1, reason);
+    }
     free(line);
 }
 
-static void *run(void *data)
+static void *notify_run(void *data)
 {
     struct notify *notify = data;
-    for (struct event *event; (event = take(notify)); free(event))
-        deliver(notify, event);
+    for (struct event *event; (event = notify_take(notify)); free(event)) {
+        notify_deliver(notify, event);
+    }
     return NULL;
 }
 
@@ -222,19 +233,20 @@ static int make_ways(struct notify *notify, const struct config *config, char *r
 
 /* With all signals blocked: they are the loop's, and a pipe or connection that breaks is an error
  * code. */
-static int start(struct notify *notify)
+static int notify_start(struct notify *notify)
 {
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    int error = pthread_create(&notify->thread, NULL, run, notify);
+    int error = pthread_create(&notify->thread, NULL, notify_run, notify);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (!error)
+    if (!error) {
         pthread_setname_np(notify->thread, "attnd-notify");
+    }
     return error;
 }
 
-static void destroy(struct notify *notify)
+static void notify_destroy(struct notify *notify)
 {
     command_free(&notify->command);
     webhook_free(&notify->webhook);
@@ -247,8 +259,9 @@ int notify_new(const struct config *config, struct stats *stats, struct notify *
                char *reterr)
 {
     *ret_notify = NULL;
-    if (!*config->alerts_command.text && !*config->alerts_webhook.text)
+    if (!*config->alerts_command.text && !*config->alerts_webhook.text) {
         return 0;
+    }
     struct notify *notify = calloc(1, sizeof *notify);
     if (!notify) {
         snprintf(reterr, CONFIG_ERROR_MAX, "alerts: out of memory");
@@ -260,11 +273,12 @@ int notify_new(const struct config *config, struct stats *stats, struct notify *
     notify_stop_init(&notify->stop);
     pthread_cond_init(&notify->arrived, NULL);
     int result = make_ways(notify, config, reterr);
-    int error = result == 0 ? start(notify) : 0;
-    if (error)
+    int error = result == 0 ? notify_start(notify) : 0;
+    if (error) {
         snprintf(reterr, CONFIG_ERROR_MAX, "alerts: no thread: %s", strerror(error));
+    }
     if (result != 0 || error) {
-        destroy(notify);
+        notify_destroy(notify);
         return -1;
     }
     *ret_notify = notify;
@@ -274,16 +288,18 @@ int notify_new(const struct config *config, struct stats *stats, struct notify *
 void notify_free(struct notify **notify_p, uint64_t deadline_ms)
 {
     struct notify *notify = *notify_p;
-    if (!notify)
+    if (!notify) {
         return;
+    }
     notify_stop_set(&notify->stop, clock_monotonic_ns() + deadline_ms * MS);
     pthread_mutex_lock(&notify->stop.lock);
     notify->ending = true;
     pthread_cond_signal(&notify->arrived);
     pthread_mutex_unlock(&notify->stop.lock);
-    if (notify->webhook)
+    if (notify->webhook) {
         webhook_wake(notify->webhook);
+    }
     pthread_join(notify->thread, NULL);
-    destroy(notify);
+    notify_destroy(notify);
     *notify_p = NULL;
 }

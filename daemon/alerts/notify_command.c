@@ -36,14 +36,15 @@ struct command {
 
 /* Words */
 
-static int split(struct command *command)
+static int notify_command_split(struct command *command)
 {
     char *rest = NULL;
     size_t count = 0;
     for (char *word = strtok_r(command->text, " ", &rest); word;
          word = strtok_r(NULL, " ", &rest)) {
-        if (count == WORDS_MAX)
+        if (count == WORDS_MAX) {
             return -1;
+        }
         command->words[count++] = word;
     }
     return 0;
@@ -54,13 +55,15 @@ int command_new(const char *text, uint64_t timeout_ns, struct command **ret_comm
 {
     struct command *command = calloc(1, sizeof *command);
     snprintf(reterr_reason, NOTIFY_REASON_MAX, "out of memory");
-    if (!command)
+    if (!command) {
         return -1;
+    }
     command->timeout_ns = timeout_ns;
     command->text = strdup(text);
-    int result = command->text ? split(command) : -1;
-    if (command->text && result != 0)
+    int result = command->text ? notify_command_split(command) : -1;
+    if (command->text && result != 0) {
         snprintf(reterr_reason, NOTIFY_REASON_MAX, "more than %d words", WORDS_MAX);
+    }
     if (result == 0 && (!command->words[0] || access(command->words[0], X_OK) != 0)) {
         snprintf(reterr_reason, NOTIFY_REASON_MAX, "cannot be run: %s",
                  command->words[0] ? strerror(errno) : "it names no program");
@@ -76,8 +79,9 @@ int command_new(const char *text, uint64_t timeout_ns, struct command **ret_comm
 
 void command_free(struct command **command)
 {
-    if (!*command)
+    if (!*command) {
         return;
+    }
     free((*command)->text);
     free(*command);
     *command = NULL;
@@ -89,10 +93,12 @@ void command_free(struct command **command)
 static int set_files(posix_spawn_file_actions_t *files, int input)
 {
     int error = posix_spawn_file_actions_adddup2(files, input, STDIN_FILENO);
-    if (!error)
+    if (!error) {
         error = posix_spawn_file_actions_addopen(files, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
-    if (!error)
+    }
+    if (!error) {
         error = posix_spawn_file_actions_addclosefrom_np(files, STDERR_FILENO + 1);
+    }
     return error;
 }
 
@@ -104,12 +110,15 @@ static int set_attributes(posix_spawnattr_t *attributes)
     sigfillset(&all);
     int error = posix_spawnattr_setflags(
         attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-    if (!error)
+    if (!error) {
         error = posix_spawnattr_setpgroup(attributes, 0);
-    if (!error)
+    }
+    if (!error) {
         error = posix_spawnattr_setsigmask(attributes, &none);
-    if (!error)
+    }
+    if (!error) {
         error = posix_spawnattr_setsigdefault(attributes, &all);
+    }
     return error;
 }
 
@@ -119,19 +128,22 @@ static int spawn(const struct command *command, int input, pid_t *ret_pid)
     posix_spawn_file_actions_t files;
     posix_spawnattr_t attributes;
     int error = posix_spawn_file_actions_init(&files);
-    if (error)
+    if (error) {
         return error;
+    }
     error = posix_spawnattr_init(&attributes);
     if (error) {
         posix_spawn_file_actions_destroy(&files);
         return error;
     }
     error = set_files(&files, input);
-    if (!error)
+    if (!error) {
         error = set_attributes(&attributes);
-    if (!error)
+    }
+    if (!error) {
         error =
             posix_spawn(ret_pid, command->words[0], &files, &attributes, command->words, environ);
+    }
     posix_spawnattr_destroy(&attributes);
     posix_spawn_file_actions_destroy(&files);
     return error;
@@ -147,7 +159,8 @@ static int left_ms(uint64_t until_ns)
 
 /* Writes the line; a reader that closes early, or does not read in time, gets what it took.
  * Stopping is looked at between two waits. */
-static void feed(int output, const char *line, struct notify_stop *stop, uint64_t until_ns)
+static void notify_command_feed(int output, const char *line, struct notify_stop *stop,
+                                uint64_t until_ns)
 {
     size_t left = strlen(line);
     while (left > 0 && left_ms(notify_stop_before(stop, until_ns)) > 0) {
@@ -165,20 +178,23 @@ static void feed(int output, const char *line, struct notify_stop *stop, uint64_
 }
 
 /* Whether it ended until then. */
-static bool wait_for(pid_t pid, struct notify_stop *stop, uint64_t until_ns, int *ret_status)
+static bool notify_command_wait_for(pid_t pid, struct notify_stop *stop, uint64_t until_ns,
+                                    int *ret_status)
 {
     for (uint64_t pause = ASK_FIRST_NS;;
          pause = pause * 2 < ASK_LAST_NS ? pause * 2 : ASK_LAST_NS) {
         pid_t ended = waitpid(pid, ret_status, WNOHANG);
         uint64_t now = clock_monotonic_ns();
-        if (ended == pid)
+        if (ended == pid) {
             return true;
+        }
         if (ended < 0 && errno != EINTR) {
             *ret_status = 0; /* somebody else took its status */
             return true;
         }
-        if (now >= notify_stop_before(stop, until_ns))
+        if (now >= notify_stop_before(stop, until_ns)) {
             return false;
+        }
         notify_stop_wait(stop, now + pause);
     }
 }
@@ -190,16 +206,18 @@ static void kill_and_reap(pid_t pid)
     struct timespec pause = {.tv_nsec = (long)ASK_FIRST_NS};
     int status;
     kill(-pid, SIGKILL);
-    while (waitpid(pid, &status, WNOHANG) == 0 && clock_monotonic_ns() < until)
+    while (waitpid(pid, &status, WNOHANG) == 0 && clock_monotonic_ns() < until) {
         nanosleep(&pause, NULL);
+    }
 }
 
-static int judge(int status, char reterr_reason[NOTIFY_REASON_MAX])
+static int notify_command_judge(int status, char reterr_reason[NOTIFY_REASON_MAX])
 {
-    if (WIFSIGNALED(status))
+    if (WIFSIGNALED(status)) {
         snprintf(reterr_reason, NOTIFY_REASON_MAX, "ended by signal %d", WTERMSIG(status));
-    else
+    } else {
         snprintf(reterr_reason, NOTIFY_REASON_MAX, "exit status %d", WEXITSTATUS(status));
+    }
     return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -1;
 }
 
@@ -221,10 +239,11 @@ int command_run(const struct command *command, const char *line, struct notify_s
         return -1;
     }
     fcntl(pipe_ends[1], F_SETFL, O_NONBLOCK);
-    feed(pipe_ends[1], line, stop, until);
+    notify_command_feed(pipe_ends[1], line, stop, until);
     close(pipe_ends[1]);
-    if (wait_for(pid, stop, until, &status))
-        return judge(status, reterr_reason);
+    if (notify_command_wait_for(pid, stop, until, &status)) {
+        return notify_command_judge(status, reterr_reason);
+    }
     kill_and_reap(pid);
     snprintf(reterr_reason, NOTIFY_REASON_MAX, "%s",
              clock_monotonic_ns() >= until ? "killed: it took longer than alerts.timeout"

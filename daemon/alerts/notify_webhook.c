@@ -32,7 +32,8 @@ static size_t ignore(char *data, size_t size, size_t count, void *user)
 }
 
 /* Options that must not fail. */
-static bool set_options(struct webhook *webhook, const char *url, uint64_t timeout_ns)
+static bool notify_webhook_set_options(struct webhook *webhook, const char *url,
+                                       uint64_t timeout_ns)
 {
     CURL *easy = webhook->easy;
     CURLcode code = curl_easy_setopt(easy, CURLOPT_URL, url);
@@ -82,7 +83,7 @@ int webhook_new(const char *url, uint64_t timeout_ns, uint32_t retries,
     webhook->headers = curl_slist_append(NULL, "Content-Type: application/json");
     bool url_fine = is_url(url);
     if (url_fine && webhook->easy && webhook->multi && webhook->headers &&
-        set_options(webhook, url, timeout_ns)) {
+        notify_webhook_set_options(webhook, url, timeout_ns)) {
         *ret_webhook = webhook;
         return 0;
     }
@@ -93,8 +94,9 @@ int webhook_new(const char *url, uint64_t timeout_ns, uint32_t retries,
 
 void webhook_free(struct webhook **webhook)
 {
-    if (!*webhook)
+    if (!*webhook) {
         return;
+    }
     curl_multi_cleanup((*webhook)->multi);
     curl_easy_cleanup((*webhook)->easy);
     curl_slist_free_all((*webhook)->headers);
@@ -114,9 +116,11 @@ void webhook_wake(struct webhook *webhook)
 static CURLcode outcome(CURLM *multi)
 {
     int left;
-    for (CURLMsg *message; (message = curl_multi_info_read(multi, &left));)
-        if (message->msg == CURLMSG_DONE)
+    for (CURLMsg *message; (message = curl_multi_info_read(multi, &left));) {
+        if (message->msg == CURLMSG_DONE) {
             return message->data.result;
+        }
+    }
     return CURLE_FAILED_INIT;
 }
 
@@ -127,10 +131,12 @@ static CURLcode drive(CURLM *multi, struct notify_stop *stop)
     while (curl_multi_perform(multi, &running) == CURLM_OK) {
         uint64_t now = clock_monotonic_ns();
         uint64_t until = notify_stop_before(stop, now + SECOND);
-        if (running == 0)
+        if (running == 0) {
             return outcome(multi);
-        if (until <= now)
+        }
+        if (until <= now) {
             return CURLE_ABORTED_BY_CALLBACK;
+        }
         curl_multi_poll(multi, NULL, 0, (int)((until - now) / MS + 1), NULL);
     }
     return CURLE_OUT_OF_MEMORY;
@@ -138,8 +144,8 @@ static CURLcode drive(CURLM *multi, struct notify_stop *stop)
 
 enum attempt { ATTEMPT_DONE, ATTEMPT_AGAIN, ATTEMPT_GIVE_UP };
 
-static enum attempt judge(struct webhook *webhook, CURLcode code,
-                          char reterr_reason[NOTIFY_REASON_MAX])
+static enum attempt notify_webhook_judge(struct webhook *webhook, CURLcode code,
+                                         char reterr_reason[NOTIFY_REASON_MAX])
 {
     long status = 0;
     if (code == CURLE_ABORTED_BY_CALLBACK) {
@@ -153,8 +159,9 @@ static enum attempt judge(struct webhook *webhook, CURLcode code,
     }
     curl_easy_getinfo(webhook->easy, CURLINFO_RESPONSE_CODE, &status);
     snprintf(reterr_reason, NOTIFY_REASON_MAX, "HTTP status %ld", status);
-    if (status >= 200 && status < 300)
+    if (status >= 200 && status < 300) {
         return ATTEMPT_DONE;
+    }
     return status == 429 || status >= 500 ? ATTEMPT_AGAIN : ATTEMPT_GIVE_UP;
 }
 
@@ -167,7 +174,7 @@ static enum attempt attempt(struct webhook *webhook, struct notify_stop *stop,
         return ATTEMPT_AGAIN;
     }
     CURLcode code = drive(webhook->multi, stop);
-    enum attempt result = judge(webhook, code, reterr_reason);
+    enum attempt result = notify_webhook_judge(webhook, code, reterr_reason);
     curl_multi_remove_handle(webhook->multi, webhook->easy);
     return result;
 }
@@ -180,11 +187,13 @@ int webhook_post(struct webhook *webhook, const char *line, struct notify_stop *
     curl_easy_setopt(webhook->easy, CURLOPT_POSTFIELDS, line);
     for (uint32_t tries = 0;; tries++) {
         enum attempt result = attempt(webhook, stop, reterr_reason);
-        if (result == ATTEMPT_DONE)
+        if (result == ATTEMPT_DONE) {
             return 0;
+        }
         if (result == ATTEMPT_GIVE_UP || tries == webhook->retries ||
-            !notify_stop_wait(stop, clock_monotonic_ns() + backoff))
+            !notify_stop_wait(stop, clock_monotonic_ns() + backoff)) {
             return -1;
+        }
         backoff = backoff * 2 < BACKOFF_LAST ? backoff * 2 : BACKOFF_LAST;
     }
 }

@@ -28,20 +28,22 @@ static bool is_busy(const struct alert_cell *cell)
 static uint32_t count_busy(const struct alert_cells *cells)
 {
     uint32_t count = 0;
-    for (uint32_t i = 0; i < cells->count; i++)
+    for (uint32_t i = 0; i < cells->count; i++) {
         count += is_busy(&cells->cell[i]);
+    }
     return count;
 }
 
 static bool is_worth_keeping(const struct alert_cells *cells)
 {
     bool worth = false;
-    for (uint32_t i = 0; i < cells->count && !worth; i++)
+    for (uint32_t i = 0; i < cells->count && !worth; i++) {
         worth = is_busy(&cells->cell[i]) || cells->cell[i].armed || cells->cell[i].past_count;
+    }
     return worth;
 }
 
-static void put_number(struct mpk_writer *writer, const char *key, uint64_t number)
+static void alerts_pack_put_number(struct mpk_writer *writer, const char *key, uint64_t number)
 {
     mpk_put_str(writer, key);
     mpk_put_u64(writer, number);
@@ -51,10 +53,11 @@ static void put_number(struct mpk_writer *writer, const char *key, uint64_t numb
 static void put_bin(struct mpk_writer *writer, const char *key, const uint8_t *bytes, size_t size)
 {
     mpk_put_str(writer, key);
-    if (bytes)
+    if (bytes) {
         mpk_put_bin(writer, bytes, size);
-    else
+    } else {
         writer->failed = true;
+    }
 }
 
 static size_t armed_bytes(uint32_t count)
@@ -66,14 +69,17 @@ static void put_armed(const struct alert_cells *cells, struct mpk_writer *writer
 {
     size_t size = armed_bytes(cells->count);
     uint8_t *bits = calloc(size, 1);
-    for (uint32_t i = 0; bits && i < cells->count; i++)
-        if (cells->cell[i].armed)
+    for (uint32_t i = 0; bits && i < cells->count; i++) {
+        if (cells->cell[i].armed) {
             bits[i / 8] = (uint8_t)(bits[i / 8] | 1u << i % 8);
+        }
+    }
     put_bin(writer, "armed", bits, size);
     free(bits);
 }
 
-static void put_cell(const struct alert_cell *cell, uint32_t index, struct mpk_writer *writer)
+static void alerts_pack_put_cell(const struct alert_cell *cell, uint32_t index,
+                                 struct mpk_writer *writer)
 {
     mpk_put_array(writer, 6);
     mpk_put_u64(writer, index);
@@ -93,8 +99,9 @@ static void put_double(double number, uint8_t *bytes)
 {
     uint64_t bits;
     memcpy(&bits, &number, sizeof bits);
-    for (unsigned i = 0; i < 8; i++)
+    for (unsigned i = 0; i < 8; i++) {
         bytes[i] = (uint8_t)(bits >> 8 * i);
+    }
 }
 
 static void fill_past(const struct rule *rule, const struct alert_cells *cells, uint32_t index,
@@ -104,34 +111,38 @@ static void fill_past(const struct rule *rule, const struct alert_cells *cells, 
     const double *past = cells->past + (size_t)index * rule->within;
     uint32_t oldest = (cell->past_next + rule->within - cell->past_count) % rule->within;
     bytes[0] = cell->past_count;
-    for (uint32_t i = 0; i < cell->past_count; i++)
+    for (uint32_t i = 0; i < cell->past_count; i++) {
         put_double(past[(oldest + i) % rule->within], bytes + 1 + 8 * i);
+    }
 }
 
-static void put_past(const struct rule *rule, const struct alert_cells *cells,
-                     struct mpk_writer *writer)
+static void alerts_pack_put_past(const struct rule *rule, const struct alert_cells *cells,
+                                 struct mpk_writer *writer)
 {
     size_t each = past_bytes(rule), size = cells->past ? each * cells->count : 0;
     uint8_t *bytes = calloc(size + 1, 1);
-    for (uint32_t i = 0; bytes && size && i < cells->count; i++)
+    for (uint32_t i = 0; bytes && size && i < cells->count; i++) {
         fill_past(rule, cells, i, bytes + i * each);
+    }
     put_bin(writer, "past", bytes, size);
     free(bytes);
 }
 
-static void put_place(const struct rule *rule, const struct alert_cells *cells, uint64_t place,
-                      struct mpk_writer *writer)
+static void alerts_pack_put_place(const struct rule *rule, const struct alert_cells *cells,
+                                  uint64_t place, struct mpk_writer *writer)
 {
     mpk_put_map(writer, 5);
-    put_number(writer, "place", place);
-    put_number(writer, "count", cells->count);
+    alerts_pack_put_number(writer, "place", place);
+    alerts_pack_put_number(writer, "count", cells->count);
     put_armed(cells, writer);
     mpk_put_str(writer, "cells");
     mpk_put_array(writer, count_busy(cells));
-    for (uint32_t i = 0; i < cells->count; i++)
-        if (is_busy(&cells->cell[i]))
-            put_cell(&cells->cell[i], i, writer);
-    put_past(rule, cells, writer);
+    for (uint32_t i = 0; i < cells->count; i++) {
+        if (is_busy(&cells->cell[i])) {
+            alerts_pack_put_cell(&cells->cell[i], i, writer);
+        }
+    }
+    alerts_pack_put_past(rule, cells, writer);
 }
 
 static void put_rule(const struct alerts *alerts, uint32_t index, struct mpk_writer *writer)
@@ -139,33 +150,38 @@ static void put_rule(const struct alerts *alerts, uint32_t index, struct mpk_wri
     const struct rule *rule = alerts->rules[index];
     const struct alert_cells *whole = &alerts->whole->cells[index];
     uint32_t places = is_worth_keeping(whole);
-    for (const struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next)
+    for (const struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
         places += is_worth_keeping(&layer->cells[index]);
+    }
     mpk_put_map(writer, 3);
     mpk_put_str(writer, "name");
     mpk_put_str(writer, rule->name);
-    put_number(writer, "hash", rule_hash(rule));
+    alerts_pack_put_number(writer, "hash", rule_hash(rule));
     mpk_put_str(writer, "places");
     mpk_put_array(writer, places);
-    if (is_worth_keeping(whole))
-        put_place(rule, whole, 0, writer);
-    for (const struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next)
-        if (is_worth_keeping(&layer->cells[index]))
-            put_place(rule, &layer->cells[index], (uint64_t)layer->key + 1, writer);
+    if (is_worth_keeping(whole)) {
+        alerts_pack_put_place(rule, whole, 0, writer);
+    }
+    for (const struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
+        if (is_worth_keeping(&layer->cells[index])) {
+            alerts_pack_put_place(rule, &layer->cells[index], (uint64_t)layer->key + 1, writer);
+        }
+    }
 }
 
 int alerts_pack(const struct alerts *alerts, struct mpk_writer *writer)
 {
     mpk_put_map(writer, 6);
-    put_number(writer, "v", 1);
+    alerts_pack_put_number(writer, "v", 1);
     put_bin(writer, "run", alerts->run, RUN_BYTES);
-    put_number(writer, "epoch", alerts->newest.epoch);
-    put_number(writer, "step", alerts->newest.step);
-    put_number(writer, "time_ns", alerts->newest.time_ns);
+    alerts_pack_put_number(writer, "epoch", alerts->newest.epoch);
+    alerts_pack_put_number(writer, "step", alerts->newest.step);
+    alerts_pack_put_number(writer, "time_ns", alerts->newest.time_ns);
     mpk_put_str(writer, "rules");
     mpk_put_array(writer, alerts->rule_count);
-    for (uint32_t i = 0; i < alerts->rule_count; i++)
+    for (uint32_t i = 0; i < alerts->rule_count; i++) {
         put_rule(alerts, i, writer);
+    }
     return mpk_writer_ok(writer) ? 0 : ERR_MEMORY;
 }
 
@@ -182,12 +198,13 @@ static int get_number(const msgpack_object *map, const char *key, uint64_t max,
 static const uint8_t *get_bin(const msgpack_object *map, const char *key, size_t size)
 {
     const msgpack_object *value = mpk_find(map, key);
-    if (!value || value->type != MSGPACK_OBJECT_BIN || value->via.bin.size != size)
+    if (!value || value->type != MSGPACK_OBJECT_BIN || value->via.bin.size != size) {
         return NULL;
+    }
     return (const uint8_t *)value->via.bin.ptr;
 }
 
-static const msgpack_object_array *get_array(const msgpack_object *map, const char *key)
+static const msgpack_object_array *alerts_pack_get_array(const msgpack_object *map, const char *key)
 {
     const msgpack_object *value = mpk_find(map, key);
     return value && value->type == MSGPACK_OBJECT_ARRAY ? &value->via.array : NULL;
@@ -197,15 +214,17 @@ static int get_cell(struct alert_cells *cells, const msgpack_object *object)
 {
     uint64_t index, held, flags, epoch, step;
     double value;
-    if (object->type != MSGPACK_OBJECT_ARRAY || object->via.array.size != 6)
+    if (object->type != MSGPACK_OBJECT_ARRAY || object->via.array.size != 6) {
         return ERR_STORE_FORMAT;
+    }
     const msgpack_object *item = object->via.array.ptr;
     if (mpk_get_u64(&item[0], cells->count - 1, &index) != 0 ||
         mpk_get_u64(&item[1], UINT32_MAX, &held) != 0 ||
         mpk_get_u64(&item[2], FLAGS, &flags) != 0 ||
         mpk_get_u64(&item[3], UINT64_MAX, &epoch) != 0 ||
-        mpk_get_u64(&item[4], UINT64_MAX, &step) != 0 || mpk_get_f64(&item[5], &value) != 0)
+        mpk_get_u64(&item[4], UINT64_MAX, &step) != 0 || mpk_get_f64(&item[5], &value) != 0) {
         return ERR_STORE_FORMAT;
+    }
     struct alert_cell *cell = &cells->cell[index];
     cell->held = (uint32_t)held;
     cell->firing = flags & FLAG_FIRING;
@@ -220,8 +239,9 @@ static double get_double(const uint8_t *bytes)
 {
     uint64_t bits = 0;
     double number;
-    for (unsigned i = 0; i < 8; i++)
+    for (unsigned i = 0; i < 8; i++) {
         bits |= (uint64_t)bytes[i] << 8 * i;
+    }
     memcpy(&number, &bits, sizeof number);
     return number;
 }
@@ -231,12 +251,14 @@ static int get_past(const struct rule *rule, struct alert_cells *cells, uint32_t
 {
     struct alert_cell *cell = &cells->cell[index];
     double *past = cells->past + (size_t)index * rule->within;
-    if (bytes[0] > rule->within)
+    if (bytes[0] > rule->within) {
         return ERR_STORE_FORMAT;
+    }
     cell->past_count = bytes[0];
     cell->past_next = (uint8_t)(bytes[0] % rule->within);
-    for (uint32_t i = 0; i < bytes[0]; i++)
+    for (uint32_t i = 0; i < bytes[0]; i++) {
         past[i] = get_double(bytes + 1 + 8 * i);
+    }
     return 0;
 }
 
@@ -248,19 +270,20 @@ struct packed_place {
 };
 
 /* What a place says of its size agrees with its binaries, which bounds what is allocated for it. */
-static int read_place(const struct rule *rule, const msgpack_object *map,
-                      struct packed_place *ret_place)
+static int alerts_pack_read_place(const struct rule *rule, const msgpack_object *map,
+                                  struct packed_place *ret_place)
 {
     struct packed_place *place = ret_place;
     if (get_number(map, "place", (uint64_t)UINT32_MAX + 1, &place->place) != 0 ||
         get_number(map, "count", UINT32_MAX, &place->count) != 0 || place->count == 0 ||
         (rule->each == RULE_EACH_RUN) != (place->place == 0) ||
-        (rule->each != RULE_EACH_HEAD && place->count != 1))
+        (rule->each != RULE_EACH_HEAD && place->count != 1)) {
         return ERR_STORE_FORMAT;
+    }
     size_t past = rule_is_rate(rule->condition) ? place->count * past_bytes(rule) : 0;
     place->armed = get_bin(map, "armed", armed_bytes((uint32_t)place->count));
     place->past = get_bin(map, "past", past);
-    place->cells = get_array(map, "cells");
+    place->cells = alerts_pack_get_array(map, "cells");
     return place->armed && place->past && place->cells ? 0 : ERR_STORE_FORMAT;
 }
 
@@ -270,11 +293,13 @@ static int fill_cells(const struct rule *rule, struct alert_cells *cells,
     int code = 0;
     for (uint32_t i = 0; i < cells->count && !code; i++) {
         cells->cell[i].armed = packed->armed[i / 8] >> i % 8 & 1;
-        if (cells->past)
+        if (cells->past) {
             code = get_past(rule, cells, i, packed->past + i * past_bytes(rule));
+        }
     }
-    for (uint32_t i = 0; !code && i < packed->cells->size; i++)
+    for (uint32_t i = 0; !code && i < packed->cells->size; i++) {
         code = get_cell(cells, &packed->cells->ptr[i]);
+    }
     return code;
 }
 
@@ -282,56 +307,66 @@ static int get_place(struct alerts *alerts, uint32_t index, const msgpack_object
 {
     const struct rule *rule = alerts->rules[index];
     struct packed_place packed;
-    int code = read_place(rule, map, &packed);
-    if (code)
+    int code = alerts_pack_read_place(rule, map, &packed);
+    if (code) {
         return code;
+    }
     struct alert_layer *layer = alerts->whole;
-    if (packed.place)
+    if (packed.place) {
         layer = alert_layer_get(alerts, alert_layer_unpack((uint32_t)(packed.place - 1)));
-    if (!layer || alert_cells_get(alerts, &layer->cells[index], rule, (uint32_t)packed.count) != 0)
+    }
+    if (!layer ||
+        alert_cells_get(alerts, &layer->cells[index], rule, (uint32_t)packed.count) != 0) {
         return ERR_MEMORY;
+    }
     return fill_cells(rule, &layer->cells[index], &packed);
 }
 
 /* The rule in force with this name and meaning; rule_count when there is none. */
-static uint32_t find_rule(const struct alerts *alerts, const msgpack_object *name, uint64_t hash)
+static uint32_t alerts_pack_find_rule(const struct alerts *alerts, const msgpack_object *name,
+                                      uint64_t hash)
 {
     uint32_t index = 0;
     while (index < alerts->rule_count && !(mpk_is_str(name, alerts->rules[index]->name) &&
-                                           rule_hash(alerts->rules[index]) == hash))
+                                           rule_hash(alerts->rules[index]) == hash)) {
         index++;
+    }
     return index;
 }
 
 static int get_rule(struct alerts *alerts, const msgpack_object *map)
 {
     const msgpack_object *name = mpk_find(map, "name");
-    const msgpack_object_array *places = get_array(map, "places");
+    const msgpack_object_array *places = alerts_pack_get_array(map, "places");
     uint64_t hash;
     int code = get_number(map, "hash", UINT64_MAX, &hash);
-    if (code || !name || !places)
+    if (code || !name || !places) {
         return ERR_STORE_FORMAT;
-    uint32_t index = find_rule(alerts, name, hash);
-    for (uint32_t i = 0; i < places->size && index < alerts->rule_count && !code; i++)
+    }
+    uint32_t index = alerts_pack_find_rule(alerts, name, hash);
+    for (uint32_t i = 0; i < places->size && index < alerts->rule_count && !code; i++) {
         code = get_place(alerts, index, &places->ptr[i]);
+    }
     return code;
 }
 
 static int get_all(struct alerts *alerts, const msgpack_object *map)
 {
-    const msgpack_object_array *rules = get_array(map, "rules");
+    const msgpack_object_array *rules = alerts_pack_get_array(map, "rules");
     const uint8_t *run = get_bin(map, "run", RUN_BYTES);
     struct result_common *newest = &alerts->newest;
     uint64_t version;
     if (get_number(map, "v", 1, &version) != 0 || version != 1 || !rules || !run ||
         get_number(map, "epoch", UINT64_MAX, &newest->epoch) != 0 ||
         get_number(map, "step", UINT64_MAX, &newest->step) != 0 ||
-        get_number(map, "time_ns", UINT64_MAX, &newest->time_ns) != 0)
+        get_number(map, "time_ns", UINT64_MAX, &newest->time_ns) != 0) {
         return ERR_STORE_FORMAT;
+    }
     memcpy(alerts->run, run, RUN_BYTES);
     int code = 0;
-    for (uint32_t i = 0; i < rules->size && !code; i++)
+    for (uint32_t i = 0; i < rules->size && !code; i++) {
         code = get_rule(alerts, &rules->ptr[i]);
+    }
     return code;
 }
 
@@ -340,11 +375,13 @@ int alerts_unpack(struct alerts *alerts, const void *data, size_t size)
     struct mpk_doc doc;
     alerts_forget(alerts);
     int code = mpk_parse(data, size, &mpk_result_limits, &doc);
-    if (code)
+    if (code) {
         return code == ERR_MEMORY ? ERR_MEMORY : ERR_STORE_FORMAT;
+    }
     code = get_all(alerts, doc.root);
     mpk_doc_clear(&doc);
-    if (code)
+    if (code) {
         alerts_forget(alerts);
+    }
     return code;
 }

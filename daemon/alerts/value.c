@@ -9,20 +9,24 @@
 
 bool alert_has(const struct summary_result *summary, const struct rule *rule)
 {
-    if (rule->metric < METRIC_COUNT)
+    if (rule->metric < METRIC_COUNT) {
         return rule->statistic < RULE_DELTA ? summary->stat[rule->metric] != NULL
                                             : summary->drift[rule->metric] != NULL;
-    if (rule->metric == RULE_SINK_RATE)
+    }
+    if (rule->metric == RULE_SINK_RATE) {
         return summary->sink_rate != NULL;
-    if (rule->metric == RULE_REDUNDANT_SHARE)
+    }
+    if (rule->metric == RULE_REDUNDANT_SHARE) {
         return summary->similarity.js != NULL;
+    }
     return rule->metric == RULE_INVALID_SHARE || rule->metric == RULE_ROW_SUM_ERROR;
 }
 
 static double of_stat(const struct result_stat *stat, enum rule_statistic statistic)
 {
-    if (stat->count == 0)
+    if (stat->count == 0) {
         return NAN;
+    }
     switch (statistic) {
     case RULE_STD:
         return stat->std;
@@ -62,16 +66,18 @@ static double of_drift(const struct result_drift *drift, enum rule_statistic sta
 double alert_head_value(const struct summary_result *summary, const struct rule *rule,
                         uint32_t head)
 {
-    if (rule->statistic >= RULE_DELTA)
+    if (rule->statistic >= RULE_DELTA) {
         return of_drift(&summary->drift[rule->metric][head], rule->statistic);
+    }
     double value = of_stat(&summary->stat[rule->metric][head], rule->statistic);
-    if (!rule->per_key)
+    if (!rule->per_key) {
         return value;
+    }
     uint32_t keys = summary->layer.shape[3];
     return keys ? value / keys : NAN;
 }
 
-static double share(double part, double all)
+static double alert_value_share(double part, double all)
 {
     return all > 0 ? part / all : NAN;
 }
@@ -92,10 +98,10 @@ double alert_layer_value(const struct summary_result *summary, const struct rule
     case RULE_SINK_RATE:
         return of_stat(summary->sink_rate, rule->statistic);
     case RULE_REDUNDANT_SHARE:
-        return share(summary->similarity.redundant_total, heads * (heads - 1) / 2);
+        return alert_value_share(summary->similarity.redundant_total, heads * (heads - 1) / 2);
     case RULE_INVALID_SHARE:
-        return share((double)layer->invalid_rows,
-                     (double)layer->rows + (double)layer->invalid_rows);
+        return alert_value_share((double)layer->invalid_rows,
+                                 (double)layer->rows + (double)layer->invalid_rows);
     default:
         return row_sum_error(layer);
     }
@@ -103,8 +109,9 @@ double alert_layer_value(const struct summary_result *summary, const struct rule
 
 void alert_gather(struct alert_gathered *gathered, double value)
 {
-    if (isnan(value))
+    if (isnan(value)) {
         return;
+    }
     gathered->min = gathered->count ? fmin(gathered->min, value) : value;
     gathered->max = gathered->count ? fmax(gathered->max, value) : value;
     gathered->sum += value;
@@ -113,11 +120,14 @@ void alert_gather(struct alert_gathered *gathered, double value)
 
 double alert_gathered_value(const struct alert_gathered *gathered, const struct rule *rule)
 {
-    if (gathered->count == 0)
+    if (gathered->count == 0) {
         return NAN;
-    if (rule->statistic == RULE_MIN)
+    }
+    if (rule->statistic == RULE_MIN) {
         return gathered->min;
-    if (rule->statistic == RULE_MAX)
+    }
+    if (rule->statistic == RULE_MAX) {
         return gathered->max;
+    }
     return gathered->sum / (double)gathered->count;
 }

@@ -29,8 +29,9 @@ static int count_sockets(void)
 {
     const char *pid = getenv("LISTEN_PID"), *count = getenv("LISTEN_FDS");
     char *end;
-    if (!pid || !count || strtol(pid, NULL, 10) != (long)getpid())
+    if (!pid || !count || strtol(pid, NULL, 10) != (long)getpid()) {
         return 0;
+    }
     long sockets = strtol(count, &end, 10);
     return *count && !*end && sockets >= 0 && sockets <= SOCKETS_MAX ? (int)sockets : -1;
 }
@@ -51,8 +52,9 @@ static bool read_ip(const struct sockaddr *address, socklen_t size, char *endpoi
 {
     char host[INET6_ADDRSTRLEN + IF_NAMESIZE], port[8];
     if (getnameinfo(address, size, host, sizeof host, port, sizeof port,
-                    NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+                    NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
         return false;
+    }
     snprintf(endpoint, ENDPOINT_MAX,
              address->sa_family == AF_INET6 ? "tcp://[%s]:%s" : "tcp://%s:%s", host, port);
     return true;
@@ -62,12 +64,14 @@ static bool read_ip(const struct sockaddr *address, socklen_t size, char *endpoi
 static bool read_path(const struct sockaddr_un *address, socklen_t size, char *endpoint)
 {
     size_t length = size - offsetof(struct sockaddr_un, sun_path);
-    if (size <= offsetof(struct sockaddr_un, sun_path))
+    if (size <= offsetof(struct sockaddr_un, sun_path)) {
         return false;
-    if (address->sun_path[0] == '\0')
+    }
+    if (address->sun_path[0] == '\0') {
         snprintf(endpoint, ENDPOINT_MAX, "ipc://@%.*s", (int)length - 1, address->sun_path + 1);
-    else
+    } else {
         snprintf(endpoint, ENDPOINT_MAX, "ipc://%.*s", (int)length, address->sun_path);
+    }
     return true;
 }
 
@@ -79,10 +83,12 @@ static bool read_address(int fd, char *endpoint)
         struct sockaddr_storage room;
     } address = {.any.sa_family = AF_UNSPEC};
     socklen_t size = sizeof address;
-    if (getsockname(fd, &address.any, &size) != 0)
+    if (getsockname(fd, &address.any, &size) != 0) {
         return false;
-    if (address.any.sa_family == AF_UNIX)
+    }
+    if (address.any.sa_family == AF_UNIX) {
         return read_path(&address.path, size, endpoint);
+    }
     return (address.any.sa_family == AF_INET || address.any.sa_family == AF_INET6) &&
            read_ip(&address.any, size, endpoint);
 }
@@ -94,23 +100,26 @@ static int read_option(int fd, int option)
     return getsockopt(fd, SOL_SOCKET, option, &value, &size) == 0 ? value : -1;
 }
 
-static int find(const char *name)
+static int activation_find(const char *name)
 {
     char other[NAME_SIZE];
     int count = count_sockets();
     for (int i = 0; i < count; i++) {
         read_name(i, other);
-        if (strcmp(other, name) == 0)
+        if (strcmp(other, name) == 0) {
             return FIRST_FD + i;
+        }
     }
     return -1;
 }
 
 static bool is_known(const char *name)
 {
-    for (size_t i = 0; i < NAMES; i++)
-        if (strcmp(name, names[i]) == 0)
+    for (size_t i = 0; i < NAMES; i++) {
+        if (strcmp(name, names[i]) == 0) {
             return true;
+        }
+    }
     return false;
 }
 
@@ -118,29 +127,36 @@ static bool is_known(const char *name)
 static const char *complaint(int fd, const char *name, bool insecure)
 {
     char endpoint[ENDPOINT_MAX];
-    if (!is_known(name))
+    if (!is_known(name)) {
         return "its name is none of ingest, publish, control, tap, http";
-    if (find(name) != fd)
+    }
+    if (activation_find(name) != fd) {
         return "its name was given to another one before";
-    if (read_option(fd, SO_TYPE) != SOCK_STREAM || read_option(fd, SO_ACCEPTCONN) != 1)
+    }
+    if (read_option(fd, SO_TYPE) != SOCK_STREAM || read_option(fd, SO_ACCEPTCONN) != 1) {
         return "it is no socket that listens (ListenStream=, Accept=no)";
-    if (!read_address(fd, endpoint))
+    }
+    if (!read_address(fd, endpoint)) {
         return "its address is neither TCP nor a path";
+    }
     bool is_tcp = strncmp(endpoint, "tcp://", strlen("tcp://")) == 0;
     bool is_http = strcmp(name, "http") == 0;
-    if (is_http && !is_tcp)
+    if (is_http && !is_tcp) {
         return "HTTP needs TCP";
-    if (is_tcp && !is_http && !insecure)
+    }
+    if (is_tcp && !is_http && !insecure) {
         return "over TCP anybody could speak to attnd: give its unit a path (ListenStream=), or "
                "set insecure: true";
+    }
     return NULL;
 }
 
-static int prepare(int fd)
+static int activation_prepare(int fd)
 {
     int flags = fcntl(fd, F_GETFL);
-    if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0)
+    if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0) {
         return -1;
+    }
     return fcntl(fd, F_SETFD, FD_CLOEXEC);
 }
 
@@ -156,8 +172,9 @@ int activation_check(bool insecure, char *reterr)
     for (int i = 0; i < count; i++) {
         read_name(i, name);
         const char *why = complaint(FIRST_FD + i, name, insecure);
-        if (!why && prepare(FIRST_FD + i) != 0)
+        if (!why && activation_prepare(FIRST_FD + i) != 0) {
             why = strerror(errno);
+        }
         if (why) {
             snprintf(reterr, CONFIG_ERROR_MAX, "socket %d of LISTEN_FDS, '%s': %s", i + 1, name,
                      why);
@@ -169,6 +186,6 @@ int activation_check(bool insecure, char *reterr)
 
 int activation_take(const char *name, char *endpoint)
 {
-    int fd = find(name);
+    int fd = activation_find(name);
     return fd >= 0 && read_address(fd, endpoint) ? fd : -1;
 }

@@ -18,24 +18,28 @@ static unsigned long nth_of(const char *suffix)
 }
 
 /* Whether this is the point that the variable names, passed as often as it says. */
-static bool is_meant(const char *variable, const char *name, atomic_ulong *passed)
+static bool crash_is_meant(const char *variable, const char *name, atomic_ulong *passed)
 {
     const char *at = getenv(variable);
     size_t length = strlen(name);
-    if (!at || strncmp(at, name, length) != 0 || (at[length] != '\0' && at[length] != ':'))
+    if (!at || strncmp(at, name, length) != 0 || (at[length] != '\0' && at[length] != ':')) {
         return false;
+    }
     return atomic_fetch_add(passed, 1) + 1 == nth_of(at + length);
 }
 
 void crash_point(const char *name)
 {
-    if (is_meant("ATTND_CRASH_AT", name, &crash_passed))
+    if (crash_is_meant("ATTND_CRASH_AT", name, &crash_passed)) {
         raise(SIGKILL);
+    }
 }
 
 void stall_point(const char *name)
 {
-    if (is_meant("ATTND_STALL_AT", name, &stall_passed))
-        for (;;)
+    if (crash_is_meant("ATTND_STALL_AT", name, &stall_passed)) {
+        for (;;) {
             pause();
+        }
+    }
 }

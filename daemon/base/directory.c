@@ -48,21 +48,25 @@ static int directory_judge(const char *path, int fd, bool is_default, char *rete
 {
     char reason[ADDRESS_REASON_MAX];
     struct stat status;
-    if (flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) /* not every system can */
+    if (flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) { /* not every system can */
         return directory_refuse(reterr,
                                 "%s: another attnd runs here: stop it, or give this one another "
                                 "--address",
                                 path);
+    }
     int rc = address_is_trusted(path, geteuid(), reason);
-    if (rc == -1)
+    if (rc == -1) {
         return directory_distrust(reterr, reason, is_default);
-    if (rc != 0 || !directory_is_here(path, fd) || fstat(fd, &status) != 0)
+    }
+    if (rc != 0 || !directory_is_here(path, fd) || fstat(fd, &status) != 0) {
         return -EAGAIN;
-    if (is_default && (status.st_mode & (S_IRWXG | S_IRWXO)))
+    }
+    if (is_default && (status.st_mode & (S_IRWXG | S_IRWXO))) {
         return directory_refuse(reterr,
                                 "%s: others can look into it (mode %04o): chmod 700 it, or give "
                                 "another --address",
                                 path, (unsigned)(status.st_mode & 07777));
+    }
     return 0;
 }
 
@@ -77,17 +81,22 @@ int directory_take(const char *path, bool is_default, char *reterr)
         }
         int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         int error = errno;
-        if (fd < 0 && address_is_trusted(path, geteuid(), reason) == -1)
+        if (fd < 0 && address_is_trusted(path, geteuid(), reason) == -1) {
             return directory_distrust(reterr, reason, is_default);
-        if (fd < 0 && error != ENOENT)
+        }
+        if (fd < 0 && error != ENOENT) {
             return directory_refuse(reterr, "%s: %s", path, strerror(error));
+        }
         int rc = fd < 0 ? -EAGAIN : directory_judge(path, fd, is_default, reterr);
-        if (rc == 0)
+        if (rc == 0) {
             return fd;
-        if (fd >= 0)
+        }
+        if (fd >= 0) {
             close(fd);
-        if (rc == -1)
+        }
+        if (rc == -1) {
             return -1;
+        }
     }
     return directory_refuse(reterr, "%s: it is removed again and again", path);
 }

@@ -40,11 +40,13 @@ static bool ipc_answers(const char *endpoint)
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     const char *path = endpoint + strlen("ipc://");
     if (strncmp(endpoint, "ipc://", strlen("ipc://")) != 0 ||
-        strlen(path) >= sizeof address.sun_path)
+        strlen(path) >= sizeof address.sun_path) {
         return false;
+    }
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd < 0)
+    if (fd < 0) {
         return false;
+    }
     memcpy(address.sun_path, path, strlen(path) + 1);
     bool answers = connect(fd, (const struct sockaddr *)&address, sizeof address) == 0 ||
                    errno == EAGAIN; /* who listens there is busy */
@@ -53,7 +55,7 @@ static bool ipc_answers(const char *endpoint)
 }
 
 /* The path of an ipc:// endpoint in the file system, or NULL. */
-static const char *file_of(const char *endpoint)
+static const char *endpoint_file_of(const char *endpoint)
 {
     size_t scheme = strlen("ipc://");
     return strncmp(endpoint, "ipc://", scheme) == 0 && endpoint[scheme] != '@' ? endpoint + scheme
@@ -75,17 +77,18 @@ static mode_t mode_beside(const char *path)
 
 static void know_file(struct endpoint_file *file, const char *endpoint)
 {
-    const char *path = file_of(endpoint);
+    const char *path = endpoint_file_of(endpoint);
     struct stat status;
-    if (!path)
+    if (!path) {
         return;
+    }
     chmod(path, mode_beside(path)); /* it was made for this user alone: main has set the umask */
     atomic_store(&file->inode, lstat(path, &status) == 0 ? (uint64_t)status.st_ino : UINT64_MAX);
 }
 
 static uint64_t inode_now(const char *endpoint)
 {
-    const char *path = file_of(endpoint);
+    const char *path = endpoint_file_of(endpoint);
     struct stat status;
     return path && lstat(path, &status) == 0 ? (uint64_t)status.st_ino : 0;
 }
@@ -98,11 +101,13 @@ bool endpoint_is_lost(const char *endpoint, const struct endpoint_file *file)
 
 void endpoint_keep(void *socket, const char *endpoint, struct endpoint_file *file)
 {
-    if (!endpoint_is_lost(endpoint, file))
+    if (!endpoint_is_lost(endpoint, file)) {
         return;
+    }
     int error = ipc_answers(endpoint) ? EADDRINUSE : 0;
-    if (!error && zmq_bind(socket, endpoint) != 0)
+    if (!error && zmq_bind(socket, endpoint) != 0) {
         error = zmq_errno();
+    }
     if (!error) {
         know_file(file, endpoint);
         file->failures = 0;
@@ -114,7 +119,7 @@ void endpoint_keep(void *socket, const char *endpoint, struct endpoint_file *fil
     }
 }
 
-static const char *advice(int error)
+static const char *endpoint_advice(int error)
 {
     switch (error) {
     case EADDRINUSE:
@@ -132,12 +137,14 @@ static const char *advice(int error)
     }
 }
 
-static void *fail(void *socket, const struct endpoint_options *options, int error, char *reterr)
+static void *endpoint_fail(void *socket, const struct endpoint_options *options, int error,
+                           char *reterr)
 {
     snprintf(reterr, CONFIG_ERROR_MAX, "%s: cannot bind %s: %s%s", options->key, options->endpoint,
-             zmq_strerror(error), advice(error));
-    if (socket)
+             zmq_strerror(error), endpoint_advice(error));
+    if (socket) {
         zmq_close(socket);
+    }
     return NULL;
 }
 
@@ -173,17 +180,19 @@ static int set_limits(void *socket, const struct endpoint_options *options)
     rc |= set_int(socket, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS);
     rc |= set_probes(socket);
     rc |= set_int(socket, ZMQ_RCVHWM, NO_LIMIT);
-    if (options->send_queue)
+    if (options->send_queue) {
         rc |= set_int(socket, ZMQ_SNDHWM, options->send_queue);
+    }
     return rc;
 }
 
-static void read_bound(void *socket, char *endpoint)
+static void endpoint_read_bound(void *socket, char *endpoint)
 {
     char bound[ENDPOINT_MAX];
     size_t size = sizeof bound;
-    if (zmq_getsockopt(socket, ZMQ_LAST_ENDPOINT, bound, &size) == 0)
+    if (zmq_getsockopt(socket, ZMQ_LAST_ENDPOINT, bound, &size) == 0) {
         strcpy(endpoint, bound);
+    }
 }
 
 /* The socket that a service manager opened for this key's section, or -1. */
@@ -197,32 +206,38 @@ static int take_handed_over(const struct endpoint_options *options)
 /* ZeroMQ takes over a descriptor when it binds, and only then. */
 static int bind_socket(void *socket, const struct endpoint_options *options, int fd)
 {
-    if (fd >= 0 && set_int(socket, ZMQ_USE_FD, fd) != 0)
+    if (fd >= 0 && set_int(socket, ZMQ_USE_FD, fd) != 0) {
         return -1;
+    }
     return zmq_bind(socket, options->endpoint);
 }
 
 void *endpoint_context_new(void)
 {
     void *context = zmq_ctx_new();
-    if (context)
+    if (context) {
         zmq_ctx_set(context, ZMQ_IO_THREADS, THREAD_COUNT);
+    }
     return context;
 }
 
 void *endpoint_bind(void *zmq_context, const struct endpoint_options *options, char *reterr)
 {
     int fd = take_handed_over(options);
-    if (fd < 0 && ipc_answers(options->endpoint))
-        return fail(NULL, options, EADDRINUSE, reterr);
+    if (fd < 0 && ipc_answers(options->endpoint)) {
+        return endpoint_fail(NULL, options, EADDRINUSE, reterr);
+    }
     void *socket = zmq_socket(zmq_context, options->type);
-    if (!socket)
-        return fail(NULL, options, zmq_errno(), reterr);
-    if (set_limits(socket, options) != 0 || bind_socket(socket, options, fd) != 0)
-        return fail(socket, options, zmq_errno(), reterr);
-    read_bound(socket, options->endpoint);
+    if (!socket) {
+        return endpoint_fail(NULL, options, zmq_errno(), reterr);
+    }
+    if (set_limits(socket, options) != 0 || bind_socket(socket, options, fd) != 0) {
+        return endpoint_fail(socket, options, zmq_errno(), reterr);
+    }
+    endpoint_read_bound(socket, options->endpoint);
     options->ret_file->key = options->key;
-    if (fd < 0)
+    if (fd < 0) {
         know_file(options->ret_file, options->endpoint);
+    }
     return socket;
 }

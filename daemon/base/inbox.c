@@ -10,7 +10,7 @@
  * get theirs. */
 #define NOTES_PER_TURN 256
 
-static void take_all(struct inbox *inbox)
+static void inbox_take_all(struct inbox *inbox)
 {
     pthread_mutex_lock(&inbox->lock);
     inbox->reading = inbox->first;
@@ -20,14 +20,16 @@ static void take_all(struct inbox *inbox)
 }
 
 /* Reads up to `count` notes. Returns whether there may be more. */
-static bool read_some(struct inbox *inbox, int count)
+static bool inbox_read_some(struct inbox *inbox, int count)
 {
     for (; count > 0; count--) {
-        if (!inbox->reading)
-            take_all(inbox);
+        if (!inbox->reading) {
+            inbox_take_all(inbox);
+        }
         struct note *note = inbox->reading;
-        if (!note)
+        if (!note) {
             return false;
+        }
         inbox->reading = note->next;
         atomic_fetch_sub_explicit(&inbox->depth, 1, memory_order_relaxed);
         inbox->read(inbox->data, note);
@@ -35,19 +37,21 @@ static bool read_some(struct inbox *inbox, int count)
     return true;
 }
 
-static void on_wake(uv_async_t *wake)
+static void inbox_on_wake(uv_async_t *wake)
 {
-    if (read_some(wake->data, NOTES_PER_TURN))
+    if (inbox_read_some(wake->data, NOTES_PER_TURN)) {
         uv_async_send(wake);
+    }
 }
 
 int inbox_init(struct inbox *inbox, uv_loop_t *loop, inbox_reader read, void *data)
 {
     *inbox = (struct inbox){.read = read, .data = data};
     inbox->last = &inbox->first;
-    int rc = uv_async_init(loop, &inbox->wake, on_wake);
-    if (rc != 0)
+    int rc = uv_async_init(loop, &inbox->wake, inbox_on_wake);
+    if (rc != 0) {
         return rc;
+    }
     inbox->wake.data = inbox;
     pthread_mutex_init(&inbox->lock, NULL); /* cannot fail for a default mutex on Linux */
     return 0;
@@ -71,7 +75,7 @@ uint32_t inbox_depth(struct inbox *inbox)
 
 void inbox_close(struct inbox *inbox)
 {
-    while (read_some(inbox, NOTES_PER_TURN))
+    while (inbox_read_some(inbox, NOTES_PER_TURN))
         ;
     uv_close((uv_handle_t *)&inbox->wake, NULL);
     pthread_mutex_destroy(&inbox->lock);

@@ -21,8 +21,9 @@ const char *const latency_help[LATENCY_COUNT] = {
 void latency_add(struct latency *latency, uint64_t ns)
 {
     int i = 0;
-    while (i < LATENCY_BOUNDS && ns > latency_bound_ns[i])
+    while (i < LATENCY_BOUNDS && ns > latency_bound_ns[i]) {
         i++;
+    }
     atomic_fetch_add_explicit(&latency->count[i], 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&latency->sum_ns, ns, memory_order_relaxed);
 }

@@ -36,19 +36,21 @@ void log_setup(enum log_level level, bool json)
 
 static void put_char(struct line *line, char c)
 {
-    if (line->used < sizeof line->text - LINE_END_BYTES)
+    if (line->used < sizeof line->text - LINE_END_BYTES) {
         line->text[line->used++] = c;
-    else
+    } else {
         line->full = true;
+    }
 }
 
-static void put_text(struct line *line, const char *text)
+static void log_put_text(struct line *line, const char *text)
 {
-    while (*text)
+    while (*text) {
         put_char(line, *text++);
+    }
 }
 
-static bool is_plain(unsigned char c)
+static bool log_is_plain(unsigned char c)
 {
     return c > 0x20 && c < 0x7f && c != '"' && c != '\\' && c != '=';
 }
@@ -58,13 +60,14 @@ static void put_escaped(struct line *line, const char *text)
     for (; *text; text++) {
         unsigned char c = (unsigned char)*text;
         char escape[8];
-        if (c == '"' || c == '\\')
+        if (c == '"' || c == '\\') {
             put_char(line, '\\');
+        }
         if (c >= 0x20 && c < 0x7f) {
             put_char(line, (char)c);
         } else {
             snprintf(escape, sizeof escape, "\\u%04x", c);
-            put_text(line, escape);
+            log_put_text(line, escape);
         }
     }
 }
@@ -72,8 +75,9 @@ static void put_escaped(struct line *line, const char *text)
 static bool needs_quotes(const char *text)
 {
     bool plain = *text != '\0';
-    for (; *text; text++)
-        plain = plain && is_plain((unsigned char)*text);
+    for (; *text; text++) {
+        plain = plain && log_is_plain((unsigned char)*text);
+    }
     return !plain;
 }
 
@@ -84,46 +88,51 @@ static void put_quoted(struct line *line, const char *text)
     put_char(line, '"');
 }
 
-static void put_value(struct line *line, const char *text)
+static void log_put_value(struct line *line, const char *text)
 {
-    if (log_sink.json || needs_quotes(text))
+    if (log_sink.json || needs_quotes(text)) {
         put_quoted(line, text);
-    else
-        put_text(line, text);
+    } else {
+        log_put_text(line, text);
+    }
 }
 
-static void put_key(struct line *line, const char *key)
+static void log_put_key(struct line *line, const char *key)
 {
-    if (line->used > 0 && line->text[line->used - 1] != '{')
-        put_text(line, log_sink.json ? ", " : " ");
-    if (log_sink.json)
+    if (line->used > 0 && line->text[line->used - 1] != '{') {
+        log_put_text(line, log_sink.json ? ", " : " ");
+    }
+    if (log_sink.json) {
         put_quoted(line, key);
-    else
-        put_text(line, key);
-    put_text(line, log_sink.json ? ": " : "=");
+    } else {
+        log_put_text(line, key);
+    }
+    log_put_text(line, log_sink.json ? ": " : "=");
 }
 
 static void append_field(struct line *line, const struct log_field *field)
 {
     char number[32];
-    put_key(line, field->key);
+    log_put_key(line, field->key);
     if (field->text) {
-        put_value(line, field->text);
+        log_put_value(line, field->text);
     } else {
         snprintf(number, sizeof number, "%" PRIu64, field->number);
-        put_text(line, number);
+        log_put_text(line, number);
     }
 }
 
 /* A field that does not fit is left out whole, and those after it too, so that the line stays
  * well-formed. */
-static void put_field(struct line *line, const struct log_field *field)
+static void log_put_field(struct line *line, const struct log_field *field)
 {
     size_t before = line->used;
-    if (!line->full)
+    if (!line->full) {
         append_field(line, field);
-    if (line->full)
+    }
+    if (line->full) {
         line->used = before;
+    }
 }
 
 static void format_time(char *text, size_t size)
@@ -137,7 +146,7 @@ static void format_time(char *text, size_t size)
 }
 
 /* In the room that put_char leaves. */
-static void finish(struct line *line)
+static void log_finish(struct line *line)
 {
     const char *end = log_sink.json ? (line->full ? ", \"cut\": true}\n" : "}\n")
                                     : (line->full ? " cut=true\n" : "\n");
@@ -149,17 +158,20 @@ void log_write(enum log_level level, const char *event, const struct log_field *
 {
     struct line line = {.used = 0};
     char time_text[40];
-    if (level > log_sink.level)
+    if (level > log_sink.level) {
         return;
+    }
     format_time(time_text, sizeof time_text);
-    if (log_sink.json)
+    if (log_sink.json) {
         put_char(&line, '{');
-    put_field(&line, &LOG_STR("time", time_text));
-    put_field(&line, &LOG_STR("level", level_name[level]));
-    put_field(&line, &LOG_STR("event", event));
-    for (; fields->key; fields++)
-        put_field(&line, fields);
-    finish(&line);
+    }
+    log_put_field(&line, &LOG_STR("time", time_text));
+    log_put_field(&line, &LOG_STR("level", level_name[level]));
+    log_put_field(&line, &LOG_STR("event", event));
+    for (; fields->key; fields++) {
+        log_put_field(&line, fields);
+    }
+    log_finish(&line);
     /* Nothing sensible can be done about a stderr that does not take the line. */
     (void)!write(STDERR_FILENO, line.text, line.used);
 }

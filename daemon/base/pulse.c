@@ -25,8 +25,10 @@ void pulse_ask(struct pulse_round *round)
 
 const char *pulse_missing(const struct pulse_round *round)
 {
-    for (int i = 0; i < round->count; i++)
-        if (count_beats(round->subjects[i].pulse) == round->beats[i])
+    for (int i = 0; i < round->count; i++) {
+        if (count_beats(round->subjects[i].pulse) == round->beats[i]) {
             return round->subjects[i].name;
+        }
+    }
     return NULL;
 }

@@ -42,7 +42,8 @@ uint64_t stats_dropped(struct stats *stats, int index)
 uint64_t stats_dropped_total(struct stats *stats)
 {
     uint64_t total = 0;
-    for (int i = 0; i < ERR_COUNT; i++)
+    for (int i = 0; i < ERR_COUNT; i++) {
         total += stats_dropped(stats, i);
+    }
     return total;
 }

@@ -7,7 +7,7 @@
  * turn. */
 #define READS_PER_TURN 64
 
-static bool readable(const struct zsock *zsock)
+static bool zsock_readable(const struct zsock *zsock)
 {
     int events = 0;
     size_t size = sizeof events;
@@ -27,25 +27,28 @@ static void on_poll(uv_poll_t *poll, int status, int events)
 static void on_prepare(uv_prepare_t *prepare)
 {
     struct zsock *zsock = prepare->data;
-    if (readable(zsock))
+    if (zsock_readable(zsock)) {
         uv_idle_start(&zsock->idle, on_idle);
-    else
+    } else {
         uv_idle_stop(&zsock->idle);
+    }
 }
 
 static void on_check(uv_check_t *check)
 {
     struct zsock *zsock = check->data;
-    for (int i = 0; i < READS_PER_TURN && readable(zsock); i++)
+    for (int i = 0; i < READS_PER_TURN && zsock_readable(zsock); i++) {
         zsock->read(zsock);
+    }
 }
 
 static int init_poll(struct zsock *zsock, uv_loop_t *loop)
 {
     int fd = -1;
     size_t size = sizeof fd;
-    if (zmq_getsockopt(zsock->socket, ZMQ_FD, &fd, &size) != 0)
+    if (zmq_getsockopt(zsock->socket, ZMQ_FD, &fd, &size) != 0) {
         return UV_EINVAL;
+    }
     return uv_poll_init(loop, &zsock->poll, fd);
 }
 
@@ -53,8 +56,9 @@ int zsock_init(struct zsock *zsock, uv_loop_t *loop, void *socket, zsock_reader 
 {
     *zsock = (struct zsock){.socket = socket, .data = data, .read = read, .open_handles = 4};
     int rc = init_poll(zsock, loop);
-    if (rc != 0)
+    if (rc != 0) {
         return rc;
+    }
     uv_prepare_init(loop, &zsock->prepare);
     uv_check_init(loop, &zsock->check);
     uv_idle_init(loop, &zsock->idle);
@@ -67,8 +71,9 @@ int zsock_init(struct zsock *zsock, uv_loop_t *loop, void *socket, zsock_reader 
 static void on_handle_closed(uv_handle_t *handle)
 {
     struct zsock *zsock = handle->data;
-    if (--zsock->open_handles > 0)
+    if (--zsock->open_handles > 0) {
         return;
+    }
     zmq_close(zsock->socket);
     zsock->on_closed(zsock);
 }

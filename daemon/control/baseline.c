@@ -23,38 +23,42 @@ struct search {
     struct run *found;
 };
 
-static void visit_run(void *data, struct run *run)
+static void baseline_visit_run(void *data, struct run *run)
 {
     struct search *search = data;
     if (strcmp(run->job, search->pinning->job) == 0 &&
-        memcmp(run->id, search->pinning->run, RUN_BYTES) == 0)
+        memcmp(run->id, search->pinning->run, RUN_BYTES) == 0) {
         search->found = run;
+    }
 }
 
 /* States */
 
-static void free_states(struct layer_state **states, uint32_t count)
+static void baseline_free_states(struct layer_state **states, uint32_t count)
 {
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++) {
         layer_state_free(&states[i]);
+    }
     free(states);
 }
 
-static int read_states(const msgpack_object_array *list, uint32_t heads,
-                       struct layer_state ***ret_states)
+static int baseline_read_states(const msgpack_object_array *list, uint32_t heads,
+                                struct layer_state ***ret_states)
 {
     struct layer_state **states = calloc(list->size + 1u, sizeof *states);
     int code = states ? 0 : ERR_MEMORY;
     for (uint32_t i = 0; !code && i < list->size; i++) {
         const msgpack_object_bin *bytes = &list->ptr[i].via.bin;
         code = layer_state_unpack(bytes->ptr, bytes->size, &states[i]);
-        if (!code && states[i]->heads != heads)
+        if (!code && states[i]->heads != heads) {
             code = ERR_HEADS_CHANGED;
+        }
     }
-    if (code && states)
-        free_states(states, list->size);
-    else if (!code)
+    if (code && states) {
+        baseline_free_states(states, list->size);
+    } else if (!code) {
         *ret_states = states;
+    }
     return code;
 }
 
@@ -64,34 +68,39 @@ static int pin_states(struct run *run, struct stream *stream, uint32_t track,
     struct drift_rule rule = run_drift_rule(run->config);
     struct layer_track *layer = &stream->tracks[track];
     struct layer_state **states;
-    int code = read_states(list, stream->heads, &states);
-    if (code)
+    int code = baseline_read_states(list, stream->heads, &states);
+    if (code) {
         return code;
-    if (!layer->drift)
+    }
+    if (!layer->drift) {
         layer->drift = drift_new(&rule, stream->heads);
+    }
     code = layer->drift
                ? drift_pin(layer->drift, (const struct layer_state *const *)states, list->size)
                : ERR_MEMORY;
-    free_states(states, list->size);
-    if (layer->drift)
+    baseline_free_states(states, list->size);
+    if (layer->drift) {
         run_charge_drift(run, layer);
+    }
     layer->drift_unsaved = layer->drift_unsaved || !code;
     run->unsaved = run->unsaved || !code;
     return code;
 }
 
-static int pin(const struct pinning *pinning, const struct mpk_writer *result)
+static int control_baseline_pin(const struct pinning *pinning, const struct mpk_writer *result)
 {
     struct search search = {pinning, NULL};
     struct mpk_doc doc;
-    registry_each(pinning->registry, visit_run, &search);
+    registry_each(pinning->registry, baseline_visit_run, &search);
     struct stream *stream =
         search.found ? stream_find(search.found->streams, pinning->layer) : NULL;
-    if (!stream)
+    if (!stream) {
         return ERR_RUN_UNKNOWN;
+    }
     int code = mpk_parse(result->buffer.data, result->buffer.size, &answer_limits, &doc);
-    if (code)
+    if (code) {
         return code == ERR_MEMORY ? code : ERR_STORE_FORMAT;
+    }
     code = pin_states(search.found, stream, pinning->track, &doc.root->via.array);
     mpk_doc_clear(&doc);
     return code;
@@ -100,53 +109,56 @@ static int pin(const struct pinning *pinning, const struct mpk_writer *result)
 static void on_states(void *data, int code, const char *detail, const struct mpk_writer *result)
 {
     struct pinning *pinning = data;
-    if (!code)
-        code = pin(pinning, result);
+    if (!code) {
+        code = control_baseline_pin(pinning, result);
+    }
     pinning->done(pinning->data, code, detail);
     free(pinning);
 }
 
 /* Asking */
 
-static void put_text(struct mpk_writer *params, const char *key, const char *text)
+static void baseline_put_text(struct mpk_writer *params, const char *key, const char *text)
 {
     mpk_put_str(params, key);
     mpk_put_str(params, text);
 }
 
-static void put_number(struct mpk_writer *params, const char *key, uint64_t number)
+static void baseline_put_number(struct mpk_writer *params, const char *key, uint64_t number)
 {
     mpk_put_str(params, key);
     mpk_put_u64(params, number);
 }
 
-static void put_params(struct mpk_writer *params, const struct run *run,
-                       const struct stream *stream, uint32_t track,
-                       const struct baseline_source *source, uint64_t windows)
+static void baseline_put_params(struct mpk_writer *params, const struct run *run,
+                                const struct stream *stream, uint32_t track,
+                                const struct baseline_source *source, uint64_t windows)
 {
     const struct window_rule *rule = &run->tracks[track].window.rule;
     char window[96];
     snprintf(window, sizeof window, "%" PRIu64 " %ss every %" PRIu64, rule->length,
              window_unit_name(rule->unit), rule->every);
     mpk_put_map(params, 7);
-    put_text(params, "job", run->job);
-    put_text(params, "run", source->run);
-    put_text(params, "stack", stack_name(stream->id.stack));
-    put_number(params, "layer", stream->id.layer);
-    put_text(params, "site", site_name(stream->id.site));
-    put_text(params, "window", window);
-    if (source->has_last)
-        put_number(params, "last", source->last);
-    else
-        put_number(params, "windows", windows);
+    baseline_put_text(params, "job", run->job);
+    baseline_put_text(params, "run", source->run);
+    baseline_put_text(params, "stack", stack_name(stream->id.stack));
+    baseline_put_number(params, "layer", stream->id.layer);
+    baseline_put_text(params, "site", site_name(stream->id.site));
+    baseline_put_text(params, "window", window);
+    if (source->has_last) {
+        baseline_put_number(params, "last", source->last);
+    } else {
+        baseline_put_number(params, "windows", windows);
+    }
 }
 
 static struct pinning *pinning_new(struct registry *registry, const struct run *run,
                                    const struct stream *stream, uint32_t track)
 {
     struct pinning *pinning = calloc(1, sizeof *pinning);
-    if (!pinning)
+    if (!pinning) {
         return NULL;
+    }
     pinning->registry = registry;
     memcpy(pinning->run, run->id, RUN_BYTES);
     snprintf(pinning->job, sizeof pinning->job, "%s", run->job);
@@ -161,17 +173,19 @@ int baseline_pin(struct history *history, struct registry *registry, const struc
 {
     struct pinning *pinning = pinning_new(registry, run, stream, track);
     struct mpk_writer params;
-    if (!pinning)
+    if (!pinning) {
         return ERR_MEMORY;
+    }
     pinning->done = done;
     pinning->data = data;
     mpk_writer_init(&params);
-    put_params(&params, run, stream, track, source, config->drift_windows);
+    baseline_put_params(&params, run, stream, track, source, config->drift_windows);
     int code = mpk_writer_ok(&params) ? history_ask(history, "states", params.buffer.data,
                                                     params.buffer.size, on_states, pinning)
                                       : ERR_MEMORY;
     mpk_writer_clear(&params);
-    if (code)
+    if (code) {
         free(pinning);
+    }
     return code;
 }

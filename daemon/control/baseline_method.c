@@ -26,13 +26,15 @@ struct job {
 static struct stream *find_stream(const struct run *run, uint32_t index)
 {
     struct stream *found = NULL;
-    for (struct stream *s = run->streams; s; s = s->hh.next)
-        if (s->measured && s->index >= index && (!found || s->index < found->index))
+    for (struct stream *s = run->streams; s; s = s->hh.next) {
+        if (s->measured && s->index >= index && (!found || s->index < found->index)) {
             found = s;
+        }
+    }
     return found;
 }
 
-static void finish(struct job *job)
+static void control_baseline_finish(struct job *job)
 {
     struct mpk_writer result;
     mpk_writer_init(&result);
@@ -42,14 +44,15 @@ static void finish(struct job *job)
     put_number(&result, "pinned", job->pinned);
     put_number(&result, "missing", job->missing);
     int code = job->pinned > 0 ? 0 : job->code;
-    if (!code && !mpk_writer_ok(&result))
+    if (!code && !mpk_writer_ok(&result)) {
         code = ERR_MEMORY;
+    }
     pending_answer(&job->pending, code, job->detail, &result);
     mpk_writer_clear(&result);
     free(job);
 }
 
-static void note_missing(struct job *job, int code, const char *detail)
+static void control_baseline_note_missing(struct job *job, int code, const char *detail)
 {
     job->missing++;
     job->code = code;
@@ -58,17 +61,19 @@ static void note_missing(struct job *job, int code, const char *detail)
 
 static void pin_next(struct job *job);
 
-static void on_pinned(void *data, int code, const char *detail)
+static void control_baseline_on_pinned(void *data, int code, const char *detail)
 {
     struct job *job = data;
-    if (code)
-        note_missing(job, code, detail);
-    else
+    if (code) {
+        control_baseline_note_missing(job, code, detail);
+    } else {
         job->pinned++;
-    if (code == ERR_CLOSED)
-        finish(job);
-    else
+    }
+    if (code == ERR_CLOSED) {
+        control_baseline_finish(job);
+    } else {
         pin_next(job);
+    }
 }
 
 static void pin_next(struct job *job)
@@ -77,21 +82,22 @@ static void pin_next(struct job *job)
     struct run *run = registry_find(view->registry, job->name, job->run);
     struct stream *stream = run ? find_stream(run, job->next) : NULL;
     if (!stream) {
-        finish(job);
+        control_baseline_finish(job);
         return;
     }
     job->next = stream->index + 1;
     int code = baseline_pin(view->history, view->registry, view->config, run, stream, 0,
-                            &job->source, on_pinned, job);
-    if (!code)
+                            &job->source, control_baseline_on_pinned, job);
+    if (!code) {
         return;
-    note_missing(job, code, "");
-    finish(job);
+    }
+    control_baseline_note_missing(job, code, "");
+    control_baseline_finish(job);
 }
 
 /* The parameters */
 
-static bool is_hex(const char *text)
+static bool control_baseline_is_hex(const char *text)
 {
     return text[strspn(text, "0123456789abcdef")] == '\0';
 }
@@ -104,14 +110,17 @@ static bool read_to(struct request *request, struct job *job)
     if (to && to->type == MSGPACK_OBJECT_MAP) {
         const msgpack_object *last = mpk_find(to, "last");
         job->source.has_last = true;
-        if (last && to->via.map.size == 1 && mpk_get_u64(last, INT64_MAX, &job->source.last) == 0)
+        if (last && to->via.map.size == 1 && mpk_get_u64(last, INT64_MAX, &job->source.last) == 0) {
             return true;
+        }
     } else if (string_param(request, "to", "first", text, sizeof text)) {
-        if (!to || to->type == MSGPACK_OBJECT_NIL || strcmp(text, "first") == 0)
+        if (!to || to->type == MSGPACK_OBJECT_NIL || strcmp(text, "first") == 0) {
             return true;
+        }
         snprintf(job->source.run, sizeof job->source.run, "%s", text);
-        if (*text && is_hex(text))
+        if (*text && control_baseline_is_hex(text)) {
             return true;
+        }
     }
     snprintf(request->detail, CONTROL_DETAIL_MAX,
              "to is not accepted (valid: first, the first digits of a run, {last: unit})");
@@ -124,12 +133,14 @@ static int read_params(struct request *request, struct job *job)
     char prefix[2 * RUN_BYTES + 1] = "";
     if (!request_takes(request, keys, sizeof keys / sizeof keys[0]) ||
         !string_param(request, "job", NULL, job->name, sizeof job->name) ||
-        !string_param(request, "run", "", prefix, sizeof prefix))
+        !string_param(request, "run", "", prefix, sizeof prefix)) {
         return ERR_ARGUMENT;
+    }
     struct run *run = NULL;
     int code = request_find_run(request, job->name, prefix, &run);
-    if (code)
+    if (code) {
         return code;
+    }
     run_hex(run->id, job->run);
     return read_to(request, job) ? 0 : ERR_ARGUMENT;
 }
@@ -137,8 +148,9 @@ static int read_params(struct request *request, struct job *job)
 int method_baseline(struct request *request)
 {
     struct job *job = calloc(1, sizeof *job);
-    if (!job)
+    if (!job) {
         return ERR_MEMORY;
+    }
     job->view = request->view;
     job->code = ERR_NO_HISTORY;
     int code = read_params(request, job);

@@ -53,25 +53,30 @@ struct control {
 
 static void envelope_clear(struct envelope *envelope)
 {
-    for (int i = 0; i < envelope->count; i++)
+    for (int i = 0; i < envelope->count; i++) {
         zmq_msg_close(&envelope->frames[i]);
+    }
     envelope->count = 0;
 }
 
 /* Sends envelope and body and empties the envelope. A peer that has gone or is full loses its
  * answer. The body is made first: once a frame has been sent the others must follow. */
-static void send_reply(void *socket, struct envelope *envelope, const struct mpk_writer *writer)
+static void control_send_reply(void *socket, struct envelope *envelope,
+                               const struct mpk_writer *writer)
 {
     zmq_msg_t body;
     bool sent = zmq_msg_init_size(&body, writer->buffer.size) == 0;
-    if (sent)
+    if (sent) {
         memcpy(zmq_msg_data(&body), writer->buffer.data, writer->buffer.size);
-    else
+    } else {
         zmq_msg_init(&body);
-    for (int i = 0; i < envelope->count && sent; i++)
+    }
+    for (int i = 0; i < envelope->count && sent; i++) {
         sent = zmq_msg_send(&envelope->frames[i], socket, ZMQ_DONTWAIT | ZMQ_SNDMORE) >= 0;
-    if (sent)
+    }
+    if (sent) {
         zmq_msg_send(&body, socket, ZMQ_DONTWAIT);
+    }
     zmq_msg_close(&body);
     envelope_clear(envelope);
 }
@@ -100,22 +105,24 @@ static void answer_socket(struct control *control, struct envelope *envelope, in
         mpk_put_nil(&reply);
         mpk_put_raw(&reply, result->buffer.data, result->buffer.size);
     }
-    if (mpk_writer_ok(&reply))
-        send_reply(control->zsock.socket, envelope, &reply);
-    else
+    if (mpk_writer_ok(&reply)) {
+        control_send_reply(control->zsock.socket, envelope, &reply);
+    } else {
         envelope_clear(envelope);
+    }
     mpk_writer_clear(&reply);
 }
 
 /* `result` may be NULL with an error. */
-static void answer(struct control *control, struct envelope *envelope, int code, const char *detail,
-                   const struct mpk_writer *result)
+static void control_answer(struct control *control, struct envelope *envelope, int code,
+                           const char *detail, const struct mpk_writer *result)
 {
     stats_add(control->view.stats, code ? COUNT_REQUEST_ERRORS : COUNT_REQUESTS, 1);
-    if (envelope->answered)
+    if (envelope->answered) {
         envelope->answered(envelope->data, code, detail, result);
-    else
+    } else {
         answer_socket(control, envelope, code, detail, result);
+    }
 }
 
 /* Later answers */
@@ -124,8 +131,9 @@ struct pending *request_defer(struct request *request)
 {
     struct envelope *envelope = request->envelope;
     struct pending *pending = calloc(1, sizeof *pending);
-    if (!pending)
+    if (!pending) {
         return NULL;
+    }
     pending->control = request->control;
     pending->envelope.id = envelope->id;
     pending->envelope.answered = envelope->answered;
@@ -137,20 +145,23 @@ struct pending *request_defer(struct request *request)
     }
     envelope_clear(envelope);
     pending->next = pending->control->pending;
-    if (pending->next)
+    if (pending->next) {
         pending->next->previous = pending;
+    }
     pending->control->pending = pending;
     return pending;
 }
 
 static void unlink_pending(struct pending *pending)
 {
-    if (pending->previous)
+    if (pending->previous) {
         pending->previous->next = pending->next;
-    else
+    } else {
         pending->control->pending = pending->next;
-    if (pending->next)
+    }
+    if (pending->next) {
         pending->next->previous = pending->previous;
+    }
 }
 
 void pending_answer(struct pending **pending_p, int code, const char *detail,
@@ -159,7 +170,7 @@ void pending_answer(struct pending **pending_p, int code, const char *detail,
     struct pending *pending = *pending_p;
     if (pending->control) {
         unlink_pending(pending);
-        answer(pending->control, &pending->envelope, code, detail, result);
+        control_answer(pending->control, &pending->envelope, code, detail, result);
     }
     free(pending);
     *pending_p = NULL;
@@ -175,8 +186,9 @@ static int wait_for_flush(struct request *request, uint64_t summaries_before)
 {
     struct control *control = request->control;
     struct pending *pending = request_defer(request);
-    if (!pending)
+    if (!pending) {
         return ERR_MEMORY;
+    }
     control->flushes[control->flush_count++] = (struct flush){pending, summaries_before};
     return CONTROL_WAIT;
 }
@@ -187,15 +199,19 @@ int method_flush(struct request *request)
     char name[JOB_NAME_MAX + 1];
     const char *job = string_param(request, "job", "", name, sizeof name);
     uint64_t before = stats_get(view->stats, COUNT_SUMMARIES);
-    if (!job)
+    if (!job) {
         return ERR_ARGUMENT;
-    if (request->control->flush_count == FLUSHES_MAX)
+    }
+    if (request->control->flush_count == FLUSHES_MAX) {
         return ERR_AGAIN;
+    }
     int waiting = registry_flush(view->registry, *job ? job : NULL);
-    if (waiting < 0)
+    if (waiting < 0) {
         return waiting;
-    if (waiting > 0)
+    }
+    if (waiting > 0) {
         return wait_for_flush(request, before);
+    }
     put_flushed(view, before, request->result);
     return 0;
 }
@@ -211,10 +227,12 @@ static void answer_flush(struct control *control, struct flush *flush)
 
 void control_settle(struct control *control)
 {
-    if (control->flush_count == 0 || registry_flushing(control->view.registry) > 0)
+    if (control->flush_count == 0 || registry_flushing(control->view.registry) > 0) {
         return;
-    for (int i = 0; i < control->flush_count; i++)
+    }
+    for (int i = 0; i < control->flush_count; i++) {
         answer_flush(control, &control->flushes[i]);
+    }
     control->flush_count = 0;
 }
 
@@ -231,41 +249,48 @@ static const struct {
     {"plan.get", method_plan_get}, {"plan.set", method_plan_set}, {"plan.reset", method_plan_reset},
 };
 
-static int run_method(struct request *request, const char *name)
+static int control_run_method(struct request *request, const char *name)
 {
-    for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++)
-        if (strcmp(name, methods[i].name) == 0)
+    for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++) {
+        if (strcmp(name, methods[i].name) == 0) {
             return methods[i].run(request);
+        }
+    }
     return history_knows(name) ? method_history(request, name) : ERR_METHOD_UNKNOWN;
 }
 
 /* The result must have been written as well. */
 static int run_request(struct request *request, const char *name)
 {
-    int code = run_method(request, name);
+    int code = control_run_method(request, name);
     return !code && !mpk_writer_ok(request->result) ? ERR_MEMORY : code;
 }
 
 static int run_named(struct request *request, const msgpack_object *method)
 {
     char name[METHOD_NAME_MAX] = "";
-    if (method->via.str.size < sizeof name)
+    if (method->via.str.size < sizeof name) {
         memcpy(name, method->via.str.ptr, method->via.str.size);
+    }
     return run_request(request, name);
 }
 
 /* [0, id, method, params]; a request too broken to have an id is answered with id 0. */
-static int read_request(const msgpack_object *root, struct envelope *envelope,
-                        const msgpack_object **ret_method, const msgpack_object **ret_params)
+static int control_read_request(const msgpack_object *root, struct envelope *envelope,
+                                const msgpack_object **ret_method,
+                                const msgpack_object **ret_params)
 {
     uint64_t kind = 1;
-    if (root->type != MSGPACK_OBJECT_ARRAY || root->via.array.size != 4)
+    if (root->type != MSGPACK_OBJECT_ARRAY || root->via.array.size != 4) {
         return ERR_REQUEST;
+    }
     const msgpack_object *parts = root->via.array.ptr;
-    if (mpk_get_u64(&parts[1], UINT64_MAX, &envelope->id) != 0)
+    if (mpk_get_u64(&parts[1], UINT64_MAX, &envelope->id) != 0) {
         return ERR_REQUEST;
-    if (mpk_get_u64(&parts[0], 0, &kind) != 0 || parts[2].type != MSGPACK_OBJECT_STR)
+    }
+    if (mpk_get_u64(&parts[0], 0, &kind) != 0 || parts[2].type != MSGPACK_OBJECT_STR) {
         return ERR_REQUEST;
+    }
     *ret_method = &parts[2];
     *ret_params = &parts[3];
     return 0;
@@ -274,11 +299,11 @@ static int read_request(const msgpack_object *root, struct envelope *envelope,
 static int serve_parsed(struct request *request, const msgpack_object *root)
 {
     const msgpack_object *method = NULL;
-    int code = read_request(root, request->envelope, &method, &request->params);
+    int code = control_read_request(root, request->envelope, &method, &request->params);
     return code ? code : run_named(request, method);
 }
 
-static void serve(struct control *control, struct envelope *envelope, zmq_msg_t *body)
+static void control_serve(struct control *control, struct envelope *envelope, zmq_msg_t *body)
 {
     struct mpk_doc doc;
     struct mpk_writer result;
@@ -290,13 +315,14 @@ static void serve(struct control *control, struct envelope *envelope, zmq_msg_t 
                               .envelope = envelope};
     int code = mpk_parse(zmq_msg_data(body), zmq_msg_size(body), &mpk_header_limits, &doc);
     if (code) {
-        answer(control, envelope, code == ERR_MEMORY ? code : ERR_REQUEST, NULL, NULL);
+        control_answer(control, envelope, code == ERR_MEMORY ? code : ERR_REQUEST, NULL, NULL);
         return;
     }
     mpk_writer_init(&result);
     code = serve_parsed(&request, doc.root);
-    if (code != CONTROL_WAIT)
-        answer(control, envelope, code, detail, &result);
+    if (code != CONTROL_WAIT) {
+        control_answer(control, envelope, code, detail, &result);
+    }
     mpk_writer_clear(&result);
     mpk_doc_clear(&doc);
 }
@@ -314,8 +340,9 @@ static void call_parsed(struct control *control, const char *method, struct mpk_
                               .envelope = envelope};
     mpk_writer_init(&result);
     int code = run_request(&request, method);
-    if (code != CONTROL_WAIT)
-        answer(control, envelope, code, detail, &result);
+    if (code != CONTROL_WAIT) {
+        control_answer(control, envelope, code, detail, &result);
+    }
     mpk_writer_clear(&result);
 }
 
@@ -326,7 +353,7 @@ void control_call(struct control *control, const char *method, const void *param
     struct mpk_doc doc;
     int code = mpk_parse(params, size, &mpk_header_limits, &doc);
     if (code) {
-        answer(control, &envelope, code == ERR_MEMORY ? code : ERR_REQUEST, NULL, NULL);
+        control_answer(control, &envelope, code == ERR_MEMORY ? code : ERR_REQUEST, NULL, NULL);
         return;
     }
     call_parsed(control, method, &doc, &envelope);
@@ -340,11 +367,13 @@ static bool receive_request(void *socket, struct envelope *envelope, zmq_msg_t *
     bool usable = true;
     zmq_msg_init(body);
     while (zmq_msg_recv(body, socket, ZMQ_DONTWAIT) >= 0) {
-        if (!zmq_msg_more(body))
+        if (!zmq_msg_more(body)) {
             return usable && envelope->count > 0;
+        }
         usable = usable && envelope->count < ENVELOPE_MAX;
-        if (!usable)
+        if (!usable) {
             continue;
+        }
         zmq_msg_t *frame = &envelope->frames[envelope->count++];
         zmq_msg_init(frame);
         zmq_msg_move(frame, body);
@@ -352,15 +381,16 @@ static bool receive_request(void *socket, struct envelope *envelope, zmq_msg_t *
     return false;
 }
 
-static void on_request(struct zsock *zsock)
+static void control_on_request(struct zsock *zsock)
 {
     struct control *control = zsock->data;
     struct envelope envelope = {.count = 0};
     zmq_msg_t body;
-    if (receive_request(zsock->socket, &envelope, &body))
-        serve(control, &envelope, &body);
-    else
+    if (receive_request(zsock->socket, &envelope, &body)) {
+        control_serve(control, &envelope, &body);
+    } else {
         envelope_clear(&envelope);
+    }
     zmq_msg_close(&body);
 }
 
@@ -378,11 +408,12 @@ int control_new(uv_loop_t *loop, void *zmq_context, const struct control_view *v
     struct control *control = calloc(1, sizeof *control);
     options.ret_file = control ? &control->file : NULL;
     void *socket = control ? endpoint_bind(zmq_context, &options, reterr) : NULL;
-    if (!socket)
+    if (!socket) {
         goto fail;
+    }
     control->view = *view;
     control->view.loop = loop;
-    int rc = zsock_init(&control->zsock, loop, socket, on_request, control);
+    int rc = zsock_init(&control->zsock, loop, socket, control_on_request, control);
     if (rc != 0) {
         snprintf(reterr, CONFIG_ERROR_MAX, "control.endpoint: %s", uv_strerror(rc));
         goto fail_socket;
@@ -404,7 +435,7 @@ void control_keep(void *data)
                   &control->file);
 }
 
-static void on_zsock_closed(struct zsock *zsock)
+static void control_on_zsock_closed(struct zsock *zsock)
 {
     free(zsock->data);
 }
@@ -415,7 +446,7 @@ static void answer_pending(struct control *control)
     while (control->pending) {
         struct pending *pending = control->pending;
         unlink_pending(pending);
-        answer(control, &pending->envelope, ERR_CLOSED, NULL, NULL);
+        control_answer(control, &pending->envelope, ERR_CLOSED, NULL, NULL);
         pending->control = NULL;
     }
 }
@@ -423,11 +454,13 @@ static void answer_pending(struct control *control)
 void control_close(struct control **control_p)
 {
     struct control *control = *control_p;
-    if (!control)
+    if (!control) {
         return;
-    for (int i = 0; i < control->flush_count; i++)
+    }
+    for (int i = 0; i < control->flush_count; i++) {
         pending_answer(&control->flushes[i].pending, ERR_CLOSED, NULL, NULL);
+    }
     answer_pending(control);
-    zsock_close(&control->zsock, on_zsock_closed);
+    zsock_close(&control->zsock, control_on_zsock_closed);
     *control_p = NULL;
 }

@@ -25,8 +25,8 @@ static void asked_free(struct asked *asked)
 }
 
 /* `result`: the history's map of two keys, or NULL when it has none. */
-static void put_alerts(const struct asked *asked, const struct mpk_writer *past,
-                       struct mpk_writer *result)
+static void control_history_put_alerts(const struct asked *asked, const struct mpk_writer *past,
+                                       struct mpk_writer *result)
 {
     mpk_put_map(result, 3);
     mpk_put_str(result, "firing");
@@ -45,28 +45,31 @@ static void answer_alerts(struct asked *asked, const struct mpk_writer *past)
 {
     struct mpk_writer result;
     mpk_writer_init(&result);
-    put_alerts(asked, past, &result);
+    control_history_put_alerts(asked, past, &result);
     int code = mpk_writer_ok(&result) && mpk_writer_ok(&asked->firing) ? 0 : ERR_MEMORY;
     pending_answer(&asked->pending, code, NULL, &result);
     mpk_writer_clear(&result);
 }
 
 /* What the history cannot know: whether the job is unknown altogether. */
-static int judge(const struct asked *asked, int code)
+static int control_history_judge(const struct asked *asked, int code)
 {
-    if (code == ERR_JOB_UNKNOWN && registry_knows(asked->view->registry, asked->job))
+    if (code == ERR_JOB_UNKNOWN && registry_knows(asked->view->registry, asked->job)) {
         return ERR_NO_HISTORY;
+    }
     return code;
 }
 
-static void on_answered(void *data, int code, const char *detail, const struct mpk_writer *result)
+static void control_history_on_answered(void *data, int code, const char *detail,
+                                        const struct mpk_writer *result)
 {
     struct asked *asked = data;
-    code = judge(asked, code);
-    if (asked->alerts && (code == 0 || code == ERR_NO_HISTORY || code == ERR_HISTORY_OFF))
+    code = control_history_judge(asked, code);
+    if (asked->alerts && (code == 0 || code == ERR_NO_HISTORY || code == ERR_HISTORY_OFF)) {
         answer_alerts(asked, code ? NULL : result);
-    else
+    } else {
         pending_answer(&asked->pending, code, detail, result);
+    }
     asked_free(asked);
 }
 
@@ -81,25 +84,30 @@ struct firing {
 static void visit_alert(void *data, const struct alert_result *alert)
 {
     struct firing *firing = data;
-    if (*firing->rule && strcmp(firing->rule, alert->rule) != 0)
+    if (*firing->rule && strcmp(firing->rule, alert->rule) != 0) {
         return;
-    if (*firing->severity && strcmp(firing->severity, alert_severity_name(alert->severity)) != 0)
+    }
+    if (*firing->severity && strcmp(firing->severity, alert_severity_name(alert->severity)) != 0) {
         return;
+    }
     firing->count++;
-    if (firing->list)
+    if (firing->list) {
         alert_encode(alert, firing->list);
+    }
 }
 
-static void visit_run(void *data, struct run *run)
+static void control_history_visit_run(void *data, struct run *run)
 {
     struct firing *firing = data;
     struct alert_sink sink = {.event = visit_alert, .data = firing};
     char hex[2 * RUN_BYTES + 1];
     run_hex(run->id, hex);
-    if (*firing->job && strcmp(firing->job, run->job) != 0)
+    if (*firing->job && strcmp(firing->job, run->job) != 0) {
         return;
-    if (strncmp(firing->run, hex, strlen(firing->run)) != 0 || !run->alerts)
+    }
+    if (strncmp(firing->run, hex, strlen(firing->run)) != 0 || !run->alerts) {
         return;
+    }
     alerts_each(run->alerts, &sink);
 }
 
@@ -112,26 +120,27 @@ static bool read_firing(const struct request *request, struct firing *firing)
            string_param(request, "severity", "", firing->severity, sizeof firing->severity);
 }
 
-static void put_firing(const struct registry *registry, struct firing *firing,
-                       struct mpk_writer *list)
+static void control_history_put_firing(const struct registry *registry, struct firing *firing,
+                                       struct mpk_writer *list)
 {
-    registry_each(registry, visit_run, firing);
+    registry_each(registry, control_history_visit_run, firing);
     mpk_put_array(list, firing->count);
     firing->list = list;
-    registry_each(registry, visit_run, firing);
+    registry_each(registry, control_history_visit_run, firing);
 }
 
 /* Asking */
 
-static int ask(struct request *request, const char *method, struct asked *asked)
+static int control_history_ask(struct request *request, const char *method, struct asked *asked)
 {
     struct mpk_writer params;
     mpk_writer_init(&params);
-    if (msgpack_pack_object(&params.packer, *request->params) != 0)
+    if (msgpack_pack_object(&params.packer, *request->params) != 0) {
         params.failed = true;
+    }
     int code = mpk_writer_ok(&params)
                    ? history_ask(request->view->history, method, params.buffer.data,
-                                 params.buffer.size, on_answered, asked)
+                                 params.buffer.size, control_history_on_answered, asked)
                    : ERR_MEMORY;
     mpk_writer_clear(&params);
     return code;
@@ -147,17 +156,19 @@ static int ask_or_answer(struct request *request, const char *method, struct ask
         asked_free(asked);
         return ERR_MEMORY;
     }
-    int code = ask(request, method, asked);
-    if (code)
-        on_answered(asked, code, NULL, NULL);
+    int code = control_history_ask(request, method, asked);
+    if (code) {
+        control_history_on_answered(asked, code, NULL, NULL);
+    }
     return CONTROL_WAIT;
 }
 
 static struct asked *asked_new(void)
 {
     struct asked *asked = calloc(1, sizeof *asked);
-    if (asked)
+    if (asked) {
         mpk_writer_init(&asked->firing);
+    }
     return asked;
 }
 
@@ -170,12 +181,14 @@ int method_history(struct request *request, const char *method)
 int method_alerts(struct request *request)
 {
     struct firing firing;
-    if (!read_firing(request, &firing))
+    if (!read_firing(request, &firing)) {
         return ERR_ARGUMENT;
+    }
     struct asked *asked = asked_new();
-    if (!asked)
+    if (!asked) {
         return ERR_MEMORY;
+    }
     asked->alerts = true;
-    put_firing(request->view->registry, &firing, &asked->firing);
+    control_history_put_firing(request->view->registry, &firing, &asked->firing);
     return ask_or_answer(request, "alerts", asked);
 }

@@ -11,7 +11,8 @@ const char *const maps_kind_name[MAPS_KIND_COUNT] = {"heads", "mean",     "sum",
 
 /* Parameters */
 
-static bool read_number(const struct request *request, const char *key, uint64_t *ret_number)
+static bool control_maps_part_read_number(const struct request *request, const char *key,
+                                          uint64_t *ret_number)
 {
     const msgpack_object *value = mpk_find(request->params, key);
     *ret_number = UINT64_MAX;
@@ -23,29 +24,31 @@ static bool read_kind(struct request *request, enum maps_kind *ret_kind)
 {
     char name[16];
     const char *text = string_param(request, "kind", "heads", name, sizeof name);
-    for (int i = 0; text && i < MAPS_KIND_COUNT; i++)
+    for (int i = 0; text && i < MAPS_KIND_COUNT; i++) {
         if (strcmp(text, maps_kind_name[i]) == 0) {
             *ret_kind = (enum maps_kind)i;
             return true;
         }
+    }
     snprintf(request->detail, CONTROL_DETAIL_MAX,
              "kind is not accepted (valid: heads, mean, sum, max, weighted, importance)");
     return false;
 }
 
-static bool read_packed(const struct request *request, bool *ret_packed)
+static bool control_maps_part_read_packed(const struct request *request, bool *ret_packed)
 {
     const msgpack_object *value = mpk_find(request->params, "packed");
     *ret_packed = false;
     return !value || value->type == MSGPACK_OBJECT_NIL || mpk_get_bool(value, ret_packed) == 0;
 }
 
-static const char *read_text(const struct request *request, const char *key, const char *fallback,
-                             char *ret_text, size_t size)
+static const char *control_maps_part_read_text(const struct request *request, const char *key,
+                                               const char *fallback, char *ret_text, size_t size)
 {
     const char *text = string_param(request, key, fallback, ret_text, size);
-    if (text && text != ret_text)
+    if (text && text != ret_text) {
         strcpy(ret_text, text);
+    }
     return text;
 }
 
@@ -54,20 +57,21 @@ int maps_read(struct request *request, const char *const *keys, int count,
 {
     struct maps_asked *asked = ret_asked;
     memset(asked, 0, sizeof *asked);
-    bool ok = request_takes(request, keys, count) &&
-              read_text(request, "job", NULL, asked->job, sizeof asked->job) &&
-              read_text(request, "run", "", asked->run, sizeof asked->run) &&
-              read_text(request, "stack", "", asked->stack, sizeof asked->stack) &&
-              read_text(request, "site", "", asked->site, sizeof asked->site) &&
-              read_number(request, "layer", &asked->layer) &&
-              read_number(request, "head", &asked->head) && read_kind(request, &asked->kind) &&
-              read_packed(request, &asked->packed);
+    bool ok =
+        request_takes(request, keys, count) &&
+        control_maps_part_read_text(request, "job", NULL, asked->job, sizeof asked->job) &&
+        control_maps_part_read_text(request, "run", "", asked->run, sizeof asked->run) &&
+        control_maps_part_read_text(request, "stack", "", asked->stack, sizeof asked->stack) &&
+        control_maps_part_read_text(request, "site", "", asked->site, sizeof asked->site) &&
+        control_maps_part_read_number(request, "layer", &asked->layer) &&
+        control_maps_part_read_number(request, "head", &asked->head) &&
+        read_kind(request, &asked->kind) && control_maps_part_read_packed(request, &asked->packed);
     return ok ? 0 : ERR_ARGUMENT;
 }
 
 /* Finding */
 
-static bool is_meant(const struct maps_asked *asked, const struct stream *stream)
+static bool control_maps_part_is_meant(const struct maps_asked *asked, const struct stream *stream)
 {
     return (!*asked->stack || strcmp(asked->stack, stack_name(stream->id.stack)) == 0) &&
            (!*asked->site || strcmp(asked->site, site_name(stream->id.site)) == 0) &&
@@ -77,9 +81,12 @@ static bool is_meant(const struct maps_asked *asked, const struct stream *stream
 struct stream *maps_find_stream(const struct maps_asked *asked, const struct run *run)
 {
     struct stream *found = NULL;
-    for (struct stream *s = run->streams; s; s = s->hh.next)
-        if (s->measured && is_meant(asked, s) && (!found || s->key < found->key))
+    for (struct stream *s = run->streams; s; s = s->hh.next) {
+        if (s->measured && control_maps_part_is_meant(asked, s) &&
+            (!found || s->key < found->key)) {
             found = s;
+        }
+    }
     return found;
 }
 
@@ -109,7 +116,7 @@ void maps_put_text(struct mpk_writer *result, const char *key, const char *text)
     mpk_put_str(result, text);
 }
 
-static void put_labels(struct mpk_writer *result, const struct layer_maps *maps)
+static void control_maps_part_put_labels(struct mpk_writer *result, const struct layer_maps *maps)
 {
     const char *text = maps->labels;
     mpk_put_str(result, "labels");
@@ -118,8 +125,9 @@ static void put_labels(struct mpk_writer *result, const struct layer_maps *maps)
         return;
     }
     mpk_put_array(result, maps->label_count);
-    for (uint32_t i = 0; i < maps->label_count; i++, text += strlen(text) + 1)
+    for (uint32_t i = 0; i < maps->label_count; i++, text += strlen(text) + 1) {
         mpk_put_str(result, text);
+    }
 }
 
 void maps_put_common(struct mpk_writer *result, const struct run *run,
@@ -136,7 +144,7 @@ void maps_put_common(struct mpk_writer *result, const struct run *run,
     put_number(result, "keys", shape->keys);
     put_number(result, "rows", shape->rows);
     put_number(result, "columns", shape->columns);
-    put_labels(result, maps);
+    control_maps_part_put_labels(result, maps);
 }
 
 /* Pictures */
@@ -166,11 +174,13 @@ int picture_new(struct request *request, const struct maps_asked *asked, const s
                  asked->packed ? "" : ", or packed");
         return ERR_ARGUMENT;
     }
-    if (shelf->answering > 0 && shelf->answering + bytes_of(asked, cells) > shelf->limit)
+    if (shelf->answering > 0 && shelf->answering + bytes_of(asked, cells) > shelf->limit) {
         return ERR_AGAIN;
+    }
     struct picture *picture = calloc(1, sizeof *picture);
-    if (!picture)
+    if (!picture) {
         return ERR_MEMORY;
+    }
     mpk_writer_init(&picture->result);
     picture->work.data = picture;
     picture->shelf = shelf;
@@ -182,10 +192,11 @@ int picture_new(struct request *request, const struct maps_asked *asked, const s
     picture->columns = shape->columns;
     picture->keys = shape->keys;
     picture->packed = asked->packed;
-    if (picture->cells)
+    if (picture->cells) {
         picture->here = memset(picture->cells + cells, 0, count * sizeof *picture->here);
-    else
+    } else {
         picture_free(&picture);
+    }
     *ret_picture = picture;
     return picture ? 0 : ERR_MEMORY;
 }
@@ -194,15 +205,16 @@ void picture_free(struct picture **picture_p)
 {
     struct picture *picture = *picture_p;
     *picture_p = NULL;
-    if (!picture)
+    if (!picture) {
         return;
+    }
     picture->shelf->answering -= picture->bytes;
     mpk_writer_clear(&picture->result);
     free(picture->cells);
     free(picture);
 }
 
-static void put_packed(struct picture *picture)
+static void control_maps_part_put_packed(struct picture *picture)
 {
     size_t count = (size_t)picture->count * picture->rows * picture->columns;
     for (size_t i = 0; i < count; i++) {
@@ -214,26 +226,29 @@ static void put_packed(struct picture *picture)
     mpk_put_bin(&picture->result, picture->cells, count * sizeof *picture->cells);
 }
 
-static void put_map(struct picture *picture, const float *cells)
+static void control_maps_part_put_map(struct picture *picture, const float *cells)
 {
     mpk_put_array(&picture->result, picture->rows);
     for (uint32_t r = 0; r < picture->rows; r++) {
         mpk_put_array(&picture->result, picture->columns);
-        for (uint32_t c = 0; c < picture->columns; c++)
+        for (uint32_t c = 0; c < picture->columns; c++) {
             mpk_put_f64(&picture->result, (double)cells[(size_t)r * picture->columns + c]);
+        }
     }
 }
 
-static void put_maps(struct picture *picture)
+static void control_maps_part_put_maps(struct picture *picture)
 {
     size_t cells = (size_t)picture->rows * picture->columns;
-    if (!picture->single)
+    if (!picture->single) {
         mpk_put_array(&picture->result, picture->count);
+    }
     for (uint32_t i = 0; i < picture->count; i++) {
-        if (!picture->here[i])
+        if (!picture->here[i]) {
             mpk_put_nil(&picture->result);
-        else
-            put_map(picture, picture->cells + i * cells);
+        } else {
+            control_maps_part_put_map(picture, picture->cells + i * cells);
+        }
     }
 }
 
@@ -241,21 +256,24 @@ static void on_work(uv_work_t *work)
 {
     struct picture *picture = work->data;
     picture->code = picture->make ? picture->make(picture) : 0;
-    if (picture->code)
+    if (picture->code) {
         return;
+    }
     mpk_put_str(&picture->result, "values");
-    if (picture->packed)
-        put_packed(picture);
-    else
-        put_maps(picture);
+    if (picture->packed) {
+        control_maps_part_put_packed(picture);
+    } else {
+        control_maps_part_put_maps(picture);
+    }
 }
 
-static void on_done(uv_work_t *work, int status)
+static void control_maps_part_on_done(uv_work_t *work, int status)
 {
     struct picture *picture = work->data;
     int code = status ? ERR_CLOSED : picture->code;
-    if (!code && !mpk_writer_ok(&picture->result))
+    if (!code && !mpk_writer_ok(&picture->result)) {
         code = ERR_MEMORY;
+    }
     pending_answer(&picture->pending, code, NULL, &picture->result);
     picture_free(&picture);
 }
@@ -269,7 +287,9 @@ int picture_answer(struct request *request, struct picture **picture_p)
         picture_free(&picture);
         return ERR_MEMORY;
     }
-    if (uv_queue_work(request->view->loop, &picture->work, on_work, on_done) != 0)
-        on_done(&picture->work, UV_ENOMEM);
+    if (uv_queue_work(request->view->loop, &picture->work, on_work, control_maps_part_on_done) !=
+        0) {
+        control_maps_part_on_done(&picture->work, UV_ENOMEM);
+    }
     return CONTROL_WAIT;
 }

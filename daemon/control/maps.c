@@ -8,7 +8,7 @@
 #include <string.h>
 
 /* A sentence why a kind or head does not exist. */
-static int refuse(struct request *request, const char *why)
+static int control_maps_refuse(struct request *request, const char *why)
 {
     snprintf(request->detail, CONTROL_DETAIL_MAX, "there is no such map: %s", why);
     return ERR_NO_MAP;
@@ -23,20 +23,25 @@ static void copy_head(struct picture *picture, uint32_t at, const struct layer_m
     float *to = picture->cells + at * cells;
     const struct map_slice *slice = maps_find(maps, head);
     picture->here[at] = slice != NULL;
-    if (slice)
+    if (slice) {
         memcpy(to, slice->maps->values + (head - slice->first) * cells, cells * sizeof *to);
-    for (size_t i = 0; !slice && i < cells; i++)
+    }
+    for (size_t i = 0; !slice && i < cells; i++) {
         to[i] = NAN;
+    }
 }
 
 static int fill_heads(struct request *request, const struct maps_asked *asked,
                       const struct layer_maps *maps, struct picture *picture)
 {
     bool one = asked->head != UINT64_MAX;
-    if (one && !maps_find(maps, (uint32_t)asked->head))
-        return refuse(request, "this head is none of those that have come, in slices over ranks");
-    for (uint32_t i = 0; i < picture->count; i++)
+    if (one && !maps_find(maps, (uint32_t)asked->head)) {
+        return control_maps_refuse(
+            request, "this head is none of those that have come, in slices over ranks");
+    }
+    for (uint32_t i = 0; i < picture->count; i++) {
         copy_head(picture, i, maps, one ? (uint32_t)asked->head : i);
+    }
     return 0;
 }
 
@@ -48,14 +53,17 @@ static int fill_max(struct request *request, const struct layer_maps *maps, stru
     const struct head_maps *shape = maps_shape(maps);
     size_t cells = (size_t)picture->rows * picture->columns;
     bool pooled = shape->rows < shape->queries || shape->columns < shape->keys;
-    if (pooled && maps->slices->next)
-        return refuse(request,
-                      "the largest weights over heads in slices are not known of maps that "
-                      "are longer than maps.size");
+    if (pooled && maps->slices->next) {
+        return control_maps_refuse(
+            request, "the largest weights over heads in slices are not known of maps that "
+                     "are longer than maps.size");
+    }
     memcpy(picture->cells, shape->max, cells * sizeof *shape->max);
-    for (const struct map_slice *slice = maps->slices->next; slice; slice = slice->next)
-        for (size_t i = 0; i < cells; i++)
+    for (const struct map_slice *slice = maps->slices->next; slice; slice = slice->next) {
+        for (size_t i = 0; i < cells; i++) {
             picture->cells[i] = fmaxf(picture->cells[i], slice->maps->max[i]);
+        }
+    }
     return 0;
 }
 
@@ -63,31 +71,37 @@ static void fill_sum(const struct layer_maps *maps, const double *weights, doubl
                      struct picture *picture)
 {
     size_t cells = (size_t)picture->rows * picture->columns;
-    for (const struct map_slice *slice = maps->slices; slice; slice = slice->next)
+    for (const struct map_slice *slice = maps->slices; slice; slice = slice->next) {
         head_maps_add_weighted(slice->maps, weights + slice->first, sum);
-    for (size_t i = 0; i < cells; i++)
+    }
+    for (size_t i = 0; i < cells; i++) {
         picture->cells[i] = (float)sum[i];
+    }
 }
 
 /* What each head counts in the sum that a kind is. Returns 0 or ERR_NO_MAP. */
-static int weigh(struct request *request, enum maps_kind kind, const struct run *run,
-                 const struct layer_maps *maps, double *ret_weights)
+static int control_maps_weigh(struct request *request, enum maps_kind kind, const struct run *run,
+                              const struct layer_maps *maps, double *ret_weights)
 {
     const config_numbers *given = &run->job_config.metrics_head_weights;
     const double *importance = maps->slices->importance;
-    if (kind == MAPS_IMPORTANCE && !importance)
-        return refuse(request, maps->slices->next ? "heads in slices have no importance"
-                                                  : "metrics.importance is false");
-    if (kind == MAPS_WEIGHTED && given->count != maps->heads)
-        return refuse(request,
-                      given->count == 0
-                          ? "metrics.head_weights is empty"
-                          : "metrics.head_weights is not of as many heads as the layer has");
-    for (uint32_t h = 0; h < maps->heads; h++)
+    if (kind == MAPS_IMPORTANCE && !importance) {
+        return control_maps_refuse(request, maps->slices->next
+                                                ? "heads in slices have no importance"
+                                                : "metrics.importance is false");
+    }
+    if (kind == MAPS_WEIGHTED && given->count != maps->heads) {
+        return control_maps_refuse(
+            request, given->count == 0
+                         ? "metrics.head_weights is empty"
+                         : "metrics.head_weights is not of as many heads as the layer has");
+    }
+    for (uint32_t h = 0; h < maps->heads; h++) {
         ret_weights[h] = kind == MAPS_IMPORTANCE ? importance[h]
                          : kind == MAPS_WEIGHTED ? given->number[h]
                          : kind == MAPS_MEAN     ? 1.0 / maps->heads
                                                  : 1.0;
+    }
     return 0;
 }
 
@@ -96,21 +110,26 @@ static int fill_weighted(struct request *request, enum maps_kind kind, const str
 {
     double *weights = malloc(maps->heads * sizeof *weights);
     double *sum = calloc((size_t)picture->rows * picture->columns, sizeof *sum);
-    int code = weights && sum ? weigh(request, kind, run, maps, weights) : ERR_MEMORY;
-    if (!code)
+    int code = weights && sum ? control_maps_weigh(request, kind, run, maps, weights) : ERR_MEMORY;
+    if (!code) {
         fill_sum(maps, weights, sum, picture);
+    }
     free(weights);
     free(sum);
     return code;
 }
 
-static int fill(struct request *request, const struct maps_asked *asked, const struct run *run,
-                const struct layer_maps *maps, struct picture *picture)
+static int control_maps_fill(struct request *request, const struct maps_asked *asked,
+                             const struct run *run, const struct layer_maps *maps,
+                             struct picture *picture)
 {
-    if (asked->kind == MAPS_HEADS)
+    if (asked->kind == MAPS_HEADS) {
         return fill_heads(request, asked, maps, picture);
-    if (maps->here < maps->heads)
-        return refuse(request, "not all heads of one step have come, in slices over ranks");
+    }
+    if (maps->here < maps->heads) {
+        return control_maps_refuse(request,
+                                   "not all heads of one step have come, in slices over ranks");
+    }
     picture->single = picture->here[0] = true;
     return asked->kind == MAPS_MAX ? fill_max(request, maps, picture)
                                    : fill_weighted(request, asked->kind, run, maps, picture);
@@ -118,7 +137,8 @@ static int fill(struct request *request, const struct maps_asked *asked, const s
 
 /* The answer */
 
-static void put_heads(struct mpk_writer *result, const struct maps_asked *asked, uint32_t heads)
+static void control_maps_put_heads(struct mpk_writer *result, const struct maps_asked *asked,
+                                   uint32_t heads)
 {
     bool one = asked->head != UINT64_MAX;
     mpk_put_str(result, "heads");
@@ -127,12 +147,13 @@ static void put_heads(struct mpk_writer *result, const struct maps_asked *asked,
         return;
     }
     mpk_put_array(result, one ? 1 : heads);
-    for (uint32_t h = 0; h < (one ? 1 : heads); h++)
+    for (uint32_t h = 0; h < (one ? 1 : heads); h++) {
         mpk_put_u64(result, one ? asked->head : h);
+    }
 }
 
-static void put_layer(struct mpk_writer *result, const struct maps_asked *asked,
-                      const struct run *run, const struct stream *stream)
+static void control_maps_put_layer(struct mpk_writer *result, const struct maps_asked *asked,
+                                   const struct run *run, const struct stream *stream)
 {
     static const char *const tier[] = {[MESSAGE_ATTENTION] = "attention", [MESSAGE_QK] = "qk"};
     const struct layer_maps *maps = stream->maps.shown;
@@ -148,14 +169,15 @@ static void put_layer(struct mpk_writer *result, const struct maps_asked *asked,
     mpk_put_str(result, "causal");
     mpk_put_bool(result, maps->causal);
     maps_put_text(result, "kind", maps_kind_name[asked->kind]);
-    put_heads(result, asked, maps->heads);
+    control_maps_put_heads(result, asked, maps->heads);
 }
 
-static int check_head(struct request *request, const struct maps_asked *asked,
-                      const struct layer_maps *maps)
+static int control_maps_check_head(struct request *request, const struct maps_asked *asked,
+                                   const struct layer_maps *maps)
 {
-    if (asked->head == UINT64_MAX || (asked->kind == MAPS_HEADS && asked->head < maps->heads))
+    if (asked->head == UINT64_MAX || (asked->kind == MAPS_HEADS && asked->head < maps->heads)) {
         return 0;
+    }
     snprintf(request->detail, CONTROL_DETAIL_MAX,
              "head is not accepted (valid: 0 to %u, with kind heads)", (unsigned)(maps->heads - 1));
     return ERR_ARGUMENT;
@@ -169,24 +191,29 @@ int method_maps(struct request *request)
     struct picture *picture = NULL;
     struct run *run;
     int code = maps_read(request, keys, 8, &asked);
-    if (!code)
+    if (!code) {
         code = request_find_run(request, asked.job, asked.run, &run);
-    if (code)
+    }
+    if (code) {
         return code;
+    }
     struct stream *stream = maps_find_stream(&asked, run);
     const struct layer_maps *maps = stream ? stream->maps.shown : NULL;
-    if (!maps)
+    if (!maps) {
         return maps_refuse(request, run, stream);
+    }
     uint32_t count = asked.kind == MAPS_HEADS && asked.head == UINT64_MAX ? maps->heads : 1;
-    code = check_head(request, &asked, maps);
-    if (!code)
+    code = control_maps_check_head(request, &asked, maps);
+    if (!code) {
         code = picture_new(request, &asked, run, maps, count, &picture);
-    if (!code)
-        code = fill(request, &asked, run, maps, picture);
+    }
+    if (!code) {
+        code = control_maps_fill(request, &asked, run, maps, picture);
+    }
     if (code) {
         picture_free(&picture);
         return code;
     }
-    put_layer(&picture->result, &asked, run, stream);
+    control_maps_put_layer(&picture->result, &asked, run, stream);
     return picture_answer(request, &picture);
 }

@@ -16,8 +16,9 @@ const char *string_param(const struct request *request, const char *key, const c
 {
     const msgpack_object *value = mpk_find(request->params, key);
     if (!value || value->type == MSGPACK_OBJECT_NIL) {
-        if (!fallback)
+        if (!fallback) {
             snprintf(request->detail, CONTROL_DETAIL_MAX, "%s is needed", key);
+        }
         return fallback;
     }
     if (value->type != MSGPACK_OBJECT_STR || value->via.str.size >= size ||
@@ -37,10 +38,12 @@ bool request_takes(struct request *request, const char *const *keys, int count)
     for (uint32_t i = 0; params->type == MSGPACK_OBJECT_MAP && i < params->via.map.size; i++) {
         const msgpack_object *key = &params->via.map.ptr[i].key;
         int found = 0;
-        while (found < count && !mpk_is_str(key, keys[found]))
+        while (found < count && !mpk_is_str(key, keys[found])) {
             found++;
-        if (found < count)
+        }
+        if (found < count) {
             continue;
+        }
         history_refuse_key(key, request->detail, CONTROL_DETAIL_MAX);
         return false;
     }
@@ -69,7 +72,7 @@ static void count_run(void *data, struct run *run)
     ++*(uint32_t *)data;
 }
 
-static void put_run(void *data, struct run *run)
+static void control_methods_put_run(void *data, struct run *run)
 {
     run_encode(run, data);
 }
@@ -80,7 +83,7 @@ int method_jobs(struct request *request)
     uint32_t runs = 0;
     registry_each(registry, count_run, &runs);
     mpk_put_array(request->result, runs);
-    registry_each(registry, put_run, request->result);
+    registry_each(registry, control_methods_put_run, request->result);
     return 0;
 }
 
@@ -91,7 +94,7 @@ void put_number(struct mpk_writer *result, const char *key, uint64_t number)
 }
 
 /* Ingest may count on meanwhile: each counter is read once. */
-static void put_dropped(struct mpk_writer *result, struct stats *stats)
+static void control_methods_put_dropped(struct mpk_writer *result, struct stats *stats)
 {
     uint64_t counts[ERR_COUNT];
     uint32_t reasons = 0;
@@ -101,9 +104,11 @@ static void put_dropped(struct mpk_writer *result, struct stats *stats)
     }
     mpk_put_str(result, "dropped");
     mpk_put_map(result, reasons);
-    for (int i = 0; i < ERR_COUNT; i++)
-        if (counts[i] > 0)
+    for (int i = 0; i < ERR_COUNT; i++) {
+        if (counts[i] > 0) {
             put_number(result, err_slug(ERR_BASE - i), counts[i]);
+        }
+    }
 }
 
 static void put_pool(struct mpk_writer *result, struct pool *pool)
@@ -142,10 +147,11 @@ void put_string(struct mpk_writer *result, const char *key, const char *text)
 static void put_text_or_nil(struct mpk_writer *result, const char *key, const char *text)
 {
     mpk_put_str(result, key);
-    if (text)
+    if (text) {
         mpk_put_str(result, text);
-    else
+    } else {
         mpk_put_nil(result);
+    }
 }
 
 static void put_history(struct mpk_writer *result, struct store *store)
@@ -166,15 +172,16 @@ int method_stats(struct request *request)
     mpk_put_map(result, COUNT_COUNT + 8);
     mpk_put_str(result, "uptime_s");
     mpk_put_f64(result, uptime_s(view));
-    for (int i = 0; i < COUNT_COUNT; i++)
+    for (int i = 0; i < COUNT_COUNT; i++) {
         put_number(result, counter_name[i],
                    i == COUNT_LOST ? stats_lost(view->stats)
                                    : stats_get(view->stats, (enum counter)i));
+    }
     put_number(result, "in_flight", view->messages_in_flight(view->data));
     put_number(result, "in_flight_bytes", view->bytes_in_flight(view->data));
     put_number(result, "budget_bytes", view->config->ingest_budget);
     put_number(result, "jobs", registry_jobs(view->registry));
-    put_dropped(result, view->stats);
+    control_methods_put_dropped(result, view->stats);
     put_pool(result, view->pool);
     put_history(result, view->store);
     return 0;
@@ -187,32 +194,35 @@ struct key_visit {
     uint32_t count;
 };
 
-static void visit_key(void *data, const char *section, const char *name, const char *value)
+static void control_methods_visit_key(void *data, const char *section, const char *name,
+                                      const char *value)
 {
     struct key_visit *visit = data;
     char key[JOB_NAME_MAX + 128]; /* jobs.<pattern>.<key> is the longest */
     char public[CONFIG_PUBLIC_MAX];
-    if (config_is_plan_key(section, name) != visit->plans)
+    if (config_is_plan_key(section, name) != visit->plans) {
         return;
+    }
     visit->count++;
-    if (!visit->result)
+    if (!visit->result) {
         return;
+    }
     snprintf(key, sizeof key, "%s%s%s", section, *section ? "." : "", name);
     mpk_put_str(visit->result, key);
     mpk_put_str(visit->result, config_public(section, name, value, public));
 }
 
-static uint32_t each_key(const struct control_view *view, struct mpk_writer *result)
+static uint32_t control_methods_each_key(const struct control_view *view, struct mpk_writer *result)
 {
     struct key_visit others = {.result = result}, plans = {.result = result, .plans = true};
-    config_each(view->config, visit_key, &others);
-    config_each(view->plan_config, visit_key, &plans);
+    config_each(view->config, control_methods_visit_key, &others);
+    config_each(view->plan_config, control_methods_visit_key, &plans);
     return others.count + plans.count;
 }
 
 int method_config(struct request *request)
 {
-    mpk_put_map(request->result, each_key(request->view, NULL));
-    each_key(request->view, request->result);
+    mpk_put_map(request->result, control_methods_each_key(request->view, NULL));
+    control_methods_each_key(request->view, request->result);
     return 0;
 }

@@ -27,17 +27,20 @@ static void count_alert(void *data, const struct alert_result *alert)
     struct jobs_visit *visit = data;
     uint32_t i = 0;
     while (i < visit->firing_count && (visit->firing[i].severity != alert->severity ||
-                                       strcmp(visit->firing[i].rule, alert->rule) != 0))
+                                       strcmp(visit->firing[i].rule, alert->rule) != 0)) {
         i++;
-    if (i == RULES_MAX)
+    }
+    if (i == RULES_MAX) {
         return;
-    if (i == visit->firing_count)
+    }
+    if (i == visit->firing_count) {
         visit->firing[visit->firing_count++] =
             (struct firing_rule){.rule = alert->rule, .severity = alert->severity};
+    }
     visit->firing[i].count++;
 }
 
-static void put_firing(const struct jobs_visit *visit)
+static void control_monitor_put_firing(const struct jobs_visit *visit)
 {
     struct mpk_writer *result = visit->result;
     mpk_put_str(result, "firing");
@@ -50,7 +53,7 @@ static void put_firing(const struct jobs_visit *visit)
     }
 }
 
-static void put_counts(struct mpk_writer *result, const struct run *run)
+static void control_monitor_put_counts(struct mpk_writer *result, const struct run *run)
 {
     struct reason_count dropped[TALLY_REASONS_MAX];
     struct counts counts = run_counts(run);
@@ -61,11 +64,12 @@ static void put_counts(struct mpk_writer *result, const struct run *run)
     put_number(result, "gaps", counts.tally.lost + run->found);
     mpk_put_str(result, "dropped");
     mpk_put_map(result, reasons);
-    for (uint32_t i = 0; i < reasons; i++)
+    for (uint32_t i = 0; i < reasons; i++) {
         put_number(result, dropped[i].reason, dropped[i].count);
+    }
 }
 
-static void put_job(const struct jobs_visit *visit)
+static void control_monitor_put_job(const struct jobs_visit *visit)
 {
     const struct run *run = visit->newest;
     struct mpk_writer *result = visit->result;
@@ -82,38 +86,42 @@ static void put_job(const struct jobs_visit *visit)
     put_number(result, "world", run->tracks[0].window.world);
     put_number(result, "ranks", run->tracks[0].window.rank_count);
     put_number(result, "layers", HASH_COUNT(run->streams));
-    put_counts(result, run);
-    put_firing(visit);
+    control_monitor_put_counts(result, run);
+    control_monitor_put_firing(visit);
 }
 
-static void visit_run(void *data, struct run *run)
+static void control_monitor_visit_run(void *data, struct run *run)
 {
     struct jobs_visit *visit = data;
     struct alert_sink sink = {.event = count_alert, .data = visit};
     if (!visit->newest || strcmp(visit->newest->job, run->job) != 0) {
-        if (visit->newest)
-            put_job(visit);
+        if (visit->newest) {
+            control_monitor_put_job(visit);
+        }
         visit->newest = run;
         visit->runs = visit->firing_count = 0;
     }
     visit->runs++;
-    if (run->alerts)
+    if (run->alerts) {
         alerts_each(run->alerts, &sink);
+    }
 }
 
 int method_monitor(struct request *request)
 {
     const struct registry *registry = request->view->registry;
     struct jobs_visit visit = {.result = request->result};
-    if (!request_takes(request, NULL, 0))
+    if (!request_takes(request, NULL, 0)) {
         return ERR_ARGUMENT;
+    }
     mpk_put_map(request->result, 2);
     mpk_put_str(request->result, "stats");
     method_stats(request);
     mpk_put_str(request->result, "jobs");
     mpk_put_array(request->result, registry_jobs(registry));
-    registry_each(registry, visit_run, &visit);
-    if (visit.newest)
-        put_job(&visit);
+    registry_each(registry, control_monitor_visit_run, &visit);
+    if (visit.newest) {
+        control_monitor_put_job(&visit);
+    }
     return 0;
 }

@@ -12,38 +12,41 @@
 static const char *const keys[] = {"job", "every", "layers", "heads", "samples", "rows"};
 enum { KEYS = sizeof keys / sizeof keys[0] };
 
-static void put_text(struct mpk_writer *result, const char *key, const char *text)
+static void control_plan_put_text(struct mpk_writer *result, const char *key, const char *text)
 {
     mpk_put_str(result, key);
     mpk_put_str(result, text);
 }
 
 /* `job` as it was asked for; NULL in the list of all. */
-static void put_plan(struct mpk_writer *result, const char *job, const struct plan *plan)
+static void control_plan_put_plan(struct mpk_writer *result, const char *job,
+                                  const struct plan *plan)
 {
     mpk_put_map(result, 8);
     mpk_put_str(result, "job");
-    if (job)
+    if (job) {
         mpk_put_str(result, job);
-    else
+    } else {
         mpk_put_nil(result);
-    put_text(result, "pattern", plan->pattern);
-    put_text(result, "from", plan_from_name(plan->from));
+    }
+    control_plan_put_text(result, "pattern", plan->pattern);
+    control_plan_put_text(result, "from", plan_from_name(plan->from));
     put_number(result, "every", plan->what.every);
-    put_text(result, "layers", plan->what.layers.text);
-    put_text(result, "heads", plan->what.heads.text);
+    control_plan_put_text(result, "layers", plan->what.layers.text);
+    control_plan_put_text(result, "heads", plan->what.heads.text);
     put_number(result, "samples", plan->what.samples);
     put_number(result, "rows", plan->what.rows);
 }
 
-static void put_all(struct mpk_writer *result, const struct plans *plans)
+static void control_plan_put_all(struct mpk_writer *result, const struct plans *plans)
 {
     mpk_put_array(result, plans_count(plans));
-    for (uint32_t i = 0; i < plans_count(plans); i++)
-        put_plan(result, NULL, plans_at(plans, i));
+    for (uint32_t i = 0; i < plans_count(plans); i++) {
+        control_plan_put_plan(result, NULL, plans_at(plans, i));
+    }
 }
 
-static int refuse(struct request *request, const char *what)
+static int control_plan_refuse(struct request *request, const char *what)
 {
     snprintf(request->detail, CONTROL_DETAIL_MAX, "%.*s", CONTROL_DETAIL_MAX - 1, what);
     return ERR_ARGUMENT;
@@ -53,27 +56,32 @@ int method_plan_get(struct request *request)
 {
     const struct plans *plans = request->view->plans;
     char name[JOB_NAME_MAX + 1];
-    if (!request_takes(request, keys, 1))
+    if (!request_takes(request, keys, 1)) {
         return ERR_ARGUMENT;
+    }
     const char *job = string_param(request, "job", "", name, sizeof name);
-    if (job && !*job)
-        put_all(request->result, plans);
-    else if (job && job_name_valid(job, strlen(job)))
-        put_plan(request->result, job, plans_for(plans, job));
-    else
-        return refuse(request, "job: not the name of one (valid: 1 to 128 of A-Z a-z 0-9 . _ -; "
-                               "without it all plans are listed)");
+    if (job && !*job) {
+        control_plan_put_all(request->result, plans);
+    } else if (job && job_name_valid(job, strlen(job))) {
+        control_plan_put_plan(request->result, job, plans_for(plans, job));
+    } else {
+        return control_plan_refuse(
+            request, "job: not the name of one (valid: 1 to 128 of A-Z a-z 0-9 . _ -; "
+                     "without it all plans are listed)");
+    }
     return 0;
 }
 
 /* The name or pattern that a method is about; NULL, and why, when it is none. */
-static const char *read_pattern(struct request *request, char *buffer, size_t size)
+static const char *control_plan_read_pattern(struct request *request, char *buffer, size_t size)
 {
     const char *pattern = string_param(request, "job", "", buffer, size);
-    if (pattern && config_is_pattern(pattern))
+    if (pattern && config_is_pattern(pattern)) {
         return pattern;
-    refuse(request, "job: not a name or pattern (valid: 1 to 128 of A-Z a-z 0-9 . _ - and * ? [ ] "
-                    "!)");
+    }
+    control_plan_refuse(
+        request, "job: not a name or pattern (valid: 1 to 128 of A-Z a-z 0-9 . _ - and * ? [ ] "
+                 "!)");
     return NULL;
 }
 
@@ -82,46 +90,54 @@ static const char *value_text(const struct request *request, const char *key, ch
                               size_t size)
 {
     const msgpack_object *value = mpk_find(request->params, key);
-    if (value->type == MSGPACK_OBJECT_POSITIVE_INTEGER)
+    if (value->type == MSGPACK_OBJECT_POSITIVE_INTEGER) {
         snprintf(buffer, size, "%" PRIu64, value->via.u64);
-    else if (value->type == MSGPACK_OBJECT_NEGATIVE_INTEGER)
+    } else if (value->type == MSGPACK_OBJECT_NEGATIVE_INTEGER) {
         snprintf(buffer, size, "%" PRId64, value->via.i64);
-    else
+    } else {
         return string_param(request, key, NULL, buffer, size);
+    }
     return buffer;
 }
 
-static int read_value(struct request *request, const char *key, struct config_plan *plan)
+static int control_plan_read_value(struct request *request, const char *key,
+                                   struct config_plan *plan)
 {
     const msgpack_object *value = mpk_find(request->params, key);
     char text[CONFIG_ERROR_MAX], error[CONFIG_ERROR_MAX];
-    if (!value || value->type == MSGPACK_OBJECT_NIL)
+    if (!value || value->type == MSGPACK_OBJECT_NIL) {
         return 0;
+    }
     if (!value_text(request, key, text, sizeof text)) {
         snprintf(request->detail, CONTROL_DETAIL_MAX,
                  "plan.%s: neither a whole number nor a text of at most %d characters", key,
                  CONFIG_ERROR_MAX - 1);
         return ERR_ARGUMENT;
     }
-    return config_plan_set(plan, key, text, error) == 0 ? 0 : refuse(request, error);
+    return config_plan_set(plan, key, text, error) == 0 ? 0 : control_plan_refuse(request, error);
 }
 
 int method_plan_set(struct request *request)
 {
     const struct control_view *view = request->view;
     char buffer[JOB_NAME_MAX + 1];
-    if (!request_takes(request, keys, KEYS))
+    if (!request_takes(request, keys, KEYS)) {
         return ERR_ARGUMENT;
-    const char *pattern = read_pattern(request, buffer, sizeof buffer);
-    if (!pattern)
+    }
+    const char *pattern = control_plan_read_pattern(request, buffer, sizeof buffer);
+    if (!pattern) {
         return ERR_ARGUMENT;
+    }
     struct config_plan what = plans_before(view->plans, pattern)->what;
-    for (int i = 1; i < KEYS; i++)
-        if (read_value(request, keys[i], &what) != 0)
+    for (int i = 1; i < KEYS; i++) {
+        if (control_plan_read_value(request, keys[i], &what) != 0) {
             return ERR_ARGUMENT;
-    if (plans_set(view->plans, pattern, &what) != 0)
-        return refuse(request, "64 plans are set already; plan.reset forgets one");
-    put_plan(request->result, pattern, plans_at(view->plans, 0));
+        }
+    }
+    if (plans_set(view->plans, pattern, &what) != 0) {
+        return control_plan_refuse(request, "64 plans are set already; plan.reset forgets one");
+    }
+    control_plan_put_plan(request->result, pattern, plans_at(view->plans, 0));
     return view->plans_changed(view->data);
 }
 
@@ -129,15 +145,17 @@ int method_plan_reset(struct request *request)
 {
     const struct control_view *view = request->view;
     char buffer[JOB_NAME_MAX + 1];
-    if (!request_takes(request, keys, 1))
+    if (!request_takes(request, keys, 1)) {
         return ERR_ARGUMENT;
-    const char *pattern = read_pattern(request, buffer, sizeof buffer);
-    if (!pattern)
+    }
+    const char *pattern = control_plan_read_pattern(request, buffer, sizeof buffer);
+    if (!pattern) {
         return ERR_ARGUMENT;
+    }
     if (plans_reset(view->plans, pattern) != 0) {
         snprintf(request->detail, CONTROL_DETAIL_MAX, "no plan was set for '%s'", pattern);
         return ERR_ARGUMENT;
     }
-    put_plan(request->result, pattern, plans_before(view->plans, pattern));
+    control_plan_put_plan(request->result, pattern, plans_before(view->plans, pattern));
     return view->plans_changed(view->data);
 }

@@ -22,24 +22,28 @@ static int by_layer(const void *a, const void *b)
 
 /* The self-attention of the stack: the first that there is unless one is named. Returns 0,
  * ERR_NO_MAP with a sentence, or ERR_MEMORY. */
-static int choose(struct request *request, struct maps_asked *asked, const struct run *run,
-                  struct chosen *chosen)
+static int control_rollout_choose(struct request *request, struct maps_asked *asked,
+                                  const struct run *run, struct chosen *chosen)
 {
     strcpy(asked->site, "self");
     const struct stream *first = maps_find_stream(asked, run);
-    if (!first)
+    if (!first) {
         return maps_refuse(request, run, NULL);
+    }
     chosen->streams = calloc(HASH_COUNT(run->streams), sizeof *chosen->streams);
-    if (!chosen->streams)
+    if (!chosen->streams) {
         return ERR_MEMORY;
-    for (struct stream *s = run->streams; s; s = s->hh.next)
-        if (s->measured && s->id.site == SITE_SELF && s->id.stack == first->id.stack)
+    }
+    for (struct stream *s = run->streams; s; s = s->hh.next) {
+        if (s->measured && s->id.site == SITE_SELF && s->id.stack == first->id.stack) {
             chosen->streams[chosen->count++] = s;
+        }
+    }
     qsort(chosen->streams, chosen->count, sizeof *chosen->streams, by_layer);
     return 0;
 }
 
-static bool fits(const struct layer_maps *maps, const struct layer_maps *first)
+static bool control_rollout_fits(const struct layer_maps *maps, const struct layer_maps *first)
 {
     const struct head_maps *shape = maps_shape(maps);
     return shape->queries == shape->keys && shape->keys == maps_shape(first)->keys;
@@ -58,18 +62,21 @@ static bool is_exact(const struct chosen *chosen)
     return exact;
 }
 
-static int check(struct request *request, const struct run *run, struct chosen *chosen)
+static int control_rollout_check(struct request *request, const struct run *run,
+                                 struct chosen *chosen)
 {
     for (uint32_t i = 0; i < chosen->count; i++) {
         const struct stream *stream = chosen->streams[i];
         const struct layer_maps *maps = stream->maps.shown;
         const char *why = NULL;
-        if (!maps)
+        if (!maps) {
             return maps_refuse(request, run, stream);
-        if (!fits(maps, chosen->streams[0]->maps.shown))
+        }
+        if (!control_rollout_fits(maps, chosen->streams[0]->maps.shown)) {
             why = "it needs square maps of one size in all layers (plan.rows 0, one length)";
-        else if (maps->here < maps->heads)
+        } else if (maps->here < maps->heads) {
             why = "not all heads of one step have come, in slices over ranks";
+        }
         if (why) {
             snprintf(request->detail, CONTROL_DETAIL_MAX, "there is no rollout: %s", why);
             return ERR_NO_MAP;
@@ -85,8 +92,9 @@ static void put_mean(const struct layer_maps *maps, size_t cells, float *mean)
     memset(mean, 0, cells * sizeof *mean);
     for (const struct map_slice *slice = maps->slices; slice; slice = slice->next) {
         float share = (float)slice->maps->heads / (float)maps->heads;
-        for (size_t i = 0; i < cells; i++)
+        for (size_t i = 0; i < cells; i++) {
             mean[i] += share * slice->maps->mean[i];
+        }
     }
 }
 
@@ -96,13 +104,15 @@ static int roll(struct picture *picture)
     size_t n = picture->rows, cells = n * n;
     double *now = calloc(cells, sizeof *now), *room = malloc((cells + n) * sizeof *room);
     int code = now && room ? 0 : ERR_MEMORY;
-    for (size_t i = 0; !code && i < n; i++)
+    for (size_t i = 0; !code && i < n; i++) {
         now[i * n + i] = 1;
+    }
     for (uint32_t l = 0; !code && l < picture->count; l++) {
         float *map = picture->cells + l * cells;
         rollout_add(map, picture->rows, picture->keys, now, room);
-        for (size_t i = 0; i < cells; i++)
+        for (size_t i = 0; i < cells; i++) {
             map[i] = (float)now[i];
+        }
     }
     free(now);
     free(room);
@@ -117,20 +127,22 @@ static void put_rollout(struct mpk_writer *result, const struct run *run,
     maps_put_text(result, "stack", stack_name(chosen->streams[0]->id.stack));
     mpk_put_str(result, "layers");
     mpk_put_array(result, chosen->count);
-    for (uint32_t i = 0; i < chosen->count; i++)
+    for (uint32_t i = 0; i < chosen->count; i++) {
         mpk_put_u64(result, chosen->streams[i]->id.layer);
+    }
     mpk_put_str(result, "exact");
     mpk_put_bool(result, chosen->exact);
 }
 
-static int answer(struct request *request, const struct maps_asked *asked, const struct run *run,
-                  const struct chosen *chosen)
+static int control_rollout_answer(struct request *request, const struct maps_asked *asked,
+                                  const struct run *run, const struct chosen *chosen)
 {
     struct picture *picture;
     const struct layer_maps *first = chosen->streams[0]->maps.shown;
     int code = picture_new(request, asked, run, first, chosen->count, &picture);
-    if (code)
+    if (code) {
         return code;
+    }
     size_t cells = (size_t)picture->rows * picture->columns;
     for (uint32_t l = 0; l < chosen->count; l++) {
         put_mean(chosen->streams[l]->maps.shown, cells, picture->cells + l * cells);
@@ -148,14 +160,18 @@ int method_rollout(struct request *request)
     struct maps_asked asked;
     struct run *run;
     int code = maps_read(request, keys, 4, &asked);
-    if (!code)
+    if (!code) {
         code = request_find_run(request, asked.job, asked.run, &run);
-    if (!code)
-        code = choose(request, &asked, run, &chosen);
-    if (!code)
-        code = check(request, run, &chosen);
-    if (!code)
-        code = answer(request, &asked, run, &chosen);
+    }
+    if (!code) {
+        code = control_rollout_choose(request, &asked, run, &chosen);
+    }
+    if (!code) {
+        code = control_rollout_check(request, run, &chosen);
+    }
+    if (!code) {
+        code = control_rollout_answer(request, &asked, run, &chosen);
+    }
     free(chosen.streams);
     return code;
 }

@@ -9,8 +9,9 @@ int request_find_run(struct request *request, const char *job, const char *prefi
     const struct registry *registry = request->view->registry;
     bool job_known = registry_knows(registry, job);
     *ret_run = registry_find(registry, job, prefix);
-    if (*ret_run)
+    if (*ret_run) {
         return 0;
+    }
     snprintf(request->detail, CONTROL_DETAIL_MAX,
              "no such %s in memory; the history may have it (runs, windows, history, map)",
              job_known ? "run of this job" : "job");

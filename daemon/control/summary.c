@@ -36,75 +36,86 @@ static void visit_value(void *data, const char *topic, const uint8_t *run, uint3
 {
     struct value_filter *filter = data;
     topic += strlen(filter->prefix);
-    if (track != filter->track || memcmp(run, filter->run_id, RUN_BYTES) != 0)
+    if (track != filter->track || memcmp(run, filter->run_id, RUN_BYTES) != 0) {
         return;
+    }
     if (!segment_matches(&topic, filter->job) || !segment_matches(&topic, filter->stack) ||
-        !segment_matches(&topic, filter->layer) || !segment_matches(&topic, filter->site))
+        !segment_matches(&topic, filter->layer) || !segment_matches(&topic, filter->site)) {
         return;
+    }
     filter->count++;
-    if (filter->result)
+    if (filter->result) {
         mpk_put_raw(filter->result, value, size);
+    }
 }
 
 static bool read_layer_number(const struct request *request, struct value_filter *filter)
 {
     const msgpack_object *value = mpk_find(request->params, "layer");
     uint64_t layer;
-    if (!value || value->type == MSGPACK_OBJECT_NIL)
+    if (!value || value->type == MSGPACK_OBJECT_NIL) {
         return true;
-    if (mpk_get_u64(value, LAYER_MAX, &layer) != 0)
+    }
+    if (mpk_get_u64(value, LAYER_MAX, &layer) != 0) {
         return false;
+    }
     snprintf(filter->layer, sizeof filter->layer, "%u", (unsigned)layer);
     return true;
 }
 
 /* The number of a window of the config; -1 when there is none like it. */
-static int find_track(const struct config *config, const struct history_track *track)
+static int control_summary_find_track(const struct config *config,
+                                      const struct history_track *track)
 {
     if ((enum window_unit)config->window_unit == track->unit &&
-        config->window_length == track->length && config->window_every == track->every)
+        config->window_length == track->length && config->window_every == track->every) {
         return 0;
-    for (uint32_t i = 0; i < config->window_also.count; i++)
+    }
+    for (uint32_t i = 0; i < config->window_also.count; i++) {
         if ((enum window_unit)config->window_also.window[i].unit == track->unit &&
             config->window_also.window[i].length == track->length &&
-            config->window_also.window[i].every == track->every)
+            config->window_also.window[i].every == track->every) {
             return (int)i + 1;
+        }
+    }
     return -1;
 }
 
-static bool read_track(const struct request *request, struct value_filter *filter)
+static bool control_summary_read_track(const struct request *request, struct value_filter *filter)
 {
     const struct config *config = request->view->config;
     const msgpack_object *value = mpk_find(request->params, "window");
     struct history_track track;
     uint64_t number;
     char text[80];
-    if (!value || value->type == MSGPACK_OBJECT_NIL)
+    if (!value || value->type == MSGPACK_OBJECT_NIL) {
         return true;
+    }
     if (mpk_get_u64(value, config->window_also.count, &number) == 0) {
         filter->track = (uint32_t)number;
         return true;
     }
     int found =
         string_param(request, "window", "", text, sizeof text) && history_track_parse(text, &track)
-            ? find_track(config, &track)
+            ? control_summary_find_track(config, &track)
             : -1;
     filter->track = (uint32_t)found;
-    if (found < 0)
+    if (found < 0) {
         snprintf(request->detail, CONTROL_DETAIL_MAX,
                  "window is not accepted (valid: those of window.length and window.also, or their "
                  "number, 0 to %u)",
                  (unsigned)config->window_also.count);
+    }
     return found >= 0;
 }
 
-static bool read_filter(const struct request *request, struct value_filter *filter)
+static bool control_summary_read_filter(const struct request *request, struct value_filter *filter)
 {
     return string_param(request, "job", NULL, filter->job, sizeof filter->job) &&
            string_param(request, "run", "", filter->run, sizeof filter->run) &&
            string_param(request, "stack", "", filter->stack, sizeof filter->stack) &&
            string_param(request, "site", "", filter->site, sizeof filter->site) &&
-           read_layer_number(request, filter) && read_track(request, filter);
+           read_layer_number(request, filter) && control_summary_read_track(request, filter);
 }
 
 /* Nothing captured */
@@ -116,8 +127,9 @@ static bool summary_pattern_takes(const char *patterns, struct layer_id id)
     while (*(patterns += strspn(patterns, " "))) {
         size_t length = strcspn(patterns, " ");
         snprintf(pattern, sizeof pattern, "%.*s", (int)length, patterns);
-        if (fnmatch(pattern, name, 0) == 0)
+        if (fnmatch(pattern, name, 0) == 0) {
             return true;
+        }
         patterns += length;
     }
     return false;
@@ -125,9 +137,11 @@ static bool summary_pattern_takes(const char *patterns, struct layer_id id)
 
 static bool summary_plan_takes_any(const struct plan *plan, const struct run *run)
 {
-    for (const struct stream *stream = run->streams; stream; stream = stream->hh.next)
-        if (summary_pattern_takes(plan->what.layers.text, stream->id))
+    for (const struct stream *stream = run->streams; stream; stream = stream->hh.next) {
+        if (summary_pattern_takes(plan->what.layers.text, stream->id)) {
             return true;
+        }
+    }
     return false;
 }
 
@@ -140,31 +154,35 @@ static void summary_explain_nothing(const struct run *run, const struct plan *pl
     uint32_t reasons = tally_reasons(&counts.tally, dropped);
     size_t used = 0;
     *ret_text = '\0';
-    if (counts.tally.source > 0)
+    if (counts.tally.source > 0) {
         snprintf(ret_text, size,
                  "the job dropped all %" PRIu64 " captures itself, because they are larger than "
                  "attnd takes or come faster; its own log says which. What helps: attnctl plan set "
                  "%s rows=512 (or still fewer), fewer samples, a fused kernel",
                  counts.tally.source, run->job);
-    else if (reasons > 0) {
+    } else if (reasons > 0) {
         used = (size_t)snprintf(ret_text, size, "attnd refused what came:");
-        for (uint32_t i = 0; i < reasons && used < size; i++)
+        for (uint32_t i = 0; i < reasons && used < size; i++) {
             used += (size_t)snprintf(ret_text + used, size - used, "%s %" PRIu64 " %s",
                                      i ? "," : "", dropped[i].count, dropped[i].reason);
-    } else if (counts.tally.lost > 0)
+        }
+    } else if (counts.tally.lost > 0) {
         snprintf(ret_text, size, "%" PRIu64 " messages were lost on their way", counts.tally.lost);
-    else if (plan->what.every == 0)
+    } else if (plan->what.every == 0) {
         snprintf(ret_text, size, "its plan captures no step (every=0)");
-    else if (run->streams && !summary_plan_takes_any(plan, run))
+    } else if (run->streams && !summary_plan_takes_any(plan, run)) {
         snprintf(ret_text, size, "its plan takes none of its layers (layers=%.200s)",
                  plan->what.layers.text);
+    }
 }
 
 static bool summary_captured_anything(const struct run *run)
 {
-    for (const struct stream *stream = run->streams; stream; stream = stream->hh.next)
-        if (stream->counts.processed > 0)
+    for (const struct stream *stream = run->streams; stream; stream = stream->hh.next) {
+        if (stream->counts.processed > 0) {
             return true;
+        }
+    }
     return false;
 }
 
@@ -174,26 +192,31 @@ static void summary_describe_nothing(struct request *request, const struct run *
 {
     char why[400];
     bool ended = run->state == JOB_ENDED;
-    if (summary_captured_anything(run))
+    if (summary_captured_anything(run)) {
         return;
+    }
     summary_explain_nothing(run, plans_for(request->view->plans, run->job), why, sizeof why);
-    if (ended && !*why)
+    if (ended && !*why) {
         snprintf(why, sizeof why, "it sent no attention");
-    if (*why)
+    }
+    if (*why) {
         snprintf(request->detail, CONTROL_DETAIL_MAX, "%s: %s",
                  ended ? "the run has ended and captured nothing" : "nothing is captured so far",
                  why);
+    }
 }
 
 static int find_run_id(struct request *request, struct value_filter *filter, struct run **ret_run)
 {
     int code = request_find_run(request, filter->job, filter->run, ret_run);
-    if (!code)
+    if (!code) {
         memcpy(filter->run_id, (*ret_run)->id, RUN_BYTES);
+    }
     return code;
 }
 
-static int put_values(struct request *request, struct value_filter *filter, const struct run *run)
+static int control_summary_put_values(struct request *request, struct value_filter *filter,
+                                      const struct run *run)
 {
     const struct publisher *publisher = request->view->publisher;
     publisher_each(publisher, filter->prefix, visit_value, filter);
@@ -208,23 +231,25 @@ static int put_values(struct request *request, struct value_filter *filter, cons
 }
 
 /* The last key is of summaries only. */
-static int answer(struct request *request, const char *prefix, int key_count)
+static int control_summary_answer(struct request *request, const char *prefix, int key_count)
 {
     static const char *const keys[] = {"job", "run", "stack", "layer", "site", "window"};
     struct value_filter filter = {.prefix = prefix};
-    if (!request_takes(request, keys, key_count) || !read_filter(request, &filter))
+    if (!request_takes(request, keys, key_count) ||
+        !control_summary_read_filter(request, &filter)) {
         return ERR_ARGUMENT;
+    }
     struct run *run = NULL;
     int code = find_run_id(request, &filter, &run);
-    return code ? code : put_values(request, &filter, run);
+    return code ? code : control_summary_put_values(request, &filter, run);
 }
 
 int method_summary(struct request *request)
 {
-    return answer(request, "summary/", 6);
+    return control_summary_answer(request, "summary/", 6);
 }
 
 int method_live(struct request *request)
 {
-    return answer(request, "live/", 5);
+    return control_summary_answer(request, "live/", 5);
 }

@@ -34,12 +34,13 @@ enum {
     MESSAGE
 };
 
-static void put_alert(struct query *query, sqlite3_stmt *statement)
+static void history_alerts_put_alert(struct query *query, sqlite3_stmt *statement)
 {
     uint8_t run[RUN_BYTES] = {0};
     const void *bytes = sqlite3_column_blob(statement, RUN);
-    if (bytes && sqlite3_column_bytes(statement, RUN) == RUN_BYTES)
+    if (bytes && sqlite3_column_bytes(statement, RUN) == RUN_BYTES) {
         memcpy(run, bytes, RUN_BYTES);
+    }
     struct alert_result alert = {
         .common = {column_text(statement, JOB), run, column_u64(statement, EPOCH),
                    column_u64(statement, STEP), column_u64(statement, TIME)},
@@ -62,18 +63,20 @@ static void put_alert(struct query *query, sqlite3_stmt *statement)
 }
 
 /* The value of an enum by its name; -1 for "". */
-static int severity_of(const char *name)
+static int history_alerts_severity_of(const char *name)
 {
     int severity = *name ? ALERT_CRITICAL : -1;
-    while (severity > 0 && strcmp(name, alert_severity_name((enum alert_severity)severity)) != 0)
+    while (severity > 0 && strcmp(name, alert_severity_name((enum alert_severity)severity)) != 0) {
         severity--;
+    }
     return severity;
 }
 
-static int state_of(const char *name)
+static int history_alerts_state_of(const char *name)
 {
-    if (!*name)
+    if (!*name) {
         return -1;
+    }
     return strcmp(name, alert_state_name(ALERT_FIRING)) == 0 ? ALERT_FIRING : ALERT_RESOLVED;
 }
 
@@ -92,8 +95,8 @@ static int open_alerts(struct query *query, uint64_t run_id, sqlite3_stmt **ret_
         ret_statement, "issiii", run_id, params->job, params->rule, params->from, params->to,
         params->limit + 1);
     if (!code) {
-        sqlite3_bind_int(*ret_statement, 7, severity_of(params->severity));
-        sqlite3_bind_int(*ret_statement, 8, state_of(params->state));
+        sqlite3_bind_int(*ret_statement, 7, history_alerts_severity_of(params->severity));
+        sqlite3_bind_int(*ret_statement, 8, history_alerts_state_of(params->state));
     }
     return code;
 }
@@ -104,16 +107,20 @@ int history_alerts(struct query *query)
     struct found_run run = {.id = 0};
     sqlite3_stmt *statement;
     int code = 0;
-    if (*params->run && !*params->job)
+    if (*params->run && !*params->job) {
         return query_fail(query, ERR_ARGUMENT, "run needs a job");
-    if (*params->job)
+    }
+    if (*params->job) {
         code = find_run(query, params->job, params->run, &run);
-    if (!code)
+    }
+    if (!code) {
         code = open_alerts(query, *params->run ? run.id : 0, &statement);
-    if (code)
+    }
+    if (code) {
         return code;
+    }
     mpk_put_map(query->result, 2);
-    code = put_rows(query, statement, "alerts", params->limit, put_alert);
+    code = put_rows(query, statement, "alerts", params->limit, history_alerts_put_alert);
     sqlite3_finalize(statement);
     return code;
 }

@@ -54,14 +54,15 @@ struct comparison {
 
 /* Reading */
 
-static int read_layers(struct query *query, struct side *side)
+static int history_compare_read_layers(struct query *query, struct side *side)
 {
     sqlite3_stmt *statement;
     int code = open_layers(query, &side->run, &statement);
     side->layers = malloc(LAYERS_MAX * sizeof *side->layers);
     side->matched = calloc(LAYERS_MAX, sizeof *side->matched);
-    if (!code && (!side->layers || !side->matched))
+    if (!code && (!side->layers || !side->matched)) {
         code = ERR_MEMORY;
+    }
     while (!code && side->layer_count < LAYERS_MAX && (code = query_next(query, statement)) == 1) {
         side->layers[side->layer_count++] = found_layer(statement);
         code = 0;
@@ -77,10 +78,11 @@ static void note_window(struct side *side, uint64_t first, uint64_t last)
     side->noted = true;
 }
 
-static void free_states(struct layer_state **states, uint32_t *count)
+static void history_compare_free_states(struct layer_state **states, uint32_t *count)
 {
-    while (*count > 0)
+    while (*count > 0) {
         layer_state_free(&states[--*count]);
+    }
 }
 
 /* Merges what has been collected, and the pool, in order, into the pool. */
@@ -94,10 +96,11 @@ static int merge_collected(struct layer_state **states, uint32_t *count,
         states[0] = NULL;
         first = 1;
     }
-    if (*count > first)
+    if (*count > first) {
         code = layer_state_merge_all(*ret_pool, (const struct layer_state *const *)states + first,
                                      *count - first);
-    free_states(states, count);
+    }
+    history_compare_free_states(states, count);
     return code;
 }
 
@@ -113,11 +116,13 @@ static int pool_rows(struct query *query, sqlite3_stmt *statement, struct side *
     while (!code && windows < wanted && (code = query_next(query, statement)) == 1) {
         uint64_t first = column_u64(statement, 0), last = column_u64(statement, 1);
         code = 0;
-        if (windows > 0 && last >= oldest)
+        if (windows > 0 && last >= oldest) {
             continue;
+        }
         code = state_read(statement, 2, &states[count]);
-        if (code)
+        if (code) {
             break;
+        }
         if (windows > 0 && states[count]->heads != heads) {
             layer_state_free(&states[count]);
             continue;
@@ -126,13 +131,15 @@ static int pool_rows(struct query *query, sqlite3_stmt *statement, struct side *
         windows++;
         oldest = first;
         note_window(side, first, last);
-        if (count == TOGETHER_MAX)
+        if (count == TOGETHER_MAX) {
             code = merge_collected(states, &count, ret_pool);
+        }
         code = code ? code : query_check(query);
     }
-    if (!code)
+    if (!code) {
         code = merge_collected(states, &count, ret_pool);
-    free_states(states, &count);
+    }
+    history_compare_free_states(states, &count);
     side->windows = windows > side->windows ? windows : side->windows;
     return code;
 }
@@ -147,19 +154,23 @@ static int pool_layer(struct query *query, struct side *side, const struct found
     sqlite3_stmt *statement = NULL;
     int code = find_track(query, layer, &track);
     *ret_pool = NULL;
-    if (code == ERR_NO_HISTORY)
+    if (code == ERR_NO_HISTORY) {
         return 0;
-    if (!code)
+    }
+    if (!code) {
         code =
             query_open(query,
                        "SELECT first, last, bytes, data FROM windows JOIN states USING (window_id)"
                        " WHERE layer_id = ?1 AND track_id = ?2 AND last BETWEEN ?3 AND ?4"
                        " ORDER BY last DESC",
                        &statement, "iiii", layer->id, track.id, params->from, params->to);
-    if (!code)
+    }
+    if (!code) {
         code = pool_rows(query, statement, side, windows, ret_pool);
-    if (code)
+    }
+    if (code) {
         layer_state_free(ret_pool);
+    }
     sqlite3_finalize(statement);
     return code;
 }
@@ -171,31 +182,35 @@ static int compare_metric(const struct layer_state *const pool[2], int metric, u
 {
     struct dist dist[2] = {{.moments = {0}}, {.moments = {0}}};
     int code = layer_state_dist(pool[0], metric, head, &dist[0]);
-    if (!code)
+    if (!code) {
         code = layer_state_dist(pool[1], metric, head, &dist[1]);
-    if (!code)
+    }
+    if (!code) {
         *ret_difference =
             (struct difference){dist_js(&dist[0], &dist[1]),
                                 {moments_mean(&dist[0].moments), moments_mean(&dist[1].moments)}};
+    }
     dist_clear(&dist[0]);
     dist_clear(&dist[1]);
     return code;
 }
 
-static int compare_head(const struct comparison *comparison,
-                        const struct layer_state *const pool[2], uint32_t head,
-                        struct head_distance *distance, bool *ret_comparable)
+static int history_compare_compare_head(const struct comparison *comparison,
+                                        const struct layer_state *const pool[2], uint32_t head,
+                                        struct head_distance *distance, bool *ret_comparable)
 {
     double sum = 0;
     int compared = 0;
     for (int m = 0; m < METRIC_ROW_COUNT; m++) {
         struct difference *difference = &distance->metric[m];
         *difference = (struct difference){NAN, {NAN, NAN}};
-        if (comparison->only >= 0 && comparison->only != m)
+        if (comparison->only >= 0 && comparison->only != m) {
             continue;
+        }
         int code = compare_metric(pool, m, head, difference);
-        if (code)
+        if (code) {
             return code;
+        }
         if (!isnan(difference->js)) {
             sum += difference->js;
             compared++;
@@ -211,8 +226,9 @@ static struct head_distance *next_distance(struct comparison *comparison)
     if (comparison->count == comparison->room) {
         uint32_t room = comparison->room ? 2 * comparison->room : 64;
         struct head_distance *grown = realloc(comparison->heads, room * sizeof *grown);
-        if (!grown)
+        if (!grown) {
             return NULL;
+        }
         comparison->heads = grown;
         comparison->room = room;
     }
@@ -225,14 +241,16 @@ static int compare_pools(struct comparison *comparison, struct layer_id layer,
     uint32_t heads = pool[0]->heads < pool[1]->heads ? pool[0]->heads : pool[1]->heads;
     for (uint32_t head = 0; head < heads; head++) {
         struct head_distance *distance = next_distance(comparison);
-        if (!distance)
+        if (!distance) {
             return ERR_MEMORY;
+        }
         distance->layer = layer;
         distance->head = head;
         bool comparable;
-        int code = compare_head(comparison, pool, head, distance, &comparable);
-        if (code)
+        int code = history_compare_compare_head(comparison, pool, head, distance, &comparable);
+        if (code) {
             return code;
+        }
         comparison->count += comparable;
     }
     return 0;
@@ -243,11 +261,13 @@ static int compare_layer(struct query *query, struct comparison *comparison,
 {
     struct layer_state *pool[2] = {NULL, NULL};
     int code = pool_layer(query, &comparison->side[0], a, &pool[0]);
-    if (!code)
+    if (!code) {
         code = pool_layer(query, &comparison->side[1], b, &pool[1]);
-    if (!code && pool[0] && pool[1])
+    }
+    if (!code && pool[0] && pool[1]) {
         code = compare_pools(comparison, a->layer,
                              (const struct layer_state *const[2]){pool[0], pool[1]});
+    }
     layer_state_free(&pool[0]);
     layer_state_free(&pool[1]);
     return code;
@@ -258,16 +278,18 @@ static uint32_t find_same(const struct side *side, struct layer_id id)
     uint32_t i = 0;
     while (i < side->layer_count &&
            (side->layers[i].layer.stack != id.stack || side->layers[i].layer.layer != id.layer ||
-            side->layers[i].layer.site != id.site))
+            side->layers[i].layer.site != id.site)) {
         i++;
+    }
     return i;
 }
 
 /* Layers that both have, but no histograms of them any more. */
 static int check_pooled(struct query *query, const struct side *side)
 {
-    if (side->windows > 0)
+    if (side->windows > 0) {
         return 0;
+    }
     return query_fail(query, ERR_NO_HISTORY,
                       "run %.8s of %s has no window with histograms in this range", side->run.hex,
                       side->run.job);
@@ -280,21 +302,24 @@ static int compare_layers(struct query *query, struct comparison *comparison)
     int code = 0;
     for (uint32_t i = 0; !code && i < a->layer_count; i++) {
         uint32_t j = find_same(b, a->layers[i].layer);
-        if (j == b->layer_count)
+        if (j == b->layer_count) {
             continue;
+        }
         a->matched[i] = b->matched[j] = shared = true;
         code = compare_layer(query, comparison, &a->layers[i], &b->layers[j]);
     }
-    if (!code && shared)
+    if (!code && shared) {
         code = check_pooled(query, a);
-    if (!code && shared)
+    }
+    if (!code && shared) {
         code = check_pooled(query, b);
+    }
     return code;
 }
 
 /* Answering */
 
-static uint64_t place(const struct head_distance *distance)
+static uint64_t history_compare_place(const struct head_distance *distance)
 {
     const struct layer_id *id = &distance->layer;
     return (uint64_t)id->stack << 60 | (uint64_t)id->layer << 40 | (uint64_t)id->site << 32 |
@@ -304,9 +329,12 @@ static uint64_t place(const struct head_distance *distance)
 static int compare_distances(const void *left, const void *right)
 {
     const struct head_distance *a = left, *b = right;
-    if (a->distance != b->distance)
+    if (a->distance != b->distance) {
         return a->distance > b->distance ? -1 : 1;
-    return place(a) < place(b) ? -1 : place(a) > place(b);
+    }
+    return history_compare_place(a) < history_compare_place(b)
+               ? -1
+               : history_compare_place(a) > history_compare_place(b);
 }
 
 static void put_f64(struct query *query, const char *key, double number)
@@ -315,17 +343,19 @@ static void put_f64(struct query *query, const char *key, double number)
     mpk_put_f64(query->result, number);
 }
 
-static void put_metrics(struct query *query, const struct head_distance *distance)
+static void history_compare_put_metrics(struct query *query, const struct head_distance *distance)
 {
     uint32_t count = 0;
-    for (int m = 0; m < METRIC_ROW_COUNT; m++)
+    for (int m = 0; m < METRIC_ROW_COUNT; m++) {
         count += isnan(distance->metric[m].js) ? 0 : 1;
+    }
     mpk_put_str(query->result, "metrics");
     mpk_put_map(query->result, count);
     for (int m = 0; m < METRIC_ROW_COUNT; m++) {
         const struct difference *difference = &distance->metric[m];
-        if (isnan(difference->js))
+        if (isnan(difference->js)) {
             continue;
+        }
         mpk_put_str(query->result, metric_info[m].name);
         mpk_put_map(query->result, 4);
         put_f64(query, "js", difference->js);
@@ -341,10 +371,10 @@ static void put_head(struct query *query, const struct head_distance *distance)
     put_layer(query, &distance->layer);
     put_u64(query, "head", distance->head);
     put_f64(query, "distance", distance->distance);
-    put_metrics(query, distance);
+    history_compare_put_metrics(query, distance);
 }
 
-static void put_side(struct query *query, const char *key, const struct side *side)
+static void history_compare_put_side(struct query *query, const char *key, const struct side *side)
 {
     mpk_put_str(query->result, key);
     mpk_put_map(query->result, 5);
@@ -380,36 +410,41 @@ static void put_alone(struct query *query, const char *key, const struct side *s
     mpk_writer_clear(&list);
 }
 
-static void put_comparison(struct query *query, struct comparison *comparison)
+static void history_compare_put_comparison(struct query *query, struct comparison *comparison)
 {
     uint64_t limit = query->params.limit;
     uint32_t shown = comparison->count < limit ? comparison->count : (uint32_t)limit;
-    if (comparison->count > 1)
+    if (comparison->count > 1) {
         qsort(comparison->heads, comparison->count, sizeof *comparison->heads, compare_distances);
+    }
     mpk_put_map(query->result, 6);
-    put_side(query, "a", &comparison->side[0]);
-    put_side(query, "b", &comparison->side[1]);
+    history_compare_put_side(query, "a", &comparison->side[0]);
+    history_compare_put_side(query, "b", &comparison->side[1]);
     mpk_put_str(query->result, "heads");
     mpk_put_array(query->result, shown);
-    for (uint32_t i = 0; i < shown; i++)
+    for (uint32_t i = 0; i < shown; i++) {
         put_head(query, &comparison->heads[i]);
+    }
     put_alone(query, "only_a", &comparison->side[0], &comparison->side[1]);
     put_alone(query, "only_b", &comparison->side[1], &comparison->side[0]);
     mpk_put_str(query->result, "more");
     mpk_put_bool(query->result, shown < comparison->count);
 }
 
-static int choose_metric(struct query *query, int *ret_only)
+static int history_compare_choose_metric(struct query *query, int *ret_only)
 {
     const char *name = query->params.metric;
     *ret_only = -1;
-    for (int m = 0; *name && m < METRIC_ROW_COUNT; m++)
-        if (strcmp(name, metric_info[m].name) == 0)
+    for (int m = 0; *name && m < METRIC_ROW_COUNT; m++) {
+        if (strcmp(name, metric_info[m].name) == 0) {
             *ret_only = m;
-    if (*name && *ret_only < 0)
+        }
+    }
+    if (*name && *ret_only < 0) {
         return query_fail(query, ERR_ARGUMENT,
                           "metric is not accepted (valid: those with one value per attention row, "
                           "such as entropy)");
+    }
     return 0;
 }
 
@@ -417,12 +452,14 @@ static int choose_metric(struct query *query, int *ret_only)
 static int choose_track(struct query *query, const struct side *side)
 {
     struct found_track track;
-    if (side->layer_count == 0)
+    if (side->layer_count == 0) {
         return query_fail(query, ERR_NO_HISTORY, "run %.8s of %s has no window in the history yet",
                           side->run.hex, side->run.job);
+    }
     int code = find_track(query, &side->layers[0], &track);
-    if (code)
+    if (code) {
         return code;
+    }
     query->params.track = track.track;
     query->params.given |= PARAM_WINDOW;
     return 0;
@@ -434,28 +471,35 @@ static int read_sides(struct query *query, struct comparison *comparison)
     struct side *a = &comparison->side[0], *b = &comparison->side[1];
     const char *job_b = *params->job_b ? params->job_b : params->job;
     int code = find_run(query, params->job, params->run, &a->run);
-    if (!code)
+    if (!code) {
         code = find_run(query, job_b, params->run_b, &b->run);
-    if (code == ERR_JOB_UNKNOWN && *a->run.job) /* the second: a refusal names the first */
+    }
+    if (code == ERR_JOB_UNKNOWN && *a->run.job) { /* the second: a refusal names the first */
         code = query_fail(query, ERR_NO_HISTORY, "the history has no run of %s", job_b);
-    if (!code)
-        code = read_layers(query, a);
-    if (!code)
-        code = read_layers(query, b);
+    }
+    if (!code) {
+        code = history_compare_read_layers(query, a);
+    }
+    if (!code) {
+        code = history_compare_read_layers(query, b);
+    }
     return code ? code : choose_track(query, a);
 }
 
 int history_compare(struct query *query)
 {
     struct comparison comparison = {.count = 0};
-    int code = choose_metric(query, &comparison.only);
-    if (!code)
+    int code = history_compare_choose_metric(query, &comparison.only);
+    if (!code) {
         code = read_sides(query, &comparison);
-    if (!code)
+    }
+    if (!code) {
         code = compare_layers(query, &comparison);
+    }
     query->detail[0] = code ? query->detail[0] : '\0';
-    if (!code)
-        put_comparison(query, &comparison);
+    if (!code) {
+        history_compare_put_comparison(query, &comparison);
+    }
     for (int i = 0; i < 2; i++) {
         free(comparison.side[i].layers);
         free(comparison.side[i].matched);

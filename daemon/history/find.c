@@ -11,13 +11,14 @@
 /* Sentences */
 
 /* A list in query->detail: "a, b, c, ...". */
-static void add_name(struct query *query, int index, const char *name)
+static void history_find_add_name(struct query *query, int index, const char *name)
 {
     size_t used = strlen(query->detail);
     const char *separator = index > 0 ? ", " : "";
-    if (index <= NAMED_MAX)
+    if (index <= NAMED_MAX) {
         snprintf(query->detail + used, HISTORY_DETAIL_MAX - used, "%s%s", separator,
                  index < NAMED_MAX ? name : "...");
+    }
 }
 
 void track_text(const struct history_track *track, char ret_text[TRACK_TEXT_MAX])
@@ -25,8 +26,9 @@ void track_text(const struct history_track *track, char ret_text[TRACK_TEXT_MAX]
     const char *s = track->length == 1 ? "" : "s";
     int used = snprintf(ret_text, TRACK_TEXT_MAX, "%" PRIu64 " %s%s", track->length,
                         window_unit_name(track->unit), s);
-    if (track->every != track->length)
+    if (track->every != track->length) {
         snprintf(ret_text + used, TRACK_TEXT_MAX - (size_t)used, " every %" PRIu64, track->every);
+    }
 }
 
 void layer_text(const struct found_layer *layer, char ret_text[LAYER_TEXT_MAX])
@@ -37,7 +39,7 @@ void layer_text(const struct found_layer *layer, char ret_text[LAYER_TEXT_MAX])
 
 /* Runs */
 
-static void read_run(sqlite3_stmt *statement, const char *job, struct found_run *run)
+static void history_find_read_run(sqlite3_stmt *statement, const char *job, struct found_run *run)
 {
     const void *bytes = sqlite3_column_blob(statement, 1);
     *run = (struct found_run){.id = column_u64(statement, 0),
@@ -47,8 +49,9 @@ static void read_run(sqlite3_stmt *statement, const char *job, struct found_run 
                               .last_ns = column_u64(statement, 5),
                               .epoch = column_u64(statement, 6),
                               .step = column_u64(statement, 7)};
-    if (bytes && sqlite3_column_bytes(statement, 1) == RUN_BYTES)
+    if (bytes && sqlite3_column_bytes(statement, 1) == RUN_BYTES) {
         memcpy(run->run, bytes, RUN_BYTES);
+    }
     run_hex(run->run, run->hex);
     snprintf(run->job, sizeof run->job, "%s", job);
 }
@@ -61,12 +64,14 @@ static int scan_runs(struct query *query, sqlite3_stmt *statement, const char *j
     *ret_runs = *ret_matches = 0;
     while ((rc = query_next(query, statement)) == 1) {
         struct found_run run;
-        read_run(statement, job, &run);
-        if (strncmp(run.hex, prefix, strlen(prefix)) == 0 && ++*ret_matches == 1)
+        history_find_read_run(statement, job, &run);
+        if (strncmp(run.hex, prefix, strlen(prefix)) == 0 && ++*ret_matches == 1) {
             *ret_run = run;
+        }
         ++*ret_runs;
-        if (!*prefix)
+        if (!*prefix) {
             return 0;
+        }
     }
     return rc;
 }
@@ -79,20 +84,22 @@ static void name_runs(struct query *query, sqlite3_stmt *statement, const char *
     int index = 0;
     sqlite3_reset(statement);
     while (query_next(query, statement) == 1) {
-        read_run(statement, job, &run);
-        if (strncmp(run.hex, prefix, strlen(prefix)) == 0)
-            add_name(query, index++, run.hex);
+        history_find_read_run(statement, job, &run);
+        if (strncmp(run.hex, prefix, strlen(prefix)) == 0) {
+            history_find_add_name(query, index++, run.hex);
+        }
     }
 }
 
 static int refuse_run(struct query *query, sqlite3_stmt *statement, const char *job,
                       const char *prefix, int matches)
 {
-    if (matches > 1)
+    if (matches > 1) {
         query_fail(query, ERR_RUN_UNKNOWN, "run '%s' may be any of ", prefix);
-    else
+    } else {
         query_fail(query, ERR_RUN_UNKNOWN, "no run of %s begins with '%s'; there are ", job,
                    prefix);
+    }
     name_runs(query, statement, job, matches > 1 ? prefix : "");
     return ERR_RUN_UNKNOWN;
 }
@@ -105,13 +112,15 @@ int find_run(struct query *query, const char *job, const char *prefix, struct fo
                           "SELECT run_id, run, state, world, first_ns, last_ns, epoch, step"
                           " FROM runs WHERE job = ?1 ORDER BY run_id DESC",
                           &statement, "s", job);
-    if (code)
+    if (code) {
         return code;
+    }
     code = scan_runs(query, statement, job, prefix, ret_run, &runs, &matches);
-    if (!code && runs == 0)
+    if (!code && runs == 0) {
         code = ERR_JOB_UNKNOWN;
-    else if (!code && matches != 1)
+    } else if (!code && matches != 1) {
         code = refuse_run(query, statement, job, prefix, matches);
+    }
     sqlite3_finalize(statement);
     return code;
 }
@@ -153,11 +162,13 @@ static int first_layer(struct query *query, const struct found_run *run,
 {
     sqlite3_stmt *statement;
     int code = open_layers(query, run, &statement);
-    if (code)
+    if (code) {
         return code;
+    }
     code = query_next(query, statement);
-    if (code == 1)
+    if (code == 1) {
         *ret_layer = found_layer(statement);
+    }
     sqlite3_finalize(statement);
     return code == 1 ? 0 : code ? code : ERR_NO_HISTORY;
 }
@@ -170,20 +181,22 @@ static int refuse_layer(struct query *query, const struct found_run *run)
     query->params.stack[0] = query->params.site[0] = '\0';
     query->params.given &= ~(unsigned)PARAM_LAYER;
     int code = open_layers(query, run, &statement);
-    if (code)
+    if (code) {
         return code;
+    }
     query_fail(query, ERR_NO_HISTORY, "run %.8s of %s has no such layer; it has ", run->hex,
                run->job);
     while (query_next(query, statement) == 1) {
         struct found_layer layer = found_layer(statement);
         char text[LAYER_TEXT_MAX];
         layer_text(&layer, text);
-        add_name(query, index++, text);
+        history_find_add_name(query, index++, text);
     }
     sqlite3_finalize(statement);
-    if (index == 0)
+    if (index == 0) {
         query_fail(query, ERR_NO_HISTORY, "run %.8s of %s has no window in the history yet",
                    run->hex, run->job);
+    }
     return ERR_NO_HISTORY;
 }
 
@@ -219,7 +232,7 @@ static int open_tracks(struct query *query, const struct found_layer *layer,
         ret_statement, "i", layer->id);
 }
 
-static struct found_track read_track(sqlite3_stmt *statement)
+static struct found_track history_find_read_track(sqlite3_stmt *statement)
 {
     return (struct found_track){column_u64(statement, 0),
                                 {(enum window_unit)column_choice(statement, 1, WINDOW_SECOND + 1),
@@ -232,14 +245,15 @@ static int refuse_track(struct query *query, const struct found_layer *layer,
     char wanted[TRACK_TEXT_MAX], text[TRACK_TEXT_MAX], name[LAYER_TEXT_MAX];
     track_text(&query->params.track, wanted);
     layer_text(layer, name);
-    if (tracks == 0)
+    if (tracks == 0) {
         return query_fail(query, ERR_NO_HISTORY, "%s has no window in the history yet", name);
+    }
     query_fail(query, ERR_NO_HISTORY, "%s has no windows of %s; it has those of ", name, wanted);
     sqlite3_reset(statement);
     for (int index = 0; query_next(query, statement) == 1; index++) {
-        struct found_track track = read_track(statement);
+        struct found_track track = history_find_read_track(statement);
         track_text(&track.track, text);
-        add_name(query, index, text);
+        history_find_add_name(query, index, text);
     }
     return ERR_NO_HISTORY;
 }
@@ -252,13 +266,15 @@ int find_track(struct query *query, const struct found_layer *layer, struct foun
     sqlite3_stmt *statement;
     bool found = false;
     int tracks = 0, code = open_tracks(query, layer, &statement);
-    if (code)
+    if (code) {
         return code;
+    }
     while (!found && (code = query_next(query, statement)) == 1) {
-        struct found_track track = read_track(statement);
+        struct found_track track = history_find_read_track(statement);
         found = same_track(&track.track, &wanted);
-        if (found || tracks++ == 0)
+        if (found || tracks++ == 0) {
             first = track;
+        }
     }
     if (code >= 0) {
         bool usable = found || (tracks > 0 && !asked);
@@ -321,8 +337,9 @@ int put_rows(struct query *query, sqlite3_stmt *statement, const char *key, uint
     mpk_put_raw(result, rows.buffer.data, rows.buffer.size);
     mpk_put_str(result, "more");
     mpk_put_bool(result, code == 1);
-    if (!mpk_writer_ok(&rows))
+    if (!mpk_writer_ok(&rows)) {
         code = ERR_MEMORY;
+    }
     mpk_writer_clear(&rows);
     return code < 0 ? code : 0;
 }

@@ -39,8 +39,9 @@ static int unite(struct window_rows *into, const struct window_rows *from)
 {
     uint32_t room = into->count + from->count, count = 0, i = 0, j = 0;
     struct window_row *row = malloc((room + !room) * sizeof *row);
-    if (!row)
+    if (!row) {
         return ERR_MEMORY;
+    }
     while (i < into->count || j < from->count) {
         bool same = i < into->count && j < from->count && last_of(into, i) == last_of(from, j);
         bool mine = i < into->count && last_of(into, i) <= last_of(from, j);
@@ -67,10 +68,12 @@ static int add_windows(struct query *query, struct grid *grid, const struct foun
     struct window_rows rows = {.count = 0};
     struct found_track track;
     int code = read_rows(query, layer, &track, &rows);
-    if (code)
+    if (code) {
         return code == ERR_NO_HISTORY ? 0 : code;
-    if (grid->windows.count == 0)
+    }
+    if (grid->windows.count == 0) {
         grid->track = track;
+    }
     code = unite(&grid->windows, &rows);
     windows_free(&rows);
     return code ? code : query_check(query);
@@ -79,8 +82,9 @@ static int add_windows(struct query *query, struct grid *grid, const struct foun
 static uint32_t points_of(const struct query *query, const struct grid *grid)
 {
     uint64_t heads = 1, points = query->params.points;
-    for (uint32_t i = 0; i < grid->layer_count; i++)
+    for (uint32_t i = 0; i < grid->layer_count; i++) {
         heads += grid->layers[i].heads;
+    }
     uint64_t most = VALUES_MAX / heads;
     points = points < most ? points : most;
     return points < 2 ? 2 : (uint32_t)points;
@@ -88,20 +92,24 @@ static uint32_t points_of(const struct query *query, const struct grid *grid)
 
 static void choose_windows(struct window_rows *rows, uint32_t points)
 {
-    if (rows->count <= points)
+    if (rows->count <= points) {
         return;
-    for (uint32_t i = 0; i < points; i++)
+    }
+    for (uint32_t i = 0; i < points; i++) {
         rows->row[i] = rows->row[(uint64_t)i * (rows->count - 1) / (points - 1)];
+    }
     rows->count = points;
 }
 
-static int read_windows(struct query *query, struct grid *grid)
+static int history_grid_read_windows(struct query *query, struct grid *grid)
 {
     int code = 0;
-    for (uint32_t i = 0; !code && i < grid->layer_count; i++)
+    for (uint32_t i = 0; !code && i < grid->layer_count; i++) {
         code = add_windows(query, grid, &grid->layers[i]);
-    if (!code && grid->windows.count == 0)
+    }
+    if (!code && grid->windows.count == 0) {
         return query_fail(query, ERR_NO_HISTORY, "the run has no window in this range");
+    }
     grid->total = grid->windows.count;
     choose_windows(&grid->windows, points_of(query, grid));
     return code;
@@ -115,8 +123,9 @@ static void keep_shown(struct window_rows *rows, const struct window_rows *shown
     uint32_t count = 0;
     for (uint32_t i = 0, j = 0; i < rows->count && j < shown->count;) {
         uint64_t mine = last_of(rows, i), wanted = last_of(shown, j);
-        if (mine == wanted)
+        if (mine == wanted) {
             rows->row[count++] = rows->row[i];
+        }
         i += mine <= wanted;
         j += mine >= wanted;
     }
@@ -124,8 +133,8 @@ static void keep_shown(struct window_rows *rows, const struct window_rows *shown
 }
 
 /* One head's numbers over the windows that are shown; NaN where it has none. */
-static void spread(const struct series *series, const double *numbers,
-                   const struct window_rows *shown, double *out)
+static void history_grid_spread(const struct series *series, const double *numbers,
+                                const struct window_rows *shown, double *out)
 {
     uint32_t i = 0;
     for (uint32_t j = 0; j < shown->count; j++) {
@@ -143,10 +152,11 @@ static void put_f32(struct mpk_writer *writer, const double *numbers, size_t cou
         memcpy(&bits[i], &number, sizeof number);
         bits[i] = htole32(bits[i]);
     }
-    if (bits)
+    if (bits) {
         mpk_put_bin(writer, bits, count * sizeof *bits);
-    else
+    } else {
         writer->failed = true;
+    }
     free(bits);
 }
 
@@ -156,29 +166,35 @@ static void put_lists(struct mpk_writer *writer, const double *numbers, uint32_t
     mpk_put_array(writer, heads);
     for (uint32_t head = 0; head < heads; head++) {
         mpk_put_array(writer, count);
-        for (uint32_t i = 0; i < count; i++)
+        for (uint32_t i = 0; i < count; i++) {
             mpk_put_f64(writer, numbers[(size_t)head * count + i]);
+        }
     }
 }
 
-static int put_values(struct query *query, struct grid *grid, struct series *series, int statistic)
+static int history_grid_put_values(struct query *query, struct grid *grid, struct series *series,
+                                   int statistic)
 {
     uint32_t count = grid->windows.count;
     double *numbers = malloc(((size_t)series->heads * count + 1) * sizeof *numbers);
-    if (!numbers)
+    if (!numbers) {
         return ERR_MEMORY;
-    for (uint32_t head = 0; head < series->heads; head++)
-        spread(series, series_column(series, head, statistic), &grid->windows,
-               numbers + (size_t)head * count);
-    if (query->params.packed)
+    }
+    for (uint32_t head = 0; head < series->heads; head++) {
+        history_grid_spread(series, series_column(series, head, statistic), &grid->windows,
+                            numbers + (size_t)head * count);
+    }
+    if (query->params.packed) {
         put_f32(&grid->encoded, numbers, (size_t)series->heads * count);
-    else
+    } else {
         put_lists(&grid->encoded, numbers, series->heads, count);
+    }
     free(numbers);
     return 0;
 }
 
-static int put_grid_layer(struct query *query, struct grid *grid, struct series *series)
+static int history_grid_put_grid_layer(struct query *query, struct grid *grid,
+                                       struct series *series)
 {
     const struct layer_id *id = &series->layer.layer;
     struct mpk_writer *writer = &grid->encoded;
@@ -193,46 +209,53 @@ static int put_grid_layer(struct query *query, struct grid *grid, struct series 
     mpk_put_u64(writer, series->heads);
     mpk_put_str(writer, "values");
     grid->encoded_count++;
-    return put_values(query, grid, series, __builtin_ctz(query->params.statistics));
+    return history_grid_put_values(query, grid, series, __builtin_ctz(query->params.statistics));
 }
 
-static int read_layer(struct query *query, struct grid *grid, const struct found_layer *layer)
+static int history_grid_read_layer(struct query *query, struct grid *grid,
+                                   const struct found_layer *layer)
 {
     struct series series = {.layer = *layer, .metric = grid->metric};
     int code = read_rows(query, layer, &series.track, &series.rows);
-    if (code)
+    if (code) {
         return code == ERR_NO_HISTORY ? 0 : code;
+    }
     keep_shown(&series.rows, &grid->windows);
     series.number = number_find(grid->metric);
     series.of_layer = series.number >= 0 && number_is_of_layer(series.number);
     series.heads = series.of_layer ? 1 : layer->heads;
     series_choose(&series, query->params.statistics);
     code = series_read(query, &series);
-    if (!code && series.any)
-        code = put_grid_layer(query, grid, &series);
+    if (!code && series.any) {
+        code = history_grid_put_grid_layer(query, grid, &series);
+    }
     grid->any |= series.any;
     series_clear(&series);
     return code;
 }
 
-static int read_grid(struct query *query, struct grid *grid)
+static int history_grid_read_grid(struct query *query, struct grid *grid)
 {
     int code = find_run(query, query->params.job, query->params.run, &grid->run);
-    if (!code)
+    if (!code) {
         code = layers_read(query, &grid->run, &grid->layers, &grid->layer_count);
-    if (!code)
-        code = read_windows(query, grid);
-    for (uint32_t i = 0; !code && i < grid->layer_count; i++)
-        code = read_layer(query, grid, &grid->layers[i]);
-    if (!code && !grid->any)
+    }
+    if (!code) {
+        code = history_grid_read_windows(query, grid);
+    }
+    for (uint32_t i = 0; !code && i < grid->layer_count; i++) {
+        code = history_grid_read_layer(query, grid, &grid->layers[i]);
+    }
+    if (!code && !grid->any) {
         code =
             query_fail(query, ERR_NO_HISTORY, "no layer has '%s' in these windows", grid->metric);
+    }
     return code && !*query->detail && code == ERR_NO_HISTORY
                ? query_fail(query, code, "the run has no windows")
                : code;
 }
 
-static int put_grid(struct query *query, struct grid *grid)
+static int history_grid_put_grid(struct query *query, struct grid *grid)
 {
     int statistic = __builtin_ctz(query->params.statistics);
     mpk_put_map(query->result, 10);
@@ -252,12 +275,14 @@ int history_grid(struct query *query)
 {
     bool asked = query->params.given & PARAM_METRIC;
     struct grid grid = {.metric = asked ? query->params.metric : "entropy_normalized"};
-    if (!(query->params.given & PARAM_STATISTIC))
+    if (!(query->params.given & PARAM_STATISTIC)) {
         query->params.statistics = 1u << STATISTIC_MEAN;
+    }
     mpk_writer_init(&grid.encoded);
-    int code = read_grid(query, &grid);
-    if (!code)
-        code = put_grid(query, &grid);
+    int code = history_grid_read_grid(query, &grid);
+    if (!code) {
+        code = history_grid_put_grid(query, &grid);
+    }
     mpk_writer_clear(&grid.encoded);
     windows_free(&grid.windows);
     free(grid.layers);

@@ -108,18 +108,22 @@ static void list_put(struct list *list, struct question *question)
 static struct question *list_take(struct list *list)
 {
     struct question *first = list->first;
-    if (first)
+    if (first) {
         list->first = first->next;
-    if (!list->first)
+    }
+    if (!list->first) {
         list->last = &list->first;
+    }
     return first;
 }
 
 static const struct method *find_method(const char *name)
 {
-    for (int i = 0; i < METHOD_COUNT; i++)
-        if (strcmp(methods[i].name, name) == 0)
+    for (int i = 0; i < METHOD_COUNT; i++) {
+        if (strcmp(methods[i].name, name) == 0) {
             return &methods[i];
+        }
+    }
     return NULL;
 }
 
@@ -131,18 +135,20 @@ bool history_knows(const char *method)
 
 /* Questions */
 
-static void question_free(struct question *question)
+static void history_question_free(struct question *question)
 {
     mpk_writer_clear(&question->result);
     free(question->params);
     free(question);
 }
 
-static struct question *question_new(const struct method *method, const void *params, size_t size)
+static struct question *history_question_new(const struct method *method, const void *params,
+                                             size_t size)
 {
     struct question *question = calloc(1, sizeof *question);
-    if (!question)
+    if (!question) {
         return NULL;
+    }
     question->params = malloc(size + !size);
     if (!question->params) {
         free(question);
@@ -168,17 +174,20 @@ int query_fail(struct query *query, int code, const char *format, ...)
 
 int query_check(const struct query *query)
 {
-    if (atomic_load_explicit(query->closing, memory_order_relaxed))
+    if (atomic_load_explicit(query->closing, memory_order_relaxed)) {
         return ERR_CLOSED;
+    }
     return clock_monotonic_ns() > query->deadline_ns ? ERR_QUERY_TIME : 0;
 }
 
 static int sqlite_code(struct query *query, int rc)
 {
-    if (rc == SQLITE_NOMEM)
+    if (rc == SQLITE_NOMEM) {
         return ERR_MEMORY;
-    if (rc == SQLITE_INTERRUPT)
+    }
+    if (rc == SQLITE_INTERRUPT) {
         return query_check(query) ? query_check(query) : ERR_QUERY_TIME;
+    }
     return query_fail(query, ERR_HISTORY_OFF, "the history cannot be read: %s",
                       sqlite3_errmsg(query->db));
 }
@@ -209,8 +218,9 @@ int query_open(struct query *query, const char *sql, sqlite3_stmt **ret_statemen
     int rc = sqlite3_prepare_v2(query->db, sql, -1, &statement, NULL);
     *ret_statement = NULL;
     va_start(args, types);
-    if (rc == SQLITE_OK)
+    if (rc == SQLITE_OK) {
         rc = bind_all(statement, types, args);
+    }
     va_end(args);
     if (rc == SQLITE_OK) {
         *ret_statement = statement;
@@ -224,8 +234,9 @@ int query_open(struct query *query, const char *sql, sqlite3_stmt **ret_statemen
 int query_next(struct query *query, sqlite3_stmt *statement)
 {
     int rc = sqlite3_step(statement);
-    if (rc == SQLITE_ROW)
+    if (rc == SQLITE_ROW) {
         return 1;
+    }
     return rc == SQLITE_DONE ? 0 : sqlite_code(query, rc);
 }
 
@@ -267,14 +278,17 @@ static int open_db(struct history *history, char *reterr_detail)
     struct stat file;
     int rc = stat(history->path, &file) == 0 ? SQLITE_OK : SQLITE_CANTOPEN;
     if (rc == SQLITE_OK && history->db && file.st_dev == history->device &&
-        file.st_ino == history->inode)
+        file.st_ino == history->inode) {
         return 0;
+    }
     close_db(history);
-    if (rc == SQLITE_OK)
+    if (rc == SQLITE_OK) {
         rc = sqlite3_open_v2(history->path, &history->db,
                              SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX, NULL);
-    if (rc == SQLITE_OK)
+    }
+    if (rc == SQLITE_OK) {
         rc = sqlite3_exec(history->db, "PRAGMA query_only = 1", NULL, NULL, NULL);
+    }
     if (rc != SQLITE_OK) {
         snprintf(reterr_detail, HISTORY_DETAIL_MAX, "the history cannot be opened: %s",
                  sqlite3_errstr(rc));
@@ -288,7 +302,7 @@ static int open_db(struct history *history, char *reterr_detail)
     return 0;
 }
 
-static int run_method(struct history *history, struct question *question)
+static int history_run_method(struct history *history, struct question *question)
 {
     struct query query = {.db = history->db,
                           .config = history->config,
@@ -298,31 +312,35 @@ static int run_method(struct history *history, struct question *question)
                           .closing = &history->closing};
     struct mpk_doc doc;
     int code = mpk_parse(question->params, question->size, &mpk_header_limits, &doc);
-    if (code)
+    if (code) {
         return code == ERR_MEMORY ? code : ERR_ARGUMENT;
+    }
     code = history_params_read(doc.root, question->method->allowed, question->method->required,
                                &query.params, question->detail, HISTORY_DETAIL_MAX);
     mpk_doc_clear(&doc);
-    if (!code)
+    if (!code) {
         code = question->method->run(&query);
+    }
     return !code && !mpk_writer_ok(&question->result) ? ERR_MEMORY : code;
 }
 
-static void answer(struct history *history, struct question *question)
+static void history_answer(struct history *history, struct question *question)
 {
     history->deadline_ns = clock_monotonic_ns() + history->config->history_query_time;
     question->code = open_db(history, question->detail);
-    if (question->code)
+    if (question->code) {
         return;
+    }
     int rc = sqlite3_exec(history->db, "BEGIN", NULL, NULL, NULL);
     if (rc == SQLITE_OK) {
-        question->code = run_method(history, question);
+        question->code = history_run_method(history, question);
         sqlite3_exec(history->db, "ROLLBACK", NULL, NULL, NULL);
     } else {
         question->code = ERR_HISTORY_OFF;
     }
-    if (question->code == ERR_HISTORY_OFF)
+    if (question->code == ERR_HISTORY_OFF) {
         close_db(history);
+    }
 }
 
 static void run_reader(void *data)
@@ -336,7 +354,7 @@ static void run_reader(void *data)
             continue;
         }
         uv_mutex_unlock(&history->lock);
-        answer(history, question);
+        history_answer(history, question);
         uv_mutex_lock(&history->lock);
         list_put(&history->done, question);
         uv_async_send(&history->wake);
@@ -347,11 +365,11 @@ static void run_reader(void *data)
 
 /* The loop's side */
 
-static void deliver(struct history *history, struct question *question)
+static void history_deliver(struct history *history, struct question *question)
 {
     history->waiting--;
     question->answered(question->data, question->code, question->detail, &question->result);
-    question_free(question);
+    history_question_free(question);
 }
 
 static struct question *take_locked(struct history *history, struct list *list)
@@ -362,25 +380,29 @@ static struct question *take_locked(struct history *history, struct list *list)
     return question;
 }
 
-static void on_wake(uv_async_t *wake)
+static void history_on_wake(uv_async_t *wake)
 {
     struct history *history = wake->data;
     struct question *question;
-    while ((question = take_locked(history, &history->done)))
-        deliver(history, question);
+    while ((question = take_locked(history, &history->done))) {
+        history_deliver(history, question);
+    }
 }
 
-static int start_thread(struct history *history)
+static int history_start_thread(struct history *history)
 {
     int rc = uv_mutex_init(&history->lock);
-    if (rc != 0)
+    if (rc != 0) {
         return rc;
+    }
     rc = uv_cond_init(&history->asked_more);
-    if (rc != 0)
+    if (rc != 0) {
         goto fail_mutex;
+    }
     rc = uv_thread_create(&history->thread, run_reader, history);
-    if (rc != 0)
+    if (rc != 0) {
         goto fail_cond;
+    }
     return 0;
 
 fail_cond:
@@ -390,7 +412,7 @@ fail_mutex:
     return rc;
 }
 
-static void on_closed(uv_handle_t *handle)
+static void history_on_closed(uv_handle_t *handle)
 {
     free(handle->data);
 }
@@ -399,7 +421,7 @@ int history_new(uv_loop_t *loop, const struct config *config, const char *path,
                 struct history **ret_history, char *reterr)
 {
     struct history *history = calloc(1, sizeof *history);
-    int rc = history ? uv_async_init(loop, &history->wake, on_wake) : UV_ENOMEM;
+    int rc = history ? uv_async_init(loop, &history->wake, history_on_wake) : UV_ENOMEM;
     if (rc != 0) {
         free(history);
         snprintf(reterr, CONFIG_ERROR_MAX, "cannot start the history: %s", uv_strerror(rc));
@@ -410,9 +432,9 @@ int history_new(uv_loop_t *loop, const struct config *config, const char *path,
     list_init(&history->asked);
     list_init(&history->done);
     snprintf(history->path, sizeof history->path, "%s", path ? path : "");
-    rc = path ? start_thread(history) : 0;
+    rc = path ? history_start_thread(history) : 0;
     if (rc != 0) {
-        uv_close((uv_handle_t *)&history->wake, on_closed);
+        uv_close((uv_handle_t *)&history->wake, history_on_closed);
         snprintf(reterr, CONFIG_ERROR_MAX, "cannot start the history: %s", uv_strerror(rc));
         return -1;
     }
@@ -424,15 +446,19 @@ int history_ask(struct history *history, const char *method, const void *params,
                 history_answered *answered, void *data)
 {
     const struct method *found = find_method(method);
-    if (!found)
+    if (!found) {
         return ERR_METHOD_UNKNOWN;
-    if (!*history->path)
+    }
+    if (!*history->path) {
         return ERR_HISTORY_OFF;
-    if (history->waiting == HISTORY_WAITING_MAX)
+    }
+    if (history->waiting == HISTORY_WAITING_MAX) {
         return ERR_AGAIN;
-    struct question *question = question_new(found, params, size);
-    if (!question)
+    }
+    struct question *question = history_question_new(found, params, size);
+    if (!question) {
         return ERR_MEMORY;
+    }
     question->answered = answered;
     question->data = data;
     history->waiting++;
@@ -447,19 +473,21 @@ int history_ask(struct history *history, const char *method, const void *params,
 static void answer_rest(struct history *history)
 {
     struct question *question;
-    while ((question = list_take(&history->done)))
-        deliver(history, question);
+    while ((question = list_take(&history->done))) {
+        history_deliver(history, question);
+    }
     while ((question = list_take(&history->asked))) {
         question->code = ERR_CLOSED;
-        deliver(history, question);
+        history_deliver(history, question);
     }
 }
 
 void history_close(struct history **history_p)
 {
     struct history *history = *history_p;
-    if (!history)
+    if (!history) {
         return;
+    }
     *history_p = NULL;
     if (*history->path) {
         uv_mutex_lock(&history->lock);
@@ -471,5 +499,5 @@ void history_close(struct history **history_p)
         uv_cond_destroy(&history->asked_more);
         uv_mutex_destroy(&history->lock);
     }
-    uv_close((uv_handle_t *)&history->wake, on_closed);
+    uv_close((uv_handle_t *)&history->wake, history_on_closed);
 }

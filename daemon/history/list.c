@@ -11,8 +11,9 @@ static void put_one_run(struct query *query, sqlite3_stmt *statement)
     const void *bytes = sqlite3_column_blob(statement, 1);
     uint8_t run[RUN_BYTES] = {0};
     char hex[2 * RUN_BYTES + 1];
-    if (bytes && sqlite3_column_bytes(statement, 1) == RUN_BYTES)
+    if (bytes && sqlite3_column_bytes(statement, 1) == RUN_BYTES) {
         memcpy(run, bytes, RUN_BYTES);
+    }
     run_hex(run, hex);
     mpk_put_map(query->result, 8);
     put_text(query, "job", column_text(statement, 0));
@@ -35,8 +36,9 @@ int history_runs(struct query *query)
                           " WHERE job = ?1 OR ?1 = '' ORDER BY run_id DESC LIMIT ?2",
                           &statement, "si", params->job, params->limit + 1);
     mpk_put_map(query->result, 2);
-    if (!code)
+    if (!code) {
         code = put_rows(query, statement, "runs", params->limit, put_one_run);
+    }
     sqlite3_finalize(statement);
     return code;
 }
@@ -55,25 +57,29 @@ static void put_track_of_layer(struct query *query, sqlite3_stmt *statement)
     put_u64(query, "last", column_u64(statement, 5));
 }
 
-static int put_metrics(struct query *query, const struct found_layer *layer)
+static int history_list_put_metrics(struct query *query, const struct found_layer *layer)
 {
     bool has[NUMBER_COUNT];
     struct found_track track;
     uint32_t count = 0;
     int code = find_track(query, layer, &track);
-    if (!code)
+    if (!code) {
         code = windows_numbers(query, layer, &track, has);
-    if (code)
+    }
+    if (code) {
         return code;
-    for (int i = 0; i < NUMBER_COUNT; i++)
+    }
+    for (int i = 0; i < NUMBER_COUNT; i++) {
         count += has[i];
+    }
     mpk_put_str(query->result, "metrics");
     mpk_put_array(query->result, count);
     for (int i = 0; i < NUMBER_COUNT; i++) {
         char name[NUMBER_NAME_MAX];
         number_name(i, name);
-        if (has[i])
+        if (has[i]) {
             mpk_put_str(query->result, name);
+        }
     }
     return 0;
 }
@@ -89,13 +95,14 @@ static int put_layer_windows(struct query *query, const struct found_layer *laye
     mpk_put_map(query->result, 7);
     put_layer(query, &layer->layer);
     put_u64(query, "heads", layer->heads);
-    if (!code)
+    if (!code) {
         code = put_rows(query, statement, "tracks", UINT32_MAX, put_track_of_layer);
+    }
     sqlite3_finalize(statement);
-    return code ? code : put_metrics(query, layer);
+    return code ? code : history_list_put_metrics(query, layer);
 }
 
-static int put_layers(struct query *query, const struct found_run *run)
+static int history_list_put_layers(struct query *query, const struct found_run *run)
 {
     struct found_layer *layers = NULL;
     uint32_t count = 0;
@@ -104,8 +111,9 @@ static int put_layers(struct query *query, const struct found_run *run)
     put_run(query, run);
     mpk_put_str(query->result, "layers");
     mpk_put_array(query->result, count);
-    for (uint32_t i = 0; !code && i < count; i++)
+    for (uint32_t i = 0; !code && i < count; i++) {
         code = put_layer_windows(query, &layers[i]);
+    }
     free(layers);
     return code;
 }
@@ -114,5 +122,5 @@ int history_windows(struct query *query)
 {
     struct found_run run;
     int code = find_run(query, query->params.job, query->params.run, &run);
-    return code ? code : put_layers(query, &run);
+    return code ? code : history_list_put_layers(query, &run);
 }

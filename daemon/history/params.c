@@ -64,19 +64,21 @@ static const struct info info[] = {
 enum { INFO_COUNT = sizeof info / sizeof info[0] };
 
 /* Copies a text for a sentence: what cannot be shown becomes '?'. */
-static void show(const msgpack_object_str *text, char *out, size_t size)
+static void history_params_show(const msgpack_object_str *text, char *out, size_t size)
 {
     size_t length = text->size < size - 1 ? text->size : size - 1;
-    for (size_t i = 0; i < length; i++)
+    for (size_t i = 0; i < length; i++) {
         out[i] = text->ptr[i] < ' ' || text->ptr[i] > '~' ? '?' : text->ptr[i];
+    }
     out[length] = '\0';
 }
 
-static bool read_text(const msgpack_object *value, char *field, uint64_t room)
+static bool history_params_read_text(const msgpack_object *value, char *field, uint64_t room)
 {
     if (value->type != MSGPACK_OBJECT_STR || value->via.str.size == 0 ||
-        value->via.str.size >= room || memchr(value->via.str.ptr, '\0', value->via.str.size))
+        value->via.str.size >= room || memchr(value->via.str.ptr, '\0', value->via.str.size)) {
         return false;
+    }
     memcpy(field, value->via.str.ptr, value->via.str.size);
     field[value->via.str.size] = '\0';
     return true;
@@ -87,86 +89,97 @@ bool history_track_parse(const char *text, struct history_track *ret_track)
     static const struct value_rule rule = {VALUE_WINDOWS, 0, 0};
     char reason[VALUE_REASON_MAX];
     config_windows windows = {.count = 0};
-    if (value_parse(&rule, text, &windows, reason) != 0 || windows.count != 1)
+    if (value_parse(&rule, text, &windows, reason) != 0 || windows.count != 1) {
         return false;
+    }
     *ret_track = (struct history_track){(enum window_unit)windows.window[0].unit,
                                         windows.window[0].length, windows.window[0].every};
     return true;
 }
 
-static bool read_track(const msgpack_object *value, struct history_track *track)
+static bool history_params_read_track(const msgpack_object *value, struct history_track *track)
 {
     char text[80];
-    return read_text(value, text, sizeof text) && history_track_parse(text, track);
+    return history_params_read_text(value, text, sizeof text) && history_track_parse(text, track);
 }
 
 static bool read_statistic(const msgpack_object *value, unsigned *statistics)
 {
     for (int i = 0; i < STATISTIC_COUNT; i++) {
         *statistics = 1u << i;
-        if (mpk_is_str(value, statistic_name[i]))
+        if (mpk_is_str(value, statistic_name[i])) {
             return true;
+        }
     }
     return false;
 }
 
 static bool read_statistics(const msgpack_object *value, unsigned *statistics)
 {
-    if (value->type != MSGPACK_OBJECT_ARRAY || value->via.array.size == 0)
+    if (value->type != MSGPACK_OBJECT_ARRAY || value->via.array.size == 0) {
         return false;
+    }
     *statistics = 0;
     for (uint32_t i = 0; i < value->via.array.size; i++) {
         int found = 0;
         while (found < STATISTIC_COUNT &&
-               !mpk_is_str(&value->via.array.ptr[i], statistic_name[found]))
+               !mpk_is_str(&value->via.array.ptr[i], statistic_name[found])) {
             found++;
-        if (found == STATISTIC_COUNT)
+        }
+        if (found == STATISTIC_COUNT) {
             return false;
+        }
         *statistics |= 1u << found;
     }
     return true;
 }
 
 /* Whether one of the words in "a, b, c". */
-static bool is_word(const char *text, const char *words)
+static bool history_params_is_word(const char *text, const char *words)
 {
     size_t length = strlen(text);
-    for (; words; words = strchr(words, ',') ? strchr(words, ',') + 2 : NULL)
-        if (strncmp(words, text, length) == 0 && (words[length] == ',' || words[length] == '\0'))
+    for (; words; words = strchr(words, ',') ? strchr(words, ',') + 2 : NULL) {
+        if (strncmp(words, text, length) == 0 && (words[length] == ',' || words[length] == '\0')) {
             return true;
+        }
+    }
     return false;
 }
 
 /* Lower-case digits; a prefix of a run. */
-static bool is_hex(const char *text)
+static bool history_params_is_hex(const char *text)
 {
     return text[strspn(text, "0123456789abcdef")] == '\0';
 }
 
 static bool text_fits(unsigned bit, const char *text)
 {
-    if (bit & (PARAM_RUN | PARAM_RUN_B))
-        return is_hex(text);
-    if (bit & (PARAM_JOB | PARAM_JOB_B))
+    if (bit & (PARAM_RUN | PARAM_RUN_B)) {
+        return history_params_is_hex(text);
+    }
+    if (bit & (PARAM_JOB | PARAM_JOB_B)) {
         return job_name_valid(text, strlen(text));
-    if (bit & (PARAM_STACK | PARAM_SITE | PARAM_SEVERITY | PARAM_STATE))
-        return is_word(text, info[__builtin_ctz(bit)].valid);
+    }
+    if (bit & (PARAM_STACK | PARAM_SITE | PARAM_SEVERITY | PARAM_STATE)) {
+        return history_params_is_word(text, info[__builtin_ctz(bit)].valid);
+    }
     return true;
 }
 
-static bool read_value(const msgpack_object *value, int index, struct history_params *params)
+static bool history_params_read_value(const msgpack_object *value, int index,
+                                      struct history_params *params)
 {
     const struct info *one = &info[index];
     void *field = (char *)params + one->offset;
     switch (one->kind) {
     case KIND_TEXT:
-        return read_text(value, field, one->most) && text_fits(1u << index, field);
+        return history_params_read_text(value, field, one->most) && text_fits(1u << index, field);
     case KIND_NUMBER:
         return mpk_get_u64(value, one->most, field) == 0;
     case KIND_BOOL:
         return mpk_get_bool(value, &params->packed) == 0;
     case KIND_TRACK:
-        return read_track(value, &params->track);
+        return history_params_read_track(value, &params->track);
     case KIND_STATISTICS:
         return read_statistics(value, &params->statistics);
     case KIND_STATISTIC:
@@ -177,17 +190,20 @@ static bool read_value(const msgpack_object *value, int index, struct history_pa
 
 static int find_info(const msgpack_object *key, unsigned allowed)
 {
-    for (int i = 0; i < INFO_COUNT; i++)
-        if ((allowed & 1u << i) && mpk_is_str(key, info[i].name))
+    for (int i = 0; i < INFO_COUNT; i++) {
+        if ((allowed & 1u << i) && mpk_is_str(key, info[i].name)) {
             return i;
+        }
+    }
     return -1;
 }
 
 void history_refuse_key(const msgpack_object *key, char *reterr, size_t size)
 {
     char name[64] = "?";
-    if (key->type == MSGPACK_OBJECT_STR)
-        show(&key->via.str, name, sizeof name);
+    if (key->type == MSGPACK_OBJECT_STR) {
+        history_params_show(&key->via.str, name, sizeof name);
+    }
     snprintf(reterr, size, "this method has no parameter '%s'", name);
 }
 
@@ -199,9 +215,10 @@ static int read_pair(const msgpack_object_kv *pair, unsigned allowed, struct his
         history_refuse_key(&pair->key, reterr, size);
         return ERR_ARGUMENT;
     }
-    if (pair->val.type == MSGPACK_OBJECT_NIL)
+    if (pair->val.type == MSGPACK_OBJECT_NIL) {
         return 0;
-    if (!read_value(&pair->val, index, params)) {
+    }
+    if (!history_params_read_value(&pair->val, index, params)) {
         snprintf(reterr, size, "%s is not accepted (valid: %s)", info[index].name,
                  info[index].valid);
         return ERR_ARGUMENT;
@@ -248,11 +265,14 @@ int history_params_read(const msgpack_object *map, unsigned allowed, unsigned re
         snprintf(reterr, size, "the parameters are no map");
         return ERR_ARGUMENT;
     }
-    for (uint32_t i = 0; !code && is_map && i < map->via.map.size; i++)
+    for (uint32_t i = 0; !code && is_map && i < map->via.map.size; i++) {
         code = read_pair(&map->via.map.ptr[i], allowed, &params, reterr, size);
-    if (!code)
+    }
+    if (!code) {
         code = check_required(&params, required, reterr, size);
-    if (!code)
+    }
+    if (!code) {
         *ret_params = params;
+    }
     return code;
 }

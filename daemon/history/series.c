@@ -23,13 +23,15 @@ static int choose_heads(struct query *query, struct series *series)
 {
     bool asked = query->params.given & PARAM_HEAD;
     series->of_layer = series->number >= 0 && number_is_of_layer(series->number);
-    if (series->of_layer && asked)
+    if (series->of_layer && asked) {
         return query_fail(query, ERR_ARGUMENT, "%s is a number of the layer: head does not apply",
                           series->metric);
-    if (asked && query->params.head >= series->layer.heads)
+    }
+    if (asked && query->params.head >= series->layer.heads) {
         return query_fail(query, ERR_ARGUMENT, "the layer has no head %llu (valid: 0 to %u)",
                           (unsigned long long)query->params.head,
                           (unsigned)(series->layer.heads - 1));
+    }
     series->head_first = asked ? (uint32_t)query->params.head : 0;
     series->heads = asked || series->of_layer ? 1 : series->layer.heads;
     return 0;
@@ -51,28 +53,31 @@ static int read_metric(struct query *query, struct series *series, const char *m
     series->number = number_find(metric);
     int code = choose_heads(query, series);
     windows_free(&series->rows);
-    if (!code)
+    if (!code) {
         code = windows_read(query, &series->layer, &series->track, window_limit(query, series),
                             &series->rows);
+    }
     return code ? code : series_read(query, series);
 }
 
 /* Says which numbers there are. */
-static int refuse_metric(struct query *query, const struct series *series)
+static int history_series_refuse_metric(struct query *query, const struct series *series)
 {
     bool has[NUMBER_COUNT];
     char layer[LAYER_TEXT_MAX], name[NUMBER_NAME_MAX];
     int code = windows_numbers(query, &series->layer, &series->track, has);
-    if (code)
+    if (code) {
         return code;
+    }
     layer_text(&series->layer, layer);
     query_fail(query, ERR_NO_HISTORY, "%s has no '%s' in these windows; it has", layer,
                series->metric);
     for (int i = 0; i < NUMBER_COUNT; i++) {
         size_t used = strlen(query->detail);
         number_name(i, name);
-        if (has[i] && used + strlen(name) + 8 < HISTORY_DETAIL_MAX)
+        if (has[i] && used + strlen(name) + 8 < HISTORY_DETAIL_MAX) {
             snprintf(query->detail + used, HISTORY_DETAIL_MAX - used, " %s", name);
+        }
     }
     return ERR_NO_HISTORY;
 }
@@ -85,23 +90,25 @@ static int refuse_range(struct query *query, const struct series *series)
     return query_fail(query, ERR_NO_HISTORY, "%s has no window of %s in this range", layer, track);
 }
 
-static int read_series(struct query *query, struct series *series)
+static int history_series_read_series(struct query *query, struct series *series)
 {
     bool asked = query->params.given & PARAM_METRIC;
     int count = asked ? 1 : (int)(sizeof default_metrics / sizeof default_metrics[0]);
     int code = 0;
     series_choose(series, query->params.statistics);
-    for (int i = 0; !code && i < count && !series->any; i++)
+    for (int i = 0; !code && i < count && !series->any; i++) {
         code = read_metric(query, series, asked ? query->params.metric : default_metrics[i]);
-    if (!code && series->rows.count == 0)
+    }
+    if (!code && series->rows.count == 0) {
         return refuse_range(query, series);
-    return code || series->any ? code : refuse_metric(query, series);
+    }
+    return code || series->any ? code : history_series_refuse_metric(query, series);
 }
 
 /* The answer */
 
 /* As mpk_put_f64 each, but in blocks: a long history has a million of them. */
-static void put_reals(struct query *query, const double *numbers, uint32_t count)
+static void history_series_put_reals(struct query *query, const double *numbers, uint32_t count)
 {
     enum { BLOCK = 256 };
     uint8_t bytes[9 * BLOCK];
@@ -120,39 +127,47 @@ static void put_reals(struct query *query, const double *numbers, uint32_t count
     }
 }
 
-static void put_column(struct query *query, double *numbers, uint32_t count, int statistic)
+static void history_series_put_column(struct query *query, double *numbers, uint32_t count,
+                                      int statistic)
 {
     if (query->params.packed) {
         put_packed(query, numbers, count);
         return;
     }
     mpk_put_array(query->result, count);
-    if (statistic != STATISTIC_NUMBER)
-        put_reals(query, numbers, count);
-    for (uint32_t i = 0; statistic == STATISTIC_NUMBER && i < count; i++)
+    if (statistic != STATISTIC_NUMBER) {
+        history_series_put_reals(query, numbers, count);
+    }
+    for (uint32_t i = 0; statistic == STATISTIC_NUMBER && i < count; i++) {
         mpk_put_u64(query->result, (uint64_t)numbers[i]);
+    }
 }
 
 static void put_statistic(struct query *query, struct series *series, int statistic)
 {
     bool one = series->of_layer || (query->params.given & PARAM_HEAD);
     mpk_put_str(query->result, statistic_name[statistic]);
-    if (!one)
+    if (!one) {
         mpk_put_array(query->result, series->heads);
-    for (uint32_t head = 0; head < series->heads; head++)
-        put_column(query, series_column(series, head, statistic), series->rows.count, statistic);
+    }
+    for (uint32_t head = 0; head < series->heads; head++) {
+        history_series_put_column(query, series_column(series, head, statistic), series->rows.count,
+                                  statistic);
+    }
 }
 
-static void put_values(struct query *query, struct series *series)
+static void history_series_put_values(struct query *query, struct series *series)
 {
     mpk_put_str(query->result, "values");
     mpk_put_map(query->result, series->statistics);
-    for (int i = 0; i < STATISTIC_COUNT; i++)
-        if (series->slot[i] >= 0)
+    for (int i = 0; i < STATISTIC_COUNT; i++) {
+        if (series->slot[i] >= 0) {
             put_statistic(query, series, i);
+        }
+    }
 }
 
-static void put_heads(struct query *query, const struct series *series)
+static void history_series_put_heads(struct query *query, const struct series *series)
 {
     mpk_put_str(query->result, "heads");
     mpk_put_array(query->result, series->heads);
@@ -160,24 +175,25 @@ static void put_heads(struct query *query, const struct series *series)
         mpk_put_map(query->result, 4);
         put_layer(query, &series->layer.layer);
         mpk_put_str(query->result, "head");
-        if (series->of_layer)
+        if (series->of_layer) {
             mpk_put_nil(query->result);
-        else
+        } else {
             mpk_put_u64(query->result, series->head_first + i);
+        }
     }
 }
 
-static int put_series(struct query *query, struct series *series)
+static int history_series_put_series(struct query *query, struct series *series)
 {
     mpk_put_map(query->result, 10);
     put_run(query, &series->run);
     put_text(query, "metric", series->metric);
     put_track(query, &series->track);
-    put_heads(query, series);
+    history_series_put_heads(query, series);
     mpk_put_str(query->result, "more");
     mpk_put_bool(query->result, series->rows.more);
     int code = put_windows(query, &series->rows);
-    put_values(query, series);
+    history_series_put_values(query, series);
     return code;
 }
 
@@ -185,14 +201,18 @@ int history_series(struct query *query)
 {
     struct series series = {.heads = 0};
     int code = find_run(query, query->params.job, query->params.run, &series.run);
-    if (!code)
+    if (!code) {
         code = find_layer(query, &series.run, &series.layer);
-    if (!code)
+    }
+    if (!code) {
         code = find_track(query, &series.layer, &series.track);
-    if (!code)
-        code = read_series(query, &series);
-    if (!code)
-        code = put_series(query, &series);
+    }
+    if (!code) {
+        code = history_series_read_series(query, &series);
+    }
+    if (!code) {
+        code = history_series_put_series(query, &series);
+    }
     series_clear(&series);
     return code;
 }

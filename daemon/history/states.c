@@ -16,17 +16,19 @@ struct states {
 };
 
 /* Columns: first, last, bytes, data. */
-static int add_state(struct states *states, sqlite3_stmt *statement)
+static int history_states_add_state(struct states *states, sqlite3_stmt *statement)
 {
     uint64_t bytes = column_u64(statement, 2);
     const void *data = sqlite3_column_blob(statement, 3);
     size_t size = (size_t)sqlite3_column_bytes(statement, 3);
-    if (!data || bytes == 0 || bytes > STATES_BYTES_MAX)
+    if (!data || bytes == 0 || bytes > STATES_BYTES_MAX) {
         return ERR_STORE_FORMAT;
+    }
     void *plain = malloc(bytes);
     int code = plain ? blob_inflate(data, size, plain, bytes) : ERR_MEMORY;
-    if (!code)
+    if (!code) {
         mpk_put_bin(&states->list, plain, bytes);
+    }
     free(plain);
     states->count++;
     states->bytes += bytes;
@@ -46,18 +48,20 @@ static int open_states(struct query *query, const struct found_layer *layer,
                       ret_statement, "iiii", layer->id, track->id, named ? params->last : 0, named);
 }
 
-static int read_states(struct query *query, const struct found_layer *layer,
-                       const struct found_track *track, struct states *states)
+static int history_states_read_states(struct query *query, const struct found_layer *layer,
+                                      const struct found_track *track, struct states *states)
 {
     sqlite3_stmt *statement;
     int code = open_states(query, layer, track, &statement);
     while (!code && states->count < query->params.count &&
            (code = query_next(query, statement)) == 1) {
         code = 0;
-        if (states->bytes + column_u64(statement, 2) > STATES_BYTES_MAX)
+        if (states->bytes + column_u64(statement, 2) > STATES_BYTES_MAX) {
             break;
-        if (column_u64(statement, 0) >= states->next)
-            code = add_state(states, statement);
+        }
+        if (column_u64(statement, 0) >= states->next) {
+            code = history_states_add_state(states, statement);
+        }
     }
     sqlite3_finalize(statement);
     return code;
@@ -68,14 +72,16 @@ static int put_states(struct query *query, const struct found_layer *layer,
 {
     struct states states = {.count = 0};
     mpk_writer_init(&states.list);
-    int code = read_states(query, layer, track, &states);
-    if (!code && states.count == 0)
+    int code = history_states_read_states(query, layer, track, &states);
+    if (!code && states.count == 0) {
         code = query_fail(query, ERR_NO_HISTORY,
                           "the history has no histograms of this layer's window any more");
+    }
     mpk_put_array(query->result, states.count);
     mpk_put_raw(query->result, states.list.buffer.data, states.list.buffer.size);
-    if (!code && !mpk_writer_ok(&states.list))
+    if (!code && !mpk_writer_ok(&states.list)) {
         code = ERR_MEMORY;
+    }
     mpk_writer_clear(&states.list);
     return code;
 }
@@ -86,9 +92,11 @@ int history_states(struct query *query)
     struct found_layer layer;
     struct found_track track;
     int code = find_run(query, query->params.job, query->params.run, &run);
-    if (!code)
+    if (!code) {
         code = find_layer(query, &run, &layer);
-    if (!code)
+    }
+    if (!code) {
         code = find_track(query, &layer, &track);
+    }
     return code ? code : put_states(query, &layer, &track);
 }

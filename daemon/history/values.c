@@ -29,8 +29,9 @@ static double number_in(const struct result_stat *stat, int statistic)
         [STATISTIC_LAST] = offsetof(struct result_stat, last),
     };
     double number;
-    if (statistic == STATISTIC_NUMBER)
+    if (statistic == STATISTIC_NUMBER) {
         return (double)stat->count;
+    }
     memcpy(&number, (const char *)stat + offset[statistic], sizeof number);
     return number;
 }
@@ -41,11 +42,13 @@ static void set_stats(struct series *series, uint32_t head, uint32_t from, uint3
 {
     for (int s = 0; s < STATISTIC_COUNT; s++) {
         double *out = series->slot[s] >= 0 ? series_column(series, head, s) : NULL;
-        for (uint32_t i = from; out && i < to; i++)
+        for (uint32_t i = from; out && i < to; i++) {
             out[i] = number_in(&stats[i - from], s);
+        }
     }
-    for (uint32_t i = from; i < to && !series->any; i++)
+    for (uint32_t i = from; i < to && !series->any; i++) {
         series->any = stats[i - from].count > 0 || !isnan(stats[i - from].last);
+    }
 }
 
 static int reset_values(struct series *series)
@@ -53,19 +56,23 @@ static int reset_values(struct series *series)
     size_t count = (size_t)series->heads * series->statistics * series->rows.count;
     free(series->value);
     series->value = malloc((count + !count) * sizeof *series->value);
-    if (!series->value)
+    if (!series->value) {
         return ERR_MEMORY;
-    for (size_t i = 0; i < count; i++)
+    }
+    for (size_t i = 0; i < count; i++) {
         series->value[i] = NAN;
-    for (uint32_t head = 0; head < series->heads && series->slot[STATISTIC_NUMBER] >= 0; head++)
+    }
+    for (uint32_t head = 0; head < series->heads && series->slot[STATISTIC_NUMBER] >= 0; head++) {
         memset(series_column(series, head, STATISTIC_NUMBER), 0,
                series->rows.count * sizeof *series->value);
+    }
     series->any = false;
     return 0;
 }
 
 /* The numbers of one chunk's row of `series`, for the rows of the answer from..to. */
-static int add_chunk(struct series *series, sqlite3_stmt *statement, uint32_t from, uint32_t to)
+static int history_values_add_chunk(struct series *series, sqlite3_stmt *statement, uint32_t from,
+                                    uint32_t to)
 {
     struct result_stat stats[SERIES_WINDOWS_MAX], shown[SERIES_WINDOWS_MAX];
     const struct window_row *row = &series->rows.row[from];
@@ -74,10 +81,12 @@ static int add_chunk(struct series *series, sqlite3_stmt *statement, uint32_t fr
     int code =
         series_decode(data, (size_t)sqlite3_column_bytes(statement, 1), row->chunk_count, stats);
     uint32_t at = head < 0 ? 0 : (uint32_t)head - series->head_first;
-    if (code || at >= series->heads)
+    if (code || at >= series->heads) {
         return code;
-    for (uint32_t i = from; i < to; i++, row++)
+    }
+    for (uint32_t i = from; i < to; i++, row++) {
         shown[i - from] = stats[row->index];
+    }
     set_stats(series, at, from, to, shown);
     return 0;
 }
@@ -87,8 +96,9 @@ static uint32_t chunk_end(const struct window_rows *rows, uint32_t from)
 {
     uint32_t to = from + 1;
     while (to < rows->count && to - from < SERIES_WINDOWS_MAX &&
-           rows->row[to].chunk_id == rows->row[from].chunk_id)
+           rows->row[to].chunk_id == rows->row[from].chunk_id) {
         to++;
+    }
     return to;
 }
 
@@ -98,12 +108,13 @@ static int read_chunk(struct query *query, struct series *series, sqlite3_stmt *
     int code = 0;
     sqlite3_reset(statement);
     sqlite3_bind_int64(statement, 1, (sqlite3_int64)series->rows.row[from].chunk_id);
-    while (!code && (code = query_next(query, statement)) == 1)
-        code = add_chunk(series, statement, from, to);
+    while (!code && (code = query_next(query, statement)) == 1) {
+        code = history_values_add_chunk(series, statement, from, to);
+    }
     return code;
 }
 
-static int read_chunks(struct query *query, struct series *series)
+static int history_values_read_chunks(struct query *query, struct series *series)
 {
     sqlite3_stmt *statement;
     int first = series->of_layer ? -1 : (int)series->head_first;
@@ -118,25 +129,30 @@ static int read_chunks(struct query *query, struct series *series)
     }
     for (uint32_t from = 0, to; !code && from < series->rows.count; from = to) {
         to = series->rows.row[from].chunk_id ? chunk_end(&series->rows, from) : from + 1;
-        if (series->rows.row[from].chunk_id)
+        if (series->rows.row[from].chunk_id) {
             code = read_chunk(query, series, statement, from, to);
-        if (!code)
+        }
+        if (!code) {
             code = query_check(query);
+        }
     }
     sqlite3_finalize(statement);
     return code;
 }
 
-static int add_state(struct series *series, const struct layer_state *state, uint32_t row)
+static int history_values_add_state(struct series *series, const struct layer_state *state,
+                                    uint32_t row)
 {
     int code = 0;
-    if (series->number < 0 || !number_in_state(state, series->number))
+    if (series->number < 0 || !number_in_state(state, series->number)) {
         return 0;
+    }
     for (uint32_t i = 0; !code && i < series->heads && series->head_first + i < state->heads; i++) {
         struct result_stat stat;
         code = number_stat(state, series->number, series->head_first + i, &stat);
-        if (!code)
+        if (!code) {
             set_stats(series, i, row, row + 1, &stat);
+        }
     }
     return code;
 }
@@ -148,22 +164,26 @@ static int read_state(struct query *query, struct series *series, sqlite3_stmt *
     sqlite3_reset(statement);
     sqlite3_bind_int64(statement, 1, (sqlite3_int64)series->rows.row[row].window_id);
     int code = query_next(query, statement);
-    if (code == 1)
+    if (code == 1) {
         code = state_read(statement, 0, &state);
-    if (!code && state)
-        code = add_state(series, state, row);
+    }
+    if (!code && state) {
+        code = history_values_add_state(series, state, row);
+    }
     layer_state_free(&state);
     return code ? code : query_check(query);
 }
 
-static int read_states(struct query *query, struct series *series)
+static int history_values_read_states(struct query *query, struct series *series)
 {
     sqlite3_stmt *statement;
     int code = query_open(query, "SELECT bytes, data FROM states WHERE window_id = ?1", &statement,
                           "i", (uint64_t)0);
-    for (uint32_t row = 0; !code && row < series->rows.count; row++)
-        if (!series->rows.row[row].chunk_id)
+    for (uint32_t row = 0; !code && row < series->rows.count; row++) {
+        if (!series->rows.row[row].chunk_id) {
             code = read_state(query, series, statement, row);
+        }
+    }
     sqlite3_finalize(statement);
     return code;
 }
@@ -171,16 +191,18 @@ static int read_states(struct query *query, struct series *series)
 int series_read(struct query *query, struct series *series)
 {
     int code = reset_values(series);
-    if (!code)
-        code = read_chunks(query, series);
-    return code ? code : read_states(query, series);
+    if (!code) {
+        code = history_values_read_chunks(query, series);
+    }
+    return code ? code : history_values_read_states(query, series);
 }
 
 void series_choose(struct series *series, unsigned statistics)
 {
     series->statistics = 0;
-    for (int i = 0; i < STATISTIC_COUNT; i++)
+    for (int i = 0; i < STATISTIC_COUNT; i++) {
         series->slot[i] = statistics & 1u << i ? (int)series->statistics++ : -1;
+    }
 }
 
 void series_clear(struct series *series)
@@ -216,16 +238,19 @@ static int put_window_column(struct query *query, const struct window_rows *rows
 {
     uint32_t count = rows->count;
     uint64_t *numbers = malloc((count + !count) * sizeof *numbers);
-    if (!numbers)
+    if (!numbers) {
         return ERR_MEMORY;
-    for (uint32_t i = 0; i < count; i++)
+    }
+    for (uint32_t i = 0; i < count; i++) {
         numbers[i] = window_number(&rows->row[i].window, which);
+    }
     if (query->params.packed) {
         put_packed(query, numbers, count);
     } else {
         mpk_put_array(query->result, count);
-        for (uint32_t i = 0; i < count; i++)
+        for (uint32_t i = 0; i < count; i++) {
             mpk_put_u64(query->result, numbers[i]);
+        }
     }
     free(numbers);
     return 0;
@@ -234,8 +259,9 @@ static int put_window_column(struct query *query, const struct window_rows *rows
 static void put_partial(struct query *query, const struct window_rows *rows)
 {
     mpk_put_array(query->result, rows->count);
-    for (uint32_t i = 0; i < rows->count; i++)
+    for (uint32_t i = 0; i < rows->count; i++) {
         mpk_put_bool(query->result, rows->row[i].window.partial);
+    }
 }
 
 int put_windows(struct query *query, const struct window_rows *rows)

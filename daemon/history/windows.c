@@ -30,13 +30,14 @@ void windows_free(struct window_rows *rows)
 }
 
 /* Room for one more row, which is counted; NULL when out of memory. */
-static struct window_row *add_row(struct window_rows *rows)
+static struct window_row *history_windows_add_row(struct window_rows *rows)
 {
     if (rows->count == rows->room) {
         uint32_t room = rows->room ? 2 * rows->room : 256;
         struct window_row *grown = realloc(rows->row, room * sizeof *grown);
-        if (!grown)
+        if (!grown) {
             return NULL;
+        }
         rows->row = grown;
         rows->room = room;
     }
@@ -45,7 +46,8 @@ static struct window_row *add_row(struct window_rows *rows)
 
 /* Chunks */
 
-static int add_chunk(struct query *query, sqlite3_stmt *statement, struct window_rows *rows)
+static int history_windows_add_chunk(struct query *query, sqlite3_stmt *statement,
+                                     struct window_rows *rows)
 {
     struct series_window windows[SERIES_WINDOWS_MAX];
     const struct history_params *params = &query->params;
@@ -58,11 +60,13 @@ static int add_chunk(struct query *query, sqlite3_stmt *statement, struct window
     bool forward = params->given & PARAM_FROM;
     for (uint32_t i = 0; !code && i < count; i++) {
         uint32_t at = forward ? i : count - 1 - i;
-        if (windows[at].last < params->from || windows[at].last > params->to)
+        if (windows[at].last < params->from || windows[at].last > params->to) {
             continue;
-        struct window_row *row = add_row(rows);
-        if (!row)
+        }
+        struct window_row *row = history_windows_add_row(rows);
+        if (!row) {
             return ERR_MEMORY;
+        }
         *row = (struct window_row){
             .window = windows[at], .chunk_id = chunk_id, .index = at, .chunk_count = count};
     }
@@ -75,14 +79,16 @@ static int add_chunk(struct query *query, sqlite3_stmt *statement, struct window
 static void stop_reading(const struct query *query, struct reading *reading)
 {
     uint64_t last = reading->rows.row[reading->rows.count - 1].window.last;
-    if (query->params.given & PARAM_FROM)
+    if (query->params.given & PARAM_FROM) {
         reading->high = last < reading->high ? last : reading->high;
-    else
+    } else {
         reading->low = last > reading->low ? last : reading->low;
+    }
 }
 
-static int read_chunks(struct query *query, const struct found_layer *layer,
-                       const struct found_track *track, uint32_t limit, struct reading *reading)
+static int history_windows_read_chunks(struct query *query, const struct found_layer *layer,
+                                       const struct found_track *track, uint32_t limit,
+                                       struct reading *reading)
 {
     const struct history_params *params = &query->params;
     uint32_t enough = reading->rows.count + limit + 1;
@@ -94,10 +100,12 @@ static int read_chunks(struct query *query, const struct found_layer *layer,
                               : "SELECT chunk_id, count, windows" CHUNKS_OF
                                 " AND first <= ?4 ORDER BY last DESC, chunk_id DESC",
                           &statement, "iiii", layer->id, track->id, params->from, params->to);
-    while (!code && reading->rows.count < enough && (code = query_next(query, statement)) == 1)
-        code = add_chunk(query, statement, &reading->rows);
-    if (!code && reading->rows.count >= enough)
+    while (!code && reading->rows.count < enough && (code = query_next(query, statement)) == 1) {
+        code = history_windows_add_chunk(query, statement, &reading->rows);
+    }
+    if (!code && reading->rows.count >= enough) {
         stop_reading(query, reading);
+    }
     sqlite3_finalize(statement);
     return code;
 }
@@ -137,13 +145,15 @@ static int read_recent(struct query *query, const struct found_layer *layer,
                           &statement, "iiiii", layer->id, track->id, params->from, params->to,
                           (uint64_t)limit + 1);
     while (!code && (code = query_next(query, statement)) == 1) {
-        struct window_row *row = add_row(&reading->rows);
+        struct window_row *row = history_windows_add_row(&reading->rows);
         code = row ? 0 : ERR_MEMORY;
-        if (row)
+        if (row) {
             *row = recent_row(statement);
+        }
     }
-    if (!code && reading->rows.count >= enough)
+    if (!code && reading->rows.count >= enough) {
         stop_reading(query, reading);
+    }
     sqlite3_finalize(statement);
     return code;
 }
@@ -151,11 +161,12 @@ static int read_recent(struct query *query, const struct found_layer *layer,
 /* Together */
 
 /* By last unit; of the same, the one that is right comes last. */
-static int compare_rows(const void *left, const void *right)
+static int history_windows_compare_rows(const void *left, const void *right)
 {
     const struct window_row *a = left, *b = right;
-    if (a->window.last != b->window.last)
+    if (a->window.last != b->window.last) {
         return a->window.last < b->window.last ? -1 : 1;
+    }
     uint64_t rank_a = a->chunk_id ? a->chunk_id : UINT64_MAX;
     uint64_t rank_b = b->chunk_id ? b->chunk_id : UINT64_MAX;
     return (rank_a > rank_b) - (rank_a < rank_b);
@@ -172,9 +183,11 @@ static void turn_round(struct window_rows *rows)
 
 static bool is_sorted(const struct window_rows *rows)
 {
-    for (uint32_t i = 1; i < rows->count; i++)
-        if (compare_rows(&rows->row[i - 1], &rows->row[i]) > 0)
+    for (uint32_t i = 1; i < rows->count; i++) {
+        if (history_windows_compare_rows(&rows->row[i - 1], &rows->row[i]) > 0) {
             return false;
+        }
+    }
     return true;
 }
 
@@ -185,19 +198,22 @@ static void remove_older(struct window_rows *rows)
     for (uint32_t i = 0; i < rows->count; i++) {
         bool again =
             i + 1 < rows->count && rows->row[i + 1].window.last == rows->row[i].window.last;
-        if (!again)
+        if (!again) {
             rows->row[kept++] = rows->row[i];
+        }
     }
     rows->count = kept;
 }
 
-static void cut(struct window_rows *rows, uint32_t limit, bool keep_first)
+static void history_windows_cut(struct window_rows *rows, uint32_t limit, bool keep_first)
 {
-    if (rows->count <= limit)
+    if (rows->count <= limit) {
         return;
+    }
     rows->more = true;
-    if (!keep_first)
+    if (!keep_first) {
         memmove(rows->row, rows->row + (rows->count - limit), limit * sizeof *rows->row);
+    }
     rows->count = limit;
 }
 
@@ -205,9 +221,11 @@ static void remove_unknown(struct reading *reading)
 {
     struct window_rows *rows = &reading->rows;
     uint32_t kept = 0;
-    for (uint32_t i = 0; i < rows->count; i++)
-        if (rows->row[i].window.last >= reading->low && rows->row[i].window.last <= reading->high)
+    for (uint32_t i = 0; i < rows->count; i++) {
+        if (rows->row[i].window.last >= reading->low && rows->row[i].window.last <= reading->high) {
             rows->row[kept++] = rows->row[i];
+        }
+    }
     rows->more = reading->low > 0 || reading->high < UINT64_MAX;
     rows->count = kept;
 }
@@ -218,13 +236,15 @@ static int read_both(struct query *query, const struct found_layer *layer,
                      const struct found_track *track, uint32_t limit, struct reading *reading)
 {
     bool forward = query->params.given & PARAM_FROM;
-    int code = forward ? read_chunks(query, layer, track, limit, reading)
+    int code = forward ? history_windows_read_chunks(query, layer, track, limit, reading)
                        : read_recent(query, layer, track, limit, reading);
-    if (!code)
+    if (!code) {
         code = forward ? read_recent(query, layer, track, limit, reading)
-                       : read_chunks(query, layer, track, limit, reading);
-    if (!forward)
+                       : history_windows_read_chunks(query, layer, track, limit, reading);
+    }
+    if (!forward) {
         turn_round(&reading->rows);
+    }
     return code;
 }
 
@@ -237,11 +257,13 @@ int windows_read(struct query *query, const struct found_layer *layer,
         windows_free(&reading.rows);
         return code;
     }
-    if (!is_sorted(&reading.rows))
-        qsort(reading.rows.row, reading.rows.count, sizeof *reading.rows.row, compare_rows);
+    if (!is_sorted(&reading.rows)) {
+        qsort(reading.rows.row, reading.rows.count, sizeof *reading.rows.row,
+              history_windows_compare_rows);
+    }
     remove_older(&reading.rows);
     remove_unknown(&reading);
-    cut(&reading.rows, limit, query->params.given & PARAM_FROM);
+    history_windows_cut(&reading.rows, limit, query->params.given & PARAM_FROM);
     *ret_rows = reading.rows;
     return 0;
 }
@@ -253,12 +275,14 @@ int state_read(sqlite3_stmt *statement, int bytes_column, struct layer_state **r
     uint64_t bytes = column_u64(statement, bytes_column);
     const void *data = sqlite3_column_blob(statement, bytes_column + 1);
     size_t size = (size_t)sqlite3_column_bytes(statement, bytes_column + 1);
-    if (!data || bytes == 0 || bytes > STATE_BYTES_MAX)
+    if (!data || bytes == 0 || bytes > STATE_BYTES_MAX) {
         return ERR_STORE_FORMAT;
+    }
     void *plain = malloc(bytes);
     int code = plain ? blob_inflate(data, size, plain, bytes) : ERR_MEMORY;
-    if (!code)
+    if (!code) {
         code = layer_state_unpack(plain, bytes, ret_state);
+    }
     free(plain);
     return code;
 }
@@ -274,8 +298,9 @@ static int numbers_of_chunk(struct query *query, const struct found_layer *layer
                           &statement, "ii", layer->id, track->id);
     while (!code && (code = query_next(query, statement)) == 1) {
         int number = number_find(column_text(statement, 0));
-        if (number >= 0)
+        if (number >= 0) {
             has[number] = true;
+        }
         code = 0;
     }
     sqlite3_finalize(statement);
@@ -293,12 +318,15 @@ static int numbers_of_state(struct query *query, const struct found_layer *layer
         " JOIN states USING (window_id) WHERE layer_id = ?1 AND track_id = ?2 AND chunk_id IS NULL"
         " ORDER BY last DESC LIMIT 1",
         &statement, "ii", layer->id, track->id);
-    if (!code)
+    if (!code) {
         code = query_next(query, statement);
-    if (code == 1)
+    }
+    if (code == 1) {
         code = state_read(statement, 0, &state);
-    for (int i = 0; state && i < NUMBER_COUNT; i++)
+    }
+    for (int i = 0; state && i < NUMBER_COUNT; i++) {
         has[i] = has[i] || number_has_value(state, i);
+    }
     layer_state_free(&state);
     sqlite3_finalize(statement);
     return code;
@@ -314,8 +342,8 @@ int windows_numbers(struct query *query, const struct found_layer *layer,
 
 /* Layers */
 
-static int read_layers(struct query *query, const struct found_run *run, struct found_layer *layers,
-                       uint32_t *ret_count)
+static int history_windows_read_layers(struct query *query, const struct found_run *run,
+                                       struct found_layer *layers, uint32_t *ret_count)
 {
     sqlite3_stmt *statement;
     uint32_t count = 0;
@@ -338,5 +366,6 @@ int layers_read(struct query *query, const struct found_run *run, struct found_l
 {
     *ret_count = 0;
     *ret_layers = malloc(LAYERS_MAX * sizeof **ret_layers);
-    return *ret_layers ? read_layers(query, run, *ret_layers, ret_count) : ERR_MEMORY;
+    return *ret_layers ? history_windows_read_layers(query, run, *ret_layers, ret_count)
+                       : ERR_MEMORY;
 }

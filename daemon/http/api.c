@@ -17,10 +17,11 @@ static void reply_result(struct request *request, const void *result, size_t siz
     }
     char *json = mpk_to_json_base64(doc.root);
     mpk_doc_clear(&doc);
-    if (json)
+    if (json) {
         reply_owned(request, MHD_HTTP_OK, "application/json", json, strlen(json));
-    else
+    } else {
         reply_code(request, ERR_MEMORY, NULL);
+    }
 }
 
 static bool is_missing(int code)
@@ -31,19 +32,21 @@ static bool is_missing(int code)
 
 static void on_result(struct request *request, struct question *question)
 {
-    if (is_missing(question->code) && request->arguments.or_null)
+    if (is_missing(question->code) && request->arguments.or_null) {
         reply_text(request, MHD_HTTP_OK, "application/json", "null");
-    else if (question->code)
+    } else if (question->code) {
         reply_code(request, question->code, question->detail);
-    else
+    } else {
         reply_result(request, question->result, question->size);
+    }
 }
 
 void handle_method(struct request *request)
 {
     struct question *question = question_new(request->http, request->route->method);
-    if (question)
+    if (question) {
         argument_put_map(&request->arguments, &question->params);
+    }
     request_wait(request, question, on_result);
 }
 
@@ -51,10 +54,12 @@ void handle_method(struct request *request)
 
 static unsigned kind_bit(const char *word, size_t length)
 {
-    for (unsigned kind = 0; kind < EVENT_KINDS; kind++)
+    for (unsigned kind = 0; kind < EVENT_KINDS; kind++) {
         if (strlen(event_kind_name[kind]) == length &&
-            strncmp(word, event_kind_name[kind], length) == 0)
+            strncmp(word, event_kind_name[kind], length) == 0) {
             return 1u << kind;
+        }
+    }
     return 0;
 }
 
@@ -62,21 +67,24 @@ static unsigned kind_bit(const char *word, size_t length)
 static unsigned read_kinds(const char *words)
 {
     unsigned kinds = 0;
-    if (!words)
+    if (!words) {
         return (1u << EVENT_KINDS) - 1;
+    }
     for (;; words++) {
         size_t length = strcspn(words, ",");
         unsigned bit = kind_bit(words, length);
-        if (!bit)
+        if (!bit) {
             return 0;
+        }
         kinds |= bit;
         words += length;
-        if (!*words)
+        if (!*words) {
             return kinds;
+        }
     }
 }
 
-static bool read_filter(struct request *request, struct event_filter *filter)
+static bool api_read_filter(struct request *request, struct event_filter *filter)
 {
     const char *job = request_argument(request, "job");
     memset(filter, 0, sizeof *filter);
@@ -90,16 +98,18 @@ static bool read_filter(struct request *request, struct event_filter *filter)
         reply_code(request, ERR_ARGUMENT, "job: not 1 to 128 of [A-Za-z0-9._-]");
         return false;
     }
-    if (job)
+    if (job) {
         strcpy(filter->job, job);
+    }
     return true;
 }
 
-static void open_stream(struct request *request, const struct event_filter *filter)
+static void api_open_stream(struct request *request, const struct event_filter *filter)
 {
     const char *last_id = request_header(request, "Last-Event-ID");
-    if (!last_id)
+    if (!last_id) {
         last_id = request_argument(request, "last_event_id");
+    }
     request->response = events_open(&request->http->events, request->connection, filter, last_id,
                                     clock_monotonic_ns());
     request->status = MHD_HTTP_OK;
@@ -116,10 +126,12 @@ static void open_stream(struct request *request, const struct event_filter *filt
 void handle_events(struct request *request)
 {
     struct event_filter filter;
-    if (!read_filter(request, &filter))
+    if (!api_read_filter(request, &filter)) {
         return;
-    if (request->head_only) /* a stream has no end, and so no HEAD of its own */
+    }
+    if (request->head_only) { /* a stream has no end, and so no HEAD of its own */
         reply_bytes(request, MHD_HTTP_OK, "text/event-stream", "", 0);
-    else
-        open_stream(request, &filter);
+    } else {
+        api_open_stream(request, &filter);
+    }
 }

@@ -44,8 +44,9 @@ struct event_client {
 static uint32_t random_boot(void)
 {
     uint32_t boot = (uint32_t)time(NULL);
-    if (getrandom(&boot, sizeof boot, GRND_NONBLOCK) != (ssize_t)sizeof boot)
+    if (getrandom(&boot, sizeof boot, GRND_NONBLOCK) != (ssize_t)sizeof boot) {
         boot ^= (uint32_t)clock(); /* it only has to differ from the last one */
+    }
     return boot;
 }
 
@@ -63,8 +64,9 @@ void events_init(struct events *events, struct stats *stats, const struct event_
 /* Of what is held back for this layer. */
 static void drop_newest(struct events *events, struct held *held)
 {
-    if (held->newest)
+    if (held->newest) {
         events->held_bytes -= sizeof *held->newest + held->newest->size;
+    }
     free(held->newest);
     held->newest = NULL;
 }
@@ -94,30 +96,34 @@ static int parse_topic(const char *topic, char ret_job[JOB_NAME_MAX + 1])
     size_t word = strcspn(topic, "/");
     const char *job = topic[word] ? topic + word + 1 : "";
     snprintf(ret_job, JOB_NAME_MAX + 1, "%.*s", (int)strcspn(job, "/"), job);
-    for (int kind = 0; kind < EVENT_KINDS; kind++)
+    for (int kind = 0; kind < EVENT_KINDS; kind++) {
         if (strlen(event_kind_name[kind]) == word &&
-            strncmp(topic, event_kind_name[kind], word) == 0)
+            strncmp(topic, event_kind_name[kind], word) == 0) {
             return kind;
+        }
+    }
     return -1;
 }
 
-static char *render(const struct published *published)
+static char *events_render(const struct published *published)
 {
     struct mpk_doc doc;
-    if (mpk_parse(published->map, published->size, &mpk_result_limits, &doc) != 0)
+    if (mpk_parse(published->map, published->size, &mpk_result_limits, &doc) != 0) {
         return NULL;
+    }
     char *json = mpk_to_json_base64(doc.root);
     mpk_doc_clear(&doc);
     return json;
 }
 
-static void append(struct events *events, const struct published *published)
+static void events_append(struct events *events, const struct published *published)
 {
     char job[JOB_NAME_MAX + 1];
     int kind = parse_topic(published->topic, job);
-    if (kind < 0)
+    if (kind < 0) {
         return;
-    char *json = events->client_count > 0 ? render(published) : NULL;
+    }
+    char *json = events->client_count > 0 ? events_render(published) : NULL;
     if (json) {
         ring_put(&events->ring, events->boot, (enum event_kind)kind, job, json);
         stats_add(events->stats, COUNT_HTTP_EVENTS, 1);
@@ -129,15 +135,17 @@ static void append(struct events *events, const struct published *published)
 
 /* Live values */
 
-static struct held *find_held(struct events *events, const char *topic)
+static struct held *events_find_held(struct events *events, const char *topic)
 {
     struct held *held = NULL;
     HASH_FIND_STR(events->held, topic, held);
-    if (held)
+    if (held) {
         return held;
+    }
     held = calloc(1, sizeof *held);
-    if (!held)
+    if (!held) {
         return NULL;
+    }
     snprintf(held->topic, sizeof held->topic, "%s", topic);
     HASH_ADD_STR(events->held, topic, held);
     if (!held->hh.tbl) {
@@ -148,32 +156,36 @@ static struct held *find_held(struct events *events, const char *topic)
 }
 
 /* Returns false when there is no room, or no memory. */
-static bool hold(struct events *events, struct held *held, const struct published *published)
+static bool events_hold(struct events *events, struct held *held, const struct published *published)
 {
     size_t size = sizeof *published + published->size;
     struct published *copied =
         events->held_bytes + size <= events->held_limit ? malloc(size) : NULL;
-    if (!copied)
+    if (!copied) {
         return false;
+    }
     memcpy(copied, published, size);
     held->newest = copied;
     events->held_bytes += size;
     return true;
 }
 
-static void put_live(struct events *events, const struct published *published, uint64_t now_ns)
+static void events_put_live(struct events *events, const struct published *published,
+                            uint64_t now_ns)
 {
-    struct held *held = events->client_count > 0 ? find_held(events, published->topic) : NULL;
+    struct held *held =
+        events->client_count > 0 ? events_find_held(events, published->topic) : NULL;
     if (!held) {
-        append(events, published);
+        events_append(events, published);
         return;
     }
     drop_newest(events, held);
     bool early = held->sent_ns != 0 && now_ns - held->sent_ns < events->live_interval_ns;
-    if (early && hold(events, held, published))
+    if (early && events_hold(events, held, published)) {
         return;
+    }
     held->sent_ns = now_ns;
-    append(events, published);
+    events_append(events, published);
 }
 
 bool events_send_held(struct events *events, uint64_t now_ns)
@@ -182,14 +194,15 @@ bool events_send_held(struct events *events, uint64_t now_ns)
     bool more = false;
     HASH_ITER(hh, events->held, held, next)
     {
-        if (!held->newest)
+        if (!held->newest) {
             continue;
+        }
         if (now_ns - held->sent_ns < events->live_interval_ns) {
             more = true;
             continue;
         }
         held->sent_ns = now_ns;
-        append(events, held->newest);
+        events_append(events, held->newest);
         drop_newest(events, held);
     }
     events_wake(events);
@@ -198,10 +211,11 @@ bool events_send_held(struct events *events, uint64_t now_ns)
 
 void events_put(struct events *events, const struct published *published, uint64_t now_ns)
 {
-    if (strncmp(published->topic, "live/", 5) == 0)
-        put_live(events, published, now_ns);
-    else
-        append(events, published);
+    if (strncmp(published->topic, "live/", 5) == 0) {
+        events_put_live(events, published, now_ns);
+    } else {
+        events_append(events, published);
+    }
 }
 
 /* Clients */
@@ -209,10 +223,12 @@ void events_put(struct events *events, const struct published *published, uint64
 static void put_note(struct event_client *client, const char *text)
 {
     size_t size = strlen(text);
-    if (client->note_offset == client->note_size)
+    if (client->note_offset == client->note_size) {
         client->note_offset = client->note_size = 0;
-    if (client->note_size + size > NOTE_MAX)
+    }
+    if (client->note_size + size > NOTE_MAX) {
         return; /* it is told so already */
+    }
     memcpy(client->note + client->note_size, text, size);
     client->note_size += size;
 }
@@ -228,7 +244,7 @@ static void put_resync(struct event_client *client, const char *reason)
 }
 
 /* The next piece of what the client is to hear, at most `max` bytes. */
-static size_t take(const char *from, size_t size, size_t *offset, char *to, size_t max)
+static size_t events_take(const char *from, size_t size, size_t *offset, char *to, size_t max)
 {
     size_t count = size - *offset < max ? size - *offset : max;
     memcpy(to, from + *offset, count);
@@ -241,27 +257,30 @@ static void next_event(struct event_client *client)
     bool missed;
     client->event = ring_next(&client->events->ring, &client->filter, &client->next, &missed);
     client->offset = 0;
-    if (missed)
+    if (missed) {
         put_resync(client, "too slow");
+    }
 }
 
 /* Fills `to`; an event is begun only when the one before is through, notes go between events. */
-static size_t fill(struct event_client *client, char *to, size_t max)
+static size_t events_fill(struct event_client *client, char *to, size_t max)
 {
     size_t used = 0;
     while (used < max) {
         if (client->event) {
-            used += take(client->event->text, client->event->size, &client->offset, to + used,
-                         max - used);
-            if (client->offset == client->event->size)
+            used += events_take(client->event->text, client->event->size, &client->offset,
+                                to + used, max - used);
+            if (client->offset == client->event->size) {
                 event_release(&client->event);
+            }
         } else if (client->note_offset < client->note_size) {
-            used +=
-                take(client->note, client->note_size, &client->note_offset, to + used, max - used);
+            used += events_take(client->note, client->note_size, &client->note_offset, to + used,
+                                max - used);
         } else {
             next_event(client);
-            if (!client->event && client->note_offset == client->note_size)
+            if (!client->event && client->note_offset == client->note_size) {
                 break;
+            }
         }
     }
     return used;
@@ -271,13 +290,14 @@ static ssize_t read_events(void *data, uint64_t position, char *to, size_t max)
 {
     struct event_client *client = data;
     (void)position;
-    size_t used = fill(client, to, max);
+    size_t used = events_fill(client, to, max);
     if (used > 0) {
         client->heard_ns = clock_monotonic_ns();
         return (ssize_t)used;
     }
-    if (client->events->closing || client->gone)
+    if (client->events->closing || client->gone) {
         return MHD_CONTENT_READER_END_OF_STREAM;
+    }
     client->suspended = true;
     MHD_suspend_connection(client->connection);
     return 0;
@@ -287,12 +307,14 @@ static void client_free(void *data)
 {
     struct event_client *client = data;
     struct events *events = client->events;
-    if (client->previous)
+    if (client->previous) {
         client->previous->following = client->following;
-    else
+    } else {
         events->clients = client->following;
-    if (client->following)
+    }
+    if (client->following) {
         client->following->previous = client->previous;
+    }
     events->client_count--;
     event_release(&client->event);
     free(client);
@@ -302,16 +324,18 @@ static struct event_client *client_new(struct events *events, struct MHD_Connect
                                        const struct event_filter *filter, uint64_t now_ns)
 {
     struct event_client *client = calloc(1, sizeof *client);
-    if (!client)
+    if (!client) {
         return NULL;
+    }
     client->events = events;
     client->connection = connection;
     client->filter = *filter;
     client->next = events->ring.newest + 1;
     client->heard_ns = now_ns;
     client->following = events->clients;
-    if (events->clients)
+    if (events->clients) {
         events->clients->previous = client;
+    }
     events->clients = client;
     events->client_count++;
     return client;
@@ -323,8 +347,9 @@ bool events_parse_id(const char *text, uint32_t boot, uint64_t *ret_number)
     uint64_t number;
     int used = 0;
     if (strlen(text) > 40 || sscanf(text, "%8x-%" SCNu64 "%n", &given, &number, &used) != 2 ||
-        text[used] != '\0' || given != boot)
+        text[used] != '\0' || given != boot) {
         return false;
+    }
     *ret_number = number;
     return true;
 }
@@ -333,13 +358,14 @@ bool events_parse_id(const char *text, uint32_t boot, uint64_t *ret_number)
 static bool resume(struct event_client *client, const char *last_id)
 {
     uint64_t number;
-    if (!events_parse_id(last_id, client->events->boot, &number) || number >= client->next)
+    if (!events_parse_id(last_id, client->events->boot, &number) || number >= client->next) {
         return false;
+    }
     client->next = number + 1;
     return true;
 }
 
-static void greet(struct event_client *client)
+static void events_greet(struct event_client *client)
 {
     char text[200];
     snprintf(text, sizeof text,
@@ -354,19 +380,23 @@ struct MHD_Response *events_open(struct events *events, struct MHD_Connection *c
                                  const struct event_filter *filter, const char *last_id,
                                  uint64_t now_ns)
 {
-    if (events->closing || events->client_count >= events->client_limit)
+    if (events->closing || events->client_count >= events->client_limit) {
         return NULL;
+    }
     struct event_client *client = client_new(events, connection, filter, now_ns);
-    if (!client)
+    if (!client) {
         return NULL;
+    }
     bool resumed = !last_id || resume(client, last_id);
-    greet(client);
-    if (!resumed)
+    events_greet(client);
+    if (!resumed) {
         put_resync(client, "the last id is not known");
+    }
     struct MHD_Response *response = MHD_create_response_from_callback(
         MHD_SIZE_UNKNOWN, BLOCK_BYTES, read_events, client, client_free);
-    if (!response)
+    if (!response) {
         client_free(client);
+    }
     return response;
 }
 
@@ -374,8 +404,9 @@ struct MHD_Response *events_open(struct events *events, struct MHD_Connection *c
  * it. */
 static bool has_more(struct event_client *client)
 {
-    if (!client->event && client->next <= client->events->ring.newest)
+    if (!client->event && client->next <= client->events->ring.newest) {
         next_event(client);
+    }
     return client->event || client->note_offset < client->note_size || client->events->closing ||
            client->gone;
 }
@@ -383,8 +414,9 @@ static bool has_more(struct event_client *client)
 void events_wake(struct events *events)
 {
     for (struct event_client *client = events->clients; client; client = client->following) {
-        if (!client->suspended || !has_more(client))
+        if (!client->suspended || !has_more(client)) {
             continue;
+        }
         client->suspended = false;
         MHD_resume_connection(client->connection);
     }
@@ -401,8 +433,9 @@ static void forget_silent(struct events *events, uint64_t now_ns)
     struct held *held, *next;
     HASH_ITER(hh, events->held, held, next)
     {
-        if (!held->newest && now_ns - held->sent_ns > HELD_NS)
+        if (!held->newest && now_ns - held->sent_ns > HELD_NS) {
             forget_held(events, held);
+        }
     }
 }
 
@@ -418,17 +451,20 @@ static bool has_hung_up(struct event_client *client)
 
 static void tick_client(struct event_client *client, uint64_t now_ns)
 {
-    if (!client->suspended)
+    if (!client->suspended) {
         return;
+    }
     client->gone = has_hung_up(client);
-    if (now_ns - client->heard_ns >= client->events->heartbeat_ns)
+    if (now_ns - client->heard_ns >= client->events->heartbeat_ns) {
         put_note(client, ":\n\n");
+    }
 }
 
 void events_tick(struct events *events, uint64_t now_ns)
 {
-    for (struct event_client *client = events->clients; client; client = client->following)
+    for (struct event_client *client = events->clients; client; client = client->following) {
         tick_client(client, now_ns);
+    }
     forget_silent(events, now_ns);
     events_wake(events);
 }

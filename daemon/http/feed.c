@@ -21,7 +21,7 @@ void feed_clear(struct feed *feed)
     pthread_mutex_destroy(&feed->lock);
 }
 
-static struct published *copy(const char *topic, const void *map, size_t size)
+static struct published *feed_copy(const char *topic, const void *map, size_t size)
 {
     struct published *item = malloc(sizeof *item + size);
     size_t length = strlen(topic);
@@ -38,7 +38,7 @@ static struct published *copy(const char *topic, const void *map, size_t size)
 
 bool feed_put(struct feed *feed, const char *topic, const void *map, size_t size)
 {
-    struct published *item = copy(topic, map, size);
+    struct published *item = feed_copy(topic, map, size);
     pthread_mutex_lock(&feed->lock);
     bool fits = item && feed->bytes + sizeof *item + size <= feed->limit;
     if (fits) {
@@ -49,8 +49,9 @@ bool feed_put(struct feed *feed, const char *topic, const void *map, size_t size
         feed->lost = true;
     }
     pthread_mutex_unlock(&feed->lock);
-    if (!fits)
+    if (!fits) {
         free(item);
+    }
     return fits;
 }
 

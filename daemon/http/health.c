@@ -15,10 +15,11 @@
 
 static void reply_health(struct request *request, struct question *question)
 {
-    if (question->code)
+    if (question->code) {
         reply_code(request, question->code, question->detail);
-    else
+    } else {
         reply_text(request, MHD_HTTP_OK, "text/plain", "ok\n");
+    }
 }
 
 void handle_health(struct request *request)
@@ -35,13 +36,14 @@ void handle_health(struct request *request)
 static bool disk_is_full(const char *path)
 {
     struct statvfs disk;
-    if (statvfs(path, &disk) != 0 || disk.f_blocks == 0)
+    if (statvfs(path, &disk) != 0 || disk.f_blocks == 0) {
         return false; /* it says so when it is written */
+    }
     uint64_t blocks = geteuid() == 0 ? disk.f_bfree : disk.f_bavail;
     return blocks * disk.f_frsize < ROOM_MIN;
 }
 
-static bool is_text(const msgpack_object *object)
+static bool health_is_text(const msgpack_object *object)
 {
     return object && object->type == MSGPACK_OBJECT_STR;
 }
@@ -52,13 +54,14 @@ static const char *why_not_ready(const msgpack_object *stats, char *room, size_t
 {
     const msgpack_object *history = mpk_find(stats, "history");
     const msgpack_object *path = mpk_find(history, "path"), *reason = mpk_find(history, "reason");
-    if (is_text(reason)) {
+    if (health_is_text(reason)) {
         snprintf(room, size, "the history cannot be written: %.*s", (int)reason->via.str.size,
                  reason->via.str.ptr);
         return room;
     }
-    if (!is_text(path))
+    if (!health_is_text(path)) {
         return err_text(ERR_HISTORY_OFF);
+    }
     snprintf(room, size, "%.*s", (int)path->via.str.size, path->via.str.ptr);
     return disk_is_full(room) ? "the history cannot be written: its disk is full" : NULL;
 }
@@ -75,10 +78,11 @@ static void reply_ready(struct request *request, struct question *question)
     const char *why =
         request->http->config->history_enabled ? why_not_ready(doc.root, room, sizeof room) : NULL;
     mpk_doc_clear(&doc);
-    if (!why)
+    if (!why) {
         reply_text(request, MHD_HTTP_OK, "text/plain", "ready\n");
-    else
+    } else {
         reply_code(request, ERR_HISTORY_OFF, why);
+    }
 }
 
 void handle_ready(struct request *request)

@@ -28,7 +28,7 @@
 
 /* The loop thread */
 
-static void give_back(struct http *http, struct question *question)
+static void http_give_back(struct http *http, struct question *question)
 {
     uv_mutex_lock(&http->lock);
     question_list_put(&http->to_http, question);
@@ -46,15 +46,17 @@ static void answer_question(void *data, int code, const char *detail,
     if (!code) {
         question->size = result->buffer.size;
         question->result = malloc(question->size + 1);
-        if (question->result)
+        if (question->result) {
             memcpy(question->result, result->buffer.data, question->size);
-        else
+        } else {
             question->code = ERR_MEMORY;
+        }
     }
-    if (atomic_load(&http->closing))
+    if (atomic_load(&http->closing)) {
         question_free(&question); /* nobody is there */
-    else
-        give_back(http, question);
+    } else {
+        http_give_back(http, question);
+    }
 }
 
 static struct question *take_asked(struct http *http)
@@ -65,7 +67,7 @@ static struct question *take_asked(struct http *http)
     return question;
 }
 
-static void on_asked(uv_async_t *asked)
+static void http_on_asked(uv_async_t *asked)
 {
     struct http *http = asked->data;
     uint64_t until_ns = clock_monotonic_ns() + TURN_NS;
@@ -84,10 +86,12 @@ void http_put(struct http *http, const char *topic, enum result_kind kind, const
               size_t size)
 {
     (void)kind;
-    if (!http || !http->started)
+    if (!http || !http->started) {
         return;
-    if (!feed_put(&http->feed, topic, map, size))
+    }
+    if (!feed_put(&http->feed, topic, map, size)) {
         stats_add(http->stats, COUNT_HTTP_DROPPED, 1);
+    }
     uv_async_send(&http->wake);
 }
 
@@ -107,10 +111,11 @@ static void send_questions(struct http *http)
 {
     struct question *question;
     while (http->asked_count < ASKED_MAX && (question = question_list_take(&http->to_ask))) {
-        if (question->data)
+        if (question->data) {
             send_question(http, question);
-        else
+        } else {
             question_free(&question);
+        }
     }
 }
 
@@ -123,8 +128,9 @@ void http_ask(struct http *http, struct question *question)
 static void on_live(uv_timer_t *timer)
 {
     struct http *http = timer->data;
-    if (!events_send_held(&http->events, clock_monotonic_ns()))
+    if (!events_send_held(&http->events, clock_monotonic_ns())) {
         uv_timer_stop(timer);
+    }
     server_run(http);
 }
 
@@ -139,10 +145,12 @@ static void take_published(struct http *http, uint64_t now_ns)
         free(item);
         item = next;
     }
-    if (lost)
+    if (lost) {
         events_lost(&http->events);
-    if (!uv_is_active((const uv_handle_t *)&http->live))
+    }
+    if (!uv_is_active((const uv_handle_t *)&http->live)) {
         uv_timer_start(&http->live, on_live, LIVE_MS, LIVE_MS);
+    }
 }
 
 static struct question *take_answered(struct http *http)
@@ -175,7 +183,7 @@ static void close_handles(struct http *http)
     uv_close((uv_handle_t *)&http->wake, NULL);
 }
 
-static void on_wake(uv_async_t *wake)
+static void http_on_wake(uv_async_t *wake)
 {
     struct http *http = wake->data;
     if (atomic_load(&http->closing)) {
@@ -198,7 +206,7 @@ static void on_second(uv_timer_t *timer)
     server_run(http);
 }
 
-static void run(void *data)
+static void http_run(void *data)
 {
     struct http *http = data;
     pthread_setname_np(pthread_self(), "attnd-http");
@@ -207,7 +215,7 @@ static void run(void *data)
 
 /* Start */
 
-static int fail(char *reterr, const char *what, const char *why)
+static int http_fail(char *reterr, const char *what, const char *why)
 {
     snprintf(reterr, CONFIG_ERROR_MAX, "%s: %s", what, why);
     return -1;
@@ -217,8 +225,9 @@ static int fail(char *reterr, const char *what, const char *why)
 static int read_token(struct http *http, char *reterr)
 {
     const char *path = http->config->http_token_file.text;
-    if (!*path)
+    if (!*path) {
         return 0;
+    }
     FILE *file = fopen(path, "re");
     if (!file) {
         snprintf(reterr, CONFIG_ERROR_MAX, "http.token_file: %.512s: %s", path, strerror(errno));
@@ -230,19 +239,22 @@ static int read_token(struct http *http, char *reterr)
     if (!got || strlen(http->token) < 16 || strlen(http->token) > 200 ||
         strspn(http->token,
                "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~+/=") !=
-            strlen(http->token))
-        return fail(reterr, "http.token_file",
-                    "its first line has to be a token of 16 to 200 of [A-Za-z0-9-._~+/=]");
+            strlen(http->token)) {
+        return http_fail(reterr, "http.token_file",
+                         "its first line has to be a token of 16 to 200 of [A-Za-z0-9-._~+/=]");
+    }
     return 0;
 }
 
-static int open_loop(struct http *http, char *reterr)
+static int http_open_loop(struct http *http, char *reterr)
 {
     int rc = uv_loop_init(&http->loop);
-    if (rc == 0)
-        rc = uv_async_init(&http->loop, &http->wake, on_wake);
-    if (rc != 0)
-        return fail(reterr, "cannot start HTTP", uv_strerror(rc));
+    if (rc == 0) {
+        rc = uv_async_init(&http->loop, &http->wake, http_on_wake);
+    }
+    if (rc != 0) {
+        return http_fail(reterr, "cannot start HTTP", uv_strerror(rc));
+    }
     http->wake_ready = true;
     uv_timer_init(&http->loop, &http->timeout);
     uv_timer_init(&http->loop, &http->second);
@@ -262,7 +274,7 @@ static void open_events(struct http *http)
     events_init(&http->events, http->stats, &options);
 }
 
-static void on_closed(uv_handle_t *asked)
+static void http_on_closed(uv_handle_t *asked)
 {
     free(asked->data);
 }
@@ -274,16 +286,19 @@ static int open_port(struct config *config, char *reterr)
     char *endpoint = config->http_endpoint.text;
     struct config defaults;
     int fd = activation_take("http", endpoint);
-    if (fd < 0)
+    if (fd < 0) {
         fd = http_listen(endpoint, reterr);
+    }
     config_defaults(&defaults);
-    if (fd >= 0 || errno != EADDRINUSE || strcmp(endpoint, defaults.http_endpoint.text) != 0)
+    if (fd >= 0 || errno != EADDRINUSE || strcmp(endpoint, defaults.http_endpoint.text) != 0) {
         return fd;
+    }
     strcpy(endpoint, "tcp://127.0.0.1:*");
     fd = http_listen(endpoint, reterr);
-    if (fd >= 0)
+    if (fd >= 0) {
         log_event(LOG_WARNING, "http_port_taken", LOG_STR("endpoint", defaults.http_endpoint.text),
                   LOG_STR("instead", endpoint));
+    }
     return fd;
 }
 
@@ -291,9 +306,9 @@ int http_new(uv_loop_t *loop, struct config *config, struct stats *stats, struct
              char *reterr)
 {
     struct http *http = calloc(1, sizeof *http);
-    if (!http || uv_async_init(loop, &http->asked, on_asked) != 0) {
+    if (!http || uv_async_init(loop, &http->asked, http_on_asked) != 0) {
         free(http);
-        return fail(reterr, "cannot start HTTP", err_text(ERR_MEMORY));
+        return http_fail(reterr, "cannot start HTTP", err_text(ERR_MEMORY));
     }
     *ret_http = http; /* http_close frees what there is */
     http->asked.data = http;
@@ -307,12 +322,14 @@ int http_new(uv_loop_t *loop, struct config *config, struct stats *stats, struct
     feed_init(&http->feed, config->http_queue);
     open_events(http);
     http->metrics = metrics_new(config, stats);
-    if (!http->metrics)
-        return fail(reterr, "cannot start HTTP", err_text(ERR_MEMORY));
+    if (!http->metrics) {
+        return http_fail(reterr, "cannot start HTTP", err_text(ERR_MEMORY));
+    }
     if (read_token(http, reterr) != 0 ||
         whose_init(&http->whose, config->http_users.text, reterr) != 0 ||
-        open_loop(http, reterr) != 0)
+        http_open_loop(http, reterr) != 0) {
         return -1;
+    }
     http->listen_fd = open_port(config, reterr);
     return http->listen_fd < 0 ? -1 : 0;
 }
@@ -321,20 +338,23 @@ static void http_show_page(struct http *http)
 {
     if (*http->directory &&
         page_url_write(http->directory, http->config->http_endpoint.text) != 0 &&
-        log_is_round(http->page_failures++))
+        log_is_round(http->page_failures++)) {
         log_event(LOG_WARNING, "page_not_told", LOG_STR("directory", http->directory),
                   LOG_STR("reason", strerror(errno)));
+    }
 }
 
 int http_start(struct http *http, struct control *control, const char *directory, char *reterr)
 {
     http->control = control;
-    if (server_start(http) != 0)
-        return fail(reterr, "cannot start HTTP", "libmicrohttpd does not start");
+    if (server_start(http) != 0) {
+        return http_fail(reterr, "cannot start HTTP", "libmicrohttpd does not start");
+    }
     uv_timer_start(&http->second, on_second, SECOND_MS, SECOND_MS);
-    int rc = uv_thread_create(&http->thread, run, http);
-    if (rc != 0)
-        return fail(reterr, "cannot start HTTP", uv_strerror(rc));
+    int rc = uv_thread_create(&http->thread, http_run, http);
+    if (rc != 0) {
+        return http_fail(reterr, "cannot start HTTP", uv_strerror(rc));
+    }
     http->started = true;
     http->directory = directory;
     http_show_page(http);
@@ -344,8 +364,9 @@ int http_start(struct http *http, struct control *control, const char *directory
 void http_keep_page(void *data)
 {
     struct http *http = data;
-    if (*http->directory && !page_url_is_there(http->directory))
+    if (*http->directory && !page_url_is_there(http->directory)) {
         http_show_page(http);
+    }
 }
 
 /* Stop */
@@ -353,15 +374,17 @@ void http_keep_page(void *data)
 static void free_questions(struct question_list *list)
 {
     struct question *question;
-    while ((question = question_list_take(list)))
+    while ((question = question_list_take(list))) {
         question_free(&question);
+    }
 }
 
 /* The loop of a thread that was never started. */
-static void close_loop(struct http *http)
+static void http_close_loop(struct http *http)
 {
-    if (!http->wake_ready)
+    if (!http->wake_ready) {
         return;
+    }
     close_handles(http);
     uv_run(&http->loop, UV_RUN_DEFAULT);
 }
@@ -369,22 +392,26 @@ static void close_loop(struct http *http)
 void http_close(struct http **http_p)
 {
     struct http *http = *http_p;
-    if (!http)
+    if (!http) {
         return;
+    }
     *http_p = NULL;
     atomic_store(&http->closing, true);
     if (http->started) {
-        if (*http->directory)
+        if (*http->directory) {
             page_url_remove(http->directory);
+        }
         uv_async_send(&http->wake);
         uv_thread_join(&http->thread);
     } else {
-        close_loop(http);
+        http_close_loop(http);
     }
-    if (http->wake_ready)
+    if (http->wake_ready) {
         uv_loop_close(&http->loop);
-    if (http->listen_fd >= 0)
+    }
+    if (http->listen_fd >= 0) {
         close(http->listen_fd);
+    }
     free_questions(&http->to_loop);
     free_questions(&http->to_http);
     free_questions(&http->to_ask);
@@ -393,5 +420,5 @@ void http_close(struct http **http_p)
     metrics_free(&http->metrics);
     whose_clear(&http->whose);
     uv_mutex_destroy(&http->lock);
-    uv_close((uv_handle_t *)&http->asked, on_closed);
+    uv_close((uv_handle_t *)&http->asked, http_on_closed);
 }

@@ -14,24 +14,26 @@
 
 #define BACKLOG 512
 
-static int fail(const char *endpoint, const char *reason, char *reterr)
+static int listen_fail(const char *endpoint, const char *reason, char *reterr)
 {
     const char *advice = "";
-    if (errno == EADDRINUSE)
+    if (errno == EADDRINUSE) {
         advice = "; is another attnd running? stop it, or choose another with --set "
                  "http.endpoint=..., or --set http.enabled=false";
+    }
     snprintf(reterr, CONFIG_ERROR_MAX, "http.endpoint: cannot bind %s: %s%s", endpoint, reason,
              advice);
     return -1;
 }
 
 /* "tcp://host:port" to host and port; "*" is any address, port "*" is 0. */
-static bool split(const char *endpoint, char host[ENDPOINT_MAX], char port[8])
+static bool listen_split(const char *endpoint, char host[ENDPOINT_MAX], char port[8])
 {
     static const char scheme[] = "tcp://";
     const char *colon = strrchr(endpoint, ':');
-    if (strncmp(endpoint, scheme, strlen(scheme)) != 0 || strlen(colon + 1) > 5)
+    if (strncmp(endpoint, scheme, strlen(scheme)) != 0 || strlen(colon + 1) > 5) {
         return false;
+    }
     const char *from = endpoint + strlen(scheme);
     size_t length = (size_t)(colon - from);
     if (length >= 2 && from[0] == '[' && from[length - 1] == ']') {
@@ -43,30 +45,33 @@ static bool split(const char *endpoint, char host[ENDPOINT_MAX], char port[8])
     return true;
 }
 
-static int open_socket(const struct addrinfo *address)
+static int listen_open_socket(const struct addrinfo *address)
 {
     int fd = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     int on = 1;
-    if (fd < 0)
+    if (fd < 0) {
         return -1;
+    }
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(fd, address->ai_addr, address->ai_addrlen) == 0 && listen(fd, BACKLOG) == 0)
+    if (bind(fd, address->ai_addr, address->ai_addrlen) == 0 && listen(fd, BACKLOG) == 0) {
         return fd;
+    }
     int error = errno;
     close(fd);
     errno = error;
     return -1;
 }
 
-static void read_bound(int fd, const char *host, char *endpoint)
+static void listen_read_bound(int fd, const char *host, char *endpoint)
 {
     struct sockaddr_storage address;
     socklen_t size = sizeof address;
     char port[8];
     if (getsockname(fd, (struct sockaddr *)&address, &size) != 0 ||
         getnameinfo((struct sockaddr *)&address, size, NULL, 0, port, sizeof port,
-                    NI_NUMERICSERV) != 0)
+                    NI_NUMERICSERV) != 0) {
         return;
+    }
     char given[ENDPOINT_MAX];
     snprintf(given, sizeof given, "%s", host);
     snprintf(endpoint, ENDPOINT_MAX, strchr(given, ':') ? "tcp://[%.200s]:%s" : "tcp://%.200s:%s",
@@ -78,16 +83,19 @@ int http_listen(char *endpoint, char *reterr)
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *address = NULL;
     char host[ENDPOINT_MAX], port[8];
     errno = 0;
-    if (!split(endpoint, host, port))
-        return fail(endpoint, "HTTP needs tcp://host:port", reterr);
+    if (!listen_split(endpoint, host, port)) {
+        return listen_fail(endpoint, "HTTP needs tcp://host:port", reterr);
+    }
     int rc = getaddrinfo(strcmp(host, "*") == 0 ? NULL : host, port, &hints, &address);
-    if (rc != 0)
-        return fail(endpoint, gai_strerror(rc), reterr);
-    int fd = open_socket(address), error = errno;
+    if (rc != 0) {
+        return listen_fail(endpoint, gai_strerror(rc), reterr);
+    }
+    int fd = listen_open_socket(address), error = errno;
     freeaddrinfo(address);
     errno = error;
-    if (fd < 0)
-        return fail(endpoint, strerror(errno), reterr);
-    read_bound(fd, host, endpoint);
+    if (fd < 0) {
+        return listen_fail(endpoint, strerror(errno), reterr);
+    }
+    listen_read_bound(fd, host, endpoint);
     return fd;
 }

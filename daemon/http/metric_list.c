@@ -67,7 +67,7 @@ static const struct meaning meanings[METRIC_COUNT] = {
     [METRIC_QK_NUCLEAR_NORM] = {"sum of the singular values of Q K^T", 0, 0},
 };
 
-static json_t *describe(int i)
+static json_t *metric_list_describe(int i)
 {
     const struct metric_info *info = &metric_info[i];
     const struct meaning *meaning = &meanings[i];
@@ -82,12 +82,14 @@ static json_t *describe(int i)
 void handle_metric_list(struct request *request)
 {
     json_t *list = json_array();
-    for (int i = 0; i < METRIC_COUNT; i++)
-        json_array_append_new(list, describe(i));
+    for (int i = 0; i < METRIC_COUNT; i++) {
+        json_array_append_new(list, metric_list_describe(i));
+    }
     char *text = list ? json_dumps(list, JSON_COMPACT) : NULL;
     json_decref(list);
-    if (text)
+    if (text) {
         reply_owned(request, MHD_HTTP_OK, "application/json", text, strlen(text));
-    else
+    } else {
         reply_code(request, ERR_MEMORY, NULL);
+    }
 }

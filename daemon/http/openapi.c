@@ -28,19 +28,23 @@ static json_t *describe_argument(const struct argument *argument, bool needed)
 {
     json_t *json = json_pack("{s:s, s:s, s:s, s:o}", "name", argument->name, "in", "query",
                              "description", argument->help, "schema", schema_of(argument->type));
-    if (argument->type == ARGUMENT_LIST)
+    if (argument->type == ARGUMENT_LIST) {
         json_object_set_new(json, "explode", json_false());
-    if (needed)
+    }
+    if (needed) {
         json_object_set_new(json, "required", json_true());
+    }
     return json;
 }
 
 static json_t *describe_arguments(const struct route *route)
 {
     json_t *list = json_array();
-    for (int i = 0; i < ARG_COUNT; i++)
-        if (route->arguments & 1u << i)
+    for (int i = 0; i < ARG_COUNT; i++) {
+        if (route->arguments & 1u << i) {
             json_array_append_new(list, describe_argument(&arguments[i], route->needed & 1u << i));
+        }
+    }
     return list;
 }
 
@@ -60,8 +64,9 @@ static json_t *describe_answer(const char *answer)
 static json_t *describe_content(const struct route *route)
 {
     json_t *content = json_object();
-    if (route->answer)
+    if (route->answer) {
         json_object_set_new(content, "schema", describe_answer(route->answer));
+    }
     return json_pack("{s:o}", route->type, content);
 }
 
@@ -80,8 +85,9 @@ static json_t *describe_route(const struct route *route)
 {
     json_t *get = json_pack("{s:s, s:o, s:o}", "summary", route->help, "parameters",
                             describe_arguments(route), "responses", describe_responses(route));
-    if (route->who != FOR_KNOWN)
+    if (route->who != FOR_KNOWN) {
         json_object_set_new(get, "security", json_array());
+    }
     return json_pack("{s:o}", "get", get);
 }
 
@@ -109,17 +115,19 @@ static json_t *describe_components(void)
                      "securitySchemes", "token", "type", "http", "scheme", "bearer");
 }
 
-static json_t *describe_all(bool token)
+static json_t *openapi_describe_all(bool token)
 {
     json_t *paths = json_object();
-    for (size_t i = 0; i < route_count; i++)
+    for (size_t i = 0; i < route_count; i++) {
         add_route(paths, &routes[i]);
+    }
     json_t *json = json_pack("{s:s, s:{s:s, s:s, s:s}, s:o, s:o}", "openapi", "3.0.3", "info",
                              "title", "attnd", "version", ATTND_VERSION, "description",
                              "Results are those of proto/PROTOCOL.md, as JSON.", "paths", paths,
                              "components", describe_components());
-    if (token)
+    if (token) {
         json_object_set_new(json, "security", json_pack("[{s:[]}]", "token"));
+    }
     return json;
 }
 
@@ -127,13 +135,14 @@ static void reply_json(struct request *request, json_t *json)
 {
     char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
     json_decref(json);
-    if (text)
+    if (text) {
         reply_owned(request, MHD_HTTP_OK, "application/json", text, strlen(text));
-    else
+    } else {
         reply_code(request, ERR_MEMORY, NULL);
+    }
 }
 
 void handle_openapi(struct request *request)
 {
-    reply_json(request, describe_all(*request->http->token));
+    reply_json(request, openapi_describe_all(*request->http->token));
 }

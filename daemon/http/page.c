@@ -15,16 +15,18 @@ static const char policy[] =
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-static const struct asset *find(const char *name)
+static const struct asset *page_find(const char *name)
 {
-    for (size_t i = 0; i < asset_count; i++)
-        if (strcmp(assets[i].name, name) == 0)
+    for (size_t i = 0; i < asset_count; i++) {
+        if (strcmp(assets[i].name, name) == 0) {
             return &assets[i];
+        }
+    }
     return NULL;
 }
 
 /* NULL when out of memory. */
-static void *unpack(const struct asset *asset)
+static void *page_unpack(const struct asset *asset)
 {
     unsigned char *bytes = malloc(asset->size + 1);
     z_stream stream = {.next_in = (unsigned char *)(uintptr_t)asset->gzip,
@@ -37,8 +39,9 @@ static void *unpack(const struct asset *asset)
     }
     int rc = inflate(&stream, Z_FINISH);
     inflateEnd(&stream);
-    if (rc == Z_STREAM_END)
+    if (rc == Z_STREAM_END) {
         return bytes;
+    }
     free(bytes);
     return NULL;
 }
@@ -47,8 +50,9 @@ static void *unpack(const struct asset *asset)
 static bool is_gzip(const char *coding)
 {
     size_t length = strcspn(coding, "; \t,");
-    if (length != strlen("gzip") || strncasecmp(coding, "gzip", length) != 0)
+    if (length != strlen("gzip") || strncasecmp(coding, "gzip", length) != 0) {
         return false;
+    }
     const char *weight = coding + length + strspn(coding + length, "; \t");
     return strncasecmp(weight, "q=", 2) != 0 || strtod(weight + 2, NULL) > 0;
 }
@@ -58,8 +62,9 @@ static bool takes_gzip(struct request *request)
     const char *at = request_header(request, MHD_HTTP_HEADER_ACCEPT_ENCODING);
     while (at && *at) {
         at += strspn(at, " \t,");
-        if (is_gzip(at))
+        if (is_gzip(at)) {
             return true;
+        }
         at += strcspn(at, ",");
     }
     return false;
@@ -67,7 +72,7 @@ static bool takes_gzip(struct request *request)
 
 static void reply_unpacked(struct request *request, const struct asset *asset)
 {
-    void *bytes = unpack(asset);
+    void *bytes = page_unpack(asset);
     if (!bytes) {
         reply_code(request, ERR_MEMORY, NULL);
         return;
@@ -86,7 +91,7 @@ static void reply_content(struct request *request, const struct asset *asset)
 }
 
 /* "*", or a list in which it is. */
-static bool matches(const char *given, const char *etag)
+static bool page_matches(const char *given, const char *etag)
 {
     return given && (strcmp(given, "*") == 0 || strstr(given, etag));
 }
@@ -97,10 +102,11 @@ static void reply_asset(struct request *request, const struct asset *asset)
         reply_error(request, MHD_HTTP_NOT_FOUND, "path", "no such file");
         return;
     }
-    if (matches(request_header(request, MHD_HTTP_HEADER_IF_NONE_MATCH), asset->etag))
+    if (page_matches(request_header(request, MHD_HTTP_HEADER_IF_NONE_MATCH), asset->etag)) {
         reply_bytes(request, MHD_HTTP_NOT_MODIFIED, asset->type, "", 0);
-    else
+    } else {
         reply_content(request, asset);
+    }
     reply_header(request, MHD_HTTP_HEADER_ETAG, asset->etag);
     reply_header(request, MHD_HTTP_HEADER_VARY, MHD_HTTP_HEADER_ACCEPT_ENCODING);
     reply_header(request, MHD_HTTP_HEADER_CACHE_CONTROL, "no-cache"); /* asked for by its ETag */
@@ -108,11 +114,11 @@ static void reply_asset(struct request *request, const struct asset *asset)
 
 void handle_page(struct request *request)
 {
-    reply_asset(request, find("index.html"));
+    reply_asset(request, page_find("index.html"));
     reply_header(request, "Content-Security-Policy", policy);
 }
 
 void handle_asset(struct request *request)
 {
-    reply_asset(request, find(request->path + strlen("/assets/")));
+    reply_asset(request, page_find(request->path + strlen("/assets/")));
 }

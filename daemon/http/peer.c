@@ -12,11 +12,13 @@ struct peer *peer_add(struct peers *peers, int fd, struct whose_peer whose, uint
     unsigned timeout_ms = (unsigned)(timeout_ns / 1000000);
     setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof timeout_ms);
     struct peer *peer = malloc(sizeof *peer);
-    if (!peer)
+    if (!peer) {
         return NULL;
+    }
     *peer = (struct peer){.fd = fd, .whose = whose, .since_ns = now_ns, .next = peers->first};
-    if (peers->first)
+    if (peers->first) {
         peers->first->previous = peer;
+    }
     peers->first = peer;
     peers->count++;
     return peer;
@@ -24,26 +26,30 @@ struct peer *peer_add(struct peers *peers, int fd, struct whose_peer whose, uint
 
 void peer_remove(struct peers *peers, struct peer *peer)
 {
-    if (!peer)
+    if (!peer) {
         return;
-    if (peer->previous)
+    }
+    if (peer->previous) {
         peer->previous->next = peer->next;
-    else
+    } else {
         peers->first = peer->next;
-    if (peer->next)
+    }
+    if (peer->next) {
         peer->next->previous = peer->previous;
+    }
     peers->count--;
     free(peer);
 }
 
 void peer_expect(struct peer *peer, uint64_t now_ns)
 {
-    if (peer)
+    if (peer) {
         peer->since_ns = now_ns;
+    }
 }
 
 /* It is not chosen again before the server has ended it. */
-static void cut(struct peer *peer)
+static void peer_cut(struct peer *peer)
 {
     shutdown(peer->fd, SHUT_RDWR);
     peer->since_ns = 0;
@@ -52,16 +58,21 @@ static void cut(struct peer *peer)
 void peers_make_room(const struct peers *peers)
 {
     struct peer *idlest = NULL;
-    for (struct peer *peer = peers->first; peer; peer = peer->next)
-        if (peer->since_ns != 0 && (!idlest || peer->since_ns < idlest->since_ns))
+    for (struct peer *peer = peers->first; peer; peer = peer->next) {
+        if (peer->since_ns != 0 && (!idlest || peer->since_ns < idlest->since_ns)) {
             idlest = peer;
-    if (idlest)
-        cut(idlest);
+        }
+    }
+    if (idlest) {
+        peer_cut(idlest);
+    }
 }
 
 void peers_cut(const struct peers *peers, uint64_t now_ns, uint64_t timeout_ns)
 {
-    for (struct peer *peer = peers->first; peer; peer = peer->next)
-        if (peer->since_ns != 0 && now_ns - peer->since_ns > timeout_ns)
-            cut(peer);
+    for (struct peer *peer = peers->first; peer; peer = peer->next) {
+        if (peer->since_ns != 0 && now_ns - peer->since_ns > timeout_ns) {
+            peer_cut(peer);
+        }
+    }
 }

@@ -6,8 +6,9 @@
 struct question *question_new(struct http *http, const char *method)
 {
     struct question *question = calloc(1, sizeof *question);
-    if (!question)
+    if (!question) {
         return NULL;
+    }
     question->http = http;
     question->method = method;
     mpk_writer_init(&question->params);
@@ -17,8 +18,9 @@ struct question *question_new(struct http *http, const char *method)
 void question_free(struct question **question_p)
 {
     struct question *question = *question_p;
-    if (!question)
+    if (!question) {
         return;
+    }
     mpk_writer_clear(&question->params);
     free(question->result);
     free(question);
@@ -41,10 +43,12 @@ void question_list_put(struct question_list *list, struct question *question)
 struct question *question_list_take(struct question_list *list)
 {
     struct question *first = list->first;
-    if (!first)
+    if (!first) {
         return NULL;
+    }
     list->first = first->next;
-    if (!list->first)
+    if (!list->first) {
         list->last = &list->first;
+    }
     return first;
 }

@@ -10,15 +10,17 @@
 
 void reply_header(struct request *request, const char *name, const char *value)
 {
-    if (request->response)
+    if (request->response) {
         MHD_add_response_header(request->response, name, value);
+    }
 }
 
-static void set(struct request *request, unsigned status, const char *type,
-                struct MHD_Response *response)
+static void reply_set(struct request *request, unsigned status, const char *type,
+                      struct MHD_Response *response)
 {
-    if (request->response)
+    if (request->response) {
         MHD_destroy_response(request->response);
+    }
     request->response = response;
     request->status = status;
     reply_header(request, MHD_HTTP_HEADER_CONTENT_TYPE, type);
@@ -28,15 +30,16 @@ void reply_bytes(struct request *request, unsigned status, const char *type, con
                  size_t size)
 {
     /* Not changed: the mode says so, the type does not. */
-    set(request, status, type,
+    reply_set(
+        request, status, type,
         MHD_create_response_from_buffer(size, (void *)(uintptr_t)bytes, MHD_RESPMEM_PERSISTENT));
 }
 
 void reply_text(struct request *request, unsigned status, const char *type, const char *text)
 {
-    set(request, status, type,
-        MHD_create_response_from_buffer(strlen(text), (void *)(uintptr_t)text,
-                                        MHD_RESPMEM_MUST_COPY));
+    reply_set(request, status, type,
+              MHD_create_response_from_buffer(strlen(text), (void *)(uintptr_t)text,
+                                              MHD_RESPMEM_MUST_COPY));
 }
 
 /* An answer while it is being sent. */
@@ -46,7 +49,7 @@ struct answer {
     size_t size;
 };
 
-static void answer_free(void *data)
+static void reply_answer_free(void *data)
 {
     struct answer *answer = data;
     answer->http->answer_bytes -= answer->size;
@@ -70,14 +73,15 @@ static struct answer *answer_new(struct http *http, void *bytes, size_t size)
 static struct MHD_Response *respond(struct answer *answer)
 {
     struct MHD_Response *response = MHD_create_response_from_buffer_with_free_callback_cls(
-        answer->size, answer->bytes, answer_free, answer);
-    if (!response)
-        answer_free(answer);
+        answer->size, answer->bytes, reply_answer_free, answer);
+    if (!response) {
+        reply_answer_free(answer);
+    }
     return response;
 }
 
 /* One that is alone may be of any size. */
-static bool has_room(const struct http *http, size_t size)
+static bool reply_has_room(const struct http *http, size_t size)
 {
     return http->answer_bytes == 0 || http->answer_bytes + size <= http->config->http_answers;
 }
@@ -86,7 +90,7 @@ void reply_owned(struct request *request, unsigned status, const char *type, voi
                  size_t size)
 {
     struct answer *answer;
-    if (!has_room(request->http, size)) {
+    if (!reply_has_room(request->http, size)) {
         free(bytes);
         reply_code(request, ERR_AGAIN,
                    "answers that others have not read yet take all of http.answers: try again");
@@ -94,7 +98,7 @@ void reply_owned(struct request *request, unsigned status, const char *type, voi
         return;
     }
     answer = answer_new(request->http, bytes, size);
-    set(request, status, type, answer ? respond(answer) : NULL);
+    reply_set(request, status, type, answer ? respond(answer) : NULL);
 }
 
 void reply_error(struct request *request, unsigned status, const char *slug, const char *message)
@@ -102,10 +106,11 @@ void reply_error(struct request *request, unsigned status, const char *slug, con
     json_t *json = json_pack("{s:{s:s, s:s}}", "error", "code", slug, "message", message);
     char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
     json_decref(json);
-    if (text)
+    if (text) {
         reply_text(request, status, "application/json", text);
-    else
+    } else {
         reply_text(request, MHD_HTTP_INTERNAL_SERVER_ERROR, "text/plain", "out of memory\n");
+    }
     free(text);
 }
 
@@ -143,6 +148,7 @@ void reply_finish(struct request *request)
     reply_header(request, "Referrer-Policy", "no-referrer");
     reply_header(request, "Cross-Origin-Resource-Policy", "same-origin");
     reply_header(request, "X-Frame-Options", "DENY");
-    if (!request->route || request->route->who == FOR_KNOWN)
+    if (!request->route || request->route->who == FOR_KNOWN) {
         reply_header(request, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
+    }
 }

@@ -25,8 +25,9 @@ void event_release(struct event **event_p)
 {
     struct event *event = *event_p;
     *event_p = NULL;
-    if (event && --event->references == 0)
+    if (event && --event->references == 0) {
         free(event);
+    }
 }
 
 static struct event **slot_of(const struct ring *ring, uint64_t number)
@@ -34,12 +35,12 @@ static struct event **slot_of(const struct ring *ring, uint64_t number)
     return &ring->slots[number & (ring->capacity - 1)];
 }
 
-static uint64_t cost(const struct event *event)
+static uint64_t ring_cost(const struct event *event)
 {
     return sizeof *event + event->size;
 }
 
-static bool is_empty(const struct ring *ring)
+static bool ring_is_empty(const struct ring *ring)
 {
     return ring->oldest > ring->newest;
 }
@@ -47,14 +48,15 @@ static bool is_empty(const struct ring *ring)
 static void remove_oldest(struct ring *ring)
 {
     struct event **slot = slot_of(ring, ring->oldest++);
-    ring->bytes -= cost(*slot);
+    ring->bytes -= ring_cost(*slot);
     event_release(slot);
 }
 
 static void empty(struct ring *ring)
 {
-    while (!is_empty(ring))
+    while (!ring_is_empty(ring)) {
         remove_oldest(ring);
+    }
 }
 
 void ring_clear(struct ring *ring)
@@ -70,8 +72,9 @@ static struct event *event_new(uint32_t boot, uint64_t number, enum event_kind k
 {
     size_t room = strlen(data) + FRAME_MAX;
     struct event *event = malloc(sizeof *event + room);
-    if (!event)
+    if (!event) {
         return NULL;
+    }
     event->references = 1;
     event->kind = kind;
     snprintf(event->job, sizeof event->job, "%s", job);
@@ -82,18 +85,21 @@ static struct event *event_new(uint32_t boot, uint64_t number, enum event_kind k
 }
 
 /* Room for one more. Returns false when out of memory. */
-static bool make_room(struct ring *ring)
+static bool ring_make_room(struct ring *ring)
 {
     uint64_t count = ring->newest + 1 - ring->oldest;
-    if (count < ring->capacity)
+    if (count < ring->capacity) {
         return true;
+    }
     struct ring grown = *ring;
     grown.capacity = ring->capacity ? 2 * ring->capacity : 64;
     grown.slots = malloc(grown.capacity * sizeof *grown.slots);
-    if (!grown.slots)
+    if (!grown.slots) {
         return false;
-    for (uint64_t number = ring->oldest; number <= ring->newest; number++)
+    }
+    for (uint64_t number = ring->oldest; number <= ring->newest; number++) {
         *slot_of(&grown, number) = *slot_of(ring, number);
+    }
     free(ring->slots);
     *ring = grown;
     return true;
@@ -110,16 +116,17 @@ void ring_put(struct ring *ring, uint32_t boot, enum event_kind kind, const char
               const char *data)
 {
     struct event *event =
-        make_room(ring) ? event_new(boot, ring->newest + 1, kind, job, data) : NULL;
+        ring_make_room(ring) ? event_new(boot, ring->newest + 1, kind, job, data) : NULL;
     if (!event) {
         ring_skip(ring);
         return;
     }
     ring->newest++;
     *slot_of(ring, ring->newest) = event;
-    ring->bytes += cost(event);
-    while (!is_empty(ring) && ring->bytes > ring->limit)
+    ring->bytes += ring_cost(event);
+    while (!ring_is_empty(ring) && ring->bytes > ring->limit) {
         remove_oldest(ring);
+    }
 }
 
 static bool lets_through(const struct event_filter *filter, const struct event *event)
@@ -138,8 +145,9 @@ struct event *ring_next(const struct ring *ring, const struct event_filter *filt
     }
     while (*from <= ring->newest) {
         struct event *event = *slot_of(ring, (*from)++);
-        if (!lets_through(filter, event))
+        if (!lets_through(filter, event)) {
             continue;
+        }
         event->references++;
         return event;
     }

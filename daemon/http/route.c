@@ -97,8 +97,9 @@ const struct route *route_find(const char *path)
         size_t length = strlen(routes[i].path);
         bool prefix = routes[i].path[length - 1] == '*';
         if (prefix ? strncmp(path, routes[i].path, length - 1) == 0
-                   : strcmp(path, routes[i].path) == 0)
+                   : strcmp(path, routes[i].path) == 0) {
             return &routes[i];
+        }
     }
     return NULL;
 }
@@ -120,11 +121,12 @@ void argument_reader_clear(struct argument_reader *reader)
 static void list_valid(const struct route *route, char *text, size_t size)
 {
     snprintf(text, size, "%s", route->arguments ? "" : "none");
-    for (int i = 0; i < ARG_COUNT; i++)
+    for (int i = 0; i < ARG_COUNT; i++) {
         if (route->arguments & 1u << i) {
             size_t used = strlen(text);
             snprintf(text + used, size - used, "%s%s", used ? ", " : "", arguments[i].name);
         }
+    }
 }
 
 /* Names come from anywhere: only a short, printable one is repeated. */
@@ -142,53 +144,60 @@ static const char *shown(const char *name)
 /* Nothing that is asked for is called anything else, and errors repeat it. */
 static bool is_value(const char *value)
 {
-    if (!value || strlen(value) >= VALUE_MAX)
+    if (!value || strlen(value) >= VALUE_MAX) {
         return false;
-    while (*value >= ' ' && *value <= '~')
+    }
+    while (*value >= ' ' && *value <= '~') {
         value++;
+    }
     return !*value;
 }
 
-static int find_argument(const struct argument_reader *reader, const char *name)
+static int route_find_argument(const struct argument_reader *reader, const char *name)
 {
-    for (int i = 0; i < ARG_COUNT; i++)
-        if ((reader->route->arguments & 1u << i) && strcmp(arguments[i].name, name) == 0)
+    for (int i = 0; i < ARG_COUNT; i++) {
+        if ((reader->route->arguments & 1u << i) && strcmp(arguments[i].name, name) == 0) {
             return i;
+        }
+    }
     return -1;
 }
 
-static bool put_number(struct mpk_writer *writer, const char *value)
+static bool route_put_number(struct mpk_writer *writer, const char *value)
 {
     char *end;
     errno = 0;
     uint64_t number = strtoull(value, &end, 10);
-    if (*value < '0' || *value > '9' || *end != '\0' || errno)
+    if (*value < '0' || *value > '9' || *end != '\0' || errno) {
         return false;
+    }
     mpk_put_u64(writer, number);
     return true;
 }
 
-static bool read_flag(const char *value, bool *ret_flag)
+static bool route_read_flag(const char *value, bool *ret_flag)
 {
     *ret_flag = strcmp(value, "1") == 0 || strcmp(value, "true") == 0;
     return *ret_flag || strcmp(value, "0") == 0 || strcmp(value, "false") == 0;
 }
 
-static bool put_flag(struct mpk_writer *writer, const char *value)
+static bool route_put_flag(struct mpk_writer *writer, const char *value)
 {
     bool flag;
-    bool valid = read_flag(value, &flag);
+    bool valid = route_read_flag(value, &flag);
     mpk_put_bool(writer, flag);
     return valid;
 }
 
-static bool put_list(struct mpk_writer *writer, const char *value)
+static bool route_put_list(struct mpk_writer *writer, const char *value)
 {
     uint32_t count = 1;
-    for (const char *at = value; *at; at++)
+    for (const char *at = value; *at; at++) {
         count += *at == ',';
-    if (count > LIST_MAX)
+    }
+    if (count > LIST_MAX) {
         return false;
+    }
     mpk_put_array(writer, count);
     for (; count > 0; count--) {
         char word[VALUE_MAX];
@@ -200,15 +209,15 @@ static bool put_list(struct mpk_writer *writer, const char *value)
     return true;
 }
 
-static bool put_value(struct mpk_writer *writer, enum argument_type type, const char *value)
+static bool route_put_value(struct mpk_writer *writer, enum argument_type type, const char *value)
 {
     switch (type) {
     case ARGUMENT_NUMBER:
-        return put_number(writer, value);
+        return route_put_number(writer, value);
     case ARGUMENT_FLAG:
-        return put_flag(writer, value);
+        return route_put_flag(writer, value);
     case ARGUMENT_LIST:
-        return put_list(writer, value);
+        return route_put_list(writer, value);
     case ARGUMENT_TEXT:
         mpk_put_str(writer, value);
     }
@@ -218,8 +227,9 @@ static bool put_value(struct mpk_writer *writer, enum argument_type type, const 
 /* Of the API itself: the method does not know it. */
 static bool read_or_null(struct argument_reader *reader, const char *value)
 {
-    if (!read_flag(value, &reader->or_null))
+    if (!route_read_flag(value, &reader->or_null)) {
         snprintf(reader->reterr, sizeof reader->reterr, "or_null: 1 or 0 is needed");
+    }
     return !*reader->reterr;
 }
 
@@ -228,26 +238,30 @@ bool argument_read(struct argument_reader *reader, const char *name, const char 
     static const char *const wanted[] = {"text", "a whole number", "1 or 0",
                                          "words between commas"};
     char valid[160];
-    int i = find_argument(reader, name);
+    int i = route_find_argument(reader, name);
     list_valid(reader->route, valid, sizeof valid);
-    if (i < 0)
+    if (i < 0) {
         snprintf(reader->reterr, sizeof reader->reterr, "%s: no such parameter (valid: %s)",
                  shown(name), valid);
-    else if (reader->given & 1u << i)
+    } else if (reader->given & 1u << i) {
         snprintf(reader->reterr, sizeof reader->reterr, "%s: given twice", name);
-    else if (!is_value(value))
+    } else if (!is_value(value)) {
         snprintf(reader->reterr, sizeof reader->reterr,
                  "%s: a value of at most %d printable ASCII characters is needed", name,
                  VALUE_MAX - 1);
-    if (*reader->reterr)
+    }
+    if (*reader->reterr) {
         return false;
+    }
     reader->given |= 1u << i;
-    if (i == ARG_or_null)
+    if (i == ARG_or_null) {
         return read_or_null(reader, value);
+    }
     reader->count++;
     mpk_put_str(&reader->pairs, name);
-    if (put_value(&reader->pairs, arguments[i].type, value))
+    if (route_put_value(&reader->pairs, arguments[i].type, value)) {
         return true;
+    }
     snprintf(reader->reterr, sizeof reader->reterr, "%s: %s is needed", name,
              wanted[arguments[i].type]);
     return false;
@@ -257,17 +271,19 @@ void argument_put_map(const struct argument_reader *reader, struct mpk_writer *p
 {
     mpk_put_map(params, reader->count);
     mpk_put_raw(params, reader->pairs.buffer.data, reader->pairs.buffer.size);
-    if (!mpk_writer_ok(&reader->pairs))
+    if (!mpk_writer_ok(&reader->pairs)) {
         params->failed = true;
+    }
 }
 
 bool arguments_complete(struct argument_reader *reader)
 {
-    for (int i = 0; i < ARG_COUNT; i++)
+    for (int i = 0; i < ARG_COUNT; i++) {
         if (reader->route->needed & ~reader->given & 1u << i) {
             snprintf(reader->reterr, sizeof reader->reterr, "%s is needed: %s", arguments[i].name,
                      arguments[i].help);
             return false;
         }
+    }
     return true;
 }

@@ -34,8 +34,9 @@ static unsigned connection_limit(const struct config *config)
 {
     struct rlimit limit;
     uint64_t wanted = config->http_connections;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && wanted > limit.rlim_cur / 2)
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && wanted > limit.rlim_cur / 2) {
         wanted = limit.rlim_cur / 2;
+    }
     return (unsigned)wanted;
 }
 
@@ -56,11 +57,13 @@ static void on_connection(void *data, struct MHD_Connection *connection, void **
         peer_remove(&http->peers, *peer);
         return;
     }
-    if (http->peers.count >= crowd(http->config))
+    if (http->peers.count >= crowd(http->config)) {
         peers_make_room(&http->peers);
-    if (info)
+    }
+    if (info) {
         *peer = peer_add(&http->peers, info->connect_fd, whose_ask(&http->whose, info->connect_fd),
                          http->config->http_timeout, clock_monotonic_ns());
+    }
 }
 
 /* Requests */
@@ -86,8 +89,9 @@ static void *on_uri(void *data, const char *uri, struct MHD_Connection *connecti
 {
     struct http *http = data;
     struct request *request = calloc(1, sizeof *request);
-    if (!request)
+    if (!request) {
         return NULL; /* on_request then ends the connection */
+    }
     request->has_nul = has_nul(uri);
     request->http = http;
     request->connection = connection;
@@ -99,12 +103,14 @@ static void *on_uri(void *data, const char *uri, struct MHD_Connection *connecti
 static void stop_waiting(struct request *request)
 {
     struct http *http = request->http;
-    if (request->previous)
+    if (request->previous) {
         request->previous->next = request->next;
-    else
+    } else {
         http->waiting = request->next;
-    if (request->next)
+    }
+    if (request->next) {
         request->next->previous = request->previous;
+    }
     request->next = request->previous = NULL;
     request->question->data = NULL;
     request->question = NULL;
@@ -115,18 +121,22 @@ static void on_completed(void *data, struct MHD_Connection *connection, void **s
 {
     struct request *request = *state;
     (void)data, (void)why;
-    if (!request)
+    if (!request) {
         return;
-    if (request->question)
+    }
+    if (request->question) {
         stop_waiting(request);
-    if (request->response)
+    }
+    if (request->response) {
         MHD_destroy_response(request->response);
+    }
     argument_reader_clear(&request->arguments);
     stats_add(request->http->stats, COUNT_HTTP_REQUESTS, 1);
     peer_expect(peer_of(connection), clock_monotonic_ns());
-    if (!request->route || request->route->handle != handle_events)
+    if (!request->route || request->route->handle != handle_events) {
         latency_add_between(&request->http->stats->latency[LATENCY_HTTP], request->began_ns,
                             clock_monotonic_ns());
+    }
     free(request);
     *state = NULL;
 }
@@ -163,8 +173,9 @@ void request_wait(struct request *request, struct question *question,
     request->question = question;
     request->answered = answered;
     request->next = http->waiting;
-    if (http->waiting)
+    if (http->waiting) {
         http->waiting->previous = request;
+    }
     http->waiting = request;
     MHD_suspend_connection(request->connection);
     http_ask(http, question);
@@ -174,12 +185,13 @@ void request_ask(struct request *request, const char *method,
                  void (*answered)(struct request *request, struct question *question))
 {
     struct question *question = question_new(request->http, method);
-    if (question)
+    if (question) {
         mpk_put_map(&question->params, 0);
+    }
     request_wait(request, question, answered);
 }
 
-static void give_up(struct request *request, const char *slug, const char *message)
+static void server_give_up(struct request *request, const char *slug, const char *message)
 {
     stop_waiting(request);
     reply_error(request, MHD_HTTP_SERVICE_UNAVAILABLE, slug, message);
@@ -191,15 +203,17 @@ void server_check_waiting(struct http *http, uint64_t now_ns)
     struct request *next;
     for (struct request *request = http->waiting; request; request = next) {
         next = request->next;
-        if (now_ns - request->began_ns > request->patience_ns)
-            give_up(request, "again",
-                    "attnd is busy and has not answered in time: try again later");
+        if (now_ns - request->began_ns > request->patience_ns) {
+            server_give_up(request, "again",
+                           "attnd is busy and has not answered in time: try again later");
+        }
     }
 }
 
 /* Checks */
 
-static void refuse(struct request *request, unsigned status, const char *slug, const char *message)
+static void server_refuse(struct request *request, unsigned status, const char *slug,
+                          const char *message)
 {
     stats_add(request->http->stats, COUNT_HTTP_REFUSED, 1);
     reply_error(request, status, slug, message);
@@ -232,7 +246,7 @@ static enum MHD_Result on_header(void *data, enum MHD_ValueKind kind, const char
 }
 
 /* A proxy before us may have looked at another of the two. */
-static bool is_repeated(struct request *request, const char *name)
+static bool server_is_repeated(struct request *request, const char *name)
 {
     struct repeated repeated = {.name = name};
     MHD_get_connection_values(request->connection, MHD_HEADER_KIND, on_header, &repeated);
@@ -241,8 +255,8 @@ static bool is_repeated(struct request *request, const char *name)
 
 static bool is_ambiguous(struct request *request)
 {
-    return request->has_nul || is_repeated(request, MHD_HTTP_HEADER_HOST) ||
-           is_repeated(request, MHD_HTTP_HEADER_CONTENT_LENGTH);
+    return request->has_nul || server_is_repeated(request, MHD_HTTP_HEADER_HOST) ||
+           server_is_repeated(request, MHD_HTTP_HEADER_CONTENT_LENGTH);
 }
 
 /* Refuses what should not go on; then there is a response. */
@@ -251,18 +265,19 @@ static void check_headers(struct request *request, const char *method)
     const struct config *config = request->http->config;
     const char *host = request_header(request, MHD_HTTP_HEADER_HOST);
     if (is_ambiguous(request)) {
-        refuse(request, MHD_HTTP_BAD_REQUEST, "request",
-               "a zero byte in the path, or more than one Host or Content-Length");
+        server_refuse(request, MHD_HTTP_BAD_REQUEST, "request",
+                      "a zero byte in the path, or more than one Host or Content-Length");
     } else if (!may_read(method)) {
-        refuse(request, MHD_HTTP_METHOD_NOT_ALLOWED, "method", "only GET and HEAD are answered");
+        server_refuse(request, MHD_HTTP_METHOD_NOT_ALLOWED, "method",
+                      "only GET and HEAD are answered");
         reply_header(request, MHD_HTTP_HEADER_ALLOW, "GET, HEAD");
     } else if (has_body(request)) {
-        refuse(request, MHD_HTTP_CONTENT_TOO_LARGE, "body", "requests have no body here");
+        server_refuse(request, MHD_HTTP_CONTENT_TOO_LARGE, "body", "requests have no body here");
     } else if (!guard_host(host, config->http_hosts.text)) {
-        refuse(request, MHD_HTTP_MISDIRECTED_REQUEST, "host",
-               "attnd is not known by this Host; add the name to http.hosts");
+        server_refuse(request, MHD_HTTP_MISDIRECTED_REQUEST, "host",
+                      "attnd is not known by this Host; add the name to http.hosts");
     } else if (!guard_origin(request_header(request, "Origin"), host)) {
-        refuse(request, MHD_HTTP_FORBIDDEN, "origin", "pages of other origins may not ask");
+        server_refuse(request, MHD_HTTP_FORBIDDEN, "origin", "pages of other origins may not ask");
     }
 }
 
@@ -285,9 +300,10 @@ static bool is_forwarded(struct request *request)
 /* Once per connection: who is at its other end does not change. */
 static bool server_knows(struct http *http, struct peer *peer)
 {
-    if (!peer->judged)
+    if (!peer->judged) {
         peer->may_ask =
             peer->whose.kind == WHOSE_USER && whose_may_ask(&http->whose, peer->whose.uid);
+    }
     peer->judged = true;
     return peer->may_ask;
 }
@@ -297,18 +313,19 @@ static bool is_stranger(struct request *request, char *ret_why, size_t size)
 {
     struct peer *peer = peer_of(request->connection);
     enum whose_kind kind = peer ? peer->whose.kind : WHOSE_UNKNOWN;
-    if (is_forwarded(request))
+    if (is_forwarded(request)) {
         snprintf(ret_why, size, "a request that somebody forwards needs a token");
-    else if (kind == WHOSE_ELSEWHERE)
+    } else if (kind == WHOSE_ELSEWHERE) {
         snprintf(ret_why, size, "a request from another machine needs a token");
-    else if (kind == WHOSE_UNKNOWN)
+    } else if (kind == WHOSE_UNKNOWN) {
         snprintf(ret_why, size,
                  "the kernel does not say whose connection this is: it needs a token");
-    else if (!server_knows(request->http, peer))
+    } else if (!server_knows(request->http, peer)) {
         snprintf(ret_why, size, "user %u needs a token unless http.users names it",
                  (unsigned)peer->whose.uid);
-    else
+    } else {
         return false;
+    }
     return true;
 }
 
@@ -322,11 +339,13 @@ static void check_user(struct request *request)
     const char *argument = by_argument ? request_argument(request, "access_token") : NULL;
     const char *header = request_header(request, MHD_HTTP_HEADER_AUTHORIZATION);
     char why[160], message[320];
-    if (route->who == FOR_ALL || (*token && route->who == FOR_TOKEN_HOLDER))
+    if (route->who == FOR_ALL || (*token && route->who == FOR_TOKEN_HOLDER)) {
         return;
+    }
     if (*token && (header || argument)) {
-        if (guard_token(header, argument, token))
+        if (guard_token(header, argument, token)) {
             return;
+        }
         snprintf(why, sizeof why, "the token is wrong");
     } else if (!is_stranger(request, why, sizeof why)) {
         return;
@@ -334,12 +353,12 @@ static void check_user(struct request *request)
     if (*token) {
         snprintf(message, sizeof message,
                  "%s; send the token of http.token_file: Authorization: Bearer TOKEN", why);
-        refuse(request, MHD_HTTP_UNAUTHORIZED, "token", message);
+        server_refuse(request, MHD_HTTP_UNAUTHORIZED, "token", message);
         reply_header(request, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer realm=\"attnd\"");
     } else {
         snprintf(message, sizeof message, "%s; this attnd has none: start it with http.token_file",
                  why);
-        refuse(request, MHD_HTTP_FORBIDDEN, "user", message);
+        server_refuse(request, MHD_HTTP_FORBIDDEN, "user", message);
     }
 }
 
@@ -356,12 +375,14 @@ static enum MHD_Result on_argument(void *data, enum MHD_ValueKind kind, const ch
 static void check_arguments(struct request *request)
 {
     struct argument_reader *reader = &request->arguments;
-    if (strncmp(request->path, "/api/", strlen("/api/")) != 0)
+    if (strncmp(request->path, "/api/", strlen("/api/")) != 0) {
         return;
+    }
     argument_reader_init(reader, request->route);
     MHD_get_connection_values_n(request->connection, MHD_GET_ARGUMENT_KIND, on_argument, reader);
-    if (*reader->reterr || !arguments_complete(reader))
+    if (*reader->reterr || !arguments_complete(reader)) {
         reply_code(request, ERR_ARGUMENT, reader->reterr);
+    }
 }
 
 static void handle(struct request *request, const char *path)
@@ -374,10 +395,12 @@ static void handle(struct request *request, const char *path)
         return;
     }
     check_user(request);
-    if (!request->response)
+    if (!request->response) {
         check_arguments(request);
-    if (!request->response)
+    }
+    if (!request->response) {
         request->route->handle(request);
+    }
 }
 
 static enum MHD_Result send_response(struct request *request)
@@ -386,14 +409,15 @@ static enum MHD_Result send_response(struct request *request)
     return MHD_queue_response(request->connection, request->status, request->response);
 }
 
-static enum MHD_Result on_request(void *data, struct MHD_Connection *connection, const char *path,
-                                  const char *method, const char *version, const char *upload,
-                                  size_t *upload_size, void **state)
+static enum MHD_Result server_on_request(void *data, struct MHD_Connection *connection,
+                                         const char *path, const char *method, const char *version,
+                                         const char *upload, size_t *upload_size, void **state)
 {
     struct request *request = *state;
     (void)data, (void)connection, (void)version, (void)upload;
-    if (!request || *upload_size > 0)
+    if (!request || *upload_size > 0) {
         return MHD_NO;
+    }
     if (!request->checked) {
         request->checked = true;
         request->head_only = strcmp(method, MHD_HTTP_METHOD_HEAD) == 0;
@@ -405,8 +429,9 @@ static enum MHD_Result on_request(void *data, struct MHD_Connection *connection,
         request->handled = true;
         handle(request, path);
     }
-    if (request->response)
+    if (request->response) {
         return send_response(request);
+    }
     return request->question ? MHD_YES : MHD_NO;
 }
 
@@ -423,7 +448,7 @@ __attribute__((format(printf, 2, 0))) static void on_log(void *data, const char 
 
 /* The server and the loop */
 
-static void set_timeout(struct http *http);
+static void server_set_timeout(struct http *http);
 
 static void on_timeout(uv_timer_t *timer)
 {
@@ -436,39 +461,41 @@ static void on_ready(uv_poll_t *poll, int status, int events)
     server_run(poll->data);
 }
 
-static void set_timeout(struct http *http)
+static void server_set_timeout(struct http *http)
 {
     MHD_UNSIGNED_LONG_LONG ms;
-    if (MHD_get_timeout(http->server, &ms) == MHD_YES)
+    if (MHD_get_timeout(http->server, &ms) == MHD_YES) {
         uv_timer_start(&http->timeout, on_timeout, ms, 0);
-    else
+    } else {
         uv_timer_stop(&http->timeout);
+    }
 }
 
 void server_run(struct http *http)
 {
     MHD_run(http->server);
-    set_timeout(http);
+    server_set_timeout(http);
 }
 
-static struct MHD_Daemon *start(struct http *http)
+static struct MHD_Daemon *http_server_start(struct http *http)
 {
     const struct config *config = http->config;
     return MHD_start_daemon(
-        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request,
-        http, MHD_OPTION_EXTERNAL_LOGGER, on_log, http, MHD_OPTION_LISTEN_SOCKET, http->listen_fd,
-        MHD_OPTION_URI_LOG_CALLBACK, on_uri, http, MHD_OPTION_NOTIFY_COMPLETED, on_completed, http,
-        MHD_OPTION_NOTIFY_CONNECTION, on_connection, http, MHD_OPTION_CONNECTION_LIMIT,
-        connection_limit(config), MHD_OPTION_CONNECTION_TIMEOUT,
+        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL,
+        server_on_request, http, MHD_OPTION_EXTERNAL_LOGGER, on_log, http, MHD_OPTION_LISTEN_SOCKET,
+        http->listen_fd, MHD_OPTION_URI_LOG_CALLBACK, on_uri, http, MHD_OPTION_NOTIFY_COMPLETED,
+        on_completed, http, MHD_OPTION_NOTIFY_CONNECTION, on_connection, http,
+        MHD_OPTION_CONNECTION_LIMIT, connection_limit(config), MHD_OPTION_CONNECTION_TIMEOUT,
         (unsigned)(config->http_timeout / 1000000000), MHD_OPTION_CONNECTION_MEMORY_LIMIT,
         (size_t)config->http_request_max, MHD_OPTION_END);
 }
 
 int server_start(struct http *http)
 {
-    http->server = start(http);
-    if (!http->server)
+    http->server = http_server_start(http);
+    if (!http->server) {
         return -1;
+    }
     const union MHD_DaemonInfo *info = MHD_get_daemon_info(http->server, MHD_DAEMON_INFO_EPOLL_FD);
     http->listen_fd = -1; /* the server closes it */
     if (!info || uv_poll_init(&http->loop, &http->poll, info->epoll_fd) != 0) {
@@ -478,7 +505,7 @@ int server_start(struct http *http)
     }
     http->poll.data = http;
     uv_poll_start(&http->poll, UV_READABLE, on_ready);
-    set_timeout(http);
+    server_set_timeout(http);
     return 0;
 }
 
@@ -486,8 +513,9 @@ int server_start(struct http *http)
 static void answer_waiting(struct http *http)
 {
     http->stopping = true;
-    while (http->waiting)
-        give_up(http->waiting, "closed", "attnd is stopping");
+    while (http->waiting) {
+        server_give_up(http->waiting, "closed", "attnd is stopping");
+    }
 }
 
 unsigned server_connections(struct http *http)
@@ -508,10 +536,12 @@ void server_stop(struct http *http)
         MHD_run(http->server);
         uv_sleep(1);
     }
-    for (int turn = 0; turn < 3 && server_connections(http) > 0; turn++)
+    for (int turn = 0; turn < 3 && server_connections(http) > 0; turn++) {
         MHD_run(http->server);
+    }
     MHD_stop_daemon(http->server);
     http->server = NULL;
-    if (fd >= 0)
+    if (fd >= 0) {
         close(fd);
+    }
 }

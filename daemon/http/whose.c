@@ -43,8 +43,9 @@ union address {
 static void whose_unmap(union address *address)
 {
     struct in_addr in;
-    if (address->any.sa_family != AF_INET6 || !IN6_IS_ADDR_V4MAPPED(&address->in6.sin6_addr))
+    if (address->any.sa_family != AF_INET6 || !IN6_IS_ADDR_V4MAPPED(&address->in6.sin6_addr)) {
         return;
+    }
     in_port_t port = address->in6.sin6_port;
     memcpy(&in, address->in6.sin6_addr.s6_addr + 12, sizeof in);
     address->in = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = port, .sin_addr = in};
@@ -52,8 +53,9 @@ static void whose_unmap(union address *address)
 
 static bool is_loopback(const union address *address)
 {
-    if (address->any.sa_family == AF_INET)
+    if (address->any.sa_family == AF_INET) {
         return ntohl(address->in.sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
+    }
     return address->any.sa_family == AF_INET6 && IN6_IS_ADDR_LOOPBACK(&address->in6.sin6_addr);
 }
 
@@ -104,7 +106,8 @@ static bool is_same_address(const uint32_t found[4], const uint32_t asked[4])
            (is_four && memcmp(found, mapped, sizeof mapped) == 0);
 }
 
-static bool is_same(const struct inet_diag_sockid *found, const struct inet_diag_sockid *asked)
+static bool whose_is_same(const struct inet_diag_sockid *found,
+                          const struct inet_diag_sockid *asked)
 {
     return found->idiag_sport == asked->idiag_sport && found->idiag_dport == asked->idiag_dport &&
            is_same_address(found->idiag_src, asked->idiag_src) &&
@@ -116,14 +119,16 @@ bool whose_read(const void *answer, size_t size, uint32_t sequence,
 {
     struct nlmsghdr header;
     struct inet_diag_msg found;
-    if (size < NLMSG_HDRLEN + sizeof found)
+    if (size < NLMSG_HDRLEN + sizeof found) {
         return false;
+    }
     memcpy(&header, answer, sizeof header);
     memcpy(&found, (const char *)answer + NLMSG_HDRLEN, sizeof found);
     if (header.nlmsg_seq != sequence || header.nlmsg_type != SOCK_DIAG_BY_FAMILY ||
-        header.nlmsg_len < NLMSG_HDRLEN + sizeof found || !is_same(&found.id, socket) ||
-        found.idiag_state != TCP_ESTABLISHED || found.idiag_inode == 0)
+        header.nlmsg_len < NLMSG_HDRLEN + sizeof found || !whose_is_same(&found.id, socket) ||
+        found.idiag_state != TCP_ESTABLISHED || found.idiag_inode == 0) {
         return false;
+    }
     *ret_uid = found.idiag_uid;
     return true;
 }
@@ -134,13 +139,15 @@ static bool whose_find(struct whose *whose, int family, const struct inet_diag_s
 {
     char answer[2048];
     struct nlmsghdr header;
-    if (whose->netlink < 0 || !whose_send(whose, family, socket))
+    if (whose->netlink < 0 || !whose_send(whose, family, socket)) {
         return false;
+    }
     ssize_t size;
     do {
         size = recv(whose->netlink, answer, sizeof answer, MSG_DONTWAIT);
-        if (size < (ssize_t)sizeof header)
+        if (size < (ssize_t)sizeof header) {
             return false;
+        }
         memcpy(&header, answer, sizeof header);
     } while (header.nlmsg_seq != whose->sequence); /* of an earlier question */
     return whose_read(answer, (size_t)size, whose->sequence, socket, ret_uid);
@@ -159,8 +166,9 @@ static struct whose_peer whose_of_unix(const struct whose *whose, int fd)
     struct ucred credentials;
     socklen_t size = sizeof credentials;
     if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &credentials, &size) != 0 ||
-        credentials.uid == whose->overflow)
+        credentials.uid == whose->overflow) {
         return (struct whose_peer){.kind = WHOSE_UNKNOWN};
+    }
     return (struct whose_peer){.kind = WHOSE_USER, .uid = credentials.uid};
 }
 
@@ -171,18 +179,22 @@ struct whose_peer whose_ask(struct whose *whose, int fd)
     socklen_t their_size = sizeof theirs, our_size = sizeof ours;
     struct whose_peer peer = {.kind = WHOSE_USER};
     if (getpeername(fd, &theirs.any, &their_size) != 0 ||
-        getsockname(fd, &ours.any, &our_size) != 0)
+        getsockname(fd, &ours.any, &our_size) != 0) {
         return unknown;
-    if (ours.any.sa_family == AF_UNIX)
+    }
+    if (ours.any.sa_family == AF_UNIX) {
         return whose_of_unix(whose, fd);
+    }
     whose_unmap(&theirs);
     whose_unmap(&ours);
-    if (!is_loopback(&theirs) || !is_loopback(&ours))
+    if (!is_loopback(&theirs) || !is_loopback(&ours)) {
         return (struct whose_peer){.kind = WHOSE_ELSEWHERE};
+    }
     struct inet_diag_sockid socket = whose_socket(&theirs, &ours);
     if (!whose_find(whose, theirs.any.sa_family, &socket, &peer.uid) || !is_established(fd) ||
-        peer.uid == whose->overflow)
+        peer.uid == whose->overflow) {
         return unknown;
+    }
     return peer;
 }
 
@@ -194,34 +206,44 @@ static bool is_member(uid_t uid, gid_t group)
     char texts[ENTRY_MAX];
     static _Thread_local gid_t groups[GROUPS_MAX];
     int count = GROUPS_MAX;
-    if (getpwuid_r(uid, &user, texts, sizeof texts, &found) != 0 || !found)
+    if (getpwuid_r(uid, &user, texts, sizeof texts, &found) != 0 || !found) {
         return false;
-    if (getgrouplist(user.pw_name, user.pw_gid, groups, &count) < 0)
+    }
+    if (getgrouplist(user.pw_name, user.pw_gid, groups, &count) < 0) {
         count = GROUPS_MAX; /* those that found room */
-    for (int i = 0; i < count; i++)
-        if (groups[i] == group)
+    }
+    for (int i = 0; i < count; i++) {
+        if (groups[i] == group) {
             return true;
+        }
+    }
     return false;
 }
 
 bool whose_may_ask(const struct whose *whose, uid_t uid)
 {
-    if (uid == whose->own || uid == 0)
+    if (uid == whose->own || uid == 0) {
         return true;
-    for (unsigned i = 0; i < whose->user_count; i++)
-        if (whose->users[i] == uid)
+    }
+    for (unsigned i = 0; i < whose->user_count; i++) {
+        if (whose->users[i] == uid) {
             return true;
+        }
+    }
     return whose->has_group && is_member(uid, whose->group);
 }
 
 bool whose_is_forwarding(const char *header)
 {
     static const char *const names[] = {"Forwarded", "Via", "X-Real-IP"};
-    if (strncasecmp(header, "X-Forwarded", strlen("X-Forwarded")) == 0)
+    if (strncasecmp(header, "X-Forwarded", strlen("X-Forwarded")) == 0) {
         return true;
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-        if (strcasecmp(header, names[i]) == 0)
+    }
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (strcasecmp(header, names[i]) == 0) {
             return true;
+        }
+    }
     return false;
 }
 
@@ -241,16 +263,19 @@ static int whose_add(struct whose *whose, const char *word, char *reterr)
     char texts[ENTRY_MAX], *end;
     unsigned long uid = strtoul(word, &end, 10);
     if (*end) {
-        if (getpwnam_r(word, &user, texts, sizeof texts, &found) != 0 || !found)
+        if (getpwnam_r(word, &user, texts, sizeof texts, &found) != 0 || !found) {
             return whose_refuse(word, "there is no such user on this machine", reterr);
+        }
         uid = user.pw_uid;
     } else if (uid >= UINT32_MAX) {
         return whose_refuse(word, "no user has this number", reterr);
     }
-    if (uid == whose->overflow)
+    if (uid == whose->overflow) {
         return whose_refuse(word, "it stands for all users that have no number here", reterr);
-    if (whose->user_count == WHOSE_USERS_MAX)
+    }
+    if (whose->user_count == WHOSE_USERS_MAX) {
         return whose_refuse(word, "more than 64 users; make a group, or use a token", reterr);
+    }
     whose->users[whose->user_count++] = (uid_t)uid;
     return 0;
 }
@@ -259,9 +284,11 @@ static int whose_add_all(struct whose *whose, const char *users, char *reterr)
 {
     char copy[CONFIG_TEXT_MAX], *rest = NULL;
     snprintf(copy, sizeof copy, "%s", users);
-    for (char *word = strtok_r(copy, " ", &rest); word; word = strtok_r(NULL, " ", &rest))
-        if (whose_add(whose, word, reterr) != 0)
+    for (char *word = strtok_r(copy, " ", &rest); word; word = strtok_r(NULL, " ", &rest)) {
+        if (whose_add(whose, word, reterr) != 0) {
             return -1;
+        }
+    }
     return 0;
 }
 
@@ -269,10 +296,12 @@ static uid_t read_overflow_uid(void)
 {
     unsigned uid = OVERFLOW_UID;
     FILE *file = fopen("/proc/sys/kernel/overflowuid", "re");
-    if (!file)
+    if (!file) {
         return uid;
-    if (fscanf(file, "%u", &uid) != 1)
+    }
+    if (fscanf(file, "%u", &uid) != 1) {
         uid = OVERFLOW_UID;
+    }
     fclose(file);
     return uid;
 }
@@ -306,30 +335,35 @@ static bool whose_works(struct whose *whose)
         works = peer.kind == WHOSE_USER && peer.uid == whose->own;
     }
     const int sockets[] = {listener, client, server};
-    for (int i = 0; i < 3; i++)
-        if (sockets[i] >= 0)
+    for (int i = 0; i < 3; i++) {
+        if (sockets[i] >= 0) {
             close(sockets[i]);
+        }
+    }
     return works;
 }
 
 int whose_init(struct whose *whose, const char *users, char *reterr)
 {
     *whose = (struct whose){.netlink = -1, .own = geteuid(), .overflow = read_overflow_uid()};
-    if (whose_add_all(whose, users, reterr) != 0)
+    if (whose_add_all(whose, users, reterr) != 0) {
         return -1;
+    }
     find_group(whose);
     whose->netlink = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
-    if (!whose_works(whose))
+    if (!whose_works(whose)) {
         log_event(LOG_WARNING, "http_users_unknown",
                   LOG_STR("reason", "the kernel does not say whose a connection is "
                                     "(NETLINK_SOCK_DIAG): every request needs a token"),
                   LOG_STR("advice", "set http.token_file"));
+    }
     return 0;
 }
 
 void whose_clear(struct whose *whose)
 {
-    if (whose->netlink > 0)
+    if (whose->netlink > 0) {
         close(whose->netlink);
+    }
     whose->netlink = -1;
 }

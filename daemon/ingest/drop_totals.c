@@ -12,8 +12,9 @@ static struct drop_total *drop_totals_of(struct drop_totals *totals, uint32_t ra
     if (rank_index >= totals->count) {
         uint32_t count = rank_index + 1 > 2 * totals->count ? rank_index + 1 : 2 * totals->count;
         struct drop_total *grown = realloc(totals->of_rank, count * sizeof *grown);
-        if (!grown)
+        if (!grown) {
             return NULL;
+        }
         memset(grown + totals->count, 0, (count - totals->count) * sizeof *grown);
         totals->of_rank = grown;
         totals->count = count;
@@ -33,8 +34,9 @@ int drop_totals_event(struct drop_totals *totals, uint32_t rank_index, uint64_t 
                       bool from_start, uint64_t *ret_new)
 {
     struct drop_total *rank = drop_totals_of(totals, rank_index);
-    if (!rank)
+    if (!rank) {
         return ERR_MEMORY;
+    }
     bool joins = !rank->heard && !from_start;
     rank->heard = 1;
     *ret_new = 0;
@@ -44,8 +46,9 @@ int drop_totals_event(struct drop_totals *totals, uint32_t rank_index, uint64_t 
         return 0;
     }
     uint64_t grown = total - rank->told;
-    if (grown > SEQUENCE_DROPPED_MAX)
+    if (grown > SEQUENCE_DROPPED_MAX) {
         return 0; /* not believed */
+    }
     rank->told = total;
     *ret_new = grown - drop_totals_take_off(&rank->ahead, grown);
     rank->unplaced += *ret_new;
@@ -56,8 +59,9 @@ int drop_totals_topic(struct drop_totals *totals, uint32_t rank_index, uint64_t 
                       uint64_t *ret_known)
 {
     struct drop_total *rank = drop_totals_of(totals, rank_index);
-    if (!rank)
+    if (!rank) {
         return ERR_MEMORY;
+    }
     *ret_known = drop_totals_take_off(&rank->unplaced, dropped);
     rank->ahead += dropped - *ret_known;
     return 0;

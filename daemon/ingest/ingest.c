@@ -69,7 +69,7 @@ uint64_t ingest_in_flight(struct ingest *ingest)
     return budget_used(ingest) + atomic_load(&ingest->reserved);
 }
 
-static bool has_room(struct ingest *ingest, bool reserved)
+static bool ingest_has_room(struct ingest *ingest, bool reserved)
 {
     return reserved ? atomic_load(&ingest->reserved) < RESERVE_BYTES
                     : budget_used(ingest) < ingest->config->ingest_budget;
@@ -78,8 +78,9 @@ static bool has_room(struct ingest *ingest, bool reserved)
 static void log_refusal(const struct message *message, int code, const char *key, uint64_t before)
 {
     char topic[TOPIC_MAX] = "";
-    if (!log_is_round(before))
+    if (!log_is_round(before)) {
         return;
+    }
     if (message->frame_count > 0) {
         size_t len = zmq_msg_size(&message->frames[0]);
         len = len < sizeof topic ? len : sizeof topic - 1;
@@ -92,9 +93,11 @@ static void log_refusal(const struct message *message, int code, const char *key
 
 static void post_refusal(struct ingest *ingest, const char *job, int code)
 {
-    struct refusal *refusal = *job && has_room(ingest, true) ? calloc(1, sizeof *refusal) : NULL;
-    if (!refusal)
+    struct refusal *refusal =
+        *job && ingest_has_room(ingest, true) ? calloc(1, sizeof *refusal) : NULL;
+    if (!refusal) {
         return; /* nobody to attribute it to; the global counter has it */
+    }
     atomic_fetch_add(&ingest->reserved, sizeof *refusal);
     refusal->note.kind = NOTE_REFUSED;
     refusal->code = code;
@@ -103,7 +106,7 @@ static void post_refusal(struct ingest *ingest, const char *job, int code)
     inbox_post(ingest->inbox, &refusal->note);
 }
 
-static void refuse(struct ingest *ingest, struct message *message, int code, const char *key)
+static void ingest_refuse(struct ingest *ingest, struct message *message, int code, const char *key)
 {
     stats_received(ingest->stats, message->bytes);
     uint64_t before = stats_drop(ingest->stats, code);
@@ -133,11 +136,12 @@ static void ingest_admit(struct ingest *ingest, struct message *message)
     message->note.kind = NOTE_ARRIVED;
     message->arrival = ++ingest->arrivals;
     message->received_ns = clock_monotonic_ns();
-    if (message->reserved)
+    if (message->reserved) {
         atomic_fetch_add(&ingest->reserved, message->cost);
-    else if (atomic_fetch_add(&ingest->in_flight, message->cost) == 0 ||
-             atomic_load(&ingest->scratch) < message->scratch)
+    } else if (atomic_fetch_add(&ingest->in_flight, message->cost) == 0 ||
+               atomic_load(&ingest->scratch) < message->scratch) {
         atomic_store(&ingest->scratch, message->scratch);
+    }
     stats_add(ingest->stats, COUNT_ADMITTED, message->cost + message->scratch);
     inbox_post(ingest->inbox, &message->note);
 }
@@ -151,10 +155,11 @@ static void ingest_shed(struct ingest *ingest, struct message *message, int code
     message->scratch = 0;
     message->code = code;
     message->reserved = true;
-    if (has_room(ingest, true))
+    if (ingest_has_room(ingest, true)) {
         ingest_admit(ingest, message);
-    else
-        refuse(ingest, message, code, NULL);
+    } else {
+        ingest_refuse(ingest, message, code, NULL);
+    }
 }
 
 /* Receives and posts one message. Returns 0, ERR_AGAIN when there was none, ERR_CLOSED. */
@@ -164,25 +169,28 @@ static int receive_one(struct ingest *ingest)
     const char *key = NULL;
     pulse_beat(&ingest->pulse);
     int code = message_receive(ingest->socket, &message);
-    if (code == ERR_AGAIN || code == ERR_CLOSED)
+    if (code == ERR_AGAIN || code == ERR_CLOSED) {
         return code;
+    }
     if (code) {
         stats_add(ingest->stats, COUNT_RECEIVED, 1);
         stats_drop(ingest->stats, code);
         return 0;
     }
     code = message_check(message, ingest->config, &key);
-    if (!code)
+    if (!code) {
         code = price(ingest, message);
+    }
     message->reserved = message->header.type == MESSAGE_EVENT;
-    if ((code == ERR_TOO_LARGE || code == ERR_ENTRIES_LIMIT) && !message->reserved)
+    if ((code == ERR_TOO_LARGE || code == ERR_ENTRIES_LIMIT) && !message->reserved) {
         ingest_shed(ingest, message, code);
-    else if (code)
-        refuse(ingest, message, code, key);
-    else if (has_room(ingest, message->reserved))
+    } else if (code) {
+        ingest_refuse(ingest, message, code, key);
+    } else if (ingest_has_room(ingest, message->reserved)) {
         ingest_admit(ingest, message);
-    else
+    } else {
         ingest_shed(ingest, message, ERR_OVER_BUDGET);
+    }
     return 0;
 }
 
@@ -199,32 +207,37 @@ static void wait_message(struct ingest *ingest)
         {.fd = ingest->wake_fd, .events = ZMQ_POLLIN},
     };
     zmq_poll(items, 2, -1);
-    if (items[1].revents)
+    if (items[1].revents) {
         consume_wake(ingest);
+    }
 }
 
 /* Plans */
 
 /* Both ends know a prefix by its bytes, so that what stays the same is not said again. */
-static void set_options(struct ingest *ingest, int option, const struct plan_prefixes *prefixes,
-                        const struct plan_prefixes *others)
+static void ingest_set_options(struct ingest *ingest, int option,
+                               const struct plan_prefixes *prefixes,
+                               const struct plan_prefixes *others)
 {
     for (uint32_t i = 0; i < prefixes->count; i++) {
         const char *text = prefixes->text[i];
-        if (others && plan_prefixes_have(others, text))
+        if (others && plan_prefixes_have(others, text)) {
             continue;
-        if (zmq_setsockopt(ingest->socket, option, text, strlen(text)) != 0)
+        }
+        if (zmq_setsockopt(ingest->socket, option, text, strlen(text)) != 0) {
             log_event(LOG_ERROR, "plan_not_announced", LOG_STR("plan", text),
                       LOG_STR("reason", zmq_strerror(zmq_errno())));
+        }
     }
 }
 
 /* New before old: a trainer is never without the plan that it should have. */
-static void put_in_force(struct ingest *ingest, struct plan_prefixes *next)
+static void ingest_put_in_force(struct ingest *ingest, struct plan_prefixes *next)
 {
-    set_options(ingest, ZMQ_SUBSCRIBE, next, ingest->plans);
-    if (ingest->plans)
-        set_options(ingest, ZMQ_UNSUBSCRIBE, ingest->plans, next);
+    ingest_set_options(ingest, ZMQ_SUBSCRIBE, next, ingest->plans);
+    if (ingest->plans) {
+        ingest_set_options(ingest, ZMQ_UNSUBSCRIBE, ingest->plans, next);
+    }
     free(ingest->plans);
     ingest->plans = next;
 }
@@ -232,8 +245,9 @@ static void put_in_force(struct ingest *ingest, struct plan_prefixes *next)
 static void take_plans(struct ingest *ingest)
 {
     struct plan_prefixes *next = atomic_exchange(&ingest->next_plans, NULL);
-    if (next)
-        put_in_force(ingest, next);
+    if (next) {
+        ingest_put_in_force(ingest, next);
+    }
 }
 
 void ingest_subscribe(struct ingest *ingest, struct plan_prefixes **plans)
@@ -249,10 +263,12 @@ void ingest_keep(void *data, const char *endpoint)
 {
     struct ingest *ingest = data;
     char *next = NULL;
-    if (endpoint_is_lost(endpoint, &ingest->file))
+    if (endpoint_is_lost(endpoint, &ingest->file)) {
         next = strdup(endpoint); /* without memory it is tried the next time */
-    if (!next)
+    }
+    if (!next) {
         return;
+    }
     free(atomic_exchange(&ingest->next_endpoint, next));
     wake(ingest);
 }
@@ -260,8 +276,9 @@ void ingest_keep(void *data, const char *endpoint)
 static void take_endpoint(struct ingest *ingest)
 {
     char *next = atomic_exchange(&ingest->next_endpoint, NULL);
-    if (next)
+    if (next) {
         endpoint_keep(ingest->socket, next, &ingest->file);
+    }
     free(next);
 }
 
@@ -276,14 +293,16 @@ static void receive_available(struct ingest *ingest)
 /* Reads what was sent before the stop: until nothing has come for QUIET_MS, or for DRAIN_NS, so
  * that trainers who go on sending do not keep us, or until the stop's own deadline. (Unsubscribing
  * first would throw away what is queued: a SUB filters when it receives.) */
-static void drain(struct ingest *ingest)
+static void ingest_drain(struct ingest *ingest)
 {
     uint64_t limit = ingest->config->shutdown_timeout;
     uint64_t until = clock_monotonic_ns() + (limit < DRAIN_NS ? limit : DRAIN_NS);
     zmq_pollitem_t item = {.socket = ingest->socket, .events = ZMQ_POLLIN};
-    while (clock_monotonic_ns() < until)
-        if (receive_one(ingest) != 0 && zmq_poll(&item, 1, QUIET_MS) <= 0)
+    while (clock_monotonic_ns() < until) {
+        if (receive_one(ingest) != 0 && zmq_poll(&item, 1, QUIET_MS) <= 0) {
             break;
+        }
+    }
 }
 
 static void *ingest_main(void *data)
@@ -298,20 +317,20 @@ static void *ingest_main(void *data)
         take_endpoint(ingest);
         receive_available(ingest);
     }
-    drain(ingest);
+    ingest_drain(ingest);
     ingest->stopped.kind = NOTE_STOPPED;
     inbox_post(ingest->inbox, &ingest->stopped);
     return NULL;
 }
 
-static int subscribe(void *socket)
+static int daemon_ingest_subscribe(void *socket)
 {
     return zmq_setsockopt(socket, ZMQ_SUBSCRIBE, "tensor/", strlen("tensor/")) ||
            zmq_setsockopt(socket, ZMQ_SUBSCRIBE, "event/", strlen("event/"));
 }
 
-static int open_socket(struct ingest *ingest, void *zmq_context, struct config *config,
-                       char *reterr)
+static int ingest_open_socket(struct ingest *ingest, void *zmq_context, struct config *config,
+                              char *reterr)
 {
     struct endpoint_options options = {
         .key = "ingest.endpoint",
@@ -324,11 +343,13 @@ static int open_socket(struct ingest *ingest, void *zmq_context, struct config *
         .ret_file = &ingest->file,
     };
     ingest->socket = endpoint_bind(zmq_context, &options, reterr);
-    if (!ingest->socket)
+    if (!ingest->socket) {
         return -1;
+    }
     take_plans(ingest); /* first: who connects meanwhile never sees a topic without a plan */
-    if (subscribe(ingest->socket) == 0)
+    if (daemon_ingest_subscribe(ingest->socket) == 0) {
         return 0;
+    }
     snprintf(reterr, CONFIG_ERROR_MAX, "ingest.endpoint: cannot subscribe: %s",
              zmq_strerror(zmq_errno()));
     return -1;
@@ -353,7 +374,7 @@ static int open_ends(struct ingest *ingest, void *zmq_context, struct config *co
                  strerror(errno));
         return -1;
     }
-    return open_socket(ingest, zmq_context, config, reterr);
+    return ingest_open_socket(ingest, zmq_context, config, reterr);
 }
 
 int ingest_new(void *zmq_context, struct config *config, const struct machine *machine,
@@ -385,8 +406,9 @@ int ingest_new(void *zmq_context, struct config *config, const struct machine *m
 int ingest_start(struct ingest *ingest, char *reterr)
 {
     int rc = create_thread(ingest);
-    if (rc != 0)
+    if (rc != 0) {
         snprintf(reterr, CONFIG_ERROR_MAX, "cannot start the ingest thread: %s", strerror(rc));
+    }
     ingest->thread_started = rc == 0;
     return rc == 0 ? 0 : -1;
 }
@@ -408,28 +430,33 @@ void ingest_ask(void *data)
 
 void ingest_stop(struct ingest *ingest)
 {
-    if (!atomic_exchange(&ingest->stop, true))
+    if (!atomic_exchange(&ingest->stop, true)) {
         wake(ingest);
+    }
 }
 
 void ingest_join(struct ingest *ingest)
 {
-    if (ingest->thread_started)
+    if (ingest->thread_started) {
         pthread_join(ingest->thread, NULL);
+    }
     ingest->thread_started = false;
-    if (ingest->socket)
+    if (ingest->socket) {
         zmq_close(ingest->socket);
+    }
     ingest->socket = NULL;
 }
 
 void ingest_free(struct ingest **ingest_p)
 {
     struct ingest *ingest = *ingest_p;
-    if (!ingest)
+    if (!ingest) {
         return;
+    }
     ingest_join(ingest);
-    if (ingest->wake_fd >= 0)
+    if (ingest->wake_fd >= 0) {
         close(ingest->wake_fd);
+    }
     free(ingest->plans);
     free(atomic_load(&ingest->next_plans));
     free(atomic_load(&ingest->next_endpoint));

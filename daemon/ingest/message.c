@@ -6,7 +6,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-static struct message *message_new(void)
+static struct message *ingest_message_new(void)
 {
     struct message *message = calloc(1, sizeof *message);
     return message;
@@ -32,12 +32,12 @@ static int receive_error(void)
     return errno == EAGAIN || errno == EINTR ? ERR_AGAIN : ERR_CLOSED;
 }
 
-static int receive_frame(zmq_msg_t *frame, void *socket)
+static int message_receive_frame(zmq_msg_t *frame, void *socket)
 {
     int rc;
-    do
+    do {
         rc = zmq_msg_recv(frame, socket, 0);
-    while (rc < 0 && errno == EINTR);
+    } while (rc < 0 && errno == EINTR);
     return rc;
 }
 
@@ -47,15 +47,16 @@ static int receive_rest(void *socket, struct message *message, bool more)
     while (more) {
         zmq_msg_t frame;
         zmq_msg_init(&frame);
-        if (receive_frame(&frame, socket) < 0) {
+        if (message_receive_frame(&frame, socket) < 0) {
             zmq_msg_close(&frame);
             return ERR_CLOSED;
         }
         more = zmq_msg_more(&frame);
-        if (message)
+        if (message) {
             take_frame(message, &frame);
-        else
+        } else {
             zmq_msg_close(&frame);
+        }
     }
     return 0;
 }
@@ -69,15 +70,17 @@ int message_receive(void *socket, struct message **ret_message)
         zmq_msg_close(&frame);
         return code;
     }
-    struct message *message = message_new();
+    struct message *message = ingest_message_new();
     bool more = zmq_msg_more(&frame);
-    if (message)
+    if (message) {
         take_frame(message, &frame);
-    else
+    } else {
         zmq_msg_close(&frame);
+    }
     int code = receive_rest(socket, message, more);
-    if (!message)
+    if (!message) {
         return code ? code : ERR_MEMORY;
+    }
     if (code) {
         message_free(&message);
         return code;
@@ -90,16 +93,18 @@ int message_receive(void *socket, struct message **ret_message)
 /* A message without a header frame, or with frames thrown away, has no header to believe in. */
 static int check_frame_count(const struct message *message)
 {
-    if (message->frame_count < 2)
+    if (message->frame_count < 2) {
         return ERR_FRAMES_MISSING;
+    }
     return message->frames_seen > MESSAGE_FRAMES_MAX ? ERR_FRAMES_EXTRA : 0;
 }
 
 static int check_tensor_frames(const struct message *message)
 {
     size_t bytes[MESSAGE_FRAMES_MAX];
-    for (uint32_t i = 2; i < message->frame_count; i++)
+    for (uint32_t i = 2; i < message->frame_count; i++) {
         bytes[i - 2] = zmq_msg_size(&message->frames[i]);
+    }
     return header_check_frames(&message->header, bytes, message->frame_count - 2);
 }
 
@@ -107,10 +112,12 @@ static int check_tensor_frames(const struct message *message)
 static int check_limits(const struct header *header, const struct config *config)
 {
     double entries = (double)header->batch * header->heads * header->queries * header->keys;
-    if (header->type == MESSAGE_EVENT)
+    if (header->type == MESSAGE_EVENT) {
         return 0;
-    if (header->heads_total > config->limits_heads)
+    }
+    if (header->heads_total > config->limits_heads) {
         return ERR_HEADS_LIMIT;
+    }
     return entries > (double)config->limits_entries ? ERR_ENTRIES_LIMIT : 0;
 }
 
@@ -120,17 +127,21 @@ int message_check(struct message *message, const struct config *config, const ch
     zmq_msg_t *frames = message->frames;
     *reterr_key = NULL;
     int code = check_frame_count(message);
-    if (code)
+    if (code) {
         return code;
+    }
     code = header_decode(zmq_msg_data(&frames[1]), zmq_msg_size(&frames[1]), header, reterr_key);
-    if (code)
+    if (code) {
         return code;
+    }
     code = topic_check(header, zmq_msg_data(&frames[0]), zmq_msg_size(&frames[0]));
-    if (code)
+    if (code) {
         return code;
+    }
     code = check_limits(header, config);
-    if (!code && message->bytes > config->ingest_max_message)
+    if (!code && message->bytes > config->ingest_max_message) {
         code = ERR_TOO_LARGE;
+    }
     return code ? code : check_tensor_frames(message);
 }
 
@@ -139,8 +150,9 @@ static const void *tensor_data(const struct header *header, struct message *mess
                                enum tensor_role role)
 {
     uint32_t frame = header_frame_of(header, role);
-    if (!frame)
+    if (!frame) {
         return NULL;
+    }
     return message ? zmq_msg_data(&message->frames[frame]) : &header->tensors[frame - 2];
 }
 
@@ -150,7 +162,7 @@ static enum dtype tensor_dtype(const struct header *header, enum tensor_role rol
     return frame ? header->tensors[frame - 2].dtype : DTYPE_F32;
 }
 
-static struct qk describe_qk(const struct header *header, struct message *message)
+static struct qk message_describe_qk(const struct header *header, struct message *message)
 {
     return (struct qk){
         .q = tensor_data(header, message, TENSOR_Q),
@@ -167,12 +179,13 @@ static struct qk describe_qk(const struct header *header, struct message *messag
     };
 }
 
-static struct attention describe_attention(const struct header *header, struct message *message)
+static struct attention message_describe_attention(const struct header *header,
+                                                   struct message *message)
 {
     return (struct attention){
         .weights = tensor_data(header, message, TENSOR_WEIGHTS),
         .dtype = tensor_dtype(header, TENSOR_WEIGHTS),
-        .qk = describe_qk(header, message),
+        .qk = message_describe_qk(header, message),
         .grad = tensor_data(header, message, TENSOR_GRAD),
         .grad_dtype = tensor_dtype(header, TENSOR_GRAD),
         .batch = header->batch,
@@ -193,7 +206,7 @@ static struct attention describe_attention(const struct header *header, struct m
     };
 }
 
-static struct weights describe_weights(const struct header *header, struct message *message)
+static struct weights message_describe_weights(const struct header *header, struct message *message)
 {
     static const enum tensor_role roles[PROJECTION_COUNT] = {
         [PROJECTION_Q] = TENSOR_WQ,
@@ -205,8 +218,9 @@ static struct weights describe_weights(const struct header *header, struct messa
         .heads = header->heads, .kv_heads = header->kv_heads, .head_dim = header->head_dim};
     for (int p = 0; p < PROJECTION_COUNT; p++) {
         uint32_t frame = header_frame_of(header, roles[p]);
-        if (!frame)
+        if (!frame) {
             continue;
+        }
         const struct tensor *tensor = &header->tensors[frame - 2];
         weights.matrix[p] = (struct projection_matrix){
             .data = tensor_data(header, message, roles[p]),
@@ -220,22 +234,22 @@ static struct weights describe_weights(const struct header *header, struct messa
 
 struct attention message_attention(struct message *message)
 {
-    return describe_attention(&message->header, message);
+    return message_describe_attention(&message->header, message);
 }
 
 struct weights message_weights(struct message *message)
 {
-    return describe_weights(&message->header, message);
+    return message_describe_weights(&message->header, message);
 }
 
 struct attention message_attention_shape(const struct header *header)
 {
-    return describe_attention(header, NULL);
+    return message_describe_attention(header, NULL);
 }
 
 struct weights message_weights_shape(const struct header *header)
 {
-    return describe_weights(header, NULL);
+    return message_describe_weights(header, NULL);
 }
 
 uint64_t message_free_tensors(struct message *message)
@@ -252,10 +266,12 @@ uint64_t message_free_tensors(struct message *message)
 void message_free(struct message **message_p)
 {
     struct message *message = *message_p;
-    if (!message)
+    if (!message) {
         return;
-    for (uint32_t i = 0; i < message->frame_count; i++)
+    }
+    for (uint32_t i = 0; i < message->frame_count; i++) {
         zmq_msg_close(&message->frames[i]);
+    }
     header_clear(&message->header);
     head_maps_free(&message->head_maps);
     free(message->labels);

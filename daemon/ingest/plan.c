@@ -58,38 +58,44 @@ static void plan_write_limits(const struct config *config, char *ret_text)
 struct plans *plans_new(const struct config *config)
 {
     struct plans *plans = calloc(1, sizeof *plans);
-    if (plans)
+    if (plans) {
         plan_write_limits(config, plans->limits);
-    if (plans && plans_configure(plans, config) != 0)
+    }
+    if (plans && plans_configure(plans, config) != 0) {
         plans_free(&plans);
+    }
     return plans;
 }
 
 void plans_free(struct plans **plans_p)
 {
-    if (*plans_p)
+    if (*plans_p) {
         free((*plans_p)->config);
+    }
     free(*plans_p);
     *plans_p = NULL;
 }
 
-static uint32_t count_patterns(const struct config *config)
+static uint32_t plan_count_patterns(const struct config *config)
 {
     struct config_plan plan;
     uint32_t count = 0;
-    while (config_job_plan(config, count, &plan))
+    while (config_job_plan(config, count, &plan)) {
         count++;
+    }
     return count;
 }
 
 int plans_configure(struct plans *plans, const struct config *config)
 {
-    uint32_t patterns = count_patterns(config);
+    uint32_t patterns = plan_count_patterns(config);
     struct plan *all = calloc(patterns + 1, sizeof *all);
-    if (!all)
+    if (!all) {
         return ERR_MEMORY;
-    for (uint32_t i = 0; i < patterns; i++)
+    }
+    for (uint32_t i = 0; i < patterns; i++) {
         name_plan(&all[i], config_job_plan(config, i, &all[i].what), PLAN_FROM_CONFIG);
+    }
     name_plan(&all[patterns], "*", PLAN_FROM_DEFAULT);
     config_default_plan(config, &all[patterns].what);
     free(plans->config);
@@ -102,8 +108,9 @@ int plans_configure(struct plans *plans, const struct config *config)
 static uint32_t find_set(const struct plans *plans, const char *pattern)
 {
     uint32_t i = 0;
-    while (i < plans->set_count && strcmp(plans->set[i].pattern, pattern) != 0)
+    while (i < plans->set_count && strcmp(plans->set[i].pattern, pattern) != 0) {
         i++;
+    }
     return i;
 }
 
@@ -119,10 +126,12 @@ int plans_set(struct plans *plans, const char *pattern, const struct config_plan
     struct plan plan = {.what = *what}; /* `what` may be one of those that move */
     name_plan(&plan, pattern, PLAN_FROM_SET);
     uint32_t old = find_set(plans, pattern);
-    if (old < plans->set_count)
+    if (old < plans->set_count) {
         remove_set(plans, old);
-    if (plans->set_count == PLANS_SET_MAX)
+    }
+    if (plans->set_count == PLANS_SET_MAX) {
         return ERR_ARGUMENT;
+    }
     memmove(&plans->set[1], &plans->set[0], plans->set_count * sizeof plans->set[0]);
     plans->set[0] = plan;
     plans->set_count++;
@@ -132,8 +141,9 @@ int plans_set(struct plans *plans, const char *pattern, const struct config_plan
 int plans_reset(struct plans *plans, const char *pattern)
 {
     uint32_t index = find_set(plans, pattern);
-    if (index == plans->set_count)
+    if (index == plans->set_count) {
         return ERR_ARGUMENT;
+    }
     remove_set(plans, index);
     return 0;
 }
@@ -155,26 +165,32 @@ static const struct plan *default_of(const struct plans *plans)
 
 const struct plan *plans_for(const struct plans *plans, const char *job)
 {
-    for (uint32_t i = 0; i < plans_count(plans); i++)
-        if (fnmatch(plans_at(plans, i)->pattern, job, 0) == 0)
+    for (uint32_t i = 0; i < plans_count(plans); i++) {
+        if (fnmatch(plans_at(plans, i)->pattern, job, 0) == 0) {
             return plans_at(plans, i);
+        }
+    }
     return default_of(plans); /* not reached: its pattern matches every name */
 }
 
 const struct plan *plans_before(const struct plans *plans, const char *pattern)
 {
-    if (job_name_valid(pattern, strlen(pattern)))
+    if (job_name_valid(pattern, strlen(pattern))) {
         return plans_for(plans, pattern);
-    for (uint32_t i = 0; i < plans_count(plans); i++)
-        if (strcmp(plans_at(plans, i)->pattern, pattern) == 0)
+    }
+    for (uint32_t i = 0; i < plans_count(plans); i++) {
+        if (strcmp(plans_at(plans, i)->pattern, pattern) == 0) {
             return plans_at(plans, i);
+        }
+    }
     return default_of(plans);
 }
 
 static uint32_t order_of(const struct plans *plans, uint32_t index)
 {
-    if (index < plans->set_count)
+    if (index < plans->set_count) {
         return index;
+    }
     bool is_default = index == plans_count(plans) - 1;
     return is_default ? PLAN_ORDER_DEFAULT : PLAN_ORDER_CONFIG + (index - plans->set_count);
 }
@@ -194,19 +210,23 @@ struct plan_prefixes *plans_prefixes(const struct plans *plans)
     uint32_t count = plans_count(plans);
     struct plan_prefixes *prefixes =
         malloc(sizeof *prefixes + (1 + count) * sizeof prefixes->text[0]);
-    if (!prefixes)
+    if (!prefixes) {
         return NULL;
+    }
     prefixes->count = 1 + count;
     strcpy(prefixes->text[0], plans->limits);
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++) {
         write_prefix(plans_at(plans, i), order_of(plans, i), prefixes->text[1 + i]);
+    }
     return prefixes;
 }
 
 bool plan_prefixes_have(const struct plan_prefixes *prefixes, const char *text)
 {
-    for (uint32_t i = 0; i < prefixes->count; i++)
-        if (strcmp(prefixes->text[i], text) == 0)
+    for (uint32_t i = 0; i < prefixes->count; i++) {
+        if (strcmp(prefixes->text[i], text) == 0) {
             return true;
+        }
+    }
     return false;
 }

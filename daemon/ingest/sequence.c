@@ -6,15 +6,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int reserve(struct sequences *sequences, uint32_t count)
+static int sequence_reserve(struct sequences *sequences, uint32_t count)
 {
-    if (count <= sequences->count)
+    if (count <= sequences->count) {
         return 0;
-    if (count < 2 * sequences->count)
+    }
+    if (count < 2 * sequences->count) {
         count = 2 * sequences->count;
+    }
     struct sequence *grown = realloc(sequences->of_rank, count * sizeof *grown);
-    if (!grown)
+    if (!grown) {
         return ERR_MEMORY;
+    }
     memset(grown + sequences->count, 0, (count - sequences->count) * sizeof *grown);
     sequences->of_rank = grown;
     sequences->count = count;
@@ -28,8 +31,9 @@ static struct sequence_doubt *sequence_reserve_doubt(struct sequences *sequences
     if (rank_index >= sequences->doubt_count) {
         uint32_t count = sequences->count;
         struct sequence_doubt *grown = realloc(sequences->doubt, count * sizeof *grown);
-        if (!grown)
+        if (!grown) {
             return NULL;
+        }
         memset(grown + sequences->doubt_count, 0, (count - sequences->doubt_count) * sizeof *grown);
         sequences->doubt = grown;
         sequences->doubt_count = count;
@@ -52,8 +56,9 @@ static bool sequence_follows(uint64_t next, uint64_t seq)
 static int sequence_find_gap(const struct sequence_doubt *doubt, uint64_t seq)
 {
     int g = 0;
-    while (doubt && g < SEQUENCE_GAPS && !(doubt->gap[g].from <= seq && seq < doubt->gap[g].to))
+    while (doubt && g < SEQUENCE_GAPS && !(doubt->gap[g].from <= seq && seq < doubt->gap[g].to)) {
         g++;
+    }
     return doubt ? g : SEQUENCE_GAPS;
 }
 
@@ -62,8 +67,9 @@ static void sequence_remember_gap(struct sequences *sequences, uint32_t rank_ind
                                   uint64_t to)
 {
     struct sequence_doubt *doubt = sequence_reserve_doubt(sequences, rank_index);
-    if (!doubt)
+    if (!doubt) {
         return;
+    }
     memmove(&doubt->gap[1], &doubt->gap[0], (SEQUENCE_GAPS - 1) * sizeof doubt->gap[0]);
     doubt->gap[0].from = from;
     doubt->gap[0].to = to;
@@ -96,8 +102,9 @@ static uint64_t sequence_newly_dropped(const struct sequence *sequence, uint64_t
 static int sequence_doubt_position(struct sequences *sequences, uint32_t rank_index, uint64_t seq)
 {
     struct sequence_doubt *doubt = sequence_reserve_doubt(sequences, rank_index);
-    if (!doubt)
+    if (!doubt) {
         return ERR_MEMORY;
+    }
     doubt->other = seq + 1;
     return ERR_SEQ_ORDER;
 }
@@ -105,8 +112,9 @@ static int sequence_doubt_position(struct sequences *sequences, uint32_t rank_in
 int sequences_next(struct sequences *sequences, uint32_t rank_index, uint64_t seq, uint64_t dropped,
                    struct losses *ret_losses)
 {
-    if (reserve(sequences, rank_index + 1) != 0)
+    if (sequence_reserve(sequences, rank_index + 1) != 0) {
         return ERR_MEMORY;
+    }
     struct sequence *sequence = &sequences->of_rank[rank_index];
     struct sequence_doubt *doubt =
         (struct sequence_doubt *)sequence_find_doubt(sequences, rank_index);
@@ -114,8 +122,9 @@ int sequences_next(struct sequences *sequences, uint32_t rank_index, uint64_t se
     int gap = sequence_find_gap(doubt, seq);
     if (!sequence->seen) {
         *sequence = (struct sequence){.seen = 1, .first = seq, .next = seq};
-        if (losses.joined_late)
+        if (losses.joined_late) {
             sequence->dropped = dropped; /* before attnd was there */
+        }
     } else if (gap < SEQUENCE_GAPS) {
         sequence_close_gap(doubt, gap, seq);
         ret_losses->found = 1;
@@ -130,10 +139,12 @@ int sequences_next(struct sequences *sequences, uint32_t rank_index, uint64_t se
     }
     losses.lost = seq - sequence->next;
     losses.source = sequence_newly_dropped(sequence, dropped);
-    if (losses.lost > 0)
+    if (losses.lost > 0) {
         sequence_remember_gap(sequences, rank_index, sequence->next, seq);
-    if (losses.source > 0 || dropped < sequence->dropped)
+    }
+    if (losses.source > 0 || dropped < sequence->dropped) {
         sequence->dropped = dropped;
+    }
     sequence->next = seq + 1;
     *ret_losses = losses;
     return 0;
@@ -141,8 +152,9 @@ int sequences_next(struct sequences *sequences, uint32_t rank_index, uint64_t se
 
 bool sequences_passed(const struct sequences *sequences, uint32_t rank_index, uint64_t seq)
 {
-    if (rank_index >= sequences->count || !sequences->of_rank[rank_index].seen)
+    if (rank_index >= sequences->count || !sequences->of_rank[rank_index].seen) {
         return false;
+    }
     const struct sequence_doubt *doubt = sequence_find_doubt(sequences, rank_index);
     uint64_t next = sequences->of_rank[rank_index].next;
     return seq < next && next - seq <= SEQUENCE_GAP_MAX &&
@@ -152,8 +164,9 @@ bool sequences_passed(const struct sequences *sequences, uint32_t rank_index, ui
 
 bool sequences_goes_on(const struct sequences *sequences, uint32_t rank_index, uint64_t seq)
 {
-    if (rank_index >= sequences->count || !sequences->of_rank[rank_index].seen)
+    if (rank_index >= sequences->count || !sequences->of_rank[rank_index].seen) {
         return true;
+    }
     const struct sequence_doubt *doubt = sequence_find_doubt(sequences, rank_index);
     return sequence_follows(sequences->of_rank[rank_index].next, seq) ||
            (doubt && doubt->other && sequence_follows(doubt->other, seq));
@@ -173,11 +186,14 @@ uint64_t sequences_since(const struct sequences *sequences, const struct sequenc
 
 int sequences_merge(struct sequences *into, const struct sequences *from)
 {
-    if (reserve(into, from->count) != 0)
+    if (sequence_reserve(into, from->count) != 0) {
         return ERR_MEMORY;
-    for (uint32_t i = 0; i < from->count; i++)
-        if (from->of_rank[i].next > into->of_rank[i].next)
+    }
+    for (uint32_t i = 0; i < from->count; i++) {
+        if (from->of_rank[i].next > into->of_rank[i].next) {
             into->of_rank[i] = from->of_rank[i];
+        }
+    }
     return 0;
 }
 

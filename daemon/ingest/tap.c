@@ -79,16 +79,18 @@ struct tap {
 
 static void release_flight(struct flight *flight)
 {
-    if (atomic_fetch_sub(&flight->references, 1) == 1)
+    if (atomic_fetch_sub(&flight->references, 1) == 1) {
         free(flight);
+    }
 }
 
 /* Parcels -------------------------------------------------------------------------------------- */
 
 static void free_parcel(struct parcel *parcel)
 {
-    for (uint32_t i = 0; i < parcel->frame_count; i++)
+    for (uint32_t i = 0; i < parcel->frame_count; i++) {
         zmq_msg_close(&parcel->frames[i]);
+    }
     atomic_fetch_sub(&parcel->flight->bytes, parcel->cost);
     release_flight(parcel->flight);
     free(parcel);
@@ -99,8 +101,9 @@ static void on_frame_gone(void *data, void *hint)
 {
     struct parcel *parcel = hint;
     (void)data;
-    if (atomic_fetch_sub(&parcel->references, 1) == 1)
+    if (atomic_fetch_sub(&parcel->references, 1) == 1) {
         free_parcel(parcel);
+    }
 }
 
 /* With one reference, the maker's. NULL when out of memory. */
@@ -108,8 +111,9 @@ static struct parcel *make_parcel(struct flight *flight, struct message *message
 {
     struct parcel *parcel =
         calloc(1, sizeof *parcel + message->frame_count * sizeof parcel->frames[0]);
-    if (!parcel)
+    if (!parcel) {
         return NULL;
+    }
     parcel->flight = flight;
     parcel->cost = cost;
     parcel->references = 1;
@@ -131,7 +135,7 @@ static int send_bytes(void *socket, const void *data, size_t size, int flags)
 }
 
 /* A frame of the parcel, which shares its bytes. */
-static int send_frame(void *socket, struct parcel *parcel, uint32_t index, int flags)
+static int tap_send_frame(void *socket, struct parcel *parcel, uint32_t index, int flags)
 {
     zmq_msg_t frame;
     zmq_msg_t *from = &parcel->frames[index];
@@ -151,7 +155,7 @@ static int send_frames(void *socket, struct parcel *parcel)
     int rc = 0;
     for (uint32_t i = 0; i < parcel->frame_count; i++) {
         int flags = i + 1 < parcel->frame_count ? ZMQ_SNDMORE : 0;
-        if (send_frame(socket, parcel, i, flags) != 0) {
+        if (tap_send_frame(socket, parcel, i, flags) != 0) {
             rc = -1;
             send_bytes(socket, "", 0, flags);
         }
@@ -159,7 +163,7 @@ static int send_frames(void *socket, struct parcel *parcel)
     return rc;
 }
 
-static void put_number(struct mpk_writer *writer, const char *key, uint64_t number)
+static void tap_put_number(struct mpk_writer *writer, const char *key, uint64_t number)
 {
     mpk_put_str(writer, key);
     mpk_put_u64(writer, number);
@@ -171,13 +175,14 @@ static int make_map(const struct tapped_job *job, uint64_t received_ns, zmq_msg_
     struct mpk_writer map;
     mpk_writer_init(&map);
     mpk_put_map(&map, 4);
-    put_number(&map, "v", PROTO_VERSION);
-    put_number(&map, "n", job->n);
-    put_number(&map, "received_ns", received_ns);
-    put_number(&map, "dropped", job->dropped);
+    tap_put_number(&map, "v", PROTO_VERSION);
+    tap_put_number(&map, "n", job->n);
+    tap_put_number(&map, "received_ns", received_ns);
+    tap_put_number(&map, "dropped", job->dropped);
     int rc = mpk_writer_ok(&map) ? zmq_msg_init_size(ret_frame, map.buffer.size) : -1;
-    if (rc == 0)
+    if (rc == 0) {
         memcpy(zmq_msg_data(ret_frame), map.buffer.data, map.buffer.size);
+    }
     mpk_writer_clear(&map);
     return rc;
 }
@@ -190,11 +195,13 @@ static int send_tapped(struct tap *tap, const struct tapped_job *job, uint64_t r
     char topic[TOPIC_MAX];
     zmq_msg_t map;
     size_t length = topic_job("tap", job->job, topic);
-    if (make_map(job, received_ns, &map) != 0)
+    if (make_map(job, received_ns, &map) != 0) {
         return -1;
+    }
     int rc = send_bytes(socket, topic, length, ZMQ_SNDMORE);
-    if (rc == 0)
+    if (rc == 0) {
         rc = zmq_msg_send(&map, socket, ZMQ_DONTWAIT | (parcel ? ZMQ_SNDMORE : 0)) < 0 ? -1 : 0;
+    }
     zmq_msg_close(&map);
     return rc == 0 && parcel ? send_frames(socket, parcel) : rc;
 }
@@ -203,9 +210,11 @@ static int send_tapped(struct tap *tap, const struct tapped_job *job, uint64_t r
 
 static bool is_listened_to(const struct tap *tap, const char *topic)
 {
-    for (uint32_t i = 0; i < tap->prefix_count; i++)
-        if (strncmp(topic, tap->prefixes[i], strlen(tap->prefixes[i])) == 0)
+    for (uint32_t i = 0; i < tap->prefix_count; i++) {
+        if (strncmp(topic, tap->prefixes[i], strlen(tap->prefixes[i])) == 0) {
             return true;
+        }
+    }
     return tap->others > 0;
 }
 
@@ -217,19 +226,22 @@ static bool has_listeners(const struct tap *tap, const char *job)
 }
 
 /* The job's numbers, or NULL when there are too many, or no memory. */
-static struct tapped_job *find_job(struct tap *tap, const char *name)
+static struct tapped_job *tap_find_job(struct tap *tap, const char *name)
 {
     struct tapped_job *job = NULL;
     HASH_FIND_STR(tap->jobs, name, job);
-    if (job)
+    if (job) {
         return job;
+    }
     job = HASH_COUNT(tap->jobs) < JOBS_MAX ? calloc(1, sizeof *job) : NULL;
-    if (!job)
+    if (!job) {
         return NULL;
+    }
     strcpy(job->job, name);
     HASH_ADD_STR(tap->jobs, job, job);
-    if (job->hh.tbl)
+    if (job->hh.tbl) {
         return job;
+    }
     free(job);
     return NULL;
 }
@@ -239,8 +251,9 @@ static void forget_jobs(struct tap *tap, bool all)
     struct tapped_job *job, *next;
     HASH_ITER(hh, tap->jobs, job, next)
     {
-        if (!all && has_listeners(tap, job->job))
+        if (!all && has_listeners(tap, job->job)) {
             continue;
+        }
         HASH_DEL(tap->jobs, job);
         free(job);
     }
@@ -261,16 +274,18 @@ static uint64_t budget_of(const struct tap *tap, const struct message *message)
     return message->header.type == MESSAGE_EVENT ? budget + budget / EVENT_SHARE : budget;
 }
 
-static int pass_on(struct tap *tap, const struct tapped_job *job, struct message *message)
+static int tap_pass_on(struct tap *tap, const struct tapped_job *job, struct message *message)
 {
     uint64_t cost = message->bytes + PARCEL_OVERHEAD;
     uint64_t in_flight = atomic_load(&tap->flight->bytes);
     /* A message that is larger than the budget goes when it is alone. */
-    if (in_flight > 0 && in_flight + cost > budget_of(tap, message))
+    if (in_flight > 0 && in_flight + cost > budget_of(tap, message)) {
         return -1;
+    }
     struct parcel *parcel = make_parcel(tap->flight, message, cost);
-    if (!parcel)
+    if (!parcel) {
         return -1;
+    }
     int rc = send_tapped(tap, job, received_since_1970(message), parcel);
     on_frame_gone(NULL, parcel);
     return rc;
@@ -278,89 +293,102 @@ static int pass_on(struct tap *tap, const struct tapped_job *job, struct message
 
 static void tap_listened(struct tap *tap, struct message *message)
 {
-    if (!has_listeners(tap, message->header.job))
+    if (!has_listeners(tap, message->header.job)) {
         return;
-    struct tapped_job *job = find_job(tap, message->header.job);
-    bool passed = job && pass_on(tap, job, message) == 0;
+    }
+    struct tapped_job *job = tap_find_job(tap, message->header.job);
+    bool passed = job && tap_pass_on(tap, job, message) == 0;
     stats_add(tap->stats, passed ? COUNT_TAPPED : COUNT_TAP_DROPPED, 1);
-    if (!job)
+    if (!job) {
         return;
+    }
     job->n++;
     job->dropped += !passed;
 }
 
 void tap_message(struct tap *tap, struct message *message)
 {
-    if (tap->listened)
+    if (tap->listened) {
         tap_listened(tap, message);
+    }
 }
 
 /* Subscriptions -------------------------------------------------------------------------------- */
 
 static int find_prefix(const struct tap *tap, const char *prefix)
 {
-    for (uint32_t i = 0; i < tap->prefix_count; i++)
-        if (strcmp(tap->prefixes[i], prefix) == 0)
+    for (uint32_t i = 0; i < tap->prefix_count; i++) {
+        if (strcmp(tap->prefixes[i], prefix) == 0) {
             return (int)i;
+        }
+    }
     return -1;
 }
 
 /* Beyond the table, a prefix that is asked for twice counts twice, and goes once: then every job
  * counts as listened to for longer than it is. */
-static void add_prefix(struct tap *tap, const char *prefix)
+static void tap_add_prefix(struct tap *tap, const char *prefix)
 {
-    if (find_prefix(tap, prefix) >= 0)
+    if (find_prefix(tap, prefix) >= 0) {
         return;
-    if (tap->prefix_count == PREFIXES_MAX)
+    }
+    if (tap->prefix_count == PREFIXES_MAX) {
         tap->others++;
-    else
+    } else {
         strcpy(tap->prefixes[tap->prefix_count++], prefix);
+    }
 }
 
 static void remove_prefix(struct tap *tap, const char *prefix)
 {
     int index = find_prefix(tap, prefix);
-    if (index >= 0)
+    if (index >= 0) {
         memmove(tap->prefixes[index], tap->prefixes[--tap->prefix_count], TOPIC_MAX);
-    else if (tap->others > 0)
+    } else if (tap->others > 0) {
         tap->others--;
+    }
     forget_jobs(tap, false);
 }
 
 /* Who asks for one job is told that it is heard, and the number of the message that comes next. */
-static void greet(struct tap *tap, const char *prefix)
+static void tap_greet(struct tap *tap, const char *prefix)
 {
     size_t word = strlen("tap/"), length = strlen(prefix);
     char name[JOB_NAME_MAX + 1] = "";
     if (length < word + 2 || memcmp(prefix, "tap/", word) != 0 || prefix[length - 1] != '/' ||
-        !job_name_valid(prefix + word, length - word - 1))
+        !job_name_valid(prefix + word, length - word - 1)) {
         return;
+    }
     memcpy(name, prefix + word, length - word - 1);
-    struct tapped_job *job = find_job(tap, name);
-    if (job)
+    struct tapped_job *job = tap_find_job(tap, name);
+    if (job) {
         send_tapped(tap, job, clock_wall_ns(), NULL);
+    }
 }
 
-static void on_subscription(struct zsock *zsock)
+static void tap_on_subscription(struct zsock *zsock)
 {
     struct tap *tap = zsock->data;
     char frame[SUBSCRIPTION_BYTES_MAX + 1] = {0};
     int length = zmq_recv(zsock->socket, frame, SUBSCRIPTION_BYTES_MAX, ZMQ_DONTWAIT);
-    if (length < 1 || length >= SUBSCRIPTION_BYTES_MAX)
+    if (length < 1 || length >= SUBSCRIPTION_BYTES_MAX) {
         return;
-    if (frame[0] == 1)
-        add_prefix(tap, frame + 1);
-    else
+    }
+    if (frame[0] == 1) {
+        tap_add_prefix(tap, frame + 1);
+    } else {
         remove_prefix(tap, frame + 1);
+    }
     tap->listened = tap->prefix_count > 0 || tap->others > 0;
-    if (frame[0] == 1)
-        greet(tap, frame + 1);
+    if (frame[0] == 1) {
+        tap_greet(tap, frame + 1);
+    }
 }
 
 /* Life ----------------------------------------------------------------------------------------- */
 
-static void *open_socket(void *zmq_context, struct config *config, struct endpoint_file *ret_file,
-                         char *reterr)
+static void *tap_open_socket(void *zmq_context, struct config *config,
+                             struct endpoint_file *ret_file, char *reterr)
 {
     struct endpoint_options options = {
         .key = "tap.endpoint",
@@ -373,8 +401,9 @@ static void *open_socket(void *zmq_context, struct config *config, struct endpoi
     };
     void *socket = endpoint_bind(zmq_context, &options, reterr);
     int verbose = 1;
-    if (socket)
+    if (socket) {
         zmq_setsockopt(socket, ZMQ_XPUB_VERBOSE, &verbose, sizeof verbose);
+    }
     return socket;
 }
 
@@ -409,10 +438,11 @@ int tap_new(uv_loop_t *loop, void *zmq_context, struct config *config, struct st
         snprintf(reterr, CONFIG_ERROR_MAX, "tap.endpoint: %s", err_text(ERR_MEMORY));
         return -1;
     }
-    void *socket = open_socket(zmq_context, config, &tap->file, reterr);
-    if (!socket)
+    void *socket = tap_open_socket(zmq_context, config, &tap->file, reterr);
+    if (!socket) {
         goto fail;
-    int rc = zsock_init(&tap->zsock, loop, socket, on_subscription, tap);
+    }
+    int rc = zsock_init(&tap->zsock, loop, socket, tap_on_subscription, tap);
     if (rc != 0) {
         snprintf(reterr, CONFIG_ERROR_MAX, "tap.endpoint: %s", uv_strerror(rc));
         goto fail_socket;
@@ -433,7 +463,7 @@ void tap_keep(void *data)
     endpoint_keep(tap->zsock.socket, tap->config->tap_endpoint.text, &tap->file);
 }
 
-static void on_zsock_closed(struct zsock *zsock)
+static void tap_on_zsock_closed(struct zsock *zsock)
 {
     free_tap(zsock->data);
 }
@@ -441,9 +471,10 @@ static void on_zsock_closed(struct zsock *zsock)
 void tap_close(struct tap **tap_p)
 {
     struct tap *tap = *tap_p;
-    if (!tap)
+    if (!tap) {
         return;
+    }
     tap->listened = false;
-    zsock_close(&tap->zsock, on_zsock_closed);
+    zsock_close(&tap->zsock, tap_on_zsock_closed);
     *tap_p = NULL;
 }

@@ -65,12 +65,13 @@ static int send_result(struct publisher *publisher, const char *topic, const voi
                zmq_msg_send(&body, socket, ZMQ_DONTWAIT) >= 0;
         zmq_msg_close(&body);
     }
-    if (!sent)
+    if (!sent) {
         stats_add(publisher->stats, COUNT_PUBLISH_FAILED, 1);
+    }
     return sent ? 0 : -1;
 }
 
-static uint64_t cost(const struct last_value *value)
+static uint64_t publisher_cost(const struct last_value *value)
 {
     return value->size + sizeof *value;
 }
@@ -78,7 +79,7 @@ static uint64_t cost(const struct last_value *value)
 static void take_out(struct publisher *publisher, enum worth worth, struct last_value *value)
 {
     HASH_DEL(publisher->values[worth], value);
-    publisher->value_bytes -= cost(value);
+    publisher->value_bytes -= publisher_cost(value);
 }
 
 static void remove_value(struct publisher *publisher, enum worth worth, struct last_value *value)
@@ -91,10 +92,12 @@ static void remove_value(struct publisher *publisher, enum worth worth, struct l
 /* The stalest last values make room, so that topics cannot use up the memory. */
 static void keep_within_limit(struct publisher *publisher)
 {
-    for (int worth = 0; worth < WORTH_COUNT; worth++)
+    for (int worth = 0; worth < WORTH_COUNT; worth++) {
         while (publisher->values[worth] &&
-               publisher->value_bytes > publisher->config->publish_last_values)
+               publisher->value_bytes > publisher->config->publish_last_values) {
             remove_value(publisher, (enum worth)worth, publisher->values[worth]);
+        }
+    }
 }
 
 static struct value_key make_key(const char *topic, uint32_t track)
@@ -115,11 +118,12 @@ static struct last_value *find_value(const struct publisher *publisher, enum wor
 }
 
 /* Without memory the value is gone. */
-static void add_value(struct publisher *publisher, enum worth worth, struct last_value *value)
+static void publisher_add_value(struct publisher *publisher, enum worth worth,
+                                struct last_value *value)
 {
     HASH_ADD(hh, publisher->values[worth], key, sizeof value->key, value);
     if (value->hh.tbl) {
-        publisher->value_bytes += cost(value);
+        publisher->value_bytes += publisher_cost(value);
         return;
     }
     free(value->value);
@@ -131,7 +135,7 @@ static void set_aside(struct publisher *publisher, enum worth worth, struct last
 {
     take_out(publisher, worth, value);
     memcpy(value->key.run, value->run, RUN_BYTES);
-    add_value(publisher, WORTH_OTHER_RUN, value);
+    publisher_add_value(publisher, WORTH_OTHER_RUN, value);
 }
 
 /* Makes the topic's place free for a value of the run. */
@@ -142,12 +146,14 @@ static void make_place(struct publisher *publisher, enum worth worth, const stru
     memcpy(own.run, run, RUN_BYTES);
     struct last_value *now = find_value(publisher, worth, key);
     struct last_value *before = find_value(publisher, WORTH_OTHER_RUN, &own);
-    if (before)
+    if (before) {
         remove_value(publisher, WORTH_OTHER_RUN, before);
-    if (now && memcmp(now->run, run, RUN_BYTES) == 0)
+    }
+    if (now && memcmp(now->run, run, RUN_BYTES) == 0) {
         remove_value(publisher, worth, now);
-    else if (now)
+    } else if (now) {
         set_aside(publisher, worth, now);
+    }
 }
 
 /* NULL when out of memory; the buffer is then freed. */
@@ -173,9 +179,10 @@ static void keep_value(struct publisher *publisher, enum worth worth, const stru
 {
     make_place(publisher, worth, key, run);
     struct last_value *value = make_value(key, run, buffer, size);
-    if (!value)
+    if (!value) {
         return;
-    add_value(publisher, worth, value);
+    }
+    publisher_add_value(publisher, worth, value);
     keep_within_limit(publisher);
 }
 
@@ -187,8 +194,9 @@ static bool send_encoded(struct publisher *publisher, const char *topic,
         stats_add(publisher->stats, COUNT_PUBLISH_FAILED, 1);
         return false;
     }
-    if (send_result(publisher, topic, writer->buffer.data, writer->buffer.size) == 0)
+    if (send_result(publisher, topic, writer->buffer.data, writer->buffer.size) == 0) {
         stats_add(publisher->stats, COUNT_PUBLISHED, 1);
+    }
     return true;
 }
 
@@ -202,38 +210,44 @@ void publisher_put(struct publisher *publisher, const uint8_t *run, const char *
 {
     size_t size = writer->buffer.size;
     struct value_key key = make_key(topic, track);
-    if (send_encoded(publisher, topic, writer))
+    if (send_encoded(publisher, topic, writer)) {
         keep_value(publisher, is_summary ? WORTH_SUMMARY : WORTH_LITTLE, &key, run,
                    msgpack_sbuffer_release(&writer->buffer), size);
+    }
 }
 
 /* Snapshots */
 
 static bool is_awaited(const struct publisher *publisher, const char *topic)
 {
-    for (int i = 0; i < publisher->prefix_count; i++)
-        if (strncmp(topic, publisher->prefixes[i], strlen(publisher->prefixes[i])) == 0)
+    for (int i = 0; i < publisher->prefix_count; i++) {
+        if (strncmp(topic, publisher->prefixes[i], strlen(publisher->prefixes[i])) == 0) {
             return true;
+        }
+    }
     return false;
 }
 
 static void send_snapshot(struct publisher *publisher, struct last_value *value)
 {
     result_set_snapshot(value->value, value->size, true);
-    if (send_result(publisher, value->key.topic, value->value, value->size) == 0)
+    if (send_result(publisher, value->key.topic, value->value, value->size) == 0) {
         stats_add(publisher->stats, COUNT_SNAPSHOTS, 1);
+    }
     result_set_snapshot(value->value, value->size, false);
 }
 
 static void send_snapshots(struct publisher *publisher)
 {
     struct last_value *value, *next;
-    for (int worth = WORTH_LITTLE; worth < WORTH_COUNT; worth++)
+    for (int worth = WORTH_LITTLE; worth < WORTH_COUNT; worth++) {
         HASH_ITER(hh, publisher->values[worth], value, next)
         {
-            if (is_awaited(publisher, value->key.topic))
+            if (is_awaited(publisher, value->key.topic)) {
                 send_snapshot(publisher, value);
+            }
         }
+    }
     publisher->prefix_count = 0;
 }
 
@@ -242,17 +256,20 @@ static void send_snapshots(struct publisher *publisher)
 static void on_snapshot_timer(uv_timer_t *timer)
 {
     struct publisher *publisher = timer->data;
-    if (publisher->prefix_count == 0)
+    if (publisher->prefix_count == 0) {
         return;
+    }
     send_snapshots(publisher);
     uv_timer_start(timer, on_snapshot_timer, SNAPSHOT_MS, 0);
 }
 
-static void add_prefix(struct publisher *publisher, const char *prefix)
+static void publisher_add_prefix(struct publisher *publisher, const char *prefix)
 {
-    for (int i = 0; i < publisher->prefix_count; i++)
-        if (strcmp(publisher->prefixes[i], prefix) == 0)
+    for (int i = 0; i < publisher->prefix_count; i++) {
+        if (strcmp(publisher->prefixes[i], prefix) == 0) {
             return;
+        }
+    }
     if (publisher->prefix_count == PREFIXES_MAX) {
         publisher->prefix_count = 0;
         prefix = "";
@@ -262,21 +279,23 @@ static void add_prefix(struct publisher *publisher, const char *prefix)
 
 /* An XPUB receives what its subscribers ask for: 1 or 0 for subscribe or unsubscribe, then the
  * prefix. */
-static void on_subscription(struct zsock *zsock)
+static void publisher_on_subscription(struct zsock *zsock)
 {
     struct publisher *publisher = zsock->data;
     char frame[SUBSCRIPTION_BYTES_MAX + 1] = {0};
     int length = zmq_recv(zsock->socket, frame, SUBSCRIPTION_BYTES_MAX, ZMQ_DONTWAIT);
-    if (length < 1 || length >= SUBSCRIPTION_BYTES_MAX || frame[0] != 1)
+    if (length < 1 || length >= SUBSCRIPTION_BYTES_MAX || frame[0] != 1) {
         return;
+    }
     stats_add(publisher->stats, COUNT_SUBSCRIPTIONS, 1);
-    add_prefix(publisher, frame + 1);
-    if (!uv_is_active((const uv_handle_t *)&publisher->snapshot_timer))
+    publisher_add_prefix(publisher, frame + 1);
+    if (!uv_is_active((const uv_handle_t *)&publisher->snapshot_timer)) {
         on_snapshot_timer(&publisher->snapshot_timer);
+    }
 }
 
-static void *open_socket(void *zmq_context, struct config *config, struct endpoint_file *ret_file,
-                         char *reterr)
+static void *publisher_open_socket(void *zmq_context, struct config *config,
+                                   struct endpoint_file *ret_file, char *reterr)
 {
     struct endpoint_options options = {
         .key = "publish.endpoint",
@@ -289,8 +308,10 @@ static void *open_socket(void *zmq_context, struct config *config, struct endpoi
     };
     int verbose = 1;
     void *socket = endpoint_bind(zmq_context, &options, reterr);
-    if (socket) /* every subscription is handed up, also one that another subscriber already has */
+    if (socket) { /* every subscription is handed up, also one that another subscriber already has
+                   */
         zmq_setsockopt(socket, ZMQ_XPUB_VERBOSE, &verbose, sizeof verbose);
+    }
     return socket;
 }
 
@@ -298,12 +319,14 @@ int publisher_new(uv_loop_t *loop, void *zmq_context, struct config *config, str
                   struct publisher **ret_publisher, char *reterr)
 {
     struct publisher *publisher = calloc(1, sizeof *publisher);
-    void *socket = publisher ? open_socket(zmq_context, config, &publisher->file, reterr) : NULL;
-    if (!socket)
+    void *socket =
+        publisher ? publisher_open_socket(zmq_context, config, &publisher->file, reterr) : NULL;
+    if (!socket) {
         goto fail;
+    }
     publisher->config = config;
     publisher->stats = stats;
-    int rc = zsock_init(&publisher->zsock, loop, socket, on_subscription, publisher);
+    int rc = zsock_init(&publisher->zsock, loop, socket, publisher_on_subscription, publisher);
     if (rc != 0) {
         snprintf(reterr, CONFIG_ERROR_MAX, "publish.endpoint: %s", uv_strerror(rc));
         goto fail_socket;
@@ -339,12 +362,14 @@ void publisher_keep(void *data)
 void publisher_forget_job(struct publisher *publisher, const char *job)
 {
     struct last_value *value, *next;
-    for (int worth = 0; worth < WORTH_COUNT; worth++)
+    for (int worth = 0; worth < WORTH_COUNT; worth++) {
         HASH_ITER(hh, publisher->values[worth], value, next)
         {
-            if (is_topic_of(value->key.topic, job))
+            if (is_topic_of(value->key.topic, job)) {
                 remove_value(publisher, (enum worth)worth, value);
+            }
         }
+    }
 }
 
 void publisher_each(const struct publisher *publisher, const char *prefix,
@@ -353,22 +378,25 @@ void publisher_each(const struct publisher *publisher, const char *prefix,
                     void *data)
 {
     const struct last_value *value, *next;
-    for (int worth = 0; worth < WORTH_COUNT; worth++)
+    for (int worth = 0; worth < WORTH_COUNT; worth++) {
         HASH_ITER(hh, publisher->values[worth], value, next)
         {
-            if (strncmp(value->key.topic, prefix, strlen(prefix)) == 0)
+            if (strncmp(value->key.topic, prefix, strlen(prefix)) == 0) {
                 visit(data, value->key.topic, value->run, value->key.track, value->value,
                       value->size);
+            }
         }
+    }
 }
 
 static void on_part_closed(struct publisher *publisher)
 {
-    if (--publisher->open == 0)
+    if (--publisher->open == 0) {
         free(publisher);
+    }
 }
 
-static void on_zsock_closed(struct zsock *zsock)
+static void publisher_on_zsock_closed(struct zsock *zsock)
 {
     on_part_closed(zsock->data);
 }
@@ -381,12 +409,15 @@ static void on_timer_closed(uv_handle_t *timer)
 void publisher_close(struct publisher **publisher_p)
 {
     struct publisher *publisher = *publisher_p;
-    if (!publisher)
+    if (!publisher) {
         return;
-    for (int worth = 0; worth < WORTH_COUNT; worth++)
-        while (publisher->values[worth])
+    }
+    for (int worth = 0; worth < WORTH_COUNT; worth++) {
+        while (publisher->values[worth]) {
             remove_value(publisher, (enum worth)worth, publisher->values[worth]);
-    zsock_close(&publisher->zsock, on_zsock_closed);
+        }
+    }
+    zsock_close(&publisher->zsock, publisher_on_zsock_closed);
     uv_close((uv_handle_t *)&publisher->snapshot_timer, on_timer_closed);
     *publisher_p = NULL;
 }

@@ -13,7 +13,7 @@ static void log_alert(const struct run *run, const struct alert_result *event)
               LOG_STR("message", event->message));
 }
 
-static void on_event(void *data, const struct alert_result *event)
+static void announce_on_event(void *data, const struct alert_result *event)
 {
     struct announcer *announcer = data;
     struct run *run = announcer->run;
@@ -24,14 +24,15 @@ static void on_event(void *data, const struct alert_result *event)
     topic_job("alert", run->job, topic);
     run->sink->put(run->sink->data, run, topic, 0, &writer, RESULT_ALERT);
     mpk_writer_clear(&writer);
-    if (announcer->batch && batch_alert(announcer->batch, event) != 0)
+    if (announcer->batch && batch_alert(announcer->batch, event) != 0) {
         log_event(LOG_ERROR, "alert_not_kept", LOG_STR("rule", event->rule));
+    }
     stats_add(run->sink->stats, COUNT_ALERTS, 1);
     announcer->events++;
     log_alert(run, event);
 }
 
-static void on_overflow(void *data, uint32_t events)
+static void announce_on_overflow(void *data, uint32_t events)
 {
     struct announcer *announcer = data;
     stats_add(announcer->run->sink->stats, COUNT_ALERTS_DROPPED, events);
@@ -42,7 +43,7 @@ static void on_overflow(void *data, uint32_t events)
 struct alert_sink announce_sink(struct announcer *announcer)
 {
     announcer->run->alerts_unsaved = true;
-    return (struct alert_sink){on_event, on_overflow, announcer};
+    return (struct alert_sink){announce_on_event, announce_on_overflow, announcer};
 }
 
 struct result_common announce_common(const struct run *run)
@@ -51,25 +52,27 @@ struct result_common announce_common(const struct run *run)
 }
 
 /* Outside of a closing window events make a batch of their own. */
-static void submit(struct announcer *announcer)
+static void announce_submit(struct announcer *announcer)
 {
-    if (announcer->batch && announcer->events > 0)
+    if (announcer->batch && announcer->events > 0) {
         store_submit(announcer->run->sink->store, &announcer->batch);
+    }
     batch_free(&announcer->batch);
 }
 
 void announce_silence(struct run *run, uint64_t now_ns)
 {
     struct announcer announcer = {.run = run};
-    struct alert_sink sink = {on_event, on_overflow, &announcer};
+    struct alert_sink sink = {announce_on_event, announce_on_overflow, &announcer};
     struct result_common common = announce_common(run);
     double silent_s = now_ns > run->last_ns ? (double)(now_ns - run->last_ns) / 1e9 : 0;
-    if (!run->alerts || run->state == JOB_ENDED)
+    if (!run->alerts || run->state == JOB_ENDED) {
         return;
+    }
     announcer.batch = checkpoint_begin(run);
     alerts_silence(run->alerts, &common, silent_s, &sink);
     run->alerts_unsaved = run->alerts_unsaved || announcer.events > 0;
-    submit(&announcer);
+    announce_submit(&announcer);
 }
 
 void announce_end(struct run *run)
@@ -77,9 +80,10 @@ void announce_end(struct run *run)
     struct announcer announcer = {.run = run};
     struct alert_sink sink = announce_sink(&announcer);
     struct result_common common = announce_common(run);
-    if (!run->alerts)
+    if (!run->alerts) {
         return;
+    }
     announcer.batch = checkpoint_begin(run);
     alerts_end(run->alerts, &common, &sink);
-    submit(&announcer);
+    announce_submit(&announcer);
 }

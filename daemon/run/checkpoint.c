@@ -28,9 +28,11 @@ struct store_batch *checkpoint_begin(const struct run *run)
 
 static void mark_parts_unsaved(struct window_part *list, uint32_t streams)
 {
-    for (struct window_part *part = list; part; part = part->next)
-        for (uint32_t i = 0; part->data && i < streams; i++)
+    for (struct window_part *part = list; part; part = part->next) {
+        for (uint32_t i = 0; part->data && i < streams; i++) {
             state_table_set_saved(part->data, i, false);
+        }
+    }
 }
 
 static void mark_all_unsaved(struct run *run)
@@ -39,18 +41,21 @@ static void mark_all_unsaved(struct run *run)
     for (uint32_t t = 0; t < run->track_count; t++) {
         mark_parts_unsaved(run->tracks[t].window.open, HASH_COUNT(run->streams));
         mark_parts_unsaved(run->tracks[t].window.closed, HASH_COUNT(run->streams));
-        for (struct stream *stream = run->streams; stream; stream = stream->hh.next)
+        for (struct stream *stream = run->streams; stream; stream = stream->hh.next) {
             stream->tracks[t].unsaved = stream->tracks[t].drift_unsaved = true;
+        }
     }
 }
 
-static void submit(struct run *run, struct store_batch **batch, int code)
+static void run_checkpoint_submit(struct run *run, struct store_batch **batch, int code)
 {
-    if (!code && store_submit(run->sink->store, batch))
+    if (!code && store_submit(run->sink->store, batch)) {
         return;
-    if (code)
+    }
+    if (code) {
         log_event(LOG_ERROR, "checkpoint_lost", LOG_STR("job", run->job),
                   LOG_STR("reason", err_slug(code)));
+    }
     batch_free(batch);
     mark_all_unsaved(run);
 }
@@ -64,7 +69,7 @@ struct saving {
     uint64_t bytes;
 };
 
-static int keep(struct saving *saving, const char *key, const struct mpk_writer *writer)
+static int checkpoint_keep(struct saving *saving, const char *key, const struct mpk_writer *writer)
 {
     saving->bytes += writer->buffer.size;
     return mpk_writer_ok(writer)
@@ -72,7 +77,7 @@ static int keep(struct saving *saving, const char *key, const struct mpk_writer 
                : ERR_MEMORY;
 }
 
-static void put_number(struct mpk_writer *writer, const char *key, uint64_t number)
+static void checkpoint_put_number(struct mpk_writer *writer, const char *key, uint64_t number)
 {
     mpk_put_str(writer, key);
     mpk_put_u64(writer, number);
@@ -85,16 +90,17 @@ static void put_sequences(struct mpk_writer *writer, const struct sequences *seq
 }
 
 /* err.def is append-only: a tally is an array that may grow. */
-static void put_tally(struct mpk_writer *writer, const char *key, const struct tally *tally)
+static void checkpoint_put_tally(struct mpk_writer *writer, const char *key,
+                                 const struct tally *tally)
 {
     stored_put(writer, key, tally, sizeof *tally / sizeof(uint64_t), sizeof(uint64_t));
 }
 
-static void put_counts(struct mpk_writer *writer, const struct counts *counts)
+static void checkpoint_put_counts(struct mpk_writer *writer, const struct counts *counts)
 {
-    put_number(writer, "received", counts->received);
-    put_number(writer, "processed", counts->processed);
-    put_tally(writer, "tally", &counts->tally);
+    checkpoint_put_number(writer, "received", counts->received);
+    checkpoint_put_number(writer, "processed", counts->processed);
+    checkpoint_put_tally(writer, "tally", &counts->tally);
 }
 
 static int save_row(struct saving *saving, const struct track *track, const struct stream *stream)
@@ -103,16 +109,16 @@ static int save_row(struct saving *saving, const struct track *track, const stru
     struct mpk_writer writer;
     mpk_writer_init(&writer);
     mpk_put_map(&writer, 8);
-    put_number(&writer, "heads", stream->heads);
+    checkpoint_put_number(&writer, "heads", stream->heads);
     mpk_put_str(&writer, "measured");
     mpk_put_bool(&writer, stream->measured);
     put_sequences(&writer, &stream->sequences);
-    put_counts(&writer, &stream->counts);
-    put_tally(&writer, "pending", &stream->tracks[track->index].pending);
+    checkpoint_put_counts(&writer, &stream->counts);
+    checkpoint_put_tally(&writer, "pending", &stream->tracks[track->index].pending);
     stored_put(&writer, "turns", stream->spectrum_next, stream->heads,
                sizeof *stream->spectrum_next);
     snprintf(key, sizeof key, "layer/%s/%" PRIu32, track->name, stream->key);
-    int code = keep(saving, key, &writer);
+    int code = checkpoint_keep(saving, key, &writer);
     mpk_writer_clear(&writer);
     return code;
 }
@@ -122,14 +128,16 @@ static int save_state(struct saving *saving, const struct track *track,
 {
     char key[CHECKPOINT_KEY_MAX];
     struct mpk_writer writer;
-    if (!part->data || !state_table_unsaved(part->data, stream->index))
+    if (!part->data || !state_table_unsaved(part->data, stream->index)) {
         return 0;
+    }
     mpk_writer_init(&writer);
     snprintf(key, sizeof key, "part/%s/%" PRIu64 "/%" PRIu32, track->name, part->index,
              stream->key);
     int code = layer_state_pack(state_table_find(part->data, stream->index), &writer);
-    if (!code)
-        code = keep(saving, key, &writer);
+    if (!code) {
+        code = checkpoint_keep(saving, key, &writer);
+    }
     mpk_writer_clear(&writer);
     state_table_set_saved(part->data, stream->index, true);
     return code;
@@ -139,8 +147,9 @@ static int save_states(struct saving *saving, const struct track *track,
                        const struct window_part *list, const struct stream *stream)
 {
     int code = 0;
-    for (const struct window_part *part = list; part && !code; part = part->next)
+    for (const struct window_part *part = list; part && !code; part = part->next) {
         code = save_state(saving, track, part, stream);
+    }
     return code;
 }
 
@@ -149,13 +158,15 @@ static int save_drift(struct saving *saving, const struct track *track, struct s
     struct layer_track *layer = &stream->tracks[track->index];
     char key[CHECKPOINT_KEY_MAX];
     struct mpk_writer writer;
-    if (!layer->drift_unsaved || !layer->drift)
+    if (!layer->drift_unsaved || !layer->drift) {
         return 0;
+    }
     mpk_writer_init(&writer);
     snprintf(key, sizeof key, "drift/%s/%" PRIu32, track->name, stream->key);
     int code = drift_pack(layer->drift, &writer);
-    if (!code)
-        code = keep(saving, key, &writer);
+    if (!code) {
+        code = checkpoint_keep(saving, key, &writer);
+    }
     mpk_writer_clear(&writer);
     layer->drift_unsaved = false;
     return code;
@@ -166,12 +177,14 @@ static int save_layer(struct saving *saving, const struct track *track, struct s
 {
     struct layer_track *layer = &stream->tracks[track->index];
     int code = save_drift(saving, track, stream);
-    if (!layer->unsaved || code)
+    if (!layer->unsaved || code) {
         return code;
+    }
     layer->unsaved = false;
     code = save_row(saving, track, stream);
-    if (!code)
+    if (!code) {
         code = save_states(saving, track, track->window.open, stream);
+    }
     return code ? code : save_states(saving, track, track->window.closed, stream);
 }
 
@@ -195,24 +208,27 @@ static void put_ranks(struct mpk_writer *writer, const struct window *window)
 static void put_cut_parts(struct mpk_writer *writer, const struct window *window)
 {
     uint32_t count = 0;
-    for (const struct window_part *part = window->closed; part; part = part->next)
+    for (const struct window_part *part = window->closed; part; part = part->next) {
         count += part->cut;
+    }
     mpk_put_str(writer, "cut");
     mpk_put_array(writer, count);
-    for (const struct window_part *part = window->closed; part; part = part->next)
-        if (part->cut)
+    for (const struct window_part *part = window->closed; part; part = part->next) {
+        if (part->cut) {
             mpk_put_u64(writer, part->index);
+        }
+    }
 }
 
-static void put_track(struct mpk_writer *writer, const struct track *track)
+static void checkpoint_put_track(struct mpk_writer *writer, const struct track *track)
 {
     const struct window *window = &track->window;
     mpk_put_map(writer, 6);
     mpk_put_str(writer, "name");
     mpk_put_str(writer, track->name);
-    put_number(writer, "next", window->next_index);
-    put_number(writer, "complete_from", window->complete_from);
-    put_number(writer, "settled", window->settled);
+    checkpoint_put_number(writer, "next", window->next_index);
+    checkpoint_put_number(writer, "complete_from", window->complete_from);
+    checkpoint_put_number(writer, "settled", window->settled);
     put_ranks(writer, window);
     put_cut_parts(writer, window);
 }
@@ -221,35 +237,38 @@ static void put_about(struct mpk_writer *writer, const struct run *run, uint64_t
 {
     const struct window *window = &run->tracks[0].window;
     mpk_put_map(writer, 15);
-    put_number(writer, "taken", run->taken);
-    put_number(writer, "state", run->state);
-    put_number(writer, "epoch", run->epoch);
-    put_number(writer, "step", run->step);
-    put_number(writer, "time_ns", run->time_ns);
-    put_number(writer, "age_ns", window_age(window, now_ns));
-    put_number(writer, "wall_ns", now_ns + run->sink->wall_offset_ns);
-    put_number(writer, "world", window->world);
-    put_counts(writer, &run->counts);
+    checkpoint_put_number(writer, "taken", run->taken);
+    checkpoint_put_number(writer, "state", run->state);
+    checkpoint_put_number(writer, "epoch", run->epoch);
+    checkpoint_put_number(writer, "step", run->step);
+    checkpoint_put_number(writer, "time_ns", run->time_ns);
+    checkpoint_put_number(writer, "age_ns", window_age(window, now_ns));
+    checkpoint_put_number(writer, "wall_ns", now_ns + run->sink->wall_offset_ns);
+    checkpoint_put_number(writer, "world", window->world);
+    checkpoint_put_counts(writer, &run->counts);
     put_sequences(writer, &run->events);
-    put_number(writer, "found", run->found);
+    checkpoint_put_number(writer, "found", run->found);
     stored_put(writer, "drop_totals", run->drop_totals.of_rank, run->drop_totals.count,
                sizeof *run->drop_totals.of_rank);
     mpk_put_str(writer, "tracks");
     mpk_put_array(writer, run->track_count);
-    for (uint32_t t = 0; t < run->track_count; t++)
-        put_track(writer, &run->tracks[t]);
+    for (uint32_t t = 0; t < run->track_count; t++) {
+        checkpoint_put_track(writer, &run->tracks[t]);
+    }
 }
 
 static int save_alerts(struct saving *saving)
 {
     struct run *run = saving->run;
     struct mpk_writer writer;
-    if (!run->alerts_unsaved || !run->alerts)
+    if (!run->alerts_unsaved || !run->alerts) {
         return 0;
+    }
     mpk_writer_init(&writer);
     int code = alerts_pack(run->alerts, &writer);
-    if (!code)
-        code = keep(saving, "alerts", &writer);
+    if (!code) {
+        code = checkpoint_keep(saving, "alerts", &writer);
+    }
     mpk_writer_clear(&writer);
     run->alerts_unsaved = false;
     return code;
@@ -260,7 +279,7 @@ static int save_about(struct saving *saving, uint64_t now_ns)
     struct mpk_writer writer;
     mpk_writer_init(&writer);
     put_about(&writer, saving->run, now_ns);
-    int code = keep(saving, "about", &writer);
+    int code = checkpoint_keep(saving, "about", &writer);
     mpk_writer_clear(&writer);
     return code ? code : save_alerts(saving);
 }
@@ -272,20 +291,25 @@ void checkpoint_track(struct run *run, struct track *track, struct store_batch *
 {
     struct saving saving = {.run = run, .batch = *batch};
     int code = 0;
-    if (!*batch)
+    if (!*batch) {
         return;
-    for (struct stream *stream = run->streams; stream && !code; stream = stream->hh.next)
+    }
+    for (struct stream *stream = run->streams; stream && !code; stream = stream->hh.next) {
         code = save_layer(&saving, track, stream);
-    if (!code)
+    }
+    if (!code) {
         code = save_about(&saving, now_ns);
-    submit(run, batch, code);
+    }
+    run_checkpoint_submit(run, batch, code);
 }
 
 static bool has_changed(const struct run *run, const struct stream *stream)
 {
-    for (uint32_t t = 0; t < run->track_count; t++)
-        if (stream->tracks[t].unsaved || stream->tracks[t].drift_unsaved)
+    for (uint32_t t = 0; t < run->track_count; t++) {
+        if (stream->tracks[t].unsaved || stream->tracks[t].drift_unsaved) {
             return true;
+        }
+    }
     return false;
 }
 
@@ -293,8 +317,9 @@ static int step_layer(struct run *run, struct stream *stream)
 {
     struct saving saving = {.run = run, .batch = run->saving};
     int code = 0;
-    for (uint32_t t = 0; t < run->track_count && !code; t++)
+    for (uint32_t t = 0; t < run->track_count && !code; t++) {
         code = save_layer(&saving, &run->tracks[t], stream);
+    }
     run->saving_bytes += saving.bytes;
     return code;
 }
@@ -305,8 +330,9 @@ static void look_for_losses(struct run *run)
     struct stats *stats = run->sink->stats;
     uint64_t losses =
         stats_get(stats, COUNT_STORE_DROPPED) + stats_get(stats, COUNT_STORE_REPLACED);
-    if (losses != run->store_losses)
+    if (losses != run->store_losses) {
         mark_all_unsaved(run);
+    }
     run->store_losses = losses;
 }
 
@@ -319,18 +345,22 @@ bool checkpoint_step(struct run *run)
     }
     if (!run->round_goes_on) {
         look_for_losses(run);
-        if (!run->unsaved)
+        if (!run->unsaved) {
             return false;
+        }
         run->unsaved = false;
         run->round_goes_on = true;
         run->round_next = run->streams;
     }
-    if (!run->saving)
+    if (!run->saving) {
         run->saving = checkpoint_begin(run);
-    if (!run->saving)
+    }
+    if (!run->saving) {
         return false;
-    while (run->round_next && !has_changed(run, run->round_next))
+    }
+    while (run->round_next && !has_changed(run, run->round_next)) {
         run->round_next = run->round_next->hh.next;
+    }
     if (run->round_next) {
         run->saving_code = step_layer(run, run->round_next);
         run->round_next = run->round_next->hh.next;
@@ -342,32 +372,35 @@ bool checkpoint_step(struct run *run)
 void checkpoint_submit(struct run *run, uint64_t now_ns)
 {
     struct saving saving = {.run = run, .batch = run->saving};
-    if (!run->saving)
+    if (!run->saving) {
         return;
-    if (!run->saving_code)
+    }
+    if (!run->saving_code) {
         run->saving_code = save_about(&saving, now_ns);
+    }
     crash_point("checkpoint_packed");
-    submit(run, &run->saving, run->saving_code);
+    run_checkpoint_submit(run, &run->saving, run->saving_code);
     run->saving_code = 0;
     run->saving_bytes = 0;
     stats_add(run->sink->stats, COUNT_CHECKPOINTS, 1);
     crash_point("checkpoint_submitted");
 }
 
-static void forget(struct run *run, const char *prefix)
+static void run_checkpoint_forget(struct run *run, const char *prefix)
 {
     struct store_batch *batch = checkpoint_begin(run);
-    if (batch)
-        submit(run, &batch, batch_forget(batch, prefix));
+    if (batch) {
+        run_checkpoint_submit(run, &batch, batch_forget(batch, prefix));
+    }
 }
 
 void checkpoint_forget(struct run *run)
 {
-    forget(run, "");
+    run_checkpoint_forget(run, "");
     mark_all_unsaved(run); /* should a rank come after all */
 }
 
 void checkpoint_forget_parts(struct run *run)
 {
-    forget(run, "part/");
+    run_checkpoint_forget(run, "part/");
 }

@@ -39,7 +39,7 @@ void closing_publish_job(struct run *run)
 #define DRIFT_TYPICAL 2560
 
 /* NULL when baselines have used up their share of the memory, or there is none. */
-static struct drift *get_drift(struct closing *closing, struct stream *stream)
+static struct drift *closing_get_drift(struct closing *closing, struct stream *stream)
 {
     struct run *run = closing->run;
     struct layer_track *layer = &stream->tracks[closing->track->index];
@@ -49,50 +49,57 @@ static struct drift *get_drift(struct closing *closing, struct stream *stream)
         run_charge_drift(run, layer);
     }
     if (layer->drift ||
-        !state_budget_fits(&run->drift_budget, (uint64_t)stream->heads * DRIFT_TYPICAL))
+        !state_budget_fits(&run->drift_budget, (uint64_t)stream->heads * DRIFT_TYPICAL)) {
         return layer->drift;
+    }
     layer->drift = drift_new(&rule, stream->heads);
-    if (layer->drift && run->sink->learning)
+    if (layer->drift && run->sink->learning) {
         run->sink->learning(run->sink->data, run, stream, closing->track->index);
+    }
     return layer->drift;
 }
 
 /* Without memory the summary has no drift. Its numbers are there until drift_result_clear. */
-static void compare(struct closing *closing, struct stream *stream, const struct layer_state *state,
-                    struct summary_result *summary)
+static void closing_compare(struct closing *closing, struct stream *stream,
+                            const struct layer_state *state, struct summary_result *summary)
 {
     struct layer_track *layer = &stream->tracks[closing->track->index];
-    struct drift *drift = get_drift(closing, stream);
+    struct drift *drift = closing_get_drift(closing, stream);
     bool learn = drift && closing->closed && drift_may_learn(drift, &closing->window);
-    if (!drift || drift_window(drift, state, closing->window.last, learn) != 0)
+    if (!drift || drift_window(drift, state, closing->window.last, learn) != 0) {
         return;
+    }
     if (learn) {
         layer->drift_unsaved = true;
         run_charge_drift(closing->run, layer);
     }
-    for (int m = 0; m < METRIC_COUNT; m++)
+    for (int m = 0; m < METRIC_COUNT; m++) {
         summary->drift[m] = drift_result(drift, m);
+    }
 }
 
 /* Layers */
 
-static int publish(struct closing *closing, const char *topic, const struct summary_result *summary)
+static int closing_publish(struct closing *closing, const char *topic,
+                           const struct summary_result *summary)
 {
     struct run *run = closing->run;
     struct mpk_writer writer;
     mpk_writer_init(&writer);
     summary_encode(summary, &writer);
     int code = mpk_writer_ok(&writer) ? 0 : ERR_MEMORY;
-    if (!code)
+    if (!code) {
         run->sink->put(run->sink->data, run, topic, closing->track->index, &writer, RESULT_SUMMARY);
+    }
     mpk_writer_clear(&writer);
     return code;
 }
 
-static int judge_layer(struct closing *closing, const struct summary_result *summary)
+static int closing_judge_layer(struct closing *closing, const struct summary_result *summary)
 {
-    if (!closing->run->alerts || !closing->closed || closing->track->index > 0)
+    if (!closing->run->alerts || !closing->closed || closing->track->index > 0) {
         return 0;
+    }
     struct alert_sink sink = announce_sink(&closing->announcer);
     return alerts_layer(closing->run->alerts, summary, &sink);
 }
@@ -101,8 +108,9 @@ static int keep_window(struct closing *closing, const struct stream *stream,
                        const struct layer_state *state)
 {
     struct mpk_writer writer;
-    if (!closing->announcer.batch)
+    if (!closing->announcer.batch) {
         return 0;
+    }
     mpk_writer_init(&writer);
     int code = layer_state_pack(state, &writer);
     struct store_window window = {
@@ -118,19 +126,21 @@ static int keep_window(struct closing *closing, const struct stream *stream,
         .state = writer.buffer.data,
         .state_size = writer.buffer.size,
     };
-    if (!code)
+    if (!code) {
         code = batch_window(closing->announcer.batch, &window);
+    }
     mpk_writer_clear(&writer);
     return code;
 }
 
 /* The map of the newest message that gave one, with closed windows of the primary track. */
-static int keep_map(struct closing *closing, const struct stream *stream,
-                    const struct layer_state *state)
+static int closing_keep_map(struct closing *closing, const struct stream *stream,
+                            const struct layer_state *state)
 {
     const struct detail *detail = state->map;
-    if (!detail || !closing->closed || closing->track->index > 0 || !closing->announcer.batch)
+    if (!detail || !closing->closed || closing->track->index > 0 || !closing->announcer.batch) {
         return 0;
+    }
     struct store_map map = {
         .layer = stream->id,
         .window = closing->window,
@@ -152,18 +162,23 @@ static int close_state(struct closing *closing, struct stream *stream, const cha
     struct run *run = closing->run;
     struct summary_view view;
     int code = summary_view_init(&view, state, stream->id, run->job, run->id, &closing->window);
-    if (code)
+    if (code) {
         return code;
-    compare(closing, stream, state, &view.result);
-    code = publish(closing, topic, &view.result);
-    if (!code)
+    }
+    closing_compare(closing, stream, state, &view.result);
+    code = closing_publish(closing, topic, &view.result);
+    if (!code) {
         code = keep_window(closing, stream, state);
-    if (!code)
-        code = keep_map(closing, stream, state);
-    if (!code)
-        code = judge_layer(closing, &view.result);
-    if (stream->tracks[closing->track->index].drift)
+    }
+    if (!code) {
+        code = closing_keep_map(closing, stream, state);
+    }
+    if (!code) {
+        code = closing_judge_layer(closing, &view.result);
+    }
+    if (stream->tracks[closing->track->index].drift) {
         drift_result_clear(stream->tracks[closing->track->index].drift);
+    }
     summary_view_clear(&view);
     return code;
 }
@@ -177,12 +192,14 @@ static bool close_layer(struct closing *closing, const struct part_list *list,
     char topic[TOPIC_MAX];
     topic_layer("summary", closing->run->job, stream->id, topic);
     int code = track_merge(closing->track, list, stream, &state, &merged);
-    if (!code && state)
+    if (!code && state) {
         code = close_state(closing, stream, topic, state);
+    }
     layer_state_free(&merged);
-    if (code)
+    if (code) {
         log_event(LOG_ERROR, "summary_lost", LOG_STR("topic", topic),
                   LOG_STR("reason", err_slug(code)));
+    }
     return state != NULL;
 }
 
@@ -191,12 +208,13 @@ static bool close_layer(struct closing *closing, const struct part_list *list,
 static uint64_t total_dropped(const struct tally *tally)
 {
     uint64_t dropped = tally->source;
-    for (int i = 0; i < ERR_COUNT; i++)
+    for (int i = 0; i < ERR_COUNT; i++) {
         dropped += tally->dropped[i];
+    }
     return dropped;
 }
 
-static void judge_run(struct closing *closing)
+static void closing_judge_run(struct closing *closing)
 {
     struct run *run = closing->run;
     struct counts counts = run_counts(run);
@@ -209,19 +227,22 @@ static void judge_run(struct closing *closing)
     };
     struct alert_sink sink = announce_sink(&closing->announcer);
     run->judged = counts;
-    if (alerts_run(run->alerts, &said, &sink) != 0)
+    if (alerts_run(run->alerts, &said, &sink) != 0) {
         log_event(LOG_ERROR, "run_not_judged", LOG_STR("job", run->job));
+    }
 }
 
 void closing_judge(struct run *run)
 {
     struct closing closing = {.run = run, .announcer = {.run = run}};
-    if (!run->alerts)
+    if (!run->alerts) {
         return;
+    }
     closing.announcer.batch = checkpoint_begin(run);
-    judge_run(&closing);
-    if (closing.announcer.batch && closing.announcer.events > 0)
+    closing_judge_run(&closing);
+    if (closing.announcer.batch && closing.announcer.events > 0) {
         store_submit(run->sink->store, &closing.announcer.batch);
+    }
     batch_free(&closing.announcer.batch);
 }
 
@@ -233,12 +254,15 @@ static uint32_t publish_window(struct closing *closing, const struct window_part
     uint32_t published = 0;
     closing->window = window_describe(&closing->track->window, last);
     track_parts(closing->track, last, &list);
-    for (struct stream *stream = run->streams; stream; stream = stream->hh.next)
+    for (struct stream *stream = run->streams; stream; stream = stream->hh.next) {
         published += close_layer(closing, &list, stream);
-    if (closing->closed && closing->track->index == 0 && run->alerts)
-        judge_run(closing); /* also when all was lost */
-    if (published)
+    }
+    if (closing->closed && closing->track->index == 0 && run->alerts) {
+        closing_judge_run(closing); /* also when all was lost */
+    }
+    if (published) {
         closing_publish_job(run);
+    }
     log_event(LOG_DEBUG, "window_published", LOG_STR("job", run->job),
               LOG_STR("window", closing->track->name), LOG_NUM("last", closing->window.last),
               LOG_NUM("layers", published), LOG_NUM("partial", closing->window.partial));
@@ -251,8 +275,9 @@ static uint32_t show_window(struct run *run, struct track *track, const struct w
     struct closing closing = {
         .run = run, .track = track, .announcer = {.run = run, .batch = checkpoint_begin(run)}};
     uint32_t published = publish_window(&closing, last);
-    if (closing.announcer.batch)
+    if (closing.announcer.batch) {
         store_submit(run->sink->store, &closing.announcer.batch);
+    }
     batch_free(&closing.announcer.batch);
     return published;
 }
@@ -260,17 +285,20 @@ static uint32_t show_window(struct run *run, struct track *track, const struct w
 static uint32_t show_track(struct run *run, struct track *track)
 {
     uint32_t published = 0;
-    for (struct window_part *part = track->window.open; part; part = part->next)
-        if (window_due(&track->window, part))
+    for (struct window_part *part = track->window.open; part; part = part->next) {
+        if (window_due(&track->window, part)) {
             published += show_window(run, track, part);
+        }
+    }
     return published;
 }
 
 uint32_t closing_show(struct run *run)
 {
     uint32_t published = 0;
-    for (uint32_t t = 0; t < run->track_count; t++)
+    for (uint32_t t = 0; t < run->track_count; t++) {
         published += show_track(run, &run->tracks[t]);
+    }
     return published;
 }
 
@@ -279,8 +307,9 @@ void closing_show_quiet(struct run *run, uint64_t now_ns)
     for (uint32_t t = 0; t < run->track_count; t++) {
         struct track *track = &run->tracks[t];
         struct window_part *quiet;
-        while ((quiet = window_quiet(&track->window, now_ns)))
+        while ((quiet = window_quiet(&track->window, now_ns))) {
             show_window(run, track, window_boundary(&track->window, quiet));
+        }
     }
 }
 
@@ -293,8 +322,9 @@ static void forget_parts(struct track *track, struct store_batch *batch)
     struct window_part *part;
     while ((part = window_forget(&track->window))) {
         snprintf(prefix, sizeof prefix, "part/%s/%" PRIu64 "/", track->name, part->index);
-        if (batch && batch_forget(batch, prefix) != 0)
+        if (batch && batch_forget(batch, prefix) != 0) {
             log_event(LOG_WARNING, "checkpoint_kept", LOG_STR("key", prefix));
+        }
         track_free_part(part);
     }
 }
@@ -306,8 +336,9 @@ static void close_part(struct run *run, struct track *track, const struct window
                               .track = track,
                               .closed = true,
                               .announcer = {.run = run, .batch = checkpoint_begin(run)}};
-    if (window_due(&track->window, part))
+    if (window_due(&track->window, part)) {
         publish_window(&closing, part);
+    }
     crash_point("window_published");
     forget_parts(track, closing.announcer.batch);
     checkpoint_track(run, track, &closing.announcer.batch, now_ns);
@@ -317,15 +348,17 @@ static void close_part(struct run *run, struct track *track, const struct window
 static void settle_track(struct run *run, struct track *track, uint64_t now_ns)
 {
     struct window_part *part;
-    while ((part = window_close_next(&track->window, now_ns)))
+    while ((part = window_close_next(&track->window, now_ns))) {
         close_part(run, track, part, now_ns);
+    }
 }
 
 static bool has_ended(const struct run *run)
 {
     bool open = false;
-    for (uint32_t t = 0; t < run->track_count; t++)
+    for (uint32_t t = 0; t < run->track_count; t++) {
         open = open || run->tracks[t].window.open;
+    }
     return !open && !run->queue && window_all_bye(&run->tracks[0].window);
 }
 
@@ -343,8 +376,10 @@ static void end_run(struct run *run)
 
 void closing_settle(struct run *run, uint64_t now_ns)
 {
-    for (uint32_t t = 0; t < run->track_count; t++)
+    for (uint32_t t = 0; t < run->track_count; t++) {
         settle_track(run, &run->tracks[t], now_ns);
-    if (run->state != JOB_ENDED && has_ended(run))
+    }
+    if (run->state != JOB_ENDED && has_ended(run)) {
         end_run(run);
+    }
 }

@@ -8,11 +8,12 @@ static int run_handle_hello(struct run *run, const struct message *message)
     const struct header *header = &message->header;
     struct stream *stream;
     int code = 0;
-    for (uint32_t i = 0; i < header->layer_count && !code; i++)
+    for (uint32_t i = 0; i < header->layer_count && !code; i++) {
         code = header->layers[i].heads > run->config->limits_heads
                    ? ERR_HEADS_LIMIT
                    : run_stream(run, header->layers[i].id, header->layers[i].heads,
                                 message->received_ns, &stream);
+    }
     return code;
 }
 
@@ -20,10 +21,11 @@ static void run_tell_tracks(struct run *run, const struct message *message)
 {
     for (uint32_t t = 0; t < run->track_count; t++) {
         struct window *window = &run->tracks[t].window;
-        if (message->header.event == EVENT_EPOCH_END)
+        if (message->header.event == EVENT_EPOCH_END) {
             window_epoch_end(window, message->rank_index, message->header.epoch);
-        else if (message->header.event == EVENT_BYE)
+        } else if (message->header.event == EVENT_BYE) {
             window_bye(window, message->rank_index, message->received_ns);
+        }
     }
 }
 
@@ -33,23 +35,28 @@ int run_take_event(struct run *run, struct message *message)
     uint64_t dropped = 0;
     int code = sequences_next(&run->events, message->rank_index, header->seq, header->dropped,
                               &message->losses);
-    if (!code && !message->losses.found) /* a late one tells an older total than is known */
+    if (!code && !message->losses.found) { /* a late one tells an older total than is known */
         code = drop_totals_event(&run->drop_totals, message->rank_index, header->dropped_total,
                                  header->seq == 0, &dropped);
-    if (code)
+    }
+    if (code) {
         return code;
+    }
     message->losses.source += dropped;
     tally_losses(&run->counts.tally, &message->losses);
     run->found += message->losses.found;
     run->dirty = run->dirty || dropped > 0;
-    if (header->event == EVENT_HELLO)
+    if (header->event == EVENT_HELLO) {
         code = run_handle_hello(run, message);
-    if (run->judge_losses && run_counts(run).tally.source > run->judged.tally.source)
+    }
+    if (run->judge_losses && run_counts(run).tally.source > run->judged.tally.source) {
         closing_judge(run);
+    }
     run->judge_losses = true;
     run_tell_tracks(run, message);
-    if (!code)
+    if (!code) {
         run->counts.processed++;
+    }
     return code;
 }
 
@@ -58,17 +65,21 @@ int run_heed_bye(struct run *run, const struct message *message)
     static const struct sequences none;
     const struct header *header = &message->header;
     const struct window_rank *rank = &run->tracks[0].window.ranks[message->rank_index];
-    if (!rank->bye && !rank->bye_ns)
+    if (!rank->bye && !rank->bye_ns) {
         return 0;
+    }
     const struct stream *stream =
         header->type == MESSAGE_EVENT ? NULL : stream_find(run->streams, header->layer);
     const struct sequences *sequences = header->type == MESSAGE_EVENT ? &run->events
                                         : stream                      ? &stream->sequences
                                                                       : &none;
-    if (rank->bye && sequences_passed(sequences, message->rank_index, header->seq))
+    if (rank->bye && sequences_passed(sequences, message->rank_index, header->seq)) {
         return ERR_ENDED;
-    if (sequences_goes_on(sequences, message->rank_index, header->seq))
-        for (uint32_t t = 0; t < run->track_count; t++)
+    }
+    if (sequences_goes_on(sequences, message->rank_index, header->seq)) {
+        for (uint32_t t = 0; t < run->track_count; t++) {
             window_take_bye_back(&run->tracks[t].window, message->rank_index, message->received_ns);
+        }
+    }
     return 0;
 }

@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void describe(const struct message *message, const struct measured *measured,
-                     struct live_result *live)
+static void live_describe(const struct message *message, const struct measured *measured,
+                          struct live_result *live)
 {
     const struct header *header = &message->header;
     *live = (struct live_result){
@@ -32,8 +32,9 @@ static double *spread_one(const struct header *header, const double **numbers, s
                           double *to)
 {
     size_t total = header->heads_total * width;
-    for (size_t i = 0; i < total; i++)
+    for (size_t i = 0; i < total; i++) {
         to[i] = NAN;
+    }
     memcpy(to + header->head_offset * width, *numbers, header->heads * width * sizeof *to);
     *numbers = to;
     return to + total;
@@ -42,31 +43,38 @@ static double *spread_one(const struct header *header, const double **numbers, s
 static enum pattern *spread_patterns(const struct header *header, const enum pattern *from,
                                      enum pattern *to)
 {
-    for (uint32_t h = 0; h < header->heads_total; h++)
+    for (uint32_t h = 0; h < header->heads_total; h++) {
         to[h] = PATTERN_NONE;
+    }
     memcpy(to + header->head_offset, from, header->heads * sizeof *to);
     return to;
 }
 
 /* Points the arrays of a slice of the heads into a new buffer, which is returned; NULL when out of
  * memory. What goes across heads a slice does not have. */
-static double *spread(const struct header *header, struct layer_numbers *numbers)
+static double *live_spread(const struct header *header, struct layer_numbers *numbers)
 {
     size_t total = header->heads_total;
     size_t count = total * (METRIC_COUNT + VECTORS_WIDTH);
     double *buffer = malloc(count * sizeof *buffer + total * sizeof(enum pattern));
     double *next = buffer;
-    if (!buffer)
+    if (!buffer) {
         return NULL;
-    for (int m = 0; m < METRIC_COUNT; m++)
-        if (numbers->value[m])
+    }
+    for (int m = 0; m < METRIC_COUNT; m++) {
+        if (numbers->value[m]) {
             next = spread_one(header, &numbers->value[m], 1, next);
-    for (int v = 0; v < VECTOR_COUNT; v++)
-        if (numbers->vector[v])
+        }
+    }
+    for (int v = 0; v < VECTOR_COUNT; v++) {
+        if (numbers->vector[v]) {
             next = spread_one(header, &numbers->vector[v], vector_info[v].width, next);
-    if (numbers->pattern)
+        }
+    }
+    if (numbers->pattern) {
         numbers->pattern =
             spread_patterns(header, numbers->pattern, (enum pattern *)(void *)(buffer + count));
+    }
     numbers->heads = header->heads_total;
     return buffer;
 }
@@ -76,11 +84,12 @@ int live_write(const struct message *message, const struct measured *measured,
 {
     struct live_result live;
     double *buffer = NULL;
-    describe(message, measured, &live);
+    live_describe(message, measured, &live);
     if (message->header.heads_total != message->header.heads) {
-        buffer = spread(&message->header, &live.numbers);
-        if (!buffer)
+        buffer = live_spread(&message->header, &live.numbers);
+        if (!buffer) {
             return ERR_MEMORY;
+        }
     }
     live_encode(&live, writer);
     free(buffer);

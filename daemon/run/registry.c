@@ -28,8 +28,9 @@ struct registry *registry_new(const struct config *config, const struct result_s
                               void (*forget)(void *data, const char *job), void *data)
 {
     struct registry *registry = calloc(1, sizeof *registry);
-    if (!registry)
+    if (!registry) {
         return NULL;
+    }
     registry->config = config;
     registry->sink = sink;
     registry->forget = forget;
@@ -52,17 +53,20 @@ static void remove_job(struct registry *registry, struct job *job)
 /* What was kept of a run that makes room: it will not come back. */
 static void forget_kept(struct run *run)
 {
-    if (run->state != JOB_ENDED)
+    if (run->state != JOB_ENDED) {
         checkpoint_forget(run);
+    }
 }
 
 void registry_free(struct registry **registry_p)
 {
     struct registry *registry = *registry_p;
-    if (!registry)
+    if (!registry) {
         return;
-    while (registry->jobs)
+    }
+    while (registry->jobs) {
         remove_job(registry, registry->jobs);
+    }
     free(registry);
     *registry_p = NULL;
 }
@@ -72,24 +76,28 @@ void registry_free(struct registry **registry_p)
 static uint64_t last_heard(const struct job *job)
 {
     uint64_t last = 0;
-    for (const struct run *run = job->runs; run; run = run->next)
+    for (const struct run *run = job->runs; run; run = run->next) {
         last = run->last_ns > last ? run->last_ns : last;
+    }
     return last;
 }
 
 static bool job_at_rest(const struct job *job)
 {
-    for (const struct run *run = job->runs; run; run = run->next)
-        if (run->state == JOB_ACTIVE || run_busy(run))
+    for (const struct run *run = job->runs; run; run = run->next) {
+        if (run->state == JOB_ACTIVE || run_busy(run)) {
             return false;
+        }
+    }
     return true;
 }
 
 static bool registry_run_has_tensors(const struct run *run)
 {
     bool any = false;
-    for (const struct stream *stream = run->streams; stream && !any; stream = stream->hh.next)
+    for (const struct stream *stream = run->streams; stream && !any; stream = stream->hh.next) {
         any = stream->measured;
+    }
     return any;
 }
 
@@ -101,9 +109,11 @@ static bool registry_run_is_empty(const struct run *run)
 
 static bool registry_job_is_empty(const struct job *job)
 {
-    for (const struct run *run = job->runs; run; run = run->next)
-        if (!registry_run_is_empty(run))
+    for (const struct run *run = job->runs; run; run = run->next) {
+        if (!registry_run_is_empty(run)) {
             return false;
+        }
+    }
     return true;
 }
 
@@ -111,9 +121,11 @@ static struct job *registry_longest_silent(struct registry *registry, const stru
                                            bool (*may_go)(const struct job *))
 {
     struct job *longest = NULL;
-    for (struct job *job = registry->jobs; job; job = job->hh.next)
-        if (job != but && may_go(job) && (!longest || last_heard(job) < last_heard(longest)))
+    for (struct job *job = registry->jobs; job; job = job->hh.next) {
+        if (job != but && may_go(job) && (!longest || last_heard(job) < last_heard(longest))) {
             longest = job;
+        }
+    }
     return longest;
 }
 
@@ -121,8 +133,9 @@ static void registry_forget_job(struct registry *registry, struct job *job)
 {
     log_event(LOG_INFO, "job_forgotten", LOG_STR("job", job->name));
     registry->forget(registry->data, job->name);
-    for (struct run *run = job->runs; run; run = run->next)
+    for (struct run *run = job->runs; run; run = run->next) {
         forget_kept(run);
+    }
     remove_job(registry, job);
 }
 
@@ -132,8 +145,9 @@ enum claim { CLAIM_NONE, CLAIM_ONE_BEYOND, CLAIM_ROOM };
 
 static enum claim claim_of(const struct header *header)
 {
-    if (header->type != MESSAGE_EVENT)
+    if (header->type != MESSAGE_EVENT) {
         return CLAIM_ROOM;
+    }
     return header->event == EVENT_HELLO ? CLAIM_ONE_BEYOND : CLAIM_NONE;
 }
 
@@ -141,17 +155,22 @@ static enum claim claim_of(const struct header *header)
 static int make_room_for_job(struct registry *registry, const struct job *known, enum claim claim)
 {
     uint64_t limit = registry->config->limits_jobs, count = HASH_COUNT(registry->jobs);
-    if (count + !known <= limit)
+    if (count + !known <= limit) {
         return 0;
-    if (known && (claim != CLAIM_ROOM || !registry_job_is_empty(known)))
+    }
+    if (known && (claim != CLAIM_ROOM || !registry_job_is_empty(known))) {
         return 0; /* it has its place, or stays in the one beyond the limit */
+    }
     struct job *job = registry_longest_silent(registry, known, registry_job_is_empty);
-    if (!job && claim == CLAIM_ONE_BEYOND && count == limit)
+    if (!job && claim == CLAIM_ONE_BEYOND && count == limit) {
         return 0;
-    if (!job && claim == CLAIM_ROOM)
+    }
+    if (!job && claim == CLAIM_ROOM) {
         job = registry_longest_silent(registry, known, job_at_rest);
-    if (!job)
+    }
+    if (!job) {
         return ERR_JOB_LIMIT;
+    }
     registry_forget_job(registry, job);
     return 0;
 }
@@ -159,8 +178,9 @@ static int make_room_for_job(struct registry *registry, const struct job *known,
 static void remove_run(struct job *job, struct run *run)
 {
     struct run **link = &job->runs;
-    while (*link != run)
+    while (*link != run) {
         link = &(*link)->next;
+    }
     *link = run->next;
     run_free(&run);
 }
@@ -178,23 +198,30 @@ static int make_room_for_run(struct registry *registry, struct job *job, const s
 {
     uint64_t limit = registry->config->limits_runs, count = 0;
     struct run *empty = NULL, *longest = NULL;
-    for (struct run *run = job->runs; run; run = run->next)
-        count++;
-    if (count + !known <= limit ||
-        (known && (claim != CLAIM_ROOM || !registry_run_is_empty(known))))
-        return 0;
     for (struct run *run = job->runs; run; run = run->next) {
-        if (run != known && registry_run_is_empty(run) && (!empty || run->last_ns < empty->last_ns))
-            empty = run;
-        if (run != known && run_may_go(registry, run, now_ns) &&
-            (!longest || run->last_ns < longest->last_ns))
-            longest = run;
+        count++;
     }
-    if (!empty && claim == CLAIM_ONE_BEYOND && count == limit)
+    if (count + !known <= limit ||
+        (known && (claim != CLAIM_ROOM || !registry_run_is_empty(known)))) {
         return 0;
+    }
+    for (struct run *run = job->runs; run; run = run->next) {
+        if (run != known && registry_run_is_empty(run) &&
+            (!empty || run->last_ns < empty->last_ns)) {
+            empty = run;
+        }
+        if (run != known && run_may_go(registry, run, now_ns) &&
+            (!longest || run->last_ns < longest->last_ns)) {
+            longest = run;
+        }
+    }
+    if (!empty && claim == CLAIM_ONE_BEYOND && count == limit) {
+        return 0;
+    }
     struct run *run = empty ? empty : claim == CLAIM_ROOM ? longest : NULL;
-    if (!run)
+    if (!run) {
         return ERR_RUN_LIMIT;
+    }
     closing_show(run);
     forget_kept(run);
     remove_run(job, run);
@@ -203,7 +230,7 @@ static int make_room_for_run(struct registry *registry, struct job *job, const s
 
 /* Finding */
 
-static struct job *find_job(const struct registry *registry, const char *name)
+static struct job *registry_find_job(const struct registry *registry, const char *name)
 {
     struct job *job = NULL;
     HASH_FIND_STR(registry->jobs, name, job);
@@ -213,8 +240,9 @@ static struct job *find_job(const struct registry *registry, const char *name)
 static int add_job(struct registry *registry, const char *name, struct job **ret_job)
 {
     struct job *job = calloc(1, sizeof *job);
-    if (!job)
+    if (!job) {
         return ERR_MEMORY;
+    }
     strcpy(job->name, name);
     HASH_ADD_STR(registry->jobs, name, job);
     if (!job->hh.tbl) {
@@ -225,22 +253,24 @@ static int add_job(struct registry *registry, const char *name, struct job **ret
     return 0;
 }
 
-static struct run *find_run(const struct job *job, const uint8_t *id)
+static struct run *registry_find_run(const struct job *job, const uint8_t *id)
 {
     struct run *run = job->runs;
-    while (run && memcmp(run->id, id, RUN_BYTES) != 0)
+    while (run && memcmp(run->id, id, RUN_BYTES) != 0) {
         run = run->next;
+    }
     return run;
 }
 
-static int add_run(struct registry *registry, struct job *job, const struct header *header,
-                   uint64_t now_ns, struct run **ret_run)
+static int registry_add_run(struct registry *registry, struct job *job, const struct header *header,
+                            uint64_t now_ns, struct run **ret_run)
 {
     char hex[2 * RUN_BYTES + 1];
     struct run *run = run_new(job->name, header->run, registry->config, registry->sink,
                               &registry->budget, now_ns);
-    if (!run)
+    if (!run) {
         return ERR_MEMORY;
+    }
     run->next = job->runs;
     job->runs = run;
     run_hex(run->id, hex);
@@ -254,18 +284,22 @@ static int find_or_add(struct registry *registry, const struct header *header, u
                        struct run **ret_run)
 {
     enum claim claim = claim_of(header);
-    struct job *job = find_job(registry, header->job);
+    struct job *job = registry_find_job(registry, header->job);
     int code = make_room_for_job(registry, job, claim);
-    if (!code && !job)
+    if (!code && !job) {
         code = add_job(registry, header->job, &job);
-    if (code)
+    }
+    if (code) {
         return code;
-    *ret_run = find_run(job, header->run);
+    }
+    *ret_run = registry_find_run(job, header->run);
     code = make_room_for_run(registry, job, *ret_run, claim, now_ns);
-    if (!code && !*ret_run)
-        code = add_run(registry, job, header, now_ns, ret_run);
-    if (code && !job->runs)
+    if (!code && !*ret_run) {
+        code = registry_add_run(registry, job, header, now_ns, ret_run);
+    }
+    if (code && !job->runs) {
         remove_job(registry, job);
+    }
     return code;
 }
 
@@ -274,17 +308,19 @@ int registry_arrive(struct registry *registry, struct message *message, uint64_t
 {
     struct run *run;
     int code = find_or_add(registry, &message->header, now_ns, &run);
-    if (code)
+    if (code) {
         return code;
+    }
     *ret_compute = run_queue(run, message, now_ns);
     return 0;
 }
 
 void registry_refused(struct registry *registry, const char *name, int code)
 {
-    struct job *job = find_job(registry, name);
-    if (!job)
+    struct job *job = registry_find_job(registry, name);
+    if (!job) {
         return;
+    }
     run_refused(job->runs, code);
 }
 
@@ -293,9 +329,11 @@ void registry_refused(struct registry *registry, const char *name, int code)
 void registry_each(const struct registry *registry, void (*visit)(void *data, struct run *run),
                    void *data)
 {
-    for (struct job *job = registry->jobs; job; job = job->hh.next)
-        for (struct run *run = job->runs; run; run = run->next)
+    for (struct job *job = registry->jobs; job; job = job->hh.next) {
+        for (struct run *run = job->runs; run; run = run->next) {
             visit(data, run);
+        }
+    }
 }
 
 /* Checkpoints */
@@ -303,13 +341,15 @@ void registry_each(const struct registry *registry, void (*visit)(void *data, st
 static bool adopt_run(void *data, struct run *run)
 {
     struct registry *registry = data;
-    struct job *job = find_job(registry, run->job);
+    struct job *job = registry_find_job(registry, run->job);
     if (!job &&
         make_room_for_job(registry, NULL,
-                          registry_run_has_tensors(run) ? CLAIM_ROOM : CLAIM_ONE_BEYOND) != 0)
+                          registry_run_has_tensors(run) ? CLAIM_ROOM : CLAIM_ONE_BEYOND) != 0) {
         return false;
-    if (!job && add_job(registry, run->job, &job) != 0)
+    }
+    if (!job && add_job(registry, run->job, &job) != 0) {
         return false;
+    }
     run->next = job->runs;
     job->runs = run;
     return true;
@@ -319,13 +359,14 @@ void registry_restore(struct registry *registry, uint64_t now_ns)
 {
     struct restore *restore = restore_new(registry->config, registry->sink, &registry->budget,
                                           adopt_run, registry, now_ns);
-    if (!restore)
+    if (!restore) {
         return;
+    }
     store_each_kept(registry->sink->store, restore_value, restore);
     restore_finish(&restore);
 }
 
-static void begin_round(void *data, struct run *run)
+static void run_registry_begin_round(void *data, struct run *run)
 {
     (void)data;
     run->in_round = true;
@@ -333,14 +374,15 @@ static void begin_round(void *data, struct run *run)
 
 void registry_begin_round(struct registry *registry)
 {
-    registry_each(registry, begin_round, NULL);
+    registry_each(registry, run_registry_begin_round, NULL);
 }
 
 static void step_run(void *data, struct run *run)
 {
     bool *stepped = data;
-    if (!run->in_round || *stepped)
+    if (!run->in_round || *stepped) {
         return;
+    }
     run->in_round = checkpoint_step(run);
     *stepped = run->in_round || run->saving;
 }
@@ -393,7 +435,7 @@ bool registry_tick(struct registry *registry, uint64_t now_ns)
     return tick.active;
 }
 
-static void show_run(void *data, struct run *run)
+static void registry_show_run(void *data, struct run *run)
 {
     (void)data;
     closing_show(run);
@@ -401,7 +443,7 @@ static void show_run(void *data, struct run *run)
 
 void registry_show(struct registry *registry)
 {
-    registry_each(registry, show_run, NULL);
+    registry_each(registry, registry_show_run, NULL);
 }
 
 struct flush {
@@ -412,15 +454,17 @@ struct flush {
 static void flush_run(void *data, struct run *run)
 {
     struct flush *flush = data;
-    if (!flush->job || strcmp(run->job, flush->job) == 0)
+    if (!flush->job || strcmp(run->job, flush->job) == 0) {
         flush->waiting += run_flush(run);
+    }
 }
 
 int registry_flush(struct registry *registry, const char *job)
 {
     struct flush flush = {.job = job};
-    if (job && !find_job(registry, job))
+    if (job && !registry_find_job(registry, job)) {
         return ERR_JOB_UNKNOWN;
+    }
     registry_each(registry, flush_run, &flush);
     return flush.waiting;
 }
@@ -440,7 +484,7 @@ uint32_t registry_flushing(const struct registry *registry)
 
 bool registry_knows(const struct registry *registry, const char *job)
 {
-    return find_job(registry, job) != NULL;
+    return registry_find_job(registry, job) != NULL;
 }
 
 uint32_t registry_jobs(const struct registry *registry)
@@ -460,8 +504,9 @@ static void visit_searched(void *data, struct run *run)
     run_hex(run->id, hex);
     bool fits = strcmp(run->job, search->job) == 0 &&
                 strncmp(hex, search->prefix, strlen(search->prefix)) == 0;
-    if (fits && !search->found)
+    if (fits && !search->found) {
         search->found = run;
+    }
 }
 
 struct run *registry_find(const struct registry *registry, const char *job, const char *prefix)

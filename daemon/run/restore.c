@@ -34,8 +34,9 @@ struct restore *restore_new(const struct config *config, const struct result_sin
                             void *data, uint64_t now_ns)
 {
     struct restore *restore = calloc(1, sizeof *restore);
-    if (!restore)
+    if (!restore) {
         return NULL;
+    }
     restore->config = config;
     restore->sink = sink;
     restore->budget = budget;
@@ -52,14 +53,17 @@ static int read_sequences(const msgpack_object *map, struct sequences *sequences
     const uint8_t *bytes;
     size_t size;
     int code = stored_bytes(map, "sequences", &bytes, &size);
-    if (code || size == 0)
+    if (code || size == 0) {
         return code;
-    if (size % sizeof *sequences->of_rank != 0)
+    }
+    if (size % sizeof *sequences->of_rank != 0) {
         return ERR_STORE_FORMAT;
+    }
     sequences_clear(sequences);
     sequences->of_rank = malloc(size);
-    if (!sequences->of_rank)
+    if (!sequences->of_rank) {
         return ERR_MEMORY;
+    }
     memcpy(sequences->of_rank, bytes, size);
     sequences->count = (uint32_t)(size / sizeof *sequences->of_rank);
     return 0;
@@ -71,16 +75,18 @@ static int read_tally(const msgpack_object *map, const char *key, struct tally *
     const uint8_t *bytes;
     size_t size;
     int code = stored_bytes(map, key, &bytes, &size);
-    if (!code && size > 0)
+    if (!code && size > 0) {
         memcpy(tally, bytes, size < sizeof *tally ? size : sizeof *tally);
+    }
     return code;
 }
 
 static int read_counts(const msgpack_object *map, struct counts *counts)
 {
     int code = stored_u64(map, "received", UINT64_MAX, &counts->received);
-    if (!code)
+    if (!code) {
         code = stored_u64(map, "processed", UINT64_MAX, &counts->processed);
+    }
     return code ? code : read_tally(map, "tally", &counts->tally);
 }
 
@@ -89,18 +95,23 @@ static int restore_read_drop_totals(const msgpack_object *map, struct run *run)
 {
     const uint8_t *bytes;
     size_t size;
-    if (!mpk_find(map, "drop_totals"))
+    if (!mpk_find(map, "drop_totals")) {
         return 0;
+    }
     int code = stored_u64(map, "found", UINT64_MAX, &run->found);
-    if (!code)
+    if (!code) {
         code = stored_bytes(map, "drop_totals", &bytes, &size);
-    if (code || size == 0)
+    }
+    if (code || size == 0) {
         return code;
-    if (size % sizeof *run->drop_totals.of_rank != 0)
+    }
+    if (size % sizeof *run->drop_totals.of_rank != 0) {
         return ERR_STORE_FORMAT;
+    }
     run->drop_totals.of_rank = malloc(size);
-    if (!run->drop_totals.of_rank)
+    if (!run->drop_totals.of_rank) {
         return ERR_MEMORY;
+    }
     memcpy(run->drop_totals.of_rank, bytes, size);
     run->drop_totals.count = (uint32_t)(size / sizeof *run->drop_totals.of_rank);
     return 0;
@@ -116,22 +127,28 @@ static const msgpack_object *numbers(const msgpack_object *map, const char *key,
                                      uint32_t *ret_count)
 {
     const msgpack_object *value = mpk_find(map, key);
-    if (!is_array(value))
+    if (!is_array(value)) {
         return NULL;
-    for (uint32_t i = 0; i < value->via.array.size; i++)
-        if (value->via.array.ptr[i].type != MSGPACK_OBJECT_POSITIVE_INTEGER)
+    }
+    for (uint32_t i = 0; i < value->via.array.size; i++) {
+        if (value->via.array.ptr[i].type != MSGPACK_OBJECT_POSITIVE_INTEGER) {
             return NULL;
+        }
+    }
     *ret_count = value->via.array.size;
     return value->via.array.ptr;
 }
 
 /* About the run */
 
-static struct track *find_track(struct run *run, const char *name, size_t length)
+static struct track *restore_find_track(struct run *run, const char *name, size_t length)
 {
-    for (uint32_t t = 0; t < run->track_count; t++)
-        if (strlen(run->tracks[t].name) == length && memcmp(run->tracks[t].name, name, length) == 0)
+    for (uint32_t t = 0; t < run->track_count; t++) {
+        if (strlen(run->tracks[t].name) == length &&
+            memcmp(run->tracks[t].name, name, length) == 0) {
             return &run->tracks[t];
+        }
+    }
     return NULL;
 }
 
@@ -142,8 +159,9 @@ static int read_rank(struct restore *restore, struct window *window, uint32_t wo
     int code = row[0].via.u64 > UINT32_MAX ? ERR_STORE_FORMAT
                                            : window_rank(window, (uint32_t)row[0].via.u64, world,
                                                          UINT32_MAX, restore->now_ns, &index);
-    if (code)
+    if (code) {
         return code;
+    }
     window->ranks[index].bye = row[1].via.u64 != 0;
     window->ranks[index].seen = row[2].via.u64 != 0;
     window->ranks[index].position = row[3].via.u64;
@@ -157,8 +175,9 @@ static int read_ranks(struct restore *restore, struct window *window, uint32_t w
     uint32_t count;
     const msgpack_object *row = numbers(map, "ranks", &count);
     int code = row && count % 5 == 0 ? 0 : ERR_STORE_FORMAT;
-    for (uint32_t i = 0; i < count && !code; i += 5)
+    for (uint32_t i = 0; i < count && !code; i += 5) {
         code = read_rank(restore, window, world, row + i);
+    }
     return code;
 }
 
@@ -170,49 +189,57 @@ static int read_cut_parts(struct restore *restore, struct window *window, const 
     const msgpack_object *index = numbers(map, "cut", &count);
     int code = index ? 0 : ERR_STORE_FORMAT;
     for (uint32_t i = 0; i < count && !code; i++) {
-        if (index[i].via.u64 >= window->next_index || !window_needs(window, index[i].via.u64))
+        if (index[i].via.u64 >= window->next_index || !window_needs(window, index[i].via.u64)) {
             continue;
+        }
         code = window_restore_part(window, index[i].via.u64, restore->now_ns, &part);
-        if (!code)
+        if (!code) {
             part->cut = true;
+        }
     }
     return code;
 }
 
-static int read_window(struct restore *restore, struct window *window, uint32_t world,
-                       const msgpack_object *map)
+static int restore_read_window(struct restore *restore, struct window *window, uint32_t world,
+                               const msgpack_object *map)
 {
     uint64_t settled;
     int code = stored_u64(map, "next", UINT64_MAX, &window->next_index);
-    if (!code)
+    if (!code) {
         code = stored_u64(map, "complete_from", UINT64_MAX, &window->complete_from);
-    if (!code)
+    }
+    if (!code) {
         code = stored_u64(map, "settled", 1, &settled);
-    if (code)
+    }
+    if (code) {
         return code;
+    }
     window->settled = settled;
     code = read_ranks(restore, window, world, map);
     return code ? code : read_cut_parts(restore, window, map);
 }
 
-static int read_track(struct restore *restore, uint32_t world, const msgpack_object *map)
+static int restore_read_track(struct restore *restore, uint32_t world, const msgpack_object *map)
 {
     const msgpack_object *name = mpk_find(map, "name");
-    if (!name || name->type != MSGPACK_OBJECT_STR)
+    if (!name || name->type != MSGPACK_OBJECT_STR) {
         return ERR_STORE_FORMAT;
-    struct track *track = find_track(restore->run, name->via.str.ptr, name->via.str.size);
-    if (!track)
+    }
+    struct track *track = restore_find_track(restore->run, name->via.str.ptr, name->via.str.size);
+    if (!track) {
         return 0;
+    }
     restore->has_track[track->index] = true;
-    return read_window(restore, &track->window, world, map);
+    return restore_read_window(restore, &track->window, world, map);
 }
 
 static int read_tracks(struct restore *restore, uint32_t world, const msgpack_object *root)
 {
     const msgpack_object *tracks = mpk_find(root, "tracks");
     int code = is_array(tracks) ? 0 : ERR_STORE_FORMAT;
-    for (uint32_t i = 0; !code && i < tracks->via.array.size; i++)
-        code = read_track(restore, world, &tracks->via.array.ptr[i]);
+    for (uint32_t i = 0; !code && i < tracks->via.array.size; i++) {
+        code = restore_read_track(restore, world, &tracks->via.array.ptr[i]);
+    }
     return code;
 }
 
@@ -222,10 +249,12 @@ static int read_age(const struct restore *restore, const msgpack_object *root)
     struct run *run = restore->run;
     uint64_t age, then, now = restore->now_ns + run->sink->wall_offset_ns;
     int code = stored_u64(root, "age_ns", UINT64_MAX, &age);
-    if (!code)
+    if (!code) {
         code = stored_u64(root, "wall_ns", UINT64_MAX, &then);
-    for (uint32_t t = 0; t < run->track_count && !code; t++)
+    }
+    for (uint32_t t = 0; t < run->track_count && !code; t++) {
         run->tracks[t].window.age_ns = age + (now > then ? now - then : 0);
+    }
     return code;
 }
 
@@ -233,16 +262,21 @@ static int read_position(struct run *run, const msgpack_object *root)
 {
     uint64_t state;
     int code = stored_u64(root, "state", JOB_ENDED, &state);
-    if (!code)
+    if (!code) {
         code = stored_u64(root, "taken", UINT64_MAX, &run->taken);
-    if (!code)
+    }
+    if (!code) {
         code = stored_u64(root, "epoch", UINT64_MAX, &run->epoch);
-    if (!code)
+    }
+    if (!code) {
         code = stored_u64(root, "step", UINT64_MAX, &run->step);
-    if (!code)
+    }
+    if (!code) {
         code = stored_u64(root, "time_ns", UINT64_MAX, &run->time_ns);
-    if (!code)
+    }
+    if (!code) {
         run->state = (enum job_state)state;
+    }
     return code;
 }
 
@@ -251,16 +285,21 @@ static int read_about(struct restore *restore, const msgpack_object *root)
     struct run *run = restore->run;
     uint32_t world;
     int code = stored_u32(root, "world", UINT32_MAX, &world);
-    if (!code)
+    if (!code) {
         code = read_position(run, root);
-    if (!code)
+    }
+    if (!code) {
         code = read_age(restore, root);
-    if (!code)
+    }
+    if (!code) {
         code = read_counts(root, &run->counts);
-    if (!code)
+    }
+    if (!code) {
         code = read_sequences(root, &run->events);
-    if (!code)
+    }
+    if (!code) {
         code = restore_read_drop_totals(root, run);
+    }
     return code ? code : read_tracks(restore, world, root);
 }
 
@@ -280,20 +319,27 @@ static int read_row(struct restore *restore, const struct place *place, const ms
     struct counts counts = {0};
     uint32_t heads;
     int code = stored_u32(root, "heads", (uint32_t)restore->run->config->limits_heads, &heads);
-    if (!code)
+    if (!code) {
         code = stored_bool(root, "measured", &stream->measured);
-    if (!code)
+    }
+    if (!code) {
         code = read_sequences(root, &layer->restored);
-    if (!code)
+    }
+    if (!code) {
         code = sequences_merge(&stream->sequences, &layer->restored);
-    if (!code)
+    }
+    if (!code) {
         code = read_counts(root, &counts);
-    if (!code)
+    }
+    if (!code) {
         code = read_tally(root, "pending", &layer->pending);
-    if (code)
+    }
+    if (code) {
         return code;
-    if (counts.received >= stream->counts.received)
+    }
+    if (counts.received >= stream->counts.received) {
         stream->counts = counts;
+    }
     stream->heads = heads;
     layer->unsaved = false;
     free(stream->spectrum_next);
@@ -302,20 +348,25 @@ static int read_row(struct restore *restore, const struct place *place, const ms
                        (void **)&stream->spectrum_next);
 }
 
-static int put_state(struct restore *restore, const struct place *place, struct layer_state **state)
+static int restore_put_state(struct restore *restore, const struct place *place,
+                             struct layer_state **state)
 {
     struct window_part *part;
     struct track *track = place->track;
-    if ((*state)->heads != place->stream->heads)
+    if ((*state)->heads != place->stream->heads) {
         return ERR_STORE_FORMAT;
+    }
     int code = window_restore_part(&track->window, place->part, restore->now_ns, &part);
-    if (!code && !part->data)
+    if (!code && !part->data) {
         part->data = state_table_new(track->budget, track->buckets);
-    if (code || !part->data)
+    }
+    if (code || !part->data) {
         return ERR_MEMORY;
+    }
     code = state_table_put(part->data, place->stream->index, state);
-    if (code)
+    if (code) {
         return code;
+    }
     state_table_set_saved(part->data, place->stream->index, true);
     part->arrivals = 1; /* it has something to show */
     return 0;
@@ -333,12 +384,13 @@ static int read_part(struct restore *restore, const struct place *place, const v
                      size_t size)
 {
     struct layer_state *state;
-    if (!window_needs(&place->track->window, place->part))
+    if (!window_needs(&place->track->window, place->part)) {
         return 0; /* its window is out; what forgot it did not get through */
+    }
     int code = layer_state_unpack(value, size, &state);
     if (!code) {
         note_arrivals(restore->run, state);
-        code = put_state(restore, place, &state);
+        code = restore_put_state(restore, place, &state);
         layer_state_free(&state);
     }
     return code;
@@ -350,11 +402,13 @@ static int read_drift(struct restore *restore, const struct place *place, const 
     struct run *run = restore->run;
     struct layer_track *layer = &place->stream->tracks[place->track->index];
     struct drift_rule rule = run_drift_rule(run->config);
-    if (layer->drift)
+    if (layer->drift) {
         return ERR_STORE_FORMAT;
+    }
     int code = drift_unpack(&rule, value, size, &layer->drift);
-    if (!code)
+    if (!code) {
         run_charge_drift(run, layer);
+    }
     return code;
 }
 
@@ -364,8 +418,9 @@ static void say_unknown(struct restore *restore, const char *name, size_t length
 {
     char unknown[TRACK_NAME_MAX];
     snprintf(unknown, sizeof unknown, "%.*s", (int)length, name);
-    if (strcmp(unknown, restore->unknown_track) == 0)
+    if (strcmp(unknown, restore->unknown_track) == 0) {
         return;
+    }
     strcpy(restore->unknown_track, unknown);
     log_event(LOG_WARNING, "windows_dropped", LOG_STR("job", restore->job),
               LOG_STR("window", unknown), LOG_STR("reason", "it is not in the config any more"));
@@ -377,18 +432,22 @@ static int find_place(struct restore *restore, const char *key, bool has_index, 
 {
     size_t length = strcspn(key, "/");
     char *end = (char *)(uintptr_t)(key + length);
-    place->track = find_track(restore->run, key, length);
+    place->track = restore_find_track(restore->run, key, length);
     if (!place->track) {
         say_unknown(restore, key, length);
         return ERR_AGAIN;
     }
-    if (has_index && *end == '/')
+    if (has_index && *end == '/') {
         place->part = strtoull(end + 1, &end, 10);
-    if (*end != '/')
+    }
+    if (*end != '/') {
         return ERR_STORE_FORMAT;
+    }
     unsigned long layer = strtoul(end + 1, &end, 10);
-    if (*end != '\0' || layer > stream_key((struct layer_id){STACK_DECODER, LAYER_MAX, SITE_CROSS}))
+    if (*end != '\0' ||
+        layer > stream_key((struct layer_id){STACK_DECODER, LAYER_MAX, SITE_CROSS})) {
         return ERR_STORE_FORMAT;
+    }
     return run_stream(restore->run, stream_id((uint32_t)layer), 0, restore->now_ns, &place->stream);
 }
 
@@ -397,31 +456,39 @@ static int with_document(struct restore *restore, const struct place *place, con
 {
     struct mpk_doc doc;
     int code = mpk_parse(value, size, &stored_limits, &doc);
-    if (code)
+    if (code) {
         return code == ERR_MEMORY ? code : ERR_STORE_FORMAT;
+    }
     code = place ? read_row(restore, place, doc.root) : read_about(restore, doc.root);
     mpk_doc_clear(&doc);
     return code;
 }
 
-static int read_value(struct restore *restore, const char *key, const void *value, size_t size)
+static int restore_read_value(struct restore *restore, const char *key, const void *value,
+                              size_t size)
 {
     struct place place = {.part = 0};
     int code = 0;
-    if (strcmp(key, "alerts") == 0)
+    if (strcmp(key, "alerts") == 0) {
         return restore->run->alerts ? alerts_unpack(restore->run->alerts, value, size) : 0;
+    }
     const char *rest = strchr(key, '/');
-    if (!rest)
+    if (!rest) {
         return ERR_STORE_FORMAT;
+    }
     code = find_place(restore, rest + 1, strncmp(key, "part/", 5) == 0, &place);
-    if (code)
+    if (code) {
         return code == ERR_AGAIN ? 0 : code;
-    if (strncmp(key, "layer/", 6) == 0)
+    }
+    if (strncmp(key, "layer/", 6) == 0) {
         return with_document(restore, &place, value, size);
-    if (strncmp(key, "part/", 5) == 0)
+    }
+    if (strncmp(key, "part/", 5) == 0) {
         return read_part(restore, &place, value, size);
-    if (strncmp(key, "drift/", 6) == 0)
+    }
+    if (strncmp(key, "drift/", 6) == 0) {
         return read_drift(restore, &place, value, size);
+    }
     return ERR_STORE_FORMAT;
 }
 
@@ -431,13 +498,14 @@ static void settle_stream(struct restore *restore, struct stream *stream)
 {
     for (uint32_t t = 0; t < restore->run->track_count; t++) {
         struct layer_track *layer = &stream->tracks[t];
-        if (restore->has_track[t])
+        if (restore->has_track[t]) {
             layer->pending.lost += sequences_since(&stream->sequences, &layer->restored);
+        }
         sequences_clear(&layer->restored);
     }
 }
 
-static void adopt(struct restore *restore)
+static void restore_adopt(struct restore *restore)
 {
     struct run *run = restore->run;
     char hex[2 * RUN_BYTES + 1];
@@ -449,8 +517,9 @@ static void adopt(struct restore *restore)
               LOG_STR("job", run->job), LOG_STR("run", hex),
               LOG_NUM("layers", HASH_COUNT(run->streams)), LOG_NUM("messages", run->taken));
     restore->runs += room;
-    if (!room)
+    if (!room) {
         run_free(&run);
+    }
 }
 
 /* All tracks know the same ranks by the same index: one that is new is told of them. */
@@ -461,10 +530,12 @@ static int share_ranks(struct restore *restore, const struct window *from, struc
         uint32_t index;
         code =
             window_rank(to, from->ranks[i].rank, from->world, UINT32_MAX, restore->now_ns, &index);
-        if (!code && index != i)
+        if (!code && index != i) {
             code = ERR_STORE_FORMAT;
-        if (!code)
+        }
+        if (!code) {
             to->ranks[i].bye = from->ranks[i].bye;
+        }
     }
     return code || to->rank_count == from->rank_count ? code : ERR_STORE_FORMAT;
 }
@@ -474,11 +545,14 @@ static int settle_ranks(struct restore *restore)
     struct run *run = restore->run;
     uint32_t known = 0;
     int code = 0;
-    while (known + 1 < run->track_count && !restore->has_track[known])
+    while (known + 1 < run->track_count && !restore->has_track[known]) {
         known++;
-    for (uint32_t t = 0; t < run->track_count && !code; t++)
-        if (t != known)
+    }
+    for (uint32_t t = 0; t < run->track_count && !code; t++) {
+        if (t != known) {
             code = share_ranks(restore, &run->tracks[known].window, &run->tracks[t].window);
+        }
+    }
     return code;
 }
 
@@ -491,21 +565,24 @@ static void say_unreadable(const struct restore *restore, const char *key, int c
 static void settle_run(struct restore *restore)
 {
     struct run *run = restore->run;
-    if (!run)
+    if (!run) {
         return;
+    }
     int code = settle_ranks(restore);
     if (code) {
         say_unreadable(restore, "about", code);
         run_free(&restore->run);
         return;
     }
-    for (struct stream *stream = run->streams; stream; stream = stream->hh.next)
+    for (struct stream *stream = run->streams; stream; stream = stream->hh.next) {
         settle_stream(restore, stream);
-    for (uint32_t t = 0; t < run->track_count; t++)
+    }
+    for (uint32_t t = 0; t < run->track_count; t++) {
         run->tracks[t].joins_late = !restore->has_track[t];
+    }
     run->judged = run_counts(run);
     run->dirty = true;
-    adopt(restore);
+    restore_adopt(restore);
 }
 
 /* Its first value, which must be `about`: without it the others mean nothing. */
@@ -539,9 +616,10 @@ void restore_value(void *data, const char *job, const uint8_t *id, const char *k
         begin_run(restore, job, id, key, value, size);
         return;
     }
-    int code = restore->run ? read_value(restore, key, value, size) : 0;
-    if (code)
+    int code = restore->run ? restore_read_value(restore, key, value, size) : 0;
+    if (code) {
         say_unreadable(restore, key, code);
+    }
 }
 
 uint32_t restore_finish(struct restore **restore_p)

@@ -33,8 +33,9 @@ struct run *run_new(const char *job, const uint8_t *id, const struct config *con
                     const struct result_sink *sink, struct state_budget *budget, uint64_t now_ns)
 {
     struct run *run = calloc(1, sizeof *run);
-    if (!run)
+    if (!run) {
         return NULL;
+    }
     memcpy(run->id, id, RUN_BYTES);
     strcpy(run->job, job);
     run->config = config;
@@ -46,12 +47,15 @@ struct run *run_new(const char *job, const uint8_t *id, const struct config *con
     run->last_ns = now_ns;
     run->queue_last = &run->queue;
     run->track_count = track_count(config);
-    for (uint32_t t = 0; t < run->track_count; t++)
+    for (uint32_t t = 0; t < run->track_count; t++) {
         track_init(&run->tracks[t], config, t, &run->budget, now_ns);
-    if (config->alerts_enabled)
+    }
+    if (config->alerts_enabled) {
         run->alerts = alerts_new(config, run->job);
-    if (config->alerts_enabled && !run->alerts)
+    }
+    if (config->alerts_enabled && !run->alerts) {
         run_free(&run);
+    }
     return run;
 }
 
@@ -63,21 +67,26 @@ static void free_drift(struct run *run, struct layer_track *layer)
 
 void run_free_state(struct run *run)
 {
-    for (uint32_t t = 0; t < run->track_count; t++)
+    for (uint32_t t = 0; t < run->track_count; t++) {
         track_free_parts(&run->tracks[t]);
-    for (struct stream *stream = run->streams; stream; stream = stream->hh.next)
-        for (uint32_t t = 0; t < run->track_count; t++)
+    }
+    for (struct stream *stream = run->streams; stream; stream = stream->hh.next) {
+        for (uint32_t t = 0; t < run->track_count; t++) {
             free_drift(run, &stream->tracks[t]);
+        }
+    }
 }
 
 void run_free(struct run **run_p)
 {
     struct run *run = *run_p;
-    if (!run)
+    if (!run) {
         return;
+    }
     run_free_state(run);
-    for (uint32_t t = 0; t < run->track_count; t++)
+    for (uint32_t t = 0; t < run->track_count; t++) {
         track_fini(&run->tracks[t]);
+    }
     alerts_free(&run->alerts);
     batch_free(&run->saving);
     stream_free_all(&run->streams, run->track_count);
@@ -109,8 +118,9 @@ int run_stream(struct run *run, struct layer_id id, uint32_t heads, uint64_t now
 {
     struct stream *stream = stream_find(run->streams, id);
     if (!stream) {
-        if (HASH_COUNT(run->streams) >= run->config->limits_layers)
+        if (HASH_COUNT(run->streams) >= run->config->limits_layers) {
             return ERR_STREAM_LIMIT;
+        }
         stream = stream_add(&run->streams, id, heads, run->track_count, now_ns);
         run->dirty = true;
     }
@@ -128,8 +138,9 @@ uint32_t run_spectrum_turn(const struct run *run, const struct message *message)
  */
 static int settle_heads(struct run *run, struct stream *stream, uint32_t heads)
 {
-    if (stream->measured && stream->heads != heads)
+    if (stream->measured && stream->heads != heads) {
         return ERR_HEADS_CHANGED;
+    }
     if (stream->heads != heads) {
         run->dirty = true;
         free(stream->spectrum_next); /* was of another number of heads */
@@ -151,9 +162,11 @@ static uint64_t unit_in(const struct track *track, const struct message *message
 
 static bool late_for_all(const struct run *run, const struct message *message)
 {
-    for (uint32_t t = 0; t < run->track_count; t++)
-        if (!window_is_late(&run->tracks[t].window, unit_in(&run->tracks[t], message)))
+    for (uint32_t t = 0; t < run->track_count; t++) {
+        if (!window_is_late(&run->tracks[t].window, unit_in(&run->tracks[t], message))) {
             return false;
+        }
+    }
     return true;
 }
 
@@ -165,16 +178,21 @@ static int foresee(const struct run *run, const struct message *message)
     const struct window *window = &run->tracks[0].window;
     const struct stream *stream = stream_find(run->streams, header->layer);
     uint32_t rank = window_find_rank(window, header->rank);
-    if (rank == UINT32_MAX && window->rank_count >= run->config->limits_ranks)
+    if (rank == UINT32_MAX && window->rank_count >= run->config->limits_ranks) {
         return ERR_RANK_LIMIT;
-    if (!stream && HASH_COUNT(run->streams) >= run->config->limits_layers)
+    }
+    if (!stream && HASH_COUNT(run->streams) >= run->config->limits_layers) {
         return ERR_STREAM_LIMIT;
-    if (stream && rank != UINT32_MAX && sequences_passed(&stream->sequences, rank, header->seq))
+    }
+    if (stream && rank != UINT32_MAX && sequences_passed(&stream->sequences, rank, header->seq)) {
         return ERR_SEQ_ORDER;
-    if (stream && stream->measured && stream->heads != header->heads_total)
+    }
+    if (stream && stream->measured && stream->heads != header->heads_total) {
         return ERR_HEADS_CHANGED;
-    if (late_for_all(run, message))
+    }
+    if (late_for_all(run, message)) {
         return ERR_LATE;
+    }
     return state_budget_full(&run->budget) ? ERR_STATE_LIMIT : 0;
 }
 
@@ -185,11 +203,14 @@ static bool wants_map(const struct run *run, const struct message *message)
     const struct track *track = &run->tracks[0];
     struct stream *stream = stream_find(run->streams, message->header.layer);
     uint64_t part = unit_in(track, message) / track->window.rule.part;
-    if (!run->config->history_maps || !run->sink->store || message->header.type == MESSAGE_WEIGHTS)
+    if (!run->config->history_maps || !run->sink->store ||
+        message->header.type == MESSAGE_WEIGHTS) {
         return false;
+    }
     bool first = !stream || stream->mapped_part != part + 1;
-    if (stream)
+    if (stream) {
         stream->mapped_part = part + 1;
+    }
     return first;
 }
 
@@ -217,8 +238,9 @@ static bool wants_head_maps(struct run *run, const struct message *message, uint
     const struct header *header = &message->header;
     struct stream *stream = stream_find(run->streams, header->layer);
     uint64_t every = run->config->maps_every;
-    if (!run->config->maps_enabled || header->type == MESSAGE_WEIGHTS)
+    if (!run->config->maps_enabled || header->type == MESSAGE_WEIGHTS) {
         return false;
+    }
     bool mapped = is_mapped_step(run, header, now_ns);
     return !stream ||
            maps_wanted(&stream->maps, header, mapped ? every / 2 : MAPS_PATIENCE * every, now_ns);
@@ -228,8 +250,9 @@ bool run_queue(struct run *run, struct message *message, uint64_t now_ns)
 {
     bool tensors = message->header.type != MESSAGE_EVENT;
     message->run = run;
-    if (tensors && !message->code)
+    if (tensors && !message->code) {
         message->code = foresee(run, message);
+    }
     message->finished = !tensors || message->code != 0;
     message->wants_map = !message->finished && wants_map(run, message);
     message->wants_head_maps = !message->finished && wants_head_maps(run, message, now_ns);
@@ -249,16 +272,18 @@ static void publish_live(struct run *run, const struct message *message)
     struct mpk_writer writer;
     mpk_writer_init(&writer);
     topic_layer("live", run->job, message->header.layer, topic);
-    if (live_write(message, message->measured, &writer) == 0)
+    if (live_write(message, message->measured, &writer) == 0) {
         run->sink->put(run->sink->data, run, topic, 0, &writer, RESULT_OTHER);
+    }
     mpk_writer_clear(&writer);
 }
 
 void run_finish(struct run *run, struct message *message)
 {
     message->finished = true;
-    if (message->detached && !message->code)
+    if (message->detached && !message->code) {
         publish_live(run, message);
+    }
 }
 
 /* Taking a message with tensors */
@@ -279,25 +304,31 @@ static int find_parts(struct run *run, struct stream *stream, struct message *me
         struct track *track = &run->tracks[t];
         int rc = window_arrive(&track->window, message->rank_index, unit_in(track, message),
                                message->received_ns, &placed->part[t]);
-        if (rc && rc != ERR_LATE)
+        if (rc && rc != ERR_LATE) {
             return rc;
+        }
         code = rc ? code : 0;
-        if (!rc && (message->losses.joined_late || track->joins_late))
+        if (!rc && (message->losses.joined_late || track->joins_late)) {
             window_joined_late(&track->window, placed->part[t]);
+        }
         track->joins_late = track->joins_late && rc;
     }
-    for (uint32_t t = 0; t < run->track_count && !code; t++)
-        if (!placed->part[t])
+    for (uint32_t t = 0; t < run->track_count && !code; t++) {
+        if (!placed->part[t]) {
             tally_drop(&stream->tracks[t].pending, ERR_LATE);
+        }
+    }
     return code;
 }
 
 static int find_states(struct run *run, const struct stream *stream, struct placed *placed)
 {
     int code = state_budget_full(&run->budget) ? ERR_STATE_LIMIT : 0;
-    for (uint32_t t = 0; t < run->track_count && !code; t++)
-        if (placed->part[t])
+    for (uint32_t t = 0; t < run->track_count && !code; t++) {
+        if (placed->part[t]) {
             code = track_state(&run->tracks[t], placed->part[t], stream, &placed->state[t]);
+        }
+    }
     return code;
 }
 
@@ -308,30 +339,36 @@ static void note_losses(struct run *run, struct stream *stream, const struct mes
     run->found += message->losses.found;
     tally_take_source(&run->counts.tally, message->losses.known); /* they belong to this layer */
     tally_losses(&stream->counts.tally, &message->losses);
-    for (uint32_t t = 0; t < run->track_count; t++)
+    for (uint32_t t = 0; t < run->track_count; t++) {
         tally_losses(&stream->tracks[t].pending, &later);
+    }
 }
 
 /* Numbers first, so that a message that is refused for what it says is not taken for a lost one as
  * well. */
-static int place(struct run *run, struct stream *stream, struct message *message,
-                 struct placed *placed)
+static int run_place(struct run *run, struct stream *stream, struct message *message,
+                     struct placed *placed)
 {
     const struct header *header = &message->header;
     int code = sequences_next(&stream->sequences, message->rank_index, header->seq, header->dropped,
                               &message->losses);
-    if (!code && message->losses.source > 0)
+    if (!code && message->losses.source > 0) {
         code = drop_totals_topic(&run->drop_totals, message->rank_index, message->losses.source,
                                  &message->losses.known);
-    if (code)
+    }
+    if (code) {
         return code;
+    }
     note_losses(run, stream, message);
-    if (!message->code) /* else it says nothing about the layer */
+    if (!message->code) { /* else it says nothing about the layer */
         code = settle_heads(run, stream, header->heads_total);
-    if (!code)
+    }
+    if (!code) {
         code = find_parts(run, stream, message, placed);
-    if (!code)
+    }
+    if (!code) {
         code = message->code;
+    }
     return code ? code : find_states(run, stream, placed);
 }
 
@@ -340,8 +377,9 @@ static int add_numbers(struct run *run, struct stream *stream, const struct mess
 {
     int code = 0;
     for (uint32_t t = 0; t < run->track_count && !code; t++) {
-        if (!placed->state[t])
+        if (!placed->state[t]) {
             continue;
+        }
         tally_merge(&placed->state[t]->tally, &stream->tracks[t].pending);
         placed->state[t]->tally.lost -= message->losses.found && placed->state[t]->tally.lost;
         stream->tracks[t].pending = (struct tally){0};
@@ -352,27 +390,30 @@ static int add_numbers(struct run *run, struct stream *stream, const struct mess
 }
 
 /* One that was late and is refused after all: some window has counted it as lost. */
-static void count_dropped(struct run *run, struct stream *stream, const struct message *message,
-                          int code)
+static void run_count_dropped(struct run *run, struct stream *stream, const struct message *message,
+                              int code)
 {
     tally_drop(&stream->counts.tally, code);
-    for (uint32_t t = 0; t < run->track_count && !message->losses.found; t++)
+    for (uint32_t t = 0; t < run->track_count && !message->losses.found; t++) {
         tally_drop(&stream->tracks[t].pending, code);
+    }
 }
 
 static void mark_unsaved(struct run *run, struct stream *stream)
 {
     run->unsaved = true;
-    for (uint32_t t = 0; t < run->track_count; t++)
+    for (uint32_t t = 0; t < run->track_count; t++) {
         stream->tracks[t].unsaved = true;
+    }
 }
 
 /* The parts wait for the numbers. */
-static void hold(struct message *message, const struct placed *placed)
+static void run_hold(struct message *message, const struct placed *placed)
 {
     for (int t = 0; t < TRACKS_MAX; t++) {
-        if (!placed->part[t])
+        if (!placed->part[t]) {
             continue;
+        }
         message->held[t] = placed->part[t]->index + 1;
         placed->part[t]->held++;
     }
@@ -381,27 +422,32 @@ static void hold(struct message *message, const struct placed *placed)
 static int take_numbers(struct run *run, struct stream *stream, struct message *message)
 {
     struct placed placed = {.part = {NULL}};
-    int code = place(run, stream, message, &placed);
+    int code = run_place(run, stream, message, &placed);
     stream->counts.received++;
     stream->last_ns = message->received_ns;
     run->judge_losses = false;
     mark_unsaved(run, stream);
-    if (!code && message->detached)
-        hold(message, &placed);
-    else if (!code)
+    if (!code && message->detached) {
+        run_hold(message, &placed);
+    } else if (!code) {
         code = add_numbers(run, stream, message, &placed);
-    if (code)
-        count_dropped(run, stream, message, code);
-    if (code || message->detached)
+    }
+    if (code) {
+        run_count_dropped(run, stream, message, code);
+    }
+    if (code || message->detached) {
         return code;
+    }
     stream->counts.processed++;
     publish_live(run, message);
-    if (run->sink->maps)
+    if (run->sink->maps) {
         maps_put(run->sink->maps, &stream->maps, message,
                  (uint32_t)run->job_config.metrics_qk_maps_max_size);
-    if (message->measured->has_spectra)
+    }
+    if (message->measured->has_spectra) {
         stream_end_spectrum_turn(stream, message->header.head_offset,
                                  message->measured->spectrum_next);
+    }
     return 0;
 }
 
@@ -419,17 +465,19 @@ static uint64_t heard_ns(const struct window *window, const struct message *mess
 }
 
 /* All tracks know the same ranks by the same index, or none does. */
-static int join(struct run *run, struct message *message)
+static int daemon_run_join(struct run *run, struct message *message)
 {
     const struct header *header = &message->header;
     uint32_t before = run->tracks[0].window.rank_count;
     int code = 0;
-    for (uint32_t t = 0; t < run->track_count && !code; t++)
+    for (uint32_t t = 0; t < run->track_count && !code; t++) {
         code = window_rank(&run->tracks[t].window, header->rank, header->world,
                            run->config->limits_ranks, heard_ns(&run->tracks[t].window, message),
                            &message->rank_index);
-    for (uint32_t t = 0; t < run->track_count && code; t++)
+    }
+    for (uint32_t t = 0; t < run->track_count && code; t++) {
         window_forget_ranks(&run->tracks[t].window, before);
+    }
     run->dirty = run->dirty || run->tracks[0].window.rank_count != before;
     return code;
 }
@@ -446,38 +494,41 @@ static void note_position(struct run *run, const struct header *header)
 }
 
 /* One that belongs to no layer, or never came so far, is counted to the run. */
-static int refuse(struct run *run, int code)
+static int run_refuse(struct run *run, int code)
 {
     run->counts.received++;
     tally_drop(&run->counts.tally, code);
     return code;
 }
 
-static int take(struct run *run, struct message *message)
+static int daemon_run_take(struct run *run, struct message *message)
 {
-    int code = join(run, message);
+    int code = daemon_run_join(run, message);
     run->unsaved = true;
     message->arrival = ++run->taken;
-    if (!code)
+    if (!code) {
         code = run_heed_bye(run, message);
-    if (code)
-        return refuse(run, code);
+    }
+    if (code) {
+        return run_refuse(run, code);
+    }
     note_position(run, &message->header);
     if (message->header.type != MESSAGE_EVENT) {
         struct stream *stream;
         code = run_stream(run, message->header.layer, message->header.heads_total,
                           message->received_ns, &stream);
-        return code ? refuse(run, code) : take_numbers(run, stream, message);
+        return code ? run_refuse(run, code) : take_numbers(run, stream, message);
     }
     code = run_take_event(run, message);
-    if (code)
-        return refuse(run, code);
+    if (code) {
+        return run_refuse(run, code);
+    }
     run->counts.received++;
     return 0;
 }
 
 /* Not later than the oldest message that is not taken was received: no window may close over it. */
-static uint64_t time_of(const struct run *run, uint64_t now_ns)
+static uint64_t run_time_of(const struct run *run, uint64_t now_ns)
 {
     bool behind = run->queue && run->queue->received_ns < now_ns;
     return behind ? run->queue->received_ns : now_ns;
@@ -486,15 +537,17 @@ static uint64_t time_of(const struct run *run, uint64_t now_ns)
 static void pop(struct run *run)
 {
     run->queue = run->queue->queued_next;
-    if (!run->queue)
+    if (!run->queue) {
         run->queue_last = &run->queue;
+    }
     run->queued--;
 }
 
 static void end_flush(struct run *run)
 {
-    if (!run->flushing || run->taken < run->flush_arrival || run->flush_detached > 0)
+    if (!run->flushing || run->taken < run->flush_arrival || run->flush_detached > 0) {
         return;
+    }
     run->flushing = false;
     closing_show(run);
 }
@@ -506,19 +559,22 @@ static void detach(struct run *run, struct message *message)
     pop(run);
     message->detached = true;
     run->detached++;
-    message->code = take(run, message);
+    message->code = daemon_run_take(run, message);
     run->flush_detached += message->arrival <= run->flush_arrival;
 }
 
 struct message *run_take(struct run *run)
 {
     struct message *message;
-    while ((message = run->queue) && !message->finished && message->header.type == MESSAGE_WEIGHTS)
+    while ((message = run->queue) && !message->finished &&
+           message->header.type == MESSAGE_WEIGHTS) {
         detach(run, message);
-    if (!message || !message->finished)
+    }
+    if (!message || !message->finished) {
         return NULL;
+    }
     pop(run);
-    message->code = take(run, message);
+    message->code = daemon_run_take(run, message);
     end_flush(run);
     closing_settle(run, message->received_ns);
     return message;
@@ -539,18 +595,21 @@ static struct window_part *part_for(struct window *window, uint64_t index)
 }
 
 /* Lets the parts go, and finds where the numbers belong. */
-static int find_held(struct run *run, const struct stream *stream, struct message *message,
-                     struct placed *placed)
+static int run_find_held(struct run *run, const struct stream *stream, struct message *message,
+                         struct placed *placed)
 {
     int code = ERR_LATE;
     for (uint32_t t = 0; t < run->track_count; t++) {
-        if (!message->held[t])
+        if (!message->held[t]) {
             continue;
+        }
         placed->part[t] = part_for(&run->tracks[t].window, message->held[t] - 1);
-        if (placed->part[t])
+        if (placed->part[t]) {
             code = track_state(&run->tracks[t], placed->part[t], stream, &placed->state[t]);
-        if (code && code != ERR_LATE)
+        }
+        if (code && code != ERR_LATE) {
             return code;
+        }
     }
     return code;
 }
@@ -559,29 +618,33 @@ static void join_numbers(struct run *run, struct message *message)
 {
     struct stream *stream = stream_find(run->streams, message->header.layer);
     struct placed placed = {.part = {NULL}};
-    int code = find_held(run, stream, message, &placed);
+    int code = run_find_held(run, stream, message, &placed);
     code = message->code ? message->code : code;
-    if (!code)
+    if (!code) {
         code = add_numbers(run, stream, message, &placed);
+    }
     mark_unsaved(run, stream);
-    if (code)
-        count_dropped(run, stream, message, code);
-    else
+    if (code) {
+        run_count_dropped(run, stream, message, code);
+    } else {
         stream->counts.processed++;
+    }
     message->code = code;
 }
 
 void run_join(struct run *run, struct message *message, uint64_t now_ns)
 {
     bool taken = false; /* else it was refused in its turn, and counted */
-    for (int t = 0; t < TRACKS_MAX; t++)
+    for (int t = 0; t < TRACKS_MAX; t++) {
         taken = taken || message->held[t];
+    }
     run->detached--;
     run->flush_detached -= message->arrival <= run->flush_arrival;
-    if (taken)
+    if (taken) {
         join_numbers(run, message);
+    }
     end_flush(run);
-    closing_settle(run, time_of(run, now_ns));
+    closing_settle(run, run_time_of(run, now_ns));
 }
 
 bool run_busy(const struct run *run)
@@ -607,7 +670,7 @@ void run_skip_unfinished(struct run *run)
 void run_refused(struct run *run, int code)
 {
     run->unsaved = true;
-    refuse(run, code);
+    run_refuse(run, code);
 }
 
 bool run_flush(struct run *run)
@@ -625,8 +688,9 @@ static void go_idle(struct run *run)
 {
     run->state = JOB_IDLE;
     closing_show(run);
-    for (uint32_t t = 0; t < run->track_count; t++)
+    for (uint32_t t = 0; t < run->track_count; t++) {
         track_free_parts(&run->tracks[t]);
+    }
     run->unsaved = true;
     checkpoint_forget_parts(run);
     closing_publish_job(run);
@@ -638,12 +702,14 @@ static void go_idle(struct run *run)
 static void evict(struct run *run, uint64_t now_ns)
 {
     for (struct stream *stream = run->streams; stream; stream = stream->hh.next) {
-        if (now_ns - stream->last_ns < run->config->limits_stream_idle)
+        if (now_ns - stream->last_ns < run->config->limits_stream_idle) {
             continue;
+        }
         for (uint32_t t = 0; t < run->track_count; t++) {
             struct layer_track *layer = &stream->tracks[t];
-            if (!layer->drift || (layer->drift_unsaved && run->sink->store))
+            if (!layer->drift || (layer->drift_unsaved && run->sink->store)) {
                 continue;
+            }
             free_drift(run, layer);
             stats_add(run->sink->stats, COUNT_EVICTED, 1);
         }
@@ -657,18 +723,21 @@ bool run_wants_ticks(const struct run *run)
 
 void run_tick(struct run *run, uint64_t now_ns)
 {
-    uint64_t time_ns = time_of(run, now_ns);
-    for (uint32_t t = 0; t < run->track_count; t++)
+    uint64_t time_ns = run_time_of(run, now_ns);
+    for (uint32_t t = 0; t < run->track_count; t++) {
         window_settle_byes(&run->tracks[t].window, time_ns);
+    }
     closing_settle(run, time_ns);
     closing_show_quiet(run, time_ns);
     if (run->state == JOB_ACTIVE && !run_busy(run) &&
-        now_ns - run->last_ns >= run->config->limits_idle)
+        now_ns - run->last_ns >= run->config->limits_idle) {
         go_idle(run);
+    }
     announce_silence(run, now_ns);
     evict(run, now_ns);
-    if (run->dirty)
+    if (run->dirty) {
         closing_publish_job(run);
+    }
 }
 
 /* The job map */
@@ -676,8 +745,9 @@ void run_tick(struct run *run, uint64_t now_ns)
 struct counts run_counts(const struct run *run)
 {
     struct counts counts = run->counts;
-    for (const struct stream *stream = run->streams; stream; stream = stream->hh.next)
+    for (const struct stream *stream = run->streams; stream; stream = stream->hh.next) {
         counts_merge(&counts, &stream->counts);
+    }
     return counts;
 }
 
@@ -691,8 +761,9 @@ void run_encode(const struct run *run, struct mpk_writer *writer)
         writer->failed = true;
         return;
     }
-    for (struct stream *stream = run->streams; stream; stream = stream->hh.next)
+    for (struct stream *stream = run->streams; stream; stream = stream->hh.next) {
         layers[count++] = (struct layer_info){.id = stream->id, .heads = stream->heads};
+    }
     struct job_result result = {
         .common = {run->job, run->id, run->epoch, run->step, run->time_ns},
         .state = run->state,

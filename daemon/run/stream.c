@@ -39,18 +39,21 @@ struct stream *stream_add(struct stream **streams, struct layer_id id, uint32_t 
                           uint32_t tracks, uint64_t now_ns)
 {
     struct stream *stream = calloc(1, sizeof *stream);
-    if (!stream)
+    if (!stream) {
         return NULL;
+    }
     *stream = (struct stream){.key = stream_key(id),
                               .index = HASH_COUNT(*streams),
                               .id = id,
                               .heads = heads,
                               .last_ns = now_ns};
     stream->tracks = calloc(tracks, sizeof *stream->tracks);
-    for (uint32_t t = 0; stream->tracks && t < tracks; t++)
+    for (uint32_t t = 0; stream->tracks && t < tracks; t++) {
         stream->tracks[t].unsaved = true;
-    if (stream->tracks)
+    }
+    if (stream->tracks) {
         HASH_ADD(hh, *streams, key, sizeof stream->key, stream);
+    }
     if (!stream->tracks || !stream->hh.tbl) {
         stream_free(stream, tracks);
         return NULL;
@@ -77,10 +80,12 @@ uint32_t stream_spectrum_turn(const struct stream *stream, uint32_t head_offset)
 /* Without memory turns begin with the first head: no harm. */
 void stream_end_spectrum_turn(struct stream *stream, uint32_t head_offset, uint32_t next)
 {
-    if (!stream->spectrum_next)
+    if (!stream->spectrum_next) {
         stream->spectrum_next = calloc(stream->heads, sizeof *stream->spectrum_next);
-    if (stream->spectrum_next)
+    }
+    if (stream->spectrum_next) {
         stream->spectrum_next[head_offset] = next;
+    }
 }
 
 void counts_merge(struct counts *into, const struct counts *from)

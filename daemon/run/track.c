@@ -9,7 +9,7 @@ uint32_t track_count(const struct config *config)
     return 1 + config->window_also.count;
 }
 
-static struct window_rule rule_of(const struct config *config, uint32_t index)
+static struct window_rule track_rule_of(const struct config *config, uint32_t index)
 {
     struct window_rule rule = {
         .unit = (enum window_unit)config->window_unit,
@@ -30,7 +30,7 @@ static struct window_rule rule_of(const struct config *config, uint32_t index)
 void track_init(struct track *track, const struct config *config, uint32_t index,
                 struct state_budget *budget, uint64_t now_ns)
 {
-    struct window_rule rule = rule_of(config, index);
+    struct window_rule rule = track_rule_of(config, index);
     *track = (struct track){
         .index = index, .budget = budget, .buckets = (uint32_t)config->window_buckets};
     window_init(&track->window, &rule, now_ns);
@@ -48,8 +48,9 @@ void track_free_part(struct window_part *part)
 void track_free_parts(struct track *track)
 {
     struct window_part *part;
-    while ((part = window_take_any(&track->window)))
+    while ((part = window_take_any(&track->window))) {
         track_free_part(part);
+    }
 }
 
 void track_fini(struct track *track)
@@ -61,25 +62,28 @@ void track_fini(struct track *track)
 int track_state(struct track *track, struct window_part *part, const struct stream *stream,
                 struct layer_state **ret_state)
 {
-    if (!part->data)
+    if (!part->data) {
         part->data = state_table_new(track->budget, track->buckets);
-    if (!part->data)
+    }
+    if (!part->data) {
         return ERR_MEMORY;
+    }
     return state_table_get(part->data, stream->index, stream->heads, ret_state);
 }
 
-static void collect(void *data, struct window_part *part)
+static void track_collect(void *data, struct window_part *part)
 {
     struct part_list *list = data;
-    if (part->data && list->count < CONFIG_WINDOW_PARTS_MAX)
+    if (part->data && list->count < CONFIG_WINDOW_PARTS_MAX) {
         list->parts[list->count++] = part;
+    }
 }
 
 void track_parts(const struct track *track, const struct window_part *last,
                  struct part_list *ret_list)
 {
     ret_list->count = 0;
-    window_each(&track->window, last, collect, ret_list);
+    window_each(&track->window, last, track_collect, ret_list);
 }
 
 /* Without a message it says nothing, though a refused one may have made it. */
@@ -101,8 +105,9 @@ int track_merge(const struct track *track, const struct part_list *list,
         count += states[count] != NULL;
     }
     *ret_state = count > 0 ? states[0] : NULL;
-    if (count < 2)
+    if (count < 2) {
         return 0;
+    }
     *ret_merged = layer_state_new(stream->heads, track->buckets);
     *ret_state = *ret_merged;
     return *ret_merged ? layer_state_merge_all(*ret_merged, states, count) : ERR_MEMORY;

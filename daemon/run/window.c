@@ -26,8 +26,9 @@ static int grow_ranks(struct window *window)
 {
     uint32_t capacity = window->rank_capacity ? 2 * window->rank_capacity : 8;
     struct window_rank *ranks = realloc(window->ranks, capacity * sizeof *ranks);
-    if (!ranks)
+    if (!ranks) {
         return ERR_MEMORY;
+    }
     window->ranks = ranks;
     window->rank_capacity = capacity;
     return 0;
@@ -36,35 +37,42 @@ static int grow_ranks(struct window *window)
 /* Ranks mostly appear in their order. */
 uint32_t window_find_rank(const struct window *window, uint32_t rank)
 {
-    if (rank < window->rank_count && window->ranks[rank].rank == rank)
+    if (rank < window->rank_count && window->ranks[rank].rank == rank) {
         return rank;
-    for (uint32_t i = 0; i < window->rank_count; i++)
-        if (window->ranks[i].rank == rank)
+    }
+    for (uint32_t i = 0; i < window->rank_count; i++) {
+        if (window->ranks[i].rank == rank) {
             return i;
+        }
+    }
     return UINT32_MAX;
 }
 
 void window_forget_ranks(struct window *window, uint32_t count)
 {
-    if (window->rank_count > count)
+    if (window->rank_count > count) {
         window->rank_count = count;
+    }
 }
 
 int window_rank(struct window *window, uint32_t rank, uint32_t world, uint64_t limit,
                 uint64_t now_ns, uint32_t *ret_index)
 {
-    if (world > window->world)
+    if (world > window->world) {
         window->world = world;
+    }
     uint32_t known = window_find_rank(window, rank);
     if (known < window->rank_count) {
         window->ranks[known].last_ns = now_ns;
         *ret_index = known;
         return 0;
     }
-    if (window->rank_count >= limit)
+    if (window->rank_count >= limit) {
         return ERR_RANK_LIMIT;
-    if (window->rank_count == window->rank_capacity && grow_ranks(window) != 0)
+    }
+    if (window->rank_count == window->rank_capacity && grow_ranks(window) != 0) {
         return ERR_MEMORY;
+    }
     *ret_index = window->rank_count++;
     window->ranks[*ret_index] = (struct window_rank){.rank = rank, .last_ns = now_ns};
     return 0;
@@ -117,16 +125,18 @@ static bool rank_completed(const struct window *window, const struct window_rank
 static uint32_t count_completed(const struct window *window, const struct window_part *part)
 {
     uint32_t count = 0;
-    for (uint32_t i = 0; i < window->rank_count; i++)
+    for (uint32_t i = 0; i < window->rank_count; i++) {
         count += rank_completed(window, &window->ranks[i], part);
+    }
     return count;
 }
 
 static uint32_t count_finished(const struct window *window, const struct window_part *part)
 {
     uint32_t count = 0;
-    for (uint32_t i = 0; i < window->rank_count; i++)
+    for (uint32_t i = 0; i < window->rank_count; i++) {
         count += window->ranks[i].bye || rank_completed(window, &window->ranks[i], part);
+    }
     return count;
 }
 
@@ -134,8 +144,9 @@ static uint32_t count_finished(const struct window *window, const struct window_
 static uint32_t count_unfinished(const struct window *window)
 {
     uint32_t count = 0;
-    for (const struct window_part *part = window->open; part; part = part->next)
+    for (const struct window_part *part = window->open; part; part = part->next) {
         count += count_finished(window, part) < window->rank_count;
+    }
     return count;
 }
 
@@ -143,8 +154,9 @@ static uint32_t count_unfinished(const struct window *window)
 static struct window_part *new_part(struct window_part **link, uint64_t index, uint64_t now_ns)
 {
     struct window_part *part = calloc(1, sizeof *part);
-    if (!part)
+    if (!part) {
         return NULL;
+    }
     part->index = index;
     part->last_ns = now_ns;
     part->next = *link;
@@ -156,33 +168,39 @@ static struct window_part *new_part(struct window_part **link, uint64_t index, u
 static struct window_part *open_part(struct window *window, uint64_t index, uint64_t now_ns)
 {
     struct window_part **link = &window->open;
-    while (*link && (*link)->index < index)
+    while (*link && (*link)->index < index) {
         link = &(*link)->next;
-    if (*link && (*link)->index == index)
+    }
+    if (*link && (*link)->index == index) {
         return *link;
+    }
     return new_part(link, index, now_ns);
 }
 
 static bool is_open(const struct window *window, uint64_t index)
 {
-    for (const struct window_part *part = window->open; part; part = part->next)
-        if (part->index == index)
+    for (const struct window_part *part = window->open; part; part = part->next) {
+        if (part->index == index) {
             return true;
+        }
+    }
     return false;
 }
 
-static void advance(struct window_rank *rank, uint64_t unit)
+static void window_advance(struct window_rank *rank, uint64_t unit)
 {
-    if (!rank->seen || unit > rank->position)
+    if (!rank->seen || unit > rank->position) {
         rank->position = unit;
+    }
     rank->seen = true;
 }
 
 static void note_overdue(struct window *window)
 {
     struct window_part *part = window->open;
-    while (part->overdue && part->next)
+    while (part->overdue && part->next) {
         part = part->next;
+    }
     part->overdue = true;
 }
 
@@ -190,8 +208,9 @@ static void note_overdue(struct window *window)
 static void note_first(struct window *window, uint64_t index)
 {
     bool first = !window->open && !window->settled;
-    if (first || (!window->settled && index < window->complete_from))
+    if (first || (!window->settled && index < window->complete_from)) {
         window->complete_from = index;
+    }
 }
 
 bool window_is_late(const struct window *window, uint64_t unit)
@@ -203,17 +222,21 @@ int window_arrive(struct window *window, uint32_t rank_index, uint64_t unit, uin
                   struct window_part **ret_part)
 {
     uint64_t index = unit / window->rule.part;
-    if (window->rule.unit == WINDOW_SECOND && index < window->next_index)
+    if (window->rule.unit == WINDOW_SECOND && index < window->next_index) {
         index = window->next_index; /* it came on the second: nothing was late */
-    if (index < window->next_index)
+    }
+    if (index < window->next_index) {
         return ERR_LATE;
-    if (!is_open(window, index) && count_unfinished(window) >= WINDOW_OPEN_MAX)
+    }
+    if (!is_open(window, index) && count_unfinished(window) >= WINDOW_OPEN_MAX) {
         note_overdue(window);
+    }
     note_first(window, index);
     struct window_part *part = open_part(window, index, now_ns);
-    if (!part || !open_part(window, boundary_index(window, index), now_ns))
+    if (!part || !open_part(window, boundary_index(window, index), now_ns)) {
         return ERR_MEMORY;
-    advance(&window->ranks[rank_index], unit);
+    }
+    window_advance(&window->ranks[rank_index], unit);
     part->arrivals++;
     part->last_ns = now_ns;
     *ret_part = part;
@@ -223,15 +246,17 @@ int window_arrive(struct window *window, uint32_t rank_index, uint64_t unit, uin
 void window_joined_late(struct window *window, const struct window_part *part)
 {
     window->settled = true;
-    if (part->index >= window->complete_from)
+    if (part->index >= window->complete_from) {
         window->complete_from = part->index + 1;
+    }
 }
 
 void window_epoch_end(struct window *window, uint32_t rank_index, uint64_t epoch)
 {
     struct window_rank *rank = &window->ranks[rank_index];
-    if (window->rule.unit == WINDOW_EPOCH && epoch + 1 > rank->finished)
+    if (window->rule.unit == WINDOW_EPOCH && epoch + 1 > rank->finished) {
         rank->finished = epoch + 1;
+    }
 }
 
 void window_bye(struct window *window, uint32_t rank_index, uint64_t now_ns)
@@ -244,24 +269,28 @@ void window_take_bye_back(struct window *window, uint32_t rank_index, uint64_t n
 {
     struct window_rank *rank = &window->ranks[rank_index];
     rank->bye = false;
-    if (now_ns - rank->bye_ns >= window->rule.timeout_ns)
+    if (now_ns - rank->bye_ns >= window->rule.timeout_ns) {
         rank->bye_ns = 0;
+    }
 }
 
 void window_settle_byes(struct window *window, uint64_t now_ns)
 {
     for (uint32_t i = 0; i < window->rank_count; i++) {
         struct window_rank *rank = &window->ranks[i];
-        if (rank->bye_ns && now_ns - rank->last_ns >= window->rule.timeout_ns)
+        if (rank->bye_ns && now_ns - rank->last_ns >= window->rule.timeout_ns) {
             rank->bye = true;
+        }
     }
 }
 
 bool window_all_bye(const struct window *window)
 {
-    for (uint32_t i = 0; i < window->rank_count; i++)
-        if (!window->ranks[i].bye)
+    for (uint32_t i = 0; i < window->rank_count; i++) {
+        if (!window->ranks[i].bye) {
             return false;
+        }
+    }
     return window->rank_count > 0;
 }
 
@@ -296,10 +325,12 @@ static enum verdict judge_ranks(const struct window *window, const struct window
                                 uint64_t now_ns)
 {
     uint32_t finished = count_finished(window, part);
-    if (finished == window->rank_count && !waits_for_unknown_ranks(window, now_ns))
+    if (finished == window->rank_count && !waits_for_unknown_ranks(window, now_ns)) {
         return count_completed(window, part) == window->rank_count ? CLOSE : CLOSE_CUT;
-    if (part->overdue)
+    }
+    if (part->overdue) {
         return CLOSE_CUT;
+    }
     return finished > 0 && finished < window->rank_count && count_awaited(window, part, now_ns) == 0
                ? CLOSE_CUT
                : KEEP_OPEN;
@@ -309,28 +340,33 @@ static enum verdict judge_ranks(const struct window *window, const struct window
 static bool has_many_open(const struct window *window)
 {
     uint32_t count = 0;
-    for (const struct window_part *part = window->open; part; part = part->next)
+    for (const struct window_part *part = window->open; part; part = part->next) {
         count++;
+    }
     return count > WINDOW_OPEN_MAX;
 }
 
-static enum verdict judge(const struct window *window, const struct window_part *part,
-                          uint64_t now_ns)
+static enum verdict window_judge(const struct window *window, const struct window_part *part,
+                                 uint64_t now_ns)
 {
-    if (part->held > 0 && !has_many_open(window))
+    if (part->held > 0 && !has_many_open(window)) {
         return KEEP_OPEN;
-    if (window->rule.unit == WINDOW_SECOND && clock_passed(window, part, now_ns))
+    }
+    if (window->rule.unit == WINDOW_SECOND && clock_passed(window, part, now_ns)) {
         return CLOSE;
-    if (window->rule.unit == WINDOW_SECOND)
+    }
+    if (window->rule.unit == WINDOW_SECOND) {
         return window_all_bye(window) ? CLOSE_CUT : KEEP_OPEN;
+    }
     return judge_ranks(window, part, now_ns);
 }
 
 static void append_closed(struct window *window, struct window_part *part)
 {
     struct window_part **link = &window->closed;
-    while (*link)
+    while (*link) {
         link = &(*link)->next;
+    }
     part->next = NULL;
     *link = part;
 }
@@ -338,9 +374,10 @@ static void append_closed(struct window *window, struct window_part *part)
 struct window_part *window_close_next(struct window *window, uint64_t now_ns)
 {
     struct window_part *part = window->open;
-    enum verdict verdict = part ? judge(window, part, now_ns) : KEEP_OPEN;
-    if (verdict == KEEP_OPEN)
+    enum verdict verdict = part ? window_judge(window, part, now_ns) : KEEP_OPEN;
+    if (verdict == KEEP_OPEN) {
         return NULL;
+    }
     part->closed = true;
     part->cut = verdict == CLOSE_CUT;
     window->open = part->next;
@@ -363,8 +400,9 @@ static uint64_t parts_per_window(const struct window *window)
 struct window_part *window_forget(struct window *window)
 {
     struct window_part *oldest = window->closed;
-    if (!oldest || oldest->index + parts_per_window(window) > window->next_index)
+    if (!oldest || oldest->index + parts_per_window(window) > window->next_index) {
         return NULL;
+    }
     window->closed = oldest->next;
     return oldest;
 }
@@ -372,9 +410,11 @@ struct window_part *window_forget(struct window *window)
 /* All parts of one window are shown together. */
 static void note_shown(struct window *window, uint64_t boundary)
 {
-    for (struct window_part *part = window->open; part; part = part->next)
-        if (boundary_index(window, part->index) == boundary)
+    for (struct window_part *part = window->open; part; part = part->next) {
+        if (boundary_index(window, part->index) == boundary) {
             part->shown = part->arrivals;
+        }
+    }
 }
 
 struct window_part *window_quiet(struct window *window, uint64_t now_ns)
@@ -393,17 +433,20 @@ struct window_part *window_boundary(const struct window *window, const struct wi
 {
     uint64_t index = boundary_index(window, part->index);
     struct window_part *boundary = window->open;
-    while (boundary && boundary->index != index)
+    while (boundary && boundary->index != index) {
         boundary = boundary->next;
+    }
     return boundary;
 }
 
 static void visit_list(const struct window *window, struct window_part *list, uint64_t last_index,
                        void (*visit)(void *, struct window_part *), void *data)
 {
-    for (struct window_part *part = list; part && part->index <= last_index; part = part->next)
-        if (part->index + parts_per_window(window) > last_index)
+    for (struct window_part *part = list; part && part->index <= last_index; part = part->next) {
+        if (part->index + parts_per_window(window) > last_index) {
             visit(data, part);
+        }
+    }
 }
 
 void window_each(const struct window *window, const struct window_part *last,
@@ -437,8 +480,9 @@ struct result_window window_describe(const struct window *window, const struct w
 static struct window_part *find_closed(const struct window *window, uint64_t index)
 {
     struct window_part *part = window->closed;
-    while (part && part->index != index)
+    while (part && part->index != index) {
         part = part->next;
+    }
     return part;
 }
 
@@ -451,13 +495,16 @@ static struct window_part *restore_closed(struct window *window, uint64_t index,
 {
     struct window_part **link = &window->closed;
     struct window_part *part = find_closed(window, index);
-    if (part)
+    if (part) {
         return part;
-    while (*link && (*link)->index < index)
+    }
+    while (*link && (*link)->index < index) {
         link = &(*link)->next;
+    }
     part = new_part(link, index, now_ns);
-    if (part)
+    if (part) {
         part->closed = true;
+    }
     return part;
 }
 
@@ -467,8 +514,9 @@ int window_restore_part(struct window *window, uint64_t index, uint64_t now_ns,
     bool closed = index < window->next_index;
     struct window_part *part =
         closed ? restore_closed(window, index, now_ns) : open_part(window, index, now_ns);
-    if (!part || (!closed && !open_part(window, boundary_index(window, index), now_ns)))
+    if (!part || (!closed && !open_part(window, boundary_index(window, index), now_ns))) {
         return ERR_MEMORY;
+    }
     *ret_part = part;
     return 0;
 }
@@ -477,11 +525,13 @@ struct window_part *window_take_any(struct window *window)
 {
     struct window_part **list = window->open ? &window->open : &window->closed;
     struct window_part *part = *list;
-    if (!part)
+    if (!part) {
         return NULL;
+    }
     *list = part->next;
-    if (part->arrivals > 0)
+    if (part->arrivals > 0) {
         window_joined_late(window, part);
+    }
     return part;
 }
 

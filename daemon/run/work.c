@@ -46,8 +46,9 @@ static bool others_wait(void *data)
 
 static uint32_t threads_of(const struct config *config)
 {
-    if (config->workers_threads)
+    if (config->workers_threads) {
         return (uint32_t)config->workers_threads;
+    }
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     return cores < 1 ? 1 : cores > 8 ? 8 : (uint32_t)cores;
 }
@@ -94,15 +95,16 @@ static struct measure_plan configured(const struct header *header, const struct 
 }
 
 /* A large batch of queries and keys is measured without its maps, rather than not at all. */
-static struct measure_plan plan_of(const struct header *header, const struct config *config,
-                                   const struct machine *machine)
+static struct measure_plan work_plan_of(const struct header *header, const struct config *config,
+                                        const struct machine *machine)
 {
     struct measure_plan plan = configured(header, config, machine);
     if (header->type == MESSAGE_QK) {
         struct attention shape = message_attention_shape(header);
         uint64_t cost = measure_cost(&shape, &plan), most = config->ingest_budget / MAPS_SHARE;
-        if (cost > most || measure_scratch(&shape, &plan) > most - cost)
+        if (cost > most || measure_scratch(&shape, &plan) > most - cost) {
             plan.qk_maps_max_size = 0;
+        }
     }
     return plan;
 }
@@ -110,7 +112,7 @@ static struct measure_plan plan_of(const struct header *header, const struct con
 uint64_t work_cost(const struct header *header, const struct config *config,
                    const struct machine *machine, uint64_t *ret_scratch)
 {
-    struct measure_plan plan = plan_of(header, config, machine);
+    struct measure_plan plan = work_plan_of(header, config, machine);
     *ret_scratch = 0;
     uint64_t cost = sizeof(struct work) + WORK_JOBS_MAX * sizeof(struct work_job);
     plan.pooled_map = config->history_enabled && config->history_maps; /* of any message */
@@ -135,19 +137,21 @@ static int new_measure(struct message *message, const struct measure_plan *plan,
     return measure_new(&attention, plan, ret_measure);
 }
 
-static void run(struct pool_job *pool_job, struct scratch *scratch)
+static void work_run(struct pool_job *pool_job, struct scratch *scratch)
 {
     struct work_job *job = (struct work_job *)pool_job;
     struct work *work = job->work;
     struct message *message = work->message;
-    if (job->index == 0) /* the first in the queue */
+    if (job->index == 0) { /* the first in the queue */
         message->begun_ns = clock_monotonic_ns();
+    }
     measure_run(work->measure, job->index, scratch);
     if (atomic_fetch_sub(&work->remaining, 1) == 1) {
         work->code = measure_finish(work->measure, scratch);
         message->head_maps = measure_take_head_maps(work->measure);
-        if (message->head_maps && message->head_maps->sample == 0) /* which the labels are of */
+        if (message->head_maps && message->head_maps->sample == 0) { /* which the labels are of */
             message->labels = maps_labels(message, &message->label_count);
+        }
         message->computed_ns = clock_monotonic_ns();
         message->note.kind = NOTE_DONE;
         inbox_post(work->done, &message->note);
@@ -158,12 +162,13 @@ static int create_jobs(struct work *work)
 {
     work->job_count = measure_jobs(work->measure);
     work->jobs = calloc(work->job_count, sizeof *work->jobs);
-    if (!work->jobs)
+    if (!work->jobs) {
         return ERR_MEMORY;
+    }
     for (uint32_t i = 0; i < work->job_count; i++) {
         enum measure_job kind = measure_job_kind(work->measure, i);
         work->jobs[i] = (struct work_job){
-            .job = {.run = run,
+            .job = {.run = work_run,
                     .patient = kind != MEASURE_ROWS,
                     .background = kind == MEASURE_WEIGHTS},
             .work = work,
@@ -178,12 +183,13 @@ int work_new(struct message *message, const struct config *config, const struct 
              uint32_t spectrum_first, struct pool *pool, struct inbox *done)
 {
     struct work *work = calloc(1, sizeof *work);
-    if (!work)
+    if (!work) {
         return ERR_MEMORY;
+    }
     work->message = message;
     work->pool = pool;
     work->done = done;
-    struct measure_plan plan = plan_of(&message->header, config, machine);
+    struct measure_plan plan = work_plan_of(&message->header, config, machine);
     plan.spectrum_first = spectrum_first;
     plan.pooled_map = message->wants_map;
     plan.head_maps_size = message->wants_head_maps ? (uint32_t)config->maps_size : 0;
@@ -191,8 +197,9 @@ int work_new(struct message *message, const struct config *config, const struct 
     plan.hurry = others_wait;
     plan.hurry_data = pool;
     int code = new_measure(message, &plan, &work->measure);
-    if (!code)
+    if (!code) {
         code = create_jobs(work);
+    }
     if (code) {
         work_free(&work);
         return code;
@@ -203,15 +210,17 @@ int work_new(struct message *message, const struct config *config, const struct 
 
 int work_submit(struct work *work)
 {
-    for (uint32_t i = 0; i < work->job_count; i++)
+    for (uint32_t i = 0; i < work->job_count; i++) {
         work->jobs[i].job.next = i + 1 < work->job_count ? &work->jobs[i + 1].job : NULL;
+    }
     return pool_submit(work->pool, &work->jobs[0].job, work->job_count);
 }
 
 int work_finish(struct work *work, const struct measured **ret_measured)
 {
-    if (work->code)
+    if (work->code) {
         return work->code;
+    }
     *ret_measured = measure_result(work->measure);
     return 0;
 }
@@ -219,8 +228,9 @@ int work_finish(struct work *work, const struct measured **ret_measured)
 void work_free(struct work **work_p)
 {
     struct work *work = *work_p;
-    if (!work)
+    if (!work) {
         return;
+    }
     measure_free(&work->measure);
     free(work->jobs);
     free(work);

@@ -7,14 +7,17 @@
 #include <string.h>
 
 /* A copy that counts towards the bytes; NULL stays NULL. Clears *ok when out of memory. */
-static void *copy(struct detail *detail, bool *ok, const void *from, size_t count, size_t size)
+static void *detail_copy(struct detail *detail, bool *ok, const void *from, size_t count,
+                         size_t size)
 {
-    if (!from || !count || !*ok)
+    if (!from || !count || !*ok) {
         return NULL;
+    }
     void *to = malloc(count * size);
     *ok = to != NULL;
-    if (to)
+    if (to) {
         memcpy(to, from, count * size);
+    }
     detail->bytes += block_bytes(count * size);
     return to;
 }
@@ -24,10 +27,10 @@ static void copy_pairs(struct detail *detail, bool *ok, const struct result_pair
 {
     struct result_pairs *to = &detail->pairs;
     *to = *from;
-    to->pairs = copy(detail, ok, from->pairs, from->count, sizeof *from->pairs);
-    to->head_pairs = copy(detail, ok, from->head_pairs, (size_t)heads * from->head_limit,
-                          sizeof *from->head_pairs);
-    to->head_count = copy(detail, ok, from->head_count, heads, sizeof *from->head_count);
+    to->pairs = detail_copy(detail, ok, from->pairs, from->count, sizeof *from->pairs);
+    to->head_pairs = detail_copy(detail, ok, from->head_pairs, (size_t)heads * from->head_limit,
+                                 sizeof *from->head_pairs);
+    to->head_count = detail_copy(detail, ok, from->head_count, heads, sizeof *from->head_count);
 }
 
 static void copy_similarity(struct detail *detail, bool *ok, const struct result_similarity *from,
@@ -36,10 +39,10 @@ static void copy_similarity(struct detail *detail, bool *ok, const struct result
     struct result_similarity *to = &detail->similarity;
     size_t square = (size_t)heads * heads;
     *to = *from;
-    to->cosine = copy(detail, ok, from->cosine, square, sizeof *from->cosine);
-    to->js = copy(detail, ok, from->js, square, sizeof *from->js);
+    to->cosine = detail_copy(detail, ok, from->cosine, square, sizeof *from->cosine);
+    to->js = detail_copy(detail, ok, from->js, square, sizeof *from->js);
     to->redundant =
-        copy(detail, ok, from->redundant, from->redundant_count, sizeof *from->redundant);
+        detail_copy(detail, ok, from->redundant, from->redundant_count, sizeof *from->redundant);
 }
 
 static void copy_weights(struct detail *detail, bool *ok, const struct weights_result *from)
@@ -47,27 +50,31 @@ static void copy_weights(struct detail *detail, bool *ok, const struct weights_r
     struct weights_result *to = calloc(1, sizeof *to);
     detail->weights = to;
     *ok = to != NULL;
-    if (!to)
+    if (!to) {
         return;
+    }
     detail->bytes += block_bytes(sizeof *to);
     to->heads = from->heads;
     for (int i = 0; i < PROJECTION_COUNT; i++) {
         size_t heads = from->projection[i].heads;
         to->projection[i] = from->projection[i];
         to->projection[i].head =
-            copy(detail, ok, from->projection[i].head, heads, sizeof(struct spectrum));
+            detail_copy(detail, ok, from->projection[i].head, heads, sizeof(struct spectrum));
         to->projection[i].correlation =
-            copy(detail, ok, from->projection[i].correlation, heads * heads, sizeof(double));
+            detail_copy(detail, ok, from->projection[i].correlation, heads * heads, sizeof(double));
     }
-    for (int i = 0; i < CIRCUIT_COUNT; i++)
-        to->circuit[i] = copy(detail, ok, from->circuit[i], from->heads, sizeof(struct spectrum));
+    for (int i = 0; i < CIRCUIT_COUNT; i++) {
+        to->circuit[i] =
+            detail_copy(detail, ok, from->circuit[i], from->heads, sizeof(struct spectrum));
+    }
 }
 
 struct detail *detail_new(const struct measured *measured)
 {
     struct detail *detail = calloc(1, sizeof *detail);
-    if (!detail)
+    if (!detail) {
         return NULL;
+    }
     bool ok = true;
     struct layer_numbers numbers;
     measured_numbers(measured, &numbers);
@@ -75,18 +82,21 @@ struct detail *detail_new(const struct measured *measured)
     detail->bytes = block_bytes(sizeof *detail);
     copy_pairs(detail, &ok, &numbers.pairs, measured->heads);
     copy_similarity(detail, &ok, &numbers.similarity, measured->heads);
-    if (ok && measured->weights)
+    if (ok && measured->weights) {
         copy_weights(detail, &ok, measured->weights);
-    if (!ok)
+    }
+    if (!ok) {
         detail_release(&detail);
+    }
     return detail;
 }
 
 struct detail *detail_map_new(const struct layer_map *map, const struct header *header)
 {
     struct detail *detail = calloc(1, sizeof *detail);
-    if (!detail)
+    if (!detail) {
         return NULL;
+    }
     bool ok = true;
     detail->references = 1;
     detail->bytes = sizeof *detail;
@@ -94,17 +104,19 @@ struct detail *detail_map_new(const struct layer_map *map, const struct header *
     detail->step = header->step;
     detail->time_ns = header->time_ns;
     detail->map = *map;
-    detail->map.values =
-        copy(detail, &ok, map->values, (size_t)map->rows * map->columns, sizeof *map->values);
-    if (!ok)
+    detail->map.values = detail_copy(detail, &ok, map->values, (size_t)map->rows * map->columns,
+                                     sizeof *map->values);
+    if (!ok) {
         detail_release(&detail);
+    }
     return detail;
 }
 
 struct detail *detail_reference(struct detail *detail)
 {
-    if (detail)
+    if (detail) {
         detail->references++;
+    }
     return detail;
 }
 
@@ -112,16 +124,18 @@ void detail_release(struct detail **detail_p)
 {
     struct detail *detail = *detail_p;
     *detail_p = NULL;
-    if (!detail || --detail->references > 0)
+    if (!detail || --detail->references > 0) {
         return;
+    }
     free((void *)detail->pairs.pairs);
     free((void *)detail->pairs.head_pairs);
     free((void *)detail->pairs.head_count);
     free((void *)detail->similarity.cosine);
     free((void *)detail->similarity.js);
     free((void *)detail->similarity.redundant);
-    if (detail->weights)
+    if (detail->weights) {
         weights_result_clear(detail->weights);
+    }
     free(detail->weights);
     free((void *)detail->map.values);
     free(detail);

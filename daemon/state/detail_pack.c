@@ -18,13 +18,13 @@ _Static_assert(sizeof(struct spectrum) % sizeof(double) == 0, "numbers only");
 
 /* Writing */
 
-static void put_number(struct mpk_writer *writer, const char *key, uint64_t number)
+static void detail_pack_put_number(struct mpk_writer *writer, const char *key, uint64_t number)
 {
     mpk_put_str(writer, key);
     mpk_put_u64(writer, number);
 }
 
-static void put_projection(const struct projection_result *p, struct mpk_writer *writer)
+static void detail_pack_put_projection(const struct projection_result *p, struct mpk_writer *writer)
 {
     if (!p->present) {
         mpk_put_nil(writer);
@@ -35,13 +35,13 @@ static void put_projection(const struct projection_result *p, struct mpk_writer 
     mpk_put_map(writer, 5);
     stored_put(writer, "whole", &p->whole, 1, sizeof p->whole);
     stored_put(writer, "numbers", numbers, PROJECTION_NUMBERS, sizeof numbers[0]);
-    put_number(writer, "heads", p->heads);
+    detail_pack_put_number(writer, "heads", p->heads);
     stored_put(writer, "head", p->head, p->heads, sizeof *p->head);
     stored_put(writer, "correlation", p->correlation, (uint64_t)p->heads * p->heads,
                sizeof *p->correlation);
 }
 
-static void put_weights(const struct weights_result *weights, struct mpk_writer *writer)
+static void detail_pack_put_weights(const struct weights_result *weights, struct mpk_writer *writer)
 {
     mpk_put_str(writer, "weights");
     if (!weights) {
@@ -49,14 +49,15 @@ static void put_weights(const struct weights_result *weights, struct mpk_writer 
         return;
     }
     mpk_put_map(writer, PROJECTION_COUNT + CIRCUIT_COUNT + 1);
-    put_number(writer, "heads", weights->heads);
+    detail_pack_put_number(writer, "heads", weights->heads);
     for (int i = 0; i < PROJECTION_COUNT; i++) {
         mpk_put_str(writer, projection_name[i]);
-        put_projection(&weights->projection[i], writer);
+        detail_pack_put_projection(&weights->projection[i], writer);
     }
-    for (int i = 0; i < CIRCUIT_COUNT; i++)
+    for (int i = 0; i < CIRCUIT_COUNT; i++) {
         stored_put(writer, circuit_name[i], weights->circuit[i], weights->heads,
                    sizeof *weights->circuit[i]);
+    }
 }
 
 void detail_pack(const struct detail *detail, uint32_t heads, struct mpk_writer *writer)
@@ -69,26 +70,26 @@ void detail_pack(const struct detail *detail, uint32_t heads, struct mpk_writer 
     const struct result_similarity *similarity = &detail->similarity;
     uint64_t square = (uint64_t)heads * heads;
     mpk_put_map(writer, 11);
-    put_number(writer, "pair_count", pairs->count);
+    detail_pack_put_number(writer, "pair_count", pairs->count);
     stored_put(writer, "pairs", pairs->pairs, pairs->count, sizeof *pairs->pairs);
-    put_number(writer, "head_limit", pairs->head_limit);
+    detail_pack_put_number(writer, "head_limit", pairs->head_limit);
     stored_put(writer, "head_pairs", pairs->head_pairs, (uint64_t)heads * pairs->head_limit,
                sizeof *pairs->head_pairs);
     stored_put(writer, "head_count", pairs->head_count, heads, sizeof *pairs->head_count);
     stored_put(writer, "cosine", similarity->cosine, square, sizeof *similarity->cosine);
     stored_put(writer, "js", similarity->js, square, sizeof *similarity->js);
-    put_number(writer, "redundant_count", similarity->redundant_count);
+    detail_pack_put_number(writer, "redundant_count", similarity->redundant_count);
     stored_put(writer, "redundant", similarity->redundant, similarity->redundant_count,
                sizeof *similarity->redundant);
-    put_number(writer, "redundant_total", similarity->redundant_total);
-    put_weights(detail->weights, writer);
+    detail_pack_put_number(writer, "redundant_total", similarity->redundant_total);
+    detail_pack_put_weights(detail->weights, writer);
 }
 
 /* Reading */
 
 /* ret_copy is the address of a pointer to some type. */
-static int copy(struct detail *detail, const msgpack_object *map, const char *key, uint64_t count,
-                size_t size, void *ret_copy)
+static int detail_pack_copy(struct detail *detail, const msgpack_object *map, const char *key,
+                            uint64_t count, size_t size, void *ret_copy)
 {
     void *bytes = NULL;
     int code = stored_copy(map, key, count, size, &bytes);
@@ -103,20 +104,27 @@ static int get_pairs(struct detail *detail, const msgpack_object *map, uint32_t 
 {
     struct result_pairs *pairs = &detail->pairs;
     int code = stored_u32(map, "pair_count", TOP_PAIRS_MAX, &pairs->count);
-    if (!code)
-        code = copy(detail, map, "pairs", pairs->count, sizeof *pairs->pairs, &pairs->pairs);
-    if (!code)
+    if (!code) {
+        code = detail_pack_copy(detail, map, "pairs", pairs->count, sizeof *pairs->pairs,
+                                &pairs->pairs);
+    }
+    if (!code) {
         code = stored_u32(map, "head_limit", TOP_PAIRS_MAX, &pairs->head_limit);
-    if (!code)
-        code = copy(detail, map, "head_pairs", (uint64_t)heads * pairs->head_limit,
-                    sizeof *pairs->head_pairs, &pairs->head_pairs);
-    if (!code)
-        code =
-            copy(detail, map, "head_count", heads, sizeof *pairs->head_count, &pairs->head_count);
-    if (!code && (pairs->head_pairs != NULL) != (pairs->head_count != NULL))
+    }
+    if (!code) {
+        code = detail_pack_copy(detail, map, "head_pairs", (uint64_t)heads * pairs->head_limit,
+                                sizeof *pairs->head_pairs, &pairs->head_pairs);
+    }
+    if (!code) {
+        code = detail_pack_copy(detail, map, "head_count", heads, sizeof *pairs->head_count,
+                                &pairs->head_count);
+    }
+    if (!code && !pairs->head_pairs != !pairs->head_count) {
         code = ERR_STORE_FORMAT;
-    for (uint32_t h = 0; !code && pairs->head_count && h < heads; h++)
+    }
+    for (uint32_t h = 0; !code && pairs->head_count && h < heads; h++) {
         code = pairs->head_count[h] > pairs->head_limit ? ERR_STORE_FORMAT : 0;
+    }
     return code;
 }
 
@@ -124,18 +132,23 @@ static int get_similarity(struct detail *detail, const msgpack_object *map, uint
 {
     struct result_similarity *to = &detail->similarity;
     uint64_t square = (uint64_t)heads * heads;
-    int code = copy(detail, map, "cosine", square, sizeof *to->cosine, &to->cosine);
-    if (!code)
-        code = copy(detail, map, "js", square, sizeof *to->js, &to->js);
-    if (!code && (to->cosine != NULL) != (to->js != NULL))
+    int code = detail_pack_copy(detail, map, "cosine", square, sizeof *to->cosine, &to->cosine);
+    if (!code) {
+        code = detail_pack_copy(detail, map, "js", square, sizeof *to->js, &to->js);
+    }
+    if (!code && !to->cosine != !to->js) {
         code = ERR_STORE_FORMAT;
-    if (!code)
+    }
+    if (!code) {
         code = stored_u32(map, "redundant_count", REDUNDANT_PAIRS_MAX, &to->redundant_count);
-    if (!code)
-        code = copy(detail, map, "redundant", to->redundant_count, sizeof *to->redundant,
-                    &to->redundant);
-    if (!code)
+    }
+    if (!code) {
+        code = detail_pack_copy(detail, map, "redundant", to->redundant_count,
+                                sizeof *to->redundant, &to->redundant);
+    }
+    if (!code) {
         code = stored_u32(map, "redundant_total", UINT32_MAX, &to->redundant_total);
+    }
     return code || !to->redundant_count || to->redundant ? code : ERR_STORE_FORMAT;
 }
 
@@ -143,22 +156,29 @@ static int get_projection(struct detail *detail, const msgpack_object *map,
                           struct projection_result *p)
 {
     double numbers[PROJECTION_NUMBERS];
-    if (!map)
+    if (!map) {
         return ERR_STORE_FORMAT;
-    if (map->type == MSGPACK_OBJECT_NIL)
+    }
+    if (map->type == MSGPACK_OBJECT_NIL) {
         return 0;
+    }
     int code = stored_fill(map, "whole", &p->whole, sizeof p->whole);
-    if (!code)
+    if (!code) {
         code = stored_fill(map, "numbers", numbers, sizeof numbers);
-    if (!code)
+    }
+    if (!code) {
         code = stored_u32(map, "heads", UINT32_MAX, &p->heads);
-    if (!code)
-        code = copy(detail, map, "head", p->heads, sizeof *p->head, &p->head);
-    if (!code)
-        code = copy(detail, map, "correlation", (uint64_t)p->heads * p->heads,
-                    sizeof *p->correlation, &p->correlation);
-    if (code)
+    }
+    if (!code) {
+        code = detail_pack_copy(detail, map, "head", p->heads, sizeof *p->head, &p->head);
+    }
+    if (!code) {
+        code = detail_pack_copy(detail, map, "correlation", (uint64_t)p->heads * p->heads,
+                                sizeof *p->correlation, &p->correlation);
+    }
+    if (code) {
         return code;
+    }
     p->present = true;
     p->eigenvalue_min = numbers[0];
     p->eigenvalue_max = numbers[1];
@@ -168,39 +188,48 @@ static int get_projection(struct detail *detail, const msgpack_object *map,
 
 static int get_weights(struct detail *detail, const msgpack_object *map)
 {
-    if (!map || map->type == MSGPACK_OBJECT_NIL)
+    if (!map || map->type == MSGPACK_OBJECT_NIL) {
         return map ? 0 : ERR_STORE_FORMAT;
+    }
     struct weights_result *to = detail->weights = calloc(1, sizeof *to);
-    if (!to)
+    if (!to) {
         return ERR_MEMORY;
+    }
     detail->bytes += block_bytes(sizeof *to);
     int code = stored_u32(map, "heads", UINT32_MAX, &to->heads);
-    for (int i = 0; i < PROJECTION_COUNT && !code; i++)
+    for (int i = 0; i < PROJECTION_COUNT && !code; i++) {
         code = get_projection(detail, mpk_find(map, projection_name[i]), &to->projection[i]);
-    for (int i = 0; i < CIRCUIT_COUNT && !code; i++)
-        code =
-            copy(detail, map, circuit_name[i], to->heads, sizeof *to->circuit[i], &to->circuit[i]);
+    }
+    for (int i = 0; i < CIRCUIT_COUNT && !code; i++) {
+        code = detail_pack_copy(detail, map, circuit_name[i], to->heads, sizeof *to->circuit[i],
+                                &to->circuit[i]);
+    }
     return code;
 }
 
 int detail_unpack(const msgpack_object *map, uint32_t heads, struct detail **ret_detail)
 {
     *ret_detail = NULL;
-    if (!map || map->type == MSGPACK_OBJECT_NIL)
+    if (!map || map->type == MSGPACK_OBJECT_NIL) {
         return map ? 0 : ERR_STORE_FORMAT;
+    }
     struct detail *detail = calloc(1, sizeof *detail);
-    if (!detail)
+    if (!detail) {
         return ERR_MEMORY;
+    }
     detail->references = 1;
     detail->bytes = block_bytes(sizeof *detail);
     int code = get_pairs(detail, map, heads);
-    if (!code)
+    if (!code) {
         code = get_similarity(detail, map, heads);
-    if (!code)
+    }
+    if (!code) {
         code = get_weights(detail, mpk_find(map, "weights"));
-    if (code)
+    }
+    if (code) {
         detail_release(&detail);
-    else
+    } else {
         *ret_detail = detail;
+    }
     return code;
 }

@@ -23,8 +23,9 @@
 struct drift *drift_new(const struct drift_rule *rule, uint32_t heads)
 {
     struct drift *drift = calloc(1, sizeof *drift);
-    if (!drift)
+    if (!drift) {
         return NULL;
+    }
     drift->rule = *rule;
     drift->windows = rule->windows;
     drift->heads = heads;
@@ -42,13 +43,16 @@ void drift_result_clear(struct drift *drift)
 void drift_free(struct drift **drift_p)
 {
     struct drift *drift = *drift_p;
-    if (!drift)
+    if (!drift) {
         return;
+    }
     drift_result_clear(drift);
-    for (int m = 0; m < METRIC_COUNT; m++)
+    for (int m = 0; m < METRIC_COUNT; m++) {
         free(drift->cell[m]);
-    for (int m = 0; m < METRIC_ROW_COUNT; m++)
+    }
+    for (int m = 0; m < METRIC_ROW_COUNT; m++) {
         packed_hists_clear(&drift->hists[m]);
+    }
     free(drift);
     *drift_p = NULL;
 }
@@ -65,8 +69,9 @@ uint64_t drift_bytes(const struct drift *drift)
         bytes += drift->cell[m] ? (uint64_t)drift->heads * sizeof *drift->cell[m] : 0;
         bytes += drift->result[m] ? (uint64_t)drift->heads * sizeof *drift->result[m] : 0;
     }
-    for (int m = 0; m < METRIC_ROW_COUNT; m++)
+    for (int m = 0; m < METRIC_ROW_COUNT; m++) {
         bytes += drift->hists[m].capacity;
+    }
     return bytes;
 }
 
@@ -83,9 +88,11 @@ const struct result_drift *drift_result(const struct drift *drift, int metric)
 uint32_t drift_learned(const struct drift *drift)
 {
     uint32_t learned = 0;
-    for (int m = 0; m < METRIC_COUNT; m++)
-        for (uint32_t h = 0; drift->cell[m] && h < drift->heads; h++)
+    for (int m = 0; m < METRIC_COUNT; m++) {
+        for (uint32_t h = 0; drift->cell[m] && h < drift->heads; h++) {
             learned = drift->cell[m][h].count > learned ? drift->cell[m][h].count : learned;
+        }
+    }
     return learned;
 }
 
@@ -111,13 +118,14 @@ static double std_of(const struct drift_cell *cell)
 static double z_of(const struct drift_cell *cell, double delta)
 {
     double std = std_of(cell), floor = floor_of(cell);
-    if (std > floor)
+    if (std > floor) {
         return delta / std;
+    }
     return fabs(delta) <= floor ? 0 : NAN; /* NaN stays */
 }
 
 /* By Welford. The level goes with the baseline until that is complete. */
-static void learn(struct drift_cell *cell, double x)
+static void drift_learn(struct drift_cell *cell, double x)
 {
     double delta = x - cell->mean;
     cell->count++;
@@ -128,16 +136,17 @@ static void learn(struct drift_cell *cell, double x)
 }
 
 /* Adds to one of the sums; returns whether it exceeds the threshold. */
-static bool add_up(struct drift_cell *cell, enum drift_side side, double off, uint64_t last,
-                   const struct drift_rule *rule)
+static bool drift_add_up(struct drift_cell *cell, enum drift_side side, double off, uint64_t last,
+                         const struct drift_rule *rule)
 {
     double sum = (double)cell->sum[side] + off - rule->tolerance;
     if (!(sum > 0)) {
         cell->sum[side] = 0;
         return false;
     }
-    if (!(cell->sum[side] > 0))
+    if (!(cell->sum[side] > 0)) {
         cell->since[side] = (double)last;
+    }
     cell->sum[side] = (float)sum;
     return sum > rule->threshold;
 }
@@ -150,14 +159,16 @@ static void start_over(struct drift_cell *cell, double x, double change)
     cell->level_count = 1;
 }
 
-static void move(struct drift_cell *cell, double x, uint64_t last, const struct drift_rule *rule)
+static void drift_move(struct drift_cell *cell, double x, uint64_t last,
+                       const struct drift_rule *rule)
 {
     double scale = fmax(std_of(cell), floor_of(cell));
-    if (cell->count < 2)
+    if (cell->count < 2) {
         return;
+    }
     double off = (x - cell->level) / scale;
-    bool up = add_up(cell, DRIFT_UP, off, last, rule);
-    bool down = add_up(cell, DRIFT_DOWN, -off, last, rule);
+    bool up = drift_add_up(cell, DRIFT_UP, off, last, rule);
+    bool down = drift_add_up(cell, DRIFT_DOWN, -off, last, rule);
     if (up || down) {
         start_over(cell, x, cell->since[up ? DRIFT_UP : DRIFT_DOWN]);
         return;
@@ -186,10 +197,11 @@ static void clear_plans(struct plan plans[METRIC_COUNT])
 }
 
 /* NaN when the head has no value. */
-static double mean_of(const struct layer_state *state, int metric, uint32_t head)
+static double drift_mean_of(const struct layer_state *state, int metric, uint32_t head)
 {
-    if (head >= state->heads)
+    if (head >= state->heads) {
         return NAN;
+    }
     struct moments moments = layer_state_moments(state, metric, head);
     double mean = moments_mean(&moments);
     return fabs(mean) <= MEAN_MAX ? mean : NAN;
@@ -198,46 +210,55 @@ static double mean_of(const struct layer_state *state, int metric, uint32_t head
 /* Whether any head has a value. */
 static bool has_value(const struct drift *drift, const struct layer_state *state, int metric)
 {
-    for (uint32_t h = 0; h < drift->heads; h++)
-        if (!isnan(mean_of(state, metric, h)))
+    for (uint32_t h = 0; h < drift->heads; h++) {
+        if (!isnan(drift_mean_of(state, metric, h))) {
             return true;
+        }
+    }
     return false;
 }
 
 static struct drift_cell *new_cells(uint32_t heads)
 {
     struct drift_cell *cell = calloc(heads, sizeof *cell);
-    for (uint32_t h = 0; cell && h < heads; h++)
+    for (uint32_t h = 0; cell && h < heads; h++) {
         cell[h].change = NAN;
+    }
     return cell;
 }
 
 static bool any_ready(const struct drift *drift, const struct drift_cell *cell)
 {
-    for (uint32_t h = 0; h < drift->heads; h++)
-        if (drift_cell_ready(drift, &cell[h]))
+    for (uint32_t h = 0; h < drift->heads; h++) {
+        if (drift_cell_ready(drift, &cell[h])) {
             return true;
+        }
+    }
     return false;
 }
 
 static bool any_learns(const struct drift *drift, const struct drift_cell *cell)
 {
-    for (uint32_t h = 0; h < drift->heads; h++)
-        if (learns(drift, &cell[h]))
+    for (uint32_t h = 0; h < drift->heads; h++) {
+        if (learns(drift, &cell[h])) {
             return true;
+        }
+    }
     return false;
 }
 
 /* How a head's rows diverge from its baseline, which is read on from the cursor. */
-static int compare_rows(const struct layer_state *state, int metric, uint32_t head,
-                        struct packed_cursor *cursor, double *ret_js)
+static int drift_compare_rows(const struct layer_state *state, int metric, uint32_t head,
+                              struct packed_cursor *cursor, double *ret_js)
 {
     struct dist baseline = {0}, window = {0};
     int code = packed_hists_next(cursor, &baseline);
-    if (!code && head < state->heads)
+    if (!code && head < state->heads) {
         code = layer_state_dist(state, metric, head, &window);
-    if (!code)
+    }
+    if (!code) {
         *ret_js = dist_js(&baseline, &window);
+    }
     dist_clear(&baseline);
     dist_clear(&window);
     return code;
@@ -254,10 +275,11 @@ static int fill_js(const struct drift *drift, const struct layer_state *state, i
     struct packed_cursor cursor = begin_of(&drift->hists[metric]);
     int code = 0;
     for (uint32_t h = 0; h < drift->heads && !code; h++) {
-        if (drift_cell_ready(drift, &drift->cell[metric][h]))
-            code = compare_rows(state, metric, h, &cursor, &result[h].js);
-        else
+        if (drift_cell_ready(drift, &drift->cell[metric][h])) {
+            code = drift_compare_rows(state, metric, h, &cursor, &result[h].js);
+        } else {
             code = packed_hists_next(&cursor, NULL);
+        }
     }
     return code;
 }
@@ -268,26 +290,29 @@ static int plan_result(const struct drift *drift, const struct layer_state *stat
 {
     const struct drift_cell *cell = drift->cell[metric];
     plan->result = malloc(drift->heads * sizeof *plan->result);
-    if (!plan->result)
+    if (!plan->result) {
         return ERR_MEMORY;
+    }
     for (uint32_t h = 0; h < drift->heads; h++) {
         bool ready = drift_cell_ready(drift, &cell[h]);
-        double delta = ready ? mean_of(state, metric, h) - cell[h].mean : NAN;
+        double delta = ready ? drift_mean_of(state, metric, h) - cell[h].mean : NAN;
         plan->result[h] = (struct result_drift){delta, z_of(&cell[h], delta), NAN, NAN};
     }
     return metric < METRIC_ROW_COUNT ? fill_js(drift, state, metric, plan->result) : 0;
 }
 
 /* A head's baseline with this window. */
-static int add_rows(const struct drift *drift, const struct layer_state *state, int metric,
-                    uint32_t head, struct packed_cursor *cursor, struct packed_hists *into)
+static int drift_add_rows(const struct drift *drift, const struct layer_state *state, int metric,
+                          uint32_t head, struct packed_cursor *cursor, struct packed_hists *into)
 {
     struct dist baseline = {0}, window = {0};
     int code = cursor->at < cursor->end ? packed_hists_next(cursor, &baseline) : 0;
-    if (!code && head < state->heads)
+    if (!code && head < state->heads) {
         code = layer_state_dist(state, metric, head, &window);
-    if (!code)
+    }
+    if (!code) {
         code = dist_merge(&baseline, &window);
+    }
     if (!code) {
         dist_limit(&baseline, drift->rule.buckets);
         code = packed_hists_add(into, &baseline.hist);
@@ -309,9 +334,11 @@ static int plan_hists(const struct drift *drift, const struct layer_state *state
 {
     struct packed_cursor cursor = begin_of(&drift->hists[metric]);
     int code = 0;
-    for (uint32_t h = 0; h < drift->heads && !code; h++)
-        code = learns(drift, &cell[h]) ? add_rows(drift, state, metric, h, &cursor, &plan->hists)
-                                       : copy_rows(&cursor, &plan->hists);
+    for (uint32_t h = 0; h < drift->heads && !code; h++) {
+        code = learns(drift, &cell[h])
+                   ? drift_add_rows(drift, state, metric, h, &cursor, &plan->hists)
+                   : copy_rows(&cursor, &plan->hists);
+    }
     packed_hists_trim(&plan->hists);
     return code;
 }
@@ -326,13 +353,16 @@ static int plan_metric(const struct drift *drift, const struct layer_state *stat
         cell = plan->cell = new_cells(drift->heads);
         code = cell ? 0 : ERR_MEMORY;
     }
-    if (!cell)
+    if (!cell) {
         return code;
-    if (drift->cell[metric] && any_ready(drift, cell))
+    }
+    if (drift->cell[metric] && any_ready(drift, cell)) {
         code = plan_result(drift, state, metric, plan);
+    }
     plan->learns = learn_it && has && any_learns(drift, cell);
-    if (!code && plan->learns && metric < METRIC_ROW_COUNT)
+    if (!code && plan->learns && metric < METRIC_ROW_COUNT) {
         code = plan_hists(drift, state, metric, cell, plan);
+    }
     return code;
 }
 
@@ -340,18 +370,21 @@ static int plan_metric(const struct drift *drift, const struct layer_state *stat
 
 static void commit_cell(const struct drift *drift, struct drift_cell *cell, double x, uint64_t last)
 {
-    if (isnan(x))
+    if (isnan(x)) {
         return;
-    if (learns(drift, cell))
-        learn(cell, x);
-    else if (drift_cell_ready(drift, cell))
-        move(cell, x, last, &drift->rule);
+    }
+    if (learns(drift, cell)) {
+        drift_learn(cell, x);
+    } else if (drift_cell_ready(drift, cell)) {
+        drift_move(cell, x, last, &drift->rule);
+    }
 }
 
-static void take_plan(struct drift *drift, int metric, struct plan *plan)
+static void drift_take_plan(struct drift *drift, int metric, struct plan *plan)
 {
-    if (plan->cell)
+    if (plan->cell) {
         drift->cell[metric] = plan->cell;
+    }
     if (plan->learns && metric < METRIC_ROW_COUNT) {
         packed_hists_clear(&drift->hists[metric]);
         drift->hists[metric] = plan->hists;
@@ -367,10 +400,12 @@ static void commit_metric(struct drift *drift, const struct layer_state *state, 
     struct drift_cell *cell = drift->cell[metric];
     struct result_drift *result = drift->result[metric];
     for (uint32_t h = 0; cell && h < drift->heads; h++) {
-        if (learn_it)
-            commit_cell(drift, &cell[h], mean_of(state, metric, h), last);
-        if (result)
+        if (learn_it) {
+            commit_cell(drift, &cell[h], drift_mean_of(state, metric, h), last);
+        }
+        if (result) {
             result[h].change = cell[h].change;
+        }
     }
 }
 
@@ -378,10 +413,11 @@ int drift_window(struct drift *drift, const struct layer_state *state, uint64_t 
 {
     struct plan plans[METRIC_COUNT] = {{0}};
     int code = 0;
-    for (int m = 0; m < METRIC_COUNT && !code; m++)
-        code = plan_metric(drift, state, m, learn_it, &plans[m]);
     for (int m = 0; m < METRIC_COUNT && !code; m++) {
-        take_plan(drift, m, &plans[m]);
+        code = plan_metric(drift, state, m, learn_it, &plans[m]);
+    }
+    for (int m = 0; m < METRIC_COUNT && !code; m++) {
+        drift_take_plan(drift, m, &plans[m]);
         commit_metric(drift, state, m, last, learn_it);
     }
     if (!code && learn_it) {
@@ -412,10 +448,12 @@ int drift_pin(struct drift *drift, const struct layer_state *const *states, uint
 {
     struct drift *given = drift_new(&drift->rule, drift->heads);
     int code = given ? 0 : ERR_MEMORY;
-    if (given)
+    if (given) {
         given->windows = count;
-    for (uint32_t i = 0; i < count && !code; i++)
+    }
+    for (uint32_t i = 0; i < count && !code; i++) {
         code = drift_window(given, states[i], 0, true);
+    }
     if (!code) {
         take_baseline(drift, given);
         drift->pinned = true;

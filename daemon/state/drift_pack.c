@@ -35,30 +35,33 @@ static const struct {
     {"down_since", offsetof(struct drift_cell, since[DRIFT_DOWN]), FIELD_UNIT},
     {"change", offsetof(struct drift_cell, change), FIELD_UNIT},
 };
-enum { FIELDS = sizeof(fields) / sizeof(fields[0]) };
+enum { FIELDS = sizeof fields / sizeof fields[0] };
 
 /* Writing */
 
-static void put_field(struct mpk_writer *writer, const struct drift_cell *cell, unsigned field)
+static void drift_pack_put_field(struct mpk_writer *writer, const struct drift_cell *cell,
+                                 unsigned field)
 {
     const void *value = (const char *)cell + fields[field].offset;
-    if (fields[field].type == FIELD_COUNT)
+    if (fields[field].type == FIELD_COUNT) {
         mpk_put_u64(writer, *(const uint32_t *)value);
-    else if (fields[field].type == FIELD_SUM)
+    } else if (fields[field].type == FIELD_SUM) {
         mpk_put_f64(writer, (double)*(const float *)value);
-    else
+    } else {
         mpk_put_f64(writer, *(const double *)value);
+    }
 }
 
-static void put_metric(struct mpk_writer *writer, const struct drift *drift, int metric)
+static void drift_pack_put_metric(struct mpk_writer *writer, const struct drift *drift, int metric)
 {
     mpk_put_str(writer, metric_info[metric].name);
     mpk_put_map(writer, FIELDS + (metric < METRIC_ROW_COUNT));
     for (unsigned f = 0; f < FIELDS; f++) {
         mpk_put_str(writer, fields[f].name);
         mpk_put_array(writer, drift->heads);
-        for (uint32_t h = 0; h < drift->heads; h++)
-            put_field(writer, &drift->cell[metric][h], f);
+        for (uint32_t h = 0; h < drift->heads; h++) {
+            drift_pack_put_field(writer, &drift->cell[metric][h], f);
+        }
     }
     if (metric < METRIC_ROW_COUNT) {
         mpk_put_str(writer, "hists");
@@ -69,8 +72,9 @@ static void put_metric(struct mpk_writer *writer, const struct drift *drift, int
 int drift_pack(const struct drift *drift, struct mpk_writer *writer)
 {
     uint32_t metrics = 0;
-    for (int m = 0; m < METRIC_COUNT; m++)
+    for (int m = 0; m < METRIC_COUNT; m++) {
         metrics += drift->cell[m] != NULL;
+    }
     mpk_put_map(writer, 5);
     mpk_put_str(writer, "heads");
     mpk_put_u64(writer, drift->heads);
@@ -79,15 +83,18 @@ int drift_pack(const struct drift *drift, struct mpk_writer *writer)
     mpk_put_str(writer, "pinned");
     mpk_put_bool(writer, drift->pinned);
     mpk_put_str(writer, "last");
-    if (drift->begun)
+    if (drift->begun) {
         mpk_put_u64(writer, drift->last);
-    else
+    } else {
         mpk_put_nil(writer);
+    }
     mpk_put_str(writer, "metrics");
     mpk_put_map(writer, metrics);
-    for (int m = 0; m < METRIC_COUNT; m++)
-        if (drift->cell[m])
-            put_metric(writer, drift, m);
+    for (int m = 0; m < METRIC_COUNT; m++) {
+        if (drift->cell[m]) {
+            drift_pack_put_metric(writer, drift, m);
+        }
+    }
     return mpk_writer_ok(writer) ? 0 : ERR_MEMORY;
 }
 
@@ -96,8 +103,9 @@ int drift_pack(const struct drift *drift, struct mpk_writer *writer)
 static bool get_count(const msgpack_object *value, uint32_t *ret_count)
 {
     uint64_t number;
-    if (!value || mpk_get_u64(value, UINT32_MAX, &number) != 0)
+    if (!value || mpk_get_u64(value, UINT32_MAX, &number) != 0) {
         return false;
+    }
     *ret_count = (uint32_t)number;
     return true;
 }
@@ -106,10 +114,12 @@ static bool get_field(const msgpack_object *value, struct drift_cell *cell, unsi
 {
     void *to = (char *)cell + fields[field].offset;
     double number;
-    if (fields[field].type == FIELD_COUNT)
+    if (fields[field].type == FIELD_COUNT) {
         return get_count(value, to);
-    if (mpk_get_f64(value, &number) != 0)
+    }
+    if (mpk_get_f64(value, &number) != 0) {
         return false;
+    }
     if (fields[field].type == FIELD_SUM) {
         *(float *)to = (float)number;
         return number >= 0 && isfinite(*(float *)to);
@@ -121,31 +131,38 @@ static bool get_field(const msgpack_object *value, struct drift_cell *cell, unsi
 static bool get_list(const msgpack_object *list, struct drift *drift, struct drift_cell *cell,
                      unsigned field)
 {
-    if (!list || list->type != MSGPACK_OBJECT_ARRAY || list->via.array.size != drift->heads)
+    if (!list || list->type != MSGPACK_OBJECT_ARRAY || list->via.array.size != drift->heads) {
         return false;
-    for (uint32_t h = 0; h < drift->heads; h++)
-        if (!get_field(&list->via.array.ptr[h], &cell[h], field))
+    }
+    for (uint32_t h = 0; h < drift->heads; h++) {
+        if (!get_field(&list->via.array.ptr[h], &cell[h], field)) {
             return false;
+        }
+    }
     return true;
 }
 
 /* Sums that other code divides by, and takes the root of. */
-static bool is_sound(const struct drift_cell *cell)
+static bool drift_pack_is_sound(const struct drift_cell *cell)
 {
     return cell->m2 >= 0 && (cell->count == 0) == (cell->level_count == 0);
 }
 
 static int get_hists(const msgpack_object *value, struct drift *drift, int metric)
 {
-    if (!value || value->type != MSGPACK_OBJECT_BIN)
+    if (!value || value->type != MSGPACK_OBJECT_BIN) {
         return ERR_STORE_FORMAT;
+    }
     const uint8_t *bytes = (const uint8_t *)value->via.bin.ptr;
     struct packed_cursor cursor = {bytes, bytes + value->via.bin.size};
-    for (uint32_t h = 0; h < drift->heads; h++)
-        if (packed_hists_next(&cursor, NULL) != 0)
+    for (uint32_t h = 0; h < drift->heads; h++) {
+        if (packed_hists_next(&cursor, NULL) != 0) {
             return ERR_STORE_FORMAT;
-    if (cursor.at != cursor.end)
+        }
+    }
+    if (cursor.at != cursor.end) {
         return ERR_STORE_FORMAT;
+    }
     int code = packed_hists_copy(&drift->hists[metric], bytes, value->via.bin.size);
     packed_hists_trim(&drift->hists[metric]);
     return code;
@@ -156,27 +173,34 @@ static int get_metric(const msgpack_object *map, struct drift *drift, int metric
     /* A list before any memory: then it is no larger than what was read. */
     const msgpack_object *first = mpk_find(map, fields[0].name);
     if (drift->cell[metric] || !first || first->type != MSGPACK_OBJECT_ARRAY ||
-        first->via.array.size != drift->heads)
+        first->via.array.size != drift->heads) {
         return ERR_STORE_FORMAT;
+    }
     struct drift_cell *cell = calloc(drift->heads, sizeof *cell);
-    if (!cell)
+    if (!cell) {
         return ERR_MEMORY;
+    }
     drift->cell[metric] = cell;
-    for (unsigned f = 0; f < FIELDS; f++)
-        if (!get_list(mpk_find(map, fields[f].name), drift, cell, f))
+    for (unsigned f = 0; f < FIELDS; f++) {
+        if (!get_list(mpk_find(map, fields[f].name), drift, cell, f)) {
             return ERR_STORE_FORMAT;
-    for (uint32_t h = 0; h < drift->heads; h++)
-        if (!is_sound(&cell[h]))
+        }
+    }
+    for (uint32_t h = 0; h < drift->heads; h++) {
+        if (!drift_pack_is_sound(&cell[h])) {
             return ERR_STORE_FORMAT;
+        }
+    }
     return metric < METRIC_ROW_COUNT ? get_hists(mpk_find(map, "hists"), drift, metric) : 0;
 }
 
 /* METRIC_COUNT for a name that is not known. */
-static int find_metric(const msgpack_object *name)
+static int drift_pack_find_metric(const msgpack_object *name)
 {
     int m = 0;
-    while (m < METRIC_COUNT && !mpk_is_str(name, metric_info[m].name))
+    while (m < METRIC_COUNT && !mpk_is_str(name, metric_info[m].name)) {
         m++;
+    }
     return m;
 }
 
@@ -184,17 +208,19 @@ static int get_metrics(const msgpack_object *map, struct drift *drift)
 {
     int code = map && map->type == MSGPACK_OBJECT_MAP ? 0 : ERR_STORE_FORMAT;
     for (uint32_t i = 0; !code && i < map->via.map.size; i++) {
-        int metric = find_metric(&map->via.map.ptr[i].key);
-        if (metric < METRIC_COUNT)
+        int metric = drift_pack_find_metric(&map->via.map.ptr[i].key);
+        if (metric < METRIC_COUNT) {
             code = get_metric(&map->via.map.ptr[i].val, drift, metric);
+        }
     }
     return code;
 }
 
 static bool get_last(const msgpack_object *value, struct drift *drift)
 {
-    if (!value)
+    if (!value) {
         return false;
+    }
     drift->begun = value->type != MSGPACK_OBJECT_NIL;
     return !drift->begun || mpk_get_u64(value, UINT64_MAX, &drift->last) == 0;
 }
@@ -202,13 +228,14 @@ static bool get_last(const msgpack_object *value, struct drift *drift)
 /* As many as limits.heads allows at most. */
 #define HEADS_MAX 65536
 
-static int get_drift(const msgpack_object *map, struct drift *drift)
+static int drift_pack_get_drift(const msgpack_object *map, struct drift *drift)
 {
     const msgpack_object *pinned = mpk_find(map, "pinned");
     if (!get_count(mpk_find(map, "heads"), &drift->heads) || drift->heads > HEADS_MAX ||
         !get_count(mpk_find(map, "windows"), &drift->windows) || drift->windows == 0 || !pinned ||
-        mpk_get_bool(pinned, &drift->pinned) != 0 || !get_last(mpk_find(map, "last"), drift))
+        mpk_get_bool(pinned, &drift->pinned) != 0 || !get_last(mpk_find(map, "last"), drift)) {
         return ERR_STORE_FORMAT;
+    }
     return get_metrics(mpk_find(map, "metrics"), drift);
 }
 
@@ -217,18 +244,20 @@ int drift_unpack(const struct drift_rule *rule, const void *data, size_t size,
 {
     struct mpk_doc doc;
     struct drift *drift = drift_new(rule, 0);
-    if (!drift)
+    if (!drift) {
         return ERR_MEMORY;
+    }
     int code = mpk_parse(data, size, &mpk_result_limits, &doc);
     if (code) {
         drift_free(&drift);
         return code == ERR_MEMORY ? code : ERR_STORE_FORMAT;
     }
-    code = get_drift(doc.root, drift);
+    code = drift_pack_get_drift(doc.root, drift);
     mpk_doc_clear(&doc);
-    if (code)
+    if (code) {
         drift_free(&drift);
-    else
+    } else {
         *ret_drift = drift;
+    }
     return code;
 }

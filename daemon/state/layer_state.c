@@ -9,8 +9,9 @@
 struct layer_state *layer_state_new(uint32_t heads, uint32_t buckets)
 {
     struct layer_state *state = calloc(1, sizeof *state);
-    if (!state)
+    if (!state) {
         return NULL;
+    }
     state->heads = heads;
     state->buckets = buckets;
     state->row_sum_error = NAN;
@@ -19,18 +20,21 @@ struct layer_state *layer_state_new(uint32_t heads, uint32_t buckets)
         layer_state_free(&state);
         return NULL;
     }
-    for (uint32_t h = 0; h < heads; h++)
+    for (uint32_t h = 0; h < heads; h++) {
         state->head[h].pattern = PATTERN_NONE;
+    }
     return state;
 }
 
 void layer_state_free(struct layer_state **state_p)
 {
     struct layer_state *state = *state_p;
-    if (!state)
+    if (!state) {
         return;
-    for (uint32_t h = 0; state->head && h < state->heads; h++)
+    }
+    for (uint32_t h = 0; state->head && h < state->heads; h++) {
         stat_set_clear(&state->head[h].stats);
+    }
     free(state->head);
     stat_set_clear(&state->across);
     detail_release(&state->detail);
@@ -69,11 +73,13 @@ uint64_t layer_state_bytes(const struct layer_state *state)
 
 int layer_state_reserve_ranks(struct layer_state *state, uint32_t bytes)
 {
-    if (bytes <= state->rank_bytes)
+    if (bytes <= state->rank_bytes) {
         return 0;
+    }
     uint8_t *bits = realloc(state->rank_bits, bytes);
-    if (!bits)
+    if (!bits) {
         return ERR_MEMORY;
+    }
     memset(bits + state->rank_bytes, 0, bytes - state->rank_bytes);
     state->rank_bits = bits;
     state->rank_bytes = bytes;
@@ -83,16 +89,18 @@ int layer_state_reserve_ranks(struct layer_state *state, uint32_t bytes)
 static int mark_rank(struct layer_state *state, uint32_t rank_index)
 {
     int code = layer_state_reserve_ranks(state, rank_index / 8 + 1);
-    if (!code)
+    if (!code) {
         state->rank_bits[rank_index / 8] |= (uint8_t)(1u << rank_index % 8);
+    }
     return code;
 }
 
 uint32_t layer_state_ranks(const struct layer_state *state)
 {
     uint32_t count = 0;
-    for (uint32_t i = 0; i < state->rank_bytes; i++)
+    for (uint32_t i = 0; i < state->rank_bytes; i++) {
         count += (uint32_t)__builtin_popcount(state->rank_bits[i]);
+    }
     return count;
 }
 
@@ -110,12 +118,13 @@ static void set_newest(struct layer_state *state, const struct message *message)
     memcpy(state->shape, shape, sizeof shape);
 }
 
-static int add_map(struct layer_state *state, const struct message *message,
-                   const struct measured *measured)
+static int layer_state_add_map(struct layer_state *state, const struct message *message,
+                               const struct measured *measured)
 {
     struct detail *map = detail_map_new(measured->map, &message->header);
-    if (!map)
+    if (!map) {
         return ERR_MEMORY;
+    }
     detail_release(&state->map);
     state->map = map;
     return 0;
@@ -124,12 +133,14 @@ static int add_map(struct layer_state *state, const struct message *message,
 static int add_newest(struct layer_state *state, const struct message *message,
                       const struct measured *measured)
 {
-    if (measured->map && add_map(state, message, measured) != 0)
+    if (measured->map && layer_state_add_map(state, message, measured) != 0) {
         return ERR_MEMORY;
+    }
     if (measured->pairs || measured->head_similarity) {
         struct detail *detail = detail_new(measured);
-        if (!detail)
+        if (!detail) {
             return ERR_MEMORY;
+        }
         detail_release(&state->detail);
         state->detail = detail;
     }
@@ -143,13 +154,15 @@ static int add_newest_weights(struct layer_state *state, const struct message *m
                               const struct measured *measured)
 {
     struct detail *detail = detail_new(measured);
-    if (!detail)
+    if (!detail) {
         return ERR_MEMORY;
+    }
     detail_release(&state->weights);
     state->weights = detail;
     state->weights_arrival = message->arrival;
-    if (!state->newest)
+    if (!state->newest) {
         set_newest(state, message);
+    }
     return 0;
 }
 
@@ -167,13 +180,16 @@ uint32_t layer_state_leader(uint32_t slot)
 {
     if (slot >= STAT_HISTS) {
         uint32_t leader = STAT_HISTS;
-        for (int v = 0; v < VECTOR_COUNT; v++)
-            if (slot >= layer_vector_slot(v, 0))
+        for (int v = 0; v < VECTOR_COUNT; v++) {
+            if (slot >= layer_vector_slot(v, 0)) {
                 leader = layer_vector_slot(v, 0);
+            }
+        }
         return leader;
     }
-    if (slot >= METRIC_COUNT || metric_info[slot].group != METRIC_GROUP_SPECTRUM)
+    if (slot >= METRIC_COUNT || metric_info[slot].group != METRIC_GROUP_SPECTRUM) {
         return STAT_SLOTS;
+    }
     return slot < METRIC_QK_SPECTRAL_NORM ? METRIC_SPECTRAL_NORM : METRIC_QK_SPECTRAL_NORM;
 }
 
@@ -193,8 +209,9 @@ static void describe_metrics(const struct layer_state *state, const struct measu
                              uint32_t h, bool newest, struct head_input *input)
 {
     for (uint32_t m = 0; m < METRIC_COUNT; m++) {
-        if (!state->on[m])
+        if (!state->on[m]) {
             continue;
+        }
         const double *values = measured->value[m];
         input->slot[m] = (struct stat_input){
             .value = values ? values[h] : NAN,
@@ -202,9 +219,10 @@ static void describe_metrics(const struct layer_state *state, const struct measu
             .newest = newest,
         };
         uint32_t leader = layer_state_leader(m);
-        if (leader != STAT_SLOTS)
+        if (leader != STAT_SLOTS) {
             input->slot[m].newest =
                 newest && measured->value[leader] && !isnan(measured->value[leader][h]);
+        }
         set_bit(&input->mask, m);
     }
 }
@@ -224,8 +242,8 @@ static void describe_vectors(const struct measured *measured, uint32_t h, bool n
     }
 }
 
-static int update(struct layer_state *state, struct stat_set *set, const struct head_input *input,
-                  struct stat_writer *writer)
+static int layer_state_update(struct layer_state *state, struct stat_set *set,
+                              const struct head_input *input, struct stat_writer *writer)
 {
     uint64_t before = stat_set_bytes(set);
     int code = stat_set_add(set, input->slot, input->mask, writer);
@@ -234,8 +252,9 @@ static int update(struct layer_state *state, struct stat_set *set, const struct 
 }
 
 /* Head h of the message is head `to` of the model. */
-static int add_head(struct layer_state *state, const struct measured *measured, uint32_t h,
-                    uint32_t to, uint64_t arrival, struct stat_writer *writer)
+static int layer_state_add_head(struct layer_state *state, const struct measured *measured,
+                                uint32_t h, uint32_t to, uint64_t arrival,
+                                struct stat_writer *writer)
 {
     struct head_state *head = &state->head[to];
     bool newest = arrival >= head->last_arrival;
@@ -243,7 +262,7 @@ static int add_head(struct layer_state *state, const struct measured *measured, 
     input.mask = (struct stat_mask){{0}};
     describe_metrics(state, measured, h, newest, &input);
     describe_vectors(measured, h, newest, &input);
-    int code = update(state, &head->stats, &input, writer);
+    int code = layer_state_update(state, &head->stats, &input, writer);
     if (!code && newest) {
         head->last_arrival = arrival;
         head->pattern = (uint8_t)(measured->pattern ? measured->pattern[h] : PATTERN_NONE);
@@ -251,13 +270,14 @@ static int add_head(struct layer_state *state, const struct measured *measured, 
     return code;
 }
 
-static int add_heads(struct layer_state *state, const struct message *message,
-                     const struct measured *measured, struct stat_writer *writer)
+static int layer_state_add_heads(struct layer_state *state, const struct message *message,
+                                 const struct measured *measured, struct stat_writer *writer)
 {
     int code = 0;
-    for (uint32_t h = 0; h < message->header.heads && !code; h++)
-        code =
-            add_head(state, measured, h, message->header.head_offset + h, message->arrival, writer);
+    for (uint32_t h = 0; h < message->header.heads && !code; h++) {
+        code = layer_state_add_head(state, measured, h, message->header.head_offset + h,
+                                    message->arrival, writer);
+    }
     return code;
 }
 
@@ -266,40 +286,48 @@ static int add_across(struct layer_state *state, const struct measured *measured
 {
     struct head_input input;
     input.mask = (struct stat_mask){{(1ull << LAYER_SLOTS_ACROSS) - 1, 0}};
-    for (int a = 0; a < AGGREGATE_COUNT; a++)
-        for (int s = 0; s < MAP_STAT_COUNT; s++)
+    for (int a = 0; a < AGGREGATE_COUNT; a++) {
+        for (int s = 0; s < MAP_STAT_COUNT; s++) {
             input.slot[layer_aggregate_slot(a, s)] = (struct stat_input){
                 .value = measured->has_aggregate[a] ? measured->aggregate[a][s] : NAN,
                 .newest = newest};
+        }
+    }
     input.slot[LAYER_SLOT_SINK_RATE] =
         (struct stat_input){.value = measured->sink_rate, .newest = newest};
-    return update(state, &state->across, &input, writer);
+    return layer_state_update(state, &state->across, &input, writer);
 }
 
 /* Which numbers there are at all. */
 static void add_kinds(struct layer_state *state, const struct measured *measured)
 {
-    for (int m = 0; m < METRIC_COUNT; m++)
+    for (int m = 0; m < METRIC_COUNT; m++) {
         state->on[m] = state->on[m] || measured->value[m];
-    for (int a = 0; a < AGGREGATE_COUNT; a++)
+    }
+    for (int a = 0; a < AGGREGATE_COUNT; a++) {
         state->has_aggregate[a] = state->has_aggregate[a] || measured->has_aggregate[a];
-    for (int v = 0; v < VECTOR_COUNT; v++)
+    }
+    for (int v = 0; v < VECTOR_COUNT; v++) {
         state->has_vector[v] = state->has_vector[v] || measured->vector[v];
+    }
 }
 
-static int add_rows(struct layer_state *state, const struct message *message,
-                    const struct measured *measured)
+static int layer_state_add_rows(struct layer_state *state, const struct message *message,
+                                const struct measured *measured)
 {
     add_kinds(state, measured);
     struct stat_writer *writer = stat_writer_new(state->buckets);
-    if (!writer)
+    if (!writer) {
         return ERR_MEMORY;
-    int code = add_heads(state, message, measured, writer);
-    if (!code)
+    }
+    int code = layer_state_add_heads(state, message, measured, writer);
+    if (!code) {
         code = add_across(state, measured, message->arrival > state->newest, writer);
+    }
     stat_writer_free(&writer);
-    if (!code && message->arrival > state->newest)
+    if (!code && message->arrival > state->newest) {
         code = add_newest(state, message, measured);
+    }
     return code;
 }
 
@@ -315,11 +343,14 @@ int layer_state_add(struct layer_state *state, const struct message *message,
                     const struct measured *measured)
 {
     int code = mark_rank(state, message->rank_index);
-    if (!code)
-        code = message->header.type == MESSAGE_WEIGHTS ? add_weights(state, message, measured)
-                                                       : add_rows(state, message, measured);
-    if (!code)
+    if (!code) {
+        code = message->header.type == MESSAGE_WEIGHTS
+                   ? add_weights(state, message, measured)
+                   : layer_state_add_rows(state, message, measured);
+    }
+    if (!code) {
         add_counts(state, measured);
+    }
     return code;
 }
 
@@ -331,8 +362,9 @@ int layer_state_dist(const struct layer_state *state, int metric, uint32_t head,
     struct stat_record stat = stat_find(&state->head[head].stats, (uint32_t)metric);
     struct dist copy = {0};
     int code = stat_dist(&stat, &copy);
-    if (!code)
+    if (!code) {
         *ret_dist = copy;
+    }
     return code;
 }
 

@@ -12,47 +12,50 @@
 
 /* Writing */
 
-static void put_number(struct mpk_writer *writer, const char *key, uint64_t number)
+static void layer_state_pack_put_number(struct mpk_writer *writer, const char *key, uint64_t number)
 {
     mpk_put_str(writer, key);
     mpk_put_u64(writer, number);
 }
 
-static void put_newest(const struct layer_state *state, struct mpk_writer *writer)
+static void layer_state_pack_put_newest(const struct layer_state *state, struct mpk_writer *writer)
 {
-    put_number(writer, "newest", state->newest);
-    put_number(writer, "epoch", state->epoch);
-    put_number(writer, "step", state->step);
-    put_number(writer, "time_ns", state->time_ns);
+    layer_state_pack_put_number(writer, "newest", state->newest);
+    layer_state_pack_put_number(writer, "epoch", state->epoch);
+    layer_state_pack_put_number(writer, "step", state->step);
+    layer_state_pack_put_number(writer, "time_ns", state->time_ns);
     stored_put(writer, "shape", state->shape, 4, sizeof state->shape[0]);
     mpk_put_str(writer, "causal");
     mpk_put_bool(writer, state->causal);
     mpk_put_str(writer, "tier");
     mpk_put_str(writer, message_type_name(state->tier));
-    put_number(writer, "local_window", state->local_window);
+    layer_state_pack_put_number(writer, "local_window", state->local_window);
 }
 
-static void put_counts(const struct layer_state *state, struct mpk_writer *writer)
+static void layer_state_pack_put_counts(const struct layer_state *state, struct mpk_writer *writer)
 {
-    put_number(writer, "rows", state->rows);
-    put_number(writer, "invalid_rows", state->invalid_rows);
+    layer_state_pack_put_number(writer, "rows", state->rows);
+    layer_state_pack_put_number(writer, "invalid_rows", state->invalid_rows);
     stored_put(writer, "row_sum_error", &state->row_sum_error, 1, sizeof state->row_sum_error);
-    put_number(writer, "messages", state->messages);
+    layer_state_pack_put_number(writer, "messages", state->messages);
     stored_put(writer, "ranks", state->rank_bits, state->rank_bytes, 1);
 }
 
-static void put_tally(const struct tally *tally, struct mpk_writer *writer)
+static void layer_state_pack_put_tally(const struct tally *tally, struct mpk_writer *writer)
 {
     uint32_t kinds = 0;
-    for (int i = 0; i < ERR_COUNT; i++)
+    for (int i = 0; i < ERR_COUNT; i++) {
         kinds += tally->dropped[i] > 0;
-    put_number(writer, "lost", tally->lost);
-    put_number(writer, "source", tally->source);
+    }
+    layer_state_pack_put_number(writer, "lost", tally->lost);
+    layer_state_pack_put_number(writer, "source", tally->source);
     mpk_put_str(writer, "dropped");
     mpk_put_map(writer, kinds);
-    for (int i = 0; i < ERR_COUNT; i++)
-        if (tally->dropped[i])
-            put_number(writer, err_slug(ERR_BASE - i), tally->dropped[i]);
+    for (int i = 0; i < ERR_COUNT; i++) {
+        if (tally->dropped[i]) {
+            layer_state_pack_put_number(writer, err_slug(ERR_BASE - i), tally->dropped[i]);
+        }
+    }
 }
 
 static void put_detail(const struct layer_state *state, struct mpk_writer *writer)
@@ -61,7 +64,7 @@ static void put_detail(const struct layer_state *state, struct mpk_writer *write
     detail_pack(state->detail, state->heads, writer);
     mpk_put_str(writer, "weights");
     detail_pack(state->weights, state->heads, writer);
-    put_number(writer, "weights_arrival", state->weights_arrival);
+    layer_state_pack_put_number(writer, "weights_arrival", state->weights_arrival);
 }
 
 /* What the slots of the sets are, by name, so that another version finds its own. */
@@ -71,10 +74,11 @@ static void put_names(const struct layer_state *state, struct mpk_writer *writer
     mpk_put_str(writer, "metrics");
     mpk_put_array(writer, METRIC_COUNT);
     for (int m = 0; m < METRIC_COUNT; m++) {
-        if (state->on[m])
+        if (state->on[m]) {
             mpk_put_str(writer, metric_info[m].name);
-        else
+        } else {
             mpk_put_nil(writer);
+        }
     }
     mpk_put_str(writer, "vectors");
     mpk_put_array(writer, VECTOR_COUNT);
@@ -82,14 +86,15 @@ static void put_names(const struct layer_state *state, struct mpk_writer *writer
         mpk_put_map(writer, 3);
         mpk_put_str(writer, "name");
         mpk_put_str(writer, vector_info[v].name);
-        put_number(writer, "width", vector_info[v].width);
+        layer_state_pack_put_number(writer, "width", vector_info[v].width);
         mpk_put_str(writer, "on");
         mpk_put_bool(writer, state->has_vector[v]);
     }
     mpk_put_str(writer, "aggregates");
     mpk_put_array(writer, AGGREGATE_COUNT);
-    for (int a = 0; a < AGGREGATE_COUNT; a++)
+    for (int a = 0; a < AGGREGATE_COUNT; a++) {
         mpk_put_bool(writer, state->has_aggregate[a]);
+    }
 }
 
 static void put_set(const struct stat_set *set, struct mpk_writer *writer)
@@ -97,23 +102,26 @@ static void put_set(const struct stat_set *set, struct mpk_writer *writer)
     mpk_put_bin(writer, set->bytes, set->size);
 }
 
-static void put_heads(const struct layer_state *state, struct mpk_writer *writer)
+static void layer_state_pack_put_heads(const struct layer_state *state, struct mpk_writer *writer)
 {
     mpk_put_str(writer, "heads");
     mpk_put_array(writer, state->heads);
-    for (uint32_t h = 0; h < state->heads; h++)
+    for (uint32_t h = 0; h < state->heads; h++) {
         put_set(&state->head[h].stats, writer);
+    }
     mpk_put_str(writer, "arrivals");
     mpk_put_array(writer, state->heads);
-    for (uint32_t h = 0; h < state->heads; h++)
+    for (uint32_t h = 0; h < state->heads; h++) {
         mpk_put_u64(writer, state->head[h].last_arrival);
+    }
     mpk_put_str(writer, "patterns");
     mpk_put_array(writer, state->heads);
     for (uint32_t h = 0; h < state->heads; h++) {
-        if (pattern_name[state->head[h].pattern])
+        if (pattern_name[state->head[h].pattern]) {
             mpk_put_str(writer, pattern_name[state->head[h].pattern]);
-        else
+        } else {
             mpk_put_nil(writer);
+        }
     }
     mpk_put_str(writer, "across");
     put_set(&state->across, writer);
@@ -122,14 +130,14 @@ static void put_heads(const struct layer_state *state, struct mpk_writer *writer
 int layer_state_pack(const struct layer_state *state, struct mpk_writer *writer)
 {
     mpk_put_map(writer, KEYS);
-    put_number(writer, "v", PACK_VERSION);
-    put_number(writer, "buckets", state->buckets);
-    put_newest(state, writer);
-    put_counts(state, writer);
-    put_tally(&state->tally, writer);
+    layer_state_pack_put_number(writer, "v", PACK_VERSION);
+    layer_state_pack_put_number(writer, "buckets", state->buckets);
+    layer_state_pack_put_newest(state, writer);
+    layer_state_pack_put_counts(state, writer);
+    layer_state_pack_put_tally(&state->tally, writer);
     put_detail(state, writer);
     put_names(state, writer);
-    put_heads(state, writer);
+    layer_state_pack_put_heads(state, writer);
     return mpk_writer_ok(writer) ? 0 : ERR_MEMORY;
 }
 
@@ -150,20 +158,27 @@ static int get_tier(struct layer_state *state, const msgpack_object *map)
 static int get_newest(struct layer_state *state, const msgpack_object *map)
 {
     int code = stored_u64(map, "newest", UINT64_MAX, &state->newest);
-    if (!code)
+    if (!code) {
         code = stored_u64(map, "epoch", UINT64_MAX, &state->epoch);
-    if (!code)
+    }
+    if (!code) {
         code = stored_u64(map, "step", UINT64_MAX, &state->step);
-    if (!code)
+    }
+    if (!code) {
         code = stored_u64(map, "time_ns", UINT64_MAX, &state->time_ns);
-    if (!code)
+    }
+    if (!code) {
         code = stored_fill(map, "shape", state->shape, sizeof state->shape);
-    if (!code)
+    }
+    if (!code) {
         code = stored_bool(map, "causal", &state->causal);
-    if (!code)
+    }
+    if (!code) {
         code = get_tier(state, map);
-    if (!code)
+    }
+    if (!code) {
         code = stored_u32(map, "local_window", UINT32_MAX, &state->local_window);
+    }
     return code;
 }
 
@@ -172,25 +187,31 @@ static int get_ranks(struct layer_state *state, const msgpack_object *map)
     const uint8_t *bits;
     size_t bytes;
     int code = stored_bytes(map, "ranks", &bits, &bytes);
-    if (!code && bytes > UINT32_MAX / 8)
+    if (!code && bytes > UINT32_MAX / 8) {
         code = ERR_STORE_FORMAT;
-    if (!code && bytes > 0)
+    }
+    if (!code && bytes > 0) {
         code = layer_state_reserve_ranks(state, (uint32_t)bytes);
-    if (!code && bytes > 0)
+    }
+    if (!code && bytes > 0) {
         memcpy(state->rank_bits, bits, bytes);
+    }
     return code;
 }
 
 static int get_counts(struct layer_state *state, const msgpack_object *map)
 {
     int code = stored_u64(map, "rows", UINT64_MAX, &state->rows);
-    if (!code)
+    if (!code) {
         code = stored_u64(map, "invalid_rows", UINT64_MAX, &state->invalid_rows);
-    if (!code)
+    }
+    if (!code) {
         code =
             stored_fill(map, "row_sum_error", &state->row_sum_error, sizeof state->row_sum_error);
-    if (!code)
+    }
+    if (!code) {
         code = stored_u64(map, "messages", UINT64_MAX, &state->messages);
+    }
     return code ? code : get_ranks(state, map);
 }
 
@@ -199,14 +220,17 @@ static int get_tally(struct tally *tally, const msgpack_object *map)
 {
     const msgpack_object *dropped = mpk_find(map, "dropped");
     int code = dropped && dropped->type == MSGPACK_OBJECT_MAP ? 0 : ERR_STORE_FORMAT;
-    if (!code)
+    if (!code) {
         code = stored_u64(map, "lost", UINT64_MAX, &tally->lost);
-    if (!code)
+    }
+    if (!code) {
         code = stored_u64(map, "source", UINT64_MAX, &tally->source);
+    }
     for (int i = 0; i < ERR_COUNT && !code; i++) {
         const char *slug = err_slug(ERR_BASE - i);
-        if (mpk_find(dropped, slug))
+        if (mpk_find(dropped, slug)) {
             code = stored_u64(dropped, slug, UINT64_MAX, &tally->dropped[i]);
+        }
     }
     return code;
 }
@@ -214,14 +238,16 @@ static int get_tally(struct tally *tally, const msgpack_object *map)
 static int get_detail(struct layer_state *state, const msgpack_object *map)
 {
     int code = detail_unpack(mpk_find(map, "detail"), state->heads, &state->detail);
-    if (!code)
+    if (!code) {
         code = detail_unpack(mpk_find(map, "weights"), state->heads, &state->weights);
-    if (!code)
+    }
+    if (!code) {
         code = stored_u64(map, "weights_arrival", UINT64_MAX, &state->weights_arrival);
+    }
     return code;
 }
 
-static const msgpack_object *get_array(const msgpack_object *map, const char *key)
+static const msgpack_object *layer_state_pack_get_array(const msgpack_object *map, const char *key)
 {
     const msgpack_object *array = mpk_find(map, key);
     return array && array->type == MSGPACK_OBJECT_ARRAY ? array : NULL;
@@ -236,13 +262,15 @@ struct slots {
 static void get_metric_names(struct layer_state *state, const msgpack_object *names,
                              struct slots *slots)
 {
-    for (uint32_t i = 0; i < names->via.array.size && i < STAT_HISTS; i++)
+    for (uint32_t i = 0; i < names->via.array.size && i < STAT_HISTS; i++) {
         for (uint8_t m = 0; m < METRIC_COUNT; m++) {
-            if (!mpk_is_str(&names->via.array.ptr[i], metric_info[m].name))
+            if (!mpk_is_str(&names->via.array.ptr[i], metric_info[m].name)) {
                 continue;
+            }
             slots->to[i] = m;
             state->on[m] = true;
         }
+    }
 }
 
 static void map_vector(int v, uint32_t at, uint32_t width, struct slots *slots)
@@ -260,8 +288,9 @@ static int get_vector_names(struct layer_state *state, const msgpack_object *vec
     for (uint32_t i = 0; i < vectors->via.array.size; i++, at += width) {
         const msgpack_object *vector = &vectors->via.array.ptr[i], *name = mpk_find(vector, "name");
         if (!name || stored_u32(vector, "width", STAT_SLOTS - at, &width) != 0 ||
-            stored_bool(vector, "on", &on) != 0)
+            stored_bool(vector, "on", &on) != 0) {
             return ERR_STORE_FORMAT;
+        }
         for (int v = 0; v < VECTOR_COUNT; v++) {
             if (mpk_is_str(name, vector_info[v].name)) {
                 map_vector(v, at, width, slots);
@@ -277,10 +306,12 @@ static bool is_injective(const struct slots *slots)
 {
     bool taken[STAT_SLOTS] = {false};
     for (uint32_t i = 0; i < STAT_SLOTS; i++) {
-        if (slots->to[i] == STAT_SLOTS)
+        if (slots->to[i] == STAT_SLOTS) {
             continue;
-        if (taken[slots->to[i]])
+        }
+        if (taken[slots->to[i]]) {
             return false;
+        }
         taken[slots->to[i]] = true;
     }
     return true;
@@ -288,24 +319,29 @@ static bool is_injective(const struct slots *slots)
 
 static int get_names(struct layer_state *state, const msgpack_object *map, struct slots *slots)
 {
-    const msgpack_object *metrics = get_array(map, "metrics"), *vectors = get_array(map, "vectors"),
-                         *aggregates = get_array(map, "aggregates");
+    const msgpack_object *metrics = layer_state_pack_get_array(map, "metrics"),
+                         *vectors = layer_state_pack_get_array(map, "vectors"),
+                         *aggregates = layer_state_pack_get_array(map, "aggregates");
     memset(slots->to, STAT_SLOTS, sizeof slots->to);
-    if (!metrics || !vectors || !aggregates || aggregates->via.array.size != AGGREGATE_COUNT)
+    if (!metrics || !vectors || !aggregates || aggregates->via.array.size != AGGREGATE_COUNT) {
         return ERR_STORE_FORMAT;
+    }
     get_metric_names(state, metrics, slots);
     int code = get_vector_names(state, vectors, slots);
-    for (int a = 0; a < AGGREGATE_COUNT && !code; a++)
-        if (mpk_get_bool(&aggregates->via.array.ptr[a], &state->has_aggregate[a]) != 0)
+    for (int a = 0; a < AGGREGATE_COUNT && !code; a++) {
+        if (mpk_get_bool(&aggregates->via.array.ptr[a], &state->has_aggregate[a]) != 0) {
             code = ERR_STORE_FORMAT;
+        }
+    }
     return code || is_injective(slots) ? code : ERR_STORE_FORMAT;
 }
 
 static int get_set(struct layer_state *state, const msgpack_object *bin, struct stat_set *set)
 {
     if (!bin || bin->type != MSGPACK_OBJECT_BIN ||
-        !stat_set_check((const uint8_t *)bin->via.bin.ptr, bin->via.bin.size, state->buckets))
+        !stat_set_check((const uint8_t *)bin->via.bin.ptr, bin->via.bin.size, state->buckets)) {
         return ERR_STORE_FORMAT;
+    }
     int code = stat_set_assign(set, (const uint8_t *)bin->via.bin.ptr, bin->via.bin.size);
     state->stats_bytes += stat_set_bytes(set);
     return code;
@@ -317,9 +353,11 @@ static bool is_in_place(const struct stat_set *set, const struct slots *slots)
     struct stat_record record;
     uint32_t slot;
     stat_reader_init(&reader, set);
-    while (stat_read(&reader, &slot, &record))
-        if (slots->to[slot] != slot)
+    while (stat_read(&reader, &slot, &record)) {
+        if (slots->to[slot] != slot) {
             return false;
+        }
+    }
     return true;
 }
 
@@ -327,9 +365,11 @@ static int move_sets(struct layer_state *state, const struct slots *slots)
 {
     struct stat_writer *writer = stat_writer_new(state->buckets);
     int code = writer ? 0 : ERR_MEMORY;
-    for (uint32_t h = 0; h < state->heads && !code; h++)
-        if (!is_in_place(&state->head[h].stats, slots))
+    for (uint32_t h = 0; h < state->heads && !code; h++) {
+        if (!is_in_place(&state->head[h].stats, slots)) {
             code = stat_set_move(&state->head[h].stats, slots->to, writer);
+        }
+    }
     stat_writer_free(&writer);
     return code;
 }
@@ -337,58 +377,71 @@ static int move_sets(struct layer_state *state, const struct slots *slots)
 /* Patterns that this version does not know are none. */
 static void get_pattern(const msgpack_object *name, struct head_state *head)
 {
-    for (uint8_t i = 0; i < PATTERN_COUNT; i++)
-        if (pattern_name[i] && mpk_is_str(name, pattern_name[i]))
+    for (uint8_t i = 0; i < PATTERN_COUNT; i++) {
+        if (pattern_name[i] && mpk_is_str(name, pattern_name[i])) {
             head->pattern = i;
+        }
+    }
 }
 
-static int get_heads(struct layer_state *state, const msgpack_object *map)
+static int layer_state_pack_get_heads(struct layer_state *state, const msgpack_object *map)
 {
-    const msgpack_object *heads = get_array(map, "heads"), *arrivals = get_array(map, "arrivals"),
-                         *patterns = get_array(map, "patterns");
+    const msgpack_object *heads = layer_state_pack_get_array(map, "heads"),
+                         *arrivals = layer_state_pack_get_array(map, "arrivals"),
+                         *patterns = layer_state_pack_get_array(map, "patterns");
     if (!arrivals || arrivals->via.array.size != state->heads || !patterns ||
-        patterns->via.array.size != state->heads)
+        patterns->via.array.size != state->heads) {
         return ERR_STORE_FORMAT;
+    }
     for (uint32_t h = 0; h < state->heads; h++) {
         struct head_state *head = &state->head[h];
         int code = get_set(state, &heads->via.array.ptr[h], &head->stats);
-        if (code)
+        if (code) {
             return code;
-        if (mpk_get_u64(&arrivals->via.array.ptr[h], UINT64_MAX, &head->last_arrival) != 0)
+        }
+        if (mpk_get_u64(&arrivals->via.array.ptr[h], UINT64_MAX, &head->last_arrival) != 0) {
             return ERR_STORE_FORMAT;
+        }
         get_pattern(&patterns->via.array.ptr[h], head);
     }
     return get_set(state, mpk_find(map, "across"), &state->across);
 }
 
-static int fill(struct layer_state *state, const msgpack_object *map)
+static int layer_state_pack_fill(struct layer_state *state, const msgpack_object *map)
 {
     struct slots slots;
     int code = get_newest(state, map);
-    if (!code)
+    if (!code) {
         code = get_counts(state, map);
-    if (!code)
+    }
+    if (!code) {
         code = get_tally(&state->tally, map);
-    if (!code)
+    }
+    if (!code) {
         code = get_detail(state, map);
-    if (!code)
+    }
+    if (!code) {
         code = get_names(state, map, &slots);
-    if (!code)
-        code = get_heads(state, map);
-    if (!code)
+    }
+    if (!code) {
+        code = layer_state_pack_get_heads(state, map);
+    }
+    if (!code) {
         code = move_sets(state, &slots);
+    }
     return code;
 }
 
 static int new_state(const msgpack_object *map, struct layer_state **ret_state)
 {
-    const msgpack_object *heads = get_array(map, "heads");
+    const msgpack_object *heads = layer_state_pack_get_array(map, "heads");
     uint64_t version;
     uint32_t buckets;
     if (stored_u64(map, "v", PACK_VERSION, &version) != 0 || version != PACK_VERSION || !heads ||
         heads->via.array.size == 0 || heads->via.array.size > HEADS_MAX ||
-        stored_u32(map, "buckets", HIST_KEYS, &buckets) != 0)
+        stored_u32(map, "buckets", HIST_KEYS, &buckets) != 0) {
         return ERR_STORE_FORMAT;
+    }
     *ret_state = layer_state_new(heads->via.array.size, buckets);
     return *ret_state ? 0 : ERR_MEMORY;
 }
@@ -398,15 +451,18 @@ int layer_state_unpack(const void *data, size_t size, struct layer_state **ret_s
     struct mpk_doc doc;
     struct layer_state *state = NULL;
     int code = mpk_parse(data, size, &stored_limits, &doc);
-    if (code)
+    if (code) {
         return code == ERR_MEMORY ? code : ERR_STORE_FORMAT;
+    }
     code = new_state(doc.root, &state);
-    if (!code)
-        code = fill(state, doc.root);
+    if (!code) {
+        code = layer_state_pack_fill(state, doc.root);
+    }
     mpk_doc_clear(&doc);
-    if (code)
+    if (code) {
         layer_state_free(&state);
-    else
+    } else {
         *ret_state = state;
+    }
     return code;
 }

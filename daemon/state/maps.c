@@ -11,7 +11,7 @@
 /* Asking */
 
 /* Begins a round, in which no slice has been asked for. */
-static void begin_round(struct map_place *place, const struct header *header, uint64_t now_ns)
+static void maps_begin_round(struct map_place *place, const struct header *header, uint64_t now_ns)
 {
     free(place->asked_first);
     place->asked_first = NULL;
@@ -21,8 +21,9 @@ static void begin_round(struct map_place *place, const struct header *header, ui
     place->asked_step = header->step;
     place->asked_microbatch = header->microbatch;
     place->asked_heads = header->heads_total;
-    if (header->heads < header->heads_total)
+    if (header->heads < header->heads_total) {
         place->asked_first = calloc(header->heads_total, sizeof *place->asked_first);
+    }
 }
 
 /* Whether it is a slice of the step that is asked about, and was not asked for. */
@@ -38,12 +39,14 @@ bool maps_wanted(struct map_place *place, const struct header *header, uint64_t 
                  uint64_t now_ns)
 {
     if (!is_another(place, header)) {
-        if (place->asked && now_ns - place->asked_ns < every_ns)
+        if (place->asked && now_ns - place->asked_ns < every_ns) {
             return false;
-        begin_round(place, header, now_ns);
+        }
+        maps_begin_round(place, header, now_ns);
     }
-    if (place->asked_first)
+    if (place->asked_first) {
         place->asked_first[header->head_offset] = true;
+    }
     return true;
 }
 
@@ -52,8 +55,9 @@ bool maps_wanted(struct map_place *place, const struct header *header, uint64_t 
 static size_t texts_size(const msgpack_object *texts, uint32_t count)
 {
     size_t size = 0;
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++) {
         size += texts[i].via.str.size + 1;
+    }
     return size;
 }
 
@@ -76,13 +80,15 @@ char *maps_labels(struct message *message, uint32_t *ret_count)
     char *labels = NULL;
     *ret_count = 0;
     if (mpk_parse(zmq_msg_data(&message->frames[1]), zmq_msg_size(&message->frames[1]),
-                  &mpk_header_limits, &doc) != 0)
+                  &mpk_header_limits, &doc) != 0) {
         return NULL;
+    }
     const msgpack_object *found = mpk_find(doc.root, "labels");
     uint32_t count = found ? found->via.array.size : 0, keys = message->header.keys;
     count = count < keys ? count : keys;
-    if (count > 0)
+    if (count > 0) {
         labels = malloc(texts_size(found->via.array.ptr, count));
+    }
     if (labels) {
         copy_texts(found->via.array.ptr, count, labels);
         *ret_count = count;
@@ -122,8 +128,9 @@ static void layer_maps_remove(struct layer_maps **place)
 {
     struct layer_maps *maps = *place;
     *place = NULL;
-    if (!maps)
+    if (!maps) {
         return;
+    }
     take_off(maps);
     while (maps->slices) {
         struct map_slice *slice = maps->slices;
@@ -134,13 +141,14 @@ static void layer_maps_remove(struct layer_maps **place)
     free(maps);
 }
 
-static void move(struct layer_maps **from, struct layer_maps **to)
+static void maps_move(struct layer_maps **from, struct layer_maps **to)
 {
     layer_maps_remove(to);
     *to = *from;
     *from = NULL;
-    if (*to)
+    if (*to) {
         (*to)->place = to;
+    }
 }
 
 void maps_clear(struct map_place *place)
@@ -153,14 +161,15 @@ void maps_clear(struct map_place *place)
 
 /* What is too large for the shelf by itself costs no other layer its maps. `place` is of the newest
  * that is there. */
-static void make_room(struct map_shelf *shelf, struct map_place *place)
+static void maps_make_room(struct map_shelf *shelf, struct map_place *place)
 {
     if (shelf->newest->bytes > shelf->limit) {
         layer_maps_remove(shelf->newest->place);
         place->missing = MAPS_TOO_LARGE;
     }
-    while (shelf->bytes > shelf->limit)
+    while (shelf->bytes > shelf->limit) {
         layer_maps_remove(shelf->stalest->place);
+    }
 }
 
 /* Putting */
@@ -176,8 +185,9 @@ static uint64_t slice_bytes(const struct map_slice *slice)
 static uint64_t labels_bytes(const char *labels, uint32_t count)
 {
     uint64_t bytes = 0;
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++) {
         bytes += strlen(labels + bytes) + 1;
+    }
     return labels ? block_bytes(bytes) : 0;
 }
 
@@ -186,15 +196,18 @@ static struct map_slice *slice_new(struct message *message)
 {
     const double *importance = message->measured->value[METRIC_IMPORTANCE];
     struct map_slice *slice = calloc(1, sizeof *slice);
-    if (!slice)
+    if (!slice) {
         return NULL;
+    }
     slice->maps = message->head_maps;
     slice->first = message->header.head_offset;
     message->head_maps = NULL;
-    if (importance)
+    if (importance) {
         slice->importance = malloc(slice->maps->heads * sizeof *importance);
-    if (slice->importance)
+    }
+    if (slice->importance) {
         memcpy(slice->importance, importance, slice->maps->heads * sizeof *importance);
+    }
     return slice;
 }
 
@@ -203,8 +216,9 @@ static struct layer_maps *layer_maps_new(struct message *message)
 {
     const struct header *header = &message->header;
     struct layer_maps *maps = calloc(1, sizeof *maps);
-    if (!maps)
+    if (!maps) {
         return NULL;
+    }
     *maps = (struct layer_maps){
         .heads = header->heads_total,
         .type = header->type,
@@ -252,70 +266,82 @@ static bool add_slice(struct layer_maps *maps, struct message *message)
     struct map_slice **link =
         link_for(maps, message->header.head_offset, message->head_maps->heads);
     struct map_slice *slice = link ? slice_new(message) : NULL;
-    if (!slice)
+    if (!slice) {
         return false;
-    if (maps->shelf)
+    }
+    if (maps->shelf) {
         take_off(maps);
+    }
     slice->next = *link;
     *link = slice;
     maps->here += slice->maps->heads;
     maps->bytes += slice_bytes(slice);
-    if (maps->shelf)
+    if (maps->shelf) {
         put_on(maps->shelf, maps);
+    }
     return true;
 }
 
 /* A new step begins: what came of the one before is all there will be. */
-static bool begin(struct map_shelf *shelf, struct map_place *place, struct message *message)
+static bool maps_begin(struct map_shelf *shelf, struct map_place *place, struct message *message)
 {
     struct layer_maps *maps = layer_maps_new(message);
     if (!maps || !add_slice(maps, message)) {
-        if (maps)
+        if (maps) {
             free(maps->labels);
+        }
         free(maps);
         place->missing = MAPS_NO_MEMORY;
         return false;
     }
-    if (place->coming)
-        move(&place->coming, &place->shown);
+    if (place->coming) {
+        maps_move(&place->coming, &place->shown);
+    }
     place->coming = maps;
     maps->place = &place->coming;
     put_on(shelf, maps);
     return true;
 }
 
-static void note_missing(struct map_place *place, const struct header *header, uint32_t qk_max_size)
+static void maps_note_missing(struct map_place *place, const struct header *header,
+                              uint32_t qk_max_size)
 {
     bool too_long = header->queries > qk_max_size || header->keys > qk_max_size;
-    if (header->type == MESSAGE_QK)
+    if (header->type == MESSAGE_QK) {
         place->missing = too_long ? MAPS_TOO_LONG : MAPS_TOO_COSTLY;
+    }
 }
 
 void maps_put(struct map_shelf *shelf, struct map_place *place, struct message *message,
               uint32_t qk_max_size)
 {
-    if (!message->wants_head_maps)
+    if (!message->wants_head_maps) {
         return;
+    }
     if (!message->head_maps) {
-        note_missing(place, &message->header, qk_max_size);
+        maps_note_missing(place, &message->header, qk_max_size);
         return;
     }
     struct layer_maps *begun = belongs(place->shown, message)    ? place->shown
                                : belongs(place->coming, message) ? place->coming
                                                                  : NULL;
-    bool put = begun ? add_slice(begun, message) : begin(shelf, place, message);
-    if (!put)
+    bool put = begun ? add_slice(begun, message) : maps_begin(shelf, place, message);
+    if (!put) {
         return;
-    if (place->coming && (place->coming->here == place->coming->heads || !place->shown))
-        move(&place->coming, &place->shown);
+    }
+    if (place->coming && (place->coming->here == place->coming->heads || !place->shown)) {
+        maps_move(&place->coming, &place->shown);
+    }
     place->missing = MAPS_EVICTED; /* should they be missing later */
-    make_room(shelf, place);
+    maps_make_room(shelf, place);
 }
 
 const struct map_slice *maps_find(const struct layer_maps *maps, uint32_t head)
 {
-    for (const struct map_slice *slice = maps->slices; slice; slice = slice->next)
-        if (head >= slice->first && head - slice->first < slice->maps->heads)
+    for (const struct map_slice *slice = maps->slices; slice; slice = slice->next) {
+        if (head >= slice->first && head - slice->first < slice->maps->heads) {
             return slice;
+        }
+    }
     return NULL;
 }

@@ -19,16 +19,19 @@ void packed_hists_clear(struct packed_hists *packed)
     *packed = (struct packed_hists){0};
 }
 
-static int reserve(struct packed_hists *packed, size_t more)
+static int packed_hists_reserve(struct packed_hists *packed, size_t more)
 {
     size_t capacity = packed->capacity > 0 ? packed->capacity : CAPACITY_MIN;
-    while (capacity - packed->size < more)
+    while (capacity - packed->size < more) {
         capacity *= 2;
-    if (capacity == packed->capacity)
+    }
+    if (capacity == packed->capacity) {
         return 0;
+    }
     uint8_t *grown = realloc(packed->bytes, capacity);
-    if (!grown)
+    if (!grown) {
         return ERR_MEMORY;
+    }
     packed->bytes = grown;
     packed->capacity = capacity;
     return 0;
@@ -37,28 +40,32 @@ static int reserve(struct packed_hists *packed, size_t more)
 void packed_hists_trim(struct packed_hists *packed)
 {
     uint8_t *trimmed = packed->size > 0 ? realloc(packed->bytes, packed->size) : NULL;
-    if (!trimmed)
+    if (!trimmed) {
         return;
+    }
     packed->bytes = trimmed;
     packed->capacity = packed->size;
 }
 
 int packed_hists_copy(struct packed_hists *packed, const uint8_t *bytes, size_t size)
 {
-    if (size == 0)
+    if (size == 0) {
         return 0;
-    int code = reserve(packed, size);
-    if (code)
+    }
+    int code = packed_hists_reserve(packed, size);
+    if (code) {
         return code;
+    }
     memcpy(packed->bytes + packed->size, bytes, size);
     packed->size += size;
     return 0;
 }
 
-static void put(struct packed_hists *packed, uint32_t number)
+static void packed_hists_put(struct packed_hists *packed, uint32_t number)
 {
-    for (; number >= CONTINUES; number >>= GROUP)
+    for (; number >= CONTINUES; number >>= GROUP) {
         packed->bytes[packed->size++] = (uint8_t)(number | CONTINUES);
+    }
     packed->bytes[packed->size++] = (uint8_t)number;
 }
 
@@ -75,21 +82,24 @@ static int32_t unzigzag(uint32_t number)
 
 int packed_hists_add(struct packed_hists *packed, const struct hist *hist)
 {
-    int code = reserve(packed, HEAD_BYTES + (size_t)hist->used * BUCKET_BYTES);
-    if (code)
+    int code = packed_hists_reserve(packed, HEAD_BYTES + (size_t)hist->used * BUCKET_BYTES);
+    if (code) {
         return code;
-    put(packed, hist->used);
-    if (hist->used > 0)
-        put(packed, hist->halvings);
+    }
+    packed_hists_put(packed, hist->used);
+    if (hist->used > 0) {
+        packed_hists_put(packed, hist->halvings);
+    }
     for (uint32_t i = 0; i < hist->used; i++) {
         int32_t key = hist->buckets[i].key;
-        put(packed, i == 0 ? zigzag(key) : (uint32_t)(key - hist->buckets[i - 1].key - 1));
-        put(packed, hist->buckets[i].count);
+        packed_hists_put(packed,
+                         i == 0 ? zigzag(key) : (uint32_t)(key - hist->buckets[i - 1].key - 1));
+        packed_hists_put(packed, hist->buckets[i].count);
     }
     return 0;
 }
 
-static bool get(struct packed_cursor *cursor, uint32_t max, uint32_t *ret_number)
+static bool packed_hists_get(struct packed_cursor *cursor, uint32_t max, uint32_t *ret_number)
 {
     uint64_t number = 0;
     for (unsigned shift = 0; shift < NUMBER_BYTES * GROUP && cursor->at < cursor->end;
@@ -109,8 +119,10 @@ static bool get_bucket(struct packed_cursor *cursor, const int32_t *before, int3
                        struct bucket *ret_bucket)
 {
     uint32_t key, count;
-    if (!get(cursor, 2 * HIST_KEYS, &key) || !get(cursor, UINT32_MAX, &count) || count == 0)
+    if (!packed_hists_get(cursor, 2 * HIST_KEYS, &key) ||
+        !packed_hists_get(cursor, UINT32_MAX, &count) || count == 0) {
         return false;
+    }
     ret_bucket->key = before ? *before + (int32_t)key + 1 : unzigzag(key);
     ret_bucket->count = count;
     return ret_bucket->key >= -key_max && ret_bucket->key <= key_max;
@@ -122,11 +134,13 @@ static bool get_buckets(struct packed_cursor *cursor, uint32_t used, uint32_t ha
     struct bucket bucket;
     int32_t before = 0;
     for (uint32_t i = 0; i < used; i++) {
-        if (!get_bucket(cursor, i > 0 ? &before : NULL, hist_key_max(halvings), &bucket))
+        if (!get_bucket(cursor, i > 0 ? &before : NULL, hist_key_max(halvings), &bucket)) {
             return false;
+        }
         before = bucket.key;
-        if (!dist)
+        if (!dist) {
             continue;
+        }
         dist->hist.buckets[i] = bucket;
         dist->moments.n += bucket.count;
     }
@@ -134,11 +148,12 @@ static bool get_buckets(struct packed_cursor *cursor, uint32_t used, uint32_t ha
 }
 
 /* Room for `used` buckets. */
-static int begin(struct dist *dist, uint32_t used, uint32_t halvings)
+static int packed_hists_begin(struct dist *dist, uint32_t used, uint32_t halvings)
 {
     dist->hist.buckets = malloc(used * sizeof *dist->hist.buckets);
-    if (!dist->hist.buckets)
+    if (!dist->hist.buckets) {
         return ERR_MEMORY;
+    }
     dist->hist.used = dist->hist.capacity = used;
     dist->hist.halvings = halvings;
     return 0;
@@ -148,17 +163,21 @@ int packed_hists_next(struct packed_cursor *cursor, struct dist *ret_dist)
 {
     uint32_t used, halvings = 0;
     struct dist dist = {0};
-    if (!get(cursor, HIST_KEYS, &used))
+    if (!packed_hists_get(cursor, HIST_KEYS, &used)) {
         return ERR_STORE_FORMAT;
-    if (used > 0 && !get(cursor, HIST_HALVINGS_MAX, &halvings))
+    }
+    if (used > 0 && !packed_hists_get(cursor, HIST_HALVINGS_MAX, &halvings)) {
         return ERR_STORE_FORMAT;
-    if (used > 0 && ret_dist && begin(&dist, used, halvings) != 0)
+    }
+    if (used > 0 && ret_dist && packed_hists_begin(&dist, used, halvings) != 0) {
         return ERR_MEMORY;
+    }
     if (!get_buckets(cursor, used, halvings, ret_dist ? &dist : NULL)) {
         dist_clear(&dist);
         return ERR_STORE_FORMAT;
     }
-    if (ret_dist)
+    if (ret_dist) {
         *ret_dist = dist;
+    }
     return 0;
 }

@@ -61,14 +61,15 @@ static inline uint64_t stat_load_count(const uint8_t **at, uint32_t bytes)
 {
     uint64_t n = 0;
     /* Each size of its own: a constant number of bytes is one instruction. */
-    if (bytes == 1)
+    if (bytes == 1) {
         n = (*at)[0];
-    else if (bytes == 2)
+    } else if (bytes == 2) {
         memcpy(&n, *at, 2);
-    else if (bytes == 4)
+    } else if (bytes == 4) {
         memcpy(&n, *at, 4);
-    else
+    } else {
         memcpy(&n, *at, 8);
+    }
     *at += bytes;
     return n;
 }
@@ -126,8 +127,9 @@ static inline const uint8_t *stat_read_record(const uint8_t *at, bool has_hist,
     stat->hist_size = 0;
     if (has_hist && !(flags & FLAG_SAME)) {
         stat->hist_size = *at++;
-        if (flags & FLAG_LONG)
+        if (flags & FLAG_LONG) {
             stat->hist_size |= (uint32_t)*at++ << 8;
+        }
         stat->hist = at;
         at += stat->hist_size;
     }
@@ -179,12 +181,15 @@ static inline uint32_t stat_flags_of_moments(const struct moments *m)
                      : m->n >> 32 == 0 ? 2 * FLAG_COUNT
                                        : 3 * FLAG_COUNT;
     if (stat_same_bits(m->m2, 0) && stat_same_bits(m->min, m->mean) &&
-        stat_same_bits(m->max, m->mean))
+        stat_same_bits(m->max, m->mean)) {
         flags |= FLAG_SAME;
-    if (stat_is_f32(m->mean))
+    }
+    if (stat_is_f32(m->mean)) {
         flags |= FLAG_MEAN_F32;
-    if (stat_is_f32(m->min) && stat_is_f32(m->max))
+    }
+    if (stat_is_f32(m->min) && stat_is_f32(m->max)) {
         flags |= FLAG_RANGE_F32;
+    }
     return flags;
 }
 
@@ -202,15 +207,17 @@ static inline uint8_t *stat_write_numbers(uint8_t *to, uint32_t flags, const str
     *to++ = (uint8_t)flags;
     memcpy(to, &m->n, sizeof m->n);
     to += stat_count_bytes(flags);
-    if (m->n > 0)
+    if (m->n > 0) {
         stat_store_real(&to, m->mean, flags & FLAG_MEAN_F32);
+    }
     if (m->n > 0 && !(flags & FLAG_SAME)) {
         stat_store_real(&to, m->m2, false);
         stat_store_real(&to, m->min, flags & FLAG_RANGE_F32);
         stat_store_real(&to, m->max, flags & FLAG_RANGE_F32);
     }
-    if (stat_last_of(flags) >= LAST_F32)
+    if (stat_last_of(flags) >= LAST_F32) {
         stat_store_real(&to, last, stat_last_of(flags) == LAST_F32);
+    }
     return to;
 }
 
@@ -228,10 +235,11 @@ static inline uint8_t *stat_write_hist(uint8_t *to, const struct stat_hist_sourc
                                        uint8_t *flags)
 {
     uint32_t size = hist->size;
-    if (hist->bytes)
+    if (hist->bytes) {
         memcpy(to + 1, hist->bytes, size);
-    else
+    } else {
         size = (uint32_t)hist_sum_write(hist->sum, hist->limit, to + 1);
+    }
     if (size > UINT8_MAX) {
         memmove(to + 2, to + 1, size);
         to[1] = (uint8_t)(size >> 8);
@@ -249,10 +257,11 @@ static inline uint8_t *stat_write(uint8_t *to, const struct moments *m, double l
     flags |= stat_flags_of_last(last, m);
     to = stat_write_numbers(to, flags, m, last);
     bool has_hist = hist->bytes || hist->sum;
-    if (has_hist && !(flags & FLAG_SAME))
+    if (has_hist && !(flags & FLAG_SAME)) {
         to = stat_write_hist(to, hist, begin);
-    else if (has_hist && !hist->bytes)
+    } else if (has_hist && !hist->bytes) {
         hist_sum_clear(hist->sum);
+    }
     return to;
 }
 
@@ -264,10 +273,11 @@ static inline uint32_t stat_saturated(uint64_t n)
 /* Adds a number's histogram; it may have none. */
 static inline void stat_add_hist(struct hist_sum *sum, const struct stat_record *stat)
 {
-    if (stat->hist)
+    if (stat->hist) {
         hist_sum_add_bytes(sum, stat->hist, stat->hist_size);
-    else if (stat->moments.n > 0)
+    } else if (stat->moments.n > 0) {
         hist_sum_add_value(sum, stat->moments.mean, stat_saturated(stat->moments.n));
+    }
 }
 
 /* Most bytes of a set whose histograms have at most so many buckets. */

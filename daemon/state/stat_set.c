@@ -31,14 +31,16 @@ int stat_set_assign(struct stat_set *set, const uint8_t *bytes, uint32_t size)
     if (size > set->capacity) {
         /* Nothing of the old contents is wanted: no realloc, which would copy them. */
         uint8_t *grown = malloc(capacity_for(size));
-        if (!grown)
+        if (!grown) {
             return ERR_MEMORY;
+        }
         free(set->bytes);
         set->bytes = grown;
         set->capacity = capacity_for(size);
     }
-    if (size > 0)
+    if (size > 0) {
         memcpy(set->bytes, bytes, size);
+    }
     set->size = size;
     return 0;
 }
@@ -57,8 +59,9 @@ void stat_reader_init(struct stat_reader *reader, const struct stat_set *set)
 bool stat_read(struct stat_reader *reader, uint32_t *ret_slot, struct stat_record *ret_stat)
 {
     uint32_t slot = stat_take_slot(&reader->left);
-    if (slot == STAT_SLOTS)
+    if (slot == STAT_SLOTS) {
         return false;
+    }
     reader->at = stat_read_record(reader->at, slot < STAT_HISTS, ret_stat);
     *ret_slot = slot;
     return true;
@@ -72,9 +75,11 @@ struct stat_record stat_find(const struct stat_set *set, uint32_t slot)
     struct stat_record stat;
     uint32_t at;
     stat_reader_init(&reader, set);
-    while (stat_read(&reader, &at, &stat))
-        if (at == slot)
+    while (stat_read(&reader, &at, &stat)) {
+        if (at == slot) {
             return stat;
+        }
+    }
     return no_stat;
 }
 
@@ -88,8 +93,9 @@ int stat_dist(const struct stat_record *stat, struct dist *dist)
         struct bucket bucket = {hist_key(stat->moments.mean), stat_saturated(stat->moments.n)};
         code = hist_merge_list(&dist->hist, &bucket, 1);
     }
-    if (!code)
+    if (!code) {
         dist->moments = stat->moments;
+    }
     return code;
 }
 
@@ -100,21 +106,26 @@ static bool numbers_fit(const uint8_t *at, const uint8_t *end, bool has_hist, si
 {
     static const uint8_t last_bytes[] = {
         [LAST_NONE] = 0, [LAST_IS_MEAN] = 0, [LAST_F32] = 4, [LAST_F64] = 8};
-    if (at == end)
+    if (at == end) {
         return false;
+    }
     uint32_t flags = *at;
     size_t bytes = 1 + stat_count_bytes(flags);
-    if ((size_t)(end - at) < bytes)
+    if ((size_t)(end - at) < bytes) {
         return false;
+    }
     const uint8_t *count = at + 1;
     bool some = stat_load_count(&count, stat_count_bytes(flags)) > 0;
-    if (some)
+    if (some) {
         bytes += flags & FLAG_MEAN_F32 ? 4 : 8;
-    if (some && !(flags & FLAG_SAME))
+    }
+    if (some && !(flags & FLAG_SAME)) {
         bytes += flags & FLAG_RANGE_F32 ? 16 : 24;
+    }
     bytes += last_bytes[stat_last_of(flags)];
-    if (has_hist && !(flags & FLAG_SAME))
+    if (has_hist && !(flags & FLAG_SAME)) {
         bytes += flags & FLAG_LONG ? 2 : 1;
+    }
     *ret_bytes = bytes;
     /* Without values all of none are the same; and a mean that is none cannot be the newest. */
     return (size_t)(end - at) >= bytes &&
@@ -126,8 +137,9 @@ static bool hist_fits(const struct stat_record *stat, uint32_t buckets)
 {
     uint32_t used;
     uint64_t total;
-    if (!hist_bytes_check(stat->hist, stat->hist_size, &used, &total))
+    if (!hist_bytes_check(stat->hist, stat->hist_size, &used, &total)) {
         return false;
+    }
     return used <= (buckets > HIST_LIMIT_MIN ? buckets : HIST_LIMIT_MIN) &&
            total <= stat->moments.n && (total == stat->moments.n || total >= UINT32_MAX);
 }
@@ -137,28 +149,33 @@ static const uint8_t *check_record(const uint8_t *at, const uint8_t *end, bool h
 {
     struct stat_record stat;
     size_t bytes;
-    if (!numbers_fit(at, end, has_hist, &bytes))
+    if (!numbers_fit(at, end, has_hist, &bytes)) {
         return NULL;
+    }
     /* All that this looks at is there; it does not look into the histogram. */
     const uint8_t *after = stat_read_record(at, has_hist, &stat);
-    if ((size_t)(end - at) - bytes < stat.hist_size)
+    if ((size_t)(end - at) - bytes < stat.hist_size) {
         return NULL;
+    }
     return !stat.hist || hist_fits(&stat, buckets) ? after : NULL;
 }
 
 bool stat_set_check(const uint8_t *bytes, size_t size, uint32_t buckets)
 {
     struct stat_mask mask;
-    if (size == 0)
+    if (size == 0) {
         return true;
-    if (size < sizeof mask || size > UINT32_MAX / 2)
+    }
+    if (size < sizeof mask || size > UINT32_MAX / 2) {
         return false;
+    }
     memcpy(&mask, bytes, sizeof mask);
     const uint8_t *at = bytes + sizeof mask, *end = bytes + size;
     for (uint32_t slot = stat_take_slot(&mask); slot < STAT_SLOTS; slot = stat_take_slot(&mask)) {
         at = check_record(at, end, slot < STAT_HISTS, buckets);
-        if (!at)
+        if (!at) {
             return false;
+        }
     }
     return at == end;
 }

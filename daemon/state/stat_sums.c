@@ -19,25 +19,30 @@ struct stat_sums {
 struct stat_sums *stat_sums_new(uint32_t buckets, const uint8_t leader[STAT_SLOTS])
 {
     struct stat_sums *sums = calloc(1, sizeof *sums);
-    if (!sums)
+    if (!sums) {
         return NULL;
+    }
     sums->buckets = buckets;
     sums->leader = leader;
     sums->bytes = malloc(stat_set_size_max(buckets));
-    for (uint32_t slot = 0; slot < STAT_SLOTS; slot++)
+    for (uint32_t slot = 0; slot < STAT_SLOTS; slot++) {
         sums->last[slot] = NAN;
-    if (!sums->bytes)
+    }
+    if (!sums->bytes) {
         stat_sums_free(&sums);
+    }
     return sums;
 }
 
 void stat_sums_free(struct stat_sums **sums_p)
 {
     struct stat_sums *sums = *sums_p;
-    if (!sums)
+    if (!sums) {
         return;
-    for (uint32_t slot = 0; slot < STAT_HISTS; slot++)
+    }
+    for (uint32_t slot = 0; slot < STAT_HISTS; slot++) {
         free(sums->hist[slot]);
+    }
     free(sums->bytes);
     free(sums);
     *sums_p = NULL;
@@ -47,10 +52,12 @@ static int reserve_hists(struct stat_sums *sums, struct stat_mask mask)
 {
     for (uint64_t left = mask.bits[0]; left != 0; left &= left - 1) {
         struct hist_sum **hist = &sums->hist[__builtin_ctzll(left)];
-        if (!*hist)
+        if (!*hist) {
             *hist = calloc(1, sizeof **hist);
-        if (!*hist)
+        }
+        if (!*hist) {
             return ERR_MEMORY;
+        }
     }
     return 0;
 }
@@ -58,15 +65,18 @@ static int reserve_hists(struct stat_sums *sums, struct stat_mask mask)
 /* Those that every set has; a group's are forgotten when its leader turns up. */
 static void forget_last(struct stat_sums *sums)
 {
-    for (uint32_t slot = 0; slot < STAT_SLOTS; slot++)
-        if (sums->leader[slot] == STAT_SLOTS)
+    for (uint32_t slot = 0; slot < STAT_SLOTS; slot++) {
+        if (sums->leader[slot] == STAT_SLOTS) {
             sums->last[slot] = NAN;
+        }
+    }
 }
 
 static void forget_group(struct stat_sums *sums, uint32_t leader)
 {
-    for (uint32_t slot = leader; slot < STAT_SLOTS && sums->leader[slot] == leader; slot++)
+    for (uint32_t slot = leader; slot < STAT_SLOTS && sums->leader[slot] == leader; slot++) {
         sums->last[slot] = NAN;
+    }
 }
 
 /* Leaders come before the others of their group. */
@@ -78,8 +88,9 @@ static void take_last(struct stat_sums *sums, uint32_t slot, double last,
         forget_group(sums, leader);
         stat_mask_set(has_turn, slot);
     }
-    if (leader == STAT_SLOTS || stat_mask_has(has_turn, leader))
+    if (leader == STAT_SLOTS || stat_mask_has(has_turn, leader)) {
         sums->last[slot] = last;
+    }
 }
 
 int stat_sums_add(struct stat_sums *sums, const struct stat_set *set, bool newer)
@@ -88,21 +99,26 @@ int stat_sums_add(struct stat_sums *sums, const struct stat_set *set, bool newer
     struct stat_mask has_turn = {{0}};
     struct stat_record stat;
     stat_reader_init(&reader, set);
-    if (reserve_hists(sums, reader.left) != 0)
+    if (reserve_hists(sums, reader.left) != 0) {
         return ERR_MEMORY;
-    for (uint32_t w = 0; w < STAT_WORDS; w++)
+    }
+    for (uint32_t w = 0; w < STAT_WORDS; w++) {
         sums->mask.bits[w] |= reader.left.bits[w];
-    if (newer)
+    }
+    if (newer) {
         forget_last(sums);
+    }
     for (uint32_t slot = stat_take_slot(&reader.left); slot < STAT_SLOTS;
          slot = stat_take_slot(&reader.left)) {
         bool has_hist = slot < STAT_HISTS;
         reader.at = stat_read_record(reader.at, has_hist, &stat);
         moments_merge(&sums->moments[slot], &stat.moments);
-        if (has_hist)
+        if (has_hist) {
             stat_add_hist(sums->hist[slot], &stat);
-        if (newer)
+        }
+        if (newer) {
             take_last(sums, slot, stat.last, &has_turn);
+        }
     }
     return 0;
 }

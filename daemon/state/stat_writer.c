@@ -15,19 +15,22 @@ struct stat_writer {
 struct stat_writer *stat_writer_new(uint32_t buckets)
 {
     struct stat_writer *writer = calloc(1, sizeof *writer);
-    if (!writer)
+    if (!writer) {
         return NULL;
+    }
     writer->buckets = buckets;
     writer->bytes = malloc(stat_set_size_max(buckets));
-    if (!writer->bytes)
+    if (!writer->bytes) {
         stat_writer_free(&writer);
+    }
     return writer;
 }
 
 void stat_writer_free(struct stat_writer **writer)
 {
-    if (*writer)
+    if (*writer) {
         free((*writer)->bytes);
+    }
     free(*writer);
     *writer = NULL;
 }
@@ -49,10 +52,11 @@ static void sum_up(struct hist_sum *sum, const struct stat_record *old,
                    const struct stat_input *input)
 {
     stat_add_hist(sum, old);
-    if (input->rows)
+    if (input->rows) {
         hist_sum_add(sum, &input->rows->hist);
-    else
+    } else {
         hist_sum_add_value(sum, input->value, 1);
+    }
 }
 
 /* `old` is empty when there was nothing. */
@@ -63,10 +67,11 @@ static uint8_t *write_sum(uint8_t *to, const struct stat_record *old,
     struct stat_hist_source hist = {.bytes = old->hist, .size = old->hist_size};
     double last = input->newest ? input->value : old->last;
     if (adds(input)) {
-        if (input->rows)
+        if (input->rows) {
             moments_merge(&moments, &input->rows->moments);
-        else
+        } else {
             moments_add(&moments, input->value);
+        }
         hist = (struct stat_hist_source){.limit = writer->buckets};
         if (has_hist) {
             sum_up(&writer->sum, old, input);
@@ -90,19 +95,22 @@ int stat_set_add(struct stat_set *set, const struct stat_input inputs[STAT_SLOTS
     stat_reader_init(&reader, set);
     struct stat_mask old = reader.left, all, written = {{0}};
     uint8_t *to = writer->bytes + sizeof written;
-    for (uint32_t w = 0; w < STAT_WORDS; w++)
+    for (uint32_t w = 0; w < STAT_WORDS; w++) {
         all.bits[w] = old.bits[w] | mask.bits[w];
+    }
     for (uint32_t slot = stat_take_slot(&all); slot < STAT_SLOTS; slot = stat_take_slot(&all)) {
         struct stat_record stat = no_stat;
         bool has_hist = slot < STAT_HISTS, was_there = stat_mask_has(&old, slot);
-        if (was_there)
+        if (was_there) {
             reader.at = stat_read_record(reader.at, has_hist, &stat);
-        if (!stat_mask_has(&mask, slot))
+        }
+        if (!stat_mask_has(&mask, slot)) {
             to = write_unchanged(to, &stat);
-        else if (was_there || !says_nothing(&inputs[slot]))
+        } else if (was_there || !says_nothing(&inputs[slot])) {
             to = write_sum(to, &stat, &inputs[slot], has_hist, writer);
-        else
+        } else {
             continue;
+        }
         stat_mask_set(&written, slot);
     }
     return stat_set_store(set, writer->bytes, &written, to);
@@ -117,13 +125,15 @@ int stat_set_move(struct stat_set *set, const uint8_t slots[STAT_SLOTS], struct 
     uint32_t slot;
     stat_reader_init(&reader, set);
     while (stat_read(&reader, &slot, &stat)) {
-        if (slots[slot] >= STAT_SLOTS)
+        if (slots[slot] >= STAT_SLOTS) {
             continue;
+        }
         stats[slots[slot]] = stat;
         stat_mask_set(&written, slots[slot]);
     }
     left = written;
-    for (slot = stat_take_slot(&left); slot < STAT_SLOTS; slot = stat_take_slot(&left))
+    for (slot = stat_take_slot(&left); slot < STAT_SLOTS; slot = stat_take_slot(&left)) {
         to = write_unchanged(to, &stats[slot]);
+    }
     return stat_set_store(set, writer->bytes, &written, to);
 }

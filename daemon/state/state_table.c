@@ -19,15 +19,18 @@ struct state_table {
 
 void state_budget_charge(struct state_budget *budget, uint64_t add, uint64_t give_back)
 {
-    for (; budget; budget = budget->parent)
+    for (; budget; budget = budget->parent) {
         budget->used += add - give_back;
+    }
 }
 
 bool state_budget_fits(const struct state_budget *budget, uint64_t bytes)
 {
-    for (; budget; budget = budget->parent)
-        if (budget->used + bytes > budget->limit)
+    for (; budget; budget = budget->parent) {
+        if (budget->used + bytes > budget->limit) {
             return false;
+        }
+    }
     return true;
 }
 
@@ -39,36 +42,42 @@ bool state_budget_full(const struct state_budget *budget)
 struct state_table *state_table_new(struct state_budget *budget, uint32_t buckets)
 {
     struct state_table *table = calloc(1, sizeof *table);
-    if (!table)
+    if (!table) {
         return NULL;
+    }
     table->budget = budget;
     table->buckets = buckets;
     return table;
 }
 
-static int reserve(struct state_table *table, uint32_t index)
+static int state_table_reserve(struct state_table *table, uint32_t index)
 {
     uint32_t capacity = table->capacity ? table->capacity : 16;
-    while (capacity <= index)
+    while (capacity <= index) {
         capacity *= 2;
-    if (capacity == table->capacity)
+    }
+    if (capacity == table->capacity) {
         return 0;
+    }
     struct entry *entries = realloc(table->entries, capacity * sizeof *entries);
-    if (!entries)
+    if (!entries) {
         return ERR_MEMORY;
+    }
     memset(entries + table->capacity, 0, (capacity - table->capacity) * sizeof *entries);
     table->entries = entries;
     table->capacity = capacity;
     return 0;
 }
 
-static int add(struct state_table *table, struct entry *entry, uint32_t heads)
+static int state_table_add(struct state_table *table, struct entry *entry, uint32_t heads)
 {
-    if (!state_budget_fits(table->budget, layer_state_new_bytes(heads)))
+    if (!state_budget_fits(table->budget, layer_state_new_bytes(heads))) {
         return ERR_STATE_LIMIT;
+    }
     entry->state = layer_state_new(heads, table->buckets);
-    if (!entry->state)
+    if (!entry->state) {
         return ERR_MEMORY;
+    }
     entry->charged = layer_state_new_bytes(heads);
     state_budget_charge(table->budget, entry->charged, 0);
     return 0;
@@ -77,16 +86,19 @@ static int add(struct state_table *table, struct entry *entry, uint32_t heads)
 int state_table_get(struct state_table *table, uint32_t index, uint32_t heads,
                     struct layer_state **ret_state)
 {
-    int code = reserve(table, index);
-    if (code)
+    int code = state_table_reserve(table, index);
+    if (code) {
         return code;
+    }
     struct entry *entry = &table->entries[index];
-    if (!entry->state)
-        code = add(table, entry, heads);
-    else if (entry->state->heads != heads)
+    if (!entry->state) {
+        code = state_table_add(table, entry, heads);
+    } else if (entry->state->heads != heads) {
         code = ERR_HEADS_CHANGED; /* what was restored does not fit the layer */
-    if (!code)
+    }
+    if (!code) {
         *ret_state = entry->state;
+    }
     return code;
 }
 
@@ -101,9 +113,10 @@ void state_table_grown(struct state_table *table, uint32_t index)
 
 int state_table_put(struct state_table *table, uint32_t index, struct layer_state **state)
 {
-    int code = reserve(table, index);
-    if (code)
+    int code = state_table_reserve(table, index);
+    if (code) {
         return code;
+    }
     table->entries[index].state = *state;
     *state = NULL;
     state_table_grown(table, index);
@@ -117,8 +130,9 @@ bool state_table_unsaved(const struct state_table *table, uint32_t index)
 
 void state_table_set_saved(struct state_table *table, uint32_t index, bool saved)
 {
-    if (index < table->capacity)
+    if (index < table->capacity) {
         table->entries[index].saved = saved;
+    }
 }
 
 const struct layer_state *state_table_find(const struct state_table *table, uint32_t index)
@@ -129,8 +143,9 @@ const struct layer_state *state_table_find(const struct state_table *table, uint
 void state_table_free(struct state_table **table_p)
 {
     struct state_table *table = *table_p;
-    if (!table)
+    if (!table) {
         return;
+    }
     for (uint32_t i = 0; i < table->capacity; i++) {
         state_budget_charge(table->budget, 0, table->entries[i].charged);
         layer_state_free(&table->entries[i].state);

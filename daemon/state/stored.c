@@ -20,8 +20,9 @@ int stored_u32(const msgpack_object *map, const char *key, uint32_t max, uint32_
 {
     uint64_t number;
     int code = stored_u64(map, key, max, &number);
-    if (!code)
+    if (!code) {
         *ret_number = (uint32_t)number;
+    }
     return code;
 }
 
@@ -35,8 +36,9 @@ int stored_bytes(const msgpack_object *map, const char *key, const uint8_t **ret
                  size_t *ret_size)
 {
     const msgpack_object *value = mpk_find(map, key);
-    if (!value || (value->type != MSGPACK_OBJECT_BIN && value->type != MSGPACK_OBJECT_NIL))
+    if (!value || (value->type != MSGPACK_OBJECT_BIN && value->type != MSGPACK_OBJECT_NIL)) {
         return ERR_STORE_FORMAT;
+    }
     bool nil = value->type == MSGPACK_OBJECT_NIL;
     *ret_bytes = nil ? NULL : (const uint8_t *)value->via.bin.ptr;
     *ret_size = nil ? 0 : value->via.bin.size;
@@ -48,10 +50,12 @@ int stored_fill(const msgpack_object *map, const char *key, void *to, size_t siz
     const uint8_t *bytes;
     size_t got;
     int code = stored_bytes(map, key, &bytes, &got);
-    if (code || got != size)
+    if (code || got != size) {
         return ERR_STORE_FORMAT;
-    if (size > 0)
+    }
+    if (size > 0) {
         memcpy(to, bytes, size);
+    }
     return 0;
 }
 
@@ -61,15 +65,18 @@ int stored_copy(const msgpack_object *map, const char *key, uint64_t count, size
     const uint8_t *bytes;
     size_t got;
     int code = stored_bytes(map, key, &bytes, &got);
-    if (code)
+    if (code) {
         return code;
+    }
     void *copy = NULL;
     if (bytes) {
-        if (got % size != 0 || got / size != count)
+        if (got % size != 0 || got / size != count) {
             return ERR_STORE_FORMAT;
+        }
         copy = malloc(got > 0 ? got : 1);
-        if (!copy)
+        if (!copy) {
             return ERR_MEMORY;
+        }
         memcpy(copy, bytes, got);
     }
     *ret_copy = copy;
@@ -80,8 +87,9 @@ void stored_put(struct mpk_writer *writer, const char *key, const void *from, ui
                 size_t size)
 {
     mpk_put_str(writer, key);
-    if (from)
+    if (from) {
         mpk_put_bin(writer, from, count * size);
-    else
+    } else {
         mpk_put_nil(writer);
+    }
 }

@@ -42,19 +42,21 @@ static struct result_stat stat_of_moments(const struct stat_record *stat)
 }
 
 /* `dist` is for the histogram; *error becomes that of the coarsest so far. */
-static int stat_of(const struct stat_record *stat, struct dist *dist, double *error,
-                   struct result_stat *ret_result)
+static int summary_view_stat_of(const struct stat_record *stat, struct dist *dist, double *error,
+                                struct result_stat *ret_result)
 {
     int code = stat_dist(stat, dist);
-    if (code)
+    if (code) {
         return code;
+    }
     *ret_result = stat_of_moments(stat);
     ret_result->p10 = dist_quantile(dist, 0.10);
     ret_result->p50 = dist_quantile(dist, 0.50);
     ret_result->p90 = dist_quantile(dist, 0.90);
     ret_result->p99 = dist_quantile(dist, 0.99);
-    if (stat->moments.n > 0)
+    if (stat->moments.n > 0) {
         *error = fmax(*error, dist_quantile_error(dist));
+    }
     return 0;
 }
 
@@ -63,7 +65,7 @@ static int stat_in(const struct stat_set *set, uint32_t slot, struct result_stat
     struct stat_record stat = stat_find(set, slot);
     struct dist dist = {0};
     double error = NAN;
-    int code = stat_of(&stat, &dist, &error, ret_stat);
+    int code = summary_view_stat_of(&stat, &dist, &error, ret_stat);
     dist_clear(&dist);
     return code;
 }
@@ -86,22 +88,25 @@ int layer_state_sink_rate(const struct layer_state *state, struct result_stat *r
 }
 
 /* Where the statistics of a head's slot belong; NULL: nowhere. */
-static struct result_stat *place(const struct summary_stats *stats, uint32_t slot, uint32_t h)
+static struct result_stat *summary_view_place(const struct summary_stats *stats, uint32_t slot,
+                                              uint32_t h)
 {
-    if (slot < METRIC_COUNT)
+    if (slot < METRIC_COUNT) {
         return stats->metric[slot] ? stats->metric[slot] + h : NULL;
+    }
     for (int v = VECTOR_COUNT - 1; v >= 0; v--) {
         uint32_t first = layer_vector_slot(v, 0);
-        if (slot >= first)
+        if (slot >= first) {
             return stats->vector[v]
                        ? stats->vector[v] + (size_t)h * vector_info[v].width + (slot - first)
                        : NULL;
+        }
     }
     return NULL;
 }
 
-static int fill_head(const struct layer_state *state, uint32_t h, struct dist *dist,
-                     struct summary_stats *stats, double *error)
+static int summary_view_fill_head(const struct layer_state *state, uint32_t h, struct dist *dist,
+                                  struct summary_stats *stats, double *error)
 {
     struct stat_reader reader;
     struct stat_record stat;
@@ -109,11 +114,12 @@ static int fill_head(const struct layer_state *state, uint32_t h, struct dist *d
     int code = 0;
     stat_reader_init(&reader, &state->head[h].stats);
     while (!code && stat_read(&reader, &slot, &stat)) {
-        struct result_stat *to = place(stats, slot, h);
-        if (to && slot < STAT_HISTS)
-            code = stat_of(&stat, dist, error, to);
-        else if (to)
+        struct result_stat *to = summary_view_place(stats, slot, h);
+        if (to && slot < STAT_HISTS) {
+            code = summary_view_stat_of(&stat, dist, error, to);
+        } else if (to) {
             *to = stat_of_moments(&stat);
+        }
     }
     return code;
 }
@@ -127,9 +133,10 @@ static int fill_across(const struct layer_state *state, struct dist *dist,
             slot == LAYER_SLOT_SINK_RATE
                 ? &stats->sink_rate
                 : &stats->aggregate[slot / MAP_STAT_COUNT][slot % MAP_STAT_COUNT];
-        int code = stat_of(&stat, dist, error, to);
-        if (code)
+        int code = summary_view_stat_of(&stat, dist, error, to);
+        if (code) {
             return code;
+        }
     }
     return 0;
 }
@@ -137,43 +144,51 @@ static int fill_across(const struct layer_state *state, struct dist *dist,
 static struct result_stat *empty_stats(size_t count)
 {
     struct result_stat *stats = malloc((count > 0 ? count : 1) * sizeof *stats);
-    for (size_t i = 0; stats && i < count; i++)
+    for (size_t i = 0; stats && i < count; i++) {
         stats[i] = no_stat;
+    }
     return stats;
 }
 
 /* Room for what there is. */
-static int reserve(const struct layer_state *state, struct summary_stats *stats)
+static int summary_view_reserve(const struct layer_state *state, struct summary_stats *stats)
 {
     size_t heads = state->heads, metrics = 0;
-    for (int m = 0; m < METRIC_COUNT; m++)
+    for (int m = 0; m < METRIC_COUNT; m++) {
         metrics += state->on[m];
+    }
     stats->metrics = empty_stats(metrics * heads);
     stats->vectors = empty_stats(VECTORS_WIDTH * heads);
     stats->pattern = malloc(heads * sizeof *stats->pattern);
-    if (!stats->metrics || !stats->vectors || !stats->pattern)
+    if (!stats->metrics || !stats->vectors || !stats->pattern) {
         return ERR_MEMORY;
+    }
     struct result_stat *next = stats->metrics;
     for (int m = 0; m < METRIC_COUNT; m++) {
         stats->metric[m] = state->on[m] ? next : NULL;
         next += state->on[m] ? heads : 0;
     }
-    for (int v = 0; v < VECTOR_COUNT; v++)
+    for (int v = 0; v < VECTOR_COUNT; v++) {
         stats->vector[v] =
             state->has_vector[v] ? stats->vectors + vector_info[v].offset * heads : NULL;
+    }
     return 0;
 }
 
-static int fill(const struct layer_state *state, struct summary_stats *stats, double *error)
+static int summary_view_fill(const struct layer_state *state, struct summary_stats *stats,
+                             double *error)
 {
     struct dist dist = {0};
-    int code = reserve(state, stats);
-    for (uint32_t h = 0; h < state->heads && !code; h++)
-        code = fill_head(state, h, &dist, stats, error);
-    if (!code)
+    int code = summary_view_reserve(state, stats);
+    for (uint32_t h = 0; h < state->heads && !code; h++) {
+        code = summary_view_fill_head(state, h, &dist, stats, error);
+    }
+    if (!code) {
         code = fill_across(state, &dist, stats, error);
-    for (uint32_t h = 0; h < state->heads && !code; h++)
+    }
+    for (uint32_t h = 0; h < state->heads && !code; h++) {
         stats->pattern[h] = (enum pattern)state->head[h].pattern;
+    }
     stats->dropped_count = tally_reasons(&state->tally, stats->dropped);
     dist_clear(&dist);
     return code;
@@ -206,10 +221,12 @@ static void describe_layer(const struct layer_state *state, struct layer_id id,
 static void attach_stats(const struct layer_state *state, const struct summary_stats *stats,
                          struct summary_result *result)
 {
-    for (int m = 0; m < METRIC_COUNT; m++)
+    for (int m = 0; m < METRIC_COUNT; m++) {
         result->stat[m] = stats->metric[m];
-    for (int i = 0; i < VECTOR_COUNT; i++)
+    }
+    for (int i = 0; i < VECTOR_COUNT; i++) {
         result->vector[i] = stats->vector[i];
+    }
     memcpy(result->has_aggregate, state->has_aggregate, sizeof result->has_aggregate);
     result->aggregate = stats->aggregate;
     result->sink_rate = state->on[METRIC_FIRST_TOKEN] ? &stats->sink_rate : NULL;
@@ -229,7 +246,7 @@ int summary_view_init(struct summary_view *view, const struct layer_state *state
                    .quantile_error = NAN},
         .stats = stats,
     };
-    int code = stats ? fill(state, stats, &view->result.quantile_error) : ERR_MEMORY;
+    int code = stats ? summary_view_fill(state, stats, &view->result.quantile_error) : ERR_MEMORY;
     if (code) {
         summary_view_clear(view);
         return code;

@@ -22,19 +22,23 @@ void tally_merge(struct tally *into, const struct tally *from)
 {
     into->lost += from->lost;
     into->source += from->source;
-    for (int i = 0; i < ERR_COUNT; i++)
+    for (int i = 0; i < ERR_COUNT; i++) {
         into->dropped[i] += from->dropped[i];
+    }
 }
 
 uint32_t tally_reasons(const struct tally *tally,
                        struct reason_count ret_reasons[TALLY_REASONS_MAX])
 {
     uint32_t count = 0;
-    if (tally->source)
+    if (tally->source) {
         ret_reasons[count++] = (struct reason_count){.reason = "source", .count = tally->source};
-    for (int i = 0; i < ERR_COUNT; i++)
-        if (tally->dropped[i])
+    }
+    for (int i = 0; i < ERR_COUNT; i++) {
+        if (tally->dropped[i]) {
             ret_reasons[count++] =
                 (struct reason_count){.reason = err_slug(ERR_BASE - i), .count = tally->dropped[i]};
+        }
+    }
     return count;
 }

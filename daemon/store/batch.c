@@ -10,8 +10,9 @@ struct store_batch *batch_new(const struct store_run *run)
 {
     size_t size = sizeof(struct store_batch) + strlen(run->job) + 1;
     struct store_batch *batch = calloc(1, size);
-    if (!batch)
+    if (!batch) {
         return NULL;
+    }
     batch->run = *run;
     batch->run.job = strcpy(batch->job, run->job);
     batch->run.run = memcpy(batch->run_id, run->run, RUN_BYTES);
@@ -24,8 +25,9 @@ struct store_batch *batch_new(const struct store_run *run)
 void batch_free(struct store_batch **batch_p)
 {
     struct store_batch *batch = *batch_p;
-    if (!batch)
+    if (!batch) {
         return;
+    }
     for (struct record *record = batch->first, *next; record; record = next) {
         next = record->next;
         free(record);
@@ -45,7 +47,7 @@ static struct record *record_new(enum record_kind kind, size_t bytes)
     return record;
 }
 
-static int append(struct store_batch *batch, struct record *record, size_t bytes)
+static int store_batch_append(struct store_batch *batch, struct record *record, size_t bytes)
 {
     batch->records += batch->first != NULL;
     batch->bytes += sizeof *record + bytes;
@@ -55,81 +57,87 @@ static int append(struct store_batch *batch, struct record *record, size_t bytes
 }
 
 /* Copies to *at, which moves on. Returns the copy. */
-static const void *put(uint8_t **at, const void *data, size_t size)
+static const void *store_batch_put(uint8_t **at, const void *data, size_t size)
 {
     void *copy = *at;
-    if (size)
+    if (size) {
         memcpy(copy, data, size);
+    }
     *at += size;
     return copy;
 }
 
-static const char *put_text(uint8_t **at, const char *text)
+static const char *store_batch_put_text(uint8_t **at, const char *text)
 {
-    return put(at, text, strlen(text) + 1);
+    return store_batch_put(at, text, strlen(text) + 1);
 }
 
 int batch_window(struct store_batch *batch, const struct store_window *window)
 {
     struct record *record = record_new(RECORD_WINDOW, window->state_size);
-    if (!record)
+    if (!record) {
         return ERR_MEMORY;
+    }
     uint8_t *at = record->bytes;
     record->of.window = *window;
-    record->of.window.state = put(&at, window->state, window->state_size);
+    record->of.window.state = store_batch_put(&at, window->state, window->state_size);
     batch->precious = true;
-    return append(batch, record, window->state_size);
+    return store_batch_append(batch, record, window->state_size);
 }
 
 int batch_map(struct store_batch *batch, const struct store_map *map)
 {
     size_t bytes = (size_t)map->rows * map->columns * sizeof *map->values;
     struct record *record = record_new(RECORD_MAP, bytes);
-    if (!record)
+    if (!record) {
         return ERR_MEMORY;
+    }
     uint8_t *at = record->bytes;
     record->of.map = *map;
-    record->of.map.values = put(&at, map->values, bytes);
-    return append(batch, record, bytes);
+    record->of.map.values = store_batch_put(&at, map->values, bytes);
+    return store_batch_append(batch, record, bytes);
 }
 
 int batch_alert(struct store_batch *batch, const struct alert_result *alert)
 {
     size_t bytes = strlen(alert->rule) + strlen(alert->metric) + strlen(alert->message) + 3;
     struct record *record = record_new(RECORD_ALERT, bytes);
-    if (!record)
+    if (!record) {
         return ERR_MEMORY;
+    }
     uint8_t *at = record->bytes;
     record->of.alert = *alert;
     record->of.alert.common.job = NULL;
     record->of.alert.common.run = NULL;
-    record->of.alert.rule = put_text(&at, alert->rule);
-    record->of.alert.metric = put_text(&at, alert->metric);
-    record->of.alert.message = put_text(&at, alert->message);
+    record->of.alert.rule = store_batch_put_text(&at, alert->rule);
+    record->of.alert.metric = store_batch_put_text(&at, alert->metric);
+    record->of.alert.message = store_batch_put_text(&at, alert->message);
     batch->precious = true;
-    return append(batch, record, bytes);
+    return store_batch_append(batch, record, bytes);
 }
 
 int batch_keep(struct store_batch *batch, const char *key, const void *value, size_t size)
 {
     size_t bytes = strlen(key) + 1 + size;
     struct record *record = record_new(RECORD_KEEP, bytes);
-    if (!record)
+    if (!record) {
         return ERR_MEMORY;
+    }
     uint8_t *at = record->bytes;
-    record->of.kept.value = put(&at, value, size);
-    record->of.kept.key = put_text(&at, key);
+    record->of.kept.value = store_batch_put(&at, value, size);
+    record->of.kept.key = store_batch_put_text(&at, key);
     record->of.kept.size = size;
-    return append(batch, record, bytes);
+    return store_batch_append(batch, record, bytes);
 }
 
 int batch_forget(struct store_batch *batch, const char *prefix)
 {
     size_t bytes = strlen(prefix) + 1;
     struct record *record = record_new(RECORD_FORGET, bytes);
-    if (!record)
+    if (!record) {
         return ERR_MEMORY;
+    }
     uint8_t *at = record->bytes;
-    record->of.kept.key = put_text(&at, prefix);
-    return append(batch, record, bytes);
+    record->of.kept.key = store_batch_put_text(&at, prefix);
+    return store_batch_append(batch, record, bytes);
 }

@@ -32,51 +32,62 @@ uint32_t chunk_windows(uint32_t heads)
 {
     size_t per_window = (size_t)METRIC_COUNT * sizeof(struct result_stat) * (heads ? heads : 1);
     size_t windows = CHUNK_BYTES_MAX / per_window;
-    if (windows >= SERIES_WINDOWS_MAX)
+    if (windows >= SERIES_WINDOWS_MAX) {
         return SERIES_WINDOWS_MAX;
+    }
     return windows ? (uint32_t)windows : 1;
 }
 
 static void clear_chunk(struct chunk *chunk)
 {
-    for (int m = 0; m < METRIC_COUNT; m++)
+    for (int m = 0; m < METRIC_COUNT; m++) {
         free(chunk->metric[m]);
-    for (int w = 0; w < WHOLE_COUNT; w++)
+    }
+    for (int w = 0; w < WHOLE_COUNT; w++) {
         free(chunk->whole[w]);
+    }
 }
 
 /* Windows without a number have a count of 0. */
 static struct result_stat *columns_new(size_t count)
 {
     struct result_stat *stats = malloc(count * sizeof *stats);
-    for (size_t i = 0; stats && i < count; i++)
+    for (size_t i = 0; stats && i < count; i++) {
         stats[i] = (struct result_stat){NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, 0};
+    }
     return stats;
 }
 
 /* Puts the numbers of `heads` heads in the place of the newest window. */
-static int spread(struct result_stat **columns, const struct result_stat *stats, uint32_t heads,
-                  const struct chunk *chunk, uint32_t chunk_heads)
+static int store_chunk_spread(struct result_stat **columns, const struct result_stat *stats,
+                              uint32_t heads, const struct chunk *chunk, uint32_t chunk_heads)
 {
-    if (!*columns)
+    if (!*columns) {
         *columns = columns_new((size_t)chunk_heads * chunk->wanted);
-    if (!*columns)
+    }
+    if (!*columns) {
         return ERR_MEMORY;
-    for (uint32_t h = 0; h < heads && h < chunk_heads; h++)
+    }
+    for (uint32_t h = 0; h < heads && h < chunk_heads; h++) {
         (*columns)[(size_t)h * chunk->wanted + chunk->count] = stats[h];
+    }
     return 0;
 }
 
 static int spread_whole(struct chunk *chunk, const struct summary_result *result)
 {
     int code = 0;
-    for (int a = 0; a < AGGREGATE_COUNT; a++)
-        for (int s = 0; result->aggregate && result->has_aggregate[a] && s < MAP_STAT_COUNT; s++)
-            if (!code)
-                code = spread(&chunk->whole[a * MAP_STAT_COUNT + s], &result->aggregate[a][s], 1,
-                              chunk, 1);
-    if (!code && result->sink_rate)
-        code = spread(&chunk->whole[WHOLE_SINK_RATE], result->sink_rate, 1, chunk, 1);
+    for (int a = 0; a < AGGREGATE_COUNT; a++) {
+        for (int s = 0; result->aggregate && result->has_aggregate[a] && s < MAP_STAT_COUNT; s++) {
+            if (!code) {
+                code = store_chunk_spread(&chunk->whole[a * MAP_STAT_COUNT + s],
+                                          &result->aggregate[a][s], 1, chunk, 1);
+            }
+        }
+    }
+    if (!code && result->sink_rate) {
+        code = store_chunk_spread(&chunk->whole[WHOLE_SINK_RATE], result->sink_rate, 1, chunk, 1);
+    }
     return code;
 }
 
@@ -86,14 +97,18 @@ static int spread_state(struct chunk *chunk, const struct layer_state *state)
     const struct result_window window = {.length = 1, .every = 1};
     struct summary_view view;
     int code = summary_view_init(&view, state, (struct layer_id){0}, "", no_run, &window);
-    if (code)
+    if (code) {
         return code;
-    for (int m = 0; m < METRIC_COUNT && !code; m++)
-        if (view.result.stat[m])
-            code =
-                spread(&chunk->metric[m], view.result.stat[m], state->heads, chunk, chunk->heads);
-    if (!code)
+    }
+    for (int m = 0; m < METRIC_COUNT && !code; m++) {
+        if (view.result.stat[m]) {
+            code = store_chunk_spread(&chunk->metric[m], view.result.stat[m], state->heads, chunk,
+                                      chunk->heads);
+        }
+    }
+    if (!code) {
         code = spread_whole(chunk, &view.result);
+    }
     summary_view_clear(&view);
     return code;
 }
@@ -103,11 +118,13 @@ static int spread_state(struct chunk *chunk, const struct layer_state *state)
 static int unpack_bytes(const void *data, size_t size, size_t bytes, struct layer_state **ret_state)
 {
     void *whole = malloc(bytes ? bytes : 1);
-    if (!whole)
+    if (!whole) {
         return ERR_MEMORY;
+    }
     int code = blob_inflate(data, size, whole, bytes);
-    if (!code)
+    if (!code) {
         code = layer_state_unpack(whole, bytes, ret_state);
+    }
     free(whole);
     return code;
 }
@@ -120,8 +137,9 @@ static int unpack_row(sqlite3_stmt *row, struct layer_state **ret_state)
     int64_t bytes = sqlite3_column_int64(row, 10);
     const void *data = sqlite3_column_blob(row, 11);
     size_t size = (size_t)sqlite3_column_bytes(row, 11);
-    if (bytes <= 0 || bytes > STATE_BYTES_MAX || !data)
+    if (bytes <= 0 || bytes > STATE_BYTES_MAX || !data) {
         return ERR_STORE_FORMAT;
+    }
     return (size_t)bytes == size ? layer_state_unpack(data, size, ret_state)
                                  : unpack_bytes(data, size, (size_t)bytes, ret_state);
 }
@@ -130,15 +148,17 @@ static int unpack_row(sqlite3_stmt *row, struct layer_state **ret_state)
 static int take_state(struct chunk *chunk, sqlite3_stmt *row)
 {
     struct layer_state *state = NULL;
-    if (sqlite3_column_type(row, 10) == SQLITE_NULL)
+    if (sqlite3_column_type(row, 10) == SQLITE_NULL) {
         return 0;
+    }
     int code = unpack_row(row, &state);
     if (code == ERR_STORE_FORMAT) {
         chunk->unreadable++;
         return 0;
     }
-    if (!code)
+    if (!code) {
         code = spread_state(chunk, state);
+    }
     layer_state_free(&state);
     return code;
 }
@@ -146,8 +166,9 @@ static int take_state(struct chunk *chunk, sqlite3_stmt *row)
 static void take_window(struct chunk *chunk, sqlite3_stmt *row)
 {
     uint64_t field[8];
-    for (int i = 0; i < 8; i++)
+    for (int i = 0; i < 8; i++) {
         field[i] = (uint64_t)sqlite3_column_int64(row, i + 1);
+    }
     chunk->window_id[chunk->count] = sqlite3_column_int64(row, 0);
     chunk->window[chunk->count] = (struct series_window){
         .first = field[0],
@@ -173,7 +194,7 @@ static struct query about(const struct sql *sql, enum statement statement, struc
     return query;
 }
 
-static int gather(const struct sql *sql, struct layer_track which, struct chunk *chunk)
+static int store_chunk_gather(const struct sql *sql, struct layer_track which, struct chunk *chunk)
 {
     struct query query = about(sql, STATEMENT_EACH_TO_CHUNK, which, chunk->wanted);
     int code;
@@ -191,7 +212,7 @@ static int gather(const struct sql *sql, struct layer_track which, struct chunk 
 
 /* Rows */
 
-static int find_metric(const struct sql *sql, const char *name, int64_t *ret_metric_id)
+static int store_chunk_find_metric(const struct sql *sql, const char *name, int64_t *ret_metric_id)
 {
     int code = SQLITE_DONE;
     const enum statement steps[] = {STATEMENT_GET_METRIC, STATEMENT_PUT_METRIC};
@@ -205,19 +226,22 @@ static int find_metric(const struct sql *sql, const char *name, int64_t *ret_met
 
 static bool any_number(const struct result_stat *stats, uint32_t count)
 {
-    for (uint32_t i = 0; i < count; i++)
-        if (stats[i].count)
+    for (uint32_t i = 0; i < count; i++) {
+        if (stats[i].count) {
             return true;
+        }
+    }
     return false;
 }
 
 /* `head` -1: the layer as a whole. */
-static int put_series(const struct sql *sql, int64_t chunk_id, int64_t metric_id, int64_t head,
-                      const struct result_stat *stats, uint32_t count)
+static int store_chunk_put_series(const struct sql *sql, int64_t chunk_id, int64_t metric_id,
+                                  int64_t head, const struct result_stat *stats, uint32_t count)
 {
     uint8_t data[SERIES_STATS_BYTES(SERIES_WINDOWS_MAX)];
-    if (!any_number(stats, count))
+    if (!any_number(stats, count)) {
         return SQLITE_OK;
+    }
     struct query query = query_begin(sql, STATEMENT_PUT_SERIES);
     query_i64(&query, chunk_id);
     query_i64(&query, metric_id);
@@ -226,28 +250,33 @@ static int put_series(const struct sql *sql, int64_t chunk_id, int64_t metric_id
     return query_run(&query);
 }
 
-static int put_metrics(const struct sql *sql, int64_t chunk_id, const struct chunk *chunk)
+static int store_chunk_put_metrics(const struct sql *sql, int64_t chunk_id,
+                                   const struct chunk *chunk)
 {
     int code = SQLITE_OK;
     for (int m = 0; m < METRIC_COUNT && code == SQLITE_OK; m++) {
         int64_t metric_id = 0;
-        if (!chunk->metric[m])
+        if (!chunk->metric[m]) {
             continue;
-        code = find_metric(sql, metric_info[m].name, &metric_id);
-        for (uint32_t h = 0; h < chunk->heads && code == SQLITE_OK; h++)
-            code = put_series(sql, chunk_id, metric_id, h,
-                              chunk->metric[m] + (size_t)h * chunk->wanted, chunk->count);
+        }
+        code = store_chunk_find_metric(sql, metric_info[m].name, &metric_id);
+        for (uint32_t h = 0; h < chunk->heads && code == SQLITE_OK; h++) {
+            code =
+                store_chunk_put_series(sql, chunk_id, metric_id, h,
+                                       chunk->metric[m] + (size_t)h * chunk->wanted, chunk->count);
+        }
     }
     return code;
 }
 
 static void name_whole(int which, char *ret_name, size_t size)
 {
-    if (which == WHOLE_SINK_RATE)
+    if (which == WHOLE_SINK_RATE) {
         snprintf(ret_name, size, "sink_rate");
-    else
+    } else {
         snprintf(ret_name, size, "aggregate.%s.%s", aggregate_name[which / MAP_STAT_COUNT],
                  map_stat_name[which % MAP_STAT_COUNT]);
+    }
 }
 
 static int put_wholes(const struct sql *sql, int64_t chunk_id, const struct chunk *chunk)
@@ -256,12 +285,15 @@ static int put_wholes(const struct sql *sql, int64_t chunk_id, const struct chun
     for (int w = 0; w < WHOLE_COUNT && code == SQLITE_OK; w++) {
         char name[64];
         int64_t metric_id = 0;
-        if (!chunk->whole[w])
+        if (!chunk->whole[w]) {
             continue;
+        }
         name_whole(w, name, sizeof name);
-        code = find_metric(sql, name, &metric_id);
-        if (code == SQLITE_OK)
-            code = put_series(sql, chunk_id, metric_id, -1, chunk->whole[w], chunk->count);
+        code = store_chunk_find_metric(sql, name, &metric_id);
+        if (code == SQLITE_OK) {
+            code =
+                store_chunk_put_series(sql, chunk_id, metric_id, -1, chunk->whole[w], chunk->count);
+        }
     }
     return code;
 }
@@ -294,15 +326,19 @@ static int write_chunk(const struct sql *sql, struct layer_track which, const st
 {
     int64_t chunk_id = 0;
     int code = sql_begin(sql);
-    if (code != SQLITE_OK)
+    if (code != SQLITE_OK) {
         return code;
+    }
     code = put_chunk(sql, which, chunk, &chunk_id);
-    if (code == SQLITE_OK)
-        code = put_metrics(sql, chunk_id, chunk);
-    if (code == SQLITE_OK)
+    if (code == SQLITE_OK) {
+        code = store_chunk_put_metrics(sql, chunk_id, chunk);
+    }
+    if (code == SQLITE_OK) {
         code = put_wholes(sql, chunk_id, chunk);
-    if (code == SQLITE_OK)
+    }
+    if (code == SQLITE_OK) {
         code = mark_windows(sql, chunk_id, chunk);
+    }
     crash_point("store_chunk");
     return sql_end(sql, code);
 }
@@ -320,7 +356,7 @@ static int count_recent(const struct sql *sql, struct layer_track which, uint32_
     return code;
 }
 
-static int get_heads(const struct sql *sql, int64_t layer_id, uint32_t *ret_heads)
+static int store_chunk_get_heads(const struct sql *sql, int64_t layer_id, uint32_t *ret_heads)
 {
     int64_t heads = 0;
     struct query query = query_begin(sql, STATEMENT_GET_HEADS);
@@ -334,15 +370,18 @@ int chunk_make(const struct sql *sql, struct layer_track which, struct chunk_mad
 {
     struct chunk chunk = {0};
     *ret_made = (struct chunk_made){0};
-    int code = get_heads(sql, which.layer_id, &chunk.heads);
+    int code = store_chunk_get_heads(sql, which.layer_id, &chunk.heads);
     chunk.wanted = chunk_windows(chunk.heads);
-    if (code == SQLITE_OK)
+    if (code == SQLITE_OK) {
         code = count_recent(sql, which, chunk.wanted, ret_made);
-    if (code != SQLITE_OK || !ret_made->windows)
+    }
+    if (code != SQLITE_OK || !ret_made->windows) {
         return code;
-    code = gather(sql, which, &chunk);
-    if (code == SQLITE_OK && chunk.count > 0)
+    }
+    code = store_chunk_gather(sql, which, &chunk);
+    if (code == SQLITE_OK && chunk.count > 0) {
         code = write_chunk(sql, which, &chunk);
+    }
     ret_made->unreadable = chunk.unreadable;
     clear_chunk(&chunk);
     return code;
@@ -354,8 +393,9 @@ static int thin(const struct sql *sql, int64_t chunk_id)
 {
     const enum statement steps[] = {STATEMENT_THIN, STATEMENT_SET_BARE};
     int code = sql_begin(sql);
-    if (code != SQLITE_OK)
+    if (code != SQLITE_OK) {
         return code;
+    }
     for (int i = 0; i < 2 && code == SQLITE_OK; i++) {
         struct query query = query_begin(sql, steps[i]);
         query_i64(&query, chunk_id);
@@ -370,18 +410,20 @@ static int thin_found(const struct sql *sql, struct query *query, bool *ret_thin
     int64_t chunk_id = 0;
     int code = query_number(query, &chunk_id);
     *ret_thinned = code == SQLITE_OK;
-    if (code == SQLITE_DONE)
+    if (code == SQLITE_DONE) {
         return SQLITE_OK;
+    }
     return code == SQLITE_OK ? thin(sql, chunk_id) : code;
 }
 
 int chunk_thin(const struct sql *sql, struct layer_track which, uint64_t keep, bool *ret_thinned)
 {
     uint32_t heads;
-    int code = get_heads(sql, which.layer_id, &heads);
+    int code = store_chunk_get_heads(sql, which.layer_id, &heads);
     *ret_thinned = false;
-    if (code != SQLITE_OK)
+    if (code != SQLITE_OK) {
         return code;
+    }
     uint32_t windows = chunk_windows(heads);
     struct query query = about(sql, STATEMENT_GET_TO_THIN, which, (keep + windows - 1) / windows);
     return thin_found(sql, &query, ret_thinned);

@@ -27,29 +27,31 @@ static const char settings[] = "PRAGMA synchronous = NORMAL;"
 
 #define BUSY_TIMEOUT_MS 5000
 
-static int refuse(const struct store_db *db, char *reterr_reason, const char *why)
+static int store_db_refuse(const struct store_db *db, char *reterr_reason, const char *why)
 {
     snprintf(reterr_reason, STORE_REASON_MAX, "%s: %s", db->path, why);
     return -1;
 }
 
 /* Returns an SQLite code: SQLITE_OK when it is sound. */
-static int check(sqlite3 *connection)
+static int store_db_check(sqlite3 *connection)
 {
     sqlite3_stmt *statement = NULL;
     int code = sqlite3_prepare_v2(connection, "PRAGMA quick_check(1)", -1, &statement, NULL);
-    if (code == SQLITE_OK)
+    if (code == SQLITE_OK) {
         code = sqlite3_step(statement);
+    }
     bool sound = code == SQLITE_ROW && sqlite3_column_text(statement, 0) &&
                  !strcmp((const char *)sqlite3_column_text(statement, 0), "ok");
     sqlite3_finalize(statement);
-    if (code == SQLITE_ROW || code == SQLITE_DONE)
+    if (code == SQLITE_ROW || code == SQLITE_DONE) {
         return sound ? SQLITE_OK : SQLITE_CORRUPT;
+    }
     return code;
 }
 
 /* Damage can look like a mistake in a statement, or like a row that is there twice. */
-static bool is_odd(int code)
+static bool store_db_is_odd(int code)
 {
     int kind = code & 0xff;
     return kind == SQLITE_ERROR || kind == SQLITE_CONSTRAINT || kind == SQLITE_MISUSE ||
@@ -58,8 +60,9 @@ static bool is_odd(int code)
 
 static bool is_corrupt(sqlite3 *connection, int code)
 {
-    if (is_odd(code))
-        code = check(connection);
+    if (store_db_is_odd(code)) {
+        code = store_db_check(connection);
+    }
     return (code & 0xff) == SQLITE_CORRUPT || (code & 0xff) == SQLITE_NOTADB;
 }
 
@@ -99,9 +102,10 @@ static int check_if_unclean(const struct sql *sql)
     int64_t clean = 0;
     struct query query = query_begin(sql, STATEMENT_GET_CLEAN);
     int code = query_number(&query, &clean);
-    if (code == SQLITE_DONE)
+    if (code == SQLITE_DONE) {
         return SQLITE_OK; /* it is new */
-    return code == SQLITE_OK && !clean ? check(sql->db) : code;
+    }
+    return code == SQLITE_OK && !clean ? store_db_check(sql->db) : code;
 }
 
 static int on_commit(void *data, sqlite3 *connection, const char *schema, int pages)
@@ -113,7 +117,7 @@ static int on_commit(void *data, sqlite3 *connection, const char *schema, int pa
     return SQLITE_OK;
 }
 
-static int prepare(struct store_db *db, sqlite3 *connection, const char **ret_why)
+static int store_db_prepare(struct store_db *db, sqlite3 *connection, const char **ret_why)
 {
     sqlite3_extended_result_codes(connection, 1);
     sqlite3_busy_timeout(connection, BUSY_TIMEOUT_MS);
@@ -122,10 +126,12 @@ static int prepare(struct store_db *db, sqlite3 *connection, const char **ret_wh
         return SQLITE_READONLY;
     }
     int code = apply_schema(connection, ret_why);
-    if (code == SQLITE_OK)
+    if (code == SQLITE_OK) {
         code = sqlite3_exec(connection, settings, NULL, NULL, NULL);
-    if (code == SQLITE_OK)
+    }
+    if (code == SQLITE_OK) {
         code = sql_init(&db->sql, connection);
+    }
     db->log_pages = 0;
     sqlite3_wal_hook(connection, on_commit, db);
     return code == SQLITE_OK ? check_if_unclean(&db->sql) : code;
@@ -139,45 +145,50 @@ static void disconnect(struct store_db *db, sqlite3 *connection)
 }
 
 /* Returns 0, or -1 with a reason. */
-static int connect_to(struct store_db *db, char *reterr_reason, bool *ret_corrupt)
+static int store_db_connect_to(struct store_db *db, char *reterr_reason, bool *ret_corrupt)
 {
     sqlite3 *connection = NULL;
     const char *why = NULL;
     int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
     store_file_close_to_others(db->path);
     int code = sqlite3_open_v2(db->path, &connection, flags, NULL);
-    if (code == SQLITE_OK)
-        code = prepare(db, connection, &why);
+    if (code == SQLITE_OK) {
+        code = store_db_prepare(db, connection, &why);
+    }
     if (code == SQLITE_OK) {
         db->log = store_file_log_id(db->path); /* it stays as long as the connection */
         return 0;
     }
-    refuse(db, reterr_reason, why ? why : sqlite3_errstr(code));
+    store_db_refuse(db, reterr_reason, why ? why : sqlite3_errstr(code));
     *ret_corrupt = is_corrupt(connection, code);
     disconnect(db, connection);
     return -1;
 }
 
-static int replace(struct store_db *db, char *reterr_reason)
+static int store_db_replace(struct store_db *db, char *reterr_reason)
 {
     char aside[PATH_MAX];
-    if (store_file_set_aside(db->path, aside, reterr_reason))
+    if (store_file_set_aside(db->path, aside, reterr_reason)) {
         return -1;
+    }
     db->corrupt++;
     log_event(LOG_ERROR, "history_corrupt", LOG_STR("path", db->path), LOG_STR("renamed", aside));
     bool corrupt;
-    return connect_to(db, reterr_reason, &corrupt);
+    return store_db_connect_to(db, reterr_reason, &corrupt);
 }
 
 /* Locks and opens what is at the path. Returns 0, or -1 with a reason, then it is closed. */
-static int open_path(struct store_db *db, char *reterr_reason)
+static int store_db_open_path(struct store_db *db, char *reterr_reason)
 {
     db->lock = store_file_lock(db->path, reterr_reason);
-    if (db->lock < 0)
+    if (db->lock < 0) {
         return -1;
+    }
     bool corrupt = false;
-    if (!connect_to(db, reterr_reason, &corrupt) || (corrupt && !replace(db, reterr_reason)))
+    if (!store_db_connect_to(db, reterr_reason, &corrupt) ||
+        (corrupt && !store_db_replace(db, reterr_reason))) {
         return 0;
+    }
     db_close(db);
     return -1;
 }
@@ -185,9 +196,10 @@ static int open_path(struct store_db *db, char *reterr_reason)
 int db_open(struct store_db *db, const char *configured_path, char reterr_reason[STORE_REASON_MAX])
 {
     *db = (struct store_db){.lock = -1};
-    if (store_file_path(configured_path, db->path, reterr_reason))
+    if (store_file_path(configured_path, db->path, reterr_reason)) {
         return -1;
-    return open_path(db, reterr_reason);
+    }
+    return store_db_open_path(db, reterr_reason);
 }
 
 bool db_is_gone(const struct store_db *db)
@@ -203,29 +215,34 @@ bool db_is_gone(const struct store_db *db)
 int db_reopen(struct store_db *db, char reterr_reason[STORE_REASON_MAX])
 {
     db->marked = false;
-    if (db->sql.db)
+    if (db->sql.db) {
         store_file_drop_log(db->path, db->log);
+    }
     db_close(db);
-    return open_path(db, reterr_reason);
+    return store_db_open_path(db, reterr_reason);
 }
 
 int db_replace(struct store_db *db, char reterr_reason[STORE_REASON_MAX])
 {
     disconnect(db, db->sql.db);
-    if (!replace(db, reterr_reason))
+    if (!store_db_replace(db, reterr_reason)) {
         return 0;
+    }
     db_close(db);
     return -1;
 }
 
 void db_close(struct store_db *db)
 {
-    if (db->marked)
+    if (db->marked) {
         put_clean(&db->sql, true); /* failing, it will be checked next time */
-    if (db->sql.db)
+    }
+    if (db->sql.db) {
         disconnect(db, db->sql.db);
-    if (db->lock >= 0)
+    }
+    if (db->lock >= 0) {
         close(db->lock);
+    }
     db->lock = -1;
 }
 
@@ -241,8 +258,9 @@ int db_try_room(struct store_db *db, int64_t bytes)
     struct query query = query_begin(&db->sql, STATEMENT_PUT_ROOM);
     query_i64(&query, bytes);
     int code = query_run(&query);
-    if (code != SQLITE_OK)
+    if (code != SQLITE_OK) {
         return code;
+    }
     query = query_begin(&db->sql, STATEMENT_DROP_ROOM);
     return query_run(&query);
 }

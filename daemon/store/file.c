@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static int refuse(char *reterr_reason, const char *path, const char *why)
+static int store_file_refuse(char *reterr_reason, const char *path, const char *why)
 {
     snprintf(reterr_reason, STORE_REASON_MAX, "%s: %s", path, why);
     return -1;
@@ -41,18 +41,20 @@ int store_file_path(const char *configured, char ret_path[STORE_PATH_MAX],
 {
     const char *state = directory_of("XDG_STATE_HOME"), *home = directory_of("HOME");
     bool fits;
-    if (configured[0])
+    if (configured[0]) {
         fits = put_path(ret_path, configured, "");
-    else if (state)
+    } else if (state) {
         fits = put_path(ret_path, state, "/attnd/history.db");
-    else if (geteuid() == 0)
+    } else if (geteuid() == 0) {
         fits = put_path(ret_path, "/var/lib/attnd/history.db", "");
-    else if (home)
+    } else if (home) {
         fits = put_path(ret_path, home, "/.local/state/attnd/history.db");
-    else
-        return refuse(reterr_reason, "history.path",
-                      "it is empty, and so are XDG_STATE_HOME and HOME: there is no place for it");
-    return fits ? 0 : refuse(reterr_reason, "history.path", "the path is too long");
+    } else {
+        return store_file_refuse(
+            reterr_reason, "history.path",
+            "it is empty, and so are XDG_STATE_HOME and HOME: there is no place for it");
+    }
+    return fits ? 0 : store_file_refuse(reterr_reason, "history.path", "the path is too long");
 }
 
 /* Whose */
@@ -75,8 +77,9 @@ static bool is_database(const char *path)
 {
     char start[sizeof magic];
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0)
+    if (fd < 0) {
         return true; /* SQLite will say what is wrong */
+    }
     ssize_t got = read(fd, start, sizeof start);
     close(fd);
     return got <= 0 || (got == (ssize_t)sizeof start && !memcmp(start, magic, sizeof magic));
@@ -86,12 +89,15 @@ static bool is_database(const char *path)
 static const char *why_not(const char *path, const char *lock_path)
 {
     struct stat file;
-    if (stat(path, &file))
+    if (stat(path, &file)) {
         return NULL;
-    if (!S_ISREG(file.st_mode))
+    }
+    if (!S_ISREG(file.st_mode)) {
         return "it is not a regular file";
-    if (access(lock_path, F_OK) && !is_database(path))
+    }
+    if (access(lock_path, F_OK) && !is_database(path)) {
         return "the file is there and is not a database";
+    }
     return NULL;
 }
 
@@ -101,16 +107,19 @@ int store_file_lock(const char *path, char reterr_reason[STORE_REASON_MAX])
     snprintf(lock_path, sizeof lock_path, "%s.lock", path);
     make_directories(path);
     const char *why = why_not(path, lock_path);
-    if (why)
-        return refuse(reterr_reason, path, why);
+    if (why) {
+        return store_file_refuse(reterr_reason, path, why);
+    }
     int lock = open(lock_path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (lock < 0)
-        return refuse(reterr_reason, lock_path, strerror(errno));
+    if (lock < 0) {
+        return store_file_refuse(reterr_reason, lock_path, strerror(errno));
+    }
     if (flock(lock, LOCK_EX | LOCK_NB)) {
         int error = errno;
         close(lock);
-        return refuse(reterr_reason, path,
-                      error == EWOULDBLOCK ? "another attnd is using it" : strerror(error));
+        return store_file_refuse(reterr_reason, path,
+                                 error == EWOULDBLOCK ? "another attnd is using it"
+                                                      : strerror(error));
     }
     return lock;
 }
@@ -120,17 +129,20 @@ void store_file_close_to_others(const char *path)
 {
     static const char *const suffixes[] = {"", "-wal", "-shm"};
     int made = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    if (made >= 0)
+    if (made >= 0) {
         close(made); /* SQLite gives the two others the mode of this one */
+    }
     for (int i = 0; i < 3; i++) {
         char name[PATH_MAX + 8];
         struct stat file;
         snprintf(name, sizeof name, "%s%s", path, suffixes[i]);
-        if (stat(name, &file) || !S_ISREG(file.st_mode) || !(file.st_mode & 077))
+        if (stat(name, &file) || !S_ISREG(file.st_mode) || !(file.st_mode & 077)) {
             continue;
-        if (chmod(name, file.st_mode & 0700))
+        }
+        if (chmod(name, file.st_mode & 0700)) {
             log_event(LOG_WARNING, "history_open_to_others", LOG_STR("path", name),
                       LOG_STR("reason", strerror(errno)));
+        }
     }
 }
 
@@ -152,8 +164,9 @@ static void name_aside(const char *path, char ret_path[PATH_MAX])
     gmtime_r(&now, &utc);
     strftime(when, sizeof when, "%Y%m%dT%H%M%SZ", &utc);
     snprintf(ret_path, PATH_MAX, "%s.corrupt-%s", path, when);
-    for (unsigned i = 2; !access(ret_path, F_OK) && i < 1000; i++)
+    for (unsigned i = 2; !access(ret_path, F_OK) && i < 1000; i++) {
         snprintf(ret_path, PATH_MAX, "%s.corrupt-%s-%u", path, when, i);
+    }
 }
 
 int store_file_set_aside(const char *path, char ret_path[PATH_MAX],
@@ -161,8 +174,9 @@ int store_file_set_aside(const char *path, char ret_path[PATH_MAX],
 {
     name_aside(path, ret_path);
     if (rename_if_any(path, ret_path, "") || rename_if_any(path, ret_path, "-wal") ||
-        rename_if_any(path, ret_path, "-shm"))
-        return refuse(reterr_reason, path, "it is corrupt, and cannot be renamed");
+        rename_if_any(path, ret_path, "-shm")) {
+        return store_file_refuse(reterr_reason, path, "it is corrupt, and cannot be renamed");
+    }
     return 0;
 }
 
@@ -173,8 +187,9 @@ struct store_log_id store_file_log_id(const char *path)
     char name[PATH_MAX + 8];
     struct stat file;
     snprintf(name, sizeof name, "%s-wal", path);
-    if (lstat(name, &file))
+    if (lstat(name, &file)) {
         return (struct store_log_id){0};
+    }
     return (struct store_log_id){.device = file.st_dev, .inode = file.st_ino};
 }
 
@@ -182,8 +197,9 @@ void store_file_drop_log(const char *path, struct store_log_id id)
 {
     struct store_log_id here = store_file_log_id(path);
     char name[PATH_MAX + 8];
-    if (id.inode == 0 || here.inode != id.inode || here.device != id.device)
+    if (id.inode == 0 || here.inode != id.inode || here.device != id.device) {
         return;
+    }
     snprintf(name, sizeof name, "%s-wal", path);
     unlink(name);
     snprintf(name, sizeof name, "%s-shm", path);

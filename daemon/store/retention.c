@@ -45,10 +45,13 @@ static int find_oldest_of_all(const struct sql *sql, struct oldest *ret_oldest)
 {
     struct oldest recent;
     int code = find_oldest(sql, STATEMENT_GET_OLDEST_CHUNK, ret_oldest);
-    if (code == SQLITE_OK)
+    if (code == SQLITE_OK) {
         code = find_oldest(sql, STATEMENT_GET_OLDEST_RECENT, &recent);
-    if (code == SQLITE_OK && recent.any && (!ret_oldest->any || recent.stored < ret_oldest->stored))
+    }
+    if (code == SQLITE_OK && recent.any &&
+        (!ret_oldest->any || recent.stored < ret_oldest->stored)) {
         *ret_oldest = recent;
+    }
     return code;
 }
 
@@ -83,8 +86,9 @@ static int drop_chunked(const struct sql *sql, const struct oldest *chunk, uint6
     query_i64(&query, chunk->last);
     query_i64(&query, chunk->id);
     int code = query_run(&query);
-    if (code == SQLITE_OK)
+    if (code == SQLITE_OK) {
         *removed += (uint64_t)sqlite3_changes(sql->db);
+    }
     return code;
 }
 
@@ -93,8 +97,9 @@ static int drop_chunk(const struct sql *sql, const struct oldest *chunk, uint64_
     const enum statement before[] = {STATEMENT_THIN, STATEMENT_DROP_SERIES};
     const enum statement after[] = {STATEMENT_DROP_CHUNK};
     int code = run_each(sql, before, 2, chunk->id);
-    if (code == SQLITE_OK)
+    if (code == SQLITE_OK) {
         code = drop_chunked(sql, chunk, removed);
+    }
     return code == SQLITE_OK ? run_each(sql, after, 1, chunk->id) : code;
 }
 
@@ -120,16 +125,19 @@ static int drop_empty(const struct sql *sql, int64_t layer_id, int64_t now_s)
     struct query query = query_begin(sql, STATEMENT_GET_RUN_OF);
     query_i64(&query, layer_id);
     int code = query_number(&query, &run_id);
-    if (code == SQLITE_OK)
+    if (code == SQLITE_OK) {
         code = run_each(sql, drop, 1, layer_id);
-    if (code != SQLITE_OK)
+    }
+    if (code != SQLITE_OK) {
         return code == SQLITE_DONE ? SQLITE_OK : code;
+    }
     query = query_begin(sql, STATEMENT_GET_EMPTY_RUN);
     query_i64(&query, run_id);
     query_i64(&query, now_s - EMPTY_RUN_S);
     code = query_number(&query, &run_id);
-    if (code == SQLITE_DONE)
+    if (code == SQLITE_DONE) {
         return SQLITE_OK;
+    }
     return code == SQLITE_OK ? drop_run(sql, run_id) : code;
 }
 
@@ -138,18 +146,22 @@ static int drop_oldest(const struct sql *sql, const struct oldest *oldest, int64
 {
     uint64_t removed = 0;
     int code = sql_begin(sql);
-    if (code != SQLITE_OK)
+    if (code != SQLITE_OK) {
         return code;
+    }
     code = drop_maps(sql, oldest);
-    if (code == SQLITE_OK)
+    if (code == SQLITE_OK) {
         code = oldest->is_chunk ? drop_chunk(sql, oldest, &removed)
                                 : drop_recent(sql, oldest, &removed);
-    if (code == SQLITE_OK)
+    }
+    if (code == SQLITE_OK) {
         code = drop_empty(sql, oldest->which.layer_id, now_s);
+    }
     crash_point("store_retention");
     code = sql_end(sql, code);
-    if (code == SQLITE_OK)
+    if (code == SQLITE_OK) {
         *done = (struct retention_done){.windows = removed, .more = true};
+    }
     return code;
 }
 
@@ -159,7 +171,7 @@ struct size {
     int64_t pages, pages_free, page_bytes;
 };
 
-static int read_size(const struct sql *sql, struct size *ret_size)
+static int store_retention_read_size(const struct sql *sql, struct size *ret_size)
 {
     const enum statement statements[] = {STATEMENT_PAGES, STATEMENT_PAGES_FREE,
                                          STATEMENT_PAGE_SIZE};
@@ -179,14 +191,16 @@ static bool is_full(const struct size *size, const struct retention_rule *rule)
     return used > rule->bytes - rule->bytes / 16;
 }
 
-static int make_room(const struct sql *sql, int64_t now_s, struct retention_done *done)
+static int store_retention_make_room(const struct sql *sql, int64_t now_s,
+                                     struct retention_done *done)
 {
     struct oldest oldest;
     bool thinned = false;
     int code = chunk_thin_oldest(sql, &thinned);
     done->more = code == SQLITE_OK && thinned;
-    if (code != SQLITE_OK || thinned)
+    if (code != SQLITE_OK || thinned) {
         return code;
+    }
     code = find_oldest_of_all(sql, &oldest);
     return code == SQLITE_OK && oldest.any ? drop_oldest(sql, &oldest, now_s, done) : code;
 }
@@ -196,9 +210,10 @@ static int vacuum(const struct sql *sql, const struct size *size, struct retenti
     char text[64];
     struct size after = *size;
     snprintf(text, sizeof text, "PRAGMA incremental_vacuum(%d)", VACUUM_PAGES);
-    if (sqlite3_exec(sql->db, text, NULL, NULL, NULL) != SQLITE_OK)
+    if (sqlite3_exec(sql->db, text, NULL, NULL, NULL) != SQLITE_OK) {
         return sqlite3_extended_errcode(sql->db);
-    int code = read_size(sql, &after);
+    }
+    int code = store_retention_read_size(sql, &after);
     done->more = code == SQLITE_OK && after.pages < size->pages;
     return code;
 }
@@ -208,11 +223,13 @@ int retention_by_size(const struct sql *sql, const struct retention_rule *rule, 
 {
     struct size size = {0};
     *ret_done = (struct retention_done){0};
-    int code = read_size(sql, &size);
-    if (code != SQLITE_OK)
+    int code = store_retention_read_size(sql, &size);
+    if (code != SQLITE_OK) {
         return code;
-    if (is_full(&size, rule))
-        return make_room(sql, now_s, ret_done);
+    }
+    if (is_full(&size, rule)) {
+        return store_retention_make_room(sql, now_s, ret_done);
+    }
     bool too_large = (uint64_t)size.pages * (uint64_t)size.page_bytes > rule->bytes;
     return too_large && size.pages_free > 0 ? vacuum(sql, &size, ret_done) : SQLITE_OK;
 }
@@ -224,8 +241,9 @@ static int drop_old_oldest(const struct sql *sql, enum statement statement, int6
 {
     struct oldest oldest;
     int code = find_oldest(sql, statement, &oldest);
-    if (code != SQLITE_OK || !oldest.any || oldest.stored >= before_s)
+    if (code != SQLITE_OK || !oldest.any || oldest.stored >= before_s) {
         return code;
+    }
     return drop_oldest(sql, &oldest, now_s, done);
 }
 
@@ -245,11 +263,13 @@ static int drop_old_run(const struct sql *sql, int64_t before_s, struct retentio
     struct query query = query_begin(sql, STATEMENT_GET_OLD_RUN);
     query_i64(&query, before_s);
     int code = query_number(&query, &run_id);
-    if (code != SQLITE_OK)
+    if (code != SQLITE_OK) {
         return code == SQLITE_DONE ? SQLITE_OK : code;
+    }
     code = sql_begin(sql);
-    if (code != SQLITE_OK)
+    if (code != SQLITE_OK) {
         return code;
+    }
     code = sql_end(sql, drop_run(sql, run_id));
     done->more = code == SQLITE_OK;
     return code;
@@ -261,13 +281,17 @@ int retention_by_age(const struct sql *sql, const struct retention_rule *rule, i
     int64_t before_s = now_s - (int64_t)rule->age_s;
     *ret_done = (struct retention_done){0};
     int code = drop_old_oldest(sql, STATEMENT_GET_OLDEST_CHUNK, before_s, now_s, ret_done);
-    if (code == SQLITE_OK && !ret_done->more)
+    if (code == SQLITE_OK && !ret_done->more) {
         code = drop_old_oldest(sql, STATEMENT_GET_OLDEST_RECENT, before_s, now_s, ret_done);
-    if (code == SQLITE_OK && !ret_done->more)
+    }
+    if (code == SQLITE_OK && !ret_done->more) {
         code = drop_old_rows(sql, STATEMENT_DROP_OLD_MAPS, before_s, ret_done);
-    if (code == SQLITE_OK && !ret_done->more)
+    }
+    if (code == SQLITE_OK && !ret_done->more) {
         code = drop_old_rows(sql, STATEMENT_DROP_OLD_ALERTS, before_s, ret_done);
-    if (code == SQLITE_OK && !ret_done->more)
+    }
+    if (code == SQLITE_OK && !ret_done->more) {
         code = drop_old_run(sql, before_s, ret_done);
+    }
     return code;
 }

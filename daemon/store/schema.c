@@ -105,15 +105,17 @@ static const char *const migrations[] = {version_1, version_2};
 const struct schema schema_current = {migrations, sizeof migrations / sizeof migrations[0]};
 
 /* The one number that a statement gives. Returns an SQLite code. */
-static int ask_number(sqlite3 *db, const char *sql, int *ret_number)
+static int store_schema_ask_number(sqlite3 *db, const char *sql, int *ret_number)
 {
     sqlite3_stmt *statement = NULL;
     int code = sqlite3_prepare_v2(db, sql, -1, &statement, NULL);
-    if (code != SQLITE_OK)
+    if (code != SQLITE_OK) {
         return code;
+    }
     code = sqlite3_step(statement);
-    if (code == SQLITE_ROW)
+    if (code == SQLITE_ROW) {
         *ret_number = sqlite3_column_int(statement, 0);
+    }
     sqlite3_finalize(statement);
     return code == SQLITE_ROW ? SQLITE_OK : code;
 }
@@ -135,16 +137,21 @@ static int set_version(sqlite3 *db, int version)
 static int migrate(sqlite3 *db, const struct schema *schema, int version)
 {
     int code = execute(db, "BEGIN IMMEDIATE");
-    if (code != SQLITE_OK)
+    if (code != SQLITE_OK) {
         return code;
-    for (int i = version; code == SQLITE_OK && i < schema->version; i++)
+    }
+    for (int i = version; code == SQLITE_OK && i < schema->version; i++) {
         code = execute(db, schema->migration[i]);
-    if (code == SQLITE_OK)
+    }
+    if (code == SQLITE_OK) {
         code = set_version(db, schema->version);
-    if (code == SQLITE_OK)
+    }
+    if (code == SQLITE_OK) {
         code = execute(db, "COMMIT");
-    if (code != SQLITE_OK)
+    }
+    if (code != SQLITE_OK) {
         execute(db, "ROLLBACK");
+    }
     return code;
 }
 
@@ -155,25 +162,31 @@ struct identity {
 
 static int read_identity(sqlite3 *db, struct identity *ret_identity)
 {
-    int code = ask_number(db, "SELECT count(*) FROM sqlite_schema", &ret_identity->tables);
-    if (code == SQLITE_OK)
-        code = ask_number(db, "PRAGMA application_id", &ret_identity->application);
-    if (code == SQLITE_OK)
-        code = ask_number(db, "PRAGMA user_version", &ret_identity->version);
+    int code =
+        store_schema_ask_number(db, "SELECT count(*) FROM sqlite_schema", &ret_identity->tables);
+    if (code == SQLITE_OK) {
+        code = store_schema_ask_number(db, "PRAGMA application_id", &ret_identity->application);
+    }
+    if (code == SQLITE_OK) {
+        code = store_schema_ask_number(db, "PRAGMA user_version", &ret_identity->version);
+    }
     return code;
 }
 
-static bool is_empty(const struct identity *identity)
+static bool store_schema_is_empty(const struct identity *identity)
 {
     return !identity->application && !identity->version && !identity->tables;
 }
 
-static enum schema_verdict judge(const struct identity *identity, const struct schema *schema)
+static enum schema_verdict store_schema_judge(const struct identity *identity,
+                                              const struct schema *schema)
 {
-    if (is_empty(identity))
+    if (store_schema_is_empty(identity)) {
         return SCHEMA_READY;
-    if (identity->application != SCHEMA_APPLICATION || identity->version < 0)
+    }
+    if (identity->application != SCHEMA_APPLICATION || identity->version < 0) {
         return SCHEMA_FOREIGN;
+    }
     return identity->version > schema->version ? SCHEMA_NEWER : SCHEMA_READY;
 }
 
@@ -181,15 +194,20 @@ enum schema_verdict schema_apply(sqlite3 *db, const struct schema *schema, int *
 {
     struct identity identity = {0};
     int code = read_identity(db, &identity);
-    enum schema_verdict verdict = code == SQLITE_OK ? judge(&identity, schema) : SCHEMA_FAILED;
-    if (verdict == SCHEMA_READY && is_empty(&identity))
+    enum schema_verdict verdict =
+        code == SQLITE_OK ? store_schema_judge(&identity, schema) : SCHEMA_FAILED;
+    if (verdict == SCHEMA_READY && store_schema_is_empty(&identity)) {
         code = execute(db, "PRAGMA page_size = 8192; PRAGMA auto_vacuum = INCREMENTAL");
-    if (verdict == SCHEMA_READY && code == SQLITE_OK)
+    }
+    if (verdict == SCHEMA_READY && code == SQLITE_OK) {
         code = execute(db, "PRAGMA journal_mode = WAL");
-    if (verdict == SCHEMA_READY && code == SQLITE_OK && identity.version < schema->version)
+    }
+    if (verdict == SCHEMA_READY && code == SQLITE_OK && identity.version < schema->version) {
         code = migrate(db, schema, identity.version);
-    if (code == SQLITE_OK)
+    }
+    if (code == SQLITE_OK) {
         return verdict;
+    }
     *reterr_code = code;
     return SCHEMA_FAILED;
 }

@@ -14,17 +14,19 @@ enum { COLUMN_RAW, COLUMN_LINEAR, COLUMN_AS_FIRST };
 
 /* Bytes and numbers */
 
-static void put_u64(uint8_t *out, uint64_t value)
+static void store_series_put_u64(uint8_t *out, uint64_t value)
 {
-    for (int i = 0; i < 8; i++)
+    for (int i = 0; i < 8; i++) {
         out[i] = (uint8_t)(value >> 8 * i);
+    }
 }
 
-static uint64_t get_u64(const uint8_t *in)
+static uint64_t store_series_get_u64(const uint8_t *in)
 {
     uint64_t value = 0;
-    for (int i = 0; i < 8; i++)
+    for (int i = 0; i < 8; i++) {
         value |= (uint64_t)in[i] << 8 * i;
+    }
     return value;
 }
 
@@ -35,7 +37,7 @@ static uint64_t bits_of(double number)
     return bits;
 }
 
-static double number_of(uint64_t bits)
+static double store_series_number_of(uint64_t bits)
 {
     double number;
     memcpy(&number, &bits, sizeof number);
@@ -47,19 +49,21 @@ static double number_of(uint64_t bits)
 static bool is_linear(const uint64_t *column, uint32_t count)
 {
     uint64_t step = count > 1 ? column[1] - column[0] : 0;
-    for (uint32_t i = 1; i < count; i++)
-        if (column[i] - column[i - 1] != step)
+    for (uint32_t i = 1; i < count; i++) {
+        if (column[i] - column[i - 1] != step) {
             return false;
+        }
+    }
     return true;
 }
 
-static uint8_t *put_column(const uint64_t *column, uint32_t count, const uint64_t *first,
-                           uint8_t *out)
+static uint8_t *store_series_put_column(const uint64_t *column, uint32_t count,
+                                        const uint64_t *first, uint8_t *out)
 {
     if (is_linear(column, count)) {
         *out = COLUMN_LINEAR;
-        put_u64(out + 1, column[0]);
-        put_u64(out + 9, count > 1 ? column[1] - column[0] : 0);
+        store_series_put_u64(out + 1, column[0]);
+        store_series_put_u64(out + 9, count > 1 ? column[1] - column[0] : 0);
         return out + 17;
     }
     if (column != first && !memcmp(column, first, count * sizeof *column)) {
@@ -67,8 +71,9 @@ static uint8_t *put_column(const uint64_t *column, uint32_t count, const uint64_
         return out + 1;
     }
     *out++ = COLUMN_RAW;
-    for (uint32_t i = 0; i < count; i++, out += 8)
-        put_u64(out, column[i]);
+    for (uint32_t i = 0; i < count; i++, out += 8) {
+        store_series_put_u64(out, column[i]);
+    }
     return out;
 }
 
@@ -80,20 +85,24 @@ struct cursor {
 static bool take_column(struct cursor *cursor, uint32_t count, const uint64_t *first,
                         uint64_t *ret_column)
 {
-    if (cursor->at == cursor->end)
+    if (cursor->at == cursor->end) {
         return false;
+    }
     uint8_t kind = *cursor->at++;
     size_t rest = (size_t)(cursor->end - cursor->at);
     if (kind == COLUMN_RAW && rest >= 8 * (size_t)count) {
-        for (uint32_t i = 0; i < count; i++)
-            ret_column[i] = get_u64(cursor->at + 8 * (size_t)i);
+        for (uint32_t i = 0; i < count; i++) {
+            ret_column[i] = store_series_get_u64(cursor->at + 8 * (size_t)i);
+        }
         cursor->at += 8 * (size_t)count;
         return true;
     }
     if (kind == COLUMN_LINEAR && rest >= 16) {
-        uint64_t start = get_u64(cursor->at), step = get_u64(cursor->at + 8);
-        for (uint32_t i = 0; i < count; i++)
+        uint64_t start = store_series_get_u64(cursor->at),
+                 step = store_series_get_u64(cursor->at + 8);
+        for (uint32_t i = 0; i < count; i++) {
             ret_column[i] = start + i * step;
+        }
         cursor->at += 16;
         return true;
     }
@@ -109,8 +118,10 @@ static bool take_column(struct cursor *cursor, uint32_t count, const uint64_t *f
 static size_t put_columns(const uint64_t *columns, uint32_t how_many, uint32_t count, uint8_t *out)
 {
     uint8_t *end = out;
-    for (uint32_t c = 0; c < how_many; c++)
-        end = put_column(columns + (size_t)c * SERIES_WINDOWS_MAX, count, columns, end);
+    for (uint32_t c = 0; c < how_many; c++) {
+        end =
+            store_series_put_column(columns + (size_t)c * SERIES_WINDOWS_MAX, count, columns, end);
+    }
     return (size_t)(end - out);
 }
 
@@ -118,12 +129,16 @@ static size_t put_columns(const uint64_t *columns, uint32_t how_many, uint32_t c
 static int take_columns(const void *data, size_t size, uint32_t least, uint32_t how_many,
                         uint32_t count, uint64_t *ret_columns)
 {
-    if (count < 1 || count > SERIES_WINDOWS_MAX)
+    if (count < 1 || count > SERIES_WINDOWS_MAX) {
         return ERR_STORE_FORMAT;
+    }
     struct cursor cursor = {data, (const uint8_t *)data + size};
-    for (uint32_t c = 0; c < how_many && (c < least || cursor.at < cursor.end); c++)
-        if (!take_column(&cursor, count, ret_columns, ret_columns + (size_t)c * SERIES_WINDOWS_MAX))
+    for (uint32_t c = 0; c < how_many && (c < least || cursor.at < cursor.end); c++) {
+        if (!take_column(&cursor, count, ret_columns,
+                         ret_columns + (size_t)c * SERIES_WINDOWS_MAX)) {
             return ERR_STORE_FORMAT;
+        }
+    }
     return cursor.at == cursor.end ? 0 : ERR_STORE_FORMAT;
 }
 
@@ -136,8 +151,9 @@ size_t series_windows_encode(const struct series_window *windows, uint32_t count
         const struct series_window *w = &windows[i];
         const uint64_t field[SERIES_WINDOW_COLUMNS] = {
             w->first, w->last, w->epoch, w->step, w->time_ns, w->messages, w->lost, w->partial};
-        for (uint32_t c = 0; c < SERIES_WINDOW_COLUMNS; c++)
+        for (uint32_t c = 0; c < SERIES_WINDOW_COLUMNS; c++) {
             column[c][i] = field[c];
+        }
     }
     return put_columns(&column[0][0], SERIES_WINDOW_COLUMNS, count, ret_data);
 }
@@ -148,7 +164,7 @@ int series_windows_decode(const void *data, size_t size, uint32_t count,
     uint64_t column[SERIES_WINDOW_COLUMNS][SERIES_WINDOWS_MAX];
     int code = take_columns(data, size, SERIES_WINDOW_COLUMNS, SERIES_WINDOW_COLUMNS, count,
                             &column[0][0]);
-    for (uint32_t i = 0; !code && i < count; i++)
+    for (uint32_t i = 0; !code && i < count; i++) {
         ret_windows[i] = (struct series_window){
             .first = column[0][i],
             .last = column[1][i],
@@ -159,6 +175,7 @@ int series_windows_decode(const void *data, size_t size, uint32_t count,
             .lost = column[6][i],
             .partial = column[7][i],
         };
+    }
     return code;
 }
 
@@ -172,8 +189,9 @@ size_t series_encode(const struct result_stat *stats, uint32_t count, uint8_t *r
         const uint64_t field[SERIES_STAT_COLUMNS] = {
             bits_of(s->mean), bits_of(s->std), bits_of(s->min),  bits_of(s->max), bits_of(s->p50),
             bits_of(s->p90),  bits_of(s->p99), bits_of(s->last), s->count,        bits_of(s->p10)};
-        for (uint32_t c = 0; c < SERIES_STAT_COLUMNS; c++)
+        for (uint32_t c = 0; c < SERIES_STAT_COLUMNS; c++) {
             column[c][i] = field[c];
+        }
     }
     return put_columns(&column[0][0], SERIES_STAT_COLUMNS, count, ret_data);
 }
@@ -181,22 +199,24 @@ size_t series_encode(const struct result_stat *stats, uint32_t count, uint8_t *r
 int series_decode(const void *data, size_t size, uint32_t count, struct result_stat *ret_stats)
 {
     uint64_t column[SERIES_STAT_COLUMNS][SERIES_WINDOWS_MAX];
-    for (uint32_t i = 0; i < SERIES_WINDOWS_MAX; i++)
+    for (uint32_t i = 0; i < SERIES_WINDOWS_MAX; i++) {
         column[SERIES_P10][i] = bits_of(NAN);
+    }
     int code = take_columns(data, size, SERIES_P10, SERIES_STAT_COLUMNS, count, &column[0][0]);
-    for (uint32_t i = 0; !code && i < count; i++)
+    for (uint32_t i = 0; !code && i < count; i++) {
         ret_stats[i] = (struct result_stat){
-            .mean = number_of(column[0][i]),
-            .std = number_of(column[1][i]),
-            .min = number_of(column[2][i]),
-            .max = number_of(column[3][i]),
-            .p50 = number_of(column[4][i]),
-            .p90 = number_of(column[5][i]),
-            .p99 = number_of(column[6][i]),
-            .last = number_of(column[7][i]),
+            .mean = store_series_number_of(column[0][i]),
+            .std = store_series_number_of(column[1][i]),
+            .min = store_series_number_of(column[2][i]),
+            .max = store_series_number_of(column[3][i]),
+            .p50 = store_series_number_of(column[4][i]),
+            .p90 = store_series_number_of(column[5][i]),
+            .p99 = store_series_number_of(column[6][i]),
+            .last = store_series_number_of(column[7][i]),
             .count = column[8][i],
-            .p10 = number_of(column[SERIES_P10][i]),
+            .p10 = store_series_number_of(column[SERIES_P10][i]),
         };
+    }
     return code;
 }
 
@@ -204,8 +224,9 @@ int series_decode(const void *data, size_t size, uint32_t count, struct result_s
 
 size_t blob_deflate(const void *data, size_t size, void *ret_data)
 {
-    if (size < 2)
+    if (size < 2) {
         return 0;
+    }
     uLongf packed = size - 1;
     return compress2(ret_data, &packed, data, size, Z_BEST_SPEED) == Z_OK ? packed : 0;
 }
@@ -218,7 +239,8 @@ int blob_inflate(const void *data, size_t size, void *ret_data, size_t bytes)
     }
     uLongf unpacked = bytes;
     int rc = size < bytes ? uncompress(ret_data, &unpacked, data, size) : Z_DATA_ERROR;
-    if (rc == Z_MEM_ERROR)
+    if (rc == Z_MEM_ERROR) {
         return ERR_MEMORY;
+    }
     return rc == Z_OK && unpacked == bytes ? 0 : ERR_STORE_FORMAT;
 }

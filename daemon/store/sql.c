@@ -25,8 +25,9 @@ int sql_init(struct sql *sql, sqlite3 *db)
 
 void sql_clear(struct sql *sql)
 {
-    for (int i = 0; i < STATEMENT_COUNT; i++)
+    for (int i = 0; i < STATEMENT_COUNT; i++) {
         sqlite3_finalize(sql->statement[i]);
+    }
     *sql = (struct sql){0};
 }
 
@@ -37,8 +38,9 @@ struct query query_begin(const struct sql *sql, enum statement statement)
 
 static void bound(struct query *query, int code)
 {
-    if (query->code == SQLITE_OK)
+    if (query->code == SQLITE_OK) {
         query->code = code;
+    }
 }
 
 void query_i64(struct query *query, int64_t number)
@@ -53,10 +55,11 @@ void query_u64(struct query *query, uint64_t number)
 
 void query_f64(struct query *query, double number)
 {
-    if (isnan(number))
+    if (isnan(number)) {
         query_null(query);
-    else
+    } else {
         bound(query, sqlite3_bind_double(query->statement, ++query->at, number));
+    }
 }
 
 void query_null(struct query *query)
@@ -78,8 +81,9 @@ void query_blob(struct query *query, const void *data, size_t size)
 
 int query_row(struct query *query)
 {
-    if (query->code != SQLITE_OK)
+    if (query->code != SQLITE_OK) {
         return query->code;
+    }
     int code = sqlite3_step(query->statement);
     return code == SQLITE_ROW || code == SQLITE_DONE
                ? code
@@ -95,9 +99,9 @@ void query_end(struct query *query)
 int query_run(struct query *query)
 {
     int code;
-    do
+    do {
         code = query_row(query);
-    while (code == SQLITE_ROW);
+    } while (code == SQLITE_ROW);
     query_end(query);
     return code == SQLITE_DONE ? SQLITE_OK : code;
 }
@@ -127,10 +131,12 @@ int sql_begin(const struct sql *sql)
 
 int sql_end(const struct sql *sql, int code)
 {
-    if (code == SQLITE_OK)
+    if (code == SQLITE_OK) {
         code = run_plain(sql, STATEMENT_COMMIT);
+    }
     /* Some errors have rolled back already. */
-    if (code != SQLITE_OK && !sqlite3_get_autocommit(sql->db))
+    if (code != SQLITE_OK && !sqlite3_get_autocommit(sql->db)) {
         run_plain(sql, STATEMENT_ROLLBACK);
+    }
     return code;
 }

@@ -88,15 +88,16 @@ static void set_off(struct store *store, const char *event)
     atomic_store_explicit(&store->off, true, memory_order_release);
 }
 
-static bool is_off(const struct store *store)
+static bool store_is_off(const struct store *store)
 {
     return atomic_load_explicit(&store->off, memory_order_acquire);
 }
 
 const char *store_path(const struct store *store, const char **ret_reason)
 {
-    if (!is_off(store))
+    if (!store_is_off(store)) {
         return store->db.path;
+    }
     *ret_reason = store->reason;
     return NULL;
 }
@@ -124,8 +125,9 @@ static uint64_t free_all(struct store_batch *batches)
 static uint64_t count_records(const struct store_batch *batches)
 {
     uint64_t records = 0;
-    for (; batches; batches = batches->next)
+    for (; batches; batches = batches->next) {
         records += batches->records;
+    }
     return records;
 }
 
@@ -139,29 +141,32 @@ static void on_full(void *data, struct layer_track which)
     if (store->full_count == store->full_capacity) {
         size_t capacity = store->full_capacity ? 2 * store->full_capacity : 64;
         struct layer_track *full = realloc(store->full, capacity * sizeof *full);
-        if (!full)
+        if (!full) {
             return;
+        }
         store->full = full;
         store->full_capacity = capacity;
     }
     store->full[store->full_count++] = which;
 }
 
-static int write_all(struct store *store, const struct store_batch *batches)
+static int store_write_all(struct store *store, const struct store_batch *batches)
 {
     const struct store_writer writer = {&store->db.sql, store_clock_stamp(&store->clock), on_full,
                                         store};
     bool windows = false;
     int code = sql_begin(&store->db.sql);
-    if (code != SQLITE_OK)
+    if (code != SQLITE_OK) {
         return code;
+    }
     crash_point("store_begin");
     for (const struct store_batch *b = batches; b && code == SQLITE_OK; b = b->next) {
         code = write_batch(&writer, b);
         windows = windows || b->precious;
     }
-    if (code == SQLITE_OK)
+    if (code == SQLITE_OK) {
         code = store_clock_note(&store->clock, &store->db.sql, windows);
+    }
     crash_point("store_before_commit");
     code = sql_end(&store->db.sql, code);
     crash_point("store_after_commit");
@@ -173,38 +178,40 @@ static void find_full(struct store *store)
 {
     struct query query = query_begin(&store->db.sql, STATEMENT_EACH_RECENT);
     query_u64(&query, chunk_windows(1));
-    while (query_row(&query) == SQLITE_ROW)
+    while (query_row(&query) == SQLITE_ROW) {
         on_full(store, (struct layer_track){sqlite3_column_int64(query.statement, 0),
                                             sqlite3_column_int64(query.statement, 1)});
+    }
     query_end(&query);
 }
 
 /* After the database has been opened. */
-static void begin(struct store *store)
+static void daemon_store_begin(struct store *store)
 {
     store->full_count = 0;
     find_full(store);
     int code = store_clock_open(&store->clock, &store->db.sql, store->trust_clock);
-    if (code != SQLITE_OK)
+    if (code != SQLITE_OK) {
         log_event(LOG_WARNING, "history_clock_unknown", LOG_STR("reason", sqlite3_errstr(code)));
+    }
     store->size_due = true; /* the bound may have been lowered */
 }
 
 /* Runs that go on save everything anew: COUNT_STORE_REPLACED tells them. */
-static void begin_anew(struct store *store)
+static void store_begin_anew(struct store *store)
 {
     stats_add(store->stats, COUNT_STORE_REPLACED, 1);
-    begin(store);
+    daemon_store_begin(store);
 }
 
 /* A new database in place of a corrupt one. Returns whether there is one. */
-static bool replace(struct store *store)
+static bool store_replace(struct store *store)
 {
     if (db_replace(&store->db, store->reason)) {
         set_off(store, "history_lost");
         return false;
     }
-    begin_anew(store);
+    store_begin_anew(store);
     return true;
 }
 
@@ -215,18 +222,21 @@ static int look_for_file(struct store *store)
 {
     char reason[STORE_REASON_MAX];
     bool is_open = store->db.sql.db;
-    if (is_open && !db_is_gone(&store->db))
+    if (is_open && !db_is_gone(&store->db)) {
         return SQLITE_OK;
-    if (is_open)
+    }
+    if (is_open) {
         log_event(LOG_ERROR, "history_gone", LOG_STR("path", store->db.path),
                   LOG_STR("reason", "the file was removed or replaced; a new one is begun, or the "
                                     "one that is there goes on"));
+    }
     if (db_reopen(&store->db, reason)) {
-        if (is_open)
+        if (is_open) {
             log_event(LOG_ERROR, "history_not_begun", LOG_STR("reason", reason));
+        }
         return SQLITE_CANTOPEN;
     }
-    begin_anew(store);
+    store_begin_anew(store);
     return SQLITE_OK;
 }
 
@@ -234,20 +244,22 @@ static void count_written(struct store *store, uint64_t records)
 {
     stats_add(store->stats, COUNT_STORED, records);
     store->size_due = true;
-    if (store->trouble == SQLITE_OK)
+    if (store->trouble == SQLITE_OK) {
         return;
+    }
     log_event(LOG_WARNING, "history_recovered", LOG_NUM("dropped", store->trouble_dropped));
     store->trouble = SQLITE_OK;
     store->trouble_dropped = 0;
 }
 
-static void count_dropped(struct store *store, uint64_t records, uint64_t bytes, int code)
+static void store_count_dropped(struct store *store, uint64_t records, uint64_t bytes, int code)
 {
     stats_add(store->stats, COUNT_STORE_DROPPED, records);
     store->trouble_dropped += records;
-    if (store->trouble == SQLITE_OK)
+    if (store->trouble == SQLITE_OK) {
         log_event(LOG_ERROR, "history_trouble", LOG_STR("path", store->db.path),
                   LOG_STR("reason", sqlite3_errstr(code)), LOG_NUM("code", (uint64_t)code));
+    }
     store->trouble = code;
     store->trouble_bytes = bytes < ROOM_BYTES_MAX ? bytes : ROOM_BYTES_MAX;
     store->room_next_ns = clock_monotonic_ns() + ROOM_EVERY_NS;
@@ -258,14 +270,17 @@ static int commit(struct store *store, const struct store_batch *batches)
 {
     bool believed = store_clock_is_believed(&store->clock);
     int code = look_for_file(store);
-    if (code != SQLITE_OK)
+    if (code != SQLITE_OK) {
         return code;
+    }
     code = db_mark(&store->db);
-    if (code == SQLITE_OK)
-        code = write_all(store, batches);
+    if (code == SQLITE_OK) {
+        code = store_write_all(store, batches);
+    }
     store->age_due = store->age_due || (!believed && store_clock_is_believed(&store->clock));
-    if (code != store->trouble && db_is_corrupt(&store->db, code) && replace(store))
-        code = write_all(store, batches);
+    if (code != store->trouble && db_is_corrupt(&store->db, code) && store_replace(store)) {
+        code = store_write_all(store, batches);
+    }
     return code;
 }
 
@@ -274,8 +289,9 @@ static int commit(struct store *store, const struct store_batch *batches)
 /* An error of what can wait is left to the next commit to report, unless the file is at fault. */
 static void heed(struct store *store, int code)
 {
-    if (store->db.sql.db && db_is_corrupt(&store->db, code))
-        replace(store);
+    if (store->db.sql.db && db_is_corrupt(&store->db, code)) {
+        store_replace(store);
+    }
 }
 
 static int make_chunk(struct store *store)
@@ -283,13 +299,16 @@ static int make_chunk(struct store *store)
     struct layer_track which = store->full[0];
     struct chunk_made made;
     int code = chunk_make(&store->db.sql, which, &made);
-    if (made.unreadable)
+    if (made.unreadable) {
         log_event(LOG_WARNING, "history_state_unreadable", LOG_NUM("windows", made.unreadable));
+    }
     bool thinned = code == SQLITE_OK && made.windows;
-    while (thinned && code == SQLITE_OK)
+    while (thinned && code == SQLITE_OK) {
         code = chunk_thin(&store->db.sql, which, store->keep_states, &thinned);
-    if (code != SQLITE_OK || !made.more)
+    }
+    if (code != SQLITE_OK || !made.more) {
         memmove(store->full, store->full + 1, --store->full_count * sizeof *store->full);
+    }
     return code;
 }
 
@@ -300,8 +319,9 @@ static int retain(struct store *store, bool *due,
     struct retention_done done;
     int code = step(&store->db.sql, &store->rule, store_clock_stamp(&store->clock), &done);
     *due = code == SQLITE_OK && done.more;
-    if (code == SQLITE_OK)
+    if (code == SQLITE_OK) {
         stats_add(store->stats, COUNT_STORE_REMOVED, done.windows);
+    }
     return code;
 }
 
@@ -319,7 +339,7 @@ static int move_log(struct store *store, uint64_t now)
 
 static bool is_room_due(const struct store *store, uint64_t now)
 {
-    return store->trouble != SQLITE_OK && !is_off(store) && now >= store->room_next_ns;
+    return store->trouble != SQLITE_OK && !store_is_off(store) && now >= store->room_next_ns;
 }
 
 /* The disk was full, or failed: is there room again? Nobody may have anything to write. */
@@ -327,10 +347,12 @@ static int try_room(struct store *store, uint64_t now)
 {
     store->room_next_ns = now + ROOM_EVERY_NS;
     int code = look_for_file(store);
-    if (code == SQLITE_OK)
+    if (code == SQLITE_OK) {
         code = db_try_room(&store->db, (int64_t)store->trouble_bytes);
-    if (code == SQLITE_OK)
+    }
+    if (code == SQLITE_OK) {
         count_written(store, 0);
+    }
     return code;
 }
 
@@ -338,20 +360,21 @@ static int try_room(struct store *store, uint64_t now)
 static bool do_one(struct store *store, uint64_t now)
 {
     int code;
-    if (is_room_due(store, now))
+    if (is_room_due(store, now)) {
         code = try_room(store, now);
-    else if (!store->db.sql.db)
+    } else if (!store->db.sql.db) {
         return false;
-    else if (is_log_due(store, now))
+    } else if (is_log_due(store, now)) {
         code = move_log(store, now);
-    else if (store->full_count > 0)
+    } else if (store->full_count > 0) {
         code = make_chunk(store);
-    else if (store->size_due)
+    } else if (store->size_due) {
         code = retain(store, &store->size_due, retention_by_size);
-    else if (store->age_due)
+    } else if (store->age_due) {
         code = retain(store, &store->age_due, retention_by_age);
-    else
+    } else {
         return false;
+    }
     heed(store, code);
     return true;
 }
@@ -366,8 +389,9 @@ static bool do_rest(struct store *store)
     }
     for (; do_one(store, now); now = clock_monotonic_ns()) {
         pulse_beat(&store->pulse);
-        if (now >= end)
+        if (now >= end) {
             return true;
+        }
     }
     return false;
 }
@@ -377,13 +401,14 @@ static bool do_rest(struct store *store)
 /* Queue locked: whether the batches that wait are to be written. */
 static bool is_commit_due(const struct store *store, uint64_t now)
 {
-    if (!store->queue.first)
+    if (!store->queue.first) {
         return false;
+    }
     return store->stopping || store->queued_bytes >= COMMIT_BYTES ||
            now >= store->queue.first->queued_ns + store->commit_ns;
 }
 
-static void wait_until(struct store *store, uint64_t when_ns)
+static void store_wait_until(struct store *store, uint64_t when_ns)
 {
     const struct timespec when = {.tv_sec = (time_t)(when_ns / 1000000000),
                                   .tv_nsec = (long)(when_ns % 1000000000)};
@@ -393,15 +418,18 @@ static void wait_until(struct store *store, uint64_t when_ns)
 /* Queue locked: takes what is due, as much as one transaction should have, or NULL. */
 static struct store_batch *take_due(struct store *store, uint64_t now)
 {
-    if (!is_commit_due(store, now))
+    if (!is_commit_due(store, now)) {
         return NULL;
+    }
     struct store_batch *taken = store->queue.first, *end = taken;
     uint64_t bytes = end->bytes;
-    for (; end->next && bytes < COMMIT_BYTES; bytes += end->bytes)
+    for (; end->next && bytes < COMMIT_BYTES; bytes += end->bytes) {
         end = end->next;
+    }
     store->queue.first = end->next;
-    if (!end->next)
+    if (!end->next) {
         store->queue.last = &store->queue.first;
+    }
     end->next = NULL;
     store->queued_bytes -= bytes;
     return taken;
@@ -409,26 +437,28 @@ static struct store_batch *take_due(struct store *store, uint64_t now)
 
 /* The database locked: commits, frees and counts, in this order, so that who sees the count finds
  * room in the queue. */
-static void finish(struct store *store, struct store_batch *taken)
+static void store_finish(struct store *store, struct store_batch *taken)
 {
     uint64_t records = count_records(taken);
-    int code = is_off(store) ? SQLITE_CANTOPEN : commit(store, taken);
+    int code = store_is_off(store) ? SQLITE_CANTOPEN : commit(store, taken);
     uint64_t bytes = free_all(taken);
     pthread_mutex_lock(&store->lock);
     store->held_bytes -= bytes;
     pthread_mutex_unlock(&store->lock);
-    if (code == SQLITE_OK)
+    if (code == SQLITE_OK) {
         count_written(store, records);
-    else
-        count_dropped(store, records, bytes, code);
+    } else {
+        store_count_dropped(store, records, bytes, code);
+    }
 }
 
 /* Returns whether there is more to do than what is queued. */
-static bool work(struct store *store, struct store_batch *taken)
+static bool store_work(struct store *store, struct store_batch *taken)
 {
     pthread_mutex_lock(&store->db_lock);
-    if (taken)
-        finish(store, taken);
+    if (taken) {
+        store_finish(store, taken);
+    }
     bool more = do_rest(store);
     pthread_mutex_unlock(&store->db_lock);
     return more;
@@ -439,10 +469,12 @@ static bool work(struct store *store, struct store_batch *taken)
 static uint64_t next_time(const struct store *store)
 {
     uint64_t next = store->age_next_ns;
-    if (store->db.log_pages > 0 && store->log_next_ns < next)
+    if (store->db.log_pages > 0 && store->log_next_ns < next) {
         next = store->log_next_ns;
-    if (store->trouble != SQLITE_OK && !is_off(store) && store->room_next_ns < next)
+    }
+    if (store->trouble != SQLITE_OK && !store_is_off(store) && store->room_next_ns < next) {
         next = store->room_next_ns;
+    }
     return next;
 }
 
@@ -450,9 +482,10 @@ static uint64_t next_time(const struct store *store)
 static void wait_for_work(struct store *store)
 {
     uint64_t when = next_time(store);
-    if (store->queue.first && store->queue.first->queued_ns + store->commit_ns < when)
+    if (store->queue.first && store->queue.first->queued_ns + store->commit_ns < when) {
         when = store->queue.first->queued_ns + store->commit_ns;
-    wait_until(store, when);
+    }
+    store_wait_until(store, when);
 }
 
 static void *store_main(void *data)
@@ -468,7 +501,7 @@ static void *store_main(void *data)
         if (taken || more || now >= next_time(store)) {
             pthread_mutex_unlock(&store->lock);
             stall_point("store");
-            more = work(store, taken);
+            more = store_work(store, taken);
             pthread_mutex_lock(&store->lock);
         } else {
             wait_for_work(store);
@@ -481,7 +514,7 @@ static void *store_main(void *data)
 /* Start and end */
 
 /* Returns 0 or -1 with a reason. */
-static int start_thread(struct store *store)
+static int store_start_thread(struct store *store)
 {
     sigset_t all, before;
     sigfillset(&all);
@@ -489,20 +522,23 @@ static int start_thread(struct store *store)
     int rc = pthread_create(&store->thread, NULL, store_main, store);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     store->thread_runs = rc == 0;
-    if (rc)
+    if (rc) {
         snprintf(store->reason, sizeof store->reason, "its thread cannot be started: %s",
                  strerror(rc));
+    }
     return rc ? -1 : 0;
 }
 
-static int start(struct store *store, const struct config *config)
+static int store_start(struct store *store, const struct config *config)
 {
-    if (db_open(&store->db, config->history_path.text, store->reason))
+    if (db_open(&store->db, config->history_path.text, store->reason)) {
         return -1;
+    }
     stats_add(store->stats, COUNT_STORE_REPLACED, store->db.corrupt);
-    begin(store);
-    if (!start_thread(store))
+    daemon_store_begin(store);
+    if (!store_start_thread(store)) {
         return 0;
+    }
     db_close(&store->db);
     return -1;
 }
@@ -522,8 +558,9 @@ static void init_locks(struct store *store)
 int store_new(const struct config *config, struct stats *stats, struct store **ret_store)
 {
     struct store *store = calloc(1, sizeof *store);
-    if (!store)
+    if (!store) {
         return ERR_MEMORY;
+    }
     store->commit_ns = config->history_commit;
     store->queue_bytes = config->history_queue;
     store->keep_states = config->history_states;
@@ -537,7 +574,7 @@ int store_new(const struct config *config, struct stats *stats, struct store **r
     if (!config->history_enabled) {
         snprintf(store->reason, sizeof store->reason, "history.enabled is false");
         atomic_store(&store->off, true);
-    } else if (start(store, config)) {
+    } else if (store_start(store, config)) {
         set_off(store, "history_off");
     } else {
         log_event(LOG_INFO, "history_open", LOG_STR("path", store->db.path));
@@ -562,14 +599,16 @@ void store_ask(void *data)
 void store_free(struct store **store_p)
 {
     struct store *store = *store_p;
-    if (!store)
+    if (!store) {
         return;
+    }
     pthread_mutex_lock(&store->lock);
     store->stopping = true;
     pthread_cond_signal(&store->wake);
     pthread_mutex_unlock(&store->lock);
-    if (store->thread_runs)
+    if (store->thread_runs) {
         pthread_join(store->thread, NULL);
+    }
     db_close(&store->db);
     free(store->full);
     pthread_cond_destroy(&store->wake);
@@ -597,8 +636,9 @@ static int each_kept(const struct sql *sql,
         const char *key = (const char *)sqlite3_column_text(row, 2);
         size_t size = (size_t)sqlite3_column_bytes(row, 3);
         bool named = job && job_name_valid(job, strlen(job));
-        if (named && key && run && sqlite3_column_bytes(row, 1) == RUN_BYTES)
+        if (named && key && run && sqlite3_column_bytes(row, 1) == RUN_BYTES) {
             visit(data, job, run, key, value, size);
+        }
     }
     query_end(&query);
     return code == SQLITE_DONE ? SQLITE_OK : code;
@@ -612,13 +652,14 @@ void store_each_kept(struct store *store,
     pthread_mutex_lock(&store->db_lock);
     int code = store->db.sql.db ? each_kept(&store->db.sql, visit, data) : SQLITE_OK;
     pthread_mutex_unlock(&store->db_lock);
-    if (code != SQLITE_OK)
+    if (code != SQLITE_OK) {
         log_event(LOG_ERROR, "history_kept_unreadable", LOG_STR("reason", sqlite3_errstr(code)));
+    }
 }
 
 /* Lock held. Checkpoints give way to what cannot be had again. A batch that alone is too large for
  * the queue, of a run with very many layers, has to be alone. */
-static bool has_room(const struct store *store, const struct store_batch *batch)
+static bool daemon_store_has_room(const struct store *store, const struct store_batch *batch)
 {
     uint64_t limit = batch->precious ? store->queue_bytes : store->queue_bytes / 2;
     return store->held_bytes == 0 || store->held_bytes + batch->bytes <= limit;
@@ -626,7 +667,7 @@ static bool has_room(const struct store *store, const struct store_batch *batch)
 
 /* Lock held. The thread waits for nothing, for its time or for enough to write: it is woken when
  * that changes. */
-static void enqueue(struct store *store, struct store_batch *batch)
+static void store_enqueue(struct store *store, struct store_batch *batch)
 {
     bool was_empty = !store->queue.first, was_enough = store->queued_bytes >= COMMIT_BYTES;
     batch->next = NULL;
@@ -635,25 +676,29 @@ static void enqueue(struct store *store, struct store_batch *batch)
     store->queue.last = &batch->next;
     store->queued_bytes += batch->bytes;
     store->held_bytes += batch->bytes;
-    if (was_empty || (!was_enough && store->queued_bytes >= COMMIT_BYTES))
+    if (was_empty || (!was_enough && store->queued_bytes >= COMMIT_BYTES)) {
         pthread_cond_signal(&store->wake);
+    }
 }
 
 bool store_submit(struct store *store, struct store_batch **batch_p)
 {
     struct store_batch *batch = *batch_p;
     *batch_p = NULL;
-    bool on = !is_off(store);
+    bool on = !store_is_off(store);
     pthread_mutex_lock(&store->lock);
-    bool taken = on && has_room(store, batch);
-    if (taken)
-        enqueue(store, batch);
+    bool taken = on && daemon_store_has_room(store, batch);
+    if (taken) {
+        store_enqueue(store, batch);
+    }
     pthread_mutex_unlock(&store->lock);
-    if (taken)
+    if (taken) {
         return true;
+    }
     stats_add(store->stats, COUNT_STORE_DROPPED, batch->records);
-    if (on && log_is_round(store->refused++))
+    if (on && log_is_round(store->refused++)) {
         log_event(LOG_WARNING, "history_queue_full", LOG_NUM("refused", store->refused));
+    }
     batch_free(&batch);
     return false;
 }
@@ -661,9 +706,9 @@ bool store_submit(struct store *store, struct store_batch **batch_p)
 bool store_has_room(struct store *store, size_t bytes)
 {
     struct store_batch checkpoint = {.bytes = bytes};
-    bool on = !is_off(store);
+    bool on = !store_is_off(store);
     pthread_mutex_lock(&store->lock);
-    bool room = on && has_room(store, &checkpoint);
+    bool room = on && daemon_store_has_room(store, &checkpoint);
     pthread_mutex_unlock(&store->lock);
     return room;
 }

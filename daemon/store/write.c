@@ -8,8 +8,8 @@
 
 /* What is found, or made when it is not there */
 
-static int find_run(const struct store_writer *writer, const struct store_run *run,
-                    int64_t *ret_run_id)
+static int store_write_find_run(const struct store_writer *writer, const struct store_run *run,
+                                int64_t *ret_run_id)
 {
     struct query query = query_begin(writer->sql, STATEMENT_PUT_RUN);
     query_text(&query, run->job);
@@ -24,14 +24,16 @@ static int find_run(const struct store_writer *writer, const struct store_run *r
 }
 
 /* Gets, and if there is none puts: both statements have the same parameters, all numbers. */
-static int find(const struct store_writer *writer, enum statement get, enum statement put,
-                const uint64_t *parameters, int count, int64_t *ret_id)
+static int store_write_find(const struct store_writer *writer, enum statement get,
+                            enum statement put, const uint64_t *parameters, int count,
+                            int64_t *ret_id)
 {
     int code = SQLITE_DONE;
     for (int attempt = 0; attempt < 2 && code == SQLITE_DONE; attempt++) {
         struct query query = query_begin(writer->sql, attempt ? put : get);
-        for (int i = 0; i < count; i++)
+        for (int i = 0; i < count; i++) {
             query_u64(&query, parameters[i]);
+        }
         code = query_number(&query, ret_id);
     }
     return code;
@@ -44,17 +46,19 @@ static int find_both(const struct store_writer *writer, int64_t run_id, struct l
 {
     const uint64_t layer[] = {(uint64_t)run_id, id.stack, id.layer, id.site, heads};
     const uint64_t track[] = {window->unit, window->length, window->every};
-    int code =
-        find(writer, STATEMENT_GET_LAYER, STATEMENT_PUT_LAYER, layer, 5, &ret_which->layer_id);
-    if (code != SQLITE_OK)
+    int code = store_write_find(writer, STATEMENT_GET_LAYER, STATEMENT_PUT_LAYER, layer, 5,
+                                &ret_which->layer_id);
+    if (code != SQLITE_OK) {
         return code;
-    return find(writer, STATEMENT_GET_TRACK, STATEMENT_PUT_TRACK, track, 3, &ret_which->track_id);
+    }
+    return store_write_find(writer, STATEMENT_GET_TRACK, STATEMENT_PUT_TRACK, track, 3,
+                            &ret_which->track_id);
 }
 
 /* Windows */
 
-static int put_window(const struct store_writer *writer, struct layer_track which,
-                      const struct store_window *window, int64_t *ret_window_id)
+static int store_write_put_window(const struct store_writer *writer, struct layer_track which,
+                                  const struct store_window *window, int64_t *ret_window_id)
 {
     struct query query = query_begin(writer->sql, STATEMENT_PUT_WINDOW);
     query_i64(&query, which.layer_id);
@@ -72,8 +76,8 @@ static int put_window(const struct store_writer *writer, struct layer_track whic
     return query_number(&query, ret_window_id);
 }
 
-static int put_state(const struct store_writer *writer, int64_t window_id,
-                     const struct store_window *window)
+static int store_write_put_state(const struct store_writer *writer, int64_t window_id,
+                                 const struct store_window *window)
 {
     bool any = window->state_size > 0;
     struct query query = query_begin(writer->sql, any ? STATEMENT_PUT_STATE : STATEMENT_DROP_STATE);
@@ -94,8 +98,9 @@ static int tell_full(const struct store_writer *writer, struct layer_track which
     query_i64(&query, which.track_id);
     query_i64(&query, 4 * wanted);
     int code = query_number(&query, &count);
-    if (code == SQLITE_OK && count >= wanted && count % wanted == 0)
+    if (code == SQLITE_OK && count >= wanted && count % wanted == 0) {
         writer->full(writer->data, which);
+    }
     return code;
 }
 
@@ -105,19 +110,22 @@ static int write_window(const struct store_writer *writer, int64_t run_id,
     struct layer_track which;
     int64_t window_id;
     int code = find_both(writer, run_id, window->layer, window->heads, &window->window, &which);
-    if (code == SQLITE_OK)
-        code = put_window(writer, which, window, &window_id);
-    if (code == SQLITE_OK)
-        code = put_state(writer, window_id, window);
-    if (code == SQLITE_OK && window->final)
+    if (code == SQLITE_OK) {
+        code = store_write_put_window(writer, which, window, &window_id);
+    }
+    if (code == SQLITE_OK) {
+        code = store_write_put_state(writer, window_id, window);
+    }
+    if (code == SQLITE_OK && window->final) {
         code = tell_full(writer, which, window->heads);
+    }
     return code;
 }
 
 /* Maps */
 
-static int put_map(const struct store_writer *writer, struct layer_track which,
-                   const struct store_map *map, const void *data, size_t size)
+static int store_write_put_map(const struct store_writer *writer, struct layer_track which,
+                               const struct store_map *map, const void *data, size_t size)
 {
     struct query query = query_begin(writer->sql, STATEMENT_PUT_MAP);
     query_i64(&query, which.layer_id);
@@ -142,15 +150,16 @@ static int pack_map(const struct store_writer *writer, struct layer_track which,
 {
     size_t values = (size_t)map->rows * map->columns, size = 2 * values;
     uint8_t *raw = malloc(2 * size + 1), *packed = raw + size;
-    if (!raw)
+    if (!raw) {
         return SQLITE_NOMEM;
+    }
     for (size_t i = 0; i < values; i++) {
         raw[2 * i] = (uint8_t)map->values[i];
         raw[2 * i + 1] = (uint8_t)(map->values[i] >> 8);
     }
     size_t shorter = blob_deflate(raw, size, packed);
-    int code = shorter ? put_map(writer, which, map, packed, shorter)
-                       : put_map(writer, which, map, raw, size);
+    int code = shorter ? store_write_put_map(writer, which, map, packed, shorter)
+                       : store_write_put_map(writer, which, map, raw, size);
     free(raw);
     return code;
 }
@@ -177,11 +186,13 @@ static int write_alert(const struct store_writer *writer, int64_t run_id,
     query_u64(&query, alert->severity);
     query_u64(&query, alert->state);
     query_text(&query, alert->metric);
-    for (int i = 0; i < 3; i++)
-        if (alert->has_layer)
+    for (int i = 0; i < 3; i++) {
+        if (alert->has_layer) {
             query_u64(&query, layer[i]);
-        else
+        } else {
             query_null(&query);
+        }
+    }
     query_i64(&query, alert->head);
     query_f64(&query, alert->value);
     query_f64(&query, alert->bound);
@@ -200,8 +211,9 @@ static int write_kept(const struct store_writer *writer, int64_t run_id,
     struct query query = query_begin(writer->sql, keep ? STATEMENT_KEEP : STATEMENT_FORGET);
     query_i64(&query, run_id);
     query_text(&query, kept->key);
-    if (keep)
+    if (keep) {
         query_blob(&query, kept->value, kept->size);
+    }
     return query_run(&query);
 }
 
@@ -225,8 +237,9 @@ static int write_record(const struct store_writer *writer, int64_t run_id,
 int write_batch(const struct store_writer *writer, const struct store_batch *batch)
 {
     int64_t run_id;
-    int code = find_run(writer, &batch->run, &run_id);
-    for (const struct record *r = batch->first; r && code == SQLITE_OK; r = r->next)
+    int code = store_write_find_run(writer, &batch->run, &run_id);
+    for (const struct record *r = batch->first; r && code == SQLITE_OK; r = r->next) {
         code = write_record(writer, run_id, r);
+    }
     return code;
 }

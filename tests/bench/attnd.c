@@ -33,10 +33,12 @@ static int attnd_remove(const char *path, const struct stat *status, int type, s
 
 static void attnd_clean(void)
 {
-    if (getpid() != owner)
+    if (getpid() != owner) {
         return; /* a child of the bench */
-    if (running > 0 && kill(running, SIGKILL) == 0)
+    }
+    if (running > 0 && kill(running, SIGKILL) == 0) {
         waitpid(running, NULL, 0);
+    }
     nftw(root, attnd_remove, 16, FTW_DEPTH | FTW_PHYS);
 }
 
@@ -45,11 +47,13 @@ const char *attnd_directory(void)
     if (!*root) {
         const char *parent = getenv("TMPDIR");
         /* Names of ipc sockets are short. */
-        if (!parent || strlen(parent) > 24)
+        if (!parent || strlen(parent) > 24) {
             parent = "/tmp";
+        }
         snprintf(root, sizeof root, "%s/attnd-bench-XXXXXX", parent);
-        if (!mkdtemp(root))
+        if (!mkdtemp(root)) {
             load_die("a temporary directory");
+        }
         owner = getpid();
         atexit(attnd_clean);
     }
@@ -89,8 +93,9 @@ void *attnd_open_control(void *zmq, const char *endpoint)
     load_set(socket, ZMQ_LINGER, 0);
     load_set(socket, ZMQ_SNDTIMEO, LOAD_PATIENCE_MS);
     load_set(socket, ZMQ_RCVTIMEO, LOAD_PATIENCE_MS);
-    if (zmq_connect(socket, endpoint) != 0)
+    if (zmq_connect(socket, endpoint) != 0) {
         load_die("connect");
+    }
     return socket;
 }
 
@@ -100,8 +105,9 @@ static uint64_t attnd_read_processed(void *control)
     zmq_msg_t reply;
     struct mpk_doc doc;
     zmq_msg_init(&reply);
-    if (zmq_msg_recv(&reply, control, 0) < 0)
+    if (zmq_msg_recv(&reply, control, 0) < 0) {
         load_die("attnd does not answer");
+    }
     if (mpk_parse(zmq_msg_data(&reply), zmq_msg_size(&reply), &mpk_header_limits, &doc) == 0) {
         const msgpack_object *stats = &doc.root->via.array.ptr[3];
         const msgpack_object *dropped = mpk_find(stats, "dropped");
@@ -129,15 +135,17 @@ static void attnd_wait_answer(struct attnd *attnd)
 {
     double end = load_seconds() + 1e-3 * LOAD_PATIENCE_MS;
     zmq_pollitem_t item = {.socket = attnd->control, .events = ZMQ_POLLIN};
-    if (zmq_send(attnd->control, stats_request, sizeof stats_request, 0) < 0)
+    if (zmq_send(attnd->control, stats_request, sizeof stats_request, 0) < 0) {
         load_die("attnd cannot be asked");
+    }
     while (zmq_poll(&item, 1, 20) == 0) {
         if (waitpid(attnd->pid, NULL, WNOHANG) != 0) {
             running = 0;
             exit(1);
         }
-        if (load_seconds() > end)
+        if (load_seconds() > end) {
             load_die("attnd does not answer");
+        }
     }
     attnd_read_processed(attnd->control);
 }
@@ -147,11 +155,13 @@ void attnd_start(struct attnd *attnd, void *zmq, const char *program, char **set
     static int started;
     char endpoint[128];
     snprintf(attnd->directory, sizeof attnd->directory, "%s/%d", attnd_directory(), started++);
-    if (mkdir(attnd->directory, 0700) != 0)
+    if (mkdir(attnd->directory, 0700) != 0) {
         load_die(attnd->directory);
+    }
     attnd->pid = fork();
-    if (attnd->pid == 0)
+    if (attnd->pid == 0) {
         attnd_exec(attnd, program, settings, count);
+    }
     running = attnd->pid;
     attnd_endpoint(attnd, "control", endpoint);
     attnd->control = attnd_open_control(zmq, endpoint);
@@ -176,8 +186,9 @@ void attnd_stop(struct attnd *attnd)
 
 uint64_t attnd_processed(void *control)
 {
-    if (zmq_send(control, stats_request, sizeof stats_request, 0) < 0)
+    if (zmq_send(control, stats_request, sizeof stats_request, 0) < 0) {
         load_die("attnd cannot be asked");
+    }
     return attnd_read_processed(control);
 }
 
@@ -188,10 +199,12 @@ static void attnd_wait(const struct load *load, void *control, uint64_t ahead, u
     for (;;) {
         uint64_t before = *processed;
         *processed = attnd_processed(control);
-        if (load->sent <= *processed + ahead)
+        if (load->sent <= *processed + ahead) {
             return;
-        if (*processed != before)
+        }
+        if (*processed != before) {
             end = load_seconds() + 1e-3 * LOAD_PATIENCE_MS;
+        }
         if (load_seconds() > end) {
             fprintf(stderr, "bench: attnd processed %llu of %llu messages\n",
                     (unsigned long long)*processed, (unsigned long long)load->sent);
@@ -204,8 +217,9 @@ static void attnd_wait(const struct load *load, void *control, uint64_t ahead, u
 void attnd_pace(const struct load *load, void *control, uint64_t *processed)
 {
     uint64_t ahead = AHEAD_BYTES / load_bytes(load) + 2;
-    if (load->sent >= *processed + ahead)
+    if (load->sent >= *processed + ahead) {
         attnd_wait(load, control, ahead - ahead / 4, processed);
+    }
 }
 
 void attnd_settle(const struct load *load, void *control)

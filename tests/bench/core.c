@@ -30,22 +30,22 @@
 
 static const char *const dtype_text[] = {"f32", "f16", "bf16", "f64"};
 
-static double now(clockid_t clock)
+static double core_now(clockid_t clock)
 {
     struct timespec t;
     clock_gettime(clock, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static int by_value(const void *a, const void *b)
+static int core_by_value(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
-static double median(double *x, size_t n)
+static double core_median(double *x, size_t n)
 {
-    qsort(x, n, sizeof *x, by_value);
+    qsort(x, n, sizeof *x, core_by_value);
     return n % 2 == 1 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
 }
 
@@ -61,7 +61,7 @@ static uint16_t half_of(enum dtype dtype, float x)
 }
 
 /* A softmax of normal logits, of standard deviation 1 to 3 by head. */
-static void fill(const struct attention *a, unsigned char *at)
+static void core_fill(const struct attention *a, unsigned char *at)
 {
     uint64_t state = 88172645463325252u;
     float *row = malloc(a->keys * sizeof *row);
@@ -95,7 +95,7 @@ static void fill(const struct attention *a, unsigned char *at)
 }
 
 /* The reads: sixteen sums of 8 bytes each, which the compiler makes vectors of. */
-static uint64_t read_all(const unsigned char *p, size_t bytes)
+static uint64_t core_read_all(const unsigned char *p, size_t bytes)
 {
     uint64_t sum[16] = {0}, x[16], total = 0;
     for (size_t at = 0; at + sizeof x <= bytes; at += sizeof x) {
@@ -123,13 +123,13 @@ struct part {
     int rc;
 };
 
-static void run_once(struct part *p, struct scratch *scratch)
+static void core_run_once(struct part *p, struct scratch *scratch)
 {
     const struct attention *a = p->a;
     if (p->reading && !p->map) {
         size_t row = (size_t)a->batch * a->heads * a->keys * dtype_size(a->dtype);
-        p->sum +=
-            read_all((const unsigned char *)a->weights + p->begin * row, (p->end - p->begin) * row);
+        p->sum += core_read_all((const unsigned char *)a->weights + p->begin * row,
+                                (p->end - p->begin) * row);
         return;
     }
     struct block_plan plan = {.maps = true, .local_window = 8};
@@ -153,17 +153,17 @@ static void run_once(struct part *p, struct scratch *scratch)
     }
 }
 
-static void run_part(struct part *p, struct scratch *scratch)
+static void core_run_part(struct part *p, struct scratch *scratch)
 {
     for (unsigned k = 0; k < p->passes; k++) {
-        run_once(p, scratch);
+        core_run_once(p, scratch);
     }
 }
 
 static void run_on_worker(struct pool_job *job, struct scratch *scratch)
 {
     struct part *p = (struct part *)job;
-    run_part(p, scratch);
+    core_run_part(p, scratch);
     sem_post(p->done);
 }
 
@@ -171,23 +171,23 @@ static void run_on_worker(struct pool_job *job, struct scratch *scratch)
 static double timed(struct part *parts, unsigned threads, struct pool *pool, bool reading,
                     clockid_t clock)
 {
-    double start = now(clock);
+    double start = core_now(clock);
     for (unsigned t = 0; t < threads; t++) {
         parts[t].reading = reading;
         if (t > 0 && pool_submit(pool, &parts[t].job, 1) != 0) {
             exit(1);
         }
     }
-    run_part(&parts[0], &parts[0].scratch);
+    core_run_part(&parts[0], &parts[0].scratch);
     for (unsigned t = 1; t < threads; t++) {
         sem_wait(parts[0].done);
     }
-    return (now(clock) - start) / parts[0].passes;
+    return (core_now(clock) - start) / parts[0].passes;
 }
 
 /* Returns the median time. */
-static double bench(const struct attention *a, enum isa isa, unsigned threads, unsigned pairs,
-                    double one_thread, clockid_t clock, bool map)
+static double core_bench(const struct attention *a, enum isa isa, unsigned threads, unsigned pairs,
+                         double one_thread, clockid_t clock, bool map)
 {
     struct part parts[THREADS_MAX] = {0};
     double ratio[64], kernels[64], reads[64];
@@ -218,13 +218,13 @@ static double bench(const struct attention *a, enum isa isa, unsigned threads, u
     }
     double rows = (double)a->batch * a->heads * a->queries;
     double bytes = rows * a->keys * (double)dtype_size(a->dtype);
-    double time = median(kernels, pairs);
+    double time = core_median(kernels, pairs);
     printf(
         "{\"bench\":\"core\",\"shape\":[%u,%u,%u,%u],\"dtype\":\"%s\",\"causal\":%s,\"isa\":\"%s\","
         "\"threads\":%u,\"gb_s\":%.2f,\"read_gb_s\":%.2f,\"ratio\":%.3f,\"rows_s\":%.0f",
         a->batch, a->heads, a->queries, a->keys, dtype_text[a->dtype], a->causal ? "true" : "false",
-        isa_name[isa], threads, bytes / time * 1e-9, bytes / median(reads, pairs) * 1e-9,
-        median(ratio, pairs), rows / time);
+        isa_name[isa], threads, bytes / time * 1e-9, bytes / core_median(reads, pairs) * 1e-9,
+        core_median(ratio, pairs), rows / time);
     if (one_thread > 0) {
         printf(",\"speedup\":%.2f", one_thread / time);
     }
@@ -236,12 +236,12 @@ static double bench(const struct attention *a, enum isa isa, unsigned threads, u
     return time;
 }
 
-static void bench_shape(const uint32_t shape[4], bool causal, enum isa isa, unsigned pairs,
-                        clockid_t clock, const char *only, bool map)
+static void core_bench_shape(const uint32_t shape[4], bool causal, enum isa isa, unsigned pairs,
+                             clockid_t clock, const char *only, bool map)
 {
     static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
     for (size_t d = 0; d < sizeof dtypes / sizeof dtypes[0]; d++) {
-        if (only != NULL && strcmp(only, dtype_text[dtypes[d]]) != 0) {
+        if (only && strcmp(only, dtype_text[dtypes[d]]) != 0) {
             continue;
         }
         struct attention a = {.dtype = dtypes[d],
@@ -253,14 +253,14 @@ static void bench_shape(const uint32_t shape[4], bool causal, enum isa isa, unsi
                               .causal = causal};
         size_t bytes = (size_t)a.batch * a.heads * a.queries * a.keys * dtype_size(a.dtype);
         unsigned char *weights = aligned_alloc(4096, (bytes + 4095) & ~(size_t)4095);
-        if (weights == NULL) {
+        if (!weights) {
             exit(1);
         }
-        fill(&a, weights);
+        core_fill(&a, weights);
         a.weights = weights;
-        double one = bench(&a, isa, 1, pairs, 0, clock, map);
+        double one = core_bench(&a, isa, 1, pairs, 0, clock, map);
         if (clock == CLOCK_MONOTONIC) {
-            bench(&a, isa, 2, pairs, one, clock, map);
+            core_bench(&a, isa, 2, pairs, one, clock, map);
         }
         free(weights);
     }
@@ -310,7 +310,7 @@ int main(int argc, char **argv)
         return 2;
     }
     for (unsigned k = 0; k < (shapes > 0 ? shapes : 2); k++) {
-        bench_shape(shape[k], causal, isa, pairs, clock, only, map);
+        core_bench_shape(shape[k], causal, isa, pairs, clock, only, map);
     }
     return 0;
 }

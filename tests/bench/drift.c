@@ -16,45 +16,47 @@
 #define WINDOWS 25
 #define BUCKETS 48 /* window.buckets */
 
-static double now(void)
+static double drift_now(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static int by_value(const void *a, const void *b)
+static int drift_by_value(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
-static double median(double *x, size_t n)
+static double drift_median(double *x, size_t n)
 {
-    qsort(x, n, sizeof *x, by_value);
+    qsort(x, n, sizeof *x, drift_by_value);
     return x[n / 2];
 }
 
-static struct layer_state *state_of(uint64_t seed)
+static struct layer_state *drift_state_of(uint64_t seed)
 {
     struct measured_options options = {
         .batch = 1, .heads = HEADS, .size = 512, .sharpness = 3, .seed = seed};
     struct measured_message *message = measured_message_new(&options, seed);
     struct layer_state *state = layer_state_new(HEADS, BUCKETS);
     if (!message || !state ||
-        layer_state_add(state, &message->message, measure_result(message->measure)) != 0)
+        layer_state_add(state, &message->message, measure_result(message->measure)) != 0) {
         exit(1);
+    }
     measured_message_free(&message);
     return state;
 }
 
 static double window(struct drift *drift, uint64_t at)
 {
-    struct layer_state *state = state_of(at);
-    double start = now();
-    if (drift_window(drift, state, at, true) != 0)
+    struct layer_state *state = drift_state_of(at);
+    double start = drift_now();
+    if (drift_window(drift, state, at, true) != 0) {
         exit(1);
-    double time = now() - start;
+    }
+    double time = drift_now() - start;
     layer_state_free(&state);
     return time;
 }
@@ -62,8 +64,9 @@ static double window(struct drift *drift, uint64_t at)
 static unsigned metrics_of(const struct drift *drift)
 {
     unsigned metrics = 0;
-    for (int m = 0; m < METRIC_COUNT; m++)
+    for (int m = 0; m < METRIC_COUNT; m++) {
         metrics += drift_result(drift, m) != NULL;
+    }
     return metrics;
 }
 
@@ -73,25 +76,28 @@ int main(void)
     struct drift *drift = drift_new(&rule, HEADS);
     double learning[LEARNED], after[WINDOWS - LEARNED];
     struct mpk_writer writer;
-    if (!drift)
+    if (!drift) {
         return 1;
-    for (unsigned w = 0; w < WINDOWS; w++)
+    }
+    for (unsigned w = 0; w < WINDOWS; w++) {
         *(w < LEARNED ? &learning[w] : &after[w - LEARNED]) = window(drift, w + 1);
+    }
     unsigned metrics = metrics_of(drift);
     uint64_t with = drift_bytes(drift);
     drift_result_clear(drift);
     uint64_t without = drift_bytes(drift);
     mpk_writer_init(&writer);
-    double start = now();
-    if (drift_pack(drift, &writer) != 0)
+    double start = drift_now();
+    if (drift_pack(drift, &writer) != 0) {
         return 1;
-    double packing = now() - start;
+    }
+    double packing = drift_now() - start;
     printf("{\"bench\":\"drift\",\"heads\":%d,\"metrics\":%u,\"bytes_per_head\":%.0f,"
            "\"with_results\":%.0f,\"learn_us\":%.0f,\"compare_us\":%.0f,\"pack_us\":%.0f,"
            "\"packed_bytes_per_head\":%.0f}\n",
            HEADS, metrics, (double)without / HEADS, (double)with / HEADS,
-           1e6 * median(learning, LEARNED), 1e6 * median(after, WINDOWS - LEARNED), 1e6 * packing,
-           (double)writer.buffer.size / HEADS);
+           1e6 * drift_median(learning, LEARNED), 1e6 * drift_median(after, WINDOWS - LEARNED),
+           1e6 * packing, (double)writer.buffer.size / HEADS);
     mpk_writer_clear(&writer);
     drift_free(&drift);
     return 0;

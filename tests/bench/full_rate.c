@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <zmq.h>
 
-static uint32_t number(int argc, char **argv, int i, uint32_t fallback)
+static uint32_t full_rate_number(int argc, char **argv, int i, uint32_t fallback)
 {
     return argc > i ? (uint32_t)strtoul(argv[i], NULL, 10) : fallback;
 }
@@ -17,12 +17,13 @@ static uint32_t number(int argc, char **argv, int i, uint32_t fallback)
 int main(int argc, char **argv)
 {
     struct load load;
-    uint32_t layers = number(argc, argv, 6, 12);
+    uint32_t layers = full_rate_number(argc, argv, 6, 12);
     if (argc < 4 || layers == 0) {
         fputs("usage: full_rate INGEST CONTROL SECONDS [HEADS LENGTH LAYERS]\n", stderr);
         return 2;
     }
-    load_init(&load, "bench", number(argc, argv, 4, 12), number(argc, argv, 5, 512), layers);
+    load_init(&load, "bench", full_rate_number(argc, argv, 4, 12),
+              full_rate_number(argc, argv, 5, 512), layers);
     void *zmq = zmq_ctx_new();
     void *socket = load_connect(zmq, argv[1]), *control = attnd_open_control(zmq, argv[2]);
     uint64_t processed = 0;

@@ -25,14 +25,14 @@
 /* Windows submitted and not committed. */
 #define AHEAD_MAX 256
 
-static double now(void)
+static double history_now(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-static void must(bool well, const char *what)
+static void history_must(bool well, const char *what)
 {
     if (!well) {
         fprintf(stderr, "history: %s\n", what);
@@ -45,24 +45,26 @@ struct variant {
     uint64_t values; /* head-metric values with a number */
 };
 
-static void prepare(struct variant *variant, uint32_t heads, uint64_t seed)
+static void history_prepare(struct variant *variant, uint32_t heads, uint64_t seed)
 {
     struct layer_state *state = layer_state_new(heads, BUCKETS);
-    must(state, "out of memory");
+    history_must(state, "out of memory");
     for (uint64_t i = 0; i < MESSAGES; i++) {
         struct measured_options options = {
             .batch = 2, .heads = heads, .size = 32, .sharpness = 1.0, .seed = seed * MESSAGES + i};
         struct measured_message *message = measured_message_new(&options, i + 1);
-        must(message, "out of memory");
+        history_must(message, "out of memory");
         const struct measured *measured = measure_result(message->measure);
-        must(!layer_state_add(state, &message->message, measured), "out of memory");
+        history_must(!layer_state_add(state, &message->message, measured), "out of memory");
         measured_message_free(&message);
     }
-    for (int m = 0; m < METRIC_COUNT; m++)
-        for (uint32_t h = 0; h < heads; h++)
+    for (int m = 0; m < METRIC_COUNT; m++) {
+        for (uint32_t h = 0; h < heads; h++) {
             variant->values += layer_state_moments(state, m, h).n > 0;
+        }
+    }
     mpk_writer_init(&variant->packed);
-    must(!layer_state_pack(state, &variant->packed), "out of memory");
+    history_must(!layer_state_pack(state, &variant->packed), "out of memory");
     layer_state_free(&state);
 }
 
@@ -79,30 +81,30 @@ struct bench {
     double longest;
 };
 
-static void open_store(struct bench *bench, uint64_t states, uint64_t max_mib)
+static void history_open_store(struct bench *bench, uint64_t states, uint64_t max_mib)
 {
     const char *root = getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp";
     char error[CONFIG_ERROR_MAX];
     const char *reason = "";
     struct config config;
     snprintf(bench->directory, sizeof bench->directory, "%s/attnd-history-XXXXXX", root);
-    must(mkdtemp(bench->directory), "no temporary directory");
+    history_must(mkdtemp(bench->directory), "no temporary directory");
     snprintf(bench->path, sizeof bench->path, "%s/history.db", bench->directory);
     config_defaults(&config);
     snprintf(config.history_path.text, sizeof config.history_path.text, "%s", bench->path);
     config.history_states = states;
     config.history_max_size = max_mib << 20;
-    must(!config_check(&config, error), error);
-    must(!store_new(&config, &bench->stats, &bench->store), "out of memory");
-    must(store_path(bench->store, &reason), reason);
+    history_must(!config_check(&config, error), error);
+    history_must(!store_new(&config, &bench->stats, &bench->store), "out of memory");
+    history_must(store_path(bench->store, &reason), reason);
 }
 
 /* Notes how long the windows committed since took. */
-static uint64_t see(struct bench *bench)
+static uint64_t history_see(struct bench *bench)
 {
     uint64_t stored = stats_get(&bench->stats, COUNT_STORED);
-    double at = now();
-    must(!stats_get(&bench->stats, COUNT_STORE_DROPPED), "a window could not be stored");
+    double at = history_now();
+    history_must(!stats_get(&bench->stats, COUNT_STORE_DROPPED), "a window could not be stored");
     for (; bench->seen < stored; bench->seen++) {
         double wait = at - bench->submitted_at[bench->seen % AHEAD_MAX];
         bench->longest = wait > bench->longest ? wait : bench->longest;
@@ -110,7 +112,7 @@ static uint64_t see(struct bench *bench)
     return bench->submitted - stored;
 }
 
-static uint64_t submit(struct bench *bench, uint64_t number, uint32_t layer)
+static uint64_t history_submit(struct bench *bench, uint64_t number, uint32_t layer)
 {
     static const uint8_t run_id[RUN_BYTES] = {1, 2, 3};
     const struct variant *variant = &bench->variant[(number + layer) % VARIANTS];
@@ -129,21 +131,22 @@ static uint64_t submit(struct bench *bench, uint64_t number, uint32_t layer)
         .state_size = variant->packed.buffer.size,
     };
     struct store_batch *batch = batch_new(&run);
-    must(batch && !batch_window(batch, &window), "out of memory");
-    while (see(bench) >= AHEAD_MAX)
+    history_must(batch && !batch_window(batch, &window), "out of memory");
+    while (history_see(bench) >= AHEAD_MAX) {
         usleep(1000);
-    bench->submitted_at[bench->submitted++ % AHEAD_MAX] = now();
-    must(store_submit(bench->store, &batch), "a batch was refused");
+    }
+    bench->submitted_at[bench->submitted++ % AHEAD_MAX] = history_now();
+    history_must(store_submit(bench->store, &batch), "a batch was refused");
     return variant->values;
 }
 
-static uint64_t file_bytes(const struct bench *bench)
+static uint64_t history_file_bytes(const struct bench *bench)
 {
     struct stat file;
     return stat(bench->path, &file) ? 0 : (uint64_t)file.st_size;
 }
 
-static void remove_all(const struct bench *bench)
+static void history_remove_all(const struct bench *bench)
 {
     const char *const suffixes[] = {"", "-wal", "-shm", ".lock"};
     char path[160];
@@ -157,26 +160,29 @@ static void remove_all(const struct bench *bench)
 static void write_windows(struct bench *bench)
 {
     uint64_t values = 0;
-    double begin = now();
-    for (uint32_t w = 0; w < bench->windows; w++)
-        for (uint32_t l = 0; l < bench->layers; l++)
-            values += submit(bench, w, l);
-    while (see(bench) > 0)
+    double begin = history_now();
+    for (uint32_t w = 0; w < bench->windows; w++) {
+        for (uint32_t l = 0; l < bench->layers; l++) {
+            values += history_submit(bench, w, l);
+        }
+    }
+    while (history_see(bench) > 0) {
         usleep(1000);
-    double committed = now() - begin;
+    }
+    double committed = history_now() - begin;
     store_free(&bench->store);
-    double closed = now() - begin;
+    double closed = history_now() - begin;
     printf("{\"bench\": \"history_write\", \"layers\": %u, \"heads\": %u, \"windows\": %u, "
            "\"values\": %llu, \"values_per_s\": %.0f, \"seconds\": %.2f, \"seconds_closed\": %.2f, "
            "\"longest_commit_s\": %.3f, \"state_bytes\": %zu, \"file_bytes_per_value\": %.1f, "
            "\"removed\": %llu}\n",
            bench->layers, bench->heads, bench->windows, (unsigned long long)values,
            (double)values / closed, committed, closed, bench->longest,
-           bench->variant[0].packed.buffer.size, (double)file_bytes(bench) / (double)values,
+           bench->variant[0].packed.buffer.size, (double)history_file_bytes(bench) / (double)values,
            (unsigned long long)stats_get(&bench->stats, COUNT_STORE_REMOVED));
 }
 
-static uint32_t number(int argc, char **argv, int at, uint32_t otherwise)
+static uint32_t bench_history_number(int argc, char **argv, int at, uint32_t otherwise)
 {
     return argc > at ? (uint32_t)strtoul(argv[at], NULL, 10) : otherwise;
 }
@@ -184,15 +190,18 @@ static uint32_t number(int argc, char **argv, int at, uint32_t otherwise)
 int main(int argc, char **argv)
 {
     static struct bench bench;
-    bench.layers = number(argc, argv, 2, 32);
-    bench.heads = number(argc, argv, 3, 32);
-    bench.windows = number(argc, argv, 4, 200);
-    for (uint64_t i = 0; i < VARIANTS; i++)
-        prepare(&bench.variant[i], bench.heads, i);
-    open_store(&bench, number(argc, argv, 5, 1000), number(argc, argv, 6, 4096));
+    bench.layers = bench_history_number(argc, argv, 2, 32);
+    bench.heads = bench_history_number(argc, argv, 3, 32);
+    bench.windows = bench_history_number(argc, argv, 4, 200);
+    for (uint64_t i = 0; i < VARIANTS; i++) {
+        history_prepare(&bench.variant[i], bench.heads, i);
+    }
+    history_open_store(&bench, bench_history_number(argc, argv, 5, 1000),
+                       bench_history_number(argc, argv, 6, 4096));
     write_windows(&bench);
-    remove_all(&bench);
-    for (int i = 0; i < VARIANTS; i++)
+    history_remove_all(&bench);
+    for (int i = 0; i < VARIANTS; i++) {
         mpk_writer_clear(&bench.variant[i].packed);
+    }
     return 0;
 }

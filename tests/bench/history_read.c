@@ -15,14 +15,14 @@
 #include <time.h>
 #include <unistd.h>
 
-static double time_of(clockid_t clock)
+static double history_read_time_of(clockid_t clock)
 {
     struct timespec t;
     clock_gettime(clock, &t);
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-static void must(bool well, const char *what)
+static void history_read_must(bool well, const char *what)
 {
     if (!well) {
         fprintf(stderr, "history_read: %s\n", what);
@@ -46,16 +46,16 @@ struct bench {
 };
 
 /* The state of a few real maps; windows take turns at them. */
-static void pack_state(uint32_t heads, uint64_t number, struct mpk_writer *packed)
+static void history_read_pack_state(uint32_t heads, uint64_t number, struct mpk_writer *packed)
 {
     struct layer_state *state = layer_state_new(heads, 48);
     struct measured_options options = {
         .batch = 1, .heads = heads, .size = 32, .sharpness = 1.0, .seed = number};
     struct measured_message *message = measured_message_new(&options, 1);
-    must(state && message, "out of memory");
-    must(!layer_state_add(state, &message->message, measure_result(message->measure)),
-         "out of memory");
-    must(!layer_state_pack(state, packed), "out of memory");
+    history_read_must(state && message, "out of memory");
+    history_read_must(!layer_state_add(state, &message->message, measure_result(message->measure)),
+                      "out of memory");
+    history_read_must(!layer_state_pack(state, packed), "out of memory");
     measured_message_free(&message);
     layer_state_free(&state);
 }
@@ -63,12 +63,13 @@ static void pack_state(uint32_t heads, uint64_t number, struct mpk_writer *packe
 static void wait_stored(struct bench *bench, uint64_t windows)
 {
     while (stats_get(&bench->stats, COUNT_STORED) < windows) {
-        must(!stats_get(&bench->stats, COUNT_STORE_DROPPED), "a window could not be stored");
+        history_read_must(!stats_get(&bench->stats, COUNT_STORE_DROPPED),
+                          "a window could not be stored");
         usleep(1000);
     }
 }
 
-static void submit(struct bench *bench, uint64_t number)
+static void history_read_submit(struct bench *bench, uint64_t number)
 {
     static const uint8_t run_id[RUN_BYTES] = {1, 2, 3};
     const struct store_run run = {"bench", run_id, JOB_ACTIVE, 1, number, number * 10, number};
@@ -86,9 +87,9 @@ static void submit(struct bench *bench, uint64_t number)
         .state_size = packed->buffer.size,
     };
     struct store_batch *batch = batch_new(&run);
-    must(batch && !batch_window(batch, &window), "out of memory");
+    history_read_must(batch && !batch_window(batch, &window), "out of memory");
     wait_stored(bench, number < 1000 ? 0 : number - 1000);
-    must(store_submit(bench->store, &batch), "a batch was refused");
+    history_read_must(store_submit(bench->store, &batch), "a batch was refused");
 }
 
 static void open_all(struct bench *bench)
@@ -96,32 +97,33 @@ static void open_all(struct bench *bench)
     const char *reason = "";
     char error[CONFIG_ERROR_MAX] = "";
     snprintf(bench->directory, sizeof bench->directory, "/tmp/attnd-read-XXXXXX");
-    must(mkdtemp(bench->directory), "no temporary directory");
+    history_read_must(mkdtemp(bench->directory), "no temporary directory");
     config_defaults(&bench->config);
     snprintf(bench->config.history_path.text, sizeof bench->config.history_path.text,
              "%s/history.db", bench->directory);
-    must(!store_new(&bench->config, &bench->stats, &bench->store), "out of memory");
-    must(store_path(bench->store, &reason), reason);
+    history_read_must(!store_new(&bench->config, &bench->stats, &bench->store), "out of memory");
+    history_read_must(store_path(bench->store, &reason), reason);
     uv_loop_init(&bench->loop);
-    must(!history_new(&bench->loop, &bench->config, store_path(bench->store, &reason),
-                      &bench->history, error),
-         error);
+    history_read_must(!history_new(&bench->loop, &bench->config, store_path(bench->store, &reason),
+                                   &bench->history, error),
+                      error);
 }
 
-static void close_all(struct bench *bench)
+static void history_read_close_all(struct bench *bench)
 {
     char command[128];
     history_close(&bench->history);
     uv_run(&bench->loop, UV_RUN_DEFAULT);
     store_free(&bench->store);
     snprintf(command, sizeof command, "rm -r %s", bench->directory);
-    must(system(command) == 0, "cannot remove the directory");
+    history_read_must(system(command) == 0, "cannot remove the directory");
 }
 
-static void on_answered(void *data, int code, const char *detail, const struct mpk_writer *result)
+static void history_read_on_answered(void *data, int code, const char *detail,
+                                     const struct mpk_writer *result)
 {
     struct bench *bench = data;
-    must(code == 0, *detail ? detail : err_text(code));
+    history_read_must(code == 0, *detail ? detail : err_text(code));
     bench->answered = true;
     bench->bytes = result->buffer.size;
 }
@@ -133,23 +135,24 @@ static int compare_doubles(const void *a, const void *b)
 }
 
 /* `params`: an encoded map. */
-static void measure(struct bench *bench, const char *name, const char *method,
-                    const struct mpk_writer *params)
+static void history_read_measure(struct bench *bench, const char *name, const char *method,
+                                 const struct mpk_writer *params)
 {
     double *seconds = calloc(bench->repeat, sizeof *seconds);
-    must(seconds, "out of memory");
-    double cpu = time_of(CLOCK_PROCESS_CPUTIME_ID);
+    history_read_must(seconds, "out of memory");
+    double cpu = history_read_time_of(CLOCK_PROCESS_CPUTIME_ID);
     for (uint32_t i = 0; i < bench->repeat; i++) {
-        double begin = time_of(CLOCK_MONOTONIC);
+        double begin = history_read_time_of(CLOCK_MONOTONIC);
         bench->answered = false;
-        must(!history_ask(bench->history, method, params->buffer.data, params->buffer.size,
-                          on_answered, bench),
-             "not taken");
-        while (!bench->answered)
+        history_read_must(!history_ask(bench->history, method, params->buffer.data,
+                                       params->buffer.size, history_read_on_answered, bench),
+                          "not taken");
+        while (!bench->answered) {
             uv_run(&bench->loop, UV_RUN_ONCE);
-        seconds[i] = time_of(CLOCK_MONOTONIC) - begin;
+        }
+        seconds[i] = history_read_time_of(CLOCK_MONOTONIC) - begin;
     }
-    cpu = time_of(CLOCK_PROCESS_CPUTIME_ID) - cpu;
+    cpu = history_read_time_of(CLOCK_PROCESS_CPUTIME_ID) - cpu;
     qsort(seconds, bench->repeat, sizeof *seconds, compare_doubles);
     printf("{\"bench\": \"history_read\", \"question\": \"%s\", \"windows\": %u, \"heads\": %u, "
            "\"median_ms\": %.2f, \"slowest_ms\": %.2f, \"cpu_ms\": %.2f, \"bytes\": %zu}\n",
@@ -179,7 +182,7 @@ static void measure_series(struct bench *bench, const char *name, bool packed, b
         mpk_put_array(&params, 1);
         mpk_put_str(&params, "mean");
     }
-    measure(bench, name, "history", &params);
+    history_read_measure(bench, name, "history", &params);
     mpk_writer_clear(&params);
 }
 
@@ -194,7 +197,7 @@ static void measure_grid(struct bench *bench, const char *name, uint64_t points)
     mpk_put_u64(&params, points);
     mpk_put_str(&params, "packed");
     mpk_put_bool(&params, true);
-    measure(bench, name, "grid", &params);
+    history_read_measure(bench, name, "grid", &params);
     mpk_writer_clear(&params);
 }
 
@@ -205,11 +208,12 @@ int main(int argc, char **argv)
                           .repeat = argc > 3 ? (uint32_t)atoi(argv[3]) : 21};
     for (uint64_t i = 0; i < VARIANTS; i++) {
         mpk_writer_init(&bench.states[i]);
-        pack_state(bench.heads, i, &bench.states[i]);
+        history_read_pack_state(bench.heads, i, &bench.states[i]);
     }
     open_all(&bench);
-    for (uint64_t i = 0; i < bench.windows; i++)
-        submit(&bench, i);
+    for (uint64_t i = 0; i < bench.windows; i++) {
+        history_read_submit(&bench, i);
+    }
     wait_stored(&bench, bench.windows);
     usleep(2000000); /* chunks that are still being made */
     measure_series(&bench, "one head, all windows, numbers", false, false, false, 200000);
@@ -219,8 +223,9 @@ int main(int argc, char **argv)
     measure_series(&bench, "all heads, newest 1000, means", false, true, true, 1000);
     measure_grid(&bench, "all heads, 200 of all windows", 200);
     measure_grid(&bench, "all heads, 2000 of all windows", 2000);
-    close_all(&bench);
-    for (int i = 0; i < VARIANTS; i++)
+    history_read_close_all(&bench);
+    for (int i = 0; i < VARIANTS; i++) {
         mpk_writer_clear(&bench.states[i]);
+    }
     return 0;
 }

@@ -35,15 +35,16 @@ size_t load_bytes(const struct load *load)
     return (size_t)load->heads * load->length * load->length * sizeof(float);
 }
 
-static void fill_row(float *row, uint32_t length, uint32_t *random)
+static void load_fill_row(float *row, uint32_t length, uint32_t *random)
 {
     double sum = 0;
     for (uint32_t j = 0; j < length; j++) {
         *random = *random * 1664525u + 1013904223u;
         sum += row[j] = expf((float)(*random >> 8) / 8388608.0f);
     }
-    for (uint32_t j = 0; j < length; j++)
+    for (uint32_t j = 0; j < length; j++) {
         row[j] = (float)(row[j] / sum);
+    }
 }
 
 void load_init(struct load *load, const char *job, uint32_t heads, uint32_t length, uint32_t layers)
@@ -51,10 +52,12 @@ void load_init(struct load *load, const char *job, uint32_t heads, uint32_t leng
     uint32_t random = 1;
     *load = (struct load){.job = job, .heads = heads, .length = length, .layers = layers};
     load->payload = malloc(load_bytes(load));
-    if (!load->payload || getrandom(load->run, sizeof load->run, 0) != sizeof load->run)
+    if (!load->payload || getrandom(load->run, sizeof load->run, 0) != sizeof load->run) {
         load_die("memory");
-    for (size_t row = 0; row < (size_t)heads * length; row++)
-        fill_row(load->payload + row * length, length, &random);
+    }
+    for (size_t row = 0; row < (size_t)heads * length; row++) {
+        load_fill_row(load->payload + row * length, length, &random);
+    }
 }
 
 void load_clear(struct load *load)
@@ -75,8 +78,9 @@ void *load_connect(void *zmq, const char *endpoint)
     load_set(socket, ZMQ_SNDTIMEO, LOAD_PATIENCE_MS);
     load_set(socket, ZMQ_RCVTIMEO,
              LOAD_PATIENCE_MS); /* nobody subscribes: the receiver did not start */
-    if (zmq_connect(socket, endpoint) != 0 || zmq_recv(socket, frame, sizeof frame, 0) < 1)
+    if (zmq_connect(socket, endpoint) != 0 || zmq_recv(socket, frame, sizeof frame, 0) < 1) {
         load_die("connect");
+    }
     return socket;
 }
 
@@ -107,7 +111,7 @@ static void encode_header(const struct load *load, struct mpk_writer *writer)
 }
 
 /* The payload is one buffer for all messages: nothing is to be freed. */
-static void keep(void *data, void *hint)
+static void load_keep(void *data, void *hint)
 {
     (void)data, (void)hint;
 }
@@ -120,11 +124,12 @@ void load_publish(struct load *load, void *socket)
     snprintf(topic, sizeof topic, "tensor/%s/decoder/%u/self/", load->job,
              (unsigned)(load->sent % load->layers));
     encode_header(load, &writer);
-    zmq_msg_init_data(&payload, load->payload, load_bytes(load), keep, NULL);
+    zmq_msg_init_data(&payload, load->payload, load_bytes(load), load_keep, NULL);
     if (zmq_send(socket, topic, strlen(topic), ZMQ_SNDMORE) < 0 ||
         zmq_send(socket, writer.buffer.data, writer.buffer.size, ZMQ_SNDMORE) < 0 ||
-        zmq_msg_send(&payload, socket, 0) < 0)
+        zmq_msg_send(&payload, socket, 0) < 0) {
         load_die("send");
+    }
     mpk_writer_clear(&writer);
     load->sent++;
 }

@@ -17,22 +17,22 @@
 enum { HEADS = 12, DIM = 64, RUNS = 15, FORMS = 6 };
 #define SPECTRUM_BUDGET_NS 20000000u
 
-static _Noreturn void die(const char *what)
+static _Noreturn void measure_die(const char *what)
 {
     fprintf(stderr, "measure: %s\n", what);
     exit(2);
 }
 
-static void *must_have(void *memory)
+static void *measure_must_have(void *memory)
 {
-    if (memory == NULL) {
-        die("out of memory");
+    if (!memory) {
+        measure_die("out of memory");
     }
     return memory;
 }
 
 /* Of this thread: what others do on the machine is not ours. */
-static double now(void)
+static double measure_now(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
@@ -42,7 +42,7 @@ static double now(void)
 /* Uniform in -1.7 .. 1.7: variance 1. */
 static float *random_vectors(size_t n, uint64_t seed)
 {
-    float *vectors = must_have(malloc(n * sizeof *vectors));
+    float *vectors = measure_must_have(malloc(n * sizeof *vectors));
     for (size_t i = 0; i < n; i++) {
         seed = seed * 6364136223846793005u + 1442695040888963407u;
         vectors[i] = (float)(((double)(seed >> 11) * 0x1p-53 - 0.5) * 3.4641);
@@ -71,9 +71,9 @@ static struct attention queries_and_keys(uint32_t size)
 static struct attention weights_of(const struct attention *qk, struct scratch *scratch)
 {
     size_t entries = (size_t)HEADS * qk->queries * qk->keys;
-    float *weights = must_have(malloc(entries * sizeof *weights));
+    float *weights = measure_must_have(malloc(entries * sizeof *weights));
     if (qk_weights(qk, 0, qk->queries, weights, isa_best(), scratch) < 0) {
-        die("out of memory");
+        measure_die("out of memory");
     }
     struct attention a = *qk;
     a.weights = weights;
@@ -82,7 +82,7 @@ static struct attention weights_of(const struct attention *qk, struct scratch *s
 }
 
 /* The daemon's defaults. */
-static struct measure_plan plan_of(uint32_t maps_max_size, bool spectra)
+static struct measure_plan measure_plan_of(uint32_t maps_max_size, bool spectra)
 {
     return (struct measure_plan){
         .group = {[METRIC_GROUP_CORE] = true,
@@ -107,40 +107,41 @@ static double time_message(const struct attention *a, const struct measure_plan 
                            struct scratch *scratch)
 {
     struct measure *m = NULL;
-    double begin = now();
+    double begin = measure_now();
     if (measure_new(a, plan, &m) < 0) {
-        die("out of memory");
+        measure_die("out of memory");
     }
     for (uint32_t i = 0; i < measure_jobs(m); i++) {
         measure_run(m, i, scratch);
     }
     if (measure_finish(m, scratch) < 0) {
-        die("out of memory");
+        measure_die("out of memory");
     }
-    double seconds = now() - begin;
+    double seconds = measure_now() - begin;
     measure_free(&m);
     return seconds;
 }
 
-static int compare(const void *x, const void *y)
+static int measure_compare(const void *x, const void *y)
 {
     double a = *(const double *)x, b = *(const double *)y;
     return (a > b) - (a < b);
 }
 
-static double median(double *x)
+static double measure_median(double *x)
 {
-    qsort(x, RUNS, sizeof *x, compare);
+    qsort(x, RUNS, sizeof *x, measure_compare);
     return x[RUNS / 2];
 }
 
-static void bench(uint32_t size)
+static void measure_bench(uint32_t size)
 {
     struct scratch scratch = {0};
     struct attention qk = queries_and_keys(size), weights = weights_of(&qk, &scratch);
     const struct attention *message[FORMS] = {&weights, &qk, &qk, &qk, &weights, &weights};
-    struct measure_plan plan[FORMS] = {plan_of(0, true),     plan_of(0, true),  plan_of(size, true),
-                                       plan_of(size, false), plan_of(0, false), plan_of(0, false)};
+    struct measure_plan plan[FORMS] = {measure_plan_of(0, true),    measure_plan_of(0, true),
+                                       measure_plan_of(size, true), measure_plan_of(size, false),
+                                       measure_plan_of(0, false),   measure_plan_of(0, false)};
     plan[5].head_maps_size = 128;
     static double seconds[FORMS][RUNS];
     for (int r = 0; r < RUNS; r++) {
@@ -148,12 +149,13 @@ static void bench(uint32_t size)
             seconds[f][r] = time_message(message[f], &plan[f], &scratch);
         }
     }
-    double maps = median(seconds[2]);
+    double maps = measure_median(seconds[2]);
     printf("{\"bench\":\"measure\",\"shape\":[1,%d,%u,%d],\"runs\":%d,\"weights_ms\":%.1f,"
            "\"qk_ms\":%.1f,\"qk_with_map_ms\":%.1f,\"of_it_spectra_ms\":%.1f,"
            "\"weights_rows_ms\":%.2f,\"with_head_maps_ms\":%.2f}\n",
-           HEADS, size, DIM, RUNS, 1e3 * median(seconds[0]), 1e3 * median(seconds[1]), 1e3 * maps,
-           1e3 * (maps - median(seconds[3])), 1e3 * median(seconds[4]), 1e3 * median(seconds[5]));
+           HEADS, size, DIM, RUNS, 1e3 * measure_median(seconds[0]),
+           1e3 * measure_median(seconds[1]), 1e3 * maps, 1e3 * (maps - measure_median(seconds[3])),
+           1e3 * measure_median(seconds[4]), 1e3 * measure_median(seconds[5]));
     free((void *)(uintptr_t)weights.weights);
     free((void *)(uintptr_t)qk.qk.q);
     free((void *)(uintptr_t)qk.qk.k);
@@ -166,13 +168,13 @@ int main(int argc, char **argv)
     for (int i = 1; i < argc; i++) {
         uint32_t size = (uint32_t)strtoul(argv[i], NULL, 10);
         if (size < 1 || size > 8192) {
-            die("a size: 1 to 8192");
+            measure_die("a size: 1 to 8192");
         }
-        bench(size);
+        measure_bench(size);
     }
     if (argc < 2) {
-        bench(512);
-        bench(1024);
+        measure_bench(512);
+        measure_bench(1024);
     }
     return 0;
 }

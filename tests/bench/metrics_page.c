@@ -20,10 +20,11 @@ struct bench {
     struct metrics *metrics;
 };
 
-static void check(bool ok, const char *what)
+static void metrics_page_check(bool ok, const char *what)
 {
-    if (ok)
+    if (ok) {
         return;
+    }
     fprintf(stderr, "metrics_page: %s\n", what);
     exit(EXIT_FAILURE);
 }
@@ -41,9 +42,10 @@ static struct published *make_live(const struct bench *bench, uint32_t job, uint
     double *values = malloc(bench->heads * sizeof *values);
     struct mpk_writer writer;
     name_job(job, name);
-    check(values, "out of memory");
-    for (uint32_t h = 0; h < bench->heads; h++)
+    metrics_page_check(values, "out of memory");
+    for (uint32_t h = 0; h < bench->heads; h++) {
         values[h] = 0.001234567 * (h + 1) + 0.01 * layer;
+    }
     struct live_result live = {
         .common = {.job = name, .run = run, .time_ns = clock_wall_ns()},
         .layer = {.id = {STACK_DECODER, layer, SITE_SELF},
@@ -52,12 +54,13 @@ static struct published *make_live(const struct bench *bench, uint32_t job, uint
                   .row_sum_error = 1e-6},
         .numbers = {.heads = bench->heads, .sink_rate = 0.25},
     };
-    for (int metric = 0; metric < METRIC_COUNT; metric++)
+    for (int metric = 0; metric < METRIC_COUNT; metric++) {
         live.numbers.value[metric] = values;
+    }
     mpk_writer_init(&writer);
     live_encode(&live, &writer);
     struct published *published = malloc(sizeof *published + writer.buffer.size);
-    check(published && mpk_writer_ok(&writer), "out of memory");
+    metrics_page_check(published && mpk_writer_ok(&writer), "out of memory");
     topic_layer("live", name, live.layer.id, published->topic);
     published->size = writer.buffer.size;
     memcpy(published->map, writer.buffer.data, writer.buffer.size);
@@ -66,7 +69,7 @@ static struct published *make_live(const struct bench *bench, uint32_t job, uint
     return published;
 }
 
-static void put_all(struct bench *bench)
+static void metrics_page_put_all(struct bench *bench)
 {
     uint64_t spent_ns = 0, bytes = 0, count = (uint64_t)bench->jobs * bench->layers;
     for (int round = 0; round < 2; round++) {
@@ -85,7 +88,7 @@ static void put_all(struct bench *bench)
            bench->heads, (unsigned long long)bytes, (double)spent_ns / 1e3 / (double)count);
 }
 
-static void put_jobs(const struct bench *bench, struct mpk_writer *writer)
+static void metrics_page_put_jobs(const struct bench *bench, struct mpk_writer *writer)
 {
     mpk_put_map(writer, 2);
     mpk_put_str(writer, "stats");
@@ -116,17 +119,18 @@ static void measure_pages(struct bench *bench, bool openmetrics)
     double *ms = malloc(bench->repeats * sizeof *ms);
     size_t bytes = 0;
     struct mpk_writer writer;
-    check(ms, "out of memory");
+    metrics_page_check(ms, "out of memory");
     mpk_writer_init(&writer);
-    put_jobs(bench, &writer);
+    metrics_page_put_jobs(bench, &writer);
     for (uint32_t i = 0; i < bench->repeats; i++) {
         struct mpk_doc doc;
         uint64_t begin = clock_monotonic_ns();
-        check(mpk_parse(writer.buffer.data, writer.buffer.size, &mpk_result_limits, &doc) == 0,
-              "cannot parse");
+        metrics_page_check(
+            mpk_parse(writer.buffer.data, writer.buffer.size, &mpk_result_limits, &doc) == 0,
+            "cannot parse");
         struct metrics_view view = {.monitor = doc.root, .openmetrics = openmetrics};
         char *page = metrics_render(bench->metrics, &view);
-        check(page, "out of memory");
+        metrics_page_check(page, "out of memory");
         ms[i] = (double)(clock_monotonic_ns() - begin) / 1e6;
         bytes = strlen(page);
         free(page);
@@ -145,8 +149,9 @@ static void measure_latency(struct bench *bench)
 {
     const uint32_t count = 10000000;
     uint64_t begin = clock_monotonic_ns();
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++) {
         latency_add(&bench->stats.latency[0], i);
+    }
     printf("{\"bench\": \"metrics_page\", \"what\": \"latency\", \"ns\": %.1f}\n",
            (double)(clock_monotonic_ns() - begin) / count);
 }
@@ -154,7 +159,7 @@ static void measure_latency(struct bench *bench)
 int main(int argc, char **argv)
 {
     struct bench *bench = calloc(1, sizeof *bench);
-    check(bench, "out of memory");
+    metrics_page_check(bench, "out of memory");
     bench->jobs = argc > 1 ? (uint32_t)atoi(argv[1]) : 32;
     bench->layers = argc > 2 ? (uint32_t)atoi(argv[2]) : 98;
     bench->heads = argc > 3 ? (uint32_t)atoi(argv[3]) : 32;
@@ -162,8 +167,8 @@ int main(int argc, char **argv)
     config_defaults(&bench->config);
     bench->config.http_metrics_layers = bench->jobs * bench->layers;
     bench->metrics = metrics_new(&bench->config, &bench->stats);
-    check(bench->metrics, "out of memory");
-    put_all(bench);
+    metrics_page_check(bench->metrics, "out of memory");
+    metrics_page_put_all(bench);
     measure_pages(bench, false);
     measure_pages(bench, true);
     measure_latency(bench);

@@ -35,7 +35,7 @@ struct bench {
 };
 
 /* A run that no daemon has seen. */
-static void *open_publisher(struct bench *bench, const char *endpoint)
+static void *pipeline_open_publisher(struct bench *bench, const char *endpoint)
 {
     load_init(&bench->load, "bench", HEADS, LENGTH, 1);
     return load_connect(bench->zmq, endpoint);
@@ -50,13 +50,15 @@ static _Noreturn void receive_all(const char *endpoint)
     load_set(socket, ZMQ_RCVHWM, 4);
     load_set(socket, ZMQ_RCVTIMEO, LOAD_PATIENCE_MS);
     zmq_setsockopt(socket, ZMQ_SUBSCRIBE, "", 0);
-    if (zmq_bind(socket, endpoint) != 0)
+    if (zmq_bind(socket, endpoint) != 0) {
         load_die("bind");
+    }
     for (int frames = 0; frames < 3 * RAW_MESSAGES; frames++) {
         zmq_msg_t frame;
         zmq_msg_init(&frame);
-        if (zmq_msg_recv(&frame, socket, 0) < 0)
+        if (zmq_msg_recv(&frame, socket, 0) < 0) {
             load_die("receive");
+        }
         zmq_msg_close(&frame);
     }
     zmq_close(socket);
@@ -70,14 +72,17 @@ static double raw_rate(struct bench *bench)
     int status;
     snprintf(text, sizeof text, "ipc://%s/raw", attnd_directory());
     pid_t receiver = fork();
-    if (receiver == 0)
+    if (receiver == 0) {
         receive_all(text);
-    void *socket = open_publisher(bench, text);
+    }
+    void *socket = pipeline_open_publisher(bench, text);
     double start = load_seconds();
-    while (bench->load.sent < RAW_MESSAGES)
+    while (bench->load.sent < RAW_MESSAGES) {
         load_publish(&bench->load, socket);
-    if (waitpid(receiver, &status, 0) != receiver || status != 0)
+    }
+    if (waitpid(receiver, &status, 0) != receiver || status != 0) {
         exit(1); /* it said why */
+    }
     double elapsed = load_seconds() - start;
     zmq_close(socket);
     load_clear(&bench->load);
@@ -101,7 +106,7 @@ static double attnd_rate(struct bench *bench, double *ret_cpu)
     char text[128];
     attnd_start(&attnd, bench->zmq, bench->attnd, bench->settings, bench->setting_count);
     attnd_endpoint(&attnd, "ingest", text);
-    void *socket = open_publisher(bench, text);
+    void *socket = pipeline_open_publisher(bench, text);
     double start = load_seconds();
     while (load_seconds() - start < ATTND_SECONDS) {
         load_publish(&bench->load, socket);
@@ -117,28 +122,31 @@ static double attnd_rate(struct bench *bench, double *ret_cpu)
     return bytes / elapsed;
 }
 
-static int ascending(const void *a, const void *b)
+static int pipeline_ascending(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
-static double median(double *numbers, int count)
+static double pipeline_median(double *numbers, int count)
 {
-    qsort(numbers, (size_t)count, sizeof *numbers, ascending);
+    qsort(numbers, (size_t)count, sizeof *numbers, pipeline_ascending);
     return count % 2 ? numbers[count / 2] : 0.5 * (numbers[count / 2 - 1] + numbers[count / 2]);
 }
 
-static void report(struct bench *bench, double *raw, double *attnd, double *ratio, int pairs)
+static void pipeline_report(struct bench *bench, double *raw, double *attnd, double *ratio,
+                            int pairs)
 {
     printf("{\"bench\": \"pipeline\", \"shape\": [1, %d, %d, %d], \"dtype\": \"f32\", "
            "\"transport\": \"ipc\", "
            "\"pairs\": %d, \"attnd_gb_per_s\": %.3f, \"raw_libzmq_gb_per_s\": %.3f, \"ratio\": "
            "%.4f, \"attnd_cpu_s_per_gb\": %.3f, \"settings\": [",
-           HEADS, LENGTH, LENGTH, pairs, median(attnd, pairs) / 1e9, median(raw, pairs) / 1e9,
-           median(ratio, pairs), median(bench->cpu, pairs));
-    for (int i = 0; i < bench->setting_count; i++)
+           HEADS, LENGTH, LENGTH, pairs, pipeline_median(attnd, pairs) / 1e9,
+           pipeline_median(raw, pairs) / 1e9, pipeline_median(ratio, pairs),
+           pipeline_median(bench->cpu, pairs));
+    for (int i = 0; i < bench->setting_count; i++) {
         printf("%s\"%s\"", i ? ", " : "", bench->settings[i]);
+    }
     puts("]}");
 }
 
@@ -161,6 +169,6 @@ int main(int argc, char **argv)
         ratio[i] = attnd[i] / raw[i];
         zmq_ctx_term(bench.zmq);
     }
-    report(&bench, raw, attnd, ratio, pairs);
+    pipeline_report(&bench, raw, attnd, ratio, pairs);
     return 0;
 }

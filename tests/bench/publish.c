@@ -20,13 +20,13 @@
 
 enum { PAIRS_MAX = 1001, CALLS = 1000000 };
 
-static _Noreturn void die(const char *what)
+static _Noreturn void publish_die(const char *what)
 {
     fprintf(stderr, "publish: %s\n", what);
     exit(2);
 }
 
-static double now_ns(void)
+static double publish_now_ns(void)
 {
     struct timespec now;
 
@@ -34,16 +34,16 @@ static double now_ns(void)
     return 1e9 * (double)now.tv_sec + (double)now.tv_nsec;
 }
 
-static int ascending(const void *a, const void *b)
+static int publish_ascending(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
 
     return (x > y) - (x < y);
 }
 
-static double median(double *numbers, int count)
+static double publish_median(double *numbers, int count)
 {
-    qsort(numbers, (size_t)count, sizeof(*numbers), ascending);
+    qsort(numbers, (size_t)count, sizeof *numbers, publish_ascending);
     return numbers[count / 2];
 }
 
@@ -58,35 +58,37 @@ static struct receiver receive_from(const char *name)
     struct receiver receiver = {.context = zmq_ctx_new()};
     int patience_ms = 10000;
 
-    snprintf(receiver.endpoint, sizeof(receiver.endpoint), "ipc://%s/%s", attnd_directory(), name);
+    snprintf(receiver.endpoint, sizeof receiver.endpoint, "ipc://%s/%s", attnd_directory(), name);
     receiver.socket = zmq_socket(receiver.context, ZMQ_SUB);
-    zmq_setsockopt(receiver.socket, ZMQ_RCVTIMEO, &patience_ms, sizeof(patience_ms));
-    if (zmq_bind(receiver.socket, receiver.endpoint) != 0)
-        die("bind");
+    zmq_setsockopt(receiver.socket, ZMQ_RCVTIMEO, &patience_ms, sizeof patience_ms);
+    if (zmq_bind(receiver.socket, receiver.endpoint) != 0) {
+        publish_die("bind");
+    }
     return receiver;
 }
 
-static void subscribe(const struct receiver *receiver, const char *prefix)
+static void publish_subscribe(const struct receiver *receiver, const char *prefix)
 {
     zmq_setsockopt(receiver->socket, ZMQ_SUBSCRIBE, prefix, strlen(prefix));
 }
 
 /* One message. */
-static void take(const struct receiver *receiver)
+static void publish_take(const struct receiver *receiver)
 {
     zmq_msg_t frame;
     int more = 1;
 
     zmq_msg_init(&frame);
     while (more) {
-        if (zmq_msg_recv(&frame, receiver->socket, 0) < 0)
-            die("nothing came");
+        if (zmq_msg_recv(&frame, receiver->socket, 0) < 0) {
+            publish_die("nothing came");
+        }
         more = zmq_msg_more(&frame);
     }
     zmq_msg_close(&frame);
 }
 
-static void forget(struct receiver *receiver)
+static void publish_forget(struct receiver *receiver)
 {
     zmq_close(receiver->socket);
     zmq_ctx_term(receiver->context);
@@ -102,22 +104,24 @@ static attn_publisher *publish_to(const struct receiver *receiver)
     options.endpoint = receiver ? receiver->endpoint : "tcp://127.0.0.1:1";
     options.job = "bench";
     options.linger_ms = 0;
-    if (attn_publisher_new(&options, &publisher) != 0)
-        die("no publisher");
+    if (attn_publisher_new(&options, &publisher) != 0) {
+        publish_die("no publisher");
+    }
     if (receiver) {
         zmq_pollitem_t item = {.socket = receiver->socket};
         double end = load_seconds() + 1e-3 * LOAD_PATIENCE_MS;
 
         while (attn_publisher_wait(publisher, 10) != 0) {
-            if (load_seconds() > end)
-                die("nobody subscribes");
+            if (load_seconds() > end) {
+                publish_die("nobody subscribes");
+            }
             zmq_poll(&item, 1, 0); /* a SUB that nobody polls passes no subscriptions on */
         }
     }
     return publisher;
 }
 
-static attn_attention attention_of(const float *weights, uint32_t keys)
+static attn_attention publish_attention_of(const float *weights, uint32_t keys)
 {
     attn_attention attention;
 
@@ -131,27 +135,29 @@ static attn_attention attention_of(const float *weights, uint32_t keys)
 
 static double wants_ns(attn_publisher *publisher)
 {
-    double start = now_ns();
+    double start = publish_now_ns();
 
     for (uint32_t i = 0; i < CALLS; i++) {
-        if (attn_publisher_wants(publisher, ATTN_ENCODER, i % 32, ATTN_SELF))
-            die("somebody wants it");
+        if (attn_publisher_wants(publisher, ATTN_ENCODER, i % 32, ATTN_SELF)) {
+            publish_die("somebody wants it");
+        }
     }
-    return (now_ns() - start) / CALLS;
+    return (publish_now_ns() - start) / CALLS;
 }
 
 static double publish_ns(attn_publisher *publisher)
 {
     static const float weights[16];
-    attn_attention attention = attention_of(weights, 4);
-    double start = now_ns();
+    attn_attention attention = publish_attention_of(weights, 4);
+    double start = publish_now_ns();
 
     for (uint32_t i = 0; i < CALLS; i++) {
         attention.layer = i % 32;
-        if (attn_publish_attention(publisher, &attention) != ATTN_SKIPPED)
-            die("somebody wants it");
+        if (attn_publish_attention(publisher, &attention) != ATTN_SKIPPED) {
+            publish_die("somebody wants it");
+        }
     }
-    return (now_ns() - start) / CALLS;
+    return (publish_now_ns() - start) / CALLS;
 }
 
 static void measure_unwanted(void)
@@ -160,8 +166,8 @@ static void measure_unwanted(void)
     attn_publisher *alone = publish_to(NULL), *watched;
     double off_plan;
 
-    subscribe(&receiver, "tensor/");
-    subscribe(&receiver, "plan/999999/*/every=50");
+    publish_subscribe(&receiver, "tensor/");
+    publish_subscribe(&receiver, "plan/999999/*/every=50");
     watched = publish_to(&receiver);
     attn_set_position(watched, 0, 1);
     off_plan = wants_ns(watched);
@@ -170,7 +176,7 @@ static void measure_unwanted(void)
            wants_ns(alone), publish_ns(alone), off_plan);
     attn_publisher_free(&alone);
     attn_publisher_free(&watched);
-    forget(&receiver);
+    publish_forget(&receiver);
 }
 
 /* One pair: the call, then the copy alone. */
@@ -178,16 +184,17 @@ static void measure_pair(attn_publisher *publisher, const struct receiver *recei
                          const attn_attention *attention, void *copy, double ret_ns[2])
 {
     size_t bytes = sizeof(float) * attention->queries * attention->keys;
-    double start = now_ns();
+    double start = publish_now_ns();
 
-    if (attn_publish_attention(publisher, attention) != 0)
-        die("not queued");
-    ret_ns[0] = now_ns() - start;
-    take(receiver);
-    start = now_ns();
+    if (attn_publish_attention(publisher, attention) != 0) {
+        publish_die("not queued");
+    }
+    ret_ns[0] = publish_now_ns() - start;
+    publish_take(receiver);
+    start = publish_now_ns();
     memcpy(copy, attention->weights, bytes);
     __asm__ volatile("" : : "r"(copy) : "memory");
-    ret_ns[1] = now_ns() - start;
+    ret_ns[1] = publish_now_ns() - start;
 }
 
 static void measure_queued(uint32_t keys, int pairs)
@@ -196,30 +203,33 @@ static void measure_queued(uint32_t keys, int pairs)
     size_t bytes = sizeof(float) * keys * keys;
     struct receiver receiver = receive_from("queue");
     float *weights = calloc(1, bytes), *copy = malloc(bytes);
-    attn_attention attention = attention_of(weights, keys);
+    attn_attention attention = publish_attention_of(weights, keys);
     attn_publisher *publisher;
 
-    if (!weights || !copy)
-        die("out of memory");
+    if (!weights || !copy) {
+        publish_die("out of memory");
+    }
     memset(weights, 1, bytes);
     memset(copy, 1, bytes);
-    subscribe(&receiver, "tensor/");
+    publish_subscribe(&receiver, "tensor/");
     publisher = publish_to(&receiver);
     for (int i = -3; i < pairs; i++) {
         double ns[2];
 
         measure_pair(publisher, &receiver, &attention, copy, ns);
-        if (i < 0)
+        if (i < 0) {
             continue;
+        }
         call[i] = ns[0];
         copying[i] = ns[1];
         ratio[i] = ns[0] / ns[1];
     }
     printf("{\"bench\": \"publish\", \"bytes\": %zu, \"call_ns\": %.0f, \"memcpy_ns\": %.0f, "
            "\"ratio\": %.2f}\n",
-           bytes, median(call, pairs), median(copying, pairs), median(ratio, pairs));
+           bytes, publish_median(call, pairs), publish_median(copying, pairs),
+           publish_median(ratio, pairs));
     attn_publisher_free(&publisher);
-    forget(&receiver);
+    publish_forget(&receiver);
     free(weights);
     free(copy);
 }
@@ -228,12 +238,15 @@ int main(int argc, char **argv)
 {
     int pairs = 51;
 
-    if (argc > 1 && sscanf(argv[1], "pairs=%d", &pairs) != 1)
-        die("usage: publish [pairs=51]");
-    if (pairs < 1 || pairs > PAIRS_MAX)
-        die("pairs: 1 to 1001");
+    if (argc > 1 && sscanf(argv[1], "pairs=%d", &pairs) != 1) {
+        publish_die("usage: publish [pairs=51]");
+    }
+    if (pairs < 1 || pairs > PAIRS_MAX) {
+        publish_die("pairs: 1 to 1001");
+    }
     measure_unwanted();
-    for (uint32_t keys = 16; keys <= 2048; keys *= keys < 128 ? 8 : 4)
+    for (uint32_t keys = 16; keys <= 2048; keys *= keys < 128 ? 8 : 4) {
         measure_queued(keys, pairs);
+    }
     return 0;
 }

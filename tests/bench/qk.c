@@ -28,21 +28,21 @@ struct options {
     uint32_t heads, keys, dim, runs, memory, values, tokens, window;
 };
 
-static _Noreturn void die(const char *what)
+static _Noreturn void qk_die(const char *what)
 {
     fprintf(stderr, "qk: %s\n", what);
     exit(2);
 }
 
-static void *must_have(void *memory)
+static void *qk_must_have(void *memory)
 {
-    if (memory == NULL) {
-        die("out of memory");
+    if (!memory) {
+        qk_die("out of memory");
     }
     return memory;
 }
 
-static void parse(int argc, char **argv, struct options *o)
+static void qk_parse(int argc, char **argv, struct options *o)
 {
     struct {
         const char *key;
@@ -59,7 +59,7 @@ static void parse(int argc, char **argv, struct options *o)
             size_t length = strlen(table[k].key);
             if (strncmp(argv[i], table[k].key, length) == 0) {
                 known = true;
-                if (table[k].number != NULL) {
+                if (table[k].number) {
                     *table[k].number = (uint32_t)strtoul(argv[i] + length, NULL, 10);
                 } else {
                     *table[k].text = argv[i] + length;
@@ -67,16 +67,16 @@ static void parse(int argc, char **argv, struct options *o)
             }
         }
         if (!known) {
-            die("unknown option");
+            qk_die("unknown option");
         }
     }
     if (o->runs < 1 || o->runs > RUNS_MAX || o->heads < 1 || o->keys < 1 || o->dim < 1) {
-        die("out of range");
+        qk_die("out of range");
     }
 }
 
 /* Of this thread: what others do on the machine is not ours. */
-static double now(void)
+static double qk_now(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
@@ -84,7 +84,7 @@ static double now(void)
 }
 
 /* Uniform in -1.7 .. 1.7: variance 1. */
-static double next_random(uint64_t *state)
+static double qk_next_random(uint64_t *state)
 {
     *state = *state * 6364136223846793005u + 1442695040888963407u;
     return ((double)(*state >> 11) * 0x1p-53 - 0.5) * 3.4641;
@@ -93,9 +93,9 @@ static double next_random(uint64_t *state)
 /* `dtype` is one that can be made of an f32 by cutting it: f32, bf16; or f64. */
 static void *random_tensor(size_t n, enum dtype dtype, uint64_t seed)
 {
-    unsigned char *memory = must_have(malloc(n * dtype_size(dtype)));
+    unsigned char *memory = qk_must_have(malloc(n * dtype_size(dtype)));
     for (size_t k = 0; k < n; k++) {
-        double x = next_random(&seed);
+        double x = qk_next_random(&seed);
         float f = (float)x;
         uint32_t bits;
         memcpy(&bits, &f, sizeof bits);
@@ -108,7 +108,7 @@ static void *random_tensor(size_t n, enum dtype dtype, uint64_t seed)
     return memory;
 }
 
-static struct attention message(const struct options *o, enum dtype dtype)
+static struct attention qk_message(const struct options *o, enum dtype dtype)
 {
     size_t n = (size_t)o->heads * o->keys * o->dim;
     struct attention a = {.batch = 1,
@@ -129,17 +129,17 @@ static struct attention message(const struct options *o, enum dtype dtype)
     a.qk.k = random_tensor(n, dtype, 2);
     a.qk.v = o->values != 0 ? random_tensor(n, dtype, 3) : NULL;
     if (o->tokens != 0) {
-        int32_t *tokens = must_have(malloc(o->keys * sizeof *tokens));
+        int32_t *tokens = qk_must_have(malloc(o->keys * sizeof *tokens));
         uint64_t seed = 4;
         for (uint32_t j = 0; j < o->keys; j++) {
-            tokens[j] = (int32_t)(next_random(&seed) * o->tokens);
+            tokens[j] = (int32_t)(qk_next_random(&seed) * o->tokens);
         }
         a.tokens = tokens;
     }
     return a;
 }
 
-static void release(struct attention *a)
+static void qk_release(struct attention *a)
 {
     free((void *)(uintptr_t)a->qk.q);
     free((void *)(uintptr_t)a->qk.k);
@@ -152,14 +152,14 @@ static double time_compute(const struct attention *a, enum isa isa, struct scrat
     static const struct block_plan plan = {.group = {[METRIC_GROUP_CORE] = true},
                                            .local_window = 8};
     struct block block;
-    double begin = now();
+    double begin = qk_now();
     if (block_init(&block, a, &plan) < 0 ||
         qk_compute(&block, a, 0, a->queries, isa, scratch) < 0) {
-        die("out of memory");
+        qk_die("out of memory");
     }
-    double seconds = now() - begin;
+    double seconds = qk_now() - begin;
     if (block.invalid_rows != 0) {
-        die("rows were lost");
+        qk_die("rows were lost");
     }
     block_clear(&block);
     return seconds;
@@ -170,7 +170,7 @@ static double time_products(const struct attention *a, const float *q, const flo
 {
     const uint32_t rows = QK_TILE_ROWS, columns = QK_TILE_KEYS;
     int d = (int)a->qk.head_dim;
-    double begin = now();
+    double begin = qk_now();
     for (uint32_t h = 0; h < a->heads; h++) {
         size_t first = (size_t)h * a->keys;
         for (uint32_t i = 0; i < a->queries; i += rows) {
@@ -183,27 +183,27 @@ static double time_products(const struct attention *a, const float *q, const flo
             }
         }
     }
-    return now() - begin;
+    return qk_now() - begin;
 }
 
-static int compare(const void *x, const void *y)
+static int qk_compare(const void *x, const void *y)
 {
     double a = *(const double *)x, b = *(const double *)y;
     return (a > b) - (a < b);
 }
 
-static double median(double *x, uint32_t n)
+static double qk_median(double *x, uint32_t n)
 {
-    qsort(x, n, sizeof *x, compare);
+    qsort(x, n, sizeof *x, qk_compare);
     return x[n / 2];
 }
 
-static void bench(const struct options *o, enum dtype dtype, enum isa isa)
+static void qk_bench(const struct options *o, enum dtype dtype, enum isa isa)
 {
-    struct attention a = message(o, dtype);
+    struct attention a = qk_message(o, dtype);
     size_t n = (size_t)o->heads * o->keys * o->dim;
     float *q = random_tensor(n, DTYPE_F32, 1), *k = random_tensor(n, DTYPE_F32, 2);
-    float *tile = must_have(aligned_alloc(64, QK_TILE_ROWS * QK_TILE_STRIDE * sizeof *tile));
+    float *tile = qk_must_have(aligned_alloc(64, QK_TILE_ROWS * QK_TILE_STRIDE * sizeof *tile));
     struct scratch scratch = {0};
     double all[RUNS_MAX], product[RUNS_MAX], share[RUNS_MAX];
     time_compute(&a, isa, &scratch);
@@ -216,9 +216,9 @@ static void bench(const struct options *o, enum dtype dtype, enum isa isa)
            "\"values\":%s,\"tokens\":%u,\"window\":%u,\"runs\":%u,\"seconds\":%.5f,"
            "\"product_seconds\":%.5f,\"product_share\":%.3f}\n",
            isa_name[isa], dtype_name(dtype), o->heads, o->keys, o->dim,
-           o->values != 0 ? "true" : "false", o->tokens, o->window, o->runs, median(all, o->runs),
-           median(product, o->runs), median(share, o->runs));
-    release(&a);
+           o->values != 0 ? "true" : "false", o->tokens, o->window, o->runs,
+           qk_median(all, o->runs), qk_median(product, o->runs), qk_median(share, o->runs));
+    qk_release(&a);
     free(q);
     free(k);
     free(tile);
@@ -240,7 +240,7 @@ static void memory(const struct options *o, enum dtype dtype, enum isa isa)
     small.heads = large.heads = 1;
     small.keys = 64;
     large.keys = o->memory;
-    struct attention a = message(&large, dtype), warm = message(&small, dtype);
+    struct attention a = qk_message(&large, dtype), warm = qk_message(&small, dtype);
     double before = peak_mib();
     time_compute(&warm, isa, &scratch);
     double blas = peak_mib();
@@ -250,8 +250,8 @@ static void memory(const struct options *o, enum dtype dtype, enum isa isa)
            "\"scratch_mib\":%.2f}\n",
            isa_name[isa], dtype_name(dtype), o->memory, o->dim, o->values != 0 ? "true" : "false",
            seconds, peak_mib() - blas, peak_mib() - before, (double)scratch.bytes / 0x1p20);
-    release(&a);
-    release(&warm);
+    qk_release(&a);
+    qk_release(&warm);
     scratch_clear(&scratch);
 }
 
@@ -261,16 +261,16 @@ int main(int argc, char **argv)
         .isa = "auto", .dtype = "f32", .heads = 16, .keys = 2048, .dim = 64, .runs = 9};
     enum isa isa;
     enum dtype dtype;
-    parse(argc, argv, &o);
+    qk_parse(argc, argv, &o);
     if (isa_parse(o.isa, strlen(o.isa), &isa) < 0 ||
         dtype_parse(o.dtype, strlen(o.dtype), &dtype) < 0 || dtype == DTYPE_F16) {
-        die("unknown instruction set, or a dtype that is none of f32, bf16, f64");
+        qk_die("unknown instruction set, or a dtype that is none of f32, bf16, f64");
     }
     spectrum_global_init();
     if (o.memory > 0) {
         memory(&o, dtype, isa);
     } else {
-        bench(&o, dtype, isa);
+        qk_bench(&o, dtype, isa);
     }
     return 0;
 }

@@ -30,13 +30,13 @@ struct readers {
 
 static volatile sig_atomic_t stopped;
 
-static void on_stop(int number)
+static void readers_on_stop(int number)
 {
     (void)number;
     stopped = 1;
 }
 
-static int open_stream(uint16_t port)
+static int readers_open_stream(uint16_t port)
 {
     static const char request[] = "GET /api/v1/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
     struct sockaddr_in address = {
@@ -55,7 +55,7 @@ static void open_streams(struct readers *readers, uint16_t port, int count)
     readers->epoll = epoll_create1(EPOLL_CLOEXEC);
     readers->streams = count;
     for (int i = 0; i < count; i++) {
-        int fd = open_stream(port);
+        int fd = readers_open_stream(port);
         struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
         epoll_ctl(readers->epoll, EPOLL_CTL_ADD, fd, &event);
     }
@@ -70,8 +70,9 @@ static void open_subscribers(struct readers *readers, const char *endpoint, int 
     for (int i = 0; readers->subscribers && i < count; i++) {
         void *socket = zmq_socket(readers->zmq, ZMQ_SUB);
         if (!socket || zmq_setsockopt(socket, ZMQ_SUBSCRIBE, "", 0) != 0 ||
-            zmq_connect(socket, endpoint) != 0)
+            zmq_connect(socket, endpoint) != 0) {
             load_die("subscriber");
+        }
         readers->subscribers[i] = socket;
     }
 }
@@ -80,12 +81,13 @@ static void open_subscribers(struct readers *readers, const char *endpoint, int 
 static uint64_t count_events(const char *text, size_t size)
 {
     uint64_t count = 0;
-    for (const char *at = text; (at = memmem(at, size - (size_t)(at - text), "\nid: ", 5)); at++)
+    for (const char *at = text; (at = memmem(at, size - (size_t)(at - text), "\nid: ", 5)); at++) {
         count++;
+    }
     return count;
 }
 
-static void read_stream(struct readers *readers, int fd)
+static void readers_read_stream(struct readers *readers, int fd)
 {
     static char buffer[1 << 18];
     ssize_t got = read(fd, buffer, sizeof buffer);
@@ -102,8 +104,9 @@ static void read_streams(struct readers *readers)
 {
     struct epoll_event events[256];
     int count = epoll_wait(readers->epoll, events, 256, ROUND_MS);
-    for (int i = 0; i < count; i++)
-        read_stream(readers, events[i].data.fd);
+    for (int i = 0; i < count; i++) {
+        readers_read_stream(readers, events[i].data.fd);
+    }
 }
 
 static void read_subscriber(struct readers *readers, void *socket)
@@ -125,7 +128,7 @@ static double cpu_seconds(void)
            1e-6 * (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
 }
 
-static void report(const struct readers *readers, double seconds)
+static void readers_report(const struct readers *readers, double seconds)
 {
     printf(
         "{\"streams\": %d, \"subscribers\": %d, \"events\": %llu, \"stream_bytes\": %llu, "
@@ -138,11 +141,12 @@ static void report(const struct readers *readers, double seconds)
 }
 
 /* A subscriber takes three descriptors. */
-static void raise_descriptor_limit(void)
+static void readers_raise_descriptor_limit(void)
 {
     struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0) {
         return;
+    }
     limit.rlim_cur = limit.rlim_max;
     setrlimit(RLIMIT_NOFILE, &limit);
 }
@@ -154,9 +158,9 @@ int main(int argc, char **argv)
         fputs("usage: readers PORT STREAMS ENDPOINT SUBSCRIBERS\n", stderr);
         return 2;
     }
-    signal(SIGTERM, on_stop);
+    signal(SIGTERM, readers_on_stop);
     signal(SIGPIPE, SIG_IGN);
-    raise_descriptor_limit();
+    readers_raise_descriptor_limit();
     open_streams(&readers, (uint16_t)strtoul(argv[1], NULL, 10), (int)strtol(argv[2], NULL, 10));
     open_subscribers(&readers, argv[3], (int)strtol(argv[4], NULL, 10));
     puts("ready");
@@ -164,10 +168,11 @@ int main(int argc, char **argv)
     double start = load_seconds();
     while (!stopped) {
         read_streams(&readers);
-        for (int i = 0; i < readers.subscriber_count; i++)
+        for (int i = 0; i < readers.subscriber_count; i++) {
             read_subscriber(&readers, readers.subscribers[i]);
+        }
     }
-    report(&readers, load_seconds() - start);
+    readers_report(&readers, load_seconds() - start);
     fflush(stdout);
     _exit(0); /* the sockets go with the process */
 }

@@ -21,16 +21,16 @@ struct input {
     double *weight; /* [heads] */
 };
 
-static double now(void)
+static double similarity_now(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-static void *must_have(void *memory)
+static void *similarity_must_have(void *memory)
 {
-    if (memory == NULL) {
+    if (!memory) {
         fprintf(stderr, "similarity: out of memory\n");
         exit(1);
     }
@@ -38,7 +38,7 @@ static void *must_have(void *memory)
 }
 
 /* Reads everything once; the caller looks at the sum, so that the compiler cannot leave it out. */
-static uint64_t read_all(const struct input *in)
+static uint64_t similarity_read_all(const struct input *in)
 {
     const uint64_t *p = in->a.weights;
     uint64_t sum[8] = {0};
@@ -51,11 +51,11 @@ static uint64_t read_all(const struct input *in)
 }
 
 /* Softmax-like rows over the visible keys. */
-static void fill(struct input *in)
+static void similarity_fill(struct input *in)
 {
     uint64_t state = 1;
     const struct attention *a = &in->a;
-    float *row = must_have(malloc(a->keys * sizeof *row));
+    float *row = similarity_must_have(malloc(a->keys * sizeof *row));
     unsigned char *to = (unsigned char *)(uintptr_t)a->weights;
     size_t width = a->dtype == DTYPE_F32 ? 4 : 2;
     for (size_t r = 0; r < (size_t)a->batch * a->heads * a->queries; r++) {
@@ -89,10 +89,10 @@ static struct input new_input(enum dtype dtype, uint32_t heads, uint32_t length,
                              .self = true,
                              .causal = causal}};
     in.bytes = (size_t)heads * length * length * (dtype == DTYPE_F32 ? 4 : 2);
-    in.a.weights = must_have(malloc(in.bytes));
+    in.a.weights = similarity_must_have(malloc(in.bytes));
     in.a.grad = in.a.weights;
-    fill(&in);
-    in.weight = must_have(malloc(heads * sizeof *in.weight));
+    similarity_fill(&in);
+    in.weight = similarity_must_have(malloc(heads * sizeof *in.weight));
     for (uint32_t h = 0; h < heads; h++) {
         in.weight[h] = 1.0 / (h + 1);
     }
@@ -118,8 +118,8 @@ static int pass_map(const struct input *in, enum isa isa, struct scratch *scratc
 
 static int pass_pairs(const struct input *in, enum isa isa, struct scratch *scratch)
 {
-    struct pair *pairs = must_have(calloc((size_t)in->a.heads * TOP, sizeof *pairs));
-    uint32_t *count = must_have(calloc(in->a.heads, sizeof *count));
+    struct pair *pairs = similarity_must_have(calloc((size_t)in->a.heads * TOP, sizeof *pairs));
+    uint32_t *count = similarity_must_have(calloc(in->a.heads, sizeof *count));
     int rc = across_head_pairs(pairs, count, TOP, &in->a, 0, in->a.queries, isa, scratch);
     free(pairs);
     free(count);
@@ -129,7 +129,7 @@ static int pass_pairs(const struct input *in, enum isa isa, struct scratch *scra
 /* The gradient is the weights themselves: every byte is read twice, once from memory. */
 static int pass_gradient(const struct input *in, enum isa isa, struct scratch *scratch)
 {
-    double *score = must_have(calloc(in->a.heads, sizeof *score));
+    double *score = similarity_must_have(calloc(in->a.heads, sizeof *score));
     int rc = across_gradient(score, &in->a, 0, in->a.queries, isa, scratch);
     free(score);
     return rc;
@@ -137,7 +137,7 @@ static int pass_gradient(const struct input *in, enum isa isa, struct scratch *s
 
 typedef int pass_fn(const struct input *in, enum isa isa, struct scratch *scratch);
 
-static int ascending(const void *a, const void *b)
+static int similarity_ascending(const void *a, const void *b)
 {
     double x, y;
     memcpy(&x, a, sizeof x);
@@ -146,28 +146,28 @@ static int ascending(const void *a, const void *b)
 }
 
 /* `sum` collects what the reads found, for the report. */
-static void bench(const char *name, pass_fn *pass, const struct input *in, enum isa isa, int pairs,
-                  uint64_t *sum)
+static void similarity_bench(const char *name, pass_fn *pass, const struct input *in, enum isa isa,
+                             int pairs, uint64_t *sum)
 {
     double ratio[PAIRS_MAX], seconds[PAIRS_MAX];
     struct scratch scratch = {0};
     for (int i = -1; i < pairs; i++) { /* the first one warms up */
-        double begin = now();
-        *sum ^= read_all(in);
-        double read = now();
+        double begin = similarity_now();
+        *sum ^= similarity_read_all(in);
+        double read = similarity_now();
         if (pass(in, isa, &scratch) < 0) {
             fprintf(stderr, "similarity: out of memory\n");
             exit(1);
         }
-        double end = now();
+        double end = similarity_now();
         if (i >= 0) {
             ratio[i] = (read - begin) / (end - read);
             seconds[i] = end - read;
         }
     }
     scratch_clear(&scratch);
-    qsort(ratio, (size_t)pairs, sizeof *ratio, ascending);
-    qsort(seconds, (size_t)pairs, sizeof *seconds, ascending);
+    qsort(ratio, (size_t)pairs, sizeof *ratio, similarity_ascending);
+    qsort(seconds, (size_t)pairs, sizeof *seconds, similarity_ascending);
     printf("{\"bench\":\"%s\",\"isa\":\"%s\",\"dtype\":\"%s\",\"heads\":%u,\"length\":%u,"
            "\"causal\":%s,\"seconds\":%.6f,\"of_reads\":%.3f,\"ns_per_entry\":%.4f}\n",
            name, isa_name[isa], in->a.dtype == DTYPE_F32 ? "f32" : "bf16", in->a.heads, in->a.keys,
@@ -176,14 +176,14 @@ static void bench(const char *name, pass_fn *pass, const struct input *in, enum 
     fflush(stdout);
 }
 
-static void bench_shape(enum dtype dtype, uint32_t heads, uint32_t length, bool causal,
-                        enum isa isa, int pairs, uint64_t *sum)
+static void similarity_bench_shape(enum dtype dtype, uint32_t heads, uint32_t length, bool causal,
+                                   enum isa isa, int pairs, uint64_t *sum)
 {
     struct input in = new_input(dtype, heads, length, causal);
-    bench("weighted_map", pass_map, &in, isa, pairs, sum);
-    bench("head_pairs", pass_pairs, &in, isa, pairs, sum);
-    bench("gradient", pass_gradient, &in, isa, pairs, sum);
-    bench("similarity", pass_similarity, &in, isa, pairs, sum);
+    similarity_bench("weighted_map", pass_map, &in, isa, pairs, sum);
+    similarity_bench("head_pairs", pass_pairs, &in, isa, pairs, sum);
+    similarity_bench("gradient", pass_gradient, &in, isa, pairs, sum);
+    similarity_bench("similarity", pass_similarity, &in, isa, pairs, sum);
     free((void *)(uintptr_t)in.a.weights);
     free(in.weight);
 }
@@ -198,10 +198,10 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: similarity [PAIRS, 1..%d] [ISA]\n", PAIRS_MAX);
         return 2;
     }
-    bench_shape(DTYPE_F32, 12, 512, false, isa, pairs, &sum);
-    bench_shape(DTYPE_F32, 16, 2048, false, isa, pairs, &sum);
-    bench_shape(DTYPE_F32, 16, 2048, true, isa, pairs, &sum);
-    bench_shape(DTYPE_BF16, 16, 2048, false, isa, pairs, &sum);
+    similarity_bench_shape(DTYPE_F32, 12, 512, false, isa, pairs, &sum);
+    similarity_bench_shape(DTYPE_F32, 16, 2048, false, isa, pairs, &sum);
+    similarity_bench_shape(DTYPE_F32, 16, 2048, true, isa, pairs, &sum);
+    similarity_bench_shape(DTYPE_BF16, 16, 2048, false, isa, pairs, &sum);
     printf("{\"bench\":\"reads\",\"checksum\":%llu}\n", (unsigned long long)sum);
     return 0;
 }

@@ -30,23 +30,23 @@ static const struct {
     enum spectrum_effort effort;
 } efforts[] = {{"norm", SPECTRUM_NORM}, {"leading", SPECTRUM_LEADING}, {"full", SPECTRUM_FULL}};
 
-static void *must_have(void *memory)
+static void *spectrum_must_have(void *memory)
 {
-    if (memory == NULL) {
+    if (!memory) {
         fprintf(stderr, "spectrum: out of memory\n");
         exit(1);
     }
     return memory;
 }
 
-static double seconds(void)
+static double spectrum_seconds(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-static double random_normal(uint32_t *random)
+static double spectrum_random_normal(uint32_t *random)
 {
     double sum = -6;
     for (int i = 0; i < 12; i++) {
@@ -56,7 +56,7 @@ static double random_normal(uint32_t *random)
     return sum;
 }
 
-static void fill(float *map, uint32_t n, const struct map_kind *kind)
+static void spectrum_fill(float *map, uint32_t n, const struct map_kind *kind)
 {
     uint32_t random = 1;
     for (size_t i = 0; i < n; i++) {
@@ -64,7 +64,7 @@ static void fill(float *map, uint32_t n, const struct map_kind *kind)
         double sum = 0;
         memset(map + i * n, 0, n * sizeof *map);
         for (size_t j = 0; j < keys; j++) {
-            map[i * n + j] = (float)exp(kind->sigma * random_normal(&random));
+            map[i * n + j] = (float)exp(kind->sigma * spectrum_random_normal(&random));
             sum += (double)map[i * n + j];
         }
         for (size_t j = 0; j < keys; j++) {
@@ -87,35 +87,35 @@ static double time_sgesdd(struct bench *b)
     lapack_int n = (lapack_int)b->n;
     float unused;
     memcpy(b->copy, b->map, (size_t)b->n * b->n * sizeof *b->map);
-    double start = seconds();
+    double start = spectrum_seconds();
     LAPACKE_sgesdd(LAPACK_COL_MAJOR, 'N', n, n, b->copy, n, b->values, &unused, 1, &unused, 1);
-    return seconds() - start;
+    return spectrum_seconds() - start;
 }
 
-static struct matrix matrix_of(const struct bench *b)
+static struct matrix spectrum_matrix_of(const struct bench *b)
 {
     return (struct matrix){b->map, DTYPE_F32, b->n, b->n, b->n};
 }
 
 static double time_ours(struct bench *b, enum spectrum_effort effort, struct spectrum *ret)
 {
-    struct matrix m = matrix_of(b);
-    double start = seconds();
+    struct matrix m = spectrum_matrix_of(b);
+    double start = spectrum_seconds();
     if (spectrum_of_matrix(&m, spectrum_eps(DTYPE_F32), effort, isa_best(), &b->scratch, ret) < 0) {
-        must_have(NULL);
+        spectrum_must_have(NULL);
     }
-    return seconds() - start;
+    return spectrum_seconds() - start;
 }
 
-static int compare(const void *a, const void *b)
+static int spectrum_compare(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
-static double median(double *x, int count)
+static double spectrum_median(double *x, int count)
 {
-    qsort(x, (size_t)count, sizeof *x, compare);
+    qsort(x, (size_t)count, sizeof *x, spectrum_compare);
     return count % 2 != 0 ? x[count / 2] : (x[count / 2] + x[count / 2 - 1]) / 2;
 }
 
@@ -136,8 +136,8 @@ static double largest_error(const struct spectrum *got, const struct spectrum *w
 
 static struct singular_values must_have_values(struct singular_values v, int rc)
 {
-    if (rc < 0 || v.value == NULL) {
-        must_have(NULL);
+    if (rc < 0 || !v.value) {
+        spectrum_must_have(NULL);
     }
     return v;
 }
@@ -145,7 +145,7 @@ static struct singular_values must_have_values(struct singular_values v, int rc)
 /* Of every value above 0.01 s1 of the method behind SPECTRUM_FULL. */
 static double largest_error_of_all(struct bench *b)
 {
-    struct matrix m = matrix_of(b);
+    struct matrix m = spectrum_matrix_of(b);
     struct singular_values v = {0};
     int rc = bidiagonal_values(&m, spectrum_kernel_of(isa_best()), &b->scratch, &v);
     v = must_have_values(v, rc);
@@ -158,7 +158,7 @@ static double largest_error_of_all(struct bench *b)
 
 static void find_truth(struct bench *b)
 {
-    struct matrix m = matrix_of(b);
+    struct matrix m = spectrum_matrix_of(b);
     struct singular_values v = {0};
     int rc = lapack_values(&m, &b->scratch, &v);
     v = must_have_values(v, rc);
@@ -166,11 +166,11 @@ static void find_truth(struct bench *b)
     struct attention a = {.weights = b->map, .dtype = DTYPE_F32, .batch = 1, .heads = 1};
     a.queries = a.keys = b->n;
     if (spectrum_compute_ref(&a, 0, 0, &b->scratch, &b->truth) < 0) {
-        must_have(NULL);
+        spectrum_must_have(NULL);
     }
 }
 
-static void run(struct bench *b, const struct map_kind *kind, int pairs)
+static void spectrum_run(struct bench *b, const struct map_kind *kind, int pairs)
 {
     for (size_t e = 0; e < sizeof efforts / sizeof efforts[0]; e++) {
         struct spectrum got;
@@ -185,8 +185,8 @@ static void run(struct bench *b, const struct map_kind *kind, int pairs)
         }
         printf("{\"bench\":\"spectrum\",\"map\":\"%s\",\"n\":%u,\"effort\":\"%s\",\"ms\":%.3f,"
                "\"sgesdd_ms\":%.3f,\"ratio\":%.2f,\"error\":%.1e}\n",
-               kind->name, b->n, efforts[e].name, 1e3 * median(b->ours, pairs),
-               1e3 * median(b->theirs, pairs), median(b->ratio, pairs), error);
+               kind->name, b->n, efforts[e].name, 1e3 * spectrum_median(b->ours, pairs),
+               1e3 * spectrum_median(b->theirs, pairs), spectrum_median(b->ratio, pairs), error);
         fflush(stdout);
     }
 }
@@ -195,14 +195,14 @@ static void bench_size(uint32_t n, int pairs)
 {
     struct bench b = {.n = n};
     size_t bytes = (size_t)n * n * sizeof(float);
-    b.map = must_have(malloc(bytes));
-    b.copy = must_have(malloc(bytes));
-    b.values = must_have(malloc(n * sizeof(float)));
-    b.all = must_have(malloc(n * sizeof(double)));
+    b.map = spectrum_must_have(malloc(bytes));
+    b.copy = spectrum_must_have(malloc(bytes));
+    b.values = spectrum_must_have(malloc(n * sizeof(float)));
+    b.all = spectrum_must_have(malloc(n * sizeof(double)));
     for (size_t k = 0; k < sizeof kinds / sizeof kinds[0]; k++) {
-        fill(b.map, n, &kinds[k]);
+        spectrum_fill(b.map, n, &kinds[k]);
         find_truth(&b);
-        run(&b, &kinds[k], pairs);
+        spectrum_run(&b, &kinds[k], pairs);
     }
     free(b.map);
     free(b.copy);

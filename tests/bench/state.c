@@ -20,14 +20,14 @@ struct options {
     uint32_t buckets, messages, adds, parts, runs, streams;
 };
 
-static double seconds(void)
+static double state_seconds(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static void check(bool good, const char *what)
+static void state_check(bool good, const char *what)
 {
     if (!good) {
         fprintf(stderr, "state: %s failed\n", what);
@@ -35,7 +35,7 @@ static void check(bool good, const char *what)
     }
 }
 
-static double random_unit(uint64_t *state)
+static double state_random_unit(uint64_t *state)
 {
     *state = *state * 6364136223846793005u + 1442695040888963407u;
     return (double)(*state >> 11) * 0x1p-53;
@@ -45,7 +45,7 @@ static double random_unit(uint64_t *state)
 static struct measured_message **make_pool(uint32_t heads, uint32_t size, uint32_t count)
 {
     struct measured_message **pool = calloc(count, sizeof(struct measured_message *));
-    check(pool != NULL, "allocation");
+    state_check(pool != NULL, "allocation");
     for (uint32_t i = 0; i < count; i++) {
         struct measured_options options = {.batch = 1,
                                            .heads = heads,
@@ -53,39 +53,41 @@ static struct measured_message **make_pool(uint32_t heads, uint32_t size, uint32
                                            .sharpness = 0.5 + 8.0 * (i * 7 % count) / count,
                                            .seed = i + 1};
         pool[i] = measured_message_new(&options, i + 1);
-        check(pool[i] != NULL, "measuring");
+        state_check(pool[i] != NULL, "measuring");
     }
     return pool;
 }
 
 static void free_pool(struct measured_message **pool, uint32_t count)
 {
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++) {
         measured_message_free(&pool[i]);
+    }
     free(pool);
 }
 
-static void add(struct layer_state *state, const struct measured_message *message)
+static void bench_state_add(struct layer_state *state, const struct measured_message *message)
 {
-    check(layer_state_add(state, &message->message, measure_result(message->measure)) == 0,
-          "adding");
+    state_check(layer_state_add(state, &message->message, measure_result(message->measure)) == 0,
+                "adding");
 }
 
 static struct layer_state **new_states(uint32_t count, uint32_t heads, uint32_t buckets)
 {
     struct layer_state **states = calloc(count, sizeof(struct layer_state *));
-    check(states != NULL, "allocation");
+    state_check(states != NULL, "allocation");
     for (uint32_t i = 0; i < count; i++) {
         states[i] = layer_state_new(heads, buckets);
-        check(states[i] != NULL, "allocation");
+        state_check(states[i] != NULL, "allocation");
     }
     return states;
 }
 
-static void free_states(struct layer_state **states, uint32_t count)
+static void state_free_states(struct layer_state **states, uint32_t count)
 {
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++) {
         layer_state_free(&states[i]);
+    }
     free(states);
 }
 
@@ -95,7 +97,7 @@ static double worst_error(const struct layer_state *state)
     for (int m = 0; m < METRIC_COUNT; m++) {
         for (uint32_t h = 0; h < state->heads; h++) {
             struct dist dist;
-            check(layer_state_dist(state, m, h, &dist) == 0, "reading");
+            state_check(layer_state_dist(state, m, h, &dist) == 0, "reading");
             double error = dist.moments.n > 0 ? dist_quantile_error(&dist) : 0;
             worst = error > worst ? error : worst;
             dist_clear(&dist);
@@ -114,11 +116,14 @@ static void bench_bytes(const struct options *options)
     size_t before = mallinfo2().uordblks;
     struct layer_state **states = new_states(LAYERS, HEADS, options->buckets);
     uint64_t claimed = 0;
-    for (uint32_t i = 0; i < adds; i++)
-        for (uint32_t l = 0; l < LAYERS; l++)
-            add(states[l], pool[(i + l) % options->messages]);
-    for (uint32_t l = 0; l < LAYERS; l++)
+    for (uint32_t i = 0; i < adds; i++) {
+        for (uint32_t l = 0; l < LAYERS; l++) {
+            bench_state_add(states[l], pool[(i + l) % options->messages]);
+        }
+    }
+    for (uint32_t l = 0; l < LAYERS; l++) {
         claimed += layer_state_bytes(states[l]);
+    }
     struct mallinfo2 after = mallinfo2();
     double heads = (double)LAYERS * HEADS;
     double used = (double)(after.uordblks - before);
@@ -127,7 +132,7 @@ static void bench_bytes(const struct options *options)
            "\"claimed_per_head\": %.0f, \"quantile_error_worst\": %.3f}\n",
            HEADS, SIZE, SIZE, adds, options->buckets, used / heads,
            (double)states[0]->stats_bytes / HEADS, (double)claimed / heads, worst_error(states[0]));
-    free_states(states, LAYERS);
+    state_free_states(states, LAYERS);
     free_pool(pool, options->messages);
 }
 
@@ -141,18 +146,20 @@ static void bench_merge(const struct options *options)
     uint64_t seed = 1;
     double bytes = 0;
     for (uint32_t i = 0; i < LAYERS * options->parts; i++) {
-        for (uint32_t k = 0; k < per_part; k++)
-            add(parts[i], pool[(uint32_t)(POOL * random_unit(&seed))]);
+        for (uint32_t k = 0; k < per_part; k++) {
+            bench_state_add(parts[i], pool[(uint32_t)(POOL * state_random_unit(&seed))]);
+        }
         bytes += (double)layer_state_bytes(parts[i]);
     }
     for (uint32_t run = 0; run < options->runs; run++) {
-        double begin = seconds();
+        double begin = state_seconds();
         uint64_t rows = 0;
         for (uint32_t l = 0; l < LAYERS; l++) {
             struct layer_state *whole = layer_state_new(HEADS, options->buckets);
             const struct layer_state *const *from =
                 (const struct layer_state *const *)parts + (size_t)l * options->parts;
-            check(whole && layer_state_merge_all(whole, from, options->parts) == 0, "merging");
+            state_check(whole && layer_state_merge_all(whole, from, options->parts) == 0,
+                        "merging");
             rows += whole->rows;
             layer_state_free(&whole);
         }
@@ -160,9 +167,9 @@ static void bench_merge(const struct options *options)
                "\"messages_per_part\": %u, \"buckets\": %u, \"gib\": %.2f, \"seconds\": %.3f, "
                "\"rows\": %llu}\n",
                options->parts, LAYERS, HEADS, per_part, options->buckets, bytes / (1 << 30),
-               seconds() - begin, (unsigned long long)rows);
+               state_seconds() - begin, (unsigned long long)rows);
     }
-    free_states(parts, LAYERS * options->parts);
+    state_free_states(parts, LAYERS * options->parts);
     free_pool(pool, POOL);
 }
 
@@ -173,10 +180,11 @@ enum { ADD_HEADS = 32, ADD_SIZE = 256, ADD_POOL = 16, ADDS = 2000 };
 static double seconds_per_add(struct layer_state **states, uint32_t layers,
                               struct measured_message **pool, uint64_t *seed)
 {
-    double begin = seconds();
-    for (uint32_t i = 0; i < ADDS; i++)
-        add(states[(uint32_t)(layers * random_unit(seed))], pool[i % ADD_POOL]);
-    return (seconds() - begin) / ADDS;
+    double begin = state_seconds();
+    for (uint32_t i = 0; i < ADDS; i++) {
+        bench_state_add(states[(uint32_t)(layers * state_random_unit(seed))], pool[i % ADD_POOL]);
+    }
+    return (state_seconds() - begin) / ADDS;
 }
 
 /* The kernels' share of a message: everything that is on by default but spectra, which would make
@@ -192,15 +200,15 @@ static double seconds_per_measure(void)
     return measured_seconds(&options, 20);
 }
 
-static int ascending(const void *a, const void *b)
+static int state_ascending(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
-static double median(double *x, uint32_t n)
+static double state_median(double *x, uint32_t n)
 {
-    qsort(x, n, sizeof *x, ascending);
+    qsort(x, n, sizeof *x, state_ascending);
     return x[n / 2];
 }
 
@@ -214,19 +222,21 @@ static void bench_add(const struct options *options)
            *base = calloc(options->runs, sizeof *base);
     double kernels = seconds_per_measure();
     uint64_t seed = 1;
-    check(ratio && base, "allocation");
+    state_check(ratio && base, "allocation");
     for (uint32_t k = 0; k < 4; k++) {
-        for (uint32_t i = 0; i < few; i++)
-            add(small[i], pool[(i + k * 3) % ADD_POOL]);
-        for (uint32_t i = 0; i < many; i++)
-            add(large[i], pool[(i + k * 3) % ADD_POOL]);
+        for (uint32_t i = 0; i < few; i++) {
+            bench_state_add(small[i], pool[(i + k * 3) % ADD_POOL]);
+        }
+        for (uint32_t i = 0; i < many; i++) {
+            bench_state_add(large[i], pool[(i + k * 3) % ADD_POOL]);
+        }
     }
     for (uint32_t run = 0; run < options->runs; run++) {
         base[run] = seconds_per_add(small, few, pool, &seed);
         ratio[run] = seconds_per_add(large, many, pool, &seed) / base[run];
     }
-    double add_few = median(base, options->runs);
-    double add_many = add_few * median(ratio, options->runs);
+    double add_few = state_median(base, options->runs);
+    double add_many = add_few * state_median(ratio, options->runs);
     printf("{\"bench\": \"state_add\", \"shape\": [1, %d, %d, %d], \"buckets\": %u, "
            "\"streams\": [%u, %u], \"add_us\": [%.1f, %.1f], \"kernels_us\": %.1f, "
            "\"add_ratio\": %.3f, \"message_ratio\": %.3f}\n",
@@ -235,16 +245,17 @@ static void bench_add(const struct options *options)
            (kernels + add_many) / (kernels + add_few));
     free(ratio);
     free(base);
-    free_states(small, few);
-    free_states(large, many);
+    state_free_states(small, few);
+    state_free_states(large, many);
     free_pool(pool, ADD_POOL);
 }
 
-static bool take(const char *argument, const char *name, uint32_t *number)
+static bool state_take(const char *argument, const char *name, uint32_t *number)
 {
     size_t length = strlen(name);
-    if (strncmp(argument, name, length) != 0 || argument[length] != '=')
+    if (strncmp(argument, name, length) != 0 || argument[length] != '=') {
         return false;
+    }
     *number = (uint32_t)strtoul(argument + length + 1, NULL, 10);
     return *number > 0;
 }
@@ -254,18 +265,24 @@ int main(int argc, char **argv)
     struct options options = {
         .buckets = 48, .messages = 50, .parts = 1000, .runs = 5, .streams = 1000000};
     for (int i = 1; i < argc; i++) {
-        if (take(argv[i], "buckets", &options.buckets) ||
-            take(argv[i], "messages", &options.messages) || take(argv[i], "adds", &options.adds) ||
-            take(argv[i], "parts", &options.parts) || take(argv[i], "runs", &options.runs) ||
-            take(argv[i], "streams", &options.streams))
+        if (state_take(argv[i], "buckets", &options.buckets) ||
+            state_take(argv[i], "messages", &options.messages) ||
+            state_take(argv[i], "adds", &options.adds) ||
+            state_take(argv[i], "parts", &options.parts) ||
+            state_take(argv[i], "runs", &options.runs) ||
+            state_take(argv[i], "streams", &options.streams)) {
             continue;
+        }
         options.only = argv[i];
     }
-    if (!options.only || strcmp(options.only, "bytes") == 0)
+    if (!options.only || strcmp(options.only, "bytes") == 0) {
         bench_bytes(&options);
-    if (!options.only || strcmp(options.only, "merge") == 0)
+    }
+    if (!options.only || strcmp(options.only, "merge") == 0) {
         bench_merge(&options);
-    if (!options.only || strcmp(options.only, "add") == 0)
+    }
+    if (!options.only || strcmp(options.only, "add") == 0) {
         bench_add(&options);
+    }
     return 0;
 }

@@ -86,42 +86,46 @@ static const struct field fields[] = {
     {"step", U32, &step},
 };
 
-static void die(const char *what)
+static void publish_arrays_die(const char *what)
 {
     fprintf(stderr, "publish_arrays: %s\n", what);
     exit(EXIT_FAILURE);
 }
 
-static void *read_file(const char *path)
+static void *publish_arrays_read_file(const char *path)
 {
     FILE *file = fopen(path, "rb");
     long bytes = -1;
     void *data = NULL;
 
-    if (file && fseek(file, 0, SEEK_END) == 0)
+    if (file && fseek(file, 0, SEEK_END) == 0) {
         bytes = ftell(file);
-    if (bytes >= 0)
+    }
+    if (bytes >= 0) {
         data = malloc((size_t)bytes + 1);
+    }
     if (!data || fseek(file, 0, SEEK_SET) != 0 ||
-        fread(data, 1, (size_t)bytes, file) != (size_t)bytes)
-        die(path);
+        fread(data, 1, (size_t)bytes, file) != (size_t)bytes) {
+        publish_arrays_die(path);
+    }
     fclose(file);
     return data;
 }
 
-static attn_dtype dtype_of(const char *name)
+static attn_dtype publish_arrays_dtype_of(const char *name)
 {
     static const char *const names[] = {"f32", "f16", "bf16", "f64"};
 
     for (unsigned i = 0; i < 4; i++) {
-        if (strcmp(name, names[i]) == 0)
+        if (strcmp(name, names[i]) == 0) {
             return (attn_dtype)i;
+        }
     }
-    die(name);
+    publish_arrays_die(name);
     return ATTN_F32;
 }
 
-static void set(const struct field *field, const char *value)
+static void publish_arrays_set(const struct field *field, const char *value)
 {
     switch (field->kind) {
     case U32:
@@ -134,41 +138,45 @@ static void set(const struct field *field, const char *value)
         *(double *)field->to = strtod(value, NULL);
         break;
     case DTYPE:
-        *(attn_dtype *)field->to = dtype_of(value);
+        *(attn_dtype *)field->to = publish_arrays_dtype_of(value);
         break;
     case FILE_OF:
-        *(const void **)field->to = read_file(value + 1);
+        *(const void **)field->to = publish_arrays_read_file(value + 1);
         break;
     }
 }
 
-static void parse(const char *argument)
+static void publish_arrays_parse(const char *argument)
 {
     size_t len = strcspn(argument, "=");
     bool found = false;
 
-    for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
-        if (strlen(fields[i].name) != len || strncmp(argument, fields[i].name, len) != 0)
+    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
+        if (strlen(fields[i].name) != len || strncmp(argument, fields[i].name, len) != 0) {
             continue;
-        set(&fields[i], argument + len + 1);
+        }
+        publish_arrays_set(&fields[i], argument + len + 1);
         found = true;
     }
-    if (!found)
-        die(argument);
+    if (!found) {
+        publish_arrays_die(argument);
+    }
 }
 
-static int publish(attn_publisher *publisher, const char *tier)
+static int publish_arrays_publish(attn_publisher *publisher, const char *tier)
 {
-    if (plan.samples || plan.rows || plan_last != UINT32_MAX)
+    if (plan.samples || plan.rows || plan_last != UINT32_MAX) {
         a.plan = qk.plan = &plan;
+    }
     if (plan_last != UINT32_MAX) {
         plan.range_count = 1;
         plan.ranges[0] = (attn_range){plan_first, plan_last};
     }
     a.stack = qk.stack = w.stack = ATTN_DECODER;
     attn_set_position(publisher, 0, step);
-    if (strcmp(tier, "attention") == 0)
+    if (strcmp(tier, "attention") == 0) {
         return attn_publish_attention(publisher, &a);
+    }
     return strcmp(tier, "qk") == 0 ? attn_publish_qk(publisher, &qk)
                                    : attn_publish_weights(publisher, &w);
 }
@@ -184,20 +192,26 @@ int main(int argc, char **argv)
     attn_qk_default(&qk);
     attn_weights_default(&w);
     attn_plan_default(&plan);
-    if (argc < 4)
-        die("too few arguments");
-    for (int i = 4; i < argc; i++)
-        parse(argv[i]);
+    if (argc < 4) {
+        publish_arrays_die("too few arguments");
+    }
+    for (int i = 4; i < argc; i++) {
+        publish_arrays_parse(argv[i]);
+    }
     options.endpoint = argv[1];
     options.job = argv[2];
     options.linger_ms = 10000;
-    if (attn_publisher_new(&options, &publisher) != 0 || attn_publisher_wait(publisher, 20000) != 0)
-        die("no daemon");
-    rc = publish(publisher, argv[3]);
-    if (rc == 0)
+    if (attn_publisher_new(&options, &publisher) != 0 ||
+        attn_publisher_wait(publisher, 20000) != 0) {
+        publish_arrays_die("no daemon");
+    }
+    rc = publish_arrays_publish(publisher, argv[3]);
+    if (rc == 0) {
         rc = attn_epoch_end(publisher);
+    }
     attn_publisher_free(&publisher);
-    if (rc != 0)
-        die(attn_strerror(rc));
+    if (rc != 0) {
+        publish_arrays_die(attn_strerror(rc));
+    }
     return EXIT_SUCCESS;
 }

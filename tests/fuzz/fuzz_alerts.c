@@ -12,13 +12,13 @@
 static struct config config;
 static struct layer_state *window;
 
-static void clear(void)
+static void fuzz_alerts_clear(void)
 {
     layer_state_free(&window);
     config_clear(&config);
 }
 
-static void prepare(void)
+static void fuzz_alerts_prepare(void)
 {
     struct measured_options options = {
         .batch = 1, .heads = 2, .size = 8, .sharpness = 1, .seed = 1};
@@ -28,17 +28,17 @@ static void prepare(void)
     REQUIRE(layer_state_add(window, &message->message, measure_result(message->measure)) == 0);
     measured_message_free(&message);
     config_defaults(&config);
-    atexit(clear);
+    atexit(fuzz_alerts_clear);
 }
 
-static struct alerts *begin(void)
+static struct alerts *fuzz_alerts_begin(void)
 {
     struct alerts *alerts = alerts_new(&config, "job");
     REQUIRE(alerts);
     return alerts;
 }
 
-static void on_event(void *data, const struct alert_result *event)
+static void fuzz_alerts_on_event(void *data, const struct alert_result *event)
 {
     struct mpk_writer writer;
     mpk_writer_init(&writer);
@@ -48,23 +48,23 @@ static void on_event(void *data, const struct alert_result *event)
     mpk_writer_clear(&writer);
 }
 
-static void on_overflow(void *data, uint32_t events)
+static void fuzz_alerts_on_overflow(void *data, uint32_t events)
 {
     *(uint32_t *)data += events;
 }
 
-static void pack(const struct alerts *alerts, struct mpk_writer *ret_packed)
+static void fuzz_alerts_pack(const struct alerts *alerts, struct mpk_writer *ret_packed)
 {
     mpk_writer_init(ret_packed);
     REQUIRE(alerts_pack(alerts, ret_packed) == 0);
 }
 
-static void use(struct alerts *alerts)
+static void fuzz_alerts_use(struct alerts *alerts)
 {
     static const uint8_t run[RUN_BYTES] = {1};
     const struct result_window about = {WINDOW_EPOCH, 1, 1, 1, 1, false};
     uint32_t events = 0;
-    struct alert_sink sink = {on_event, on_overflow, &events};
+    struct alert_sink sink = {fuzz_alerts_on_event, fuzz_alerts_on_overflow, &events};
     struct result_common common = {.job = "job", .run = run, .epoch = 3, .step = 4, .time_ns = 5};
     struct alert_run facts = {.common = common, .processed = 5, .lost = 5};
     struct summary_view view;
@@ -86,19 +86,20 @@ static void use(struct alerts *alerts)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
     struct mpk_writer packed, packed_again;
-    if (!window)
-        prepare();
-    struct alerts *alerts = begin(), *again = begin();
+    if (!window) {
+        fuzz_alerts_prepare();
+    }
+    struct alerts *alerts = fuzz_alerts_begin(), *again = fuzz_alerts_begin();
     if (alerts_unpack(alerts, data, len) == 0) {
-        pack(alerts, &packed);
+        fuzz_alerts_pack(alerts, &packed);
         REQUIRE(alerts_unpack(again, packed.buffer.data, packed.buffer.size) == 0);
-        pack(again, &packed_again);
+        fuzz_alerts_pack(again, &packed_again);
         REQUIRE(packed.buffer.size == packed_again.buffer.size);
         REQUIRE(memcmp(packed.buffer.data, packed_again.buffer.data, packed.buffer.size) == 0);
         mpk_writer_clear(&packed);
         mpk_writer_clear(&packed_again);
     }
-    use(alerts);
+    fuzz_alerts_use(alerts);
     alerts_free(&alerts);
     alerts_free(&again);
     return 0;

@@ -20,8 +20,9 @@ static void check_shape(const struct array *array)
     char text[ARRAY_SHAPE_TEXT_MAX];
 
     REQUIRE(array->rank <= ARRAY_RANK_MAX && strlen(array->name) <= ARRAY_NAME_MAX);
-    for (uint32_t i = 0; i < array->rank; i++)
+    for (uint32_t i = 0; i < array->rank; i++) {
         bytes *= array->shape[i];
+    }
     REQUIRE(array->type == ARRAY_OTHER || bytes == array->bytes);
     array_shape_text(array, text);
     REQUIRE(text[strlen(text) - 1] == ']');
@@ -55,11 +56,13 @@ static void check_contents(const struct array *array)
         REQUIRE(error[0] != '\0');
         return;
     }
-    for (uint64_t i = 0; i < array->bytes; i++)
+    for (uint64_t i = 0; i < array->bytes; i++) {
         sum += ((const uint8_t *)data.data)[i];
+    }
     REQUIRE(sum <= 255 * array->bytes);
-    if (!array->fortran)
+    if (!array->fortran) {
         check_stream(array, data.data);
+    }
     array_data_clear(&data);
 }
 
@@ -74,8 +77,9 @@ static void read_as(const char *path, const uint8_t *bytes, size_t len)
     } else {
         for (size_t i = 0; i < list.count; i++) {
             check_shape(&list.items[i]);
-            if (list.items[i].type != ARRAY_OTHER && list.items[i].bytes <= LOAD_MAX)
+            if (list.items[i].type != ARRAY_OTHER && list.items[i].bytes <= LOAD_MAX) {
                 check_contents(&list.items[i]);
+            }
         }
     }
     array_list_clear(&list);
@@ -87,7 +91,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
     static const char *const paths[] = {"decoder.0.self.npy", "x.npz", "x.safetensors"};
 
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         read_as(paths[i], data, len);
+    }
     return 0;
 }

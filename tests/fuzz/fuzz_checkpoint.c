@@ -20,43 +20,45 @@ static struct stats stats;
 static struct run *runs[4];
 static uint32_t run_count;
 
-static void put(void *data, const struct run *run, const char *topic, uint32_t track,
-                struct mpk_writer *writer, enum result_kind kind)
+static void fuzz_checkpoint_put(void *data, const struct run *run, const char *topic,
+                                uint32_t track, struct mpk_writer *writer, enum result_kind kind)
 {
     (void)data, (void)run, (void)track, (void)kind;
     REQUIRE(*topic && mpk_writer_ok(writer));
     REQUIRE(mpk_check(writer->buffer.data, writer->buffer.size, &mpk_result_limits) == 0);
 }
 
-static bool adopt(void *data, struct run *run)
+static bool fuzz_checkpoint_adopt(void *data, struct run *run)
 {
     (void)data;
-    if (run_count == sizeof runs / sizeof runs[0])
+    if (run_count == sizeof runs / sizeof runs[0]) {
         return false;
+    }
     runs[run_count++] = run;
     return true;
 }
 
-static void clear(void)
+static void fuzz_checkpoint_clear(void)
 {
     config_clear(&config);
 }
 
-static void prepare(void)
+static void fuzz_checkpoint_prepare(void)
 {
     trained_config(&config);
     log_setup(LOG_ERROR, false);
-    atexit(clear);
+    atexit(fuzz_checkpoint_clear);
 }
 
-static void read_all(struct restore *restore, const uint8_t *data, size_t len)
+static void fuzz_checkpoint_read_all(struct restore *restore, const uint8_t *data, size_t len)
 {
     static const uint8_t id[RUN_BYTES] = {1};
     char key[256];
     while (len > 0) {
         size_t key_length = data[0];
-        if (len < 1 + key_length + 2)
+        if (len < 1 + key_length + 2) {
             return;
+        }
         memcpy(key, data + 1, key_length);
         key[key_length] = '\0';
         data += 1 + key_length;
@@ -83,14 +85,16 @@ static void go_on(struct run *run)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
-    struct result_sink sink = {.put = put, .stats = &stats, .wall_offset_ns = S};
+    struct result_sink sink = {.put = fuzz_checkpoint_put, .stats = &stats, .wall_offset_ns = S};
     struct state_budget budget = {.limit = UINT64_C(1) << 30};
-    if (!config.window_length)
-        prepare();
+    if (!config.window_length) {
+        fuzz_checkpoint_prepare();
+    }
     run_count = 0;
-    struct restore *restore = restore_new(&config, &sink, &budget, adopt, NULL, 1000 * S);
+    struct restore *restore =
+        restore_new(&config, &sink, &budget, fuzz_checkpoint_adopt, NULL, 1000 * S);
     REQUIRE(restore);
-    read_all(restore, data, len);
+    fuzz_checkpoint_read_all(restore, data, len);
     REQUIRE(restore_finish(&restore) == run_count);
     for (uint32_t i = 0; i < run_count; i++) {
         go_on(runs[i]);

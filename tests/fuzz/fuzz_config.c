@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 /* A file without a name on any disk. */
-static int file_of(const void *data, size_t size, char ret_path[32])
+static int fuzz_config_file_of(const void *data, size_t size, char ret_path[32])
 {
     int fd = memfd_create("fuzz", 0);
     REQUIRE(fd >= 0 && write(fd, data, size) == (ssize_t)size);
@@ -19,7 +19,7 @@ static int file_of(const void *data, size_t size, char ret_path[32])
     return fd;
 }
 
-static char *print(const struct config *config, size_t *ret_size)
+static char *fuzz_config_print(const struct config *config, size_t *ret_size)
 {
     char *text = NULL;
     FILE *out = open_memstream(&text, ret_size);
@@ -29,7 +29,7 @@ static char *print(const struct config *config, size_t *ret_size)
     return text;
 }
 
-static void see(void *data, const char *section, const char *name, const char *value)
+static void fuzz_config_see(void *data, const char *section, const char *name, const char *value)
 {
     char buffer[CONFIG_PUBLIC_MAX];
     *(size_t *)data += strlen(section) + strlen(name);
@@ -46,11 +46,11 @@ static void check_printed(const struct config *config)
     char error[CONFIG_ERROR_MAX] = "", path[32];
     struct config again;
     size_t size, size_again, sum = 0;
-    char *text = print(config, &size), *text_again;
-    int fd = file_of(text, size, path);
+    char *text = fuzz_config_print(config, &size), *text_again;
+    int fd = fuzz_config_file_of(text, size, path);
     config_defaults(&again);
     REQUIRE(config_load(&again, path, error) == 0);
-    text_again = print(&again, &size_again);
+    text_again = fuzz_config_print(&again, &size_again);
     REQUIRE(size == size_again && memcmp(text, text_again, size) == 0);
     config_each_difference(config, &again, see_difference, &sum);
     REQUIRE(sum == 0);
@@ -71,8 +71,9 @@ static void set_lines(const uint8_t *data, size_t len)
         snprintf(line, sizeof line, "%.*s", (int)(length < 2000 ? length : 2000),
                  (const char *)data);
         error[0] = '\0';
-        if (config_set(&config, line, error) != 0)
+        if (config_set(&config, line, error) != 0) {
             REQUIRE(strncmp(error, "--set: ", 7) == 0 && !strchr(error, '\n'));
+        }
         data += length + (end != NULL);
         len -= length + (end != NULL);
     }
@@ -85,10 +86,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     char error[CONFIG_ERROR_MAX] = "", path[32];
     struct config config;
     size_t sum = 0;
-    int fd = file_of(data, len, path);
+    int fd = fuzz_config_file_of(data, len, path);
     config_defaults(&config);
     if (config_load(&config, path, error) == 0) {
-        config_each(&config, see, &sum);
+        config_each(&config, fuzz_config_see, &sum);
         REQUIRE(sum > 0);
         check_printed(&config);
         REQUIRE(config_check(&config, error) == 0 || (*error && !strchr(error, '\n')));

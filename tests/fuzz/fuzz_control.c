@@ -31,14 +31,14 @@ static struct publisher *publisher;
 static struct control *control;
 static void *zmq, *client;
 
-static void put(void *data, const struct run *run, const char *topic, uint32_t track,
-                struct mpk_writer *writer, enum result_kind kind)
+static void fuzz_control_put(void *data, const struct run *run, const char *topic, uint32_t track,
+                             struct mpk_writer *writer, enum result_kind kind)
 {
     (void)data;
     publisher_put(publisher, run->id, topic, track, writer, kind == RESULT_SUMMARY);
 }
 
-static void forget(void *data, const char *job)
+static void fuzz_control_forget(void *data, const char *job)
 {
     (void)data, (void)job;
 }
@@ -55,7 +55,7 @@ static uint64_t nothing(void *data)
     return 0;
 }
 
-static void remove_directory(void)
+static void fuzz_control_remove_directory(void)
 {
     char command[64];
     snprintf(command, sizeof command, "rm -rf %s", directory);
@@ -68,13 +68,13 @@ static void set_text(char *text, size_t size, const char *scheme, const char *na
 }
 
 /* Everything but the threads that measure and receive. */
-static void start(void)
+static void fuzz_control_start(void)
 {
     static struct result_sink sink;
     char error[CONFIG_ERROR_MAX];
     const char *reason;
     REQUIRE(mkdtemp(directory));
-    atexit(remove_directory);
+    atexit(fuzz_control_remove_directory);
     trained_config(&config);
     log_setup(LOG_ERROR, false);
     set_text(config.history_path.text, sizeof config.history_path.text, "", "history.db");
@@ -94,13 +94,15 @@ static void start(void)
     REQUIRE(view.plans && pool_new(1, 4, &view.pool) == 0);
     REQUIRE(publisher_new(&loop, zmq, &config, &stats, &publisher, error) == 0);
     REQUIRE(store_new(&config, &stats, &view.store) == 0);
-    sink = (struct result_sink){.put = put, .store = view.store, .stats = &stats, .maps = &maps};
+    sink = (struct result_sink){
+        .put = fuzz_control_put, .store = view.store, .stats = &stats, .maps = &maps};
     view.publisher = publisher;
-    view.registry = registry_new(&config, &sink, forget, NULL);
+    view.registry = registry_new(&config, &sink, fuzz_control_forget, NULL);
     REQUIRE(view.registry);
     trained_fill(view.registry, JOB);
-    while (store_waiting(view.store) > 0)
+    while (store_waiting(view.store) > 0) {
         usleep(1000);
+    }
     REQUIRE(history_new(&loop, &config, store_path(view.store, &reason), &view.history, error) ==
             0);
     REQUIRE(control_new(&loop, zmq, &view, &control, error) == 0);
@@ -109,7 +111,7 @@ static void start(void)
 }
 
 /* An answer that takes longer than libFuzzer's -timeout is a hang. */
-static void receive(zmq_msg_t *ret_answer)
+static void fuzz_control_receive(zmq_msg_t *ret_answer)
 {
     zmq_msg_init(ret_answer);
     while (zmq_msg_recv(ret_answer, client, ZMQ_DONTWAIT) < 0) {
@@ -123,10 +125,12 @@ static uint64_t id_of(const void *data, size_t size, uint64_t fallback)
 {
     struct mpk_doc doc;
     uint64_t id = fallback;
-    if (mpk_parse(data, size, &mpk_header_limits, &doc) != 0)
+    if (mpk_parse(data, size, &mpk_header_limits, &doc) != 0) {
         return fallback;
-    if (doc.root->type == MSGPACK_OBJECT_ARRAY && doc.root->via.array.size == 4)
+    }
+    if (doc.root->type == MSGPACK_OBJECT_ARRAY && doc.root->via.array.size == 4) {
         mpk_get_u64(&doc.root->via.array.ptr[1], UINT64_MAX, &id);
+    }
     mpk_doc_clear(&doc);
     return id;
 }
@@ -134,12 +138,14 @@ static uint64_t id_of(const void *data, size_t size, uint64_t fallback)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
     zmq_msg_t answer;
-    if (!client)
-        start();
-    if (len > REQUEST_MOST)
+    if (!client) {
+        fuzz_control_start();
+    }
+    if (len > REQUEST_MOST) {
         return 0;
+    }
     REQUIRE(zmq_send(client, data, len, 0) == (int)len);
-    receive(&answer);
+    fuzz_control_receive(&answer);
     REQUIRE(mpk_check(zmq_msg_data(&answer), zmq_msg_size(&answer), &mpk_result_limits) == 0);
     REQUIRE(id_of(zmq_msg_data(&answer), zmq_msg_size(&answer), 1) == id_of(data, len, 0));
     zmq_msg_close(&answer);

@@ -20,7 +20,7 @@ static void free_window(void)
     layer_state_free(&window);
 }
 
-static void prepare(void)
+static void fuzz_drift_prepare(void)
 {
     struct measured_options options = {
         .batch = 1, .heads = HEADS, .size = 8, .sharpness = 1, .seed = 1};
@@ -32,22 +32,24 @@ static void prepare(void)
     atexit(free_window);
 }
 
-static void pack(const struct drift *drift, struct mpk_writer *ret_packed)
+static void fuzz_drift_pack(const struct drift *drift, struct mpk_writer *ret_packed)
 {
     mpk_writer_init(ret_packed);
     REQUIRE(drift_pack(drift, ret_packed) == 0);
 }
 
-static void use(struct drift *drift)
+static void fuzz_drift_use(struct drift *drift)
 {
     uint64_t bytes = drift_bytes(drift);
     REQUIRE(bytes > 0);
-    if (drift_heads(drift) != HEADS)
+    if (drift_heads(drift) != HEADS) {
         return;
+    }
     for (uint64_t last = 1; last < 4; last++) {
         REQUIRE(drift_window(drift, window, last, last != 2) == 0);
-        for (int m = 0; m < METRIC_COUNT; m++)
+        for (int m = 0; m < METRIC_COUNT; m++) {
             drift_result(drift, m);
+        }
         drift_result_clear(drift);
     }
     const struct layer_state *states[] = {window};
@@ -58,16 +60,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
     struct drift *drift, *again;
     struct mpk_writer packed, packed_again;
-    if (!window)
-        prepare();
-    if (drift_unpack(&rule, data, len, &drift) != 0)
+    if (!window) {
+        fuzz_drift_prepare();
+    }
+    if (drift_unpack(&rule, data, len, &drift) != 0) {
         return 0;
-    pack(drift, &packed);
+    }
+    fuzz_drift_pack(drift, &packed);
     REQUIRE(drift_unpack(&rule, packed.buffer.data, packed.buffer.size, &again) == 0);
-    pack(again, &packed_again);
+    fuzz_drift_pack(again, &packed_again);
     REQUIRE(packed.buffer.size == packed_again.buffer.size);
     REQUIRE(memcmp(packed.buffer.data, packed_again.buffer.data, packed.buffer.size) == 0);
-    use(drift);
+    fuzz_drift_use(drift);
     mpk_writer_clear(&packed);
     mpk_writer_clear(&packed_again);
     drift_free(&drift);

@@ -37,12 +37,15 @@ static void check_tensors(const struct header *header)
     REQUIRE(!header_frame_of(header, TENSOR_DOCUMENTS) ||
             (header->layer.site == SITE_SELF &&
              (uint64_t)header->q_offset + header->queries <= header->keys));
-    if (header->type == MESSAGE_ATTENTION)
+    if (header->type == MESSAGE_ATTENTION) {
         REQUIRE(header_frame_of(header, TENSOR_WEIGHTS) >= 2);
-    if (header->type == MESSAGE_WEIGHTS)
+    }
+    if (header->type == MESSAGE_WEIGHTS) {
         check_matrices(header);
-    if (header->type != MESSAGE_QK)
+    }
+    if (header->type != MESSAGE_QK) {
         return;
+    }
     REQUIRE(header_frame_of(header, TENSOR_K) >= 2 && header->head_dim > 0);
     REQUIRE(side(header, TENSOR_Q, 3) == header->head_dim);
     REQUIRE(side(header, TENSOR_K, 1) == header->kv_heads);
@@ -51,13 +54,14 @@ static void check_tensors(const struct header *header)
     REQUIRE(isfinite(header->scale) && isfinite(header->softcap) && header->softcap >= 0);
 }
 
-static void check_bounds(const struct header *header)
+static void fuzz_header_check_bounds(const struct header *header)
 {
     REQUIRE(header->rank < header->world && header->world <= WORLD_MAX);
     REQUIRE(header->layer.layer <= LAYER_MAX && header->tensor_count <= TENSORS_MAX);
     REQUIRE(header->layer_count <= HELLO_LAYERS_MAX);
-    if (header->type == MESSAGE_EVENT)
+    if (header->type == MESSAGE_EVENT) {
         return;
+    }
     check_tensors(header);
     REQUIRE((uint64_t)header->head_offset + header->heads <= header->heads_total);
     for (uint32_t i = 0; i < header->batch; i++) {
@@ -65,8 +69,9 @@ static void check_bounds(const struct header *header)
                 (header->q_len[i] >= 0 && (uint32_t)header->q_len[i] <= header->queries));
         REQUIRE(!header->k_len ||
                 (header->k_len[i] >= 0 && (uint32_t)header->k_len[i] <= header->keys));
-        if (!header->q_len && !header->k_len)
+        if (!header->q_len && !header->k_len) {
             break;
+        }
     }
 }
 
@@ -75,8 +80,9 @@ static void check_frames(const struct header *header)
     uint32_t count = header->type == MESSAGE_EVENT ? 0 : header->tensor_count;
     size_t sizes[TENSORS_MAX + 1] = {0};
 
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++) {
         sizes[i] = header->tensors[i].bytes;
+    }
     REQUIRE(header_check_frames(header, sizes, count) == 0);
     REQUIRE(header_check_frames(header, sizes, count + 1) == ERR_FRAMES_EXTRA);
     if (count > 0) {
@@ -130,7 +136,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
         (void)topic_check(&header, data, len);
         return 0;
     }
-    check_bounds(&header);
+    fuzz_header_check_bounds(&header);
     check_frames(&header);
     check_topic(&header, data, len);
     check_encoding(&header);

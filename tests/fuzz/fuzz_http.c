@@ -44,7 +44,7 @@ void control_call(struct control *control, const char *method, const void *param
     mpk_doc_clear(&doc);
 }
 
-static void start(void)
+static void fuzz_http_start(void)
 {
     char error[CONFIG_ERROR_MAX];
     config_defaults(&config);
@@ -55,7 +55,7 @@ static void start(void)
     REQUIRE(server_start(http) == 0);
 }
 
-static void turn(void)
+static void fuzz_http_turn(void)
 {
     uv_run(&http->loop, UV_RUN_NOWAIT);
     uv_run(&loop, UV_RUN_NOWAIT);
@@ -64,10 +64,11 @@ static void turn(void)
 
 /* The reply begins as one of HTTP does, and no answer of the API or page is given to another
  * method. */
-static void check_reply(const char *reply, size_t size, const uint8_t *data, size_t len)
+static void fuzz_http_check_reply(const char *reply, size_t size, const uint8_t *data, size_t len)
 {
-    if (size == 0)
+    if (size == 0) {
         return;
+    }
     REQUIRE(size >= 13 && memcmp(reply, "HTTP/1.", 7) == 0);
     REQUIRE(reply[9] >= '1' && reply[9] <= '5');
     /* libmicrohttpd ends the method at a NUL. */
@@ -78,7 +79,7 @@ static void check_reply(const char *reply, size_t size, const uint8_t *data, siz
     REQUIRE(reads || blank || reply[9] != '2');
 }
 
-static void send_all(const uint8_t *data, size_t len)
+static void fuzz_http_send_all(const uint8_t *data, size_t len)
 {
     static const struct sockaddr_in address = {.sin_family = AF_INET};
     static char reply[1 << 16];
@@ -87,16 +88,19 @@ static void send_all(const uint8_t *data, size_t len)
     REQUIRE(MHD_add_connection(http->server, pair[0], (const struct sockaddr *)&address,
                                sizeof address) == MHD_YES);
     ssize_t sent = write(pair[1], data, len < 32768 ? len : 32768);
-    for (int i = 0; i < TURNS; i++)
-        turn();
+    for (int i = 0; i < TURNS; i++) {
+        fuzz_http_turn();
+    }
     ssize_t got = read(pair[1], reply, sizeof reply);
-    if (sent > 0 && got > 0)
-        check_reply(reply, (size_t)got, data, len);
+    if (sent > 0 && got > 0) {
+        fuzz_http_check_reply(reply, (size_t)got, data, len);
+    }
     close(pair[1]);
     events_put(&http->events, &(struct published){.topic = "job/x/"}, 0);
     events_wake(&http->events);
-    for (int i = 0; i < TURNS; i++)
-        turn();
+    for (int i = 0; i < TURNS; i++) {
+        fuzz_http_turn();
+    }
     REQUIRE(!http->waiting);
 }
 
@@ -112,8 +116,9 @@ static void read_query(char *text)
         argument_reader_init(&reader, &routes[i]);
         for (char *pair; (pair = strsep(&rest, "&"));) {
             char *name = strsep(&pair, "=");
-            if (!argument_read(&reader, name, pair))
+            if (!argument_read(&reader, name, pair)) {
                 break;
+            }
         }
         mpk_writer_init(&params);
         argument_put_map(&reader, &params);
@@ -131,25 +136,28 @@ static void read_headers(const char *text)
 {
     static const char token[] = "0123456789abcdef";
     uint64_t number;
-    if (guard_host(text, "attnd.example gpu7"))
+    if (guard_host(text, "attnd.example gpu7")) {
         REQUIRE(guard_origin(NULL, text));
+    }
     REQUIRE(!guard_origin(text, "localhost") || strstr(text, "://"));
     REQUIRE(!guard_token(text, NULL, token) || strstr(text, token));
     REQUIRE(!guard_token(NULL, text, token) || strcmp(text, token) == 0);
-    if (events_parse_id(text, 0x12345678, &number))
+    if (events_parse_id(text, 0x12345678, &number)) {
         REQUIRE(strncmp(text, "12345678-", 9) == 0 || strchr(text, '-'));
+    }
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
     char text[512];
     size_t length = len < sizeof text - 1 ? len : sizeof text - 1;
-    if (!http)
-        start();
+    if (!http) {
+        fuzz_http_start();
+    }
     memcpy(text, data, length);
     text[length] = '\0';
     read_headers(text);
     read_query(text);
-    send_all(data, len);
+    fuzz_http_send_all(data, len);
     return 0;
 }

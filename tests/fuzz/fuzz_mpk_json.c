@@ -26,8 +26,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 
     REQUIRE(rc == 0 || err_index(rc) >= 0);
     REQUIRE(rc == mpk_check(data, len, &mpk_header_limits));
-    if (rc)
+    if (rc) {
         return 0;
+    }
     check_json(doc.root, 0);
     check_json(doc.root, 2);
     (void)mpk_find(doc.root, "v");

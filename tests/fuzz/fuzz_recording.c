@@ -12,9 +12,11 @@
 static uint64_t sum(const struct recording_frame *frames, uint32_t count)
 {
     uint64_t total = 0;
-    for (uint32_t i = 0; i < count; i++)
-        for (size_t at = 0; at < frames[i].size; at++)
+    for (uint32_t i = 0; i < count; i++) {
+        for (size_t at = 0; at < frames[i].size; at++) {
             total += ((const uint8_t *)frames[i].data)[at];
+        }
+    }
     return total;
 }
 
@@ -38,14 +40,16 @@ static size_t read_record(const uint8_t *data, size_t len)
     struct recording_record record;
     struct recording_frame frames[RECORDING_FRAMES_MAX];
     void *owned;
-    if (recording_decode_record(data, len, &record) != 0)
+    if (recording_decode_record(data, len, &record) != 0) {
         return 0;
+    }
     REQUIRE(record.frame_count >= 1 && record.frame_count <= RECORDING_FRAMES_MAX);
     int code = recording_decode_frames(&record, data + RECORDING_RECORD_BYTES,
                                        len - RECORDING_RECORD_BYTES, frames, &owned);
-    REQUIRE(code == 0 || owned == NULL);
-    if (code == ERR_RECORDING_CUT)
+    REQUIRE(code == 0 || !owned);
+    if (code == ERR_RECORDING_CUT) {
         return 0;
+    }
     if (code == 0) {
         REQUIRE(sum(frames, record.frame_count) < UINT64_MAX);
         check_written(&record, frames);
@@ -57,9 +61,11 @@ static size_t read_record(const uint8_t *data, size_t len)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
     uint64_t created_ns;
-    if (recording_decode_header(data, len, &created_ns) != 0)
+    if (recording_decode_header(data, len, &created_ns) != 0) {
         return 0;
-    for (size_t at = RECORDING_HEADER_BYTES, size = 1; at < len && size > 0; at += size)
+    }
+    for (size_t at = RECORDING_HEADER_BYTES, size = 1; at < len && size > 0; at += size) {
         size = read_record(data + at, len - at);
+    }
     return 0;
 }

@@ -10,13 +10,13 @@
 /* Larger ones are only read: time. */
 #define HEADS_MOST 8
 
-static void pack(const struct layer_state *state, struct mpk_writer *ret_packed)
+static void fuzz_state_pack(const struct layer_state *state, struct mpk_writer *ret_packed)
 {
     mpk_writer_init(ret_packed);
     REQUIRE(layer_state_pack(state, ret_packed) == 0);
 }
 
-static void use(struct layer_state *state, struct layer_state *other)
+static void fuzz_state_use(struct layer_state *state, struct layer_state *other)
 {
     static const uint8_t run[RUN_BYTES] = {1};
     const struct result_window window = {WINDOW_EPOCH, 1, 1, 1, 1, false};
@@ -38,15 +38,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
     struct layer_state *state, *again;
     struct mpk_writer packed, packed_again;
-    if (layer_state_unpack(data, len, &state) != 0)
+    if (layer_state_unpack(data, len, &state) != 0) {
         return 0;
-    pack(state, &packed);
+    }
+    fuzz_state_pack(state, &packed);
     REQUIRE(layer_state_unpack(packed.buffer.data, packed.buffer.size, &again) == 0);
-    pack(again, &packed_again);
+    fuzz_state_pack(again, &packed_again);
     REQUIRE(packed.buffer.size == packed_again.buffer.size);
     REQUIRE(memcmp(packed.buffer.data, packed_again.buffer.data, packed.buffer.size) == 0);
-    if (state->heads <= HEADS_MOST)
-        use(state, again);
+    if (state->heads <= HEADS_MOST) {
+        fuzz_state_use(state, again);
+    }
     mpk_writer_clear(&packed);
     mpk_writer_clear(&packed_again);
     layer_state_free(&state);

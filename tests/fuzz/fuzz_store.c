@@ -19,7 +19,7 @@ static char directory[64];
 static uint8_t *sound; /* the file before it is damaged */
 static size_t sound_size;
 
-static void path_of(const char *name, char *ret_path, size_t size)
+static void fuzz_store_path_of(const char *name, char *ret_path, size_t size)
 {
     snprintf(ret_path, size, "%s/%s", directory, name);
 }
@@ -30,32 +30,33 @@ static void remove_files(void)
     DIR *files = opendir(directory);
     REQUIRE(files);
     for (struct dirent *file; (file = readdir(files));) {
-        path_of(file->d_name, path, sizeof path);
-        if (file->d_name[0] != '.')
+        fuzz_store_path_of(file->d_name, path, sizeof path);
+        if (file->d_name[0] != '.') {
             unlink(path);
+        }
     }
     closedir(files);
 }
 
-static void remove_all(void)
+static void fuzz_store_remove_all(void)
 {
     remove_files();
     rmdir(directory);
     free(sound);
 }
 
-static struct store *open_store(struct stats *stats)
+static struct store *fuzz_store_open_store(struct stats *stats)
 {
     struct config config;
     struct store *store;
     config_defaults(&config);
-    path_of("history.db", config.history_path.text, sizeof config.history_path.text);
+    fuzz_store_path_of("history.db", config.history_path.text, sizeof config.history_path.text);
     config.history_states = 1;
     REQUIRE(!store_new(&config, stats, &store));
     return store;
 }
 
-static void submit(struct store *store, uint64_t last, const struct mpk_writer *state)
+static void fuzz_store_submit(struct store *store, uint64_t last, const struct mpk_writer *state)
 {
     static const uint8_t run_id[RUN_BYTES] = {1};
     const struct store_run run = {"job", run_id, JOB_ACTIVE, 1, last, last, last};
@@ -69,7 +70,7 @@ static void submit(struct store *store, uint64_t last, const struct mpk_writer *
     store_submit(store, &batch);
 }
 
-static void pack(struct mpk_writer *ret_packed)
+static void fuzz_store_pack(struct mpk_writer *ret_packed)
 {
     struct layer_state *state = layer_state_new(2, 8);
     REQUIRE(state);
@@ -81,7 +82,7 @@ static void pack(struct mpk_writer *ret_packed)
 static void read_sound(void)
 {
     char path[512];
-    path_of("history.db", path, sizeof path);
+    fuzz_store_path_of("history.db", path, sizeof path);
     FILE *file = fopen(path, "rb");
     REQUIRE(file && !fseek(file, 0, SEEK_END));
     sound_size = (size_t)ftell(file);
@@ -91,7 +92,7 @@ static void read_sound(void)
     fclose(file);
 }
 
-static void prepare(void)
+static void fuzz_store_prepare(void)
 {
     struct stats stats = {0};
     struct mpk_writer state;
@@ -99,20 +100,21 @@ static void prepare(void)
     snprintf(directory, sizeof directory, "%s/attnd-fuzz-XXXXXX",
              access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm");
     REQUIRE(mkdtemp(directory));
-    struct store *store = open_store(&stats);
-    pack(&state);
-    for (uint64_t last = 0; last < WINDOWS; last++)
-        submit(store, last, &state);
+    struct store *store = fuzz_store_open_store(&stats);
+    fuzz_store_pack(&state);
+    for (uint64_t last = 0; last < WINDOWS; last++) {
+        fuzz_store_submit(store, last, &state);
+    }
     store_free(&store);
     mpk_writer_clear(&state);
     read_sound();
-    atexit(remove_all);
+    atexit(fuzz_store_remove_all);
 }
 
-static void put_file(const char *name, const uint8_t *data, size_t size)
+static void fuzz_store_put_file(const char *name, const uint8_t *data, size_t size)
 {
     char path[512];
-    path_of(name, path, sizeof path);
+    fuzz_store_path_of(name, path, sizeof path);
     FILE *file = fopen(path, "wb");
     REQUIRE(file && fwrite(data, 1, size, file) == size && !fclose(file));
 }
@@ -130,8 +132,8 @@ static void put_damaged(const uint8_t *data, size_t len)
         len -= 4 + count;
     }
     remove_files();
-    put_file("history.db.lock", damaged, 0); /* it has been a history */
-    put_file("history.db", damaged, sound_size);
+    fuzz_store_put_file("history.db.lock", damaged, 0); /* it has been a history */
+    fuzz_store_put_file("history.db", damaged, sound_size);
     free(damaged);
 }
 
@@ -148,14 +150,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     struct stats stats = {0};
     struct mpk_writer state;
     uint64_t sum = 0;
-    if (!sound)
-        prepare();
+    if (!sound) {
+        fuzz_store_prepare();
+    }
     put_damaged(data, len);
-    pack(&state);
-    struct store *store = open_store(&stats);
+    fuzz_store_pack(&state);
+    struct store *store = fuzz_store_open_store(&stats);
     store_each_kept(store, see_kept, &sum);
-    for (uint64_t last = WINDOWS - 2; last < WINDOWS + 2; last++)
-        submit(store, last, &state);
+    for (uint64_t last = WINDOWS - 2; last < WINDOWS + 2; last++) {
+        fuzz_store_submit(store, last, &state);
+    }
     store_free(&store);
     REQUIRE(stats_get(&stats, COUNT_STORED) + stats_get(&stats, COUNT_STORE_DROPPED) == 8);
     mpk_writer_clear(&state);

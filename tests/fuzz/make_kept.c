@@ -12,7 +12,7 @@
 static const char *folder;
 static FILE *whole, *about;
 
-static void write_file(const char *kind, const char *name, const void *data, size_t size)
+static void make_kept_write_file(const char *kind, const char *name, const void *data, size_t size)
 {
     char path[512];
     snprintf(path, sizeof path, "%s/%s/%s", folder, kind, name);
@@ -20,7 +20,7 @@ static void write_file(const char *kind, const char *name, const void *data, siz
     REQUIRE(file && fwrite(data, 1, size, file) == size && fclose(file) == 0);
 }
 
-static void append(FILE *file, const char *key, const void *value, size_t size)
+static void make_kept_append(FILE *file, const char *key, const void *value, size_t size)
 {
     REQUIRE(size < 65536);
     putc((int)strlen(key), file);
@@ -39,29 +39,35 @@ static void on_kept(void *data, const char *job, const uint8_t *run, const char 
     static char last[128];
     char name[128];
     (void)data, (void)job, (void)run;
-    append(whole, key, value, size);
-    if (strncmp(key, "part/", 5) != 0 && strncmp(key, "drift/", 6) != 0)
-        append(about, key, value, size);
+    make_kept_append(whole, key, value, size);
+    if (strncmp(key, "part/", 5) != 0 && strncmp(key, "drift/", 6) != 0) {
+        make_kept_append(about, key, value, size);
+    }
     snprintf(name, sizeof name, "%s", key);
-    for (char *at = name; *at; at++)
-        if (strchr("/ []", *at))
+    for (char *at = name; *at; at++) {
+        if (strchr("/ []", *at)) {
             *at = '_';
+        }
+    }
     /* One of each kind and window is enough: layers and parts are alike. */
-    if (strncmp(name, last, strcspn(name, "0123456789") + 3) == 0)
+    if (strncmp(name, last, strcspn(name, "0123456789") + 3) == 0) {
         return;
+    }
     strcpy(last, name);
-    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
-        if (strncmp(key, kinds[i].prefix, strlen(kinds[i].prefix)) == 0)
-            write_file(kinds[i].folder, name, value, size);
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        if (strncmp(key, kinds[i].prefix, strlen(kinds[i].prefix)) == 0) {
+            make_kept_write_file(kinds[i].folder, name, value, size);
+        }
+    }
 }
 
-static void put(void *data, const struct run *run, const char *topic, uint32_t track,
-                struct mpk_writer *writer, enum result_kind kind)
+static void make_kept_put(void *data, const struct run *run, const char *topic, uint32_t track,
+                          struct mpk_writer *writer, enum result_kind kind)
 {
     (void)data, (void)run, (void)topic, (void)track, (void)writer, (void)kind;
 }
 
-static struct store *open_store(const struct config *config, struct stats *stats)
+static struct store *make_kept_open_store(const struct config *config, struct stats *stats)
 {
     struct store *store;
     REQUIRE(store_new(config, stats, &store) == 0);
@@ -69,11 +75,11 @@ static struct store *open_store(const struct config *config, struct stats *stats
 }
 
 /* As attnd does before it is killed. */
-static void keep(const struct config *config)
+static void make_kept_keep(const struct config *config)
 {
     struct stats stats = {0};
-    struct store *store = open_store(config, &stats);
-    struct result_sink sink = {.put = put, .store = store, .stats = &stats};
+    struct store *store = make_kept_open_store(config, &stats);
+    struct result_sink sink = {.put = make_kept_put, .store = store, .stats = &stats};
     struct registry *registry = registry_new(config, &sink, NULL, NULL);
     REQUIRE(registry);
     trained_fill(registry, "job");
@@ -97,13 +103,13 @@ int main(int argc, char **argv)
     folder = argv[1];
     trained_config(&config);
     snprintf(config.history_path.text, sizeof config.history_path.text, "%s/history.db", directory);
-    keep(&config);
+    make_kept_keep(&config);
     snprintf(path, sizeof path, "%s/checkpoint/whole", folder);
     whole = fopen(path, "wb");
     snprintf(path, sizeof path, "%s/checkpoint/about", folder);
     about = fopen(path, "wb");
     REQUIRE(whole && about);
-    struct store *store = open_store(&config, &stats);
+    struct store *store = make_kept_open_store(&config, &stats);
     store_each_kept(store, on_kept, NULL);
     store_free(&store);
     fclose(whole);

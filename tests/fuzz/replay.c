@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static void run(const unsigned char *data, size_t len)
+static void replay_run(const unsigned char *data, size_t len)
 {
     unsigned char *copy = malloc(len ? len : 1);
 
@@ -23,13 +23,15 @@ static int replay_file(const char *path)
     FILE *file = fopen(path, "rb");
     size_t len;
 
-    if (!file)
+    if (!file) {
         return -1;
-    len = fread(buffer, 1, sizeof(buffer), file);
+    }
+    len = fread(buffer, 1, sizeof buffer, file);
     fclose(file);
-    run(buffer, len);
-    for (size_t cut = 0; cut < len && cut < 4096; cut++)
-        run(buffer, cut);
+    replay_run(buffer, len);
+    for (size_t cut = 0; cut < len && cut < 4096; cut++) {
+        replay_run(buffer, cut);
+    }
     return 0;
 }
 
@@ -40,14 +42,16 @@ static int replay_directory(const char *path)
     struct dirent *entry;
     int count = 0;
 
-    if (!directory)
+    if (!directory) {
         return -1;
+    }
     while ((entry = readdir(directory)) != NULL) {
         char file[4096];
 
-        if (entry->d_name[0] == '.')
+        if (entry->d_name[0] == '.') {
             continue;
-        snprintf(file, sizeof(file), "%s/%s", path, entry->d_name);
+        }
+        snprintf(file, sizeof file, "%s/%s", path, entry->d_name);
         if (replay_file(file) != 0) {
             closedir(directory);
             return -1;

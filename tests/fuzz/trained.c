@@ -24,7 +24,7 @@ void trained_config(struct config *ret_config)
 void trained_fill(struct registry *registry, const char *job)
 {
     uint64_t arrival = 0;
-    for (uint64_t step = 0; step < TRAINED_STEPS; step++)
+    for (uint64_t step = 0; step < TRAINED_STEPS; step++) {
         for (uint32_t layer = 0; layer < 2; layer++) {
             struct measured_options options = {.batch = 1,
                                                .heads = 2,
@@ -44,9 +44,11 @@ void trained_fill(struct registry *registry, const char *job)
             message->measured = measure_result(made->measure);
             REQUIRE(registry_arrive(registry, message, message->received_ns, &compute) == 0);
             struct run *run = message->run;
-            if (compute)
+            if (compute) {
                 run_finish(run, message);
+            }
             REQUIRE(run_take(run) == message && message->code == 0);
             measured_message_free(&made);
         }
+    }
 }

@@ -43,7 +43,7 @@ static bool parse_text(struct options *o, const char *key, const char *value)
     };
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
         if (strcmp(key, table[i].key) == 0) {
-            if (table[i].text != NULL) {
+            if (table[i].text) {
                 *table[i].text = value;
             } else {
                 parse_list(value, table[i].list);
@@ -54,7 +54,7 @@ static bool parse_text(struct options *o, const char *key, const char *value)
     return false;
 }
 
-static bool parse_number(struct options *o, const char *key, const char *value)
+static bool across_cli_parse_number(struct options *o, const char *key, const char *value)
 {
     const struct setting table[] = {
         {"self", &o->a.self, NULL},       {"causal", &o->a.causal, NULL},
@@ -65,9 +65,9 @@ static bool parse_number(struct options *o, const char *key, const char *value)
     return parse_setting(table, sizeof table / sizeof table[0], key, value);
 }
 
-static void parse_option(struct options *o, const char *key, const char *value)
+static void across_cli_parse_option(struct options *o, const char *key, const char *value)
 {
-    if (parse_text(o, key, value) || parse_number(o, key, value)) {
+    if (parse_text(o, key, value) || across_cli_parse_number(o, key, value)) {
         return;
     }
     if (strcmp(key, "dtype") == 0) {
@@ -83,7 +83,7 @@ static void parse_option(struct options *o, const char *key, const char *value)
     }
 }
 
-static void print_numbers(const char *name, const double *x, size_t n)
+static void across_cli_print_numbers(const char *name, const double *x, size_t n)
 {
     printf("\"%s\":", name);
     print_array(x, n);
@@ -118,16 +118,16 @@ static void found_clear(struct found *f)
     free(f->count);
 }
 
-static void compute(struct found *f, const struct options *o, const double *weight, uint32_t begin,
-                    uint32_t end)
+static void across_cli_compute(struct found *f, const struct options *o, const double *weight,
+                               uint32_t begin, uint32_t end)
 {
     struct scratch scratch = {0};
     const struct attention *a = &o->a;
     int rc = similarity_compute(&f->similarity, a, begin, end, o->isa, &scratch);
-    if (rc == 0 && weight != NULL) {
+    if (rc == 0 && weight) {
         rc = across_weighted_map(&f->map, a, weight, begin, end, o->isa, &scratch);
     }
-    if (rc == 0 && a->grad != NULL) {
+    if (rc == 0 && a->grad) {
         rc = across_gradient(f->score, a, begin, end, o->isa, &scratch);
     }
     if (rc == 0) {
@@ -140,12 +140,12 @@ static void compute(struct found *f, const struct options *o, const double *weig
 }
 
 /* Computes [begin, end) on its own and merges it. */
-static void add_block(struct found *total, const struct options *o, const double *weight,
-                      uint32_t begin, uint32_t end)
+static void across_cli_add_block(struct found *total, const struct options *o, const double *weight,
+                                 uint32_t begin, uint32_t end)
 {
     struct found part;
     found_init(&part, o);
-    compute(&part, o, weight, begin, end);
+    across_cli_compute(&part, o, weight, begin, end);
     similarity_merge(&total->similarity, &part.similarity);
     moments_merge(&total->map, &part.map);
     for (uint32_t h = 0; h < o->a.heads; h++) {
@@ -161,13 +161,13 @@ static void print_similarity(const struct similarity *s, double bound)
     size_t cells = (size_t)s->heads * s->heads;
     double *x = must_have(malloc(cells * sizeof *x));
     similarity_cosine(s, x);
-    print_numbers("cosine", x, cells);
+    across_cli_print_numbers("cosine", x, cells);
     similarity_js(s, x);
-    print_numbers("js", x, cells);
+    across_cli_print_numbers("js", x, cells);
     for (size_t i = 0; i < cells; i++) {
         x[i] = (double)s->rows[i];
     }
-    print_numbers("rows", x, cells);
+    across_cli_print_numbers("rows", x, cells);
     free(x);
     struct redundant_pair pairs[3];
     uint32_t total = similarity_redundant(s, bound, 3, pairs);
@@ -178,7 +178,7 @@ static void print_similarity(const struct similarity *s, double bound)
     printf("],\n");
 }
 
-static void print_pairs(const struct found *f, const struct options *o)
+static void across_cli_print_pairs(const struct found *f, const struct options *o)
 {
     printf("\"pairs\":[");
     for (uint32_t h = 0; h < o->a.heads; h++) {
@@ -194,22 +194,22 @@ static void print_pairs(const struct found *f, const struct options *o)
     printf("],\n");
 }
 
-static void report(struct found *f, const struct options *o)
+static void across_cli_report(struct found *f, const struct options *o)
 {
     printf("{");
     print_similarity(&f->similarity, o->bound);
     double map[] = {moments_mean(&f->map), f->map.n > 0 ? f->map.max : NAN,
                     f->map.n > 0 ? f->map.min : NAN, moments_std(&f->map)};
-    print_numbers("map", map, 4);
+    across_cli_print_numbers("map", map, 4);
     printf("\"map_n\":%llu,\n", (unsigned long long)f->map.n);
-    print_numbers("score", f->score, o->a.heads);
+    across_cli_print_numbers("score", f->score, o->a.heads);
     across_gradient_normalize(f->score, o->a.heads);
-    print_numbers("gradient", f->score, o->a.heads);
-    print_pairs(f, o);
+    across_cli_print_numbers("gradient", f->score, o->a.heads);
+    across_cli_print_pairs(f, o);
     printf("\"end\":true}\n");
 }
 
-static void set_shape(struct options *o)
+static void across_cli_set_shape(struct options *o)
 {
     struct attention *a = &o->a;
     a->batch = (uint32_t)o->shape.value[0];
@@ -231,19 +231,19 @@ static struct files read_files(struct options *o)
     size_t map = (size_t)a->queries * a->keys, all = a->batch * a->heads * map;
     struct files f = {.weights = read_file(o->weights, all * dtype_size(a->dtype), o->offset)};
     a->weights = f.weights + o->offset;
-    if (o->grad != NULL) {
+    if (o->grad) {
         f.grad = read_file(o->grad, all * dtype_size(a->grad_dtype), o->offset);
         a->grad = f.grad + o->offset;
     }
-    if (o->mask != NULL) {
+    if (o->mask) {
         f.mask = read_file(o->mask, a->batch * map, 0);
         a->mask = f.mask;
     }
-    if (o->documents != NULL) {
+    if (o->documents) {
         f.documents = read_file(o->documents, (size_t)a->batch * a->keys * 4, 0);
         a->documents = (const int32_t *)(void *)f.documents;
     }
-    if (o->head_weights != NULL) {
+    if (o->head_weights) {
         f.head_weights = read_file(o->head_weights, a->heads * sizeof(double), 0);
     }
     return f;
@@ -254,27 +254,27 @@ int main(int argc, char **argv)
     struct options o = {.limit = 10, .bound = 0.1};
     for (int i = 1; i < argc; i++) {
         char *value = strchr(argv[i], '=');
-        if (value == NULL) {
+        if (!value) {
             die("not key=value");
         }
         *value = '\0';
-        parse_option(&o, argv[i], value + 1);
+        across_cli_parse_option(&o, argv[i], value + 1);
     }
-    if (o.weights == NULL || o.shape.count != 4) {
+    if (!o.weights || o.shape.count != 4) {
         die("weights and shape are needed");
     }
-    set_shape(&o);
+    across_cli_set_shape(&o);
     struct files files = read_files(&o);
     const double *weight = (const double *)(const void *)files.head_weights;
     struct found found;
     found_init(&found, &o);
     uint32_t begin = 0;
     for (uint32_t i = 0; i < o.cuts.count; i++) {
-        add_block(&found, &o, weight, begin, (uint32_t)o.cuts.value[i]);
+        across_cli_add_block(&found, &o, weight, begin, (uint32_t)o.cuts.value[i]);
         begin = (uint32_t)o.cuts.value[i];
     }
-    add_block(&found, &o, weight, begin, o.a.queries);
-    report(&found, &o);
+    across_cli_add_block(&found, &o, weight, begin, o.a.queries);
+    across_cli_report(&found, &o);
     found_clear(&found);
     free(files.weights);
     free(files.grad);

@@ -12,7 +12,7 @@
 #define LENGTH 512
 #define RUNS   5
 
-static double now_ms(void)
+static double bench_ref_now_ms(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -20,7 +20,7 @@ static double now_ms(void)
 }
 
 /* Random weights in (0, 1), each row divided by the sum over its visible keys. */
-static void fill(float *weights, bool causal)
+static void bench_ref_fill(float *weights, bool causal)
 {
     uint64_t state = 1;
     for (size_t row = 0; row < (size_t)HEADS * LENGTH; row++) {
@@ -45,12 +45,12 @@ static double time_block(const struct attention *a, const struct block_plan *pla
     struct scratch scratch = {0};
     for (int run = 0; run < RUNS; run++) {
         struct block block;
-        double begin = now_ms();
+        double begin = bench_ref_now_ms();
         if (block_init(&block, a, plan) < 0 ||
             block_compute_ref(&block, a, 0, a->queries, &scratch) < 0) {
             abort();
         }
-        double ms = now_ms() - begin;
+        double ms = bench_ref_now_ms() - begin;
         best = ms < best ? ms : best;
         block_clear(&block);
     }
@@ -64,19 +64,19 @@ static double time_spectrum(const struct attention *a)
     struct scratch scratch = {0};
     for (int run = 0; run < RUNS; run++) {
         struct spectrum s;
-        double begin = now_ms();
+        double begin = bench_ref_now_ms();
         if (spectrum_compute_ref(a, 0, 0, &scratch, &s) < 0) {
             abort();
         }
-        double ms = now_ms() - begin;
+        double ms = bench_ref_now_ms() - begin;
         best = ms < best ? ms : best;
     }
     scratch_clear(&scratch);
     return best;
 }
 
-static void report(const char *name, const struct attention *a, bool core, bool importance,
-                   bool pairs)
+static void bench_ref_report(const char *name, const struct attention *a, bool core,
+                             bool importance, bool pairs)
 {
     struct block_plan plan = {.maps = core, .top_pairs = 10, .local_window = 8};
     plan.group[METRIC_GROUP_CORE] = core;
@@ -87,9 +87,9 @@ static void report(const char *name, const struct attention *a, bool core, bool 
            ms * 1e6 / ((double)HEADS * LENGTH * LENGTH));
 }
 
-static void bench(float *weights, bool causal)
+static void bench_ref_bench(float *weights, bool causal)
 {
-    fill(weights, causal);
+    bench_ref_fill(weights, causal);
     struct attention a = {.weights = weights,
                           .dtype = DTYPE_F32,
                           .batch = 1,
@@ -98,11 +98,11 @@ static void bench(float *weights, bool causal)
                           .keys = LENGTH,
                           .self = true,
                           .causal = causal};
-    report("all", &a, true, true, true);
-    report("rows only", &a, false, false, false);
-    report("core", &a, true, false, false);
-    report("importance", &a, false, true, false);
-    report("pairs", &a, false, false, true);
+    bench_ref_report("all", &a, true, true, true);
+    bench_ref_report("rows only", &a, false, false, false);
+    bench_ref_report("core", &a, true, false, false);
+    bench_ref_report("importance", &a, false, true, false);
+    bench_ref_report("pairs", &a, false, false, true);
     printf("%-8s %-12s %8.2f ms per head\n", causal ? "causal" : "full", "spectrum",
            time_spectrum(&a));
 }
@@ -111,11 +111,11 @@ int main(void)
 {
     spectrum_global_init();
     float *weights = malloc((size_t)HEADS * LENGTH * LENGTH * sizeof *weights);
-    if (weights == NULL) {
+    if (!weights) {
         return 1;
     }
-    bench(weights, false);
-    bench(weights, true);
+    bench_ref_bench(weights, false);
+    bench_ref_bench(weights, true);
     free(weights);
     return 0;
 }

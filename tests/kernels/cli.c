@@ -15,7 +15,7 @@ _Noreturn void die(const char *what)
 
 void *must_have(void *memory)
 {
-    if (memory == NULL) {
+    if (!memory) {
         die("out of memory");
     }
     return memory;
@@ -43,7 +43,7 @@ unsigned char *read_file(const char *path, size_t bytes, size_t offset)
 {
     unsigned char *memory = must_have(malloc(offset + bytes));
     FILE *file = fopen(path, "rb");
-    if (file == NULL) {
+    if (!file) {
         die("no such file");
     }
     if (fread(memory + offset, 1, bytes, file) != bytes || fgetc(file) != EOF) {
@@ -105,7 +105,7 @@ bool parse_setting(const struct setting *settings, size_t count, const char *key
         if (strcmp(key, settings[i].key) != 0) {
             continue;
         }
-        if (settings[i].flag != NULL) {
+        if (settings[i].flag) {
             *settings[i].flag = number != 0;
         } else {
             *settings[i].number = number;

@@ -22,7 +22,7 @@
 #define ENTRIES    400000 /* of one case at most */
 #define BLOCKS_MAX 4
 
-static uint64_t random_bits(uint64_t *state)
+static uint64_t kernel_check_random_bits(uint64_t *state)
 {
     *state += 0x9e3779b97f4a7c15u;
     uint64_t z = *state;
@@ -31,24 +31,24 @@ static uint64_t random_bits(uint64_t *state)
     return z ^ z >> 31;
 }
 
-static double random_unit(uint64_t *state)
+static double kernel_check_random_unit(uint64_t *state)
 {
-    return (double)(random_bits(state) >> 11) * 0x1p-53;
+    return (double)(kernel_check_random_bits(state) >> 11) * 0x1p-53;
 }
 
-static uint32_t random_below(uint64_t *state, uint32_t n)
+static uint32_t kernel_check_random_below(uint64_t *state, uint32_t n)
 {
-    return (uint32_t)(random_bits(state) % n);
+    return (uint32_t)(kernel_check_random_bits(state) % n);
 }
 
 static bool random_chance(uint64_t *state, double p)
 {
-    return random_unit(state) < p;
+    return kernel_check_random_unit(state) < p;
 }
 
-static double random_normal(uint64_t *state)
+static double kernel_check_random_normal(uint64_t *state)
 {
-    double u = random_unit(state) + 0x1p-60, v = random_unit(state);
+    double u = kernel_check_random_unit(state) + 0x1p-60, v = kernel_check_random_unit(state);
     return sqrt(-2 * log(u)) * cos(2 * 3.14159265358979323846 * v);
 }
 
@@ -140,7 +140,7 @@ static uint16_t f16_of(double x)
     return (uint16_t)(sign | ((steps >= 1024 ? (uint32_t)(e + 14) << 10 : 0) + steps));
 }
 
-static void put(unsigned char *p, enum dtype dtype, double x)
+static void kernel_check_put(unsigned char *p, enum dtype dtype, double x)
 {
     float f = (float)x;
     uint16_t code = dtype == DTYPE_BF16 ? bf16_of(x) : f16_of(x);
@@ -157,16 +157,17 @@ static void put(unsigned char *p, enum dtype dtype, double x)
 }
 
 /* Weights of n keys, of which `own` (or n) is the query's. */
-static void fill_kind(uint64_t *state, enum kind kind, double *x, uint32_t n, uint32_t own)
+static void kernel_check_fill_kind(uint64_t *state, enum kind kind, double *x, uint32_t n,
+                                   uint32_t own)
 {
     double scale = kind == SOFT ? 1 : kind == SHARP ? 4 : kind == PEAKED ? 25 : 0, sum = 0;
-    uint32_t hot = random_below(state, n);
+    uint32_t hot = kernel_check_random_below(state, n);
     for (uint32_t k = 0; k < n; k++) {
-        x[k] = exp(scale * random_normal(state));
+        x[k] = exp(scale * kernel_check_random_normal(state));
         x[k] = kind == TIES ? 1 + (double)(k % 3 == 0) : x[k];
-        x[k] = kind == TINY ? exp(-100 * random_unit(state)) : x[k];
+        x[k] = kind == TINY ? exp(-100 * kernel_check_random_unit(state)) : x[k];
         x[k] = kind == ONE_HOT ? k == hot : x[k];
-        x[k] = kind == SINK ? (k == 0 ? 1e5 * random_unit(state) * n : 1) : x[k];
+        x[k] = kind == SINK ? (k == 0 ? 1e5 * kernel_check_random_unit(state) * n : 1) : x[k];
         x[k] = kind == NEIGHBOUR ? exp(-fabs((double)k - own + 1) * 2) : x[k];
         sum += x[k];
     }
@@ -177,9 +178,9 @@ static void fill_kind(uint64_t *state, enum kind kind, double *x, uint32_t n, ui
 
 static void spoil(uint64_t *state, const struct attention *a, double *x, uint32_t n)
 {
-    uint32_t k = random_below(state, n);
+    uint32_t k = kernel_check_random_below(state, n);
     double edge = attention_tolerance(a->dtype) * (random_chance(state, 0.5) ? 1 : -1);
-    switch ((enum spoil)random_below(state, SPOIL_COUNT)) {
+    switch ((enum spoil)kernel_check_random_below(state, SPOIL_COUNT)) {
     case SPOIL_NAN:
         x[k] = NAN;
         return;
@@ -190,7 +191,7 @@ static void spoil(uint64_t *state, const struct attention *a, double *x, uint32_
         x[k] = -0.5;
         return;
     case SPOIL_ROUNDING:
-        x[k] = -random_unit(state) * 2 * fabs(attention_negative_bound(a->dtype));
+        x[k] = -kernel_check_random_unit(state) * 2 * fabs(attention_negative_bound(a->dtype));
         return;
     case SPOIL_ZERO:
         memset(x, 0, n * sizeof *x);
@@ -199,7 +200,7 @@ static void spoil(uint64_t *state, const struct attention *a, double *x, uint32_
         x[k] += 0.5;
         return;
     case SPOIL_EDGE:
-        x[k] += edge * (1 + 1e-6 * random_normal(state));
+        x[k] += edge * (1 + 1e-6 * kernel_check_random_normal(state));
         return;
     default:
         x[k] = a->dtype == DTYPE_F64 ? 1e300 : 3e38;
@@ -212,9 +213,9 @@ static double filling_of(uint64_t *state, const struct sample_case *c)
     case FILL_NAN:
         return NAN;
     case FILL_LARGE:
-        return 1e4 * random_unit(state);
+        return 1e4 * kernel_check_random_unit(state);
     case FILL_NEGATIVE:
-        return -random_unit(state);
+        return -kernel_check_random_unit(state);
     case FILL_UNIFORM:
         return 1.0 / c->a.keys;
     default:
@@ -222,15 +223,15 @@ static double filling_of(uint64_t *state, const struct sample_case *c)
     }
 }
 
-static void drop(uint64_t *state, double *x, uint32_t n)
+static void kernel_check_drop(uint64_t *state, double *x, uint32_t n)
 {
     for (uint32_t k = 0; k < n; k++) {
         x[k] = random_chance(state, 0.2) ? 0 : x[k] / 0.8;
     }
 }
 
-static void fill_row(uint64_t *state, struct sample_case *c, uint32_t b, uint32_t h, uint32_t i,
-                     uint32_t *key, double *valid, double *row)
+static void kernel_check_fill_row(uint64_t *state, struct sample_case *c, uint32_t b, uint32_t h,
+                                  uint32_t i, uint32_t *key, double *valid, double *row)
 {
     const struct attention *a = &c->a;
     uint32_t n = attention_valid_keys(a, b, i, key);
@@ -239,12 +240,12 @@ static void fill_row(uint64_t *state, struct sample_case *c, uint32_t b, uint32_
     }
     if (n > 0) {
         uint64_t p = attention_position(a, i);
-        fill_kind(state, c->kind[h], valid, n, p < n ? (uint32_t)p : n);
+        kernel_check_fill_kind(state, c->kind[h], valid, n, p < n ? (uint32_t)p : n);
         for (uint32_t k = 0; a->learned_sink && k < n; k++) {
             valid[k] *= 0.7;
         }
         if (a->dropout) {
-            drop(state, valid, n);
+            kernel_check_drop(state, valid, n);
         }
         if (random_chance(state, c->spoilt)) {
             spoil(state, a, valid, n);
@@ -255,24 +256,25 @@ static void fill_row(uint64_t *state, struct sample_case *c, uint32_t b, uint32_
     }
     size_t at = (((size_t)b * a->heads + h) * a->queries + i) * a->keys;
     for (uint32_t j = 0; j < a->keys; j++) {
-        put(c->weights + c->offset + (at + j) * dtype_size(a->dtype), a->dtype, row[j]);
+        kernel_check_put(c->weights + c->offset + (at + j) * dtype_size(a->dtype), a->dtype,
+                         row[j]);
     }
 }
 
-static void fill_weights(uint64_t *state, struct sample_case *c)
+static void kernel_check_fill_weights(uint64_t *state, struct sample_case *c)
 {
     const struct attention *a = &c->a;
     size_t count = (size_t)a->batch * a->heads * a->queries * a->keys;
     c->weights = malloc(count * dtype_size(a->dtype) + c->offset);
     uint32_t *key = malloc(a->keys * sizeof *key);
     double *valid = malloc(a->keys * sizeof *valid), *row = malloc(a->keys * sizeof *row);
-    if (c->weights == NULL || key == NULL || valid == NULL || row == NULL) {
+    if (!c->weights || !key || !valid || !row) {
         abort();
     }
     for (uint32_t b = 0; b < a->batch; b++) {
         for (uint32_t h = 0; h < a->heads; h++) {
             for (uint32_t i = 0; i < a->queries; i++) {
-                fill_row(state, c, b, h, i, key, valid, row);
+                kernel_check_fill_row(state, c, b, h, i, key, valid, row);
             }
         }
     }
@@ -284,18 +286,19 @@ static void fill_weights(uint64_t *state, struct sample_case *c)
 
 static uint32_t random_length(uint64_t *state)
 {
-    double u = random_unit(state);
+    double u = kernel_check_random_unit(state);
     if (u < 0.6) {
-        return 1 + random_below(state, 70);
+        return 1 + kernel_check_random_below(state, 70);
     }
-    return u < 0.95 ? 1 + random_below(state, 300) : 1500 + random_below(state, 3500);
+    return u < 0.95 ? 1 + kernel_check_random_below(state, 300)
+                    : 1500 + kernel_check_random_below(state, 3500);
 }
 
 static void choose_shape(uint64_t *state, struct sample_case *c)
 {
     struct attention *a = &c->a;
-    a->batch = 1 + random_below(state, BATCH_MAX);
-    a->heads = 1 + random_below(state, HEADS_MAX);
+    a->batch = 1 + kernel_check_random_below(state, BATCH_MAX);
+    a->heads = 1 + kernel_check_random_below(state, HEADS_MAX);
     a->keys = random_length(state);
     a->self = random_chance(state, 0.7);
     a->queries = a->self && random_chance(state, 0.8) ? a->keys : random_length(state);
@@ -308,20 +311,20 @@ static void choose_shape(uint64_t *state, struct sample_case *c)
             a->queries = (a->queries + 1) / 2;
         }
     }
-    a->q_offset = random_chance(state, 0.2) ? random_below(state, a->keys) : 0;
-    a->dtype = (enum dtype)random_below(state, 4);
+    a->q_offset = random_chance(state, 0.2) ? kernel_check_random_below(state, a->keys) : 0;
+    a->dtype = (enum dtype)kernel_check_random_below(state, 4);
 }
 
 static void choose_masks(uint64_t *state, struct sample_case *c)
 {
     struct attention *a = &c->a;
     a->causal = random_chance(state, 0.5);
-    a->window = random_chance(state, 0.2) ? 1 + random_below(state, 40) : 0;
+    a->window = random_chance(state, 0.2) ? 1 + kernel_check_random_below(state, 40) : 0;
     a->dropout = random_chance(state, 0.15);
     a->learned_sink = random_chance(state, 0.15);
     for (uint32_t b = 0; b < a->batch; b++) {
-        c->q_len[b] = (int32_t)random_below(state, a->queries + 1);
-        c->k_len[b] = (int32_t)random_below(state, a->keys + 1);
+        c->q_len[b] = (int32_t)kernel_check_random_below(state, a->queries + 1);
+        c->k_len[b] = (int32_t)kernel_check_random_below(state, a->keys + 1);
     }
     a->q_len = random_chance(state, 0.25) ? c->q_len : NULL;
     a->k_len = random_chance(state, 0.25) ? c->k_len : NULL;
@@ -329,16 +332,16 @@ static void choose_masks(uint64_t *state, struct sample_case *c)
     c->mask = malloc(cells);
     c->documents = malloc(places * sizeof *c->documents);
     c->tokens = malloc(places * sizeof *c->tokens);
-    if (c->mask == NULL || c->documents == NULL || c->tokens == NULL) {
+    if (!c->mask || !c->documents || !c->tokens) {
         abort();
     }
-    double open = random_unit(state) < 0.5 ? 0.9 : 0.1;
+    double open = kernel_check_random_unit(state) < 0.5 ? 0.9 : 0.1;
     for (size_t k = 0; k < cells; k++) {
         c->mask[k] = random_chance(state, open);
     }
     for (size_t k = 0; k < places; k++) {
         c->documents[k] = (int32_t)(k % a->keys * 3 / a->keys);
-        c->tokens[k] = (int32_t)random_below(state, 1 + a->keys / 4);
+        c->tokens[k] = (int32_t)kernel_check_random_below(state, 1 + a->keys / 4);
     }
     a->mask = random_chance(state, 0.25) ? c->mask : NULL;
     a->documents = random_chance(state, 0.15) ? c->documents : NULL;
@@ -352,8 +355,8 @@ static void choose_plan(uint64_t *state, struct sample_case *c)
     plan->group[METRIC_GROUP_IMPORTANCE] = random_chance(state, 0.4);
     plan->group[METRIC_GROUP_PAIRS] = random_chance(state, 0.4);
     plan->maps = random_chance(state, 0.7);
-    plan->top_pairs = 1 + random_below(state, 12);
-    plan->local_window = random_below(state, 20);
+    plan->top_pairs = 1 + kernel_check_random_below(state, 12);
+    plan->local_window = kernel_check_random_below(state, 20);
 }
 
 static void make_case(struct sample_case *c, uint64_t seed)
@@ -363,13 +366,13 @@ static void make_case(struct sample_case *c, uint64_t seed)
     choose_shape(&state, c);
     choose_masks(&state, c);
     choose_plan(&state, c);
-    c->filling = (enum filling)random_below(&state, FILL_COUNT);
+    c->filling = (enum filling)kernel_check_random_below(&state, FILL_COUNT);
     c->spoilt = random_chance(&state, 0.3) ? 0.2 : 0;
-    c->offset = random_chance(&state, 0.5) ? random_below(&state, 64) : 0;
+    c->offset = random_chance(&state, 0.5) ? kernel_check_random_below(&state, 64) : 0;
     for (uint32_t h = 0; h < c->a.heads; h++) {
-        c->kind[h] = (enum kind)random_below(&state, KIND_COUNT);
+        c->kind[h] = (enum kind)kernel_check_random_below(&state, KIND_COUNT);
     }
-    fill_weights(&state, c);
+    kernel_check_fill_weights(&state, c);
 }
 
 static void free_case(struct sample_case *c)
@@ -418,7 +421,7 @@ struct report {
     unsigned failures;
 };
 
-static void fail(struct report *r, const char *what, double got, double want)
+static void kernel_check_fail(struct report *r, const char *what, double got, double want)
 {
     if (r->failures++ == 0) {
         fprintf(stderr, "%s differs from the reference:\n", r->isa);
@@ -430,15 +433,15 @@ static void fail(struct report *r, const char *what, double got, double want)
 }
 
 /* `scale`: the largest number that went into it, whose own rounding is no news. */
-static void compare(struct report *r, enum quantity q, const char *what, double got, double want,
-                    double scale)
+static void kernel_check_compare(struct report *r, enum quantity q, const char *what, double got,
+                                 double want, double scale)
 {
     if (isnan(want) && isnan(got)) {
         return;
     }
     if (!isfinite(want) || !isfinite(got)) {
         if (!(got == want)) {
-            fail(r, what, got, want);
+            kernel_check_fail(r, what, got, want);
         }
         return;
     }
@@ -448,14 +451,14 @@ static void compare(struct report *r, enum quantity q, const char *what, double 
     double off = fabs(got - want) / room;
     largest[q] = fmax(largest[q], off);
     if (!(off <= 1)) {
-        fail(r, what, got, want);
+        kernel_check_fail(r, what, got, want);
     }
 }
 
 static void compare_counts(struct report *r, const char *what, uint64_t got, uint64_t want)
 {
     if (got != want) {
-        fail(r, what, (double)got, (double)want);
+        kernel_check_fail(r, what, (double)got, (double)want);
     }
 }
 
@@ -477,13 +480,14 @@ static void compare_moments(struct report *r, enum quantity q, const char *name,
         scale = fmax(scale, 1.0 / r->c->a.keys);
         scale += tolerance[q].relative * scale / ROUNDING;
     }
-    compare(r, q, what[0], got->mean, want->mean, scale);
-    compare(r, q, what[1], got->min, want->min, q == Q_SENT ? scale : 0);
-    compare(r, q, what[2], got->max, want->max, q == Q_SENT ? scale : 0);
+    kernel_check_compare(r, q, what[0], got->mean, want->mean, scale);
+    kernel_check_compare(r, q, what[1], got->min, want->min, q == Q_SENT ? scale : 0);
+    kernel_check_compare(r, q, what[2], got->max, want->max, q == Q_SENT ? scale : 0);
     if (want->n >= 2 && isfinite(want->m2)) {
         /* A deviation is as exact as the values it is taken from. */
         double values = q == Q_SENT ? 0 : tolerance[q].relative * scale;
-        compare(r, q, what[3], moments_std(got), moments_std(want), scale + values / ROUNDING);
+        kernel_check_compare(r, q, what[3], moments_std(got), moments_std(want),
+                             scale + values / ROUNDING);
     }
 }
 
@@ -505,8 +509,8 @@ static enum quantity quantity_of(uint32_t metric)
     }
 }
 
-static void compare_head(struct report *r, const struct head_block *got,
-                         const struct head_block *want)
+static void kernel_check_compare_head(struct report *r, const struct head_block *got,
+                                      const struct head_block *want)
 {
     for (uint32_t m = 0; m < METRIC_ROW_COUNT; m++) {
         compare_moments(r, quantity_of(m), metric_info[m].name, &got->row[m].moments,
@@ -519,15 +523,15 @@ static void compare_head(struct report *r, const struct head_block *got,
     }
     compare_moments(r, Q_ENTRIES, "entries", &got->entries, &want->entries);
     compare_counts(r, "neighbours", got->neighbour_count, want->neighbour_count);
-    compare(r, Q_WEIGHT, "neighbour sum", got->neighbour_sum, want->neighbour_sum, 0);
+    kernel_check_compare(r, Q_WEIGHT, "neighbour sum", got->neighbour_sum, want->neighbour_sum, 0);
 }
 
 static void compare_importance(struct report *r, const struct importance_block *got,
                                const struct importance_block *want)
 {
     double rows = r->c->a.queries;
-    compare(r, Q_IMPORTANCE, "importance entropy", got->entropy, want->entropy,
-            rows * tolerance[Q_IMPORTANCE].relative / ROUNDING);
+    kernel_check_compare(r, Q_IMPORTANCE, "importance entropy", got->entropy, want->entropy,
+                         rows * tolerance[Q_IMPORTANCE].relative / ROUNDING);
     compare_moments(r, Q_SENT, "importance entries", &got->entries, &want->entries);
 }
 
@@ -538,7 +542,7 @@ static void compare_pairs(struct report *r, const struct block *got, const struc
         compare_counts(r, "pair query", got->pairs[k].query, want->pairs[k].query);
         compare_counts(r, "pair key", got->pairs[k].key, want->pairs[k].key);
         if (!(got->pairs[k].weight == want->pairs[k].weight)) {
-            fail(r, "pair weight", got->pairs[k].weight, want->pairs[k].weight);
+            kernel_check_fail(r, "pair weight", got->pairs[k].weight, want->pairs[k].weight);
         }
     }
 }
@@ -547,10 +551,11 @@ static void compare_blocks(struct report *r, const struct block *got, const stru
 {
     compare_counts(r, "rows", got->rows, want->rows);
     compare_counts(r, "invalid rows", got->invalid_rows, want->invalid_rows);
-    compare(r, Q_TAIL, "row_sum_error", got->row_sum_error > 1 ? 1 : got->row_sum_error,
-            want->row_sum_error > 1 ? 1 : want->row_sum_error, 0);
+    kernel_check_compare(r, Q_TAIL, "row_sum_error",
+                         got->row_sum_error > 1 ? 1 : got->row_sum_error,
+                         want->row_sum_error > 1 ? 1 : want->row_sum_error, 0);
     for (uint32_t h = 0; h < want->heads; h++) {
-        compare_head(r, &got->head[h], &want->head[h]);
+        kernel_check_compare_head(r, &got->head[h], &want->head[h]);
     }
     for (size_t k = 0; want->importance != NULL && k < (size_t)want->batch * want->heads; k++) {
         compare_importance(r, &got->importance[k], &want->importance[k]);
@@ -562,7 +567,7 @@ static void compare_blocks(struct report *r, const struct block *got, const stru
     compare_pairs(r, got, want);
 }
 
-static void must(int rc)
+static void kernel_check_must(int rc)
 {
     if (rc < 0) {
         fprintf(stderr, "out of memory\n");
@@ -571,18 +576,18 @@ static void must(int rc)
 }
 
 /* In `blocks` blocks of rows, merged. */
-static void compute(struct block *total, const struct sample_case *c, enum isa isa, uint32_t blocks,
-                    struct scratch *scratch)
+static void kernel_check_compute(struct block *total, const struct sample_case *c, enum isa isa,
+                                 uint32_t blocks, struct scratch *scratch)
 {
     const struct attention *a = &c->a;
-    must(block_init(total, a, &c->plan));
+    kernel_check_must(block_init(total, a, &c->plan));
     for (uint32_t k = 0; k < blocks; k++) {
         uint32_t begin = (uint32_t)((uint64_t)a->queries * k / blocks);
         uint32_t end = (uint32_t)((uint64_t)a->queries * (k + 1) / blocks);
         struct block part;
-        must(block_init(&part, a, &c->plan));
-        must(block_compute(&part, a, begin, end, isa, scratch));
-        must(block_merge(total, &part));
+        kernel_check_must(block_init(&part, a, &c->plan));
+        kernel_check_must(block_compute(&part, a, begin, end, isa, scratch));
+        kernel_check_must(block_merge(total, &part));
         block_clear(&part);
     }
 }
@@ -600,7 +605,7 @@ static void compare_cut(struct report *r, const struct block *one, const struct 
             same = same && (x->moments.n == 0 ||
                             (x->moments.min == y->moments.min && x->moments.max == y->moments.max));
             if (!same) {
-                fail(r, "histogram by the cut into blocks", m, h);
+                kernel_check_fail(r, "histogram by the cut into blocks", m, h);
             }
         }
     }
@@ -610,16 +615,16 @@ static bool check_case(const struct sample_case *c, int only, struct scratch *sc
 {
     struct block want;
     unsigned failures = 0;
-    must(block_init(&want, &c->a, &c->plan));
-    must(block_compute_ref(&want, &c->a, 0, c->a.queries, scratch));
+    kernel_check_must(block_init(&want, &c->a, &c->plan));
+    kernel_check_must(block_compute_ref(&want, &c->a, 0, c->a.queries, scratch));
     for (int isa = ISA_PORTABLE; isa < ISA_COUNT; isa++) {
         if (!isa_available((enum isa)isa) || (only >= 0 && isa != only)) {
             continue;
         }
         struct report r = {.c = c, .isa = isa_name[isa]};
         struct block one, cut;
-        compute(&one, c, (enum isa)isa, 1, scratch);
-        compute(&cut, c, (enum isa)isa, BLOCKS_MAX, scratch);
+        kernel_check_compute(&one, c, (enum isa)isa, 1, scratch);
+        kernel_check_compute(&cut, c, (enum isa)isa, BLOCKS_MAX, scratch);
         compare_blocks(&r, &one, &want);
         compare_blocks(&r, &cut, &want);
         compare_cut(&r, &one, &cut);

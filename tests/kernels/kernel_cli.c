@@ -97,7 +97,7 @@ static bool parse_list_option(struct options *o, const char *key, const char *va
     return false;
 }
 
-static void parse_option(struct options *o, const char *key, const char *value)
+static void kernel_cli_parse_option(struct options *o, const char *key, const char *value)
 {
     if (strcmp(key, "dtype") == 0) {
         o->a.dtype = parse_dtype(value);
@@ -111,17 +111,17 @@ static void parse_option(struct options *o, const char *key, const char *value)
     }
 }
 
-static void parse_options(int argc, char **argv, struct options *o)
+static void kernel_cli_parse_options(int argc, char **argv, struct options *o)
 {
     for (int i = 1; i < argc; i++) {
         char *value = strchr(argv[i], '=');
-        if (value == NULL) {
+        if (!value) {
             die("not key=value");
         }
         *value = '\0';
-        parse_option(o, argv[i], value + 1);
+        kernel_cli_parse_option(o, argv[i], value + 1);
     }
-    if (o->weights_path == NULL || o->shape.count != 4) {
+    if (!o->weights_path || o->shape.count != 4) {
         die("weights and shape are needed");
     }
 }
@@ -143,7 +143,7 @@ static void print_patterns(double *const value[METRIC_COUNT], uint32_t heads)
     printf(",\n");
 }
 
-static void print_values(const struct block *block)
+static void kernel_cli_print_values(const struct block *block)
 {
     double *value[METRIC_COUNT] = {NULL};
     printf("\"values\":{");
@@ -210,7 +210,7 @@ static void print_aggregate(const struct block *block)
     printf("],\n");
 }
 
-static void print_pairs(const struct block *block)
+static void kernel_cli_print_pairs(const struct block *block)
 {
     printf("\"pairs\":[");
     for (uint32_t i = 0; i < block->pair_count; i++) {
@@ -221,8 +221,8 @@ static void print_pairs(const struct block *block)
     printf("],\n");
 }
 
-static void print_spectrum(const struct attention *a, uint32_t b, uint32_t h,
-                           struct scratch *scratch)
+static void kernel_cli_print_spectrum(const struct attention *a, uint32_t b, uint32_t h,
+                                      struct scratch *scratch)
 {
     struct spectrum s;
     if (spectrum_compute_ref(a, b, h, scratch, &s) < 0) {
@@ -236,19 +236,19 @@ static void print_spectrum(const struct attention *a, uint32_t b, uint32_t h,
     printf("}");
 }
 
-static void print_spectra(const struct attention *a, struct scratch *scratch)
+static void kernel_cli_print_spectra(const struct attention *a, struct scratch *scratch)
 {
     printf("\"spectra\":[");
     for (uint32_t b = 0; b < a->batch; b++) {
         for (uint32_t h = 0; h < a->heads; h++) {
             printf(b + h > 0 ? "," : "");
-            print_spectrum(a, b, h, scratch);
+            kernel_cli_print_spectrum(a, b, h, scratch);
         }
     }
     printf("],\n");
 }
 
-static void print_weights(const struct attention *a)
+static void kernel_cli_print_weights(const struct attention *a)
 {
     double *row = must_have(malloc(a->keys * sizeof *row));
     printf("\"weights\":[");
@@ -286,8 +286,8 @@ static void compute_rows(struct block *block, struct options *o, uint32_t begin,
 }
 
 /* Computes [begin, end) as a block of its own and merges it. */
-static void add_block(struct block *total, struct options *o, uint32_t begin, uint32_t end,
-                      struct scratch *scratch)
+static void kernel_cli_add_block(struct block *total, struct options *o, uint32_t begin,
+                                 uint32_t end, struct scratch *scratch)
 {
     struct block part;
     if (block_init(&part, &o->a, &o->plan) < 0) {
@@ -300,7 +300,7 @@ static void add_block(struct block *total, struct options *o, uint32_t begin, ui
     block_clear(&part);
 }
 
-static void compute(struct block *total, struct options *o, struct scratch *scratch)
+static void kernel_cli_compute(struct block *total, struct options *o, struct scratch *scratch)
 {
     if (map_pool_init(&o->pool, &o->a, 0, o->a.queries) < 0) {
         die("map_pool: out of memory");
@@ -311,36 +311,36 @@ static void compute(struct block *total, struct options *o, struct scratch *scra
     uint32_t begin = 0;
     for (uint32_t i = 0; i < o->cuts.count; i++) {
         uint32_t end = (uint32_t)o->cuts.value[i];
-        add_block(total, o, begin, end, scratch);
+        kernel_cli_add_block(total, o, begin, end, scratch);
         begin = end;
     }
     if (o->cuts.count > 0) {
-        add_block(total, o, begin, o->a.queries, scratch);
+        kernel_cli_add_block(total, o, begin, o->a.queries, scratch);
     } else {
         compute_rows(total, o, 0, o->a.queries, scratch);
     }
 }
 
-static void report(struct options *o)
+static void kernel_cli_report(struct options *o)
 {
     struct scratch scratch = {0};
     struct block block;
-    compute(&block, o, &scratch);
+    kernel_cli_compute(&block, o, &scratch);
     printf("{\"rows\":%llu,\"invalid_rows\":%llu,\"row_sum_error\":",
            (unsigned long long)block.rows, (unsigned long long)block.invalid_rows);
     print_number(block.row_sum_error);
     printf(",\n");
-    print_values(&block);
+    kernel_cli_print_values(&block);
     print_dists(&block);
     print_aggregate(&block);
-    print_pairs(&block);
+    kernel_cli_print_pairs(&block);
     print_pool(&o->pool);
     map_pool_clear(&o->pool);
     if (o->spectrum) {
-        print_spectra(&o->a, &scratch);
+        kernel_cli_print_spectra(&o->a, &scratch);
     }
     if (o->dump) {
-        print_weights(&o->a);
+        kernel_cli_print_weights(&o->a);
     }
     printf("\"end\":true}\n");
     block_clear(&block);
@@ -352,7 +352,7 @@ static unsigned char *read_optional(const char *path, size_t bytes, size_t offse
     return path != NULL ? read_file(path, bytes, offset) : NULL;
 }
 
-static void set_shape(struct options *o)
+static void kernel_cli_set_shape(struct options *o)
 {
     struct attention *a = &o->a;
     a->batch = (uint32_t)o->shape.value[0];
@@ -367,8 +367,8 @@ int main(int argc, char **argv)
 {
     struct options o = {.plan = {.maps = true, .top_pairs = 10, .local_window = 8}};
     parse_groups("cip", &o.plan);
-    parse_options(argc, argv, &o);
-    set_shape(&o);
+    kernel_cli_parse_options(argc, argv, &o);
+    kernel_cli_set_shape(&o);
     spectrum_global_init();
     size_t map = (size_t)o.a.queries * o.a.keys, ids = (size_t)o.a.batch * o.a.keys * 4;
     unsigned char *weights = read_optional(
@@ -377,11 +377,10 @@ int main(int argc, char **argv)
     unsigned char *tokens = read_optional(o.tokens_path, ids, o.offset);
     unsigned char *documents = read_optional(o.documents_path, ids, o.offset);
     o.a.weights = weights + o.offset;
-    o.a.mask = mask == NULL ? NULL : mask + o.offset;
-    o.a.tokens = tokens == NULL ? NULL : (const int32_t *)(const void *)(tokens + o.offset);
-    o.a.documents =
-        documents == NULL ? NULL : (const int32_t *)(const void *)(documents + o.offset);
-    report(&o);
+    o.a.mask = !mask ? NULL : mask + o.offset;
+    o.a.tokens = !tokens ? NULL : (const int32_t *)(const void *)(tokens + o.offset);
+    o.a.documents = !documents ? NULL : (const int32_t *)(const void *)(documents + o.offset);
+    kernel_cli_report(&o);
     free(weights);
     free(mask);
     free(tokens);

@@ -42,7 +42,7 @@ static enum dtype next_dtype(char **text)
     return parse_dtype(word != NULL ? word : "");
 }
 
-static bool parse_number(struct options *o, const char *key, const char *value)
+static bool qk_cli_parse_number(struct options *o, const char *key, const char *value)
 {
     struct {
         const char *key;
@@ -66,9 +66,9 @@ static bool parse_number(struct options *o, const char *key, const char *value)
         if (strcmp(key, table[i].key) != 0) {
             continue;
         }
-        if (table[i].flag != NULL) {
+        if (table[i].flag) {
             *table[i].flag = strcmp(value, "0") != 0;
-        } else if (table[i].number != NULL) {
+        } else if (table[i].number) {
             *table[i].number = (uint32_t)strtoul(value, NULL, 10);
         } else {
             *table[i].real = strtod(value, NULL);
@@ -91,7 +91,7 @@ static bool parse_words(struct options *o, const char *key, char *value)
     };
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
         if (strcmp(key, table[i].key) == 0) {
-            if (table[i].list != NULL) {
+            if (table[i].list) {
                 parse_list(value, table[i].list);
             } else {
                 *table[i].text = value;
@@ -108,34 +108,35 @@ static bool parse_words(struct options *o, const char *key, char *value)
     return false;
 }
 
-static void parse_options(int argc, char **argv, struct options *o)
+static void qk_cli_parse_options(int argc, char **argv, struct options *o)
 {
     for (int i = 1; i < argc; i++) {
         char *value = strchr(argv[i], '=');
-        if (value == NULL) {
+        if (!value) {
             die("not key=value");
         }
         *value++ = '\0';
-        if (!parse_number(o, argv[i], value) && !parse_words(o, argv[i], value)) {
+        if (!qk_cli_parse_number(o, argv[i], value) && !parse_words(o, argv[i], value)) {
             die("unknown option");
         }
     }
 }
 
 /* A file of exactly `bytes` bytes, `offset` bytes into an allocation that ends with it. */
-static const void *read_tensor(struct options *o, enum file file, size_t bytes, size_t offset)
+static const void *qk_cli_read_tensor(struct options *o, enum file file, size_t bytes,
+                                      size_t offset)
 {
-    if (o->path[file] == NULL) {
+    if (!o->path[file]) {
         return NULL;
     }
     o->memory[file] = read_file(o->path[file], bytes, offset);
     return o->memory[file] + offset;
 }
 
-static void read_tensors(struct options *o)
+static void qk_cli_read_tensors(struct options *o)
 {
     struct attention *a = &o->a;
-    if (o->shape.count != 4 || o->dims.count != 3 || o->dtypes == NULL) {
+    if (o->shape.count != 4 || o->dims.count != 3 || !o->dtypes) {
         die("shape, dims and dtypes are needed");
     }
     a->batch = (uint32_t)o->shape.value[0];
@@ -152,18 +153,20 @@ static void read_tensors(struct options *o)
     a->k_len = o->k_len.count > 0 ? o->k_len.value : NULL;
     size_t b = a->batch, keys = b * a->qk.kv_heads * a->keys;
     size_t q_bytes = b * a->heads * a->queries * a->qk.head_dim * dtype_size(a->qk.q_dtype);
-    a->qk.q = read_tensor(o, FILE_Q, q_bytes, o->offset);
-    a->qk.k = read_tensor(o, FILE_K, keys * a->qk.head_dim * dtype_size(a->qk.k_dtype), o->offset);
-    a->qk.v = read_tensor(o, FILE_V, keys * a->qk.value_dim * dtype_size(a->qk.v_dtype), o->offset);
-    a->mask = read_tensor(o, FILE_MASK, b * a->queries * a->keys, o->offset);
-    a->documents = read_tensor(o, FILE_DOCUMENTS, b * a->keys * 4, o->offset);
-    a->tokens = read_tensor(o, FILE_TOKENS, b * a->keys * 4, o->offset);
-    if (a->qk.q == NULL || a->qk.k == NULL) {
+    a->qk.q = qk_cli_read_tensor(o, FILE_Q, q_bytes, o->offset);
+    a->qk.k =
+        qk_cli_read_tensor(o, FILE_K, keys * a->qk.head_dim * dtype_size(a->qk.k_dtype), o->offset);
+    a->qk.v = qk_cli_read_tensor(o, FILE_V, keys * a->qk.value_dim * dtype_size(a->qk.v_dtype),
+                                 o->offset);
+    a->mask = qk_cli_read_tensor(o, FILE_MASK, b * a->queries * a->keys, o->offset);
+    a->documents = qk_cli_read_tensor(o, FILE_DOCUMENTS, b * a->keys * 4, o->offset);
+    a->tokens = qk_cli_read_tensor(o, FILE_TOKENS, b * a->keys * 4, o->offset);
+    if (!a->qk.q || !a->qk.k) {
         die("q and k are needed");
     }
 }
 
-static void print_values(const struct block *block)
+static void qk_cli_print_values(const struct block *block)
 {
     double *value[METRIC_COUNT] = {NULL};
     double *memory = must_have(malloc((size_t)METRIC_COUNT * block->heads * sizeof *memory));
@@ -192,7 +195,7 @@ static void print_moments(const struct moments *m)
 }
 
 /* n, mean, std, min, max and the number of values in the histogram, per head. */
-static void print_rows(const struct block *block)
+static void qk_cli_print_rows(const struct block *block)
 {
     printf("\"rows_of\":{");
     for (uint32_t m = 0; m < METRIC_ROW_COUNT; m++) {
@@ -234,7 +237,7 @@ static void print_moment_sets(const struct block *block)
     printf("],\n");
 }
 
-static void print_weights(const struct options *o, enum isa isa, struct scratch *scratch)
+static void qk_cli_print_weights(const struct options *o, enum isa isa, struct scratch *scratch)
 {
     const struct attention *a = &o->a;
     uint32_t begin = a->queries / 3;
@@ -252,7 +255,7 @@ static void print_weights(const struct options *o, enum isa isa, struct scratch 
     free(weights);
 }
 
-static void print_spectra(const struct options *o, enum isa isa, struct scratch *scratch)
+static void qk_cli_print_spectra(const struct options *o, enum isa isa, struct scratch *scratch)
 {
     printf("\"spectra\":[");
     for (uint32_t h = 0; h < o->a.heads; h++) {
@@ -272,8 +275,8 @@ static void print_spectra(const struct options *o, enum isa isa, struct scratch 
     printf("],\n");
 }
 
-static void add_block(struct block *total, const struct options *o, uint32_t begin, uint32_t end,
-                      enum isa isa, struct scratch *scratch)
+static void qk_cli_add_block(struct block *total, const struct options *o, uint32_t begin,
+                             uint32_t end, enum isa isa, struct scratch *scratch)
 {
     struct block part;
     if (block_init(&part, &o->a, &o->plan) < 0 ||
@@ -283,7 +286,7 @@ static void add_block(struct block *total, const struct options *o, uint32_t beg
     block_clear(&part);
 }
 
-static void report(const struct options *o, const char *name, enum isa isa)
+static void qk_cli_report(const struct options *o, const char *name, enum isa isa)
 {
     struct scratch scratch = {0};
     struct block block;
@@ -293,21 +296,21 @@ static void report(const struct options *o, const char *name, enum isa isa)
     uint32_t begin = 0;
     for (uint32_t i = 0; i <= o->cuts.count; i++) {
         uint32_t end = i < o->cuts.count ? (uint32_t)o->cuts.value[i] : o->a.queries;
-        add_block(&block, o, begin, end, isa, &scratch);
+        qk_cli_add_block(&block, o, begin, end, isa, &scratch);
         begin = end;
     }
     printf("{\"isa\":\"%s\",\"rows\":%llu,\"invalid_rows\":%llu,\"row_sum_error\":", name,
            (unsigned long long)block.rows, (unsigned long long)block.invalid_rows);
     print_number(block.row_sum_error);
     printf(",\n");
-    print_values(&block);
-    print_rows(&block);
+    qk_cli_print_values(&block);
+    qk_cli_print_rows(&block);
     print_moment_sets(&block);
     if (o->weights != 0) {
-        print_weights(o, isa, &scratch);
+        qk_cli_print_weights(o, isa, &scratch);
     }
     if (o->spectrum != 0) {
-        print_spectra(o, isa, &scratch);
+        qk_cli_print_spectra(o, isa, &scratch);
     }
     printf("\"end\":true}\n");
     block_clear(&block);
@@ -317,12 +320,12 @@ static void report(const struct options *o, const char *name, enum isa isa)
 int main(int argc, char **argv)
 {
     static struct options o = {.plan = {.group = {[METRIC_GROUP_CORE] = true}}};
-    parse_options(argc, argv, &o);
-    if (o.isa == NULL || strcmp(o.isa, "list") == 0) {
+    qk_cli_parse_options(argc, argv, &o);
+    if (!o.isa || strcmp(o.isa, "list") == 0) {
         print_isas();
         return 0;
     }
-    read_tensors(&o);
+    qk_cli_read_tensors(&o);
     spectrum_global_init();
     printf("[");
     char *names = o.isa, *name;
@@ -332,7 +335,7 @@ int main(int argc, char **argv)
             die("unknown instruction set");
         }
         printf(first ? "" : ",");
-        report(&o, name, isa);
+        qk_cli_report(&o, name, isa);
     }
     printf("]\n");
     for (size_t i = 0; i < FILE_COUNT; i++) {

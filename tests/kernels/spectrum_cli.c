@@ -16,13 +16,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void print_numbers(const char *name, const double *x, uint32_t count)
+static void spectrum_cli_print_numbers(const char *name, const double *x, uint32_t count)
 {
     printf("\"%s\":", name);
     print_array(x, count);
 }
 
-static void print_spectrum(const char *name, const struct spectrum *s)
+static void spectrum_cli_print_spectrum(const char *name, const struct spectrum *s)
 {
     const struct {
         const char *name;
@@ -43,13 +43,14 @@ static void print_spectrum(const char *name, const struct spectrum *s)
         print_number(numbers[i].value);
         printf(",");
     }
-    print_numbers("singular_values", s->singular_values, SINGULAR_VALUES_MAX);
+    spectrum_cli_print_numbers("singular_values", s->singular_values, SINGULAR_VALUES_MAX);
     printf(",");
-    print_numbers("low_rank_error", s->low_rank_error, LOW_RANK_COUNT);
+    spectrum_cli_print_numbers("low_rank_error", s->low_rank_error, LOW_RANK_COUNT);
     printf("}");
 }
 
-static void print_all(const struct attention *a, uint32_t head, struct scratch *scratch)
+static void spectrum_cli_print_all(const struct attention *a, uint32_t head,
+                                   struct scratch *scratch)
 {
     static const struct {
         const char *name;
@@ -61,13 +62,13 @@ static void print_all(const struct attention *a, uint32_t head, struct scratch *
         die("out of memory");
     }
     printf("{");
-    print_spectrum("ref", &s);
+    spectrum_cli_print_spectrum("ref", &s);
     for (size_t i = 0; i < sizeof efforts / sizeof efforts[0]; i++) {
         if (spectrum_compute(a, 0, head, efforts[i].effort, isa_best(), scratch, &s) < 0) {
             die("out of memory");
         }
         printf(",\n");
-        print_spectrum(efforts[i].name, &s);
+        spectrum_cli_print_spectrum(efforts[i].name, &s);
     }
     printf("}");
 }
@@ -76,13 +77,13 @@ static void print_all(const struct attention *a, uint32_t head, struct scratch *
 static void *read_whole(const char *path, size_t *ret_bytes)
 {
     FILE *file = fopen(path, "rb");
-    if (file == NULL || fseek(file, 0, SEEK_END) != 0) {
+    if (!file || fseek(file, 0, SEEK_END) != 0) {
         die("no such file");
     }
     long bytes = ftell(file);
     void *memory = bytes > 0 ? malloc((size_t)bytes) : NULL;
     rewind(file);
-    if (memory == NULL || fread(memory, 1, (size_t)bytes, file) != (size_t)bytes) {
+    if (!memory || fread(memory, 1, (size_t)bytes, file) != (size_t)bytes) {
         die("not readable");
     }
     fclose(file);
@@ -107,7 +108,7 @@ int main(int argc, char **argv)
     struct scratch scratch = {0};
     for (uint32_t h = 0; h < a.heads; h++) {
         printf(h > 0 ? ",\n" : "[");
-        print_all(&a, h, &scratch);
+        spectrum_cli_print_all(&a, h, &scratch);
     }
     printf("]\n");
     scratch_clear(&scratch);

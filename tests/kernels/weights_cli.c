@@ -20,7 +20,7 @@ static unsigned char *parse_matrix(char *text, size_t offset, struct projection_
     char *state = NULL, *part[4];
     for (int i = 0; i < 4; i++) {
         part[i] = strtok_r(i == 0 ? text : NULL, ":", &state);
-        if (part[i] == NULL) {
+        if (!part[i]) {
             die("not FILE:dtype:out:in");
         }
     }
@@ -33,30 +33,30 @@ static unsigned char *parse_matrix(char *text, size_t offset, struct projection_
     return memory;
 }
 
-static void print_numbers(const char *name, const double *x, size_t n)
+static void weights_cli_print_numbers(const char *name, const double *x, size_t n)
 {
     printf(",\"%s\":", name);
     print_array(x, n);
 }
 
-static void print_spectrum(const struct spectrum *s)
+static void weights_cli_print_spectrum(const struct spectrum *s)
 {
     const double number[] = {s->spectral_norm, s->stable_rank,    s->condition_number,
                              s->rank,          s->effective_rank, s->effective_rank_entropy,
                              s->nuclear_norm};
     printf("{\"is\":\"spectrum\"");
-    print_numbers("numbers", number, sizeof number / sizeof number[0]);
-    print_numbers("values", s->singular_values, SINGULAR_VALUES_MAX);
-    print_numbers("low_rank", s->low_rank_error, LOW_RANK_COUNT);
+    weights_cli_print_numbers("numbers", number, sizeof number / sizeof number[0]);
+    weights_cli_print_numbers("values", s->singular_values, SINGULAR_VALUES_MAX);
+    weights_cli_print_numbers("low_rank", s->low_rank_error, LOW_RANK_COUNT);
     printf("}\n");
 }
 
-static void print_spectra(const struct spectrum *s, uint32_t n)
+static void weights_cli_print_spectra(const struct spectrum *s, uint32_t n)
 {
     printf("[");
     for (uint32_t i = 0; i < n; i++) {
         printf(i > 0 ? "," : "");
-        print_spectrum(&s[i]);
+        weights_cli_print_spectrum(&s[i]);
     }
     printf("]");
 }
@@ -68,25 +68,27 @@ static void print_result(const struct weights_result *r)
         const struct projection_result *one = &r->projection[p];
         if (one->present) {
             printf(",\"%s\":{\"slices\":%u,\"whole\":", projection_name[p], one->heads);
-            print_spectrum(&one->whole);
+            weights_cli_print_spectrum(&one->whole);
             printf(",\"head\":");
-            print_spectra(one->head, one->heads);
-            print_numbers("correlation", one->correlation, (size_t)one->heads * one->heads);
+            weights_cli_print_spectra(one->head, one->heads);
+            weights_cli_print_numbers("correlation", one->correlation,
+                                      (size_t)one->heads * one->heads);
             const double more[] = {one->correlation_mean, one->eigenvalue_min, one->eigenvalue_max};
-            print_numbers("more", more, 3);
+            weights_cli_print_numbers("more", more, 3);
             printf("}");
         }
     }
     for (uint32_t c = 0; c < CIRCUIT_COUNT; c++) {
-        if (r->circuit[c] != NULL) {
+        if (r->circuit[c]) {
             printf(",\"%s\":", circuit_name[c]);
-            print_spectra(r->circuit[c], r->heads);
+            weights_cli_print_spectra(r->circuit[c], r->heads);
         }
     }
     printf("}\n");
 }
 
-static void parse_number(struct weights *w, size_t *offset, const char *key, const char *value)
+static void weights_cli_parse_number(struct weights *w, size_t *offset, const char *key,
+                                     const char *value)
 {
     uint32_t n = (uint32_t)strtoul(value, NULL, 10);
     if (strcmp(key, "heads") == 0) {
@@ -109,7 +111,7 @@ int main(int argc, char **argv)
     size_t offset = 0;
     for (int i = 1; i < argc; i++) {
         char *value = strchr(argv[i], '=');
-        if (value == NULL) {
+        if (!value) {
             die("not key=value");
         }
         *value++ = '\0';
@@ -120,7 +122,7 @@ int main(int argc, char **argv)
         if (p < PROJECTION_COUNT) {
             memory[p] = parse_matrix(value, offset, &w.matrix[p]);
         } else {
-            parse_number(&w, &offset, argv[i], value);
+            weights_cli_parse_number(&w, &offset, argv[i], value);
         }
     }
     spectrum_global_init();

@@ -40,7 +40,7 @@ static int take_map_pass(struct map_pass *p, const struct attention *a, struct s
     size_t doubles = 2 * (size_t)ACROSS_CHUNK + heads, floats = ACROSS_CHUNK + heads;
     p->work = scratch_take(scratch, doubles * sizeof(double) + heads * sizeof(void *) +
                                         floats * sizeof(float));
-    if (p->work == NULL) {
+    if (!p->work) {
         return ERR_MEMORY;
     }
     p->weight = p->work + 2 * (size_t)ACROSS_CHUNK;
@@ -65,7 +65,7 @@ static void scale_weights(struct map_pass *p)
 }
 
 /* Moves the finite entries to the front; returns how many. */
-static uint32_t keep_finite(float *x, uint32_t n)
+static uint32_t across_keep_finite(float *x, uint32_t n)
 {
     uint32_t kept = 0;
     for (uint32_t j = 0; j < n; j++) {
@@ -84,7 +84,7 @@ static bool add_scaled(const struct map_pass *p, struct moments *map, uint32_t n
     p->kernel->weigh(p->source, p->scaled, p->heads, p->dtype, n, p->entry);
     struct across_moments m = p->kernel->moments(p->entry, n);
     if (!m.finite && p->dtype != DTYPE_F64) { /* an f64 may be finite and not fit an f32 */
-        n = keep_finite(p->entry, n);
+        n = across_keep_finite(p->entry, n);
         if (n == 0) {
             return true;
         }
@@ -103,7 +103,7 @@ static bool add_scaled(const struct map_pass *p, struct moments *map, uint32_t n
 }
 
 /* `count` entries from where the sources point. */
-static void add_stretch(const struct map_pass *p, struct moments *map, uint64_t count)
+static void across_add_stretch(const struct map_pass *p, struct moments *map, uint64_t count)
 {
     for (uint64_t done = 0; done < count; done += ACROSS_CHUNK) {
         uint64_t rest = count - done;
@@ -123,7 +123,7 @@ int across_weighted_map(struct moments *map, const struct attention *a, const do
     assert(row_end <= a->queries);
     struct map_pass p = {
         .kernel = across_kernel_of(isa), .dtype = a->dtype, .element_bytes = dtype_size(a->dtype)};
-    if (p.kernel == NULL) {
+    if (!p.kernel) {
         return across_weighted_map_ref(map, a, weight, row_begin, row_end, scratch);
     }
     int rc = take_map_pass(&p, a, scratch);
@@ -131,7 +131,7 @@ int across_weighted_map(struct moments *map, const struct attention *a, const do
         p.heads = across_map_sources(a, weight, b, row_begin, p.source, p.weight);
         if (p.heads > 0) {
             scale_weights(&p);
-            add_stretch(&p, map, (uint64_t)(row_end - row_begin) * a->keys);
+            across_add_stretch(&p, map, (uint64_t)(row_end - row_begin) * a->keys);
         }
     }
     return rc;
@@ -152,7 +152,7 @@ struct gradient_pass {
 };
 
 /* Returns whether f32 could tell. */
-static bool sum_products(const struct gradient_pass *p, uint32_t h, double *ret_sum)
+static bool across_sum_products(const struct gradient_pass *p, uint32_t h, double *ret_sum)
 {
     double sum = 0;
     bool zero = p->grad.dtype != DTYPE_F64; /* an f64 may be 0 in f32 only */
@@ -179,7 +179,7 @@ static double gradient_row(const struct gradient_pass *p, uint32_t h)
     if (verdict == ACROSS_UNSOUND) {
         return 0;
     }
-    if (verdict == ACROSS_SOUND && sum_products(p, h, &sum)) {
+    if (verdict == ACROSS_SOUND && across_sum_products(p, h, &sum)) {
         return sum;
     }
     return across_gradient_row_ref(p->a, p->keys.b, h, p->keys.i, p->keys.key, p->keys.n, p->work);
@@ -203,13 +203,13 @@ int across_gradient(double *score, const struct attention *a, uint32_t row_begin
 {
     assert(a->grad != NULL && row_end <= a->queries);
     struct gradient_pass p = {.kernel = across_kernel_of(isa), .a = a, .grad = across_grad(a)};
-    if (p.kernel == NULL) {
+    if (!p.kernel) {
         return across_gradient_ref(score, a, row_begin, row_end, scratch);
     }
     size_t keys = a->keys;
     p.work =
         scratch_take(scratch, keys * (3 * sizeof(double) + 2 * sizeof(float) + sizeof(uint32_t)));
-    if (p.work == NULL) {
+    if (!p.work) {
         return ERR_MEMORY;
     }
     p.weight = (float *)(void *)(p.work + 3 * keys);
@@ -282,11 +282,11 @@ int across_head_pairs(struct pair *pairs, uint32_t *count, uint32_t limit,
 {
     assert(limit > 0 && row_end <= a->queries);
     const struct across_kernel *kernel = across_kernel_of(isa);
-    if (kernel == NULL) {
+    if (!kernel) {
         return across_head_pairs_ref(pairs, count, limit, a, row_begin, row_end, scratch);
     }
     double *work = scratch_take(scratch, 3 * (size_t)a->keys * sizeof *work);
-    if (work == NULL) {
+    if (!work) {
         return ERR_MEMORY;
     }
     for (uint32_t h = 0; h < a->heads; h++) {

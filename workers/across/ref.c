@@ -17,7 +17,7 @@ static bool takes_part(double weight)
 }
 
 /* Adds w x to entries of the map. */
-static void add_head(double *map, double weight, const double *x, uint32_t n)
+static void across_ref_add_head(double *map, double weight, const double *x, uint32_t n)
 {
     for (uint32_t j = 0; j < n; j++) {
         map[j] += weight * x[j];
@@ -25,7 +25,7 @@ static void add_head(double *map, double weight, const double *x, uint32_t n)
 }
 
 /* Moves the finite entries to the front; returns how many. */
-static uint32_t keep_finite(double *x, uint32_t n)
+static uint32_t across_ref_keep_finite(double *x, uint32_t n)
 {
     uint32_t kept = 0;
     for (uint32_t j = 0; j < n; j++) {
@@ -35,7 +35,8 @@ static uint32_t keep_finite(double *x, uint32_t n)
     return kept;
 }
 
-static const unsigned char *row_at(const struct attention *a, uint32_t b, uint32_t h, uint32_t i)
+static const unsigned char *across_ref_row_at(const struct attention *a, uint32_t b, uint32_t h,
+                                              uint32_t i)
 {
     size_t row = ((size_t)b * a->heads + h) * a->queries + i;
     const unsigned char *p = a->weights;
@@ -48,7 +49,7 @@ uint32_t across_map_sources(const struct attention *a, const double *weight, uin
     uint32_t count = 0;
     for (uint32_t h = 0; h < a->heads; h++) {
         if (takes_part(weight[h])) {
-            ret_source[count] = row_at(a, b, h, i);
+            ret_source[count] = across_ref_row_at(a, b, h, i);
             ret_weight[count++] = weight[h];
         }
     }
@@ -65,9 +66,9 @@ void across_map_entries_ref(struct moments *map, const unsigned char *const *sou
         struct attention one = {
             .weights = source[h], .dtype = dtype, .batch = 1, .heads = 1, .queries = 1, .keys = n};
         attention_load_row(&one, 0, 0, 0, x);
-        add_head(entry, weight[h], x, n);
+        across_ref_add_head(entry, weight[h], x, n);
     }
-    row_merge_moments(map, entry, keep_finite(entry, n));
+    row_merge_moments(map, entry, across_ref_keep_finite(entry, n));
 }
 
 /* Carved from scratch for a weighted map. */
@@ -81,7 +82,7 @@ static int take_map_work(struct map_work *w, const struct attention *a, struct s
 {
     size_t doubles = 2 * (size_t)a->keys + a->heads;
     w->entries = scratch_take(scratch, doubles * sizeof(double) + a->heads * sizeof(void *));
-    if (w->entries == NULL) {
+    if (!w->entries) {
         return ERR_MEMORY;
     }
     w->weight = w->entries + 2 * (size_t)a->keys;
@@ -117,7 +118,7 @@ struct attention across_grad(const struct attention *a)
 }
 
 /* sum |A G|, products that are not finite left out. */
-static double sum_products(const double *weight, const double *grad, uint32_t n)
+static double across_ref_sum_products(const double *weight, const double *grad, uint32_t n)
 {
     double sum = 0;
     for (uint32_t k = 0; k < n; k++) {
@@ -140,7 +141,7 @@ double across_gradient_row_ref(const struct attention *a, uint32_t b, uint32_t h
     struct attention as_weights = across_grad(a);
     attention_load_row(&as_weights, b, h, i, sent);
     row_gather(sent, key, n, grad);
-    return sum_products(weight, grad, n);
+    return across_ref_sum_products(weight, grad, n);
 }
 
 int across_gradient_ref(double *score, const struct attention *a, uint32_t row_begin,
@@ -148,7 +149,7 @@ int across_gradient_ref(double *score, const struct attention *a, uint32_t row_b
 {
     size_t keys = a->keys;
     double *work = scratch_take(scratch, 3 * keys * sizeof *work + keys * sizeof(uint32_t));
-    if (work == NULL) {
+    if (!work) {
         return ERR_MEMORY;
     }
     uint32_t *key = (uint32_t *)(void *)(work + 3 * keys);
@@ -166,7 +167,7 @@ int across_gradient_ref(double *score, const struct attention *a, uint32_t row_b
 /* Largest entries of each head. */
 
 /* Adds the finite entries of a row to the sums over samples. */
-static void add_finite(double *sum, double *samples, const double *sent, uint32_t keys)
+static void across_ref_add_finite(double *sum, double *samples, const double *sent, uint32_t keys)
 {
     for (uint32_t j = 0; j < keys; j++) {
         if (isfinite(sent[j])) {
@@ -183,7 +184,7 @@ uint32_t across_head_row_ref(struct pair *pairs, uint32_t count, uint32_t limit,
     memset(sum, 0, 2 * (size_t)a->keys * sizeof *sum);
     for (uint32_t b = 0; b < a->batch; b++) {
         attention_load_row(a, b, h, i, sent);
-        add_finite(sum, samples, sent, a->keys);
+        across_ref_add_finite(sum, samples, sent, a->keys);
     }
     for (uint32_t j = 0; j < a->keys; j++) {
         double weight = sum[j] / samples[j];
@@ -200,7 +201,7 @@ int across_head_pairs_ref(struct pair *pairs, uint32_t *count, uint32_t limit,
                           struct scratch *scratch)
 {
     double *work = scratch_take(scratch, 3 * (size_t)a->keys * sizeof *work);
-    if (work == NULL) {
+    if (!work) {
         return ERR_MEMORY;
     }
     for (uint32_t i = row_begin; i < row_end; i++) {

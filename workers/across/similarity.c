@@ -10,7 +10,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-static size_t cells(const struct similarity *s)
+static size_t similarity_cells(const struct similarity *s)
 {
     return (size_t)s->heads * s->heads;
 }
@@ -24,11 +24,11 @@ int similarity_init(struct similarity *s, uint32_t heads)
 {
     assert(heads > 0);
     *s = (struct similarity){.heads = heads};
-    s->dot = calloc(cells(s), sizeof *s->dot);
-    s->square = calloc(cells(s), sizeof *s->square);
-    s->js = calloc(cells(s), sizeof *s->js);
-    s->rows = calloc(cells(s), sizeof *s->rows);
-    if (s->dot == NULL || s->square == NULL || s->js == NULL || s->rows == NULL) {
+    s->dot = calloc(similarity_cells(s), sizeof *s->dot);
+    s->square = calloc(similarity_cells(s), sizeof *s->square);
+    s->js = calloc(similarity_cells(s), sizeof *s->js);
+    s->rows = calloc(similarity_cells(s), sizeof *s->rows);
+    if (!s->dot || !s->square || !s->js || !s->rows) {
         similarity_clear(s);
         return ERR_MEMORY;
     }
@@ -49,7 +49,7 @@ int similarity_compute(struct similarity *s, const struct attention *a, uint32_t
 {
     assert(s->heads == a->heads && row_end <= a->queries);
     const struct across_kernel *kernel = across_kernel_of(isa);
-    if (kernel == NULL) {
+    if (!kernel) {
         return similarity_compute_ref(s, a, row_begin, row_end, scratch);
     }
     return similarity_compute_fast(s, a, row_begin, row_end, kernel, scratch);
@@ -58,7 +58,7 @@ int similarity_compute(struct similarity *s, const struct attention *a, uint32_t
 void similarity_merge(struct similarity *into, const struct similarity *from)
 {
     assert(into->heads == from->heads);
-    for (size_t i = 0; i < cells(into); i++) {
+    for (size_t i = 0; i < similarity_cells(into); i++) {
         into->dot[i] += from->dot[i];
         into->square[i] += from->square[i];
         into->js[i] += from->js[i];
@@ -66,7 +66,7 @@ void similarity_merge(struct similarity *into, const struct similarity *from)
     }
 }
 
-static double cosine_of(const struct similarity *s, uint32_t g, uint32_t h)
+static double similarity_cosine_of(const struct similarity *s, uint32_t g, uint32_t h)
 {
     double square_g = s->square[(size_t)g * s->heads + h];
     double square_h = s->square[(size_t)h * s->heads + g];
@@ -80,7 +80,7 @@ static double cosine_of(const struct similarity *s, uint32_t g, uint32_t h)
     return g == h ? 1 : fmin(fmax(cosine, -1), 1);
 }
 
-static double js_of(const struct similarity *s, uint32_t g, uint32_t h)
+static double similarity_js_of(const struct similarity *s, uint32_t g, uint32_t h)
 {
     size_t at = (size_t)g * s->heads + h;
     return s->rows[at] > 0 ? s->js[at] / (double)s->rows[at] : NAN;
@@ -90,7 +90,7 @@ void similarity_cosine(const struct similarity *s, double *ret)
 {
     for (uint32_t g = 0; g < s->heads; g++) {
         for (uint32_t h = 0; h < s->heads; h++) {
-            ret[(size_t)g * s->heads + h] = cosine_of(s, g, h);
+            ret[(size_t)g * s->heads + h] = similarity_cosine_of(s, g, h);
         }
     }
 }
@@ -99,15 +99,15 @@ void similarity_js(const struct similarity *s, double *ret)
 {
     for (uint32_t g = 0; g < s->heads; g++) {
         for (uint32_t h = 0; h < s->heads; h++) {
-            ret[(size_t)g * s->heads + h] = js_of(s, g, h);
+            ret[(size_t)g * s->heads + h] = similarity_js_of(s, g, h);
         }
     }
 }
 
 /* Puts a pair in its place among the first `count`; pairs come in the order of g, then h, so that
  * an equal one stays behind. Returns the new count. */
-static uint32_t insert(struct redundant_pair *pairs, uint32_t count, uint32_t max,
-                       struct redundant_pair pair)
+static uint32_t similarity_insert(struct redundant_pair *pairs, uint32_t count, uint32_t max,
+                                  struct redundant_pair pair)
 {
     uint32_t at = count;
     if (count == max) {
@@ -131,9 +131,9 @@ uint32_t similarity_redundant(const struct similarity *s, double bound, uint32_t
     uint32_t total = 0, count = 0;
     for (uint32_t g = 0; g < s->heads; g++) {
         for (uint32_t h = g + 1; h < s->heads; h++) {
-            struct redundant_pair pair = {.g = g, .h = h, .js = js_of(s, g, h)};
+            struct redundant_pair pair = {.g = g, .h = h, .js = similarity_js_of(s, g, h)};
             if (pair.js < bound) {
-                count = insert(ret_pairs, count, max, pair);
+                count = similarity_insert(ret_pairs, count, max, pair);
                 total++;
             }
         }

@@ -48,7 +48,7 @@ static int take_pass(struct pass *p, struct scratch *scratch)
     size_t floats = heads * keys + 2 * heads * STRETCH;
     p->work = scratch_take(scratch, doubles * sizeof(double) + heads * sizeof *p->halves +
                                         floats * sizeof(float) + (heads + keys) * sizeof *p->key);
-    if (p->work == NULL) {
+    if (!p->work) {
         return ERR_MEMORY;
     }
     p->js = p->work + ref;
@@ -69,13 +69,13 @@ static int take_pass(struct pass *p, struct scratch *scratch)
     return 0;
 }
 
-static float *weight_of(const struct pass *p, uint32_t s)
+static float *similarity_fast_weight_of(const struct pass *p, uint32_t s)
 {
     return p->weight + (size_t)s * p->a->keys;
 }
 
 /* What similarity_ref divides by. Returns whether f32 can. */
-static bool set_scale(struct pass *p, double sum)
+static bool similarity_fast_set_scale(struct pass *p, double sum)
 {
     p->scale[p->sound] = p->a->dropout ? sum : 1;
     return !p->a->dropout || sum <= 0 || (sum > SUM_MIN && sum < SUM_MAX);
@@ -87,13 +87,14 @@ static bool load_heads(struct pass *p)
     p->sound = 0;
     for (uint32_t h = 0; h < p->a->heads; h++) {
         struct across_judged judged;
-        float *weight = weight_of(p, p->sound);
+        float *weight = similarity_fast_weight_of(p, p->sound);
         across_load(p->kernel, p->a, h, &p->keys, weight);
         enum across_verdict verdict = across_judge(p->kernel, p->a, weight, p->keys.n, &judged);
         if (verdict == ACROSS_UNSOUND) {
             continue;
         }
-        if (verdict == ACROSS_UNSURE || judged.min < 0 || !set_scale(p, judged.sum)) {
+        if (verdict == ACROSS_UNSURE || judged.min < 0 ||
+            !similarity_fast_set_scale(p, judged.sum)) {
             return false;
         }
         p->head[p->sound++] = h;
@@ -101,11 +102,12 @@ static bool load_heads(struct pass *p)
     return true;
 }
 
-static void add_stretch(const struct pass *p, uint32_t begin, uint32_t n)
+static void similarity_fast_add_stretch(const struct pass *p, uint32_t begin, uint32_t n)
 {
     for (uint32_t s = 0; s < p->sound; s++) {
         float factor = p->scale[s] > 0 ? (float)(0.5 / p->scale[s]) : 0;
-        p->square[s] += p->kernel->halve(weight_of(p, s) + begin, factor, n, &p->halves[s]);
+        p->square[s] +=
+            p->kernel->halve(similarity_fast_weight_of(p, s) + begin, factor, n, &p->halves[s]);
     }
     for (uint32_t g = 0; g + 1 < p->sound; g++) {
         uint32_t others = p->sound - g - 1;
@@ -119,7 +121,8 @@ static void add_stretch(const struct pass *p, uint32_t begin, uint32_t n)
 }
 
 /* Halves of weights divided by a scale: their products are a quarter of the shares'. */
-static void add_pair(const struct pass *p, struct similarity *into, uint32_t g, uint32_t h)
+static void similarity_fast_add_pair(const struct pass *p, struct similarity *into, uint32_t g,
+                                     uint32_t h)
 {
     size_t at = (size_t)g * p->a->heads + h;
     double scale_g = p->scale[g], scale_h = p->scale[h];
@@ -132,7 +135,7 @@ static void add_pair(const struct pass *p, struct similarity *into, uint32_t g, 
     similarity_add(into, p->head[g], p->head[h], &share);
 }
 
-static void add_row(struct pass *p, struct similarity *into)
+static void similarity_fast_add_row(struct pass *p, struct similarity *into)
 {
     size_t cells = (size_t)p->a->heads * p->a->heads;
     memset(p->js, 0, cells * sizeof *p->js);
@@ -140,16 +143,17 @@ static void add_row(struct pass *p, struct similarity *into)
     memset(p->square, 0, p->a->heads * sizeof *p->square);
     for (uint32_t begin = 0; begin < p->keys.n; begin += STRETCH) {
         uint32_t rest = p->keys.n - begin;
-        add_stretch(p, begin, rest < STRETCH ? rest : STRETCH);
+        similarity_fast_add_stretch(p, begin, rest < STRETCH ? rest : STRETCH);
     }
     for (uint32_t g = 0; g < p->sound; g++) {
         for (uint32_t h = g; h < p->sound; h++) {
-            add_pair(p, into, g, h);
+            similarity_fast_add_pair(p, into, g, h);
         }
     }
 }
 
-static void add_sample(struct pass *p, struct similarity *into, uint32_t b, uint32_t i)
+static void similarity_fast_add_sample(struct pass *p, struct similarity *into, uint32_t b,
+                                       uint32_t i)
 {
     if (!attention_query_valid(p->a, b, i)) {
         return;
@@ -157,7 +161,7 @@ static void add_sample(struct pass *p, struct similarity *into, uint32_t b, uint
     uint32_t n = attention_valid_keys(p->a, b, i, p->key);
     p->keys = (struct across_keys){.b = b, .i = i, .n = n, .key = p->key};
     if (load_heads(p)) {
-        add_row(p, into);
+        similarity_fast_add_row(p, into);
     } else {
         similarity_row_ref(into, p->a, b, i, p->key, n, p->work);
     }
@@ -171,7 +175,7 @@ int similarity_compute_fast(struct similarity *s, const struct attention *a, uin
     int rc = take_pass(&p, scratch);
     for (uint32_t i = row_begin; rc == 0 && i < row_end; i++) {
         for (uint32_t b = 0; b < a->batch; b++) {
-            add_sample(&p, s, b, i);
+            similarity_fast_add_sample(&p, s, b, i);
         }
     }
     return rc;

@@ -8,7 +8,7 @@
 #include <math.h>
 
 /* sum g h */
-static double dot(const double *g, const double *h, uint32_t n)
+static double similarity_ref_dot(const double *g, const double *h, uint32_t n)
 {
     double sum = 0;
     for (uint32_t k = 0; k < n; k++) {
@@ -18,13 +18,13 @@ static double dot(const double *g, const double *h, uint32_t n)
 }
 
 /* A weight as part of a distribution: below zero by rounding counts as 0. */
-static double share_of(double weight, double scale)
+static double similarity_ref_share_of(double weight, double scale)
 {
     return weight > 0 ? weight / scale : 0;
 }
 
 /* p ln(p / m), m = (p + q) / 2; 0 ln 0 = 0. The half of a denormal may be 0, so p is doubled. */
-static double divergence(double p, double q)
+static double similarity_ref_divergence(double p, double q)
 {
     return p > 0 ? p * log(2 * p / (p + q)) : 0;
 }
@@ -36,8 +36,9 @@ static double jensen_shannon(const double *g, double scale_g, const double *h, d
 {
     double sum = 0;
     for (uint32_t k = 0; k < n; k++) {
-        double p = share_of(g[k], scale_g), q = share_of(h[k], scale_h);
-        sum += divergence(p, q) / 2 + divergence(q, p) / 2;
+        double p = similarity_ref_share_of(g[k], scale_g),
+               q = similarity_ref_share_of(h[k], scale_h);
+        sum += similarity_ref_divergence(p, q) / 2 + similarity_ref_divergence(q, p) / 2;
     }
     return fmin(fmax(sum, 0), M_LN2);
 }
@@ -100,18 +101,19 @@ static struct panel carve_panel(const struct attention *a, uint32_t n, double *w
     return p;
 }
 
-static double *weight_of(const struct panel *p, uint32_t h)
+static double *similarity_ref_weight_of(const struct panel *p, uint32_t h)
 {
     return p->weight + (size_t)h * p->n;
 }
 
-static void add_pair(struct similarity *s, const struct panel *p, uint32_t g, uint32_t h)
+static void similarity_ref_add_pair(struct similarity *s, const struct panel *p, uint32_t g,
+                                    uint32_t h)
 {
-    const double *x = weight_of(p, g), *y = weight_of(p, h);
+    const double *x = similarity_ref_weight_of(p, g), *y = similarity_ref_weight_of(p, h);
     struct similarity_share share = {
-        .dot = dot(x, y, p->n),
-        .square_g = dot(x, x, p->n),
-        .square_h = dot(y, y, p->n),
+        .dot = similarity_ref_dot(x, y, p->n),
+        .square_g = similarity_ref_dot(x, x, p->n),
+        .square_h = similarity_ref_dot(y, y, p->n),
         .js = isnan(p->scale[g]) || isnan(p->scale[h])
                   ? NAN
                   : jensen_shannon(x, p->scale[g], y, p->scale[h], p->n),
@@ -125,14 +127,16 @@ void similarity_row_ref(struct similarity *s, const struct attention *a, uint32_
     struct panel p = carve_panel(a, n, work);
     for (uint32_t h = 0; h < a->heads; h++) {
         attention_load_row(a, b, h, i, work);
-        row_gather(work, key, n, weight_of(&p, h));
-        struct row r = {
-            .position = attention_position(a, i), .n = n, .key = key, .weight = weight_of(&p, h)};
+        row_gather(work, key, n, similarity_ref_weight_of(&p, h));
+        struct row r = {.position = attention_position(a, i),
+                        .n = n,
+                        .key = key,
+                        .weight = similarity_ref_weight_of(&p, h)};
         p.sound[h] = row_sound(a, &r, row_sum(&r));
         p.scale[h] = scale_of(a, r.weight, n);
         for (uint32_t g = 0; p.sound[h] > 0 && g <= h; g++) {
             if (p.sound[g] > 0) {
-                add_pair(s, &p, g, h);
+                similarity_ref_add_pair(s, &p, g, h);
             }
         }
     }
@@ -143,7 +147,7 @@ int similarity_compute_ref(struct similarity *s, const struct attention *a, uint
 {
     size_t doubles = similarity_ref_doubles(a->heads, a->keys);
     double *work = scratch_take(scratch, doubles * sizeof *work + a->keys * sizeof(uint32_t));
-    if (work == NULL) {
+    if (!work) {
         return ERR_MEMORY;
     }
     uint32_t *key = (uint32_t *)(void *)(work + doubles);

@@ -25,7 +25,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "frames are read witho
 /* Lengths come checked; the clamp keeps every later index inside the tensor all the same. */
 static uint32_t clamp_len(const int32_t *len, uint32_t b, uint32_t limit)
 {
-    if (len == NULL) {
+    if (!len) {
         return limit;
     }
     if (len[b] < 0) {
@@ -72,10 +72,10 @@ void attention_key_range(const struct attention *a, uint32_t b, uint32_t i, uint
 struct attention_holes attention_row_holes(const struct attention *a, uint32_t b, uint32_t i)
 {
     struct attention_holes holes = {0};
-    if (a->mask != NULL) {
+    if (a->mask) {
         holes.mask = a->mask + ((size_t)b * a->queries + i) * a->keys;
     }
-    if (a->documents != NULL && a->self) {
+    if (a->documents && a->self) {
         uint64_t p = attention_position(a, i);
         holes.document = (const unsigned char *)a->documents;
         holes.document += (size_t)b * a->keys * sizeof holes.own;
@@ -142,7 +142,7 @@ static double f64_from_bf16(uint16_t code)
     return (double)x;
 }
 
-static void load_f32(const unsigned char *p, uint32_t n, double *ret)
+static void attention_load_f32(const unsigned char *p, uint32_t n, double *ret)
 {
     for (uint32_t j = 0; j < n; j++) {
         float x;
@@ -174,7 +174,7 @@ void attention_load(const void *data, enum dtype dtype, size_t first, uint32_t n
     const unsigned char *p = (const unsigned char *)data + first * dtype_size(dtype);
     switch (dtype) {
     case DTYPE_F32:
-        load_f32(p, n, ret);
+        attention_load_f32(p, n, ret);
         return;
     case DTYPE_F64:
         memcpy(ret, p, (size_t)n * sizeof *ret);

@@ -82,8 +82,8 @@ static inline int32_t attention_document(const unsigned char *document, uint64_t
 /* Whether they leave the row key j. */
 static inline bool attention_hole_free(const struct attention_holes *holes, uint32_t j)
 {
-    return !holes->none && (holes->mask == NULL || holes->mask[j] == 1) &&
-           (holes->document == NULL || attention_document(holes->document, j) == holes->own);
+    return !holes->none && (!holes->mask || holes->mask[j] == 1) &&
+           (!holes->document || attention_document(holes->document, j) == holes->own);
 }
 
 /* Whether query i of sample b is one (not padding): within q_len, and left a key by the mask tensor

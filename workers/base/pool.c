@@ -53,7 +53,7 @@ struct pool {
     pthread_t thread[];
 };
 
-static void must(int rc)
+static void pool_must(int rc)
 {
     if (rc != 0) {
         abort();
@@ -62,12 +62,12 @@ static void must(int rc)
 
 static void lock(struct pool *pool)
 {
-    must(pthread_mutex_lock(&pool->lock));
+    pool_must(pthread_mutex_lock(&pool->lock));
 }
 
 static void unlock(struct pool *pool)
 {
-    must(pthread_mutex_unlock(&pool->lock));
+    pool_must(pthread_mutex_unlock(&pool->lock));
 }
 
 static void queue_init(struct queue *queue)
@@ -76,7 +76,7 @@ static void queue_init(struct queue *queue)
     queue->end = &queue->first;
 }
 
-static void queue_put(struct queue *queue, struct pool_job *job)
+static void pool_queue_put(struct queue *queue, struct pool_job *job)
 {
     job->next = NULL;
     *queue->end = job;
@@ -87,7 +87,7 @@ static struct pool_job *queue_take(struct queue *queue)
 {
     struct pool_job *job = queue->first;
     queue->first = job->next;
-    if (queue->first == NULL) {
+    if (!queue->first) {
         queue->end = &queue->first;
     }
     return job;
@@ -98,38 +98,38 @@ static bool prefers_background(const struct pool *pool)
 {
     uint32_t threads = pool->stats.threads, most = threads > 1 ? threads - 1 : 1;
     return pool->background.first != NULL && pool->background_running < most &&
-           (pool->queue.first == NULL || pool->turn >= POOL_BACKGROUND_TURN);
+           (!pool->queue.first || pool->turn >= POOL_BACKGROUND_TURN);
 }
 
-static struct pool_job *take(struct pool *pool)
+static struct pool_job *pool_take(struct pool *pool)
 {
     if (prefers_background(pool)) {
         pool->turn = 0;
         pool->background_running++;
         return queue_take(&pool->background);
     }
-    if (pool->queue.first == NULL) {
+    if (!pool->queue.first) {
         return NULL;
     }
     pool->turn++;
     return queue_take(&pool->queue);
 }
 
-static bool is_empty(const struct pool *pool)
+static bool pool_is_empty(const struct pool *pool)
 {
-    return pool->queue.first == NULL && pool->background.first == NULL;
+    return !pool->queue.first && !pool->background.first;
 }
 
 /* Waits for a job and unlinks it; NULL when the pool closes and all is done. Called locked. */
 static struct pool_job *next_job(struct pool *pool)
 {
     struct pool_job *job;
-    while ((job = take(pool)) == NULL && !(pool->closing && is_empty(pool))) {
+    while ((job = pool_take(pool)) == NULL && !(pool->closing && pool_is_empty(pool))) {
         pool->idle++;
-        must(pthread_cond_wait(&pool->work, &pool->lock));
+        pool_must(pthread_cond_wait(&pool->work, &pool->lock));
         pool->idle--;
     }
-    if (job != NULL) {
+    if (job) {
         pool->stats.queued--;
         pool->waiting -= !job->patient;
     }
@@ -148,8 +148,8 @@ static void name_thread(uint32_t index)
 static void end_background(struct pool *pool)
 {
     pool->background_running--;
-    if (pool->background.first != NULL || pool->closing) {
-        must(pthread_cond_broadcast(&pool->work));
+    if (pool->background.first || pool->closing) {
+        pool_must(pthread_cond_broadcast(&pool->work));
     }
 }
 
@@ -159,7 +159,7 @@ static void *work_loop(void *argument)
     struct scratch scratch = {0};
     lock(pool);
     name_thread(pool->running++);
-    must(pthread_cond_signal(&pool->ready));
+    pool_must(pthread_cond_signal(&pool->ready));
     for (struct pool_job *job; (job = next_job(pool)) != NULL;) {
         bool background = job->background; /* the job may be gone afterwards */
         unlock(pool);
@@ -180,18 +180,18 @@ static void close_and_join(struct pool *pool)
 {
     lock(pool);
     pool->closing = true;
-    must(pthread_cond_broadcast(&pool->work));
+    pool_must(pthread_cond_broadcast(&pool->work));
     unlock(pool);
     for (uint32_t i = 0; i < pool->threads; i++) {
-        must(pthread_join(pool->thread[i], NULL));
+        pool_must(pthread_join(pool->thread[i], NULL));
     }
 }
 
-static void destroy(struct pool *pool)
+static void pool_destroy(struct pool *pool)
 {
-    must(pthread_cond_destroy(&pool->ready));
-    must(pthread_cond_destroy(&pool->work));
-    must(pthread_mutex_destroy(&pool->lock));
+    pool_must(pthread_cond_destroy(&pool->ready));
+    pool_must(pthread_cond_destroy(&pool->work));
+    pool_must(pthread_mutex_destroy(&pool->lock));
     free(pool);
 }
 
@@ -200,13 +200,13 @@ static int create_threads(struct pool *pool, uint32_t threads)
 {
     sigset_t all, before;
     sigfillset(&all);
-    must(pthread_sigmask(SIG_SETMASK, &all, &before));
+    pool_must(pthread_sigmask(SIG_SETMASK, &all, &before));
     int rc = 0;
     while (rc == 0 && pool->threads < threads) {
         rc = pthread_create(&pool->thread[pool->threads], NULL, work_loop, pool);
         pool->threads += rc == 0;
     }
-    must(pthread_sigmask(SIG_SETMASK, &before, NULL));
+    pool_must(pthread_sigmask(SIG_SETMASK, &before, NULL));
     return rc;
 }
 
@@ -214,24 +214,24 @@ static void wait_until_running(struct pool *pool)
 {
     lock(pool);
     while (pool->running < pool->threads) {
-        must(pthread_cond_wait(&pool->ready, &pool->lock));
+        pool_must(pthread_cond_wait(&pool->ready, &pool->lock));
     }
     unlock(pool);
 }
 
-static struct pool *allocate(uint32_t threads, uint32_t capacity)
+static struct pool *pool_allocate(uint32_t threads, uint32_t capacity)
 {
     struct pool *pool = calloc(1, sizeof *pool + threads * sizeof pool->thread[0]);
-    if (pool == NULL) {
+    if (!pool) {
         return NULL;
     }
     queue_init(&pool->queue);
     queue_init(&pool->background);
     pool->capacity = capacity;
     pool->stats.threads = threads;
-    must(pthread_mutex_init(&pool->lock, NULL));
-    must(pthread_cond_init(&pool->work, NULL));
-    must(pthread_cond_init(&pool->ready, NULL));
+    pool_must(pthread_mutex_init(&pool->lock, NULL));
+    pool_must(pthread_cond_init(&pool->work, NULL));
+    pool_must(pthread_cond_init(&pool->ready, NULL));
     return pool;
 }
 
@@ -240,14 +240,14 @@ int pool_new(uint32_t threads, uint32_t capacity, struct pool **ret_pool)
     if (threads < 1 || threads > THREADS_MAX || capacity < 1) {
         return ERR_ARGUMENT;
     }
-    struct pool *pool = allocate(threads, capacity);
-    if (pool == NULL) {
+    struct pool *pool = pool_allocate(threads, capacity);
+    if (!pool) {
         return ERR_MEMORY;
     }
     int rc = create_threads(pool, threads);
     if (rc != 0) {
         close_and_join(pool);
-        destroy(pool);
+        pool_destroy(pool);
         return -rc;
     }
     wait_until_running(pool);
@@ -255,12 +255,12 @@ int pool_new(uint32_t threads, uint32_t capacity, struct pool **ret_pool)
     return 0;
 }
 
-static void append(struct pool *pool, struct pool_job *first, uint32_t count)
+static void pool_append(struct pool *pool, struct pool_job *first, uint32_t count)
 {
     for (struct pool_job *job = first, *next; job != NULL; job = next) {
         next = job->next;
         pool->waiting += !job->patient;
-        queue_put(job->background ? &pool->background : &pool->queue, job);
+        pool_queue_put(job->background ? &pool->background : &pool->queue, job);
     }
     pool->stats.submitted += count;
     pool->stats.queued += count;
@@ -268,7 +268,7 @@ static void append(struct pool *pool, struct pool_job *first, uint32_t count)
         pool->stats.queued_max = pool->stats.queued;
     }
     for (uint32_t i = 0; i < count && i < pool->idle; i++) {
-        must(pthread_cond_signal(&pool->work));
+        pool_must(pthread_cond_signal(&pool->work));
     }
 }
 
@@ -285,7 +285,7 @@ int pool_submit(struct pool *pool, struct pool_job *first, uint32_t count)
     bool fits = count <= pool->capacity - pool->stats.queued;
     if (fits) {
         last->next = NULL;
-        append(pool, first, count);
+        pool_append(pool, first, count);
     } else {
         pool->stats.rejected += count;
     }
@@ -308,10 +308,10 @@ uint32_t pool_waiting(struct pool *pool)
 
 void pool_free(struct pool **pool)
 {
-    if (*pool == NULL) {
+    if (!*pool) {
         return;
     }
     close_and_join(*pool);
-    destroy(*pool);
+    pool_destroy(*pool);
     *pool = NULL;
 }

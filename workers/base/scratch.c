@@ -15,7 +15,7 @@ void *scratch_take(struct scratch *scratch, size_t bytes)
     if (bytes > SIZE_MAX - SCRATCH_ALIGN) {
         return NULL;
     }
-    if (scratch->memory != NULL && bytes <= scratch->bytes) {
+    if (scratch->memory && bytes <= scratch->bytes) {
         return scratch->memory;
     }
     scratch_clear(scratch);

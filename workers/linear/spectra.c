@@ -6,7 +6,7 @@
 #include <time.h>
 
 /* Of this thread: what others do meanwhile is not taken from the budget. */
-static uint64_t now_ns(void)
+static uint64_t spectra_now_ns(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
@@ -30,7 +30,7 @@ int spectra_init(struct spectra *s, const struct attention *attention,
     *s = (struct spectra){.attention = attention, .plan = *plan};
     s->head = malloc(heads * sizeof *s->head);
     s->effort = malloc(heads * sizeof *s->effort);
-    if (s->head == NULL || s->effort == NULL) {
+    if (!s->head || !s->effort) {
         spectra_clear(s);
         return ERR_MEMORY;
     }
@@ -53,10 +53,10 @@ static bool may_begin(const struct spectra *s)
 static int take_turn(struct spectra *s, uint32_t turn, struct scratch *scratch)
 {
     uint32_t head = (uint32_t)(((uint64_t)s->plan.first + turn) % s->attention->heads);
-    uint64_t begin = now_ns();
+    uint64_t begin = spectra_now_ns();
     int rc = s->plan.compute(s->attention, s->plan.sample, head, s->effort[head], s->plan.isa,
                              scratch, &s->head[head]);
-    atomic_fetch_add(&s->spent_ns, now_ns() - begin);
+    atomic_fetch_add(&s->spent_ns, spectra_now_ns() - begin);
     atomic_fetch_add(&s->done, 1);
     return rc;
 }

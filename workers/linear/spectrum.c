@@ -45,7 +45,7 @@ void spectrum_none(struct spectrum *ret_spectrum)
         ret_spectrum->nuclear_norm = ret_spectrum->eigenvalue_2 = NAN;
 }
 
-static uint32_t smaller(uint32_t a, uint32_t b)
+static uint32_t spectrum_smaller(uint32_t a, uint32_t b)
 {
     return a < b ? a : b;
 }
@@ -61,7 +61,7 @@ static uint32_t count_above(const double *values, uint32_t count, double bound)
 }
 
 /* sum_{i >= from} (s_i / s_0)^2, smallest first. */
-static double sum_squares(const double *s, uint32_t from, uint32_t count)
+static double spectrum_sum_squares(const double *s, uint32_t from, uint32_t count)
 {
     double sum = 0;
     for (uint32_t i = count; i > from; i--) {
@@ -86,8 +86,8 @@ static void describe_errors(const double *s, uint32_t count, double squares, dou
                             struct spectrum *ret)
 {
     for (uint32_t i = 0; i < LOW_RANK_COUNT; i++) {
-        uint32_t k = smaller(low_rank[i], count);
-        ret->low_rank_error[i] = sqrt((sum_squares(s, k, count) + tail) / squares);
+        uint32_t k = spectrum_smaller(low_rank[i], count);
+        ret->low_rank_error[i] = sqrt((spectrum_sum_squares(s, k, count) + tail) / squares);
     }
 }
 
@@ -100,8 +100,8 @@ static void describe_leading(const double *s, uint32_t count, double unit, struc
 }
 
 /* All from all values. `longer` is max(rows, columns). */
-static void describe_all(const struct singular_values *v, uint32_t longer, double eps,
-                         struct spectrum *ret)
+static void spectrum_describe_all(const struct singular_values *v, uint32_t longer, double eps,
+                                  struct spectrum *ret)
 {
     const double *s = v->value;
     double sum = 0; /* over s1: never overflows */
@@ -117,7 +117,7 @@ static void describe_all(const struct singular_values *v, uint32_t longer, doubl
         sum += s[i - 1] / s[0];
     }
     ret->nuclear_norm = sum * ret->spectral_norm;
-    ret->stable_rank = sum_squares(s, 0, v->count);
+    ret->stable_rank = spectrum_sum_squares(s, 0, v->count);
     ret->effective_rank_entropy = entropy_rank(s, v->count, sum * s[0]);
     describe_errors(s, v->count, ret->stable_rank, 0, ret);
     if (rank == v->count) {
@@ -137,7 +137,7 @@ static void describe_lanczos(const struct leading_values *v, uint32_t wanted, st
         describe_leading(s, v->count, v->unit, ret);
     }
     if (wanted > 1 && s[0] > 0) {
-        double known = sum_squares(s, 0, v->count);
+        double known = spectrum_sum_squares(s, 0, v->count);
         describe_errors(s, v->count, fmax(ret->stable_rank, known),
                         fmax(ret->stable_rank - known, 0), ret);
     }
@@ -162,16 +162,16 @@ static void restrict_to(enum spectrum_effort effort, struct spectrum *s)
 }
 
 /* Without a kernel by LAPACK, whatever the matrix. */
-static int compute_all(const struct matrix *m, double eps, const struct spectrum_kernel *kernel,
-                       struct scratch *scratch, struct spectrum *ret)
+static int spectrum_compute_all(const struct matrix *m, double eps,
+                                const struct spectrum_kernel *kernel, struct scratch *scratch,
+                                struct spectrum *ret)
 {
     struct singular_values v;
-    bool small = smaller(m->rows, m->columns) <= SMALL;
-    int rc = kernel == NULL || small || m->dtype == DTYPE_F64
-                 ? lapack_values(m, scratch, &v)
-                 : bidiagonal_values(m, kernel, scratch, &v);
-    if (rc == 0 && v.value != NULL) {
-        describe_all(&v, m->rows > m->columns ? m->rows : m->columns, eps, ret);
+    bool small = spectrum_smaller(m->rows, m->columns) <= SMALL;
+    int rc = !kernel || small || m->dtype == DTYPE_F64 ? lapack_values(m, scratch, &v)
+                                                       : bidiagonal_values(m, kernel, scratch, &v);
+    if (rc == 0 && v.value) {
+        spectrum_describe_all(&v, m->rows > m->columns ? m->rows : m->columns, eps, ret);
     }
     return rc;
 }
@@ -183,7 +183,7 @@ static int compute_leading(const struct matrix *m, enum spectrum_effort effort,
 {
     uint32_t wanted = effort == SPECTRUM_NORM ? 1 : SINGULAR_VALUES_MAX;
     struct leading_values v;
-    if (effort >= SPECTRUM_FULL || smaller(m->rows, m->columns) <= SMALL) {
+    if (effort >= SPECTRUM_FULL || spectrum_smaller(m->rows, m->columns) <= SMALL) {
         return 0;
     }
     int rc = lanczos_values(m, wanted, kernel, scratch, &v);
@@ -203,7 +203,7 @@ int spectrum_of_matrix(const struct matrix *matrix, double eps, enum spectrum_ef
     if (matrix->rows > 0 && matrix->columns > 0) {
         int rc = compute_leading(matrix, effort, kernel, scratch, &s);
         if (rc == 0) {
-            rc = compute_all(matrix, eps, kernel, scratch, &s);
+            rc = spectrum_compute_all(matrix, eps, kernel, scratch, &s);
         }
         if (rc < 0) {
             return rc;
@@ -215,7 +215,8 @@ int spectrum_of_matrix(const struct matrix *matrix, double eps, enum spectrum_ef
 }
 
 /* The valid rectangle. */
-static struct matrix map_of(const struct attention *a, uint32_t sample, uint32_t head)
+static struct matrix linear_spectrum_map_of(const struct attention *a, uint32_t sample,
+                                            uint32_t head)
 {
     size_t element = dtype_size(a->dtype);
     size_t first = ((size_t)sample * a->heads + head) * a->queries * a->keys;
@@ -272,11 +273,11 @@ static int compute_eigenvalue_2(const struct matrix *m, enum spectrum_effort eff
 int spectrum_compute_ref(const struct attention *a, uint32_t sample, uint32_t head,
                          struct scratch *scratch, struct spectrum *ret_spectrum)
 {
-    struct matrix m = map_of(a, sample, head);
+    struct matrix m = linear_spectrum_map_of(a, sample, head);
     struct spectrum s;
     spectrum_none(&s);
     if (m.rows > 0 && m.columns > 0) {
-        int rc = compute_all(&m, spectrum_eps(m.dtype), NULL, scratch, &s);
+        int rc = spectrum_compute_all(&m, spectrum_eps(m.dtype), NULL, scratch, &s);
         if (rc == 0 && !isnan(s.spectral_norm)) {
             rc = reference_eigenvalue_2(&m, scratch, &s.eigenvalue_2);
         }
@@ -292,7 +293,7 @@ int spectrum_compute(const struct attention *a, uint32_t sample, uint32_t head,
                      enum spectrum_effort effort, enum isa isa, struct scratch *scratch,
                      struct spectrum *ret_spectrum)
 {
-    struct matrix m = map_of(a, sample, head);
+    struct matrix m = linear_spectrum_map_of(a, sample, head);
     struct spectrum s;
     int rc = spectrum_of_matrix(&m, spectrum_eps(m.dtype), effort, isa, scratch, &s);
     if (rc == 0 && !isnan(s.spectral_norm)) {

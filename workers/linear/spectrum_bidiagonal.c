@@ -145,7 +145,7 @@ static int take_reduction(struct reduction *r, const struct matrix *m, struct sc
         return ERR_MEMORY;
     }
     float *at = scratch_take(scratch, f32_count * sizeof(float) + f64_count * sizeof(double));
-    if (at == NULL) {
+    if (!at) {
         return ERR_MEMORY;
     }
     *r = (struct reduction){.a = {at, length, stride, count}, .rows = longer};

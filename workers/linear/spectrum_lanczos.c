@@ -92,7 +92,7 @@ static double normalise(const struct lanczos *l, float *x)
 }
 
 /* Uniform in -1 .. 1: Vigna's splitmix64. */
-static void fill_random(struct lanczos *l, float *x)
+static void spectrum_lanczos_fill_random(struct lanczos *l, float *x)
 {
     memset(x, 0, l->a.stride * sizeof *x);
     for (uint32_t i = 0; i < l->dimension; i++) {
@@ -116,10 +116,10 @@ static void orthogonalise(const struct lanczos *l, uint32_t count, float *x)
 }
 
 /* Makes basis vector `at` a fresh one. */
-static void begin_anew(struct lanczos *l, uint32_t at)
+static void spectrum_lanczos_begin_anew(struct lanczos *l, uint32_t at)
 {
     float *x = vector(l, at);
-    fill_random(l, x);
+    spectrum_lanczos_fill_random(l, x);
     normalise(l, x);
     orthogonalise(l, at, x);
     normalise(l, x);
@@ -144,7 +144,7 @@ static void extend(struct lanczos *l)
         l->beta[k] = 0;
     } else if (l->beta[k] <= BREAKDOWN * before) {
         l->beta[k] = 0;
-        begin_anew(l, k + 1);
+        spectrum_lanczos_begin_anew(l, k + 1);
     }
 }
 
@@ -164,7 +164,7 @@ static bool solve(const struct lanczos *l, uint32_t leave, double *ret_value)
 }
 
 /* a / b of an interlacing pair: at most 1, also where rounding leaves 0 / 0. */
-static double share(double a, double b)
+static double spectrum_lanczos_share(double a, double b)
 {
     return b > 0 && a < b ? fmax(a, 0) / b : 1;
 }
@@ -176,10 +176,10 @@ static double last_entry(const double *value, const double *shorter, uint32_t co
 {
     double product = 1;
     for (uint32_t j = 0; j < i; j++) {
-        product *= share(shorter[j] - value[i], value[j] - value[i]);
+        product *= spectrum_lanczos_share(shorter[j] - value[i], value[j] - value[i]);
     }
     for (uint32_t j = i; j + 1 < count; j++) {
-        product *= share(value[i] - shorter[j], value[i] - value[j + 1]);
+        product *= spectrum_lanczos_share(value[i] - shorter[j], value[i] - value[j + 1]);
     }
     return sqrt(product);
 }
@@ -227,7 +227,7 @@ static bool lock_first(struct lanczos *l)
     memcpy(l->basis, ritz, l->a.length * sizeof *ritz);
     l->alpha[0] = value[STEPS_MIN - 1];
     l->begin = l->end = 1;
-    begin_anew(l, 1);
+    spectrum_lanczos_begin_anew(l, 1);
     return true;
 }
 
@@ -237,7 +237,7 @@ static bool complement_has_more(struct lanczos *l, double least)
 {
     double value[VECTORS_MAX];
     l->begin = l->end;
-    begin_anew(l, l->end);
+    spectrum_lanczos_begin_anew(l, l->end);
     for (uint32_t i = 0; i < PROBE_STEPS && l->end < l->dimension && !l->exhausted; i++) {
         extend(l);
     }
@@ -297,7 +297,7 @@ static bool iterate(struct lanczos *l, uint32_t wanted, double *ret_value)
 }
 
 /* Writes the wanted values; 0 where the matrix has none. Returns whether they converged. */
-static bool find_values(struct lanczos *l, uint32_t wanted, double *ret_value)
+static bool spectrum_lanczos_find_values(struct lanczos *l, uint32_t wanted, double *ret_value)
 {
     double value[VECTORS_MAX] = {0};
     uint32_t locked = 0;
@@ -317,7 +317,7 @@ static bool find_values(struct lanczos *l, uint32_t wanted, double *ret_value)
 }
 
 /* |A|_F^2, and the first vector. Rows are summed in f32 lanes, across rows in f64. */
-static double begin(struct lanczos *l)
+static double spectrum_lanczos_begin(struct lanczos *l)
 {
     float *start = vector(l, 0), *noise = vector(l, 1);
     double squares = 0;
@@ -335,7 +335,7 @@ static double begin(struct lanczos *l)
             squares += (double)lane[k];
         }
     }
-    fill_random(l, noise);
+    spectrum_lanczos_fill_random(l, noise);
     normalise(l, noise);
     normalise(l, start);
     for (uint32_t i = 0; i < l->dimension; i++) {
@@ -355,7 +355,7 @@ static int take_lanczos(struct lanczos *l, const struct matrix *m, struct scratc
     size_t length = spectrum_padded(shorter), stride = spectrum_stride(length);
     uint64_t count = ((uint64_t)longer + VECTORS_MAX) * stride + VECTORS_MAX;
     float *at = count > SIZE_MAX / 16 ? NULL : scratch_take(scratch, (size_t)count * sizeof(float));
-    if (at == NULL) {
+    if (!at) {
         return ERR_MEMORY;
     }
     l->a = (struct spectrum_vectors){at, length, stride, longer};
@@ -384,8 +384,8 @@ int lanczos_values(const struct matrix *m, uint32_t wanted, const struct spectru
         return 0;
     }
     matrix_load_f32(m, scale, m->rows < m->columns, &l.a);
-    ret->squares = begin(&l);
-    ret->converged = find_values(&l, wanted, ret->value);
+    ret->squares = spectrum_lanczos_begin(&l);
+    ret->converged = spectrum_lanczos_find_values(&l, wanted, ret->value);
     ret->unit = 1 / scale;
     return 0;
 }

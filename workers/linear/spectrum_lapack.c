@@ -34,15 +34,15 @@ static lapack_int gesdd(const struct problem *p, double *work, lapack_int work_c
 static lapack_int geev(const struct problem *p, double *work, lapack_int work_count)
 {
     lapack_int one = 1, info = 0;
-    double unused, *imaginary = p->values == NULL ? NULL : p->values + p->count;
+    double unused, *imaginary = !p->values ? NULL : p->values + p->count;
     LAPACK_dgeev("N", "N", &p->rows, p->map, &p->rows, p->values, imaginary, &unused, &one, &unused,
                  &one, work, &work_count, &info);
     return info;
 }
 
 /* Asks LAPACK how much work space it wants, and carves all from scratch. */
-static int take_problem(struct problem *p, const struct matrix *m, solver *solve,
-                        struct scratch *scratch)
+static int spectrum_lapack_take_problem(struct problem *p, const struct matrix *m, solver *solve,
+                                        struct scratch *scratch)
 {
     uint32_t count = m->rows < m->columns ? m->rows : m->columns;
     if (m->rows > INT32_MAX || m->columns > INT32_MAX || count > INT32_MAX / 8) {
@@ -63,7 +63,7 @@ static int take_problem(struct problem *p, const struct matrix *m, solver *solve
     }
     p->map =
         scratch_take(scratch, f64_count * sizeof(double) + (size_t)count * 8 * sizeof(lapack_int));
-    if (p->map == NULL) {
+    if (!p->map) {
         return ERR_MEMORY;
     }
     p->values = p->map + map_count;
@@ -81,7 +81,7 @@ static bool solve_problem(const struct problem *p, const struct matrix *m, solve
 int lapack_values(const struct matrix *m, struct scratch *scratch, struct singular_values *ret)
 {
     struct problem p;
-    int rc = take_problem(&p, m, gesdd, scratch);
+    int rc = spectrum_lapack_take_problem(&p, m, gesdd, scratch);
     if (rc == 0) {
         bool solved = solve_problem(&p, m, gesdd);
         *ret = (struct singular_values){
@@ -109,7 +109,7 @@ static struct moduli moduli_of(const double *real, const double *imaginary, uint
 int lapack_moduli(const struct matrix *m, struct scratch *scratch, struct moduli *ret)
 {
     struct problem p;
-    int rc = take_problem(&p, m, geev, scratch);
+    int rc = spectrum_lapack_take_problem(&p, m, geev, scratch);
     if (rc == 0) {
         *ret = solve_problem(&p, m, geev) ? moduli_of(p.values, p.values + p.count, p.count)
                                           : (struct moduli){NAN, NAN, NAN};

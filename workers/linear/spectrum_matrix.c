@@ -13,12 +13,12 @@
 #define PEAK_EXPONENT 24
 #define EXPONENT_MAX  1022
 
-static bool readable(enum dtype dtype)
+static bool spectrum_matrix_readable(enum dtype dtype)
 {
     return dtype == DTYPE_F32 || dtype == DTYPE_F64 || dtype == DTYPE_F16 || dtype == DTYPE_BF16;
 }
 
-static const unsigned char *row_at(const struct matrix *m, uint32_t i)
+static const unsigned char *spectrum_matrix_row_at(const struct matrix *m, uint32_t i)
 {
     return (const unsigned char *)m->data + (size_t)i * m->stride * dtype_size(m->dtype);
 }
@@ -82,7 +82,7 @@ static uint64_t peak_64(const unsigned char *p, uint32_t n)
 
 static double row_peak(const struct matrix *m, uint32_t i)
 {
-    const unsigned char *p = row_at(m, i);
+    const unsigned char *p = spectrum_matrix_row_at(m, i);
     double x;
     uint64_t bits;
     uint16_t code;
@@ -104,14 +104,14 @@ static double row_peak(const struct matrix *m, uint32_t i)
 double matrix_peak(const struct matrix *m)
 {
     double peak = 0;
-    for (uint32_t i = 0; readable(m->dtype) && i < m->rows; i++) {
+    for (uint32_t i = 0; spectrum_matrix_readable(m->dtype) && i < m->rows; i++) {
         double x = row_peak(m, i);
         if (!isfinite(x)) {
             return NAN;
         }
         peak = x > peak ? x : peak;
     }
-    return readable(m->dtype) ? peak : (double)NAN;
+    return spectrum_matrix_readable(m->dtype) ? peak : (double)NAN;
 }
 
 double matrix_scale(double peak)
@@ -126,7 +126,8 @@ double matrix_scale(double peak)
     return ldexp(1, -(exponent < -EXPONENT_MAX ? -EXPONENT_MAX : exponent));
 }
 
-static void load_f32(const unsigned char *p, enum dtype dtype, uint32_t n, float *ret)
+static void spectrum_matrix_load_f32(const unsigned char *p, enum dtype dtype, uint32_t n,
+                                     float *ret)
 {
     uint16_t code;
     switch (dtype) {
@@ -160,12 +161,12 @@ static void load_scaled_f64(const unsigned char *p, uint32_t n, double scale, fl
 static void load_row_f32(const struct matrix *m, uint32_t i, uint32_t first, uint32_t n,
                          double scale, float *ret)
 {
-    const unsigned char *p = row_at(m, i) + first * dtype_size(m->dtype);
+    const unsigned char *p = spectrum_matrix_row_at(m, i) + first * dtype_size(m->dtype);
     if (m->dtype == DTYPE_F64) {
         load_scaled_f64(p, n, scale, ret);
         return;
     }
-    load_f32(p, m->dtype, n, ret);
+    spectrum_matrix_load_f32(p, m->dtype, n, ret);
     for (uint32_t j = 0; scale != 1 && j < n; j++) {
         ret[j] = (float)((double)ret[j] * scale);
     }
@@ -219,12 +220,13 @@ void matrix_load_f32(const struct matrix *m, double scale, bool transposed,
 static void load_row_f64(const struct matrix *m, uint32_t i, double *ret)
 {
     if (m->dtype == DTYPE_F64) {
-        memcpy(ret, row_at(m, i), m->columns * sizeof *ret);
+        memcpy(ret, spectrum_matrix_row_at(m, i), m->columns * sizeof *ret);
         return;
     }
     for (uint32_t j = 0; j < m->columns; j++) {
         float x;
-        load_f32(row_at(m, i) + j * dtype_size(m->dtype), m->dtype, 1, &x);
+        spectrum_matrix_load_f32(spectrum_matrix_row_at(m, i) + j * dtype_size(m->dtype), m->dtype,
+                                 1, &x);
         ret[j] = (double)x;
     }
 }
@@ -244,7 +246,7 @@ bool matrix_load_f64(const struct matrix *m, double *ret)
 static bool zeros(const struct matrix *m, uint32_t i, uint32_t first, uint32_t end)
 {
     struct matrix part = *m;
-    part.data = row_at(m, i) + first * dtype_size(m->dtype);
+    part.data = spectrum_matrix_row_at(m, i) + first * dtype_size(m->dtype);
     part.rows = 1;
     part.columns = end - first;
     return row_peak(&part, 0) == 0;
@@ -264,7 +266,7 @@ double matrix_at(const struct matrix *m, uint32_t i, uint32_t j)
 {
     struct matrix one = *m;
     double x;
-    one.data = row_at(m, i) + (size_t)j * dtype_size(m->dtype);
+    one.data = spectrum_matrix_row_at(m, i) + (size_t)j * dtype_size(m->dtype);
     one.columns = 1;
     load_row_f64(&one, 0, &x);
     return x;

@@ -139,7 +139,7 @@ static void load_row(const struct projection_matrix *m, uint32_t r, double *ret_
     attention_load_row(&map, 0, 0, r, ret_row);
 }
 
-static bool all_finite(const double *x, uint32_t n)
+static bool weights_all_finite(const double *x, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++) {
         if (!isfinite(x[i])) {
@@ -157,21 +157,21 @@ static bool fits_lapack(const struct projection_matrix *m, uint32_t head_dim)
            (uint64_t)m->out * head_dim <= INT32_MAX;
 }
 
-static int load(struct loaded *l)
+static int weights_load(struct loaded *l)
 {
     const struct projection_matrix *m = l->m;
     if (!fits_lapack(m, l->head_dim)) {
         return ERR_MEMORY;
     }
     l->entries = malloc((size_t)m->out * m->in * sizeof *l->entries);
-    if (l->entries == NULL) {
+    if (!l->entries) {
         return ERR_MEMORY;
     }
     l->finite = true;
     for (uint32_t r = 0; r < m->out; r++) {
         double *row = l->entries + (size_t)r * m->in;
         load_row(m, r, row);
-        l->finite = l->finite && all_finite(row, m->in);
+        l->finite = l->finite && weights_all_finite(row, m->in);
     }
     return 0;
 }
@@ -239,7 +239,7 @@ static void gram_of_slices(const struct loaded *l, double *gram)
     }
 }
 
-static double cosine_of(const double *gram, uint32_t slices, uint32_t g, uint32_t h)
+static double weights_cosine_of(const double *gram, uint32_t slices, uint32_t g, uint32_t h)
 {
     double square_g = gram[(size_t)g * slices + g], square_h = gram[(size_t)h * slices + h];
     double cosine = gram[(size_t)g * slices + h] / (sqrt(square_g) * sqrt(square_h));
@@ -254,7 +254,7 @@ static void compute_correlation(const struct loaded *l, struct projection_result
     gram_of_slices(l, c);
     for (uint32_t g = 0; g < n; g++) {
         for (uint32_t h = g + 1; h < n; h++) {
-            double cosine = cosine_of(c, n, g, h);
+            double cosine = weights_cosine_of(c, n, g, h);
             c[(size_t)h * n + g] = cosine;
             sum += isnan(cosine) ? 0 : cosine;
             pairs += isnan(cosine) ? 0 : 1;
@@ -311,7 +311,7 @@ static int take_qr(struct qr *qr, uint32_t rows, uint32_t columns, struct scratc
     qr->work_count = (lapack_int)answer;
     size_t entries = (size_t)rows * columns;
     qr->a = scratch_take(scratch, (entries + columns + (size_t)qr->work_count) * sizeof(double));
-    if (qr->a == NULL) {
+    if (!qr->a) {
         return ERR_MEMORY;
     }
     qr->tau = qr->a + entries;
@@ -344,7 +344,7 @@ static int compute_r(struct loaded *l, struct scratch *scratch)
         return rc;
     }
     l->r = malloc((size_t)l->slices * l->head_dim * l->r_rows * sizeof *l->r);
-    if (l->r == NULL) {
+    if (!l->r) {
         return ERR_MEMORY;
     }
     for (uint32_t h = 0; h < l->slices; h++) {
@@ -364,7 +364,7 @@ static int new_projection(const struct loaded *l, struct projection_result *ret)
     ret->heads = l->slices;
     ret->head = new_spectra(l->slices);
     ret->correlation = calloc(cells, sizeof *ret->correlation);
-    if (ret->head == NULL || ret->correlation == NULL) {
+    if (!ret->head || !ret->correlation) {
         return ERR_MEMORY;
     }
     fill_nan(ret->correlation, cells);
@@ -405,7 +405,7 @@ static int compute_projection(struct loaded *l, struct scratch *scratch,
 {
     int rc = new_projection(l, ret);
     if (rc == 0) {
-        rc = load(l);
+        rc = weights_load(l);
     }
     if (rc == 0 && l->finite) {
         rc = compute_numbers(l, scratch, ret);
@@ -436,7 +436,7 @@ static int compute_circuits(const struct weights *w, const struct loaded *x, con
 {
     *ret = new_spectra(w->heads);
     double *core = malloc((size_t)x->r_rows * y->r_rows * sizeof *core);
-    int rc = *ret != NULL && core != NULL ? 0 : ERR_MEMORY;
+    int rc = *ret != NULL && core ? 0 : ERR_MEMORY;
     uint32_t group = w->heads / w->kv_heads;
     for (uint32_t h = 0; rc == 0 && x->finite && y->finite && h < w->heads; h++) {
         rc = compute_circuit(x, h, y, h / group, core, scratch, &(*ret)[h]);
@@ -446,7 +446,7 @@ static int compute_circuits(const struct weights *w, const struct loaded *x, con
 }
 
 /* max 0: no bound */
-static bool fits(const struct projection_matrix *m, uint32_t max)
+static bool weights_fits(const struct projection_matrix *m, uint32_t max)
 {
     return max == 0 || (m->out <= max && m->in <= max);
 }
@@ -460,11 +460,11 @@ static bool heads_fit(const struct weights *w)
 static bool has_eigenvalues(const struct weights *w, enum projection p)
 {
     const struct projection_matrix *m = &w->matrix[p];
-    return m->out == m->in && fits(m, w->eigenvalue_max_size);
+    return m->out == m->in && weights_fits(m, w->eigenvalue_max_size);
 }
 
-static int compute_all(const struct weights *w, struct loaded l[PROJECTION_COUNT],
-                       struct scratch *scratch, struct weights_result *ret)
+static int weights_compute_all(const struct weights *w, struct loaded l[PROJECTION_COUNT],
+                               struct scratch *scratch, struct weights_result *ret)
 {
     int rc = 0;
     for (enum projection p = 0; p < PROJECTION_COUNT; p++) {
@@ -476,7 +476,7 @@ static int compute_all(const struct weights *w, struct loaded l[PROJECTION_COUNT
                                .slices = slice_count(w, p),
                                .head_dim = w->head_dim,
                                .spectra = !w->without_spectra,
-                               .whole = fits(&w->matrix[p], w->whole_max_size),
+                               .whole = weights_fits(&w->matrix[p], w->whole_max_size),
                                .heads = heads_fit(w),
                                .eigenvalues = has_eigenvalues(w, p),
                                .isa = w->isa,
@@ -508,7 +508,7 @@ int weights_compute(const struct weights *w, struct scratch *scratch,
 {
     struct loaded l[PROJECTION_COUNT];
     *ret_result = (struct weights_result){.heads = w->heads};
-    int rc = compute_all(w, l, scratch, ret_result);
+    int rc = weights_compute_all(w, l, scratch, ret_result);
     if (rc == 0 && !w->without_spectra && heads_fit(w)) {
         rc = compute_all_circuits(w, l, scratch, ret_result);
     }

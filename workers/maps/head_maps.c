@@ -30,21 +30,22 @@ struct making {
     uint32_t *column_end; /* [columns]: the keys of column c end here */
 };
 
-static uint32_t cells(uint32_t T, uint32_t size)
+static uint32_t head_maps_cells(uint32_t T, uint32_t size)
 {
     return T < size ? T : size;
 }
 
 uint64_t head_maps_bytes(uint32_t heads, uint32_t queries, uint32_t keys, uint32_t size)
 {
-    double map = (double)cells(queries, size) * cells(keys, size) * sizeof(float);
+    double map =
+        (double)head_maps_cells(queries, size) * head_maps_cells(keys, size) * sizeof(float);
     double bytes = (double)sizeof(struct head_maps) + map * ((double)heads + 2);
     return bytes < 0x1p62 ? (uint64_t)bytes : UINT64_C(1) << 62;
 }
 
 uint64_t head_maps_scratch(uint32_t heads, uint32_t keys, uint32_t size)
 {
-    double columns = cells(keys, size);
+    double columns = head_maps_cells(keys, size);
     double bytes = columns * (((double)heads + 4) * sizeof(double) + sizeof(uint32_t)) +
                    keys * (2.0 * sizeof(double) + (QUERIES_AT_ONCE + 1.0) * sizeof(float));
     return bytes < 0x1p62 ? (uint64_t)bytes : UINT64_C(1) << 62;
@@ -54,15 +55,15 @@ static struct head_maps *maps_new(const struct attention *a, uint32_t sample, ui
 {
     uint64_t bytes = head_maps_bytes(a->heads, a->queries, a->keys, size);
     struct head_maps *maps = bytes < SIZE_MAX ? malloc((size_t)bytes) : NULL;
-    if (maps == NULL) {
+    if (!maps) {
         return NULL;
     }
     *maps = (struct head_maps){
         .heads = a->heads,
         .queries = a->queries,
         .keys = a->keys,
-        .rows = cells(a->queries, size),
-        .columns = cells(a->keys, size),
+        .rows = head_maps_cells(a->queries, size),
+        .columns = head_maps_cells(a->keys, size),
         .sample = sample < a->batch ? sample : a->batch - 1,
         .values = (float *)(maps + 1),
     };
@@ -77,7 +78,7 @@ void head_maps_free(struct head_maps **maps)
     *maps = NULL;
 }
 
-static void lay_out(struct making *m, void *memory)
+static void head_maps_lay_out(struct making *m, void *memory)
 {
     size_t keys = m->a->keys, columns = m->maps->columns;
     m->sum = memory;
@@ -112,7 +113,7 @@ static void add_keys(const struct making *m, double *sum)
 }
 
 /* The kernel takes so many entries at once. */
-static void accumulate(const struct making *m, uint32_t h, uint32_t i, float *largest)
+static void head_maps_accumulate(const struct making *m, uint32_t h, uint32_t i, float *largest)
 {
     const struct attention *a = m->a;
     size_t entry = dtype_size(a->dtype);
@@ -146,7 +147,7 @@ static void add_queries(const struct making *m, uint32_t begin, uint32_t end)
     for (uint32_t h = 0; h < m->a->heads; h++) {
         memset(m->key_sum, 0, keys * sizeof *m->key_sum);
         for (uint32_t i = begin; i < end; i++) {
-            accumulate(m, h, i, m->largest + (size_t)(i - begin) * keys);
+            head_maps_accumulate(m, h, i, m->largest + (size_t)(i - begin) * keys);
         }
         add_keys(m, m->sum + (size_t)h * m->maps->columns);
     }
@@ -168,18 +169,18 @@ static bool end_row(const struct making *m, uint32_t h, uint32_t queries, float 
 }
 
 /* Row r of the cells of every head and of the maximum. */
-static void make_row(const struct making *m, uint32_t r)
+static void head_maps_make_row(const struct making *m, uint32_t r)
 {
     struct head_maps *maps = m->maps;
     uint32_t begin = head_maps_edge(r, maps->queries, maps->rows);
     uint32_t end = head_maps_edge(r + 1, maps->queries, maps->rows);
     memset(m->sum, 0, ((size_t)maps->heads + 1) * maps->columns * sizeof *m->sum);
-    for (uint32_t i = begin; i < end && m->kernel != NULL; i += QUERIES_AT_ONCE) {
+    for (uint32_t i = begin; i < end && m->kernel; i += QUERIES_AT_ONCE) {
         add_queries(m, i, end - i < QUERIES_AT_ONCE ? end : i + QUERIES_AT_ONCE);
     }
     for (uint32_t h = 0; h <= maps->heads; h++) {
         float *row = maps->values + ((size_t)h * maps->rows + r) * maps->columns;
-        if (m->kernel == NULL || !end_row(m, h, end - begin, row)) {
+        if (!m->kernel || !end_row(m, h, end - begin, row)) {
             head_maps_row_ref(m->a, maps, h, r, m->work, row);
         }
     }
@@ -210,13 +211,13 @@ int head_maps_new(const struct attention *a, uint32_t sample, uint32_t size, enu
     uint64_t bytes = head_maps_scratch(a->heads, a->keys, size);
     void *memory = bytes < SIZE_MAX ? scratch_take(scratch, (size_t)bytes) : NULL;
     struct head_maps *maps = memory != NULL ? maps_new(a, sample, size) : NULL;
-    if (maps == NULL) {
+    if (!maps) {
         return ERR_MEMORY;
     }
     struct making making = {.a = a, .maps = maps, .kernel = across_kernel_of(isa)};
-    lay_out(&making, memory);
+    head_maps_lay_out(&making, memory);
     for (uint32_t r = 0; r < maps->rows; r++) {
-        make_row(&making, r);
+        head_maps_make_row(&making, r);
     }
     average(&making);
     *ret_maps = maps;

@@ -24,7 +24,8 @@ static void load_largest(const struct attention *a, uint32_t sample, uint32_t i,
     }
 }
 
-static void add_row(const double *row, uint32_t keys, uint32_t columns, double *sum, double *count)
+static void head_maps_ref_add_row(const double *row, uint32_t keys, uint32_t columns, double *sum,
+                                  double *count)
 {
     for (uint32_t c = 0; c < columns; c++) {
         uint32_t end = head_maps_edge(c + 1, keys, columns);
@@ -52,7 +53,7 @@ void head_maps_row_ref(const struct attention *a, const struct head_maps *maps, 
         } else {
             load_largest(a, maps->sample, i, other, row);
         }
-        add_row(row, a->keys, columns, sum, count);
+        head_maps_ref_add_row(row, a->keys, columns, sum, count);
     }
     for (uint32_t c = 0; c < columns; c++) {
         double mean = sum[c] / count[c]; /* 0 / 0 is NaN */

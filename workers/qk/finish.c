@@ -51,12 +51,12 @@ static double captured(const struct qk_finish *f, double product)
 }
 
 /* As fmax and fmin, of numbers and without a call. */
-static double larger(double a, double b)
+static double qk_finish_larger(double a, double b)
 {
     return a > b ? a : b;
 }
 
-static double smaller(double a, double b)
+static double qk_finish_smaller(double a, double b)
 {
     return a < b ? a : b;
 }
@@ -65,7 +65,7 @@ static void set_arguments(const struct qk_finish *f, const struct qk_row *row,
                           const struct qk_totals *totals, float *exp)
 {
     double first = isnan(row->first) ? -INFINITY : captured(f, (double)row->first);
-    double max = larger(first, (double)row->max);
+    double max = qk_finish_larger(first, (double)row->max);
     for (uint32_t k = 0; k < QK_LANES; k++) {
         exp[k] = -INFINITY;
     }
@@ -84,12 +84,12 @@ static void set_arguments(const struct qk_finish *f, const struct qk_row *row,
     exp[EXP_FIRST] = (float)(first - max);
 }
 
-static struct state begin_row(const struct qk_finish *f, const struct qk_row *row,
-                              const struct qk_totals *totals, const float *exp)
+static struct state qk_finish_begin_row(const struct qk_finish *f, const struct qk_row *row,
+                                        const struct qk_totals *totals, const float *exp)
 {
     struct state s = {.row = row, .totals = totals, .exp = exp, .has_first = !isnan(row->first)};
     s.first_logit = s.has_first ? captured(f, (double)row->first) : -INFINITY;
-    s.max = larger(s.first_logit, (double)row->max);
+    s.max = qk_finish_larger(s.first_logit, (double)row->max);
     s.down = row->count > 0 ? (double)exp[EXP_DOWN] : 0;
     s.first = s.has_first ? (double)exp[EXP_FIRST] : 0;
     s.z = s.down * (double)totals->sum[QK_Z] + s.first;
@@ -112,13 +112,13 @@ static double rest_plogp(const struct state *s)
 static double largest_weight(const struct state *s)
 {
     double top = s->row->count > 0 ? (double)s->exp[EXP_TOP] : 0;
-    return smaller(1, (top > s->first ? top : s->first) * s->scale);
+    return qk_finish_smaller(1, (top > s->first ? top : s->first) * s->scale);
 }
 
 static double smallest_weight(const struct state *s)
 {
     double low = s->row->count > 0 ? (double)s->exp[EXP_LOW] : INFINITY;
-    return (s->has_first ? smaller(low, s->first) : low) * s->scale;
+    return (s->has_first ? qk_finish_smaller(low, s->first) : low) * s->scale;
 }
 
 /* The sum of the 8 largest weights: key 0 takes the place of the smallest when it is larger. */
@@ -131,7 +131,7 @@ static double top_weights(const struct state *s)
     for (uint32_t k = 0; k + 1 < QK_TOP; k++) {
         sum += (double)s->exp[EXP_TOP + k];
     }
-    return smaller(1, (sum + larger(last, s->first)) * s->scale);
+    return qk_finish_smaller(1, (sum + qk_finish_larger(last, s->first)) * s->scale);
 }
 
 /* sum (A - 1/n)^2: of the rest about its own mean, then between the rest and key 0 */
@@ -140,7 +140,7 @@ static double squares(const struct state *s)
     double n = s->row->count, share = 1 / s->keys, sum = 0;
     if (s->row->count > 0) {
         double mean = (double)s->totals->sum[QK_Z] / n, off = mean - (double)s->row->shift;
-        double m2 = larger(0, (double)s->totals->sum[QK_SQUARES] - n * off * off);
+        double m2 = qk_finish_larger(0, (double)s->totals->sum[QK_SQUARES] - n * off * off);
         double between = mean * s->unit - share;
         sum = m2 * s->unit * s->unit + n * between * between;
     }
@@ -160,14 +160,14 @@ static double largest_distance(const struct state *s)
     return begin > last ? begin : last;
 }
 
-static double local_mass(const struct qk_finish *f, const struct state *s)
+static double qk_finish_local_mass(const struct qk_finish *f, const struct state *s)
 {
     double first = position_of(s) <= f->local_window ? s->first * s->scale : 0;
     return s->unit * (double)s->totals->sum[QK_LOCAL] + first;
 }
 
 /* A[i, p + offset]; NaN where that is no position of the sample, or without self-attention. */
-static double at_offset(const struct qk_finish *f, const struct state *s, int offset)
+static double qk_finish_at_offset(const struct qk_finish *f, const struct state *s, int offset)
 {
     int64_t j = s->row->position + offset;
     if (!f->a->self || j < 0 || (uint64_t)j >= attention_position_count(f->a, f->sample)) {
@@ -186,8 +186,7 @@ static void put_occurrences(const struct qk_finish *f, const struct state *s, fl
 {
     int64_t p = s->row->position;
     *ret_duplicate = *ret_induction = NAN;
-    if (f->first_same == NULL || p >= attention_key_count(f->a, f->sample) ||
-        f->first_same[p] == p) {
+    if (!f->first_same || p >= attention_key_count(f->a, f->sample) || f->first_same[p] == p) {
         return;
     }
     double first = f->first_same[p] == 0 ? s->first * s->scale : 0;
@@ -204,7 +203,7 @@ static double logit_unit(const struct qk_finish *f)
 static double largest_logit(const struct qk_finish *f, const struct state *s)
 {
     double rest = s->row->count > 0 ? logit_unit(f) * (double)s->row->top[0] : -INFINITY;
-    return s->has_first ? larger(rest, capped(f->a, (double)s->row->first)) : rest;
+    return s->has_first ? qk_finish_larger(rest, capped(f->a, (double)s->row->first)) : rest;
 }
 
 static void put_row(struct qk_finish *f, const struct state *s)
@@ -224,10 +223,10 @@ static void put_row(struct qk_finish *f, const struct state *s)
     b->distance[slot] = (float)(s->unit * (double)s->totals->sum[QK_DISTANCE] +
                                 s->first * s->scale * position_of(s));
     b->largest_distance[slot] = (float)largest_distance(s);
-    b->local_mass[slot] = (float)local_mass(f, s);
-    b->diagonal[slot] = (float)at_offset(f, s, 0);
-    b->previous[slot] = (float)at_offset(f, s, -1);
-    b->next[slot] = (float)at_offset(f, s, 1);
+    b->local_mass[slot] = (float)qk_finish_local_mass(f, s);
+    b->diagonal[slot] = (float)qk_finish_at_offset(f, s, 0);
+    b->previous[slot] = (float)qk_finish_at_offset(f, s, -1);
+    b->next[slot] = (float)qk_finish_at_offset(f, s, 1);
     b->first_token[slot] = s->row->position >= 1 ? b->first[slot] : NAN;
     put_occurrences(f, s, &b->duplicate[slot], &b->induction[slot]);
     b->max_logit[slot] = (float)largest_logit(f, s);
@@ -241,7 +240,7 @@ static void add_to(struct row_totals *t, double n, double sum, double m2, double
     t->keys += n;
     t->sum += sum;
     t->square += sum * sum / n;
-    t->m2 += larger(m2, 0);
+    t->m2 += qk_finish_larger(m2, 0);
     t->min = (float)min < t->min ? (float)min : t->min;
     t->max = (float)max > t->max ? (float)max : t->max;
 }
@@ -279,7 +278,7 @@ static void add_cosines(struct qk_finish *f, const struct state *s, double inver
 static void flush_totals(struct row_totals *t, struct moments *into)
 {
     if (t->keys > 0) {
-        double between = larger(t->square - t->sum * t->sum / t->keys, 0);
+        double between = qk_finish_larger(t->square - t->sum * t->sum / t->keys, 0);
         struct moments m = {.n = (uint64_t)t->keys,
                             .mean = t->sum / t->keys,
                             .m2 = t->m2 + between,
@@ -303,10 +302,11 @@ static double norm_weighted_entropy(const struct qk_finish *f, const struct stat
                           ((double)s->row->max - s->max) * (double)s->totals->sum[QK_VALUE]);
     }
     logs += first > 0 ? first * log2(first) : 0;
-    return sum > 0 ? larger(0, log(sum) - LN2 * logs / sum) : NAN;
+    return sum > 0 ? qk_finish_larger(0, log(sum) - LN2 * logs / sum) : NAN;
 }
 
-static void add_output(const struct qk_finish *f, const struct state *s, const float *output)
+static void qk_finish_add_output(const struct qk_finish *f, const struct state *s,
+                                 const float *output)
 {
     double sum = 0;
     for (uint32_t c = 0; c < f->a->qk.value_dim; c++) {
@@ -344,12 +344,12 @@ int qk_finish_rows(struct qk_finish *f, const struct qk_row *row, const struct q
     f->kernel->exp2(room, (size_t)count * QK_LANES);
     int rc = 0;
     for (uint32_t r = 0; rc == 0 && r < count; r++) {
-        struct state s = begin_row(f, &row[r], &totals[r], room + (size_t)r * QK_LANES);
+        struct state s = qk_finish_begin_row(f, &row[r], &totals[r], room + (size_t)r * QK_LANES);
         put_row(f, &s);
         add_logits(f, &s);
         add_cosines(f, &s, extra[r].inverse_length);
-        if (extra[r].output != NULL) {
-            add_output(f, &s, extra[r].output);
+        if (extra[r].output) {
+            qk_finish_add_output(f, &s, extra[r].output);
         }
         rc = f->batch.used == ROW_BATCH ? row_values_add(&f->values, &f->batch, f->head) : 0;
     }

@@ -14,7 +14,7 @@
 #include <math.h>
 #include <string.h>
 
-static void begin_row(const struct qk_work *w, uint32_t i, double query_length, uint32_t at)
+static void qk_begin_row(const struct qk_work *w, uint32_t i, double query_length, uint32_t at)
 {
     const struct qk_span *span = &w->span[i - w->row_begin];
     const struct qk_counts *from = &w->before[span->begin], *to = &w->before[span->end];
@@ -42,7 +42,7 @@ static void begin_row(const struct qk_work *w, uint32_t i, double query_length, 
         .output = output ? w->output + (size_t)at * w->a->qk.value_dim : NULL};
 }
 
-static void count_row(struct block *block, bool sound)
+static void qk_count_row(struct block *block, bool sound)
 {
     block->rows += sound;
     block->invalid_rows += !sound;
@@ -53,7 +53,7 @@ static void count_row(struct block *block, bool sound)
 
 /* Takes query i of the current head: into the tile's rows, or where else it belongs. Returns 0 or
  * ERR_MEMORY. */
-static int take_row(struct qk_work *w, uint32_t i, uint32_t *active)
+static int qk_take_row(struct qk_work *w, uint32_t i, uint32_t *active)
 {
     if (!w->span[i - w->row_begin].valid) {
         return 0;
@@ -63,13 +63,13 @@ static int take_row(struct qk_work *w, uint32_t i, uint32_t *active)
     if (verdict == QK_REFERENCE) {
         return qk_ref_row(&w->ref, w->block, w->head, i);
     }
-    count_row(w->block, verdict == QK_SOUND);
+    qk_count_row(w->block, verdict == QK_SOUND);
     if (w->core && isfinite(length)) {
         moments_add(&w->block->head[w->head].q_norm, length);
     }
     if (w->core && verdict == QK_SOUND) {
         qk_work_load_query(w, i, *active);
-        begin_row(w, i, length, *active);
+        qk_begin_row(w, i, length, *active);
         ++*active;
     }
     return 0;
@@ -77,8 +77,8 @@ static int take_row(struct qk_work *w, uint32_t i, uint32_t *active)
 
 /* Tiles. */
 
-static void add_output(const struct qk_work *w, const float *weights, uint32_t rows, uint32_t begin,
-                       uint32_t end)
+static void qk_add_output(const struct qk_work *w, const float *weights, uint32_t rows,
+                          uint32_t begin, uint32_t end)
 {
     uint32_t dim = w->a->qk.value_dim;
     for (uint32_t r = 0; r < rows; r++) {
@@ -103,7 +103,7 @@ static void run_tile(const struct qk_work *w, struct qk_tile *tile, uint32_t beg
                 w->query, d, qk_work_keys(w, begin, end), d, 0, tile->product, QK_TILE_STRIDE);
     w->kernel->fold_tile(tile);
     if (w->values) {
-        add_output(w, tile->product, tile->rows, begin, end);
+        qk_add_output(w, tile->product, tile->rows, begin, end);
     }
 }
 
@@ -129,7 +129,7 @@ static struct qk_tile prepare_tile(const struct qk_work *w, uint32_t rows)
                             .value_length = w->values ? w->value_length : NULL,
                             .value_log = w->values ? w->value_log : NULL,
                             .occurrence = w->next_same,
-                            .keep = w->values || w->next_same != NULL,
+                            .keep = w->values || w->next_same,
                             .room = w->room,
                             .key = w->list};
 }
@@ -177,7 +177,7 @@ static int run_head(struct qk_work *w, uint32_t h)
     for (uint32_t i = w->row_begin; rc == 0 && i < w->row_end;) {
         uint32_t rows = 0;
         for (; rc == 0 && rows < QK_TILE_ROWS && i < w->row_end; i++) {
-            rc = take_row(w, i, &rows);
+            rc = qk_take_row(w, i, &rows);
         }
         if (rc == 0 && rows > 0) {
             rc = run_rows(w, rows);
@@ -214,7 +214,7 @@ int qk_compute(struct block *block, const struct attention *a, uint32_t row_begi
                         .row_begin = row_begin,
                         .row_end = row_end,
                         .core = block->plan.group[METRIC_GROUP_CORE],
-                        .values = block->plan.group[METRIC_GROUP_CORE] && a->qk.v != NULL};
+                        .values = block->plan.group[METRIC_GROUP_CORE] && a->qk.v};
     int rc = qk_work_begin(&w, scratch);
     for (uint32_t b = 0; rc == 0 && b < a->batch; b++) {
         rc = run_sample(&w, b);

@@ -15,7 +15,7 @@
 #define KEYS_F64 4 /* arrays of [keys] */
 #define KEYS_U32 4 /* key, previous, and 2 to sort */
 
-static uint32_t larger(uint32_t a, uint32_t b)
+static uint32_t qk_ref_larger(uint32_t a, uint32_t b)
 {
     return a > b ? a : b;
 }
@@ -24,16 +24,17 @@ size_t qk_ref_bytes(const struct attention *a)
 {
     /* Below 2^32 * 2^6 + 2^34: no overflow in 64 bits. */
     uint64_t bytes = (uint64_t)a->keys * (KEYS_F64 * sizeof(double) + KEYS_U32 * sizeof(uint32_t));
-    bytes +=
-        ((uint64_t)a->qk.head_dim + larger(a->qk.head_dim, a->qk.value_dim) + a->qk.value_dim) *
-        sizeof(double);
+    bytes += ((uint64_t)a->qk.head_dim + qk_ref_larger(a->qk.head_dim, a->qk.value_dim) +
+              a->qk.value_dim) *
+             sizeof(double);
     return bytes <= SIZE_MAX / 2 ? (size_t)bytes : 0;
 }
 
 void qk_ref_init(struct qk_ref *ref, const struct block *block, const struct attention *a,
                  void *memory)
 {
-    size_t n = a->keys, d = a->qk.head_dim, longest = larger(a->qk.head_dim, a->qk.value_dim);
+    size_t n = a->keys, d = a->qk.head_dim,
+           longest = qk_ref_larger(a->qk.head_dim, a->qk.value_dim);
     double *f64 = memory, *vectors = f64 + KEYS_F64 * n;
     uint32_t *u32 = (uint32_t *)(void *)(vectors + d + longest + a->qk.value_dim);
     bool core = block->plan.group[METRIC_GROUP_CORE];
@@ -49,14 +50,14 @@ void qk_ref_init(struct qk_ref *ref, const struct block *block, const struct att
 
                            .share = f64 + 3 * n,
                            .key = u32,
-                           .previous = core && a->self && a->tokens != NULL ? u32 + n : NULL};
+                           .previous = core && a->self && a->tokens ? u32 + n : NULL};
     ref->a.learned_sink = false;
 }
 
 void qk_ref_sample(struct qk_ref *ref, uint32_t b)
 {
     ref->sample = b;
-    if (ref->previous != NULL) {
+    if (ref->previous) {
         size_t n = ref->a.keys;
         occurrence_link(ref->a.tokens + b * n, attention_key_count(&ref->a, b), ref->previous + n,
                         ref->previous);
@@ -81,7 +82,7 @@ double qk_ref_length(const double *x, uint32_t n)
     return largest * sqrt(sum);
 }
 
-static double dot(const double *x, const double *y, uint32_t n)
+static double qk_ref_dot(const double *x, const double *y, uint32_t n)
 {
     double sum = 0;
     for (uint32_t c = 0; c < n; c++) {
@@ -110,7 +111,7 @@ static bool logits_sound(const double *logit, uint32_t n)
     return some;
 }
 
-static double largest_of(const double *x, uint32_t n)
+static double qk_ref_largest_of(const double *x, uint32_t n)
 {
     double largest = x[0];
     for (uint32_t k = 1; k < n; k++) {
@@ -120,9 +121,9 @@ static double largest_of(const double *x, uint32_t n)
 }
 
 /* exp(S - max) / sum */
-static void softmax(const double *logit, uint32_t n, double *ret_weight)
+static void qk_ref_softmax(const double *logit, uint32_t n, double *ret_weight)
 {
-    double largest = largest_of(logit, n), sum = 0;
+    double largest = qk_ref_largest_of(logit, n), sum = 0;
     for (uint32_t k = 0; k < n; k++) {
         ret_weight[k] = exp(logit[k] - largest);
         sum += ret_weight[k];
@@ -185,13 +186,13 @@ static void fill_logits(const struct qk_ref *ref, uint32_t h, uint32_t n, double
     const struct qk *qk = &ref->a.qk;
     for (uint32_t k = 0; k < n; k++) {
         load_key(ref, h, ref->key[k]);
-        double product = dot(ref->query, ref->vector, qk->head_dim);
+        double product = qk_ref_dot(ref->query, ref->vector, qk->head_dim);
         ref->logit[k] = logit_of(qk, product);
         ref->cosine[k] = product / query_length / qk_ref_length(ref->vector, qk->head_dim);
     }
 }
 
-static void add_finite(struct moments *m, double x)
+static void qk_ref_add_finite(struct moments *m, double x)
 {
     if (isfinite(x)) {
         moments_add(m, x);
@@ -199,7 +200,8 @@ static void add_finite(struct moments *m, double x)
 }
 
 /* A V, and the shares |A v_j|. */
-static void add_output(const struct qk_ref *ref, struct head_block *head, uint32_t h, uint32_t n)
+static void qk_ref_add_output(const struct qk_ref *ref, struct head_block *head, uint32_t h,
+                              uint32_t n)
 {
     uint32_t dim = ref->a.qk.value_dim;
     for (uint32_t c = 0; c < dim; c++) {
@@ -213,9 +215,9 @@ static void add_output(const struct qk_ref *ref, struct head_block *head, uint32
         ref->share[k] = ref->weight[k] * qk_ref_length(ref->vector, dim);
     }
     double norm = qk_ref_length(ref->output, dim);
-    add_finite(&head->output_norm, norm);
+    qk_ref_add_finite(&head->output_norm, norm);
     if (isfinite(norm)) {
-        add_finite(&head->norm_weighted_entropy, entropy_of_shares(ref->share, n));
+        qk_ref_add_finite(&head->norm_weighted_entropy, entropy_of_shares(ref->share, n));
     }
 }
 
@@ -233,7 +235,7 @@ static void merge_finite(struct moments *into, double *x, uint32_t n)
 
 static int add_core(struct qk_ref *ref, struct head_block *head, uint32_t h, uint32_t i, uint32_t n)
 {
-    softmax(ref->logit, n, ref->weight);
+    qk_ref_softmax(ref->logit, n, ref->weight);
     struct row r = {
         .position = attention_position(&ref->a, i), .n = n, .key = ref->key, .weight = ref->weight};
     struct row_context context = {.a = &ref->a,
@@ -242,12 +244,12 @@ static int add_core(struct qk_ref *ref, struct head_block *head, uint32_t h, uin
                                   .previous = ref->previous};
     int rc = row_metrics_add(head, &context, &r);
     if (rc == 0) {
-        rc = dist_add(&head->row[METRIC_MAX_LOGIT], largest_of(ref->logit, n));
+        rc = dist_add(&head->row[METRIC_MAX_LOGIT], qk_ref_largest_of(ref->logit, n));
     }
     merge_finite(&head->logits, ref->logit, n);
     merge_finite(&head->cosine, ref->cosine, n);
-    if (ref->a.qk.v != NULL) {
-        add_output(ref, head, h, n);
+    if (ref->a.qk.v) {
+        qk_ref_add_output(ref, head, h, n);
     }
     return rc;
 }
@@ -265,7 +267,7 @@ int qk_ref_row(struct qk_ref *ref, struct block *block, uint32_t h, uint32_t i)
         block->row_sum_error = 0;
     }
     if (ref->core) {
-        add_finite(&block->head[h].q_norm, length);
+        qk_ref_add_finite(&block->head[h].q_norm, length);
     }
     return sound && ref->core ? add_core(ref, &block->head[h], h, i, n) : 0;
 }
@@ -277,7 +279,7 @@ void qk_ref_weights(struct qk_ref *ref, uint32_t h, uint32_t i, float *ret_weigh
     fill_logits(ref, h, n, 1);
     bool sound = logits_sound(ref->logit, n);
     if (sound) {
-        softmax(ref->logit, n, ref->weight);
+        qk_ref_softmax(ref->logit, n, ref->weight);
     }
     for (uint32_t j = 0; j < ref->a.keys; j++) {
         ret_weight[j] = 0;
@@ -288,22 +290,22 @@ void qk_ref_weights(struct qk_ref *ref, uint32_t h, uint32_t i, float *ret_weigh
 }
 
 /* All of a sample, whatever rows see them; once per message, with its first row. */
-static void add_key_norms(struct qk_ref *ref, struct block *block, uint32_t h)
+static void qk_ref_add_key_norms(struct qk_ref *ref, struct block *block, uint32_t h)
 {
     uint32_t keys = attention_key_count(&ref->a, ref->sample);
     for (uint32_t j = 0; j < keys; j++) {
         load_key(ref, h, j);
-        add_finite(&block->head[h].k_norm, qk_ref_length(ref->vector, ref->a.qk.head_dim));
+        qk_ref_add_finite(&block->head[h].k_norm, qk_ref_length(ref->vector, ref->a.qk.head_dim));
     }
 }
 
-static int add_row(struct qk_ref *ref, struct block *block, uint32_t i)
+static int qk_ref_add_row(struct qk_ref *ref, struct block *block, uint32_t i)
 {
     int rc = 0;
     bool valid = attention_query_valid(&ref->a, ref->sample, i);
     for (uint32_t h = 0; rc == 0 && h < block->heads; h++) {
         if (i == 0 && ref->core) {
-            add_key_norms(ref, block, h);
+            qk_ref_add_key_norms(ref, block, h);
         }
         rc = valid ? qk_ref_row(ref, block, h, i) : 0;
     }
@@ -317,7 +319,7 @@ int qk_compute_ref(struct block *block, const struct attention *a, uint32_t row_
     assert(a->qk.kv_heads > 0 && a->heads % a->qk.kv_heads == 0);
     size_t bytes = qk_ref_bytes(a);
     void *memory = bytes > 0 ? scratch_take(scratch, bytes) : NULL;
-    if (memory == NULL) {
+    if (!memory) {
         return ERR_MEMORY;
     }
     struct qk_ref ref;
@@ -326,7 +328,7 @@ int qk_compute_ref(struct block *block, const struct attention *a, uint32_t row_
     for (uint32_t b = 0; rc == 0 && b < a->batch; b++) {
         qk_ref_sample(&ref, b);
         for (uint32_t i = row_begin; rc == 0 && i < row_end; i++) {
-            rc = add_row(&ref, block, i);
+            rc = qk_ref_add_row(&ref, block, i);
         }
     }
     return rc;

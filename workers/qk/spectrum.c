@@ -12,12 +12,12 @@
 #include <lapacke.h>
 #include <math.h>
 
-static uint32_t smaller(uint32_t a, uint32_t b)
+static uint32_t qk_spectrum_smaller(uint32_t a, uint32_t b)
 {
     return a < b ? a : b;
 }
 
-static uint32_t larger(uint32_t a, uint32_t b)
+static uint32_t qk_spectrum_larger(uint32_t a, uint32_t b)
 {
     return a > b ? a : b;
 }
@@ -93,7 +93,7 @@ struct problem {
     double *tau, *work, *product;
 };
 
-static int take_problem(struct problem *p, struct scratch *scratch)
+static int qk_spectrum_take_problem(struct problem *p, struct scratch *scratch)
 {
     struct side *q = &p->q, *k = &p->k;
     uint64_t q_count = (uint64_t)q->rows * q->dim, k_count = (uint64_t)k->rows * k->dim;
@@ -103,7 +103,7 @@ static int take_problem(struct problem *p, struct scratch *scratch)
         return ERR_MEMORY;
     }
     double *f64 = scratch_take(scratch, (size_t)(q_count + k_count + small) * sizeof *f64);
-    if (f64 == NULL) {
+    if (!f64) {
         return ERR_MEMORY;
     }
     q->x = f64;
@@ -116,7 +116,8 @@ static int take_problem(struct problem *p, struct scratch *scratch)
 
 /* Sets product[q.kept][k.kept] and what its singular values are to be multiplied by: NaN when an
  * element is not finite. */
-static double multiply(struct problem *p, const struct attention *a, uint32_t sample, uint32_t head)
+static double qk_spectrum_multiply(struct problem *p, const struct attention *a, uint32_t sample,
+                                   uint32_t head)
 {
     struct side *q = &p->q, *k = &p->k;
     uint32_t kv = head / (a->heads / a->qk.kv_heads);
@@ -140,11 +141,12 @@ static double multiply(struct problem *p, const struct attention *a, uint32_t sa
 static double rank_eps(const struct attention *a, const struct problem *p)
 {
     double eps = fmax(spectrum_eps(a->qk.q_dtype), spectrum_eps(a->qk.k_dtype));
-    return eps * larger(p->q.rows, p->k.rows) / larger(p->q.kept, p->k.kept);
+    return eps * qk_spectrum_larger(p->q.rows, p->k.rows) /
+           qk_spectrum_larger(p->q.kept, p->k.kept);
 }
 
-static int describe(struct problem *p, const struct attention *a, double unit, enum isa isa,
-                    struct scratch *scratch, struct spectrum *ret)
+static int qk_spectrum_describe(struct problem *p, const struct attention *a, double unit,
+                                enum isa isa, struct scratch *scratch, struct spectrum *ret)
 {
     struct matrix product = {.data = p->product,
                              .dtype = DTYPE_F64,
@@ -160,7 +162,7 @@ static int describe(struct problem *p, const struct attention *a, double unit, e
 
 static struct side side_of(uint32_t rows, uint32_t dim)
 {
-    return (struct side){.rows = rows, .dim = dim, .kept = smaller(rows, dim)};
+    return (struct side){.rows = rows, .dim = dim, .kept = qk_spectrum_smaller(rows, dim)};
 }
 
 int qk_spectrum(const struct attention *a, uint32_t sample, uint32_t head, enum isa isa,
@@ -173,10 +175,10 @@ int qk_spectrum(const struct attention *a, uint32_t sample, uint32_t head, enum 
     int rc = 0;
     if (p.q.kept > 0 && p.k.kept > 0) {
         struct scratch own = {0}; /* the product outlives what spectrum_of_matrix takes */
-        rc = take_problem(&p, &own);
-        double unit = rc == 0 ? multiply(&p, a, sample, head) : NAN;
+        rc = qk_spectrum_take_problem(&p, &own);
+        double unit = rc == 0 ? qk_spectrum_multiply(&p, a, sample, head) : NAN;
         if (!isnan(unit)) {
-            rc = describe(&p, a, unit, isa, scratch, &s);
+            rc = qk_spectrum_describe(&p, a, unit, isa, scratch, &s);
         }
         scratch_clear(&own);
     }

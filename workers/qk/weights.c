@@ -64,7 +64,7 @@ static void take_softmax_by_key(const struct qk_work *w, uint32_t i, float *row)
     }
 }
 
-static float largest_of(const float *x, uint32_t n)
+static float qk_weights_largest_of(const float *x, uint32_t n)
 {
     float largest = -INFINITY;
     for (uint32_t j = 0; j < n; j++) {
@@ -100,7 +100,7 @@ static void take_softmax_of_range(const struct qk_work *w, const struct qk_span 
 {
     float *x = row + span->begin;
     uint32_t n = span->end - span->begin;
-    float largest = largest_of(x, n);
+    float largest = qk_weights_largest_of(x, n);
     double sum = 0;
     for (uint32_t j = 0; j < n; j += QK_TILE_KEYS) {
         sum += take_exponentials(w, largest, x + j, n - j < QK_TILE_KEYS ? n - j : QK_TILE_KEYS);
@@ -139,7 +139,7 @@ static bool is_ordinary(struct qk_work *w, float *map, uint32_t i)
 }
 
 /* The rows from `begin` on that one sgemm can do: side by side, all ordinary. Returns how many. */
-static uint32_t take_rows(struct qk_work *w, float *map, uint32_t begin)
+static uint32_t qk_weights_take_rows(struct qk_work *w, float *map, uint32_t begin)
 {
     uint32_t rows = 0;
     while (rows < QK_TILE_ROWS && begin + rows < w->row_end && is_ordinary(w, map, begin + rows)) {
@@ -150,7 +150,7 @@ static uint32_t take_rows(struct qk_work *w, float *map, uint32_t begin)
 }
 
 /* Up to the last key that one of the rows sees. */
-static void multiply(const struct qk_work *w, float *map, uint32_t begin, uint32_t rows)
+static void qk_weights_multiply(const struct qk_work *w, float *map, uint32_t begin, uint32_t rows)
 {
     int d = (int)w->a->qk.head_dim;
     uint32_t keys = 0;
@@ -166,12 +166,12 @@ static void multiply(const struct qk_work *w, float *map, uint32_t begin, uint32
     }
 }
 
-static void fill_head(struct qk_work *w, float *map)
+static void qk_weights_fill_head(struct qk_work *w, float *map)
 {
     for (uint32_t i = w->row_begin; i < w->row_end;) {
-        uint32_t rows = take_rows(w, map, i);
+        uint32_t rows = qk_weights_take_rows(w, map, i);
         if (rows > 0) {
-            multiply(w, map, i, rows);
+            qk_weights_multiply(w, map, i, rows);
         }
         for (uint32_t end = i + rows; i < end; i++) {
             take_softmax(w, i, map_row(w, map, i));
@@ -193,7 +193,7 @@ int qk_weights(const struct attention *a, uint32_t row_begin, uint32_t row_end, 
         for (uint32_t kv = 0; kv < a->qk.kv_heads; kv++) {
             qk_work_begin_key_head(&w, kv);
             for (w.head = kv * group; w.head < (kv + 1) * group; w.head++) {
-                fill_head(&w, ret_weights);
+                qk_weights_fill_head(&w, ret_weights);
             }
         }
     }

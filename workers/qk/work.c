@@ -27,7 +27,7 @@ struct carver {
     uint64_t bytes;
 };
 
-static void *carve(struct carver *c, uint64_t count, size_t size)
+static void *qk_work_carve(struct carver *c, uint64_t count, size_t size)
 {
     void *piece = c->memory != NULL ? c->memory + c->bytes : NULL;
     c->bytes += (count * size + 63) / 64 * 64;
@@ -39,30 +39,30 @@ static void carve_all(struct qk_work *w, struct carver *c)
     const struct attention *a = w->a;
     uint64_t keys = (uint64_t)a->keys + QK_LANES, d = a->qk.head_dim;
     uint64_t dv = w->values ? a->qk.value_dim : 0, longest = d > dv ? d : dv;
-    bool tokens = w->core && a->self && a->tokens != NULL;
-    w->span = carve(c, w->row_end - w->row_begin, sizeof *w->span);
-    w->inverse_length = carve(c, keys, sizeof *w->inverse_length);
-    w->value_length = carve(c, w->values ? keys : 0, sizeof *w->value_length);
-    w->value_log = carve(c, w->values ? keys : 0, sizeof *w->value_log);
-    w->key_length = carve(c, a->keys, sizeof *w->key_length);
-    w->before = carve(c, (uint64_t)a->keys + 1, sizeof *w->before);
-    w->next_same = carve(c, tokens ? a->keys : 0, sizeof *w->next_same);
-    w->first_same = carve(c, tokens ? a->keys : 0, sizeof *w->first_same);
-    w->previous_same = carve(c, tokens ? a->keys : 0, sizeof *w->previous_same);
-    w->sort = carve(c, tokens ? 2 * (uint64_t)a->keys : 0, sizeof *w->sort);
-    w->list = carve(c, a->keys > QK_TILE_KEYS ? a->keys : QK_TILE_KEYS, sizeof *w->list);
-    w->first_value = carve(c, dv, sizeof *w->first_value);
-    w->vector = carve(c, longest + QK_LANES, sizeof *w->vector);
-    w->query = carve(c, QK_TILE_ROWS * d + QK_LANES, sizeof *w->query);
-    w->key = carve(c, QK_TILE_KEYS * d + QK_LANES, sizeof *w->key);
-    w->value = carve(c, QK_TILE_KEYS * dv + QK_LANES, sizeof *w->value);
-    w->product = carve(c, QK_TILE_ROWS * QK_TILE_STRIDE, sizeof *w->product);
-    w->output = carve(c, QK_TILE_ROWS * dv, sizeof *w->output);
+    bool tokens = w->core && a->self && a->tokens;
+    w->span = qk_work_carve(c, w->row_end - w->row_begin, sizeof *w->span);
+    w->inverse_length = qk_work_carve(c, keys, sizeof *w->inverse_length);
+    w->value_length = qk_work_carve(c, w->values ? keys : 0, sizeof *w->value_length);
+    w->value_log = qk_work_carve(c, w->values ? keys : 0, sizeof *w->value_log);
+    w->key_length = qk_work_carve(c, a->keys, sizeof *w->key_length);
+    w->before = qk_work_carve(c, (uint64_t)a->keys + 1, sizeof *w->before);
+    w->next_same = qk_work_carve(c, tokens ? a->keys : 0, sizeof *w->next_same);
+    w->first_same = qk_work_carve(c, tokens ? a->keys : 0, sizeof *w->first_same);
+    w->previous_same = qk_work_carve(c, tokens ? a->keys : 0, sizeof *w->previous_same);
+    w->sort = qk_work_carve(c, tokens ? 2 * (uint64_t)a->keys : 0, sizeof *w->sort);
+    w->list = qk_work_carve(c, a->keys > QK_TILE_KEYS ? a->keys : QK_TILE_KEYS, sizeof *w->list);
+    w->first_value = qk_work_carve(c, dv, sizeof *w->first_value);
+    w->vector = qk_work_carve(c, longest + QK_LANES, sizeof *w->vector);
+    w->query = qk_work_carve(c, QK_TILE_ROWS * d + QK_LANES, sizeof *w->query);
+    w->key = qk_work_carve(c, QK_TILE_KEYS * d + QK_LANES, sizeof *w->key);
+    w->value = qk_work_carve(c, QK_TILE_KEYS * dv + QK_LANES, sizeof *w->value);
+    w->product = qk_work_carve(c, QK_TILE_ROWS * QK_TILE_STRIDE, sizeof *w->product);
+    w->output = qk_work_carve(c, QK_TILE_ROWS * dv, sizeof *w->output);
     size_t fold = QK_ROOM(QK_TILE_KEYS), finish = QK_FINISH_ROOM(QK_TILE_ROWS);
-    w->room = carve(c, fold > finish ? fold : finish, sizeof *w->room);
-    w->row = carve(c, QK_TILE_ROWS, sizeof *w->row);
-    w->extra = carve(c, QK_TILE_ROWS, sizeof *w->extra);
-    w->columns = carve(c, row_values_bytes(1), 1);
+    w->room = qk_work_carve(c, fold > finish ? fold : finish, sizeof *w->room);
+    w->row = qk_work_carve(c, QK_TILE_ROWS, sizeof *w->row);
+    w->extra = qk_work_carve(c, QK_TILE_ROWS, sizeof *w->extra);
+    w->columns = qk_work_carve(c, row_values_bytes(1), 1);
 }
 
 static const struct qk_kernel *kernel_of(enum isa isa)
@@ -89,13 +89,13 @@ int qk_work_begin(struct qk_work *w, struct scratch *scratch)
         return ERR_MEMORY;
     }
     unsigned char *memory = scratch_take(scratch, (size_t)count.bytes + ref_bytes);
-    if (memory == NULL) {
+    if (!memory) {
         return ERR_MEMORY;
     }
     struct carver carver = {.memory = memory};
     carve_all(w, &carver);
     qk_ref_init(&w->ref, w->block, w->a, memory + count.bytes);
-    if (!w->core || !w->a->self || w->a->tokens == NULL) {
+    if (!w->core || !w->a->self || !w->a->tokens) {
         w->next_same = w->previous_same = w->first_same = NULL;
     }
     return 0;
@@ -112,7 +112,7 @@ static struct qk_span span_of(const struct qk_work *w, uint32_t i)
         return s;
     }
     attention_key_range(a, w->sample, i, &s.begin, &s.end);
-    if (a->mask != NULL || (a->documents != NULL && a->self)) {
+    if (a->mask || (a->documents && a->self)) {
         uint32_t n = attention_valid_keys(a, w->sample, i, w->list);
         s.begin = n > 0 ? w->list[0] : 0;
         s.end = n > 0 ? w->list[n - 1] + 1 : 0;
@@ -121,7 +121,7 @@ static struct qk_span span_of(const struct qk_work *w, uint32_t i)
     return s;
 }
 
-static void link_tokens(const struct qk_work *w)
+static void qk_work_link_tokens(const struct qk_work *w)
 {
     uint32_t keys = attention_key_count(w->a, w->sample);
     uint32_t *previous = w->previous_same;
@@ -168,8 +168,8 @@ void qk_work_begin_sample(struct qk_work *w, uint32_t b)
     for (uint32_t i = w->row_begin; i < w->row_end; i++) {
         w->span[i - w->row_begin] = span_of(w, i);
     }
-    if (w->next_same != NULL) {
-        link_tokens(w);
+    if (w->next_same) {
+        qk_work_link_tokens(w);
         find_occurrences(w);
     }
     qk_ref_sample(&w->ref, b);
@@ -212,7 +212,7 @@ static double vector_length(const struct qk_work *w, const void *tensor, enum dt
 }
 
 /* Only the reference can handle it. */
-static bool is_odd(double length)
+static bool qk_work_is_odd(double length)
 {
     return !isnan(length) && length > 0 && !(length >= LENGTH_MIN && length <= LENGTH_MAX);
 }
@@ -223,7 +223,7 @@ static void measure_value(struct qk_work *w, uint32_t j, struct qk_counts *count
     size_t first = key_begin_of(w, j, qk->value_dim);
     double length = vector_length(w, qk->v, qk->v_dtype, first, qk->value_dim);
     counts->lost += isfinite(length) == 0;
-    counts->odd += isfinite(length) && is_odd(length);
+    counts->odd += isfinite(length) && qk_work_is_odd(length);
     w->value_length[j] = isfinite(length) ? (float)length : 0;
     w->value_log[j] = isfinite(length) && length > 0 ? (float)log2(length) : 0;
 }
@@ -239,11 +239,11 @@ static void measure_keys(struct qk_work *w)
         size_t first = key_begin_of(w, j, qk->head_dim);
         double length = vector_length(w, qk->k, qk->k_dtype, first, qk->head_dim);
         counts.nan += isnan(length) != 0;
-        counts.odd += is_odd(length);
+        counts.odd += qk_work_is_odd(length);
         counts.zero += length <= 0;
         w->key_length[j] = length;
-        w->inverse_length[j] = length > 0 && !is_odd(length) ? (float)(1 / length) : 0;
-        if (length > w->longest_key && !is_odd(length)) {
+        w->inverse_length[j] = length > 0 && !qk_work_is_odd(length) ? (float)(1 / length) : 0;
+        if (length > w->longest_key && !qk_work_is_odd(length)) {
             w->longest_key = length;
         }
         if (w->values) {
@@ -253,7 +253,7 @@ static void measure_keys(struct qk_work *w)
     w->before[keys] = counts;
 }
 
-static void add_key_norms(struct qk_work *w)
+static void qk_work_add_key_norms(struct qk_work *w)
 {
     uint32_t keys = attention_key_count(w->a, w->sample), n = 0;
     for (uint32_t j = 0; j < keys; j++) {
@@ -280,7 +280,7 @@ void qk_work_begin_key_head(struct qk_work *w, uint32_t kv)
     w->kv = kv;
     measure_keys(w);
     if (w->core && w->row_begin == 0 && w->row_end > 0) {
-        add_key_norms(w);
+        qk_work_add_key_norms(w);
     }
     if (w->values) {
         w->kernel->load((const unsigned char *)qk->v +
@@ -309,13 +309,13 @@ enum qk_verdict qk_work_judge(const struct qk_work *w, uint32_t i, double query_
         return QK_UNSOUND;
     }
     bool lost = to->lost != from->lost && span->has_holes;
-    bool odd = is_odd(query_length) || to->odd != from->odd;
+    bool odd = qk_work_is_odd(query_length) || to->odd != from->odd;
     double bound = w->a->qk.scale * query_length * w->longest_key;
     bool usual = usual_parameters(&w->a->qk) && bound <= LOGIT_MAX;
     return usual && !nan && !lost && !odd ? QK_SOUND : QK_REFERENCE;
 }
 
-static size_t query_begin(const struct qk_work *w, uint32_t i)
+static size_t qk_work_query_begin(const struct qk_work *w, uint32_t i)
 {
     size_t row = ((size_t)w->sample * w->a->heads + w->head) * w->a->queries + i;
     return row * w->a->qk.head_dim;
@@ -324,15 +324,15 @@ static size_t query_begin(const struct qk_work *w, uint32_t i)
 double qk_work_query_length(const struct qk_work *w, uint32_t i)
 {
     const struct qk *qk = &w->a->qk;
-    return vector_length(w, qk->q, qk->q_dtype, query_begin(w, i), qk->head_dim);
+    return vector_length(w, qk->q, qk->q_dtype, qk_work_query_begin(w, i), qk->head_dim);
 }
 
 void qk_work_load_query(const struct qk_work *w, uint32_t i, uint32_t at)
 {
     const struct qk *qk = &w->a->qk;
     const unsigned char *q = qk->q;
-    w->kernel->load(q + query_begin(w, i) * dtype_size(qk->q_dtype), qk->q_dtype, qk->head_dim,
-                    w->query + (size_t)at * qk->head_dim);
+    w->kernel->load(q + qk_work_query_begin(w, i) * dtype_size(qk->q_dtype), qk->q_dtype,
+                    qk->head_dim, w->query + (size_t)at * qk->head_dim);
 }
 
 const float *qk_work_keys(const struct qk_work *w, uint32_t begin, uint32_t end)

@@ -14,22 +14,22 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int allocate(struct block *block)
+static int block_allocate(struct block *block)
 {
     block->head = calloc(block->heads, sizeof *block->head);
-    if (block->head == NULL) {
+    if (!block->head) {
         return ERR_MEMORY;
     }
     if (block->plan.group[METRIC_GROUP_IMPORTANCE]) {
         size_t count = (size_t)block->batch * block->heads;
         block->importance = calloc(count, sizeof *block->importance);
-        if (block->importance == NULL) {
+        if (!block->importance) {
             return ERR_MEMORY;
         }
     }
     if (block->plan.group[METRIC_GROUP_PAIRS]) {
         block->pairs = calloc(block->plan.top_pairs, sizeof *block->pairs);
-        if (block->pairs == NULL) {
+        if (!block->pairs) {
             return ERR_MEMORY;
         }
     }
@@ -43,7 +43,7 @@ int block_init(struct block *block, const struct attention *a, const struct bloc
            (plan->top_pairs >= 1 && plan->top_pairs <= TOP_PAIRS_MAX));
     *block =
         (struct block){.plan = *plan, .batch = a->batch, .heads = a->heads, .row_sum_error = NAN};
-    int rc = allocate(block);
+    int rc = block_allocate(block);
     if (rc < 0) {
         block_clear(block);
     }
@@ -68,7 +68,7 @@ void block_offer_pair(struct block *block, struct pair pair)
     block->pair_count = pairs_offer(block->pairs, block->pair_count, block->plan.top_pairs, pair);
 }
 
-static int merge_head(struct head_block *into, const struct head_block *from)
+static int block_merge_head(struct head_block *into, const struct head_block *from)
 {
     for (uint32_t m = 0; m < METRIC_ROW_COUNT; m++) {
         int rc = dist_merge(&into->row[m], &from->row[m]);
@@ -104,7 +104,7 @@ int block_merge(struct block *into, const struct block *from)
     assert(into->plan.maps == from->plan.maps);
     assert(into->plan.local_window == from->plan.local_window);
     for (uint32_t h = 0; h < into->heads; h++) {
-        int rc = merge_head(&into->head[h], &from->head[h]);
+        int rc = block_merge_head(&into->head[h], &from->head[h]);
         if (rc < 0) {
             return rc;
         }
@@ -140,7 +140,7 @@ static double importance_score(const struct block *block, uint32_t h)
 }
 
 /* In place, over the finite scores; the others become NaN. */
-static void softmax(double *score, uint32_t n)
+static void block_softmax(double *score, uint32_t n)
 {
     double max = -INFINITY;
     for (uint32_t h = 0; h < n; h++) {
@@ -219,7 +219,7 @@ static void core_values(const struct block *block, double *const ret_value[METRI
         double value[METRIC_COUNT];
         head_values(&block->head[h], value);
         for (uint32_t m = 0; m < METRIC_COUNT; m++) {
-            if (metric_info[m].group == METRIC_GROUP_CORE && ret_value[m] != NULL) {
+            if (metric_info[m].group == METRIC_GROUP_CORE && ret_value[m]) {
                 ret_value[m][h] = value[m];
             }
         }
@@ -231,7 +231,7 @@ static void importance_values(const struct block *block, double *ret_value)
     for (uint32_t h = 0; h < block->heads; h++) {
         ret_value[h] = importance_score(block, h);
     }
-    softmax(ret_value, block->heads);
+    block_softmax(ret_value, block->heads);
 }
 
 void block_values(const struct block *block, double *const ret_value[METRIC_COUNT])
@@ -242,7 +242,7 @@ void block_values(const struct block *block, double *const ret_value[METRIC_COUN
     if (!block->plan.group[METRIC_GROUP_IMPORTANCE]) {
         return;
     }
-    if (ret_value[METRIC_IMPORTANCE] != NULL) {
+    if (ret_value[METRIC_IMPORTANCE]) {
         importance_values(block, ret_value[METRIC_IMPORTANCE]);
     }
     for (uint32_t h = 0; ret_value[METRIC_IMPORTANCE_GRADIENT] != NULL && h < block->heads; h++) {

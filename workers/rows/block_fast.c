@@ -76,57 +76,60 @@ struct fast {
 
 /* Memory. */
 
-static size_t aligned(size_t bytes)
+static size_t block_fast_aligned(size_t bytes)
 {
     return (bytes + 63) & ~(size_t)63;
 }
 
-static size_t map_bytes(const struct attention *a)
+static size_t block_fast_map_bytes(const struct attention *a)
 {
-    return aligned(ROW_MAPS_FLOATS(a->keys) * sizeof(float));
+    return block_fast_aligned(ROW_MAPS_FLOATS(a->keys) * sizeof(float));
 }
 
 static size_t upper_bytes(const struct attention *a)
 {
-    return aligned(((size_t)a->keys + ROW_PAD) * sizeof(float));
+    return block_fast_aligned(((size_t)a->keys + ROW_PAD) * sizeof(float));
 }
 
 static size_t occurrence_bytes(const struct attention *a)
 {
-    return a->tokens != NULL ? aligned((size_t)a->keys * sizeof(uint32_t)) : 0;
+    return a->tokens != NULL ? block_fast_aligned((size_t)a->keys * sizeof(uint32_t)) : 0;
 }
 
-static size_t pooled_bytes(const struct block *block, const struct attention *a)
+static size_t block_fast_pooled_bytes(const struct block *block, const struct attention *a)
 {
-    return block->pool != NULL ? aligned(((size_t)a->keys + ROW_PAD) * sizeof(double)) : 0;
+    return block->pool != NULL ? block_fast_aligned(((size_t)a->keys + ROW_PAD) * sizeof(double))
+                               : 0;
 }
 
 static size_t fast_bytes(const struct block *block, const struct attention *a)
 {
-    return aligned(sizeof(struct row_pass)) + row_values_bytes(a->heads) + map_bytes(a) +
-           upper_bytes(a) + aligned(2 * ROW_PAD * sizeof(double)) + 2 * occurrence_bytes(a) +
-           pooled_bytes(block, a) + block_ref_bytes(block, a);
+    return block_fast_aligned(sizeof(struct row_pass)) + row_values_bytes(a->heads) +
+           block_fast_map_bytes(a) + upper_bytes(a) +
+           block_fast_aligned(2 * ROW_PAD * sizeof(double)) + 2 * occurrence_bytes(a) +
+           block_fast_pooled_bytes(block, a) + block_ref_bytes(block, a);
 }
 
-static void *take(unsigned char **at, size_t bytes)
+static void *block_fast_take(unsigned char **at, size_t bytes)
 {
     void *taken = *at;
     *at += bytes;
     return taken;
 }
 
-static void carve(struct fast *f, unsigned char *at)
+static void block_fast_carve(struct fast *f, unsigned char *at)
 {
     const struct attention *a = f->a;
-    f->pass = take(&at, aligned(sizeof *f->pass));
+    f->pass = block_fast_take(&at, block_fast_aligned(sizeof *f->pass));
     memset(f->pass, 0, sizeof *f->pass);
-    row_values_begin(&f->values, take(&at, row_values_bytes(a->heads)), a->heads, f->kernels);
-    f->maps = take(&at, map_bytes(a));
-    f->upper = take(&at, upper_bytes(a));
-    f->exact = take(&at, aligned(2 * ROW_PAD * sizeof(double)));
-    f->pooled = take(&at, pooled_bytes(f->block, a));
-    f->induction = take(&at, occurrence_bytes(a));
-    f->duplicate = take(&at, occurrence_bytes(a));
+    row_values_begin(&f->values, block_fast_take(&at, row_values_bytes(a->heads)), a->heads,
+                     f->kernels);
+    f->maps = block_fast_take(&at, block_fast_map_bytes(a));
+    f->upper = block_fast_take(&at, upper_bytes(a));
+    f->exact = block_fast_take(&at, block_fast_aligned(2 * ROW_PAD * sizeof(double)));
+    f->pooled = block_fast_take(&at, block_fast_pooled_bytes(f->block, a));
+    f->induction = block_fast_take(&at, occurrence_bytes(a));
+    f->duplicate = block_fast_take(&at, occurrence_bytes(a));
     block_ref_begin(f->block, a, at, &f->work);
 }
 
@@ -162,19 +165,19 @@ static bool query_valid(const struct attention *a, const struct row_job *job, ui
     if (i >= attention_query_count(a, b)) {
         return false;
     }
-    if (job->holes.mask != NULL && job->holes.document != NULL) {
+    if (job->holes.mask && job->holes.document) {
         return attention_query_valid(a, b, i);
     }
-    if (job->holes.mask != NULL) {
+    if (job->holes.mask) {
         return memchr(job->holes.mask, 1, a->keys) != NULL;
     }
     return true;
 }
 
 /* Narrows [begin, end) to the outermost valid keys; returns how many are valid. */
-static uint32_t narrow(struct row_job *job)
+static uint32_t block_fast_narrow(struct row_job *job)
 {
-    if (job->holes.mask == NULL && job->holes.document == NULL) {
+    if (!job->holes.mask && !job->holes.document) {
         return job->end - job->begin;
     }
     while (job->begin < job->end && !key_valid(job, job->begin)) {
@@ -219,7 +222,7 @@ static void set_occurrences(struct fast *f)
     struct row_job *job = &frame->job;
     frame->has_occurrences = false;
     job->occurrences[0] = job->occurrences[1] = 0;
-    if (f->work.previous == NULL || job->position >= attention_key_count(f->a, frame->b)) {
+    if (!f->work.previous || job->position >= attention_key_count(f->a, frame->b)) {
         return;
     }
     const uint32_t *previous = f->work.previous + (size_t)frame->b * f->a->keys;
@@ -238,7 +241,7 @@ static void set_occurrences(struct fast *f)
     job->occurrence[1] = f->duplicate;
 }
 
-static uint64_t distance(uint64_t p, uint32_t j)
+static uint64_t block_fast_distance(uint64_t p, uint32_t j)
 {
     return p > j ? p - j : j - p;
 }
@@ -250,7 +253,8 @@ static void set_distances(struct frame *frame, uint32_t window)
     job->local_begin =
         from > job->begin ? (uint32_t)(from < job->end ? from : job->end) : job->begin;
     job->local_end = to < job->end ? (uint32_t)to : job->end;
-    uint64_t first = distance(p, job->begin), last = distance(p, job->end - 1);
+    uint64_t first = block_fast_distance(p, job->begin),
+             last = block_fast_distance(p, job->end - 1);
     frame->largest_distance = (float)(first > last ? first : last);
 }
 
@@ -281,7 +285,7 @@ static void set_frame(struct fast *f, uint32_t b, uint32_t i)
         return;
     }
     attention_key_range(a, b, i, &job->begin, &job->end);
-    frame->n = narrow(job);
+    frame->n = block_fast_narrow(job);
     if (frame->n == 0) {
         return;
     }
@@ -292,7 +296,8 @@ static void set_frame(struct fast *f, uint32_t b, uint32_t i)
 
 /* Rows. */
 
-static const unsigned char *row_at(const struct fast *f, uint32_t b, uint32_t h, uint32_t i)
+static const unsigned char *block_fast_row_at(const struct fast *f, uint32_t b, uint32_t h,
+                                              uint32_t i)
 {
     const struct attention *a = f->a;
     size_t row = ((size_t)b * a->heads + h) * a->queries + i;
@@ -309,8 +314,8 @@ static const unsigned char *row_ahead(const struct fast *f, uint32_t b, uint32_t
             i++;
         }
     }
-    return i < a->queries ? row_at(f, b, h, i)
-                          : row_at(f, a->batch - 1, a->heads - 1, a->queries - 1);
+    return i < a->queries ? block_fast_row_at(f, b, h, i)
+                          : block_fast_row_at(f, a->batch - 1, a->heads - 1, a->queries - 1);
 }
 
 /* What the frames know of the rows in the slots. */
@@ -340,7 +345,7 @@ static void fill_picked(struct fast *f)
             single[k][s] = f->slot[s].frame->has[k] ? single[k][s] : NAN;
         }
     }
-    if (f->work.previous == NULL) {
+    if (!f->work.previous) {
         return;
     }
     for (uint32_t s = 0; s < batch->used; s++) {
@@ -427,7 +432,7 @@ static void look_again(struct fast *f, struct row_doubts doubts, const float eig
 }
 
 /* The rows in the slots, through to their values. */
-static int drain(struct fast *f)
+static int block_fast_drain(struct fast *f)
 {
     struct row_batch *batch = &f->batch;
     if (batch->used == 0) {
@@ -449,12 +454,13 @@ static int drain(struct fast *f)
 }
 
 /* One row with a valid query and a valid key. */
-static int add_row(struct fast *f, uint32_t h, const unsigned char *row, const unsigned char *next)
+static int block_fast_add_row(struct fast *f, uint32_t h, const unsigned char *row,
+                              const unsigned char *next)
 {
     uint32_t s = f->batch.used++;
     f->slot[s] = (struct slot){.frame = f->frame, .row = row, .h = h};
     f->row_kernel(&f->frame->job, row, next, f->pass, s);
-    return f->batch.used == ROW_BATCH ? drain(f) : 0;
+    return f->batch.used == ROW_BATCH ? block_fast_drain(f) : 0;
 }
 
 /* Importance. With Z = sum e^a = T + z and P = e^a / Z,
@@ -462,7 +468,7 @@ static int add_row(struct fast *f, uint32_t h, const unsigned char *row, const u
  *     -sum P ln(P + 1e-8) = ln Z - (sum a e^a) / Z - T 1e-8 + ...
  *
  * z is about 1, so that f32 sums of e^a - 1 give ln Z = ln T + log1p(z / T) to 1e-7 / T. */
-static void add_importance(struct fast *f, const unsigned char *row, uint32_t h)
+static void block_fast_add_importance(struct fast *f, const unsigned char *row, uint32_t h)
 {
     const struct attention *a = f->a;
     const struct frame *frame = f->frame;
@@ -516,14 +522,14 @@ static void add_to_pool(struct fast *f, bool finite)
         flush_pool(f);
     }
     if (f->pool_rows == 0) {
-        memset(f->pooled, 0, pooled_bytes(f->block, f->a));
+        memset(f->pooled, 0, block_fast_pooled_bytes(f->block, f->a));
     }
     f->kernels->add_sums(f->pooled, f->maps, f->a->keys);
     f->pool_row = row;
     f->pool_rows++;
 }
 
-static void finish_maps(struct fast *f)
+static void block_fast_finish_maps(struct fast *f)
 {
     struct block *block = f->block;
     const struct row_kernels *k = f->kernels;
@@ -537,7 +543,7 @@ static void finish_maps(struct fast *f)
     if (block->plan.group[METRIC_GROUP_PAIRS] && finite) {
         k->add_upper(f->upper, f->maps, a->keys, a->heads);
     }
-    if (block->pool != NULL) {
+    if (block->pool) {
         add_to_pool(f, finite);
     }
     if (!block->plan.maps) {
@@ -574,8 +580,8 @@ static void offer_exact(struct fast *f, uint32_t i, uint32_t j)
     memset(total, 0, ROW_PAD * sizeof *total);
     size_t stride = (size_t)a->queries * a->keys * f->element;
     for (uint32_t b = 0; b < a->batch; b++) {
-        f->kernels->head_sums[a->dtype](row_at(f, b, 0, i) + j * f->element, stride, a->heads, n,
-                                        sum);
+        f->kernels->head_sums[a->dtype](block_fast_row_at(f, b, 0, i) + j * f->element, stride,
+                                        a->heads, n, sum);
         for (uint32_t l = 0; l < n; l++) {
             total[l] += sum[l] / a->heads;
         }
@@ -586,7 +592,7 @@ static void offer_exact(struct fast *f, uint32_t i, uint32_t j)
     }
 }
 
-static void offer_pairs(struct fast *f, uint32_t i)
+static void block_fast_offer_pairs(struct fast *f, uint32_t i)
 {
     if (!f->upper_sound) {
         block_ref_pairs(f->block, f->a, &f->work, i);
@@ -603,7 +609,7 @@ static void offer_pairs(struct fast *f, uint32_t i)
 /* Putting it together. */
 
 /* Query i of one sample, all heads. */
-static int add_sample(struct fast *f, uint32_t b, uint32_t i)
+static int block_fast_add_sample(struct fast *f, uint32_t b, uint32_t i)
 {
     const struct attention *a = f->a;
     set_frame(f, b, i);
@@ -617,18 +623,18 @@ static int add_sample(struct fast *f, uint32_t b, uint32_t i)
     }
     int rc = 0;
     for (uint32_t h = 0; rc == 0 && h < a->heads; h++) {
-        const unsigned char *row = row_at(f, b, h, i), *next = row_ahead(f, b, h, i);
+        const unsigned char *row = block_fast_row_at(f, b, h, i), *next = row_ahead(f, b, h, i);
         if (rows) {
-            rc = add_row(f, h, row, next);
+            rc = block_fast_add_row(f, h, row, next);
         } else if (f->across) {
             f->kernels->maps[a->dtype](&frame->job, row, next);
         }
         if (f->block->plan.group[METRIC_GROUP_IMPORTANCE]) {
-            add_importance(f, row, h);
+            block_fast_add_importance(f, row, h);
         }
     }
     if (rc == 0 && f->across) {
-        finish_maps(f);
+        block_fast_finish_maps(f);
     }
     return rc;
 }
@@ -641,13 +647,13 @@ static int add_query(struct fast *f, uint32_t i)
         memset(f->upper, 0, upper_bytes(f->a));
     }
     for (uint32_t b = 0; b < f->a->batch; b++) {
-        int rc = add_sample(f, b, i);
+        int rc = block_fast_add_sample(f, b, i);
         if (rc < 0) {
             return rc;
         }
     }
     if (pairs) {
-        offer_pairs(f, i);
+        block_fast_offer_pairs(f, i);
     }
     return 0;
 }
@@ -656,12 +662,12 @@ int block_compute(struct block *block, const struct attention *a, uint32_t row_b
                   uint32_t row_end, enum isa isa, struct scratch *scratch)
 {
     const struct row_kernels *kernels = row_kernels_of(isa);
-    if (kernels == NULL || a->dtype >= KERNEL_DTYPES) {
+    if (!kernels || a->dtype >= KERNEL_DTYPES) {
         return block_compute_ref(block, a, row_begin, row_end, scratch);
     }
     assert(block->batch == a->batch && block->heads == a->heads && row_end <= a->queries);
     void *memory = scratch_take(scratch, fast_bytes(block, a));
-    if (memory == NULL) {
+    if (!memory) {
         return ERR_MEMORY;
     }
     struct fast f = {.block = block,
@@ -674,7 +680,7 @@ int block_compute(struct block *block, const struct attention *a, uint32_t row_b
     f.rows_ahead = row_bytes < ROW_AHEAD ? (uint32_t)(ROW_AHEAD / row_bytes) : 1;
     f.row_kernel = f.core ? kernels->core[a->dtype][f.across] : kernels->rows[a->dtype][f.across];
     f.frame = f.frames;
-    carve(&f, memory);
+    block_fast_carve(&f, memory);
     set_existing(&f);
     set_sums(&f);
     int rc = 0;
@@ -682,6 +688,6 @@ int block_compute(struct block *block, const struct attention *a, uint32_t row_b
         rc = add_query(&f, i);
     }
     flush_pool(&f);
-    rc = rc == 0 ? drain(&f) : rc;
+    rc = rc == 0 ? block_fast_drain(&f) : rc;
     return rc == 0 ? row_values_flush(&f.values, block->head) : rc;
 }

@@ -28,7 +28,7 @@
 /* Whether induction and duplicate_token exist. */
 static bool has_occurrences(const struct block *block, const struct attention *a)
 {
-    return block->plan.group[METRIC_GROUP_CORE] && a->self && a->tokens != NULL;
+    return block->plan.group[METRIC_GROUP_CORE] && a->self && a->tokens;
 }
 
 /* Chains of equal tokens, and room to sort. */
@@ -43,7 +43,7 @@ size_t block_ref_bytes(const struct block *block, const struct attention *a)
 }
 
 /* The chains of every sample; what follows them in the scratch is room to sort. */
-static void link_tokens(const struct block_work *w, const struct attention *a)
+static void block_ref_link_tokens(const struct block_work *w, const struct attention *a)
 {
     size_t n = a->keys;
     for (uint32_t b = 0; b < a->batch; b++) {
@@ -69,13 +69,13 @@ void block_ref_begin(const struct block *block, const struct attention *a, void 
         .pair_n = u32 + n,
         .previous = has_occurrences(block, a) ? u32 + WORK_U32 * n : NULL,
     };
-    if (ret_work->previous != NULL) {
-        link_tokens(ret_work, a);
+    if (ret_work->previous) {
+        block_ref_link_tokens(ret_work, a);
     }
 }
 
 /* Judges and counts one row with a valid query; returns whether it is sound. */
-static bool count_row(struct block *block, const struct attention *a, const struct row *r)
+static bool block_ref_count_row(struct block *block, const struct attention *a, const struct row *r)
 {
     double sum = row_sum(r);
     if (r->n > 0 && isfinite(sum)) {
@@ -89,7 +89,7 @@ static bool count_row(struct block *block, const struct attention *a, const stru
 
 /* Importance, of the row as sent. */
 
-static bool all_finite(const double *x, uint32_t n)
+static bool block_ref_all_finite(const double *x, uint32_t n)
 {
     for (uint32_t j = 0; j < n; j++) {
         if (!isfinite(x[j])) {
@@ -119,10 +119,10 @@ static double softmax_entropy(const double *x, uint32_t n, double *e)
     return entropy;
 }
 
-static void add_importance(struct importance_block *share, const double *sent, uint32_t keys,
-                           double *e)
+static void block_ref_add_importance(struct importance_block *share, const double *sent,
+                                     uint32_t keys, double *e)
 {
-    if (all_finite(sent, keys)) {
+    if (block_ref_all_finite(sent, keys)) {
         share->entropy += softmax_entropy(sent, keys, e);
         row_merge_moments(&share->entries, sent, keys);
     }
@@ -139,7 +139,7 @@ static void begin_maps(const struct block_work *w, uint32_t keys)
 }
 
 /* NaN stays in the maximum once it is there, as in torch. */
-static void add_to_maps(const struct block_work *w, uint32_t keys)
+static void block_ref_add_to_maps(const struct block_work *w, uint32_t keys)
 {
     for (uint32_t j = 0; j < keys; j++) {
         double x = w->sent[j];
@@ -149,7 +149,7 @@ static void add_to_maps(const struct block_work *w, uint32_t keys)
 }
 
 /* Adds a finished row of a map to its statistics, finite entries only. */
-static void add_map(struct moments *map, const double *x, uint32_t keys, double *finite)
+static void block_ref_add_map(struct moments *map, const double *x, uint32_t keys, double *finite)
 {
     uint32_t n = 0;
     for (uint32_t j = 0; j < keys; j++) {
@@ -185,7 +185,8 @@ static void add_to_pairs(const struct block_work *w, const double *mean, uint32_
 }
 
 /* The average of an entry is over the samples where it is finite. */
-static void offer_pairs(struct block *block, const struct block_work *w, uint32_t i, uint32_t keys)
+static void block_ref_offer_pairs(struct block *block, const struct block_work *w, uint32_t i,
+                                  uint32_t keys)
 {
     for (uint32_t j = 0; j < keys; j++) {
         double weight = w->pair_sum[j] / w->pair_n[j];
@@ -199,23 +200,24 @@ static void offer_pairs(struct block *block, const struct block_work *w, uint32_
 
 bool block_ref_across(const struct block *block)
 {
-    return block->plan.maps || block->plan.group[METRIC_GROUP_PAIRS] || block->pool != NULL;
+    return block->plan.maps || block->plan.group[METRIC_GROUP_PAIRS] || block->pool;
 }
 
 /* Statistics of the maps of (b, i), now that all heads are in; leaves the mean map's row in w->sum.
  */
-static void finish_maps(struct block *block, const struct block_work *w, uint32_t i, uint32_t keys)
+static void block_ref_finish_maps(struct block *block, const struct block_work *w, uint32_t i,
+                                  uint32_t keys)
 {
     if (block->plan.maps) {
-        add_map(&block->map[AGGREGATE_SUM], w->sum, keys, w->weight);
-        add_map(&block->map[AGGREGATE_MAX], w->max, keys, w->weight);
+        block_ref_add_map(&block->map[AGGREGATE_SUM], w->sum, keys, w->weight);
+        block_ref_add_map(&block->map[AGGREGATE_MAX], w->max, keys, w->weight);
     }
-    if (block->pool != NULL) {
+    if (block->pool) {
         map_pool_add_row(block->pool, i, w->sum);
     }
     sum_to_mean(w->sum, keys, block->heads);
     if (block->plan.maps) {
-        add_map(&block->map[AGGREGATE_MEAN], w->sum, keys, w->weight);
+        block_ref_add_map(&block->map[AGGREGATE_MEAN], w->sum, keys, w->weight);
     }
     if (block->plan.group[METRIC_GROUP_PAIRS]) {
         add_to_pairs(w, w->sum, keys);
@@ -229,21 +231,21 @@ static int add_valid_row(struct block *block, const struct attention *a, const s
     row_gather(w->sent, w->key, n, w->weight);
     struct row r = {
         .position = attention_position(a, i), .n = n, .key = w->key, .weight = w->weight};
-    bool sound = count_row(block, a, &r);
+    bool sound = block_ref_count_row(block, a, &r);
     if (!sound || !block->plan.group[METRIC_GROUP_CORE]) {
         return 0;
     }
-    struct row_context context = {
-        .a = a,
-        .sample = b,
-        .local_window = block->plan.local_window,
-        .previous = w->previous == NULL ? NULL : w->previous + (size_t)b * a->keys};
+    struct row_context context = {.a = a,
+                                  .sample = b,
+                                  .local_window = block->plan.local_window,
+                                  .previous =
+                                      !w->previous ? NULL : w->previous + (size_t)b * a->keys};
     return row_metrics_add(&block->head[h], &context, &r);
 }
 
 /* Query i of one sample, all heads. */
-static int add_sample(struct block *block, const struct attention *a, const struct block_work *w,
-                      uint32_t b, uint32_t i)
+static int block_ref_add_sample(struct block *block, const struct attention *a,
+                                const struct block_work *w, uint32_t b, uint32_t i)
 {
     bool query_valid = attention_query_valid(a, b, i);
     uint32_t n = query_valid ? attention_valid_keys(a, b, i, w->key) : 0;
@@ -252,11 +254,11 @@ static int add_sample(struct block *block, const struct attention *a, const stru
     for (uint32_t h = 0; h < a->heads; h++) {
         attention_load_row(a, b, h, i, w->sent);
         if (across) {
-            add_to_maps(w, a->keys);
+            block_ref_add_to_maps(w, a->keys);
         }
         if (block->plan.group[METRIC_GROUP_IMPORTANCE]) {
             struct importance_block *share = &block->importance[(size_t)b * a->heads + h];
-            add_importance(share, w->sent, a->keys, w->softmax);
+            block_ref_add_importance(share, w->sent, a->keys, w->softmax);
         }
         int rc = query_valid ? add_valid_row(block, a, w, b, h, i, n) : 0;
         if (rc < 0) {
@@ -264,7 +266,7 @@ static int add_sample(struct block *block, const struct attention *a, const stru
         }
     }
     if (across) {
-        finish_maps(block, w, i, a->keys);
+        block_ref_finish_maps(block, w, i, a->keys);
     }
     return 0;
 }
@@ -281,7 +283,8 @@ void block_ref_importance(struct block *block, const struct attention *a,
                           const struct block_work *w, uint32_t b, uint32_t h, uint32_t i)
 {
     attention_load_row(a, b, h, i, w->sent);
-    add_importance(&block->importance[(size_t)b * a->heads + h], w->sent, a->keys, w->softmax);
+    block_ref_add_importance(&block->importance[(size_t)b * a->heads + h], w->sent, a->keys,
+                             w->softmax);
 }
 
 /* Row i of the sum and max maps of one sample. */
@@ -290,7 +293,7 @@ static void load_maps(const struct attention *a, const struct block_work *w, uin
     begin_maps(w, a->keys);
     for (uint32_t h = 0; h < a->heads; h++) {
         attention_load_row(a, b, h, i, w->sent);
-        add_to_maps(w, a->keys);
+        block_ref_add_to_maps(w, a->keys);
     }
 }
 
@@ -298,10 +301,10 @@ void block_ref_maps(struct block *block, const struct attention *a, const struct
                     uint32_t b, uint32_t i)
 {
     load_maps(a, w, b, i);
-    add_map(&block->map[AGGREGATE_SUM], w->sum, a->keys, w->weight);
-    add_map(&block->map[AGGREGATE_MAX], w->max, a->keys, w->weight);
+    block_ref_add_map(&block->map[AGGREGATE_SUM], w->sum, a->keys, w->weight);
+    block_ref_add_map(&block->map[AGGREGATE_MAX], w->max, a->keys, w->weight);
     sum_to_mean(w->sum, a->keys, a->heads);
-    add_map(&block->map[AGGREGATE_MEAN], w->sum, a->keys, w->weight);
+    block_ref_add_map(&block->map[AGGREGATE_MEAN], w->sum, a->keys, w->weight);
 }
 
 void block_ref_pool(struct block *block, const struct attention *a, const struct block_work *w,
@@ -320,7 +323,7 @@ void block_ref_pairs(struct block *block, const struct attention *a, const struc
         sum_to_mean(w->sum, a->keys, a->heads);
         add_to_pairs(w, w->sum, a->keys);
     }
-    offer_pairs(block, w, i, a->keys);
+    block_ref_offer_pairs(block, w, i, a->keys);
 }
 
 int block_compute_ref(struct block *block, const struct attention *a, uint32_t row_begin,
@@ -329,7 +332,7 @@ int block_compute_ref(struct block *block, const struct attention *a, uint32_t r
     assert(block->batch == a->batch && block->heads == a->heads && row_end <= a->queries);
     struct block_work w;
     void *memory = scratch_take(scratch, block_ref_bytes(block, a));
-    if (memory == NULL) {
+    if (!memory) {
         return ERR_MEMORY;
     }
     block_ref_begin(block, a, memory, &w);
@@ -337,10 +340,10 @@ int block_compute_ref(struct block *block, const struct attention *a, uint32_t r
     for (uint32_t i = row_begin; rc == 0 && i < row_end; i++) {
         begin_pairs(&w, a->keys);
         for (uint32_t b = 0; rc == 0 && b < a->batch; b++) {
-            rc = add_sample(block, a, &w, b, i);
+            rc = block_ref_add_sample(block, a, &w, b, i);
         }
         if (rc == 0 && block->plan.group[METRIC_GROUP_PAIRS]) {
-            offer_pairs(block, &w, i, a->keys);
+            block_ref_offer_pairs(block, &w, i, a->keys);
         }
     }
     return rc;

@@ -50,7 +50,7 @@ int map_pool_init(struct map_pool *pool, const struct attention *a, uint32_t beg
         .missing = calloc(cells, sizeof *pool->missing),
         .added = calloc(count, sizeof *pool->added),
     };
-    if (pool->sum == NULL || pool->missing == NULL || pool->added == NULL) {
+    if (!pool->sum || !pool->missing || !pool->added) {
         map_pool_clear(pool);
         return ERR_MEMORY;
     }
@@ -156,7 +156,7 @@ void map_pool_values(const struct map_pool *pool, uint16_t *ret_values)
 #define HALF_BIAS      15
 #define HALF_FRACTION  10
 
-static uint16_t magnitude_of(double x)
+static uint16_t map_pool_magnitude_of(double x)
 {
     if (!(x < HALF_OVERFLOWS)) {
         return HALF_INFINITY;
@@ -174,5 +174,5 @@ uint16_t map_pool_half(double x)
     if (isnan(x)) {
         return HALF_NAN;
     }
-    return (uint16_t)(magnitude_of(fabs(x)) | (signbit(x) ? HALF_SIGN : 0));
+    return (uint16_t)(map_pool_magnitude_of(fabs(x)) | (signbit(x) ? HALF_SIGN : 0));
 }

@@ -43,7 +43,7 @@ static enum pattern focus_of(const double value[METRIC_COUNT])
 }
 
 /* Of a head that is neither uniform nor focused. */
-static enum pattern range_of(double local_mass, double distance)
+static enum pattern pattern_range_of(double local_mass, double distance)
 {
     if (local_mass >= LOCAL_WEIGHT && distance <= LOCAL_DISTANCE) {
         return PATTERN_LOCAL;
@@ -62,7 +62,7 @@ enum pattern pattern_of(const double value[METRIC_COUNT])
     enum pattern focus = focus_of(value);
     return focus != PATTERN_NONE
                ? focus
-               : range_of(value[METRIC_LOCAL_MASS], value[METRIC_MEAN_DISTANCE_NORMALIZED]);
+               : pattern_range_of(value[METRIC_LOCAL_MASS], value[METRIC_MEAN_DISTANCE_NORMALIZED]);
 }
 
 double pattern_sink_rate(const double *first_token, uint32_t heads)

@@ -60,7 +60,7 @@ double row_weight_of(const struct row *r, uint32_t j)
 }
 
 /* Mean, then squared deviations. */
-static struct moments moments_of(const double *x, uint32_t n)
+static struct moments row_moments_of(const double *x, uint32_t n)
 {
     if (n == 0) {
         return (struct moments){0};
@@ -81,6 +81,6 @@ static struct moments moments_of(const double *x, uint32_t n)
 
 void row_merge_moments(struct moments *into, const double *x, uint32_t n)
 {
-    struct moments m = moments_of(x, n);
+    struct moments m = row_moments_of(x, n);
     moments_merge(into, &m);
 }

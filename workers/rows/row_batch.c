@@ -14,7 +14,7 @@ static uint32_t capacity_of(uint32_t heads)
     return heads < ROWS_KEPT ? ROWS_KEPT / heads * heads : heads;
 }
 
-static size_t aligned(size_t bytes)
+static size_t row_batch_aligned(size_t bytes)
 {
     return (bytes + 63) & ~(size_t)63;
 }
@@ -22,13 +22,14 @@ static size_t aligned(size_t bytes)
 /* Bytes of one column; a batch may write past the end of what it fills. */
 static size_t column_bytes(uint32_t heads)
 {
-    return aligned(((size_t)capacity_of(heads) + 2 * ROW_BATCH) * sizeof(float));
+    return row_batch_aligned(((size_t)capacity_of(heads) + 2 * ROW_BATCH) * sizeof(float));
 }
 
 size_t row_values_bytes(uint32_t heads)
 {
     return (METRIC_ROW_COUNT + 1) * column_bytes(heads) +
-           aligned(heads * sizeof(struct row_totals)) + aligned(sizeof(struct dist_counts));
+           row_batch_aligned(heads * sizeof(struct row_totals)) +
+           row_batch_aligned(sizeof(struct dist_counts));
 }
 
 static void clear_totals(struct row_values *values)
@@ -52,7 +53,7 @@ void row_values_begin(struct row_values *values, void *memory, uint32_t heads,
     values->column = (float *)(void *)at;
     at += column_bytes(heads);
     values->total = (struct row_totals *)(void *)at;
-    at += aligned(heads * sizeof *values->total);
+    at += row_batch_aligned(heads * sizeof *values->total);
     values->counts = (struct dist_counts *)(void *)at;
     memset(values->counts, 0, sizeof *values->counts);
     clear_totals(values);
@@ -93,7 +94,7 @@ int row_values_add(struct row_values *values, struct row_batch *batch, struct he
 }
 
 /* The values of one head, of those that exist: returns how many. */
-static size_t gather(const struct row_values *values, uint32_t m, uint32_t h)
+static size_t row_batch_gather(const struct row_values *values, uint32_t m, uint32_t h)
 {
     const float *value = values->value[m];
     size_t n = 0;
@@ -112,7 +113,7 @@ static size_t gather(const struct row_values *values, uint32_t m, uint32_t h)
     return n;
 }
 
-static void add_entries(struct moments *entries, const struct row_totals *total)
+static void row_batch_add_entries(struct moments *entries, const struct row_totals *total)
 {
     if (!(total->keys > 0)) {
         return;
@@ -131,7 +132,7 @@ static void add_entries(struct moments *entries, const struct row_totals *total)
 static int flush_metric(struct row_values *values, uint32_t m, struct head_block *head)
 {
     for (uint32_t h = 0; h < values->heads; h++) {
-        size_t n = gather(values, m, h);
+        size_t n = row_batch_gather(values, m, h);
         if (n == 0) {
             continue;
         }
@@ -155,7 +156,7 @@ int row_values_flush(struct row_values *values, struct head_block *head)
         rc = values->exists[m] ? flush_metric(values, m, head) : 0;
     }
     for (uint32_t h = 0; h < values->heads; h++) {
-        add_entries(&head[h].entries, &values->total[h]);
+        row_batch_add_entries(&head[h].entries, &values->total[h]);
     }
     clear_totals(values);
     values->first = (values->first + values->used) % values->heads;

@@ -11,13 +11,13 @@
 #define HEAD_KEYS 8
 
 /* |p - j| */
-static uint64_t distance(const struct row *r, uint32_t j)
+static uint64_t row_metrics_distance(const struct row *r, uint32_t j)
 {
     return r->position > j ? r->position - j : j - r->position;
 }
 
 /* -sum A ln A; 0 ln 0 = 0, and weights below zero by rounding count as 0. */
-static double entropy(const struct row *r)
+static double row_metrics_entropy(const struct row *r)
 {
     double sum = 0;
     for (uint32_t k = 0; k < r->n; k++) {
@@ -84,7 +84,7 @@ static double mean_distance(const struct row *r)
 {
     double sum = 0;
     for (uint32_t k = 0; k < r->n; k++) {
-        sum += r->weight[k] * (double)distance(r, r->key[k]);
+        sum += r->weight[k] * (double)row_metrics_distance(r, r->key[k]);
     }
     return sum;
 }
@@ -92,23 +92,24 @@ static double mean_distance(const struct row *r)
 /* By the largest distance there is: that of the first or of the last key. */
 static double mean_distance_normalized(const struct row *r, double mean)
 {
-    double first = (double)distance(r, r->key[0]), last = (double)distance(r, r->key[r->n - 1]);
+    double first = (double)row_metrics_distance(r, r->key[0]),
+           last = (double)row_metrics_distance(r, r->key[r->n - 1]);
     double largest = first > last ? first : last;
     return largest > 0 ? mean / largest : NAN;
 }
 
 /* sum of A over |p - j| <= w */
-static double local_mass(const struct row *r, uint32_t window)
+static double row_metrics_local_mass(const struct row *r, uint32_t window)
 {
     double sum = 0;
     for (uint32_t k = 0; k < r->n; k++) {
-        sum += distance(r, r->key[k]) <= window ? r->weight[k] : 0;
+        sum += row_metrics_distance(r, r->key[k]) <= window ? r->weight[k] : 0;
     }
     return sum;
 }
 
 /* A[i, p + offset], where that is a position of the sample; self-attention only. */
-static double at_offset(const struct row_context *c, const struct row *r, int offset)
+static double row_metrics_at_offset(const struct row_context *c, const struct row *r, int offset)
 {
     uint64_t j = r->position + (uint64_t)(int64_t)offset; /* p = 0, offset = -1: past the end */
     return c->a->self && j < attention_position_count(c->a, c->sample)
@@ -126,7 +127,7 @@ static double first_token(const struct row *r)
  */
 static double at_occurrences(const struct row_context *c, const struct row *r, uint32_t offset)
 {
-    if (c->previous == NULL || r->position >= attention_key_count(c->a, c->sample) ||
+    if (!c->previous || r->position >= attention_key_count(c->a, c->sample) ||
         c->previous[r->position] == OCCURRENCE_NONE) {
         return NAN;
     }
@@ -147,17 +148,17 @@ static double sink_deficit(const struct row_context *c, const struct row *r)
 void row_metrics(const struct row_context *context, const struct row *r,
                  double ret_value[METRIC_ROW_COUNT])
 {
-    double h = entropy(r), mean = mean_distance(r);
+    double h = row_metrics_entropy(r), mean = mean_distance(r);
     ret_value[METRIC_ENTROPY] = h;
     ret_value[METRIC_ENTROPY_NORMALIZED] = entropy_normalized(r, h);
     ret_value[METRIC_EFFECTIVE_KEYS] = exp(h);
     ret_value[METRIC_CONFIDENCE] = confidence(r);
-    ret_value[METRIC_DIAGONAL] = at_offset(context, r, 0);
-    ret_value[METRIC_LOCAL_MASS] = local_mass(r, context->local_window);
+    ret_value[METRIC_DIAGONAL] = row_metrics_at_offset(context, r, 0);
+    ret_value[METRIC_LOCAL_MASS] = row_metrics_local_mass(r, context->local_window);
     ret_value[METRIC_MEAN_DISTANCE] = mean;
     ret_value[METRIC_MEAN_DISTANCE_NORMALIZED] = mean_distance_normalized(r, mean);
-    ret_value[METRIC_PREVIOUS_TOKEN] = at_offset(context, r, -1);
-    ret_value[METRIC_NEXT_TOKEN] = at_offset(context, r, 1);
+    ret_value[METRIC_PREVIOUS_TOKEN] = row_metrics_at_offset(context, r, -1);
+    ret_value[METRIC_NEXT_TOKEN] = row_metrics_at_offset(context, r, 1);
     ret_value[METRIC_FIRST_TOKEN] = first_token(r);
     ret_value[METRIC_ENTROPY_SANS_FIRST] = entropy_sans_first(r);
     ret_value[METRIC_TAIL_MASS] = tail_mass(r);

@@ -101,10 +101,10 @@ SIMD_INLINE vm valid_lanes(const struct row_job *job, uint32_t begin, uint32_t e
     uint32_t to = end < j + left ? end - j : left;
     uint32_t bits = to > from ? ((2u << (to - 1)) - 1) & ~((1u << from) - 1) : 0;
     vm m = v_mask_of_bits(bits);
-    if (job->holes.mask != NULL) {
+    if (job->holes.mask) {
         m = v_and(m, v_mask_of_bytes(job->holes.mask + j, left));
     }
-    if (job->holes.document != NULL) {
+    if (job->holes.document) {
         m = v_and(m, v_mask_of_equal(job->holes.document + (size_t)j * 4, left, job->holes.own));
     }
     return m;
@@ -354,10 +354,10 @@ SIMD_INLINE vf local_lanes(enum dtype dtype, const struct row_job *job, const un
     for (uint32_t j = job->local_begin; j < job->local_end; j += W) {
         uint32_t n = job->local_end - j < W ? job->local_end - j : W;
         vf x = v_load_part_as(dtype, row + (size_t)j * dtype_size(dtype), n);
-        if (job->holes.mask != NULL) {
+        if (job->holes.mask) {
             x = v_select(v_mask_of_bytes(job->holes.mask + j, n), x, v_set(0));
         }
-        if (job->holes.document != NULL) {
+        if (job->holes.document) {
             vm same = v_mask_of_equal(job->holes.document + (size_t)j * 4, n, job->holes.own);
             x = v_select(same, x, v_set(0));
         }
@@ -396,7 +396,7 @@ SIMD_INLINE void pass_row(enum dtype dtype, bool core, bool maps, const struct r
     if (maps) {
         map_only(dtype, &w, 0, k);
     }
-    if (job->holes.mask != NULL || job->holes.document != NULL) {
+    if (job->holes.mask || job->holes.document) {
         walk_holes(dtype, core, maps, &w, &s, k, k_end);
     } else {
         walk_interval(dtype, core, maps, &w, &s, k, k_end);

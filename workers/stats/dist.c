@@ -110,7 +110,7 @@ double dist_quantile_error(const struct dist *d)
 }
 
 /* What a share p adds to the divergence, where the other one has the share q. */
-static double divergence(double p, double q)
+static double dist_divergence(double p, double q)
 {
     return p > 0 ? p * log(2 * p / (p + q)) : 0;
 }
@@ -178,7 +178,7 @@ double dist_js(const struct dist *a, const struct dist *b)
     while (p.key != INT32_MAX || q.key != INT32_MAX) {
         int32_t key = p.key < q.key ? p.key : q.key;
         double in_p = p.key == key ? p.share : 0, in_q = q.key == key ? q.share : 0;
-        js += divergence(in_p, in_q) + divergence(in_q, in_p);
+        js += dist_divergence(in_p, in_q) + dist_divergence(in_q, in_p);
         if (p.key == key) {
             walk_next(&p);
         }

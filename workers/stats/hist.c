@@ -105,7 +105,7 @@ static double magnitude_bound(int32_t key)
 }
 
 /* ceil(u / 2^halvings) */
-static int32_t halve(int32_t u, uint32_t halvings)
+static int32_t stats_hist_halve(int32_t u, uint32_t halvings)
 {
     return -(-u >> halvings);
 }
@@ -116,7 +116,8 @@ int32_t hist_key_halve(int32_t key, uint32_t from, uint32_t to)
         return 0;
     }
     int32_t magnitude = key < 0 ? -key : key;
-    magnitude = halve(magnitude - 1 - hist_key_offset(from), to - from) + hist_key_offset(to) + 1;
+    magnitude = stats_hist_halve(magnitude - 1 - hist_key_offset(from), to - from) +
+                hist_key_offset(to) + 1;
     return key < 0 ? -magnitude : magnitude;
 }
 
@@ -158,7 +159,7 @@ double hist_key_bound(int32_t key)
 }
 
 /* Position of the first bucket whose key is not below `key`. */
-static uint32_t find(const struct hist *h, int32_t key)
+static uint32_t hist_find(const struct hist *h, int32_t key)
 {
     uint32_t begin = 0, end = h->used;
     while (begin < end) {
@@ -173,7 +174,7 @@ static uint32_t find(const struct hist *h, int32_t key)
 }
 
 /* Room for `buckets` in all. */
-static int reserve(struct hist *h, uint32_t buckets)
+static int hist_reserve(struct hist *h, uint32_t buckets)
 {
     if (buckets <= h->capacity) {
         return 0;
@@ -183,7 +184,7 @@ static int reserve(struct hist *h, uint32_t buckets)
         capacity *= 2;
     }
     struct bucket *grown = realloc(h->buckets, capacity * sizeof *grown);
-    if (grown == NULL) {
+    if (!grown) {
         return ERR_MEMORY;
     }
     h->buckets = grown;
@@ -191,7 +192,7 @@ static int reserve(struct hist *h, uint32_t buckets)
     return 0;
 }
 
-static uint32_t saturating_sum(uint32_t a, uint32_t b)
+static uint32_t hist_saturating_sum(uint32_t a, uint32_t b)
 {
     return a > UINT32_MAX - b ? UINT32_MAX : a + b;
 }
@@ -201,7 +202,7 @@ int32_t hist_cut(uint32_t halvings, int32_t largest)
     return halvings == HIST_HALVINGS_MAX && largest > HIST_SPAN ? largest - HIST_SPAN : 0;
 }
 
-static int32_t largest_magnitude(const struct hist *h)
+static int32_t hist_largest_magnitude(const struct hist *h)
 {
     int32_t lowest = -h->buckets[0].key, highest = h->buckets[h->used - 1].key;
     return lowest > highest ? lowest : highest;
@@ -215,7 +216,8 @@ static void rekey_all(struct hist *h, int32_t (*rekey)(int32_t key, const void *
     for (uint32_t i = 0; i < h->used; i++) {
         struct bucket next = {.key = rekey(h->buckets[i].key, data), .count = h->buckets[i].count};
         if (used > 0 && h->buckets[used - 1].key == next.key) {
-            h->buckets[used - 1].count = saturating_sum(h->buckets[used - 1].count, next.count);
+            h->buckets[used - 1].count =
+                hist_saturating_sum(h->buckets[used - 1].count, next.count);
         } else {
             h->buckets[used++] = next;
         }
@@ -229,10 +231,10 @@ static int32_t rekey_cut(int32_t key, const void *cut)
 }
 
 /* Whatever was added or halved: what is too small counts as zero. */
-static void cut(struct hist *h)
+static void stats_hist_cut(struct hist *h)
 {
     if (h->used > 0 && h->halvings == HIST_HALVINGS_MAX) {
-        int32_t key = hist_cut(h->halvings, largest_magnitude(h));
+        int32_t key = hist_cut(h->halvings, hist_largest_magnitude(h));
         rekey_all(h, rekey_cut, &key);
     }
 }
@@ -249,25 +251,25 @@ void hist_halve(struct hist *h, uint32_t halvings)
     if (h->halvings < halvings) {
         rekey_all(h, rekey_halve, from_to);
         h->halvings = halvings;
-        cut(h);
+        stats_hist_cut(h);
     }
 }
 
 int hist_add(struct hist *h, double x)
 {
     int32_t key = hist_key_halve(hist_key(x), 0, h->halvings);
-    uint32_t at = find(h, key);
+    uint32_t at = hist_find(h, key);
     if (at < h->used && h->buckets[at].key == key) {
-        h->buckets[at].count = saturating_sum(h->buckets[at].count, 1);
+        h->buckets[at].count = hist_saturating_sum(h->buckets[at].count, 1);
         return 0;
     }
-    if (reserve(h, h->used + 1) < 0) {
+    if (hist_reserve(h, h->used + 1) < 0) {
         return ERR_MEMORY;
     }
     memmove(h->buckets + at + 1, h->buckets + at, (h->used - at) * sizeof *h->buckets);
     h->buckets[at] = (struct bucket){.key = key, .count = 1};
     h->used++;
-    cut(h);
+    stats_hist_cut(h);
     return 0;
 }
 
@@ -295,7 +297,7 @@ static uint32_t count_missing(const struct hist *h, const struct bucket *list, u
 static int merge_same(struct hist *into, const struct bucket *list, uint32_t n)
 {
     uint32_t total = into->used + count_missing(into, list, n);
-    if (reserve(into, total) < 0) {
+    if (hist_reserve(into, total) < 0) {
         return ERR_MEMORY;
     }
     /* From the back: the place written is never before the one read. */
@@ -307,19 +309,20 @@ static int merge_same(struct hist *into, const struct bucket *list, uint32_t n)
         } else {
             j--;
             if (i > 0 && into->buckets[i - 1].key == next.key) {
-                next.count = saturating_sum(next.count, into->buckets[--i].count);
+                next.count = hist_saturating_sum(next.count, into->buckets[--i].count);
             }
         }
         into->buckets[w - 1] = next;
     }
     into->used = total;
-    cut(into);
+    stats_hist_cut(into);
     return 0;
 }
 
-static int copy_list(struct hist *into, const struct bucket *list, uint32_t n, uint32_t halvings)
+static int hist_copy_list(struct hist *into, const struct bucket *list, uint32_t n,
+                          uint32_t halvings)
 {
-    if (reserve(into, n) < 0) {
+    if (hist_reserve(into, n) < 0) {
         return ERR_MEMORY;
     }
     memcpy(into->buckets, list, n * sizeof *list);
@@ -332,7 +335,7 @@ static int copy_list(struct hist *into, const struct bucket *list, uint32_t n, u
 static int merge_finer(struct hist *into, const struct bucket *list, uint32_t n, uint32_t halvings)
 {
     struct hist halved = {0};
-    int rc = copy_list(&halved, list, n, halvings);
+    int rc = hist_copy_list(&halved, list, n, halvings);
     if (rc == 0) {
         hist_halve(&halved, into->halvings);
         rc = merge_same(into, halved.buckets, halved.used);
@@ -347,13 +350,13 @@ static int merge_list(struct hist *into, const struct bucket *list, uint32_t n, 
         return 0;
     }
     if (into->used == 0) {
-        return copy_list(into, list, n, halvings);
+        return hist_copy_list(into, list, n, halvings);
     }
     if (halvings < into->halvings) {
         return merge_finer(into, list, n, halvings);
     }
     /* With room for everything nothing can fail once the resolution is lowered. */
-    if (halvings > into->halvings && reserve(into, into->used + n) < 0) {
+    if (halvings > into->halvings && hist_reserve(into, into->used + n) < 0) {
         return ERR_MEMORY;
     }
     hist_halve(into, halvings);

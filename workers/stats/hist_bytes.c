@@ -17,7 +17,7 @@ size_t hist_bytes_max(uint32_t buckets)
 
 /* Reading */
 
-static uint32_t count_used(const uint8_t *at, const uint8_t *end)
+static uint32_t hist_bytes_count_used(const uint8_t *at, const uint8_t *end)
 {
     uint32_t used = 0;
     for (struct hist_block block = {0}; at < end; at = hist_block_end(&block), block.index++) {
@@ -27,13 +27,13 @@ static uint32_t count_used(const uint8_t *at, const uint8_t *end)
     return used;
 }
 
-static int reserve(struct hist *h, uint32_t buckets)
+static int hist_bytes_reserve(struct hist *h, uint32_t buckets)
 {
     if (buckets <= h->capacity) {
         return 0;
     }
     struct bucket *grown = realloc(h->buckets, buckets * sizeof *grown);
-    if (grown == NULL) {
+    if (!grown) {
         return ERR_MEMORY;
     }
     h->buckets = grown;
@@ -41,7 +41,7 @@ static int reserve(struct hist *h, uint32_t buckets)
     return 0;
 }
 
-static void append(struct hist *h, const struct hist_block *block)
+static void hist_bytes_append(struct hist *h, const struct hist_block *block)
 {
     int32_t first = (int32_t)(block->index * HIST_BLOCK) - hist_key_max(h->halvings);
     const uint8_t *at = block->counts;
@@ -54,14 +54,14 @@ static void append(struct hist *h, const struct hist_block *block)
 int hist_bytes_read(const uint8_t *bytes, size_t size, struct hist *h)
 {
     const uint8_t *at = bytes + 1, *end = bytes + size;
-    if (reserve(h, count_used(at, end)) != 0) {
+    if (hist_bytes_reserve(h, hist_bytes_count_used(at, end)) != 0) {
         return ERR_MEMORY;
     }
     h->halvings = bytes[0];
     h->used = 0;
     for (struct hist_block block = {0}; at < end; at = hist_block_end(&block), block.index++) {
         hist_block_read(at, &block);
-        append(h, &block);
+        hist_bytes_append(h, &block);
     }
     return 0;
 }

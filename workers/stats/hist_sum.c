@@ -22,7 +22,7 @@ static uint32_t *counters(struct hist_sum *sum, uint32_t halvings)
     return &sum->count[ranges[halvings].block * HIST_BLOCK];
 }
 
-static uint32_t saturating_sum(uint32_t a, uint32_t b)
+static uint32_t hist_sum_saturating_sum(uint32_t a, uint32_t b)
 {
     uint32_t sum = a + b;
     return sum | (0u - (sum < a));
@@ -32,7 +32,7 @@ static void add_at(struct hist_sum *sum, uint32_t halvings, uint32_t index, uint
 {
     uint32_t *at = counters(sum, halvings) + index;
     touch(sum, halvings, index / HIST_BLOCK);
-    *at = saturating_sum(*at, count);
+    *at = hist_sum_saturating_sum(*at, count);
 }
 
 void hist_sum_add_value(struct hist_sum *sum, double x, uint32_t count)
@@ -78,7 +78,7 @@ void hist_sum_add(struct hist_sum *sum, const struct hist *h)
     for (uint32_t i = 0; i < h->used;) {
         uint32_t index = halve_key(&halving, h->buckets[i].key), count = h->buckets[i].count;
         for (i++; i < h->used && halve_key(&halving, h->buckets[i].key) == index; i++) {
-            count = saturating_sum(count, h->buckets[i].count);
+            count = hist_sum_saturating_sum(count, h->buckets[i].count);
         }
         add_at(sum, to, index, count);
     }
@@ -114,7 +114,7 @@ static inline bool next_block(struct blocks *blocks, uint32_t *ret_block)
 }
 
 /* Its counters are all zero. */
-static void forget(struct hist_sum *sum, uint32_t halvings)
+static void hist_sum_forget(struct hist_sum *sum, uint32_t halvings)
 {
     memset(&sum->touched[ranges[halvings].word], 0,
            ranges[halvings].words * sizeof sum->touched[0]);
@@ -122,7 +122,7 @@ static void forget(struct hist_sum *sum, uint32_t halvings)
 }
 
 /* Moves all counts of one resolution to another. */
-static void move(struct hist_sum *sum, uint32_t from, uint32_t to)
+static void hist_sum_move(struct hist_sum *sum, uint32_t from, uint32_t to)
 {
     struct halving halving = halving_between(from, to);
     struct blocks blocks = all_blocks(sum, from);
@@ -135,19 +135,19 @@ static void move(struct hist_sum *sum, uint32_t from, uint32_t to)
             }
         }
     }
-    forget(sum, from);
+    hist_sum_forget(sum, from);
     sum->resolutions |= 1u << to;
 }
 
 /* Adds a block's counts; returns what follows them. `width` is a constant where this is inlined. */
-static inline const uint8_t *add_block(uint32_t *count, const struct hist_block *block,
-                                       uint32_t width)
+static inline const uint8_t *hist_sum_add_block(uint32_t *count, const struct hist_block *block,
+                                                uint32_t width)
 {
     const uint8_t *at = block->counts;
     if (block->used != HIST_BLOCK_FULL) {
         for (uint32_t used = block->used; used != 0; used &= used - 1, at += width) {
             uint32_t *next = &count[__builtin_ctz(used)];
-            *next = saturating_sum(*next, hist_block_count(at, width));
+            *next = hist_sum_saturating_sum(*next, hist_block_count(at, width));
         }
         return at;
     }
@@ -156,7 +156,7 @@ static inline const uint8_t *add_block(uint32_t *count, const struct hist_block 
         next[i] = hist_block_count(at + i * width, width);
     }
     for (uint32_t i = 0; i < HIST_BLOCK; i++) {
-        count[i] = saturating_sum(count[i], next[i]);
+        count[i] = hist_sum_saturating_sum(count[i], next[i]);
     }
     return at + HIST_BLOCK * width;
 }
@@ -170,15 +170,15 @@ void hist_sum_add_bytes(struct hist_sum *sum, const uint8_t *bytes, size_t size)
         hist_block_read(at, &block);
         uint32_t *count = counter + block.index * HIST_BLOCK;
         touch(sum, halvings, block.index);
-        at = block.width == 1   ? add_block(count, &block, 1)
-             : block.width == 2 ? add_block(count, &block, 2)
-                                : add_block(count, &block, block.width);
+        at = block.width == 1   ? hist_sum_add_block(count, &block, 1)
+             : block.width == 2 ? hist_sum_add_block(count, &block, 2)
+                                : hist_sum_add_block(count, &block, block.width);
     }
 }
 
 /* Writing */
 
-static uint32_t count_used(struct hist_sum *sum, uint32_t halvings)
+static uint32_t hist_sum_count_used(struct hist_sum *sum, uint32_t halvings)
 {
     struct blocks blocks = all_blocks(sum, halvings);
     const uint32_t *count = counters(sum, halvings);
@@ -200,19 +200,19 @@ static inline uint32_t used_in(const uint32_t *count)
     return used;
 }
 
-static int32_t magnitude_of(uint32_t index, uint32_t halvings)
+static int32_t hist_sum_magnitude_of(uint32_t index, uint32_t halvings)
 {
     return abs((int32_t)index - hist_key_max(halvings));
 }
 
-static int32_t largest_magnitude(struct hist_sum *sum, uint32_t halvings)
+static int32_t hist_sum_largest_magnitude(struct hist_sum *sum, uint32_t halvings)
 {
     struct blocks blocks = all_blocks(sum, halvings);
     const uint32_t *count = counters(sum, halvings);
     int32_t largest = 0;
     for (uint32_t block; next_block(&blocks, &block);) {
         for (uint32_t i = block * HIST_BLOCK; i < (block + 1) * HIST_BLOCK; i++) {
-            int32_t magnitude = count[i] > 0 ? magnitude_of(i, halvings) : 0;
+            int32_t magnitude = count[i] > 0 ? hist_sum_magnitude_of(i, halvings) : 0;
             largest = magnitude > largest ? magnitude : largest;
         }
     }
@@ -220,15 +220,15 @@ static int32_t largest_magnitude(struct hist_sum *sum, uint32_t halvings)
 }
 
 /* What is too small at this resolution counts as zero. */
-static void cut(struct hist_sum *sum, uint32_t halvings)
+static void hist_sum_cut(struct hist_sum *sum, uint32_t halvings)
 {
-    int32_t key = hist_cut(halvings, largest_magnitude(sum, halvings));
+    int32_t key = hist_cut(halvings, hist_sum_largest_magnitude(sum, halvings));
     struct blocks blocks = all_blocks(sum, halvings);
     uint32_t *count = counters(sum, halvings), small = 0, block;
     while (key > 0 && next_block(&blocks, &block)) {
         for (uint32_t i = block * HIST_BLOCK; i < (block + 1) * HIST_BLOCK; i++) {
-            if (magnitude_of(i, halvings) <= key) {
-                small = saturating_sum(small, count[i]);
+            if (hist_sum_magnitude_of(i, halvings) <= key) {
+                small = hist_sum_saturating_sum(small, count[i]);
                 count[i] = 0;
             }
         }
@@ -240,19 +240,19 @@ static void cut(struct hist_sum *sum, uint32_t halvings)
 
 /* Brings everything to the lowest resolution in use, and further until it fits. Returns that one.
  */
-static uint32_t settle(struct hist_sum *sum, uint32_t limit)
+static uint32_t hist_sum_settle(struct hist_sum *sum, uint32_t limit)
 {
     uint32_t halvings = lowest_resolution(sum);
     for (uint32_t from = 0; from < halvings; from++) {
         if (sum->resolutions >> from & 1) {
-            move(sum, from, halvings);
+            hist_sum_move(sum, from, halvings);
         }
     }
-    for (; halvings < HIST_HALVINGS_MAX && count_used(sum, halvings) > limit; halvings++) {
-        move(sum, halvings, halvings + 1);
+    for (; halvings < HIST_HALVINGS_MAX && hist_sum_count_used(sum, halvings) > limit; halvings++) {
+        hist_sum_move(sum, halvings, halvings + 1);
     }
     if (halvings == HIST_HALVINGS_MAX) {
-        cut(sum, halvings);
+        hist_sum_cut(sum, halvings);
     }
     return halvings;
 }
@@ -279,7 +279,7 @@ size_t hist_sum_write(struct hist_sum *sum, uint32_t limit, uint8_t *bytes)
     if (sum->resolutions == 0) {
         return 0;
     }
-    uint32_t halvings = settle(sum, limit), next = 0, block;
+    uint32_t halvings = hist_sum_settle(sum, limit), next = 0, block;
     struct blocks blocks = all_blocks(sum, halvings);
     uint8_t *to = bytes;
     *to++ = (uint8_t)halvings;
@@ -290,7 +290,7 @@ size_t hist_sum_write(struct hist_sum *sum, uint32_t limit, uint8_t *bytes)
             next = block + 1;
         }
     }
-    forget(sum, halvings);
+    hist_sum_forget(sum, halvings);
     return (size_t)(to - bytes);
 }
 
@@ -302,6 +302,6 @@ void hist_sum_clear(struct hist_sum *sum)
             memset(counters(sum, halvings) + block * HIST_BLOCK, 0,
                    HIST_BLOCK * sizeof sum->count[0]);
         }
-        forget(sum, halvings);
+        hist_sum_forget(sum, halvings);
     }
 }

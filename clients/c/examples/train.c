@@ -34,7 +34,7 @@ static struct model model, gradient, mean, square;
 static int words[BATCH][TOKENS];
 static float weights[BATCH][HEADS][TOKENS][TOKENS]; /* what attnd is shown */
 
-static uint32_t random_bits(void)
+static uint32_t train_random_bits(void)
 {
     static uint32_t state = 1;
 
@@ -45,55 +45,65 @@ static uint32_t random_bits(void)
 /* ---- the model ---- */
 
 /* to[n][m] += from[n][k] * by[k][m] */
-static void multiply(int n, int k, int m, const float *from, const float *by, float *to)
+static void train_multiply(int n, int k, int m, const float *from, const float *by, float *to)
 {
-    for (int i = 0; i < n; i++)
-        for (int l = 0; l < k; l++)
-            for (int j = 0; j < m; j++)
+    for (int i = 0; i < n; i++) {
+        for (int l = 0; l < k; l++) {
+            for (int j = 0; j < m; j++) {
                 to[i * m + j] += from[i * k + l] * by[l * m + j];
+            }
+        }
+    }
 }
 
 /* The gradients by `from` and `by`, from that by `to`. */
 static void multiply_back(int n, int k, int m, const float *from, const float *by, const float *to,
                           float *by_from, float *by_by)
 {
-    for (int i = 0; i < n; i++)
-        for (int l = 0; l < k; l++)
+    for (int i = 0; i < n; i++) {
+        for (int l = 0; l < k; l++) {
             for (int j = 0; j < m; j++) {
                 by_by[l * m + j] += from[i * k + l] * to[i * m + j];
                 by_from[i * k + l] += to[i * m + j] * by[l * m + j];
             }
+        }
+    }
 }
 
-static float dot(const float *a, const float *b)
+static float train_dot(const float *a, const float *b)
 {
     float sum = 0;
 
-    for (int i = 0; i < DIM; i++)
+    for (int i = 0; i < DIM; i++) {
         sum += a[i] * b[i];
+    }
     return sum;
 }
 
-static void softmax(float *row, int count)
+static void train_softmax(float *row, int count)
 {
     float largest = row[0], sum = 0;
 
-    for (int i = 1; i < count; i++)
+    for (int i = 1; i < count; i++) {
         largest = fmaxf(largest, row[i]);
-    for (int i = 0; i < count; i++)
+    }
+    for (int i = 0; i < count; i++) {
         sum += row[i] = expf(row[i] - largest);
-    for (int i = 0; i < count; i++)
+    }
+    for (int i = 0; i < count; i++) {
         row[i] /= sum;
+    }
 }
 
 /* One head: a[query][key] stays 0 beyond the query. */
 static void attend(struct pass *p, int head, float a[TOKENS][TOKENS])
 {
     for (int i = 0; i < TOKENS; i++) {
-        for (int j = 0; j <= i; j++)
-            a[i][j] = dot(p->in[Q][head][i], p->in[K][head][j]) / sqrtf(DIM);
-        softmax(a[i], i + 1);
-        multiply(1, i + 1, DIM, a[i], p->in[V][head][0], p->mixed[head][i]);
+        for (int j = 0; j <= i; j++) {
+            a[i][j] = train_dot(p->in[Q][head][i], p->in[K][head][j]) / sqrtf(DIM);
+        }
+        train_softmax(a[i], i + 1);
+        train_multiply(1, i + 1, DIM, a[i], p->in[V][head][0], p->mixed[head][i]);
     }
 }
 
@@ -102,9 +112,10 @@ static void attend_back(const struct pass *p, struct pass *by, int head, float a
     for (int i = 0; i < TOKENS; i++) {
         float by_weight[TOKENS], sum = 0;
 
-        for (int j = 0; j <= i; j++)
-            sum += a[i][j] * (by_weight[j] = dot(by->mixed[head][i], p->in[V][head][j]));
-        for (int j = 0; j <= i; j++)
+        for (int j = 0; j <= i; j++) {
+            sum += a[i][j] * (by_weight[j] = train_dot(by->mixed[head][i], p->in[V][head][j]));
+        }
+        for (int j = 0; j <= i; j++) {
             for (int d = 0; d < DIM; d++) {
                 float by_score = a[i][j] * (by_weight[j] - sum) / sqrtf(DIM);
 
@@ -112,30 +123,34 @@ static void attend_back(const struct pass *p, struct pass *by, int head, float a
                 by->in[K][head][j][d] += by_score * p->in[Q][head][i][d];
                 by->in[V][head][j][d] += a[i][j] * by->mixed[head][i][d];
             }
+        }
     }
 }
 
 static void forward(int sample, struct pass *p)
 {
-    for (int i = 0; i < TOKENS; i++)
-        for (int d = 0; d < WIDTH; d++)
+    for (int i = 0; i < TOKENS; i++) {
+        for (int d = 0; d < WIDTH; d++) {
             p->x[i][d] = model.word[words[sample][i]][d] + model.place[i][d];
+        }
+    }
     for (int h = 0; h < HEADS; h++) {
-        for (int n = 0; n < PROJECTIONS; n++)
-            multiply(TOKENS, WIDTH, DIM, p->x[0], model.in[n][h][0], p->in[n][h][0]);
+        for (int n = 0; n < PROJECTIONS; n++) {
+            train_multiply(TOKENS, WIDTH, DIM, p->x[0], model.in[n][h][0], p->in[n][h][0]);
+        }
         attend(p, h, weights[sample][h]);
-        multiply(TOKENS, DIM, WORDS, p->mixed[h][0], model.out[h][0], p->logits[0]);
+        train_multiply(TOKENS, DIM, WORDS, p->mixed[h][0], model.out[h][0], p->logits[0]);
     }
 }
 
 /* The loss in nats per token, and the gradient by the logits. */
-static float judge(int sample, const struct pass *p, struct pass *by)
+static float train_judge(int sample, const struct pass *p, struct pass *by)
 {
     float loss = 0;
 
     for (int i = 1; i < TOKENS; i++) {
-        memcpy(by->logits[i], p->logits[i], sizeof(by->logits[i]));
-        softmax(by->logits[i], WORDS);
+        memcpy(by->logits[i], p->logits[i], sizeof by->logits[i]);
+        train_softmax(by->logits[i], WORDS);
         loss -= logf(by->logits[i][words[sample][i - 1]]) / (TOKENS - 1);
         by->logits[i][words[sample][i - 1]] -= 1;
     }
@@ -150,25 +165,27 @@ static void backward(int sample, const struct pass *p, struct pass *by)
         multiply_back(TOKENS, DIM, WORDS, p->mixed[h][0], m->out[h][0], by->logits[0],
                       by->mixed[h][0], g->out[h][0]);
         attend_back(p, by, h, weights[sample][h]);
-        for (int n = 0; n < PROJECTIONS; n++)
+        for (int n = 0; n < PROJECTIONS; n++) {
             multiply_back(TOKENS, WIDTH, DIM, p->x[0], m->in[n][h][0], by->in[n][h][0], by->x[0],
                           g->in[n][h][0]);
+        }
     }
-    for (int i = 0; i < TOKENS; i++)
+    for (int i = 0; i < TOKENS; i++) {
         for (int d = 0; d < WIDTH; d++) {
             g->word[words[sample][i]][d] += by->x[i][d];
             g->place[i][d] += by->x[i][d];
         }
+    }
 }
 
 /* Adam. */
-static void update(int step)
+static void train_update(int step)
 {
     float *at = (float *)&model, *g = (float *)&gradient, *m = (float *)&mean,
           *v = (float *)&square;
     double whole_m = 1 - pow(0.9, step + 1), whole_v = 1 - pow(0.99, step + 1);
 
-    for (size_t i = 0; i < sizeof(model) / sizeof(float); i++) {
+    for (size_t i = 0; i < sizeof model / sizeof(float); i++) {
         m[i] = 0.9F * m[i] + 0.1F * g[i];
         v[i] = 0.99F * v[i] + 0.01F * g[i] * g[i];
         at[i] -= (float)(0.01 * m[i] / whole_m / (sqrt(v[i] / whole_v) + 1e-8));
@@ -180,31 +197,33 @@ static float train_step(int step)
 {
     float loss = 0;
 
-    memset(&gradient, 0, sizeof(gradient));
+    memset(&gradient, 0, sizeof gradient);
     for (int sample = 0; sample < BATCH; sample++) {
         struct pass pass = {0}, by = {0};
 
-        for (int i = 0; i < TOKENS; i++)
-            words[sample][i] = (int)(random_bits() % WORDS);
+        for (int i = 0; i < TOKENS; i++) {
+            words[sample][i] = (int)(train_random_bits() % WORDS);
+        }
         forward(sample, &pass);
-        loss += judge(sample, &pass, &by) / BATCH;
+        loss += train_judge(sample, &pass, &by) / BATCH;
         backward(sample, &pass, &by);
     }
-    update(step);
+    train_update(step);
     return loss;
 }
 
 /* Of a head in the step that was just done. */
-static double entropy(int head)
+static double train_entropy(int head)
 {
     double sum = 0;
 
-    for (int row = 0; row < BATCH * TOKENS; row++)
+    for (int row = 0; row < BATCH * TOKENS; row++) {
         for (int j = 0; j < TOKENS; j++) {
             double a = weights[row / TOKENS][head][row % TOKENS][j];
 
             sum -= a > 0 ? a * log(a) : 0;
         }
+    }
     return sum / (BATCH * TOKENS);
 }
 
@@ -227,19 +246,21 @@ static attn_publisher *attach(const char *address, int wait_ms)
         exit(EXIT_FAILURE);
     }
     attn_hello(publisher, layers, 1);
-    if (attn_publisher_wait(publisher, wait_ms) != 0)
+    if (attn_publisher_wait(publisher, wait_ms) != 0) {
         fprintf(stderr, "train: no attnd yet, training begins without\n");
+    }
     return publisher;
 }
 
 /* What comes of it is counted by the library, and no concern of the training. */
-static void show(attn_publisher *publisher)
+static void train_show(attn_publisher *publisher)
 {
     attn_attention attention;
     attn_plan plan;
 
-    if (!attn_publisher_wants(publisher, ATTN_DECODER, 0, ATTN_SELF))
+    if (!attn_publisher_wants(publisher, ATTN_DECODER, 0, ATTN_SELF)) {
         return;
+    }
     attn_publisher_plan(publisher, &plan);
     attn_attention_default(&attention);
     attention.stack = ATTN_DECODER;
@@ -259,9 +280,10 @@ static void train_epoch(attn_publisher *publisher, int epoch)
     for (int step = epoch * STEPS; step < (epoch + 1) * STEPS; step++) {
         attn_set_position(publisher, (uint64_t)epoch, (uint64_t)step);
         loss += train_step(step) / STEPS;
-        show(publisher);
-        for (int h = 0; step % EVERY == 0 && h < HEADS; h++)
-            mean_entropy[h] += entropy(h) * EVERY / STEPS;
+        train_show(publisher);
+        for (int h = 0; step % EVERY == 0 && h < HEADS; h++) {
+            mean_entropy[h] += train_entropy(h) * EVERY / STEPS;
+        }
     }
     attn_epoch_end(publisher);
     printf("{\"epoch\": %d, \"loss\": %.6f, \"entropy\": [%.9f, %.9f]}\n", epoch, loss,
@@ -277,10 +299,12 @@ int main(int argc, char **argv)
     argv += named ? 2 : 0;
     publisher = attach(named ? argv[0] : NULL, argc > 1 ? atoi(argv[1]) : 2000);
 
-    for (size_t i = 0; i < sizeof(model) / sizeof(float); i++)
-        ((float *)&model)[i] = ((float)random_bits() / (1 << 23) - 1) / 4;
-    for (int epoch = 0; epoch < (argc > 2 ? atoi(argv[2]) : 6); epoch++)
+    for (size_t i = 0; i < sizeof model / sizeof(float); i++) {
+        ((float *)&model)[i] = ((float)train_random_bits() / (1 << 23) - 1) / 4;
+    }
+    for (int epoch = 0; epoch < (argc > 2 ? atoi(argv[2]) : 6); epoch++) {
         train_epoch(publisher, epoch);
+    }
     attn_publisher_free(&publisher);
     return EXIT_SUCCESS;
 }

@@ -23,8 +23,9 @@ static bool bounds_next(struct piece *rest, char separator, struct piece *ret_pi
 {
     const char *end;
 
-    if (!rest->at)
+    if (!rest->at) {
         return false;
+    }
     end = memchr(rest->at, separator, rest->len);
     *ret_piece = (struct piece){rest->at, end ? (size_t)(end - rest->at) : rest->len};
     rest->len -= end ? ret_piece->len + 1 : rest->len;
@@ -42,15 +43,18 @@ static bool bounds_number(struct piece text, uint64_t *number)
 {
     uint64_t value = 0;
 
-    if (text.len < 1 || text.len > NUMBER_DIGITS)
+    if (text.len < 1 || text.len > NUMBER_DIGITS) {
         return false;
+    }
     for (size_t i = 0; i < text.len; i++) {
-        if (text.at[i] < '0' || text.at[i] > '9')
+        if (text.at[i] < '0' || text.at[i] > '9') {
             return false;
+        }
         value = 10 * value + (uint64_t)(text.at[i] - '0');
     }
-    if (value < *number)
+    if (value < *number) {
         *number = value;
+    }
     return true;
 }
 
@@ -61,8 +65,9 @@ static unsigned bounds_types(struct piece text)
 
     while (bounds_next(&text, ',', &type)) {
         for (unsigned i = MESSAGE_ATTENTION; i <= MESSAGE_EVENT; i++) {
-            if (bounds_word(type, message_type_name((enum message_type)i)))
+            if (bounds_word(type, message_type_name((enum message_type)i))) {
                 types |= 1u << i;
+            }
         }
     }
     return types;
@@ -73,20 +78,23 @@ static bool bounds_setting(struct piece setting, struct bounds *bounds, uint64_t
 {
     struct piece key;
 
-    if (setting.len == 0)
+    if (setting.len == 0) {
         return true;
-    if (!memchr(setting.at, '=', setting.len) || !bounds_next(&setting, '=', &key))
+    }
+    if (!memchr(setting.at, '=', setting.len) || !bounds_next(&setting, '=', &key)) {
         return false;
-    if (bounds_word(key, "accepts"))
+    }
+    if (bounds_word(key, "accepts")) {
         bounds->accepts &= bounds_types(setting);
-    else if (bounds_word(key, "header"))
+    } else if (bounds_word(key, "header")) {
         return bounds_number(setting, revision);
-    else if (bounds_word(key, "max_message"))
+    } else if (bounds_word(key, "max_message")) {
         return bounds_number(setting, &bounds->max_message);
-    else if (bounds_word(key, "max_entries"))
+    } else if (bounds_word(key, "max_entries")) {
         return bounds_number(setting, &bounds->max_entries);
-    else if (bounds_word(key, "max_heads"))
+    } else if (bounds_word(key, "max_heads")) {
         return bounds_number(setting, &bounds->max_heads);
+    }
     return true;
 }
 
@@ -97,16 +105,20 @@ static bool bounds_read(const struct prefix *prefix, struct bounds *bounds)
     struct bounds read = *bounds;
     uint64_t revision = UINT32_MAX;
 
-    if (prefix->len > BOUNDS_BYTES_MAX)
+    if (prefix->len > BOUNDS_BYTES_MAX) {
         return false;
-    while (bounds_next(&rest, ';', &setting)) {
-        if (!bounds_setting(setting, &read, &revision))
-            return false;
     }
-    if (revision == UINT32_MAX) /* not said */
+    while (bounds_next(&rest, ';', &setting)) {
+        if (!bounds_setting(setting, &read, &revision)) {
+            return false;
+        }
+    }
+    if (revision == UINT32_MAX) { /* not said */
         revision = 1;
-    if (revision < read.header)
+    }
+    if (revision < read.header) {
         read.header = (uint32_t)revision;
+    }
     *bounds = read;
     return true;
 }
@@ -120,15 +132,18 @@ struct bounds bounds_of(const struct prefixes *prefixes, uint64_t *ret_malformed
     for (size_t i = 0; i < prefixes->count; i++) {
         const struct prefix *prefix = &prefixes->items[i];
 
-        if (!bounds_is(prefix))
+        if (!bounds_is(prefix)) {
             continue;
-        if (bounds_read(prefix, &bounds))
+        }
+        if (bounds_read(prefix, &bounds)) {
             any = true;
-        else
+        } else {
             ++*ret_malformed;
+        }
     }
-    if (!any)
+    if (!any) {
         bounds.header = 1;
+    }
     return bounds;
 }
 

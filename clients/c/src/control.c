@@ -46,21 +46,24 @@ static int control_open(const char *endpoint, const char *address, int timeout_m
     int rc;
 
     if (!ret_control || timeout_ms < 1 ||
-        link_name(endpoint, address, ADDRESS_CONTROL, LOOK_EVERY_MS, &target) != 0)
+        link_name(endpoint, address, ADDRESS_CONTROL, LOOK_EVERY_MS, &target) != 0) {
         return ATTN_E_ARGUMENT;
-    control = calloc(1, sizeof(*control));
-    if (!control)
+    }
+    control = calloc(1, sizeof *control);
+    if (!control) {
         return ATTN_E_MEMORY;
+    }
     control->timeout_ms = timeout_ms;
     control->context = zmq_ctx_new();
     rc = control->context ? link_open(&control->link, control->context, ZMQ_DEALER, options,
-                                      sizeof(options) / sizeof(options[0]),
+                                      sizeof options / sizeof options[0],
                                       (int64_t)mpk_result_limits.bytes, &target)
                           : ATTN_E_MEMORY;
-    if (rc)
+    if (rc) {
         attn_control_free(&control);
-    else
+    } else {
         *ret_control = control;
+    }
     return rc;
 }
 
@@ -76,11 +79,13 @@ int attn_control_new_at(const char *address, int timeout_ms, attn_control **ret_
 
 void attn_control_free(attn_control **control)
 {
-    if (!control || !*control)
+    if (!control || !*control) {
         return;
+    }
     link_close(&(*control)->link);
-    if ((*control)->context)
+    if ((*control)->context) {
         socket_context_free((*control)->context);
+    }
     free(*control);
     *control = NULL;
 }
@@ -97,51 +102,55 @@ struct pairs {
     uint32_t count;
 };
 
-static void put_text(struct pairs *pairs, const char *key, const char *text)
+static void control_put_text(struct pairs *pairs, const char *key, const char *text)
 {
-    if (!text)
+    if (!text) {
         return;
+    }
     mpk_put_str(&pairs->writer, key);
     mpk_put_str(&pairs->writer, text);
     pairs->count++;
 }
 
-static void put_number(struct pairs *pairs, const char *key, uint64_t number, bool given)
+static void control_put_number(struct pairs *pairs, const char *key, uint64_t number, bool given)
 {
-    if (!given)
+    if (!given) {
         return;
+    }
     mpk_put_str(&pairs->writer, key);
     mpk_put_u64(&pairs->writer, number);
     pairs->count++;
 }
 
-static void put_packed(struct pairs *pairs)
+static void control_put_packed(struct pairs *pairs)
 {
     mpk_put_str(&pairs->writer, "packed");
     mpk_put_bool(&pairs->writer, true);
     pairs->count++;
 }
 
-static void put_run(struct pairs *pairs, const attn_question *question)
+static void control_put_run(struct pairs *pairs, const attn_question *question)
 {
-    put_text(pairs, "job", question->job);
-    put_text(pairs, "run", question->run);
+    control_put_text(pairs, "job", question->job);
+    control_put_text(pairs, "run", question->run);
 }
 
-static void put_layer(struct pairs *pairs, const attn_question *question)
+static void control_put_layer(struct pairs *pairs, const attn_question *question)
 {
-    if (question->stack >= 0)
-        put_text(pairs, "stack", question->stack == ATTN_ENCODER ? "encoder" : "decoder");
-    put_number(pairs, "layer", (uint64_t)question->layer, question->layer >= 0);
-    if (question->site >= 0)
-        put_text(pairs, "site", question->site == ATTN_SELF ? "self" : "cross");
+    if (question->stack >= 0) {
+        control_put_text(pairs, "stack", question->stack == ATTN_ENCODER ? "encoder" : "decoder");
+    }
+    control_put_number(pairs, "layer", (uint64_t)question->layer, question->layer >= 0);
+    if (question->site >= 0) {
+        control_put_text(pairs, "site", question->site == ATTN_SELF ? "self" : "cross");
+    }
 }
 
 static void put_range(struct pairs *pairs, const attn_question *question)
 {
-    put_number(pairs, "from", question->from, question->from > 0);
-    put_number(pairs, "to", question->to, question->to < UINT64_MAX);
-    put_number(pairs, "limit", question->limit, true);
+    control_put_number(pairs, "from", question->from, question->from > 0);
+    control_put_number(pairs, "to", question->to, question->to < UINT64_MAX);
+    control_put_number(pairs, "limit", question->limit, true);
 }
 
 /* Consumes the pairs. The writer is for mpk_writer_clear in any case. */
@@ -156,8 +165,9 @@ static int pack_request(attn_control *control, const char *method, struct pairs 
     mpk_put_u64(ret_request, ++control->last_id);
     mpk_put_str(ret_request, method);
     mpk_put_map(ret_request, pairs->count);
-    if (pairs->count > 0)
+    if (pairs->count > 0) {
         mpk_put_raw(ret_request, pairs->writer.buffer.data, pairs->writer.buffer.size);
+    }
     rc = mpk_writer_ok(ret_request) && mpk_writer_ok(&pairs->writer) ? 0 : ATTN_E_MEMORY;
     mpk_writer_clear(&pairs->writer);
     return rc;
@@ -176,8 +186,9 @@ static void note_error(attn_control *control, const msgpack_object *error)
         size_t room = ERROR_MAX - used - 3;
 
         len = len < room ? len : room;
-        if (len > 0)
+        if (len > 0) {
             memcpy(control->error + used, text->via.str.ptr, len);
+        }
         used += len;
         if (i == 0) {
             memcpy(control->error + used, ": ", 2);
@@ -196,13 +207,16 @@ static int open_answer(attn_control *control, attn_result *result)
 
     if (root->type != MSGPACK_OBJECT_ARRAY || root->via.array.size != 4 ||
         mpk_get_u64(&part[0], 1, &kind) != 0 || kind != 1 ||
-        mpk_get_u64(&part[1], UINT64_MAX, &id) != 0)
+        mpk_get_u64(&part[1], UINT64_MAX, &id) != 0) {
         return ATTN_E_MESSAGE;
-    if (id != control->last_id)
+    }
+    if (id != control->last_id) {
         return ATTN_E_TIMEOUT;
+    }
     result->root = &part[3];
-    if (part[2].type == MSGPACK_OBJECT_NIL)
+    if (part[2].type == MSGPACK_OBJECT_NIL) {
         return 0;
+    }
     note_error(control, &part[2]);
     return ATTN_E_REFUSED;
 }
@@ -216,22 +230,25 @@ static int take_answer(attn_control *control, attn_result **ret_result)
 
     zmq_msg_init(&frame);
     rc = zmq_msg_recv(&frame, control->link.socket, ZMQ_DONTWAIT) < 0 ? ATTN_E_TIMEOUT : 0;
-    if (!rc)
+    if (!rc) {
         rc = result_new(NULL, 0, &frame, &result);
+    }
     zmq_msg_close(&frame);
-    if (!rc)
+    if (!rc) {
         rc = open_answer(control, result);
-    if (rc)
+    }
+    if (rc) {
         attn_result_free(&result);
-    else
+    } else {
         *ret_result = result;
+    }
     return rc;
 }
 
 /* Sends the request once somebody is there, and again on each new connection: an attnd that ended
  * took it along. A question changes nothing; answers to earlier calls are skipped. */
-static int exchange(attn_control *control, const struct mpk_writer *request,
-                    attn_result **ret_result)
+static int control_exchange(attn_control *control, const struct mpk_writer *request,
+                            attn_result **ret_result)
 {
     struct link *link = &control->link;
     uint64_t deadline = socket_now_ms() + (uint64_t)control->timeout_ms;
@@ -244,31 +261,35 @@ static int exchange(attn_control *control, const struct mpk_writer *request,
         if (link_is_up(link) && link->connections != asked_on) {
             asked_on = link->connections;
             if (zmq_send(link->socket, request->buffer.data, request->buffer.size, ZMQ_DONTWAIT) <
-                0)
+                0) {
                 return errno == EAGAIN ? ATTN_E_TIMEOUT : ATTN_E_TRANSPORT;
+            }
         }
         rc = link_wait(link, now < deadline ? (long)(deadline - now) : 0);
-        if (rc > 0)
+        if (rc > 0) {
             rc = take_answer(control, ret_result);
-        else if (rc == 0)
+        } else if (rc == 0) {
             rc = ATTN_E_TIMEOUT;
+        }
     } while (rc == ATTN_E_TIMEOUT && now < deadline);
     return rc;
 }
 
-static int ask(attn_control *control, const char *method, struct pairs *pairs,
-               attn_result **ret_result)
+static int control_ask(attn_control *control, const char *method, struct pairs *pairs,
+                       attn_result **ret_result)
 {
     struct mpk_writer request;
     int rc = pack_request(control, method, pairs, &request);
 
-    if (!rc)
-        rc = exchange(control, &request, ret_result);
+    if (!rc) {
+        rc = control_exchange(control, &request, ret_result);
+    }
     mpk_writer_clear(&request);
     return rc;
 }
 
-static bool is_sound(const attn_control *control, const attn_question *question, const void *ret)
+static bool control_is_sound(const attn_control *control, const attn_question *question,
+                             const void *ret)
 {
     return control && question && ret && question->limit > 0;
 }
@@ -279,19 +300,21 @@ int attn_history(attn_control *control, const attn_question *question, attn_seri
     attn_result *result;
     int rc;
 
-    if (!is_sound(control, question, ret_series) || !question->job)
+    if (!control_is_sound(control, question, ret_series) || !question->job) {
         return ATTN_E_ARGUMENT;
+    }
     mpk_writer_init(&pairs.writer);
-    put_run(&pairs, question);
-    put_layer(&pairs, question);
-    put_number(&pairs, "head", (uint64_t)question->head, question->head >= 0);
-    put_text(&pairs, "metric", question->metric);
-    put_text(&pairs, "window", question->window);
+    control_put_run(&pairs, question);
+    control_put_layer(&pairs, question);
+    control_put_number(&pairs, "head", (uint64_t)question->head, question->head >= 0);
+    control_put_text(&pairs, "metric", question->metric);
+    control_put_text(&pairs, "window", question->window);
     put_range(&pairs, question);
-    put_packed(&pairs);
-    rc = ask(control, "history", &pairs, &result);
-    if (rc)
+    control_put_packed(&pairs);
+    rc = control_ask(control, "history", &pairs, &result);
+    if (rc) {
         return rc;
+    }
     rc = series_new(result->root, ret_series);
     attn_result_free(&result);
     return rc;
@@ -303,17 +326,19 @@ int attn_map(attn_control *control, const attn_question *question, attn_mean_map
     attn_result *result;
     int rc;
 
-    if (!is_sound(control, question, ret_map) || !question->job)
+    if (!control_is_sound(control, question, ret_map) || !question->job) {
         return ATTN_E_ARGUMENT;
+    }
     mpk_writer_init(&pairs.writer);
-    put_run(&pairs, question);
-    put_layer(&pairs, question);
-    put_text(&pairs, "window", question->window);
-    put_number(&pairs, "last", question->last, question->last < UINT64_MAX);
-    put_packed(&pairs);
-    rc = ask(control, "map", &pairs, &result);
-    if (rc)
+    control_put_run(&pairs, question);
+    control_put_layer(&pairs, question);
+    control_put_text(&pairs, "window", question->window);
+    control_put_number(&pairs, "last", question->last, question->last < UINT64_MAX);
+    control_put_packed(&pairs);
+    rc = control_ask(control, "map", &pairs, &result);
+    if (rc) {
         return rc;
+    }
     rc = map_read(result->root, ret_map);
     attn_result_free(&result);
     return rc;
@@ -323,26 +348,28 @@ int attn_alerts(attn_control *control, const attn_question *question, attn_resul
 {
     struct pairs pairs = {.count = 0};
 
-    if (!is_sound(control, question, ret_result))
+    if (!control_is_sound(control, question, ret_result)) {
         return ATTN_E_ARGUMENT;
+    }
     mpk_writer_init(&pairs.writer);
-    put_run(&pairs, question);
+    control_put_run(&pairs, question);
     put_range(&pairs, question);
-    return ask(control, "alerts", &pairs, ret_result);
+    return control_ask(control, "alerts", &pairs, ret_result);
 }
 
 int attn_compare(attn_control *control, const attn_question *question, attn_result **ret_result)
 {
     struct pairs pairs = {.count = 0};
 
-    if (!is_sound(control, question, ret_result) || !question->job)
+    if (!control_is_sound(control, question, ret_result) || !question->job) {
         return ATTN_E_ARGUMENT;
+    }
     mpk_writer_init(&pairs.writer);
-    put_run(&pairs, question);
-    put_text(&pairs, "job_b", question->job_b);
-    put_text(&pairs, "run_b", question->run_b);
-    put_text(&pairs, "metric", question->metric);
-    put_text(&pairs, "window", question->window);
+    control_put_run(&pairs, question);
+    control_put_text(&pairs, "job_b", question->job_b);
+    control_put_text(&pairs, "run_b", question->run_b);
+    control_put_text(&pairs, "metric", question->metric);
+    control_put_text(&pairs, "window", question->window);
     put_range(&pairs, question);
-    return ask(control, "compare", &pairs, ret_result);
+    return control_ask(control, "compare", &pairs, ret_result);
 }

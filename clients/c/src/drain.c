@@ -24,12 +24,14 @@ static void pass_frame(struct drain *drain, zmq_msg_t *frame, bool *drop)
     uint64_t cost = frame_cost(frame);
     int flags = ZMQ_DONTWAIT | (zmq_msg_more(frame) ? ZMQ_SNDMORE : 0);
 
-    if (*drop)
+    if (*drop) {
         return;
+    }
     atomic_fetch_add(&drain->waiting, cost); /* before it can be taken */
     *drop = zmq_msg_send(frame, drain->inner, flags) < 0;
-    if (*drop)
+    if (*drop) {
         atomic_fetch_sub(&drain->waiting, cost);
+    }
 }
 
 /* Passes a message on, or drops all of it. Returns whether there was one. */
@@ -49,12 +51,13 @@ static bool pass_message(struct drain *drain)
         pass_frame(drain, &frame, &drop);
         zmq_msg_close(&frame);
     }
-    if (drop)
+    if (drop) {
         atomic_fetch_add(&drain->dropped, 1);
+    }
     return true;
 }
 
-static void *run(void *data)
+static void *drain_run(void *data)
 {
     struct drain *drain = data;
     zmq_pollitem_t items[3] = {{.socket = drain->inner, .events = ZMQ_POLLIN}};
@@ -62,12 +65,15 @@ static void *run(void *data)
 
     for (;;) {
         link_tend(drain->link);
-        if (zmq_poll(items, count, link_idle_ms(drain->link)) < 0 && errno != EINTR)
+        if (zmq_poll(items, count, link_idle_ms(drain->link)) < 0 && errno != EINTR) {
             return NULL;
-        if (items[0].revents)
+        }
+        if (items[0].revents) {
             return NULL;
-        for (int i = 0; i < MESSAGES_AT_ONCE && pass_message(drain); i++)
+        }
+        for (int i = 0; i < MESSAGES_AT_ONCE && pass_message(drain); i++) {
             continue;
+        }
     }
 }
 
@@ -77,34 +83,38 @@ static void *open_end(void *context, int messages)
     const int nothing = 0;
     void *socket = zmq_socket(context, ZMQ_PAIR);
 
-    if (socket && zmq_setsockopt(socket, ZMQ_LINGER, &nothing, sizeof(nothing)) == 0 &&
-        zmq_setsockopt(socket, ZMQ_SNDHWM, &messages, sizeof(messages)) == 0 &&
-        zmq_setsockopt(socket, ZMQ_RCVHWM, &messages, sizeof(messages)) == 0)
+    if (socket && zmq_setsockopt(socket, ZMQ_LINGER, &nothing, sizeof nothing) == 0 &&
+        zmq_setsockopt(socket, ZMQ_SNDHWM, &messages, sizeof messages) == 0 &&
+        zmq_setsockopt(socket, ZMQ_RCVHWM, &messages, sizeof messages) == 0) {
         return socket;
-    if (socket)
+    }
+    if (socket) {
         zmq_close(socket);
+    }
     return NULL;
 }
 
 /* Signals are the program's business. */
-static int start_thread(struct drain *drain)
+static int drain_start_thread(struct drain *drain)
 {
     sigset_t all, before;
     int rc;
 
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    rc = pthread_create(&drain->thread, NULL, run, drain);
+    rc = pthread_create(&drain->thread, NULL, drain_run, drain);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return rc;
 }
 
 static void close_ends(struct drain *drain)
 {
-    if (drain->inner)
+    if (drain->inner) {
         zmq_close(drain->inner);
-    if (drain->socket)
+    }
+    if (drain->socket) {
         zmq_close(drain->socket);
+    }
     drain->inner = drain->socket = NULL;
 }
 
@@ -114,12 +124,13 @@ int drain_start(struct drain *ret_drain, void *context, struct link *link, int m
     char name[64];
 
     *ret_drain = (struct drain){.link = link, .bytes_max = bytes_max};
-    snprintf(name, sizeof(name), "inproc://drain-%p", (void *)ret_drain);
+    snprintf(name, sizeof name, "inproc://drain-%p", (void *)ret_drain);
     ret_drain->inner = open_end(context, (messages + 1) / 2);
     ret_drain->socket = open_end(context, (messages + 1) / 2);
     if (ret_drain->inner && ret_drain->socket && zmq_bind(ret_drain->inner, name) == 0 &&
-        zmq_connect(ret_drain->socket, name) == 0 && start_thread(ret_drain) == 0)
+        zmq_connect(ret_drain->socket, name) == 0 && drain_start_thread(ret_drain) == 0) {
         return 0;
+    }
     close_ends(ret_drain);
     return ATTN_E_TRANSPORT;
 }
@@ -131,8 +142,9 @@ void drain_taken(struct drain *drain, const zmq_msg_t *frame)
 
 void drain_stop(struct drain *drain)
 {
-    if (!drain->socket)
+    if (!drain->socket) {
         return;
+    }
     zmq_send(drain->socket, "", 0, 0);
     pthread_join(drain->thread, NULL);
     close_ends(drain);

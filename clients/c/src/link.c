@@ -21,16 +21,21 @@ int link_name(const char *endpoint, const char *address, enum address_socket whi
     const char *runtime_dir = getenv("XDG_RUNTIME_DIR");
     struct link_target target = {.which = which, .look_every_ms = look_every_ms};
 
-    if (endpoint && (address || !*endpoint || strlen(endpoint) >= ADDRESS_MAX))
+    if (endpoint && (address || !*endpoint || strlen(endpoint) >= ADDRESS_MAX)) {
         return ATTN_E_ARGUMENT;
-    if (!endpoint && (!address || !*address))
+    }
+    if (!endpoint && (!address || !*address)) {
         address = getenv("ATTND_ADDRESS");
-    if (endpoint)
+    }
+    if (endpoint) {
         strcpy(target.endpoint, endpoint);
-    else if (address && *address && address_endpoint(address, which, target.endpoint, reason) != 0)
+    } else if (address && *address &&
+               address_endpoint(address, which, target.endpoint, reason) != 0) {
         return ATTN_E_ARGUMENT;
-    if (runtime_dir && strlen(runtime_dir) < ADDRESS_MAX)
+    }
+    if (runtime_dir && strlen(runtime_dir) < ADDRESS_MAX) {
         strcpy(target.runtime_dir, runtime_dir);
+    }
     *ret_target = target;
     return 0;
 }
@@ -42,14 +47,16 @@ static int watch_connections(struct link *link, void *context)
     static _Atomic unsigned count; /* a name that was used lives on for a moment */
     char name[32];
 
-    snprintf(name, sizeof(name), "inproc://link-%u", atomic_fetch_add(&count, 1));
-    if (zmq_setsockopt(link->socket, ZMQ_RECONNECT_IVL, &never, sizeof(never)) != 0 ||
-        zmq_socket_monitor(link->socket, name, ZMQ_EVENT_CLOSED | ZMQ_EVENT_DISCONNECTED))
+    snprintf(name, sizeof name, "inproc://link-%u", atomic_fetch_add(&count, 1));
+    if (zmq_setsockopt(link->socket, ZMQ_RECONNECT_IVL, &never, sizeof never) != 0 ||
+        zmq_socket_monitor(link->socket, name, ZMQ_EVENT_CLOSED | ZMQ_EVENT_DISCONNECTED)) {
         return ATTN_E_TRANSPORT;
+    }
     link->monitor = zmq_socket(context, ZMQ_PAIR);
-    if (!link->monitor)
+    if (!link->monitor) {
         return ATTN_E_TRANSPORT;
-    zmq_setsockopt(link->monitor, ZMQ_RCVHWM, &unbounded, sizeof(unbounded));
+    }
+    zmq_setsockopt(link->monitor, ZMQ_RCVHWM, &unbounded, sizeof unbounded);
     return zmq_connect(link->monitor, name) == 0 ? 0 : ATTN_E_TRANSPORT;
 }
 
@@ -59,13 +66,15 @@ int link_open(struct link *ret_link, void *context, int type, const struct socke
     struct link link = {.target = *target, .connections = 1};
     int rc = socket_open(context, type, options, count, frame_bytes_max, &link.socket);
 
-    if (rc)
+    if (rc) {
         return rc;
+    }
     strcpy(link.endpoint, target->endpoint);
-    if (!*link.endpoint)
+    if (!*link.endpoint) {
         rc = watch_connections(&link, context);
-    else if (zmq_connect(link.socket, link.endpoint) != 0)
+    } else if (zmq_connect(link.socket, link.endpoint) != 0) {
         rc = ATTN_E_TRANSPORT;
+    }
     if (rc) {
         link_close(&link);
         return rc;
@@ -81,8 +90,9 @@ void link_close(struct link *link)
         zmq_socket_monitor(link->socket, NULL, 0);
         zmq_close(link->monitor);
     }
-    if (link->socket)
+    if (link->socket) {
         zmq_close(link->socket);
+    }
     link->socket = link->monitor = NULL;
 }
 
@@ -91,9 +101,10 @@ static void take_events(struct link *link, uint64_t now)
 {
     char frame[ADDRESS_MAX];
 
-    while (zmq_recv(link->monitor, frame, sizeof(frame), ZMQ_DONTWAIT) >= 0) {
-        if (!link->ended && link->look_ms < now + SETTLE_MS)
+    while (zmq_recv(link->monitor, frame, sizeof frame, ZMQ_DONTWAIT) >= 0) {
+        if (!link->ended && link->look_ms < now + SETTLE_MS) {
             link->look_ms = now + SETTLE_MS;
+        }
         link->ended = true;
     }
 }
@@ -101,7 +112,7 @@ static void take_events(struct link *link, uint64_t now)
 static bool has_unread(const struct link *link)
 {
     int events = 0;
-    size_t size = sizeof(events);
+    size_t size = sizeof events;
 
     zmq_getsockopt(link->socket, ZMQ_EVENTS, &events, &size);
     return events & ZMQ_POLLIN;
@@ -112,18 +123,22 @@ void link_tend(struct link *link)
     char reason[ADDRESS_REASON_MAX];
     uint64_t now = socket_now_ms();
 
-    if (!link->monitor)
+    if (!link->monitor) {
         return;
+    }
     take_events(link, now);
-    if (link_is_up(link) || now < link->look_ms || has_unread(link))
+    if (link_is_up(link) || now < link->look_ms || has_unread(link)) {
         return;
-    if (*link->endpoint)
+    }
+    if (*link->endpoint) {
         zmq_disconnect(link->socket, link->endpoint);
+    }
     link->ended = false;
     link->look_ms = now + link->target.look_every_ms;
     if (address_search(link->target.runtime_dir, link->target.which, link->endpoint, reason) != 0 ||
-        zmq_connect(link->socket, link->endpoint) != 0)
+        zmq_connect(link->socket, link->endpoint) != 0) {
         *link->endpoint = '\0';
+    }
     link->connections++;
 }
 
@@ -136,8 +151,9 @@ long link_idle_ms(const struct link *link)
 {
     uint64_t now = socket_now_ms();
 
-    if (!link->monitor || link_is_up(link))
+    if (!link->monitor || link_is_up(link)) {
         return -1;
+    }
     return link->look_ms > now ? (long)(link->look_ms - now) : 0;
 }
 
@@ -156,9 +172,11 @@ int link_wait(struct link *link, long timeout_ms)
 
     link_tend(link);
     idle_ms = link_idle_ms(link);
-    if (idle_ms >= 0 && (timeout_ms < 0 || idle_ms < timeout_ms))
+    if (idle_ms >= 0 && (timeout_ms < 0 || idle_ms < timeout_ms)) {
         timeout_ms = idle_ms;
-    if (zmq_poll(items, count, timeout_ms) < 0)
+    }
+    if (zmq_poll(items, count, timeout_ms) < 0) {
         return errno == EINTR ? 0 : ATTN_E_TRANSPORT;
+    }
     return (items[0].revents & ZMQ_POLLIN) != 0;
 }

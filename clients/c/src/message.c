@@ -31,13 +31,14 @@ static void payload_release(void *data, void *hint)
     struct payload *payload = hint;
 
     (void)data;
-    if (atomic_fetch_sub(&payload->holders, 1) > 1)
+    if (atomic_fetch_sub(&payload->holders, 1) > 1) {
         return;
+    }
     atomic_fetch_sub(payload->queued_bytes, payload->bytes);
     free(payload);
 }
 
-static uint64_t aligned(uint64_t bytes)
+static uint64_t message_aligned(uint64_t bytes)
 {
     return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
 }
@@ -47,12 +48,15 @@ static struct payload *payload_new(const struct parcel *parcel, _Atomic uint64_t
     uint64_t bytes = sizeof(struct payload);
     struct payload *payload = NULL;
 
-    for (uint32_t i = 0; i < parcel->header.tensor_count; i++)
-        bytes += aligned(parcel->header.tensors[i].bytes);
-    if (bytes <= SIZE_MAX - ALIGNMENT)
-        payload = aligned_alloc(ALIGNMENT, (size_t)aligned(bytes));
-    if (!payload)
+    for (uint32_t i = 0; i < parcel->header.tensor_count; i++) {
+        bytes += message_aligned(parcel->header.tensors[i].bytes);
+    }
+    if (bytes <= SIZE_MAX - ALIGNMENT) {
+        payload = aligned_alloc(ALIGNMENT, (size_t)message_aligned(bytes));
+    }
+    if (!payload) {
         return NULL;
+    }
     payload->holders = 1;
     payload->queued_bytes = queued_bytes;
     payload->bytes = parcel->bytes;
@@ -87,7 +91,7 @@ static int copy_tensors(const struct parcel *parcel, _Atomic uint64_t *queued_by
     for (uint32_t i = 0; i < parcel->header.tensor_count && !rc; i++) {
         parcel_copy(parcel, i, payload->data + at);
         rc = add_frame(message, payload, payload->data + at, parcel->header.tensors[i].bytes);
-        at += aligned(parcel->header.tensors[i].bytes);
+        at += message_aligned(parcel->header.tensors[i].bytes);
     }
     payload_release(NULL, payload);
     return rc;
@@ -100,11 +104,13 @@ static int copy_q_len(const struct parcel *parcel, int32_t **ret_lengths)
 {
     const struct header *header = &parcel->header;
 
-    if (!header->q_len)
+    if (!header->q_len) {
         return 0;
+    }
     *ret_lengths = malloc(header->batch * sizeof(**ret_lengths));
-    if (!*ret_lengths)
+    if (!*ret_lengths) {
         return ATTN_E_MEMORY;
+    }
     for (uint32_t i = 0; i < header->batch; i++) {
         int64_t left = (int64_t)header->q_len[i] - parcel->row;
 
@@ -117,11 +123,13 @@ static int copy_q_len(const struct parcel *parcel, int32_t **ret_lengths)
 
 static int copy_k_len(const struct header *header, int32_t **ret_lengths)
 {
-    if (!header->k_len)
+    if (!header->k_len) {
         return 0;
+    }
     *ret_lengths = malloc(header->batch * sizeof(**ret_lengths));
-    if (!*ret_lengths)
+    if (!*ret_lengths) {
         return ATTN_E_MEMORY;
+    }
     memcpy(*ret_lengths, header->k_len, header->batch * sizeof(**ret_lengths));
     return 0;
 }
@@ -133,13 +141,16 @@ static int copy_labels(const struct header *from, struct message *message)
     const char **labels;
     char *text;
 
-    if (from->label_count == 0)
+    if (from->label_count == 0) {
         return 0;
-    for (uint32_t i = 0; i < from->label_count; i++)
+    }
+    for (uint32_t i = 0; i < from->label_count; i++) {
         bytes += strlen(from->labels[i]) + 1;
+    }
     message->label_texts = malloc(bytes);
-    if (!message->label_texts)
+    if (!message->label_texts) {
         return ATTN_E_MEMORY;
+    }
     labels = (const char **)(void *)message->label_texts;
     text = message->label_texts + from->label_count * sizeof(char *);
     for (uint32_t i = 0; i < from->label_count; i++) {
@@ -152,10 +163,11 @@ static int copy_labels(const struct header *from, struct message *message)
 }
 
 /* On success the writer holds the map. */
-static int encode(const struct header *header, struct mpk_writer *writer)
+static int message_encode(const struct header *header, struct mpk_writer *writer)
 {
-    if (header_encode(header, writer) != 0)
+    if (header_encode(header, writer) != 0) {
         return ATTN_E_MEMORY;
+    }
     /* Too large, or too many elements: only long arrays from the caller do that. */
     return mpk_check(writer->buffer.data, writer->buffer.size, &mpk_header_limits) == 0
                ? 0
@@ -171,7 +183,7 @@ static int check_size(const struct header *header)
 
     longest.seq = longest.dropped = longest.time_ns = COUNT_MAX;
     mpk_writer_init(&writer);
-    rc = encode(&longest, &writer);
+    rc = message_encode(&longest, &writer);
     mpk_writer_clear(&writer);
     return rc;
 }
@@ -182,10 +194,12 @@ static int fit_header(const struct header *from, struct header *ret_header)
     int rc;
 
     *ret_header = *from;
-    if (from->label_count > HEADER_BYTES_MAX)
+    if (from->label_count > HEADER_BYTES_MAX) {
         ret_header->label_count = 0;
-    if (!from->q_len && !from->k_len && ret_header->label_count == 0)
+    }
+    if (!from->q_len && !from->k_len && ret_header->label_count == 0) {
         return 0;
+    }
     rc = check_size(ret_header);
     if (rc == ATTN_E_ARGUMENT && ret_header->label_count > 0) {
         ret_header->label_count = 0;
@@ -203,10 +217,12 @@ static int copy_header(const struct parcel *parcel, struct message *message)
     message->header.tensor_count = 0; /* until they are there */
     message->header.q_len = message->header.k_len = NULL;
     message->header.label_count = 0;
-    if (!rc)
+    if (!rc) {
         rc = copy_q_len(parcel, &message->header.q_len);
-    if (!rc)
+    }
+    if (!rc) {
         rc = copy_k_len(&fitting, &message->header.k_len);
+    }
     return rc ? rc : copy_labels(&fitting, message);
 }
 
@@ -215,28 +231,33 @@ static int copy_header(const struct parcel *parcel, struct message *message)
 int message_new(const struct parcel *parcel, _Atomic uint64_t *queued_bytes,
                 struct message **ret_message)
 {
-    struct message *message = calloc(1, sizeof(*message));
+    struct message *message = calloc(1, sizeof *message);
     int rc = message ? copy_header(parcel, message) : ATTN_E_MEMORY;
 
-    if (rc)
+    if (rc) {
         atomic_fetch_sub(queued_bytes, parcel->bytes);
-    else if (parcel->header.tensor_count > 0)
+    } else if (parcel->header.tensor_count > 0) {
         rc = copy_tensors(parcel, queued_bytes, message);
-    if (rc)
+    }
+    if (rc) {
         message_free(message);
-    else
+    } else {
         *ret_message = message;
-    if (!rc)
+    }
+    if (!rc) {
         message->bytes = parcel->bytes;
+    }
     return rc;
 }
 
 void message_free(struct message *message)
 {
-    if (!message)
+    if (!message) {
         return;
-    for (uint32_t i = 0; i < message->header.tensor_count; i++)
+    }
+    for (uint32_t i = 0; i < message->header.tensor_count; i++) {
         zmq_msg_close(&message->tensors[i]);
+    }
     free(message->header.q_len);
     free(message->header.k_len);
     free(message->label_texts);
@@ -247,26 +268,28 @@ void message_free(struct message *message)
 
 void message_topic(const struct header *header, char *ret_name)
 {
-    if (header->type == MESSAGE_EVENT)
+    if (header->type == MESSAGE_EVENT) {
         topic_job("event", header->job, ret_name);
-    else
+    } else {
         topic_layer("tensor", header->job, header->layer, ret_name);
+    }
 }
 
-static int send_frame(void *socket, zmq_msg_t *frame, bool more)
+static int message_send_frame(void *socket, zmq_msg_t *frame, bool more)
 {
     int rc;
 
-    do
+    do {
         rc = zmq_msg_send(frame, socket, ZMQ_DONTWAIT | (more ? ZMQ_SNDMORE : 0));
-    while (rc < 0 && errno == EINTR);
+    } while (rc < 0 && errno == EINTR);
     return rc < 0 ? -1 : 0;
 }
 
 static int make_frame(zmq_msg_t *ret_frame, const void *data, size_t len)
 {
-    if (zmq_msg_init_size(ret_frame, len) != 0)
+    if (zmq_msg_init_size(ret_frame, len) != 0) {
         return ATTN_E_MEMORY;
+    }
     memcpy(zmq_msg_data(ret_frame), data, len);
     return 0;
 }
@@ -279,16 +302,19 @@ static int make_head(const struct header *header, zmq_msg_t *ret_topic, zmq_msg_
     int rc;
 
     mpk_writer_init(&writer);
-    rc = encode(header, &writer);
-    if (!rc)
+    rc = message_encode(header, &writer);
+    if (!rc) {
         rc = make_frame(ret_header, writer.buffer.data, writer.buffer.size);
+    }
     mpk_writer_clear(&writer);
-    if (rc)
+    if (rc) {
         return rc;
+    }
     message_topic(header, name);
     rc = make_frame(ret_topic, name, strlen(name));
-    if (rc)
+    if (rc) {
         zmq_msg_close(ret_header);
+    }
     return rc;
 }
 
@@ -299,17 +325,19 @@ int message_send(void *socket, struct message *message, uint64_t bytes_max, bool
     int rc = make_head(&message->header, &topic, &header);
     bool begun = false;
 
-    if (rc)
+    if (rc) {
         return rc;
+    }
     if (zmq_msg_size(&topic) + zmq_msg_size(&header) + message->bytes > bytes_max) {
         rc = ATTN_E_TOO_LARGE;
-    } else if (send_frame(socket, &topic, true) != 0) {
+    } else if (message_send_frame(socket, &topic, true) != 0) {
         rc = errno == EAGAIN ? ATTN_E_DROPPED : ATTN_E_TRANSPORT;
     } else {
         begun = true;
-        rc = send_frame(socket, &header, tensors > 0);
-        for (; sent < tensors && !rc; sent++)
-            rc = send_frame(socket, &message->tensors[sent], sent + 1 < tensors);
+        rc = message_send_frame(socket, &header, tensors > 0);
+        for (; sent < tensors && !rc; sent++) {
+            rc = message_send_frame(socket, &message->tensors[sent], sent + 1 < tensors);
+        }
     }
     zmq_msg_close(&topic); /* empty once sent */
     zmq_msg_close(&header);

@@ -34,16 +34,19 @@ int parcel_add(struct parcel *parcel, const struct tensor *tensor, const void *d
     struct header *header = &parcel->header;
     struct tensor *added = &header->tensors[header->tensor_count];
 
-    if (!data)
+    if (!data) {
         return 0;
+    }
     for (uint32_t i = 0; i < tensor->rank; i++) {
-        if (tensor->shape[i] > INT32_MAX)
+        if (tensor->shape[i] > INT32_MAX) {
             return ATTN_E_ARGUMENT;
+        }
     }
     *added = *tensor;
     if (tensor_bytes(added->dtype, added->shape, added->rank, &added->bytes) != 0 ||
-        added->bytes > INT64_MAX / TENSORS_MAX)
+        added->bytes > INT64_MAX / TENSORS_MAX) {
         return ATTN_E_ARGUMENT;
+    }
     parcel->views[header->tensor_count++] = view_of(added, data);
     parcel->bytes += added->bytes;
     return 0;
@@ -73,13 +76,13 @@ static void take_key_heads(struct view *view, const struct part *part)
     }
 }
 
-static void take_rows(struct view *view, const struct part *part)
+static void parcel_take_rows(struct view *view, const struct part *part)
 {
     view->row = part->row;
     view->rows_taken = part->rows;
 }
 
-static void take(enum tensor_role role, const struct part *part, struct view *view)
+static void parcel_take(enum tensor_role role, const struct part *part, struct view *view)
 {
     view->samples_taken = part->samples;
     switch (role) {
@@ -87,27 +90,29 @@ static void take(enum tensor_role role, const struct part *part, struct view *vi
     case TENSOR_GRAD:
     case TENSOR_Q:
         take_heads(view, part);
-        take_rows(view, part);
+        parcel_take_rows(view, part);
         break;
     case TENSOR_K:
     case TENSOR_V:
         take_key_heads(view, part);
         break;
     case TENSOR_MASK:
-        take_rows(view, part);
+        parcel_take_rows(view, part);
         break;
     default:
         break;
     }
 }
 
-static void set_shape(struct tensor *tensor, const struct view *view)
+static void parcel_set_shape(struct tensor *tensor, const struct view *view)
 {
     tensor->shape[0] = view->samples_taken;
-    if (tensor->rank == 4)
+    if (tensor->rank == 4) {
         tensor->shape[1] = view->heads_taken;
-    if (tensor->rank > 2)
+    }
+    if (tensor->rank > 2) {
         tensor->shape[tensor->rank - 2] = view->rows_taken;
+    }
     tensor->bytes =
         (uint64_t)view->samples_taken * view->heads_taken * view->rows_taken * view->row_bytes;
 }
@@ -120,8 +125,9 @@ static struct part part_of(const struct header *header, const attn_plan *plan, u
                         .heads = range.last - range.first + 1,
                         .group = header->heads / header->kv_heads};
 
-    if (plan->samples > 0 && plan->samples < part.samples)
+    if (plan->samples > 0 && plan->samples < part.samples) {
         part.samples = plan->samples;
+    }
     part.rows = attn_plan_rows(plan, step, header->queries, &part.row);
     return part;
 }
@@ -141,8 +147,8 @@ void parcel_restrict(const struct parcel *whole, const attn_plan *plan, uint64_t
     ret_part->row = part.row;
     ret_part->bytes = 0;
     for (uint32_t i = 0; i < header->tensor_count; i++) {
-        take(header->tensors[i].role, &part, &ret_part->views[i]);
-        set_shape(&header->tensors[i], &ret_part->views[i]);
+        parcel_take(header->tensors[i].role, &part, &ret_part->views[i]);
+        parcel_set_shape(&header->tensors[i], &ret_part->views[i]);
         ret_part->bytes += header->tensors[i].bytes;
     }
 }
@@ -154,7 +160,7 @@ static bool is_whole(const struct view *view)
     return view->share == 1 && view->heads_taken == view->heads && view->rows_taken == view->rows;
 }
 
-static const char *block(const struct view *view, uint32_t sample, uint32_t head)
+static const char *parcel_block(const struct view *view, uint32_t sample, uint32_t head)
 {
     uint32_t from = view->share == 1 ? view->head + head : (view->head + head) / view->share;
     uint64_t plane = (uint64_t)sample * view->heads + from;
@@ -173,7 +179,8 @@ void parcel_copy(const struct parcel *parcel, uint32_t index, void *to)
         return;
     }
     for (uint32_t sample = 0; sample < view->samples_taken; sample++) {
-        for (uint32_t head = 0; head < view->heads_taken; head++, at += bytes)
-            memcpy(at, block(view, sample, head), bytes);
+        for (uint32_t head = 0; head < view->heads_taken; head++, at += bytes) {
+            memcpy(at, parcel_block(view, sample, head), bytes);
+        }
     }
 }

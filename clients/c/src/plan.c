@@ -31,8 +31,9 @@ static size_t set_end(const char *pattern, size_t len)
 {
     size_t at = len > 1 && pattern[1] == '!' ? 3 : 2; /* a ] that comes first is meant */
 
-    while (at < len && pattern[at] != ']')
+    while (at < len && pattern[at] != ']') {
         at++;
+    }
     return at < len ? at : 0;
 }
 
@@ -52,13 +53,14 @@ static bool set_has(const char *pattern, size_t end, char c)
 }
 
 /* Whether the pattern's first item, of *ret_len characters and no star, takes the character. */
-static bool takes(const char *pattern, size_t len, char c, size_t *ret_len)
+static bool plan_takes(const char *pattern, size_t len, char c, size_t *ret_len)
 {
     size_t end = pattern[0] == '[' ? set_end(pattern, len) : 0;
 
     *ret_len = end + 1;
-    if (end > 0)
+    if (end > 0) {
         return set_has(pattern, end, c);
+    }
     return pattern[0] == '?' || pattern[0] == c;
 }
 
@@ -71,7 +73,7 @@ bool plan_glob(const char *pattern, size_t pattern_len, const char *text, size_t
         if (p < pattern_len && pattern[p] == '*') {
             star = p++;
             star_text = t;
-        } else if (p < pattern_len && takes(pattern + p, pattern_len - p, text[t], &item)) {
+        } else if (p < pattern_len && plan_takes(pattern + p, pattern_len - p, text[t], &item)) {
             p += item;
             t++;
         } else if (star != SIZE_MAX) {
@@ -81,20 +83,22 @@ bool plan_glob(const char *pattern, size_t pattern_len, const char *text, size_t
             return false;
         }
     }
-    while (p < pattern_len && pattern[p] == '*')
+    while (p < pattern_len && pattern[p] == '*') {
         p++;
+    }
     return p == pattern_len;
 }
 
 /* ---- reading ---- */
 
 /* Takes what comes before the separator, which it must not end without; what follows stays. */
-static bool cut(struct span *rest, char separator, struct span *ret_part)
+static bool plan_cut(struct span *rest, char separator, struct span *ret_part)
 {
     const char *end = memchr(rest->at, separator, rest->len);
 
-    if (!end)
+    if (!end) {
         return false;
+    }
     *ret_part = (struct span){rest->at, (size_t)(end - rest->at)};
     rest->len -= ret_part->len + 1;
     rest->at = end + 1;
@@ -102,40 +106,46 @@ static bool cut(struct span *rest, char separator, struct span *ret_part)
 }
 
 /* The same, but the last part needs no separator. False: there is none left. */
-static bool next_part(struct span *rest, char separator, struct span *ret_part)
+static bool plan_next_part(struct span *rest, char separator, struct span *ret_part)
 {
-    if (!rest->at)
+    if (!rest->at) {
         return false;
-    if (cut(rest, separator, ret_part))
+    }
+    if (plan_cut(rest, separator, ret_part)) {
         return true;
+    }
     *ret_part = *rest;
     rest->at = NULL;
     return true;
 }
 
-static bool read_number(struct span text, uint32_t max, uint32_t *ret_number)
+static bool plan_read_number(struct span text, uint32_t max, uint32_t *ret_number)
 {
     uint64_t number = 0;
 
-    if (text.len < 1 || text.len > 10)
+    if (text.len < 1 || text.len > 10) {
         return false;
+    }
     for (size_t i = 0; i < text.len; i++) {
-        if (text.at[i] < '0' || text.at[i] > '9')
+        if (text.at[i] < '0' || text.at[i] > '9') {
             return false;
+        }
         number = 10 * number + (uint64_t)(text.at[i] - '0');
     }
     *ret_number = (uint32_t)number;
     return number <= max;
 }
 
-static bool read_layers(struct span text, attn_plan *plan)
+static bool plan_read_layers(struct span text, attn_plan *plan)
 {
     size_t blanks = 0;
 
-    while (blanks < text.len && text.at[blanks] == ' ')
+    while (blanks < text.len && text.at[blanks] == ' ') {
         blanks++;
-    if (blanks == text.len || text.len >= sizeof(plan->layers))
+    }
+    if (blanks == text.len || text.len >= sizeof plan->layers) {
         return false;
+    }
     memcpy(plan->layers, text.at, text.len);
     plan->layers[text.len] = '\0';
     return true;
@@ -145,10 +155,11 @@ static bool read_range(struct span text, attn_range *ret_range)
 {
     struct span first;
 
-    if (!cut(&text, '-', &first))
+    if (!plan_cut(&text, '-', &first)) {
         first = text;
-    return read_number(first, PLAN_NUMBER_MAX, &ret_range->first) &&
-           read_number(text, PLAN_NUMBER_MAX, &ret_range->last) &&
+    }
+    return plan_read_number(first, PLAN_NUMBER_MAX, &ret_range->first) &&
+           plan_read_number(text, PLAN_NUMBER_MAX, &ret_range->last) &&
            ret_range->first <= ret_range->last;
 }
 
@@ -162,14 +173,15 @@ static int by_first(const void *a, const void *b)
 /* Ranges in any order, which may overlap, as a plan has them. */
 static bool set_ranges(attn_range *ranges, size_t count, attn_plan *plan)
 {
-    qsort(ranges, count, sizeof(*ranges), by_first);
+    qsort(ranges, count, sizeof *ranges, by_first);
     plan->range_count = 0;
     for (size_t i = 0; i < count; i++) {
         attn_range *last = plan->range_count ? &plan->ranges[plan->range_count - 1] : NULL;
 
         if (last && ranges[i].first <= last->last + 1) {
-            if (ranges[i].last > last->last)
+            if (ranges[i].last > last->last) {
                 last->last = ranges[i].last;
+            }
         } else if (plan->range_count == ATTN_PLAN_RANGES_MAX) {
             return false;
         } else {
@@ -179,18 +191,20 @@ static bool set_ranges(attn_range *ranges, size_t count, attn_plan *plan)
     return true;
 }
 
-static bool read_heads(struct span text, attn_plan *plan)
+static bool plan_read_heads(struct span text, attn_plan *plan)
 {
     attn_range ranges[RANGES_READ_MAX];
     struct span part;
     size_t count = 0;
 
     plan->range_count = 0;
-    if (text.len == 1 && text.at[0] == '*')
+    if (text.len == 1 && text.at[0] == '*') {
         return true;
-    while (next_part(&text, ',', &part)) {
-        if (count == RANGES_READ_MAX || !read_range(part, &ranges[count++]))
+    }
+    while (plan_next_part(&text, ',', &part)) {
+        if (count == RANGES_READ_MAX || !read_range(part, &ranges[count++])) {
             return false;
+        }
     }
     return set_ranges(ranges, count, plan);
 }
@@ -205,19 +219,25 @@ static bool read_setting(struct span setting, attn_plan *plan)
 {
     struct span key;
 
-    if (setting.len == 0)
+    if (setting.len == 0) {
         return true;
-    if (!cut(&setting, '=', &key))
+    }
+    if (!plan_cut(&setting, '=', &key)) {
         return false;
-    if (is(key, "every"))
-        return read_number(setting, PLAN_NUMBER_MAX, &plan->every);
-    if (is(key, "samples"))
-        return read_number(setting, PLAN_NUMBER_MAX, &plan->samples);
-    if (is(key, "rows"))
-        return read_number(setting, PLAN_NUMBER_MAX, &plan->rows);
-    if (is(key, "layers"))
-        return read_layers(setting, plan);
-    return !is(key, "heads") || read_heads(setting, plan);
+    }
+    if (is(key, "every")) {
+        return plan_read_number(setting, PLAN_NUMBER_MAX, &plan->every);
+    }
+    if (is(key, "samples")) {
+        return plan_read_number(setting, PLAN_NUMBER_MAX, &plan->samples);
+    }
+    if (is(key, "rows")) {
+        return plan_read_number(setting, PLAN_NUMBER_MAX, &plan->rows);
+    }
+    if (is(key, "layers")) {
+        return plan_read_layers(setting, plan);
+    }
+    return !is(key, "heads") || plan_read_heads(setting, plan);
 }
 
 static bool read_settings(struct span text, attn_plan *ret_plan)
@@ -226,12 +246,14 @@ static bool read_settings(struct span text, attn_plan *ret_plan)
 
     attn_plan_default(ret_plan);
     for (size_t i = 0; i < text.len; i++) {
-        if (text.at[i] < ' ' || text.at[i] > '~')
+        if (text.at[i] < ' ' || text.at[i] > '~') {
             return false;
+        }
     }
-    while (next_part(&text, ';', &part)) {
-        if (!read_setting(part, ret_plan))
+    while (plan_next_part(&text, ';', &part)) {
+        if (!read_setting(part, ret_plan)) {
             return false;
+        }
     }
     return true;
 }
@@ -239,20 +261,23 @@ static bool read_settings(struct span text, attn_plan *ret_plan)
 enum verdict { PLAN_OURS, PLAN_OTHERS, PLAN_MALFORMED };
 
 /* `entry` is written to in any case. */
-static enum verdict read_prefix(struct span rest, const char *job, struct plan_entry *entry)
+static enum verdict plan_read_prefix(struct span rest, const char *job, struct plan_entry *entry)
 {
     struct span order, pattern;
 
-    if (rest.len > PLAN_PREFIX_MAX)
+    if (rest.len > PLAN_PREFIX_MAX) {
         return PLAN_MALFORMED;
+    }
     rest.at += strlen(PLAN_PREFIX);
     rest.len -= strlen(PLAN_PREFIX);
-    if (!cut(&rest, '/', &order) || order.len > 6 ||
-        !read_number(order, PLAN_ORDER_DEFAULT, &entry->order) || !cut(&rest, '/', &pattern) ||
-        pattern.len < 1 || pattern.len > PATTERN_MAX)
+    if (!plan_cut(&rest, '/', &order) || order.len > 6 ||
+        !plan_read_number(order, PLAN_ORDER_DEFAULT, &entry->order) ||
+        !plan_cut(&rest, '/', &pattern) || pattern.len < 1 || pattern.len > PATTERN_MAX) {
         return PLAN_MALFORMED;
-    if (!plan_glob(pattern.at, pattern.len, job, strlen(job)))
+    }
+    if (!plan_glob(pattern.at, pattern.len, job, strlen(job))) {
         return PLAN_OTHERS;
+    }
     return read_settings(rest, &entry->plan) ? PLAN_OURS : PLAN_MALFORMED;
 }
 
@@ -263,40 +288,45 @@ bool plan_is(const char *prefix, size_t len)
     return len >= strlen(PLAN_PREFIX) && memcmp(prefix, PLAN_PREFIX, strlen(PLAN_PREFIX)) == 0;
 }
 
-static size_t find(const struct plans *plans, const char *prefix, size_t len)
+static size_t plan_find(const struct plans *plans, const char *prefix, size_t len)
 {
     size_t i = 0;
 
     while (i < plans->count &&
-           !(plans->items[i].len == len && memcmp(plans->items[i].text, prefix, len) == 0))
+           !(plans->items[i].len == len && memcmp(plans->items[i].text, prefix, len) == 0)) {
         i++;
+    }
     return i;
 }
 
-static bool grow(struct plans *plans)
+static bool plan_grow(struct plans *plans)
 {
     size_t capacity = plans->capacity ? 2 * plans->capacity : 4;
     struct plan_entry *items;
 
-    if (plans->count < plans->capacity)
+    if (plans->count < plans->capacity) {
         return true;
-    if (capacity > PLANS_MAX)
+    }
+    if (capacity > PLANS_MAX) {
         return false;
-    items = realloc(plans->items, capacity * sizeof(*items));
-    if (!items)
+    }
+    items = realloc(plans->items, capacity * sizeof *items);
+    if (!items) {
         return false;
+    }
     plans->items = items;
     plans->capacity = capacity;
     return true;
 }
 
 /* Takes a copy of the text; false when there is no room or memory. */
-static bool keep(struct plans *plans, const struct plan_entry *entry, const char *prefix)
+static bool plan_keep(struct plans *plans, const struct plan_entry *entry, const char *prefix)
 {
-    char *text = grow(plans) ? malloc(entry->len) : NULL;
+    char *text = plan_grow(plans) ? malloc(entry->len) : NULL;
 
-    if (!text)
+    if (!text) {
         return false;
+    }
     memcpy(text, prefix, entry->len);
     plans->items[plans->count] = *entry;
     plans->items[plans->count++].text = text;
@@ -308,22 +338,26 @@ bool plans_add(struct plans *plans, const char *job, const char *prefix, size_t 
     struct plan_entry entry = {.len = len};
     enum verdict verdict;
 
-    if (find(plans, prefix, len) < plans->count)
+    if (plan_find(plans, prefix, len) < plans->count) {
         return false;
-    verdict = read_prefix((struct span){prefix, len}, job, &entry);
-    if (verdict == PLAN_OURS && keep(plans, &entry, prefix))
+    }
+    verdict = plan_read_prefix((struct span){prefix, len}, job, &entry);
+    if (verdict == PLAN_OURS && plan_keep(plans, &entry, prefix)) {
         return true;
-    if (verdict != PLAN_OTHERS)
+    }
+    if (verdict != PLAN_OTHERS) {
         plans->refused++;
+    }
     return false;
 }
 
 bool plans_remove(struct plans *plans, const char *prefix, size_t len)
 {
-    size_t at = find(plans, prefix, len);
+    size_t at = plan_find(plans, prefix, len);
 
-    if (at == plans->count)
+    if (at == plans->count) {
         return false;
+    }
     free(plans->items[at].text);
     plans->items[at] = plans->items[--plans->count];
     return true;
@@ -331,8 +365,9 @@ bool plans_remove(struct plans *plans, const char *prefix, size_t len)
 
 void plans_clear(struct plans *plans)
 {
-    for (size_t i = 0; i < plans->count; i++)
+    for (size_t i = 0; i < plans->count; i++) {
         free(plans->items[i].text);
+    }
     free(plans->items);
     *plans = (struct plans){.refused = plans->refused};
 }
@@ -352,17 +387,20 @@ static bool precedes(const struct plan_entry *a, const struct plan_entry *b)
 {
     uint32_t a_every = a->plan.every - 1, b_every = b->plan.every - 1; /* 0 comes last */
 
-    if (a->order != b->order)
+    if (a->order != b->order) {
         return a->order < b->order;
-    if (a_every != b_every)
+    }
+    if (a_every != b_every) {
         return a_every < b_every;
+    }
     return compare_text(a, b) < 0;
 }
 
 static void wish(uint32_t wanted, uint32_t *number)
 {
-    if (wanted != ATTN_UNSAID)
+    if (wanted != ATTN_UNSAID) {
         *number = wanted;
+    }
 }
 
 bool plans_choose(const struct plans *plans, const struct plan_wishes *own, attn_plan *ret_plan)
@@ -370,13 +408,15 @@ bool plans_choose(const struct plans *plans, const struct plan_wishes *own, attn
     const struct plan_entry *best = NULL;
 
     for (size_t i = 0; i < plans->count; i++) {
-        if (!best || precedes(&plans->items[i], best))
+        if (!best || precedes(&plans->items[i], best)) {
             best = &plans->items[i];
+        }
     }
-    if (best)
+    if (best) {
         *ret_plan = best->plan;
-    else
+    } else {
         attn_plan_default(ret_plan);
+    }
     if (!best || best->order == PLAN_ORDER_DEFAULT) {
         wish(own->every, &ret_plan->every);
         wish(own->samples, &ret_plan->samples);
@@ -390,13 +430,14 @@ bool plans_choose(const struct plans *plans, const struct plan_wishes *own, attn
 bool plan_takes_layer(const attn_plan *plan, struct layer_id id)
 {
     char name[64];
-    int len = snprintf(name, sizeof(name), "%s.%u.%s", stack_name(id.stack), id.layer,
-                       site_name(id.site));
+    int len =
+        snprintf(name, sizeof name, "%s.%u.%s", stack_name(id.stack), id.layer, site_name(id.site));
     struct span rest = {plan->layers, strlen(plan->layers)}, pattern;
 
-    while (next_part(&rest, ' ', &pattern)) {
-        if (pattern.len > 0 && plan_glob(pattern.at, pattern.len, name, (size_t)len))
+    while (plan_next_part(&rest, ' ', &pattern)) {
+        if (pattern.len > 0 && plan_glob(pattern.at, pattern.len, name, (size_t)len)) {
             return true;
+        }
     }
     return false;
 }
@@ -408,19 +449,21 @@ bool plan_takes_step(const attn_plan *plan, uint64_t step)
 
 bool plan_valid(const attn_plan *plan)
 {
-    if (plan->range_count > ATTN_PLAN_RANGES_MAX)
+    if (plan->range_count > ATTN_PLAN_RANGES_MAX) {
         return false;
+    }
     for (uint32_t i = 0; i < plan->range_count; i++) {
         if (plan->ranges[i].first > plan->ranges[i].last ||
-            (i > 0 && plan->ranges[i].first <= plan->ranges[i - 1].last))
+            (i > 0 && plan->ranges[i].first <= plan->ranges[i - 1].last)) {
             return false;
+        }
     }
     return true;
 }
 
 void attn_plan_default(attn_plan *ret_plan)
 {
-    memset(ret_plan, 0, sizeof(*ret_plan));
+    memset(ret_plan, 0, sizeof *ret_plan);
     ret_plan->every = 1;
     strcpy(ret_plan->layers, "*");
 }
@@ -430,8 +473,9 @@ uint32_t attn_plan_rows(const attn_plan *plan, uint64_t step, uint32_t queries, 
     uint64_t every = plan->every ? plan->every : 1, blocks;
 
     *ret_first = 0;
-    if (plan->rows == 0 || queries <= plan->rows)
+    if (plan->rows == 0 || queries <= plan->rows) {
         return queries;
+    }
     blocks = ((uint64_t)queries + plan->rows - 1) / plan->rows;
     *ret_first = (uint32_t)(step / every % blocks) * plan->rows;
     return queries - *ret_first < plan->rows ? queries - *ret_first : plan->rows;

@@ -4,53 +4,60 @@
 #include <stdlib.h>
 #include <string.h>
 
-static size_t find(const struct prefixes *prefixes, const char *text, size_t len)
+static size_t prefixes_find(const struct prefixes *prefixes, const char *text, size_t len)
 {
     size_t i = 0;
 
     while (i < prefixes->count &&
-           !(prefixes->items[i].len == len && memcmp(prefixes->items[i].text, text, len) == 0))
+           !(prefixes->items[i].len == len && memcmp(prefixes->items[i].text, text, len) == 0)) {
         i++;
+    }
     return i;
 }
 
-static bool grow(struct prefixes *prefixes)
+static bool prefixes_grow(struct prefixes *prefixes)
 {
     size_t capacity = prefixes->capacity ? 2 * prefixes->capacity : 16;
     struct prefix *items;
 
-    if (prefixes->count < prefixes->capacity)
+    if (prefixes->count < prefixes->capacity) {
         return true;
-    if (capacity > PREFIXES_MAX)
+    }
+    if (capacity > PREFIXES_MAX) {
         return false;
-    items = realloc(prefixes->items, capacity * sizeof(*items));
-    if (!items)
+    }
+    items = realloc(prefixes->items, capacity * sizeof *items);
+    if (!items) {
         return false;
+    }
     prefixes->items = items;
     prefixes->capacity = capacity;
     return true;
 }
 
-static void add(struct prefixes *prefixes, const char *text, size_t len)
+static void prefixes_add(struct prefixes *prefixes, const char *text, size_t len)
 {
     char *copy;
 
-    if (find(prefixes, text, len) < prefixes->count || !grow(prefixes))
+    if (prefixes_find(prefixes, text, len) < prefixes->count || !prefixes_grow(prefixes)) {
         return;
+    }
     copy = malloc(len + 1);
-    if (!copy)
+    if (!copy) {
         return;
+    }
     memcpy(copy, text, len);
     copy[len] = '\0';
     prefixes->items[prefixes->count++] = (struct prefix){copy, len};
 }
 
-static void drop(struct prefixes *prefixes, const char *text, size_t len)
+static void prefixes_drop(struct prefixes *prefixes, const char *text, size_t len)
 {
-    size_t at = find(prefixes, text, len);
+    size_t at = prefixes_find(prefixes, text, len);
 
-    if (at == prefixes->count)
+    if (at == prefixes->count) {
         return;
+    }
     free(prefixes->items[at].text);
     prefixes->items[at] = prefixes->items[--prefixes->count];
 }
@@ -59,17 +66,19 @@ void prefixes_apply(struct prefixes *prefixes, const void *notice, size_t len)
 {
     const char *bytes = notice;
 
-    if (len > 0 && bytes[0] == 1)
-        add(prefixes, bytes + 1, len - 1);
-    else if (len > 0 && bytes[0] == 0)
-        drop(prefixes, bytes + 1, len - 1);
+    if (len > 0 && bytes[0] == 1) {
+        prefixes_add(prefixes, bytes + 1, len - 1);
+    } else if (len > 0 && bytes[0] == 0) {
+        prefixes_drop(prefixes, bytes + 1, len - 1);
+    }
 }
 
 bool prefixes_match(const struct prefixes *prefixes, const char *topic)
 {
     for (size_t i = 0; i < prefixes->count; i++) {
-        if (strncmp(topic, prefixes->items[i].text, prefixes->items[i].len) == 0)
+        if (strncmp(topic, prefixes->items[i].text, prefixes->items[i].len) == 0) {
             return true;
+        }
     }
     return false;
 }
@@ -81,16 +90,18 @@ bool prefixes_touch(const struct prefixes *prefixes, const char *root)
     for (size_t i = 0; i < prefixes->count; i++) {
         size_t len = prefixes->items[i].len;
 
-        if (memcmp(root, prefixes->items[i].text, len < root_len ? len : root_len) == 0)
+        if (memcmp(root, prefixes->items[i].text, len < root_len ? len : root_len) == 0) {
             return true;
+        }
     }
     return false;
 }
 
 void prefixes_clear(struct prefixes *prefixes)
 {
-    for (size_t i = 0; i < prefixes->count; i++)
+    for (size_t i = 0; i < prefixes->count; i++) {
         free(prefixes->items[i].text);
+    }
     free(prefixes->items);
     *prefixes = (struct prefixes){0};
 }

@@ -24,14 +24,17 @@ static bool dim_valid(uint32_t size)
 
 static bool lengths_valid(const int32_t *lengths, uint32_t batch, uint32_t max)
 {
-    if (!lengths)
+    if (!lengths) {
         return true;
+    }
     /* 16384 entries do not fit the header: not worth a walk. */
-    if (batch > HEADER_BYTES_MAX)
+    if (batch > HEADER_BYTES_MAX) {
         return false;
+    }
     for (uint32_t i = 0; i < batch; i++) {
-        if (lengths[i] < 0 || (uint32_t)lengths[i] > max)
+        if (lengths[i] < 0 || (uint32_t)lengths[i] > max) {
             return false;
+        }
     }
     return true;
 }
@@ -42,11 +45,13 @@ static size_t utf8_char(const unsigned char *at)
     size_t len = at[0] < 0x80 ? 1 : at[0] < 0xc2 ? 0 : at[0] < 0xe0 ? 2 : at[0] < 0xf0 ? 3 : 4;
 
     if (at[0] > 0xf4 || (at[0] == 0xe0 && at[1] < 0xa0) || (at[0] == 0xed && at[1] > 0x9f) ||
-        (at[0] == 0xf0 && at[1] < 0x90) || (at[0] == 0xf4 && at[1] > 0x8f))
+        (at[0] == 0xf0 && at[1] < 0x90) || (at[0] == 0xf4 && at[1] > 0x8f)) {
         return 0;
+    }
     for (size_t i = 1; i < len; i++) {
-        if ((at[i] & 0xc0) != 0x80)
+        if ((at[i] & 0xc0) != 0x80) {
             return 0;
+        }
     }
     return len;
 }
@@ -58,8 +63,9 @@ static bool text_valid(const char *text)
     while (at && *at) {
         size_t len = utf8_char(at);
 
-        if (len == 0)
+        if (len == 0) {
             return false;
+        }
         at += len;
     }
     return at;
@@ -69,8 +75,9 @@ static bool text_valid(const char *text)
 static bool labels_valid(const char *const *labels, uint32_t keys)
 {
     for (uint32_t i = 0; labels && keys <= HEADER_BYTES_MAX && i < keys; i++) {
-        if (!text_valid(labels[i]))
+        if (!text_valid(labels[i])) {
             return false;
+        }
     }
     return true;
 }
@@ -133,13 +140,14 @@ static int add_row_tensors(struct parcel *parcel, const struct row_tensors *rows
                         documents = {TENSOR_DOCUMENTS, DTYPE_I32, 2, {h->batch, h->keys}, 0};
     int rc = parcel_add(parcel, &mask, rows->mask);
 
-    if (!rc)
+    if (!rc) {
         rc = parcel_add(parcel, &tokens, rows->tokens);
+    }
     return rc ? rc : parcel_add(parcel, &documents, rows->documents);
 }
 
-static void begin(const attn_publisher *publisher, enum message_type type,
-                  struct parcel *ret_parcel)
+static void publish_begin(const attn_publisher *publisher, enum message_type type,
+                          struct parcel *ret_parcel)
 {
     ret_parcel->header = publisher->identity;
     ret_parcel->header.type = type;
@@ -168,8 +176,9 @@ static int queue_planned(attn_publisher *publisher, const struct parcel *whole,
         struct parcel part;
         int rc;
 
-        if (range.first > range.last)
+        if (range.first > range.last) {
             continue;
+        }
         parcel_restrict(whole, plan, whole->header.step, range, &part);
         rc = queue_put(publisher, &part);
         result = !any || rc < result ? rc : result;
@@ -180,10 +189,12 @@ static int queue_planned(attn_publisher *publisher, const struct parcel *whole,
 
 static int queue(attn_publisher *publisher, struct parcel *parcel, const attn_plan *plan)
 {
-    if (publisher_is_orphan(publisher))
+    if (publisher_is_orphan(publisher)) {
         return ATTN_SKIPPED;
-    if (is_unwanted(publisher))
+    }
+    if (is_unwanted(publisher)) {
         return queue_skip(publisher);
+    }
     publisher_position(publisher, &parcel->header.epoch, &parcel->header.step);
     return plan ? queue_planned(publisher, parcel, plan) : queue_put(publisher, parcel);
 }
@@ -195,7 +206,7 @@ void attn_attention_default(attn_attention *ret_attention)
     *ret_attention = (attn_attention){.stack = ATTN_ENCODER};
 }
 
-static int describe_attention(const attn_attention *a, struct parcel *parcel)
+static int publish_describe_attention(const attn_attention *a, struct parcel *parcel)
 {
     struct header *header = &parcel->header;
     const struct row_tensors rows = {a->mask, a->tokens, a->documents};
@@ -204,17 +215,19 @@ static int describe_attention(const attn_attention *a, struct parcel *parcel)
 
     FILL_ROWS(header, a);
     header->kv_heads = a->heads;
-    if (!rows_valid(header) || !documents_valid(header, a->documents))
+    if (!rows_valid(header) || !documents_valid(header, a->documents)) {
         return ATTN_E_ARGUMENT;
+    }
     weights.dtype = dtypes[a->dtype];
     memcpy(weights.shape, (uint64_t[]){a->batch, a->heads, a->queries, a->keys},
-           sizeof(weights.shape));
+           sizeof weights.shape);
     grad = weights;
     grad.role = TENSOR_GRAD;
     grad.dtype = dtypes[a->grad_dtype];
     rc = parcel_add(parcel, &weights, a->weights);
-    if (!rc)
+    if (!rc) {
         rc = add_row_tensors(parcel, &rows);
+    }
     return rc ? rc : parcel_add(parcel, &grad, a->grad);
 }
 
@@ -224,11 +237,13 @@ int attn_publish_attention(attn_publisher *publisher, const attn_attention *atte
     struct parcel parcel;
 
     if (!a || !a->weights || !layer_valid(a->stack, a->layer, a->site) || !dtype_valid(a->dtype) ||
-        !dtype_valid(a->grad_dtype) || (a->plan && !plan_valid(a->plan)))
+        !dtype_valid(a->grad_dtype) || (a->plan && !plan_valid(a->plan))) {
         return ATTN_E_ARGUMENT;
-    begin(publisher, MESSAGE_ATTENTION, &parcel);
-    if (describe_attention(a, &parcel) != 0)
+    }
+    publish_begin(publisher, MESSAGE_ATTENTION, &parcel);
+    if (publish_describe_attention(a, &parcel) != 0) {
         return ATTN_E_ARGUMENT;
+    }
     return queue(publisher, &parcel, a->plan);
 }
 
@@ -255,12 +270,13 @@ static int add_vectors(const attn_qk *qk, struct parcel *parcel)
         v = {TENSOR_V, dtypes[qk->v_dtype], 4, {h->batch, h->kv_heads, h->keys, width}, 0};
     int rc = parcel_add(parcel, &q, qk->q);
 
-    if (!rc)
+    if (!rc) {
         rc = parcel_add(parcel, &k, qk->k);
+    }
     return rc ? rc : parcel_add(parcel, &v, qk->v);
 }
 
-static int describe_qk(const attn_qk *qk, struct parcel *parcel)
+static int publish_describe_qk(const attn_qk *qk, struct parcel *parcel)
 {
     struct header *header = &parcel->header;
     const struct row_tensors rows = {qk->mask, qk->tokens, qk->documents};
@@ -271,8 +287,9 @@ static int describe_qk(const attn_qk *qk, struct parcel *parcel)
     header->head_dim = qk->head_dim;
     header->scale = fabs(qk->scale) > 0 ? qk->scale : 1 / sqrt(qk->head_dim);
     header->softcap = qk->softcap;
-    if (!rows_valid(header) || !documents_valid(header, qk->documents))
+    if (!rows_valid(header) || !documents_valid(header, qk->documents)) {
         return ATTN_E_ARGUMENT;
+    }
     rc = add_vectors(qk, parcel);
     return rc ? rc : add_row_tensors(parcel, &rows);
 }
@@ -283,11 +300,13 @@ int attn_publish_qk(attn_publisher *publisher, const attn_qk *qk)
 
     if (!qk || !qk->q || !qk->k || !layer_valid(qk->stack, qk->layer, qk->site) ||
         !dtype_valid(qk->q_dtype) || !dtype_valid(qk->k_dtype) || !dtype_valid(qk->v_dtype) ||
-        !logits_valid(qk) || (qk->plan && !plan_valid(qk->plan)))
+        !logits_valid(qk) || (qk->plan && !plan_valid(qk->plan))) {
         return ATTN_E_ARGUMENT;
-    begin(publisher, MESSAGE_QK, &parcel);
-    if (describe_qk(qk, &parcel) != 0)
+    }
+    publish_begin(publisher, MESSAGE_QK, &parcel);
+    if (publish_describe_qk(qk, &parcel) != 0) {
         return ATTN_E_ARGUMENT;
+    }
     return queue(publisher, &parcel, qk->plan);
 }
 
@@ -304,10 +323,12 @@ static int add_matrix(struct parcel *parcel, enum tensor_role role, const attn_m
 {
     struct tensor tensor = {.role = role, .rank = 2};
 
-    if (!matrix->data)
+    if (!matrix->data) {
         return 0;
-    if (!dtype_valid(matrix->dtype))
+    }
+    if (!dtype_valid(matrix->dtype)) {
         return ATTN_E_ARGUMENT;
+    }
     tensor.dtype = dtypes[matrix->dtype];
     tensor.shape[0] = is_out ? side : matrix->width;
     tensor.shape[1] = is_out ? matrix->width : side;
@@ -320,16 +341,19 @@ static int add_matrices(const attn_weights *w, struct parcel *parcel)
     uint64_t kv_side = (uint64_t)parcel->header.kv_heads * w->head_dim;
     int rc = add_matrix(parcel, TENSOR_WQ, &w->wq, q_side, true);
 
-    if (!rc)
+    if (!rc) {
         rc = add_matrix(parcel, TENSOR_WK, &w->wk, kv_side, true);
-    if (!rc)
+    }
+    if (!rc) {
         rc = add_matrix(parcel, TENSOR_WV, &w->wv, kv_side, true);
-    if (!rc)
+    }
+    if (!rc) {
         rc = add_matrix(parcel, TENSOR_WO, &w->wo, q_side, false);
+    }
     return rc || parcel->header.tensor_count > 0 ? rc : ATTN_E_ARGUMENT;
 }
 
-static int describe_weights(const attn_weights *w, struct parcel *parcel)
+static int publish_describe_weights(const attn_weights *w, struct parcel *parcel)
 {
     struct header *header = &parcel->header;
 
@@ -340,8 +364,9 @@ static int describe_weights(const attn_weights *w, struct parcel *parcel)
     header->head_dim = w->head_dim;
     header->heads_total = w->heads_total ? w->heads_total : w->heads;
     if (w->heads < 1 || header->heads_total < w->heads || header->heads_total > HEADS_TOTAL_MAX ||
-        w->heads % header->kv_heads != 0 || !dim_valid(w->head_dim))
+        w->heads % header->kv_heads != 0 || !dim_valid(w->head_dim)) {
         return ATTN_E_ARGUMENT;
+    }
     return add_matrices(w, parcel);
 }
 
@@ -349,10 +374,12 @@ int attn_publish_weights(attn_publisher *publisher, const attn_weights *weights)
 {
     struct parcel parcel;
 
-    if (!weights || !layer_valid(weights->stack, weights->layer, weights->site))
+    if (!weights || !layer_valid(weights->stack, weights->layer, weights->site)) {
         return ATTN_E_ARGUMENT;
-    begin(publisher, MESSAGE_WEIGHTS, &parcel);
-    if (describe_weights(weights, &parcel) != 0)
+    }
+    publish_begin(publisher, MESSAGE_WEIGHTS, &parcel);
+    if (publish_describe_weights(weights, &parcel) != 0) {
         return ATTN_E_ARGUMENT;
+    }
     return queue(publisher, &parcel, NULL);
 }

@@ -48,8 +48,9 @@ bool publisher_is_orphan(const attn_publisher *publisher)
 static void leave_behind(attn_publisher *publisher)
 {
     publisher->next_orphan = atomic_load(&orphans);
-    while (!atomic_compare_exchange_weak(&orphans, &publisher->next_orphan, publisher))
+    while (!atomic_compare_exchange_weak(&orphans, &publisher->next_orphan, publisher)) {
         continue;
+    }
 }
 
 /* ---- life ---- */
@@ -85,10 +86,11 @@ static bool options_valid(const attn_publisher_options *options)
 
 static int fill_run(const uint8_t *run, uint8_t *ret_run)
 {
-    if (run)
+    if (run) {
         memcpy(ret_run, run, RUN_BYTES);
-    else if (getrandom(ret_run, RUN_BYTES, 0) != RUN_BYTES)
+    } else if (getrandom(ret_run, RUN_BYTES, 0) != RUN_BYTES) {
         return ATTN_E_TRANSPORT;
+    }
     return 0;
 }
 
@@ -125,7 +127,7 @@ static void init(attn_publisher *publisher, const attn_publisher_options *option
 }
 
 /* A trainer's signals are not the sending thread's. */
-static int start_thread(attn_publisher *publisher)
+static int publisher_start_thread(attn_publisher *publisher)
 {
     sigset_t all, before;
     int rc;
@@ -138,34 +140,39 @@ static int start_thread(attn_publisher *publisher)
 }
 
 /* Without the thread. On failure the half-made publisher is freed by the caller. */
-static int set_up(attn_publisher *publisher, const attn_publisher_options *options)
+static int publisher_set_up(attn_publisher *publisher, const attn_publisher_options *options)
 {
     int rc;
 
     init(publisher, options);
     rc = link_name(options->endpoint, options->address, ADDRESS_INGEST, LINK_LOOK_EVERY_MS,
                    &publisher->target);
-    if (rc)
+    if (rc) {
         return rc;
+    }
     rc = fill_run(options->run, publisher->identity.run);
-    if (rc)
+    if (rc) {
         return rc;
+    }
     publisher->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     publisher->context = zmq_ctx_new();
-    if (publisher->wake < 0 || !publisher->context)
+    if (publisher->wake < 0 || !publisher->context) {
         return ATTN_E_MEMORY;
+    }
     return sender_open(publisher);
 }
 
 /* The thread has ended, or was never there. */
-static void destroy(attn_publisher *publisher, uint32_t linger_ms)
+static void publisher_destroy(attn_publisher *publisher, uint32_t linger_ms)
 {
     queue_clear(publisher);
     sender_close(publisher, linger_ms);
-    if (publisher->context)
+    if (publisher->context) {
         socket_context_free(publisher->context);
-    if (publisher->wake >= 0)
+    }
+    if (publisher->wake >= 0) {
         close(publisher->wake);
+    }
     topics_clear(&publisher->topics);
     free(publisher->layers);
     free(publisher->next_layers);
@@ -179,23 +186,27 @@ int attn_publisher_new(const attn_publisher_options *options, attn_publisher **r
     attn_publisher *publisher;
     int rc;
 
-    if (!options_valid(options) || !ret_publisher)
+    if (!options_valid(options) || !ret_publisher) {
         return ATTN_E_ARGUMENT;
+    }
     pthread_once(&fork_once, watch_forks);
-    publisher = calloc(1, sizeof(*publisher));
-    if (!publisher)
+    publisher = calloc(1, sizeof *publisher);
+    if (!publisher) {
         return ATTN_E_MEMORY;
-    rc = set_up(publisher, options);
-    if (!rc)
-        rc = start_thread(publisher);
-    if (rc)
-        destroy(publisher, 0);
-    else
+    }
+    rc = publisher_set_up(publisher, options);
+    if (!rc) {
+        rc = publisher_start_thread(publisher);
+    }
+    if (rc) {
+        publisher_destroy(publisher, 0);
+    } else {
         *ret_publisher = publisher;
+    }
     return rc;
 }
 
-static int say(attn_publisher *publisher, enum event_type event);
+static int publisher_say(attn_publisher *publisher, enum event_type event);
 
 void attn_publisher_free(attn_publisher **publisher)
 {
@@ -203,14 +214,15 @@ void attn_publisher_free(attn_publisher **publisher)
     uint64_t now;
     bool asleep;
 
-    if (!p)
+    if (!p) {
         return;
+    }
     *publisher = NULL;
     if (publisher_is_orphan(p)) {
         leave_behind(p);
         return;
     }
-    (void)say(p, EVENT_BYE);
+    (void)publisher_say(p, EVENT_BYE);
     pthread_mutex_lock(&p->lock);
     p->closing = true;
     p->deadline_ms = socket_now_ms() + p->options.linger_ms;
@@ -219,17 +231,18 @@ void attn_publisher_free(attn_publisher **publisher)
     queue_wake(p, asleep);
     pthread_join(p->thread, NULL);
     now = socket_now_ms();
-    destroy(p, now < p->deadline_ms ? (uint32_t)(p->deadline_ms - now) : 0);
+    publisher_destroy(p, now < p->deadline_ms ? (uint32_t)(p->deadline_ms - now) : 0);
 }
 
 /* ---- events ---- */
 
 static struct message *new_event(const attn_publisher *publisher, enum event_type event)
 {
-    struct message *message = calloc(1, sizeof(*message));
+    struct message *message = calloc(1, sizeof *message);
 
-    if (!message)
+    if (!message) {
         return NULL;
+    }
     message->header = publisher->identity;
     message->header.type = MESSAGE_EVENT;
     message->header.event = event;
@@ -237,7 +250,8 @@ static struct message *new_event(const attn_publisher *publisher, enum event_typ
 }
 
 /* Counts an event and queues it; takes it. Under the lock. */
-static int put_event(attn_publisher *publisher, struct message **message, bool *ret_asleep)
+static int publisher_put_event(attn_publisher *publisher, struct message **message,
+                               bool *ret_asleep)
 {
     uint64_t max = (uint64_t)publisher->options.max_queued_messages + QUEUED_EVENTS_MAX;
 
@@ -259,14 +273,14 @@ static int put_event(attn_publisher *publisher, struct message **message, bool *
     return 0;
 }
 
-static int say(attn_publisher *publisher, enum event_type event)
+static int publisher_say(attn_publisher *publisher, enum event_type event)
 {
     struct message *message = new_event(publisher, event);
     bool asleep = false;
     int rc;
 
     pthread_mutex_lock(&publisher->lock);
-    rc = put_event(publisher, &message, &asleep);
+    rc = publisher_put_event(publisher, &message, &asleep);
     pthread_mutex_unlock(&publisher->lock);
     queue_wake(publisher, asleep);
     message_free(message);
@@ -275,7 +289,8 @@ static int say(attn_publisher *publisher, enum event_type event)
 
 int attn_epoch_end(attn_publisher *publisher)
 {
-    return publisher_is_orphan(publisher) ? ATTN_SKIPPED : say(publisher, EVENT_EPOCH_END);
+    return publisher_is_orphan(publisher) ? ATTN_SKIPPED
+                                          : publisher_say(publisher, EVENT_EPOCH_END);
 }
 
 bool layer_valid(attn_stack stack, uint32_t layer, attn_site site)
@@ -291,19 +306,21 @@ struct layer_id layer_id_of(attn_stack stack, uint32_t layer, attn_site site)
 
 static bool layers_valid(const attn_layer *layers, size_t count)
 {
-    if (count > LAYERS_MAX || (count > 0 && !layers))
+    if (count > LAYERS_MAX || (count > 0 && !layers)) {
         return false;
+    }
     for (size_t i = 0; i < count; i++) {
         if (!layer_valid(layers[i].stack, layers[i].layer, layers[i].site) || layers[i].heads < 1 ||
-            layers[i].heads > HEADS_TOTAL_MAX)
+            layers[i].heads > HEADS_TOTAL_MAX) {
             return false;
+        }
     }
     return true;
 }
 
 static struct layer_info *copy_layers(const attn_layer *layers, size_t count)
 {
-    struct layer_info *copy = calloc(count + 1, sizeof(*copy));
+    struct layer_info *copy = calloc(count + 1, sizeof *copy);
 
     for (size_t i = 0; copy && i < count; i++) {
         copy[i].id = layer_id_of(layers[i].stack, layers[i].layer, layers[i].site);
@@ -324,7 +341,7 @@ static int put_hello(attn_publisher *publisher, struct layer_info *layers, uint3
     publisher->next_layers = layers;
     publisher->next_layer_count = count;
     publisher->has_next_layers = publisher->has_hello = true;
-    rc = put_event(publisher, &message, &asleep);
+    rc = publisher_put_event(publisher, &message, &asleep);
     publisher->hello_due = rc != 0;
     pthread_mutex_unlock(&publisher->lock);
     queue_wake(publisher, asleep);
@@ -336,10 +353,12 @@ int attn_hello(attn_publisher *publisher, const attn_layer *layers, size_t count
 {
     struct layer_info *copy;
 
-    if (!layers_valid(layers, count))
+    if (!layers_valid(layers, count)) {
         return ATTN_E_ARGUMENT;
-    if (publisher_is_orphan(publisher))
+    }
+    if (publisher_is_orphan(publisher)) {
         return ATTN_SKIPPED;
+    }
     copy = copy_layers(layers, count);
     return copy ? put_hello(publisher, copy, (uint32_t)count) : ATTN_E_MEMORY;
 }
@@ -348,8 +367,9 @@ int attn_hello(attn_publisher *publisher, const attn_layer *layers, size_t count
 
 void attn_set_position(attn_publisher *publisher, uint64_t epoch, uint64_t step)
 {
-    if (publisher_is_orphan(publisher))
+    if (publisher_is_orphan(publisher)) {
         return;
+    }
     pthread_mutex_lock(&publisher->lock);
     publisher->epoch = epoch;
     publisher->step = step;
@@ -365,15 +385,17 @@ void publisher_position(attn_publisher *publisher, uint64_t *ret_epoch, uint64_t
 }
 
 /* Under the lock. */
-static bool wants(attn_publisher *publisher, struct layer_id id)
+static bool publisher_wants(attn_publisher *publisher, struct layer_id id)
 {
     struct topic *topic;
 
-    if (!plan_takes_step(&publisher->plan, publisher->step))
+    if (!plan_takes_step(&publisher->plan, publisher->step)) {
         return false;
+    }
     topic = topics_get(&publisher->topics, id);
-    if (!topic)
+    if (!topic) {
         return false;
+    }
     queue_look_up(publisher, topic);
     return topic->subscribed && topic->planned;
 }
@@ -384,10 +406,11 @@ bool attn_publisher_wants(attn_publisher *publisher, attn_stack stack, uint32_t 
     bool wanted;
 
     if (!layer_valid(stack, layer, site) || publisher_is_orphan(publisher) ||
-        !publisher->has_tensor_reader || publisher->stalled)
+        !publisher->has_tensor_reader || publisher->stalled) {
         return false;
+    }
     pthread_mutex_lock(&publisher->lock);
-    wanted = wants(publisher, layer_id_of(stack, layer, site));
+    wanted = publisher_wants(publisher, layer_id_of(stack, layer, site));
     pthread_mutex_unlock(&publisher->lock);
     return wanted;
 }
@@ -425,16 +448,18 @@ static void wait_for_change(attn_publisher *publisher, uint64_t until_ms)
 }
 
 /* A daemon's subscriptions come one by one: the first is not yet all of them. Under the lock. */
-static int wait_until(attn_publisher *publisher, uint64_t deadline_ms)
+static int publisher_wait_until(attn_publisher *publisher, uint64_t deadline_ms)
 {
     for (;;) {
         bool wanted = wanted_at_all(publisher);
         uint64_t now = socket_now_ms(), settled = publisher->notice_ms + SETTLE_MS;
 
-        if (wanted && now >= settled)
+        if (wanted && now >= settled) {
             return 0;
-        if (now >= deadline_ms)
+        }
+        if (now >= deadline_ms) {
             return wanted ? 0 : ATTN_E_TIMEOUT;
+        }
         wait_for_change(publisher, wanted && settled < deadline_ms ? settled : deadline_ms);
     }
 }
@@ -443,12 +468,14 @@ int attn_publisher_wait(attn_publisher *publisher, int timeout_ms)
 {
     int rc;
 
-    if (timeout_ms < 0)
+    if (timeout_ms < 0) {
         return ATTN_E_ARGUMENT;
-    if (publisher_is_orphan(publisher))
+    }
+    if (publisher_is_orphan(publisher)) {
         return ATTN_E_TIMEOUT;
+    }
     pthread_mutex_lock(&publisher->lock);
-    rc = wait_until(publisher, socket_now_ms() + (uint64_t)timeout_ms);
+    rc = publisher_wait_until(publisher, socket_now_ms() + (uint64_t)timeout_ms);
     pthread_mutex_unlock(&publisher->lock);
     return rc;
 }
@@ -458,8 +485,9 @@ void attn_publisher_stats(attn_publisher *publisher, attn_publisher_counts *ret_
     uint64_t skipped;
 
     *ret_counts = (attn_publisher_counts){0};
-    if (publisher_is_orphan(publisher))
+    if (publisher_is_orphan(publisher)) {
         return;
+    }
     pthread_mutex_lock(&publisher->lock);
     *ret_counts = publisher->counts;
     ret_counts->bad_plans += publisher->bad_bounds;

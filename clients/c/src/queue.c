@@ -20,8 +20,9 @@ void queue_wake(attn_publisher *publisher, bool asleep)
 {
     const uint64_t one = 1;
 
-    if (asleep)
-        (void)!write(publisher->wake, &one, sizeof(one)); /* cannot be full */
+    if (asleep) {
+        (void)!write(publisher->wake, &one, sizeof one); /* cannot be full */
+    }
 }
 
 int queue_skip(attn_publisher *publisher)
@@ -31,7 +32,7 @@ int queue_skip(attn_publisher *publisher)
 }
 
 /* Under the lock. */
-static bool has_room(const attn_publisher *publisher, uint64_t bytes)
+static bool queue_has_room(const attn_publisher *publisher, uint64_t bytes)
 {
     uint64_t max = publisher->options.max_queued_bytes;
 
@@ -44,8 +45,9 @@ void queue_look_up(attn_publisher *publisher, struct topic *topic)
 {
     char name[TOPIC_MAX];
 
-    if (topic->generation == publisher->generation)
+    if (topic->generation == publisher->generation) {
         return;
+    }
     topic_layer("tensor", publisher->identity.job, topic->id, name);
     topic->subscribed = prefixes_match(&publisher->prefixes, name);
     topic->planned = plan_takes_layer(&publisher->plan, topic->id);
@@ -58,10 +60,12 @@ bool queue_drop(attn_publisher *publisher, struct topic *topic, int rc)
 
     publisher->counts.dropped++;
     publisher->counts.too_large += rc == ATTN_E_TOO_LARGE;
-    if (topic)
+    if (topic) {
         topic->dropped++;
-    if (topic == &publisher->events)
+    }
+    if (topic == &publisher->events) {
         return false;
+    }
     publisher->tensors_dropped++;
     first = !publisher->untold;
     publisher->untold = true;
@@ -74,23 +78,27 @@ bool queue_drop(attn_publisher *publisher, struct topic *topic, int rc)
 static int take_place(attn_publisher *publisher, struct topic *topic, const struct parcel *parcel)
 {
     publisher->counts.published++;
-    if (!topic)
+    if (!topic) {
         return ATTN_E_MEMORY;
+    }
     queue_look_up(publisher, topic);
     if (!topic->subscribed) {
         publisher->counts.skipped++;
         return ATTN_SKIPPED;
     }
-    if (!bounds_take(&publisher->bounds, &parcel->header, parcel->bytes))
+    if (!bounds_take(&publisher->bounds, &parcel->header, parcel->bytes)) {
         return ATTN_E_TOO_LARGE;
-    if (!has_room(publisher, parcel->bytes))
+    }
+    if (!queue_has_room(publisher, parcel->bytes)) {
         return ATTN_E_DROPPED;
+    }
     publisher->counts.queued++;
     atomic_fetch_add(&publisher->queued_bytes, parcel->bytes);
     return 0;
 }
 
-static int reserve(attn_publisher *publisher, const struct parcel *parcel, struct topic **ret_topic)
+static int queue_reserve(attn_publisher *publisher, const struct parcel *parcel,
+                         struct topic **ret_topic)
 {
     bool asleep = false;
     int rc;
@@ -98,8 +106,9 @@ static int reserve(attn_publisher *publisher, const struct parcel *parcel, struc
     pthread_mutex_lock(&publisher->lock);
     *ret_topic = topics_get(&publisher->topics, parcel->header.layer);
     rc = take_place(publisher, *ret_topic, parcel);
-    if (rc < 0)
+    if (rc < 0) {
         asleep = queue_drop(publisher, *ret_topic, rc);
+    }
     pthread_mutex_unlock(&publisher->lock);
     queue_wake(publisher, asleep);
     return rc;
@@ -107,7 +116,7 @@ static int reserve(attn_publisher *publisher, const struct parcel *parcel, struc
 
 /* A place was reserved, but the message could not be made: dropped, or an argument that was found
  * out late, which is nobody's loss but not published. */
-static void give_back(attn_publisher *publisher, struct topic *topic, int rc)
+static void queue_give_back(attn_publisher *publisher, struct topic *topic, int rc)
 {
     bool asleep = false;
 
@@ -134,13 +143,14 @@ int queue_put(attn_publisher *publisher, const struct parcel *parcel)
     struct message *message;
     struct topic *topic;
     bool asleep;
-    int rc = reserve(publisher, parcel, &topic);
+    int rc = queue_reserve(publisher, parcel, &topic);
 
-    if (rc)
+    if (rc) {
         return rc;
+    }
     rc = message_new(parcel, &publisher->queued_bytes, &message);
     if (rc) {
-        give_back(publisher, topic, rc);
+        queue_give_back(publisher, topic, rc);
         return rc;
     }
     message->topic = topic;

@@ -7,10 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void fill_kind(attn_result *result)
+static void result_fill_kind(attn_result *result)
 {
-    if (attn_result_text(result, "kind", result->kind, sizeof(result->kind)) != 0)
+    if (attn_result_text(result, "kind", result->kind, sizeof result->kind) != 0) {
         result->kind[0] = '\0';
+    }
 }
 
 int result_new(const void *topic, size_t topic_len, zmq_msg_t *body, attn_result **ret_result)
@@ -18,13 +19,16 @@ int result_new(const void *topic, size_t topic_len, zmq_msg_t *body, attn_result
     attn_result *result;
     int rc;
 
-    if (topic_len >= RESULT_TOPIC_MAX)
+    if (topic_len >= RESULT_TOPIC_MAX) {
         return ATTN_E_MESSAGE;
-    result = calloc(1, sizeof(*result));
-    if (!result)
+    }
+    result = calloc(1, sizeof *result);
+    if (!result) {
         return ATTN_E_MEMORY;
-    if (topic_len > 0)
+    }
+    if (topic_len > 0) {
         memcpy(result->topic, topic, topic_len);
+    }
     zmq_msg_init(&result->frame);
     zmq_msg_move(&result->frame, body);
     rc = mpk_parse(zmq_msg_data(&result->frame), zmq_msg_size(&result->frame), &mpk_result_limits,
@@ -35,7 +39,7 @@ int result_new(const void *topic, size_t topic_len, zmq_msg_t *body, attn_result
         return rc == ERR_MEMORY ? ATTN_E_MEMORY : ATTN_E_MESSAGE;
     }
     result->root = result->doc.root;
-    fill_kind(result);
+    result_fill_kind(result);
     *ret_result = result;
     return 0;
 }
@@ -52,8 +56,9 @@ const char *attn_result_kind(const attn_result *result)
 
 const char *attn_result_json(attn_result *result)
 {
-    if (!result->json)
+    if (!result->json) {
         result->json = mpk_to_json(result->root, 0);
+    }
     return result->json;
 }
 
@@ -61,8 +66,9 @@ int attn_result_u64(const attn_result *result, const char *key, uint64_t *ret_nu
 {
     const msgpack_object *value = mpk_find(result->root, key);
 
-    if (!value || mpk_get_u64(value, UINT64_MAX, ret_number) != 0)
+    if (!value || mpk_get_u64(value, UINT64_MAX, ret_number) != 0) {
         return ATTN_E_NOT_FOUND;
+    }
     return 0;
 }
 
@@ -71,19 +77,22 @@ int attn_result_text(const attn_result *result, const char *key, char *ret_text,
     const msgpack_object *value = mpk_find(result->root, key);
     size_t len;
 
-    if (size == 0)
+    if (size == 0) {
         return ATTN_E_ARGUMENT;
-    if (!value || value->type != MSGPACK_OBJECT_STR)
+    }
+    if (!value || value->type != MSGPACK_OBJECT_STR) {
         return ATTN_E_NOT_FOUND;
+    }
     len = value->via.str.size < size ? value->via.str.size : size - 1;
-    if (len > 0)
+    if (len > 0) {
         memcpy(ret_text, value->via.str.ptr, len);
+    }
     ret_text[len] = '\0';
     return 0;
 }
 
 /* A metric's map or array, wherever it is listed. */
-static const msgpack_object *find_metric(const attn_result *result, const char *metric)
+static const msgpack_object *result_find_metric(const attn_result *result, const char *metric)
 {
     const msgpack_object *found = mpk_find(mpk_find(result->root, "heads"), metric);
 
@@ -99,21 +108,23 @@ static uint32_t array_len(const msgpack_object *value)
 static const msgpack_object *find_heads(const attn_result *result, const char *metric,
                                         const char *stat)
 {
-    const msgpack_object *found = find_metric(result, metric);
+    const msgpack_object *found = result_find_metric(result, metric);
     bool plain = !stat || strcmp(stat, "last") == 0;
 
-    if (found && found->type == MSGPACK_OBJECT_MAP)
+    if (found && found->type == MSGPACK_OBJECT_MAP) {
         found = stat ? mpk_find(found, stat) : NULL;
-    else if (!plain)
+    } else if (!plain) {
         found = NULL;
+    }
     return array_len(found) > 0 ? found : NULL;
 }
 
 /* From the first metric of all: every array in `heads` has one entry per head. */
 static const msgpack_object *first_value(const msgpack_object *map)
 {
-    if (!map || map->type != MSGPACK_OBJECT_MAP || map->via.map.size == 0)
+    if (!map || map->type != MSGPACK_OBJECT_MAP || map->via.map.size == 0) {
         return NULL;
+    }
     return &map->via.map.ptr[0].val;
 }
 
@@ -121,10 +132,12 @@ uint32_t attn_result_heads(const attn_result *result)
 {
     const msgpack_object *first = first_value(mpk_find(result->root, "heads"));
 
-    if (!first)
+    if (!first) {
         first = first_value(mpk_find(result->root, "spectrum"));
-    if (first && first->type == MSGPACK_OBJECT_MAP)
+    }
+    if (first && first->type == MSGPACK_OBJECT_MAP) {
         first = first_value(first);
+    }
     return array_len(first);
 }
 
@@ -133,15 +146,17 @@ int attn_result_stat(const attn_result *result, const char *metric, const char *
 {
     const msgpack_object *heads = find_heads(result, metric, stat);
 
-    if (head >= array_len(heads) || mpk_get_f64(&heads->via.array.ptr[head], ret_number) != 0)
+    if (head >= array_len(heads) || mpk_get_f64(&heads->via.array.ptr[head], ret_number) != 0) {
         return ATTN_E_NOT_FOUND;
+    }
     return 0;
 }
 
 void attn_result_free(attn_result **result)
 {
-    if (!result || !*result)
+    if (!result || !*result) {
         return;
+    }
     free((*result)->json);
     mpk_doc_clear(&(*result)->doc);
     zmq_msg_close(&(*result)->frame);

@@ -54,15 +54,16 @@ int sender_open(attn_publisher *publisher)
     };
 
     return link_open(&publisher->link, publisher->context, ZMQ_XPUB, options,
-                     sizeof(options) / sizeof(options[0]), NOTICE_BYTES_MAX, &publisher->target);
+                     sizeof options / sizeof options[0], NOTICE_BYTES_MAX, &publisher->target);
 }
 
 void sender_close(attn_publisher *publisher, uint32_t linger_ms)
 {
     int linger = (int)linger_ms;
 
-    if (publisher->link.socket)
-        zmq_setsockopt(publisher->link.socket, ZMQ_LINGER, &linger, sizeof(linger));
+    if (publisher->link.socket) {
+        zmq_setsockopt(publisher->link.socket, ZMQ_LINGER, &linger, sizeof linger);
+    }
     link_close(&publisher->link);
     prefixes_clear(&publisher->prefixes);
     plans_clear(&publisher->plans);
@@ -91,8 +92,9 @@ static void note_readers(attn_publisher *publisher)
     publisher->has_event_reader = wants_topic(publisher, &event);
     publisher->has_tensor_reader = prefixes_touch(&publisher->prefixes, root);
     publisher->bounds = bounds_of(&publisher->prefixes, &publisher->bad_bounds);
-    if (publisher->has_event_reader && !had)
+    if (publisher->has_event_reader && !had) {
         publisher->hello_due = publisher->has_hello;
+    }
     publisher->notice_ms = socket_now_ms();
     publisher->generation++;
 }
@@ -113,23 +115,25 @@ static void note_plan(attn_publisher *publisher)
     pthread_mutex_unlock(&publisher->lock);
 }
 
-static void take_plan(attn_publisher *publisher, bool added, const char *prefix, size_t len)
+static void sender_take_plan(attn_publisher *publisher, bool added, const char *prefix, size_t len)
 {
     uint64_t refused = publisher->plans.refused;
     bool changed = added ? plans_add(&publisher->plans, publisher->identity.job, prefix, len)
                          : plans_remove(&publisher->plans, prefix, len);
 
-    if (changed || publisher->plans.refused != refused)
+    if (changed || publisher->plans.refused != refused) {
         note_plan(publisher);
+    }
 }
 
 /* One notice: 0x01 prefix adds, 0x00 prefix removes; others are no business of ours. */
-static void take_notice(attn_publisher *publisher, const char *notice, size_t len)
+static void sender_take_notice(attn_publisher *publisher, const char *notice, size_t len)
 {
-    if (len == 0 || (notice[0] != 0 && notice[0] != 1))
+    if (len == 0 || (notice[0] != 0 && notice[0] != 1)) {
         return;
+    }
     if (plan_is(notice + 1, len - 1)) {
-        take_plan(publisher, notice[0] == 1, notice + 1, len - 1);
+        sender_take_plan(publisher, notice[0] == 1, notice + 1, len - 1);
         return;
     }
     pthread_mutex_lock(&publisher->lock);
@@ -143,17 +147,19 @@ static void take_notices(attn_publisher *publisher)
     zmq_msg_t notice;
     int taken = 0;
 
-    if (!publisher->link.socket)
+    if (!publisher->link.socket) {
         return;
+    }
     zmq_msg_init(&notice);
     while (taken < NOTICES_AT_ONCE &&
            zmq_msg_recv(&notice, publisher->link.socket, ZMQ_DONTWAIT) >= 0) {
-        take_notice(publisher, zmq_msg_data(&notice), zmq_msg_size(&notice));
+        sender_take_notice(publisher, zmq_msg_data(&notice), zmq_msg_size(&notice));
         taken++;
     }
     zmq_msg_close(&notice);
-    if (taken == 0)
+    if (taken == 0) {
         return;
+    }
     pthread_mutex_lock(&publisher->lock);
     pthread_cond_broadcast(&publisher->changed);
     pthread_mutex_unlock(&publisher->lock);
@@ -181,7 +187,7 @@ static uint64_t realtime_ns(void)
 }
 
 /* What a hello says is what was said last. */
-static void add_layers(attn_publisher *publisher, struct header *header)
+static void sender_add_layers(attn_publisher *publisher, struct header *header)
 {
     pthread_mutex_lock(&publisher->lock);
     if (publisher->has_next_layers) {
@@ -223,11 +229,13 @@ static int try_send(attn_publisher *publisher, struct message *message)
     header->dropped_total = publisher->bounds.header >= 2 ? publisher->tensors_dropped : 0;
     pthread_mutex_unlock(&publisher->lock);
     header->time_ns = realtime_ns();
-    if (header->type == MESSAGE_EVENT && header->event == EVENT_HELLO)
-        add_layers(publisher, header);
+    if (header->type == MESSAGE_EVENT && header->event == EVENT_HELLO) {
+        sender_add_layers(publisher, header);
+    }
     rc = message_send(publisher->link.socket, message, publisher->bounds.max_message, &cut_short);
-    if (cut_short)
+    if (cut_short) {
         replace_socket(publisher);
+    }
     if (!rc) {
         pthread_mutex_lock(&publisher->lock);
         message->topic->seq++;
@@ -245,14 +253,16 @@ static void finish_head(attn_publisher *publisher, int rc)
     pthread_mutex_lock(&publisher->lock);
     message = publisher->first;
     publisher->first = message->next;
-    if (!publisher->first)
+    if (!publisher->first) {
         publisher->last = &publisher->first;
+    }
     publisher->counts.queued--;
     if (rc == 0) {
         publisher->counts.sent++;
         publisher->counts.bytes += message->bytes;
-        if (message->header.type == MESSAGE_EVENT && message->header.event == EVENT_HELLO)
+        if (message->header.type == MESSAGE_EVENT && message->header.event == EVENT_HELLO) {
             publisher->hello_due = false;
+        }
     } else if (rc == ATTN_SKIPPED) {
         publisher->counts.skipped++;
     } else {
@@ -304,10 +314,11 @@ static struct message *head(attn_publisher *publisher)
 
 /* A tensor was copied for somebody who has left: dropped. Nobody misses an event who is not there.
  */
-static int deliver(attn_publisher *publisher, struct message *message)
+static int sender_deliver(attn_publisher *publisher, struct message *message)
 {
-    if (!publisher->link.socket || !wants_topic(publisher, &message->header))
+    if (!publisher->link.socket || !wants_topic(publisher, &message->header)) {
         return message->header.type == MESSAGE_EVENT ? ATTN_SKIPPED : ATTN_E_TRANSPORT;
+    }
     return try_send(publisher, message);
 }
 
@@ -325,11 +336,13 @@ static bool flush(attn_publisher *publisher, bool *ret_moved)
             return true;
         }
         message = head(publisher);
-        if (!message)
+        if (!message) {
             return false;
-        rc = deliver(publisher, message);
-        if (rc == ATTN_E_DROPPED)
+        }
+        rc = sender_deliver(publisher, message);
+        if (rc == ATTN_E_DROPPED) {
             return true;
+        }
         finish_head(publisher, rc);
         *ret_moved = true;
     }
@@ -341,10 +354,11 @@ static void judge_stall(attn_publisher *publisher, bool blocked)
 {
     uint64_t now = socket_now_ms();
 
-    if (!blocked)
+    if (!blocked) {
         publisher->blocked_since_ms = 0;
-    else if (publisher->blocked_since_ms == 0)
+    } else if (publisher->blocked_since_ms == 0) {
         publisher->blocked_since_ms = now;
+    }
     publisher->stalled = blocked && now - publisher->blocked_since_ms >= STALLED_MS;
 }
 
@@ -369,12 +383,14 @@ static void look_for_life(attn_publisher *publisher)
         publisher->told_ms = now;
         set_hello_due(publisher);
     }
-    if (publisher->options.alive_ms == 0 || now < publisher->look_ms)
+    if (publisher->options.alive_ms == 0 || now < publisher->look_ms) {
         return;
+    }
     publisher->look_ms = now + publisher->options.alive_ms;
     pthread_mutex_lock(&publisher->lock);
-    if (publisher->epoch != publisher->said_epoch || publisher->step != publisher->said_step)
+    if (publisher->epoch != publisher->said_epoch || publisher->step != publisher->said_step) {
         publisher->hello_due = true;
+    }
     pthread_mutex_unlock(&publisher->lock);
 }
 
@@ -384,17 +400,22 @@ static long idle_ms(attn_publisher *publisher)
     uint64_t now = socket_now_ms(), until = UINT64_MAX;
     long look_ms;
 
-    if (!publisher->link.socket)
+    if (!publisher->link.socket) {
         return REOPEN_MS;
-    if (publisher->options.alive_ms > 0)
+    }
+    if (publisher->options.alive_ms > 0) {
         until = publisher->look_ms;
-    if (sender_must_tell(publisher) && publisher->told_ms + TELL_MS < until)
+    }
+    if (sender_must_tell(publisher) && publisher->told_ms + TELL_MS < until) {
         until = publisher->told_ms + TELL_MS;
+    }
     look_ms = link_idle_ms(&publisher->link);
-    if (look_ms >= 0 && now + (uint64_t)look_ms < until)
+    if (look_ms >= 0 && now + (uint64_t)look_ms < until) {
         until = now + (uint64_t)look_ms;
-    if (until == UINT64_MAX)
+    }
+    if (until == UINT64_MAX) {
         return -1;
+    }
     return until > now ? (long)(until - now) : 0;
 }
 
@@ -418,7 +439,7 @@ static void wake_up(attn_publisher *publisher)
     pthread_mutex_lock(&publisher->lock);
     publisher->asleep = false;
     pthread_mutex_unlock(&publisher->lock);
-    (void)!read(publisher->wake, &count, sizeof(count));
+    (void)!read(publisher->wake, &count, sizeof count);
 }
 
 /* Until something is put into the queue or a notice comes. */
@@ -427,8 +448,9 @@ static void sleep_idle(attn_publisher *publisher)
     zmq_pollitem_t items[3] = {{.fd = publisher->wake, .events = ZMQ_POLLIN}};
     int linked = publisher->link.socket ? link_items(&publisher->link, items + 1) : 0;
 
-    if (!fall_asleep(publisher))
+    if (!fall_asleep(publisher)) {
         return;
+    }
     zmq_poll(items, 1 + linked, idle_ms(publisher));
     wake_up(publisher);
 }
@@ -458,10 +480,11 @@ static void say_farewell(const attn_publisher *publisher)
 {
     uint64_t now = socket_now_ms();
 
-    if (publisher->prefixes.count > 0 && now < publisher->deadline_ms)
+    if (publisher->prefixes.count > 0 && now < publisher->deadline_ms) {
         zmq_poll(NULL, 0,
                  (long)(publisher->deadline_ms - now < FAREWELL_MS ? publisher->deadline_ms - now
                                                                    : FAREWELL_MS));
+    }
 }
 
 void *sender_run(void *argument)
@@ -472,21 +495,24 @@ void *sender_run(void *argument)
     while (!finished(publisher)) {
         bool moved = false, full;
 
-        if (publisher->link.socket)
+        if (publisher->link.socket) {
             link_tend(&publisher->link);
-        else
+        } else {
             (void)sender_open(publisher);
+        }
         look_for_life(publisher);
         full = flush(publisher, &moved);
         judge_stall(publisher, full && !moved);
-        if (full && !moved)
+        if (full && !moved) {
             pause_ms = 2 * pause_ms < PAUSE_MAX_MS ? 2 * pause_ms : PAUSE_MAX_MS;
-        else
+        } else {
             pause_ms = PAUSE_MIN_MS;
-        if (full)
+        }
+        if (full) {
             sleep_full(publisher, pause_ms);
-        else
+        } else {
             sleep_idle(publisher);
+        }
     }
     say_farewell(publisher);
     return NULL;

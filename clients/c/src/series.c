@@ -12,8 +12,8 @@ static const char *const unit_names[] = {"first", "last", "epoch", "step", "time
 static const char *const statistic_names[] = {"mean", "std", "min", "max",  "p10",
                                               "p50",  "p90", "p99", "last", "count"};
 enum {
-    UNITS = sizeof(unit_names) / sizeof(unit_names[0]),
-    STATISTICS = sizeof(statistic_names) / sizeof(statistic_names[0]),
+    UNITS = sizeof unit_names / sizeof unit_names[0],
+    STATISTICS = sizeof statistic_names / sizeof statistic_names[0],
 };
 
 struct attn_series {
@@ -30,14 +30,14 @@ static bool is_packed(const msgpack_object *value, uint32_t count)
 }
 
 /* 8 bytes each, to numbers of either type. */
-static void unpack(const msgpack_object *value, uint32_t count, void *to)
+static void series_unpack(const msgpack_object *value, uint32_t count, void *to)
 {
     for (uint32_t i = 0; i < count; i++) {
         uint64_t bits;
 
-        memcpy(&bits, value->via.bin.ptr + sizeof(bits) * i, sizeof(bits));
+        memcpy(&bits, value->via.bin.ptr + sizeof bits * i, sizeof bits);
         bits = le64toh(bits);
-        memcpy((char *)to + sizeof(bits) * i, &bits, sizeof(bits));
+        memcpy((char *)to + sizeof bits * i, &bits, sizeof bits);
     }
 }
 
@@ -46,12 +46,14 @@ static int read_units(const msgpack_object *windows, attn_series *series)
     for (int i = 0; i < UNITS; i++) {
         const msgpack_object *packed = mpk_find(windows, unit_names[i]);
 
-        if (!is_packed(packed, series->windows))
+        if (!is_packed(packed, series->windows)) {
             return ATTN_E_MESSAGE;
+        }
         series->unit[i] = malloc((size_t)series->windows * sizeof(uint64_t) + 1);
-        if (!series->unit[i])
+        if (!series->unit[i]) {
             return ATTN_E_MEMORY;
-        unpack(packed, series->windows, series->unit[i]);
+        }
+        series_unpack(packed, series->windows, series->unit[i]);
     }
     return 0;
 }
@@ -59,76 +61,86 @@ static int read_units(const msgpack_object *windows, attn_series *series)
 /* The packed column of a head; a single head has no list around it. */
 static const msgpack_object *head_column(const msgpack_object *column, uint32_t head)
 {
-    if (column->type != MSGPACK_OBJECT_ARRAY)
+    if (column->type != MSGPACK_OBJECT_ARRAY) {
         return head == 0 ? column : NULL;
+    }
     return head < column->via.array.size ? &column->via.array.ptr[head] : NULL;
 }
 
-static int read_column(const msgpack_object *column, attn_series *series, double **ret_values)
+static int series_read_column(const msgpack_object *column, attn_series *series,
+                              double **ret_values)
 {
-    double *values = malloc((size_t)series->heads * series->windows * sizeof(*values) + 1);
+    double *values = malloc((size_t)series->heads * series->windows * sizeof *values + 1);
 
-    if (!values)
+    if (!values) {
         return ATTN_E_MEMORY;
+    }
     *ret_values = values;
     for (uint32_t head = 0; head < series->heads; head++) {
         const msgpack_object *packed = head_column(column, head);
 
-        if (!is_packed(packed, series->windows))
+        if (!is_packed(packed, series->windows)) {
             return ATTN_E_MESSAGE;
-        unpack(packed, series->windows, values + (size_t)head * series->windows);
+        }
+        series_unpack(packed, series->windows, values + (size_t)head * series->windows);
     }
     return 0;
 }
 
-static int read_values(const msgpack_object *values, attn_series *series)
+static int series_read_values(const msgpack_object *values, attn_series *series)
 {
     int rc = 0;
 
     for (int i = 0; i < STATISTICS && !rc; i++) {
         const msgpack_object *column = mpk_find(values, statistic_names[i]);
 
-        if (column)
-            rc = read_column(column, series, &series->value[i]);
+        if (column) {
+            rc = series_read_column(column, series, &series->value[i]);
+        }
     }
     return rc;
 }
 
-static int read_series(const msgpack_object *answer, attn_series *series)
+static int series_read_series(const msgpack_object *answer, attn_series *series)
 {
     const msgpack_object *windows = mpk_find(answer, "windows"), *heads = mpk_find(answer, "heads");
     const msgpack_object *last = mpk_find(windows, "last"), *more = mpk_find(answer, "more");
     int rc;
 
     if (!last || last->type != MSGPACK_OBJECT_BIN || !heads ||
-        heads->type != MSGPACK_OBJECT_ARRAY || !more || mpk_get_bool(more, &series->more) != 0)
+        heads->type != MSGPACK_OBJECT_ARRAY || !more || mpk_get_bool(more, &series->more) != 0) {
         return ATTN_E_MESSAGE;
+    }
     series->windows = last->via.bin.size / (uint32_t)sizeof(uint64_t);
     series->heads = heads->via.array.size;
     rc = read_units(windows, series);
-    return rc ? rc : read_values(mpk_find(answer, "values"), series);
+    return rc ? rc : series_read_values(mpk_find(answer, "values"), series);
 }
 
 int series_new(const msgpack_object *answer, attn_series **ret_series)
 {
-    attn_series *series = calloc(1, sizeof(*series));
-    int rc = series ? read_series(answer, series) : ATTN_E_MEMORY;
+    attn_series *series = calloc(1, sizeof *series);
+    int rc = series ? series_read_series(answer, series) : ATTN_E_MEMORY;
 
-    if (rc)
+    if (rc) {
         attn_series_free(&series);
-    else
+    } else {
         *ret_series = series;
+    }
     return rc;
 }
 
 void attn_series_free(attn_series **series)
 {
-    if (!series || !*series)
+    if (!series || !*series) {
         return;
-    for (int i = 0; i < UNITS; i++)
+    }
+    for (int i = 0; i < UNITS; i++) {
         free((*series)->unit[i]);
-    for (int i = 0; i < STATISTICS; i++)
+    }
+    for (int i = 0; i < STATISTICS; i++) {
         free((*series)->value[i]);
+    }
     free(*series);
     *series = NULL;
 }
@@ -150,35 +162,40 @@ bool attn_series_more(const attn_series *series)
 
 const uint64_t *attn_series_units(const attn_series *series, const char *key)
 {
-    for (int i = 0; i < UNITS; i++)
-        if (strcmp(key, unit_names[i]) == 0)
+    for (int i = 0; i < UNITS; i++) {
+        if (strcmp(key, unit_names[i]) == 0) {
             return series->unit[i];
+        }
+    }
     return NULL;
 }
 
 const double *attn_series_values(const attn_series *series, const char *stat, uint32_t head)
 {
-    for (int i = 0; i < STATISTICS; i++)
-        if (strcmp(stat, statistic_names[i]) == 0 && series->value[i] && head < series->heads)
+    for (int i = 0; i < STATISTICS; i++) {
+        if (strcmp(stat, statistic_names[i]) == 0 && series->value[i] && head < series->heads) {
             return series->value[i] + (size_t)head * series->windows;
+        }
+    }
     return NULL;
 }
 
 /* ---- maps ---- */
 
 /* Exact. */
-static float from_half(uint16_t half)
+static float series_from_half(uint16_t half)
 {
     int exponent = half >> 10 & 31, fraction = half & 1023;
     float value = exponent == 0 ? ldexpf((float)fraction, -24)
                                 : ldexpf((float)(1024 + fraction), exponent - 25);
 
-    if (exponent == 31)
+    if (exponent == 31) {
         value = fraction ? NAN : INFINITY;
+    }
     return half & 0x8000 ? -value : value;
 }
 
-static uint64_t number_of(const msgpack_object *answer, const char *key, uint64_t max)
+static uint64_t series_number_of(const msgpack_object *answer, const char *key, uint64_t max)
 {
     const msgpack_object *value = mpk_find(answer, key);
     uint64_t number;
@@ -189,20 +206,21 @@ static uint64_t number_of(const msgpack_object *answer, const char *key, uint64_
 int map_read(const msgpack_object *answer, attn_mean_map *ret_map)
 {
     const msgpack_object *values = mpk_find(answer, "values");
-    uint32_t rows = (uint32_t)number_of(answer, "rows", ATTN_MAP_SIDE_MAX);
-    uint32_t columns = (uint32_t)number_of(answer, "columns", ATTN_MAP_SIDE_MAX);
+    uint32_t rows = (uint32_t)series_number_of(answer, "rows", ATTN_MAP_SIDE_MAX);
+    uint32_t columns = (uint32_t)series_number_of(answer, "columns", ATTN_MAP_SIDE_MAX);
 
     if (rows == 0 || columns == 0 || !values || values->type != MSGPACK_OBJECT_BIN ||
-        values->via.bin.size != 2 * rows * columns)
+        values->via.bin.size != 2 * rows * columns) {
         return ATTN_E_MESSAGE;
+    }
     ret_map->rows = rows;
     ret_map->columns = columns;
-    ret_map->epoch = number_of(answer, "epoch", UINT64_MAX);
-    ret_map->step = number_of(answer, "step", UINT64_MAX);
+    ret_map->epoch = series_number_of(answer, "epoch", UINT64_MAX);
+    ret_map->step = series_number_of(answer, "step", UINT64_MAX);
     for (uint32_t i = 0; i < rows * columns; i++) {
         const unsigned char *at = (const unsigned char *)values->via.bin.ptr + 2 * (size_t)i;
 
-        ret_map->values[i] = from_half((uint16_t)(at[0] | at[1] << 8));
+        ret_map->values[i] = series_from_half((uint16_t)(at[0] | at[1] << 8));
     }
     return 0;
 }

@@ -13,15 +13,18 @@ int socket_open(void *context, int type, const struct socket_option *options, si
     void *socket = zmq_socket(context, type);
     const int no_limit = 0;
 
-    if (!socket)
+    if (!socket) {
         return ATTN_E_TRANSPORT;
-    if (zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &frame_bytes_max, sizeof(frame_bytes_max)) != 0 ||
-        zmq_setsockopt(socket, ZMQ_RCVHWM, &no_limit, sizeof(no_limit)) != 0)
+    }
+    if (zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &frame_bytes_max, sizeof frame_bytes_max) != 0 ||
+        zmq_setsockopt(socket, ZMQ_RCVHWM, &no_limit, sizeof no_limit) != 0) {
         goto err_after_socket;
+    }
     for (size_t i = 0; i < count; i++) {
-        if (zmq_setsockopt(socket, options[i].option, &options[i].value,
-                           sizeof(options[i].value)) != 0)
+        if (zmq_setsockopt(socket, options[i].option, &options[i].value, sizeof options[i].value) !=
+            0) {
             goto err_after_socket;
+        }
     }
     *ret_socket = socket;
     return 0;
@@ -33,8 +36,9 @@ err_after_socket:
 
 void socket_context_free(void *context)
 {
-    while (zmq_ctx_term(context) != 0 && errno == EINTR)
+    while (zmq_ctx_term(context) != 0 && errno == EINTR) {
         continue;
+    }
 }
 
 uint64_t socket_now_ms(void)

@@ -27,7 +27,7 @@ void attn_subscriber_options_default(attn_subscriber_options *ret_options)
     *ret_options = (attn_subscriber_options){.prefix = "summary/"};
 }
 
-static int set_up(attn_subscriber *subscriber, const attn_subscriber_options *options)
+static int subscriber_set_up(attn_subscriber *subscriber, const attn_subscriber_options *options)
 {
     static const struct socket_option socket_options[] = {
         {ZMQ_LINGER, 0},
@@ -42,17 +42,20 @@ static int set_up(attn_subscriber *subscriber, const attn_subscriber_options *op
     int rc = link_name(options->endpoint, options->address, ADDRESS_PUBLISH, LINK_LOOK_EVERY_MS,
                        &target);
 
-    if (rc)
+    if (rc) {
         return rc;
+    }
     subscriber->context = zmq_ctx_new();
-    if (!subscriber->context)
+    if (!subscriber->context) {
         return ATTN_E_MEMORY;
+    }
     rc = link_open(&subscriber->link, subscriber->context, ZMQ_SUB, socket_options,
-                   sizeof(socket_options) / sizeof(socket_options[0]),
+                   sizeof socket_options / sizeof socket_options[0],
                    (int64_t)mpk_result_limits.bytes, &target);
     if (!rc && zmq_setsockopt(subscriber->link.socket, ZMQ_SUBSCRIBE, options->prefix,
-                              strlen(options->prefix)) != 0)
+                              strlen(options->prefix)) != 0) {
         rc = ATTN_E_TRANSPORT;
+    }
     return rc ? rc
               : drain_start(&subscriber->drain, subscriber->context, &subscriber->link, RESULTS_MAX,
                             RESULTS_BYTES_MAX);
@@ -65,35 +68,41 @@ int attn_subscriber_new(const attn_subscriber_options *options, attn_subscriber 
     int rc;
 
     attn_subscriber_options_default(&defaults);
-    if (!options)
+    if (!options) {
         options = &defaults;
-    if (!ret_subscriber || !options->prefix)
+    }
+    if (!ret_subscriber || !options->prefix) {
         return ATTN_E_ARGUMENT;
-    subscriber = calloc(1, sizeof(*subscriber));
-    if (!subscriber)
+    }
+    subscriber = calloc(1, sizeof *subscriber);
+    if (!subscriber) {
         return ATTN_E_MEMORY;
-    rc = set_up(subscriber, options);
-    if (rc)
+    }
+    rc = subscriber_set_up(subscriber, options);
+    if (rc) {
         attn_subscriber_free(&subscriber);
-    else
+    } else {
         *ret_subscriber = subscriber;
+    }
     return rc;
 }
 
 void attn_subscriber_free(attn_subscriber **subscriber)
 {
-    if (!subscriber || !*subscriber)
+    if (!subscriber || !*subscriber) {
         return;
+    }
     drain_stop(&(*subscriber)->drain);
     link_close(&(*subscriber)->link);
-    if ((*subscriber)->context)
+    if ((*subscriber)->context) {
         socket_context_free((*subscriber)->context);
+    }
     free(*subscriber);
     *subscriber = NULL;
 }
 
 /* Waits until something can be received. Returns 0, ATTN_E_TIMEOUT or ATTN_E_TRANSPORT. */
-static int wait_until(void *socket, int timeout_ms)
+static int subscriber_wait_until(void *socket, int timeout_ms)
 {
     zmq_pollitem_t item = {.socket = socket, .events = ZMQ_POLLIN};
     uint64_t deadline = socket_now_ms() + (timeout_ms > 0 ? (uint64_t)timeout_ms : 0);
@@ -103,31 +112,35 @@ static int wait_until(void *socket, int timeout_ms)
         long left = timeout_ms < 0 ? -1 : now < deadline ? (long)(deadline - now) : 0;
         int rc = zmq_poll(&item, 1, left);
 
-        if (rc > 0 || (rc < 0 && errno != EINTR))
+        if (rc > 0 || (rc < 0 && errno != EINTR)) {
             return rc > 0 ? 0 : ATTN_E_TRANSPORT;
-        if (left == 0)
+        }
+        if (left == 0) {
             return ATTN_E_TIMEOUT;
+        }
     }
 }
 
-static int receive_frame(struct drain *drain, zmq_msg_t *frame)
+static int subscriber_receive_frame(struct drain *drain, zmq_msg_t *frame)
 {
     int rc;
 
-    do
+    do {
         rc = zmq_msg_recv(frame, drain->socket, ZMQ_DONTWAIT);
-    while (rc < 0 && errno == EINTR);
-    if (rc < 0)
+    } while (rc < 0 && errno == EINTR);
+    if (rc < 0) {
         return ATTN_E_TRANSPORT;
+    }
     drain_taken(drain, frame);
     return 0;
 }
 
 /* Receives a whole message: its first two frames, and the number of all. */
-static int receive(struct drain *drain, zmq_msg_t *topic, zmq_msg_t *body, unsigned *ret_frames)
+static int subscriber_receive(struct drain *drain, zmq_msg_t *topic, zmq_msg_t *body,
+                              unsigned *ret_frames)
 {
     zmq_msg_t extra;
-    int rc = receive_frame(drain, topic);
+    int rc = subscriber_receive_frame(drain, topic);
     bool more = !rc && zmq_msg_more(topic);
 
     *ret_frames = 1;
@@ -135,7 +148,7 @@ static int receive(struct drain *drain, zmq_msg_t *topic, zmq_msg_t *body, unsig
     while (!rc && more) {
         zmq_msg_t *frame = ++*ret_frames == 2 ? body : &extra;
 
-        rc = receive_frame(drain, frame);
+        rc = subscriber_receive_frame(drain, frame);
         more = !rc && zmq_msg_more(frame);
     }
     zmq_msg_close(&extra);
@@ -146,16 +159,18 @@ int attn_subscriber_next(attn_subscriber *subscriber, int timeout_ms, attn_resul
 {
     zmq_msg_t topic, body;
     unsigned frames;
-    int rc = wait_until(subscriber->drain.socket, timeout_ms);
+    int rc = subscriber_wait_until(subscriber->drain.socket, timeout_ms);
 
-    if (rc)
+    if (rc) {
         return rc;
+    }
     zmq_msg_init(&topic);
     zmq_msg_init(&body);
-    rc = receive(&subscriber->drain, &topic, &body, &frames);
-    if (!rc)
+    rc = subscriber_receive(&subscriber->drain, &topic, &body, &frames);
+    if (!rc) {
         rc = frames == 2 ? result_new(zmq_msg_data(&topic), zmq_msg_size(&topic), &body, ret_result)
                          : ATTN_E_MESSAGE;
+    }
     zmq_msg_close(&topic);
     zmq_msg_close(&body);
     return rc;

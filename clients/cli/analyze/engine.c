@@ -19,7 +19,7 @@ struct engine_job {
     uint32_t index;
 };
 
-static struct measure_plan plan_of(const struct options *options)
+static struct measure_plan engine_plan_of(const struct options *options)
 {
     struct measure_plan plan = {
         .whole = true,
@@ -36,12 +36,13 @@ static struct measure_plan plan_of(const struct options *options)
         .block_entries = BLOCK_ENTRIES,
         .isa = options->isa,
     };
-    for (int i = 0; i < METRIC_GROUP_COUNT; i++)
+    for (int i = 0; i < METRIC_GROUP_COUNT; i++) {
         plan.group[i] = options->group[i];
+    }
     return plan;
 }
 
-static void run(struct pool_job *pool_job, struct scratch *scratch)
+static void engine_run(struct pool_job *pool_job, struct scratch *scratch)
 {
     struct engine_job *job = (struct engine_job *)pool_job;
     measure_run(job->measure, job->index, scratch);
@@ -50,8 +51,9 @@ static void run(struct pool_job *pool_job, struct scratch *scratch)
 static int run_here(struct measure *measure, uint32_t jobs)
 {
     struct scratch scratch = {0};
-    for (uint32_t i = 0; i < jobs; i++)
+    for (uint32_t i = 0; i < jobs; i++) {
         measure_run(measure, i, &scratch);
+    }
     scratch_clear(&scratch);
     return 0;
 }
@@ -59,16 +61,18 @@ static int run_here(struct measure *measure, uint32_t jobs)
 static int run_on_threads(struct measure *measure, uint32_t count, uint32_t threads)
 {
     struct pool *pool = NULL;
-    struct engine_job *jobs = calloc(count, sizeof(*jobs));
+    struct engine_job *jobs = calloc(count, sizeof *jobs);
     int rc = jobs ? pool_new(threads, count, &pool) : ERR_MEMORY;
-    for (uint32_t i = 0; i < count && rc == 0; i++)
+    for (uint32_t i = 0; i < count && rc == 0; i++) {
         jobs[i] = (struct engine_job){
-            .job = {.run = run, .next = i + 1 < count ? &jobs[i + 1].job : NULL},
+            .job = {.run = engine_run, .next = i + 1 < count ? &jobs[i + 1].job : NULL},
             .measure = measure,
             .index = i,
         };
-    if (rc == 0)
+    }
+    if (rc == 0) {
         rc = pool_submit(pool, &jobs[0].job, count);
+    }
     pool_free(&pool); /* runs them */
     free(jobs);
     return rc;
@@ -81,7 +85,7 @@ static int run_jobs(struct measure *measure, const struct options *options)
     return threads > 1 ? run_on_threads(measure, jobs, threads) : run_here(measure, jobs);
 }
 
-static int finish(struct measure *measure)
+static int engine_finish(struct measure *measure)
 {
     struct scratch scratch = {0};
     int rc = measure_finish(measure, &scratch);
@@ -93,9 +97,11 @@ static int finish(struct measure *measure)
 static void forget_map(const struct input *input, struct layer_numbers *numbers)
 {
     numbers->heads = input->attention.heads;
-    for (int kind = 0; kind < AGGREGATE_COUNT; kind++)
-        for (int stat = 0; stat < MAP_STAT_COUNT; stat++)
+    for (int kind = 0; kind < AGGREGATE_COUNT; kind++) {
+        for (int stat = 0; stat < MAP_STAT_COUNT; stat++) {
             numbers->aggregate[kind][stat] = NAN;
+        }
+    }
     numbers->pairs.count = 0;
     numbers->pairs.head_pairs = NULL;
 }
@@ -122,8 +128,9 @@ static void write_layer(const struct input *input, const struct measured *measur
         .site_known = true,
     };
     measured_numbers(measured, &layer.numbers);
-    if (input->empty)
+    if (input->empty) {
         forget_map(input, &layer.numbers);
+    }
     analysis_encode_layer(&layer, writer);
 }
 
@@ -131,21 +138,24 @@ static void write_layer(const struct input *input, const struct measured *measur
 static int measure_input(const struct input *input, const struct input *named,
                          const struct options *options, struct mpk_writer *writer)
 {
-    struct measure_plan plan = plan_of(options);
+    struct measure_plan plan = engine_plan_of(options);
     struct measure *measure = NULL;
     int rc = input->tier == TIER_WEIGHTS ? measure_new_weights(&input->weights, &plan, &measure)
                                          : measure_new(&input->attention, &plan, &measure);
-    if (rc == 0)
+    if (rc == 0) {
         rc = run_jobs(measure, options);
-    if (rc == 0)
-        rc = finish(measure);
-    if (rc == 0)
+    }
+    if (rc == 0) {
+        rc = engine_finish(measure);
+    }
+    if (rc == 0) {
         write_layer(named, measure_result(measure), writer);
+    }
     measure_free(&measure);
     return rc != 0 || mpk_writer_ok(writer) ? rc : ERR_MEMORY;
 }
 
-static uint32_t heads_of(const struct input *input)
+static uint32_t engine_heads_of(const struct input *input)
 {
     return input->attention.heads > 0 ? input->attention.heads : 1;
 }
@@ -157,7 +167,7 @@ static struct input stand_in(const struct input *input, const double *zeros)
     static const int32_t none[1] = {0};
     struct input row = *input;
     struct attention *a = &row.attention;
-    a->heads = heads_of(input);
+    a->heads = engine_heads_of(input);
     a->batch = a->queries = a->keys = 1;
     a->q_len = a->k_len = none;
     a->weights = input->array[TENSOR_WEIGHTS] ? zeros : NULL;
@@ -172,9 +182,10 @@ static struct input stand_in(const struct input *input, const double *zeros)
 static int measure_empty(const struct input *input, const struct options *options,
                          struct mpk_writer *writer)
 {
-    double *zeros = calloc(heads_of(input), sizeof(*zeros));
-    if (!zeros)
+    double *zeros = calloc(engine_heads_of(input), sizeof *zeros);
+    if (!zeros) {
         return ERR_MEMORY;
+    }
     struct input row = stand_in(input, zeros);
     int rc = measure_input(&row, input, options, writer);
     free(zeros);

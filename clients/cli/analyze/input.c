@@ -46,21 +46,25 @@ static int check_map(const struct array *array, uint32_t axes, const char *wante
                      enum dtype *ret_dtype, char *reterr)
 {
     bool good = array->rank >= axes && array->rank <= 4;
-    for (uint32_t i = 0; i < array->rank; i++)
+    for (uint32_t i = 0; i < array->rank; i++) {
         good = good && array->shape[i] <= AXIS_MAX;
-    if (!good)
+    }
+    if (!good) {
         return fail_array(array, reterr, wanted);
-    if (!array_type_dtype(array->type, ret_dtype))
+    }
+    if (!array_type_dtype(array->type, ret_dtype)) {
         return array_fail(reterr, "%.200s: %.100s: its dtype is %s, not f32, f64, f16 or bf16",
                           array->file->path, array->name, array->type_name);
+    }
     return 0;
 }
 
 /* As many as --heads takes. */
-static int check_heads(const struct array *array, uint32_t heads, char *reterr)
+static int input_check_heads(const struct array *array, uint32_t heads, char *reterr)
 {
-    if (heads <= HEADS_MOST)
+    if (heads <= HEADS_MOST) {
         return 0;
+    }
     return array_fail(reterr, "%.200s: %.100s: has %" PRIu32 " heads, and at most %d can be read",
                       array->file->path, array->name, heads, HEADS_MOST);
 }
@@ -71,26 +75,30 @@ static int check_weights(struct input *input, char *reterr)
 {
     struct attention *a = &input->attention;
     const struct array *weights = input->array[TENSOR_WEIGHTS];
-    if (check_map(weights, 2, WEIGHTS_SHAPES, &a->dtype, reterr) != 0)
+    if (check_map(weights, 2, WEIGHTS_SHAPES, &a->dtype, reterr) != 0) {
         return -1;
+    }
     a->batch = axis(weights, 3);
     a->heads = axis(weights, 2);
     a->queries = axis(weights, 1);
     a->keys = axis(weights, 0);
-    return check_heads(weights, a->heads, reterr);
+    return input_check_heads(weights, a->heads, reterr);
 }
 
 static int check_grad(struct input *input, char *reterr)
 {
     struct attention *a = &input->attention;
     const struct array *grad = input->array[TENSOR_GRAD];
-    if (!grad)
+    if (!grad) {
         return 0;
-    if (check_map(grad, 2, WEIGHTS_SHAPES, &a->grad_dtype, reterr) != 0)
+    }
+    if (check_map(grad, 2, WEIGHTS_SHAPES, &a->grad_dtype, reterr) != 0) {
         return -1;
+    }
     if (axis(grad, 3) != a->batch || axis(grad, 2) != a->heads || axis(grad, 1) != a->queries ||
-        axis(grad, 0) != a->keys)
+        axis(grad, 0) != a->keys) {
         return fail_array(grad, reterr, "that of the weights");
+    }
     return 0;
 }
 
@@ -99,25 +107,32 @@ static int check_q_and_k(struct input *input, char *reterr)
     static const char *const wanted = "[B,H,T,d] or [H,T,d]";
     struct attention *a = &input->attention;
     const struct array *q = input->array[TENSOR_Q], *k = input->array[TENSOR_K];
-    if (!q || !k)
+    if (!q || !k) {
         return fail_layer(input, reterr, q ? "there is .q but no .k" : "there is .k but no .q");
+    }
     if (check_map(q, 3, wanted, &a->qk.q_dtype, reterr) != 0 ||
-        check_map(k, 3, wanted, &a->qk.k_dtype, reterr) != 0)
+        check_map(k, 3, wanted, &a->qk.k_dtype, reterr) != 0) {
         return -1;
+    }
     a->batch = axis(q, 3);
     a->heads = axis(q, 2);
     a->queries = axis(q, 1);
     a->qk.head_dim = axis(q, 0);
     a->qk.kv_heads = axis(k, 2);
     a->keys = axis(k, 1);
-    if (a->qk.head_dim == 0)
+    if (a->qk.head_dim == 0) {
         return fail_array(q, reterr, "of a d of at least 1");
-    if (check_heads(q, a->heads, reterr) != 0 || check_heads(k, a->qk.kv_heads, reterr) != 0)
+    }
+    if (input_check_heads(q, a->heads, reterr) != 0 ||
+        input_check_heads(k, a->qk.kv_heads, reterr) != 0) {
         return -1;
-    if (axis(k, 3) != a->batch || axis(k, 0) != a->qk.head_dim)
+    }
+    if (axis(k, 3) != a->batch || axis(k, 0) != a->qk.head_dim) {
         return fail_array(k, reterr, "of the same B and d as .q");
-    if (a->qk.kv_heads == 0 ? a->heads != 0 : a->heads % a->qk.kv_heads != 0)
+    }
+    if (a->qk.kv_heads == 0 ? a->heads != 0 : a->heads % a->qk.kv_heads != 0) {
         return fail_array(k, reterr, "of a number of heads that divides those of .q");
+    }
     return 0;
 }
 
@@ -125,13 +140,16 @@ static int check_v(struct input *input, char *reterr)
 {
     struct attention *a = &input->attention;
     const struct array *v = input->array[TENSOR_V];
-    if (!v)
+    if (!v) {
         return 0;
-    if (check_map(v, 3, "[B,H,T,d] or [H,T,d]", &a->qk.v_dtype, reterr) != 0)
+    }
+    if (check_map(v, 3, "[B,H,T,d] or [H,T,d]", &a->qk.v_dtype, reterr) != 0) {
         return -1;
+    }
     a->qk.value_dim = axis(v, 0);
-    if (axis(v, 3) != a->batch || axis(v, 2) != a->qk.kv_heads || axis(v, 1) != a->keys)
+    if (axis(v, 3) != a->batch || axis(v, 2) != a->qk.kv_heads || axis(v, 1) != a->keys) {
         return fail_array(v, reterr, "of the same B, H and T as .k");
+    }
     return a->qk.value_dim == 0 ? fail_array(v, reterr, "of a d of at least 1") : 0;
 }
 
@@ -140,8 +158,9 @@ static int check_v(struct input *input, char *reterr)
 
 static int check_integer(const struct array *array, char *reterr)
 {
-    if (array_type_is_integer(array->type))
+    if (array_type_is_integer(array->type)) {
         return 0;
+    }
     return array_fail(reterr, "%.200s: %.100s: its dtype is %s, not bool or an integer",
                       array->file->path, array->name, array->type_name);
 }
@@ -166,19 +185,22 @@ static int check_mask(struct input *input, char *reterr)
 {
     const struct attention *a = &input->attention;
     const struct array *mask = input->array[TENSOR_MASK];
-    if (!mask)
+    if (!mask) {
         return 0;
-    if (check_integer(mask, reterr) != 0)
+    }
+    if (check_integer(mask, reterr) != 0) {
         return -1;
+    }
     input->padding = is_padding(a, mask);
-    if (input->padding)
+    if (input->padding) {
         return 0;
+    }
     bool good = mask->rank >= 2 && mask->rank <= 4;
     uint64_t batch = mask->rank > 2 ? mask->shape[0] : 1;
     good = good && (mask->rank < 4 || mask->shape[1] == 1) && (batch == 1 || batch == a->batch) &&
            mask->shape[mask->rank - 2] == a->queries && mask->shape[mask->rank - 1] == a->keys;
     char wanted[96];
-    snprintf(wanted, sizeof(wanted),
+    snprintf(wanted, sizeof wanted,
              "[B,Tq,Tk] = [%" PRIu32 ", %" PRIu32 ", %" PRIu32 "], [Tq,Tk] or [B,Tk]", a->batch,
              a->queries, a->keys);
     return good ? 0 : fail_array(mask, reterr, wanted);
@@ -190,14 +212,17 @@ static int check_per_key(const struct input *input, enum tensor_role role, char 
     const struct attention *a = &input->attention;
     const struct array *array = input->array[role];
     char wanted[64];
-    if (!array)
+    if (!array) {
         return 0;
-    if (check_integer(array, reterr) != 0)
+    }
+    if (check_integer(array, reterr) != 0) {
         return -1;
+    }
     if ((array->rank == 2 || (array->rank == 1 && a->batch == 1)) && axis(array, 0) == a->keys &&
-        axis(array, 1) == a->batch)
+        axis(array, 1) == a->batch) {
         return 0;
-    snprintf(wanted, sizeof(wanted), "[B,Tk] = [%" PRIu32 ", %" PRIu32 "]", a->batch, a->keys);
+    }
+    snprintf(wanted, sizeof wanted, "[B,Tk] = [%" PRIu32 ", %" PRIu32 "]", a->batch, a->keys);
     return fail_array(array, reterr, wanted);
 }
 
@@ -210,16 +235,20 @@ static int check_lengths(const struct input *input, const struct int_list *own,
     char text[PLACE_TEXT_MAX];
     place_layer(input->id, text);
     *ret_lengths = list->items;
-    if (!list->items)
+    if (!list->items) {
         return 0;
-    if (list->count != input->attention.batch)
+    }
+    if (list->count != input->attention.batch) {
         return array_fail(reterr, "%s: --%s: %" PRIu32 " numbers for %" PRIu32 " samples", text,
                           own->items ? what : "lengths", list->count, input->attention.batch);
-    for (uint32_t i = 0; i < list->count; i++)
-        if ((uint32_t)list->items[i] > limit)
+    }
+    for (uint32_t i = 0; i < list->count; i++) {
+        if ((uint32_t)list->items[i] > limit) {
             return array_fail(reterr, "%s: --%s: %" PRId32 " is more than the %" PRIu32 " %s", text,
                               own->items ? what : "lengths", list->items[i], limit,
                               own == &options->q_lengths ? "queries" : "keys");
+        }
+    }
     return 0;
 }
 
@@ -236,8 +265,8 @@ static void apply_bounds(struct input *input, const struct options *options, boo
 }
 
 /* What the command line says about the rows of this layer. */
-static int apply_options(struct input *input, const struct options *options, bool mixed,
-                         char *reterr)
+static int input_apply_options(struct input *input, const struct options *options, bool mixed,
+                               char *reterr)
 {
     struct attention *a = &input->attention;
     apply_bounds(input, options, mixed);
@@ -245,11 +274,13 @@ static int apply_options(struct input *input, const struct options *options, boo
     a->learned_sink = options->learned_sink;
     a->qk.scale = isnan(options->scale) ? 1 / sqrt((double)a->qk.head_dim) : options->scale;
     a->qk.softcap = options->softcap;
-    if (options->head_weights.items && options->head_weights.count != a->heads)
+    if (options->head_weights.items && options->head_weights.count != a->heads) {
         return fail_layer(input, reterr, "--head-weights: not one number per head");
+    }
     if (check_lengths(input, &options->q_lengths, options, a->queries, "q-lengths", &a->q_len,
-                      reterr) != 0)
+                      reterr) != 0) {
         return -1;
+    }
     return check_lengths(input, &options->k_lengths, options, a->keys, "k-lengths", &a->k_len,
                          reterr);
 }
@@ -264,12 +295,14 @@ static int check_rows(struct input *input, const struct options *options, bool m
         apply_bounds(input, options, mixed);
         return 0;
     }
-    if (input->array[TENSOR_DOCUMENTS] && input->id.site == SITE_CROSS)
+    if (input->array[TENSOR_DOCUMENTS] && input->id.site == SITE_CROSS) {
         return fail_layer(input, reterr, "documents are a matter of self-attention");
+    }
     if (check_mask(input, reterr) != 0 || check_per_key(input, TENSOR_TOKENS, reterr) != 0 ||
-        check_per_key(input, TENSOR_DOCUMENTS, reterr) != 0)
+        check_per_key(input, TENSOR_DOCUMENTS, reterr) != 0) {
         return -1;
-    return apply_options(input, options, mixed, reterr);
+    }
+    return input_apply_options(input, options, mixed, reterr);
 }
 
 /* Projections ----------------------------------------------------------------------------------
@@ -279,13 +312,16 @@ static int check_matrix(struct input *input, enum projection projection, char *r
 {
     const struct array *array = input->array[TENSOR_WQ + projection];
     struct projection_matrix *matrix = &input->weights.matrix[projection];
-    if (!array)
+    if (!array) {
         return 0;
-    if (array->rank != 2 || array->shape[0] - 1 >= AXIS_MAX || array->shape[1] - 1 >= AXIS_MAX)
+    }
+    if (array->rank != 2 || array->shape[0] - 1 >= AXIS_MAX || array->shape[1] - 1 >= AXIS_MAX) {
         return fail_array(array, reterr, "[out,in], neither of them 0");
-    if (!array_type_dtype(array->type, &matrix->dtype))
+    }
+    if (!array_type_dtype(array->type, &matrix->dtype)) {
         return array_fail(reterr, "%.200s: %.100s: its dtype is %s, not f32, f64, f16 or bf16",
                           array->file->path, array->name, array->type_name);
+    }
     /* Any pointer but NULL says that the matrix is there; its contents come later. */
     matrix->data = array;
     matrix->out = (uint32_t)array->shape[0];
@@ -300,44 +336,54 @@ static void fill_head_shape(struct weights *w, const struct options *options)
     w->heads = options->heads;
     w->head_dim = options->head_dim;
     w->kv_heads = options->kv_heads;
-    if (w->head_dim == 0)
+    if (w->head_dim == 0) {
         w->head_dim = (m[PROJECTION_Q].data ? m[PROJECTION_Q].out : m[PROJECTION_O].in) / w->heads;
-    if (w->head_dim == 0 && w->kv_heads > 0)
+    }
+    if (w->head_dim == 0 && w->kv_heads > 0) {
         w->head_dim =
             (m[PROJECTION_K].data ? m[PROJECTION_K].out : m[PROJECTION_V].out) / w->kv_heads;
-    if (w->head_dim == 0)
+    }
+    if (w->head_dim == 0) {
         w->head_dim = (m[PROJECTION_K].data ? m[PROJECTION_K].out : m[PROJECTION_V].out) / w->heads;
-    if (w->kv_heads == 0 && w->head_dim > 0)
+    }
+    if (w->kv_heads == 0 && w->head_dim > 0) {
         w->kv_heads =
             (m[PROJECTION_K].data ? m[PROJECTION_K].out : m[PROJECTION_V].out) / w->head_dim;
-    if (w->kv_heads == 0)
+    }
+    if (w->kv_heads == 0) {
         w->kv_heads = w->heads;
+    }
 }
 
 static int fail_projections(const struct input *input, char *reterr)
 {
     const struct weights *w = &input->weights;
     char sentence[ARRAY_ERROR_MAX / 2];
-    size_t used = (size_t)snprintf(sentence, sizeof(sentence),
+    size_t used = (size_t)snprintf(sentence, sizeof sentence,
                                    "the projections do not fit %" PRIu32 " heads, %" PRIu32
                                    " key and value heads, %" PRIu32 " rows per head:",
                                    w->heads, w->kv_heads, w->head_dim);
-    for (int p = 0; p < PROJECTION_COUNT; p++)
-        if (w->matrix[p].data)
-            used += (size_t)snprintf(sentence + used, sizeof(sentence) - used,
+    for (int p = 0; p < PROJECTION_COUNT; p++) {
+        if (w->matrix[p].data) {
+            used += (size_t)snprintf(sentence + used, sizeof sentence - used,
                                      " %s [%" PRIu32 ", %" PRIu32 "]", projection_name[p],
                                      w->matrix[p].out, w->matrix[p].in);
+        }
+    }
     return fail_layer(input, reterr, sentence);
 }
 
 static int check_projections(struct input *input, const struct options *options, char *reterr)
 {
-    for (int p = 0; p < PROJECTION_COUNT; p++)
-        if (check_matrix(input, (enum projection)p, reterr) != 0)
+    for (int p = 0; p < PROJECTION_COUNT; p++) {
+        if (check_matrix(input, (enum projection)p, reterr) != 0) {
             return -1;
-    if (options->heads == 0)
+        }
+    }
+    if (options->heads == 0) {
         return fail_layer(input, reterr,
                           "wq, wk, wv, wo do not say how many heads they have: give --heads N");
+    }
     fill_head_shape(&input->weights, options);
     return weights_check(&input->weights) == 0 ? 0 : fail_projections(input, reterr);
 }
@@ -345,18 +391,21 @@ static int check_projections(struct input *input, const struct options *options,
 /* Which inputs there are -----------------------------------------------------------------------
  */
 
-static void take(struct input *input, const struct layer_arrays *layer, enum tensor_role first,
-                 enum tensor_role last)
+static void input_take(struct input *input, const struct layer_arrays *layer,
+                       enum tensor_role first, enum tensor_role last)
 {
-    for (enum tensor_role role = first; role <= last; role++)
+    for (enum tensor_role role = first; role <= last; role++) {
         input->array[role] = layer->array[role];
+    }
 }
 
 static bool has_any(const struct layer_arrays *layer, enum tensor_role first, enum tensor_role last)
 {
-    for (enum tensor_role role = first; role <= last; role++)
-        if (layer->array[role])
+    for (enum tensor_role role = first; role <= last; role++) {
+        if (layer->array[role]) {
             return true;
+        }
+    }
     return false;
 }
 
@@ -364,9 +413,10 @@ static int add_attention(const struct layer_arrays *layer, const struct options 
                          bool mixed, struct input *input, char *reterr)
 {
     *input = (struct input){.id = layer->id, .tier = TIER_ATTENTION};
-    take(input, layer, TENSOR_WEIGHTS, TENSOR_DOCUMENTS);
-    if (check_weights(input, reterr) != 0 || check_grad(input, reterr) != 0)
+    input_take(input, layer, TENSOR_WEIGHTS, TENSOR_DOCUMENTS);
+    if (check_weights(input, reterr) != 0 || check_grad(input, reterr) != 0) {
         return -1;
+    }
     return check_rows(input, options, mixed, reterr);
 }
 
@@ -374,10 +424,11 @@ static int add_qk(const struct layer_arrays *layer, const struct options *option
                   struct input *input, char *reterr)
 {
     *input = (struct input){.id = layer->id, .tier = TIER_QK};
-    take(input, layer, TENSOR_MASK, TENSOR_TOKENS);
-    take(input, layer, TENSOR_DOCUMENTS, TENSOR_V);
-    if (check_q_and_k(input, reterr) != 0 || check_v(input, reterr) != 0)
+    input_take(input, layer, TENSOR_MASK, TENSOR_TOKENS);
+    input_take(input, layer, TENSOR_DOCUMENTS, TENSOR_V);
+    if (check_q_and_k(input, reterr) != 0 || check_v(input, reterr) != 0) {
         return -1;
+    }
     return check_rows(input, options, mixed, reterr);
 }
 
@@ -385,7 +436,7 @@ static int add_projections(const struct layer_arrays *layer, const struct option
                            struct input *input, char *reterr)
 {
     *input = (struct input){.id = layer->id, .tier = TIER_WEIGHTS};
-    take(input, layer, TENSOR_WQ, TENSOR_WO);
+    input_take(input, layer, TENSOR_WQ, TENSOR_WO);
     return check_projections(input, options, reterr);
 }
 
@@ -395,30 +446,37 @@ static int check_layer(const struct layer_arrays *layer, char *reterr)
     bool weights = layer->array[TENSOR_WEIGHTS] != NULL;
     bool qk = layer->array[TENSOR_Q] || layer->array[TENSOR_K];
     struct input named = {.id = layer->id};
-    if (layer->array[TENSOR_GRAD] && !weights)
+    if (layer->array[TENSOR_GRAD] && !weights) {
         return fail_layer(&named, reterr, "there is .grad but no attention weights");
-    if (layer->array[TENSOR_V] && !qk)
+    }
+    if (layer->array[TENSOR_V] && !qk) {
         return fail_layer(&named, reterr, "there is .v but no .q and .k");
-    if (!weights && !qk && !has_any(layer, TENSOR_WQ, TENSOR_WO))
+    }
+    if (!weights && !qk && !has_any(layer, TENSOR_WQ, TENSOR_WO)) {
         return fail_layer(&named, reterr, "there are neither attention weights nor .q and .k");
+    }
     return 0;
 }
 
-static int add_layer(const struct layers *layers, const struct layer_arrays *layer,
-                     const struct options *options, struct inputs *inputs, char *reterr)
+static int input_add_layer(const struct layers *layers, const struct layer_arrays *layer,
+                           const struct options *options, struct inputs *inputs, char *reterr)
 {
     struct input *next = inputs->items + inputs->count;
-    if (check_layer(layer, reterr) != 0)
+    if (check_layer(layer, reterr) != 0) {
         return -1;
+    }
     if (layer->array[TENSOR_WEIGHTS] &&
-        add_attention(layer, options, layers->mixed, next++, reterr) != 0)
+        add_attention(layer, options, layers->mixed, next++, reterr) != 0) {
         return -1;
+    }
     if ((layer->array[TENSOR_Q] || layer->array[TENSOR_K]) &&
-        add_qk(layer, options, layers->mixed, next++, reterr) != 0)
+        add_qk(layer, options, layers->mixed, next++, reterr) != 0) {
         return -1;
+    }
     if (has_any(layer, TENSOR_WQ, TENSOR_WO) &&
-        add_projections(layer, options, next++, reterr) != 0)
+        add_projections(layer, options, next++, reterr) != 0) {
         return -1;
+    }
     inputs->count = (size_t)(next - inputs->items);
     return 0;
 }
@@ -432,8 +490,9 @@ static int check_self(const struct inputs *inputs, const struct options *options
         const struct attention *a = &inputs->items[i].attention;
         any = any || a->causal || a->window || a->q_offset;
     }
-    if (any || !(options->causal || options->window || options->q_offset))
+    if (any || !(options->causal || options->window || options->q_offset)) {
         return 0;
+    }
     return array_fail(reterr, "--%s: there is no self-attention that it is about", name);
 }
 
@@ -442,14 +501,17 @@ int inputs_check(const struct layers *layers, const struct options *options,
 {
     struct inputs inputs = {.items = calloc(layers->count * TIER_COUNT, sizeof(struct input))};
     int rc = inputs.items ? 0 : array_fail_memory(reterr);
-    for (size_t i = 0; i < layers->count && rc == 0; i++)
-        rc = add_layer(layers, &layers->items[i], options, &inputs, reterr);
-    if (rc == 0)
+    for (size_t i = 0; i < layers->count && rc == 0; i++) {
+        rc = input_add_layer(layers, &layers->items[i], options, &inputs, reterr);
+    }
+    if (rc == 0) {
         rc = check_self(&inputs, options, reterr);
-    if (rc != 0)
+    }
+    if (rc != 0) {
         inputs_clear(&inputs);
-    else
+    } else {
         *ret_inputs = inputs;
+    }
     return rc;
 }
 
@@ -503,8 +565,8 @@ static int fail_number(const struct array *array, int64_t number, const char *wa
                       array->file->path, array->name, number, wanted);
 }
 
-static int read_flag(const struct array *array, const void *data, uint64_t i, uint8_t *ret_flag,
-                     char *reterr)
+static int input_read_flag(const struct array *array, const void *data, uint64_t i,
+                           uint8_t *ret_flag, char *reterr)
 {
     int64_t number = read_integer(array->type, data, i);
     *ret_flag = number != 0;
@@ -518,10 +580,11 @@ static void spread_padding(const struct attention *a, const uint8_t *tokens, uin
     for (uint32_t i = 0; i < a->queries; i++) {
         uint64_t position = attention_position(a, i);
         bool query = !a->self || position >= a->keys || tokens[position];
-        if (query)
+        if (query) {
             memcpy(ret_map + (size_t)i * a->keys, tokens, a->keys);
-        else
+        } else {
             memset(ret_map + (size_t)i * a->keys, 0, a->keys);
+        }
     }
 }
 
@@ -532,13 +595,16 @@ static int spread_all(struct input *input, const uint8_t *tokens, const uint8_t 
     const struct attention *a = &input->attention;
     size_t map = (size_t)a->queries * a->keys;
     *ret_mask = NULL;
-    if (!memchr(tokens, 0, (size_t)a->batch * a->keys))
+    if (!memchr(tokens, 0, (size_t)a->batch * a->keys)) {
         return 0;
+    }
     uint8_t *mask = malloc(a->batch * map);
-    if (!mask)
+    if (!mask) {
         return array_fail_memory(reterr);
-    for (uint32_t b = 0; b < a->batch; b++)
+    }
+    for (uint32_t b = 0; b < a->batch; b++) {
         spread_padding(a, tokens + (size_t)b * a->keys, mask + b * map);
+    }
     input->converted[TENSOR_MASK] = mask;
     *ret_mask = mask;
     return 0;
@@ -552,10 +618,12 @@ static int convert_padding(struct input *input, const uint8_t **ret_mask, char *
     size_t count = (size_t)a->batch * a->keys;
     uint8_t *tokens = malloc(count);
     int rc = tokens ? 0 : array_fail_memory(reterr);
-    for (size_t i = 0; i < count && rc == 0; i++)
-        rc = read_flag(array, input->contents[TENSOR_MASK].data, i, &tokens[i], reterr);
-    if (rc == 0)
+    for (size_t i = 0; i < count && rc == 0; i++) {
+        rc = input_read_flag(array, input->contents[TENSOR_MASK].data, i, &tokens[i], reterr);
+    }
+    if (rc == 0) {
         rc = spread_all(input, tokens, ret_mask, reterr);
+    }
     free(tokens);
     return rc;
 }
@@ -563,8 +631,9 @@ static int convert_padding(struct input *input, const uint8_t **ret_mask, char *
 /* The mask as bytes, once per sample. */
 static int convert_mask(struct input *input, const uint8_t **ret_mask, char *reterr)
 {
-    if (input->padding)
+    if (input->padding) {
         return convert_padding(input, ret_mask, reterr);
+    }
     const struct array *array = input->array[TENSOR_MASK];
     const void *data = input->contents[TENSOR_MASK].data;
     uint64_t count = array->bytes / array_type_size(array->type);
@@ -572,18 +641,22 @@ static int convert_mask(struct input *input, const uint8_t **ret_mask, char *ret
     uint64_t samples = input->attention.batch;
     bool in_place = array_type_size(array->type) == 1 && count == samples * map;
     uint8_t *mask = in_place ? NULL : malloc(samples * map);
-    if (!mask && !in_place)
+    if (!mask && !in_place) {
         return array_fail_memory(reterr);
+    }
     input->converted[TENSOR_MASK] = mask;
     for (uint64_t i = 0; i < count; i++) {
         uint8_t flag;
-        if (read_flag(array, data, i, &flag, reterr) != 0)
+        if (input_read_flag(array, data, i, &flag, reterr) != 0) {
             return -1;
-        if (mask)
+        }
+        if (mask) {
             mask[i] = flag;
+        }
     }
-    for (uint64_t b = 1; mask && count == map && b < samples; b++)
+    for (uint64_t b = 1; mask && count == map && b < samples; b++) {
         memcpy(mask + b * map, mask, map);
+    }
     *ret_mask = mask ? mask : data;
     return 0;
 }
@@ -594,14 +667,16 @@ static int convert_ids(struct input *input, enum tensor_role role, const int32_t
 {
     const struct array *array = input->array[role];
     uint64_t count = array->bytes / array_type_size(array->type);
-    int32_t *ids = malloc(count * sizeof(*ids));
-    if (!ids)
+    int32_t *ids = malloc(count * sizeof *ids);
+    if (!ids) {
         return array_fail_memory(reterr);
+    }
     input->converted[role] = ids;
     for (uint64_t i = 0; i < count; i++) {
         int64_t number = read_integer(array->type, input->contents[role].data, i);
-        if (number < INT32_MIN || number > INT32_MAX)
+        if (number < INT32_MIN || number > INT32_MAX) {
             return fail_number(array, number, "a 32-bit number", reterr);
+        }
         ids[i] = (int32_t)number;
     }
     *ret_ids = ids;
@@ -626,21 +701,26 @@ int input_load(struct input *input, char *reterr)
 {
     struct attention *a = &input->attention;
     int rc = input->empty ? 0 : load_contents(input, reterr);
-    if (rc != 0 || input->empty)
+    if (rc != 0 || input->empty) {
         return rc;
+    }
     a->weights = input->contents[TENSOR_WEIGHTS].data;
     a->grad = input->contents[TENSOR_GRAD].data;
     a->qk.q = input->contents[TENSOR_Q].data;
     a->qk.k = input->contents[TENSOR_K].data;
     a->qk.v = input->contents[TENSOR_V].data;
-    for (int p = 0; p < PROJECTION_COUNT; p++)
+    for (int p = 0; p < PROJECTION_COUNT; p++) {
         input->weights.matrix[p].data = input->contents[TENSOR_WQ + p].data;
-    if (input->array[TENSOR_MASK])
+    }
+    if (input->array[TENSOR_MASK]) {
         rc = convert_mask(input, &a->mask, reterr);
-    if (rc == 0 && input->array[TENSOR_TOKENS])
+    }
+    if (rc == 0 && input->array[TENSOR_TOKENS]) {
         rc = convert_ids(input, TENSOR_TOKENS, &a->tokens, reterr);
-    if (rc == 0 && input->array[TENSOR_DOCUMENTS])
+    }
+    if (rc == 0 && input->array[TENSOR_DOCUMENTS]) {
         rc = convert_ids(input, TENSOR_DOCUMENTS, &a->documents, reterr);
+    }
     return rc;
 }
 

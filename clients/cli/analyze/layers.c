@@ -36,10 +36,12 @@ static size_t find_number(const char *name, size_t *ret_before)
 /* What an array may be, by its name and its shape: the end of a target. NULL = nothing we know. */
 static const char *guess_role(const struct array *array)
 {
-    if (!array_type_is_integer(array->type))
+    if (!array_type_is_integer(array->type)) {
         return array->rank < 3 ? NULL : "";
-    if (strstr(array->name, "mask"))
+    }
+    if (strstr(array->name, "mask")) {
         return ".mask";
+    }
     return strstr(array->name, "ids") || strstr(array->name, "token") ? ".tokens" : NULL;
 }
 
@@ -50,11 +52,12 @@ static void hint_target(const char *name, const char *role, bool number,
 {
     bool other = strncmp(name, "encoder_", strlen("encoder_")) == 0 && *role;
     const char *site = other || strstr(name, "cross") ? "cross" : "self";
-    if (*role && !number && strcmp(site, "self") == 0)
+    if (*role && !number && strcmp(site, "self") == 0) {
         snprintf(ret_target, PLACE_TEXT_MAX, "%s", role + 1);
-    else
+    } else {
         snprintf(ret_target, PLACE_TEXT_MAX, "decoder.%s.%s%s", number ? "{layer}" : "0", site,
                  role);
+    }
 }
 
 static void write_hint(const struct array *array, char *ret_hint, size_t size)
@@ -77,11 +80,12 @@ static int fail_unknown(const struct naming *naming, const struct array *array, 
     size_t len = 0;
     char hint[ARRAY_ERROR_MAX / 2];
     const char *layer = name_large_layer(naming, array->name, &len);
-    if (layer)
+    if (layer) {
         return array_fail(reterr, "%.200s: cannot place array '%.100s': layer %.*s is more than %d",
                           array->file->path, array->name, (int)(len < 40 ? len : 40), layer,
                           LAYER_MAX);
-    write_hint(array, hint, sizeof(hint));
+    }
+    write_hint(array, hint, sizeof hint);
     return array_fail(
         reterr, "%.200s: cannot place array '%.100s': names are " NAME_FORMS "; %s (see --help)",
         array->file->path, array->name, hint);
@@ -92,18 +96,22 @@ static bool has_use(const struct array_list *list, const struct naming *naming,
                     const struct name_rule *rule)
 {
     size_t len;
-    for (size_t i = 0; i < list->count; i++)
+    for (size_t i = 0; i < list->count; i++) {
         if (name_rule_matches(rule, list->items[i].name) ||
-            name_large_layer(naming, list->items[i].name, &len))
+            name_large_layer(naming, list->items[i].name, &len)) {
             return true;
+        }
+    }
     return false;
 }
 
 static bool is_ignored(const struct array_list *list, const char *pattern)
 {
-    for (size_t i = 0; i < list->count; i++)
-        if (name_ignore_matches(pattern, list->items[i].name))
+    for (size_t i = 0; i < list->count; i++) {
+        if (name_ignore_matches(pattern, list->items[i].name)) {
             return true;
+        }
+    }
     return false;
 }
 
@@ -113,14 +121,17 @@ static int check_patterns(const struct array_list *list, const struct naming *na
     for (uint32_t r = 0; r < naming->rule_count; r++) {
         const struct name_rule *rule = &naming->rules[r];
         int len = (int)(rule->pattern_len < 200 ? rule->pattern_len : 200);
-        if (!has_use(list, naming, rule))
+        if (!has_use(list, naming, rule)) {
             return array_fail(reterr, "--name: %.200s: no array has a name like %.*s",
                               rule->pattern, len, rule->pattern);
+        }
     }
-    for (uint32_t r = 0; r < naming->ignore_count; r++)
-        if (!is_ignored(list, naming->ignore[r]))
+    for (uint32_t r = 0; r < naming->ignore_count; r++) {
+        if (!is_ignored(list, naming->ignore[r])) {
             return array_fail(reterr, "--ignore: %.200s: no array has a name like that",
                               naming->ignore[r]);
+        }
+    }
     return 0;
 }
 
@@ -142,13 +153,15 @@ static bool is_alone(const struct array_list *list, const struct naming *naming,
     const struct array *array = &list->items[index];
     enum dtype dtype;
     if (!npy_is(array->file->data, array->file->size) || array->rank < 2 || array->rank > 4 ||
-        !array_type_dtype(array->type, &dtype))
+        !array_type_dtype(array->type, &dtype)) {
         return false;
+    }
     for (size_t i = 0; i < list->count; i++) {
         struct place place;
         enum name_verdict verdict = name_place(naming, list->items[i].name, &place);
-        if (i != index && (verdict == NAME_UNKNOWN || (verdict == NAME_PLACED && !place.shared)))
+        if (i != index && (verdict == NAME_UNKNOWN || (verdict == NAME_PLACED && !place.shared))) {
             return false;
+        }
     }
     return true;
 }
@@ -159,8 +172,9 @@ static enum name_verdict place_one(const struct array_list *list, const struct n
     enum name_verdict verdict = name_place(naming, list->items[index].name, ret_place);
     size_t len;
     if (verdict != NAME_UNKNOWN || name_large_layer(naming, list->items[index].name, &len) ||
-        !is_alone(list, naming, index))
+        !is_alone(list, naming, index)) {
         return verdict;
+    }
     *ret_place = (struct place){.id = {naming->stack, 0, SITE_SELF}, .role = TENSOR_WEIGHTS};
     return NAME_PLACED;
 }
@@ -173,12 +187,15 @@ static int place_all(const struct array_list *list, const struct naming *naming,
     for (size_t i = 0; i < list->count; i++) {
         const struct array *array = &list->items[i];
         enum name_verdict verdict = place_one(list, naming, i, &placed[count].place);
-        if (verdict == NAME_UNKNOWN)
+        if (verdict == NAME_UNKNOWN) {
             return fail_unknown(naming, array, reterr);
-        if (verdict == NAME_IGNORED)
+        }
+        if (verdict == NAME_IGNORED) {
             continue;
-        if (array->type == ARRAY_OTHER)
+        }
+        if (array->type == ARRAY_OTHER) {
             return fail_type(array, reterr);
+        }
         placed[count++].array = array;
     }
     *ret_count = count;
@@ -193,8 +210,9 @@ static int compare_u32(uint32_t a, uint32_t b)
 static int compare_ids(struct layer_id a, struct layer_id b)
 {
     int order = compare_u32(a.stack, b.stack);
-    if (order == 0)
+    if (order == 0) {
         order = compare_u32(a.layer, b.layer);
+    }
     return order != 0 ? order : compare_u32(a.site, b.site);
 }
 
@@ -203,8 +221,9 @@ static int by_place(const void *a, const void *b)
 {
     const struct place *x = &((const struct placed *)a)->place;
     const struct place *y = &((const struct placed *)b)->place;
-    if (x->shared != y->shared)
+    if (x->shared != y->shared) {
         return x->shared ? 1 : -1;
+    }
     int order = x->shared ? 0 : compare_ids(x->id, y->id);
     return order != 0 ? order : compare_u32(x->role, y->role);
 }
@@ -214,8 +233,9 @@ static int check_twice(const struct placed *placed, size_t count, char *reterr)
     for (size_t i = 1; i < count; i++) {
         const struct array *a = placed[i - 1].array, *b = placed[i].array;
         char text[PLACE_TEXT_MAX];
-        if (by_place(&placed[i - 1], &placed[i]) != 0)
+        if (by_place(&placed[i - 1], &placed[i]) != 0) {
             continue;
+        }
         place_text(&placed[i].place, text);
         return array_fail(reterr, "%s is there twice: %.100s in %.200s, %.100s in %.200s", text,
                           a->name, a->file->path, b->name, b->file->path);
@@ -228,8 +248,9 @@ static void fill_items(const struct placed *placed, size_t count, struct layers 
 {
     for (size_t i = 0; i < count && !placed[i].place.shared; i++) {
         const struct place *place = &placed[i].place;
-        if (i == 0 || compare_ids(placed[i - 1].place.id, place->id) != 0)
+        if (i == 0 || compare_ids(placed[i - 1].place.id, place->id) != 0) {
             layers->items[layers->count++] = (struct layer_arrays){.id = place->id};
+        }
         layers->items[layers->count - 1].array[place->role] = placed[i].array;
         layers->mixed = layers->mixed || place->id.stack != layers->items[0].id.stack;
     }
@@ -243,14 +264,16 @@ static int fill_shared(const struct placed *placed, size_t count, struct layers 
         bool taken = !placed[i].place.shared;
         for (size_t l = 0; placed[i].place.shared && l < layers->count; l++) {
             const struct array **array = &layers->items[l].array[placed[i].place.role];
-            if (layers->items[l].id.site != SITE_SELF)
+            if (layers->items[l].id.site != SITE_SELF) {
                 continue;
+            }
             *array = *array ? *array : placed[i].array;
             taken = true;
         }
-        if (!taken)
+        if (!taken) {
             return array_fail(reterr, "%.200s: %.100s: there is no self-attention it belongs to",
                               placed[i].array->file->path, placed[i].array->name);
+        }
     }
     return 0;
 }
@@ -260,26 +283,29 @@ int layers_collect(const struct array_list *list, const struct naming *naming,
 {
     struct layers layers = {0};
     size_t count = 0;
-    struct placed *placed = calloc(list->count + 1, sizeof(*placed));
+    struct placed *placed = calloc(list->count + 1, sizeof *placed);
     int rc = placed ? check_patterns(list, naming, reterr) : array_fail_memory(reterr);
-    if (rc == 0)
-        rc = place_all(list, naming, placed, &count, reterr);
     if (rc == 0) {
-        qsort(placed, count, sizeof(*placed), by_place);
+        rc = place_all(list, naming, placed, &count, reterr);
+    }
+    if (rc == 0) {
+        qsort(placed, count, sizeof *placed, by_place);
         rc = check_twice(placed, count, reterr);
     }
-    if (rc == 0 && !(layers.items = calloc(count + 1, sizeof(*layers.items))))
+    if (rc == 0 && !(layers.items = calloc(count + 1, sizeof *layers.items))) {
         rc = array_fail_memory(reterr);
+    }
     if (rc == 0) {
         fill_items(placed, count, &layers);
         rc = layers.count > 0 ? fill_shared(placed, count, &layers, reterr)
                               : array_fail(reterr, "there is no attention in what was given");
     }
     free(placed);
-    if (rc != 0)
+    if (rc != 0) {
         layers_clear(&layers);
-    else
+    } else {
         *ret_layers = layers;
+    }
     return rc;
 }
 

@@ -29,8 +29,9 @@ typedef const char *setter(struct options *options, const char *text);
 static uint32_t count_items(const char *text)
 {
     uint32_t count = 1;
-    for (; *text; text++)
+    for (; *text; text++) {
         count += *text == ',';
+    }
     return count;
 }
 
@@ -42,8 +43,9 @@ static bool parse_real(const char *text, char **ret_end, double *ret_number)
 
 static bool parse_length(const char *text, char **ret_end, int32_t *ret_number)
 {
-    if (*text < '0' || *text > '9')
+    if (*text < '0' || *text > '9') {
         return false;
+    }
     errno = 0;
     unsigned long long number = strtoull(text, ret_end, 10);
     *ret_number = (int32_t)number;
@@ -53,8 +55,9 @@ static bool parse_length(const char *text, char **ret_end, int32_t *ret_number)
 /* Whether the item ended where an item may end; moves on to the next. */
 static bool next_item(const char **text, const char *end)
 {
-    if (*end != ',' && *end != '\0')
+    if (*end != ',' && *end != '\0') {
         return false;
+    }
     *text = *end ? end + 1 : end;
     return true;
 }
@@ -63,17 +66,20 @@ static const char *set_int_list(struct int_list *list, const char *text)
 {
     static const char *const wrong = "valid: numbers such as 12,9,16, one per sample";
     uint32_t count = count_items(text);
-    if (count > OPTIONS_LIST_MAX)
+    if (count > OPTIONS_LIST_MAX) {
         return "too many numbers";
-    int32_t *items = calloc(count, sizeof(*items));
-    if (!items)
+    }
+    int32_t *items = calloc(count, sizeof *items);
+    if (!items) {
         return option_no_memory;
+    }
     free(list->items);
     *list = (struct int_list){items, count};
     for (uint32_t i = 0; i < count; i++) {
         char *end;
-        if (!parse_length(text, &end, &items[i]) || !next_item(&text, end))
+        if (!parse_length(text, &end, &items[i]) || !next_item(&text, end)) {
             return wrong;
+        }
     }
     return NULL;
 }
@@ -96,17 +102,20 @@ static const char *set_k_lengths(struct options *options, const char *text)
 static const char *set_head_weights(struct options *options, const char *text)
 {
     uint32_t count = count_items(text);
-    if (count > OPTIONS_LIST_MAX)
+    if (count > OPTIONS_LIST_MAX) {
         return "too many numbers";
-    double *items = calloc(count, sizeof(*items));
-    if (!items)
+    }
+    double *items = calloc(count, sizeof *items);
+    if (!items) {
         return option_no_memory;
+    }
     free(options->head_weights.items);
     options->head_weights = (struct real_list){items, count};
     for (uint32_t i = 0; i < count; i++) {
         char *end;
-        if (!parse_real(text, &end, &items[i]) || !next_item(&text, end))
+        if (!parse_real(text, &end, &items[i]) || !next_item(&text, end)) {
             return "valid: numbers such as 0.5,0.25,0.25, one per head";
+        }
     }
     return NULL;
 }
@@ -120,27 +129,30 @@ static const char *const group_name[METRIC_GROUP_COUNT] = {
     [METRIC_GROUP_SPECTRUM] = "spectrum",
 };
 
-static bool is_word(const char *text, size_t len, const char *word)
+static bool options_is_word(const char *text, size_t len, const char *word)
 {
     return strlen(word) == len && memcmp(text, word, len) == 0;
 }
 
 static void set_all_groups(struct options *options, bool on)
 {
-    for (int i = 0; i < METRIC_GROUP_COUNT; i++)
+    for (int i = 0; i < METRIC_GROUP_COUNT; i++) {
         options->group[i] = on;
+    }
 }
 
 static bool set_group(struct options *options, const char *word, size_t len)
 {
-    for (int i = 0; i < METRIC_GROUP_COUNT; i++)
-        if (is_word(word, len, group_name[i])) {
+    for (int i = 0; i < METRIC_GROUP_COUNT; i++) {
+        if (options_is_word(word, len, group_name[i])) {
             options->group[i] = true;
             return true;
         }
-    if (is_word(word, len, "all"))
+    }
+    if (options_is_word(word, len, "all")) {
         set_all_groups(options, true);
-    return is_word(word, len, "all") || is_word(word, len, "none");
+    }
+    return options_is_word(word, len, "all") || options_is_word(word, len, "none");
 }
 
 static const char *set_groups(struct options *options, const char *text)
@@ -148,10 +160,12 @@ static const char *set_groups(struct options *options, const char *text)
     set_all_groups(options, false);
     for (;;) {
         size_t len = strcspn(text, ",");
-        if (!set_group(options, text, len))
+        if (!set_group(options, text, len)) {
             return "valid: core, importance, pairs, similarity, spectrum, all, none, with commas";
-        if (text[len] == '\0')
+        }
+        if (text[len] == '\0') {
             return NULL;
+        }
         text += len + 1;
     }
 }
@@ -163,35 +177,39 @@ static const char *set_effort(struct options *options, const char *text)
                                         [SPECTRUM_FULL] = "full",
                                         [SPECTRUM_EIGENVALUES] = "eigenvalues"};
     int word = option_word(text, words, SPECTRUM_EIGENVALUES + 1);
-    if (word < 0)
+    if (word < 0) {
         return "valid: full, eigenvalues, leading, norm";
+    }
     options->effort = (enum spectrum_effort)word;
     return NULL;
 }
 
-static const char *set_isa(struct options *options, const char *text)
+static const char *options_set_isa(struct options *options, const char *text)
 {
     static char wrong[96];
-    if (isa_parse(text, strlen(text), &options->isa) == 0)
+    if (isa_parse(text, strlen(text), &options->isa) == 0) {
         return NULL;
-    size_t used = (size_t)snprintf(wrong, sizeof(wrong), "valid: auto");
-    for (int isa = 0; isa < ISA_COUNT; isa++)
-        if (isa_available((enum isa)isa))
-            used += (size_t)snprintf(wrong + used, sizeof(wrong) - used, ", %s", isa_name[isa]);
+    }
+    size_t used = (size_t)snprintf(wrong, sizeof wrong, "valid: auto");
+    for (int isa = 0; isa < ISA_COUNT; isa++) {
+        if (isa_available((enum isa)isa)) {
+            used += (size_t)snprintf(wrong + used, sizeof wrong - used, ", %s", isa_name[isa]);
+        }
+    }
     return wrong;
 }
 
-static const char *add_rule(struct options *options, const char *text)
+static const char *options_add_rule(struct options *options, const char *text)
 {
     return naming_add_rule(&options->naming, text);
 }
 
-static const char *add_ignored(struct options *options, const char *text)
+static const char *options_add_ignored(struct options *options, const char *text)
 {
     return naming_add_ignored(&options->naming, text);
 }
 
-static const char *set_stack(struct options *options, const char *text)
+static const char *options_set_stack(struct options *options, const char *text)
 {
     return naming_set_stack(&options->naming, text);
 }
@@ -223,9 +241,9 @@ static const struct option_info option_info[] = {
     FLAG("json", json, "everything, as JSON (attnd.analysis/1)"),
     FLAG("statistics", statistics, "mean, std, min, max of each map's entries, as JSON"),
     TITLE("which array is what"),
-    SET("name", "PAT=TARGET", add_rule, NULL, "arrays named PAT are TARGET; may be given again"),
-    SET("ignore", "PAT", add_ignored, NULL, "leave arrays named PAT out; may be given again"),
-    SET("stack", "STACK", set_stack, "encoder|decoder",
+    SET("name", "PAT=TARGET", options_add_rule, NULL, "arrays named PAT are TARGET; may be given again"),
+    SET("ignore", "PAT", options_add_ignored, NULL, "leave arrays named PAT out; may be given again"),
+    SET("stack", "STACK", options_set_stack, "encoder|decoder",
         "encoder or decoder: of names without one (decoder)"),
     TITLE("what rows may attend to"),
     FLAG("causal", causal, "key j only for queries i >= j (self-attention; where there are layers of both stacks, "
@@ -258,7 +276,7 @@ static const struct option_info option_info[] = {
     COUNT("qk-maps", qk_maps, 0, 65536, "of q and k up to this size, the map is made and measured as well "
           "(0: maps are never made)"),
     TITLE("how"),
-    SET("isa", "NAME", set_isa, "auto|scalar|portable|avx2|avx512", "auto, scalar, portable, avx2 or avx512"),
+    SET("isa", "NAME", options_set_isa, "auto|scalar|portable|avx2|avx512", "auto, scalar, portable, avx2 or avx512"),
     COUNT("threads", threads, 1, THREADS_MAX, "(as many as there are cores)"),
 };
 /* clang-format on */
@@ -269,7 +287,7 @@ void options_each(option_visitor *visit, void *data)
     option_visit(&table, visit, data);
 }
 
-static const char *take(const void *row, char *text, void *data)
+static const char *options_take(const void *row, char *text, void *data)
 {
     const struct option_info *info = row;
     return info->set ? info->set(data, text) : option_store(&info->field, text, data);
@@ -278,7 +296,7 @@ static const char *take(const void *row, char *text, void *data)
 static uint32_t count_cores(void)
 {
     cpu_set_t set;
-    int cores = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+    int cores = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
     return cores < 1 ? 1 : cores > THREADS_MAX ? THREADS_MAX : (uint32_t)cores;
 }
 
@@ -303,7 +321,8 @@ int options_parse(int argc, char **argv, struct options *ret_options, char *rete
 {
     struct options options = default_options();
     struct option_rest rest;
-    int rc = option_parse(&table, argc, argv, take, &options, &rest, reterr, OPTIONS_ERROR_MAX);
+    int rc =
+        option_parse(&table, argc, argv, options_take, &options, &rest, reterr, OPTIONS_ERROR_MAX);
     if (rc != 0) {
         options_clear(&options);
         return rc;

@@ -39,7 +39,7 @@ static const struct column columns[] = {
     {"SRANK", "spectrum", "stable_rank", "stable rank"},
     {"PATTERN", "heads", "pattern", "what the head does"},
 };
-enum { COLUMNS = sizeof(columns) / sizeof(columns[0]) };
+enum { COLUMNS = sizeof columns / sizeof columns[0] };
 
 void show_print_legend(FILE *out)
 {
@@ -49,25 +49,27 @@ void show_print_legend(FILE *out)
     }
 }
 
-static void put_number(struct out_table *table, double value)
+static void show_put_number(struct out_table *table, double value)
 {
-    if (isnan(value))
+    if (isnan(value)) {
         out_cell(table, "-");
-    else if (fabs(value) < 100)
+    } else if (fabs(value) < 100) {
         out_cell(table, "%.3f", value);
-    else
+    } else {
         out_cell(table, fabs(value) < 1e6 ? "%.1f" : "%.3g", value);
+    }
 }
 
 static void put_item(struct out_table *table, const msgpack_object *list, uint32_t index)
 {
     bool text = list && list->type == MSGPACK_OBJECT_ARRAY && index < list->via.array.size &&
                 list->via.array.ptr[index].type == MSGPACK_OBJECT_STR;
-    if (text)
+    if (text) {
         out_cell(table, "%.*s", (int)list->via.array.ptr[index].via.str.size,
                  list->via.array.ptr[index].via.str.ptr);
-    else
-        put_number(table, field_item(list, index));
+    } else {
+        show_put_number(table, field_item(list, index));
+    }
 }
 
 static const msgpack_object *list_of(const msgpack_object *layer, const struct column *column)
@@ -78,9 +80,11 @@ static const msgpack_object *list_of(const msgpack_object *layer, const struct c
 
 static bool is_all_null(const msgpack_object *list)
 {
-    for (uint32_t i = 0; list && i < field_length(list); i++)
-        if (list->via.array.ptr[i].type != MSGPACK_OBJECT_NIL)
+    for (uint32_t i = 0; list && i < field_length(list); i++) {
+        if (list->via.array.ptr[i].type != MSGPACK_OBJECT_NIL) {
             return false;
+        }
+    }
     return true;
 }
 
@@ -90,17 +94,19 @@ static bool is_all_null(const msgpack_object *list)
 static void show_shape(const msgpack_object *layer, FILE *out)
 {
     const msgpack_object *shape = mpk_find(layer, "shape");
-    for (uint32_t i = 0; i < field_length(shape); i++)
+    for (uint32_t i = 0; i < field_length(shape); i++) {
         fprintf(out, "%s%.0f%s", i ? ", " : "  [", field_item(shape, i),
                 i + 1 == field_length(shape) ? "]" : "");
+    }
 }
 
 static double real_of(const msgpack_object *map, const char *key)
 {
     const msgpack_object *value = mpk_find(map, key);
     double number = NAN;
-    if (value)
+    if (value) {
         mpk_get_f64(value, &number);
+    }
     return number;
 }
 
@@ -114,10 +120,11 @@ static void show_invalid(const msgpack_object *layer, uint64_t rows, uint64_t in
         return;
     }
     fprintf(out, "not finite, negative, or the sum is off (by up to %.2g)\n", error);
-    if (invalid > rows)
+    if (invalid > rows) {
         fprintf(out, "the sums over visible keys are not 1: %s\n",
                 field_bool(layer, "causal") ? "is this causal?"
                                             : "--dropout? --learned-sink? a mask?");
+    }
 }
 
 static void show_title(const msgpack_object *layer, FILE *out)
@@ -126,17 +133,20 @@ static void show_title(const msgpack_object *layer, FILE *out)
     uint64_t rows = field_u64(layer, "rows"), invalid = field_u64(layer, "invalid_rows");
     double sinks = real_of(layer, "sink_rate");
     field_layer(layer, name);
-    field_text(layer, "tier", tier, sizeof(tier));
+    field_text(layer, "tier", tier, sizeof tier);
     fprintf(out, "%s  %s", name, tier);
     show_shape(layer, out);
-    if (strcmp(tier, "weights") != 0)
+    if (strcmp(tier, "weights") != 0) {
         fprintf(out, "%s  %" PRIu64 " row%s", field_bool(layer, "causal") ? "  causal" : "", rows,
                 out_plural(rows));
-    if (!isnan(sinks))
+    }
+    if (!isnan(sinks)) {
         fprintf(out, "  sink rate %.2f", sinks);
+    }
     putc('\n', out);
-    if (invalid > 0)
+    if (invalid > 0) {
         show_invalid(layer, rows, invalid, out);
+    }
 }
 
 /* Heads ----------------------------------------------------------------------------------------
@@ -156,18 +166,23 @@ static void show_heads(const msgpack_object *layer, int width, FILE *out)
         lists[i] = list_of(layer, &columns[i]);
         used += !is_all_null(lists[i]);
     }
-    if (used == 0)
+    if (used == 0) {
         return;
+    }
     out_init(&table, used + 1);
     out_cell(&table, "HEAD");
-    for (int i = 0; i < COLUMNS; i++)
-        if (!is_all_null(lists[i]))
+    for (int i = 0; i < COLUMNS; i++) {
+        if (!is_all_null(lists[i])) {
             out_cell(&table, "%s", columns[i].title);
+        }
+    }
     for (uint32_t h = 0; h < count_heads(layer); h++) {
         out_cell(&table, "%" PRIu32, h);
-        for (int i = 0; i < COLUMNS; i++)
-            if (!is_all_null(lists[i]))
+        for (int i = 0; i < COLUMNS; i++) {
+            if (!is_all_null(lists[i])) {
                 put_item(&table, lists[i], h);
+            }
+        }
     }
     out_print(&table, width, false, out);
 }
@@ -184,8 +199,9 @@ static void show_pairs(const msgpack_object *layer, FILE *out)
         fprintf(out, "%s%" PRIu64 ">%" PRIu64 " %.3f", i ? "  " : "top pairs  ",
                 field_u64(pair, "query"), field_u64(pair, "key"), real_of(pair, "weight"));
     }
-    if (count > 0)
+    if (count > 0) {
         putc('\n', out);
+    }
 }
 
 static void show_pair_of_heads(uint32_t shown, const struct alike *pair, const char *title,
@@ -196,13 +212,16 @@ static void show_pair_of_heads(uint32_t shown, const struct alike *pair, const c
 }
 
 /* Puts a pair in its place among the nearest; `count` are there already. */
-static uint32_t insert_pair(struct alike nearest[PAIRS_SHOWN], uint32_t count, struct alike pair)
+static uint32_t show_insert_pair(struct alike nearest[PAIRS_SHOWN], uint32_t count,
+                                 struct alike pair)
 {
     uint32_t at = count < PAIRS_SHOWN ? count : PAIRS_SHOWN - 1;
-    if (count == PAIRS_SHOWN && pair.js >= nearest[at].js)
+    if (count == PAIRS_SHOWN && pair.js >= nearest[at].js) {
         return count;
-    for (; at > 0 && nearest[at - 1].js > pair.js; at--)
+    }
+    for (; at > 0 && nearest[at - 1].js > pair.js; at--) {
         nearest[at] = nearest[at - 1];
+    }
     nearest[at] = pair;
     return count < PAIRS_SHOWN ? count + 1 : count;
 }
@@ -213,16 +232,20 @@ static void show_most_alike(const msgpack_object *layer, FILE *out)
     const msgpack_object *js = mpk_find(layer, "head_js");
     struct alike nearest[PAIRS_SHOWN];
     uint32_t count = 0, heads = field_length(js);
-    for (uint32_t a = 0; a < heads; a++)
+    for (uint32_t a = 0; a < heads; a++) {
         for (uint32_t b = a + 1; b < heads; b++) {
             struct alike pair = {a, b, field_item(&js->via.array.ptr[a], b)};
-            if (!isnan(pair.js))
-                count = insert_pair(nearest, count, pair);
+            if (!isnan(pair.js)) {
+                count = show_insert_pair(nearest, count, pair);
+            }
         }
-    for (uint32_t i = 0; i < count; i++)
+    }
+    for (uint32_t i = 0; i < count; i++) {
         show_pair_of_heads(i, &nearest[i], "most alike  ", out);
-    if (count > 0)
+    }
+    if (count > 0) {
         putc('\n', out);
+    }
 }
 
 static void show_redundant(const msgpack_object *layer, FILE *out)
@@ -240,8 +263,9 @@ static void show_redundant(const msgpack_object *layer, FILE *out)
                               real_of(pair, "js")};
         show_pair_of_heads(i, &alike, "redundant  ", out);
     }
-    if (total > PAIRS_SHOWN)
+    if (total > PAIRS_SHOWN) {
         fprintf(out, "  and %" PRIu64 " more", total - PAIRS_SHOWN);
+    }
     putc('\n', out);
 }
 
@@ -250,19 +274,20 @@ static void show_redundant(const msgpack_object *layer, FILE *out)
 
 static const char *const whole_fields[] = {"spectral_norm", "stable_rank", "effective_rank",
                                            "condition_number"};
-enum { WHOLE_FIELDS = sizeof(whole_fields) / sizeof(whole_fields[0]) };
+enum { WHOLE_FIELDS = sizeof whole_fields / sizeof whole_fields[0] };
 
 /* A spectrum with a rank but no condition number is of a matrix that is short of rank. */
 static void put_whole_field(struct out_table *table, const msgpack_object *whole, const char *name)
 {
     double value = real_of(whole, name);
-    if (isnan(value) && strcmp(name, "condition_number") == 0 && !isnan(real_of(whole, "rank")))
+    if (isnan(value) && strcmp(name, "condition_number") == 0 && !isnan(real_of(whole, "rank"))) {
         out_cell(table, "inf");
-    else
-        put_number(table, value);
+    } else {
+        show_put_number(table, value);
+    }
 }
 
-static void put_key(struct out_table *table, const msgpack_object_kv *pair)
+static void show_put_key(struct out_table *table, const msgpack_object_kv *pair)
 {
     out_cell(table, "%.*s", (int)pair->key.via.str.size, pair->key.via.str.ptr);
 }
@@ -274,16 +299,19 @@ static void show_whole(const msgpack_object_map *matrices, int width, FILE *out)
                                          "ERANK",  "LOG10 COND", "HEAD CORR"};
     struct out_table table;
     out_init(&table, WHOLE_FIELDS + 2);
-    for (int i = 0; i < WHOLE_FIELDS + 2; i++)
+    for (int i = 0; i < WHOLE_FIELDS + 2; i++) {
         out_cell(&table, "%s", titles[i]);
+    }
     for (uint32_t m = 0; m < matrices->size; m++) {
         const msgpack_object *matrix = &matrices->ptr[m].val, *whole = mpk_find(matrix, "whole");
-        if (!whole)
+        if (!whole) {
             continue;
-        put_key(&table, &matrices->ptr[m]);
-        for (int i = 0; i < WHOLE_FIELDS; i++)
+        }
+        show_put_key(&table, &matrices->ptr[m]);
+        for (int i = 0; i < WHOLE_FIELDS; i++) {
             put_whole_field(&table, whole, whole_fields[i]);
-        put_number(&table, real_of(matrix, "head_correlation_mean"));
+        }
+        show_put_number(&table, real_of(matrix, "head_correlation_mean"));
     }
     out_print(&table, width, false, out);
 }
@@ -303,12 +331,13 @@ static void show_norms(const msgpack_object_map *matrices, int width, FILE *out)
     for (uint32_t m = 0; m < matrices->size; m++) {
         uint32_t own = field_length(norms_of(&matrices->ptr[m]));
         heads = own > heads ? own : heads;
-        put_key(&table, &matrices->ptr[m]);
+        show_put_key(&table, &matrices->ptr[m]);
     }
     for (uint32_t h = 0; h < heads; h++) {
         out_cell(&table, "%" PRIu32, h);
-        for (uint32_t m = 0; m < matrices->size; m++)
-            put_number(&table, field_item(norms_of(&matrices->ptr[m]), h));
+        for (uint32_t m = 0; m < matrices->size; m++) {
+            show_put_number(&table, field_item(norms_of(&matrices->ptr[m]), h));
+        }
     }
     out_print(&table, width, false, out);
 }

@@ -15,24 +15,29 @@ static struct moments measure_row(const double *row, uint32_t keys)
     struct moments m = {.min = INFINITY, .max = -INFINITY};
     double sum = 0;
     for (uint32_t j = 0; j < keys; j++) {
-        if (!isfinite(row[j]))
+        if (!isfinite(row[j])) {
             continue;
+        }
         m.n++;
         sum += row[j];
         m.min = fmin(m.min, row[j]);
         m.max = fmax(m.max, row[j]);
     }
-    if (m.n == 0)
+    if (m.n == 0) {
         return (struct moments){0};
+    }
     m.mean = sum / (double)m.n;
-    for (uint32_t j = 0; j < keys; j++)
-        if (isfinite(row[j]))
+    for (uint32_t j = 0; j < keys; j++) {
+        if (isfinite(row[j])) {
             m.m2 += (row[j] - m.mean) * (row[j] - m.mean);
+        }
+    }
     return m;
 }
 
 /* The rows of one map; merged map by map, so that no merge is of very unequal parts for long. */
-static struct moments measure_map(const struct attention *a, uint32_t b, uint32_t h, double *row)
+static struct moments statistics_measure_map(const struct attention *a, uint32_t b, uint32_t h,
+                                             double *row)
 {
     struct moments map = {0};
     for (uint32_t i = 0; i < a->queries; i++) {
@@ -46,43 +51,47 @@ static struct moments measure_map(const struct attention *a, uint32_t b, uint32_
 int statistics_measure(const struct attention *a, struct moments *ret_entries)
 {
     struct moments entries = {0};
-    double *row = calloc(a->keys > 0 ? a->keys : 1, sizeof(*row));
-    if (!row)
+    double *row = calloc(a->keys > 0 ? a->keys : 1, sizeof *row);
+    if (!row) {
         return ERR_MEMORY;
-    for (uint32_t b = 0; b < a->batch && a->keys > 0; b++)
+    }
+    for (uint32_t b = 0; b < a->batch && a->keys > 0; b++) {
         for (uint32_t h = 0; h < a->heads; h++) {
-            struct moments map = measure_map(a, b, h, row);
+            struct moments map = statistics_measure_map(a, b, h, row);
             moments_merge(&entries, &map);
         }
+    }
     free(row);
     *ret_entries = entries;
     return 0;
 }
 
 /* The fewest digits that are read back as the same number. */
-static void put_number(const char *name, double value, FILE *out)
+static void statistics_put_number(const char *name, double value, FILE *out)
 {
     char text[32] = "null";
     for (int digits = 1; isfinite(value) && digits <= 17; digits++) {
-        snprintf(text, sizeof(text), "%.*g", digits, value);
-        if (strtod(text, NULL) == value)
+        snprintf(text, sizeof text, "%.*g", digits, value);
+        if (strtod(text, NULL) == value) {
             break;
+        }
     }
     bool whole = isfinite(value) && !strpbrk(text, ".e");
     fprintf(out, "\"%s\": %s%s, ", name, text, whole ? ".0" : "");
 }
 
-static void put_layer(const struct input *input, const struct moments *entries, FILE *out)
+static void statistics_put_layer(const struct input *input, const struct moments *entries,
+                                 FILE *out)
 {
     const struct array *array = input->array[TENSOR_WEIGHTS];
     char shape[ARRAY_SHAPE_TEXT_MAX];
     array_shape_text(array, shape);
     fprintf(out, "\n    {\"layer\": %" PRIu32 ", \"type\": \"%s_attention\", ", input->id.layer,
             site_name(input->id.site));
-    put_number("mean", moments_mean(entries), out);
-    put_number("std", moments_std(entries), out);
-    put_number("min", entries->n ? entries->min : NAN, out);
-    put_number("max", entries->n ? entries->max : NAN, out);
+    statistics_put_number("mean", moments_mean(entries), out);
+    statistics_put_number("std", moments_std(entries), out);
+    statistics_put_number("min", entries->n ? entries->min : NAN, out);
+    statistics_put_number("max", entries->n ? entries->max : NAN, out);
     fprintf(out, "\"shape\": %s}", shape);
 }
 
@@ -92,10 +101,11 @@ static void put_stack(const struct inputs *inputs, const struct moments *entries
     const char *before = "";
     fprintf(out, "  \"%s\": [", stack_name(stack));
     for (size_t i = 0; i < inputs->count; i++) {
-        if (inputs->items[i].id.stack != stack)
+        if (inputs->items[i].id.stack != stack) {
             continue;
+        }
         fputs(before, out);
-        put_layer(&inputs->items[i], &entries[i], out);
+        statistics_put_layer(&inputs->items[i], &entries[i], out);
         before = ",";
     }
     fputs("]", out);

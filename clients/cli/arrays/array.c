@@ -61,8 +61,9 @@ bool array_type_dtype(enum array_type type, enum dtype *ret_dtype)
         [ARRAY_F16] = DTYPE_F16,
         [ARRAY_BF16] = DTYPE_BF16,
     };
-    if (type > ARRAY_BF16)
+    if (type > ARRAY_BF16) {
         return false;
+    }
     *ret_dtype = dtype[type];
     return true;
 }
@@ -71,14 +72,18 @@ int array_measure(struct array *array, char *reterr)
 {
     uint64_t bytes = array_type_size(array->type);
     bool empty = bytes == 0;
-    for (uint32_t i = 0; i < array->rank; i++)
+    for (uint32_t i = 0; i < array->rank; i++) {
         empty = empty || array->shape[i] == 0;
+    }
     array->bytes = 0;
-    if (empty)
+    if (empty) {
         return 0;
-    for (uint32_t i = 0; i < array->rank; i++)
-        if (__builtin_mul_overflow(bytes, array->shape[i], &bytes) || bytes > INT64_MAX)
+    }
+    for (uint32_t i = 0; i < array->rank; i++) {
+        if (__builtin_mul_overflow(bytes, array->shape[i], &bytes) || bytes > INT64_MAX) {
             return array_fail(reterr, "the declared shape is larger than any file");
+        }
+    }
     array->bytes = bytes;
     return 0;
 }
@@ -87,21 +92,23 @@ void array_shape_text(const struct array *array, char ret_text[ARRAY_SHAPE_TEXT_
 {
     size_t used = 0;
     ret_text[used++] = '[';
-    for (uint32_t i = 0; i < array->rank; i++)
+    for (uint32_t i = 0; i < array->rank; i++) {
         used += (size_t)snprintf(ret_text + used, ARRAY_SHAPE_TEXT_MAX - used, "%s%" PRIu64,
                                  i ? ", " : "", array->shape[i]);
+    }
     snprintf(ret_text + used, ARRAY_SHAPE_TEXT_MAX - used, "]");
 }
 
 /* The list --------------------------------------------------------------------------------------
  */
 
-static bool grow(struct array_list *list)
+static bool array_grow(struct array_list *list)
 {
     size_t room = list->room ? 2 * list->room : 32;
-    struct array *items = realloc(list->items, room * sizeof(*items));
-    if (!items)
+    struct array *items = realloc(list->items, room * sizeof *items);
+    if (!items) {
         return false;
+    }
     list->items = items;
     list->room = room;
     return true;
@@ -110,11 +117,12 @@ static bool grow(struct array_list *list)
 int array_list_add(struct array_list *list, const struct array *array, const char *name, size_t len,
                    char *reterr)
 {
-    if (len > ARRAY_NAME_MAX)
+    if (len > ARRAY_NAME_MAX) {
         return array_fail(reterr, "an array has a name of %zu bytes (at most %d)", len,
                           ARRAY_NAME_MAX);
+    }
     char *copy = strndup(name, len);
-    if (!copy || (list->count == list->room && !grow(list))) {
+    if (!copy || (list->count == list->room && !array_grow(list))) {
         free(copy);
         return array_fail_memory(reterr);
     }
@@ -125,8 +133,9 @@ int array_list_add(struct array_list *list, const struct array *array, const cha
 
 static void shorten_list(struct array_list *list, size_t count)
 {
-    while (list->count > count)
+    while (list->count > count) {
         free(list->items[--list->count].name);
+    }
 }
 
 void array_list_clear(struct array_list *list)
@@ -150,9 +159,9 @@ static const struct {
     {npz_is, ".npz", npz_list},
     {safetensors_is, ".safetensors", safetensors_list},
 };
-enum { FORMAT_COUNT = sizeof(formats) / sizeof(formats[0]) };
+enum { FORMAT_COUNT = sizeof formats / sizeof formats[0] };
 
-static bool ends_with(const char *path, const char *ending)
+static bool array_ends_with(const char *path, const char *ending)
 {
     size_t len = strlen(path), tail = strlen(ending);
     return len >= tail && strcmp(path + len - tail, ending) == 0;
@@ -160,26 +169,33 @@ static bool ends_with(const char *path, const char *ending)
 
 static list_reader *find_reader(const struct array_file *file)
 {
-    for (int i = 0; i < FORMAT_COUNT; i++)
-        if (formats[i].is(file->data, file->size))
+    for (int i = 0; i < FORMAT_COUNT; i++) {
+        if (formats[i].is(file->data, file->size)) {
             return formats[i].list;
-    for (int i = 0; i < FORMAT_COUNT; i++)
-        if (ends_with(file->path, formats[i].ending))
+        }
+    }
+    for (int i = 0; i < FORMAT_COUNT; i++) {
+        if (array_ends_with(file->path, formats[i].ending)) {
             return formats[i].list;
+        }
+    }
     return NULL;
 }
 
 static int list_arrays(struct array_file *file, struct array_list *list, char *reterr)
 {
     size_t before = list->count;
-    if (file->size == 0)
+    if (file->size == 0) {
         return array_fail(reterr, "the file is empty");
+    }
     list_reader *reader = find_reader(file);
-    if (!reader)
+    if (!reader) {
         return array_fail(reterr, "not a .npy, .npz or .safetensors file");
+    }
     int rc = reader(file, list, reterr);
-    if (rc != 0)
+    if (rc != 0) {
         shorten_list(list, before);
+    }
     return rc;
 }
 
@@ -188,8 +204,9 @@ int array_file_read(const char *path, const void *data, size_t size, struct arra
 {
     *ret_file = (struct array_file){.path = path, .data = data, .size = size};
     int rc = list_arrays(ret_file, list, reterr);
-    if (rc != 0)
+    if (rc != 0) {
         array_file_close(ret_file);
+    }
     return rc;
 }
 
@@ -197,29 +214,36 @@ int array_file_read(const char *path, const void *data, size_t size, struct arra
 static int map(int fd, struct array_file *file, char *reterr)
 {
     struct stat stat;
-    if (fstat(fd, &stat) != 0)
+    if (fstat(fd, &stat) != 0) {
         return array_fail(reterr, "%s", strerror(errno));
-    if (S_ISDIR(stat.st_mode))
+    }
+    if (S_ISDIR(stat.st_mode)) {
         return array_fail(reterr, "is a directory");
-    if (!S_ISREG(stat.st_mode))
+    }
+    if (!S_ISREG(stat.st_mode)) {
         return array_fail(reterr, "is not a regular file");
-    if (stat.st_size == 0)
+    }
+    if (stat.st_size == 0) {
         return 0;
+    }
     void *data = mmap(NULL, (size_t)stat.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (data == MAP_FAILED && errno == ENOMEM)
+    if (data == MAP_FAILED && errno == ENOMEM) {
         return array_fail_memory(reterr);
-    if (data == MAP_FAILED)
+    }
+    if (data == MAP_FAILED) {
         return array_fail(reterr, "%s", strerror(errno));
+    }
     file->data = data;
     file->size = (size_t)stat.st_size;
     file->mapped = true;
     return 0;
 }
 
-static int open_path(const char *path, int *ret_fd, char *reterr)
+static int array_open_path(const char *path, int *ret_fd, char *reterr)
 {
-    if (strcmp(path, "-") == 0)
+    if (strcmp(path, "-") == 0) {
         return spool_input(ret_fd, reterr);
+    }
     /* O_NONBLOCK: a pipe is refused, not waited for. */
     *ret_fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     return *ret_fd < 0 ? array_fail(reterr, "%s", strerror(errno)) : 0;
@@ -230,22 +254,26 @@ int array_file_open(const char *path, struct array_file *ret_file, struct array_
 {
     int fd;
     *ret_file = (struct array_file){.path = path};
-    if (open_path(path, &fd, reterr) != 0)
+    if (array_open_path(path, &fd, reterr) != 0) {
         return -1;
+    }
     int rc = map(fd, ret_file, reterr);
     close(fd);
-    if (rc == 0)
+    if (rc == 0) {
         rc = list_arrays(ret_file, list, reterr);
-    if (rc != 0)
+    }
+    if (rc != 0) {
         array_file_close(ret_file);
+    }
     return rc;
 }
 
 void array_file_close(struct array_file *file)
 {
     npz_close(file);
-    if (file->mapped)
+    if (file->mapped) {
         munmap((void *)(uintptr_t)file->data, file->size);
+    }
     *file = (struct array_file){0};
 }
 
@@ -267,8 +295,9 @@ static void reorder(const struct array *array, const uint8_t *data, uint8_t *ret
         memcpy(ret_data + done, data + from, size);
         for (uint32_t i = array->rank; i-- > 0;) {
             from += stride[i];
-            if (++index[i] < array->shape[i])
+            if (++index[i] < array->shape[i]) {
                 break;
+            }
             from -= stride[i] * array->shape[i];
             index[i] = 0;
         }
@@ -282,7 +311,7 @@ static int fail_large(const struct array *array, char *reterr)
 }
 
 /* The contents in the order of the file. */
-static int load(const struct array *array, struct array_data *ret_data, char *reterr)
+static int arrays_array_load(const struct array *array, struct array_data *ret_data, char *reterr)
 {
     if (!array->file->zip) {
         ret_data->data = array->file->data + array->offset;
@@ -290,28 +319,31 @@ static int load(const struct array *array, struct array_data *ret_data, char *re
     }
     ret_data->owned = malloc(array->bytes ? array->bytes : 1);
     ret_data->data = ret_data->owned;
-    if (!ret_data->owned)
+    if (!ret_data->owned) {
         return fail_large(array, reterr);
+    }
     return npz_load(array, ret_data->owned, reterr);
 }
 
 int array_load(const struct array *array, struct array_data *ret_data, char *reterr)
 {
     struct array_data data = {0};
-    int rc = load(array, &data, reterr);
+    int rc = arrays_array_load(array, &data, reterr);
     if (rc == 0 && array->fortran && array->rank > 1) {
         uint8_t *ordered = malloc(array->bytes ? array->bytes : 1);
-        if (ordered)
+        if (ordered) {
             reorder(array, data.data, ordered);
-        else
+        } else {
             rc = fail_large(array, reterr);
+        }
         array_data_clear(&data);
         data = (struct array_data){ordered, ordered};
     }
-    if (rc != 0)
+    if (rc != 0) {
         array_data_clear(&data);
-    else
+    } else {
         *ret_data = data;
+    }
     return rc;
 }
 

@@ -17,11 +17,12 @@
 /* Takers ----------------------------------------------------------------------------------------
  */
 
-static bool take(const char **name, const char *word)
+static bool name_take(const char **name, const char *word)
 {
     size_t len = strlen(word);
-    if (strncmp(*name, word, len) != 0)
+    if (strncmp(*name, word, len) != 0) {
         return false;
+    }
     *name += len;
     return true;
 }
@@ -30,8 +31,9 @@ static bool take(const char **name, const char *word)
 static size_t digits(const char *text)
 {
     size_t len = 0;
-    while (isdigit((unsigned char)text[len]))
+    while (isdigit((unsigned char)text[len])) {
         len++;
+    }
     return len;
 }
 
@@ -39,12 +41,14 @@ static bool take_layer(const char **name, uint32_t *ret_layer)
 {
     size_t len = digits(*name);
     uint32_t layer = 0;
-    if (len == 0)
+    if (len == 0) {
         return false;
+    }
     for (size_t i = 0; i < len; i++) {
         layer = layer * 10 + (uint32_t)((*name)[i] - '0');
-        if (layer > LAYER_MAX)
+        if (layer > LAYER_MAX) {
             return false;
+        }
     }
     *name += len;
     *ret_layer = layer;
@@ -53,21 +57,23 @@ static bool take_layer(const char **name, uint32_t *ret_layer)
 
 static bool take_stack(const char **name, enum stack *ret_stack)
 {
-    for (int i = 0; i < 2; i++)
-        if (take(name, stack_name((enum stack)i))) {
+    for (int i = 0; i < 2; i++) {
+        if (name_take(name, stack_name((enum stack)i))) {
             *ret_stack = (enum stack)i;
             return true;
         }
+    }
     return false;
 }
 
 static bool take_site(const char **name, enum site *ret_site)
 {
-    for (int i = 0; i < 2; i++)
-        if (take(name, site_name((enum site)i))) {
+    for (int i = 0; i < 2; i++) {
+        if (name_take(name, site_name((enum site)i))) {
             *ret_site = (enum site)i;
             return true;
         }
+    }
     return false;
 }
 
@@ -78,12 +84,13 @@ static bool is_projection(enum tensor_role role)
 
 static bool parse_role(const char *word, enum tensor_role *ret_role)
 {
-    if (strcmp(word, NAME_PADDING_MASK) == 0)
+    if (strcmp(word, NAME_PADDING_MASK) == 0) {
         *ret_role = TENSOR_MASK;
-    else if (strcmp(word, NAME_INPUT_IDS) == 0)
+    } else if (strcmp(word, NAME_INPUT_IDS) == 0) {
         *ret_role = TENSOR_TOKENS;
-    else
+    } else {
         return tensor_role_parse(word, strlen(word), ret_role) == 0;
+    }
     return true;
 }
 
@@ -91,8 +98,9 @@ static bool parse_role(const char *word, enum tensor_role *ret_role)
 static bool take_role(const char *rest, enum tensor_role *ret_role)
 {
     *ret_role = TENSOR_WEIGHTS;
-    if (*rest == '\0')
+    if (*rest == '\0') {
         return true;
+    }
     return *rest == '.' && parse_role(rest + 1, ret_role);
 }
 
@@ -101,14 +109,14 @@ static bool take_role(const char *rest, enum tensor_role *ret_role)
 
 static bool place_full(const char *name, struct place *place)
 {
-    return take_stack(&name, &place->id.stack) && take(&name, ".") &&
-           take_layer(&name, &place->id.layer) && take(&name, ".") &&
+    return take_stack(&name, &place->id.stack) && name_take(&name, ".") &&
+           take_layer(&name, &place->id.layer) && name_take(&name, ".") &&
            take_site(&name, &place->id.site) && take_role(name, &place->role);
 }
 
 static bool place_projection(const char *name, struct place *place)
 {
-    return take(&name, "weights.") && take_layer(&name, &place->id.layer) &&
+    return name_take(&name, "weights.") && take_layer(&name, &place->id.layer) &&
            take_role(name, &place->role) && is_projection(place->role);
 }
 
@@ -126,13 +134,16 @@ static bool place_tuple(const char *name, struct place *place)
         {"cross_attentions", STACK_DECODER, SITE_CROSS},
         {"arr", -1, SITE_SELF},
     };
-    for (size_t i = 0; i < sizeof(tuples) / sizeof(tuples[0]); i++) {
+    for (size_t i = 0; i < sizeof tuples / sizeof tuples[0]; i++) {
         const char *rest = name;
-        if (!take(&rest, tuples[i].word) || !(take(&rest, ".") || take(&rest, "_")) ||
-            !take_layer(&rest, &place->id.layer) || !take_role(rest, &place->role))
+        if (!name_take(&rest, tuples[i].word) ||
+            !(name_take(&rest, ".") || name_take(&rest, "_")) ||
+            !take_layer(&rest, &place->id.layer) || !take_role(rest, &place->role)) {
             continue;
-        if (tuples[i].stack >= 0)
+        }
+        if (tuples[i].stack >= 0) {
             place->id.stack = (enum stack)tuples[i].stack;
+        }
         place->id.site = tuples[i].site;
         return true;
     }
@@ -141,8 +152,9 @@ static bool place_tuple(const char *name, struct place *place)
 
 static bool place_shared(const char *name, struct place *place)
 {
-    if (!parse_role(name, &place->role))
+    if (!parse_role(name, &place->role)) {
         return false;
+    }
     place->shared = place->role == TENSOR_MASK || place->role == TENSOR_TOKENS ||
                     place->role == TENSOR_DOCUMENTS;
     return place->shared;
@@ -152,7 +164,7 @@ static bool place_known(enum stack stack, const char *name, struct place *ret_pl
 {
     static bool (*const forms[])(const char *name, struct place *place) = {
         place_full, place_projection, place_tuple, place_shared};
-    for (size_t i = 0; i < sizeof(forms) / sizeof(forms[0]); i++) {
+    for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
         struct place place = {.id = {.stack = stack, .site = SITE_SELF}};
         if (forms[i](name, &place)) {
             *ret_place = place;
@@ -165,13 +177,14 @@ static bool place_known(enum stack stack, const char *name, struct place *ret_pl
 void place_text(const struct place *place, char ret_text[PLACE_TEXT_MAX])
 {
     const char *role = tensor_role_name(place->role);
-    if (place->shared)
+    if (place->shared) {
         snprintf(ret_text, PLACE_TEXT_MAX, "%s", role);
-    else
+    } else {
         snprintf(ret_text, PLACE_TEXT_MAX, "%s.%" PRIu32 ".%s%s%s", stack_name(place->id.stack),
                  place->id.layer, site_name(place->id.site),
                  place->role == TENSOR_WEIGHTS ? "" : ".",
                  place->role == TENSOR_WEIGHTS ? "" : role);
+    }
 }
 
 /* Patterns --------------------------------------------------------------------------------------
@@ -179,7 +192,7 @@ void place_text(const struct place *place, char ret_text[PLACE_TEXT_MAX])
 
 /* Whether a whole text matches a pattern whose only special sign is *. A star first takes nothing;
  * on a mismatch the last one takes one character more. */
-static bool matches(const char *pattern, size_t pattern_len, const char *text, size_t len)
+static bool name_matches(const char *pattern, size_t pattern_len, const char *text, size_t len)
 {
     size_t p = 0, t = 0, star = SIZE_MAX, taken = 0;
     while (t < len) {
@@ -196,8 +209,9 @@ static bool matches(const char *pattern, size_t pattern_len, const char *text, s
             return false;
         }
     }
-    while (p < pattern_len && pattern[p] == '*')
+    while (p < pattern_len && pattern[p] == '*') {
         p++;
+    }
     return p == pattern_len;
 }
 
@@ -208,8 +222,9 @@ static const char *find_hole(const char *text, size_t len, size_t *ret_hole)
     for (int i = 0; i < 2; i++) {
         const char *at = memmem(text, len, holes[i], strlen(holes[i]));
         *ret_hole = strlen(holes[i]);
-        if (at)
+        if (at) {
             return at;
+        }
     }
     return NULL;
 }
@@ -232,15 +247,17 @@ static bool rule_matches(const struct name_rule *rule, const char *name, uint32_
     size_t hole, len = strlen(name);
     const char *at = find_hole(rule->pattern, rule->pattern_len, &hole);
     *ret_layer = 0;
-    if (!at)
-        return matches(rule->pattern, rule->pattern_len, name, len);
+    if (!at) {
+        return name_matches(rule->pattern, rule->pattern_len, name, len);
+    }
     size_t before = (size_t)(at - rule->pattern), behind = rule->pattern_len - before - hole;
     for (const char *run = name; *run; run += digits(run) ? digits(run) : 1) {
         const char *rest = run;
         if (take_layer(&rest, ret_layer) &&
-            matches(rule->pattern, before, name, (size_t)(run - name)) &&
-            matches(at + hole, behind, rest, strlen(rest)))
+            name_matches(rule->pattern, before, name, (size_t)(run - name)) &&
+            name_matches(at + hole, behind, rest, strlen(rest))) {
             return true;
+        }
     }
     return false;
 }
@@ -261,14 +278,17 @@ const char *name_rule_parse(const char *text, struct name_rule *ret_rule)
     const char *equals = strrchr(text, '=');
     char name[TARGET_MAX];
     struct place place;
-    if (!equals || equals == text)
+    if (!equals || equals == text) {
         return "not PATTERN=TARGET, such as 'h.{layer}.attn=decoder.{layer}.self'";
+    }
     struct name_rule rule = {text, equals + 1, (size_t)(equals - text)};
     size_t holes = count_holes(rule.pattern, rule.pattern_len);
-    if (holes > 1 || count_holes(rule.target, strlen(rule.target)) != holes)
+    if (holes > 1 || count_holes(rule.target, strlen(rule.target)) != holes) {
         return "PATTERN and TARGET have one {layer} each, or none";
-    if (!fill_target(&rule, 0, name) || !place_known(STACK_DECODER, name, &place))
+    }
+    if (!fill_target(&rule, 0, name) || !place_known(STACK_DECODER, name, &place)) {
         return "the name behind = is none of " NAME_FORMS;
+    }
     *ret_rule = rule;
     return NULL;
 }
@@ -277,8 +297,9 @@ static const char too_many[] = "too many of these (at most 64)";
 
 const char *naming_add_rule(struct naming *naming, const char *text)
 {
-    if (naming->rule_count == NAME_RULES_MAX)
+    if (naming->rule_count == NAME_RULES_MAX) {
         return too_many;
+    }
     const char *wrong = name_rule_parse(text, &naming->rules[naming->rule_count]);
     naming->rule_count += !wrong;
     return wrong;
@@ -286,21 +307,24 @@ const char *naming_add_rule(struct naming *naming, const char *text)
 
 const char *naming_add_ignored(struct naming *naming, const char *pattern)
 {
-    if (naming->ignore_count == NAME_RULES_MAX)
+    if (naming->ignore_count == NAME_RULES_MAX) {
         return too_many;
-    if (*pattern == '\0')
+    }
+    if (*pattern == '\0') {
         return "not a pattern, such as 'embed*'";
+    }
     naming->ignore[naming->ignore_count++] = pattern;
     return NULL;
 }
 
 const char *naming_set_stack(struct naming *naming, const char *text)
 {
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < 2; i++) {
         if (strcmp(text, stack_name((enum stack)i)) == 0) {
             naming->stack = (enum stack)i;
             return NULL;
         }
+    }
     return "valid: encoder, decoder";
 }
 
@@ -312,22 +336,26 @@ bool name_rule_matches(const struct name_rule *rule, const char *name)
 
 bool name_ignore_matches(const char *pattern, const char *name)
 {
-    return matches(pattern, strlen(pattern), name, strlen(name));
+    return name_matches(pattern, strlen(pattern), name, strlen(name));
 }
 
 enum name_verdict name_place(const struct naming *naming, const char *name, struct place *ret_place)
 {
     char target[TARGET_MAX];
     uint32_t layer;
-    for (uint32_t i = 0; i < naming->rule_count; i++)
-        if (rule_matches(&naming->rules[i], name, &layer))
+    for (uint32_t i = 0; i < naming->rule_count; i++) {
+        if (rule_matches(&naming->rules[i], name, &layer)) {
             return fill_target(&naming->rules[i], layer, target) &&
                            place_known(naming->stack, target, ret_place)
                        ? NAME_PLACED
                        : NAME_UNKNOWN;
-    for (uint32_t i = 0; i < naming->ignore_count; i++)
-        if (name_ignore_matches(naming->ignore[i], name))
+        }
+    }
+    for (uint32_t i = 0; i < naming->ignore_count; i++) {
+        if (name_ignore_matches(naming->ignore[i], name)) {
             return NAME_IGNORED;
+        }
+    }
     return place_known(naming->stack, name, ret_place) ? NAME_PLACED : NAME_UNKNOWN;
 }
 
@@ -339,9 +367,10 @@ const char *name_large_layer(const struct naming *naming, const char *name, size
     for (const char *run = name; *run; run += digits(run) ? digits(run) : 1) {
         const char *rest = run;
         size_t len = digits(run);
-        if (len == 0 || take_layer(&rest, &layer))
+        if (len == 0 || take_layer(&rest, &layer)) {
             continue;
-        int used = snprintf(small, sizeof(small), "%.*s0%s", (int)(run - name), name, run + len);
+        }
+        int used = snprintf(small, sizeof small, "%.*s0%s", (int)(run - name), name, run + len);
         if (used < NAME_TRIED_MAX && name_place(naming, small, &place) == NAME_PLACED) {
             *ret_len = len;
             return run;

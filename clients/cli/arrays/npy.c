@@ -24,31 +24,34 @@ struct text {
 
 bool npy_is(const uint8_t *data, size_t size)
 {
-    return size >= sizeof(magic) && memcmp(data, magic, sizeof(magic)) == 0;
+    return size >= sizeof magic && memcmp(data, magic, sizeof magic) == 0;
 }
 
-static void skip_blanks(struct text *text)
+static void npy_skip_blanks(struct text *text)
 {
-    while (text->at < text->end && (*text->at == ' ' || *text->at == '\n'))
+    while (text->at < text->end && (*text->at == ' ' || *text->at == '\n')) {
         text->at++;
+    }
 }
 
 /* Takes one character, blanks before it skipped. */
-static bool take(struct text *text, char wanted)
+static bool npy_take(struct text *text, char wanted)
 {
-    skip_blanks(text);
-    if (text->at == text->end || *text->at != wanted)
+    npy_skip_blanks(text);
+    if (text->at == text->end || *text->at != wanted) {
         return false;
+    }
     text->at++;
     return true;
 }
 
-static bool take_word(struct text *text, const char *word)
+static bool npy_take_word(struct text *text, const char *word)
 {
     size_t len = strlen(word);
-    skip_blanks(text);
-    if ((size_t)(text->end - text->at) < len || memcmp(text->at, word, len) != 0)
+    npy_skip_blanks(text);
+    if ((size_t)(text->end - text->at) < len || memcmp(text->at, word, len) != 0) {
         return false;
+    }
     text->at += len;
     return true;
 }
@@ -56,48 +59,56 @@ static bool take_word(struct text *text, const char *word)
 /* A quoted string without escapes, shortened to fit. */
 static bool take_string(struct text *text, char *ret_string, size_t size)
 {
-    skip_blanks(text);
-    if (text->at == text->end || (*text->at != '\'' && *text->at != '"'))
+    npy_skip_blanks(text);
+    if (text->at == text->end || (*text->at != '\'' && *text->at != '"')) {
         return false;
+    }
     char quote = *text->at++;
     const char *begin = text->at;
-    while (text->at < text->end && *text->at != quote && *text->at != '\\')
+    while (text->at < text->end && *text->at != quote && *text->at != '\\') {
         text->at++;
-    if (text->at == text->end || *text->at != quote)
+    }
+    if (text->at == text->end || *text->at != quote) {
         return false;
+    }
     snprintf(ret_string, size, "%.*s", (int)(text->at - begin), begin);
     text->at++;
     return true;
 }
 
 /* Digits, with the L that Python 2 put behind them. */
-static bool take_number(struct text *text, uint64_t *ret_number)
+static bool npy_take_number(struct text *text, uint64_t *ret_number)
 {
     uint64_t number = 0;
-    skip_blanks(text);
-    if (text->at == text->end || !isdigit((unsigned char)*text->at))
+    npy_skip_blanks(text);
+    if (text->at == text->end || !isdigit((unsigned char)*text->at)) {
         return false;
-    for (; text->at < text->end && isdigit((unsigned char)*text->at); text->at++)
+    }
+    for (; text->at < text->end && isdigit((unsigned char)*text->at); text->at++) {
         if (__builtin_mul_overflow(number, UINT64_C(10), &number) ||
-            __builtin_add_overflow(number, (uint64_t)(*text->at - '0'), &number))
+            __builtin_add_overflow(number, (uint64_t)(*text->at - '0'), &number)) {
             return false;
+        }
+    }
     text->at += text->at < text->end && *text->at == 'L';
     *ret_number = number;
     return true;
 }
 
 /* A record's list of fields: "[('x', '<f4'), ...]", to the bracket that closes it. */
-static bool skip_list(struct text *text)
+static bool npy_skip_list(struct text *text)
 {
     char string[8];
     int depth = 0;
     do {
-        skip_blanks(text);
-        if (text->at == text->end)
+        npy_skip_blanks(text);
+        if (text->at == text->end) {
             return false;
+        }
         if (*text->at == '\'' || *text->at == '"') {
-            if (!take_string(text, string, sizeof(string)))
+            if (!take_string(text, string, sizeof string)) {
                 return false;
+            }
             continue;
         }
         depth += (*text->at == '[') - (*text->at == ']');
@@ -106,7 +117,7 @@ static bool skip_list(struct text *text)
     return true;
 }
 
-static enum array_type parse_type(const char *name)
+static enum array_type npy_parse_type(const char *name)
 {
     static const struct {
         const char *name;
@@ -118,43 +129,49 @@ static enum array_type parse_type(const char *name)
         {"i8", ARRAY_I64},
     };
     bool native = name[0] == '<' || name[0] == '|' || name[0] == '=';
-    for (size_t i = 0; native && i < sizeof(types) / sizeof(types[0]); i++)
-        if (strcmp(name + 1, types[i].name) == 0)
+    for (size_t i = 0; native && i < sizeof types / sizeof types[0]; i++) {
+        if (strcmp(name + 1, types[i].name) == 0) {
             return types[i].type;
+        }
+    }
     return ARRAY_OTHER;
 }
 
 static bool take_type(struct text *text, struct array *array)
 {
-    skip_blanks(text);
+    npy_skip_blanks(text);
     if (text->at < text->end && *text->at == '[') {
-        snprintf(array->type_name, sizeof(array->type_name), "a record");
+        snprintf(array->type_name, sizeof array->type_name, "a record");
         array->type = ARRAY_OTHER;
-        return skip_list(text);
+        return npy_skip_list(text);
     }
-    if (!take_string(text, array->type_name, sizeof(array->type_name)))
+    if (!take_string(text, array->type_name, sizeof array->type_name)) {
         return false;
-    array->type = parse_type(array->type_name);
+    }
+    array->type = npy_parse_type(array->type_name);
     return true;
 }
 
 static bool take_order(struct text *text, struct array *array)
 {
-    array->fortran = take_word(text, "True");
-    return array->fortran || take_word(text, "False");
+    array->fortran = npy_take_word(text, "True");
+    return array->fortran || npy_take_word(text, "False");
 }
 
 static bool take_shape(struct text *text, struct array *array)
 {
     array->rank = 0;
-    if (!take(text, '('))
+    if (!npy_take(text, '(')) {
         return false;
-    while (!take(text, ')')) {
-        if (array->rank == ARRAY_RANK_MAX || !take_number(text, &array->shape[array->rank]))
+    }
+    while (!npy_take(text, ')')) {
+        if (array->rank == ARRAY_RANK_MAX || !npy_take_number(text, &array->shape[array->rank])) {
             return false;
+        }
         array->rank++;
-        if (!take(text, ','))
-            return take(text, ')');
+        if (!npy_take(text, ',')) {
+            return npy_take(text, ')');
+        }
     }
     return true;
 }
@@ -167,20 +184,25 @@ static bool take_dictionary(struct text *text, struct array *array)
         bool (*take)(struct text *text, struct array *array);
     } keys[3] = {{"descr", take_type}, {"fortran_order", take_order}, {"shape", take_shape}};
     unsigned seen = 0;
-    if (!take(text, '{'))
+    if (!npy_take(text, '{')) {
         return false;
-    while (!take(text, '}')) {
+    }
+    while (!npy_take(text, '}')) {
         char key[16];
         int i = 0;
-        if (!take_string(text, key, sizeof(key)) || !take(text, ':'))
+        if (!take_string(text, key, sizeof key) || !npy_take(text, ':')) {
             return false;
-        while (i < 3 && strcmp(keys[i].key, key) != 0)
+        }
+        while (i < 3 && strcmp(keys[i].key, key) != 0) {
             i++;
-        if (i == 3 || (seen & 1u << i) || !keys[i].take(text, array))
+        }
+        if (i == 3 || (seen & 1u << i) || !keys[i].take(text, array)) {
             return false;
+        }
         seen |= 1u << i;
-        if (!take(text, ','))
-            return take(text, '}') && seen == 7;
+        if (!npy_take(text, ',')) {
+            return npy_take(text, '}') && seen == 7;
+        }
     }
     return seen == 7;
 }
@@ -191,17 +213,20 @@ static uint64_t read_u16(const uint8_t *at)
 }
 
 /* Where the header begins, and its length. */
-static int read_prefix(const uint8_t *data, size_t size, size_t *ret_begin, uint64_t *ret_len,
-                       char *reterr)
+static int npy_read_prefix(const uint8_t *data, size_t size, size_t *ret_begin, uint64_t *ret_len,
+                           char *reterr)
 {
-    if (!npy_is(data, size))
-        return array_fail(reterr, size < sizeof(magic) ? "truncated: no whole .npy header"
-                                                       : "not a .npy file");
-    if (size < 12)
+    if (!npy_is(data, size)) {
+        return array_fail(reterr, size < sizeof magic ? "truncated: no whole .npy header"
+                                                      : "not a .npy file");
+    }
+    if (size < 12) {
         return array_fail(reterr, "truncated: no whole .npy header");
-    if (data[6] < 1 || data[6] > 3)
+    }
+    if (data[6] < 1 || data[6] > 3) {
         return array_fail(reterr, "version %d.%d of the .npy format is not known", data[6],
                           data[7]);
+    }
     *ret_begin = data[6] == 1 ? 10 : 12;
     *ret_len = read_u16(data + 8) | (data[6] == 1 ? 0 : read_u16(data + 10) << 16);
     return 0;
@@ -212,21 +237,26 @@ int npy_header(const uint8_t *data, size_t size, struct array *ret_array, char *
     size_t begin = 0;
     uint64_t len = 0;
     struct array array = *ret_array;
-    if (read_prefix(data, size, &begin, &len, reterr) != 0)
+    if (npy_read_prefix(data, size, &begin, &len, reterr) != 0) {
         return -1;
-    if (len > NPY_HEADER_MAX)
+    }
+    if (len > NPY_HEADER_MAX) {
         return array_fail(reterr, "its .npy header claims %" PRIu64 " bytes (at most %zu)", len,
                           NPY_HEADER_MAX);
-    if (len > size - begin)
+    }
+    if (len > size - begin) {
         return array_fail(reterr, "truncated: no whole .npy header");
+    }
     struct text text = {(const char *)data + begin, (const char *)data + begin + len};
     bool good = take_dictionary(&text, &array);
-    skip_blanks(&text);
-    if (!good || text.at != text.end)
+    npy_skip_blanks(&text);
+    if (!good || text.at != text.end) {
         return array_fail(reterr, "its .npy header is not one that numpy writes");
+    }
     array.offset = begin + len;
-    if (array_measure(&array, reterr) != 0)
+    if (array_measure(&array, reterr) != 0) {
         return -1;
+    }
     *ret_array = array;
     return 0;
 }
@@ -243,14 +273,17 @@ static int add_by_path(struct array_list *list, const struct array *array, char 
 int npy_list(struct array_file *file, struct array_list *list, char *reterr)
 {
     struct array array = {.file = file};
-    if (npy_header(file->data, file->size, &array, reterr) != 0)
+    if (npy_header(file->data, file->size, &array, reterr) != 0) {
         return -1;
+    }
     uint64_t there = file->size - array.offset;
-    if (array.type != ARRAY_OTHER && there < array.bytes)
+    if (array.type != ARRAY_OTHER && there < array.bytes) {
         return array_fail(reterr,
                           "truncated: the array takes %" PRIu64 " bytes, %" PRIu64 " are there",
                           array.bytes, there);
-    if (array.type != ARRAY_OTHER && there > array.bytes)
+    }
+    if (array.type != ARRAY_OTHER && there > array.bytes) {
         return array_fail(reterr, "%" PRIu64 " bytes follow the array", there - array.bytes);
+    }
     return add_by_path(list, &array, reterr);
 }

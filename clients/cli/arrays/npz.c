@@ -55,32 +55,37 @@ static int open_archive(struct array_file *file, char *reterr)
 
 void npz_close(struct array_file *file)
 {
-    if (file->zip)
+    if (file->zip) {
         zip_discard(file->zip);
+    }
     file->zip = NULL;
 }
 
 /* Reads up to `size` bytes; returns how many came before the end, or -1. */
-static int64_t read_some(zip_file_t *entry, uint8_t *ret_data, uint64_t size)
+static int64_t npz_read_some(zip_file_t *entry, uint8_t *ret_data, uint64_t size)
 {
     uint64_t done = 0;
     while (done < size) {
         zip_int64_t got = zip_fread(entry, ret_data + done, size - done);
-        if (got < 0)
+        if (got < 0) {
             return -1;
-        if (got == 0)
+        }
+        if (got == 0) {
             break;
+        }
         done += (uint64_t)got;
     }
     return (int64_t)done;
 }
 
 /* What an entry's stream or the archive says is wrong. */
-static int fail_entry(struct array_file *file, zip_file_t *entry, const char *name, char *reterr)
+static int npz_fail_entry(struct array_file *file, zip_file_t *entry, const char *name,
+                          char *reterr)
 {
     zip_error_t *error = entry ? zip_file_get_error(entry) : zip_get_error(file->zip);
-    if (zip_error_code_zip(error) == ZIP_ER_MEMORY)
+    if (zip_error_code_zip(error) == ZIP_ER_MEMORY) {
         return array_fail_memory(reterr);
+    }
     return array_fail(reterr, "%.200s: corrupt: %s", name, zip_error_strerror(error));
 }
 
@@ -89,26 +94,30 @@ static int64_t peek(struct array_file *file, const zip_stat_t *stat, uint8_t *re
                     uint64_t size, char *reterr)
 {
     zip_file_t *entry = zip_fopen_index(file->zip, stat->index, 0);
-    int64_t got = entry ? read_some(entry, ret_data, size) : -1;
-    if (got < 0)
-        got = fail_entry(file, entry, stat->name, reterr);
-    if (entry)
+    int64_t got = entry ? npz_read_some(entry, ret_data, size) : -1;
+    if (got < 0) {
+        got = npz_fail_entry(file, entry, stat->name, reterr);
+    }
+    if (entry) {
         zip_fclose(entry);
+    }
     return got;
 }
 
 /* The entry's .npy header, when it ends within the first `size` bytes. */
-static int read_header(struct array_file *file, const zip_stat_t *stat, uint64_t size,
-                       struct array *ret_array, char *reterr)
+static int npz_read_header(struct array_file *file, const zip_stat_t *stat, uint64_t size,
+                           struct array *ret_array, char *reterr)
 {
     uint8_t *data = malloc(size);
-    if (!data)
+    if (!data) {
         return array_fail_memory(reterr);
+    }
     char error[ARRAY_ERROR_MAX];
     int64_t got = peek(file, stat, data, size, reterr);
     int rc = got < 0 ? (int)got : npy_header(data, (size_t)got, ret_array, error);
-    if (got >= 0 && rc != 0)
+    if (got >= 0 && rc != 0) {
         array_fail(reterr, "%.200s: %.700s", stat->name, error);
+    }
     free(data);
     return rc;
 }
@@ -117,28 +126,33 @@ static int read_header(struct array_file *file, const zip_stat_t *stat, uint64_t
 static int find_header(struct array_file *file, const zip_stat_t *stat, struct array *ret_array,
                        char *reterr)
 {
-    int rc = read_header(file, stat, PEEK_BYTES, ret_array, reterr);
-    if (rc == 0 || rc == ERR_MEMORY || stat->size <= PEEK_BYTES)
+    int rc = npz_read_header(file, stat, PEEK_BYTES, ret_array, reterr);
+    if (rc == 0 || rc == ERR_MEMORY || stat->size <= PEEK_BYTES) {
         return rc;
-    return read_header(file, stat, NPY_HEADER_MAX + 12, ret_array, reterr);
+    }
+    return npz_read_header(file, stat, NPY_HEADER_MAX + 12, ret_array, reterr);
 }
 
 /* Whether the sizes of directory, header and packed data can belong together. */
 static int check_sizes(const zip_stat_t *stat, const struct array *array, char *reterr)
 {
     uint64_t whole = array->offset + array->bytes;
-    if (array->type == ARRAY_OTHER)
+    if (array->type == ARRAY_OTHER) {
         return 0;
-    if (whole != stat->size)
+    }
+    if (whole != stat->size) {
         return array_fail(reterr,
                           "%.200s: the array takes %" PRIu64 " bytes, the archive has %" PRIu64,
                           stat->name, whole, (uint64_t)stat->size);
-    if (stat->size / DEFLATE_RATIO_MAX > stat->comp_size)
+    }
+    if (stat->size / DEFLATE_RATIO_MAX > stat->comp_size) {
         return array_fail(reterr, "%.200s: %" PRIu64 " bytes cannot be packed into %" PRIu64,
                           stat->name, whole, (uint64_t)stat->comp_size);
-    if (array->bytes > memory_bytes())
+    }
+    if (array->bytes > memory_bytes()) {
         return array_fail(reterr, "%.200s: its %" PRIu64 " bytes do not fit this machine's memory",
                           stat->name, array->bytes);
+    }
     return 0;
 }
 
@@ -147,19 +161,23 @@ static int check_entry(const zip_stat_t *stat, size_t *ret_len, char *reterr)
 {
     zip_uint64_t needed = ZIP_STAT_NAME | ZIP_STAT_INDEX | ZIP_STAT_SIZE | ZIP_STAT_COMP_SIZE |
                           ZIP_STAT_COMP_METHOD | ZIP_STAT_ENCRYPTION_METHOD;
-    if ((stat->valid & needed) != needed)
+    if ((stat->valid & needed) != needed) {
         return array_fail(reterr, "the archive's directory is incomplete");
+    }
     size_t len = strlen(stat->name);
-    if (len < 4 || strcmp(stat->name + len - 4, ".npy") != 0)
+    if (len < 4 || strcmp(stat->name + len - 4, ".npy") != 0) {
         return array_fail(reterr,
                           "its entry %.200s is not a .npy array (PyTorch's own files must be saved "
                           "as .safetensors or by numpy)",
                           stat->name);
-    if (stat->encryption_method != ZIP_EM_NONE)
+    }
+    if (stat->encryption_method != ZIP_EM_NONE) {
         return array_fail(reterr, "%.200s is encrypted", stat->name);
-    if (stat->comp_method != ZIP_CM_STORE && stat->comp_method != ZIP_CM_DEFLATE)
+    }
+    if (stat->comp_method != ZIP_CM_STORE && stat->comp_method != ZIP_CM_DEFLATE) {
         return array_fail(reterr, "%.200s is compressed by method %d (known: stored, deflated)",
                           stat->name, stat->comp_method);
+    }
     *ret_len = len - 4;
     return 0;
 }
@@ -171,52 +189,62 @@ static int list_entry(struct array_file *file, uint64_t index, struct array_list
     size_t len = 0;
     struct array array = {.file = file, .entry = index};
     zip_stat_init(&stat);
-    if (zip_stat_index(file->zip, index, ZIP_FL_ENC_RAW, &stat) != 0)
+    if (zip_stat_index(file->zip, index, ZIP_FL_ENC_RAW, &stat) != 0) {
         return array_fail(reterr, "%s", zip_strerror(file->zip));
+    }
     int rc = check_entry(&stat, &len, reterr);
-    if (rc == 0)
+    if (rc == 0) {
         rc = find_header(file, &stat, &array, reterr);
-    if (rc == 0)
+    }
+    if (rc == 0) {
         rc = check_sizes(&stat, &array, reterr);
+    }
     return rc != 0 ? rc : array_list_add(list, &array, stat.name, len, reterr);
 }
 
 int npz_list(struct array_file *file, struct array_list *list, char *reterr)
 {
     int rc = open_archive(file, reterr);
-    if (rc != 0)
+    if (rc != 0) {
         return rc;
+    }
     zip_int64_t entries = zip_get_num_entries(file->zip, 0);
-    if (entries > ENTRIES_MAX)
+    if (entries > ENTRIES_MAX) {
         return array_fail(reterr, "%" PRId64 " entries (at most %d)", (int64_t)entries,
                           ENTRIES_MAX);
-    for (zip_int64_t i = 0; i < entries && rc == 0; i++)
+    }
+    for (zip_int64_t i = 0; i < entries && rc == 0; i++) {
         rc = list_entry(file, (uint64_t)i, list, reterr);
+    }
     return rc;
 }
 
 /* Skips the .npy header, reads the contents, and one byte more: the end, where the checksum is
  * compared. */
-static bool unpack(zip_file_t *entry, const struct array *array, uint8_t *ret_data)
+static bool npz_unpack(zip_file_t *entry, const struct array *array, uint8_t *ret_data)
 {
     uint8_t byte;
-    for (uint64_t i = 0; i < array->offset; i++)
-        if (zip_fread(entry, &byte, 1) != 1)
+    for (uint64_t i = 0; i < array->offset; i++) {
+        if (zip_fread(entry, &byte, 1) != 1) {
             return false;
-    return read_some(entry, ret_data, array->bytes) == (int64_t)array->bytes &&
+        }
+    }
+    return npz_read_some(entry, ret_data, array->bytes) == (int64_t)array->bytes &&
            zip_fread(entry, &byte, 1) == 0;
 }
 
 int npz_load(const struct array *array, void *ret_data, char *reterr)
 {
     zip_file_t *entry = zip_fopen_index(array->file->zip, array->entry, 0);
-    bool good = entry && unpack(entry, array, ret_data);
+    bool good = entry && npz_unpack(entry, array, ret_data);
     int rc = 0;
-    if (!good && entry && zip_error_code_zip(zip_file_get_error(entry)) == ZIP_ER_OK)
+    if (!good && entry && zip_error_code_zip(zip_file_get_error(entry)) == ZIP_ER_OK) {
         rc = array_fail(reterr, "%s: corrupt: not as many bytes as declared", array->name);
-    else if (!good)
-        rc = fail_entry(array->file, entry, array->name, reterr);
-    if (entry)
+    } else if (!good) {
+        rc = npz_fail_entry(array->file, entry, array->name, reterr);
+    }
+    if (entry) {
         zip_fclose(entry);
+    }
     return rc;
 }

@@ -16,20 +16,21 @@
 /* The format's own bound. */
 #define HEADER_MAX UINT64_C(100000000)
 
-static uint64_t read_u64(const uint8_t *at)
+static uint64_t safetensors_read_u64(const uint8_t *at)
 {
     uint64_t number = 0;
-    for (int i = 7; i >= 0; i--)
+    for (int i = 7; i >= 0; i--) {
         number = number << 8 | at[i];
+    }
     return number;
 }
 
 bool safetensors_is(const uint8_t *data, size_t size)
 {
-    return size > 8 && read_u64(data) <= HEADER_MAX && data[8] == '{';
+    return size > 8 && safetensors_read_u64(data) <= HEADER_MAX && data[8] == '{';
 }
 
-static enum array_type parse_type(const char *name)
+static enum array_type safetensors_parse_type(const char *name)
 {
     static const struct {
         const char *name;
@@ -40,16 +41,19 @@ static enum array_type parse_type(const char *name)
         {"I16", ARRAY_I16},   {"U32", ARRAY_U32}, {"I32", ARRAY_I32}, {"U64", ARRAY_U64},
         {"I64", ARRAY_I64},
     };
-    for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++)
-        if (strcmp(name, types[i].name) == 0)
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+        if (strcmp(name, types[i].name) == 0) {
             return types[i].type;
+        }
+    }
     return ARRAY_OTHER;
 }
 
-static bool get_u64(const json_t *value, uint64_t *ret_number)
+static bool safetensors_get_u64(const json_t *value, uint64_t *ret_number)
 {
-    if (!json_is_integer(value) || json_integer_value(value) < 0)
+    if (!json_is_integer(value) || json_integer_value(value) < 0) {
         return false;
+    }
     *ret_number = (uint64_t)json_integer_value(value);
     return true;
 }
@@ -57,41 +61,49 @@ static bool get_u64(const json_t *value, uint64_t *ret_number)
 static bool get_shape(const json_t *shape, struct array *array)
 {
     size_t rank = json_array_size(shape);
-    if (!json_is_array(shape) || rank > ARRAY_RANK_MAX)
+    if (!json_is_array(shape) || rank > ARRAY_RANK_MAX) {
         return false;
+    }
     array->rank = (uint32_t)rank;
-    for (size_t i = 0; i < rank; i++)
-        if (!get_u64(json_array_get(shape, i), &array->shape[i]))
+    for (size_t i = 0; i < rank; i++) {
+        if (!safetensors_get_u64(json_array_get(shape, i), &array->shape[i])) {
             return false;
+        }
+    }
     return true;
 }
 
 /* One tensor of the header; offsets count from the end of the header, at `begin`. */
-static int read_tensor(const char *name, const json_t *tensor, struct array_file *file,
-                       uint64_t begin, struct array *ret_array, char *reterr)
+static int safetensors_read_tensor(const char *name, const json_t *tensor, struct array_file *file,
+                                   uint64_t begin, struct array *ret_array, char *reterr)
 {
     struct array array = {.file = file};
     const json_t *offsets = json_object_get(tensor, "data_offsets");
     const char *type = json_string_value(json_object_get(tensor, "dtype"));
     uint64_t from, to, there = file->size - begin;
     if (!type || !get_shape(json_object_get(tensor, "shape"), &array) ||
-        json_array_size(offsets) != 2 || !get_u64(json_array_get(offsets, 0), &from) ||
-        !get_u64(json_array_get(offsets, 1), &to))
+        json_array_size(offsets) != 2 || !safetensors_get_u64(json_array_get(offsets, 0), &from) ||
+        !safetensors_get_u64(json_array_get(offsets, 1), &to)) {
         return array_fail(reterr, "%.200s: not a tensor's dtype, shape and data_offsets", name);
-    snprintf(array.type_name, sizeof(array.type_name), "%s", type);
-    array.type = parse_type(type);
-    if (array_measure(&array, reterr) != 0)
+    }
+    snprintf(array.type_name, sizeof array.type_name, "%s", type);
+    array.type = safetensors_parse_type(type);
+    if (array_measure(&array, reterr) != 0) {
         return array_fail(reterr, "%.200s: the declared shape is larger than any file", name);
-    if (from > to || to > there)
+    }
+    if (from > to || to > there) {
         return array_fail(reterr,
                           "truncated or corrupt: %.200s is at %" PRIu64 " to %" PRIu64
                           " of %" PRIu64 " bytes",
                           name, from, to, there);
-    if (array.type == ARRAY_OTHER)
+    }
+    if (array.type == ARRAY_OTHER) {
         array.bytes = to - from;
-    if (to - from != array.bytes)
+    }
+    if (to - from != array.bytes) {
         return array_fail(reterr, "%.200s: its shape takes %" PRIu64 " bytes, its data is %" PRIu64,
                           name, array.bytes, to - from);
+    }
     array.offset = begin + from;
     *ret_array = array;
     return 0;
@@ -100,8 +112,9 @@ static int read_tensor(const char *name, const json_t *tensor, struct array_file
 static int by_offset(const void *a, const void *b)
 {
     const struct array *x = a, *y = b;
-    if (x->offset != y->offset)
+    if (x->offset != y->offset) {
         return x->offset < y->offset ? -1 : 1;
+    }
     return (x->bytes > y->bytes) - (x->bytes < y->bytes);
 }
 
@@ -110,18 +123,21 @@ static int check_cover(struct array_file *file, struct array *arrays, size_t cou
                        char *reterr)
 {
     uint64_t at = begin;
-    if (count > 0)
-        qsort(arrays, count, sizeof(*arrays), by_offset);
+    if (count > 0) {
+        qsort(arrays, count, sizeof *arrays, by_offset);
+    }
     for (size_t i = 0; i < count; i++) {
-        if (arrays[i].offset != at)
+        if (arrays[i].offset != at) {
             return array_fail(reterr, "corrupt: %.200s %s", arrays[i].name,
                               arrays[i].offset < at ? "overlaps another tensor"
                                                     : "leaves a hole before it");
+        }
         at += arrays[i].bytes;
     }
-    if (at != file->size)
+    if (at != file->size) {
         return array_fail(reterr, "corrupt: %" PRIu64 " bytes belong to no tensor",
                           (uint64_t)file->size - at);
+    }
     return 0;
 }
 
@@ -134,13 +150,16 @@ static int list_tensors(struct array_file *file, json_t *header, uint64_t begin,
     json_object_foreach(header, name, tensor)
     {
         struct array array;
-        if (strcmp(name, "__metadata__") == 0)
+        if (strcmp(name, "__metadata__") == 0) {
             continue;
-        int rc = read_tensor(name, tensor, file, begin, &array, reterr);
-        if (rc == 0)
+        }
+        int rc = safetensors_read_tensor(name, tensor, file, begin, &array, reterr);
+        if (rc == 0) {
             rc = array_list_add(list, &array, name, strlen(name), reterr);
-        if (rc != 0)
+        }
+        if (rc != 0) {
             return rc;
+        }
     }
     return check_cover(file, list->items ? list->items + before : NULL, list->count - before, begin,
                        reterr);
@@ -149,18 +168,22 @@ static int list_tensors(struct array_file *file, json_t *header, uint64_t begin,
 int safetensors_list(struct array_file *file, struct array_list *list, char *reterr)
 {
     json_error_t error;
-    if (file->size < 8)
+    if (file->size < 8) {
         return array_fail(reterr, "truncated: no whole .safetensors header");
-    uint64_t len = read_u64(file->data);
-    if (len > HEADER_MAX)
+    }
+    uint64_t len = safetensors_read_u64(file->data);
+    if (len > HEADER_MAX) {
         return array_fail(reterr, "not a .safetensors file: a header of %" PRIu64 " bytes", len);
-    if (len > file->size - 8)
+    }
+    if (len > file->size - 8) {
         return array_fail(reterr, "truncated: its header takes %" PRIu64 " bytes, %zu are there",
                           len, file->size - 8);
+    }
     json_t *header =
         json_loadb((const char *)file->data + 8, (size_t)len, JSON_REJECT_DUPLICATES, &error);
-    if (!header && json_error_code(&error) == json_error_out_of_memory)
+    if (!header && json_error_code(&error) == json_error_out_of_memory) {
         return array_fail_memory(reterr);
+    }
     if (!json_is_object(header)) {
         json_decref(header);
         return array_fail(reterr, "its header is not a JSON object%s%.200s", header ? "" : ": ",

@@ -16,12 +16,13 @@
 #define SKIP_BYTES  ((size_t)32 << 10)
 
 /* The pages are the file's own: they come back when they are read again. */
-static void give_back(struct array_stream *stream, uint64_t read)
+static void stream_give_back(struct array_stream *stream, uint64_t read)
 {
     struct array_file *file = stream->array->file;
     stream->touched += read;
-    if (stream->touched < TOUCHED_MAX || !file->mapped)
+    if (stream->touched < TOUCHED_MAX || !file->mapped) {
         return;
+    }
     madvise((void *)(uintptr_t)file->data, file->size, MADV_DONTNEED);
     stream->touched = 0;
 }
@@ -29,15 +30,17 @@ static void give_back(struct array_stream *stream, uint64_t read)
 /* Entries ---------------------------------------------------------------------------------------
  */
 
-static int fail_entry(const struct array_stream *stream, char *reterr)
+static int stream_fail_entry(const struct array_stream *stream, char *reterr)
 {
     const struct array *array = stream->array;
     zip_error_t *error =
         stream->entry ? zip_file_get_error(stream->entry) : zip_get_error(array->file->zip);
-    if (zip_error_code_zip(error) == ZIP_ER_MEMORY)
+    if (zip_error_code_zip(error) == ZIP_ER_MEMORY) {
         return array_fail_memory(reterr);
-    if (zip_error_code_zip(error) == ZIP_ER_OK)
+    }
+    if (zip_error_code_zip(error) == ZIP_ER_OK) {
         return array_fail(reterr, "%.200s: corrupt: not as many bytes as declared", array->name);
+    }
     return array_fail(reterr, "%.200s: corrupt: %s", array->name, zip_error_strerror(error));
 }
 
@@ -49,9 +52,10 @@ static int read_entry(struct array_stream *stream, uint8_t *ret_data, uint64_t s
         uint64_t most = ret_data || size < SKIP_BYTES ? size : SKIP_BYTES;
         most = most < TOUCHED_MAX ? most : TOUCHED_MAX;
         zip_int64_t got = zip_fread(stream->entry, ret_data ? ret_data : passed, most);
-        if (got <= 0)
-            return fail_entry(stream, reterr);
-        give_back(stream, (uint64_t)got);
+        if (got <= 0) {
+            return stream_fail_entry(stream, reterr);
+        }
+        stream_give_back(stream, (uint64_t)got);
         ret_data = ret_data ? ret_data + got : NULL;
         size -= (uint64_t)got;
     }
@@ -69,45 +73,53 @@ static bool is_stored(const struct array *array)
 static int open_entry(struct array_stream *stream, char *reterr)
 {
     const struct array *array = stream->array;
-    if (stream->entry)
+    if (stream->entry) {
         zip_fclose(stream->entry);
+    }
     stream->at = 0;
     stream->entry = zip_fopen_index(array->file->zip, array->entry, 0);
-    if (!stream->entry)
-        return fail_entry(stream, reterr);
+    if (!stream->entry) {
+        return stream_fail_entry(stream, reterr);
+    }
     return read_entry(stream, NULL, array->offset, reterr);
 }
 
 static int seek_entry(struct array_stream *stream, uint64_t from, char *reterr)
 {
     int rc = 0;
-    if (from == stream->at)
+    if (from == stream->at) {
         return 0;
+    }
     if (stream->stored) {
         zip_int64_t place = (zip_int64_t)(stream->array->offset + from);
-        rc = zip_fseek(stream->entry, place, SEEK_SET) == 0 ? 0 : fail_entry(stream, reterr);
+        rc = zip_fseek(stream->entry, place, SEEK_SET) == 0 ? 0 : stream_fail_entry(stream, reterr);
     } else {
-        if (from < stream->at)
+        if (from < stream->at) {
             rc = open_entry(stream, reterr);
-        if (rc == 0)
+        }
+        if (rc == 0) {
             rc = read_entry(stream, NULL, from - stream->at, reterr);
+        }
     }
     stream->at = rc == 0 ? from : stream->at;
     return rc;
 }
 
-static int read_packed(struct array_stream *stream, uint64_t from, void *ret_data, size_t size,
-                       char *reterr)
+static int stream_read_packed(struct array_stream *stream, uint64_t from, void *ret_data,
+                              size_t size, char *reterr)
 {
     uint8_t byte;
     int rc = seek_entry(stream, from, reterr);
-    if (rc == 0)
+    if (rc == 0) {
         rc = read_entry(stream, ret_data, size, reterr);
-    if (rc != 0)
+    }
+    if (rc != 0) {
         return rc;
+    }
     stream->at += size;
-    if (stream->at == stream->array->bytes && zip_fread(stream->entry, &byte, 1) != 0)
-        return fail_entry(stream, reterr);
+    if (stream->at == stream->array->bytes && zip_fread(stream->entry, &byte, 1) != 0) {
+        return stream_fail_entry(stream, reterr);
+    }
     return 0;
 }
 
@@ -117,12 +129,14 @@ static int read_packed(struct array_stream *stream, uint64_t from, void *ret_dat
 int array_stream_open(const struct array *array, struct array_stream *ret_stream, char *reterr)
 {
     *ret_stream = (struct array_stream){.array = array};
-    if (!array->file->zip)
+    if (!array->file->zip) {
         return 0;
+    }
     ret_stream->stored = is_stored(array);
     int rc = open_entry(ret_stream, reterr);
-    if (rc != 0)
+    if (rc != 0) {
         array_stream_close(ret_stream);
+    }
     return rc;
 }
 
@@ -131,12 +145,13 @@ int array_stream_read(struct array_stream *stream, uint64_t from, void *ret_data
 {
     const struct array *array = stream->array;
     uint8_t *to = ret_data;
-    if (array->file->zip)
-        return read_packed(stream, from, ret_data, size, reterr);
+    if (array->file->zip) {
+        return stream_read_packed(stream, from, ret_data, size, reterr);
+    }
     while (size > 0) {
         size_t part = size < TOUCHED_MAX ? size : (size_t)TOUCHED_MAX;
         memcpy(to, array->file->data + array->offset + from, part);
-        give_back(stream, part);
+        stream_give_back(stream, part);
         to += part;
         from += part;
         size -= part;
@@ -153,11 +168,12 @@ bool array_stream_reaches(const struct array_stream *stream, const struct array 
 
 void array_stream_close(struct array_stream *stream)
 {
-    if (stream->entry)
+    if (stream->entry) {
         zip_fclose(stream->entry);
+    }
     if (stream->array) {
         stream->touched = TOUCHED_MAX;
-        give_back(stream, 0);
+        stream_give_back(stream, 0);
     }
     *stream = (struct array_stream){0};
 }

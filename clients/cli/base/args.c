@@ -14,7 +14,7 @@
 /* NULL, or what is wrong, as option.h wants it. */
 typedef const char *setter(struct args *args, const char *text);
 
-static const char *set_address(struct args *args, const char *text)
+static const char *args_set_address(struct args *args, const char *text)
 {
     args->address = text;
     return *text ? NULL : "valid: a directory or tcp://host:port";
@@ -26,16 +26,18 @@ static const char *set_endpoint(struct args *args, const char *text)
     return *text ? NULL : "valid: tcp://host:port or ipc://path";
 }
 
-static const char *set_timeout(struct args *args, const char *text)
+static const char *args_set_timeout(struct args *args, const char *text)
 {
     char *end;
     double number = strtod(text, &end);
-    if (end != text && strcmp(end, "ms") == 0)
+    if (end != text && strcmp(end, "ms") == 0) {
         number /= 1000;
-    else if (end == text || (*end != '\0' && strcmp(end, "s") != 0))
+    } else if (end == text || (*end != '\0' && strcmp(end, "s") != 0)) {
         number = -1;
-    if (!(number >= 0.001 && number <= 3600))
+    }
+    if (!(number >= 0.001 && number <= 3600)) {
         return "valid: 1ms to 3600s";
+    }
     args->timeout_ms = (int)(number * 1000 + 0.5);
     return NULL;
 }
@@ -74,29 +76,32 @@ static const char *set_interval(struct args *args, const char *text)
 
 static const char *set_metric(struct args *args, const char *text)
 {
-    if (args->metric_count == ARGS_METRICS_MAX)
+    if (args->metric_count == ARGS_METRICS_MAX) {
         return "too many of these (at most 64)";
+    }
     args->metric = args->metrics[args->metric_count++] = text;
     return NULL;
 }
 
-static const char *set_stack(struct args *args, const char *text)
+static const char *args_set_stack(struct args *args, const char *text)
 {
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < 2; i++) {
         if (strcmp(text, stack_name((enum stack)i)) == 0) {
             args->stack = stack_name((enum stack)i);
             return NULL;
         }
+    }
     return "valid: encoder, decoder";
 }
 
 static const char *set_site(struct args *args, const char *text)
 {
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < 2; i++) {
         if (strcmp(text, site_name((enum site)i)) == 0) {
             args->site = site_name((enum site)i);
             return NULL;
         }
+    }
     return "valid: self, cross";
 }
 
@@ -105,14 +110,15 @@ static const char layer_valid[] = "valid: 0 to 65535, or a part of decoder.3.sel
 /* A part of "decoder.3.self". */
 static bool set_layer_part(struct args *args, const char *part)
 {
-    if (!set_stack(args, part))
+    if (!args_set_stack(args, part)) {
         args->given |= ARGS_STACK;
-    else if (!set_site(args, part))
+    } else if (!set_site(args, part)) {
         args->given |= ARGS_SITE;
-    else if (option_whole_u32(part, LAYER_MAX, &args->layer))
+    } else if (option_whole_u32(part, LAYER_MAX, &args->layer)) {
         args->given |= ARGS_LAYER;
-    else
+    } else {
         return false;
+    }
     return true;
 }
 
@@ -121,20 +127,23 @@ static const char *set_layer(struct args *args, const char *text)
 {
     char parts[32];
     args->given &= ~(unsigned)ARGS_LAYER;
-    if ((size_t)snprintf(parts, sizeof(parts), "%s", text) >= sizeof(parts))
+    if ((size_t)snprintf(parts, sizeof parts, "%s", text) >= sizeof parts) {
         return layer_valid;
-    for (char *at = parts, *part; (part = strsep(&at, ".")) != NULL;)
-        if (!set_layer_part(args, part))
+    }
+    for (char *at = parts, *part; (part = strsep(&at, ".")) != NULL;) {
+        if (!set_layer_part(args, part)) {
             return layer_valid;
+        }
+    }
     return NULL;
 }
 
-static const char *set_head(struct args *args, const char *text)
+static const char *args_set_head(struct args *args, const char *text)
 {
     return option_whole_u32(text, HEADS_TOTAL_MAX - 1, &args->head) ? NULL : "valid: 0 to 1048575";
 }
 
-static const char *set_run(struct args *args, const char *text)
+static const char *args_set_run(struct args *args, const char *text)
 {
     args->run = text;
     return option_check_run(text);
@@ -186,7 +195,7 @@ static const struct option_info option_info[] = {
      set_metric},
     {{"stack", "STACK", "only encoder or decoder layers", "encoder|decoder"},
      ARGS_STACK,
-     set_stack},
+     args_set_stack},
     {{"layer", "LAYER", "only this layer: 3, or decoder.3.self, or a part of it", "LAYER"},
      ARGS_LAYER,
      set_layer},
@@ -194,10 +203,10 @@ static const struct option_info option_info[] = {
     {{"drift", NULL, "how the metric differs from the baseline, and since when", NULL},
      ARGS_DRIFT,
      NULL},
-    {{"head", "N", "only this head", NULL}, ARGS_HEAD, set_head},
+    {{"head", "N", "only this head", NULL}, ARGS_HEAD, args_set_head},
     {{"run", "RUN", "this run, by its first digits (default: the newest)", NULL},
      ARGS_RUN,
-     set_run},
+     args_set_run},
     {{"window", "WINDOW", "windows such as \"1 epoch\" (default: those of section window)", NULL},
      ARGS_WINDOW,
      set_window},
@@ -239,13 +248,13 @@ static const struct option_info option_info[] = {
      NULL},
     {{"address", "ADDRESS", "which attnd: a directory of sockets or tcp://host:port", "FILE"},
      ARGS_ADDRESS,
-     set_address},
+     args_set_address},
     {{"endpoint", "ENDPOINT", "exactly the socket where it answers, instead of an address", NULL},
      ARGS_ENDPOINT,
      set_endpoint},
     {{"timeout", "SECONDS", "how long to wait for an answer (default 2)", NULL},
      ARGS_TIMEOUT,
-     set_timeout},
+     args_set_timeout},
     {{"help", NULL, "what a command does", NULL}, ARGS_HELP, NULL},
     {{"version", NULL, "the version of attnctl", NULL}, ARGS_VERSION, NULL},
 };
@@ -263,18 +272,22 @@ static int choose_attnd(struct args *args, char *reterr)
         snprintf(reterr, ARGS_ERROR_MAX, "--address and --endpoint: give one of them");
         return -1;
     }
-    if (!args->address && !args->endpoint)
+    if (!args->address && !args->endpoint) {
         args->endpoint = getenv("ATTND_ENDPOINT");
-    if (args->endpoint && !*args->endpoint)
+    }
+    if (args->endpoint && !*args->endpoint) {
         args->endpoint = NULL;
-    if (!args->address && !args->endpoint)
+    }
+    if (!args->address && !args->endpoint) {
         args->address = getenv("ATTND_ADDRESS");
-    if (args->address && !*args->address)
+    }
+    if (args->address && !*args->address) {
         args->address = NULL;
+    }
     return 0;
 }
 
-static const char *take(const void *row, char *value, void *data)
+static const char *args_take(const void *row, char *value, void *data)
 {
     const struct option_info *info = row;
     struct args *args = data;
@@ -299,26 +312,31 @@ int args_parse(int argc, char **argv, struct args *ret_args, char *reterr)
 {
     struct args args = default_args();
     struct option_rest rest;
-    int rc = option_parse(&table, argc, argv, take, &args, &rest, reterr, ARGS_ERROR_MAX);
+    int rc = option_parse(&table, argc, argv, args_take, &args, &rest, reterr, ARGS_ERROR_MAX);
     ret_args->unknown = rest.unknown;
     if (rc != 0 || collect_words(&args, rest.word_count, rest.words, reterr) != 0 ||
-        choose_attnd(&args, reterr) != 0)
+        choose_attnd(&args, reterr) != 0) {
         return -1;
+    }
     *ret_args = args;
     return 0;
 }
 
 void args_each_option(unsigned options, option_visitor *visit, void *data)
 {
-    for (int i = 0; i < table.count; i++)
-        if (options & (unsigned)option_info[i].bit)
+    for (int i = 0; i < table.count; i++) {
+        if (options & (unsigned)option_info[i].bit) {
             visit(&option_info[i].text, data);
+        }
+    }
 }
 
 const char *args_option_name(unsigned options)
 {
-    for (int i = 0; i < table.count; i++)
-        if (options & (unsigned)option_info[i].bit)
+    for (int i = 0; i < table.count; i++) {
+        if (options & (unsigned)option_info[i].bit) {
             return option_info[i].text.name;
+        }
+    }
     return "";
 }

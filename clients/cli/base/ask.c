@@ -15,8 +15,9 @@ void ask_init(struct ask *ask)
 
 void ask_text(struct ask *ask, const char *key, const char *text)
 {
-    if (!text)
+    if (!text) {
         return;
+    }
     mpk_put_str(&ask->pairs, key);
     mpk_put_str(&ask->pairs, text);
     ask->count++;
@@ -39,29 +40,34 @@ void ask_flag(struct ask *ask, const char *key, bool value)
 void ask_layer(struct ask *ask, const struct args *args)
 {
     ask_text(ask, "stack", args->stack);
-    if (args->given & ARGS_LAYER)
+    if (args->given & ARGS_LAYER) {
         ask_number(ask, "layer", args->layer);
+    }
     ask_text(ask, "site", args->site);
 }
 
 void ask_range(struct ask *ask, const struct args *args)
 {
     ask_text(ask, "window", args->window);
-    if (args->given & ARGS_FROM)
+    if (args->given & ARGS_FROM) {
         ask_number(ask, "from", args->from);
-    if (args->given & ARGS_TO)
+    }
+    if (args->given & ARGS_TO) {
         ask_number(ask, "to", args->to);
+    }
 }
 
 int ask_patiently(struct cli *cli)
 {
     struct rpc_reply reply;
     int code = cli_call(cli, "ping", NULL, &reply);
-    if (code != CLI_OK)
+    if (code != CLI_OK) {
         return code;
+    }
     rpc_reply_clear(&reply);
-    if (!(cli->args->given & ARGS_TIMEOUT))
+    if (!(cli->args->given & ARGS_TIMEOUT)) {
         cli->rpc->timeout_ms = PATIENCE_MS;
+    }
     return CLI_OK;
 }
 
@@ -94,7 +100,8 @@ int ask_for_any(struct cli *cli, const char *method, struct ask *ask, struct rpc
 {
     enum rpc_status status = call(cli, method, ask, ret_reply);
     *ret_any = status == RPC_OK;
-    if (status == RPC_REFUSED && strcmp(ret_reply->code, err_slug(ERR_NO_HISTORY)) == 0)
+    if (status == RPC_REFUSED && strcmp(ret_reply->code, err_slug(ERR_NO_HISTORY)) == 0) {
         return CLI_OK;
+    }
     return cli_explain(cli, status, ret_reply);
 }

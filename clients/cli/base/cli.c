@@ -16,8 +16,9 @@ int cli_check_entry(struct cli *cli, const char *endpoint)
 {
     static const char ipc[] = "ipc://";
     if (strncmp(endpoint, ipc, strlen(ipc)) != 0 || access(endpoint + strlen(ipc), W_OK) == 0 ||
-        errno != EACCES)
+        errno != EACCES) {
         return CLI_OK;
+    }
     fprintf(cli->err,
             "attnctl: cannot reach attnd at %s: permission denied: it is for another user; join "
             "group attnd if it runs as a service\n",
@@ -27,8 +28,9 @@ int cli_check_entry(struct cli *cli, const char *endpoint)
 
 static int explain_unreachable(struct cli *cli, const struct rpc *rpc)
 {
-    if (cli_check_entry(cli, rpc->endpoint) != CLI_OK)
+    if (cli_check_entry(cli, rpc->endpoint) != CLI_OK) {
         return CLI_UNREACHABLE;
+    }
     fprintf(cli->err,
             "attnctl: cannot reach attnd at %s within %g s: is it running? start it with `attnd` "
             "or give --address\n",
@@ -49,11 +51,13 @@ static const struct {
     {"again", " (too many questions are waiting)"},
 };
 
-static const char *hint_of(const char *code)
+static const char *cli_hint_of(const char *code)
 {
-    for (size_t i = 0; i < sizeof(hints) / sizeof(hints[0]); i++)
-        if (strcmp(hints[i].code, code) == 0)
+    for (size_t i = 0; i < sizeof hints / sizeof hints[0]; i++) {
+        if (strcmp(hints[i].code, code) == 0) {
             return hints[i].hint;
+        }
+    }
     return "";
 }
 
@@ -67,25 +71,26 @@ static bool cli_needs_hint(const struct rpc_reply *reply)
 /* Codes whose sentence is all there is to say. */
 static bool speaks_for_itself(const char *code)
 {
-    return *hint_of(code) || strcmp(code, err_slug(ERR_ARGUMENT)) == 0 ||
+    return *cli_hint_of(code) || strcmp(code, err_slug(ERR_ARGUMENT)) == 0 ||
            strcmp(code, err_slug(ERR_RUN_UNKNOWN)) == 0 ||
            strcmp(code, err_slug(ERR_NO_HISTORY)) == 0;
 }
 
 static int explain_refusal(struct cli *cli, const struct rpc_reply *reply)
 {
-    if (strcmp(reply->code, err_slug(ERR_JOB_UNKNOWN)) == 0 && cli->args->word_count > 1)
+    if (strcmp(reply->code, err_slug(ERR_JOB_UNKNOWN)) == 0 && cli->args->word_count > 1) {
         fprintf(cli->err, "attnctl: no such job: '%.80s' (see attnctl jobs)\n",
                 cli->args->words[1]);
-    else if (speaks_for_itself(reply->code))
+    } else if (speaks_for_itself(reply->code)) {
         fprintf(cli->err, "attnctl: %s%s\n", reply->message,
-                cli_needs_hint(reply) ? hint_of(reply->code) : "");
-    else
+                cli_needs_hint(reply) ? cli_hint_of(reply->code) : "");
+    } else {
         fprintf(cli->err, "attnctl: attnd refused: %s (%s)\n", reply->message, reply->code);
+    }
     return strcmp(reply->code, err_slug(ERR_ARGUMENT)) == 0 ? CLI_USAGE : CLI_FINDING;
 }
 
-static int explain(struct cli *cli, enum rpc_status status, const struct rpc *rpc)
+static int base_cli_explain(struct cli *cli, enum rpc_status status, const struct rpc *rpc)
 {
     switch (status) {
     case RPC_UNREACHABLE:
@@ -117,24 +122,27 @@ enum rpc_status cli_open(const struct args *args, struct rpc *ret_rpc)
     int64_t deadline_ms = now_ms() + args->timeout_ms;
     for (;;) {
         enum rpc_status status = rpc_open(args->endpoint, args->address, args->timeout_ms, ret_rpc);
-        if (status != RPC_NOBODY || now_ms() >= deadline_ms)
+        if (status != RPC_NOBODY || now_ms() >= deadline_ms) {
             return status;
-        if (zmq_poll(NULL, 0, LOOK_EVERY_MS) < 0)
+        }
+        if (zmq_poll(NULL, 0, LOOK_EVERY_MS) < 0) {
             return RPC_INTERRUPTED;
+        }
     }
 }
 
 int cli_connect(struct cli *cli, struct rpc *ret_rpc)
 {
     enum rpc_status status = cli_open(cli->args, ret_rpc);
-    return status == RPC_OK ? CLI_OK : explain(cli, status, ret_rpc);
+    return status == RPC_OK ? CLI_OK : base_cli_explain(cli, status, ret_rpc);
 }
 
 int cli_explain(struct cli *cli, enum rpc_status status, const struct rpc_reply *reply)
 {
-    if (status == RPC_REFUSED)
+    if (status == RPC_REFUSED) {
         return explain_refusal(cli, reply);
-    return status == RPC_OK ? CLI_OK : explain(cli, status, cli->rpc);
+    }
+    return status == RPC_OK ? CLI_OK : base_cli_explain(cli, status, cli->rpc);
 }
 
 int cli_call(struct cli *cli, const char *method, const struct mpk_writer *params,
@@ -156,11 +164,13 @@ int cli_usage(struct cli *cli, const char *format, ...)
 
 int cli_fail(struct cli *cli, int code, const char *sentence)
 {
-    if (*sentence == '\0')
+    if (*sentence == '\0') {
         return code;
+    }
     fputs("attnctl: ", cli->err);
-    for (const char *c = sentence; *c; c++)
+    for (const char *c = sentence; *c; c++) {
         putc((unsigned char)*c < ' ' || *c == 0x7f ? '?' : *c, cli->err);
+    }
     putc('\n', cli->err);
     return code;
 }
@@ -188,16 +198,18 @@ int cli_print_written(struct cli *cli, const struct mpk_writer *writer, unsigned
     struct mpk_doc doc;
     char *text = NULL;
     int rc = ERR_MEMORY;
-    if (mpk_writer_ok(writer))
+    if (mpk_writer_ok(writer)) {
         rc = mpk_parse(writer->buffer.data, writer->buffer.size, &mpk_result_limits, &doc);
+    }
     if (rc == 0) {
         text = mpk_to_json(doc.root, indent);
         mpk_doc_clear(&doc);
     } else if (rc != ERR_MEMORY) {
         return cli_fail(cli, CLI_FINDING, "this is too much for one JSON document");
     }
-    if (!text)
+    if (!text) {
         return cli_fail(cli, CLI_FINDING, "out of memory");
+    }
     fprintf(out, "%s\n", text);
     free(text);
     return CLI_OK;
@@ -208,12 +220,14 @@ int cli_show(struct cli *cli, const char *method,
 {
     struct rpc_reply reply;
     int code = cli_call(cli, method, NULL, &reply);
-    if (code != CLI_OK)
+    if (code != CLI_OK) {
         return code;
-    if (cli->args->given & ARGS_JSON)
+    }
+    if (cli->args->given & ARGS_JSON) {
         code = cli_print_json(cli, reply.result);
-    else
+    } else {
         code = show(cli, reply.result);
+    }
     rpc_reply_clear(&reply);
     return code;
 }

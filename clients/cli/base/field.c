@@ -28,8 +28,9 @@ void field_text(const msgpack_object *map, const char *key, char *ret_text, size
 {
     const msgpack_object *value = mpk_find(map, key);
     ret_text[0] = '\0';
-    if (value && value->type == MSGPACK_OBJECT_STR)
+    if (value && value->type == MSGPACK_OBJECT_STR) {
         copy_text(&value->via.str, ret_text, size);
+    }
 }
 
 bool field_bool(const msgpack_object *map, const char *key)
@@ -41,10 +42,12 @@ bool field_bool(const msgpack_object *map, const char *key)
 
 uint32_t field_length(const msgpack_object *value)
 {
-    if (value && value->type == MSGPACK_OBJECT_ARRAY)
+    if (value && value->type == MSGPACK_OBJECT_ARRAY) {
         return value->via.array.size;
-    if (value && value->type == MSGPACK_OBJECT_MAP)
+    }
+    if (value && value->type == MSGPACK_OBJECT_MAP) {
         return value->via.map.size;
+    }
     return 0;
 }
 
@@ -56,16 +59,18 @@ double field_number(const msgpack_object *value)
 
 double field_item(const msgpack_object *array, uint32_t index)
 {
-    if (!array || array->type != MSGPACK_OBJECT_ARRAY || index >= array->via.array.size)
+    if (!array || array->type != MSGPACK_OBJECT_ARRAY || index >= array->via.array.size) {
         return NAN;
+    }
     return field_number(&array->via.array.ptr[index]);
 }
 
 /* The value itself, or of a window's statistics what stands for all of them. */
 static const msgpack_object *representative(const msgpack_object *value)
 {
-    if (!value || value->type != MSGPACK_OBJECT_MAP)
+    if (!value || value->type != MSGPACK_OBJECT_MAP) {
         return value;
+    }
     const msgpack_object *mean = mpk_find(value, "mean");
     return mean ? mean : mpk_find(value, "last");
 }
@@ -73,12 +78,15 @@ static const msgpack_object *representative(const msgpack_object *value)
 /* NULL instead of what does not fit a table. */
 static const msgpack_object *one_per_column(const msgpack_object *value)
 {
-    if (!value || value->type == MSGPACK_OBJECT_MAP)
+    if (!value || value->type == MSGPACK_OBJECT_MAP) {
         return NULL;
-    if (value->type != MSGPACK_OBJECT_ARRAY)
+    }
+    if (value->type != MSGPACK_OBJECT_ARRAY) {
         return value;
-    if (value->via.array.size == 0 || value->via.array.ptr[0].type == MSGPACK_OBJECT_ARRAY)
+    }
+    if (value->via.array.size == 0 || value->via.array.ptr[0].type == MSGPACK_OBJECT_ARRAY) {
         return NULL;
+    }
     return value;
 }
 
@@ -88,8 +96,9 @@ static const msgpack_object *of_matrices(const msgpack_object *map, const char *
     char matrix[16];
     const char *dot = strchr(name, '.');
     size_t length = dot ? (size_t)(dot - name) : 0;
-    if (length == 0 || length >= sizeof(matrix))
+    if (length == 0 || length >= sizeof matrix) {
         return NULL;
+    }
     memcpy(matrix, name, length);
     matrix[length] = '\0';
     const msgpack_object *heads = mpk_find(mpk_find(mpk_find(map, "weights"), matrix), "heads");
@@ -99,25 +108,30 @@ static const msgpack_object *of_matrices(const msgpack_object *map, const char *
 const msgpack_object *field_metric(const msgpack_object *map, const char *name)
 {
     const msgpack_object *value = mpk_find(mpk_find(map, "heads"), name);
-    if (!value)
+    if (!value) {
         value = mpk_find(mpk_find(map, "spectrum"), name);
-    if (!value)
+    }
+    if (!value) {
         value = of_matrices(map, name);
-    if (!value && strcmp(name, "sink_rate") == 0)
+    }
+    if (!value && strcmp(name, "sink_rate") == 0) {
         value = mpk_find(map, name);
+    }
     return one_per_column(representative(value));
 }
 
 /* Visits the keys of a map that are metrics of the whole result, with a prefix. */
-static void each_key(const msgpack_object *map, const msgpack_object *keys, const char *prefix,
-                     void (*visit)(void *data, const char *name), void *data)
+static void field_each_key(const msgpack_object *map, const msgpack_object *keys,
+                           const char *prefix, void (*visit)(void *data, const char *name),
+                           void *data)
 {
     for (uint32_t i = 0; keys && keys->type == MSGPACK_OBJECT_MAP && i < keys->via.map.size; i++) {
         char key[64], name[FIELD_NAME_MAX];
-        field_show(&keys->via.map.ptr[i].key, key, sizeof(key));
-        snprintf(name, sizeof(name), "%s%s", prefix, key);
-        if (field_metric(map, name))
+        field_show(&keys->via.map.ptr[i].key, key, sizeof key);
+        snprintf(name, sizeof name, "%s%s", prefix, key);
+        if (field_metric(map, name)) {
             visit(data, name);
+        }
     }
 }
 
@@ -125,24 +139,26 @@ void field_each_metric(const msgpack_object *map, void (*visit)(void *data, cons
                        void *data)
 {
     const msgpack_object *weights = mpk_find(map, "weights");
-    each_key(map, mpk_find(map, "heads"), "", visit, data);
-    if (field_metric(map, "sink_rate"))
+    field_each_key(map, mpk_find(map, "heads"), "", visit, data);
+    if (field_metric(map, "sink_rate")) {
         visit(data, "sink_rate");
-    each_key(map, mpk_find(map, "spectrum"), "", visit, data);
+    }
+    field_each_key(map, mpk_find(map, "spectrum"), "", visit, data);
     for (uint32_t i = 0;
          weights && weights->type == MSGPACK_OBJECT_MAP && i < weights->via.map.size; i++) {
         char matrix[16], prefix[24];
-        field_show(&weights->via.map.ptr[i].key, matrix, sizeof(matrix));
-        snprintf(prefix, sizeof(prefix), "%s.", matrix);
-        each_key(map, mpk_find(&weights->via.map.ptr[i].val, "heads"), prefix, visit, data);
+        field_show(&weights->via.map.ptr[i].key, matrix, sizeof matrix);
+        snprintf(prefix, sizeof prefix, "%s.", matrix);
+        field_each_key(map, mpk_find(&weights->via.map.ptr[i].val, "heads"), prefix, visit, data);
     }
 }
 
 static void keep_first(void *data, const char *name)
 {
     char *first = data;
-    if (*first == '\0')
+    if (*first == '\0') {
         snprintf(first, FIELD_NAME_MAX, "%s", name);
+    }
 }
 
 bool field_choose_metric(const msgpack_object *maps, uint32_t count, char ret_name[FIELD_NAME_MAX])
@@ -152,39 +168,47 @@ bool field_choose_metric(const msgpack_object *maps, uint32_t count, char ret_na
         "wq.spectral_norm",   "wk.spectral_norm", "wv.spectral_norm", "wo.spectral_norm",
     };
     ret_name[0] = '\0';
-    for (size_t f = 0; f < sizeof(first) / sizeof(first[0]); f++)
-        for (uint32_t i = 0; i < count; i++)
+    for (size_t f = 0; f < sizeof first / sizeof first[0]; f++) {
+        for (uint32_t i = 0; i < count; i++) {
             if (field_metric(&maps[i], first[f])) {
                 snprintf(ret_name, FIELD_NAME_MAX, "%s", first[f]);
                 return true;
             }
-    for (uint32_t i = 0; i < count; i++)
+        }
+    }
+    for (uint32_t i = 0; i < count; i++) {
         field_each_metric(&maps[i], keep_first, ret_name);
+    }
     return ret_name[0] != '\0';
 }
 
 uint32_t field_columns(const msgpack_object *value)
 {
-    if (!value)
+    if (!value) {
         return 0;
+    }
     return value->type == MSGPACK_OBJECT_ARRAY ? value->via.array.size : 1;
 }
 
 const msgpack_object *field_column(const msgpack_object *value, uint32_t index)
 {
-    if (index >= field_columns(value))
+    if (index >= field_columns(value)) {
         return NULL;
+    }
     return value->type == MSGPACK_OBJECT_ARRAY ? &value->via.array.ptr[index] : value;
 }
 
 uint64_t field_sum(const msgpack_object *map)
 {
     uint64_t sum = 0, number;
-    if (!map || map->type != MSGPACK_OBJECT_MAP)
+    if (!map || map->type != MSGPACK_OBJECT_MAP) {
         return 0;
-    for (uint32_t i = 0; i < map->via.map.size; i++)
-        if (mpk_get_u64(&map->via.map.ptr[i].val, UINT64_MAX, &number) == 0)
+    }
+    for (uint32_t i = 0; i < map->via.map.size; i++) {
+        if (mpk_get_u64(&map->via.map.ptr[i].val, UINT64_MAX, &number) == 0) {
             sum += number;
+        }
+    }
     return sum;
 }
 
@@ -218,11 +242,12 @@ void field_show(const msgpack_object *value, char *ret_text, size_t size)
 void field_layer(const msgpack_object *map, char ret_text[LAYER_TEXT_MAX])
 {
     char stack[16], site[16];
-    field_text(map, "stack", stack, sizeof(stack));
-    field_text(map, "site", site, sizeof(site));
-    if (stack[0] == '\0' && site[0] == '\0')
+    field_text(map, "stack", stack, sizeof stack);
+    field_text(map, "site", site, sizeof site);
+    if (stack[0] == '\0' && site[0] == '\0') {
         snprintf(ret_text, LAYER_TEXT_MAX, "-");
-    else
+    } else {
         snprintf(ret_text, LAYER_TEXT_MAX, "%s.%" PRIu64 ".%s", stack, field_u64(map, "layer"),
                  site);
+    }
 }

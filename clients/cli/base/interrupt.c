@@ -5,7 +5,7 @@
 
 static volatile sig_atomic_t came;
 
-static void note(int number)
+static void interrupt_note(int number)
 {
     (void)number;
     came = 1;
@@ -15,7 +15,7 @@ static void note(int number)
  * a command that takes its time. */
 void interrupt_catch(void)
 {
-    struct sigaction action = {.sa_handler = note, .sa_flags = (int)SA_RESETHAND};
+    struct sigaction action = {.sa_handler = interrupt_note, .sa_flags = (int)SA_RESETHAND};
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, 0);
     sigaction(SIGTERM, &action, 0);

@@ -20,22 +20,23 @@ struct grammar {
     struct option longs[OPTIONS_MAX + 1];
 };
 
-static const struct option_text *text_of(const struct option_table *table, int row)
+static const struct option_text *option_text_of(const struct option_table *table, int row)
 {
     return (const void *)((const char *)table->rows + (size_t)row * table->stride);
 }
 
 static bool is_title(const struct option_text *text)
 {
-    return text->help == NULL;
+    return !text->help;
 }
 
 void option_visit(const struct option_table *table, option_visitor *visit, void *data)
 {
     for (int row = 0; row < table->count; row++) {
-        const struct option_text *text = text_of(table, row);
-        if (is_title(text) || *text->help)
+        const struct option_text *text = option_text_of(table, row);
+        if (is_title(text) || *text->help) {
             visit(text, data);
+        }
     }
 }
 
@@ -47,13 +48,15 @@ static struct grammar grammar_of(const struct option_table *table)
     struct grammar grammar = {.shorts = ":"};
     struct option *option = grammar.longs;
     for (int row = 0; row < table->count && row < OPTIONS_MAX; row++) {
-        const struct option_text *text = text_of(table, row);
+        const struct option_text *text = option_text_of(table, row);
         bool is_short = table->short_form && strcmp(table->short_form + 1, text->name) == 0;
-        if (is_title(text))
+        if (is_title(text)) {
             continue;
-        if (is_short)
-            snprintf(grammar.shorts, sizeof(grammar.shorts), ":%c%s", *table->short_form,
+        }
+        if (is_short) {
+            snprintf(grammar.shorts, sizeof grammar.shorts, ":%c%s", *table->short_form,
                      text->argument ? ":" : "");
+        }
         *option++ = (struct option){.name = text->name,
                                     .has_arg = text->argument ? required_argument : no_argument,
                                     .val = row + BEYOND_CHARACTERS};
@@ -64,10 +67,12 @@ static struct grammar grammar_of(const struct option_table *table)
 /* -1 = none has this short form. */
 static int find_short(const struct option_table *table, int letter)
 {
-    for (int row = 0; row < table->count; row++)
+    for (int row = 0; row < table->count; row++) {
         if (table->short_form && letter == *table->short_form &&
-            strcmp(table->short_form + 1, text_of(table, row)->name) == 0)
+            strcmp(table->short_form + 1, option_text_of(table, row)->name) == 0) {
             return row;
+        }
+    }
     return -1;
 }
 
@@ -76,7 +81,7 @@ static int count_like(const struct option_table *table, const char *option)
 {
     int count = 0;
     for (int row = 0; row < table->count && strncmp(option, "--", 2) == 0; row++) {
-        const struct option_text *text = text_of(table, row);
+        const struct option_text *text = option_text_of(table, row);
         count += !is_title(text) && strncmp(text->name, option + 2, strlen(option + 2)) == 0;
     }
     return count;
@@ -87,14 +92,15 @@ static int refuse_option(const struct option_table *table, int code, char *const
                          struct option_rest *ret_rest, char *reterr, size_t size)
 {
     const char *text = argv[optind > 0 ? optind - 1 : 0], *before = "", *behind = "";
-    if (code == ':')
+    if (code == ':') {
         behind = " needs a value";
-    else if (optopt >= BEYOND_CHARACTERS)
+    } else if (optopt >= BEYOND_CHARACTERS) {
         behind = ": takes no value";
-    else if (count_like(table, text) > 1)
+    } else if (count_like(table, text) > 1) {
         behind = " may be any of several options";
-    else
+    } else {
         before = "no option ";
+    }
     ret_rest->unknown = *before ? text : NULL;
     const char *command = table->command;
     snprintf(reterr, size, "%s%.100s%s%s%s%s", before, text, behind, command ? " (see " : "",
@@ -121,12 +127,14 @@ int option_parse(const struct option_table *table, int argc, char **argv, option
     opterr = 0;
     for (int code; (code = getopt_long(argc, argv, grammar.shorts, grammar.longs, NULL)) != -1;) {
         int row = code < BEYOND_CHARACTERS ? find_short(table, code) : code - BEYOND_CHARACTERS;
-        if (row < 0)
+        if (row < 0) {
             return refuse_option(table, code, argv, ret_rest, reterr, size);
-        const struct option_text *text = text_of(table, row);
+        }
+        const struct option_text *text = option_text_of(table, row);
         const char *wrong = take(text, optarg, data);
-        if (wrong)
+        if (wrong) {
             return refuse_value(text, optarg, wrong, reterr, size);
+        }
     }
     ret_rest->words = argv + optind;
     ret_rest->word_count = argc - optind;
@@ -145,18 +153,20 @@ static const char *store_text(const struct option_field *field, const char *text
 static const char *store_count(const struct option_field *field, const char *text, uint32_t *to)
 {
     static char wrong[64];
-    if (option_whole_u32(text, (uint32_t)field->max, to) && *to >= field->min)
+    if (option_whole_u32(text, (uint32_t)field->max, to) && *to >= field->min) {
         return NULL;
-    snprintf(wrong, sizeof(wrong), "valid: %.0f to %.0f", field->min, field->max);
+    }
+    snprintf(wrong, sizeof wrong, "valid: %.0f to %.0f", field->min, field->max);
     return wrong;
 }
 
 static const char *store_real(const struct option_field *field, const char *text, double *to)
 {
     static char wrong[64];
-    if (option_real(text, field->min, field->max, to))
+    if (option_real(text, field->min, field->max, to)) {
         return NULL;
-    snprintf(wrong, sizeof(wrong), "valid: a number from %g to %g", field->min, field->max);
+    }
+    snprintf(wrong, sizeof wrong, "valid: a number from %g to %g", field->min, field->max);
     return wrong;
 }
 
@@ -186,8 +196,9 @@ bool option_whole(const char *text, uint64_t most, uint64_t *ret_number)
     char *end;
     errno = 0;
     unsigned long long number = strtoull(text, &end, 10);
-    if (*text < '0' || *text > '9' || *end != '\0' || errno != 0 || number > most)
+    if (*text < '0' || *text > '9' || *end != '\0' || errno != 0 || number > most) {
         return false;
+    }
     *ret_number = number;
     return true;
 }
@@ -195,8 +206,9 @@ bool option_whole(const char *text, uint64_t most, uint64_t *ret_number)
 bool option_whole_u32(const char *text, uint32_t most, uint32_t *ret_number)
 {
     uint64_t number;
-    if (!option_whole(text, most, &number))
+    if (!option_whole(text, most, &number)) {
         return false;
+    }
     *ret_number = (uint32_t)number;
     return true;
 }
@@ -211,9 +223,11 @@ bool option_real(const char *text, double least, double most, double *ret_number
 
 int option_word(const char *text, const char *const *words, int count)
 {
-    for (int i = 0; i < count; i++)
-        if (strcmp(text, words[i]) == 0)
+    for (int i = 0; i < count; i++) {
+        if (strcmp(text, words[i]) == 0) {
             return i;
+        }
+    }
     return -1;
 }
 

@@ -31,8 +31,7 @@ struct option_table {
 
 #define OPTIONS_MAX 64
 #define OPTION_ROWS(table)                                                                         \
-    .rows = (table), .stride = sizeof((table)[0]),                                                 \
-    .count = (int)(sizeof(table) / sizeof((table)[0]))
+    .rows = (table), .stride = sizeof((table)[0]), .count = (int)(sizeof table / sizeof((table)[0]))
 
 /* One of the things that a command does, when its first argument says which one and not all options
  * are of every one. */

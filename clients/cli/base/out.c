@@ -15,12 +15,13 @@ void out_init(struct out_table *table, int columns)
     *table = (struct out_table){.columns = columns};
 }
 
-static bool grow(struct out_table *table)
+static bool out_grow(struct out_table *table)
 {
     int room = table->room ? table->room * 2 : 64;
-    char **cells = realloc(table->cells, (size_t)room * sizeof(*cells));
-    if (!cells)
+    char **cells = realloc(table->cells, (size_t)room * sizeof *cells);
+    if (!cells) {
         return false;
+    }
     table->cells = cells;
     table->room = room;
     return true;
@@ -31,9 +32,9 @@ void out_cell(struct out_table *table, const char *format, ...)
     char text[OUT_CELL_MAX];
     va_list args;
     va_start(args, format);
-    vsnprintf(text, sizeof(text), format, args);
+    vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    if (table->failed || (table->used == table->room && !grow(table))) {
+    if (table->failed || (table->used == table->room && !out_grow(table))) {
         table->failed = true;
         return;
     }
@@ -46,14 +47,15 @@ void out_cell(struct out_table *table, const char *format, ...)
 static int text_width(const char *text)
 {
     int width = 0;
-    for (; *text; text++)
+    for (; *text; text++) {
         width += ((unsigned char)*text & 0xc0) != 0x80;
+    }
     return width;
 }
 
 static void measure_columns(struct out_table *table)
 {
-    table->widths = calloc((size_t)table->columns, sizeof(*table->widths));
+    table->widths = calloc((size_t)table->columns, sizeof *table->widths);
     table->failed = table->failed || !table->widths;
     for (int i = 0; i < table->used && table->widths; i++) {
         int cell = text_width(table->cells[i]), *width = &table->widths[i % table->columns];
@@ -65,24 +67,27 @@ static void print_cell(const struct out_table *table, int row, int column, bool 
 {
     const char *text = table->cells[row * table->columns + column];
     int pad = table->widths[column] - text_width(text);
-    if (right)
+    if (right) {
         fprintf(out, "%*s%s", pad, "", text);
-    else
+    } else {
         fprintf(out, "%s%*s", text, pad, "");
+    }
 }
 
 /* The last cell of a line is not padded to the right: no line ends in blanks. */
-static void print_row(const struct out_table *table, int row, int from, int to, bool text,
-                      FILE *out)
+static void out_print_row(const struct out_table *table, int row, int from, int to, bool text,
+                          FILE *out)
 {
-    if (from < to || !text)
+    if (from < to || !text) {
         print_cell(table, row, 0, false, out);
+    }
     for (int column = from; column < to; column++) {
         fprintf(out, "%*s", table->gap, "");
-        if (text && column == to - 1)
+        if (text && column == to - 1) {
             fputs(table->cells[row * table->columns + column], out);
-        else
+        } else {
             print_cell(table, row, column, !text, out);
+        }
     }
     putc('\n', out);
 }
@@ -93,8 +98,9 @@ static int block_end(const struct out_table *table, int from, int width)
     int used = table->widths[0], to = from;
     while (to < table->columns) {
         used += table->gap + table->widths[to];
-        if (used > width && to > from)
+        if (used > width && to > from) {
             break;
+        }
         to++;
     }
     return to;
@@ -104,8 +110,9 @@ static int block_end(const struct out_table *table, int from, int width)
 static int choose_gap(const struct out_table *table, int width)
 {
     int used = 0;
-    for (int column = 0; column < table->columns; column++)
+    for (int column = 0; column < table->columns; column++) {
         used += table->widths[column];
+    }
     int gaps = table->columns - 1;
     return used + 2 * gaps > width && used + gaps <= width ? 1 : 2;
 }
@@ -115,10 +122,12 @@ static void print_blocks(const struct out_table *table, int width, bool text, FI
     int rows = table->used / table->columns;
     for (int from = 1; from < table->columns || from == 1;) {
         int to = block_end(table, from, width);
-        if (from > 1)
+        if (from > 1) {
             putc('\n', out);
-        for (int row = 0; row < rows; row++)
-            print_row(table, row, from, to, text, out);
+        }
+        for (int row = 0; row < rows; row++) {
+            out_print_row(table, row, from, to, text, out);
+        }
         from = to > from ? to : from + 1;
     }
 }
@@ -132,8 +141,9 @@ void out_print(struct out_table *table, int width, bool text, FILE *out)
         table->gap = choose_gap(table, width);
         print_blocks(table, width, text, out);
     }
-    for (int i = 0; i < table->used; i++)
+    for (int i = 0; i < table->used; i++) {
         free(table->cells[i]);
+    }
     free(table->cells);
     free(table->widths);
     *table = (struct out_table){0};
@@ -142,22 +152,24 @@ void out_print(struct out_table *table, int width, bool text, FILE *out)
 int out_width(FILE *out)
 {
     struct winsize size;
-    if (isatty(fileno(out)) && ioctl(fileno(out), TIOCGWINSZ, &size) == 0 && size.ws_col >= 40)
+    if (isatty(fileno(out)) && ioctl(fileno(out), TIOCGWINSZ, &size) == 0 && size.ws_col >= 40) {
         return size.ws_col;
+    }
     return 80;
 }
 
 void out_duration(double seconds, char ret_text[OUT_TIME_MAX])
 {
     unsigned long long whole = seconds > 0 && seconds < 1e15 ? (unsigned long long)seconds : 0;
-    if (whole >= 86400)
+    if (whole >= 86400) {
         snprintf(ret_text, OUT_TIME_MAX, "%llu d %llu h", whole / 86400, whole % 86400 / 3600);
-    else if (whole >= 3600)
+    } else if (whole >= 3600) {
         snprintf(ret_text, OUT_TIME_MAX, "%llu h %llu min", whole / 3600, whole % 3600 / 60);
-    else if (whole >= 60)
+    } else if (whole >= 60) {
         snprintf(ret_text, OUT_TIME_MAX, "%llu min %llu s", whole / 60, whole % 60);
-    else
+    } else {
         snprintf(ret_text, OUT_TIME_MAX, "%.1f s", whole > 0 || seconds > 0 ? seconds : 0.0);
+    }
 }
 
 void out_size(uint64_t bytes, char ret_text[OUT_SIZE_MAX])
@@ -165,8 +177,9 @@ void out_size(uint64_t bytes, char ret_text[OUT_SIZE_MAX])
     static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
     double number = (double)bytes;
     int unit = 0;
-    for (; number >= 1023.95 && unit < 4; unit++) /* what would be printed as 1024.0 */
+    for (; number >= 1023.95 && unit < 4; unit++) { /* what would be printed as 1024.0 */
         number /= 1024;
+    }
     snprintf(ret_text, OUT_SIZE_MAX, unit == 0 ? "%.0f %s" : "%.1f %s", number, units[unit]);
 }
 
@@ -178,8 +191,9 @@ const char *out_plural(unsigned long long count)
 void out_shorten(char *text, size_t width)
 {
     size_t length = strlen(text), head = (width - 2) / 2, tail = width - 2 - head;
-    if (length <= width)
+    if (length <= width) {
         return;
+    }
     memcpy(text + head, "..", 2);
     memmove(text + head + 2, text + length - tail, tail + 1);
 }
@@ -187,9 +201,11 @@ void out_shorten(char *text, size_t width)
 void out_prepare(void)
 {
     signal(SIGPIPE, SIG_IGN);
-    for (int fd = 0; fd <= 2; fd++)
-        if (fcntl(fd, F_GETFD) == -1)
+    for (int fd = 0; fd <= 2; fd++) {
+        if (fcntl(fd, F_GETFD) == -1) {
             open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY); /* the lowest that is free: fd */
+        }
+    }
 }
 
 bool out_reader_gone(FILE *out)

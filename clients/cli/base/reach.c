@@ -25,13 +25,15 @@ static void reachable(const char *bound, const char *control, char ret_endpoint[
 {
     size_t length = host_length(control);
     const char *host = length > 0 ? control + 6 : "127.0.0.1";
-    if (length == 0)
+    if (length == 0) {
         length = strlen(host);
-    if (is_wildcard(bound))
+    }
+    if (is_wildcard(bound)) {
         snprintf(ret_endpoint, ENDPOINT_MAX, "tcp://%.*s%s", (int)length, host,
                  strrchr(bound, ':'));
-    else
+    } else {
         snprintf(ret_endpoint, ENDPOINT_MAX, "%s", bound);
+    }
 }
 
 void reach_from_here(struct cli *cli, const char *bound, char ret_endpoint[ENDPOINT_MAX])
@@ -48,31 +50,35 @@ void reach_directory(const struct cli *cli, char ret_directory[ENDPOINT_MAX])
     snprintf(ret_directory, ENDPOINT_MAX, "%.*s", length > 0 ? length : 0, path);
 }
 
-static int ask_endpoint(struct cli *cli, enum address_socket which, char *ret_endpoint)
+static int reach_ask_endpoint(struct cli *cli, enum address_socket which, char *ret_endpoint)
 {
     struct rpc_reply reply;
     char key[32], bound[ENDPOINT_MAX];
     int code = cli_call(cli, "config", NULL, &reply);
-    if (code != CLI_OK)
+    if (code != CLI_OK) {
         return code;
-    snprintf(key, sizeof(key), "%s.endpoint", address_socket_name[which]);
-    field_text(reply.result, key, bound, sizeof(bound));
+    }
+    snprintf(key, sizeof key, "%s.endpoint", address_socket_name[which]);
+    field_text(reply.result, key, bound, sizeof bound);
     rpc_reply_clear(&reply);
     size_t length = strlen(bound);
     ret_endpoint[0] = '\0';
-    if (length > 0 && bound[length - 1] != '*')
+    if (length > 0 && bound[length - 1] != '*') {
         reach_from_here(cli, bound, ret_endpoint);
+    }
     return CLI_OK;
 }
 
 int reach_endpoint(struct cli *cli, enum address_socket which, char ret_endpoint[ENDPOINT_MAX])
 {
     char directory[ENDPOINT_MAX], reason[ADDRESS_REASON_MAX];
-    if (cli->args->endpoint)
-        return ask_endpoint(cli, which, ret_endpoint);
+    if (cli->args->endpoint) {
+        return reach_ask_endpoint(cli, which, ret_endpoint);
+    }
     reach_directory(cli, directory);
     const char *address = *directory ? directory : cli->args->address;
-    if (address_endpoint(address, which, ret_endpoint, reason) != 0)
+    if (address_endpoint(address, which, ret_endpoint, reason) != 0) {
         return cli_usage(cli, "address %s", reason);
+    }
     return cli_check_entry(cli, ret_endpoint);
 }

@@ -17,11 +17,13 @@
 /* Writes rpc->endpoint. */
 static enum rpc_status choose_endpoint(const char *endpoint, const char *address, struct rpc *rpc)
 {
-    if (!endpoint && address_find(address, ADDRESS_CONTROL, rpc->endpoint, rpc->reason) != 0)
+    if (!endpoint && address_find(address, ADDRESS_CONTROL, rpc->endpoint, rpc->reason) != 0) {
         return address ? RPC_ADDRESS : RPC_NOBODY;
+    }
     rpc->found = !endpoint && !address;
-    if (endpoint && snprintf(rpc->endpoint, ADDRESS_MAX, "%s", endpoint) >= ADDRESS_MAX)
+    if (endpoint && snprintf(rpc->endpoint, ADDRESS_MAX, "%s", endpoint) >= ADDRESS_MAX) {
         return RPC_ENDPOINT;
+    }
     return RPC_OK;
 }
 
@@ -35,8 +37,9 @@ enum rpc_status rpc_open(const char *endpoint, const char *address, int timeout_
         return status;
     }
     rpc.context = zmq_ctx_new();
-    if (!rpc.context)
+    if (!rpc.context) {
         return RPC_MEMORY;
+    }
     rpc.socket = zmq_socket(rpc.context, ZMQ_DEALER);
     if (!rpc.socket) {
         rpc_close(&rpc);
@@ -56,10 +59,12 @@ enum rpc_status rpc_open(const char *endpoint, const char *address, int timeout_
 
 void rpc_close(struct rpc *rpc)
 {
-    if (rpc->socket)
+    if (rpc->socket) {
         zmq_close(rpc->socket);
-    if (rpc->context)
+    }
+    if (rpc->context) {
         zmq_ctx_term(rpc->context);
+    }
     rpc->socket = rpc->context = NULL;
 }
 
@@ -72,57 +77,67 @@ static enum rpc_status send_request(struct rpc *rpc, const char *method,
     mpk_put_u64(&writer, 0);
     mpk_put_u64(&writer, ++rpc->last_id);
     mpk_put_str(&writer, method);
-    if (!params)
+    if (!params) {
         mpk_put_map(&writer, 0);
-    else if (msgpack_sbuffer_write(&writer.buffer, params->buffer.data, params->buffer.size) != 0)
+    } else if (msgpack_sbuffer_write(&writer.buffer, params->buffer.data, params->buffer.size) !=
+               0) {
         writer.failed = true;
+    }
     enum rpc_status status = RPC_MEMORY;
-    if (mpk_writer_ok(&writer) && (!params || mpk_writer_ok(params)))
+    if (mpk_writer_ok(&writer) && (!params || mpk_writer_ok(params))) {
         status = zmq_send(rpc->socket, writer.buffer.data, writer.buffer.size, ZMQ_DONTWAIT) < 0
                      ? RPC_UNREACHABLE
                      : RPC_OK;
+    }
     mpk_writer_clear(&writer);
     return status;
 }
 
 /* Receives one frame into an initialised message, waiting until the deadline. */
-static enum rpc_status receive(struct rpc *rpc, int64_t deadline_ms, zmq_msg_t *frame)
+static enum rpc_status rpc_receive(struct rpc *rpc, int64_t deadline_ms, zmq_msg_t *frame)
 {
     zmq_pollitem_t item = {.socket = rpc->socket, .events = ZMQ_POLLIN};
     for (;;) {
         int64_t left_ms = deadline_ms - now_ms();
         int ready = zmq_poll(&item, 1, left_ms > 0 ? (long)left_ms : 0);
-        if (ready < 0)
+        if (ready < 0) {
             return errno == EINTR ? RPC_INTERRUPTED : RPC_BROKEN;
-        if (ready > 0 && zmq_msg_recv(frame, rpc->socket, ZMQ_DONTWAIT) >= 0)
+        }
+        if (ready > 0 && zmq_msg_recv(frame, rpc->socket, ZMQ_DONTWAIT) >= 0) {
             return RPC_OK;
-        if (left_ms <= 0)
+        }
+        if (left_ms <= 0) {
             return RPC_UNREACHABLE;
+        }
     }
 }
 
 static void read_error(const msgpack_object *error, struct rpc_reply *ret_reply)
 {
-    field_text(error, "code", ret_reply->code, sizeof(ret_reply->code));
-    field_text(error, "message", ret_reply->message, sizeof(ret_reply->message));
+    field_text(error, "code", ret_reply->code, sizeof ret_reply->code);
+    field_text(error, "message", ret_reply->message, sizeof ret_reply->message);
 }
 
 /* Takes a parsed reply apart: RPC_OK, RPC_REFUSED or RPC_BROKEN. */
-static enum rpc_status check_reply(struct rpc_reply *reply, uint64_t *ret_id)
+static enum rpc_status rpc_check_reply(struct rpc_reply *reply, uint64_t *ret_id)
 {
     const msgpack_object *root = reply->doc.root;
     uint64_t type;
-    if (root->type != MSGPACK_OBJECT_ARRAY || root->via.array.size != 4)
+    if (root->type != MSGPACK_OBJECT_ARRAY || root->via.array.size != 4) {
         return RPC_BROKEN;
+    }
     const msgpack_object *part = root->via.array.ptr;
     if (mpk_get_u64(&part[0], 1, &type) != 0 || type != 1 ||
-        mpk_get_u64(&part[1], UINT64_MAX, ret_id) != 0)
+        mpk_get_u64(&part[1], UINT64_MAX, ret_id) != 0) {
         return RPC_BROKEN;
+    }
     reply->result = &part[3];
-    if (part[2].type == MSGPACK_OBJECT_NIL)
+    if (part[2].type == MSGPACK_OBJECT_NIL) {
         return RPC_OK;
-    if (part[2].type != MSGPACK_OBJECT_MAP)
+    }
+    if (part[2].type != MSGPACK_OBJECT_MAP) {
         return RPC_BROKEN;
+    }
     read_error(&part[2], reply);
     return RPC_REFUSED;
 }
@@ -134,20 +149,23 @@ static enum rpc_status receive_reply(struct rpc *rpc, int64_t deadline_ms, uint6
                                      struct rpc_reply *reply, uint64_t *ret_id)
 {
     zmq_msg_init(&reply->frame);
-    enum rpc_status status = receive(rpc, deadline_ms, &reply->frame);
+    enum rpc_status status = rpc_receive(rpc, deadline_ms, &reply->frame);
     bool parsed = false;
     if (status == RPC_OK) {
         parsed = !zmq_msg_more(&reply->frame) &&
                  mpk_parse(zmq_msg_data(&reply->frame), zmq_msg_size(&reply->frame),
                            &mpk_result_limits, &reply->doc) == 0;
-        status = parsed ? check_reply(reply, ret_id) : RPC_BROKEN;
+        status = parsed ? rpc_check_reply(reply, ret_id) : RPC_BROKEN;
     }
-    if (wanted != 0 && (status == RPC_OK || status == RPC_REFUSED) && *ret_id != wanted)
+    if (wanted != 0 && (status == RPC_OK || status == RPC_REFUSED) && *ret_id != wanted) {
         status = RPC_UNREACHABLE;
-    if (status == RPC_OK)
+    }
+    if (status == RPC_OK) {
         return RPC_OK;
-    if (parsed)
+    }
+    if (parsed) {
         mpk_doc_clear(&reply->doc);
+    }
     zmq_msg_close(&reply->frame);
     return status;
 }
@@ -158,11 +176,12 @@ enum rpc_status rpc_call(struct rpc *rpc, const char *method, const struct mpk_w
     int64_t deadline_ms = now_ms() + rpc->timeout_ms;
     uint64_t id;
     enum rpc_status status = send_request(rpc, method, params);
-    if (status != RPC_OK)
+    if (status != RPC_OK) {
         return status;
-    do
+    }
+    do {
         status = receive_reply(rpc, deadline_ms, rpc->last_id, ret_reply, &id);
-    while (status == RPC_UNREACHABLE && now_ms() < deadline_ms);
+    } while (status == RPC_UNREACHABLE && now_ms() < deadline_ms);
     return status;
 }
 

@@ -14,13 +14,13 @@
 
 static const char *const statistics[] = {"mean", "std", "min", "max",  "p10",
                                          "p50",  "p90", "p99", "last", "count"};
-enum { STATISTICS = sizeof(statistics) / sizeof(statistics[0]) };
+enum { STATISTICS = sizeof statistics / sizeof statistics[0] };
 
 /* first_unit, last_unit: `last` alone is a statistic. */
 static const char *const columns[] = {
     "job",  "run",     "unit",    "length", "every", "first_unit", "last_unit", "epoch",
     "step", "time_ns", "partial", "stack",  "layer", "site",       "head",      "metric"};
-enum { COLUMNS = sizeof(columns) / sizeof(columns[0]) };
+enum { COLUMNS = sizeof columns / sizeof columns[0] };
 
 struct series series_of(const msgpack_object *map)
 {
@@ -35,17 +35,18 @@ struct series series_of(const msgpack_object *map)
     return series;
 }
 
-static const msgpack_object *item(const msgpack_object *list, uint32_t index)
+static const msgpack_object *series_item(const msgpack_object *list, uint32_t index)
 {
-    if (!list || list->type != MSGPACK_OBJECT_ARRAY || index >= list->via.array.size)
+    if (!list || list->type != MSGPACK_OBJECT_ARRAY || index >= list->via.array.size) {
         return NULL;
+    }
     return &list->via.array.ptr[index];
 }
 
 static const msgpack_object *window_item(const struct series *series, const char *key,
                                          uint32_t window)
 {
-    return item(mpk_find(mpk_find(series->map, "windows"), key), window);
+    return series_item(mpk_find(mpk_find(series->map, "windows"), key), window);
 }
 
 uint64_t series_window(const struct series *series, const char *key, uint32_t window)
@@ -66,14 +67,15 @@ double series_value(const struct series *series, const char *statistic, uint32_t
                     uint32_t window)
 {
     const msgpack_object *list = mpk_find(mpk_find(series->map, "values"), statistic);
-    if (series->nested)
-        list = item(list, head);
+    if (series->nested) {
+        list = series_item(list, head);
+    }
     return field_item(list, window);
 }
 
 static const msgpack_object *head_map(const struct series *series, uint32_t head)
 {
-    return item(mpk_find(series->map, "heads"), head);
+    return series_item(mpk_find(series->map, "heads"), head);
 }
 
 void series_place(const struct series *series, uint32_t head, char ret_place[SERIES_PLACE_MAX])
@@ -82,20 +84,23 @@ void series_place(const struct series *series, uint32_t head, char ret_place[SER
     const msgpack_object *number = mpk_find(map, "head");
     char layer[LAYER_TEXT_MAX];
     field_layer(map, layer);
-    if (number && number->type == MSGPACK_OBJECT_POSITIVE_INTEGER)
+    if (number && number->type == MSGPACK_OBJECT_POSITIVE_INTEGER) {
         snprintf(ret_place, SERIES_PLACE_MAX, "%.40s.h%" PRIu64, layer, number->via.u64);
-    else
+    } else {
         snprintf(ret_place, SERIES_PLACE_MAX, "%.40s", layer);
+    }
 }
 
 /* Rows */
 
 void series_print_header(FILE *out)
 {
-    for (int i = 0; i < COLUMNS; i++)
+    for (int i = 0; i < COLUMNS; i++) {
         fprintf(out, "%s%s", i > 0 ? "," : "", columns[i]);
-    for (int i = 0; i < STATISTICS; i++)
+    }
+    for (int i = 0; i < STATISTICS; i++) {
         fprintf(out, ",%s", statistics[i]);
+    }
     putc('\n', out);
 }
 
@@ -108,25 +113,29 @@ struct form {
 
 static void begin_value(struct form *form, const char *name)
 {
-    if (!form->first)
+    if (!form->first) {
         putc(',', form->out);
-    if (form->json)
+    }
+    if (form->json) {
         fprintf(form->out, "\"%s\":", name);
+    }
     form->first = false;
 }
 
-static void print_text(struct form *form, const char *name, const msgpack_object *map)
+static void series_print_text(struct form *form, const char *name, const msgpack_object *map)
 {
     char text[JOB_NAME_MAX + 1];
-    field_text(map, name, text, sizeof(text));
-    for (char *at = text; *at; at++)
-        if (*at == ',' || *at == '"' || *at == '\\')
+    field_text(map, name, text, sizeof text);
+    for (char *at = text; *at; at++) {
+        if (*at == ',' || *at == '"' || *at == '\\') {
             *at = '?';
+        }
+    }
     begin_value(form, name);
     fprintf(form->out, form->json ? "\"%s\"" : "%s", text);
 }
 
-static void print_u64(struct form *form, const char *name, uint64_t number)
+static void series_print_u64(struct form *form, const char *name, uint64_t number)
 {
     begin_value(form, name);
     fprintf(form->out, "%" PRIu64, number);
@@ -137,8 +146,9 @@ static void shortest(double number, char ret_text[32])
 {
     for (int digits = 15; digits <= 17; digits++) {
         snprintf(ret_text, 32, "%.*g", digits, number);
-        if (strtod(ret_text, NULL) == number)
+        if (strtod(ret_text, NULL) == number) {
             return;
+        }
     }
 }
 
@@ -146,67 +156,70 @@ static void print_f64(struct form *form, const char *name, double number)
 {
     char text[32] = "";
     begin_value(form, name);
-    if (isfinite(number))
+    if (isfinite(number)) {
         shortest(number, text);
-    else if (form->json)
-        snprintf(text, sizeof(text), "null");
+    } else if (form->json) {
+        snprintf(text, sizeof text, "null");
+    }
     fputs(text, form->out);
 }
 
 static void print_when(struct form *form, const struct series *series, uint32_t window)
 {
-    print_text(form, "unit", series->map);
-    print_u64(form, "length", field_u64(series->map, "length"));
-    print_u64(form, "every", field_u64(series->map, "every"));
-    print_u64(form, "first_unit", series_window(series, "first", window));
-    print_u64(form, "last_unit", series_window(series, "last", window));
-    print_u64(form, "epoch", series_window(series, "epoch", window));
-    print_u64(form, "step", series_window(series, "step", window));
-    print_u64(form, "time_ns", series_window(series, "time_ns", window));
+    series_print_text(form, "unit", series->map);
+    series_print_u64(form, "length", field_u64(series->map, "length"));
+    series_print_u64(form, "every", field_u64(series->map, "every"));
+    series_print_u64(form, "first_unit", series_window(series, "first", window));
+    series_print_u64(form, "last_unit", series_window(series, "last", window));
+    series_print_u64(form, "epoch", series_window(series, "epoch", window));
+    series_print_u64(form, "step", series_window(series, "step", window));
+    series_print_u64(form, "time_ns", series_window(series, "time_ns", window));
     begin_value(form, "partial");
     fputs(series_partial(series, window) ? "true" : "false", form->out);
 }
 
 static void print_where(struct form *form, const msgpack_object *head)
 {
-    print_text(form, "stack", head);
-    print_u64(form, "layer", field_u64(head, "layer"));
-    print_text(form, "site", head);
+    series_print_text(form, "stack", head);
+    series_print_u64(form, "layer", field_u64(head, "layer"));
+    series_print_text(form, "site", head);
     print_f64(form, "head", field_number(mpk_find(head, "head")));
 }
 
-static void print_row(struct form *form, const struct series *series, uint32_t head,
-                      uint32_t window)
+static void series_print_row(struct form *form, const struct series *series, uint32_t head,
+                             uint32_t window)
 {
     form->first = true;
-    print_text(form, "job", series->map);
-    print_text(form, "run", series->map);
+    series_print_text(form, "job", series->map);
+    series_print_text(form, "run", series->map);
     print_when(form, series, window);
     print_where(form, head_map(series, head));
-    print_text(form, "metric", series->map);
-    for (int i = 0; i < STATISTICS; i++)
+    series_print_text(form, "metric", series->map);
+    for (int i = 0; i < STATISTICS; i++) {
         print_f64(form, statistics[i], series_value(series, statistics[i], head, window));
+    }
 }
 
-static void print_rows(const struct series *series, struct form *form, const char *begin,
-                       const char *end)
+static void series_print_rows(const struct series *series, struct form *form, const char *begin,
+                              const char *end)
 {
-    for (uint32_t head = 0; head < series->heads; head++)
+    for (uint32_t head = 0; head < series->heads; head++) {
         for (uint32_t window = 0; window < series->windows; window++) {
             fputs(begin, form->out);
-            print_row(form, series, head, window);
+            series_print_row(form, series, head, window);
             fputs(end, form->out);
         }
+    }
 }
 
 void series_print_csv(const struct series *series, FILE *out)
 {
     struct form form = {.out = out};
-    print_rows(series, &form, "", "\n");
+    series_print_rows(series, &form, "", "\n");
 }
 
 void series_print_json(const struct series *series, FILE *out)
 {
     struct form form = {.json = true, .out = out};
-    print_rows(series, &form, "{", "}\n");
+    series_print_rows(series, &form, "{", "}\n");
 }

@@ -13,10 +13,11 @@
 static const char *charset(void)
 {
     static const char *const names[] = {"LC_ALL", "LC_CTYPE", "LANG"};
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         const char *value = getenv(names[i]);
-        if (value && *value)
+        if (value && *value) {
             return value;
+        }
     }
     return "";
 }
@@ -32,13 +33,14 @@ bool spark_fits(FILE *out)
 }
 
 /* The mean of those of values[from..to) that exist. */
-static double mean_of(const double *values, uint32_t from, uint32_t to)
+static double spark_mean_of(const double *values, uint32_t from, uint32_t to)
 {
     double sum = 0;
     uint32_t count = 0;
     for (uint32_t i = from; i < to; i++) {
-        if (!isfinite(values[i]))
+        if (!isfinite(values[i])) {
             continue;
+        }
         sum += values[i];
         count++;
     }
@@ -49,7 +51,7 @@ double spark_bar(const double *values, uint32_t count, uint32_t bars, uint32_t i
 {
     uint32_t from = (uint32_t)((uint64_t)index * count / bars);
     uint32_t to = (uint32_t)((uint64_t)(index + 1) * count / bars);
-    return mean_of(values, from, to);
+    return spark_mean_of(values, from, to);
 }
 
 void spark_line(const double *values, uint32_t count, uint32_t width, char *ret_line)
@@ -65,10 +67,11 @@ void spark_line(const double *values, uint32_t count, uint32_t width, char *ret_
         double level = range > 0 ? (value - least) / range * (LEVELS - 1) : 0;
         /* U+2581 and the seven after it. */
         char block[] = {'\xe2', '\x96', (char)(0x81 + (isnan(value) ? 0 : (int)(level + 0.5)))};
-        if (isnan(value))
+        if (isnan(value)) {
             *ret_line++ = ' ';
-        else
-            ret_line = (char *)memcpy(ret_line, block, sizeof(block)) + sizeof(block);
+        } else {
+            ret_line = (char *)memcpy(ret_line, block, sizeof block) + sizeof block;
+        }
     }
     *ret_line = '\0';
 }

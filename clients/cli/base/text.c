@@ -9,8 +9,9 @@ void text_wrap(const char *text, int column, int indent, FILE *out)
     for (;;) {
         text += strspn(text, " \n");
         int length = (int)strcspn(text, " \n");
-        if (length == 0)
+        if (length == 0) {
             break;
+        }
         if (column + (int)strlen(gap) + length > TEXT_WIDTH && column > indent) {
             fprintf(out, "\n%*s", indent, "");
             column = indent;

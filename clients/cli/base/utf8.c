@@ -2,7 +2,7 @@
 #include "clients/cli/base/utf8.h"
 
 /* By the first byte: how many bytes, and the bits of it that count; 0 = none begins like that. */
-static size_t length_of(unsigned char first, uint32_t *ret_bits)
+static size_t utf8_length_of(unsigned char first, uint32_t *ret_bits)
 {
     static const unsigned char mask[] = {0, 0x7f, 0x1f, 0x0f, 0x07};
     size_t length = first < 0x80                    ? 1
@@ -19,17 +19,20 @@ size_t utf8_take(const char *text, size_t len, uint32_t *ret_code)
     static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
     const unsigned char *bytes = (const unsigned char *)text;
     uint32_t code;
-    size_t length = length_of(bytes[0], &code);
+    size_t length = utf8_length_of(bytes[0], &code);
     *ret_code = UTF8_REPLACEMENT;
-    if (length == 0 || length > len)
+    if (length == 0 || length > len) {
         return 1;
+    }
     for (size_t i = 1; i < length; i++) {
-        if ((bytes[i] & 0xc0) != 0x80)
+        if ((bytes[i] & 0xc0) != 0x80) {
             return 1;
+        }
         code = code << 6 | (bytes[i] & 0x3f);
     }
-    if (code < least[length] || (code >= 0xd800 && code < 0xe000) || code > 0x10ffff)
+    if (code < least[length] || (code >= 0xd800 && code < 0xe000) || code > 0x10ffff) {
         return 1;
+    }
     *ret_code = code;
     return length;
 }
@@ -38,8 +41,9 @@ size_t utf8_put(uint32_t code, char *ret_text)
 {
     static const unsigned char lead[] = {0, 0, 0xc0, 0xe0, 0xf0};
     size_t length = code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
-    for (size_t i = length; i-- > 1; code >>= 6)
+    for (size_t i = length; i-- > 1; code >>= 6) {
         ret_text[i] = (char)(0x80 | (code & 0x3f));
+    }
     ret_text[0] = (char)(lead[length] | code);
     return length;
 }

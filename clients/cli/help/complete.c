@@ -30,15 +30,16 @@ struct completion {
  */
 
 /* Whether an item of a list is in it before the cursor. */
-static bool is_listed(const struct completion *completion, const char *word, int length)
+static bool complete_is_listed(const struct completion *completion, const char *word, int length)
 {
     const char *at = completion->before, *end = at + completion->before_length;
     for (; completion->list && at < end; at++) {
         const char *item = at;
         at += strcspn(at, ",=");
         if (at < end && *at == ',' && at - item == length &&
-            strncmp(item, word, (size_t)length) == 0)
+            strncmp(item, word, (size_t)length) == 0) {
             return true;
+        }
     }
     return false;
 }
@@ -47,8 +48,9 @@ static void offer(const struct completion *completion, const char *word, int len
                   const char *help)
 {
     if (strncmp(word, completion->typed, strlen(completion->typed)) != 0 ||
-        is_listed(completion, word, length))
+        complete_is_listed(completion, word, length)) {
         return;
+    }
     fprintf(completion->out, "%.*s%.*s%s%s\n", completion->before_length, completion->before,
             length, word, help ? "\t" : "", help ? help : "");
 }
@@ -60,39 +62,44 @@ static void offer_word(const struct completion *completion, const char *word)
 
 static void offer_commands(const struct completion *completion)
 {
-    for (int i = 0; i < command_count; i++)
+    for (int i = 0; i < command_count; i++) {
         offer(completion, commands[i].name, (int)strlen(commands[i].name), commands[i].help);
+    }
 }
 
 static void offer_metrics(const struct completion *completion)
 {
-    for (int i = 0; i < METRIC_COUNT; i++)
+    for (int i = 0; i < METRIC_COUNT; i++) {
         offer(completion, metric_info[i].name, (int)strlen(metric_info[i].name), NULL);
+    }
     offer_word(completion, "pattern");
     offer_word(completion, "sink_rate");
 }
 
 /* Whether an earlier row has the same job: a row is a run. */
-static bool is_repeated(const msgpack_object *jobs, uint32_t index, const char *name)
+static bool complete_is_repeated(const msgpack_object *jobs, uint32_t index, const char *name)
 {
     char other[JOB_NAME_MAX + 1];
     for (uint32_t i = 0; i < index; i++) {
-        field_text(&jobs->via.array.ptr[i], "job", other, sizeof(other));
-        if (strcmp(other, name) == 0)
+        field_text(&jobs->via.array.ptr[i], "job", other, sizeof other);
+        if (strcmp(other, name) == 0) {
             return true;
+        }
     }
     return false;
 }
 
 static void offer_answer(const struct completion *completion, const msgpack_object *jobs)
 {
-    if (jobs->type != MSGPACK_OBJECT_ARRAY)
+    if (jobs->type != MSGPACK_OBJECT_ARRAY) {
         return;
+    }
     for (uint32_t i = 0; i < jobs->via.array.size; i++) {
         char name[JOB_NAME_MAX + 1];
-        field_text(&jobs->via.array.ptr[i], "job", name, sizeof(name));
-        if (job_name_valid(name, strlen(name)) && !is_repeated(jobs, i, name))
+        field_text(&jobs->via.array.ptr[i], "job", name, sizeof name);
+        if (job_name_valid(name, strlen(name)) && !complete_is_repeated(jobs, i, name)) {
             offer_word(completion, name);
+        }
     }
 }
 
@@ -102,9 +109,10 @@ static void offer_layers_of(const struct completion *completion, const msgpack_o
     char job[JOB_NAME_MAX + 1];
     for (uint32_t i = 0; i < field_length(jobs); i++) {
         const msgpack_object *layers = mpk_find(&jobs->via.array.ptr[i], "layers");
-        field_text(&jobs->via.array.ptr[i], "job", job, sizeof(job));
-        if (strcmp(job, completion->subject) != 0 || is_repeated(jobs, i, job))
+        field_text(&jobs->via.array.ptr[i], "job", job, sizeof job);
+        if (strcmp(job, completion->subject) != 0 || complete_is_repeated(jobs, i, job)) {
             continue;
+        }
         for (uint32_t l = 0; l < field_length(layers); l++) {
             char place[LAYER_TEXT_MAX];
             field_layer(&layers->via.array.ptr[l], place);
@@ -127,8 +135,9 @@ static void ask_jobs(const struct completion *completion,
         args.endpoint = completion->endpoint;
         args.address = completion->address;
     }
-    if (rpc_open(args.endpoint, args.address, JOBS_MS, &rpc) != RPC_OK)
+    if (rpc_open(args.endpoint, args.address, JOBS_MS, &rpc) != RPC_OK) {
         return;
+    }
     if (rpc_call(&rpc, "jobs", NULL, &reply) == RPC_OK) {
         take(completion, reply.result);
         rpc_reply_clear(&reply);
@@ -143,8 +152,9 @@ static void offer_jobs(const struct completion *completion)
 
 static void offer_layers(const struct completion *completion)
 {
-    if (completion->subject)
+    if (completion->subject) {
         ask_jobs(completion, offer_layers_of);
+    }
 }
 
 static void offer_files(const struct completion *completion)
@@ -165,29 +175,32 @@ static const struct {
 
 static void offer_kind(const struct completion *completion, const char *text, int length)
 {
-    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
         if ((int)strlen(kinds[i].name) == length &&
             strncmp(kinds[i].name, text, (size_t)length) == 0) {
             kinds[i].offer(completion);
             return;
         }
+    }
     offer(completion, text, length, NULL);
 }
 
 /* Moves what is before the last comma from `typed` to `before`. Both are parts of one text. */
-static void skip_list(struct completion *completion)
+static void complete_skip_list(struct completion *completion)
 {
     const char *comma = strrchr(completion->typed, ',');
-    if (!comma)
+    if (!comma) {
         return;
-    if (completion->before_length == 0)
+    }
+    if (completion->before_length == 0) {
         completion->before = completion->typed;
+    }
     completion->before_length = (int)(comma + 1 - completion->before);
     completion->typed = comma + 1;
     completion->list = true;
 }
 
-static bool ends_with(const char *text, size_t length, const char *end)
+static bool complete_ends_with(const char *text, size_t length, const char *end)
 {
     size_t size = strlen(end);
     return length >= size && strncmp(text + length - size, end, size) == 0;
@@ -197,11 +210,13 @@ static bool ends_with(const char *text, size_t length, const char *end)
 static void offer_values(struct completion completion, const char *values)
 {
     size_t length = strcspn(values, " ");
-    if (ends_with(values, length, "..."))
+    if (complete_ends_with(values, length, "...")) {
         length -= 3;
-    if (ends_with(values, length, ","))
-        skip_list(&completion);
-    length -= ends_with(values, length, ",");
+    }
+    if (complete_ends_with(values, length, ",")) {
+        complete_skip_list(&completion);
+    }
+    length -= complete_ends_with(values, length, ",");
     for (size_t at = 0; at < length;) {
         size_t end = at + strcspn(values + at, "|");
         end = end < length ? end : length;
@@ -211,12 +226,13 @@ static void offer_values(struct completion completion, const char *values)
 }
 
 /* The word for argument `index`, from 0; NULL = there is none. */
-static const char *find_values(const char *words, int index)
+static const char *complete_find_values(const char *words, int index)
 {
     while (words && index > 0) {
         size_t length = strcspn(words, " ");
-        if (ends_with(words, length, "..."))
+        if (complete_ends_with(words, length, "...")) {
             return words;
+        }
         words = words[length] ? words + length + 1 : NULL;
         index--;
     }
@@ -229,9 +245,10 @@ static const char *find_values(const char *words, int index)
 static void offer_option(const struct option_text *option, void *data)
 {
     char name[64];
-    if (!option->help)
+    if (!option->help) {
         return;
-    int length = snprintf(name, sizeof(name), "--%s", option->name);
+    }
+    int length = snprintf(name, sizeof name, "--%s", option->name);
     offer(data, name, length, option->help);
 }
 
@@ -245,16 +262,18 @@ static void search_option(const struct option_text *option, void *data)
 {
     struct search *search = data;
     if (option->help && option->argument && strlen(option->name) == search->length &&
-        strncmp(option->name, search->name, search->length) == 0)
+        strncmp(option->name, search->name, search->length) == 0) {
         search->found = option;
+    }
 }
 
 static void each_option(const struct completion *completion, option_visitor *visit, void *data)
 {
-    if (completion->command)
+    if (completion->command) {
         command_each_option_of(completion->command, completion->kind, visit, data);
-    else
+    } else {
         args_each_option(ARGS_EVERY_COMMAND | ARGS_VERSION, visit, data);
+    }
 }
 
 /* The value of an option "--name", which may be unknown. */
@@ -263,21 +282,24 @@ static void offer_option_values(const struct completion *completion, const char 
 {
     struct search search = {.name = option + 2, .length = length - 2};
     each_option(completion, search_option, &search);
-    if (search.found && search.found->values)
+    if (search.found && search.found->values) {
         offer_values(*completion, search.found->values);
+    }
 }
 
 /* The line ---------------------------------------------------------------------------------------
  */
 
-static void read_word(struct completion *completion, const char *word, int index)
+static void complete_read_word(struct completion *completion, const char *word, int index)
 {
-    if (index == 0)
+    if (index == 0) {
         completion->command = command_find(word);
-    else
+    } else {
         completion->subject = word;
-    if (index == 1 && completion->command)
+    }
+    if (index == 1 && completion->command) {
         completion->kind = command_find_kind(completion->command, word);
+    }
 }
 
 /* Reads the words before the last: the command, and how many of its arguments are there. The word
@@ -289,18 +311,21 @@ static int read_words(int argc, char *const *argv, struct completion *completion
     while (at < argc - 1) {
         const char *word = argv[at];
         bool takes = command_option_takes_next(completion->command, word);
-        if (takes && at + 1 == argc - 1)
+        if (takes && at + 1 == argc - 1) {
             return at;
-        if (takes && strcmp(word, "--endpoint") == 0)
+        }
+        if (takes && strcmp(word, "--endpoint") == 0) {
             completion->endpoint = argv[at + 1];
-        else if (strncmp(word, "--endpoint=", 11) == 0)
+        } else if (strncmp(word, "--endpoint=", 11) == 0) {
             completion->endpoint = word + 11;
-        else if (takes && strcmp(word, "--address") == 0)
+        } else if (takes && strcmp(word, "--address") == 0) {
             completion->address = argv[at + 1];
-        else if (strncmp(word, "--address=", 10) == 0)
+        } else if (strncmp(word, "--address=", 10) == 0) {
             completion->address = word + 10;
-        if (word[0] != '-')
-            read_word(completion, word, words++);
+        }
+        if (word[0] != '-') {
+            complete_read_word(completion, word, words++);
+        }
         at += 1 + takes;
     }
     *ret_arguments = words - 1;
@@ -320,7 +345,7 @@ static void offer_for_option(struct completion *completion, const char *word)
     offer_option_values(completion, word, (size_t)(equals - word));
 }
 
-static void complete(struct completion *completion, int argc, char *const *argv)
+static void help_complete(struct completion *completion, int argc, char *const *argv)
 {
     int arguments = 0;
     int option = read_words(argc, argv, completion, &arguments);
@@ -335,18 +360,21 @@ static void complete(struct completion *completion, int argc, char *const *argv)
         offer_for_option(completion, word);
         return;
     }
-    if (arguments < 0)
+    if (arguments < 0) {
         values = "COMMAND";
-    else if (completion->command)
-        values = find_values(completion->command->words, arguments);
-    if (values)
+    } else if (completion->command) {
+        values = complete_find_values(completion->command->words, arguments);
+    }
+    if (values) {
         offer_values(*completion, values);
+    }
 }
 
 int complete_print(int argc, char **argv, FILE *out)
 {
     struct completion completion = {.out = out, .before = ""};
-    if (argc > 0)
-        complete(&completion, argc + 1, argv - 1);
+    if (argc > 0) {
+        help_complete(&completion, argc + 1, argv - 1);
+    }
     return CLI_OK;
 }

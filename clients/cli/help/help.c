@@ -6,7 +6,7 @@
 /* Columns of the names of commands and of options, with the blanks around them. */
 enum { NAME_COLUMN = 12, OPTION_COLUMN = 25 };
 
-static void print_option(const struct option_text *option, void *data)
+static void help_print_option(const struct option_text *option, void *data)
 {
     FILE *out = data;
     if (!option->help) {
@@ -28,8 +28,9 @@ static void print_commands(FILE *out)
     for (int group = 0; group < COMMANDS_GROUPS; group++) {
         fprintf(out, "\n%s:\n", command_group_title[group]);
         for (int i = 0; i < command_count; i++) {
-            if ((int)commands[i].group != group)
+            if ((int)commands[i].group != group) {
                 continue;
+            }
             fprintf(out, "  %-*s", NAME_COLUMN - 2, commands[i].name);
             text_wrap(commands[i].help, NAME_COLUMN, NAME_COLUMN, out);
         }
@@ -43,7 +44,7 @@ void help_print(FILE *out)
           out);
     print_commands(out);
     fputs("\noptions of every command:\n", out);
-    args_each_option(ARGS_EVERY_COMMAND, print_option, out);
+    args_each_option(ARGS_EVERY_COMMAND, help_print_option, out);
     fputs("\nattnctl help COMMAND shows a command's own options and examples.\n"
           "Which attnd: --address or --endpoint, else $ATTND_ENDPOINT, else $ATTND_ADDRESS;\n"
           "else the first that answers in $XDG_RUNTIME_DIR/attnd, /run/user/UID/attnd,\n"
@@ -60,13 +61,13 @@ static void print_usage(const struct command *command, FILE *out)
             command->arguments);
 }
 
-static void print_exit_status(const struct command *command, FILE *out)
+static void help_print_exit_status(const struct command *command, FILE *out)
 {
     char text[256];
     const char *finding = command->finding ? command->finding : command->offline ? "" : "bad news";
     fputs("\nExit status: 0 done; 1 ", out);
-    snprintf(text, sizeof(text), "%s%sout of memory, or the output cannot be written; 2 %s",
-             finding, *finding ? ", " : "",
+    snprintf(text, sizeof text, "%s%sout of memory, or the output cannot be written; 2 %s", finding,
+             *finding ? ", " : "",
              command->offline ? "wrong usage or a file that cannot be read"
                               : "wrong usage; 3 attnd cannot be reached");
     text_wrap(text, 23, 0, out);
@@ -80,54 +81,62 @@ static void print_whole(const struct command *command, FILE *out)
         putc('\n', out);
         text_wrap(command->text, 0, 0, out);
     }
-    if (command->print_before)
+    if (command->print_before) {
         command->print_before(out);
-    if (!command->each_option)
+    }
+    if (!command->each_option) {
         putc('\n', out);
-    command_each_option(command, print_option, out);
-    if (command->print_after)
+    }
+    command_each_option(command, help_print_option, out);
+    if (command->print_after) {
         command->print_after(out);
+    }
     fprintf(out, "\nexample%s:\n", command->examples[1] ? "s" : "");
-    for (int i = 0; i < COMMAND_EXAMPLES_MAX && command->examples[i]; i++)
+    for (int i = 0; i < COMMAND_EXAMPLES_MAX && command->examples[i]; i++) {
         fprintf(out, "  %s\n", command->examples[i]);
+    }
 }
 
 static void print_kind(const struct command *command, const struct option_kind *kind, FILE *out)
 {
     fprintf(out, "usage: attnctl %s %s %s [OPTIONS]\n", command->name, kind->name, kind->arguments);
     text_wrap(kind->help, 0, 0, out);
-    command_each_option_of(command, kind, print_option, out);
+    command_each_option_of(command, kind, help_print_option, out);
     fprintf(out, "\nattnctl %s --help says what is common to all kinds.\n", command->name);
     fprintf(out, "\nexample:\n  %s\n", kind->example);
 }
 
 void help_print_command(const struct command *command, const struct option_kind *kind, FILE *out)
 {
-    if (kind)
+    if (kind) {
         print_kind(command, kind, out);
-    else
+    } else {
         print_whole(command, out);
-    print_exit_status(command, out);
+    }
+    help_print_exit_status(command, out);
 }
 
 int help_refuse_command(struct cli *cli, const char *name)
 {
     const char *near = command_nearest(name);
-    if (near)
+    if (near) {
         return cli_usage(cli, "no command '%.80s': did you mean '%s'? (see attnctl --help)", name,
                          near);
+    }
     return cli_usage(cli, "no command '%.80s' (see attnctl --help)", name);
 }
 
 /* "JOB FILE" and 1: "FILE"; the last one when there are fewer. Of alternatives nobody knows which.
  */
-static int find_argument(const char *arguments, int index, const char **ret_argument)
+static int help_find_argument(const char *arguments, int index, const char **ret_argument)
 {
     const char *blank;
-    if (strchr(arguments, '|'))
+    if (strchr(arguments, '|')) {
         arguments = "something";
-    while (index-- > 0 && (blank = strchr(arguments, ' ')) != NULL)
+    }
+    while (index-- > 0 && (blank = strchr(arguments, ' ')) != NULL) {
         arguments = blank + 1;
+    }
     *ret_argument = arguments;
     return (int)strcspn(arguments, " ");
 }
@@ -136,11 +145,12 @@ int help_refuse_words(struct cli *cli, const struct command *command)
 {
     int words = cli->args->word_count - 1;
     const char *argument, *usage = *command->arguments ? " " : "";
-    if (words > command->words_max)
+    if (words > command->words_max) {
         return cli_usage(cli, "'%.80s' is too much; usage: attnctl %s%s%s [OPTIONS]",
                          cli->args->words[command->words_max + 1], command->name, usage,
                          command->arguments);
-    int length = find_argument(command->arguments, words, &argument);
+    }
+    int length = help_find_argument(command->arguments, words, &argument);
     return cli_usage(cli, "%.*s is missing; usage: attnctl %s%s%s [OPTIONS]", length, argument,
                      command->name, usage, command->arguments);
 }
@@ -149,13 +159,16 @@ int cmd_help(struct cli *cli)
 {
     const struct args *args = cli->args;
     const struct command *command = args->word_count > 1 ? command_find(args->words[1]) : NULL;
-    if (args->word_count > 1 && !command)
+    if (args->word_count > 1 && !command) {
         return help_refuse_command(cli, args->words[1]);
-    if (args->given & ARGS_JSON)
+    }
+    if (args->given & ARGS_JSON) {
         return help_print_json(cli, command);
-    if (command)
+    }
+    if (command) {
         help_print_command(command, NULL, cli->out);
-    else
+    } else {
         help_print(cli->out);
+    }
     return CLI_OK;
 }

@@ -5,13 +5,14 @@
 
 #include <string.h>
 
-static void put_text(struct mpk_writer *writer, const char *key, const char *text)
+static void help_json_put_text(struct mpk_writer *writer, const char *key, const char *text)
 {
     mpk_put_str(writer, key);
-    if (text)
+    if (text) {
         mpk_put_str(writer, text);
-    else
+    } else {
         mpk_put_nil(writer);
+    }
 }
 
 /* Titles are for people. */
@@ -22,12 +23,13 @@ static void count_option(const struct option_text *option, void *data)
 
 static void put_option(const struct option_text *option, void *data)
 {
-    if (!option->help)
+    if (!option->help) {
         return;
+    }
     mpk_put_map(data, 3);
-    put_text(data, "name", option->name);
-    put_text(data, "argument", option->argument);
-    put_text(data, "help", option->help);
+    help_json_put_text(data, "name", option->name);
+    help_json_put_text(data, "argument", option->argument);
+    help_json_put_text(data, "help", option->help);
 }
 
 static void put_options(struct mpk_writer *writer, const struct command *command)
@@ -42,21 +44,23 @@ static void put_options(struct mpk_writer *writer, const struct command *command
 static void put_examples(struct mpk_writer *writer, const struct command *command)
 {
     uint32_t count = 0;
-    while (count < COMMAND_EXAMPLES_MAX && command->examples[count])
+    while (count < COMMAND_EXAMPLES_MAX && command->examples[count]) {
         count++;
+    }
     mpk_put_str(writer, "examples");
     mpk_put_array(writer, count);
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++) {
         mpk_put_str(writer, command->examples[i]);
+    }
 }
 
 static void put_command(struct mpk_writer *writer, const struct command *command)
 {
     mpk_put_map(writer, 6);
-    put_text(writer, "name", command->name);
-    put_text(writer, "arguments", command->arguments);
-    put_text(writer, "help", command->help);
-    put_text(writer, "exit_1", command->finding);
+    help_json_put_text(writer, "name", command->name);
+    help_json_put_text(writer, "arguments", command->arguments);
+    help_json_put_text(writer, "help", command->help);
+    help_json_put_text(writer, "exit_1", command->finding);
     put_options(writer, command);
     put_examples(writer, command);
 }
@@ -68,9 +72,11 @@ int help_print_json(struct cli *cli, const struct command *command)
     mpk_put_map(&writer, 1);
     mpk_put_str(&writer, "commands");
     mpk_put_array(&writer, command ? 1 : (uint32_t)command_count);
-    for (int i = 0; i < command_count; i++)
-        if (!command || command == &commands[i])
+    for (int i = 0; i < command_count; i++) {
+        if (!command || command == &commands[i]) {
             put_command(&writer, &commands[i]);
+        }
+    }
     int code = cli_print_written(cli, &writer, 2, cli->out);
     mpk_writer_clear(&writer);
     return code;

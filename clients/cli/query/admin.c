@@ -16,9 +16,10 @@ static int show_ping(struct cli *cli, const msgpack_object *result)
     char version[64], uptime[OUT_TIME_MAX];
     double seconds = 0;
     const msgpack_object *value = mpk_find(result, "uptime_s");
-    if (value)
+    if (value) {
         mpk_get_f64(value, &seconds);
-    field_text(result, "version", version, sizeof(version));
+    }
+    field_text(result, "version", version, sizeof version);
     out_duration(seconds, uptime);
     fprintf(cli->out, "attnd %s at %s, up %s\n", version, cli->rpc->endpoint, uptime);
     return CLI_OK;
@@ -33,12 +34,14 @@ int cmd_ping(struct cli *cli)
 static void read_page_file(const char *directory, char ret_url[URL_MAX])
 {
     char path[ENDPOINT_MAX + 8];
-    snprintf(path, sizeof(path), "%s/page", directory);
+    snprintf(path, sizeof path, "%s/page", directory);
     FILE *file = *directory ? fopen(path, "re") : NULL;
-    if (!file || !fgets(ret_url, URL_MAX, file))
+    if (!file || !fgets(ret_url, URL_MAX, file)) {
         *ret_url = '\0';
-    if (file)
+    }
+    if (file) {
         fclose(file);
+    }
     ret_url[strcspn(ret_url, "\n")] = '\0';
 }
 
@@ -46,10 +49,11 @@ static void read_page_file(const char *directory, char ret_url[URL_MAX])
 static void read_page_setting(struct cli *cli, const msgpack_object *config, char ret_url[URL_MAX])
 {
     char bound[ENDPOINT_MAX], endpoint[ENDPOINT_MAX];
-    field_text(config, "http.endpoint", bound, sizeof(bound));
+    field_text(config, "http.endpoint", bound, sizeof bound);
     reach_from_here(cli, bound, endpoint);
-    if (strncmp(endpoint, "tcp://", 6) == 0)
+    if (strncmp(endpoint, "tcp://", 6) == 0) {
         snprintf(ret_url, URL_MAX, "http://%s/", endpoint + 6);
+    }
 }
 
 static int print_page_json(struct cli *cli, const char *url)
@@ -58,10 +62,11 @@ static int print_page_json(struct cli *cli, const char *url)
     mpk_writer_init(&writer);
     mpk_put_map(&writer, 1);
     mpk_put_str(&writer, "page");
-    if (*url)
+    if (*url) {
         mpk_put_str(&writer, url);
-    else
+    } else {
         mpk_put_nil(&writer);
+    }
     int code = cli_print_written(cli, &writer, 2, cli->out);
     mpk_writer_clear(&writer);
     return code;
@@ -73,20 +78,24 @@ int cmd_page(struct cli *cli)
     struct rpc_reply reply;
     char directory[ENDPOINT_MAX], url[URL_MAX] = "", setting[8];
     int code = cli_call(cli, "config", NULL, &reply);
-    if (code != CLI_OK)
+    if (code != CLI_OK) {
         return code;
-    field_text(reply.result, "http.enabled", setting, sizeof(setting));
+    }
+    field_text(reply.result, "http.enabled", setting, sizeof setting);
     bool enabled = strcmp(setting, "true") == 0;
     reach_directory(cli, directory);
-    if (enabled)
+    if (enabled) {
         read_page_file(directory, url);
-    if (enabled && !*url)
+    }
+    if (enabled && !*url) {
         read_page_setting(cli, reply.result, url);
+    }
     rpc_reply_clear(&reply);
-    if (cli->args->given & ARGS_JSON)
+    if (cli->args->given & ARGS_JSON) {
         code = print_page_json(cli, url);
-    else if (*url)
+    } else if (*url) {
         fprintf(cli->out, "%s\n", url);
+    }
     return *url ? code
                 : cli_fail(cli, CLI_FINDING,
                            "this attnd has no page: set http.enabled: true in its config");
@@ -101,9 +110,9 @@ static int show_config(struct cli *cli, const msgpack_object *result)
     for (uint32_t i = 0; result->type == MSGPACK_OBJECT_MAP && i < result->via.map.size; i++) {
         const msgpack_object_kv *pair = &result->via.map.ptr[i];
         char text[OUT_CELL_MAX];
-        field_show(&pair->key, text, sizeof(text));
+        field_show(&pair->key, text, sizeof text);
         out_cell(&table, "%s", text);
-        field_show(&pair->val, text, sizeof(text));
+        field_show(&pair->val, text, sizeof text);
         out_cell(&table, "%s", text);
     }
     out_print(&table, cli->width, true, cli->out);
@@ -122,18 +131,21 @@ int cmd_flush(struct cli *cli)
     struct rpc_reply reply;
     struct ask ask;
     int code = ask_patiently(cli);
-    if (code != CLI_OK)
+    if (code != CLI_OK) {
         return code;
+    }
     ask_init(&ask);
     ask_text(&ask, "job", cli->args->word_count > 1 ? cli->args->words[1] : NULL);
     code = ask_call(cli, "flush", &ask, &reply);
-    if (code != CLI_OK)
+    if (code != CLI_OK) {
         return code;
+    }
     uint64_t windows = field_u64(reply.result, "windows");
-    if (cli->args->given & ARGS_JSON)
+    if (cli->args->given & ARGS_JSON) {
         code = cli_print_json(cli, reply.result);
-    else
+    } else {
         fprintf(cli->out, "published %" PRIu64 " window%s\n", windows, out_plural(windows));
+    }
     rpc_reply_clear(&reply);
     return code;
 }

@@ -15,12 +15,13 @@
 #define EVENTS_MAX     200000
 #define JOB_WIDTH      20
 
-static void add_number(struct out_table *table, double number)
+static void alerts_add_number(struct out_table *table, double number)
 {
-    if (isnan(number))
+    if (isnan(number)) {
         out_cell(table, "-");
-    else
+    } else {
         out_cell(table, "%.4g", number);
+    }
 }
 
 /* "decoder.3.self.h2", "decoder.3.self", "the run". */
@@ -29,68 +30,74 @@ static void add_place(struct out_table *table, const msgpack_object *alert)
     const msgpack_object *head = mpk_find(alert, "head");
     char layer[LAYER_TEXT_MAX];
     field_layer(alert, layer);
-    if (strcmp(layer, "-") == 0)
+    if (strcmp(layer, "-") == 0) {
         out_cell(table, "the run");
-    else if (head && head->type == MSGPACK_OBJECT_POSITIVE_INTEGER)
+    } else if (head && head->type == MSGPACK_OBJECT_POSITIVE_INTEGER) {
         out_cell(table, "%s.h%" PRIu64, layer, head->via.u64);
-    else
+    } else {
         out_cell(table, "%s", layer);
+    }
 }
 
-static void add_alert(struct out_table *table, const msgpack_object *alert, bool with_job)
+static void alerts_add_alert(struct out_table *table, const msgpack_object *alert, bool with_job)
 {
     const msgpack_object *since = mpk_find(alert, "since");
     char text[OUT_CELL_MAX];
-    field_text(alert, "severity", text, sizeof(text));
+    field_text(alert, "severity", text, sizeof text);
     out_cell(table, "%s", text);
     if (with_job) {
-        field_text(alert, "job", text, sizeof(text));
+        field_text(alert, "job", text, sizeof text);
         out_shorten(text, JOB_WIDTH);
         out_cell(table, "%s", text);
     }
-    field_text(alert, "rule", text, sizeof(text));
+    field_text(alert, "rule", text, sizeof text);
     out_cell(table, "%s", text);
     add_place(table, alert);
-    add_number(table, field_number(mpk_find(alert, "value")));
-    add_number(table, field_number(mpk_find(alert, "bound")));
+    alerts_add_number(table, field_number(mpk_find(alert, "value")));
+    alerts_add_number(table, field_number(mpk_find(alert, "bound")));
     out_cell(table, "step %" PRIu64, field_u64(since, "step"));
-    field_text(alert, "state", text, sizeof(text));
+    field_text(alert, "state", text, sizeof text);
     out_cell(table, "%s", text);
 }
 
-static const msgpack_object *item(const msgpack_object *list, uint32_t index)
+static const msgpack_object *alerts_item(const msgpack_object *list, uint32_t index)
 {
     return &list->via.array.ptr[index];
 }
 
-static uint32_t length_of(const msgpack_object *list)
+static uint32_t alerts_length_of(const msgpack_object *list)
 {
     return list && list->type == MSGPACK_OBJECT_ARRAY ? list->via.array.size : 0;
 }
 
-static void print_table(struct cli *cli, const msgpack_object *firing, const msgpack_object *past)
+static void alerts_print_table(struct cli *cli, const msgpack_object *firing,
+                               const msgpack_object *past)
 {
     bool with_job = cli->args->word_count < 2;
     struct out_table table;
     out_init(&table, 7 + with_job);
     out_cell(&table, "SEVERITY");
-    if (with_job)
+    if (with_job) {
         out_cell(&table, "JOB");
-    for (int i = 0; i < 6; i++)
+    }
+    for (int i = 0; i < 6; i++) {
         out_cell(&table, "%s",
                  ((const char *[]){"RULE", "WHERE", "VALUE", "BOUND", "SINCE", "STATE"})[i]);
-    for (uint32_t i = 0; i < length_of(firing); i++)
-        add_alert(&table, item(firing, i), with_job);
-    for (uint32_t i = 0; i < length_of(past); i++)
-        add_alert(&table, item(past, i), with_job);
+    }
+    for (uint32_t i = 0; i < alerts_length_of(firing); i++) {
+        alerts_add_alert(&table, alerts_item(firing, i), with_job);
+    }
+    for (uint32_t i = 0; i < alerts_length_of(past); i++) {
+        alerts_add_alert(&table, alerts_item(past, i), with_job);
+    }
     out_print(&table, cli->width, true, cli->out);
 }
 
 static void print_messages(struct cli *cli, const msgpack_object *firing)
 {
-    for (uint32_t i = 0; i < length_of(firing); i++) {
+    for (uint32_t i = 0; i < alerts_length_of(firing); i++) {
         char message[512];
-        field_text(item(firing, i), "message", message, sizeof(message));
+        field_text(alerts_item(firing, i), "message", message, sizeof message);
         fprintf(cli->out, "%s%s\n", i == 0 ? "\n" : "", message);
     }
 }
@@ -102,16 +109,20 @@ static int show_alerts(struct cli *cli, const msgpack_object *result)
     const msgpack_object *past = mpk_find(result, "alerts");
     bool all = cli->args->given & ARGS_ALL;
     const char *hint = all ? "" : "; attnctl alerts --all shows what is over";
-    if (length_of(firing) == 0)
+    if (alerts_length_of(firing) == 0) {
         fprintf(cli->out, "nothing is firing%s\n", hint);
-    if (length_of(firing) > 0 || (all && length_of(past) > 0))
-        print_table(cli, firing, all ? past : NULL);
+    }
+    if (alerts_length_of(firing) > 0 || (all && alerts_length_of(past) > 0)) {
+        alerts_print_table(cli, firing, all ? past : NULL);
+    }
     print_messages(cli, firing);
-    if (all && past && past->type == MSGPACK_OBJECT_NIL)
+    if (all && past && past->type == MSGPACK_OBJECT_NIL) {
         fputs("there is no history of what is over\n", cli->out);
-    if (all && field_bool(result, "more"))
+    }
+    if (all && field_bool(result, "more")) {
         fputs("there are earlier ones: --count shows more\n", cli->out);
-    return length_of(firing) > 0 ? CLI_FINDING : CLI_OK;
+    }
+    return alerts_length_of(firing) > 0 ? CLI_FINDING : CLI_OK;
 }
 
 int cmd_alerts(struct cli *cli)
@@ -121,24 +132,29 @@ int cmd_alerts(struct cli *cli)
     struct ask ask;
     uint64_t count = args->count ? args->count : EVENTS_DEFAULT;
     int code = ask_patiently(cli);
-    if (code != CLI_OK)
+    if (code != CLI_OK) {
         return code;
+    }
     ask_init(&ask);
     ask_text(&ask, "job", args->word_count > 1 ? args->words[1] : NULL);
     ask_text(&ask, "run", args->run);
-    if (args->given & ARGS_FROM)
+    if (args->given & ARGS_FROM) {
         ask_number(&ask, "from", args->from);
-    if (args->given & ARGS_TO)
+    }
+    if (args->given & ARGS_TO) {
         ask_number(&ask, "to", args->to);
+    }
     ask_number(&ask, "limit", count < EVENTS_MAX ? count : EVENTS_MAX);
     code = ask_call(cli, "alerts", &ask, &reply);
-    if (code != CLI_OK)
+    if (code != CLI_OK) {
         return code;
-    bool firing = length_of(mpk_find(reply.result, "firing")) > 0;
-    if (args->given & ARGS_JSON)
+    }
+    bool firing = alerts_length_of(mpk_find(reply.result, "firing")) > 0;
+    if (args->given & ARGS_JSON) {
         code = cli_print_json(cli, reply.result);
-    else
+    } else {
         code = show_alerts(cli, reply.result);
+    }
     rpc_reply_clear(&reply);
     return code == CLI_OK && firing ? CLI_FINDING : code;
 }

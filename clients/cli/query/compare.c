@@ -28,8 +28,9 @@ static bool read_subject(const char *word, struct subject *ret_subject)
     const char *slash = strchr(word, '/');
     size_t length = slash ? (size_t)(slash - word) : strlen(word);
     if (!job_name_valid(word, length) ||
-        (slash && (!slash[1] || slash[1 + strspn(slash + 1, "0123456789abcdef")])))
+        (slash && (!slash[1] || slash[1 + strspn(slash + 1, "0123456789abcdef")]))) {
         return false;
+    }
     memcpy(ret_subject->job, word, length);
     ret_subject->job[length] = '\0';
     ret_subject->run = slash ? slash + 1 : NULL;
@@ -40,8 +41,8 @@ static void print_side(struct cli *cli, const char *name, const msgpack_object *
 {
     char job[JOB_NAME_MAX + 1], run[40];
     uint64_t windows = field_u64(side, "windows");
-    field_text(side, "job", job, sizeof(job));
-    field_text(side, "run", run, sizeof(run));
+    field_text(side, "job", job, sizeof job);
+    field_text(side, "run", run, sizeof run);
     fprintf(cli->out, "%s: %s, run %.8s, %" PRIu64 " window%s, %" PRIu64 " to %" PRIu64 "\n", name,
             job, run, windows, out_plural(windows), field_u64(side, "first"),
             field_u64(side, "last"));
@@ -56,34 +57,37 @@ static const msgpack_object_kv *most_different(const msgpack_object *head)
          metrics && metrics->type == MSGPACK_OBJECT_MAP && i < metrics->via.map.size; i++) {
         const msgpack_object_kv *pair = &metrics->via.map.ptr[i];
         if (!most ||
-            field_number(mpk_find(&pair->val, "js")) > field_number(mpk_find(&most->val, "js")))
+            field_number(mpk_find(&pair->val, "js")) > field_number(mpk_find(&most->val, "js"))) {
             most = pair;
+        }
     }
     return most;
 }
 
-static void add_number(struct out_table *table, const msgpack_object *map, const char *key)
+static void compare_add_number(struct out_table *table, const msgpack_object *map, const char *key)
 {
     double number = field_number(mpk_find(map, key));
-    if (isnan(number))
+    if (isnan(number)) {
         out_cell(table, "-");
-    else
+    } else {
         out_cell(table, "%.4g", number);
+    }
 }
 
-static void add_head(struct out_table *table, const msgpack_object *head)
+static void compare_add_head(struct out_table *table, const msgpack_object *head)
 {
     const msgpack_object_kv *most = most_different(head);
     char layer[LAYER_TEXT_MAX], metric[FIELD_NAME_MAX] = "-";
     field_layer(head, layer);
     out_cell(table, "%s.h%" PRIu64, layer, field_u64(head, "head"));
-    add_number(table, head, "distance");
-    if (most)
-        field_show(&most->key, metric, sizeof(metric));
+    compare_add_number(table, head, "distance");
+    if (most) {
+        field_show(&most->key, metric, sizeof metric);
+    }
     out_cell(table, "%s", metric);
-    add_number(table, most ? &most->val : NULL, "js");
-    add_number(table, most ? &most->val : NULL, "mean_a");
-    add_number(table, most ? &most->val : NULL, "mean_b");
+    compare_add_number(table, most ? &most->val : NULL, "js");
+    compare_add_number(table, most ? &most->val : NULL, "mean_a");
+    compare_add_number(table, most ? &most->val : NULL, "mean_b");
 }
 
 static void print_heads(struct cli *cli, const msgpack_object *heads)
@@ -91,10 +95,12 @@ static void print_heads(struct cli *cli, const msgpack_object *heads)
     static const char *const names[] = {"HEAD", "DISTANCE", "MOST BY", "JS", "MEAN A", "MEAN B"};
     struct out_table table;
     out_init(&table, 6);
-    for (int i = 0; i < 6; i++)
+    for (int i = 0; i < 6; i++) {
         out_cell(&table, "%s", names[i]);
-    for (uint32_t i = 0; i < heads->via.array.size; i++)
-        add_head(&table, &heads->via.array.ptr[i]);
+    }
+    for (uint32_t i = 0; i < heads->via.array.size; i++) {
+        compare_add_head(&table, &heads->via.array.ptr[i]);
+    }
     putc('\n', cli->out);
     out_print(&table, cli->width, false, cli->out);
 }
@@ -102,8 +108,9 @@ static void print_heads(struct cli *cli, const msgpack_object *heads)
 static void print_alone(struct cli *cli, const char *name, const msgpack_object *list)
 {
     uint32_t count = field_length(list);
-    if (count > 0)
+    if (count > 0) {
         fprintf(cli->out, "%" PRIu32 " head%s only in %s\n", count, out_plural(count), name);
+    }
 }
 
 static int show_comparison(struct cli *cli, const msgpack_object *result)
@@ -112,16 +119,18 @@ static int show_comparison(struct cli *cli, const msgpack_object *result)
     bool any = field_length(heads) > 0 && heads->type == MSGPACK_OBJECT_ARRAY;
     print_side(cli, "a", mpk_find(result, "a"));
     print_side(cli, "b", mpk_find(result, "b"));
-    if (!any)
+    if (!any) {
         fputs("no head is in both\n", cli->out);
-    else if (field_number(mpk_find(&heads->via.array.ptr[0], "distance")) < SAME)
+    } else if (field_number(mpk_find(&heads->via.array.ptr[0], "distance")) < SAME) {
         fputs("no head differs\n", cli->out);
-    else
+    } else {
         print_heads(cli, heads);
+    }
     print_alone(cli, "a", mpk_find(result, "only_a"));
     print_alone(cli, "b", mpk_find(result, "only_b"));
-    if (any && field_bool(result, "more"))
+    if (any && field_bool(result, "more")) {
         fputs("there are more heads: --count shows them\n", cli->out);
+    }
     return CLI_OK;
 }
 
@@ -138,15 +147,19 @@ int cmd_compare(struct cli *cli)
     struct rpc_reply reply;
     struct ask ask;
     uint64_t count = args->count ? args->count : HEADS_DEFAULT;
-    if (!read_subject(args->words[1], &a))
+    if (!read_subject(args->words[1], &a)) {
         return refuse_subject(cli, args->words[1]);
-    if (!read_subject(args->words[2], &b))
+    }
+    if (!read_subject(args->words[2], &b)) {
         return refuse_subject(cli, args->words[2]);
-    if (unknown_check_metric(cli) != CLI_OK)
+    }
+    if (unknown_check_metric(cli) != CLI_OK) {
         return CLI_USAGE;
+    }
     int code = ask_patiently(cli);
-    if (code != CLI_OK)
+    if (code != CLI_OK) {
         return code;
+    }
     ask_init(&ask);
     ask_text(&ask, "job", a.job);
     ask_text(&ask, "run", a.run);
@@ -156,8 +169,9 @@ int cmd_compare(struct cli *cli)
     ask_range(&ask, args);
     ask_number(&ask, "limit", count < HEADS_MAX ? count : HEADS_MAX);
     code = ask_call(cli, "compare", &ask, &reply);
-    if (code != CLI_OK)
+    if (code != CLI_OK) {
         return code;
+    }
     code = args->given & ARGS_JSON ? cli_print_json(cli, reply.result)
                                    : show_comparison(cli, reply.result);
     rpc_reply_clear(&reply);

@@ -32,10 +32,12 @@ static int ask_page(struct cli *cli, const struct piece *piece, uint64_t from,
     ask_text(&ask, "metric", piece->metric);
     ask_text(&ask, "window", cli->args->window);
     ask_number(&ask, "from", from);
-    if (cli->args->given & ARGS_TO)
+    if (cli->args->given & ARGS_TO) {
         ask_number(&ask, "to", cli->args->to);
-    if (cli->args->given & ARGS_HEAD)
+    }
+    if (cli->args->given & ARGS_HEAD) {
         ask_number(&ask, "head", cli->args->head);
+    }
     ask_number(&ask, "limit", PAGE);
     return ask_for_any(cli, "history", &ask, ret_reply, ret_any);
 }
@@ -44,12 +46,14 @@ static int ask_page(struct cli *cli, const struct piece *piece, uint64_t from,
 static bool print_page(struct cli *cli, const msgpack_object *result, uint64_t *from)
 {
     struct series series = series_of(result);
-    if (cli->args->given & ARGS_CSV)
+    if (cli->args->given & ARGS_CSV) {
         series_print_csv(&series, cli->out);
-    else
+    } else {
         series_print_json(&series, cli->out);
-    if (series.windows == 0)
+    }
+    if (series.windows == 0) {
         return false;
+    }
     *from = series_window(&series, "last", series.windows - 1) + 1;
     return field_bool(result, "more");
 }
@@ -61,21 +65,25 @@ static int export_piece(struct cli *cli, const struct piece *piece)
     while (more) {
         struct rpc_reply reply;
         int code = ask_page(cli, piece, from, &reply, &more);
-        if (code != CLI_OK || !more)
+        if (code != CLI_OK || !more) {
             return code;
+        }
         more = print_page(cli, reply.result, &from);
         rpc_reply_clear(&reply);
-        if (ferror(cli->out))
+        if (ferror(cli->out)) {
             return CLI_OK; /* main says so */
+        }
     }
     return CLI_OK;
 }
 
-static bool is_wanted(const struct args *args, const char *metric)
+static bool export_is_wanted(const struct args *args, const char *metric)
 {
-    for (int i = 0; i < args->metric_count; i++)
-        if (strcmp(args->metrics[i], metric) == 0)
+    for (int i = 0; i < args->metric_count; i++) {
+        if (strcmp(args->metrics[i], metric) == 0) {
             return true;
+        }
+    }
     return args->metric_count == 0;
 }
 
@@ -84,18 +92,20 @@ static int export_layer(struct cli *cli, const msgpack_object *layer, struct pie
 {
     const msgpack_object *metrics = mpk_find(layer, "metrics");
     int code = CLI_OK;
-    field_text(layer, "stack", piece->stack, sizeof(piece->stack));
-    field_text(layer, "site", piece->site, sizeof(piece->site));
+    field_text(layer, "stack", piece->stack, sizeof piece->stack);
+    field_text(layer, "site", piece->site, sizeof piece->site);
     piece->layer = field_u64(layer, "layer");
     for (uint32_t i = 0; code == CLI_OK && i < field_length(metrics); i++) {
-        field_show(&metrics->via.array.ptr[i], piece->metric, sizeof(piece->metric));
+        field_show(&metrics->via.array.ptr[i], piece->metric, sizeof piece->metric);
         /* A number of the whole layer has no head. */
         bool fits = !(cli->args->given & ARGS_HEAD) ||
                     (strcmp(piece->metric, "sink_rate") != 0 && !strchr(piece->metric, '.'));
-        if (!fits || !is_wanted(cli->args, piece->metric))
+        if (!fits || !export_is_wanted(cli->args, piece->metric)) {
             continue;
-        if (++*pieces == 1 && (cli->args->given & ARGS_CSV))
+        }
+        if (++*pieces == 1 && (cli->args->given & ARGS_CSV)) {
             series_print_header(cli->out);
+        }
         code = export_piece(cli, piece);
     }
     return code;
@@ -106,9 +116,10 @@ static int refuse_metrics(struct cli *cli, const struct piece *piece, const msgp
 {
     const char *metric = cli->args->metric;
     char text[UNKNOWN_TEXT_MAX] = "";
-    if (!metric)
+    if (!metric) {
         return cli_usage(cli, "--head: run %.8s of %.80s has only numbers of whole layers here",
                          piece->run, piece->job);
+    }
     unknown_in_layers(layers, metric, piece->job, text);
     return cli_usage(cli, "--metric: '%.80s': not in run %.8s of %.80s%s", metric, piece->run,
                      piece->job, text);
@@ -120,19 +131,22 @@ static int export_layers(struct cli *cli, const msgpack_object *result)
     struct piece piece = {.job = cli->args->words[1]};
     uint32_t pieces = 0;
     int code = CLI_OK;
-    field_text(result, "run", piece.run, sizeof(piece.run));
-    for (uint32_t i = 0; code == CLI_OK && i < field_length(layers); i++)
+    field_text(result, "run", piece.run, sizeof piece.run);
+    for (uint32_t i = 0; code == CLI_OK && i < field_length(layers); i++) {
         code = export_layer(cli, &layers->via.array.ptr[i], &piece, &pieces);
-    if (code != CLI_OK || pieces > 0)
+    }
+    if (code != CLI_OK || pieces > 0) {
         return code;
+    }
     return refuse_metrics(cli, &piece, layers);
 }
 
 static int check_format(struct cli *cli)
 {
     unsigned formats = cli->args->given & (ARGS_CSV | ARGS_JSON);
-    if (formats == ARGS_CSV || formats == ARGS_JSON)
+    if (formats == ARGS_CSV || formats == ARGS_JSON) {
         return CLI_OK;
+    }
     return cli_usage(cli, "give --csv or --json (one object per line)");
 }
 
@@ -141,17 +155,20 @@ int cmd_export(struct cli *cli)
     struct rpc_reply reply;
     struct ask ask;
     int code = check_format(cli);
-    if (code == CLI_OK)
+    if (code == CLI_OK) {
         code = ask_patiently(cli);
-    if (code != CLI_OK)
+    }
+    if (code != CLI_OK) {
         return code;
+    }
     ask_init(&ask);
     ask_text(&ask, "job", cli->args->words[1]);
     ask_text(&ask, "run", cli->args->run);
     ask_layer(&ask, cli->args);
     code = ask_call(cli, "windows", &ask, &reply);
-    if (code != CLI_OK)
+    if (code != CLI_OK) {
         return code;
+    }
     code = export_layers(cli, reply.result);
     rpc_reply_clear(&reply);
     return code;

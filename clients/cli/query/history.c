@@ -20,26 +20,29 @@
 #define WINDOWS_MAX     200000
 
 static const char *const shown[] = {"mean", "std", "min", "p10", "p50", "p90", "max"};
-enum { SHOWN = sizeof(shown) / sizeof(shown[0]) };
+enum { SHOWN = sizeof shown / sizeof shown[0] };
 
 /* Whether four decimals show every value; otherwise all are shown with an exponent. */
-static bool is_plain(const struct series *series)
+static bool history_is_plain(const struct series *series)
 {
-    for (uint32_t head = 0; head < series->heads; head++)
+    for (uint32_t head = 0; head < series->heads; head++) {
         for (uint32_t window = 0; window < series->windows; window++) {
             double value = fabs(series_value(series, "mean", head, window));
-            if (isfinite(value) && value != 0 && (value < 0.001 || value >= 10000))
+            if (isfinite(value) && value != 0 && (value < 0.001 || value >= 10000)) {
                 return false;
+            }
         }
+    }
     return true;
 }
 
-static void add_value(struct out_table *table, double value, bool plain)
+static void history_add_value(struct out_table *table, double value, bool plain)
 {
-    if (isfinite(value))
+    if (isfinite(value)) {
         out_cell(table, plain ? "%.4f" : "%.2e", value);
-    else
+    } else {
         out_cell(table, "-");
+    }
 }
 
 /* "7", "5-7"; a star behind a partial window. */
@@ -48,10 +51,11 @@ static void add_window(struct out_table *table, const struct series *series, uin
     uint64_t first = series_window(series, "first", window);
     uint64_t last = series_window(series, "last", window);
     const char *star = series_partial(series, window) ? "*" : "";
-    if (first == last)
+    if (first == last) {
         out_cell(table, "%" PRIu64 "%s", last, star);
-    else
+    } else {
         out_cell(table, "%" PRIu64 "-%" PRIu64 "%s", first, last, star);
+    }
     out_cell(table, "%" PRIu64, series_window(series, "step", window));
 }
 
@@ -59,29 +63,34 @@ static void name_columns(struct out_table *table, const struct series *series)
 {
     static const char *const names[SHOWN] = {"MEAN", "STD", "MIN", "P10", "P50", "P90", "MAX"};
     char unit[16];
-    field_text(series->map, "unit", unit, sizeof(unit));
-    for (char *at = unit; *at; at++)
+    field_text(series->map, "unit", unit, sizeof unit);
+    for (char *at = unit; *at; at++) {
         *at = (char)(*at >= 'a' && *at <= 'z' ? *at - 'a' + 'A' : *at);
+    }
     out_cell(table, "%s", *unit ? unit : "WINDOW");
     out_cell(table, "STEP");
-    for (int i = 0; series->heads == 1 && i < SHOWN; i++)
+    for (int i = 0; series->heads == 1 && i < SHOWN; i++) {
         out_cell(table, "%s", names[i]);
-    for (uint32_t head = 0; series->heads > 1 && head < series->heads; head++)
+    }
+    for (uint32_t head = 0; series->heads > 1 && head < series->heads; head++) {
         out_cell(table, "h%" PRIu32, head);
+    }
 }
 
-static void print_table(struct cli *cli, const struct series *series)
+static void history_print_table(struct cli *cli, const struct series *series)
 {
     struct out_table table;
-    bool plain = is_plain(series);
+    bool plain = history_is_plain(series);
     out_init(&table, 2 + (series->heads == 1 ? SHOWN : (int)series->heads));
     name_columns(&table, series);
     for (uint32_t window = 0; window < series->windows; window++) {
         add_window(&table, series, window);
-        for (int i = 0; series->heads == 1 && i < SHOWN; i++)
-            add_value(&table, series_value(series, shown[i], 0, window), plain);
-        for (uint32_t head = 0; series->heads > 1 && head < series->heads; head++)
-            add_value(&table, series_value(series, "mean", head, window), plain);
+        for (int i = 0; series->heads == 1 && i < SHOWN; i++) {
+            history_add_value(&table, series_value(series, shown[i], 0, window), plain);
+        }
+        for (uint32_t head = 0; series->heads > 1 && head < series->heads; head++) {
+            history_add_value(&table, series_value(series, "mean", head, window), plain);
+        }
     }
     out_print(&table, cli->width, false, cli->out);
 }
@@ -90,10 +99,11 @@ static void print_table(struct cli *cli, const struct series *series)
 static void print_spark(struct cli *cli, const struct series *series)
 {
     uint32_t width = (uint32_t)cli->width;
-    double *values = malloc((series->windows + 1) * sizeof(*values));
+    double *values = malloc((series->windows + 1) * sizeof *values);
     char *line = malloc(SPARK_BYTES(width));
-    for (uint32_t i = 0; values && i < series->windows; i++)
+    for (uint32_t i = 0; values && i < series->windows; i++) {
         values[i] = series_value(series, "mean", 0, i);
+    }
     if (values && line) {
         spark_line(values, series->windows, width, line);
         fprintf(cli->out, "%s\n", line);
@@ -102,61 +112,72 @@ static void print_spark(struct cli *cli, const struct series *series)
     free(line);
 }
 
-static void print_heading(struct cli *cli, const struct series *series)
+static void history_print_heading(struct cli *cli, const struct series *series)
 {
     char job[JOB_NAME_MAX + 1], run[40], metric[FIELD_NAME_MAX], unit[16], place[SERIES_PLACE_MAX];
     uint64_t length = field_u64(series->map, "length"), every = field_u64(series->map, "every");
-    field_text(series->map, "job", job, sizeof(job));
-    field_text(series->map, "run", run, sizeof(run));
-    field_text(series->map, "metric", metric, sizeof(metric));
-    field_text(series->map, "unit", unit, sizeof(unit));
+    field_text(series->map, "job", job, sizeof job);
+    field_text(series->map, "run", run, sizeof run);
+    field_text(series->map, "metric", metric, sizeof metric);
+    field_text(series->map, "unit", unit, sizeof unit);
     series_place(series, 0, place);
     char *last = strrchr(place, '.');
-    if (series->heads > 1 && last) /* "decoder.3.self" */
+    if (series->heads > 1 && last) { /* "decoder.3.self" */
         *last = '\0';
+    }
     fprintf(cli->out, "%s, run %.8s, %s\n%s, ", job, run, place, metric);
-    if (series->heads > 1)
+    if (series->heads > 1) {
         fputs("means, ", cli->out);
+    }
     fprintf(cli->out, "per %" PRIu64 " %s%s", length, unit, out_plural(length));
-    if (every != length)
+    if (every != length) {
         fprintf(cli->out, " every %" PRIu64, every);
+    }
     fputs("\n\n", cli->out);
 }
 
-static void print_notes(struct cli *cli, const struct series *series)
+static void history_print_notes(struct cli *cli, const struct series *series)
 {
     bool partial = false, more = field_bool(series->map, "more");
-    for (uint32_t i = 0; i < series->windows; i++)
+    for (uint32_t i = 0; i < series->windows; i++) {
         partial = partial || series_partial(series, i);
-    if (partial || more)
+    }
+    if (partial || more) {
         putc('\n', cli->out);
-    if (partial)
+    }
+    if (partial) {
         fputs("* partial: the window was cut short, or goes on\n", cli->out);
-    if (more)
+    }
+    if (more) {
         fprintf(cli->out, "there are %s windows: --count, --from and --to choose others\n",
                 cli->args->given & ARGS_FROM ? "later" : "earlier");
+    }
 }
 
 static int show_series(struct cli *cli, const msgpack_object *result)
 {
     struct series series = series_of(result);
-    if (cli->args->given & ARGS_JSON)
+    if (cli->args->given & ARGS_JSON) {
         return cli_print_json(cli, result);
+    }
     if (cli->args->given & ARGS_CSV) {
         series_print_header(cli->out);
         series_print_csv(&series, cli->out);
-        if (field_bool(series.map, "more"))
+        if (field_bool(series.map, "more")) {
             fprintf(cli->err,
                     "attnctl: not all windows fit one answer: attnctl export has them all\n");
+        }
         return CLI_OK;
     }
-    if (series.heads == 0 || series.windows == 0)
+    if (series.heads == 0 || series.windows == 0) {
         return cli_usage(cli, "what answers at %s has no history", cli->rpc->endpoint);
-    print_heading(cli, &series);
-    if (series.heads == 1 && series.windows > 1 && spark_fits(cli->out))
+    }
+    history_print_heading(cli, &series);
+    if (series.heads == 1 && series.windows > 1 && spark_fits(cli->out)) {
         print_spark(cli, &series);
-    print_table(cli, &series);
-    print_notes(cli, &series);
+    }
+    history_print_table(cli, &series);
+    history_print_notes(cli, &series);
     return CLI_OK;
 }
 
@@ -171,12 +192,14 @@ static int check_metric(struct cli *cli)
     ask_text(&ask, "job", args->words[1]);
     ask_text(&ask, "run", args->run);
     int code = ask_call(cli, "windows", &ask, &reply);
-    if (code != CLI_OK)
+    if (code != CLI_OK) {
         return code;
-    field_text(reply.result, "run", run, sizeof(run));
-    if (unknown_in_layers(mpk_find(reply.result, "layers"), args->metric, args->words[1], text))
+    }
+    field_text(reply.result, "run", run, sizeof run);
+    if (unknown_in_layers(mpk_find(reply.result, "layers"), args->metric, args->words[1], text)) {
         code = cli_usage(cli, "--metric: '%.80s': not in run %.8s of %.80s%s", args->metric, run,
                          args->words[1], text);
+    }
     rpc_reply_clear(&reply);
     return code;
 }
@@ -197,22 +220,26 @@ int cmd_history(struct cli *cli)
     bool table = !(args->given & (ARGS_JSON | ARGS_CSV | ARGS_FROM));
     uint64_t count = args->count ? args->count : table ? WINDOWS_DEFAULT : WINDOWS_MAX;
     int code = ask_patiently(cli);
-    if (code != CLI_OK)
+    if (code != CLI_OK) {
         return code;
+    }
     ask_init(&ask);
     ask_text(&ask, "job", args->words[1]);
     ask_text(&ask, "run", args->run);
     ask_layer(&ask, args);
-    if (args->given & ARGS_HEAD)
+    if (args->given & ARGS_HEAD) {
         ask_number(&ask, "head", args->head);
+    }
     ask_text(&ask, "metric", args->metric);
     ask_range(&ask, args);
     ask_number(&ask, "limit", count < WINDOWS_MAX ? count : WINDOWS_MAX);
     code = ask_for_any(cli, "history", &ask, &reply, &any);
-    if (code == CLI_OK && !any)
+    if (code == CLI_OK && !any) {
         return refuse_nothing(cli, &reply);
-    if (code != CLI_OK)
+    }
+    if (code != CLI_OK) {
         return code;
+    }
     code = show_series(cli, reply.result);
     rpc_reply_clear(&reply);
     return code;

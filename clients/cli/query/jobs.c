@@ -12,17 +12,17 @@
 /* What fits 80 columns beside a name of 15; --json has the rest. */
 static const char *const columns[] = {"JOB",   "RUN",      "STATE", "EPOCH",  "STEP",
                                       "RANKS", "RECEIVED", "LOST",  "DROPPED"};
-enum { COLUMNS = sizeof(columns) / sizeof(columns[0]) };
+enum { COLUMNS = sizeof columns / sizeof columns[0] };
 
-static void add_row(struct out_table *table, const msgpack_object *job)
+static void jobs_add_row(struct out_table *table, const msgpack_object *job)
 {
     char text[OUT_CELL_MAX];
-    field_text(job, "job", text, sizeof(text));
+    field_text(job, "job", text, sizeof text);
     out_shorten(text, JOB_WIDTH);
     out_cell(table, "%s", text);
     field_text(job, "run", text, 9); /* 8 of 32 digits tell runs apart */
     out_cell(table, "%s", text);
-    field_text(job, "state", text, sizeof(text));
+    field_text(job, "state", text, sizeof text);
     out_cell(table, "%s", text);
     out_cell(table, "%" PRIu64, field_u64(job, "epoch"));
     out_cell(table, "%" PRIu64, field_u64(job, "step"));
@@ -32,7 +32,7 @@ static void add_row(struct out_table *table, const msgpack_object *job)
     out_cell(table, "%" PRIu64, field_sum(mpk_find(job, "dropped")));
 }
 
-static int show_jobs(struct cli *cli, const msgpack_object *result)
+static int jobs_show_jobs(struct cli *cli, const msgpack_object *result)
 {
     if (field_length(result) == 0 || result->type != MSGPACK_OBJECT_ARRAY) {
         fputs("no jobs yet: attach one with attnd.watch(model, job=\"name\")\n", cli->out);
@@ -40,15 +40,17 @@ static int show_jobs(struct cli *cli, const msgpack_object *result)
     }
     struct out_table table;
     out_init(&table, COLUMNS);
-    for (int i = 0; i < COLUMNS; i++)
+    for (int i = 0; i < COLUMNS; i++) {
         out_cell(&table, "%s", columns[i]);
-    for (uint32_t i = 0; i < result->via.array.size; i++)
-        add_row(&table, &result->via.array.ptr[i]);
+    }
+    for (uint32_t i = 0; i < result->via.array.size; i++) {
+        jobs_add_row(&table, &result->via.array.ptr[i]);
+    }
     out_print(&table, cli->width, false, cli->out);
     return CLI_OK;
 }
 
 int cmd_jobs(struct cli *cli)
 {
-    return cli_show(cli, "jobs", show_jobs);
+    return cli_show(cli, "jobs", jobs_show_jobs);
 }

@@ -13,40 +13,41 @@
 #define HEADS_WIDTH   16
 
 static const char *const keys[] = {"every", "layers", "heads", "samples", "rows"};
-enum { KEYS = sizeof(keys) / sizeof(keys[0]) };
+enum { KEYS = sizeof keys / sizeof keys[0] };
 #define KEY_LIST "every, layers, heads, samples, rows"
 
 /* Showing */
 
-static void add_text(struct out_table *table, const msgpack_object *plan, const char *key,
-                     size_t width)
+static void plan_add_text(struct out_table *table, const msgpack_object *plan, const char *key,
+                          size_t width)
 {
     char text[OUT_CELL_MAX];
-    field_text(plan, key, text, sizeof(text));
+    field_text(plan, key, text, sizeof text);
     out_shorten(text, width);
     out_cell(table, "%s", text);
 }
 
 /* 0 by the word that it stands for. */
-static void add_number(struct out_table *table, const msgpack_object *plan, const char *key,
-                       const char *zero)
+static void plan_add_number(struct out_table *table, const msgpack_object *plan, const char *key,
+                            const char *zero)
 {
     uint64_t number = field_u64(plan, key);
-    if (number == 0)
+    if (number == 0) {
         out_cell(table, "%s", zero);
-    else
+    } else {
         out_cell(table, "%" PRIu64, number);
+    }
 }
 
 static void add_plan(struct out_table *table, const msgpack_object *plan)
 {
-    add_text(table, plan, "pattern", PATTERN_WIDTH);
-    add_number(table, plan, "every", "never");
-    add_text(table, plan, "layers", LAYERS_WIDTH);
-    add_text(table, plan, "heads", HEADS_WIDTH);
-    add_number(table, plan, "samples", "all");
-    add_number(table, plan, "rows", "all");
-    add_text(table, plan, "from", OUT_CELL_MAX);
+    plan_add_text(table, plan, "pattern", PATTERN_WIDTH);
+    plan_add_number(table, plan, "every", "never");
+    plan_add_text(table, plan, "layers", LAYERS_WIDTH);
+    plan_add_text(table, plan, "heads", HEADS_WIDTH);
+    plan_add_number(table, plan, "samples", "all");
+    plan_add_number(table, plan, "rows", "all");
+    plan_add_text(table, plan, "from", OUT_CELL_MAX);
 }
 
 /* One plan, or the list of all: the first one that matches a job holds for it. */
@@ -56,12 +57,15 @@ static int show_plans(struct cli *cli, const msgpack_object *result)
                                         "SAMPLES", "ROWS",  "FROM"};
     struct out_table table;
     out_init(&table, 7);
-    for (int i = 0; i < 7; i++)
+    for (int i = 0; i < 7; i++) {
         out_cell(&table, "%s", names[i]);
-    if (result->type == MSGPACK_OBJECT_MAP)
+    }
+    if (result->type == MSGPACK_OBJECT_MAP) {
         add_plan(&table, result);
-    for (uint32_t i = 0; result->type == MSGPACK_OBJECT_ARRAY && i < result->via.array.size; i++)
+    }
+    for (uint32_t i = 0; result->type == MSGPACK_OBJECT_ARRAY && i < result->via.array.size; i++) {
         add_plan(&table, &result->via.array.ptr[i]);
+    }
     out_print(&table, cli->width, true, cli->out);
     return CLI_OK;
 }
@@ -70,12 +74,14 @@ static int ask_and_show(struct cli *cli, const char *method, struct ask *ask)
 {
     struct rpc_reply reply;
     int code = ask_call(cli, method, ask, &reply);
-    if (code != CLI_OK)
+    if (code != CLI_OK) {
         return code;
-    if (cli->args->given & ARGS_JSON)
+    }
+    if (cli->args->given & ARGS_JSON) {
         code = cli_print_json(cli, reply.result);
-    else
+    } else {
         code = show_plans(cli, reply.result);
+    }
     rpc_reply_clear(&reply);
     return code;
 }
@@ -86,9 +92,11 @@ static int ask_and_show(struct cli *cli, const char *method, struct ask *ask)
 static int find_key(const char *assignment)
 {
     size_t length = strcspn(assignment, "=");
-    for (int i = 0; i < KEYS && assignment[length] == '='; i++)
-        if (strlen(keys[i]) == length && strncmp(keys[i], assignment, length) == 0)
+    for (int i = 0; i < KEYS && assignment[length] == '='; i++) {
+        if (strlen(keys[i]) == length && strncmp(keys[i], assignment, length) == 0) {
             return i;
+        }
+    }
     return -1;
 }
 
@@ -99,30 +107,33 @@ static int add_assignments(struct cli *cli, struct ask *ask)
     unsigned given = 0;
     for (int i = 3; i < args->word_count; i++) {
         int key = find_key(args->words[i]);
-        if (key < 0)
+        if (key < 0) {
             return cli_usage(cli, "'%.80s': not of the form KEY=VALUE (valid keys: " KEY_LIST ")",
                              args->words[i]);
-        if (given & 1u << key)
+        }
+        if (given & 1u << key) {
             return cli_usage(cli, "%s: given twice", keys[key]);
+        }
         given |= 1u << key;
         ask_text(ask, keys[key], strchr(args->words[i], '=') + 1);
     }
     return CLI_OK;
 }
 
-static int set(struct cli *cli)
+static int plan_set(struct cli *cli)
 {
     struct ask ask;
     ask_init(&ask);
     ask_text(&ask, "job", cli->args->words[2]);
     int code = add_assignments(cli, &ask);
-    if (code == CLI_OK)
+    if (code == CLI_OK) {
         return ask_and_show(cli, "plan.set", &ask);
+    }
     mpk_writer_clear(&ask.pairs);
     return code;
 }
 
-static int get(struct cli *cli)
+static int plan_get(struct cli *cli)
 {
     struct ask ask;
     ask_init(&ask);
@@ -145,16 +156,18 @@ int cmd_plan(struct cli *cli)
         int (*run)(struct cli *cli);
         int words_min, words_max;
     } verbs[] = {
-        {"get", "get [JOB]", get, 2, 3},
-        {"set", "set JOB KEY=VALUE...", set, 4, ARGS_WORDS_MAX},
+        {"get", "get [JOB]", plan_get, 2, 3},
+        {"set", "set JOB KEY=VALUE...", plan_set, 4, ARGS_WORDS_MAX},
         {"reset", "reset JOB", reset, 3, 3},
     };
     const struct args *args = cli->args;
-    for (size_t i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++) {
-        if (strcmp(args->words[1], verbs[i].word) != 0)
+    for (size_t i = 0; i < sizeof verbs / sizeof verbs[0]; i++) {
+        if (strcmp(args->words[1], verbs[i].word) != 0) {
             continue;
-        if (args->word_count >= verbs[i].words_min && args->word_count <= verbs[i].words_max)
+        }
+        if (args->word_count >= verbs[i].words_min && args->word_count <= verbs[i].words_max) {
             return verbs[i].run(cli);
+        }
         return cli_usage(cli, "plan %s: %s; usage: attnctl plan %s [OPTIONS]", verbs[i].word,
                          args->word_count < verbs[i].words_min ? "something is missing"
                                                                : "that is too much",

@@ -16,20 +16,21 @@ static void add_time(struct out_table *table, uint64_t time_ns)
     time_t seconds = (time_t)(time_ns / 1000000000);
     struct tm parts;
     char text[32] = "-";
-    if (gmtime_r(&seconds, &parts))
-        strftime(text, sizeof(text), "%Y-%m-%d %H:%M", &parts);
+    if (gmtime_r(&seconds, &parts)) {
+        strftime(text, sizeof text, "%Y-%m-%d %H:%M", &parts);
+    }
     out_cell(table, "%s", text);
 }
 
-static void add_run(struct out_table *table, const msgpack_object *run)
+static void runs_add_run(struct out_table *table, const msgpack_object *run)
 {
     char text[OUT_CELL_MAX];
-    field_text(run, "job", text, sizeof(text));
+    field_text(run, "job", text, sizeof text);
     out_shorten(text, JOB_WIDTH);
     out_cell(table, "%s", text);
     field_text(run, "run", text, 9);
     out_cell(table, "%s", text);
-    field_text(run, "state", text, sizeof(text));
+    field_text(run, "state", text, sizeof text);
     out_cell(table, "%s", text);
     add_time(table, field_u64(run, "first_ns"));
     add_time(table, field_u64(run, "last_ns"));
@@ -47,13 +48,16 @@ static int show_runs(struct cli *cli, const msgpack_object *result)
         return CLI_OK;
     }
     out_init(&table, 7);
-    for (int i = 0; i < 7; i++)
+    for (int i = 0; i < 7; i++) {
         out_cell(&table, "%s", names[i]);
-    for (uint32_t i = 0; i < runs->via.array.size; i++)
-        add_run(&table, &runs->via.array.ptr[i]);
+    }
+    for (uint32_t i = 0; i < runs->via.array.size; i++) {
+        runs_add_run(&table, &runs->via.array.ptr[i]);
+    }
     out_print(&table, cli->width, false, cli->out);
-    if (field_bool(result, "more"))
+    if (field_bool(result, "more")) {
         fputs("there are earlier ones: --count shows more\n", cli->out);
+    }
     return CLI_OK;
 }
 
@@ -69,20 +73,24 @@ int cmd_runs(struct cli *cli)
     struct rpc_reply reply;
     struct ask ask;
     int code = ask_patiently(cli);
-    if (code != CLI_OK)
+    if (code != CLI_OK) {
         return code;
+    }
     ask_init(&ask);
     ask_text(&ask, "job", args->word_count > 1 ? args->words[1] : NULL);
-    if (args->count)
+    if (args->count) {
         ask_number(&ask, "limit", args->count < RUNS_MAX ? args->count : RUNS_MAX);
+    }
     code = ask_call(cli, "runs", &ask, &reply);
-    if (code != CLI_OK)
+    if (code != CLI_OK) {
         return code;
+    }
     bool none = args->word_count > 1 && field_length(mpk_find(reply.result, "runs")) == 0;
-    if (args->given & ARGS_JSON)
+    if (args->given & ARGS_JSON) {
         code = cli_print_json(cli, reply.result);
-    else if (!none)
+    } else if (!none) {
         code = show_runs(cli, reply.result);
+    }
     rpc_reply_clear(&reply);
     return none ? refuse_job(cli, args->words[1]) : code;
 }

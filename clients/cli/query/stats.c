@@ -10,7 +10,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-static void add_number(struct out_table *table, const char *name, uint64_t number)
+static void stats_add_number(struct out_table *table, const char *name, uint64_t number)
 {
     out_cell(table, "%s", name);
     out_cell(table, "%" PRIu64, number);
@@ -22,8 +22,8 @@ static void add_pairs(struct out_table *table, const char *prefix, const msgpack
     for (uint32_t i = 0; map && map->type == MSGPACK_OBJECT_MAP && i < map->via.map.size; i++) {
         const msgpack_object_kv *pair = &map->via.map.ptr[i];
         char name[OUT_CELL_MAX / 2], value[OUT_CELL_MAX / 2];
-        field_show(&pair->key, name, sizeof(name));
-        field_show(&pair->val, value, sizeof(value));
+        field_show(&pair->key, name, sizeof name);
+        field_show(&pair->val, value, sizeof value);
         out_cell(table, "%s%s", prefix, name);
         out_cell(table, "%s", value);
     }
@@ -40,15 +40,16 @@ static void add_others(struct out_table *table, const msgpack_object *result)
     for (uint32_t i = 0; i < result->via.map.size; i++) {
         const msgpack_object_kv *pair = &result->via.map.ptr[i];
         char name[OUT_CELL_MAX / 2], value[OUT_CELL_MAX / 2];
-        if (is_shown_above(&pair->key))
+        if (is_shown_above(&pair->key)) {
             continue;
-        field_show(&pair->key, name, sizeof(name) - 1); /* and a dot */
+        }
+        field_show(&pair->key, name, sizeof name - 1); /* and a dot */
         if (pair->val.type == MSGPACK_OBJECT_MAP) {
             strcat(name, ".");
             add_pairs(table, name, &pair->val);
             continue;
         }
-        field_show(&pair->val, value, sizeof(value));
+        field_show(&pair->val, value, sizeof value);
         out_cell(table, "%s", name);
         out_cell(table, "%s", value);
     }
@@ -79,15 +80,16 @@ static int show_stats(struct cli *cli, const msgpack_object *result)
 {
     struct out_table table;
     const msgpack_object *dropped = mpk_find(result, "dropped");
-    if (result->type != MSGPACK_OBJECT_MAP)
+    if (result->type != MSGPACK_OBJECT_MAP) {
         return cli_usage(cli, "what answers at %s has no counters", cli->rpc->endpoint);
+    }
     out_init(&table, 2);
     out_cell(&table, "COUNTER");
     out_cell(&table, "VALUE");
-    add_number(&table, "received", field_u64(result, "received"));
-    add_number(&table, "processed", field_u64(result, "processed"));
-    add_number(&table, "in_flight", field_u64(result, "in_flight"));
-    add_number(&table, "dropped", field_sum(dropped));
+    stats_add_number(&table, "received", field_u64(result, "received"));
+    stats_add_number(&table, "processed", field_u64(result, "processed"));
+    stats_add_number(&table, "in_flight", field_u64(result, "in_flight"));
+    stats_add_number(&table, "dropped", field_sum(dropped));
     add_pairs(&table, "  ", dropped);
     add_others(&table, result);
     out_print(&table, cli->width, false, cli->out);

@@ -22,25 +22,25 @@ struct row {
     uint64_t first, last, layer;
 };
 
-static const msgpack_object *window_of(const msgpack_object *map)
+static const msgpack_object *summary_window_of(const msgpack_object *map)
 {
     return mpk_find(map, "window");
 }
 
-static struct row make_row(const msgpack_object *map, const char *metric)
+static struct row summary_make_row(const msgpack_object *map, const char *metric)
 {
     struct row row = {.map = map, .values = field_metric(map, metric)};
     row.drift = mpk_find(mpk_find(map, "drift"), metric);
-    field_text(map, "run", row.run, sizeof(row.run));
-    field_text(map, "stack", row.stack, sizeof(row.stack));
-    field_text(map, "site", row.site, sizeof(row.site));
+    field_text(map, "run", row.run, sizeof row.run);
+    field_text(map, "stack", row.stack, sizeof row.stack);
+    field_text(map, "site", row.site, sizeof row.site);
     row.layer = field_u64(map, "layer");
-    row.first = field_u64(window_of(map), "first");
-    row.last = field_u64(window_of(map), "last");
+    row.first = field_u64(summary_window_of(map), "first");
+    row.last = field_u64(summary_window_of(map), "last");
     return row;
 }
 
-static int compare_u64(uint64_t a, uint64_t b)
+static int summary_compare_u64(uint64_t a, uint64_t b)
 {
     return (a > b) - (a < b);
 }
@@ -48,17 +48,17 @@ static int compare_u64(uint64_t a, uint64_t b)
 static int compare_window(const struct row *a, const struct row *b)
 {
     int order = strcmp(a->run, b->run);
-    order = order ? order : compare_u64(a->first, b->first);
-    return order ? order : compare_u64(a->last, b->last);
+    order = order ? order : summary_compare_u64(a->first, b->first);
+    return order ? order : summary_compare_u64(a->last, b->last);
 }
 
 /* Within a window: encoder before decoder, by layer, self before cross. */
-static int compare_rows(const void *left, const void *right)
+static int summary_compare_rows(const void *left, const void *right)
 {
     const struct row *a = left, *b = right;
     int order = compare_window(a, b);
     order = order ? order : strcmp(b->stack, a->stack);
-    order = order ? order : compare_u64(a->layer, b->layer);
+    order = order ? order : summary_compare_u64(a->layer, b->layer);
     return order ? order : strcmp(b->site, a->site);
 }
 
@@ -67,66 +67,75 @@ static bool are_plain(const msgpack_object *values)
 {
     for (uint32_t head = 0; head < field_columns(values); head++) {
         double value = fabs(field_number(field_column(values, head)));
-        if (isfinite(value) && value != 0 && (value < 0.001 || value >= 10000))
+        if (isfinite(value) && value != 0 && (value < 0.001 || value >= 10000)) {
             return false;
+        }
     }
     return true;
 }
 
 /* Otherwise all are shown with an exponent. */
-static bool is_plain(const struct row *rows, uint32_t count)
+static bool summary_is_plain(const struct row *rows, uint32_t count)
 {
-    for (uint32_t i = 0; i < count; i++)
-        if (!are_plain(rows[i].values))
+    for (uint32_t i = 0; i < count; i++) {
+        if (!are_plain(rows[i].values)) {
             return false;
+        }
+    }
     return true;
 }
 
-static void add_value(struct out_table *table, const msgpack_object *value, bool plain)
+static void summary_add_value(struct out_table *table, const msgpack_object *value, bool plain)
 {
     char text[32] = "-";
     double number = field_number(value);
-    if (!isnan(number))
-        snprintf(text, sizeof(text), plain ? "%.4f" : "%.2e", number);
-    else if (value && value->type == MSGPACK_OBJECT_STR)
-        field_show(value, text, sizeof(text));
+    if (!isnan(number)) {
+        snprintf(text, sizeof text, plain ? "%.4f" : "%.2e", number);
+    } else if (value && value->type == MSGPACK_OBJECT_STR) {
+        field_show(value, text, sizeof text);
+    }
     out_cell(table, "%s", text);
 }
 
 static uint32_t heads_max(const struct row *rows, uint32_t count)
 {
     uint32_t heads = 0;
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++) {
         heads = field_columns(rows[i].values) > heads ? field_columns(rows[i].values) : heads;
+    }
     return heads;
 }
 
 /* Whether the columns are heads; otherwise there is one, of the whole layer. */
 static bool is_per_head(const struct row *rows, uint32_t count)
 {
-    for (uint32_t i = 0; i < count; i++)
-        if (rows[i].values && rows[i].values->type == MSGPACK_OBJECT_ARRAY)
+    for (uint32_t i = 0; i < count; i++) {
+        if (rows[i].values && rows[i].values->type == MSGPACK_OBJECT_ARRAY) {
             return true;
+        }
+    }
     return false;
 }
 
-static void print_table(struct cli *cli, const struct row *rows, uint32_t count)
+static void summary_print_table(struct cli *cli, const struct row *rows, uint32_t count)
 {
     struct out_table table;
     uint32_t heads = heads_max(rows, count);
-    bool plain = is_plain(rows, count);
+    bool plain = summary_is_plain(rows, count);
     heads = heads > 0 ? heads : 1; /* other windows have the metric */
     out_init(&table, 1 + (int)heads);
     out_cell(&table, "LAYER");
     bool per_head = is_per_head(rows, count);
-    for (uint32_t head = 0; head < heads; head++)
+    for (uint32_t head = 0; head < heads; head++) {
         out_cell(&table, per_head ? "h%" PRIu32 : "ALL HEADS", head);
+    }
     for (uint32_t i = 0; i < count; i++) {
         char layer[LAYER_TEXT_MAX];
         field_layer(rows[i].map, layer);
         out_cell(&table, "%s", layer);
-        for (uint32_t head = 0; head < heads; head++)
-            add_value(&table, field_column(rows[i].values, head), plain);
+        for (uint32_t head = 0; head < heads; head++) {
+            summary_add_value(&table, field_column(rows[i].values, head), plain);
+        }
     }
     out_print(&table, cli->width, false, cli->out);
 }
@@ -137,20 +146,21 @@ static void print_table(struct cli *cli, const struct row *rows, uint32_t count)
 #define Z_MARKED 6
 
 static const char *const drift_numbers[] = {"delta", "z", "js", "change"};
-enum { DRIFT_NUMBERS = sizeof(drift_numbers) / sizeof(drift_numbers[0]) };
+enum { DRIFT_NUMBERS = sizeof drift_numbers / sizeof drift_numbers[0] };
 
 static void add_drift_value(struct out_table *table, const char *number,
                             const msgpack_object *value, bool plain)
 {
     double shown = field_number(value);
-    if (isnan(shown))
+    if (isnan(shown)) {
         out_cell(table, "-");
-    else if (strcmp(number, "change") == 0)
+    } else if (strcmp(number, "change") == 0) {
         out_cell(table, "%.0f", shown);
-    else if (strcmp(number, "z") == 0)
+    } else if (strcmp(number, "z") == 0) {
         out_cell(table, "%s%.1f", fabs(shown) >= Z_MARKED ? "*" : "", shown);
-    else
-        add_value(table, value, plain);
+    } else {
+        summary_add_value(table, value, plain);
+    }
 }
 
 static void add_drift_line(struct out_table *table, const struct row *row, const char *number,
@@ -158,15 +168,17 @@ static void add_drift_line(struct out_table *table, const struct row *row, const
 {
     const msgpack_object *values = mpk_find(row->drift, number);
     char layer[LAYER_TEXT_MAX];
-    if (!values)
+    if (!values) {
         return;
+    }
     field_layer(row->map, layer);
     out_cell(table, "%s %s", layer, number);
-    for (uint32_t head = 0; head < heads; head++)
+    for (uint32_t head = 0; head < heads; head++) {
         add_drift_value(table, number, field_column(values, head), are_plain(values));
+    }
 }
 
-static uint32_t drift_heads(const struct row *rows, uint32_t count)
+static uint32_t summary_drift_heads(const struct row *rows, uint32_t count)
 {
     uint32_t heads = 0;
     for (uint32_t i = 0; i < count; i++) {
@@ -179,14 +191,17 @@ static uint32_t drift_heads(const struct row *rows, uint32_t count)
 static void print_drift_table(struct cli *cli, const struct row *rows, uint32_t count)
 {
     struct out_table table;
-    uint32_t heads = drift_heads(rows, count);
+    uint32_t heads = summary_drift_heads(rows, count);
     out_init(&table, 1 + (int)heads);
     out_cell(&table, "LAYER");
-    for (uint32_t head = 0; head < heads; head++)
+    for (uint32_t head = 0; head < heads; head++) {
         out_cell(&table, "h%" PRIu32, head);
-    for (uint32_t i = 0; i < count; i++)
-        for (int number = 0; number < DRIFT_NUMBERS; number++)
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        for (int number = 0; number < DRIFT_NUMBERS; number++) {
             add_drift_line(&table, &rows[i], drift_numbers[number], heads);
+        }
+    }
     out_print(&table, cli->width, false, cli->out);
 }
 
@@ -196,7 +211,7 @@ struct totals {
     bool partial;
 };
 
-static struct totals add_up(const struct row *rows, uint32_t count)
+static struct totals summary_add_up(const struct row *rows, uint32_t count)
 {
     struct totals totals = {0};
     for (uint32_t i = 0; i < count; i++) {
@@ -209,23 +224,24 @@ static struct totals add_up(const struct row *rows, uint32_t count)
         totals.messages += field_u64(map, "messages");
         totals.lost += field_u64(map, "lost");
         totals.dropped += field_sum(mpk_find(map, "dropped"));
-        totals.partial = totals.partial || field_bool(window_of(map), "partial");
+        totals.partial = totals.partial || field_bool(summary_window_of(map), "partial");
     }
     return totals;
 }
 
-static void print_heading(struct cli *cli, const struct row *rows, uint32_t count)
+static void summary_print_heading(struct cli *cli, const struct row *rows, uint32_t count)
 {
-    struct totals totals = add_up(rows, count);
+    struct totals totals = summary_add_up(rows, count);
     const struct row *row = &rows[0];
     char job[JOB_NAME_MAX + 1], unit[16];
-    field_text(row->map, "job", job, sizeof(job));
-    field_text(window_of(row->map), "unit", unit, sizeof(unit));
+    field_text(row->map, "job", job, sizeof job);
+    field_text(summary_window_of(row->map), "unit", unit, sizeof unit);
     fprintf(cli->out, "%s, run %.8s, epoch %" PRIu64 ", step %" PRIu64 "\n", job, row->run,
             totals.epoch, totals.step);
     fprintf(cli->out, "window: %s %" PRIu64, unit, row->first);
-    if (row->last != row->first)
+    if (row->last != row->first) {
         fprintf(cli->out, " to %" PRIu64, row->last);
+    }
     fprintf(cli->out,
             "%s, %" PRIu64 " rank%s, %" PRIu64 " message%s, %" PRIu64 " lost, %" PRIu64
             " dropped\n",
@@ -248,17 +264,21 @@ static void print_groups(struct cli *cli, const struct row *rows, uint32_t count
     uint32_t shown = 0;
     for (uint32_t from = 0, to; from < count; from = to) {
         to = from + 1;
-        while (to < count && compare_window(&rows[from], &rows[to]) == 0)
+        while (to < count && compare_window(&rows[from], &rows[to]) == 0) {
             to++;
-        if (drift && drift_heads(rows + from, to - from) == 0)
+        }
+        if (drift && summary_drift_heads(rows + from, to - from) == 0) {
             continue; /* of its first windows */
-        if (shown++ > 0)
+        }
+        if (shown++ > 0) {
             putc('\n', cli->out);
-        print_heading(cli, rows + from, to - from);
-        if (drift)
+        }
+        summary_print_heading(cli, rows + from, to - from);
+        if (drift) {
             print_drift_table(cli, rows + from, to - from);
-        else
-            print_table(cli, rows + from, to - from);
+        } else {
+            summary_print_table(cli, rows + from, to - from);
+        }
     }
 }
 
@@ -277,27 +297,31 @@ static bool has_metric(const struct names *names, uint32_t row, const char *name
                         : field_metric(map, name) != NULL;
 }
 
-static void add_name(void *data, const char *name)
+static void summary_add_name(void *data, const char *name)
 {
     struct names *names = data;
-    if (!has_metric(names, names->before, name))
+    if (!has_metric(names, names->before, name)) {
         return;
-    for (uint32_t i = 0; i < names->before; i++)
-        if (has_metric(names, i, name))
+    }
+    for (uint32_t i = 0; i < names->before; i++) {
+        if (has_metric(names, i, name)) {
             return;
+        }
+    }
     unknown_add(&names->unknown, name);
 }
 
 /* No layer has the metric: name those there are. */
-static int refuse_metric(struct cli *cli, const struct row *rows, uint32_t count)
+static int summary_refuse_metric(struct cli *cli, const struct row *rows, uint32_t count)
 {
     bool drift = cli->args->given & ARGS_DRIFT;
     struct names names = {.rows = rows, .drift = drift};
     char text[UNKNOWN_TEXT_MAX], see[160];
     unknown_init(&names.unknown, cli->args->metric);
-    for (; names.before < count; names.before++)
-        field_each_metric(rows[names.before].map, add_name, &names);
-    snprintf(see, sizeof(see), "attnctl summary %.128s --json", cli->args->words[1]);
+    for (; names.before < count; names.before++) {
+        field_each_metric(rows[names.before].map, summary_add_name, &names);
+    }
+    snprintf(see, sizeof see, "attnctl summary %.128s --json", cli->args->words[1]);
     unknown_text(&names.unknown, see, text);
     return cli_usage(cli, "--metric: '%.80s': not in %s%s", cli->args->metric,
                      drift ? "the drift of this summary" : "this summary", text);
@@ -305,20 +329,22 @@ static int refuse_metric(struct cli *cli, const struct row *rows, uint32_t count
 
 static int show_rows(struct cli *cli, const msgpack_object *maps, uint32_t count)
 {
-    struct row *rows = calloc(count, sizeof(*rows));
+    struct row *rows = calloc(count, sizeof *rows);
     if (!rows) {
         fputs("attnctl: out of memory\n", cli->err);
         return CLI_FINDING;
     }
-    for (uint32_t i = 0; i < count; i++)
-        rows[i] = make_row(&maps[i], cli->args->metric);
-    qsort(rows, count, sizeof(*rows), compare_rows);
+    for (uint32_t i = 0; i < count; i++) {
+        rows[i] = summary_make_row(&maps[i], cli->args->metric);
+    }
+    qsort(rows, count, sizeof *rows, summary_compare_rows);
     int code = CLI_OK;
     bool drift = cli->args->given & ARGS_DRIFT;
-    if ((drift ? drift_heads(rows, count) : heads_max(rows, count)) == 0)
-        code = refuse_metric(cli, rows, count);
-    else
+    if ((drift ? summary_drift_heads(rows, count) : heads_max(rows, count)) == 0) {
+        code = summary_refuse_metric(cli, rows, count);
+    } else {
         print_groups(cli, rows, count);
+    }
     free(rows);
     return code;
 }
@@ -326,9 +352,11 @@ static int show_rows(struct cli *cli, const msgpack_object *maps, uint32_t count
 /* Whether any layer has a baseline. */
 static bool has_drift(const msgpack_object *maps, uint32_t count)
 {
-    for (uint32_t i = 0; i < count; i++)
-        if (field_length(mpk_find(&maps[i], "drift")) > 0)
+    for (uint32_t i = 0; i < count; i++) {
+        if (field_length(mpk_find(&maps[i], "drift")) > 0) {
             return true;
+        }
+    }
     return false;
 }
 
@@ -369,12 +397,14 @@ int cmd_summary(struct cli *cli)
     ask_text(&ask, "run", cli->args->run);
     ask_layer(&ask, cli->args);
     int code = ask_call(cli, "summary", &ask, &reply);
-    if (code != CLI_OK)
+    if (code != CLI_OK) {
         return code;
-    if (cli->args->given & ARGS_JSON)
+    }
+    if (cli->args->given & ARGS_JSON) {
         code = cli_print_json(cli, reply.result);
-    else
+    } else {
         code = show_summary(cli, reply.result);
+    }
     rpc_reply_clear(&reply);
     return code;
 }

@@ -25,13 +25,15 @@
 /* Where to subscribe -----------------------------------------------------------------------------
  */
 
-static int ask_endpoint(struct cli *cli, char ret_endpoint[ENDPOINT_MAX])
+static int tail_ask_endpoint(struct cli *cli, char ret_endpoint[ENDPOINT_MAX])
 {
     int code = reach_endpoint(cli, ADDRESS_PUBLISH, ret_endpoint);
-    if (code != CLI_OK)
+    if (code != CLI_OK) {
         return code;
-    if (!*ret_endpoint)
+    }
+    if (!*ret_endpoint) {
         return cli_usage(cli, "attnd does not say where it publishes: give --summaries ENDPOINT");
+    }
     return CLI_OK;
 }
 
@@ -44,13 +46,14 @@ struct spread {
     double mean, min, max;
 };
 
-static struct spread spread_of(const msgpack_object *values)
+static struct spread tail_spread_of(const msgpack_object *values)
 {
     struct spread spread = {.min = INFINITY, .max = -INFINITY};
     for (uint32_t i = 0; i < field_columns(values); i++) {
         double value = field_number(field_column(values, i));
-        if (isnan(value))
+        if (isnan(value)) {
             continue;
+        }
         spread.count++;
         spread.mean += (value - spread.mean) / spread.count;
         spread.min = fmin(spread.min, value);
@@ -81,12 +84,14 @@ static void print_names(struct cli *cli, const msgpack_object *values)
         const msgpack_object *value = field_column(values, i);
         char name[32];
         bool first;
-        if (value->type != MSGPACK_OBJECT_STR)
+        if (value->type != MSGPACK_OBJECT_STR) {
             continue;
-        field_show(value, name, sizeof(name));
+        }
+        field_show(value, name, sizeof name);
         uint32_t count = count_name(values, i, name, &first);
-        if (!first)
+        if (!first) {
             continue;
+        }
         fprintf(cli->out, "%s%s %" PRIu32, separator, name, count);
         separator = ", ";
     }
@@ -95,59 +100,63 @@ static void print_names(struct cli *cli, const msgpack_object *values)
 static void print_metric(struct cli *cli, const msgpack_object *map, const char *metric)
 {
     const msgpack_object *values = field_metric(map, metric);
-    struct spread spread = spread_of(values);
+    struct spread spread = tail_spread_of(values);
     fprintf(cli->out, " %s", metric);
-    if (!values)
+    if (!values) {
         fputs(" -", cli->out);
-    else if (spread.count == 0)
+    } else if (spread.count == 0) {
         print_names(cli, values);
-    else if (values->type != MSGPACK_OBJECT_ARRAY)
+    } else if (values->type != MSGPACK_OBJECT_ARRAY) {
         fprintf(cli->out, " %.4g", spread.mean);
-    else
+    } else {
         fprintf(cli->out, " %.4g [%.4g, %.4g] over %" PRIu32 " head%s", spread.mean, spread.min,
                 spread.max, spread.count, out_plural(spread.count));
+    }
 }
 
-static void print_number(struct cli *cli, const char *name, const msgpack_object *value)
+static void tail_print_number(struct cli *cli, const char *name, const msgpack_object *value)
 {
     double number = field_number(value);
-    if (isnan(number))
+    if (isnan(number)) {
         fprintf(cli->out, " %s -", name);
-    else
+    } else {
         fprintf(cli->out, " %s %.4g", name, number);
+    }
 }
 
 /* "wq norm 15.8 rank 63, wk ..." */
-static void print_weights(struct cli *cli, const msgpack_object *weights)
+static void tail_print_weights(struct cli *cli, const msgpack_object *weights)
 {
     const char *separator = " ";
     for (uint32_t i = 0; i < weights->via.map.size; i++) {
         const msgpack_object_kv *matrix = &weights->via.map.ptr[i];
         const msgpack_object *whole = mpk_find(&matrix->val, "whole");
         char name[16];
-        if (!whole)
+        if (!whole) {
             continue;
-        field_show(&matrix->key, name, sizeof(name));
+        }
+        field_show(&matrix->key, name, sizeof name);
         fprintf(cli->out, "%s%s", separator, name);
-        print_number(cli, "norm", mpk_find(whole, "spectral_norm"));
-        print_number(cli, "rank", mpk_find(whole, "rank"));
+        tail_print_number(cli, "norm", mpk_find(whole, "spectral_norm"));
+        tail_print_number(cli, "rank", mpk_find(whole, "rank"));
         separator = ", ";
     }
 }
 
 /* What was asked for, or what there is. */
-static void print_numbers(struct cli *cli, const msgpack_object *map)
+static void tail_print_numbers(struct cli *cli, const msgpack_object *map)
 {
     const msgpack_object *weights = mpk_find(map, "weights");
     char chosen[FIELD_NAME_MAX];
-    if (cli->args->metric)
+    if (cli->args->metric) {
         print_metric(cli, map, cli->args->metric);
-    else if (field_length(weights) > 0 && weights->type == MSGPACK_OBJECT_MAP)
-        print_weights(cli, weights);
-    else if (field_choose_metric(map, 1, chosen))
+    } else if (field_length(weights) > 0 && weights->type == MSGPACK_OBJECT_MAP) {
+        tail_print_weights(cli, weights);
+    } else if (field_choose_metric(map, 1, chosen)) {
         print_metric(cli, map, chosen);
-    else
+    } else {
         fputs(" no numbers", cli->out);
+    }
 }
 
 static void print_live(struct cli *cli, const msgpack_object *map)
@@ -156,7 +165,7 @@ static void print_live(struct cli *cli, const msgpack_object *map)
     field_layer(map, layer);
     fprintf(cli->out, " %s epoch %" PRIu64 " step %" PRIu64 " rank %" PRIu64 ":", layer,
             field_u64(map, "epoch"), field_u64(map, "step"), field_u64(map, "rank"));
-    print_numbers(cli, map);
+    tail_print_numbers(cli, map);
 }
 
 static void print_summary(struct cli *cli, const msgpack_object *map)
@@ -165,37 +174,39 @@ static void print_summary(struct cli *cli, const msgpack_object *map)
     uint64_t first = field_u64(window, "first"), last = field_u64(window, "last");
     char layer[LAYER_TEXT_MAX], unit[16];
     field_layer(map, layer);
-    field_text(window, "unit", unit, sizeof(unit));
+    field_text(window, "unit", unit, sizeof unit);
     fprintf(cli->out, " %s %s %" PRIu64, layer, unit, first);
-    if (last != first)
+    if (last != first) {
         fprintf(cli->out, " to %" PRIu64, last);
+    }
     fputs(field_bool(window, "partial") ? " (partial):" : ":", cli->out);
-    print_numbers(cli, map);
+    tail_print_numbers(cli, map);
     uint64_t messages = field_u64(map, "messages");
     fprintf(cli->out, ", %" PRIu64 " message%s, %" PRIu64 " lost, %" PRIu64 " dropped", messages,
             out_plural(messages), field_u64(map, "lost"), field_sum(mpk_find(map, "dropped")));
 }
 
-static void print_alert(struct cli *cli, const msgpack_object *map)
+static void tail_print_alert(struct cli *cli, const msgpack_object *map)
 {
     const msgpack_object *since = mpk_find(map, "since");
     char severity[32], state[32], rule[80], message[512];
-    field_text(map, "severity", severity, sizeof(severity));
-    field_text(map, "state", state, sizeof(state));
-    field_text(map, "rule", rule, sizeof(rule));
-    field_text(map, "message", message, sizeof(message));
+    field_text(map, "severity", severity, sizeof severity);
+    field_text(map, "state", state, sizeof state);
+    field_text(map, "rule", rule, sizeof rule);
+    field_text(map, "message", message, sizeof message);
     fprintf(cli->out, " %s %s %s: %s", severity, state, rule, message);
-    if (since)
+    if (since) {
         fprintf(cli->out, ", since epoch %" PRIu64 " step %" PRIu64, field_u64(since, "epoch"),
                 field_u64(since, "step"));
+    }
 }
 
-static void print_job(struct cli *cli, const msgpack_object *map)
+static void tail_print_job(struct cli *cli, const msgpack_object *map)
 {
     char state[32], run[9];
     uint32_t layers = field_length(mpk_find(map, "layers"));
-    field_text(map, "state", state, sizeof(state));
-    field_text(map, "run", run, sizeof(run));
+    field_text(map, "state", state, sizeof state);
+    field_text(map, "run", run, sizeof run);
     fprintf(cli->out,
             " %s, run %s, epoch %" PRIu64 " step %" PRIu64 ", rank %" PRIu64 "/%" PRIu64
             ", %" PRIu32 " layer%s, received %" PRIu64 ", lost %" PRIu64 ", dropped %" PRIu64,
@@ -210,29 +221,32 @@ static const struct {
 } printers[] = {
     {"live", print_live},
     {"summary", print_summary},
-    {"alert", print_alert},
-    {"job", print_job},
+    {"alert", tail_print_alert},
+    {"job", tail_print_job},
 };
 
 static void print_line(struct cli *cli, const msgpack_object *map)
 {
     char kind[32], job[JOB_NAME_MAX + 1];
-    field_text(map, "kind", kind, sizeof(kind));
-    field_text(map, "job", job, sizeof(job));
+    field_text(map, "kind", kind, sizeof kind);
+    field_text(map, "job", job, sizeof job);
     fprintf(cli->out, "%-7s %s", kind, job);
-    for (size_t i = 0; i < sizeof(printers) / sizeof(printers[0]); i++)
-        if (strcmp(kind, printers[i].kind) == 0)
+    for (size_t i = 0; i < sizeof printers / sizeof printers[0]; i++) {
+        if (strcmp(kind, printers[i].kind) == 0) {
             printers[i].print(cli, map);
+        }
+    }
     fputs(field_bool(map, "snapshot") ? " (last value)\n" : "\n", cli->out);
 }
 
 static void print_json_line(struct cli *cli, const msgpack_object *map)
 {
     char *text = mpk_to_json(map, 0);
-    if (text)
+    if (text) {
         fprintf(cli->out, "%s\n", text);
-    else
+    } else {
         fputs("attnctl: skipped a message: out of memory\n", cli->err);
+    }
     free(text);
 }
 
@@ -247,10 +261,11 @@ static bool print_message(struct cli *cli, zmq_msg_t *frame)
         fputs("attnctl: skipped a message that is not a result\n", cli->err);
         return false;
     }
-    if (cli->args->given & ARGS_JSON)
+    if (cli->args->given & ARGS_JSON) {
         print_json_line(cli, doc.root);
-    else
+    } else {
         print_line(cli, doc.root);
+    }
     fflush(cli->out);
     mpk_doc_clear(&doc);
     return true;
@@ -258,20 +273,21 @@ static bool print_message(struct cli *cli, zmq_msg_t *frame)
 
 /* Takes one message off the socket: topic, map. Frames beyond are ignored. Returns whether a line
  * was printed. */
-static bool take_message(struct cli *cli, struct drain *drain)
+static bool tail_take_message(struct cli *cli, struct drain *drain)
 {
     bool printed = false;
     int more = 1;
     for (int index = 0; more; index++) {
         zmq_msg_t frame;
         zmq_msg_init(&frame);
-        if (zmq_msg_recv(&frame, drain->socket, ZMQ_DONTWAIT) < 0)
+        if (zmq_msg_recv(&frame, drain->socket, ZMQ_DONTWAIT) < 0) {
             more = 0;
-        else {
+        } else {
             drain_taken(drain, &frame);
             more = zmq_msg_more(&frame);
-            if (index == 1)
+            if (index == 1) {
                 printed = print_message(cli, &frame);
+            }
         }
         zmq_msg_close(&frame);
     }
@@ -279,16 +295,18 @@ static bool take_message(struct cli *cli, struct drain *drain)
 }
 
 /* A reader that goes away ends it at once, and not with the next message. */
-static void follow(struct cli *cli, struct drain *drain)
+static void tail_follow(struct cli *cli, struct drain *drain)
 {
     zmq_pollitem_t items[] = {{.socket = drain->socket, .events = ZMQ_POLLIN},
                               {.fd = fileno(cli->out)}};
     uint64_t left = cli->args->count ? cli->args->count : UINT64_MAX;
     while (left > 0 && !interrupt_came() && !ferror(cli->out) && !items[1].revents) {
-        if (zmq_poll(items, 2, -1) <= 0)
+        if (zmq_poll(items, 2, -1) <= 0) {
             continue;
-        if (items[0].revents)
-            left -= take_message(cli, drain);
+        }
+        if (items[0].revents) {
+            left -= tail_take_message(cli, drain);
+        }
     }
 }
 
@@ -297,8 +315,9 @@ static int tail(struct cli *cli, const char *endpoint, const char *prefix)
 {
     struct link link = {.socket = zmq_socket(cli->rpc->context, ZMQ_SUB)};
     struct drain drain;
-    if (!link.socket)
+    if (!link.socket) {
         return cli_fail(cli, CLI_FINDING, zmq_strerror(errno));
+    }
     sockopt_int(link.socket, ZMQ_LINGER, 0);
     sockopt_int(link.socket, ZMQ_RCVHWM, 0);
     sockopt_frame_max(link.socket, mpk_result_limits.bytes);
@@ -307,7 +326,7 @@ static int tail(struct cli *cli, const char *endpoint, const char *prefix)
     if (connected &&
         drain_start(&drain, cli->rpc->context, &link, RESULTS_MAX, RESULTS_BYTES_MAX) == 0) {
         interrupt_catch();
-        follow(cli, &drain);
+        tail_follow(cli, &drain);
         drain_stop(&drain);
         zmq_close(link.socket);
         return CLI_OK;
@@ -323,8 +342,9 @@ static bool is_topic(const char *prefix)
     static const char *const kinds[] = {"alert/", "job/", "live/", "summary/"};
     for (int i = 0; i < 4; i++) {
         size_t length = strlen(prefix), kind = strlen(kinds[i]);
-        if (strncmp(prefix, kinds[i], length < kind ? length : kind) == 0)
+        if (strncmp(prefix, kinds[i], length < kind ? length : kind) == 0) {
             return true;
+        }
     }
     return false;
 }
@@ -334,16 +354,19 @@ int cmd_tail(struct cli *cli)
     char endpoint[ENDPOINT_MAX];
     const char *prefix = cli->args->word_count > 1 ? cli->args->words[1] : "";
     int code = CLI_OK;
-    if (!is_topic(prefix))
+    if (!is_topic(prefix)) {
         return cli_usage(cli,
                          "no topic begins with '%.80s' (valid: alert/, job/, live/, summary/, such "
                          "as summary/%.80s/)",
                          prefix, prefix);
-    if (unknown_check_metric(cli) != CLI_OK)
+    }
+    if (unknown_check_metric(cli) != CLI_OK) {
         return CLI_USAGE;
-    if (cli->args->summaries)
-        snprintf(endpoint, sizeof(endpoint), "%s", cli->args->summaries);
-    else
-        code = ask_endpoint(cli, endpoint);
+    }
+    if (cli->args->summaries) {
+        snprintf(endpoint, sizeof endpoint, "%s", cli->args->summaries);
+    } else {
+        code = tail_ask_endpoint(cli, endpoint);
+    }
     return code == CLI_OK ? tail(cli, endpoint, prefix) : code;
 }

@@ -33,9 +33,10 @@ static void read_reasons(const msgpack_object *dropped, struct feed_counts *coun
     for (uint32_t i = 0; i < count && i < FEED_REASONS_MAX; i++) {
         const msgpack_object_kv *pair = &dropped->via.map.ptr[i];
         struct feed_reason *reason = &counts->reasons[counts->reason_count++];
-        field_show(&pair->key, reason->name, sizeof(reason->name));
-        if (mpk_get_u64(&pair->val, UINT64_MAX, &reason->count) != 0)
+        field_show(&pair->key, reason->name, sizeof reason->name);
+        if (mpk_get_u64(&pair->val, UINT64_MAX, &reason->count) != 0) {
             reason->count = 0;
+        }
     }
     counts->dropped = field_sum(dropped);
 }
@@ -44,8 +45,9 @@ int feed_count(struct cli *cli, struct feed_counts *ret_counts)
 {
     struct rpc_reply reply;
     int code = cli_call(cli, "stats", NULL, &reply);
-    if (code != CLI_OK)
+    if (code != CLI_OK) {
         return code;
+    }
     *ret_counts = (struct feed_counts){
         .received = field_u64(reply.result, "received"),
         .processed = field_u64(reply.result, "processed"),
@@ -63,9 +65,11 @@ int feed_count(struct cli *cli, struct feed_counts *ret_counts)
 
 uint64_t feed_dropped(const struct feed_counts *counts, const char *reason)
 {
-    for (uint32_t i = 0; i < counts->reason_count; i++)
-        if (strcmp(counts->reasons[i].name, reason) == 0)
+    for (uint32_t i = 0; i < counts->reason_count; i++) {
+        if (strcmp(counts->reasons[i].name, reason) == 0) {
             return counts->reasons[i].count;
+        }
+    }
     return 0;
 }
 
@@ -76,17 +80,19 @@ void feed_subtract(struct feed_counts *counts, const struct feed_counts *before)
     counts->summaries -= before->summaries;
     counts->alerts -= before->alerts;
     counts->dropped -= before->dropped;
-    for (uint32_t i = 0; i < counts->reason_count; i++)
+    for (uint32_t i = 0; i < counts->reason_count; i++) {
         counts->reasons[i].count -= feed_dropped(before, counts->reasons[i].name);
+    }
 }
 
 /* The names are printable ASCII, but attnd's: not all of it is the same in JSON. */
-static void print_quoted(const char *name, FILE *out)
+static void feed_print_quoted(const char *name, FILE *out)
 {
     putc('"', out);
     for (; *name; name++) {
-        if (*name == '"' || *name == '\\')
+        if (*name == '"' || *name == '\\') {
             putc('\\', out);
+        }
         putc(*name, out);
     }
     putc('"', out);
@@ -97,13 +103,15 @@ void feed_print_dropped(const struct feed_counts *counts, bool json, FILE *out)
     const char *separator = "";
     for (uint32_t i = 0; i < counts->reason_count; i++) {
         const struct feed_reason *reason = &counts->reasons[i];
-        if (reason->count == 0)
+        if (reason->count == 0) {
             continue;
+        }
         fputs(separator, out);
-        if (json)
-            print_quoted(reason->name, out);
-        else
+        if (json) {
+            feed_print_quoted(reason->name, out);
+        } else {
             fputs(reason->name, out);
+        }
         fprintf(out, json ? ": %" PRIu64 : " %" PRIu64, reason->count);
         separator = ", ";
     }
@@ -112,7 +120,8 @@ void feed_print_dropped(const struct feed_counts *counts, bool json, FILE *out)
 /* Explaining -----------------------------------------------------------------------------------
  */
 
-static int explain(struct cli *cli, enum sender_status status, const char *endpoint, uint64_t sent)
+static int feed_explain(struct cli *cli, enum sender_status status, const char *endpoint,
+                        uint64_t sent)
 {
     switch (status) {
     case SENDER_ENDPOINT:
@@ -140,14 +149,14 @@ static int explain(struct cli *cli, enum sender_status status, const char *endpo
 /* Waiting --------------------------------------------------------------------------------------
  */
 
-static bool is_same(const struct feed_counts *a, const struct feed_counts *b)
+static bool feed_is_same(const struct feed_counts *a, const struct feed_counts *b)
 {
     return a->received == b->received && a->processed == b->processed &&
            a->in_flight == b->in_flight;
 }
 
-static int give_up(struct cli *cli, const struct feed_counts *before,
-                   const struct feed_counts *after, uint64_t messages)
+static int feed_give_up(struct cli *cli, const struct feed_counts *before,
+                        const struct feed_counts *after, uint64_t messages)
 {
     fprintf(cli->err,
             "attnctl: attnd has received %" PRIu64 " of %" PRIu64
@@ -165,16 +174,20 @@ static int feed_await(struct cli *cli, const struct feed_counts *before, uint64_
     uint64_t changed_ns = now_ns();
     for (int wait_ms = ASK_FIRST_MS;; wait_ms *= wait_ms < ASK_LAST_MS ? 2 : 1) {
         int code = feed_count(cli, now);
-        if (code != CLI_OK)
+        if (code != CLI_OK) {
             return code;
-        if (now->received - before->received >= messages && now->in_flight_bytes < bytes)
+        }
+        if (now->received - before->received >= messages && now->in_flight_bytes < bytes) {
             return CLI_OK;
-        if (interrupt_came())
-            return explain(cli, SENDER_INTERRUPTED, "", messages);
-        if (!is_same(&last, now))
+        }
+        if (interrupt_came()) {
+            return feed_explain(cli, SENDER_INTERRUPTED, "", messages);
+        }
+        if (!feed_is_same(&last, now)) {
             changed_ns = now_ns();
-        else if (now_ns() - changed_ns > (now->in_flight ? STALL_NS : IDLE_NS))
-            return give_up(cli, before, now, messages);
+        } else if (now_ns() - changed_ns > (now->in_flight ? STALL_NS : IDLE_NS)) {
+            return feed_give_up(cli, before, now, messages);
+        }
         last = *now;
         poll(NULL, 0, wait_ms);
     }
@@ -184,8 +197,9 @@ int feed_settle(struct cli *cli, const struct feed_counts *before, uint64_t mess
                 struct feed_counts *ret_since)
 {
     int code = feed_await(cli, before, messages, 1, ret_since);
-    if (code == CLI_OK)
+    if (code == CLI_OK) {
         feed_subtract(ret_since, before);
+    }
     return code;
 }
 
@@ -205,7 +219,7 @@ struct pace {
 };
 
 /* One number for everything that the cost depends on; never 0. */
-static uint64_t shape_of(const struct header *header)
+static uint64_t feed_shape_of(const struct header *header)
 {
     uint64_t parts[10 + TENSORS_MAX] = {
         header->type,     header->batch,       header->heads,    header->queries,
@@ -213,13 +227,16 @@ static uint64_t shape_of(const struct header *header)
         header->q_offset, header->heads_total,
     };
     uint64_t hash = UINT64_C(0xcbf29ce484222325);
-    for (uint32_t i = 0; i < header->tensor_count; i++)
+    for (uint32_t i = 0; i < header->tensor_count; i++) {
         parts[10 + i] = header->tensors[i].bytes << 16 | (uint64_t)header->tensors[i].role << 8 |
                         (uint64_t)header->tensors[i].dtype;
-    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++)
+    }
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
         hash = (hash ^ parts[i]) * UINT64_C(0x9e3779b97f4a7c15) + (hash >> 29);
-    for (const char *job = header->job; *job; job++)
+    }
+    for (const char *job = header->job; *job; job++) {
         hash = (hash ^ (unsigned char)*job) * UINT64_C(0x100000001b3);
+    }
     return hash ? hash : 1;
 }
 
@@ -234,17 +251,21 @@ static struct feed_cost *find_cost(struct pace *pace, const struct recorded *rec
         recorded->frame_count > 1 &&
         header_decode(recorded->frames[1].data, recorded->frames[1].size, &header, &key) == 0;
     *small = (struct feed_cost){.cost = EVENT_COST};
-    for (uint32_t i = 0; i < recorded->frame_count; i++)
+    for (uint32_t i = 0; i < recorded->frame_count; i++) {
         small->cost += recorded->frames[i].size;
-    if (!has_tensors)
+    }
+    if (!has_tensors) {
         return small;
-    uint64_t shape = header.type == MESSAGE_EVENT ? 0 : shape_of(&header);
+    }
+    uint64_t shape = header.type == MESSAGE_EVENT ? 0 : feed_shape_of(&header);
     header_clear(&header);
-    if (shape == 0)
+    if (shape == 0) {
         return small;
+    }
     struct feed_cost *cost = &pace->known[shape % SHAPES];
-    if (cost->shape != shape)
+    if (cost->shape != shape) {
         *cost = (struct feed_cost){.shape = shape};
+    }
     return cost;
 }
 
@@ -253,10 +274,12 @@ static int ask_room(struct cli *cli, struct pace *pace, const struct sender *sen
 {
     uint64_t limit = pace->before.budget_bytes / 2, admitted = pace->now.admitted_bytes;
     int code = feed_await(cli, &pace->before, sender->sent, limit, &pace->now);
-    if (code != CLI_OK)
+    if (code != CLI_OK) {
         return code;
-    if (pace->learning)
+    }
+    if (pace->learning) {
         pace->learning->cost = pace->now.admitted_bytes - admitted;
+    }
     pace->learning = NULL;
     pace->credit = limit - pace->now.in_flight_bytes;
     return CLI_OK;
@@ -268,15 +291,18 @@ static int await_room(struct cli *cli, struct pace *pace, const struct sender *s
 {
     struct feed_cost small;
     bool asked = pace->learning != NULL;
-    if (pace->before.budget_bytes == 0)
+    if (pace->before.budget_bytes == 0) {
         return CLI_OK;
+    }
     int code = asked ? ask_room(cli, pace, sender) : CLI_OK;
-    if (code != CLI_OK)
+    if (code != CLI_OK) {
         return code;
+    }
     struct feed_cost *cost = find_cost(pace, recorded, &small);
     bool fits = cost->cost > 0 && cost->cost <= pace->credit;
-    if (!fits && !asked)
+    if (!fits && !asked) {
         code = ask_room(cli, pace, sender);
+    }
     pace->learning = cost->cost == 0 ? cost : NULL;
     fits = cost->cost > 0 && cost->cost <= pace->credit;
     pace->credit -= fits ? cost->cost : pace->credit;
@@ -289,7 +315,7 @@ static int await_room(struct cli *cli, struct pace *pace, const struct sender *s
 int feed_open(struct cli *cli, void *context, const char *endpoint, struct sender *ret_sender)
 {
     enum sender_status status = sender_open(context, endpoint, cli->args->timeout_ms, ret_sender);
-    return status == SENDER_OK ? CLI_OK : explain(cli, status, endpoint, 0);
+    return status == SENDER_OK ? CLI_OK : feed_explain(cli, status, endpoint, 0);
 }
 
 /* When messages are due: the first one now. */
@@ -306,8 +332,9 @@ static enum sender_status await_turn(struct sender *sender, struct rhythm *rhyth
         rhythm->started_ns = now;
         rhythm->first_ns = received_ns;
     }
-    if (rhythm->factor == 0 || received_ns <= rhythm->first_ns)
+    if (rhythm->factor == 0 || received_ns <= rhythm->first_ns) {
         return SENDER_OK;
+    }
     double due_ns = (double)(received_ns - rhythm->first_ns) / rhythm->factor;
     double left_ns = due_ns - (double)(now - rhythm->started_ns);
     return left_ns > 0 ? sender_pause(sender, left_ns < 1e18 ? (uint64_t)left_ns : UINT64_MAX / 2)
@@ -318,11 +345,13 @@ static enum sender_status send_one(struct sender *sender, struct rhythm *rhythm,
                                    const struct recorded *recorded, struct ranks *ranks)
 {
     enum sender_status status = await_turn(sender, rhythm, recorded->received_ns);
-    if (status == SENDER_OK)
+    if (status == SENDER_OK) {
         status = sender_send(sender, recorded->frames, recorded->frame_count);
+    }
     if (status == SENDER_OK && ranks &&
-        ranks_note(ranks, recorded->frames, recorded->frame_count) != 0)
+        ranks_note(ranks, recorded->frames, recorded->frame_count) != 0) {
         status = SENDER_MEMORY;
+    }
     return status;
 }
 
@@ -335,21 +364,26 @@ int feed_send(struct cli *cli, struct playback *playback, struct sender *sender,
     enum playback_status status;
     char error[PLAYBACK_ERROR_MAX];
     int code = feed_count(cli, &pace.before);
-    if (code != CLI_OK)
+    if (code != CLI_OK) {
         return code;
+    }
     pace.now = pace.before;
     while ((status = playback_next(playback, &recorded, error)) == PLAYBACK_MESSAGE) {
         code = await_room(cli, &pace, sender, &recorded);
-        if (code != CLI_OK)
+        if (code != CLI_OK) {
             return code;
+        }
         enum sender_status sent = send_one(sender, &rhythm, &recorded, ranks);
-        if (sent != SENDER_OK)
-            return explain(cli, sent, "", sender->sent);
-        if (interrupt_came())
-            return explain(cli, SENDER_INTERRUPTED, "", sender->sent);
+        if (sent != SENDER_OK) {
+            return feed_explain(cli, sent, "", sender->sent);
+        }
+        if (interrupt_came()) {
+            return feed_explain(cli, SENDER_INTERRUPTED, "", sender->sent);
+        }
     }
-    if (status == PLAYBACK_END)
+    if (status == PLAYBACK_END) {
         return CLI_OK;
+    }
     fprintf(cli->err, "attnctl: %s\n", error);
     return status == PLAYBACK_CUT ? CLI_OK : CLI_USAGE;
 }

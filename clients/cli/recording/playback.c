@@ -14,20 +14,21 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static int fail(const struct playback *playback, const char *what, char *reterr)
+static int playback_fail(const struct playback *playback, const char *what, char *reterr)
 {
     snprintf(reterr, PLAYBACK_ERROR_MAX, "%.300s: %s", playback->path, what);
     return -1;
 }
 
 /* Reads exactly `size` bytes. Returns 0, or -1 with errno, 0 when the file has become shorter. */
-static int read_all(int fd, void *buffer, uint64_t size)
+static int playback_read_all(int fd, void *buffer, uint64_t size)
 {
     uint8_t *at = buffer;
     while (size > 0) {
         ssize_t got = read(fd, at, (size_t)size);
-        if (got < 0 && errno == EINTR)
+        if (got < 0 && errno == EINTR) {
             continue;
+        }
         if (got <= 0) {
             errno = got < 0 ? errno : 0;
             return -1;
@@ -38,30 +39,35 @@ static int read_all(int fd, void *buffer, uint64_t size)
     return 0;
 }
 
-static int read_header(struct playback *playback, char *reterr)
+static int playback_read_header(struct playback *playback, char *reterr)
 {
     uint8_t header[RECORDING_HEADER_BYTES];
     struct stat stat;
-    if (fstat(playback->fd, &stat) != 0)
-        return fail(playback, strerror(errno), reterr);
-    if (!S_ISREG(stat.st_mode))
-        return fail(playback, "not a regular file", reterr);
+    if (fstat(playback->fd, &stat) != 0) {
+        return playback_fail(playback, strerror(errno), reterr);
+    }
+    if (!S_ISREG(stat.st_mode)) {
+        return playback_fail(playback, "not a regular file", reterr);
+    }
     playback->size = (uint64_t)stat.st_size;
-    if (playback->size < sizeof(header))
-        return fail(playback, err_text(ERR_RECORDING_FORMAT), reterr);
-    if (read_all(playback->fd, header, sizeof(header)) != 0)
-        return fail(playback, strerror(errno), reterr);
-    playback->at = sizeof(header);
-    int code = recording_decode_header(header, sizeof(header), &playback->created_ns);
-    return code ? fail(playback, err_text(code), reterr) : 0;
+    if (playback->size < sizeof header) {
+        return playback_fail(playback, err_text(ERR_RECORDING_FORMAT), reterr);
+    }
+    if (playback_read_all(playback->fd, header, sizeof header) != 0) {
+        return playback_fail(playback, strerror(errno), reterr);
+    }
+    playback->at = sizeof header;
+    int code = recording_decode_header(header, sizeof header, &playback->created_ns);
+    return code ? playback_fail(playback, err_text(code), reterr) : 0;
 }
 
 int playback_open(const char *path, struct playback *ret_playback, char *reterr)
 {
     struct playback playback = {.path = path, .fd = open(path, O_RDONLY | O_CLOEXEC)};
-    if (playback.fd < 0)
-        return fail(&playback, strerror(errno), reterr);
-    if (read_header(&playback, reterr) != 0) {
+    if (playback.fd < 0) {
+        return playback_fail(&playback, strerror(errno), reterr);
+    }
+    if (playback_read_header(&playback, reterr) != 0) {
         playback_close(&playback);
         return -1;
     }
@@ -72,8 +78,8 @@ int playback_open(const char *path, struct playback *ret_playback, char *reterr)
 /* Records ---------------------------------------------------------------------------------------
  */
 
-static enum playback_status end(struct playback *playback, enum playback_status status,
-                                const char *what, char *reterr)
+static enum playback_status playback_end(struct playback *playback, enum playback_status status,
+                                         const char *what, char *reterr)
 {
     snprintf(reterr, PLAYBACK_ERROR_MAX, "%.300s: message %" PRIu64 ", at byte %" PRIu64 ": %s",
              playback->path, playback->messages + 1, playback->at, what);
@@ -86,13 +92,14 @@ static enum playback_status end_code(struct playback *playback, int code, char *
     enum playback_status status = code == ERR_RECORDING_CUT ? PLAYBACK_CUT
                                   : code == ERR_MEMORY      ? PLAYBACK_FAILED
                                                             : PLAYBACK_DAMAGED;
-    return end(playback, status, err_text(code), reterr);
+    return playback_end(playback, status, err_text(code), reterr);
 }
 
-static int reserve(struct playback *playback, uint64_t size)
+static int playback_reserve(struct playback *playback, uint64_t size)
 {
-    if (size <= playback->body_capacity && playback->body)
+    if (size <= playback->body_capacity && playback->body) {
         return 0;
+    }
     free(playback->body);
     playback->body = malloc(size ? (size_t)size : 1);
     playback->body_capacity = playback->body ? (size_t)size : 0;
@@ -101,17 +108,19 @@ static int reserve(struct playback *playback, uint64_t size)
 
 /* The next record's header; *ret_left is what the file has behind it. Returns 0, a code of err.def,
  * or ERR_CLOSED with errno. */
-static int read_head(struct playback *playback, struct recording_record *ret_record,
-                     uint64_t *ret_left)
+static int playback_read_head(struct playback *playback, struct recording_record *ret_record,
+                              uint64_t *ret_left)
 {
     uint8_t head[RECORDING_RECORD_BYTES];
     uint64_t left = playback->size - playback->at;
-    size_t size = left < sizeof(head) ? (size_t)left : sizeof(head);
-    if (read_all(playback->fd, head, size) != 0)
+    size_t size = left < sizeof head ? (size_t)left : sizeof head;
+    if (playback_read_all(playback->fd, head, size) != 0) {
         return ERR_CLOSED;
+    }
     int code = recording_decode_record(head, size, ret_record);
-    if (code)
+    if (code) {
         return code;
+    }
     *ret_left = left - size;
     return ret_record->stored > *ret_left ? ERR_RECORDING_CUT : 0;
 }
@@ -119,21 +128,24 @@ static int read_head(struct playback *playback, struct recording_record *ret_rec
 /* What follows the header. Returns as read_head. */
 static int read_body(struct playback *playback, const struct recording_record *record)
 {
-    int code = reserve(playback, record->stored);
-    if (code)
+    int code = playback_reserve(playback, record->stored);
+    if (code) {
         return code;
-    return read_all(playback->fd, playback->body, record->stored) == 0 ? 0 : ERR_CLOSED;
+    }
+    return playback_read_all(playback->fd, playback->body, record->stored) == 0 ? 0 : ERR_CLOSED;
 }
 
-static enum playback_status take(struct playback *playback, int code,
-                                 const struct recording_record *record,
-                                 struct recorded *ret_recorded, char *reterr)
+static enum playback_status playback_take(struct playback *playback, int code,
+                                          const struct recording_record *record,
+                                          struct recorded *ret_recorded, char *reterr)
 {
-    if (code == ERR_CLOSED)
-        return end(playback, PLAYBACK_FAILED, errno ? strerror(errno) : "the file became shorter",
-                   reterr);
-    if (code)
+    if (code == ERR_CLOSED) {
+        return playback_end(playback, PLAYBACK_FAILED,
+                            errno ? strerror(errno) : "the file became shorter", reterr);
+    }
+    if (code) {
         return end_code(playback, code, reterr);
+    }
     ret_recorded->received_ns = record->received_ns;
     ret_recorded->frame_count = record->frame_count;
     playback->at += RECORDING_RECORD_BYTES + record->stored;
@@ -141,7 +153,7 @@ static enum playback_status take(struct playback *playback, int code,
     return PLAYBACK_MESSAGE;
 }
 
-static bool begin(struct playback *playback)
+static bool playback_begin(struct playback *playback)
 {
     free(playback->unpacked);
     playback->unpacked = NULL;
@@ -153,25 +165,29 @@ enum playback_status playback_next(struct playback *playback, struct recorded *r
 {
     struct recording_record record;
     uint64_t left;
-    if (!begin(playback))
+    if (!playback_begin(playback)) {
         return PLAYBACK_END;
-    int code = read_head(playback, &record, &left);
-    if (!code)
+    }
+    int code = playback_read_head(playback, &record, &left);
+    if (!code) {
         code = read_body(playback, &record);
-    if (!code)
+    }
+    if (!code) {
         code = recording_decode_frames(&record, playback->body, (size_t)record.stored,
                                        ret_recorded->frames, &playback->unpacked);
-    return take(playback, code, &record, ret_recorded, reterr);
+    }
+    return playback_take(playback, code, &record, ret_recorded, reterr);
 }
 
 /* Skimming --------------------------------------------------------------------------------------
  */
 
-static uint64_t read_u64(const uint8_t *at)
+static uint64_t playback_read_u64(const uint8_t *at)
 {
     uint64_t number = 0;
-    for (int i = 7; i >= 0; i--)
+    for (int i = 7; i >= 0; i--) {
         number = number << 8 | at[i];
+    }
     return number;
 }
 
@@ -181,15 +197,18 @@ static int read_sizes(struct playback *playback, const struct recording_record *
 {
     uint8_t sizes[8 * RECORDING_FRAMES_MAX];
     uint64_t left = record->stored;
-    if (left < 8 * (uint64_t)record->frame_count)
+    if (left < 8 * (uint64_t)record->frame_count) {
         return ERR_RECORDING_DAMAGED;
-    if (read_all(playback->fd, sizes, 8 * (uint64_t)record->frame_count) != 0)
+    }
+    if (playback_read_all(playback->fd, sizes, 8 * (uint64_t)record->frame_count) != 0) {
         return ERR_CLOSED;
+    }
     left -= 8 * (uint64_t)record->frame_count;
     for (uint32_t i = 0; i < record->frame_count; i++) {
-        uint64_t size = read_u64(sizes + 8 * i);
-        if (size > left)
+        uint64_t size = playback_read_u64(sizes + 8 * i);
+        if (size > left) {
             return ERR_RECORDING_DAMAGED;
+        }
         ret_frames[i] = (struct recording_frame){NULL, (size_t)size};
         left -= size;
     }
@@ -202,15 +221,18 @@ static int read_first(struct playback *playback, const struct recording_record *
 {
     uint64_t next = playback->at + RECORDING_RECORD_BYTES + record->stored;
     size_t first = frames[0].size, second = record->frame_count > 1 ? frames[1].size : 0;
-    int code = reserve(playback, (uint64_t)first + second);
-    if (code)
+    int code = playback_reserve(playback, (uint64_t)first + second);
+    if (code) {
         return code;
-    if (read_all(playback->fd, playback->body, (uint64_t)first + second) != 0 ||
-        lseek(playback->fd, (off_t)next, SEEK_SET) < 0)
+    }
+    if (playback_read_all(playback->fd, playback->body, (uint64_t)first + second) != 0 ||
+        lseek(playback->fd, (off_t)next, SEEK_SET) < 0) {
         return ERR_CLOSED;
+    }
     frames[0].data = playback->body;
-    if (record->frame_count > 1)
+    if (record->frame_count > 1) {
         frames[1].data = playback->body + first;
+    }
     return 0;
 }
 
@@ -219,32 +241,37 @@ enum playback_status playback_skim(struct playback *playback, struct recorded *r
 {
     struct recording_record record;
     uint64_t left;
-    if (!begin(playback))
+    if (!playback_begin(playback)) {
         return PLAYBACK_END;
-    int code = read_head(playback, &record, &left);
+    }
+    int code = playback_read_head(playback, &record, &left);
     if (!code && record.packed) {
         playback_seek(playback, playback->at);
         return playback_next(playback, ret_recorded, reterr);
     }
-    if (!code)
+    if (!code) {
         code = read_sizes(playback, &record, ret_recorded->frames);
-    if (!code)
+    }
+    if (!code) {
         code = read_first(playback, &record, ret_recorded->frames);
-    return take(playback, code, &record, ret_recorded, reterr);
+    }
+    return playback_take(playback, code, &record, ret_recorded, reterr);
 }
 
 /* A place that cannot be gone to shows when it is read. */
 void playback_seek(struct playback *playback, uint64_t at)
 {
     playback->at = at;
-    if (lseek(playback->fd, (off_t)at, SEEK_SET) < 0)
+    if (lseek(playback->fd, (off_t)at, SEEK_SET) < 0) {
         playback->at = playback->size;
+    }
 }
 
 void playback_close(struct playback *playback)
 {
-    if (playback->fd >= 0)
+    if (playback->fd >= 0) {
         close(playback->fd);
+    }
     free(playback->body);
     free(playback->unpacked);
     *playback = (struct playback){.fd = -1};

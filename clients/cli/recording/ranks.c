@@ -12,12 +12,13 @@ static bool is_of(const struct recorded_rank *rank, const struct header *header)
            strcmp(rank->job, header->job) == 0;
 }
 
-static struct recorded_rank *find(struct ranks *ranks, const struct header *header)
+static struct recorded_rank *ranks_find(struct ranks *ranks, const struct header *header)
 {
     for (size_t i = 0; i < ranks->count; i++) {
         size_t index = (ranks->next + i) % ranks->count;
-        if (!is_of(&ranks->items[index], header))
+        if (!is_of(&ranks->items[index], header)) {
             continue;
+        }
         ranks->next = index;
         return &ranks->items[index];
     }
@@ -25,13 +26,14 @@ static struct recorded_rank *find(struct ranks *ranks, const struct header *head
 }
 
 /* NULL when out of memory. */
-static struct recorded_rank *add(struct ranks *ranks, const struct header *header)
+static struct recorded_rank *ranks_add(struct ranks *ranks, const struct header *header)
 {
     if (ranks->count == ranks->capacity) {
         size_t capacity = ranks->capacity ? 2 * ranks->capacity : 8;
-        void *items = realloc(ranks->items, capacity * sizeof(*ranks->items));
-        if (!items)
+        void *items = realloc(ranks->items, capacity * sizeof *ranks->items);
+        if (!items) {
             return NULL;
+        }
         ranks->items = items;
         ranks->capacity = capacity;
     }
@@ -42,14 +44,15 @@ static struct recorded_rank *add(struct ranks *ranks, const struct header *heade
     return rank;
 }
 
-static void note(struct recorded_rank *rank, const struct header *header)
+static void recording_ranks_note(struct recorded_rank *rank, const struct header *header)
 {
     rank->world = header->world;
     rank->epoch = header->epoch;
     rank->step = header->step;
     rank->time_ns = header->time_ns;
-    if (header->type != MESSAGE_EVENT)
+    if (header->type != MESSAGE_EVENT) {
         return;
+    }
     rank->event_seq = header->seq + 1;
     rank->event_dropped = header->dropped;
     rank->bye = rank->bye || header->event == EVENT_BYE;
@@ -59,22 +62,27 @@ int ranks_note(struct ranks *ranks, const struct recording_frame *frames, uint32
 {
     struct header header;
     const char *key;
-    if (count < 2 || header_decode(frames[1].data, frames[1].size, &header, &key) != 0)
+    if (count < 2 || header_decode(frames[1].data, frames[1].size, &header, &key) != 0) {
         return 0;
-    struct recorded_rank *rank = find(ranks, &header);
-    if (!rank)
-        rank = add(ranks, &header);
-    if (rank)
-        note(rank, &header);
+    }
+    struct recorded_rank *rank = ranks_find(ranks, &header);
+    if (!rank) {
+        rank = ranks_add(ranks, &header);
+    }
+    if (rank) {
+        recording_ranks_note(rank, &header);
+    }
     header_clear(&header);
     return rank ? 0 : ERR_MEMORY;
 }
 
 bool ranks_all_bye(const struct ranks *ranks)
 {
-    for (size_t i = 0; i < ranks->count; i++)
-        if (!ranks->items[i].bye)
+    for (size_t i = 0; i < ranks->count; i++) {
+        if (!ranks->items[i].bye) {
             return false;
+        }
+    }
     return ranks->count > 0;
 }
 

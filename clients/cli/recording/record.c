@@ -58,8 +58,9 @@ struct tapped {
 
 static void clear_tapped(struct tapped *tapped)
 {
-    for (uint32_t i = 0; i < tapped->count; i++)
+    for (uint32_t i = 0; i < tapped->count; i++) {
         zmq_msg_close(&tapped->frames[i]);
+    }
     tapped->count = 0;
 }
 
@@ -88,13 +89,14 @@ static bool receive_frames(struct drain *drain, struct tapped *tapped)
     return fits;
 }
 
-static bool read_map(struct tapped *tapped)
+static bool record_read_map(struct tapped *tapped)
 {
     struct mpk_doc doc;
     zmq_msg_t *map = &tapped->frames[1];
     if (tapped->count < LEADING ||
-        mpk_parse(zmq_msg_data(map), zmq_msg_size(map), &mpk_header_limits, &doc) != 0)
+        mpk_parse(zmq_msg_data(map), zmq_msg_size(map), &mpk_header_limits, &doc) != 0) {
         return false;
+    }
     bool sound = mpk_find(doc.root, "n") && mpk_find(doc.root, "received_ns");
     tapped->n = field_u64(doc.root, "n");
     tapped->dropped = field_u64(doc.root, "dropped");
@@ -104,12 +106,12 @@ static bool read_map(struct tapped *tapped)
 }
 
 /* Waits up to LOOK_MS for one; clear_tapped is the caller's in any case. */
-static bool receive(struct recording *recording, struct tapped *tapped)
+static bool record_receive(struct recording *recording, struct tapped *tapped)
 {
     zmq_pollitem_t item = {.socket = recording->drain.socket, .events = ZMQ_POLLIN};
     tapped->count = 0;
     return zmq_poll(&item, 1, LOOK_MS) > 0 && receive_frames(&recording->drain, tapped) &&
-           read_map(tapped);
+           record_read_map(tapped);
 }
 
 /* Numbers --------------------------------------------------------------------------------------
@@ -147,11 +149,13 @@ static int write_tapped(struct recording *recording, struct tapped *tapped)
         frames[i] = (struct recording_frame){zmq_msg_data(frame), zmq_msg_size(frame)};
     }
     if (recorder_write(&recording->recorder, tapped->received_ns, frames, count,
-                       recording->error) != 0)
+                       recording->error) != 0) {
         return fail_file(recording);
+    }
     if (!(recording->cli->args->given & ARGS_UNTIL_END) ||
-        ranks_note(&recording->ranks, frames, count) == 0)
+        ranks_note(&recording->ranks, frames, count) == 0) {
         return CLI_OK;
+    }
     fputs("attnctl: out of memory\n", recording->cli->err);
     return CLI_FINDING;
 }
@@ -159,13 +163,14 @@ static int write_tapped(struct recording *recording, struct tapped *tapped)
 /* Start ----------------------------------------------------------------------------------------
  */
 
-static int ask_endpoint(struct recording *recording)
+static int record_ask_endpoint(struct recording *recording)
 {
     int code = reach_endpoint(recording->cli, ADDRESS_TAP, recording->endpoint);
-    if (code == CLI_OK && !*recording->endpoint)
+    if (code == CLI_OK && !*recording->endpoint) {
         return cli_usage(recording->cli,
                          "attnd does not say where recorders listen: its version has no "
                          "tap.endpoint, or its port is `*`");
+    }
     return code;
 }
 
@@ -173,7 +178,7 @@ static int connect_tap(struct recording *recording, void **ret_socket)
 {
     void *socket = zmq_socket(recording->cli->rpc->context, ZMQ_SUB);
     if (!socket) {
-        snprintf(recording->error, sizeof(recording->error), "cannot make a socket: %s",
+        snprintf(recording->error, sizeof recording->error, "cannot make a socket: %s",
                  zmq_strerror(errno));
         return fail_file(recording);
     }
@@ -183,8 +188,9 @@ static int connect_tap(struct recording *recording, void **ret_socket)
     sockopt_int(socket, ZMQ_RCVHWM, 0);
     sockopt_frame_max(socket, RECORDING_MESSAGE_MAX);
     if (zmq_setsockopt(socket, ZMQ_SUBSCRIBE, recording->topic, strlen(recording->topic)) == 0 &&
-        zmq_connect(socket, recording->endpoint) == 0)
+        zmq_connect(socket, recording->endpoint) == 0) {
         return CLI_OK;
+    }
     return cli_usage(recording->cli, "cannot listen at %s: %s", recording->endpoint,
                      zmq_strerror(errno));
 }
@@ -202,19 +208,21 @@ static int fail_unheard(struct recording *recording)
 }
 
 /* Waits for the first message, which says that we are heard, and opens the file. */
-static int begin(struct recording *recording)
+static int record_begin(struct recording *recording)
 {
     const struct args *args = recording->cli->args;
     uint64_t deadline = now_ns() + (uint64_t)args->timeout_ms * 1000000;
     struct tapped tapped;
     bool heard = false;
     for (; !heard && !interrupt_came() && now_ns() < deadline; clear_tapped(&tapped)) {
-        heard = receive(recording, &tapped);
-        if (heard)
+        heard = record_receive(recording, &tapped);
+        if (heard) {
             note_number(recording, &tapped);
+        }
     }
-    if (!heard)
+    if (!heard) {
         return fail_unheard(recording);
+    }
     if (recorder_open(args->words[2], args->given & ARGS_FORCE, now_wall_ns(), &recording->recorder,
                       recording->error) != 0) {
         fail_file(recording);
@@ -227,16 +235,18 @@ static int begin(struct recording *recording)
 /* Until the end -------------------------------------------------------------------------------- */
 
 /* Takes one message, if one comes; with `ret_greeting` tells whether it was a greeting. */
-static int take(struct recording *recording, bool *ret_came, bool *ret_greeting)
+static int record_take(struct recording *recording, bool *ret_came, bool *ret_greeting)
 {
     struct tapped tapped;
     int code = CLI_OK;
-    *ret_came = receive(recording, &tapped);
+    *ret_came = record_receive(recording, &tapped);
     *ret_greeting = *ret_came && tapped.count == LEADING;
-    if (*ret_came)
+    if (*ret_came) {
         note_number(recording, &tapped);
-    if (*ret_came && !*ret_greeting)
+    }
+    if (*ret_came && !*ret_greeting) {
         code = write_tapped(recording, &tapped);
+    }
     clear_tapped(&tapped);
     return code;
 }
@@ -250,13 +260,14 @@ static bool is_complete(const struct recording *recording, uint64_t since_ns)
            ((args->given & ARGS_SECONDS) && (double)(now_ns() - since_ns) >= args->seconds * 1e9);
 }
 
-static int follow(struct recording *recording)
+static int record_follow(struct recording *recording)
 {
     uint64_t since_ns = now_ns();
     int code = CLI_OK;
     bool came, greeting;
-    while (code == CLI_OK && !is_complete(recording, since_ns))
-        code = take(recording, &came, &greeting);
+    while (code == CLI_OK && !is_complete(recording, since_ns)) {
+        code = record_take(recording, &came, &greeting);
+    }
     return code;
 }
 
@@ -270,12 +281,14 @@ static int catch_up(struct recording *recording)
     bool came, greeting = false;
     int code = connect_tap(recording, &another);
     while (code == CLI_OK && !greeting && now_ns() < deadline) {
-        code = take(recording, &came, &greeting);
-        if (came)
+        code = record_take(recording, &came, &greeting);
+        if (came) {
             deadline = now_ns() + patience_ns;
+        }
     }
-    if (another)
+    if (another) {
         zmq_close(another);
+    }
     recording->breaks += !greeting;
     return code;
 }
@@ -288,7 +301,7 @@ static bool ended_by_time(const struct recording *recording)
            !((args->given & ARGS_UNTIL_END) && ranks_all_bye(&recording->ranks));
 }
 
-static void print_json(const struct recording *recording)
+static void record_print_json(const struct recording *recording)
 {
     const struct recorder *recorder = &recording->recorder;
     struct cli *cli = recording->cli;
@@ -299,7 +312,7 @@ static void print_json(const struct recording *recording)
             recording->breaks);
 }
 
-static void print_text(const struct recording *recording)
+static void record_print_text(const struct recording *recording)
 {
     const struct recorder *recorder = &recording->recorder;
     struct cli *cli = recording->cli;
@@ -309,59 +322,70 @@ static void print_text(const struct recording *recording)
     fprintf(cli->out, "%s: %" PRIu64 " message%s of %s, %s in %s, %" PRIu64 " lost\n",
             recorder->path, recorder->messages, out_plural(recorder->messages), recording->job,
             payload, file, recording->lost);
-    if (recording->breaks > 0)
+    if (recording->breaks > 0) {
         fprintf(cli->out,
                 "the connection broke %" PRIu64 " time%s: what came meanwhile is not in the file\n",
                 recording->breaks, out_plural(recording->breaks));
+    }
 }
 
-static int finish(struct recording *recording)
+static int record_finish(struct recording *recording)
 {
     struct cli *cli = recording->cli;
-    if (recorder_close(&recording->recorder, recording->error) != 0)
+    if (recorder_close(&recording->recorder, recording->error) != 0) {
         return fail_file(recording);
-    if (cli->args->given & ARGS_JSON)
-        print_json(recording);
-    else
-        print_text(recording);
-    if (recording->recorder.messages == 0)
+    }
+    if (cli->args->given & ARGS_JSON) {
+        record_print_json(recording);
+    } else {
+        record_print_text(recording);
+    }
+    if (recording->recorder.messages == 0) {
         fprintf(cli->err, "attnctl: nothing came of %s: is it running? (see attnctl jobs)\n",
                 recording->job);
+    }
     return recording->lost > 0 || recording->breaks > 0 ? CLI_FINDING : CLI_OK;
 }
 
-static int record(struct recording *recording)
+static int clients_record_record(struct recording *recording)
 {
-    int code = ask_endpoint(recording);
+    int code = record_ask_endpoint(recording);
     interrupt_catch();
-    if (code == CLI_OK)
+    if (code == CLI_OK) {
         code = connect_tap(recording, &recording->link.socket);
+    }
     if (code == CLI_OK && drain_start(&recording->drain, recording->cli->rpc->context,
-                                      &recording->link, 0, WAITING_BYTES_MAX) != 0)
+                                      &recording->link, 0, WAITING_BYTES_MAX) != 0) {
         code = cli_fail(recording->cli, CLI_FINDING, "cannot start a thread");
-    if (code == CLI_OK)
-        code = begin(recording);
-    if (code != CLI_OK)
+    }
+    if (code == CLI_OK) {
+        code = record_begin(recording);
+    }
+    if (code != CLI_OK) {
         return code;
+    }
     fprintf(recording->cli->err, "attnctl: recording %s to %s; Ctrl-C ends\n", recording->job,
             recording->recorder.path);
-    int failure = follow(recording);
-    if (failure == CLI_OK && ended_by_time(recording))
+    int failure = record_follow(recording);
+    if (failure == CLI_OK && ended_by_time(recording)) {
         failure = catch_up(recording);
-    code = finish(recording);
+    }
+    code = record_finish(recording);
     return failure != CLI_OK ? failure : code;
 }
 
 int cmd_record(struct cli *cli)
 {
     struct recording recording = {.cli = cli, .job = cli->args->words[1]};
-    if (!job_name_valid(recording.job, strlen(recording.job)))
+    if (!job_name_valid(recording.job, strlen(recording.job))) {
         return cli_usage(cli, "'%.80s' is no name of a job (valid: 1 to 128 of A-Z a-z 0-9 . _ -)",
                          recording.job);
-    int code = record(&recording);
+    }
+    int code = clients_record_record(&recording);
     drain_stop(&recording.drain);
-    if (recording.link.socket)
+    if (recording.link.socket) {
         zmq_close(recording.link.socket);
+    }
     ranks_clear(&recording.ranks);
     return code;
 }

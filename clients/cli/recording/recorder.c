@@ -15,13 +15,13 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-static int fail(const char *path, const char *what, const char *advice, char *reterr)
+static int recorder_fail(const char *path, const char *what, const char *advice, char *reterr)
 {
     snprintf(reterr, RECORDER_ERROR_MAX, "%.300s: %s%s", path, what, advice);
     return -1;
 }
 
-static const char *advice(int error)
+static const char *recorder_advice(int error)
 {
     switch (error) {
     case EEXIST:
@@ -39,11 +39,11 @@ static const char *advice(int error)
 static int fail_system(const char *path, char *reterr)
 {
     int error = errno;
-    return fail(path, strerror(error), advice(error), reterr);
+    return recorder_fail(path, strerror(error), recorder_advice(error), reterr);
 }
 
 /* Moves on by what was written. */
-static void advance(struct iovec **parts, int *count, size_t written)
+static void recorder_advance(struct iovec **parts, int *count, size_t written)
 {
     while (*count > 0 && written >= (*parts)->iov_len) {
         written -= (*parts)->iov_len;
@@ -56,14 +56,16 @@ static void advance(struct iovec **parts, int *count, size_t written)
     }
 }
 
-static int write_all(int fd, struct iovec *parts, int count)
+static int recorder_write_all(int fd, struct iovec *parts, int count)
 {
     while (count > 0) {
         ssize_t written = writev(fd, parts, count);
-        if (written < 0 && errno != EINTR)
+        if (written < 0 && errno != EINTR) {
             return -1;
-        if (written >= 0)
-            advance(&parts, &count, (size_t)written);
+        }
+        if (written >= 0) {
+            recorder_advance(&parts, &count, (size_t)written);
+        }
     }
     return 0;
 }
@@ -79,8 +81,9 @@ int recorder_open(const char *path, bool replace, uint64_t now_ns, struct record
     uint8_t header[RECORDING_HEADER_BYTES];
     int flags = O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | (replace ? O_TRUNC : O_EXCL);
     int fd = open(path, flags, 0600);
-    if (fd < 0)
+    if (fd < 0) {
         return fail_system(path, reterr);
+    }
     /* It tells what was trained on: not for others, not in a file that was theirs to read either.
      */
     struct stat file;
@@ -91,20 +94,20 @@ int recorder_open(const char *path, bool replace, uint64_t now_ns, struct record
         return -1;
     }
     recording_encode_header(now_ns, header);
-    struct iovec parts[] = {part(header, sizeof(header))};
-    if (write_all(fd, parts, 1) != 0) {
+    struct iovec parts[] = {part(header, sizeof header)};
+    if (recorder_write_all(fd, parts, 1) != 0) {
         fail_system(path, reterr);
         close(fd);
         return -1;
     }
-    *ret_recorder = (struct recorder){.path = path, .fd = fd, .bytes = sizeof(header)};
+    *ret_recorder = (struct recorder){.path = path, .fd = fd, .bytes = sizeof header};
     return 0;
 }
 
 /* Head and frames, or head and `packed`. */
-static int append(struct recorder *recorder, uint64_t received_ns,
-                  const struct recording_frame *frames, uint32_t count,
-                  const struct recording_frame *packed, char *reterr)
+static int recorder_append(struct recorder *recorder, uint64_t received_ns,
+                           const struct recording_frame *frames, uint32_t count,
+                           const struct recording_frame *packed, char *reterr)
 {
     uint8_t head[RECORDING_HEAD_MAX];
     struct iovec parts[1 + RECORDING_FRAMES_MAX];
@@ -116,7 +119,7 @@ static int append(struct recorder *recorder, uint64_t received_ns,
         parts[1 + i] = part(stored[i].data, stored[i].size);
         size += stored[i].size;
     }
-    if (write_all(recorder->fd, parts, 1 + (int)stored_count) != 0) {
+    if (recorder_write_all(recorder->fd, parts, 1 + (int)stored_count) != 0) {
         fail_system(recorder->path, reterr);
         (void)!ftruncate(recorder->fd, (off_t)recorder->bytes); /* else a reader finds it cut */
         return -1;
@@ -129,15 +132,19 @@ int recorder_write(struct recorder *recorder, uint64_t received_ns,
                    const struct recording_frame *frames, uint32_t count, char *reterr)
 {
     struct recording_frame packed = {0};
-    if (recorder->pack && recording_pack(frames, count, &packed) != 0)
-        return fail(recorder->path, err_text(ERR_MEMORY), "", reterr);
-    int rc = append(recorder, received_ns, frames, count, packed.data ? &packed : NULL, reterr);
+    if (recorder->pack && recording_pack(frames, count, &packed) != 0) {
+        return recorder_fail(recorder->path, err_text(ERR_MEMORY), "", reterr);
+    }
+    int rc =
+        recorder_append(recorder, received_ns, frames, count, packed.data ? &packed : NULL, reterr);
     free((void *)(uintptr_t)packed.data);
-    if (rc != 0)
+    if (rc != 0) {
         return rc;
+    }
     recorder->messages++;
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++) {
         recorder->payload += frames[i].size;
+    }
     return 0;
 }
 

@@ -21,16 +21,17 @@ static int find_endpoint(struct cli *cli, char ret_endpoint[ENDPOINT_MAX])
         return CLI_OK;
     }
     int code = reach_endpoint(cli, ADDRESS_INGEST, ret_endpoint);
-    if (code == CLI_OK && !*ret_endpoint)
+    if (code == CLI_OK && !*ret_endpoint) {
         return cli_usage(cli, "attnd does not say where it takes messages: give --ingest ENDPOINT");
+    }
     return code;
 }
 
 /* What came of it ------------------------------------------------------------------------------
  */
 
-static void print_json(struct cli *cli, const struct sender *sender,
-                       const struct feed_counts *counts)
+static void replay_print_json(struct cli *cli, const struct sender *sender,
+                              const struct feed_counts *counts)
 {
     fprintf(cli->out,
             "{\"sent\": %" PRIu64 ", \"bytes\": %" PRIu64 ", \"not_asked_for\": %" PRIu64
@@ -40,8 +41,8 @@ static void print_json(struct cli *cli, const struct sender *sender,
     fputs("}}\n", cli->out);
 }
 
-static void print_text(struct cli *cli, const char *path, const struct sender *sender,
-                       const struct feed_counts *counts)
+static void replay_print_text(struct cli *cli, const char *path, const struct sender *sender,
+                              const struct feed_counts *counts)
 {
     char size[OUT_SIZE_MAX];
     out_size(sender->bytes, size);
@@ -51,11 +52,13 @@ static void print_text(struct cli *cli, const char *path, const struct sender *s
     fputs(counts->dropped > 0 ? ": " : "", cli->out);
     feed_print_dropped(counts, false, cli->out);
     putc('\n', cli->out);
-    if (sender->unwanted > 0)
+    if (sender->unwanted > 0) {
         fprintf(cli->out, "%" PRIu64 " not sent: attnd does not ask for their topics\n",
                 sender->unwanted);
-    if (feed_dropped(counts, "ended") > 0 || feed_dropped(counts, "seq_duplicate") > 0)
+    }
+    if (feed_dropped(counts, "ended") > 0 || feed_dropped(counts, "seq_duplicate") > 0) {
         fputs("attnd had these runs already: restart it, or replay to another one\n", cli->out);
+    }
 }
 
 /* Also of what was sent before a record that cannot be read. */
@@ -63,20 +66,25 @@ static int replay(struct cli *cli, struct playback *playback, struct sender *sen
 {
     struct feed_counts before, counts;
     int code = feed_count(cli, &before);
-    if (code != CLI_OK)
+    if (code != CLI_OK) {
         return code;
+    }
     int failure = feed_send(cli, playback, sender, cli->args->rhythm, NULL);
-    if (failure != CLI_OK && failure != CLI_USAGE)
+    if (failure != CLI_OK && failure != CLI_USAGE) {
         return failure;
+    }
     code = feed_settle(cli, &before, sender->sent, &counts);
-    if (code != CLI_OK)
+    if (code != CLI_OK) {
         return code;
-    if (cli->args->given & ARGS_JSON)
-        print_json(cli, sender, &counts);
-    else
-        print_text(cli, playback->path, sender, &counts);
-    if (failure != CLI_OK)
+    }
+    if (cli->args->given & ARGS_JSON) {
+        replay_print_json(cli, sender, &counts);
+    } else {
+        replay_print_text(cli, playback->path, sender, &counts);
+    }
+    if (failure != CLI_OK) {
         return failure;
+    }
     return counts.dropped > 0 ? CLI_FINDING : CLI_OK;
 }
 
@@ -85,12 +93,14 @@ int cmd_replay(struct cli *cli)
     char endpoint[ENDPOINT_MAX], error[PLAYBACK_ERROR_MAX];
     struct playback playback;
     struct sender sender;
-    if (playback_open(cli->args->words[1], &playback, error) != 0)
+    if (playback_open(cli->args->words[1], &playback, error) != 0) {
         return cli_usage(cli, "%s", error);
+    }
     int code = find_endpoint(cli, endpoint);
     interrupt_catch();
-    if (code == CLI_OK)
+    if (code == CLI_OK) {
         code = feed_open(cli, cli->rpc->context, endpoint, &sender);
+    }
     if (code == CLI_OK) {
         code = replay(cli, &playback, &sender);
         sender_close(&sender);

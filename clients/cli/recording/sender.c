@@ -26,15 +26,17 @@
 #define NOTICE_BYTES_MAX 4096
 
 /* Takes one notice within the time; whether there was one, and whether it ended a subscription. */
-static bool take_notice(struct sender *sender, int64_t wait_ms, bool *ret_ended)
+static bool recording_sender_take_notice(struct sender *sender, int64_t wait_ms, bool *ret_ended)
 {
     char notice[NOTICE_BYTES_MAX];
     zmq_pollitem_t item = {.socket = sender->socket, .events = ZMQ_POLLIN};
-    if (wait_ms > 0 && zmq_poll(&item, 1, (long)wait_ms) <= 0)
+    if (wait_ms > 0 && zmq_poll(&item, 1, (long)wait_ms) <= 0) {
         return false;
-    int length = zmq_recv(sender->socket, notice, sizeof(notice), ZMQ_DONTWAIT);
-    if (length < 1 || (size_t)length > sizeof(notice))
+    }
+    int length = zmq_recv(sender->socket, notice, sizeof notice, ZMQ_DONTWAIT);
+    if (length < 1 || (size_t)length > sizeof notice) {
         return false;
+    }
     prefixes_apply(&sender->wanted, notice, (size_t)length);
     *ret_ended = *ret_ended || notice[0] == 0;
     return true;
@@ -44,22 +46,25 @@ static enum sender_status await_subscriptions(struct sender *sender, int timeout
 {
     uint64_t deadline = now_ns() + (uint64_t)timeout_ms * 1000000;
     bool ended = false;
-    while (!take_notice(sender, LOOK_MS, &ended)) {
-        if (interrupt_came())
+    while (!recording_sender_take_notice(sender, LOOK_MS, &ended)) {
+        if (interrupt_came()) {
             return SENDER_INTERRUPTED;
-        if (now_ns() >= deadline)
+        }
+        if (now_ns() >= deadline) {
             return SENDER_NOBODY;
+        }
     }
-    while (take_notice(sender, SETTLE_MS, &ended))
+    while (recording_sender_take_notice(sender, SETTLE_MS, &ended))
         ;
     return ended ? SENDER_GONE : SENDER_OK;
 }
 
-static enum sender_status open_socket(void *context, const char *endpoint, void **ret_socket)
+static enum sender_status sender_open_socket(void *context, const char *endpoint, void **ret_socket)
 {
     void *socket = zmq_socket(context, ZMQ_XPUB);
-    if (!socket)
+    if (!socket) {
         return SENDER_MEMORY;
+    }
     sockopt_int(socket, ZMQ_IMMEDIATE, 1);
     sockopt_int(socket, ZMQ_XPUB_NODROP, 1);
     sockopt_int(socket, ZMQ_RCVHWM, 0);
@@ -82,38 +87,44 @@ enum sender_status sender_open(void *context, const char *endpoint, int timeout_
                                struct sender *ret_sender)
 {
     struct sender sender = {0};
-    enum sender_status status = open_socket(context, endpoint, &sender.socket);
-    if (status != SENDER_OK)
+    enum sender_status status = sender_open_socket(context, endpoint, &sender.socket);
+    if (status != SENDER_OK) {
         return status;
+    }
     status = await_subscriptions(&sender, timeout_ms);
-    if (status == SENDER_OK)
+    if (status == SENDER_OK) {
         *ret_sender = sender;
-    else
+    } else {
         sender_close(&sender);
+    }
     return status;
 }
 
 /* One frame, waiting for room. */
-static enum sender_status send_frame(void *socket, struct recording_frame frame, int flags)
+static enum sender_status sender_send_frame(void *socket, struct recording_frame frame, int flags)
 {
     uint64_t deadline = now_ns() + STALL_S * UINT64_C(1000000000);
     while (zmq_send(socket, frame.data, frame.size, flags) < 0) {
-        if (errno == ENOMEM)
+        if (errno == ENOMEM) {
             return SENDER_MEMORY;
-        if (interrupt_came())
+        }
+        if (interrupt_came()) {
             return SENDER_INTERRUPTED;
-        if ((errno != EAGAIN && errno != EINTR) || now_ns() >= deadline)
+        }
+        if ((errno != EAGAIN && errno != EINTR) || now_ns() >= deadline) {
             return SENDER_GONE;
+        }
     }
     return SENDER_OK;
 }
 
 /* Topics that no subscription can name are not wanted either. */
-static bool is_wanted(const struct sender *sender, struct recording_frame topic)
+static bool sender_is_wanted(const struct sender *sender, struct recording_frame topic)
 {
     char text[TOPIC_MAX];
-    if (topic.size >= sizeof(text))
+    if (topic.size >= sizeof text) {
         return false;
+    }
     memcpy(text, topic.data, topic.size);
     text[topic.size] = '\0';
     return prefixes_match(&sender->wanted, text);
@@ -123,7 +134,7 @@ static bool is_wanted(const struct sender *sender, struct recording_frame topic)
 static enum sender_status check_notices(struct sender *sender)
 {
     bool ended = false;
-    while (take_notice(sender, 0, &ended))
+    while (recording_sender_take_notice(sender, 0, &ended))
         ;
     return ended ? SENDER_GONE : SENDER_OK;
 }
@@ -132,17 +143,20 @@ enum sender_status sender_send(struct sender *sender, const struct recording_fra
                                uint32_t count)
 {
     enum sender_status status = check_notices(sender);
-    if (status == SENDER_OK && !is_wanted(sender, frames[0])) {
+    if (status == SENDER_OK && !sender_is_wanted(sender, frames[0])) {
         sender->unwanted++;
         return SENDER_OK;
     }
-    for (uint32_t i = 0; i < count && status == SENDER_OK; i++)
-        status = send_frame(sender->socket, frames[i], i + 1 < count ? ZMQ_SNDMORE : 0);
-    if (status != SENDER_OK)
+    for (uint32_t i = 0; i < count && status == SENDER_OK; i++) {
+        status = sender_send_frame(sender->socket, frames[i], i + 1 < count ? ZMQ_SNDMORE : 0);
+    }
+    if (status != SENDER_OK) {
         return status;
+    }
     sender->sent++;
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++) {
         sender->bytes += frames[i].size;
+    }
     return SENDER_OK;
 }
 
@@ -152,17 +166,20 @@ enum sender_status sender_pause(struct sender *sender, uint64_t ns)
     bool ended = false;
     for (uint64_t now = now_ns(); now < until && !ended; now = now_ns()) {
         uint64_t left_ms = (until - now + 999999) / 1000000;
-        take_notice(sender, left_ms < LOOK_MS ? (int64_t)left_ms : LOOK_MS, &ended);
-        if (interrupt_came())
+        recording_sender_take_notice(sender, left_ms < LOOK_MS ? (int64_t)left_ms : LOOK_MS,
+                                     &ended);
+        if (interrupt_came()) {
             return SENDER_INTERRUPTED;
+        }
     }
     return ended ? SENDER_GONE : SENDER_OK;
 }
 
 void sender_close(struct sender *sender)
 {
-    if (sender->socket)
+    if (sender->socket) {
         zmq_close(sender->socket);
+    }
     prefixes_clear(&sender->wanted);
     *sender = (struct sender){0};
 }

@@ -41,15 +41,17 @@ static int read_args(const struct show_options *options, struct args *ret_args, 
     argv[argc++] = (char *)"--"; /* a job's name may begin with a dash */
     argv[argc++] = (char *)"show";
     argv[argc++] = options->words[0];
-    if (args_parse(argc, argv, ret_args, error) == 0)
+    if (args_parse(argc, argv, ret_args, error) == 0) {
         return CLI_OK;
+    }
     snprintf(reterr, SOURCE_ERROR_MAX, "%s", error);
     return CLI_USAGE;
 }
 
 /* `asking` and its args are borrowed as long as the source is there. */
-static int open_source(struct cli *asking, struct args *args, const struct show_options *options,
-                       struct source **ret_source, char *reterr)
+static int show_open_source(struct cli *asking, struct args *args,
+                            const struct show_options *options, struct source **ret_source,
+                            char *reterr)
 {
     struct source_request request = {
         .cli = asking,
@@ -69,8 +71,9 @@ static int open_source(struct cli *asking, struct args *args, const struct show_
     if (is_job(options)) {
         request.job = options->words[0];
         int code = read_args(options, args, reterr);
-        if (code != CLI_OK)
+        if (code != CLI_OK) {
             return code;
+        }
         asking->args = args;
     } else {
         request.files = options->words;
@@ -83,9 +86,10 @@ static int open_source(struct cli *asking, struct args *args, const struct show_
 static int fail_open(struct cli *cli, const struct show_options *options, int code, char *error)
 {
     size_t used = strlen(error);
-    if (is_job(options) && code != CLI_USAGE)
+    if (is_job(options) && code != CLI_USAGE) {
         snprintf(error + used, SOURCE_ERROR_MAX - used, "; nor is there a file '%.80s'",
                  options->words[0]);
+    }
     return cli_fail(cli, code, error);
 }
 
@@ -95,8 +99,9 @@ static int fail_open(struct cli *cli, const struct show_options *options, int co
 static int check_token(const struct view *view, const struct show_options *options, char *reterr)
 {
     uint32_t queries = view->layer->queries;
-    if (options->token == TOKEN_AUTO || options->token < queries)
+    if (options->token == TOKEN_AUTO || options->token < queries) {
         return CLI_OK;
+    }
     snprintf(reterr, SOURCE_ERROR_MAX,
              queries == 1 ? "--token: %s has no query %" PRIu32 " (valid: 0)"
                           : "--token: %s has no query %" PRIu32 " (valid: 0 to %" PRIu32 ")",
@@ -104,14 +109,15 @@ static int check_token(const struct view *view, const struct show_options *optio
     return CLI_USAGE;
 }
 
-static int choose(const struct show_options *options, struct view *view, struct wish *wish,
-                  char *reterr)
+static int show_choose(const struct show_options *options, struct view *view, struct wish *wish,
+                       char *reterr)
 {
     const struct source_layer *layers;
     *wish = (struct wish){.head = options->head, .query = options->token, .pairs = options->pairs};
     int code = source_find_layer(view->source, options->layer, &wish->layer, reterr);
-    if (code != CLI_OK)
+    if (code != CLI_OK) {
         return code;
+    }
     source_layers(view->source, &layers);
     view->layer = &layers[wish->layer];
     view->wish = wish;
@@ -119,12 +125,15 @@ static int choose(const struct show_options *options, struct view *view, struct 
     wish->sample = options->sample_given ? options->sample : view->layer->first_sample;
     code = source_check(view->source, wish->layer, wish->sample,
                         wish->head == HEAD_MEAN ? 0 : wish->head, reterr);
-    if (code == CLI_OK)
+    if (code == CLI_OK) {
         code = check_token(view, options, reterr);
-    if (code == CLI_OK)
+    }
+    if (code == CLI_OK) {
         code = source_check_labels(view->source, wish->layer, reterr);
-    if (code == CLI_OK)
+    }
+    if (code == CLI_OK) {
         view_plan(view, &wish->picture_rows, &wish->picture_columns);
+    }
     return code;
 }
 
@@ -135,13 +144,13 @@ static int fail_missing(struct cli *cli, const struct view *view)
 {
     char text[SOURCE_ERROR_MAX], head[48];
     view_head_text(view, head);
-    snprintf(text, sizeof(text),
+    snprintf(text, sizeof text,
              "%s, sample %" PRIu32 ", %s: no entry is a number: there is nothing to show",
              view->name, view->wish->sample, head);
     return cli_fail(cli, CLI_FINDING, text);
 }
 
-static int print(struct cli *cli, const struct show_options *options, const struct view *view)
+static int show_print(struct cli *cli, const struct show_options *options, const struct view *view)
 {
     static void (*const parts[PART_COUNT])(const struct view *view) = {
         [PART_REPORT] = view_report, [PART_MAP] = view_map,     [PART_TOKEN] = view_token,
@@ -150,8 +159,9 @@ static int print(struct cli *cli, const struct show_options *options, const stru
     bool missing = view->found->finite == 0, begun = false;
     int code = options->json ? view_json(view, cli) : CLI_OK;
     for (int i = 0; i < PART_COUNT; i++) {
-        if (options->json || !options->part[i] || (missing && i != PART_REPORT))
+        if (options->json || !options->part[i] || (missing && i != PART_REPORT)) {
             continue;
+        }
         fputs(begun ? "\n" : "", cli->out);
         begun = true;
         parts[i](view);
@@ -160,18 +170,20 @@ static int print(struct cli *cli, const struct show_options *options, const stru
     return missing && code == CLI_OK ? fail_missing(cli, view) : code;
 }
 
-static int show(struct cli *cli, const struct show_options *options, struct view *view)
+static int clients_show_show(struct cli *cli, const struct show_options *options, struct view *view)
 {
     char error[SOURCE_ERROR_MAX];
     struct wish wish;
     struct findings found;
-    int code = choose(options, view, &wish, error);
-    if (code == CLI_OK)
+    int code = show_choose(options, view, &wish, error);
+    if (code == CLI_OK) {
         code = measure_map(view->source, &wish, &found, error);
-    if (code != CLI_OK)
+    }
+    if (code != CLI_OK) {
         return cli_fail(cli, code, error);
+    }
     view->found = &found;
-    code = print(cli, options, view);
+    code = show_print(cli, options, view);
     findings_clear(&found);
     return code;
 }
@@ -181,29 +193,33 @@ static void write_origin(const struct show_options *options, bool utf8, char *re
 {
     token_clean(options->words[0], utf8, ret_text, size);
     size_t used = strlen(ret_text);
-    if (options->word_count > 1)
+    if (options->word_count > 1) {
         snprintf(ret_text + used, size - used, " and %d more", options->word_count - 1);
+    }
 }
 
 int cmd_show(struct cli *cli, int argc, char **argv)
 {
     char error[SOURCE_ERROR_MAX];
     struct show_options options;
-    if (show_options_parse(argc, argv, &options, error) != 0)
+    if (show_options_parse(argc, argv, &options, error) != 0) {
         return cli_fail(cli, CLI_USAGE, error);
-    if (options.word_count == 0)
+    }
+    if (options.word_count == 0) {
         return cli_usage(cli,
                          "FILE or JOB is missing; usage: attnctl show FILE... | JOB [OPTIONS]");
+    }
     char origin[ORIGIN_MAX];
     struct view view = {.origin = origin};
     struct args args;
     struct cli asking = *cli;
-    int code = open_source(&asking, &args, &options, &view.source, error);
-    if (code != CLI_OK)
+    int code = show_open_source(&asking, &args, &options, &view.source, error);
+    if (code != CLI_OK) {
         return fail_open(cli, &options, code, error);
+    }
     screen_detect(cli->out, options.ascii, options.color, (int)options.width, &view.screen);
-    write_origin(&options, view.screen.utf8 || options.json, origin, sizeof(origin));
-    code = show(cli, &options, &view);
+    write_origin(&options, view.screen.utf8 || options.json, origin, sizeof origin);
+    code = clients_show_show(cli, &options, &view);
     source_free(&view.source);
     return code;
 }

@@ -40,8 +40,9 @@ struct layout {
 static int digits_of(uint32_t number)
 {
     int digits = 1;
-    for (; number >= 10; number /= 10)
+    for (; number >= 10; number /= 10) {
         digits++;
+    }
     return digits;
 }
 
@@ -86,7 +87,7 @@ static void set_label(const struct screen *screen, int label, struct layout *lay
 }
 
 /* Whether every entry has a cell of its own, two columns wide, in so many lines. */
-static bool fits(const struct source_layer *layer, const struct layout *layout, int lines)
+static bool heat_fits(const struct source_layer *layer, const struct layout *layout, int lines)
 {
     return (int64_t)layer->columns * 2 <= layout->room && (int64_t)layer->rows <= lines;
 }
@@ -97,15 +98,18 @@ static bool plan_labels(const struct view *view, int lines, struct layout *layou
 {
     const struct screen *screen = &view->screen;
     int most = screen->height > 0 && screen->height - 1 > lines ? screen->height - 1 : lines;
-    if ((int64_t)view->layer->rows > most)
+    if ((int64_t)view->layer->rows > most) {
         return false;
+    }
     set_label(screen, view_label_width(view, screen->width >= WIDTH_NARROW ? LABEL_WIDTH_MAX : 6),
               layout);
-    if (layout->label == 0 || !fits(view->layer, layout, most))
+    if (layout->label == 0 || !heat_fits(view->layer, layout, most)) {
         return false;
+    }
     layout->header = header_lines(view);
-    if (screen->height > 0 && (int)view->layer->rows + layout->header > lines + 1)
+    if (screen->height > 0 && (int)view->layer->rows + layout->header > lines + 1) {
         layout->header = 0;
+    }
     return true;
 }
 
@@ -118,11 +122,13 @@ static struct layout plan(const struct view *view)
                             .columns = layer->columns,
                             .cell = 2,
                             .digits = digits_of(layer->queries - 1)};
-    if (plan_labels(view, lines, &layout))
+    if (plan_labels(view, lines, &layout)) {
         return layout;
+    }
     set_label(screen, 0, &layout);
-    if (fits(layer, &layout, lines))
+    if (heat_fits(layer, &layout, lines)) {
         return layout;
+    }
     layout.halves = screen->utf8 && screen->colors != COLORS_NONE;
     layout.cell = layout.halves ? 1 : 2;
     shrink(layer, (uint32_t)(layout.halves ? 2 * lines : lines),
@@ -164,7 +170,7 @@ static struct rgb color_of(double share)
 static unsigned index_of(double share)
 {
     static const uint8_t table[] = {234, 17, 18, 24, 31, 37, 43, 79, 114, 150, 186, 228};
-    int count = sizeof(table), at = (int)(share * count);
+    int count = sizeof table, at = (int)(share * count);
     return table[at >= count ? count - 1 : at];
 }
 
@@ -172,31 +178,34 @@ static unsigned index_of(double share)
 static void put_color(const struct screen *screen, int ground, double share)
 {
     struct rgb c = color_of(share);
-    if (screen->colors == COLORS_TRUE)
+    if (screen->colors == COLORS_TRUE) {
         fprintf(screen->out, "\x1b[%d;2;%u;%u;%um", ground, c.r, c.g, c.b);
-    else
+    } else {
         fprintf(screen->out, "\x1b[%d;5;%um", ground, index_of(share));
+    }
 }
 
 static void put_plain(const struct screen *screen)
 {
-    if (screen->colors != COLORS_NONE)
+    if (screen->colors != COLORS_NONE) {
         fputs("\x1b[0m", screen->out);
+    }
 }
 
 /* Cells -----------------------------------------------------------------------------------------
  */
 
-static double largest_of(const struct findings *found)
+static double heat_largest_of(const struct findings *found)
 {
     double largest = 0;
-    for (size_t i = 0; i < (size_t)found->picture_rows * found->picture_columns; i++)
+    for (size_t i = 0; i < (size_t)found->picture_rows * found->picture_columns; i++) {
         largest = fmax(largest, found->picture[i]);
+    }
     return largest;
 }
 
 /* 0 to 1; NaN stays. */
-static double share_of(double value, double largest)
+static double heat_share_of(double value, double largest)
 {
     double share = largest > 0 ? sqrt(fmax(value, 0) / largest) : 0;
     return isnan(value) ? NAN : share;
@@ -207,22 +216,26 @@ static const char *shade_of(const struct screen *screen, double share)
     static const char *const blocks[SHADES] = {" ", "\xe2\x96\x91", "\xe2\x96\x92", "\xe2\x96\x93",
                                                "\xe2\x96\x88"};
     static const char *const signs[] = {" ", ".", ":", "-", "=", "+", "*", "#", "%", "@"};
-    if (isnan(share))
+    if (isnan(share)) {
         return screen->utf8 ? MIDDLE_DOT : "?";
-    if (screen->utf8)
+    }
+    if (screen->utf8) {
         return blocks[share >= 1 ? SHADES - 1 : (int)(share * SHADES)];
+    }
     return signs[share >= 1 ? 9 : (int)(share * 10)];
 }
 
-static void put_cell(const struct screen *screen, double share, int columns)
+static void heat_put_cell(const struct screen *screen, double share, int columns)
 {
     bool colored = screen->colors != COLORS_NONE && !isnan(share);
-    if (colored)
+    if (colored) {
         put_color(screen, 48, share);
-    else
+    } else {
         put_plain(screen);
-    for (int i = 0; i < columns; i++)
+    }
+    for (int i = 0; i < columns; i++) {
         fputs(colored ? " " : shade_of(screen, share), screen->out);
+    }
 }
 
 /* `lower` NaN: nothing, or the picture has ended. */
@@ -239,17 +252,19 @@ static void put_halves(const struct screen *screen, double upper, double lower)
         return;
     }
     put_color(screen, 38, upper);
-    if (!isnan(lower))
+    if (!isnan(lower)) {
         put_color(screen, 48, lower);
+    }
     fputs(UPPER_HALF, screen->out);
 }
 
 static double cell_share(const struct view *view, double largest, uint32_t row, uint32_t column)
 {
     const struct findings *found = view->found;
-    if (row >= found->picture_rows)
+    if (row >= found->picture_rows) {
         return NAN;
-    return share_of(found->picture[(size_t)row * found->picture_columns + column], largest);
+    }
+    return heat_share_of(found->picture[(size_t)row * found->picture_columns + column], largest);
 }
 
 static void put_line(const struct view *view, const struct layout *layout, double largest,
@@ -268,10 +283,11 @@ static void put_line(const struct view *view, const struct layout *layout, doubl
     fputs(frame, screen->out);
     for (uint32_t c = 0; c < layout->columns; c++) {
         double share = cell_share(view, largest, row, c);
-        if (layout->halves)
+        if (layout->halves) {
             put_halves(screen, share, cell_share(view, largest, row + 1, c));
-        else
-            put_cell(screen, share, layout->cell);
+        } else {
+            heat_put_cell(screen, share, layout->cell);
+        }
     }
     put_plain(screen);
     fprintf(screen->out, "%s\n", frame);
@@ -300,16 +316,18 @@ static struct token_unit header_unit(const struct view *view, const struct layou
     bool more = false;
     int count = label ? token_split(label, view->screen.utf8, units, HEADER_LINES, &more) : 0;
     int at = line - (layout->header - count); /* they stand on the map */
-    if (view->screen.utf8)
+    if (view->screen.utf8) {
         strcpy(cut.text, "\xe2\x80\xa6");
-    if (at < 0)
+    }
+    if (at < 0) {
         return none;
+    }
     /* An escape has no room. */
     return (more && at == count - 1) || units[at].width > layout->cell ? cut : units[at];
 }
 
 /* Labels of the keys from top to bottom; a wide character fits the two columns of a cell. */
-static void put_labels(const struct view *view, const struct layout *layout)
+static void heat_put_labels(const struct view *view, const struct layout *layout)
 {
     for (int line = 0; line < layout->header; line++) {
         put_margin(view, layout);
@@ -326,11 +344,14 @@ static void put_labels(const struct view *view, const struct layout *layout)
 static uint32_t tick_step(const struct view *view, const struct layout *layout, int apart)
 {
     double per_cell = (double)view->layer->keys / layout->columns;
-    for (uint64_t power = 1; power <= UINT32_MAX; power *= 10)
+    for (uint64_t power = 1; power <= UINT32_MAX; power *= 10) {
         for (uint64_t step = power; step <= 5 * power;
-             step = step == 2 * power ? 5 * power : 2 * step)
-            if ((double)step / per_cell * layout->cell >= apart)
+             step = step == 2 * power ? 5 * power : 2 * step) {
+            if ((double)step / per_cell * layout->cell >= apart) {
                 return (uint32_t)step;
+            }
+        }
+    }
     return UINT32_MAX;
 }
 
@@ -351,9 +372,10 @@ static void put_ticks(const struct view *view, const struct layout *layout)
     for (uint64_t key = 0; key < keys; key += step) {
         char text[16];
         int place = (int)column_of(view, layout, (uint32_t)key) * layout->cell;
-        int len = snprintf(text, sizeof(text), "%" PRIu64, key);
-        if (place < at || place + len > (int)layout->columns * layout->cell + 1)
+        int len = snprintf(text, sizeof text, "%" PRIu64, key);
+        if (place < at || place + len > (int)layout->columns * layout->cell + 1) {
             continue;
+        }
         fprintf(view->screen.out, "%*s%s", place - at, "", text);
         at = place + len;
     }
@@ -378,20 +400,22 @@ static void put_legend(const struct view *view, double largest)
 {
     const struct screen *screen = &view->screen;
     double least[SHADES];
-    for (int i = 0; i < SHADES; i++)
+    for (int i = 0; i < SHADES; i++) {
         least[i] = largest * i * i / (SHADES * SHADES);
-    if (!(largest > 0))
+    }
+    if (!(largest > 0)) {
         screen_say(screen, 2, "no entry is above 0");
-    else if (screen->colors != COLORS_NONE)
+    } else if (screen->colors != COLORS_NONE) {
         put_color_legend(screen, largest);
-    else if (screen->utf8)
+    } else if (screen->utf8) {
         screen_say(screen, 2,
                    "\xe2\x96\x91 from %.2g, \xe2\x96\x92 from %.2g, \xe2\x96\x93 from %.2g, "
                    "\xe2\x96\x88 from %.2g to %.2g",
                    least[1], least[2], least[3], least[4], largest);
-    else
+    } else {
         screen_say(screen, 2, ".:-=+*#%%@ from %.2g to %.2g, by the square root", largest / 100,
                    largest);
+    }
 }
 
 static void say_pooling(const struct view *view, const struct layout *layout)
@@ -399,8 +423,9 @@ static void say_pooling(const struct view *view, const struct layout *layout)
     const struct source_layer *layer = view->layer;
     double rows = (double)layer->queries / layout->rows,
            keys = (double)layer->keys / layout->columns;
-    if (layout->rows == layer->queries && layout->columns == layer->keys)
+    if (layout->rows == layer->queries && layout->columns == layer->keys) {
         return;
+    }
     screen_say(&view->screen, 2,
                "each cell is the mean of about %.3g x %.3g entries; a larger terminal shows more",
                rows, keys);
@@ -408,9 +433,11 @@ static void say_pooling(const struct view *view, const struct layout *layout)
 
 static bool has_missing(const struct findings *found)
 {
-    for (size_t i = 0; i < (size_t)found->picture_rows * found->picture_columns; i++)
-        if (isnan(found->picture[i]))
+    for (size_t i = 0; i < (size_t)found->picture_rows * found->picture_columns; i++) {
+        if (isnan(found->picture[i])) {
             return true;
+        }
+    }
     return false;
 }
 
@@ -418,18 +445,21 @@ void view_map(const struct view *view)
 {
     const struct screen *screen = &view->screen;
     struct layout layout = plan(view);
-    double largest = largest_of(view->found);
+    double largest = heat_largest_of(view->found);
     char head[48];
     view_head_text(view, head);
     screen_title(screen, "map of %s: a line per query, a column per key", head);
-    if (layout.header > 0)
-        put_labels(view, &layout);
-    else
+    if (layout.header > 0) {
+        heat_put_labels(view, &layout);
+    } else {
         put_ticks(view, &layout);
-    for (uint32_t r = 0; r < layout.rows; r += layout.halves ? 2 : 1)
+    }
+    for (uint32_t r = 0; r < layout.rows; r += layout.halves ? 2 : 1) {
         put_line(view, &layout, largest, r);
+    }
     put_legend(view, largest);
-    if (has_missing(view->found))
+    if (has_missing(view->found)) {
         screen_say(screen, 2, "%s no number", screen->utf8 ? MIDDLE_DOT : "?");
+    }
     say_pooling(view, &layout);
 }

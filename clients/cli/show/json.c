@@ -5,22 +5,23 @@
 #include <inttypes.h>
 #include <math.h>
 
-static void put_text(struct mpk_writer *writer, const char *key, const char *text)
+static void json_put_text(struct mpk_writer *writer, const char *key, const char *text)
 {
     mpk_put_str(writer, key);
-    if (text && *text)
+    if (text && *text) {
         mpk_put_str(writer, text);
-    else
+    } else {
         mpk_put_nil(writer);
+    }
 }
 
-static void put_number(struct mpk_writer *writer, const char *key, uint64_t number)
+static void json_put_number(struct mpk_writer *writer, const char *key, uint64_t number)
 {
     mpk_put_str(writer, key);
     mpk_put_u64(writer, number);
 }
 
-static void put_real(struct mpk_writer *writer, const char *key, double number)
+static void json_put_real(struct mpk_writer *writer, const char *key, double number)
 {
     mpk_put_str(writer, key);
     mpk_put_f64(writer, number);
@@ -29,13 +30,14 @@ static void put_real(struct mpk_writer *writer, const char *key, double number)
 static void put_label(struct mpk_writer *writer, const char *key, const char *label)
 {
     mpk_put_str(writer, key);
-    if (label)
+    if (label) {
         mpk_put_str(writer, label);
-    else
+    } else {
         mpk_put_nil(writer);
+    }
 }
 
-static void put_layers(const struct view *view, struct mpk_writer *writer)
+static void json_put_layers(const struct view *view, struct mpk_writer *writer)
 {
     const struct source_layer *layers;
     size_t count = source_layers(view->source, &layers);
@@ -48,15 +50,15 @@ static void put_layers(const struct view *view, struct mpk_writer *writer)
     }
 }
 
-static void put_shape(const struct view *view, struct mpk_writer *writer)
+static void json_put_shape(const struct view *view, struct mpk_writer *writer)
 {
     const struct source_layer *l = view->layer;
     mpk_put_str(writer, "shape");
     mpk_put_map(writer, 4);
-    put_number(writer, "batch", l->batch);
-    put_number(writer, "heads", l->heads);
-    put_number(writer, "query", l->queries);
-    put_number(writer, "key", l->keys);
+    json_put_number(writer, "batch", l->batch);
+    json_put_number(writer, "heads", l->heads);
+    json_put_number(writer, "query", l->queries);
+    json_put_number(writer, "key", l->keys);
 }
 
 static void put_sums(const struct view *view, struct mpk_writer *writer)
@@ -65,15 +67,15 @@ static void put_sums(const struct view *view, struct mpk_writer *writer)
     bool any = sums->sound + sums->other > 0;
     mpk_put_str(writer, "row_sums");
     mpk_put_map(writer, 9);
-    put_number(writer, "rows", sums->rows);
-    put_number(writer, "sound", sums->sound);
-    put_number(writer, "zero", sums->zero);
-    put_number(writer, "missing", sums->missing);
-    put_number(writer, "other", sums->other);
-    put_real(writer, "tolerance", view->layer->tolerance);
-    put_real(writer, "min", any ? sums->min : NAN);
-    put_real(writer, "max", any ? sums->max : NAN);
-    put_real(writer, "mean_deviation", sums->deviation);
+    json_put_number(writer, "rows", sums->rows);
+    json_put_number(writer, "sound", sums->sound);
+    json_put_number(writer, "zero", sums->zero);
+    json_put_number(writer, "missing", sums->missing);
+    json_put_number(writer, "other", sums->other);
+    json_put_real(writer, "tolerance", view->layer->tolerance);
+    json_put_real(writer, "min", any ? sums->min : NAN);
+    json_put_real(writer, "max", any ? sums->max : NAN);
+    json_put_real(writer, "mean_deviation", sums->deviation);
 }
 
 /* Cells of a pooled map are given by their first query or key. */
@@ -82,7 +84,7 @@ static uint32_t query_of(const struct view *view, uint32_t row)
     return source_edge(row, view->layer->queries, view->layer->rows);
 }
 
-static uint32_t key_of(const struct view *view, uint32_t column)
+static uint32_t json_key_of(const struct view *view, uint32_t column)
 {
     return source_edge(column, view->layer->keys, view->layer->columns);
 }
@@ -92,20 +94,22 @@ static void put_token(const struct view *view, struct mpk_writer *writer)
     const struct findings *found = view->found;
     mpk_put_str(writer, "token");
     mpk_put_map(writer, 3);
-    put_number(writer, "query", query_of(view, found->row));
+    json_put_number(writer, "query", query_of(view, found->row));
     put_label(writer, "label", view_query_label(view, found->row));
     mpk_put_str(writer, "weights");
     mpk_put_array(writer, view->layer->columns);
-    for (uint32_t c = 0; c < view->layer->columns; c++)
+    for (uint32_t c = 0; c < view->layer->columns; c++) {
         mpk_put_f64(writer, (double)found->query[c]);
+    }
 }
 
-static void put_labels(const struct view *view, struct mpk_writer *writer)
+static void json_put_labels(const struct view *view, struct mpk_writer *writer)
 {
     uint32_t columns = view->layer->columns;
     bool any = false;
-    for (uint32_t c = 0; c < columns && !any; c++)
+    for (uint32_t c = 0; c < columns && !any; c++) {
         any = view_key_label(view, c) != NULL;
+    }
     mpk_put_str(writer, "labels");
     if (!any) {
         mpk_put_nil(writer);
@@ -114,14 +118,15 @@ static void put_labels(const struct view *view, struct mpk_writer *writer)
     mpk_put_array(writer, columns);
     for (uint32_t c = 0; c < columns; c++) {
         const char *label = view_key_label(view, c);
-        if (label)
+        if (label) {
             mpk_put_str(writer, label);
-        else
+        } else {
             mpk_put_nil(writer);
+        }
     }
 }
 
-static void put_heads(const struct view *view, struct mpk_writer *writer)
+static void json_put_heads(const struct view *view, struct mpk_writer *writer)
 {
     const struct findings *found = view->found;
     mpk_put_str(writer, "top_keys");
@@ -135,8 +140,8 @@ static void put_heads(const struct view *view, struct mpk_writer *writer)
                 continue;
             }
             mpk_put_map(writer, 2);
-            put_number(writer, "key", key_of(view, entry->column));
-            put_real(writer, "weight", (double)entry->weight);
+            json_put_number(writer, "key", json_key_of(view, entry->column));
+            json_put_real(writer, "weight", (double)entry->weight);
         }
     }
 }
@@ -148,38 +153,39 @@ static void put_pairs(const struct view *view, struct mpk_writer *writer)
     mpk_put_array(writer, found->pair_count);
     for (uint32_t i = 0; i < found->pair_count; i++) {
         mpk_put_map(writer, 3);
-        put_number(writer, "query", query_of(view, found->pairs[i].row));
-        put_number(writer, "key", key_of(view, found->pairs[i].column));
-        put_real(writer, "weight", (double)found->pairs[i].weight);
+        json_put_number(writer, "query", query_of(view, found->pairs[i].row));
+        json_put_number(writer, "key", json_key_of(view, found->pairs[i].column));
+        json_put_real(writer, "weight", (double)found->pairs[i].weight);
     }
 }
 
-static void put_all(const struct view *view, struct mpk_writer *writer)
+static void json_put_all(const struct view *view, struct mpk_writer *writer)
 {
     bool timed = source_kind(view->source) != SOURCE_FILES;
     mpk_put_map(writer, timed ? 17 : 15);
-    put_text(writer, "schema", "attnd.show/1");
-    put_text(writer, "source", view->origin);
-    put_text(writer, "run", source_run(view->source));
-    put_layers(view, writer);
-    put_text(writer, "layer", view->name);
+    json_put_text(writer, "schema", "attnd.show/1");
+    json_put_text(writer, "source", view->origin);
+    json_put_text(writer, "run", source_run(view->source));
+    json_put_layers(view, writer);
+    json_put_text(writer, "layer", view->name);
     if (timed) {
-        put_number(writer, "epoch", view->layer->epoch);
-        put_number(writer, "step", view->layer->step);
+        json_put_number(writer, "epoch", view->layer->epoch);
+        json_put_number(writer, "step", view->layer->step);
     }
-    put_shape(view, writer);
-    put_number(writer, "rows", view->layer->rows);
-    put_number(writer, "columns", view->layer->columns);
-    put_number(writer, "sample", view->wish->sample);
+    json_put_shape(view, writer);
+    json_put_number(writer, "rows", view->layer->rows);
+    json_put_number(writer, "columns", view->layer->columns);
+    json_put_number(writer, "sample", view->wish->sample);
     mpk_put_str(writer, "head");
-    if (view->wish->head == HEAD_MEAN)
+    if (view->wish->head == HEAD_MEAN) {
         mpk_put_str(writer, "mean");
-    else
+    } else {
         mpk_put_u64(writer, view->wish->head);
+    }
     put_sums(view, writer);
-    put_labels(view, writer);
+    json_put_labels(view, writer);
     put_token(view, writer);
-    put_heads(view, writer);
+    json_put_heads(view, writer);
     put_pairs(view, writer);
 }
 
@@ -187,7 +193,7 @@ int view_json(const struct view *view, struct cli *cli)
 {
     struct mpk_writer writer;
     mpk_writer_init(&writer);
-    put_all(view, &writer);
+    json_put_all(view, &writer);
     int code = cli_print_written(cli, &writer, 2, cli->out);
     mpk_writer_clear(&writer);
     return code;

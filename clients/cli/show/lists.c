@@ -22,26 +22,31 @@
 static void put_bar(const struct screen *screen, double columns)
 {
     int eighths = (int)(columns * 8 + 0.5), rest = eighths % 8, whole = (int)(columns + 0.5);
-    if (screen->utf8 ? eighths == 0 : whole == 0)
-        return;
-    putc(' ', screen->out);
-    if (!screen->utf8) {
-        for (int i = 0; i < whole; i++)
-            putc('#', screen->out);
+    if (screen->utf8 ? eighths == 0 : whole == 0) {
         return;
     }
-    for (int i = 0; i < eighths / 8; i++)
+    putc(' ', screen->out);
+    if (!screen->utf8) {
+        for (int i = 0; i < whole; i++) {
+            putc('#', screen->out);
+        }
+        return;
+    }
+    for (int i = 0; i < eighths / 8; i++) {
         fputs("\xe2\x96\x88", screen->out);
-    if (rest > 0)
+    }
+    if (rest > 0) {
         fprintf(screen->out, "\xe2\x96%c", 0x88 + 8 - rest); /* U+2588 full to U+258F an eighth */
+    }
 }
 
 static void put_percent(const struct screen *screen, float weight)
 {
-    if (isfinite(weight))
+    if (isfinite(weight)) {
         fprintf(screen->out, "%*.1f %%", PERCENT_WIDTH - 2, 100 * (double)weight);
-    else
+    } else {
         fprintf(screen->out, "%*s", PERCENT_WIDTH, "-");
+    }
 }
 
 static int spot_width(const struct view *view)
@@ -67,7 +72,7 @@ static struct widths plan_bars(const struct view *view)
     return w;
 }
 
-static void put_key(const struct view *view, const struct widths *w, uint32_t column)
+static void lists_put_key(const struct view *view, const struct widths *w, uint32_t column)
 {
     char spot[SPOT_MAX];
     view_key_spot(view, column, spot);
@@ -83,11 +88,12 @@ static void put_bar_line(const struct view *view, const struct widths *w, uint32
 {
     const struct screen *screen = &view->screen;
     fputs("  ", screen->out);
-    put_key(view, w, column);
+    lists_put_key(view, w, column);
     putc(' ', screen->out);
     put_percent(screen, weight);
-    if (w->bar > 0 && isfinite(weight) && weight > 0)
+    if (w->bar > 0 && isfinite(weight) && weight > 0) {
         put_bar(screen, (double)weight / largest * w->bar);
+    }
     putc('\n', screen->out);
 }
 
@@ -103,11 +109,13 @@ static void put_rest(const struct view *view, const struct entry *shown, uint32_
 {
     double rest = 0;
     const struct source_layer *layer = view->layer;
-    for (uint32_t c = 0; c < layer->columns; c++)
+    for (uint32_t c = 0; c < layer->columns; c++) {
         rest +=
             isfinite(view->found->query[c]) ? (double)view->found->query[c] * keys_in(view, c) : 0;
-    for (uint32_t i = 0; i < count; i++)
+    }
+    for (uint32_t i = 0; i < count; i++) {
         rest -= (double)shown[i].weight * keys_in(view, shown[i].column);
+    }
     screen_say(&view->screen, 4, "  the other %" PRIu32 " %s: %.1f %%", layer->columns - count,
                layer->columns < layer->keys ? "cells" : "keys", 100 * fmax(rest, 0));
 }
@@ -127,11 +135,13 @@ void view_token(const struct view *view)
     screen_title(&view->screen, "what %s attend%s to, %s%s", query,
                  strncmp(query, "queries", 7) == 0 ? "" : "s", head,
                  columns <= BARS_MOST ? "" : ", the largest first");
-    if (columns < view->layer->keys)
+    if (columns < view->layer->keys) {
         screen_say(&view->screen, 4, "  (where a cell has several keys: the mean of one)");
-    if (found->moved)
+    }
+    if (found->moved) {
         screen_say(&view->screen, 4,
                    "  (query 0 attends to one key at most; --token N shows any other)");
+    }
     if (count == 0 || largest <= 0) {
         screen_say(&view->screen, 4,
                    count == 0 ? "  none of its weights is a number"
@@ -139,12 +149,14 @@ void view_token(const struct view *view)
         return;
     }
     if (columns <= BARS_MOST) {
-        for (uint32_t c = 0; c < columns; c++)
+        for (uint32_t c = 0; c < columns; c++) {
             put_bar_line(view, &w, c, found->query[c], largest);
+        }
         return;
     }
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++) {
         put_bar_line(view, &w, top[i].column, top[i].weight, largest);
+    }
     put_rest(view, top, count);
 }
 
@@ -158,7 +170,7 @@ static void put_top(const struct view *view, const struct widths *w, const struc
                 (w->label ? 1 + w->label : 0) + 1 + PERCENT_WIDTH, "");
         return;
     }
-    put_key(view, w, entry->column);
+    lists_put_key(view, w, entry->column);
     putc(' ', view->screen.out);
     put_percent(&view->screen, entry->weight);
 }
@@ -168,8 +180,9 @@ static int fit_labels(const struct view *view, int head, int spot)
 {
     int count = (int)view->found->top_count;
     int room = (view->screen.width - 2 - head) / count - 2 - spot - 1 - PERCENT_WIDTH;
-    if (room < 0)
+    if (room < 0) {
         return -1;
+    }
     int label = room < 4 ? 0 : view_label_width(view, room - 1);
     return label < LABEL_WIDTH_MAX ? label : LABEL_WIDTH_MAX;
 }
@@ -185,8 +198,9 @@ static void put_head_line(const struct view *view, const struct widths *w, int d
         return;
     }
     for (uint32_t i = 0; i < view->found->top_count; i++) {
-        if (i > 0 && !one_line)
+        if (i > 0 && !one_line) {
             fprintf(view->screen.out, "\n  %*s", digits, "");
+        }
         fputs("  ", view->screen.out);
         put_top(view, w, &tops[i]);
     }
@@ -196,7 +210,7 @@ static void put_head_line(const struct view *view, const struct widths *w, int d
 void view_heads(const struct view *view)
 {
     char query[QUERY_TEXT_MAX], last[16];
-    int digits = snprintf(last, sizeof(last), "%" PRIu32, view->layer->heads - 1);
+    int digits = snprintf(last, sizeof last, "%" PRIu32, view->layer->heads - 1);
     digits = digits < 4 ? 4 : digits;
     struct widths w = {.spot = spot_width(view), .bar = 1};
     w.label = fit_labels(view, digits, w.spot);
@@ -208,8 +222,9 @@ void view_heads(const struct view *view)
     screen_title(&view->screen, "top %" PRIu32 " key%s of %s in each head", view->found->top_count,
                  view->found->top_count == 1 ? "" : "s", query);
     fprintf(view->screen.out, "  %*s  KEY\n", digits, "HEAD");
-    for (uint32_t h = 0; h < view->layer->heads; h++)
+    for (uint32_t h = 0; h < view->layer->heads; h++) {
         put_head_line(view, &w, digits, h);
+    }
 }
 
 /* Pairs -----------------------------------------------------------------------------------------
@@ -235,8 +250,8 @@ static int fit_pair_labels(const struct view *view, int query_spot, int key_spot
     return label < LABEL_WIDTH_MAX ? label : LABEL_WIDTH_MAX;
 }
 
-static void put_pair(const struct view *view, const struct widths *query, const struct widths *key,
-                     const struct entry *pair)
+static void lists_put_pair(const struct view *view, const struct widths *query,
+                           const struct widths *key, const struct entry *pair)
 {
     const struct screen *screen = &view->screen;
     char spot[SPOT_MAX];
@@ -247,7 +262,7 @@ static void put_pair(const struct view *view, const struct widths *query, const 
         view_put_label(view, view_query_label(view, pair->row), query->label);
     }
     fputs(screen->utf8 ? " \xe2\x86\x92 " : " -> ", screen->out);
-    put_key(view, key, pair->column);
+    lists_put_key(view, key, pair->column);
     putc(' ', screen->out);
     put_percent(screen, pair->weight);
     putc('\n', screen->out);
@@ -266,8 +281,10 @@ void view_pairs(const struct view *view)
     view_head_text(view, head);
     screen_title(&view->screen, "the largest entries of %s: query %s key", head,
                  view->screen.utf8 ? "\xe2\x86\x92" : "->");
-    for (uint32_t i = 0; i < found->pair_count; i++)
-        put_pair(view, &query, &key, &found->pairs[i]);
-    if (found->pair_count == 0)
+    for (uint32_t i = 0; i < found->pair_count; i++) {
+        lists_put_pair(view, &query, &key, &found->pairs[i]);
+    }
+    if (found->pair_count == 0) {
         screen_say(&view->screen, 4, "  none is above 0");
+    }
 }

@@ -94,19 +94,23 @@ static void finish_sums(struct row_sums *sums)
 /* Whether a goes before b: larger, else of an earlier query, else of an earlier key. */
 static bool is_before(const struct entry *a, const struct entry *b)
 {
-    if (a->weight != b->weight)
+    if (a->weight != b->weight) {
         return a->weight > b->weight;
+    }
     return a->row != b->row ? a->row < b->row : a->column < b->column;
 }
 
 /* Puts an entry at its place among the `most` first. */
-static void insert(struct entry *entries, uint32_t *count, uint32_t most, struct entry entry)
+static void measure_insert(struct entry *entries, uint32_t *count, uint32_t most,
+                           struct entry entry)
 {
-    if (*count == most && (most == 0 || !is_before(&entry, &entries[most - 1])))
+    if (*count == most && (most == 0 || !is_before(&entry, &entries[most - 1]))) {
         return;
+    }
     uint32_t at = *count < most ? (*count)++ : most - 1;
-    for (; at > 0 && is_before(&entry, &entries[at - 1]); at--)
+    for (; at > 0 && is_before(&entry, &entries[at - 1]); at--) {
         entries[at] = entries[at - 1];
+    }
     entries[at] = entry;
 }
 
@@ -117,8 +121,9 @@ static void take_pairs(struct pass *pass, uint32_t row, const float *weights)
     for (uint32_t c = 0; c < pass->layer->columns; c++) {
         f->finite += isfinite(weights[c]) != 0;
         if (weights[c] > 0 &&
-            (f->pair_count < most || (most > 0 && weights[c] > f->pairs[most - 1].weight)))
-            insert(f->pairs, &f->pair_count, most, (struct entry){row, c, weights[c]});
+            (f->pair_count < most || (most > 0 && weights[c] > f->pairs[most - 1].weight))) {
+            measure_insert(f->pairs, &f->pair_count, most, (struct entry){row, c, weights[c]});
+        }
     }
 }
 
@@ -140,17 +145,19 @@ static void take_picture(struct pass *pass, uint32_t row, const float *weights)
     uint32_t columns = pass->layer->columns;
     for (uint32_t c = 0, j = 0; c < f->picture_columns; c++) {
         uint32_t end = source_edge(c + 1, columns, f->picture_columns);
-        for (; j < end; j++)
+        for (; j < end; j++) {
             if (isfinite(weights[j])) {
                 pass->sum[c] += (double)weights[j];
                 pass->count[c]++;
             }
+        }
     }
-    if (row + 1 == source_edge(pass->picture_row + 1, pass->layer->rows, f->picture_rows))
+    if (row + 1 == source_edge(pass->picture_row + 1, pass->layer->rows, f->picture_rows)) {
         end_picture_row(pass);
+    }
 }
 
-static void take_row(struct pass *pass, uint32_t row, const float *weights)
+static void measure_take_row(struct pass *pass, uint32_t row, const float *weights)
 {
     take_pairs(pass, row, weights);
     take_picture(pass, row, weights);
@@ -159,22 +166,26 @@ static void take_row(struct pass *pass, uint32_t row, const float *weights)
 /* The pass --------------------------------------------------------------------------------------
  */
 
-static void visit(void *data, uint32_t row, const float *weights)
+static void measure_visit(void *data, uint32_t row, const float *weights)
 {
     struct pass *pass = data;
     uint32_t columns = pass->layer->columns;
-    if (check_sum(pass, row, weights) && pass->head == 0)
+    if (check_sum(pass, row, weights) && pass->head == 0) {
         pass->candidates[1] = row; /* in the end the last one: padding is behind it */
-    for (int i = 0; i < 2; i++)
-        if (row == pass->candidates[i])
+    }
+    for (int i = 0; i < 2; i++) {
+        if (row == pass->candidates[i]) {
             memcpy(pass->kept[i] + (size_t)pass->head * columns, weights,
-                   columns * sizeof(*weights));
+                   columns * sizeof *weights);
+        }
+    }
     if (pass->mean) {
         float *sum = pass->mean + (size_t)row * columns;
-        for (uint32_t c = 0; c < columns; c++)
+        for (uint32_t c = 0; c < columns; c++) {
             sum[c] += weights[c];
+        }
     } else if (pass->head == pass->wish->head) {
-        take_row(pass, row, weights);
+        measure_take_row(pass, row, weights);
     }
 }
 
@@ -183,20 +194,23 @@ static void take_mean(struct pass *pass)
     const struct source_layer *l = pass->layer;
     for (uint32_t r = 0; r < l->rows; r++) {
         float *row = pass->mean + (size_t)r * l->columns;
-        for (uint32_t c = 0; c < l->columns; c++)
+        for (uint32_t c = 0; c < l->columns; c++) {
             row[c] /= (float)l->heads;
-        take_row(pass, r, row);
+        }
+        measure_take_row(pass, r, row);
     }
 }
 
 static int run_pass(struct source *source, struct pass *pass, char *reterr)
 {
     int code = CLI_OK;
-    for (pass->head = 0; pass->head < pass->layer->heads && code == CLI_OK; pass->head++)
-        code = source_rows(source, pass->wish->layer, pass->wish->sample, pass->head, visit, pass,
-                           reterr);
-    if (code == CLI_OK && pass->mean)
+    for (pass->head = 0; pass->head < pass->layer->heads && code == CLI_OK; pass->head++) {
+        code = source_rows(source, pass->wish->layer, pass->wish->sample, pass->head, measure_visit,
+                           pass, reterr);
+    }
+    if (code == CLI_OK && pass->mean) {
         take_mean(pass);
+    }
     finish_sums(&pass->findings->sums);
     return code;
 }
@@ -208,9 +222,11 @@ uint32_t measure_top(const float *weights, uint32_t columns, uint32_t most,
                      struct entry *ret_entries)
 {
     uint32_t count = 0;
-    for (uint32_t c = 0; c < columns; c++)
-        if (isfinite(weights[c]))
-            insert(ret_entries, &count, most, (struct entry){0, c, weights[c]});
+    for (uint32_t c = 0; c < columns; c++) {
+        if (isfinite(weights[c])) {
+            measure_insert(ret_entries, &count, most, (struct entry){0, c, weights[c]});
+        }
+    }
     return count;
 }
 
@@ -220,8 +236,9 @@ static void choose_query(const struct pass *pass, const float *kept, float *ret_
     const struct source_layer *l = pass->layer;
     for (uint32_t c = 0; c < l->columns; c++) {
         double sum = 0;
-        for (uint32_t h = 0; h < l->heads; h++)
+        for (uint32_t h = 0; h < l->heads; h++) {
             sum += (double)kept[(size_t)h * l->columns + c];
+        }
         ret_query[c] = pass->wish->head == HEAD_MEAN
                            ? (float)(sum / l->heads)
                            : kept[(size_t)pass->wish->head * l->columns + c];
@@ -233,8 +250,9 @@ static bool says_little(const float *weights, uint32_t columns)
 {
     bool any = false;
     for (uint32_t c = 0; c < columns; c++) {
-        if (weights[c] >= ALONE)
+        if (weights[c] >= ALONE) {
             return true;
+        }
         any = any || weights[c] != 0;
     }
     return !any;
@@ -257,15 +275,16 @@ static void finish_query(const struct pass *pass)
         struct entry *tops = f->tops + (size_t)h * f->top_count;
         uint32_t found = measure_top(pass->kept[chosen] + (size_t)h * l->columns, l->columns,
                                      f->top_count, tops);
-        for (; found < f->top_count; found++)
+        for (; found < f->top_count; found++) {
             tops[found] = (struct entry){.weight = NAN};
+        }
     }
 }
 
 /* Memory ----------------------------------------------------------------------------------------
  */
 
-static bool allocate(struct pass *pass)
+static bool measure_allocate(struct pass *pass)
 {
     struct findings *f = pass->findings;
     const struct source_layer *l = pass->layer;
@@ -273,15 +292,16 @@ static bool allocate(struct pass *pass)
     f->picture_rows = l->rows < wish->picture_rows ? l->rows : wish->picture_rows;
     f->picture_columns = l->columns < wish->picture_columns ? l->columns : wish->picture_columns;
     f->top_count = l->columns < TOP_KEYS ? l->columns : TOP_KEYS;
-    f->query = calloc(l->columns, sizeof(*f->query));
-    f->tops = calloc((size_t)l->heads * f->top_count, sizeof(*f->tops));
-    f->picture = calloc((size_t)f->picture_rows * f->picture_columns, sizeof(*f->picture));
-    pass->kept[0] = calloc((size_t)l->heads * l->columns, sizeof(*pass->kept[0]));
-    pass->kept[1] = calloc((size_t)l->heads * l->columns, sizeof(*pass->kept[1]));
-    pass->count = calloc(f->picture_columns, sizeof(*pass->count));
-    pass->sum = calloc(f->picture_columns, sizeof(*pass->sum));
-    if (wish->head == HEAD_MEAN)
-        pass->mean = calloc((size_t)l->rows * l->columns, sizeof(*pass->mean));
+    f->query = calloc(l->columns, sizeof *f->query);
+    f->tops = calloc((size_t)l->heads * f->top_count, sizeof *f->tops);
+    f->picture = calloc((size_t)f->picture_rows * f->picture_columns, sizeof *f->picture);
+    pass->kept[0] = calloc((size_t)l->heads * l->columns, sizeof *pass->kept[0]);
+    pass->kept[1] = calloc((size_t)l->heads * l->columns, sizeof *pass->kept[1]);
+    pass->count = calloc(f->picture_columns, sizeof *pass->count);
+    pass->sum = calloc(f->picture_columns, sizeof *pass->sum);
+    if (wish->head == HEAD_MEAN) {
+        pass->mean = calloc((size_t)l->rows * l->columns, sizeof *pass->mean);
+    }
     return f->query && f->tops && f->picture && pass->kept[0] && pass->kept[1] && pass->count &&
            pass->sum && (wish->head != HEAD_MEAN || pass->mean);
 }
@@ -298,21 +318,24 @@ int measure_map(struct source *source, const struct wish *wish, struct findings 
     pass.candidates[0] = source_cell(query, layer->queries, layer->rows);
     pass.candidates[1] = ROW_NONE;
     int code = CLI_FINDING;
-    if (allocate(&pass))
+    if (measure_allocate(&pass)) {
         code = run_pass(source, &pass, reterr);
-    else
+    } else {
         snprintf(reterr, SOURCE_ERROR_MAX, "out of memory");
-    if (code == CLI_OK)
+    }
+    if (code == CLI_OK) {
         finish_query(&pass);
+    }
     free(pass.kept[0]);
     free(pass.kept[1]);
     free(pass.mean);
     free(pass.count);
     free(pass.sum);
-    if (code == CLI_OK)
+    if (code == CLI_OK) {
         *ret_findings = findings;
-    else
+    } else {
         findings_clear(&findings);
+    }
     return code;
 }
 

@@ -14,7 +14,7 @@
 /* Of a sentence. */
 #define TEXT_MAX 2048
 
-static bool contains(const char *variable, const char *word)
+static bool screen_contains(const char *variable, const char *word)
 {
     const char *value = getenv(variable);
     return value && strcasestr(value, word);
@@ -23,12 +23,16 @@ static bool contains(const char *variable, const char *word)
 static enum color_depth find_colors(FILE *out, enum color_choice choice)
 {
     const char *no_color = getenv("NO_COLOR");
-    bool truecolor = contains("COLORTERM", "truecolor") || contains("COLORTERM", "24bit");
-    bool many = truecolor || contains("TERM", "256color") || contains("TERM", "direct");
-    if (choice == COLOR_NEVER)
+    bool truecolor =
+        screen_contains("COLORTERM", "truecolor") || screen_contains("COLORTERM", "24bit");
+    bool many =
+        truecolor || screen_contains("TERM", "256color") || screen_contains("TERM", "direct");
+    if (choice == COLOR_NEVER) {
         return COLORS_NONE;
-    if (choice == COLOR_AUTO && (!isatty(fileno(out)) || (no_color && *no_color) || !many))
+    }
+    if (choice == COLOR_AUTO && (!isatty(fileno(out)) || (no_color && *no_color) || !many)) {
         return COLORS_NONE;
+    }
     return truecolor ? COLORS_TRUE : COLORS_256;
 }
 
@@ -54,7 +58,7 @@ int screen_text_width(const char *text)
 }
 
 /* The words of `text`, one after the other, a line at a time. */
-static void print_words(const struct screen *screen, int indent, char *text)
+static void screen_print_words(const struct screen *screen, int indent, char *text)
 {
     int used = 0;
     char *rest = NULL;
@@ -83,9 +87,9 @@ void screen_say(const struct screen *screen, int indent, const char *format, ...
     char text[TEXT_MAX];
     va_list args;
     va_start(args, format);
-    vsnprintf(text, sizeof(text), format, args);
+    vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    print_words(screen, indent, text);
+    screen_print_words(screen, indent, text);
 }
 
 void screen_title(const struct screen *screen, const char *format, ...)
@@ -93,11 +97,13 @@ void screen_title(const struct screen *screen, const char *format, ...)
     char text[TEXT_MAX];
     va_list args;
     va_start(args, format);
-    vsnprintf(text, sizeof(text), format, args);
+    vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    if (screen->colors != COLORS_NONE)
+    if (screen->colors != COLORS_NONE) {
         fputs("\x1b[1m", screen->out);
-    print_words(screen, 2, text);
-    if (screen->colors != COLORS_NONE)
+    }
+    screen_print_words(screen, 2, text);
+    if (screen->colors != COLORS_NONE) {
         fputs("\x1b[0m", screen->out);
+    }
 }

@@ -13,7 +13,7 @@ typedef const char *setter(struct show_options *options, const char *text);
 /* What is looked at -----------------------------------------------------------------------------
  */
 
-static const char *set_head(struct show_options *options, const char *text)
+static const char *show_options_set_head(struct show_options *options, const char *text)
 {
     if (strcmp(text, "mean") == 0) {
         options->head = HEAD_MEAN;
@@ -36,7 +36,7 @@ static const char *set_token(struct show_options *options, const char *text)
                : "valid: a query's position, from 0";
 }
 
-static const char *set_run(struct show_options *options, const char *text)
+static const char *show_options_set_run(struct show_options *options, const char *text)
 {
     options->run = text;
     return option_check_run(text);
@@ -58,23 +58,26 @@ static const char *const part_name[PART_COUNT] = {
 
 static bool add_part(struct show_options *options, const char *word, size_t len)
 {
-    for (int i = 0; i < PART_COUNT; i++)
+    for (int i = 0; i < PART_COUNT; i++) {
         if (strlen(part_name[i]) == len && memcmp(part_name[i], word, len) == 0) {
             options->part[i] = true;
             return true;
         }
+    }
     return false;
 }
 
 static const char *set_only(struct show_options *options, const char *text)
 {
-    memset(options->part, 0, sizeof(options->part));
+    memset(options->part, 0, sizeof options->part);
     for (;;) {
         size_t len = strcspn(text, ",");
-        if (!add_part(options, text, len))
+        if (!add_part(options, text, len)) {
             return "valid: report, map, token, heads, pairs, with commas between them";
-        if (text[len] == '\0')
+        }
+        if (text[len] == '\0') {
             return NULL;
+        }
         text += len + 1;
     }
 }
@@ -84,8 +87,9 @@ static const char *set_color(struct show_options *options, const char *text)
     static const char *const words[] = {
         [COLOR_AUTO] = "auto", [COLOR_ALWAYS] = "always", [COLOR_NEVER] = "never"};
     int word = option_word(text, words, COLOR_NEVER + 1);
-    if (word < 0)
+    if (word < 0) {
         return "valid: auto, always, never";
+    }
     options->color = (enum color_choice)word;
     return NULL;
 }
@@ -93,22 +97,22 @@ static const char *set_color(struct show_options *options, const char *text)
 /* Tokens, names, rows ---------------------------------------------------------------------------
  */
 
-static const char *add_rule(struct show_options *options, const char *text)
+static const char *show_options_add_rule(struct show_options *options, const char *text)
 {
     return naming_add_rule(&options->naming, text);
 }
 
-static const char *add_ignored(struct show_options *options, const char *text)
+static const char *show_options_add_ignored(struct show_options *options, const char *text)
 {
     return naming_add_ignored(&options->naming, text);
 }
 
-static const char *set_stack(struct show_options *options, const char *text)
+static const char *show_options_set_stack(struct show_options *options, const char *text)
 {
     return naming_set_stack(&options->naming, text);
 }
 
-static const char *set_scale(struct show_options *options, const char *text)
+static const char *show_options_set_scale(struct show_options *options, const char *text)
 {
     return option_real(text, -1e30, 1e30, &options->scale) && options->scale != 0
                ? NULL
@@ -141,12 +145,12 @@ static const struct option_info option_info[] = {
     TITLE("what is looked at"),
     TEXT("layer", "LAYER", layer, 1, "LAYER", "decoder.0.self, or as much of it as only one layer has: decoder.0, cross, 3 "
         "(default: the first)"),
-    SET("head", "N|mean", set_head, NULL, "one head, or the mean over all (default)"),
+    SET("head", "N|mean", show_options_set_head, NULL, "one head, or the mean over all (default)"),
     SET("sample", "N", set_sample, NULL, "of the batch (default: the first there is)"),
     SET("token", "N", set_token, NULL, "the query whose attention is shown (default: the first; when that attends "
         "to one key at most, the last one that attends to any)"),
     SET("step", "N", set_step, NULL, "recordings: this step, not the newest"),
-    SET("run", "RUN", set_run, NULL, "recordings, jobs: by its first digits (default: the newest)"),
+    SET("run", "RUN", show_options_set_run, NULL, "recordings, jobs: by its first digits (default: the newest)"),
     TITLE("what is printed"),
     SET("only", "LIST", set_only, "report|map|token|heads|pairs,", "of report, map, token, heads, pairs (default: all)"),
     COUNT("pairs", pairs, 1, TOP_PAIRS_MOST, "how many of the largest entries (10)"),
@@ -160,12 +164,12 @@ static const struct option_info option_info[] = {
     COUNT("width", width, SCREEN_WIDTH_MIN, 1000, "columns (default: the terminal's, else 80)"),
     FLAG("json", json, "the numbers, as JSON (attnd.show/1)"),
     TITLE("array files: names, and what they do not say (see attnctl analyze --help)"),
-    SET("name", "PAT=TARGET", add_rule, NULL, "arrays named PAT are TARGET; may be given again"),
-    SET("ignore", "PAT", add_ignored, NULL, "leave arrays named PAT out; may be given again"),
-    SET("stack", "STACK", set_stack, "encoder|decoder", "encoder or decoder: of names without one (decoder)"),
+    SET("name", "PAT=TARGET", show_options_add_rule, NULL, "arrays named PAT are TARGET; may be given again"),
+    SET("ignore", "PAT", show_options_add_ignored, NULL, "leave arrays named PAT out; may be given again"),
+    SET("stack", "STACK", show_options_set_stack, "encoder|decoder", "encoder or decoder: of names without one (decoder)"),
     FLAG("causal", causal, "of queries and keys: key j only for queries i >= j"),
     COUNT("window", window, 1, INT32_MAX, "of queries and keys: only keys j > i - N"),
-    SET("scale", "X", set_scale, NULL, "of their logits (default 1/sqrt(d))"),
+    SET("scale", "X", show_options_set_scale, NULL, "of their logits (default 1/sqrt(d))"),
     REAL("softcap", softcap, 0, 1e30, "logits are X tanh(logit / X)"),
     TITLE("a running attnd"),
 };
@@ -177,7 +181,7 @@ void show_options_each(option_visitor *visit, void *data)
     option_visit(&table, visit, data);
 }
 
-static const char *take(const void *row, char *value, void *data)
+static const char *show_options_take(const void *row, char *value, void *data)
 {
     const struct option_info *info = row;
     return info->set ? info->set(data, value) : option_store(&info->field, value, data);
@@ -191,8 +195,10 @@ int show_options_parse(int argc, char **argv, struct show_options *ret_options, 
                                    .naming = {.stack = STACK_DECODER},
                                    .part = {true, true, true, true, true}};
     struct option_rest rest;
-    if (option_parse(&table, argc, argv, take, &options, &rest, reterr, SHOW_ERROR_MAX) != 0)
+    if (option_parse(&table, argc, argv, show_options_take, &options, &rest, reterr,
+                     SHOW_ERROR_MAX) != 0) {
         return -1;
+    }
     options.words = rest.words;
     options.word_count = rest.word_count;
     *ret_options = options;

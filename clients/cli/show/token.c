@@ -51,8 +51,9 @@ static bool runs_right_to_left(uint32_t code)
 static locale_t own_locale(void)
 {
     static locale_t own;
-    if (!own)
+    if (!own) {
         own = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0);
+    }
     return own;
 }
 
@@ -60,8 +61,9 @@ static locale_t own_locale(void)
 static int width_of(uint32_t code)
 {
     locale_t own = own_locale();
-    if (!own)
+    if (!own) {
         return code >= 0x20 && code != 0x7f ? 1 : -1;
+    }
     locale_t before = uselocale(own);
     int width = wcwidth((wchar_t)code);
     uselocale(before);
@@ -71,24 +73,25 @@ static int width_of(uint32_t code)
 /* Units -----------------------------------------------------------------------------------------
  */
 
-static struct token_unit escape(uint32_t code)
+static struct token_unit token_escape(uint32_t code)
 {
     struct token_unit unit = {.width = 0};
     static const char letters[] = "\t\n\r";
     const char *letter = code < 0x80 && code ? strchr(letters, (int)code) : NULL;
-    if (letter)
-        snprintf(unit.text, sizeof(unit.text), "\\%c", "tnr"[letter - letters]);
-    else
-        snprintf(unit.text, sizeof(unit.text),
+    if (letter) {
+        snprintf(unit.text, sizeof unit.text, "\\%c", "tnr"[letter - letters]);
+    } else {
+        snprintf(unit.text, sizeof unit.text,
                  code < 0xa0      ? "\\x%02x"
                  : code < 0x10000 ? "\\u%04x"
                                   : "\\U%06x",
                  (unsigned)code);
+    }
     unit.width = (int)strlen(unit.text);
     return unit;
 }
 
-static struct token_unit plain(uint32_t code, int width)
+static struct token_unit token_plain(uint32_t code, int width)
 {
     struct token_unit unit = {.width = width, .right_to_left = runs_right_to_left(code)};
     unit.text[utf8_put(code, unit.text)] = '\0';
@@ -116,19 +119,22 @@ static int add_character(uint32_t code, bool utf8, struct token_unit *units, int
 {
     int width = width_of(code);
     bool shown = code < 0x7f ? code >= 0x20 : utf8 && width >= 0 && !is_format(code);
-    if (is_variation(code))
+    if (is_variation(code)) {
         return count;
-    if (shown && width == 0)
+    }
+    if (shown && width == 0) {
         return add_mark(code, units, count, marks);
+    }
     *marks = 0;
-    units[count] = shown ? plain(code, width) : escape(code);
+    units[count] = shown ? token_plain(code, width) : token_escape(code);
     return count + 1;
 }
 
 static void show_blank(struct token_unit *unit, bool utf8)
 {
-    if (strcmp(unit->text, " ") == 0)
+    if (strcmp(unit->text, " ") == 0) {
         strcpy(unit->text, utf8 ? VISIBLE_BLANK : "_");
+    }
 }
 
 /* Whether a character takes no unit of its own. */
@@ -157,8 +163,9 @@ int token_split(const char *label, bool utf8, struct token_unit *ret_units, int 
     }
     if (count > 0) {
         show_blank(&ret_units[0], utf8);
-        if (!*ret_more)
+        if (!*ret_more) {
             show_blank(&ret_units[count - 1], utf8);
+        }
     }
     return count;
 }
@@ -171,16 +178,19 @@ static int count_fitting(const struct token_unit *units, int count, int width, i
 {
     int fitting = 0;
     *ret_used = 0;
-    while (fitting < count && *ret_used + units[fitting].width <= width)
+    while (fitting < count && *ret_used + units[fitting].width <= width) {
         *ret_used += units[fitting++].width;
+    }
     return fitting;
 }
 
 static bool any_right_to_left(const struct token_unit *units, int count)
 {
-    for (int i = 0; i < count; i++)
-        if (units[i].right_to_left)
+    for (int i = 0; i < count; i++) {
+        if (units[i].right_to_left) {
             return true;
+        }
+    }
     return false;
 }
 
@@ -191,13 +201,15 @@ int token_fit(const char *label, int width, bool utf8, char ret_text[TOKEN_FIT_B
     int used, count = token_split(label, utf8, units, TOKEN_UNITS_MAX, &more);
     int fitting = count_fitting(units, count, width, &used);
     bool cut = more || fitting < count;
-    if (cut)
+    if (cut) {
         fitting = count_fitting(units, fitting, width - 1, &used);
+    }
     char *to = ret_text;
     bool isolate = any_right_to_left(units, fitting);
     to = stpcpy(to, isolate ? TOKEN_ISOLATE : "");
-    for (int i = 0; i < fitting; i++)
+    for (int i = 0; i < fitting; i++) {
         to = stpcpy(to, units[i].text);
+    }
     to = stpcpy(to, !cut ? "" : utf8 ? ELLIPSIS : "~");
     to = stpcpy(to, isolate ? TOKEN_ISOLATE_END : "");
     if (count == 0 && width >= 2) {
@@ -216,13 +228,15 @@ void token_clean(const char *text, bool utf8, char *ret_text, size_t size)
         int marks = 0;
         size_t taken = utf8_take(text, left, &code);
         /* A mark stays where it is. */
-        if (utf8 && width_of(code) == 0 && !is_format(code))
+        if (utf8 && width_of(code) == 0 && !is_format(code)) {
             unit[0].text[utf8_put(code, unit[0].text)] = '\0';
-        else
+        } else {
             add_character(code, utf8, unit, 0, &marks);
+        }
         size_t length = strlen(unit[0].text);
-        if (used + length + 1 > size)
+        if (used + length + 1 > size) {
             break;
+        }
         memcpy(ret_text + used, unit[0].text, length);
         used += length;
         text += taken;

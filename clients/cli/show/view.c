@@ -7,10 +7,11 @@
 static void write_spot(uint32_t cell, uint32_t length, uint32_t cells, char ret_text[SPOT_MAX])
 {
     uint32_t first = source_edge(cell, length, cells), last = source_edge(cell + 1, length, cells);
-    if (last - first == 1)
+    if (last - first == 1) {
         snprintf(ret_text, SPOT_MAX, "%" PRIu32, first);
-    else
+    } else {
         snprintf(ret_text, SPOT_MAX, "%" PRIu32 "-%" PRIu32, first, last - 1);
+    }
 }
 
 void view_query_spot(const struct view *view, uint32_t row, char ret_text[SPOT_MAX])
@@ -25,15 +26,17 @@ void view_key_spot(const struct view *view, uint32_t column, char ret_text[SPOT_
 
 const char *view_query_label(const struct view *view, uint32_t row)
 {
-    if (view->layer->rows < view->layer->queries)
+    if (view->layer->rows < view->layer->queries) {
         return NULL;
+    }
     return source_query_label(view->source, view->wish->layer, view->wish->sample, row);
 }
 
 const char *view_key_label(const struct view *view, uint32_t column)
 {
-    if (view->layer->columns < view->layer->keys)
+    if (view->layer->columns < view->layer->keys) {
         return NULL;
+    }
     return source_label(view->source, view->wish->layer, view->wish->sample, column);
 }
 
@@ -58,12 +61,13 @@ void view_put_label(const struct view *view, const char *label, int width)
 
 void view_head_text(const struct view *view, char ret_text[48])
 {
-    if (view->wish->head != HEAD_MEAN)
+    if (view->wish->head != HEAD_MEAN) {
         snprintf(ret_text, 48, "head %" PRIu32, view->wish->head);
-    else if (view->layer->heads == 1)
+    } else if (view->layer->heads == 1) {
         snprintf(ret_text, 48, "its only head");
-    else
+    } else {
         snprintf(ret_text, 48, "the mean over %" PRIu32 " heads", view->layer->heads);
+    }
 }
 
 void view_query_text(const struct view *view, char ret_text[QUERY_TEXT_MAX])
@@ -72,8 +76,9 @@ void view_query_text(const struct view *view, char ret_text[QUERY_TEXT_MAX])
     const char *label = view_query_label(view, view->found->row);
     view_query_spot(view, view->found->row, spot);
     const char *noun = strchr(spot, '-') ? "queries" : "query";
-    if (label)
+    if (label) {
         token_fit(label, view->screen.width >= 60 ? 24 : 10, view->screen.utf8, text);
+    }
     snprintf(ret_text, QUERY_TEXT_MAX, label ? "%s %s '%s'" : "%s %s", noun, spot,
              label ? text : "");
 }

@@ -31,20 +31,22 @@ static void free_files(void *own)
 {
     struct files *files = own;
     array_stream_close(&files->stream);
-    if (files->loaded)
+    if (files->loaded) {
         input_unload(files->loaded);
+    }
     free(files->input);
     inputs_clear(&files->inputs);
     layers_clear(&files->layers);
     array_list_clear(&files->arrays);
-    for (int i = 0; files->files && i < files->options.file_count; i++)
+    for (int i = 0; files->files && i < files->options.file_count; i++) {
         array_file_close(&files->files[i]);
+    }
     free(files->files);
     options_clear(&files->options);
     free(files);
 }
 
-static int exit_of(int rc)
+static int files_exit_of(int rc)
 {
     return rc == ERR_MEMORY ? CLI_FINDING : CLI_USAGE;
 }
@@ -54,8 +56,9 @@ static int exit_of(int rc)
 
 static int reach(struct files *files, const struct array *array, uint64_t from, char *reterr)
 {
-    if (array_stream_reaches(&files->stream, array, from))
+    if (array_stream_reaches(&files->stream, array, from)) {
         return 0;
+    }
     array_stream_close(&files->stream);
     return array_stream_open(array, &files->stream, reterr);
 }
@@ -68,11 +71,13 @@ static int give_rows(struct files *files, const struct attention *a, uint64_t fr
     int rc = 0;
     for (uint32_t i = 0; i < a->queries && rc == 0; i++) {
         uint32_t in_block = i % rows, left = a->queries - i;
-        if (in_block == 0)
+        if (in_block == 0) {
             rc = array_stream_read(&files->stream, from + i * size, bytes,
                                    (left < rows ? left : rows) * size, reterr);
-        if (rc != 0)
+        }
+        if (rc != 0) {
             break;
+        }
         source_convert((char *)bytes + in_block * size, a->dtype, a->keys, row);
         sink->visit(sink->data, i, row);
     }
@@ -89,14 +94,16 @@ static int give_plain(struct files *files, const struct input *input, uint32_t s
     uint32_t rows = size < READ_BYTES ? (uint32_t)(READ_BYTES / size) : 1;
     uint64_t from = ((uint64_t)sample * a->heads + head) * a->queries * size;
     void *bytes = malloc(rows * size);
-    float *row = malloc(a->keys * sizeof(*row));
+    float *row = malloc(a->keys * sizeof *row);
     int rc = ERR_MEMORY;
-    if (bytes && row)
+    if (bytes && row) {
         rc = reach(files, array, from, reterr);
-    else
+    } else {
         source_fail_memory(reterr);
-    if (rc == 0)
+    }
+    if (rc == 0) {
         rc = give_rows(files, a, from, bytes, row, rows, sink, reterr);
+    }
     free(bytes);
     free(row);
     return rc;
@@ -109,20 +116,22 @@ static void pick_column(const struct attention *a, const uint8_t *slice, uint32_
 {
     size_t size = dtype_size(a->dtype), heads = (size_t)a->batch * a->heads;
     const uint8_t *from = slice + (sample + (size_t)a->batch * head) * size;
-    for (uint32_t i = 0; i < a->queries; i++)
+    for (uint32_t i = 0; i < a->queries; i++) {
         source_convert(from + i * heads * size, a->dtype, 1, map + (size_t)i * a->keys + key);
+    }
 }
 
-static int fill_map(struct files *files, const struct input *input, uint32_t sample, uint32_t head,
-                    uint8_t *slice, float *map, char *reterr)
+static int files_fill_map(struct files *files, const struct input *input, uint32_t sample,
+                          uint32_t head, uint8_t *slice, float *map, char *reterr)
 {
     const struct attention *a = &input->attention;
     size_t size = (size_t)a->batch * a->heads * a->queries * dtype_size(a->dtype);
     int rc = reach(files, input->array[TENSOR_WEIGHTS], 0, reterr);
     for (uint32_t j = 0; j < a->keys && rc == 0; j++) {
         rc = array_stream_read(&files->stream, j * size, slice, size, reterr);
-        if (rc == 0)
+        if (rc == 0) {
             pick_column(a, slice, sample, head, j, map);
+        }
     }
     return rc;
 }
@@ -132,29 +141,34 @@ static int give_fortran(struct files *files, const struct input *input, uint32_t
 {
     const struct attention *a = &input->attention;
     uint8_t *slice = malloc((size_t)a->batch * a->heads * a->queries * dtype_size(a->dtype));
-    float *map = malloc((size_t)a->queries * a->keys * sizeof(*map));
+    float *map = malloc((size_t)a->queries * a->keys * sizeof *map);
     int rc = ERR_MEMORY;
-    if (slice && map)
-        rc = fill_map(files, input, sample, head, slice, map, reterr);
-    else
+    if (slice && map) {
+        rc = files_fill_map(files, input, sample, head, slice, map, reterr);
+    } else {
         source_fail_memory(reterr);
-    for (uint32_t i = 0; i < a->queries && rc == 0; i++)
+    }
+    for (uint32_t i = 0; i < a->queries && rc == 0; i++) {
         sink->visit(sink->data, i, map + (size_t)i * a->keys);
+    }
     free(slice);
     free(map);
     return rc;
 }
 
-static int load(struct files *files, struct input *input, char *reterr)
+static int files_load(struct files *files, struct input *input, char *reterr)
 {
-    if (files->loaded == input)
+    if (files->loaded == input) {
         return 0;
-    if (files->loaded)
+    }
+    if (files->loaded) {
         input_unload(files->loaded);
+    }
     int rc = input_load(input, reterr);
     files->loaded = rc == 0 ? input : NULL;
-    if (rc != 0)
+    if (rc != 0) {
         input_unload(input);
+    }
     return rc;
 }
 
@@ -166,15 +180,16 @@ static int files_rows(struct source *source, size_t layer, uint32_t sample, uint
     const struct array *weights = input->array[TENSOR_WEIGHTS];
     char error[SOURCE_ERROR_MAX];
     if (input->tier == TIER_QK) {
-        int rc = load(files, input, reterr);
+        int rc = files_load(files, input, reterr);
         return rc == 0 ? source_give_qk(&input->attention, sample, head, sink, reterr)
-                       : exit_of(rc);
+                       : files_exit_of(rc);
     }
     int rc = weights->fortran ? give_fortran(files, input, sample, head, sink, error)
                               : give_plain(files, input, sample, head, sink, error);
-    if (rc == 0)
+    if (rc == 0) {
         return CLI_OK;
-    return source_fail(reterr, exit_of(rc), "%.200s: %.700s", weights->file->path, error);
+    }
+    return source_fail(reterr, files_exit_of(rc), "%.200s: %.700s", weights->file->path, error);
 }
 
 static const char *no_label(struct source *source, size_t layer, uint32_t sample, uint32_t key)
@@ -190,20 +205,23 @@ static const char *no_label(struct source *source, size_t layer, uint32_t sample
  */
 
 /* What analyze takes by default, and what the request says. */
-static int set_options(const struct source_request *request, struct options *ret_options,
-                       char *reterr)
+static int files_set_options(const struct source_request *request, struct options *ret_options,
+                             char *reterr)
 {
     char *nothing[] = {(char *)"attnctl", NULL};
     int rc = options_parse(1, nothing, ret_options, reterr);
-    if (rc != 0)
-        return exit_of(rc);
-    if (request->naming)
+    if (rc != 0) {
+        return files_exit_of(rc);
+    }
+    if (request->naming) {
         ret_options->naming = *request->naming;
+    }
     ret_options->causal = request->causal;
     ret_options->window = request->window;
     ret_options->softcap = request->softcap;
-    if (request->scale != 0)
+    if (request->scale != 0) {
         ret_options->scale = request->scale;
+    }
     ret_options->files = request->files;
     ret_options->file_count = request->file_count;
     return CLI_OK;
@@ -212,21 +230,23 @@ static int set_options(const struct source_request *request, struct options *ret
 static int open_arrays(struct files *files, char *reterr)
 {
     const struct options *options = &files->options;
-    files->files = calloc((size_t)options->file_count, sizeof(*files->files));
-    if (!files->files)
+    files->files = calloc((size_t)options->file_count, sizeof *files->files);
+    if (!files->files) {
         return source_fail_memory(reterr);
+    }
     for (int i = 0; i < options->file_count; i++) {
         char error[ARRAY_ERROR_MAX];
         const char *path = options->files[i];
         int rc = array_file_open(path, &files->files[i], &files->arrays, error);
-        if (rc != 0)
-            return source_fail(reterr, exit_of(rc), "%.300s: %.700s", path, error);
+        if (rc != 0) {
+            return source_fail(reterr, files_exit_of(rc), "%.300s: %.700s", path, error);
+        }
     }
     return CLI_OK;
 }
 
 /* Leaves of a layer what its map takes; false when it has none. */
-static bool keep_map(struct layer_arrays *layer)
+static bool files_keep_map(struct layer_arrays *layer)
 {
     bool weights = layer->array[TENSOR_WEIGHTS] != NULL;
     for (int role = 0; role < TENSOR_ROLE_COUNT; role++) {
@@ -243,17 +263,18 @@ static int keep_maps(struct layers *layers, char *reterr)
     size_t kept = 0;
     for (size_t i = 0; i < layers->count; i++) {
         layers->items[kept] = layers->items[i];
-        kept += keep_map(&layers->items[kept]);
+        kept += files_keep_map(&layers->items[kept]);
     }
     layers->count = kept;
-    if (kept > 0)
+    if (kept > 0) {
         return CLI_OK;
+    }
     return source_fail(reterr, CLI_USAGE,
                        "there is neither a map of attention in what was given nor queries and "
                        "keys: of projections there are no maps");
 }
 
-static struct source_layer describe(const struct input *input)
+static struct source_layer files_describe(const struct input *input)
 {
     const struct attention *a = &input->attention;
     bool qk = input->tier == TIER_QK;
@@ -272,16 +293,17 @@ static struct source_layer describe(const struct input *input)
     };
 }
 
-static int fill_layers(struct files *files, struct source *source, char *reterr)
+static int files_fill_layers(struct files *files, struct source *source, char *reterr)
 {
     size_t count = files->inputs.count;
-    source->layers = calloc(count, sizeof(*source->layers));
+    source->layers = calloc(count, sizeof *source->layers);
     files->input = calloc(count, sizeof(struct input *));
-    if (!source->layers || !files->input)
+    if (!source->layers || !files->input) {
         return source_fail_memory(reterr);
+    }
     for (size_t i = 0; i < count; i++) {
         files->input[i] = &files->inputs.items[i];
-        source->layers[i] = describe(files->input[i]);
+        source->layers[i] = files_describe(files->input[i]);
     }
     source->layer_count = count;
     return CLI_OK;
@@ -290,23 +312,28 @@ static int fill_layers(struct files *files, struct source *source, char *reterr)
 int source_open_files(const struct source_request *request, struct source *source, char *reterr)
 {
     static const struct source_ops ops = {files_rows, no_label, free_files};
-    struct files *files = calloc(1, sizeof(*files));
-    if (!files)
+    struct files *files = calloc(1, sizeof *files);
+    if (!files) {
         return source_fail_memory(reterr);
+    }
     source->kind = SOURCE_FILES;
     source->ops = &ops;
     source->own = files;
     spectrum_global_init();
-    int rc, code = set_options(request, &files->options, reterr);
-    if (code == CLI_OK)
+    int rc, code = files_set_options(request, &files->options, reterr);
+    if (code == CLI_OK) {
         code = open_arrays(files, reterr);
-    if (code == CLI_OK &&
-        (rc = layers_collect(&files->arrays, &files->options.naming, &files->layers, reterr)) != 0)
-        code = exit_of(rc);
-    if (code == CLI_OK)
+    }
+    if (code == CLI_OK && (rc = layers_collect(&files->arrays, &files->options.naming,
+                                               &files->layers, reterr)) != 0) {
+        code = files_exit_of(rc);
+    }
+    if (code == CLI_OK) {
         code = keep_maps(&files->layers, reterr);
+    }
     if (code == CLI_OK &&
-        (rc = inputs_check(&files->layers, &files->options, &files->inputs, reterr)) != 0)
-        code = exit_of(rc);
-    return code == CLI_OK ? fill_layers(files, source, reterr) : code;
+        (rc = inputs_check(&files->layers, &files->options, &files->inputs, reterr)) != 0) {
+        code = files_exit_of(rc);
+    }
+    return code == CLI_OK ? files_fill_layers(files, source, reterr) : code;
 }

@@ -9,16 +9,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int reserve(struct labels *labels)
+static int labels_reserve(struct labels *labels)
 {
-    if (labels->count < labels->room)
+    if (labels->count < labels->room) {
         return 0;
+    }
     uint32_t room = labels->room ? 2 * labels->room : 64;
-    if (room > LABELS_MAX)
+    if (room > LABELS_MAX) {
         return ERR_TOO_LARGE;
-    char **items = realloc(labels->items, room * sizeof(*items));
-    if (!items)
+    }
+    char **items = realloc(labels->items, room * sizeof *items);
+    if (!items) {
         return ERR_MEMORY;
+    }
     labels->items = items;
     labels->room = room;
     return 0;
@@ -35,17 +38,19 @@ static char *clean(const char *text, size_t len)
         text += taken;
         len -= taken;
     }
-    if (copy)
+    if (copy) {
         *to = '\0';
+    }
     return copy;
 }
 
 int labels_add(struct labels *labels, const char *text, size_t len)
 {
     len = strnlen(text, len);
-    int rc = reserve(labels);
-    if (rc != 0)
+    int rc = labels_reserve(labels);
+    if (rc != 0) {
         return rc;
+    }
     labels->items[labels->count] = clean(text, len);
     return labels->items[labels->count] ? (labels->count++, 0) : ERR_MEMORY;
 }
@@ -56,8 +61,9 @@ int labels_add_list(struct labels *labels, const msgpack_object *list)
     int rc = 0;
     for (uint32_t i = 0; i < count && rc == 0; i++) {
         const msgpack_object *item = &list->via.array.ptr[i];
-        if (item->type == MSGPACK_OBJECT_STR)
+        if (item->type == MSGPACK_OBJECT_STR) {
             rc = labels_add(labels, item->via.str.ptr, item->via.str.size);
+        }
     }
     return rc;
 }
@@ -85,8 +91,9 @@ static int add_lines(struct labels *labels, FILE *file)
         len -= len > 0 && line[len - 1] == '\r';
         rc = labels_add(labels, line, len);
     }
-    if (rc == 0 && !feof(file))
+    if (rc == 0 && !feof(file)) {
         rc = errno == ENOMEM ? ERR_MEMORY : -1;
+    }
     free(line);
     return rc;
 }
@@ -94,8 +101,9 @@ static int add_lines(struct labels *labels, FILE *file)
 int labels_add_file(struct labels *labels, const char *path)
 {
     FILE *file = fopen(path, "re");
-    if (!file)
+    if (!file) {
         return -1;
+    }
     int rc = add_lines(labels, file);
     int number = errno;
     fclose(file);
@@ -110,8 +118,9 @@ const char *labels_get(const struct labels *labels, uint32_t index)
 
 void labels_clear(struct labels *labels)
 {
-    while (labels->count > 0)
+    while (labels->count > 0) {
         free(labels->items[--labels->count]);
+    }
     free(labels->items);
     *labels = (struct labels){0};
 }

@@ -30,8 +30,9 @@ struct live {
 static void free_live(void *own)
 {
     struct live *live = own;
-    for (size_t i = 0; i < live->label_count; i++)
+    for (size_t i = 0; i < live->label_count; i++) {
         labels_clear(&live->labels[i]);
+    }
     free(live->labels);
     free(live->values);
     rpc_close(&live->rpc);
@@ -42,21 +43,23 @@ static void free_live(void *own)
  */
 
 /* What the other commands print on err, as a sentence without the program's name. */
-static int explain(struct live *live, enum rpc_status status, const struct rpc_reply *reply,
-                   char *reterr)
+static int live_explain(struct live *live, enum rpc_status status, const struct rpc_reply *reply,
+                        char *reterr)
 {
     static const char prefix[] = "attnctl: ";
     struct cli cli = live->cli;
     *reterr = '\0';
     cli.err = fmemopen(reterr, SOURCE_ERROR_MAX, "w");
-    if (!cli.err)
+    if (!cli.err) {
         return source_fail_memory(reterr);
+    }
     int code = cli_explain(&cli, status, reply);
     fclose(cli.err);
     reterr[SOURCE_ERROR_MAX - 1] = '\0';
     reterr[strcspn(reterr, "\n")] = '\0';
-    if (strncmp(reterr, prefix, strlen(prefix)) == 0)
+    if (strncmp(reterr, prefix, strlen(prefix)) == 0) {
         memmove(reterr, reterr + strlen(prefix), strlen(reterr + strlen(prefix)) + 1);
+    }
     return code;
 }
 
@@ -73,8 +76,9 @@ static enum rpc_status call_maps(struct live *live, const struct source *source,
     ask_number(&ask, "layer", id.layer);
     ask_text(&ask, "site", site_name(id.site));
     ask_flag(&ask, "packed", true);
-    if (head != UINT32_MAX)
+    if (head != UINT32_MAX) {
         ask_number(&ask, "head", head);
+    }
     ask_write(&ask, &params);
     enum rpc_status status = rpc_call(&live->rpc, "maps", &params, ret_reply);
     mpk_writer_clear(&params);
@@ -84,48 +88,53 @@ static enum rpc_status call_maps(struct live *live, const struct source *source,
 /* What an answer says --------------------------------------------------------------------------
  */
 
-static bool is_text(const msgpack_object *map, const char *key, const char *text)
+static bool live_is_text(const msgpack_object *map, const char *key, const char *text)
 {
     const msgpack_object *value = mpk_find(map, key);
     return value && mpk_is_str(value, text);
 }
 
-static bool read_u32(const msgpack_object *map, const char *key, uint32_t *ret_number)
+static bool live_read_u32(const msgpack_object *map, const char *key, uint32_t *ret_number)
 {
     const msgpack_object *value = mpk_find(map, key);
     uint64_t number;
-    if (!value || mpk_get_u64(value, UINT32_MAX, &number) != 0)
+    if (!value || mpk_get_u64(value, UINT32_MAX, &number) != 0) {
         return false;
+    }
     *ret_number = (uint32_t)number;
     return true;
 }
 
 /* The layer's description without its heads; false when attnd does not make sense. */
-static bool read_layer(const msgpack_object *result, struct source_layer *layer)
+static bool live_read_layer(const msgpack_object *result, struct source_layer *layer)
 {
-    layer->tier = is_text(result, "tier", "qk") ? MESSAGE_QK : MESSAGE_ATTENTION;
+    layer->tier = live_is_text(result, "tier", "qk") ? MESSAGE_QK : MESSAGE_ATTENTION;
     layer->batch = 1;
     layer->causal = field_bool(result, "causal");
     layer->epoch = field_u64(result, "epoch");
     layer->step = field_u64(result, "step");
     layer->tolerance = LIVE_TOLERANCE;
-    return read_u32(result, "queries", &layer->queries) && read_u32(result, "keys", &layer->keys) &&
-           read_u32(result, "rows", &layer->rows) && read_u32(result, "columns", &layer->columns) &&
-           read_u32(result, "sample", &layer->first_sample) &&
-           read_u32(result, "q_offset", &layer->q_offset) && layer->rows > 0 &&
+    return live_read_u32(result, "queries", &layer->queries) &&
+           live_read_u32(result, "keys", &layer->keys) &&
+           live_read_u32(result, "rows", &layer->rows) &&
+           live_read_u32(result, "columns", &layer->columns) &&
+           live_read_u32(result, "sample", &layer->first_sample) &&
+           live_read_u32(result, "q_offset", &layer->q_offset) && layer->rows > 0 &&
            layer->columns > 0 && layer->rows <= layer->queries && layer->columns <= layer->keys;
 }
 
 /* The cells of an answer: a bin of `heads` maps; NULL when it is of another size. */
-static const void *find_values(const msgpack_object *result, const struct source_layer *layer,
-                               uint32_t heads, size_t *ret_bytes)
+static const void *live_find_values(const msgpack_object *result, const struct source_layer *layer,
+                                    uint32_t heads, size_t *ret_bytes)
 {
     const msgpack_object *values = mpk_find(result, "values");
     size_t cells = (size_t)layer->rows * layer->columns;
-    if (__builtin_mul_overflow(cells, heads * sizeof(float), ret_bytes))
+    if (__builtin_mul_overflow(cells, heads * sizeof(float), ret_bytes)) {
         return NULL;
-    if (!values || values->type != MSGPACK_OBJECT_BIN || values->via.bin.size != *ret_bytes)
+    }
+    if (!values || values->type != MSGPACK_OBJECT_BIN || values->via.bin.size != *ret_bytes) {
         return NULL;
+    }
     return values->via.bin.ptr;
 }
 
@@ -145,17 +154,21 @@ static int keep_values(struct live *live, struct source *source, size_t index, u
 {
     struct source_layer *layer = &source->layers[index], now = *layer;
     size_t bytes;
-    if (!read_layer(result, &now))
+    if (!live_read_layer(result, &now)) {
         return source_fail(reterr, CLI_FINDING, "what attnd says of its maps makes no sense");
+    }
     if (now.queries != layer->queries || now.keys != layer->keys || now.rows != layer->rows ||
-        now.columns != layer->columns)
+        now.columns != layer->columns) {
         return fail_changed(layer, reterr);
-    const void *values = find_values(result, &now, heads, &bytes);
-    if (!values)
+    }
+    const void *values = live_find_values(result, &now, heads, &bytes);
+    if (!values) {
         return fail_changed(layer, reterr);
+    }
     float *copy = realloc(live->values, bytes);
-    if (!copy)
+    if (!copy) {
         return source_fail_memory(reterr);
+    }
     live->values = memcpy(copy, values, bytes);
     live->layer = index;
     live->first_head = first_head;
@@ -177,8 +190,9 @@ static int fetch(struct live *live, struct source *source, size_t index, uint32_
         heads = 1;
         status = call_maps(live, source, layer->id, head, &reply);
     }
-    if (status != RPC_OK)
-        return explain(live, status, &reply, reterr);
+    if (status != RPC_OK) {
+        return live_explain(live, status, &reply, reterr);
+    }
     int code = keep_values(live, source, index, heads == 1 ? head : 0, heads, reply.result, reterr);
     rpc_reply_clear(&reply);
     return code;
@@ -191,13 +205,15 @@ static int live_rows(struct source *source, size_t layer, uint32_t sample, uint3
     (void)sample;
     if (live->layer != layer || head < live->first_head || head - live->first_head >= live->heads) {
         int code = fetch(live, source, layer, head, reterr);
-        if (code != CLI_OK)
+        if (code != CLI_OK) {
             return code;
+        }
     }
     const struct source_layer *l = &source->layers[layer];
     const float *map = live->values + (size_t)(head - live->first_head) * l->rows * l->columns;
-    for (uint32_t r = 0; r < l->rows; r++)
+    for (uint32_t r = 0; r < l->rows; r++) {
         sink->visit(sink->data, r, map + (size_t)r * l->columns);
+    }
     return CLI_OK;
 }
 
@@ -211,29 +227,31 @@ static const char *live_label(struct source *source, size_t layer, uint32_t samp
 /* Opening ---------------------------------------------------------------------------------------
  */
 
-static bool is_meant(const msgpack_object *map, const struct source_request *request)
+static bool live_is_meant(const msgpack_object *map, const struct source_request *request)
 {
     char run[2 * RUN_BYTES + 1];
-    field_text(map, "run", run, sizeof(run));
-    return is_text(map, "job", request->job) &&
+    field_text(map, "run", run, sizeof run);
+    return live_is_text(map, "job", request->job) &&
            (!request->run || strncmp(run, request->run, strlen(request->run)) == 0);
 }
 
 /* The first run that is meant: those of a job are newest first. NULL when there is none. */
-static const msgpack_object *find_run(const msgpack_object *jobs,
-                                      const struct source_request *request)
+static const msgpack_object *live_find_run(const msgpack_object *jobs,
+                                           const struct source_request *request)
 {
-    for (uint32_t i = 0; i < field_length(jobs) && jobs->type == MSGPACK_OBJECT_ARRAY; i++)
-        if (is_meant(&jobs->via.array.ptr[i], request))
+    for (uint32_t i = 0; i < field_length(jobs) && jobs->type == MSGPACK_OBJECT_ARRAY; i++) {
+        if (live_is_meant(&jobs->via.array.ptr[i], request)) {
             return &jobs->via.array.ptr[i];
+        }
+    }
     return NULL;
 }
 
 static bool read_id(const msgpack_object *map, struct layer_id *ret_id, uint32_t *ret_heads)
 {
-    ret_id->stack = is_text(map, "stack", "encoder") ? STACK_ENCODER : STACK_DECODER;
-    ret_id->site = is_text(map, "site", "cross") ? SITE_CROSS : SITE_SELF;
-    return read_u32(map, "layer", &ret_id->layer) && read_u32(map, "heads", ret_heads) &&
+    ret_id->stack = live_is_text(map, "stack", "encoder") ? STACK_ENCODER : STACK_DECODER;
+    ret_id->site = live_is_text(map, "site", "cross") ? SITE_CROSS : SITE_SELF;
+    return live_read_u32(map, "layer", &ret_id->layer) && live_read_u32(map, "heads", ret_heads) &&
            *ret_heads > 0 && *ret_heads <= HEADS_TOTAL_MAX;
 }
 
@@ -242,11 +260,12 @@ static struct labels *insert_layer(struct live *live, struct source *source,
                                    const struct source_layer *layer)
 {
     size_t at = source->layer_count, behind;
-    while (at > 0 && source_compare_ids(layer->id, source->layers[at - 1].id) < 0)
+    while (at > 0 && source_compare_ids(layer->id, source->layers[at - 1].id) < 0) {
         at--;
+    }
     behind = source->layer_count++ - at;
-    memmove(source->layers + at + 1, source->layers + at, behind * sizeof(*source->layers));
-    memmove(live->labels + at + 1, live->labels + at, behind * sizeof(*live->labels));
+    memmove(source->layers + at + 1, source->layers + at, behind * sizeof *source->layers);
+    memmove(live->labels + at + 1, live->labels + at, behind * sizeof *live->labels);
     source->layers[at] = *layer;
     live->labels[at] = (struct labels){0};
     return &live->labels[at];
@@ -254,49 +273,54 @@ static struct labels *insert_layer(struct live *live, struct source *source,
 
 /* Asks for one head's map to learn what there is of a layer. *ret_any is false when there is no map
  * of it: then reterr says why. */
-static int add_layer(struct live *live, struct source *source, const msgpack_object *map,
-                     bool *ret_any, char *reterr)
+static int live_add_layer(struct live *live, struct source *source, const msgpack_object *map,
+                          bool *ret_any, char *reterr)
 {
     struct rpc_reply reply;
     struct source_layer layer = {0};
     *ret_any = false;
-    if (!read_id(map, &layer.id, &layer.heads))
+    if (!read_id(map, &layer.id, &layer.heads)) {
         return CLI_OK;
+    }
     enum rpc_status status = call_maps(live, source, layer.id, 0, &reply);
     if (status != RPC_OK) {
-        int code = explain(live, status, &reply, reterr);
+        int code = live_explain(live, status, &reply, reterr);
         bool none = status == RPC_REFUSED && strcmp(reply.code, err_slug(ERR_NO_MAP)) == 0;
         return none ? CLI_OK : code;
     }
     int rc = 0;
-    *ret_any = read_layer(reply.result, &layer);
-    if (*ret_any)
+    *ret_any = live_read_layer(reply.result, &layer);
+    if (*ret_any) {
         rc = labels_add_list(insert_layer(live, source, &layer), mpk_find(reply.result, "labels"));
+    }
     rpc_reply_clear(&reply);
     return rc == 0 ? CLI_OK : source_fail_memory(reterr);
 }
 
-static int add_layers(struct live *live, struct source *source, const msgpack_object *run,
-                      char *reterr)
+static int live_add_layers(struct live *live, struct source *source, const msgpack_object *run,
+                           char *reterr)
 {
     const msgpack_object *layers = mpk_find(run, "layers");
     uint32_t count = layers && layers->type == MSGPACK_OBJECT_ARRAY ? layers->via.array.size : 0;
     char why[SOURCE_ERROR_MAX] = "";
     int code = CLI_OK;
-    field_text(run, "run", source->run, sizeof(source->run));
-    source->layers = calloc(count + 1, sizeof(*source->layers));
-    live->labels = calloc(count + 1, sizeof(*live->labels));
-    if (!source->layers || !live->labels)
+    field_text(run, "run", source->run, sizeof source->run);
+    source->layers = calloc(count + 1, sizeof *source->layers);
+    live->labels = calloc(count + 1, sizeof *live->labels);
+    if (!source->layers || !live->labels) {
         return source_fail_memory(reterr);
+    }
     live->label_count = count;
     for (uint32_t i = 0; i < count && code == CLI_OK; i++) {
         bool any;
-        code = add_layer(live, source, &layers->via.array.ptr[i], &any, reterr);
-        if (code == CLI_OK && !any && !*why)
-            snprintf(why, sizeof(why), "%s", reterr);
+        code = live_add_layer(live, source, &layers->via.array.ptr[i], &any, reterr);
+        if (code == CLI_OK && !any && !*why) {
+            snprintf(why, sizeof why, "%s", reterr);
+        }
     }
-    if (code != CLI_OK || source->layer_count > 0)
+    if (code != CLI_OK || source->layer_count > 0) {
         return code;
+    }
     return source_fail(reterr, CLI_FINDING, "%s", *why ? why : "attnd has no layer of this job");
 }
 
@@ -305,19 +329,21 @@ static int find_layers(struct live *live, struct source *source,
 {
     struct rpc_reply reply;
     enum rpc_status status = rpc_call(&live->rpc, "jobs", NULL, &reply);
-    if (status != RPC_OK)
-        return explain(live, status, &reply, reterr);
-    const msgpack_object *run = find_run(reply.result, request);
+    if (status != RPC_OK) {
+        return live_explain(live, status, &reply, reterr);
+    }
+    const msgpack_object *run = live_find_run(reply.result, request);
     int code;
-    if (run)
-        code = add_layers(live, source, run, reterr);
-    else if (request->run)
+    if (run) {
+        code = live_add_layers(live, source, run, reterr);
+    } else if (request->run) {
         code = source_fail(reterr, CLI_FINDING,
                            "attnd knows no run %.32s of a job '%.80s' (see attnctl jobs)",
                            request->run, request->job);
-    else
+    } else {
         code = source_fail(reterr, CLI_FINDING, "no such job: '%.80s' (see attnctl jobs)",
                            request->job);
+    }
     rpc_reply_clear(&reply);
     return code;
 }
@@ -326,20 +352,22 @@ int source_open_daemon(const struct source_request *request, struct source *sour
 {
     static const struct source_ops ops = {live_rows, live_label, free_live};
     struct rpc_reply reply;
-    if (request->at_step)
+    if (request->at_step) {
         return source_fail(reterr, CLI_USAGE,
                            "--step: a running attnd has the newest maps only; attnctl record keeps "
                            "all of them in a file");
-    struct live *live = calloc(1, sizeof(*live));
-    if (!live)
+    }
+    struct live *live = calloc(1, sizeof *live);
+    if (!live) {
         return source_fail_memory(reterr);
+    }
     live->cli = *request->cli;
     live->job = request->job;
     live->layer = SIZE_MAX;
     live->cli.rpc = &live->rpc;
     enum rpc_status status = cli_open(request->cli->args, &live->rpc);
     if (status != RPC_OK) {
-        int code = explain(live, status, &reply, reterr);
+        int code = live_explain(live, status, &reply, reterr);
         free(live);
         return code;
     }

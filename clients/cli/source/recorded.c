@@ -72,43 +72,46 @@ static void free_recording(void *own)
 
 /* Whether a message carries a map of attention that can be read. On true the header is the
  * caller's to clear. */
-static bool decode(const struct recorded *message, struct header *ret_header)
+static bool recorded_decode(const struct recorded *message, struct header *ret_header)
 {
     const char *key;
     size_t bytes[RECORDING_FRAMES_MAX];
     if (message->frame_count < 2 ||
-        header_decode(message->frames[1].data, message->frames[1].size, ret_header, &key) != 0)
+        header_decode(message->frames[1].data, message->frames[1].size, ret_header, &key) != 0) {
         return false;
-    for (uint32_t i = 2; i < message->frame_count; i++)
+    }
+    for (uint32_t i = 2; i < message->frame_count; i++) {
         bytes[i - 2] = message->frames[i].size;
+    }
     if ((ret_header->type == MESSAGE_ATTENTION || ret_header->type == MESSAGE_QK) &&
-        header_check_frames(ret_header, bytes, message->frame_count - 2) == 0)
+        header_check_frames(ret_header, bytes, message->frame_count - 2) == 0) {
         return true;
+    }
     header_clear(ret_header);
     return false;
 }
 
-static const void *frame_of(const struct recording *recording, enum tensor_role role)
+static const void *recorded_frame_of(const struct recording *recording, enum tensor_role role)
 {
     uint32_t frame = header_frame_of(&recording->header, role);
     return frame ? recording->message.frames[frame].data : NULL;
 }
 
-static enum dtype dtype_of(const struct header *header, enum tensor_role role)
+static enum dtype recorded_dtype_of(const struct header *header, enum tensor_role role)
 {
     uint32_t frame = header_frame_of(header, role);
     return frame ? header->tensors[frame - 2].dtype : DTYPE_F32;
 }
 
 /* Queries and keys of the message in memory, as the engine sees them. */
-static struct attention describe_qk(const struct recording *recording)
+static struct attention recorded_describe_qk(const struct recording *recording)
 {
     const struct header *h = &recording->header;
     return (struct attention){
-        .qk = {.q = frame_of(recording, TENSOR_Q),
-               .k = frame_of(recording, TENSOR_K),
-               .q_dtype = dtype_of(h, TENSOR_Q),
-               .k_dtype = dtype_of(h, TENSOR_K),
+        .qk = {.q = recorded_frame_of(recording, TENSOR_Q),
+               .k = recorded_frame_of(recording, TENSOR_K),
+               .q_dtype = recorded_dtype_of(h, TENSOR_Q),
+               .k_dtype = recorded_dtype_of(h, TENSOR_K),
                .kv_heads = h->kv_heads,
                .head_dim = h->head_dim,
                .scale = h->scale,
@@ -123,23 +126,24 @@ static struct attention describe_qk(const struct recording *recording)
         .window = h->window,
         .q_len = h->q_len,
         .k_len = h->k_len,
-        .mask = frame_of(recording, TENSOR_MASK),
-        .documents = frame_of(recording, TENSOR_DOCUMENTS),
+        .mask = recorded_frame_of(recording, TENSOR_MASK),
+        .documents = recorded_frame_of(recording, TENSOR_DOCUMENTS),
     };
 }
 
 #define CHANGED "the recording was changed while it was read"
 
-static int load(struct recording *recording, uint64_t at, char *reterr)
+static int recorded_load(struct recording *recording, uint64_t at, char *reterr)
 {
     char error[PLAYBACK_ERROR_MAX] = "";
-    if (recording->loaded == at)
+    if (recording->loaded == at) {
         return CLI_OK;
+    }
     recording->loaded = 0;
     header_clear(&recording->header);
     playback_seek(&recording->playback, at);
     if (playback_next(&recording->playback, &recording->message, error) == PLAYBACK_MESSAGE &&
-        decode(&recording->message, &recording->header)) {
+        recorded_decode(&recording->message, &recording->header)) {
         recording->loaded = at;
         return CLI_OK;
     }
@@ -149,16 +153,16 @@ static int load(struct recording *recording, uint64_t at, char *reterr)
 /* Maps ------------------------------------------------------------------------------------------
  */
 
-static int give(struct recording *recording, uint32_t sample, uint32_t head,
-                const struct sink *sink, char *reterr)
+static int recorded_give(struct recording *recording, uint32_t sample, uint32_t head,
+                         const struct sink *sink, char *reterr)
 {
     const struct header *h = &recording->header;
-    const char *weights = frame_of(recording, TENSOR_WEIGHTS);
+    const char *weights = recorded_frame_of(recording, TENSOR_WEIGHTS);
     if (h->type == MESSAGE_QK) {
-        struct attention a = describe_qk(recording);
+        struct attention a = recorded_describe_qk(recording);
         return source_give_qk(&a, sample, head, sink, reterr);
     }
-    enum dtype dtype = dtype_of(h, TENSOR_WEIGHTS);
+    enum dtype dtype = recorded_dtype_of(h, TENSOR_WEIGHTS);
     size_t map = (size_t)h->queries * h->keys * dtype_size(dtype);
     return source_give_map(weights + ((size_t)sample * h->heads + head) * map, dtype, h->queries,
                            h->keys, sink, reterr);
@@ -188,13 +192,16 @@ static int recording_rows(struct source *source, size_t layer, uint32_t sample, 
     char name[PLACE_TEXT_MAX];
     for (uint32_t i = 0; i < l->piece_count; i++) {
         const struct piece *piece = &l->pieces[i];
-        if (head < piece->first_head || head - piece->first_head >= piece->heads)
+        if (head < piece->first_head || head - piece->first_head >= piece->heads) {
             continue;
-        int code = load(recording, piece->at, reterr);
-        if (code == CLI_OK && !is_piece(&recording->header, l, piece))
+        }
+        int code = recorded_load(recording, piece->at, reterr);
+        if (code == CLI_OK && !is_piece(&recording->header, l, piece)) {
             code = source_fail(reterr, CLI_USAGE, CHANGED);
-        return code == CLI_OK ? give(recording, sample, head - piece->first_head, sink, reterr)
-                              : code;
+        }
+        return code == CLI_OK
+                   ? recorded_give(recording, sample, head - piece->first_head, sink, reterr)
+                   : code;
     }
     place_layer(l->layer.id, name);
     return source_fail(reterr, CLI_USAGE,
@@ -204,17 +211,19 @@ static int recording_rows(struct source *source, size_t layer, uint32_t sample, 
 }
 
 /* Labels are of the first piece. */
-static void read_labels(struct recording *recording, struct recorded_layer *layer)
+static void recorded_read_labels(struct recording *recording, struct recorded_layer *layer)
 {
     char error[SOURCE_ERROR_MAX];
     struct mpk_doc doc;
     layer->has_labels = true;
-    if (load(recording, layer->pieces[0].at, error) != CLI_OK ||
+    if (recorded_load(recording, layer->pieces[0].at, error) != CLI_OK ||
         mpk_parse(recording->message.frames[1].data, recording->message.frames[1].size,
-                  &mpk_header_limits, &doc) != 0)
+                  &mpk_header_limits, &doc) != 0) {
         return;
-    if (labels_add_list(&layer->labels, mpk_find(doc.root, "labels")) != 0)
+    }
+    if (labels_add_list(&layer->labels, mpk_find(doc.root, "labels")) != 0) {
         labels_clear(&layer->labels);
+    }
     mpk_doc_clear(&doc);
 }
 
@@ -224,8 +233,9 @@ static const char *recording_label(struct source *source, size_t layer, uint32_t
     struct recording *recording = source->own;
     struct recorded_layer *l = &recording->layers[layer];
     (void)sample;
-    if (!l->has_labels)
-        read_labels(recording, l);
+    if (!l->has_labels) {
+        recorded_read_labels(recording, l);
+    }
     return labels_get(&l->labels, key);
 }
 
@@ -238,19 +248,23 @@ static int choose_run(struct recording *recording, const struct header *header, 
 {
     char hex[2 * RUN_BYTES + 1];
     const char *wanted = recording->request->run ? recording->request->run : "";
-    for (int i = 0; i < RUN_BYTES; i++)
+    for (int i = 0; i < RUN_BYTES; i++) {
         snprintf(hex + 2 * i, 3, "%02x", header->run[i]);
+    }
     *ret_chosen = false;
-    if (strncmp(hex, wanted, strlen(wanted)) != 0)
+    if (strncmp(hex, wanted, strlen(wanted)) != 0) {
         return 0;
-    for (size_t i = 0; i < recording->run_count; i++)
+    }
+    for (size_t i = 0; i < recording->run_count; i++) {
         if (memcmp(recording->runs[i], header->run, RUN_BYTES) == 0) {
             *ret_chosen = i + 1 == recording->run_count;
             return 0;
         }
-    void *runs = realloc(recording->runs, (recording->run_count + 1) * sizeof(*recording->runs));
-    if (!runs)
+    }
+    void *runs = realloc(recording->runs, (recording->run_count + 1) * sizeof *recording->runs);
+    if (!runs) {
         return ERR_MEMORY;
+    }
     recording->runs = runs;
     memcpy(recording->runs[recording->run_count++], header->run, RUN_BYTES);
     clear_layers(recording);
@@ -261,16 +275,19 @@ static int choose_run(struct recording *recording, const struct header *header, 
 }
 
 /* NULL when out of memory. */
-static struct recorded_layer *find_layer(struct recording *recording, struct layer_id id)
+static struct recorded_layer *recorded_find_layer(struct recording *recording, struct layer_id id)
 {
-    for (size_t i = 0; i < recording->layer_count; i++)
-        if (source_compare_ids(recording->layers[i].layer.id, id) == 0)
+    for (size_t i = 0; i < recording->layer_count; i++) {
+        if (source_compare_ids(recording->layers[i].layer.id, id) == 0) {
             return &recording->layers[i];
+        }
+    }
     if (recording->layer_count == recording->layer_room) {
         size_t room = recording->layer_room ? 2 * recording->layer_room : 16;
-        void *layers = realloc(recording->layers, room * sizeof(*recording->layers));
-        if (!layers)
+        void *layers = realloc(recording->layers, room * sizeof *recording->layers);
+        if (!layers) {
             return NULL;
+        }
         recording->layers = layers;
         recording->layer_room = room;
     }
@@ -279,7 +296,7 @@ static struct recorded_layer *find_layer(struct recording *recording, struct lay
     return layer;
 }
 
-static int compare_u64(uint64_t a, uint64_t b)
+static int recorded_compare_u64(uint64_t a, uint64_t b)
 {
     return (a > b) - (a < b);
 }
@@ -287,12 +304,12 @@ static int compare_u64(uint64_t a, uint64_t b)
 /* Which of the two came later in training. */
 static int compare_time(const struct header *header, const struct recorded_layer *layer)
 {
-    int order = compare_u64(header->epoch, layer->layer.epoch);
-    order = order ? order : compare_u64(header->step, layer->layer.step);
-    return order ? order : compare_u64(header->microbatch, layer->microbatch);
+    int order = recorded_compare_u64(header->epoch, layer->layer.epoch);
+    order = order ? order : recorded_compare_u64(header->step, layer->layer.step);
+    return order ? order : recorded_compare_u64(header->microbatch, layer->microbatch);
 }
 
-static struct source_layer describe(const struct header *header)
+static struct source_layer recorded_describe(const struct header *header)
 {
     return (struct source_layer){
         .id = header->layer,
@@ -309,7 +326,7 @@ static struct source_layer describe(const struct header *header)
         .step = header->step,
         .tolerance = header->dropout || header->learned_sink
                          ? INFINITY
-                         : attention_tolerance(dtype_of(header, TENSOR_WEIGHTS)),
+                         : attention_tolerance(recorded_dtype_of(header, TENSOR_WEIGHTS)),
     };
 }
 
@@ -319,8 +336,9 @@ static struct piece *find_overlap(struct recorded_layer *layer, const struct hea
     for (uint32_t i = 0; i < layer->piece_count; i++) {
         struct piece *piece = &layer->pieces[i];
         if (header->head_offset < piece->first_head + piece->heads &&
-            piece->first_head < header->head_offset + header->heads)
+            piece->first_head < header->head_offset + header->heads) {
             return piece;
+        }
     }
     return NULL;
 }
@@ -332,13 +350,15 @@ static int add_piece(struct recorded_layer *layer, const struct header *header, 
     struct piece *same = find_overlap(layer, header);
     if (same) {
         if (header->rank < same->rank && same->first_head == piece.first_head &&
-            same->heads == piece.heads)
+            same->heads == piece.heads) {
             *same = piece;
+        }
         return 0;
     }
-    void *pieces = realloc(layer->pieces, (layer->piece_count + 1) * sizeof(*layer->pieces));
-    if (!pieces)
+    void *pieces = realloc(layer->pieces, (layer->piece_count + 1) * sizeof *layer->pieces);
+    if (!pieces) {
         return ERR_MEMORY;
+    }
     layer->pieces = pieces;
     layer->pieces[layer->piece_count++] = piece;
     return 0;
@@ -346,45 +366,54 @@ static int add_piece(struct recorded_layer *layer, const struct header *header, 
 
 static int take_map(struct recording *recording, const struct header *header, uint64_t at)
 {
-    struct recorded_layer *layer = find_layer(recording, header->layer);
-    if (!layer)
+    struct recorded_layer *layer = recorded_find_layer(recording, header->layer);
+    if (!layer) {
         return ERR_MEMORY;
+    }
     int order = layer->piece_count > 0 ? compare_time(header, layer) : 1;
-    if (order == 0 && !is_alike(header, &layer->layer))
+    if (order == 0 && !is_alike(header, &layer->layer)) {
         order = header->rank < layer->pieces[0].rank ? 1 : -1;
-    if (order < 0)
+    }
+    if (order < 0) {
         return 0;
+    }
     if (order > 0) {
-        layer->layer = describe(header);
+        layer->layer = recorded_describe(header);
         layer->microbatch = header->microbatch;
         layer->piece_count = 0;
     }
     return add_piece(layer, header, at);
 }
 
-static bool is_wanted(struct recording *recording, uint64_t step)
+static bool recorded_is_wanted(struct recording *recording, uint64_t step)
 {
     const struct source_request *request = recording->request;
     recording->maps++;
-    if (!request->at_step || step == request->step)
+    if (!request->at_step || step == request->step) {
         return true;
+    }
     if (step < request->step &&
-        (recording->step_before == UINT64_MAX || step > recording->step_before))
+        (recording->step_before == UINT64_MAX || step > recording->step_before)) {
         recording->step_before = step;
-    if (step > request->step && step < recording->step_behind)
+    }
+    if (step > request->step && step < recording->step_behind) {
         recording->step_behind = step;
+    }
     return false;
 }
 
-static int take_message(struct recording *recording, const struct recorded *message, uint64_t at)
+static int recorded_take_message(struct recording *recording, const struct recorded *message,
+                                 uint64_t at)
 {
     struct header header;
     bool chosen = false;
-    if (!decode(message, &header))
+    if (!recorded_decode(message, &header)) {
         return 0;
+    }
     int rc = choose_run(recording, &header, &chosen);
-    if (rc == 0 && chosen && is_wanted(recording, header.step))
+    if (rc == 0 && chosen && recorded_is_wanted(recording, header.step)) {
         rc = take_map(recording, &header, at);
+    }
     header_clear(&header);
     return rc;
 }
@@ -399,8 +428,9 @@ static int read_through(struct recording *recording, char *reterr)
         uint64_t at = recording->playback.at;
         switch (playback_skim(&recording->playback, &recording->message, error)) {
         case PLAYBACK_MESSAGE:
-            if (take_message(recording, &recording->message, at) != 0)
+            if (recorded_take_message(recording, &recording->message, at) != 0) {
                 return source_fail_memory(reterr);
+            }
             break;
         case PLAYBACK_END:
         case PLAYBACK_CUT: /* the recorder may still be at it */
@@ -415,10 +445,11 @@ static int fail_step(const struct recording *recording, char *reterr)
 {
     char nearest[64] = "";
     uint64_t before = recording->step_before, behind = recording->step_behind;
-    if (before != UINT64_MAX && behind != UINT64_MAX)
-        snprintf(nearest, sizeof(nearest), "%" PRIu64 ", %" PRIu64, before, behind);
-    else
-        snprintf(nearest, sizeof(nearest), "%" PRIu64, before != UINT64_MAX ? before : behind);
+    if (before != UINT64_MAX && behind != UINT64_MAX) {
+        snprintf(nearest, sizeof nearest, "%" PRIu64 ", %" PRIu64, before, behind);
+    } else {
+        snprintf(nearest, sizeof nearest, "%" PRIu64, before != UINT64_MAX ? before : behind);
+    }
     return source_fail(reterr, CLI_USAGE,
                        "--step: %.300s has no map of step %" PRIu64 " (the nearest: %s)",
                        recording->playback.path, recording->request->step, nearest);
@@ -427,11 +458,13 @@ static int fail_step(const struct recording *recording, char *reterr)
 static int fail_empty(const struct recording *recording, char *reterr)
 {
     const char *path = recording->playback.path;
-    if (recording->maps > 0)
+    if (recording->maps > 0) {
         return fail_step(recording, reterr);
-    if (recording->request->run)
+    }
+    if (recording->request->run) {
         return source_fail(reterr, CLI_USAGE, "--run: %.300s has no map of a run %.32s...", path,
                            recording->request->run);
+    }
     return source_fail(reterr, CLI_USAGE,
                        "%.300s: %" PRIu64 " messages, but no map of attention nor queries and keys",
                        path, recording->playback.messages);
@@ -443,29 +476,34 @@ static int by_id(const void *a, const void *b)
                               ((const struct recorded_layer *)b)->layer.id);
 }
 
-static int fill_layers(struct recording *recording, struct source *source, char *reterr)
+static int recorded_fill_layers(struct recording *recording, struct source *source, char *reterr)
 {
-    if (recording->layer_count == 0)
+    if (recording->layer_count == 0) {
         return fail_empty(recording, reterr);
-    source->layers = calloc(recording->layer_count, sizeof(*source->layers));
-    if (!source->layers)
+    }
+    source->layers = calloc(recording->layer_count, sizeof *source->layers);
+    if (!source->layers) {
         return source_fail_memory(reterr);
-    qsort(recording->layers, recording->layer_count, sizeof(*recording->layers), by_id);
-    for (size_t i = 0; i < recording->layer_count; i++)
+    }
+    qsort(recording->layers, recording->layer_count, sizeof *recording->layers, by_id);
+    for (size_t i = 0; i < recording->layer_count; i++) {
         source->layers[i] = recording->layers[i].layer;
+    }
     source->layer_count = recording->layer_count;
-    for (int i = 0; i < RUN_BYTES; i++)
+    for (int i = 0; i < RUN_BYTES; i++) {
         snprintf(source->run + 2 * i, 3, "%02x", recording->runs[recording->run_count - 1][i]);
+    }
     return CLI_OK;
 }
 
 int source_open_recording(const struct source_request *request, struct source *source, char *reterr)
 {
     static const struct source_ops ops = {recording_rows, recording_label, free_recording};
-    struct recording *recording = calloc(1, sizeof(*recording));
+    struct recording *recording = calloc(1, sizeof *recording);
     char error[PLAYBACK_ERROR_MAX];
-    if (!recording)
+    if (!recording) {
         return source_fail_memory(reterr);
+    }
     *recording = (struct recording){
         .playback = {.fd = -1},
         .request = request,
@@ -476,11 +514,13 @@ int source_open_recording(const struct source_request *request, struct source *s
     source->ops = &ops;
     source->own = recording;
     spectrum_global_init();
-    if (playback_open(request->files[0], &recording->playback, error) != 0)
+    if (playback_open(request->files[0], &recording->playback, error) != 0) {
         return source_fail(reterr, CLI_USAGE, "%s", error);
+    }
     int code = read_through(recording, reterr);
-    if (code == CLI_OK)
-        code = fill_layers(recording, source, reterr);
+    if (code == CLI_OK) {
+        code = recorded_fill_layers(recording, source, reterr);
+    }
     recording->request = NULL;
     return code;
 }

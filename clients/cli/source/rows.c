@@ -16,14 +16,15 @@ void source_convert(const void *data, enum dtype dtype, size_t n, float *ret)
 {
     double chunk[CHUNK];
     if (dtype == DTYPE_F32) {
-        memcpy(ret, data, n * sizeof(*ret));
+        memcpy(ret, data, n * sizeof *ret);
         return;
     }
     for (size_t at = 0; at < n; at += CHUNK) {
         uint32_t part = n - at < CHUNK ? (uint32_t)(n - at) : CHUNK;
         attention_load(data, dtype, at, part, chunk);
-        for (uint32_t i = 0; i < part; i++)
+        for (uint32_t i = 0; i < part; i++) {
             ret[at + i] = (float)chunk[i];
+        }
     }
 }
 
@@ -31,9 +32,10 @@ int source_give_map(const void *data, enum dtype dtype, uint32_t queries, uint32
                     const struct sink *sink, char *reterr)
 {
     size_t bytes = keys * dtype_size(dtype);
-    float *row = malloc(keys * sizeof(*row));
-    if (!row)
+    float *row = malloc(keys * sizeof *row);
+    if (!row) {
         return source_fail_memory(reterr);
+    }
     for (uint32_t i = 0; i < queries; i++) {
         source_convert((const char *)data + i * bytes, dtype, keys, row);
         sink->visit(sink->data, i, row);
@@ -43,7 +45,7 @@ int source_give_map(const void *data, enum dtype dtype, uint32_t queries, uint32
 }
 
 /* The same attention as if the batch had this sample and this head alone. */
-static struct attention choose(const struct attention *a, uint32_t sample, uint32_t head)
+static struct attention rows_choose(const struct attention *a, uint32_t sample, uint32_t head)
 {
     struct attention one = *a;
     size_t q = ((size_t)sample * a->heads + head) * a->queries * a->qk.head_dim;
@@ -67,10 +69,12 @@ static int give_blocks(const struct attention *a, uint32_t block, float *rows,
     for (uint32_t begin = 0; begin < a->queries; begin += block) {
         uint32_t end = a->queries - begin < block ? a->queries : begin + block;
         int rc = qk_weights(a, begin, end, rows, isa_best(), scratch);
-        if (rc != 0)
+        if (rc != 0) {
             return rc;
-        for (uint32_t i = begin; i < end; i++)
+        }
+        for (uint32_t i = begin; i < end; i++) {
             sink->visit(sink->data, i, rows + (size_t)(i - begin) * a->keys);
+        }
     }
     return 0;
 }
@@ -78,11 +82,11 @@ static int give_blocks(const struct attention *a, uint32_t block, float *rows,
 int source_give_qk(const struct attention *a, uint32_t sample, uint32_t head,
                    const struct sink *sink, char *reterr)
 {
-    struct attention one = choose(a, sample, head);
+    struct attention one = rows_choose(a, sample, head);
     struct scratch scratch = {0};
     size_t most = BLOCK_ENTRIES / a->keys;
     uint32_t block = most < 1 ? 1 : most < a->queries ? (uint32_t)most : a->queries;
-    float *rows = malloc((size_t)block * a->keys * sizeof(*rows));
+    float *rows = malloc((size_t)block * a->keys * sizeof *rows);
     int rc = rows ? give_blocks(&one, block, rows, &scratch, sink) : -1;
     free(rows);
     scratch_clear(&scratch);

@@ -35,7 +35,7 @@ int source_fail_memory(char *reterr)
 /* Opening ---------------------------------------------------------------------------------------
  */
 
-static bool ends_with(const char *word, const char *ending)
+static bool source_ends_with(const char *word, const char *ending)
 {
     size_t len = strlen(word), tail = strlen(ending);
     return len > tail && strcmp(word + len - tail, ending) == 0;
@@ -43,12 +43,13 @@ static bool ends_with(const char *word, const char *ending)
 
 static bool is_arrays(const char *path)
 {
-    return ends_with(path, ".npy") || ends_with(path, ".npz") || ends_with(path, ".safetensors");
+    return source_ends_with(path, ".npy") || source_ends_with(path, ".npz") ||
+           source_ends_with(path, ".safetensors");
 }
 
 bool source_is_file(const char *word)
 {
-    return strcmp(word, "-") == 0 || is_arrays(word) || ends_with(word, ".rec") ||
+    return strcmp(word, "-") == 0 || is_arrays(word) || source_ends_with(word, ".rec") ||
            access(word, F_OK) == 0;
 }
 
@@ -57,10 +58,11 @@ static bool is_recording(const char *path)
     uint8_t begin[RECORDING_MAGIC_BYTES];
     /* O_NONBLOCK: a pipe is no recording, and not waited for. */
     int fd = strcmp(path, "-") == 0 ? -1 : open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    ssize_t got = fd < 0 ? -1 : read(fd, begin, sizeof(begin));
-    if (fd >= 0)
+    ssize_t got = fd < 0 ? -1 : read(fd, begin, sizeof begin);
+    if (fd >= 0) {
         close(fd);
-    return got == sizeof(begin) && recording_is(begin);
+    }
+    return got == sizeof begin && recording_is(begin);
 }
 
 const char *source_noun(const char *path)
@@ -77,28 +79,35 @@ struct given {
 static int read_given(const struct given *given, struct labels *labels, char *reterr)
 {
     int rc = 0;
-    if (given->file && given->words)
+    if (given->file && given->words) {
         return source_fail(reterr, CLI_USAGE, "%s and %s: give one of them", given->file_option,
                            given->words_option);
-    if (given->file)
+    }
+    if (given->file) {
         rc = labels_add_file(labels, given->file);
-    else if (given->words)
+    } else if (given->words) {
         rc = labels_add_words(labels, given->words);
-    if (rc == ERR_MEMORY)
+    }
+    if (rc == ERR_MEMORY) {
         return source_fail_memory(reterr);
-    if (rc == ERR_TOO_LARGE)
+    }
+    if (rc == ERR_TOO_LARGE) {
         return source_fail(reterr, CLI_USAGE, "%s: more than %d tokens",
                            given->file ? given->file_option : given->words_option, LABELS_MAX);
-    if (rc != 0)
+    }
+    if (rc != 0) {
         return source_fail(reterr, CLI_USAGE, "%s: %.300s: %s", given->file_option, given->file,
                            strerror(errno));
-    if ((given->file || given->words) && labels->count == 0)
+    }
+    if ((given->file || given->words) && labels->count == 0) {
         return source_fail(reterr, CLI_USAGE, "%s: there are no tokens in it",
                            given->file ? given->file_option : given->words_option);
+    }
     return CLI_OK;
 }
 
-static int read_labels(const struct source_request *request, struct source *source, char *reterr)
+static int source_read_labels(const struct source_request *request, struct source *source,
+                              char *reterr)
 {
     struct given keys = {request->labels, request->tokens, "--labels", "--tokens"};
     struct given queries = {request->query_labels, request->query_tokens, "--query-labels",
@@ -112,8 +121,9 @@ static int read_labels(const struct source_request *request, struct source *sour
 static const char *find_foreign(const struct source_request *request, bool arrays)
 {
     const struct naming *naming = request->naming;
-    if (arrays)
+    if (arrays) {
         return request->at_step ? "step" : request->run ? "run" : NULL;
+    }
     return naming && naming->rule_count > 0     ? "name"
            : naming && naming->ignore_count > 0 ? "ignore"
            : request->causal                    ? "causal"
@@ -126,8 +136,9 @@ static const char *find_foreign(const struct source_request *request, bool array
 static int check_foreign(const struct source_request *request, bool arrays, char *reterr)
 {
     const char *option = find_foreign(request, arrays);
-    if (!option)
+    if (!option) {
         return CLI_OK;
+    }
     return source_fail(reterr, CLI_USAGE,
                        arrays ? "--%s: array files have no runs and steps"
                               : "--%s: is about array files; recordings and attnd know it",
@@ -137,15 +148,18 @@ static int check_foreign(const struct source_request *request, bool arrays, char
 static int open_kind(const struct source_request *request, struct source *source, char *reterr)
 {
     int recordings = 0;
-    for (int i = 0; request->files && i < request->file_count; i++)
+    for (int i = 0; request->files && i < request->file_count; i++) {
         recordings += is_recording(request->files[i]);
-    if (recordings > 0 && request->file_count > 1)
+    }
+    if (recordings > 0 && request->file_count > 1) {
         return source_fail(reterr, CLI_USAGE,
                            "a recording is looked at alone: give one file at a time");
+    }
     bool arrays = request->files && recordings == 0;
     int code = check_foreign(request, arrays, reterr);
-    if (code != CLI_OK)
+    if (code != CLI_OK) {
         return code;
+    }
     return arrays           ? source_open_files(request, source, reterr)
            : recordings > 0 ? source_open_recording(request, source, reterr)
                             : source_open_daemon(request, source, reterr);
@@ -153,16 +167,19 @@ static int open_kind(const struct source_request *request, struct source *source
 
 int source_open(const struct source_request *request, struct source **ret_source, char *reterr)
 {
-    struct source *source = calloc(1, sizeof(*source));
+    struct source *source = calloc(1, sizeof *source);
     *ret_source = NULL;
-    if (!source)
+    if (!source) {
         return source_fail_memory(reterr);
+    }
     source->together = request->together;
-    int code = read_labels(request, source, reterr);
-    if (code == CLI_OK)
+    int code = source_read_labels(request, source, reterr);
+    if (code == CLI_OK) {
         code = open_kind(request, source, reterr);
-    if (code != CLI_OK)
+    }
+    if (code != CLI_OK) {
         source_free(&source);
+    }
     *ret_source = source;
     return code;
 }
@@ -171,10 +188,12 @@ void source_free(struct source **source_p)
 {
     struct source *source = *source_p;
     *source_p = NULL;
-    if (!source)
+    if (!source) {
         return;
-    if (source->own)
+    }
+    if (source->own) {
         source->ops->free(source->own);
+    }
     labels_clear(&source->given);
     labels_clear(&source->given_queries);
     free(source->layers);
@@ -202,10 +221,12 @@ size_t source_layers(const struct source *source, const struct source_layer **re
 
 int source_compare_ids(struct layer_id a, struct layer_id b)
 {
-    if (a.stack != b.stack)
+    if (a.stack != b.stack) {
         return a.stack < b.stack ? -1 : 1;
-    if (a.layer != b.layer)
+    }
+    if (a.layer != b.layer) {
         return a.layer < b.layer ? -1 : 1;
+    }
     return (a.site > b.site) - (a.site < b.site);
 }
 
@@ -214,13 +235,15 @@ static bool means(const char *text, struct layer_id id)
 {
     char number[16];
     const char *words[] = {stack_name(id.stack), number, site_name(id.site)};
-    snprintf(number, sizeof(number), "%" PRIu32, id.layer);
+    snprintf(number, sizeof number, "%" PRIu32, id.layer);
     for (int i = 0; i < 3; i++) {
         size_t len = strlen(words[i]);
-        if (strncmp(text, words[i], len) != 0 || (text[len] != '.' && text[len] != '\0'))
+        if (strncmp(text, words[i], len) != 0 || (text[len] != '.' && text[len] != '\0')) {
             continue;
-        if (text[len] == '\0')
+        }
+        if (text[len] == '\0') {
             return true;
+        }
         text += len + 1;
     }
     return false;
@@ -233,13 +256,15 @@ static void list_names(const struct source *source, const char *text, size_t cou
     size_t used = 0, at = 0;
     for (size_t i = 0; i < source->layer_count && used < size; i++) {
         char name[PLACE_TEXT_MAX];
-        if (text && !means(text, source->layers[i].id))
+        if (text && !means(text, source->layers[i].id)) {
             continue;
+        }
         place_layer(source->layers[i].id, name);
-        if (at < NAMED_MAX - 1 || at == count - 1 || count <= NAMED_MAX)
+        if (at < NAMED_MAX - 1 || at == count - 1 || count <= NAMED_MAX) {
             used += (size_t)snprintf(ret_list + used, size - used, "%s%s", at ? ", " : "", name);
-        else if (at == NAMED_MAX - 1)
+        } else if (at == NAMED_MAX - 1) {
             used += (size_t)snprintf(ret_list + used, size - used, ", ...");
+        }
         at++;
     }
 }
@@ -250,17 +275,20 @@ int source_find_layer(const struct source *source, const char *text, size_t *ret
     char names[512] = "";
     size_t count = 0;
     *ret_layer = 0;
-    if (!text)
+    if (!text) {
         return CLI_OK;
-    for (size_t i = source->layer_count; i-- > 0;)
+    }
+    for (size_t i = source->layer_count; i-- > 0;) {
         if (means(text, source->layers[i].id)) {
             *ret_layer = i;
             count++;
         }
-    if (count == 1)
+    }
+    if (count == 1) {
         return CLI_OK;
+    }
     list_names(source, count > 0 ? text : NULL, count > 0 ? count : source->layer_count, names,
-               sizeof(names));
+               sizeof names);
     return source_fail(reterr, CLI_USAGE,
                        count > 0 ? "--layer: '%.80s' may be any of %s: say which"
                                  : "--layer: there is no '%.80s' (valid: %s)",
@@ -274,7 +302,7 @@ static int fail_range(const char *option, uint32_t number, uint32_t first, uint3
                       const char *name, char *reterr)
 {
     char valid[48];
-    snprintf(valid, sizeof(valid), count > 1 ? "%" PRIu32 " to %" PRIu32 : "%" PRIu32, first,
+    snprintf(valid, sizeof valid, count > 1 ? "%" PRIu32 " to %" PRIu32 : "%" PRIu32, first,
              first + count - 1);
     return source_fail(reterr, CLI_USAGE, "--%s: %s has no %s %" PRIu32 " (valid: %s)", option,
                        name, option, number, valid);
@@ -286,13 +314,15 @@ int source_check(const struct source *source, size_t layer, uint32_t sample, uin
     const struct source_layer *l = &source->layers[layer];
     char name[PLACE_TEXT_MAX];
     place_layer(l->id, name);
-    if (l->batch == 0 || l->heads == 0 || l->queries == 0 || l->keys == 0)
+    if (l->batch == 0 || l->heads == 0 || l->queries == 0 || l->keys == 0) {
         return source_fail(reterr, CLI_USAGE,
                            "%s is empty: its shape is [%" PRIu32 ", %" PRIu32 ", %" PRIu32
                            ", %" PRIu32 "]",
                            name, l->batch, l->heads, l->queries, l->keys);
-    if (sample < l->first_sample || sample - l->first_sample >= l->batch)
+    }
+    if (sample < l->first_sample || sample - l->first_sample >= l->batch) {
         return fail_range("sample", sample, l->first_sample, l->batch, name, reterr);
+    }
     return head < l->heads ? CLI_OK : fail_range("head", head, 0, l->heads, name, reterr);
 }
 
@@ -307,8 +337,9 @@ static const struct labels *given_keys(const struct source *source, const struct
 const char *source_label(struct source *source, size_t layer, uint32_t sample, uint32_t key)
 {
     const struct labels *given = given_keys(source, &source->layers[layer]);
-    if (given->count > 0)
+    if (given->count > 0) {
         return labels_get(given, key);
+    }
     return sample == 0 ? source->ops->label(source, layer, sample, key) : NULL;
 }
 
@@ -317,13 +348,15 @@ const char *source_label(struct source *source, size_t layer, uint32_t sample, u
 static const char *cross_query_label(struct source *source, const struct source_layer *cross,
                                      uint32_t sample, uint32_t query)
 {
-    if (source->given_queries.count > 0)
+    if (source->given_queries.count > 0) {
         return labels_get(&source->given_queries, query);
+    }
     for (size_t i = 0; i < source->layer_count && sample == 0; i++) {
         const struct source_layer *l = &source->layers[i];
         if (l->id.stack == cross->id.stack && l->id.site == SITE_SELF && l->step == cross->step &&
-            l->keys == cross->queries && cross->q_offset == 0)
+            l->keys == cross->queries && cross->q_offset == 0) {
             return source->ops->label(source, i, sample, query);
+        }
     }
     return NULL;
 }
@@ -332,8 +365,9 @@ const char *source_query_label(struct source *source, size_t layer, uint32_t sam
 {
     const struct source_layer *l = &source->layers[layer];
     uint64_t position = (uint64_t)l->q_offset + query;
-    if (l->id.site == SITE_CROSS)
+    if (l->id.site == SITE_CROSS) {
         return cross_query_label(source, l, sample, query);
+    }
     return position < l->keys ? source_label(source, layer, sample, (uint32_t)position) : NULL;
 }
 
@@ -345,8 +379,9 @@ static int check_count(const struct labels *labels, const struct source_layer *l
     bool pooled = (keys ? l->columns : l->rows) < there;
     char name[PLACE_TEXT_MAX];
     place_layer(l->id, name);
-    if (labels->count == 0 || labels->count == there || (pooled && labels->count < there))
+    if (labels->count == 0 || labels->count == there || (pooled && labels->count < there)) {
         return CLI_OK;
+    }
     return source_fail(reterr, CLI_USAGE, "%" PRIu32 " token%s given%s, but %s has %" PRIu32 " %s",
                        labels->count, labels->count == 1 ? " was" : "s were",
                        keys ? "" : " for queries", name, there,
@@ -359,11 +394,12 @@ int source_check_labels(const struct source *source, size_t layer, char *reterr)
     bool cross = l->id.site == SITE_CROSS;
     char name[PLACE_TEXT_MAX];
     place_layer(l->id, name);
-    if (source->given_queries.count > 0 && !cross && !source->together)
+    if (source->given_queries.count > 0 && !cross && !source->together) {
         return source_fail(reterr, CLI_USAGE,
                            "--query-tokens, --query-labels: in %s the queries are the keys: give "
                            "--tokens or --labels",
                            name);
+    }
     int code = check_count(given_keys(source, l), l, true, reterr);
     return code == CLI_OK && cross ? check_count(&source->given_queries, l, false, reterr) : code;
 }
@@ -374,8 +410,9 @@ int source_check_labels(const struct source *source, size_t layer, char *reterr)
 uint32_t source_cell(uint32_t at, uint32_t length, uint32_t cells)
 {
     uint32_t cell = (uint32_t)((uint64_t)at * cells / length);
-    while (source_edge(cell + 1, length, cells) <= at)
+    while (source_edge(cell + 1, length, cells) <= at) {
         cell++;
+    }
     return cell;
 }
 
@@ -383,8 +420,9 @@ int source_rows(struct source *source, size_t layer, uint32_t sample, uint32_t h
                 source_visitor *visit, void *data, char *reterr)
 {
     int code = source_check(source, layer, sample, head, reterr);
-    if (code != CLI_OK)
+    if (code != CLI_OK) {
         return code;
+    }
     return source->ops->rows(source, layer, sample, head, &(struct sink){visit, data}, reterr);
 }
 
@@ -397,15 +435,16 @@ struct map {
 static void copy_row(void *data, uint32_t row, const float *weights)
 {
     const struct map *map = data;
-    memcpy(map->values + (size_t)row * map->columns, weights, map->columns * sizeof(*weights));
+    memcpy(map->values + (size_t)row * map->columns, weights, map->columns * sizeof *weights);
 }
 
-static void add_row(void *data, uint32_t row, const float *weights)
+static void source_add_row(void *data, uint32_t row, const float *weights)
 {
     const struct map *map = data;
     float *sum = map->values + (size_t)row * map->columns;
-    for (uint32_t j = 0; j < map->columns; j++)
+    for (uint32_t j = 0; j < map->columns; j++) {
         sum[j] += weights[j];
+    }
 }
 
 int source_map(struct source *source, size_t layer, uint32_t sample, uint32_t head, float *ret_map,
@@ -422,10 +461,12 @@ int source_mean(struct source *source, size_t layer, uint32_t sample, float *ret
     size_t cells = (size_t)l->rows * l->columns;
     struct map map = {ret_map, l->columns};
     int code = source_check(source, layer, sample, 0, reterr);
-    memset(ret_map, 0, cells * sizeof(*ret_map));
-    for (uint32_t h = 0; h < l->heads && code == CLI_OK; h++)
-        code = source_rows(source, layer, sample, h, add_row, &map, reterr);
-    for (size_t i = 0; i < cells && code == CLI_OK; i++)
+    memset(ret_map, 0, cells * sizeof *ret_map);
+    for (uint32_t h = 0; h < l->heads && code == CLI_OK; h++) {
+        code = source_rows(source, layer, sample, h, source_add_row, &map, reterr);
+    }
+    for (size_t i = 0; i < cells && code == CLI_OK; i++) {
         ret_map[i] /= (float)l->heads;
+    }
     return code;
 }

@@ -50,7 +50,7 @@ static bool ask_plain(struct asker *asker, enum asker_kind kind, const char *met
     return send_ask(asker, kind, method, &ask, model, now_ms);
 }
 
-static void put_layer(struct ask *ask, const char *stack, uint32_t layer, const char *site)
+static void asker_put_layer(struct ask *ask, const char *stack, uint32_t layer, const char *site)
 {
     ask_text(ask, "stack", stack);
     ask_number(ask, "layer", layer);
@@ -58,11 +58,12 @@ static void put_layer(struct ask *ask, const char *stack, uint32_t layer, const 
 }
 
 /* Trends over the run, in as many points as are kept. */
-static void put_grid(struct ask *ask, const struct model *model, const char *metric)
+static void asker_put_grid(struct ask *ask, const struct model *model, const char *metric)
 {
     ask_text(ask, "job", model->job);
-    if (model->entry.run[0] != '\0')
+    if (model->entry.run[0] != '\0') {
         ask_text(ask, "run", model->entry.run);
+    }
     ask_text(ask, "metric", metric);
     ask_number(ask, "points", MODEL_PAST_MAX);
     ask_flag(ask, "packed", true);
@@ -74,8 +75,9 @@ static bool ask_job(struct asker *asker, enum asker_kind kind, const char *metho
     struct ask ask;
     ask_init(&ask);
     ask_text(&ask, "job", model->job);
-    if (kind == ASKER_ALERTS)
+    if (kind == ASKER_ALERTS) {
         ask_number(&ask, "limit", MODEL_ALERTS_ASKED);
+    }
     return send_ask(asker, kind, method, &ask, model, now_ms);
 }
 
@@ -83,9 +85,10 @@ static void ask_grid(struct asker *asker, struct model *model, int64_t now_ms)
 {
     struct ask ask;
     ask_init(&ask);
-    put_grid(&ask, model, model->metric);
-    if (!send_ask(asker, ASKER_GRID, "grid", &ask, model, now_ms))
+    asker_put_grid(&ask, model, model->metric);
+    if (!send_ask(asker, ASKER_GRID, "grid", &ask, model, now_ms)) {
         return;
+    }
     model->needs.grid = false;
     model->needs.grid_ms = now_ms;
 }
@@ -97,24 +100,28 @@ static void ask_summary(struct asker *asker, struct model *model, int64_t now_ms
     struct ask ask;
     ask_init(&ask);
     ask_text(&ask, "job", model->job);
-    put_layer(&ask, layer->stack, layer->layer, layer->site);
+    asker_put_layer(&ask, layer->stack, layer->layer, layer->site);
     model->needs.summary_next += send_ask(asker, ASKER_SUMMARY, "summary", &ask, model, now_ms);
 }
 
 static void ask_table(struct asker *asker, struct model *model, int64_t now_ms)
 {
     struct needs *needs = &model->needs;
-    if (needs->live && is_free(asker, ASKER_LIVE))
+    if (needs->live && is_free(asker, ASKER_LIVE)) {
         needs->live = !ask_job(asker, ASKER_LIVE, "live", model, now_ms);
+    }
     /* Of a job that has sent nothing since attnd was started there are only windows. */
     if (model->layer_count == 0 && needs->summary_next == 0 && is_free(asker, ASKER_SUMMARY) &&
-        ask_job(asker, ASKER_SUMMARY, "summary", model, now_ms))
+        ask_job(asker, ASKER_SUMMARY, "summary", model, now_ms)) {
         needs->summary_next = UINT32_MAX;
-    if (needs->grid && model->metric[0] != '\0' && is_free(asker, ASKER_GRID))
+    }
+    if (needs->grid && model->metric[0] != '\0' && is_free(asker, ASKER_GRID)) {
         ask_grid(asker, model, now_ms);
+    }
     if (needs->summary_next < model->layer_count && is_free(asker, ASKER_SUMMARY) &&
-        asker->taken < SUMMARY_BYTES)
+        asker->taken < SUMMARY_BYTES) {
         ask_summary(asker, model, now_ms);
+    }
 }
 
 static bool ask_detail_layer(struct asker *asker, enum asker_kind kind, const char *method,
@@ -124,7 +131,7 @@ static bool ask_detail_layer(struct asker *asker, enum asker_kind kind, const ch
     struct ask ask;
     ask_init(&ask);
     ask_text(&ask, "job", model->job);
-    put_layer(&ask, detail->stack, detail->layer, detail->site);
+    asker_put_layer(&ask, detail->stack, detail->layer, detail->site);
     return send_ask(asker, kind, method, &ask, model, now_ms);
 }
 
@@ -142,42 +149,49 @@ static void ask_series(struct asker *asker, struct model *model, int64_t now_ms)
     uint32_t at = (model->ui.metrics.at + needs->series_next) % detail->count;
     struct ask ask;
     ask_init(&ask);
-    put_grid(&ask, model, detail->metrics[at].name);
-    put_layer(&ask, detail->stack, detail->layer, detail->site);
+    asker_put_grid(&ask, model, detail->metrics[at].name);
+    asker_put_layer(&ask, detail->stack, detail->layer, detail->site);
     needs->series_next += send_ask(asker, ASKER_DETAIL_GRID, "grid", &ask, model, now_ms);
 }
 
 static void ask_detail(struct asker *asker, struct model *model, int64_t now_ms)
 {
     struct needs *needs = &model->needs;
-    if (needs->detail && is_free(asker, ASKER_DETAIL_LIVE))
+    if (needs->detail && is_free(asker, ASKER_DETAIL_LIVE)) {
         needs->detail = !ask_detail_layer(asker, ASKER_DETAIL_LIVE, "live", model, now_ms);
-    if (needs->detail_window && is_free(asker, ASKER_DETAIL_SUMMARY))
+    }
+    if (needs->detail_window && is_free(asker, ASKER_DETAIL_SUMMARY)) {
         needs->detail_window =
             !ask_detail_layer(asker, ASKER_DETAIL_SUMMARY, "summary", model, now_ms);
-    if (needs->series && model->detail.count > 0 && is_free(asker, ASKER_DETAIL_GRID))
+    }
+    if (needs->series && model->detail.count > 0 && is_free(asker, ASKER_DETAIL_GRID)) {
         ask_series(asker, model, now_ms);
+    }
 }
 
 static void ask_needs(struct asker *asker, struct model *model, int64_t now_ms)
 {
     struct needs *needs = &model->needs;
-    if (needs->config && is_free(asker, ASKER_CONFIG))
+    if (needs->config && is_free(asker, ASKER_CONFIG)) {
         needs->config = !ask_plain(asker, ASKER_CONFIG, "config", model, now_ms);
-    if (!model->job_known || model->ui.page == PAGE_JOBS)
+    }
+    if (!model->job_known || model->ui.page == PAGE_JOBS) {
         return;
-    if (needs->alerts && is_free(asker, ASKER_ALERTS))
+    }
+    if (needs->alerts && is_free(asker, ASKER_ALERTS)) {
         needs->alerts = !ask_job(asker, ASKER_ALERTS, "alerts", model, now_ms);
-    if (model->ui.page == PAGE_HEAD)
+    }
+    if (model->ui.page == PAGE_HEAD) {
         ask_detail(asker, model, now_ms);
-    else
+    } else {
         ask_table(asker, model, now_ms);
+    }
 }
 
 /* Silence */
 
 /* What was asked and will not be answered is needed again. */
-static void give_up(struct asker *asker, struct model *model, enum asker_kind kind)
+static void asker_give_up(struct asker *asker, struct model *model, enum asker_kind kind)
 {
     struct needs *needs = &model->needs;
     asker->asked[kind].id = 0;
@@ -187,8 +201,9 @@ static void give_up(struct asker *asker, struct model *model, enum asker_kind ki
     needs->alerts = needs->alerts || kind == ASKER_ALERTS;
     needs->detail = needs->detail || kind == ASKER_DETAIL_LIVE;
     needs->detail_window = needs->detail_window || kind == ASKER_DETAIL_SUMMARY;
-    if (kind == ASKER_SUMMARY)
+    if (kind == ASKER_SUMMARY) {
         needs->summary_next = 0;
+    }
     if (kind == ASKER_DETAIL_GRID) {
         needs->series = true;
         needs->series_next = 0;
@@ -203,9 +218,11 @@ static void reconnect(struct asker *asker, struct model *model)
         fresh.last_id = rpc->last_id;
         *rpc = fresh;
     }
-    for (enum asker_kind kind = ASKER_MONITOR; kind < ASKER_KINDS; kind++)
-        if (!is_free(asker, kind))
-            give_up(asker, model, kind);
+    for (enum asker_kind kind = ASKER_MONITOR; kind < ASKER_KINDS; kind++) {
+        if (!is_free(asker, kind)) {
+            asker_give_up(asker, model, kind);
+        }
+    }
 }
 
 static bool is_of_past(enum asker_kind kind)
@@ -217,15 +234,17 @@ static void give_up_late(struct asker *asker, struct model *model, int64_t now_m
 {
     for (enum asker_kind kind = ASKER_CONFIG; kind < ASKER_KINDS; kind++) {
         int64_t patience = is_of_past(kind) ? PAST_PATIENCE_MS : asker->rpc->timeout_ms;
-        if (!is_free(asker, kind) && now_ms - asker->asked[kind].sent_ms >= patience)
-            give_up(asker, model, kind);
+        if (!is_free(asker, kind) && now_ms - asker->asked[kind].sent_ms >= patience) {
+            asker_give_up(asker, model, kind);
+        }
     }
 }
 
 int64_t asker_late_ms(const struct asker *asker)
 {
-    if (is_free(asker, ASKER_MONITOR))
+    if (is_free(asker, ASKER_MONITOR)) {
         return INT64_MAX;
+    }
     return asker->asked[ASKER_MONITOR].sent_ms + asker->rpc->timeout_ms;
 }
 
@@ -233,13 +252,16 @@ void asker_tick(struct asker *asker, struct model *model, int64_t now_ms)
 {
     bool late = now_ms >= asker_late_ms(asker);
     asker->taken = 0;
-    if (late && model->silent_since_ms < 0)
+    if (late && model->silent_since_ms < 0) {
         model->silent_since_ms = asker->heard_ms;
-    if (late || !asker->rpc->socket)
+    }
+    if (late || !asker->rpc->socket) {
         reconnect(asker, model);
+    }
     give_up_late(asker, model, now_ms);
-    if (is_free(asker, ASKER_MONITOR))
+    if (is_free(asker, ASKER_MONITOR)) {
         ask_plain(asker, ASKER_MONITOR, "monitor", model, now_ms);
+    }
 }
 
 /* Answers */
@@ -248,8 +270,9 @@ static void read_refusal(struct model *model, enum asker_kind kind, const struct
 {
     bool nothing = strcmp(reply->code, err_slug(ERR_NO_HISTORY)) == 0 ||
                    strcmp(reply->code, err_slug(ERR_RUN_UNKNOWN)) == 0;
-    if (kind == ASKER_GRID || kind == ASKER_DETAIL_GRID)
-        snprintf(model->refusal, sizeof(model->refusal), "%s", nothing ? "" : reply->message);
+    if (kind == ASKER_GRID || kind == ASKER_DETAIL_GRID) {
+        snprintf(model->refusal, sizeof model->refusal, "%s", nothing ? "" : reply->message);
+    }
 }
 
 static void read_reply(struct model *model, enum asker_kind kind, const msgpack_object *result,
@@ -266,42 +289,49 @@ static void read_reply(struct model *model, enum asker_kind kind, const msgpack_
         [ASKER_DETAIL_SUMMARY] = read_detail_summary,
         [ASKER_DETAIL_GRID] = read_detail_grid,
     };
-    if (kind == ASKER_MONITOR)
+    if (kind == ASKER_MONITOR) {
         read_monitor(model, result, now_ms);
-    else
+    } else {
         readers[kind](model, result);
+    }
 }
 
 /* The question that an answer is to; ASKER_KINDS: one that was given up. */
 static enum asker_kind kind_of(const struct asker *asker, uint64_t id)
 {
     enum asker_kind kind = ASKER_MONITOR;
-    while (kind < ASKER_KINDS && asker->asked[kind].id != id)
+    while (kind < ASKER_KINDS && asker->asked[kind].id != id) {
         kind++;
+    }
     return kind;
 }
 
 /* Takes one answer; false = none has come. */
-static bool take(struct asker *asker, struct model *model, int64_t now_ms)
+static bool asker_take(struct asker *asker, struct model *model, int64_t now_ms)
 {
     struct rpc_reply reply;
     uint64_t id = 0;
     enum rpc_status status = rpc_take(asker->rpc, &reply, &id);
-    if (status != RPC_OK && status != RPC_REFUSED)
+    if (status != RPC_OK && status != RPC_REFUSED) {
         return status == RPC_BROKEN;
+    }
     enum asker_kind kind = kind_of(asker, id);
     bool current = kind < ASKER_KINDS &&
                    (kind <= ASKER_CONFIG || asker->asked[kind].generation == model->generation);
     asker->heard_ms = now_ms;
     model->silent_since_ms = -1;
-    if (kind == ASKER_GRID)
+    if (kind == ASKER_GRID) {
         model->grid_took_ms = now_ms - asker->asked[kind].sent_ms;
-    if (kind < ASKER_KINDS)
+    }
+    if (kind < ASKER_KINDS) {
         asker->asked[kind].id = 0;
-    if (current && status == RPC_REFUSED)
+    }
+    if (current && status == RPC_REFUSED) {
         read_refusal(model, kind, &reply);
-    if (current && status == RPC_OK)
+    }
+    if (current && status == RPC_OK) {
         read_reply(model, kind, reply.result, now_ms);
+    }
     if (status == RPC_OK) {
         asker->taken += kind == ASKER_SUMMARY ? zmq_msg_size(&reply.frame) : 0;
         rpc_reply_clear(&reply);
@@ -313,11 +343,14 @@ bool asker_turn(struct asker *asker, struct model *model, int64_t now_ms)
 {
     bool came = false;
     /* A few at a time, so that keys are not kept waiting. */
-    for (int i = 0; i < 8 && asker->rpc->socket && take(asker, model, now_ms); i++)
+    for (int i = 0; i < 8 && asker->rpc->socket && asker_take(asker, model, now_ms); i++) {
         came = true;
-    if (!model->ui.paused)
+    }
+    if (!model->ui.paused) {
         ask_needs(asker, model, now_ms);
-    if (came)
+    }
+    if (came) {
         model_arrange(model);
+    }
     return came;
 }

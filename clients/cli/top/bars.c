@@ -12,8 +12,9 @@ const struct range range_none = {INFINITY, -INFINITY};
 
 void range_add(struct range *range, double value)
 {
-    if (!isfinite(value))
+    if (!isfinite(value)) {
         return;
+    }
     range->least = fmin(range->least, value);
     range->greatest = fmax(range->greatest, value);
 }
@@ -21,8 +22,9 @@ void range_add(struct range *range, double value)
 struct range range_of(const double *values, uint32_t count)
 {
     struct range range = range_none;
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++) {
         range_add(&range, values[i]);
+    }
     return range;
 }
 
@@ -30,8 +32,9 @@ struct range range_of(const double *values, uint32_t count)
 static double place_in(double value, struct range range)
 {
     double size = range.greatest - range.least;
-    if (!isfinite(value) || range.least > range.greatest)
+    if (!isfinite(value) || range.least > range.greatest) {
         return NAN;
+    }
     double place = size > 0 ? (value - range.least) / size : 0;
     return fmin(fmax(place, 0), 1);
 }
@@ -44,8 +47,9 @@ int bars_level(double value, struct range range)
 
 const char *bars_glyph(int level, bool unicode)
 {
-    if (level < 0)
+    if (level < 0) {
         return " ";
+    }
     return unicode ? blocks[level] : letters[level];
 }
 
@@ -73,8 +77,9 @@ static void chart_shape(uint32_t count, int width, uint32_t *ret_bars, int *ret_
     uint32_t room = width > 0 ? (uint32_t)width : 0;
     *ret_bars = count < room ? count : room;
     *ret_thick = *ret_bars > 0 ? (int)(room / *ret_bars) : 0;
-    if (*ret_thick > 4) /* a few windows are no skyline */
+    if (*ret_thick > 4) { /* a few windows are no skyline */
         *ret_thick = 4;
+    }
 }
 
 int bars_column(uint32_t count, int width, uint32_t index)
@@ -105,8 +110,9 @@ int bars_chart(struct screen *screen, int row, int column, int width, int height
     chart_shape(count, width, &bars, &thick);
     for (uint32_t i = 0; i < bars; i++) {
         double place = place_in(spark_bar(values, count, bars, i), range);
-        for (int x = 0; x < thick && !isnan(place); x++)
+        for (int x = 0; x < thick && !isnan(place); x++) {
             draw_bar(screen, row, column + (int)i * thick + x, height, place);
+        }
     }
     return (int)bars * thick;
 }

@@ -25,7 +25,7 @@ const struct key_help key_help[] = {
     {"PATTERN", "what the head does most"},
     {"i, !, !!", "an alert: info, warning, critical"},
 };
-const int key_help_count = sizeof(key_help) / sizeof(key_help[0]);
+const int key_help_count = sizeof key_help / sizeof key_help[0];
 
 const char *const keys_sorts[KEYS_SORTS] = {"urgency", "drift", "value", "head"};
 
@@ -60,8 +60,9 @@ struct list *keys_list(struct model *model, uint32_t *ret_count)
 static uint32_t moved(uint32_t at, int64_t by, uint32_t count)
 {
     int64_t to = (int64_t)at + by;
-    if (count == 0 || to < 0)
+    if (count == 0 || to < 0) {
         return 0;
+    }
     return to >= (int64_t)count ? count - 1 : (uint32_t)to;
 }
 
@@ -107,12 +108,14 @@ static void choose_picked(struct model *model)
     uint32_t at = model->ui.picker.at, first = KEYS_SORTS;
     enum overlay overlay = model->ui.overlay;
     model->ui.overlay = OVERLAY_NONE;
-    if (overlay == OVERLAY_METRIC && at < model->metric_count)
+    if (overlay == OVERLAY_METRIC && at < model->metric_count) {
         model_choose_metric(model, model->metrics[at]);
-    if (overlay == OVERLAY_SORT && at < first)
+    }
+    if (overlay == OVERLAY_SORT && at < first) {
         model_choose_sort(model, keys_sorts[at]);
-    else if (overlay == OVERLAY_SORT && at - first < model->metric_count)
+    } else if (overlay == OVERLAY_SORT && at - first < model->metric_count) {
         model_choose_sort(model, model->metrics[at - first]);
+    }
     model->ui.heads = model->ui.layers = (struct list){0};
 }
 
@@ -122,7 +125,7 @@ static void open_layer(struct model *model, uint32_t at)
     const struct layer *layer = &model->layers[model->layer_rows[at]];
     char place[MODEL_PLACE_MAX];
     model_place(layer->stack, layer->layer, layer->site, -1, place);
-    snprintf(model->ui.filter, sizeof(model->ui.filter), "%.*s", MODEL_FILTER_MAX - 1, place);
+    snprintf(model->ui.filter, sizeof model->ui.filter, "%.*s", MODEL_FILTER_MAX - 1, place);
     model->ui.page = PAGE_HEADS;
     model->ui.heads = (struct list){0};
 }
@@ -130,10 +133,12 @@ static void open_layer(struct model *model, uint32_t at)
 static void open_alert(struct model *model, const struct alert *alert)
 {
     int64_t layer = -1;
-    if (alert->has_layer)
+    if (alert->has_layer) {
         layer = model_find_layer(model, alert->stack, alert->layer, alert->site);
-    if (layer < 0)
+    }
+    if (layer < 0) {
         return;
+    }
     bool head = alert->head >= 0 && alert->head < (int64_t)model->layers[layer].head_count;
     model_open_head(model, (uint32_t)layer, head ? (uint32_t)alert->head : 0);
 }
@@ -145,8 +150,9 @@ static void open_chosen(struct model *model)
         choose_picked(model);
         return;
     }
-    if (at >= count)
+    if (at >= count) {
         return;
+    }
     if (model->ui.page == PAGE_JOBS) {
         model->ui.stays = false;
         model_choose_job(model, model->jobs[at].job);
@@ -164,25 +170,28 @@ static void open_chosen(struct model *model)
 static void back(struct model *model)
 {
     struct ui *ui = &model->ui;
-    if (ui->overlay != OVERLAY_NONE)
+    if (ui->overlay != OVERLAY_NONE) {
         ui->overlay = OVERLAY_NONE;
-    else if (ui->page == PAGE_HEAD)
+    } else if (ui->page == PAGE_HEAD) {
         ui->page = ui->before;
-    else if (ui->page == PAGE_ALERTS)
+    } else if (ui->page == PAGE_ALERTS) {
         ui->page = PAGE_HEADS;
-    else if (ui->page == PAGE_JOBS && model->job[0] != '\0')
+    } else if (ui->page == PAGE_JOBS && model->job[0] != '\0') {
         ui->page = PAGE_HEADS;
-    else
+    } else {
         ui->filter[0] = '\0';
+    }
 }
 
-static void show_jobs(struct model *model)
+static void keys_show_jobs(struct model *model)
 {
     model->ui.page = PAGE_JOBS;
     model->ui.stays = true;
-    for (uint32_t i = 0; i < model->job_count; i++)
-        if (strcmp(model->jobs[i].job, model->job) == 0)
+    for (uint32_t i = 0; i < model->job_count; i++) {
+        if (strcmp(model->jobs[i].job, model->job) == 0) {
             model->ui.jobs.at = i;
+        }
+    }
 }
 
 static void show_picker(struct model *model, enum overlay overlay)
@@ -192,9 +201,11 @@ static void show_picker(struct model *model, enum overlay overlay)
     model->ui.overlay = overlay;
     model->ui.picker = (struct list){0};
     model->needs.live = true; /* brings the names of all metrics there are */
-    for (uint32_t i = 0; i < model->metric_count; i++)
-        if (strcmp(model->metrics[i], chosen) == 0)
+    for (uint32_t i = 0; i < model->metric_count; i++) {
+        if (strcmp(model->metrics[i], chosen) == 0) {
             model->ui.picker.at = first + i;
+        }
+    }
 }
 
 /* Typing a filter */
@@ -203,12 +214,15 @@ static void type_filter(struct model *model, int key)
 {
     char *filter = model->ui.filter;
     size_t length = strlen(filter);
-    if (key == KEY_OF_ENTER || key == KEY_OF_ESCAPE)
+    if (key == KEY_OF_ENTER || key == KEY_OF_ESCAPE) {
         model->ui.typing = false;
-    if (key == KEY_OF_ESCAPE)
+    }
+    if (key == KEY_OF_ESCAPE) {
         filter[0] = '\0';
-    if (key == KEY_OF_ERASE && length > 0)
+    }
+    if (key == KEY_OF_ERASE && length > 0) {
         filter[length - 1] = '\0';
+    }
     if (key >= ' ' && key < KEY_OF_ERASE && length + 1 < MODEL_FILTER_MAX) {
         filter[length] = (char)key;
         filter[length + 1] = '\0';
@@ -218,8 +232,9 @@ static void type_filter(struct model *model, int key)
 
 static void begin_filter(struct model *model)
 {
-    if (model->ui.page != PAGE_LAYERS)
+    if (model->ui.page != PAGE_LAYERS) {
         model->ui.page = PAGE_HEADS;
+    }
     model->ui.typing = true;
 }
 
@@ -267,7 +282,7 @@ static void press_anywhere(struct model *model, int key)
         model->ui.paused = !model->ui.paused;
         break;
     case 'J':
-        show_jobs(model);
+        keys_show_jobs(model);
         break;
     case KEY_OF_ENTER:
     case KEY_OF_RIGHT:
@@ -278,21 +293,23 @@ static void press_anywhere(struct model *model, int key)
         back(model);
         break;
     default:
-        if (model->job[0] != '\0')
+        if (model->job[0] != '\0') {
             press_letter(model, key);
+        }
     }
 }
 
 void keys_press(struct model *model, int key)
 {
     struct ui *ui = &model->ui;
-    if (ui->typing)
+    if (ui->typing) {
         type_filter(model, key);
-    else if (ui->overlay == OVERLAY_HELP)
+    } else if (ui->overlay == OVERLAY_HELP) {
         ui->overlay = OVERLAY_NONE; /* any key */
-    else if (key == 'q' && ui->overlay != OVERLAY_NONE)
+    } else if (key == 'q' && ui->overlay != OVERLAY_NONE) {
         ui->overlay = OVERLAY_NONE;
-    else if (!move_choice(model, key))
+    } else if (!move_choice(model, key)) {
         press_anywhere(model, key);
+    }
     model_arrange(model);
 }

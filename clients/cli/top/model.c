@@ -10,17 +10,19 @@
 /* Arrays that are given at once, of doubles that are not numbers yet. */
 static double *new_numbers(size_t count)
 {
-    double *numbers = malloc((count > 0 ? count : 1) * sizeof(*numbers));
-    for (size_t i = 0; numbers && i < count; i++)
+    double *numbers = malloc((count > 0 ? count : 1) * sizeof *numbers);
+    for (size_t i = 0; numbers && i < count; i++) {
         numbers[i] = NAN;
+    }
     return numbers;
 }
 
 struct model *model_new(void)
 {
-    struct model *model = calloc(1, sizeof(*model));
-    if (!model)
+    struct model *model = calloc(1, sizeof *model);
+    if (!model) {
         return NULL;
+    }
     model->silent_since_ms = -1;
     model->ui.page = PAGE_JOBS;
     model->needs.config = true;
@@ -42,8 +44,9 @@ static void free_layers(struct model *model)
 
 void model_free(struct model **model)
 {
-    if (!*model)
+    if (!*model) {
         return;
+    }
     free_layers(*model);
     free((*model)->layers);
     free((*model)->rows);
@@ -75,14 +78,15 @@ void model_forget(struct model *model)
 
 void model_choose_job(struct model *model, const char *job)
 {
-    snprintf(model->job, sizeof(model->job), "%.*s", JOB_NAME_MAX, job);
-    memset(&model->entry, 0, sizeof(model->entry));
+    snprintf(model->job, sizeof model->job, "%.*s", JOB_NAME_MAX, job);
+    memset(&model->entry, 0, sizeof model->entry);
     model->job_known = false;
-    for (uint32_t i = 0; i < model->job_count; i++)
+    for (uint32_t i = 0; i < model->job_count; i++) {
         if (strcmp(model->jobs[i].job, model->job) == 0) {
             model->entry = model->jobs[i];
             model->job_known = true;
         }
+    }
     model->generation++;
     model->metric_count = 0;
     model->ui.heads = model->ui.layers = model->ui.alerts = (struct list){0};
@@ -108,9 +112,10 @@ static void forget_values(struct model *model)
 
 void model_choose_metric(struct model *model, const char *metric)
 {
-    if (strcmp(model->metric, metric) == 0)
+    if (strcmp(model->metric, metric) == 0) {
         return;
-    snprintf(model->metric, sizeof(model->metric), "%s", metric);
+    }
+    snprintf(model->metric, sizeof model->metric, "%s", metric);
     forget_values(model);
 }
 
@@ -124,15 +129,19 @@ void model_choose_sort(struct model *model, const char *name)
     name += reversed;
     model->reversed = reversed;
     model->sort = SORT_METRIC;
-    for (enum sort sort = SORT_URGENCY; sort < SORT_METRIC; sort++)
-        if (strcmp(name, sort_names[sort]) == 0)
+    for (enum sort sort = SORT_URGENCY; sort < SORT_METRIC; sort++) {
+        if (strcmp(name, sort_names[sort]) == 0) {
             model->sort = sort;
-    snprintf(model->sort_metric, sizeof(model->sort_metric), "%s",
+        }
+    }
+    snprintf(model->sort_metric, sizeof model->sort_metric, "%s",
              model->sort == SORT_METRIC ? name : "");
     model->needs.live = true;
-    for (uint32_t i = 0; i < model->layer_count; i++)
-        for (uint32_t head = 0; head < model->layers[i].head_count; head++)
+    for (uint32_t i = 0; i < model->layer_count; i++) {
+        for (uint32_t head = 0; head < model->layers[i].head_count; head++) {
             model->layers[i].heads[head].by = NAN;
+        }
+    }
 }
 
 void model_sort_text(const struct model *model, char ret_text[MODEL_SORT_TEXT_MAX])
@@ -142,12 +151,13 @@ void model_sort_text(const struct model *model, char ret_text[MODEL_SORT_TEXT_MA
         [SORT_PLACE] = {"in the model's order", "from the last layer up"},
         [SORT_DRIFT] = {"most drifted first", "least drifted first"},
     };
-    if (model->sort == SORT_VALUE || model->sort == SORT_METRIC)
+    if (model->sort == SORT_VALUE || model->sort == SORT_METRIC) {
         snprintf(ret_text, MODEL_SORT_TEXT_MAX, "%s %s first",
                  model->reversed ? "least" : "greatest",
                  model->sort == SORT_VALUE ? model->metric : model->sort_metric);
-    else
+    } else {
         snprintf(ret_text, MODEL_SORT_TEXT_MAX, "%s", texts[model->sort][model->reversed]);
+    }
 }
 
 /* Layers */
@@ -156,10 +166,12 @@ static int compare_place(const struct layer *layer, const char *stack, uint32_t 
                          const char *site)
 {
     int order = strcmp(stack, layer->stack); /* encoder before decoder */
-    if (order != 0)
+    if (order != 0) {
         return order;
-    if (layer->layer != number)
+    }
+    if (layer->layer != number) {
         return layer->layer < number ? -1 : 1;
+    }
     return strcmp(site, layer->site); /* self before cross */
 }
 
@@ -170,10 +182,11 @@ static uint32_t place_of(const struct model *model, const char *stack, uint32_t 
     uint32_t from = 0, to = model->layer_count;
     while (from < to) {
         uint32_t middle = from + (to - from) / 2;
-        if (compare_place(&model->layers[middle], stack, number, site) < 0)
+        if (compare_place(&model->layers[middle], stack, number, site) < 0) {
             from = middle + 1;
-        else
+        } else {
             to = middle;
+        }
     }
     return from;
 }
@@ -182,34 +195,40 @@ int64_t model_find_layer(const struct model *model, const char *stack, uint32_t 
                          const char *site)
 {
     uint32_t at = place_of(model, stack, number, site);
-    if (at < model->layer_count && compare_place(&model->layers[at], stack, number, site) == 0)
+    if (at < model->layer_count && compare_place(&model->layers[at], stack, number, site) == 0) {
         return at;
+    }
     return -1;
 }
 
-static bool grow(struct model *model)
+static bool model_grow(struct model *model)
 {
     uint32_t room = model->layer_room > 0 ? 2 * model->layer_room : 32;
-    struct layer *layers = realloc(model->layers, room * sizeof(*layers));
-    if (layers)
+    struct layer *layers = realloc(model->layers, room * sizeof *layers);
+    if (layers) {
         model->layers = layers;
-    uint32_t *rows = realloc(model->layer_rows, room * sizeof(*rows));
-    if (rows)
+    }
+    uint32_t *rows = realloc(model->layer_rows, room * sizeof *rows);
+    if (rows) {
         model->layer_rows = rows;
-    if (layers && rows)
+    }
+    if (layers && rows) {
         model->layer_room = room;
+    }
     return layers && rows;
 }
 
 /* Room for this many heads in all. */
 static bool grow_rows(struct model *model, uint32_t heads)
 {
-    if (heads <= model->row_room)
+    if (heads <= model->row_room) {
         return true;
+    }
     uint32_t room = heads > 2 * model->row_room ? heads : 2 * model->row_room;
-    struct row *rows = realloc(model->rows, room * sizeof(*rows));
-    if (!rows)
+    struct row *rows = realloc(model->rows, room * sizeof *rows);
+    if (!rows) {
         return false;
+    }
     model->rows = rows;
     model->row_room = room;
     return true;
@@ -217,15 +236,16 @@ static bool grow_rows(struct model *model, uint32_t heads)
 
 static bool make_heads(struct layer *layer)
 {
-    layer->heads = calloc(layer->head_count, sizeof(*layer->heads));
+    layer->heads = calloc(layer->head_count, sizeof *layer->heads);
     layer->seen = new_numbers((size_t)layer->head_count * MODEL_SEEN_MAX);
     for (uint32_t i = 0; layer->heads && i < layer->head_count; i++) {
         struct head *head = &layer->heads[i];
         head->value = head->by = head->mean = head->delta = head->z = head->js = NAN;
         head->alert = -1;
     }
-    if (layer->heads && layer->seen)
+    if (layer->heads && layer->seen) {
         return true;
+    }
     free(layer->heads);
     free(layer->seen);
     return false;
@@ -234,26 +254,28 @@ static bool make_heads(struct layer *layer)
 /* Rows name layers by their indices, from one arrangement to the next. */
 static void shift_rows(struct model *model, uint32_t from)
 {
-    for (uint32_t i = 0; i < model->row_count; i++)
+    for (uint32_t i = 0; i < model->row_count; i++) {
         model->rows[i].layer += model->rows[i].layer >= from;
-    for (uint32_t i = 0; i < model->layer_row_count; i++)
+    }
+    for (uint32_t i = 0; i < model->layer_row_count; i++) {
         model->layer_rows[i] += model->layer_rows[i] >= from;
+    }
 }
 
-static struct layer *add_layer(struct model *model, const char *stack, uint32_t number,
-                               const char *site, uint32_t heads)
+static struct layer *model_add_layer(struct model *model, const char *stack, uint32_t number,
+                                     const char *site, uint32_t heads)
 {
     struct layer layer = {.layer = number, .head_count = heads, .alert = -1};
     uint32_t at = place_of(model, stack, number, site);
-    bool room = model->layer_count < model->layer_room || grow(model);
+    bool room = model->layer_count < model->layer_room || model_grow(model);
     if (!room || !grow_rows(model, model->head_total + heads) || !make_heads(&layer)) {
         model->out_of_memory = true;
         return NULL;
     }
-    snprintf(layer.stack, sizeof(layer.stack), "%s", stack);
-    snprintf(layer.site, sizeof(layer.site), "%s", site);
+    snprintf(layer.stack, sizeof layer.stack, "%s", stack);
+    snprintf(layer.site, sizeof layer.site, "%s", site);
     memmove(&model->layers[at + 1], &model->layers[at],
-            (model->layer_count - at) * sizeof(*model->layers));
+            (model->layer_count - at) * sizeof *model->layers);
     model->layers[at] = layer;
     shift_rows(model, at);
     model->layer_count++;
@@ -267,15 +289,17 @@ struct layer *model_layer(struct model *model, const char *stack, uint32_t numbe
                           uint32_t heads)
 {
     int64_t at = model_find_layer(model, stack, number, site);
-    if (at >= 0)
+    if (at >= 0) {
         return &model->layers[at];
-    if (heads == 0)
+    }
+    if (heads == 0) {
         return NULL;
+    }
     if (model->layer_count >= MODEL_LAYERS_MAX || heads > MODEL_HEADS_MAX - model->head_total) {
         model->cut = true;
         return NULL;
     }
-    return add_layer(model, stack, number, site, heads);
+    return model_add_layer(model, stack, number, site, heads);
 }
 
 /* Trends */
@@ -284,8 +308,9 @@ static void see_layer(struct layer *layer, uint32_t count)
 {
     for (uint32_t i = 0; i < layer->head_count; i++) {
         double *seen = layer->seen + (size_t)i * MODEL_SEEN_MAX;
-        if (count == MODEL_SEEN_MAX)
-            memmove(seen, seen + 1, (MODEL_SEEN_MAX - 1) * sizeof(*seen));
+        if (count == MODEL_SEEN_MAX) {
+            memmove(seen, seen + 1, (MODEL_SEEN_MAX - 1) * sizeof *seen);
+        }
         seen[count == MODEL_SEEN_MAX ? count - 1 : count] = layer->heads[i].value;
     }
 }
@@ -293,12 +318,15 @@ static void see_layer(struct layer *layer, uint32_t count)
 void model_see(struct model *model)
 {
     uint64_t step = 0;
-    for (uint32_t i = 0; i < model->layer_count; i++)
+    for (uint32_t i = 0; i < model->layer_count; i++) {
         step = model->layers[i].step > step ? model->layers[i].step : step;
-    if (model->seen_count > 0 && step == model->seen_step)
+    }
+    if (model->seen_count > 0 && step == model->seen_step) {
         return;
-    for (uint32_t i = 0; i < model->layer_count; i++)
+    }
+    for (uint32_t i = 0; i < model->layer_count; i++) {
         see_layer(&model->layers[i], model->seen_count);
+    }
     model->seen_step = step;
     model->seen_count += model->seen_count < MODEL_SEEN_MAX;
 }
@@ -337,7 +365,7 @@ uint32_t model_trend(const struct model *model, uint32_t index, uint32_t head,
 uint32_t model_layer_trend(const struct model *model, uint32_t index, double *values)
 {
     uint32_t length = 0, counts[MODEL_PAST_MAX] = {0};
-    memset(values, 0, MODEL_PAST_MAX * sizeof(*values));
+    memset(values, 0, MODEL_PAST_MAX * sizeof *values);
     for (uint32_t head = 0; head < model->layers[index].head_count; head++) {
         const double *one;
         length = model_trend(model, index, head, &one);
@@ -346,8 +374,9 @@ uint32_t model_layer_trend(const struct model *model, uint32_t index, double *va
             counts[i] += isfinite(one[i]) ? 1 : 0;
         }
     }
-    for (uint32_t i = 0; i < length; i++)
+    for (uint32_t i = 0; i < length; i++) {
         values[i] = counts[i] > 0 ? values[i] / counts[i] : NAN;
+    }
     return length;
 }
 
@@ -362,8 +391,9 @@ struct spread model_spread(const struct layer *layer)
         sum += isfinite(value) ? value : 0;
         count += isfinite(value) ? 1 : 0;
     }
-    if (count == 0)
+    if (count == 0) {
         return (struct spread){NAN, NAN, NAN};
+    }
     return (struct spread){sum / count, range.least, range.greatest};
 }
 
@@ -371,20 +401,23 @@ double model_layer_by(const struct layer *layer)
 {
     double sum = 0;
     uint32_t count = 0;
-    for (uint32_t i = 0; i < layer->head_count; i++)
+    for (uint32_t i = 0; i < layer->head_count; i++) {
         if (isfinite(layer->heads[i].by)) {
             sum += layer->heads[i].by;
             count++;
         }
+    }
     return count > 0 ? sum / count : NAN;
 }
 
 double model_layer_z(const struct layer *layer)
 {
     double most = NAN;
-    for (uint32_t i = 0; i < layer->head_count; i++)
-        if (isnan(most) || fabs(layer->heads[i].z) > fabs(most))
+    for (uint32_t i = 0; i < layer->head_count; i++) {
+        if (isnan(most) || fabs(layer->heads[i].z) > fabs(most)) {
             most = layer->heads[i].z;
+        }
+    }
     return most;
 }
 
@@ -404,8 +437,9 @@ static bool is_graver(const struct model *model, int alert, int than)
 static void place_on_head(const struct model *model, struct head *head, int alert, bool own)
 {
     bool better = own != head->alert_own ? own : is_graver(model, alert, head->alert);
-    if (head->alert >= 0 && !better)
+    if (head->alert >= 0 && !better) {
         return;
+    }
     head->alert = alert;
     head->alert_own = own;
 }
@@ -414,11 +448,14 @@ static void place_alert(const struct model *model, struct layer *layer, int aler
 {
     int64_t head = model->alerts[alert].head;
     layer->alerts++;
-    if (is_graver(model, alert, layer->alert))
+    if (is_graver(model, alert, layer->alert)) {
         layer->alert = alert;
-    for (uint32_t i = 0; i < layer->head_count; i++)
-        if (head < 0 || head == (int64_t)i)
+    }
+    for (uint32_t i = 0; i < layer->head_count; i++) {
+        if (head < 0 || head == (int64_t)i) {
             place_on_head(model, &layer->heads[i], alert, head >= 0);
+        }
+    }
 }
 
 void model_place_alerts(struct model *model)
@@ -431,9 +468,11 @@ void model_place_alerts(struct model *model)
             layer->heads[head].alert = -1;
             layer->heads[head].alert_own = false;
         }
-        for (uint32_t alert = 0; alert < model->alert_count; alert++)
-            if (is_of_layer(&model->alerts[alert], layer))
+        for (uint32_t alert = 0; alert < model->alert_count; alert++) {
+            if (is_of_layer(&model->alerts[alert], layer)) {
                 place_alert(model, layer, (int)alert);
+            }
+        }
     }
 }
 
@@ -443,13 +482,14 @@ void model_open_head(struct model *model, uint32_t layer, uint32_t head)
 {
     const struct layer *from = &model->layers[layer];
     struct detail *detail = &model->detail;
-    memset(detail, 0, sizeof(*detail));
-    memcpy(detail->stack, from->stack, sizeof(detail->stack));
-    memcpy(detail->site, from->site, sizeof(detail->site));
+    memset(detail, 0, sizeof *detail);
+    memcpy(detail->stack, from->stack, sizeof detail->stack);
+    memcpy(detail->site, from->site, sizeof detail->site);
     detail->layer = from->layer;
     detail->head = head;
-    if (model->ui.page != PAGE_HEAD)
+    if (model->ui.page != PAGE_HEAD) {
         model->ui.before = model->ui.page;
+    }
     model->ui.page = PAGE_HEAD;
     model->ui.metrics = (struct list){0};
     model->needs.detail = model->needs.detail_window = model->needs.series = true;
@@ -460,18 +500,23 @@ void model_place(const char *stack, uint32_t layer, const char *site, int64_t he
                  char ret_place[MODEL_PLACE_MAX])
 {
     int used = snprintf(ret_place, MODEL_PLACE_MAX, "%.15s.%" PRIu32 ".%.15s", stack, layer, site);
-    if (head >= 0 && used > 0 && used < MODEL_PLACE_MAX)
+    if (head >= 0 && used > 0 && used < MODEL_PLACE_MAX) {
         snprintf(ret_place + used, (size_t)(MODEL_PLACE_MAX - used), ".h%" PRId64, head);
+    }
 }
 
 void list_settle(struct list *list, uint32_t count, uint32_t rows)
 {
-    if (list->at >= count)
+    if (list->at >= count) {
         list->at = count > 0 ? count - 1 : 0;
-    if (list->at < list->top)
+    }
+    if (list->at < list->top) {
         list->top = list->at;
-    if (rows > 0 && list->at >= list->top + rows)
+    }
+    if (rows > 0 && list->at >= list->top + rows) {
         list->top = list->at - rows + 1;
-    if (list->top + rows > count)
+    }
+    if (list->top + rows > count) {
         list->top = count > rows ? count - rows : 0;
+    }
 }

@@ -17,8 +17,9 @@
 uint32_t read_list(const msgpack_object *result, const msgpack_object **ret_maps)
 {
     *ret_maps = NULL;
-    if (!result || result->type != MSGPACK_OBJECT_ARRAY)
+    if (!result || result->type != MSGPACK_OBJECT_ARRAY) {
         return 0;
+    }
     *ret_maps = result->via.array.ptr;
     return result->via.array.size;
 }
@@ -30,22 +31,25 @@ uint64_t read_size(const char *text)
     static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
     char *end;
     double number = strtod(text, &end);
-    if (end == text || !(number >= 0 && number < 1e15))
+    if (end == text || !(number >= 0 && number < 1e15)) {
         return 0;
-    for (int i = 0; i < 5; i++)
-        if (strcmp(end, units[i]) == 0)
+    }
+    for (int i = 0; i < 5; i++) {
+        if (strcmp(end, units[i]) == 0) {
             return (uint64_t)(number * (double)(UINT64_C(1) << (10 * i)));
+        }
+    }
     return *end == '\0' ? (uint64_t)number : 0;
 }
 
 void read_config(struct model *model, const msgpack_object *result)
 {
     char text[32];
-    field_text(result, "ingest.budget", text, sizeof(text));
+    field_text(result, "ingest.budget", text, sizeof text);
     model->health.budget_bytes = read_size(text);
 }
 
-static double rate(uint64_t now, uint64_t before, int64_t ms)
+static double read_rate(uint64_t now, uint64_t before, int64_t ms)
 {
     return ms > 0 && now >= before ? (double)(now - before) * 1000 / (double)ms : NAN;
 }
@@ -58,8 +62,9 @@ static void read_reason(const msgpack_object *dropped, char ret_reason[48])
     for (uint32_t i = 0;
          dropped && dropped->type == MSGPACK_OBJECT_MAP && i < field_length(dropped); i++) {
         const msgpack_object_kv *pair = &dropped->via.map.ptr[i];
-        if (mpk_get_u64(&pair->val, UINT64_MAX, &number) != 0 || number <= most)
+        if (mpk_get_u64(&pair->val, UINT64_MAX, &number) != 0 || number <= most) {
             continue;
+        }
         most = number;
         field_show(&pair->key, ret_reason, 48);
     }
@@ -114,11 +119,12 @@ static void read_stats(struct model *model, const msgpack_object *stats, int64_t
     struct health before = model->health, health = health_of(stats, now_ms);
     bool again = before.known && health.uptime_s < before.uptime_s;
     health.budget_bytes = before.budget_bytes;
-    if (again)
+    if (again) {
         start_anew(model);
+    }
     if (before.known && !again) {
-        health.rate = rate(health.received, before.received, now_ms - before.at_ms);
-        health.bytes_rate = rate(health.bytes, before.bytes, now_ms - before.at_ms);
+        health.rate = read_rate(health.received, before.received, now_ms - before.at_ms);
+        health.bytes_rate = read_rate(health.bytes, before.bytes, now_ms - before.at_ms);
         health.new_losses = losses(&health) - losses(&before);
         if (health.summaries != before.summaries) {
             model->needs.windows = true;
@@ -135,8 +141,9 @@ static uint64_t count_firing(const msgpack_object *firing)
 {
     const msgpack_object *rules;
     uint64_t count = 0;
-    for (uint32_t i = 0, length = read_list(firing, &rules); i < length; i++)
+    for (uint32_t i = 0, length = read_list(firing, &rules); i < length; i++) {
         count += field_u64(&rules[i], "count");
+    }
     return count;
 }
 
@@ -153,39 +160,44 @@ static struct job_entry job_of(const msgpack_object *map)
         .dropped = field_sum(mpk_find(map, "dropped")),
         .firing = count_firing(mpk_find(map, "firing")),
     };
-    field_text(map, "job", entry.job, sizeof(entry.job));
-    field_text(map, "run", entry.run, sizeof(entry.run));
-    field_text(map, "state", entry.state, sizeof(entry.state));
+    field_text(map, "job", entry.job, sizeof entry.job);
+    field_text(map, "run", entry.run, sizeof entry.run);
+    field_text(map, "state", entry.state, sizeof entry.state);
     return entry;
 }
 
-static void read_jobs(struct model *model, const msgpack_object *jobs)
+static void top_read_jobs(struct model *model, const msgpack_object *jobs)
 {
     const msgpack_object *maps;
     uint32_t count = read_list(jobs, &maps);
     model->job_count = count < MODEL_JOBS_MAX ? count : MODEL_JOBS_MAX;
     model->jobs_left_out = count - model->job_count;
-    for (uint32_t i = 0; i < model->job_count; i++)
+    for (uint32_t i = 0; i < model->job_count; i++) {
         model->jobs[i] = job_of(&maps[i]);
+    }
 }
 
-static const struct job_entry *find_job(const struct model *model)
+static const struct job_entry *read_find_job(const struct model *model)
 {
-    for (uint32_t i = 0; i < model->job_count; i++)
-        if (strcmp(model->jobs[i].job, model->job) == 0)
+    for (uint32_t i = 0; i < model->job_count; i++) {
+        if (strcmp(model->jobs[i].job, model->job) == 0) {
             return &model->jobs[i];
+        }
+    }
     return NULL;
 }
 
 /* What the job's own numbers say about what is new. */
 static void follow_job(struct model *model)
 {
-    const struct job_entry *entry = find_job(model);
+    const struct job_entry *entry = read_find_job(model);
     model->job_known = entry != NULL;
-    if (!entry)
+    if (!entry) {
         return;
-    if (strcmp(entry->run, model->entry.run) != 0)
+    }
+    if (strcmp(entry->run, model->entry.run) != 0) {
         model_forget(model);
+    }
     bool moved = entry->received != model->entry.received || entry->step != model->entry.step;
     model->needs.live = model->needs.live || moved;
     model->needs.detail = model->needs.detail || moved;
@@ -204,14 +216,16 @@ static void follow_windows(struct model *model, int64_t now_ms)
 {
     struct needs *needs = &model->needs;
     bool head = model->ui.page == PAGE_HEAD;
-    if (needs->again_ms < 0)
+    if (needs->again_ms < 0) {
         needs->again_ms = now_ms + AGAIN_MS;
+    }
     if (needs->again_ms > 0 && now_ms >= needs->again_ms) {
         needs->windows = true;
         needs->again_ms = 0;
     }
-    if (!needs->windows)
+    if (!needs->windows) {
         return;
+    }
     needs->detail_window = true;
     if (head && now_ms - needs->series_ms >= SERIES_EVERY_MS) {
         needs->series = true;
@@ -227,24 +241,28 @@ static void follow_windows(struct model *model, int64_t now_ms)
 void read_monitor(struct model *model, const msgpack_object *result, int64_t now_ms)
 {
     read_stats(model, mpk_find(result, "stats"), now_ms);
-    read_jobs(model, mpk_find(result, "jobs"));
+    top_read_jobs(model, mpk_find(result, "jobs"));
     bool alone = model->job_count == 1 && model->jobs_left_out == 0;
-    if (model->job[0] == '\0' && alone && !model->ui.stays)
+    if (model->job[0] == '\0' && alone && !model->ui.stays) {
         model_choose_job(model, model->jobs[0].job);
-    if (model->job[0] != '\0')
+    }
+    if (model->job[0] != '\0') {
         follow_job(model);
+    }
     follow_windows(model, now_ms);
 }
 
 /* Alerts */
 
-static enum severity severity_of(const msgpack_object *map)
+static enum severity read_severity_of(const msgpack_object *map)
 {
     static const char *const names[] = {"info", "warning", "critical"};
     const msgpack_object *value = mpk_find(map, "severity");
-    for (int i = 2; value && i > 0; i--)
-        if (mpk_is_str(value, names[i]))
+    for (int i = 2; value && i > 0; i--) {
+        if (mpk_is_str(value, names[i])) {
             return (enum severity)(SEVERITY_INFO + i);
+        }
+    }
     return SEVERITY_INFO;
 }
 
@@ -252,7 +270,7 @@ static struct alert alert_of(const msgpack_object *map)
 {
     const msgpack_object *since = mpk_find(map, "since");
     struct alert alert = {
-        .severity = severity_of(map),
+        .severity = read_severity_of(map),
         .head = -1,
         .value = field_number(mpk_find(map, "value")),
         .bound = field_number(mpk_find(map, "bound")),
@@ -262,21 +280,22 @@ static struct alert alert_of(const msgpack_object *map)
     uint64_t head;
     const msgpack_object *value = mpk_find(map, "head");
     struct read_place place;
-    if (value && mpk_get_u64(value, UINT32_MAX, &head) == 0)
+    if (value && mpk_get_u64(value, UINT32_MAX, &head) == 0) {
         alert.head = (int64_t)head;
+    }
     alert.has_layer = read_place(map, &place);
     if (alert.has_layer) {
-        memcpy(alert.stack, place.stack, sizeof(alert.stack));
-        memcpy(alert.site, place.site, sizeof(alert.site));
+        memcpy(alert.stack, place.stack, sizeof alert.stack);
+        memcpy(alert.site, place.site, sizeof alert.site);
         alert.layer = place.layer;
     }
-    field_text(map, "rule", alert.rule, sizeof(alert.rule));
-    field_text(map, "metric", alert.metric, sizeof(alert.metric));
-    field_text(map, "message", alert.message, sizeof(alert.message));
+    field_text(map, "rule", alert.rule, sizeof alert.rule);
+    field_text(map, "metric", alert.metric, sizeof alert.metric);
+    field_text(map, "message", alert.message, sizeof alert.message);
     return alert;
 }
 
-static bool is_same(const struct alert *a, const struct alert *b)
+static bool read_is_same(const struct alert *a, const struct alert *b)
 {
     return a->has_layer == b->has_layer && a->layer == b->layer && a->head == b->head &&
            a->since_step == b->since_step && strcmp(a->rule, b->rule) == 0 &&
@@ -286,23 +305,26 @@ static bool is_same(const struct alert *a, const struct alert *b)
 /* -1 = it is not there yet. */
 static int64_t find_alert(const struct model *model, const struct alert *alert)
 {
-    for (uint32_t i = 0; i < model->alert_count; i++)
-        if (is_same(&model->alerts[i], alert))
+    for (uint32_t i = 0; i < model->alert_count; i++) {
+        if (read_is_same(&model->alerts[i], alert)) {
             return i;
+        }
+    }
     return -1;
 }
 
 /* The past, newest first, has an alert twice: how it was resolved, and how it began, which says
  * more and is kept. */
-static void add_alert(struct model *model, const struct alert *alert)
+static void read_add_alert(struct model *model, const struct alert *alert)
 {
     int64_t at = find_alert(model, alert);
-    if (at < 0 && model->alert_count < MODEL_ALERTS_MAX)
+    if (at < 0 && model->alert_count < MODEL_ALERTS_MAX) {
         model->alerts[model->alert_count++] = *alert;
-    else if (at < 0)
+    } else if (at < 0) {
         model->alerts_cut = true;
-    else if (!model->alerts[at].firing)
+    } else if (!model->alerts[at].firing) {
         model->alerts[at] = *alert;
+    }
 }
 
 static void add_alerts(struct model *model, const msgpack_object *list, bool firing)
@@ -312,8 +334,9 @@ static void add_alerts(struct model *model, const msgpack_object *list, bool fir
     for (uint32_t i = 0; i < count; i++) {
         struct alert alert = alert_of(&maps[i]);
         alert.firing = firing;
-        if (read_is_run(model, &maps[i]))
-            add_alert(model, &alert);
+        if (read_is_run(model, &maps[i])) {
+            read_add_alert(model, &alert);
+        }
     }
 }
 
@@ -321,8 +344,9 @@ static void add_alerts(struct model *model, const msgpack_object *list, bool fir
 static int compare_alerts(const void *left, const void *right)
 {
     const struct alert *a = left, *b = right;
-    if (a->severity != b->severity)
+    if (a->severity != b->severity) {
         return a->severity > b->severity ? -1 : 1;
+    }
     return (a->since_step < b->since_step) - (a->since_step > b->since_step);
 }
 
@@ -333,7 +357,7 @@ void read_alerts(struct model *model, const msgpack_object *result)
     model->alerts_cut = read_list(mpk_find(result, "alerts"), &past) >= MODEL_ALERTS_ASKED;
     add_alerts(model, mpk_find(result, "firing"), true);
     model->firing_count = model->alert_count;
-    qsort(model->alerts, model->firing_count, sizeof(*model->alerts), compare_alerts);
+    qsort(model->alerts, model->firing_count, sizeof *model->alerts, compare_alerts);
     add_alerts(model, mpk_find(result, "alerts"), false);
     model_place_alerts(model);
 }

@@ -15,19 +15,22 @@ static bool is_detail(const struct model *model, const struct read_place *place)
 
 static struct detail_metric *find_detail(struct detail *detail, const char *name)
 {
-    for (uint32_t i = 0; i < detail->count; i++)
-        if (strcmp(detail->metrics[i].name, name) == 0)
+    for (uint32_t i = 0; i < detail->count; i++) {
+        if (strcmp(detail->metrics[i].name, name) == 0) {
             return &detail->metrics[i];
+        }
+    }
     return NULL;
 }
 
 static struct detail_metric *add_detail(struct detail *detail, const char *name)
 {
-    if (detail->count == MODEL_METRICS_MAX)
+    if (detail->count == MODEL_METRICS_MAX) {
         return NULL;
+    }
     struct detail_metric *metric = &detail->metrics[detail->count++];
-    memset(metric, 0, sizeof(*metric));
-    snprintf(metric->name, sizeof(metric->name), "%s", name);
+    memset(metric, 0, sizeof *metric);
+    snprintf(metric->name, sizeof metric->name, "%s", name);
     metric->now = metric->mean = metric->z = metric->js = metric->change = NAN;
     return metric;
 }
@@ -44,10 +47,12 @@ static void read_detail_metric(void *data, const char *name)
     struct detail *detail = &reading->model->detail;
     double value = read_column(field_metric(reading->map, name), detail->head);
     struct detail_metric *metric = find_detail(detail, name);
-    if (!metric && !isnan(value)) /* one that the head never had a number of is not listed */
+    if (!metric && !isnan(value)) { /* one that the head never had a number of is not listed */
         metric = add_detail(detail, name);
-    if (!metric)
+    }
+    if (!metric) {
         return;
+    }
     if (!reading->summary) {
         metric->now = isnan(value) ? metric->now : value;
         return;
@@ -66,16 +71,19 @@ static void read_detail_head(struct detail *detail, const msgpack_object *map)
     detail->step = field_u64(map, "step");
     detail->rows = field_u64(map, "rows");
     detail->invalid_rows = field_u64(map, "invalid_rows");
-    if (pattern && pattern->type == MSGPACK_OBJECT_STR)
-        field_show(pattern, detail->pattern, sizeof(detail->pattern));
+    if (pattern && pattern->type == MSGPACK_OBJECT_STR) {
+        field_show(pattern, detail->pattern, sizeof detail->pattern);
+    }
 }
 
 /* A head's page begins with the metric that the table showed. */
 static void choose_row(struct model *model)
 {
-    for (uint32_t i = 0; i < model->detail.count; i++)
-        if (strcmp(model->detail.metrics[i].name, model->metric) == 0)
+    for (uint32_t i = 0; i < model->detail.count; i++) {
+        if (strcmp(model->detail.metrics[i].name, model->metric) == 0) {
             model->ui.metrics.at = i;
+        }
+    }
 }
 
 static void read_detail(struct model *model, const msgpack_object *result, bool summary)
@@ -86,16 +94,20 @@ static void read_detail(struct model *model, const msgpack_object *result, bool 
         struct detail_reading reading = {model, &maps[i], summary};
         struct read_place place;
         if (!read_is_run(model, &maps[i]) || !read_place(&maps[i], &place) ||
-            !is_detail(model, &place))
+            !is_detail(model, &place)) {
             continue;
-        if (!summary)
+        }
+        if (!summary) {
             read_detail_head(&model->detail, &maps[i]);
+        }
         field_each_metric(&maps[i], read_detail_metric, &reading);
     }
-    if (model->detail.count != before)
+    if (model->detail.count != before) {
         model->needs.series = true;
-    if (before == 0)
+    }
+    if (before == 0) {
         choose_row(model);
+    }
 }
 
 void read_detail_live(struct model *model, const msgpack_object *result)
@@ -114,15 +126,18 @@ void read_detail_grid(struct model *model, const msgpack_object *result)
     uint32_t count = read_list(mpk_find(result, "layers"), &maps);
     char name[FIELD_NAME_MAX];
     struct read_place place;
-    field_text(result, "metric", name, sizeof(name));
-    if (count == 0 || !read_place(&maps[0], &place) || !is_detail(model, &place))
+    field_text(result, "metric", name, sizeof name);
+    if (count == 0 || !read_place(&maps[0], &place) || !is_detail(model, &place)) {
         return;
+    }
     struct detail_metric *metric = find_detail(&model->detail, name);
-    if (!metric)
+    if (!metric) {
         return;
+    }
     read_windows(result, &metric->windows);
     uint32_t heads = (uint32_t)field_u64(&maps[0], "heads"), head = model->detail.head;
-    for (uint32_t i = 0; i < metric->windows.count; i++)
+    for (uint32_t i = 0; i < metric->windows.count; i++) {
         metric->past[i] = read_packed(mpk_find(&maps[0], "values"), metric->windows.count,
                                       head < heads || heads == 0 ? head : heads - 1, i);
+    }
 }

@@ -10,10 +10,11 @@ bool read_place(const msgpack_object *map, struct read_place *ret_place)
 {
     uint64_t layer;
     const msgpack_object *value = mpk_find(map, "layer");
-    field_text(map, "stack", ret_place->stack, sizeof(ret_place->stack));
-    field_text(map, "site", ret_place->site, sizeof(ret_place->site));
-    if (!value || mpk_get_u64(value, LAYER_MAX, &layer) != 0)
+    field_text(map, "stack", ret_place->stack, sizeof ret_place->stack);
+    field_text(map, "site", ret_place->site, sizeof ret_place->site);
+    if (!value || mpk_get_u64(value, LAYER_MAX, &layer) != 0) {
         return false;
+    }
     ret_place->layer = (uint32_t)layer;
     return ret_place->stack[0] != '\0' && ret_place->site[0] != '\0';
 }
@@ -21,7 +22,7 @@ bool read_place(const msgpack_object *map, struct read_place *ret_place)
 bool read_is_run(const struct model *model, const msgpack_object *map)
 {
     char run[2 * RUN_BYTES + 1];
-    field_text(map, "run", run, sizeof(run));
+    field_text(map, "run", run, sizeof run);
     return model->entry.run[0] == '\0' || strcmp(run, model->entry.run) == 0;
 }
 
@@ -33,13 +34,14 @@ static uint32_t lists_length(const msgpack_object *map)
     for (uint32_t i = 0; map && map->type == MSGPACK_OBJECT_MAP && i < map->via.map.size; i++) {
         const msgpack_object *value = &map->via.map.ptr[i].val, *last = mpk_find(value, "last");
         value = last ? last : value;
-        if (value->type == MSGPACK_OBJECT_ARRAY && value->via.array.size > most)
+        if (value->type == MSGPACK_OBJECT_ARRAY && value->via.array.size > most) {
             most = value->via.array.size;
+        }
     }
     return most;
 }
 
-static uint32_t heads_of(const msgpack_object *map)
+static uint32_t read_layers_heads_of(const msgpack_object *map)
 {
     const msgpack_object *weights = mpk_find(map, "weights");
     uint32_t most = lists_length(mpk_find(map, "heads"));
@@ -58,11 +60,14 @@ static uint32_t heads_of(const msgpack_object *map)
 static void add_metric(void *data, const char *name)
 {
     struct model *model = data;
-    if (strcmp(name, "pattern") == 0 || model->metric_count == MODEL_METRICS_MAX)
+    if (strcmp(name, "pattern") == 0 || model->metric_count == MODEL_METRICS_MAX) {
         return;
-    for (uint32_t i = 0; i < model->metric_count; i++)
-        if (strcmp(model->metrics[i], name) == 0)
+    }
+    for (uint32_t i = 0; i < model->metric_count; i++) {
+        if (strcmp(model->metrics[i], name) == 0) {
             return;
+        }
+    }
     snprintf(model->metrics[model->metric_count++], FIELD_NAME_MAX, "%s", name);
 }
 
@@ -70,17 +75,21 @@ static void add_metric(void *data, const char *name)
  * read again. */
 static void read_names(struct model *model, const msgpack_object *maps, uint32_t count)
 {
-    if (model->metric_count > 0 && model->ui.overlay == OVERLAY_NONE)
+    if (model->metric_count > 0 && model->ui.overlay == OVERLAY_NONE) {
         return;
-    for (uint32_t i = 0; i < count; i++)
+    }
+    for (uint32_t i = 0; i < count; i++) {
         field_each_metric(&maps[i], add_metric, model);
+    }
 }
 
-static void choose_metric(struct model *model, const msgpack_object *maps, uint32_t count)
+static void read_layers_choose_metric(struct model *model, const msgpack_object *maps,
+                                      uint32_t count)
 {
     char chosen[FIELD_NAME_MAX];
-    if (model->metric[0] == '\0' && field_choose_metric(maps, count, chosen))
-        snprintf(model->metric, sizeof(model->metric), "%s", chosen);
+    if (model->metric[0] == '\0' && field_choose_metric(maps, count, chosen)) {
+        snprintf(model->metric, sizeof model->metric, "%s", chosen);
+    }
 }
 
 /* Newest messages */
@@ -98,24 +107,28 @@ double read_column(const msgpack_object *values, uint32_t head)
         field_column(values, values && values->type == MSGPACK_OBJECT_ARRAY ? head : 0));
 }
 
-static void read_head(struct head *head, uint32_t index, const msgpack_object *values,
-                      uint64_t rank, bool in_turns)
+static void read_layers_read_head(struct head *head, uint32_t index, const msgpack_object *values,
+                                  uint64_t rank, bool in_turns)
 {
     double value = read_column(values, index);
-    if (!replaces(head, value, rank, in_turns))
+    if (!replaces(head, value, rank, in_turns)) {
         return;
+    }
     head->value = value;
     head->rank = rank;
 }
 
-static void read_pattern(struct head *head, const msgpack_object *patterns, uint32_t index)
+static void read_layers_read_pattern(struct head *head, const msgpack_object *patterns,
+                                     uint32_t index)
 {
     const msgpack_object *pattern = field_column(patterns, index);
-    if (pattern && pattern->type == MSGPACK_OBJECT_STR)
-        field_show(pattern, head->pattern, sizeof(head->pattern));
+    if (pattern && pattern->type == MSGPACK_OBJECT_STR) {
+        field_show(pattern, head->pattern, sizeof head->pattern);
+    }
 }
 
-static void read_values(struct model *model, struct layer *layer, const msgpack_object *map)
+static void read_layers_read_values(struct model *model, struct layer *layer,
+                                    const msgpack_object *map)
 {
     const msgpack_object *values = field_metric(map, model->metric);
     const msgpack_object *by = field_metric(map, model->sort_metric);
@@ -127,9 +140,9 @@ static void read_values(struct model *model, struct layer *layer, const msgpack_
     for (uint32_t i = 0; i < layer->head_count; i++) {
         struct head *head = &layer->heads[i];
         double number = read_column(by, i);
-        read_head(head, i, values, rank, in_turns);
+        read_layers_read_head(head, i, values, rank, in_turns);
         head->by = isnan(number) ? head->by : number;
-        read_pattern(head, patterns, i);
+        read_layers_read_pattern(head, patterns, i);
     }
 }
 
@@ -141,29 +154,34 @@ static void read_each_layer(struct model *model, const msgpack_object *result,
 {
     const msgpack_object *maps;
     uint32_t count = read_list(result, &maps), before = model->layer_count;
-    choose_metric(model, maps, count);
+    read_layers_choose_metric(model, maps, count);
     read_names(model, maps, count);
     for (uint32_t i = 0; i < count; i++) {
         struct read_place place;
         struct layer *layer = NULL;
-        if (read_is_run(model, &maps[i]) && read_place(&maps[i], &place))
-            layer = model_layer(model, place.stack, place.layer, place.site, heads_of(&maps[i]));
-        if (layer)
+        if (read_is_run(model, &maps[i]) && read_place(&maps[i], &place)) {
+            layer = model_layer(model, place.stack, place.layer, place.site,
+                                read_layers_heads_of(&maps[i]));
+        }
+        if (layer) {
             read(model, layer, &maps[i]);
+        }
     }
-    if (model->layer_count != before)
+    if (model->layer_count != before) {
         model_place_alerts(model);
+    }
 }
 
 void read_live(struct model *model, const msgpack_object *result)
 {
-    read_each_layer(model, result, read_values);
+    read_each_layer(model, result, read_layers_read_values);
     model_see(model);
 }
 
 /* Windows */
 
-static void read_window(struct model *model, struct layer *layer, const msgpack_object *map)
+static void read_layers_read_window(struct model *model, struct layer *layer,
+                                    const msgpack_object *map)
 {
     const msgpack_object *values = field_metric(map, model->metric);
     const msgpack_object *newest =
@@ -177,14 +195,15 @@ static void read_window(struct model *model, struct layer *layer, const msgpack_
         head->delta = field_item(delta, i);
         head->z = field_item(z, i);
         head->js = field_item(js, i);
-        if (isnan(head->value)) /* attnd was started again: there is no message yet */
+        if (isnan(head->value)) { /* attnd was started again: there is no message yet */
             head->value = field_item(newest, i);
+        }
     }
 }
 
 void read_summary(struct model *model, const msgpack_object *result)
 {
-    read_each_layer(model, result, read_window);
+    read_each_layer(model, result, read_layers_read_window);
 }
 
 /* Trends */
@@ -192,10 +211,12 @@ void read_summary(struct model *model, const msgpack_object *result)
 static uint64_t packed_u64(const msgpack_object *list, uint32_t index)
 {
     uint64_t number = 0;
-    if (!list || list->type != MSGPACK_OBJECT_BIN || list->via.bin.size / 8 <= index)
+    if (!list || list->type != MSGPACK_OBJECT_BIN || list->via.bin.size / 8 <= index) {
         return 0;
-    for (int byte = 7; byte >= 0; byte--)
+    }
+    for (int byte = 7; byte >= 0; byte--) {
         number = number << 8 | (uint8_t)list->via.bin.ptr[8 * index + (uint32_t)byte];
+    }
     return number;
 }
 
@@ -205,7 +226,7 @@ void read_windows(const msgpack_object *result, struct past *ret_past)
     const msgpack_object *last = mpk_find(windows, "last"), *step = mpk_find(windows, "step");
     uint32_t count = last && last->type == MSGPACK_OBJECT_BIN ? last->via.bin.size / 8 : 0;
     ret_past->count = count < MODEL_PAST_MAX ? count : MODEL_PAST_MAX;
-    field_text(result, "unit", ret_past->unit, sizeof(ret_past->unit));
+    field_text(result, "unit", ret_past->unit, sizeof ret_past->unit);
     for (uint32_t i = 0; i < ret_past->count; i++) {
         ret_past->last[i] = packed_u64(last, i);
         ret_past->step[i] = packed_u64(step, i);
@@ -217,11 +238,13 @@ double read_packed(const msgpack_object *values, uint32_t windows, uint32_t head
     size_t at = 4 * ((size_t)head * windows + window);
     uint32_t bits = 0;
     float number;
-    if (!values || values->type != MSGPACK_OBJECT_BIN || at + 4 > values->via.bin.size)
+    if (!values || values->type != MSGPACK_OBJECT_BIN || at + 4 > values->via.bin.size) {
         return NAN;
-    for (size_t byte = 4; byte > 0; byte--)
+    }
+    for (size_t byte = 4; byte > 0; byte--) {
         bits = bits << 8 | (uint8_t)values->via.bin.ptr[at + byte - 1];
-    memcpy(&number, &bits, sizeof(number));
+    }
+    memcpy(&number, &bits, sizeof number);
     return (double)number;
 }
 
@@ -229,10 +252,12 @@ static void read_past(struct model *model, struct layer *layer, const msgpack_ob
 {
     const msgpack_object *values = mpk_find(map, "values");
     uint32_t windows = model->past.count, heads = (uint32_t)field_u64(map, "heads");
-    for (uint32_t head = 0; head < layer->head_count && heads > 0; head++)
-        for (uint32_t i = 0; i < windows; i++)
+    for (uint32_t head = 0; head < layer->head_count && heads > 0; head++) {
+        for (uint32_t i = 0; i < windows; i++) {
             layer->past[(size_t)head * windows + i] =
                 read_packed(values, windows, head < heads ? head : heads - 1, i);
+        }
+    }
 }
 
 void read_grid(struct model *model, const msgpack_object *result)
@@ -240,19 +265,23 @@ void read_grid(struct model *model, const msgpack_object *result)
     const msgpack_object *maps;
     uint32_t count = read_list(mpk_find(result, "layers"), &maps);
     char metric[FIELD_NAME_MAX];
-    field_text(result, "metric", metric, sizeof(metric));
-    if (strcmp(metric, model->metric) != 0 || !read_is_run(model, result))
+    field_text(result, "metric", metric, sizeof metric);
+    if (strcmp(metric, model->metric) != 0 || !read_is_run(model, result)) {
         return; /* of what was shown before */
+    }
     model->refusal[0] = '\0';
     read_windows(result, &model->past);
-    if (!model_make_past(model, model->past.count))
+    if (!model_make_past(model, model->past.count)) {
         return;
+    }
     for (uint32_t i = 0; i < count; i++) {
         struct read_place place;
         int64_t at = -1;
-        if (read_place(&maps[i], &place))
+        if (read_place(&maps[i], &place)) {
             at = model_find_layer(model, place.stack, place.layer, place.site);
-        if (at >= 0 && model->past.count > 0)
+        }
+        if (at >= 0 && model->past.count > 0) {
             read_past(model, &model->layers[at], &maps[i]);
+        }
     }
 }

@@ -10,11 +10,13 @@
 
 /* Filtering: every word of the filter is in the name, the pattern or the rule of its alert. */
 
-static bool contains(const char *text, const char *word, size_t length)
+static bool rows_contains(const char *text, const char *word, size_t length)
 {
-    for (; *text; text++)
-        if (strncasecmp(text, word, length) == 0)
+    for (; *text; text++) {
+        if (strncasecmp(text, word, length) == 0) {
             return true;
+        }
+    }
     return false;
 }
 
@@ -24,9 +26,11 @@ struct texts {
 
 static bool any_contains(const struct texts *texts, const char *word, size_t length)
 {
-    for (int i = 0; i < 3; i++)
-        if (contains(texts->text[i], word, length))
+    for (int i = 0; i < 3; i++) {
+        if (rows_contains(texts->text[i], word, length)) {
             return true;
+        }
+    }
     return false;
 }
 
@@ -35,15 +39,17 @@ static bool passes(const char *filter, const struct texts *texts)
     for (;;) {
         filter += strspn(filter, " ");
         size_t length = strcspn(filter, " ");
-        if (length == 0)
+        if (length == 0) {
             return true;
-        if (!any_contains(texts, filter, length))
+        }
+        if (!any_contains(texts, filter, length)) {
             return false;
+        }
         filter += length;
     }
 }
 
-static const char *rule_of(const struct model *model, int alert)
+static const char *rows_rule_of(const struct model *model, int alert)
 {
     return alert >= 0 ? model->alerts[alert].rule : "";
 }
@@ -51,20 +57,23 @@ static const char *rule_of(const struct model *model, int alert)
 static bool shows_head(const struct model *model, const struct layer *layer, uint32_t head)
 {
     char place[MODEL_PLACE_MAX];
-    if (model->ui.filter[0] == '\0')
+    if (model->ui.filter[0] == '\0') {
         return true;
+    }
     model_place(layer->stack, layer->layer, layer->site, head, place);
     struct texts texts = {
-        {place, layer->heads[head].pattern, rule_of(model, layer->heads[head].alert)}};
+        {place, layer->heads[head].pattern, rows_rule_of(model, layer->heads[head].alert)}};
     return passes(model->ui.filter, &texts);
 }
 
 /* A layer is shown when it, or one of its heads, is. */
 static bool shows_layer(const struct model *model, const struct layer *layer)
 {
-    for (uint32_t head = 0; head < layer->head_count; head++)
-        if (shows_head(model, layer, head))
+    for (uint32_t head = 0; head < layer->head_count; head++) {
+        if (shows_head(model, layer, head)) {
             return true;
+        }
+    }
     return false;
 }
 
@@ -72,8 +81,9 @@ static bool shows_layer(const struct model *model, const struct layer *layer)
 
 static int compare_numbers(double a, double b)
 {
-    if (isnan(a) || isnan(b))
+    if (isnan(a) || isnan(b)) {
         return !!isnan(a) - !!isnan(b);
+    }
     return (a < b) - (a > b);
 }
 
@@ -138,14 +148,15 @@ static int compare_indices(uint32_t a, uint32_t b)
     return (a > b) - (a < b);
 }
 
-static int compare_rows(const void *left, const void *right, void *data)
+static int rows_compare_rows(const void *left, const void *right, void *data)
 {
     const struct row *a = left, *b = right;
     const struct model *model = data;
     struct keys key_a = head_keys(model, a), key_b = head_keys(model, b);
     int order = compare_keys(&key_a, &key_b, model->reversed);
-    if (order != 0)
+    if (order != 0) {
         return order;
+    }
     order = compare_indices(a->layer, b->layer);
     order = order ? order : compare_indices(a->head, b->head);
     return model->sort == SORT_PLACE && model->reversed ? -order : order;
@@ -162,26 +173,31 @@ static int compare_layer_rows(const void *left, const void *right, void *data)
 }
 
 /* The rows anew, in the model's order. */
-static void collect(struct model *model)
+static void rows_collect(struct model *model)
 {
     model->row_count = model->layer_row_count = 0;
     for (uint32_t i = 0; i < model->layer_count; i++) {
         const struct layer *layer = &model->layers[i];
-        if (shows_layer(model, layer))
+        if (shows_layer(model, layer)) {
             model->layer_rows[model->layer_row_count++] = i;
-        for (uint32_t head = 0; head < layer->head_count; head++)
-            if (shows_head(model, layer, head))
+        }
+        for (uint32_t head = 0; head < layer->head_count; head++) {
+            if (shows_head(model, layer, head)) {
                 model->rows[model->row_count++] = (struct row){i, head};
+            }
+        }
     }
 }
 
 static void sort(struct model *model)
 {
-    if (model->row_count > 0)
-        qsort_r(model->rows, model->row_count, sizeof(*model->rows), compare_rows, model);
-    if (model->layer_row_count > 0)
-        qsort_r(model->layer_rows, model->layer_row_count, sizeof(*model->layer_rows),
+    if (model->row_count > 0) {
+        qsort_r(model->rows, model->row_count, sizeof *model->rows, rows_compare_rows, model);
+    }
+    if (model->layer_row_count > 0) {
+        qsort_r(model->layer_rows, model->layer_row_count, sizeof *model->layer_rows,
                 compare_layer_rows, model);
+    }
 }
 
 /* Following: a row that the user went to is chosen wherever it goes. The first row is a place: who
@@ -189,16 +205,20 @@ static void sort(struct model *model)
 
 static void follow_head(struct model *model, struct row chosen)
 {
-    for (uint32_t i = 0; i < model->row_count; i++)
-        if (model->rows[i].layer == chosen.layer && model->rows[i].head == chosen.head)
+    for (uint32_t i = 0; i < model->row_count; i++) {
+        if (model->rows[i].layer == chosen.layer && model->rows[i].head == chosen.head) {
             model->ui.heads.at = i;
+        }
+    }
 }
 
 static void follow_layer(struct model *model, uint32_t chosen)
 {
-    for (uint32_t i = 0; i < model->layer_row_count; i++)
-        if (model->layer_rows[i] == chosen)
+    for (uint32_t i = 0; i < model->layer_row_count; i++) {
+        if (model->layer_rows[i] == chosen) {
             model->ui.layers.at = i;
+        }
+    }
 }
 
 void model_arrange(struct model *model)
@@ -208,10 +228,12 @@ void model_arrange(struct model *model)
     bool layer_followed = layer > 0 && layer < model->layer_row_count;
     struct row chosen_head = head_followed ? model->rows[head] : (struct row){0, 0};
     uint32_t chosen_layer = layer_followed ? model->layer_rows[layer] : 0;
-    collect(model);
+    rows_collect(model);
     sort(model);
-    if (head_followed)
+    if (head_followed) {
         follow_head(model, chosen_head);
-    if (layer_followed)
+    }
+    if (layer_followed) {
         follow_layer(model, chosen_layer);
+    }
 }

@@ -16,8 +16,9 @@ static const struct cell blank = {.text = " "};
 int screen_resize(struct screen *screen, int width, int height)
 {
     struct cell *cells = NULL;
-    if (width > 0 && height > 0)
-        cells = calloc((size_t)width * (size_t)height, sizeof(*cells));
+    if (width > 0 && height > 0) {
+        cells = calloc((size_t)width * (size_t)height, sizeof *cells);
+    }
     free(screen->cells);
     screen->cells = cells;
     screen->width = cells ? width : 0;
@@ -34,22 +35,24 @@ void screen_free(struct screen *screen)
 
 void screen_clear(struct screen *screen)
 {
-    for (int i = 0; i < screen->width * screen->height; i++)
+    for (int i = 0; i < screen->width * screen->height; i++) {
         screen->cells[i] = blank;
+    }
 }
 
 static bool is_one_column(uint32_t code)
 {
-    if (code < 0x0590)
+    if (code < 0x0590) {
         return (code >= 0x20 && code < 0x7f) ||
                (code >= 0xa0 && code != 0xad && !(code >= 0x300 && code < 0x370) &&
                 !(code >= 0x483 && code < 0x48a));
+    }
     return (code >= 0x2010 && code < 0x2028) || (code >= 0x2030 && code < 0x205f) ||
            (code >= 0x2190 && code < 0x25fd);
 }
 
 /* Takes one character off a text, as what a cell may hold. Returns the bytes that it had. */
-static size_t take(const char *text, bool unicode, char ret_cell[UTF8_MAX + 1])
+static size_t screen_take(const char *text, bool unicode, char ret_cell[UTF8_MAX + 1])
 {
     uint32_t code;
     size_t taken = utf8_take(text, strnlen(text, UTF8_MAX), &code);
@@ -62,8 +65,9 @@ int screen_columns(const struct screen *screen, const char *text)
 {
     int columns = 0;
     char cell[UTF8_MAX + 1];
-    for (; *text; columns++)
-        text += take(text, screen->unicode, cell);
+    for (; *text; columns++) {
+        text += screen_take(text, screen->unicode, cell);
+    }
     return columns;
 }
 
@@ -78,9 +82,10 @@ static const char *write_cells(struct screen *screen, int row, int column, int c
 {
     for (int i = 0; i < columns && *text; i++) {
         struct cell cell = {.style = (uint8_t)style};
-        text += take(text, screen->unicode, cell.text);
-        if (is_inside(screen, row, column + i))
+        text += screen_take(text, screen->unicode, cell.text);
+        if (is_inside(screen, row, column + i)) {
             screen->cells[row * screen->width + column + i] = cell;
+        }
     }
     return text;
 }
@@ -89,10 +94,12 @@ int screen_put(struct screen *screen, int row, int column, int width, enum style
                const char *text)
 {
     int columns = screen_columns(screen, text);
-    if (column + width > screen->width)
+    if (column + width > screen->width) {
         width = screen->width - column;
-    if (width <= 0)
+    }
+    if (width <= 0) {
         return 0;
+    }
     if (columns <= width) {
         write_cells(screen, row, column, columns, style, text);
         return columns;
@@ -111,7 +118,7 @@ int screen_print(struct screen *screen, int row, int column, int width, enum sty
     char text[PRINT_MAX];
     va_list args;
     va_start(args, format);
-    vsnprintf(text, sizeof(text), format, args);
+    vsnprintf(text, sizeof text, format, args);
     va_end(args);
     return screen_put(screen, row, column, width, style, text);
 }
@@ -127,16 +134,20 @@ int screen_put_right(struct screen *screen, int row, int column, int width, enum
 void screen_choose_row(struct screen *screen, int row)
 {
     screen_put(screen, row, 0, 1, STYLE_STRONG, ">");
-    for (int column = 0; is_inside(screen, row, column); column++)
+    for (int column = 0; is_inside(screen, row, column); column++) {
         screen->cells[row * screen->width + column].chosen = true;
+    }
 }
 
 void screen_blank(struct screen *screen, int row, int column, int width, int height)
 {
-    for (int y = row; y < row + height; y++)
-        for (int x = column; x < column + width; x++)
-            if (is_inside(screen, y, x))
+    for (int y = row; y < row + height; y++) {
+        for (int x = column; x < column + width; x++) {
+            if (is_inside(screen, y, x)) {
                 screen->cells[y * screen->width + x] = blank;
+            }
+        }
+    }
 }
 
 void screen_row_text(const struct screen *screen, int row, char *ret_text, size_t size)
@@ -145,8 +156,9 @@ void screen_row_text(const struct screen *screen, int row, char *ret_text, size_
     for (int column = 0; is_inside(screen, row, column); column++) {
         const char *text = screen->cells[row * screen->width + column].text;
         size_t length = strlen(text);
-        if (used + length >= size)
+        if (used + length >= size) {
             break;
+        }
         memcpy(ret_text + used, text, length);
         used += length;
         end = strcmp(text, " ") == 0 ? end : used;

@@ -35,10 +35,11 @@ bool terminal_is_there(void)
 bool terminal_is_unicode(void)
 {
     setlocale(LC_CTYPE, "");
-    if (strcmp(nl_langinfo(CODESET), "UTF-8") == 0)
+    if (strcmp(nl_langinfo(CODESET), "UTF-8") == 0) {
         return true;
+    }
     /* A locale that came along with ssh and is not installed here. */
-    return spark_charset_is_utf8() && setlocale(LC_CTYPE, "C.UTF-8") != NULL;
+    return spark_charset_is_utf8() && setlocale(LC_CTYPE, "C.UTF-8");
 }
 
 /* A crash */
@@ -52,14 +53,16 @@ static void add_capability(const char *name)
 {
     size_t used = strlen(restoring);
     const char *text = tigetstr(name);
-    if (!text || text == (char *)-1)
+    if (!text || text == (char *)-1) {
         return;
-    while (*text && used + 1 < sizeof(restoring)) {
+    }
+    while (*text && used + 1 < sizeof restoring) {
         const char *end = strncmp(text, "$<", 2) == 0 ? strchr(text, '>') : NULL;
-        if (end)
+        if (end) {
             text = end + 1;
-        else
+        } else {
             restoring[used++] = *text++;
+        }
     }
     restoring[used] = '\0';
 }
@@ -82,10 +85,12 @@ static void catch_crashes(void)
     action.sa_flags = SA_NODEFER;
     sigemptyset(&action.sa_mask);
     restoring[0] = '\0';
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         add_capability(names[i]);
-    for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
+    }
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
         sigaction(numbers[i], &action, NULL);
+    }
 }
 
 /* Colours */
@@ -106,24 +111,26 @@ static void make_pairs(void)
     has_chosen_pairs = many;
     for (short style = 0; style < STYLE_COUNT; style++) {
         short text = -1, background = -1;
-        if (style == STYLE_TITLE && many)
+        if (style == STYLE_TITLE && many) {
             text = 255, background = 24;
-        else if (style == STYLE_BANNER)
+        } else if (style == STYLE_BANNER) {
             text = COLOR_WHITE, background = COLOR_RED;
-        else if (style == STYLE_CRITICAL)
+        } else if (style == STYLE_CRITICAL) {
             text = many ? 203 : COLOR_RED;
-        else if (style == STYLE_WARNING)
+        } else if (style == STYLE_WARNING) {
             text = many ? 178 : COLOR_YELLOW;
-        else if (style == STYLE_INFO)
+        } else if (style == STYLE_INFO) {
             text = many ? 74 : COLOR_CYAN;
-        else if (style == STYLE_FAINT && many)
+        } else if (style == STYLE_FAINT && many) {
             text = 245;
-        else if (style >= STYLE_LEVEL_0 && many)
+        } else if (style >= STYLE_LEVEL_0 && many) {
             text = levels[style - STYLE_LEVEL_0];
+        }
         init_pair((short)(style + 1), text, background);
-        if (many)
+        if (many) {
             init_pair((short)(style + 1 + STYLE_COUNT), text < 0 ? chosen_text : text,
                       chosen_background);
+        }
     }
 }
 
@@ -133,20 +140,24 @@ static attr_t look_of(const struct cell *cell)
 {
     bool chosen_pair = cell->chosen && has_chosen_pairs;
     attr_t look = cell->chosen && !has_chosen_pairs ? A_REVERSE : A_NORMAL;
-    if (cell->style == STYLE_TITLE || cell->style == STYLE_BANNER)
+    if (cell->style == STYLE_TITLE || cell->style == STYLE_BANNER) {
         look |= has_pairs && (has_chosen_pairs || cell->style == STYLE_BANNER) ? A_BOLD : A_REVERSE;
-    if (cell->style == STYLE_STRONG || cell->style == STYLE_CRITICAL)
+    }
+    if (cell->style == STYLE_STRONG || cell->style == STYLE_CRITICAL) {
         look |= A_BOLD;
-    if (cell->style == STYLE_FAINT && !has_pairs)
+    }
+    if (cell->style == STYLE_FAINT && !has_pairs) {
         look |= A_DIM;
-    if (has_pairs)
+    }
+    if (has_pairs) {
         look |= (attr_t)COLOR_PAIR(cell->style + 1 + (chosen_pair ? STYLE_COUNT : 0));
+    }
     return look;
 }
 
 /* Opening and closing */
 
-static int refuse(char *reterr, const char *why)
+static int terminal_refuse(char *reterr, const char *why)
 {
     const char *term = getenv("TERM");
     snprintf(reterr, TERMINAL_ERROR_MAX,
@@ -159,24 +170,28 @@ static int refuse(char *reterr, const char *why)
 static int check_kind(char *reterr)
 {
     int error;
-    if (!getenv("TERM") || !*getenv("TERM"))
-        return refuse(reterr, "what kind of terminal this is, is not said");
-    if (setupterm(NULL, STDOUT_FILENO, &error) != OK)
-        return refuse(reterr, "no terminal of that kind is known on this machine");
+    if (!getenv("TERM") || !*getenv("TERM")) {
+        return terminal_refuse(reterr, "what kind of terminal this is, is not said");
+    }
+    if (setupterm(NULL, STDOUT_FILENO, &error) != OK) {
+        return terminal_refuse(reterr, "no terminal of that kind is known on this machine");
+    }
     const char *cup = tigetstr("cup");
     bool places = cup && cup != (char *)-1;
     del_curterm(cur_term); /* newterm makes its own */
-    return places ? 0 : refuse(reterr, "such a terminal cannot place its cursor");
+    return places ? 0 : terminal_refuse(reterr, "such a terminal cannot place its cursor");
 }
 
 int terminal_open(char *reterr)
 {
-    if (check_kind(reterr) != 0)
+    if (check_kind(reterr) != 0) {
         return -1;
+    }
     tcgetattr(STDIN_FILENO, &modes_before);
     open_screen = newterm(NULL, stdout, stdin);
-    if (!open_screen)
-        return refuse(reterr, "ncurses does not take it");
+    if (!open_screen) {
+        return terminal_refuse(reterr, "ncurses does not take it");
+    }
     catch_crashes();
     cbreak();
     noecho();
@@ -186,16 +201,18 @@ int terminal_open(char *reterr)
     set_escdelay(ESCAPE_MS);
     curs_set(0);
     has_pairs = wants_color() && start_color() == OK && use_default_colors() == OK;
-    if (has_pairs)
+    if (has_pairs) {
         make_pairs();
+    }
     atexit(terminal_close);
     return 0;
 }
 
 void terminal_close(void)
 {
-    if (!open_screen)
+    if (!open_screen) {
         return;
+    }
     endwin();
     delscreen(open_screen);
     open_screen = NULL;
@@ -215,11 +232,14 @@ int terminal_key(void)
         {KEY_BTAB, KEY_OF_TAB},
     };
     int key = getch();
-    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
-        if (key == keys[i].theirs)
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        if (key == keys[i].theirs) {
             return keys[i].ours;
-    if (key == ERR)
+        }
+    }
+    if (key == ERR) {
         return -1;
+    }
     return key < 128 ? key : 0; /* 0: a key that means nothing here */
 }
 
@@ -229,8 +249,9 @@ void terminal_measure(int *ret_width, int *ret_height)
 {
     struct winsize size = {.ws_col = 0};
     if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 && size.ws_row > 0 &&
-        (size.ws_col != COLS || size.ws_row != LINES))
+        (size.ws_col != COLS || size.ws_row != LINES)) {
         resizeterm(size.ws_row, size.ws_col);
+    }
     *ret_width = COLS;
     *ret_height = LINES;
     clearok(curscr, TRUE);
@@ -242,7 +263,7 @@ static bool look_alike(const struct cell *a, const struct cell *b)
 }
 
 /* Cells that look alike go out together. */
-static int show_run(const struct screen *screen, int row, int column)
+static int terminal_show_run(const struct screen *screen, int row, int column)
 {
     const struct cell *cells = &screen->cells[row * screen->width];
     char text[512];
@@ -250,8 +271,9 @@ static int show_run(const struct screen *screen, int row, int column)
     int end = column;
     for (; end < screen->width && look_alike(&cells[end], &cells[column]); end++) {
         size_t length = strlen(cells[end].text);
-        if (used + length + 1 > sizeof(text))
+        if (used + length + 1 > sizeof text) {
             break;
+        }
         memcpy(text + used, cells[end].text, length);
         used += length;
     }
@@ -264,8 +286,10 @@ static int show_run(const struct screen *screen, int row, int column)
 void terminal_show(const struct screen *screen)
 {
     erase();
-    for (int row = 0; row < screen->height; row++)
-        for (int column = 0; column < screen->width;)
-            column = show_run(screen, row, column);
+    for (int row = 0; row < screen->height; row++) {
+        for (int column = 0; column < screen->width;) {
+            column = terminal_show_run(screen, row, column);
+        }
+    }
     refresh();
 }

@@ -37,10 +37,10 @@ struct top {
  * terminal. A signalfd would not do: a library's threads do not block signals and would get them.
  */
 static const int caught[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH};
-enum { CAUGHT = sizeof(caught) / sizeof(caught[0]) };
+enum { CAUGHT = sizeof caught / sizeof caught[0] };
 static int signal_pipe[2] = {-1, -1};
 
-static void pass_on(int number)
+static void top_pass_on(int number)
 {
     int before = errno;
     unsigned char byte = (unsigned char)number;
@@ -52,19 +52,22 @@ static void pass_on(int number)
 /* Returns 0, or -1 when there are no descriptors left. */
 static int open_signals(struct sigaction ret_before[CAUGHT])
 {
-    struct sigaction action = {.sa_handler = pass_on, .sa_flags = SA_RESTART};
-    if (pipe2(signal_pipe, O_NONBLOCK | O_CLOEXEC) != 0)
+    struct sigaction action = {.sa_handler = top_pass_on, .sa_flags = SA_RESTART};
+    if (pipe2(signal_pipe, O_NONBLOCK | O_CLOEXEC) != 0) {
         return -1;
+    }
     sigemptyset(&action.sa_mask);
-    for (int i = 0; i < CAUGHT; i++)
+    for (int i = 0; i < CAUGHT; i++) {
         sigaction(caught[i], &action, &ret_before[i]);
+    }
     return 0;
 }
 
 static void close_signals(const struct sigaction before[CAUGHT])
 {
-    for (int i = 0; i < CAUGHT; i++)
+    for (int i = 0; i < CAUGHT; i++) {
         sigaction(caught[i], &before[i], NULL);
+    }
     close(signal_pipe[0]);
     close(signal_pipe[1]);
 }
@@ -73,19 +76,22 @@ static void resize(struct top *top)
 {
     int width, height;
     terminal_measure(&width, &height);
-    if (screen_resize(&top->screen, width, height) != 0)
+    if (screen_resize(&top->screen, width, height) != 0) {
         top->model->out_of_memory = true;
+    }
     top->changed = true;
 }
 
 static void take_signals(struct top *top)
 {
     unsigned char number;
-    while (read(signal_pipe[0], &number, 1) == 1)
-        if (number == SIGWINCH)
+    while (read(signal_pipe[0], &number, 1) == 1) {
+        if (number == SIGWINCH) {
             resize(top);
-        else
+        } else {
             top->end = number;
+        }
+    }
 }
 
 /* A terminal that is gone is ready for ever and has no keys. */
@@ -93,25 +99,27 @@ static void take_keys(struct top *top)
 {
     int key, count = 0;
     while ((key = terminal_key()) >= 0) {
-        if (key == REDRAW_KEY)
+        if (key == REDRAW_KEY) {
             resize(top);
-        else
+        } else {
             keys_press(top->model, key);
+        }
         count++;
     }
     top->deaf = count > 0 ? 0 : top->deaf + 1;
     top->changed = top->changed || count > 0;
-    if (top->deaf > DEAF_MAX)
+    if (top->deaf > DEAF_MAX) {
         top->end = SIGHUP;
+    }
 }
 
-static void draw(struct top *top, int64_t now)
+static void top_draw(struct top *top, int64_t now)
 {
     char clock[16];
     time_t seconds = time(NULL);
     struct tm local;
     localtime_r(&seconds, &local);
-    strftime(clock, sizeof(clock), "%H:%M:%S", &local);
+    strftime(clock, sizeof clock, "%H:%M:%S", &local);
     view_draw(top->model, &top->screen, now, clock);
     terminal_show(&top->screen);
     top->drawn_ms = now;
@@ -122,8 +130,9 @@ static void draw(struct top *top, int64_t now)
 static int64_t due_ms(const struct top *top)
 {
     int64_t late_ms = asker_late_ms(&top->asker);
-    if (top->model->ui.paused || late_ms > top->next_tick_ms)
+    if (top->model->ui.paused || late_ms > top->next_tick_ms) {
         return top->next_tick_ms;
+    }
     return late_ms;
 }
 
@@ -131,8 +140,9 @@ static int64_t due_ms(const struct top *top)
 static long wait_ms(const struct top *top, int64_t now)
 {
     int64_t wait = due_ms(top) - now, frame = top->drawn_ms + FRAME_MS - now;
-    if (top->changed && frame < wait)
+    if (top->changed && frame < wait) {
         wait = frame;
+    }
     return wait > 0 ? (long)wait : 0;
 }
 
@@ -149,55 +159,64 @@ static void wait_for_something(struct top *top)
         top->changed = true; /* stopped and continued: ncurses has drawn something old */
         return;
     }
-    if (items[1].revents)
+    if (items[1].revents) {
         take_signals(top);
-    if (items[0].revents & ZMQ_POLLERR)
+    }
+    if (items[0].revents & ZMQ_POLLERR) {
         top->end = SIGHUP;
-    else if (items[0].revents)
+    } else if (items[0].revents) {
         take_keys(top);
+    }
 }
 
 static void tick(struct top *top, int64_t now)
 {
     top->next_tick_ms = now + top->interval_ms;
-    if (!top->model->ui.paused)
+    if (!top->model->ui.paused) {
         asker_tick(&top->asker, top->model, now);
+    }
     top->changed = true;
 }
 
-static void run(struct top *top)
+static void top_run(struct top *top)
 {
     resize(top);
     while (!top->end && !top->model->ui.quit && !top->model->out_of_memory) {
         int64_t now = now_ms();
-        if (now >= due_ms(top))
+        if (now >= due_ms(top)) {
             tick(top, now);
+        }
         top->changed = asker_turn(&top->asker, top->model, now) || top->changed;
-        if (top->changed && now >= top->drawn_ms + FRAME_MS)
-            draw(top, now);
+        if (top->changed && now >= top->drawn_ms + FRAME_MS) {
+            top_draw(top, now);
+        }
         wait_for_something(top);
     }
 }
 
-static void apply_options(struct model *model, const struct args *args)
+static void top_apply_options(struct model *model, const struct args *args)
 {
-    if (args->metric)
+    if (args->metric) {
         model_choose_metric(model, args->metric);
-    if (args->sort)
+    }
+    if (args->sort) {
         model_choose_sort(model, args->sort);
-    if (args->word_count > 1)
+    }
+    if (args->word_count > 1) {
         model_choose_job(model, args->words[1]);
+    }
 }
 
-static int show(struct top *top)
+static int top_show(struct top *top)
 {
     char error[TERMINAL_ERROR_MAX];
     int code = CLI_OK;
     top->screen.unicode = terminal_is_unicode();
-    if (terminal_open(error) != 0)
+    if (terminal_open(error) != 0) {
         code = cli_usage(top->cli, "%s", error);
-    else
-        run(top);
+    } else {
+        top_run(top);
+    }
     terminal_close();
     screen_free(&top->screen);
     return code;
@@ -211,26 +230,30 @@ static int show_with_signals(struct top *top)
         fprintf(top->cli->err, "attnctl: cannot make a pipe: %s\n", strerror(errno));
         return CLI_FINDING;
     }
-    int code = show(top);
+    int code = top_show(top);
     close_signals(before);
     return code;
 }
 
 /* Whether top can begin; explains if not. */
-static int check(struct cli *cli)
+static int top_check(struct cli *cli)
 {
     struct rpc_reply reply;
-    if (cli->args->given & ARGS_JSON)
+    if (cli->args->given & ARGS_JSON) {
         return cli_usage(cli, "top is for people; attnctl summary --json is for programs");
-    if (unknown_check_metric(cli) != CLI_OK)
+    }
+    if (unknown_check_metric(cli) != CLI_OK) {
         return CLI_USAGE;
+    }
     int code = cli_call(cli, "ping", NULL, &reply);
-    if (code != CLI_OK)
+    if (code != CLI_OK) {
         return code;
+    }
     rpc_reply_clear(&reply);
-    if (!terminal_is_there())
+    if (!terminal_is_there()) {
         return cli_usage(cli, "top needs a terminal on both its input and its output; attnctl "
                               "summary prints the same numbers once");
+    }
     return CLI_OK;
 }
 
@@ -242,16 +265,19 @@ static int fail_memory(struct cli *cli)
 
 int cmd_top(struct cli *cli)
 {
-    int code = check(cli);
-    if (code != CLI_OK)
+    int code = top_check(cli);
+    if (code != CLI_OK) {
         return code;
+    }
     struct top top = {.cli = cli, .model = model_new(), .interval_ms = 1000 * INTERVAL_S};
-    if (!top.model)
+    if (!top.model) {
         return fail_memory(cli);
-    if (cli->args->given & ARGS_INTERVAL)
+    }
+    if (cli->args->given & ARGS_INTERVAL) {
         top.interval_ms = (int64_t)(cli->args->interval * 1000);
+    }
     asker_init(&top.asker, cli->rpc, now_ms());
-    apply_options(top.model, cli->args);
+    top_apply_options(top.model, cli->args);
     code = show_with_signals(&top);
     bool starved = top.model->out_of_memory;
     model_free(&top.model);

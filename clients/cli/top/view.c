@@ -24,26 +24,28 @@
 void view_number(double number, char ret_text[VIEW_NUMBER_MAX])
 {
     double size = fabs(number);
-    if (isnan(number))
+    if (isnan(number)) {
         snprintf(ret_text, VIEW_NUMBER_MAX, "-");
-    else if (size != 0 && (size < 0.0005 || size >= 99999.5))
+    } else if (size != 0 && (size < 0.0005 || size >= 99999.5)) {
         snprintf(ret_text, VIEW_NUMBER_MAX, "%.1e", number);
-    else
+    } else {
         snprintf(ret_text, VIEW_NUMBER_MAX, "%.*f",
                  size < 10     ? 4
                  : size < 100  ? 3
                  : size < 1000 ? 2
                                : 1,
                  number);
+    }
 }
 
 void view_z(double z, char ret_text[VIEW_NUMBER_MAX])
 {
-    if (isnan(z))
+    if (isnan(z)) {
         snprintf(ret_text, VIEW_NUMBER_MAX, "-");
-    else
+    } else {
         snprintf(ret_text, VIEW_NUMBER_MAX, fabs(z) < 9999.5 ? "%s%+.1f" : "%s%+.0e",
                  fabs(z) >= Z_MARKED ? "*" : "", z);
+    }
 }
 
 enum style view_z_style(double z)
@@ -68,19 +70,21 @@ void view_span(const struct past *past, char ret_text[VIEW_SPAN_MAX])
     const char *unit = strcmp(past->unit, "epoch") == 0    ? "EPOCH"
                        : strcmp(past->unit, "second") == 0 ? "SECOND"
                                                            : "STEP";
-    if (past->count == 0)
+    if (past->count == 0) {
         snprintf(ret_text, VIEW_SPAN_MAX, "TREND");
-    else
+    } else {
         snprintf(ret_text, VIEW_SPAN_MAX, "%sS %" PRIu64 "-%" PRIu64, unit, past->last[0],
                  past->last[past->count - 1]);
+    }
 }
 
 void view_trend_heading(const struct model *model, char ret_text[VIEW_SPAN_MAX])
 {
-    if (model_trend_is_seen(model))
+    if (model_trend_is_seen(model)) {
         snprintf(ret_text, VIEW_SPAN_MAX, "SEEN SO FAR");
-    else
+    } else {
         view_span(&model->past, ret_text);
+    }
 }
 
 struct column view_column(int *at, int width)
@@ -107,8 +111,9 @@ struct line {
 static void put_piece(struct line *line, enum style style, const char *text)
 {
     int columns = screen_columns(line->screen, text);
-    if (line->at + columns > line->end)
+    if (line->at + columns > line->end) {
         return;
+    }
     screen_put(line->screen, line->row, line->at, columns, style, text);
     line->at += columns + 2;
 }
@@ -118,21 +123,22 @@ static void draw_title(struct model *model, struct screen *screen, const char *c
     const struct job_entry *entry = &model->entry;
     char text[160];
     struct line line = {screen, 0, 1, screen->width - (int)strlen(clock) - 2};
-    for (int column = 0; column < screen->width; column++)
+    for (int column = 0; column < screen->width; column++) {
         screen_put(screen, 0, column, 1, STYLE_TITLE, " ");
+    }
     put_piece(&line, STYLE_TITLE, "attnd top");
     if (model->job[0] != '\0') {
-        snprintf(text, sizeof(text), "%s", model->job);
+        snprintf(text, sizeof text, "%s", model->job);
         out_shorten(text, screen->width >= 120 ? 60 : 24);
         put_piece(&line, STYLE_TITLE, text);
     }
     if (model->job_known) {
-        snprintf(text, sizeof(text), "run %.8s", entry->run);
+        snprintf(text, sizeof text, "run %.8s", entry->run);
         put_piece(&line, STYLE_TITLE, text);
         put_piece(&line, STYLE_TITLE, entry->state);
-        snprintf(text, sizeof(text), "epoch %" PRIu64 " step %" PRIu64, entry->epoch, entry->step);
+        snprintf(text, sizeof text, "epoch %" PRIu64 " step %" PRIu64, entry->epoch, entry->step);
         put_piece(&line, STYLE_TITLE, text);
-        snprintf(text, sizeof(text), "ranks %" PRIu64 "/%" PRIu64, entry->ranks, entry->world);
+        snprintf(text, sizeof text, "ranks %" PRIu64 "/%" PRIu64, entry->ranks, entry->world);
         put_piece(&line, STYLE_TITLE, text);
     }
     screen_put_right(screen, 0, 0, screen->width - 1, STYLE_TITLE, clock);
@@ -143,24 +149,27 @@ static void draw_silence(const struct model *model, struct screen *screen, int64
     int64_t seconds = (now_ms - model->silent_since_ms) / 1000;
     char text[160], time[OUT_TIME_MAX];
     out_duration((double)seconds, time);
-    if (seconds < 60)
-        snprintf(time, sizeof(time), "%" PRId64 " s", seconds);
-    for (int column = 0; column < screen->width; column++)
+    if (seconds < 60) {
+        snprintf(time, sizeof time, "%" PRId64 " s", seconds);
+    }
+    for (int column = 0; column < screen->width; column++) {
         screen_put(screen, 1, column, 1, STYLE_BANNER, " ");
-    snprintf(text, sizeof(text), "attnd does not answer since %s; trying again", time);
+    }
+    snprintf(text, sizeof text, "attnd does not answer since %s; trying again", time);
     screen_put(screen, 1, 1, screen->width - 1, STYLE_BANNER, text);
 }
 
 static void put_rates(struct line *line, const struct health *health)
 {
     char text[96], size[OUT_SIZE_MAX];
-    if (isnan(health->rate))
+    if (isnan(health->rate)) {
         return;
-    snprintf(text, sizeof(text), health->rate < 99.95 ? "%.1f messages/s" : "%.0f messages/s",
+    }
+    snprintf(text, sizeof text, health->rate < 99.95 ? "%.1f messages/s" : "%.0f messages/s",
              health->rate);
     put_piece(line, STYLE_PLAIN, text);
     out_size((uint64_t)health->bytes_rate, size);
-    snprintf(text, sizeof(text), "%s/s", size);
+    snprintf(text, sizeof text, "%s/s", size);
     put_piece(line, STYLE_PLAIN, text);
 }
 
@@ -168,17 +177,18 @@ static void put_losses(struct line *line, const struct health *health)
 {
     char text[128];
     uint64_t all = health->dropped + health->source_dropped;
-    snprintf(text, sizeof(text), "lost %" PRIu64, health->lost);
+    snprintf(text, sizeof text, "lost %" PRIu64, health->lost);
     put_piece(line, health->lost > 0 ? STYLE_WARNING : STYLE_PLAIN, text);
-    snprintf(text, sizeof(text), "dropped %" PRIu64 "%s%s%s", all, all > 0 ? " (" : "",
+    snprintf(text, sizeof text, "dropped %" PRIu64 "%s%s%s", all, all > 0 ? " (" : "",
              all == 0                                    ? ""
              : health->source_dropped >= health->dropped ? "by the job"
                                                          : health->reason,
              all > 0 ? ")" : "");
     put_piece(line, all > 0 ? STYLE_WARNING : STYLE_PLAIN, text);
-    if (health->new_losses == 0)
+    if (health->new_losses == 0) {
         return;
-    snprintf(text, sizeof(text), "+%" PRIu64 " NOW", health->new_losses);
+    }
+    snprintf(text, sizeof text, "+%" PRIu64 " NOW", health->new_losses);
     put_piece(line, STYLE_CRITICAL, text);
 }
 
@@ -188,16 +198,16 @@ static void put_budget(struct line *line, const struct health *health)
     if (health->budget_bytes > 0) {
         double share = (double)health->in_flight_bytes / (double)health->budget_bytes;
         out_size(health->budget_bytes, size);
-        snprintf(text, sizeof(text), "budget %.0f%% of %s", 100 * share, size);
+        snprintf(text, sizeof text, "budget %.0f%% of %s", 100 * share, size);
         put_piece(line, share >= 0.8 ? STYLE_WARNING : STYLE_PLAIN, text);
     }
-    snprintf(text, sizeof(text), "queue %" PRIu64, health->queued);
+    snprintf(text, sizeof text, "queue %" PRIu64, health->queued);
     put_piece(line, STYLE_PLAIN, text);
-    snprintf(text, sizeof(text), "%" PRIu64 " worker%s", health->threads,
+    snprintf(text, sizeof text, "%" PRIu64 " worker%s", health->threads,
              out_plural(health->threads));
     put_piece(line, STYLE_PLAIN, text);
     out_duration(health->uptime_s, size);
-    snprintf(text, sizeof(text), "up %s", size);
+    snprintf(text, sizeof text, "up %s", size);
     put_piece(line, STYLE_PLAIN, text);
 }
 
@@ -218,12 +228,14 @@ static void put_alert_counts(struct line *line, const struct model *model)
     static const char *const names[] = {"", "info", "warning", "critical"};
     uint32_t counts[4] = {0};
     char text[48];
-    for (uint32_t i = 0; i < model->firing_count; i++)
+    for (uint32_t i = 0; i < model->firing_count; i++) {
         counts[model->alerts[i].severity]++;
+    }
     for (enum severity severity = SEVERITY_CRITICAL; severity > SEVERITY_NONE; severity--) {
-        if (counts[severity] == 0)
+        if (counts[severity] == 0) {
             continue;
-        snprintf(text, sizeof(text), "%s %" PRIu32 " %s%s", view_mark(severity), counts[severity],
+        }
+        snprintf(text, sizeof text, "%s %" PRIu32 " %s%s", view_mark(severity), counts[severity],
                  names[severity], severity == SEVERITY_WARNING ? out_plural(counts[severity]) : "");
         put_piece(line, view_severity_style(severity), text);
     }
@@ -234,8 +246,9 @@ static void draw_short(const struct model *model, struct screen *screen, int at,
 {
     const struct alert *alert = &model->alerts[0];
     char place[MODEL_PLACE_MAX] = "the run", value[VIEW_NUMBER_MAX], bound[VIEW_NUMBER_MAX];
-    if (alert->has_layer)
+    if (alert->has_layer) {
         model_place(alert->stack, alert->layer, alert->site, alert->head, place);
+    }
     view_number(alert->value, value);
     view_number(alert->bound, bound);
     screen_print(screen, 2, at, room, STYLE_PLAIN, "%s %s, bound %s: %s", place, value, bound,
@@ -245,28 +258,32 @@ static void draw_short(const struct model *model, struct screen *screen, int at,
 static void draw_firing(const struct model *model, struct screen *screen)
 {
     struct line line = {screen, 2, 1, screen->width};
-    if (!model->job_known)
+    if (!model->job_known) {
         return;
+    }
     if (model->firing_count == 0) {
         put_piece(&line, STYLE_FAINT, "no alert is firing");
         return;
     }
     put_alert_counts(&line, model);
     int room = screen->width - line.at;
-    if (screen_columns(screen, model->alerts[0].message) <= room)
+    if (screen_columns(screen, model->alerts[0].message) <= room) {
         screen_put(screen, 2, line.at, room, STYLE_PLAIN, model->alerts[0].message);
-    else
+    } else {
         draw_short(model, screen, line.at, room);
+    }
 }
 
 /* The last row */
 
-static const char *hint_of(const struct model *model)
+static const char *view_hint_of(const struct model *model)
 {
-    if (model->ui.overlay == OVERLAY_HELP)
+    if (model->ui.overlay == OVERLAY_HELP) {
         return "any key goes back";
-    if (model->ui.overlay != OVERLAY_NONE)
+    }
+    if (model->ui.overlay != OVERLAY_NONE) {
         return "Enter choose   Esc back";
+    }
     switch (model->ui.page) {
     case PAGE_JOBS:
         return model->job_count > 0 ? "Enter look at the job   ? keys   q quit" : "? keys   q quit";
@@ -294,12 +311,12 @@ static void draw_footer(struct model *model, struct screen *screen)
     }
     shown = count - list->top < model->ui.list_rows ? count - list->top : model->ui.list_rows;
     if (count > 0 && model->ui.overlay == OVERLAY_NONE) {
-        snprintf(text, sizeof(text), "%" PRIu32 "-%" PRIu32 " of %" PRIu32, list->top + 1,
+        snprintf(text, sizeof text, "%" PRIu32 "-%" PRIu32 " of %" PRIu32, list->top + 1,
                  list->top + shown, count);
         taken = (int)strlen(text) + 1;
         screen_put_right(screen, row, 0, screen->width - 1, STYLE_FAINT, text);
     }
-    screen_put(screen, row, 1, screen->width - 2 - taken, STYLE_FAINT, hint_of(model));
+    screen_put(screen, row, 1, screen->width - 2 - taken, STYLE_FAINT, view_hint_of(model));
 }
 
 /* Pages */
@@ -318,10 +335,10 @@ static void draw_small(struct screen *screen)
     int row = screen->height / 2;
     char text[96];
     bool narrow = screen->width < 26;
-    snprintf(text, sizeof(text), narrow ? "needs %dx%d" : "attnctl top needs %d x %d",
+    snprintf(text, sizeof text, narrow ? "needs %dx%d" : "attnctl top needs %d x %d",
              VIEW_WIDTH_MIN, VIEW_HEIGHT_MIN);
     screen_put(screen, row > 0 ? row - 1 : 0, 0, screen->width, STYLE_STRONG, text);
-    snprintf(text, sizeof(text), narrow ? "is %dx%d" : "this is %d x %d", screen->width,
+    snprintf(text, sizeof text, narrow ? "is %dx%d" : "this is %d x %d", screen->width,
              screen->height);
     screen_put(screen, row, 0, screen->width, STYLE_PLAIN, text);
 }
@@ -335,17 +352,20 @@ void view_draw(struct model *model, struct screen *screen, int64_t now_ms, const
         return;
     }
     draw_title(model, screen, clock);
-    if (model->silent_since_ms >= 0)
+    if (model->silent_since_ms >= 0) {
         draw_silence(model, screen, now_ms);
-    else
+    } else {
         draw_health(model, screen);
+    }
     draw_firing(model, screen);
     draw_page(&frame);
-    if (model->ui.paused)
+    if (model->ui.paused) {
         screen_put_right(screen, 3, 0, screen->width - 1, STYLE_WARNING, " PAUSED: p goes on");
-    if (model->ui.overlay == OVERLAY_HELP)
+    }
+    if (model->ui.overlay == OVERLAY_HELP) {
         view_help(&frame);
-    else if (model->ui.overlay != OVERLAY_NONE)
+    } else if (model->ui.overlay != OVERLAY_NONE) {
         view_picker(&frame);
+    }
     draw_footer(model, screen);
 }

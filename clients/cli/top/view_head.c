@@ -19,7 +19,7 @@ static bool is_here(const struct detail *detail, const struct alert *alert)
            (alert->head < 0 || alert->head == (int64_t)detail->head);
 }
 
-static void draw_caption(struct frame *frame)
+static void view_head_draw_caption(struct frame *frame)
 {
     const struct detail *detail = &frame->model->detail;
     char place[MODEL_PLACE_MAX];
@@ -45,9 +45,11 @@ static void draw_axis(struct frame *frame, int height, struct range range)
 /* The first window that holds the step, or one after it; -1 = it came after all of them. */
 static int64_t window_of_step(const struct past *windows, uint64_t step)
 {
-    for (uint32_t i = 0; i < windows->count; i++)
-        if (windows->step[i] >= step)
+    for (uint32_t i = 0; i < windows->count; i++) {
+        if (windows->step[i] >= step) {
             return i;
+        }
+    }
     return -1;
 }
 
@@ -55,27 +57,30 @@ static void mark_window(struct frame *frame, const struct past *windows, int row
                         enum style style, const char *mark)
 {
     int room = frame->screen->width - AXIS - 3;
-    if (window >= 0)
+    if (window >= 0) {
         screen_put(frame->screen, row,
                    AXIS + 2 + bars_column(windows->count, room, (uint32_t)window), 2, style, mark);
+    }
 }
 
 /* Below the chart: where what it shows changed for good, and where alerts began. */
 static void draw_marks(struct frame *frame, const struct detail_metric *metric, int row)
 {
     const struct model *model = frame->model;
-    for (uint32_t i = 0; i < metric->windows.count && !isnan(metric->change); i++)
+    for (uint32_t i = 0; i < metric->windows.count && !isnan(metric->change); i++) {
         if ((double)metric->windows.last[i] >= metric->change) {
             mark_window(frame, &metric->windows, row, i, STYLE_INFO,
                         frame->screen->unicode ? "▲" : "^");
             break;
         }
+    }
     for (uint32_t i = model->alert_count; i > 0; i--) {
         const struct alert *alert = &model->alerts[i - 1];
-        if (is_here(&model->detail, alert))
+        if (is_here(&model->detail, alert)) {
             mark_window(frame, &metric->windows, row,
                         window_of_step(&metric->windows, alert->since_step),
                         view_severity_style(alert->severity), view_mark(alert->severity));
+        }
     }
 }
 
@@ -96,8 +101,9 @@ static int draw_chart(struct frame *frame, const struct detail_metric *metric, i
                metric->windows.count, range);
     draw_axis(frame, height, range);
     draw_marks(frame, metric, frame->top + height);
-    for (char *letter = span; *letter; letter++)
+    for (char *letter = span; *letter; letter++) {
         *letter = (char)tolower((unsigned char)*letter);
+    }
     screen_print(frame->screen, frame->top + height + 1, AXIS + 2, room, STYLE_FAINT,
                  "mean of %s over %s", metric->name, span);
     return height + 2;
@@ -109,8 +115,9 @@ static int draw_alerts(struct frame *frame, int row, int rows)
     int used = 0;
     for (uint32_t i = 0; i < frame->model->alert_count && used < rows; i++) {
         const struct alert *alert = &frame->model->alerts[i];
-        if (!is_here(&frame->model->detail, alert))
+        if (!is_here(&frame->model->detail, alert)) {
             continue;
+        }
         enum style style = alert->firing ? view_severity_style(alert->severity) : STYLE_FAINT;
         screen_put(frame->screen, row + used, 1, 2, style, view_mark(alert->severity));
         screen_print(frame->screen, row + used, 4, frame->screen->width - 5, style,
@@ -127,7 +134,7 @@ struct columns {
     struct column name, now, mean, z, js, change, trend;
 };
 
-static struct columns lay_out(const struct frame *frame)
+static struct columns view_head_lay_out(const struct frame *frame)
 {
     struct columns columns;
     int at = 2, width = frame->screen->width;
@@ -152,19 +159,22 @@ static void draw_headings(struct frame *frame, int row, const struct columns *co
                     {columns->js, "JS"},
                     {columns->change, "CHANGED"}};
     screen_put(frame->screen, row, columns->name.at, columns->name.width, STYLE_STRONG, "METRIC");
-    for (int i = 0; i < 5; i++)
-        if (headings[i].column.width > 0)
+    for (int i = 0; i < 5; i++) {
+        if (headings[i].column.width > 0) {
             screen_put_right(frame->screen, row, headings[i].column.at, headings[i].column.width,
                              STYLE_STRONG, headings[i].text);
+        }
+    }
     screen_put(frame->screen, row, columns->trend.at, columns->trend.width, STYLE_STRONG, "TREND");
 }
 
-static void put_number(struct frame *frame, int row, struct column column, double number)
+static void view_head_put_number(struct frame *frame, int row, struct column column, double number)
 {
     char text[VIEW_NUMBER_MAX];
     view_number(number, text);
-    if (column.width > 0)
+    if (column.width > 0) {
         screen_put_right(frame->screen, row, column.at, column.width, STYLE_PLAIN, text);
+    }
 }
 
 static void draw_metric(struct frame *frame, int row, const struct columns *columns,
@@ -173,14 +183,15 @@ static void draw_metric(struct frame *frame, int row, const struct columns *colu
     char text[VIEW_NUMBER_MAX];
     screen_put(frame->screen, row, columns->name.at, columns->name.width, STYLE_PLAIN,
                metric->name);
-    put_number(frame, row, columns->now, metric->now);
-    put_number(frame, row, columns->mean, metric->mean);
+    view_head_put_number(frame, row, columns->now, metric->now);
+    view_head_put_number(frame, row, columns->mean, metric->mean);
     view_z(metric->z, text);
     screen_put_right(frame->screen, row, columns->z.at, columns->z.width, view_z_style(metric->z),
                      text);
-    put_number(frame, row, columns->js, metric->js);
-    if (!isnan(metric->change))
-        snprintf(text, sizeof(text), "%.0f", metric->change);
+    view_head_put_number(frame, row, columns->js, metric->js);
+    if (!isnan(metric->change)) {
+        snprintf(text, sizeof text, "%.0f", metric->change);
+    }
     screen_put_right(frame->screen, row, columns->change.at, columns->change.width, STYLE_PLAIN,
                      isnan(metric->change) ? "-" : text);
     struct range range = range_of(metric->past, metric->windows.count);
@@ -192,14 +203,15 @@ static void draw_metrics(struct frame *frame, int row, int rows)
 {
     struct model *model = frame->model;
     struct list *list = &model->ui.metrics;
-    struct columns columns = lay_out(frame);
+    struct columns columns = view_head_lay_out(frame);
     view_settle(frame, list, model->detail.count, rows - 1);
     draw_headings(frame, row, &columns);
     for (uint32_t i = 0; i < model->ui.list_rows && list->top + i < model->detail.count; i++) {
         int at = row + 1 + (int)i;
         draw_metric(frame, at, &columns, &model->detail.metrics[list->top + i]);
-        if (list->top + i == list->at)
+        if (list->top + i == list->at) {
             screen_choose_row(frame->screen, at);
+        }
     }
 }
 
@@ -207,17 +219,20 @@ void page_head(struct frame *frame)
 {
     struct model *model = frame->model;
     int height = frame->rows / 4 < 10 ? frame->rows / 4 : 10, used = 0;
-    if (model->ui.metrics.at >= model->detail.count)
+    if (model->ui.metrics.at >= model->detail.count) {
         model->ui.metrics.at = model->detail.count > 0 ? model->detail.count - 1 : 0;
-    draw_caption(frame);
+    }
+    view_head_draw_caption(frame);
     if (model->detail.count == 0) {
         screen_put(frame->screen, frame->top + 1, 2, frame->screen->width, STYLE_FAINT,
                    "asking attnd about this head");
         return;
     }
-    if (height >= 2)
+    if (height >= 2) {
         used = draw_chart(frame, &model->detail.metrics[model->ui.metrics.at], height);
-    if (frame->rows - used > 6)
+    }
+    if (frame->rows - used > 6) {
         used += draw_alerts(frame, frame->top + used, ALERTS_MAX);
+    }
     draw_metrics(frame, frame->top + used, frame->rows - used);
 }

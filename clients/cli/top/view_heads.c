@@ -15,9 +15,10 @@
 
 static void draw_lines(struct frame *frame, const char *const *lines)
 {
-    for (int i = 0; lines[i]; i++)
+    for (int i = 0; lines[i]; i++) {
         screen_put(frame->screen, frame->top + 1 + i, 2, frame->screen->width - 2, STYLE_PLAIN,
                    lines[i]);
+    }
 }
 
 static void draw_nothing(struct frame *frame)
@@ -25,23 +26,25 @@ static void draw_nothing(struct frame *frame)
     const struct model *model = frame->model;
     char first[JOB_NAME_MAX + 96], hint[JOB_NAME_MAX + 64];
     if (!model->job_known) {
-        snprintf(first, sizeof(first),
+        snprintf(first, sizeof first,
                  "attnd knows no job '%s' yet. It is shown here as soon as it comes.", model->job);
         draw_lines(frame,
                    (const char *const[]){first, "", "J lists the jobs that attnd knows.", NULL});
         return;
     }
-    snprintf(first, sizeof(first), "%s has sent nothing that was measured yet.", model->job);
-    snprintf(hint, sizeof(hint), "attnctl plan get %s says what holds.", model->job);
+    snprintf(first, sizeof first, "%s has sent nothing that was measured yet.", model->job);
+    snprintf(hint, sizeof hint, "attnctl plan get %s says what holds.", model->job);
     draw_lines(frame, (const char *const[]){
                           first, "It is asked to capture every 50th step by default:", hint, NULL});
 }
 
 static bool is_metric(const struct model *model, const char *name)
 {
-    for (uint32_t i = 0; i < model->metric_count; i++)
-        if (strcmp(model->metrics[i], name) == 0)
+    for (uint32_t i = 0; i < model->metric_count; i++) {
+        if (strcmp(model->metrics[i], name) == 0) {
             return true;
+        }
+    }
     return false;
 }
 
@@ -53,11 +56,13 @@ static bool draw_wrong_metric(struct frame *frame)
     bool sort = model->sort == SORT_METRIC && !is_metric(model, model->sort_metric);
     const char *name = sort ? model->sort_metric : model->metric;
     struct nearest nearest;
-    if (model->metric_count == 0 || *name == '\0' || is_metric(model, name))
+    if (model->metric_count == 0 || *name == '\0' || is_metric(model, name)) {
         return false;
+    }
     nearest_init(&nearest, name);
-    for (uint32_t i = 0; i < model->metric_count; i++)
+    for (uint32_t i = 0; i < model->metric_count; i++) {
         nearest_try(&nearest, model->metrics[i]);
+    }
     screen_print(frame->screen, 3, 1, frame->screen->width - 1, STYLE_WARNING,
                  "no metric '%s' here%s%s%s: %s chooses one", name,
                  nearest.best ? "; did you mean '" : "", nearest.best ? nearest.best : "",
@@ -66,32 +71,38 @@ static bool draw_wrong_metric(struct frame *frame)
 }
 
 /* "entropy_normalized of the newest step, 12 of 144 heads, greatest first" */
-static void draw_caption(struct frame *frame, uint32_t shown, uint32_t all, const char *what)
+static void view_heads_draw_caption(struct frame *frame, uint32_t shown, uint32_t all,
+                                    const char *what)
 {
     const struct model *model = frame->model;
     char order[MODEL_SORT_TEXT_MAX], counted[64];
-    if (draw_wrong_metric(frame))
+    if (draw_wrong_metric(frame)) {
         return;
+    }
     model_sort_text(model, order);
-    if (shown == all)
-        snprintf(counted, sizeof(counted), "%" PRIu32 " %s", all, what);
-    else
-        snprintf(counted, sizeof(counted), "%" PRIu32 " of %" PRIu32 " %s", shown, all, what);
+    if (shown == all) {
+        snprintf(counted, sizeof counted, "%" PRIu32 " %s", all, what);
+    } else {
+        snprintf(counted, sizeof counted, "%" PRIu32 " of %" PRIu32 " %s", shown, all, what);
+    }
     int used = screen_put(frame->screen, 3, 1, frame->screen->width - 1, STYLE_STRONG,
                           model->metric[0] != '\0' ? model->metric : "no metric");
     used += screen_print(frame->screen, 3, 1 + used, frame->screen->width, STYLE_PLAIN,
                          ", %s%s, %s", counted, model->cut ? " (there are more)" : "", order);
-    if (model->ui.filter[0] != '\0' && !model->ui.typing)
+    if (model->ui.filter[0] != '\0' && !model->ui.typing) {
         screen_print(frame->screen, 3, 3 + used, frame->screen->width, STYLE_STRONG, "filter: %s",
                      model->ui.filter);
+    }
 }
 
 static struct range range_of_all(const struct model *model)
 {
     struct range range = range_none;
-    for (uint32_t i = 0; i < model->layer_count; i++)
-        for (uint32_t head = 0; head < model->layers[i].head_count; head++)
+    for (uint32_t i = 0; i < model->layer_count; i++) {
+        for (uint32_t head = 0; head < model->layers[i].head_count; head++) {
             range_add(&range, model->layers[i].heads[head].value);
+        }
+    }
     return range;
 }
 
@@ -110,7 +121,7 @@ static int place_width(const struct model *model, bool heads)
     return width < 28 ? width : 28;
 }
 
-static void put_number(struct frame *frame, int row, struct column column, double number)
+static void view_heads_put_number(struct frame *frame, int row, struct column column, double number)
 {
     char text[VIEW_NUMBER_MAX];
     view_number(number, text);
@@ -126,12 +137,14 @@ static void put_z(struct frame *frame, int row, struct column column, double z)
 
 static void put_heading(struct frame *frame, struct column column, bool right, const char *text)
 {
-    if (column.width <= 0)
+    if (column.width <= 0) {
         return;
-    if (right)
+    }
+    if (right) {
         screen_put_right(frame->screen, frame->top, column.at, column.width, STYLE_STRONG, text);
-    else
+    } else {
         screen_put(frame->screen, frame->top, column.at, column.width, STYLE_STRONG, text);
+    }
 }
 
 /* Heads */
@@ -179,18 +192,20 @@ static void draw_head_headings(struct frame *frame, const struct head_columns *c
 static void draw_head_alert(struct frame *frame, int row, const struct head_columns *columns,
                             const struct head *head)
 {
-    if (head->alert < 0)
+    if (head->alert < 0) {
         return;
+    }
     const struct alert *alert = &frame->model->alerts[head->alert];
     enum style style = view_severity_style(alert->severity);
     screen_put(frame->screen, row, columns->mark.at, columns->mark.width, style,
                view_mark(alert->severity));
     int used = screen_print(frame->screen, row, columns->alert.at, columns->alert.width, style,
                             head->alert_own ? "%s" : "(%s)", alert->rule);
-    if (columns->alert.width - used > 20)
+    if (columns->alert.width - used > 20) {
         screen_print(frame->screen, row, columns->alert.at + used + 1,
                      columns->alert.width - used - 1, STYLE_PLAIN, "since step %" PRIu64 ": %s",
                      alert->since_step, alert->message);
+    }
 }
 
 /* "previous_token" is "previous" where there is little room. */
@@ -210,11 +225,13 @@ static void draw_head_row(struct frame *frame, int row, const struct head_column
     const double *trend;
     model_place(layer->stack, layer->layer, layer->site, which.head, place);
     screen_put(frame->screen, row, columns->place.at, columns->place.width, STYLE_PLAIN, place);
-    put_number(frame, row, columns->now, head->value);
-    if (columns->by.width > 0)
-        put_number(frame, row, columns->by, head->by);
-    if (columns->mean.width > 0)
-        put_number(frame, row, columns->mean, head->mean);
+    view_heads_put_number(frame, row, columns->now, head->value);
+    if (columns->by.width > 0) {
+        view_heads_put_number(frame, row, columns->by, head->by);
+    }
+    if (columns->mean.width > 0) {
+        view_heads_put_number(frame, row, columns->mean, head->mean);
+    }
     put_z(frame, row, columns->z, head->z);
     uint32_t length = model_trend(frame->model, which.layer, which.head, &trend);
     bars_line(frame->screen, row, columns->trend.at, columns->trend.width, trend, length,
@@ -233,17 +250,19 @@ void page_heads(struct frame *frame)
     }
     struct head_columns columns = lay_out_heads(frame);
     view_settle(frame, list, model->row_count, frame->rows - 1);
-    draw_caption(frame, model->row_count, model->head_total, "heads");
+    view_heads_draw_caption(frame, model->row_count, model->head_total, "heads");
     draw_head_headings(frame, &columns);
     for (uint32_t i = 0; i < model->ui.list_rows && list->top + i < model->row_count; i++) {
         int row = frame->top + 1 + (int)i;
         draw_head_row(frame, row, &columns, model->rows[list->top + i]);
-        if (list->top + i == list->at)
+        if (list->top + i == list->at) {
             screen_choose_row(frame->screen, row);
+        }
     }
-    if (model->row_count == 0)
+    if (model->row_count == 0) {
         screen_put(frame->screen, frame->top + 1, 2, frame->screen->width - 2, STYLE_PLAIN,
                    "no head passes the filter; Esc ends it");
+    }
 }
 
 /* Layers */
@@ -256,8 +275,9 @@ struct layer_columns {
 static uint32_t most_heads(const struct model *model)
 {
     uint32_t most = 0;
-    for (uint32_t i = 0; i < model->layer_count; i++)
+    for (uint32_t i = 0; i < model->layer_count; i++) {
         most = model->layers[i].head_count > most ? model->layers[i].head_count : most;
+    }
     return most;
 }
 
@@ -301,8 +321,9 @@ static void draw_strip(struct frame *frame, int row, const struct layer_columns 
     double values[256];
     uint32_t count = layer->head_count;
     uint32_t shown = count < 256 ? count : 256;
-    for (uint32_t i = 0; i < shown; i++)
+    for (uint32_t i = 0; i < shown; i++) {
         values[i] = layer->heads[(uint64_t)i * count / shown].value;
+    }
     bars_line(frame->screen, row, columns->heads.at, columns->heads.width, values, shown,
               columns->range, (struct bars_color){true, columns->range});
 }
@@ -310,8 +331,9 @@ static void draw_strip(struct frame *frame, int row, const struct layer_columns 
 static void draw_layer_alert(struct frame *frame, int row, const struct layer_columns *columns,
                              const struct layer *layer)
 {
-    if (layer->alert < 0)
+    if (layer->alert < 0) {
         return;
+    }
     const struct alert *alert = &frame->model->alerts[layer->alert];
     enum style style = view_severity_style(alert->severity);
     screen_put(frame->screen, row, columns->mark.at, columns->mark.width, style,
@@ -329,10 +351,10 @@ static void draw_layer_row(struct frame *frame, int row, const struct layer_colu
     char place[MODEL_PLACE_MAX];
     model_place(layer->stack, layer->layer, layer->site, -1, place);
     screen_put(frame->screen, row, columns->place.at, columns->place.width, STYLE_PLAIN, place);
-    put_number(frame, row, columns->mean, spread.mean);
+    view_heads_put_number(frame, row, columns->mean, spread.mean);
     if (columns->least.width > 0) {
-        put_number(frame, row, columns->least, spread.least);
-        put_number(frame, row, columns->greatest, spread.greatest);
+        view_heads_put_number(frame, row, columns->least, spread.least);
+        view_heads_put_number(frame, row, columns->greatest, spread.greatest);
     }
     draw_strip(frame, row, columns, layer);
     put_z(frame, row, columns->z, model_layer_z(layer));
@@ -352,12 +374,13 @@ void page_layers(struct frame *frame)
     }
     struct layer_columns columns = lay_out_layers(frame);
     view_settle(frame, list, model->layer_row_count, frame->rows - 1);
-    draw_caption(frame, model->layer_row_count, model->layer_count, "layers");
+    view_heads_draw_caption(frame, model->layer_row_count, model->layer_count, "layers");
     draw_layer_headings(frame, &columns);
     for (uint32_t i = 0; i < model->ui.list_rows && list->top + i < model->layer_row_count; i++) {
         int row = frame->top + 1 + (int)i;
         draw_layer_row(frame, row, &columns, model->layer_rows[list->top + i]);
-        if (list->top + i == list->at)
+        if (list->top + i == list->at) {
             screen_choose_row(frame->screen, row);
+        }
     }
 }

@@ -9,10 +9,11 @@
 #include <stdio.h>
 #include <string.h>
 
-static void put_number(struct frame *frame, int row, struct column column, uint64_t number)
+static void view_lists_put_number(struct frame *frame, int row, struct column column,
+                                  uint64_t number)
 {
     char text[24];
-    snprintf(text, sizeof(text), "%" PRIu64, number);
+    snprintf(text, sizeof text, "%" PRIu64, number);
     screen_put_right(frame->screen, row, column.at, column.width, STYLE_PLAIN, text);
 }
 
@@ -31,9 +32,10 @@ static void draw_no_job(struct frame *frame)
         "",
         "It shows up here by itself, with its first captured step.",
     };
-    for (int i = 0; i < (int)(sizeof(lines) / sizeof(lines[0])) && i < frame->rows; i++)
+    for (int i = 0; i < (int)(sizeof lines / sizeof lines[0]) && i < frame->rows; i++) {
         screen_put(frame->screen, frame->top + i, 2, frame->screen->width - 2, STYLE_PLAIN,
                    lines[i]);
+    }
 }
 
 enum { JOB_NAME, JOB_RUN, JOB_STATE, JOB_NUMBERS, JOB_COLUMNS = JOB_NUMBERS + 7 };
@@ -42,24 +44,28 @@ static void lay_out_jobs(const struct frame *frame, struct column columns[JOB_CO
 {
     static const int widths[JOB_COLUMNS] = {0, 8, 6, 5, 8, 6, 8, 6, 7, 6};
     int fixed = 0, at = 2;
-    for (int i = 1; i < JOB_COLUMNS; i++)
+    for (int i = 1; i < JOB_COLUMNS; i++) {
         fixed += widths[i] + 1;
+    }
     int name = frame->screen->width - fixed - 3;
-    for (int i = 0; i < JOB_COLUMNS; i++)
+    for (int i = 0; i < JOB_COLUMNS; i++) {
         columns[i] = view_column(&at, i > 0 ? widths[i] : name < 40 ? name : 40);
+    }
 }
 
 static void draw_job_headings(struct frame *frame, const struct column columns[JOB_COLUMNS])
 {
     static const char *const names[JOB_COLUMNS] = {
         "JOB", "RUN", "STATE", "EPOCH", "STEP", "RANKS", "RECEIVED", "LOST", "DROPPED", "ALERTS"};
-    for (int i = 0; i < JOB_COLUMNS; i++)
-        if (i < JOB_NUMBERS)
+    for (int i = 0; i < JOB_COLUMNS; i++) {
+        if (i < JOB_NUMBERS) {
             screen_put(frame->screen, frame->top, columns[i].at, columns[i].width, STYLE_STRONG,
                        names[i]);
-        else
+        } else {
             screen_put_right(frame->screen, frame->top, columns[i].at, columns[i].width,
                              STYLE_STRONG, names[i]);
+        }
+    }
 }
 
 static void draw_job(struct frame *frame, int row, const struct column columns[JOB_COLUMNS],
@@ -67,23 +73,24 @@ static void draw_job(struct frame *frame, int row, const struct column columns[J
 {
     char name[JOB_NAME_MAX + 1], ranks[48];
     const struct column *number = &columns[JOB_NUMBERS];
-    snprintf(name, sizeof(name), "%s", job->job);
-    if (columns[JOB_NAME].width >= 4)
+    snprintf(name, sizeof name, "%s", job->job);
+    if (columns[JOB_NAME].width >= 4) {
         out_shorten(name, (size_t)columns[JOB_NAME].width);
+    }
     screen_put(frame->screen, row, columns[JOB_NAME].at, columns[JOB_NAME].width, STYLE_PLAIN,
                name);
     screen_print(frame->screen, row, columns[JOB_RUN].at, columns[JOB_RUN].width, STYLE_FAINT,
                  "%.8s", job->run);
     screen_put(frame->screen, row, columns[JOB_STATE].at, columns[JOB_STATE].width, STYLE_PLAIN,
                job->state);
-    put_number(frame, row, number[0], job->epoch);
-    put_number(frame, row, number[1], job->step);
-    snprintf(ranks, sizeof(ranks), "%" PRIu64 "/%" PRIu64, job->ranks, job->world);
+    view_lists_put_number(frame, row, number[0], job->epoch);
+    view_lists_put_number(frame, row, number[1], job->step);
+    snprintf(ranks, sizeof ranks, "%" PRIu64 "/%" PRIu64, job->ranks, job->world);
     screen_put_right(frame->screen, row, number[2].at, number[2].width, STYLE_PLAIN, ranks);
-    put_number(frame, row, number[3], job->received);
-    put_number(frame, row, number[4], job->lost);
-    put_number(frame, row, number[5], job->dropped);
-    put_number(frame, row, number[6], job->firing);
+    view_lists_put_number(frame, row, number[3], job->received);
+    view_lists_put_number(frame, row, number[4], job->lost);
+    view_lists_put_number(frame, row, number[5], job->dropped);
+    view_lists_put_number(frame, row, number[6], job->firing);
 }
 
 void page_jobs(struct frame *frame)
@@ -93,8 +100,9 @@ void page_jobs(struct frame *frame)
     struct column columns[JOB_COLUMNS];
     view_settle(frame, list, model->job_count, frame->rows - 1);
     if (model->job_count == 0) {
-        if (model->health.known)
+        if (model->health.known) {
             draw_no_job(frame);
+        }
         return;
     }
     screen_print(frame->screen, 3, 1, frame->screen->width - 1, STYLE_PLAIN,
@@ -105,8 +113,9 @@ void page_jobs(struct frame *frame)
     for (uint32_t i = 0; i < model->ui.list_rows && list->top + i < model->job_count; i++) {
         int row = frame->top + 1 + (int)i;
         draw_job(frame, row, columns, &model->jobs[list->top + i]);
-        if (list->top + i == list->at)
+        if (list->top + i == list->at) {
             screen_choose_row(frame->screen, row);
+        }
     }
 }
 
@@ -128,24 +137,27 @@ static void lay_out_alerts(const struct frame *frame, struct column columns[ALER
     bool wide = frame->screen->width >= 100;
     const int widths[ALERT_COLUMNS] = {2, wide ? 28 : 18, wide ? 24 : 19, 8, 8, 10, 8};
     int at = 1;
-    for (int i = 0; i < ALERT_COLUMNS; i++)
+    for (int i = 0; i < ALERT_COLUMNS; i++) {
         columns[i] = view_column(&at, widths[i]);
+    }
 }
 
 static void draw_alert_headings(struct frame *frame, const struct column columns[ALERT_COLUMNS])
 {
     static const char *const names[ALERT_COLUMNS] = {"",      "RULE",       "WHERE", "VALUE",
                                                      "BOUND", "SINCE STEP", "STATE"};
-    for (int i = 0; i < ALERT_COLUMNS; i++)
-        if (i >= ALERT_VALUE && i <= ALERT_SINCE)
+    for (int i = 0; i < ALERT_COLUMNS; i++) {
+        if (i >= ALERT_VALUE && i <= ALERT_SINCE) {
             screen_put_right(frame->screen, frame->top, columns[i].at, columns[i].width,
                              STYLE_STRONG, names[i]);
-        else
+        } else {
             screen_put(frame->screen, frame->top, columns[i].at, columns[i].width, STYLE_STRONG,
                        names[i]);
+        }
+    }
 }
 
-static void put_value(struct frame *frame, int row, struct column column, double value)
+static void view_lists_put_value(struct frame *frame, int row, struct column column, double value)
 {
     char text[VIEW_NUMBER_MAX];
     view_number(value, text);
@@ -157,17 +169,18 @@ static void draw_alert(struct frame *frame, int row, const struct column columns
 {
     enum style style = alert->firing ? view_severity_style(alert->severity) : STYLE_FAINT;
     char place[MODEL_PLACE_MAX] = "the run";
-    if (alert->has_layer)
+    if (alert->has_layer) {
         model_place(alert->stack, alert->layer, alert->site, alert->head, place);
+    }
     screen_put(frame->screen, row, columns[ALERT_MARK].at, columns[ALERT_MARK].width, style,
                view_mark(alert->severity));
     screen_put(frame->screen, row, columns[ALERT_RULE].at, columns[ALERT_RULE].width, style,
                alert->rule);
     screen_put(frame->screen, row, columns[ALERT_WHERE].at, columns[ALERT_WHERE].width, STYLE_PLAIN,
                place);
-    put_value(frame, row, columns[ALERT_VALUE], alert->value);
-    put_value(frame, row, columns[ALERT_BOUND], alert->bound);
-    put_number(frame, row, columns[ALERT_SINCE], alert->since_step);
+    view_lists_put_value(frame, row, columns[ALERT_VALUE], alert->value);
+    view_lists_put_value(frame, row, columns[ALERT_BOUND], alert->bound);
+    view_lists_put_number(frame, row, columns[ALERT_SINCE], alert->since_step);
     screen_put(frame->screen, row, columns[ALERT_STATE].at, columns[ALERT_STATE].width, style,
                alert->firing ? "firing" : "over");
 }
@@ -178,13 +191,15 @@ static void draw_sentence(struct frame *frame, int row, const char *text)
     size_t width = (size_t)frame->screen->width - 2, cut = strlen(text);
     if (cut > width) {
         cut = width;
-        while (cut > width / 2 && text[cut] != ' ')
+        while (cut > width / 2 && text[cut] != ' ') {
             cut--;
+        }
     }
     screen_print(frame->screen, row, 1, (int)width, STYLE_PLAIN, "%.*s", (int)cut, text);
-    if (text[cut] != '\0')
+    if (text[cut] != '\0') {
         screen_put(frame->screen, row + 1, 1, (int)width, STYLE_PLAIN,
                    text + cut + (text[cut] == ' '));
+    }
 }
 
 void page_alerts(struct frame *frame)
@@ -207,8 +222,9 @@ void page_alerts(struct frame *frame)
     for (uint32_t i = 0; i < model->ui.list_rows && list->top + i < model->alert_count; i++) {
         int row = frame->top + 1 + (int)i;
         draw_alert(frame, row, columns, &model->alerts[list->top + i]);
-        if (list->top + i == list->at)
+        if (list->top + i == list->at) {
             screen_choose_row(frame->screen, row);
+        }
     }
     draw_sentence(frame, frame->top + frame->rows - 2, model->alerts[list->at].message);
 }
@@ -250,8 +266,9 @@ void view_help(struct frame *frame)
 {
     int row, column, height = key_help_count + 2;
     int width = frame->screen->width < 78 ? frame->screen->width : 78;
-    if (height > frame->screen->height - 1)
+    if (height > frame->screen->height - 1) {
         height = frame->screen->height - 1;
+    }
     draw_box(frame, width, height, "keys", &row, &column);
     for (int i = 0; i < height - 2; i++) {
         screen_put(frame->screen, row + i, column, 27, STYLE_STRONG, key_help[i].keys);
@@ -265,8 +282,9 @@ static const char *picked_text(const struct model *model, uint32_t index)
                                                   "drift from the baseline",
                                                   "the metric that is shown", "the model's order"};
     bool sort = model->ui.overlay == OVERLAY_SORT;
-    if (sort && index < KEYS_SORTS)
+    if (sort && index < KEYS_SORTS) {
         return texts[index];
+    }
     return model->metrics[index - (sort ? KEYS_SORTS : 0)];
 }
 
@@ -276,8 +294,9 @@ void view_picker(struct frame *frame)
     uint32_t count;
     struct list *list = keys_list(model, &count);
     int row, column, height = (int)count + 2, width = 44;
-    if (height > frame->screen->height - 4)
+    if (height > frame->screen->height - 4) {
         height = frame->screen->height - 4;
+    }
     draw_box(frame, width, height, model->ui.overlay == OVERLAY_SORT ? "sort by" : "metric", &row,
              &column);
     view_settle(frame, list, count, height - 2);

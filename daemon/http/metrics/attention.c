@@ -44,13 +44,15 @@ static const struct layer_family families[] = {
      FAMILY_GAUGE, false, offsetof(struct metrics_layer, drift_js)},
 };
 
-static double number_of(const struct metrics_layer *layer, const struct layer_family *family)
+static double metrics_attention_number_of(const struct metrics_layer *layer,
+                                          const struct layer_family *family)
 {
     const char *at = (const char *)layer + family->offset;
     uint64_t count = 0;
     double number;
-    if (family->offset == 0)
+    if (family->offset == 0) {
         return layer->heads > 0 ? (double)layer->heads : (double)NAN; /* only matrices have come */
+    }
     if (!family->whole) {
         memcpy(&number, at, sizeof number);
         return number;
@@ -59,11 +61,13 @@ static double number_of(const struct metrics_layer *layer, const struct layer_fa
     return (double)count;
 }
 
-static void put_layer(struct metrics_text *text, const char *name, size_t name_size,
-                      const struct metrics_layer *layer, double number)
+static void metrics_attention_put_layer(struct metrics_text *text, const char *name,
+                                        size_t name_size, const struct metrics_layer *layer,
+                                        double number)
 {
-    if (layer->shown && !isnan(number))
+    if (layer->shown && !isnan(number)) {
         metrics_line(text, name, name_size, layer->labels, layer->labels_size, number);
+    }
 }
 
 static void put_family(struct metrics_text *text, const struct metrics *metrics,
@@ -74,8 +78,10 @@ static void put_family(struct metrics_text *text, const struct metrics *metrics,
     snprintf(sample, sizeof sample, "%s%s", name, family->type == FAMILY_COUNTER ? "_total" : "");
     const struct family head = {name, family->type, family->help};
     metrics_head(text, &head);
-    for (const struct metrics_layer *layer = metrics->layers; layer; layer = layer->hh.next)
-        put_layer(text, sample, strlen(sample), layer, number_of(layer, family));
+    for (const struct metrics_layer *layer = metrics->layers; layer; layer = layer->hh.next) {
+        metrics_attention_put_layer(text, sample, strlen(sample), layer,
+                                    metrics_attention_number_of(layer, family));
+    }
 }
 
 static void put_pooled(struct metrics_text *text, const struct metrics *metrics, int metric,
@@ -86,14 +92,16 @@ static void put_pooled(struct metrics_text *text, const struct metrics *metrics,
                                         "Largest of any head of the"};
     const struct attention_info *info = &attention_info[metric];
     char name[96], help[256];
-    if (!(info->parts & 1u << part))
+    if (!(info->parts & 1u << part)) {
         return;
+    }
     snprintf(name, sizeof name, "attnd_attention_%s%s%s", info->name, suffix[part], info->unit);
     snprintf(help, sizeof help, "%s %s", begin[part], info->help);
     const struct family head = {name, FAMILY_GAUGE, help};
     metrics_head(text, &head);
-    for (const struct metrics_layer *layer = metrics->layers; layer; layer = layer->hh.next)
-        put_layer(text, name, strlen(name), layer, layer->pooled[metric][part]);
+    for (const struct metrics_layer *layer = metrics->layers; layer; layer = layer->hh.next) {
+        metrics_attention_put_layer(text, name, strlen(name), layer, layer->pooled[metric][part]);
+    }
 }
 
 /* Heads */
@@ -113,8 +121,9 @@ static bool drifts_most(const struct metrics_layer *layer, uint32_t head, uint64
 
 static double *values_of(const struct metrics_layer *layer, int metric)
 {
-    if (metric == ATTENTION_COUNT)
+    if (metric == ATTENTION_COUNT) {
         return layer->z;
+    }
     return layer->of_heads ? layer->of_heads + (size_t)metric * layer->heads : NULL;
 }
 
@@ -124,22 +133,24 @@ static void put_heads_of(struct metrics_text *text, const char *name, uint64_t c
     const double *values = values_of(layer, metric);
     char labels[2 * LAYER_KEY_MAX + 96];
     for (uint32_t h = 0; layer->shown && values && h < layer->heads; h++) {
-        if (isnan(values[h]) || (count < layer->heads && !drifts_most(layer, h, count)))
+        if (isnan(values[h]) || (count < layer->heads && !drifts_most(layer, h, count))) {
             continue;
+        }
         int size = snprintf(labels, sizeof labels, "%s,head=\"%u\"", layer->labels, h);
         metrics_line(text, name, strlen(name), labels, (size_t)size, values[h]);
     }
 }
 
-static void put_heads(struct metrics_text *text, const struct metrics *metrics, const char *name,
-                      const char *what, int metric)
+static void metrics_attention_put_heads(struct metrics_text *text, const struct metrics *metrics,
+                                        const char *name, const char *what, int metric)
 {
     char help[256];
     snprintf(help, sizeof help, "Of one head: %s", what);
     const struct family head = {name, FAMILY_GAUGE, help};
     metrics_head(text, &head);
-    for (const struct metrics_layer *layer = metrics->layers; layer; layer = layer->hh.next)
+    for (const struct metrics_layer *layer = metrics->layers; layer; layer = layer->hh.next) {
         put_heads_of(text, name, metrics->config->http_metrics_heads, layer, metric);
+    }
 }
 
 static void put_all_heads(struct metrics_text *text, const struct metrics *metrics)
@@ -150,19 +161,24 @@ static void put_all_heads(struct metrics_text *text, const struct metrics *metri
     for (size_t i = 0; i < sizeof chosen / sizeof chosen[0]; i++) {
         const struct attention_info *info = &attention_info[chosen[i]];
         snprintf(name, sizeof name, "attnd_detail_%s%s", info->name, info->unit);
-        put_heads(text, metrics, name, info->help, chosen[i]);
+        metrics_attention_put_heads(text, metrics, name, info->help, chosen[i]);
     }
-    put_heads(text, metrics, "attnd_detail_drift_zscore",
-              "largest drift of any metric, newest window against the baseline.", ATTENTION_COUNT);
+    metrics_attention_put_heads(text, metrics, "attnd_detail_drift_zscore",
+                                "largest drift of any metric, newest window against the baseline.",
+                                ATTENTION_COUNT);
 }
 
 void metrics_put_attention(struct metrics_text *text, const struct metrics *metrics)
 {
-    for (size_t i = 0; i < sizeof families / sizeof families[0]; i++)
+    for (size_t i = 0; i < sizeof families / sizeof families[0]; i++) {
         put_family(text, metrics, &families[i]);
-    for (int metric = 0; metric < ATTENTION_COUNT; metric++)
-        for (int part = 0; part < PART_COUNT; part++)
+    }
+    for (int metric = 0; metric < ATTENTION_COUNT; metric++) {
+        for (int part = 0; part < PART_COUNT; part++) {
             put_pooled(text, metrics, metric, part);
-    if (metrics->config->http_metrics_heads > 0)
+        }
+    }
+    if (metrics->config->http_metrics_heads > 0) {
         put_all_heads(text, metrics);
+    }
 }

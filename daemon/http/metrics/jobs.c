@@ -41,18 +41,20 @@ static const struct {
      "gaps"},
 };
 
-static const char *key_of(const struct family *family)
+static const char *metrics_jobs_key_of(const struct family *family)
 {
-    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
-        if (family == &numbers[i].family)
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+        if (family == &numbers[i].family) {
             return numbers[i].key;
+        }
+    }
     return "";
 }
 
-static void put_number(struct metrics_text *text, const struct family *family, const char *labels,
-                       const msgpack_object *job)
+static void metrics_jobs_put_number(struct metrics_text *text, const struct family *family,
+                                    const char *labels, const msgpack_object *job)
 {
-    metrics_count(text, family, labels, metrics_find_count(job, key_of(family)));
+    metrics_count(text, family, labels, metrics_find_count(job, metrics_jobs_key_of(family)));
 }
 
 static void put_heard(struct metrics_text *text, const struct family *family, const char *labels,
@@ -63,8 +65,8 @@ static void put_heard(struct metrics_text *text, const struct family *family, co
 }
 
 /* One of the states is 1. */
-static void put_state(struct metrics_text *text, const struct family *family, const char *labels,
-                      const msgpack_object *job)
+static void metrics_jobs_put_state(struct metrics_text *text, const struct family *family,
+                                   const char *labels, const msgpack_object *job)
 {
     static const char *const states[] = {"active", "idle", "ended"};
     char state[16], with_state[LABELS_MAX + 32];
@@ -75,8 +77,8 @@ static void put_state(struct metrics_text *text, const struct family *family, co
     }
 }
 
-static void put_run(struct metrics_text *text, const struct family *family, const char *labels,
-                    const msgpack_object *job)
+static void metrics_jobs_put_run(struct metrics_text *text, const struct family *family,
+                                 const char *labels, const msgpack_object *job)
 {
     char run[64], with_run[LABELS_MAX + 128];
     size_t used = (size_t)snprintf(with_run, sizeof with_run, "%s,", labels);
@@ -85,8 +87,8 @@ static void put_run(struct metrics_text *text, const struct family *family, cons
     metrics_count(text, family, with_run, 1);
 }
 
-static void put_dropped(struct metrics_text *text, const struct family *family, const char *labels,
-                        const msgpack_object *job)
+static void metrics_jobs_put_dropped(struct metrics_text *text, const struct family *family,
+                                     const char *labels, const msgpack_object *job)
 {
     const msgpack_object *dropped = mpk_find(job, "dropped");
     for (uint32_t i = 0;
@@ -96,16 +98,17 @@ static void put_dropped(struct metrics_text *text, const struct family *family, 
         uint64_t count = 0;
         size_t used = (size_t)snprintf(with_reason, sizeof with_reason, "%s,", labels);
         if (pair->key.type != MSGPACK_OBJECT_STR ||
-            mpk_get_u64(&pair->val, UINT64_MAX, &count) != 0)
+            mpk_get_u64(&pair->val, UINT64_MAX, &count) != 0) {
             continue;
+        }
         snprintf(reason, sizeof reason, "%.*s", (int)pair->key.via.str.size, pair->key.via.str.ptr);
         metrics_label(with_reason + used, sizeof with_reason - used, "reason", reason);
         metrics_count(text, family, with_reason, count);
     }
 }
 
-static void put_firing(struct metrics_text *text, const struct family *family, const char *labels,
-                       const msgpack_object *job)
+static void metrics_jobs_put_firing(struct metrics_text *text, const struct family *family,
+                                    const char *labels, const msgpack_object *job)
 {
     const msgpack_object *firing = mpk_find(job, "firing");
     for (uint32_t i = 0;
@@ -135,11 +138,12 @@ void metrics_put_jobs(struct metrics_text *text, const msgpack_object *jobs)
                                firing = {"attnd_alerts_firing", FAMILY_GAUGE,
                                          "Places where an alert rule of attnd holds now; none: "
                                          "no line."};
-    each_job(text, &run, jobs, put_run);
-    each_job(text, &state, jobs, put_state);
+    each_job(text, &run, jobs, metrics_jobs_put_run);
+    each_job(text, &state, jobs, metrics_jobs_put_state);
     each_job(text, &heard, jobs, put_heard);
-    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
-        each_job(text, &numbers[i].family, jobs, put_number);
-    each_job(text, &dropped, jobs, put_dropped);
-    each_job(text, &firing, jobs, put_firing);
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+        each_job(text, &numbers[i].family, jobs, metrics_jobs_put_number);
+    }
+    each_job(text, &dropped, jobs, metrics_jobs_put_dropped);
+    each_job(text, &firing, jobs, metrics_jobs_put_firing);
 }

@@ -34,7 +34,7 @@ bool layer_key(const char *topic, const char *run, char ret_key[LAYER_KEY_MAX])
 }
 
 /* The part of a key from *at to the next slash. */
-static void next_part(const char **at, char *to, size_t size)
+static void metrics_layer_next_part(const char **at, char *to, size_t size)
 {
     size_t length = strcspn(*at, "/");
     snprintf(to, size, "%.*s", (int)length, *at);
@@ -47,14 +47,15 @@ static bool make_labels(struct metrics_layer *layer, const char *at)
     char labels[2 * LAYER_KEY_MAX + 64], part[JOB_NAME_MAX + 1];
     size_t used = metrics_label(labels, sizeof labels, "job", layer->job);
     for (int i = 0; i < 3; i++) {
-        next_part(&at, part, sizeof part);
+        metrics_layer_next_part(&at, part, sizeof part);
         labels[used++] = ',';
         used += metrics_label(labels + used, sizeof labels - used, names[i], part);
     }
     layer->labels = malloc(used + 1);
     layer->labels_size = used;
-    if (layer->labels)
+    if (layer->labels) {
         memcpy(layer->labels, labels, used + 1);
+    }
     return layer->labels;
 }
 
@@ -62,17 +63,20 @@ struct metrics_layer *layer_new(const char *key)
 {
     struct metrics_layer *layer = calloc(1, sizeof *layer);
     const char *at = key;
-    if (!layer)
+    if (!layer) {
         return NULL;
+    }
     snprintf(layer->key, sizeof layer->key, "%s", key);
-    next_part(&at, layer->run, sizeof layer->run);
-    next_part(&at, layer->job, sizeof layer->job);
-    for (int i = 0; i < ATTENTION_COUNT * PART_COUNT; i++)
+    metrics_layer_next_part(&at, layer->run, sizeof layer->run);
+    metrics_layer_next_part(&at, layer->job, sizeof layer->job);
+    for (int i = 0; i < ATTENTION_COUNT * PART_COUNT; i++) {
         layer->pooled[i / PART_COUNT][i % PART_COUNT] = NAN;
+    }
     layer->sink_rate = layer->row_sum_error = layer->time_s = NAN;
     layer->drift_z = layer->drift_js = layer->entropy_z = NAN;
-    if (!make_labels(layer, at))
+    if (!make_labels(layer, at)) {
         layer_free(&layer);
+    }
     return layer;
 }
 
@@ -96,7 +100,7 @@ static const uint8_t *pass(struct cursor *cursor)
     return at;
 }
 
-static void read_run(struct cursor *cursor, char run[2 * RUN_BYTES + 1])
+static void metrics_layer_read_run(struct cursor *cursor, char run[2 * RUN_BYTES + 1])
 {
     uint32_t length;
     const char *text = cursor_text(cursor, &length);
@@ -104,7 +108,7 @@ static void read_run(struct cursor *cursor, char run[2 * RUN_BYTES + 1])
 }
 
 /* Heads of the message: nil for tier weights. */
-static uint32_t read_shape(struct cursor *cursor)
+static uint32_t metrics_layer_read_shape(struct cursor *cursor)
 {
     if (cursor->at < cursor->end && *cursor->at == 0xc0) {
         cursor_skip(cursor);
@@ -125,14 +129,15 @@ static bool is_window(struct cursor *cursor, const struct layer_window *window)
     const char *unit = "";
     for (uint32_t pairs = cursor_map(cursor); pairs > 0 && !cursor->failed; pairs--) {
         const char *key = cursor_text(cursor, &length);
-        if (cursor_is(key, length, "unit"))
+        if (cursor_is(key, length, "unit")) {
             unit = cursor_text(cursor, &unit_length);
-        else if (cursor_is(key, length, "length"))
+        } else if (cursor_is(key, length, "length")) {
             units = cursor_count(cursor);
-        else if (cursor_is(key, length, "every"))
+        } else if (cursor_is(key, length, "every")) {
             every = cursor_count(cursor);
-        else
+        } else {
             cursor_skip(cursor);
+        }
     }
     return cursor_is(unit, unit_length, window->unit) && units == window->length &&
            every == window->every;
@@ -142,39 +147,41 @@ static bool is_window(struct cursor *cursor, const struct layer_window *window)
 static double read_scalar(struct cursor *cursor)
 {
     uint8_t lead = cursor->at < cursor->end ? *cursor->at : 0;
-    if (lead < 0x80 || lead == 0xcb || lead == 0xc0 || lead == 0xca)
+    if (lead < 0x80 || lead == 0xcb || lead == 0xc0 || lead == 0xca) {
         return cursor_number(cursor);
+    }
     cursor_skip(cursor);
     return NAN;
 }
 
-static void read_key(struct cursor *cursor, const char *key, uint32_t length,
-                     const struct layer_window *window, struct layer_result *result)
+static void metrics_layer_read_key(struct cursor *cursor, const char *key, uint32_t length,
+                                   const struct layer_window *window, struct layer_result *result)
 {
-    if (cursor_is(key, length, "run"))
-        read_run(cursor, result->run);
-    else if (cursor_is(key, length, "time_ns"))
+    if (cursor_is(key, length, "run")) {
+        metrics_layer_read_run(cursor, result->run);
+    } else if (cursor_is(key, length, "time_ns")) {
         result->time_s = (double)cursor_count(cursor) / 1e9;
-    else if (cursor_is(key, length, "shape"))
-        result->batch_heads = read_shape(cursor);
-    else if (cursor_is(key, length, "rows"))
+    } else if (cursor_is(key, length, "shape")) {
+        result->batch_heads = metrics_layer_read_shape(cursor);
+    } else if (cursor_is(key, length, "rows")) {
         result->rows = cursor_count(cursor);
-    else if (cursor_is(key, length, "invalid_rows"))
+    } else if (cursor_is(key, length, "invalid_rows")) {
         result->invalid = cursor_count(cursor);
-    else if (cursor_is(key, length, "row_sum_error"))
+    } else if (cursor_is(key, length, "row_sum_error")) {
         result->row_sum_error = cursor_number(cursor);
-    else if (cursor_is(key, length, "sink_rate"))
+    } else if (cursor_is(key, length, "sink_rate")) {
         result->sink_rate = read_scalar(cursor);
-    else if (cursor_is(key, length, "heads"))
+    } else if (cursor_is(key, length, "heads")) {
         result->heads = pass(cursor);
-    else if (cursor_is(key, length, "spectrum"))
+    } else if (cursor_is(key, length, "spectrum")) {
         result->spectrum = pass(cursor);
-    else if (cursor_is(key, length, "drift"))
+    } else if (cursor_is(key, length, "drift")) {
         result->drift = pass(cursor);
-    else if (cursor_is(key, length, "window"))
+    } else if (cursor_is(key, length, "window")) {
         result->primary = is_window(cursor, window);
-    else
+    } else {
         cursor_skip(cursor);
+    }
 }
 
 bool layer_read(const struct published *published, const struct layer_window *window,
@@ -186,10 +193,11 @@ bool layer_read(const struct published *published, const struct layer_window *wi
     for (uint32_t pairs = cursor_map(&cursor); pairs > 0 && !cursor.failed; pairs--) {
         uint32_t length;
         const char *key = cursor_text(&cursor, &length);
-        read_key(&cursor, key, length, window, &result);
+        metrics_layer_read_key(&cursor, key, length, window, &result);
     }
-    if (cursor.failed || !*result.run)
+    if (cursor.failed || !*result.run) {
         return false;
+    }
     *ret_result = result;
     return true;
 }
@@ -200,14 +208,17 @@ bool layer_read(const struct published *published, const struct layer_window *wi
  * memory. */
 static bool fit_heads(struct metrics_layer *layer, uint32_t heads)
 {
-    if (layer->of_heads && layer->heads == heads)
+    if (layer->of_heads && layer->heads == heads) {
         return true;
+    }
     size_t count = (size_t)ATTENTION_COUNT * heads;
     double *of_heads = heads > 0 && heads <= HEADS_MAX ? malloc(count * sizeof *of_heads) : NULL;
-    if (!of_heads)
+    if (!of_heads) {
         return false;
-    for (size_t i = 0; i < count; i++)
+    }
+    for (size_t i = 0; i < count; i++) {
         of_heads[i] = NAN;
+    }
     free(layer->of_heads);
     free(layer->z);
     layer->z = NULL;
@@ -222,8 +233,9 @@ static void pool(struct metrics_layer *layer, int metric)
     double sum = 0, least = INFINITY, largest = -INFINITY;
     uint32_t count = 0;
     for (uint32_t h = 0; h < layer->heads; h++) {
-        if (isnan(numbers[h]))
+        if (isnan(numbers[h])) {
             continue;
+        }
         count++;
         sum += numbers[h];
         least = numbers[h] < least ? numbers[h] : least;
@@ -234,7 +246,8 @@ static void pool(struct metrics_layer *layer, int metric)
     layer->pooled[metric][PART_MAX] = count > 0 ? largest : NAN;
 }
 
-static void put_list(struct metrics_layer *layer, struct cursor *cursor, int metric, bool keep)
+static void metrics_layer_put_list(struct metrics_layer *layer, struct cursor *cursor, int metric,
+                                   bool keep)
 {
     uint32_t count = cursor_list(cursor);
     if (cursor->failed || !fit_heads(layer, count)) {
@@ -244,35 +257,39 @@ static void put_list(struct metrics_layer *layer, struct cursor *cursor, int met
     double *numbers = layer->of_heads + (size_t)metric * count;
     for (uint32_t h = 0; h < count && !cursor->failed; h++) {
         double number = cursor_number(cursor);
-        if (!keep || !isnan(number))
+        if (!keep || !isnan(number)) {
             numbers[h] = number;
+        }
     }
     pool(layer, metric);
 }
 
-static int find_metric(const char *key, uint32_t length)
+static int metrics_layer_find_metric(const char *key, uint32_t length)
 {
     int i = 0;
     while (i < ATTENTION_COUNT &&
-           !cursor_is(key, length, metric_info[attention_info[i].metric].name))
+           !cursor_is(key, length, metric_info[attention_info[i].metric].name)) {
         i++;
+    }
     return i;
 }
 
 /* A group of metrics: each a list over the heads. */
 static void put_group(struct metrics_layer *layer, const uint8_t *at, const uint8_t *end, bool keep)
 {
-    if (!at)
+    if (!at) {
         return;
+    }
     struct cursor cursor = cursor_of(at, (size_t)(end - at));
     for (uint32_t pairs = cursor_map(&cursor); pairs > 0 && !cursor.failed; pairs--) {
         uint32_t length;
         const char *key = cursor_text(&cursor, &length);
-        int metric = find_metric(key, length);
-        if (metric < ATTENTION_COUNT)
-            put_list(layer, &cursor, metric, keep);
-        else
+        int metric = metrics_layer_find_metric(key, length);
+        if (metric < ATTENTION_COUNT) {
+            metrics_layer_put_list(layer, &cursor, metric, keep);
+        } else {
             cursor_skip(&cursor);
+        }
     }
 }
 
@@ -282,8 +299,9 @@ void layer_put_live(struct metrics_layer *layer, const struct layer_result *resu
     layer->rows += result->rows;
     layer->invalid += result->invalid;
     layer->time_s = result->time_s;
-    if (result->batch_heads == 0)
+    if (result->batch_heads == 0) {
         return; /* matrices: nothing of rows */
+    }
     layer->sink_rate = isnan(result->sink_rate) ? layer->sink_rate : result->sink_rate;
     layer->row_sum_error = result->row_sum_error;
     bool slice = layer->of_heads && result->batch_heads < layer->heads;
@@ -293,7 +311,7 @@ void layer_put_live(struct metrics_layer *layer, const struct layer_result *resu
 
 /* Drift */
 
-static double larger(double a, double b)
+static double metrics_layer_larger(double a, double b)
 {
     return isnan(a) || b > a ? b : a;
 }
@@ -301,10 +319,12 @@ static double larger(double a, double b)
 /* [heads] of NaN; NULL before the first live, which says how many there are. */
 static double *clear_z(struct metrics_layer *layer)
 {
-    if (!layer->z && layer->heads > 0)
+    if (!layer->z && layer->heads > 0) {
         layer->z = malloc(layer->heads * sizeof *layer->z);
-    for (uint32_t h = 0; layer->z && h < layer->heads; h++)
+    }
+    for (uint32_t h = 0; layer->z && h < layer->heads; h++) {
         layer->z[h] = NAN;
+    }
     return layer->z;
 }
 
@@ -315,25 +335,27 @@ static double put_drift_list(struct cursor *cursor, uint32_t heads, double *z)
     uint32_t count = cursor_list(cursor);
     for (uint32_t h = 0; h < count && !cursor->failed; h++) {
         double number = fabs(cursor_number(cursor));
-        largest = larger(largest, number);
-        if (z && h < heads)
-            z[h] = larger(z[h], number);
+        largest = metrics_layer_larger(largest, number);
+        if (z && h < heads) {
+            z[h] = metrics_layer_larger(z[h], number);
+        }
     }
     return largest;
 }
 
-static void put_metric_drift(struct metrics_layer *layer, struct cursor *cursor, bool is_entropy,
-                             double *z)
+static void metrics_layer_put_metric_drift(struct metrics_layer *layer, struct cursor *cursor,
+                                           bool is_entropy, double *z)
 {
     for (uint32_t pairs = cursor_map(cursor); pairs > 0 && !cursor->failed; pairs--) {
         uint32_t length;
         const char *key = cursor_text(cursor, &length);
         if (cursor_is(key, length, "z")) {
             double largest = put_drift_list(cursor, layer->heads, z);
-            layer->drift_z = larger(layer->drift_z, largest);
+            layer->drift_z = metrics_layer_larger(layer->drift_z, largest);
             layer->entropy_z = is_entropy ? largest : layer->entropy_z;
         } else if (cursor_is(key, length, "js")) {
-            layer->drift_js = larger(layer->drift_js, put_drift_list(cursor, 0, NULL));
+            layer->drift_js =
+                metrics_layer_larger(layer->drift_js, put_drift_list(cursor, 0, NULL));
         } else {
             cursor_skip(cursor);
         }
@@ -344,13 +366,14 @@ void layer_put_summary(struct metrics_layer *layer, const struct layer_result *r
 {
     layer->drift_z = layer->drift_js = layer->entropy_z = NAN;
     double *z = clear_z(layer);
-    if (!result->drift)
+    if (!result->drift) {
         return;
+    }
     struct cursor cursor = cursor_of(result->drift, (size_t)(result->end - result->drift));
     for (uint32_t pairs = cursor_map(&cursor); pairs > 0 && !cursor.failed; pairs--) {
         uint32_t length;
         const char *key = cursor_text(&cursor, &length);
         bool is_entropy = cursor_is(key, length, metric_info[METRIC_ENTROPY_NORMALIZED].name);
-        put_metric_drift(layer, &cursor, is_entropy, z);
+        metrics_layer_put_metric_drift(layer, &cursor, is_entropy, z);
     }
 }

@@ -10,17 +10,18 @@
 struct metrics *metrics_new(const struct config *config, struct stats *stats)
 {
     struct metrics *metrics = calloc(1, sizeof *metrics);
-    if (metrics)
+    if (metrics) {
         *metrics = (struct metrics){
             .config = config,
             .stats = stats,
             .window = {window_unit_name((enum window_unit)config->window_unit),
                        config->window_length, config->window_every},
         };
+    }
     return metrics;
 }
 
-static void forget(struct metrics *metrics, struct metrics_layer *layer)
+static void metrics_forget(struct metrics *metrics, struct metrics_layer *layer)
 {
     HASH_DEL(metrics->layers, layer);
     layer_free(&layer);
@@ -29,37 +30,44 @@ static void forget(struct metrics *metrics, struct metrics_layer *layer)
 void metrics_free(struct metrics **metrics_p)
 {
     struct metrics *metrics = *metrics_p;
-    if (!metrics)
+    if (!metrics) {
         return;
-    while (metrics->layers)
-        forget(metrics, metrics->layers);
+    }
+    while (metrics->layers) {
+        metrics_forget(metrics, metrics->layers);
+    }
     free(metrics);
     *metrics_p = NULL;
 }
 
 /* Results */
 
-static struct metrics_layer *add(struct metrics *metrics, const char *key)
+static struct metrics_layer *metrics_add(struct metrics *metrics, const char *key)
 {
     struct metrics_layer *layer = layer_new(key);
-    if (!layer)
+    if (!layer) {
         return NULL;
+    }
     HASH_ADD_STR(metrics->layers, key, layer);
-    if (!layer->hh.tbl)
+    if (!layer->hh.tbl) {
         layer_free(&layer);
+    }
     return layer;
 }
 
 /* NULL when there is no room. */
-static struct metrics_layer *find(struct metrics *metrics, const char *topic, const char *run)
+static struct metrics_layer *metrics_find(struct metrics *metrics, const char *topic,
+                                          const char *run)
 {
     char key[LAYER_KEY_MAX];
     struct metrics_layer *layer = NULL;
-    if (!layer_key(topic, run, key))
+    if (!layer_key(topic, run, key)) {
         return NULL;
+    }
     HASH_FIND_STR(metrics->layers, key, layer);
-    if (!layer && HASH_COUNT(metrics->layers) < metrics->config->http_metrics_layers)
-        layer = add(metrics, key);
+    if (!layer && HASH_COUNT(metrics->layers) < metrics->config->http_metrics_layers) {
+        layer = metrics_add(metrics, key);
+    }
     return layer;
 }
 
@@ -67,18 +75,22 @@ void metrics_put(struct metrics *metrics, const struct published *published, uin
 {
     struct layer_result result;
     bool live = strncmp(published->topic, "live/", 5) == 0;
-    if (!live && strncmp(published->topic, "summary/", 8) != 0)
+    if (!live && strncmp(published->topic, "summary/", 8) != 0) {
         return;
-    if (!layer_read(published, &metrics->window, &result) || (!live && !result.primary))
+    }
+    if (!layer_read(published, &metrics->window, &result) || (!live && !result.primary)) {
         return;
-    struct metrics_layer *layer = find(metrics, published->topic, result.run);
-    if (!layer)
+    }
+    struct metrics_layer *layer = metrics_find(metrics, published->topic, result.run);
+    if (!layer) {
         return;
+    }
     layer->put_ns = now_ns;
-    if (live)
+    if (live) {
         layer_put_live(layer, &result);
-    else
+    } else {
         layer_put_summary(layer, &result);
+    }
 }
 
 /* Scraping */
@@ -115,22 +127,24 @@ static void free_known(struct known_job **known)
 }
 
 /* Without memory jobs are missing, and their layers are not shown this time. */
-static struct known_job *read_jobs(const msgpack_object *jobs)
+static struct known_job *metrics_read_jobs(const msgpack_object *jobs)
 {
     struct known_job *known = NULL;
     uint32_t count = jobs && jobs->type == MSGPACK_OBJECT_ARRAY ? jobs->via.array.size : 0;
     for (uint32_t i = 0; i < count; i++) {
         struct known_job *job = calloc(1, sizeof *job);
         char state[16];
-        if (!job)
+        if (!job) {
             break;
+        }
         metrics_find_text(&jobs->via.array.ptr[i], "job", job->job, sizeof job->job);
         metrics_find_text(&jobs->via.array.ptr[i], "run", job->run, sizeof job->run);
         metrics_find_text(&jobs->via.array.ptr[i], "state", state, sizeof state);
         job->active = strcmp(state, "active") == 0;
         HASH_ADD_STR(known, job, job);
-        if (!job->hh.tbl)
+        if (!job->hh.tbl) {
             free(job);
+        }
     }
     return known;
 }
@@ -138,7 +152,7 @@ static struct known_job *read_jobs(const msgpack_object *jobs)
 /* What came after the question was asked may be of a job that the answer does not know yet. */
 static void choose_layers(struct metrics *metrics, const struct metrics_view *view)
 {
-    struct known_job *known = read_jobs(mpk_find(view->monitor, "jobs"));
+    struct known_job *known = metrics_read_jobs(mpk_find(view->monitor, "jobs"));
     struct metrics_layer *layer, *next;
     HASH_ITER(hh, metrics->layers, layer, next)
     {
@@ -146,8 +160,9 @@ static void choose_layers(struct metrics *metrics, const struct metrics_view *vi
         HASH_FIND_STR(known, layer->job, job);
         bool newest = job && strcmp(job->run, layer->run) == 0;
         layer->shown = newest && job->active;
-        if (!newest && layer->put_ns < view->asked_ns)
-            forget(metrics, layer);
+        if (!newest && layer->put_ns < view->asked_ns) {
+            metrics_forget(metrics, layer);
+        }
     }
     free_known(&known);
 }

@@ -11,11 +11,13 @@ static double quality(const char *range, size_t length)
 {
     for (size_t i = 0; i + 2 < length; i++) {
         size_t blanks = 1;
-        if (range[i] != ';')
+        if (range[i] != ';') {
             continue;
+        }
         blanks += strspn(range + i + 1, " \t");
-        if (strncasecmp(range + i + blanks, "q=", 2) == 0)
+        if (strncasecmp(range + i + blanks, "q=", 2) == 0) {
             return strtod(range + i + blanks + 2, NULL);
+        }
     }
     return 1;
 }
@@ -39,13 +41,14 @@ static double quality_of(const char *accept, const char *type)
 static bool wants_openmetrics(struct request *request)
 {
     const char *accept = request_header(request, MHD_HTTP_HEADER_ACCEPT);
-    if (!accept)
+    if (!accept) {
         return false;
+    }
     double q = quality_of(accept, "application/openmetrics-text");
     return q > 0 && q >= quality_of(accept, "text/plain");
 }
 
-static void render(struct request *request, const msgpack_object *monitor)
+static void metrics_page_render(struct request *request, const msgpack_object *monitor)
 {
     struct http *http = request->http;
     struct metrics_view view = {.monitor = monitor,
@@ -54,13 +57,14 @@ static void render(struct request *request, const msgpack_object *monitor)
                                 .connections = server_connections(http),
                                 .openmetrics = wants_openmetrics(request)};
     char *text = metrics_render(http->metrics, &view);
-    if (!text)
+    if (!text) {
         reply_code(request, ERR_MEMORY, NULL);
-    else
+    } else {
         reply_owned(request, MHD_HTTP_OK,
                     view.openmetrics ? "application/openmetrics-text; version=1.0.0; charset=utf-8"
                                      : "text/plain; version=0.0.4; charset=utf-8",
                     text, strlen(text));
+    }
 }
 
 static void reply_metrics(struct request *request, struct question *question)
@@ -71,7 +75,7 @@ static void reply_metrics(struct request *request, struct question *question)
         reply_code(request, question->code ? question->code : ERR_MEMORY, question->detail);
         return;
     }
-    render(request, doc.root);
+    metrics_page_render(request, doc.root);
     mpk_doc_clear(&doc);
 }
 

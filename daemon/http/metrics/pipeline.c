@@ -28,13 +28,14 @@ static const char *const counter_help[COUNT_COUNT] = {
 
 static void put_counters(struct metrics_text *text, struct stats *stats)
 {
-    for (int i = 0; i < COUNT_COUNT; i++)
+    for (int i = 0; i < COUNT_COUNT; i++) {
         metrics_one_count(text, exposed[i].name, FAMILY_COUNTER, counter_help[exposed[i].counter],
                           stats_get(stats, exposed[i].counter));
+    }
 }
 
 /* All reasons, so that the first drop of one is seen as an increase. */
-static void put_dropped(struct metrics_text *text, struct stats *stats)
+static void metrics_pipeline_put_dropped(struct metrics_text *text, struct stats *stats)
 {
     const struct family family = {"attnd_messages_dropped", FAMILY_COUNTER,
                                   "Messages that were received and not used, by reason."};
@@ -120,7 +121,7 @@ static void put_latencies(struct metrics_text *text, struct stats *stats)
     }
 }
 
-static void put_config(struct metrics_text *text, struct stats *stats)
+static void metrics_pipeline_put_config(struct metrics_text *text, struct stats *stats)
 {
     metrics_one_count(text, "attnd_config_last_reload_successful", FAMILY_GAUGE,
                       "Whether the config that was read last came into force.",
@@ -148,8 +149,9 @@ static uint64_t active_layers(const msgpack_object *jobs)
          i++) {
         const msgpack_object *job = &jobs->via.array.ptr[i];
         const msgpack_object *state = mpk_find(job, "state");
-        if (state && mpk_is_str(state, "active"))
+        if (state && mpk_is_str(state, "active")) {
             layers += metrics_find_count(job, "layers");
+        }
     }
     return layers;
 }
@@ -159,8 +161,9 @@ static void put_coverage(struct metrics_text *text, const struct metrics *metric
                          const struct metrics_view *view)
 {
     uint64_t shown = 0;
-    for (const struct metrics_layer *layer = metrics->layers; layer; layer = layer->hh.next)
+    for (const struct metrics_layer *layer = metrics->layers; layer; layer = layer->hh.next) {
         shown += layer->shown;
+    }
     metrics_one_count(text, "attnd_layers", FAMILY_GAUGE,
                       "Attention layers of active jobs, newest runs.",
                       active_layers(mpk_find(view->monitor, "jobs")));
@@ -175,9 +178,9 @@ void metrics_put_pipeline(struct metrics_text *text, struct metrics *metrics,
 {
     const msgpack_object *stats = mpk_find(view->monitor, "stats");
     put_build(text);
-    put_config(text, metrics->stats);
+    metrics_pipeline_put_config(text, metrics->stats);
     put_counters(text, metrics->stats);
-    put_dropped(text, metrics->stats);
+    metrics_pipeline_put_dropped(text, metrics->stats);
     put_answered(text, stats);
     put_limits(text, metrics->config);
     metrics_one_count(text, "attnd_history_up", FAMILY_GAUGE,

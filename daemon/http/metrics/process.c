@@ -15,12 +15,13 @@ struct process {
     long resident_pages, threads;
 };
 
-static bool read_file(const char *path, char *text, size_t size)
+static bool metrics_process_read_file(const char *path, char *text, size_t size)
 {
     FILE *file = fopen(path, "re");
     size_t used = file ? fread(text, 1, size - 1, file) : 0;
-    if (file)
+    if (file) {
         fclose(file);
+    }
     text[used] = '\0';
     return used > 0;
 }
@@ -29,8 +30,9 @@ static bool read_file(const char *path, char *text, size_t size)
 static bool read_process(struct process *process)
 {
     char text[1024];
-    if (!read_file("/proc/self/stat", text, sizeof text))
+    if (!metrics_process_read_file("/proc/self/stat", text, sizeof text)) {
         return false;
+    }
     const char *at = strrchr(text, ')');
     return at && sscanf(at + 1,
                         " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %*d %*d %*d %*d %ld "
@@ -45,11 +47,14 @@ static double boot_time(void)
     char line[256];
     unsigned long long boot = 0;
     FILE *file = fopen("/proc/stat", "re");
-    while (file && fgets(line, sizeof line, file))
-        if (sscanf(line, "btime %llu", &boot) == 1)
+    while (file && fgets(line, sizeof line, file)) {
+        if (sscanf(line, "btime %llu", &boot) == 1) {
             break;
-    if (file)
+        }
+    }
+    if (file) {
         fclose(file);
+    }
     return (double)boot;
 }
 
@@ -57,10 +62,12 @@ static uint64_t count_descriptors(void)
 {
     uint64_t count = 0;
     DIR *directory = opendir("/proc/self/fd");
-    if (!directory)
+    if (!directory) {
         return 0;
-    while (readdir(directory))
+    }
+    while (readdir(directory)) {
         count++;
+    }
     closedir(directory);
     return count > 3 ? count - 3 : 0; /* ".", "..", and the directory itself */
 }
@@ -70,9 +77,10 @@ static void put_descriptors(struct metrics_text *text)
     struct rlimit limit;
     metrics_one_count(text, "process_open_fds", FAMILY_GAUGE, "Open file descriptors.",
                       count_descriptors());
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0)
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
         metrics_one_count(text, "process_max_fds", FAMILY_GAUGE,
                           "File descriptors that may be open.", limit.rlim_cur);
+    }
 }
 
 void metrics_put_process(struct metrics_text *text)
@@ -80,8 +88,9 @@ void metrics_put_process(struct metrics_text *text)
     struct process process;
     double ticks = (double)sysconf(_SC_CLK_TCK), boot = boot_time();
     put_descriptors(text);
-    if (!read_process(&process))
+    if (!read_process(&process)) {
         return;
+    }
     metrics_one(text, "process_cpu_seconds", FAMILY_COUNTER, "Processor time spent.",
                 (double)(process.user + process.system) / ticks);
     metrics_one_count(text, "process_virtual_memory_bytes", FAMILY_GAUGE, "Virtual memory.",
@@ -89,7 +98,8 @@ void metrics_put_process(struct metrics_text *text)
     metrics_one_count(text, "process_resident_memory_bytes", FAMILY_GAUGE, "Resident memory.",
                       (uint64_t)process.resident_pages * (uint64_t)sysconf(_SC_PAGESIZE));
     metrics_one_count(text, "process_threads", FAMILY_GAUGE, "Threads.", (uint64_t)process.threads);
-    if (boot > 0)
+    if (boot > 0) {
         metrics_one(text, "process_start_time_seconds", FAMILY_GAUGE,
                     "When the process began, since 1970.", boot + (double)process.start / ticks);
+    }
 }

@@ -19,11 +19,12 @@ void metrics_text_begin(struct metrics_text *text, bool openmetrics)
 }
 
 /* Room for so many bytes more, and a NUL; NULL when there is none. */
-static char *reserve(struct metrics_text *text, size_t bytes)
+static char *metrics_text_reserve(struct metrics_text *text, size_t bytes)
 {
     size_t room = text->room ? text->room : ROOM_FIRST;
-    while (room - text->size <= bytes)
+    while (room - text->size <= bytes) {
         room *= 2;
+    }
     if (room > text->room && !text->failed) {
         char *data = realloc(text->data, room);
         text->failed = !data;
@@ -33,50 +34,55 @@ static char *reserve(struct metrics_text *text, size_t bytes)
     return text->failed ? NULL : text->data + text->size;
 }
 
-static void append(struct metrics_text *text, const char *bytes, size_t size)
+static void metrics_text_append(struct metrics_text *text, const char *bytes, size_t size)
 {
-    char *to = reserve(text, size);
-    if (!to)
+    char *to = metrics_text_reserve(text, size);
+    if (!to) {
         return;
+    }
     memcpy(to, bytes, size);
     text->size += size;
 }
 
-__attribute__((format(printf, 2, 3))) static void print(struct metrics_text *text,
-                                                        const char *format, ...)
+__attribute__((format(printf, 2, 3))) static void metrics_text_print(struct metrics_text *text,
+                                                                     const char *format, ...)
 {
     char line[1024];
     va_list args;
     va_start(args, format);
     int length = vsnprintf(line, sizeof line, format, args);
     va_end(args);
-    if (length < 0 || (size_t)length >= sizeof line)
+    if (length < 0 || (size_t)length >= sizeof line) {
         text->failed = true;
-    else
-        append(text, line, (size_t)length);
+    } else {
+        metrics_text_append(text, line, (size_t)length);
+    }
 }
 
 char *metrics_text_end(struct metrics_text *text)
 {
-    if (text->openmetrics)
-        print(text, "# EOF\n");
-    append(text, "", 1);
-    if (text->failed)
+    if (text->openmetrics) {
+        metrics_text_print(text, "# EOF\n");
+    }
+    metrics_text_append(text, "", 1);
+    if (text->failed) {
         free(text->data);
+    }
     return text->failed ? NULL : text->data;
 }
 
 /* Numbers */
 
-static size_t print_u64(char *to, uint64_t number)
+static size_t metrics_text_print_u64(char *to, uint64_t number)
 {
     char digits[20];
     size_t count = 0;
-    do
+    do {
         digits[count++] = (char)('0' + number % 10);
-    while (number /= 10);
-    for (size_t i = 0; i < count; i++)
+    } while (number /= 10);
+    for (size_t i = 0; i < count; i++) {
         to[i] = digits[count - 1 - i];
+    }
     return count;
 }
 
@@ -85,20 +91,24 @@ static size_t print_scaled(char *to, uint64_t scaled, int exponent)
 {
     char digits[DIGITS], *at = to;
     int count = DIGITS;
-    for (int i = DIGITS - 1; i >= 0; i--, scaled /= 10)
+    for (int i = DIGITS - 1; i >= 0; i--, scaled /= 10) {
         digits[i] = (char)('0' + scaled % 10);
-    while (count > 1 && digits[count - 1] == '0')
+    }
+    while (count > 1 && digits[count - 1] == '0') {
         count--;
+    }
     if (exponent < 0) {
         *at++ = '0';
         *at++ = '.';
-        for (int i = -1; i > exponent; i--)
+        for (int i = -1; i > exponent; i--) {
             *at++ = '0';
+        }
     }
     for (int i = 0; i < count || i <= exponent; i++) {
         *at++ = i < count ? digits[i] : '0';
-        if (i == exponent && i + 1 < count)
+        if (i == exponent && i + 1 < count) {
             *at++ = '.';
+        }
     }
     return (size_t)(at - to);
 }
@@ -111,8 +121,9 @@ static size_t print_usual(char *to, double number)
     static const double scale[] = {1e13, 1e12, 1e11, 1e10, 1e9, 1e8, 1e7,
                                    1e6,  1e5,  1e4,  1e3,  1e2, 1e1, 1e0};
     int i = 13;
-    while (i > 0 && number < power[i])
+    while (i > 0 && number < power[i]) {
         i--;
+    }
     uint64_t scaled = (uint64_t)(number * scale[i] + 0.5);
     if (scaled >= 1000000000) { /* 9.9999999996 is 10 */
         scaled /= 10;
@@ -129,10 +140,12 @@ size_t metrics_number(char to[METRICS_NUMBER_MAX + 1], double number)
         *to = '-';
         return (size_t)negative + print_usual(to + negative, size);
     }
-    if (isnan(number))
+    if (isnan(number)) {
         return (size_t)sprintf(to, "NaN");
-    if (isinf(number))
+    }
+    if (isinf(number)) {
         return (size_t)sprintf(to, number > 0 ? "+Inf" : "-Inf");
+    }
     return (size_t)snprintf(to, METRICS_NUMBER_MAX + 1, "%.15g", number);
 }
 
@@ -154,9 +167,11 @@ static const char *unit_of(const char *name)
 {
     static const char *const units[] = {"seconds", "bytes", "ratio", "tokens", "nats"};
     const char *last = strrchr(name, '_');
-    for (size_t i = 0; last && i < sizeof units / sizeof units[0]; i++)
-        if (strcmp(last + 1, units[i]) == 0)
+    for (size_t i = 0; last && i < sizeof units / sizeof units[0]; i++) {
+        if (strcmp(last + 1, units[i]) == 0) {
             return units[i];
+        }
+    }
     return NULL;
 }
 
@@ -164,32 +179,33 @@ void metrics_head(struct metrics_text *text, const struct family *family)
 {
     /* OpenMetrics names the family, text 0.0.4 its samples. */
     const char *suffix = text->openmetrics ? "" : suffix_of(family), *unit = unit_of(family->name);
-    print(text, "# HELP %s%s %s\n", family->name, suffix, family->help);
-    print(text, "# TYPE %s%s %s\n", family->name, suffix, type_of(text, family));
-    if (text->openmetrics && unit)
-        print(text, "# UNIT %s %s\n", family->name, unit);
+    metrics_text_print(text, "# HELP %s%s %s\n", family->name, suffix, family->help);
+    metrics_text_print(text, "# TYPE %s%s %s\n", family->name, suffix, type_of(text, family));
+    if (text->openmetrics && unit) {
+        metrics_text_print(text, "# UNIT %s %s\n", family->name, unit);
+    }
 }
 
 static void sample(struct metrics_text *text, const struct family *family, const char *labels,
                    const char *number, size_t size)
 {
-    append(text, family->name, strlen(family->name));
-    append(text, suffix_of(family), strlen(suffix_of(family)));
+    metrics_text_append(text, family->name, strlen(family->name));
+    metrics_text_append(text, suffix_of(family), strlen(suffix_of(family)));
     if (*labels) {
-        append(text, "{", 1);
-        append(text, labels, strlen(labels));
-        append(text, "}", 1);
+        metrics_text_append(text, "{", 1);
+        metrics_text_append(text, labels, strlen(labels));
+        metrics_text_append(text, "}", 1);
     }
-    append(text, " ", 1);
-    append(text, number, size);
-    append(text, "\n", 1);
+    metrics_text_append(text, " ", 1);
+    metrics_text_append(text, number, size);
+    metrics_text_append(text, "\n", 1);
 }
 
 void metrics_count(struct metrics_text *text, const struct family *family, const char *labels,
                    uint64_t number)
 {
     char digits[METRICS_NUMBER_MAX + 1];
-    sample(text, family, labels, digits, print_u64(digits, number));
+    sample(text, family, labels, digits, metrics_text_print_u64(digits, number));
 }
 
 void metrics_real(struct metrics_text *text, const struct family *family, const char *labels,
@@ -202,9 +218,11 @@ void metrics_real(struct metrics_text *text, const struct family *family, const 
 void metrics_line(struct metrics_text *text, const char *name, size_t name_size, const char *labels,
                   size_t labels_size, double number)
 {
-    char *at = reserve(text, name_size + labels_size + METRICS_NUMBER_MAX + 8), *begin = at;
-    if (!at)
+    char *at = metrics_text_reserve(text, name_size + labels_size + METRICS_NUMBER_MAX + 8),
+         *begin = at;
+    if (!at) {
         return;
+    }
     memcpy(at, name, name_size);
     at += name_size;
     *at++ = '{';
@@ -230,11 +248,11 @@ void metrics_histogram(struct metrics_text *text, const struct family *family,
                      memchr(bound, '.', length) ? "" : ".0");
         }
         below += atomic_load_explicit(&latency->count[i], memory_order_relaxed);
-        print(text, "%s_bucket{le=\"%s\"} %" PRIu64 "\n", family->name, bound, below);
+        metrics_text_print(text, "%s_bucket{le=\"%s\"} %" PRIu64 "\n", family->name, bound, below);
     }
     uint64_t sum_ns = atomic_load_explicit(&latency->sum_ns, memory_order_relaxed);
-    print(text, "%s_sum %.15g\n%s_count %" PRIu64 "\n", family->name, (double)sum_ns / 1e9,
-          family->name, below);
+    metrics_text_print(text, "%s_sum %.15g\n%s_count %" PRIu64 "\n", family->name,
+                       (double)sum_ns / 1e9, family->name, below);
 }
 
 void metrics_one(struct metrics_text *text, const char *name, enum family_type type,
@@ -261,8 +279,9 @@ size_t metrics_label(char *to, size_t size, const char *name, const char *value)
     size_t used = (size_t)snprintf(to, size, "%s=\"", name);
     for (; *value && used + 4 < size; value++) {
         bool escape = *value == '\\' || *value == '"' || *value == '\n';
-        if (escape)
+        if (escape) {
             to[used++] = '\\';
+        }
         to[used++] = *value == '\n' ? 'n' : (unsigned char)*value < ' ' ? '?' : *value;
     }
     to[used++] = '"';

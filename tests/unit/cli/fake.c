@@ -34,31 +34,35 @@ static void answer_request(struct fake *fake, const void *request, size_t size,
     struct mpk_doc doc;
     uint64_t id = 0;
     char method[64] = "";
-    if (mpk_parse(request, size, &mpk_header_limits, &doc) != 0)
+    if (mpk_parse(request, size, &mpk_header_limits, &doc) != 0) {
         abort();
+    }
     const msgpack_object_array *array = &doc.root->via.array;
     if (doc.root->type != MSGPACK_OBJECT_ARRAY || array->size != 4 ||
-        array->ptr[2].type != MSGPACK_OBJECT_STR || array->ptr[3].type != MSGPACK_OBJECT_MAP)
+        array->ptr[2].type != MSGPACK_OBJECT_STR || array->ptr[3].type != MSGPACK_OBJECT_MAP) {
         abort();
+    }
     mpk_get_u64(&array->ptr[1], UINT64_MAX, &id);
-    snprintf(method, sizeof(method), "%.*s", (int)array->ptr[2].via.str.size,
+    snprintf(method, sizeof method, "%.*s", (int)array->ptr[2].via.str.size,
              array->ptr[2].via.str.ptr);
     fake->answer(fake, method, id, &array->ptr[3], reply);
     mpk_doc_clear(&doc);
 }
 
 /* identity, request -> identity, reply; until the context shuts down. */
-static void *serve(void *data)
+static void *fake_serve(void *data)
 {
     struct fake *fake = data;
     for (;;) {
         char identity[256], request[4096];
-        int identity_size = zmq_recv(fake->router, identity, sizeof(identity), 0);
-        if (identity_size < 0)
+        int identity_size = zmq_recv(fake->router, identity, sizeof identity, 0);
+        if (identity_size < 0) {
             return NULL;
-        int size = zmq_recv(fake->router, request, sizeof(request), 0);
-        if (size < 0)
+        }
+        int size = zmq_recv(fake->router, request, sizeof request, 0);
+        if (size < 0) {
             return NULL;
+        }
         struct mpk_writer reply;
         mpk_writer_init(&reply);
         answer_request(fake, request, (size_t)size, &reply);
@@ -75,18 +79,18 @@ void fake_start(struct fake *fake, fake_answer *answer)
     int linger_ms = 1000;
     *fake = (struct fake){.runtime = "/tmp/attnd-cli-XXXXXX", .answer = answer};
     assert_non_null(mkdtemp(fake->runtime));
-    snprintf(fake->directory, sizeof(fake->directory), "%s/attnd", fake->runtime);
+    snprintf(fake->directory, sizeof fake->directory, "%s/attnd", fake->runtime);
     assert_int_equal(mkdir(fake->directory, 0700), 0);
-    snprintf(fake->endpoint, sizeof(fake->endpoint), "ipc://%s/control", fake->directory);
-    snprintf(fake->published, sizeof(fake->published), "ipc://%s/publish", fake->directory);
+    snprintf(fake->endpoint, sizeof fake->endpoint, "ipc://%s/control", fake->directory);
+    snprintf(fake->published, sizeof fake->published, "ipc://%s/publish", fake->directory);
     fake->context = zmq_ctx_new();
     fake->router = zmq_socket(fake->context, ZMQ_ROUTER);
     fake->pub = zmq_socket(fake->context, ZMQ_XPUB);
-    zmq_setsockopt(fake->router, ZMQ_LINGER, &linger_ms, sizeof(linger_ms));
-    zmq_setsockopt(fake->pub, ZMQ_LINGER, &linger_ms, sizeof(linger_ms));
+    zmq_setsockopt(fake->router, ZMQ_LINGER, &linger_ms, sizeof linger_ms);
+    zmq_setsockopt(fake->pub, ZMQ_LINGER, &linger_ms, sizeof linger_ms);
     assert_int_equal(zmq_bind(fake->router, fake->endpoint), 0);
     assert_int_equal(zmq_bind(fake->pub, fake->published), 0);
-    assert_int_equal(pthread_create(&fake->thread, NULL, serve, fake), 0);
+    assert_int_equal(pthread_create(&fake->thread, NULL, fake_serve, fake), 0);
 }
 
 void fake_stop(struct fake *fake)
@@ -107,7 +111,7 @@ FILE *attnctl_start(const char *endpoint, const char *arguments)
     char command[1024];
     const char *program = getenv("ATTNCTL");
     assert_non_null(program);
-    snprintf(command, sizeof(command), "ATTND_ENDPOINT=%s exec '%s' %s 2>&1", endpoint, program,
+    snprintf(command, sizeof command, "ATTND_ENDPOINT=%s exec '%s' %s 2>&1", endpoint, program,
              arguments);
     fflush(NULL);
     FILE *pipe = popen(command, "r");
@@ -118,7 +122,7 @@ FILE *attnctl_start(const char *endpoint, const char *arguments)
 void attnctl_finish(FILE *pipe, int expected_status, const char *expected_text)
 {
     char text[8192];
-    size_t size = fread(text, 1, sizeof(text) - 1, pipe);
+    size_t size = fread(text, 1, sizeof text - 1, pipe);
     text[size] = '\0';
     int status = pclose(pipe);
     assert_string_equal(text, expected_text);

@@ -14,7 +14,7 @@
 
 static const uint8_t run_bytes[RUN_BYTES] = {0xab, 0xcd, 0xef, 0x01, 0x23};
 
-static struct result_common common(uint64_t epoch, uint64_t step)
+static struct result_common commands_common(uint64_t epoch, uint64_t step)
 {
     return (struct result_common){"gpt-small", run_bytes, epoch, step, 1};
 }
@@ -22,11 +22,11 @@ static struct result_common common(uint64_t epoch, uint64_t step)
 /* What the fake says -----------------------------------------------------------------------------
  */
 
-static void put_job(struct mpk_writer *reply)
+static void commands_put_job(struct mpk_writer *reply)
 {
     static const struct reason_count dropped[] = {{"late", 2}, {"shape", 1}};
     struct job_result job = {
-        .common = common(3, 1200),
+        .common = commands_common(3, 1200),
         .state = JOB_ACTIVE,
         .world = 4,
         .ranks = 2,
@@ -39,13 +39,14 @@ static void put_job(struct mpk_writer *reply)
     job_encode(&job, reply);
 }
 
-static void put_summary(struct mpk_writer *reply, struct layer_id id, double base)
+static void commands_put_summary(struct mpk_writer *reply, struct layer_id id, double base)
 {
     struct result_stat stat[12];
-    for (int head = 0; head < 12; head++)
+    for (int head = 0; head < 12; head++) {
         stat[head] = (struct result_stat){.mean = head == 1 ? NAN : base + head / 100.0};
+    }
     struct summary_result summary = {
-        .common = common(3, 1200),
+        .common = commands_common(3, 1200),
         .layer = {.id = id, .shape = {4, 12, 16, 16}},
         .window = {.unit = WINDOW_EPOCH, .first = 2, .last = 3, .length = 2, .every = 1},
         .ranks = 1,
@@ -56,10 +57,11 @@ static void put_summary(struct mpk_writer *reply, struct layer_id id, double bas
     struct result_stat singular_values[12 * SINGULAR_VALUES_MAX] = {{0}};
     struct result_stat sink = {.mean = base / 2};
     enum pattern pattern[12];
-    for (int head = 0; head < 12; head++)
+    for (int head = 0; head < 12; head++) {
         pattern[head] = head == 1   ? PATTERN_NONE
                         : head == 3 ? PATTERN_DUPLICATE_TOKEN
                                     : PATTERN_LOCAL;
+    }
     summary.pattern = pattern;
     summary.sink_rate = &sink;
     summary.stat[METRIC_ENTROPY_NORMALIZED] = stat;
@@ -68,13 +70,13 @@ static void put_summary(struct mpk_writer *reply, struct layer_id id, double bas
 }
 
 /* A job whose summary is of weight matrices. */
-static void put_weights(struct mpk_writer *reply)
+static void commands_put_weights(struct mpk_writer *reply)
 {
     struct spectrum head[2] = {{.spectral_norm = 1.5}, {.spectral_norm = 2.5}};
     double correlation[4] = {1, 0, 0, 1};
     struct weights_result weights = {.heads = 2};
     struct summary_result summary = {
-        .common = common(3, 1200),
+        .common = commands_common(3, 1200),
         .layer = {.id = {STACK_DECODER, 1, SITE_SELF}, .tier = MESSAGE_WEIGHTS},
         .heads = 2,
         .weights = &weights,
@@ -86,34 +88,35 @@ static void put_weights(struct mpk_writer *reply)
 }
 
 /* A job that sends weight matrices besides its attention. */
-static void put_mixed(struct mpk_writer *reply)
+static void commands_put_mixed(struct mpk_writer *reply)
 {
     struct mpk_writer weights;
     mpk_writer_init(&weights);
-    put_weights(&weights);
+    commands_put_weights(&weights);
     mpk_put_array(reply, 2);
     msgpack_sbuffer_write(&reply->buffer, weights.buffer.data + 1, weights.buffer.size - 1);
     mpk_writer_clear(&weights);
-    put_summary(reply, (struct layer_id){STACK_DECODER, 1, SITE_SELF}, 0.2);
+    commands_put_summary(reply, (struct layer_id){STACK_DECODER, 1, SITE_SELF}, 0.2);
 }
 
 /* A layer that has a baseline: of a row metric, and of one per message. */
-static void put_drift(struct mpk_writer *reply)
+static void commands_put_drift(struct mpk_writer *reply)
 {
     struct result_stat stat[3] = {{.mean = 0.5}, {.mean = 0.25}, {.mean = NAN}};
     struct result_drift rows[3] = {
         {-0.25, -7.25, 0.0625, NAN}, {0.125, 5.9, 0.00001, 1200}, {NAN, NAN, NAN, NAN}};
     struct result_drift message[3] = {{0, 0, NAN, NAN}, {2e-5, 6, NAN, 3}, {NAN, NAN, NAN, NAN}};
     struct summary_result summary = {
-        .common = common(3, 1200),
+        .common = commands_common(3, 1200),
         .layer = {.id = {STACK_DECODER, 1, SITE_SELF}, .shape = {4, 3, 16, 16}},
         .window = {.unit = WINDOW_EPOCH, .first = 3, .last = 3, .length = 1, .every = 1},
         .ranks = 1,
         .messages = 40,
         .heads = 3,
     };
-    for (int m = METRIC_ENTROPY_NORMALIZED; m <= METRIC_EFFECTIVE_KEYS; m++)
+    for (int m = METRIC_ENTROPY_NORMALIZED; m <= METRIC_EFFECTIVE_KEYS; m++) {
         summary.stat[m] = stat;
+    }
     summary.stat[METRIC_MEAN] = stat;
     summary.drift[METRIC_ENTROPY_NORMALIZED] = rows;
     summary.drift[METRIC_MEAN] = message;
@@ -126,39 +129,39 @@ static void put_summaries(struct mpk_writer *reply, const msgpack_object *params
 {
     if (mpk_find(params, "layer")) {
         mpk_put_array(reply, 1);
-        put_summary(reply, (struct layer_id){STACK_DECODER, 1, SITE_SELF}, 0.00001);
+        commands_put_summary(reply, (struct layer_id){STACK_DECODER, 1, SITE_SELF}, 0.00001);
         return;
     }
     mpk_put_array(reply, 3);
-    put_summary(reply, (struct layer_id){STACK_DECODER, 10, SITE_CROSS}, 0.3);
-    put_summary(reply, (struct layer_id){STACK_DECODER, 10, SITE_SELF}, 0.2);
-    put_summary(reply, (struct layer_id){STACK_ENCODER, 0, SITE_SELF}, 0.1);
+    commands_put_summary(reply, (struct layer_id){STACK_DECODER, 10, SITE_CROSS}, 0.3);
+    commands_put_summary(reply, (struct layer_id){STACK_DECODER, 10, SITE_SELF}, 0.2);
+    commands_put_summary(reply, (struct layer_id){STACK_ENCODER, 0, SITE_SELF}, 0.1);
 }
 
-static void put_number(struct mpk_writer *reply, const char *key, uint64_t number)
+static void commands_put_number(struct mpk_writer *reply, const char *key, uint64_t number)
 {
     mpk_put_str(reply, key);
     mpk_put_u64(reply, number);
 }
 
-static void put_stats(struct mpk_writer *reply, uint64_t received)
+static void commands_put_stats(struct mpk_writer *reply, uint64_t received)
 {
     mpk_put_map(reply, 6);
     mpk_put_str(reply, "uptime_s");
     mpk_put_f64(reply, 12.5);
-    put_number(reply, "received", received);
-    put_number(reply, "processed", 640);
-    put_number(reply, "in_flight", 2);
+    commands_put_number(reply, "received", received);
+    commands_put_number(reply, "processed", 640);
+    commands_put_number(reply, "in_flight", 2);
     mpk_put_str(reply, "dropped");
     mpk_put_map(reply, 2);
-    put_number(reply, "late", 2);
-    put_number(reply, "shape", 1);
+    commands_put_number(reply, "late", 2);
+    commands_put_number(reply, "shape", 1);
     mpk_put_str(reply, "pool");
     mpk_put_map(reply, 1);
-    put_number(reply, "jobs_done", 9000);
+    commands_put_number(reply, "jobs_done", 9000);
 }
 
-static void put_config(struct mpk_writer *reply, const char *published)
+static void commands_put_config(struct mpk_writer *reply, const char *published)
 {
     mpk_put_map(reply, 5);
     mpk_put_str(reply, "http.enabled");
@@ -182,76 +185,79 @@ static void put_ping(struct mpk_writer *reply)
     mpk_put_f64(reply, 3725);
 }
 
-static void put_text(struct mpk_writer *reply, const char *key, const char *text)
+static void commands_put_text(struct mpk_writer *reply, const char *key, const char *text)
 {
     mpk_put_str(reply, key);
     mpk_put_str(reply, text);
 }
 
 /* A plan with the parameters as they came. */
-static void put_plan(struct mpk_writer *reply, const msgpack_object *params, const char *from)
+static void commands_put_plan(struct mpk_writer *reply, const msgpack_object *params,
+                              const char *from)
 {
     static const char *const keys[] = {"every", "layers", "heads", "samples", "rows"};
     char job[64], text[128];
-    field_text(params, "job", job, sizeof(job));
+    field_text(params, "job", job, sizeof job);
     mpk_put_map(reply, 8);
-    put_text(reply, "job", job);
-    put_text(reply, "pattern", *job ? job : "*");
-    put_text(reply, "from", from);
+    commands_put_text(reply, "job", job);
+    commands_put_text(reply, "pattern", *job ? job : "*");
+    commands_put_text(reply, "from", from);
     for (int i = 0; i < 5; i++) {
-        field_text(params, keys[i], text, sizeof(text));
-        if (i == 1 || i == 2)
-            put_text(reply, keys[i], *text ? text : "*");
-        else
-            put_number(reply, keys[i], strtoul(text, NULL, 10));
+        field_text(params, keys[i], text, sizeof text);
+        if (i == 1 || i == 2) {
+            commands_put_text(reply, keys[i], *text ? text : "*");
+        } else {
+            commands_put_number(reply, keys[i], strtoul(text, NULL, 10));
+        }
     }
 }
 
 static void put_plans(struct mpk_writer *reply, const char *method, const msgpack_object *params)
 {
-    if (strcmp(method, "plan.get") == 0 && !mpk_find(params, "job"))
+    if (strcmp(method, "plan.get") == 0 && !mpk_find(params, "job")) {
         mpk_put_array(reply, 1);
-    put_plan(reply, params, strcmp(method, "plan.set") == 0 ? "set" : "default");
+    }
+    commands_put_plan(reply, params, strcmp(method, "plan.set") == 0 ? "set" : "default");
 }
 
-static void answer(const struct fake *fake, const char *method, uint64_t id,
-                   const msgpack_object *params, struct mpk_writer *reply)
+static void commands_answer(const struct fake *fake, const char *method, uint64_t id,
+                            const msgpack_object *params, struct mpk_writer *reply)
 {
     char job[64];
-    field_text(params, "job", job, sizeof(job));
+    field_text(params, "job", job, sizeof job);
     if (strcmp(job, "nope") == 0) {
         fake_put_error(reply, id, "job_unknown", "no such job");
         return;
     }
     fake_put_ok(reply, id);
     if (strcmp(job, "matrices") == 0) {
-        put_weights(reply);
+        commands_put_weights(reply);
         return;
     }
     if (strcmp(job, "drifting") == 0) {
-        put_drift(reply);
+        commands_put_drift(reply);
         return;
     }
     if (strcmp(job, "mixed") == 0) {
-        put_mixed(reply);
+        commands_put_mixed(reply);
         return;
     }
     if (strcmp(method, "ping") == 0) {
         put_ping(reply);
     } else if (strcmp(method, "jobs") == 0) {
         mpk_put_array(reply, 1);
-        put_job(reply);
+        commands_put_job(reply);
     } else if (strcmp(method, "summary") == 0) {
         put_summaries(reply, params);
     } else if (strcmp(method, "stats") == 0) {
-        put_stats(reply, 645);
+        commands_put_stats(reply, 645);
     } else if (strcmp(method, "config") == 0) {
-        put_config(reply, fake->published);
+        commands_put_config(reply, fake->published);
     } else if (strncmp(method, "plan.", 5) == 0) {
         put_plans(reply, method, params);
     } else {
         mpk_put_map(reply, 1);
-        put_number(reply, "windows", *job ? 1 : 3);
+        commands_put_number(reply, "windows", *job ? 1 : 3);
     }
 }
 
@@ -268,7 +274,7 @@ static void answer_unbalanced(const struct fake *fake, const char *method, uint6
 {
     (void)fake, (void)method, (void)params;
     fake_put_ok(reply, id);
-    put_stats(reply, 650);
+    commands_put_stats(reply, 650);
 }
 
 /* A name that is longer than any of attnd's. */
@@ -277,13 +283,13 @@ static void answer_long_name(const struct fake *fake, const char *method, uint64
 {
     char name[201];
     (void)fake, (void)method, (void)params;
-    memset(name, 'x', sizeof(name) - 1);
-    name[sizeof(name) - 1] = '\0';
+    memset(name, 'x', sizeof name - 1);
+    name[sizeof name - 1] = '\0';
     fake_put_ok(reply, id);
     mpk_put_map(reply, 1);
     mpk_put_str(reply, name);
     mpk_put_map(reply, 1);
-    put_number(reply, "part", 1);
+    commands_put_number(reply, "part", 1);
 }
 
 static void answer_any_port(const struct fake *fake, const char *method, uint64_t id,
@@ -291,13 +297,13 @@ static void answer_any_port(const struct fake *fake, const char *method, uint64_
 {
     (void)fake, (void)method, (void)params;
     fake_put_ok(reply, id);
-    put_config(reply, "tcp://127.0.0.1:*");
+    commands_put_config(reply, "tcp://127.0.0.1:*");
 }
 
 /* Running attnctl --------------------------------------------------------------------------------
  */
 
-static void assert_says(void **state, const char *arguments, int status, const char *text)
+static void commands_assert_says(void **state, const char *arguments, int status, const char *text)
 {
     struct fake *fake = *state;
     attnctl_finish(attnctl_start(fake->endpoint, arguments), status, text);
@@ -311,9 +317,9 @@ static int start_fake(void **state, fake_answer *answering)
     return setenv("TAIL_FROM", fake.published, 1);
 }
 
-static int set_up(void **state)
+static int commands_set_up(void **state)
 {
-    return start_fake(state, answer);
+    return start_fake(state, commands_answer);
 }
 
 static int set_up_long_name(void **state)
@@ -336,7 +342,7 @@ static int set_up_any_port(void **state)
     return start_fake(state, answer_any_port);
 }
 
-static int tear_down(void **state)
+static int commands_tear_down(void **state)
 {
     fake_stop(*state);
     return 0;
@@ -347,89 +353,94 @@ static int tear_down(void **state)
 
 static void test_jobs_fit_80_columns(void **state)
 {
-    assert_says(state, "jobs", 0,
-                "JOB             RUN   STATE  EPOCH  STEP  RANKS  RECEIVED  LOST  DROPPED\n"
-                "gpt-small  abcdef01  active      3  1200    2/4       640     5        3\n");
+    commands_assert_says(
+        state, "jobs", 0,
+        "JOB             RUN   STATE  EPOCH  STEP  RANKS  RECEIVED  LOST  DROPPED\n"
+        "gpt-small  abcdef01  active      3  1200    2/4       640     5        3\n");
 }
 
 static void test_no_jobs_say_how_to_get_one(void **state)
 {
-    assert_says(state, "jobs", 0,
-                "no jobs yet: attach one with attnd.watch(model, job=\"name\")\n");
+    commands_assert_says(state, "jobs", 0,
+                         "no jobs yet: attach one with attnd.watch(model, job=\"name\")\n");
 }
 
 static void test_a_summary_has_a_row_per_layer_and_wraps_by_heads(void **state)
 {
-    assert_says(state, "summary gpt-small", 0,
-                "gpt-small, run abcdef01, epoch 3, step 1200\n"
-                "window: epoch 2 to 3, 1 rank, 120 messages, 3 lost, 0 dropped\n"
-                "entropy_normalized, mean over the window\n"
-                "\n"
-                "LAYER                 h0  h1      h2      h3      h4      h5      h6      h7\n"
-                "encoder.0.self    0.1000   -  0.1200  0.1300  0.1400  0.1500  0.1600  0.1700\n"
-                "decoder.10.self   0.2000   -  0.2200  0.2300  0.2400  0.2500  0.2600  0.2700\n"
-                "decoder.10.cross  0.3000   -  0.3200  0.3300  0.3400  0.3500  0.3600  0.3700\n"
-                "\n"
-                "LAYER                 h8      h9     h10     h11\n"
-                "encoder.0.self    0.1800  0.1900  0.2000  0.2100\n"
-                "decoder.10.self   0.2800  0.2900  0.3000  0.3100\n"
-                "decoder.10.cross  0.3800  0.3900  0.4000  0.4100\n");
+    commands_assert_says(
+        state, "summary gpt-small", 0,
+        "gpt-small, run abcdef01, epoch 3, step 1200\n"
+        "window: epoch 2 to 3, 1 rank, 120 messages, 3 lost, 0 dropped\n"
+        "entropy_normalized, mean over the window\n"
+        "\n"
+        "LAYER                 h0  h1      h2      h3      h4      h5      h6      h7\n"
+        "encoder.0.self    0.1000   -  0.1200  0.1300  0.1400  0.1500  0.1600  0.1700\n"
+        "decoder.10.self   0.2000   -  0.2200  0.2300  0.2400  0.2500  0.2600  0.2700\n"
+        "decoder.10.cross  0.3000   -  0.3200  0.3300  0.3400  0.3500  0.3600  0.3700\n"
+        "\n"
+        "LAYER                 h8      h9     h10     h11\n"
+        "encoder.0.self    0.1800  0.1900  0.2000  0.2100\n"
+        "decoder.10.self   0.2800  0.2900  0.3000  0.3100\n"
+        "decoder.10.cross  0.3800  0.3900  0.4000  0.4100\n");
 }
 
 static void test_top_needs_a_terminal(void **state)
 {
-    assert_says(state, "top", 2,
-                "attnctl: top needs a terminal on both its input and its output; attnctl summary "
-                "prints the same numbers once\n");
-    assert_says(state, "top --json", 2,
-                "attnctl: top is for people; attnctl summary --json is for programs\n");
-    assert_says(state, "top --metric entrpy", 2,
-                "attnctl: --metric: 'entrpy': unknown: did you mean 'entropy'?\n");
-    assert_says(state, "tail --metric sinkrate", 2,
-                "attnctl: --metric: 'sinkrate': unknown: did you mean 'sink_rate'?\n");
-    assert_says(state, "top one two", 2,
-                "attnctl: 'two' is too much; usage: attnctl top [JOB] [OPTIONS]\n");
+    commands_assert_says(
+        state, "top", 2,
+        "attnctl: top needs a terminal on both its input and its output; attnctl summary "
+        "prints the same numbers once\n");
+    commands_assert_says(state, "top --json", 2,
+                         "attnctl: top is for people; attnctl summary --json is for programs\n");
+    commands_assert_says(state, "top --metric entrpy", 2,
+                         "attnctl: --metric: 'entrpy': unknown: did you mean 'entropy'?\n");
+    commands_assert_says(state, "tail --metric sinkrate", 2,
+                         "attnctl: --metric: 'sinkrate': unknown: did you mean 'sink_rate'?\n");
+    commands_assert_says(state, "top one two", 2,
+                         "attnctl: 'two' is too much; usage: attnctl top [JOB] [OPTIONS]\n");
 }
 
 static void test_small_values_keep_their_digits(void **state)
 {
-    assert_says(state, "summary gpt-small --layer 1", 0,
-                "gpt-small, run abcdef01, epoch 3, step 1200\n"
-                "window: epoch 2 to 3, 1 rank, 40 messages, 1 lost, 0 dropped\n"
-                "entropy_normalized, mean over the window\n"
-                "\n"
-                "LAYER                 h0  h1        h2        h3        h4        h5        h6\n"
-                "decoder.1.self  1.00e-05   -  2.00e-02  3.00e-02  4.00e-02  5.00e-02  6.00e-02\n"
-                "\n"
-                "LAYER                 h7        h8        h9       h10       h11\n"
-                "decoder.1.self  7.00e-02  8.00e-02  9.00e-02  1.00e-01  1.10e-01\n");
+    commands_assert_says(
+        state, "summary gpt-small --layer 1", 0,
+        "gpt-small, run abcdef01, epoch 3, step 1200\n"
+        "window: epoch 2 to 3, 1 rank, 40 messages, 1 lost, 0 dropped\n"
+        "entropy_normalized, mean over the window\n"
+        "\n"
+        "LAYER                 h0  h1        h2        h3        h4        h5        h6\n"
+        "decoder.1.self  1.00e-05   -  2.00e-02  3.00e-02  4.00e-02  5.00e-02  6.00e-02\n"
+        "\n"
+        "LAYER                 h7        h8        h9       h10       h11\n"
+        "decoder.1.self  7.00e-02  8.00e-02  9.00e-02  1.00e-01  1.10e-01\n");
 }
 
 static void test_patterns_are_a_table_of_names(void **state)
 {
-    assert_says(state, "summary gpt-small --metric pattern --layer 1", 0,
-                "gpt-small, run abcdef01, epoch 3, step 1200\n"
-                "window: epoch 2 to 3, 1 rank, 40 messages, 1 lost, 0 dropped\n"
-                "pattern, of the newest message\n"
-                "\n"
-                "LAYER              h0  h1     h2               h3     h4     h5     h6     h7\n"
-                "decoder.1.self  local   -  local  duplicate_token  local  local  local  local\n"
-                "\n"
-                "LAYER              h8     h9    h10    h11\n"
-                "decoder.1.self  local  local  local  local\n");
+    commands_assert_says(
+        state, "summary gpt-small --metric pattern --layer 1", 0,
+        "gpt-small, run abcdef01, epoch 3, step 1200\n"
+        "window: epoch 2 to 3, 1 rank, 40 messages, 1 lost, 0 dropped\n"
+        "pattern, of the newest message\n"
+        "\n"
+        "LAYER              h0  h1     h2               h3     h4     h5     h6     h7\n"
+        "decoder.1.self  local   -  local  duplicate_token  local  local  local  local\n"
+        "\n"
+        "LAYER              h8     h9    h10    h11\n"
+        "decoder.1.self  local  local  local  local\n");
 }
 
 static void test_a_number_of_the_layer_is_one_column(void **state)
 {
-    assert_says(state, "summary gpt-small --metric sink_rate", 0,
-                "gpt-small, run abcdef01, epoch 3, step 1200\n"
-                "window: epoch 2 to 3, 1 rank, 120 messages, 3 lost, 0 dropped\n"
-                "sink_rate, mean over the window\n"
-                "\n"
-                "LAYER             ALL HEADS\n"
-                "encoder.0.self       0.0500\n"
-                "decoder.10.self      0.1000\n"
-                "decoder.10.cross     0.1500\n");
+    commands_assert_says(state, "summary gpt-small --metric sink_rate", 0,
+                         "gpt-small, run abcdef01, epoch 3, step 1200\n"
+                         "window: epoch 2 to 3, 1 rank, 120 messages, 3 lost, 0 dropped\n"
+                         "sink_rate, mean over the window\n"
+                         "\n"
+                         "LAYER             ALL HEADS\n"
+                         "encoder.0.self       0.0500\n"
+                         "decoder.10.self      0.1000\n"
+                         "decoder.10.cross     0.1500\n");
 }
 
 /* It is also what is shown when nothing is asked for and there is nothing else. */
@@ -437,118 +448,125 @@ static void test_numbers_of_matrices_are_named_by_matrix(void **state)
 {
     static const char *const commands[] = {"summary matrices --metric wq.spectral_norm",
                                            "summary matrices"};
-    for (int i = 0; i < 2; i++)
-        assert_says(state, commands[i], 0,
-                    "gpt-small, run abcdef01, epoch 3, step 1200\n"
-                    "window: epoch 0, 0 ranks, 0 messages, 0 lost, 0 dropped\n"
-                    "wq.spectral_norm, of the newest message\n"
-                    "\n"
-                    "LAYER               h0      h1\n"
-                    "decoder.1.self  1.5000  2.5000\n");
-    assert_says(state, "summary matrices --metric entropy", 2,
-                "attnctl: --metric: 'entropy': not in this summary (valid: "
-                "wq.spectral_norm, wq.condition_number, wq.rank, wq.effective_rank, "
-                "wq.effective_rank_entropy, wq.stable_rank, wq.nuclear_norm)\n");
+    for (int i = 0; i < 2; i++) {
+        commands_assert_says(state, commands[i], 0,
+                             "gpt-small, run abcdef01, epoch 3, step 1200\n"
+                             "window: epoch 0, 0 ranks, 0 messages, 0 lost, 0 dropped\n"
+                             "wq.spectral_norm, of the newest message\n"
+                             "\n"
+                             "LAYER               h0      h1\n"
+                             "decoder.1.self  1.5000  2.5000\n");
+    }
+    commands_assert_says(state, "summary matrices --metric entropy", 2,
+                         "attnctl: --metric: 'entropy': not in this summary (valid: "
+                         "wq.spectral_norm, wq.condition_number, wq.rank, wq.effective_rank, "
+                         "wq.effective_rank_entropy, wq.stable_rank, wq.nuclear_norm)\n");
 }
 
 static void test_layers_without_the_metric_are_listed(void **state)
 {
-    assert_says(state, "summary mixed --metric sink_rate", 0,
-                "gpt-small, run abcdef01, epoch 3, step 1200\n"
-                "window: epoch 0, 0 ranks, 0 messages, 0 lost, 0 dropped\n"
-                "sink_rate, mean over the window\n"
-                "\n"
-                "LAYER           ALL HEADS\n"
-                "decoder.1.self          -\n"
-                "\n"
-                "gpt-small, run abcdef01, epoch 3, step 1200\n"
-                "window: epoch 2 to 3, 1 rank, 40 messages, 1 lost, 0 dropped\n"
-                "sink_rate, mean over the window\n"
-                "\n"
-                "LAYER           ALL HEADS\n"
-                "decoder.1.self     0.1000\n");
-    assert_says(state, "summary mixed | grep -e metric -e entropy | uniq", 0,
-                "entropy_normalized, mean over the window\n");
-    assert_says(state, "summary mixed --metric nothing", 2,
-                "attnctl: --metric: 'nothing': not in this summary (valid: "
-                "wq.spectral_norm, wq.condition_number, wq.rank, wq.effective_rank, "
-                "wq.effective_rank_entropy, wq.stable_rank, wq.nuclear_norm, entropy_normalized, "
-                "pattern, sink_rate)\n");
+    commands_assert_says(state, "summary mixed --metric sink_rate", 0,
+                         "gpt-small, run abcdef01, epoch 3, step 1200\n"
+                         "window: epoch 0, 0 ranks, 0 messages, 0 lost, 0 dropped\n"
+                         "sink_rate, mean over the window\n"
+                         "\n"
+                         "LAYER           ALL HEADS\n"
+                         "decoder.1.self          -\n"
+                         "\n"
+                         "gpt-small, run abcdef01, epoch 3, step 1200\n"
+                         "window: epoch 2 to 3, 1 rank, 40 messages, 1 lost, 0 dropped\n"
+                         "sink_rate, mean over the window\n"
+                         "\n"
+                         "LAYER           ALL HEADS\n"
+                         "decoder.1.self     0.1000\n");
+    commands_assert_says(state, "summary mixed | grep -e metric -e entropy | uniq", 0,
+                         "entropy_normalized, mean over the window\n");
+    commands_assert_says(
+        state, "summary mixed --metric nothing", 2,
+        "attnctl: --metric: 'nothing': not in this summary (valid: "
+        "wq.spectral_norm, wq.condition_number, wq.rank, wq.effective_rank, "
+        "wq.effective_rank_entropy, wq.stable_rank, wq.nuclear_norm, entropy_normalized, "
+        "pattern, sink_rate)\n");
 }
 
 static void test_drift_is_a_line_per_number_with_large_z_marked(void **state)
 {
-    assert_says(state, "summary drifting --drift", 0,
-                "gpt-small, run abcdef01, epoch 3, step 1200\n"
-                "window: epoch 3, 1 rank, 40 messages, 0 lost, 0 dropped\n"
-                "entropy_normalized, compared with the baseline; *: |z| of 6 or more\n"
-                "\n"
-                "LAYER                        h0        h1  h2\n"
-                "decoder.1.self delta    -0.2500    0.1250   -\n"
-                "decoder.1.self z          *-7.2       5.9   -\n"
-                "decoder.1.self js      6.25e-02  1.00e-05   -\n"
-                "decoder.1.self change         -      1200   -\n");
+    commands_assert_says(state, "summary drifting --drift", 0,
+                         "gpt-small, run abcdef01, epoch 3, step 1200\n"
+                         "window: epoch 3, 1 rank, 40 messages, 0 lost, 0 dropped\n"
+                         "entropy_normalized, compared with the baseline; *: |z| of 6 or more\n"
+                         "\n"
+                         "LAYER                        h0        h1  h2\n"
+                         "decoder.1.self delta    -0.2500    0.1250   -\n"
+                         "decoder.1.self z          *-7.2       5.9   -\n"
+                         "decoder.1.self js      6.25e-02  1.00e-05   -\n"
+                         "decoder.1.self change         -      1200   -\n");
 }
 
 static void test_drift_of_what_is_per_message_has_no_js(void **state)
 {
-    assert_says(state, "summary drifting --drift --metric mean | tail -4", 0,
-                "LAYER                        h0        h1  h2\n"
-                "decoder.1.self delta   0.00e+00  2.00e-05   -\n"
-                "decoder.1.self z            0.0      *6.0   -\n"
-                "decoder.1.self change         -         3   -\n");
+    commands_assert_says(state, "summary drifting --drift --metric mean | tail -4", 0,
+                         "LAYER                        h0        h1  h2\n"
+                         "decoder.1.self delta   0.00e+00  2.00e-05   -\n"
+                         "decoder.1.self z            0.0      *6.0   -\n"
+                         "decoder.1.self change         -         3   -\n");
 }
 
 static void test_drift_names_what_has_a_baseline(void **state)
 {
-    assert_says(state, "summary drifting --drift --metric effective_keys", 2,
-                "attnctl: --metric: 'effective_keys': not in the drift of this summary (valid: "
-                "entropy_normalized, mean)\n");
+    commands_assert_says(
+        state, "summary drifting --drift --metric effective_keys", 2,
+        "attnctl: --metric: 'effective_keys': not in the drift of this summary (valid: "
+        "entropy_normalized, mean)\n");
 }
 
 static void test_no_baseline_is_a_finding(void **state)
 {
-    assert_says(state, "summary gpt-small --drift", 1,
-                "attnctl: gpt-small has no baseline yet: its first windows make one (drift.windows "
-                "in attnctl config)\n");
+    commands_assert_says(
+        state, "summary gpt-small --drift", 1,
+        "attnctl: gpt-small has no baseline yet: its first windows make one (drift.windows "
+        "in attnctl config)\n");
 }
 
 static void test_an_unknown_metric_names_those_there_are(void **state)
 {
-    assert_says(state, "summary gpt-small --metric loss", 2,
-                "attnctl: --metric: 'loss': not in this summary (valid: "
-                "entropy_normalized, pattern, sink_rate)\n");
-    assert_says(state, "summary gpt-small --metric patern", 2,
-                "attnctl: --metric: 'patern': not in this summary: did you mean 'pattern'?\n");
+    commands_assert_says(state, "summary gpt-small --metric loss", 2,
+                         "attnctl: --metric: 'loss': not in this summary (valid: "
+                         "entropy_normalized, pattern, sink_rate)\n");
+    commands_assert_says(
+        state, "summary gpt-small --metric patern", 2,
+        "attnctl: --metric: 'patern': not in this summary: did you mean 'pattern'?\n");
 }
 
 /* Several numbers per head are no table. */
 static void test_singular_values_are_not_tabulated(void **state)
 {
-    assert_says(state, "summary gpt-small --metric singular_values", 2,
-                "attnctl: --metric: 'singular_values': not in this summary (valid: "
-                "entropy_normalized, pattern, sink_rate)\n");
+    commands_assert_says(state, "summary gpt-small --metric singular_values", 2,
+                         "attnctl: --metric: 'singular_values': not in this summary (valid: "
+                         "entropy_normalized, pattern, sink_rate)\n");
 }
 
 static void test_an_unknown_job_is_a_finding(void **state)
 {
-    assert_says(state, "summary nope", 1, "attnctl: no such job: 'nope' (see attnctl jobs)\n");
+    commands_assert_says(state, "summary nope", 1,
+                         "attnctl: no such job: 'nope' (see attnctl jobs)\n");
 }
 
-static void test_stats_add_up(void **state)
+static void test_commands_stats_add_up(void **state)
 {
-    assert_says(state, "stats", 0,
-                "COUNTER         VALUE\n"
-                "received          645\n"
-                "processed         640\n"
-                "in_flight           2\n"
-                "dropped             3\n"
-                "  late              2\n"
-                "  shape             1\n"
-                "uptime_s         12.5\n"
-                "pool.jobs_done   9000\n"
-                "\n"
-                "received = processed + in_flight + dropped: 645 = 640 + 2 + 3: adds up\n");
+    commands_assert_says(
+        state, "stats", 0,
+        "COUNTER         VALUE\n"
+        "received          645\n"
+        "processed         640\n"
+        "in_flight           2\n"
+        "dropped             3\n"
+        "  late              2\n"
+        "  shape             1\n"
+        "uptime_s         12.5\n"
+        "pool.jobs_done   9000\n"
+        "\n"
+        "received = processed + in_flight + dropped: 645 = 640 + 2 + 3: adds up\n");
 }
 
 static void test_stats_that_do_not_add_up_are_a_finding(void **state)
@@ -565,25 +583,25 @@ static void test_stats_that_do_not_add_up_are_a_finding(void **state)
 static void test_ping_config_and_flush(void **state)
 {
     char expected[384];
-    snprintf(expected, sizeof(expected), "attnd 0.1.0 at %s, up 1 h 2 min\n",
+    snprintf(expected, sizeof expected, "attnd 0.1.0 at %s, up 1 h 2 min\n",
              ((struct fake *)*state)->endpoint);
-    assert_says(state, "ping", 0, expected);
+    commands_assert_says(state, "ping", 0, expected);
     snprintf(
-        expected, sizeof(expected),
+        expected, sizeof expected,
         "KEY               VALUE\nhttp.enabled      true\nhttp.endpoint     tcp://0.0.0.0:5580\n"
         "publish.endpoint  %s\ntap.endpoint      %s\nwindow.unit       epoch\n",
         ((struct fake *)*state)->published, ((struct fake *)*state)->published);
-    assert_says(state, "config", 0, expected);
-    assert_says(state, "flush", 0, "published 3 windows\n");
-    assert_says(state, "flush gpt-small", 0, "published 1 window\n");
+    commands_assert_says(state, "config", 0, expected);
+    commands_assert_says(state, "flush", 0, "published 3 windows\n");
+    commands_assert_says(state, "flush gpt-small", 0, "published 1 window\n");
 }
 
 static void test_json_is_the_answer_itself(void **state)
 {
-    assert_says(state, "flush --json", 0, "{\n  \"windows\": 3\n}\n");
+    commands_assert_says(state, "flush --json", 0, "{\n  \"windows\": 3\n}\n");
 }
 
-static void publish(struct fake *fake, const char *topic, const struct mpk_writer *map)
+static void commands_publish(struct fake *fake, const char *topic, const struct mpk_writer *map)
 {
     zmq_send(fake->pub, topic, strlen(topic), ZMQ_SNDMORE);
     zmq_send(fake->pub, map->buffer.data, map->buffer.size, 0);
@@ -594,8 +612,8 @@ static void await_subscription(struct fake *fake, const char *prefix)
 {
     char frame[128];
     int timeout_ms = 5000;
-    zmq_setsockopt(fake->pub, ZMQ_RCVTIMEO, &timeout_ms, sizeof(timeout_ms));
-    int size = zmq_recv(fake->pub, frame, sizeof(frame), 0);
+    zmq_setsockopt(fake->pub, ZMQ_RCVTIMEO, &timeout_ms, sizeof timeout_ms);
+    int size = zmq_recv(fake->pub, frame, sizeof frame, 0);
     assert_int_equal(size, 1 + strlen(prefix));
     assert_memory_equal(frame + 1, prefix, strlen(prefix));
 }
@@ -605,7 +623,7 @@ static void publish_all(struct fake *fake)
     struct mpk_writer map;
     static const double values[] = {0.25, 0.75, NAN};
     struct live_result live = {
-        .common = common(3, 7),
+        .common = commands_common(3, 7),
         .layer = {.id = {STACK_ENCODER, 0, SITE_SELF}},
         .rank = 1,
         .numbers = {.heads = 3},
@@ -613,16 +631,16 @@ static void publish_all(struct fake *fake)
     live.numbers.value[METRIC_ENTROPY_NORMALIZED] = values;
     mpk_writer_init(&map);
     live_encode(&live, &map);
-    publish(fake, "live/gpt-small/encoder/0/self/", &map);
+    commands_publish(fake, "live/gpt-small/encoder/0/self/", &map);
     mpk_writer_clear(&map);
     mpk_writer_init(&map);
-    put_summary(&map, (struct layer_id){STACK_DECODER, 2, SITE_CROSS}, 0.5);
+    commands_put_summary(&map, (struct layer_id){STACK_DECODER, 2, SITE_CROSS}, 0.5);
     result_set_snapshot(map.buffer.data, map.buffer.size, true);
-    publish(fake, "summary/gpt-small/decoder/2/cross/", &map);
+    commands_publish(fake, "summary/gpt-small/decoder/2/cross/", &map);
     mpk_writer_clear(&map);
     mpk_writer_init(&map);
-    put_job(&map);
-    publish(fake, "job/gpt-small/", &map);
+    commands_put_job(&map);
+    commands_publish(fake, "job/gpt-small/", &map);
     mpk_writer_clear(&map);
 }
 
@@ -646,7 +664,7 @@ static void test_tail_shows_alerts(void **state)
 {
     struct fake *fake = *state;
     struct alert_result alert = {
-        .common = common(3, 1200),
+        .common = commands_common(3, 1200),
         .rule = "entropy_collapse",
         .severity = ALERT_CRITICAL,
         .metric = "entropy_normalized",
@@ -662,7 +680,7 @@ static void test_tail_shows_alerts(void **state)
     await_subscription(fake, "alert/");
     mpk_writer_init(&map);
     alert_encode(&alert, &map);
-    publish(fake, "alert/gpt-small/", &map);
+    commands_publish(fake, "alert/gpt-small/", &map);
     mpk_writer_clear(&map);
     attnctl_finish(
         pipe, 0,
@@ -709,7 +727,7 @@ static void test_tail_shows_norms_and_ranks_of_matrices(void **state)
     double correlation[4] = {1, 0, 0, 1};
     struct weights_result weights = {.heads = 2};
     struct live_result live = {
-        .common = common(3, 7),
+        .common = commands_common(3, 7),
         .layer = {.id = {STACK_DECODER, 1, SITE_SELF}, .tier = MESSAGE_WEIGHTS},
         .rank = 1,
         .numbers = {.heads = 2, .weights = &weights},
@@ -724,7 +742,7 @@ static void test_tail_shows_norms_and_ranks_of_matrices(void **state)
     await_subscription(fake, "live/");
     mpk_writer_init(&map);
     live_encode(&live, &map);
-    publish(fake, "live/gpt-small/decoder/1/self/", &map);
+    commands_publish(fake, "live/gpt-small/decoder/1/self/", &map);
     mpk_writer_clear(&map);
     attnctl_finish(
         pipe, 0,
@@ -763,7 +781,7 @@ static pid_t child(void)
 {
     char path[64];
     int pid = 0;
-    snprintf(path, sizeof(path), "/proc/self/task/%d/children", (int)getpid());
+    snprintf(path, sizeof path, "/proc/self/task/%d/children", (int)getpid());
     FILE *children = fopen(path, "r");
     assert_non_null(children);
     assert_int_equal(fscanf(children, "%d", &pid), 1);
@@ -782,8 +800,9 @@ static void test_an_interrupted_record_does_not_blame_attnd(void **state)
 
 static void test_a_port_of_the_daemons_choice_needs_summaries(void **state)
 {
-    assert_says(state, "tail", 2,
-                "attnctl: attnd does not say where it publishes: give --summaries ENDPOINT\n");
+    commands_assert_says(
+        state, "tail", 2,
+        "attnctl: attnd does not say where it publishes: give --summaries ENDPOINT\n");
 }
 
 static void test_an_absent_daemon_is_said_to_be_absent(void **state)
@@ -799,10 +818,10 @@ static void test_an_address_names_all_sockets(void **state)
 {
     struct fake *fake = *state;
     char arguments[128];
-    snprintf(arguments, sizeof(arguments), "flush --address %s/", fake->directory);
+    snprintf(arguments, sizeof arguments, "flush --address %s/", fake->directory);
     attnctl_finish(attnctl_start("ipc:///nobody", arguments), 0, "published 3 windows\n");
-    snprintf(arguments, sizeof(arguments),
-             "tail summary/ --count 1 --metric sink_rate --address=%s", fake->directory);
+    snprintf(arguments, sizeof arguments, "tail summary/ --count 1 --metric sink_rate --address=%s",
+             fake->directory);
     FILE *pipe = attnctl_start("ipc:///nobody", arguments);
     await_subscription(fake, "summary/");
     publish_all(fake);
@@ -816,7 +835,7 @@ static void test_an_attnd_that_nobody_named_is_found(void **state)
     struct fake *fake = *state;
     char expected[128];
     setenv("XDG_RUNTIME_DIR", fake->runtime, 1);
-    snprintf(expected, sizeof(expected), "attnd 0.1.0 at %s, up 1 h 2 min\n", fake->endpoint);
+    snprintf(expected, sizeof expected, "attnd 0.1.0 at %s, up 1 h 2 min\n", fake->endpoint);
     attnctl_finish(attnctl_start("", "ping"), 0, expected);
     attnctl_finish(attnctl_start("", "__complete summary ''"), 0, "gpt-small\n");
     unsetenv("XDG_RUNTIME_DIR");
@@ -824,75 +843,81 @@ static void test_an_attnd_that_nobody_named_is_found(void **state)
 
 static void test_what_is_no_address_is_told_what_to_write(void **state)
 {
-    assert_says(state, "jobs --address localhost:5570", 2,
-                "attnctl: address 'localhost:5570': write tcp://localhost:5570\n");
-    assert_says(state, "jobs --address ''", 2,
-                "attnctl: --address: '': not accepted (valid: a directory or tcp://host:port) (see "
-                "attnctl jobs --help)\n");
-    assert_says(state, "jobs --address /run/attnd --endpoint ipc:///run/attnd/control", 2,
-                "attnctl: --address and --endpoint: give one of them (see attnctl jobs --help)\n");
+    commands_assert_says(state, "jobs --address localhost:5570", 2,
+                         "attnctl: address 'localhost:5570': write tcp://localhost:5570\n");
+    commands_assert_says(
+        state, "jobs --address ''", 2,
+        "attnctl: --address: '': not accepted (valid: a directory or tcp://host:port) (see "
+        "attnctl jobs --help)\n");
+    commands_assert_says(
+        state, "jobs --address /run/attnd --endpoint ipc:///run/attnd/control", 2,
+        "attnctl: --address and --endpoint: give one of them (see attnctl jobs --help)\n");
 }
 
 static void test_the_page_is_where_attnd_says(void **state)
 {
     struct fake *fake = *state;
     char path[64];
-    assert_says(state, "page", 0, "http://127.0.0.1:5580/\n");
-    snprintf(path, sizeof(path), "%s/page", fake->directory);
+    commands_assert_says(state, "page", 0, "http://127.0.0.1:5580/\n");
+    snprintf(path, sizeof path, "%s/page", fake->directory);
     FILE *file = fopen(path, "w");
     assert_non_null(file);
     fputs("http://127.0.0.1:39017/\nmore\n", file);
     fclose(file);
-    assert_says(state, "page", 0, "http://127.0.0.1:39017/\n");
-    assert_says(state, "page --json", 0, "{\n  \"page\": \"http://127.0.0.1:39017/\"\n}\n");
+    commands_assert_says(state, "page", 0, "http://127.0.0.1:39017/\n");
+    commands_assert_says(state, "page --json", 0,
+                         "{\n  \"page\": \"http://127.0.0.1:39017/\"\n}\n");
     unlink(path);
 }
 
 static void test_names_are_cut_to_what_there_is_room_for(void **state)
 {
-    assert_says(state, "stats | grep part | tr -d 'x '", 0, ".part1\n");
+    commands_assert_says(state, "stats | grep part | tr -d 'x '", 0, ".part1\n");
 }
 
 static void test_wrong_usage_is_explained(void **state)
 {
-    assert_says(state, "summry", 2,
-                "attnctl: no command 'summry': did you mean 'summary'? (see attnctl --help)\n");
-    assert_says(state, "--json frobnicate", 2,
-                "attnctl: no command 'frobnicate' (see attnctl --help)\n");
-    assert_says(state, "jobs --jsno", 2,
-                "attnctl: no option --jsno: did you mean --json? (see attnctl jobs --help)\n");
-    assert_says(state, "jobs --frobnicate", 2,
-                "attnctl: no option --frobnicate (see attnctl jobs --help)\n");
-    assert_says(state, "summary", 2,
-                "attnctl: JOB is missing; usage: attnctl summary JOB [OPTIONS]\n");
-    assert_says(state, "jobs extra", 2,
-                "attnctl: 'extra' is too much; usage: attnctl jobs [OPTIONS]\n");
-    assert_says(state, "jobs --count 3", 2,
-                "attnctl: --count is not an option of jobs (see attnctl jobs --help)\n");
-    assert_says(state, "jobs --endpoint nowhere", 2,
-                "attnctl: --endpoint: 'nowhere': not an endpoint (valid: tcp://host:port, "
-                "ipc://path)\n");
+    commands_assert_says(
+        state, "summry", 2,
+        "attnctl: no command 'summry': did you mean 'summary'? (see attnctl --help)\n");
+    commands_assert_says(state, "--json frobnicate", 2,
+                         "attnctl: no command 'frobnicate' (see attnctl --help)\n");
+    commands_assert_says(
+        state, "jobs --jsno", 2,
+        "attnctl: no option --jsno: did you mean --json? (see attnctl jobs --help)\n");
+    commands_assert_says(state, "jobs --frobnicate", 2,
+                         "attnctl: no option --frobnicate (see attnctl jobs --help)\n");
+    commands_assert_says(state, "summary", 2,
+                         "attnctl: JOB is missing; usage: attnctl summary JOB [OPTIONS]\n");
+    commands_assert_says(state, "jobs extra", 2,
+                         "attnctl: 'extra' is too much; usage: attnctl jobs [OPTIONS]\n");
+    commands_assert_says(state, "jobs --count 3", 2,
+                         "attnctl: --count is not an option of jobs (see attnctl jobs --help)\n");
+    commands_assert_says(state, "jobs --endpoint nowhere", 2,
+                         "attnctl: --endpoint: 'nowhere': not an endpoint (valid: tcp://host:port, "
+                         "ipc://path)\n");
 }
 
 static void test_plans_are_shown_and_set(void **state)
 {
-    assert_says(state, "plan get", 0,
-                "JOBS  EVERY  LAYERS  HEADS  SAMPLES  ROWS  FROM\n"
-                "*     never  *       *      all      all   default\n");
-    assert_says(state, "plan get gpt", 0,
-                "JOBS  EVERY  LAYERS  HEADS  SAMPLES  ROWS  FROM\n"
-                "gpt   never  *       *      all      all   default\n");
-    assert_says(state,
-                "plan set 'gpt-*' every=10 layers='decoder.*.self encoder.*' heads=0-3,7 samples=2 "
-                "rows=64",
-                0,
-                "JOBS   EVERY  LAYERS                    HEADS  SAMPLES  ROWS  FROM\n"
-                "gpt-*  10     decoder.*.self encoder.*  0-3,7  2        64    set\n");
-    assert_says(state, "plan reset gpt", 0,
-                "JOBS  EVERY  LAYERS  HEADS  SAMPLES  ROWS  FROM\n"
-                "gpt   never  *       *      all      all   default\n");
-    assert_says(state, "plan set gpt every=3 --json | grep -A1 from", 0,
-                "  \"from\": \"set\",\n  \"every\": 3,\n");
+    commands_assert_says(state, "plan get", 0,
+                         "JOBS  EVERY  LAYERS  HEADS  SAMPLES  ROWS  FROM\n"
+                         "*     never  *       *      all      all   default\n");
+    commands_assert_says(state, "plan get gpt", 0,
+                         "JOBS  EVERY  LAYERS  HEADS  SAMPLES  ROWS  FROM\n"
+                         "gpt   never  *       *      all      all   default\n");
+    commands_assert_says(
+        state,
+        "plan set 'gpt-*' every=10 layers='decoder.*.self encoder.*' heads=0-3,7 samples=2 "
+        "rows=64",
+        0,
+        "JOBS   EVERY  LAYERS                    HEADS  SAMPLES  ROWS  FROM\n"
+        "gpt-*  10     decoder.*.self encoder.*  0-3,7  2        64    set\n");
+    commands_assert_says(state, "plan reset gpt", 0,
+                         "JOBS  EVERY  LAYERS  HEADS  SAMPLES  ROWS  FROM\n"
+                         "gpt   never  *       *      all      all   default\n");
+    commands_assert_says(state, "plan set gpt every=3 --json | grep -A1 from", 0,
+                         "  \"from\": \"set\",\n  \"every\": 3,\n");
 }
 
 static void test_a_plan_is_not_set_by_halves(void **state)
@@ -900,22 +925,24 @@ static void test_a_plan_is_not_set_by_halves(void **state)
     const char *form = "not of the form KEY=VALUE (valid keys: every, layers, heads, samples, "
                        "rows)";
     char expected[256];
-    snprintf(expected, sizeof(expected), "attnctl: 'evry=3': %s\n", form);
-    assert_says(state, "plan set gpt rows=1 evry=3", 2, expected);
-    snprintf(expected, sizeof(expected), "attnctl: 'every': %s\n", form);
-    assert_says(state, "plan set gpt every", 2, expected);
-    assert_says(state, "plan set gpt every=3 every=4", 2, "attnctl: every: given twice\n");
-    assert_says(state, "plan set gpt", 2,
-                "attnctl: plan set: something is missing; usage: attnctl plan set JOB KEY=VALUE... "
-                "[OPTIONS]\n");
-    assert_says(
+    snprintf(expected, sizeof expected, "attnctl: 'evry=3': %s\n", form);
+    commands_assert_says(state, "plan set gpt rows=1 evry=3", 2, expected);
+    snprintf(expected, sizeof expected, "attnctl: 'every': %s\n", form);
+    commands_assert_says(state, "plan set gpt every", 2, expected);
+    commands_assert_says(state, "plan set gpt every=3 every=4", 2, "attnctl: every: given twice\n");
+    commands_assert_says(
+        state, "plan set gpt", 2,
+        "attnctl: plan set: something is missing; usage: attnctl plan set JOB KEY=VALUE... "
+        "[OPTIONS]\n");
+    commands_assert_says(
         state, "plan reset", 2,
         "attnctl: plan reset: something is missing; usage: attnctl plan reset JOB [OPTIONS]\n");
-    assert_says(state, "plan get a b", 2,
-                "attnctl: plan get: that is too much; usage: attnctl plan get [JOB] [OPTIONS]\n");
-    assert_says(state, "plan show", 2,
-                "attnctl: plan 'show': no such thing to do (valid: get, set, reset)\n");
-    assert_says(
+    commands_assert_says(
+        state, "plan get a b", 2,
+        "attnctl: plan get: that is too much; usage: attnctl plan get [JOB] [OPTIONS]\n");
+    commands_assert_says(state, "plan show", 2,
+                         "attnctl: plan 'show': no such thing to do (valid: get, set, reset)\n");
+    commands_assert_says(
         state, "plan", 2,
         "attnctl: something is missing; usage: attnctl plan get [JOB] | set JOB KEY=VALUE... | "
         "reset JOB [OPTIONS]\n");
@@ -923,62 +950,63 @@ static void test_a_plan_is_not_set_by_halves(void **state)
 
 static void test_output_that_cannot_be_written_is_a_finding(void **state)
 {
-    assert_says(state, "jobs > /dev/full", 1, "");
+    commands_assert_says(state, "jobs > /dev/full", 1, "");
 }
 
 static void test_options_stand_before_or_after_the_command(void **state)
 {
-    assert_says(state, "--json flush", 0, "{\n  \"windows\": 3\n}\n");
-    assert_says(state, "--timeout 3 flush --json", 0, "{\n  \"windows\": 3\n}\n");
+    commands_assert_says(state, "--json flush", 0, "{\n  \"windows\": 3\n}\n");
+    commands_assert_says(state, "--timeout 3 flush --json", 0, "{\n  \"windows\": 3\n}\n");
 }
 
 static void test_the_jobs_complete_a_word(void **state)
 {
     char arguments[128];
     const char *endpoint = ((struct fake *)*state)->endpoint;
-    assert_says(state, "__complete summary ''", 0, "gpt-small\n");
-    assert_says(state, "__complete flush g", 0, "gpt-small\n");
-    assert_says(state, "__complete flush x", 0, "");
-    assert_says(state, "__complete record gpt-small ''", 0, ":FILE\n");
-    snprintf(arguments, sizeof(arguments), "__complete --endpoint %s summary ''", endpoint);
+    commands_assert_says(state, "__complete summary ''", 0, "gpt-small\n");
+    commands_assert_says(state, "__complete flush g", 0, "gpt-small\n");
+    commands_assert_says(state, "__complete flush x", 0, "");
+    commands_assert_says(state, "__complete record gpt-small ''", 0, ":FILE\n");
+    snprintf(arguments, sizeof arguments, "__complete --endpoint %s summary ''", endpoint);
     attnctl_finish(attnctl_start("ipc:///nobody", arguments), 0, "gpt-small\n");
     attnctl_finish(attnctl_start("ipc:///nobody", "__complete summary ''"), 0, "");
-    snprintf(arguments, sizeof(arguments), "__complete summary --address=%s ''",
+    snprintf(arguments, sizeof arguments, "__complete summary --address=%s ''",
              ((struct fake *)*state)->directory);
     attnctl_finish(attnctl_start("ipc:///nobody", arguments), 0, "gpt-small\n");
 }
 
 static void test_version_and_help(void **state)
 {
-    assert_says(state, "--version", 0, "attnctl " ATTND_VERSION "\n");
-    assert_says(state, "flush --help", 0,
-                "usage: attnctl flush [JOB] [OPTIONS]\n"
-                "publish what open windows hold now, as partial\n"
-                "\n"
-                "  --json                 print the answer as JSON\n"
-                "  --address ADDRESS      which attnd: a directory of sockets or tcp://host:port\n"
-                "  --endpoint ENDPOINT    exactly the socket where it answers, instead of an\n"
-                "                         address\n"
-                "  --timeout SECONDS      how long to wait for an answer (default 2)\n"
-                "  --help                 what a command does\n"
-                "\n"
-                "example:\n"
-                "  attnctl flush gpt-small\n"
-                "\n"
-                "Exit status: 0 done; 1 bad news, out of memory, or the output cannot be written;\n"
-                "2 wrong usage; 3 attnd cannot be reached\n");
+    commands_assert_says(state, "--version", 0, "attnctl " ATTND_VERSION "\n");
+    commands_assert_says(
+        state, "flush --help", 0,
+        "usage: attnctl flush [JOB] [OPTIONS]\n"
+        "publish what open windows hold now, as partial\n"
+        "\n"
+        "  --json                 print the answer as JSON\n"
+        "  --address ADDRESS      which attnd: a directory of sockets or tcp://host:port\n"
+        "  --endpoint ENDPOINT    exactly the socket where it answers, instead of an\n"
+        "                         address\n"
+        "  --timeout SECONDS      how long to wait for an answer (default 2)\n"
+        "  --help                 what a command does\n"
+        "\n"
+        "example:\n"
+        "  attnctl flush gpt-small\n"
+        "\n"
+        "Exit status: 0 done; 1 bad news, out of memory, or the output cannot be written;\n"
+        "2 wrong usage; 3 attnd cannot be reached\n");
 }
 
-#define WITH_FAKE(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
+#define WITH_FAKE(test) cmocka_unit_test_setup_teardown(test, commands_set_up, commands_tear_down)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         WITH_FAKE(test_jobs_fit_80_columns),
         cmocka_unit_test_setup_teardown(test_names_are_cut_to_what_there_is_room_for,
-                                        set_up_long_name, tear_down),
+                                        set_up_long_name, commands_tear_down),
         cmocka_unit_test_setup_teardown(test_no_jobs_say_how_to_get_one, set_up_without_jobs,
-                                        tear_down),
+                                        commands_tear_down),
         WITH_FAKE(test_a_summary_has_a_row_per_layer_and_wraps_by_heads),
         WITH_FAKE(test_top_needs_a_terminal),
         WITH_FAKE(test_small_values_keep_their_digits),
@@ -993,9 +1021,9 @@ int main(void)
         WITH_FAKE(test_an_unknown_metric_names_those_there_are),
         WITH_FAKE(test_singular_values_are_not_tabulated),
         WITH_FAKE(test_an_unknown_job_is_a_finding),
-        WITH_FAKE(test_stats_add_up),
+        WITH_FAKE(test_commands_stats_add_up),
         cmocka_unit_test_setup_teardown(test_stats_that_do_not_add_up_are_a_finding,
-                                        set_up_unbalanced, tear_down),
+                                        set_up_unbalanced, commands_tear_down),
         WITH_FAKE(test_ping_config_and_flush),
         WITH_FAKE(test_json_is_the_answer_itself),
         WITH_FAKE(test_tail_prints_a_line_per_message),
@@ -1008,7 +1036,7 @@ int main(void)
         WITH_FAKE(test_tail_as_json_is_one_line_per_message),
         WITH_FAKE(test_an_interrupted_record_does_not_blame_attnd),
         cmocka_unit_test_setup_teardown(test_a_port_of_the_daemons_choice_needs_summaries,
-                                        set_up_any_port, tear_down),
+                                        set_up_any_port, commands_tear_down),
         cmocka_unit_test(test_an_absent_daemon_is_said_to_be_absent),
         WITH_FAKE(test_an_address_names_all_sockets),
         WITH_FAKE(test_an_attnd_that_nobody_named_is_found),

@@ -25,7 +25,7 @@
 static void assert_label(const char *text, const char *expected)
 {
     char label[LABEL_MAX];
-    label_clean(text, label, sizeof(label));
+    label_clean(text, label, sizeof label);
     assert_string_equal(label, expected);
 }
 
@@ -51,12 +51,12 @@ static void test_labels_are_utf8(void **state)
     char expected[64];
     (void)state;
     assert_label("caf\xc3\xa9 \xf0\x9f\x98\x80", "caf\xc3\xa9 \xf0\x9f\x98\x80");
-    snprintf(expected, sizeof(expected), "a%s", broken);
+    snprintf(expected, sizeof expected, "a%s", broken);
     assert_label("a\xff", expected);
     assert_label("a\xc3", expected);
-    snprintf(expected, sizeof(expected), "%s%s", broken, broken);
+    snprintf(expected, sizeof expected, "%s%s", broken, broken);
     assert_label("\xc0\xaf", expected);
-    snprintf(expected, sizeof(expected), "%s%s%s", broken, broken, broken);
+    snprintf(expected, sizeof expected, "%s%s%s", broken, broken, broken);
     assert_label("\xed\xa0\x80", expected);
     assert_label("\xe0\x80\x80", expected);
 }
@@ -65,9 +65,9 @@ static void test_labels_are_cut_between_characters(void **state)
 {
     char label[6];
     (void)state;
-    label_clean("abcd\xc3\xa9", label, sizeof(label));
+    label_clean("abcd\xc3\xa9", label, sizeof label);
     assert_string_equal(label, "abcd");
-    label_clean("abc\xc3\xa9", label, sizeof(label));
+    label_clean("abc\xc3\xa9", label, sizeof label);
     assert_string_equal(label, "abc\xc3\xa9");
 }
 
@@ -77,11 +77,11 @@ static void test_long_texts_get_an_ellipsis(void **state)
     char text[64] = "a long text that does not fit", whole[64] = "short";
     (void)state;
     assert_int_equal(fonts_new("sans-serif", &fonts), 0);
-    fonts_shorten(fonts, 8, 40, text, sizeof(text));
+    fonts_shorten(fonts, 8, 40, text, sizeof text);
     assert_true(fonts_width(fonts, text, 8, false) <= 40);
     assert_true(strlen(text) > 4);
     assert_string_equal(text + strlen(text) - 3, "\xe2\x80\xa6");
-    fonts_shorten(fonts, 8, 40, whole, sizeof(whole));
+    fonts_shorten(fonts, 8, 40, whole, sizeof whole);
     assert_string_equal(whole, "short");
     fonts_free(&fonts);
     assert_null(fonts);
@@ -96,7 +96,7 @@ static void assert_ticks(const struct ticks *ticks, const char *expected)
     for (uint32_t i = 0; i < ticks->count; i++) {
         size_t used = strlen(all);
         ticks_text(ticks, i, text);
-        snprintf(all + used, sizeof(all) - used, "%s%s", i > 0 ? " " : "", text);
+        snprintf(all + used, sizeof all - used, "%s%s", i > 0 ? " " : "", text);
     }
     assert_string_equal(all, expected);
 }
@@ -161,8 +161,9 @@ static void test_every_name_is_a_map(void **state)
     struct colormap map;
     char names[] = COLORMAP_NAMES;
     (void)state;
-    for (char *at = names, *name; (name = strsep(&at, ",")) != NULL;)
+    for (char *at = names, *name; (name = strsep(&at, ",")) != NULL;) {
         assert_int_equal(colormap_find(name + strspn(name, " "), &map), 0);
+    }
 }
 
 static void test_every_map_can_be_reversed(void **state)
@@ -171,8 +172,9 @@ static void test_every_map_can_be_reversed(void **state)
     (void)state;
     colormap_find("RdBu", &map);
     assert_int_equal(colormap_find("RdBu_r", &reversed), 0);
-    for (int step = 0; step < 256; step++)
+    for (int step = 0; step < 256; step++) {
         assert_int_equal(map.color[step], reversed.color[255 - step]);
+    }
     assert_int_equal(colormap_find("RdBu_", &map), -1);
     assert_int_equal(colormap_find("RdBu_r_r", &map), -1);
 }
@@ -278,8 +280,8 @@ static void test_names_of_files(void **state)
     (void)state;
     assert_int_equal(output_expand("a/{layer}-h{head}{x}.png", "decoder.1.self", "07", path), 0);
     assert_string_equal(path, "a/decoder.1.self-h07{x}.png");
-    memset(pattern, 'a', sizeof(pattern) - 1);
-    pattern[sizeof(pattern) - 1] = '\0';
+    memset(pattern, 'a', sizeof pattern - 1);
+    pattern[sizeof pattern - 1] = '\0';
     assert_int_equal(output_expand(pattern, "", "", path), -1);
 }
 
@@ -289,16 +291,16 @@ static void test_a_file_is_whole_or_as_it_was(void **state)
     struct bytes file = {(uint8_t *)data, 3};
     (void)state;
     assert_non_null(mkdtemp(folder));
-    snprintf(path, sizeof(path), "%s/x/y/a.png", folder);
+    snprintf(path, sizeof path, "%s/x/y/a.png", folder);
     assert_int_equal(output_write(path, &file), -ENOENT);
     assert_int_equal(output_make_folders(path), 0);
     assert_int_equal(output_write(path, &file), 0);
     assert_int_equal(access(path, R_OK), 0);
     assert_int_equal(unlink(path), 0);
-    snprintf(path, sizeof(path), "%s/x/y", folder);
+    snprintf(path, sizeof path, "%s/x/y", folder);
     assert_int_equal(output_write(path, &file), -EISDIR);
     assert_int_equal(rmdir(path), 0); /* nothing else was left in it */
-    snprintf(path, sizeof(path), "%s/x", folder);
+    snprintf(path, sizeof path, "%s/x", folder);
     assert_int_equal(rmdir(path), 0);
     assert_int_equal(rmdir(folder), 0);
 }

@@ -11,13 +11,14 @@
 #define WORDS_MAX 12
 
 /* The words behind "attnctl", in memory of their own. Returns argc. */
-static int split(const char *text, char *copy, char **argv)
+static int table_split(const char *text, char *copy, char **argv)
 {
     int argc = 1;
     strcpy(copy, text);
     argv[0] = copy + strlen(copy); /* "" */
-    for (char *word = strtok(copy, " "); word; word = strtok(NULL, " "))
+    for (char *word = strtok(copy, " "); word; word = strtok(NULL, " ")) {
         argv[argc++] = word;
+    }
     argv[argc] = NULL;
     return argc;
 }
@@ -25,7 +26,7 @@ static int split(const char *text, char *copy, char **argv)
 static void assert_command_at(const char *line, int expected)
 {
     char copy[256], *argv[WORDS_MAX];
-    int argc = split(line, copy, argv);
+    int argc = table_split(line, copy, argv);
     assert_int_equal(line_find_word(NULL, argc, argv), expected);
 }
 
@@ -47,7 +48,7 @@ static void test_a_command_is_found_behind_options(void **state)
 static bool asks_help(const char *line)
 {
     char copy[256], *argv[WORDS_MAX];
-    int argc = split(line, copy, argv);
+    int argc = table_split(line, copy, argv);
     return line_asks_help(NULL, argc, argv);
 }
 
@@ -65,7 +66,7 @@ static void test_slips_are_counted(void **state)
 {
     (void)state;
     char longest[NEAREST_FAR + 1];
-    memset(longest, 'x', sizeof(longest));
+    memset(longest, 'x', sizeof longest);
     longest[NEAREST_FAR] = '\0';
     assert_int_equal(nearest_distance("", ""), 0);
     assert_int_equal(nearest_distance("", "jobs"), 4);
@@ -105,8 +106,9 @@ static void test_long_text_is_wrapped(void **state)
     (void)state;
     char text[512], *wrapped = NULL;
     size_t size = 0, longest = 0;
-    for (int i = 0; i < 40; i++)
+    for (int i = 0; i < 40; i++) {
         strcpy(text + 5 * i, "word ");
+    }
     FILE *out = open_memstream(&wrapped, &size);
     text_wrap(text, 10, 4, out);
     fclose(out);
@@ -127,15 +129,17 @@ static void assert_completes(const char *line, const char *expected)
 {
     char copy[256], *argv[WORDS_MAX], *answer = NULL, said[4096] = "";
     size_t size = 0, length = strlen(line);
-    int argc = split(line, copy, argv);
-    if (length == 0 || line[length - 1] == ' ')
+    int argc = table_split(line, copy, argv);
+    if (length == 0 || line[length - 1] == ' ') {
         argv[argc++] = argv[0];
+    }
     FILE *out = open_memstream(&answer, &size);
     assert_int_equal(complete_print(argc - 1, argv + 1, out), CLI_OK);
     fclose(out);
-    for (char *word = answer; *word; word += strcspn(word, "\n") + 1)
-        snprintf(said + strlen(said), sizeof(said) - strlen(said), "%.*s ",
+    for (char *word = answer; *word; word += strcspn(word, "\n") + 1) {
+        snprintf(said + strlen(said), sizeof said - strlen(said), "%.*s ",
                  (int)strcspn(word, "\t\n"), word);
+    }
     free(answer);
     assert_string_equal(said, expected);
 }
@@ -185,7 +189,7 @@ static void test_options_are_those_of_the_command(void **state)
 {
     (void)state;
     char copy[256], *argv[WORDS_MAX];
-    int argc = split("--statistics mean jsonl", copy, argv);
+    int argc = table_split("--statistics mean jsonl", copy, argv);
     assert_int_equal(line_find_word(command_find("bridge"), argc, argv), 3);
     assert_int_equal(line_find_word(command_find("analyze"), argc, argv), 2);
     assert_completes("analyze --statistics ", ":FILE ");
@@ -201,14 +205,15 @@ static void test_an_unknown_option_is_found(void **state)
                  {"maps.npz --cuasal", "--cuasal"},     {"--lengths=3 --x=4", "--x=4"},
                  {"--endpoint ipc:///x", NULL},         {"-- --cuasal", NULL},
                  {"--lengths 3 --project", "--project"}};
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char copy[256], *argv[WORDS_MAX];
-        int argc = split(cases[i].line, copy, argv);
+        int argc = table_split(cases[i].line, copy, argv);
         const char *unknown = line_find_unknown(command_find("analyze"), argc, argv);
-        if (cases[i].unknown)
+        if (cases[i].unknown) {
             assert_string_equal(unknown, cases[i].unknown);
-        else
+        } else {
             assert_null(unknown);
+        }
     }
 }
 
@@ -227,8 +232,9 @@ static void check_option(const struct option_text *option, void *data)
 {
     (void)data;
     assert_non_null(option->name);
-    if (option->help && option->values)
+    if (option->help && option->values) {
         assert_non_null(option->argument); /* a flag has no value */
+    }
 }
 
 static void test_every_row_is_complete(void **state)
@@ -241,9 +247,10 @@ static void test_every_row_is_complete(void **state)
         assert_true(!command->run != !command->run_alone);
         assert_true(strlen(command->help) <= 66);
         assert_non_null(command->examples[0]);
-        snprintf(begin, sizeof(begin), "attnctl %s", command->name);
-        for (int e = 0; e < COMMAND_EXAMPLES_MAX && command->examples[e]; e++)
+        snprintf(begin, sizeof begin, "attnctl %s", command->name);
+        for (int e = 0; e < COMMAND_EXAMPLES_MAX && command->examples[e]; e++) {
             assert_int_equal(strncmp(command->examples[e], begin, strlen(begin)), 0);
+        }
         command_each_option(command, check_option, NULL);
     }
 }

@@ -116,8 +116,9 @@ void wait_until_wanted(attn_publisher *publisher, const struct peer *peer, uint3
 
     while (attn_publisher_wants(publisher, ATTN_DECODER, layer, ATTN_SELF) != wanted) {
         assert_true(now_ms() < deadline);
-        if (peer)
+        if (peer) {
             peer_service(peer);
+        }
         rest();
     }
 }

@@ -38,8 +38,8 @@ static struct header header_of(enum message_type type, uint32_t heads, uint32_t 
                            .keys = keys};
 }
 
-static bool takes(const struct bounds *bounds, enum message_type type, uint32_t heads,
-                  uint32_t keys, uint64_t bytes)
+static bool bounds_takes(const struct bounds *bounds, enum message_type type, uint32_t heads,
+                         uint32_t keys, uint64_t bytes)
 {
     struct header header = header_of(type, heads, keys);
 
@@ -52,7 +52,7 @@ static void test_a_daemon_that_says_nothing_takes_version_1(void **state)
 
     (void)state;
     assert_int_equal(bounds.header, 1);
-    assert_true(takes(&bounds, MESSAGE_QK, 1000000, 1000000, UINT64_MAX));
+    assert_true(bounds_takes(&bounds, MESSAGE_QK, 1000000, 1000000, UINT64_MAX));
 }
 
 static void test_each_bound_holds(void **state)
@@ -64,12 +64,12 @@ static void test_each_bound_holds(void **state)
     (void)state;
     assert_int_equal(malformed, 0);
     assert_int_equal(bounds.header, 2);
-    assert_true(takes(&bounds, MESSAGE_ATTENTION, 2, 10, 100));
-    assert_false(takes(&bounds, MESSAGE_ATTENTION, 2, 10, 101));
-    assert_false(takes(&bounds, MESSAGE_ATTENTION, 2, 11, 100));
-    assert_false(takes(&bounds, MESSAGE_ATTENTION, 3, 1, 100));
-    assert_false(takes(&bounds, MESSAGE_QK, 1, 1, 1));
-    assert_true(takes(&bounds, MESSAGE_EVENT, 0, 0, 1));
+    assert_true(bounds_takes(&bounds, MESSAGE_ATTENTION, 2, 10, 100));
+    assert_false(bounds_takes(&bounds, MESSAGE_ATTENTION, 2, 10, 101));
+    assert_false(bounds_takes(&bounds, MESSAGE_ATTENTION, 2, 11, 100));
+    assert_false(bounds_takes(&bounds, MESSAGE_ATTENTION, 3, 1, 100));
+    assert_false(bounds_takes(&bounds, MESSAGE_QK, 1, 1, 1));
+    assert_true(bounds_takes(&bounds, MESSAGE_EVENT, 0, 0, 1));
 }
 
 static void test_what_is_left_out_is_that_of_version_1(void **state)
@@ -78,7 +78,7 @@ static void test_what_is_left_out_is_that_of_version_1(void **state)
 
     (void)state;
     assert_int_equal(bounds.header, 1);
-    assert_true(takes(&bounds, MESSAGE_WEIGHTS, 5, 1 << 30, UINT64_MAX));
+    assert_true(bounds_takes(&bounds, MESSAGE_WEIGHTS, 5, 1 << 30, UINT64_MAX));
 }
 
 static void test_of_several_the_strictest_holds(void **state)
@@ -88,9 +88,10 @@ static void test_of_several_the_strictest_holds(void **state)
 
     (void)state;
     assert_int_equal(bounds.header, 2);
-    assert_true(takes(&bounds, MESSAGE_QK, 3, 1, 50));
-    assert_false(takes(&bounds, MESSAGE_QK, 3, 1, 51) || takes(&bounds, MESSAGE_QK, 4, 1, 50) ||
-                 takes(&bounds, MESSAGE_ATTENTION, 1, 1, 1));
+    assert_true(bounds_takes(&bounds, MESSAGE_QK, 3, 1, 50));
+    assert_false(bounds_takes(&bounds, MESSAGE_QK, 3, 1, 51) ||
+                 bounds_takes(&bounds, MESSAGE_QK, 4, 1, 50) ||
+                 bounds_takes(&bounds, MESSAGE_ATTENTION, 1, 1, 1));
 }
 
 static void test_a_newer_revision_than_ours_changes_nothing(void **state)
@@ -107,7 +108,7 @@ static void test_a_malformed_prefix_counts_for_nothing(void **state)
         "limits/max_message=1;max_heads=-1", "limits/max_message=1;=;header=1x"};
 
     (void)state;
-    for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         struct bounds bounds = SAID(texts[i]);
 
         assert_int_equal(malformed, 1);
@@ -129,8 +130,9 @@ static void test_a_message_that_is_too_large_is_not_copied_and_is_told(void **st
     peer_subscribe(&peer, "event/");
     peer_subscribe(&peer, "tensor/");
     meet(publisher, &peer);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         assert_int_equal(attn_publish_attention(publisher, &large), ATTN_E_TOO_LARGE);
+    }
     counts = settled(publisher);
     assert_int_equal(counts.dropped, 3);
     assert_int_equal(counts.too_large, 3);

@@ -28,12 +28,12 @@ static void note_request(struct daemon *daemon, const msgpack_object *request)
     char *params = mpk_to_json(&request->via.array.ptr[3], 0);
     const msgpack_object_str *method = &request->via.array.ptr[2].via.str;
 
-    snprintf(daemon->asked, sizeof(daemon->asked), "%.*s %s", (int)method->size, method->ptr,
+    snprintf(daemon->asked, sizeof daemon->asked, "%.*s %s", (int)method->size, method->ptr,
              params);
     free(params);
 }
 
-static void send_reply(struct daemon *daemon, const zmq_msg_t *peer, uint64_t id)
+static void test_control_send_reply(struct daemon *daemon, const zmq_msg_t *peer, uint64_t id)
 {
     struct mpk_writer reply;
 
@@ -58,7 +58,7 @@ static void send_reply(struct daemon *daemon, const zmq_msg_t *peer, uint64_t id
     mpk_writer_clear(&reply);
 }
 
-static void *serve(void *data)
+static void *test_control_serve(void *data)
 {
     struct daemon *daemon = data;
     struct mpk_doc doc;
@@ -72,9 +72,10 @@ static void *serve(void *data)
         mpk_parse(zmq_msg_data(&body), zmq_msg_size(&body), &mpk_header_limits, &doc) == 0) {
         mpk_get_u64(&doc.root->via.array.ptr[1], UINT64_MAX, &id);
         note_request(daemon, doc.root);
-        if (daemon->id_ahead)
-            send_reply(daemon, &peer, id + daemon->id_ahead);
-        send_reply(daemon, &peer, id);
+        if (daemon->id_ahead) {
+            test_control_send_reply(daemon, &peer, id + daemon->id_ahead);
+        }
+        test_control_send_reply(daemon, &peer, id);
         mpk_doc_clear(&doc);
     }
     zmq_msg_close(&peer);
@@ -82,13 +83,13 @@ static void *serve(void *data)
     return NULL;
 }
 
-static attn_control *start(struct daemon *daemon, void (*put)(struct mpk_writer *reply))
+static attn_control *control_start(struct daemon *daemon, void (*put)(struct mpk_writer *reply))
 {
     int wait_ms = PEER_WAIT_MS;
     attn_control *control;
 
     *daemon = (struct daemon){.peer = peer_open(ZMQ_ROUTER, NULL, 0), .put = put};
-    zmq_setsockopt(daemon->peer.socket, ZMQ_RCVTIMEO, &wait_ms, sizeof(wait_ms));
+    zmq_setsockopt(daemon->peer.socket, ZMQ_RCVTIMEO, &wait_ms, sizeof wait_ms);
     assert_int_equal(attn_control_new(daemon->peer.endpoint, PEER_WAIT_MS, &control), 0);
     return control;
 }
@@ -96,77 +97,82 @@ static attn_control *start(struct daemon *daemon, void (*put)(struct mpk_writer 
 /* After this nothing may touch the socket until stop. */
 static void go(struct daemon *daemon)
 {
-    assert_int_equal(pthread_create(&daemon->thread, NULL, serve, daemon), 0);
+    assert_int_equal(pthread_create(&daemon->thread, NULL, test_control_serve, daemon), 0);
 }
 
-static void stop(struct daemon *daemon, attn_control **control)
+static void control_stop(struct daemon *daemon, attn_control **control)
 {
     int linger_ms = PEER_WAIT_MS;
 
     pthread_join(daemon->thread, NULL);
-    zmq_setsockopt(daemon->peer.socket, ZMQ_LINGER, &linger_ms, sizeof(linger_ms));
+    zmq_setsockopt(daemon->peer.socket, ZMQ_LINGER, &linger_ms, sizeof linger_ms);
     attn_control_free(control);
     peer_close(&daemon->peer);
 }
 
 /* ---- answers ---- */
 
-static void put_packed(struct mpk_writer *reply, const char *key, uint64_t first)
+static void test_control_put_packed(struct mpk_writer *reply, const char *key, uint64_t first)
 {
     uint64_t numbers[3] = {first, first + 1, first + 2};
 
-    if (key)
+    if (key) {
         mpk_put_str(reply, key);
-    mpk_put_bin(reply, numbers, sizeof(numbers));
+    }
+    mpk_put_bin(reply, numbers, sizeof numbers);
 }
 
 static void put_means(struct mpk_writer *reply, double first)
 {
     double numbers[3] = {first, NAN, first + 2};
 
-    mpk_put_bin(reply, numbers, sizeof(numbers));
+    mpk_put_bin(reply, numbers, sizeof numbers);
 }
 
-static void put_series(struct mpk_writer *reply, uint32_t heads)
+static void control_put_series(struct mpk_writer *reply, uint32_t heads)
 {
     static const char *const keys[] = {"first", "last", "epoch", "step", "time_ns"};
 
     mpk_put_map(reply, 4);
     mpk_put_str(reply, "heads");
     mpk_put_array(reply, heads);
-    for (uint32_t i = 0; i < heads; i++)
+    for (uint32_t i = 0; i < heads; i++) {
         mpk_put_nil(reply);
+    }
     mpk_put_str(reply, "more");
     mpk_put_bool(reply, true);
     mpk_put_str(reply, "windows");
     mpk_put_map(reply, 5);
-    for (uint64_t i = 0; i < 5; i++)
-        put_packed(reply, keys[i], 10 * i);
+    for (uint64_t i = 0; i < 5; i++) {
+        test_control_put_packed(reply, keys[i], 10 * i);
+    }
     mpk_put_str(reply, "values");
     mpk_put_map(reply, 1);
     mpk_put_str(reply, "mean");
-    if (heads > 1)
+    if (heads > 1) {
         mpk_put_array(reply, heads);
-    for (uint32_t i = 0; i < heads; i++)
+    }
+    for (uint32_t i = 0; i < heads; i++) {
         put_means(reply, 0.5 + i);
+    }
 }
 
 static void put_one_head(struct mpk_writer *reply)
 {
-    put_series(reply, 1);
+    control_put_series(reply, 1);
 }
 
 static void put_two_heads(struct mpk_writer *reply)
 {
-    put_series(reply, 2);
+    control_put_series(reply, 2);
 }
 
-static void put_number(struct mpk_writer *reply)
+static void test_control_put_number(struct mpk_writer *reply)
 {
     mpk_put_u64(reply, 3);
 }
 
-static void put_map(struct mpk_writer *reply)
+static void control_put_map(struct mpk_writer *reply)
 {
     /* 1, -0.5, 2^-24, infinite */
     static const unsigned char halves[8] = {0, 0x3c, 0, 0xb8, 1, 0, 0, 0x7c};
@@ -179,10 +185,10 @@ static void put_map(struct mpk_writer *reply)
     mpk_put_str(reply, "step");
     mpk_put_u64(reply, 7);
     mpk_put_str(reply, "values");
-    mpk_put_bin(reply, halves, sizeof(halves));
+    mpk_put_bin(reply, halves, sizeof halves);
 }
 
-static void put_list(struct mpk_writer *reply)
+static void control_put_list(struct mpk_writer *reply)
 {
     mpk_put_map(reply, 1);
     mpk_put_str(reply, "firing");
@@ -194,7 +200,7 @@ static void put_list(struct mpk_writer *reply)
 static void test_a_series_of_one_head(void **state)
 {
     struct daemon daemon;
-    attn_control *control = start(&daemon, put_one_head);
+    attn_control *control = control_start(&daemon, put_one_head);
     attn_question question;
     attn_series *series;
 
@@ -228,13 +234,13 @@ static void test_a_series_of_one_head(void **state)
     attn_series_free(&series);
     assert_null(series);
     attn_series_free(&series);
-    stop(&daemon, &control);
+    control_stop(&daemon, &control);
 }
 
 static void test_a_series_of_all_heads(void **state)
 {
     struct daemon daemon;
-    attn_control *control = start(&daemon, put_two_heads);
+    attn_control *control = control_start(&daemon, put_two_heads);
     attn_question question;
     attn_series *series;
 
@@ -248,13 +254,13 @@ static void test_a_series_of_all_heads(void **state)
     assert_int_equal(attn_series_heads(series), 2);
     assert_true(attn_series_values(series, "mean", 1)[2] == 3.5);
     attn_series_free(&series);
-    stop(&daemon, &control);
+    control_stop(&daemon, &control);
 }
 
 static void test_a_map(void **state)
 {
     struct daemon daemon;
-    attn_control *control = start(&daemon, put_map);
+    attn_control *control = control_start(&daemon, control_put_map);
     attn_question question;
     static attn_mean_map map;
 
@@ -270,13 +276,13 @@ static void test_a_map(void **state)
     assert_int_equal(map.step, 7);
     assert_true(map.values[0] == 1 && map.values[1] == -0.5f && map.values[2] == 0x1p-24f);
     assert_true(isinf(map.values[3]));
-    stop(&daemon, &control);
+    control_stop(&daemon, &control);
 }
 
 static void test_alerts_and_comparisons_are_results(void **state)
 {
     struct daemon daemon;
-    attn_control *control = start(&daemon, put_list);
+    attn_control *control = control_start(&daemon, control_put_list);
     attn_question question;
     attn_result *result;
 
@@ -287,8 +293,8 @@ static void test_alerts_and_comparisons_are_results(void **state)
     assert_string_equal(daemon.asked, "alerts {\"limit\":1000}");
     assert_string_equal(attn_result_json(result), "{\"firing\":[]}");
     attn_result_free(&result);
-    stop(&daemon, &control);
-    control = start(&daemon, put_list);
+    control_stop(&daemon, &control);
+    control = control_start(&daemon, control_put_list);
     question.job = "gpt";
     question.run = "1";
     question.run_b = "2";
@@ -298,13 +304,13 @@ static void test_alerts_and_comparisons_are_results(void **state)
     assert_string_equal(daemon.asked, "compare {\"job\":\"gpt\",\"run\":\"1\",\"run_b\":\"2\","
                                       "\"limit\":5}");
     attn_result_free(&result);
-    stop(&daemon, &control);
+    control_stop(&daemon, &control);
 }
 
 static void test_a_refusal_says_why(void **state)
 {
     struct daemon daemon;
-    attn_control *control = start(&daemon, NULL);
+    attn_control *control = control_start(&daemon, NULL);
     attn_question question;
     attn_series *series = NULL;
 
@@ -317,13 +323,13 @@ static void test_a_refusal_says_why(void **state)
     assert_null(series);
     assert_string_equal(attn_control_error(control), "no_history: it has entropy");
     assert_string_equal(attn_strerror(ATTN_E_REFUSED), "the daemon refused");
-    stop(&daemon, &control);
+    control_stop(&daemon, &control);
 }
 
 static void test_what_is_no_such_answer_is_an_error(void **state)
 {
     struct daemon daemon;
-    attn_control *control = start(&daemon, put_number);
+    attn_control *control = control_start(&daemon, test_control_put_number);
     attn_question question;
     attn_series *series = NULL;
 
@@ -333,7 +339,7 @@ static void test_what_is_no_such_answer_is_an_error(void **state)
     go(&daemon);
     assert_int_equal(attn_history(control, &question, &series), ATTN_E_MESSAGE);
     assert_null(series);
-    stop(&daemon, &control);
+    control_stop(&daemon, &control);
 }
 
 static void test_nobody_there_is_a_timeout(void **state)
@@ -381,8 +387,8 @@ static void test_questions_go_to_the_daemon_that_is_there(void **state)
 
     (void)state;
     assert_non_null(mkdtemp(runtime));
-    snprintf(place, sizeof(place), "%s/attnd", runtime);
-    snprintf(endpoint, sizeof(endpoint), "ipc://%s/control", place);
+    snprintf(place, sizeof place, "%s/attnd", runtime);
+    snprintf(endpoint, sizeof endpoint, "ipc://%s/control", place);
     assert_int_equal(mkdir(place, 0700), 0);
     setenv("XDG_RUNTIME_DIR", runtime, 1);
     unsetenv("ATTND_ADDRESS");
@@ -395,10 +401,10 @@ static void test_questions_go_to_the_daemon_that_is_there(void **state)
     for (int life = 0; life < 3; life++) {
         struct daemon daemon = {.peer = peer_open(ZMQ_ROUTER, endpoint, 0)};
 
-        zmq_setsockopt(daemon.peer.socket, ZMQ_RCVTIMEO, &wait_ms, sizeof(wait_ms));
+        zmq_setsockopt(daemon.peer.socket, ZMQ_RCVTIMEO, &wait_ms, sizeof wait_ms);
         go(&daemon);
         assert_int_equal(attn_alerts(control, &question, &result), ATTN_E_REFUSED);
-        stop(&daemon, NULL);
+        control_stop(&daemon, NULL);
     }
     attn_control_free(&control);
     unlink(endpoint + strlen("ipc://"));

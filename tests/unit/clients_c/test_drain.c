@@ -16,7 +16,7 @@ struct hearing {
     struct drain drain;
 };
 
-static void begin(struct hearing *hearing, int messages, uint64_t bytes_max)
+static void drain_begin(struct hearing *hearing, int messages, uint64_t bytes_max)
 {
     static const struct socket_option none[] = {{ZMQ_LINGER, 0}};
     const int no_drop = 1, wait_ms = PEER_WAIT_MS;
@@ -24,18 +24,18 @@ static void begin(struct hearing *hearing, int messages, uint64_t bytes_max)
     char notice[8];
 
     hearing->peer = peer_open(ZMQ_XPUB, NULL, 0);
-    zmq_setsockopt(hearing->peer.socket, ZMQ_XPUB_NODROP, &no_drop, sizeof(no_drop));
-    zmq_setsockopt(hearing->peer.socket, ZMQ_RCVTIMEO, &wait_ms, sizeof(wait_ms));
+    zmq_setsockopt(hearing->peer.socket, ZMQ_XPUB_NODROP, &no_drop, sizeof no_drop);
+    zmq_setsockopt(hearing->peer.socket, ZMQ_RCVTIMEO, &wait_ms, sizeof wait_ms);
     hearing->context = zmq_ctx_new();
     assert_int_equal(link_name(hearing->peer.endpoint, NULL, ADDRESS_PUBLISH, 1000, &target), 0);
     assert_int_equal(link_open(&hearing->link, hearing->context, ZMQ_SUB, none, 1, -1, &target), 0);
     assert_int_equal(zmq_setsockopt(hearing->link.socket, ZMQ_SUBSCRIBE, "", 0), 0);
     assert_int_equal(
         drain_start(&hearing->drain, hearing->context, &hearing->link, messages, bytes_max), 0);
-    assert_int_equal(zmq_recv(hearing->peer.socket, notice, sizeof(notice), 0), 1);
+    assert_int_equal(zmq_recv(hearing->peer.socket, notice, sizeof notice, 0), 1);
 }
 
-static void end(struct hearing *hearing)
+static void drain_end(struct hearing *hearing)
 {
     drain_stop(&hearing->drain);
     link_close(&hearing->link);
@@ -43,24 +43,26 @@ static void end(struct hearing *hearing)
     peer_close(&hearing->peer);
 }
 
-static void send_all(struct hearing *hearing)
+static void drain_send_all(struct hearing *hearing)
 {
     static const char body[BYTES];
-    const struct frame frames[] = {{"t", 1}, {body, sizeof(body)}, {NULL, 0}};
+    const struct frame frames[] = {{"t", 1}, {body, sizeof body}, {NULL, 0}};
 
-    for (int i = 0; i < SENT; i++)
+    for (int i = 0; i < SENT; i++) {
         peer_send(&hearing->peer, frames);
+    }
 }
 
 static uint64_t await_dropped(struct hearing *hearing, uint64_t count)
 {
-    for (int i = 0; i < PEER_WAIT_MS && atomic_load(&hearing->drain.dropped) < count; i++)
+    for (int i = 0; i < PEER_WAIT_MS && atomic_load(&hearing->drain.dropped) < count; i++) {
         poll(NULL, 0, 1);
+    }
     return atomic_load(&hearing->drain.dropped);
 }
 
 /* Messages that are there; each has two frames, as it was sent. */
-static uint64_t take_all(struct hearing *hearing)
+static uint64_t drain_take_all(struct hearing *hearing)
 {
     uint64_t frames = 0;
     zmq_msg_t frame;
@@ -80,13 +82,13 @@ static void test_who_takes_nothing_has_so_many_kept(void **state)
     struct hearing hearing;
 
     (void)state;
-    begin(&hearing, KEPT, UINT64_MAX);
-    send_all(&hearing);
+    drain_begin(&hearing, KEPT, UINT64_MAX);
+    drain_send_all(&hearing);
     uint64_t dropped = await_dropped(&hearing, SENT - KEPT);
     assert_in_range(dropped, SENT - KEPT, SENT - KEPT / 2);
-    assert_int_equal(take_all(&hearing), SENT - dropped);
+    assert_int_equal(drain_take_all(&hearing), SENT - dropped);
     assert_int_equal(atomic_load(&hearing.drain.waiting), 0);
-    end(&hearing);
+    drain_end(&hearing);
 }
 
 static void test_who_takes_nothing_has_so_many_bytes_kept(void **state)
@@ -94,13 +96,13 @@ static void test_who_takes_nothing_has_so_many_bytes_kept(void **state)
     struct hearing hearing;
 
     (void)state;
-    begin(&hearing, 0, KEPT * (BYTES + 257));
-    send_all(&hearing);
+    drain_begin(&hearing, 0, KEPT * (BYTES + 257));
+    drain_send_all(&hearing);
     assert_int_equal(await_dropped(&hearing, SENT - KEPT), SENT - KEPT);
-    assert_int_equal(take_all(&hearing), KEPT);
-    send_all(&hearing); /* there is room again */
+    assert_int_equal(drain_take_all(&hearing), KEPT);
+    drain_send_all(&hearing); /* there is room again */
     assert_int_equal(await_dropped(&hearing, 2 * (SENT - KEPT)), 2 * (SENT - KEPT));
-    end(&hearing);
+    drain_end(&hearing);
 }
 
 static void test_an_idle_drain_ends_at_once(void **state)
@@ -108,8 +110,8 @@ static void test_an_idle_drain_ends_at_once(void **state)
     struct hearing hearing;
 
     (void)state;
-    begin(&hearing, KEPT, UINT64_MAX);
-    end(&hearing);
+    drain_begin(&hearing, KEPT, UINT64_MAX);
+    drain_end(&hearing);
     drain_stop(&(struct drain){.socket = NULL});
 }
 

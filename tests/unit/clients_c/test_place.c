@@ -17,21 +17,21 @@
 
 static char runtime[] = "/tmp/attn-place-XXXXXX", place[64], ingest[80], results[80];
 
-static int set_up(void **state)
+static int place_set_up(void **state)
 {
     (void)state;
     strcpy(runtime + strlen(runtime) - 6, "XXXXXX");
     assert_non_null(mkdtemp(runtime));
-    snprintf(place, sizeof(place), "%s/attnd", runtime);
-    snprintf(ingest, sizeof(ingest), "ipc://%s/ingest", place);
-    snprintf(results, sizeof(results), "ipc://%s/publish", place);
+    snprintf(place, sizeof place, "%s/attnd", runtime);
+    snprintf(ingest, sizeof ingest, "ipc://%s/ingest", place);
+    snprintf(results, sizeof results, "ipc://%s/publish", place);
     assert_int_equal(mkdir(place, 0700), 0);
     setenv("XDG_RUNTIME_DIR", runtime, 1);
     unsetenv("ATTND_ADDRESS");
     return 0;
 }
 
-static int tear_down(void **state)
+static int place_tear_down(void **state)
 {
     (void)state;
     unlink(ingest + strlen("ipc://"));
@@ -145,10 +145,10 @@ static void test_what_is_no_address_is_refused(void **state)
     assert_int_equal(attn_publisher_new(&options, &publisher), ATTN_E_ARGUMENT);
 }
 
-static void say(const struct peer *peer, const char *topic)
+static void place_say(const struct peer *peer, const char *topic)
 {
     static const char map[] = {(char)0x81, (char)0xa1, 'v', 1};
-    const struct frame frames[] = {{topic, strlen(topic)}, {map, sizeof(map)}, {NULL, 0}};
+    const struct frame frames[] = {{topic, strlen(topic)}, {map, sizeof map}, {NULL, 0}};
 
     peer_send(peer, frames);
 }
@@ -173,11 +173,12 @@ static void test_a_reader_loses_nothing_and_finds_the_next_daemon(void **state)
         while (size < 0) { /* connecting takes a reader that reads */
             assert_true(now_ms() < deadline);
             assert_int_equal(attn_subscriber_next(subscriber, 10, &result), ATTN_E_TIMEOUT);
-            size = zmq_recv(peer.socket, notice, sizeof(notice), ZMQ_DONTWAIT);
+            size = zmq_recv(peer.socket, notice, sizeof notice, ZMQ_DONTWAIT);
         }
-        for (int i = 0; i < 3; i++)
-            say(&peer, "summary/a/");
-        zmq_setsockopt(peer.socket, ZMQ_LINGER, &linger_ms, sizeof(linger_ms));
+        for (int i = 0; i < 3; i++) {
+            place_say(&peer, "summary/a/");
+        }
+        zmq_setsockopt(peer.socket, ZMQ_LINGER, &linger_ms, sizeof linger_ms);
         peer_close(&peer);
         for (int i = 0; i < 3; i++) {
             assert_int_equal(attn_subscriber_next(subscriber, PEER_WAIT_MS, &result), 0);
@@ -189,7 +190,7 @@ static void test_a_reader_loses_nothing_and_finds_the_next_daemon(void **state)
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, place_set_up, place_tear_down)
     static const struct CMUnitTest tests[] = {
         TEST(test_a_daemon_may_come_late_and_come_back),
         TEST(test_a_place_is_trusted_anew_at_every_connection),

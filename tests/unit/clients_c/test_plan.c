@@ -10,34 +10,34 @@
 
 static const struct plan_wishes nothing = {ATTN_UNSAID, ATTN_UNSAID, ATTN_UNSAID};
 
-static bool add(struct plans *plans, const char *prefix)
+static bool plan_add(struct plans *plans, const char *prefix)
 {
     return plans_add(plans, "gpt-small", prefix, strlen(prefix));
 }
 
 /* The plan that holds when the daemon says this. */
-static attn_plan plan_of(const char *prefix)
+static attn_plan test_plan_of(const char *prefix)
 {
     struct plans plans = {0};
     attn_plan plan;
 
-    assert_true(add(&plans, prefix));
+    assert_true(plan_add(&plans, prefix));
     assert_true(plans_choose(&plans, &nothing, &plan));
     plans_clear(&plans);
     return plan;
 }
 
-static bool takes(const char *layers, enum stack stack, uint32_t layer, enum site site)
+static bool test_plan_takes(const char *layers, enum stack stack, uint32_t layer, enum site site)
 {
     char prefix[PLAN_PREFIX_MAX];
     attn_plan plan;
 
-    snprintf(prefix, sizeof(prefix), "plan/0/*/layers=%s", layers);
-    plan = plan_of(prefix);
+    snprintf(prefix, sizeof prefix, "plan/0/*/layers=%s", layers);
+    plan = test_plan_of(prefix);
     return plan_takes_layer(&plan, (struct layer_id){stack, layer, site});
 }
 
-static bool matches(const char *pattern, const char *text)
+static bool plan_matches(const char *pattern, const char *text)
 {
     return plan_glob(pattern, strlen(pattern), text, strlen(text));
 }
@@ -45,15 +45,19 @@ static bool matches(const char *pattern, const char *text)
 static void test_patterns_match_as_in_a_shell(void **state)
 {
     (void)state;
-    assert_true(matches("gpt-*", "gpt-small") && matches("*", "") && matches("a*b*c", "axxbyyc"));
-    assert_true(matches("?pt", "gpt") && matches("[a-h]pt", "gpt") && matches("[!a-f]pt", "gpt"));
-    assert_true(matches("[]x]", "]") && matches("[", "[") && matches("a[b", "a[b"));
-    assert_true(matches("[a-]", "-") && matches("*.*", "a.b") && matches("[!]]", "a"));
-    assert_false(matches("gpt-*", "gpt") || matches("?", "") || matches("[!a-h]pt", "gpt"));
-    assert_false(matches("a*b", "abc") || matches("", "a") || matches("[z-a]", "m"));
+    assert_true(plan_matches("gpt-*", "gpt-small") && plan_matches("*", "") &&
+                plan_matches("a*b*c", "axxbyyc"));
+    assert_true(plan_matches("?pt", "gpt") && plan_matches("[a-h]pt", "gpt") &&
+                plan_matches("[!a-f]pt", "gpt"));
+    assert_true(plan_matches("[]x]", "]") && plan_matches("[", "[") && plan_matches("a[b", "a[b"));
+    assert_true(plan_matches("[a-]", "-") && plan_matches("*.*", "a.b") &&
+                plan_matches("[!]]", "a"));
+    assert_false(plan_matches("gpt-*", "gpt") || plan_matches("?", "") ||
+                 plan_matches("[!a-h]pt", "gpt"));
+    assert_false(plan_matches("a*b", "abc") || plan_matches("", "a") || plan_matches("[z-a]", "m"));
 }
 
-/* The same pattern takes exponential time where every star is tried again. */
+/* The same pattern test_plan_takes exponential time where every star is tried again. */
 static void test_a_pattern_of_stars_takes_no_time(void **state)
 {
     char text[129];
@@ -62,16 +66,17 @@ static void test_a_pattern_of_stars_takes_no_time(void **state)
     (void)state;
     memset(text, 'a', 128);
     text[128] = '\0';
-    for (int i = 0; i < 1000; i++)
+    for (int i = 0; i < 1000; i++) {
         assert_false(
-            matches("*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*ab", text));
+            plan_matches("*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*ab", text));
+    }
     assert_true(now_ms() - start < 2000);
 }
 
 static void test_every_setting_is_read(void **state)
 {
-    attn_plan plan = plan_of("plan/7/gpt-*/every=10;layers=decoder.*.self encoder.?.*;"
-                             "heads=9,0-3,2-5,7;samples=2;rows=64;colour=blue;");
+    attn_plan plan = test_plan_of("plan/7/gpt-*/every=10;layers=decoder.*.self encoder.?.*;"
+                                  "heads=9,0-3,2-5,7;samples=2;rows=64;colour=blue;");
 
     (void)state;
     assert_int_equal(plan.every, 10);
@@ -89,24 +94,25 @@ static void test_every_setting_is_read(void **state)
 
 static void test_what_a_plan_does_not_say_is_everything(void **state)
 {
-    attn_plan plan = plan_of("plan/0/*/"), everything;
+    attn_plan plan = test_plan_of("plan/0/*/"), everything;
 
     (void)state;
     attn_plan_default(&everything);
-    assert_memory_equal(&plan, &everything, sizeof(plan));
+    assert_memory_equal(&plan, &everything, sizeof plan);
     assert_int_equal(plan.every, 1);
     assert_int_equal(plan.range_count + plan.samples + plan.rows, 0);
-    plan = plan_of("plan/0/*/every=0");
+    plan = test_plan_of("plan/0/*/every=0");
     assert_false(plan_takes_step(&plan, 0));
 }
 
 static void test_layers_match_one_of_the_patterns(void **state)
 {
     (void)state;
-    assert_true(takes("decoder.*.self", STACK_DECODER, 12, SITE_SELF));
-    assert_true(takes("encoder.0.self  decoder.[0-2].cross", STACK_DECODER, 2, SITE_CROSS));
-    assert_false(takes("decoder.*.self", STACK_DECODER, 12, SITE_CROSS));
-    assert_false(takes("decoder.1.self", STACK_DECODER, 12, SITE_SELF));
+    assert_true(test_plan_takes("decoder.*.self", STACK_DECODER, 12, SITE_SELF));
+    assert_true(
+        test_plan_takes("encoder.0.self  decoder.[0-2].cross", STACK_DECODER, 2, SITE_CROSS));
+    assert_false(test_plan_takes("decoder.*.self", STACK_DECODER, 12, SITE_CROSS));
+    assert_false(test_plan_takes("decoder.1.self", STACK_DECODER, 12, SITE_SELF));
 }
 
 static void test_a_malformed_plan_is_ignored_as_a_whole(void **state)
@@ -137,8 +143,8 @@ static void test_a_malformed_plan_is_ignored_as_a_whole(void **state)
     attn_plan plan;
 
     (void)state;
-    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-        assert_false(add(&plans, bad[i]));
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        assert_false(plan_add(&plans, bad[i]));
         assert_int_equal(plans.refused, i + 1);
     }
     assert_false(plans_choose(&plans, &nothing, &plan));
@@ -150,7 +156,7 @@ static void test_plans_of_other_jobs_are_left_out(void **state)
     struct plans plans = {0};
 
     (void)state;
-    assert_false(add(&plans, "plan/0/bert/every=nonsense"));
+    assert_false(plan_add(&plans, "plan/0/bert/every=nonsense"));
     assert_int_equal(plans.count + plans.refused, 0);
     plans_clear(&plans);
 }
@@ -162,12 +168,12 @@ static void test_the_lowest_order_holds_alone(void **state)
     attn_plan plan;
 
     (void)state;
-    assert_true(add(&plans, "plan/999999/*/every=50;samples=1"));
-    assert_true(add(&plans, "plan/3/gpt-*/every=0"));
-    assert_true(add(&plans, "plan/3/gpt-*/every=7;rows=2"));
-    assert_true(add(&plans, "plan/3/gpt-*/every=7;rows=1"));
-    assert_true(add(&plans, "plan/3/gpt-*/every=9"));
-    assert_false(add(&plans, "plan/3/gpt-*/every=9"));
+    assert_true(plan_add(&plans, "plan/999999/*/every=50;samples=1"));
+    assert_true(plan_add(&plans, "plan/3/gpt-*/every=0"));
+    assert_true(plan_add(&plans, "plan/3/gpt-*/every=7;rows=2"));
+    assert_true(plan_add(&plans, "plan/3/gpt-*/every=7;rows=1"));
+    assert_true(plan_add(&plans, "plan/3/gpt-*/every=9"));
+    assert_false(plan_add(&plans, "plan/3/gpt-*/every=9"));
     assert_true(plans_choose(&plans, &nothing, &plan));
     assert_int_equal(plan.every, 7);
     assert_int_equal(plan.rows, 1);
@@ -187,12 +193,12 @@ static void test_the_jobs_wishes_go_before_the_default_only(void **state)
     (void)state;
     assert_false(plans_choose(&plans, &own, &plan));
     assert_int_equal(plan.every, 5);
-    assert_true(add(&plans, "plan/999999/*/every=50;samples=1;rows=3"));
+    assert_true(plan_add(&plans, "plan/999999/*/every=50;samples=1;rows=3"));
     assert_true(plans_choose(&plans, &own, &plan));
     assert_int_equal(plan.every, 5);
     assert_int_equal(plan.samples, 1);
     assert_int_equal(plan.rows, 8);
-    assert_true(add(&plans, "plan/999998/*/every=2"));
+    assert_true(plan_add(&plans, "plan/999998/*/every=2"));
     assert_true(plans_choose(&plans, &own, &plan));
     assert_int_equal(plan.every, 2);
     assert_int_equal(plan.rows, 0);
@@ -206,13 +212,13 @@ static void test_plans_are_bounded(void **state)
 
     (void)state;
     for (int i = 0; i < PLANS_MAX + 10; i++) {
-        snprintf(prefix, sizeof(prefix), "plan/%d/*/", i);
-        add(&plans, prefix);
+        snprintf(prefix, sizeof prefix, "plan/%d/*/", i);
+        plan_add(&plans, prefix);
     }
     assert_int_equal(plans.count, PLANS_MAX);
     assert_int_equal(plans.refused, 10);
     plans_clear(&plans);
-    memset(prefix, ' ', sizeof(prefix));
+    memset(prefix, ' ', sizeof prefix);
     memcpy(prefix, LITERAL("plan/0/*/layers=*"));
     assert_false(plans_add(&plans, "job", prefix, PLAN_PREFIX_MAX + 1));
     assert_true(plans_add(&plans, "job", prefix, PLAN_PREFIX_MAX));
@@ -226,15 +232,16 @@ static void test_as_many_ranges_as_a_prefix_holds_are_read(void **state)
     attn_plan plan;
 
     (void)state;
-    for (int head = 2; len < PLAN_PREFIX_MAX - 5; head += 2)
-        len += (size_t)snprintf(prefix + len, sizeof(prefix) - len, ",%d", head);
-    plan = plan_of(prefix);
+    for (int head = 2; len < PLAN_PREFIX_MAX - 5; head += 2) {
+        len += (size_t)snprintf(prefix + len, sizeof prefix - len, ",%d", head);
+    }
+    plan = test_plan_of(prefix);
     assert_in_range(plan.range_count, 250, ATTN_PLAN_RANGES_MAX);
 }
 
 static void test_row_blocks_take_turns(void **state)
 {
-    attn_plan plan = plan_of("plan/0/*/every=10;rows=4");
+    attn_plan plan = test_plan_of("plan/0/*/every=10;rows=4");
     uint32_t first;
 
     (void)state;
@@ -265,7 +272,7 @@ static void wait_for_every(attn_publisher *publisher, const struct peer *peer, u
     } while (plan.every != every);
 }
 
-static bool wants(attn_publisher *publisher, uint64_t step, uint32_t layer)
+static bool plan_wants(attn_publisher *publisher, uint64_t step, uint32_t layer)
 {
     attn_set_position(publisher, 0, step);
     return attn_publisher_wants(publisher, ATTN_DECODER, layer, ATTN_SELF);
@@ -284,8 +291,8 @@ static void test_wanting_obeys_the_plan_and_publishing_does_not(void **state)
     meet(publisher, &peer);
     wait_for_every(publisher, &peer, 10);
     assert_int_equal(attn_publisher_plan(publisher, &plan), 0);
-    assert_true(wants(publisher, 0, 1) && wants(publisher, 30, 1));
-    assert_false(wants(publisher, 31, 1) || wants(publisher, 30, 0));
+    assert_true(plan_wants(publisher, 0, 1) && plan_wants(publisher, 30, 1));
+    assert_false(plan_wants(publisher, 31, 1) || plan_wants(publisher, 30, 0));
     attn_set_position(publisher, 0, 31);
     assert_int_equal(publish(publisher, 0), 0);
     expect_tensor(&peer, 0, 0);
@@ -304,10 +311,10 @@ static void test_a_plan_may_change_while_the_job_runs(void **state)
     peer_subscribe(&peer, "tensor/");
     meet(publisher, &peer);
     assert_int_equal(attn_publisher_plan(publisher, &plan), ATTN_SKIPPED);
-    assert_true(wants(publisher, 7, 0));
+    assert_true(plan_wants(publisher, 7, 0));
     peer_subscribe(&peer, "plan/0/unit/every=10");
     wait_for_every(publisher, &peer, 10);
-    assert_false(wants(publisher, 7, 0));
+    assert_false(plan_wants(publisher, 7, 0));
     peer_subscribe(&peer, "plan/0/unit/every=7");
     wait_for_every(publisher, &peer, 7);
     peer_unsubscribe(&peer, "plan/0/unit/every=10");
@@ -323,7 +330,7 @@ static void test_the_plan_ends_with_its_daemon(void **state)
     struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
     attn_publisher_options options = options_for(peer.endpoint);
     attn_publisher *publisher;
-    char endpoint[sizeof(peer.endpoint)];
+    char endpoint[sizeof peer.endpoint];
     struct peer next;
 
     (void)state;

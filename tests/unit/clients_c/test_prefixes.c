@@ -84,7 +84,7 @@ static void test_the_set_is_bounded(void **state)
         char notice[16] = "\x01";
 
         prefixes_apply(&prefixes, notice,
-                       1 + (size_t)snprintf(notice + 1, sizeof(notice) - 1, "%d/", i));
+                       1 + (size_t)snprintf(notice + 1, sizeof notice - 1, "%d/", i));
     }
     assert_int_equal(prefixes.count, PREFIXES_MAX);
     prefixes_clear(&prefixes);

@@ -87,15 +87,15 @@ static void test_every_field_of_attention_arrives(void **state)
     assert_true(h->rank == 1 && h->world == 4 && h->epoch == 3 && h->step == 70000);
     assert_true(h->layer.stack == STACK_ENCODER && h->layer.layer == 9);
     assert_true(h->causal && h->dropout && h->learned_sink && h->window == 2);
-    assert_memory_equal(h->q_len, q_len, sizeof(q_len));
-    assert_memory_equal(h->k_len, k_len, sizeof(k_len));
+    assert_memory_equal(h->q_len, q_len, sizeof q_len);
+    assert_memory_equal(h->k_len, k_len, sizeof k_len);
     assert_true(h->head_offset == 2 && h->heads_total == 8);
     assert_true(h->q_offset == 2 && h->microbatch == 6);
-    assert_memory_equal(frame_of(&got, TENSOR_WEIGHTS), weights, sizeof(weights));
-    assert_memory_equal(frame_of(&got, TENSOR_MASK), mask, sizeof(mask));
-    assert_memory_equal(frame_of(&got, TENSOR_TOKENS), tokens, sizeof(tokens));
-    assert_memory_equal(frame_of(&got, TENSOR_DOCUMENTS), documents, sizeof(documents));
-    assert_memory_equal(frame_of(&got, TENSOR_GRAD), grad, sizeof(grad));
+    assert_memory_equal(frame_of(&got, TENSOR_WEIGHTS), weights, sizeof weights);
+    assert_memory_equal(frame_of(&got, TENSOR_MASK), mask, sizeof mask);
+    assert_memory_equal(frame_of(&got, TENSOR_TOKENS), tokens, sizeof tokens);
+    assert_memory_equal(frame_of(&got, TENSOR_DOCUMENTS), documents, sizeof documents);
+    assert_memory_equal(frame_of(&got, TENSOR_GRAD), grad, sizeof grad);
     assert_non_null(memmem(zmq_msg_data(&got.frames[1]), zmq_msg_size(&got.frames[1]),
                            LITERAL("\xa6labels\x95\xa1"
                                    "a\xa0\xa2\xc3\xa9\xa1"
@@ -149,12 +149,12 @@ static void test_every_field_of_qk_arrives(void **state)
     assert_true(h->heads == H && h->kv_heads == G && h->head_dim == D && h->value_dim == DV);
     assert_true(fabs(h->scale - 0.5) < 1e-12 && fabs(h->softcap - 30) < 1e-12);
     assert_true(h->q_offset == 2 && h->causal && h->window == 4 && h->q_len[1] == 2);
-    assert_memory_equal(frame_of(&got, TENSOR_Q), q, sizeof(q));
-    assert_memory_equal(frame_of(&got, TENSOR_K), k, sizeof(k));
-    assert_memory_equal(frame_of(&got, TENSOR_V), v, sizeof(v));
-    assert_memory_equal(frame_of(&got, TENSOR_MASK), mask, sizeof(mask));
-    assert_memory_equal(frame_of(&got, TENSOR_TOKENS), tokens, sizeof(tokens));
-    assert_memory_equal(frame_of(&got, TENSOR_DOCUMENTS), documents, sizeof(documents));
+    assert_memory_equal(frame_of(&got, TENSOR_Q), q, sizeof q);
+    assert_memory_equal(frame_of(&got, TENSOR_K), k, sizeof k);
+    assert_memory_equal(frame_of(&got, TENSOR_V), v, sizeof v);
+    assert_memory_equal(frame_of(&got, TENSOR_MASK), mask, sizeof mask);
+    assert_memory_equal(frame_of(&got, TENSOR_TOKENS), tokens, sizeof tokens);
+    assert_memory_equal(frame_of(&got, TENSOR_DOCUMENTS), documents, sizeof documents);
     received_free(&got);
     pair_close(&pair);
 }
@@ -204,10 +204,10 @@ static void test_every_matrix_arrives(void **state)
     assert_int_equal(got.header.type, MESSAGE_WEIGHTS);
     assert_true(got.header.heads == 4 && got.header.kv_heads == 2 && got.header.head_dim == 2);
     assert_int_equal(got.header.heads_total, 16);
-    assert_memory_equal(frame_of(&got, TENSOR_WQ), wq, sizeof(wq));
-    assert_memory_equal(frame_of(&got, TENSOR_WK), wk, sizeof(wk));
-    assert_memory_equal(frame_of(&got, TENSOR_WV), wv, sizeof(wv));
-    assert_memory_equal(frame_of(&got, TENSOR_WO), wo, sizeof(wo));
+    assert_memory_equal(frame_of(&got, TENSOR_WQ), wq, sizeof wq);
+    assert_memory_equal(frame_of(&got, TENSOR_WK), wk, sizeof wk);
+    assert_memory_equal(frame_of(&got, TENSOR_WV), wv, sizeof wv);
+    assert_memory_equal(frame_of(&got, TENSOR_WO), wo, sizeof wo);
     received_free(&got);
     pair_close(&pair);
 }
@@ -247,19 +247,25 @@ static const struct arrays *filled(void)
 
     for (int b = 0; b < B; b++) {
         a.q_len[b] = Q - b;
-        for (int h = 0; h < H; h++)
+        for (int h = 0; h < H; h++) {
             for (int i = 0; i < Q; i++) {
-                for (int j = 0; j < K; j++)
+                for (int j = 0; j < K; j++) {
                     a.weights[b][h][i][j] = (float)(1000 * b + 100 * h + 10 * i + j);
+                }
                 a.q[b][h][i][0] = (float)(1000 * b + 100 * h + 10 * i);
             }
-        for (int g = 0; g < G; g++)
-            for (int j = 0; j < K; j++)
+        }
+        for (int g = 0; g < G; g++) {
+            for (int j = 0; j < K; j++) {
                 a.k[b][g][j][1] = (float)(1000 * b + 100 * g + j);
-        for (int j = 0; j < K; j++)
+            }
+        }
+        for (int j = 0; j < K; j++) {
             a.tokens[b][j] = 10 * b + j;
-        for (int i = 0; i < Q; i++)
+        }
+        for (int i = 0; i < Q; i++) {
             memset(a.mask[b][i], 10 * b + i, K);
+        }
     }
     return &a;
 }
@@ -304,12 +310,14 @@ static void test_a_plan_cuts_samples_heads_and_rows_out_of_attention(void **stat
     assert_true(h->head_offset == 3 && h->heads_total == 10 && h->q_offset == 2);
     assert_true(h->q_len[0] == 2 && h->q_len[1] == 2);
     weights = frame_of(&got, TENSOR_WEIGHTS);
-    for (int b = 0; b < 2; b++)
-        for (int head = 0; head < 2; head++)
+    for (int b = 0; b < 2; b++) {
+        for (int head = 0; head < 2; head++) {
             assert_memory_equal(weights + (b * 2 + head) * 2 * K, a->weights[b][1 + head][2],
                                 2 * K * sizeof(float));
+        }
+    }
     assert_memory_equal((const char *)frame_of(&got, TENSOR_MASK) + 2 * K, a->mask[1][2], 2 * K);
-    assert_memory_equal(frame_of(&got, TENSOR_TOKENS), a->tokens, 2 * sizeof(a->tokens[0]));
+    assert_memory_equal(frame_of(&got, TENSOR_TOKENS), a->tokens, 2 * sizeof a->tokens[0]);
     received_free(&got);
     pair_close(&pair);
 }
@@ -341,8 +349,8 @@ static void test_whole_groups_of_heads_take_their_key_heads(void **state)
     got = expect(&pair.peer);
     assert_true(got.header.heads == 4 && got.header.kv_heads == 2 && got.header.batch == 1);
     assert_true(got.header.head_offset == 2 && got.header.heads_total == H);
-    assert_memory_equal(frame_of(&got, TENSOR_Q), a->q[0][2], 4 * sizeof(a->q[0][0]));
-    assert_memory_equal(frame_of(&got, TENSOR_K), a->k[0][1], 2 * sizeof(a->k[0][0]));
+    assert_memory_equal(frame_of(&got, TENSOR_Q), a->q[0][2], 4 * sizeof a->q[0][0]);
+    assert_memory_equal(frame_of(&got, TENSOR_K), a->k[0][1], 2 * sizeof a->k[0][0]);
     received_free(&got);
     pair_close(&pair);
 }
@@ -362,10 +370,12 @@ static void test_parts_of_groups_get_a_key_head_each(void **state)
     got = expect(&pair.peer);
     assert_true(got.header.heads == 3 && got.header.kv_heads == 3);
     k = frame_of(&got, TENSOR_K);
-    for (int b = 0; b < B; b++)
-        for (int head = 0; head < 3; head++)
+    for (int b = 0; b < B; b++) {
+        for (int head = 0; head < 3; head++) {
             assert_memory_equal(k + (b * 3 + head) * K * D, a->k[b][(1 + head) / 2],
-                                sizeof(a->k[0][0]));
+                                sizeof a->k[0][0]);
+        }
+    }
     received_free(&got);
     pair_close(&pair);
 }
@@ -508,8 +518,8 @@ static void test_bad_weights_are_refused(void **state)
 static void test_a_header_that_does_not_fit_is_refused(void **state)
 {
     enum { BATCH = 20000 };
-    float *weights = calloc(BATCH, sizeof(*weights));
-    int32_t *lengths = calloc(BATCH, sizeof(*lengths));
+    float *weights = calloc(BATCH, sizeof *weights);
+    int32_t *lengths = calloc(BATCH, sizeof *lengths);
     struct pair pair = pair_open();
     attn_attention attention = attention_of(0, weights, 1);
     attn_publisher_counts counts;
@@ -528,15 +538,16 @@ static void test_a_header_that_does_not_fit_is_refused(void **state)
 static void test_labels_that_do_not_fit_are_left_out(void **state)
 {
     enum { KEYS = 16384 };
-    float *weights = calloc(KEYS, sizeof(*weights));
-    const char **labels = calloc(KEYS, sizeof(*labels));
+    float *weights = calloc(KEYS, sizeof *weights);
+    const char **labels = calloc(KEYS, sizeof *labels);
     struct pair pair = pair_open();
     attn_attention attention = attention_of(0, weights, KEYS);
     struct received got;
 
     (void)state;
-    for (int i = 0; i < KEYS; i++)
+    for (int i = 0; i < KEYS; i++) {
         labels[i] = "token";
+    }
     attention.labels = labels;
     assert_int_equal(attn_publish_attention(pair.publisher, &attention), 0);
     got = expect(&pair.peer);

@@ -16,8 +16,9 @@ static void test_publishing_without_a_daemon_returns_at_once(void **state)
     uint64_t start = now_ms();
 
     (void)state;
-    for (int i = 0; i < 1000; i++)
+    for (int i = 0; i < 1000; i++) {
         assert_int_equal(publish(publisher, 0), ATTN_SKIPPED);
+    }
     assert_int_equal(attn_epoch_end(publisher), ATTN_SKIPPED);
     assert_int_equal(attn_publisher_wait(publisher, 20), ATTN_E_TIMEOUT);
     counts = checked_counts(publisher);
@@ -51,7 +52,7 @@ static void test_nothing_is_sent_before_a_subscription(void **state)
 static void test_weights_may_change_as_soon_as_the_call_returns(void **state)
 {
     enum { KEYS = 1 << 18 };
-    float *weights = calloc(KEYS, sizeof(*weights));
+    float *weights = calloc(KEYS, sizeof *weights);
     struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
     attn_publisher *publisher = publisher_for(&peer);
     attn_attention attention = attention_of(0, weights, KEYS);
@@ -95,7 +96,7 @@ static void test_sequences_count_per_layer(void **state)
 static void test_a_stalled_reader_costs_counted_drops_only(void **state)
 {
     enum { KEYS = 1 << 18, TRIES = 200 };
-    float *weights = calloc(KEYS, sizeof(*weights));
+    float *weights = calloc(KEYS, sizeof *weights);
     struct peer peer = peer_open(ZMQ_SUB, NULL, 1);
     attn_publisher_options options = options_for(peer.endpoint);
     attn_publisher *publisher;
@@ -121,8 +122,9 @@ static void test_a_stalled_reader_costs_counted_drops_only(void **state)
     accepted = counts.sent + counts.queued;
     assert_true(accepted > 0 && counts.dropped > 0);
 
-    for (next = 0; next < accepted; next++)
+    for (next = 0; next < accepted; next++) {
         expect_tensor(&peer, 5, next);
+    }
     while (attn_publish_attention(publisher, &attention) != 0) {
         assert_true(now_ms() - start < PEER_WAIT_MS);
         rest();
@@ -146,10 +148,12 @@ static void test_a_burst_of_small_messages_loses_nothing(void **state)
     (void)state;
     peer_subscribe(&peer, "tensor/");
     meet(publisher, &peer);
-    for (uint32_t layer = 0; layer < 200; layer++)
+    for (uint32_t layer = 0; layer < 200; layer++) {
         assert_int_equal(publish(publisher, layer), 0);
-    for (uint32_t layer = 0; layer < 200; layer++)
+    }
+    for (uint32_t layer = 0; layer < 200; layer++) {
         expect_tensor(&peer, layer, 0);
+    }
     attn_publisher_free(&publisher);
     peer_close(&peer);
 }
@@ -165,7 +169,7 @@ static void test_queued_bytes_are_bounded_and_given_back(void **state)
     uint64_t deadline = now_ms() + PEER_WAIT_MS;
 
     (void)state;
-    options.max_queued_bytes = sizeof(weights) - 1;
+    options.max_queued_bytes = sizeof weights - 1;
     assert_int_equal(attn_publisher_new(&options, &publisher), 0);
     peer_subscribe(&peer, "tensor/");
     meet(publisher, &peer);
@@ -177,7 +181,7 @@ static void test_queued_bytes_are_bounded_and_given_back(void **state)
         counts = settled(publisher);
     } while (counts.queued_bytes > 0);
     assert_int_equal(counts.sent, 1);
-    assert_int_equal(counts.bytes, sizeof(weights) / 2);
+    assert_int_equal(counts.bytes, sizeof weights / 2);
     assert_int_equal(counts.dropped, 1);
     attn_publisher_free(&publisher);
     peer_close(&peer);
@@ -256,7 +260,7 @@ static void test_a_restarted_daemon_starts_with_its_own_plan(void **state)
     static const attn_layer layer = {ATTN_DECODER, 0, ATTN_SELF, 4};
     struct peer peer = peer_open(ZMQ_SUB, NULL, 0), next;
     attn_publisher *publisher = publisher_for(&peer);
-    char endpoint[sizeof(peer.endpoint)];
+    char endpoint[sizeof peer.endpoint];
 
     (void)state;
     peer_subscribe(&peer, "event/");
@@ -314,8 +318,9 @@ static void test_a_forked_child_is_inert_and_the_parent_goes_on(void **state)
     start = now_ms();
     child = fork();
     assert_true(child >= 0);
-    if (child == 0)
+    if (child == 0) {
         use_in_child(publisher);
+    }
     assert_int_equal(waitpid(child, &status, 0), child);
     assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
     assert_true(now_ms() - start < 5000);
@@ -358,7 +363,7 @@ static void test_a_job_that_publishes_nothing_shows_that_it_lives(void **state)
 static void test_messages_of_a_reader_that_left_are_dropped(void **state)
 {
     enum { KEYS = 1 << 18, TRIES = 100 };
-    float *weights = calloc(KEYS, sizeof(*weights));
+    float *weights = calloc(KEYS, sizeof *weights);
     struct peer peer = peer_open(ZMQ_SUB, NULL, 1);
     attn_publisher_options options = options_for(peer.endpoint);
     attn_attention attention = attention_of(0, weights, KEYS);
@@ -370,8 +375,9 @@ static void test_messages_of_a_reader_that_left_are_dropped(void **state)
     publisher = publisher_with(&options);
     peer_subscribe(&peer, "");
     meet(publisher, &peer);
-    for (int i = 0; i < TRIES; i++)
+    for (int i = 0; i < TRIES; i++) {
         assert_int_equal(attn_publish_attention(publisher, &attention), 0);
+    }
     free(weights);
     assert_true(checked_counts(publisher).queued > 0);
     peer_close(&peer);
@@ -382,7 +388,7 @@ static void test_messages_of_a_reader_that_left_are_dropped(void **state)
     attn_publisher_free(&publisher);
 }
 
-static void test_bad_options_are_refused(void **state)
+static void test_publisher_bad_options_are_refused(void **state)
 {
     attn_publisher *publisher = NULL;
     attn_publisher_options options = options_for("tcp://127.0.0.1:1"), bad;
@@ -411,8 +417,9 @@ static void test_bad_options_are_refused(void **state)
 static void test_every_code_has_a_sentence(void **state)
 {
     (void)state;
-    for (int code = ATTN_E_NOT_FOUND; code <= ATTN_SKIPPED; code++)
+    for (int code = ATTN_E_NOT_FOUND; code <= ATTN_SKIPPED; code++) {
         assert_string_not_equal(attn_strerror(code), attn_strerror(99));
+    }
     assert_string_equal(attn_version(), ATTND_VERSION);
 }
 
@@ -433,7 +440,7 @@ int main(void)
         cmocka_unit_test(test_a_forked_child_is_inert_and_the_parent_goes_on),
         cmocka_unit_test(test_a_job_that_publishes_nothing_shows_that_it_lives),
         cmocka_unit_test(test_messages_of_a_reader_that_left_are_dropped),
-        cmocka_unit_test(test_bad_options_are_refused),
+        cmocka_unit_test(test_publisher_bad_options_are_refused),
         cmocka_unit_test(test_every_code_has_a_sentence),
     };
 

@@ -8,11 +8,11 @@
 #include <stdio.h>
 #include <string.h>
 
-static struct bytes golden(const char *name)
+static struct bytes subscriber_golden(const char *name)
 {
     char path[512];
 
-    snprintf(path, sizeof(path), "%s/%s.msgpack", GOLDEN_DIR, name);
+    snprintf(path, sizeof path, "%s/%s.msgpack", GOLDEN_DIR, name);
     return bytes_file(path);
 }
 
@@ -25,12 +25,12 @@ static attn_subscriber *subscriber_for(const struct peer *peer, const char *pref
     int wait_ms = PEER_WAIT_MS;
 
     assert_int_equal(attn_subscriber_new(&options, &subscriber), 0);
-    zmq_setsockopt(peer->socket, ZMQ_RCVTIMEO, &wait_ms, sizeof(wait_ms));
-    assert_int_equal(zmq_recv(peer->socket, notice, sizeof(notice), 0), 1 + strlen(prefix));
+    zmq_setsockopt(peer->socket, ZMQ_RCVTIMEO, &wait_ms, sizeof wait_ms);
+    assert_int_equal(zmq_recv(peer->socket, notice, sizeof notice, 0), 1 + strlen(prefix));
     return subscriber;
 }
 
-static attn_result *next(attn_subscriber *subscriber)
+static attn_result *subscriber_next(attn_subscriber *subscriber)
 {
     attn_result *result = NULL;
 
@@ -40,7 +40,7 @@ static attn_result *next(attn_subscriber *subscriber)
 
 static void send_golden(const struct peer *peer, const char *topic, const char *name)
 {
-    struct bytes bytes = golden(name);
+    struct bytes bytes = subscriber_golden(name);
     const struct frame frames[] = {{topic, strlen(topic)}, {bytes.data, bytes.len}, {NULL, 0}};
 
     peer_send(peer, frames);
@@ -59,14 +59,14 @@ static void test_a_summary_can_be_asked_for_its_numbers(void **state)
     (void)state;
     send_golden(&peer, "live/gpt-small/decoder/5/self/", "live"); /* not subscribed to */
     send_golden(&peer, "summary/gpt-small/decoder/5/self/", "summary");
-    result = next(subscriber);
+    result = subscriber_next(subscriber);
     assert_string_equal(attn_result_topic(result), "summary/gpt-small/decoder/5/self/");
     assert_string_equal(attn_result_kind(result), "summary");
     assert_int_equal(attn_result_heads(result), 2);
     assert_int_equal(attn_result_u64(result, "messages", &number), 0);
     assert_int_equal(number, 300);
     assert_int_equal(attn_result_u64(result, "job", &number), ATTN_E_NOT_FOUND);
-    assert_int_equal(attn_result_text(result, "job", text, sizeof(text)), 0);
+    assert_int_equal(attn_result_text(result, "job", text, sizeof text), 0);
     assert_string_equal(text, "gpt-sma");
     assert_int_equal(attn_result_text(result, "job", text, 0), ATTN_E_ARGUMENT);
     assert_int_equal(attn_result_stat(result, "entropy", "mean", 1, &value), 0);
@@ -95,7 +95,7 @@ static void test_a_live_result_has_one_value_per_head(void **state)
 
     (void)state;
     send_golden(&peer, "live/gpt-small/decoder/5/self/", "live");
-    result = next(subscriber);
+    result = subscriber_next(subscriber);
     assert_int_equal(attn_result_heads(result), 2);
     assert_int_equal(attn_result_stat(result, "entropy", NULL, 1, &value), 0);
     assert_true(value == 1.5);
@@ -107,7 +107,7 @@ static void test_a_live_result_has_one_value_per_head(void **state)
     attn_result_free(&result);
 
     send_golden(&peer, "job/gpt-small/", "job");
-    result = next(subscriber);
+    result = subscriber_next(subscriber);
     assert_string_equal(attn_result_kind(result), "job");
     assert_int_equal(attn_result_heads(result), 0);
     attn_result_free(&result);
@@ -121,21 +121,21 @@ static void test_what_is_no_result_is_reported_and_passed_over(void **state)
     static const struct frame three[] = {{"live/", 5}, {"\x80", 1}, {"", 0}, {NULL, 0}};
     static const struct frame cut[] = {{"live/", 5}, {"\x81", 1}, {NULL, 0}};
     char long_topic[300];
-    const struct frame too_long[] = {{long_topic, sizeof(long_topic)}, {"\x80", 1}, {NULL, 0}};
+    const struct frame too_long[] = {{long_topic, sizeof long_topic}, {"\x80", 1}, {NULL, 0}};
     const struct frame *const messages[] = {one, three, cut, too_long};
     struct peer peer = peer_open(ZMQ_XPUB, NULL, 0);
     attn_subscriber *subscriber = subscriber_for(&peer, "");
     attn_result *result = NULL;
 
     (void)state;
-    memset(long_topic, 'x', sizeof(long_topic));
+    memset(long_topic, 'x', sizeof long_topic);
     for (size_t i = 0; i < 4; i++) {
         peer_send(&peer, messages[i]);
         assert_int_equal(attn_subscriber_next(subscriber, PEER_WAIT_MS, &result), ATTN_E_MESSAGE);
     }
     assert_null(result);
     send_golden(&peer, "job/gpt-small/", "job");
-    result = next(subscriber);
+    result = subscriber_next(subscriber);
     attn_result_free(&result);
     attn_subscriber_free(&subscriber);
     peer_close(&peer);
@@ -156,7 +156,7 @@ static void test_waiting_has_an_end(void **state)
     attn_subscriber_free(&subscriber);
 }
 
-static void test_bad_options_are_refused(void **state)
+static void test_subscriber_bad_options_are_refused(void **state)
 {
     attn_subscriber_options options = {.endpoint = "nonsense", .prefix = "summary/"};
     attn_subscriber *subscriber = NULL;
@@ -175,7 +175,7 @@ int main(void)
         cmocka_unit_test(test_a_live_result_has_one_value_per_head),
         cmocka_unit_test(test_what_is_no_result_is_reported_and_passed_over),
         cmocka_unit_test(test_waiting_has_an_end),
-        cmocka_unit_test(test_bad_options_are_refused),
+        cmocka_unit_test(test_subscriber_bad_options_are_refused),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

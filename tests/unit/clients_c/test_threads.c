@@ -33,7 +33,7 @@ static const char *attnd_path;
 static char directory[] = "/tmp/attn-threads-XXXXXX";
 static float numbers[HEADS * TOKENS * TOKENS];
 
-static uint64_t now_ms(void)
+static uint64_t threads_now_ms(void)
 {
     struct timespec now;
 
@@ -41,7 +41,7 @@ static uint64_t now_ms(void)
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
-static void rest(void)
+static void threads_rest(void)
 {
     nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
 }
@@ -55,11 +55,12 @@ static pid_t start_attnd(void)
     int count = 1;
     pid_t pid;
 
-    for (int i = 0; i < 4; i++)
-        snprintf(settings[i], sizeof(settings[i]), "%s.endpoint=ipc://%s/%s", sockets[i], directory,
+    for (int i = 0; i < 4; i++) {
+        snprintf(settings[i], sizeof settings[i], "%s.endpoint=ipc://%s/%s", sockets[i], directory,
                  sockets[i]);
-    snprintf(settings[4], sizeof(settings[4]), "history.path=%s/history.db", directory);
-    snprintf(settings[5], sizeof(settings[5]), "http.enabled=false");
+    }
+    snprintf(settings[4], sizeof settings[4], "history.path=%s/history.db", directory);
+    snprintf(settings[5], sizeof settings[5], "http.enabled=false");
     for (int i = 0; i < 6; i++) {
         arguments[count++] = (char *)(uintptr_t) "--set";
         arguments[count++] = settings[i];
@@ -108,8 +109,9 @@ static int publish_tier(attn_publisher *publisher, uint32_t layer, uint64_t turn
     const attn_weights weights = {
         .layer = layer, .heads = HEADS, .head_dim = DIM, .wq = {numbers, ATTN_F32, TOKENS}};
 
-    if (turn % 3 == 0)
+    if (turn % 3 == 0) {
         return attn_publish_qk(publisher, &qk);
+    }
     return turn % 3 == 1 ? attn_publish_weights(publisher, &weights)
                          : attn_publish_attention(publisher, &attention);
 }
@@ -124,7 +126,7 @@ static bool identity_holds(attn_publisher *publisher)
 }
 
 /* Everything that threads may do at the same time, once; whether all was right. */
-static bool turn(struct worker *worker, uint64_t number)
+static bool threads_turn(struct worker *worker, uint64_t number)
 {
     attn_publisher *publisher = worker->trainer->publisher;
     attn_plan plan;
@@ -140,19 +142,21 @@ static bool turn(struct worker *worker, uint64_t number)
     return (rc == 0 || rc == ATTN_SKIPPED || rc == ATTN_E_DROPPED) && identity_holds(publisher);
 }
 
-static void *work(void *argument)
+static void *threads_work(void *argument)
 {
     struct worker *worker = argument;
     struct trainer *trainer = worker->trainer;
 
     for (uint64_t number = worker->layer; !trainer->stop; number++) {
-        uint64_t start = now_ms(), took;
+        uint64_t start = threads_now_ms(), took;
 
-        if (!turn(worker, number))
+        if (!threads_turn(worker, number)) {
             trainer->wrong++;
-        took = now_ms() - start;
-        if (took > trainer->slowest_ms)
+        }
+        took = threads_now_ms() - start;
+        if (took > trainer->slowest_ms) {
             trainer->slowest_ms = took;
+        }
         trainer->calls++;
         nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
     }
@@ -160,18 +164,19 @@ static void *work(void *argument)
 }
 
 /* Waits until a count of the publisher has passed a bound, or all are as they are to be. */
-static void wait_for(struct trainer *trainer,
-                     bool (*is_so)(const attn_publisher_counts *, uint64_t), uint64_t bound)
+static void threads_wait_for(struct trainer *trainer,
+                             bool (*is_so)(const attn_publisher_counts *, uint64_t), uint64_t bound)
 {
-    uint64_t deadline = now_ms() + WAIT_MS;
+    uint64_t deadline = threads_now_ms() + WAIT_MS;
     attn_publisher_counts counts;
 
     for (;;) {
         attn_publisher_stats(trainer->publisher, &counts);
-        if (is_so(&counts, bound))
+        if (is_so(&counts, bound)) {
             return;
-        assert_true(now_ms() < deadline);
-        rest();
+        }
+        assert_true(threads_now_ms() < deadline);
+        threads_rest();
     }
 }
 
@@ -198,13 +203,13 @@ static attn_publisher_counts counts_of(struct trainer *trainer)
     return counts;
 }
 
-static void wait_until_wanted(struct trainer *trainer, bool wanted)
+static void threads_wait_until_wanted(struct trainer *trainer, bool wanted)
 {
-    uint64_t deadline = now_ms() + WAIT_MS;
+    uint64_t deadline = threads_now_ms() + WAIT_MS;
 
     while (attn_publisher_wants(trainer->publisher, ATTN_ENCODER, 0, ATTN_SELF) != wanted) {
-        assert_true(now_ms() < deadline);
-        rest();
+        assert_true(threads_now_ms() < deadline);
+        threads_rest();
     }
 }
 
@@ -214,21 +219,21 @@ static void wait_until_wanted(struct trainer *trainer, bool wanted)
 static void stop_and_go_on(struct trainer *trainer, pid_t attnd)
 {
     assert_int_equal(kill(attnd, SIGSTOP), 0);
-    wait_for(trainer, dropped_more, counts_of(trainer).dropped);
-    wait_until_wanted(trainer, false);
+    threads_wait_for(trainer, dropped_more, counts_of(trainer).dropped);
+    threads_wait_until_wanted(trainer, false);
     assert_int_equal(kill(attnd, SIGCONT), 0);
-    wait_until_wanted(trainer, true);
-    wait_for(trainer, sent_more, counts_of(trainer).sent + 100);
+    threads_wait_until_wanted(trainer, true);
+    threads_wait_for(trainer, sent_more, counts_of(trainer).sent + 100);
 }
 
 static pid_t kill_and_restart(struct trainer *trainer, pid_t attnd)
 {
     end_attnd(attnd, SIGKILL);
-    wait_until_wanted(trainer, false);
-    wait_for(trainer, skipped_more, counts_of(trainer).skipped + 100);
+    threads_wait_until_wanted(trainer, false);
+    threads_wait_for(trainer, skipped_more, counts_of(trainer).skipped + 100);
     attnd = start_attnd();
-    wait_until_wanted(trainer, true);
-    wait_for(trainer, sent_more, counts_of(trainer).sent + 100);
+    threads_wait_until_wanted(trainer, true);
+    threads_wait_for(trainer, sent_more, counts_of(trainer).sent + 100);
     return attnd;
 }
 
@@ -242,7 +247,7 @@ static void test_threads_publish_whatever_the_daemon_does(void **state)
     pid_t attnd;
 
     (void)state;
-    snprintf(endpoint, sizeof(endpoint), "ipc://%s/ingest", directory);
+    snprintf(endpoint, sizeof endpoint, "ipc://%s/ingest", directory);
     attn_publisher_options_default(&options);
     options.endpoint = endpoint;
     options.job = "threads";
@@ -251,21 +256,22 @@ static void test_threads_publish_whatever_the_daemon_does(void **state)
     assert_int_equal(attn_publisher_new(&options, &trainer.publisher), 0);
     for (uint32_t i = 0; i < THREADS; i++) {
         workers[i] = (struct worker){&trainer, i};
-        assert_int_equal(pthread_create(&trainer.threads[i], NULL, work, &workers[i]), 0);
+        assert_int_equal(pthread_create(&trainer.threads[i], NULL, threads_work, &workers[i]), 0);
     }
-    wait_for(&trainer, skipped_more, 100);
+    threads_wait_for(&trainer, skipped_more, 100);
     attnd = start_attnd();
-    wait_for(&trainer, sent_more, 200);
+    threads_wait_for(&trainer, sent_more, 200);
     stop_and_go_on(&trainer, attnd);
     attnd = kill_and_restart(&trainer, attnd);
     assert_int_equal(kill(attnd, SIGSTOP), 0);
     trainer.stop = true;
-    for (int i = 0; i < THREADS; i++)
+    for (int i = 0; i < THREADS; i++) {
         assert_int_equal(pthread_join(trainer.threads[i], NULL), 0);
+    }
     assert_true(identity_holds(trainer.publisher));
-    start = now_ms();
+    start = threads_now_ms();
     attn_publisher_free(&trainer.publisher);
-    assert_true(now_ms() - start < options.linger_ms + CALL_MS_MAX);
+    assert_true(threads_now_ms() - start < options.linger_ms + CALL_MS_MAX);
     print_message("%llu calls, the slowest %llu ms\n", (unsigned long long)trainer.calls,
                   (unsigned long long)trainer.slowest_ms);
     assert_int_equal(trainer.wrong, 0);
@@ -281,12 +287,14 @@ int main(int argc, char **argv)
     char command[160];
     int rc;
 
-    if (argc < 2 || !mkdtemp(directory))
+    if (argc < 2 || !mkdtemp(directory)) {
         return EXIT_FAILURE;
+    }
     attnd_path = argv[1];
-    for (size_t i = 0; i < HEADS * TOKENS * TOKENS; i++)
+    for (size_t i = 0; i < HEADS * TOKENS * TOKENS; i++) {
         numbers[i] = 1.0F / TOKENS;
+    }
     rc = cmocka_run_group_tests(tests, NULL, NULL);
-    snprintf(command, sizeof(command), "rm -rf '%s'", directory);
+    snprintf(command, sizeof command, "rm -rf '%s'", directory);
     return system(command) ? EXIT_FAILURE : rc;
 }

@@ -51,7 +51,7 @@ static inline struct config defaults(void)
 static inline int load_bytes(struct config *config, const void *text, size_t size, char *reterr)
 {
     char directory[] = "/tmp/attnd-test-XXXXXX", start[4096];
-    assert_non_null(getcwd(start, sizeof(start)));
+    assert_non_null(getcwd(start, sizeof start));
     assert_non_null(mkdtemp(directory));
     assert_int_equal(chdir(directory), 0);
     FILE *file = fopen("attnd.yaml", "w");

@@ -6,8 +6,9 @@
 static struct config with(const char *const *assignments)
 {
     struct config config = defaults();
-    for (; *assignments; assignments++)
+    for (; *assignments; assignments++) {
         set(&config, *assignments);
+    }
     return config;
 }
 

@@ -3,13 +3,13 @@
 #include "tests/unit/config/helpers.h"
 #include "config/rule_list.h"
 
-static void path_of(const char *name, char ret_path[4096])
+static void docs_path_of(const char *name, char ret_path[4096])
 {
     const char *directory = getenv("ATTND_CONFIG_DIR");
     snprintf(ret_path, 4096, "%s/%s", directory ? directory : "config", name);
 }
 
-static char *read_file(const char *path)
+static char *docs_read_file(const char *path)
 {
     char *text = calloc(1, 1 << 20);
     FILE *file = fopen(path, "r");
@@ -19,7 +19,7 @@ static char *read_file(const char *path)
     return text;
 }
 
-static void write_file(const char *path, const char *text)
+static void docs_write_file(const char *path, const char *text)
 {
     FILE *file = fopen(path, "w");
     assert_non_null(file);
@@ -54,10 +54,11 @@ static void test_the_default_file_is_the_dump_of_the_defaults(void **state)
     char path[4096];
     struct config config = defaults();
     char *expected = printed(&config);
-    path_of("attnd.yaml", path);
-    if (getenv("ATTND_UPDATE_DOCS"))
-        write_file(path, expected);
-    char *text = read_file(path);
+    docs_path_of("attnd.yaml", path);
+    if (getenv("ATTND_UPDATE_DOCS")) {
+        docs_write_file(path, expected);
+    }
+    char *text = docs_read_file(path);
     assert_string_equal(text, expected);
     free(text);
     free(expected);
@@ -69,7 +70,7 @@ static void test_the_default_file_changes_nothing(void **state)
     char path[4096], error[CONFIG_ERROR_MAX];
     struct config config = defaults(), expected = defaults();
     set(&config, "window.length=7"); /* so that the file has something to restore */
-    path_of("attnd.yaml", path);
+    docs_path_of("attnd.yaml", path);
     assert_int_equal(config_load(&config, path, error), 0);
     assert_same_config(&config, &expected);
     config_clear(&config);
@@ -79,11 +80,11 @@ static void test_the_default_file_changes_nothing(void **state)
 static char *find_table(char *text, const char *name, char **ret_end)
 {
     char mark[64];
-    snprintf(mark, sizeof(mark), "<!-- %s -->\n", name);
+    snprintf(mark, sizeof mark, "<!-- %s -->\n", name);
     char *start = strstr(text, mark);
     assert_non_null(start);
     start += strlen(mark);
-    snprintf(mark, sizeof(mark), "<!-- /%s -->", name);
+    snprintf(mark, sizeof mark, "<!-- /%s -->", name);
     *ret_end = strstr(start, mark);
     assert_non_null(*ret_end);
     return start;
@@ -91,7 +92,7 @@ static char *find_table(char *text, const char *name, char **ret_end)
 
 static void update_readme(const char *path, const char *name, const char *table)
 {
-    char *text = read_file(path), *end;
+    char *text = docs_read_file(path), *end;
     char *start = find_table(text, name, &end);
     FILE *file = fopen(path, "w");
     assert_non_null(file);
@@ -104,12 +105,13 @@ static void test_the_readme_holds_the_tables(void **state)
 {
     (void)state;
     char path[4096];
-    path_of("README.md", path);
-    for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
+    docs_path_of("README.md", path);
+    for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {
         char *table = table_text(tables[i].print), *end;
-        if (getenv("ATTND_UPDATE_DOCS"))
+        if (getenv("ATTND_UPDATE_DOCS")) {
             update_readme(path, tables[i].name, table);
-        char *text = read_file(path);
+        }
+        char *text = docs_read_file(path);
         char *start = find_table(text, tables[i].name, &end);
         *end = '\0';
         assert_string_equal(start, table);
@@ -129,12 +131,15 @@ static void check_help(const char *help)
 static void test_every_key_is_documented(void **state)
 {
     (void)state;
-    for (int i = 0; i < KEY_COUNT; i++)
+    for (int i = 0; i < KEY_COUNT; i++) {
         check_help(config_keys[i].help);
-    for (int i = 0; i < RULE_KEY_COUNT; i++)
+    }
+    for (int i = 0; i < RULE_KEY_COUNT; i++) {
         check_help(rule_keys[i].help);
-    for (int i = 0; i < RULE_DEFAULT_COUNT; i++)
+    }
+    for (int i = 0; i < RULE_DEFAULT_COUNT; i++) {
         check_help(rule_default_help[i]);
+    }
 }
 
 int main(void)

@@ -7,14 +7,16 @@
     "and attnd listens on Unix sockets that only its user reaches, or set insecure: true (--set "  \
     "insecure=true)"
 
-static struct config at(const char *address, const char *first, const char *second)
+static struct config endpoints_at(const char *address, const char *first, const char *second)
 {
     struct config config = defaults();
     char error[CONFIG_ERROR_MAX] = "";
-    if (first)
+    if (first) {
         set(&config, first);
-    if (second)
+    }
+    if (second) {
         set(&config, second);
+    }
     int result = config_use_address(&config, address, "--address", NULL, error);
     assert_string_equal(error, "");
     assert_int_equal(result, 0);
@@ -34,10 +36,10 @@ static void assert_at(const struct config *config, const char *ingest, const cha
 static void test_an_address_is_where_all_four_are(void **state)
 {
     (void)state;
-    struct config config = at("/run/attnd/", NULL, NULL);
+    struct config config = endpoints_at("/run/attnd/", NULL, NULL);
     assert_at(&config, "ipc:///run/attnd/ingest", "ipc:///run/attnd/publish",
               "ipc:///run/attnd/control", "ipc:///run/attnd/tap", "/run/attnd");
-    config = at("tcp://node:7000", "insecure=true", NULL);
+    config = endpoints_at("tcp://node:7000", "insecure=true", NULL);
     assert_at(&config, "tcp://node:7000", "tcp://node:7001", "tcp://node:7002", "tcp://node:7003",
               "");
 }
@@ -45,10 +47,10 @@ static void test_an_address_is_where_all_four_are(void **state)
 static void test_an_endpoint_that_is_named_stays(void **state)
 {
     (void)state;
-    struct config config = at("/a", "control.endpoint=ipc:///b/control", NULL);
+    struct config config = endpoints_at("/a", "control.endpoint=ipc:///b/control", NULL);
     assert_at(&config, "ipc:///a/ingest", "ipc:///a/publish", "ipc:///b/control", "ipc:///a/tap",
               "/a");
-    config = at("/a", "insecure=true", "control.endpoint=tcp://127.0.0.1:*");
+    config = endpoints_at("/a", "insecure=true", "control.endpoint=tcp://127.0.0.1:*");
     assert_at(&config, "ipc:///a/ingest", "ipc:///a/publish", "tcp://127.0.0.1:*", "ipc:///a/tap",
               "/a");
 }
@@ -94,22 +96,23 @@ static void test_tcp_is_refused_where_it_is_said(void **state)
     for (int i = 0; i < 4; i++) {
         char text[128], message[CONFIG_ERROR_MAX], error[CONFIG_ERROR_MAX] = "";
         struct config config = defaults();
-        snprintf(text, sizeof(text), "%s.endpoint=tcp://127.0.0.1:1", names[i]);
+        snprintf(text, sizeof text, "%s.endpoint=tcp://127.0.0.1:1", names[i]);
         set(&config, text);
         assert_int_equal(config_use_address(&config, "/a", "--address", "attnd.yaml", error), -1);
-        snprintf(message, sizeof(message), "%s.endpoint: 'tcp://127.0.0.1:1': " REASON, names[i]);
+        snprintf(message, sizeof message, "%s.endpoint: 'tcp://127.0.0.1:1': " REASON, names[i]);
         assert_string_equal(error, message);
         config = defaults();
-        snprintf(text, sizeof(text), "log:\n%s:\n  endpoint: tcp://127.0.0.1:1\n", names[i]);
+        snprintf(text, sizeof text, "log:\n%s:\n  endpoint: tcp://127.0.0.1:1\n", names[i]);
         assert_int_equal(load_text(&config, text, error), 0);
         assert_int_equal(config_use_address(&config, "/a", "--address", "attnd.yaml", error), -1);
-        snprintf(message, sizeof(message),
-                 "attnd.yaml:3: %s.endpoint: 'tcp://127.0.0.1:1': " REASON, names[i]);
+        snprintf(message, sizeof message, "attnd.yaml:3: %s.endpoint: 'tcp://127.0.0.1:1': " REASON,
+                 names[i]);
         assert_string_equal(error, message);
         set(&config, "insecure=true");
         assert_int_equal(config_use_address(&config, "/a", "--address", "attnd.yaml", error), 0);
     }
-    struct config config = at("/a", "http.endpoint=tcp://127.0.0.1:5580", NULL); /* not HTTP */
+    struct config config =
+        endpoints_at("/a", "http.endpoint=tcp://127.0.0.1:5580", NULL); /* not HTTP */
     assert_string_equal(config.directory, "/a");
 }
 
@@ -117,7 +120,7 @@ static void test_what_lies_in_the_directory_moves_with_it(void **state)
 {
     (void)state;
     char error[CONFIG_ERROR_MAX] = "", path[200] = "/";
-    struct config config = at("/a", "control.endpoint=ipc:///b/control", NULL);
+    struct config config = endpoints_at("/a", "control.endpoint=ipc:///b/control", NULL);
     assert_int_equal(config_move(&config, "/c", error), 0);
     assert_at(&config, "ipc:///c/ingest", "ipc:///c/publish", "ipc:///b/control", "ipc:///c/tap",
               "/c");

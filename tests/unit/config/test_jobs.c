@@ -2,7 +2,7 @@
 /* What some jobs have different: the section `jobs`. */
 #include "tests/unit/config/helpers.h"
 
-static struct config load(const char *text)
+static struct config jobs_load(const char *text)
 {
     struct config config = defaults();
     char error[CONFIG_ERROR_MAX] = "";
@@ -31,14 +31,14 @@ static void test_without_overrides_every_job_has_the_same(void **state)
 static void test_a_pattern_changes_the_keys_it_names(void **state)
 {
     (void)state;
-    struct config config = load("metrics: {top_pairs: 5, pairs: false}\n"
-                                "jobs:\n"
-                                "  \"gpt-*\": {spectrum: false, similarity: true}\n"
-                                "  bert:\n"
-                                "    redundant_js: 0.125\n"
-                                "    spectrum_effort: norm\n"
-                                "    spectrum_budget: 5ms\n"
-                                "    head_weights: [1, 0.5]\n");
+    struct config config = jobs_load("metrics: {top_pairs: 5, pairs: false}\n"
+                                     "jobs:\n"
+                                     "  \"gpt-*\": {spectrum: false, similarity: true}\n"
+                                     "  bert:\n"
+                                     "    redundant_js: 0.125\n"
+                                     "    spectrum_effort: norm\n"
+                                     "    spectrum_budget: 5ms\n"
+                                     "    head_weights: [1, 0.5]\n");
     struct config gpt = for_job(&config, "gpt-small"), bert = for_job(&config, "bert"),
                   other = for_job(&config, "berta");
     assert_false(gpt.metrics_spectrum);
@@ -60,10 +60,10 @@ static void test_a_pattern_changes_the_keys_it_names(void **state)
 static void test_the_first_match_in_the_file_counts(void **state)
 {
     (void)state;
-    struct config config = load("jobs:\n"
-                                "  gpt-debug: \n"
-                                "  'gpt-*': {top_pairs: 3}\n"
-                                "  '*': {top_pairs: 4, spectrum: false}\n");
+    struct config config = jobs_load("jobs:\n"
+                                     "  gpt-debug: \n"
+                                     "  'gpt-*': {top_pairs: 3}\n"
+                                     "  '*': {top_pairs: 4, spectrum: false}\n");
     assert_int_equal(for_job(&config, "gpt-debug").metrics_top_pairs, 10);
     assert_int_equal(for_job(&config, "gpt-1").metrics_top_pairs, 3);
     assert_true(for_job(&config, "gpt-1").metrics_spectrum);
@@ -74,7 +74,8 @@ static void test_the_first_match_in_the_file_counts(void **state)
 static void test_patterns_match_as_a_shell_does(void **state)
 {
     (void)state;
-    struct config config = load("jobs: {'v[0-9].?': {top_pairs: 1}, 'v[!0-9]*': {top_pairs: 2}}\n");
+    struct config config =
+        jobs_load("jobs: {'v[0-9].?': {top_pairs: 1}, 'v[!0-9]*': {top_pairs: 2}}\n");
     assert_int_equal(for_job(&config, "v1.x").metrics_top_pairs, 1);
     assert_int_equal(for_job(&config, "v1.xy").metrics_top_pairs, 10);
     assert_int_equal(for_job(&config, "vx").metrics_top_pairs, 2);
@@ -85,7 +86,7 @@ static void test_patterns_match_as_a_shell_does(void **state)
 static void test_overrides_win_over_set(void **state)
 {
     (void)state;
-    struct config config = load("jobs: {gpt: {top_pairs: 3}}\n");
+    struct config config = jobs_load("jobs: {gpt: {top_pairs: 3}}\n");
     set(&config, "metrics.top_pairs=7");
     set(&config, "metrics.spectrum=false");
     assert_int_equal(for_job(&config, "gpt").metrics_top_pairs, 3);
@@ -97,7 +98,7 @@ static void test_a_section_replaces_the_overrides_of_an_earlier_file(void **stat
 {
     (void)state;
     char error[CONFIG_ERROR_MAX];
-    struct config config = load("jobs: {gpt: {top_pairs: 3}}\n");
+    struct config config = jobs_load("jobs: {gpt: {top_pairs: 3}}\n");
     assert_int_equal(load_text(&config, "metrics: {top_pairs: 4}\n", error), 0);
     assert_int_equal(for_job(&config, "gpt").metrics_top_pairs, 3);
     assert_int_equal(load_text(&config, "jobs: {gpt: {top_pairs: x}}\n", error), -1);
@@ -111,32 +112,34 @@ static void test_overrides_are_printed_and_load_again(void **state)
 {
     (void)state;
     struct config config =
-        load("jobs:\n  '*x': {head_weights: [1, 2], spectrum: false}\n  empty:\n");
+        jobs_load("jobs:\n  '*x': {head_weights: [1, 2], spectrum: false}\n  empty:\n");
     char *text = printed(&config);
     assert_non_null(strstr(text, "\njobs:\n"
                                  "  '*x':\n"
                                  "    spectrum: false\n"
                                  "    head_weights: [1, 2]\n"
                                  "  'empty': {}\n"));
-    struct config again = load(text);
+    struct config again = jobs_load(text);
     assert_same_config(&config, &again);
     config_clear(&config);
     config_clear(&again);
     free(text);
 }
 
-static void visit(void *data, const char *section, const char *name, const char *value)
+static void test_jobs_visit(void *data, const char *section, const char *name, const char *value)
 {
-    if (strncmp(section, "jobs", 4) == 0)
+    if (strncmp(section, "jobs", 4) == 0) {
         sprintf((char *)data + strlen(data), "%s.%s=%s;", section, name, value);
+    }
 }
 
 static void test_each_visits_the_overrides(void **state)
 {
     (void)state;
     char visited[256] = "";
-    struct config config = load("jobs: {'a*': {spectrum: false, top_pairs: 3}, b: {core: true}}\n");
-    config_each(&config, visit, visited);
+    struct config config =
+        jobs_load("jobs: {'a*': {spectrum: false, top_pairs: 3}, b: {core: true}}\n");
+    config_each(&config, test_jobs_visit, visited);
     assert_string_equal(visited, "jobs.a*.spectrum=false;jobs.a*.top_pairs=3;jobs.b.core=true;");
     config_clear(&config);
 }
@@ -175,15 +178,15 @@ static void test_patterns_are_of_what_job_names_are_made_of(void **state)
     const char *valid = "not a pattern of job names (valid: 1 to 128 of A-Z a-z 0-9 . _ - and * ? "
                         "[ ] !)";
     char text[512], message[CONFIG_ERROR_MAX];
-    snprintf(message, sizeof(message), "attnd.yaml:1: jobs: 'a b': %s", valid);
+    snprintf(message, sizeof message, "attnd.yaml:1: jobs: 'a b': %s", valid);
     assert_refused("jobs: {'a b': {}}\n", message);
-    snprintf(message, sizeof(message), "attnd.yaml:1: jobs: '': %s", valid);
+    snprintf(message, sizeof message, "attnd.yaml:1: jobs: '': %s", valid);
     assert_refused("jobs: {'': {}}\n", message);
-    snprintf(text, sizeof(text), "jobs: {%0129d: {}}\n", 0);
-    snprintf(message, sizeof(message), "attnd.yaml:1: jobs: '%080d...': %s", 0, valid);
+    snprintf(text, sizeof text, "jobs: {%0129d: {}}\n", 0);
+    snprintf(message, sizeof message, "attnd.yaml:1: jobs: '%080d...': %s", 0, valid);
     assert_refused(text, message);
-    snprintf(text, sizeof(text), "jobs: {%0128d: {top_pairs: 2}}\n", 0);
-    struct config config = load(text);
+    snprintf(text, sizeof text, "jobs: {%0128d: {top_pairs: 2}}\n", 0);
+    struct config config = jobs_load(text);
     config_clear(&config);
 }
 
@@ -191,9 +194,10 @@ static void test_there_are_at_most_256_patterns(void **state)
 {
     (void)state;
     char text[8192] = "jobs:\n";
-    for (int i = 0; i < 256; i++)
+    for (int i = 0; i < 256; i++) {
         sprintf(text + strlen(text), "  j%d:\n", i);
-    struct config config = load(text);
+    }
+    struct config config = jobs_load(text);
     config_clear(&config);
     strcat(text, "  more:\n");
     assert_refused(text, "attnd.yaml:258: jobs: more than 256 patterns");
@@ -203,8 +207,9 @@ static void test_something_is_measured_of_every_job(void **state)
 {
     (void)state;
     char error[CONFIG_ERROR_MAX] = "";
-    struct config config = load("metrics: {importance: false, pairs: false, spectrum: false}\n"
-                                "jobs: {a: {core: false, similarity: true}, b: {core: false}}\n");
+    struct config config =
+        jobs_load("metrics: {importance: false, pairs: false, spectrum: false}\n"
+                  "jobs: {a: {core: false, similarity: true}, b: {core: false}}\n");
     assert_int_equal(config_check(&config, error), -1);
     assert_string_equal(error,
                         "jobs.b: every group is off, so there is nothing to measure (valid: at "

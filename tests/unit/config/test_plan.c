@@ -3,7 +3,7 @@
  * other keys differ between two files. */
 #include "tests/unit/config/helpers.h"
 
-static struct config load(const char *text)
+static struct config plan_load(const char *text)
 {
     struct config config = defaults();
     char error[CONFIG_ERROR_MAX] = "";
@@ -36,11 +36,12 @@ static void test_the_default_is_every_50th_step_and_one_sample(void **state)
 static void test_patterns_that_name_plan_keys_come_in_the_order_of_the_file(void **state)
 {
     (void)state;
-    struct config config = load("plan: {samples: 2, layers: 'decoder.*'}\n"
-                                "jobs:\n"
-                                "  'gpt-*': {plan.every: 10, spectrum: false}\n"
-                                "  'bert': {spectrum: false}\n"
-                                "  '*': {plan.heads: '0-3,7', plan.rows: 64, plan.samples: 0}\n");
+    struct config config =
+        plan_load("plan: {samples: 2, layers: 'decoder.*'}\n"
+                  "jobs:\n"
+                  "  'gpt-*': {plan.every: 10, spectrum: false}\n"
+                  "  'bert': {spectrum: false}\n"
+                  "  '*': {plan.heads: '0-3,7', plan.rows: 64, plan.samples: 0}\n");
     struct config_plan plan;
     config_default_plan(&config, &plan);
     assert_plan(&plan, 50, "decoder.*", "*", 2, 0);
@@ -56,32 +57,33 @@ static void test_they_are_printed_with_their_section_and_load_again(void **state
 {
     (void)state;
     struct config config =
-        load("jobs:\n  '*x': {plan.layers: 'decoder.*', plan.every: 0, core: true}\n");
+        plan_load("jobs:\n  '*x': {plan.layers: 'decoder.*', plan.every: 0, core: true}\n");
     char *text = printed(&config);
     assert_non_null(strstr(text, "\njobs:\n"
                                  "  '*x':\n"
                                  "    core: true\n"
                                  "    plan.every: 0\n"
                                  "    plan.layers: 'decoder.*'\n"));
-    struct config again = load(text);
+    struct config again = plan_load(text);
     assert_same_config(&config, &again);
     config_clear(&config);
     config_clear(&again);
     free(text);
 }
 
-static void visit_key(void *data, const char *section, const char *name, const char *value)
+static void plan_visit_key(void *data, const char *section, const char *name, const char *value)
 {
-    if (config_is_plan_key(section, name))
+    if (config_is_plan_key(section, name)) {
         sprintf((char *)data + strlen(data), "%s.%s=%s;", section, name, value);
+    }
 }
 
 static void test_each_visits_them_as_they_are_written(void **state)
 {
     (void)state;
     char visited[512] = "";
-    struct config config = load("jobs: {'a*': {spectrum: false, plan.every: 3}}\n");
-    config_each(&config, visit_key, visited);
+    struct config config = plan_load("jobs: {'a*': {spectrum: false, plan.every: 3}}\n");
+    config_each(&config, plan_visit_key, visited);
     assert_string_equal(visited, "plan.every=50;plan.layers=*;plan.heads=*;plan.samples=1;"
                                  "plan.rows=0;jobs.a*.plan.every=3;");
     config_clear(&config);
@@ -120,10 +122,11 @@ static void test_texts_have_a_length_at_which_they_still_fit_a_subscription(void
     strcat(text, "*");
     assert_int_equal(config_set(&config, text, error), -1);
     assert_non_null(strstr(error, "': too long (valid: "));
-    memset(text, 0, sizeof(text));
+    memset(text, 0, sizeof text);
     strcpy(text, "plan.heads=0");
-    while (strlen(text) < strlen("plan.heads=") + 255)
+    while (strlen(text) < strlen("plan.heads=") + 255) {
         strcat(text, ",0");
+    }
     assert_int_equal(config_set(&config, text, error), 0);
     strcat(text, "0");
     assert_int_equal(config_set(&config, text, error), -1);
@@ -155,7 +158,7 @@ static void visit_difference(void *data, const char *section, const char *name)
 static void assert_differs(const char *a, const char *b, const char *expected)
 {
     char visited[512] = "";
-    struct config config_a = load(a), config_b = load(b);
+    struct config config_a = plan_load(a), config_b = plan_load(b);
     config_each_difference(&config_a, &config_b, visit_difference, visited);
     assert_string_equal(visited, expected);
     config_clear(&config_a);

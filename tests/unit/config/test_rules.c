@@ -7,7 +7,7 @@
 
 #include <math.h>
 
-static struct config load(const char *text)
+static struct config rules_load(const char *text)
 {
     struct config config = defaults();
     char error[CONFIG_ERROR_MAX] = "";
@@ -17,11 +17,13 @@ static struct config load(const char *text)
     return config;
 }
 
-static const struct rule *find(const struct config *config, const char *name)
+static const struct rule *rules_find(const struct config *config, const char *name)
 {
-    for (uint32_t i = 0; i < config_rule_count(config); i++)
-        if (strcmp(config_rule(config, i)->name, name) == 0)
+    for (uint32_t i = 0; i < config_rule_count(config); i++) {
+        if (strcmp(config_rule(config, i)->name, name) == 0) {
             return config_rule(config, i);
+        }
+    }
     fail_msg("no rule %s", name);
     return NULL;
 }
@@ -30,9 +32,9 @@ static const struct rule *find(const struct config *config, const char *name)
 static struct rule load_mine(const char *body)
 {
     char text[1024];
-    snprintf(text, sizeof(text), "rules:\n  mine: {%s}\n", body);
-    struct config config = load(text);
-    struct rule rule = *find(&config, "mine");
+    snprintf(text, sizeof text, "rules:\n  mine: {%s}\n", body);
+    struct config config = rules_load(text);
+    struct rule rule = *rules_find(&config, "mine");
     config_clear(&config);
     return rule;
 }
@@ -41,8 +43,8 @@ static struct rule load_mine(const char *body)
 static void assert_mine_refused(const char *body, const char *message)
 {
     char text[1024], expected[CONFIG_ERROR_MAX + 64];
-    snprintf(text, sizeof(text), "rules:\n  mine: {%s}\n", body);
-    snprintf(expected, sizeof(expected), "attnd.yaml:2: rules.mine%s", message);
+    snprintf(text, sizeof text, "rules:\n  mine: {%s}\n", body);
+    snprintf(expected, sizeof expected, "attnd.yaml:2: rules.mine%s", message);
     assert_refused(text, expected);
 }
 
@@ -51,8 +53,9 @@ static void test_without_a_file_the_defaults_are_in_force(void **state)
     (void)state;
     struct config config = defaults();
     assert_int_equal(config_rule_count(&config), RULE_DEFAULT_COUNT);
-    for (uint32_t i = 0; i < RULE_DEFAULT_COUNT; i++)
+    for (uint32_t i = 0; i < RULE_DEFAULT_COUNT; i++) {
         assert_true(config_rule(&config, i)->enabled);
+    }
 }
 
 static bool same_rule(const struct rule *a, const struct rule *b)
@@ -71,10 +74,11 @@ static void test_the_defaults_load_again_from_their_dump(void **state)
     (void)state;
     struct config config = defaults();
     char *text = printed(&config);
-    struct config again = load(text);
+    struct config again = rules_load(text);
     assert_int_equal(config_rule_count(&again), RULE_DEFAULT_COUNT);
-    for (uint32_t i = 0; i < RULE_DEFAULT_COUNT; i++)
+    for (uint32_t i = 0; i < RULE_DEFAULT_COUNT; i++) {
         assert_true(same_rule(config_rule(&config, i), config_rule(&again, i)));
+    }
     config_clear(&again);
     free(text);
 }
@@ -82,17 +86,17 @@ static void test_the_defaults_load_again_from_their_dump(void **state)
 static void test_a_rule_named_like_a_default_changes_what_it_gives(void **state)
 {
     (void)state;
-    struct config config = load("rules:\n"
-                                "  entropy_collapse:\n"
-                                "    severity: info\n"
-                                "    layer: 'decoder.*'\n"
-                                "  silence: {enabled: false}\n");
-    const struct rule *rule = find(&config, "entropy_collapse");
+    struct config config = rules_load("rules:\n"
+                                      "  entropy_collapse:\n"
+                                      "    severity: info\n"
+                                      "    layer: 'decoder.*'\n"
+                                      "  silence: {enabled: false}\n");
+    const struct rule *rule = rules_find(&config, "entropy_collapse");
     struct rule expected = rule_defaults[RULE_DEFAULT_entropy_collapse];
     expected.severity = ALERT_INFO;
     strcpy(expected.layer, "decoder.*");
     assert_true(same_rule(rule, &expected));
-    assert_false(find(&config, "silence")->enabled);
+    assert_false(rules_find(&config, "silence")->enabled);
     assert_int_equal(config_rule_count(&config), RULE_DEFAULT_COUNT);
     config_clear(&config);
     assert_null(config.rules);
@@ -101,23 +105,24 @@ static void test_a_rule_named_like_a_default_changes_what_it_gives(void **state)
 static void test_a_new_bound_brings_its_own_clear(void **state)
 {
     (void)state;
-    struct config config = load("rules: {entropy_collapse: {below: 0.5}, losses: {above: 0.2}}\n");
-    assert_true(find(&config, "entropy_collapse")->clear == 0.55);
-    assert_true(find(&config, "losses")->clear == 0.18);
+    struct config config =
+        rules_load("rules: {entropy_collapse: {below: 0.5}, losses: {above: 0.2}}\n");
+    assert_true(rules_find(&config, "entropy_collapse")->clear == 0.55);
+    assert_true(rules_find(&config, "losses")->clear == 0.18);
     config_clear(&config);
 }
 
 static void test_another_condition_takes_the_place_of_the_defaults(void **state)
 {
     (void)state;
-    struct config config = load("rules: {entropy_collapse: {falls_by: 0.5, within: 3}}\n");
-    const struct rule *rule = find(&config, "entropy_collapse");
+    struct config config = rules_load("rules: {entropy_collapse: {falls_by: 0.5, within: 3}}\n");
+    const struct rule *rule = rules_find(&config, "entropy_collapse");
     assert_int_equal(rule->condition, RULE_FALLS_BY);
     assert_int_equal(rule->within, 3);
     assert_true(rule->clear == 0.45);
     config_clear(&config);
-    config = load("rules: {entropy_falls: {below: 0.5}}\n");
-    assert_int_equal(find(&config, "entropy_falls")->within, 1);
+    config = rules_load("rules: {entropy_falls: {below: 0.5}}\n");
+    assert_int_equal(rules_find(&config, "entropy_falls")->within, 1);
     config_clear(&config);
 }
 
@@ -176,9 +181,10 @@ static void test_clear_follows_from_the_bound(void **state)
 static void test_rules_are_printed_and_load_again(void **state)
 {
     (void)state;
-    struct config config = load("rules:\n"
-                                "  mine: {metric: first_token, above: 0.9, layer: '*.self'}\n"
-                                "  head_uniform: {after_clear: false, each: layer, layer: 'd*'}\n");
+    struct config config =
+        rules_load("rules:\n"
+                   "  mine: {metric: first_token, above: 0.9, layer: '*.self'}\n"
+                   "  head_uniform: {after_clear: false, each: layer, layer: 'd*'}\n");
     char *text = printed(&config);
     assert_non_null(strstr(text, "\n  mine:\n"
                                  "    metric: first_token\n"
@@ -186,27 +192,29 @@ static void test_rules_are_printed_and_load_again(void **state)
                                  "    above: 0.9\n"
                                  "    clear: 0.81\n"));
     assert_non_null(strstr(text, "    after_clear: false\n"));
-    struct config again = load(text);
+    struct config again = rules_load(text);
     assert_same_config(&config, &again);
-    for (uint32_t i = 0; i < config_rule_count(&config); i++)
+    for (uint32_t i = 0; i < config_rule_count(&config); i++) {
         assert_true(same_rule(config_rule(&config, i), config_rule(&again, i)));
+    }
     config_clear(&config);
     config_clear(&again);
     free(text);
 }
 
-static void visit(void *data, const char *section, const char *name, const char *value)
+static void rules_visit(void *data, const char *section, const char *name, const char *value)
 {
-    if (strcmp(section, "rules.mine") == 0)
+    if (strcmp(section, "rules.mine") == 0) {
         sprintf((char *)data + strlen(data), "%s=%s;", name, value);
+    }
 }
 
 static void test_each_visits_the_rules(void **state)
 {
     (void)state;
     char visited[256] = "";
-    struct config config = load("rules: {mine: {metric: entropy, rises_by: 2, within: 4}}\n");
-    config_each(&config, visit, visited);
+    struct config config = rules_load("rules: {mine: {metric: entropy, rises_by: 2, within: 4}}\n");
+    config_each(&config, rules_visit, visited);
     assert_string_equal(visited, "metric=entropy;rises_by=2;within=4;clear=1.8;");
     config_clear(&config);
 }
@@ -215,7 +223,7 @@ static void test_a_section_replaces_the_rules_of_an_earlier_file(void **state)
 {
     (void)state;
     char error[CONFIG_ERROR_MAX];
-    struct config config = load("rules: {mine: {metric: entropy, above: 1}}\n");
+    struct config config = rules_load("rules: {mine: {metric: entropy, above: 1}}\n");
     assert_int_equal(load_text(&config, "jobs: {a: {core: true}}\n", error), 0);
     assert_int_equal(config_rule_count(&config), RULE_DEFAULT_COUNT + 1);
     assert_int_equal(load_text(&config, "rules: {mine: {metric: x}}\n", error), -1);
@@ -229,7 +237,7 @@ static void test_a_section_replaces_the_rules_of_an_earlier_file(void **state)
 static void test_a_jobs_settings_borrow_the_rules(void **state)
 {
     (void)state;
-    struct config config = load("rules: {mine: {metric: entropy, above: 1}}\n"), job;
+    struct config config = rules_load("rules: {mine: {metric: entropy, above: 1}}\n"), job;
     config_for_job(&config, "gpt", &job);
     assert_int_equal(config_rule_count(&job), RULE_DEFAULT_COUNT + 1);
     config_clear(&config);
@@ -241,14 +249,14 @@ static void test_unknown_metrics_are_refused_with_close_ones(void **state)
     const char *valid = "no such metric (valid: the metrics of PROTOCOL.md and those of "
                         "config/README.md";
     char message[CONFIG_ERROR_MAX];
-    snprintf(message, sizeof(message), ".metric: 'entropi': %s; close: entropy)", valid);
+    snprintf(message, sizeof message, ".metric: 'entropi': %s; close: entropy)", valid);
     assert_mine_refused("metric: entropi, above: 1", message);
-    snprintf(message, sizeof(message),
+    snprintf(message, sizeof message,
              ".metric: 'token': %s; close: previous_token, next_token, first_token, "
              "duplicate_token)",
              valid);
     assert_mine_refused("metric: token, above: 1", message);
-    snprintf(message, sizeof(message), ".metric: 'colourfulness': %s)", valid);
+    snprintf(message, sizeof message, ".metric: 'colourfulness': %s)", valid);
     assert_mine_refused("metric: colourfulness, above: 1", message);
 }
 
@@ -269,15 +277,15 @@ static void test_impossible_bounds_are_refused(void **state)
     (void)state;
     const char *never = "the metric is never on one side of it";
     char message[256];
-    snprintf(message, sizeof(message), ".below: '-1': %s (valid: above 0, at most 1)", never);
+    snprintf(message, sizeof message, ".below: '-1': %s (valid: above 0, at most 1)", never);
     assert_mine_refused("metric: entropy_normalized, below: -1", message);
-    snprintf(message, sizeof(message), ".below: '2': %s (valid: above 0, at most 1)", never);
+    snprintf(message, sizeof message, ".below: '2': %s (valid: above 0, at most 1)", never);
     assert_mine_refused("metric: entropy_normalized, below: 2", message);
-    snprintf(message, sizeof(message), ".above: '1': %s (valid: at least 0, below 1)", never);
+    snprintf(message, sizeof message, ".above: '1': %s (valid: at least 0, below 1)", never);
     assert_mine_refused("metric: first_token, above: 1", message);
-    snprintf(message, sizeof(message), ".below: '0': %s (valid: above 0)", never);
+    snprintf(message, sizeof message, ".below: '0': %s (valid: above 0)", never);
     assert_mine_refused("metric: entropy, below: 0", message);
-    snprintf(message, sizeof(message),
+    snprintf(message, sizeof message,
              ".above: '0.7': %s (valid: at least 0, below 0.6931471805599453)", never);
     assert_mine_refused("metric: entropy, statistic: js, above: 0.7", message);
     assert_mine_refused("metric: entropy, falls_by: 0",
@@ -400,13 +408,14 @@ static void test_there_are_at_most_128_rules(void **state)
 {
     (void)state;
     char text[16384] = "rules:\n";
-    for (int i = 0; i < RULES_MAX - RULE_DEFAULT_COUNT; i++)
+    for (int i = 0; i < RULES_MAX - RULE_DEFAULT_COUNT; i++) {
         sprintf(text + strlen(text), "  r%d: {metric: entropy, above: 1}\n", i);
-    struct config config = load(text);
+    }
+    struct config config = rules_load(text);
     config_clear(&config);
     strcat(text, "  more: {metric: entropy, above: 1}\n");
     char message[128];
-    snprintf(message, sizeof(message),
+    snprintf(message, sizeof message,
              "attnd.yaml:%d: rules: more than 128 rules, defaults included",
              RULES_MAX - RULE_DEFAULT_COUNT + 2);
     assert_refused(text, message);

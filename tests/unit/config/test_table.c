@@ -33,56 +33,57 @@ static void accept(int index, const char *text, const char *expected)
 }
 
 /* Both ways refuse `text` for the same reason, each naming its place. */
-static void refuse(int index, const char *text, const char *reason)
+static void table_refuse(int index, const char *text, const char *reason)
 {
     const struct key *key = &config_keys[index];
     const char *dot = *key->section ? "." : "";
     char valid[VALUE_VALID_MAX], assignment[1024], lines[1024], message[CONFIG_ERROR_MAX];
     value_valid(&key->rule, valid);
     write_key(key, text, "# a comment\n", assignment, lines);
-    snprintf(message, sizeof(message), "--set: %s%s%s: '%s': %s (valid: %s)", key->section, dot,
+    snprintf(message, sizeof message, "--set: %s%s%s: '%s': %s (valid: %s)", key->section, dot,
              key->name, text, reason, valid);
     assert_set_refused(assignment, message);
-    snprintf(message, sizeof(message), "attnd.yaml:4: %s%s%s: '%s': %s (valid: %s)", key->section,
+    snprintf(message, sizeof message, "attnd.yaml:4: %s%s%s: '%s': %s (valid: %s)", key->section,
              dot, key->name, text, reason, valid);
     assert_refused(lines, message);
 }
 
-static void check_bounds(int index, const char *unit, const char *syntax)
+static void table_check_bounds(int index, const char *unit, const char *syntax)
 {
     const struct value_rule *rule = &config_keys[index].rule;
     char text[64], shown[VALUE_TEXT_MAX];
-    snprintf(text, sizeof(text), "%" PRIu64 "%s", rule->minimum, unit);
+    snprintf(text, sizeof text, "%" PRIu64 "%s", rule->minimum, unit);
     value_print(rule, &rule->minimum, shown);
     accept(index, text, shown);
-    snprintf(text, sizeof(text), "%" PRIu64 "%s", rule->maximum, unit);
+    snprintf(text, sizeof text, "%" PRIu64 "%s", rule->maximum, unit);
     value_print(rule, &rule->maximum, shown);
     accept(index, text, shown);
-    snprintf(text, sizeof(text), "%" PRIu64 "%s", rule->maximum + 1, unit);
-    refuse(index, text, "out of range");
+    snprintf(text, sizeof text, "%" PRIu64 "%s", rule->maximum + 1, unit);
+    table_refuse(index, text, "out of range");
     if (rule->minimum > 0) {
-        snprintf(text, sizeof(text), "%" PRIu64 "%s", rule->minimum - 1, unit);
-        refuse(index, text, "out of range");
+        snprintf(text, sizeof text, "%" PRIu64 "%s", rule->minimum - 1, unit);
+        table_refuse(index, text, "out of range");
     }
-    refuse(index, "many", syntax);
-    refuse(index, "", syntax);
+    table_refuse(index, "many", syntax);
+    table_refuse(index, "", syntax);
 }
 
 static void check_words(int index, const char *const *words)
 {
-    for (; *words; words++)
+    for (; *words; words++) {
         accept(index, *words, *words);
-    refuse(index, "sideways", "not one of the choices");
-    refuse(index, "", "not one of the choices");
+    }
+    table_refuse(index, "sideways", "not one of the choices");
+    table_refuse(index, "", "not one of the choices");
 }
 
-static void check_endpoint(int index)
+static void table_check_endpoint(int index)
 {
     accept(index, "tcp://*:7000", "tcp://*:7000");
     accept(index, "ipc:///tmp/a b", "ipc:///tmp/a b");
     accept(index, "", "");
-    refuse(index, "7000", "not an endpoint");
-    refuse(index, "tcp://127.0.0.1:70000", "the port is not 1 to 65535 or *");
+    table_refuse(index, "7000", "not an endpoint");
+    table_refuse(index, "tcp://127.0.0.1:70000", "the port is not 1 to 65535 or *");
 }
 
 static void check_real(int index)
@@ -90,18 +91,18 @@ static void check_real(int index)
     accept(index, "0.125", "0.125");
     accept(index, "0", "0");
     accept(index, "1", "1");
-    refuse(index, "1e7", "out of range");
-    refuse(index, "-0.5", "out of range");
-    refuse(index, "many", "not a number such as 0.05");
-    refuse(index, "", "not a number such as 0.05");
+    table_refuse(index, "1e7", "out of range");
+    table_refuse(index, "-0.5", "out of range");
+    table_refuse(index, "many", "not a number such as 0.05");
+    table_refuse(index, "", "not a number such as 0.05");
 }
 
-static void check_numbers(int index)
+static void table_check_numbers(int index)
 {
     accept(index, "1, 0.5 -2e-3", "[1, 0.5, -0.002]");
     accept(index, "[1,0.5]", "[1, 0.5]");
     accept(index, "", "[]");
-    refuse(index, "[1, many]", "not a list of numbers such as [1, 0.5]");
+    table_refuse(index, "[1, many]", "not a list of numbers such as [1, 0.5]");
 }
 
 static void check_text(int index)
@@ -110,87 +111,87 @@ static void check_text(int index)
     accept(index, "", "");
 }
 
-static void check_windows(int index)
+static void table_check_windows(int index)
 {
     const char *syntax = "not a list of windows such as [10 epochs, 100 steps every 10]";
     accept(index, "", "[]");
     accept(index, "[10 epochs,100 steps every 10]", "[10 epochs, 100 steps every 10]");
     accept(index, "1 second", "[1 second]");
     accept(index, "2 steps every 2", "[2 steps]");
-    refuse(index, "[10]", syntax);
-    refuse(index, "0 steps", syntax);
-    refuse(index, "1 step,", syntax);
-    refuse(index, "1 step every", syntax);
-    refuse(index, "1 step 2 steps", syntax);
-    refuse(index, "1 s,1 step,1 step,1 step,1 step,1 step,1 step,1 step", syntax);
-    refuse(index, "1000001 steps", syntax);
+    table_refuse(index, "[10]", syntax);
+    table_refuse(index, "0 steps", syntax);
+    table_refuse(index, "1 step,", syntax);
+    table_refuse(index, "1 step every", syntax);
+    table_refuse(index, "1 step 2 steps", syntax);
+    table_refuse(index, "1 s,1 step,1 step,1 step,1 step,1 step,1 step,1 step", syntax);
+    table_refuse(index, "1000001 steps", syntax);
 }
 
 static void check_layers(int index)
 {
     accept(index, "decoder.3.self", "decoder.3.self");
     accept(index, "decoder.*.self encoder.[0-3].?elf", "decoder.*.self encoder.[0-3].?elf");
-    refuse(index, "", "not patterns of layers");
-    refuse(index, "decoder.*  encoder.*", "not patterns of layers");
-    refuse(index, "decoder.* ", "not patterns of layers");
-    refuse(index, "decoder.*;every=1", "not patterns of layers");
-    refuse(index, "decoder.*/", "not patterns of layers");
-    refuse(index, "decoder.3", "names no layer");
-    refuse(index, "encoder.3.self decoder.03.self", "names no layer");
-    refuse(index, "decoder.65536.self", "names no layer");
-    refuse(index, "decoder.3.selfish", "names no layer");
+    table_refuse(index, "", "not patterns of layers");
+    table_refuse(index, "decoder.*  encoder.*", "not patterns of layers");
+    table_refuse(index, "decoder.* ", "not patterns of layers");
+    table_refuse(index, "decoder.*;every=1", "not patterns of layers");
+    table_refuse(index, "decoder.*/", "not patterns of layers");
+    table_refuse(index, "decoder.3", "names no layer");
+    table_refuse(index, "encoder.3.self decoder.03.self", "names no layer");
+    table_refuse(index, "decoder.65536.self", "names no layer");
+    table_refuse(index, "decoder.3.selfish", "names no layer");
 }
 
-static void check_heads(int index)
+static void table_check_heads(int index)
 {
     accept(index, "0", "0");
     accept(index, "0-3,7,5-5", "0-3,7,5-5");
     accept(index, "1048575", "1048575");
-    refuse(index, "", "not a list of heads");
-    refuse(index, "3-1", "not a list of heads");
-    refuse(index, "1,", "not a list of heads");
-    refuse(index, ",1", "not a list of heads");
-    refuse(index, "1, 2", "not a list of heads");
-    refuse(index, "0-", "not a list of heads");
-    refuse(index, "-1", "not a list of heads");
-    refuse(index, "01", "not a list of heads");
-    refuse(index, "1048576", "not a list of heads");
-    refuse(index, "*,1", "not a list of heads");
-    refuse(index, "all", "not a list of heads");
+    table_refuse(index, "", "not a list of heads");
+    table_refuse(index, "3-1", "not a list of heads");
+    table_refuse(index, "1,", "not a list of heads");
+    table_refuse(index, ",1", "not a list of heads");
+    table_refuse(index, "1, 2", "not a list of heads");
+    table_refuse(index, "0-", "not a list of heads");
+    table_refuse(index, "-1", "not a list of heads");
+    table_refuse(index, "01", "not a list of heads");
+    table_refuse(index, "1048576", "not a list of heads");
+    table_refuse(index, "*,1", "not a list of heads");
+    table_refuse(index, "all", "not a list of heads");
 }
 
 static void check_key(int index)
 {
     switch (config_keys[index].rule.type) {
     case VALUE_ENDPOINT:
-        check_endpoint(index);
+        table_check_endpoint(index);
         break;
     case VALUE_TEXT:
         check_text(index);
         break;
     case VALUE_WINDOWS:
-        check_windows(index);
+        table_check_windows(index);
         break;
     case VALUE_LAYERS:
         check_layers(index);
         break;
     case VALUE_HEADS:
-        check_heads(index);
+        table_check_heads(index);
         break;
     case VALUE_BYTES:
-        check_bounds(index, "B", "not a size such as 65536, 512MiB or 10MB");
+        table_check_bounds(index, "B", "not a size such as 65536, 512MiB or 10MB");
         break;
     case VALUE_DURATION:
-        check_bounds(index, "ns", "not a duration such as 500ms, 5s, 2min or 1h");
+        table_check_bounds(index, "ns", "not a duration such as 500ms, 5s, 2min or 1h");
         break;
     case VALUE_COUNT:
-        check_bounds(index, "", "not a whole number");
+        table_check_bounds(index, "", "not a whole number");
         break;
     case VALUE_REAL:
         check_real(index);
         break;
     case VALUE_NUMBERS:
-        check_numbers(index);
+        table_check_numbers(index);
         break;
     case VALUE_EFFORT:
         check_words(index, (const char *const[]){"norm", "leading", "full", NULL});
@@ -217,8 +218,9 @@ static void check_key(int index)
 static void test_every_key_takes_what_its_type_takes(void **state)
 {
     (void)state;
-    for (int i = 0; i < KEY_COUNT; i++)
+    for (int i = 0; i < KEY_COUNT; i++) {
         check_key(i);
+    }
 }
 
 /* A default in its shortest form reads the same in keys.def, in the dump and in the documentation.
@@ -273,10 +275,9 @@ static void test_set_needs_section_key_and_value(void **state)
     (void)state;
     static const char *const bad[] = {"",          "x", "ingest.budget", "ingest=1", ".budget=1",
                                       "ingest.=1", "=", "a.b.c=1"};
-    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         char message[CONFIG_ERROR_MAX];
-        snprintf(message, sizeof(message), "--set: '%s': not of the form section.key=value",
-                 bad[i]);
+        snprintf(message, sizeof message, "--set: '%s': not of the form section.key=value", bad[i]);
         assert_set_refused(bad[i], message);
     }
 }
@@ -321,7 +322,7 @@ static void test_messages_shorten_and_clean_what_they_quote(void **state)
     (void)state;
     char assignment[400] = "window.length=", message[CONFIG_ERROR_MAX];
     memset(assignment + 14, 'z', 300);
-    snprintf(message, sizeof(message),
+    snprintf(message, sizeof message,
              "--set: window.length: '%.80s...': not a whole number (valid: 1 to 1000000)",
              assignment + 14);
     assert_set_refused(assignment, message);
@@ -334,11 +335,12 @@ struct visited {
     char first[128], last[128];
 };
 
-static void visit(void *data, const char *section, const char *name, const char *value)
+static void table_visit(void *data, const char *section, const char *name, const char *value)
 {
     struct visited *visited = data;
-    if (strncmp(section, "rules.", 6) == 0)
+    if (strncmp(section, "rules.", 6) == 0) {
         return; /* of rules: test_rules.c */
+    }
     char *text = visited->count == 0 ? visited->first : visited->last;
     snprintf(text, 128, "%s.%s=%s", section, name, value);
     visited->count++;
@@ -350,7 +352,7 @@ static void test_each_visits_every_key_in_table_order(void **state)
     struct config config = defaults();
     struct visited visited = {0};
     set(&config, "log.format=json");
-    config_each(&config, visit, &visited);
+    config_each(&config, table_visit, &visited);
     assert_int_equal(visited.count, KEY_COUNT);
     assert_string_equal(visited.first, ".insecure=false");
     assert_string_equal(visited.last, "log.format=json");

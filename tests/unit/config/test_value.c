@@ -15,8 +15,8 @@ static const struct value_rule effort = {VALUE_EFFORT, 0, 0};
 static const struct value_rule isa = {VALUE_ISA, 0, 0};
 static const struct value_rule endpoint = {VALUE_ENDPOINT, 0, 0};
 
-static void assert_number(const struct value_rule *rule, const char *text, uint64_t number,
-                          const char *canonical)
+static void value_assert_number(const struct value_rule *rule, const char *text, uint64_t number,
+                                const char *canonical)
 {
     uint64_t value = 0;
     char reason[VALUE_REASON_MAX] = "", printed_text[VALUE_TEXT_MAX];
@@ -26,15 +26,16 @@ static void assert_number(const struct value_rule *rule, const char *text, uint6
     assert_string_equal(printed_text, canonical);
 }
 
-static void assert_reason(const struct value_rule *rule, const char *text, const char *expected)
+static void value_assert_reason(const struct value_rule *rule, const char *text,
+                                const char *expected)
 {
     config_numbers untouched, value; /* the largest type */
-    memset(&untouched, 0x5a, sizeof(untouched));
+    memset(&untouched, 0x5a, sizeof untouched);
     value = untouched;
     char reason[VALUE_REASON_MAX] = "";
     assert_int_equal(value_parse(rule, text, &value, reason), -1);
     assert_string_equal(reason, expected);
-    assert_memory_equal(&value, &untouched, sizeof(value));
+    assert_memory_equal(&value, &untouched, sizeof value);
 }
 
 static void assert_word(const struct value_rule *rule, const char *text, unsigned index)
@@ -61,17 +62,17 @@ static void assert_endpoint(const char *text)
 static void test_sizes_are_binary_decimal_or_plain(void **state)
 {
     (void)state;
-    assert_number(&bytes, "0", 0, "0");
-    assert_number(&bytes, "65536", 65536, "64KiB");
-    assert_number(&bytes, "65537", 65537, "65537");
-    assert_number(&bytes, "512MiB", UINT64_C(536870912), "512MiB");
-    assert_number(&bytes, "512 MiB", UINT64_C(536870912), "512MiB");
-    assert_number(&bytes, "1GiB", UINT64_C(1073741824), "1GiB");
-    assert_number(&bytes, "2TiB", UINT64_C(2199023255552), "2TiB");
-    assert_number(&bytes, "10MB", 10000000, "10000000");
-    assert_number(&bytes, "10kB", 10000, "10000");
-    assert_number(&bytes, "3GB", UINT64_C(3000000000), "3000000000");
-    assert_number(&bytes, "7B", 7, "7");
+    value_assert_number(&bytes, "0", 0, "0");
+    value_assert_number(&bytes, "65536", 65536, "64KiB");
+    value_assert_number(&bytes, "65537", 65537, "65537");
+    value_assert_number(&bytes, "512MiB", UINT64_C(536870912), "512MiB");
+    value_assert_number(&bytes, "512 MiB", UINT64_C(536870912), "512MiB");
+    value_assert_number(&bytes, "1GiB", UINT64_C(1073741824), "1GiB");
+    value_assert_number(&bytes, "2TiB", UINT64_C(2199023255552), "2TiB");
+    value_assert_number(&bytes, "10MB", 10000000, "10000000");
+    value_assert_number(&bytes, "10kB", 10000, "10000");
+    value_assert_number(&bytes, "3GB", UINT64_C(3000000000), "3000000000");
+    value_assert_number(&bytes, "7B", 7, "7");
 }
 
 static void test_sizes_are_refused_with_examples(void **state)
@@ -81,8 +82,9 @@ static void test_sizes_are_refused_with_examples(void **state)
     const char *reason = "not a size such as 65536, 512MiB or 10MB (valid: 1MiB to 1TiB)";
     const char *const bad[] = {"",       "MiB",   "1.5GiB", "-1",  "+1",     "1mib", "0x10",
                                "1 MiB ", " 1MiB", "1MiBs",  "1e6", "1MiB\n", "12 ",  "1  MiB"};
-    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
-        assert_reason(&rule, bad[i], reason);
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        value_assert_reason(&rule, bad[i], reason);
+    }
 }
 
 static void test_sizes_out_of_range_name_the_range(void **state)
@@ -90,29 +92,29 @@ static void test_sizes_out_of_range_name_the_range(void **state)
     (void)state;
     static const struct value_rule rule = {VALUE_BYTES, 1 << 20, UINT64_C(1) << 40};
     const char *reason = "out of range (valid: 1MiB to 1TiB)";
-    assert_reason(&rule, "0", reason);
-    assert_reason(&rule, "1048575", reason);
-    assert_reason(&rule, "1099511627777", reason);
-    assert_reason(&rule, "18446744073709551616", reason);
-    assert_reason(&rule, "16777216TiB", reason);
-    assert_reason(&rule, "99999999999999999999999999999999TiB", reason);
+    value_assert_reason(&rule, "0", reason);
+    value_assert_reason(&rule, "1048575", reason);
+    value_assert_reason(&rule, "1099511627777", reason);
+    value_assert_reason(&rule, "18446744073709551616", reason);
+    value_assert_reason(&rule, "16777216TiB", reason);
+    value_assert_reason(&rule, "99999999999999999999999999999999TiB", reason);
 }
 
 static void test_durations_need_a_unit(void **state)
 {
     (void)state;
-    assert_number(&duration, "0", 0, "0s");
-    assert_number(&duration, "0s", 0, "0s");
-    assert_number(&duration, "15ns", 15, "15ns");
-    assert_number(&duration, "3us", 3000, "3us");
-    assert_number(&duration, "500ms", 500000000, "500ms");
-    assert_number(&duration, "5s", UINT64_C(5000000000), "5s");
-    assert_number(&duration, "60s", UINT64_C(60000000000), "1min");
-    assert_number(&duration, "90s", UINT64_C(90000000000), "90s");
-    assert_number(&duration, "2m", UINT64_C(120000000000), "2min");
-    assert_number(&duration, "10min", UINT64_C(600000000000), "10min");
-    assert_number(&duration, "1h", UINT64_C(3600000000000), "1h");
-    assert_number(&duration, "24h", UINT64_C(86400000000000), "1d");
+    value_assert_number(&duration, "0", 0, "0s");
+    value_assert_number(&duration, "0s", 0, "0s");
+    value_assert_number(&duration, "15ns", 15, "15ns");
+    value_assert_number(&duration, "3us", 3000, "3us");
+    value_assert_number(&duration, "500ms", 500000000, "500ms");
+    value_assert_number(&duration, "5s", UINT64_C(5000000000), "5s");
+    value_assert_number(&duration, "60s", UINT64_C(60000000000), "1min");
+    value_assert_number(&duration, "90s", UINT64_C(90000000000), "90s");
+    value_assert_number(&duration, "2m", UINT64_C(120000000000), "2min");
+    value_assert_number(&duration, "10min", UINT64_C(600000000000), "10min");
+    value_assert_number(&duration, "1h", UINT64_C(3600000000000), "1h");
+    value_assert_number(&duration, "24h", UINT64_C(86400000000000), "1d");
 }
 
 static void test_durations_are_refused_with_examples(void **state)
@@ -120,27 +122,27 @@ static void test_durations_are_refused_with_examples(void **state)
     (void)state;
     static const struct value_rule rule = {VALUE_DURATION, 100000000, UINT64_C(86400000000000)};
     const char *reason = "not a duration such as 500ms, 5s, 2min or 1h (valid: 100ms to 1d)";
-    assert_reason(&rule, "5", reason);
-    assert_reason(&rule, "5 weeks", reason);
-    assert_reason(&rule, "s", reason);
-    assert_reason(&rule, "", reason);
-    assert_reason(&rule, "99ms", "out of range (valid: 100ms to 1d)");
-    assert_reason(&rule, "25h", "out of range (valid: 100ms to 1d)");
-    assert_reason(&rule, "18446744073709551615d", "out of range (valid: 100ms to 1d)");
+    value_assert_reason(&rule, "5", reason);
+    value_assert_reason(&rule, "5 weeks", reason);
+    value_assert_reason(&rule, "s", reason);
+    value_assert_reason(&rule, "", reason);
+    value_assert_reason(&rule, "99ms", "out of range (valid: 100ms to 1d)");
+    value_assert_reason(&rule, "25h", "out of range (valid: 100ms to 1d)");
+    value_assert_reason(&rule, "18446744073709551615d", "out of range (valid: 100ms to 1d)");
 }
 
 static void test_counts_are_whole_numbers(void **state)
 {
     (void)state;
-    assert_number(&count, "1", 1, "1");
-    assert_number(&count, "007", 7, "7");
-    assert_number(&count, "100", 100, "100");
-    assert_reason(&count, "0", "out of range (valid: 1 to 100)");
-    assert_reason(&count, "101", "out of range (valid: 1 to 100)");
-    assert_reason(&count, "ten", "not a whole number (valid: 1 to 100)");
-    assert_reason(&count, "1.0", "not a whole number (valid: 1 to 100)");
-    assert_reason(&count, "-1", "not a whole number (valid: 1 to 100)");
-    assert_reason(&count, "1k", "not a whole number (valid: 1 to 100)");
+    value_assert_number(&count, "1", 1, "1");
+    value_assert_number(&count, "007", 7, "7");
+    value_assert_number(&count, "100", 100, "100");
+    value_assert_reason(&count, "0", "out of range (valid: 1 to 100)");
+    value_assert_reason(&count, "101", "out of range (valid: 1 to 100)");
+    value_assert_reason(&count, "ten", "not a whole number (valid: 1 to 100)");
+    value_assert_reason(&count, "1.0", "not a whole number (valid: 1 to 100)");
+    value_assert_reason(&count, "-1", "not a whole number (valid: 1 to 100)");
+    value_assert_reason(&count, "1k", "not a whole number (valid: 1 to 100)");
 }
 
 static void test_booleans_are_true_or_false(void **state)
@@ -152,9 +154,9 @@ static void test_booleans_are_true_or_false(void **state)
     assert_true(value);
     assert_int_equal(value_parse(&boolean, "false", &value, reason), 0);
     assert_false(value);
-    assert_reason(&boolean, "yes", "not one of the choices (valid: false, true)");
-    assert_reason(&boolean, "True", "not one of the choices (valid: false, true)");
-    assert_reason(&boolean, "1", "not one of the choices (valid: false, true)");
+    value_assert_reason(&boolean, "yes", "not one of the choices (valid: false, true)");
+    value_assert_reason(&boolean, "True", "not one of the choices (valid: false, true)");
+    value_assert_reason(&boolean, "1", "not one of the choices (valid: false, true)");
 }
 
 static void test_choices_are_the_enum_values(void **state)
@@ -178,9 +180,9 @@ static void test_choices_are_the_enum_values(void **state)
     assert_word(&isa, "avx2", CONFIG_ISA_AVX2);
     assert_word(&isa, "avx512", CONFIG_ISA_AVX512);
     assert_string_equal(config_isa_name(CONFIG_ISA_AVX2), "avx2");
-    assert_reason(&unit, "epochs", "not one of the choices (valid: epoch, step, second)");
-    assert_reason(&level, "", "not one of the choices (valid: error, warning, info, debug)");
-    assert_reason(&format, "JSON", "not one of the choices (valid: text, json)");
+    value_assert_reason(&unit, "epochs", "not one of the choices (valid: epoch, step, second)");
+    value_assert_reason(&level, "", "not one of the choices (valid: error, warning, info, debug)");
+    value_assert_reason(&format, "JSON", "not one of the choices (valid: text, json)");
 }
 
 static void assert_real(const char *text, double number, const char *canonical)
@@ -210,10 +212,11 @@ static void test_reals_are_refused_for_a_reason(void **state)
     (void)state;
     static const char *const bad[] = {"",    "nan", "inf", "0x1", " 1",    "1 ",
                                       "1,5", "e",   "-",   "1-2", "1.2.3", "1e400"};
-    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
-        assert_reason(&real, bad[i], "not a number such as 0.05 (valid: 0 to 10)");
-    assert_reason(&real, "10.001", "out of range (valid: 0 to 10)");
-    assert_reason(&real, "-1", "out of range (valid: 0 to 10)");
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        value_assert_reason(&real, bad[i], "not a number such as 0.05 (valid: 0 to 10)");
+    }
+    value_assert_reason(&real, "10.001", "out of range (valid: 0 to 10)");
+    value_assert_reason(&real, "-1", "out of range (valid: 0 to 10)");
 }
 
 static void assert_numbers(const char *text, uint32_t length, const char *canonical)
@@ -243,9 +246,10 @@ static void test_lists_are_refused_with_an_example(void **state)
     (void)state;
     static const char *const bad[] = {"[",    "]",   "[1",  "1]",    "1,,2",  ",1",  "1,",
                                       "[1,]", "1;2", "one", "1 nan", "[[1]]", "1 -", "1, ,2"};
-    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
-        assert_reason(&numbers, bad[i],
-                      "not a list of numbers such as [1, 0.5] (valid: at most 256 numbers)");
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        value_assert_reason(&numbers, bad[i],
+                            "not a list of numbers such as [1, 0.5] (valid: at most 256 numbers)");
+    }
 }
 
 /* The longest list of the longest numbers prints and reads back; one more is refused. */
@@ -253,18 +257,19 @@ static void test_a_list_has_at_most_256_numbers(void **state)
 {
     (void)state;
     static const char longest[] = "-1.2345678901234567e-300 ";
-    char text[257 * sizeof(longest)] = "", again[VALUE_TEXT_MAX];
+    char text[257 * sizeof longest] = "", again[VALUE_TEXT_MAX];
     config_numbers value;
     char reason[VALUE_REASON_MAX];
-    for (int i = 0; i < 256; i++)
+    for (int i = 0; i < 256; i++) {
         strcat(text, longest);
+    }
     assert_int_equal(value_parse(&numbers, text, &value, reason), 0);
     assert_int_equal(value.count, 256);
     value_print(&numbers, &value, again);
     assert_numbers(again, 256, again);
     strcat(text, "1");
-    assert_reason(&numbers, text,
-                  "not a list of numbers such as [1, 0.5] (valid: at most 256 numbers)");
+    value_assert_reason(&numbers, text,
+                        "not a list of numbers such as [1, 0.5] (valid: at most 256 numbers)");
 }
 
 static void test_endpoints_are_tcp_or_ipc(void **state)
@@ -309,10 +314,10 @@ static void test_endpoints_are_refused_for_a_reason(void **state)
         {"ipc://a\tb", "the path holds something other than printable ASCII"},
         {"ipc:///\xc3\xbc", "the path holds something other than printable ASCII"},
     };
-    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         char expected[VALUE_REASON_MAX];
-        snprintf(expected, sizeof(expected), "%s (valid: tcp://host:port, ipc://path)", bad[i][1]);
-        assert_reason(&endpoint, bad[i][0], expected);
+        snprintf(expected, sizeof expected, "%s (valid: tcp://host:port, ipc://path)", bad[i][1]);
+        value_assert_reason(&endpoint, bad[i][0], expected);
     }
 }
 
@@ -324,9 +329,9 @@ static void test_ipc_paths_fit_a_socket_address(void **state)
     memset(text + 6, 'x', 107);
     assert_endpoint(text);
     text[6 + 107] = 'x';
-    assert_reason(&endpoint, text,
-                  "the path is longer than a socket's name may be (107 bytes) (valid: "
-                  "tcp://host:port, ipc://path)");
+    value_assert_reason(&endpoint, text,
+                        "the path is longer than a socket's name may be (107 bytes) (valid: "
+                        "tcp://host:port, ipc://path)");
 }
 
 static void test_an_endless_host_is_refused(void **state)
@@ -335,7 +340,8 @@ static void test_an_endless_host_is_refused(void **state)
     char text[400] = "tcp://";
     memset(text + 6, 'h', 300);
     strcpy(text + 306, ":5570");
-    assert_reason(&endpoint, text, "longer than 255 bytes (valid: tcp://host:port, ipc://path)");
+    value_assert_reason(&endpoint, text,
+                        "longer than 255 bytes (valid: tcp://host:port, ipc://path)");
 }
 
 int main(void)

@@ -34,7 +34,7 @@ static void test_files_that_say_nothing_change_nothing(void **state)
     const char *const texts[] = {"",          "\n\n",         "# nothing\n",
                                  "---\n",     "---\n...\n",   "{}\n",
                                  "ingest:\n", "ingest: {}\n", "ingest:\n  # budget: 1GiB\nlog:\n"};
-    for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         struct config config = loaded(texts[i]);
         assert_same_config(&config, &expected);
     }
@@ -175,8 +175,9 @@ static void test_endless_lists_are_refused(void **state)
     char *text = calloc(1, 20000);
     assert_non_null(text);
     strcpy(text, "metrics: {head_weights: [");
-    for (int i = 0; i < 5000; i++)
+    for (int i = 0; i < 5000; i++) {
         strcat(text, "1, ");
+    }
     strcat(text, "1]}\n");
     assert_refused(text, "attnd.yaml:1: metrics.head_weights: the list is too long");
     free(text);
@@ -211,9 +212,9 @@ static void test_anchors_aliases_and_tags_are_refused(void **state)
     (void)state;
     const char *anchor = "anchors and aliases are not accepted: write the value out";
     char message[CONFIG_ERROR_MAX];
-    snprintf(message, sizeof(message), "attnd.yaml:2: %s", anchor);
+    snprintf(message, sizeof message, "attnd.yaml:2: %s", anchor);
     assert_refused("log:\n  level: &l info\n", message);
-    snprintf(message, sizeof(message), "attnd.yaml:1: %s", anchor);
+    snprintf(message, sizeof message, "attnd.yaml:1: %s", anchor);
     assert_refused("log: &l {level: info}\n", message);
     assert_refused("log: *l\n",
                    "attnd.yaml:1: anchors and aliases are not accepted: write the value out, and a "
@@ -279,8 +280,8 @@ static void test_a_path_of_any_length_fits_the_message(void **state)
 {
     (void)state;
     char path[4000], error[CONFIG_ERROR_MAX];
-    memset(path, 'p', sizeof(path) - 1);
-    path[sizeof(path) - 1] = '\0';
+    memset(path, 'p', sizeof path - 1);
+    path[sizeof path - 1] = '\0';
     struct config config = defaults();
     assert_int_equal(config_load(&config, path, error), -1);
     assert_non_null(strstr(error, "ppp: cannot read it: File name too long"));

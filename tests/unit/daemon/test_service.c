@@ -20,11 +20,12 @@ struct fixture {
     uv_timer_t keep;    /* the loop goes on for it */
 };
 
-static void ask(void *data)
+static void service_ask(void *data)
 {
     struct fixture *f = data;
-    if (!f->stands)
+    if (!f->stands) {
         pulse_beat(&f->pulse);
+    }
 }
 
 static void on_keep(uv_timer_t *timer)
@@ -32,7 +33,7 @@ static void on_keep(uv_timer_t *timer)
     (void)timer;
 }
 
-static void start(struct fixture *f, const char *watchdog_usec)
+static void service_start(struct fixture *f, const char *watchdog_usec)
 {
     *f = (struct fixture){.stands = false};
     uv_loop_init(&f->loop);
@@ -40,14 +41,15 @@ static void start(struct fixture *f, const char *watchdog_usec)
     uv_timer_start(&f->keep, on_keep, 5, 5);
     manager_open(&f->manager, "@attnd-test-service");
     setenv("NOTIFY_SOCKET", f->manager.name, 1);
-    if (watchdog_usec)
+    if (watchdog_usec) {
         setenv("WATCHDOG_USEC", watchdog_usec, 1);
+    }
     assert_int_equal(service_new(&f->loop, &f->stats, &f->service), 0);
     assert_non_null(f->service);
-    service_watch(f->service, &(struct pulse_subject){"other", &f->pulse, ask, f});
+    service_watch(f->service, &(struct pulse_subject){"other", &f->pulse, service_ask, f});
 }
 
-static void end(struct fixture *f)
+static void service_end(struct fixture *f)
 {
     service_close(f->service);
     uv_close((uv_handle_t *)&f->keep, NULL);
@@ -59,32 +61,36 @@ static void end(struct fixture *f)
 }
 
 /* Turns the loop until a datagram begins like this; those before it are passed over. */
-static void expect(struct fixture *f, const char *begin)
+static void service_expect(struct fixture *f, const char *begin)
 {
     uint64_t deadline = clock_monotonic_ns() + PATIENCE_NS;
     const char *heard;
     for (;;) {
-        while ((heard = manager_hear(&f->manager)))
-            if (strncmp(heard, begin, strlen(begin)) == 0)
+        while ((heard = manager_hear(&f->manager))) {
+            if (strncmp(heard, begin, strlen(begin)) == 0) {
                 return;
-        if (clock_monotonic_ns() > deadline)
+            }
+        }
+        if (clock_monotonic_ns() > deadline) {
             fail_msg("never heard %s", begin);
+        }
         uv_run(&f->loop, UV_RUN_ONCE);
     }
 }
 
 /* How often this was heard in so many milliseconds. */
-static int count(struct fixture *f, const char *begin, uint64_t ms)
+static int service_count(struct fixture *f, const char *begin, uint64_t ms)
 {
     uint64_t deadline = clock_monotonic_ns() + ms * 1000000;
     const char *heard;
-    int count = 0;
+    int service_count = 0;
     while (clock_monotonic_ns() < deadline) {
         uv_run(&f->loop, UV_RUN_ONCE);
-        while ((heard = manager_hear(&f->manager)))
-            count += strncmp(heard, begin, strlen(begin)) == 0;
+        while ((heard = manager_hear(&f->manager))) {
+            service_count += strncmp(heard, begin, strlen(begin)) == 0;
+        }
     }
-    return count;
+    return service_count;
 }
 
 static void test_nobody_to_tell_is_no_service(void **state)
@@ -126,11 +132,11 @@ static void test_the_environment_is_not_passed_on(void **state)
     struct fixture f;
     (void)state;
     setenv("WATCHDOG_PID", "1", 1);
-    start(&f, "1000000");
+    service_start(&f, "1000000");
     assert_null(getenv("NOTIFY_SOCKET"));
     assert_null(getenv("WATCHDOG_USEC"));
     assert_null(getenv("WATCHDOG_PID"));
-    end(&f);
+    service_end(&f);
 }
 
 static void test_ready_reload_and_stop(void **state)
@@ -138,7 +144,7 @@ static void test_ready_reload_and_stop(void **state)
     struct fixture f;
     uint64_t before = clock_monotonic_ns() / 1000;
     (void)state;
-    start(&f, NULL);
+    service_start(&f, NULL);
     assert_null(manager_hear(&f.manager)); /* not before it is */
     service_ready(f.service);
     assert_string_equal(manager_hear(&f.manager), "READY=1");
@@ -155,60 +161,61 @@ static void test_ready_reload_and_stop(void **state)
     heard = manager_hear(&f.manager);
     assert_int_equal(strncmp(heard, "EXTEND_TIMEOUT_USEC=", 20), 0);
     assert_true(strtoull(heard + 20, NULL, 10) > 5000000);
-    end(&f);
+    service_end(&f);
 }
 
 static void test_a_stop_asks_for_time_as_long_as_the_loop_turns(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f, "200000");
+    service_start(&f, "200000");
     service_ready(f.service);
     service_stopping(f.service, 0);
-    expect(&f, "EXTEND_TIMEOUT_USEC=");
-    expect(&f, "EXTEND_TIMEOUT_USEC=");
-    expect(&f, "EXTEND_TIMEOUT_USEC=");
-    end(&f);
+    service_expect(&f, "EXTEND_TIMEOUT_USEC=");
+    service_expect(&f, "EXTEND_TIMEOUT_USEC=");
+    service_expect(&f, "EXTEND_TIMEOUT_USEC=");
+    service_end(&f);
 }
 
 static void test_the_watchdog_is_fed_while_all_turn(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f, "200000");
+    service_start(&f, "200000");
     service_ready(f.service);
-    for (int i = 0; i < 3; i++)
-        expect(&f, "WATCHDOG=1");
-    end(&f);
+    for (int i = 0; i < 3; i++) {
+        service_expect(&f, "WATCHDOG=1");
+    }
+    service_end(&f);
 }
 
 static void test_a_thread_that_stands_makes_it_fall_silent(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f, "80000");
+    service_start(&f, "80000");
     service_ready(f.service);
-    expect(&f, "WATCHDOG=1");
+    service_expect(&f, "WATCHDOG=1");
     f.stands = true;
-    count(&f, "WATCHDOG=1", 100); /* it had been asked, and had turned, before it stood */
-    assert_int_equal(count(&f, "WATCHDOG=1", 300), 0);
+    service_count(&f, "WATCHDOG=1", 100); /* it had been asked, and had turned, before it stood */
+    assert_int_equal(service_count(&f, "WATCHDOG=1", 300), 0);
     pulse_beat(&f.pulse);
     f.stands = false;
-    expect(&f, "WATCHDOG=1");
-    end(&f);
+    service_expect(&f, "WATCHDOG=1");
+    service_end(&f);
 }
 
 static void test_threads_that_end_are_not_missed_while_stopping(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f, "80000");
+    service_start(&f, "80000");
     service_ready(f.service);
     f.stands = true;
     service_stopping(f.service, UINT64_C(1000000000));
-    expect(&f, "WATCHDOG=1");
-    expect(&f, "WATCHDOG=1");
-    end(&f);
+    service_expect(&f, "WATCHDOG=1");
+    service_expect(&f, "WATCHDOG=1");
+    service_end(&f);
 }
 
 static void test_a_watchdog_of_another_process_is_not_fed(void **state)
@@ -216,29 +223,30 @@ static void test_a_watchdog_of_another_process_is_not_fed(void **state)
     struct fixture f;
     (void)state;
     setenv("WATCHDOG_PID", "1", 1);
-    start(&f, "40000");
+    service_start(&f, "40000");
     service_ready(f.service);
-    assert_int_equal(count(&f, "WATCHDOG=1", 150), 0);
-    end(&f);
+    assert_int_equal(service_count(&f, "WATCHDOG=1", 150), 0);
+    service_end(&f);
 }
 
 static void test_the_status_has_rates(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f, "200000");
+    service_start(&f, "200000");
     service_ready(f.service);
-    expect(&f, "STATUS=waiting for jobs");
-    for (int i = 0; i < 7; i++)
+    service_expect(&f, "STATUS=waiting for jobs");
+    for (int i = 0; i < 7; i++) {
         stats_received(&f.stats, 1000000);
+    }
     stats_drop(&f.stats, ERR_TOO_LARGE);
-    expect(&f, "STATUS=");
+    service_expect(&f, "STATUS=");
     assert_non_null(strstr(f.manager.heard, " messages/s, "));
     assert_null(strstr(f.manager.heard, "=0.0 messages/s"));
     assert_non_null(strstr(f.manager.heard, "; 7 received, 1 dropped"));
-    expect(&f, "STATUS=0.0 messages/s, 0.0 MB/s; 7 received, 1 dropped");
-    assert_int_equal(count(&f, "STATUS=", 150), 0); /* nothing new, nothing said */
-    end(&f);
+    service_expect(&f, "STATUS=0.0 messages/s, 0.0 MB/s; 7 received, 1 dropped");
+    assert_int_equal(service_count(&f, "STATUS=", 150), 0); /* nothing new, nothing said */
+    service_end(&f);
 }
 
 int main(void)

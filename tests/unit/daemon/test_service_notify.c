@@ -96,8 +96,9 @@ static void test_a_full_queue_keeps_nobody(void **state)
     (void)state;
     manager_open(&manager, "@attnd-test-full");
     assert_int_equal(service_notify_open(&notify, manager.name), 0);
-    while (said < 1000000 && service_notify_say(&notify, "WATCHDOG=1"))
+    while (said < 1000000 && service_notify_say(&notify, "WATCHDOG=1")) {
         said++;
+    }
     assert_in_range(said, 1, 999999);
     assert_false(service_notify_insist(&notify, "READY=1")); /* in a second */
     assert_string_equal(manager_hear(&manager), "WATCHDOG=1");

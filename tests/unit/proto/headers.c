@@ -7,7 +7,7 @@ struct bytes headers_golden(const char *name)
 {
     char path[512];
 
-    snprintf(path, sizeof(path), "%s/%s.msgpack", GOLDEN_DIR, name);
+    snprintf(path, sizeof path, "%s/%s.msgpack", GOLDEN_DIR, name);
     return bytes_file(path);
 }
 
@@ -31,8 +31,9 @@ int headers_verdict(const void *data, size_t len)
     int rc = headers_decode(&bytes, &header, &key);
 
     bytes_free(&bytes);
-    if (rc == 0)
+    if (rc == 0) {
         header_clear(&header);
+    }
     return rc;
 }
 
@@ -47,9 +48,11 @@ int headers_change(const char *name, const char *key, const void *value, size_t 
     bytes_change(&bytes, key, value, len);
     rc = headers_decode(&bytes, &header, &err_key);
     bytes_free(&bytes);
-    if (rc == 0)
+    if (rc == 0) {
         header_clear(&header);
-    if (reterr_key)
+    }
+    if (reterr_key) {
         *reterr_key = err_key;
+    }
     return rc;
 }

@@ -44,8 +44,9 @@ struct bytes bytes_file(const char *path)
     struct bytes bytes = {0};
     long len;
 
-    if (!file)
+    if (!file) {
         fail_msg("cannot open %s", path);
+    }
     assert_int_equal(fseek(file, 0, SEEK_END), 0);
     len = ftell(file);
     assert_true(len > 0);
@@ -81,13 +82,15 @@ void bytes_change(struct bytes *map, const char *key, const void *value, size_t 
     for (uint32_t i = 0; i < size; i++) {
         const msgpack_object_kv *pair = &doc.root->via.map.ptr[i];
 
-        if (mpk_is_str(&pair->key, key))
+        if (mpk_is_str(&pair->key, key)) {
             continue;
+        }
         msgpack_pack_object(&writer.packer, pair->key);
         msgpack_pack_object(&writer.packer, pair->val);
     }
-    if (value)
+    if (value) {
         put_raw(&writer, key, value, len);
+    }
     mpk_doc_clear(&doc);
     bytes_free(map);
     *map = bytes_written(&writer);

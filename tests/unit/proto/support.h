@@ -18,7 +18,7 @@ struct bytes {
 };
 
 /* A string literal as pointer and length. */
-#define LITERAL(text) (text), sizeof(text) - 1
+#define LITERAL(text) (text), sizeof text - 1
 
 struct bytes bytes_copy(const void *data, size_t len);
 struct bytes bytes_repeat(unsigned char byte, size_t len);

@@ -16,7 +16,7 @@ static char directory[] = "/tmp/attnd-address-XXXXXX", place[64], endpoint[ADDRE
             reason[ADDRESS_REASON_MAX];
 
 /* $XDG_RUNTIME_DIR is a fresh directory, and `place` the first place below it. */
-static int set_up(void **state)
+static int address_set_up(void **state)
 {
     (void)state;
     strcpy(directory + strlen(directory) - 6, "XXXXXX");
@@ -28,7 +28,7 @@ static int set_up(void **state)
     return 0;
 }
 
-static int tear_down(void **state)
+static int address_tear_down(void **state)
 {
     (void)state;
     char path[128];
@@ -58,7 +58,8 @@ static char *next_field(char **line)
     return field;
 }
 
-static void check_endpoint(const char *address, enum address_socket which, const char *expected)
+static void address_check_endpoint(const char *address, enum address_socket which,
+                                   const char *expected)
 {
     assert_int_equal(address_endpoint(address, which, endpoint, reason), 0);
     assert_string_equal(endpoint, expected);
@@ -68,8 +69,9 @@ static void check_places(uid_t uid, const char *runtime_dir, char *expected)
 {
     struct address_places places;
     address_places(uid, runtime_dir, &places);
-    for (int i = 0; i < places.count; i++)
+    for (int i = 0; i < places.count; i++) {
         assert_string_equal(places.directory[i], strsep(&expected, " "));
+    }
     assert_null(expected);
 }
 
@@ -83,12 +85,13 @@ static void test_the_table_of_addresses(void **state)
     assert_non_null(table);
     for (; fgets(text, sizeof text, table); lines++) {
         char *line = text, *kind = next_field(&line);
-        if (*kind == '#')
+        if (*kind == '#') {
             continue;
+        }
         char *first = next_field(&line), *second = next_field(&line);
         if (strcmp(kind, "ok") == 0) {
-            check_endpoint(first, ADDRESS_INGEST, second);
-            check_endpoint(first, ADDRESS_TAP, next_field(&line));
+            address_check_endpoint(first, ADDRESS_INGEST, second);
+            address_check_endpoint(first, ADDRESS_TAP, next_field(&line));
         } else if (strcmp(kind, "places") == 0) {
             check_places((uid_t)strtoul(first, NULL, 10), second, next_field(&line));
         } else {
@@ -129,8 +132,9 @@ static void test_only_a_directory_that_nobody_else_writes_is_trusted(void **stat
     assert_non_null(strstr(reason, "not a directory"));
     unlink(other);
     assert_int_equal(address_is_trusted(other, getuid(), reason), -ENOENT);
-    if (getuid() != 0)
+    if (getuid() != 0) {
         return; /* only root can give a directory away */
+    }
     assert_int_equal(chown(place, 12345, 12345), 0);
     assert_int_equal(address_is_trusted(place, 1000, reason), -1);
     assert_non_null(strstr(reason, "belongs to user 12345"));
@@ -155,10 +159,11 @@ static void test_the_place_that_answers_is_found_and_a_stale_socket_is_not(void 
     assert_int_equal(address_find(NULL, ADDRESS_CONTROL, endpoint, reason), 0);
     assert_string_equal(endpoint, expected);
     close(fd);
-    if (address_find(NULL, ADDRESS_CONTROL, endpoint, reason) == 0)
+    if (address_find(NULL, ADDRESS_CONTROL, endpoint, reason) == 0) {
         assert_string_not_equal(endpoint, expected); /* an attnd of the person who runs the tests */
-    else
+    } else {
         assert_non_null(strstr(reason, place));
+    }
 }
 
 static void test_a_place_that_is_not_trusted_is_named_and_passed_over(void **state)
@@ -168,16 +173,17 @@ static void test_a_place_that_is_not_trusted_is_named_and_passed_over(void **sta
     int fd = listen_there();
     chmod(place, 0777);
     snprintf(expected, sizeof expected, "%s: others can write to it (mode 0777)", place);
-    if (address_find(NULL, ADDRESS_CONTROL, endpoint, reason) != 0)
+    if (address_find(NULL, ADDRESS_CONTROL, endpoint, reason) != 0) {
         assert_non_null(strstr(reason, expected));
-    else
+    } else {
         assert_null(strstr(endpoint, place));
+    }
     close(fd);
 }
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, address_set_up, address_tear_down)
     static const struct CMUnitTest tests[] = {
         TEST(test_the_table_of_addresses),
         TEST(test_the_daemon_binds_where_its_clients_look),

@@ -10,8 +10,9 @@ static void test_every_error_has_its_own_slug_and_a_text(void **state)
     for (int i = 0; i < ERR_COUNT; i++) {
         assert_int_equal(err_index(ERR_BASE - i), i);
         assert_true(strlen(err_text(ERR_BASE - i)) > 0);
-        for (int j = 0; j < i; j++)
+        for (int j = 0; j < i; j++) {
             assert_string_not_equal(err_slug(ERR_BASE - i), err_slug(ERR_BASE - j));
+        }
     }
 }
 
@@ -31,7 +32,7 @@ static void test_codes_of_others_are_unknown(void **state)
                                 INT32_MIN, INT32_MAX};
 
     (void)state;
-    for (size_t i = 0; i < sizeof(codes) / sizeof(codes[0]); i++) {
+    for (size_t i = 0; i < sizeof codes / sizeof codes[0]; i++) {
         assert_int_equal(err_index(codes[i]), -1);
         assert_string_equal(err_slug(codes[i]), "unknown");
         assert_string_equal(err_text(codes[i]), "unknown");

@@ -173,8 +173,9 @@ static void test_events_are_read(void **state)
         assert_string_equal(event_name(header.event), events[i].name);
         assert_int_equal(header.layer_count, i == 0 ? 2 : 0);
         assert_string_equal(header.client, i == 0 ? "libattn/0.1.0" : "");
-        if (i == 0)
+        if (i == 0) {
             assert_int_equal(header.layers[1].heads, 8);
+        }
         header_clear(&header);
         bytes_free(&bytes);
     }
@@ -188,7 +189,7 @@ static void test_encoding_gives_the_golden_bytes(void **state)
         "bye",       "bye_dropped"};
 
     (void)state;
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         struct bytes bytes = headers_golden(names[i]), again;
         struct mpk_writer writer;
         struct header header;
@@ -251,11 +252,12 @@ static void test_a_header_cut_anywhere_is_truncated(void **state)
                                         "hello"};
 
     (void)state;
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         struct bytes bytes = headers_golden(names[i]);
 
-        for (size_t len = 0; len < bytes.len; len++)
+        for (size_t len = 0; len < bytes.len; len++) {
             assert_int_equal(headers_verdict(bytes.data, len), ERR_HEADER_TRUNCATED);
+        }
         bytes_free(&bytes);
     }
 }
@@ -322,7 +324,7 @@ static void test_every_required_key_is_required(void **state)
     const char *key;
 
     (void)state;
-    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
         assert_int_equal(headers_change("attention", keys[i], NULL, 0, &key), ERR_KEY_MISSING);
         assert_string_equal(key, keys[i]);
     }
@@ -348,8 +350,9 @@ static void test_keys_of_other_types_are_skipped(void **state)
     };
 
     (void)state;
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         assert_int_equal(headers_change(cases[i].golden, cases[i].key, LITERAL("\xc0"), NULL), 0);
+    }
 }
 
 static void test_every_known_key_has_a_type(void **state)
@@ -362,7 +365,7 @@ static void test_every_known_key_has_a_type(void **state)
     const char *key;
 
     (void)state;
-    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
         assert_int_equal(headers_change("attention", keys[i], LITERAL("\xc0"), &key), ERR_KEY_TYPE);
         assert_string_equal(key, keys[i]);
     }
@@ -447,11 +450,12 @@ static void test_numbers_out_of_range_are_refused(void **state)
     const char *key;
 
     (void)state;
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         int rc = headers_change(cases[i].golden, cases[i].key, cases[i].value, cases[i].len, &key);
 
-        if (rc != ERR_KEY_RANGE)
+        if (rc != ERR_KEY_RANGE) {
             fail_msg("case %zu, %s: %s", i, cases[i].key, err_slug(rc));
+        }
         assert_string_equal(key, cases[i].err_key);
     }
 }

@@ -25,8 +25,9 @@ static struct bytes tensor_list(const struct tensor_case *tensors, uint32_t coun
         mpk_put_str(&writer, tensors[i].dtype);
         mpk_put_str(&writer, "shape");
         mpk_put_array(&writer, tensors[i].rank);
-        for (uint32_t d = 0; d < tensors[i].rank; d++)
+        for (uint32_t d = 0; d < tensors[i].rank; d++) {
             mpk_put_u64(&writer, tensors[i].shape[d]);
+        }
     }
     return bytes_written(&writer);
 }
@@ -78,11 +79,12 @@ static void test_single_tensors_are_judged(void **state)
     };
 
     (void)state;
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         int rc = verdict_tensors(&cases[i].tensor, 1);
 
-        if (rc != cases[i].rc)
+        if (rc != cases[i].rc) {
             fail_msg("case %zu: %s", i, err_slug(rc));
+        }
     }
     assert_int_equal(verdict_tensors(NULL, 0), ERR_TENSOR_NAME);
 }
@@ -110,11 +112,12 @@ static void test_tensors_must_agree_with_the_weights(void **state)
     };
 
     (void)state;
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         int rc = verdict_tensors(cases[i].tensors, 2);
 
-        if (rc != cases[i].rc)
+        if (rc != cases[i].rc) {
             fail_msg("case %zu: %s", i, err_slug(rc));
+        }
     }
 }
 
@@ -124,8 +127,9 @@ static void test_more_tensors_than_roles_are_too_many(void **state)
     struct tensor_case many[TENSORS_MAX + 1];
 
     (void)state;
-    for (size_t i = 0; i <= TENSORS_MAX; i++)
+    for (size_t i = 0; i <= TENSORS_MAX; i++) {
         many[i] = weights;
+    }
     assert_int_equal(verdict_tensors(many, TENSORS_MAX + 1), ERR_TENSOR_NAME);
 }
 
@@ -176,11 +180,12 @@ static void test_queries_keys_and_values_must_agree(void **state)
     };
 
     (void)state;
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         int rc = verdict_of("qk", cases[i].tensors, cases[i].count);
 
-        if (rc != cases[i].rc)
+        if (rc != cases[i].rc) {
             fail_msg("case %zu: %s", i, err_slug(rc));
+        }
     }
 }
 
@@ -238,11 +243,12 @@ static void test_matrices_must_be_heads_times_head_dim(void **state)
     const char *key;
 
     (void)state;
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         int rc = verdict_of("weights", &cases[i].tensor, 1);
 
-        if (rc != cases[i].rc)
+        if (rc != cases[i].rc) {
             fail_msg("case %zu: %s", i, err_slug(rc));
+        }
     }
     assert_int_equal(verdict_of("weights", NULL, 0), ERR_TENSOR_NAME);
     assert_int_equal(headers_change("weights", "head_dim", LITERAL("\x09"), &key), ERR_HEAD_DIM);
@@ -284,10 +290,11 @@ static void test_lengths_must_fit_the_shape(void **state)
     };
 
     (void)state;
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         assert_int_equal(
             headers_change("attention", cases[i].key, cases[i].value, cases[i].len, NULL),
             cases[i].rc);
+    }
 }
 
 int main(void)

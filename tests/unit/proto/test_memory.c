@@ -13,11 +13,11 @@
 /* No codec allocates more often than this on a golden file. */
 #define ALLOCATIONS_MAX 2000
 
-static struct bytes golden(const char *name)
+static struct bytes memory_golden(const char *name)
 {
     char path[512];
 
-    snprintf(path, sizeof(path), "%s/%s.msgpack", GOLDEN_DIR, name);
+    snprintf(path, sizeof path, "%s/%s.msgpack", GOLDEN_DIR, name);
     return bytes_file(path);
 }
 
@@ -37,8 +37,8 @@ static void test_decoding_without_memory_is_refused_as_such(void **state)
     static const char *const names[] = {"attention_full", "qk_full", "hello"};
 
     (void)state;
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        struct bytes bytes = golden(names[i]);
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        struct bytes bytes = memory_golden(names[i]);
         struct header header;
         unsigned nth = 1;
 
@@ -57,7 +57,7 @@ static void test_decoding_without_memory_is_refused_as_such(void **state)
 
 static void test_encoding_without_memory_is_reported_at_the_end(void **state)
 {
-    struct bytes bytes = golden("attention_full");
+    struct bytes bytes = memory_golden("attention_full");
     struct header header;
     struct mpk_writer writer;
 
@@ -75,7 +75,7 @@ static void test_encoding_without_memory_is_reported_at_the_end(void **state)
     bytes_free(&bytes);
 }
 
-static void *allocate(size_t bytes)
+static void *memory_allocate(size_t bytes)
 {
     return malloc(bytes);
 }
@@ -94,13 +94,13 @@ static char *convert_failing_at(const msgpack_object *root, unsigned nth, bool *
 
 static void test_json_without_memory_is_null_or_whole(void **state)
 {
-    struct bytes bytes = golden("live");
+    struct bytes bytes = memory_golden("live");
     struct mpk_doc doc;
     bool failed = true;
     char *whole;
 
     (void)state;
-    json_set_alloc_funcs(allocate, free);
+    json_set_alloc_funcs(memory_allocate, free);
     assert_int_equal(mpk_parse(bytes.data, bytes.len, &mpk_header_limits, &doc), 0);
     whole = mpk_to_json(doc.root, 0);
     assert_non_null(whole);
@@ -108,10 +108,11 @@ static void test_json_without_memory_is_null_or_whole(void **state)
         char *text = convert_failing_at(doc.root, nth, &failed);
 
         assert_true(nth < ALLOCATIONS_MAX);
-        if (text)
+        if (text) {
             assert_string_equal(text, whole);
-        else
+        } else {
             assert_true(failed);
+        }
         free(text);
     }
     free(whole);

@@ -6,15 +6,16 @@
 #include <string.h>
 
 /* Checks and parses an exact copy; both must agree. */
-static int check(const void *data, size_t len)
+static int test_mpk_check(const void *data, size_t len)
 {
     struct bytes copy = bytes_copy(data, len);
     struct mpk_doc doc;
     int rc = mpk_check(copy.data, copy.len, &mpk_header_limits);
 
     assert_int_equal(mpk_parse(copy.data, copy.len, &mpk_header_limits, &doc), rc);
-    if (rc == 0)
+    if (rc == 0) {
         mpk_doc_clear(&doc);
+    }
     bytes_free(&copy);
     return rc;
 }
@@ -32,7 +33,7 @@ static void test_every_kind_of_value_is_accepted(void **state)
         "\x91\xc0";
 
     (void)state;
-    assert_int_equal(check(LITERAL(document)), 0);
+    assert_int_equal(test_mpk_check(LITERAL(document)), 0);
 }
 
 static void test_all_lead_bytes_have_a_verdict(void **state)
@@ -40,7 +41,7 @@ static void test_all_lead_bytes_have_a_verdict(void **state)
     (void)state;
     for (unsigned lead = 0; lead < 256; lead++) {
         unsigned char document[24] = {(unsigned char)lead};
-        int rc = check(document, 1);
+        int rc = test_mpk_check(document, 1);
         bool bad = lead == 0xc1 || (lead >= 0xc7 && lead <= 0xc9) || (lead >= 0xd4 && lead <= 0xd8);
         bool whole = lead <= 0x80 || lead == 0x90 || lead == 0xa0 || lead == 0xc0 || lead == 0xc2 ||
                      lead == 0xc3 || lead >= 0xe0;
@@ -52,40 +53,41 @@ static void test_all_lead_bytes_have_a_verdict(void **state)
 static void test_extension_types_are_refused_with_their_payload(void **state)
 {
     (void)state;
-    assert_int_equal(check(LITERAL("\xd4\x01\x00")), ERR_HEADER_MALFORMED);
-    assert_int_equal(check(LITERAL("\xc7\x01\x01\x00")), ERR_HEADER_MALFORMED);
-    assert_int_equal(check(LITERAL("\x81\xa1x\xd8\x01 1234567890abcdef")), ERR_HEADER_MALFORMED);
-    assert_int_equal(check(LITERAL("\x81\xa1x\xc1")), ERR_HEADER_MALFORMED);
+    assert_int_equal(test_mpk_check(LITERAL("\xd4\x01\x00")), ERR_HEADER_MALFORMED);
+    assert_int_equal(test_mpk_check(LITERAL("\xc7\x01\x01\x00")), ERR_HEADER_MALFORMED);
+    assert_int_equal(test_mpk_check(LITERAL("\x81\xa1x\xd8\x01 1234567890abcdef")),
+                     ERR_HEADER_MALFORMED);
+    assert_int_equal(test_mpk_check(LITERAL("\x81\xa1x\xc1")), ERR_HEADER_MALFORMED);
 }
 
 static void test_nothing_at_all_is_truncated(void **state)
 {
     (void)state;
-    assert_int_equal(check("", 0), ERR_HEADER_TRUNCATED);
+    assert_int_equal(test_mpk_check("", 0), ERR_HEADER_TRUNCATED);
 }
 
 static void test_bytes_after_the_value_are_refused(void **state)
 {
     (void)state;
-    assert_int_equal(check(LITERAL("\xc0\xc0\xc0")), ERR_HEADER_TRAILING);
-    assert_int_equal(check(LITERAL("\x80\xc1")), ERR_HEADER_TRAILING);
+    assert_int_equal(test_mpk_check(LITERAL("\xc0\xc0\xc0")), ERR_HEADER_TRAILING);
+    assert_int_equal(test_mpk_check(LITERAL("\x80\xc1")), ERR_HEADER_TRAILING);
 }
 
 static void test_lengths_beyond_the_end_are_refused(void **state)
 {
     (void)state;
-    assert_int_equal(check(LITERAL("\xdb\xff\xff\xff\xff")), ERR_HEADER_TRUNCATED);
-    assert_int_equal(check(LITERAL("\xc6\xff\xff\xff\xffxxxx")), ERR_HEADER_TRUNCATED);
-    assert_int_equal(check(LITERAL("\xa5uvwx")), ERR_HEADER_TRUNCATED);
+    assert_int_equal(test_mpk_check(LITERAL("\xdb\xff\xff\xff\xff")), ERR_HEADER_TRUNCATED);
+    assert_int_equal(test_mpk_check(LITERAL("\xc6\xff\xff\xff\xffxxxx")), ERR_HEADER_TRUNCATED);
+    assert_int_equal(test_mpk_check(LITERAL("\xa5uvwx")), ERR_HEADER_TRUNCATED);
 }
 
 static void test_huge_counts_are_refused(void **state)
 {
     (void)state;
-    assert_int_equal(check(LITERAL("\xdd\xff\xff\xff\xff")), ERR_HEADER_ELEMENTS);
-    assert_int_equal(check(LITERAL("\xdf\xff\xff\xff\xff")), ERR_HEADER_ELEMENTS);
-    assert_int_equal(check(LITERAL("\xdf\x10\x00\x00\x00")), ERR_HEADER_ELEMENTS);
-    assert_int_equal(check(LITERAL("\xdd\xff\x00\x00\x00")), ERR_HEADER_ELEMENTS);
+    assert_int_equal(test_mpk_check(LITERAL("\xdd\xff\xff\xff\xff")), ERR_HEADER_ELEMENTS);
+    assert_int_equal(test_mpk_check(LITERAL("\xdf\xff\xff\xff\xff")), ERR_HEADER_ELEMENTS);
+    assert_int_equal(test_mpk_check(LITERAL("\xdf\x10\x00\x00\x00")), ERR_HEADER_ELEMENTS);
+    assert_int_equal(test_mpk_check(LITERAL("\xdd\xff\x00\x00\x00")), ERR_HEADER_ELEMENTS);
 }
 
 /* 31 arrays of 2^26 within each other: 155 bytes that make MessagePack-C reserve 63 GB. */
@@ -94,9 +96,10 @@ static void test_the_nested_bomb_is_refused(void **state)
     unsigned char bomb[31 * 5];
 
     (void)state;
-    for (size_t i = 0; i < 31; i++)
+    for (size_t i = 0; i < 31; i++) {
         memcpy(bomb + 5 * i, "\xdd\x04\x00\x00\x00", 5);
-    assert_int_equal(check(bomb, sizeof(bomb)), ERR_HEADER_ELEMENTS);
+    }
+    assert_int_equal(test_mpk_check(bomb, sizeof bomb), ERR_HEADER_ELEMENTS);
 }
 
 /* Each count alone is within the budget; together they are not. */
@@ -116,17 +119,18 @@ static void test_depth_bomb_is_refused(void **state)
     struct bytes bomb = bytes_repeat(0x91, 60000);
 
     (void)state;
-    assert_int_equal(check(bomb.data, bomb.len), ERR_HEADER_DEPTH);
+    assert_int_equal(test_mpk_check(bomb.data, bomb.len), ERR_HEADER_DEPTH);
     memset(bomb.data, 0x81, bomb.len);
-    assert_int_equal(check(bomb.data, bomb.len), ERR_HEADER_DEPTH);
+    assert_int_equal(test_mpk_check(bomb.data, bomb.len), ERR_HEADER_DEPTH);
     bytes_free(&bomb);
 }
 
 static void test_depth_eight_is_the_last_accepted(void **state)
 {
     (void)state;
-    assert_int_equal(check(LITERAL("\x91\x91\x91\x91\x91\x91\x91\x90")), 0);
-    assert_int_equal(check(LITERAL("\x91\x91\x91\x91\x91\x91\x91\x91\x90")), ERR_HEADER_DEPTH);
+    assert_int_equal(test_mpk_check(LITERAL("\x91\x91\x91\x91\x91\x91\x91\x90")), 0);
+    assert_int_equal(test_mpk_check(LITERAL("\x91\x91\x91\x91\x91\x91\x91\x91\x90")),
+                     ERR_HEADER_DEPTH);
 }
 
 static void test_64_kib_is_the_last_accepted(void **state)
@@ -135,9 +139,9 @@ static void test_64_kib_is_the_last_accepted(void **state)
 
     (void)state;
     memcpy(text.data, "\xda\xff\xfd", 3);
-    assert_int_equal(check(text.data, 65536), 0);
+    assert_int_equal(test_mpk_check(text.data, 65536), 0);
     memcpy(text.data, "\xda\xff\xfe", 3);
-    assert_int_equal(check(text.data, 65537), ERR_HEADER_SIZE);
+    assert_int_equal(test_mpk_check(text.data, 65537), ERR_HEADER_SIZE);
     bytes_free(&text);
 }
 

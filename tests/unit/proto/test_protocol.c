@@ -25,9 +25,10 @@ static void expect_mention(const char *text, const char *word)
 {
     char quoted[128];
 
-    snprintf(quoted, sizeof(quoted), "`%s`", word);
-    if (!strstr(text, quoted))
+    snprintf(quoted, sizeof quoted, "`%s`", word);
+    if (!strstr(text, quoted)) {
         fail_msg("PROTOCOL.md does not mention %s", quoted);
+    }
 }
 
 static void test_every_reason_is_listed(void **state)
@@ -35,8 +36,9 @@ static void test_every_reason_is_listed(void **state)
     char *text = document();
 
     (void)state;
-    for (int i = 0; i < ERR_COUNT; i++)
+    for (int i = 0; i < ERR_COUNT; i++) {
         expect_mention(text, err_slug(ERR_BASE - i));
+    }
     free(text);
 }
 
@@ -45,8 +47,9 @@ static void test_every_metric_is_listed(void **state)
     char *text = document();
 
     (void)state;
-    for (unsigned i = 0; i < METRIC_COUNT; i++)
+    for (unsigned i = 0; i < METRIC_COUNT; i++) {
         expect_mention(text, metric_info[i].name);
+    }
     free(text);
 }
 
@@ -58,10 +61,11 @@ static size_t read_hex(const char *text, const char *name, unsigned char *ret_by
     const char *at;
     size_t count = 0;
 
-    snprintf(mark, sizeof(mark), "<!-- golden: %s -->", name);
+    snprintf(mark, sizeof mark, "<!-- golden: %s -->", name);
     at = strstr(text, mark);
-    if (!at)
+    if (!at) {
         fail_msg("no example %s", name);
+    }
     at = strchr(strstr(at, "```"), '\n');
     for (; *at != '`' && count < max; at++) {
         if (isxdigit((unsigned char)at[0]) && isxdigit((unsigned char)at[1])) {
@@ -80,14 +84,14 @@ static void test_the_byte_examples_are_the_golden_files(void **state)
     char *text = document();
 
     (void)state;
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         unsigned char example[4096];
         char path[512];
         struct bytes golden;
 
-        snprintf(path, sizeof(path), "%s/%s.msgpack", GOLDEN_DIR, names[i]);
+        snprintf(path, sizeof path, "%s/%s.msgpack", GOLDEN_DIR, names[i]);
         golden = bytes_file(path);
-        assert_int_equal(read_hex(text, names[i], example, sizeof(example)), golden.len);
+        assert_int_equal(read_hex(text, names[i], example, sizeof example), golden.len);
         assert_memory_equal(example, golden.data, golden.len);
         bytes_free(&golden);
     }

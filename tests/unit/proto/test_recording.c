@@ -28,13 +28,14 @@ static const struct recording_frame example_frames[] = {{"event/a/", 8}, {"\x80"
 
 /* What a reader does: both steps on one block of exactly these bytes. The frames of ret_frames
  * point into the block or *ret_owned. */
-static int decode(const struct bytes *bytes, struct recording_record *ret_record,
-                  struct recording_frame *ret_frames, void **ret_owned)
+static int recording_decode(const struct bytes *bytes, struct recording_record *ret_record,
+                            struct recording_frame *ret_frames, void **ret_owned)
 {
     *ret_owned = NULL;
     int code = recording_decode_record(bytes->data, bytes->len, ret_record);
-    if (code)
+    if (code) {
         return code;
+    }
     return recording_decode_frames(ret_record, bytes->data + RECORDING_RECORD_BYTES,
                                    bytes->len - RECORDING_RECORD_BYTES, ret_frames, ret_owned);
 }
@@ -44,21 +45,22 @@ static int decode_only(const struct bytes *bytes)
     struct recording_record record;
     struct recording_frame frames[RECORDING_FRAMES_MAX];
     void *owned;
-    int code = decode(bytes, &record, frames, &owned);
+    int code = recording_decode(bytes, &record, frames, &owned);
     free(owned);
     return code;
 }
 
-static struct bytes encode(const struct recording_frame *frames, uint32_t count,
-                           const struct recording_frame *packed)
+static struct bytes recording_encode(const struct recording_frame *frames, uint32_t count,
+                                     const struct recording_frame *packed)
 {
     uint8_t head[RECORDING_HEAD_MAX];
     size_t size = recording_encode_record(7, frames, count, packed, head);
     size_t total = size;
     const struct recording_frame *stored = packed ? packed : frames;
     uint32_t stored_count = packed ? 1 : count;
-    for (uint32_t i = 0; i < stored_count; i++)
+    for (uint32_t i = 0; i < stored_count; i++) {
         total += stored[i].size;
+    }
     struct bytes bytes = {malloc(total), total};
     assert_non_null(bytes.data);
     memcpy(bytes.data, head, size);
@@ -69,10 +71,11 @@ static struct bytes encode(const struct recording_frame *frames, uint32_t count,
     return bytes;
 }
 
-static void put_u32(uint8_t *at, uint32_t number)
+static void test_recording_put_u32(uint8_t *at, uint32_t number)
 {
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 4; i++) {
         at[i] = (uint8_t)(number >> (8 * i));
+    }
 }
 
 /* Makes the checksums right again after a change, so that what they protect is looked at. */
@@ -80,8 +83,8 @@ static void seal(struct bytes *bytes)
 {
     uint8_t *head = bytes->data;
     size_t body = bytes->len - RECORDING_RECORD_BYTES;
-    put_u32(head + 4, (uint32_t)crc32(0, head + RECORDING_RECORD_BYTES, (uInt)body));
-    put_u32(head, (uint32_t)crc32(0, head + 4, RECORDING_RECORD_BYTES - 4));
+    test_recording_put_u32(head + 4, (uint32_t)crc32(0, head + RECORDING_RECORD_BYTES, (uInt)body));
+    test_recording_put_u32(head, (uint32_t)crc32(0, head + 4, RECORDING_RECORD_BYTES - 4));
 }
 
 /* Tests ------------------------------------------------------------------------------------------
@@ -93,8 +96,8 @@ static void test_the_header_is_the_bytes_of_the_picture(void **state)
     uint64_t created = 0;
     (void)state;
     recording_encode_header(UINT64_C(0x0102030405060708), header);
-    assert_memory_equal(header, header_example, sizeof(header));
-    assert_int_equal(recording_decode_header(header, sizeof(header), &created), 0);
+    assert_memory_equal(header, header_example, sizeof header);
+    assert_int_equal(recording_decode_header(header, sizeof header, &created), 0);
     assert_true(created == UINT64_C(0x0102030405060708));
 }
 
@@ -112,7 +115,7 @@ static void test_other_files_and_newer_ones_are_told_apart(void **state)
     assert_int_equal(recording_decode_header(header, 32, &created), ERR_RECORDING_DAMAGED);
     header[17] ^= 1;
     header[8] = 2;
-    put_u32(header + 28, (uint32_t)crc32(0, header, 28));
+    test_recording_put_u32(header + 28, (uint32_t)crc32(0, header, 28));
     assert_int_equal(recording_decode_header(header, 32, &created), ERR_RECORDING_VERSION);
 }
 
@@ -128,12 +131,12 @@ static void test_a_record_is_the_bytes_of_the_picture(void **state)
 
 static void test_a_record_is_read_as_it_was_written(void **state)
 {
-    struct bytes bytes = bytes_copy(record_example, sizeof(record_example));
+    struct bytes bytes = bytes_copy(record_example, sizeof record_example);
     struct recording_record record;
     struct recording_frame frames[RECORDING_FRAMES_MAX];
     void *owned;
     (void)state;
-    assert_int_equal(decode(&bytes, &record, frames, &owned), 0);
+    assert_int_equal(recording_decode(&bytes, &record, frames, &owned), 0);
     assert_null(owned);
     assert_true(record.received_ns == UINT64_C(0x1122334455667788));
     assert_int_equal(record.frame_count, 3);
@@ -148,7 +151,7 @@ static void test_a_record_is_read_as_it_was_written(void **state)
 static void test_a_record_cut_anywhere_is_recognised(void **state)
 {
     (void)state;
-    for (size_t len = 0; len < sizeof(record_example); len++) {
+    for (size_t len = 0; len < sizeof record_example; len++) {
         struct bytes bytes = bytes_copy(record_example, len);
         assert_int_equal(decode_only(&bytes), ERR_RECORDING_CUT);
         bytes_free(&bytes);
@@ -158,8 +161,8 @@ static void test_a_record_cut_anywhere_is_recognised(void **state)
 static void test_any_flipped_bit_is_noticed(void **state)
 {
     (void)state;
-    for (size_t bit = 0; bit < 8 * sizeof(record_example); bit++) {
-        struct bytes bytes = bytes_copy(record_example, sizeof(record_example));
+    for (size_t bit = 0; bit < 8 * sizeof record_example; bit++) {
+        struct bytes bytes = bytes_copy(record_example, sizeof record_example);
         bytes.data[bit / 8] ^= (uint8_t)(1u << (bit % 8));
         assert_int_equal(decode_only(&bytes), ERR_RECORDING_DAMAGED);
         bytes_free(&bytes);
@@ -200,11 +203,12 @@ static void test_impossible_numbers_are_refused(void **state)
         {8, (UINT64_C(1) << 35) + 25, ERR_RECORDING_DAMAGED}, /* more than any message */
     };
     (void)state;
-    for (size_t i = 0; i < sizeof(changes) / sizeof(changes[0]); i++) {
-        struct bytes bytes = bytes_copy(record_example, sizeof(record_example));
+    for (size_t i = 0; i < sizeof changes / sizeof changes[0]; i++) {
+        struct bytes bytes = bytes_copy(record_example, sizeof record_example);
         size_t width = changes[i].at == 24 || changes[i].at == 28 ? 4 : 8;
-        for (size_t byte = 0; byte < width; byte++)
+        for (size_t byte = 0; byte < width; byte++) {
             bytes.data[changes[i].at + byte] = (uint8_t)(changes[i].value >> (8 * byte));
+        }
         seal(&bytes);
         assert_int_equal(decode_only(&bytes), changes[i].code);
         bytes_free(&bytes);
@@ -219,7 +223,7 @@ static struct bytes pack_repeated(size_t len, struct recording_frame *ret_packed
     assert_int_equal(recording_pack(frames, 3, ret_packed), 0);
     assert_non_null(ret_packed->data);
     assert_true(ret_packed->size < len);
-    struct bytes record = encode(frames, 3, ret_packed);
+    struct bytes record = recording_encode(frames, 3, ret_packed);
     bytes_free(&content);
     return record;
 }
@@ -231,14 +235,15 @@ static void test_packed_frames_come_out_as_they_went_in(void **state)
     struct bytes bytes = pack_repeated(3000000, &packed);
     void *owned;
     (void)state;
-    assert_int_equal(decode(&bytes, &record, frames, &owned), 0);
+    assert_int_equal(recording_decode(&bytes, &record, frames, &owned), 0);
     assert_non_null(owned);
     assert_int_equal(frames[0].size, 9);
     assert_memory_equal(frames[0].data, "tensor/a/", 9);
     assert_int_equal(frames[1].size, 0);
     assert_int_equal(frames[2].size, 3000000);
-    for (size_t i = 0; i < frames[2].size; i++)
+    for (size_t i = 0; i < frames[2].size; i++) {
         assert_int_equal(((const char *)frames[2].data)[i], 'x');
+    }
     free(owned);
     free((void *)(uintptr_t)packed.data);
     bytes_free(&bytes);
@@ -247,12 +252,14 @@ static void test_packed_frames_come_out_as_they_went_in(void **state)
 static void test_what_would_not_get_smaller_is_not_packed(void **state)
 {
     uint32_t noise[4096], number = 1;
-    struct recording_frame packed, frames[] = {{noise, sizeof(noise)}}, nothing[] = {{"", 0}};
+    struct recording_frame packed, frames[] = {{noise, sizeof noise}}, nothing[] = {{"", 0}};
     (void)state;
-    for (size_t i = 0; i < 4096; i++)
+    for (size_t i = 0; i < 4096; i++) {
         noise[i] = number = number * 1664525u + 1013904223u;
-    for (size_t i = 0; i < 4096; i++)
+    }
+    for (size_t i = 0; i < 4096; i++) {
         noise[i] ^= noise[(i * 2654435761u) % 4096] >> 16;
+    }
     assert_int_equal(recording_pack(frames, 1, &packed), 0);
     assert_null(packed.data);
     assert_int_equal(recording_pack(nothing, 1, &packed), 0);
@@ -319,10 +326,11 @@ static void test_as_many_frames_as_there_may_be(void **state)
     struct recording_record record;
     void *owned;
     (void)state;
-    for (size_t i = 0; i < RECORDING_FRAMES_MAX; i++)
+    for (size_t i = 0; i < RECORDING_FRAMES_MAX; i++) {
         frames[i] = (struct recording_frame){"0123456789", i % 11};
-    struct bytes bytes = encode(frames, RECORDING_FRAMES_MAX, NULL);
-    assert_int_equal(decode(&bytes, &record, got, &owned), 0);
+    }
+    struct bytes bytes = recording_encode(frames, RECORDING_FRAMES_MAX, NULL);
+    assert_int_equal(recording_decode(&bytes, &record, got, &owned), 0);
     for (size_t i = 0; i < RECORDING_FRAMES_MAX; i++) {
         assert_int_equal(got[i].size, i % 11);
         assert_memory_equal(got[i].data, "0123456789", got[i].size);

@@ -16,7 +16,7 @@ static const struct result_layer layer = {
     {STACK_DECODER, 5, SITE_SELF}, {2, 2, 8, 8}, true, 30, 2, 0.125, MESSAGE_ATTENTION};
 static const struct pair pairs[] = {{7, 0, 0.5}, {3, 2, 0.25}};
 
-static struct result_stat stat_of(double base, uint64_t count)
+static struct result_stat result_stat_of(double base, uint64_t count)
 {
     return (struct result_stat){base, base / 2,   base - 1,    base + 1, base - 0.5,
                                 base, base + 0.5, base + 0.75, NONE,     count};
@@ -27,7 +27,7 @@ static void expect_golden(struct mpk_writer *writer, const char *name)
     struct bytes got = bytes_written(writer), golden;
     char path[512];
 
-    snprintf(path, sizeof(path), "%s/%s.msgpack", GOLDEN_DIR, name);
+    snprintf(path, sizeof path, "%s/%s.msgpack", GOLDEN_DIR, name);
     golden = bytes_file(path);
     assert_int_equal(got.len, golden.len);
     assert_memory_equal(got.data, golden.data, golden.len);
@@ -46,8 +46,9 @@ static struct live_result live_bare(void)
 /* Rows of singular values: three of head 0, none of head 1. */
 static void fill_singular(double singular[2][SINGULAR_VALUES_MAX])
 {
-    for (unsigned i = 0; i < SINGULAR_VALUES_MAX; i++)
+    for (unsigned i = 0; i < SINGULAR_VALUES_MAX; i++) {
         singular[0][i] = i < 3 ? 1.0 / (1u << i) : NONE, singular[1][i] = NONE;
+    }
 }
 
 static void fill_aggregate(struct layer_numbers *numbers, unsigned count)
@@ -106,14 +107,16 @@ static void fill_everything(struct everything *all)
                                .head_pairs = {{{7, 0, 0.5}, {3, 2, 0.25}}, {{1, 1, 1.0}}},
                                .head_count = {2, 1},
                                .redundant = {0, 1, 0.03125}};
-    for (unsigned m = 0; m < METRIC_COUNT; m++)
+    for (unsigned m = 0; m < METRIC_COUNT; m++) {
         all->value[m][0] = m, all->value[m][1] = NONE;
+    }
     fill_singular(all->singular);
-    for (unsigned k = 0; k < LOW_RANK_COUNT; k++)
+    for (unsigned k = 0; k < LOW_RANK_COUNT; k++) {
         all->errors[0][k] = k < 4 ? 1.0 / (2u << k) : NONE, all->errors[1][k] = NONE;
+    }
 }
 
-static struct layer_numbers numbers_of(const struct everything *all)
+static struct layer_numbers result_numbers_of(const struct everything *all)
 {
     struct layer_numbers numbers = {
         .heads = 2,
@@ -124,8 +127,9 @@ static struct layer_numbers numbers_of(const struct everything *all)
         .similarity = {all->cosine[0], all->js[0], &all->redundant, 1, 7},
     };
 
-    for (unsigned m = 0; m < METRIC_COUNT; m++)
+    for (unsigned m = 0; m < METRIC_COUNT; m++) {
         numbers.value[m] = all->value[m];
+    }
     numbers.vector[VECTOR_SINGULAR_VALUES] = numbers.vector[VECTOR_QK_SINGULAR_VALUES] =
         all->singular[0];
     numbers.vector[VECTOR_LOW_RANK_ERROR] = all->errors[0];
@@ -141,7 +145,7 @@ static void test_live_with_every_number_has_the_golden_bytes(void **state)
 
     (void)state;
     fill_everything(&all);
-    live.numbers = numbers_of(&all);
+    live.numbers = result_numbers_of(&all);
     live.layer.tier = MESSAGE_QK;
     mpk_writer_init(&writer);
     live_encode(&live, &writer);
@@ -157,7 +161,7 @@ static void test_a_layer_of_an_analysis_has_the_golden_bytes(void **state)
 
     (void)state;
     fill_everything(&all);
-    analysis.numbers = numbers_of(&all);
+    analysis.numbers = result_numbers_of(&all);
     mpk_writer_init(&writer);
     analysis_encode_layer(&analysis, &writer);
     expect_golden(&writer, "analysis_layer");
@@ -173,8 +177,9 @@ static struct spectrum spectrum_at(double base)
                                 .stable_rank = base + 4,
                                 .nuclear_norm = base + 5};
 
-    for (unsigned i = 0; i < SINGULAR_VALUES_MAX; i++)
+    for (unsigned i = 0; i < SINGULAR_VALUES_MAX; i++) {
         spectrum.singular_values[i] = i < 2 ? base / (i + 1) : NONE;
+    }
     return spectrum;
 }
 
@@ -252,12 +257,12 @@ static void test_what_was_not_computed_is_left_out(void **state)
 
 static void test_summary_has_the_golden_bytes(void **state)
 {
-    const struct result_stat entropy[] = {stat_of(2, 30), stat_of(3, 28)},
-                             mean[] = {stat_of(4, 300), stat_of(5, 300)},
-                             rank[] = {stat_of(8, 3), stat_of(7, 3)};
+    const struct result_stat entropy[] = {result_stat_of(2, 30), result_stat_of(3, 28)},
+                             mean[] = {result_stat_of(4, 300), result_stat_of(5, 300)},
+                             rank[] = {result_stat_of(8, 3), result_stat_of(7, 3)};
     static const struct reason_count dropped[] = {{"late", 3}, {"size_mismatch", 70000}};
-    struct result_stat singular[2][SINGULAR_VALUES_MAX] = {{stat_of(2, 3), stat_of(1, 3)},
-                                                           {stat_of(3, 3)}};
+    struct result_stat singular[2][SINGULAR_VALUES_MAX] = {
+        {result_stat_of(2, 3), result_stat_of(1, 3)}, {result_stat_of(3, 3)}};
     struct result_stat aggregate[AGGREGATE_COUNT][MAP_STAT_COUNT];
     struct summary_result summary = {.common = common,
                                      .layer = layer,
@@ -274,8 +279,9 @@ static void test_summary_has_the_golden_bytes(void **state)
 
     (void)state;
     for (unsigned a = 0; a < AGGREGATE_COUNT; a++) {
-        for (unsigned s = 0; s < MAP_STAT_COUNT; s++)
-            aggregate[a][s] = stat_of(a + s / 4.0, 300);
+        for (unsigned s = 0; s < MAP_STAT_COUNT; s++) {
+            aggregate[a][s] = result_stat_of(a + s / 4.0, 300);
+        }
     }
     summary.aggregate = (const struct result_stat(*)[MAP_STAT_COUNT])aggregate;
     summary.vector[VECTOR_SINGULAR_VALUES] = singular[0];
@@ -301,9 +307,9 @@ static void test_summary_with_every_number_has_the_golden_bytes(void **state)
 {
     struct everything all;
     struct projections p;
-    struct result_stat stat[METRIC_COUNT][2], sink = stat_of(0.5, 300);
-    struct result_stat errors[2][LOW_RANK_COUNT] = {{stat_of(1, 3)}};
-    struct result_stat singular[2][SINGULAR_VALUES_MAX] = {{stat_of(2, 3)}};
+    struct result_stat stat[METRIC_COUNT][2], sink = result_stat_of(0.5, 300);
+    struct result_stat errors[2][LOW_RANK_COUNT] = {{result_stat_of(1, 3)}};
+    struct result_stat singular[2][SINGULAR_VALUES_MAX] = {{result_stat_of(2, 3)}};
     struct result_stat aggregate[AGGREGATE_COUNT][MAP_STAT_COUNT] = {{{0}}};
     struct result_drift drift[METRIC_COUNT][2];
     struct summary_result summary = {
@@ -324,17 +330,18 @@ static void test_summary_with_every_number_has_the_golden_bytes(void **state)
     fill_everything(&all);
     fill_projections(&p);
     for (unsigned m = 0; m < METRIC_COUNT; m++) {
-        stat[m][0] = stat_of(m, 30), stat[m][1] = stat_of(m + 1, 28);
+        stat[m][0] = result_stat_of(m, 30), stat[m][1] = result_stat_of(m + 1, 28);
         summary.stat[m] = stat[m];
     }
     fill_drift(drift, &summary);
-    for (unsigned s = 0; s < MAP_STAT_COUNT; s++)
-        aggregate[AGGREGATE_WEIGHTED][s] = stat_of(s, 300);
+    for (unsigned s = 0; s < MAP_STAT_COUNT; s++) {
+        aggregate[AGGREGATE_WEIGHTED][s] = result_stat_of(s, 300);
+    }
     summary.has_aggregate[AGGREGATE_WEIGHTED] = true;
     summary.vector[VECTOR_LOW_RANK_ERROR] = errors[0];
     summary.vector[VECTOR_QK_SINGULAR_VALUES] = singular[0];
-    summary.pairs = numbers_of(&all).pairs;
-    summary.similarity = numbers_of(&all).similarity;
+    summary.pairs = result_numbers_of(&all).pairs;
+    summary.similarity = result_numbers_of(&all).similarity;
     mpk_writer_init(&writer);
     summary_encode(&summary, &writer);
     expect_golden(&writer, "summary_full");

@@ -13,7 +13,7 @@ static struct header tensor_header(void)
     return header;
 }
 
-static int check(const struct header *header, const char *topic)
+static int test_topic_check(const struct header *header, const char *topic)
 {
     struct bytes copy = bytes_copy(topic, strlen(topic));
     int rc = topic_check(header, copy.data, copy.len);
@@ -51,9 +51,9 @@ static void test_its_own_topic_is_accepted(void **state)
     struct header header = tensor_header();
 
     (void)state;
-    assert_int_equal(check(&header, "tensor/run.1/decoder/12/cross/"), 0);
+    assert_int_equal(test_topic_check(&header, "tensor/run.1/decoder/12/cross/"), 0);
     header.type = MESSAGE_EVENT;
-    assert_int_equal(check(&header, "event/run.1/"), 0);
+    assert_int_equal(test_topic_check(&header, "event/run.1/"), 0);
 }
 
 static void test_another_ones_topic_is_a_mismatch(void **state)
@@ -65,10 +65,12 @@ static void test_another_ones_topic_is_a_mismatch(void **state)
     struct header header = tensor_header();
 
     (void)state;
-    for (size_t i = 0; i < sizeof(topics) / sizeof(topics[0]); i++)
-        assert_int_equal(check(&header, topics[i]), ERR_TOPIC_MISMATCH);
+    for (size_t i = 0; i < sizeof topics / sizeof topics[0]; i++) {
+        assert_int_equal(test_topic_check(&header, topics[i]), ERR_TOPIC_MISMATCH);
+    }
     header.type = MESSAGE_EVENT;
-    assert_int_equal(check(&header, "tensor/run.1/decoder/12/cross/"), ERR_TOPIC_MISMATCH);
+    assert_int_equal(test_topic_check(&header, "tensor/run.1/decoder/12/cross/"),
+                     ERR_TOPIC_MISMATCH);
 }
 
 static void test_other_forms_are_no_topics(void **state)
@@ -95,8 +97,9 @@ static void test_other_forms_are_no_topics(void **state)
     struct header header = tensor_header();
 
     (void)state;
-    for (size_t i = 0; i < sizeof(topics) / sizeof(topics[0]); i++)
-        assert_int_equal(check(&header, topics[i]), ERR_TOPIC);
+    for (size_t i = 0; i < sizeof topics / sizeof topics[0]; i++) {
+        assert_int_equal(test_topic_check(&header, topics[i]), ERR_TOPIC);
+    }
 }
 
 static void test_job_names_have_a_narrow_alphabet(void **state)
@@ -104,7 +107,7 @@ static void test_job_names_have_a_narrow_alphabet(void **state)
     char name[JOB_NAME_MAX + 1];
 
     (void)state;
-    memset(name, 'x', sizeof(name));
+    memset(name, 'x', sizeof name);
     assert_true(job_name_valid(name, JOB_NAME_MAX));
     assert_false(job_name_valid(name, JOB_NAME_MAX + 1));
     assert_false(job_name_valid("", 0));

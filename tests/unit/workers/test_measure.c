@@ -16,7 +16,7 @@
 static float weights_data[B * H * T * T], grad_data[B * H * T * T];
 static float q_data[B * H * T * D], k_data[B * H * T * D];
 
-static void fill(float *x, size_t n, uint64_t seed)
+static void measure_fill(float *x, size_t n, uint64_t seed)
 {
     for (size_t i = 0; i < n; i++) {
         x[i] = (float)(2 * random_unit(&seed) - 1);
@@ -25,10 +25,10 @@ static void fill(float *x, size_t n, uint64_t seed)
 
 static void make_rows(void)
 {
-    fill(weights_data, B * H * T * T, 1);
-    fill(grad_data, B * H * T * T, 2);
-    fill(q_data, B * H * T * D, 3);
-    fill(k_data, B * H * T * D, 4);
+    measure_fill(weights_data, B * H * T * T, 1);
+    measure_fill(grad_data, B * H * T * T, 2);
+    measure_fill(q_data, B * H * T * D, 3);
+    measure_fill(k_data, B * H * T * D, 4);
     for (size_t row = 0; row < B * H * T; row++) {
         float sum = 0;
         for (size_t j = 0; j < T; j++) {
@@ -91,8 +91,8 @@ static struct measure_plan everything(uint64_t block_entries)
 }
 
 /* Runs the jobs last to first: their order must not matter. */
-static int run(const struct attention *a, const struct measure_plan *plan,
-               struct measure **ret_measure)
+static int test_measure_run(const struct attention *a, const struct measure_plan *plan,
+                            struct measure **ret_measure)
 {
     struct scratch scratch = {0};
     int rc = measure_new(a, plan, ret_measure);
@@ -113,33 +113,33 @@ static int run(const struct attention *a, const struct measure_plan *plan,
 static struct measure *must_run(const struct attention *a, const struct measure_plan *plan)
 {
     struct measure *m;
-    assert_int_equal(run(a, plan, &m), 0);
+    assert_int_equal(test_measure_run(a, plan, &m), 0);
     return m;
 }
 
-static void assert_same(double got, double want)
+static void measure_assert_same(double got, double want)
 {
     if (!(isnan(got) && isnan(want))) {
         assert_close(got, want, 1e-6 * fmax(1, fabs(want))); /* f32 sums of a few rows */
     }
 }
 
-static void assert_same_numbers(const struct measured *a, const struct measured *b)
+static void measure_assert_same_numbers(const struct measured *a, const struct measured *b)
 {
     for (uint32_t m = 0; m < METRIC_COUNT; m++) {
         assert_int_equal(a->value[m] != NULL, b->value[m] != NULL);
         for (uint32_t h = 0; a->value[m] != NULL && h < H; h++) {
-            assert_same(a->value[m][h], b->value[m][h]);
+            measure_assert_same(a->value[m][h], b->value[m][h]);
         }
     }
     for (uint32_t i = 0; i < AGGREGATE_COUNT; i++) {
         for (uint32_t s = 0; s < MAP_STAT_COUNT; s++) {
-            assert_same(a->aggregate[i][s], b->aggregate[i][s]);
+            measure_assert_same(a->aggregate[i][s], b->aggregate[i][s]);
         }
     }
     for (uint32_t i = 0; i < H * H; i++) {
-        assert_same(a->head_js[i], b->head_js[i]);
-        assert_same(a->head_similarity[i], b->head_similarity[i]);
+        measure_assert_same(a->head_js[i], b->head_js[i]);
+        measure_assert_same(a->head_similarity[i], b->head_similarity[i]);
     }
 }
 
@@ -151,7 +151,7 @@ static void test_jobs_of_any_size_give_the_same_numbers(void **state)
     struct measure *whole = must_run(&a, &one), *cut = must_run(&a, &many);
     assert_int_equal(measure_jobs(whole), 1 + H);
     assert_true(measure_jobs(cut) > 2 + H);
-    assert_same_numbers(measure_result(whole), measure_result(cut));
+    measure_assert_same_numbers(measure_result(whole), measure_result(cut));
     const struct measured *w = measure_result(whole), *c = measure_result(cut);
     assert_int_equal(w->rows, B * H * T);
     assert_memory_equal(w->pairs, c->pairs, w->pair_count * sizeof *w->pairs);
@@ -457,7 +457,7 @@ static void fail_everywhere(const struct attention *a, const struct measure_plan
     for (unsigned nth = 1;; nth++) {
         struct measure *m = NULL;
         heap_fail_at(nth);
-        int rc = run(a, plan, &m);
+        int rc = test_measure_run(a, plan, &m);
         bool failed = heap_has_failed();
         heap_fail_at(0);
         if (!failed) {
@@ -469,7 +469,7 @@ static void fail_everywhere(const struct attention *a, const struct measure_plan
     }
 }
 
-static void test_every_allocation_may_fail(void **state)
+static void test_measure_every_allocation_may_fail(void **state)
 {
     (void)state;
     struct attention a = by_weights(), qk = by_qk();
@@ -511,7 +511,7 @@ int main(void)
         cmocka_unit_test(test_spectra_give_way_when_others_wait),
         cmocka_unit_test(test_a_budget_goes_round),
         cmocka_unit_test(test_weights_are_one_job),
-        cmocka_unit_test(test_every_allocation_may_fail),
+        cmocka_unit_test(test_measure_every_allocation_may_fail),
         cmocka_unit_test(test_cost_saturates),
     };
     make_rows();

@@ -11,7 +11,7 @@
 #define PATH_BYTES 4096
 #define HELP_MAX   65536
 
-static int fail(const char *path)
+static int main_fail(const char *path)
 {
     fprintf(stderr, "pages: %s: %s\n", path, strerror(errno));
     return EXIT_FAILURE;
@@ -25,43 +25,47 @@ struct subject {
 
 static void print_subject(const struct subject *subject, FILE *out)
 {
-    if (subject->command)
+    if (subject->command) {
         page_of_command(subject->command, out);
-    else if (subject->help)
+    } else if (subject->help) {
         page_of_help(subject->help, out);
-    else
+    } else {
         page_of_attnctl(out);
+    }
 }
 
 /* Through another name, so that a page is there as a whole or not at all. */
 static int write_page(const char *directory, const char *name, const struct subject *subject)
 {
     char path[PATH_BYTES], other[PATH_BYTES + 8];
-    snprintf(path, sizeof(path), "%s/%s", directory, name);
-    snprintf(other, sizeof(other), "%s.new", path);
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    snprintf(other, sizeof other, "%s.new", path);
     FILE *out = fopen(other, "w");
-    if (!out)
-        return fail(other);
+    if (!out) {
+        return main_fail(other);
+    }
     print_subject(subject, out);
     bool failed = ferror(out);
-    if (fclose(out) != 0 || failed || rename(other, path) != 0)
-        return fail(path);
+    if (fclose(out) != 0 || failed || rename(other, path) != 0) {
+        return main_fail(path);
+    }
     return EXIT_SUCCESS;
 }
 
-static int make_directory(const char *path)
+static int main_make_directory(const char *path)
 {
-    return mkdir(path, 0777) == 0 || errno == EEXIST ? EXIT_SUCCESS : fail(path);
+    return mkdir(path, 0777) == 0 || errno == EEXIST ? EXIT_SUCCESS : main_fail(path);
 }
 
 static int write_attnctl(const char *directory)
 {
-    int code = make_directory(directory);
-    if (code == EXIT_SUCCESS)
+    int code = main_make_directory(directory);
+    if (code == EXIT_SUCCESS) {
         code = write_page(directory, "attnctl.1", &(struct subject){0});
+    }
     for (int i = 0; i < command_count && code == EXIT_SUCCESS; i++) {
         char name[80];
-        snprintf(name, sizeof(name), "attnctl-%s.1", commands[i].name);
+        snprintf(name, sizeof name, "attnctl-%s.1", commands[i].name);
         code = write_page(directory, name, &(struct subject){.command = &commands[i]});
     }
     return code;
@@ -71,13 +75,15 @@ static int write_attnd(const char *directory, const char *path)
 {
     static char help[HELP_MAX];
     FILE *in = fopen(path, "r");
-    if (!in)
-        return fail(path);
-    size_t size = fread(help, 1, sizeof(help) - 1, in);
+    if (!in) {
+        return main_fail(path);
+    }
+    size_t size = fread(help, 1, sizeof help - 1, in);
     fclose(in);
-    if (size == 0)
-        return fail(path);
-    int code = make_directory(directory);
+    if (size == 0) {
+        return main_fail(path);
+    }
+    int code = main_make_directory(directory);
     return code == EXIT_SUCCESS ? write_page(directory, "attnd.8", &(struct subject){.help = help})
                                 : code;
 }

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void print_option(const struct option_text *option, void *data)
+static void page_print_option(const struct option_text *option, void *data)
 {
     char name[64];
     FILE *out = data;
@@ -16,7 +16,7 @@ static void print_option(const struct option_text *option, void *data)
         roff_line(option->name, out);
         return;
     }
-    snprintf(name, sizeof(name), "--%s", option->name);
+    snprintf(name, sizeof name, "--%s", option->name);
     roff_term(name, option->argument, out);
     roff_line(option->help, out);
 }
@@ -27,11 +27,13 @@ static void print_lines(void (*print)(FILE *out), bool head, FILE *out)
     char *text = NULL;
     size_t size = 0;
     FILE *memory = print ? open_memstream(&text, &size) : NULL;
-    if (!memory)
+    if (!memory) {
         return;
+    }
     print(memory);
-    if (fclose(memory) == 0)
+    if (fclose(memory) == 0) {
         roff_lines(text, head, out);
+    }
     free(text);
 }
 
@@ -41,19 +43,21 @@ static void print_status(const char *code, const char *meaning, FILE *out)
     roff_line(meaning, out);
 }
 
-static void print_exit_status(const char *finding, bool offline, FILE *out)
+static void page_print_exit_status(const char *finding, bool offline, FILE *out)
 {
     char text[256];
-    if (!finding)
+    if (!finding) {
         finding = offline ? "" : "attnd answered, and the answer is bad news; or ";
-    snprintf(text, sizeof(text), "%smemory is short, or the output cannot be written.", finding);
+    }
+    snprintf(text, sizeof text, "%smemory is short, or the output cannot be written.", finding);
     text[0] = (char)toupper((unsigned char)text[0]);
     fputs(".SH EXIT STATUS\n", out);
     print_status("0", "Done.", out);
     print_status("1", text, out);
     print_status("2", "The command line, or a file that it names, cannot be followed.", out);
-    if (!offline)
+    if (!offline) {
         print_status("3", "attnd cannot be reached.", out);
+    }
 }
 
 static void print_environment(FILE *out)
@@ -80,8 +84,9 @@ static void print_group(int group, FILE *out)
     fputs(".SS ", out);
     roff_line(command_group_title[group], out);
     for (int i = 0; i < command_count; i++) {
-        if ((int)commands[i].group != group)
+        if ((int)commands[i].group != group) {
             continue;
+        }
         fputs(".TP\n.BR attnctl\\-", out);
         roff_text(commands[i].name, strlen(commands[i].name), out);
         fputs(" (1)\n", out);
@@ -101,14 +106,15 @@ void page_of_attnctl(FILE *out)
               "attnd. Options may stand before or after the command.",
               out);
     fputs(".SH COMMANDS\n", out);
-    for (int group = 0; group < COMMANDS_GROUPS; group++)
+    for (int group = 0; group < COMMANDS_GROUPS; group++) {
         print_group(group, out);
+    }
     fputs(".SH OPTIONS\nOf every command:\n", out);
-    args_each_option(ARGS_EVERY_COMMAND | ARGS_VERSION, print_option, out);
+    args_each_option(ARGS_EVERY_COMMAND | ARGS_VERSION, page_print_option, out);
     print_environment(out);
     roff_term("ATTND_PYTHON", NULL, out);
     roff_line("The Python that attnctl bridge runs, unless python3.", out);
-    print_exit_status(NULL, false, out);
+    page_print_exit_status(NULL, false, out);
     fputs(".SH EXAMPLES\n.EX\nattnctl jobs\nattnctl summary gpt\\-small \\-\\-metric entropy\n"
           ".EE\n.SH SEE ALSO\n.BR attnd (8)\n",
           out);
@@ -120,10 +126,11 @@ void page_of_attnctl(FILE *out)
 static void print_title(const struct command *command, FILE *out)
 {
     char title[80], name[80];
-    snprintf(name, sizeof(name), "attnctl-%s", command->name);
-    snprintf(title, sizeof(title), "%s", name);
-    for (char *c = title; *c; c++)
+    snprintf(name, sizeof name, "attnctl-%s", command->name);
+    snprintf(title, sizeof title, "%s", name);
+    for (char *c = title; *c; c++) {
         *c = (char)toupper((unsigned char)*c);
+    }
     roff_head(title, 1, name, command->help, out);
 }
 
@@ -139,7 +146,7 @@ static void print_synopsis(const struct command *command, FILE *out)
 static void print_description(const struct command *command, FILE *out)
 {
     char help[128];
-    snprintf(help, sizeof(help), "%s.", command->help);
+    snprintf(help, sizeof help, "%s.", command->help);
     help[0] = (char)toupper((unsigned char)help[0]);
     fputs(".SH DESCRIPTION\n", out);
     roff_line(help, out);
@@ -159,8 +166,9 @@ static void print_verbatim(const char *line, FILE *out)
 static void print_examples(const struct command *command, FILE *out)
 {
     fputs(".SH EXAMPLES\n.EX\n", out);
-    for (int i = 0; i < COMMAND_EXAMPLES_MAX && command->examples[i]; i++)
+    for (int i = 0; i < COMMAND_EXAMPLES_MAX && command->examples[i]; i++) {
         print_verbatim(command->examples[i], out);
+    }
     fputs(".EE\n", out);
 }
 
@@ -170,16 +178,19 @@ void page_of_command(const struct command *command, FILE *out)
     print_synopsis(command, out);
     print_description(command, out);
     fputs(".SH OPTIONS\n", out);
-    command_each_option(command, print_option, out);
-    if (command->print_after)
+    command_each_option(command, page_print_option, out);
+    if (command->print_after) {
         fputs(".SH NOTES\n", out);
+    }
     print_lines(command->print_after, true, out);
-    if (!command->offline)
+    if (!command->offline) {
         print_environment(out);
+    }
     char finding[128] = "";
-    if (command->finding)
-        snprintf(finding, sizeof(finding), "%s; or ", command->finding);
-    print_exit_status(command->finding ? finding : NULL, command->offline, out);
+    if (command->finding) {
+        snprintf(finding, sizeof finding, "%s; or ", command->finding);
+    }
+    page_print_exit_status(command->finding ? finding : NULL, command->offline, out);
     print_examples(command, out);
     fputs(".SH SEE ALSO\n.BR attnctl (1),\n.BR attnd (8)\n", out);
 }

@@ -21,7 +21,7 @@ void roff_head(const char *title, int section, const char *name, const char *pur
 }
 
 /* Characters that would be an escape, or be made prettier than they are. */
-static const char *escape(char c)
+static const char *roff_escape(char c)
 {
     switch (c) {
     case '\\':
@@ -43,33 +43,37 @@ static const char *escape(char c)
 
 void roff_text(const char *text, size_t length, FILE *out)
 {
-    if (length > 0 && *text == '.')
+    if (length > 0 && *text == '.') {
         fputs("\\&", out);
+    }
     for (size_t i = 0; i < length; i++) {
-        const char *escaped = escape(text[i]);
-        if (escaped)
+        const char *escaped = roff_escape(text[i]);
+        if (escaped) {
             fputs(escaped, out);
-        else
+        } else {
             putc(text[i], out);
+        }
     }
 }
 
-static size_t skip_blanks(const char *text, size_t at, size_t length)
+static size_t roff_skip_blanks(const char *text, size_t at, size_t length)
 {
-    while (at < length && (text[at] == ' ' || text[at] == '\n'))
+    while (at < length && (text[at] == ' ' || text[at] == '\n')) {
         at++;
+    }
     return at;
 }
 
-static void print_words(const char *text, size_t length, FILE *out)
+static void roff_print_words(const char *text, size_t length, FILE *out)
 {
     size_t column = 0;
-    for (size_t at = skip_blanks(text, 0, length); at < length;
-         at = skip_blanks(text, at, length)) {
+    for (size_t at = roff_skip_blanks(text, 0, length); at < length;
+         at = roff_skip_blanks(text, at, length)) {
         size_t word = strcspn(text + at, " \n");
         word = word < length - at ? word : length - at;
-        if (column > 0)
+        if (column > 0) {
             putc(column + word > LINE ? '\n' : ' ', out);
+        }
         column = column + word > LINE ? 0 : column;
         roff_text(text + at, word, out);
         column += word + 1;
@@ -80,7 +84,7 @@ static void print_words(const char *text, size_t length, FILE *out)
 
 void roff_line(const char *text, FILE *out)
 {
-    print_words(text, strlen(text), out);
+    roff_print_words(text, strlen(text), out);
 }
 
 void roff_arguments(const char *text, FILE *out)
@@ -89,8 +93,9 @@ void roff_arguments(const char *text, FILE *out)
         bool capital = isupper((unsigned char)*text);
         size_t length = 1;
         while (text[length] && (isupper((unsigned char)text[length]) ||
-                                (capital && text[length] == '-')) == capital)
+                                (capital && text[length] == '-')) == capital) {
             length++;
+        }
         fputs(capital ? "\\fI" : "", out);
         roff_text(text, length, out);
         fputs(capital ? "\\fR" : "", out);
@@ -125,24 +130,28 @@ struct lines {
 
 static void end_block(struct lines *lines)
 {
-    if (lines->block == BLOCK_VERBATIM)
+    if (lines->block == BLOCK_VERBATIM) {
         fputs(".EE\n", lines->out);
+    }
     lines->block = BLOCK_NONE;
 }
 
 /* Up to two blanks in a row. */
 static size_t term_length(const char *line, size_t length)
 {
-    for (size_t i = 0; i + 1 < length; i++)
-        if (line[i] == ' ' && line[i + 1] == ' ')
+    for (size_t i = 0; i + 1 < length; i++) {
+        if (line[i] == ' ' && line[i + 1] == ' ') {
             return i;
+        }
+    }
     return length;
 }
 
 static void print_rest(const char *line, size_t length, FILE *out)
 {
-    if (skip_blanks(line, 0, length) < length)
-        print_words(line, length, out);
+    if (roff_skip_blanks(line, 0, length) < length) {
+        roff_print_words(line, length, out);
+    }
 }
 
 static void add_item(struct lines *lines, const char *line, size_t length, size_t indent)
@@ -161,20 +170,21 @@ static void add_item(struct lines *lines, const char *line, size_t length, size_
 
 static void add_verbatim(struct lines *lines, const char *line, size_t length)
 {
-    if (lines->block != BLOCK_VERBATIM)
+    if (lines->block != BLOCK_VERBATIM) {
         fputs(".PP\n.EX\n", lines->out);
+    }
     lines->block = BLOCK_VERBATIM;
     roff_text(line, length, lines->out);
     putc('\n', lines->out);
 }
 
-static bool ends_with(const char *line, size_t length, const char *end)
+static bool roff_ends_with(const char *line, size_t length, const char *end)
 {
     size_t size = strlen(end);
     return length >= size && strncmp(line + length - size, end, size) == 0;
 }
 
-static void add_text(struct lines *lines, const char *line, size_t length)
+static void roff_add_text(struct lines *lines, const char *line, size_t length)
 {
     if (lines->block != BLOCK_TEXT) {
         end_block(lines);
@@ -182,21 +192,23 @@ static void add_text(struct lines *lines, const char *line, size_t length)
     }
     lines->block = BLOCK_TEXT;
     lines->head = false;
-    lines->examples = ends_with(line, length, "example:") || ends_with(line, length, "examples:");
+    lines->examples =
+        roff_ends_with(line, length, "example:") || roff_ends_with(line, length, "examples:");
     print_rest(line, length, lines->out);
 }
 
 static void add_line(struct lines *lines, const char *line, size_t length)
 {
     size_t indent = strspn(line, " ");
-    if (length == 0)
+    if (length == 0) {
         end_block(lines);
-    else if (indent == 0)
-        add_text(lines, line, length);
-    else if (lines->examples)
+    } else if (indent == 0) {
+        roff_add_text(lines, line, length);
+    } else if (lines->examples) {
         add_verbatim(lines, line, length);
-    else
+    } else {
         add_item(lines, line, length, indent);
+    }
 }
 
 void roff_lines(const char *text, bool head, FILE *out)

@@ -14,9 +14,9 @@ struct sample {
     char error[ARRAY_ERROR_MAX];
 };
 
-static void put(struct sample *sample, const void *data, size_t size)
+static void arrays_put(struct sample *sample, const void *data, size_t size)
 {
-    assert_true(sample->size + size <= sizeof(sample->data));
+    assert_true(sample->size + size <= sizeof sample->data);
     memcpy(sample->data + sample->size, data, size);
     sample->size += size;
 }
@@ -26,11 +26,12 @@ static struct sample npy(const char *dictionary, size_t bytes)
 {
     struct sample sample = {.size = 0};
     size_t len = strlen(dictionary);
-    put(&sample, "\x93NUMPY\1\0", 8);
-    put(&sample, (uint8_t[]){(uint8_t)len, (uint8_t)(len >> 8)}, 2);
-    put(&sample, dictionary, len);
-    for (size_t i = 0; i < bytes; i++)
-        put(&sample, &(uint8_t){(uint8_t)i}, 1);
+    arrays_put(&sample, "\x93NUMPY\1\0", 8);
+    arrays_put(&sample, (uint8_t[]){(uint8_t)len, (uint8_t)(len >> 8)}, 2);
+    arrays_put(&sample, dictionary, len);
+    for (size_t i = 0; i < bytes; i++) {
+        arrays_put(&sample, &(uint8_t){(uint8_t)i}, 1);
+    }
     return sample;
 }
 
@@ -38,8 +39,8 @@ static struct sample safetensors(const char *header, size_t bytes)
 {
     struct sample sample = {.size = 0};
     uint64_t len = strlen(header);
-    put(&sample, &len, 8);
-    put(&sample, header, len);
+    arrays_put(&sample, &len, 8);
+    arrays_put(&sample, header, len);
     sample.size += bytes;
     return sample;
 }
@@ -50,18 +51,18 @@ static int read_sample(struct sample *sample, const char *path)
                            sample->error);
 }
 
-static void clear(struct sample *sample)
+static void arrays_clear(struct sample *sample)
 {
     array_list_clear(&sample->list);
     array_file_close(&sample->file);
 }
 
-static void assert_refused(struct sample sample, const char *path, const char *error)
+static void arrays_assert_refused(struct sample sample, const char *path, const char *error)
 {
     assert_int_equal(read_sample(&sample, path), -1);
     assert_string_equal(sample.error, error);
     assert_int_equal(sample.list.count, 0);
-    clear(&sample);
+    arrays_clear(&sample);
 }
 
 /* The bytes of the only array of a .npy file. */
@@ -73,7 +74,7 @@ static void assert_contents(struct sample sample, const uint8_t *expected, size_
     assert_int_equal(array_load(&sample.list.items[0], &data, sample.error), 0);
     assert_memory_equal(data.data, expected, size);
     array_data_clear(&data);
-    clear(&sample);
+    arrays_clear(&sample);
 }
 
 static void test_a_npy_file_is_one_array_named_like_it(void **state)
@@ -90,7 +91,7 @@ static void test_a_npy_file_is_one_array_named_like_it(void **state)
     assert_string_equal(shape, "[2, 3]");
     assert_int_equal(array->type, ARRAY_F32);
     assert_int_equal(array->bytes, 24);
-    clear(&sample);
+    arrays_clear(&sample);
 }
 
 static void test_the_header_is_read_as_python_writes_it(void **state)
@@ -120,12 +121,12 @@ static void test_dtypes_that_cannot_be_read_are_listed_all_the_same(void **state
     (void)state;
     for (int i = 0; i < 5; i++) {
         char header[128];
-        snprintf(header, sizeof(header), "{'descr': %s, 'fortran_order': False, 'shape': (1,)}",
+        snprintf(header, sizeof header, "{'descr': %s, 'fortran_order': False, 'shape': (1,)}",
                  types[i]);
         struct sample sample = npy(header, 3);
         assert_int_equal(read_sample(&sample, "x.npy"), 0);
         assert_int_equal(sample.list.items[0].type, ARRAY_OTHER);
-        clear(&sample);
+        arrays_clear(&sample);
     }
 }
 
@@ -147,15 +148,16 @@ static void test_bad_npy_files_are_refused(void **state)
         "{'descr': [('x', '<f4', 'fortran_order': False, 'shape': (2,)}",
     };
     (void)state;
-    for (size_t i = 0; i < sizeof(dictionaries) / sizeof(dictionaries[0]); i++)
-        assert_refused(npy(dictionaries[i], 8), "x.npy",
-                       "its .npy header is not one that numpy writes");
-    assert_refused(npy(good, 7), "x.npy", "truncated: the array takes 8 bytes, 7 are there");
-    assert_refused(npy(good, 9), "x.npy", "1 bytes follow the array");
-    assert_refused(npy("{'descr': '<f8', 'fortran_order': False, 'shape': "
-                       "(4294967296, 4294967296, 4294967296)}",
-                       8),
-                   "x.npy", "the declared shape is larger than any file");
+    for (size_t i = 0; i < sizeof dictionaries / sizeof dictionaries[0]; i++) {
+        arrays_assert_refused(npy(dictionaries[i], 8), "x.npy",
+                              "its .npy header is not one that numpy writes");
+    }
+    arrays_assert_refused(npy(good, 7), "x.npy", "truncated: the array takes 8 bytes, 7 are there");
+    arrays_assert_refused(npy(good, 9), "x.npy", "1 bytes follow the array");
+    arrays_assert_refused(npy("{'descr': '<f8', 'fortran_order': False, 'shape': "
+                              "(4294967296, 4294967296, 4294967296)}",
+                              8),
+                          "x.npy", "the declared shape is larger than any file");
 }
 
 static void test_headers_cut_short_are_refused(void **state)
@@ -165,10 +167,10 @@ static void test_headers_cut_short_are_refused(void **state)
     for (size_t size = 1; size < whole.size; size++) {
         struct sample cut = whole;
         cut.size = size;
-        assert_refused(cut, "x.npy", "truncated: no whole .npy header");
+        arrays_assert_refused(cut, "x.npy", "truncated: no whole .npy header");
     }
     whole.data[6] = 4;
-    assert_refused(whole, "x.npy", "version 4.0 of the .npy format is not known");
+    arrays_assert_refused(whole, "x.npy", "version 4.0 of the .npy format is not known");
 }
 
 static void test_safetensors_are_listed_with_their_shapes(void **state)
@@ -185,7 +187,7 @@ static void test_safetensors_are_listed_with_their_shapes(void **state)
     assert_int_equal(sample.list.items[0].rank, 0);
     assert_string_equal(sample.list.items[1].type_name, "BF16");
     assert_int_equal(sample.list.items[1].offset, sample.size - 8);
-    clear(&sample);
+    arrays_clear(&sample);
 }
 
 #define TENSOR(name, shape, offsets)                                                               \
@@ -195,45 +197,45 @@ static void test_bad_safetensors_are_refused(void **state)
 {
     static const char path[] = "x.safetensors";
     (void)state;
-    assert_refused(safetensors("{" TENSOR("x", "[2]", "[0,2]"), 2), path,
-                   "its header is not a JSON object: '}' expected near end of file");
-    assert_refused(safetensors("[]", 0), path, "its header is not a JSON object");
-    assert_refused(safetensors("{\"x\":1}", 0), path,
-                   "x: not a tensor's dtype, shape and data_offsets");
-    assert_refused(safetensors("{" TENSOR("x", "[-1]", "[0,2]") "}", 2), path,
-                   "x: not a tensor's dtype, shape and data_offsets");
-    assert_refused(safetensors("{" TENSOR("x", "[3]", "[0,2]") "}", 2), path,
-                   "x: its shape takes 3 bytes, its data is 2");
-    assert_refused(safetensors("{" TENSOR("x", "[3]", "[0,3]") "}", 2), path,
-                   "truncated or corrupt: x is at 0 to 3 of 2 bytes");
-    assert_refused(safetensors("{" TENSOR("x", "[2]", "[2,0]") "}", 2), path,
-                   "truncated or corrupt: x is at 2 to 0 of 2 bytes");
-    assert_refused(
+    arrays_assert_refused(safetensors("{" TENSOR("x", "[2]", "[0,2]"), 2), path,
+                          "its header is not a JSON object: '}' expected near end of file");
+    arrays_assert_refused(safetensors("[]", 0), path, "its header is not a JSON object");
+    arrays_assert_refused(safetensors("{\"x\":1}", 0), path,
+                          "x: not a tensor's dtype, shape and data_offsets");
+    arrays_assert_refused(safetensors("{" TENSOR("x", "[-1]", "[0,2]") "}", 2), path,
+                          "x: not a tensor's dtype, shape and data_offsets");
+    arrays_assert_refused(safetensors("{" TENSOR("x", "[3]", "[0,2]") "}", 2), path,
+                          "x: its shape takes 3 bytes, its data is 2");
+    arrays_assert_refused(safetensors("{" TENSOR("x", "[3]", "[0,3]") "}", 2), path,
+                          "truncated or corrupt: x is at 0 to 3 of 2 bytes");
+    arrays_assert_refused(safetensors("{" TENSOR("x", "[2]", "[2,0]") "}", 2), path,
+                          "truncated or corrupt: x is at 2 to 0 of 2 bytes");
+    arrays_assert_refused(
         safetensors("{" TENSOR("x", "[2]", "[0,2]") "," TENSOR("y", "[2]", "[1,3]") "}", 3), path,
         "corrupt: y overlaps another tensor");
-    assert_refused(
+    arrays_assert_refused(
         safetensors("{" TENSOR("x", "[1]", "[0,1]") "," TENSOR("y", "[1]", "[2,3]") "}", 3), path,
         "corrupt: y leaves a hole before it");
-    assert_refused(safetensors("{" TENSOR("x", "[1]", "[0,1]") "}", 3), path,
-                   "corrupt: 2 bytes belong to no tensor");
-    assert_refused(
+    arrays_assert_refused(safetensors("{" TENSOR("x", "[1]", "[0,1]") "}", 3), path,
+                          "corrupt: 2 bytes belong to no tensor");
+    arrays_assert_refused(
         safetensors("{" TENSOR("x", "[1]", "[0,1]") "," TENSOR("x", "[1]", "[1,2]") "}", 2), path,
         "its header is not a JSON object: duplicate object key near '\"x\"'");
-    assert_refused(safetensors("{" TENSOR("x", "[4294967296,4294967296]", "[0,1]") "}", 1), path,
-                   "x: the declared shape is larger than any file");
+    arrays_assert_refused(safetensors("{" TENSOR("x", "[4294967296,4294967296]", "[0,1]") "}", 1),
+                          path, "x: the declared shape is larger than any file");
 }
 
 static void test_what_is_no_array_file_is_refused(void **state)
 {
     struct sample sample = {.data = "hello, world", .size = 12};
     (void)state;
-    assert_refused(sample, "x.txt", "not a .npy, .npz or .safetensors file");
-    assert_refused(sample, "x.npy", "not a .npy file");
-    assert_refused(sample, "x.npz", "truncated or no zip archive (Not a zip archive)");
-    assert_refused(sample, "x.safetensors",
-                   "not a .safetensors file: a header of 8583909746840200552 bytes");
+    arrays_assert_refused(sample, "x.txt", "not a .npy, .npz or .safetensors file");
+    arrays_assert_refused(sample, "x.npy", "not a .npy file");
+    arrays_assert_refused(sample, "x.npz", "truncated or no zip archive (Not a zip archive)");
+    arrays_assert_refused(sample, "x.safetensors",
+                          "not a .safetensors file: a header of 8583909746840200552 bytes");
     sample.size = 0;
-    assert_refused(sample, "x.npy", "the file is empty");
+    arrays_assert_refused(sample, "x.npy", "the file is empty");
 }
 
 int main(void)

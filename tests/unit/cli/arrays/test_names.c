@@ -106,8 +106,9 @@ static void test_other_names_have_no_place(void **state)
         "hidden_states.0",
     };
     (void)state;
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         ASSERT_PLACED(&plain, names[i], "unknown");
+    }
 }
 
 /* A naming with one rule. */

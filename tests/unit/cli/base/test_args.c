@@ -5,30 +5,31 @@
 #include "clients/cli/base/args.h"
 
 /* Parses "attnctl" and up to nine more words. */
-static int parse(struct args *args, char *error, const char *const *words)
+static int test_args_parse(struct args *args, char *error, const char *const *words)
 {
     char copies[10][64] = {"attnctl"}, *argv[11] = {copies[0]};
     static char kept[10][64];
     int argc = 1;
     for (; words[argc - 1]; argc++) {
-        snprintf(kept[argc], sizeof(kept[argc]), "%s", words[argc - 1]);
+        snprintf(kept[argc], sizeof kept[argc], "%s", words[argc - 1]);
         argv[argc] = kept[argc];
     }
     return args_parse(argc, argv, args, error);
 }
 
-#define PARSE(args, error, ...) parse(args, error, (const char *const[]){__VA_ARGS__, NULL})
+#define PARSE(args, error, ...)                                                                    \
+    test_args_parse(args, error, (const char *const[]){__VA_ARGS__, NULL})
 
-static void assert_refused(const char *const *words, const char *message)
+static void args_assert_refused(const char *const *words, const char *message)
 {
     struct args args;
     char error[ARGS_ERROR_MAX] = "";
-    assert_int_equal(parse(&args, error, words), -1);
+    assert_int_equal(test_args_parse(&args, error, words), -1);
     assert_string_equal(error, message);
 }
 
 #define ASSERT_REFUSED(message, ...)                                                               \
-    assert_refused((const char *const[]){__VA_ARGS__, NULL}, message)
+    args_assert_refused((const char *const[]){__VA_ARGS__, NULL}, message)
 
 static void test_defaults(void **state)
 {
@@ -166,7 +167,7 @@ static void test_a_layer_may_be_named_as_tables_name_it(void **state)
                  {"cross", NULL, "cross", -1},
                  {"decoder.cross", "decoder", "cross", -1}};
     (void)state;
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct args args;
         char error[ARGS_ERROR_MAX];
         assert_int_equal(PARSE(&args, error, "history", "gpt", "--layer", cases[i].text), 0);
@@ -177,7 +178,7 @@ static void test_a_layer_may_be_named_as_tables_name_it(void **state)
     }
     static const char *const wrong[] = {"",          ".",     "decoder.",
                                         "decoder.x", "65536", "self.self.self.self.self.self.self"};
-    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
         struct args args;
         char error[ARGS_ERROR_MAX];
         assert_int_equal(PARSE(&args, error, "history", "gpt", "--layer", wrong[i]), -1);

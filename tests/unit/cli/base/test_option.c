@@ -26,7 +26,7 @@ struct taken {
     const char *wrong; /* what the taker answers */
 };
 
-static const char *take(const void *row, char *value, void *data)
+static const char *option_take(const void *row, char *value, void *data)
 {
     struct taken *taken = data;
     taken->number[taken->count] = ((const struct row *)row)->number;
@@ -34,16 +34,18 @@ static const char *take(const void *row, char *value, void *data)
     return taken->wrong;
 }
 
-static int parse(const char *line, struct taken *taken, struct option_rest *ret_rest, char *reterr)
+static int test_option_parse(const char *line, struct taken *taken, struct option_rest *ret_rest,
+                             char *reterr)
 {
     static char text[128];
     static char *argv[16];
     int argc = 0;
-    snprintf(text, sizeof(text), "tool %s", line);
-    for (char *word = strtok(text, " "); word; word = strtok(NULL, " "))
+    snprintf(text, sizeof text, "tool %s", line);
+    for (char *word = strtok(text, " "); word; word = strtok(NULL, " ")) {
         argv[argc++] = word;
+    }
     argv[argc] = NULL;
-    return option_parse(&table, argc, argv, take, taken, ret_rest, reterr, 128);
+    return option_parse(&table, argc, argv, option_take, taken, ret_rest, reterr, 128);
 }
 
 static void options_and_words_may_be_mixed(void **state)
@@ -52,8 +54,8 @@ static void options_and_words_may_be_mixed(void **state)
     struct option_rest rest;
     char error[128];
     (void)state;
-    assert_int_equal(parse("one --value=3 two -v 4 --flag --hidden three", &taken, &rest, error),
-                     0);
+    assert_int_equal(
+        test_option_parse("one --value=3 two -v 4 --flag --hidden three", &taken, &rest, error), 0);
     static const int numbers[] = {2, 2, 1, 3};
     static const char *const values[] = {"3", "4", NULL, NULL};
     assert_int_equal(taken.count, 4);
@@ -71,13 +73,14 @@ static void refused(const char *line, const char *wrong, const char *expected, c
     struct taken taken = {.wrong = wrong};
     struct option_rest rest;
     char error[128];
-    assert_int_equal(parse(line, &taken, &rest, error),
+    assert_int_equal(test_option_parse(line, &taken, &rest, error),
                      wrong == option_no_memory ? ERR_MEMORY : -1);
     assert_string_equal(error, expected);
-    if (unknown)
+    if (unknown) {
         assert_string_equal(rest.unknown, unknown);
-    else
+    } else {
         assert_null(rest.unknown);
+    }
 }
 
 static void what_is_wrong_is_said(void **state)
@@ -94,7 +97,7 @@ static void what_is_wrong_is_said(void **state)
     refused("--value 1", option_no_memory, "--value: '1': out of memory", NULL);
 }
 
-static void collect(const struct option_text *option, void *data)
+static void option_collect(const struct option_text *option, void *data)
 {
     strcat(data, option->name);
     strcat(data, ";");
@@ -104,7 +107,7 @@ static void what_every_command_has_is_not_shown_again(void **state)
 {
     char names[64] = "";
     (void)state;
-    option_visit(&table, collect, names);
+    option_visit(&table, option_collect, names);
     assert_string_equal(names, "a title;flag;value;");
 }
 
@@ -117,14 +120,16 @@ static void numbers_are_whole_texts(void **state)
     assert_true(option_whole("18446744073709551615", UINT64_MAX, &whole) && whole == UINT64_MAX);
     assert_false(option_whole("18446744073709551616", UINT64_MAX, &whole));
     static const char *const not_whole[] = {"", " 1", "-1", "+1", "1.5", "1x", "0x10"};
-    for (size_t i = 0; i < sizeof(not_whole) / sizeof(not_whole[0]); i++)
+    for (size_t i = 0; i < sizeof not_whole / sizeof not_whole[0]; i++) {
         assert_false(option_whole(not_whole[i], UINT64_MAX, &whole));
+    }
     assert_true(option_whole_u32("0010", 10, &small) && small == 10);
     assert_false(option_whole_u32("11", 10, &small));
     assert_true(option_real("-1e-3", -1, 1, &real) && real == -1e-3);
     static const char *const not_real[] = {"", " 1", "1 ", "nan", "inf", "1,5", "1.0001"};
-    for (size_t i = 0; i < sizeof(not_real) / sizeof(not_real[0]); i++)
+    for (size_t i = 0; i < sizeof not_real / sizeof not_real[0]; i++) {
         assert_false(option_real(not_real[i], -1, 1, &real));
+    }
 }
 
 static void plain_values_go_into_their_fields(void **state)

@@ -13,8 +13,9 @@ static void assert_table(int columns, int width, bool text, const char *const *c
     size_t size = 0;
     FILE *out = open_memstream(&printed, &size);
     out_init(&table, columns);
-    for (; *cells; cells++)
+    for (; *cells; cells++) {
         out_cell(&table, "%s", *cells);
+    }
     out_print(&table, width, text, out);
     fclose(out);
     assert_string_equal(printed, expected);
@@ -94,8 +95,9 @@ static void test_many_rows_grow_the_table(void **state)
     size_t size = 0;
     FILE *out = open_memstream(&printed, &size);
     out_init(&table, 2);
-    for (int i = 0; i < 1000; i++)
+    for (int i = 0; i < 1000; i++) {
         out_cell(&table, "%d", i % 10);
+    }
     out_print(&table, 80, false, out);
     fclose(out);
     assert_int_equal(size, 500 * strlen("0  1\n"));

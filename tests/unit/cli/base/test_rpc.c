@@ -12,7 +12,7 @@ static void echo(const struct fake *fake, const char *method, uint64_t id,
 {
     char job[64];
     (void)fake;
-    field_text(params, "job", job, sizeof(job));
+    field_text(params, "job", job, sizeof job);
     fake_put_ok(reply, id);
     mpk_put_map(reply, 2);
     mpk_put_str(reply, "method");
@@ -21,8 +21,8 @@ static void echo(const struct fake *fake, const char *method, uint64_t id,
     mpk_put_str(reply, job);
 }
 
-static void refuse(const struct fake *fake, const char *method, uint64_t id,
-                   const msgpack_object *params, struct mpk_writer *reply)
+static void rpc_refuse(const struct fake *fake, const char *method, uint64_t id,
+                       const msgpack_object *params, struct mpk_writer *reply)
 {
     (void)fake, (void)method, (void)params;
     fake_put_error(reply, id, "job_unknown", "no such job\n");
@@ -46,17 +46,18 @@ static void answer_bytes(const struct fake *fake, const char *method, uint64_t i
                          const msgpack_object *params, struct mpk_writer *reply)
 {
     (void)fake, (void)id, (void)params;
-    if (strcmp(method, "garbage") == 0)
+    if (strcmp(method, "garbage") == 0) {
         msgpack_sbuffer_write(&reply->buffer, "\xc1\xc1", 2);
-    else if (strcmp(method, "text") == 0)
+    } else if (strcmp(method, "text") == 0) {
         mpk_put_str(reply, "HTTP/1.1 400 Bad Request");
-    else if (strcmp(method, "short") == 0) {
+    } else if (strcmp(method, "short") == 0) {
         mpk_put_array(reply, 1);
         mpk_put_u64(reply, 1);
     } else {
         mpk_put_array(reply, 4);
-        for (int i = 0; i < 4; i++)
+        for (int i = 0; i < 4; i++) {
             mpk_put_str(reply, "x");
+        }
     }
 }
 
@@ -82,9 +83,9 @@ static void assert_echo(struct rpc *rpc, const char *method, const char *job)
     mpk_put_str(&params, "job");
     mpk_put_str(&params, job);
     assert_int_equal(rpc_call(rpc, method, &params, &reply), RPC_OK);
-    field_text(reply.result, "method", text, sizeof(text));
+    field_text(reply.result, "method", text, sizeof text);
     assert_string_equal(text, method);
-    field_text(reply.result, "job", text, sizeof(text));
+    field_text(reply.result, "job", text, sizeof text);
     assert_string_equal(text, job);
     rpc_reply_clear(&reply);
     mpk_writer_clear(&params);
@@ -120,7 +121,7 @@ static void test_a_refusal_carries_its_code_and_clean_text(void **state)
     struct fake fake;
     struct rpc rpc;
     struct rpc_reply reply;
-    open_to(&fake, refuse, 5000, &rpc);
+    open_to(&fake, rpc_refuse, 5000, &rpc);
     assert_int_equal(rpc_call(&rpc, "summary", NULL, &reply), RPC_REFUSED);
     assert_string_equal(reply.code, "job_unknown");
     assert_string_equal(reply.message, "no such job?");
@@ -151,7 +152,7 @@ static void test_several_questions_may_be_on_their_way(void **state)
     assert_int_equal(rpc_send(&rpc, "jobs", NULL, &asked[1]), RPC_OK);
     for (int i = 0; i < 2; i++) {
         assert_int_equal(take_next(&rpc, &reply), asked[i]);
-        field_text(reply.result, "method", text, sizeof(text));
+        field_text(reply.result, "method", text, sizeof text);
         assert_string_equal(text, i == 0 ? "ping" : "jobs");
         rpc_reply_clear(&reply);
     }
@@ -166,7 +167,7 @@ static void test_a_refusal_that_was_not_waited_for_has_its_id(void **state)
     struct rpc rpc;
     struct rpc_reply reply;
     uint64_t asked, id = 0;
-    open_to(&fake, refuse, 5000, &rpc);
+    open_to(&fake, rpc_refuse, 5000, &rpc);
     assert_int_equal(rpc_send(&rpc, "live", NULL, &asked), RPC_OK);
     zmq_pollitem_t item = {.socket = rpc.socket, .events = ZMQ_POLLIN};
     assert_int_equal(zmq_poll(&item, 1, 5000), 1);
@@ -216,8 +217,9 @@ static void test_what_is_no_answer_is_broken(void **state)
     struct rpc rpc;
     struct rpc_reply reply;
     open_to(&fake, answer_bytes, 5000, &rpc);
-    for (size_t i = 0; i < sizeof(methods) / sizeof(methods[0]); i++)
+    for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++) {
         assert_int_equal(rpc_call(&rpc, methods[i], NULL, &reply), RPC_BROKEN);
+    }
     close_both(&fake, &rpc);
 }
 
@@ -234,7 +236,7 @@ static void test_a_frame_beyond_the_limit_is_not_taken(void **state)
     void *context = zmq_ctx_new();
     void *pull = zmq_socket(context, ZMQ_PULL), *push = zmq_socket(context, ZMQ_PUSH);
     char endpoint[64], frame[2000] = "";
-    size_t length = sizeof(endpoint);
+    size_t length = sizeof endpoint;
     int size = -1;
     (void)state;
     sockopt_frame_max(pull, 1000);
@@ -246,7 +248,7 @@ static void test_a_frame_beyond_the_limit_is_not_taken(void **state)
     assert_int_equal(zmq_send(push, frame, 1001, 0), 1001);
     for (int i = 0; i < 100 && size < 0; i++) { /* what the lost connection had is lost too */
         zmq_send(push, frame, 1000, ZMQ_DONTWAIT);
-        size = zmq_recv(pull, frame, sizeof(frame), 0);
+        size = zmq_recv(pull, frame, sizeof frame, 0);
     }
     assert_int_equal(size, 1000);
     zmq_close(pull);

@@ -15,52 +15,55 @@ static const char *const statistics[] = {"mean", "std", "min", "max",  "p10",
 /* What the fake says -----------------------------------------------------------------------------
  */
 
-static void put_text(struct mpk_writer *reply, const char *key, const char *text)
+static void past_put_text(struct mpk_writer *reply, const char *key, const char *text)
 {
     mpk_put_str(reply, key);
     mpk_put_str(reply, text);
 }
 
-static void put_number(struct mpk_writer *reply, const char *key, uint64_t number)
+static void past_put_number(struct mpk_writer *reply, const char *key, uint64_t number)
 {
     mpk_put_str(reply, key);
     mpk_put_u64(reply, number);
 }
 
-static void put_real(struct mpk_writer *reply, const char *key, double number)
+static void past_put_real(struct mpk_writer *reply, const char *key, double number)
 {
     mpk_put_str(reply, key);
     mpk_put_f64(reply, number);
 }
 
-static void put_layer(struct mpk_writer *reply)
+static void past_put_layer(struct mpk_writer *reply)
 {
-    put_text(reply, "stack", "decoder");
-    put_number(reply, "layer", 3);
-    put_text(reply, "site", "self");
+    past_put_text(reply, "stack", "decoder");
+    past_put_number(reply, "layer", 3);
+    past_put_text(reply, "site", "self");
 }
 
-static void put_column(struct mpk_writer *reply, double first, uint32_t windows)
+static void past_put_column(struct mpk_writer *reply, double first, uint32_t windows)
 {
     mpk_put_array(reply, windows);
-    for (uint32_t i = 0; i < windows; i++)
+    for (uint32_t i = 0; i < windows; i++) {
         mpk_put_f64(reply, first == 0 && i == 1 ? NAN : first + 0.125 * i);
+    }
 }
 
-static void put_values(struct mpk_writer *reply, uint32_t windows, uint32_t heads)
+static void past_put_values(struct mpk_writer *reply, uint32_t windows, uint32_t heads)
 {
     mpk_put_str(reply, "values");
     mpk_put_map(reply, 10);
     for (int i = 0; i < 10; i++) {
         mpk_put_str(reply, statistics[i]);
-        if (heads > 1)
+        if (heads > 1) {
             mpk_put_array(reply, heads);
-        for (uint32_t head = 0; head < heads; head++)
-            put_column(reply, i == 1 ? 0 : i + head * 0.5, windows);
+        }
+        for (uint32_t head = 0; head < heads; head++) {
+            past_put_column(reply, i == 1 ? 0 : i + head * 0.5, windows);
+        }
     }
 }
 
-static void put_windows(struct mpk_writer *reply, uint64_t first, uint32_t windows)
+static void past_put_windows(struct mpk_writer *reply, uint64_t first, uint32_t windows)
 {
     static const char *const keys[] = {"first", "last", "epoch", "step", "time_ns"};
     mpk_put_str(reply, "windows");
@@ -68,51 +71,53 @@ static void put_windows(struct mpk_writer *reply, uint64_t first, uint32_t windo
     for (int key = 0; key < 5; key++) {
         mpk_put_str(reply, keys[key]);
         mpk_put_array(reply, windows);
-        for (uint64_t i = 0; i < windows; i++)
+        for (uint64_t i = 0; i < windows; i++) {
             mpk_put_u64(reply, key == 3 ? 10 * (first + i) : key == 0 ? first + i - 1 : first + i);
+        }
     }
     mpk_put_str(reply, "partial");
     mpk_put_array(reply, windows);
-    for (uint32_t i = 0; i < windows; i++)
+    for (uint32_t i = 0; i < windows; i++) {
         mpk_put_bool(reply, i + 1 == windows);
+    }
 }
 
-static void put_series(struct mpk_writer *reply, const msgpack_object *params)
+static void past_put_series(struct mpk_writer *reply, const msgpack_object *params)
 {
     uint32_t heads = mpk_find(params, "head") ? 1 : 2;
     uint64_t from = field_u64(params, "from");
     char metric[64];
-    field_text(params, "metric", metric, sizeof(metric));
+    field_text(params, "metric", metric, sizeof metric);
     mpk_put_map(reply, 10);
-    put_text(reply, "job", "gpt");
-    put_text(reply, "run", "abcdef0123456789abcdef0123456789");
-    put_text(reply, "metric", *metric ? metric : "entropy_normalized");
-    put_text(reply, "unit", "epoch");
-    put_number(reply, "length", 2);
-    put_number(reply, "every", 1);
+    past_put_text(reply, "job", "gpt");
+    past_put_text(reply, "run", "abcdef0123456789abcdef0123456789");
+    past_put_text(reply, "metric", *metric ? metric : "entropy_normalized");
+    past_put_text(reply, "unit", "epoch");
+    past_put_number(reply, "length", 2);
+    past_put_number(reply, "every", 1);
     mpk_put_str(reply, "heads");
     mpk_put_array(reply, heads);
     for (uint32_t i = 0; i < heads; i++) {
         mpk_put_map(reply, 4);
-        put_layer(reply);
-        put_number(reply, "head", heads == 1 ? field_u64(params, "head") : i);
+        past_put_layer(reply);
+        past_put_number(reply, "head", heads == 1 ? field_u64(params, "head") : i);
     }
     mpk_put_str(reply, "more");
     mpk_put_bool(reply, from < 8);
-    put_windows(reply, from > 5 ? from : 5, from > 5 ? 1 : 3);
-    put_values(reply, from > 5 ? 1 : 3, heads);
+    past_put_windows(reply, from > 5 ? from : 5, from > 5 ? 1 : 3);
+    past_put_values(reply, from > 5 ? 1 : 3, heads);
 }
 
-static void put_kept(struct mpk_writer *reply)
+static void past_put_kept(struct mpk_writer *reply)
 {
     mpk_put_map(reply, 3);
-    put_text(reply, "job", "gpt");
-    put_text(reply, "run", "abcdef0123456789abcdef0123456789");
+    past_put_text(reply, "job", "gpt");
+    past_put_text(reply, "run", "abcdef0123456789abcdef0123456789");
     mpk_put_str(reply, "layers");
     mpk_put_array(reply, 1);
     mpk_put_map(reply, 6);
-    put_layer(reply);
-    put_number(reply, "heads", 2);
+    past_put_layer(reply);
+    past_put_number(reply, "heads", 2);
     mpk_put_str(reply, "tracks");
     mpk_put_array(reply, 0);
     mpk_put_str(reply, "metrics");
@@ -122,7 +127,7 @@ static void put_kept(struct mpk_writer *reply)
     mpk_put_str(reply, "sink_rate");
 }
 
-static void put_alert(struct mpk_writer *reply, enum alert_state state, bool of_run)
+static void past_put_alert(struct mpk_writer *reply, enum alert_state state, bool of_run)
 {
     static const uint8_t run[RUN_BYTES] = {0xab};
     struct alert_result alert = {
@@ -143,56 +148,57 @@ static void put_alert(struct mpk_writer *reply, enum alert_state state, bool of_
     alert_encode(&alert, reply);
 }
 
-static void put_alerts(struct mpk_writer *reply, bool firing)
+static void past_put_alerts(struct mpk_writer *reply, bool firing)
 {
     mpk_put_map(reply, 3);
     mpk_put_str(reply, "firing");
     mpk_put_array(reply, firing);
-    if (firing)
-        put_alert(reply, ALERT_FIRING, false);
+    if (firing) {
+        past_put_alert(reply, ALERT_FIRING, false);
+    }
     mpk_put_str(reply, "alerts");
     mpk_put_array(reply, 1);
-    put_alert(reply, ALERT_RESOLVED, true);
+    past_put_alert(reply, ALERT_RESOLVED, true);
     mpk_put_str(reply, "more");
     mpk_put_bool(reply, true);
 }
 
-static void put_side(struct mpk_writer *reply, const char *name, const char *run)
+static void past_put_side(struct mpk_writer *reply, const char *name, const char *run)
 {
     mpk_put_str(reply, name);
     mpk_put_map(reply, 5);
-    put_text(reply, "job", "gpt");
-    put_text(reply, "run", run);
-    put_number(reply, "windows", 20);
-    put_number(reply, "first", 80);
-    put_number(reply, "last", 99);
+    past_put_text(reply, "job", "gpt");
+    past_put_text(reply, "run", run);
+    past_put_number(reply, "windows", 20);
+    past_put_number(reply, "first", 80);
+    past_put_number(reply, "last", 99);
 }
 
-static void put_metric(struct mpk_writer *reply, const char *name, double js)
+static void past_put_metric(struct mpk_writer *reply, const char *name, double js)
 {
     mpk_put_str(reply, name);
     mpk_put_map(reply, 4);
-    put_real(reply, "js", js);
-    put_real(reply, "mean_a", 2.5);
-    put_real(reply, "mean_b", 0.25);
-    put_real(reply, "delta", -2.25);
+    past_put_real(reply, "js", js);
+    past_put_real(reply, "mean_a", 2.5);
+    past_put_real(reply, "mean_b", 0.25);
+    past_put_real(reply, "delta", -2.25);
 }
 
-static void put_comparison(struct mpk_writer *reply, double distance)
+static void past_put_comparison(struct mpk_writer *reply, double distance)
 {
     mpk_put_map(reply, 6);
-    put_side(reply, "a", "abcdef0123456789");
-    put_side(reply, "b", "0123456789abcdef");
+    past_put_side(reply, "a", "abcdef0123456789");
+    past_put_side(reply, "b", "0123456789abcdef");
     mpk_put_str(reply, "heads");
     mpk_put_array(reply, 1);
     mpk_put_map(reply, 6);
-    put_layer(reply);
-    put_number(reply, "head", 2);
-    put_real(reply, "distance", distance);
+    past_put_layer(reply);
+    past_put_number(reply, "head", 2);
+    past_put_real(reply, "distance", distance);
     mpk_put_str(reply, "metrics");
     mpk_put_map(reply, 2);
-    put_metric(reply, "confidence", distance / 2);
-    put_metric(reply, "entropy", distance * 2);
+    past_put_metric(reply, "confidence", distance / 2);
+    past_put_metric(reply, "entropy", distance * 2);
     mpk_put_str(reply, "only_a");
     mpk_put_array(reply, 0);
     mpk_put_str(reply, "only_b");
@@ -202,26 +208,26 @@ static void put_comparison(struct mpk_writer *reply, double distance)
     mpk_put_bool(reply, true);
 }
 
-static void put_runs(struct mpk_writer *reply)
+static void past_put_runs(struct mpk_writer *reply)
 {
     mpk_put_map(reply, 2);
     mpk_put_str(reply, "runs");
     mpk_put_array(reply, 1);
     mpk_put_map(reply, 8);
-    put_text(reply, "job", "gpt");
-    put_text(reply, "run", "abcdef0123456789abcdef0123456789");
-    put_text(reply, "state", "ended");
-    put_number(reply, "world", 1);
-    put_number(reply, "first_ns", 1700000000000000000);
-    put_number(reply, "last_ns", 1700003600000000000);
-    put_number(reply, "epoch", 9);
-    put_number(reply, "step", 900);
+    past_put_text(reply, "job", "gpt");
+    past_put_text(reply, "run", "abcdef0123456789abcdef0123456789");
+    past_put_text(reply, "state", "ended");
+    past_put_number(reply, "world", 1);
+    past_put_number(reply, "first_ns", 1700000000000000000);
+    past_put_number(reply, "last_ns", 1700003600000000000);
+    past_put_number(reply, "epoch", 9);
+    past_put_number(reply, "step", 900);
     mpk_put_str(reply, "more");
     mpk_put_bool(reply, false);
 }
 
 /* Jobs whose name is a code are refused with it. */
-static bool refuse(const char *job, uint64_t id, struct mpk_writer *reply)
+static bool past_refuse(const char *job, uint64_t id, struct mpk_writer *reply)
 {
     static const char *const refusals[][2] = {
         {"history_off", "there is no history: it is switched off, or its database cannot be used"},
@@ -230,40 +236,43 @@ static bool refuse(const char *job, uint64_t id, struct mpk_writer *reply)
         {"job_unknown", "no such job"},
         {"argument", "from is greater than to"},
     };
-    for (size_t i = 0; i < sizeof(refusals) / sizeof(refusals[0]); i++)
+    for (size_t i = 0; i < sizeof refusals / sizeof refusals[0]; i++) {
         if (strcmp(job, refusals[i][0]) == 0) {
             fake_put_error(reply, id, refusals[i][0], refusals[i][1]);
             return true;
         }
+    }
     return false;
 }
 
-static void answer(const struct fake *fake, const char *method, uint64_t id,
-                   const msgpack_object *params, struct mpk_writer *reply)
+static void test_past_answer(const struct fake *fake, const char *method, uint64_t id,
+                             const msgpack_object *params, struct mpk_writer *reply)
 {
     char job[64], metric[64];
     (void)fake;
-    field_text(params, "job", job, sizeof(job));
-    field_text(params, "metric", metric, sizeof(metric));
-    if (refuse(job, id, reply))
+    field_text(params, "job", job, sizeof job);
+    field_text(params, "metric", metric, sizeof metric);
+    if (past_refuse(job, id, reply)) {
         return;
+    }
     if (strcmp(metric, "gone") == 0 || strcmp(metric, "entrpy") == 0) {
         fake_put_error(reply, id, "no_history", "decoder.3.self has no 'gone'");
         return;
     }
     fake_put_ok(reply, id);
-    if (strcmp(method, "history") == 0)
-        put_series(reply, params);
-    else if (strcmp(method, "windows") == 0)
-        put_kept(reply);
-    else if (strcmp(method, "alerts") == 0)
-        put_alerts(reply, strcmp(job, "calm") != 0);
-    else if (strcmp(method, "compare") == 0)
-        put_comparison(reply, strcmp(job, "same") == 0 ? 0 : 0.25);
-    else if (strcmp(method, "runs") == 0)
-        put_runs(reply);
-    else
+    if (strcmp(method, "history") == 0) {
+        past_put_series(reply, params);
+    } else if (strcmp(method, "windows") == 0) {
+        past_put_kept(reply);
+    } else if (strcmp(method, "alerts") == 0) {
+        past_put_alerts(reply, strcmp(job, "calm") != 0);
+    } else if (strcmp(method, "compare") == 0) {
+        past_put_comparison(reply, strcmp(job, "same") == 0 ? 0 : 0.25);
+    } else if (strcmp(method, "runs") == 0) {
+        past_put_runs(reply);
+    } else {
         mpk_put_map(reply, 0);
+    }
 }
 
 /* Prints the parameters it was asked with, as an unknown error. */
@@ -281,10 +290,10 @@ static void answer_params(const struct fake *fake, const char *method, uint64_t 
     free(text);
 }
 
-static int set_up(void **state)
+static int past_set_up(void **state)
 {
     static struct fake fake;
-    fake_start(&fake, answer);
+    fake_start(&fake, test_past_answer);
     *state = &fake;
     return 0;
 }
@@ -297,13 +306,13 @@ static int set_up_params(void **state)
     return 0;
 }
 
-static int tear_down(void **state)
+static int past_tear_down(void **state)
 {
     fake_stop(*state);
     return 0;
 }
 
-static void assert_says(void **state, const char *arguments, int status, const char *text)
+static void past_assert_says(void **state, const char *arguments, int status, const char *text)
 {
     struct fake *fake = *state;
     attnctl_finish(attnctl_start(fake->endpoint, arguments), status, text);
@@ -314,92 +323,95 @@ static void assert_says(void **state, const char *arguments, int status, const c
 
 static void test_one_head_has_a_row_per_window(void **state)
 {
-    assert_says(state, "history gpt --head 2", 0,
-                "gpt, run abcdef01, decoder.3.self.h2\n"
-                "entropy_normalized, per 2 epochs every 1\n"
-                "\n"
-                "EPOCH  STEP    MEAN     STD     MIN     P10     P50     P90     MAX\n"
-                "4-5      50  0.0000  0.0000  2.0000  4.0000  5.0000  6.0000  3.0000\n"
-                "5-6      60       -       -  2.1250  4.1250  5.1250  6.1250  3.1250\n"
-                "6-7*     70  0.2500  0.2500  2.2500  4.2500  5.2500  6.2500  3.2500\n"
-                "\n"
-                "* partial: the window was cut short, or goes on\n"
-                "there are earlier windows: --count, --from and --to choose others\n");
+    past_assert_says(state, "history gpt --head 2", 0,
+                     "gpt, run abcdef01, decoder.3.self.h2\n"
+                     "entropy_normalized, per 2 epochs every 1\n"
+                     "\n"
+                     "EPOCH  STEP    MEAN     STD     MIN     P10     P50     P90     MAX\n"
+                     "4-5      50  0.0000  0.0000  2.0000  4.0000  5.0000  6.0000  3.0000\n"
+                     "5-6      60       -       -  2.1250  4.1250  5.1250  6.1250  3.1250\n"
+                     "6-7*     70  0.2500  0.2500  2.2500  4.2500  5.2500  6.2500  3.2500\n"
+                     "\n"
+                     "* partial: the window was cut short, or goes on\n"
+                     "there are earlier windows: --count, --from and --to choose others\n");
 }
 
 static void test_all_heads_have_a_column_each(void **state)
 {
-    assert_says(state, "history gpt --metric entropy --from 6", 0,
-                "gpt, run abcdef01, decoder.3.self\n"
-                "entropy, means, per 2 epochs every 1\n"
-                "\n"
-                "EPOCH  STEP      h0      h1\n"
-                "5-6*     60  0.0000  0.5000\n"
-                "\n"
-                "* partial: the window was cut short, or goes on\n"
-                "there are later windows: --count, --from and --to choose others\n");
+    past_assert_says(state, "history gpt --metric entropy --from 6", 0,
+                     "gpt, run abcdef01, decoder.3.self\n"
+                     "entropy, means, per 2 epochs every 1\n"
+                     "\n"
+                     "EPOCH  STEP      h0      h1\n"
+                     "5-6*     60  0.0000  0.5000\n"
+                     "\n"
+                     "* partial: the window was cut short, or goes on\n"
+                     "there are later windows: --count, --from and --to choose others\n");
 }
 
 static void test_history_as_csv(void **state)
 {
-    assert_says(state, "history gpt --head 1 --csv | head -n 2", 0,
-                "job,run,unit,length,every,first_unit,last_unit,epoch,step,time_ns,partial,stack,"
-                "layer,site,head,metric,mean,std,min,max,p10,p50,p90,p99,last,count\n"
-                "gpt,abcdef0123456789abcdef0123456789,epoch,2,1,4,5,5,50,5,false,decoder,3,self,1,"
-                "entropy_normalized,0,0,2,3,4,5,6,7,8,9\n");
+    past_assert_says(
+        state, "history gpt --head 1 --csv | head -n 2", 0,
+        "job,run,unit,length,every,first_unit,last_unit,epoch,step,time_ns,partial,stack,"
+        "layer,site,head,metric,mean,std,min,max,p10,p50,p90,p99,last,count\n"
+        "gpt,abcdef0123456789abcdef0123456789,epoch,2,1,4,5,5,50,5,false,decoder,3,self,1,"
+        "entropy_normalized,0,0,2,3,4,5,6,7,8,9\n");
 }
 
 static void test_what_history_asks(void **state)
 {
-    assert_says(state,
-                "history gpt --run ab --stack decoder --layer 3 --site self --head 2 --metric "
-                "entropy --window '1 epoch' --from 1 --to 9 --count 7",
-                1,
-                "attnctl: attnd refused: "
-                "{\"job\":\"gpt\",\"run\":\"ab\",\"stack\":\"decoder\",\"layer\":3,\"site\":"
-                "\"self\",\"head\":2,\"metric\":\"entropy\",\"window\":\"1 epoch\",\"from\":1,"
-                "\"to\":9,\"limit\":7} (echo)\n");
-    assert_says(state, "history gpt", 1,
-                "attnctl: attnd refused: {\"job\":\"gpt\",\"limit\":20} (echo)\n");
-    assert_says(state, "history gpt --json", 1,
-                "attnctl: attnd refused: {\"job\":\"gpt\",\"limit\":200000} (echo)\n");
+    past_assert_says(state,
+                     "history gpt --run ab --stack decoder --layer 3 --site self --head 2 --metric "
+                     "entropy --window '1 epoch' --from 1 --to 9 --count 7",
+                     1,
+                     "attnctl: attnd refused: "
+                     "{\"job\":\"gpt\",\"run\":\"ab\",\"stack\":\"decoder\",\"layer\":3,\"site\":"
+                     "\"self\",\"head\":2,\"metric\":\"entropy\",\"window\":\"1 epoch\",\"from\":1,"
+                     "\"to\":9,\"limit\":7} (echo)\n");
+    past_assert_says(state, "history gpt", 1,
+                     "attnctl: attnd refused: {\"job\":\"gpt\",\"limit\":20} (echo)\n");
+    past_assert_says(state, "history gpt --json", 1,
+                     "attnctl: attnd refused: {\"job\":\"gpt\",\"limit\":200000} (echo)\n");
 }
 
 static void test_refusals_say_what_to_do(void **state)
 {
-    assert_says(state, "history history_off", 1,
-                "attnctl: there is no history: it is switched off, or its database cannot be used "
-                "(the log of attnd says more; see history.enabled and history.path in attnctl "
-                "config)\n");
-    assert_says(state, "history query_time", 1,
-                "attnctl: the question took longer than history.query_time: ask for less with "
-                "--from and --to, or raise it\n");
-    assert_says(state, "history run_unknown", 1,
-                "attnctl: no run of gpt begins with 'b'; there are a1, a2\n");
-    assert_says(state, "history job_unknown", 1,
-                "attnctl: no such job: 'job_unknown' (see attnctl jobs)\n");
-    assert_says(state, "history argument", 2, "attnctl: from is greater than to\n");
-    assert_says(state, "history gpt --metric gone", 1, "attnctl: decoder.3.self has no 'gone'\n");
-    assert_says(state, "history gpt --metric entrpy", 2,
-                "attnctl: --metric: 'entrpy': not in run abcdef01 of gpt: did you mean "
-                "'entropy'?\n");
+    past_assert_says(
+        state, "history history_off", 1,
+        "attnctl: there is no history: it is switched off, or its database cannot be used "
+        "(the log of attnd says more; see history.enabled and history.path in attnctl "
+        "config)\n");
+    past_assert_says(state, "history query_time", 1,
+                     "attnctl: the question took longer than history.query_time: ask for less with "
+                     "--from and --to, or raise it\n");
+    past_assert_says(state, "history run_unknown", 1,
+                     "attnctl: no run of gpt begins with 'b'; there are a1, a2\n");
+    past_assert_says(state, "history job_unknown", 1,
+                     "attnctl: no such job: 'job_unknown' (see attnctl jobs)\n");
+    past_assert_says(state, "history argument", 2, "attnctl: from is greater than to\n");
+    past_assert_says(state, "history gpt --metric gone", 1,
+                     "attnctl: decoder.3.self has no 'gone'\n");
+    past_assert_says(state, "history gpt --metric entrpy", 2,
+                     "attnctl: --metric: 'entrpy': not in run abcdef01 of gpt: did you mean "
+                     "'entropy'?\n");
 }
 
 static void test_options_of_the_past_are_checked(void **state)
 {
-    assert_says(state, "history gpt --run XY", 2,
-                "attnctl: --run: 'XY': not accepted (valid: the first of its 32 hexadecimal "
-                "digits) (see attnctl history --help)\n");
-    assert_says(state, "history gpt --from -1", 2,
-                "attnctl: --from: '-1': not accepted (valid: a whole number) (see attnctl "
-                "history --help)\n");
-    assert_says(
+    past_assert_says(state, "history gpt --run XY", 2,
+                     "attnctl: --run: 'XY': not accepted (valid: the first of its 32 hexadecimal "
+                     "digits) (see attnctl history --help)\n");
+    past_assert_says(state, "history gpt --from -1", 2,
+                     "attnctl: --from: '-1': not accepted (valid: a whole number) (see attnctl "
+                     "history --help)\n");
+    past_assert_says(
         state, "history gpt --head x", 2,
         "attnctl: --head: 'x': not accepted (valid: 0 to 1048575) (see attnctl history --help)\n");
-    assert_says(state, "history", 2,
-                "attnctl: JOB is missing; usage: attnctl history JOB [OPTIONS]\n");
-    assert_says(state, "history gpt --all", 2,
-                "attnctl: --all is not an option of history (see attnctl history --help)\n");
+    past_assert_says(state, "history", 2,
+                     "attnctl: JOB is missing; usage: attnctl history JOB [OPTIONS]\n");
+    past_assert_says(state, "history gpt --all", 2,
+                     "attnctl: --all is not an option of history (see attnctl history --help)\n");
 }
 
 /* alerts -----------------------------------------------------------------------------------------
@@ -407,29 +419,30 @@ static void test_options_of_the_past_are_checked(void **state)
 
 static void test_something_firing_is_bad_news(void **state)
 {
-    assert_says(state, "alerts gpt", 1,
-                "SEVERITY  RULE              WHERE              VALUE    BOUND  SINCE      STATE\n"
-                "critical  entropy_collapse  decoder.3.self.h2  0.03125  0.1    step 1150  firing\n"
-                "\n"
-                "entropy of head 2 is low\n");
+    past_assert_says(
+        state, "alerts gpt", 1,
+        "SEVERITY  RULE              WHERE              VALUE    BOUND  SINCE      STATE\n"
+        "critical  entropy_collapse  decoder.3.self.h2  0.03125  0.1    step 1150  firing\n"
+        "\n"
+        "entropy of head 2 is low\n");
 }
 
 static void test_calm_is_good_news(void **state)
 {
-    assert_says(state, "alerts calm", 0,
-                "nothing is firing; attnctl alerts --all shows what is over\n");
-    assert_says(state, "alerts calm --all", 0,
-                "nothing is firing\n"
-                "SEVERITY  RULE     WHERE    VALUE  BOUND  SINCE      STATE\n"
-                "warning   silence  the run  -      0.1    step 1150  resolved\n"
-                "there are earlier ones: --count shows more\n");
+    past_assert_says(state, "alerts calm", 0,
+                     "nothing is firing; attnctl alerts --all shows what is over\n");
+    past_assert_says(state, "alerts calm --all", 0,
+                     "nothing is firing\n"
+                     "SEVERITY  RULE     WHERE    VALUE  BOUND  SINCE      STATE\n"
+                     "warning   silence  the run  -      0.1    step 1150  resolved\n"
+                     "there are earlier ones: --count shows more\n");
 }
 
 static void test_alerts_of_all_jobs_name_the_job(void **state)
 {
-    assert_says(state, "alerts | head -n 2 | cut -c1-30", 0,
-                "SEVERITY JOB RULE             \n"
-                "critical gpt entropy_collapse \n");
+    past_assert_says(state, "alerts | head -n 2 | cut -c1-30", 0,
+                     "SEVERITY JOB RULE             \n"
+                     "critical gpt entropy_collapse \n");
 }
 
 /* compare ----------------------------------------------------------------------------------------
@@ -437,39 +450,40 @@ static void test_alerts_of_all_jobs_name_the_job(void **state)
 
 static void test_compare_ranks_heads(void **state)
 {
-    assert_says(state, "compare gpt/ab gpt/01 --count 1", 0,
-                "a: gpt, run abcdef01, 20 windows, 80 to 99\n"
-                "b: gpt, run 01234567, 20 windows, 80 to 99\n"
-                "\n"
-                "HEAD               DISTANCE  MOST BY   JS  MEAN A  MEAN B\n"
-                "decoder.3.self.h2      0.25  entropy  0.5     2.5    0.25\n"
-                "1 head only in b\n"
-                "there are more heads: --count shows them\n");
+    past_assert_says(state, "compare gpt/ab gpt/01 --count 1", 0,
+                     "a: gpt, run abcdef01, 20 windows, 80 to 99\n"
+                     "b: gpt, run 01234567, 20 windows, 80 to 99\n"
+                     "\n"
+                     "HEAD               DISTANCE  MOST BY   JS  MEAN A  MEAN B\n"
+                     "decoder.3.self.h2      0.25  entropy  0.5     2.5    0.25\n"
+                     "1 head only in b\n"
+                     "there are more heads: --count shows them\n");
 }
 
 static void test_runs_that_are_alike_have_no_table(void **state)
 {
-    assert_says(state, "compare same same", 0,
-                "a: gpt, run abcdef01, 20 windows, 80 to 99\n"
-                "b: gpt, run 01234567, 20 windows, 80 to 99\n"
-                "no head differs\n"
-                "1 head only in b\n"
-                "there are more heads: --count shows them\n");
+    past_assert_says(state, "compare same same", 0,
+                     "a: gpt, run abcdef01, 20 windows, 80 to 99\n"
+                     "b: gpt, run 01234567, 20 windows, 80 to 99\n"
+                     "no head differs\n"
+                     "1 head only in b\n"
+                     "there are more heads: --count shows them\n");
 }
 
 static void test_what_compare_asks(void **state)
 {
-    assert_says(state, "compare gpt/ab bert --metric entropi", 2,
-                "attnctl: --metric: 'entropi': unknown: did you mean 'entropy'?\n");
-    assert_says(state, "compare gpt/ab bert --metric entropy", 1,
-                "attnctl: attnd refused: {\"job\":\"gpt\",\"run\":\"ab\",\"job_b\":\"bert\","
-                "\"metric\":\"entropy\",\"limit\":20} (echo)\n");
-    assert_says(state, "compare gpt/ g/x", 2,
-                "attnctl: 'gpt/': not a run (valid: JOB, or JOB/RUN with the first digits of "
-                "it)\n");
-    assert_says(state, "compare gpt bert/XYZ", 2,
-                "attnctl: 'bert/XYZ': not a run (valid: JOB, or JOB/RUN with the first digits of "
-                "it)\n");
+    past_assert_says(state, "compare gpt/ab bert --metric entropi", 2,
+                     "attnctl: --metric: 'entropi': unknown: did you mean 'entropy'?\n");
+    past_assert_says(state, "compare gpt/ab bert --metric entropy", 1,
+                     "attnctl: attnd refused: {\"job\":\"gpt\",\"run\":\"ab\",\"job_b\":\"bert\","
+                     "\"metric\":\"entropy\",\"limit\":20} (echo)\n");
+    past_assert_says(state, "compare gpt/ g/x", 2,
+                     "attnctl: 'gpt/': not a run (valid: JOB, or JOB/RUN with the first digits of "
+                     "it)\n");
+    past_assert_says(
+        state, "compare gpt bert/XYZ", 2,
+        "attnctl: 'bert/XYZ': not a run (valid: JOB, or JOB/RUN with the first digits of "
+        "it)\n");
 }
 
 /* export -----------------------------------------------------------------------------------------
@@ -481,36 +495,40 @@ static void test_what_compare_asks(void **state)
 /* Three pages; `gone` has nothing, and is no reason to stop. */
 static void test_export_goes_from_page_to_page(void **state)
 {
-    assert_says(state, "export gpt --csv --head 0 --metric entropy --metric gone", 0,
-                "job,run,unit,length,every,first_unit,last_unit,epoch,step,time_ns,partial,stack,"
-                "layer,site,head,metric,mean,std,min,max,p10,p50,p90,p99,last,count\n" ROW(
-                    "4,5,5,50,5,false", "0,0,2,3,4,5,6,7,8,9")
-                    ROW("5,6,6,60,6,false", ",,2.125,3.125,4.125,5.125,6.125,7.125,8.125,9.125")
-                        ROW("6,7,7,70,7,true", "0.25,0.25,2.25,3.25,4.25,5.25,6.25,7.25,8.25,9.25")
-                            ROW("7,8,8,80,8,true", "0,0,2,3,4,5,6,7,8,9"));
+    past_assert_says(
+        state, "export gpt --csv --head 0 --metric entropy --metric gone", 0,
+        "job,run,unit,length,every,first_unit,last_unit,epoch,step,time_ns,partial,stack,"
+        "layer,site,head,metric,mean,std,min,max,p10,p50,p90,p99,last,count\n" ROW(
+            "4,5,5,50,5,false", "0,0,2,3,4,5,6,7,8,9")
+            ROW("5,6,6,60,6,false", ",,2.125,3.125,4.125,5.125,6.125,7.125,8.125,9.125")
+                ROW("6,7,7,70,7,true", "0.25,0.25,2.25,3.25,4.25,5.25,6.25,7.25,8.25,9.25")
+                    ROW("7,8,8,80,8,true", "0,0,2,3,4,5,6,7,8,9"));
 }
 
 static void test_export_as_json_is_an_object_per_line(void **state)
 {
-    assert_says(state, "export gpt --json --head 0 --metric entropy | head -n 2 | tail -n 1", 0,
-                "{\"job\":\"gpt\",\"run\":\"abcdef0123456789abcdef0123456789\",\"unit\":\"epoch\","
-                "\"length\":2,\"every\":1,\"first_unit\":5,\"last_unit\":6,\"epoch\":6,\"step\":60,"
-                "\"time_ns\":6,\"partial\":false,\"stack\":\"decoder\",\"layer\":3,\"site\":"
-                "\"self\",\"head\":0,\"metric\":\"entropy\",\"mean\":null,\"std\":null,"
-                "\"min\":2.125,\"max\":3.125,\"p10\":4.125,\"p50\":5.125,\"p90\":6.125,\"p99\":7."
-                "125,\"last\":"
-                "8.125,\"count\":9.125}\n");
+    past_assert_says(
+        state, "export gpt --json --head 0 --metric entropy | head -n 2 | tail -n 1", 0,
+        "{\"job\":\"gpt\",\"run\":\"abcdef0123456789abcdef0123456789\",\"unit\":\"epoch\","
+        "\"length\":2,\"every\":1,\"first_unit\":5,\"last_unit\":6,\"epoch\":6,\"step\":60,"
+        "\"time_ns\":6,\"partial\":false,\"stack\":\"decoder\",\"layer\":3,\"site\":"
+        "\"self\",\"head\":0,\"metric\":\"entropy\",\"mean\":null,\"std\":null,"
+        "\"min\":2.125,\"max\":3.125,\"p10\":4.125,\"p50\":5.125,\"p90\":6.125,\"p99\":7."
+        "125,\"last\":"
+        "8.125,\"count\":9.125}\n");
 }
 
 static void test_export_needs_a_format_and_a_metric(void **state)
 {
-    assert_says(state, "export gpt", 2, "attnctl: give --csv or --json (one object per line)\n");
-    assert_says(state, "export gpt --json --metric nothing", 2,
-                "attnctl: --metric: 'nothing': not in run abcdef01 of gpt (valid: entropy, gone, "
-                "sink_rate)\n");
-    assert_says(state, "export gpt --json --metric entrpy", 2,
-                "attnctl: --metric: 'entrpy': not in run abcdef01 of gpt: did you mean "
-                "'entropy'?\n");
+    past_assert_says(state, "export gpt", 2,
+                     "attnctl: give --csv or --json (one object per line)\n");
+    past_assert_says(
+        state, "export gpt --json --metric nothing", 2,
+        "attnctl: --metric: 'nothing': not in run abcdef01 of gpt (valid: entropy, gone, "
+        "sink_rate)\n");
+    past_assert_says(state, "export gpt --json --metric entrpy", 2,
+                     "attnctl: --metric: 'entrpy': not in run abcdef01 of gpt: did you mean "
+                     "'entropy'?\n");
 }
 
 /* runs -------------------------------------------------------------------------------------------
@@ -518,9 +536,9 @@ static void test_export_needs_a_format_and_a_metric(void **state)
 
 static void test_runs_are_listed(void **state)
 {
-    assert_says(state, "runs gpt", 0,
-                "JOB       RUN  STATE             FIRST              LAST  EPOCH  STEP\n"
-                "gpt  abcdef01  ended  2023-11-14 22:13  2023-11-14 23:13      9   900\n");
+    past_assert_says(state, "runs gpt", 0,
+                     "JOB       RUN  STATE             FIRST              LAST  EPOCH  STEP\n"
+                     "gpt  abcdef01  ended  2023-11-14 22:13  2023-11-14 23:13      9   900\n");
 }
 
 static void test_lines_of_bars(void **state)
@@ -541,8 +559,8 @@ static void test_lines_of_bars(void **state)
     assert_string_equal(line, "");
 }
 
-#define WITH_FAKE(test)   cmocka_unit_test_setup_teardown(test, set_up, tear_down)
-#define WITH_PARAMS(test) cmocka_unit_test_setup_teardown(test, set_up_params, tear_down)
+#define WITH_FAKE(test)   cmocka_unit_test_setup_teardown(test, past_set_up, past_tear_down)
+#define WITH_PARAMS(test) cmocka_unit_test_setup_teardown(test, set_up_params, past_tear_down)
 
 int main(void)
 {

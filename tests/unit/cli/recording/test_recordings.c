@@ -31,17 +31,17 @@ struct fixture {
     struct playback playback;
 };
 
-static int set_up(void **state)
+static int recordings_set_up(void **state)
 {
     static struct fixture f;
     f = (struct fixture){.directory = "/tmp/attnd-recordings-XXXXXX"};
     assert_non_null(mkdtemp(f.directory));
-    snprintf(f.path, sizeof(f.path), "%s/run.rec", f.directory);
+    snprintf(f.path, sizeof f.path, "%s/run.rec", f.directory);
     *state = &f;
     return 0;
 }
 
-static int tear_down(void **state)
+static int recordings_tear_down(void **state)
 {
     struct fixture *f = *state;
     unlink(f->path);
@@ -86,7 +86,7 @@ static off_t file_size(struct fixture *f)
 static void expect_error(struct fixture *f, const char *format)
 {
     char expected[RECORDER_ERROR_MAX];
-    snprintf(expected, sizeof(expected), "%s: %s", f->path, format);
+    snprintf(expected, sizeof expected, "%s: %s", f->path, format);
     assert_string_equal(f->error, expected);
 }
 
@@ -104,8 +104,9 @@ static void expect_three(struct fixture *f)
         assert_true(recorded.received_ns == i + 1);
         assert_int_equal(recorded.frame_count, 2);
         assert_int_equal(recorded.frames[1].size, sizes[i]);
-        for (size_t at = 0; at < sizes[i]; at++)
+        for (size_t at = 0; at < sizes[i]; at++) {
             assert_int_equal(((const char *)recorded.frames[1].data)[at], 'p');
+        }
     }
     assert_int_equal(playback_next(&f->playback, &recorded, f->error), PLAYBACK_END);
     assert_int_equal(playback_next(&f->playback, &recorded, f->error), PLAYBACK_END);
@@ -121,12 +122,13 @@ static void test_messages_are_skimmed(void **state)
         struct recording_frame frames[] = {{"event/gpt/", 10}, {"header", 6}, {NULL, 0}};
         struct recorded recorded;
         char tensor[5000];
-        memset(tensor, 't', sizeof(tensor));
-        frames[2] = (struct recording_frame){tensor, sizeof(tensor)};
+        memset(tensor, 't', sizeof tensor);
+        frames[2] = (struct recording_frame){tensor, sizeof tensor};
         open_recorder(f);
         f->recorder.pack = pack == 1;
-        for (int i = 0; i < 3; i++)
+        for (int i = 0; i < 3; i++) {
             assert_int_equal(recorder_write(&f->recorder, 7, frames, 3, f->error), 0);
+        }
         assert_int_equal(recorder_close(&f->recorder, f->error), 0);
         assert_int_equal(playback_open(f->path, &f->playback, f->error), 0);
         for (int i = 0; i < 3; i++) {
@@ -135,11 +137,11 @@ static void test_messages_are_skimmed(void **state)
             assert_int_equal(recorded.frame_count, 3);
             assert_memory_equal(recorded.frames[0].data, "event/gpt/", 10);
             assert_memory_equal(recorded.frames[1].data, "header", 6);
-            assert_int_equal(recorded.frames[2].size, sizeof(tensor));
-            assert_true((recorded.frames[2].data == NULL) == (pack == 0));
+            assert_int_equal(recorded.frames[2].size, sizeof tensor);
+            assert_true((!recorded.frames[2].data) == (pack == 0));
             playback_seek(&f->playback, at);
             assert_int_equal(playback_next(&f->playback, &recorded, f->error), PLAYBACK_MESSAGE);
-            assert_memory_equal(recorded.frames[2].data, tensor, sizeof(tensor));
+            assert_memory_equal(recorded.frames[2].data, tensor, sizeof tensor);
         }
         assert_int_equal(playback_skim(&f->playback, &recorded, f->error), PLAYBACK_END);
         playback_close(&f->playback);
@@ -158,8 +160,9 @@ static void test_skimming_ends_where_the_file_is_cut(void **state)
     off_t size = file_size(f);
     assert_int_equal(truncate(f->path, size - 1), 0);
     assert_int_equal(playback_open(f->path, &f->playback, f->error), 0);
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < 2; i++) {
         assert_int_equal(playback_skim(&f->playback, &recorded, f->error), PLAYBACK_MESSAGE);
+    }
     assert_int_equal(playback_skim(&f->playback, &recorded, f->error), PLAYBACK_CUT);
     assert_int_equal(playback_skim(&f->playback, &recorded, f->error), PLAYBACK_END);
     playback_close(&f->playback);
@@ -200,9 +203,9 @@ static void test_a_cut_file_has_what_is_whole(void **state)
         enum playback_status status;
         assert_int_equal(truncate(f->path, size), 0);
         assert_int_equal(playback_open(f->path, &f->playback, f->error), 0);
-        do
+        do {
             status = playback_next(&f->playback, &recorded, f->error);
-        while (status == PLAYBACK_MESSAGE);
+        } while (status == PLAYBACK_MESSAGE);
         assert_true(status == PLAYBACK_CUT || status == PLAYBACK_END);
         assert_true(f->playback.messages < 3);
         assert_int_equal(playback_next(&f->playback, &recorded, f->error), PLAYBACK_END);
@@ -267,7 +270,7 @@ static void test_a_file_that_is_there_is_refused_unless_replaced(void **state)
     assert_int_equal(file_size(f), RECORDING_HEADER_BYTES);
 }
 
-static mode_t rights_of(const struct fixture *f)
+static mode_t recordings_rights_of(const struct fixture *f)
 {
     struct stat file;
     assert_int_equal(stat(f->path, &file), 0);
@@ -279,11 +282,11 @@ static void test_nobody_else_reads_a_recording(void **state)
     struct fixture *f = *state;
     mode_t mask = umask(0);
     write_three(f, false);
-    assert_int_equal(rights_of(f), 0600);
+    assert_int_equal(recordings_rights_of(f), 0600);
     assert_int_equal(chmod(f->path, 0644), 0);
     assert_int_equal(recorder_open(f->path, true, 1, &f->recorder, f->error), 0);
     assert_int_equal(recorder_close(&f->recorder, f->error), 0);
-    assert_int_equal(rights_of(f), 0600);
+    assert_int_equal(recordings_rights_of(f), 0600);
     umask(mask);
 }
 
@@ -341,8 +344,9 @@ static void test_the_end_is_when_every_rank_heard_of_has_said_bye(void **state)
     struct ranks ranks = {0};
     (void)state;
     assert_false(ranks_all_bye(&ranks));
-    for (uint32_t rank = 0; rank < 3; rank++)
+    for (uint32_t rank = 0; rank < 3; rank++) {
         note_event(&ranks, "gpt", rank, EVENT_HELLO, 0);
+    }
     note_event(&ranks, "gpt", 1, EVENT_BYE, 1);
     note_event(&ranks, "gpt", 0, EVENT_BYE, 1);
     assert_false(ranks_all_bye(&ranks));
@@ -358,9 +362,11 @@ static void test_where_a_rank_is_is_known(void **state)
 {
     struct ranks ranks = {0};
     (void)state;
-    for (uint64_t seq = 0; seq < 7; seq++)
-        for (uint32_t rank = 0; rank < 100; rank++)
+    for (uint64_t seq = 0; seq < 7; seq++) {
+        for (uint32_t rank = 0; rank < 100; rank++) {
             note_event(&ranks, "gpt", rank, EVENT_EPOCH_END, seq);
+        }
+    }
     assert_int_equal(ranks.count, 100);
     for (uint32_t rank = 0; rank < 100; rank++) {
         assert_int_equal(ranks.items[rank].rank, rank);
@@ -380,7 +386,7 @@ static void test_what_has_no_sound_header_is_nobodys(void **state)
     assert_int_equal(ranks.count, 0);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, recordings_set_up, recordings_tear_down)
 
 /* Counters ----------------------------------------------------------------------------------------
  */
@@ -392,7 +398,7 @@ static void test_reasons_of_any_name_are_json(void **state)
     char text[64] = "";
     (void)state;
     for (int json = 0; json < 2; json++) {
-        FILE *out = fmemopen(text, sizeof(text), "w");
+        FILE *out = fmemopen(text, sizeof text, "w");
         assert_non_null(out);
         feed_print_dropped(&counts, json, out);
         fclose(out);
@@ -415,8 +421,8 @@ int main(void)
         TEST(test_nobody_else_reads_a_recording),
         TEST(test_nobody_else_reads_a_recording),
         TEST(test_a_failed_write_leaves_whole_messages),
-        cmocka_unit_test_setup_teardown(test_a_directory_that_is_not_there_is_said, set_up,
-                                        tear_down),
+        cmocka_unit_test_setup_teardown(test_a_directory_that_is_not_there_is_said,
+                                        recordings_set_up, recordings_tear_down),
         cmocka_unit_test(test_the_end_is_when_every_rank_heard_of_has_said_bye),
         cmocka_unit_test(test_where_a_rank_is_is_known),
         cmocka_unit_test(test_what_has_no_sound_header_is_nobodys),

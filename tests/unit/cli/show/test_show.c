@@ -49,8 +49,9 @@ static void test_every_character_comes_back(void **state)
     for (uint32_t code = 1; code <= 0x10ffff; code += code < 0x3000 ? 1 : 97) {
         char text[UTF8_MAX];
         uint32_t found;
-        if (code >= 0xd800 && code < 0xe000)
+        if (code >= 0xd800 && code < 0xe000) {
             continue;
+        }
         size_t size = utf8_put(code, text);
         assert_int_equal(utf8_take(text, size, &found), size);
         assert_int_equal(found, code);
@@ -64,8 +65,9 @@ static void expect_fit(const char *label, int width, bool utf8, const char *text
 {
     char fitted[TOKEN_FIT_BYTES];
     int used = token_fit(label, width, utf8, fitted);
-    if (strcmp(fitted, text) != 0)
+    if (strcmp(fitted, text) != 0) {
         print_error("'%s', not '%s'\n", fitted, text);
+    }
     assert_string_equal(fitted, text);
     assert_int_equal(used, columns);
     assert_int_equal(token_text_width(fitted), columns);
@@ -139,10 +141,11 @@ static void test_a_long_token_of_marks_fits_its_room(void **state)
 {
     (void)state;
     char label[4096] = "", text[TOKEN_FIT_BYTES];
-    for (int i = 0; i < 300; i++)
+    for (int i = 0; i < 300; i++) {
         strcat(label, "\xf0\x9f\x98\x80\xcc\x81\xcc\x81\xcc\x81");
+    }
     assert_int_equal(token_fit(label, TOKEN_UNITS_MAX, true, text), TOKEN_UNITS_MAX - 1);
-    assert_true(strlen(text) < sizeof(text));
+    assert_true(strlen(text) < sizeof text);
 }
 
 static void test_names_of_files_are_cleaned(void **state)
@@ -151,12 +154,12 @@ static void test_names_of_files_are_cleaned(void **state)
     char text[64], small[6];
     token_clean(" a b\x1b[2J/\xc3\xa9"
                 "e\xcc\x81.npz",
-                true, text, sizeof(text));
+                true, text, sizeof text);
     assert_string_equal(text, " a b\\x1b[2J/\xc3\xa9"
                               "e\xcc\x81.npz");
-    token_clean("\xc3\xa9", false, text, sizeof(text));
+    token_clean("\xc3\xa9", false, text, sizeof text);
     assert_string_equal(text, "\\u00e9");
-    token_clean("abc\n\n", true, small, sizeof(small));
+    token_clean("abc\n\n", true, small, sizeof small);
     assert_string_equal(small, "abc\\n");
 }
 
@@ -191,7 +194,7 @@ static void expect_said(int width, const char *text, const char *lines)
     assert_non_null(screen.out);
     screen_say(&screen, 2, "%s", text);
     rewind(screen.out);
-    assert_true(fread(said, 1, sizeof(said) - 1, screen.out) > 0);
+    assert_true(fread(said, 1, sizeof said - 1, screen.out) > 0);
     fclose(screen.out);
     assert_string_equal(said, lines);
 }
@@ -219,17 +222,17 @@ struct fixture {
     float map[HEADS][T][T];
 };
 
-static int set_up(void **state)
+static int show_set_up(void **state)
 {
     static struct fixture f;
     f = (struct fixture){.directory = "/tmp/attnd-show-XXXXXX"};
     assert_non_null(mkdtemp(f.directory));
-    snprintf(f.path, sizeof(f.path), "%s/decoder.0.self.npy", f.directory);
+    snprintf(f.path, sizeof f.path, "%s/decoder.0.self.npy", f.directory);
     *state = &f;
     return 0;
 }
 
-static int tear_down(void **state)
+static int show_tear_down(void **state)
 {
     struct fixture *f = *state;
     findings_clear(&f->found);
@@ -241,13 +244,16 @@ static int tear_down(void **state)
 /* Query i gives 1 / (i + 1) to each key up to itself. */
 static void make_causal(struct fixture *f)
 {
-    for (int h = 0; h < HEADS; h++)
-        for (int i = 0; i < T; i++)
-            for (int j = 0; j <= i; j++)
+    for (int h = 0; h < HEADS; h++) {
+        for (int i = 0; i < T; i++) {
+            for (int j = 0; j <= i; j++) {
                 f->map[h][i][j] = 1.0f / (float)(i + 1);
+            }
+        }
+    }
 }
 
-static void measure(struct fixture *f, struct wish wish)
+static void show_measure(struct fixture *f, struct wish wish)
 {
     static const char header[] =
         "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 2, 4, 4)}\n";
@@ -255,10 +261,10 @@ static void measure(struct fixture *f, struct wish wish)
     FILE *out = fopen(f->path, "w");
     assert_non_null(out);
     fwrite("\x93NUMPY\1\0", 8, 1, out);
-    putc(sizeof(header) - 1, out);
+    putc(sizeof header - 1, out);
     putc(0, out);
-    fwrite(header, sizeof(header) - 1, 1, out);
-    fwrite(f->map, sizeof(f->map), 1, out);
+    fwrite(header, sizeof header - 1, 1, out);
+    fwrite(f->map, sizeof f->map, 1, out);
     assert_int_equal(fclose(out), 0);
     struct source_request request = {.files = &file, .file_count = 1};
     assert_int_equal(source_open(&request, &f->source, f->error), CLI_OK);
@@ -275,7 +281,7 @@ static void test_sound_rows_are_counted(void **state)
 {
     struct fixture *f = *state;
     make_causal(f);
-    measure(f, wish_for(HEAD_MEAN, TOKEN_AUTO));
+    show_measure(f, wish_for(HEAD_MEAN, TOKEN_AUTO));
     const struct row_sums *sums = &f->found.sums;
     assert_true(sums->rows == 8 && sums->sound == 8);
     assert_true(sums->zero == 0 && sums->missing == 0 && sums->other == 0);
@@ -287,11 +293,11 @@ static void test_rows_that_are_not_sound_are_told_apart(void **state)
 {
     struct fixture *f = *state;
     make_causal(f);
-    memset(f->map[0][1], 0, sizeof(f->map[0][1]));
+    memset(f->map[0][1], 0, sizeof f->map[0][1]);
     f->map[0][2][0] = NAN;
     f->map[1][3][3] = 0.75f;
     f->map[1][2][2] = INFINITY;
-    measure(f, wish_for(HEAD_MEAN, TOKEN_AUTO));
+    show_measure(f, wish_for(HEAD_MEAN, TOKEN_AUTO));
     const struct row_sums *sums = &f->found.sums;
     assert_true(sums->rows == 8 && sums->sound == 4 && sums->zero == 1 && sums->missing == 2 &&
                 sums->other == 1);
@@ -305,12 +311,12 @@ static void test_the_query_moves_on_from_one_key(void **state)
     make_causal(f);
     f->map[1][3][0] = 0.5f;
     f->map[1][3][1] = 0;
-    measure(f, wish_for(1, TOKEN_AUTO));
+    show_measure(f, wish_for(1, TOKEN_AUTO));
     assert_true(f->found.moved && f->found.row == 3);
     assert_true(f->found.query[0] == 0.5f && f->found.query[1] == 0);
     findings_clear(&f->found);
     source_free(&f->source);
-    measure(f, wish_for(HEAD_MEAN, 0));
+    show_measure(f, wish_for(HEAD_MEAN, 0));
     assert_true(!f->found.moved && f->found.row == 0 && f->found.query[0] == 1);
 }
 
@@ -320,7 +326,7 @@ static void test_each_head_has_its_first_keys(void **state)
     make_causal(f);
     memcpy(f->map[0][2], (float[]){0.25f, 0.5f, 0.25f, 0}, 4 * sizeof(float));
     memcpy(f->map[1][2], (float[]){NAN, NAN, NAN, 0.5f}, 4 * sizeof(float));
-    measure(f, wish_for(HEAD_MEAN, 2));
+    show_measure(f, wish_for(HEAD_MEAN, 2));
     const struct entry *tops = f->found.tops;
     assert_int_equal(f->found.top_count, 3);
     assert_true(tops[0].column == 1 && tops[0].weight == 0.5f);
@@ -334,7 +340,7 @@ static void test_pairs_are_the_largest_entries_in_order(void **state)
 {
     struct fixture *f = *state;
     make_causal(f);
-    measure(f, wish_for(0, TOKEN_AUTO));
+    show_measure(f, wish_for(0, TOKEN_AUTO));
     const struct entry *pairs = f->found.pairs;
     assert_int_equal(f->found.pair_count, 3);
     assert_true(pairs[0].row == 0 && pairs[0].column == 0 && pairs[0].weight == 1);
@@ -350,7 +356,7 @@ static void test_the_picture_is_of_means(void **state)
     struct wish wish = wish_for(0, TOKEN_AUTO);
     wish.picture_rows = 2;
     wish.picture_columns = 3;
-    measure(f, wish);
+    show_measure(f, wish);
     assert_true(f->found.picture_rows == 2 && f->found.picture_columns == 3);
     /* Columns 0, 1, 2 to 3; rows 0 to 1, 2 to 3. */
     assert_true(fabs(f->found.picture[0] - 0.75) < 1e-6);
@@ -362,14 +368,14 @@ static void test_the_picture_is_of_means(void **state)
 static void test_a_map_without_numbers_has_none(void **state)
 {
     struct fixture *f = *state;
-    memset(f->map, 0xff, sizeof(f->map)); /* the bits of a NaN */
-    measure(f, wish_for(HEAD_MEAN, TOKEN_AUTO));
+    memset(f->map, 0xff, sizeof f->map); /* the bits of a NaN */
+    show_measure(f, wish_for(HEAD_MEAN, TOKEN_AUTO));
     assert_int_equal(f->found.finite, 0);
     assert_int_equal(f->found.pair_count, 0);
     assert_true(isnan(f->found.sums.deviation) && isnan(f->found.picture[0]));
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, show_set_up, show_tear_down)
 
 int main(void)
 {

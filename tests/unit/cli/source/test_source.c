@@ -20,7 +20,7 @@ struct fixture {
     char *file;
 };
 
-static int set_up(void **state)
+static int source_set_up(void **state)
 {
     static struct fixture f;
     f = (struct fixture){.directory = "/tmp/attnd-source-XXXXXX"};
@@ -31,7 +31,7 @@ static int set_up(void **state)
     return 0;
 }
 
-static int tear_down(void **state)
+static int source_tear_down(void **state)
 {
     struct fixture *f = *state;
     source_free(&f->source);
@@ -39,11 +39,12 @@ static int tear_down(void **state)
     return rmdir(f->directory);
 }
 
-static void open_source(struct fixture *f)
+static void source_open_source(struct fixture *f)
 {
     int code = source_open(&f->request, &f->source, f->error);
-    if (code != CLI_OK)
+    if (code != CLI_OK) {
         print_error("%s\n", f->error);
+    }
     assert_int_equal(code, CLI_OK);
 }
 
@@ -52,8 +53,9 @@ static void expect_refusal(struct fixture *f, int code, const char *part)
 {
     assert_int_equal(source_open(&f->request, &f->source, f->error), code);
     assert_null(f->source);
-    if (!strstr(f->error, part))
+    if (!strstr(f->error, part)) {
         print_error("%s\n", f->error);
+    }
     assert_non_null(strstr(f->error, part));
 }
 
@@ -72,9 +74,9 @@ struct bytes {
     size_t size;
 };
 
-static void put(struct bytes *bytes, const void *data, size_t size)
+static void source_put(struct bytes *bytes, const void *data, size_t size)
 {
-    assert_true(bytes->size + size <= sizeof(bytes->data));
+    assert_true(bytes->size + size <= sizeof bytes->data);
     memcpy(bytes->data + bytes->size, data, size);
     bytes->size += size;
 }
@@ -82,39 +84,41 @@ static void put(struct bytes *bytes, const void *data, size_t size)
 static void put_header(struct bytes *bytes, const char *descr, bool fortran, const char *shape)
 {
     char text[160];
-    int len = snprintf(text, sizeof(text), "{'descr': '%s', 'fortran_order': %s, 'shape': %s, }\n",
+    int len = snprintf(text, sizeof text, "{'descr': '%s', 'fortran_order': %s, 'shape': %s, }\n",
                        descr, fortran ? "True" : "False", shape);
-    put(bytes, "\x93NUMPY\1\0", 8);
-    put(bytes, (uint8_t[]){(uint8_t)len, (uint8_t)(len >> 8)}, 2);
-    put(bytes, text, (size_t)len);
+    source_put(bytes, "\x93NUMPY\1\0", 8);
+    source_put(bytes, (uint8_t[]){(uint8_t)len, (uint8_t)(len >> 8)}, 2);
+    source_put(bytes, text, (size_t)len);
 }
 
 /* Entry n of a map has the value n, which all dtypes have. */
-static void put_number(struct bytes *bytes, const char *descr, int n)
+static void source_put_number(struct bytes *bytes, const char *descr, int n)
 {
     float f32 = (float)n;
     double f64 = n;
     uint32_t bits;
-    memcpy(&bits, &f32, sizeof(bits));
+    memcpy(&bits, &f32, sizeof bits);
     uint16_t bf16 = (uint16_t)(bits >> 16);
     /* Exponent and fraction of an f32 that an f16 has, too. */
     uint16_t f16 = n == 0 ? 0 : (uint16_t)((((bits >> 23) - 112) << 10) | (bits >> 13 & 0x3ff));
-    if (strcmp(descr, "<f4") == 0)
-        put(bytes, &f32, sizeof(f32));
-    else if (strcmp(descr, "<f8") == 0)
-        put(bytes, &f64, sizeof(f64));
-    else if (strcmp(descr, "<f2") == 0)
-        put(bytes, &f16, sizeof(f16));
-    else
-        put(bytes, &bf16, sizeof(bf16));
+    if (strcmp(descr, "<f4") == 0) {
+        source_put(bytes, &f32, sizeof f32);
+    } else if (strcmp(descr, "<f8") == 0) {
+        source_put(bytes, &f64, sizeof f64);
+    } else if (strcmp(descr, "<f2") == 0) {
+        source_put(bytes, &f16, sizeof f16);
+    } else {
+        source_put(bytes, &bf16, sizeof bf16);
+    }
 }
 
 static struct bytes make_npy(const char *descr)
 {
     struct bytes bytes = {.size = 0};
     put_header(&bytes, descr, false, "(2, 3, 4, 5)");
-    for (int n = 0; n < COUNT; n++)
-        put_number(&bytes, descr, n);
+    for (int n = 0; n < COUNT; n++) {
+        source_put_number(&bytes, descr, n);
+    }
     return bytes;
 }
 
@@ -123,17 +127,21 @@ static struct bytes make_fortran(void)
 {
     struct bytes bytes = {.size = 0};
     put_header(&bytes, "<f4", true, "(2, 3, 4, 5)");
-    for (int j = 0; j < K; j++)
-        for (int i = 0; i < Q; i++)
-            for (int h = 0; h < H; h++)
-                for (int b = 0; b < B; b++)
-                    put_number(&bytes, "<f4", ((b * H + h) * Q + i) * K + j);
+    for (int j = 0; j < K; j++) {
+        for (int i = 0; i < Q; i++) {
+            for (int h = 0; h < H; h++) {
+                for (int b = 0; b < B; b++) {
+                    source_put_number(&bytes, "<f4", ((b * H + h) * Q + i) * K + j);
+                }
+            }
+        }
+    }
     return bytes;
 }
 
-static void write_file(struct fixture *f, const char *name, const struct bytes *bytes)
+static void source_write_file(struct fixture *f, const char *name, const struct bytes *bytes)
 {
-    snprintf(f->path, sizeof(f->path), "%s/%s", f->directory, name);
+    snprintf(f->path, sizeof f->path, "%s/%s", f->directory, name);
     FILE *file = fopen(f->path, "w");
     assert_non_null(file);
     assert_true(fwrite(bytes->data, bytes->size, 1, file) == 1);
@@ -142,7 +150,7 @@ static void write_file(struct fixture *f, const char *name, const struct bytes *
 
 static void write_npz(struct fixture *f, int method, const char *name, const struct bytes *bytes)
 {
-    snprintf(f->path, sizeof(f->path), "%s/maps.npz", f->directory);
+    snprintf(f->path, sizeof f->path, "%s/maps.npz", f->directory);
     zip_t *zip = zip_open(f->path, ZIP_CREATE | ZIP_TRUNCATE, NULL);
     assert_non_null(zip);
     zip_source_t *source = zip_source_buffer(zip, bytes->data, bytes->size, 0);
@@ -152,12 +160,13 @@ static void write_npz(struct fixture *f, int method, const char *name, const str
     assert_int_equal(zip_close(zip), 0);
 }
 
-static void expect_map(struct fixture *f, uint32_t sample, uint32_t head)
+static void source_expect_map(struct fixture *f, uint32_t sample, uint32_t head)
 {
     float map[MAP];
     assert_int_equal(source_map(f->source, 0, sample, head, map, f->error), CLI_OK);
-    for (uint32_t n = 0; n < MAP; n++)
+    for (uint32_t n = 0; n < MAP; n++) {
         assert_true(map[n] == (float)((sample * H + head) * MAP + n));
+    }
 }
 
 /* Forwards, backwards, and the same one twice. */
@@ -166,23 +175,26 @@ static void expect_all_maps(struct fixture *f)
     const struct source_layer *layer = layer_of(f, 0);
     assert_true(layer->batch == B && layer->heads == H && layer->queries == Q && layer->keys == K);
     assert_true(layer->rows == Q && layer->columns == K && layer->first_sample == 0);
-    for (uint32_t b = 0; b < B; b++)
-        for (uint32_t h = 0; h < H; h++)
-            expect_map(f, b, h);
-    for (uint32_t h = H; h-- > 0;)
-        expect_map(f, 1, h);
-    expect_map(f, 0, 2);
-    expect_map(f, 0, 2);
+    for (uint32_t b = 0; b < B; b++) {
+        for (uint32_t h = 0; h < H; h++) {
+            source_expect_map(f, b, h);
+        }
+    }
+    for (uint32_t h = H; h-- > 0;) {
+        source_expect_map(f, 1, h);
+    }
+    source_expect_map(f, 0, 2);
+    source_expect_map(f, 0, 2);
 }
 
 static void test_maps_of_every_dtype_are_read(void **state)
 {
     static const char *const descr[] = {"<f4", "<f8", "<f2", "|V2"};
     struct fixture *f = *state;
-    for (size_t i = 0; i < sizeof(descr) / sizeof(descr[0]); i++) {
+    for (size_t i = 0; i < sizeof descr / sizeof descr[0]; i++) {
         struct bytes bytes = make_npy(descr[i]);
-        write_file(f, "decoder.0.self.npy", &bytes);
-        open_source(f);
+        source_write_file(f, "decoder.0.self.npy", &bytes);
+        source_open_source(f);
         assert_int_equal(source_kind(f->source), SOURCE_FILES);
         assert_string_equal(source_run(f->source), "");
         expect_all_maps(f);
@@ -197,7 +209,7 @@ static void test_archives_are_read_whether_packed_or_not(void **state)
     struct bytes plain = make_npy("<f4"), fortran = make_fortran();
     for (int i = 0; i < 4; i++) {
         write_npz(f, methods[i & 1], "encoder.2.cross.npy", i < 2 ? &plain : &fortran);
-        open_source(f);
+        source_open_source(f);
         expect_all_maps(f);
         assert_true(layer_of(f, 0)->id.stack == STACK_ENCODER && layer_of(f, 0)->id.layer == 2 &&
                     layer_of(f, 0)->id.site == SITE_CROSS);
@@ -209,8 +221,8 @@ static void test_fortran_order_is_turned(void **state)
 {
     struct fixture *f = *state;
     struct bytes bytes = make_fortran();
-    write_file(f, "decoder.0.self.npy", &bytes);
-    open_source(f);
+    source_write_file(f, "decoder.0.self.npy", &bytes);
+    source_open_source(f);
     expect_all_maps(f);
 }
 
@@ -223,15 +235,16 @@ static void test_a_damaged_entry_is_refused_when_it_is_read(void **state)
     for (int i = 0; i < 2; i++) {
         struct bytes bytes = {.size = 0};
         put_header(&bytes, "<f4", false, "(1, 2, 40, 40)");
-        for (int n = 0; n < 2 * 40 * 40; n++)
-            put_number(&bytes, "<f4", (n * 7919) % 251);
+        for (int n = 0; n < 2 * 40 * 40; n++) {
+            source_put_number(&bytes, "<f4", (n * 7919) % 251);
+        }
         write_npz(f, methods[i], "decoder.0.self.npy", &bytes);
         FILE *file = fopen(f->path, "r+");
         assert_non_null(file);
         assert_int_equal(fseek(file, i == 0 ? 10000 : -400, i == 0 ? SEEK_SET : SEEK_END), 0);
         putc(0x55, file);
         fclose(file);
-        open_source(f);
+        source_open_source(f);
         assert_int_equal(source_map(f->source, 0, 0, 0, map, f->error), CLI_OK);
         assert_int_equal(source_map(f->source, 0, 0, 1, map, f->error), CLI_USAGE);
         assert_non_null(strstr(f->error, "maps.npz: decoder.0.self: corrupt: "));
@@ -244,11 +257,12 @@ static void test_the_mean_is_over_heads(void **state)
     struct fixture *f = *state;
     struct bytes bytes = make_npy("<f4");
     float mean[MAP];
-    write_file(f, "decoder.0.self.npy", &bytes);
-    open_source(f);
+    source_write_file(f, "decoder.0.self.npy", &bytes);
+    source_open_source(f);
     assert_int_equal(source_mean(f->source, 0, 1, mean, f->error), CLI_OK);
-    for (uint32_t n = 0; n < MAP; n++)
+    for (uint32_t n = 0; n < MAP; n++) {
         assert_true(mean[n] == (float)(H * MAP + MAP + n)); /* head 1 is the middle one */
+    }
 }
 
 static void test_what_is_not_there_is_named(void **state)
@@ -256,8 +270,8 @@ static void test_what_is_not_there_is_named(void **state)
     struct fixture *f = *state;
     struct bytes bytes = make_npy("<f4");
     float map[MAP];
-    write_file(f, "decoder.0.self.npy", &bytes);
-    open_source(f);
+    source_write_file(f, "decoder.0.self.npy", &bytes);
+    source_open_source(f);
     assert_int_equal(source_map(f->source, 0, 2, 0, map, f->error), CLI_USAGE);
     assert_string_equal(f->error, "--sample: decoder.0.self has no sample 2 (valid: 0 to 1)");
     assert_int_equal(source_map(f->source, 0, 0, 3, map, f->error), CLI_USAGE);
@@ -270,8 +284,8 @@ static void test_an_empty_map_is_refused_when_it_is_asked_for(void **state)
     struct bytes bytes = {.size = 0};
     float map[1];
     put_header(&bytes, "<f4", false, "(1, 2, 0, 0)");
-    write_file(f, "decoder.0.self.npy", &bytes);
-    open_source(f);
+    source_write_file(f, "decoder.0.self.npy", &bytes);
+    source_open_source(f);
     assert_int_equal(source_map(f->source, 0, 0, 0, map, f->error), CLI_USAGE);
     assert_string_equal(f->error, "decoder.0.self is empty: its shape is [1, 2, 0, 0]");
 }
@@ -280,9 +294,9 @@ static void test_files_that_are_none_are_refused(void **state)
 {
     struct fixture *f = *state;
     struct bytes bytes = {.data = "nothing", .size = 7};
-    snprintf(f->path, sizeof(f->path), "%s/x.npy", f->directory);
+    snprintf(f->path, sizeof f->path, "%s/x.npy", f->directory);
     expect_refusal(f, CLI_USAGE, "x.npy: No such file or directory");
-    write_file(f, "x.npy", &bytes);
+    source_write_file(f, "x.npy", &bytes);
     expect_refusal(f, CLI_USAGE, "x.npy: not a .npy file");
 }
 
@@ -292,22 +306,23 @@ static void test_files_that_are_none_are_refused(void **state)
 static void write_safetensors(struct fixture *f, const char *const *names, int count)
 {
     struct bytes bytes = {.size = 0}, header = {.size = 0};
-    put(&header, "{", 1);
+    source_put(&header, "{", 1);
     for (int i = 0; i < count; i++) {
         char text[160];
         int len =
-            snprintf(text, sizeof(text),
+            snprintf(text, sizeof text,
                      "%s\"%s\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1],\"data_offsets\":[%d,%d]}",
                      i ? "," : "", names[i], 4 * i, 4 * i + 4);
-        put(&header, text, (size_t)len);
+        source_put(&header, text, (size_t)len);
     }
-    put(&header, "}", 1);
+    source_put(&header, "}", 1);
     uint64_t size = header.size;
-    put(&bytes, &size, sizeof(size));
-    put(&bytes, header.data, header.size);
-    for (int i = 0; i < count; i++)
-        put(&bytes, &(float){(float)i}, sizeof(float));
-    write_file(f, "x.safetensors", &bytes);
+    source_put(&bytes, &size, sizeof size);
+    source_put(&bytes, header.data, header.size);
+    for (int i = 0; i < count; i++) {
+        source_put(&bytes, &(float){(float)i}, sizeof(float));
+    }
+    source_write_file(f, "x.safetensors", &bytes);
 }
 
 static void expect_layer(struct fixture *f, const char *text, size_t index)
@@ -324,7 +339,7 @@ static void test_layers_are_sorted_and_found_by_parts_of_their_names(void **stat
     struct fixture *f = *state;
     size_t found;
     write_safetensors(f, names, 4);
-    open_source(f);
+    source_open_source(f);
     expect_layer(f, NULL, 0);
     expect_layer(f, "encoder.0.self", 0);
     expect_layer(f, "encoder", 0);
@@ -350,7 +365,7 @@ static void test_projections_have_no_map(void **state)
     struct fixture *f = *state;
     const struct source_layer *layers;
     write_safetensors(f, maps, 2);
-    open_source(f);
+    source_open_source(f);
     assert_int_equal(source_layers(f->source, &layers), 1);
     source_free(&f->source);
     write_safetensors(f, none, 1);
@@ -369,18 +384,19 @@ static void write_qk(struct fixture *f)
                                  "\"shape\":[1,1,2,1],\"data_offsets\":[16,24]}}";
     struct bytes bytes = {.size = 0};
     uint64_t size = strlen(header);
-    put(&bytes, &size, sizeof(size));
-    put(&bytes, header, strlen(header));
-    put(&bytes, numbers, sizeof(numbers));
-    write_file(f, "qk.safetensors", &bytes);
+    source_put(&bytes, &size, sizeof size);
+    source_put(&bytes, header, strlen(header));
+    source_put(&bytes, numbers, sizeof numbers);
+    source_write_file(f, "qk.safetensors", &bytes);
 }
 
 static void expect_weights(struct fixture *f, uint32_t head, const double *expected)
 {
     float map[4];
     assert_int_equal(source_map(f->source, 0, 0, head, map, f->error), CLI_OK);
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 4; i++) {
         assert_true(fabs((double)map[i] - expected[i]) < 1e-6);
+    }
 }
 
 static void test_maps_of_queries_and_keys_are_made(void **state)
@@ -388,14 +404,14 @@ static void test_maps_of_queries_and_keys_are_made(void **state)
     struct fixture *f = *state;
     double e3 = 1 / (1 + exp(3)), e6 = 1 / (1 + exp(6)), e15 = 1 / (1 + exp(1.5));
     write_qk(f);
-    open_source(f);
+    source_open_source(f);
     assert_int_equal(layer_of(f, 0)->tier, MESSAGE_QK);
     expect_weights(f, 0, (double[]){e3, 1 - e3, e6, 1 - e6});
     expect_weights(f, 1, (double[]){0.5, 0.5, 1 - e3, e3});
     source_free(&f->source);
     f->request.causal = true;
     f->request.scale = 0.5;
-    open_source(f);
+    source_open_source(f);
     expect_weights(f, 0, (double[]){1, 0, e3, 1 - e3});
     expect_weights(f, 1, (double[]){1, 0, 1 - e15, e15});
 }
@@ -413,9 +429,9 @@ static void test_tokens_are_words(void **state)
 {
     struct fixture *f = *state;
     struct bytes bytes = make_npy("<f4");
-    write_file(f, "decoder.0.self.npy", &bytes);
+    source_write_file(f, "decoder.0.self.npy", &bytes);
     f->request.tokens = "  the cat  sat \xff";
-    open_source(f);
+    source_open_source(f);
     assert_string_equal(source_label(f->source, 0, 1, 0), "the");
     assert_string_equal(source_label(f->source, 0, 0, 2), "sat");
     assert_string_equal(source_label(f->source, 0, 0, 3), "\xef\xbf\xbd");
@@ -424,11 +440,11 @@ static void test_tokens_are_words(void **state)
     expect_labels_refused(f, "4 tokens were given, but decoder.0.self has 5 keys");
     source_free(&f->source);
     f->request.tokens = "a b c d e";
-    open_source(f);
+    source_open_source(f);
     assert_int_equal(source_check_labels(f->source, 0, f->error), CLI_OK);
     source_free(&f->source);
     f->request.tokens = "a b c d e f";
-    open_source(f);
+    source_open_source(f);
     expect_labels_refused(f, "6 tokens were given, but decoder.0.self has 5 keys");
     source_free(&f->source);
     f->request.tokens = "  ";
@@ -440,11 +456,11 @@ static void test_labels_are_lines(void **state)
     struct fixture *f = *state;
     struct bytes bytes = make_npy("<f4"), lines = {.data = "the cat\r\n\nsat", .size = 13};
     char path[128];
-    write_file(f, "labels", &lines);
-    memcpy(path, f->path, sizeof(path));
-    write_file(f, "decoder.0.self.npy", &bytes);
+    source_write_file(f, "labels", &lines);
+    memcpy(path, f->path, sizeof path);
+    source_write_file(f, "decoder.0.self.npy", &bytes);
     f->request.labels = path;
-    open_source(f);
+    source_open_source(f);
     assert_string_equal(source_label(f->source, 0, 0, 0), "the cat");
     assert_string_equal(source_label(f->source, 0, 0, 1), "");
     assert_string_equal(source_label(f->source, 0, 0, 2), "sat");
@@ -467,7 +483,7 @@ struct message {
     const char *const *labels; /* [2] or NULL */
 };
 
-static void record(struct recorder *recorder, const struct message *m, char *reterr)
+static void source_record(struct recorder *recorder, const struct message *m, char *reterr)
 {
     char topic[TOPIC_MAX];
     float weights[4] = {m->weight, 1 - m->weight, m->weight, 1 - m->weight};
@@ -499,10 +515,11 @@ static void record(struct recorder *recorder, const struct message *m, char *ret
 static void write_recording(struct fixture *f, const struct message *messages, size_t count)
 {
     struct recorder recorder;
-    snprintf(f->path, sizeof(f->path), "%s/run.rec", f->directory);
+    snprintf(f->path, sizeof f->path, "%s/run.rec", f->directory);
     assert_int_equal(recorder_open(f->path, true, 1, &recorder, f->error), 0);
-    for (size_t i = 0; i < count; i++)
-        record(&recorder, &messages[i], f->error);
+    for (size_t i = 0; i < count; i++) {
+        source_record(&recorder, &messages[i], f->error);
+    }
     assert_int_equal(recorder_close(&recorder, f->error), 0);
 }
 
@@ -524,7 +541,7 @@ static void test_the_newest_message_of_each_layer_counts(void **state)
           {.layer = 0, .heads = 2, .step = 1, .weight = 0.25},
           {.layer = 0, .heads = 2, .step = 3, .weight = 0.5},
           {.layer = 0, .heads = 2, .step = 2, .weight = 0.75} /* of a rank that is behind */);
-    open_source(f);
+    source_open_source(f);
     const struct source_layer *layers;
     assert_int_equal(source_layers(f->source, &layers), 2);
     assert_int_equal(source_kind(f->source), SOURCE_RECORDING);
@@ -541,7 +558,7 @@ static void test_a_step_is_found_or_the_nearest_named(void **state)
           {.heads = 2, .step = 9, .weight = 0.75});
     f->request.at_step = true;
     f->request.step = 5;
-    open_source(f);
+    source_open_source(f);
     expect_weight(f, 0, 0, 0.5);
     source_free(&f->source);
     f->request.step = 6;
@@ -557,7 +574,7 @@ static void test_heads_in_slices_are_put_together(void **state)
           {.rank = 1, .first_head = 1, .heads = 1, .step = 2, .weight = 0.25},
           {.rank = 2, .heads = 1, .step = 2, .weight = 0.5},
           {.rank = 0, .heads = 1, .step = 2, .weight = 0.75});
-    open_source(f);
+    source_open_source(f);
     assert_int_equal(layer_of(f, 0)->heads, 2);
     expect_weight(f, 0, 0, 0.75); /* of the lowest rank */
     expect_weight(f, 0, 1, 0.25);
@@ -568,7 +585,7 @@ static void test_a_head_that_did_not_come_is_named(void **state)
     struct fixture *f = *state;
     float map[2];
     WRITE(f, {.heads = 1, .step = 2, .weight = 0.125});
-    open_source(f);
+    source_open_source(f);
     assert_int_equal(source_map(f->source, 0, 0, 1, map, f->error), CLI_USAGE);
     assert_string_equal(f->error, "the recording has no head 1 of decoder.0.self at step 2: heads "
                                   "come in slices over ranks");
@@ -580,12 +597,12 @@ static void test_the_newest_run_counts_unless_another_is_asked_for(void **state)
     WRITE(f, {.run = 1, .heads = 2, .step = 7, .weight = 0.25},
           {.run = 2, .heads = 2, .step = 1, .weight = 0.5},
           {.run = 1, .heads = 2, .step = 8, .weight = 0.75});
-    open_source(f);
+    source_open_source(f);
     assert_string_equal(source_run(f->source), "02000000000000000000000000000000");
     expect_weight(f, 0, 0, 0.5);
     source_free(&f->source);
     f->request.run = "01";
-    open_source(f);
+    source_open_source(f);
     expect_weight(f, 0, 0, 0.75);
     source_free(&f->source);
     f->request.run = "03";
@@ -608,7 +625,7 @@ static void test_a_recording_that_is_written_again_meanwhile_is_refused(void **s
     struct fixture *f = *state;
     float map[2];
     WRITE(f, {.heads = 2, .step = 1, .weight = 0.25});
-    open_source(f);
+    source_open_source(f);
     WRITE(f, {.layer = 7, .heads = 2, .step = 1, .weight = 0.5});
     assert_int_equal(source_map(f->source, 0, 0, 0, map, f->error), CLI_USAGE);
     assert_string_equal(f->error, "the recording was changed while it was read");
@@ -619,7 +636,7 @@ static void test_labels_of_a_recording_are_of_its_first_sample(void **state)
     static const char *const labels[] = {"the", "cat"};
     struct fixture *f = *state;
     WRITE(f, {.heads = 2, .step = 1, .weight = 0.25, .labels = labels});
-    open_source(f);
+    source_open_source(f);
     expect_weight(f, 0, 0, 0.25);
     assert_string_equal(source_label(f->source, 0, 0, 1), "cat");
     assert_string_equal(source_query_label(f->source, 0, 0, 0), "the");
@@ -633,7 +650,7 @@ static void test_labels_of_a_recording_are_of_its_first_sample(void **state)
 
 /* Two layers, the second before the first; of decoder.1.self there is no map. Maps of 2 heads are
  * [3, 2] cells of 6 queries and 4 keys. */
-static void put_jobs(struct mpk_writer *reply)
+static void source_put_jobs(struct mpk_writer *reply)
 {
     mpk_put_array(reply, 1);
     mpk_put_map(reply, 4);
@@ -658,55 +675,58 @@ static void put_jobs(struct mpk_writer *reply)
     }
 }
 
-static void put_pair(struct mpk_writer *reply, const char *key, uint64_t number)
+static void source_put_pair(struct mpk_writer *reply, const char *key, uint64_t number)
 {
     mpk_put_str(reply, key);
     mpk_put_u64(reply, number);
 }
 
-static void put_maps(struct mpk_writer *reply, uint64_t layer, bool one, uint64_t head)
+static void source_put_maps(struct mpk_writer *reply, uint64_t layer, bool one, uint64_t head)
 {
     float values[12];
-    for (int i = 0; i < 12; i++)
+    for (int i = 0; i < 12; i++) {
         values[i] = i == 5 ? NAN : (float)(100 * layer + (one ? 6 * head : 0) + (uint64_t)i);
+    }
     mpk_put_map(reply, 10);
-    put_pair(reply, "queries", 6);
-    put_pair(reply, "keys", 4);
-    put_pair(reply, "rows", 3);
-    put_pair(reply, "columns", 2);
-    put_pair(reply, "sample", 1);
-    put_pair(reply, "q_offset", 0);
-    put_pair(reply, "epoch", 2);
-    put_pair(reply, "step", 7);
+    source_put_pair(reply, "queries", 6);
+    source_put_pair(reply, "keys", 4);
+    source_put_pair(reply, "rows", 3);
+    source_put_pair(reply, "columns", 2);
+    source_put_pair(reply, "sample", 1);
+    source_put_pair(reply, "q_offset", 0);
+    source_put_pair(reply, "epoch", 2);
+    source_put_pair(reply, "step", 7);
     mpk_put_str(reply, "labels");
     mpk_put_array(reply, 1);
     mpk_put_str(reply, "the");
     mpk_put_str(reply, "values");
-    mpk_put_bin(reply, values, (one ? 6 : 12) * sizeof(*values));
+    mpk_put_bin(reply, values, (one ? 6 : 12) * sizeof *values);
 }
 
-static void answer(const struct fake *fake, const char *method, uint64_t id,
-                   const msgpack_object *params, struct mpk_writer *reply)
+static void source_answer(const struct fake *fake, const char *method, uint64_t id,
+                          const msgpack_object *params, struct mpk_writer *reply)
 {
     (void)fake;
     uint64_t layer = 0, head = 0;
     const msgpack_object *asked = mpk_find(params, "head");
     if (strcmp(method, "jobs") == 0) {
         fake_put_ok(reply, id);
-        put_jobs(reply);
+        source_put_jobs(reply);
         return;
     }
-    if (mpk_find(params, "layer"))
+    if (mpk_find(params, "layer")) {
         mpk_get_u64(mpk_find(params, "layer"), 9, &layer);
-    if (asked)
+    }
+    if (asked) {
         mpk_get_u64(asked, 9, &head);
+    }
     if (layer == 1) {
         fake_put_error(reply, id, "no_map", "there is no map: it is too long");
     } else if (layer == 2 && !asked) {
         fake_put_error(reply, id, "argument", "the answer would be too large");
     } else {
         fake_put_ok(reply, id);
-        put_maps(reply, layer, asked != NULL, head);
+        source_put_maps(reply, layer, asked != NULL, head);
     }
 }
 
@@ -714,14 +734,14 @@ static void answer(const struct fake *fake, const char *method, uint64_t id,
 static void put_endless_map(struct mpk_writer *reply)
 {
     mpk_put_map(reply, 9);
-    put_pair(reply, "queries", UINT64_C(1) << 31);
-    put_pair(reply, "keys", UINT64_C(1) << 30);
-    put_pair(reply, "rows", UINT64_C(1) << 31);
-    put_pair(reply, "columns", UINT64_C(1) << 30);
-    put_pair(reply, "sample", 0);
-    put_pair(reply, "q_offset", 0);
-    put_pair(reply, "epoch", 2);
-    put_pair(reply, "step", 7);
+    source_put_pair(reply, "queries", UINT64_C(1) << 31);
+    source_put_pair(reply, "keys", UINT64_C(1) << 30);
+    source_put_pair(reply, "rows", UINT64_C(1) << 31);
+    source_put_pair(reply, "columns", UINT64_C(1) << 30);
+    source_put_pair(reply, "sample", 0);
+    source_put_pair(reply, "q_offset", 0);
+    source_put_pair(reply, "epoch", 2);
+    source_put_pair(reply, "step", 7);
     mpk_put_str(reply, "values");
     mpk_put_bin(reply, "", 0);
 }
@@ -731,10 +751,11 @@ static void answer_endless(const struct fake *fake, const char *method, uint64_t
 {
     (void)fake, (void)params;
     fake_put_ok(reply, id);
-    if (strcmp(method, "jobs") == 0)
-        put_jobs(reply);
-    else
+    if (strcmp(method, "jobs") == 0) {
+        source_put_jobs(reply);
+    } else {
         put_endless_map(reply);
+    }
 }
 
 /* Opens the job of an attnd that answers so. */
@@ -754,7 +775,7 @@ static void test_an_attnd_gives_the_maps_it_keeps(void **state)
     struct fake fake;
     const struct source_layer *layers;
     float map[6];
-    fake_start(&fake, answer);
+    fake_start(&fake, source_answer);
     assert_int_equal(open_job(f, &fake, "gpt"), CLI_OK);
     assert_int_equal(source_layers(f->source, &layers), 2);
     assert_true(layers[0].id.layer == 0 && layers[1].id.layer == 2);
@@ -774,7 +795,7 @@ static void test_an_attnd_gives_the_maps_it_keeps(void **state)
     fake_stop(&fake);
 }
 
-static void count_row(void *data, uint32_t row, const float *weights)
+static void source_count_row(void *data, uint32_t row, const float *weights)
 {
     (void)row, (void)weights;
     ++*(uint64_t *)data;
@@ -787,7 +808,8 @@ static void test_sizes_that_attnd_makes_up_are_held_against_what_came(void **sta
     uint64_t rows = 0;
     fake_start(&fake, answer_endless);
     assert_int_equal(open_job(f, &fake, "gpt"), CLI_OK);
-    assert_int_equal(source_rows(f->source, 0, 0, 0, count_row, &rows, f->error), CLI_FINDING);
+    assert_int_equal(source_rows(f->source, 0, 0, 0, source_count_row, &rows, f->error),
+                     CLI_FINDING);
     assert_int_equal(rows, 0);
     assert_non_null(strstr(f->error, "changed their size"));
     source_free(&f->source);
@@ -798,7 +820,7 @@ static void test_an_attnd_without_the_job_says_so(void **state)
 {
     struct fixture *f = *state;
     struct fake fake;
-    fake_start(&fake, answer);
+    fake_start(&fake, source_answer);
     assert_int_equal(open_job(f, &fake, "bert"), CLI_FINDING);
     assert_string_equal(f->error, "no such job: 'bert' (see attnctl jobs)");
     fake_stop(&fake);
@@ -813,13 +835,15 @@ static void test_an_attnd_without_the_job_says_so(void **state)
 static void test_cells_are_found_again(void **state)
 {
     (void)state;
-    for (uint32_t length = 1; length < 40; length++)
-        for (uint32_t cells = 1; cells <= length; cells++)
+    for (uint32_t length = 1; length < 40; length++) {
+        for (uint32_t cells = 1; cells <= length; cells++) {
             for (uint32_t at = 0; at < length; at++) {
                 uint32_t cell = source_cell(at, length, cells);
                 assert_true(cell < cells && source_edge(cell, length, cells) <= at &&
                             at < source_edge(cell + 1, length, cells));
             }
+        }
+    }
 }
 
 static void test_words_are_files_or_jobs(void **state)
@@ -831,7 +855,7 @@ static void test_words_are_files_or_jobs(void **state)
     assert_false(source_is_file(".npz"));
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, source_set_up, source_tear_down)
 
 int main(void)
 {

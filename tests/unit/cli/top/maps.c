@@ -29,66 +29,69 @@ void answer_free(struct answer *answer)
     mpk_writer_clear(&answer->writer);
 }
 
-static void put_number(struct mpk_writer *writer, const char *key, uint64_t number)
+static void top_maps_put_number(struct mpk_writer *writer, const char *key, uint64_t number)
 {
     mpk_put_str(writer, key);
     mpk_put_u64(writer, number);
 }
 
-static void put_text(struct mpk_writer *writer, const char *key, const char *text)
+static void top_maps_put_text(struct mpk_writer *writer, const char *key, const char *text)
 {
     mpk_put_str(writer, key);
     mpk_put_str(writer, text);
 }
 
-static void put_stats(struct mpk_writer *writer, const struct monitor *monitor)
+static void top_maps_put_stats(struct mpk_writer *writer, const struct monitor *monitor)
 {
     mpk_put_map(writer, 9);
-    put_number(writer, "received", monitor->received);
-    put_number(writer, "bytes", monitor->bytes);
-    put_number(writer, "lost", monitor->lost);
-    put_number(writer, "in_flight_bytes", monitor->in_flight_bytes);
-    put_number(writer, "summaries", monitor->summaries);
-    put_number(writer, "alerts", monitor->alerts);
+    top_maps_put_number(writer, "received", monitor->received);
+    top_maps_put_number(writer, "bytes", monitor->bytes);
+    top_maps_put_number(writer, "lost", monitor->lost);
+    top_maps_put_number(writer, "in_flight_bytes", monitor->in_flight_bytes);
+    top_maps_put_number(writer, "summaries", monitor->summaries);
+    top_maps_put_number(writer, "alerts", monitor->alerts);
     mpk_put_str(writer, "dropped");
     mpk_put_map(writer, 2);
-    put_number(writer, "late", monitor->dropped);
-    put_number(writer, "shape", 0);
+    top_maps_put_number(writer, "late", monitor->dropped);
+    top_maps_put_number(writer, "shape", 0);
     mpk_put_str(writer, "pool");
     mpk_put_map(writer, 2);
-    put_number(writer, "threads", 2);
-    put_number(writer, "queued", 5);
+    top_maps_put_number(writer, "threads", 2);
+    top_maps_put_number(writer, "queued", 5);
     mpk_put_str(writer, "uptime_s");
     mpk_put_f64(writer, monitor->uptime_s);
 }
 
-static void put_job(struct mpk_writer *writer, const char *job, uint64_t step, uint64_t received)
+static void top_maps_put_job(struct mpk_writer *writer, const char *job, uint64_t step,
+                             uint64_t received)
 {
     char run[2 * RUN_BYTES + 1];
     run_hex(maps_run, run);
     mpk_put_map(writer, 9);
-    put_text(writer, "job", job);
-    put_text(writer, "run", run);
-    put_text(writer, "state", "active");
-    put_number(writer, "epoch", 3);
-    put_number(writer, "step", step);
-    put_number(writer, "world", 4);
-    put_number(writer, "ranks", 2);
-    put_number(writer, "received", received);
-    put_number(writer, "lost", 7);
+    top_maps_put_text(writer, "job", job);
+    top_maps_put_text(writer, "run", run);
+    top_maps_put_text(writer, "state", "active");
+    top_maps_put_number(writer, "epoch", 3);
+    top_maps_put_number(writer, "step", step);
+    top_maps_put_number(writer, "world", 4);
+    top_maps_put_number(writer, "ranks", 2);
+    top_maps_put_number(writer, "received", received);
+    top_maps_put_number(writer, "lost", 7);
 }
 
 void put_monitor(struct mpk_writer *writer, const struct monitor *monitor)
 {
     mpk_put_map(writer, 2);
     mpk_put_str(writer, "stats");
-    put_stats(writer, monitor);
+    top_maps_put_stats(writer, monitor);
     mpk_put_str(writer, "jobs");
     mpk_put_array(writer, (monitor->job ? 1u : 0u) + (monitor->second ? 1u : 0u));
-    if (monitor->job)
-        put_job(writer, monitor->job, monitor->step, monitor->received);
-    if (monitor->second)
-        put_job(writer, monitor->second, monitor->step, monitor->received);
+    if (monitor->job) {
+        top_maps_put_job(writer, monitor->job, monitor->step, monitor->received);
+    }
+    if (monitor->second) {
+        top_maps_put_job(writer, monitor->second, monitor->step, monitor->received);
+    }
 }
 
 void give_monitor(struct model *model, const struct monitor *monitor, int64_t now_ms)
@@ -101,7 +104,7 @@ void give_monitor(struct model *model, const struct monitor *monitor, int64_t no
     model_arrange(model);
 }
 
-static struct result_common common(uint64_t step)
+static struct result_common top_maps_common(uint64_t step)
 {
     return (struct result_common){"gpt-small", maps_run, 3, step, 1};
 }
@@ -117,7 +120,7 @@ void put_live(struct mpk_writer *writer, uint32_t layer, uint32_t heads, double 
         pattern[i] = i == 1 ? PATTERN_INDUCTION : PATTERN_MIXED;
     }
     struct live_result live = {
-        .common = common(step),
+        .common = top_maps_common(step),
         .layer = {.id = {STACK_DECODER, layer, SITE_SELF}, .shape = {1, heads, 8, 8}, .rows = 64},
         .numbers = {.heads = heads, .pattern = pattern},
     };
@@ -148,7 +151,7 @@ void give_summary(struct model *model, uint32_t layer, uint32_t heads, double ba
         drift[i] = (struct result_drift){.delta = 0.1, .z = z0 * (1 + i), .js = 0.2, .change = 4};
     }
     struct summary_result summary = {
-        .common = common(10),
+        .common = top_maps_common(10),
         .layer = {.id = {STACK_DECODER, layer, SITE_SELF}, .shape = {1, heads, 8, 8}},
         .window = {.unit = WINDOW_EPOCH, .first = 3, .last = 3, .length = 1, .every = 1},
         .heads = heads,
@@ -166,7 +169,7 @@ void give_summary(struct model *model, uint32_t layer, uint32_t heads, double ba
     model_arrange(model);
 }
 
-static void put_windows(struct mpk_writer *writer, uint32_t windows)
+static void top_maps_put_windows(struct mpk_writer *writer, uint32_t windows)
 {
     uint8_t last[8 * 200] = {0}, step[8 * 200] = {0};
     for (uint32_t i = 0; i < windows; i++) {
@@ -182,18 +185,20 @@ static void put_windows(struct mpk_writer *writer, uint32_t windows)
     mpk_put_bin(writer, step, 8 * (size_t)windows);
 }
 
-static void put_grid_layer(struct mpk_writer *writer, uint32_t layer, uint32_t heads,
-                           uint32_t windows)
+static void top_maps_put_grid_layer(struct mpk_writer *writer, uint32_t layer, uint32_t heads,
+                                    uint32_t windows)
 {
     float values[64 * 200];
-    for (uint32_t head = 0; head < heads; head++)
-        for (uint32_t i = 0; i < windows; i++)
+    for (uint32_t head = 0; head < heads; head++) {
+        for (uint32_t i = 0; i < windows; i++) {
             values[head * windows + i] = (float)layer + (float)head / 10.0f + (float)i / 100.0f;
+        }
+    }
     mpk_put_map(writer, 5);
-    put_text(writer, "stack", "decoder");
-    put_number(writer, "layer", layer);
-    put_text(writer, "site", "self");
-    put_number(writer, "heads", heads);
+    top_maps_put_text(writer, "stack", "decoder");
+    top_maps_put_number(writer, "layer", layer);
+    top_maps_put_text(writer, "site", "self");
+    top_maps_put_number(writer, "heads", heads);
     mpk_put_str(writer, "values");
     mpk_put_bin(writer, values, sizeof(float) * heads * windows);
 }
@@ -206,25 +211,26 @@ void give_grid(struct model *model, const char *metric, uint32_t layers, uint32_
     run_hex(maps_run, run);
     answer_begin(&answer);
     mpk_put_map(&answer.writer, 5);
-    put_text(&answer.writer, "run", run);
-    put_text(&answer.writer, "metric", metric);
-    put_text(&answer.writer, "unit", "epoch");
-    put_windows(&answer.writer, windows);
+    top_maps_put_text(&answer.writer, "run", run);
+    top_maps_put_text(&answer.writer, "metric", metric);
+    top_maps_put_text(&answer.writer, "unit", "epoch");
+    top_maps_put_windows(&answer.writer, windows);
     mpk_put_str(&answer.writer, "layers");
     mpk_put_array(&answer.writer, layers);
-    for (uint32_t i = 0; i < layers; i++)
-        put_grid_layer(&answer.writer, i, heads, windows);
+    for (uint32_t i = 0; i < layers; i++) {
+        top_maps_put_grid_layer(&answer.writer, i, heads, windows);
+    }
     const msgpack_object *result = answer_end(&answer);
     read_grid(model, result);
     read_detail_grid(model, result);
     answer_free(&answer);
 }
 
-static void put_alert(struct mpk_writer *writer, uint32_t layer, int32_t head,
-                      enum alert_severity severity, const char *message)
+static void top_maps_put_alert(struct mpk_writer *writer, uint32_t layer, int32_t head,
+                               enum alert_severity severity, const char *message)
 {
     struct alert_result alert = {
-        .common = common(30),
+        .common = top_maps_common(30),
         .rule = "entropy_collapse",
         .severity = severity,
         .state = ALERT_FIRING,
@@ -250,10 +256,10 @@ void give_alert(struct model *model, uint32_t layer, int32_t head, enum alert_se
     mpk_put_map(&answer.writer, 2);
     mpk_put_str(&answer.writer, "firing");
     mpk_put_array(&answer.writer, 1);
-    put_alert(&answer.writer, layer, head, severity, message);
+    top_maps_put_alert(&answer.writer, layer, head, severity, message);
     mpk_put_str(&answer.writer, "alerts");
     mpk_put_array(&answer.writer, 1);
-    put_alert(&answer.writer, layer, head, severity, message);
+    top_maps_put_alert(&answer.writer, layer, head, severity, message);
     read_alerts(model, answer_end(&answer));
     answer_free(&answer);
     model_arrange(model);
@@ -264,8 +270,9 @@ struct model *model_of_two_layers(void)
     struct model *model = model_new();
     assert_non_null(model);
     give_monitor(model, &(struct monitor){.job = "gpt-small", .step = 30, .uptime_s = 5}, 1000);
-    for (uint32_t layer = 0; layer < 2; layer++)
+    for (uint32_t layer = 0; layer < 2; layer++) {
         give_live(model, layer, 4, 0.2 + 0.3 * layer, 30);
+    }
     give_summary(model, 0, 4, 0.25, 1);
     give_summary(model, 1, 4, 0.55, -3);
     give_grid(model, "entropy_normalized", 2, 4, 12);
@@ -275,8 +282,9 @@ struct model *model_of_two_layers(void)
 
 void draw(struct model *model, struct screen *screen, int width, int height)
 {
-    if (screen->width != width || screen->height != height)
+    if (screen->width != width || screen->height != height) {
         assert_int_equal(screen_resize(screen, width, height), 0);
+    }
     view_draw(model, screen, 10000, "14:02:31");
 }
 
@@ -287,7 +295,7 @@ static void read_screen(const struct screen *screen)
 {
     size_t used = 0;
     for (int row = 0; row < screen->height; row++) {
-        screen_row_text(screen, row, drawn + used, sizeof(drawn) - used - 1);
+        screen_row_text(screen, row, drawn + used, sizeof drawn - used - 1);
         used += strlen(drawn + used);
         drawn[used++] = '\n';
     }
@@ -295,7 +303,7 @@ static void read_screen(const struct screen *screen)
 }
 
 /* A message of cmocka would be cut. */
-static void refuse(const char *what, const char *text)
+static void top_maps_refuse(const char *what, const char *text)
 {
     fprintf(stderr, "%s: '%s'\n%s", what, text, drawn);
     fail();
@@ -304,20 +312,22 @@ static void refuse(const char *what, const char *text)
 void assert_shows(const struct screen *screen, const char *text)
 {
     read_screen(screen);
-    if (!strstr(drawn, text))
-        refuse("not on the screen", text);
+    if (!strstr(drawn, text)) {
+        top_maps_refuse("not on the screen", text);
+    }
 }
 
 void assert_shows_not(const struct screen *screen, const char *text)
 {
     read_screen(screen);
-    if (strstr(drawn, text))
-        refuse("on the screen", text);
+    if (strstr(drawn, text)) {
+        top_maps_refuse("on the screen", text);
+    }
 }
 
 void assert_row(const struct screen *screen, int row, const char *text)
 {
     char found[2048];
-    screen_row_text(screen, row, found, sizeof(found));
+    screen_row_text(screen, row, found, sizeof found);
     assert_string_equal(found, text);
 }

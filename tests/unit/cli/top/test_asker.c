@@ -14,15 +14,17 @@ static atomic_int monitors, lives, silent, holds_live;
 
 /* Answers `monitor`, each with one more message than the one before, and `live`; nothing at all
  * while it is silent. */
-static void answer(const struct fake *fake, const char *method, uint64_t id,
-                   const msgpack_object *params, struct mpk_writer *reply)
+static void top_asker_answer(const struct fake *fake, const char *method, uint64_t id,
+                             const msgpack_object *params, struct mpk_writer *reply)
 {
     int count = atomic_load(&monitors);
     (void)fake, (void)params;
-    if (strcmp(method, "monitor") == 0)
+    if (strcmp(method, "monitor") == 0) {
         atomic_fetch_add(&monitors, 1);
-    if (atomic_load(&silent))
+    }
+    if (atomic_load(&silent)) {
         return;
+    }
     if (strcmp(method, "monitor") == 0) {
         fake_put_ok(reply, id);
         put_monitor(reply, &(struct monitor){.job = "gpt-small",
@@ -31,10 +33,12 @@ static void answer(const struct fake *fake, const char *method, uint64_t id,
                                              .uptime_s = 9 + count});
     } else if (strcmp(method, "live") == 0) {
         atomic_fetch_add(&lives, 1);
-        while (atomic_load(&holds_live) == 1)
+        while (atomic_load(&holds_live) == 1) {
             usleep(1000);
-        if (atomic_load(&holds_live) == 2)
+        }
+        if (atomic_load(&holds_live) == 2) {
             return;
+        }
         fake_put_ok(reply, id);
         put_live(reply, 0, 4, 0.2, 10);
     } else {
@@ -49,21 +53,21 @@ struct world {
     struct model *model;
 };
 
-static struct world *start(int timeout_ms)
+static struct world *top_asker_start(int timeout_ms)
 {
     static struct world world;
     atomic_store(&monitors, 0);
     atomic_store(&lives, 0);
     atomic_store(&silent, 0);
     atomic_store(&holds_live, 0);
-    fake_start(&world.fake, answer);
+    fake_start(&world.fake, top_asker_answer);
     assert_int_equal(rpc_open(world.fake.endpoint, NULL, timeout_ms, &world.rpc), RPC_OK);
     asker_init(&world.asker, &world.rpc, 0);
     world.model = model_new();
     return &world;
 }
 
-static void stop(struct world *world)
+static void top_asker_stop(struct world *world)
 {
     model_free(&world->model);
     rpc_close(&world->rpc);
@@ -71,11 +75,12 @@ static void stop(struct world *world)
 }
 
 /* Turns until an answer has come. */
-static void turn(struct world *world, int64_t now_ms)
+static void top_asker_turn(struct world *world, int64_t now_ms)
 {
     for (int i = 0; i < 5000; i++) {
-        if (asker_turn(&world->asker, world->model, now_ms))
+        if (asker_turn(&world->asker, world->model, now_ms)) {
             return;
+        }
         usleep(1000);
     }
     fail_msg("no answer came");
@@ -93,24 +98,26 @@ static void turn_until(struct world *world, int64_t now_ms, const atomic_int *co
 static void test_answers_fill_the_model(void **state)
 {
     (void)state;
-    struct world *world = start(5000);
+    struct world *world = top_asker_start(5000);
     model_choose_job(world->model, "gpt-small");
     asker_tick(&world->asker, world->model, 1000);
-    for (int i = 0; i < 50 && world->model->layer_count == 0; i++)
-        turn(world, 1000);
+    for (int i = 0; i < 50 && world->model->layer_count == 0; i++) {
+        top_asker_turn(world, 1000);
+    }
     assert_true(world->model->job_known);
     assert_int_equal(world->model->layer_count, 1);
     assert_true(world->model->layers[0].heads[0].value == 0.2);
-    for (int i = 0; i < 50 && world->model->refusal[0] == '\0'; i++)
-        turn(world, 1000);
+    for (int i = 0; i < 50 && world->model->refusal[0] == '\0'; i++) {
+        top_asker_turn(world, 1000);
+    }
     assert_string_equal(world->model->refusal, "there is no history");
-    stop(world);
+    top_asker_stop(world);
 }
 
 static void test_silence_is_noticed_and_ends(void **state)
 {
     (void)state;
-    struct world *world = start(2000);
+    struct world *world = top_asker_start(2000);
     atomic_store(&silent, 1);
     asker_tick(&world->asker, world->model, 1000);
     turn_until(world, 1000, &monitors, 1);
@@ -122,55 +129,56 @@ static void test_silence_is_noticed_and_ends(void **state)
     turn_until(world, 3000, &monitors, 2);              /* by a new connection */
     atomic_store(&silent, 0);
     asker_tick(&world->asker, world->model, 5000);
-    for (int i = 0; i < 50 && world->model->silent_since_ms >= 0; i++)
-        turn(world, 5100);
+    for (int i = 0; i < 50 && world->model->silent_since_ms >= 0; i++) {
+        top_asker_turn(world, 5100);
+    }
     assert_true(world->model->health.known);
     assert_int_equal(world->asker.heard_ms, 5100);
     assert_true(asker_late_ms(&world->asker) == INT64_MAX);
-    stop(world);
+    top_asker_stop(world);
 }
 
 /* Nobody named it, it was gone, and another one came elsewhere. */
 static void test_another_attnd_is_found(void **state)
 {
     (void)state;
-    struct world *world = start(2000);
+    struct world *world = top_asker_start(2000);
     rpc_close(&world->rpc);
     setenv("XDG_RUNTIME_DIR", world->fake.runtime, 1);
     unsetenv("ATTND_ADDRESS");
     assert_int_equal(rpc_open(NULL, NULL, 2000, &world->rpc), RPC_OK);
     fake_stop(&world->fake);
-    fake_start(&world->fake, answer);
+    fake_start(&world->fake, top_asker_answer);
     setenv("XDG_RUNTIME_DIR", world->fake.runtime, 1);
     asker_tick(&world->asker, world->model, 1000);
     asker_tick(&world->asker, world->model, 3000);
     turn_until(world, 3000, &monitors, 1);
     assert_string_equal(world->rpc.endpoint, world->fake.endpoint);
     unsetenv("XDG_RUNTIME_DIR");
-    stop(world);
+    top_asker_stop(world);
 }
 
 static void test_a_kind_is_asked_again_only_when_it_is_late(void **state)
 {
     (void)state;
-    struct world *world = start(2000);
+    struct world *world = top_asker_start(2000);
     atomic_store(&holds_live, 2);
     model_choose_job(world->model, "gpt-small");
     for (int64_t now = 1000; now <= 2400; now += 200) {
         asker_tick(&world->asker, world->model, now); /* each monitor says that the job moved on */
-        turn(world, now);
+        top_asker_turn(world, now);
     }
     turn_until(world, 2400, &lives, 1);
     assert_true(world->model->needs.live);
     asker_tick(&world->asker, world->model, 5000);
     turn_until(world, 5000, &lives, 2);
-    stop(world);
+    top_asker_stop(world);
 }
 
 /* Asks what such a page needs of an attnd that is silent. */
 static struct world *ask_in_silence(struct needs needs)
 {
-    struct world *world = start(2000);
+    struct world *world = top_asker_start(2000);
     atomic_store(&silent, 1);
     model_free(&world->model);
     world->model = model_of_two_layers();
@@ -195,7 +203,7 @@ static void test_what_a_stall_left_unanswered_is_needed_again(void **state)
     asker_tick(&world->asker, world->model, 3000);
     assert_true(needs->config && needs->live && needs->grid && needs->alerts);
     assert_int_equal(needs->summary_next, 0);
-    stop(world);
+    top_asker_stop(world);
 }
 
 static void test_what_a_stall_left_unanswered_of_a_head_is_needed_again(void **state)
@@ -210,13 +218,13 @@ static void test_what_a_stall_left_unanswered_of_a_head_is_needed_again(void **s
     asker_tick(&world->asker, world->model, 3000);
     assert_true(needs->detail && needs->detail_window && needs->series);
     assert_int_equal(needs->series_next, 0);
-    stop(world);
+    top_asker_stop(world);
 }
 
 static void test_what_cannot_be_sent_is_still_needed(void **state)
 {
     (void)state;
-    struct world *world = start(2000);
+    struct world *world = top_asker_start(2000);
     void *socket = world->rpc.socket;
     model_choose_job(world->model, "gpt-small");
     world->model->job_known = true;
@@ -226,13 +234,13 @@ static void test_what_cannot_be_sent_is_still_needed(void **state)
     assert_true(world->model->needs.config && world->model->needs.live);
     assert_true(world->model->needs.alerts);
     assert_int_equal(world->model->needs.summary_next, 0);
-    stop(world);
+    top_asker_stop(world);
 }
 
 static void test_an_answer_about_the_job_before_is_dropped(void **state)
 {
     (void)state;
-    struct world *world = start(60000);
+    struct world *world = top_asker_start(60000);
     atomic_store(&holds_live, 1);
     model_choose_job(world->model, "gpt-small");
     asker_tick(&world->asker, world->model, 1000);
@@ -241,10 +249,11 @@ static void test_an_answer_about_the_job_before_is_dropped(void **state)
     world->model->needs.live = false;
     world->model->ui.paused = true; /* nothing else is asked */
     atomic_store(&holds_live, 0);
-    while (world->asker.asked[ASKER_LIVE].id != 0)
-        turn(world, 1000);
+    while (world->asker.asked[ASKER_LIVE].id != 0) {
+        top_asker_turn(world, 1000);
+    }
     assert_int_equal(world->model->layer_count, 0);
-    stop(world);
+    top_asker_stop(world);
 }
 
 int main(void)

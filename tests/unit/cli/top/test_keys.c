@@ -8,8 +8,9 @@
 
 static void press(struct model *model, const int *keys)
 {
-    for (; *keys; keys++)
+    for (; *keys; keys++) {
         keys_press(model, *keys);
+    }
 }
 
 #define PRESS(model, ...) press(model, (const int[]){__VA_ARGS__, 0})
@@ -80,8 +81,9 @@ static void test_a_filter_is_typed_and_erased(void **state)
     PRESS(model, '/', KEY_OF_ESCAPE);
     assert_string_equal(model->ui.filter, "");
     PRESS(model, '/');
-    for (int i = 0; i < 200; i++)
+    for (int i = 0; i < 200; i++) {
         PRESS(model, 'x', KEY_OF_UP);
+    }
     assert_int_equal(strlen(model->ui.filter), MODEL_FILTER_MAX - 1);
     assert_int_equal(model->row_count, 0);
     PRESS(model, KEY_OF_ENTER, KEY_OF_ENTER); /* nothing to open */
@@ -203,9 +205,10 @@ static void test_any_keys_in_any_order(void **state)
     for (int i = 0; i < 20000; i++) {
         uint32_t count;
         random = random * 1664525 + 1013904223;
-        keys_press(model, keys[(random >> 16) % (sizeof(keys) / sizeof(keys[0]))]);
-        if (model->layer_count == 0)
+        keys_press(model, keys[(random >> 16) % (sizeof keys / sizeof keys[0])]);
+        if (model->layer_count == 0) {
             give_live(model, 0, 4, 0.2, 30);
+        }
         draw(model, &screen, 60 + (int)(random >> 8) % 100, 10 + (int)(random >> 4) % 40);
         struct list *list = keys_list(model, &count);
         assert_true(list->at < count || (count == 0 && list->at == 0));

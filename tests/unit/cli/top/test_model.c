@@ -154,8 +154,9 @@ static void test_layers_and_heads_are_in_the_models_order(void **state)
                                          "decoder.1.self.h0", "decoder.1.cross.h0",
                                          "decoder.10.self.h0"};
     assert_int_equal(model->row_count, 5);
-    for (uint32_t i = 0; i < 5; i++)
+    for (uint32_t i = 0; i < 5; i++) {
         assert_string_equal(place_of_row(model, i), places[i]);
+    }
     assert_int_equal(model_find_layer(model, "decoder", 10, "self"), 3);
     assert_int_equal(model_find_layer(model, "decoder", 9, "self"), -1);
     model_free(&model);
@@ -237,8 +238,9 @@ static void test_heads_are_sorted_by_a_metric_that_is_not_shown(void **state)
     struct model *model = model_of_two_layers();
     model_choose_sort(model, "confidence");
     assert_true(model->needs.live);
-    for (uint32_t layer = 0; layer < 2; layer++)
+    for (uint32_t layer = 0; layer < 2; layer++) {
         give_live(model, layer, 4, 0.2 + 0.3 * layer, 31);
+    }
     assert_string_equal(place_of_row(model, 0), "decoder.0.self.h0"); /* the least entropy */
     assert_true(fabs(model->layers[0].heads[0].by - 0.8) < 1e-12);
     char text[MODEL_SORT_TEXT_MAX];
@@ -257,7 +259,7 @@ static void test_a_filter_wants_all_of_its_words(void **state)
                  {"collapse", 1},   {"  collapse  h2 ", 1}, {"collapse h3", 0},  {"h", 8},
                  {"self.h1 r.0", 1}};
     struct model *model = model_of_two_layers();
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         strcpy(model->ui.filter, cases[i].filter);
         model_arrange(model);
         assert_int_equal(model->row_count, cases[i].rows);
@@ -297,7 +299,7 @@ static void test_a_layer_that_comes_by_its_window_is_marked(void **state)
     model_free(&model);
 }
 
-static void put_past(struct mpk_writer *writer, enum alert_state state, double value)
+static void top_model_put_past(struct mpk_writer *writer, enum alert_state state, double value)
 {
     struct alert_result alert = {
         .common = {"gpt-small", maps_run, 3, 30, 1},
@@ -325,8 +327,8 @@ static void test_of_an_alert_that_is_over_its_beginning_is_kept(void **state)
     mpk_put_map(&answer.writer, 1);
     mpk_put_str(&answer.writer, "alerts");
     mpk_put_array(&answer.writer, 2);
-    put_past(&answer.writer, ALERT_RESOLVED, NAN); /* newest first */
-    put_past(&answer.writer, ALERT_FIRING, 0.05);
+    top_model_put_past(&answer.writer, ALERT_RESOLVED, NAN); /* newest first */
+    top_model_put_past(&answer.writer, ALERT_FIRING, 0.05);
     read_alerts(model, answer_end(&answer));
     assert_int_equal(model->alert_count, 1);
     assert_int_equal(model->firing_count, 0);
@@ -382,8 +384,9 @@ static void test_without_windows_trends_are_what_was_seen(void **state)
     struct model *model = model_new();
     const double *values;
     give_monitor(model, &(struct monitor){.job = "gpt-small"}, 0);
-    for (uint32_t step = 0; step < MODEL_SEEN_MAX + 10; step++)
+    for (uint32_t step = 0; step < MODEL_SEEN_MAX + 10; step++) {
         give_live(model, 0, 2, step / 1000.0, step);
+    }
     give_live(model, 0, 2, 0.5, MODEL_SEEN_MAX + 9); /* the same step again */
     assert_true(model_trend_is_seen(model));
     assert_int_equal(model_trend(model, 0, 0, &values), MODEL_SEEN_MAX);
@@ -461,7 +464,7 @@ static void test_answers_of_another_shape_change_nothing(void **state)
     const msgpack_object *shapes[] = {map, mpk_find(map, "layers"), mpk_find(map, "jobs"),
                                       mpk_find(map, "firing")};
     model_open_head(model, 0, 0);
-    for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
         read_live(model, shapes[i]);
         read_summary(model, shapes[i]);
         read_grid(model, shapes[i]);
@@ -473,7 +476,7 @@ static void test_answers_of_another_shape_change_nothing(void **state)
     assert_int_equal(model->layer_count, 2);
     assert_true(model->layers[0].heads[0].value == 0.2);
     assert_int_equal(model->past.count, 12);
-    for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
         read_alerts(model, shapes[i]);
         read_monitor(model, shapes[i], 5000);
     }

@@ -63,7 +63,7 @@ static void test_characters_that_a_terminal_would_act_on_become_question_marks(v
     };
     struct screen screen = {.unicode = true};
     screen_resize(&screen, 12, 1);
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         screen_clear(&screen);
         screen_put(&screen, 0, 0, 12, STYLE_PLAIN, cases[i].text);
         assert_row(&screen, 0, cases[i].shown);
@@ -122,7 +122,7 @@ static void test_numbers_take_at_most_eight_columns(void **state)
         {0.0728, "0.0728"},     {0, "0.0000"},      {12.3456, "12.346"},     {-123.456, "-123.46"},
         {54321.98, "54322.0"},  {1e9, "1.0e+09"},   {-2e-7, "-2.0e-07"},     {NAN, "-"},
         {-99999.4, "-99999.4"}, {0.0005, "0.0005"}, {-1.5e-300, "-1.5e-300"}};
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char text[VIEW_NUMBER_MAX];
         view_number(cases[i].number, text);
         assert_string_equal(text, cases[i].text);
@@ -284,9 +284,11 @@ static void test_a_screen_that_is_too_small_says_so(void **state)
 
 static bool is_ascii(const struct screen *screen)
 {
-    for (int i = 0; i < screen->width * screen->height; i++)
-        if ((signed char)screen->cells[i].text[0] < ' ')
+    for (int i = 0; i < screen->width * screen->height; i++) {
+        if ((signed char)screen->cells[i].text[0] < ' ') {
             return false;
+        }
+    }
     return true;
 }
 
@@ -299,15 +301,18 @@ static void test_every_page_at_every_size(void **state)
     keys_press(model, KEY_OF_ENTER);
     give_live(model, 0, 4, 0.2, 31);
     give_grid(model, "entropy_normalized", 1, 4, 100);
-    for (int width = 1; width < 220; width += 7)
-        for (int height = 1; height < 60; height += 3)
-            for (enum page page = PAGE_JOBS; page <= PAGE_ALERTS; page++)
+    for (int width = 1; width < 220; width += 7) {
+        for (int height = 1; height < 60; height += 3) {
+            for (enum page page = PAGE_JOBS; page <= PAGE_ALERTS; page++) {
                 for (enum overlay overlay = OVERLAY_NONE; overlay <= OVERLAY_SORT; overlay++) {
                     model->ui.page = page;
                     model->ui.overlay = overlay;
                     draw(model, &screen, width, height);
                     assert_true(is_ascii(&screen));
                 }
+            }
+        }
+    }
     screen_free(&screen);
     model_free(&model);
 }
@@ -340,8 +345,9 @@ static void test_the_keys_are_whole_at_80_columns(void **state)
     struct screen screen = {.unicode = true};
     model->ui.overlay = OVERLAY_HELP;
     draw(model, &screen, 80, 24);
-    for (int i = 0; i < key_help_count; i++)
+    for (int i = 0; i < key_help_count; i++) {
         assert_shows(&screen, key_help[i].text);
+    }
     assert_shows(&screen, "standard deviations from baseline");
     screen_free(&screen);
     model_free(&model);

@@ -41,7 +41,7 @@ struct fixture {
     uint64_t epoch;
 };
 
-static void on_event(void *data, const struct alert_result *event)
+static void alerts_on_event(void *data, const struct alert_result *event)
 {
     struct fixture *f = data;
     assert_true(f->count < EVENTS_MAX);
@@ -62,12 +62,12 @@ static void on_event(void *data, const struct alert_result *event)
     snprintf(told->text, sizeof told->text, "%s", event->message);
 }
 
-static void on_overflow(void *data, uint32_t events)
+static void alerts_on_overflow(void *data, uint32_t events)
 {
     ((struct fixture *)data)->held_back += events;
 }
 
-static void load(struct config *config, const char *text)
+static void alerts_load(struct config *config, const char *text)
 {
     char path[] = "/tmp/attnd-test-XXXXXX", error[CONFIG_ERROR_MAX] = "";
     int fd = mkstemp(path);
@@ -81,7 +81,7 @@ static void load(struct config *config, const char *text)
 }
 
 /* Rules as lines of YAML below `rules:`; the defaults are off. */
-static struct fixture *start(const char *rules)
+static struct fixture *alerts_start(const char *rules)
 {
     static struct fixture fixture;
     struct fixture *f = &fixture;
@@ -89,14 +89,15 @@ static struct fixture *start(const char *rules)
     char text[8192] = "rules:\n";
     memset(f, 0, sizeof *f);
     config_defaults(&plain);
-    for (uint32_t i = 0; i < config_rule_count(&plain); i++)
+    for (uint32_t i = 0; i < config_rule_count(&plain); i++) {
         sprintf(text + strlen(text), "  %s: {enabled: false}\n", config_rule(&plain, i)->name);
+    }
     strcat(text, rules);
     config_defaults(&f->config);
-    load(&f->config, text);
+    alerts_load(&f->config, text);
     f->alerts = alerts_new(&f->config, "gpt");
     assert_non_null(f->alerts);
-    f->sink = (struct alert_sink){on_event, on_overflow, f};
+    f->sink = (struct alert_sink){alerts_on_event, alerts_on_overflow, f};
     return f;
 }
 
@@ -105,17 +106,17 @@ static struct fixture *start_mine(const char *body)
 {
     char rules[1024];
     snprintf(rules, sizeof rules, "  mine: {%s}\n", body);
-    return start(rules);
+    return alerts_start(rules);
 }
 
-static void stop(struct fixture *f)
+static void alerts_stop(struct fixture *f)
 {
     assert_int_equal(f->seen, f->count); /* nothing else was told */
     alerts_free(&f->alerts);
     config_clear(&f->config);
 }
 
-static struct result_common common_of(const struct fixture *f)
+static struct result_common alerts_common_of(const struct fixture *f)
 {
     return (struct result_common){"gpt", run_id, f->epoch, f->epoch * 10, 0};
 }
@@ -127,27 +128,28 @@ struct window {
     struct result_drift drift[HEADS_MAX];
 };
 
-static void fill(struct window *w, const struct fixture *f, int metric, uint32_t heads,
-                 const double *means)
+static void alerts_fill(struct window *w, const struct fixture *f, int metric, uint32_t heads,
+                        const double *means)
 {
-    *w = (struct window){.summary = {.common = common_of(f), .heads = heads}};
+    *w = (struct window){.summary = {.common = alerts_common_of(f), .heads = heads}};
     w->summary.layer.id = (struct layer_id){STACK_DECODER, 3, SITE_SELF};
     w->summary.layer.rows = 100;
     w->summary.layer.row_sum_error = 0;
     w->summary.layer.shape[3] = 50;
     w->summary.stat[metric] = w->stat;
-    for (uint32_t h = 0; h < heads; h++)
+    for (uint32_t h = 0; h < heads; h++) {
         w->stat[h] = (struct result_stat){.mean = means[h], .count = 1};
+    }
 }
 
 static void end_window(struct fixture *f)
 {
-    struct alert_run run = {.common = common_of(f), .processed = 10};
+    struct alert_run run = {.common = alerts_common_of(f), .processed = 10};
     assert_int_equal(alerts_run(f->alerts, &run, &f->sink), 0);
     f->epoch++;
 }
 
-static void give(struct fixture *f, const struct summary_result *summary)
+static void alerts_give(struct fixture *f, const struct summary_result *summary)
 {
     assert_int_equal(alerts_layer(f->alerts, summary, &f->sink), 0);
     end_window(f);
@@ -156,8 +158,8 @@ static void give(struct fixture *f, const struct summary_result *summary)
 static void give_entropies(struct fixture *f, uint32_t heads, const double *entropies)
 {
     struct window w;
-    fill(&w, f, METRIC_ENTROPY_NORMALIZED, heads, entropies);
-    give(f, &w.summary);
+    alerts_fill(&w, f, METRIC_ENTROPY_NORMALIZED, heads, entropies);
+    alerts_give(f, &w.summary);
 }
 
 static void give_entropy(struct fixture *f, double entropy)
@@ -168,14 +170,16 @@ static void give_entropy(struct fixture *f, double entropy)
 /* Nothing was told since last asked. */
 static void expect_silence(struct fixture *f)
 {
-    if (f->seen < f->count)
+    if (f->seen < f->count) {
         fail_msg("unexpected: %s", f->told[f->seen].text);
+    }
 }
 
-static const struct told *expect(struct fixture *f, enum alert_state state, const char *text)
+static const struct told *alerts_expect(struct fixture *f, enum alert_state state, const char *text)
 {
-    if (f->seen == f->count)
+    if (f->seen == f->count) {
         fail_msg("nothing was told instead of: %s", text);
+    }
     const struct told *told = &f->told[f->seen++];
     assert_string_equal(told->text, text);
     assert_int_equal(told->state, state);
@@ -184,12 +188,12 @@ static const struct told *expect(struct fixture *f, enum alert_state state, cons
 
 static void expect_firing(struct fixture *f, const char *text)
 {
-    expect(f, ALERT_FIRING, text);
+    alerts_expect(f, ALERT_FIRING, text);
 }
 
 static void expect_resolved(struct fixture *f, const char *text)
 {
-    expect(f, ALERT_RESOLVED, text);
+    alerts_expect(f, ALERT_RESOLVED, text);
 }
 
 #define ENTROPY "metric: entropy_normalized, "
@@ -206,9 +210,10 @@ static void test_a_rule_fires_after_its_windows_and_is_resolved_at_clear(void **
     give_entropy(f, 0.08);
     expect_silence(f);
     give_entropy(f, 0.04);
-    const struct told *told = expect(f, ALERT_FIRING,
-                                     "entropy_normalized of decoder.3.self head 0 is 0.04, below "
-                                     "0.1 for 3 windows");
+    const struct told *told =
+        alerts_expect(f, ALERT_FIRING,
+                      "entropy_normalized of decoder.3.self head 0 is 0.04, below "
+                      "0.1 for 3 windows");
     assert_string_equal(told->rule, "mine");
     assert_int_equal(told->severity, ALERT_CRITICAL);
     assert_int_equal(told->head, 0);
@@ -220,12 +225,12 @@ static void test_a_rule_fires_after_its_windows_and_is_resolved_at_clear(void **
     give_entropy(f, 0.15);
     expect_silence(f);
     give_entropy(f, 0.2);
-    told = expect(f, ALERT_RESOLVED,
-                  "entropy_normalized of decoder.3.self head 0 is 0.2 again, at least 0.2");
+    told = alerts_expect(f, ALERT_RESOLVED,
+                         "entropy_normalized of decoder.3.self head 0 is 0.2 again, at least 0.2");
     assert_true(told->value == 0.2 && told->bound == 0.2);
     assert_int_equal(told->since_epoch, 1);
     give_entropy(f, 0.3);
-    stop(f);
+    alerts_stop(f);
 }
 
 static void test_a_value_between_bound_and_clear_ends_a_row_of_windows(void **state)
@@ -239,7 +244,7 @@ static void test_a_value_between_bound_and_clear_ends_a_row_of_windows(void **st
     give_entropy(f, 0.06);
     expect_firing(f, "entropy_normalized of decoder.3.self (mean of its heads) is 0.06, below 0.1 "
                      "for 2 windows");
-    stop(f);
+    alerts_stop(f);
 }
 
 static void test_a_bound_itself_is_not_beyond_it(void **state)
@@ -247,16 +252,16 @@ static void test_a_bound_itself_is_not_beyond_it(void **state)
     struct fixture *f = start_mine("metric: max_logit, above: 10, clear: 10, each: head");
     struct window w;
     (void)state;
-    fill(&w, f, METRIC_MAX_LOGIT, 1, (double[]){10});
-    give(f, &w.summary);
+    alerts_fill(&w, f, METRIC_MAX_LOGIT, 1, (double[]){10});
+    alerts_give(f, &w.summary);
     expect_silence(f);
-    fill(&w, f, METRIC_MAX_LOGIT, 1, (double[]){10.5});
-    give(f, &w.summary);
+    alerts_fill(&w, f, METRIC_MAX_LOGIT, 1, (double[]){10.5});
+    alerts_give(f, &w.summary);
     expect_firing(f, "max_logit of decoder.3.self head 0 is 10.5, above 10");
-    fill(&w, f, METRIC_MAX_LOGIT, 1, (double[]){10});
-    give(f, &w.summary);
+    alerts_fill(&w, f, METRIC_MAX_LOGIT, 1, (double[]){10});
+    alerts_give(f, &w.summary);
     expect_resolved(f, "max_logit of decoder.3.self head 0 is 10 again, at most 10");
-    stop(f);
+    alerts_stop(f);
 }
 
 static void test_an_infinite_value_is_beyond_every_bound(void **state)
@@ -264,10 +269,10 @@ static void test_an_infinite_value_is_beyond_every_bound(void **state)
     struct fixture *f = start_mine("metric: max_logit, above: 10, each: head");
     struct window w;
     (void)state;
-    fill(&w, f, METRIC_MAX_LOGIT, 1, (double[]){INFINITY});
-    give(f, &w.summary);
+    alerts_fill(&w, f, METRIC_MAX_LOGIT, 1, (double[]){INFINITY});
+    alerts_give(f, &w.summary);
     expect_firing(f, "max_logit of decoder.3.self head 0 is inf, above 10");
-    stop(f);
+    alerts_stop(f);
 }
 
 static void test_a_number_that_does_not_exist_changes_nothing(void **state)
@@ -282,7 +287,7 @@ static void test_a_number_that_does_not_exist_changes_nothing(void **state)
                      "for 2 windows");
     give_entropy(f, NONE);
     expect_silence(f);
-    stop(f);
+    alerts_stop(f);
 }
 
 static void test_a_rule_that_counts_only_after_clear_ignores_the_beginning(void **state)
@@ -296,7 +301,7 @@ static void test_a_rule_that_counts_only_after_clear_ignores_the_beginning(void 
     expect_silence(f);
     give_entropy(f, 0.95);
     expect_firing(f, "entropy_normalized of decoder.3.self head 0 is 0.95, above 0.9");
-    stop(f);
+    alerts_stop(f);
 }
 
 /* Rates */
@@ -311,16 +316,16 @@ static void test_a_fall_is_measured_against_windows_ago(void **state)
     expect_silence(f);
     give_entropy(f, 0.1);
     const struct told *told =
-        expect(f, ALERT_FIRING,
-               "entropy_normalized of decoder.3.self head 0 is 0.1, 0.4 lower "
-               "than 2 windows ago, more than 0.3");
+        alerts_expect(f, ALERT_FIRING,
+                      "entropy_normalized of decoder.3.self head 0 is 0.1, 0.4 lower "
+                      "than 2 windows ago, more than 0.3");
     assert_true(fabs(told->value - 0.4) < 1e-12 && told->bound == 0.3);
     give_entropy(f, 0.45); /* 0.2 lower: neither */
     expect_silence(f);
     give_entropy(f, 0.05);
     expect_resolved(f, "entropy_normalized of decoder.3.self head 0 is 0.05, 0.05 lower than 2 "
                        "windows ago, at most 0.1 again");
-    stop(f);
+    alerts_stop(f);
 }
 
 static void test_a_rise_is_a_fall_upwards(void **state)
@@ -331,7 +336,7 @@ static void test_a_rise_is_a_fall_upwards(void **state)
     give_entropy(f, 0.5);
     expect_firing(f, "entropy_normalized of decoder.3.self head 0 is 0.5, 0.4 higher than 1 window "
                      "ago, more than 0.3");
-    stop(f);
+    alerts_stop(f);
 }
 
 static void test_growth_is_a_ratio_to_something_positive(void **state)
@@ -342,12 +347,12 @@ static void test_growth_is_a_ratio_to_something_positive(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
         expect_silence(f);
-        fill(&w, f, METRIC_MAX_LOGIT, 1, &values[i]);
-        give(f, &w.summary);
+        alerts_fill(&w, f, METRIC_MAX_LOGIT, 1, &values[i]);
+        alerts_give(f, &w.summary);
     }
     expect_firing(f, "max_logit of decoder.3.self head 0 is 13, 3.25 times what it was 1 window "
                      "ago, more than 3 for 2 windows");
-    stop(f);
+    alerts_stop(f);
 }
 
 static void test_windows_without_a_number_are_none_for_a_rate(void **state)
@@ -359,7 +364,7 @@ static void test_windows_without_a_number_are_none_for_a_rate(void **state)
     give_entropy(f, 0.5);
     expect_firing(f, "entropy_normalized of decoder.3.self head 0 is 0.5, 0.4 lower than 1 window "
                      "ago, more than 0.3");
-    stop(f);
+    alerts_stop(f);
 }
 
 /* Scope */
@@ -372,11 +377,11 @@ static void test_heads_are_judged_one_by_one(void **state)
     expect_firing(f, "entropy_normalized of decoder.3.self head 1 is 0.05, below 0.1");
     give_entropies(f, 3, (double[]){0.5, 0.5, 0.04});
     expect_resolved(f, "entropy_normalized of decoder.3.self head 1 is 0.5 again, at least 0.11");
-    assert_int_equal(
-        expect(f, ALERT_FIRING, "entropy_normalized of decoder.3.self head 2 is 0.04, below 0.1")
-            ->head,
-        2);
-    stop(f);
+    assert_int_equal(alerts_expect(f, ALERT_FIRING,
+                                   "entropy_normalized of decoder.3.self head 2 is 0.04, below 0.1")
+                         ->head,
+                     2);
+    alerts_stop(f);
 }
 
 static void test_a_layer_is_the_mean_of_its_heads_that_have_a_number(void **state)
@@ -386,39 +391,40 @@ static void test_a_layer_is_the_mean_of_its_heads_that_have_a_number(void **stat
     give_entropies(f, 3, (double[]){0.5, NONE, 0.1});
     expect_silence(f);
     give_entropies(f, 3, (double[]){0.4, NONE, 0.1});
-    assert_int_equal(expect(f, ALERT_FIRING,
-                            "entropy_normalized of decoder.3.self (mean of its heads) is 0.25, "
-                            "below 0.3")
-                         ->head,
-                     -1);
-    stop(f);
+    assert_int_equal(
+        alerts_expect(f, ALERT_FIRING,
+                      "entropy_normalized of decoder.3.self (mean of its heads) is 0.25, "
+                      "below 0.3")
+            ->head,
+        -1);
+    alerts_stop(f);
 }
 
 static void test_of_a_layer_the_largest_max_and_the_smallest_min_count(void **state)
 {
-    struct fixture *f = start("  high: {metric: max_abs_logit, statistic: max, above: 10}\n"
-                              "  low: {metric: max_abs_logit, statistic: min, below: 2}\n");
+    struct fixture *f = alerts_start("  high: {metric: max_abs_logit, statistic: max, above: 10}\n"
+                                     "  low: {metric: max_abs_logit, statistic: min, below: 2}\n");
     struct window w;
     (void)state;
-    fill(&w, f, METRIC_MAX_ABS_LOGIT, 2, (double[]){5, 5});
+    alerts_fill(&w, f, METRIC_MAX_ABS_LOGIT, 2, (double[]){5, 5});
     w.stat[0].max = 12, w.stat[1].max = 3;
     w.stat[0].min = 3, w.stat[1].min = 1;
-    give(f, &w.summary);
+    alerts_give(f, &w.summary);
     expect_firing(f,
                   "max of max_abs_logit of decoder.3.self (largest of its heads) is 12, above 10");
     expect_firing(f,
                   "min of max_abs_logit of decoder.3.self (smallest of its heads) is 1, below 2");
-    stop(f);
+    alerts_stop(f);
 }
 
 static void test_a_run_is_the_mean_over_its_layers_at_the_end_of_a_window(void **state)
 {
-    struct fixture *f = start("  mine: {" ENTROPY "below: 0.3, each: run}\n"
-                              "  sinks: {metric: sink_rate, above: 0.5, each: run}\n");
+    struct fixture *f = alerts_start("  mine: {" ENTROPY "below: 0.3, each: run}\n"
+                                     "  sinks: {metric: sink_rate, above: 0.5, each: run}\n");
     struct result_stat sinks = {.mean = 1, .count = 1};
     struct window w;
     (void)state;
-    fill(&w, f, METRIC_ENTROPY_NORMALIZED, 2, (double[]){0.4, 0.4});
+    alerts_fill(&w, f, METRIC_ENTROPY_NORMALIZED, 2, (double[]){0.4, 0.4});
     alerts_layer(f->alerts, &w.summary, &f->sink);
     w.summary.layer.id.layer = 4;
     w.stat[0].mean = w.stat[1].mean = 0.1;
@@ -426,37 +432,38 @@ static void test_a_run_is_the_mean_over_its_layers_at_the_end_of_a_window(void *
     alerts_layer(f->alerts, &w.summary, &f->sink);
     expect_silence(f);
     end_window(f);
-    const struct told *told = expect(
+    const struct told *told = alerts_expect(
         f, ALERT_FIRING, "entropy_normalized of the run (mean of its heads) is 0.25, below 0.3");
     assert_false(told->has_layer);
     assert_int_equal(told->head, -1);
     expect_firing(f, "sink_rate of the run (mean of its layers) is 1, above 0.5");
     end_window(f); /* a window without layers changes nothing */
-    stop(f);
+    alerts_stop(f);
 }
 
 static void test_patterns_choose_layers_and_jobs(void **state)
 {
-    struct fixture *f = start("  a: {" ENTROPY "below: 0.1, layer: 'decoder.[0-2].*'}\n"
-                              "  b: {" ENTROPY "below: 0.1, job: 'bert*'}\n"
-                              "  c: {" ENTROPY "below: 0.1, layer: '*.self', job: 'g?t'}\n");
+    struct fixture *f = alerts_start("  a: {" ENTROPY "below: 0.1, layer: 'decoder.[0-2].*'}\n"
+                                     "  b: {" ENTROPY "below: 0.1, job: 'bert*'}\n"
+                                     "  c: {" ENTROPY "below: 0.1, layer: '*.self', job: 'g?t'}\n");
     struct window w;
     (void)state;
     give_entropy(f, 0.05);
-    assert_string_equal(expect(f, ALERT_FIRING,
-                               "entropy_normalized of decoder.3.self (mean of its heads) is 0.05, "
-                               "below 0.1")
-                            ->rule,
-                        "c");
-    fill(&w, f, METRIC_ENTROPY_NORMALIZED, 1, (double[]){0.05});
+    assert_string_equal(
+        alerts_expect(f, ALERT_FIRING,
+                      "entropy_normalized of decoder.3.self (mean of its heads) is 0.05, "
+                      "below 0.1")
+            ->rule,
+        "c");
+    alerts_fill(&w, f, METRIC_ENTROPY_NORMALIZED, 1, (double[]){0.05});
     w.summary.layer.id = (struct layer_id){STACK_DECODER, 2, SITE_CROSS};
-    give(f, &w.summary);
-    const struct told *told =
-        expect(f, ALERT_FIRING,
-               "entropy_normalized of decoder.2.cross (mean of its heads) is 0.05, below 0.1");
+    alerts_give(f, &w.summary);
+    const struct told *told = alerts_expect(
+        f, ALERT_FIRING,
+        "entropy_normalized of decoder.2.cross (mean of its heads) is 0.05, below 0.1");
     assert_string_equal(told->rule, "a");
     assert_int_equal(told->layer.layer, 2);
-    stop(f);
+    alerts_stop(f);
 }
 
 static void test_rules_that_are_off_are_not_judged(void **state)
@@ -466,14 +473,14 @@ static void test_rules_that_are_off_are_not_judged(void **state)
     (void)state;
     give_entropy(f, 0.01);
     expect_silence(f);
-    stop(f);
+    alerts_stop(f);
     f = start_mine(ENTROPY "below: 0.5");
     f->config.alerts_enabled = false;
     off = alerts_new(&f->config, "gpt");
     alerts_free(&f->alerts);
     f->alerts = off;
     give_entropy(f, 0.01);
-    stop(f);
+    alerts_stop(f);
 }
 
 static void test_another_number_of_heads_begins_anew(void **state)
@@ -483,7 +490,7 @@ static void test_another_number_of_heads_begins_anew(void **state)
     give_entropies(f, 1, (double[]){0.05});
     give_entropies(f, 2, (double[]){0.05, 0.05});
     expect_silence(f);
-    stop(f);
+    alerts_stop(f);
 }
 
 /* Numbers */
@@ -499,11 +506,11 @@ static void test_every_statistic_is_the_one_it_says(void **state)
         snprintf(body, sizeof body, ENTROPY "above: %g, each: head, statistic: %s",
                  i >= 9 ? -0.5 + 0.5 * (i >= 11) : 0.0, names[i]);
         struct fixture *f = start_mine(body);
-        fill(&w, f, METRIC_ENTROPY_NORMALIZED, 1, (double[]){0.1});
+        alerts_fill(&w, f, METRIC_ENTROPY_NORMALIZED, 1, (double[]){0.1});
         w.stat[0] = (struct result_stat){0.1, 0.2, 0.3, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 5};
         w.drift[0] = (struct result_drift){-0.25, -0.125, 0.5, NONE};
         w.summary.drift[METRIC_ENTROPY_NORMALIZED] = w.drift;
-        give(f, &w.summary);
+        alerts_give(f, &w.summary);
         const double expected[] = {0.1, 0.2, 0.3,   0.4,    0.45,  0.5, 0.6,
                                    0.7, 0.8, -0.25, -0.125, 0.125, 0.5};
         snprintf(text, sizeof text,
@@ -512,24 +519,24 @@ static void test_every_statistic_is_the_one_it_says(void **state)
                  : i == 11 ? "|z|"
                            : names[i],
                  i == 0 ? "" : " of ", expected[i], i >= 9 ? -0.5 + 0.5 * (i >= 11) : 0.0);
-        assert_true(expect(f, ALERT_FIRING, text)->value == expected[i]);
-        stop(f);
+        assert_true(alerts_expect(f, ALERT_FIRING, text)->value == expected[i]);
+        alerts_stop(f);
     }
 }
 
 static void test_a_head_without_values_or_drift_has_no_number(void **state)
 {
-    struct fixture *f = start("  a: {" ENTROPY "below: 0.5, each: head}\n"
-                              "  b: {" ENTROPY "statistic: abs_z, above: 1, each: head}\n");
+    struct fixture *f = alerts_start("  a: {" ENTROPY "below: 0.5, each: head}\n"
+                                     "  b: {" ENTROPY "statistic: abs_z, above: 1, each: head}\n");
     struct window w;
     (void)state;
-    fill(&w, f, METRIC_ENTROPY_NORMALIZED, 1, (double[]){0});
+    alerts_fill(&w, f, METRIC_ENTROPY_NORMALIZED, 1, (double[]){0});
     w.stat[0].count = 0;
-    give(f, &w.summary);
+    alerts_give(f, &w.summary);
     w.summary.stat[METRIC_ENTROPY_NORMALIZED] = NULL;
-    give(f, &w.summary);
+    alerts_give(f, &w.summary);
     expect_silence(f);
-    stop(f);
+    alerts_stop(f);
 }
 
 static void test_per_key_divides_by_the_keys_of_the_newest_message(void **state)
@@ -537,14 +544,14 @@ static void test_per_key_divides_by_the_keys_of_the_newest_message(void **state)
     struct fixture *f = start_mine("metric: effective_rank, per_key: true, below: 0.1, each: head");
     struct window w;
     (void)state;
-    fill(&w, f, METRIC_EFFECTIVE_RANK, 1, (double[]){4});
+    alerts_fill(&w, f, METRIC_EFFECTIVE_RANK, 1, (double[]){4});
     w.summary.layer.shape[3] = 0;
-    give(f, &w.summary);
+    alerts_give(f, &w.summary);
     expect_silence(f);
     w.summary.layer.shape[3] = 50;
-    give(f, &w.summary);
+    alerts_give(f, &w.summary);
     expect_firing(f, "effective_rank per key of decoder.3.self head 0 is 0.08, below 0.1");
-    stop(f);
+    alerts_stop(f);
 }
 
 static void test_unsound_rows_are_a_share_of_all(void **state)
@@ -552,19 +559,19 @@ static void test_unsound_rows_are_a_share_of_all(void **state)
     struct fixture *f = start_mine("metric: invalid_share, above: 0");
     struct window w;
     (void)state;
-    fill(&w, f, METRIC_ENTROPY, 1, (double[]){1});
-    give(f, &w.summary);
+    alerts_fill(&w, f, METRIC_ENTROPY, 1, (double[]){1});
+    alerts_give(f, &w.summary);
     expect_silence(f);
     w.summary.layer.invalid_rows = 300;
-    give(f, &w.summary);
+    alerts_give(f, &w.summary);
     expect_firing(f, "invalid_share of decoder.3.self is 0.75, above 0");
     w.summary.layer.rows = w.summary.layer.invalid_rows = 0;
-    give(f, &w.summary); /* no rows: no number */
+    alerts_give(f, &w.summary); /* no rows: no number */
     expect_silence(f);
     w.summary.layer.rows = 1;
-    give(f, &w.summary);
+    alerts_give(f, &w.summary);
     expect_resolved(f, "invalid_share of decoder.3.self is 0 again, at most 0");
-    stop(f);
+    alerts_stop(f);
 }
 
 static void test_row_sums_are_not_judged_after_dropout(void **state)
@@ -572,21 +579,21 @@ static void test_row_sums_are_not_judged_after_dropout(void **state)
     struct fixture *f = start_mine("metric: row_sum_error, above: 0.01");
     struct window w;
     (void)state;
-    fill(&w, f, METRIC_ENTROPY, 1, (double[]){1});
+    alerts_fill(&w, f, METRIC_ENTROPY, 1, (double[]){1});
     w.summary.layer.row_sum_error = 0.4;
-    give(f, &w.summary); /* all rows are sound, so sums were not judged */
+    alerts_give(f, &w.summary); /* all rows are sound, so sums were not judged */
     expect_silence(f);
     w.summary.layer.row_sum_error = 0.015;
-    give(f, &w.summary);
+    alerts_give(f, &w.summary);
     expect_firing(f, "row_sum_error of decoder.3.self is 0.015, above 0.01");
     w.summary.layer.row_sum_error = 0;
-    give(f, &w.summary);
+    alerts_give(f, &w.summary);
     expect_resolved(f, "row_sum_error of decoder.3.self is 0 again, at most 0.009");
     w.summary.layer.row_sum_error = 0.4;
     w.summary.layer.invalid_rows = 1;
-    give(f, &w.summary);
+    alerts_give(f, &w.summary);
     expect_firing(f, "row_sum_error of decoder.3.self is 0.4, above 0.01");
-    stop(f);
+    alerts_stop(f);
 }
 
 static void test_redundancy_is_a_share_of_the_pairs(void **state)
@@ -595,17 +602,17 @@ static void test_redundancy_is_a_share_of_the_pairs(void **state)
     const double js[16] = {0};
     struct window w;
     (void)state;
-    fill(&w, f, METRIC_ENTROPY, 4, (double[]){1, 1, 1, 1});
+    alerts_fill(&w, f, METRIC_ENTROPY, 4, (double[]){1, 1, 1, 1});
     w.summary.similarity.redundant_total = 4;
-    give(f, &w.summary); /* not measured */
+    alerts_give(f, &w.summary); /* not measured */
     expect_silence(f);
     w.summary.similarity.js = js;
-    give(f, &w.summary);
+    alerts_give(f, &w.summary);
     expect_firing(f, "redundant_share of decoder.3.self is 0.6667, above 0.5");
     w.summary.heads = 1; /* has no pair */
-    give(f, &w.summary);
+    alerts_give(f, &w.summary);
     expect_silence(f);
-    stop(f);
+    alerts_stop(f);
 }
 
 static void test_sink_rate_has_statistics(void **state)
@@ -614,18 +621,18 @@ static void test_sink_rate_has_statistics(void **state)
     struct result_stat rate = {.mean = 0.1, .p90 = 0.75, .count = 9};
     struct window w;
     (void)state;
-    fill(&w, f, METRIC_FIRST_TOKEN, 1, (double[]){0});
+    alerts_fill(&w, f, METRIC_FIRST_TOKEN, 1, (double[]){0});
     w.summary.sink_rate = &rate;
-    give(f, &w.summary);
+    alerts_give(f, &w.summary);
     expect_firing(f, "p90 of sink_rate of decoder.3.self is 0.75, above 0.5");
-    stop(f);
+    alerts_stop(f);
 }
 
 /* The run */
 
 static void give_run(struct fixture *f, uint64_t messages, uint64_t lost, uint64_t dropped)
 {
-    struct alert_run run = {common_of(f), messages, lost, dropped};
+    struct alert_run run = {alerts_common_of(f), messages, lost, dropped};
     assert_int_equal(alerts_run(f->alerts, &run, &f->sink), 0);
     f->epoch++;
 }
@@ -637,20 +644,21 @@ static void test_losses_are_a_share_of_all_messages(void **state)
     give_run(f, 75, 20, 5);
     expect_silence(f);
     give_run(f, 70, 20, 10);
-    const struct told *told = expect(f, ALERT_FIRING, "lost_share of the run is 0.3, above 0.25");
+    const struct told *told =
+        alerts_expect(f, ALERT_FIRING, "lost_share of the run is 0.3, above 0.25");
     assert_false(told->has_layer);
     assert_int_equal(told->head, -1);
     give_run(f, 0, 0, 0);
     expect_silence(f);
     give_run(f, 100, 0, 0);
     expect_resolved(f, "lost_share of the run is 0 again, at most 0.1");
-    stop(f);
+    alerts_stop(f);
 }
 
 static void test_silence_is_told_and_resolved(void **state)
 {
     struct fixture *f = start_mine("metric: silence, above: 60");
-    struct result_common common = common_of(f);
+    struct result_common common = alerts_common_of(f);
     (void)state;
     alerts_silence(f->alerts, &common, 60, &f->sink);
     expect_silence(f);
@@ -661,28 +669,29 @@ static void test_silence_is_told_and_resolved(void **state)
     expect_silence(f);
     alerts_silence(f->alerts, &common, 0, &f->sink);
     expect_resolved(f, "the run has been heard of again");
-    stop(f);
+    alerts_stop(f);
 }
 
 static void test_the_end_resolves_what_fires(void **state)
 {
-    struct fixture *f = start("  mine: {" ENTROPY "below: 0.5, each: head}\n"
-                              "  quiet: {metric: silence, above: 60}\n");
+    struct fixture *f = alerts_start("  mine: {" ENTROPY "below: 0.5, each: head}\n"
+                                     "  quiet: {metric: silence, above: 60}\n");
     (void)state;
     give_entropies(f, 2, (double[]){0.1, 0.9});
     expect_firing(f, "entropy_normalized of decoder.3.self head 0 is 0.1, below 0.5");
-    struct result_common common = common_of(f);
+    struct result_common common = alerts_common_of(f);
     alerts_silence(f->alerts, &common, 100, &f->sink);
     expect_firing(f, "nothing has been heard of the run for 100 s, more than 60 s");
     alerts_end(f->alerts, &common, &f->sink);
-    assert_true(isnan(
-        expect(f, ALERT_RESOLVED, "entropy_normalized of decoder.3.self head 0: the run has ended")
-            ->value));
+    assert_true(
+        isnan(alerts_expect(f, ALERT_RESOLVED,
+                            "entropy_normalized of decoder.3.self head 0: the run has ended")
+                  ->value));
     expect_resolved(f, "the run has ended");
     alerts_end(f->alerts, &common, &f->sink);
     alerts_each(f->alerts, &f->sink);
     expect_silence(f);
-    stop(f);
+    alerts_stop(f);
 }
 
 static void test_each_tells_what_fires_now(void **state)
@@ -695,7 +704,7 @@ static void test_each_tells_what_fires_now(void **state)
     alerts_each(f->alerts, &f->sink);
     expect_firing(f, "entropy_normalized of decoder.3.self head 1 is 0.5, 0.4 lower than 1 window "
                      "ago, more than 0.25");
-    stop(f);
+    alerts_stop(f);
 }
 
 /* Floods */
@@ -708,8 +717,9 @@ static void test_what_is_beyond_the_limit_is_told_with_later_windows(void **stat
     alerts_free(&f->alerts);
     f->config.alerts_per_window = 4;
     f->alerts = alerts_new(&f->config, "gpt");
-    for (int h = 0; h < 10; h++)
+    for (int h = 0; h < 10; h++) {
         entropies[h] = 0.1;
+    }
     give_entropies(f, 10, entropies);
     assert_int_equal(f->count, 4);
     assert_int_equal(f->held_back, 6);
@@ -721,16 +731,19 @@ static void test_what_is_beyond_the_limit_is_told_with_later_windows(void **stat
     give_entropies(f, 10, entropies);
     assert_int_equal(f->count, 9);
     f->seen = f->count;
-    for (int h = 0; h < 10; h++)
+    for (int h = 0; h < 10; h++) {
         entropies[h] = 0.9;
-    for (int window = 0; window < 3; window++)
+    }
+    for (int window = 0; window < 3; window++) {
         give_entropies(f, 10, entropies);
+    }
     assert_int_equal(f->count, 18);
-    for (int i = 9; i < 18; i++)
+    for (int i = 9; i < 18; i++) {
         assert_int_equal(f->told[i].state, ALERT_RESOLVED);
+    }
     assert_int_equal(f->held_back, 6 + 5);
     f->seen = f->count;
-    stop(f);
+    alerts_stop(f);
 }
 
 /* An oracle: judges a whole history of values from its beginning, for each window anew. */
@@ -743,21 +756,24 @@ struct oracle {
 };
 
 /* -1 clear, 0 neither, 1 holds, 2 cannot be told. */
-static int look(const struct oracle *o, const double *numbers, uint32_t index)
+static int alerts_look(const struct oracle *o, const double *numbers, uint32_t index)
 {
     double x = numbers[index];
     if (rule_is_rate(o->condition)) {
-        if (index < o->within)
+        if (index < o->within) {
             return 2;
+        }
         double then = numbers[index - o->within];
-        if (o->condition == RULE_GROWS_BY && !(then > 0))
+        if (o->condition == RULE_GROWS_BY && !(then > 0)) {
             return 2;
+        }
         x = o->condition == RULE_GROWS_BY   ? x / then
             : o->condition == RULE_FALLS_BY ? then - x
                                             : x - then;
     }
-    if (o->condition == RULE_BELOW)
+    if (o->condition == RULE_BELOW) {
         return x < o->bound ? 1 : x >= o->clear ? -1 : 0;
+    }
     return x > o->bound ? 1 : x <= o->clear ? -1 : 0;
 }
 
@@ -766,13 +782,16 @@ static bool oracle_fires(const struct oracle *o, const double *history, uint32_t
     double numbers[512];
     uint32_t used = 0, row = 0;
     bool firing = false, armed = !o->after_clear;
-    for (uint32_t i = 0; i < count; i++)
-        if (!isnan(history[i]))
+    for (uint32_t i = 0; i < count; i++) {
+        if (!isnan(history[i])) {
             numbers[used++] = history[i];
+        }
+    }
     for (uint32_t i = 0; i < used; i++) {
-        int verdict = look(o, numbers, i);
-        if (verdict == 2)
+        int verdict = alerts_look(o, numbers, i);
+        if (verdict == 2) {
             continue;
+        }
         row = verdict == 1 && armed ? row + 1 : 0;
         armed = armed || verdict == -1;
         firing = verdict == -1 ? false : firing || row >= o->windows;
@@ -793,27 +812,32 @@ static struct oracle random_rule(char *ret_body)
                        .within = 1,
                        .windows = 1u + (uint32_t)(rand() % 3),
                        .after_clear = rand() % 2};
-    if (rule_is_rate(o.condition))
+    if (rule_is_rate(o.condition)) {
         o.within = 1u + (uint32_t)(rand() % 5);
-    if (o.condition == RULE_GROWS_BY)
+    }
+    if (o.condition == RULE_GROWS_BY) {
         o.bound += 1;
+    }
     o.clear = o.condition == RULE_BELOW ? o.bound + 0.1 : o.bound - 0.1;
     int used = sprintf(ret_body,
                        ENTROPY "each: head, %s: %.17g, clear: %.17g, for: %u, "
                                "after_clear: %s",
                        names[o.condition], o.bound, o.clear, (unsigned)o.windows,
                        o.after_clear ? "true" : "false");
-    if (rule_is_rate(o.condition))
+    if (rule_is_rate(o.condition)) {
         sprintf(ret_body + used, ", within: %u", (unsigned)o.within);
+    }
     return o;
 }
 
 /* Whether the newest event of a head says firing. */
 static bool was_told(const struct fixture *f, int head)
 {
-    for (uint32_t i = f->count; i-- > 0;)
-        if (f->told[i].head == head)
+    for (uint32_t i = f->count; i-- > 0;) {
+        if (f->told[i].head == head) {
             return f->told[i].state == ALERT_FIRING;
+        }
+    }
     return false;
 }
 
@@ -847,16 +871,19 @@ static void test_random_histories_agree_with_an_oracle_across_restarts(void **st
         struct fixture *f = start_mine(body);
         for (uint32_t w = 0; w < WINDOWS; w++) {
             double entropies[HEADS];
-            for (int h = 0; h < HEADS; h++)
+            for (int h = 0; h < HEADS; h++) {
                 entropies[h] = history[h][w] = rand() % 8 == 0 ? NONE : random_thousandth();
+            }
             give_entropies(f, HEADS, entropies);
-            for (int h = 0; h < HEADS; h++)
+            for (int h = 0; h < HEADS; h++) {
                 assert_int_equal(was_told(f, h), oracle_fires(&o, history[h], w + 1));
-            if (rand() % 10 == 0)
+            }
+            if (rand() % 10 == 0) {
                 save_and_restore(f);
+            }
         }
         f->seen = f->count;
-        stop(f);
+        alerts_stop(f);
     }
 }
 
@@ -864,8 +891,8 @@ static void test_random_histories_agree_with_an_oracle_across_restarts(void **st
 
 static void test_a_restart_tells_nothing_twice_and_resolves(void **state)
 {
-    struct fixture *f = start("  mine: {" ENTROPY "below: 0.5, for: 2}\n"
-                              "  all: {" ENTROPY "below: 0.5, each: run}\n");
+    struct fixture *f = alerts_start("  mine: {" ENTROPY "below: 0.5, for: 2}\n"
+                                     "  all: {" ENTROPY "below: 0.5, each: run}\n");
     (void)state;
     give_entropy(f, 0.1);
     save_and_restore(f);
@@ -881,42 +908,43 @@ static void test_a_restart_tells_nothing_twice_and_resolves(void **state)
     give_entropy(f, 0.1);
     expect_silence(f);
     give_entropy(f, 0.9);
-    assert_int_equal(expect(f, ALERT_RESOLVED,
-                            "entropy_normalized of decoder.3.self (mean of its heads) is 0.9 "
-                            "again, at least 0.55")
-                         ->since_epoch,
-                     0);
+    assert_int_equal(
+        alerts_expect(f, ALERT_RESOLVED,
+                      "entropy_normalized of decoder.3.self (mean of its heads) is 0.9 "
+                      "again, at least 0.55")
+            ->since_epoch,
+        0);
     expect_resolved(
         f, "entropy_normalized of the run (mean of its heads) is 0.9 again, at least 0.55");
-    stop(f);
+    alerts_stop(f);
 }
 
 static void test_what_was_saved_under_another_rule_is_left_out(void **state)
 {
     struct fixture *f =
-        start("  mine: {" ENTROPY "below: 0.5}\n  other: {" ENTROPY "below: 0.6}\n");
+        alerts_start("  mine: {" ENTROPY "below: 0.5}\n  other: {" ENTROPY "below: 0.6}\n");
     struct mpk_writer writer;
     (void)state;
     give_entropy(f, 0.1);
     f->seen = f->count;
     mpk_writer_init(&writer);
     alerts_pack(f->alerts, &writer);
-    stop(f);
-    f = start("  mine: {" ENTROPY "below: 0.4}\n  other: {" ENTROPY
-              "below: 0.6, severity: info}\n");
+    alerts_stop(f);
+    f = alerts_start("  mine: {" ENTROPY "below: 0.4}\n  other: {" ENTROPY
+                     "below: 0.6, severity: info}\n");
     assert_int_equal(alerts_unpack(f->alerts, writer.buffer.data, writer.buffer.size), 0);
     alerts_each(f->alerts, &f->sink);
     assert_int_equal(f->count, 1);
     assert_string_equal(f->told[0].rule, "other");
     f->seen = f->count;
     mpk_writer_clear(&writer);
-    stop(f);
+    alerts_stop(f);
 }
 
 static void test_a_damaged_checkpoint_is_refused_or_harmless(void **state)
 {
-    struct fixture *f = start("  mine: {" ENTROPY "below: 0.5, each: head}\n"
-                              "  rate: {" ENTROPY "falls_by: 0.3, within: 3}\n");
+    struct fixture *f = alerts_start("  mine: {" ENTROPY "below: 0.5, each: head}\n"
+                                     "  rate: {" ENTROPY "falls_by: 0.3, within: 3}\n");
     struct mpk_writer writer;
     (void)state;
     give_entropies(f, 2, (double[]){0.1, 0.9});
@@ -941,7 +969,7 @@ static void test_a_damaged_checkpoint_is_refused_or_harmless(void **state)
     assert_int_equal(alerts_unpack(f->alerts, writer.buffer.data, writer.buffer.size), 0);
     mpk_writer_clear(&writer);
     f->seen = f->count;
-    stop(f);
+    alerts_stop(f);
 }
 
 static void test_a_quiet_run_packs_to_a_bit_per_head(void **state)
@@ -951,24 +979,25 @@ static void test_a_quiet_run_packs_to_a_bit_per_head(void **state)
     double entropies[HEADS_MAX];
     struct mpk_writer writer;
     (void)state;
-    for (int h = 0; h < HEADS_MAX; h++)
+    for (int h = 0; h < HEADS_MAX; h++) {
         entropies[h] = 0.5;
+    }
     give_entropies(f, HEADS_MAX, entropies);
     mpk_writer_init(&writer);
     alerts_pack(f->alerts, &writer);
     assert_in_range(writer.buffer.size, 1, 200);
     mpk_writer_clear(&writer);
-    stop(f);
+    alerts_stop(f);
 }
 
 /* Memory */
 
 static void test_memory_is_counted_and_given_back(void **state)
 {
-    struct fixture *f = start("  a: {" ENTROPY "below: 0.5, each: head}\n"
-                              "  b: {" ENTROPY "falls_by: 0.5, within: 64, each: head}\n");
+    struct fixture *f = alerts_start("  a: {" ENTROPY "below: 0.5, each: head}\n"
+                                     "  b: {" ENTROPY "falls_by: 0.5, within: 64, each: head}\n");
     uint64_t before = alerts_bytes(f->alerts);
-    struct result_common common = common_of(f);
+    struct result_common common = alerts_common_of(f);
     (void)state;
     give_entropies(f, 8, (double[8]){0.9});
     f->seen = f->count;
@@ -977,19 +1006,19 @@ static void test_memory_is_counted_and_given_back(void **state)
     alerts_end(f->alerts, &common, &f->sink);
     f->seen = f->count;
     assert_true(alerts_bytes(f->alerts) == before);
-    stop(f);
+    alerts_stop(f);
 }
 
 static void test_out_of_memory_is_survived(void **state)
 {
     (void)state;
     for (unsigned nth = 1; nth < 40; nth++) {
-        struct fixture *f = start("  a: {" ENTROPY "below: 0.5, each: head}\n"
-                                  "  b: {" ENTROPY "falls_by: 0.5, each: run}\n");
+        struct fixture *f = alerts_start("  a: {" ENTROPY "below: 0.5, each: head}\n"
+                                         "  b: {" ENTROPY "falls_by: 0.5, each: run}\n");
         struct window w;
         struct mpk_writer writer;
-        fill(&w, f, METRIC_ENTROPY_NORMALIZED, 2, (double[]){0.1, 0.1});
-        struct alert_run run = {.common = common_of(f)};
+        alerts_fill(&w, f, METRIC_ENTROPY_NORMALIZED, 2, (double[]){0.1, 0.1});
+        struct alert_run run = {.common = alerts_common_of(f)};
         heap_fail_at(nth);
         struct alerts *alerts = alerts_new(&f->config, "gpt");
         int code = alerts ? alerts_layer(alerts, &w.summary, &f->sink) : 0;
@@ -1009,7 +1038,7 @@ static void test_out_of_memory_is_survived(void **state)
         mpk_writer_clear(&writer);
         alerts_free(&alerts);
         f->seen = f->count;
-        stop(f);
+        alerts_stop(f);
     }
 }
 

@@ -23,7 +23,7 @@
 
 #define WAIT_MS 10000
 
-static uint64_t now_ms(void)
+static uint64_t notify_now_ms(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
@@ -44,7 +44,7 @@ struct fixture {
     struct notify *notify;
 };
 
-static void start(struct fixture *f)
+static void test_notify_start(struct fixture *f)
 {
     memset(f, 0, sizeof *f);
     config_defaults(&f->config);
@@ -52,7 +52,7 @@ static void start(struct fixture *f)
     assert_non_null(mkdtemp(f->directory));
 }
 
-static void set(struct fixture *f, const char *assignment)
+static void notify_set(struct fixture *f, const char *assignment)
 {
     char error[CONFIG_ERROR_MAX] = "";
     int result = config_set(&f->config, assignment, error);
@@ -60,7 +60,7 @@ static void set(struct fixture *f, const char *assignment)
     assert_int_equal(result, 0);
 }
 
-static void run(struct fixture *f)
+static void test_notify_run(struct fixture *f)
 {
     char error[CONFIG_ERROR_MAX] = "";
     int result = notify_new(&f->config, &f->stats, &f->notify, error);
@@ -71,16 +71,17 @@ static void run(struct fixture *f)
 
 static void expect_counts(struct fixture *f, uint64_t notified, uint64_t failed)
 {
-    uint64_t until = now_ms() + WAIT_MS;
+    uint64_t until = notify_now_ms() + WAIT_MS;
     while (stats_get(&f->stats, COUNT_NOTIFIED) + stats_get(&f->stats, COUNT_NOTIFY_FAILED) <
                notified + failed &&
-           now_ms() < until)
+           notify_now_ms() < until) {
         pause_ms();
+    }
     assert_int_equal(stats_get(&f->stats, COUNT_NOTIFIED), notified);
     assert_int_equal(stats_get(&f->stats, COUNT_NOTIFY_FAILED), failed);
 }
 
-static void stop(struct fixture *f)
+static void test_notify_stop(struct fixture *f)
 {
     char command[128];
     notify_free(&f->notify, 1000);
@@ -89,7 +90,7 @@ static void stop(struct fixture *f)
 }
 
 /* An event whose message is this text. */
-static void put(struct fixture *f, const char *text)
+static void test_notify_put(struct fixture *f, const char *text)
 {
     static const uint8_t run_id[RUN_BYTES] = {1};
     struct alert_result alert = {.common = {.job = "gpt", .run = run_id, .epoch = 3},
@@ -104,7 +105,7 @@ static void put(struct fixture *f, const char *text)
     mpk_writer_clear(&writer);
 }
 
-static const char *path_of(const struct fixture *f, const char *name)
+static const char *notify_path_of(const struct fixture *f, const char *name)
 {
     static char path[128];
     snprintf(path, sizeof path, "%s/%s", f->directory, name);
@@ -115,19 +116,20 @@ static const char *path_of(const struct fixture *f, const char *name)
 static void set_script(struct fixture *f, const char *body)
 {
     char assignment[256];
-    FILE *file = fopen(path_of(f, "script"), "w");
+    FILE *file = fopen(notify_path_of(f, "script"), "w");
     assert_non_null(file);
     fprintf(file, "#!/bin/sh\ncd %s\n%s\n", f->directory, body);
     fclose(file);
-    chmod(path_of(f, "script"), 0755);
-    snprintf(assignment, sizeof assignment, "alerts.command=%s one two", path_of(f, "script"));
-    set(f, assignment);
+    chmod(notify_path_of(f, "script"), 0755);
+    snprintf(assignment, sizeof assignment, "alerts.command=%s one two",
+             notify_path_of(f, "script"));
+    notify_set(f, assignment);
 }
 
 static char *content(const struct fixture *f, const char *name)
 {
     static char text[4096];
-    FILE *file = fopen(path_of(f, name), "r");
+    FILE *file = fopen(notify_path_of(f, name), "r");
     assert_non_null(file);
     text[fread(text, 1, sizeof text - 1, file)] = '\0';
     fclose(file);
@@ -136,10 +138,11 @@ static char *content(const struct fixture *f, const char *name)
 
 static void wait_for_file(const struct fixture *f, const char *name)
 {
-    uint64_t until = now_ms() + WAIT_MS;
-    while (access(path_of(f, name), F_OK) != 0 && now_ms() < until)
+    uint64_t until = notify_now_ms() + WAIT_MS;
+    while (access(notify_path_of(f, name), F_OK) != 0 && notify_now_ms() < until) {
         pause_ms();
-    assert_int_equal(access(path_of(f, name), F_OK), 0);
+    }
+    assert_int_equal(access(notify_path_of(f, name), F_OK), 0);
 }
 
 /* Commands */
@@ -149,91 +152,93 @@ static void test_nothing_configured_is_nothing_to_do(void **state)
     struct fixture f;
     char error[CONFIG_ERROR_MAX];
     (void)state;
-    start(&f);
+    test_notify_start(&f);
     f.notify = (struct notify *)&f;
     assert_int_equal(notify_new(&f.config, &f.stats, &f.notify, error), 0);
     assert_null(f.notify);
-    put(&f, "to nobody");
-    stop(&f);
+    test_notify_put(&f, "to nobody");
+    test_notify_stop(&f);
 }
 
 static void test_a_command_reads_a_line_of_json(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f);
+    test_notify_start(&f);
     set_script(&f, "echo \"$@\" > words; cat > line");
-    run(&f);
-    put(&f, "it's \"low\"; $(rm -rf)");
+    test_notify_run(&f);
+    test_notify_put(&f, "it's \"low\"; $(rm -rf)");
     expect_counts(&f, 1, 0);
     assert_string_equal(content(&f, "words"), "one two\n");
     const char *line = content(&f, "line");
     assert_int_equal(strncmp(line, "{\"v\":1,\"kind\":\"alert\"", 20), 0);
     assert_non_null(strstr(line, "\"message\":\"it's \\\"low\\\"; $(rm -rf)\""));
     assert_ptr_equal(strchr(line, '\n'), line + strlen(line) - 1);
-    stop(&f);
+    test_notify_stop(&f);
 }
 
 static void test_events_go_out_in_order(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f);
+    test_notify_start(&f);
     set_script(&f, "grep -o 'event-[0-9]' >> order");
-    run(&f);
-    put(&f, "event-1");
-    put(&f, "event-2");
-    put(&f, "event-3");
+    test_notify_run(&f);
+    test_notify_put(&f, "event-1");
+    test_notify_put(&f, "event-2");
+    test_notify_put(&f, "event-3");
     expect_counts(&f, 3, 0);
     assert_string_equal(content(&f, "order"), "event-1\nevent-2\nevent-3\n");
-    stop(&f);
+    test_notify_stop(&f);
 }
 
 static void test_an_exit_status_or_signal_is_a_failure(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f);
+    test_notify_start(&f);
     set_script(&f, "cat > /dev/null; exit 3");
-    run(&f);
-    put(&f, "x");
+    test_notify_run(&f);
+    test_notify_put(&f, "x");
     expect_counts(&f, 0, 1);
     notify_free(&f.notify, 1000);
     set_script(&f, "kill -9 $$");
-    run(&f);
-    put(&f, "x");
+    test_notify_run(&f);
+    test_notify_put(&f, "x");
     expect_counts(&f, 0, 2);
-    stop(&f);
+    test_notify_stop(&f);
 }
 
 static void test_a_command_that_takes_too_long_is_killed_with_its_children(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f);
+    test_notify_start(&f);
     set_script(&f, "sleep 1000 & echo $! > child.new; mv child.new child; wait");
-    set(&f, "alerts.timeout=300ms");
-    run(&f);
-    put(&f, "x");
+    notify_set(&f, "alerts.timeout=300ms");
+    test_notify_run(&f);
+    test_notify_put(&f, "x");
     expect_counts(&f, 0, 1);
     wait_for_file(&f, "child");
     pid_t child = (pid_t)atoi(content(&f, "child"));
     assert_true(child > 1);
-    uint64_t until = now_ms() + WAIT_MS;
+    uint64_t until = notify_now_ms() + WAIT_MS;
     char state_of[256] = "";
-    while (now_ms() < until) { /* an orphan's zombie stays until init takes it */
+    while (notify_now_ms() < until) { /* an orphan's zombie stays until init takes it */
         char path[64];
         snprintf(path, sizeof path, "/proc/%d/stat", (int)child);
         FILE *file = fopen(path, "r");
         bool there = file && fgets(state_of, sizeof state_of, file);
-        if (file)
+        if (file) {
             fclose(file);
-        if (!there || strstr(state_of, ") Z") || strstr(state_of, ") X"))
+        }
+        if (!there || strstr(state_of, ") Z") || strstr(state_of, ") X")) {
             break;
+        }
         pause_ms();
     }
-    assert_true(now_ms() < until);
-    stop(&f);
+    assert_true(notify_now_ms() < until);
+    test_notify_stop(&f);
 }
 
 static void test_a_command_need_not_read(void **state)
@@ -243,19 +248,19 @@ static void test_a_command_need_not_read(void **state)
     (void)state;
     memset(text, 'x', 300000); /* more than a pipe holds */
     text[300000] = '\0';
-    start(&f);
+    test_notify_start(&f);
     set_script(&f, "exit 0");
-    run(&f);
-    put(&f, text);
+    test_notify_run(&f);
+    test_notify_put(&f, text);
     expect_counts(&f, 1, 0);
     notify_free(&f.notify, 1000);
     set_script(&f, "exec sleep 1000");
-    set(&f, "alerts.timeout=200ms");
-    run(&f);
-    put(&f, text);
+    notify_set(&f, "alerts.timeout=200ms");
+    test_notify_run(&f);
+    test_notify_put(&f, text);
     expect_counts(&f, 1, 1);
     free(text);
-    stop(&f);
+    test_notify_stop(&f);
 }
 
 static void test_a_command_that_cannot_be_run_is_refused_at_the_start(void **state)
@@ -263,34 +268,34 @@ static void test_a_command_that_cannot_be_run_is_refused_at_the_start(void **sta
     struct fixture f;
     char error[CONFIG_ERROR_MAX], expected[CONFIG_ERROR_MAX];
     (void)state;
-    start(&f);
-    set(&f, "alerts.command=/nowhere/at/all now");
+    test_notify_start(&f);
+    notify_set(&f, "alerts.command=/nowhere/at/all now");
     assert_int_equal(notify_new(&f.config, &f.stats, &f.notify, error), -1);
     assert_string_equal(error, "alerts.command: '/nowhere/at/all': cannot be run: No such file "
                                "or directory");
     assert_null(f.notify);
     set_script(&f, "exit 0");
-    chmod(path_of(&f, "script"), 0644);
+    chmod(notify_path_of(&f, "script"), 0644);
     snprintf(expected, sizeof expected,
              "alerts.command: '%s': cannot be run: Permission "
              "denied",
-             path_of(&f, "script"));
+             notify_path_of(&f, "script"));
     assert_int_equal(notify_new(&f.config, &f.stats, &f.notify, error), -1);
     assert_string_equal(error, expected);
-    stop(&f);
+    test_notify_stop(&f);
 }
 
 static void test_a_command_that_is_gone_later_is_a_failure(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f);
+    test_notify_start(&f);
     set_script(&f, "exit 0");
-    run(&f);
-    unlink(path_of(&f, "script"));
-    put(&f, "x");
+    test_notify_run(&f);
+    unlink(notify_path_of(&f, "script"));
+    test_notify_put(&f, "x");
     expect_counts(&f, 0, 1);
-    stop(&f);
+    test_notify_stop(&f);
 }
 
 /* The C library keeps two real-time signals to itself, which are ignored. */
@@ -301,7 +306,7 @@ static void test_a_command_inherits_no_descriptors_and_no_signal_settings(void *
     char body[512];
     (void)state;
     signal(SIGPIPE, SIG_IGN);
-    start(&f);
+    test_notify_start(&f);
     /* By the shell alone: it blocks signals while it waits for another program. */
     snprintf(body, sizeof body,
              "while read -r name value; do case $name in SigBlk:) blocked=$value ;; SigIgn:) "
@@ -310,61 +315,63 @@ static void test_a_command_inherits_no_descriptors_and_no_signal_settings(void *
              "case $ignored in *[08]0000000) test ! -e /proc/$$/fd/%d ;; *) exit 1 ;; esac",
              leak);
     set_script(&f, body);
-    run(&f);
-    put(&f, "x");
+    test_notify_run(&f);
+    test_notify_put(&f, "x");
     expect_counts(&f, 1, 0);
     signal(SIGPIPE, SIG_DFL);
     close(leak);
-    stop(&f);
+    test_notify_stop(&f);
 }
 
 static void test_what_the_queue_cannot_hold_is_dropped(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f);
+    test_notify_start(&f);
     set_script(&f, "touch started; exec sleep 1000");
-    set(&f, "alerts.queue=2");
-    run(&f);
-    put(&f, "running");
+    notify_set(&f, "alerts.queue=2");
+    test_notify_run(&f);
+    test_notify_put(&f, "running");
     wait_for_file(&f, "started");
-    for (int i = 0; i < 5; i++)
-        put(&f, "waiting");
+    for (int i = 0; i < 5; i++) {
+        test_notify_put(&f, "waiting");
+    }
     expect_counts(&f, 0, 3);
     notify_free(&f.notify, 0);
     expect_counts(&f, 0, 6);
-    stop(&f);
+    test_notify_stop(&f);
 }
 
 static void test_a_stop_delivers_what_waits(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f);
+    test_notify_start(&f);
     set_script(&f, "exit 0");
-    run(&f);
-    for (int i = 0; i < 5; i++)
-        put(&f, "x");
+    test_notify_run(&f);
+    for (int i = 0; i < 5; i++) {
+        test_notify_put(&f, "x");
+    }
     notify_free(&f.notify, WAIT_MS);
     expect_counts(&f, 5, 0);
-    stop(&f);
+    test_notify_stop(&f);
 }
 
 static void test_a_stop_does_not_wait_for_a_command_that_hangs(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f);
+    test_notify_start(&f);
     set_script(&f, "touch started; exec sleep 1000");
-    run(&f);
-    put(&f, "x");
-    put(&f, "y");
+    test_notify_run(&f);
+    test_notify_put(&f, "x");
+    test_notify_put(&f, "y");
     wait_for_file(&f, "started");
-    uint64_t begin = now_ms();
+    uint64_t begin = notify_now_ms();
     notify_free(&f.notify, 50);
-    assert_in_range(now_ms() - begin, 50, 2000);
+    assert_in_range(notify_now_ms() - begin, 50, 2000);
     expect_counts(&f, 0, 2);
-    stop(&f);
+    test_notify_stop(&f);
 }
 
 /* A server: each connection is answered with the next status; 0 = not at all. */
@@ -385,18 +392,20 @@ static size_t body_length(const char *request)
     return field ? (size_t)atol(field + strlen("Content-Length: ")) : 0;
 }
 
-static void read_request(struct server *server, int connection)
+static void notify_read_request(struct server *server, int connection)
 {
     size_t used = 0;
     for (;;) {
         ssize_t got = read(connection, server->request + used, sizeof server->request - 1 - used);
-        if (got <= 0)
+        if (got <= 0) {
             return;
+        }
         used += (size_t)got;
         server->request[used] = '\0';
         const char *body = strstr(server->request, "\r\n\r\n");
-        if (body && strlen(body + 4) >= body_length(server->request))
+        if (body && strlen(body + 4) >= body_length(server->request)) {
             return;
+        }
     }
 }
 
@@ -409,7 +418,7 @@ static int accept_one(struct server *server)
     return sources[1].revents ? -1 : accept(server->listener, NULL, NULL);
 }
 
-static void *serve(void *data)
+static void *notify_serve(void *data)
 {
     struct server *server = data;
     int held[16], held_count = 0;
@@ -417,7 +426,7 @@ static void *serve(void *data)
         int index = server->connections;
         int status = server->statuses[index < server->count ? index : server->count - 1];
         char answer[256];
-        read_request(server, connection);
+        notify_read_request(server, connection);
         server->connections++;
         if (status == 0) {
             held[held_count++] = connection;
@@ -430,12 +439,13 @@ static void *serve(void *data)
         assert_int_equal(write(connection, answer, strlen(answer)), (ssize_t)strlen(answer));
         close(connection);
     }
-    while (held_count > 0)
+    while (held_count > 0) {
         close(held[--held_count]);
+    }
     return NULL;
 }
 
-static void server_start(struct server *server, const int *statuses, int count)
+static void notify_server_start(struct server *server, const int *statuses, int count)
 {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t size = sizeof address;
@@ -448,10 +458,10 @@ static void server_start(struct server *server, const int *statuses, int count)
     assert_int_equal(getsockname(server->listener, (struct sockaddr *)&address, &size), 0);
     server->port = ntohs(address.sin_port);
     assert_int_equal(pipe2(server->wake, O_CLOEXEC), 0);
-    assert_int_equal(pthread_create(&server->thread, NULL, serve, server), 0);
+    assert_int_equal(pthread_create(&server->thread, NULL, notify_serve, server), 0);
 }
 
-static void server_stop(struct server *server)
+static void notify_server_stop(struct server *server)
 {
     close(server->wake[1]);
     pthread_join(server->thread, NULL);
@@ -464,14 +474,15 @@ static void set_webhook(struct fixture *f, const struct server *server)
     char assignment[128];
     snprintf(assignment, sizeof assignment, "alerts.webhook=http://127.0.0.1:%d/hook?key=1",
              server->port);
-    set(f, assignment);
+    notify_set(f, assignment);
 }
 
 static void wait_for_connections(struct server *server, int count)
 {
-    uint64_t until = now_ms() + WAIT_MS;
-    while (server->connections < count && now_ms() < until)
+    uint64_t until = notify_now_ms() + WAIT_MS;
+    while (server->connections < count && notify_now_ms() < until) {
         pause_ms();
+    }
     assert_int_equal(server->connections, count);
 }
 
@@ -483,18 +494,18 @@ static void test_a_webhook_gets_a_post_of_json(void **state)
     struct server server;
     struct fixture f;
     (void)state;
-    server_start(&server, statuses, 1);
-    start(&f);
+    notify_server_start(&server, statuses, 1);
+    test_notify_start(&f);
     set_webhook(&f, &server);
-    run(&f);
-    put(&f, "low");
+    test_notify_run(&f);
+    test_notify_put(&f, "low");
     expect_counts(&f, 1, 0);
-    server_stop(&server);
+    notify_server_stop(&server);
     assert_int_equal(strncmp(server.request, "POST /hook?key=1 HTTP/1.1\r\n", 27), 0);
     assert_non_null(strstr(server.request, "\r\nContent-Type: application/json\r\n"));
     assert_non_null(strstr(server.request, "\r\n\r\n{\"v\":1,\"kind\":\"alert\""));
     assert_non_null(strstr(server.request, "\"message\":\"low\""));
-    stop(&f);
+    test_notify_stop(&f);
 }
 
 static void test_a_server_error_is_tried_again_after_a_second(void **state)
@@ -503,17 +514,17 @@ static void test_a_server_error_is_tried_again_after_a_second(void **state)
     struct server server;
     struct fixture f;
     (void)state;
-    server_start(&server, statuses, 2);
-    start(&f);
+    notify_server_start(&server, statuses, 2);
+    test_notify_start(&f);
     set_webhook(&f, &server);
-    uint64_t begin = now_ms();
-    run(&f);
-    put(&f, "low");
+    uint64_t begin = notify_now_ms();
+    test_notify_run(&f);
+    test_notify_put(&f, "low");
     expect_counts(&f, 1, 0);
-    assert_in_range(now_ms() - begin, 1000, 5000);
+    assert_in_range(notify_now_ms() - begin, 1000, 5000);
     assert_int_equal(server.connections, 2);
-    server_stop(&server);
-    stop(&f);
+    notify_server_stop(&server);
+    test_notify_stop(&f);
 }
 
 static void test_a_refusal_or_redirect_is_not_tried_again(void **state)
@@ -522,17 +533,17 @@ static void test_a_refusal_or_redirect_is_not_tried_again(void **state)
     struct server server;
     struct fixture f;
     (void)state;
-    server_start(&server, statuses, 2);
-    start(&f);
+    notify_server_start(&server, statuses, 2);
+    test_notify_start(&f);
     set_webhook(&f, &server);
-    run(&f);
-    put(&f, "x");
+    test_notify_run(&f);
+    test_notify_put(&f, "x");
     expect_counts(&f, 0, 1);
-    put(&f, "y");
+    test_notify_put(&f, "y");
     expect_counts(&f, 0, 2);
     assert_int_equal(server.connections, 2);
-    server_stop(&server);
-    stop(&f);
+    notify_server_stop(&server);
+    test_notify_stop(&f);
 }
 
 static void test_a_server_that_hangs_or_is_not_there_is_a_failure(void **state)
@@ -541,18 +552,18 @@ static void test_a_server_that_hangs_or_is_not_there_is_a_failure(void **state)
     struct server server;
     struct fixture f;
     (void)state;
-    server_start(&server, statuses, 1);
-    start(&f);
+    notify_server_start(&server, statuses, 1);
+    test_notify_start(&f);
     set_webhook(&f, &server);
-    set(&f, "alerts.timeout=100ms");
-    set(&f, "alerts.retries=0");
-    run(&f);
-    put(&f, "x");
+    notify_set(&f, "alerts.timeout=100ms");
+    notify_set(&f, "alerts.retries=0");
+    test_notify_run(&f);
+    test_notify_put(&f, "x");
     expect_counts(&f, 0, 1);
-    server_stop(&server);
-    put(&f, "y"); /* now nobody listens */
+    notify_server_stop(&server);
+    test_notify_put(&f, "y"); /* now nobody listens */
     expect_counts(&f, 0, 2);
-    stop(&f);
+    test_notify_stop(&f);
 }
 
 static void test_a_stop_does_not_wait_for_a_server_that_hangs(void **state)
@@ -561,18 +572,18 @@ static void test_a_stop_does_not_wait_for_a_server_that_hangs(void **state)
     struct server server;
     struct fixture f;
     (void)state;
-    server_start(&server, statuses, 1);
-    start(&f);
+    notify_server_start(&server, statuses, 1);
+    test_notify_start(&f);
     set_webhook(&f, &server);
-    run(&f);
-    put(&f, "x");
+    test_notify_run(&f);
+    test_notify_put(&f, "x");
     wait_for_connections(&server, 1);
-    uint64_t begin = now_ms();
+    uint64_t begin = notify_now_ms();
     notify_free(&f.notify, 50);
-    assert_in_range(now_ms() - begin, 50, 2000);
+    assert_in_range(notify_now_ms() - begin, 50, 2000);
     expect_counts(&f, 0, 1);
-    server_stop(&server);
-    stop(&f);
+    notify_server_stop(&server);
+    test_notify_stop(&f);
 }
 
 static void test_a_stop_does_not_wait_for_the_next_try(void **state)
@@ -581,19 +592,19 @@ static void test_a_stop_does_not_wait_for_the_next_try(void **state)
     struct server server;
     struct fixture f;
     (void)state;
-    server_start(&server, statuses, 1);
-    start(&f);
+    notify_server_start(&server, statuses, 1);
+    test_notify_start(&f);
     set_webhook(&f, &server);
-    set(&f, "alerts.retries=100");
-    run(&f);
-    put(&f, "x");
+    notify_set(&f, "alerts.retries=100");
+    test_notify_run(&f);
+    test_notify_put(&f, "x");
     wait_for_connections(&server, 1);
-    uint64_t begin = now_ms();
+    uint64_t begin = notify_now_ms();
     notify_free(&f.notify, 50);
-    assert_in_range(now_ms() - begin, 0, 2000);
+    assert_in_range(notify_now_ms() - begin, 0, 2000);
     expect_counts(&f, 0, 1);
-    server_stop(&server);
-    stop(&f);
+    notify_server_stop(&server);
+    test_notify_stop(&f);
 }
 
 static void test_a_command_and_a_webhook_each_get_the_event(void **state)
@@ -602,15 +613,15 @@ static void test_a_command_and_a_webhook_each_get_the_event(void **state)
     struct server server;
     struct fixture f;
     (void)state;
-    server_start(&server, statuses, 1);
-    start(&f);
+    notify_server_start(&server, statuses, 1);
+    test_notify_start(&f);
     set_webhook(&f, &server);
     set_script(&f, "exit 0");
-    run(&f);
-    put(&f, "x");
+    test_notify_run(&f);
+    test_notify_put(&f, "x");
     expect_counts(&f, 1, 1);
-    server_stop(&server);
-    stop(&f);
+    notify_server_stop(&server);
+    test_notify_stop(&f);
 }
 
 static void test_what_is_no_url_is_refused_at_the_start(void **state)
@@ -618,12 +629,12 @@ static void test_what_is_no_url_is_refused_at_the_start(void **state)
     struct fixture f;
     char error[CONFIG_ERROR_MAX];
     (void)state;
-    start(&f);
-    set(&f, "alerts.webhook=http://a b:c/");
+    test_notify_start(&f);
+    notify_set(&f, "alerts.webhook=http://a b:c/");
     assert_int_equal(notify_new(&f.config, &f.stats, &f.notify, error), -1);
     assert_string_equal(error, "alerts.webhook: not a URL");
     assert_null(f.notify);
-    stop(&f);
+    test_notify_stop(&f);
 }
 
 int main(void)

@@ -23,16 +23,18 @@ static void hand_over(const char *count, const char *names)
     snprintf(pid, sizeof pid, "%d", (int)getpid());
     setenv("LISTEN_PID", pid, 1);
     setenv("LISTEN_FDS", count, 1);
-    if (names)
+    if (names) {
         setenv("LISTEN_FDNAMES", names, 1);
-    else
+    } else {
         unsetenv("LISTEN_FDNAMES");
+    }
 }
 
-static void put_at(int fd, int index)
+static void activation_put_at(int fd, int index)
 {
-    if (fd == FIRST + index)
+    if (fd == FIRST + index) {
         return;
+    }
     assert_int_equal(dup2(fd, FIRST + index), FIRST + index);
     close(fd);
 }
@@ -44,10 +46,11 @@ static int put_tcp(int index, bool listening)
     socklen_t size = sizeof address;
     int fd = socket(AF_INET, SOCK_STREAM, 0);
     assert_int_equal(bind(fd, (struct sockaddr *)&address, size), 0);
-    if (listening)
+    if (listening) {
         assert_int_equal(listen(fd, 8), 0);
+    }
     assert_int_equal(getsockname(fd, (struct sockaddr *)&address, &size), 0);
-    put_at(fd, index);
+    activation_put_at(fd, index);
     return ntohs(address.sin_port);
 }
 
@@ -56,32 +59,36 @@ static void put_unix(int index, int type, const char *path)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     memcpy(address.sun_path, path, strlen(path));
-    if (*path == '@')
+    if (*path == '@') {
         address.sun_path[0] = '\0';
+    }
     int fd = socket(AF_UNIX, type, 0);
     unlink(path);
     assert_int_equal(bind(fd, (struct sockaddr *)&address,
                           (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path))),
                      0);
-    if (type == SOCK_STREAM)
+    if (type == SOCK_STREAM) {
         assert_int_equal(listen(fd, 8), 0);
-    put_at(fd, index);
+    }
+    activation_put_at(fd, index);
     unlink(path);
 }
 
-static void refuse(const char *part)
+static void activation_refuse(const char *part)
 {
     char error[CONFIG_ERROR_MAX];
     assert_int_equal(activation_check(true, error), -1);
-    if (!strstr(error, part))
+    if (!strstr(error, part)) {
         fail_msg("'%s' does not say '%s'", error, part);
+    }
 }
 
-static int teardown(void **state)
+static int activation_teardown(void **state)
 {
     (void)state;
-    for (int fd = FIRST; fd < FIRST + 4; fd++)
+    for (int fd = FIRST; fd < FIRST + 4; fd++) {
         close(fd);
+    }
     unsetenv("LISTEN_PID");
     unsetenv("LISTEN_FDS");
     unsetenv("LISTEN_FDNAMES");
@@ -146,26 +153,26 @@ static void test_names_that_cannot_be_meant(void **state)
     put_tcp(0, true);
     put_tcp(1, true);
     hand_over("1", "attnd.socket");
-    refuse("socket 1 of LISTEN_FDS, 'attnd.socket': its name is none of ingest");
+    activation_refuse("socket 1 of LISTEN_FDS, 'attnd.socket': its name is none of ingest");
     hand_over("1", NULL);
-    refuse("socket 1 of LISTEN_FDS, '': its name is none of");
+    activation_refuse("socket 1 of LISTEN_FDS, '': its name is none of");
     hand_over("2", "ingest");
-    refuse("socket 2 of LISTEN_FDS, '': its name is none of");
+    activation_refuse("socket 2 of LISTEN_FDS, '': its name is none of");
     hand_over("2", "ingest:ingest");
-    refuse("socket 2 of LISTEN_FDS, 'ingest': its name was given to another one before");
+    activation_refuse("socket 2 of LISTEN_FDS, 'ingest': its name was given to another one before");
 }
 
 static void test_numbers_that_are_none(void **state)
 {
     (void)state;
     hand_over("", "ingest");
-    refuse("LISTEN_FDS: ''");
+    activation_refuse("LISTEN_FDS: ''");
     hand_over("-1", "ingest");
-    refuse("LISTEN_FDS: '-1'");
+    activation_refuse("LISTEN_FDS: '-1'");
     hand_over("3x", "ingest");
-    refuse("LISTEN_FDS: '3x'");
+    activation_refuse("LISTEN_FDS: '3x'");
     hand_over("99999999999999999999", "ingest");
-    refuse("not a number from 0 to 16");
+    activation_refuse("not a number from 0 to 16");
 }
 
 static void test_sockets_of_other_kinds(void **state)
@@ -173,29 +180,32 @@ static void test_sockets_of_other_kinds(void **state)
     (void)state;
     put_tcp(0, false);
     hand_over("1", "ingest");
-    refuse("no socket that listens");
+    activation_refuse("no socket that listens");
     put_unix(0, SOCK_DGRAM, "@attnd-test-datagram");
-    refuse("no socket that listens");
+    activation_refuse("no socket that listens");
     close(FIRST);
-    put_at(open("/dev/null", O_RDONLY), 0);
-    refuse("no socket that listens");
+    activation_put_at(open("/dev/null", O_RDONLY), 0);
+    activation_refuse("no socket that listens");
     close(FIRST);
-    refuse("no socket that listens");
+    activation_refuse("no socket that listens");
     put_unix(0, SOCK_STREAM, "@attnd-test-http");
     hand_over("1", "http");
-    refuse("HTTP needs TCP");
+    activation_refuse("HTTP needs TCP");
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(test_without_it_nothing_is_taken, teardown),
-        cmocka_unit_test_teardown(test_sockets_are_found_by_name_with_their_address, teardown),
-        cmocka_unit_test_teardown(test_they_do_not_block_and_are_not_inherited, teardown),
-        cmocka_unit_test_teardown(test_those_of_another_process_are_left_alone, teardown),
-        cmocka_unit_test_teardown(test_names_that_cannot_be_meant, teardown),
-        cmocka_unit_test_teardown(test_numbers_that_are_none, teardown),
-        cmocka_unit_test_teardown(test_sockets_of_other_kinds, teardown),
+        cmocka_unit_test_teardown(test_without_it_nothing_is_taken, activation_teardown),
+        cmocka_unit_test_teardown(test_sockets_are_found_by_name_with_their_address,
+                                  activation_teardown),
+        cmocka_unit_test_teardown(test_they_do_not_block_and_are_not_inherited,
+                                  activation_teardown),
+        cmocka_unit_test_teardown(test_those_of_another_process_are_left_alone,
+                                  activation_teardown),
+        cmocka_unit_test_teardown(test_names_that_cannot_be_meant, activation_teardown),
+        cmocka_unit_test_teardown(test_numbers_that_are_none, activation_teardown),
+        cmocka_unit_test_teardown(test_sockets_of_other_kinds, activation_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

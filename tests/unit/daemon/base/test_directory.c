@@ -15,7 +15,7 @@
 
 static char parent[32], path[64];
 
-static int setup(void **state)
+static int directory_setup(void **state)
 {
     (void)state;
     strcpy(parent, "/tmp/attnd-test-XXXXXX");
@@ -24,15 +24,16 @@ static int setup(void **state)
     return 0;
 }
 
-static int teardown(void **state)
+static int directory_teardown(void **state)
 {
     (void)state;
-    if (rmdir(path) != 0)
+    if (rmdir(path) != 0) {
         unlink(path);
+    }
     return rmdir(parent);
 }
 
-static int take(bool is_default)
+static int test_directory_take(bool is_default)
 {
     char error[CONFIG_ERROR_MAX] = "";
     int fd = directory_take(path, is_default, error);
@@ -41,7 +42,7 @@ static int take(bool is_default)
     return fd;
 }
 
-static void refuse(bool is_default, int code, const char *part)
+static void test_directory_refuse(bool is_default, int code, const char *part)
 {
     char error[CONFIG_ERROR_MAX] = "", expected[CONFIG_ERROR_MAX];
     assert_int_equal(directory_take(path, is_default, error), code);
@@ -59,7 +60,7 @@ static mode_t mode_of(const char *of)
 static void test_it_is_made_for_this_user_alone(void **state)
 {
     (void)state;
-    int fd = take(true);
+    int fd = test_directory_take(true);
     assert_int_equal(mode_of(path), 0700);
     assert_true(fcntl(fd, F_GETFD) & FD_CLOEXEC);
     assert_true(directory_is_here(path, fd));
@@ -69,19 +70,20 @@ static void test_it_is_made_for_this_user_alone(void **state)
 static void test_one_at_a_time_has_it(void **state)
 {
     (void)state;
-    int fd = take(true);
-    refuse(true, -1, "another attnd runs here: stop it, or give this one another --address");
+    int fd = test_directory_take(true);
+    test_directory_refuse(true, -1,
+                          "another attnd runs here: stop it, or give this one another --address");
     close(fd);
-    close(take(true));
+    close(test_directory_take(true));
 }
 
 static void test_one_that_is_made_again_is_another(void **state)
 {
     (void)state;
-    int fd = take(true);
+    int fd = test_directory_take(true);
     assert_int_equal(rmdir(path), 0);
     assert_false(directory_is_here(path, fd));
-    int next = take(true); /* the lock of the one that has gone is in nobody's way */
+    int next = test_directory_take(true); /* the lock of the one that has gone is in nobody's way */
     assert_false(directory_is_here(path, fd));
     assert_true(directory_is_here(path, next));
     close(fd);
@@ -92,13 +94,13 @@ static void test_links_and_files_are_none(void **state)
 {
     (void)state;
     assert_int_equal(symlink(parent, path), 0);
-    refuse(false, -1, "not a directory: give another --address");
+    test_directory_refuse(false, -1, "not a directory: give another --address");
     assert_int_equal(unlink(path), 0);
     assert_int_equal(symlink("nowhere", path), 0);
-    refuse(false, -1, "not a directory: give another --address");
+    test_directory_refuse(false, -1, "not a directory: give another --address");
     assert_int_equal(unlink(path), 0);
     close(open(path, O_CREAT | O_WRONLY, 0600));
-    refuse(true, -1, "not a directory: remove it, or give another --address");
+    test_directory_refuse(true, -1, "not a directory: remove it, or give another --address");
 }
 
 static void test_others_write_to_none_and_look_into_no_default(void **state)
@@ -106,11 +108,11 @@ static void test_others_write_to_none_and_look_into_no_default(void **state)
     (void)state;
     assert_int_equal(mkdir(path, 0700), 0);
     assert_int_equal(chmod(path, 0720), 0);
-    refuse(false, -1, "others can write to it (mode 0720): give another --address");
+    test_directory_refuse(false, -1, "others can write to it (mode 0720): give another --address");
     assert_int_equal(chmod(path, 0750), 0);
-    refuse(true, -1,
-           "others can look into it (mode 0750): chmod 700 it, or give another --address");
-    close(take(false));
+    test_directory_refuse(
+        true, -1, "others can look into it (mode 0750): chmod 700 it, or give another --address");
+    close(test_directory_take(false));
     assert_int_equal(mode_of(path), 0750);
 }
 
@@ -118,24 +120,31 @@ static void test_a_parent_that_is_missing_or_closed(void **state)
 {
     (void)state;
     snprintf(path, sizeof path, "%s/missing/attnd", parent);
-    refuse(true, -ENOENT,
-           "cannot make this directory: No such file or directory (its parent is missing)");
+    test_directory_refuse(
+        true, -ENOENT,
+        "cannot make this directory: No such file or directory (its parent is missing)");
     snprintf(path, sizeof path, "/proc/attnd");
-    refuse(true, -ENOENT,
-           "cannot make this directory: No such file or directory (its parent is missing)");
+    test_directory_refuse(
+        true, -ENOENT,
+        "cannot make this directory: No such file or directory (its parent is missing)");
     snprintf(path, sizeof path, "%s/attnd", parent);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_it_is_made_for_this_user_alone, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_one_at_a_time_has_it, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_one_that_is_made_again_is_another, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_links_and_files_are_none, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_others_write_to_none_and_look_into_no_default, setup,
-                                        teardown),
-        cmocka_unit_test_setup_teardown(test_a_parent_that_is_missing_or_closed, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_it_is_made_for_this_user_alone, directory_setup,
+                                        directory_teardown),
+        cmocka_unit_test_setup_teardown(test_one_at_a_time_has_it, directory_setup,
+                                        directory_teardown),
+        cmocka_unit_test_setup_teardown(test_one_that_is_made_again_is_another, directory_setup,
+                                        directory_teardown),
+        cmocka_unit_test_setup_teardown(test_links_and_files_are_none, directory_setup,
+                                        directory_teardown),
+        cmocka_unit_test_setup_teardown(test_others_write_to_none_and_look_into_no_default,
+                                        directory_setup, directory_teardown),
+        cmocka_unit_test_setup_teardown(test_a_parent_that_is_missing_or_closed, directory_setup,
+                                        directory_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

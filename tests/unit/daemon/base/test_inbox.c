@@ -29,14 +29,15 @@ struct poster {
     pthread_t thread;
 };
 
-static void on_note(void *data, struct note *note)
+static void inbox_on_note(void *data, struct note *note)
 {
     struct fixture *f = data;
     struct numbered *numbered = (struct numbered *)note;
     f->in_order = f->in_order && numbered->number == f->next[numbered->poster]++;
     free(numbered);
-    if (++f->read == POSTERS * NOTES)
+    if (++f->read == POSTERS * NOTES) {
         inbox_close(&f->inbox);
+    }
 }
 
 static void *post_all(void *data)
@@ -57,14 +58,15 @@ static void test_notes_of_each_poster_arrive_in_order(void **state)
     struct poster posters[POSTERS];
     (void)state;
     uv_loop_init(&f.loop);
-    assert_int_equal(inbox_init(&f.inbox, &f.loop, on_note, &f), 0);
+    assert_int_equal(inbox_init(&f.inbox, &f.loop, inbox_on_note, &f), 0);
     for (int i = 0; i < POSTERS; i++) {
         posters[i] = (struct poster){.fixture = &f, .index = i};
         pthread_create(&posters[i].thread, NULL, post_all, &posters[i]);
     }
     uv_run(&f.loop, UV_RUN_DEFAULT);
-    for (int i = 0; i < POSTERS; i++)
+    for (int i = 0; i < POSTERS; i++) {
         pthread_join(posters[i].thread, NULL);
+    }
     assert_int_equal(f.read, POSTERS * NOTES);
     assert_true(f.in_order);
     assert_int_equal(uv_loop_close(&f.loop), 0);
@@ -75,7 +77,7 @@ static void test_unread_notes_are_read_when_it_closes(void **state)
     struct fixture f = {.in_order = true};
     (void)state;
     uv_loop_init(&f.loop);
-    inbox_init(&f.inbox, &f.loop, on_note, &f);
+    inbox_init(&f.inbox, &f.loop, inbox_on_note, &f);
     struct numbered *numbered = calloc(1, sizeof *numbered);
     inbox_post(&f.inbox, &numbered->note);
     assert_int_equal(inbox_depth(&f.inbox), 1);

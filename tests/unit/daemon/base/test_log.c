@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 /* Runs log_event with stderr redirected, and gives what was written. */
-static void capture(enum log_level level, const char *value, char *text, size_t size)
+static void test_log_capture(enum log_level level, const char *value, char *text, size_t size)
 {
     int ends[2], saved = dup(STDERR_FILENO);
     assert_int_equal(pipe(ends), 0);
@@ -26,7 +26,7 @@ static void test_text_lines_are_key_value(void **state)
     char text[2048];
     (void)state;
     log_setup(LOG_INFO, false);
-    capture(LOG_WARNING, "plain", text, sizeof text);
+    test_log_capture(LOG_WARNING, "plain", text, sizeof text);
     assert_non_null(strstr(text, " level=warning event=thing value=plain count=7\n"));
 }
 
@@ -35,7 +35,7 @@ static void test_a_hostile_value_cannot_forge_a_line(void **state)
     char text[2048];
     (void)state;
     log_setup(LOG_INFO, false);
-    capture(LOG_INFO, "a\nlevel=error \"b\"", text, sizeof text);
+    test_log_capture(LOG_INFO, "a\nlevel=error \"b\"", text, sizeof text);
     assert_non_null(strstr(text, "value=\"a\\u000alevel=error \\\"b\\\"\" count=7\n"));
     assert_ptr_equal(strchr(text, '\n'), text + strlen(text) - 1);
 }
@@ -45,7 +45,7 @@ static void test_json_lines(void **state)
     char text[2048];
     (void)state;
     log_setup(LOG_INFO, true);
-    capture(LOG_INFO, "x", text, sizeof text);
+    test_log_capture(LOG_INFO, "x", text, sizeof text);
     assert_non_null(strstr(text, "\"event\": \"thing\", \"value\": \"x\", \"count\": 7}\n"));
     assert_int_equal(text[0], '{');
 }
@@ -55,7 +55,7 @@ static void test_lower_levels_are_silent(void **state)
     char text[64];
     (void)state;
     log_setup(LOG_WARNING, false);
-    capture(LOG_INFO, "x", text, sizeof text);
+    test_log_capture(LOG_INFO, "x", text, sizeof text);
     assert_string_equal(text, "");
 }
 
@@ -66,10 +66,10 @@ static void test_a_field_that_does_not_fit_is_left_out(void **state)
     memset(value, 'v', sizeof value - 1);
     value[sizeof value - 1] = '\0';
     log_setup(LOG_INFO, false);
-    capture(LOG_INFO, value, text, sizeof text);
+    test_log_capture(LOG_INFO, value, text, sizeof text);
     assert_non_null(strstr(text, " event=thing cut=true\n"));
     log_setup(LOG_INFO, true);
-    capture(LOG_INFO, value, text, sizeof text);
+    test_log_capture(LOG_INFO, value, text, sizeof text);
     assert_non_null(strstr(text, "\"event\": \"thing\", \"cut\": true}\n"));
 }
 
@@ -78,7 +78,7 @@ static void test_bytes_that_are_not_ascii_are_escaped(void **state)
     char text[2048];
     (void)state;
     log_setup(LOG_INFO, true);
-    capture(LOG_INFO, "\xff\x80", text, sizeof text);
+    test_log_capture(LOG_INFO, "\xff\x80", text, sizeof text);
     assert_non_null(strstr(text, "\"value\": \"\\u00ff\\u0080\""));
 }
 

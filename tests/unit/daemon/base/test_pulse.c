@@ -9,19 +9,20 @@ struct thread {
     bool answers;
 };
 
-static void ask(void *data)
+static void test_pulse_ask(void *data)
 {
     struct thread *thread = data;
     thread->asked++;
-    if (thread->answers)
+    if (thread->answers) {
         pulse_beat(&thread->pulse);
+    }
 }
 
 static struct pulse_round round_of(struct thread *first, struct thread *second)
 {
     struct pulse_round round = {.count = 0};
-    pulse_add(&round, &(struct pulse_subject){"first", &first->pulse, ask, first});
-    pulse_add(&round, &(struct pulse_subject){"second", &second->pulse, ask, second});
+    pulse_add(&round, &(struct pulse_subject){"first", &first->pulse, test_pulse_ask, first});
+    pulse_add(&round, &(struct pulse_subject){"second", &second->pulse, test_pulse_ask, second});
     return round;
 }
 

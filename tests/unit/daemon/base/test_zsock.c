@@ -21,37 +21,40 @@ struct fixture {
     bool closed;
 };
 
-static void on_closed(struct zsock *zsock)
+static void zsock_on_closed(struct zsock *zsock)
 {
     ((struct fixture *)zsock->data)->closed = true;
 }
 
-static void finish(struct fixture *f)
+static void zsock_finish(struct fixture *f)
 {
-    zsock_close(&f->zsock, on_closed);
+    zsock_close(&f->zsock, zsock_on_closed);
     uv_close((uv_handle_t *)&f->give_up, NULL);
 }
 
 static void on_give_up(uv_timer_t *timer)
 {
-    finish(timer->data);
+    zsock_finish(timer->data);
 }
 
 static void on_message(struct zsock *zsock)
 {
     struct fixture *f = zsock->data;
     char byte;
-    if (zmq_recv(zsock->socket, &byte, 1, ZMQ_DONTWAIT) == 1 && ++f->received == MESSAGES)
-        finish(f);
+    if (zmq_recv(zsock->socket, &byte, 1, ZMQ_DONTWAIT) == 1 && ++f->received == MESSAGES) {
+        zsock_finish(f);
+    }
 }
 
-static void *send_all(void *data)
+static void *zsock_send_all(void *data)
 {
     struct fixture *f = data;
     void *push = zmq_socket(f->zmq, ZMQ_PUSH);
-    if (zmq_connect(push, f->endpoint) == 0)
-        for (int i = 0; i < MESSAGES; i++)
+    if (zmq_connect(push, f->endpoint) == 0) {
+        for (int i = 0; i < MESSAGES; i++) {
             zmq_send(push, "x", 1, 0);
+        }
+    }
     zmq_close(push);
     return NULL;
 }
@@ -71,7 +74,7 @@ static void test_every_message_arrives(void **state)
     f.give_up.data = &f;
     uv_timer_start(&f.give_up, on_give_up, 60000, 0);
     assert_int_equal(zsock_init(&f.zsock, &f.loop, pull, on_message, &f), 0);
-    pthread_create(&sender, NULL, send_all, &f);
+    pthread_create(&sender, NULL, zsock_send_all, &f);
     uv_run(&f.loop, UV_RUN_DEFAULT);
     pthread_join(sender, NULL);
     assert_int_equal(f.received, MESSAGES);

@@ -25,8 +25,9 @@ void past_open(struct past *past, void (*setting)(struct config *config))
     snprintf(past->config.history_path.text, sizeof past->config.history_path.text, "%s/history.db",
              past->directory);
     past->config.history_commit = 10000000;
-    if (setting)
+    if (setting) {
         setting(&past->config);
+    }
     assert_int_equal(store_new(&past->config, &past->stats, &past->store), 0);
     uv_loop_init(&past->loop);
     assert_int_equal(history_new(&past->loop, &past->config, store_path(past->store, &reason),
@@ -48,7 +49,7 @@ void past_close(struct past *past)
 
 /* States */
 
-static uint64_t next_random(uint64_t *seed)
+static uint64_t past_next_random(uint64_t *seed)
 {
     *seed = *seed * 6364136223846793005u + 1442695040888963407u;
     return *seed >> 33;
@@ -59,12 +60,13 @@ static const int metrics[] = {METRIC_ENTROPY, METRIC_ENTROPY_NORMALIZED, METRIC_
 enum { METRICS = sizeof metrics / sizeof metrics[0] };
 
 /* Value i of a head and metric. */
-static double value_of(const struct past_window *window, int metric, uint32_t head, int i)
+static double past_value_of(const struct past_window *window, int metric, uint32_t head, int i)
 {
     uint64_t seed = window->seed + window->last * 1000003u + head * 101u + (uint64_t)metric;
-    for (int drawn = 0; drawn < i; drawn++)
-        next_random(&seed);
-    return (double)(next_random(&seed) % 1000000) / 1e6 + head + window->shift;
+    for (int drawn = 0; drawn < i; drawn++) {
+        past_next_random(&seed);
+    }
+    return (double)(past_next_random(&seed) % 1000000) / 1e6 + head + window->shift;
 }
 
 /* A message with one row, or one value, per head and metric. */
@@ -87,16 +89,19 @@ static void add_message(struct layer_state *state, const struct past_window *win
     for (int k = 0; k < METRICS; k++) {
         measured.value[metrics[k]] = values + (size_t)k * window->heads;
         for (uint32_t h = 0; h < window->heads; h++) {
-            double x = value_of(window, metrics[k], h, i);
+            double x = past_value_of(window, metrics[k], h, i);
             measured.value[metrics[k]][h] = x;
-            if (metrics[k] < METRIC_ROW_COUNT)
+            if (metrics[k] < METRIC_ROW_COUNT) {
                 assert_int_equal(dist_add(&blocks[h].row[metrics[k]], x), 0);
+            }
         }
     }
     assert_int_equal(layer_state_add(state, &message, &measured), 0);
-    for (int k = 0; k < METRICS; k++)
-        for (uint32_t h = 0; h < window->heads && metrics[k] < METRIC_ROW_COUNT; h++)
+    for (int k = 0; k < METRICS; k++) {
+        for (uint32_t h = 0; h < window->heads && metrics[k] < METRIC_ROW_COUNT; h++) {
             dist_clear(&blocks[h].row[metrics[k]]);
+        }
+    }
     free(blocks);
     free(values);
 }
@@ -105,8 +110,9 @@ struct layer_state *past_state(const struct past_window *window)
 {
     struct layer_state *state = layer_state_new(window->heads, PAST_BUCKETS);
     assert_non_null(state);
-    for (int i = 0; i < ROWS; i++)
+    for (int i = 0; i < ROWS; i++) {
         add_message(state, window, i);
+    }
     state->messages = 1;
     return state;
 }
@@ -163,8 +169,9 @@ void past_put(struct past *past, const struct past_window *window)
 void past_put_all(struct past *past, struct past_window window)
 {
     uint64_t last = window.last;
-    for (window.last = 0; window.last <= last; window.last++)
+    for (window.last = 0; window.last <= last; window.last++) {
         past_put(past, &window);
+    }
 }
 
 /* The database */
@@ -181,8 +188,9 @@ void past_execute(struct past *past, const char *sql)
 {
     sqlite3 *db = open_own(past);
     char *message = NULL;
-    if (sqlite3_exec(db, sql, NULL, NULL, &message) != SQLITE_OK)
+    if (sqlite3_exec(db, sql, NULL, NULL, &message) != SQLITE_OK) {
         fail_msg("%s: %s", sql, message);
+    }
     sqlite3_close(db);
 }
 
@@ -205,23 +213,26 @@ void past_settle(struct past *past, uint64_t in_chunks)
            past_number(past, "SELECT count(*) FROM windows WHERE chunk_id IS NOT NULL") <
                in_chunks) {
         assert_int_equal(stats_get(&past->stats, COUNT_STORE_DROPPED), 0);
-        if (clock_monotonic_ns() > deadline)
+        if (clock_monotonic_ns() > deadline) {
             fail_msg("the store did not settle");
+        }
         usleep(1000);
     }
 }
 
 /* Questions */
 
-static void on_answered(void *data, int code, const char *detail, const struct mpk_writer *result)
+static void past_on_answered(void *data, int code, const char *detail,
+                             const struct mpk_writer *result)
 {
     struct past_answer *answer = data;
     answer->answered = true;
     answer->code = code;
     snprintf(answer->detail, sizeof answer->detail, "%s", detail);
     mpk_writer_init(&answer->result);
-    if (code)
+    if (code) {
         return;
+    }
     mpk_put_raw(&answer->result, result->buffer.data, result->buffer.size);
     assert_true(mpk_writer_ok(&answer->result));
     assert_int_equal(mpk_parse(answer->result.buffer.data, answer->result.buffer.size,
@@ -244,11 +255,12 @@ static void put_param(struct mpk_writer *params, char type, va_list *args)
     }
 }
 
-static void put_params(struct mpk_writer *params, const char *keys, va_list *args)
+static void past_put_params(struct mpk_writer *params, const char *keys, va_list *args)
 {
     uint32_t count = 0;
-    for (const char *at = keys; *at; at++)
+    for (const char *at = keys; *at; at++) {
         count += *at == ':' ? 1 : 0;
+    }
     mpk_put_map(params, count);
     while (*keys) {
         char key[32];
@@ -261,10 +273,11 @@ static void put_params(struct mpk_writer *params, const char *keys, va_list *arg
     }
 }
 
-static void wait_for(struct past *past, struct past_answer *answer)
+static void past_wait_for(struct past *past, struct past_answer *answer)
 {
-    while (!answer->answered)
+    while (!answer->answered) {
         uv_run(&past->loop, UV_RUN_ONCE);
+    }
 }
 
 void past_ask(struct past *past, struct past_answer *answer, const char *method, const char *keys,
@@ -275,26 +288,27 @@ void past_ask(struct past *past, struct past_answer *answer, const char *method,
     *answer = (struct past_answer){.answered = false};
     mpk_writer_init(&params);
     va_start(args, keys);
-    put_params(&params, keys, &args);
+    past_put_params(&params, keys, &args);
     va_end(args);
     assert_int_equal(history_ask(past->history, method, params.buffer.data, params.buffer.size,
-                                 on_answered, answer),
+                                 past_on_answered, answer),
                      0);
     mpk_writer_clear(&params);
     assert_false(answer->answered);
-    wait_for(past, answer);
+    past_wait_for(past, answer);
 }
 
 int past_send(struct past *past, struct past_answer *answer, const char *method)
 {
     *answer = (struct past_answer){.answered = false};
-    return history_ask(past->history, method, "\x80", 1, on_answered, answer);
+    return history_ask(past->history, method, "\x80", 1, past_on_answered, answer);
 }
 
 void past_forget(struct past_answer *answer)
 {
-    if (answer->root)
+    if (answer->root) {
         mpk_doc_clear(&answer->doc);
+    }
     mpk_writer_clear(&answer->result);
     *answer = (struct past_answer){.answered = false};
 }

@@ -12,7 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static struct past_window window_of(const char *job, uint8_t run, uint32_t layer, uint64_t last)
+static struct past_window history_answers_window_of(const char *job, uint8_t run, uint32_t layer,
+                                                    uint64_t last)
 {
     return (struct past_window){
         .job = job,
@@ -26,7 +27,7 @@ static struct past_window window_of(const char *job, uint8_t run, uint32_t layer
     };
 }
 
-static int set_up(void **state)
+static int history_answers_set_up(void **state)
 {
     static struct past past;
     past_open(&past, NULL);
@@ -34,13 +35,13 @@ static int set_up(void **state)
     return 0;
 }
 
-static int tear_down(void **state)
+static int history_answers_tear_down(void **state)
 {
     past_close(*state);
     return 0;
 }
 
-static const msgpack_object *item(const msgpack_object *list, uint32_t index)
+static const msgpack_object *history_answers_item(const msgpack_object *list, uint32_t index)
 {
     assert_non_null(list);
     assert_int_equal(list->type, MSGPACK_OBJECT_ARRAY);
@@ -48,7 +49,7 @@ static const msgpack_object *item(const msgpack_object *list, uint32_t index)
     return &list->via.array.ptr[index];
 }
 
-static double number(const msgpack_object *map, const char *key)
+static double history_answers_number(const msgpack_object *map, const char *key)
 {
     double value = 0;
     const msgpack_object *found = mpk_find(map, key);
@@ -57,21 +58,22 @@ static double number(const msgpack_object *map, const char *key)
     return value;
 }
 
-static void assert_text(const msgpack_object *map, const char *key, const char *text)
+static void history_answers_assert_text(const msgpack_object *map, const char *key,
+                                        const char *text)
 {
     assert_true(mpk_is_str(mpk_find(map, key), text));
 }
 
 /* Maps */
 
-static int fill_map(struct store_batch *batch, const void *data)
+static int history_answers_fill_map(struct store_batch *batch, const void *data)
 {
     return batch_map(batch, data);
 }
 
-static void put_map(struct past *past, uint64_t last, const uint16_t *values)
+static void history_answers_put_map(struct past *past, uint64_t last, const uint16_t *values)
 {
-    struct past_window window = window_of("gpt", 1, 0, last);
+    struct past_window window = history_answers_window_of("gpt", 1, 0, last);
     const struct store_map map = {.layer = window.layer,
                                   .window = {WINDOW_EPOCH, last, last, 1, 1, false},
                                   .epoch = last,
@@ -83,7 +85,7 @@ static void put_map(struct past *past, uint64_t last, const uint16_t *values)
                                   .columns = 3,
                                   .values = values};
     past_put(past, &window);
-    past_put_batch(past, &window, fill_map, &map);
+    past_put_batch(past, &window, history_answers_fill_map, &map);
 }
 
 static void test_a_map_is_the_newest_or_the_one_that_is_named(void **state)
@@ -92,15 +94,18 @@ static void test_a_map_is_the_newest_or_the_one_that_is_named(void **state)
     static const uint16_t newest[6] = {0x3c00, 0x3800, 0x3555, 0, 1, 0xc000}, older[6] = {0x3c00};
     static const double values[6] = {1, 0.5, 0x1.554p-2, 0, 0x1p-24, -2};
     struct past_answer answer;
-    put_map(*state, 3, older);
-    put_map(*state, 4, newest);
+    history_answers_put_map(*state, 3, older);
+    history_answers_put_map(*state, 4, newest);
     past_settle(*state, 0);
     past_ask(*state, &answer, "map", "job:s", "gpt");
     assert_int_equal(answer.code, 0);
-    assert_true(number(answer.root, "last") == 4 && number(answer.root, "queries") == 20);
+    assert_true(history_answers_number(answer.root, "last") == 4 &&
+                history_answers_number(answer.root, "queries") == 20);
     for (uint32_t i = 0; i < 6; i++) {
         double value = NAN;
-        mpk_get_f64(item(item(mpk_find(answer.root, "values"), i / 3), i % 3), &value);
+        mpk_get_f64(history_answers_item(
+                        history_answers_item(mpk_find(answer.root, "values"), i / 3), i % 3),
+                    &value);
         assert_true(value == values[i]);
     }
     past_forget(&answer);
@@ -123,10 +128,11 @@ static int fill_alert(struct store_batch *batch, const void *data)
     return batch_alert(batch, data);
 }
 
-static void put_alert(struct past *past, const char *job, uint64_t step, const char *rule,
-                      enum alert_severity severity, enum alert_state event)
+static void history_answers_put_alert(struct past *past, const char *job, uint64_t step,
+                                      const char *rule, enum alert_severity severity,
+                                      enum alert_state event)
 {
-    struct past_window window = window_of(job, 1, 0, 1);
+    struct past_window window = history_answers_window_of(job, 1, 0, 1);
     const struct alert_result alert = {
         .common = {job, NULL, 1, step, 5},
         .rule = rule,
@@ -155,33 +161,34 @@ static uint32_t alerts_in(struct past *past, const char *keys, const char *a, co
     return count;
 }
 
-static void put_alerts(struct past *past)
+static void history_answers_put_alerts(struct past *past)
 {
-    put_alert(past, "gpt", 1, "collapse", ALERT_CRITICAL, ALERT_FIRING);
-    put_alert(past, "gpt", 2, "growth", ALERT_WARNING, ALERT_FIRING);
-    put_alert(past, "gpt", 3, "collapse", ALERT_CRITICAL, ALERT_RESOLVED);
-    put_alert(past, "bert", 4, "growth", ALERT_WARNING, ALERT_FIRING);
+    history_answers_put_alert(past, "gpt", 1, "collapse", ALERT_CRITICAL, ALERT_FIRING);
+    history_answers_put_alert(past, "gpt", 2, "growth", ALERT_WARNING, ALERT_FIRING);
+    history_answers_put_alert(past, "gpt", 3, "collapse", ALERT_CRITICAL, ALERT_RESOLVED);
+    history_answers_put_alert(past, "bert", 4, "growth", ALERT_WARNING, ALERT_FIRING);
     past_settle(past, 0);
 }
 
 static void test_alerts_are_the_maps_that_were_published_newest_first(void **state)
 {
     struct past_answer answer;
-    put_alerts(*state);
+    history_answers_put_alerts(*state);
     past_ask(*state, &answer, "alerts", "");
     const msgpack_object *list = mpk_find(answer.root, "alerts");
     assert_int_equal(list->via.array.size, 4);
-    assert_text(item(list, 0), "job", "bert");
-    assert_int_equal(mpk_find(item(list, 0), "head")->type, MSGPACK_OBJECT_NIL);
-    assert_int_equal(mpk_find(item(list, 0), "value")->type, MSGPACK_OBJECT_NIL);
-    const msgpack_object *second = item(list, 1);
-    assert_text(second, "kind", "alert");
-    assert_text(second, "rule", "collapse");
-    assert_text(second, "severity", "critical");
-    assert_text(second, "state", "resolved");
-    assert_text(second, "run", "01010101010101010101010101010101");
-    assert_true(number(second, "head") == 2 && number(second, "value") == 0.25);
-    assert_true(number(mpk_find(second, "since"), "step") == 2);
+    history_answers_assert_text(history_answers_item(list, 0), "job", "bert");
+    assert_int_equal(mpk_find(history_answers_item(list, 0), "head")->type, MSGPACK_OBJECT_NIL);
+    assert_int_equal(mpk_find(history_answers_item(list, 0), "value")->type, MSGPACK_OBJECT_NIL);
+    const msgpack_object *second = history_answers_item(list, 1);
+    history_answers_assert_text(second, "kind", "alert");
+    history_answers_assert_text(second, "rule", "collapse");
+    history_answers_assert_text(second, "severity", "critical");
+    history_answers_assert_text(second, "state", "resolved");
+    history_answers_assert_text(second, "run", "01010101010101010101010101010101");
+    assert_true(history_answers_number(second, "head") == 2 &&
+                history_answers_number(second, "value") == 0.25);
+    assert_true(history_answers_number(mpk_find(second, "since"), "step") == 2);
     past_forget(&answer);
 }
 
@@ -189,7 +196,7 @@ static void test_alerts_are_chosen_by_what_they_are(void **state)
 {
     struct past *past = *state;
     struct past_answer answer;
-    put_alerts(past);
+    history_answers_put_alerts(past);
     assert_int_equal(alerts_in(past, "job:s", "gpt", NULL), 3);
     assert_int_equal(alerts_in(past, "job:s rule:s", "gpt", "collapse"), 2);
     assert_int_equal(alerts_in(past, "severity:s", "warning", NULL), 2);
@@ -212,11 +219,11 @@ static void test_alerts_are_chosen_by_what_they_are(void **state)
 
 /* Two layers in run 1; in run 2 layer 0 is shifted, layer 1 is another draw of the same, and there
  * is a layer 2. */
-static void put_runs(struct past *past)
+static void history_answers_put_runs(struct past *past)
 {
     for (uint8_t run = 1; run <= 2; run++) {
         for (uint32_t layer = 0; layer < 1u + run; layer++) {
-            struct past_window window = window_of("gpt", run, layer, 4);
+            struct past_window window = history_answers_window_of("gpt", run, layer, 4);
             window.shift = run == 2 && layer == 0 ? 0.75 : 0;
             window.seed = run;
             past_put_all(past, window);
@@ -242,7 +249,7 @@ static double expected_js(uint32_t layer, uint32_t head, int metric)
 {
     struct dist pool[2] = {{.moments = {0}}, {.moments = {0}}};
     for (uint8_t run = 1; run <= 2; run++) {
-        struct past_window window = window_of("gpt", run, layer, 0);
+        struct past_window window = history_answers_window_of("gpt", run, layer, 0);
         window.shift = run == 2 && layer == 0 ? 0.75 : 0;
         window.seed = run;
         merge_windows(window, metric, head, &pool[run - 1]);
@@ -261,50 +268,55 @@ static void assert_head(const msgpack_object *head)
     double sum = 0;
     assert_int_equal(mpk_find(head, "metrics")->via.map.size, 3);
     for (int i = 0; i < 3; i++) {
-        double js = expected_js((uint32_t)number(head, "layer"), (uint32_t)number(head, "head"),
-                                metrics[i]);
+        double js = expected_js((uint32_t)history_answers_number(head, "layer"),
+                                (uint32_t)history_answers_number(head, "head"), metrics[i]);
         const msgpack_object *metric =
             mpk_find(mpk_find(head, "metrics"), metric_info[metrics[i]].name);
-        assert_true(fabs(number(metric, "js") - js) < 1e-12);
-        assert_true(number(metric, "delta") == number(metric, "mean_b") - number(metric, "mean_a"));
+        assert_true(fabs(history_answers_number(metric, "js") - js) < 1e-12);
+        assert_true(history_answers_number(metric, "delta") ==
+                    history_answers_number(metric, "mean_b") -
+                        history_answers_number(metric, "mean_a"));
         sum += js;
     }
-    assert_true(fabs(number(head, "distance") - sum / 3) < 1e-12);
+    assert_true(fabs(history_answers_number(head, "distance") - sum / 3) < 1e-12);
 }
 
 static void test_heads_are_ranked_by_their_divergence(void **state)
 {
     struct past_answer answer;
-    put_runs(*state);
+    history_answers_put_runs(*state);
     past_ask(*state, &answer, "compare", "job:s run:s run_b:s", "gpt", "01", "02");
     assert_int_equal(answer.code, 0);
     const msgpack_object *heads = mpk_find(answer.root, "heads");
     assert_int_equal(heads->via.array.size, 4);
-    assert_true(number(item(heads, 0), "layer") == 0 && number(item(heads, 1), "layer") == 0);
+    assert_true(history_answers_number(history_answers_item(heads, 0), "layer") == 0 &&
+                history_answers_number(history_answers_item(heads, 1), "layer") == 0);
     for (uint32_t i = 0; i < 4; i++) {
-        assert_head(item(heads, i));
+        assert_head(history_answers_item(heads, i));
         assert_true(i == 0 ||
-                    number(item(heads, i), "distance") <= number(item(heads, i - 1), "distance"));
+                    history_answers_number(history_answers_item(heads, i), "distance") <=
+                        history_answers_number(history_answers_item(heads, i - 1), "distance"));
     }
     assert_int_equal(mpk_find(answer.root, "only_a")->via.array.size, 0);
     assert_int_equal(mpk_find(answer.root, "only_b")->via.array.size, 2);
-    assert_true(number(item(mpk_find(answer.root, "only_b"), 0), "layer") == 2);
-    assert_true(number(mpk_find(answer.root, "a"), "windows") == 5);
+    assert_true(history_answers_number(history_answers_item(mpk_find(answer.root, "only_b"), 0),
+                                       "layer") == 2);
+    assert_true(history_answers_number(mpk_find(answer.root, "a"), "windows") == 5);
     past_forget(&answer);
 }
 
 static void test_a_comparison_is_symmetric(void **state)
 {
     struct past_answer there, back;
-    put_runs(*state);
+    history_answers_put_runs(*state);
     past_ask(*state, &there, "compare", "job:s run:s run_b:s", "gpt", "01", "02");
     past_ask(*state, &back, "compare", "job:s run:s run_b:s", "gpt", "02", "01");
     for (uint32_t i = 0; i < 4; i++) {
-        const msgpack_object *a = item(mpk_find(there.root, "heads"), i);
-        const msgpack_object *b = item(mpk_find(back.root, "heads"), i);
-        assert_true(number(a, "distance") == number(b, "distance"));
-        assert_true(number(mpk_find(mpk_find(a, "metrics"), "entropy"), "delta") ==
-                    -number(mpk_find(mpk_find(b, "metrics"), "entropy"), "delta"));
+        const msgpack_object *a = history_answers_item(mpk_find(there.root, "heads"), i);
+        const msgpack_object *b = history_answers_item(mpk_find(back.root, "heads"), i);
+        assert_true(history_answers_number(a, "distance") == history_answers_number(b, "distance"));
+        assert_true(history_answers_number(mpk_find(mpk_find(a, "metrics"), "entropy"), "delta") ==
+                    -history_answers_number(mpk_find(mpk_find(b, "metrics"), "entropy"), "delta"));
     }
     past_forget(&there);
     past_forget(&back);
@@ -313,14 +325,14 @@ static void test_a_comparison_is_symmetric(void **state)
 static void test_a_run_is_at_no_distance_from_itself(void **state)
 {
     struct past_answer answer;
-    put_runs(*state);
+    history_answers_put_runs(*state);
     past_ask(*state, &answer, "compare", "job:s run:s run_b:s", "gpt", "02", "02");
     const msgpack_object *heads = mpk_find(answer.root, "heads");
     assert_int_equal(heads->via.array.size, 6);
     for (uint32_t i = 0; i < 6; i++) { /* ties in the order of layers and heads */
-        assert_true(number(item(heads, i), "distance") == 0);
-        assert_true(number(item(heads, i), "layer") == i / 2);
-        assert_true(number(item(heads, i), "head") == i % 2);
+        assert_true(history_answers_number(history_answers_item(heads, i), "distance") == 0);
+        assert_true(history_answers_number(history_answers_item(heads, i), "layer") == i / 2);
+        assert_true(history_answers_number(history_answers_item(heads, i), "head") == i % 2);
     }
     past_forget(&answer);
 }
@@ -329,14 +341,14 @@ static void test_a_comparison_can_be_narrowed_down(void **state)
 {
     struct past *past = *state;
     struct past_answer answer;
-    put_runs(past);
+    history_answers_put_runs(past);
     past_ask(past, &answer, "compare", "job:s run:s run_b:s metric:s limit:u windows:u", "gpt",
              "01", "02", "entropy", UINT64_C(1), UINT64_C(2));
     const msgpack_object *heads = mpk_find(answer.root, "heads");
     assert_int_equal(heads->via.array.size, 1);
-    assert_int_equal(mpk_find(item(heads, 0), "metrics")->via.map.size, 1);
-    assert_true(number(mpk_find(answer.root, "a"), "first") == 3);
-    assert_true(number(mpk_find(answer.root, "a"), "windows") == 2);
+    assert_int_equal(mpk_find(history_answers_item(heads, 0), "metrics")->via.map.size, 1);
+    assert_true(history_answers_number(mpk_find(answer.root, "a"), "first") == 3);
+    assert_true(history_answers_number(mpk_find(answer.root, "a"), "windows") == 2);
     assert_true(mpk_find(answer.root, "more")->via.boolean);
     past_forget(&answer);
     past_ask(past, &answer, "compare", "job:s metric:s", "gpt", "variance");
@@ -359,13 +371,15 @@ static void test_too_many_questions_are_refused_and_the_others_answered(void **s
     static struct past_answer answers[HISTORY_WAITING_MAX + 1];
     struct past *past = *state;
     int taken = 0;
-    while (taken <= HISTORY_WAITING_MAX && past_send(past, &answers[taken], "runs") == 0)
+    while (taken <= HISTORY_WAITING_MAX && past_send(past, &answers[taken], "runs") == 0) {
         taken++;
+    }
     assert_int_equal(taken, HISTORY_WAITING_MAX);
     assert_int_equal(past_send(past, &answers[taken], "runs"), ERR_AGAIN);
     for (int i = 0; i < taken; i++) {
-        while (!answers[i].answered)
+        while (!answers[i].answered) {
             uv_run(&past->loop, UV_RUN_ONCE);
+        }
         assert_int_equal(answers[i].code, 0);
         past_forget(&answers[i]);
     }
@@ -380,9 +394,10 @@ static void test_closing_answers_what_waits(void **state)
     struct past past;
     (void)state;
     past_open(&past, NULL);
-    put_runs(&past);
-    for (int i = 0; i < 40; i++)
+    history_answers_put_runs(&past);
+    for (int i = 0; i < 40; i++) {
         assert_int_equal(past_send(&past, &answers[i], "runs"), 0);
+    }
     past_close(&past);
     for (int i = 0; i < 40; i++) {
         assert_true(answers[i].answered);
@@ -402,7 +417,7 @@ static void test_a_question_that_takes_too_long_is_ended(void **state)
     struct past_answer answer;
     (void)state;
     past_open(&past, be_quick);
-    put_runs(&past);
+    history_answers_put_runs(&past);
     past_ask(&past, &answer, "compare", "job:s", "gpt");
     assert_int_equal(answer.code, ERR_QUERY_TIME);
     past_forget(&answer);
@@ -430,7 +445,7 @@ static void test_a_database_that_was_replaced_is_opened_anew(void **state)
     struct past *past = *state;
     struct past_answer answer;
     char command[512];
-    put_runs(past);
+    history_answers_put_runs(past);
     past_ask(past, &answer, "runs", "");
     assert_int_equal(mpk_find(answer.root, "runs")->via.array.size, 2);
     past_forget(&answer);
@@ -458,7 +473,8 @@ static void test_a_database_that_was_replaced_is_opened_anew(void **state)
 
 int main(void)
 {
-#define FRESH(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define FRESH(name)                                                                                \
+    cmocka_unit_test_setup_teardown(name, history_answers_set_up, history_answers_tear_down)
     static const struct CMUnitTest tests[] = {
         FRESH(test_a_map_is_the_newest_or_the_one_that_is_named),
         FRESH(test_alerts_are_the_maps_that_were_published_newest_first),

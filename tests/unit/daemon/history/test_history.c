@@ -14,7 +14,7 @@
 #define WINDOWS 150 /* 128 of them in chunks */
 #define HEADS   3
 
-static struct past_window window_of(const char *job, uint8_t run, uint64_t last)
+static struct past_window history_window_of(const char *job, uint8_t run, uint64_t last)
 {
     return (struct past_window){
         .job = job,
@@ -28,9 +28,9 @@ static struct past_window window_of(const char *job, uint8_t run, uint64_t last)
     };
 }
 
-static void fill(struct past *past)
+static void history_fill(struct past *past)
 {
-    struct past_window window = window_of("gpt", 0xa1, WINDOWS - 1);
+    struct past_window window = history_window_of("gpt", 0xa1, WINDOWS - 1);
     past_put_all(past, window);
     window.layer = (struct layer_id){STACK_ENCODER, 4, SITE_CROSS};
     window.last = 2;
@@ -38,16 +38,16 @@ static void fill(struct past *past)
     past_settle(past, 128);
 }
 
-static int set_up(void **state)
+static int history_set_up(void **state)
 {
     static struct past past;
     past_open(&past, NULL);
-    fill(&past);
+    history_fill(&past);
     *state = &past;
     return 0;
 }
 
-static int tear_down(void **state)
+static int history_tear_down(void **state)
 {
     past_close(*state);
     return 0;
@@ -55,7 +55,7 @@ static int tear_down(void **state)
 
 /* Reading answers */
 
-static const msgpack_object *item(const msgpack_object *list, uint32_t index)
+static const msgpack_object *history_item(const msgpack_object *list, uint32_t index)
 {
     assert_non_null(list);
     assert_int_equal(list->type, MSGPACK_OBJECT_ARRAY);
@@ -67,7 +67,7 @@ static double value_at(const struct past_answer *answer, const char *statistic, 
 {
     double number = 0;
     const msgpack_object *list = mpk_find(mpk_find(answer->root, "values"), statistic);
-    assert_int_equal(mpk_get_f64(item(list, index), &number), 0);
+    assert_int_equal(mpk_get_f64(history_item(list, index), &number), 0);
     return number;
 }
 
@@ -75,7 +75,7 @@ static uint64_t window_at(const struct past_answer *answer, const char *key, uin
 {
     uint64_t number = 0;
     const msgpack_object *list = mpk_find(mpk_find(answer->root, "windows"), key);
-    assert_int_equal(mpk_get_u64(item(list, index), UINT64_MAX, &number), 0);
+    assert_int_equal(mpk_get_u64(history_item(list, index), UINT64_MAX, &number), 0);
     return number;
 }
 
@@ -92,15 +92,16 @@ static void assert_more(const struct past_answer *answer, bool expected)
     assert_int_equal(more, expected);
 }
 
-static void assert_text(const msgpack_object *map, const char *key, const char *text)
+static void history_assert_text(const msgpack_object *map, const char *key, const char *text)
 {
     assert_true(mpk_is_str(mpk_find(map, key), text));
 }
 
-static void assert_same(double a, double b)
+static void history_assert_same(double a, double b)
 {
-    if (!isnan(a) || !isnan(b))
+    if (!isnan(a) || !isnan(b)) {
         assert_memory_equal(&a, &b, sizeof a);
+    }
 }
 
 /* What a summary of that window said. */
@@ -113,16 +114,16 @@ static void assert_window(const struct past_answer *answer, uint32_t at, struct 
     uint8_t run[RUN_BYTES] = {0};
     assert_int_equal(summary_view_init(&view, state, window.layer, window.job, run, &covers), 0);
     const struct result_stat *stat = &view.result.stat[metric][head];
-    assert_same(value_at(answer, "mean", at), stat->mean);
-    assert_same(value_at(answer, "std", at), stat->std);
-    assert_same(value_at(answer, "min", at), stat->min);
-    assert_same(value_at(answer, "max", at), stat->max);
-    assert_same(value_at(answer, "p10", at), stat->p10);
-    assert_same(value_at(answer, "p50", at), stat->p50);
-    assert_same(value_at(answer, "p90", at), stat->p90);
-    assert_same(value_at(answer, "p99", at), stat->p99);
-    assert_same(value_at(answer, "last", at), stat->last);
-    assert_same(value_at(answer, "count", at), (double)stat->count);
+    history_assert_same(value_at(answer, "mean", at), stat->mean);
+    history_assert_same(value_at(answer, "std", at), stat->std);
+    history_assert_same(value_at(answer, "min", at), stat->min);
+    history_assert_same(value_at(answer, "max", at), stat->max);
+    history_assert_same(value_at(answer, "p10", at), stat->p10);
+    history_assert_same(value_at(answer, "p50", at), stat->p50);
+    history_assert_same(value_at(answer, "p90", at), stat->p90);
+    history_assert_same(value_at(answer, "p99", at), stat->p99);
+    history_assert_same(value_at(answer, "last", at), stat->last);
+    history_assert_same(value_at(answer, "count", at), (double)stat->count);
     summary_view_clear(&view);
     layer_state_free(&state);
 }
@@ -143,12 +144,12 @@ static void test_every_window_is_what_its_summary_said(void **state)
         assert_int_equal(window_at(&answer, "step", i), 10 * i);
         assert_int_equal(window_at(&answer, "epoch", i), i);
         assert_int_equal(window_at(&answer, "time_ns", i), 1000 * i);
-        assert_window(&answer, i, window_of("gpt", 0xa1, i), METRIC_ENTROPY, 2);
+        assert_window(&answer, i, history_window_of("gpt", 0xa1, i), METRIC_ENTROPY, 2);
     }
     assert_more(&answer, false);
-    assert_text(answer.root, "metric", "entropy");
-    assert_text(answer.root, "unit", "epoch");
-    assert_text(answer.root, "run", "a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1");
+    history_assert_text(answer.root, "metric", "entropy");
+    history_assert_text(answer.root, "unit", "epoch");
+    history_assert_text(answer.root, "run", "a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1");
     past_forget(&answer);
 }
 
@@ -157,16 +158,16 @@ static void test_without_a_head_there_is_a_list_per_head(void **state)
     struct past *past = *state;
     struct past_answer all, one;
     past_ask(past, &all, "history", "job:s stack:s", "gpt", "decoder");
-    assert_text(all.root, "metric", "entropy_normalized");
+    history_assert_text(all.root, "metric", "entropy_normalized");
     const msgpack_object *means = mpk_find(mpk_find(all.root, "values"), "mean");
     assert_int_equal(means->via.array.size, HEADS);
     for (uint32_t head = 0; head < HEADS; head++) {
         past_ask(past, &one, "history", "job:s stack:s head:u", "gpt", "decoder", (uint64_t)head);
-        assert_int_equal(item(means, head)->via.array.size, WINDOWS);
+        assert_int_equal(history_item(means, head)->via.array.size, WINDOWS);
         for (uint32_t i = 0; i < WINDOWS; i++) {
             double number = 0;
-            mpk_get_f64(item(item(means, head), i), &number);
-            assert_same(number, value_at(&one, "mean", i));
+            mpk_get_f64(history_item(history_item(means, head), i), &number);
+            history_assert_same(number, value_at(&one, "mean", i));
         }
         past_forget(&one);
     }
@@ -177,22 +178,23 @@ static void test_the_first_layer_is_that_of_the_encoder(void **state)
 {
     struct past_answer answer;
     past_ask(*state, &answer, "history", "job:s", "gpt");
-    const msgpack_object *head = item(mpk_find(answer.root, "heads"), 0);
-    assert_text(head, "stack", "encoder");
-    assert_text(head, "site", "cross");
+    const msgpack_object *head = history_item(mpk_find(answer.root, "heads"), 0);
+    history_assert_text(head, "stack", "encoder");
+    history_assert_text(head, "site", "cross");
     assert_int_equal(windows_in(&answer), 3);
     past_forget(&answer);
 }
 
-static void assert_range(struct past *past, const char *keys, uint64_t a, uint64_t b, uint64_t c,
-                         uint64_t first, uint64_t last, bool more)
+static void history_assert_range(struct past *past, const char *keys, uint64_t a, uint64_t b,
+                                 uint64_t c, uint64_t first, uint64_t last, bool more)
 {
     struct past_answer answer;
     past_ask(past, &answer, "history", keys, "decoder", "gpt", a, b, c);
     assert_int_equal(answer.code, 0);
     assert_int_equal(windows_in(&answer), last - first + 1);
-    for (uint32_t i = 0; i < last - first + 1; i++)
+    for (uint32_t i = 0; i < last - first + 1; i++) {
         assert_int_equal(window_at(&answer, "last", i), first + i);
+    }
     assert_more(&answer, more);
     past_forget(&answer);
 }
@@ -203,17 +205,19 @@ static void test_a_range_with_from_goes_forward_and_without_it_back(void **state
     struct past *past = *state;
     static const uint64_t bounds[] = {0, 1, 62, 63, 64, 65, 127, 128, 129, 148, 149};
     enum { BOUNDS = sizeof bounds / sizeof bounds[0] };
-    for (int i = 0; i < BOUNDS; i++)
-        for (int j = i; j < BOUNDS; j++)
+    for (int i = 0; i < BOUNDS; i++) {
+        for (int j = i; j < BOUNDS; j++) {
             for (uint64_t limit = 1; limit <= 150; limit += 37) {
                 uint64_t from = bounds[i], to = bounds[j], all = to - from + 1;
                 uint64_t shown = all < limit ? all : limit;
-                assert_range(past, "stack:s job:s from:u to:u limit:u", from, to, limit, from,
-                             from + shown - 1, all > limit);
+                history_assert_range(past, "stack:s job:s from:u to:u limit:u", from, to, limit,
+                                     from, from + shown - 1, all > limit);
                 shown = to + 1 < limit ? to + 1 : limit;
-                assert_range(past, "stack:s job:s to:u limit:u limit:u", to, limit, limit,
-                             to + 1 - shown, to, to + 1 > limit);
+                history_assert_range(past, "stack:s job:s to:u limit:u limit:u", to, limit, limit,
+                                     to + 1 - shown, to, to + 1 > limit);
             }
+        }
+    }
 }
 
 static void test_packed_numbers_are_the_same_numbers(void **state)
@@ -232,7 +236,7 @@ static void test_packed_numbers_are_the_same_numbers(void **state)
         uint64_t unit;
         memcpy(&number, p90->via.bin.ptr + 8 * i, sizeof number);
         memcpy(&unit, last->via.bin.ptr + 8 * i, sizeof unit);
-        assert_same(number, value_at(&plain, "p90", i));
+        history_assert_same(number, value_at(&plain, "p90", i));
         assert_int_equal(unit, i);
     }
     past_forget(&plain);
@@ -254,10 +258,11 @@ static void test_a_number_of_the_layer_has_no_head(void **state)
     struct past_answer answer;
     past_ask(*state, &answer, "history", "job:s stack:s metric:s", "gpt", "decoder", "sink_rate");
     assert_int_equal(answer.code, 0);
-    assert_int_equal(mpk_find(item(mpk_find(answer.root, "heads"), 0), "head")->type,
+    assert_int_equal(mpk_find(history_item(mpk_find(answer.root, "heads"), 0), "head")->type,
                      MSGPACK_OBJECT_NIL);
-    for (uint32_t i = 0; i < WINDOWS; i++)
-        assert_same(value_at(&answer, "last", i), 0.25);
+    for (uint32_t i = 0; i < WINDOWS; i++) {
+        history_assert_same(value_at(&answer, "last", i), 0.25);
+    }
     past_forget(&answer);
     past_ask(*state, &answer, "history", "job:s metric:s head:u", "gpt", "sink_rate", UINT64_C(1));
     assert_int_equal(answer.code, ERR_ARGUMENT);
@@ -269,7 +274,7 @@ static void test_a_number_of_the_layer_has_no_head(void **state)
 static void test_a_window_that_came_again_is_the_newer_one(void **state)
 {
     struct past *past = *state;
-    struct past_window again = window_of("gpt", 0xa1, 10);
+    struct past_window again = history_window_of("gpt", 0xa1, 10);
     struct past_answer answer;
     again.shift = 5;
     past_put(past, &again);
@@ -277,12 +282,14 @@ static void test_a_window_that_came_again_is_the_newer_one(void **state)
     past_ask(past, &answer, "history", "job:s stack:s metric:s head:u", "gpt", "decoder", "entropy",
              UINT64_C(1));
     assert_int_equal(windows_in(&answer), WINDOWS);
-    for (uint32_t i = 0; i < WINDOWS; i++)
-        assert_window(&answer, i, i == 10 ? again : window_of("gpt", 0xa1, i), METRIC_ENTROPY, 1);
+    for (uint32_t i = 0; i < WINDOWS; i++) {
+        assert_window(&answer, i, i == 10 ? again : history_window_of("gpt", 0xa1, i),
+                      METRIC_ENTROPY, 1);
+    }
     past_forget(&answer);
-    assert_range(past, "stack:s job:s from:u to:u limit:u", 5, 149, 20, 5, 24, true);
-    assert_range(past, "stack:s job:s to:u limit:u limit:u", 149, 23, 23, 127, 149, true);
-    assert_range(past, "stack:s job:s from:u to:u limit:u", 10, 10, 20, 10, 10, false);
+    history_assert_range(past, "stack:s job:s from:u to:u limit:u", 5, 149, 20, 5, 24, true);
+    history_assert_range(past, "stack:s job:s to:u limit:u limit:u", 149, 23, 23, 127, 149, true);
+    history_assert_range(past, "stack:s job:s from:u to:u limit:u", 10, 10, 20, 10, 10, false);
 }
 
 /* Runs */
@@ -290,15 +297,15 @@ static void test_a_window_that_came_again_is_the_newer_one(void **state)
 static void test_a_run_is_named_by_its_first_digits(void **state)
 {
     struct past *past = *state;
-    struct past_window window = window_of("gpt", 0xa2, 0);
+    struct past_window window = history_window_of("gpt", 0xa2, 0);
     struct past_answer answer;
     past_put(past, &window);
     past_settle(past, 0);
     past_ask(past, &answer, "history", "job:s", "gpt");
-    assert_text(answer.root, "run", "a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2");
+    history_assert_text(answer.root, "run", "a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2");
     past_forget(&answer);
     past_ask(past, &answer, "history", "job:s run:s", "gpt", "a1");
-    assert_text(answer.root, "run", "a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1");
+    history_assert_text(answer.root, "run", "a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1");
     past_forget(&answer);
     past_ask(past, &answer, "history", "job:s run:s", "gpt", "a");
     assert_int_equal(answer.code, ERR_RUN_UNKNOWN);
@@ -316,15 +323,15 @@ static void test_a_run_is_named_by_its_first_digits(void **state)
 static void test_runs_are_listed_newest_first(void **state)
 {
     struct past *past = *state;
-    struct past_window window = window_of("bert", 0xb1, 7);
+    struct past_window window = history_window_of("bert", 0xb1, 7);
     struct past_answer answer;
     past_put(past, &window);
     past_settle(past, 0);
     past_ask(past, &answer, "runs", "");
-    const msgpack_object *run = item(mpk_find(answer.root, "runs"), 0);
-    assert_text(run, "job", "bert");
-    assert_text(run, "state", "active");
-    assert_text(item(mpk_find(answer.root, "runs"), 1), "job", "gpt");
+    const msgpack_object *run = history_item(mpk_find(answer.root, "runs"), 0);
+    history_assert_text(run, "job", "bert");
+    history_assert_text(run, "state", "active");
+    history_assert_text(history_item(mpk_find(answer.root, "runs"), 1), "job", "gpt");
     assert_more(&answer, false);
     past_forget(&answer);
     past_ask(past, &answer, "runs", "limit:u", UINT64_C(1));
@@ -336,7 +343,7 @@ static void test_runs_are_listed_newest_first(void **state)
 static void test_windows_say_what_there_is(void **state)
 {
     struct past *past = *state;
-    struct past_window window = window_of("gpt", 0xa1, 9);
+    struct past_window window = history_window_of("gpt", 0xa1, 9);
     struct past_answer answer;
     uint64_t windows = 0;
     window.unit = WINDOW_STEP;
@@ -345,28 +352,29 @@ static void test_windows_say_what_there_is(void **state)
     past_put(past, &window);
     past_settle(past, 128);
     past_ask(past, &answer, "windows", "job:s stack:s", "gpt", "decoder");
-    const msgpack_object *layer = item(mpk_find(answer.root, "layers"), 0);
+    const msgpack_object *layer = history_item(mpk_find(answer.root, "layers"), 0);
     const msgpack_object *tracks = mpk_find(layer, "tracks");
     assert_int_equal(tracks->via.array.size, 2);
-    assert_text(item(tracks, 0), "unit", "epoch");
-    assert_int_equal(mpk_get_u64(mpk_find(item(tracks, 0), "windows"), 1000, &windows), 0);
+    history_assert_text(history_item(tracks, 0), "unit", "epoch");
+    assert_int_equal(mpk_get_u64(mpk_find(history_item(tracks, 0), "windows"), 1000, &windows), 0);
     assert_int_equal(windows, WINDOWS);
     const msgpack_object *metrics = mpk_find(layer, "metrics");
     assert_int_equal(metrics->via.array.size, 5);
-    assert_true(mpk_is_str(item(metrics, 0), "entropy"));
-    assert_true(mpk_is_str(item(metrics, 4), "sink_rate"));
+    assert_true(mpk_is_str(history_item(metrics, 0), "entropy"));
+    assert_true(mpk_is_str(history_item(metrics, 4), "sink_rate"));
     past_forget(&answer);
     past_ask(past, &answer, "history", "job:s stack:s window:s", "gpt", "decoder",
              "10 steps every 5");
-    assert_text(answer.root, "unit", "step");
+    history_assert_text(answer.root, "unit", "step");
     assert_int_equal(windows_in(&answer), 1);
     past_forget(&answer);
 }
 
 /* Refusals */
 
-static void assert_refused(struct past *past, int code, const char *detail, const char *method,
-                           const char *keys, const char *a, const char *b)
+static void history_assert_refused(struct past *past, int code, const char *detail,
+                                   const char *method, const char *keys, const char *a,
+                                   const char *b)
 {
     struct past_answer answer;
     past_ask(past, &answer, method, keys, a, b, "self");
@@ -378,41 +386,41 @@ static void assert_refused(struct past *past, int code, const char *detail, cons
 static void test_refusals_say_what_there_is_instead(void **state)
 {
     struct past *past = *state;
-    assert_refused(past, ERR_JOB_UNKNOWN, "", "history", "job:s", "none", NULL);
-    assert_refused(past, ERR_NO_HISTORY,
-                   "encoder.4.cross has no 'max_logit' in these windows; it has entropy "
-                   "entropy_normalized first_token variance sink_rate",
-                   "history", "job:s metric:s", "gpt", "max_logit");
-    assert_refused(past, ERR_NO_HISTORY,
-                   "run a1a1a1a1 of gpt has no such layer; it has encoder.4.cross, "
-                   "decoder.1.self",
-                   "history", "job:s stack:s site:s", "gpt", "encoder");
+    history_assert_refused(past, ERR_JOB_UNKNOWN, "", "history", "job:s", "none", NULL);
+    history_assert_refused(past, ERR_NO_HISTORY,
+                           "encoder.4.cross has no 'max_logit' in these windows; it has entropy "
+                           "entropy_normalized first_token variance sink_rate",
+                           "history", "job:s metric:s", "gpt", "max_logit");
+    history_assert_refused(past, ERR_NO_HISTORY,
+                           "run a1a1a1a1 of gpt has no such layer; it has encoder.4.cross, "
+                           "decoder.1.self",
+                           "history", "job:s stack:s site:s", "gpt", "encoder");
 }
 
 static void test_what_is_no_such_parameter_is_refused(void **state)
 {
     struct past *past = *state;
-    assert_refused(past, ERR_ARGUMENT, "job is missing", "history", "metric:s", "x", NULL);
-    assert_refused(past, ERR_ARGUMENT, "this method has no parameter 'jop'", "history", "jop:s",
-                   "x", NULL);
-    assert_refused(past, ERR_ARGUMENT, "this method has no parameter 'metric'", "runs", "metric:s",
-                   "x", NULL);
-    assert_refused(past, ERR_ARGUMENT, "stack is not accepted (valid: encoder, decoder)", "history",
-                   "job:s stack:s", "gpt", "coder");
-    assert_refused(past, ERR_ARGUMENT,
-                   "run is not accepted (valid: the first of 32 hexadecimal digits)", "history",
-                   "job:s run:s", "gpt", "A1");
-    assert_refused(past, ERR_ARGUMENT,
-                   "window is not accepted (valid: such as 1 epoch, 100 steps every 10)", "history",
-                   "job:s window:s", "gpt", "often");
-    assert_refused(
+    history_assert_refused(past, ERR_ARGUMENT, "job is missing", "history", "metric:s", "x", NULL);
+    history_assert_refused(past, ERR_ARGUMENT, "this method has no parameter 'jop'", "history",
+                           "jop:s", "x", NULL);
+    history_assert_refused(past, ERR_ARGUMENT, "this method has no parameter 'metric'", "runs",
+                           "metric:s", "x", NULL);
+    history_assert_refused(past, ERR_ARGUMENT, "stack is not accepted (valid: encoder, decoder)",
+                           "history", "job:s stack:s", "gpt", "coder");
+    history_assert_refused(past, ERR_ARGUMENT,
+                           "run is not accepted (valid: the first of 32 hexadecimal digits)",
+                           "history", "job:s run:s", "gpt", "A1");
+    history_assert_refused(past, ERR_ARGUMENT,
+                           "window is not accepted (valid: such as 1 epoch, 100 steps every 10)",
+                           "history", "job:s window:s", "gpt", "often");
+    history_assert_refused(
         past, ERR_ARGUMENT,
         "statistics is not accepted (valid: a list of mean, std, min, max, p10, p50, p90, "
         "p99, last, count)",
         "history", "job:s statistics:l", "gpt", "median");
-    assert_refused(past, ERR_NO_HISTORY,
-                   "encoder.4.cross has no windows of 10 steps; it has those of 1 epoch", "history",
-                   "job:s window:s", "gpt", "10 steps");
+    history_assert_refused(past, ERR_NO_HISTORY,
+                           "encoder.4.cross has no windows of 10 steps; it has those of 1 epoch",
+                           "history", "job:s window:s", "gpt", "10 steps");
 }
 
 static void test_a_limit_and_a_range_have_bounds(void **state)
@@ -452,7 +460,7 @@ static void test_what_cannot_be_read_is_said(void **state)
 
 int main(void)
 {
-#define FRESH(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define FRESH(name) cmocka_unit_test_setup_teardown(name, history_set_up, history_tear_down)
     static const struct CMUnitTest shared[] = {
         cmocka_unit_test(test_every_window_is_what_its_summary_said),
         cmocka_unit_test(test_without_a_head_there_is_a_list_per_head),
@@ -472,6 +480,6 @@ int main(void)
         FRESH(test_windows_say_what_there_is),
         FRESH(test_what_cannot_be_read_is_said),
     };
-    return cmocka_run_group_tests(shared, set_up, tear_down) +
+    return cmocka_run_group_tests(shared, history_set_up, history_tear_down) +
            cmocka_run_group_tests(fresh, NULL, NULL);
 }

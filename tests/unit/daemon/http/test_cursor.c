@@ -11,14 +11,14 @@
 
 static struct mpk_writer writer;
 
-static int setup(void **state)
+static int cursor_setup(void **state)
 {
     (void)state;
     mpk_writer_init(&writer);
     return 0;
 }
 
-static int teardown(void **state)
+static int cursor_teardown(void **state)
 {
     (void)state;
     mpk_writer_clear(&writer);
@@ -38,11 +38,13 @@ static const uint64_t counts[] = {0,     1,          127,        128,  255, 256,
 static void test_counts_of_all_widths(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < COUNTS; i++)
+    for (size_t i = 0; i < COUNTS; i++) {
         mpk_put_u64(&writer, counts[i]);
+    }
     struct cursor at = cursor();
-    for (size_t i = 0; i < COUNTS; i++)
+    for (size_t i = 0; i < COUNTS; i++) {
         assert_int_equal(cursor_count(&at), counts[i]);
+    }
     assert_true(!at.failed && at.at == at.end);
 }
 
@@ -54,14 +56,16 @@ static void test_numbers_of_all_kinds(void **state)
     mpk_put_f64(&writer, NAN);
     mpk_put_u64(&writer, 300);
     msgpack_pack_float(&writer.packer, 0.5f);
-    for (size_t i = 0; i < 7; i++)
+    for (size_t i = 0; i < 7; i++) {
         msgpack_pack_int64(&writer.packer, negative[i]);
+    }
     struct cursor at = cursor();
     assert_true(cursor_number(&at) == 0.1);
     assert_true(isnan(cursor_number(&at)));
     assert_true(cursor_number(&at) == 300 && cursor_number(&at) == 0.5);
-    for (size_t i = 0; i < 7; i++)
+    for (size_t i = 0; i < 7; i++) {
         assert_true(cursor_number(&at) == (double)negative[i]);
+    }
     assert_true(!at.failed && at.at == at.end);
 }
 
@@ -92,7 +96,7 @@ static void test_text_and_containers_of_all_sizes(void **state)
 }
 
 /* {"a": [1, nil, true, 0.5, {"b": <bin>}], "c": -5}: whatever it is, one skip passes it. */
-static void put_mixed(void)
+static void cursor_put_mixed(void)
 {
     mpk_put_map(&writer, 2);
     mpk_put_str(&writer, "a");
@@ -111,7 +115,7 @@ static void put_mixed(void)
 static void test_skip_passes_exactly_one_value(void **state)
 {
     (void)state;
-    put_mixed();
+    cursor_put_mixed();
     mpk_put_u64(&writer, 42);
     struct cursor at = cursor();
     cursor_skip(&at);
@@ -122,7 +126,7 @@ static void test_skip_passes_exactly_one_value(void **state)
 static void test_every_truncation_fails(void **state)
 {
     (void)state;
-    put_mixed();
+    cursor_put_mixed();
     for (size_t size = 0; size < writer.buffer.size; size++) {
         struct cursor at = cursor_of(writer.buffer.data, size);
         cursor_skip(&at);
@@ -164,8 +168,9 @@ static void test_any_bytes_end(void **state)
             bytes[i] = (uint8_t)(seed >> 24);
         }
         struct cursor at = cursor_of(bytes, sizeof bytes);
-        while (!at.failed && at.at < at.end)
+        while (!at.failed && at.at < at.end) {
             cursor_skip(&at);
+        }
         assert_true(at.at <= at.end);
     }
 }
@@ -173,12 +178,15 @@ static void test_any_bytes_end(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_counts_of_all_widths, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_numbers_of_all_kinds, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_text_and_containers_of_all_sizes, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_skip_passes_exactly_one_value, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_every_truncation_fails, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_another_type_fails_and_stays_failed, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_counts_of_all_widths, cursor_setup, cursor_teardown),
+        cmocka_unit_test_setup_teardown(test_numbers_of_all_kinds, cursor_setup, cursor_teardown),
+        cmocka_unit_test_setup_teardown(test_text_and_containers_of_all_sizes, cursor_setup,
+                                        cursor_teardown),
+        cmocka_unit_test_setup_teardown(test_skip_passes_exactly_one_value, cursor_setup,
+                                        cursor_teardown),
+        cmocka_unit_test_setup_teardown(test_every_truncation_fails, cursor_setup, cursor_teardown),
+        cmocka_unit_test_setup_teardown(test_another_type_fails_and_stays_failed, cursor_setup,
+                                        cursor_teardown),
         cmocka_unit_test(test_what_is_announced_is_not_believed),
         cmocka_unit_test(test_any_bytes_end),
     };

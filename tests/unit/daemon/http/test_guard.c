@@ -18,8 +18,9 @@ static void test_addresses_localhost_and_listed_names_are_hosts(void **state)
                                        "10.0.0.1:5580", "[::1]",        "[fe80::1]:5580",
                                        "gpu7",          "GPU7:443",     "a.example"};
     (void)state;
-    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++)
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
         assert_true(guard_host(good[i], "gpu7  a.example"));
+    }
 }
 
 static void test_other_names_are_not(void **state)
@@ -41,8 +42,9 @@ static void test_other_names_are_not(void **state)
                                       "[localhost]evil"};
     char long_name[400];
     (void)state;
-    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         assert_false(guard_host(bad[i], "gpu7 a.example"));
+    }
     memset(long_name, 'a', sizeof long_name - 1);
     long_name[sizeof long_name - 1] = '\0';
     assert_false(guard_host(long_name, ""));
@@ -86,8 +88,9 @@ static void test_a_token_is_compared_as_a_whole(void **state)
 static void test_paths_are_found_as_they_are_written(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < route_count; i++)
+    for (size_t i = 0; i < route_count; i++) {
         assert_ptr_equal(route_find(routes[i].path), &routes[i]);
+    }
     assert_string_equal(route_find("/assets/main.js")->path, "/assets/*");
     assert_null(route_find(""));
     assert_null(route_find("/api/v1/jobs/"));
@@ -104,9 +107,11 @@ static char *read_pairs(const char *const (*pairs)[2])
     struct mpk_writer params;
     struct mpk_doc doc;
     argument_reader_init(&reader, route_find("/api/v1/history"));
-    for (; (*pairs)[0]; pairs++)
-        if (!argument_read(&reader, (*pairs)[0], (*pairs)[1]))
+    for (; (*pairs)[0]; pairs++) {
+        if (!argument_read(&reader, (*pairs)[0], (*pairs)[1])) {
             break;
+        }
+    }
     snprintf(text, sizeof text, "%s", reader.reterr);
     if (!*text) {
         mpk_writer_init(&params);
@@ -179,8 +184,9 @@ static void test_ids_are_of_this_start(void **state)
     assert_int_equal(number, 5);
     assert_true(events_parse_id("00000001-18446744073709551615", 1, &number));
     assert_int_equal(number, UINT64_MAX);
-    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         assert_false(events_parse_id(bad[i], 0x1234abcd, &number));
+    }
 }
 
 int main(void)

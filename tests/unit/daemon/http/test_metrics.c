@@ -18,7 +18,7 @@ static struct stats stats;
 static struct metrics *metrics;
 static char *page;
 
-static int setup(void **state)
+static int metrics_setup(void **state)
 {
     (void)state;
     config_defaults(&config);
@@ -26,7 +26,7 @@ static int setup(void **state)
     return metrics ? 0 : -1;
 }
 
-static int teardown(void **state)
+static int metrics_teardown(void **state)
 {
     (void)state;
     metrics_free(&metrics);
@@ -36,15 +36,15 @@ static int teardown(void **state)
 }
 
 /* Runs are told by their first byte. */
-static struct result_common common_of(const char *job, uint8_t run)
+static struct result_common metrics_common_of(const char *job, uint8_t run)
 {
     static uint8_t id[RUN_BYTES];
     id[0] = run;
     return (struct result_common){.job = job, .run = id, .time_ns = 1700000000500000000u};
 }
 
-static void put(const char *kind, const char *job, uint32_t layer, const struct mpk_writer *writer,
-                uint64_t now_ns)
+static void test_metrics_put(const char *kind, const char *job, uint32_t layer,
+                             const struct mpk_writer *writer, uint64_t now_ns)
 {
     size_t size = writer->buffer.size;
     struct published *published = malloc(sizeof *published + size);
@@ -57,10 +57,10 @@ static void put(const char *kind, const char *job, uint32_t layer, const struct 
 }
 
 /* `heads` of the message's `total`, from `offset` on: the others are nil. */
-static void put_live(const char *job, uint8_t run, uint32_t layer, const double entropy[HEADS],
-                     uint32_t heads, uint64_t now_ns)
+static void metrics_put_live(const char *job, uint8_t run, uint32_t layer,
+                             const double entropy[HEADS], uint32_t heads, uint64_t now_ns)
 {
-    struct live_result live = {.common = common_of(job, run),
+    struct live_result live = {.common = metrics_common_of(job, run),
                                .layer = {.id = {STACK_DECODER, layer, SITE_SELF},
                                          .shape = {1, heads, 8, 8},
                                          .rows = 32,
@@ -74,24 +74,26 @@ static void put_live(const char *job, uint8_t run, uint32_t layer, const double 
     live.numbers.value[METRIC_FIRST_TOKEN] = first;
     mpk_writer_init(&writer);
     live_encode(&live, &writer);
-    put("live", job, layer, &writer, now_ns);
+    test_metrics_put("live", job, layer, &writer, now_ns);
     mpk_writer_clear(&writer);
 }
 
-static void put_summary(const char *job, uint8_t run, uint64_t length, const double z[HEADS])
+static void metrics_put_summary(const char *job, uint8_t run, uint64_t length,
+                                const double z[HEADS])
 {
     struct result_drift drift[HEADS];
-    struct summary_result summary = {.common = common_of(job, run),
+    struct summary_result summary = {.common = metrics_common_of(job, run),
                                      .layer = {.id = {STACK_DECODER, 0, SITE_SELF}},
                                      .window = {.unit = WINDOW_EPOCH, .length = length, .every = 1},
                                      .heads = HEADS};
     struct mpk_writer writer;
-    for (int h = 0; h < HEADS; h++)
+    for (int h = 0; h < HEADS; h++) {
         drift[h] = (struct result_drift){.z = z[h], .js = 0.125 * h, .delta = 9, .change = NAN};
+    }
     summary.drift[METRIC_ENTROPY_NORMALIZED] = drift;
     mpk_writer_init(&writer);
     summary_encode(&summary, &writer);
-    put("summary", job, 0, &writer, 1);
+    test_metrics_put("summary", job, 0, &writer, 1);
     mpk_writer_clear(&writer);
 }
 
@@ -100,10 +102,10 @@ struct told_job {
     uint8_t run;
 };
 
-static void put_job(struct mpk_writer *writer, const struct told_job *job)
+static void metrics_put_job(struct mpk_writer *writer, const struct told_job *job)
 {
     char run[2 * RUN_BYTES + 1];
-    run_hex(common_of(job->job, job->run).run, run);
+    run_hex(metrics_common_of(job->job, job->run).run, run);
     mpk_put_map(writer, 3);
     mpk_put_str(writer, "job");
     mpk_put_str(writer, job->job);
@@ -123,8 +125,9 @@ static void scrape(const struct told_job *jobs, uint32_t count, uint64_t asked_n
     mpk_put_map(&writer, 0);
     mpk_put_str(&writer, "jobs");
     mpk_put_array(&writer, count);
-    for (uint32_t i = 0; i < count; i++)
-        put_job(&writer, &jobs[i]);
+    for (uint32_t i = 0; i < count; i++) {
+        metrics_put_job(&writer, &jobs[i]);
+    }
     assert_int_equal(mpk_parse(writer.buffer.data, writer.buffer.size, &mpk_result_limits, &doc),
                      0);
     struct metrics_view view = {
@@ -147,7 +150,7 @@ static const double entropy[HEADS] = {0.5, 0.25, 0.75, 0.1};
 static void test_heads_are_pooled(void **state)
 {
     (void)state;
-    put_live("gpt", 1, 3, entropy, HEADS, 1);
+    metrics_put_live("gpt", 1, 3, entropy, HEADS, 1);
     scrape(&gpt, 1, 2, false);
     assert_shows("attnd_attention_entropy_ratio" LABELS("3") "0.4");
     assert_shows("attnd_attention_entropy_min_ratio" LABELS("3") "0.1");
@@ -166,8 +169,8 @@ static void test_rows_add_up_and_numbers_are_the_newest(void **state)
 {
     const double later[HEADS] = {0.9, NAN, 0.9, 0.9};
     (void)state;
-    put_live("gpt", 1, 0, entropy, HEADS, 1);
-    put_live("gpt", 1, 0, later, HEADS, 2);
+    metrics_put_live("gpt", 1, 0, entropy, HEADS, 1);
+    metrics_put_live("gpt", 1, 0, later, HEADS, 2);
     scrape(&gpt, 1, 3, false);
     assert_shows("attnd_attention_rows_total" LABELS("0") "64");
     assert_shows("attnd_attention_invalid_rows_total" LABELS("0") "4");
@@ -179,8 +182,8 @@ static void test_slices_of_the_heads_make_a_whole(void **state)
 {
     const double low[HEADS] = {0.5, 0.25, NAN, NAN}, high[HEADS] = {NAN, NAN, 0.75, 0.1};
     (void)state;
-    put_live("gpt", 1, 0, low, 2, 1);
-    put_live("gpt", 1, 0, high, 2, 2);
+    metrics_put_live("gpt", 1, 0, low, 2, 1);
+    metrics_put_live("gpt", 1, 0, high, 2, 2);
     scrape(&gpt, 1, 3, false);
     assert_shows("attnd_attention_entropy_ratio" LABELS("0") "0.4");
     assert_shows("attnd_attention_entropy_min_ratio" LABELS("0") "0.1");
@@ -190,9 +193,9 @@ static void test_drift_is_of_the_primary_window(void **state)
 {
     const double z[HEADS] = {1, -5.5, NAN, 2}, other[HEADS] = {99, 99, 99, 99};
     (void)state;
-    put_live("gpt", 1, 0, entropy, HEADS, 1);
-    put_summary("gpt", 1, 1, z);
-    put_summary("gpt", 1, 50, other); /* of window.also */
+    metrics_put_live("gpt", 1, 0, entropy, HEADS, 1);
+    metrics_put_summary("gpt", 1, 1, z);
+    metrics_put_summary("gpt", 1, 50, other); /* of window.also */
     scrape(&gpt, 1, 2, false);
     assert_shows("attnd_attention_drift_zscore_max" LABELS("0") "5.5");
     assert_shows("attnd_attention_entropy_drift_zscore_max" LABELS("0") "5.5");
@@ -206,8 +209,8 @@ static void test_heads_that_drift_most_can_be_asked_for(void **state)
     const double z[HEADS] = {1, -5.5, NAN, 2};
     (void)state;
     config.http_metrics_heads = 2;
-    put_live("gpt", 1, 0, entropy, HEADS, 1);
-    put_summary("gpt", 1, 1, z);
+    metrics_put_live("gpt", 1, 0, entropy, HEADS, 1);
+    metrics_put_summary("gpt", 1, 1, z);
     scrape(&gpt, 1, 2, false);
     assert_shows("attnd_detail_entropy_ratio" DETAIL("1") "0.25");
     assert_shows("attnd_detail_entropy_ratio" DETAIL("3") "0.1");
@@ -220,7 +223,7 @@ static void test_without_drift_the_first_heads_are_meant(void **state)
 {
     (void)state;
     config.http_metrics_heads = 3;
-    put_live("gpt", 1, 0, entropy, HEADS, 1);
+    metrics_put_live("gpt", 1, 0, entropy, HEADS, 1);
     scrape(&gpt, 1, 2, false);
     assert_shows("attnd_detail_entropy_ratio" DETAIL("2") "0.75");
     assert_without("head=\"3\"");
@@ -230,8 +233,8 @@ static void test_only_the_newest_run_is_shown_while_it_is_active(void **state)
 {
     const struct told_job newer = {"gpt", "active", 2}, ended = {"gpt", "ended", 2};
     (void)state;
-    put_live("gpt", 1, 0, entropy, HEADS, 1);
-    put_live("gpt", 2, 1, entropy, HEADS, 2);
+    metrics_put_live("gpt", 1, 0, entropy, HEADS, 1);
+    metrics_put_live("gpt", 2, 1, entropy, HEADS, 2);
     scrape(&newer, 1, 3, false);
     assert_without("layer=\"0\"");
     assert_shows("attnd_attention_heads" LABELS("1") "4");
@@ -243,7 +246,7 @@ static void test_only_the_newest_run_is_shown_while_it_is_active(void **state)
 static void test_a_job_that_is_forgotten_is_gone(void **state)
 {
     (void)state;
-    put_live("gpt", 1, 0, entropy, HEADS, 1);
+    metrics_put_live("gpt", 1, 0, entropy, HEADS, 1);
     scrape(NULL, 0, 2, false);
     assert_without("job=\"gpt\"");
     scrape(&gpt, 1, 3, false); /* as if it came back: nothing was kept */
@@ -253,7 +256,7 @@ static void test_a_job_that_is_forgotten_is_gone(void **state)
 static void test_what_came_after_the_question_is_kept(void **state)
 {
     (void)state;
-    put_live("gpt", 1, 0, entropy, HEADS, 10);
+    metrics_put_live("gpt", 1, 0, entropy, HEADS, 10);
     scrape(NULL, 0, 5, false);
     assert_without("job=\"gpt\"");
     scrape(&gpt, 1, 20, false);
@@ -264,8 +267,9 @@ static void test_layers_are_limited(void **state)
 {
     (void)state;
     config.http_metrics_layers = 2;
-    for (uint32_t layer = 0; layer < 5; layer++)
-        put_live("gpt", 1, layer, entropy, HEADS, 1);
+    for (uint32_t layer = 0; layer < 5; layer++) {
+        metrics_put_live("gpt", 1, layer, entropy, HEADS, 1);
+    }
     scrape(&gpt, 1, 2, false);
     assert_shows("attnd_layers_exposed 2");
     assert_without("layer=\"2\"");
@@ -284,20 +288,21 @@ static void test_a_name_cannot_break_a_label(void **state)
 
 static void test_broken_maps_are_nothing(void **state)
 {
-    struct live_result live = {.common = common_of("gpt", 1), .numbers = {.heads = HEADS}};
+    struct live_result live = {.common = metrics_common_of("gpt", 1), .numbers = {.heads = HEADS}};
     struct mpk_writer writer;
     (void)state;
     mpk_writer_init(&writer);
     live_encode(&live, &writer);
-    while (writer.buffer.size-- > 0)
-        put("live", "gpt", 0, &writer, 1);
+    while (writer.buffer.size-- > 0) {
+        test_metrics_put("live", "gpt", 0, &writer, 1);
+    }
     writer.buffer.size = 1;
     scrape(&gpt, 1, 2, false);
     assert_without("layer=\"0\"");
     mpk_writer_clear(&writer);
 }
 
-static void assert_number(double number, const char *expected)
+static void metrics_assert_number(double number, const char *expected)
 {
     char text[METRICS_NUMBER_MAX + 1];
     text[metrics_number(text, number)] = '\0';
@@ -307,22 +312,22 @@ static void assert_number(double number, const char *expected)
 static void test_numbers_have_nine_digits(void **state)
 {
     (void)state;
-    assert_number(0, "0");
-    assert_number(1, "1");
-    assert_number(-0.5, "-0.5");
-    assert_number(1.0 / 3, "0.333333333");
-    assert_number(200.0 / 3, "66.6666667");
-    assert_number(123456789, "123456789");
-    assert_number(100, "100");
-    assert_number(0.00001, "0.00001");
-    assert_number(0.000012345, "0.000012345");
-    assert_number(9.99999999996, "10");
-    assert_number(999999999.7, "1000000000");
-    assert_number(1e-12, "1e-12");
-    assert_number(1795209328.864, "1795209328.864");
-    assert_number(NAN, "NaN");
-    assert_number(INFINITY, "+Inf");
-    assert_number(-INFINITY, "-Inf");
+    metrics_assert_number(0, "0");
+    metrics_assert_number(1, "1");
+    metrics_assert_number(-0.5, "-0.5");
+    metrics_assert_number(1.0 / 3, "0.333333333");
+    metrics_assert_number(200.0 / 3, "66.6666667");
+    metrics_assert_number(123456789, "123456789");
+    metrics_assert_number(100, "100");
+    metrics_assert_number(0.00001, "0.00001");
+    metrics_assert_number(0.000012345, "0.000012345");
+    metrics_assert_number(9.99999999996, "10");
+    metrics_assert_number(999999999.7, "1000000000");
+    metrics_assert_number(1e-12, "1e-12");
+    metrics_assert_number(1795209328.864, "1795209328.864");
+    metrics_assert_number(NAN, "NaN");
+    metrics_assert_number(INFINITY, "+Inf");
+    metrics_assert_number(-INFINITY, "-Inf");
 }
 
 /* Against printf, at all magnitudes. */
@@ -342,7 +347,7 @@ static void test_numbers_are_near(void **state)
 static void test_openmetrics_ends_with_its_mark(void **state)
 {
     (void)state;
-    put_live("gpt", 1, 0, entropy, HEADS, 1);
+    metrics_put_live("gpt", 1, 0, entropy, HEADS, 1);
     scrape(&gpt, 1, 2, true);
     assert_string_equal(page + strlen(page) - 6, "# EOF\n");
     assert_shows("# TYPE attnd_attention_rows counter");
@@ -354,25 +359,31 @@ static void test_openmetrics_ends_with_its_mark(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_heads_are_pooled, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_rows_add_up_and_numbers_are_the_newest, setup,
-                                        teardown),
-        cmocka_unit_test_setup_teardown(test_slices_of_the_heads_make_a_whole, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_drift_is_of_the_primary_window, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_heads_that_drift_most_can_be_asked_for, setup,
-                                        teardown),
-        cmocka_unit_test_setup_teardown(test_without_drift_the_first_heads_are_meant, setup,
-                                        teardown),
-        cmocka_unit_test_setup_teardown(test_only_the_newest_run_is_shown_while_it_is_active, setup,
-                                        teardown),
-        cmocka_unit_test_setup_teardown(test_a_job_that_is_forgotten_is_gone, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_what_came_after_the_question_is_kept, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_layers_are_limited, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_heads_are_pooled, metrics_setup, metrics_teardown),
+        cmocka_unit_test_setup_teardown(test_rows_add_up_and_numbers_are_the_newest, metrics_setup,
+                                        metrics_teardown),
+        cmocka_unit_test_setup_teardown(test_slices_of_the_heads_make_a_whole, metrics_setup,
+                                        metrics_teardown),
+        cmocka_unit_test_setup_teardown(test_drift_is_of_the_primary_window, metrics_setup,
+                                        metrics_teardown),
+        cmocka_unit_test_setup_teardown(test_heads_that_drift_most_can_be_asked_for, metrics_setup,
+                                        metrics_teardown),
+        cmocka_unit_test_setup_teardown(test_without_drift_the_first_heads_are_meant, metrics_setup,
+                                        metrics_teardown),
+        cmocka_unit_test_setup_teardown(test_only_the_newest_run_is_shown_while_it_is_active,
+                                        metrics_setup, metrics_teardown),
+        cmocka_unit_test_setup_teardown(test_a_job_that_is_forgotten_is_gone, metrics_setup,
+                                        metrics_teardown),
+        cmocka_unit_test_setup_teardown(test_what_came_after_the_question_is_kept, metrics_setup,
+                                        metrics_teardown),
+        cmocka_unit_test_setup_teardown(test_layers_are_limited, metrics_setup, metrics_teardown),
         cmocka_unit_test(test_a_name_cannot_break_a_label),
-        cmocka_unit_test_setup_teardown(test_broken_maps_are_nothing, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_broken_maps_are_nothing, metrics_setup,
+                                        metrics_teardown),
         cmocka_unit_test(test_numbers_have_nine_digits),
         cmocka_unit_test(test_numbers_are_near),
-        cmocka_unit_test_setup_teardown(test_openmetrics_ends_with_its_mark, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_openmetrics_ends_with_its_mark, metrics_setup,
+                                        metrics_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -15,19 +15,22 @@
 
 static const struct event_filter all = {.kinds = (1u << EVENT_KINDS) - 1};
 
-static void put(struct ring *ring, enum event_kind kind, const char *job)
+static void http_ring_put(struct ring *ring, enum event_kind kind, const char *job)
 {
     ring_put(ring, BOOT, kind, job, "{}");
 }
 
-/* The next event's text, which is kept until the next call; NULL when there is none. */
-static const char *next(const struct ring *ring, const struct event_filter *filter, uint64_t *from)
+/* The http_ring_next event's text, which is kept until the http_ring_next call; NULL when there is
+ * none. */
+static const char *http_ring_next(const struct ring *ring, const struct event_filter *filter,
+                                  uint64_t *from)
 {
     static char text[256];
     bool missed;
     struct event *event = ring_next(ring, filter, from, &missed);
-    if (!event)
+    if (!event) {
         return NULL;
+    }
     assert_false(missed);
     snprintf(text, sizeof text, "%.*s", (int)event->size, event->text);
     event_release(&event);
@@ -41,7 +44,7 @@ static void test_an_event_is_written_as_it_is_sent(void **state)
     (void)state;
     ring_init(&ring, LARGE);
     ring_put(&ring, BOOT, EVENT_SUMMARY, "job", "{\"a\":1}");
-    assert_string_equal(next(&ring, &all, &from),
+    assert_string_equal(http_ring_next(&ring, &all, &from),
                         "id: 0000ab12-1\nevent: summary\ndata: {\"a\":1}\n\n");
     assert_int_equal(from, 2);
     ring_clear(&ring);
@@ -54,15 +57,15 @@ static void test_each_reader_has_its_own_place(void **state)
     (void)state;
     ring_init(&ring, LARGE);
     for (int i = 0; i < 200; i++) {
-        put(&ring, EVENT_LIVE, "job");
-        assert_non_null(next(&ring, &all, &fast));
+        http_ring_put(&ring, EVENT_LIVE, "job");
+        assert_non_null(http_ring_next(&ring, &all, &fast));
     }
-    assert_null(next(&ring, &all, &fast));
+    assert_null(http_ring_next(&ring, &all, &fast));
     for (uint64_t i = 1; i <= 200; i++) {
-        assert_non_null(next(&ring, &all, &slow));
+        assert_non_null(http_ring_next(&ring, &all, &slow));
         assert_int_equal(slow, i + 1);
     }
-    assert_null(next(&ring, &all, &slow));
+    assert_null(http_ring_next(&ring, &all, &slow));
     ring_clear(&ring);
 }
 
@@ -73,13 +76,13 @@ static void test_a_filter_lets_its_kinds_and_its_job_through(void **state)
     uint64_t from = 1;
     (void)state;
     ring_init(&ring, LARGE);
-    put(&ring, EVENT_ALERT, "a");
-    put(&ring, EVENT_LIVE, "b");
-    put(&ring, EVENT_ALERT, "b");
-    put(&ring, EVENT_ALERT, "bb");
-    assert_string_equal(next(&ring, &alerts_of_b, &from),
+    http_ring_put(&ring, EVENT_ALERT, "a");
+    http_ring_put(&ring, EVENT_LIVE, "b");
+    http_ring_put(&ring, EVENT_ALERT, "b");
+    http_ring_put(&ring, EVENT_ALERT, "bb");
+    assert_string_equal(http_ring_next(&ring, &alerts_of_b, &from),
                         "id: 0000ab12-3\nevent: alert\ndata: {}\n\n");
-    assert_null(next(&ring, &alerts_of_b, &from));
+    assert_null(http_ring_next(&ring, &alerts_of_b, &from));
     assert_int_equal(from, 5); /* what it does not want is behind it */
     ring_clear(&ring);
 }
@@ -92,7 +95,7 @@ static void test_the_oldest_leave_when_the_bytes_are_used_up(void **state)
     (void)state;
     ring_init(&ring, 4096);
     for (int i = 0; i < 1000; i++) {
-        put(&ring, EVENT_LIVE, "job");
+        http_ring_put(&ring, EVENT_LIVE, "job");
         assert_true(ring.bytes <= 4096);
     }
     assert_true(ring.oldest > 1 && ring.newest == 1000);
@@ -102,7 +105,7 @@ static void test_the_oldest_leave_when_the_bytes_are_used_up(void **state)
     assert_null(ring_next(&ring, &all, &from, &missed));
     assert_false(missed);
     from = ring.oldest;
-    assert_non_null(next(&ring, &all, &from));
+    assert_non_null(http_ring_next(&ring, &all, &from));
     ring_clear(&ring);
     assert_int_equal(ring.bytes, 0);
 }
@@ -121,8 +124,9 @@ static void test_an_event_larger_than_the_ring_is_missed(void **state)
     assert_int_equal(ring.bytes, 0);
     assert_null(ring_next(&ring, &all, &from, &missed));
     assert_true(missed);
-    put(&ring, EVENT_LIVE, "job");
-    assert_string_equal(next(&ring, &all, &from), "id: 0000ab12-2\nevent: live\ndata: {}\n\n");
+    http_ring_put(&ring, EVENT_LIVE, "job");
+    assert_string_equal(http_ring_next(&ring, &all, &from),
+                        "id: 0000ab12-2\nevent: live\ndata: {}\n\n");
     ring_clear(&ring);
 }
 
@@ -133,13 +137,13 @@ static void test_what_nobody_heard_is_missed(void **state)
     bool missed;
     (void)state;
     ring_init(&ring, LARGE);
-    put(&ring, EVENT_LIVE, "job");
+    http_ring_put(&ring, EVENT_LIVE, "job");
     ring_skip(&ring);
-    put(&ring, EVENT_LIVE, "job");
+    http_ring_put(&ring, EVENT_LIVE, "job");
     assert_null(ring_next(&ring, &all, &from, &missed));
     assert_true(missed);
     from = 3;
-    assert_non_null(next(&ring, &all, &from));
+    assert_non_null(http_ring_next(&ring, &all, &from));
     ring_clear(&ring);
 }
 
@@ -150,10 +154,11 @@ static void test_a_reader_keeps_an_event_that_has_left(void **state)
     bool missed;
     (void)state;
     ring_init(&ring, 1000);
-    put(&ring, EVENT_JOB, "first");
+    http_ring_put(&ring, EVENT_JOB, "first");
     struct event *event = ring_next(&ring, &all, &from, &missed);
-    for (int i = 0; i < 100; i++)
-        put(&ring, EVENT_LIVE, "job");
+    for (int i = 0; i < 100; i++) {
+        http_ring_put(&ring, EVENT_LIVE, "job");
+    }
     ring_clear(&ring);
     assert_string_equal(event->job, "first");
     assert_int_equal(event->references, 1);
@@ -170,8 +175,9 @@ static void test_results_come_in_their_order(void **state)
     (void)state;
     feed_init(&feed, LARGE);
     assert_null(feed_take(&feed, &lost));
-    for (int i = 0; i < 10; i++)
+    for (int i = 0; i < 10; i++) {
         assert_true(feed_put(&feed, "live/a/", &i, sizeof i));
+    }
     struct published *item = feed_take(&feed, &lost);
     assert_false(lost);
     for (int i = 0; i < 10; i++) {
@@ -193,8 +199,9 @@ static void test_a_full_feed_refuses_and_says_so_once(void **state)
     int taken = 0;
     (void)state;
     feed_init(&feed, 10000);
-    while (feed_put(&feed, "live/a/", bytes, 1000))
+    while (feed_put(&feed, "live/a/", bytes, 1000)) {
         taken++;
+    }
     assert_in_range(taken, 5, 10);
     feed_clear(&feed);
     feed_init(&feed, 10000);
@@ -234,13 +241,14 @@ struct putter {
 static void *put_results(void *data)
 {
     struct putter *putter = data;
-    for (uint32_t i = 0; i < RESULTS; i++)
+    for (uint32_t i = 0; i < RESULTS; i++) {
         putter->refused += !feed_put(&putter->feed, "live/a/", &i, sizeof i);
+    }
     return NULL;
 }
 
 /* How many there are; frees them. They are in order. */
-static uint32_t take(struct published *item, int64_t *last)
+static uint32_t http_ring_take(struct published *item, int64_t *last)
 {
     uint32_t count = 0, number;
     while (item) {
@@ -266,11 +274,11 @@ static void test_nothing_is_lost_unsaid_between_threads(void **state)
     feed_init(&putter.feed, 100000);
     assert_int_equal(pthread_create(&thread, NULL, put_results, &putter), 0);
     for (int i = 0; i < 100; i++) {
-        taken += take(feed_take(&putter.feed, &lost), &last);
+        taken += http_ring_take(feed_take(&putter.feed, &lost), &last);
         ever_lost = ever_lost || lost;
     }
     pthread_join(thread, NULL);
-    taken += take(feed_take(&putter.feed, &lost), &last);
+    taken += http_ring_take(feed_take(&putter.feed, &lost), &last);
     assert_int_equal(taken + putter.refused, RESULTS);
     assert_int_equal(ever_lost || lost, putter.refused > 0);
     feed_clear(&putter.feed);

@@ -30,13 +30,13 @@
 static struct whose whose;
 static char error[CONFIG_ERROR_MAX];
 
-static int setup(void **state)
+static int http_whose_setup(void **state)
 {
     (void)state;
     return whose_init(&whose, "", error);
 }
 
-static int teardown(void **state)
+static int http_whose_teardown(void **state)
 {
     (void)state;
     whose_clear(&whose);
@@ -53,8 +53,9 @@ static int listen_on(int family, const char *text, in_port_t *ret_port)
     int fd = socket(family, SOCK_STREAM, 0), off = 0;
     void *to = family == AF_INET ? (void *)&in.sin_addr : (void *)&in6.sin6_addr;
     assert_int_equal(inet_pton(family, text, to), 1);
-    if (family == AF_INET6)
+    if (family == AF_INET6) {
         assert_int_equal(setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off), 0);
+    }
     assert_int_equal(bind(fd, address, size), 0);
     assert_int_equal(listen(fd, 4096), 0);
     assert_int_equal(getsockname(fd, address, &size), 0);
@@ -63,7 +64,7 @@ static int listen_on(int family, const char *text, in_port_t *ret_port)
 }
 
 /* Returns the socket that has connected to `text`, or -1. */
-static int connect_to(int family, const char *text, in_port_t port)
+static int http_whose_connect_to(int family, const char *text, in_port_t port)
 {
     struct sockaddr_in6 in6 = {.sin6_family = AF_INET6, .sin6_port = port};
     struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = port};
@@ -72,8 +73,9 @@ static int connect_to(int family, const char *text, in_port_t port)
     assert_int_equal(inet_pton(family, text, four ? (void *)&in.sin_addr : (void *)&in6.sin6_addr),
                      1);
     if (connect(fd, four ? (struct sockaddr *)&in : (struct sockaddr *)&in6,
-                four ? sizeof in : sizeof in6) == 0)
+                four ? sizeof in : sizeof in6) == 0) {
         return fd;
+    }
     close(fd);
     return -1;
 }
@@ -87,7 +89,7 @@ static struct pair pair_over(int listen_family, const char *listen_text, int fam
 {
     in_port_t port;
     int listener = listen_on(listen_family, listen_text, &port);
-    struct pair pair = {.client = connect_to(family, text, port)};
+    struct pair pair = {.client = http_whose_connect_to(family, text, port)};
     assert_true(pair.client >= 0);
     pair.server = accept(listener, NULL, NULL);
     assert_true(pair.server >= 0);
@@ -144,15 +146,18 @@ static void test_what_is_closed_is_nobodys(void **state)
     for (int i = 0; i < 3; i++) {
         struct pair pair = pair_over(AF_INET, "127.0.0.1", AF_INET, "127.0.0.1");
         const struct linger reset = {1, 0};
-        if (i == 0)
+        if (i == 0) {
             shutdown(pair.client, SHUT_WR);
-        else if (i == 1)
+        } else if (i == 1) {
             setsockopt(pair.client, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
-        if (i > 0)
+        }
+        if (i > 0) {
             close(pair.client);
+        }
         assert_int_equal(whose_ask(&whose, pair.server).kind, WHOSE_UNKNOWN);
-        if (i == 0)
+        if (i == 0) {
             close(pair.client);
+        }
         close(pair.server);
     }
 }
@@ -163,11 +168,13 @@ static void find_address(char ret_text[INET_ADDRSTRLEN])
     struct ifaddrs *all = NULL;
     *ret_text = '\0';
     assert_int_equal(getifaddrs(&all), 0);
-    for (struct ifaddrs *one = all; one; one = one->ifa_next)
+    for (struct ifaddrs *one = all; one; one = one->ifa_next) {
         if (one->ifa_addr && one->ifa_addr->sa_family == AF_INET && one->ifa_flags & IFF_UP &&
-            !(one->ifa_flags & IFF_LOOPBACK))
+            !(one->ifa_flags & IFF_LOOPBACK)) {
             inet_ntop(AF_INET, &((struct sockaddr_in *)(void *)one->ifa_addr)->sin_addr, ret_text,
                       INET_ADDRSTRLEN);
+        }
+    }
     freeifaddrs(all);
 }
 
@@ -176,8 +183,9 @@ static void test_other_addresses_are_elsewhere(void **state)
     char text[INET_ADDRSTRLEN];
     (void)state;
     find_address(text);
-    if (!*text)
+    if (!*text) {
         skip();
+    }
     struct pair pair = pair_over(AF_INET, "0.0.0.0", AF_INET, text);
     assert_int_equal(whose_ask(&whose, pair.server).kind, WHOSE_ELSEWHERE);
     close_pair(&pair);
@@ -205,8 +213,9 @@ static void forbid_netlink(void)
     };
     struct sock_fprog program = {.len = sizeof filter / sizeof filter[0], .filter = filter};
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
-        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
+        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0) {
         _exit(9);
+    }
 }
 
 static void test_a_sandbox_without_netlink_is_told_of(void **state)
@@ -221,8 +230,9 @@ static void test_a_sandbox_without_netlink_is_told_of(void **state)
         struct whose here;
         forbid_netlink();
         dup2(ends[1], STDERR_FILENO);
-        if (whose_init(&here, "", error) != 0)
+        if (whose_init(&here, "", error) != 0) {
             _exit(1);
+        }
         struct pair pair = pair_over(AF_INET, "127.0.0.1", AF_INET, "127.0.0.1");
         _exit(whose_ask(&here, pair.server).kind == WHOSE_UNKNOWN ? 0 : 2);
     }
@@ -239,18 +249,23 @@ static void test_a_sandbox_without_netlink_is_told_of(void **state)
 static void be_a_stranger(in_port_t port, int tries)
 {
     const struct linger reset = {1, 0};
-    if (setgid(STRANGER) != 0 || setuid(STRANGER) != 0)
+    if (setgid(STRANGER) != 0 || setuid(STRANGER) != 0) {
         _exit(1);
+    }
     for (int i = 0; i < tries; i++) {
-        int fd = connect_to(AF_INET, "127.0.0.1", port);
-        if (fd < 0)
+        int fd = http_whose_connect_to(AF_INET, "127.0.0.1", port);
+        if (fd < 0) {
             _exit(2);
-        if (i % 3 == 0)
+        }
+        if (i % 3 == 0) {
             setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
-        if (send(fd, "GET / HTTP/1.1\r\n\r\n", 18, MSG_NOSIGNAL) < 0)
+        }
+        if (send(fd, "GET / HTTP/1.1\r\n\r\n", 18, MSG_NOSIGNAL) < 0) {
             _exit(3);
-        if (i % 3 == 1)
+        }
+        if (i % 3 == 1) {
             shutdown(fd, SHUT_RDWR);
+        }
         close(fd);
     }
     _exit(0);
@@ -262,20 +277,23 @@ static void test_a_stranger_that_hangs_up_is_never_root(void **state)
     in_port_t port;
     int status;
     (void)state;
-    if (geteuid() != 0)
+    if (geteuid() != 0) {
         skip();
+    }
     int listener = listen_on(AF_INET, "127.0.0.1", &port);
     pid_t child = fork();
     assert_true(child >= 0);
-    if (child == 0)
+    if (child == 0) {
         be_a_stranger(port, TRIES);
+    }
     for (int i = 0; i < TRIES; i++) {
         int server = accept(listener, NULL, NULL);
         assert_true(server >= 0);
         struct whose_peer peer = whose_ask(&whose, server);
         assert_int_not_equal(peer.kind, WHOSE_ELSEWHERE);
-        if (peer.kind == WHOSE_USER)
+        if (peer.kind == WHOSE_USER) {
             assert_int_equal(peer.uid, STRANGER);
+        }
         close(server);
     }
     assert_int_equal(waitpid(child, &status, 0), child);
@@ -310,8 +328,9 @@ static void test_only_an_established_socket_with_an_inode_counts(void **state)
     (void)state;
     assert_true(whose_read(&good, sizeof good, 7, &asked, &uid));
     assert_int_equal(uid, 5);
-    for (int i = 0; i < 7; i++)
+    for (int i = 0; i < 7; i++) {
         bad[i] = good;
+    }
     bad[0].found.idiag_inode = 0;
     bad[1].found.idiag_state = TCP_LISTEN;
     bad[2].found.idiag_state = TCP_TIME_WAIT;
@@ -319,10 +338,12 @@ static void test_only_an_established_socket_with_an_inode_counts(void **state)
     bad[4].header.nlmsg_seq = 6;
     bad[5].found.id.idiag_sport = 2;
     bad[6].header.nlmsg_len = sizeof(struct nlmsghdr);
-    for (int i = 0; i < 7; i++)
+    for (int i = 0; i < 7; i++) {
         assert_false(whose_read(&bad[i], sizeof bad[i], 7, &asked, &uid));
-    for (size_t size = 0; size < sizeof good; size++)
+    }
+    for (size_t size = 0; size < sizeof good; size++) {
         assert_false(whose_read(&good, size, 7, &asked, &uid));
+    }
 }
 
 /* The users that may ask */
@@ -376,10 +397,12 @@ static void test_headers_of_forwarders_are_known(void **state)
                                        "X-Real-IP"};
     static const char *const bad[] = {"Host", "X-Forward", "Vial", "X-Real", ""};
     (void)state;
-    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++)
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
         assert_true(whose_is_forwarding(good[i]));
-    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         assert_false(whose_is_forwarding(bad[i]));
+    }
 }
 
 /* Where the page is */
@@ -433,7 +456,7 @@ static void test_the_page_is_told_in_the_directory(void **state)
     assert_int_equal(errno, ENOENT);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, http_whose_setup, http_whose_teardown)
 
 int main(void)
 {

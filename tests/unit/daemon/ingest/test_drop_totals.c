@@ -6,7 +6,7 @@
 
 static struct drop_totals totals;
 
-static uint64_t event(uint64_t total)
+static uint64_t test_drop_totals_event(uint64_t total)
 {
     uint64_t new;
     assert_int_equal(drop_totals_event(&totals, 0, total, true, &new), 0);
@@ -20,7 +20,7 @@ static uint64_t topic(uint64_t dropped)
     return known;
 }
 
-static int stop(void **state)
+static int drop_totals_stop(void **state)
 {
     (void)state;
     drop_totals_clear(&totals);
@@ -30,13 +30,13 @@ static int stop(void **state)
 static void test_what_an_event_told_first_is_not_counted_again(void **state)
 {
     (void)state;
-    assert_int_equal(event(0), 0);
-    assert_int_equal(event(5), 5);
-    assert_int_equal(event(5), 0);
+    assert_int_equal(test_drop_totals_event(0), 0);
+    assert_int_equal(test_drop_totals_event(5), 5);
+    assert_int_equal(test_drop_totals_event(5), 0);
     assert_int_equal(topic(3), 3);
-    assert_int_equal(topic(4), 2); /* two are newer than the event */
-    assert_int_equal(event(7), 0);
-    assert_int_equal(event(8), 1);
+    assert_int_equal(topic(4), 2); /* two are newer than the test_drop_totals_event */
+    assert_int_equal(test_drop_totals_event(7), 0);
+    assert_int_equal(test_drop_totals_event(8), 1);
 }
 
 static void test_what_topics_told_first_is_not_counted_again(void **state)
@@ -44,7 +44,7 @@ static void test_what_topics_told_first_is_not_counted_again(void **state)
     (void)state;
     assert_int_equal(topic(4), 0);
     assert_int_equal(topic(1), 0);
-    assert_int_equal(event(6), 1);
+    assert_int_equal(test_drop_totals_event(6), 1);
     assert_int_equal(topic(1), 1);
 }
 
@@ -56,26 +56,29 @@ static void test_what_was_dropped_before_attnd_came_is_nobodys_loss(void **state
     assert_int_equal(new, 0);
     assert_int_equal(drop_totals_event(&totals, 3, 1002, false, &new), 0);
     assert_int_equal(new, 2);
-    assert_int_equal(event(1), 1); /* another rank */
+    assert_int_equal(test_drop_totals_event(1), 1); /* another rank */
 }
 
 static void test_forged_totals_are_not_believed(void **state)
 {
     (void)state;
-    assert_int_equal(event(2), 2);
-    assert_int_equal(event(2 + SEQUENCE_DROPPED_MAX + 1), 0);
-    assert_int_equal(event(3), 1);
-    assert_int_equal(event(1), 0); /* from there on */
-    assert_int_equal(event(2), 1);
+    assert_int_equal(test_drop_totals_event(2), 2);
+    assert_int_equal(test_drop_totals_event(2 + SEQUENCE_DROPPED_MAX + 1), 0);
+    assert_int_equal(test_drop_totals_event(3), 1);
+    assert_int_equal(test_drop_totals_event(1), 0); /* from there on */
+    assert_int_equal(test_drop_totals_event(2), 1);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(test_what_an_event_told_first_is_not_counted_again, stop),
-        cmocka_unit_test_teardown(test_what_topics_told_first_is_not_counted_again, stop),
-        cmocka_unit_test_teardown(test_what_was_dropped_before_attnd_came_is_nobodys_loss, stop),
-        cmocka_unit_test_teardown(test_forged_totals_are_not_believed, stop),
+        cmocka_unit_test_teardown(test_what_an_event_told_first_is_not_counted_again,
+                                  drop_totals_stop),
+        cmocka_unit_test_teardown(test_what_topics_told_first_is_not_counted_again,
+                                  drop_totals_stop),
+        cmocka_unit_test_teardown(test_what_was_dropped_before_attnd_came_is_nobodys_loss,
+                                  drop_totals_stop),
+        cmocka_unit_test_teardown(test_forged_totals_are_not_believed, drop_totals_stop),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -14,7 +14,7 @@ static struct config config;
 static struct plans *plans;
 
 /* Plans of a config file with this text. */
-static int start(const char *text)
+static int plan_start(const char *text)
 {
     char path[] = "/tmp/attnd-plan-XXXXXX", error[CONFIG_ERROR_MAX] = "";
     int fd = mkstemp(path);
@@ -29,14 +29,14 @@ static int start(const char *text)
     return 0;
 }
 
-static void begin(const char *text)
+static void plan_begin(const char *text)
 {
-    start(text);
+    plan_start(text);
     plans = plans_new(&config);
     assert_non_null(plans);
 }
 
-static int stop(void **state)
+static int plan_stop(void **state)
 {
     (void)state;
     plans_free(&plans);
@@ -50,7 +50,7 @@ static struct config_plan every(uint64_t n)
     return plan;
 }
 
-static int set(const char *pattern, uint64_t n)
+static int test_plan_set(const char *pattern, uint64_t n)
 {
     struct config_plan plan = every(n);
     return plans_set(plans, pattern, &plan);
@@ -69,15 +69,16 @@ static void assert_prefixes(const char *const *expected, uint32_t count)
     struct plan_prefixes *prefixes = plans_prefixes(plans);
     assert_non_null(prefixes);
     assert_int_equal(prefixes->count, 1 + count); /* after the limits */
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++) {
         assert_string_equal(prefixes->text[1 + i], expected[i]);
+    }
     free(prefixes);
 }
 
 static void test_without_anything_the_default_holds(void **state)
 {
     (void)state;
-    begin("");
+    plan_begin("");
     assert_holds("gpt-small", "*", PLAN_FROM_DEFAULT, 50);
     assert_holds(".hidden", "*", PLAN_FROM_DEFAULT, 50);
     static const char *const expected[] = {
@@ -88,13 +89,13 @@ static void test_without_anything_the_default_holds(void **state)
 static void test_the_order_is_set_newest_first_then_config_then_default(void **state)
 {
     (void)state;
-    begin(
+    plan_begin(
         "plan: {samples: 0, rows: 64}\n"
         "jobs:\n"
         "  'gpt-*': {plan.every: 10}\n"
         "  '*': {plan.every: 20, plan.layers: 'decoder.*.self encoder.*', plan.heads: '0-3,7'}\n");
-    assert_int_equal(set("bert", 1), 0);
-    assert_int_equal(set("gpt-[!0-9]*", 2), 0);
+    assert_int_equal(test_plan_set("bert", 1), 0);
+    assert_int_equal(test_plan_set("gpt-[!0-9]*", 2), 0);
     static const char *const expected[] = {
         "plan/0/gpt-[!0-9]*/every=2;layers=*;heads=*;samples=1;rows=0",
         "plan/1/bert/every=1;layers=*;heads=*;samples=1;rows=0",
@@ -111,11 +112,11 @@ static void test_the_order_is_set_newest_first_then_config_then_default(void **s
 static void test_a_plan_that_is_set_again_is_the_newest(void **state)
 {
     (void)state;
-    begin("");
-    set("gpt-*", 1);
-    set("gpt-a", 2);
+    plan_begin("");
+    test_plan_set("gpt-*", 1);
+    test_plan_set("gpt-a", 2);
     assert_holds("gpt-a", "gpt-a", PLAN_FROM_SET, 2);
-    set("gpt-*", 3);
+    test_plan_set("gpt-*", 3);
     assert_holds("gpt-a", "gpt-*", PLAN_FROM_SET, 3);
     assert_int_equal(plans_count(plans), 3);
 }
@@ -123,9 +124,9 @@ static void test_a_plan_that_is_set_again_is_the_newest(void **state)
 static void test_reset_forgets_exactly_that_one(void **state)
 {
     (void)state;
-    begin("jobs: {'a*': {plan.every: 10}}\n");
-    set("a", 1);
-    set("b", 2);
+    plan_begin("jobs: {'a*': {plan.every: 10}}\n");
+    test_plan_set("a", 1);
+    test_plan_set("b", 2);
     assert_int_equal(plans_reset(plans, "a*"), ERR_ARGUMENT);
     assert_int_equal(plans_reset(plans, "c"), ERR_ARGUMENT);
     assert_int_equal(plans_reset(plans, "a"), 0);
@@ -138,24 +139,24 @@ static void test_there_are_at_most_64(void **state)
 {
     char name[16];
     (void)state;
-    begin("");
+    plan_begin("");
     for (int i = 0; i < 64; i++) {
         snprintf(name, sizeof name, "job%d", i);
-        assert_int_equal(set(name, 1), 0);
+        assert_int_equal(test_plan_set(name, 1), 0);
     }
-    assert_int_equal(set("more", 1), ERR_ARGUMENT);
-    assert_int_equal(set("job7", 5), 0); /* it is there */
+    assert_int_equal(test_plan_set("more", 1), ERR_ARGUMENT);
+    assert_int_equal(test_plan_set("job7", 5), 0); /* it is there */
     assert_holds("job7", "job7", PLAN_FROM_SET, 5);
     assert_int_equal(plans_reset(plans, "job0"), 0);
-    assert_int_equal(set("more", 1), 0);
+    assert_int_equal(test_plan_set("more", 1), 0);
     assert_int_equal(plans_count(plans), 65);
 }
 
 static void test_what_a_plan_begins_as(void **state)
 {
     (void)state;
-    begin("plan: {every: 40}\njobs: {'gpt-*': {plan.every: 10}}\n");
-    set("*-large", 7);
+    plan_begin("plan: {every: 40}\njobs: {'gpt-*': {plan.every: 10}}\n");
+    test_plan_set("*-large", 7);
     assert_int_equal(plans_before(plans, "gpt-small")->what.every, 10);
     assert_int_equal(plans_before(plans, "gpt-large")->what.every, 7);
     assert_int_equal(plans_before(plans, "bert")->what.every, 40);
@@ -167,10 +168,10 @@ static void test_what_a_plan_begins_as(void **state)
 static void test_what_is_set_survives_a_new_config(void **state)
 {
     (void)state;
-    begin("jobs: {'gpt-*': {plan.every: 10}}\n");
-    set("bert", 1);
+    plan_begin("jobs: {'gpt-*': {plan.every: 10}}\n");
+    test_plan_set("bert", 1);
     config_clear(&config);
-    start("plan: {every: 30}\njobs: {'t5': {plan.every: 5}}\n");
+    plan_start("plan: {every: 30}\njobs: {'t5': {plan.every: 5}}\n");
     assert_int_equal(plans_configure(plans, &config), 0);
     assert_holds("bert", "bert", PLAN_FROM_SET, 1);
     assert_holds("gpt-a", "*", PLAN_FROM_DEFAULT, 30);
@@ -183,7 +184,7 @@ static void test_the_longest_plan_fits_a_prefix(void **state)
     char pattern[JOB_NAME_MAX + 1];
     struct config_plan plan = {.every = 1000000000, .samples = INT32_MAX, .rows = INT32_MAX};
     (void)state;
-    begin("");
+    plan_begin("");
     memset(pattern, '*', JOB_NAME_MAX);
     pattern[JOB_NAME_MAX] = '\0';
     memset(plan.layers.text, '?', CONFIG_LAYERS_MAX - 1);
@@ -230,17 +231,17 @@ static void test_a_message_larger_than_the_budget_never_fits(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(test_without_anything_the_default_holds, stop),
+        cmocka_unit_test_teardown(test_without_anything_the_default_holds, plan_stop),
         cmocka_unit_test_teardown(test_the_order_is_set_newest_first_then_config_then_default,
-                                  stop),
-        cmocka_unit_test_teardown(test_a_plan_that_is_set_again_is_the_newest, stop),
-        cmocka_unit_test_teardown(test_reset_forgets_exactly_that_one, stop),
-        cmocka_unit_test_teardown(test_there_are_at_most_64, stop),
-        cmocka_unit_test_teardown(test_what_a_plan_begins_as, stop),
-        cmocka_unit_test_teardown(test_what_is_set_survives_a_new_config, stop),
-        cmocka_unit_test_teardown(test_the_longest_plan_fits_a_prefix, stop),
-        cmocka_unit_test_teardown(test_limits_are_told_before_all_plans, stop),
-        cmocka_unit_test_teardown(test_a_message_larger_than_the_budget_never_fits, stop),
+                                  plan_stop),
+        cmocka_unit_test_teardown(test_a_plan_that_is_set_again_is_the_newest, plan_stop),
+        cmocka_unit_test_teardown(test_reset_forgets_exactly_that_one, plan_stop),
+        cmocka_unit_test_teardown(test_there_are_at_most_64, plan_stop),
+        cmocka_unit_test_teardown(test_what_a_plan_begins_as, plan_stop),
+        cmocka_unit_test_teardown(test_what_is_set_survives_a_new_config, plan_stop),
+        cmocka_unit_test_teardown(test_the_longest_plan_fits_a_prefix, plan_stop),
+        cmocka_unit_test_teardown(test_limits_are_told_before_all_plans, plan_stop),
+        cmocka_unit_test_teardown(test_a_message_larger_than_the_budget_never_fits, plan_stop),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,7 +4,7 @@
 #include "proto/err.h"
 #include "daemon/ingest/sequence.h"
 
-static int next(struct sequences *s, uint64_t seq, uint64_t dropped, struct losses *losses)
+static int sequence_next(struct sequences *s, uint64_t seq, uint64_t dropped, struct losses *losses)
 {
     *losses = (struct losses){0};
     return sequences_next(s, 0, seq, dropped, losses);
@@ -15,10 +15,10 @@ static void test_a_gap_is_a_loss(void **state)
     struct sequences s = {0};
     struct losses losses;
     (void)state;
-    assert_int_equal(next(&s, 0, 0, &losses), 0);
-    assert_int_equal(next(&s, 1, 0, &losses), 0);
+    assert_int_equal(sequence_next(&s, 0, 0, &losses), 0);
+    assert_int_equal(sequence_next(&s, 1, 0, &losses), 0);
     assert_int_equal(losses.lost, 0);
-    assert_int_equal(next(&s, 5, 0, &losses), 0);
+    assert_int_equal(sequence_next(&s, 5, 0, &losses), 0);
     assert_int_equal(losses.lost, 3);
     sequences_clear(&s);
 }
@@ -28,10 +28,10 @@ static void test_starting_in_the_middle_loses_nothing(void **state)
     struct sequences s = {0};
     struct losses losses;
     (void)state;
-    assert_int_equal(next(&s, 1000, 7, &losses), 0);
+    assert_int_equal(sequence_next(&s, 1000, 7, &losses), 0);
     assert_int_equal(losses.lost, 0);
     assert_int_equal(losses.source, 0);
-    assert_int_equal(next(&s, 1001, 9, &losses), 0);
+    assert_int_equal(sequence_next(&s, 1001, 9, &losses), 0);
     assert_int_equal(losses.source, 2);
     sequences_clear(&s);
 }
@@ -41,7 +41,7 @@ static void test_drops_before_the_first_message_count(void **state)
     struct sequences s = {0};
     struct losses losses;
     (void)state;
-    assert_int_equal(next(&s, 0, 4, &losses), 0);
+    assert_int_equal(sequence_next(&s, 0, 4, &losses), 0);
     assert_int_equal(losses.source, 4);
     sequences_clear(&s);
 }
@@ -51,11 +51,11 @@ static void test_repeats_and_steps_back_are_refused_without_effect(void **state)
     struct sequences s = {0};
     struct losses losses;
     (void)state;
-    next(&s, 0, 0, &losses);
-    next(&s, 1, 0, &losses);
-    assert_int_equal(next(&s, 1, 0, &losses), ERR_SEQ_DUPLICATE);
-    assert_int_equal(next(&s, 0, 0, &losses), ERR_SEQ_ORDER);
-    assert_int_equal(next(&s, 2, 0, &losses), 0);
+    sequence_next(&s, 0, 0, &losses);
+    sequence_next(&s, 1, 0, &losses);
+    assert_int_equal(sequence_next(&s, 1, 0, &losses), ERR_SEQ_DUPLICATE);
+    assert_int_equal(sequence_next(&s, 0, 0, &losses), ERR_SEQ_ORDER);
+    assert_int_equal(sequence_next(&s, 2, 0, &losses), 0);
     assert_int_equal(losses.lost, 0);
     sequences_clear(&s);
 }
@@ -65,22 +65,23 @@ static void test_what_a_gap_had_lost_is_found_once(void **state)
     struct sequences s = {0};
     struct losses losses;
     (void)state;
-    next(&s, 0, 0, &losses);
-    next(&s, 5, 2, &losses);
+    sequence_next(&s, 0, 0, &losses);
+    sequence_next(&s, 5, 2, &losses);
     assert_int_equal(losses.lost, 4);
     assert_false(sequences_passed(&s, 0, 1));
     assert_false(sequences_goes_on(&s, 0, 1));
-    assert_int_equal(next(&s, 1, 1, &losses), 0); /* the old connection is read out */
+    assert_int_equal(sequence_next(&s, 1, 1, &losses), 0); /* the old connection is read out */
     assert_int_equal(losses.found, 1);
     assert_int_equal(losses.lost + losses.source, 0);
-    assert_int_equal(next(&s, 6, 2, &losses), 0); /* between those of the new one */
+    assert_int_equal(sequence_next(&s, 6, 2, &losses), 0); /* between those of the new one */
     assert_int_equal(losses.found + losses.lost + losses.source, 0);
-    assert_int_equal(next(&s, 3, 2, &losses), 0);
+    assert_int_equal(sequence_next(&s, 3, 2, &losses), 0);
     assert_int_equal(losses.found, 1);
-    assert_int_equal(next(&s, 3, 2, &losses), ERR_SEQ_ORDER);
-    assert_int_equal(next(&s, 2, 2, &losses), ERR_SEQ_ORDER); /* what was skipped stays lost */
-    assert_int_equal(next(&s, 4, 2, &losses), 0);
-    assert_int_equal(next(&s, 7, 2, &losses), 0);
+    assert_int_equal(sequence_next(&s, 3, 2, &losses), ERR_SEQ_ORDER);
+    assert_int_equal(sequence_next(&s, 2, 2, &losses),
+                     ERR_SEQ_ORDER); /* what was skipped stays lost */
+    assert_int_equal(sequence_next(&s, 4, 2, &losses), 0);
+    assert_int_equal(sequence_next(&s, 7, 2, &losses), 0);
     assert_int_equal(losses.lost, 0);
     sequences_clear(&s);
 }
@@ -90,13 +91,15 @@ static void test_the_newest_gaps_are_remembered(void **state)
     struct sequences s = {0};
     struct losses losses;
     (void)state;
-    for (uint64_t seq = 0; seq <= 3 * SEQUENCE_GAPS; seq += 3)
-        assert_int_equal(next(&s, seq, 0, &losses), 0);
-    assert_int_equal(next(&s, 3 * SEQUENCE_GAPS + 3, 0, &losses), 0); /* one gap too many */
-    assert_int_equal(next(&s, 1, 0, &losses), ERR_SEQ_ORDER);
-    assert_int_equal(next(&s, 4, 0, &losses), 0);
+    for (uint64_t seq = 0; seq <= 3 * SEQUENCE_GAPS; seq += 3) {
+        assert_int_equal(sequence_next(&s, seq, 0, &losses), 0);
+    }
+    assert_int_equal(sequence_next(&s, 3 * SEQUENCE_GAPS + 3, 0, &losses),
+                     0); /* one gap too many */
+    assert_int_equal(sequence_next(&s, 1, 0, &losses), ERR_SEQ_ORDER);
+    assert_int_equal(sequence_next(&s, 4, 0, &losses), 0);
     assert_int_equal(losses.found, 1);
-    assert_int_equal(next(&s, 3 * SEQUENCE_GAPS + 1, 0, &losses), 0);
+    assert_int_equal(sequence_next(&s, 3 * SEQUENCE_GAPS + 1, 0, &losses), 0);
     assert_int_equal(losses.found, 1);
     sequences_clear(&s);
 }
@@ -108,10 +111,10 @@ static void test_a_forged_number_loses_nothing(void **state)
     struct sequences s = {0};
     struct losses losses;
     (void)state;
-    next(&s, 0, 0, &losses);
-    assert_int_equal(next(&s, FAR, 9, &losses), ERR_SEQ_ORDER);
+    sequence_next(&s, 0, 0, &losses);
+    assert_int_equal(sequence_next(&s, FAR, 9, &losses), ERR_SEQ_ORDER);
     assert_false(sequences_goes_on(&s, 0, FAR + SEQUENCE_GAP_MAX + 2));
-    assert_int_equal(next(&s, 1, 0, &losses), 0);
+    assert_int_equal(sequence_next(&s, 1, 0, &losses), 0);
     assert_int_equal(losses.lost + losses.source, 0);
     sequences_clear(&s);
 }
@@ -121,19 +124,19 @@ static void test_two_forged_numbers_in_a_row_do_not_keep_the_true_ones_out(void 
     struct sequences s = {0};
     struct losses losses;
     (void)state;
-    next(&s, 0, 0, &losses);
-    assert_int_equal(next(&s, FAR, 0, &losses), ERR_SEQ_ORDER);
-    assert_int_equal(next(&s, FAR + 1, 0, &losses), 0);
+    sequence_next(&s, 0, 0, &losses);
+    assert_int_equal(sequence_next(&s, FAR, 0, &losses), ERR_SEQ_ORDER);
+    assert_int_equal(sequence_next(&s, FAR + 1, 0, &losses), 0);
     assert_int_equal(losses.lost, 0);
     assert_false(sequences_passed(&s, 0, 1));
-    assert_int_equal(next(&s, 1, 0, &losses), 0); /* where it was before */
+    assert_int_equal(sequence_next(&s, 1, 0, &losses), 0); /* where it was before */
     assert_int_equal(losses.lost, 0);
-    assert_int_equal(next(&s, 2, 0, &losses), 0);
+    assert_int_equal(sequence_next(&s, 2, 0, &losses), 0);
     /* and with yet another one the true one has to come twice */
-    assert_int_equal(next(&s, FAR + 2, 0, &losses), 0);
-    assert_int_equal(next(&s, FAR / 2, 0, &losses), ERR_SEQ_ORDER);
-    assert_int_equal(next(&s, 3, 0, &losses), ERR_SEQ_ORDER);
-    assert_int_equal(next(&s, 4, 0, &losses), 0);
+    assert_int_equal(sequence_next(&s, FAR + 2, 0, &losses), 0);
+    assert_int_equal(sequence_next(&s, FAR / 2, 0, &losses), ERR_SEQ_ORDER);
+    assert_int_equal(sequence_next(&s, 3, 0, &losses), ERR_SEQ_ORDER);
+    assert_int_equal(sequence_next(&s, 4, 0, &losses), 0);
     assert_int_equal(losses.lost, 0);
     sequences_clear(&s);
 }
@@ -143,11 +146,11 @@ static void test_a_forged_first_number_costs_one_message(void **state)
     struct sequences s = {0};
     struct losses losses;
     (void)state;
-    assert_int_equal(next(&s, FAR, 0, &losses), 0);
-    assert_int_equal(next(&s, 0, 0, &losses), ERR_SEQ_ORDER);
-    assert_int_equal(next(&s, 1, 0, &losses), 0);
+    assert_int_equal(sequence_next(&s, FAR, 0, &losses), 0);
+    assert_int_equal(sequence_next(&s, 0, 0, &losses), ERR_SEQ_ORDER);
+    assert_int_equal(sequence_next(&s, 1, 0, &losses), 0);
     assert_int_equal(losses.lost, 0);
-    assert_int_equal(next(&s, 2, 0, &losses), 0);
+    assert_int_equal(sequence_next(&s, 2, 0, &losses), 0);
     sequences_clear(&s);
 }
 
@@ -156,12 +159,12 @@ static void test_the_largest_gap_is_a_loss_and_one_more_is_a_jump(void **state)
     struct sequences s = {0};
     struct losses losses;
     (void)state;
-    next(&s, 0, 0, &losses);
-    assert_int_equal(next(&s, 1 + SEQUENCE_GAP_MAX, 0, &losses), 0);
+    sequence_next(&s, 0, 0, &losses);
+    assert_int_equal(sequence_next(&s, 1 + SEQUENCE_GAP_MAX, 0, &losses), 0);
     assert_int_equal(losses.lost, SEQUENCE_GAP_MAX);
-    assert_int_equal(next(&s, 1, 0, &losses), 0); /* the true ones go on in the gap */
+    assert_int_equal(sequence_next(&s, 1, 0, &losses), 0); /* the true ones go on in the gap */
     assert_int_equal(losses.found, 1);
-    assert_int_equal(next(&s, 2 + SEQUENCE_GAP_MAX + SEQUENCE_GAP_MAX + 1, 0, &losses),
+    assert_int_equal(sequence_next(&s, 2 + SEQUENCE_GAP_MAX + SEQUENCE_GAP_MAX + 1, 0, &losses),
                      ERR_SEQ_ORDER);
     sequences_clear(&s);
 }
@@ -171,10 +174,10 @@ static void test_a_forged_count_of_drops_is_not_believed(void **state)
     struct sequences s = {0};
     struct losses losses;
     (void)state;
-    next(&s, 0, 3, &losses);
-    assert_int_equal(next(&s, 1, FAR, &losses), 0);
+    sequence_next(&s, 0, 3, &losses);
+    assert_int_equal(sequence_next(&s, 1, FAR, &losses), 0);
     assert_int_equal(losses.source, 0);
-    assert_int_equal(next(&s, 2, 5, &losses), 0);
+    assert_int_equal(sequence_next(&s, 2, 5, &losses), 0);
     assert_int_equal(losses.source, 2);
     sequences_clear(&s);
 }
@@ -184,10 +187,10 @@ static void test_a_jump_is_no_loss_of_those_who_missed_it(void **state)
     struct sequences s = {0}, older = {0};
     struct losses losses;
     (void)state;
-    next(&older, 0, 0, &losses);
-    next(&s, 0, 0, &losses);
-    next(&s, FAR, 0, &losses);
-    next(&s, FAR + 1, 0, &losses);
+    sequence_next(&older, 0, 0, &losses);
+    sequence_next(&s, 0, 0, &losses);
+    sequence_next(&s, FAR, 0, &losses);
+    sequence_next(&s, FAR + 1, 0, &losses);
     assert_int_equal(sequences_since(&s, &older), 0);
     sequences_clear(&s);
     sequences_clear(&older);

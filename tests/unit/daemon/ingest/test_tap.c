@@ -26,7 +26,7 @@ struct fixture {
     void *zmq;
 };
 
-static int set_up(void **state)
+static int tap_set_up(void **state)
 {
     static struct fixture f;
     char error[CONFIG_ERROR_MAX] = "";
@@ -46,7 +46,7 @@ static void close_tap(struct fixture *f)
     uv_run(&f->loop, UV_RUN_DEFAULT);
 }
 
-static int tear_down(void **state)
+static int tap_tear_down(void **state)
 {
     struct fixture *f = *state;
     close_tap(f);
@@ -66,50 +66,53 @@ struct received {
 
 static void clear_received(struct received *received)
 {
-    for (uint32_t i = 0; i < received->count; i++)
+    for (uint32_t i = 0; i < received->count; i++) {
         zmq_msg_close(&received->frames[i]);
+    }
     received->count = 0;
 }
 
-static uint64_t number(const msgpack_object *map, const char *key)
+static uint64_t tap_number(const msgpack_object *map, const char *key)
 {
     uint64_t value = UINT64_MAX;
     assert_int_equal(mpk_get_u64(mpk_find(map, key), UINT64_MAX, &value), 0);
     return value;
 }
 
-static void read_map(struct received *received)
+static void tap_read_map(struct received *received)
 {
     struct mpk_doc doc;
     zmq_msg_t *map = &received->frames[1];
     assert_int_equal(mpk_parse(zmq_msg_data(map), zmq_msg_size(map), &mpk_header_limits, &doc), 0);
     assert_int_equal(doc.root->via.map.size, 4);
-    assert_true(number(doc.root, "v") == 1);
-    received->n = number(doc.root, "n");
-    received->dropped = number(doc.root, "dropped");
-    received->received_ns = number(doc.root, "received_ns");
+    assert_true(tap_number(doc.root, "v") == 1);
+    received->n = tap_number(doc.root, "n");
+    received->dropped = tap_number(doc.root, "dropped");
+    received->received_ns = tap_number(doc.root, "received_ns");
     mpk_doc_clear(&doc);
 }
 
 /* Whether something is there, after the loop has had its turns. */
-static bool receive(struct fixture *f, void *recorder, struct received *ret_received)
+static bool tap_receive(struct fixture *f, void *recorder, struct received *ret_received)
 {
     *ret_received = (struct received){.count = 0};
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         uv_run(&f->loop, UV_RUN_NOWAIT);
+    }
     for (int more = 1; more;) {
         zmq_msg_t *frame = &ret_received->frames[ret_received->count];
         zmq_msg_init(frame);
-        if (zmq_msg_recv(frame, recorder, ZMQ_DONTWAIT) < 0)
+        if (zmq_msg_recv(frame, recorder, ZMQ_DONTWAIT) < 0) {
             return false;
+        }
         more = zmq_msg_more(frame);
         ret_received->count++;
     }
-    read_map(ret_received);
+    tap_read_map(ret_received);
     return true;
 }
 
-static void *subscribe(struct fixture *f, const char *prefix)
+static void *tap_subscribe(struct fixture *f, const char *prefix)
 {
     int unlimited = 0;
     void *recorder = zmq_socket(f->zmq, ZMQ_SUB);
@@ -127,8 +130,8 @@ static void *listen_to(struct fixture *f, const char *job)
     char prefix[TOPIC_MAX];
     struct received greeting;
     topic_job("tap", job, prefix);
-    void *recorder = subscribe(f, prefix);
-    assert_true(receive(f, recorder, &greeting));
+    void *recorder = tap_subscribe(f, prefix);
+    assert_true(tap_receive(f, recorder, &greeting));
     assert_int_equal(greeting.count, 2);
     assert_memory_equal(zmq_msg_data(&greeting.frames[0]), prefix, strlen(prefix));
     clear_received(&greeting);
@@ -156,7 +159,7 @@ static struct message *make_message(const char *job, size_t payload)
     return message;
 }
 
-static void arrive(struct fixture *f, const char *job, size_t payload)
+static void tap_arrive(struct fixture *f, const char *job, size_t payload)
 {
     struct message *message = make_message(job, payload);
     tap_message(f->tap, message);
@@ -179,7 +182,7 @@ static uint64_t dropped(struct fixture *f)
 static void test_without_listeners_nothing_is_done(void **state)
 {
     struct fixture *f = *state;
-    arrive(f, "gpt", 100);
+    tap_arrive(f, "gpt", 100);
     assert_true(tapped(f) == 0 && dropped(f) == 0);
 }
 
@@ -189,8 +192,8 @@ static void test_a_message_is_passed_on_after_its_number(void **state)
     void *recorder = listen_to(f, "gpt");
     struct received got;
     for (uint64_t n = 0; n < 3; n++) {
-        arrive(f, "gpt", 5000);
-        assert_true(receive(f, recorder, &got));
+        tap_arrive(f, "gpt", 5000);
+        assert_true(tap_receive(f, recorder, &got));
         assert_int_equal(got.count, 5);
         assert_true(got.n == n && got.dropped == 0);
         assert_int_equal(zmq_msg_size(&got.frames[2]), strlen("event/gpt/"));
@@ -210,7 +213,7 @@ static void test_bytes_are_not_copied(void **state)
     struct message *message = make_message("gpt", 5000);
     struct received got;
     tap_message(f->tap, message);
-    assert_true(receive(f, recorder, &got));
+    assert_true(tap_receive(f, recorder, &got));
     assert_ptr_equal(zmq_msg_data(&got.frames[4]), zmq_msg_data(&message->frames[2]));
     message_free(&message); /* the recorder's frame is still there */
     assert_int_equal(((char *)zmq_msg_data(&got.frames[4]))[4999], 'c');
@@ -226,7 +229,7 @@ static void test_the_time_is_that_of_reception_on_the_wall_clock(void **state)
     struct received got;
     message->received_ns -= UINT64_C(5000000000);
     tap_message(f->tap, message);
-    assert_true(receive(f, recorder, &got));
+    assert_true(tap_receive(f, recorder, &got));
     uint64_t five_ago = (uint64_t)time(NULL) - 5;
     assert_in_range(got.received_ns / 1000000000u, five_ago - 2, five_ago + 2);
     message_free(&message);
@@ -239,18 +242,18 @@ static void test_jobs_are_told_apart(void **state)
     struct fixture *f = *state;
     void *one = listen_to(f, "gpt"), *two = listen_to(f, "gpt-2");
     struct received got;
-    arrive(f, "gpt-2", 10);
-    arrive(f, "gpt-2", 10);
-    arrive(f, "gpt", 10);
-    arrive(f, "bert", 10);
-    assert_true(receive(f, one, &got) && got.n == 0);
+    tap_arrive(f, "gpt-2", 10);
+    tap_arrive(f, "gpt-2", 10);
+    tap_arrive(f, "gpt", 10);
+    tap_arrive(f, "bert", 10);
+    assert_true(tap_receive(f, one, &got) && got.n == 0);
     clear_received(&got);
-    assert_false(receive(f, one, &got));
-    assert_true(receive(f, two, &got) && got.n == 0);
+    assert_false(tap_receive(f, one, &got));
+    assert_true(tap_receive(f, two, &got) && got.n == 0);
     clear_received(&got);
-    assert_true(receive(f, two, &got) && got.n == 1);
+    assert_true(tap_receive(f, two, &got) && got.n == 1);
     clear_received(&got);
-    assert_false(receive(f, two, &got));
+    assert_false(tap_receive(f, two, &got));
     assert_true(tapped(f) == 3);
     zmq_close(one);
     zmq_close(two);
@@ -263,17 +266,18 @@ static void test_beyond_the_budget_messages_are_dropped_and_counted(void **state
     struct fixture *f = *state;
     void *recorder = listen_to(f, "gpt");
     struct received got;
-    for (int i = 0; i < 10; i++)
-        arrive(f, "gpt", 20 * KIB); /* 28 KiB each, with what keeping it takes */
+    for (int i = 0; i < 10; i++) {
+        tap_arrive(f, "gpt", 20 * KIB); /* 28 KiB each, with what keeping it takes */
+    }
     assert_true(tapped(f) == 2 && dropped(f) == 8);
     for (uint64_t n = 0; n < 2; n++) {
-        assert_true(receive(f, recorder, &got));
+        assert_true(tap_receive(f, recorder, &got));
         assert_true(got.n == n && got.dropped == 0);
         clear_received(&got);
     }
-    assert_false(receive(f, recorder, &got));
-    arrive(f, "gpt", 20 * KIB);
-    assert_true(receive(f, recorder, &got));
+    assert_false(tap_receive(f, recorder, &got));
+    tap_arrive(f, "gpt", 20 * KIB);
+    assert_true(tap_receive(f, recorder, &got));
     assert_true(got.n == 10 && got.dropped == 8);
     clear_received(&got);
     assert_true(tapped(f) == 3);
@@ -285,8 +289,8 @@ static void test_events_have_room_beyond_the_budget(void **state)
 {
     struct fixture *f = *state;
     void *recorder = listen_to(f, "gpt");
-    arrive(f, "gpt", 50 * KIB);
-    arrive(f, "gpt", 10 * KIB);
+    tap_arrive(f, "gpt", 50 * KIB);
+    tap_arrive(f, "gpt", 10 * KIB);
     assert_true(tapped(f) == 1 && dropped(f) == 1);
     struct message *message = make_message("gpt", 0);
     message->header.type = MESSAGE_EVENT;
@@ -304,8 +308,9 @@ static void test_small_messages_are_bounded_too(void **state)
 {
     struct fixture *f = *state;
     void *recorder = listen_to(f, "gpt");
-    for (int i = 0; i < 1000; i++)
-        arrive(f, "gpt", 0);
+    for (int i = 0; i < 1000; i++) {
+        tap_arrive(f, "gpt", 0);
+    }
     assert_in_range(tapped(f), 1, BUDGET / (4 * KIB));
     assert_true(tapped(f) + dropped(f) == 1000);
     zmq_close(recorder);
@@ -316,10 +321,10 @@ static void test_a_message_larger_than_the_budget_goes_alone(void **state)
     struct fixture *f = *state;
     void *recorder = listen_to(f, "gpt");
     struct received got;
-    arrive(f, "gpt", 2 * BUDGET);
-    arrive(f, "gpt", 10);
+    tap_arrive(f, "gpt", 2 * BUDGET);
+    tap_arrive(f, "gpt", 10);
     assert_true(tapped(f) == 1 && dropped(f) == 1);
-    assert_true(receive(f, recorder, &got));
+    assert_true(tap_receive(f, recorder, &got));
     assert_int_equal(zmq_msg_size(&got.frames[4]), 2 * BUDGET);
     clear_received(&got);
     zmq_close(recorder);
@@ -331,16 +336,16 @@ static void test_recorders_share_the_bytes(void **state)
     struct fixture *f = *state;
     void *one = listen_to(f, "gpt"), *two = listen_to(f, "gpt");
     struct received got;
-    assert_true(receive(f, one, &got) && got.count == 2); /* the other's greeting */
+    assert_true(tap_receive(f, one, &got) && got.count == 2); /* the other's greeting */
     clear_received(&got);
-    arrive(f, "gpt", 40 * KIB);
-    assert_true(receive(f, one, &got) && got.count == 5);
+    tap_arrive(f, "gpt", 40 * KIB);
+    assert_true(tap_receive(f, one, &got) && got.count == 5);
     clear_received(&got);
-    arrive(f, "gpt", 40 * KIB);
+    tap_arrive(f, "gpt", 40 * KIB);
     assert_true(tapped(f) == 1 && dropped(f) == 1);
-    assert_true(receive(f, two, &got) && got.count == 5);
+    assert_true(tap_receive(f, two, &got) && got.count == 5);
     clear_received(&got);
-    arrive(f, "gpt", 40 * KIB);
+    tap_arrive(f, "gpt", 40 * KIB);
     assert_true(tapped(f) == 2 && dropped(f) == 1);
     zmq_close(one);
     zmq_close(two);
@@ -352,14 +357,14 @@ static void test_a_greeting_has_the_number_that_comes_next(void **state)
     struct fixture *f = *state;
     void *one = listen_to(f, "gpt");
     struct received got;
-    arrive(f, "gpt", 10);
-    arrive(f, "gpt", 10);
-    void *two = subscribe(f, "tap/gpt/");
-    assert_true(receive(f, two, &got));
+    tap_arrive(f, "gpt", 10);
+    tap_arrive(f, "gpt", 10);
+    void *two = tap_subscribe(f, "tap/gpt/");
+    assert_true(tap_receive(f, two, &got));
     assert_true(got.count == 2 && got.n == 2);
     clear_received(&got);
-    arrive(f, "gpt", 10);
-    assert_true(receive(f, two, &got));
+    tap_arrive(f, "gpt", 10);
+    assert_true(tap_receive(f, two, &got));
     assert_true(got.count == 5 && got.n == 2);
     clear_received(&got);
     zmq_close(one);
@@ -371,16 +376,17 @@ static void test_numbers_begin_anew_when_nobody_has_listened(void **state)
     struct fixture *f = *state;
     struct received got;
     void *recorder = listen_to(f, "gpt");
-    arrive(f, "gpt", 10);
+    tap_arrive(f, "gpt", 10);
     zmq_setsockopt(recorder, ZMQ_UNSUBSCRIBE, "tap/gpt/", strlen("tap/gpt/"));
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         uv_run(&f->loop, UV_RUN_NOWAIT);
-    arrive(f, "gpt", 10);
+    }
+    tap_arrive(f, "gpt", 10);
     assert_true(tapped(f) == 1 && dropped(f) == 0);
     zmq_setsockopt(recorder, ZMQ_SUBSCRIBE, "tap/gpt/", strlen("tap/gpt/"));
-    assert_true(receive(f, recorder, &got) && got.count == 5 && got.n == 0);
+    assert_true(tap_receive(f, recorder, &got) && got.count == 5 && got.n == 0);
     clear_received(&got);
-    assert_true(receive(f, recorder, &got) && got.count == 2 && got.n == 0);
+    assert_true(tap_receive(f, recorder, &got) && got.count == 2 && got.n == 0);
     clear_received(&got);
     zmq_close(recorder);
 }
@@ -392,15 +398,16 @@ static void test_a_prefix_of_several_jobs_is_not_greeted(void **state)
                                            "tap/a b/", "tap/a/b/", "live/gpt/"};
     struct received got;
     for (size_t i = 0; i < sizeof prefixes / sizeof prefixes[0]; i++) {
-        void *recorder = subscribe(f, prefixes[i]);
-        assert_false(receive(f, recorder, &got));
+        void *recorder = tap_subscribe(f, prefixes[i]);
+        assert_false(tap_receive(f, recorder, &got));
         zmq_close(recorder);
-        for (int turn = 0; turn < 3; turn++)
+        for (int turn = 0; turn < 3; turn++) {
             uv_run(&f->loop, UV_RUN_NOWAIT);
+        }
     }
-    void *all = subscribe(f, "tap/");
-    arrive(f, "gpt", 10);
-    assert_true(receive(f, all, &got) && got.n == 0);
+    void *all = tap_subscribe(f, "tap/");
+    tap_arrive(f, "gpt", 10);
+    assert_true(tap_receive(f, all, &got) && got.n == 0);
     clear_received(&got);
     zmq_close(all);
 }
@@ -417,19 +424,20 @@ static void test_more_prefixes_than_are_told_apart(void **state)
         zmq_setsockopt(recorder, ZMQ_SUBSCRIBE, prefix, strlen(prefix));
     }
     for (int i = 0; i < 100; i++) {
-        assert_true(receive(f, recorder, &got) && got.count == 2);
+        assert_true(tap_receive(f, recorder, &got) && got.count == 2);
         clear_received(&got);
     }
-    arrive(f, "job-99", 10);
-    assert_true(receive(f, recorder, &got) && got.count == 5);
+    tap_arrive(f, "job-99", 10);
+    assert_true(tap_receive(f, recorder, &got) && got.count == 5);
     clear_received(&got);
     for (int i = 0; i < 100; i++) {
         snprintf(prefix, sizeof prefix, "tap/job-%d/", i);
         zmq_setsockopt(recorder, ZMQ_UNSUBSCRIBE, prefix, strlen(prefix));
     }
-    for (int i = 0; i < 10; i++)
+    for (int i = 0; i < 10; i++) {
         uv_run(&f->loop, UV_RUN_NOWAIT);
-    arrive(f, "job-99", 10);
+    }
+    tap_arrive(f, "job-99", 10);
     assert_true(tapped(f) == 1 && dropped(f) == 0);
     zmq_close(recorder);
 }
@@ -439,8 +447,8 @@ static void test_closing_with_messages_on_their_way(void **state)
 {
     struct fixture *f = *state;
     void *recorder = listen_to(f, "gpt");
-    arrive(f, "gpt", 1000);
-    arrive(f, "gpt", 1000);
+    tap_arrive(f, "gpt", 1000);
+    tap_arrive(f, "gpt", 1000);
     close_tap(f);
     assert_null(f->tap);
     zmq_close(recorder);
@@ -457,7 +465,7 @@ static void test_an_endpoint_that_cannot_be_bound_is_said(void **state)
                                "--set");
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, tap_set_up, tap_tear_down)
 
 int main(void)
 {

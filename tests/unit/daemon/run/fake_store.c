@@ -19,12 +19,13 @@ struct store_batch {
     int count;
 };
 
-static void *copy(const void *from, size_t size)
+static void *fake_store_copy(const void *from, size_t size)
 {
     void *to = malloc(size ? size : 1);
     assert_non_null(to);
-    if (size)
+    if (size) {
         memcpy(to, from, size);
+    }
     return to;
 }
 
@@ -37,27 +38,32 @@ struct store *fake_store_new(void)
 
 void fake_store_free(struct store **store)
 {
-    for (int i = 0; i < (*store)->kept_count; i++)
+    for (int i = 0; i < (*store)->kept_count; i++) {
         free((*store)->kept[i].value);
-    for (int i = 0; i < (*store)->window_count; i++)
+    }
+    for (int i = 0; i < (*store)->window_count; i++) {
         free((*store)->windows[i].state);
+    }
     free(*store);
     *store = NULL;
 }
 
 const struct fake_kept *fake_store_find(const struct store *store, const char *key)
 {
-    for (int i = 0; i < store->kept_count; i++)
-        if (strcmp(store->kept[i].key, key) == 0)
+    for (int i = 0; i < store->kept_count; i++) {
+        if (strcmp(store->kept[i].key, key) == 0) {
             return &store->kept[i];
+        }
+    }
     return NULL;
 }
 
 int fake_store_count(const struct store *store, const char *prefix)
 {
     int count = 0;
-    for (int i = 0; i < store->kept_count; i++)
+    for (int i = 0; i < store->kept_count; i++) {
         count += strncmp(store->kept[i].key, prefix, strlen(prefix)) == 0;
+    }
     return count;
 }
 
@@ -69,7 +75,7 @@ struct store_batch *batch_new(const struct store_run *run)
     return calloc(1, sizeof(struct store_batch));
 }
 
-static struct step *add(struct store_batch *batch, enum kind kind)
+static struct step *fake_store_add(struct store_batch *batch, enum kind kind)
 {
     assert_true(batch->count < FAKE_ROWS_MAX);
     batch->steps[batch->count].kind = kind;
@@ -78,13 +84,13 @@ static struct step *add(struct store_batch *batch, enum kind kind)
 
 int batch_window(struct store_batch *batch, const struct store_window *window)
 {
-    add(batch, WINDOW)->window = (struct fake_window){
+    fake_store_add(batch, WINDOW)->window = (struct fake_window){
         .layer = window->layer.layer,
         .window = window->window,
         .final = window->final,
         .messages = window->messages,
         .lost = window->lost,
-        .state = copy(window->state, window->state_size),
+        .state = fake_store_copy(window->state, window->state_size),
         .size = window->state_size,
     };
     return 0;
@@ -99,30 +105,31 @@ int batch_map(struct store_batch *batch, const struct store_map *map)
 int batch_alert(struct store_batch *batch, const struct alert_result *alert)
 {
     assert_non_null(alert->rule);
-    add(batch, ALERT);
+    fake_store_add(batch, ALERT);
     return 0;
 }
 
 int batch_keep(struct store_batch *batch, const char *key, const void *value, size_t size)
 {
-    struct step *step = add(batch, KEEP);
+    struct step *step = fake_store_add(batch, KEEP);
     assert_true(strlen(key) < sizeof step->kept.key);
     strcpy(step->kept.key, key);
-    step->kept.value = copy(value, size);
+    step->kept.value = fake_store_copy(value, size);
     step->kept.size = size;
     return 0;
 }
 
 int batch_forget(struct store_batch *batch, const char *prefix)
 {
-    strcpy(add(batch, FORGET)->kept.key, prefix);
+    strcpy(fake_store_add(batch, FORGET)->kept.key, prefix);
     return 0;
 }
 
 void batch_free(struct store_batch **batch)
 {
-    if (!*batch)
+    if (!*batch) {
         return;
+    }
     for (int i = 0; i < (*batch)->count; i++) {
         free((*batch)->steps[i].kept.value);
         free((*batch)->steps[i].window.state);
@@ -140,34 +147,37 @@ static bool same_window(const struct fake_window *a, const struct fake_window *b
            a->window.last == b->window.last;
 }
 
-static void put_window(struct store *store, struct fake_window *window)
+static void fake_store_put_window(struct store *store, struct fake_window *window)
 {
     int i = 0;
-    while (i < store->window_count && !same_window(&store->windows[i], window))
+    while (i < store->window_count && !same_window(&store->windows[i], window)) {
         i++;
+    }
     assert_true(i < FAKE_ROWS_MAX);
-    if (i == store->window_count)
+    if (i == store->window_count) {
         store->window_count++;
+    }
     store->replaced_final += store->windows[i].final;
     free(store->windows[i].state);
     store->windows[i] = *window;
     window->state = NULL;
 }
 
-static void forget(struct store *store, const char *prefix)
+static void fake_store_forget(struct store *store, const char *prefix)
 {
     int left = 0;
     for (int i = 0; i < store->kept_count; i++) {
-        if (strncmp(store->kept[i].key, prefix, strlen(prefix)) == 0)
+        if (strncmp(store->kept[i].key, prefix, strlen(prefix)) == 0) {
             free(store->kept[i].value);
-        else
+        } else {
             store->kept[left++] = store->kept[i];
+        }
     }
     memset(&store->kept[left], 0, (size_t)(store->kept_count - left) * sizeof store->kept[0]);
     store->kept_count = left;
 }
 
-static void put_kept(struct store *store, struct fake_kept *kept)
+static void fake_store_put_kept(struct store *store, struct fake_kept *kept)
 {
     struct fake_kept *old = (struct fake_kept *)(uintptr_t)fake_store_find(store, kept->key);
     if (!old) {
@@ -183,21 +193,22 @@ bool store_submit(struct store *store, struct store_batch **batch)
 {
     for (int i = 0; !store->full && i < (*batch)->count; i++) {
         struct step *step = &(*batch)->steps[i];
-        if (step->kind == WINDOW)
-            put_window(store, &step->window);
-        else if (step->kind == KEEP)
-            put_kept(store, &step->kept);
-        else if (step->kind == FORGET)
-            forget(store, step->kept.key);
-        else
+        if (step->kind == WINDOW) {
+            fake_store_put_window(store, &step->window);
+        } else if (step->kind == KEEP) {
+            fake_store_put_kept(store, &step->kept);
+        } else if (step->kind == FORGET) {
+            fake_store_forget(store, step->kept.key);
+        } else {
             store->alerts++;
+        }
     }
     store->batches++;
     batch_free(batch);
     return !store->full;
 }
 
-static int by_key(const void *a, const void *b)
+static int fake_store_by_key(const void *a, const void *b)
 {
     return strcmp(((const struct fake_kept *)a)->key, ((const struct fake_kept *)b)->key);
 }
@@ -208,9 +219,10 @@ void store_each_kept(struct store *store,
                      void *data)
 {
     static const uint8_t id[RUN_BYTES] = {1};
-    qsort(store->kept, (size_t)store->kept_count, sizeof store->kept[0], by_key);
-    for (int i = 0; i < store->kept_count; i++)
+    qsort(store->kept, (size_t)store->kept_count, sizeof store->kept[0], fake_store_by_key);
+    for (int i = 0; i < store->kept_count; i++) {
         visit(data, "job", id, store->kept[i].key, store->kept[i].value, store->kept[i].size);
+    }
 }
 
 bool store_has_room(struct store *store, size_t bytes)

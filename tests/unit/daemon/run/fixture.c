@@ -8,15 +8,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void put(void *data, const struct run *run, const char *topic, uint32_t track,
-                struct mpk_writer *writer, enum result_kind kind)
+static void run_fixture_put(void *data, const struct run *run, const char *topic, uint32_t track,
+                            struct mpk_writer *writer, enum result_kind kind)
 {
     (void)run;
     struct fixture *f = data;
     f->live += strncmp(topic, "live/", 5) == 0;
     f->alerts += kind == RESULT_ALERT;
-    if (kind != RESULT_SUMMARY || f->summaries == SUMMARIES)
+    if (kind != RESULT_SUMMARY || f->summaries == SUMMARIES) {
         return;
+    }
     f->summary[f->summaries].track = track;
     f->summary[f->summaries].size = writer->buffer.size;
     f->summary[f->summaries++].data = msgpack_sbuffer_release(&writer->buffer);
@@ -31,7 +32,7 @@ void fixture_start(struct fixture *f, const char *also)
     f->config.window_length = f->config.window_every = 4;
     snprintf(setting, sizeof setting, "window.also=%s", also);
     assert_int_equal(config_set(&f->config, setting, error), 0);
-    f->sink = (struct result_sink){.put = put, .stats = &f->stats, .data = f};
+    f->sink = (struct result_sink){.put = run_fixture_put, .stats = &f->stats, .data = f};
     f->budget.limit = UINT64_C(1) << 30;
     f->now = 1000 * S;
     fixture_new_run(f);
@@ -48,8 +49,9 @@ void fixture_stop(struct fixture *f)
 {
     run_free(&f->run);
     assert_int_equal(f->budget.used, 0);
-    for (int i = 0; i < f->summaries; i++)
+    for (int i = 0; i < f->summaries; i++) {
         free(f->summary[i].data);
+    }
 }
 
 static void fill_numbers(struct sample *sample, uint32_t layer, uint32_t rank, uint64_t step)
@@ -59,10 +61,11 @@ static void fill_numbers(struct sample *sample, uint32_t layer, uint32_t rank, u
     sample->measured.head = sample->head;
     for (int m = METRIC_ROW_COUNT; m < METRIC_COUNT; m++) {
         sample->measured.value[m] = sample->value[m];
-        for (int h = 0; h < HEADS; h++)
+        for (int h = 0; h < HEADS; h++) {
             sample->value[m][h] =
                 sin((double)(step * 100 + (uint64_t)m * 7 + layer * 13 + rank * 17 + (uint64_t)h)) /
                 3;
+        }
     }
 }
 
@@ -108,8 +111,9 @@ int fixture_take_all(struct fixture *f)
 int fixture_send(struct fixture *f, uint32_t layer, uint32_t rank, uint64_t step)
 {
     struct sample *sample = fixture_make(f, layer, rank, step);
-    if (fixture_queue(f, sample))
+    if (fixture_queue(f, sample)) {
         fixture_finish(f, sample);
+    }
     return fixture_take_all(f);
 }
 
@@ -156,8 +160,9 @@ uint64_t fixture_number(const struct fixture *f, int summary, const char *map, c
         mpk_parse(f->summary[summary].data, f->summary[summary].size, &mpk_result_limits, &doc), 0);
     const msgpack_object *of = map ? mpk_find(doc.root, map) : doc.root;
     const msgpack_object *found = mpk_find(of, key);
-    if (found)
+    if (found) {
         mpk_get_u64(found, UINT64_MAX, &value);
+    }
     mpk_doc_clear(&doc);
     return value;
 }

@@ -12,13 +12,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void begin(struct fixture *f, const char *also)
+static void test_checkpoint_begin(struct fixture *f, const char *also)
 {
     fixture_start(f, also);
     f->sink.store = fake_store_new();
 }
 
-static void end(struct fixture *f)
+static void checkpoint_end(struct fixture *f)
 {
     struct store *store = f->sink.store;
     fixture_stop(f);
@@ -32,7 +32,7 @@ static void save(struct fixture *f)
     checkpoint_submit(f->run, f->now);
 }
 
-static bool adopt(void *data, struct run *run)
+static bool checkpoint_adopt(void *data, struct run *run)
 {
     struct fixture *f = data;
     assert_null(f->run);
@@ -43,7 +43,8 @@ static bool adopt(void *data, struct run *run)
 /* Reads back what is kept; returns how many runs that is. */
 static uint32_t come_back(struct fixture *f)
 {
-    struct restore *restore = restore_new(&f->config, &f->sink, &f->budget, adopt, f, f->now);
+    struct restore *restore =
+        restore_new(&f->config, &f->sink, &f->budget, checkpoint_adopt, f, f->now);
     assert_non_null(restore);
     store_each_kept(f->sink.store, restore_value, restore);
     return restore_finish(&restore);
@@ -56,7 +57,7 @@ static void die_and_come_back(struct fixture *f)
     assert_int_equal(come_back(f), 1);
 }
 
-static uint32_t random_below(uint32_t *seed, uint32_t limit)
+static uint32_t checkpoint_random_below(uint32_t *seed, uint32_t limit)
 {
     *seed = *seed * 1664525 + 1013904223;
     return (*seed >> 8) % limit;
@@ -65,10 +66,13 @@ static uint32_t random_below(uint32_t *seed, uint32_t limit)
 /* Two ranks, two layers, some steps left out. */
 static void send_some(struct fixture *f, uint32_t *seed, uint64_t step)
 {
-    for (uint32_t rank = 0; rank < 2; rank++)
-        for (uint32_t layer = 0; layer < 2; layer++)
-            if (random_below(seed, 4) > 0 || step % 4 == 0)
+    for (uint32_t rank = 0; rank < 2; rank++) {
+        for (uint32_t layer = 0; layer < 2; layer++) {
+            if (checkpoint_random_below(seed, 4) > 0 || step % 4 == 0) {
                 assert_int_equal(fixture_send(f, layer, rank, step), 0);
+            }
+        }
+    }
 }
 
 #define ALSO  "[8 steps every 2, 10 steps, 3 epochs, 7 steps every 14]"
@@ -78,17 +82,18 @@ static void send_some(struct fixture *f, uint32_t *seed, uint64_t step)
 static void train(struct fixture *f, uint32_t seed, uint32_t kill)
 {
     uint32_t chance = seed + 99;
-    begin(f, ALSO);
+    test_checkpoint_begin(f, ALSO);
     for (uint64_t step = 0; step < STEPS; step++) {
         send_some(f, &seed, step);
         f->now += S / 10;
-        if (random_below(&chance, 100) < kill) {
+        if (checkpoint_random_below(&chance, 100) < kill) {
             save(f);
             die_and_come_back(f);
         }
     }
-    for (uint32_t rank = 0; rank < 2; rank++)
+    for (uint32_t rank = 0; rank < 2; rank++) {
         fixture_event(f, rank, EVENT_BYE, 0);
+    }
     assert_int_equal(f->run->state, JOB_ENDED);
 }
 
@@ -116,8 +121,8 @@ static void test_restarts_change_nothing_that_was_saved(void **state)
         train(&torn, seed, 25);
         assert_same_windows(whole.sink.store, torn.sink.store);
         assert_int_equal(torn.sink.store->replaced_final, 0);
-        end(&whole);
-        end(&torn);
+        checkpoint_end(&whole);
+        checkpoint_end(&torn);
     }
 }
 
@@ -126,13 +131,14 @@ struct sums {
     uint64_t messages, lost;
 };
 
-static struct sums add_up(const struct store *store, uint32_t layer, uint64_t length)
+static struct sums checkpoint_add_up(const struct store *store, uint32_t layer, uint64_t length)
 {
     struct sums sums = {0};
     for (int i = 0; i < store->window_count; i++) {
         const struct fake_window *window = &store->windows[i];
-        if (window->layer != layer || window->window.length != length || !window->final)
+        if (window->layer != layer || window->window.length != length || !window->final) {
             continue;
+        }
         sums.messages += window->messages;
         sums.lost += window->lost;
     }
@@ -142,17 +148,19 @@ static struct sums add_up(const struct store *store, uint32_t layer, uint64_t le
 /* Kills at any message, with checkpoints now and then, sometimes half of one. */
 static void train_dangerously(struct fixture *f, uint32_t seed)
 {
-    begin(f, "[10 steps]");
+    test_checkpoint_begin(f, "[10 steps]");
     for (uint64_t step = 0; step < STEPS; step++) {
         send_some(f, &seed, step);
-        if (random_below(&seed, 6) == 0) {
+        if (checkpoint_random_below(&seed, 6) == 0) {
             checkpoint_step(f->run);
             checkpoint_submit(f->run, f->now);
         }
-        if (random_below(&seed, 12) == 0)
+        if (checkpoint_random_below(&seed, 12) == 0) {
             save(f);
-        if (step > 5 && random_below(&seed, 10) == 0 && f->sink.store->kept_count > 0)
+        }
+        if (step > 5 && checkpoint_random_below(&seed, 10) == 0 && f->sink.store->kept_count > 0) {
             die_and_come_back(f);
+        }
     }
 }
 
@@ -162,22 +170,25 @@ static void test_what_is_counted_and_what_is_lost_is_what_was_sent(void **state)
     (void)state;
     for (uint32_t seed = 1; seed < 40; seed++) {
         train_dangerously(&f, seed);
-        for (uint32_t layer = 0; layer < 2; layer++)
-            for (uint32_t rank = 0; rank < 2; rank++)
+        for (uint32_t layer = 0; layer < 2; layer++) {
+            for (uint32_t rank = 0; rank < 2; rank++) {
                 fixture_send(&f, layer, rank, STEPS); /* so that gaps are seen */
-        for (uint32_t rank = 0; rank < 2; rank++)
+            }
+        }
+        for (uint32_t rank = 0; rank < 2; rank++) {
             fixture_event(&f, rank, EVENT_BYE, 0);
+        }
         for (uint32_t layer = 0; layer < 2; layer++) {
             uint64_t sent = f.seq[layer][0] + f.seq[layer][1];
-            struct sums short_windows = add_up(f.sink.store, layer, 4);
-            struct sums long_windows = add_up(f.sink.store, layer, 10);
+            struct sums short_windows = checkpoint_add_up(f.sink.store, layer, 4);
+            struct sums long_windows = checkpoint_add_up(f.sink.store, layer, 10);
             assert_int_equal(short_windows.messages + short_windows.lost, sent);
             assert_int_equal(long_windows.messages + long_windows.lost, sent);
         }
         struct counts counts = run_counts(f.run);
         assert_int_equal(counts.received, counts.processed);
         assert_int_equal(f.sink.store->replaced_final, 0);
-        end(&f);
+        checkpoint_end(&f);
     }
 }
 
@@ -185,7 +196,7 @@ static void test_a_batch_that_is_dropped_is_made_up_for(void **state)
 {
     struct fixture f;
     (void)state;
-    begin(&f, "[]");
+    test_checkpoint_begin(&f, "[]");
     fixture_send(&f, 0, 0, 0);
     f.sink.store->full = true;
     save(&f);
@@ -197,55 +208,55 @@ static void test_a_batch_that_is_dropped_is_made_up_for(void **state)
     fixture_send(&f, 0, 0, 4);
     assert_int_equal(f.sink.store->windows[0].messages, 2);
     assert_int_equal(f.sink.store->windows[0].lost, 0);
-    end(&f);
+    checkpoint_end(&f);
 }
 
 static void test_nothing_is_saved_twice(void **state)
 {
     struct fixture f;
     (void)state;
-    begin(&f, "[]");
+    test_checkpoint_begin(&f, "[]");
     fixture_send(&f, 0, 0, 0);
     save(&f);
     int batches = f.sink.store->batches;
     save(&f);
     assert_int_equal(f.sink.store->batches, batches);
-    end(&f);
+    checkpoint_end(&f);
 }
 
 static void test_a_closed_window_leaves_no_part_behind(void **state)
 {
     struct fixture f;
     (void)state;
-    begin(&f, "[]");
+    test_checkpoint_begin(&f, "[]");
     fixture_send(&f, 0, 0, 0);
     save(&f);
     assert_int_equal(fake_store_count(f.sink.store, "part/step-4-4/0/"), 1);
     fixture_send(&f, 0, 0, 4);
     assert_int_equal(fake_store_count(f.sink.store, "part/step-4-4/0/"), 0);
     assert_int_equal(fake_store_count(f.sink.store, "part/step-4-4/1/"), 1);
-    end(&f);
+    checkpoint_end(&f);
 }
 
 static void test_a_run_that_has_ended_leaves_nothing_behind(void **state)
 {
     struct fixture f;
     (void)state;
-    begin(&f, "[]");
+    test_checkpoint_begin(&f, "[]");
     fixture_send(&f, 0, 0, 0);
     save(&f);
     fixture_event(&f, 0, EVENT_BYE, 0);
     assert_int_equal(f.sink.store->kept_count, 0);
     save(&f);
     assert_int_equal(f.sink.store->kept_count, 0);
-    end(&f);
+    checkpoint_end(&f);
 }
 
 static void test_an_idle_run_keeps_its_numbers_but_no_parts(void **state)
 {
     struct fixture f;
     (void)state;
-    begin(&f, "[]");
+    test_checkpoint_begin(&f, "[]");
     fixture_send(&f, 0, 0, 0);
     fixture_send(&f, 0, 0, 1);
     f.now += f.config.limits_idle;
@@ -263,16 +274,17 @@ static void test_an_idle_run_keeps_its_numbers_but_no_parts(void **state)
     const struct fake_window *last = &f.sink.store->windows[f.sink.store->window_count - 1];
     assert_int_equal(last->window.last, 7);
     assert_int_equal(last->lost, 3);
-    end(&f);
+    checkpoint_end(&f);
 }
 
 static void test_a_baseline_goes_on(void **state)
 {
     struct fixture f;
     (void)state;
-    begin(&f, "[]");
-    for (uint64_t step = 0; step < 13; step++)
+    test_checkpoint_begin(&f, "[]");
+    for (uint64_t step = 0; step < 13; step++) {
         fixture_send(&f, 0, 0, step);
+    }
     const struct layer_track *layer = &f.run->streams->tracks[0];
     uint32_t learned = drift_learned(layer->drift);
     assert_int_equal(learned, 3);
@@ -282,16 +294,17 @@ static void test_a_baseline_goes_on(void **state)
     assert_true(f.run->budget.used > 0);
     fixture_send(&f, 0, 0, 16);
     assert_int_equal(drift_learned(layer->drift), learned + 1);
-    end(&f);
+    checkpoint_end(&f);
 }
 
 static void test_a_baseline_idle_for_long_is_freed_and_stays_kept(void **state)
 {
     struct fixture f;
     (void)state;
-    begin(&f, "[]");
-    for (uint64_t step = 0; step < 9; step++)
+    test_checkpoint_begin(&f, "[]");
+    for (uint64_t step = 0; step < 9; step++) {
         fixture_send(&f, 0, 0, step);
+    }
     f.now += f.config.limits_stream_idle;
     run_tick(f.run, f.now);
     assert_null(f.run->streams->tracks[0].drift);
@@ -299,7 +312,7 @@ static void test_a_baseline_idle_for_long_is_freed_and_stays_kept(void **state)
     assert_int_equal(fake_store_count(f.sink.store, "drift/"), 1);
     assert_int_equal(f.budget.used, 0);
     assert_false(run_wants_ticks(f.run));
-    end(&f);
+    checkpoint_end(&f);
 }
 
 static void test_rules_may_change_while_attnd_is_away(void **state)
@@ -307,30 +320,34 @@ static void test_rules_may_change_while_attnd_is_away(void **state)
     struct fixture f;
     char error[CONFIG_ERROR_MAX];
     (void)state;
-    begin(&f, "[10 steps]");
-    for (uint64_t step = 0; step < 6; step++)
+    test_checkpoint_begin(&f, "[10 steps]");
+    for (uint64_t step = 0; step < 6; step++) {
         fixture_send(&f, 0, 0, step);
+    }
     save(&f);
     config_set(&f.config, "window.also=[5 steps]", error);
     die_and_come_back(&f);
-    for (uint64_t step = 6; step < 16; step++)
+    for (uint64_t step = 6; step < 16; step++) {
         fixture_send(&f, 0, 0, step);
-    assert_int_equal(add_up(f.sink.store, 0, 4).messages, 12);
-    assert_int_equal(add_up(f.sink.store, 0, 10).messages, 0);
+    }
+    assert_int_equal(checkpoint_add_up(f.sink.store, 0, 4).messages, 12);
+    assert_int_equal(checkpoint_add_up(f.sink.store, 0, 10).messages, 0);
     /* of the new rule's first window attnd had seen only a part */
-    assert_int_equal(add_up(f.sink.store, 0, 5).messages, 4 + 5);
-    for (int i = 0; i < f.sink.store->window_count; i++)
-        if (f.sink.store->windows[i].window.length == 5)
+    assert_int_equal(checkpoint_add_up(f.sink.store, 0, 5).messages, 4 + 5);
+    for (int i = 0; i < f.sink.store->window_count; i++) {
+        if (f.sink.store->windows[i].window.length == 5) {
             assert_int_equal(f.sink.store->windows[i].window.partial,
                              f.sink.store->windows[i].window.last == 9);
-    end(&f);
+        }
+    }
+    checkpoint_end(&f);
 }
 
 static void test_seconds_that_attnd_was_away_count(void **state)
 {
     struct fixture f;
     (void)state;
-    begin(&f, "[10 seconds]");
+    test_checkpoint_begin(&f, "[10 seconds]");
     f.sink.wall_offset_ns = 5000 * S;
     f.now += 3 * S;
     fixture_send(&f, 0, 0, 0);
@@ -342,14 +359,14 @@ static void test_seconds_that_attnd_was_away_count(void **state)
     f.sink.wall_offset_ns = 0; /* the clock was turned back */
     die_and_come_back(&f);
     assert_int_equal(window_age(&f.run->tracks[1].window, f.now), 3 * S);
-    end(&f);
+    checkpoint_end(&f);
 }
 
 static void test_what_was_dropped_at_the_source_goes_on(void **state)
 {
     struct fixture f;
     (void)state;
-    begin(&f, "[]");
+    test_checkpoint_begin(&f, "[]");
     fixture_total(&f, 0, 0);
     fixture_send(&f, 0, 0, 0);
     fixture_total(&f, 0, 5);
@@ -359,14 +376,14 @@ static void test_what_was_dropped_at_the_source_goes_on(void **state)
     assert_int_equal(f.run->judged.tally.source, 5);
     fixture_total(&f, 0, 7);
     assert_int_equal(run_counts(f.run).tally.source, 7);
-    end(&f);
+    checkpoint_end(&f);
 }
 
 static void test_without_about_a_run_does_not_come_back(void **state)
 {
     struct fixture f;
     (void)state;
-    begin(&f, "[]");
+    test_checkpoint_begin(&f, "[]");
     fixture_send(&f, 0, 0, 0);
     save(&f);
     struct fake_kept *about = (struct fake_kept *)(uintptr_t)fake_store_find(f.sink.store, "about");
@@ -376,7 +393,7 @@ static void test_without_about_a_run_does_not_come_back(void **state)
     assert_null(f.run);
     assert_int_equal(f.budget.used, 0);
     fixture_new_run(&f);
-    end(&f);
+    checkpoint_end(&f);
 }
 
 /* Whatever is wrong with a value: the others are used, and nothing breaks. */
@@ -386,22 +403,25 @@ static void test_damaged_values_are_left_out(void **state)
     uint32_t seed = 7;
     (void)state;
     for (int round = 0; round < 300; round++) {
-        begin(&f, "[8 steps every 2]");
-        for (uint64_t step = 0; step < 9; step++)
+        test_checkpoint_begin(&f, "[8 steps every 2]");
+        for (uint64_t step = 0; step < 9; step++) {
             send_some(&f, &seed, step);
+        }
         save(&f);
         struct fake_kept *kept =
-            &f.sink.store->kept[random_below(&seed, (uint32_t)f.sink.store->kept_count)];
-        if (round % 2)
-            kept->size = random_below(&seed, (uint32_t)kept->size);
-        else
-            ((uint8_t *)kept->value)[random_below(&seed, (uint32_t)kept->size)] ^=
-                (uint8_t)(1u << random_below(&seed, 8));
+            &f.sink.store->kept[checkpoint_random_below(&seed, (uint32_t)f.sink.store->kept_count)];
+        if (round % 2) {
+            kept->size = checkpoint_random_below(&seed, (uint32_t)kept->size);
+        } else {
+            ((uint8_t *)kept->value)[checkpoint_random_below(&seed, (uint32_t)kept->size)] ^=
+                (uint8_t)(1u << checkpoint_random_below(&seed, 8));
+        }
         run_free(&f.run);
-        if (come_back(&f) == 0)
+        if (come_back(&f) == 0) {
             fixture_new_run(&f);
+        }
         fixture_send(&f, 0, 0, 20);
-        end(&f);
+        checkpoint_end(&f);
     }
 }
 

@@ -19,8 +19,8 @@ struct fixture {
     char forgotten[JOB_NAME_MAX + 1];
 };
 
-static void put(void *data, const struct run *run, const char *topic, uint32_t track,
-                struct mpk_writer *writer, enum result_kind kind)
+static void registry_put(void *data, const struct run *run, const char *topic, uint32_t track,
+                         struct mpk_writer *writer, enum result_kind kind)
 {
     (void)run;
     struct fixture *f = data;
@@ -28,26 +28,26 @@ static void put(void *data, const struct run *run, const char *topic, uint32_t t
     *(kind == RESULT_SUMMARY ? &f->summaries : &f->others) += 1;
 }
 
-static void forget(void *data, const char *job)
+static void registry_forget(void *data, const char *job)
 {
     strcpy(((struct fixture *)data)->forgotten, job);
 }
 
-static int set_up(void **state)
+static int registry_set_up(void **state)
 {
     struct fixture *f = calloc(1, sizeof *f);
     config_defaults(&f->config);
     f->config.limits_jobs = 2;
     f->config.limits_runs = 2;
     f->config.limits_idle = 10 * S;
-    f->sink = (struct result_sink){.put = put, .stats = &f->stats, .data = f};
+    f->sink = (struct result_sink){.put = registry_put, .stats = &f->stats, .data = f};
     f->now = 1000 * S;
-    f->registry = registry_new(&f->config, &f->sink, forget, f);
+    f->registry = registry_new(&f->config, &f->sink, registry_forget, f);
     *state = f;
     return 0;
 }
 
-static int tear_down(void **state)
+static int registry_tear_down(void **state)
 {
     struct fixture *f = *state;
     registry_free(&f->registry);
@@ -56,27 +56,28 @@ static int tear_down(void **state)
 }
 
 /* Events need no work: they are taken as they come. */
-static int arrive(struct fixture *f, struct message *message)
+static int test_registry_arrive(struct fixture *f, struct message *message)
 {
     bool compute = true;
     message->arrival = ++f->arrivals;
     message->received_ns = f->now;
     int code = registry_arrive(f->registry, message, f->now, &compute);
-    if (code)
+    if (code) {
         return code;
+    }
     assert_false(compute);
     assert_ptr_equal(run_take(message->run), message);
     return message->code;
 }
 
-static int event(struct fixture *f, const char *job, uint8_t run, enum event_type event,
-                 uint64_t seq)
+static int registry_event(struct fixture *f, const char *job, uint8_t run,
+                          enum event_type registry_event, uint64_t seq)
 {
     struct message message = {.arrival = 0};
     message.header = (struct header){
-        .type = MESSAGE_EVENT, .event = event, .world = 1, .seq = seq, .run = {run}};
+        .type = MESSAGE_EVENT, .event = registry_event, .world = 1, .seq = seq, .run = {run}};
     strcpy(message.header.job, job);
-    return arrive(f, &message);
+    return test_registry_arrive(f, &message);
 }
 
 static int tensors(struct fixture *f, const char *job, uint8_t run, uint64_t seq)
@@ -91,8 +92,9 @@ static int tensors(struct fixture *f, const char *job, uint8_t run, uint64_t seq
                                      .heads_total = 1};
     strcpy(message.header.job, job);
     int code = registry_arrive(f->registry, &message, f->now, &compute);
-    if (code)
+    if (code) {
         return code;
+    }
     assert_true(compute);
     struct head_block head = {0};
     struct measured measured = {.heads = 1, .rows = 1, .head = &head};
@@ -102,7 +104,7 @@ static int tensors(struct fixture *f, const char *job, uint8_t run, uint64_t seq
     return message.code;
 }
 
-static void count(void *data, struct run *run)
+static void registry_count(void *data, struct run *run)
 {
     (void)run;
     ++*(int *)data;
@@ -111,16 +113,16 @@ static void count(void *data, struct run *run)
 static int runs(struct fixture *f)
 {
     int number = 0;
-    registry_each(f->registry, count, &number);
+    registry_each(f->registry, registry_count, &number);
     return number;
 }
 
 static void test_jobs_and_runs_appear_with_their_first_message(void **state)
 {
     struct fixture *f = *state;
-    assert_int_equal(event(f, "a", 1, EVENT_HELLO, 0), 0);
-    assert_int_equal(event(f, "a", 2, EVENT_HELLO, 0), 0);
-    assert_int_equal(event(f, "b", 1, EVENT_HELLO, 0), 0);
+    assert_int_equal(registry_event(f, "a", 1, EVENT_HELLO, 0), 0);
+    assert_int_equal(registry_event(f, "a", 2, EVENT_HELLO, 0), 0);
+    assert_int_equal(registry_event(f, "b", 1, EVENT_HELLO, 0), 0);
     assert_int_equal(registry_jobs(f->registry), 2);
     assert_int_equal(runs(f), 3);
 }
@@ -154,8 +156,9 @@ static void test_jobs_without_tensors_push_out_each_other_only(void **state)
     f->now += 20 * S;
     registry_tick(f->registry, f->now); /* both are idle */
     char name[2] = "c";
-    for (; *name <= 'z'; ++*name, f->now += S)
-        assert_int_equal(event(f, name, 1, EVENT_HELLO, 0), 0);
+    for (; *name <= 'z'; ++*name, f->now += S) {
+        assert_int_equal(registry_event(f, name, 1, EVENT_HELLO, 0), 0);
+    }
     assert_int_equal(registry_jobs(f->registry), 3);
     assert_true(registry_knows(f->registry, "a") && registry_knows(f->registry, "b") &&
                 registry_knows(f->registry, "z"));
@@ -165,7 +168,7 @@ static void test_a_job_without_tensors_makes_room_though_it_is_active(void **sta
 {
     struct fixture *f = *state;
     tensors(f, "a", 1, 0);
-    event(f, "b", 1, EVENT_HELLO, 0);
+    registry_event(f, "b", 1, EVENT_HELLO, 0);
     assert_int_equal(tensors(f, "c", 1, 0), 0);
     assert_string_equal(f->forgotten, "b");
     assert_int_equal(registry_jobs(f->registry), 2);
@@ -176,7 +179,7 @@ static void test_the_one_beyond_the_limit_needs_a_place_for_its_tensors(void **s
     struct fixture *f = *state;
     tensors(f, "a", 1, 0);
     tensors(f, "b", 1, 0);
-    assert_int_equal(event(f, "c", 1, EVENT_HELLO, 0), 0);
+    assert_int_equal(registry_event(f, "c", 1, EVENT_HELLO, 0), 0);
     assert_int_equal(tensors(f, "c", 1, 0), ERR_JOB_LIMIT);
     f->now += 20 * S;
     registry_tick(f->registry, f->now);
@@ -190,11 +193,11 @@ static void test_only_a_hello_goes_beyond_the_limit(void **state)
     struct fixture *f = *state;
     tensors(f, "a", 1, 0);
     tensors(f, "b", 1, 0);
-    assert_int_equal(event(f, "c", 1, EVENT_BYE, 0), ERR_JOB_LIMIT);
-    assert_int_equal(event(f, "c", 1, EVENT_EPOCH_END, 0), ERR_JOB_LIMIT);
+    assert_int_equal(registry_event(f, "c", 1, EVENT_BYE, 0), ERR_JOB_LIMIT);
+    assert_int_equal(registry_event(f, "c", 1, EVENT_EPOCH_END, 0), ERR_JOB_LIMIT);
     assert_int_equal(registry_jobs(f->registry), 2);
     tensors(f, "a", 2, 0);
-    assert_int_equal(event(f, "a", 3, EVENT_BYE, 0), ERR_RUN_LIMIT);
+    assert_int_equal(registry_event(f, "a", 3, EVENT_BYE, 0), ERR_RUN_LIMIT);
     assert_int_equal(runs(f), 3); /* of both jobs */
 }
 
@@ -208,8 +211,8 @@ static void test_the_longest_silent_run_makes_room(void **state)
     f->now += f->config.window_timeout - S;
     assert_int_equal(tensors(f, "a", 3, 0), 0);
     assert_int_equal(runs(f), 2);
-    assert_int_equal(event(f, "a", 3, EVENT_HELLO, 0), 0);
-    assert_int_equal(event(f, "a", 3, EVENT_HELLO, 0), ERR_SEQ_DUPLICATE);
+    assert_int_equal(registry_event(f, "a", 3, EVENT_HELLO, 0), 0);
+    assert_int_equal(registry_event(f, "a", 3, EVENT_HELLO, 0), ERR_SEQ_DUPLICATE);
 }
 
 static void test_runs_without_tensors_push_out_each_other_only(void **state)
@@ -218,8 +221,9 @@ static void test_runs_without_tensors_push_out_each_other_only(void **state)
     tensors(f, "a", 1, 0);
     tensors(f, "a", 2, 0);
     f->now += f->config.window_timeout;
-    for (uint8_t run = 3; run < 40; run++)
-        assert_int_equal(event(f, "a", run, EVENT_HELLO, 0), 0);
+    for (uint8_t run = 3; run < 40; run++) {
+        assert_int_equal(registry_event(f, "a", run, EVENT_HELLO, 0), 0);
+    }
     assert_int_equal(runs(f), 3);
     assert_int_equal(tensors(f, "a", 1, 1), 0);
     assert_int_equal(tensors(f, "a", 2, 1), 0);
@@ -230,24 +234,24 @@ static void test_runs_without_tensors_push_out_each_other_only(void **state)
 static void test_ticks_are_needed_while_a_run_is_active(void **state)
 {
     struct fixture *f = *state;
-    event(f, "a", 1, EVENT_HELLO, 0);
+    registry_event(f, "a", 1, EVENT_HELLO, 0);
     assert_true(registry_tick(f->registry, f->now));
-    event(f, "a", 1, EVENT_BYE, 1);
+    registry_event(f, "a", 1, EVENT_BYE, 1);
     assert_false(registry_tick(f->registry, f->now));
-    assert_int_equal(event(f, "a", 1, EVENT_EPOCH_END, 1), ERR_ENDED);
+    assert_int_equal(registry_event(f, "a", 1, EVENT_EPOCH_END, 1), ERR_ENDED);
 }
 
 static void test_a_rank_that_comes_after_the_end_revives_the_run(void **state)
 {
     struct fixture *f = *state;
-    event(f, "a", 1, EVENT_HELLO, 0);
-    event(f, "a", 1, EVENT_BYE, 1);
+    registry_event(f, "a", 1, EVENT_HELLO, 0);
+    registry_event(f, "a", 1, EVENT_BYE, 1);
     assert_false(registry_tick(f->registry, f->now));
     struct message late = {.arrival = 0};
     late.header = (struct header){
         .type = MESSAGE_EVENT, .event = EVENT_HELLO, .rank = 1, .world = 2, .run = {1}};
     strcpy(late.header.job, "a");
-    assert_int_equal(arrive(f, &late), 0);
+    assert_int_equal(test_registry_arrive(f, &late), 0);
     assert_true(registry_tick(f->registry, f->now));
 }
 
@@ -265,7 +269,7 @@ static void test_flush_of_an_unknown_job_is_an_error(void **state)
     assert_int_equal(registry_flush(f->registry, NULL), 0);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, registry_set_up, registry_tear_down)
 
 int main(void)
 {

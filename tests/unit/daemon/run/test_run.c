@@ -84,8 +84,9 @@ static void run_shuffled(struct fixture *f, uint32_t seed)
         samples[i] = fixture_make(f, 0, (uint32_t)i % 2, (uint64_t)i / 2);
         assert_true(fixture_queue(f, samples[i]));
     }
-    if (seed)
+    if (seed) {
         shuffle(samples, 40, seed);
+    }
     for (int i = 0; i < 40; i++) {
         fixture_finish(f, samples[i]);
         fixture_take_all(f);
@@ -119,11 +120,13 @@ static void test_every_track_makes_its_own_windows(void **state)
     uint64_t messages[2] = {0};
     (void)state;
     fixture_start(&f, "[6 steps]");
-    for (uint64_t step = 0; step < 13; step++)
+    for (uint64_t step = 0; step < 13; step++) {
         assert_int_equal(fixture_send(&f, 0, 0, step), 0);
+    }
     assert_int_equal(f.summaries, 3 + 2);
-    for (int i = 0; i < f.summaries; i++)
+    for (int i = 0; i < f.summaries; i++) {
         messages[f.summary[i].track] += fixture_number(&f, i, NULL, "messages");
+    }
     assert_int_equal(messages[0], 12);
     assert_int_equal(messages[1], 12);
     fixture_stop(&f);
@@ -228,8 +231,9 @@ static void test_weights_hold_up_their_windows_and_no_message(void **state)
     fixture_start(&f, "[100 steps]");
     struct sample *weights = make_weights(&f, 0);
     fixture_queue(&f, weights);
-    for (uint64_t step = 1; step <= 8; step++)
+    for (uint64_t step = 1; step <= 8; step++) {
         assert_int_equal(fixture_send(&f, 0, 0, step), 0);
+    }
     assert_int_equal(f.summaries, 0);
     assert_true(run_flush(f.run));
     fixture_finish(&f, weights);
@@ -311,8 +315,9 @@ static void say_hello_for(struct fixture *f, uint32_t rank, uint64_t seconds)
 {
     for (uint64_t s = 0; s < seconds; s += 10) {
         f->now += 10 * S;
-        if (rank != UINT32_MAX)
+        if (rank != UINT32_MAX) {
             fixture_hello(f, rank, 5);
+        }
         run_tick(f->run, f->now);
     }
 }

@@ -13,7 +13,7 @@ struct fixture {
     struct track track;
 };
 
-static void start(struct fixture *f, const char *also, uint32_t index)
+static void track_start(struct fixture *f, const char *also, uint32_t index)
 {
     char error[CONFIG_ERROR_MAX], setting[200];
     memset(f, 0, sizeof *f);
@@ -26,7 +26,7 @@ static void start(struct fixture *f, const char *also, uint32_t index)
     track_init(&f->track, &f->config, index, &f->budget, 0);
 }
 
-static void stop(struct fixture *f)
+static void track_stop(struct fixture *f)
 {
     track_fini(&f->track);
     stream_free_all(&f->streams, 1);
@@ -34,7 +34,7 @@ static void stop(struct fixture *f)
 }
 
 /* One message's worth of state in the part with this index. */
-static struct layer_state *add(struct fixture *f, uint64_t index)
+static struct layer_state *track_add(struct fixture *f, uint64_t index)
 {
     struct window_part *part;
     struct layer_state *state;
@@ -48,21 +48,21 @@ static void test_a_track_is_named_after_its_rule(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f, "[1000000 seconds every 500000]", 1);
+    track_start(&f, "[1000000 seconds every 500000]", 1);
     assert_int_equal(track_count(&f.config), 2);
     assert_string_equal(f.track.name, "second-1000000-500000");
     assert_int_equal(f.track.window.rule.part, 500000);
-    stop(&f);
-    start(&f, "[]", 0);
+    track_stop(&f);
+    track_start(&f, "[]", 0);
     assert_string_equal(f.track.name, "epoch-1-1");
-    stop(&f);
+    track_stop(&f);
 }
 
 static void test_a_layer_is_found_again_by_its_number(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f, "[]", 0);
+    track_start(&f, "[]", 0);
     struct layer_id id = stream_id(f.stream->key);
     assert_int_equal(id.layer, 3);
     assert_int_equal(id.stack, STACK_DECODER);
@@ -70,7 +70,7 @@ static void test_a_layer_is_found_again_by_its_number(void **state)
     assert_ptr_equal(stream_find(f.streams, id), f.stream);
     id.site = SITE_SELF;
     assert_null(stream_find(f.streams, id));
-    stop(&f);
+    track_stop(&f);
 }
 
 static void test_one_part_is_lent_and_several_are_merged(void **state)
@@ -80,21 +80,21 @@ static void test_one_part_is_lent_and_several_are_merged(void **state)
     const struct layer_state *found;
     struct layer_state *merged = NULL;
     (void)state;
-    start(&f, "[4 epochs every 1]", 1);
-    struct layer_state *first = add(&f, 0);
+    track_start(&f, "[4 epochs every 1]", 1);
+    struct layer_state *first = track_add(&f, 0);
     track_parts(&f.track, f.track.window.open, &list);
     assert_int_equal(track_merge(&f.track, &list, f.stream, &found, &merged), 0);
     assert_ptr_equal(found, first);
     assert_null(merged);
-    add(&f, 1);
-    add(&f, 2);
+    track_add(&f, 1);
+    track_add(&f, 2);
     track_parts(&f.track, f.track.window.open->next->next, &list);
     assert_int_equal(list.count, 3);
     assert_int_equal(track_merge(&f.track, &list, f.stream, &found, &merged), 0);
     assert_ptr_equal(found, merged);
     assert_int_equal(merged->messages, 3);
     layer_state_free(&merged);
-    stop(&f);
+    track_stop(&f);
 }
 
 static void test_a_layer_without_messages_has_no_state(void **state)
@@ -104,12 +104,12 @@ static void test_a_layer_without_messages_has_no_state(void **state)
     const struct layer_state *found;
     struct layer_state *merged = NULL;
     (void)state;
-    start(&f, "[]", 0);
-    add(&f, 0)->messages = 0;
+    track_start(&f, "[]", 0);
+    track_add(&f, 0)->messages = 0;
     track_parts(&f.track, f.track.window.open, &list);
     assert_int_equal(track_merge(&f.track, &list, f.stream, &found, &merged), 0);
     assert_null(found);
-    stop(&f);
+    track_stop(&f);
 }
 
 static void test_states_are_charged_and_given_back(void **state)
@@ -118,8 +118,8 @@ static void test_states_are_charged_and_given_back(void **state)
     struct layer_state *made;
     struct window_part *part;
     (void)state;
-    start(&f, "[]", 0);
-    add(&f, 0);
+    track_start(&f, "[]", 0);
+    track_add(&f, 0);
     uint64_t used = f.budget.used;
     assert_true(used > 0);
     f.budget.limit = used;
@@ -127,7 +127,7 @@ static void test_states_are_charged_and_given_back(void **state)
     assert_int_equal(track_state(&f.track, part, f.stream, &made), ERR_STATE_LIMIT);
     track_free_parts(&f.track);
     assert_int_equal(f.budget.used, 0);
-    stop(&f);
+    track_stop(&f);
 }
 
 int main(void)

@@ -14,7 +14,7 @@ struct fixture {
     uint64_t now;
 };
 
-static void start(struct fixture *f, enum window_unit unit, uint64_t length, uint64_t every)
+static void window_start(struct fixture *f, enum window_unit unit, uint64_t length, uint64_t every)
 {
     struct config config = {.window_length = length, .window_every = every};
     struct window_rule rule = {.unit = unit,
@@ -28,36 +28,38 @@ static void start(struct fixture *f, enum window_unit unit, uint64_t length, uin
     window_init(&f->window, &rule, f->now);
 }
 
-static void stop(struct fixture *f)
+static void window_stop(struct fixture *f)
 {
     struct window_part *part;
-    while ((part = window_take_any(&f->window)))
+    while ((part = window_take_any(&f->window))) {
         free(part);
+    }
     window_fini(&f->window);
 }
 
-static uint32_t join(struct fixture *f, uint32_t rank, uint32_t world)
+static uint32_t window_join(struct fixture *f, uint32_t rank, uint32_t world)
 {
     uint32_t index;
     assert_int_equal(window_rank(&f->window, rank, world, 16, f->now, &index), 0);
     return index;
 }
 
-static int message(struct fixture *f, uint32_t rank, uint64_t unit)
+static int window_message(struct fixture *f, uint32_t rank, uint64_t unit)
 {
     struct window_part *part;
     return window_arrive(&f->window, rank, unit, f->now, &part);
 }
 
 /* Closes what may be closed; returns the index of the last part closed, or -1. */
-static int64_t close_all(struct fixture *f)
+static int64_t window_close_all(struct fixture *f)
 {
     int64_t last = -1;
     struct window_part *part;
     while ((part = window_close_next(&f->window, f->now))) {
         last = (int64_t)part->index;
-        while ((part = window_forget(&f->window)))
+        while ((part = window_forget(&f->window))) {
             free(part);
+        }
     }
     return last;
 }
@@ -66,29 +68,29 @@ static void test_an_epoch_closes_by_its_end(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f, WINDOW_EPOCH, 1, 1);
-    uint32_t rank = join(&f, 0, 1);
-    assert_int_equal(message(&f, rank, 0), 0);
-    assert_int_equal(close_all(&f), -1);
+    window_start(&f, WINDOW_EPOCH, 1, 1);
+    uint32_t rank = window_join(&f, 0, 1);
+    assert_int_equal(window_message(&f, rank, 0), 0);
+    assert_int_equal(window_close_all(&f), -1);
     window_epoch_end(&f.window, rank, 0);
-    assert_int_equal(close_all(&f), 0);
-    assert_int_equal(message(&f, rank, 0), ERR_LATE);
-    stop(&f);
+    assert_int_equal(window_close_all(&f), 0);
+    assert_int_equal(window_message(&f, rank, 0), ERR_LATE);
+    window_stop(&f);
 }
 
 static void test_all_ranks_must_have_moved_on(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f, WINDOW_EPOCH, 1, 1);
-    uint32_t a = join(&f, 0, 2), b = join(&f, 1, 2);
-    message(&f, a, 0);
-    message(&f, b, 0);
-    message(&f, a, 1);
-    assert_int_equal(close_all(&f), -1);
-    message(&f, b, 1);
-    assert_int_equal(close_all(&f), 0);
-    stop(&f);
+    window_start(&f, WINDOW_EPOCH, 1, 1);
+    uint32_t a = window_join(&f, 0, 2), b = window_join(&f, 1, 2);
+    window_message(&f, a, 0);
+    window_message(&f, b, 0);
+    window_message(&f, a, 1);
+    assert_int_equal(window_close_all(&f), -1);
+    window_message(&f, b, 1);
+    assert_int_equal(window_close_all(&f), 0);
+    window_stop(&f);
 }
 
 static void test_a_straggler_is_waited_for_until_the_timeout(void **state)
@@ -96,10 +98,10 @@ static void test_a_straggler_is_waited_for_until_the_timeout(void **state)
     struct fixture f;
     struct window_part *part;
     (void)state;
-    start(&f, WINDOW_EPOCH, 1, 1);
-    uint32_t a = join(&f, 0, 2);
-    join(&f, 1, 2);
-    message(&f, a, 0);
+    window_start(&f, WINDOW_EPOCH, 1, 1);
+    uint32_t a = window_join(&f, 0, 2);
+    window_join(&f, 1, 2);
+    window_message(&f, a, 0);
     window_epoch_end(&f.window, a, 0);
     f.now += 59 * S;
     assert_null(window_close_next(&f.window, f.now));
@@ -108,103 +110,104 @@ static void test_a_straggler_is_waited_for_until_the_timeout(void **state)
     assert_non_null(part);
     assert_true(part->cut);
     assert_true(window_describe(&f.window, part).partial);
-    stop(&f);
+    window_stop(&f);
 }
 
 static void test_unknown_ranks_hold_up_the_first_part_for_the_grace_only(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f, WINDOW_EPOCH, 1, 1);
-    uint32_t a = join(&f, 0, 8);
-    message(&f, a, 0);
+    window_start(&f, WINDOW_EPOCH, 1, 1);
+    uint32_t a = window_join(&f, 0, 8);
+    window_message(&f, a, 0);
     window_epoch_end(&f.window, a, 0);
-    assert_int_equal(close_all(&f), -1);
+    assert_int_equal(window_close_all(&f), -1);
     f.now += 5 * S;
-    assert_int_equal(close_all(&f), 0);
-    message(&f, a, 1);
+    assert_int_equal(window_close_all(&f), 0);
+    window_message(&f, a, 1);
     window_epoch_end(&f.window, a, 1);
-    assert_int_equal(close_all(&f), 1);
-    stop(&f);
+    assert_int_equal(window_close_all(&f), 1);
+    window_stop(&f);
 }
 
 static void test_silence_shows_once_and_keeps_open(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f, WINDOW_EPOCH, 1, 1);
-    uint32_t a = join(&f, 0, 1);
-    message(&f, a, 0);
+    window_start(&f, WINDOW_EPOCH, 1, 1);
+    uint32_t a = window_join(&f, 0, 1);
+    window_message(&f, a, 0);
     assert_null(window_quiet(&f.window, f.now + 59 * S));
     assert_non_null(window_quiet(&f.window, f.now + 60 * S));
     assert_null(window_quiet(&f.window, f.now + 61 * S));
-    assert_int_equal(message(&f, a, 0), 0);
+    assert_int_equal(window_message(&f, a, 0), 0);
     assert_non_null(window_quiet(&f.window, f.now + 60 * S));
-    stop(&f);
+    window_stop(&f);
 }
 
 static void test_bye_closes_and_cuts_what_was_not_ended(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f, WINDOW_EPOCH, 1, 1);
-    uint32_t a = join(&f, 0, 1);
-    message(&f, a, 0);
+    window_start(&f, WINDOW_EPOCH, 1, 1);
+    uint32_t a = window_join(&f, 0, 1);
+    window_message(&f, a, 0);
     window_bye(&f.window, a, f.now);
     struct window_part *part = window_close_next(&f.window, f.now);
     assert_non_null(part);
     assert_true(part->cut);
     assert_true(window_all_bye(&f.window));
-    stop(&f);
+    window_stop(&f);
 }
 
 static void test_a_bye_is_taken_back_and_holds_when_nothing_follows(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f, WINDOW_EPOCH, 1, 1);
-    uint32_t a = join(&f, 0, 1);
+    window_start(&f, WINDOW_EPOCH, 1, 1);
+    uint32_t a = window_join(&f, 0, 1);
     window_bye(&f.window, a, f.now);
     f.now += 10 * S; /* what was still on its way */
-    join(&f, 0, 1);
+    window_join(&f, 0, 1);
     window_take_bye_back(&f.window, a, f.now);
     assert_false(window_all_bye(&f.window));
     window_settle_byes(&f.window, f.now + 59 * S);
     assert_false(window_all_bye(&f.window));
     window_settle_byes(&f.window, f.now + 60 * S);
     assert_true(window_all_bye(&f.window));
-    stop(&f);
+    window_stop(&f);
 }
 
 static void test_a_bye_that_is_followed_for_long_is_taken_back_for_good(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f, WINDOW_EPOCH, 1, 1);
-    uint32_t a = join(&f, 0, 1);
+    window_start(&f, WINDOW_EPOCH, 1, 1);
+    uint32_t a = window_join(&f, 0, 1);
     window_bye(&f.window, a, f.now);
     f.now += 61 * S;
-    join(&f, 0, 1);
+    window_join(&f, 0, 1);
     window_take_bye_back(&f.window, a, f.now);
     window_settle_byes(&f.window, f.now + 1000 * S);
     assert_false(window_all_bye(&f.window));
-    stop(&f);
+    window_stop(&f);
 }
 
 static void test_rolling_windows_keep_what_later_ones_need(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f, WINDOW_EPOCH, 6, 2); /* parts of 2, three per window */
-    uint32_t a = join(&f, 0, 1);
+    window_start(&f, WINDOW_EPOCH, 6, 2); /* parts of 2, three per window */
+    uint32_t a = window_join(&f, 0, 1);
     assert_int_equal(f.window.rule.part, 2);
-    for (uint64_t epoch = 0; epoch < 9; epoch++)
-        message(&f, a, epoch);
-    assert_int_equal(close_all(&f), 3);
+    for (uint64_t epoch = 0; epoch < 9; epoch++) {
+        window_message(&f, a, epoch);
+    }
+    assert_int_equal(window_close_all(&f), 3);
     assert_int_equal(f.window.closed->index, 2); /* parts 2 and 3 and the next one make a window */
     assert_int_equal(f.window.closed->next->index, 3);
     assert_null(f.window.closed->next->next);
-    stop(&f);
+    window_stop(&f);
 }
 
 static void test_a_window_is_due_even_if_its_last_unit_was_skipped(void **state)
@@ -212,16 +215,16 @@ static void test_a_window_is_due_even_if_its_last_unit_was_skipped(void **state)
     struct fixture f;
     struct window_part *part;
     (void)state;
-    start(&f, WINDOW_STEP, 10, 10);
-    uint32_t a = join(&f, 0, 1);
-    message(&f, a, 3);
-    message(&f, a, 27);
+    window_start(&f, WINDOW_STEP, 10, 10);
+    uint32_t a = window_join(&f, 0, 1);
+    window_message(&f, a, 3);
+    window_message(&f, a, 27);
     part = window_close_next(&f.window, f.now);
     assert_non_null(part);
     assert_true(window_due(&f.window, part));
     assert_int_equal(window_describe(&f.window, part).last, 9);
     assert_null(window_close_next(&f.window, f.now));
-    stop(&f);
+    window_stop(&f);
 }
 
 static void test_a_longer_stride_opens_its_boundary(void **state)
@@ -229,32 +232,32 @@ static void test_a_longer_stride_opens_its_boundary(void **state)
     struct fixture f;
     struct window_part *part;
     (void)state;
-    start(&f, WINDOW_EPOCH, 2, 4); /* parts of 2; due at parts 1, 3, 5 */
-    uint32_t a = join(&f, 0, 1);
-    message(&f, a, 0);
-    message(&f, a, 9);
+    window_start(&f, WINDOW_EPOCH, 2, 4); /* parts of 2; due at parts 1, 3, 5 */
+    uint32_t a = window_join(&f, 0, 1);
+    window_message(&f, a, 0);
+    window_message(&f, a, 9);
     part = window_close_next(&f.window, f.now);
     assert_int_equal(part->index, 0);
     assert_false(window_due(&f.window, part));
     part = window_close_next(&f.window, f.now);
     assert_int_equal(part->index, 1);
     assert_true(window_due(&f.window, part));
-    stop(&f);
+    window_stop(&f);
 }
 
 static void test_seconds_close_by_the_clock(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f, WINDOW_SECOND, 10, 10);
-    uint32_t a = join(&f, 0, 1);
+    window_start(&f, WINDOW_SECOND, 10, 10);
+    uint32_t a = window_join(&f, 0, 1);
     assert_int_equal(window_unit_of(&f.window, 0, 0, f.now + 3 * S), 3);
-    message(&f, a, 3);
+    window_message(&f, a, 3);
     f.now += 9 * S;
-    assert_int_equal(close_all(&f), -1);
+    assert_int_equal(window_close_all(&f), -1);
     f.now += 1 * S;
-    assert_int_equal(close_all(&f), 0);
-    stop(&f);
+    assert_int_equal(window_close_all(&f), 0);
+    window_stop(&f);
 }
 
 static void test_more_ranks_than_the_limit_are_refused(void **state)
@@ -262,11 +265,12 @@ static void test_more_ranks_than_the_limit_are_refused(void **state)
     struct fixture f;
     uint32_t index;
     (void)state;
-    start(&f, WINDOW_EPOCH, 1, 1);
-    for (uint32_t rank = 0; rank < 16; rank++)
-        join(&f, rank, 16);
+    window_start(&f, WINDOW_EPOCH, 1, 1);
+    for (uint32_t rank = 0; rank < 16; rank++) {
+        window_join(&f, rank, 16);
+    }
     assert_int_equal(window_rank(&f.window, 16, 17, 16, f.now, &index), ERR_RANK_LIMIT);
-    stop(&f);
+    window_stop(&f);
 }
 
 /* The survivors of a dead rank go on: the oldest part is cut, not their data refused. */
@@ -274,155 +278,158 @@ static void test_a_rank_far_ahead_cuts_the_oldest_part(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f, WINDOW_STEP, 1, 1);
-    uint32_t a = join(&f, 0, 2), b = join(&f, 1, 2);
-    message(&f, b, 0);
-    for (uint64_t step = 0; step < WINDOW_OPEN_MAX + 4; step++)
-        assert_int_equal(message(&f, a, step), 0);
+    window_start(&f, WINDOW_STEP, 1, 1);
+    uint32_t a = window_join(&f, 0, 2), b = window_join(&f, 1, 2);
+    window_message(&f, b, 0);
+    for (uint64_t step = 0; step < WINDOW_OPEN_MAX + 4; step++) {
+        assert_int_equal(window_message(&f, a, step), 0);
+    }
     struct window_part *part = window_close_next(&f.window, f.now);
     assert_non_null(part);
     assert_true(part->cut);
-    stop(&f);
+    window_stop(&f);
 }
 
 static void test_a_dead_rank_is_waited_for_once(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f, WINDOW_EPOCH, 1, 1);
-    uint32_t a = join(&f, 0, 2);
-    join(&f, 1, 2);
+    window_start(&f, WINDOW_EPOCH, 1, 1);
+    uint32_t a = window_join(&f, 0, 2);
+    window_join(&f, 1, 2);
     for (uint64_t epoch = 0; epoch < 3; epoch++) {
-        message(&f, a, epoch);
+        window_message(&f, a, epoch);
         window_epoch_end(&f.window, a, epoch);
     }
-    assert_int_equal(close_all(&f), -1);
+    assert_int_equal(window_close_all(&f), -1);
     f.now += 60 * S;
-    join(&f, 0, 2);
-    assert_int_equal(close_all(&f), 2);
-    message(&f, a, 3);
+    window_join(&f, 0, 2);
+    assert_int_equal(window_close_all(&f), 2);
+    window_message(&f, a, 3);
     window_epoch_end(&f.window, a, 3);
-    assert_int_equal(close_all(&f), 3);
-    stop(&f);
+    assert_int_equal(window_close_all(&f), 3);
+    window_stop(&f);
 }
 
 static void test_the_last_step_before_a_bye_completes_its_window(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f, WINDOW_STEP, 5, 5);
-    uint32_t a = join(&f, 0, 1);
-    for (uint64_t step = 0; step < 10; step++)
-        message(&f, a, step);
+    window_start(&f, WINDOW_STEP, 5, 5);
+    uint32_t a = window_join(&f, 0, 1);
+    for (uint64_t step = 0; step < 10; step++) {
+        window_message(&f, a, step);
+    }
     window_bye(&f.window, a, f.now);
     assert_false(window_close_next(&f.window, f.now)->cut);
     assert_false(window_close_next(&f.window, f.now)->cut);
-    stop(&f);
+    window_stop(&f);
 }
 
 static void test_parts_that_all_have_finished_are_not_too_many(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f, WINDOW_STEP, 1, 1);
-    uint32_t a = join(&f, 0, 1);
-    for (uint64_t step = 0; step < 10 * WINDOW_OPEN_MAX; step++)
-        assert_int_equal(message(&f, a, step), 0);
+    window_start(&f, WINDOW_STEP, 1, 1);
+    uint32_t a = window_join(&f, 0, 1);
+    for (uint64_t step = 0; step < 10 * WINDOW_OPEN_MAX; step++) {
+        assert_int_equal(window_message(&f, a, step), 0);
+    }
     assert_false(window_close_next(&f.window, f.now)->cut);
-    stop(&f);
+    window_stop(&f);
 }
 
 static void test_late_stays_late_and_is_foreseen(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f, WINDOW_STEP, 10, 10);
-    uint32_t a = join(&f, 0, 1);
-    message(&f, a, 3);
-    message(&f, a, 12);
+    window_start(&f, WINDOW_STEP, 10, 10);
+    uint32_t a = window_join(&f, 0, 1);
+    window_message(&f, a, 3);
+    window_message(&f, a, 12);
     assert_false(window_is_late(&f.window, 9));
-    close_all(&f);
+    window_close_all(&f);
     assert_true(window_is_late(&f.window, 9));
-    assert_int_equal(message(&f, a, 9), ERR_LATE);
+    assert_int_equal(window_message(&f, a, 9), ERR_LATE);
     assert_false(window_is_late(&f.window, 10));
-    stop(&f);
+    window_stop(&f);
 }
 
 static void test_steps_that_go_backwards_count_while_their_part_is_open(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f, WINDOW_STEP, 10, 10);
-    uint32_t a = join(&f, 0, 1);
-    message(&f, a, 18);
-    assert_int_equal(message(&f, a, 11), 0);
-    assert_int_equal(close_all(&f), -1);
-    assert_int_equal(message(&f, a, 20), 0);
-    assert_int_equal(close_all(&f), 1);
-    assert_int_equal(message(&f, a, 19), ERR_LATE);
-    stop(&f);
+    window_start(&f, WINDOW_STEP, 10, 10);
+    uint32_t a = window_join(&f, 0, 1);
+    window_message(&f, a, 18);
+    assert_int_equal(window_message(&f, a, 11), 0);
+    assert_int_equal(window_close_all(&f), -1);
+    assert_int_equal(window_message(&f, a, 20), 0);
+    assert_int_equal(window_close_all(&f), 1);
+    assert_int_equal(window_message(&f, a, 19), ERR_LATE);
+    window_stop(&f);
 }
 
 static void test_skipped_epochs_leave_no_window_behind(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f, WINDOW_EPOCH, 1, 1);
-    uint32_t a = join(&f, 0, 1);
-    message(&f, a, 0);
-    message(&f, a, UINT64_C(1) << 40);
+    window_start(&f, WINDOW_EPOCH, 1, 1);
+    uint32_t a = window_join(&f, 0, 1);
+    window_message(&f, a, 0);
+    window_message(&f, a, UINT64_C(1) << 40);
     struct window_part *part = window_close_next(&f.window, f.now);
     assert_int_equal(part->index, 0);
     assert_null(window_close_next(&f.window, f.now));
     assert_int_equal(f.window.open->index, UINT64_C(1) << 40);
-    stop(&f);
+    window_stop(&f);
 }
 
 static void test_a_world_that_grows_does_not_reopen_anything(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f, WINDOW_EPOCH, 1, 1);
-    uint32_t a = join(&f, 0, 1);
-    message(&f, a, 0);
+    window_start(&f, WINDOW_EPOCH, 1, 1);
+    uint32_t a = window_join(&f, 0, 1);
+    window_message(&f, a, 0);
     window_epoch_end(&f.window, a, 0);
-    assert_int_equal(close_all(&f), 0);
-    uint32_t b = join(&f, 1, 2);
+    assert_int_equal(window_close_all(&f), 0);
+    uint32_t b = window_join(&f, 1, 2);
     assert_int_equal(f.window.world, 2);
-    assert_int_equal(message(&f, b, 0), ERR_LATE);
-    message(&f, a, 1);
+    assert_int_equal(window_message(&f, b, 0), ERR_LATE);
+    window_message(&f, a, 1);
     window_epoch_end(&f.window, a, 1);
-    assert_int_equal(close_all(&f), -1); /* the new rank is waited for */
-    message(&f, b, 1);
+    assert_int_equal(window_close_all(&f), -1); /* the new rank is waited for */
+    window_message(&f, b, 1);
     window_epoch_end(&f.window, b, 1);
-    assert_int_equal(close_all(&f), 1);
-    stop(&f);
+    assert_int_equal(window_close_all(&f), 1);
+    window_stop(&f);
 }
 
 static void test_a_clock_that_stands_still_or_goes_back_closes_nothing(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f, WINDOW_SECOND, 1, 1);
-    uint32_t a = join(&f, 0, 1);
-    message(&f, a, 0);
+    window_start(&f, WINDOW_SECOND, 1, 1);
+    uint32_t a = window_join(&f, 0, 1);
+    window_message(&f, a, 0);
     assert_null(window_close_next(&f.window, f.now - 50 * S));
     assert_int_equal(window_unit_of(&f.window, 0, 0, f.now - 50 * S), 0);
-    stop(&f);
+    window_stop(&f);
 }
 
 static void test_ranks_can_be_taken_back(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f, WINDOW_EPOCH, 1, 1);
-    join(&f, 7, 8);
-    join(&f, 3, 8);
+    window_start(&f, WINDOW_EPOCH, 1, 1);
+    window_join(&f, 7, 8);
+    window_join(&f, 3, 8);
     assert_int_equal(window_find_rank(&f.window, 3), 1);
     window_forget_ranks(&f.window, 1);
     assert_int_equal(window_find_rank(&f.window, 3), UINT32_MAX);
-    assert_int_equal(join(&f, 5, 8), 1);
-    stop(&f);
+    assert_int_equal(window_join(&f, 5, 8), 1);
+    window_stop(&f);
 }
 
 static void test_saved_parts_come_back_where_they_were(void **state)
@@ -430,7 +437,7 @@ static void test_saved_parts_come_back_where_they_were(void **state)
     struct fixture f;
     struct window_part *part;
     (void)state;
-    start(&f, WINDOW_EPOCH, 6, 2);
+    window_start(&f, WINDOW_EPOCH, 6, 2);
     f.window.next_index = 4;
     assert_true(window_needs(&f.window, 2));
     assert_false(window_needs(&f.window, 1));
@@ -444,39 +451,40 @@ static void test_saved_parts_come_back_where_they_were(void **state)
     assert_int_equal(f.window.open->next->index, 5);
     assert_int_equal(window_restore_part(&f.window, 5, f.now, &part), 0);
     assert_null(f.window.open->next->next);
-    stop(&f);
+    window_stop(&f);
 }
 
 static void test_seconds_go_on_from_the_age_that_was_saved(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f, WINDOW_SECOND, 10, 10);
+    window_start(&f, WINDOW_SECOND, 10, 10);
     f.window.age_ns = 25 * S;
     assert_int_equal(window_unit_of(&f.window, 0, 0, f.now + 3 * S), 28);
-    uint32_t a = join(&f, 0, 1);
-    message(&f, a, 28);
+    uint32_t a = window_join(&f, 0, 1);
+    window_message(&f, a, 28);
     f.now += 4 * S;
-    assert_int_equal(close_all(&f), -1);
+    assert_int_equal(window_close_all(&f), -1);
     f.now += 1 * S;
-    assert_int_equal(close_all(&f), 2);
-    stop(&f);
+    assert_int_equal(window_close_all(&f), 2);
+    window_stop(&f);
 }
 
 static void test_a_window_that_reaches_back_before_the_first_unit_seen_is_partial(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f, WINDOW_EPOCH, 2, 1);
-    uint32_t a = join(&f, 0, 1);
-    for (uint64_t epoch = 100; epoch < 103; epoch++)
-        message(&f, a, epoch);
+    window_start(&f, WINDOW_EPOCH, 2, 1);
+    uint32_t a = window_join(&f, 0, 1);
+    for (uint64_t epoch = 100; epoch < 103; epoch++) {
+        window_message(&f, a, epoch);
+    }
     struct window_part *part = window_close_next(&f.window, f.now);
     assert_true(window_describe(&f.window, part).partial);
     part = window_close_next(&f.window, f.now);
     assert_int_equal(window_describe(&f.window, part).last, 101);
     assert_false(window_describe(&f.window, part).partial);
-    stop(&f);
+    window_stop(&f);
 }
 
 static void test_a_window_whose_data_was_thrown_away_is_partial(void **state)
@@ -484,34 +492,35 @@ static void test_a_window_whose_data_was_thrown_away_is_partial(void **state)
     struct fixture f;
     struct window_part *part;
     (void)state;
-    start(&f, WINDOW_EPOCH, 1, 1);
-    uint32_t a = join(&f, 0, 1);
-    message(&f, a, 5);
-    while ((part = window_take_any(&f.window)))
+    window_start(&f, WINDOW_EPOCH, 1, 1);
+    uint32_t a = window_join(&f, 0, 1);
+    window_message(&f, a, 5);
+    while ((part = window_take_any(&f.window))) {
         free(part);
-    message(&f, a, 5);
-    message(&f, a, 6);
+    }
+    window_message(&f, a, 5);
+    window_message(&f, a, 6);
     window_epoch_end(&f.window, a, 6);
     part = window_close_next(&f.window, f.now);
     assert_true(window_describe(&f.window, part).partial);
     free(window_forget(&f.window));
     part = window_close_next(&f.window, f.now);
     assert_false(window_describe(&f.window, part).partial);
-    stop(&f);
+    window_stop(&f);
 }
 
 static void test_a_quiet_window_of_several_parts_is_shown_once(void **state)
 {
     struct fixture f;
     (void)state;
-    start(&f, WINDOW_EPOCH, 4, 4);
-    uint32_t a = join(&f, 0, 2);
-    join(&f, 1, 2);
-    message(&f, a, 0);
-    message(&f, a, 1);
+    window_start(&f, WINDOW_EPOCH, 4, 4);
+    uint32_t a = window_join(&f, 0, 2);
+    window_join(&f, 1, 2);
+    window_message(&f, a, 0);
+    window_message(&f, a, 1);
     assert_non_null(window_quiet(&f.window, f.now + 60 * S));
     assert_null(window_quiet(&f.window, f.now + 60 * S));
-    stop(&f);
+    window_stop(&f);
 }
 
 int main(void)

@@ -5,34 +5,36 @@
 #include <stdlib.h>
 #include <time.h>
 
-static double random_unit(uint64_t *state)
+static double measured_random_unit(uint64_t *state)
 {
     *state = *state * 6364136223846793005u + 1442695040888963407u;
     return (double)(*state >> 11) * 0x1p-53;
 }
 
 /* Near enough: a sum of uniform numbers of variance 1. */
-static double random_normal(uint64_t *state)
+static double measured_random_normal(uint64_t *state)
 {
     double sum = 0;
-    for (int i = 0; i < 4; i++)
-        sum += random_unit(state) - 0.5;
+    for (int i = 0; i < 4; i++) {
+        sum += measured_random_unit(state) - 0.5;
+    }
     return sum * sqrt(3);
 }
 
-static void fill_row(float *row, uint32_t keys, double sharpness, uint64_t *state)
+static void measured_fill_row(float *row, uint32_t keys, double sharpness, uint64_t *state)
 {
     double sum = 0;
     for (uint32_t j = 0; j < keys; j++) {
-        double x = exp(sharpness * random_normal(state));
+        double x = exp(sharpness * measured_random_normal(state));
         row[j] = (float)x;
         sum += x;
     }
-    for (uint32_t j = 0; j < keys; j++)
+    for (uint32_t j = 0; j < keys; j++) {
         row[j] = (float)(row[j] / sum);
+    }
 }
 
-static float *make_maps(const struct measured_options *options)
+static float *measured_make_maps(const struct measured_options *options)
 {
     size_t rows = (size_t)options->batch * options->heads * options->size;
     uint64_t state = options->seed * 7919 + 1;
@@ -40,12 +42,12 @@ static float *make_maps(const struct measured_options *options)
     for (size_t r = 0; maps && r < rows; r++) {
         size_t head = r / options->size % options->heads;
         double sharpness = options->sharpness * (double)(head + 1) / options->heads;
-        fill_row(maps + r * options->size, options->size, sharpness, &state);
+        measured_fill_row(maps + r * options->size, options->size, sharpness, &state);
     }
     return maps;
 }
 
-static struct measure_plan plan_of(const struct measured_options *options)
+static struct measure_plan measured_plan_of(const struct measured_options *options)
 {
     return (struct measure_plan){
         .group = {[METRIC_GROUP_CORE] = true,
@@ -68,17 +70,18 @@ static struct measure_plan plan_of(const struct measured_options *options)
     };
 }
 
-static int run(struct measure *measure)
+static int measured_run(struct measure *measure)
 {
     struct scratch scratch = {0};
-    for (uint32_t i = 0; i < measure_jobs(measure); i++)
+    for (uint32_t i = 0; i < measure_jobs(measure); i++) {
         measure_run(measure, i, &scratch);
+    }
     int code = measure_finish(measure, &scratch);
     scratch_clear(&scratch);
     return code;
 }
 
-static void describe(struct message *message, const struct attention *a, uint64_t arrival)
+static void measured_describe(struct message *message, const struct attention *a, uint64_t arrival)
 {
     message->arrival = arrival;
     message->header = (struct header){
@@ -93,7 +96,7 @@ static void describe(struct message *message, const struct attention *a, uint64_
     };
 }
 
-static struct attention shape_of(const struct measured_options *options, const float *maps)
+static struct attention measured_shape_of(const struct measured_options *options, const float *maps)
 {
     return (struct attention){.weights = maps,
                               .dtype = DTYPE_F32,
@@ -104,7 +107,7 @@ static struct attention shape_of(const struct measured_options *options, const f
                               .self = true};
 }
 
-static double seconds(void)
+static double test_measured_seconds(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
@@ -113,15 +116,15 @@ static double seconds(void)
 
 double measured_seconds(const struct measured_options *options, int times)
 {
-    float *maps = make_maps(options);
-    struct attention a = shape_of(options, maps);
-    struct measure_plan plan = plan_of(options);
+    float *maps = measured_make_maps(options);
+    struct attention a = measured_shape_of(options, maps);
+    struct measure_plan plan = measured_plan_of(options);
     double fastest = 0;
     for (int i = 0; maps && i < times; i++) {
         struct measure *measure = NULL;
-        double begin = seconds();
-        bool good = measure_new(&a, &plan, &measure) == 0 && run(measure) == 0;
-        double took = seconds() - begin;
+        double begin = test_measured_seconds();
+        bool good = measure_new(&a, &plan, &measure) == 0 && measured_run(measure) == 0;
+        double took = test_measured_seconds() - begin;
         fastest = good && (fastest == 0 || took < fastest) ? took : fastest;
         measure_free(&measure);
     }
@@ -133,14 +136,15 @@ struct measured_message *measured_message_new(const struct measured_options *opt
                                               uint64_t arrival)
 {
     struct measured_message *message = calloc(1, sizeof *message);
-    float *maps = make_maps(options);
-    struct attention a = shape_of(options, maps);
-    struct measure_plan plan = plan_of(options);
+    float *maps = measured_make_maps(options);
+    struct attention a = measured_shape_of(options, maps);
+    struct measure_plan plan = measured_plan_of(options);
     if (!message || !maps || measure_new(&a, &plan, &message->measure) != 0 ||
-        run(message->measure) != 0)
+        measured_run(message->measure) != 0) {
         measured_message_free(&message);
-    else
-        describe(&message->message, &a, arrival);
+    } else {
+        measured_describe(&message->message, &a, arrival);
+    }
     free(maps);
     return message;
 }
@@ -151,21 +155,23 @@ struct measured_message *measured_weights_new(uint32_t heads, uint64_t arrival)
     struct measured_message *message = calloc(1, sizeof *message);
     uint32_t side = heads * WIDTH;
     float *numbers = calloc((size_t)side * side, sizeof *numbers);
-    for (uint32_t i = 0; numbers && i < side * side; i++)
+    for (uint32_t i = 0; numbers && i < side * side; i++) {
         numbers[i] = sinf((float)i);
+    }
     struct weights weights = {
         .heads = heads, .kv_heads = heads, .head_dim = WIDTH, .isa = isa_best()};
-    for (int p = 0; p < PROJECTION_COUNT; p++)
+    for (int p = 0; p < PROJECTION_COUNT; p++) {
         weights.matrix[p] = (struct projection_matrix){
             .data = numbers, .dtype = DTYPE_F32, .out = side, .in = side};
+    }
     struct measured_options options = {0};
-    struct measure_plan plan = plan_of(&options);
+    struct measure_plan plan = measured_plan_of(&options);
     if (!message || !numbers || measure_new_weights(&weights, &plan, &message->measure) != 0 ||
-        run(message->measure) != 0) {
+        measured_run(message->measure) != 0) {
         measured_message_free(&message);
     } else {
         struct attention shape = {.batch = 1, .heads = heads, .queries = 1, .keys = 1};
-        describe(&message->message, &shape, arrival);
+        measured_describe(&message->message, &shape, arrival);
         message->message.header.type = MESSAGE_WEIGHTS;
     }
     free(numbers);
@@ -175,8 +181,9 @@ struct measured_message *measured_weights_new(uint32_t heads, uint64_t arrival)
 void measured_message_free(struct measured_message **message_p)
 {
     struct measured_message *message = *message_p;
-    if (message && message->measure)
+    if (message && message->measure) {
         measure_free(&message->measure);
+    }
     free(message);
     *message_p = NULL;
 }

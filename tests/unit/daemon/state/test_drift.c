@@ -26,15 +26,16 @@ struct sample {
 };
 
 /* About normal. */
-static double random_normal(uint64_t *seed)
+static double drift_random_normal(uint64_t *seed)
 {
     double sum = -6;
-    for (int i = 0; i < 12; i++)
+    for (int i = 0; i < 12; i++) {
         sum += random_unit(seed);
+    }
     return sum;
 }
 
-static struct layer_state *state_of(const struct sample *sample, uint32_t buckets)
+static struct layer_state *test_drift_state_of(const struct sample *sample, uint32_t buckets)
 {
     struct layer_state *state = layer_state_new(HEADS, buckets);
     struct message message = {.arrival = 1,
@@ -48,14 +49,16 @@ static struct layer_state *state_of(const struct sample *sample, uint32_t bucket
     measured.value[METRIC_MEAN] = values;
     for (int h = 0; h < HEADS; h++) {
         struct dist *rows = &head[h].row[METRIC_ENTROPY];
-        for (int r = 0; r < ROWS; r++)
+        for (int r = 0; r < ROWS; r++) {
             assert_int_equal(dist_add(rows, sample->row[h][r]), 0);
+        }
         means[h] = moments_mean(&rows->moments);
         values[h] = sample->message[h];
     }
     assert_int_equal(layer_state_add(state, &message, &measured), 0);
-    for (int h = 0; h < HEADS; h++)
+    for (int h = 0; h < HEADS; h++) {
         dist_clear(&head[h].row[METRIC_ENTROPY]);
+    }
     free(head);
     return state;
 }
@@ -65,8 +68,9 @@ static struct sample flat(double value)
 {
     struct sample sample;
     for (int h = 0; h < HEADS; h++) {
-        for (int r = 0; r < ROWS; r++)
+        for (int r = 0; r < ROWS; r++) {
             sample.row[h][r] = value;
+        }
         sample.message[h] = value;
     }
     return sample;
@@ -74,8 +78,9 @@ static struct sample flat(double value)
 
 static struct sample without_head(struct sample sample, int head)
 {
-    for (int r = 0; r < ROWS; r++)
+    for (int r = 0; r < ROWS; r++) {
         sample.row[head][r] = NAN;
+    }
     sample.message[head] = NAN;
     return sample;
 }
@@ -87,9 +92,9 @@ static struct drift *new_drift(const struct drift_rule *of)
     return drift;
 }
 
-static void give(struct drift *drift, const struct sample *sample, uint64_t last, bool learn)
+static void drift_give(struct drift *drift, const struct sample *sample, uint64_t last, bool learn)
 {
-    struct layer_state *state = state_of(sample, KEYS);
+    struct layer_state *state = test_drift_state_of(sample, KEYS);
     assert_int_equal(drift_window(drift, state, last, learn), 0);
     layer_state_free(&state);
 }
@@ -97,20 +102,22 @@ static void give(struct drift *drift, const struct sample *sample, uint64_t last
 static void give_flat(struct drift *drift, double value, uint64_t last)
 {
     struct sample sample = flat(value);
-    give(drift, &sample, last, true);
+    drift_give(drift, &sample, last, true);
 }
 
 /* Values, one after the other; the units are 10, 20, 30, ... */
 static void give_all(struct drift *drift, const double *values, int count, int first)
 {
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count; i++) {
         give_flat(drift, values[i], 10 * (uint64_t)(first + i));
+    }
 }
 
 static void assert_near(double got, double want, double tolerance)
 {
-    if (isnan(got) != isnan(want) || fabs(got - want) > tolerance * fmax(1, fabs(want)))
+    if (isnan(got) != isnan(want) || fabs(got - want) > tolerance * fmax(1, fabs(want))) {
         fail_msg("got %.17g, want %.17g", got, want);
+    }
 }
 
 /* Brute force */
@@ -126,12 +133,15 @@ static int baseline_of(const struct series *s, int t, double *ret_mean, double *
 {
     int n = 0, i = 0;
     double sum = 0, squares = 0;
-    for (; i < t && n < (int)rule.windows; i++)
-        if (s->has[i])
+    for (; i < t && n < (int)rule.windows; i++) {
+        if (s->has[i]) {
             sum += s->mean[i], n++;
+        }
+    }
     *ret_mean = sum / n;
-    for (int j = 0; j < i; j++)
+    for (int j = 0; j < i; j++) {
         squares += s->has[j] ? (s->mean[j] - *ret_mean) * (s->mean[j] - *ret_mean) : 0;
+    }
     *ret_std = sqrt(squares / (n - 1));
     return n;
 }
@@ -146,11 +156,14 @@ static double cumulated(const struct series *s, int level, int from, int to, dou
     for (int i = from; i <= to; i++) {
         double sum = 0;
         int n = 0;
-        for (int j = level; j < i; j++)
-            if (s->has[j])
+        for (int j = level; j < i; j++) {
+            if (s->has[j]) {
                 sum += s->mean[j], n++;
-        if (s->has[i])
+            }
+        }
+        if (s->has[i]) {
             total += side * (s->mean[i] - sum / n) / std - rule.tolerance;
+        }
     }
     return total;
 }
@@ -163,8 +176,9 @@ static int excursion(const struct series *s, int level, int from, int t, double 
     int begin = -1;
     for (int i = t; i >= from; i--) {
         double sum = cumulated(s, level, i, t, std, side);
-        if (s->has[i] && sum > most)
+        if (s->has[i] && sum > most) {
             most = sum, begin = i;
+        }
     }
     return most > rule.threshold ? begin : -1;
 }
@@ -174,14 +188,16 @@ static double change_of(const struct series *s, int t)
 {
     double mean, std, change = NAN;
     int first = 0, n = 0, level = 0;
-    while (first <= t && n < (int)rule.windows)
+    while (first <= t && n < (int)rule.windows) {
         n += s->has[first++];
+    }
     baseline_of(s, first, &mean, &std);
     for (int i = first; i <= t; i++) {
         int up = excursion(s, level, first, i, std, 1);
         int down = excursion(s, level, first, i, std, -1);
-        if (up < 0 && down < 0)
+        if (up < 0 && down < 0) {
             continue;
+        }
         change = 10.0 * (up >= 0 ? up : down);
         level = i;
         first = i + 1;
@@ -189,7 +205,7 @@ static double change_of(const struct series *s, int t)
     return change;
 }
 
-static int by_key(const void *a, const void *b)
+static int drift_by_key(const void *a, const void *b)
 {
     return *(const int32_t *)a - *(const int32_t *)b;
 }
@@ -197,22 +213,24 @@ static int by_key(const void *a, const void *b)
 static int count_key(const int32_t *keys, int n, int32_t key)
 {
     int count = 0;
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
         count += keys[i] == key;
+    }
     return count;
 }
 
 /* Of two lists of keys. */
-static double js_of(int32_t *p, int np, int32_t *q, int nq)
+static double drift_js_of(int32_t *p, int np, int32_t *q, int nq)
 {
     double js = 0;
     int32_t all[(5 + 1) * ROWS];
     memcpy(all, p, (size_t)np * sizeof *p);
     memcpy(all + np, q, (size_t)nq * sizeof *q);
-    qsort(all, (size_t)(np + nq), sizeof *all, by_key);
+    qsort(all, (size_t)(np + nq), sizeof *all, drift_by_key);
     for (int i = 0; i < np + nq; i++) {
-        if (i > 0 && all[i] == all[i - 1])
+        if (i > 0 && all[i] == all[i - 1]) {
             continue;
+        }
         double a = count_key(p, np, all[i]) / (double)np;
         double b = count_key(q, nq, all[i]) / (double)nq, middle = (a + b) / 2;
         js += a > 0 ? a * log(a / middle) / 2 : 0;
@@ -228,23 +246,28 @@ static double brute_js(const struct sample *samples, int t, int h)
     int np = 0, nq = 0, windows = 0;
     for (int i = 0; i < t && windows < (int)rule.windows; i++) {
         windows += !isnan(samples[i].message[h]);
-        for (int r = 0; r < ROWS; r++)
-            if (!isnan(samples[i].row[h][r]))
+        for (int r = 0; r < ROWS; r++) {
+            if (!isnan(samples[i].row[h][r])) {
                 p[np++] = hist_key(samples[i].row[h][r]);
+            }
+        }
     }
-    for (int r = 0; r < ROWS; r++)
-        if (!isnan(samples[t].row[h][r]))
+    for (int r = 0; r < ROWS; r++) {
+        if (!isnan(samples[t].row[h][r])) {
             q[nq++] = hist_key(samples[t].row[h][r]);
-    return nq > 0 ? js_of(p, np, q, nq) : NAN;
+        }
+    }
+    return nq > 0 ? drift_js_of(p, np, q, nq) : NAN;
 }
 
-static struct series series_of(const struct sample *samples, int count, int h, bool rows)
+static struct series drift_series_of(const struct sample *samples, int count, int h, bool rows)
 {
     struct series s = {.count = count};
     for (int t = 0; t < count; t++) {
         double sum = 0;
-        for (int r = 0; r < ROWS; r++)
+        for (int r = 0; r < ROWS; r++) {
             sum += samples[t].row[h][r] / ROWS;
+        }
         s.mean[t] = rows ? sum : samples[t].message[h];
         s.has[t] = !isnan(s.mean[t]);
     }
@@ -256,7 +279,7 @@ static void assert_brute(const struct drift *drift, const struct sample *samples
     for (int h = 0; h < HEADS; h++) {
         for (int rows = 0; rows < 2; rows++) {
             double mean, std;
-            struct series s = series_of(samples, t + 1, h, rows);
+            struct series s = drift_series_of(samples, t + 1, h, rows);
             int metric = rows ? METRIC_ENTROPY : METRIC_MEAN;
             const struct result_drift *got = drift_result(drift, metric);
             if (baseline_of(&s, t, &mean, &std) < (int)rule.windows) {
@@ -278,12 +301,14 @@ static void fill_samples(struct sample *samples, int count, uint64_t seed)
     double level[HEADS] = {1, -2, 100};
     for (int t = 0; t < count; t++) {
         for (int h = 0; h < HEADS; h++) {
-            level[h] += random_unit(&seed) < 0.05 ? 2 * random_normal(&seed) : 0;
-            for (int r = 0; r < ROWS; r++)
-                samples[t].row[h][r] = level[h] + random_normal(&seed);
-            samples[t].message[h] = level[h] + random_normal(&seed) / 4;
-            if ((h == 1 && t < 7) || random_unit(&seed) < 0.1)
+            level[h] += random_unit(&seed) < 0.05 ? 2 * drift_random_normal(&seed) : 0;
+            for (int r = 0; r < ROWS; r++) {
+                samples[t].row[h][r] = level[h] + drift_random_normal(&seed);
+            }
+            samples[t].message[h] = level[h] + drift_random_normal(&seed) / 4;
+            if ((h == 1 && t < 7) || random_unit(&seed) < 0.1) {
                 samples[t] = without_head(samples[t], h);
+            }
         }
     }
 }
@@ -297,7 +322,7 @@ static void test_every_number_is_that_of_brute_force(void **unused)
         struct drift *drift = new_drift(&rule);
         fill_samples(samples, WINDOWS, seed);
         for (int t = 0; t < WINDOWS; t++) {
-            give(drift, &samples[t], 10 * (uint64_t)t, true);
+            drift_give(drift, &samples[t], 10 * (uint64_t)t, true);
             assert_brute(drift, samples, t);
         }
         drift_free(&drift);
@@ -316,10 +341,11 @@ static void test_limited_histograms_are_those_of_one_pass(void **unused)
     struct dist pooled = {0}, window = {0};
     fill_samples(samples, WINDOWS, 3);
     for (int t = 0; t < 20; t++) {
-        give(drift, &samples[t], (uint64_t)t, true);
+        drift_give(drift, &samples[t], (uint64_t)t, true);
         bool learning = !drift_result(drift, METRIC_ENTROPY);
-        for (int r = 0; r < ROWS; r++)
+        for (int r = 0; r < ROWS; r++) {
             assert_int_equal(dist_add(learning ? &pooled : &window, samples[t].row[0][r]), 0);
+        }
         if (window.moments.n > 0) {
             dist_limit(&pooled, narrow.buckets);
             assert_near(drift_result(drift, METRIC_ENTROPY)[0].js, dist_js(&pooled, &window), 0);
@@ -359,11 +385,12 @@ static void test_partial_windows_are_compared_and_not_learned(void **unused)
     (void)unused;
     struct drift *drift = new_drift(&rule);
     struct sample far = flat(1000);
-    give(drift, &far, 1, false);
+    drift_give(drift, &far, 1, false);
     assert_int_equal(drift_learned(drift), 0);
     give_all(drift, around_ten, 5, 0);
-    for (int i = 0; i < 20; i++)
-        give(drift, &far, 60, false);
+    for (int i = 0; i < 20; i++) {
+        drift_give(drift, &far, 60, false);
+    }
     assert_near(drift_result(drift, METRIC_MEAN)[0].delta, 990, 1e-15);
     assert_true(isnan(drift_result(drift, METRIC_MEAN)[0].change));
     give_flat(drift, 10, 60);
@@ -397,8 +424,9 @@ static void test_a_baseline_of_one_window_has_no_z_and_no_change(void **unused)
     give_flat(drift, 1, 0);
     give_flat(drift, 1, 1);
     assert_near(drift_result(drift, METRIC_ENTROPY)[0].z, 0, 0);
-    for (uint64_t t = 2; t < 40; t++)
+    for (uint64_t t = 2; t < 40; t++) {
         give_flat(drift, 2, t);
+    }
     assert_near(drift_result(drift, METRIC_ENTROPY)[0].delta, 1, 0);
     assert_true(isnan(drift_result(drift, METRIC_ENTROPY)[0].z));
     assert_true(isnan(drift_result(drift, METRIC_ENTROPY)[0].change));
@@ -412,12 +440,14 @@ static void test_what_never_moved_does_not_drift_by_rounding(void **unused)
     static const double level[] = {0.3, -7e5, 0, 1e-30};
     for (size_t i = 0; i < sizeof level / sizeof *level; i++) {
         struct drift *drift = new_drift(&rule);
-        for (uint64_t t = 0; t < 1000; t++)
+        for (uint64_t t = 0; t < 1000; t++) {
             give_flat(drift, level[i] * (1 + (double)(t % 3) * 0x1p-23), t);
+        }
         assert_near(drift_result(drift, METRIC_MEAN)[0].z, 0, 0);
         assert_true(isnan(drift_result(drift, METRIC_MEAN)[0].change));
-        for (uint64_t t = 1000; t < 1010; t++)
+        for (uint64_t t = 1000; t < 1010; t++) {
             give_flat(drift, level[i] + fmax(0.01, fabs(level[i]) / 100), t);
+        }
         assert_true(isnan(drift_result(drift, METRIC_MEAN)[0].z));
         assert_near(drift_result(drift, METRIC_MEAN)[0].change, 1000, 0);
         drift_free(&drift);
@@ -428,8 +458,9 @@ static void test_a_constant_series_never_changes(void **unused)
 {
     (void)unused;
     struct drift *drift = new_drift(&rule);
-    for (uint64_t t = 0; t < 2000; t++)
+    for (uint64_t t = 0; t < 2000; t++) {
         give_flat(drift, 0.1, t);
+    }
     assert_near(drift_result(drift, METRIC_ENTROPY)[0].delta, 0, 1e-15);
     assert_near(drift_result(drift, METRIC_ENTROPY)[0].z, 0, 0);
     assert_near(drift_result(drift, METRIC_ENTROPY)[0].js, 0, 0);
@@ -447,8 +478,9 @@ static int windows_to_change(struct drift *drift, double value, int first, int m
     for (int i = 0; i < most; i++) {
         give_flat(drift, value, 10 * (uint64_t)(first + i));
         double change = drift_result(drift, METRIC_MEAN)[0].change;
-        if (!isnan(change) && !(fabs(change - before) <= 0))
+        if (!isnan(change) && !(fabs(change - before) <= 0)) {
             return i + 1;
+        }
     }
     return -1;
 }
@@ -459,8 +491,9 @@ static void test_a_step_of_three_stds_is_found_and_named(void **unused)
     (void)unused;
     for (int sign = -1; sign <= 1; sign += 2) {
         struct drift *drift = new_drift(&rule);
-        for (int i = 0; i < 4; i++)
+        for (int i = 0; i < 4; i++) {
             give_all(drift, around_ten, 5, 5 * i);
+        }
         give_flat(drift, 10 - 0.4 * sign, 200); /* ends what the noise began */
         assert_int_equal(windows_to_change(drift, 10 + 3 * sign, 21, 20), 5);
         assert_near(drift_result(drift, METRIC_MEAN)[0].change, 210, 0);
@@ -473,8 +506,9 @@ static void test_two_shifts_are_two_changes_and_the_newest_is_kept(void **unused
 {
     (void)unused;
     struct drift *drift = new_drift(&rule);
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 4; i++) {
         give_all(drift, around_ten, 5, 5 * i);
+    }
     int found = windows_to_change(drift, 15, 20, 20);
     assert_in_range(found, 1, 4);
     assert_near(drift_result(drift, METRIC_MEAN)[0].change, 200, 0);
@@ -508,7 +542,7 @@ static void test_a_head_that_comes_late_has_its_own_baseline(void **unused)
     for (int i = 0; i < 12; i++) {
         struct sample sample = flat(around_ten[i % 5]);
         sample = i < 6 ? without_head(sample, 1) : sample;
-        give(drift, &sample, (uint64_t)i, true);
+        drift_give(drift, &sample, (uint64_t)i, true);
         const struct result_drift *got = drift_result(drift, METRIC_ENTROPY);
         assert_int_equal(got != NULL, i >= 5);
         assert_true(!got || isnan(got[1].delta) == (i < 11));
@@ -519,16 +553,17 @@ static void test_a_head_that_comes_late_has_its_own_baseline(void **unused)
 
 /* Pinned */
 
-static void pin(struct drift *drift, const double *values, uint32_t count)
+static void test_drift_pin(struct drift *drift, const double *values, uint32_t count)
 {
     struct layer_state *states[8];
     for (uint32_t i = 0; i < count; i++) {
         struct sample sample = without_head(flat(values[i]), 2);
-        states[i] = state_of(&sample, KEYS);
+        states[i] = test_drift_state_of(&sample, KEYS);
     }
     assert_int_equal(drift_pin(drift, (const struct layer_state *const *)states, count), 0);
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++) {
         layer_state_free(&states[i]);
+    }
 }
 
 static void test_pinned_windows_replace_what_was_learned(void **unused)
@@ -537,11 +572,12 @@ static void test_pinned_windows_replace_what_was_learned(void **unused)
     static const double pinned[] = {19, 21};
     struct drift *drift = new_drift(&rule);
     give_all(drift, around_ten, 5, 0);
-    pin(drift, pinned, 2);
+    test_drift_pin(drift, pinned, 2);
     assert_int_equal(drift_learned(drift), 2);
     assert_null(drift_result(drift, METRIC_MEAN));
-    for (int i = 6; i < 20; i++)
+    for (int i = 6; i < 20; i++) {
         give_flat(drift, 22, 10 * (uint64_t)i);
+    }
     const struct result_drift *got = drift_result(drift, METRIC_MEAN);
     assert_near(got[0].delta, 2, 1e-15);
     assert_near(got[0].z, sqrt(2), 1e-15);
@@ -552,7 +588,7 @@ static void test_pinned_windows_replace_what_was_learned(void **unused)
 
 /* Kept */
 
-static void pack(const struct drift *drift, struct mpk_writer *writer)
+static void test_drift_pack(const struct drift *drift, struct mpk_writer *writer)
 {
     mpk_writer_init(writer);
     assert_int_equal(drift_pack(drift, writer), 0);
@@ -561,7 +597,7 @@ static void pack(const struct drift *drift, struct mpk_writer *writer)
 static void assert_same_pack(const struct drift *drift, const struct mpk_writer *want)
 {
     struct mpk_writer got;
-    pack(drift, &got);
+    test_drift_pack(drift, &got);
     assert_int_equal(got.buffer.size, want->buffer.size);
     assert_memory_equal(got.buffer.data, want->buffer.data, want->buffer.size);
     mpk_writer_clear(&got);
@@ -572,18 +608,20 @@ static struct drift *busy_drift(struct sample *samples, int windows)
 {
     struct drift *drift = new_drift(&rule);
     fill_samples(samples, WINDOWS, 7);
-    for (int t = 0; t < windows; t++)
-        give(drift, &samples[t], 10 * (uint64_t)t, true);
+    for (int t = 0; t < windows; t++) {
+        drift_give(drift, &samples[t], 10 * (uint64_t)t, true);
+    }
     return drift;
 }
 
 static void assert_same_results(const struct drift *a, const struct drift *b)
 {
     for (int m = 0; m < METRIC_COUNT; m++) {
-        assert_int_equal(drift_result(a, m) == NULL, drift_result(b, m) == NULL);
-        if (drift_result(a, m))
+        assert_int_equal(!drift_result(a, m), !drift_result(b, m));
+        if (drift_result(a, m)) {
             assert_memory_equal(drift_result(a, m), drift_result(b, m),
                                 HEADS * sizeof(struct result_drift));
+        }
     }
 }
 
@@ -595,14 +633,14 @@ static void test_what_was_packed_goes_on_bit_for_bit(void **unused)
     for (int windows = 0; windows < WINDOWS; windows += 3) {
         struct drift *drift = busy_drift(samples, windows), *back = NULL;
         struct mpk_writer packed;
-        pack(drift, &packed);
+        test_drift_pack(drift, &packed);
         assert_int_equal(drift_unpack(&rule, packed.buffer.data, packed.buffer.size, &back), 0);
         assert_same_pack(back, &packed);
         drift_result_clear(drift);
         assert_int_equal(drift_bytes(back), drift_bytes(drift));
         for (int t = windows; t < WINDOWS; t++) {
-            give(drift, &samples[t], 10 * (uint64_t)t, true);
-            give(back, &samples[t], 10 * (uint64_t)t, true);
+            drift_give(drift, &samples[t], 10 * (uint64_t)t, true);
+            drift_give(back, &samples[t], 10 * (uint64_t)t, true);
             assert_same_results(drift, back);
         }
         mpk_writer_clear(&packed);
@@ -617,8 +655,9 @@ static int unpack_copy(const char *data, size_t size, struct drift **ret_drift)
 {
     char *copy = malloc(size > 0 ? size : 1);
     assert_non_null(copy);
-    if (size > 0)
+    if (size > 0) {
         memcpy(copy, data, size);
+    }
     int code = drift_unpack(&rule, copy, size, ret_drift);
     free(copy);
     return code;
@@ -631,10 +670,11 @@ static void test_hostile_bytes_are_refused_or_harmless(void **unused)
     struct mpk_writer packed;
     assert_non_null(samples);
     struct drift *drift = busy_drift(samples, 9), *back = NULL;
-    struct layer_state *state = state_of(&samples[10], KEYS);
-    pack(drift, &packed);
-    for (size_t size = 0; size < packed.buffer.size; size++)
+    struct layer_state *state = test_drift_state_of(&samples[10], KEYS);
+    test_drift_pack(drift, &packed);
+    for (size_t size = 0; size < packed.buffer.size; size++) {
         assert_int_equal(unpack_copy(packed.buffer.data, size, &back), ERR_STORE_FORMAT);
+    }
     uint64_t seed = 1;
     for (int i = 0; i < 4000; i++) {
         size_t at = (size_t)(random_unit(&seed) * (double)packed.buffer.size);
@@ -642,10 +682,12 @@ static void test_hostile_bytes_are_refused_or_harmless(void **unused)
         packed.buffer.data[at] = (char)(unsigned char)(random_unit(&seed) * 256);
         int code = unpack_copy(packed.buffer.data, packed.buffer.size, &back);
         assert_true(code == 0 || code == ERR_STORE_FORMAT);
-        if (code == 0)
+        if (code == 0) {
             assert_int_equal(drift_window(back, state, 1000, true), 0);
-        if (code == 0)
+        }
+        if (code == 0) {
             drift_free(&back);
+        }
         packed.buffer.data[at] = was;
     }
     mpk_writer_clear(&packed);
@@ -659,8 +701,9 @@ static void test_bytes_that_are_no_drift_are_refused(void **unused)
     (void)unused;
     static const char *const documents[] = {"\xc0", "\x80", "\x01", "\x81\xa5heads\x03"};
     struct drift *drift = NULL;
-    for (size_t i = 0; i < sizeof documents / sizeof *documents; i++)
+    for (size_t i = 0; i < sizeof documents / sizeof *documents; i++) {
         assert_int_equal(unpack_copy(documents[i], strlen(documents[i]), &drift), ERR_STORE_FORMAT);
+    }
     assert_null(drift);
 }
 
@@ -675,16 +718,17 @@ static void test_a_window_without_memory_has_no_effect(void **unused)
     static const int windows[] = {0, 3, 9, 20};
     for (size_t w = 0; w < sizeof windows / sizeof *windows; w++) {
         struct drift *drift = busy_drift(samples, windows[w]);
-        struct layer_state *state = state_of(&samples[windows[w]], KEYS);
-        pack(drift, &before);
+        struct layer_state *state = test_drift_state_of(&samples[windows[w]], KEYS);
+        test_drift_pack(drift, &before);
         unsigned nth = 1;
         for (;; nth++) {
             heap_fail_at(nth);
             int code = drift_window(drift, state, 10 * (uint64_t)windows[w], true);
             bool failed = heap_has_failed();
             heap_fail_at(0);
-            if (code == 0)
+            if (code == 0) {
                 break;
+            }
             assert_true(failed);
             assert_int_equal(code, ERR_MEMORY);
             assert_same_pack(drift, &before);
@@ -702,18 +746,19 @@ static void test_pinning_without_memory_has_no_effect(void **unused)
     (void)unused;
     struct drift *drift = new_drift(&rule);
     struct sample sample = flat(3);
-    struct layer_state *state = state_of(&sample, KEYS);
+    struct layer_state *state = test_drift_state_of(&sample, KEYS);
     const struct layer_state *states[] = {state, state};
     struct mpk_writer before;
     give_all(drift, around_ten, 5, 0);
-    pack(drift, &before);
+    test_drift_pack(drift, &before);
     int code = ERR_MEMORY;
     for (unsigned nth = 1; code != 0; nth++) {
         heap_fail_at(nth);
         code = drift_pin(drift, states, 2);
         heap_fail_at(0);
-        if (code != 0)
+        if (code != 0) {
             assert_same_pack(drift, &before);
+        }
     }
     mpk_writer_clear(&before);
     layer_state_free(&state);
@@ -727,7 +772,7 @@ static void test_packing_and_unpacking_survive_a_lack_of_memory(void **unused)
     struct mpk_writer packed, broken;
     assert_non_null(samples);
     struct drift *drift = busy_drift(samples, 9), *back = NULL;
-    pack(drift, &packed);
+    test_drift_pack(drift, &packed);
     int code = ERR_MEMORY;
     for (unsigned nth = 1; code != 0; nth++) {
         heap_fail_at(nth);

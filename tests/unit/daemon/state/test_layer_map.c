@@ -12,7 +12,7 @@ static const uint16_t first_cells[] = {1, 2, 3, 4, 5, 6}, later_cells[] = {7};
 static const struct layer_map first_map = {20, 30, 2, 3, first_cells},
                               later_map = {1, 1, 1, 1, later_cells};
 
-static int add(struct layer_state *state, uint64_t arrival, const struct layer_map *map)
+static int layer_map_add(struct layer_state *state, uint64_t arrival, const struct layer_map *map)
 {
     struct message message = {
         .arrival = arrival,
@@ -25,11 +25,12 @@ static struct layer_state *state_with(uint64_t arrival, const struct layer_map *
 {
     struct layer_state *state = layer_state_new(1, 48);
     assert_non_null(state);
-    assert_int_equal(add(state, arrival, map), 0);
+    assert_int_equal(layer_map_add(state, arrival, map), 0);
     return state;
 }
 
-static void assert_map(const struct layer_state *state, const struct layer_map *map, uint64_t step)
+static void layer_map_assert_map(const struct layer_state *state, const struct layer_map *map,
+                                 uint64_t step)
 {
     assert_non_null(state->map);
     const struct layer_map *got = &state->map->map;
@@ -49,12 +50,12 @@ static void test_messages_without_a_map_leave_the_one_there_is(void **unused)
     struct layer_state *state = state_with(1, NULL);
     uint64_t bytes = layer_state_bytes(state);
     assert_null(state->map);
-    assert_int_equal(add(state, 2, &first_map), 0);
+    assert_int_equal(layer_map_add(state, 2, &first_map), 0);
     assert_true(layer_state_bytes(state) >= bytes + sizeof first_cells);
-    assert_int_equal(add(state, 3, NULL), 0);
-    assert_map(state, &first_map, 2);
-    assert_int_equal(add(state, 4, &later_map), 0);
-    assert_map(state, &later_map, 4);
+    assert_int_equal(layer_map_add(state, 3, NULL), 0);
+    layer_map_assert_map(state, &first_map, 2);
+    assert_int_equal(layer_map_add(state, 4, &later_map), 0);
+    layer_map_assert_map(state, &later_map, 4);
     layer_state_free(&state);
 }
 
@@ -65,13 +66,13 @@ static void test_of_parts_the_newest_map_counts(void **unused)
     struct layer_state *later = state_with(2, &later_map), *last = state_with(3, NULL);
     assert_non_null(into);
     assert_int_equal(layer_state_merge(into, first), 0);
-    assert_map(into, &first_map, 1);
+    layer_map_assert_map(into, &first_map, 1);
     assert_int_equal(layer_state_merge(into, later), 0);
     assert_int_equal(layer_state_merge(into, last), 0);
     layer_state_free(&first);
     layer_state_free(&later);
     layer_state_free(&last);
-    assert_map(into, &later_map, 2);
+    layer_map_assert_map(into, &later_map, 2);
     layer_state_free(&into);
 }
 
@@ -81,9 +82,9 @@ static void test_out_of_memory_keeps_the_map_there_is(void **unused)
     struct layer_state *state = state_with(1, &first_map);
     for (unsigned nth = 1; nth <= 2; nth++) {
         heap_fail_at(nth);
-        assert_int_equal(add(state, 2, &later_map), ERR_MEMORY);
+        assert_int_equal(layer_map_add(state, 2, &later_map), ERR_MEMORY);
         heap_fail_at(0);
-        assert_map(state, &first_map, 1);
+        layer_map_assert_map(state, &first_map, 1);
     }
     layer_state_free(&state);
 }

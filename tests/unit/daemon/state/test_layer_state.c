@@ -18,7 +18,7 @@
 static const struct measured_options everything = {
     .batch = 2, .heads = HEADS, .size = 24, .sharpness = 3, .everything = true};
 
-static void add(struct layer_state *state, struct measured_message *message)
+static void test_layer_state_add(struct layer_state *state, struct measured_message *message)
 {
     assert_non_null(message);
     assert_int_equal(layer_state_add(state, &message->message, measure_result(message->measure)),
@@ -34,16 +34,16 @@ static struct layer_state *full_state(void)
     for (uint64_t i = 1; i <= 3; i++) {
         struct measured_options options = everything;
         options.seed = i;
-        add(state, measured_message_new(&options, i));
+        test_layer_state_add(state, measured_message_new(&options, i));
     }
-    add(state, measured_weights_new(HEADS, 4));
+    test_layer_state_add(state, measured_weights_new(HEADS, 4));
     tally_drop(&state->tally, ERR_SHAPE);
     state->tally.lost = 7;
     state->tally.source = 8;
     return state;
 }
 
-static void pack(const struct layer_state *state, struct mpk_writer *writer)
+static void test_layer_state_pack(const struct layer_state *state, struct mpk_writer *writer)
 {
     mpk_writer_init(writer);
     assert_int_equal(layer_state_pack(state, writer), 0);
@@ -75,32 +75,36 @@ static bool same_number(double a, double b)
 
 static void assert_relative(double got, double want, double relative)
 {
-    if (!same_number(got, want) && !(fabs(got - want) <= relative * fabs(want) + 1e-300))
+    if (!same_number(got, want) && !(fabs(got - want) <= relative * fabs(want) + 1e-300)) {
         fail_msg("got %.17g, want %.17g", got, want);
+    }
 }
 
 /* Deviations are compared with the spread of the values as a whole: of values that are nearly the
  * same the std is rounding. */
-static void assert_same_moments(const struct moments *a, const struct moments *b)
+static void layer_state_assert_same_moments(const struct moments *a, const struct moments *b)
 {
     assert_int_equal(a->n, b->n);
-    if (a->n == 0)
+    if (a->n == 0) {
         return;
+    }
     double scale = fmax(fabs(b->min), fabs(b->max));
     assert_true(a->min == b->min && a->max == b->max);
     assert_true(fabs(a->mean - b->mean) <= 1e-12 * scale);
-    if (a->n >= 2)
+    if (a->n >= 2) {
         assert_true(fabs(moments_std(a) - moments_std(b)) <= 1e-12 * scale);
+    }
 }
 
 static void assert_same_dist(const struct dist *a, const struct dist *b)
 {
-    assert_same_moments(&a->moments, &b->moments);
+    layer_state_assert_same_moments(&a->moments, &b->moments);
     assert_int_equal(a->hist.halvings, b->hist.halvings);
     assert_int_equal(a->hist.used, b->hist.used);
-    if (a->hist.used > 0)
+    if (a->hist.used > 0) {
         assert_memory_equal(a->hist.buckets, b->hist.buckets,
                             a->hist.used * sizeof *a->hist.buckets);
+    }
 }
 
 static struct dist dist_of(const struct layer_state *state, int metric, uint32_t head)
@@ -118,10 +122,11 @@ static void assert_same_sets(const struct stat_set *a, const struct stat_set *b)
         assert_relative(x.last, y.last, 0);
         assert_int_equal(stat_dist(&x, &dx), 0);
         assert_int_equal(stat_dist(&y, &dy), 0);
-        if (slot < STAT_HISTS)
+        if (slot < STAT_HISTS) {
             assert_same_dist(&dx, &dy);
-        else
-            assert_same_moments(&x.moments, &y.moments);
+        } else {
+            layer_state_assert_same_moments(&x.moments, &y.moments);
+        }
         dist_clear(&dx);
         dist_clear(&dy);
     }
@@ -157,8 +162,9 @@ static int make_stream(void **unused)
         options.without_spectra = i % 4 == 1;
         options.batch = 1 + (uint32_t)(i % 2);
         stream[i] = measured_message_new(&options, i + 1);
-        if (!stream[i])
+        if (!stream[i]) {
             return -1;
+        }
         stream[i]->message.rank_index = (uint32_t)(i % 11);
     }
     return 0;
@@ -167,8 +173,9 @@ static int make_stream(void **unused)
 static int free_stream(void **unused)
 {
     (void)unused;
-    for (int i = 0; i < STREAM; i++)
+    for (int i = 0; i < STREAM; i++) {
         measured_message_free(&stream[i]);
+    }
     return 0;
 }
 
@@ -181,8 +188,9 @@ static struct layer_state *whole_state(void)
 {
     struct layer_state *state = layer_state_new(HEADS, BUCKETS);
     assert_non_null(state);
-    for (int i = 0; i < STREAM; i++)
+    for (int i = 0; i < STREAM; i++) {
         assert_int_equal(add_from_stream(state, i), 0);
+    }
     return state;
 }
 
@@ -192,12 +200,14 @@ static struct dist brute_force(int metric, uint32_t head)
     struct dist dist = {0};
     for (int i = 0; i < STREAM; i++) {
         const struct measured *measured = measure_result(stream[i]->measure);
-        if (!measured->value[metric])
+        if (!measured->value[metric]) {
             continue;
-        if (metric < METRIC_ROW_COUNT)
+        }
+        if (metric < METRIC_ROW_COUNT) {
             assert_int_equal(dist_merge(&dist, &measured->head[head].row[metric]), 0);
-        else
+        } else {
             assert_int_equal(dist_add(&dist, measured->value[metric][head]), 0);
+        }
     }
     dist_limit(&dist, BUCKETS);
     return dist;
@@ -229,8 +239,9 @@ static void test_last_is_of_the_newest_message_that_has_it(void **unused)
     struct layer_state *state = whole_state();
     const struct measured *newest = measure_result(stream[STREAM - 1]->measure);
     const struct measured *spectra = measure_result(stream[STREAM - 1]->measure);
-    for (int i = STREAM - 1; !spectra->has_spectra; i--)
+    for (int i = STREAM - 1; !spectra->has_spectra; i--) {
         spectra = measure_result(stream[i]->measure);
+    }
     for (uint32_t h = 0; h < HEADS; h++) {
         const struct stat_set *set = &state->head[h].stats;
         for (uint32_t m = 0; m < METRIC_COUNT; m++) {
@@ -238,11 +249,12 @@ static void test_last_is_of_the_newest_message_that_has_it(void **unused)
             const struct measured *of = in_turn ? spectra : newest;
             assert_relative(stat_find(set, m).last, of->value[m] ? of->value[m][h] : NAN, 0);
         }
-        for (uint32_t i = 0; i < vector_info[VECTOR_SINGULAR_VALUES].width; i++)
+        for (uint32_t i = 0; i < vector_info[VECTOR_SINGULAR_VALUES].width; i++) {
             assert_relative(stat_find(set, layer_vector_slot(VECTOR_SINGULAR_VALUES, i)).last,
                             spectra->vector[VECTOR_SINGULAR_VALUES]
                                            [h * vector_info[VECTOR_SINGULAR_VALUES].width + i],
                             0);
+        }
     }
     layer_state_free(&state);
 }
@@ -252,8 +264,9 @@ static void test_order_of_arrival_tells_the_newest(void **unused)
 {
     (void)unused;
     struct layer_state *state = layer_state_new(HEADS, BUCKETS), *whole = whole_state();
-    for (int i = STREAM - 1; i >= 0; i--)
+    for (int i = STREAM - 1; i >= 0; i--) {
         assert_int_equal(add_from_stream(state, i), 0);
+    }
     for (uint32_t h = 0; h < HEADS; h++) {
         assert_relative(stat_find(&state->head[h].stats, METRIC_ENTROPY).last,
                         stat_find(&whole->head[h].stats, METRIC_ENTROPY).last, 0);
@@ -269,16 +282,19 @@ static void test_order_of_arrival_tells_the_newest(void **unused)
 /* Deals the stream to parts, each in the order of arrival. */
 static void deal(struct layer_state *part[PARTS], uint64_t *seed)
 {
-    for (int p = 0; p < PARTS; p++)
+    for (int p = 0; p < PARTS; p++) {
         part[p] = layer_state_new(HEADS, BUCKETS);
-    for (int i = 0; i < STREAM; i++)
+    }
+    for (int i = 0; i < STREAM; i++) {
         assert_int_equal(add_from_stream(part[(int)(PARTS * random_unit(seed))], i), 0);
+    }
 }
 
 static void free_parts(struct layer_state *part[PARTS])
 {
-    for (int p = 0; p < PARTS; p++)
+    for (int p = 0; p < PARTS; p++) {
         layer_state_free(&part[p]);
+    }
 }
 
 static void test_parts_merged_one_by_one_are_the_whole(void **unused)
@@ -289,15 +305,17 @@ static void test_parts_merged_one_by_one_are_the_whole(void **unused)
     for (int round = 0; round < 10; round++) {
         deal(part, &seed);
         struct layer_state *merged = layer_state_new(HEADS, BUCKETS);
-        for (int p = 0; p < PARTS; p++)
+        for (int p = 0; p < PARTS; p++) {
             assert_int_equal(layer_state_merge(merged, part[p]), 0);
-        for (uint32_t h = 0; h < HEADS; h++)
+        }
+        for (uint32_t h = 0; h < HEADS; h++) {
             for (int m = 0; m < METRIC_COUNT; m++) {
                 struct dist a = dist_of(merged, m, h), b = dist_of(whole, m, h);
                 assert_same_dist(&a, &b);
                 dist_clear(&a);
                 dist_clear(&b);
             }
+        }
         layer_state_free(&merged);
         free_parts(part);
     }
@@ -315,8 +333,9 @@ static void test_merging_all_at_once_is_merging_one_by_one(void **unused)
         struct layer_state *one_by_one = layer_state_new(HEADS, BUCKETS);
         assert_int_equal(
             layer_state_merge_all(at_once, (const struct layer_state *const *)part, PARTS), 0);
-        for (int p = 0; p < PARTS; p++)
+        for (int p = 0; p < PARTS; p++) {
             assert_int_equal(layer_state_merge(one_by_one, part[p]), 0);
+        }
         assert_same_states(at_once, one_by_one);
         layer_state_free(&at_once);
         layer_state_free(&one_by_one);
@@ -330,14 +349,18 @@ static void test_merging_is_associative(void **unused)
     (void)unused;
     struct layer_state *part[PARTS], *left = layer_state_new(HEADS, BUCKETS),
                                      *right = layer_state_new(HEADS, BUCKETS);
-    for (int p = 0; p < PARTS; p++)
+    for (int p = 0; p < PARTS; p++) {
         part[p] = layer_state_new(HEADS, BUCKETS);
-    for (int i = 0; i < STREAM; i++)
+    }
+    for (int i = 0; i < STREAM; i++) {
         assert_int_equal(add_from_stream(part[i * PARTS / STREAM], i), 0);
-    for (int p = 0; p < PARTS; p++)
+    }
+    for (int p = 0; p < PARTS; p++) {
         assert_int_equal(layer_state_merge(left, part[p]), 0);
-    for (int p = PARTS - 2; p >= 0; p--)
+    }
+    for (int p = PARTS - 2; p >= 0; p--) {
         assert_int_equal(layer_state_merge(part[p], part[p + 1]), 0);
+    }
     assert_int_equal(layer_state_merge(right, part[0]), 0);
     assert_same_states(left, right);
     struct layer_state *whole = whole_state();
@@ -431,7 +454,7 @@ static void test_an_empty_state_has_no_numbers(void **unused)
 
 /* Storing */
 
-static struct layer_state *unpack(const struct mpk_writer *packed)
+static struct layer_state *test_layer_state_unpack(const struct mpk_writer *packed)
 {
     struct layer_state *state = NULL;
     assert_int_equal(layer_state_unpack(packed->buffer.data, packed->buffer.size, &state), 0);
@@ -441,9 +464,9 @@ static struct layer_state *unpack(const struct mpk_writer *packed)
 static void check_round_trip(struct layer_state *state)
 {
     struct mpk_writer packed, again, summary, summary_again;
-    pack(state, &packed);
-    struct layer_state *back = unpack(&packed);
-    pack(back, &again);
+    test_layer_state_pack(state, &packed);
+    struct layer_state *back = test_layer_state_unpack(&packed);
+    test_layer_state_pack(back, &again);
     assert_same_bytes(&packed, &again);
     summarise(state, &summary);
     summarise(back, &summary_again);
@@ -470,15 +493,15 @@ static void test_unpacked_goes_on_as_if_nothing_had_been(void **unused)
     struct layer_state *whole = whole_state(), *state = layer_state_new(HEADS, BUCKETS);
     for (int i = 0; i < STREAM; i++) {
         struct mpk_writer packed;
-        pack(state, &packed);
+        test_layer_state_pack(state, &packed);
         layer_state_free(&state);
-        state = unpack(&packed);
+        state = test_layer_state_unpack(&packed);
         mpk_writer_clear(&packed);
         assert_int_equal(add_from_stream(state, i), 0);
     }
     struct mpk_writer a, b;
-    pack(whole, &a);
-    pack(state, &b);
+    test_layer_state_pack(whole, &a);
+    test_layer_state_pack(state, &b);
     assert_same_bytes(&a, &b);
     mpk_writer_clear(&a);
     mpk_writer_clear(&b);
@@ -491,7 +514,7 @@ static void test_every_prefix_is_refused(void **unused)
     (void)unused;
     struct layer_state *state = full_state(), *back = NULL;
     struct mpk_writer packed;
-    pack(state, &packed);
+    test_layer_state_pack(state, &packed);
     for (size_t size = 0; size < packed.buffer.size; size++) {
         /* Of its own size, so that a sanitizer sees a read past the end. */
         char *prefix = malloc(size > 0 ? size : 1);
@@ -505,18 +528,19 @@ static void test_every_prefix_is_refused(void **unused)
 }
 
 /* What is accepted can be used. */
-static void use(struct layer_state *state)
+static void layer_state_use(struct layer_state *state)
 {
     struct mpk_writer writer;
     struct layer_state *other = layer_state_new(state->heads, BUCKETS);
     assert_non_null(other);
-    pack(state, &writer);
+    test_layer_state_pack(state, &writer);
     mpk_writer_clear(&writer);
     summarise(state, &writer);
     mpk_writer_clear(&writer);
     assert_int_equal(layer_state_merge(other, state), 0);
-    if (state->heads == HEADS)
+    if (state->heads == HEADS) {
         assert_int_equal(add_from_stream(state, 0), 0);
+    }
     layer_state_free(&other);
     layer_state_free(&state);
 }
@@ -528,20 +552,22 @@ static void test_changed_bytes_are_refused_or_harmless(void **unused)
     unsigned accepted = 0, refused = 0;
     struct layer_state *state = full_state();
     struct mpk_writer packed;
-    pack(state, &packed);
+    test_layer_state_pack(state, &packed);
     char *bytes = malloc(packed.buffer.size);
     for (int round = 0; round < 4000; round++) {
         struct layer_state *back = NULL;
         memcpy(bytes, packed.buffer.data, packed.buffer.size);
-        for (int flips = 1 + (int)(3 * random_unit(&seed)); flips > 0; flips--)
+        for (int flips = 1 + (int)(3 * random_unit(&seed)); flips > 0; flips--) {
             bytes[(size_t)((double)packed.buffer.size * random_unit(&seed))] ^=
                 (char)(1 << (int)(8 * random_unit(&seed)));
+        }
         int code = layer_state_unpack(bytes, packed.buffer.size, &back);
         assert_true(code == 0 || code == ERR_STORE_FORMAT);
         accepted += code == 0;
         refused += code != 0;
-        if (code == 0)
-            use(back);
+        if (code == 0) {
+            layer_state_use(back);
+        }
     }
     assert_true(accepted > 100 && refused > 100);
     free(bytes);
@@ -549,7 +575,7 @@ static void test_changed_bytes_are_refused_or_harmless(void **unused)
     layer_state_free(&state);
 }
 
-static void put_pair(struct mpk_writer *writer, const char *key, uint64_t number)
+static void layer_state_put_pair(struct mpk_writer *writer, const char *key, uint64_t number)
 {
     mpk_put_str(writer, key);
     mpk_put_u64(writer, number);
@@ -562,9 +588,9 @@ static void test_what_is_no_state_is_refused(void **unused)
     struct mpk_writer writer;
     mpk_writer_init(&writer);
     mpk_put_map(&writer, 3);
-    put_pair(&writer, "v", 1);
-    put_pair(&writer, "buckets", 48);
-    put_pair(&writer, "heads", 1000000);
+    layer_state_put_pair(&writer, "v", 1);
+    layer_state_put_pair(&writer, "buckets", 48);
+    layer_state_put_pair(&writer, "heads", 1000000);
     assert_int_equal(layer_state_unpack(writer.buffer.data, writer.buffer.size, &back),
                      ERR_STORE_FORMAT);
     assert_int_equal(layer_state_unpack("\xc0", 1, &back), ERR_STORE_FORMAT);
@@ -573,7 +599,7 @@ static void test_what_is_no_state_is_refused(void **unused)
 }
 
 /* Of a newer version, and of one with other metrics: replaces a text of the same length. */
-static void replace(struct mpk_writer *packed, const char *from, const char *to)
+static void layer_state_replace(struct mpk_writer *packed, const char *from, const char *to)
 {
     char *at = memmem(packed->buffer.data, packed->buffer.size, from, strlen(from));
     assert_non_null(at);
@@ -585,23 +611,23 @@ static void test_metrics_are_found_by_name(void **unused)
     (void)unused;
     struct layer_state *state = whole_state();
     struct mpk_writer packed;
-    pack(state, &packed);
-    replace(&packed,
-            "\xaa"
-            "confidence",
-            "\xaa"
-            "confidentX");
-    replace(&packed,
-            "\xa8"
-            "diagonal",
-            "\xa8"
-            "diagXnal");
-    replace(&packed,
-            "\xa8"
-            "locality",
-            "\xa8"
-            "diagonal");
-    struct layer_state *back = unpack(&packed);
+    test_layer_state_pack(state, &packed);
+    layer_state_replace(&packed,
+                        "\xaa"
+                        "confidence",
+                        "\xaa"
+                        "confidentX");
+    layer_state_replace(&packed,
+                        "\xa8"
+                        "diagonal",
+                        "\xa8"
+                        "diagXnal");
+    layer_state_replace(&packed,
+                        "\xa8"
+                        "locality",
+                        "\xa8"
+                        "diagonal");
+    struct layer_state *back = test_layer_state_unpack(&packed);
     for (uint32_t h = 0; h < HEADS; h++) {
         struct dist was = dist_of(state, METRIC_LOCALITY, h),
                     is = dist_of(back, METRIC_DIAGONAL, h);
@@ -619,7 +645,7 @@ static void test_metrics_are_found_by_name(void **unused)
     assert_false(back->on[METRIC_CONFIDENCE]);
     assert_true(back->on[METRIC_DIAGONAL]);
     layer_state_free(&back);
-    replace(&packed, "\xa1v\x01", "\xa1v\x02");
+    layer_state_replace(&packed, "\xa1v\x01", "\xa1v\x02");
     assert_int_equal(layer_state_unpack(packed.buffer.data, packed.buffer.size, &back),
                      ERR_STORE_FORMAT);
     mpk_writer_clear(&packed);
@@ -629,26 +655,31 @@ static void test_metrics_are_found_by_name(void **unused)
 /* Memory */
 
 /* With what the heap keeps beside each block. */
-static size_t block(const void *memory)
+static size_t layer_state_block(const void *memory)
 {
     return memory ? malloc_usable_size((void *)memory) + 8 : 0;
 }
 
 static size_t blocks_of_detail(const struct detail *detail)
 {
-    if (!detail)
+    if (!detail) {
         return 0;
-    return block(detail) + block(detail->pairs.pairs) + block(detail->pairs.head_pairs) +
-           block(detail->pairs.head_count) + block(detail->similarity.cosine) +
-           block(detail->similarity.js) + block(detail->similarity.redundant);
+    }
+    return layer_state_block(detail) + layer_state_block(detail->pairs.pairs) +
+           layer_state_block(detail->pairs.head_pairs) +
+           layer_state_block(detail->pairs.head_count) +
+           layer_state_block(detail->similarity.cosine) + layer_state_block(detail->similarity.js) +
+           layer_state_block(detail->similarity.redundant);
 }
 
 static size_t blocks_of(const struct layer_state *state)
 {
-    size_t bytes = block(state) + block(state->head) + block(state->across.bytes) +
-                   block(state->rank_bits) + blocks_of_detail(state->detail);
-    for (uint32_t h = 0; h < state->heads; h++)
-        bytes += block(state->head[h].stats.bytes);
+    size_t bytes = layer_state_block(state) + layer_state_block(state->head) +
+                   layer_state_block(state->across.bytes) + layer_state_block(state->rank_bits) +
+                   blocks_of_detail(state->detail);
+    for (uint32_t h = 0; h < state->heads; h++) {
+        bytes += layer_state_block(state->head[h].stats.bytes);
+    }
     return bytes;
 }
 
@@ -660,12 +691,13 @@ static void test_bytes_are_what_the_heap_gave_out(void **unused)
         assert_int_equal(add_from_stream(state, i), 0);
         double said = (double)layer_state_bytes(state), used = (double)blocks_of(state);
         /* A sanitizer's heap gives exactly what was asked for. */
-        if (fabs(said - used) > 0.02 * used + 16 * 12)
+        if (fabs(said - used) > 0.02 * used + 16 * 12) {
             fail_msg("message %d: %g bytes, said to be %g", i, used, said);
+        }
     }
     struct mpk_writer packed;
-    pack(state, &packed);
-    struct layer_state *back = unpack(&packed);
+    test_layer_state_pack(state, &packed);
+    struct layer_state *back = test_layer_state_unpack(&packed);
     assert_true(fabs((double)layer_state_bytes(back) - (double)blocks_of(back)) < 16 * 12);
     mpk_writer_clear(&packed);
     layer_state_free(&back);
@@ -692,8 +724,9 @@ static int build(void)
 {
     struct layer_state *state = layer_state_new(HEADS, BUCKETS);
     int code = state ? 0 : ERR_MEMORY;
-    for (int i = 0; i < 3 && !code; i++)
+    for (int i = 0; i < 3 && !code; i++) {
         code = add_from_stream(state, i);
+    }
     layer_state_free(&state);
     return code;
 }
@@ -725,8 +758,9 @@ static int store_fixture(void)
     struct layer_state *back = NULL;
     mpk_writer_init(&packed);
     int code = layer_state_pack(fixture[0], &packed);
-    if (!code)
+    if (!code) {
         code = layer_state_unpack(packed.buffer.data, packed.buffer.size, &back);
+    }
     mpk_writer_clear(&packed);
     layer_state_free(&back);
     return code;

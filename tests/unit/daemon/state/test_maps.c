@@ -23,7 +23,7 @@ static const double importance[HEADS] = {1, 2, 3, 4, 5, 6};
 static struct map_shelf shelf;
 static struct map_place place, other;
 
-static int begin(void **state)
+static int test_maps_begin(void **state)
 {
     (void)state;
     shelf = (struct map_shelf){.limit = ANYTHING};
@@ -31,7 +31,7 @@ static int begin(void **state)
 }
 
 /* Everything that was put on the shelf is off it again. */
-static int end(void **state)
+static int maps_end(void **state)
 {
     (void)state;
     maps_clear(&place);
@@ -104,7 +104,7 @@ static void test_slices_of_another_number_of_heads_are_no_slices_of_the_round(vo
 
 /* Putting */
 
-static struct head_maps *make_maps(uint32_t heads, uint32_t size)
+static struct head_maps *maps_make_maps(uint32_t heads, uint32_t size)
 {
     struct attention a = {.weights = weights,
                           .dtype = DTYPE_F32,
@@ -119,7 +119,7 @@ static struct head_maps *make_maps(uint32_t heads, uint32_t size)
     return maps;
 }
 
-static void put_at(struct map_place *at, struct header header)
+static void maps_put_at(struct map_place *at, struct header header)
 {
     struct measured measured = {.heads = header.heads};
     measured.value[METRIC_IMPORTANCE] =
@@ -129,21 +129,21 @@ static void put_at(struct map_place *at, struct header header)
                               .measured = &measured,
                               .labels = strdup("x"),
                               .label_count = 1};
-    message.head_maps = make_maps(header.heads, 128);
+    message.head_maps = maps_make_maps(header.heads, 128);
     maps_put(&shelf, at, &message, QK_MAX);
     head_maps_free(&message.head_maps); /* what was not taken */
     free(message.labels);
 }
 
-static void put(struct header header)
+static void test_maps_put(struct header header)
 {
-    put_at(&place, header);
+    maps_put_at(&place, header);
 }
 
 static void test_a_whole_message_is_a_picture_by_itself(void **state)
 {
     (void)state;
-    put(whole(1));
+    test_maps_put(whole(1));
     const struct layer_maps *maps = place.shown;
     assert_non_null(maps);
     assert_null(place.coming);
@@ -153,7 +153,7 @@ static void test_a_whole_message_is_a_picture_by_itself(void **state)
     assert_memory_equal(maps->slices->importance, importance, sizeof importance);
     assert_ptr_equal(maps_find(maps, HEADS - 1), maps->slices);
     assert_null(maps_find(maps, HEADS));
-    put(whole(2));
+    test_maps_put(whole(2));
     assert_int_equal(place.shown->step, 2);
     assert_ptr_equal(shelf.newest, shelf.stalest);
 }
@@ -161,47 +161,48 @@ static void test_a_whole_message_is_a_picture_by_itself(void **state)
 static void test_slices_are_put_together_in_any_order(void **state)
 {
     (void)state;
-    put(slice(1, 4, 2));
-    put(slice(1, 0, 1));
+    test_maps_put(slice(1, 4, 2));
+    test_maps_put(slice(1, 0, 1));
     assert_null(maps_find(place.shown, 1));
-    put(slice(1, 1, 3));
+    test_maps_put(slice(1, 1, 3));
     assert_null(place.coming);
     assert_int_equal(place.shown->here, HEADS);
-    for (uint32_t h = 0, first[] = {0, 1, 1, 1, 4, 4}; h < HEADS; h++)
+    for (uint32_t h = 0, first[] = {0, 1, 1, 1, 4, 4}; h < HEADS; h++) {
         assert_int_equal(maps_find(place.shown, h)->first, first[h]);
+    }
     assert_null(place.shown->slices->importance);
 }
 
 static void test_slices_that_overlap_do_not_count(void **state)
 {
     (void)state;
-    put(slice(1, 2, 2));
-    put(slice(1, 2, 2));
-    put(slice(1, 1, 2));
-    put(slice(1, 3, 3));
-    put(slice(1, 0, 5));
+    test_maps_put(slice(1, 2, 2));
+    test_maps_put(slice(1, 2, 2));
+    test_maps_put(slice(1, 1, 2));
+    test_maps_put(slice(1, 3, 3));
+    test_maps_put(slice(1, 0, 5));
     assert_int_equal(place.shown->here, 2);
     assert_null(place.shown->slices->next);
-    put(slice(1, 0, 2));
-    put(slice(1, 4, 2));
+    test_maps_put(slice(1, 0, 2));
+    test_maps_put(slice(1, 4, 2));
     assert_int_equal(place.shown->here, HEADS);
 }
 
 static void test_what_is_whole_is_shown_until_the_next_is(void **state)
 {
     (void)state;
-    put(slice(1, 0, 3));
-    put(slice(1, 3, 3));
-    put(slice(2, 0, 3));
+    test_maps_put(slice(1, 0, 3));
+    test_maps_put(slice(1, 3, 3));
+    test_maps_put(slice(2, 0, 3));
     assert_int_equal(place.shown->step, 1);
-    put(slice(2, 3, 3));
+    test_maps_put(slice(2, 3, 3));
     assert_int_equal(place.shown->step, 2);
     assert_null(place.coming);
-    put(slice(3, 0, 3)); /* the other rank is gone: */
-    put(slice(4, 0, 3)); /* this is all there will be of step 3 */
+    test_maps_put(slice(3, 0, 3)); /* the other rank is gone: */
+    test_maps_put(slice(4, 0, 3)); /* this is all there will be of step 3 */
     assert_int_equal(place.shown->step, 3);
     assert_int_equal(place.coming->step, 4);
-    put(whole(5));
+    test_maps_put(whole(5));
     assert_int_equal(place.shown->step, 5);
     assert_null(place.coming);
 }
@@ -210,10 +211,10 @@ static void test_slices_of_another_shape_are_another_picture(void **state)
 {
     (void)state;
     struct measured measured = {.heads = 3};
-    put(slice(1, 0, 3));
+    test_maps_put(slice(1, 0, 3));
     struct message message = {
         .header = slice(1, 3, 3), .wants_head_maps = true, .measured = &measured};
-    message.head_maps = make_maps(3, 128);
+    message.head_maps = maps_make_maps(3, 128);
     message.head_maps->keys = LENGTH + 1; /* what it says it is of */
     maps_put(&shelf, &place, &message, QK_MAX);
     assert_int_equal(place.shown->here, 3);
@@ -225,19 +226,19 @@ static void test_slices_of_another_shape_are_another_picture(void **state)
 static void test_the_stalest_make_room(void **state)
 {
     (void)state;
-    put(whole(1));
+    test_maps_put(whole(1));
     shelf.limit = 2 * shelf.bytes - 1;
-    put_at(&other, whole(1));
+    maps_put_at(&other, whole(1));
     assert_null(place.shown);
     assert_int_equal(place.missing, MAPS_EVICTED);
     assert_non_null(other.shown);
     shelf.limit++;
-    put(whole(2));
+    test_maps_put(whole(2));
     assert_non_null(place.shown);
     assert_non_null(other.shown);
-    put_at(&other, whole(2)); /* the newest now */
+    maps_put_at(&other, whole(2)); /* the newest now */
     shelf.limit--;
-    put_at(&other, whole(3));
+    maps_put_at(&other, whole(3));
     assert_null(place.shown);
     assert_non_null(other.shown);
 }
@@ -246,9 +247,9 @@ static void test_the_stalest_make_room(void **state)
 static void test_what_is_too_large_costs_no_other_layer_its_maps(void **state)
 {
     (void)state;
-    put_at(&other, slice(1, 0, 1));
+    maps_put_at(&other, slice(1, 0, 1));
     shelf.limit = shelf.bytes + 1;
-    put(whole(1));
+    test_maps_put(whole(1));
     assert_null(place.shown);
     assert_int_equal(place.missing, MAPS_TOO_LARGE);
     assert_non_null(other.shown);
@@ -257,9 +258,9 @@ static void test_what_is_too_large_costs_no_other_layer_its_maps(void **state)
 static void test_what_grows_too_large_is_removed(void **state)
 {
     (void)state;
-    put(slice(1, 0, 1));
+    test_maps_put(slice(1, 0, 1));
     shelf.limit = shelf.bytes + 1;
-    put(slice(1, 1, 5));
+    test_maps_put(slice(1, 1, 5));
     assert_null(place.shown);
     assert_int_equal(place.missing, MAPS_TOO_LARGE);
 }
@@ -280,7 +281,7 @@ static void test_messages_without_maps_leave_those_there_are_and_say_why(void **
     message.header.keys = QK_MAX + 1;
     maps_put(&shelf, &place, &message, QK_MAX);
     assert_int_equal(place.missing, MAPS_TOO_LONG);
-    put(whole(1));
+    test_maps_put(whole(1));
     maps_put(&shelf, &place, &message, QK_MAX);
     assert_non_null(place.shown);
 }
@@ -296,12 +297,12 @@ static void test_any_allocation_may_fail(void **state)
             .header = whole(1), .wants_head_maps = true, .measured = &measured};
         message.labels = strdup("x");
         message.label_count = 1;
-        message.head_maps = make_maps(HEADS, 128);
+        message.head_maps = maps_make_maps(HEADS, 128);
         heap_fail_at(nth);
         maps_put(&shelf, &place, &message, QK_MAX);
         failed = heap_has_failed();
         heap_fail_at(0);
-        assert_int_equal(place.shown == NULL, nth <= 2); /* without importance there are maps */
+        assert_int_equal(!place.shown, nth <= 2); /* without importance there are maps */
         assert_true(place.shown != NULL || place.missing == MAPS_NO_MEMORY);
         head_maps_free(&message.head_maps);
         free(message.labels);
@@ -355,25 +356,34 @@ static void test_labels_are_copied_up_to_a_nul_and_to_the_keys(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_a_layer_is_asked_at_most_so_often, begin, end),
-        cmocka_unit_test_setup_teardown(test_each_slice_of_the_same_step_is_asked_once, begin, end),
+        cmocka_unit_test_setup_teardown(test_a_layer_is_asked_at_most_so_often, test_maps_begin,
+                                        maps_end),
+        cmocka_unit_test_setup_teardown(test_each_slice_of_the_same_step_is_asked_once,
+                                        test_maps_begin, maps_end),
         cmocka_unit_test_setup_teardown(
-            test_slices_of_another_number_of_heads_are_no_slices_of_the_round, begin, end),
-        cmocka_unit_test_setup_teardown(test_a_whole_message_is_a_picture_by_itself, begin, end),
-        cmocka_unit_test_setup_teardown(test_slices_are_put_together_in_any_order, begin, end),
-        cmocka_unit_test_setup_teardown(test_slices_that_overlap_do_not_count, begin, end),
-        cmocka_unit_test_setup_teardown(test_what_is_whole_is_shown_until_the_next_is, begin, end),
-        cmocka_unit_test_setup_teardown(test_slices_of_another_shape_are_another_picture, begin,
-                                        end),
-        cmocka_unit_test_setup_teardown(test_the_stalest_make_room, begin, end),
-        cmocka_unit_test_setup_teardown(test_what_is_too_large_costs_no_other_layer_its_maps, begin,
-                                        end),
-        cmocka_unit_test_setup_teardown(test_what_grows_too_large_is_removed, begin, end),
+            test_slices_of_another_number_of_heads_are_no_slices_of_the_round, test_maps_begin,
+            maps_end),
+        cmocka_unit_test_setup_teardown(test_a_whole_message_is_a_picture_by_itself,
+                                        test_maps_begin, maps_end),
+        cmocka_unit_test_setup_teardown(test_slices_are_put_together_in_any_order, test_maps_begin,
+                                        maps_end),
+        cmocka_unit_test_setup_teardown(test_slices_that_overlap_do_not_count, test_maps_begin,
+                                        maps_end),
+        cmocka_unit_test_setup_teardown(test_what_is_whole_is_shown_until_the_next_is,
+                                        test_maps_begin, maps_end),
+        cmocka_unit_test_setup_teardown(test_slices_of_another_shape_are_another_picture,
+                                        test_maps_begin, maps_end),
+        cmocka_unit_test_setup_teardown(test_the_stalest_make_room, test_maps_begin, maps_end),
+        cmocka_unit_test_setup_teardown(test_what_is_too_large_costs_no_other_layer_its_maps,
+                                        test_maps_begin, maps_end),
+        cmocka_unit_test_setup_teardown(test_what_grows_too_large_is_removed, test_maps_begin,
+                                        maps_end),
         cmocka_unit_test_setup_teardown(
-            test_messages_without_maps_leave_those_there_are_and_say_why, begin, end),
-        cmocka_unit_test_setup_teardown(test_any_allocation_may_fail, begin, end),
-        cmocka_unit_test_setup_teardown(test_labels_are_copied_up_to_a_nul_and_to_the_keys, begin,
-                                        end),
+            test_messages_without_maps_leave_those_there_are_and_say_why, test_maps_begin,
+            maps_end),
+        cmocka_unit_test_setup_teardown(test_any_allocation_may_fail, test_maps_begin, maps_end),
+        cmocka_unit_test_setup_teardown(test_labels_are_copied_up_to_a_nul_and_to_the_keys,
+                                        test_maps_begin, maps_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static struct packed_cursor begin(const struct packed_hists *packed)
+static struct packed_cursor test_packed_hists_begin(const struct packed_hists *packed)
 {
     return (struct packed_cursor){packed->bytes, packed->bytes + packed->size};
 }
@@ -17,8 +17,9 @@ static struct packed_cursor begin(const struct packed_hists *packed)
 static void pack_values(struct packed_hists *packed, const double *values, int count)
 {
     struct dist dist = {0};
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count; i++) {
         assert_int_equal(dist_add(&dist, values[i]), 0);
+    }
     assert_int_equal(packed_hists_add(packed, &dist.hist), 0);
     dist_clear(&dist);
 }
@@ -26,8 +27,9 @@ static void pack_values(struct packed_hists *packed, const double *values, int c
 static void expect_values(struct packed_cursor *cursor, const double *values, int count)
 {
     struct dist want = {0}, got;
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count; i++) {
         assert_int_equal(dist_add(&want, values[i]), 0);
+    }
     assert_int_equal(packed_hists_next(cursor, &got), 0);
     assert_int_equal(got.moments.n, count);
     assert_int_equal(got.hist.used, want.hist.used);
@@ -52,7 +54,7 @@ static void test_heads_come_back_in_order(void **unused)
     pack_values(&packed, extremes, 9);
     packed_hists_trim(&packed);
     assert_int_equal(packed.size, packed.capacity);
-    struct packed_cursor cursor = begin(&packed);
+    struct packed_cursor cursor = test_packed_hists_begin(&packed);
     expect_values(&cursor, few, 5);
     expect_values(&cursor, NULL, 0);
     expect_values(&cursor, extremes, 9);
@@ -68,7 +70,7 @@ static void test_full_counts_are_exact(void **unused)
     struct packed_hists packed = {0};
     struct dist got;
     assert_int_equal(packed_hists_add(&packed, &hist), 0);
-    struct packed_cursor cursor = begin(&packed);
+    struct packed_cursor cursor = test_packed_hists_begin(&packed);
     assert_int_equal(packed_hists_next(&cursor, &got), 0);
     assert_memory_equal(got.hist.buckets, buckets, sizeof buckets);
     assert_int_equal(got.moments.n, UINT32_MAX + (UINT64_C(1) << 28));
@@ -81,11 +83,12 @@ static void test_a_lower_resolution_is_kept(void **unused)
     (void)unused;
     struct packed_hists packed = {0};
     struct dist dist = {0}, got;
-    for (int i = 1; i < 1000; i++)
+    for (int i = 1; i < 1000; i++) {
         assert_int_equal(dist_add(&dist, i % 2 ? i : -i), 0);
+    }
     dist_limit(&dist, 20);
     assert_int_equal(packed_hists_add(&packed, &dist.hist), 0);
-    struct packed_cursor cursor = begin(&packed);
+    struct packed_cursor cursor = test_packed_hists_begin(&packed);
     assert_int_equal(packed_hists_next(&cursor, &got), 0);
     assert_int_equal(got.hist.halvings, dist.hist.halvings);
     assert_in_range(got.hist.halvings, 1, HIST_HALVINGS_MAX);
@@ -101,8 +104,9 @@ static void test_neighbouring_buckets_take_two_bytes(void **unused)
     (void)unused;
     struct packed_hists packed = {0};
     double values[100];
-    for (int i = 0; i < 100; i++)
+    for (int i = 0; i < 100; i++) {
         values[i] = 1 + i / 100.0;
+    }
     pack_values(&packed, values, 100);
     assert_in_range(packed.size, 1, 2 * 33 + 4);
     packed_hists_clear(&packed);
@@ -114,13 +118,15 @@ static int next_of_copy(const uint8_t *bytes, size_t size)
     uint8_t *copy = malloc(size > 0 ? size : 1);
     struct dist dist;
     assert_non_null(copy);
-    if (size > 0)
+    if (size > 0) {
         memcpy(copy, bytes, size);
+    }
     struct packed_cursor cursor = {copy, copy + size}, again = cursor;
     int code = packed_hists_next(&cursor, &dist);
     assert_int_equal(packed_hists_next(&again, NULL), code);
-    if (code == 0)
+    if (code == 0) {
         dist_clear(&dist);
+    }
     free(copy);
     return code;
 }
@@ -130,8 +136,9 @@ static void test_what_was_cut_off_is_refused(void **unused)
     (void)unused;
     struct packed_hists packed = {0};
     pack_values(&packed, extremes, 9);
-    for (size_t size = 0; size < packed.size; size++)
+    for (size_t size = 0; size < packed.size; size++) {
         assert_int_equal(next_of_copy(packed.bytes, size), ERR_STORE_FORMAT);
+    }
     assert_int_equal(next_of_copy(packed.bytes, packed.size), 0);
     packed_hists_clear(&packed);
 }
@@ -150,8 +157,9 @@ static void test_impossible_histograms_are_refused(void **unused)
         {1, 0, 2, 0xff, 0xff, 0xff, 0xff, 0x1f}, /* a count beyond 32 bits */
         {1, 0, 2, 0xff, 0xff, 0xff, 0xff, 0xff}, /* a number that does not end */
     };
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         assert_int_equal(next_of_copy(bad[i], sizeof bad[i]), ERR_STORE_FORMAT);
+    }
 }
 
 static void test_out_of_memory_leaves_things_as_they_were(void **unused)
@@ -164,13 +172,13 @@ static void test_out_of_memory_leaves_things_as_they_were(void **unused)
     assert_int_equal(packed_hists_add(&packed, &dist.hist), ERR_MEMORY);
     assert_int_equal(packed.size, 0);
     assert_int_equal(packed_hists_add(&packed, &dist.hist), 0);
-    struct packed_cursor cursor = begin(&packed);
+    struct packed_cursor cursor = test_packed_hists_begin(&packed);
     heap_fail_at(1);
     assert_int_equal(packed_hists_next(&cursor, &got), ERR_MEMORY);
     heap_fail_at(1);
     packed_hists_trim(&packed);
     heap_fail_at(0);
-    cursor = begin(&packed);
+    cursor = test_packed_hists_begin(&packed);
     assert_int_equal(packed_hists_next(&cursor, NULL), 0);
     dist_clear(&dist);
     packed_hists_clear(&packed);

@@ -37,8 +37,9 @@ static void each_file(struct fixture *fixture, void (*visit)(const char *path, v
     assert_non_null(directory);
     for (struct dirent *entry; (entry = readdir(directory));) {
         snprintf(path, sizeof path, "%s/%s", fixture->directory, entry->d_name);
-        if (entry->d_name[0] != '.')
+        if (entry->d_name[0] != '.') {
             visit(path, data);
+        }
     }
     closedir(directory);
 }
@@ -63,8 +64,9 @@ void fixture_open(struct fixture *fixture)
 {
     const char *reason = "";
     assert_int_equal(store_new(&fixture->config, &fixture->stats, &fixture->store), 0);
-    if (!store_path(fixture->store, &reason))
+    if (!store_path(fixture->store, &reason)) {
         fail_msg("%s", reason);
+    }
 }
 
 void fixture_close(struct fixture *fixture)
@@ -147,20 +149,22 @@ void pack_state(uint64_t seed, struct mpk_writer *ret_packed)
 void wait_count(struct fixture *fixture, enum counter counter, uint64_t least)
 {
     uint64_t end = clock_monotonic_ns() + PATIENCE_NS;
-    while (stats_get(&fixture->stats, counter) < least && clock_monotonic_ns() < end)
+    while (stats_get(&fixture->stats, counter) < least && clock_monotonic_ns() < end) {
         usleep(500);
+    }
     assert_true(stats_get(&fixture->stats, counter) >= least);
 }
 
 void wait_answer(struct fixture *fixture, const char *sql, int64_t answer)
 {
     uint64_t end = clock_monotonic_ns() + PATIENCE_NS;
-    while (ask(fixture, sql) != answer && clock_monotonic_ns() < end)
+    while (ask(fixture, sql) != answer && clock_monotonic_ns() < end) {
         usleep(2000);
+    }
     assert_int_equal(ask(fixture, sql), answer);
 }
 
-static sqlite3 *connect_to(struct fixture *fixture, int flags)
+static sqlite3 *store_fixture_connect_to(struct fixture *fixture, int flags)
 {
     sqlite3 *db = NULL;
     assert_int_equal(sqlite3_open_v2(fixture->path, &db, flags, NULL), SQLITE_OK);
@@ -170,12 +174,13 @@ static sqlite3 *connect_to(struct fixture *fixture, int flags)
 
 int64_t ask(struct fixture *fixture, const char *sql)
 {
-    sqlite3 *db = connect_to(fixture, SQLITE_OPEN_READONLY);
+    sqlite3 *db = store_fixture_connect_to(fixture, SQLITE_OPEN_READONLY);
     sqlite3_stmt *statement = NULL;
     int64_t answer = -1;
     if (sqlite3_prepare_v2(db, sql, -1, &statement, NULL) == SQLITE_OK &&
-        sqlite3_step(statement) == SQLITE_ROW)
+        sqlite3_step(statement) == SQLITE_ROW) {
         answer = sqlite3_column_int64(statement, 0);
+    }
     sqlite3_finalize(statement);
     sqlite3_close(db);
     return answer;
@@ -183,7 +188,7 @@ int64_t ask(struct fixture *fixture, const char *sql)
 
 void change(struct fixture *fixture, const char *sql)
 {
-    sqlite3 *db = connect_to(fixture, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE);
+    sqlite3 *db = store_fixture_connect_to(fixture, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE);
     assert_int_equal(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK);
     sqlite3_close(db);
 }
@@ -234,7 +239,8 @@ int log_release(const char *text)
     ssize_t length = pread(log_file, log, sizeof log - 1, 0);
     log[length > 0 ? length : 0] = '\0';
     close(log_file);
-    for (const char *at = log; (at = strstr(at, text)); at += strlen(text))
+    for (const char *at = log; (at = strstr(at, text)); at += strlen(text)) {
         count++;
+    }
     return count;
 }

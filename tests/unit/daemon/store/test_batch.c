@@ -12,7 +12,7 @@ static const uint8_t run_id[RUN_BYTES] = {1};
 static const struct store_run run = {"job", run_id, JOB_ACTIVE, 1, 2, 3, 4};
 
 /* Everything that a batch can have. Returns the first error. */
-static int fill(struct store_batch *batch)
+static int store_batch_fill(struct store_batch *batch)
 {
     uint16_t values[6] = {1, 2, 3, 4, 5, 6};
     char text[] = "text";
@@ -33,7 +33,7 @@ static void test_everything_is_copied(void **state)
 {
     (void)state;
     struct store_batch *batch = batch_new(&run);
-    assert_int_equal(fill(batch), 0);
+    assert_int_equal(store_batch_fill(batch), 0);
     assert_string_equal(batch->run.job, "job");
     assert_ptr_not_equal(batch->run.run, run_id);
     assert_memory_equal(batch->run.run, run_id, RUN_BYTES);
@@ -62,7 +62,7 @@ static void test_records_are_counted_and_bytes_too(void **state)
     uint64_t empty = batch->bytes;
     assert_int_equal(batch->records, 1);
     assert_false(batch->precious);
-    assert_int_equal(fill(batch), 0);
+    assert_int_equal(store_batch_fill(batch), 0);
     assert_int_equal(batch->records, 5);
     assert_true(batch->precious);
     assert_true(batch->bytes >= empty + 5 * sizeof(struct record));
@@ -77,7 +77,7 @@ static void test_out_of_memory_is_an_error_and_leaves_a_batch(void **state)
     for (unsigned nth = 1; nth <= 5; nth++) {
         struct store_batch *batch = batch_new(&run);
         heap_fail_at(nth);
-        assert_int_equal(fill(batch), ERR_MEMORY);
+        assert_int_equal(store_batch_fill(batch), ERR_MEMORY);
         assert_true(heap_has_failed());
         assert_int_equal(batch->records, nth < 3 ? 1 : nth - 1);
         batch_free(&batch);

@@ -18,7 +18,7 @@ struct expected {
     struct summary_view view[VARIANTS];
 };
 
-static void expect(struct expected *expected, const struct mpk_writer *states)
+static void store_chunk_expect(struct expected *expected, const struct mpk_writer *states)
 {
     static const uint8_t run[RUN_BYTES];
     const struct result_window window = {.length = 1, .every = 1};
@@ -40,19 +40,25 @@ static void expect_clear(struct expected *expected)
     }
 }
 
-static const struct result_stat *number_of(const struct summary_result *result, const char *name,
-                                           int head)
+static const struct result_stat *store_chunk_number_of(const struct summary_result *result,
+                                                       const char *name, int head)
 {
-    if (!strcmp(name, "sink_rate"))
+    if (!strcmp(name, "sink_rate")) {
         return result->sink_rate;
-    for (int m = 0; head >= 0 && m < METRIC_COUNT; m++)
-        if (!strcmp(name, metric_info[m].name))
+    }
+    for (int m = 0; head >= 0 && m < METRIC_COUNT; m++) {
+        if (!strcmp(name, metric_info[m].name)) {
             return &result->stat[m][head];
-    for (int a = 0; a < AGGREGATE_COUNT; a++)
-        for (int s = 0; s < MAP_STAT_COUNT; s++)
+        }
+    }
+    for (int a = 0; a < AGGREGATE_COUNT; a++) {
+        for (int s = 0; s < MAP_STAT_COUNT; s++) {
             if (strstr(name, aggregate_name[a]) == name + 10 &&
-                !strcmp(strrchr(name, '.') + 1, map_stat_name[s]))
+                !strcmp(strrchr(name, '.') + 1, map_stat_name[s])) {
                 return &result->aggregate[a][s];
+            }
+        }
+    }
     fail_msg("no such number: %s", name);
     return NULL;
 }
@@ -65,24 +71,29 @@ static void check_row(sqlite3_stmt *row, const struct expected *expected, int ga
     assert_int_equal(
         series_decode(sqlite3_column_blob(row, 2), (size_t)sqlite3_column_bytes(row, 2), 64, stats),
         0);
-    for (int i = 0; i < gap; i++)
-        assert_memory_equal(
-            &stats[i],
-            number_of(&expected->view[i % VARIANTS].result, name, sqlite3_column_int(row, 1)),
-            sizeof stats[i]);
-    for (int i = gap; i < 64; i++)
+    for (int i = 0; i < gap; i++) {
+        assert_memory_equal(&stats[i],
+                            store_chunk_number_of(&expected->view[i % VARIANTS].result, name,
+                                                  sqlite3_column_int(row, 1)),
+                            sizeof stats[i]);
+    }
+    for (int i = gap; i < 64; i++) {
         assert_true(stats[i].count == 0 && isnan(stats[i].mean) && isnan(stats[i].last));
+    }
 }
 
 static int count_expected(const struct expected *expected)
 {
     const struct summary_result *result = &expected->view[0].result;
     int count = 1; /* sink_rate */
-    for (int m = 0; m < METRIC_COUNT; m++)
-        for (uint32_t h = 0; result->stat[m] && h < result->heads; h++)
+    for (int m = 0; m < METRIC_COUNT; m++) {
+        for (uint32_t h = 0; result->stat[m] && h < result->heads; h++) {
             count += result->stat[m][h].count > 0;
-    for (int a = 0; a < AGGREGATE_COUNT; a++)
+        }
+    }
+    for (int a = 0; a < AGGREGATE_COUNT; a++) {
         count += result->has_aggregate[a] ? MAP_STAT_COUNT : 0;
+    }
     return count;
 }
 
@@ -92,15 +103,16 @@ static void check_series(struct fixture *fixture, const struct mpk_writer *state
     sqlite3 *db;
     sqlite3_stmt *row;
     int rows = 0;
-    expect(&expected, states);
+    store_chunk_expect(&expected, states);
     assert_int_equal(sqlite3_open(fixture->path, &db), SQLITE_OK);
     assert_int_equal(sqlite3_prepare_v2(db,
                                         "SELECT name, head, data FROM series"
                                         " JOIN metrics USING(metric_id) WHERE chunk_id = 1",
                                         -1, &row, NULL),
                      SQLITE_OK);
-    for (; sqlite3_step(row) == SQLITE_ROW; rows++)
+    for (; sqlite3_step(row) == SQLITE_ROW; rows++) {
         check_row(row, &expected, gap);
+    }
     assert_int_equal(rows, count_expected(&expected));
     assert_true(rows > 3 * 20);
     sqlite3_finalize(row);
@@ -108,7 +120,7 @@ static void check_series(struct fixture *fixture, const struct mpk_writer *state
     expect_clear(&expected);
 }
 
-static void check_windows(struct fixture *fixture)
+static void store_chunk_check_windows(struct fixture *fixture)
 {
     struct series_window windows[SERIES_WINDOWS_MAX];
     sqlite3 *db;
@@ -131,21 +143,24 @@ static void check_windows(struct fixture *fixture)
 static void submit_states(struct fixture *fixture, struct mpk_writer *states, uint64_t from,
                           uint64_t to)
 {
-    for (uint64_t last = from; last < to; last++)
+    for (uint64_t last = from; last < to; last++) {
         submit_window(fixture, last, states[last % VARIANTS].buffer.data,
                       states[last % VARIANTS].buffer.size);
+    }
 }
 
 static void pack_states(struct mpk_writer *states)
 {
-    for (uint64_t i = 0; i < VARIANTS; i++)
+    for (uint64_t i = 0; i < VARIANTS; i++) {
         pack_state(i, &states[i]);
+    }
 }
 
 static void clear_states(struct mpk_writer *states)
 {
-    for (int i = 0; i < VARIANTS; i++)
+    for (int i = 0; i < VARIANTS; i++) {
         mpk_writer_clear(&states[i]);
+    }
 }
 
 static void test_64_windows_become_a_chunk_with_their_summaries_numbers(void **state)
@@ -164,7 +179,7 @@ static void test_64_windows_become_a_chunk_with_their_summaries_numbers(void **s
     assert_int_equal(ask(fixture, "SELECT count(*) FROM windows WHERE chunk_id IS NULL"), 6);
     fixture_close(fixture);
     check_series(fixture, states, 63);
-    check_windows(fixture);
+    store_chunk_check_windows(fixture);
     clear_states(states);
 }
 
@@ -207,8 +222,9 @@ static void test_states_that_cannot_be_read_give_gaps(void **state)
     fixture_open(fixture);
     log_capture();
     submit_states(fixture, states, 0, 60);
-    for (uint64_t last = 60; last < 64; last++)
+    for (uint64_t last = 60; last < 64; last++) {
         submit_window(fixture, last, "no state", 8);
+    }
     wait_answer(fixture, "SELECT count(*) FROM chunks", 1);
     fixture_close(fixture);
     assert_int_equal(log_release("history_state_unreadable windows=4"), 1);

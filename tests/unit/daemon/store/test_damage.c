@@ -12,7 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static void put_file(const char *path, const char *text)
+static void store_damage_put_file(const char *path, const char *text)
 {
     FILE *file = fopen(path, "w");
     assert_non_null(file);
@@ -20,12 +20,13 @@ static void put_file(const char *path, const char *text)
     fclose(file);
 }
 
-static void store_some(struct fixture *fixture, uint64_t from, uint64_t to)
+static void store_damage_store_some(struct fixture *fixture, uint64_t from, uint64_t to)
 {
     static const char bytes[3000] = "x";
     fixture_open(fixture);
-    for (uint64_t last = from; last < to; last++)
+    for (uint64_t last = from; last < to; last++) {
         submit_window(fixture, last, bytes, sizeof bytes);
+    }
     fixture_close(fixture);
 }
 
@@ -51,7 +52,7 @@ static void mark_unclean(struct fixture *fixture)
 static void assert_replaced(struct fixture *fixture)
 {
     log_capture();
-    store_some(fixture, 1000, 1001);
+    store_damage_store_some(fixture, 1000, 1001);
     assert_int_equal(log_release("event=history_corrupt"), 1);
     assert_int_equal(count_files(fixture, "history.db.corrupt-2"), 1);
     assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_REPLACED), 1);
@@ -63,7 +64,7 @@ static void assert_replaced(struct fixture *fixture)
 static void test_a_corrupt_page_is_found_after_an_unclean_stop(void **state)
 {
     struct fixture *fixture = *state;
-    store_some(fixture, 0, 60);
+    store_damage_store_some(fixture, 0, 60);
     mark_unclean(fixture);
     overwrite(fixture, 10 * 8192, 12 * 8192);
     assert_replaced(fixture);
@@ -72,7 +73,7 @@ static void test_a_corrupt_page_is_found_after_an_unclean_stop(void **state)
 static void test_a_corrupt_page_is_found_while_running(void **state)
 {
     struct fixture *fixture = *state;
-    store_some(fixture, 0, 60);
+    store_damage_store_some(fixture, 0, 60);
     overwrite(fixture, 2 * 8192, 40 * 8192); /* but for the schema */
     assert_replaced(fixture);
     assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_DROPPED), 0);
@@ -81,7 +82,7 @@ static void test_a_corrupt_page_is_found_while_running(void **state)
 static void test_a_truncated_file_is_set_aside(void **state)
 {
     struct fixture *fixture = *state;
-    store_some(fixture, 0, 60);
+    store_damage_store_some(fixture, 0, 60);
     mark_unclean(fixture);
     assert_int_equal(truncate(fixture->path, 100000), 0);
     assert_replaced(fixture);
@@ -90,7 +91,7 @@ static void test_a_truncated_file_is_set_aside(void **state)
 static void test_a_history_whose_header_is_gone_is_set_aside(void **state)
 {
     struct fixture *fixture = *state;
-    store_some(fixture, 0, 10);
+    store_damage_store_some(fixture, 0, 10);
     overwrite(fixture, 0, 100);
     assert_replaced(fixture);
 }
@@ -98,8 +99,8 @@ static void test_a_history_whose_header_is_gone_is_set_aside(void **state)
 static void test_an_empty_file_is_a_new_history(void **state)
 {
     struct fixture *fixture = *state;
-    put_file(fixture->path, "");
-    store_some(fixture, 0, 1);
+    store_damage_put_file(fixture->path, "");
+    store_damage_store_some(fixture, 0, 1);
     assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 1);
     assert_int_equal(count_files(fixture, "corrupt"), 0);
 }
@@ -109,10 +110,10 @@ static void test_files_set_aside_in_one_second_have_names_of_their_own(void **st
     struct fixture *fixture = *state;
     log_capture();
     for (int i = 0; i < 3; i++) {
-        store_some(fixture, 0, 1);
+        store_damage_store_some(fixture, 0, 1);
         overwrite(fixture, 0, 100);
     }
-    store_some(fixture, 0, 1);
+    store_damage_store_some(fixture, 0, 1);
     assert_int_equal(log_release("event=history_corrupt"), 3);
     assert_int_equal(count_files(fixture, "corrupt-"), 3);
 }
@@ -155,7 +156,7 @@ static void test_a_file_in_its_place_goes_on(void **state)
     struct fixture *fixture = *state;
     char other[160];
     snprintf(other, sizeof other, "%s.other", fixture->path);
-    store_some(fixture, 0, 10);
+    store_damage_store_some(fixture, 0, 10);
     assert_int_equal(rename(fixture->path, other), 0);
     fixture_open(fixture);
     submit_window(fixture, 20, NULL, 0);
@@ -178,7 +179,7 @@ static void test_a_copy_in_its_place_is_as_it_was(void **state)
     struct fixture *fixture = *state;
     char copy[160], statement[200];
     snprintf(copy, sizeof copy, "%s.copy", fixture->path);
-    store_some(fixture, 0, 10);
+    store_damage_store_some(fixture, 0, 10);
     snprintf(statement, sizeof statement, "VACUUM INTO '%s'", copy);
     change(fixture, statement);
     fixture_open(fixture);
@@ -232,10 +233,11 @@ static void test_random_damage_never_stops_the_history(void **state)
     log_capture();
     for (uint64_t round = 0; round < 20; round++) {
         struct stat file;
-        store_some(fixture, 20 * round, 20 * round + 20);
+        store_damage_store_some(fixture, 20 * round, 20 * round + 20);
         assert_int_equal(stat(fixture->path, &file), 0);
-        if (round % 2)
+        if (round % 2) {
             mark_unclean(fixture);
+        }
         off_t at = (off_t)(round * 7919 * 13) % file.st_size;
         overwrite(fixture, at, at + 1 + (off_t)(round * round));
     }

@@ -11,12 +11,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static void store_some(struct fixture *fixture, uint64_t from, uint64_t to)
+static void store_kill_store_some(struct fixture *fixture, uint64_t from, uint64_t to)
 {
     static const char bytes[3000] = "x";
     fixture_open(fixture);
-    for (uint64_t last = from; last < to; last++)
+    for (uint64_t last = from; last < to; last++) {
         submit_window(fixture, last, bytes, sizeof bytes);
+    }
     fixture_close(fixture);
 }
 
@@ -30,8 +31,9 @@ static void submit_position(struct fixture *fixture, uint64_t last)
     snprintf(position, sizeof position, "%d", (int)last);
     if (!batch || batch_window(batch, &window) ||
         batch_keep(batch, "position", position, strlen(position)) ||
-        !store_submit(fixture->store, &batch))
+        !store_submit(fixture->store, &batch)) {
         _exit(98);
+    }
 }
 
 #define POSITIONS 200
@@ -40,16 +42,20 @@ static pid_t start_child(struct fixture *fixture, const char *crash_at)
 {
     pid_t pid = fork();
     assert_true(pid >= 0);
-    if (pid > 0)
+    if (pid > 0) {
         return pid;
-    if (crash_at)
+    }
+    if (crash_at) {
         setenv("ATTND_CRASH_AT", crash_at, 1);
-    if (store_new(&fixture->config, &fixture->stats, &fixture->store))
+    }
+    if (store_new(&fixture->config, &fixture->stats, &fixture->store)) {
         _exit(97);
+    }
     for (uint64_t last = 0; last < POSITIONS; last++) {
         submit_position(fixture, last);
-        if (last % 50 == 49) /* several commits */
+        if (last % 50 == 49) { /* several commits */
             wait_count(fixture, COUNT_STORED, 2 * (last + 1));
+        }
     }
     store_free(&fixture->store);
     _exit(0);
@@ -71,7 +77,7 @@ static int64_t assert_prefix(struct fixture *fixture)
 static void assert_goes_on(struct fixture *fixture)
 {
     int64_t before = ask(fixture, "SELECT count(*) FROM windows");
-    store_some(fixture, POSITIONS, POSITIONS + 1);
+    store_kill_store_some(fixture, POSITIONS, POSITIONS + 1);
     assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), before + 1);
     assert_int_equal(count_files(fixture, "corrupt"), 0);
     assert_sound(fixture);
@@ -82,8 +88,9 @@ static void kill_at(struct fixture *fixture, const char *point)
     int status = 0;
     pid_t pid = start_child(fixture, point);
     assert_int_equal(waitpid(pid, &status, 0), pid);
-    if (!WIFSIGNALED(status))
+    if (!WIFSIGNALED(status)) {
         fail_msg("%s was not passed: %d", point, status);
+    }
     assert_int_equal(WTERMSIG(status), SIGKILL);
 }
 
@@ -98,8 +105,9 @@ static void test_killed_in_a_commit_it_has_a_prefix(void **state)
         assert_in_range(windows, 1, POSITIONS);
         assert_int_equal(ask(fixture, "SELECT count(*) FROM windows WHERE chunk_id IS NOT NULL"),
                          ask(fixture, "SELECT coalesce(sum(count), 0) FROM chunks"));
-        if (!strcmp(points[i], "store_chunk"))
+        if (!strcmp(points[i], "store_chunk")) {
             assert_int_equal(ask(fixture, "SELECT count(*) FROM chunks"), 0);
+        }
         fixture_teardown(state);
         fixture_setup(state);
         fixture = *state;

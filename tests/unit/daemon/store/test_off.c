@@ -14,14 +14,15 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static void assert_reason(struct fixture *fixture, const char *expected)
+static void store_off_assert_reason(struct fixture *fixture, const char *expected)
 {
     const char *reason;
     log_capture();
     reason = fixture_reason(fixture);
     int logged = log_release("event=history_off");
-    if (!strstr(reason, expected))
+    if (!strstr(reason, expected)) {
         fail_msg("'%s' is not in '%s'", expected, reason);
+    }
     assert_int_equal(logged, 1);
 }
 
@@ -30,7 +31,7 @@ static void set_path(struct fixture *fixture, const char *path)
     strcpy(fixture->config.history_path.text, path);
 }
 
-static void put_file(const char *path, const char *text)
+static void store_off_put_file(const char *path, const char *text)
 {
     FILE *file = fopen(path, "w");
     assert_non_null(file);
@@ -42,7 +43,7 @@ static void test_a_second_attnd_has_no_history(void **state)
 {
     struct fixture *fixture = *state;
     fixture_open(fixture);
-    assert_reason(fixture, "history.db: another attnd is using it");
+    store_off_assert_reason(fixture, "history.db: another attnd is using it");
     submit_window(fixture, 1, "x", 1);
     fixture_close(fixture);
     assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 1);
@@ -55,25 +56,25 @@ static void test_a_newer_database_is_left_alone(void **state)
     fixture_open(fixture);
     fixture_close(fixture);
     change(fixture, "PRAGMA user_version = 99");
-    assert_reason(fixture, "history.db: a newer attnd wrote it");
+    store_off_assert_reason(fixture, "history.db: a newer attnd wrote it");
     assert_int_equal(ask(fixture, "SELECT user_version FROM pragma_user_version"), 99);
     assert_int_equal(count_files(fixture, "corrupt"), 0);
 }
 
-static void test_a_database_of_another_program_is_left_alone(void **state)
+static void test_store_off_a_database_of_another_program_is_left_alone(void **state)
 {
     struct fixture *fixture = *state;
     change(fixture, "CREATE TABLE mine(x)");
-    assert_reason(fixture, "history.db: it is a database of another program");
+    store_off_assert_reason(fixture, "history.db: it is a database of another program");
     assert_int_equal(ask(fixture, "SELECT count(*) FROM sqlite_schema"), 1);
 }
 
 static void test_a_file_that_is_no_database_is_left_alone(void **state)
 {
     struct fixture *fixture = *state;
-    put_file(fixture->path, "a letter to my aunt");
-    assert_reason(fixture, "history.db: the file is there and is not a database");
-    assert_reason(fixture, "history.db: the file is there and is not a database");
+    store_off_put_file(fixture->path, "a letter to my aunt");
+    store_off_assert_reason(fixture, "history.db: the file is there and is not a database");
+    store_off_assert_reason(fixture, "history.db: the file is there and is not a database");
     assert_int_equal(count_files(fixture, ""), 1);
 }
 
@@ -81,17 +82,17 @@ static void test_a_path_through_a_file_cannot_be(void **state)
 {
     struct fixture *fixture = *state;
     char path[256];
-    put_file(fixture->path, "");
+    store_off_put_file(fixture->path, "");
     snprintf(path, sizeof path, "%s/history.db", fixture->path);
     set_path(fixture, path);
-    assert_reason(fixture, "history.db.lock: Not a directory");
+    store_off_assert_reason(fixture, "history.db.lock: Not a directory");
 }
 
 static void test_a_directory_is_no_database(void **state)
 {
     struct fixture *fixture = *state;
     set_path(fixture, fixture->directory);
-    assert_reason(fixture, "it is not a regular file");
+    store_off_assert_reason(fixture, "it is not a regular file");
 }
 
 static void test_directories_are_made(void **state)
@@ -132,8 +133,9 @@ static int as_somebody(int (*child)(void *data), void *data)
     pid_t pid = fork();
     assert_true(pid >= 0);
     if (pid == 0) {
-        if (geteuid() == 0 && (setgroups(0, NULL) || setgid(65534) || setuid(65534)))
+        if (geteuid() == 0 && (setgroups(0, NULL) || setgid(65534) || setuid(65534))) {
             _exit(99);
+        }
         _exit(child(data));
     }
     int status = 0;
@@ -147,14 +149,15 @@ struct off {
     const char *expected;
 };
 
-static int is_off(void *data)
+static int store_off_is_off(void *data)
 {
     const struct off *off = data;
     const char *reason = "";
     struct store *store;
     if (store_new(&off->fixture->config, &off->fixture->stats, &store) ||
-        store_path(store, &reason))
+        store_path(store, &reason)) {
         return 1;
+    }
     if (!strstr(reason, off->expected)) {
         fprintf(stderr, "'%s' is not in '%s'\n", off->expected, reason);
         return 2;
@@ -168,7 +171,7 @@ static void test_a_directory_that_cannot_be_written_is_no_place(void **state)
     struct fixture *fixture = *state;
     struct off off = {fixture, "history.db.lock: Permission denied"};
     assert_int_equal(chmod(fixture->directory, 0555), 0);
-    assert_int_equal(as_somebody(is_off, &off), 0);
+    assert_int_equal(as_somebody(store_off_is_off, &off), 0);
     assert_int_equal(chmod(fixture->directory, 0755), 0);
 }
 
@@ -183,7 +186,7 @@ static void test_a_file_that_can_only_be_read_is_left_alone(void **state)
     assert_int_equal(chmod(lock, 0666), 0);
     assert_int_equal(chmod(fixture->path, 0444), 0);
     assert_int_equal(chmod(fixture->directory, 0777), 0);
-    assert_int_equal(as_somebody(is_off, &off), 0);
+    assert_int_equal(as_somebody(store_off_is_off, &off), 0);
     assert_int_equal(count_files(fixture, "corrupt"), 0);
 }
 
@@ -195,14 +198,17 @@ static int check_default_path(void *data)
     (void)data;
     setenv("XDG_STATE_HOME", "/x", 1);
     setenv("HOME", "/h", 1);
-    if (store_file_path("", path, reason) || strcmp(path, "/x/attnd/history.db"))
+    if (store_file_path("", path, reason) || strcmp(path, "/x/attnd/history.db")) {
         return 1;
+    }
     setenv("XDG_STATE_HOME", "relative", 1);
-    if (store_file_path("", path, reason) || strcmp(path, "/h/.local/state/attnd/history.db"))
+    if (store_file_path("", path, reason) || strcmp(path, "/h/.local/state/attnd/history.db")) {
         return 2;
+    }
     setenv("HOME", "", 1);
-    if (!store_file_path("", path, reason) || !strstr(reason, "HOME"))
+    if (!store_file_path("", path, reason) || !strstr(reason, "HOME")) {
         return 3;
+    }
     return store_file_path("mine.db", path, reason) || strcmp(path, "mine.db") ? 4 : 0;
 }
 
@@ -219,7 +225,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_a_second_attnd_has_no_history),
         TEST(test_a_newer_database_is_left_alone),
-        TEST(test_a_database_of_another_program_is_left_alone),
+        TEST(test_store_off_a_database_of_another_program_is_left_alone),
         TEST(test_a_file_that_is_no_database_is_left_alone),
         TEST(test_a_path_through_a_file_cannot_be),
         TEST(test_a_directory_is_no_database),

@@ -14,8 +14,9 @@ static void store_windows(struct fixture *fixture, uint64_t count)
 {
     int64_t chunks = (int64_t)(count / 64);
     fixture_open(fixture);
-    for (uint64_t last = 0; last < count; last++)
+    for (uint64_t last = 0; last < count; last++) {
         submit_window(fixture, last, NULL, 0);
+    }
     wait_answer(fixture, "SELECT count(*) FROM chunks", chunks);
     fixture_close(fixture);
 }
@@ -144,8 +145,9 @@ static void test_a_clock_that_is_a_year_ahead_removes_nothing(void **state)
     store_windows(fixture, 100);
     make_older(fixture, YEAR);
     log_capture();
-    for (uint64_t last = 100; last < 104; last++)
+    for (uint64_t last = 100; last < 104; last++) {
         store_one(fixture, last); /* however often it is started */
+    }
     assert_int_equal(log_release("event=history_clock_doubted"), 4);
     assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 104);
     make_older(fixture, "-" YEAR); /* it is right again */
@@ -217,7 +219,7 @@ static void test_a_clock_that_is_trusted_removes_at_once(void **state)
 
 #define STATE_BYTES 40000
 
-static int64_t file_bytes(struct fixture *fixture)
+static int64_t store_retention_file_bytes(struct fixture *fixture)
 {
     struct stat file;
     return stat(fixture->path, &file) ? -1 : (int64_t)file.st_size;
@@ -239,8 +241,9 @@ static uint8_t *make_bytes(void)
 static void submit_large(struct fixture *fixture, uint64_t from, uint64_t to)
 {
     uint8_t *bytes = make_bytes();
-    for (uint64_t last = from; last < to; last++)
+    for (uint64_t last = from; last < to; last++) {
         submit_window(fixture, last, bytes, STATE_BYTES);
+    }
     free(bytes);
 }
 
@@ -284,14 +287,14 @@ static void test_the_file_shrinks_when_the_bound_is_lowered(void **state)
     fixture_open(fixture);
     submit_large(fixture, 0, 60);
     fixture_close(fixture);
-    assert_true(file_bytes(fixture) > 2 << 20);
+    assert_true(store_retention_file_bytes(fixture) > 2 << 20);
     fixture->config.history_max_size = 1 << 20;
     fixture_open(fixture);
     wait_answer(fixture,
                 "SELECT page_count * page_size <= 1 << 20 FROM pragma_page_count, pragma_page_size",
                 1);
     fixture_close(fixture);
-    assert_true(file_bytes(fixture) <= 1 << 20);
+    assert_true(store_retention_file_bytes(fixture) <= 1 << 20);
     assert_sound(fixture);
 }
 

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static uint64_t next_random(uint64_t *state)
+static uint64_t store_series_next_random(uint64_t *state)
 {
     *state = *state * 6364136223846793005u + 1442695040888963407u;
     return *state >> 11;
@@ -17,16 +17,19 @@ static uint64_t next_random(uint64_t *state)
 static double random_number(uint64_t *state)
 {
     static const double odd[] = {0, -0.0, INFINITY, -INFINITY, 5e-324, 1.7976931348623157e308};
-    uint64_t pick = next_random(state) % 16;
-    return pick < 6 ? odd[pick] : pick == 6 ? NAN : (double)next_random(state) * 0x1p-40;
+    uint64_t pick = store_series_next_random(state) % 16;
+    return pick < 6    ? odd[pick]
+           : pick == 6 ? NAN
+                       : (double)store_series_next_random(state) * 0x1p-40;
 }
 
 static void fill_stats(struct result_stat *stats, uint32_t count, bool alike, uint64_t seed)
 {
     for (uint32_t i = 0; i < count; i++) {
         double x = random_number(&seed), y = alike ? x : random_number(&seed);
-        stats[i] = (struct result_stat){x, alike ? NAN : random_number(&seed), y, y, y, y, y, y,
-                                        y, alike ? 1 : next_random(&seed)};
+        stats[i] =
+            (struct result_stat){x, alike ? NAN : random_number(&seed),         y, y, y, y, y, y,
+                                 y, alike ? 1 : store_series_next_random(&seed)};
     }
 }
 
@@ -38,8 +41,9 @@ static int count_prefixes(const struct result_stat *stats, uint32_t count, const
     struct result_stat back[SERIES_WINDOWS_MAX];
     int read = 0;
     for (size_t less = 0; less < size; less++) {
-        if (series_decode(data, less, count, back) == ERR_STORE_FORMAT)
+        if (series_decode(data, less, count, back) == ERR_STORE_FORMAT) {
             continue;
+        }
         read++;
         for (uint32_t i = 0; i < count; i++) {
             assert_true(isnan(back[i].p10));
@@ -77,15 +81,16 @@ static void test_windows_come_back(void **state)
     struct series_window windows[SERIES_WINDOWS_MAX], back[SERIES_WINDOWS_MAX];
     uint8_t data[SERIES_WINDOWS_BYTES(SERIES_WINDOWS_MAX)];
     uint64_t seed = 5;
-    for (uint32_t i = 0; i < SERIES_WINDOWS_MAX; i++)
+    for (uint32_t i = 0; i < SERIES_WINDOWS_MAX; i++) {
         windows[i] = (struct series_window){10 * i,
                                             10 * i + 9,
                                             i,
                                             7 * i + (i == 40), /* not linear */
-                                            next_random(&seed) << 11,
+                                            store_series_next_random(&seed) << 11,
                                             i % 3,
                                             0,
                                             i == 63};
+    }
     size_t size = series_windows_encode(windows, SERIES_WINDOWS_MAX, data);
     assert_int_equal(series_windows_decode(data, size, SERIES_WINDOWS_MAX, back), 0);
     assert_memory_equal(windows, back, sizeof windows);
@@ -134,8 +139,9 @@ static void test_what_cannot_be_deflated_is_kept_as_it_is(void **state)
     uint8_t data[100], packed[100], back[100];
     uint64_t seed = 1;
     (void)state;
-    for (size_t i = 0; i < sizeof data; i++)
-        data[i] = (uint8_t)(next_random(&seed) >> 20);
+    for (size_t i = 0; i < sizeof data; i++) {
+        data[i] = (uint8_t)(store_series_next_random(&seed) >> 20);
+    }
     assert_int_equal(blob_deflate(data, sizeof data, packed), 0);
     assert_int_equal(blob_inflate(data, sizeof data, back, sizeof back), 0);
     assert_memory_equal(data, back, sizeof data);

@@ -110,8 +110,9 @@ static void test_a_map_is_stored_deflated(void **state)
 {
     struct fixture *fixture = *state;
     uint16_t values[128 * 128];
-    for (size_t i = 0; i < 128 * 128; i++)
+    for (size_t i = 0; i < 128 * 128; i++) {
         values[i] = (uint16_t)(i % 7 + 0x3c00);
+    }
     const struct store_map map = {.layer = {STACK_DECODER, 0, SITE_SELF},
                                   .window = {WINDOW_EPOCH, 2, 3, 2, 2, true},
                                   .epoch = 3,
@@ -154,8 +155,8 @@ struct visits {
     char text[256];
 };
 
-static void visit(void *data, const char *job, const uint8_t *run, const char *key,
-                  const void *value, size_t size)
+static void store_visit(void *data, const char *job, const uint8_t *run, const char *key,
+                        const void *value, size_t size)
 {
     struct visits *visits = data;
     char line[64];
@@ -164,7 +165,7 @@ static void visit(void *data, const char *job, const uint8_t *run, const char *k
     visits->count++;
 }
 
-static void keep(struct fixture *fixture, uint8_t run, const char *key, const char *value)
+static void store_keep(struct fixture *fixture, uint8_t run, const char *key, const char *value)
 {
     struct store_batch *batch = batch_of(run, 1);
     assert_int_equal(batch_keep(batch, key, value, strlen(value)), 0);
@@ -176,7 +177,7 @@ static void assert_kept(struct fixture *fixture, const char *expected)
     struct visits visits = {0};
     fixture_close(fixture);
     fixture_open(fixture);
-    store_each_kept(fixture->store, visit, &visits);
+    store_each_kept(fixture->store, store_visit, &visits);
     assert_string_equal(visits.text, expected);
 }
 
@@ -184,11 +185,11 @@ static void test_kept_values_come_back_in_order(void **state)
 {
     struct fixture *fixture = *state;
     fixture_open(fixture);
-    keep(fixture, 9, "b", "1");
-    keep(fixture, 7, "b", "2");
-    keep(fixture, 7, "a", "3");
-    keep(fixture, 7, "b", "4");
-    keep(fixture, 9, "empty", "");
+    store_keep(fixture, 9, "b", "1");
+    store_keep(fixture, 7, "b", "2");
+    store_keep(fixture, 7, "a", "3");
+    store_keep(fixture, 7, "b", "4");
+    store_keep(fixture, 9, "empty", "");
     assert_kept(fixture, "j 9 b=1;j 9 empty=;j 7 a=3;j 7 b=4;");
 }
 
@@ -197,10 +198,10 @@ static void test_a_prefix_is_forgotten_of_one_run(void **state)
     struct fixture *fixture = *state;
     struct store_batch *batch = batch_of(7, 1);
     fixture_open(fixture);
-    keep(fixture, 7, "a/1", "x");
-    keep(fixture, 7, "a%", "y");
-    keep(fixture, 7, "b", "z");
-    keep(fixture, 8, "a/1", "w");
+    store_keep(fixture, 7, "a/1", "x");
+    store_keep(fixture, 7, "a%", "y");
+    store_keep(fixture, 7, "b", "z");
+    store_keep(fixture, 8, "a/1", "w");
     assert_int_equal(batch_forget(batch, "a/"), 0);
     submit(fixture, batch);
     assert_kept(fixture, "j 7 a%=y;j 7 b=z;j 8 a/1=w;");
@@ -217,7 +218,7 @@ static void test_what_an_ended_run_kept_is_not_visited(void **state)
     const struct store_run ended = {"j", id, JOB_ENDED, 2, 1, 1, 1};
     struct store_batch *batch = batch_new(&ended);
     fixture_open(fixture);
-    keep(fixture, 7, "a", "x");
+    store_keep(fixture, 7, "a", "x");
     submit(fixture, batch);
     assert_kept(fixture, "");
 }
@@ -229,8 +230,9 @@ static void test_a_submitted_batch_is_committed_at_the_end(void **state)
     struct fixture *fixture = *state;
     fixture->config.history_commit = 60000000000;
     fixture_open(fixture);
-    for (uint64_t last = 0; last < 10; last++)
+    for (uint64_t last = 0; last < 10; last++) {
         submit_window(fixture, last, "x", 1);
+    }
     fixture_close(fixture);
     assert_int_equal(count_files(fixture, "-wal"), 0);
     assert_int_equal(stats_get(&fixture->stats, COUNT_STORED), 10);
@@ -267,8 +269,9 @@ static void test_the_log_is_moved_into_the_file_without_more_to_write(void **sta
     fixture_open(fixture);
     submit_window(fixture, 1, "x", 1);
     wait_count(fixture, COUNT_STORED, 1);
-    for (int i = 0; i < 2000 && ask_file_alone(fixture, "SELECT last FROM windows") != 1; i++)
+    for (int i = 0; i < 2000 && ask_file_alone(fixture, "SELECT last FROM windows") != 1; i++) {
         usleep(2000);
+    }
     assert_int_equal(ask_file_alone(fixture, "SELECT last FROM windows"), 1);
 }
 
@@ -332,7 +335,7 @@ static void test_room_comes_back_after_a_commit(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
 
-static mode_t rights_of(const struct fixture *fixture, const char *suffix)
+static mode_t store_rights_of(const struct fixture *fixture, const char *suffix)
 {
     char path[160];
     struct stat file;
@@ -348,8 +351,9 @@ static void assert_closed_to_others(struct fixture *fixture)
     fixture_open(fixture);
     submit_window(fixture, 3, "state", 5);
     wait_count(fixture, COUNT_STORED, 1);
-    for (int i = 0; i < 4; i++)
-        assert_int_equal(rights_of(fixture, suffixes[i]), 0600);
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(store_rights_of(fixture, suffixes[i]), 0600);
+    }
     fixture_close(fixture);
 }
 

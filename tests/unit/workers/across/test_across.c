@@ -7,7 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static struct attention map_of(const void *weights, uint32_t heads, uint32_t queries, uint32_t keys)
+static struct attention across_map_of(const void *weights, uint32_t heads, uint32_t queries,
+                                      uint32_t keys)
 {
     return (struct attention){.weights = weights,
                               .dtype = DTYPE_F64,
@@ -28,8 +29,8 @@ static struct moments weighted(const struct attention *a, const double *weight, 
 }
 
 /* By every instruction set that is here. */
-static void expect_map(const struct attention *a, const double *weight, uint64_t n, double mean,
-                       double variance)
+static void across_expect_map(const struct attention *a, const double *weight, uint64_t n,
+                              double mean, double variance)
 {
     for (int isa = 0; isa < ISA_COUNT; isa++) {
         if (isa_available((enum isa)isa)) {
@@ -45,8 +46,8 @@ static void test_a_weighted_map_is_the_weighted_sum(void **state)
 {
     (void)state;
     const double x[2][1][3] = {{{1, 2, 3}}, {{10, 20, 30}}}, weight[] = {2, 0.1};
-    struct attention a = map_of(x, 2, 1, 3);
-    expect_map(&a, weight, 3, 6, 9); /* 3, 6, 9 */
+    struct attention a = across_map_of(x, 2, 1, 3);
+    across_expect_map(&a, weight, 3, 6, 9); /* 3, 6, 9 */
 }
 
 /* No entry of a head that takes no part is looked at. */
@@ -54,23 +55,23 @@ static void test_heads_without_weight_take_no_part(void **state)
 {
     (void)state;
     const double x[3][1][2] = {{{NAN, INFINITY}}, {{1, 3}}, {{NAN, 1}}}, weight[] = {0, 1, NAN};
-    struct attention a = map_of(x, 3, 1, 2);
-    expect_map(&a, weight, 2, 2, 2);
+    struct attention a = across_map_of(x, 3, 1, 2);
+    across_expect_map(&a, weight, 2, 2, 2);
 }
 
-static void test_entries_that_are_not_finite_are_left_out(void **state)
+static void test_across_entries_that_are_not_finite_are_left_out(void **state)
 {
     (void)state;
     const double x[2][2][2] = {{{1, NAN}, {3, 5}}, {{1, 1}, {INFINITY, 1}}}, weight[] = {1, 1};
-    struct attention a = map_of(x, 2, 2, 2);
-    expect_map(&a, weight, 2, 4, 8); /* 2 and 6 */
+    struct attention a = across_map_of(x, 2, 2, 2);
+    across_expect_map(&a, weight, 2, 4, 8); /* 2 and 6 */
 }
 
 static void test_a_map_of_no_head_has_no_entries(void **state)
 {
     (void)state;
     const double x[] = {1, 2}, weight[] = {NAN};
-    struct attention a = map_of(x, 1, 1, 2);
+    struct attention a = across_map_of(x, 1, 1, 2);
     for (int isa = 0; isa < ISA_COUNT; isa++) {
         assert_int_equal(weighted(&a, weight, (enum isa)isa).n, 0);
     }
@@ -81,8 +82,8 @@ static void test_weights_and_entries_may_be_large(void **state)
 {
     (void)state;
     const double x[2][1][2] = {{{1, 3}}, {{1e60, 3e60}}}, weight[] = {1e60, 1};
-    struct attention a = map_of(x, 2, 1, 2);
-    expect_map(&a, weight, 2, 4e60, 8e120);
+    struct attention a = across_map_of(x, 2, 1, 2);
+    across_expect_map(&a, weight, 2, 4e60, 8e120);
     const double infinite[] = {1, INFINITY};
     for (int isa = 0; isa < ISA_COUNT; isa++) {
         assert_int_equal(weighted(&a, infinite, (enum isa)isa).n, 0);
@@ -94,7 +95,7 @@ static void test_weights_and_entries_may_be_large(void **state)
 #define KEYS  701
 
 /* More entries than one chunk, no multiple of anything, at an odd address. */
-static void test_every_instruction_set_agrees_with_the_reference(void **state)
+static void test_across_every_instruction_set_agrees_with_the_reference(void **state)
 {
     (void)state;
     size_t bytes = sizeof(float) * HEADS * ROWS * KEYS;
@@ -105,7 +106,7 @@ static void test_every_instruction_set_agrees_with_the_reference(void **state)
         float x = (float)random_unit(&random);
         memcpy(memory + 1 + i, &x, sizeof x);
     }
-    struct attention a = map_of(memory + 1, HEADS, ROWS, KEYS);
+    struct attention a = across_map_of(memory + 1, HEADS, ROWS, KEYS);
     a.dtype = DTYPE_F32;
     const double weight[HEADS] = {0.1, -0.5, 0, 2, 1, 1, 0.25};
     struct moments want = weighted(&a, weight, ISA_SCALAR);
@@ -137,7 +138,7 @@ static void test_the_gradient_score_sums_magnitudes(void **state)
 {
     (void)state;
     const double x[2][1][2] = {{{0.25, 0.75}}, {{1, 0}}}, grad[2][1][2] = {{{4, -4}}, {{-3, 100}}};
-    struct attention a = map_of(x, 2, 1, 2);
+    struct attention a = across_map_of(x, 2, 1, 2);
     a.grad = grad;
     expect_score(&a, (double[]){4, 3});
 }
@@ -148,7 +149,7 @@ static void test_only_valid_finite_products_of_sound_rows_count(void **state)
     (void)state;
     const double x[2][2][2] = {{{1, 5}, {0.5, 0.5}}, {{1, 5}, {3, 0}}};
     const double grad[2][2][2] = {{{2, 7}, {NAN, 6}}, {{1, NAN}, {8, 8}}};
-    struct attention a = map_of(x, 2, 2, 2);
+    struct attention a = across_map_of(x, 2, 2, 2);
     a.grad = grad;
     a.causal = true;
     expect_score(&a, (double[]){2 + 3, 1});
@@ -159,7 +160,7 @@ static void test_small_gradients_are_not_lost(void **state)
     (void)state;
     const double x[2][1][2] = {{{0.5, 0.5}}, {{1, 0}}};
     const double grad[2][1][2] = {{{4e-60, 4e-60}}, {{1e-60, 0}}};
-    struct attention a = map_of(x, 2, 1, 2);
+    struct attention a = across_map_of(x, 2, 1, 2);
     a.grad = grad;
     expect_score(&a, (double[]){4e-60, 1e-60});
 }
@@ -207,7 +208,7 @@ static void test_each_head_has_its_largest_entries(void **state)
 {
     (void)state;
     const double x[2][3][2] = {{{1, 2}, {4, 3}, {0, 4}}, {{9, 9}, {9, 9}, {NAN, 10}}};
-    struct attention a = map_of(x, 2, 3, 2);
+    struct attention a = across_map_of(x, 2, 3, 2);
     expect_pairs(&a, 0, (struct pair[]){{1, 0, 4}, {2, 1, 4}, {1, 1, 3}}, LIMIT);
     expect_pairs(&a, 1, (struct pair[]){{2, 1, 10}, {0, 0, 9}, {0, 1, 9}}, LIMIT);
 }
@@ -217,7 +218,7 @@ static void test_pairs_average_over_the_samples_that_are_finite(void **state)
 {
     (void)state;
     const double x[2][1][1][3] = {{{{1, NAN, NAN}}}, {{{4, 3, INFINITY}}}};
-    struct attention a = map_of(x, 1, 1, 3);
+    struct attention a = across_map_of(x, 1, 1, 3);
     a.batch = 2;
     expect_pairs(&a, 0, (struct pair[]){{0, 1, 3}, {0, 0, 2.5}}, 2);
 }
@@ -227,7 +228,7 @@ static void test_rounding_hides_no_pair(void **state)
 {
     (void)state;
     const double x[5][1] = {{0.1}, {1}, {1 + 1e-12}, {1e300}, {2e300}};
-    struct attention a = map_of(x, 1, 5, 1);
+    struct attention a = across_map_of(x, 1, 5, 1);
     expect_pairs(&a, 0, (struct pair[]){{4, 0, 2e300}, {3, 0, 1e300}, {2, 0, 1 + 1e-12}}, LIMIT);
 }
 
@@ -241,11 +242,11 @@ static void test_lists_merge_in_order(void **state)
     assert_true(into[0].query == 0 && into[1].query == 2 && into[1].key == 0);
 }
 
-static void test_out_of_memory_is_reported(void **state)
+static void test_across_out_of_memory_is_reported(void **state)
 {
     (void)state;
     const double x[] = {1}, weight[] = {1};
-    struct attention a = map_of(x, 1, 1, 1);
+    struct attention a = across_map_of(x, 1, 1, 1);
     a.grad = x;
     for (int isa = 0; isa < ISA_COUNT; isa++) {
         struct scratch scratch = {0};
@@ -270,10 +271,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_weighted_map_is_the_weighted_sum),
         cmocka_unit_test(test_heads_without_weight_take_no_part),
-        cmocka_unit_test(test_entries_that_are_not_finite_are_left_out),
+        cmocka_unit_test(test_across_entries_that_are_not_finite_are_left_out),
         cmocka_unit_test(test_a_map_of_no_head_has_no_entries),
         cmocka_unit_test(test_weights_and_entries_may_be_large),
-        cmocka_unit_test(test_every_instruction_set_agrees_with_the_reference),
+        cmocka_unit_test(test_across_every_instruction_set_agrees_with_the_reference),
         cmocka_unit_test(test_the_gradient_score_sums_magnitudes),
         cmocka_unit_test(test_only_valid_finite_products_of_sound_rows_count),
         cmocka_unit_test(test_small_gradients_are_not_lost),
@@ -282,7 +283,7 @@ int main(void)
         cmocka_unit_test(test_pairs_average_over_the_samples_that_are_finite),
         cmocka_unit_test(test_rounding_hides_no_pair),
         cmocka_unit_test(test_lists_merge_in_order),
-        cmocka_unit_test(test_out_of_memory_is_reported),
+        cmocka_unit_test(test_across_out_of_memory_is_reported),
     };
     return cmocka_run_group_tests_name("across", tests, NULL, NULL);
 }

@@ -9,7 +9,8 @@
 
 #define LN2 0.693147180559945309
 
-static struct attention map_of(const void *weights, uint32_t heads, uint32_t queries, uint32_t keys)
+static struct attention similarity_map_of(const void *weights, uint32_t heads, uint32_t queries,
+                                          uint32_t keys)
 {
     return (struct attention){.weights = weights,
                               .dtype = DTYPE_F64,
@@ -19,7 +20,7 @@ static struct attention map_of(const void *weights, uint32_t heads, uint32_t que
                               .keys = keys};
 }
 
-static struct similarity compute(const struct attention *a, enum isa isa)
+static struct similarity test_similarity_compute(const struct attention *a, enum isa isa)
 {
     struct similarity s;
     struct scratch scratch = {0};
@@ -38,7 +39,7 @@ static void expect_pair(const struct attention *a, double cosine, double js, uin
         }
         double got[4];
         double tolerance = isa == ISA_SCALAR ? 1e-14 : 1e-6;
-        struct similarity s = compute(a, (enum isa)isa);
+        struct similarity s = test_similarity_compute(a, (enum isa)isa);
         similarity_cosine(&s, got);
         assert_close(got[1], cosine, tolerance);
         assert_true(got[1] == got[2] && got[0] == 1 && got[3] == 1);
@@ -66,8 +67,8 @@ static void test_identical_heads_are_exactly_alike(void **state)
         }
     }
     memcpy(x[1], x[0], sizeof x[0]);
-    struct attention a = map_of(x, 2, 3, 7);
-    struct similarity s = compute(&a, isa_best());
+    struct attention a = similarity_map_of(x, 2, 3, 7);
+    struct similarity s = test_similarity_compute(&a, isa_best());
     double js[4];
     similarity_js(&s, js);
     assert_true(js[1] == 0);
@@ -79,7 +80,7 @@ static void test_heads_without_a_common_key_are_as_far_as_can_be(void **state)
 {
     (void)state;
     const double x[2][2][2] = {{{1, 0}, {0, 1}}, {{0, 1}, {1, 0}}};
-    struct attention a = map_of(x, 2, 2, 2);
+    struct attention a = similarity_map_of(x, 2, 2, 2);
     expect_pair(&a, 0, LN2, 2);
 }
 
@@ -87,7 +88,7 @@ static void test_focused_against_uniform(void **state)
 {
     (void)state;
     const double x[2][1][2] = {{{1, 0}}, {{0.5, 0.5}}};
-    struct attention a = map_of(x, 2, 1, 2);
+    struct attention a = similarity_map_of(x, 2, 1, 2);
     expect_pair(&a, sqrt(0.5), 0.75 * log(4.0 / 3), 1);
 }
 
@@ -96,7 +97,7 @@ static void test_only_rows_sound_in_both_count(void **state)
 {
     (void)state;
     const double x[2][2][2] = {{{1, 0}, {1, 0}}, {{0.5, 0.5}, {3, 0}}};
-    struct attention a = map_of(x, 2, 2, 2);
+    struct attention a = similarity_map_of(x, 2, 2, 2);
     expect_pair(&a, sqrt(0.5), 0.75 * log(4.0 / 3), 1);
 }
 
@@ -104,7 +105,7 @@ static void test_excluded_keys_are_not_read(void **state)
 {
     (void)state;
     const double x[2][2][2] = {{{1, NAN}, {1, 0}}, {{1, 7}, {0.5, 0.5}}};
-    struct attention a = map_of(x, 2, 2, 2);
+    struct attention a = similarity_map_of(x, 2, 2, 2);
     a.causal = true;
     expect_pair(&a, 1.5 / (sqrt(2) * sqrt(1.5)), 0.75 * log(4.0 / 3) / 2, 2);
 }
@@ -114,7 +115,7 @@ static void test_dropout_rows_are_compared_as_distributions(void **state)
 {
     (void)state;
     const double x[2][1][2] = {{{2, 0}}, {{0.75, 0.75}}};
-    struct attention a = map_of(x, 2, 1, 2);
+    struct attention a = similarity_map_of(x, 2, 1, 2);
     a.dropout = true;
     expect_pair(&a, sqrt(0.5), 0.75 * log(4.0 / 3), 1);
 }
@@ -123,11 +124,11 @@ static void test_a_row_that_dropout_emptied_has_no_divergence(void **state)
 {
     (void)state;
     const double x[2][2][2] = {{{0, 0}, {1, 0}}, {{0.5, 0.5}, {0.5, 0.5}}};
-    struct attention a = map_of(x, 2, 2, 2);
+    struct attention a = similarity_map_of(x, 2, 2, 2);
     a.dropout = true;
     for (int isa = 0; isa < ISA_COUNT; isa++) {
         if (isa_available((enum isa)isa)) {
-            struct similarity s = compute(&a, (enum isa)isa);
+            struct similarity s = test_similarity_compute(&a, (enum isa)isa);
             double js[4];
             similarity_js(&s, js);
             assert_close(js[1], 0.75 * log(4.0 / 3), 1e-6);
@@ -141,8 +142,8 @@ static void test_without_a_sound_row_nothing_exists(void **state)
 {
     (void)state;
     const double x[2][1][2] = {{{1, 0}}, {{3, 0}}};
-    struct attention a = map_of(x, 2, 1, 2);
-    struct similarity s = compute(&a, ISA_SCALAR);
+    struct attention a = similarity_map_of(x, 2, 1, 2);
+    struct similarity s = test_similarity_compute(&a, ISA_SCALAR);
     double cosine[4], js[4];
     similarity_cosine(&s, cosine);
     similarity_js(&s, js);
@@ -159,8 +160,8 @@ static void test_one_head(void **state)
 {
     (void)state;
     const double x[] = {1};
-    struct attention a = map_of(x, 1, 1, 1);
-    struct similarity s = compute(&a, isa_best());
+    struct attention a = similarity_map_of(x, 1, 1, 1);
+    struct similarity s = test_similarity_compute(&a, isa_best());
     double cosine, js;
     similarity_cosine(&s, &cosine);
     similarity_js(&s, &js);
@@ -173,7 +174,7 @@ static void test_one_head(void **state)
 #define ROWS  40
 #define KEYS  1500
 
-static void fill(float *x, uint64_t *random)
+static void test_similarity_fill(float *x, uint64_t *random)
 {
     for (uint32_t row = 0; row < HEADS * ROWS; row++) {
         double sum = 0;
@@ -188,21 +189,21 @@ static void fill(float *x, uint64_t *random)
 }
 
 /* Rows longer than the stretch the fast path cuts them into. */
-static void test_every_instruction_set_agrees_with_the_reference(void **state)
+static void test_similarity_every_instruction_set_agrees_with_the_reference(void **state)
 {
     (void)state;
     float *x = malloc(sizeof(float) * HEADS * ROWS * KEYS);
     assert_non_null(x);
     uint64_t random = 7;
-    fill(x, &random);
-    struct attention a = map_of(x, HEADS, ROWS, KEYS);
+    test_similarity_fill(x, &random);
+    struct attention a = similarity_map_of(x, HEADS, ROWS, KEYS);
     a.dtype = DTYPE_F32;
-    struct similarity want = compute(&a, ISA_SCALAR);
+    struct similarity want = test_similarity_compute(&a, ISA_SCALAR);
     for (int isa = ISA_PORTABLE; isa < ISA_COUNT; isa++) {
         if (!isa_available((enum isa)isa)) {
             continue;
         }
-        struct similarity got = compute(&a, (enum isa)isa);
+        struct similarity got = test_similarity_compute(&a, (enum isa)isa);
         for (uint32_t i = 0; i < HEADS * HEADS; i++) {
             assert_int_equal(got.rows[i], want.rows[i]);
             assert_close(got.js[i], want.js[i], 1e-5 * ROWS);
@@ -215,13 +216,13 @@ static void test_every_instruction_set_agrees_with_the_reference(void **state)
     free(x);
 }
 
-static void test_blocks_merge_to_the_whole(void **state)
+static void test_similarity_blocks_merge_to_the_whole(void **state)
 {
     (void)state;
     const double x[2][3][2] = {{{1, 0}, {0.5, 0.5}, {0.25, 0.75}},
                                {{0, 1}, {0.5, 0.5}, {0.75, 0.25}}};
-    struct attention a = map_of(x, 2, 3, 2);
-    struct similarity whole = compute(&a, ISA_SCALAR), parts[2];
+    struct attention a = similarity_map_of(x, 2, 3, 2);
+    struct similarity whole = test_similarity_compute(&a, ISA_SCALAR), parts[2];
     struct scratch scratch = {0};
     for (uint32_t p = 0; p < 2; p++) {
         assert_int_equal(similarity_init(&parts[p], 2), 0);
@@ -246,8 +247,8 @@ static void test_redundant_pairs_come_in_order(void **state)
 {
     (void)state;
     const double x[4][1][2] = {{{1, 0}}, {{1, 0}}, {{0.9, 0.1}}, {{1, 0}}};
-    struct attention a = map_of(x, 4, 1, 2);
-    struct similarity s = compute(&a, ISA_SCALAR);
+    struct attention a = similarity_map_of(x, 4, 1, 2);
+    struct similarity s = test_similarity_compute(&a, ISA_SCALAR);
     struct redundant_pair pairs[4] = {{0}};
     assert_int_equal(similarity_redundant(&s, 1, 4, pairs), 6);
     const uint32_t want[4][2] = {{0, 1}, {0, 3}, {1, 3}, {0, 2}};
@@ -261,7 +262,7 @@ static void test_redundant_pairs_come_in_order(void **state)
     similarity_clear(&s);
 }
 
-static void test_out_of_memory_is_reported(void **state)
+static void test_similarity_out_of_memory_is_reported(void **state)
 {
     (void)state;
     struct similarity s;
@@ -272,7 +273,7 @@ static void test_out_of_memory_is_reported(void **state)
     }
     heap_fail_at(0);
     const double x[] = {1};
-    struct attention a = map_of(x, 1, 1, 1);
+    struct attention a = similarity_map_of(x, 1, 1, 1);
     for (int isa = 0; isa < ISA_COUNT; isa++) {
         struct scratch scratch = {0};
         assert_int_equal(similarity_init(&s, 1), 0);
@@ -302,10 +303,10 @@ int main(void)
         cmocka_unit_test(test_a_row_that_dropout_emptied_has_no_divergence),
         cmocka_unit_test(test_without_a_sound_row_nothing_exists),
         cmocka_unit_test(test_one_head),
-        cmocka_unit_test(test_every_instruction_set_agrees_with_the_reference),
-        cmocka_unit_test(test_blocks_merge_to_the_whole),
+        cmocka_unit_test(test_similarity_every_instruction_set_agrees_with_the_reference),
+        cmocka_unit_test(test_similarity_blocks_merge_to_the_whole),
         cmocka_unit_test(test_redundant_pairs_come_in_order),
-        cmocka_unit_test(test_out_of_memory_is_reported),
+        cmocka_unit_test(test_similarity_out_of_memory_is_reported),
         cmocka_unit_test(test_bytes_are_what_is_allocated),
     };
     return cmocka_run_group_tests_name("similarity", tests, NULL, NULL);

@@ -131,8 +131,8 @@ static void test_offset_moves_the_causal_bound_and_the_window(void **state)
     assert_keys(&a, 0, 1, "012345");
 }
 
-static void assert_range(const struct attention *a, uint32_t b, uint32_t i, uint32_t begin,
-                         uint32_t end)
+static void attention_assert_range(const struct attention *a, uint32_t b, uint32_t i,
+                                   uint32_t begin, uint32_t end)
 {
     uint32_t got_begin, got_end;
     attention_key_range(a, b, i, &got_begin, &got_end);
@@ -150,15 +150,15 @@ static void test_key_range_is_what_the_bounds_leave(void **state)
     a.mask = mask; /* holes are not its business */
     a.documents = documents;
     a.self = true;
-    assert_range(&a, 0, 0, 0, 5);
+    attention_assert_range(&a, 0, 0, 0, 5);
     a.causal = true;
-    assert_range(&a, 0, 1, 0, 2);
-    assert_range(&a, 0, 8, 0, 5);
+    attention_assert_range(&a, 0, 1, 0, 2);
+    attention_assert_range(&a, 0, 8, 0, 5);
     a.window = 2;
-    assert_range(&a, 0, 3, 2, 4);
-    assert_range(&a, 0, 5, 4, 5);
-    assert_range(&a, 0, 6, 5, 5);
-    assert_range(&a, 0, 8, 5, 5);
+    attention_assert_range(&a, 0, 3, 2, 4);
+    attention_assert_range(&a, 0, 5, 4, 5);
+    attention_assert_range(&a, 0, 6, 5, 5);
+    attention_assert_range(&a, 0, 8, 5, 5);
 }
 
 static void test_documents_do_not_see_each_other(void **state)

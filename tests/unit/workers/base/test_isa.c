@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-static int parse(const char *name, enum isa *ret_isa)
+static int test_isa_parse(const char *name, enum isa *ret_isa)
 {
     return isa_parse(name, strlen(name), ret_isa);
 }
@@ -35,7 +35,7 @@ static void test_names_are_those_of_what_is_available(void **state)
     (void)state;
     for (int k = 0; k < ISA_COUNT; k++) {
         enum isa isa = ISA_COUNT;
-        int rc = parse(isa_name[k], &isa);
+        int rc = test_isa_parse(isa_name[k], &isa);
         assert_int_equal(rc, isa_available((enum isa)k) ? 0 : ERR_ARGUMENT);
         assert_int_equal(isa, rc == 0 ? k : ISA_COUNT);
     }
@@ -45,7 +45,7 @@ static void test_auto_is_the_best(void **state)
 {
     (void)state;
     enum isa isa = ISA_COUNT;
-    assert_int_equal(parse("auto", &isa), 0);
+    assert_int_equal(test_isa_parse("auto", &isa), 0);
     assert_int_equal(isa, isa_best());
 }
 
@@ -55,7 +55,7 @@ static void test_other_names_are_refused(void **state)
     static const char *const names[] = {"", "avx", "avx5", "avx5120", "AVX2", "sse2", "autos"};
     for (size_t k = 0; k < sizeof names / sizeof names[0]; k++) {
         enum isa isa = ISA_COUNT;
-        assert_int_equal(parse(names[k], &isa), ERR_ARGUMENT);
+        assert_int_equal(test_isa_parse(names[k], &isa), ERR_ARGUMENT);
         assert_int_equal(isa, ISA_COUNT);
     }
 }

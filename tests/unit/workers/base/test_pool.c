@@ -29,12 +29,12 @@ static void run_gated(struct pool_job *job, struct scratch *scratch)
     (void)scratch;
     struct gated *g = (struct gated *)job;
     pthread_getname_np(pthread_self(), g->name, sizeof g->name);
-    if (g->entered != NULL) {
+    if (g->entered) {
         sem_post(g->entered);
         sem_wait(g->gate);
     }
     unsigned before = atomic_fetch_add(g->ran, 1);
-    if (g->order != NULL) {
+    if (g->order) {
         g->order[before] = g->index;
     }
 }
@@ -46,7 +46,7 @@ struct fixture {
     uint32_t order[JOBS];
 };
 
-static void begin(struct fixture *f)
+static void pool_begin(struct fixture *f)
 {
     memset(f, 0, sizeof *f);
     sem_init(&f->entered, 0, 0);
@@ -57,7 +57,7 @@ static void begin(struct fixture *f)
     }
 }
 
-static void end(struct fixture *f)
+static void pool_end(struct fixture *f)
 {
     sem_destroy(&f->entered);
     sem_destroy(&f->gate);
@@ -71,7 +71,7 @@ static void make_gated(struct fixture *f, uint32_t begin_index, uint32_t end_ind
     }
 }
 
-static void wait_for(sem_t *semaphore, uint32_t times)
+static void pool_wait_for(sem_t *semaphore, uint32_t times)
 {
     for (uint32_t i = 0; i < times; i++) {
         sem_wait(semaphore);
@@ -86,7 +86,7 @@ static void open_gate(struct fixture *f, uint32_t times)
 }
 
 /* Links jobs [first, first + count) and submits them. */
-static int submit(struct pool *pool, struct fixture *f, uint32_t first, uint32_t count)
+static int test_pool_submit(struct pool *pool, struct fixture *f, uint32_t first, uint32_t count)
 {
     for (uint32_t i = first; i + 1 < first + count; i++) {
         f->job[i].job.next = &f->job[i + 1].job;
@@ -105,13 +105,13 @@ static void test_full_queue_rejects_and_keeps_the_jobs(void **state)
 {
     (void)state;
     struct fixture f;
-    begin(&f);
+    pool_begin(&f);
     make_gated(&f, 0, 1);
     struct pool *pool = new_pool(1, 3);
-    assert_int_equal(submit(pool, &f, 0, 1), 0);
-    wait_for(&f.entered, 1); /* the worker is busy: the queue is all there is */
-    assert_int_equal(submit(pool, &f, 1, 3), 0);
-    assert_int_equal(submit(pool, &f, 4, 1), ERR_AGAIN);
+    assert_int_equal(test_pool_submit(pool, &f, 0, 1), 0);
+    pool_wait_for(&f.entered, 1); /* the worker is busy: the queue is all there is */
+    assert_int_equal(test_pool_submit(pool, &f, 1, 3), 0);
+    assert_int_equal(test_pool_submit(pool, &f, 4, 1), ERR_AGAIN);
     struct pool_stats stats = pool_stats(pool);
     assert_int_equal(stats.queued, 3);
     assert_int_equal(stats.submitted, 4);
@@ -120,48 +120,49 @@ static void test_full_queue_rejects_and_keeps_the_jobs(void **state)
     pool_free(&pool);
     assert_int_equal(atomic_load(&f.ran), 4);
     assert_int_equal(f.job[4].name[0], '\0'); /* never ran */
-    end(&f);
+    pool_end(&f);
 }
 
 static void test_a_list_goes_in_whole_or_not_at_all(void **state)
 {
     (void)state;
     struct fixture f;
-    begin(&f);
+    pool_begin(&f);
     make_gated(&f, 0, 1);
     struct pool *pool = new_pool(1, 4);
-    assert_int_equal(submit(pool, &f, 0, 1), 0);
-    wait_for(&f.entered, 1);
-    assert_int_equal(submit(pool, &f, 1, 2), 0);
-    assert_int_equal(submit(pool, &f, 3, 3), ERR_AGAIN);
+    assert_int_equal(test_pool_submit(pool, &f, 0, 1), 0);
+    pool_wait_for(&f.entered, 1);
+    assert_int_equal(test_pool_submit(pool, &f, 1, 2), 0);
+    assert_int_equal(test_pool_submit(pool, &f, 3, 3), ERR_AGAIN);
     assert_int_equal(pool_stats(pool).queued, 2);
     assert_ptr_equal(f.job[3].job.next, &f.job[4].job); /* the list is as it was */
-    assert_int_equal(submit(pool, &f, 3, 2), 0);
-    assert_int_equal(submit(pool, &f, 0, 5), ERR_AGAIN); /* more than the queue could ever hold */
+    assert_int_equal(test_pool_submit(pool, &f, 3, 2), 0);
+    assert_int_equal(test_pool_submit(pool, &f, 0, 5),
+                     ERR_AGAIN); /* more than the queue could ever hold */
     open_gate(&f, 1);
     pool_free(&pool);
     assert_int_equal(atomic_load(&f.ran), 5);
-    end(&f);
+    pool_end(&f);
 }
 
 static void test_jobs_of_one_worker_run_in_order(void **state)
 {
     (void)state;
     struct fixture f;
-    begin(&f);
+    pool_begin(&f);
     make_gated(&f, 0, 1);
     struct pool *pool = new_pool(1, JOBS);
-    assert_int_equal(submit(pool, &f, 0, 1), 0);
-    wait_for(&f.entered, 1);
-    assert_int_equal(submit(pool, &f, 1, 10), 0);
-    assert_int_equal(submit(pool, &f, 11, JOBS - 11), 0);
+    assert_int_equal(test_pool_submit(pool, &f, 0, 1), 0);
+    pool_wait_for(&f.entered, 1);
+    assert_int_equal(test_pool_submit(pool, &f, 1, 10), 0);
+    assert_int_equal(test_pool_submit(pool, &f, 11, JOBS - 11), 0);
     assert_int_equal(pool_stats(pool).queued_max, JOBS - 1);
     open_gate(&f, 1);
     pool_free(&pool);
     for (uint32_t i = 0; i < JOBS; i++) {
         assert_int_equal(f.order[i], i);
     }
-    end(&f);
+    pool_end(&f);
 }
 
 /* All of them are inside a job at once; with one worker fewer this would never return. */
@@ -169,35 +170,35 @@ static void test_all_workers_run_at_the_same_time(void **state)
 {
     (void)state;
     struct fixture f;
-    begin(&f);
+    pool_begin(&f);
     make_gated(&f, 0, 8);
     struct pool *pool = new_pool(8, 8);
     assert_int_equal(pool_stats(pool).threads, 8);
-    assert_int_equal(submit(pool, &f, 0, 3), 0);
-    assert_int_equal(submit(pool, &f, 3, 5), 0);
-    wait_for(&f.entered, 8);
+    assert_int_equal(test_pool_submit(pool, &f, 0, 3), 0);
+    assert_int_equal(test_pool_submit(pool, &f, 3, 5), 0);
+    pool_wait_for(&f.entered, 8);
     assert_int_equal(atomic_load(&f.ran), 0);
     open_gate(&f, 8);
     pool_free(&pool);
     assert_int_equal(atomic_load(&f.ran), 8);
-    end(&f);
+    pool_end(&f);
 }
 
 static void test_workers_are_named(void **state)
 {
     (void)state;
     struct fixture f;
-    begin(&f);
+    pool_begin(&f);
     make_gated(&f, 0, 2);
     struct pool *pool = new_pool(2, 2);
-    assert_int_equal(submit(pool, &f, 0, 2), 0);
-    wait_for(&f.entered, 2);
+    assert_int_equal(test_pool_submit(pool, &f, 0, 2), 0);
+    pool_wait_for(&f.entered, 2);
     open_gate(&f, 2);
     pool_free(&pool);
     assert_memory_equal(f.job[0].name, "attnd-worker-", 13);
     assert_memory_equal(f.job[1].name, "attnd-worker-", 13);
     assert_string_not_equal(f.job[0].name, f.job[1].name);
-    end(&f);
+    pool_end(&f);
 }
 
 /* What runs is not waiting, and who is patient keeps nobody waiting. */
@@ -206,12 +207,12 @@ static void test_patient_jobs_are_not_counted_as_waiting(void **state)
     (void)state;
     struct fixture f;
     struct pool *pool;
-    begin(&f);
+    pool_begin(&f);
     make_gated(&f, 0, 1);
     f.job[1].job.patient = true;
     assert_int_equal(pool_new(1, JOBS, &pool), 0);
     assert_int_equal(pool_submit(pool, &f.job[0].job, 1), 0);
-    wait_for(&f.entered, 1);
+    pool_wait_for(&f.entered, 1);
     assert_int_equal(pool_waiting(pool), 0);
     for (uint32_t i = 1; i < 4; i++) {
         assert_int_equal(pool_submit(pool, &f.job[i].job, 1), 0);
@@ -220,7 +221,7 @@ static void test_patient_jobs_are_not_counted_as_waiting(void **state)
     open_gate(&f, 1);
     pool_free(&pool);
     assert_int_equal(atomic_load(&f.ran), 4);
-    end(&f);
+    pool_end(&f);
 }
 
 /* One of two workers is kept free of them, however many there are. */
@@ -228,23 +229,23 @@ static void test_background_jobs_leave_a_worker_free(void **state)
 {
     (void)state;
     struct fixture f;
-    begin(&f);
+    pool_begin(&f);
     make_gated(&f, 0, 3);
     struct pool *pool = new_pool(2, JOBS);
     for (uint32_t i = 0; i < 3; i++) {
         f.job[i].job.background = f.job[i].job.patient = true;
     }
-    assert_int_equal(submit(pool, &f, 0, 3), 0);
-    wait_for(&f.entered, 1);
+    assert_int_equal(test_pool_submit(pool, &f, 0, 3), 0);
+    pool_wait_for(&f.entered, 1);
     make_gated(&f, 3, 4);
-    assert_int_equal(submit(pool, &f, 3, 1), 0);
-    wait_for(&f.entered, 1); /* the second one to enter is the one submitted last */
+    assert_int_equal(test_pool_submit(pool, &f, 3, 1), 0);
+    pool_wait_for(&f.entered, 1); /* the second one to enter is the one submitted last */
     assert_string_not_equal(f.job[3].name, "");
     assert_string_equal(f.job[1].name, "");
     open_gate(&f, 4);
     pool_free(&pool);
     assert_int_equal(atomic_load(&f.ran), 4);
-    end(&f);
+    pool_end(&f);
 }
 
 /* They wait for others, but not for ever. */
@@ -252,55 +253,55 @@ static void test_background_jobs_get_their_turn(void **state)
 {
     (void)state;
     struct fixture f;
-    begin(&f);
+    pool_begin(&f);
     make_gated(&f, 0, 1);
     struct pool *pool = new_pool(1, 2 * POOL_BACKGROUND_TURN);
-    assert_int_equal(submit(pool, &f, 0, 1), 0);
-    wait_for(&f.entered, 1);
+    assert_int_equal(test_pool_submit(pool, &f, 0, 1), 0);
+    pool_wait_for(&f.entered, 1);
     f.job[1].job.background = true;
-    assert_int_equal(submit(pool, &f, 1, JOBS - 1), 0);
+    assert_int_equal(test_pool_submit(pool, &f, 1, JOBS - 1), 0);
     open_gate(&f, 1);
     pool_free(&pool);
     assert_int_equal(f.order[JOBS - 1], 1); /* the others first: they are fewer than a turn */
-    end(&f);
+    pool_end(&f);
 }
 
 static void test_shutdown_runs_everything(void **state)
 {
     (void)state;
     struct fixture f;
-    begin(&f);
+    pool_begin(&f);
     struct pool *pool = new_pool(3, JOBS);
-    assert_int_equal(submit(pool, &f, 0, JOBS), 0);
+    assert_int_equal(test_pool_submit(pool, &f, 0, JOBS), 0);
     pool_free(&pool);
     assert_null(pool);
     assert_int_equal(atomic_load(&f.ran), JOBS);
-    end(&f);
+    pool_end(&f);
 }
 
-static void test_stats_add_up(void **state)
+static void test_pool_stats_add_up(void **state)
 {
     (void)state;
     struct fixture f;
-    begin(&f);
+    pool_begin(&f);
     make_gated(&f, 0, JOBS);
     struct pool *pool = new_pool(2, JOBS);
-    assert_int_equal(submit(pool, &f, 0, 2), 0);
-    wait_for(&f.entered, 2);
-    assert_int_equal(submit(pool, &f, 2, 10), 0);
+    assert_int_equal(test_pool_submit(pool, &f, 0, 2), 0);
+    pool_wait_for(&f.entered, 2);
+    assert_int_equal(test_pool_submit(pool, &f, 2, 10), 0);
     struct pool_stats stats = pool_stats(pool);
     assert_int_equal(stats.submitted, 12);
     assert_int_equal(stats.completed, 0);
     assert_int_equal(stats.queued, 10);
     open_gate(&f, 10);
-    wait_for(&f.entered, 10); /* the last two are inside: ten are done */
+    pool_wait_for(&f.entered, 10); /* the last two are inside: ten are done */
     stats = pool_stats(pool);
     assert_int_equal(stats.queued, 0);
     assert_in_range(stats.completed, 9, 10); /* the tenth may be on its way out */
     open_gate(&f, 2);
     pool_free(&pool);
     assert_int_equal(atomic_load(&f.ran), 12);
-    end(&f);
+    pool_end(&f);
 }
 
 /* A job that frees itself and, while it lasts, submits a successor: also during shutdown. */
@@ -339,7 +340,7 @@ static void test_jobs_may_free_themselves_and_submit_more(void **state)
     assert_int_equal(atomic_load(&ran), 101);
 }
 
-/* Several threads submit one job at a time and try again when the queue is full. */
+/* Several threads test_pool_submit one job at a time and try again when the queue is full. */
 struct submitter {
     pthread_t thread;
     struct pool *pool;
@@ -361,7 +362,7 @@ static void test_many_submitters_lose_nothing(void **state)
 {
     (void)state;
     struct fixture f;
-    begin(&f);
+    pool_begin(&f);
     struct pool *pool = new_pool(2, 3);
     struct submitter s[4];
     for (uint32_t i = 0; i < 4; i++) {
@@ -375,7 +376,7 @@ static void test_many_submitters_lose_nothing(void **state)
     assert_in_range(pool_stats(pool).queued_max, 1, 3);
     pool_free(&pool);
     assert_int_equal(atomic_load(&f.ran), JOBS);
-    end(&f);
+    pool_end(&f);
 }
 
 static void test_arguments_out_of_range_are_refused(void **state)
@@ -397,7 +398,7 @@ static void test_largest_pool_starts_and_stops(void **state)
     pool_free(&pool);
 }
 
-static void test_out_of_memory_is_reported(void **state)
+static void test_pool_out_of_memory_is_reported(void **state)
 {
     (void)state;
     struct pool *pool = NULL;
@@ -427,12 +428,12 @@ int main(void)
         cmocka_unit_test(test_background_jobs_leave_a_worker_free),
         cmocka_unit_test(test_background_jobs_get_their_turn),
         cmocka_unit_test(test_shutdown_runs_everything),
-        cmocka_unit_test(test_stats_add_up),
+        cmocka_unit_test(test_pool_stats_add_up),
         cmocka_unit_test(test_jobs_may_free_themselves_and_submit_more),
         cmocka_unit_test(test_many_submitters_lose_nothing),
         cmocka_unit_test(test_arguments_out_of_range_are_refused),
         cmocka_unit_test(test_largest_pool_starts_and_stops),
-        cmocka_unit_test(test_out_of_memory_is_reported),
+        cmocka_unit_test(test_pool_out_of_memory_is_reported),
         cmocka_unit_test(test_submitting_nothing_is_no_error),
     };
     return cmocka_run_group_tests_name("pool", tests, NULL, NULL);

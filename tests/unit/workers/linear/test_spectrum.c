@@ -10,8 +10,8 @@
 
 #define SIZE_MAX_TEST 40
 
-static struct attention map_of(const void *weights, enum dtype dtype, uint32_t queries,
-                               uint32_t keys)
+static struct attention spectrum_map_of(const void *weights, enum dtype dtype, uint32_t queries,
+                                        uint32_t keys)
 {
     return (struct attention){.weights = weights,
                               .dtype = dtype,
@@ -46,7 +46,7 @@ static void test_identity_has_ones(void **state)
     for (uint32_t i = 0; i < SIZE_MAX_TEST; i++) {
         x[i * SIZE_MAX_TEST + i] = 1;
     }
-    struct attention a = map_of(x, DTYPE_F64, SIZE_MAX_TEST, SIZE_MAX_TEST);
+    struct attention a = spectrum_map_of(x, DTYPE_F64, SIZE_MAX_TEST, SIZE_MAX_TEST);
     struct spectrum s = spectrum_of(&a, 0);
     for (uint32_t i = 0; i < SINGULAR_VALUES_MAX; i++) {
         assert_close(s.singular_values[i], 1, 1e-14);
@@ -68,7 +68,7 @@ static void test_uniform_has_rank_one(void **state)
     for (uint32_t i = 0; i < 32 * 32; i++) {
         x[i] = 1.0f / 32;
     }
-    struct attention a = map_of(x, DTYPE_F32, 32, 32);
+    struct attention a = spectrum_map_of(x, DTYPE_F32, 32, 32);
     struct spectrum s = spectrum_of(&a, 0);
     assert_close(s.spectral_norm, 1, 1e-14);
     assert_true(s.rank == 1 && s.effective_rank == 1);
@@ -86,7 +86,7 @@ static void test_first_token_attention_has_the_largest_norm(void **state)
     for (uint32_t i = 0; i < 16; i++) {
         x[i * 16] = 1;
     }
-    struct attention a = map_of(x, DTYPE_F32, 16, 16);
+    struct attention a = spectrum_map_of(x, DTYPE_F32, 16, 16);
     assert_close(spectrum_of(&a, 0).spectral_norm, 4, 1e-14); /* sqrt(T) */
 }
 
@@ -94,7 +94,7 @@ static void test_diagonal_gives_its_sorted_magnitudes(void **state)
 {
     (void)state;
     const double x[] = {0.25, 0, 0, 0, 0, -1, 0, 0, 0, 0, 0.002, 0, 0, 0, 0, 0.5};
-    struct attention a = map_of(x, DTYPE_F64, 4, 4);
+    struct attention a = spectrum_map_of(x, DTYPE_F64, 4, 4);
     struct spectrum s = spectrum_of(&a, 0);
     const double want[] = {1, 0.5, 0.25, 0.002};
     for (uint32_t i = 0; i < 4; i++) {
@@ -117,12 +117,14 @@ static void test_rank_uses_the_eps_of_the_dtype(void **state)
     (void)state;
     const double twice[] = {1, 0, 0, 0x1p-30};
     const float single[] = {1, 0, 0, 0x1p-30f};
-    struct attention a = map_of(twice, DTYPE_F64, 2, 2), b = map_of(single, DTYPE_F32, 2, 2);
+    struct attention a = spectrum_map_of(twice, DTYPE_F64, 2, 2),
+                     b = spectrum_map_of(single, DTYPE_F32, 2, 2);
     assert_true(spectrum_of(&a, 0).rank == 2);
     assert_true(spectrum_of(&b, 0).rank == 1);
     const uint16_t half[] = {0x3c00, 0, 0, 1};       /* f16: 1, 2^-24 */
     const uint16_t brain[] = {0x3f80, 0, 0, 0x3080}; /* bf16: 1, 2^-30 */
-    struct attention c = map_of(half, DTYPE_F16, 2, 2), d = map_of(brain, DTYPE_BF16, 2, 2);
+    struct attention c = spectrum_map_of(half, DTYPE_F16, 2, 2),
+                     d = spectrum_map_of(brain, DTYPE_BF16, 2, 2);
     assert_true(spectrum_of(&c, 0).rank == 1);
     assert_true(spectrum_of(&d, 0).rank == 1);
 }
@@ -137,7 +139,8 @@ static void test_wide_and_tall_agree(void **state)
             wide[i * 7 + j] = tall[j * 3 + i] = random_unit(&random);
         }
     }
-    struct attention a = map_of(wide, DTYPE_F64, 3, 7), b = map_of(tall, DTYPE_F64, 7, 3);
+    struct attention a = spectrum_map_of(wide, DTYPE_F64, 3, 7),
+                     b = spectrum_map_of(tall, DTYPE_F64, 7, 3);
     struct spectrum s = spectrum_of(&a, 0), t = spectrum_of(&b, 0);
     for (uint32_t i = 0; i < 3; i++) {
         assert_close(s.singular_values[i], t.singular_values[i], 1e-14);
@@ -152,7 +155,7 @@ static void test_only_the_valid_rectangle_counts(void **state)
     (void)state;
     const float x[] = {0, 3, NAN, 2, 0, NAN, NAN, NAN, NAN};
     const int32_t len[] = {2};
-    struct attention a = map_of(x, DTYPE_F32, 3, 3);
+    struct attention a = spectrum_map_of(x, DTYPE_F32, 3, 3);
     a.q_len = a.k_len = len;
     struct spectrum s = spectrum_of(&a, 0);
     assert_close(s.singular_values[0], 3, 1e-14);
@@ -164,7 +167,7 @@ static void test_heads_are_told_apart(void **state)
 {
     (void)state;
     const float x[] = {1, 0, 0, 1, 0, 5, 5, 0};
-    struct attention a = map_of(x, DTYPE_F32, 2, 2);
+    struct attention a = spectrum_map_of(x, DTYPE_F32, 2, 2);
     a.heads = 2;
     assert_close(spectrum_of(&a, 1).spectral_norm, 5, 1e-14);
 }
@@ -175,7 +178,7 @@ static void test_not_finite_has_no_spectrum(void **state)
     const double bad[] = {NAN, INFINITY};
     for (int i = 0; i < 2; i++) {
         double x[] = {1, 0, bad[i], 1};
-        struct attention a = map_of(x, DTYPE_F64, 2, 2);
+        struct attention a = spectrum_map_of(x, DTYPE_F64, 2, 2);
         struct spectrum s = spectrum_of(&a, 0);
         assert_no_numbers(&s);
     }
@@ -186,7 +189,7 @@ static void test_empty_has_no_spectrum(void **state)
     (void)state;
     const float x[] = {1};
     const int32_t none[] = {0};
-    struct attention a = map_of(x, DTYPE_F32, 1, 1);
+    struct attention a = spectrum_map_of(x, DTYPE_F32, 1, 1);
     a.k_len = none;
     struct spectrum s = spectrum_of(&a, 0);
     assert_no_numbers(&s);
@@ -196,7 +199,7 @@ static void test_all_zero_has_rank_zero(void **state)
 {
     (void)state;
     const float x[4] = {0};
-    struct attention a = map_of(x, DTYPE_F32, 2, 2);
+    struct attention a = spectrum_map_of(x, DTYPE_F32, 2, 2);
     struct spectrum s = spectrum_of(&a, 0);
     assert_true(s.spectral_norm == 0 && s.rank == 0 && s.effective_rank == 0);
     assert_true(s.nuclear_norm == 0 && s.singular_values[1] == 0 && s.eigenvalue_2 == 0);
@@ -210,7 +213,7 @@ static void test_one_by_one(void **state)
 {
     (void)state;
     const float x[] = {1};
-    struct attention a = map_of(x, DTYPE_F32, 1, 1);
+    struct attention a = spectrum_map_of(x, DTYPE_F32, 1, 1);
     struct spectrum s = spectrum_of(&a, 0);
     assert_true(s.spectral_norm == 1 && s.rank == 1 && s.effective_rank == 1 &&
                 s.condition_number == 0);
@@ -224,7 +227,7 @@ static void test_eigenvalue_2_may_be_one_of_a_pair(void **state)
     (void)state;
     const double c = 0.5 * cos(1), s = 0.5 * sin(1);
     const double x[] = {c, -s, 0, s, c, 0, 0, 0, 0.1};
-    struct attention a = map_of(x, DTYPE_F64, 3, 3);
+    struct attention a = spectrum_map_of(x, DTYPE_F64, 3, 3);
     struct scratch scratch = {0};
     struct spectrum fast;
     assert_int_equal(spectrum_compute(&a, 0, 0, SPECTRUM_FULL, isa_best(), &scratch, &fast), 0);
@@ -237,7 +240,7 @@ static void test_eigenvalue_2_needs_a_square(void **state)
 {
     (void)state;
     const float x[] = {1, 0, 0, 1, 0, 0};
-    struct attention a = map_of(x, DTYPE_F32, 2, 3);
+    struct attention a = spectrum_map_of(x, DTYPE_F32, 2, 3);
     assert_nan(spectrum_of(&a, 0).eigenvalue_2);
 }
 
@@ -368,7 +371,7 @@ static void fill_steep(float *x)
     }
 }
 
-/* 2 larger than the others, where a start along the sums does not see it. */
+/* 2 larger than the others, where a spectrum_start along the sums does not see it. */
 static void fill_hidden(float *x)
 {
     fill_identity(x);
@@ -390,7 +393,7 @@ static const struct {
 };
 enum { HARD_COUNT = sizeof hard / sizeof hard[0] };
 
-static struct spectrum compute(const struct attention *a, enum spectrum_effort effort)
+static struct spectrum test_spectrum_compute(const struct attention *a, enum spectrum_effort effort)
 {
     struct scratch scratch = {0};
     struct spectrum s;
@@ -412,8 +415,8 @@ static void test_norm_agrees_with_the_reference(void **state)
     static float x[N * N];
     for (int i = 0; i < HARD_COUNT; i++) {
         hard[i].fill(x);
-        struct attention a = map_of(x, DTYPE_F32, N, N);
-        struct spectrum want = spectrum_of(&a, 0), got = compute(&a, SPECTRUM_NORM);
+        struct attention a = spectrum_map_of(x, DTYPE_F32, N, N);
+        struct spectrum want = spectrum_of(&a, 0), got = test_spectrum_compute(&a, SPECTRUM_NORM);
         double s1 = want.spectral_norm, stable = want.stable_rank;
         near(hard[i].name, "spectral_norm", got.spectral_norm, s1, 1e-4 * s1);
         near(hard[i].name, "stable_rank", got.stable_rank, stable, 2e-4 * fabs(stable));
@@ -428,8 +431,9 @@ static void test_leading_values_agree_with_the_reference(void **state)
     static float x[N * N];
     for (int i = 0; i < HARD_COUNT; i++) {
         hard[i].fill(x);
-        struct attention a = map_of(x, DTYPE_F32, N, N);
-        struct spectrum want = spectrum_of(&a, 0), got = compute(&a, SPECTRUM_LEADING);
+        struct attention a = spectrum_map_of(x, DTYPE_F32, N, N);
+        struct spectrum want = spectrum_of(&a, 0),
+                        got = test_spectrum_compute(&a, SPECTRUM_LEADING);
         for (uint32_t k = 0; k < SINGULAR_VALUES_MAX; k++) {
             double s = want.singular_values[k];
             near(hard[i].name, "value", got.singular_values[k], s,
@@ -450,8 +454,9 @@ static void test_all_values_agree_with_the_reference(void **state)
     for (int i = 0; i < HARD_COUNT; i++) {
         const char *name = hard[i].name;
         hard[i].fill(x);
-        struct attention a = map_of(x, DTYPE_F32, N, N);
-        struct spectrum want = spectrum_of(&a, 0), got = compute(&a, SPECTRUM_EIGENVALUES);
+        struct attention a = spectrum_map_of(x, DTYPE_F32, N, N);
+        struct spectrum want = spectrum_of(&a, 0),
+                        got = test_spectrum_compute(&a, SPECTRUM_EIGENVALUES);
         double error = N * 0x1p-24 * want.spectral_norm;
         for (uint32_t k = 0; k < SINGULAR_VALUES_MAX; k++) {
             near(name, "value", got.singular_values[k], want.singular_values[k], error);
@@ -481,14 +486,16 @@ static void test_every_dtype_gives_the_same_numbers(void **state)
         memcpy(&x[i], &bits, sizeof bits);
         wide[i] = (double)x[i];
     }
-    struct attention f32 = map_of(x, DTYPE_F32, N, N), f64 = map_of(wide, DTYPE_F64, N, N),
-                     bf16 = map_of(brain, DTYPE_BF16, N, N);
-    struct spectrum want = compute(&f32, SPECTRUM_LEADING);
-    struct spectrum a = compute(&f64, SPECTRUM_LEADING), b = compute(&bf16, SPECTRUM_LEADING);
+    struct attention f32 = spectrum_map_of(x, DTYPE_F32, N, N),
+                     f64 = spectrum_map_of(wide, DTYPE_F64, N, N),
+                     bf16 = spectrum_map_of(brain, DTYPE_BF16, N, N);
+    struct spectrum want = test_spectrum_compute(&f32, SPECTRUM_LEADING);
+    struct spectrum a = test_spectrum_compute(&f64, SPECTRUM_LEADING),
+                    b = test_spectrum_compute(&bf16, SPECTRUM_LEADING);
     assert_memory_equal(&a, &want, sizeof want);
     assert_memory_equal(&b, &want, sizeof want);
-    assert_close(compute(&bf16, SPECTRUM_FULL).nuclear_norm, spectrum_of(&f64, 0).nuclear_norm,
-                 1e-3);
+    assert_close(test_spectrum_compute(&bf16, SPECTRUM_FULL).nuclear_norm,
+                 spectrum_of(&f64, 0).nuclear_norm, 1e-3);
 }
 
 static void test_wide_and_tall_maps_agree_at_every_effort(void **state)
@@ -501,11 +508,12 @@ static void test_wide_and_tall_maps_agree_at_every_effort(void **state)
             wide[i * 200 + j] = tall[j * 140 + i] = (float)random_unit(&random);
         }
     }
-    struct attention a = map_of(wide, DTYPE_F32, 140, 200), b = map_of(tall, DTYPE_F32, 200, 140);
+    struct attention a = spectrum_map_of(wide, DTYPE_F32, 140, 200),
+                     b = spectrum_map_of(tall, DTYPE_F32, 200, 140);
     struct spectrum want = spectrum_of(&a, 0);
     for (int effort = SPECTRUM_NORM; effort <= SPECTRUM_EIGENVALUES; effort++) {
-        struct spectrum s = compute(&a, (enum spectrum_effort)effort),
-                        t = compute(&b, (enum spectrum_effort)effort);
+        struct spectrum s = test_spectrum_compute(&a, (enum spectrum_effort)effort),
+                        t = test_spectrum_compute(&b, (enum spectrum_effort)effort);
         assert_close(s.spectral_norm, want.spectral_norm, 1e-4 * want.spectral_norm);
         assert_close(t.stable_rank, want.stable_rank, 2e-4 * want.stable_rank);
     }
@@ -523,12 +531,13 @@ static void test_only_the_valid_rectangle_counts_at_every_effort(void **state)
     for (uint32_t i = 0; i < N; i++) {
         memcpy(padded + i * (N + 5), x + i * N, N * sizeof *x);
     }
-    struct attention a = map_of(x, DTYPE_F32, N, N), b = map_of(padded, DTYPE_F32, N + 3, N + 5);
+    struct attention a = spectrum_map_of(x, DTYPE_F32, N, N),
+                     b = spectrum_map_of(padded, DTYPE_F32, N + 3, N + 5);
     b.q_len = rows;
     b.k_len = columns;
     for (int effort = SPECTRUM_NORM; effort <= SPECTRUM_EIGENVALUES; effort++) {
-        struct spectrum s = compute(&a, (enum spectrum_effort)effort),
-                        t = compute(&b, (enum spectrum_effort)effort);
+        struct spectrum s = test_spectrum_compute(&a, (enum spectrum_effort)effort),
+                        t = test_spectrum_compute(&b, (enum spectrum_effort)effort);
         assert_memory_equal(&s, &t, sizeof s);
     }
 }
@@ -541,9 +550,9 @@ static void test_not_finite_has_no_spectrum_at_any_effort(void **state)
     for (int i = 0; i < 3; i++) {
         fill_mild(x);
         x[N * N - 2] = bad[i];
-        struct attention a = map_of(x, DTYPE_F32, N, N);
+        struct attention a = spectrum_map_of(x, DTYPE_F32, N, N);
         for (int effort = SPECTRUM_NORM; effort <= SPECTRUM_EIGENVALUES; effort++) {
-            struct spectrum s = compute(&a, (enum spectrum_effort)effort);
+            struct spectrum s = test_spectrum_compute(&a, (enum spectrum_effort)effort);
             assert_no_numbers(&s);
         }
     }
@@ -557,13 +566,14 @@ static void test_scale_is_exact(void **state)
     static double scaled[N * N];
     const int exponents[] = {-1060, -1000, -200, 100, 1020};
     fill_mild(x);
-    struct attention a = map_of(x, DTYPE_F32, N, N), b = map_of(scaled, DTYPE_F64, N, N);
-    struct spectrum want = compute(&a, SPECTRUM_LEADING);
+    struct attention a = spectrum_map_of(x, DTYPE_F32, N, N),
+                     b = spectrum_map_of(scaled, DTYPE_F64, N, N);
+    struct spectrum want = test_spectrum_compute(&a, SPECTRUM_LEADING);
     for (int e = 0; e < 5; e++) {
         for (uint32_t i = 0; i < N * N; i++) {
             scaled[i] = ldexp((double)x[i], exponents[e]);
         }
-        struct spectrum got = compute(&b, SPECTRUM_LEADING);
+        struct spectrum got = test_spectrum_compute(&b, SPECTRUM_LEADING);
         assert_close(ldexp(got.spectral_norm, -exponents[e]), want.spectral_norm, 1e-3);
         assert_close(got.stable_rank, want.stable_rank, 2e-3);
         assert_close(got.low_rank_error[2], want.low_rank_error[2], 2e-3);
@@ -578,8 +588,8 @@ static void test_row_stochastic_maps_have_a_norm_from_1_to_sqrt_n(void **state)
                                      fill_sink, fill_causal, fill_documents};
     for (int i = 0; i < 7; i++) {
         fill[i](x);
-        struct attention a = map_of(x, DTYPE_F32, N, N);
-        double s1 = compute(&a, SPECTRUM_NORM).spectral_norm;
+        struct attention a = spectrum_map_of(x, DTYPE_F32, N, N);
+        double s1 = test_spectrum_compute(&a, SPECTRUM_NORM).spectral_norm;
         assert_true(s1 >= 1 - 1e-4 && s1 <= sqrt(N) * (1 + 1e-4));
     }
 }
@@ -593,8 +603,8 @@ static void test_eigenvalues_of_a_causal_map_are_its_diagonal(void **state)
     for (uint32_t i = 1; i < N; i++) { /* the first row is 1 */
         second = fmax(second, (double)x[i * N + i]);
     }
-    struct attention a = map_of(x, DTYPE_F32, N, N);
-    assert_true(compute(&a, SPECTRUM_FULL).eigenvalue_2 == second);
+    struct attention a = spectrum_map_of(x, DTYPE_F32, N, N);
+    assert_true(test_spectrum_compute(&a, SPECTRUM_FULL).eigenvalue_2 == second);
 }
 
 /* Everything but what would take most of the time. */
@@ -606,8 +616,9 @@ static void test_full_leaves_slow_eigenvalues_out(void **state)
     for (uint32_t i = 0; i < N * N; i++) {
         x[i] = (float)random_unit(&seed);
     }
-    struct attention a = map_of(x, DTYPE_F32, N, N);
-    struct spectrum full = compute(&a, SPECTRUM_FULL), all = compute(&a, SPECTRUM_EIGENVALUES);
+    struct attention a = spectrum_map_of(x, DTYPE_F32, N, N);
+    struct spectrum full = test_spectrum_compute(&a, SPECTRUM_FULL),
+                    all = test_spectrum_compute(&a, SPECTRUM_EIGENVALUES);
     assert_nan(full.eigenvalue_2);
     assert_true(all.eigenvalue_2 > 0);
     full.eigenvalue_2 = all.eigenvalue_2;
@@ -633,7 +644,7 @@ static void test_the_instruction_set_is_the_callers_choice(void **state)
     for (uint32_t i = 0; i < N * N; i++) {
         x[i] = (float)random_unit(&seed);
     }
-    struct attention a = map_of(x, DTYPE_F32, N, N);
+    struct attention a = spectrum_map_of(x, DTYPE_F32, N, N);
     struct spectrum truth = spectrum_of(&a, 0), portable = spectrum_by(&a, ISA_PORTABLE);
     for (int isa = 0; isa < ISA_COUNT; isa++) {
         if (isa_available((enum isa)isa)) {
@@ -667,7 +678,7 @@ static void test_out_of_memory_is_reported_at_every_effort(void **state)
     (void)state;
     static float x[N * N];
     fill_steep(x); /* leading values take a second method */
-    struct attention a = map_of(x, DTYPE_F32, N, N);
+    struct attention a = spectrum_map_of(x, DTYPE_F32, N, N);
     for (int effort = SPECTRUM_NORM; effort <= SPECTRUM_EIGENVALUES; effort++) {
         struct spectrum s = {.rank = 77};
         int rc = ERR_MEMORY;
@@ -790,11 +801,11 @@ static void test_every_instruction_set_follows_the_formulas(void **state)
     }
 }
 
-static void test_out_of_memory_is_reported(void **state)
+static void test_spectrum_out_of_memory_is_reported(void **state)
 {
     (void)state;
     const float x[] = {1, 0, 0, 1};
-    struct attention a = map_of(x, DTYPE_F32, 2, 2);
+    struct attention a = spectrum_map_of(x, DTYPE_F32, 2, 2);
     struct scratch scratch = {0};
     struct spectrum s = {.rank = 77};
     heap_fail_at(1);
@@ -841,9 +852,10 @@ static void test_threads_do_not_disturb_each_other(void **state)
             x[t][i] = random_unit(&random);
             y[t][i] = (float)x[t][i];
         }
-        w[t].a = t == 0 ? map_of(x[t], DTYPE_F64, N, N) : map_of(y[t], DTYPE_F32, N, N);
+        w[t].a = t == 0 ? spectrum_map_of(x[t], DTYPE_F64, N, N)
+                        : spectrum_map_of(y[t], DTYPE_F32, N, N);
         w[t].effort = t < 2 ? SPECTRUM_FULL : t == 2 ? SPECTRUM_LEADING : SPECTRUM_NORM;
-        w[t].alone = compute(&w[t].a, w[t].effort);
+        w[t].alone = test_spectrum_compute(&w[t].a, w[t].effort);
     }
     for (uint32_t t = 0; t < THREADS; t++) {
         assert_int_equal(pthread_create(&w[t].thread, NULL, compute_repeatedly, &w[t]), 0);
@@ -855,14 +867,14 @@ static void test_threads_do_not_disturb_each_other(void **state)
 }
 
 /* Refused before anything is read: the weights are not there. */
-static void test_too_large_for_lapack_is_out_of_memory(void **state)
+static void test_spectrum_too_large_for_lapack_is_out_of_memory(void **state)
 {
     (void)state;
     const uint32_t sizes[][2] = {
         {1, UINT32_MAX}, {UINT32_MAX, 1}, {INT32_MAX, INT32_MAX}, {1u << 27, 1u << 27}};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         const float nothing = 0; /* never read */
-        struct attention a = map_of(&nothing, DTYPE_F32, sizes[i][0], sizes[i][1]);
+        struct attention a = spectrum_map_of(&nothing, DTYPE_F32, sizes[i][0], sizes[i][1]);
         struct scratch scratch = {0};
         struct spectrum s;
         heap_fail_at(1);
@@ -877,7 +889,7 @@ static void test_too_large_for_lapack_is_out_of_memory(void **state)
     }
 }
 
-static int start(void **state)
+static int spectrum_start(void **state)
 {
     (void)state;
     spectrum_global_init();
@@ -916,9 +928,9 @@ int main(void)
         cmocka_unit_test(test_the_instruction_set_is_the_callers_choice),
         cmocka_unit_test(test_out_of_memory_is_reported_at_every_effort),
         cmocka_unit_test(test_every_instruction_set_follows_the_formulas),
-        cmocka_unit_test(test_out_of_memory_is_reported),
+        cmocka_unit_test(test_spectrum_out_of_memory_is_reported),
         cmocka_unit_test(test_threads_do_not_disturb_each_other),
-        cmocka_unit_test(test_too_large_for_lapack_is_out_of_memory),
+        cmocka_unit_test(test_spectrum_too_large_for_lapack_is_out_of_memory),
     };
-    return cmocka_run_group_tests_name("spectrum", tests, start, NULL);
+    return cmocka_run_group_tests_name("spectrum", tests, spectrum_start, NULL);
 }

@@ -8,7 +8,7 @@
 
 #define DIM 4 /* two heads of two, two kv heads unless said */
 
-static struct projection_matrix matrix_of(const double *data, uint32_t out, uint32_t in)
+static struct projection_matrix weights_matrix_of(const double *data, uint32_t out, uint32_t in)
 {
     return (struct projection_matrix){.data = data, .dtype = DTYPE_F64, .out = out, .in = in};
 }
@@ -18,7 +18,7 @@ static struct weights two_heads(void)
     return (struct weights){.heads = 2, .kv_heads = 2, .head_dim = 2};
 }
 
-static struct weights_result compute(const struct weights *w)
+static struct weights_result test_weights_compute(const struct weights *w)
 {
     struct scratch scratch = {0};
     struct weights_result result;
@@ -35,8 +35,8 @@ static void test_a_diagonal_matrix_says_what_it_is(void **state)
 {
     (void)state;
     struct weights w = two_heads();
-    w.matrix[PROJECTION_Q] = matrix_of(graded, DIM, DIM);
-    struct weights_result r = compute(&w);
+    w.matrix[PROJECTION_Q] = weights_matrix_of(graded, DIM, DIM);
+    struct weights_result r = test_weights_compute(&w);
     const struct projection_result *q = &r.projection[PROJECTION_Q];
     assert_true(q->present && q->heads == 2 && !r.projection[PROJECTION_K].present);
     assert_close(q->whole.spectral_norm, 4, 1e-9);
@@ -57,8 +57,8 @@ static void test_complex_eigenvalues_count_by_modulus(void **state)
     (void)state;
     const double turn[] = {0, -1, 1, 0};
     struct weights w = {.heads = 1, .kv_heads = 1, .head_dim = 2};
-    w.matrix[PROJECTION_O] = matrix_of(turn, 2, 2);
-    struct weights_result r = compute(&w);
+    w.matrix[PROJECTION_O] = weights_matrix_of(turn, 2, 2);
+    struct weights_result r = test_weights_compute(&w);
     assert_close(r.projection[PROJECTION_O].eigenvalue_min, 1, 1e-14);
     assert_close(r.projection[PROJECTION_O].eigenvalue_max, 1, 1e-14);
     assert_nan(r.projection[PROJECTION_O].correlation_mean); /* one head: no pairs */
@@ -70,9 +70,9 @@ static void test_large_matrices_may_go_without_eigenvalues(void **state)
 {
     (void)state;
     struct weights w = two_heads();
-    w.matrix[PROJECTION_Q] = matrix_of(graded, DIM, DIM);
+    w.matrix[PROJECTION_Q] = weights_matrix_of(graded, DIM, DIM);
     for (w.eigenvalue_max_size = DIM - 1; w.eigenvalue_max_size <= DIM; w.eigenvalue_max_size++) {
-        struct weights_result r = compute(&w);
+        struct weights_result r = test_weights_compute(&w);
         const struct projection_result *q = &r.projection[PROJECTION_Q];
         assert_true(isnan(q->eigenvalue_max) == (w.eigenvalue_max_size < DIM));
         assert_true(isnan(q->eigenvalue_min) == (w.eigenvalue_max_size < DIM));
@@ -87,9 +87,9 @@ static void test_correlation_is_of_the_flattened_slices(void **state)
     (void)state;
     const double rows[] = {1, 2, 3, 4, -1, -2, -3, -4}, columns[] = {1, 2, -1, -2, 3, 4, -3, -4};
     struct weights w = two_heads();
-    w.matrix[PROJECTION_Q] = matrix_of(rows, 4, 2);
-    w.matrix[PROJECTION_O] = matrix_of(columns, 2, 4);
-    struct weights_result r = compute(&w);
+    w.matrix[PROJECTION_Q] = weights_matrix_of(rows, 4, 2);
+    w.matrix[PROJECTION_O] = weights_matrix_of(columns, 2, 4);
+    struct weights_result r = test_weights_compute(&w);
     const enum projection both[] = {PROJECTION_Q, PROJECTION_O};
     for (int i = 0; i < 2; i++) {
         const struct projection_result *p = &r.projection[both[i]];
@@ -108,10 +108,10 @@ static void test_the_circuit_is_the_product(void **state)
     (void)state;
     const double identity[] = {1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1};
     struct weights w = two_heads();
-    w.matrix[PROJECTION_Q] = matrix_of(graded, DIM, DIM);
-    w.matrix[PROJECTION_K] = w.matrix[PROJECTION_V] = matrix_of(identity, DIM, DIM);
-    w.matrix[PROJECTION_O] = matrix_of(graded, DIM, DIM);
-    struct weights_result r = compute(&w);
+    w.matrix[PROJECTION_Q] = weights_matrix_of(graded, DIM, DIM);
+    w.matrix[PROJECTION_K] = w.matrix[PROJECTION_V] = weights_matrix_of(identity, DIM, DIM);
+    w.matrix[PROJECTION_O] = weights_matrix_of(graded, DIM, DIM);
+    struct weights_result r = test_weights_compute(&w);
     for (uint32_t c = 0; c < CIRCUIT_COUNT; c++) {
         const double want[2][2] = {{4, 3}, {2, 1}};
         for (uint32_t h = 0; h < 2; h++) {
@@ -130,9 +130,9 @@ static void test_heads_share_kv_heads_in_groups(void **state)
     (void)state;
     const double q[] = {1, 1, 1, 1}, k[] = {1, 5};
     struct weights w = {.heads = 4, .kv_heads = 2, .head_dim = 1};
-    w.matrix[PROJECTION_Q] = matrix_of(q, 4, 1);
-    w.matrix[PROJECTION_K] = matrix_of(k, 2, 1);
-    struct weights_result r = compute(&w);
+    w.matrix[PROJECTION_Q] = weights_matrix_of(q, 4, 1);
+    w.matrix[PROJECTION_K] = weights_matrix_of(k, 2, 1);
+    struct weights_result r = test_weights_compute(&w);
     const double want[] = {1, 1, 5, 5};
     for (uint32_t h = 0; h < 4; h++) {
         assert_close(r.circuit[CIRCUIT_QK][h].spectral_norm, want[h], 1e-9);
@@ -148,9 +148,9 @@ static void test_a_matrix_that_is_not_finite_has_no_numbers(void **state)
     memcpy(bad, graded, sizeof bad);
     bad[5] = INFINITY;
     struct weights w = two_heads();
-    w.matrix[PROJECTION_Q] = matrix_of(bad, DIM, DIM);
-    w.matrix[PROJECTION_K] = matrix_of(graded, DIM, DIM);
-    struct weights_result r = compute(&w);
+    w.matrix[PROJECTION_Q] = weights_matrix_of(bad, DIM, DIM);
+    w.matrix[PROJECTION_K] = weights_matrix_of(graded, DIM, DIM);
+    struct weights_result r = test_weights_compute(&w);
     const struct projection_result *q = &r.projection[PROJECTION_Q];
     assert_true(q->present);
     assert_nan(q->whole.spectral_norm);
@@ -168,8 +168,8 @@ static void test_a_head_of_zeros_correlates_with_none(void **state)
     (void)state;
     const double rows[] = {1, 2, 3, 4, 0, 0, 0, 0};
     struct weights w = two_heads();
-    w.matrix[PROJECTION_Q] = matrix_of(rows, 4, 2);
-    struct weights_result r = compute(&w);
+    w.matrix[PROJECTION_Q] = weights_matrix_of(rows, 4, 2);
+    struct weights_result r = test_weights_compute(&w);
     const struct projection_result *q = &r.projection[PROJECTION_Q];
     assert_true(q->correlation[0] == 1);
     assert_nan(q->correlation[1]);
@@ -188,7 +188,7 @@ static void test_narrow_parameters_load_exactly(void **state)
     struct weights w = {.heads = 1, .kv_heads = 1, .head_dim = 2};
     w.matrix[PROJECTION_V] =
         (struct projection_matrix){.data = memory + 1, .dtype = DTYPE_F16, .out = 2, .in = 2};
-    struct weights_result r = compute(&w);
+    struct weights_result r = test_weights_compute(&w);
     const struct spectrum *s = &r.projection[PROJECTION_V].whole;
     assert_close(s->singular_values[0], 1, 1e-9);
     assert_close(s->singular_values[1], 0.5, 1e-9);
@@ -196,9 +196,9 @@ static void test_narrow_parameters_load_exactly(void **state)
     weights_result_clear(&r);
 }
 
-static void refuse(struct weights w, enum projection p, uint32_t out, uint32_t in)
+static void weights_refuse(struct weights w, enum projection p, uint32_t out, uint32_t in)
 {
-    w.matrix[p] = matrix_of(graded, out, in);
+    w.matrix[p] = weights_matrix_of(graded, out, in);
     assert_int_equal(weights_check(&w), ERR_SHAPE);
 }
 
@@ -207,19 +207,19 @@ static void test_shapes_that_do_not_fit_are_refused(void **state)
     (void)state;
     struct weights none = two_heads(), odd = two_heads(), grouped = two_heads();
     assert_int_equal(weights_check(&none), ERR_SHAPE);
-    refuse(two_heads(), PROJECTION_Q, 5, 4);
-    refuse(two_heads(), PROJECTION_O, 4, 5);
-    refuse(two_heads(), PROJECTION_V, 4, 0);
+    weights_refuse(two_heads(), PROJECTION_Q, 5, 4);
+    weights_refuse(two_heads(), PROJECTION_O, 4, 5);
+    weights_refuse(two_heads(), PROJECTION_V, 4, 0);
     odd.kv_heads = 3;
-    refuse(odd, PROJECTION_Q, 4, 4);
+    weights_refuse(odd, PROJECTION_Q, 4, 4);
     grouped.kv_heads = 1;
-    refuse(grouped, PROJECTION_K, 4, 4);
+    weights_refuse(grouped, PROJECTION_K, 4, 4);
     struct weights apart = two_heads();
-    apart.matrix[PROJECTION_K] = matrix_of(graded, 4, 4);
-    refuse(apart, PROJECTION_V, 4, 3);
+    apart.matrix[PROJECTION_K] = weights_matrix_of(graded, 4, 4);
+    weights_refuse(apart, PROJECTION_V, 4, 3);
     /* 2^17 heads of 2^15 would be 0 rows in 32 bits. */
     struct weights wraps = {.heads = 1u << 17, .kv_heads = 1, .head_dim = 1u << 15};
-    refuse(wraps, PROJECTION_Q, 1, 1);
+    weights_refuse(wraps, PROJECTION_Q, 1, 1);
 }
 
 /* Queries of a cross-attention come from states of another width. */
@@ -227,9 +227,9 @@ static void test_queries_may_be_wider_than_keys(void **state)
 {
     (void)state;
     struct weights w = two_heads();
-    w.matrix[PROJECTION_Q] = matrix_of(graded, 4, 4);
-    w.matrix[PROJECTION_K] = matrix_of(graded, 4, 1);
-    struct weights_result r = compute(&w);
+    w.matrix[PROJECTION_Q] = weights_matrix_of(graded, 4, 4);
+    w.matrix[PROJECTION_K] = weights_matrix_of(graded, 4, 1);
+    struct weights_result r = test_weights_compute(&w);
     assert_close(r.circuit[CIRCUIT_QK][0].spectral_norm, 16, 1e-7);
     assert_nan(r.circuit[CIRCUIT_QK][0].singular_values[1]);
     weights_result_clear(&r);
@@ -240,7 +240,7 @@ static void test_out_of_memory_leaves_nothing(void **state)
     (void)state;
     struct weights w = two_heads();
     for (uint32_t p = 0; p < PROJECTION_COUNT; p++) {
-        w.matrix[p] = matrix_of(graded, DIM, DIM);
+        w.matrix[p] = weights_matrix_of(graded, DIM, DIM);
     }
     unsigned nth = 0;
     int rc = ERR_MEMORY;
@@ -262,18 +262,18 @@ static void test_out_of_memory_leaves_nothing(void **state)
     assert_true(nth > 20);
 }
 
-static void test_too_large_for_lapack_is_out_of_memory(void **state)
+static void test_weights_too_large_for_lapack_is_out_of_memory(void **state)
 {
     (void)state;
     struct weights w = {.heads = 1, .kv_heads = 1, .head_dim = 1u << 30};
-    w.matrix[PROJECTION_Q] = matrix_of(graded, 1u << 30, 1);
+    w.matrix[PROJECTION_Q] = weights_matrix_of(graded, 1u << 30, 1);
     struct scratch scratch = {0};
     struct weights_result r;
     assert_int_equal(weights_check(&w), 0);
     assert_int_equal(weights_compute(&w, &scratch, &r), ERR_MEMORY);
 }
 
-static int start(void **state)
+static int weights_start(void **state)
 {
     (void)state;
     spectrum_global_init();
@@ -295,7 +295,7 @@ int main(void)
         cmocka_unit_test(test_shapes_that_do_not_fit_are_refused),
         cmocka_unit_test(test_queries_may_be_wider_than_keys),
         cmocka_unit_test(test_out_of_memory_leaves_nothing),
-        cmocka_unit_test(test_too_large_for_lapack_is_out_of_memory),
+        cmocka_unit_test(test_weights_too_large_for_lapack_is_out_of_memory),
     };
-    return cmocka_run_group_tests_name("weights", tests, start, NULL);
+    return cmocka_run_group_tests_name("weights", tests, weights_start, NULL);
 }

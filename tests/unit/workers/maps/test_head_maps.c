@@ -38,7 +38,7 @@ static int drop_memory(void **state)
     return 0;
 }
 
-static void put(uint32_t b, uint32_t h, uint32_t i, uint32_t j, double x)
+static void head_maps_put(uint32_t b, uint32_t h, uint32_t i, uint32_t j, double x)
 {
     size_t at = (((size_t)b * a.heads + h) * a.queries + i) * a.keys + j;
     unsigned char *to = memory + 1 + at * dtype_size(a.dtype);
@@ -65,7 +65,7 @@ static void put(uint32_t b, uint32_t h, uint32_t i, uint32_t j, double x)
     }
 }
 
-static double get(uint32_t b, uint32_t h, uint32_t i, uint32_t j)
+static double head_maps_get(uint32_t b, uint32_t h, uint32_t i, uint32_t j)
 {
     double x;
     attention_load(a.weights, a.dtype, (((size_t)b * a.heads + h) * a.queries + i) * a.keys + j, 1,
@@ -73,14 +73,15 @@ static double get(uint32_t b, uint32_t h, uint32_t i, uint32_t j)
     return x;
 }
 
-static void fill(void)
+static void head_maps_fill(void)
 {
     for (uint32_t b = 0; b < a.batch; b++) {
         for (uint32_t h = 0; h < a.heads; h++) {
             for (uint32_t i = 0; i < a.queries; i++) {
                 for (uint32_t j = 0; j < a.keys; j++) {
                     double x = random_unit(&seed);
-                    put(b, h, i, j, a.dtype == DTYPE_F16 ? ldexp(1, (int)(x * -12)) : x * x);
+                    head_maps_put(b, h, i, j,
+                                  a.dtype == DTYPE_F16 ? ldexp(1, (int)(x * -12)) : x * x);
                 }
             }
         }
@@ -91,16 +92,16 @@ static void fill(void)
 static double entry(uint32_t b, uint32_t h, uint32_t i, uint32_t j)
 {
     if (h < a.heads) {
-        return get(b, h, i, j);
+        return head_maps_get(b, h, i, j);
     }
     double largest = NAN;
     for (uint32_t g = 0; g < a.heads; g++) {
-        largest = fmax(largest, get(b, g, i, j));
+        largest = fmax(largest, head_maps_get(b, g, i, j));
     }
     return largest;
 }
 
-static double brute_cell(const struct head_maps *m, uint32_t h, uint32_t r, uint32_t c)
+static double head_maps_brute_cell(const struct head_maps *m, uint32_t h, uint32_t r, uint32_t c)
 {
     double sum = 0;
     uint32_t n = 0;
@@ -136,7 +137,7 @@ static void assert_means(const struct head_maps *m)
     }
 }
 
-static void check(uint32_t sample, uint32_t size, enum isa isa)
+static void head_maps_check(uint32_t sample, uint32_t size, enum isa isa)
 {
     struct scratch scratch = {0};
     struct head_maps *m;
@@ -148,7 +149,8 @@ static void check(uint32_t sample, uint32_t size, enum isa isa)
     assert_ptr_equal(m->max, m->values + a.heads * cells);
     for (uint32_t h = 0; h <= a.heads; h++) {
         for (size_t i = 0; i < cells; i++) {
-            double want = brute_cell(m, h, (uint32_t)(i / m->columns), (uint32_t)(i % m->columns));
+            double want =
+                head_maps_brute_cell(m, h, (uint32_t)(i / m->columns), (uint32_t)(i % m->columns));
             assert_cell((double)m->values[h * cells + i], want);
         }
     }
@@ -161,7 +163,7 @@ static void check_all(uint32_t sample, uint32_t size)
 {
     for (int isa = 0; isa < ISA_COUNT; isa++) {
         if (isa_available((enum isa)isa)) {
-            check(sample, size, (enum isa)isa);
+            head_maps_check(sample, size, (enum isa)isa);
         }
     }
 }
@@ -174,7 +176,7 @@ static void test_cells_are_means_of_any_shape(void **state)
                                         {4, 17, 19}, {2, 128, 96}, {1, 333, 17}};
     for (size_t s = 0; s < sizeof shape / sizeof *shape; s++) {
         make(DTYPE_F32, 1, shape[s][0], shape[s][1], shape[s][2]);
-        fill();
+        head_maps_fill();
         check_all(0, 32);
         check_all(0, 128);
     }
@@ -186,30 +188,30 @@ static void test_every_dtype_at_any_address(void **state)
     static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_F64, DTYPE_F16, DTYPE_BF16};
     for (size_t d = 0; d < sizeof dtypes / sizeof *dtypes; d++) {
         make(dtypes[d], B, H, QUERIES, 201);
-        fill();
+        head_maps_fill();
         check_all(1, 32);
         check_all(7, 128);
     }
 }
 
 /* Rows, columns, single entries, of one head and of all. */
-static void test_entries_that_are_not_finite_are_left_out(void **state)
+static void test_head_maps_entries_that_are_not_finite_are_left_out(void **state)
 {
     (void)state;
     static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_F64, DTYPE_F16, DTYPE_BF16};
     for (size_t d = 0; d < sizeof dtypes / sizeof *dtypes; d++) {
         make(dtypes[d], 1, H, QUERIES, 90);
-        fill();
-        put(0, 0, 10, 20, INFINITY);
-        put(0, 1, 10, 20, NAN);
-        put(0, 2, 69, 89, -INFINITY);
+        head_maps_fill();
+        head_maps_put(0, 0, 10, 20, INFINITY);
+        head_maps_put(0, 1, 10, 20, NAN);
+        head_maps_put(0, 2, 69, 89, -INFINITY);
         for (uint32_t k = 0; k < QUERIES; k++) {
-            put(0, 1, 40, k, NAN);
-            put(0, 2, 41, k, k % 2 ? -INFINITY : INFINITY);
+            head_maps_put(0, 1, 40, k, NAN);
+            head_maps_put(0, 2, 41, k, k % 2 ? -INFINITY : INFINITY);
             for (uint32_t h = 0; h < H; h++) {
-                put(0, h, k, 0, NAN);
-                put(0, h, 50, k, NAN);
-                put(0, h, 51, k, -INFINITY);
+                head_maps_put(0, h, k, 0, NAN);
+                head_maps_put(0, h, 50, k, NAN);
+                head_maps_put(0, h, 51, k, -INFINITY);
             }
         }
         check_all(0, 128);
@@ -222,7 +224,7 @@ static void test_nothing_but_nan(void **state)
     (void)state;
     make(DTYPE_F32, 1, 2, 5, 9);
     for (uint32_t e = 0; e < 2 * 5 * 9; e++) {
-        put(0, e / 45, e / 9 % 5, e % 9, NAN);
+        head_maps_put(0, e / 45, e / 9 % 5, e % 9, NAN);
     }
     check_all(0, 4);
 }
@@ -232,17 +234,17 @@ static void test_numbers_that_are_too_large_for_f32(void **state)
 {
     (void)state;
     make(DTYPE_F32, 1, 2, 40, 60);
-    fill();
+    head_maps_fill();
     for (uint32_t j = 0; j < 60; j++) {
-        put(0, 0, 3, j, 3e38);
-        put(0, 0, 4, j, 3e38);
+        head_maps_put(0, 0, 3, j, 3e38);
+        head_maps_put(0, 0, 4, j, 3e38);
     }
     check_all(0, 10);
     make(DTYPE_F64, 1, 2, 40, 60);
-    fill();
-    put(0, 1, 7, 8, 1e300);
-    put(0, 1, 9, 30, -1e39);
-    put(0, 1, 9, 31, 1e39);
+    head_maps_fill();
+    head_maps_put(0, 1, 7, 8, 1e300);
+    head_maps_put(0, 1, 9, 30, -1e39);
+    head_maps_put(0, 1, 9, 31, 1e39);
     check_all(0, 10);
     check_all(0, 64);
 }
@@ -251,8 +253,8 @@ static void test_a_weighted_sum_is_added(void **state)
 {
     (void)state;
     make(DTYPE_F32, 1, H, 3, 4);
-    fill();
-    put(0, 1, 2, 3, NAN);
+    head_maps_fill();
+    head_maps_put(0, 1, 2, 3, NAN);
     struct scratch scratch = {0};
     struct head_maps *m;
     const double weight[H] = {2, 0.5, -1};
@@ -262,7 +264,7 @@ static void test_a_weighted_sum_is_added(void **state)
     for (uint32_t e = 0; e < 12; e++) {
         double want = e == 0 ? 10 : 0;
         for (uint32_t h = 0; h < H; h++) {
-            want += weight[h] * get(0, h, e / 4, e % 4);
+            want += weight[h] * head_maps_get(0, h, e / 4, e % 4);
         }
         assert_cell(sum[e], want);
     }
@@ -270,11 +272,11 @@ static void test_a_weighted_sum_is_added(void **state)
     scratch_clear(&scratch);
 }
 
-static void test_out_of_memory(void **state)
+static void test_head_maps_out_of_memory(void **state)
 {
     (void)state;
     make(DTYPE_F32, 1, 2, 5, 5);
-    fill();
+    head_maps_fill();
     for (unsigned nth = 1; nth <= 2; nth++) {
         struct scratch scratch = {0};
         struct head_maps *m = NULL;
@@ -301,11 +303,11 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cells_are_means_of_any_shape),
         cmocka_unit_test(test_every_dtype_at_any_address),
-        cmocka_unit_test(test_entries_that_are_not_finite_are_left_out),
+        cmocka_unit_test(test_head_maps_entries_that_are_not_finite_are_left_out),
         cmocka_unit_test(test_nothing_but_nan),
         cmocka_unit_test(test_numbers_that_are_too_large_for_f32),
         cmocka_unit_test(test_a_weighted_sum_is_added),
-        cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_head_maps_out_of_memory),
         cmocka_unit_test(test_bytes_of_any_shape),
     };
     return cmocka_run_group_tests(tests, NULL, drop_memory);

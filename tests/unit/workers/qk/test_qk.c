@@ -72,7 +72,8 @@ static void set_mask(struct message *m, unsigned kind)
     a->tokens = m->tokens;
 }
 
-static struct block compute(const struct attention *a, uint32_t begin, uint32_t end, enum isa isa)
+static struct block test_qk_compute(const struct attention *a, uint32_t begin, uint32_t end,
+                                    enum isa isa)
 {
     struct scratch scratch = {0};
     struct block block;
@@ -86,7 +87,7 @@ struct numbers {
     double value[METRIC_COUNT][HEADS];
 };
 
-static struct numbers read_out(const struct block *block)
+static struct numbers qk_read_out(const struct block *block)
 {
     struct numbers n;
     double *value[METRIC_COUNT];
@@ -98,7 +99,7 @@ static struct numbers read_out(const struct block *block)
     return n;
 }
 
-static double dot(const float *x, const float *y)
+static double qk_dot(const float *x, const float *y)
 {
     double sum = 0;
     for (uint32_t c = 0; c < DIM; c++) {
@@ -108,7 +109,7 @@ static double dot(const float *x, const float *y)
 }
 
 /* The message's weights, as a trainer would have sent them. */
-static void fill_row(struct message *m, uint32_t b, uint32_t h, uint32_t i)
+static void qk_fill_row(struct message *m, uint32_t b, uint32_t h, uint32_t i)
 {
     uint32_t key[KEYS], n = attention_valid_keys(&m->a, b, i, key);
     double *row = m->weights + (((size_t)b * HEADS + h) * QUERIES + i) * KEYS, sum = 0;
@@ -116,7 +117,7 @@ static void fill_row(struct message *m, uint32_t b, uint32_t h, uint32_t i)
     const float *k = m->k + ((size_t)b * KV + h / (HEADS / KV)) * KEYS * DIM;
     memset(row, 0, KEYS * sizeof *row);
     for (uint32_t c = 0; c < n; c++) {
-        row[key[c]] = exp(m->a.qk.scale * dot(q, k + (size_t)key[c] * DIM));
+        row[key[c]] = exp(m->a.qk.scale * qk_dot(q, k + (size_t)key[c] * DIM));
         sum += row[key[c]];
     }
     for (uint32_t c = 0; c < n; c++) {
@@ -129,7 +130,7 @@ static struct attention as_weights(struct message *m)
     for (uint32_t b = 0; b < BATCH; b++) {
         for (uint32_t h = 0; h < HEADS; h++) {
             for (uint32_t i = 0; i < QUERIES; i++) {
-                fill_row(m, b, h, i);
+                qk_fill_row(m, b, h, i);
             }
         }
     }
@@ -140,9 +141,10 @@ static struct attention as_weights(struct message *m)
 }
 
 /* Every core metric of the attention tier, of every head. */
-static void assert_same_numbers(const struct block *got, const struct block *want, double tolerance)
+static void qk_assert_same_numbers(const struct block *got, const struct block *want,
+                                   double tolerance)
 {
-    struct numbers g = read_out(got), w = read_out(want);
+    struct numbers g = qk_read_out(got), w = qk_read_out(want);
     assert_int_equal(got->rows, want->rows);
     assert_int_equal(got->invalid_rows, want->invalid_rows);
     for (uint32_t m = 0; m <= METRIC_LOCALITY; m++) {
@@ -169,8 +171,8 @@ static void test_it_says_what_the_attention_tier_says_for_every_mask(void **stat
         assert_int_equal(block_compute_ref(&want, &a, 0, QUERIES, &scratch), 0);
         for (int isa = 0; isa < ISA_COUNT; isa++) {
             if (isa_available((enum isa)isa)) {
-                struct block got = compute(&m->a, 0, QUERIES, (enum isa)isa);
-                assert_same_numbers(&got, &want, isa == ISA_SCALAR ? 1e-12 : 2e-5);
+                struct block got = test_qk_compute(&m->a, 0, QUERIES, (enum isa)isa);
+                qk_assert_same_numbers(&got, &want, isa == ISA_SCALAR ? 1e-12 : 2e-5);
                 block_clear(&got);
             }
         }
@@ -180,21 +182,21 @@ static void test_it_says_what_the_attention_tier_says_for_every_mask(void **stat
     free(m);
 }
 
-static void test_blocks_merge_to_the_whole(void **state)
+static void test_qk_blocks_merge_to_the_whole(void **state)
 {
     (void)state;
     struct message *m = new_message();
     m->a.qk.v = m->v;
     set_mask(m, 1);
-    struct block whole = compute(&m->a, 0, QUERIES, isa_best());
-    struct block merged = compute(&m->a, 0, 1, isa_best());
+    struct block whole = test_qk_compute(&m->a, 0, QUERIES, isa_best());
+    struct block merged = test_qk_compute(&m->a, 0, 1, isa_best());
     static const uint32_t cut[] = {1, 64, 65, 65, 149, QUERIES};
     for (size_t c = 0; c + 1 < sizeof cut / sizeof cut[0]; c++) {
-        struct block part = compute(&m->a, cut[c], cut[c + 1], isa_best());
+        struct block part = test_qk_compute(&m->a, cut[c], cut[c + 1], isa_best());
         assert_int_equal(block_merge(&merged, &part), 0);
         block_clear(&part);
     }
-    assert_same_numbers(&merged, &whole, 1e-6);
+    qk_assert_same_numbers(&merged, &whole, 1e-6);
     for (uint32_t h = 0; h < HEADS; h++) {
         const struct head_block *g = &merged.head[h], *w = &whole.head[h];
         assert_int_equal(g->q_norm.n, BATCH * QUERIES);
@@ -217,7 +219,7 @@ static void test_a_row_with_a_nan_counts_as_invalid(void **state)
     m->k[100 * DIM + 5] = NAN; /* sample 0, key head 0, key 100: rows 100.. of two heads */
     for (int isa = 0; isa < ISA_COUNT; isa++) {
         if (isa_available((enum isa)isa)) {
-            struct block block = compute(&m->a, 0, QUERIES, (enum isa)isa);
+            struct block block = test_qk_compute(&m->a, 0, QUERIES, (enum isa)isa);
             assert_int_equal(block.invalid_rows, 2 * (QUERIES - 100));
             assert_int_equal(block.rows, BATCH * HEADS * QUERIES - 2 * (QUERIES - 100));
             assert_int_equal(block.head[0].row[METRIC_ENTROPY].moments.n, 2 * QUERIES - 50);
@@ -234,8 +236,8 @@ static void test_no_sound_row_gives_no_numbers(void **state)
     struct message *m = new_message();
     m->length[0] = m->length[1] = 0;
     m->a.k_len = m->length;
-    struct block block = compute(&m->a, 0, QUERIES, isa_best());
-    struct numbers n = read_out(&block);
+    struct block block = test_qk_compute(&m->a, 0, QUERIES, isa_best());
+    struct numbers n = qk_read_out(&block);
     assert_int_equal(block.rows, 0);
     assert_int_equal(block.invalid_rows, BATCH * HEADS * QUERIES);
     assert_nan(block.row_sum_error);
@@ -256,8 +258,8 @@ static void test_vectors_at_the_edge_of_f32_have_numbers(void **state)
     for (size_t i = 0; i < sizeof m->k / sizeof m->k[0]; i++) {
         m->k[i] = copysignf(3e38f, m->k[i]);
     }
-    struct block block = compute(&m->a, 0, QUERIES, isa_best());
-    struct numbers n = read_out(&block);
+    struct block block = test_qk_compute(&m->a, 0, QUERIES, isa_best());
+    struct numbers n = qk_read_out(&block);
     assert_int_equal(block.rows, BATCH * HEADS * QUERIES);
     for (uint32_t h = 0; h < HEADS; h++) {
         assert_true(isfinite(n.value[METRIC_MAX_ABS_LOGIT][h]));
@@ -299,7 +301,7 @@ static void test_memory_grows_with_the_keys_only(void **state)
     free(zeros);
 }
 
-static void test_out_of_memory_is_reported(void **state)
+static void test_qk_out_of_memory_is_reported(void **state)
 {
     (void)state;
     struct message *m = new_message();
@@ -367,12 +369,12 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_it_says_what_the_attention_tier_says_for_every_mask),
-        cmocka_unit_test(test_blocks_merge_to_the_whole),
+        cmocka_unit_test(test_qk_blocks_merge_to_the_whole),
         cmocka_unit_test(test_a_row_with_a_nan_counts_as_invalid),
         cmocka_unit_test(test_no_sound_row_gives_no_numbers),
         cmocka_unit_test(test_vectors_at_the_edge_of_f32_have_numbers),
         cmocka_unit_test(test_memory_grows_with_the_keys_only),
-        cmocka_unit_test(test_out_of_memory_is_reported),
+        cmocka_unit_test(test_qk_out_of_memory_is_reported),
         cmocka_unit_test(test_weights_out_of_memory),
         cmocka_unit_test(test_the_spectrum_of_a_scaled_identity),
     };

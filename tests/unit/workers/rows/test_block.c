@@ -35,7 +35,7 @@ static struct attention self_map(const float *weights, uint32_t heads, uint32_t 
                               .self = true};
 }
 
-static void compute(struct block *block, const struct attention *a)
+static void test_block_compute(struct block *block, const struct attention *a)
 {
     struct scratch scratch = {0};
     assert_int_equal(block_init(block, a, &everything), 0);
@@ -43,7 +43,7 @@ static void compute(struct block *block, const struct attention *a)
     scratch_clear(&scratch);
 }
 
-static struct numbers read_out(const struct block *block)
+static struct numbers block_read_out(const struct block *block)
 {
     struct numbers n = {
         .rows = block->rows,
@@ -61,11 +61,11 @@ static struct numbers read_out(const struct block *block)
     return n;
 }
 
-static struct numbers numbers_of(const struct attention *a)
+static struct numbers block_numbers_of(const struct attention *a)
 {
     struct block block;
-    compute(&block, a);
-    struct numbers n = read_out(&block);
+    test_block_compute(&block, a);
+    struct numbers n = block_read_out(&block);
     block_clear(&block);
     return n;
 }
@@ -74,7 +74,7 @@ static struct numbers numbers_of(const struct attention *a)
 static uint64_t rows_of(const struct attention *a, enum metric metric)
 {
     struct block block;
-    compute(&block, a);
+    test_block_compute(&block, a);
     uint64_t n = block.head[0].row[metric].moments.n;
     block_clear(&block);
     return n;
@@ -91,7 +91,7 @@ static void test_uniform_causal_head_is_not_focused(void **state)
     }
     struct attention a = self_map(x, 1, T);
     a.causal = true;
-    struct numbers n = numbers_of(&a);
+    struct numbers n = block_numbers_of(&a);
     assert_close(n.value[METRIC_ENTROPY_NORMALIZED][0], 1, 1e-6);
     assert_close(n.value[METRIC_ENTROPY_SANS_FIRST][0], 1, 1e-6);
     assert_close(n.value[METRIC_EFFECTIVE_KEYS][0], (T + 1) / 2.0, 1e-5);
@@ -117,7 +117,7 @@ static void test_identity_looks_at_itself(void **state)
         x[i * T + i] = 1;
     }
     struct attention a = self_map(x, 1, T);
-    struct numbers n = numbers_of(&a);
+    struct numbers n = block_numbers_of(&a);
     assert_true(n.value[METRIC_ENTROPY][0] == 0 && n.value[METRIC_ENTROPY_NORMALIZED][0] == 0);
     assert_true(n.value[METRIC_DIAGONAL][0] == 1 && n.value[METRIC_CONFIDENCE][0] == 1);
     assert_true(n.value[METRIC_MEAN_DISTANCE][0] == 0 && n.value[METRIC_FIRST_TOKEN][0] == 0);
@@ -139,7 +139,7 @@ static void test_previous_token_head_is_half_local(void **state)
         x[i * T + i - 1] = 1;
     }
     struct attention a = self_map(x, 1, T);
-    struct numbers n = numbers_of(&a);
+    struct numbers n = block_numbers_of(&a);
     assert_true(n.value[METRIC_PREVIOUS_TOKEN][0] == 1 && n.value[METRIC_NEXT_TOKEN][0] == 0);
     assert_true(n.value[METRIC_LOCALITY][0] == 0.5); /* T-1 of 2(T-1) neighbours */
     assert_close(n.value[METRIC_MEAN_DISTANCE][0], (T - 1.0) / T, 1e-15);
@@ -152,7 +152,7 @@ static void test_first_token_skips_query_zero(void **state)
     (void)state;
     float x[] = {1, 0, 0, 0, 1, 0, 1, 0, 0};
     struct attention a = self_map(x, 1, 3);
-    assert_true(numbers_of(&a).value[METRIC_FIRST_TOKEN][0] == 0.5);
+    assert_true(block_numbers_of(&a).value[METRIC_FIRST_TOKEN][0] == 0.5);
 }
 
 /* The definition over a full map, padding left out. */
@@ -176,7 +176,7 @@ static void test_locality_is_the_mean_of_the_two_side_diagonals(void **state)
     }
     struct attention a = self_map(x, 1, T);
     a.q_len = a.k_len = &length;
-    assert_close(numbers_of(&a).value[METRIC_LOCALITY][0], sum / (2 * (length - 1)), 1e-14);
+    assert_close(block_numbers_of(&a).value[METRIC_LOCALITY][0], sum / (2 * (length - 1)), 1e-14);
 }
 
 static void test_cross_attention_has_no_diagonal(void **state)
@@ -186,7 +186,7 @@ static void test_cross_attention_has_no_diagonal(void **state)
     struct attention a = self_map(x, 1, 3);
     a.keys = 2;
     a.self = false;
-    struct numbers n = numbers_of(&a);
+    struct numbers n = block_numbers_of(&a);
     assert_nan(n.value[METRIC_DIAGONAL][0]);
     assert_nan(n.value[METRIC_LOCALITY][0]);
     assert_nan(n.value[METRIC_PREVIOUS_TOKEN][0]);
@@ -199,7 +199,7 @@ static void test_a_single_position(void **state)
     (void)state;
     float x[] = {1, 1};
     struct attention a = self_map(x, 2, 1);
-    struct numbers n = numbers_of(&a);
+    struct numbers n = block_numbers_of(&a);
     assert_true(n.value[METRIC_ENTROPY][1] == 0 && n.value[METRIC_CONFIDENCE][1] == 1);
     assert_true(n.value[METRIC_DIAGONAL][0] == 1 && n.value[METRIC_MEAN][0] == 1);
     assert_nan(n.value[METRIC_ENTROPY_NORMALIZED][0]);
@@ -224,7 +224,7 @@ static void test_unsound_rows_are_counted_and_left_out(void **state)
     float x[] = {0, 1, 0,    0,     0, NAN, 1, 0, 0, 0, 0.5f, 0.49f, 0,
                  0, 0, 1.1f, -0.1f, 0, 0,   0, 0, 0, 0, 0,    1};
     struct attention a = self_map(x, 1, 5);
-    struct numbers n = numbers_of(&a);
+    struct numbers n = block_numbers_of(&a);
     assert_int_equal(n.rows, 2);
     assert_int_equal(n.invalid_rows, 3);
     assert_true(n.value[METRIC_CONFIDENCE][0] == 1 && n.value[METRIC_MAX][0] == 1);
@@ -237,7 +237,7 @@ static void test_all_rows_unsound_leaves_no_numbers(void **state)
     (void)state;
     float x[] = {NAN, NAN, NAN, NAN};
     struct attention a = self_map(x, 1, 2);
-    struct numbers n = numbers_of(&a);
+    struct numbers n = block_numbers_of(&a);
     assert_int_equal(n.rows, 0);
     assert_int_equal(n.invalid_rows, 2);
     assert_nan(n.row_sum_error);
@@ -257,7 +257,7 @@ static void test_no_valid_key_is_unsound(void **state)
     int32_t none = 0;
     struct attention a = self_map(x, 1, 2);
     a.k_len = &none;
-    struct numbers n = numbers_of(&a);
+    struct numbers n = block_numbers_of(&a);
     assert_int_equal(n.invalid_rows, 2);
     assert_nan(n.row_sum_error);
 }
@@ -271,7 +271,7 @@ static void test_excluded_weights_do_not_exist(void **state)
     struct attention a = self_map(x, 1, 3);
     a.causal = true;
     a.q_len = a.k_len = &two;
-    struct numbers n = numbers_of(&a);
+    struct numbers n = block_numbers_of(&a);
     assert_int_equal(n.rows, 2);
     assert_int_equal(n.invalid_rows, 0);
     assert_close(n.value[METRIC_ENTROPY][0], log(2) / 2, 1e-15);
@@ -284,11 +284,11 @@ static void test_dropout_and_learned_sink_relax_the_sum(void **state)
     (void)state;
     float x[] = {0.5f, 0.2f, 0.9f, 0.3f};
     struct attention a = self_map(x, 1, 2);
-    assert_int_equal(numbers_of(&a).rows, 0);
+    assert_int_equal(block_numbers_of(&a).rows, 0);
     a.learned_sink = true;
-    assert_int_equal(numbers_of(&a).rows, 1);
+    assert_int_equal(block_numbers_of(&a).rows, 1);
     a.dropout = true;
-    struct numbers n = numbers_of(&a);
+    struct numbers n = block_numbers_of(&a);
     assert_int_equal(n.rows, 2);
     assert_close(n.row_sum_error, 0.3, 1e-7);
 }
@@ -298,7 +298,7 @@ static void test_importance_sums_to_one_and_ranks_heads(void **state)
     (void)state;
     float x[3][2][2] = {{{1, 0}, {0, 1}}, {{0.5f, 0.5f}, {0.5f, 0.5f}}, {{1, 0}, {0, 1}}};
     struct attention a = self_map(&x[0][0][0], 3, 2);
-    struct numbers n = numbers_of(&a);
+    struct numbers n = block_numbers_of(&a);
     double p = 1 / (1 + exp(-1)), q = 1 - p;
     double sharp = (1.0 / 3 - 2 * (p * log(p + 1e-8) + q * log(q + 1e-8))) / 2;
     double flat = -2 * log(0.5 + 1e-8) / 2;
@@ -317,8 +317,8 @@ static void test_importance_averages_samples(void **state)
     memcpy(twice[1], once, sizeof once);
     struct attention a = self_map(&once[0][0], 2, 2), b = self_map(&twice[0][0][0], 2, 2);
     b.batch = 2;
-    assert_close(numbers_of(&b).value[METRIC_IMPORTANCE][0],
-                 numbers_of(&a).value[METRIC_IMPORTANCE][0], 1e-15);
+    assert_close(block_numbers_of(&b).value[METRIC_IMPORTANCE][0],
+                 block_numbers_of(&a).value[METRIC_IMPORTANCE][0], 1e-15);
 }
 
 static void test_maps_run_over_heads(void **state)
@@ -326,7 +326,7 @@ static void test_maps_run_over_heads(void **state)
     (void)state;
     float x[2][4] = {{1, 0, 0, 1}, {0.5f, 0.5f, 0.5f, 0.5f}};
     struct attention a = self_map(&x[0][0], 2, 2);
-    struct numbers n = numbers_of(&a);
+    struct numbers n = block_numbers_of(&a);
     assert_true(n.aggregate[AGGREGATE_SUM][MAP_MAX] == 1.5 &&
                 n.aggregate[AGGREGATE_SUM][MAP_MIN] == 0.5);
     assert_true(n.aggregate[AGGREGATE_MEAN][MAP_MEAN] == 0.5);
@@ -344,7 +344,7 @@ static void test_nan_stays_in_the_max_map(void **state)
         x[bad][1] = NAN;
         struct attention a = self_map(&x[0][0], 2, 1);
         a.keys = 2;
-        struct numbers n = numbers_of(&a);
+        struct numbers n = block_numbers_of(&a);
         assert_true(n.aggregate[AGGREGATE_MAX][MAP_MAX] == 0.5);
         assert_true(n.aggregate[AGGREGATE_MAX][MAP_MEAN] == 0.5);
     }
@@ -356,7 +356,7 @@ static void test_pairs_are_ordered_with_ties_by_position(void **state)
     float x[] = {0.25f, 0.5f, 0.25f, 0.5f, 0.25f, 0.25f, 0.125f, 0.75f, 0.125f};
     struct attention a = self_map(x, 1, 3);
     struct block block;
-    compute(&block, &a);
+    test_block_compute(&block, &a);
     const uint32_t want[][2] = {{2, 1}, {0, 1}, {1, 0}, {0, 0}, {0, 2},
                                 {1, 1}, {1, 2}, {2, 0}, {2, 2}};
     assert_int_equal(block.pair_count, 9);
@@ -375,7 +375,7 @@ static void test_pairs_average_the_samples_where_finite(void **state)
     a.batch = 2;
     a.keys = 3;
     struct block block;
-    compute(&block, &a);
+    test_block_compute(&block, &a);
     assert_int_equal(block.pair_count, 3);
     assert_int_equal(block.pairs[0].key, 1);
     assert_true(block.pairs[0].weight == 0.75);
@@ -385,7 +385,7 @@ static void test_pairs_average_the_samples_where_finite(void **state)
     block_clear(&block);
 }
 
-static void assert_same(const struct block *a, const struct block *b)
+static void block_assert_same(const struct block *a, const struct block *b)
 {
     assert_int_equal(a->rows, b->rows);
     assert_int_equal(a->invalid_rows, b->invalid_rows);
@@ -414,7 +414,7 @@ static void assert_same(const struct block *a, const struct block *b)
 }
 
 /* Two samples, two heads, some unsound rows. */
-static void fill_random(float *x, uint64_t random)
+static void block_fill_random(float *x, uint64_t random)
 {
     for (uint32_t row = 0; row < 2 * 2 * T; row++) {
         double sum = 0;
@@ -445,11 +445,11 @@ static void test_any_cut_merges_to_the_whole(void **state)
     (void)state;
     static float x[2 * 2 * T * T];
     for (uint64_t seed = 0; seed < 50; seed++) {
-        fill_random(x, seed);
+        block_fill_random(x, seed);
         struct attention a = self_map(x, 2, T);
         a.batch = 2;
         struct block whole, cut;
-        compute(&whole, &a);
+        test_block_compute(&whole, &a);
         assert_int_equal(block_init(&cut, &a, &everything), 0);
         uint64_t random = seed + 1000;
         for (uint32_t begin = 0; begin < T;) {
@@ -458,7 +458,7 @@ static void test_any_cut_merges_to_the_whole(void **state)
             add_range(&cut, &a, begin, end);
             begin = end;
         }
-        assert_same(&whole, &cut);
+        block_assert_same(&whole, &cut);
         block_clear(&whole);
         block_clear(&cut);
     }
@@ -483,7 +483,7 @@ static void test_next_token_head(void **state)
     }
     fill_one_hot(x, key, T);
     struct attention a = self_map(x, 1, T);
-    struct numbers n = numbers_of(&a);
+    struct numbers n = block_numbers_of(&a);
     assert_true(n.value[METRIC_NEXT_TOKEN][0] == 1 && n.value[METRIC_PREVIOUS_TOKEN][0] == 0);
     assert_true(n.value[METRIC_LOCALITY][0] == 0.5);
     assert_true(n.value[METRIC_EFFECTIVE_KEYS][0] == 1 && n.value[METRIC_TAIL_MASS][0] == 0);
@@ -505,11 +505,11 @@ static void test_induction_head_on_repeated_random_tokens(void **state)
     struct attention a = self_map(x, 1, T);
     a.tokens = tokens;
     a.causal = true;
-    struct numbers n = numbers_of(&a);
+    struct numbers n = block_numbers_of(&a);
     assert_true(n.value[METRIC_INDUCTION][0] == 1 && n.value[METRIC_DUPLICATE_TOKEN][0] == 0);
     assert_int_equal(rows_of(&a, METRIC_INDUCTION), T / 2);
     a.tokens = NULL;
-    n = numbers_of(&a);
+    n = block_numbers_of(&a);
     assert_nan(n.value[METRIC_INDUCTION][0]);
     assert_nan(n.value[METRIC_DUPLICATE_TOKEN][0]);
 }
@@ -523,7 +523,7 @@ static void test_token_metrics_sum_over_occurrences(void **state)
     const int32_t tokens[] = {7, 8, 7, 9, 7};
     struct attention a = self_map(x, 1, 5);
     a.tokens = tokens;
-    struct numbers n = numbers_of(&a);
+    struct numbers n = block_numbers_of(&a);
     assert_true(n.value[METRIC_DUPLICATE_TOKEN][0] == (0.25 + (0.125 + 0.25)) / 2);
     assert_true(n.value[METRIC_INDUCTION][0] == (0.5 + (0.5 + 0.125)) / 2);
     const int32_t length = 4, full = 5;
@@ -547,7 +547,7 @@ static void test_sink_fakes_focus(void **state)
     }
     struct attention a = self_map(x, 1, T);
     a.causal = true;
-    struct numbers n = numbers_of(&a);
+    struct numbers n = block_numbers_of(&a);
     assert_true(n.value[METRIC_FIRST_TOKEN][0] == 0.5);
     assert_close(n.value[METRIC_ENTROPY_SANS_FIRST][0], 1, 1e-7);
     assert_true(n.value[METRIC_ENTROPY_NORMALIZED][0] < 0.95);
@@ -565,7 +565,8 @@ static void test_sans_first_without_the_first_key(void **state)
     a.window = 3;
     /* row 2: only key 0 has weight, so nothing is left; row 3: H = 1.5 ln 2; row 4: 0 */
     assert_int_equal(rows_of(&a, METRIC_ENTROPY_SANS_FIRST), 2);
-    assert_close(numbers_of(&a).value[METRIC_ENTROPY_SANS_FIRST][0], 0.75 * log(2) / log(3), 1e-15);
+    assert_close(block_numbers_of(&a).value[METRIC_ENTROPY_SANS_FIRST][0], 0.75 * log(2) / log(3),
+                 1e-15);
 }
 
 static void test_uniform_rows_in_closed_form(void **state)
@@ -576,7 +577,7 @@ static void test_uniform_rows_in_closed_form(void **state)
         x[i] = 1.0f / T;
     }
     struct attention a = self_map(x, 1, T);
-    struct numbers n = numbers_of(&a);
+    struct numbers n = block_numbers_of(&a);
     double local = 0, distance = 0;
     for (int i = 0; i < T; i++) {
         double sum = 0, largest = i > T - 1 - i ? i : T - 1 - i;
@@ -601,7 +602,7 @@ static void test_tail_is_what_the_eight_largest_leave(void **state)
                  0.03125f, 0.0625f, 0.25f,   0.03125f, 0.0625f};
     struct attention a = self_map(x, 1, 1);
     a.keys = 11;
-    assert_true(numbers_of(&a).value[METRIC_TAIL_MASS][0] == 0.0625);
+    assert_true(block_numbers_of(&a).value[METRIC_TAIL_MASS][0] == 0.0625);
 }
 
 static void test_learned_sink_takes_the_deficit(void **state)
@@ -610,15 +611,15 @@ static void test_learned_sink_takes_the_deficit(void **state)
     float x[] = {0.25f, 0.25f, 0.5f, 0.375f};
     struct attention a = self_map(x, 1, 2);
     a.learned_sink = true;
-    struct numbers n = numbers_of(&a);
+    struct numbers n = block_numbers_of(&a);
     assert_true(n.value[METRIC_SINK_DEFICIT][0] == (0.5 + 0.125) / 2);
     assert_true(n.value[METRIC_TAIL_MASS][0] == (0.5 + 0.125) / 2);
     a.learned_sink = false;
     a.dropout = true;
-    assert_nan(numbers_of(&a).value[METRIC_SINK_DEFICIT][0]);
+    assert_nan(block_numbers_of(&a).value[METRIC_SINK_DEFICIT][0]);
     a.dropout = false;
     x[1] = 0.75f;
-    assert_nan(numbers_of(&a).value[METRIC_SINK_DEFICIT][0]);
+    assert_nan(block_numbers_of(&a).value[METRIC_SINK_DEFICIT][0]);
 }
 
 /* The lower rows of a causal map, sent as a slice, have the numbers that they have in the map. */
@@ -627,7 +628,7 @@ static void test_a_slice_of_queries_is_placed_by_its_offset(void **state)
     (void)state;
     static float x[2 * 2 * T * T];
     int32_t tokens[T];
-    fill_random(x, 5);
+    block_fill_random(x, 5);
     for (uint32_t j = 0; j < T; j++) {
         tokens[j] = (int32_t)(j % 3);
     }
@@ -642,9 +643,9 @@ static void test_a_slice_of_queries_is_placed_by_its_offset(void **state)
     struct scratch scratch = {0};
     assert_int_equal(block_init(&want, &a, &everything), 0);
     assert_int_equal(block_compute_ref(&want, &a, 5, T, &scratch), 0);
-    compute(&got, &slice);
+    test_block_compute(&got, &slice);
     want.pair_count = got.pair_count = 0; /* places in the tensor */
-    assert_same(&want, &got);
+    block_assert_same(&want, &got);
     block_clear(&want);
     block_clear(&got);
     scratch_clear(&scratch);
@@ -656,7 +657,7 @@ static void test_documents_are_apart(void **state)
     (void)state;
     static float x[2 * 2 * T * T];
     const int32_t documents[] = {4, 4, 4, 4, 4, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9};
-    fill_random(x, 6);
+    block_fill_random(x, 6);
     struct attention packed = self_map(x, 1, T), first = self_map(x, 1, T);
     const int32_t length = 5;
     packed.documents = documents;
@@ -666,7 +667,7 @@ static void test_documents_are_apart(void **state)
     struct scratch scratch = {0};
     assert_int_equal(block_init(&got, &packed, &everything), 0);
     assert_int_equal(block_compute_ref(&got, &packed, 0, 5, &scratch), 0);
-    compute(&want, &first);
+    test_block_compute(&want, &first);
     /* the text alone ends at its last token, so that token has no next one */
     const enum metric same[] = {METRIC_ENTROPY, METRIC_MEAN_DISTANCE_NORMALIZED, METRIC_DIAGONAL,
                                 METRIC_PREVIOUS_TOKEN, METRIC_ENTROPY_SANS_FIRST};
@@ -703,7 +704,7 @@ static void test_logit_statistics_are_read_out_and_merged(void **state)
     moments_add(&two.head[0].norm_weighted_entropy, 13);
     assert_int_equal(dist_add(&two.head[0].row[METRIC_MAX_LOGIT], 2), 0);
     assert_int_equal(block_merge(&one, &two), 0);
-    struct numbers n = read_out(&one);
+    struct numbers n = block_read_out(&one);
     assert_true(n.value[METRIC_MAX_LOGIT][0] == 2 && n.value[METRIC_MAX_ABS_LOGIT][0] == 5);
     assert_close(n.value[METRIC_MEAN_LOGIT][0], -1, 1e-15);
     assert_close(n.value[METRIC_STD_LOGIT][0], sqrt(13), 1e-14);
@@ -760,7 +761,7 @@ static void test_groups_that_are_off_stay_off(void **state)
 }
 
 /* The n-th allocation fails, for every n there is: an error, no crash, no leak. */
-static int run_once(const struct attention *a)
+static int block_run_once(const struct attention *a)
 {
     struct block block, part;
     struct scratch scratch = {0};
@@ -779,19 +780,19 @@ static int run_once(const struct attention *a)
     return rc;
 }
 
-static void test_every_allocation_may_fail(void **state)
+static void test_block_every_allocation_may_fail(void **state)
 {
     (void)state;
     static float x[2 * 2 * T * T];
     static const int32_t tokens[2 * T];
-    fill_random(x, 1);
+    block_fill_random(x, 1);
     struct attention a = self_map(x, 2, T);
     a.batch = 2;
     a.tokens = tokens;
     unsigned nth = 1;
     for (;; nth++) {
         heap_fail_at(nth);
-        int rc = run_once(&a);
+        int rc = block_run_once(&a);
         if (!heap_has_failed()) {
             assert_int_equal(rc, 0);
             break;
@@ -856,7 +857,7 @@ int main(void)
         cmocka_unit_test(test_logit_statistics_are_read_out_and_merged),
         cmocka_unit_test(test_maps_and_pairs_are_switched_apart),
         cmocka_unit_test(test_groups_that_are_off_stay_off),
-        cmocka_unit_test(test_every_allocation_may_fail),
+        cmocka_unit_test(test_block_every_allocation_may_fail),
         cmocka_unit_test(test_scratch_grows_and_is_aligned),
     };
     return cmocka_run_group_tests_name("block", tests, NULL, NULL);

@@ -17,7 +17,7 @@
 
 static float weights[B][H][QUERIES][KEYS];
 
-static void fill_weights(void)
+static void map_pool_fill_weights(void)
 {
     uint64_t seed = 5;
     float *x = &weights[0][0][0][0];
@@ -26,7 +26,7 @@ static void fill_weights(void)
     }
 }
 
-static struct attention attention_of(uint32_t queries, uint32_t keys)
+static struct attention map_pool_attention_of(uint32_t queries, uint32_t keys)
 {
     return (struct attention){.weights = weights,
                               .dtype = DTYPE_F32,
@@ -38,7 +38,7 @@ static struct attention attention_of(uint32_t queries, uint32_t keys)
 
 /* Halves */
 
-static double value_of(uint16_t half)
+static double map_pool_value_of(uint16_t half)
 {
     int exponent = half >> 10 & 31, fraction = half & 1023;
     double magnitude = exponent == 31  ? (fraction ? (double)NAN : (double)INFINITY)
@@ -51,7 +51,7 @@ static void test_every_half_is_itself(void **state)
 {
     (void)state;
     for (uint32_t half = 0; half <= 0xffff; half++) {
-        double value = value_of((uint16_t)half);
+        double value = map_pool_value_of((uint16_t)half);
         if (!isnan(value)) {
             assert_int_equal(map_pool_half(value), half);
         }
@@ -64,7 +64,8 @@ static void test_what_is_between_halves_goes_to_the_nearest_and_even(void **stat
 {
     (void)state;
     for (uint32_t half = 0; half < 0x7bff; half++) {
-        double low = value_of((uint16_t)half), high = value_of((uint16_t)(half + 1));
+        double low = map_pool_value_of((uint16_t)half),
+               high = map_pool_value_of((uint16_t)(half + 1));
         double middle = (low + high) / 2;
         assert_int_equal(map_pool_half(middle), half % 2 ? half + 1 : half);
         assert_int_equal(map_pool_half(nextafter(middle, 0)), half);
@@ -93,8 +94,8 @@ static void test_cells_begin_at_their_edges(void **state)
     assert_int_equal(map_pool_cell(UINT32_MAX - 1, UINT32_MAX, 128), 127);
 }
 
-static void add_block(struct map_pool *pool, const struct attention *a, uint32_t begin,
-                      uint32_t end, enum isa isa)
+static void map_pool_add_block(struct map_pool *pool, const struct attention *a, uint32_t begin,
+                               uint32_t end, enum isa isa)
 {
     struct scratch scratch = {0};
     struct block_plan plan = {0};
@@ -111,12 +112,12 @@ static void add_block(struct map_pool *pool, const struct attention *a, uint32_t
 }
 
 /* In pieces of so many rows. */
-static uint16_t *map_of(const struct attention *a, uint32_t piece, enum isa isa)
+static uint16_t *map_pool_map_of(const struct attention *a, uint32_t piece, enum isa isa)
 {
     struct map_pool pool;
     assert_int_equal(map_pool_init(&pool, a, 0, a->queries), 0);
     for (uint32_t i = 0; i < a->queries; i += piece) {
-        add_block(&pool, a, i, i + piece < a->queries ? i + piece : a->queries, isa);
+        map_pool_add_block(&pool, a, i, i + piece < a->queries ? i + piece : a->queries, isa);
     }
     uint16_t *values = malloc((size_t)pool.rows * pool.columns * sizeof *values);
     assert_non_null(values);
@@ -126,8 +127,8 @@ static uint16_t *map_of(const struct attention *a, uint32_t piece, enum isa isa)
 }
 
 /* The mean of the head-mean's finite entries in a cell. */
-static double brute_cell(const struct attention *a, uint32_t row, uint32_t column, uint32_t rows,
-                         uint32_t columns)
+static double map_pool_brute_cell(const struct attention *a, uint32_t row, uint32_t column,
+                                  uint32_t rows, uint32_t columns)
 {
     const float *x = a->weights;
     double sum = 0;
@@ -151,16 +152,16 @@ static double brute_cell(const struct attention *a, uint32_t row, uint32_t colum
 
 /* The reference is held to half a unit of the last place, and a little for the order of sums;
  * kernels add heads in f32. */
-static void assert_map(const struct attention *a, uint32_t piece, enum isa isa)
+static void map_pool_assert_map(const struct attention *a, uint32_t piece, enum isa isa)
 {
     uint32_t rows = a->queries < MAP_POOL_MAX ? a->queries : MAP_POOL_MAX;
     uint32_t columns = a->keys < MAP_POOL_MAX ? a->keys : MAP_POOL_MAX;
-    uint16_t *values = map_of(a, piece, isa);
+    uint16_t *values = map_pool_map_of(a, piece, isa);
     double slack = isa == ISA_SCALAR ? 1e-12 : 1e-6;
     for (uint32_t r = 0; r < rows; r++) {
         for (uint32_t c = 0; c < columns; c++) {
-            double want = brute_cell(a, r, c, rows, columns);
-            double got = value_of(values[(size_t)r * columns + c]);
+            double want = map_pool_brute_cell(a, r, c, rows, columns);
+            double got = map_pool_value_of(values[(size_t)r * columns + c]);
             if (isnan(want)) {
                 assert_nan(got);
             } else {
@@ -174,30 +175,30 @@ static void assert_map(const struct attention *a, uint32_t piece, enum isa isa)
 static void for_every_isa(const struct attention *a, uint32_t piece)
 {
     for (int isa = ISA_SCALAR; isa <= (int)isa_best(); isa++) {
-        assert_map(a, piece, (enum isa)isa);
+        map_pool_assert_map(a, piece, (enum isa)isa);
     }
 }
 
 static void test_cells_are_means_however_the_rows_are_cut(void **state)
 {
     (void)state;
-    fill_weights();
-    struct attention a = attention_of(QUERIES, KEYS);
+    map_pool_fill_weights();
+    struct attention a = map_pool_attention_of(QUERIES, KEYS);
     for_every_isa(&a, QUERIES);
     for_every_isa(&a, 67);
     for_every_isa(&a, 1);
-    a = attention_of(1, KEYS);
+    a = map_pool_attention_of(1, KEYS);
     for_every_isa(&a, 1);
-    a = attention_of(QUERIES, 1);
+    a = map_pool_attention_of(QUERIES, 1);
     for_every_isa(&a, 3);
-    a = attention_of(100, 7);
+    a = map_pool_attention_of(100, 7);
     for_every_isa(&a, 100);
 }
 
-static void test_entries_that_are_not_finite_are_left_out(void **state)
+static void test_map_pool_entries_that_are_not_finite_are_left_out(void **state)
 {
     (void)state;
-    fill_weights();
+    map_pool_fill_weights();
     weights[0][1][10][20] = (float)INFINITY;
     weights[1][0][10][20] = (float)NAN;
     weights[1][2][199][332] = (float)NAN;
@@ -205,14 +206,14 @@ static void test_entries_that_are_not_finite_are_left_out(void **state)
         weights[0][0][i][0] = weights[0][0][i][1] = weights[1][0][i][0] = weights[1][0][i][1] =
             (float)NAN;
     }
-    struct attention a = attention_of(QUERIES, KEYS);
+    struct attention a = map_pool_attention_of(QUERIES, KEYS);
     for_every_isa(&a, 50);
 }
 
-static void test_out_of_memory(void **state)
+static void test_map_pool_out_of_memory(void **state)
 {
     (void)state;
-    struct attention a = attention_of(QUERIES, KEYS);
+    struct attention a = map_pool_attention_of(QUERIES, KEYS);
     struct map_pool pool;
     for (unsigned nth = 1; nth <= 3; nth++) {
         heap_fail_at(nth);
@@ -225,7 +226,7 @@ static void test_out_of_memory(void **state)
 static void test_bytes_are_an_upper_bound(void **state)
 {
     (void)state;
-    struct attention a = attention_of(QUERIES, KEYS);
+    struct attention a = map_pool_attention_of(QUERIES, KEYS);
     struct map_pool pool;
     for (uint32_t begin = 0; begin < QUERIES; begin += 7) {
         for (uint32_t part = 1; begin + part <= QUERIES; part += 13) {
@@ -244,8 +245,8 @@ int main(void)
         cmocka_unit_test(test_what_is_between_halves_goes_to_the_nearest_and_even),
         cmocka_unit_test(test_cells_begin_at_their_edges),
         cmocka_unit_test(test_cells_are_means_however_the_rows_are_cut),
-        cmocka_unit_test(test_entries_that_are_not_finite_are_left_out),
-        cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_map_pool_entries_that_are_not_finite_are_left_out),
+        cmocka_unit_test(test_map_pool_out_of_memory),
         cmocka_unit_test(test_bytes_are_an_upper_bound),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,7 +7,7 @@
 #define N 600
 
 /* By looking at all earlier positions. */
-static void check(const int32_t *tokens, uint32_t n)
+static void occurrence_check(const int32_t *tokens, uint32_t n)
 {
     uint32_t order[2 * N], previous[N];
     occurrence_link(tokens, n, order, previous);
@@ -32,7 +32,7 @@ static void test_random_tokens(void **state)
                 int64_t token = (int64_t)(random_unit(&random) * vocabulary[v]);
                 tokens[j] = (int32_t)(token - (int64_t)(vocabulary[v] / 2));
             }
-            check(tokens, n);
+            occurrence_check(tokens, n);
         }
     }
 }
@@ -41,7 +41,7 @@ static void test_tokens_that_differ_in_one_byte(void **state)
 {
     (void)state;
     const int32_t tokens[] = {0, 1, 256, 65536, 16777216, -1, 0, 256, INT32_MIN, 65536, 0, -1};
-    check(tokens, 12);
+    occurrence_check(tokens, 12);
 }
 
 static void test_unaligned_tokens(void **state)

@@ -55,7 +55,7 @@ static void *take_memory(void)
 }
 
 /* Row k belongs to head k % HEADS and is uniform over 2 + head keys. */
-static int add_rows(struct row_values *values, uint32_t rows, struct head_block *head)
+static int row_batch_add_rows(struct row_values *values, uint32_t rows, struct head_block *head)
 {
     struct row_batch batch = {0};
     for (uint32_t k = 0; k < rows; k++) {
@@ -69,7 +69,7 @@ static int add_rows(struct row_values *values, uint32_t rows, struct head_block 
     return row_values_flush(values, head);
 }
 
-static void check_head(const struct head_block *head, uint32_t n, uint64_t rows)
+static void row_batch_check_head(const struct head_block *head, uint32_t n, uint64_t rows)
 {
     double a = 1.0 / n;
     assert_int_equal(head->row[METRIC_ENTROPY].moments.n, rows);
@@ -92,16 +92,16 @@ static void test_rows_reach_their_heads_over_flushes(void **state)
 {
     (void)state;
     for (int isa = ISA_PORTABLE; isa < ISA_COUNT; isa++) {
-        if (kernels_at(isa) == NULL) {
+        if (!kernels_at(isa)) {
             continue;
         }
         struct head_block head[HEADS] = {0};
         struct row_values values;
         void *memory = take_memory();
         row_values_begin(&values, memory, HEADS, kernels_at(isa));
-        assert_int_equal(add_rows(&values, ROWS, head), 0);
+        assert_int_equal(row_batch_add_rows(&values, ROWS, head), 0);
         for (uint32_t h = 0; h < HEADS; h++) {
-            check_head(&head[h], 2 + h, ROWS / HEADS + (h < ROWS % HEADS));
+            row_batch_check_head(&head[h], 2 + h, ROWS / HEADS + (h < ROWS % HEADS));
         }
         free_heads(head);
         free(memory);
@@ -133,7 +133,7 @@ static void test_a_certain_row_has_no_entropy(void **state)
 {
     (void)state;
     for (int isa = ISA_PORTABLE; isa < ISA_COUNT; isa++) {
-        if (kernels_at(isa) == NULL) {
+        if (!kernels_at(isa)) {
             continue;
         }
         struct row_batch batch = {0};
@@ -158,7 +158,7 @@ static void test_out_of_memory_is_told(void **state)
     void *memory = take_memory();
     row_values_begin(&values, memory, HEADS, row_kernels_of(ISA_PORTABLE));
     heap_fail_at(5);
-    assert_int_equal(add_rows(&values, 40, head), ERR_MEMORY);
+    assert_int_equal(row_batch_add_rows(&values, 40, head), ERR_MEMORY);
     heap_fail_at(0);
     free_heads(head);
     free(memory);

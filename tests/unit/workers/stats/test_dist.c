@@ -18,7 +18,7 @@ static void add_all(struct dist *d, const double *x, size_t n)
 }
 
 /* Signed, over twelve orders of magnitude, with zeros. */
-static void fill(double *x, size_t n)
+static void dist_fill(double *x, size_t n)
 {
     uint64_t state = 42;
     for (size_t i = 0; i < n; i++) {
@@ -36,7 +36,7 @@ static void assert_same_counts(const struct dist *a, const struct dist *b)
     assert_memory_equal(a->hist.buckets, b->hist.buckets, a->hist.used * sizeof *a->hist.buckets);
 }
 
-static void assert_same_moments(const struct dist *a, const struct dist *b)
+static void dist_assert_same_moments(const struct dist *a, const struct dist *b)
 {
     double scale = fmax(fabs(a->moments.min), fabs(a->moments.max));
     assert_close(a->moments.mean, b->moments.mean, 1e-12 * scale);
@@ -103,7 +103,7 @@ static void test_not_finite_is_ignored(void **state)
 }
 
 /* Contiguous parts of random length, merged forwards, backwards, and as a tree. */
-static void merge_parts(struct dist *part, unsigned parts, unsigned order)
+static void dist_merge_parts(struct dist *part, unsigned parts, unsigned order)
 {
     for (unsigned step = 1; order == 2 && step < parts; step *= 2) {
         for (unsigned i = 0; i + step < parts; i += 2 * step) {
@@ -124,9 +124,9 @@ static void check_split(const double *x, const struct dist *whole, unsigned part
         unsigned to = (unsigned)(random_unit(&random) * random_unit(&random) * parts);
         assert_int_equal(dist_add(&part[to], x[i]), 0);
     }
-    merge_parts(part, parts, order);
+    dist_merge_parts(part, parts, order);
     assert_same_counts(&part[0], whole);
-    assert_same_moments(&part[0], whole);
+    dist_assert_same_moments(&part[0], whole);
     for (unsigned i = 0; i < parts; i++) {
         dist_clear(&part[i]);
     }
@@ -136,7 +136,7 @@ static void test_any_split_merges_to_the_whole(void **state)
 {
     (void)state;
     static double x[VALUES];
-    fill(x, VALUES);
+    dist_fill(x, VALUES);
     struct dist whole = {0};
     add_all(&whole, x, VALUES);
     for (unsigned parts = 1; parts <= 16; parts++) {
@@ -237,7 +237,7 @@ static void test_middle_lies_within_its_bucket(void **state)
     assert_close(hist_key_middle(hist_key(-1.01)), -exp2(1.0 / 64), 1e-15);
 }
 
-static int ascending(const void *a, const void *b)
+static int dist_ascending(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
@@ -247,10 +247,10 @@ static void test_quantiles_are_within_half_a_bucket_of_a_seen_value(void **state
 {
     (void)state;
     static double x[VALUES];
-    fill(x, VALUES);
+    dist_fill(x, VALUES);
     struct dist d = {0};
     add_all(&d, x, VALUES);
-    qsort(x, VALUES, sizeof x[0], ascending);
+    qsort(x, VALUES, sizeof x[0], dist_ascending);
     for (int percent = 0; percent <= 100; percent++) {
         double q = percent / 100.0;
         size_t rank = (size_t)fmax(1, ceil(q * VALUES));
@@ -274,7 +274,7 @@ static void test_quantiles_stay_between_min_and_max(void **state)
     dist_clear(&d);
 }
 
-static void test_counts_saturate(void **state)
+static void test_dist_counts_saturate(void **state)
 {
     (void)state;
     struct hist a = {0}, b = {0};
@@ -331,7 +331,7 @@ static void test_merge_out_of_memory_has_no_effect(void **state)
 static void fill_floats(float *x, size_t n)
 {
     double wide[VALUES];
-    fill(wide, n);
+    dist_fill(wide, n);
     for (size_t i = 0; i < n; i++) {
         x[i] = (float)wide[i];
     }
@@ -340,7 +340,7 @@ static void fill_floats(float *x, size_t n)
     x[n - 1] = 0;
 }
 
-static void collect(struct dist_counts *counts, int32_t begin, int32_t end)
+static void dist_collect(struct dist_counts *counts, int32_t begin, int32_t end)
 {
     counts->used = 0;
     for (int32_t key = begin; key <= end; key++) {
@@ -364,7 +364,7 @@ static int add_many(struct dist *d, const float *x, size_t n, size_t stride,
         }
     }
     if (counts->moments.n > 0) {
-        collect(counts, hist_key(counts->moments.min), hist_key(counts->moments.max));
+        dist_collect(counts, hist_key(counts->moments.min), hist_key(counts->moments.max));
     }
     return dist_add_counts(d, counts);
 }
@@ -385,7 +385,7 @@ static void test_many_are_as_one_by_one(void **state)
         assert_int_equal(add_many(&many, x, n / 2, stride, &counts), 0);
         assert_int_equal(add_many(&many, x + n / 2 * stride, n - n / 2, stride, &counts), 0);
         assert_same_counts(&many, &single);
-        assert_same_moments(&many, &single);
+        dist_assert_same_moments(&many, &single);
         dist_clear(&many);
         dist_clear(&single);
     }
@@ -483,7 +483,7 @@ static void test_limit_takes_the_finest_resolution_that_fits(void **state)
 {
     (void)state;
     static double x[VALUES];
-    fill(x, VALUES);
+    dist_fill(x, VALUES);
     for (uint32_t limit = 8; limit < 3000; limit = limit * 3 / 2 + 1) {
         struct dist d = {0};
         add_all(&d, x, VALUES);
@@ -514,7 +514,7 @@ static void test_at_the_lowest_resolution_the_smallest_count_as_zero(void **stat
     dist_clear(&d);
 }
 
-static void assert_same_hist(const struct hist *a, const struct hist *b)
+static void dist_assert_same_hist(const struct hist *a, const struct hist *b)
 {
     assert_int_equal(a->halvings, b->halvings);
     assert_int_equal(a->used, b->used);
@@ -573,9 +573,9 @@ static void test_limited_parts_merge_to_the_limited_whole(void **state)
         add_all(&whole, x, n);
         dist_limit(&whole, limit);
         split_and_merge(x, n, limit, &seed, &merged);
-        assert_same_hist(&merged.hist, &whole.hist);
+        dist_assert_same_hist(&merged.hist, &whole.hist);
         assert_same_counts(&merged, &whole);
-        assert_same_moments(&merged, &whole);
+        dist_assert_same_moments(&merged, &whole);
         dist_clear(&whole);
         dist_clear(&merged);
     }
@@ -585,10 +585,10 @@ static void test_quantiles_of_limited_are_within_the_stated_error(void **state)
 {
     (void)state;
     static double x[VALUES];
-    fill(x, VALUES);
+    dist_fill(x, VALUES);
     struct dist d = {0};
     add_all(&d, x, VALUES);
-    qsort(x, VALUES, sizeof x[0], ascending);
+    qsort(x, VALUES, sizeof x[0], dist_ascending);
     for (uint32_t limit = 2000; limit >= 2; limit = limit * 2 / 3) {
         dist_limit(&d, limit);
         double small = d.hist.halvings == HIST_HALVINGS_MAX
@@ -740,7 +740,7 @@ int main(void)
         cmocka_unit_test(test_middle_lies_within_its_bucket),
         cmocka_unit_test(test_quantiles_are_within_half_a_bucket_of_a_seen_value),
         cmocka_unit_test(test_quantiles_stay_between_min_and_max),
-        cmocka_unit_test(test_counts_saturate),
+        cmocka_unit_test(test_dist_counts_saturate),
         cmocka_unit_test(test_add_out_of_memory_has_no_effect),
         cmocka_unit_test(test_merge_out_of_memory_has_no_effect),
         cmocka_unit_test(test_many_are_as_one_by_one),

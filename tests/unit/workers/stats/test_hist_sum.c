@@ -10,7 +10,7 @@
 
 static uint8_t bytes[1 << 16];
 
-static void assert_same_hist(const struct hist *a, const struct hist *b)
+static void hist_sum_assert_same_hist(const struct hist *a, const struct hist *b)
 {
     assert_int_equal(a->halvings, b->halvings);
     assert_int_equal(a->used, b->used);
@@ -61,7 +61,7 @@ static void test_bytes_are_the_histogram(void **state)
         assert_int_equal(used, h.used);
         assert_int_equal(total, hist_total(&h));
         assert_int_equal(hist_bytes_read(bytes, size, &back), 0);
-        assert_same_hist(&back, &h);
+        hist_sum_assert_same_hist(&back, &h);
         hist_clear(&h);
     }
     hist_clear(&back);
@@ -92,7 +92,7 @@ static void test_sums_are_those_of_lists(void **state)
         hist_sum_add_value(sum, -3.5, 1);
         hist_limit(&want, limit);
         assert_int_equal(hist_bytes_read(bytes, hist_sum_write(sum, limit, bytes), &got), 0);
-        assert_same_hist(&got, &want);
+        hist_sum_assert_same_hist(&got, &want);
         assert_empty(sum);
         hist_clear(&want);
         hist_clear(&got);
@@ -124,7 +124,7 @@ static void test_the_widest_histogram_fits(void **state)
     free(sum);
 }
 
-static void test_counts_saturate(void **state)
+static void test_hist_sum_counts_saturate(void **state)
 {
     (void)state;
     struct hist_sum *sum = calloc(1, sizeof *sum);
@@ -223,7 +223,7 @@ int main(void)
         cmocka_unit_test(test_bytes_are_the_histogram),
         cmocka_unit_test(test_sums_are_those_of_lists),
         cmocka_unit_test(test_the_widest_histogram_fits),
-        cmocka_unit_test(test_counts_saturate),
+        cmocka_unit_test(test_hist_sum_counts_saturate),
         cmocka_unit_test(test_clearing_empties_every_resolution),
         cmocka_unit_test(test_what_is_no_histogram_is_told),
         cmocka_unit_test(test_reading_out_of_memory_has_no_effect),
