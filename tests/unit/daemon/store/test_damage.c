@@ -201,12 +201,16 @@ static void test_a_file_of_somebody_else_in_its_place_is_left_alone(void **state
 {
     struct fixture *fixture = *state;
     const char *reason = "";
+    char other[160], statement[220];
+    snprintf(other, sizeof other, "%s.other", fixture->path);
+    snprintf(statement, sizeof statement, "ATTACH '%s' AS other; CREATE TABLE other.mine(x)",
+             other);
     fixture_open(fixture);
     submit_window(fixture, 1, NULL, 0);
     wait_count(fixture, COUNT_STORED, 1);
-    remove_database(fixture);
-    change(fixture, "CREATE TABLE mine(x)");
+    change(fixture, statement);
     log_capture();
+    assert_int_equal(rename(other, fixture->path), 0);
     submit_window(fixture, 2, NULL, 0);
     submit_window(fixture, 3, NULL, 0);
     wait_count(fixture, COUNT_STORE_DROPPED, 2);
