@@ -254,7 +254,6 @@ static void count_written(struct store *store, uint64_t records)
 
 static void store_count_dropped(struct store *store, uint64_t records, uint64_t bytes, int code)
 {
-    stats_add(store->stats, COUNT_STORE_DROPPED, records);
     store->trouble_dropped += records;
     if (store->trouble == SQLITE_OK) {
         log_event(LOG_ERROR, "history_trouble", LOG_STR("path", store->db.path),
@@ -263,6 +262,8 @@ static void store_count_dropped(struct store *store, uint64_t records, uint64_t 
     store->trouble = code;
     store->trouble_bytes = bytes < ROOM_BYTES_MAX ? bytes : ROOM_BYTES_MAX;
     store->room_next_ns = clock_monotonic_ns() + ROOM_EVERY_NS;
+    /* Last: whoever sees the count sees the trouble, too. */
+    stats_add(store->stats, COUNT_STORE_DROPPED, records);
 }
 
 /* Returns an SQLite code. */
