@@ -48,7 +48,7 @@ int jobs_add(struct config_jobs **jobs, const char *pattern, struct origin origi
         return -1;
     }
     if (!*jobs) {
-        *jobs = calloc(1, sizeof(**jobs));
+        *jobs = calloc(1, sizeof **jobs);
     }
     struct job_rule *rule = *jobs ? calloc(1, sizeof *rule) : NULL;
     if (!rule) {

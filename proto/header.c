@@ -260,7 +260,7 @@ static int read_lengths(const msgpack_object *value, uint32_t batch, uint32_t ma
     if (value->via.array.size != batch) {
         return ERR_LENGTHS;
     }
-    *ret_lengths = calloc(batch, sizeof(**ret_lengths));
+    *ret_lengths = calloc(batch, sizeof **ret_lengths);
     if (!*ret_lengths) {
         return ERR_MEMORY;
     }

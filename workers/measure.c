@@ -98,12 +98,12 @@ static int allocate_part(struct measure *m, struct part *p)
     }
     if (rc == 0 && wants_gradient(&m->attention, plan)) {
         p->gradient = calloc(heads, sizeof *p->gradient);
-        rc = p->gradient != NULL ? 0 : ERR_MEMORY;
+        rc = p->gradient ? 0 : ERR_MEMORY;
     }
     if (rc == 0 && wants_head_pairs(plan)) {
         p->pairs = calloc((size_t)heads * plan->top_pairs, sizeof *p->pairs);
         p->pair_count = calloc(heads, sizeof *p->pair_count);
-        rc = p->pairs != NULL && p->pair_count ? 0 : ERR_MEMORY;
+        rc = p->pairs && p->pair_count ? 0 : ERR_MEMORY;
     }
     return rc;
 }
@@ -171,7 +171,7 @@ static int prepare_spectra(struct measure *m)
     const struct measure_plan *plan = &m->plan;
     m->spectrum_jobs = (uint32_t)min_u64(a->heads, MEASURE_SPECTRUM_JOBS_MAX);
     struct spectra_plan spectra = {
-        .compute = a->weights != NULL ? spectrum_compute : qk_spectrum_at,
+        .compute = a->weights ? spectrum_compute : qk_spectrum_at,
         .isa = plan->isa,
         .effort = plan->spectrum_effort,
         .heads = plan->spectrum_heads,
@@ -222,7 +222,7 @@ int measure_new(const struct attention *a, const struct measure_plan *plan,
     }
     m->plan = *plan;
     m->attention = *a;
-    m->tier = a->weights != NULL ? TIER_ATTENTION : TIER_QK;
+    m->tier = a->weights ? TIER_ATTENTION : TIER_QK;
     m->parts = measure_parts(a, plan);
     if (measure_prepare(m) < 0) {
         measure_free(&m);
@@ -257,7 +257,7 @@ void measure_free(struct measure **measure)
     if (!m) {
         return;
     }
-    for (uint32_t i = 0; m->part != NULL && i < m->parts; i++) {
+    for (uint32_t i = 0; m->part && i < m->parts; i++) {
         clear_part(&m->part[i]);
     }
     measure_free(&m->maps);
@@ -348,7 +348,7 @@ static int merge_part(struct measure *m, struct part *into, const struct part *f
     if (into->similarity.heads > 0) {
         similarity_merge(&into->similarity, &from->similarity);
     }
-    for (uint32_t h = 0; into->gradient != NULL && h < heads; h++) {
+    for (uint32_t h = 0; into->gradient && h < heads; h++) {
         into->gradient[h] += from->gradient[h];
     }
     if (into->pairs) {
@@ -376,7 +376,7 @@ static int pool_parts(struct measure *m)
         m->pooled = (struct layer_map){a->queries, a->keys, all.rows, all.columns, values};
     }
     map_pool_clear(&all);
-    return values != NULL ? 0 : ERR_MEMORY;
+    return values ? 0 : ERR_MEMORY;
 }
 
 static int measure_merge_parts(struct measure *m)
@@ -429,8 +429,8 @@ static int work_out(struct measure *m, struct scratch *scratch)
         .block = &p->block,
         .similarity = p->similarity.heads > 0 ? &p->similarity : NULL,
         .gradient = p->gradient,
-        .weighted = m->head_weights != NULL && m->tier == TIER_ATTENTION ? &p->weighted : NULL,
-        .spectra = m->spectra.head != NULL ? &m->spectra : NULL,
+        .weighted = m->head_weights && m->tier == TIER_ATTENTION ? &p->weighted : NULL,
+        .spectra = m->spectra.head ? &m->spectra : NULL,
         .head_pairs = p->pairs,
         .head_pair_count = p->pair_count,
     };
@@ -457,7 +457,7 @@ int measure_finish(struct measure *measure, struct scratch *scratch)
     }
     rc = rc == 0 ? measure_merge_parts(m) : rc;
     rc = rc == 0 ? work_out(m, scratch) : rc;
-    m->measured.map = m->pooled.values != NULL ? &m->pooled : NULL;
+    m->measured.map = m->pooled.values ? &m->pooled : NULL;
     if (rc == 0 && m->plan.head_maps_size > 0 && m->attention.weights) {
         rc = head_maps_new(&m->attention, m->plan.head_maps_sample, m->plan.head_maps_size,
                            m->plan.isa, scratch, &m->head_maps);
@@ -473,7 +473,7 @@ int measure_finish(struct measure *measure, struct scratch *scratch)
 
 struct head_maps *measure_take_head_maps(struct measure *measure)
 {
-    struct measure *owner = measure->maps != NULL ? measure->maps : measure;
+    struct measure *owner = measure->maps ? measure->maps : measure;
     struct head_maps *maps = owner->head_maps;
     owner->head_maps = NULL;
     return maps;

@@ -44,7 +44,7 @@ static double part_bytes(const struct attention *a, const struct measure_plan *p
 {
     double bytes =
         a->heads * ((double)sizeof(struct head_block) + measure_cost_hist_bytes_max(rows));
-    return bytes + (a->weights != NULL ? across_bytes(a, plan) : 0);
+    return bytes + (a->weights ? across_bytes(a, plan) : 0);
 }
 
 /* Of one thread, at a range of rows: per key, what the kernels and the reference behind them lay

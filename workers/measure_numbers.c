@@ -31,7 +31,7 @@ static bool of_qk(const struct measure_state *s)
 static bool metric_on(const struct measure_state *s, enum metric metric)
 {
     if (metric_info[metric].group == METRIC_GROUP_SPECTRUM) {
-        return s->spectra != NULL && of_qk(s) == (metric >= METRIC_QK_SPECTRAL_NORM);
+        return s->spectra && of_qk(s) == (metric >= METRIC_QK_SPECTRAL_NORM);
     }
     if (metric == METRIC_IMPORTANCE_GRADIENT) {
         return s->gradient != NULL;
@@ -49,7 +49,7 @@ static bool metric_of_tier(const struct measure_state *s, enum metric metric)
 
 static bool vector_on(const struct measure_state *s, enum vector vector)
 {
-    return s->spectra != NULL && of_qk(s) == (vector == VECTOR_QK_SINGULAR_VALUES);
+    return s->spectra && of_qk(s) == (vector == VECTOR_QK_SINGULAR_VALUES);
 }
 
 static void measure_numbers_lay_out(const struct measure_state *s, struct measured *m, double *next)
@@ -139,7 +139,7 @@ static void add_patterns(const struct measure_state *s, struct measured *m)
     for (uint32_t h = 0; h < m->heads; h++) {
         double value[METRIC_COUNT];
         for (int i = 0; i < METRIC_COUNT; i++) {
-            value[i] = m->value[i] != NULL ? m->value[i][h] : NAN;
+            value[i] = m->value[i] ? m->value[i][h] : NAN;
         }
         m->pattern[h] = pattern_of(value);
     }
@@ -220,8 +220,8 @@ int measure_numbers(struct measure_state *state, struct scratch *scratch,
         return ERR_MEMORY;
     }
     *ret_storage = storage;
-    *ret_measured = (struct measured){
-        .tier = state->attention->weights != NULL ? TIER_ATTENTION : TIER_QK, .heads = heads};
+    *ret_measured = (struct measured){.tier = state->attention->weights ? TIER_ATTENTION : TIER_QK,
+                                      .heads = heads};
     measure_numbers_lay_out(state, ret_measured, storage);
     measure_numbers_add_rows(state, ret_measured);
     add_gradient(state, ret_measured);
@@ -242,7 +242,7 @@ void measure_numbers_add_maps(struct measured *into, const struct measured *maps
     merged.pattern = into->pattern;
     merged.sink_rate = into->sink_rate;
     for (int i = 0; i < METRIC_COUNT; i++) {
-        merged.value[i] = into->value[i] != NULL ? into->value[i] : maps->value[i];
+        merged.value[i] = into->value[i] ? into->value[i] : maps->value[i];
     }
     merged.vector[VECTOR_QK_SINGULAR_VALUES] = into->vector[VECTOR_QK_SINGULAR_VALUES];
     *into = merged;

@@ -41,7 +41,7 @@ static inline bool wants_maps_of_qk(const struct attention *a, const struct meas
 
 static inline bool wants_spectra(const struct attention *a, const struct measure_plan *plan)
 {
-    return a->weights != NULL && plan->group[METRIC_GROUP_SPECTRUM] &&
+    return a->weights && plan->group[METRIC_GROUP_SPECTRUM] &&
            a->queries <= plan->spectrum_max_size && a->keys <= plan->spectrum_max_size;
 }
 

@@ -75,8 +75,8 @@ uint32_t inbox_depth(struct inbox *inbox)
 
 void inbox_close(struct inbox *inbox)
 {
-    while (inbox_read_some(inbox, NOTES_PER_TURN))
-        ;
+    while (inbox_read_some(inbox, NOTES_PER_TURN)) {
+    }
     uv_close((uv_handle_t *)&inbox->wake, NULL);
     pthread_mutex_destroy(&inbox->lock);
 }

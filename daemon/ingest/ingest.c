@@ -286,8 +286,8 @@ static void take_endpoint(struct ingest *ingest)
 static void receive_available(struct ingest *ingest)
 {
     while (!atomic_load(&ingest->stop) && !atomic_load(&ingest->next_plans) &&
-           !atomic_load(&ingest->next_endpoint) && receive_one(ingest) == 0)
-        ;
+           !atomic_load(&ingest->next_endpoint) && receive_one(ingest) == 0) {
+    }
 }
 
 /* Reads what was sent before the stop: until nothing has come for QUIET_MS, or for DRAIN_NS, so

@@ -66,7 +66,7 @@ static void core_fill(const struct attention *a, unsigned char *at)
     uint64_t state = 88172645463325252u;
     float *row = malloc(a->keys * sizeof *row);
     size_t rows = (size_t)a->batch * a->heads * a->queries;
-    for (size_t r = 0; row != NULL && r < rows; r++) {
+    for (size_t r = 0; row && r < rows; r++) {
         uint32_t i = (uint32_t)(r % a->queries), n = a->causal && i + 1 < a->keys ? i + 1 : a->keys;
         float sum = 0, spread = 1 + 2 * (float)(r / a->queries % a->heads) / (float)a->heads;
         for (uint32_t j = 0; j < a->keys; j++) {

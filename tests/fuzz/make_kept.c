@@ -84,8 +84,8 @@ static void make_kept_keep(const struct config *config)
     REQUIRE(registry);
     trained_fill(registry, "job");
     registry_begin_round(registry);
-    while (registry_step(registry))
-        ;
+    while (registry_step(registry)) {
+    }
     registry_submit(registry, UINT64_C(1020000000000));
     registry_free(&registry);
     store_free(&store);

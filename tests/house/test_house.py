@@ -135,12 +135,15 @@ class House(unittest.TestCase):
     def test_a_null_that_is_compared(self):
         self.assert_code("    if (a == NULL) {\n    }\n", "daemon/base/clock.c:3: dialect: a pointer is compared with NULL")
         self.assert_code("    return NULL != a;\n", "compared with NULL")
-        self.assert_code('    a = NULL; /* a == NULL */\n    return "a == NULL";\n')
+        self.assert_code("    return a != NULL && b;\n", "compared with NULL")
+        self.assert_code("    return b || a->c[0] != NULL;\n", "compared with NULL")
+        self.assert_code('    a = NULL; /* a == NULL */\n    say("a == NULL");\n    while ((a = b()) != NULL) {\n    }\n'
+                         "    return a != NULL;\n")
 
     def test_sizeof_of_an_expression(self):
         self.assert_code("    return sizeof(*a);\n", "clock.c:3: dialect: write sizeof *a")
         self.assert_code("    return sizeof(text) + sizeof(a->b[0]);\n", "write sizeof a->b[0]", "write sizeof text")
-        self.assert_code("    return sizeof(struct a) + sizeof(uint8_t *) + sizeof(double[3]) + sizeof x + sizeof(FILE);\n")
+        self.assert_code("    return sizeof(struct a) + sizeof(uint8_t *) + sizeof(double[3]) + sizeof x + sizeof(\"x\");\n")
 
     def test_a_body_without_braces(self):
         self.assert_code("    if (a(b))\n        c();\n", "clock.c:3: dialect: the body of if has no braces")

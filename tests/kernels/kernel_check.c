@@ -557,7 +557,7 @@ static void compare_blocks(struct report *r, const struct block *got, const stru
     for (uint32_t h = 0; h < want->heads; h++) {
         kernel_check_compare_head(r, &got->head[h], &want->head[h]);
     }
-    for (size_t k = 0; want->importance != NULL && k < (size_t)want->batch * want->heads; k++) {
+    for (size_t k = 0; want->importance && k < (size_t)want->batch * want->heads; k++) {
         compare_importance(r, &got->importance[k], &want->importance[k]);
     }
     static const char *const map_name[BLOCK_MAPS] = {"sum map", "mean map", "max map"};

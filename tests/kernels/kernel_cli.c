@@ -136,7 +136,7 @@ static void print_patterns(double *const value[METRIC_COUNT], uint32_t heads)
             one[m] = value[m][h];
         }
         const char *name = pattern_name[pattern_of(one)];
-        printf("%s\"%s\"", h > 0 ? "," : "", name != NULL ? name : "none");
+        printf("%s\"%s\"", h > 0 ? "," : "", name ? name : "none");
     }
     printf("],\"sink_rate\":");
     print_number(pattern_sink_rate(value[METRIC_FIRST_TOKEN], heads));
@@ -349,7 +349,7 @@ static void kernel_cli_report(struct options *o)
 
 static unsigned char *read_optional(const char *path, size_t bytes, size_t offset)
 {
-    return path != NULL ? read_file(path, bytes, offset) : NULL;
+    return path ? read_file(path, bytes, offset) : NULL;
 }
 
 static void kernel_cli_set_shape(struct options *o)

@@ -39,7 +39,7 @@ struct options {
 static enum dtype next_dtype(char **text)
 {
     char *word = strsep(text, ",");
-    return parse_dtype(word != NULL ? word : "");
+    return parse_dtype(word ? word : "");
 }
 
 static bool qk_cli_parse_number(struct options *o, const char *key, const char *value)

@@ -201,7 +201,7 @@ static void gradient_sample(struct gradient_pass *p, double *score, uint32_t b, 
 int across_gradient(double *score, const struct attention *a, uint32_t row_begin, uint32_t row_end,
                     enum isa isa, struct scratch *scratch)
 {
-    assert(a->grad != NULL && row_end <= a->queries);
+    assert(a->grad && row_end <= a->queries);
     struct gradient_pass p = {.kernel = across_kernel_of(isa), .a = a, .grad = across_grad(a)};
     if (!p.kernel) {
         return across_gradient_ref(score, a, row_begin, row_end, scratch);

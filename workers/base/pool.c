@@ -97,7 +97,7 @@ static struct pool_job *queue_take(struct queue *queue)
 static bool prefers_background(const struct pool *pool)
 {
     uint32_t threads = pool->stats.threads, most = threads > 1 ? threads - 1 : 1;
-    return pool->background.first != NULL && pool->background_running < most &&
+    return pool->background.first && pool->background_running < most &&
            (!pool->queue.first || pool->turn >= POOL_BACKGROUND_TURN);
 }
 

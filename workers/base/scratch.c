@@ -21,7 +21,7 @@ void *scratch_take(struct scratch *scratch, size_t bytes)
     scratch_clear(scratch);
     size_t rounded = (bytes / SCRATCH_ALIGN + 1) * SCRATCH_ALIGN;
     scratch->memory = aligned_alloc(SCRATCH_ALIGN, rounded);
-    scratch->bytes = scratch->memory != NULL ? rounded : 0;
+    scratch->bytes = scratch->memory ? rounded : 0;
     return scratch->memory;
 }
 

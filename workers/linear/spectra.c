@@ -46,7 +46,7 @@ static bool may_begin(const struct spectra *s)
     if (s->plan.budget_ns == 0) {
         return true;
     }
-    bool hurry = s->plan.hurry != NULL && s->plan.hurry(s->plan.hurry_data);
+    bool hurry = s->plan.hurry && s->plan.hurry(s->plan.hurry_data);
     return !hurry && atomic_load(&s->spent_ns) < s->plan.budget_ns;
 }
 

@@ -93,7 +93,7 @@ static void fill_nan(double *x, size_t n)
 static struct spectrum *new_spectra(uint32_t count)
 {
     struct spectrum *s = calloc(count, sizeof *s);
-    for (uint32_t i = 0; s != NULL && i < count; i++) {
+    for (uint32_t i = 0; s && i < count; i++) {
         spectrum_none(&s[i]);
     }
     return s;
@@ -436,7 +436,7 @@ static int compute_circuits(const struct weights *w, const struct loaded *x, con
 {
     *ret = new_spectra(w->heads);
     double *core = malloc((size_t)x->r_rows * y->r_rows * sizeof *core);
-    int rc = *ret != NULL && core ? 0 : ERR_MEMORY;
+    int rc = *ret && core ? 0 : ERR_MEMORY;
     uint32_t group = w->heads / w->kv_heads;
     for (uint32_t h = 0; rc == 0 && x->finite && y->finite && h < w->heads; h++) {
         rc = compute_circuit(x, h, y, h / group, core, scratch, &(*ret)[h]);

@@ -210,7 +210,7 @@ int head_maps_new(const struct attention *a, uint32_t sample, uint32_t size, enu
 {
     uint64_t bytes = head_maps_scratch(a->heads, a->keys, size);
     void *memory = bytes < SIZE_MAX ? scratch_take(scratch, (size_t)bytes) : NULL;
-    struct head_maps *maps = memory != NULL ? maps_new(a, sample, size) : NULL;
+    struct head_maps *maps = memory ? maps_new(a, sample, size) : NULL;
     if (!maps) {
         return ERR_MEMORY;
     }

@@ -29,7 +29,7 @@ struct carver {
 
 static void *qk_work_carve(struct carver *c, uint64_t count, size_t size)
 {
-    void *piece = c->memory != NULL ? c->memory + c->bytes : NULL;
+    void *piece = c->memory ? c->memory + c->bytes : NULL;
     c->bytes += (count * size + 63) / 64 * 64;
     return piece;
 }

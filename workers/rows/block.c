@@ -52,7 +52,7 @@ int block_init(struct block *block, const struct attention *a, const struct bloc
 
 void block_clear(struct block *block)
 {
-    for (uint32_t h = 0; block->head != NULL && h < block->heads; h++) {
+    for (uint32_t h = 0; block->head && h < block->heads; h++) {
         for (uint32_t m = 0; m < METRIC_ROW_COUNT; m++) {
             dist_clear(&block->head[h].row[m]);
         }
@@ -90,7 +90,7 @@ static int block_merge_head(struct head_block *into, const struct head_block *fr
 
 static void merge_importance(struct block *into, const struct block *from)
 {
-    size_t count = into->importance != NULL ? (size_t)into->batch * into->heads : 0;
+    size_t count = into->importance ? (size_t)into->batch * into->heads : 0;
     for (size_t i = 0; i < count; i++) {
         into->importance[i].entropy += from->importance[i].entropy;
         moments_merge(&into->importance[i].entries, &from->importance[i].entries);
@@ -245,7 +245,7 @@ void block_values(const struct block *block, double *const ret_value[METRIC_COUN
     if (ret_value[METRIC_IMPORTANCE]) {
         importance_values(block, ret_value[METRIC_IMPORTANCE]);
     }
-    for (uint32_t h = 0; ret_value[METRIC_IMPORTANCE_GRADIENT] != NULL && h < block->heads; h++) {
+    for (uint32_t h = 0; ret_value[METRIC_IMPORTANCE_GRADIENT] && h < block->heads; h++) {
         ret_value[METRIC_IMPORTANCE_GRADIENT][h] = NAN; /* across.h */
     }
 }

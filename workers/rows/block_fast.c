@@ -93,13 +93,12 @@ static size_t upper_bytes(const struct attention *a)
 
 static size_t occurrence_bytes(const struct attention *a)
 {
-    return a->tokens != NULL ? block_fast_aligned((size_t)a->keys * sizeof(uint32_t)) : 0;
+    return a->tokens ? block_fast_aligned((size_t)a->keys * sizeof(uint32_t)) : 0;
 }
 
 static size_t block_fast_pooled_bytes(const struct block *block, const struct attention *a)
 {
-    return block->pool != NULL ? block_fast_aligned(((size_t)a->keys + ROW_PAD) * sizeof(double))
-                               : 0;
+    return block->pool ? block_fast_aligned(((size_t)a->keys + ROW_PAD) * sizeof(double)) : 0;
 }
 
 static size_t fast_bytes(const struct block *block, const struct attention *a)

@@ -288,7 +288,7 @@ SIMD_INLINE float top_sum(enum dtype dtype, const struct row_job *job, const uns
 {
     struct above above = {v_set(0), v_set(0)};
     const struct walk w = walk_of(dtype, job, row, row);
-    bool holes = job->holes.mask != NULL || job->holes.document;
+    bool holes = job->holes.mask || job->holes.document;
     uint32_t k_end = (job->end + W - 1) / W, whole = holes ? 0 : job->end / W;
     for (uint32_t k = job->begin / W; k < k_end; k++) {
         if (k * W >= job->begin) {

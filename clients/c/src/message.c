@@ -107,7 +107,7 @@ static int copy_q_len(const struct parcel *parcel, int32_t **ret_lengths)
     if (!header->q_len) {
         return 0;
     }
-    *ret_lengths = malloc(header->batch * sizeof(**ret_lengths));
+    *ret_lengths = malloc(header->batch * sizeof **ret_lengths);
     if (!*ret_lengths) {
         return ATTN_E_MEMORY;
     }
@@ -126,11 +126,11 @@ static int copy_k_len(const struct header *header, int32_t **ret_lengths)
     if (!header->k_len) {
         return 0;
     }
-    *ret_lengths = malloc(header->batch * sizeof(**ret_lengths));
+    *ret_lengths = malloc(header->batch * sizeof **ret_lengths);
     if (!*ret_lengths) {
         return ATTN_E_MEMORY;
     }
-    memcpy(*ret_lengths, header->k_len, header->batch * sizeof(**ret_lengths));
+    memcpy(*ret_lengths, header->k_len, header->batch * sizeof **ret_lengths);
     return 0;
 }
 

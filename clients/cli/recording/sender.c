@@ -54,8 +54,8 @@ static enum sender_status await_subscriptions(struct sender *sender, int timeout
             return SENDER_NOBODY;
         }
     }
-    while (recording_sender_take_notice(sender, SETTLE_MS, &ended))
-        ;
+    while (recording_sender_take_notice(sender, SETTLE_MS, &ended)) {
+    }
     return ended ? SENDER_GONE : SENDER_OK;
 }
 
@@ -134,8 +134,8 @@ static bool sender_is_wanted(const struct sender *sender, struct recording_frame
 static enum sender_status check_notices(struct sender *sender)
 {
     bool ended = false;
-    while (recording_sender_take_notice(sender, 0, &ended))
-        ;
+    while (recording_sender_take_notice(sender, 0, &ended)) {
+    }
     return ended ? SENDER_GONE : SENDER_OK;
 }
 

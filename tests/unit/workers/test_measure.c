@@ -128,7 +128,7 @@ static void measure_assert_same_numbers(const struct measured *a, const struct m
 {
     for (uint32_t m = 0; m < METRIC_COUNT; m++) {
         assert_int_equal(a->value[m] != NULL, b->value[m] != NULL);
-        for (uint32_t h = 0; a->value[m] != NULL && h < H; h++) {
+        for (uint32_t h = 0; a->value[m] && h < H; h++) {
             measure_assert_same(a->value[m][h], b->value[m][h]);
         }
     }
@@ -241,7 +241,7 @@ static void test_maps_of_queries_and_keys_are_those_of_their_weights(void **stat
     struct measure *n = must_run(&of_map, &plan);
     const struct measured *r = measure_result(m), *want = measure_result(n);
     for (uint32_t i = 0; i < METRIC_COUNT; i++) {
-        for (uint32_t h = 0; want->value[i] != NULL && h < H; h++) {
+        for (uint32_t h = 0; want->value[i] && h < H; h++) {
             assert_non_null(r->value[i]);
             double expected = want->value[i][h];
             if (!isnan(expected)) {

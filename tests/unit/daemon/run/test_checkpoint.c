@@ -27,8 +27,8 @@ static void checkpoint_end(struct fixture *f)
 
 static void save(struct fixture *f)
 {
-    while (checkpoint_step(f->run))
-        ;
+    while (checkpoint_step(f->run)) {
+    }
     checkpoint_submit(f->run, f->now);
 }
 
