@@ -27,7 +27,7 @@
 #include "daemon/service.h"
 #include "daemon/store/store.h"
 #include "daemon/ingest/tap.h"
-#include "daemon/run/work.h"
+#include "daemon/ingest/work.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -99,7 +99,7 @@ static void put_result(void *data, const struct run *run, const char *topic, uin
     struct daemon *daemon = data;
     stats_add(&daemon->stats, COUNT_SUMMARIES, kind == RESULT_SUMMARY);
     if (mpk_writer_ok(writer)) {
-        http_put(daemon->http, topic, kind, writer->buffer.data, writer->buffer.size);
+        http_put(daemon->http, topic, writer->buffer.data, writer->buffer.size);
     }
     if (kind == RESULT_ALERT) {
         publisher_send(daemon->publisher, topic, writer);

@@ -3,17 +3,9 @@
 #ifndef DAEMON_DAEMON_H
 #define DAEMON_DAEMON_H
 
-#include "config/config.h"
+#include "daemon/reload.h"
 
 struct daemon;
-
-/* The settings as they are now: the file that attnd was started with, read again. Returns 0, and
- * *ret_config is the caller's to clear; or -1 with a sentence in reterr (CONFIG_ERROR_MAX bytes).
- */
-struct config_reader {
-    int (*read)(void *data, struct config *ret_config, char *reterr);
-    void *data;
-};
 
 /* Binds everything and starts the threads. `config` is copied; `reader` outlives the daemon, and is
  * NULL when there is no file. Returns 0, or -1 with a sentence in reterr (CONFIG_ERROR_MAX bytes).

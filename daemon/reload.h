@@ -5,8 +5,16 @@
 #ifndef DAEMON_RELOAD_H
 #define DAEMON_RELOAD_H
 
-#include "daemon/daemon.h"
+#include "config/config.h"
 #include "daemon/ingest/plan.h"
+
+/* The settings as they are now: the file that attnd was started with, read again. Returns 0, and
+ * *ret_config is the caller's to clear; or -1 with a sentence in reterr (CONFIG_ERROR_MAX bytes).
+ */
+struct config_reader {
+    int (*read)(void *data, struct config *ret_config, char *reterr);
+    void *data;
+};
 
 struct reload {
     const struct config_reader *reader; /* NULL: there is no file */

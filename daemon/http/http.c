@@ -82,10 +82,8 @@ static void http_on_asked(uv_async_t *asked)
     }
 }
 
-void http_put(struct http *http, const char *topic, enum result_kind kind, const void *map,
-              size_t size)
+void http_put(struct http *http, const char *topic, const void *map, size_t size)
 {
-    (void)kind;
     if (!http || !http->started) {
         return;
     }

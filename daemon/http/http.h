@@ -8,7 +8,6 @@
 #define DAEMON_HTTP_HTTP_H
 
 #include "config/config.h"
-#include "daemon/run/run.h"
 #include "daemon/base/stats.h"
 
 #include <uv.h>
@@ -31,8 +30,7 @@ void http_keep_page(void *data);
 
 /* Hands over one published result: a MessagePack map of `size` bytes, which is copied. Never waits;
  * what finds no room in http.queue is dropped and counted. Loop thread. Accepts NULL. */
-void http_put(struct http *http, const char *topic, enum result_kind kind, const void *map,
-              size_t size);
+void http_put(struct http *http, const char *topic, const void *map, size_t size);
 
 /* Ends the thread: clients of the event stream are let go, questions that wait are answered with
  * 503. After control_close, which answers what waits there. Freed once the loop has run the close

@@ -17,7 +17,7 @@
 #include "daemon/ingest/plan.h"
 #include "daemon/base/pulse.h"
 #include "daemon/base/stats.h"
-#include "daemon/run/work.h"
+#include "daemon/ingest/work.h"
 
 struct ingest;
 

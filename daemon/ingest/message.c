@@ -2,9 +2,11 @@
 #include "daemon/ingest/message.h"
 
 #include "proto/err.h"
+#include "proto/mpk.h"
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 static struct message *ingest_message_new(void)
 {
@@ -250,6 +252,35 @@ struct attention message_attention_shape(const struct header *header)
 struct weights message_weights_shape(const struct header *header)
 {
     return message_describe_weights(header, NULL);
+}
+
+/* The header was decoded before, so the list is one of texts; a text ends with its first NUL. */
+char *message_labels(struct message *message, uint32_t *ret_count)
+{
+    struct mpk_doc doc;
+    *ret_count = 0;
+    if (mpk_parse(zmq_msg_data(&message->frames[1]), zmq_msg_size(&message->frames[1]),
+                  &mpk_header_limits, &doc) != 0) {
+        return NULL;
+    }
+    const msgpack_object *found = mpk_find(doc.root, "labels");
+    uint32_t count = found ? found->via.array.size : 0, keys = message->header.keys;
+    size_t size = 0;
+    count = count < keys ? count : keys;
+    for (uint32_t i = 0; i < count; i++) {
+        size += found->via.array.ptr[i].via.str.size + 1;
+    }
+    char *labels = count > 0 ? malloc(size) : NULL, *to = labels;
+    for (uint32_t i = 0; labels && i < count; i++) {
+        const msgpack_object_str *text = &found->via.array.ptr[i].via.str;
+        size_t length = strnlen(text->ptr, text->size);
+        memcpy(to, text->ptr, length);
+        to[length] = '\0';
+        to += length + 1;
+    }
+    *ret_count = labels ? count : 0;
+    mpk_doc_clear(&doc);
+    return labels;
 }
 
 uint64_t message_free_tensors(struct message *message)

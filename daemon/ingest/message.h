@@ -86,6 +86,10 @@ struct weights message_weights(struct message *message);
 struct attention message_attention_shape(const struct header *header);
 struct weights message_weights_shape(const struct header *header);
 
+/* Copies the texts of the keys' labels, one after the other, each with its NUL: of at most as many
+ * as there are keys. NULL when it has none or there is no memory. On a worker. */
+char *message_labels(struct message *message, uint32_t *ret_count);
+
 /* Frees the tensors, which nothing may need any more; the header stays. Returns their bytes. */
 uint64_t message_free_tensors(struct message *message);
 void message_free(struct message **message);

@@ -4,7 +4,7 @@
 #define DAEMON_RUN_LIVE_H
 
 #include "daemon/ingest/message.h"
-#include "daemon/run/work.h"
+#include "workers/measure.h"
 
 /* Writes the map into an empty writer. A message with a slice of the heads gives arrays of
  * heads_total with null for the heads it does not have. Returns 0 or ERR_MEMORY. */

@@ -15,28 +15,12 @@
 #include "proto/result.h"
 #include "daemon/ingest/drop_totals.h"
 #include "daemon/base/stats.h"
-#include "daemon/store/store.h"
+#include "daemon/run/sink.h"
 #include "daemon/run/track.h"
+#include "daemon/store/store.h"
 
 #include <stdbool.h>
 #include <stdint.h>
-
-/* Where results go. `put` takes the writer's buffer; `track` is the window rule of a summary, else
- * 0. */
-struct run;
-enum result_kind { RESULT_OTHER, RESULT_SUMMARY, RESULT_ALERT };
-struct result_sink {
-    void (*put)(void *data, const struct run *run, const char *topic, uint32_t track,
-                struct mpk_writer *writer, enum result_kind kind);
-    /* A layer has begun to learn a baseline; NULL: nobody wants to know. */
-    void (*learning)(void *data, const struct run *run, const struct stream *stream,
-                     uint32_t track);
-    struct store *store; /* NULL: nothing is kept */
-    struct stats *stats;
-    struct map_shelf *maps;  /* NULL: none are kept */
-    uint64_t wall_offset_ns; /* the wall clock less the monotonic one */
-    void *data;
-};
 
 struct run {
     uint8_t id[RUN_BYTES];

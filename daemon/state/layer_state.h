@@ -23,7 +23,7 @@
 #include "proto/result.h"
 #include "daemon/state/stat_set.h"
 #include "daemon/state/tally.h"
-#include "daemon/run/work.h"
+#include "workers/measure.h"
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -3,7 +3,6 @@
 
 #include "daemon/base/block_bytes.h"
 #include "workers/measure.h"
-#include "proto/mpk.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -48,53 +47,6 @@ bool maps_wanted(struct map_place *place, const struct header *header, uint64_t 
         place->asked_first[header->head_offset] = true;
     }
     return true;
-}
-
-/* Labels */
-
-static size_t texts_size(const msgpack_object *texts, uint32_t count)
-{
-    size_t size = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        size += texts[i].via.str.size + 1;
-    }
-    return size;
-}
-
-/* One after the other; what a text has after a NUL is cut off. */
-static void copy_texts(const msgpack_object *texts, uint32_t count, char *to)
-{
-    for (uint32_t i = 0; i < count; i++) {
-        const msgpack_object_str *text = &texts[i].via.str;
-        size_t length = strnlen(text->ptr, text->size);
-        memcpy(to, text->ptr, length);
-        to[length] = '\0';
-        to += length + 1;
-    }
-}
-
-/* The header was decoded before, so the list is one of texts. */
-char *maps_labels(struct message *message, uint32_t *ret_count)
-{
-    struct mpk_doc doc;
-    char *labels = NULL;
-    *ret_count = 0;
-    if (mpk_parse(zmq_msg_data(&message->frames[1]), zmq_msg_size(&message->frames[1]),
-                  &mpk_header_limits, &doc) != 0) {
-        return NULL;
-    }
-    const msgpack_object *found = mpk_find(doc.root, "labels");
-    uint32_t count = found ? found->via.array.size : 0, keys = message->header.keys;
-    count = count < keys ? count : keys;
-    if (count > 0) {
-        labels = malloc(texts_size(found->via.array.ptr, count));
-    }
-    if (labels) {
-        copy_texts(found->via.array.ptr, count, labels);
-        *ret_count = count;
-    }
-    mpk_doc_clear(&doc);
-    return labels;
 }
 
 /* The shelf */

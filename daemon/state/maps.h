@@ -71,8 +71,6 @@ struct map_place {
  * a layer, except for the other slices of the same step. */
 bool maps_wanted(struct map_place *place, const struct header *header, uint64_t every_ns,
                  uint64_t now_ns);
-/* Copies the label texts of a message, NULL when it has none or there is no memory. On a worker. */
-char *maps_labels(struct message *message, uint32_t *ret_count);
 /* Takes over the maps of a measured message that was asked for them. Those that there are stay when
  * it has none; what is beyond the shelf's limit is removed, the stalest first. */
 void maps_put(struct map_shelf *shelf, struct map_place *place, struct message *message,

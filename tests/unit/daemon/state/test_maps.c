@@ -334,7 +334,7 @@ static char *labels_of(const char *const *texts, const size_t *sizes, uint32_t c
     zmq_msg_init_size(&message.frames[1], writer.buffer.size);
     memcpy(zmq_msg_data(&message.frames[1]), writer.buffer.data, writer.buffer.size);
     mpk_writer_clear(&writer);
-    char *labels = maps_labels(&message, ret_count);
+    char *labels = message_labels(&message, ret_count);
     zmq_msg_close(&message.frames[1]);
     return labels;
 }

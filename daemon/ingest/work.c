@@ -8,11 +8,10 @@
  * ever; but a spectrum under a budget gives way as soon as other jobs are waiting (`hurry`): under
  * load spectra get rarer, and row metrics are late by one head's spectrum at most. Messages of tier
  * weights, which may take seconds, stay in the background. */
-#include "daemon/run/work.h"
+#include "daemon/ingest/work.h"
 
 #include "daemon/base/clock.h"
 #include "proto/err.h"
-#include "daemon/state/maps.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -150,7 +149,7 @@ static void work_run(struct pool_job *pool_job, struct scratch *scratch)
         work->code = measure_finish(work->measure, scratch);
         message->head_maps = measure_take_head_maps(work->measure);
         if (message->head_maps && message->head_maps->sample == 0) { /* which the labels are of */
-            message->labels = maps_labels(message, &message->label_count);
+            message->labels = message_labels(message, &message->label_count);
         }
         message->computed_ns = clock_monotonic_ns();
         message->note.kind = NOTE_DONE;

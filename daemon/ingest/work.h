@@ -3,8 +3,8 @@
  *
  * Jobs share nothing. The last one to finish brings their results together and posts the message to
  * the loop. */
-#ifndef DAEMON_RUN_WORK_H
-#define DAEMON_RUN_WORK_H
+#ifndef DAEMON_INGEST_WORK_H
+#define DAEMON_INGEST_WORK_H
 
 #include "config/config.h"
 #include "daemon/base/inbox.h"

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: MIT */
+/* sink: where the results of runs go; the daemon has one for all runs. Loop thread only. */
+#ifndef DAEMON_RUN_SINK_H
+#define DAEMON_RUN_SINK_H
+
+#include "proto/mpk.h"
+
+#include <stdint.h>
+
+struct map_shelf;
+struct run;
+struct stats;
+struct store;
+struct stream;
+
+enum result_kind { RESULT_OTHER, RESULT_SUMMARY, RESULT_ALERT };
+
+struct result_sink {
+    /* Takes the writer's buffer; `track` is the window rule of a summary, else 0. */
+    void (*put)(void *data, const struct run *run, const char *topic, uint32_t track,
+                struct mpk_writer *writer, enum result_kind kind);
+    /* A layer has begun to learn a baseline; NULL: nobody wants to know. */
+    void (*learning)(void *data, const struct run *run, const struct stream *stream,
+                     uint32_t track);
+    struct store *store; /* NULL: nothing is kept */
+    struct stats *stats;
+    struct map_shelf *maps;  /* NULL: none are kept */
+    uint64_t wall_offset_ns; /* the wall clock less the monotonic one */
+    void *data;
+};
+
+#endif
