@@ -2,7 +2,7 @@
 /* differ: what two configurations say differently. The order of the sections `jobs` and `rules` has
  * a meaning of its own, so each of them is compared as one text. */
 #include "config/jobs.h"
-#include "config/rule_list.h"
+#include "config/rules_internal.h"
 
 #include <stdlib.h>
 #include <string.h>

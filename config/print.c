@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* print: a configuration as a commented YAML file, and the key table as Markdown. */
 #include "config/jobs.h"
-#include "config/rule_list.h"
+#include "config/rules_internal.h"
 
 #include "proto/result.h"
 
@@ -220,4 +220,63 @@ void config_print_default_rules(FILE *out)
                 rule->after_clear ? "yes" : "no",
                 alert_severity_name((enum alert_severity)rule->severity), rule_default_help[i]);
     }
+}
+
+static void each_override(const struct config *config,
+                          void (*visit)(void *data, const char *section, const char *name,
+                                        const char *value),
+                          void *data)
+{
+    for (uint32_t i = 0; i < jobs_count(config->jobs); i++) {
+        const struct job_rule *rule = jobs_rule(config->jobs, i);
+        for (int k = 0; k < KEY_COUNT; k++) {
+            char text[VALUE_TEXT_MAX], name[JOBS_KEY_MAX];
+            if (!rule->key_line[k]) {
+                continue;
+            }
+            value_print(&config_keys[k].rule, config_field(&rule->values, k), text);
+            visit(data, rule->label, jobs_key_name(k, name), text);
+        }
+    }
+}
+
+/* A visit of config_each, with the rule's name in the section. */
+struct rule_visit {
+    void (*visit)(void *data, const char *section, const char *name, const char *value);
+    void *data;
+    char section[sizeof("rules.") + RULE_NAME_MAX];
+};
+
+static void visit_rule_key(void *data, const char *key, const char *text)
+{
+    struct rule_visit *rule = data;
+    rule->visit(rule->data, rule->section, key, text);
+}
+
+static void each_rule(const struct config *config,
+                      void (*visit)(void *data, const char *section, const char *name,
+                                    const char *value),
+                      void *data)
+{
+    for (uint32_t i = 0; i < config_rule_count(config); i++) {
+        const struct rule *rule = config_rule(config, i);
+        struct rule_visit each = {.visit = visit, .data = data};
+        snprintf(each.section, sizeof each.section, "rules.%s", rule->name);
+        rule_each_key(rule, visit_rule_key, &each);
+    }
+}
+
+void config_each(const struct config *config,
+                 void (*visit)(void *data, const char *section, const char *name,
+                               const char *value),
+                 void *data)
+{
+    for (int i = 0; i < KEY_COUNT; i++) {
+        const struct key *key = &config_keys[i];
+        char text[VALUE_TEXT_MAX];
+        value_print(&key->rule, config_field(config, i), text);
+        visit(data, key->section, key->name, text);
+    }
+    each_override(config, visit, data);
+    each_rule(config, visit, data);
 }

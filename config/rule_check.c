@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* rule_check: whether what a rule says can ever be true, and ever be false. */
-#include "config/rule_list.h"
+#include "config/rules_internal.h"
 
 #include <math.h>
 #include <string.h>

@@ -5,7 +5,7 @@
  * A condition takes the place of the one before, and what belongs to that goes with it: `clear`,
  * unless it is given too, follows from the new bound, and `within` is 1 again. */
 #include "config/names.h"
-#include "config/rule_list.h"
+#include "config/rules_internal.h"
 
 #include "proto/result.h"
 

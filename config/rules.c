@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* rules: the tables of rules.def, and rules as text. Reading them from a file: rule_read.c; whether
  * what is read makes sense: rule_check.c. */
-#include "config/rule_list.h"
+#include "config/rules_internal.h"
 
 #include "proto/result.h"
 

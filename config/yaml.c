@@ -8,7 +8,7 @@
  * or tags. Values go into a copy of the configuration, which replaces the caller's when the whole
  * file was read. */
 #include "config/jobs.h"
-#include "config/rule_list.h"
+#include "config/rules_internal.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -8,7 +8,7 @@
 #ifndef DAEMON_HTTP_EVENTS_H
 #define DAEMON_HTTP_EVENTS_H
 
-#include "daemon/http/feed.h"
+#include "daemon/base/feed.h"
 #include "daemon/http/ring.h"
 #include "daemon/base/stats.h"
 

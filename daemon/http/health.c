@@ -4,8 +4,8 @@
 #include "daemon/http/internal.h"
 
 #include "proto/err.h"
-#include "daemon/store/file.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -69,7 +69,7 @@ static const char *why_not_ready(const msgpack_object *stats, char *room, size_t
 static void reply_ready(struct request *request, struct question *question)
 {
     struct mpk_doc doc;
-    char room[STORE_REASON_MAX];
+    char room[PATH_MAX + 256];
     if (question->code ||
         mpk_parse(question->result, question->size, &mpk_result_limits, &doc) != 0) {
         reply_code(request, question->code ? question->code : ERR_MEMORY, question->detail);

@@ -5,7 +5,7 @@
 #define DAEMON_HTTP_INTERNAL_H
 
 #include "daemon/http/events.h"
-#include "daemon/http/feed.h"
+#include "daemon/base/feed.h"
 #include "daemon/http/http.h"
 #include "daemon/http/metrics/metrics.h"
 #include "daemon/http/peer.h"
@@ -98,17 +98,6 @@ void request_ask(struct request *request, const char *method,
 
 const char *request_header(struct request *request, const char *name);
 const char *request_argument(struct request *request, const char *name);
-
-/* Handlers of routes: each makes the response, or waits, or begins a stream. */
-void handle_method(struct request *request); /* a method of control, as JSON */
-void handle_events(struct request *request);
-void handle_metrics(struct request *request);
-void handle_metric_list(struct request *request);
-void handle_openapi(struct request *request);
-void handle_health(struct request *request);
-void handle_ready(struct request *request);
-void handle_page(struct request *request);
-void handle_asset(struct request *request);
 
 /* Starts and stops the server on listen_fd. Returns 0 or -1. */
 int server_start(struct http *http);

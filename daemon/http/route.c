@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/http/route.h"
 
-#include "daemon/http/internal.h"
-
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>

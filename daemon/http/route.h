@@ -70,4 +70,15 @@ bool arguments_complete(struct argument_reader *reader);
 /* Appends the map of all. */
 void argument_put_map(const struct argument_reader *reader, struct mpk_writer *params);
 
+/* Handlers of routes: each makes the response, or waits, or begins a stream. */
+void handle_method(struct request *request); /* a method of control, as JSON */
+void handle_events(struct request *request);
+void handle_metrics(struct request *request);
+void handle_metric_list(struct request *request);
+void handle_openapi(struct request *request);
+void handle_health(struct request *request);
+void handle_ready(struct request *request);
+void handle_page(struct request *request);
+void handle_asset(struct request *request);
+
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/base/block_bytes.h"
-#include "daemon/state/internal.h"
+#include "daemon/state/layer_state_internal.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Merging the states of parts of a window: head by head, so that the sums of one head stay in the
  * cache while the parts stream by. */
-#include "daemon/state/internal.h"
+#include "daemon/state/layer_state_internal.h"
 
 #include <math.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* A state as one MessagePack map: counts and names as such, numbers of heads as binaries. */
-#include "daemon/state/internal.h"
+#include "daemon/state/layer_state_internal.h"
 #include "daemon/state/stored.h"
 
 #include <stdlib.h>

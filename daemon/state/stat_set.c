@@ -2,7 +2,7 @@
 #include "daemon/state/stat_set.h"
 #include "daemon/base/block_bytes.h"
 #include "proto/err.h"
-#include "daemon/state/stat_record.h"
+#include "daemon/state/stat_set_internal.h"
 
 #include <stdlib.h>
 

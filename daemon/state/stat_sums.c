@@ -2,7 +2,7 @@
 /* Many sets added up: everything is unpacked once, at the first set, and packed once, at the end.
  */
 #include "proto/err.h"
-#include "daemon/state/stat_record.h"
+#include "daemon/state/stat_set_internal.h"
 
 #include <stdlib.h>
 

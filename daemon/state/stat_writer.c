@@ -2,7 +2,7 @@
 /* Writing a set anew: slot by slot, what was there and what is added, with one sum for all
  * histograms in turn. */
 #include "proto/err.h"
-#include "daemon/state/stat_record.h"
+#include "daemon/state/stat_set_internal.h"
 
 #include <stdlib.h>
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* A state as a summary: the statistics of each number, worked out once. */
-#include "daemon/state/internal.h"
+#include "daemon/state/layer_state_internal.h"
 
 #include <math.h>
 #include <stdlib.h>

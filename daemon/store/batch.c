@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "daemon/store/batch.h"
+#include "daemon/store/internal.h"
 
 #include "proto/err.h"
 

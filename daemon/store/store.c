@@ -20,12 +20,11 @@
 #include "daemon/base/crash.h"
 #include "proto/err.h"
 #include "daemon/base/log.h"
-#include "daemon/store/batch.h"
+#include "daemon/store/internal.h"
 #include "daemon/store/chunk.h"
 #include "daemon/store/clock.h"
 #include "daemon/store/db.h"
 #include "daemon/store/retention.h"
-#include "daemon/store/write.h"
 
 #include <pthread.h>
 #include <signal.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "daemon/store/write.h"
+#include "daemon/store/internal.h"
 
 #include "daemon/store/chunk.h"
 #include "daemon/store/series.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/http/metrics/layer.h"
 
-#include "daemon/http/cursor.h"
+#include "daemon/http/metrics/cursor.h"
 #include "daemon/http/metrics/text.h"
 
 #include <math.h>

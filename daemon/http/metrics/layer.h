@@ -8,7 +8,7 @@
 #ifndef DAEMON_HTTP_METRICS_LAYER_H
 #define DAEMON_HTTP_METRICS_LAYER_H
 
-#include "daemon/http/feed.h"
+#include "daemon/base/feed.h"
 #include "daemon/base/hash.h"
 #include "proto/header.h"
 #include "proto/metric.h"

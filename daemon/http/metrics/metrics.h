@@ -10,7 +10,7 @@
 #define DAEMON_HTTP_METRICS_METRICS_H
 
 #include "config/config.h"
-#include "daemon/http/feed.h"
+#include "daemon/base/feed.h"
 #include "proto/mpk.h"
 #include "daemon/base/stats.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Documentation says what the table says. With ATTND_UPDATE_DOCS set, it is rewritten first. */
 #include "tests/unit/config/helpers.h"
-#include "config/rule_list.h"
+#include "config/rules_internal.h"
 
 static void docs_path_of(const char *name, char ret_path[4096])
 {

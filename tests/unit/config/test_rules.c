@@ -3,7 +3,7 @@
 #include "tests/unit/config/helpers.h"
 
 #include "proto/result.h"
-#include "config/rule_list.h"
+#include "config/rules_internal.h"
 
 #include <math.h>
 

@@ -2,7 +2,7 @@
 /* The cursor reads what the writer wrote, passes over anything, and survives any bytes. */
 #include "tests/unit/unit.h"
 
-#include "daemon/http/cursor.h"
+#include "daemon/http/metrics/cursor.h"
 #include "proto/mpk.h"
 
 #include <math.h>

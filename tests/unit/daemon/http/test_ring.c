@@ -2,7 +2,7 @@
 /* What the event stream keeps, and how results come to it. */
 #include "tests/unit/unit.h"
 
-#include "daemon/http/feed.h"
+#include "daemon/base/feed.h"
 #include "daemon/http/ring.h"
 
 #include <pthread.h>

@@ -3,7 +3,7 @@
 
 #include "tests/unit/heap.h"
 #include "daemon/state/layer_state.h"
-#include "daemon/state/internal.h"
+#include "daemon/state/layer_state_internal.h"
 #include "tests/unit/daemon/state/measured.h"
 
 #include <malloc.h>

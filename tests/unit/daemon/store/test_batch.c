@@ -4,7 +4,7 @@
 
 #include "proto/err.h"
 #include "tests/unit/heap.h"
-#include "daemon/store/batch.h"
+#include "daemon/store/internal.h"
 
 #include <string.h>
 

@@ -2,8 +2,8 @@
 /* cursor: reads the few values that are wanted of a published map, in place, without allocating: a
  * summary of 32 heads has 10,000 others. Never reads beyond the end; after anything unexpected it
  * has failed, and all that follows reads as nothing. Pure. */
-#ifndef DAEMON_HTTP_CURSOR_H
-#define DAEMON_HTTP_CURSOR_H
+#ifndef DAEMON_HTTP_METRICS_CURSOR_H
+#define DAEMON_HTTP_METRICS_CURSOR_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* store_batch: what a batch is made of, for the store only; others see store.h. */
-#ifndef DAEMON_STORE_BATCH_H
-#define DAEMON_STORE_BATCH_H
+/* store/internal: how a batch is made, and how it becomes rows. Others see store.h. */
+#ifndef DAEMON_STORE_INTERNAL_H
+#define DAEMON_STORE_INTERNAL_H
 
+#include "daemon/store/chunk.h"
+#include "daemon/store/sql.h"
 #include "daemon/store/store.h"
 
 enum record_kind { RECORD_WINDOW, RECORD_MAP, RECORD_ALERT, RECORD_KEEP, RECORD_FORGET };
@@ -37,5 +39,17 @@ struct store_batch {
     uint64_t queued_ns; /* monotonic; when it was submitted */
     char job[];
 };
+
+/* One batch as rows. Store thread, inside a transaction. */
+struct store_writer {
+    const struct sql *sql;
+    int64_t now_s; /* since 1970 */
+    /* Called for a layer and track that has enough windows for a chunk. */
+    void (*full)(void *data, struct layer_track which);
+    void *data;
+};
+
+/* Returns an SQLite code. */
+int write_batch(const struct store_writer *writer, const struct store_batch *batch);
 
 #endif

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* rule_list: the rules of one file over the defaults, and how one is read, key by key. Private to
- * config/. Pure; any thread; a list that is being built belongs to one. */
-#ifndef CONFIG_RULE_LIST_H
-#define CONFIG_RULE_LIST_H
+/* rules_internal: the rules of one file over the defaults, and how one is read, key by key. Private
+ * to config/. Pure; any thread; a list that is being built belongs to one. */
+#ifndef CONFIG_RULES_INTERNAL_H
+#define CONFIG_RULES_INTERNAL_H
 
 #include "config/rules.h"
 #include "config/table.h"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "daemon/http/feed.h"
+#include "daemon/base/feed.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* layer_state_part: what the files of layer_state share. */
-#ifndef DAEMON_STATE_INTERNAL_H
-#define DAEMON_STATE_INTERNAL_H
+/* layer_state_internal: shared by the files of layer_state. */
+#ifndef DAEMON_STATE_LAYER_STATE_INTERNAL_H
+#define DAEMON_STATE_LAYER_STATE_INTERNAL_H
 
 #include "daemon/state/layer_state.h"
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "daemon/http/cursor.h"
+#include "daemon/http/metrics/cursor.h"
 
 #include <endian.h>
 #include <math.h>

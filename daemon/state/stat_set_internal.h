@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* stat_record: the bytes of a stat_set. Private to the files of stat_set, and inline: a merge reads
- * fifty numbers in half a microsecond.
+/* stat_set_internal: the bytes of a stat_set. Private to the files of stat_set, and inline: a merge
+ * reads fifty numbers in half a microsecond.
  *
  * A mask of the slots (16 bytes), and then for each slot in it, ascending:
  *
@@ -15,8 +15,8 @@
  *
  * Numbers are little-endian, and f32 where that is the same number. Everything is a function of the
  * numbers, so equal statistics have equal bytes. */
-#ifndef DAEMON_STATE_STAT_RECORD_H
-#define DAEMON_STATE_STAT_RECORD_H
+#ifndef DAEMON_STATE_STAT_SET_INTERNAL_H
+#define DAEMON_STATE_STAT_SET_INTERNAL_H
 
 #include "workers/stats/hist_sum.h"
 #include "daemon/state/stat_set.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* feed: results on their way from the loop thread to the HTTP thread, bounded in bytes. */
-#ifndef DAEMON_HTTP_FEED_H
-#define DAEMON_HTTP_FEED_H
+#ifndef DAEMON_BASE_FEED_H
+#define DAEMON_BASE_FEED_H
 
 #include "proto/header.h"
 

@@ -1,14 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* config: the key table and everything that walks it.
+/* table: the key table and everything that walks it.
  *
  * A key's bytes live in struct config at the offset the table names, so that defaults, --set, the
  * YAML reader, the dump and the documentation are loops over the table. Defaults are text and pass
  * through the same parser as a user's value. */
-#include "config/config.h"
+#include "config/table.h"
 
-#include "config/jobs.h"
 #include "config/names.h"
-#include "config/rule_list.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -223,63 +221,4 @@ int config_set(struct config *config, const char *assignment, char *reterr)
     key = config_find_key(section, section, name, origin, reterr);
     return key < 0 ? -1
                    : config_assign(config, key, section, assignment + value_at, origin, reterr);
-}
-
-static void each_override(const struct config *config,
-                          void (*visit)(void *data, const char *section, const char *name,
-                                        const char *value),
-                          void *data)
-{
-    for (uint32_t i = 0; i < jobs_count(config->jobs); i++) {
-        const struct job_rule *rule = jobs_rule(config->jobs, i);
-        for (int k = 0; k < KEY_COUNT; k++) {
-            char text[VALUE_TEXT_MAX], name[JOBS_KEY_MAX];
-            if (!rule->key_line[k]) {
-                continue;
-            }
-            value_print(&config_keys[k].rule, config_field(&rule->values, k), text);
-            visit(data, rule->label, jobs_key_name(k, name), text);
-        }
-    }
-}
-
-/* A visit of config_each, with the rule's name in the section. */
-struct rule_visit {
-    void (*visit)(void *data, const char *section, const char *name, const char *value);
-    void *data;
-    char section[sizeof("rules.") + RULE_NAME_MAX];
-};
-
-static void visit_rule_key(void *data, const char *key, const char *text)
-{
-    struct rule_visit *rule = data;
-    rule->visit(rule->data, rule->section, key, text);
-}
-
-static void each_rule(const struct config *config,
-                      void (*visit)(void *data, const char *section, const char *name,
-                                    const char *value),
-                      void *data)
-{
-    for (uint32_t i = 0; i < config_rule_count(config); i++) {
-        const struct rule *rule = config_rule(config, i);
-        struct rule_visit each = {.visit = visit, .data = data};
-        snprintf(each.section, sizeof each.section, "rules.%s", rule->name);
-        rule_each_key(rule, visit_rule_key, &each);
-    }
-}
-
-void config_each(const struct config *config,
-                 void (*visit)(void *data, const char *section, const char *name,
-                               const char *value),
-                 void *data)
-{
-    for (int i = 0; i < KEY_COUNT; i++) {
-        const struct key *key = &config_keys[i];
-        char text[VALUE_TEXT_MAX];
-        value_print(&key->rule, config_field(config, i), text);
-        visit(data, key->section, key->name, text);
-    }
-    each_override(config, visit, data);
-    each_rule(config, visit, data);
 }
