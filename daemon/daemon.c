@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* A message's life on the loop thread: NOTE_ARRIVED (registry says compute) -> work_new -> pool;
- * when the pool's queue is full it waits in `waiting`, bounded by the byte budget, and goes on when
- * jobs finish. NOTE_DONE -> work_finish -> registry -> message freed, its bytes released to ingest.
+/* Start and stop. A message's way through the daemon is in messages.c, timers are in rounds.c.
  *
  * Stopping: SIGTERM -> ingest drains its socket and posts NOTE_STOPPED; when that is here and
  * nothing is in flight, or shutdown.timeout has passed, open windows are shown as partial, the
@@ -9,25 +7,12 @@
 #include "daemon/daemon.h"
 
 #include "daemon/base/activation.h"
-#include "daemon/control/baseline.h"
 #include "daemon/base/clock.h"
-#include "daemon/control/control.h"
 #include "daemon/base/endpoint.h"
-#include "daemon/history/history.h"
-#include "daemon/http/http.h"
-#include "daemon/ingest/ingest.h"
-#include "daemon/keeper.h"
 #include "daemon/base/log.h"
-#include "daemon/state/maps.h"
-#include "daemon/alerts/notify.h"
+#include "daemon/control/baseline.h"
 #include "daemon/http/page_url.h"
-#include "daemon/publish/publisher.h"
-#include "daemon/run/registry.h"
-#include "daemon/reload.h"
-#include "daemon/service.h"
-#include "daemon/store/store.h"
-#include "daemon/ingest/tap.h"
-#include "daemon/ingest/work.h"
+#include "daemon/internal.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -37,77 +22,10 @@
 #include <unistd.h>
 #include <zmq.h>
 
-#define TICK_MS 1000
 /* How long a stop waits for commands and webhooks. */
 #define NOTIFY_STOP_MS 2000
 #define SAVE_STOP_NS   UINT64_C(1000000000)
-/* Checkpoints are packed in so many slices per history.checkpoint, and take this share of the
- * loop's time at most: 20 ms every 200 ms by default. */
-#define SAVER_SLICES 10
-#define SAVER_SHARE  10
-/* A batch of a checkpoint is about this share of history.queue, of which checkpoints may use half.
- */
-#define SAVER_BATCHES 32
-
-struct daemon {
-    struct config config;
-    struct machine machine;
-    uv_loop_t loop;
-    uv_signal_t sigterm, sigint, sighup;
-    uv_async_t stop;     /* daemon_stop, from any thread */
-    uv_timer_t tick;     /* runs while a job is active */
-    uv_timer_t saver;    /* runs while there may be something to save */
-    uv_timer_t deadline; /* runs while stopping */
-    void *zmq;
-    struct stats stats;
-    struct inbox inbox;
-    struct pool *pool;
-    struct plans *plans;
-    struct reload reload;
-    struct ingest *ingest;
-    struct publisher *publisher;
-    struct control *control;
-    struct keeper *keeper;
-    struct http *http; /* NULL: switched off */
-    struct history *history;
-    uint64_t unpinned;     /* layers that drift.baseline had nothing for */
-    struct notify *notify; /* NULL: nobody to tell */
-    struct tap *tap;
-    struct registry *registry;
-    struct store *store;
-    struct service *service; /* NULL: no service manager */
-    struct result_sink sink;
-    struct map_shelf maps;
-    struct {
-        uint64_t began_ns; /* the last round of checkpoints */
-        bool goes_on;
-        bool last; /* nobody was training any more when it began */
-    } round;
-    struct message *waiting, **waiting_last; /* for room in the pool's queue */
-    uint64_t arrival_ns; /* when the newest note of ingest that was read had been received */
-    uint32_t in_flight;  /* messages with work, waiting or in the pool */
-    uint64_t started_ns;
-    bool loop_ready, handles_ready;
-    bool stopping, ingest_stopped, finished, drained;
-};
-
-/* Results */
-
-static void put_result(void *data, const struct run *run, const char *topic, uint32_t track,
-                       struct mpk_writer *writer, enum result_kind kind)
-{
-    struct daemon *daemon = data;
-    stats_add(&daemon->stats, COUNT_SUMMARIES, kind == RESULT_SUMMARY);
-    if (mpk_writer_ok(writer)) {
-        http_put(daemon->http, topic, writer->buffer.data, writer->buffer.size);
-    }
-    if (kind == RESULT_ALERT) {
-        publisher_send(daemon->publisher, topic, writer);
-        notify_put(daemon->notify, writer->buffer.data, writer->buffer.size);
-    } else {
-        publisher_put(daemon->publisher, run->id, topic, track, writer, kind == RESULT_SUMMARY);
-    }
-}
+/* What runs ask for */
 
 static void forget_job(void *data, const char *job)
 {
@@ -143,277 +61,7 @@ static void pin_baseline(void *data, const struct run *run, const struct stream 
     }
 }
 
-/* Messages */
-
-/* Windows see time as messages see it: while some are waiting in the inbox it is not later than
- * these. */
-static uint64_t daemon_now_ns(struct daemon *daemon)
-{
-    return inbox_depth(&daemon->inbox) > 0 ? daemon->arrival_ns : clock_monotonic_ns();
-}
-
-static void daemon_release(struct daemon *daemon, struct message *message)
-{
-    uint64_t cost = message->cost;
-    bool reserved = message->reserved;
-    work_free(&message->work);
-    message_free(&message);
-    ingest_release(daemon->ingest, cost, reserved);
-}
-
-static void daemon_drop(struct daemon *daemon, struct message *message, int code)
-{
-    uint64_t before = stats_drop(&daemon->stats, code);
-    if (log_is_round(before)) {
-        log_event(LOG_WARNING, "message_dropped", LOG_STR("reason", err_slug(code)),
-                  LOG_STR("detail", err_text(code)), LOG_STR("job", message->header.job),
-                  LOG_NUM("rank", message->header.rank), LOG_NUM("epoch", message->header.epoch),
-                  LOG_NUM("step", message->header.step), LOG_NUM("count", before + 1));
-    }
-    daemon_release(daemon, message);
-}
-
-static void wait_for_room(struct daemon *daemon, struct message *message)
-{
-    message->next = NULL;
-    *daemon->waiting_last = message;
-    daemon->waiting_last = &message->next;
-}
-
-static void submit_waiting(struct daemon *daemon)
-{
-    while (daemon->waiting && work_submit(daemon->waiting->work) == 0) {
-        daemon->waiting = daemon->waiting->next;
-    }
-    if (!daemon->waiting) {
-        daemon->waiting_last = &daemon->waiting;
-    }
-}
-
-/* One that has to wait for its turn keeps its numbers only. */
-static void lighten(struct daemon *daemon, struct message *message)
-{
-    uint64_t bytes = message_free_tensors(message);
-    message->cost -= bytes;
-    ingest_release(daemon->ingest, bytes, message->reserved);
-}
-
-static void account_for(struct daemon *daemon, struct message *message)
-{
-    bool is_event = message->header.type == MESSAGE_EVENT;
-    stats_add(&daemon->stats, COUNT_LOST, message->losses.lost);
-    stats_add(&daemon->stats, COUNT_FOUND, message->losses.found);
-    stats_add(&daemon->stats, COUNT_SOURCE_DROPPED, message->losses.source - message->losses.known);
-    if (message->code) {
-        daemon_drop(daemon, message, message->code);
-        return;
-    }
-    if (!is_event) {
-        latency_add_between(&daemon->stats.latency[LATENCY_PROCESSING], message->received_ns,
-                            clock_monotonic_ns());
-    }
-    stats_add(&daemon->stats, COUNT_PROCESSED, 1);
-    stats_add(&daemon->stats, COUNT_EVENTS, is_event);
-    daemon_release(daemon, message);
-}
-
-/* Takes what has its turn now that this message is finished. */
-static void daemon_settle(struct daemon *daemon, struct message *message)
-{
-    struct run *run = message->run;
-    if (message->detached) {
-        run_join(run, message, daemon_now_ns(daemon));
-        account_for(daemon, message);
-    } else if (message != run->queue) {
-        lighten(daemon, message);
-    }
-    while ((message = run_take(run))) {
-        account_for(daemon, message);
-    }
-}
-
-static void daemon_compute(struct daemon *daemon, struct message *message)
-{
-    struct run *run = message->run;
-    message->code = work_new(message, &run->job_config, &daemon->machine,
-                             run_spectrum_turn(run, message), daemon->pool, &daemon->inbox);
-    if (message->code) {
-        run_finish(run, message);
-        daemon_settle(daemon, message);
-        return;
-    }
-    daemon->in_flight++;
-    wait_for_room(daemon, message);
-    submit_waiting(daemon);
-}
-
-static void daemon_start_tick(struct daemon *daemon);
-
-static void on_arrived(struct daemon *daemon, struct message *message)
-{
-    bool worth_it;
-    if (!message->code) { /* else its tensors are gone */
-        tap_message(daemon->tap, message);
-    }
-    stats_received(&daemon->stats, message->bytes);
-    daemon_start_tick(daemon);
-    daemon->arrival_ns = message->received_ns;
-    int code = registry_arrive(daemon->registry, message, message->received_ns, &worth_it);
-    if (code) {
-        daemon_drop(daemon, message, code);
-    } else if (worth_it) {
-        daemon_compute(daemon, message);
-    } else {
-        daemon_settle(daemon, message);
-    }
-}
-
-static void time_work(struct stats *stats, const struct message *message)
-{
-    latency_add_between(&stats->latency[LATENCY_WAITING], message->received_ns, message->begun_ns);
-    latency_add_between(&stats->latency[LATENCY_COMPUTING], message->begun_ns,
-                        message->computed_ns);
-}
-
-static void daemon_on_done(struct daemon *daemon, struct message *message)
-{
-    daemon->in_flight--;
-    time_work(&daemon->stats, message);
-    int code = work_finish(message->work, &message->measured);
-    message->code = message->code ? message->code : code; /* it may have been refused meanwhile */
-    run_finish(message->run, message);
-    if (!code) {
-        stats_add(&daemon->stats, COUNT_SPECTRA, message->measured->spectra);
-        stats_add(&daemon->stats, COUNT_SPECTRA_SKIPPED, message->measured->spectra_skipped);
-    }
-    daemon_settle(daemon, message);
-    submit_waiting(daemon);
-}
-
-static void on_refused(struct daemon *daemon, struct refusal *refusal)
-{
-    daemon->arrival_ns = refusal->received_ns;
-    registry_refused(daemon->registry, refusal->job, refusal->code);
-    free(refusal);
-    ingest_release(daemon->ingest, sizeof *refusal, true);
-}
-
-/* After the end: nobody is there to publish for. */
-static void discard(struct note *note)
-{
-    struct message *message = (struct message *)note;
-    if (note->kind == NOTE_REFUSED) {
-        free(note);
-    } else if (note->kind != NOTE_STOPPED) {
-        work_free(&message->work);
-        message_free(&message);
-    }
-}
-
-static void finish_if_drained(struct daemon *daemon);
-
-static void daemon_on_note(void *data, struct note *note)
-{
-    struct daemon *daemon = data;
-    if (daemon->finished) {
-        discard(note);
-        return;
-    }
-    switch (note->kind) {
-    case NOTE_ARRIVED:
-        on_arrived(daemon, (struct message *)note);
-        break;
-    case NOTE_DONE:
-        daemon_on_done(daemon, (struct message *)note);
-        break;
-    case NOTE_REFUSED:
-        on_refused(daemon, (struct refusal *)note);
-        break;
-    case NOTE_STOPPED:
-        daemon->ingest_stopped = true;
-        break;
-    }
-    control_settle(daemon->control);
-    finish_if_drained(daemon);
-}
-
-/* Time and signals */
-
-static void daemon_on_tick(uv_timer_t *timer)
-{
-    struct daemon *daemon = timer->data;
-    if (!registry_tick(daemon->registry, daemon_now_ns(daemon))) {
-        uv_timer_stop(timer); /* nobody is training: no wake-ups */
-    }
-    control_settle(daemon->control);
-}
-
-static bool ticks(const struct daemon *daemon)
-{
-    return uv_is_active((const uv_handle_t *)&daemon->tick);
-}
-
-/* A part of a round, until the deadline, and as long as the disk keeps up: else a later slice goes
- * on. No message comes between the steps and their submit. */
-static void go_on_with_round(struct daemon *daemon, uint64_t deadline)
-{
-    uint64_t batch_bytes = daemon->config.history_queue / SAVER_BATCHES;
-    while (daemon->round.goes_on && clock_monotonic_ns() < deadline &&
-           store_has_room(daemon->store, batch_bytes)) {
-        do {
-            daemon->round.goes_on = registry_step(daemon->registry);
-        } while (daemon->round.goes_on && clock_monotonic_ns() < deadline &&
-                 registry_collected(daemon->registry) < batch_bytes);
-        registry_submit(daemon->registry, daemon_now_ns(daemon));
-    }
-}
-
-static bool history_is_on(const struct daemon *daemon)
-{
-    const char *reason;
-    return daemon->sink.store && store_path(daemon->store, &reason);
-}
-
-/* A round begins when history.checkpoint has passed since the last one began and that one is
- * through. */
-static void on_save(uv_timer_t *timer)
-{
-    struct daemon *daemon = timer->data;
-    uint64_t now = clock_monotonic_ns();
-    bool due = now - daemon->round.began_ns >= daemon->config.history_checkpoint;
-    if (!daemon->round.goes_on && due) {
-        daemon->round.began_ns = now;
-        daemon->round.goes_on = true;
-        daemon->round.last = !ticks(daemon);
-        registry_begin_round(daemon->registry);
-    }
-    if (!history_is_on(daemon)) {
-        daemon->round.goes_on = false;
-    }
-    go_on_with_round(daemon, now + daemon->config.history_checkpoint / SAVER_SHARE / SAVER_SLICES);
-    if (!daemon->round.goes_on && daemon->round.last && !ticks(daemon)) {
-        uv_timer_stop(timer);
-    }
-}
-
-static void start_saver(struct daemon *daemon)
-{
-    uint64_t period_ms = daemon->config.history_checkpoint / SAVER_SLICES / 1000000;
-    if (!history_is_on(daemon) || uv_is_active((const uv_handle_t *)&daemon->saver)) {
-        return;
-    }
-    daemon->round.last = false;
-    uv_timer_start(&daemon->saver, on_save, period_ms, period_ms);
-}
-
-static void daemon_start_tick(struct daemon *daemon)
-{
-    if (daemon->finished || ticks(daemon)) {
-        return;
-    }
-    uv_timer_start(&daemon->tick, daemon_on_tick, TICK_MS, TICK_MS);
-    start_saver(daemon);
-}
+/* Stop */
 
 static void close_handle(void *handle)
 {
@@ -422,66 +70,42 @@ static void close_handle(void *handle)
     }
 }
 
-/* What is computed counts, also behind messages that are not. */
-static void take_finished(void *data, struct run *run)
+static void daemon_close_handles(struct daemon *daemon)
 {
-    struct message *message;
-    run_skip_unfinished(run);
-    while ((message = run_take(run))) {
-        account_for(data, message);
-    }
-}
-
-static uint64_t stop_patience(const struct daemon *daemon)
-{
-    uint64_t patience = daemon->config.shutdown_timeout;
-    return patience < SAVE_STOP_NS ? SAVE_STOP_NS : patience;
-}
-
-/* Everything, waiting for the disk, but no longer than a stop may take (a second at least). The
- * first round may be one that was going on, and does not come back to what it has had. */
-static void save_all(struct daemon *daemon)
-{
-    uint64_t deadline = clock_monotonic_ns() + stop_patience(daemon);
-    for (int round = 0; round < 2 && history_is_on(daemon); round++) {
-        registry_begin_round(daemon->registry);
-        daemon->round.goes_on = true;
-        while (daemon->round.goes_on && clock_monotonic_ns() < deadline) {
-            go_on_with_round(daemon, deadline);
-            if (daemon->round.goes_on) {
-                uv_sleep(1);
-            }
-        }
-    }
-}
-
-/* Shows and saves what is open and lets go of the loop, whose run then ends. */
-static void daemon_finish(struct daemon *daemon)
-{
-    daemon->finished = true;
-    registry_each(daemon->registry, take_finished, daemon);
-    registry_show(daemon->registry);
-    service_extend(daemon->service, stop_patience(daemon));
-    save_all(daemon);
     publisher_close(&daemon->publisher);
     history_close(&daemon->history);
     control_close(&daemon->control);
     http_close(&daemon->http);
     tap_close(&daemon->tap);
     keeper_close(daemon->keeper);
-    close_handle(&daemon->sigterm);
-    close_handle(&daemon->sigint);
-    close_handle(&daemon->sighup);
-    close_handle(&daemon->stop);
-    close_handle(&daemon->tick);
-    close_handle(&daemon->saver);
-    close_handle(&daemon->deadline);
+    if (daemon->handles_ready) {
+        close_handle(&daemon->sigterm);
+        close_handle(&daemon->sigint);
+        close_handle(&daemon->sighup);
+        close_handle(&daemon->stop);
+        close_handle(&daemon->tick);
+        close_handle(&daemon->saver);
+        close_handle(&daemon->deadline);
+    }
     service_close(daemon->service);
-    uv_unref(
-        (uv_handle_t *)&daemon->inbox.wake); /* closed when the last thread that posts is joined */
 }
 
-static void finish_if_drained(struct daemon *daemon)
+/* Shows and saves what is open and lets go of the loop, whose run then ends. */
+static void daemon_finish(struct daemon *daemon)
+{
+    uint64_t patience_ns = daemon->config.shutdown_timeout;
+    patience_ns = patience_ns < SAVE_STOP_NS ? SAVE_STOP_NS : patience_ns;
+    daemon->finished = true;
+    messages_take_finished(daemon);
+    registry_show(daemon->registry);
+    service_extend(daemon->service, patience_ns);
+    rounds_save_all(daemon, clock_monotonic_ns() + patience_ns);
+    daemon_close_handles(daemon);
+    /* The inbox is closed when the last thread that posts is joined. */
+    uv_unref((uv_handle_t *)&daemon->inbox.wake);
+}
+
+void daemon_finish_if_drained(struct daemon *daemon)
 {
     if (!daemon->ingest_stopped || daemon->in_flight > 0 || daemon->finished) {
         return;
@@ -527,20 +151,6 @@ static int announce_plans(void *data)
     return 0;
 }
 
-static void read_config_again(struct daemon *daemon)
-{
-    service_reloading(daemon->service);
-    bool taken = reload_read(&daemon->reload, daemon->plans);
-    atomic_store(&daemon->stats.config_refused, !taken);
-    if (taken) {
-        atomic_store(&daemon->stats.config_read_ns, clock_wall_ns());
-    }
-    if (taken && announce_plans(daemon) != 0) {
-        log_event(LOG_ERROR, "plans_not_announced", LOG_STR("reason", err_slug(ERR_MEMORY)));
-    }
-    service_reloaded(daemon->service);
-}
-
 /* A terminal that is closed hangs up, too: without a file it ends attnd. */
 static void on_hangup(uv_signal_t *signal, int number)
 {
@@ -551,9 +161,18 @@ static void on_hangup(uv_signal_t *signal, int number)
     }
     if (!reload_possible(&daemon->reload)) {
         begin_stop(daemon, "SIGHUP");
-    } else {
-        read_config_again(daemon);
+        return;
     }
+    service_reloading(daemon->service);
+    bool taken = reload_read(&daemon->reload, daemon->plans);
+    atomic_store(&daemon->stats.config_refused, !taken);
+    if (taken) {
+        atomic_store(&daemon->stats.config_read_ns, clock_wall_ns());
+    }
+    if (taken && announce_plans(daemon) != 0) {
+        log_event(LOG_ERROR, "plans_not_announced", LOG_STR("reason", err_slug(ERR_MEMORY)));
+    }
+    service_reloaded(daemon->service);
 }
 
 static void daemon_on_stop(uv_async_t *stop)
@@ -584,7 +203,7 @@ static int daemon_open_loop(struct daemon *daemon, char *reterr)
         return daemon_fail(reterr, "create the event loop", uv_strerror(rc));
     }
     daemon->loop_ready = true;
-    rc = inbox_init(&daemon->inbox, &daemon->loop, daemon_on_note, daemon);
+    rc = inbox_init(&daemon->inbox, &daemon->loop, messages_on_note, daemon);
     if (rc != 0) {
         return daemon_fail(reterr, "create the event loop", uv_strerror(rc));
     }
@@ -611,33 +230,23 @@ static int open_service(struct daemon *daemon, char *reterr)
                 : activation_check(daemon->config.insecure, reterr);
 }
 
-/* The kernels that the config asks for must run here. */
-static int inspect_machine(struct daemon *daemon, char *reterr)
-{
-    const struct config *config = &daemon->config;
-    char names[64] = "";
-    if (machine_init(&daemon->machine, config) == 0) {
-        return 0;
-    }
-    for (int i = 0; i < ISA_COUNT; i++) {
-        if (isa_available((enum isa)i)) {
-            snprintf(names + strlen(names), sizeof names - strlen(names), ", %s", isa_name[i]);
-        }
-    }
-    snprintf(reterr, CONFIG_ERROR_MAX,
-             "workers.isa: %s: this machine does not have it (it has: auto%s)",
-             config_isa_name(config->workers_isa), names);
-    return -1;
-}
-
 static int open_workers(struct daemon *daemon, char *reterr)
 {
-    if (inspect_machine(daemon, reterr) != 0) {
+    const struct config *config = &daemon->config;
+    if (machine_init(&daemon->machine, config) != 0) {
+        char names[64] = "";
+        for (int i = 0; i < ISA_COUNT; i++) {
+            if (isa_available((enum isa)i)) {
+                snprintf(names + strlen(names), sizeof names - strlen(names), ", %s", isa_name[i]);
+            }
+        }
+        snprintf(reterr, CONFIG_ERROR_MAX,
+                 "workers.isa: %s: this machine does not have it (it has: auto%s)",
+                 config_isa_name(config->workers_isa), names);
         return -1;
     }
     spectrum_global_init();
-    int rc =
-        pool_new(daemon->machine.threads, (uint32_t)daemon->config.workers_queue, &daemon->pool);
+    int rc = pool_new(daemon->machine.threads, (uint32_t)config->workers_queue, &daemon->pool);
     if (rc != 0) {
         return daemon_fail(reterr, "start the workers",
                            rc > ERR_BASE ? strerror(-rc) : err_text(rc));
@@ -649,7 +258,7 @@ static int open_registry(struct daemon *daemon, char *reterr)
 {
     daemon->maps.limit = daemon->config.maps_memory;
     daemon->sink = (struct result_sink){
-        .put = put_result,
+        .put = messages_put_result,
         .learning = strcmp(daemon->config.drift_baseline.text, "first") == 0 ? NULL : pin_baseline,
         .stats = &daemon->stats,
         .maps = &daemon->maps,
@@ -674,9 +283,9 @@ static uint64_t view_messages(void *data)
     return received > settled ? received - settled : 0;
 }
 
-static struct control_view make_view(struct daemon *daemon)
+static int open_control(struct daemon *daemon, char *reterr)
 {
-    return (struct control_view){
+    struct control_view view = {
         .config = &daemon->config,
         .stats = &daemon->stats,
         .registry = daemon->registry,
@@ -692,6 +301,7 @@ static struct control_view make_view(struct daemon *daemon)
         .messages_in_flight = view_messages,
         .data = daemon,
     };
+    return control_new(&daemon->loop, daemon->zmq, &view, &daemon->control, reterr);
 }
 
 /* Before everything that a second attnd should not even look at. */
@@ -744,12 +354,6 @@ static int open_history(struct daemon *daemon, char *reterr)
     }
     return history_new(&daemon->loop, &daemon->config, store_path(daemon->store, &reason),
                        &daemon->history, reterr);
-}
-
-static int open_control(struct daemon *daemon, char *reterr)
-{
-    struct control_view view = make_view(daemon);
-    return control_new(&daemon->loop, daemon->zmq, &view, &daemon->control, reterr);
 }
 
 /* The port is taken early, so that a second attnd on this machine fails before it looks at the
@@ -907,7 +511,7 @@ void daemon_run(struct daemon *daemon)
                   LOG_STR("detail", "whoever reaches its TCP sockets may send, read and change "
                                     "plans; nobody is asked who they are"));
     }
-    daemon_start_tick(daemon); /* for runs that came back */
+    rounds_start(daemon); /* for runs that came back */
     begin_service(daemon);
     uv_run(&daemon->loop, UV_RUN_DEFAULT);
     log_stopped(daemon);
@@ -923,38 +527,6 @@ void daemon_run(struct daemon *daemon)
     _exit(EXIT_SUCCESS);
 }
 
-static void daemon_close_loop(struct daemon *daemon)
-{
-    publisher_close(&daemon->publisher);
-    history_close(&daemon->history);
-    control_close(&daemon->control);
-    http_close(&daemon->http);
-    tap_close(&daemon->tap);
-    keeper_close(daemon->keeper);
-    if (daemon->handles_ready) {
-        close_handle(&daemon->sigterm);
-        close_handle(&daemon->sigint);
-        close_handle(&daemon->sighup);
-        close_handle(&daemon->stop);
-        close_handle(&daemon->tick);
-        close_handle(&daemon->saver);
-        close_handle(&daemon->deadline);
-        inbox_close(&daemon->inbox);
-    }
-    service_close(daemon->service);
-    uv_run(&daemon->loop, UV_RUN_DEFAULT);
-    uv_loop_close(&daemon->loop);
-}
-
-static void stop_threads(struct daemon *daemon)
-{
-    if (daemon->ingest) {
-        ingest_stop(daemon->ingest);
-        ingest_join(daemon->ingest);
-    }
-    pool_free(&daemon->pool);
-}
-
 void daemon_free(struct daemon **daemon_p)
 {
     struct daemon *daemon = *daemon_p;
@@ -962,9 +534,18 @@ void daemon_free(struct daemon **daemon_p)
         return;
     }
     daemon->finished = true;
-    stop_threads(daemon);
+    if (daemon->ingest) {
+        ingest_stop(daemon->ingest);
+        ingest_join(daemon->ingest);
+    }
+    pool_free(&daemon->pool);
     if (daemon->loop_ready) {
-        daemon_close_loop(daemon);
+        daemon_close_handles(daemon);
+        if (daemon->handles_ready) {
+            inbox_close(&daemon->inbox);
+        }
+        uv_run(&daemon->loop, UV_RUN_DEFAULT);
+        uv_loop_close(&daemon->loop);
     }
     ingest_free(&daemon->ingest);
     plans_free(&daemon->plans);

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: MIT */
+/* The daemon and its parts on the loop thread: daemon.c starts and stops it, messages.c is the way
+ * of messages through it, rounds.c is what it does on timers. */
+#ifndef DAEMON_INTERNAL_H
+#define DAEMON_INTERNAL_H
+
+#include "daemon/alerts/notify.h"
+#include "daemon/control/control.h"
+#include "daemon/daemon.h"
+#include "daemon/history/history.h"
+#include "daemon/http/http.h"
+#include "daemon/ingest/ingest.h"
+#include "daemon/ingest/tap.h"
+#include "daemon/keeper.h"
+#include "daemon/publish/publisher.h"
+#include "daemon/run/registry.h"
+#include "daemon/service.h"
+#include "daemon/state/maps.h"
+#include "daemon/store/store.h"
+
+struct daemon {
+    struct config config;
+    struct machine machine;
+    uv_loop_t loop;
+    uv_signal_t sigterm, sigint, sighup;
+    uv_async_t stop;     /* daemon_stop, from any thread */
+    uv_timer_t tick;     /* runs while a job is active */
+    uv_timer_t saver;    /* runs while there may be something to save */
+    uv_timer_t deadline; /* runs while stopping */
+    void *zmq;
+    struct stats stats;
+    struct inbox inbox;
+    struct pool *pool;
+    struct plans *plans;
+    struct reload reload;
+    struct ingest *ingest;
+    struct publisher *publisher;
+    struct control *control;
+    struct keeper *keeper;
+    struct http *http; /* NULL: switched off */
+    struct history *history;
+    uint64_t unpinned;     /* layers that drift.baseline had nothing for */
+    struct notify *notify; /* NULL: nobody to tell */
+    struct tap *tap;
+    struct registry *registry;
+    struct store *store;
+    struct service *service; /* NULL: no service manager */
+    struct result_sink sink;
+    struct map_shelf maps;
+    struct {
+        uint64_t began_ns; /* the last round of checkpoints */
+        bool goes_on;
+        bool last; /* nobody was training any more when it began */
+    } round;
+    struct message *waiting, **waiting_last; /* for room in the pool's queue */
+    uint64_t arrival_ns; /* when the newest note of ingest that was read had been received */
+    uint32_t in_flight;  /* messages with work, waiting or in the pool */
+    uint64_t started_ns;
+    bool loop_ready, handles_ready;
+    bool stopping, ingest_stopped, finished, drained;
+};
+
+/* Ends the loop when ingest has stopped and no message is in flight. */
+void daemon_finish_if_drained(struct daemon *daemon);
+
+/* The reader of the inbox; `data` is the daemon. */
+void messages_on_note(void *data, struct note *note);
+/* Takes the messages of all runs that are computed, also behind others that are not. */
+void messages_take_finished(struct daemon *daemon);
+/* The time as messages see it: while some wait in the inbox it is not later than these. */
+uint64_t messages_now_ns(struct daemon *daemon);
+/* The sink of all runs: HTTP, subscribers, and those whom alerts are told. */
+void messages_put_result(void *data, const struct run *run, const char *topic, uint32_t track,
+                         struct mpk_writer *writer, enum result_kind kind);
+
+/* Ticks and checkpoints begin, if they do not go on already. */
+void rounds_start(struct daemon *daemon);
+/* Saves everything, waiting for the disk until the deadline at most. */
+void rounds_save_all(struct daemon *daemon, uint64_t deadline_ns);
+
+#endif

@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: MIT */
+/* A message's life on the loop thread: NOTE_ARRIVED (the registry finds its run, which says whether
+ * to compute it) -> work_new -> pool; when the pool's queue is full it waits in `waiting`, bounded
+ * by the byte budget, and goes on when jobs finish. NOTE_DONE -> work_finish -> the run takes it in
+ * its turn, and its results come back to messages_put_result -> it is counted and freed, and its
+ * bytes are released to ingest. */
+#include "daemon/base/clock.h"
+#include "daemon/base/log.h"
+#include "daemon/internal.h"
+
+#include <stdlib.h>
+
+uint64_t messages_now_ns(struct daemon *daemon)
+{
+    return inbox_depth(&daemon->inbox) > 0 ? daemon->arrival_ns : clock_monotonic_ns();
+}
+
+/* The end: it is counted by its code. */
+static void messages_account(struct daemon *daemon, struct message *message)
+{
+    struct stats *stats = &daemon->stats;
+    const struct header *header = &message->header;
+    bool is_event = header->type == MESSAGE_EVENT, reserved = message->reserved;
+    uint64_t cost = message->cost;
+    stats_add(stats, COUNT_LOST, message->losses.lost);
+    stats_add(stats, COUNT_FOUND, message->losses.found);
+    stats_add(stats, COUNT_SOURCE_DROPPED, message->losses.source - message->losses.known);
+    if (message->code) {
+        uint64_t before = stats_drop(stats, message->code);
+        if (log_is_round(before)) {
+            log_event(LOG_WARNING, "message_dropped", LOG_STR("reason", err_slug(message->code)),
+                      LOG_STR("detail", err_text(message->code)), LOG_STR("job", header->job),
+                      LOG_NUM("rank", header->rank), LOG_NUM("epoch", header->epoch),
+                      LOG_NUM("step", header->step), LOG_NUM("count", before + 1));
+        }
+    } else {
+        if (!is_event) {
+            latency_add_between(&stats->latency[LATENCY_PROCESSING], message->received_ns,
+                                clock_monotonic_ns());
+        }
+        stats_add(stats, COUNT_PROCESSED, 1);
+        stats_add(stats, COUNT_EVENTS, is_event);
+    }
+    work_free(&message->work);
+    message_free(&message);
+    ingest_release(daemon->ingest, cost, reserved);
+}
+
+/* Takes what has its turn now that this message is finished. */
+static void messages_settle(struct daemon *daemon, struct message *message)
+{
+    struct run *run = message->run;
+    if (message->detached) {
+        run_join(run, message, messages_now_ns(daemon));
+        messages_account(daemon, message);
+    } else if (message != run->queue) { /* it has to wait for its turn: its numbers are enough */
+        uint64_t bytes = message_free_tensors(message);
+        message->cost -= bytes;
+        ingest_release(daemon->ingest, bytes, message->reserved);
+    }
+    while ((message = run_take(run))) {
+        messages_account(daemon, message);
+    }
+}
+
+static void messages_submit(struct daemon *daemon)
+{
+    while (daemon->waiting && work_submit(daemon->waiting->work) == 0) {
+        daemon->waiting = daemon->waiting->next;
+    }
+    if (!daemon->waiting) {
+        daemon->waiting_last = &daemon->waiting;
+    }
+}
+
+static void messages_on_arrived(struct daemon *daemon, struct message *message)
+{
+    bool compute;
+    if (!message->code) { /* else its tensors are gone */
+        tap_message(daemon->tap, message);
+    }
+    stats_received(&daemon->stats, message->bytes);
+    rounds_start(daemon);
+    daemon->arrival_ns = message->received_ns;
+    int code = registry_arrive(daemon->registry, message, message->received_ns, &compute);
+    if (code) {
+        message->code = code;
+        messages_account(daemon, message);
+        return;
+    }
+    struct run *run = message->run;
+    if (compute) {
+        message->code = work_new(message, &run->job_config, &daemon->machine,
+                                 run_spectrum_turn(run, message), daemon->pool, &daemon->inbox);
+        if (!message->code) {
+            daemon->in_flight++;
+            message->next = NULL;
+            *daemon->waiting_last = message;
+            daemon->waiting_last = &message->next;
+            messages_submit(daemon);
+            return;
+        }
+        run_finish(run, message);
+    }
+    messages_settle(daemon, message);
+}
+
+static void messages_on_done(struct daemon *daemon, struct message *message)
+{
+    struct stats *stats = &daemon->stats;
+    daemon->in_flight--;
+    latency_add_between(&stats->latency[LATENCY_WAITING], message->received_ns, message->begun_ns);
+    latency_add_between(&stats->latency[LATENCY_COMPUTING], message->begun_ns,
+                        message->computed_ns);
+    int code = work_finish(message->work, &message->measured);
+    message->code = message->code ? message->code : code; /* it may have been refused meanwhile */
+    run_finish(message->run, message);
+    if (!code) {
+        stats_add(stats, COUNT_SPECTRA, message->measured->spectra);
+        stats_add(stats, COUNT_SPECTRA_SKIPPED, message->measured->spectra_skipped);
+    }
+    messages_settle(daemon, message);
+    messages_submit(daemon);
+}
+
+static void messages_on_refused(struct daemon *daemon, struct refusal *refusal)
+{
+    daemon->arrival_ns = refusal->received_ns;
+    registry_refused(daemon->registry, refusal->job, refusal->code);
+    free(refusal);
+    ingest_release(daemon->ingest, sizeof *refusal, true);
+}
+
+/* After the end: nobody is there to publish for. */
+static void messages_discard(struct note *note)
+{
+    struct message *message = (struct message *)note;
+    if (note->kind == NOTE_REFUSED) {
+        free(note);
+    } else if (note->kind != NOTE_STOPPED) {
+        work_free(&message->work);
+        message_free(&message);
+    }
+}
+
+void messages_on_note(void *data, struct note *note)
+{
+    struct daemon *daemon = data;
+    if (daemon->finished) {
+        messages_discard(note);
+        return;
+    }
+    switch (note->kind) {
+    case NOTE_ARRIVED:
+        messages_on_arrived(daemon, (struct message *)note);
+        break;
+    case NOTE_DONE:
+        messages_on_done(daemon, (struct message *)note);
+        break;
+    case NOTE_REFUSED:
+        messages_on_refused(daemon, (struct refusal *)note);
+        break;
+    case NOTE_STOPPED:
+        daemon->ingest_stopped = true;
+        break;
+    }
+    control_settle(daemon->control);
+    daemon_finish_if_drained(daemon);
+}
+
+static void messages_take_finished_of(void *data, struct run *run)
+{
+    struct message *message;
+    run_skip_unfinished(run);
+    while ((message = run_take(run))) {
+        messages_account(data, message);
+    }
+}
+
+void messages_take_finished(struct daemon *daemon)
+{
+    registry_each(daemon->registry, messages_take_finished_of, daemon);
+}
+
+void messages_put_result(void *data, const struct run *run, const char *topic, uint32_t track,
+                         struct mpk_writer *writer, enum result_kind kind)
+{
+    struct daemon *daemon = data;
+    stats_add(&daemon->stats, COUNT_SUMMARIES, kind == RESULT_SUMMARY);
+    if (mpk_writer_ok(writer)) {
+        http_put(daemon->http, topic, writer->buffer.data, writer->buffer.size);
+    }
+    if (kind == RESULT_ALERT) {
+        publisher_send(daemon->publisher, topic, writer);
+        notify_put(daemon->notify, writer->buffer.data, writer->buffer.size);
+    } else {
+        publisher_put(daemon->publisher, run->id, topic, track, writer, kind == RESULT_SUMMARY);
+    }
+}
