@@ -8,7 +8,7 @@
 static const struct {
     const char *slug, *text;
 } errors[ERR_COUNT] = {
-#define ERR(symbol, slug, text) {slug, text},
+#define ERR(number, symbol, slug, text) [number] = {slug, text},
 #include "proto/err.def"
 #undef ERR
 };

@@ -6,24 +6,24 @@
 #ifndef PROTO_ERR_H
 #define PROTO_ERR_H
 
-/* Position of each error in err.def; ERR_COUNT sizes tables of counters by reason. */
-enum err_index {
-#define ERR(symbol, slug, text) ERR_INDEX_##symbol,
+/* ERR_COUNT sizes tables of counters by number. */
+enum {
+#define ERR(number, symbol, slug, text) +1
+    ERR_COUNT = 0
 #include "proto/err.def"
 #undef ERR
-    ERR_COUNT
 };
 
 #define ERR_BASE (-5000)
 
 enum err {
     ERR_OK = 0,
-#define ERR(symbol, slug, text) ERR_##symbol = ERR_BASE - ERR_INDEX_##symbol,
+#define ERR(number, symbol, slug, text) ERR_##symbol = ERR_BASE - number,
 #include "proto/err.def"
 #undef ERR
 };
 
-/* Position of a code in err.def, or -1 when it is not one of ours. */
+/* The number of a code in err.def, or -1 when it is not one of ours. */
 int err_index(int code);
 
 /* The slug ("size_mismatch") and the sentence of a code; static; "unknown" for other codes. */

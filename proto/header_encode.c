@@ -6,57 +6,44 @@
 #include "proto/err.h"
 #include "proto/mpk.h"
 
-static void header_encode_put_number(struct mpk_writer *writer, const char *key, uint64_t number)
-{
-    mpk_put_str(writer, key);
-    mpk_put_u64(writer, number);
-}
-
-static void header_encode_put_text(struct mpk_writer *writer, const char *key, const char *text)
-{
-    mpk_put_str(writer, key);
-    mpk_put_str(writer, text);
-}
-
 static void header_encode_put_flag(struct mpk_writer *writer, const char *key, bool flag)
 {
     if (!flag) {
         return;
     }
-    mpk_put_str(writer, key);
-    mpk_put_bool(writer, true);
+    mpk_pair_bool(writer, key, true);
 }
 
 static void put_common(struct mpk_writer *writer, const struct header *header)
 {
-    header_encode_put_number(writer, "v", PROTO_VERSION);
-    header_encode_put_text(writer, "type", message_type_name(header->type));
-    header_encode_put_text(writer, "job", header->job);
+    mpk_pair_u64(writer, "v", PROTO_VERSION);
+    mpk_pair_str(writer, "type", message_type_name(header->type));
+    mpk_pair_str(writer, "job", header->job);
     mpk_put_str(writer, "run");
     mpk_put_bin(writer, header->run, RUN_BYTES);
-    header_encode_put_number(writer, "rank", header->rank);
-    header_encode_put_number(writer, "world", header->world);
-    header_encode_put_number(writer, "seq", header->seq);
-    header_encode_put_number(writer, "dropped", header->dropped);
-    header_encode_put_number(writer, "time_ns", header->time_ns);
-    header_encode_put_number(writer, "epoch", header->epoch);
-    header_encode_put_number(writer, "step", header->step);
+    mpk_pair_u64(writer, "rank", header->rank);
+    mpk_pair_u64(writer, "world", header->world);
+    mpk_pair_u64(writer, "seq", header->seq);
+    mpk_pair_u64(writer, "dropped", header->dropped);
+    mpk_pair_u64(writer, "time_ns", header->time_ns);
+    mpk_pair_u64(writer, "epoch", header->epoch);
+    mpk_pair_u64(writer, "step", header->step);
 }
 
 enum { COMMON_PAIRS = 11 };
 
 static void put_layer_id(struct mpk_writer *writer, struct layer_id id)
 {
-    header_encode_put_text(writer, "stack", stack_name(id.stack));
-    header_encode_put_number(writer, "layer", id.layer);
-    header_encode_put_text(writer, "site", site_name(id.site));
+    mpk_pair_str(writer, "stack", stack_name(id.stack));
+    mpk_pair_u64(writer, "layer", id.layer);
+    mpk_pair_str(writer, "site", site_name(id.site));
 }
 
 static void put_tensor(struct mpk_writer *writer, const struct tensor *tensor)
 {
     mpk_put_map(writer, 3);
-    header_encode_put_text(writer, "name", tensor_role_name(tensor->role));
-    header_encode_put_text(writer, "dtype", dtype_name(tensor->dtype));
+    mpk_pair_str(writer, "name", tensor_role_name(tensor->role));
+    mpk_pair_str(writer, "dtype", dtype_name(tensor->dtype));
     mpk_put_str(writer, "shape");
     mpk_put_array(writer, tensor->rank);
     for (uint32_t i = 0; i < tensor->rank; i++) {
@@ -89,12 +76,6 @@ static void header_encode_put_labels(struct mpk_writer *writer, const struct hea
     }
 }
 
-static void header_encode_put_real(struct mpk_writer *writer, const char *key, double number)
-{
-    mpk_put_str(writer, key);
-    mpk_put_f64(writer, number);
-}
-
 static bool is_slice(const struct header *header)
 {
     return header->heads_total != header->heads;
@@ -115,9 +96,9 @@ static void put_slice(struct mpk_writer *writer, const struct header *header)
         return;
     }
     if (header->type != MESSAGE_WEIGHTS) {
-        header_encode_put_number(writer, "head_offset", header->head_offset);
+        mpk_pair_u64(writer, "head_offset", header->head_offset);
     }
-    header_encode_put_number(writer, "heads_total", header->heads_total);
+    mpk_pair_u64(writer, "heads_total", header->heads_total);
 }
 
 /* The keys of one type alone, between `tensors` and what is optional for all. */
@@ -133,20 +114,20 @@ static uint32_t count_typed(const struct header *header)
 static void put_typed(struct mpk_writer *writer, const struct header *header)
 {
     if (header->type == MESSAGE_WEIGHTS) {
-        header_encode_put_number(writer, "heads", header->heads);
+        mpk_pair_u64(writer, "heads", header->heads);
         if (header->kv_heads != header->heads) {
-            header_encode_put_number(writer, "kv_heads", header->kv_heads);
+            mpk_pair_u64(writer, "kv_heads", header->kv_heads);
         }
-        header_encode_put_number(writer, "head_dim", header->head_dim);
+        mpk_pair_u64(writer, "head_dim", header->head_dim);
     }
     if (header->type == MESSAGE_QK) {
-        header_encode_put_real(writer, "scale", header->scale);
+        mpk_pair_f64(writer, "scale", header->scale);
         if (header->softcap != 0) {
-            header_encode_put_real(writer, "softcap", header->softcap);
+            mpk_pair_f64(writer, "softcap", header->softcap);
         }
     }
     if (header->q_offset != 0) {
-        header_encode_put_number(writer, "q_offset", header->q_offset);
+        mpk_pair_u64(writer, "q_offset", header->q_offset);
     }
 }
 
@@ -170,7 +151,7 @@ static void put_tensor_message(struct mpk_writer *writer, const struct header *h
     put_typed(writer, header);
     header_encode_put_flag(writer, "causal", header->causal);
     if (header->window != 0) {
-        header_encode_put_number(writer, "window", header->window);
+        mpk_pair_u64(writer, "window", header->window);
     }
     put_lengths(writer, "q_len", header->q_len, header->batch);
     put_lengths(writer, "k_len", header->k_len, header->batch);
@@ -179,7 +160,7 @@ static void put_tensor_message(struct mpk_writer *writer, const struct header *h
     header_encode_put_flag(writer, "learned_sink", header->learned_sink);
     header_encode_put_labels(writer, header);
     if (header->microbatch != 0) {
-        header_encode_put_number(writer, "microbatch", header->microbatch);
+        mpk_pair_u64(writer, "microbatch", header->microbatch);
     }
 }
 
@@ -190,7 +171,7 @@ static void header_encode_put_layers(struct mpk_writer *writer, const struct hea
     for (uint32_t i = 0; i < header->layer_count; i++) {
         mpk_put_map(writer, 4);
         put_layer_id(writer, header->layers[i].id);
-        header_encode_put_number(writer, "heads", header->layers[i].heads);
+        mpk_pair_u64(writer, "heads", header->layers[i].heads);
     }
 }
 
@@ -202,15 +183,15 @@ static void header_encode_put_event(struct mpk_writer *writer, const struct head
 
     mpk_put_map(writer, COMMON_PAIRS + 1 + (uint32_t)dropped + (uint32_t)layers + (uint32_t)client);
     put_common(writer, header);
-    header_encode_put_text(writer, "event", event_name(header->event));
+    mpk_pair_str(writer, "event", event_name(header->event));
     if (dropped) {
-        header_encode_put_number(writer, "dropped_total", header->dropped_total);
+        mpk_pair_u64(writer, "dropped_total", header->dropped_total);
     }
     if (layers) {
         header_encode_put_layers(writer, header);
     }
     if (client) {
-        header_encode_put_text(writer, "client", header->client);
+        mpk_pair_str(writer, "client", header->client);
     }
 }
 

@@ -358,8 +358,11 @@ void mpk_put_array(struct mpk_writer *writer, uint32_t length)
 
 void mpk_put_str(struct mpk_writer *writer, const char *text)
 {
+    if (!text) {
+        msgpack_pack_nil(&writer->packer);
+        return;
+    }
     size_t len = strlen(text);
-
     msgpack_pack_str(&writer->packer, len);
     msgpack_pack_str_body(&writer->packer, text, len);
 }
@@ -401,4 +404,28 @@ void mpk_put_f64(struct mpk_writer *writer, double number)
     } else {
         mpk_put_nil(writer);
     }
+}
+
+void mpk_pair_str(struct mpk_writer *writer, const char *key, const char *text)
+{
+    mpk_put_str(writer, key);
+    mpk_put_str(writer, text);
+}
+
+void mpk_pair_u64(struct mpk_writer *writer, const char *key, uint64_t number)
+{
+    mpk_put_str(writer, key);
+    mpk_put_u64(writer, number);
+}
+
+void mpk_pair_bool(struct mpk_writer *writer, const char *key, bool value)
+{
+    mpk_put_str(writer, key);
+    mpk_put_bool(writer, value);
+}
+
+void mpk_pair_f64(struct mpk_writer *writer, const char *key, double number)
+{
+    mpk_put_str(writer, key);
+    mpk_put_f64(writer, number);
 }

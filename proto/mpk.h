@@ -74,6 +74,7 @@ bool mpk_writer_ok(const struct mpk_writer *writer);
 
 void mpk_put_map(struct mpk_writer *writer, uint32_t pairs);
 void mpk_put_array(struct mpk_writer *writer, uint32_t length);
+/* NULL is nil. */
 void mpk_put_str(struct mpk_writer *writer, const char *text);
 void mpk_put_bin(struct mpk_writer *writer, const void *data, size_t len);
 void mpk_put_u64(struct mpk_writer *writer, uint64_t number);
@@ -83,6 +84,12 @@ void mpk_put_nil(struct mpk_writer *writer);
 void mpk_put_raw(struct mpk_writer *writer, const void *encoded, size_t len);
 /* NaN and infinities become nil: a number that does not exist is null. */
 void mpk_put_f64(struct mpk_writer *writer, double number);
+
+/* A key of a map, and its value. */
+void mpk_pair_str(struct mpk_writer *writer, const char *key, const char *text);
+void mpk_pair_u64(struct mpk_writer *writer, const char *key, uint64_t number);
+void mpk_pair_bool(struct mpk_writer *writer, const char *key, bool value);
+void mpk_pair_f64(struct mpk_writer *writer, const char *key, double number);
 
 /* The document as JSON text, `indent` 0 for one line; binaries as lower-case hex; NaN and
  * infinities as null; NUL and bytes that are not UTF-8 as U+FFFD; integers beyond INT64_MAX as

@@ -5,26 +5,22 @@
 
 void part_text(struct mpk_writer *writer, const char *key, const char *text)
 {
-    mpk_put_str(writer, key);
-    mpk_put_str(writer, text);
+    mpk_pair_str(writer, key, text);
 }
 
 void part_number(struct mpk_writer *writer, const char *key, uint64_t number)
 {
-    mpk_put_str(writer, key);
-    mpk_put_u64(writer, number);
+    mpk_pair_u64(writer, key, number);
 }
 
 void part_flag(struct mpk_writer *writer, const char *key, bool flag)
 {
-    mpk_put_str(writer, key);
-    mpk_put_bool(writer, flag);
+    mpk_pair_bool(writer, key, flag);
 }
 
 void part_real(struct mpk_writer *writer, const char *key, double number)
 {
-    mpk_put_str(writer, key);
-    mpk_put_f64(writer, number);
+    mpk_pair_f64(writer, key, number);
 }
 
 static void result_part_put_reals(struct mpk_writer *writer, const double *list, uint32_t length)

@@ -43,12 +43,6 @@ static bool is_worth_keeping(const struct alert_cells *cells)
     return worth;
 }
 
-static void alerts_pack_put_number(struct mpk_writer *writer, const char *key, uint64_t number)
-{
-    mpk_put_str(writer, key);
-    mpk_put_u64(writer, number);
-}
-
 /* A binary under a key; without memory the writer fails. */
 static void put_bin(struct mpk_writer *writer, const char *key, const uint8_t *bytes, size_t size)
 {
@@ -132,8 +126,8 @@ static void alerts_pack_put_place(const struct rule *rule, const struct alert_ce
                                   uint64_t place, struct mpk_writer *writer)
 {
     mpk_put_map(writer, 5);
-    alerts_pack_put_number(writer, "place", place);
-    alerts_pack_put_number(writer, "count", cells->count);
+    mpk_pair_u64(writer, "place", place);
+    mpk_pair_u64(writer, "count", cells->count);
     put_armed(cells, writer);
     mpk_put_str(writer, "cells");
     mpk_put_array(writer, count_busy(cells));
@@ -154,9 +148,8 @@ static void put_rule(const struct alerts *alerts, uint32_t index, struct mpk_wri
         places += is_worth_keeping(&layer->cells[index]);
     }
     mpk_put_map(writer, 3);
-    mpk_put_str(writer, "name");
-    mpk_put_str(writer, rule->name);
-    alerts_pack_put_number(writer, "hash", rule_hash(rule));
+    mpk_pair_str(writer, "name", rule->name);
+    mpk_pair_u64(writer, "hash", rule_hash(rule));
     mpk_put_str(writer, "places");
     mpk_put_array(writer, places);
     if (is_worth_keeping(whole)) {
@@ -172,11 +165,11 @@ static void put_rule(const struct alerts *alerts, uint32_t index, struct mpk_wri
 int alerts_pack(const struct alerts *alerts, struct mpk_writer *writer)
 {
     mpk_put_map(writer, 6);
-    alerts_pack_put_number(writer, "v", 1);
+    mpk_pair_u64(writer, "v", 1);
     put_bin(writer, "run", alerts->run, RUN_BYTES);
-    alerts_pack_put_number(writer, "epoch", alerts->newest.epoch);
-    alerts_pack_put_number(writer, "step", alerts->newest.step);
-    alerts_pack_put_number(writer, "time_ns", alerts->newest.time_ns);
+    mpk_pair_u64(writer, "epoch", alerts->newest.epoch);
+    mpk_pair_u64(writer, "step", alerts->newest.step);
+    mpk_pair_u64(writer, "time_ns", alerts->newest.time_ns);
     mpk_put_str(writer, "rules");
     mpk_put_array(writer, alerts->rule_count);
     for (uint32_t i = 0; i < alerts->rule_count; i++) {

@@ -118,18 +118,6 @@ static void on_states(void *data, int code, const char *detail, const struct mpk
 
 /* Asking */
 
-static void baseline_put_text(struct mpk_writer *params, const char *key, const char *text)
-{
-    mpk_put_str(params, key);
-    mpk_put_str(params, text);
-}
-
-static void baseline_put_number(struct mpk_writer *params, const char *key, uint64_t number)
-{
-    mpk_put_str(params, key);
-    mpk_put_u64(params, number);
-}
-
 static void baseline_put_params(struct mpk_writer *params, const struct run *run,
                                 const struct stream *stream, uint32_t track,
                                 const struct baseline_source *source, uint64_t windows)
@@ -139,16 +127,16 @@ static void baseline_put_params(struct mpk_writer *params, const struct run *run
     snprintf(window, sizeof window, "%" PRIu64 " %ss every %" PRIu64, rule->length,
              window_unit_name(rule->unit), rule->every);
     mpk_put_map(params, 7);
-    baseline_put_text(params, "job", run->job);
-    baseline_put_text(params, "run", source->run);
-    baseline_put_text(params, "stack", stack_name(stream->id.stack));
-    baseline_put_number(params, "layer", stream->id.layer);
-    baseline_put_text(params, "site", site_name(stream->id.site));
-    baseline_put_text(params, "window", window);
+    mpk_pair_str(params, "job", run->job);
+    mpk_pair_str(params, "run", source->run);
+    mpk_pair_str(params, "stack", stack_name(stream->id.stack));
+    mpk_pair_u64(params, "layer", stream->id.layer);
+    mpk_pair_str(params, "site", site_name(stream->id.site));
+    mpk_pair_str(params, "window", window);
     if (source->has_last) {
-        baseline_put_number(params, "last", source->last);
+        mpk_pair_u64(params, "last", source->last);
     } else {
-        baseline_put_number(params, "windows", windows);
+        mpk_pair_u64(params, "windows", windows);
     }
 }
 

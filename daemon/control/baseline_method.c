@@ -39,8 +39,7 @@ static void control_baseline_finish(struct job *job)
     struct mpk_writer result;
     mpk_writer_init(&result);
     mpk_put_map(&result, 3);
-    mpk_put_str(&result, "run");
-    mpk_put_str(&result, job->run);
+    mpk_pair_str(&result, "run", job->run);
     put_number(&result, "pinned", job->pinned);
     put_number(&result, "missing", job->missing);
     int code = job->pinned > 0 ? 0 : job->code;

@@ -84,10 +84,8 @@ static void control_send_reply(void *socket, struct envelope *envelope,
 static void put_error(struct mpk_writer *reply, int code, const char *detail)
 {
     mpk_put_map(reply, 2);
-    mpk_put_str(reply, "code");
-    mpk_put_str(reply, err_slug(code));
-    mpk_put_str(reply, "message");
-    mpk_put_str(reply, detail && *detail ? detail : err_text(code));
+    mpk_pair_str(reply, "code", err_slug(code));
+    mpk_pair_str(reply, "message", detail && *detail ? detail : err_text(code));
 }
 
 static void answer_socket(struct control *control, struct envelope *envelope, int code,

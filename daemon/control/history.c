@@ -37,8 +37,7 @@ static void control_history_put_alerts(const struct asked *asked, const struct m
     }
     mpk_put_str(result, "alerts");
     mpk_put_nil(result);
-    mpk_put_str(result, "more");
-    mpk_put_bool(result, false);
+    mpk_pair_bool(result, "more", false);
 }
 
 static void answer_alerts(struct asked *asked, const struct mpk_writer *past)

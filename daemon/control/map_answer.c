@@ -112,8 +112,7 @@ int maps_refuse(struct request *request, const struct run *run, const struct str
 
 void maps_put_text(struct mpk_writer *result, const char *key, const char *text)
 {
-    mpk_put_str(result, key);
-    mpk_put_str(result, text);
+    mpk_pair_str(result, key, text);
 }
 
 static void control_maps_part_put_labels(struct mpk_writer *result, const struct layer_maps *maps)

@@ -166,8 +166,7 @@ static void control_maps_put_layer(struct mpk_writer *result, const struct maps_
     put_number(result, "time_ns", maps->time_ns);
     put_number(result, "sample", maps_shape(maps)->sample);
     put_number(result, "q_offset", maps->q_offset);
-    mpk_put_str(result, "causal");
-    mpk_put_bool(result, maps->causal);
+    mpk_pair_bool(result, "causal", maps->causal);
     maps_put_text(result, "kind", maps_kind_name[asked->kind]);
     control_maps_put_heads(result, asked, maps->heads);
 }

@@ -58,10 +58,8 @@ static double uptime_s(const struct control_view *view)
 int method_ping(struct request *request)
 {
     mpk_put_map(request->result, 3);
-    mpk_put_str(request->result, "version");
-    mpk_put_str(request->result, ATTND_VERSION);
-    mpk_put_str(request->result, "uptime_s");
-    mpk_put_f64(request->result, uptime_s(request->view));
+    mpk_pair_str(request->result, "version", ATTND_VERSION);
+    mpk_pair_f64(request->result, "uptime_s", uptime_s(request->view));
     put_string(request->result, "directory", request->view->config->directory);
     return 0;
 }
@@ -89,8 +87,7 @@ int method_jobs(struct request *request)
 
 void put_number(struct mpk_writer *result, const char *key, uint64_t number)
 {
-    mpk_put_str(result, key);
-    mpk_put_u64(result, number);
+    mpk_pair_u64(result, key, number);
 }
 
 /* Ingest may count on meanwhile: each counter is read once. */
@@ -140,18 +137,7 @@ static uint64_t history_size(const char *path)
 
 void put_string(struct mpk_writer *result, const char *key, const char *text)
 {
-    mpk_put_str(result, key);
-    mpk_put_str(result, text);
-}
-
-static void put_text_or_nil(struct mpk_writer *result, const char *key, const char *text)
-{
-    mpk_put_str(result, key);
-    if (text) {
-        mpk_put_str(result, text);
-    } else {
-        mpk_put_nil(result);
-    }
+    mpk_pair_str(result, key, text);
 }
 
 static void put_history(struct mpk_writer *result, struct store *store)
@@ -159,8 +145,8 @@ static void put_history(struct mpk_writer *result, struct store *store)
     const char *reason = "", *path = store_path(store, &reason);
     mpk_put_str(result, "history");
     mpk_put_map(result, 4);
-    put_text_or_nil(result, "path", path);
-    put_text_or_nil(result, "reason", path ? store_trouble(store) : reason);
+    mpk_pair_str(result, "path", path);
+    mpk_pair_str(result, "reason", path ? store_trouble(store) : reason);
     put_number(result, "size", path ? history_size(path) : 0);
     put_number(result, "waiting", store_waiting(store));
 }
@@ -170,8 +156,7 @@ int method_stats(struct request *request)
     const struct control_view *view = request->view;
     struct mpk_writer *result = request->result;
     mpk_put_map(result, COUNT_COUNT + 8);
-    mpk_put_str(result, "uptime_s");
-    mpk_put_f64(result, uptime_s(view));
+    mpk_pair_f64(result, "uptime_s", uptime_s(view));
     for (int i = 0; i < COUNT_COUNT; i++) {
         put_number(result, counter_name[i],
                    i == COUNT_LOST ? stats_lost(view->stats)
@@ -208,8 +193,7 @@ static void control_methods_visit_key(void *data, const char *section, const cha
         return;
     }
     snprintf(key, sizeof key, "%s%s%s", section, *section ? "." : "", name);
-    mpk_put_str(visit->result, key);
-    mpk_put_str(visit->result, config_public(section, name, value, public));
+    mpk_pair_str(visit->result, key, config_public(section, name, value, public));
 }
 
 static uint32_t control_methods_each_key(const struct control_view *view, struct mpk_writer *result)

@@ -12,28 +12,17 @@
 static const char *const keys[] = {"job", "every", "layers", "heads", "samples", "rows"};
 enum { KEYS = sizeof keys / sizeof keys[0] };
 
-static void control_plan_put_text(struct mpk_writer *result, const char *key, const char *text)
-{
-    mpk_put_str(result, key);
-    mpk_put_str(result, text);
-}
-
 /* `job` as it was asked for; NULL in the list of all. */
 static void control_plan_put_plan(struct mpk_writer *result, const char *job,
                                   const struct plan *plan)
 {
     mpk_put_map(result, 8);
-    mpk_put_str(result, "job");
-    if (job) {
-        mpk_put_str(result, job);
-    } else {
-        mpk_put_nil(result);
-    }
-    control_plan_put_text(result, "pattern", plan->pattern);
-    control_plan_put_text(result, "from", plan_from_name(plan->from));
+    mpk_pair_str(result, "job", job);
+    mpk_pair_str(result, "pattern", plan->pattern);
+    mpk_pair_str(result, "from", plan_from_name(plan->from));
     put_number(result, "every", plan->what.every);
-    control_plan_put_text(result, "layers", plan->what.layers.text);
-    control_plan_put_text(result, "heads", plan->what.heads.text);
+    mpk_pair_str(result, "layers", plan->what.layers.text);
+    mpk_pair_str(result, "heads", plan->what.heads.text);
     put_number(result, "samples", plan->what.samples);
     put_number(result, "rows", plan->what.rows);
 }

@@ -130,8 +130,7 @@ static void put_rollout(struct mpk_writer *result, const struct run *run,
     for (uint32_t i = 0; i < chosen->count; i++) {
         mpk_put_u64(result, chosen->streams[i]->id.layer);
     }
-    mpk_put_str(result, "exact");
-    mpk_put_bool(result, chosen->exact);
+    mpk_pair_bool(result, "exact", chosen->exact);
 }
 
 static int control_rollout_answer(struct request *request, const struct maps_asked *asked,

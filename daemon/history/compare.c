@@ -337,12 +337,6 @@ static int compare_distances(const void *left, const void *right)
                : history_compare_place(a) > history_compare_place(b);
 }
 
-static void put_f64(struct query *query, const char *key, double number)
-{
-    mpk_put_str(query->result, key);
-    mpk_put_f64(query->result, number);
-}
-
 static void history_compare_put_metrics(struct query *query, const struct head_distance *distance)
 {
     uint32_t count = 0;
@@ -358,10 +352,10 @@ static void history_compare_put_metrics(struct query *query, const struct head_d
         }
         mpk_put_str(query->result, metric_info[m].name);
         mpk_put_map(query->result, 4);
-        put_f64(query, "js", difference->js);
-        put_f64(query, "mean_a", difference->mean[0]);
-        put_f64(query, "mean_b", difference->mean[1]);
-        put_f64(query, "delta", difference->mean[1] - difference->mean[0]);
+        mpk_pair_f64(query->result, "js", difference->js);
+        mpk_pair_f64(query->result, "mean_a", difference->mean[0]);
+        mpk_pair_f64(query->result, "mean_b", difference->mean[1]);
+        mpk_pair_f64(query->result, "delta", difference->mean[1] - difference->mean[0]);
     }
 }
 
@@ -370,7 +364,7 @@ static void put_head(struct query *query, const struct head_distance *distance)
     mpk_put_map(query->result, 6);
     put_layer(query, &distance->layer);
     put_u64(query, "head", distance->head);
-    put_f64(query, "distance", distance->distance);
+    mpk_pair_f64(query->result, "distance", distance->distance);
     history_compare_put_metrics(query, distance);
 }
 
@@ -427,8 +421,7 @@ static void history_compare_put_comparison(struct query *query, struct compariso
     }
     put_alone(query, "only_a", &comparison->side[0], &comparison->side[1]);
     put_alone(query, "only_b", &comparison->side[1], &comparison->side[0]);
-    mpk_put_str(query->result, "more");
-    mpk_put_bool(query->result, shown < comparison->count);
+    mpk_pair_bool(query->result, "more", shown < comparison->count);
 }
 
 static int history_compare_choose_metric(struct query *query, int *ret_only)

@@ -289,14 +289,12 @@ int find_track(struct query *query, const struct found_layer *layer, struct foun
 
 void put_text(struct query *query, const char *key, const char *text)
 {
-    mpk_put_str(query->result, key);
-    mpk_put_str(query->result, text);
+    mpk_pair_str(query->result, key, text);
 }
 
 void put_u64(struct query *query, const char *key, uint64_t number)
 {
-    mpk_put_str(query->result, key);
-    mpk_put_u64(query->result, number);
+    mpk_pair_u64(query->result, key, number);
 }
 
 void put_run(struct query *query, const struct found_run *run)
@@ -335,8 +333,7 @@ int put_rows(struct query *query, sqlite3_stmt *statement, const char *key, uint
     mpk_put_str(result, key);
     mpk_put_array(result, count);
     mpk_put_raw(result, rows.buffer.data, rows.buffer.size);
-    mpk_put_str(result, "more");
-    mpk_put_bool(result, code == 1);
+    mpk_pair_bool(result, "more", code == 1);
     if (!mpk_writer_ok(&rows)) {
         code = ERR_MEMORY;
     }

@@ -199,14 +199,10 @@ static int history_grid_put_grid_layer(struct query *query, struct grid *grid,
     const struct layer_id *id = &series->layer.layer;
     struct mpk_writer *writer = &grid->encoded;
     mpk_put_map(writer, 5);
-    mpk_put_str(writer, "stack");
-    mpk_put_str(writer, stack_name(id->stack));
-    mpk_put_str(writer, "layer");
-    mpk_put_u64(writer, id->layer);
-    mpk_put_str(writer, "site");
-    mpk_put_str(writer, site_name(id->site));
-    mpk_put_str(writer, "heads");
-    mpk_put_u64(writer, series->heads);
+    mpk_pair_str(writer, "stack", stack_name(id->stack));
+    mpk_pair_u64(writer, "layer", id->layer);
+    mpk_pair_str(writer, "site", site_name(id->site));
+    mpk_pair_u64(writer, "heads", series->heads);
     mpk_put_str(writer, "values");
     grid->encoded_count++;
     return history_grid_put_values(query, grid, series, __builtin_ctz(query->params.statistics));

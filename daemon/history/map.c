@@ -74,8 +74,7 @@ static int history_map_put_map(struct query *query, const struct found_run *run,
     for (int i = 0; i < COUNT; i++) {
         put_u64(query, names[i], column_u64(statement, i));
     }
-    mpk_put_str(query->result, "partial");
-    mpk_put_bool(query->result, column_u64(statement, COUNT));
+    mpk_pair_bool(query->result, "partial", column_u64(statement, COUNT));
     return history_map_put_values(query, statement, COUNT + 1, (uint32_t)column_u64(statement, 7),
                                   (uint32_t)column_u64(statement, 8));
 }

@@ -190,8 +190,7 @@ static int history_series_put_series(struct query *query, struct series *series)
     put_text(query, "metric", series->metric);
     put_track(query, &series->track);
     history_series_put_heads(query, series);
-    mpk_put_str(query->result, "more");
-    mpk_put_bool(query->result, series->rows.more);
+    mpk_pair_bool(query->result, "more", series->rows.more);
     int code = put_windows(query, &series->rows);
     history_series_put_values(query, series);
     return code;

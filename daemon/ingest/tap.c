@@ -163,22 +163,16 @@ static int send_frames(void *socket, struct parcel *parcel)
     return rc;
 }
 
-static void tap_put_number(struct mpk_writer *writer, const char *key, uint64_t number)
-{
-    mpk_put_str(writer, key);
-    mpk_put_u64(writer, number);
-}
-
 /* The map as a frame. Returns 0 or -1. */
 static int make_map(const struct tapped_job *job, uint64_t received_ns, zmq_msg_t *ret_frame)
 {
     struct mpk_writer map;
     mpk_writer_init(&map);
     mpk_put_map(&map, 4);
-    tap_put_number(&map, "v", PROTO_VERSION);
-    tap_put_number(&map, "n", job->n);
-    tap_put_number(&map, "received_ns", received_ns);
-    tap_put_number(&map, "dropped", job->dropped);
+    mpk_pair_u64(&map, "v", PROTO_VERSION);
+    mpk_pair_u64(&map, "n", job->n);
+    mpk_pair_u64(&map, "received_ns", received_ns);
+    mpk_pair_u64(&map, "dropped", job->dropped);
     int rc = mpk_writer_ok(&map) ? zmq_msg_init_size(ret_frame, map.buffer.size) : -1;
     if (rc == 0) {
         memcpy(zmq_msg_data(ret_frame), map.buffer.data, map.buffer.size);

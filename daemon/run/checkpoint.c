@@ -77,12 +77,6 @@ static int checkpoint_keep(struct saving *saving, const char *key, const struct 
                : ERR_MEMORY;
 }
 
-static void checkpoint_put_number(struct mpk_writer *writer, const char *key, uint64_t number)
-{
-    mpk_put_str(writer, key);
-    mpk_put_u64(writer, number);
-}
-
 static void put_sequences(struct mpk_writer *writer, const struct sequences *sequences)
 {
     stored_put(writer, "sequences", sequences->of_rank, sequences->count,
@@ -98,8 +92,8 @@ static void checkpoint_put_tally(struct mpk_writer *writer, const char *key,
 
 static void checkpoint_put_counts(struct mpk_writer *writer, const struct counts *counts)
 {
-    checkpoint_put_number(writer, "received", counts->received);
-    checkpoint_put_number(writer, "processed", counts->processed);
+    mpk_pair_u64(writer, "received", counts->received);
+    mpk_pair_u64(writer, "processed", counts->processed);
     checkpoint_put_tally(writer, "tally", &counts->tally);
 }
 
@@ -109,9 +103,8 @@ static int save_row(struct saving *saving, const struct track *track, const stru
     struct mpk_writer writer;
     mpk_writer_init(&writer);
     mpk_put_map(&writer, 8);
-    checkpoint_put_number(&writer, "heads", stream->heads);
-    mpk_put_str(&writer, "measured");
-    mpk_put_bool(&writer, stream->measured);
+    mpk_pair_u64(&writer, "heads", stream->heads);
+    mpk_pair_bool(&writer, "measured", stream->measured);
     put_sequences(&writer, &stream->sequences);
     checkpoint_put_counts(&writer, &stream->counts);
     checkpoint_put_tally(&writer, "pending", &stream->tracks[track->index].pending);
@@ -224,11 +217,10 @@ static void checkpoint_put_track(struct mpk_writer *writer, const struct track *
 {
     const struct window *window = &track->window;
     mpk_put_map(writer, 6);
-    mpk_put_str(writer, "name");
-    mpk_put_str(writer, track->name);
-    checkpoint_put_number(writer, "next", window->next_index);
-    checkpoint_put_number(writer, "complete_from", window->complete_from);
-    checkpoint_put_number(writer, "settled", window->settled);
+    mpk_pair_str(writer, "name", track->name);
+    mpk_pair_u64(writer, "next", window->next_index);
+    mpk_pair_u64(writer, "complete_from", window->complete_from);
+    mpk_pair_u64(writer, "settled", window->settled);
     put_ranks(writer, window);
     put_cut_parts(writer, window);
 }
@@ -237,17 +229,17 @@ static void put_about(struct mpk_writer *writer, const struct run *run, uint64_t
 {
     const struct window *window = &run->tracks[0].window;
     mpk_put_map(writer, 15);
-    checkpoint_put_number(writer, "taken", run->taken);
-    checkpoint_put_number(writer, "state", run->state);
-    checkpoint_put_number(writer, "epoch", run->epoch);
-    checkpoint_put_number(writer, "step", run->step);
-    checkpoint_put_number(writer, "time_ns", run->time_ns);
-    checkpoint_put_number(writer, "age_ns", window_age(window, now_ns));
-    checkpoint_put_number(writer, "wall_ns", now_ns + run->sink->wall_offset_ns);
-    checkpoint_put_number(writer, "world", window->world);
+    mpk_pair_u64(writer, "taken", run->taken);
+    mpk_pair_u64(writer, "state", run->state);
+    mpk_pair_u64(writer, "epoch", run->epoch);
+    mpk_pair_u64(writer, "step", run->step);
+    mpk_pair_u64(writer, "time_ns", run->time_ns);
+    mpk_pair_u64(writer, "age_ns", window_age(window, now_ns));
+    mpk_pair_u64(writer, "wall_ns", now_ns + run->sink->wall_offset_ns);
+    mpk_pair_u64(writer, "world", window->world);
     checkpoint_put_counts(writer, &run->counts);
     put_sequences(writer, &run->events);
-    checkpoint_put_number(writer, "found", run->found);
+    mpk_pair_u64(writer, "found", run->found);
     stored_put(writer, "drop_totals", run->drop_totals.of_rank, run->drop_totals.count,
                sizeof *run->drop_totals.of_rank);
     mpk_put_str(writer, "tracks");

@@ -18,12 +18,6 @@ _Static_assert(sizeof(struct spectrum) % sizeof(double) == 0, "numbers only");
 
 /* Writing */
 
-static void detail_pack_put_number(struct mpk_writer *writer, const char *key, uint64_t number)
-{
-    mpk_put_str(writer, key);
-    mpk_put_u64(writer, number);
-}
-
 static void detail_pack_put_projection(const struct projection_result *p, struct mpk_writer *writer)
 {
     if (!p->present) {
@@ -35,7 +29,7 @@ static void detail_pack_put_projection(const struct projection_result *p, struct
     mpk_put_map(writer, 5);
     stored_put(writer, "whole", &p->whole, 1, sizeof p->whole);
     stored_put(writer, "numbers", numbers, PROJECTION_NUMBERS, sizeof numbers[0]);
-    detail_pack_put_number(writer, "heads", p->heads);
+    mpk_pair_u64(writer, "heads", p->heads);
     stored_put(writer, "head", p->head, p->heads, sizeof *p->head);
     stored_put(writer, "correlation", p->correlation, (uint64_t)p->heads * p->heads,
                sizeof *p->correlation);
@@ -49,7 +43,7 @@ static void detail_pack_put_weights(const struct weights_result *weights, struct
         return;
     }
     mpk_put_map(writer, PROJECTION_COUNT + CIRCUIT_COUNT + 1);
-    detail_pack_put_number(writer, "heads", weights->heads);
+    mpk_pair_u64(writer, "heads", weights->heads);
     for (int i = 0; i < PROJECTION_COUNT; i++) {
         mpk_put_str(writer, projection_name[i]);
         detail_pack_put_projection(&weights->projection[i], writer);
@@ -70,18 +64,18 @@ void detail_pack(const struct detail *detail, uint32_t heads, struct mpk_writer 
     const struct result_similarity *similarity = &detail->similarity;
     uint64_t square = (uint64_t)heads * heads;
     mpk_put_map(writer, 11);
-    detail_pack_put_number(writer, "pair_count", pairs->count);
+    mpk_pair_u64(writer, "pair_count", pairs->count);
     stored_put(writer, "pairs", pairs->pairs, pairs->count, sizeof *pairs->pairs);
-    detail_pack_put_number(writer, "head_limit", pairs->head_limit);
+    mpk_pair_u64(writer, "head_limit", pairs->head_limit);
     stored_put(writer, "head_pairs", pairs->head_pairs, (uint64_t)heads * pairs->head_limit,
                sizeof *pairs->head_pairs);
     stored_put(writer, "head_count", pairs->head_count, heads, sizeof *pairs->head_count);
     stored_put(writer, "cosine", similarity->cosine, square, sizeof *similarity->cosine);
     stored_put(writer, "js", similarity->js, square, sizeof *similarity->js);
-    detail_pack_put_number(writer, "redundant_count", similarity->redundant_count);
+    mpk_pair_u64(writer, "redundant_count", similarity->redundant_count);
     stored_put(writer, "redundant", similarity->redundant, similarity->redundant_count,
                sizeof *similarity->redundant);
-    detail_pack_put_number(writer, "redundant_total", similarity->redundant_total);
+    mpk_pair_u64(writer, "redundant_total", similarity->redundant_total);
     detail_pack_put_weights(detail->weights, writer);
 }
 

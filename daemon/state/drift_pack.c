@@ -76,12 +76,9 @@ int drift_pack(const struct drift *drift, struct mpk_writer *writer)
         metrics += drift->cell[m] != NULL;
     }
     mpk_put_map(writer, 5);
-    mpk_put_str(writer, "heads");
-    mpk_put_u64(writer, drift->heads);
-    mpk_put_str(writer, "windows");
-    mpk_put_u64(writer, drift->windows);
-    mpk_put_str(writer, "pinned");
-    mpk_put_bool(writer, drift->pinned);
+    mpk_pair_u64(writer, "heads", drift->heads);
+    mpk_pair_u64(writer, "windows", drift->windows);
+    mpk_pair_bool(writer, "pinned", drift->pinned);
     mpk_put_str(writer, "last");
     if (drift->begun) {
         mpk_put_u64(writer, drift->last);

@@ -12,32 +12,24 @@
 
 /* Writing */
 
-static void layer_state_pack_put_number(struct mpk_writer *writer, const char *key, uint64_t number)
-{
-    mpk_put_str(writer, key);
-    mpk_put_u64(writer, number);
-}
-
 static void layer_state_pack_put_newest(const struct layer_state *state, struct mpk_writer *writer)
 {
-    layer_state_pack_put_number(writer, "newest", state->newest);
-    layer_state_pack_put_number(writer, "epoch", state->epoch);
-    layer_state_pack_put_number(writer, "step", state->step);
-    layer_state_pack_put_number(writer, "time_ns", state->time_ns);
+    mpk_pair_u64(writer, "newest", state->newest);
+    mpk_pair_u64(writer, "epoch", state->epoch);
+    mpk_pair_u64(writer, "step", state->step);
+    mpk_pair_u64(writer, "time_ns", state->time_ns);
     stored_put(writer, "shape", state->shape, 4, sizeof state->shape[0]);
-    mpk_put_str(writer, "causal");
-    mpk_put_bool(writer, state->causal);
-    mpk_put_str(writer, "tier");
-    mpk_put_str(writer, message_type_name(state->tier));
-    layer_state_pack_put_number(writer, "local_window", state->local_window);
+    mpk_pair_bool(writer, "causal", state->causal);
+    mpk_pair_str(writer, "tier", message_type_name(state->tier));
+    mpk_pair_u64(writer, "local_window", state->local_window);
 }
 
 static void layer_state_pack_put_counts(const struct layer_state *state, struct mpk_writer *writer)
 {
-    layer_state_pack_put_number(writer, "rows", state->rows);
-    layer_state_pack_put_number(writer, "invalid_rows", state->invalid_rows);
+    mpk_pair_u64(writer, "rows", state->rows);
+    mpk_pair_u64(writer, "invalid_rows", state->invalid_rows);
     stored_put(writer, "row_sum_error", &state->row_sum_error, 1, sizeof state->row_sum_error);
-    layer_state_pack_put_number(writer, "messages", state->messages);
+    mpk_pair_u64(writer, "messages", state->messages);
     stored_put(writer, "ranks", state->rank_bits, state->rank_bytes, 1);
 }
 
@@ -47,13 +39,13 @@ static void layer_state_pack_put_tally(const struct tally *tally, struct mpk_wri
     for (int i = 0; i < ERR_COUNT; i++) {
         kinds += tally->dropped[i] > 0;
     }
-    layer_state_pack_put_number(writer, "lost", tally->lost);
-    layer_state_pack_put_number(writer, "source", tally->source);
+    mpk_pair_u64(writer, "lost", tally->lost);
+    mpk_pair_u64(writer, "source", tally->source);
     mpk_put_str(writer, "dropped");
     mpk_put_map(writer, kinds);
     for (int i = 0; i < ERR_COUNT; i++) {
         if (tally->dropped[i]) {
-            layer_state_pack_put_number(writer, err_slug(ERR_BASE - i), tally->dropped[i]);
+            mpk_pair_u64(writer, err_slug(ERR_BASE - i), tally->dropped[i]);
         }
     }
 }
@@ -64,7 +56,7 @@ static void put_detail(const struct layer_state *state, struct mpk_writer *write
     detail_pack(state->detail, state->heads, writer);
     mpk_put_str(writer, "weights");
     detail_pack(state->weights, state->heads, writer);
-    layer_state_pack_put_number(writer, "weights_arrival", state->weights_arrival);
+    mpk_pair_u64(writer, "weights_arrival", state->weights_arrival);
 }
 
 /* What the slots of the sets are, by name, so that another version finds its own. */
@@ -84,11 +76,9 @@ static void put_names(const struct layer_state *state, struct mpk_writer *writer
     mpk_put_array(writer, VECTOR_COUNT);
     for (int v = 0; v < VECTOR_COUNT; v++) {
         mpk_put_map(writer, 3);
-        mpk_put_str(writer, "name");
-        mpk_put_str(writer, vector_info[v].name);
-        layer_state_pack_put_number(writer, "width", vector_info[v].width);
-        mpk_put_str(writer, "on");
-        mpk_put_bool(writer, state->has_vector[v]);
+        mpk_pair_str(writer, "name", vector_info[v].name);
+        mpk_pair_u64(writer, "width", vector_info[v].width);
+        mpk_pair_bool(writer, "on", state->has_vector[v]);
     }
     mpk_put_str(writer, "aggregates");
     mpk_put_array(writer, AGGREGATE_COUNT);
@@ -130,8 +120,8 @@ static void layer_state_pack_put_heads(const struct layer_state *state, struct m
 int layer_state_pack(const struct layer_state *state, struct mpk_writer *writer)
 {
     mpk_put_map(writer, KEYS);
-    layer_state_pack_put_number(writer, "v", PACK_VERSION);
-    layer_state_pack_put_number(writer, "buckets", state->buckets);
+    mpk_pair_u64(writer, "v", PACK_VERSION);
+    mpk_pair_u64(writer, "buckets", state->buckets);
     layer_state_pack_put_newest(state, writer);
     layer_state_pack_put_counts(state, writer);
     layer_state_pack_put_tally(&state->tally, writer);

@@ -107,8 +107,7 @@ static void control_put_text(struct pairs *pairs, const char *key, const char *t
     if (!text) {
         return;
     }
-    mpk_put_str(&pairs->writer, key);
-    mpk_put_str(&pairs->writer, text);
+    mpk_pair_str(&pairs->writer, key, text);
     pairs->count++;
 }
 
@@ -117,15 +116,13 @@ static void control_put_number(struct pairs *pairs, const char *key, uint64_t nu
     if (!given) {
         return;
     }
-    mpk_put_str(&pairs->writer, key);
-    mpk_put_u64(&pairs->writer, number);
+    mpk_pair_u64(&pairs->writer, key, number);
     pairs->count++;
 }
 
 static void control_put_packed(struct pairs *pairs)
 {
-    mpk_put_str(&pairs->writer, "packed");
-    mpk_put_bool(&pairs->writer, true);
+    mpk_pair_bool(&pairs->writer, "packed", true);
     pairs->count++;
 }
 

@@ -18,22 +18,19 @@ void ask_text(struct ask *ask, const char *key, const char *text)
     if (!text) {
         return;
     }
-    mpk_put_str(&ask->pairs, key);
-    mpk_put_str(&ask->pairs, text);
+    mpk_pair_str(&ask->pairs, key, text);
     ask->count++;
 }
 
 void ask_number(struct ask *ask, const char *key, uint64_t number)
 {
-    mpk_put_str(&ask->pairs, key);
-    mpk_put_u64(&ask->pairs, number);
+    mpk_pair_u64(&ask->pairs, key, number);
     ask->count++;
 }
 
 void ask_flag(struct ask *ask, const char *key, bool value)
 {
-    mpk_put_str(&ask->pairs, key);
-    mpk_put_bool(&ask->pairs, value);
+    mpk_pair_bool(&ask->pairs, key, value);
     ask->count++;
 }
 

@@ -5,16 +5,6 @@
 
 #include <string.h>
 
-static void help_json_put_text(struct mpk_writer *writer, const char *key, const char *text)
-{
-    mpk_put_str(writer, key);
-    if (text) {
-        mpk_put_str(writer, text);
-    } else {
-        mpk_put_nil(writer);
-    }
-}
-
 /* Titles are for people. */
 static void count_option(const struct option_text *option, void *data)
 {
@@ -27,9 +17,9 @@ static void put_option(const struct option_text *option, void *data)
         return;
     }
     mpk_put_map(data, 3);
-    help_json_put_text(data, "name", option->name);
-    help_json_put_text(data, "argument", option->argument);
-    help_json_put_text(data, "help", option->help);
+    mpk_pair_str(data, "name", option->name);
+    mpk_pair_str(data, "argument", option->argument);
+    mpk_pair_str(data, "help", option->help);
 }
 
 static void put_options(struct mpk_writer *writer, const struct command *command)
@@ -57,10 +47,10 @@ static void put_examples(struct mpk_writer *writer, const struct command *comman
 static void put_command(struct mpk_writer *writer, const struct command *command)
 {
     mpk_put_map(writer, 6);
-    help_json_put_text(writer, "name", command->name);
-    help_json_put_text(writer, "arguments", command->arguments);
-    help_json_put_text(writer, "help", command->help);
-    help_json_put_text(writer, "exit_1", command->finding);
+    mpk_pair_str(writer, "name", command->name);
+    mpk_pair_str(writer, "arguments", command->arguments);
+    mpk_pair_str(writer, "help", command->help);
+    mpk_pair_str(writer, "exit_1", command->finding);
     put_options(writer, command);
     put_examples(writer, command);
 }

@@ -15,28 +15,6 @@ static void json_put_text(struct mpk_writer *writer, const char *key, const char
     }
 }
 
-static void json_put_number(struct mpk_writer *writer, const char *key, uint64_t number)
-{
-    mpk_put_str(writer, key);
-    mpk_put_u64(writer, number);
-}
-
-static void json_put_real(struct mpk_writer *writer, const char *key, double number)
-{
-    mpk_put_str(writer, key);
-    mpk_put_f64(writer, number);
-}
-
-static void put_label(struct mpk_writer *writer, const char *key, const char *label)
-{
-    mpk_put_str(writer, key);
-    if (label) {
-        mpk_put_str(writer, label);
-    } else {
-        mpk_put_nil(writer);
-    }
-}
-
 static void json_put_layers(const struct view *view, struct mpk_writer *writer)
 {
     const struct source_layer *layers;
@@ -55,10 +33,10 @@ static void json_put_shape(const struct view *view, struct mpk_writer *writer)
     const struct source_layer *l = view->layer;
     mpk_put_str(writer, "shape");
     mpk_put_map(writer, 4);
-    json_put_number(writer, "batch", l->batch);
-    json_put_number(writer, "heads", l->heads);
-    json_put_number(writer, "query", l->queries);
-    json_put_number(writer, "key", l->keys);
+    mpk_pair_u64(writer, "batch", l->batch);
+    mpk_pair_u64(writer, "heads", l->heads);
+    mpk_pair_u64(writer, "query", l->queries);
+    mpk_pair_u64(writer, "key", l->keys);
 }
 
 static void put_sums(const struct view *view, struct mpk_writer *writer)
@@ -67,15 +45,15 @@ static void put_sums(const struct view *view, struct mpk_writer *writer)
     bool any = sums->sound + sums->other > 0;
     mpk_put_str(writer, "row_sums");
     mpk_put_map(writer, 9);
-    json_put_number(writer, "rows", sums->rows);
-    json_put_number(writer, "sound", sums->sound);
-    json_put_number(writer, "zero", sums->zero);
-    json_put_number(writer, "missing", sums->missing);
-    json_put_number(writer, "other", sums->other);
-    json_put_real(writer, "tolerance", view->layer->tolerance);
-    json_put_real(writer, "min", any ? sums->min : NAN);
-    json_put_real(writer, "max", any ? sums->max : NAN);
-    json_put_real(writer, "mean_deviation", sums->deviation);
+    mpk_pair_u64(writer, "rows", sums->rows);
+    mpk_pair_u64(writer, "sound", sums->sound);
+    mpk_pair_u64(writer, "zero", sums->zero);
+    mpk_pair_u64(writer, "missing", sums->missing);
+    mpk_pair_u64(writer, "other", sums->other);
+    mpk_pair_f64(writer, "tolerance", view->layer->tolerance);
+    mpk_pair_f64(writer, "min", any ? sums->min : NAN);
+    mpk_pair_f64(writer, "max", any ? sums->max : NAN);
+    mpk_pair_f64(writer, "mean_deviation", sums->deviation);
 }
 
 /* Cells of a pooled map are given by their first query or key. */
@@ -94,8 +72,8 @@ static void put_token(const struct view *view, struct mpk_writer *writer)
     const struct findings *found = view->found;
     mpk_put_str(writer, "token");
     mpk_put_map(writer, 3);
-    json_put_number(writer, "query", query_of(view, found->row));
-    put_label(writer, "label", view_query_label(view, found->row));
+    mpk_pair_u64(writer, "query", query_of(view, found->row));
+    mpk_pair_str(writer, "label", view_query_label(view, found->row));
     mpk_put_str(writer, "weights");
     mpk_put_array(writer, view->layer->columns);
     for (uint32_t c = 0; c < view->layer->columns; c++) {
@@ -118,11 +96,7 @@ static void json_put_labels(const struct view *view, struct mpk_writer *writer)
     mpk_put_array(writer, columns);
     for (uint32_t c = 0; c < columns; c++) {
         const char *label = view_key_label(view, c);
-        if (label) {
-            mpk_put_str(writer, label);
-        } else {
-            mpk_put_nil(writer);
-        }
+        mpk_put_str(writer, label);
     }
 }
 
@@ -140,8 +114,8 @@ static void json_put_heads(const struct view *view, struct mpk_writer *writer)
                 continue;
             }
             mpk_put_map(writer, 2);
-            json_put_number(writer, "key", json_key_of(view, entry->column));
-            json_put_real(writer, "weight", (double)entry->weight);
+            mpk_pair_u64(writer, "key", json_key_of(view, entry->column));
+            mpk_pair_f64(writer, "weight", (double)entry->weight);
         }
     }
 }
@@ -153,9 +127,9 @@ static void put_pairs(const struct view *view, struct mpk_writer *writer)
     mpk_put_array(writer, found->pair_count);
     for (uint32_t i = 0; i < found->pair_count; i++) {
         mpk_put_map(writer, 3);
-        json_put_number(writer, "query", query_of(view, found->pairs[i].row));
-        json_put_number(writer, "key", json_key_of(view, found->pairs[i].column));
-        json_put_real(writer, "weight", (double)found->pairs[i].weight);
+        mpk_pair_u64(writer, "query", query_of(view, found->pairs[i].row));
+        mpk_pair_u64(writer, "key", json_key_of(view, found->pairs[i].column));
+        mpk_pair_f64(writer, "weight", (double)found->pairs[i].weight);
     }
 }
 
@@ -169,13 +143,13 @@ static void json_put_all(const struct view *view, struct mpk_writer *writer)
     json_put_layers(view, writer);
     json_put_text(writer, "layer", view->name);
     if (timed) {
-        json_put_number(writer, "epoch", view->layer->epoch);
-        json_put_number(writer, "step", view->layer->step);
+        mpk_pair_u64(writer, "epoch", view->layer->epoch);
+        mpk_pair_u64(writer, "step", view->layer->step);
     }
     json_put_shape(view, writer);
-    json_put_number(writer, "rows", view->layer->rows);
-    json_put_number(writer, "columns", view->layer->columns);
-    json_put_number(writer, "sample", view->wish->sample);
+    mpk_pair_u64(writer, "rows", view->layer->rows);
+    mpk_pair_u64(writer, "columns", view->layer->columns);
+    mpk_pair_u64(writer, "sample", view->wish->sample);
     mpk_put_str(writer, "head");
     if (view->wish->head == HEAD_MEAN) {
         mpk_put_str(writer, "mean");

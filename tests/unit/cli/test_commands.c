@@ -138,27 +138,21 @@ static void put_summaries(struct mpk_writer *reply, const msgpack_object *params
     commands_put_summary(reply, (struct layer_id){STACK_ENCODER, 0, SITE_SELF}, 0.1);
 }
 
-static void commands_put_number(struct mpk_writer *reply, const char *key, uint64_t number)
-{
-    mpk_put_str(reply, key);
-    mpk_put_u64(reply, number);
-}
-
 static void commands_put_stats(struct mpk_writer *reply, uint64_t received)
 {
     mpk_put_map(reply, 6);
     mpk_put_str(reply, "uptime_s");
     mpk_put_f64(reply, 12.5);
-    commands_put_number(reply, "received", received);
-    commands_put_number(reply, "processed", 640);
-    commands_put_number(reply, "in_flight", 2);
+    mpk_pair_u64(reply, "received", received);
+    mpk_pair_u64(reply, "processed", 640);
+    mpk_pair_u64(reply, "in_flight", 2);
     mpk_put_str(reply, "dropped");
     mpk_put_map(reply, 2);
-    commands_put_number(reply, "late", 2);
-    commands_put_number(reply, "shape", 1);
+    mpk_pair_u64(reply, "late", 2);
+    mpk_pair_u64(reply, "shape", 1);
     mpk_put_str(reply, "pool");
     mpk_put_map(reply, 1);
-    commands_put_number(reply, "jobs_done", 9000);
+    mpk_pair_u64(reply, "jobs_done", 9000);
 }
 
 static void commands_put_config(struct mpk_writer *reply, const char *published)
@@ -185,12 +179,6 @@ static void put_ping(struct mpk_writer *reply)
     mpk_put_f64(reply, 3725);
 }
 
-static void commands_put_text(struct mpk_writer *reply, const char *key, const char *text)
-{
-    mpk_put_str(reply, key);
-    mpk_put_str(reply, text);
-}
-
 /* A plan with the parameters as they came. */
 static void commands_put_plan(struct mpk_writer *reply, const msgpack_object *params,
                               const char *from)
@@ -199,15 +187,15 @@ static void commands_put_plan(struct mpk_writer *reply, const msgpack_object *pa
     char job[64], text[128];
     field_text(params, "job", job, sizeof job);
     mpk_put_map(reply, 8);
-    commands_put_text(reply, "job", job);
-    commands_put_text(reply, "pattern", *job ? job : "*");
-    commands_put_text(reply, "from", from);
+    mpk_pair_str(reply, "job", job);
+    mpk_pair_str(reply, "pattern", *job ? job : "*");
+    mpk_pair_str(reply, "from", from);
     for (int i = 0; i < 5; i++) {
         field_text(params, keys[i], text, sizeof text);
         if (i == 1 || i == 2) {
-            commands_put_text(reply, keys[i], *text ? text : "*");
+            mpk_pair_str(reply, keys[i], *text ? text : "*");
         } else {
-            commands_put_number(reply, keys[i], strtoul(text, NULL, 10));
+            mpk_pair_u64(reply, keys[i], strtoul(text, NULL, 10));
         }
     }
 }
@@ -257,7 +245,7 @@ static void commands_answer(const struct fake *fake, const char *method, uint64_
         put_plans(reply, method, params);
     } else {
         mpk_put_map(reply, 1);
-        commands_put_number(reply, "windows", *job ? 1 : 3);
+        mpk_pair_u64(reply, "windows", *job ? 1 : 3);
     }
 }
 
@@ -289,7 +277,7 @@ static void answer_long_name(const struct fake *fake, const char *method, uint64
     mpk_put_map(reply, 1);
     mpk_put_str(reply, name);
     mpk_put_map(reply, 1);
-    commands_put_number(reply, "part", 1);
+    mpk_pair_u64(reply, "part", 1);
 }
 
 static void answer_any_port(const struct fake *fake, const char *method, uint64_t id,

@@ -15,29 +15,11 @@ static const char *const statistics[] = {"mean", "std", "min", "max",  "p10",
 /* What the fake says -----------------------------------------------------------------------------
  */
 
-static void past_put_text(struct mpk_writer *reply, const char *key, const char *text)
-{
-    mpk_put_str(reply, key);
-    mpk_put_str(reply, text);
-}
-
-static void past_put_number(struct mpk_writer *reply, const char *key, uint64_t number)
-{
-    mpk_put_str(reply, key);
-    mpk_put_u64(reply, number);
-}
-
-static void past_put_real(struct mpk_writer *reply, const char *key, double number)
-{
-    mpk_put_str(reply, key);
-    mpk_put_f64(reply, number);
-}
-
 static void past_put_layer(struct mpk_writer *reply)
 {
-    past_put_text(reply, "stack", "decoder");
-    past_put_number(reply, "layer", 3);
-    past_put_text(reply, "site", "self");
+    mpk_pair_str(reply, "stack", "decoder");
+    mpk_pair_u64(reply, "layer", 3);
+    mpk_pair_str(reply, "site", "self");
 }
 
 static void past_put_column(struct mpk_writer *reply, double first, uint32_t windows)
@@ -89,18 +71,18 @@ static void past_put_series(struct mpk_writer *reply, const msgpack_object *para
     char metric[64];
     field_text(params, "metric", metric, sizeof metric);
     mpk_put_map(reply, 10);
-    past_put_text(reply, "job", "gpt");
-    past_put_text(reply, "run", "abcdef0123456789abcdef0123456789");
-    past_put_text(reply, "metric", *metric ? metric : "entropy_normalized");
-    past_put_text(reply, "unit", "epoch");
-    past_put_number(reply, "length", 2);
-    past_put_number(reply, "every", 1);
+    mpk_pair_str(reply, "job", "gpt");
+    mpk_pair_str(reply, "run", "abcdef0123456789abcdef0123456789");
+    mpk_pair_str(reply, "metric", *metric ? metric : "entropy_normalized");
+    mpk_pair_str(reply, "unit", "epoch");
+    mpk_pair_u64(reply, "length", 2);
+    mpk_pair_u64(reply, "every", 1);
     mpk_put_str(reply, "heads");
     mpk_put_array(reply, heads);
     for (uint32_t i = 0; i < heads; i++) {
         mpk_put_map(reply, 4);
         past_put_layer(reply);
-        past_put_number(reply, "head", heads == 1 ? field_u64(params, "head") : i);
+        mpk_pair_u64(reply, "head", heads == 1 ? field_u64(params, "head") : i);
     }
     mpk_put_str(reply, "more");
     mpk_put_bool(reply, from < 8);
@@ -111,13 +93,13 @@ static void past_put_series(struct mpk_writer *reply, const msgpack_object *para
 static void past_put_kept(struct mpk_writer *reply)
 {
     mpk_put_map(reply, 3);
-    past_put_text(reply, "job", "gpt");
-    past_put_text(reply, "run", "abcdef0123456789abcdef0123456789");
+    mpk_pair_str(reply, "job", "gpt");
+    mpk_pair_str(reply, "run", "abcdef0123456789abcdef0123456789");
     mpk_put_str(reply, "layers");
     mpk_put_array(reply, 1);
     mpk_put_map(reply, 6);
     past_put_layer(reply);
-    past_put_number(reply, "heads", 2);
+    mpk_pair_u64(reply, "heads", 2);
     mpk_put_str(reply, "tracks");
     mpk_put_array(reply, 0);
     mpk_put_str(reply, "metrics");
@@ -167,21 +149,21 @@ static void past_put_side(struct mpk_writer *reply, const char *name, const char
 {
     mpk_put_str(reply, name);
     mpk_put_map(reply, 5);
-    past_put_text(reply, "job", "gpt");
-    past_put_text(reply, "run", run);
-    past_put_number(reply, "windows", 20);
-    past_put_number(reply, "first", 80);
-    past_put_number(reply, "last", 99);
+    mpk_pair_str(reply, "job", "gpt");
+    mpk_pair_str(reply, "run", run);
+    mpk_pair_u64(reply, "windows", 20);
+    mpk_pair_u64(reply, "first", 80);
+    mpk_pair_u64(reply, "last", 99);
 }
 
 static void past_put_metric(struct mpk_writer *reply, const char *name, double js)
 {
     mpk_put_str(reply, name);
     mpk_put_map(reply, 4);
-    past_put_real(reply, "js", js);
-    past_put_real(reply, "mean_a", 2.5);
-    past_put_real(reply, "mean_b", 0.25);
-    past_put_real(reply, "delta", -2.25);
+    mpk_pair_f64(reply, "js", js);
+    mpk_pair_f64(reply, "mean_a", 2.5);
+    mpk_pair_f64(reply, "mean_b", 0.25);
+    mpk_pair_f64(reply, "delta", -2.25);
 }
 
 static void past_put_comparison(struct mpk_writer *reply, double distance)
@@ -193,8 +175,8 @@ static void past_put_comparison(struct mpk_writer *reply, double distance)
     mpk_put_array(reply, 1);
     mpk_put_map(reply, 6);
     past_put_layer(reply);
-    past_put_number(reply, "head", 2);
-    past_put_real(reply, "distance", distance);
+    mpk_pair_u64(reply, "head", 2);
+    mpk_pair_f64(reply, "distance", distance);
     mpk_put_str(reply, "metrics");
     mpk_put_map(reply, 2);
     past_put_metric(reply, "confidence", distance / 2);
@@ -214,14 +196,14 @@ static void past_put_runs(struct mpk_writer *reply)
     mpk_put_str(reply, "runs");
     mpk_put_array(reply, 1);
     mpk_put_map(reply, 8);
-    past_put_text(reply, "job", "gpt");
-    past_put_text(reply, "run", "abcdef0123456789abcdef0123456789");
-    past_put_text(reply, "state", "ended");
-    past_put_number(reply, "world", 1);
-    past_put_number(reply, "first_ns", 1700000000000000000);
-    past_put_number(reply, "last_ns", 1700003600000000000);
-    past_put_number(reply, "epoch", 9);
-    past_put_number(reply, "step", 900);
+    mpk_pair_str(reply, "job", "gpt");
+    mpk_pair_str(reply, "run", "abcdef0123456789abcdef0123456789");
+    mpk_pair_str(reply, "state", "ended");
+    mpk_pair_u64(reply, "world", 1);
+    mpk_pair_u64(reply, "first_ns", 1700000000000000000);
+    mpk_pair_u64(reply, "last_ns", 1700003600000000000);
+    mpk_pair_u64(reply, "epoch", 9);
+    mpk_pair_u64(reply, "step", 900);
     mpk_put_str(reply, "more");
     mpk_put_bool(reply, false);
 }

@@ -675,12 +675,6 @@ static void source_put_jobs(struct mpk_writer *reply)
     }
 }
 
-static void source_put_pair(struct mpk_writer *reply, const char *key, uint64_t number)
-{
-    mpk_put_str(reply, key);
-    mpk_put_u64(reply, number);
-}
-
 static void source_put_maps(struct mpk_writer *reply, uint64_t layer, bool one, uint64_t head)
 {
     float values[12];
@@ -688,14 +682,14 @@ static void source_put_maps(struct mpk_writer *reply, uint64_t layer, bool one, 
         values[i] = i == 5 ? NAN : (float)(100 * layer + (one ? 6 * head : 0) + (uint64_t)i);
     }
     mpk_put_map(reply, 10);
-    source_put_pair(reply, "queries", 6);
-    source_put_pair(reply, "keys", 4);
-    source_put_pair(reply, "rows", 3);
-    source_put_pair(reply, "columns", 2);
-    source_put_pair(reply, "sample", 1);
-    source_put_pair(reply, "q_offset", 0);
-    source_put_pair(reply, "epoch", 2);
-    source_put_pair(reply, "step", 7);
+    mpk_pair_u64(reply, "queries", 6);
+    mpk_pair_u64(reply, "keys", 4);
+    mpk_pair_u64(reply, "rows", 3);
+    mpk_pair_u64(reply, "columns", 2);
+    mpk_pair_u64(reply, "sample", 1);
+    mpk_pair_u64(reply, "q_offset", 0);
+    mpk_pair_u64(reply, "epoch", 2);
+    mpk_pair_u64(reply, "step", 7);
     mpk_put_str(reply, "labels");
     mpk_put_array(reply, 1);
     mpk_put_str(reply, "the");
@@ -734,14 +728,14 @@ static void source_answer(const struct fake *fake, const char *method, uint64_t 
 static void put_endless_map(struct mpk_writer *reply)
 {
     mpk_put_map(reply, 9);
-    source_put_pair(reply, "queries", UINT64_C(1) << 31);
-    source_put_pair(reply, "keys", UINT64_C(1) << 30);
-    source_put_pair(reply, "rows", UINT64_C(1) << 31);
-    source_put_pair(reply, "columns", UINT64_C(1) << 30);
-    source_put_pair(reply, "sample", 0);
-    source_put_pair(reply, "q_offset", 0);
-    source_put_pair(reply, "epoch", 2);
-    source_put_pair(reply, "step", 7);
+    mpk_pair_u64(reply, "queries", UINT64_C(1) << 31);
+    mpk_pair_u64(reply, "keys", UINT64_C(1) << 30);
+    mpk_pair_u64(reply, "rows", UINT64_C(1) << 31);
+    mpk_pair_u64(reply, "columns", UINT64_C(1) << 30);
+    mpk_pair_u64(reply, "sample", 0);
+    mpk_pair_u64(reply, "q_offset", 0);
+    mpk_pair_u64(reply, "epoch", 2);
+    mpk_pair_u64(reply, "step", 7);
     mpk_put_str(reply, "values");
     mpk_put_bin(reply, "", 0);
 }

@@ -29,35 +29,23 @@ void answer_free(struct answer *answer)
     mpk_writer_clear(&answer->writer);
 }
 
-static void top_maps_put_number(struct mpk_writer *writer, const char *key, uint64_t number)
-{
-    mpk_put_str(writer, key);
-    mpk_put_u64(writer, number);
-}
-
-static void top_maps_put_text(struct mpk_writer *writer, const char *key, const char *text)
-{
-    mpk_put_str(writer, key);
-    mpk_put_str(writer, text);
-}
-
 static void top_maps_put_stats(struct mpk_writer *writer, const struct monitor *monitor)
 {
     mpk_put_map(writer, 9);
-    top_maps_put_number(writer, "received", monitor->received);
-    top_maps_put_number(writer, "bytes", monitor->bytes);
-    top_maps_put_number(writer, "lost", monitor->lost);
-    top_maps_put_number(writer, "in_flight_bytes", monitor->in_flight_bytes);
-    top_maps_put_number(writer, "summaries", monitor->summaries);
-    top_maps_put_number(writer, "alerts", monitor->alerts);
+    mpk_pair_u64(writer, "received", monitor->received);
+    mpk_pair_u64(writer, "bytes", monitor->bytes);
+    mpk_pair_u64(writer, "lost", monitor->lost);
+    mpk_pair_u64(writer, "in_flight_bytes", monitor->in_flight_bytes);
+    mpk_pair_u64(writer, "summaries", monitor->summaries);
+    mpk_pair_u64(writer, "alerts", monitor->alerts);
     mpk_put_str(writer, "dropped");
     mpk_put_map(writer, 2);
-    top_maps_put_number(writer, "late", monitor->dropped);
-    top_maps_put_number(writer, "shape", 0);
+    mpk_pair_u64(writer, "late", monitor->dropped);
+    mpk_pair_u64(writer, "shape", 0);
     mpk_put_str(writer, "pool");
     mpk_put_map(writer, 2);
-    top_maps_put_number(writer, "threads", 2);
-    top_maps_put_number(writer, "queued", 5);
+    mpk_pair_u64(writer, "threads", 2);
+    mpk_pair_u64(writer, "queued", 5);
     mpk_put_str(writer, "uptime_s");
     mpk_put_f64(writer, monitor->uptime_s);
 }
@@ -68,15 +56,15 @@ static void top_maps_put_job(struct mpk_writer *writer, const char *job, uint64_
     char run[2 * RUN_BYTES + 1];
     run_hex(maps_run, run);
     mpk_put_map(writer, 9);
-    top_maps_put_text(writer, "job", job);
-    top_maps_put_text(writer, "run", run);
-    top_maps_put_text(writer, "state", "active");
-    top_maps_put_number(writer, "epoch", 3);
-    top_maps_put_number(writer, "step", step);
-    top_maps_put_number(writer, "world", 4);
-    top_maps_put_number(writer, "ranks", 2);
-    top_maps_put_number(writer, "received", received);
-    top_maps_put_number(writer, "lost", 7);
+    mpk_pair_str(writer, "job", job);
+    mpk_pair_str(writer, "run", run);
+    mpk_pair_str(writer, "state", "active");
+    mpk_pair_u64(writer, "epoch", 3);
+    mpk_pair_u64(writer, "step", step);
+    mpk_pair_u64(writer, "world", 4);
+    mpk_pair_u64(writer, "ranks", 2);
+    mpk_pair_u64(writer, "received", received);
+    mpk_pair_u64(writer, "lost", 7);
 }
 
 void put_monitor(struct mpk_writer *writer, const struct monitor *monitor)
@@ -195,10 +183,10 @@ static void top_maps_put_grid_layer(struct mpk_writer *writer, uint32_t layer, u
         }
     }
     mpk_put_map(writer, 5);
-    top_maps_put_text(writer, "stack", "decoder");
-    top_maps_put_number(writer, "layer", layer);
-    top_maps_put_text(writer, "site", "self");
-    top_maps_put_number(writer, "heads", heads);
+    mpk_pair_str(writer, "stack", "decoder");
+    mpk_pair_u64(writer, "layer", layer);
+    mpk_pair_str(writer, "site", "self");
+    mpk_pair_u64(writer, "heads", heads);
     mpk_put_str(writer, "values");
     mpk_put_bin(writer, values, sizeof(float) * heads * windows);
 }
@@ -211,9 +199,9 @@ void give_grid(struct model *model, const char *metric, uint32_t layers, uint32_
     run_hex(maps_run, run);
     answer_begin(&answer);
     mpk_put_map(&answer.writer, 5);
-    top_maps_put_text(&answer.writer, "run", run);
-    top_maps_put_text(&answer.writer, "metric", metric);
-    top_maps_put_text(&answer.writer, "unit", "epoch");
+    mpk_pair_str(&answer.writer, "run", run);
+    mpk_pair_str(&answer.writer, "metric", metric);
+    mpk_pair_str(&answer.writer, "unit", "epoch");
     top_maps_put_windows(&answer.writer, windows);
     mpk_put_str(&answer.writer, "layers");
     mpk_put_array(&answer.writer, layers);

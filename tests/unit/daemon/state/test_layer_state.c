@@ -575,12 +575,6 @@ static void test_changed_bytes_are_refused_or_harmless(void **unused)
     layer_state_free(&state);
 }
 
-static void layer_state_put_pair(struct mpk_writer *writer, const char *key, uint64_t number)
-{
-    mpk_put_str(writer, key);
-    mpk_put_u64(writer, number);
-}
-
 static void test_what_is_no_state_is_refused(void **unused)
 {
     (void)unused;
@@ -588,9 +582,9 @@ static void test_what_is_no_state_is_refused(void **unused)
     struct mpk_writer writer;
     mpk_writer_init(&writer);
     mpk_put_map(&writer, 3);
-    layer_state_put_pair(&writer, "v", 1);
-    layer_state_put_pair(&writer, "buckets", 48);
-    layer_state_put_pair(&writer, "heads", 1000000);
+    mpk_pair_u64(&writer, "v", 1);
+    mpk_pair_u64(&writer, "buckets", 48);
+    mpk_pair_u64(&writer, "heads", 1000000);
     assert_int_equal(layer_state_unpack(writer.buffer.data, writer.buffer.size, &back),
                      ERR_STORE_FORMAT);
     assert_int_equal(layer_state_unpack("\xc0", 1, &back), ERR_STORE_FORMAT);
