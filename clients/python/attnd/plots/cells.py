@@ -18,6 +18,7 @@ from matplotlib.patches import Polygon
 from matplotlib.transforms import Affine2D
 
 from . import scale
+from .scale import finite
 from .data import MASKED, PADDED, SHOWN
 from .style import AXIS, INCH, LINE, NAME, TICK, TICK_GAP, TICK_LONG, width
 from . import style
@@ -41,6 +42,9 @@ def pool(values: Array, classes: Array, rows: int, columns: int) -> Tuple[Array,
         return np.asarray(np.add.reduceat(np.add.reduceat(x, down, 0, dtype=np.float64), across, 1))
 
     shown = classes == SHOWN
+    if shown.all() and finite(values) is values:
+        sizes = np.diff(np.append(down, values.shape[0]))[:, None] * np.diff(np.append(across, values.shape[1]))
+        return (total(values) / sizes).astype(np.float32), np.zeros(sizes.shape, np.uint8)
     good = shown & np.isfinite(values)
     count = total(good)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -63,10 +67,25 @@ class CellImage(AxesImage):
         classes = self.classes
         if values.shape[0] > rows or values.shape[1] > columns:
             values, classes = pool(values, classes, rows, columns)
-        colours = np.array(self.to_rgba(np.ma.masked_invalid(values), bytes=True))
+        colours = self._table()[self._places(values)]
         for kind, colour in ((MASKED, style.MASKED), (PADDED, style.PADDED)):
             colours[classes == kind] = np.round(255 * np.array(to_rgba(colour)))
         return colours
+
+    def _table(self) -> Array:
+        """u8 [N + 3, 4]: the colours, what is below and above them, and nothing."""
+        cmap = self.get_cmap()
+        table = np.vstack([cmap(np.arange(cmap.N)), cmap(-1.0), cmap(2.0), np.zeros(4)])
+        return np.asarray(np.round(255 * table), np.uint8)
+
+    def _places(self, values: Array) -> Array:
+        """Of each value in that table."""
+        count = self.get_cmap().N
+        share: Array = np.ma.filled(self.norm(np.ma.masked_invalid(values)), np.nan)
+        with np.errstate(invalid="ignore"):
+            places = np.where(share == 1, count - 1, np.clip(share, 0, 1) * count)
+            places = np.where(share < 0, count, np.where(share > 1, count + 1, places))
+        return np.where(np.isnan(share), count + 2, places).astype(np.int16)
 
     def make_image(self, renderer: Any, magnification: float = 1.0, unsampled: bool = False) -> Any:
         """As AxesImage's: pixels from the lower left on, where they go, and how large they become."""

@@ -119,6 +119,8 @@ def _find_padding(maps: Maps, values: Array) -> Optional[Tuple[int, int]]:
     """The last queries and keys whose weights are all 0, if there are both; in self-attention they are the same tokens. A
     map that is all 0 has none."""
     rows, columns = values.shape
+    if values[-1].any() or values[:, -1].any():
+        return None
     some = values != 0  # as NaN is
     used_rows, used_columns = np.flatnonzero(some.any(1)), np.flatnonzero(some.any(0))
     if not used_rows.size:
@@ -126,8 +128,6 @@ def _find_padding(maps: Maps, values: Array) -> Optional[Tuple[int, int]]:
     ends = used_rows[-1] + 1, used_columns[-1] + 1
     if maps.is_self and rows == columns:
         ends = max(ends), max(ends)
-    if ends[0] == rows or ends[1] == columns:
-        return None
     return int(ends[0] * int(maps.queries or rows) // rows), int(ends[1] * int(maps.keys or columns) // columns)
 
 

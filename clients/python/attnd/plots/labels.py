@@ -77,10 +77,10 @@ class AxisPlan:
 
     title: str
     named: bool = False  # by texts
-    upright: bool = False  # texts of columns stand upright
     size: float = TICK
     room: float = 0.0  # points that ticks and texts need beside the box
     labels: List[Tuple[float, str]] = field(default_factory=list)  # place on the axis, text
+    upright: Sequence[bool] = ()  # of each, whether it stands so
     moved: Dict[float, float] = field(default_factory=dict)  # from the place of a tick to that of its text
 
     def __bool__(self) -> bool:
@@ -133,9 +133,12 @@ def _plan_texts(axis: CellAxis, result: AxisPlan, across: bool, length: float, t
     places += [(axis.middle(cell), at, axis.texts[cell]) for cell, at in zip(axis.marked, marked)]
     shown = [(tick, at, shorten(clean(text), result.size, text_max)) for tick, at, text in sorted(places, key=lambda p: p[1])
              if text is not None]
-    widest = max((width(text, result.size) for _, _, text in shown), default=0.0)
-    result.upright = across and not axis.all and widest + 3 > length / axis.count * every
-    result.room += widest if not across or result.upright else TICK
+    wide = [width(text, result.size) for _, _, text in shown]
+    result.upright = [across and not axis.all and one + (3 if len(text) > 1 else 0.5) > length / axis.count * every
+                      for one, (_, _, text) in zip(wide, shown)]
+    if sum(result.upright) > len(shown) / 4 or any(result.upright) and marked:
+        result.upright = [True] * len(shown)
+    result.room += max((one if upright or not across else TICK for one, upright in zip(wide, result.upright)), default=0.0)
     result.labels = [(at, text) for _, at, text in shown]
     result.moved = {tick: at for tick, at, _ in shown if tick != at}
     if axis.text_title and axis.title:
@@ -161,14 +164,15 @@ def draw(ax: Any, axis: CellAxis, plan_: AxisPlan, across: bool, length: float) 
     to.set_major_formatter(FixedFormatter([text for _, text in plan_.labels]))
     bare = not plan_.labels or axis.all
     to.set_tick_params(length=0 if bare or plan_.moved else TICK_LONG, pad=TICK_GAP + (TICK_LONG if bare or plan_.moved else 0),
-                       labelsize=plan_.size, rotation=90 if plan_.upright else 0)
+                       labelsize=plan_.size)
     low, high = axis.span
-    for (at, text), label in zip(plan_.labels, to.get_ticklabels()):
+    uprights = plan_.upright or [False] * len(plan_.labels)
+    for (at, text), upright, label in zip(plan_.labels, uprights, to.get_ticklabels()):
         label.set_parse_math(False)
         if not across:
             label.set_va("center_baseline" if plan_.named else "center")
-        elif plan_.upright:
-            label.set_va("top")
+        elif upright:
+            label.set_rotation(90)
         elif not plan_.named:
             _keep_over(ax, label, (at - low) / (high - low) * length, width(text, TICK), length)
     if plan_.moved:

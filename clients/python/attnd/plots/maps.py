@@ -17,7 +17,7 @@ from . import derive
 from .data import Maps, take, take_all
 from .labels import CellAxis
 from .panels import Look, Panel, Panels, draw
-from .style import WIDTH_ONE, WIDTH_TWO, NotWhole, PlotError
+from .style import WIDTH_ONE, WIDTH_TWO, NothingToDraw, NotWhole, PlotError
 
 Array = npt.NDArray[Any]
 
@@ -153,6 +153,8 @@ def similarity(maps: Any, *, js: bool = False, matrix: Any = None, sample: Optio
         masked = layer.classes(layer.map()) if layer.causal or layer.mask is not None else None
         matrix = (derive.jensen_shannon if js else derive.cosine)(layer.weights, masked)
     values = np.asarray(matrix, np.float32)
+    if not np.isfinite(values).any():
+        raise NothingToDraw("there is nothing to draw: no row of the maps sums to 1")
     axis = CellAxis("head", len(values), len(values))
     panel = Panel(values, np.zeros(values.shape, np.uint8), axis, axis)
     title = _title(layer.name, "similarity of heads") + layer.details()

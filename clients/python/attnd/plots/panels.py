@@ -64,8 +64,10 @@ class Panel:
     title: str = ""
     dividers: Sequence[int] = field(default=())  # rows before which a line is drawn
 
-    def shown(self) -> Array:
-        return np.asarray(self.values[self.classes == SHOWN])
+    def __post_init__(self) -> None:
+        """Its numbers that are neither masked nor padding, and the finite ones of them."""
+        self.shown = np.asarray(self.values[self.classes == SHOWN]) if self.classes.any() else self.values.reshape(-1)
+        self.finite = scale.finite(self.shown)
 
     def extent(self) -> Tuple[float, float, float, float]:
         (left, right), (top, bottom) = self.x.span, self.y.span
@@ -87,13 +89,13 @@ class Panels:
 
     def ranges(self, look: Look) -> List[scale.Range]:
         """One, or one a panel."""
-        parts = [panel.shown() for panel in self.items]
-        what = "the maps" if len(parts) > 1 else "the map"
-        joint = scale.range_of(parts, look.vmin, look.vmax, what)
+        joint = scale.range_of([panel.finite for panel in self.items], look.vmin, look.vmax,
+                               "the maps" if len(self.items) > 1 else "the map")
         if self.shared:
             return [joint]
-        return [scale.range_of([part], look.vmin, look.vmax) if np.isfinite(part).any() and part[np.isfinite(part)].max() >=
-                (look.vmin if look.vmin is not None else -np.inf) else dataclasses.replace(joint) for part in parts]
+        low = -np.inf if look.vmin is None else look.vmin
+        return [scale.range_of([panel.finite], look.vmin, look.vmax) if panel.finite.max(initial=-np.inf) > low else joint
+                for panel in self.items]
 
 
 def draw(panels: Panels, look: Look) -> Any:
@@ -166,7 +168,7 @@ def draw_map(ax: Any, panel: Panel, look: Look, norm: Any, index: int = 0) -> Ce
     """The cells of a panel, and nothing at its axes."""
     image = CellImage(ax, panel.values, panel.classes, panel.extent(), cmap=colormap(look.cmap), norm=norm)
     image.set_gid(f"map-{index}")
-    if not np.isfinite(panel.shown()).all():
+    if panel.finite.size < panel.shown.size:
         ax.add_patch(Rectangle((0, 0), 1, 1, transform=ax.transAxes, facecolor="white", edgecolor=HATCH, hatch="//////",
                                linewidth=0, zorder=-1, gid=f"hatch-{index}"))
     ax.add_image(image)
@@ -265,10 +267,10 @@ def _count(what: str, count: int) -> str:
 
 def _entries(items: Sequence[Panel]) -> List[Tuple[str, Dict[str, Any]]]:
     """What cells without a colour are: text, and what their swatch looks like."""
-    shown = [panel.shown() for panel in items]
+    odd = [panel.shown[~np.isfinite(panel.shown)] for panel in items if panel.finite.size < panel.shown.size]
     hatched = {"facecolor": "white", "hatch": "//////", "edgecolor": HATCH}
-    counts = (("not a number", sum(int(np.isnan(part).sum()) for part in shown)),
-              ("infinite", sum(int(np.isinf(part).sum()) for part in shown)))
+    counts = (("not a number", sum(int(np.isnan(part).sum()) for part in odd)),
+              ("infinite", sum(int(np.isinf(part).sum()) for part in odd)))
     entries: List[Tuple[str, Dict[str, Any]]] = [(_count(what, count), hatched) for what, count in counts if count]
     for kind, text, colour in ((MASKED, "masked (causal)", style.MASKED), (PADDED, "padding", style.PADDED)):
         if any((panel.classes == kind).any() for panel in items):

@@ -36,11 +36,11 @@ class Range:
 def range_of(parts: Sequence[Array], vmin: Optional[float], vmax: Optional[float], what: str = "the map") -> Range:
     """The range of the finite values of all parts: from 0, when none is below, to the largest, or to the 99.5th percentile
     when more than 99 % are within a tenth of that. NothingToDraw without a number, AllBelow when vmin is above all."""
-    parts = [part[np.isfinite(part)] for part in parts]
+    parts = [finite(part) for part in parts]
     parts = [part for part in parts if part.size]
     if not parts:
         raise NothingToDraw(f"there is nothing to draw: no entry of {what} is a number")
-    least, most = (float(pick(pick(part) for part in parts)) for pick in (min_of, max_of))
+    least, most = min(float(part.min()) for part in parts), max(float(part.max()) for part in parts)
     if vmin is not None and most < vmin:
         raise AllBelow(f"{vmin:g}: above all values, which are {least:g} to {most:g}")
     low = vmin if vmin is not None else min(0.0, least)
@@ -50,12 +50,11 @@ def range_of(parts: Sequence[Array], vmin: Optional[float], vmax: Optional[float
     return Range(low, high, least < low, most > high)
 
 
-def min_of(values: Any) -> Any:
-    return values.min() if isinstance(values, np.ndarray) else min(values)
-
-
-def max_of(values: Any) -> Any:
-    return values.max() if isinstance(values, np.ndarray) else max(values)
+def finite(values: Array) -> Array:
+    """The finite ones; all of them without a copy, as it nearly always is."""
+    if not values.size or np.isfinite(values.min()) and np.isfinite(values.max()):
+        return values
+    return np.asarray(values[np.isfinite(values)])
 
 
 def _high(parts: Sequence[Array], low: float, most: float) -> float:
