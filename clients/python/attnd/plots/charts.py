@@ -253,7 +253,7 @@ def _draw_axes(ax: Any, chart: Chart, place: _Place) -> None:
     ax.yaxis.set_major_locator(FixedLocator(place.y_ticks))
     ax.yaxis.set_major_formatter(FixedFormatter(place.y_texts))
     ax.grid(axis="y", color=GRID, linewidth=0.5)
-    ax.tick_params(axis="both", color=AXIS, width=LINE)
+    ax.tick_params(axis="both", color=AXIS, width=LINE, labelsize=TICK)
     if chart.bars and place.cells:
         labels.draw(ax, chart.bars.axis, place.cells, True, place.box[2])
     else:
@@ -262,5 +262,5 @@ def _draw_axes(ax: Any, chart: Chart, place: _Place) -> None:
     if place.without >= _TICKS:
         ax.tick_params(axis="both", length=0, labelbottom=False, labelleft=False)
     if place.without < _TITLES:
-        ax.set_xlabel(place.cells.title if place.cells else chart.x_title)
-        ax.set_ylabel(chart.y_title)
+        ax.set_xlabel(place.cells.title if place.cells else chart.x_title, fontsize=NAME)
+        ax.set_ylabel(chart.y_title, fontsize=NAME)

@@ -58,11 +58,20 @@ def grow(page: Page, fits: Callable[[Page], bool]) -> Tuple[float, Optional[floa
     def tenths(points: float) -> int:
         return math.ceil(points / INCH * 10 - 1e-6)
 
-    wide, high = tenths(page.width), tenths(page.height)
-    while wide < 2000 and not fits(Page(wide * INCH / 10, 0.0, page.title)):
-        wide += 1
-    while high and high < 2000 and not fits(Page(wide * INCH / 10, high * INCH / 10, page.title)):
-        high += 1
+    def least(low: int, fits_: Callable[[int], bool]) -> int:
+        if fits_(low):
+            return low
+        step = 1
+        while low + step < 2000 and not fits_(low + step):
+            low, step = low + step, 2 * step
+        high = low + step
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if fits_(middle) else (middle, high)
+        return high
+
+    wide = least(tenths(page.width), lambda n: fits(Page(n * INCH / 10, 0.0, page.title)))
+    high = page.height and least(tenths(page.height), lambda n: fits(Page(wide * INCH / 10, n * INCH / 10, page.title)))
     return wide / 10, high / 10 or None
 
 

@@ -249,8 +249,8 @@ def _draw_into(panels: Panels, look: Look, ranges: Sequence[scale.Range]) -> Any
         _draw_axes(ax, panel, x, y, lengths)
         if panels.numbers:
             _draw_numbers(ax, panel, image, lengths)
-        ax.set_xlabel(x.title)
-        ax.set_ylabel(y.title)
+        ax.set_xlabel(x.title, fontsize=NAME)
+        ax.set_ylabel(y.title, fontsize=NAME)
         title = panel.title or panels.title if look.title is None else look.title
         ax.set_title(labels.clean(title) if title else "")
         below, length = bar_place(range_, lengths[1])

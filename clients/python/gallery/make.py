@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: MIT
 """make: trains a small transformer under attnd and draws every kind of figure of it, as README.md here shows them.
 
-    clients/cli/gallery/make.py                   # after ninja -C build
-    clients/cli/gallery/make.py --build elsewhere --to /tmp/gallery
+    clients/python/gallery/make.py                   # after ninja -C build
+    clients/python/gallery/make.py --build elsewhere --to /tmp/gallery
 
 Needs an interpreter with PyTorch. Takes about a minute. The commands are those that README.md names.
 """
@@ -102,7 +102,7 @@ def main():
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build", help="where attnd was built")
     parser.add_argument("--to", type=pathlib.Path, default=HERE, help="where the figures go")
     parser.add_argument("--steps", type=int, default=300, help="of training")
-    parser.add_argument("--dpi", type=int, default=110)
+    parser.add_argument("--dpi", type=int, default=144)
     arguments = parser.parse_args()
     arguments.to.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="attnd-gallery-") as folder:
