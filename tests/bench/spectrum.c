@@ -147,7 +147,7 @@ static double largest_error_of_all(struct bench *b)
 {
     struct matrix m = spectrum_matrix_of(b);
     struct singular_values v = {0};
-    int rc = bidiagonal_values(&m, spectrum_kernel_of(isa_best()), &b->scratch, &v);
+    int rc = bidiagonal_values(&m, kernels_or_portable(isa_best())->spectrum, &b->scratch, &v);
     v = must_have_values(v, rc);
     double error = 0;
     for (uint32_t i = 0; i < v.count && b->all[i] > 0.01 * b->all[0]; i++) {

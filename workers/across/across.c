@@ -23,7 +23,7 @@
 #define WEIGHT_MAX 1e200
 
 struct map_pass {
-    const struct across_kernel *kernel;
+    const struct across_kernels *kernel;
     enum dtype dtype;
     size_t element_bytes;
     uint32_t heads; /* that take part */
@@ -121,11 +121,12 @@ int across_weighted_map(struct moments *map, const struct attention *a, const do
                         uint32_t row_begin, uint32_t row_end, enum isa isa, struct scratch *scratch)
 {
     assert(row_end <= a->queries);
-    struct map_pass p = {
-        .kernel = across_kernel_of(isa), .dtype = a->dtype, .element_bytes = dtype_size(a->dtype)};
-    if (!p.kernel) {
+    const struct kernels *kernels = kernels_of(isa);
+    if (!kernels) {
         return across_weighted_map_ref(map, a, weight, row_begin, row_end, scratch);
     }
+    struct map_pass p = {
+        .kernel = kernels->across, .dtype = a->dtype, .element_bytes = dtype_size(a->dtype)};
     int rc = take_map_pass(&p, a, scratch);
     for (uint32_t b = 0; rc == 0 && row_begin < row_end && b < a->batch; b++) {
         p.heads = across_map_sources(a, weight, b, row_begin, p.source, p.weight);
@@ -143,7 +144,7 @@ int across_weighted_map(struct moments *map, const struct attention *a, const do
 #define PRODUCTS_MIN 1e-25
 
 struct gradient_pass {
-    const struct across_kernel *kernel;
+    const struct across_kernels *kernel;
     const struct attention *a;
     struct attention grad; /* as weights */
     struct across_keys keys;
@@ -202,10 +203,11 @@ int across_gradient(double *score, const struct attention *a, uint32_t row_begin
                     enum isa isa, struct scratch *scratch)
 {
     assert(a->grad && row_end <= a->queries);
-    struct gradient_pass p = {.kernel = across_kernel_of(isa), .a = a, .grad = across_grad(a)};
-    if (!p.kernel) {
+    const struct kernels *kernels = kernels_of(isa);
+    if (!kernels) {
         return across_gradient_ref(score, a, row_begin, row_end, scratch);
     }
+    struct gradient_pass p = {.kernel = kernels->across, .a = a, .grad = across_grad(a)};
     size_t keys = a->keys;
     p.work =
         scratch_take(scratch, keys * (3 * sizeof(double) + 2 * sizeof(float) + sizeof(uint32_t)));
@@ -248,7 +250,7 @@ void across_gradient_normalize(double *score, uint32_t heads)
  * the reference. */
 
 /* The largest finite entry of row i in any sample, infinity where f32 cannot tell. */
-static float largest_of_row(const struct across_kernel *kernel, const struct attention *a,
+static float largest_of_row(const struct across_kernels *kernel, const struct attention *a,
                             uint32_t h, uint32_t i)
 {
     float max = -INFINITY;
@@ -281,8 +283,8 @@ int across_head_pairs(struct pair *pairs, uint32_t *count, uint32_t limit,
                       struct scratch *scratch)
 {
     assert(limit > 0 && row_end <= a->queries);
-    const struct across_kernel *kernel = across_kernel_of(isa);
-    if (!kernel) {
+    const struct kernels *kernels = kernels_of(isa);
+    if (!kernels) {
         return across_head_pairs_ref(pairs, count, limit, a, row_begin, row_end, scratch);
     }
     double *work = scratch_take(scratch, 3 * (size_t)a->keys * sizeof *work);
@@ -293,7 +295,7 @@ int across_head_pairs(struct pair *pairs, uint32_t *count, uint32_t limit,
         struct pair *list = pairs + (size_t)h * limit;
         for (uint32_t i = row_begin; i < row_end; i++) {
             if (count[h] < limit ||
-                may_enter(a, largest_of_row(kernel, a, h, i), list[limit - 1].weight)) {
+                may_enter(a, largest_of_row(kernels->across, a, h, i), list[limit - 1].weight)) {
                 count[h] = across_head_row_ref(list, count[h], limit, a, h, i, work);
             }
         }

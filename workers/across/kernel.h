@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* across_kernel: the passes over entries that similarity, across and head_maps spend their time in,
- * one set per instruction set. f32 lanes; callers hand over at most ACROSS_CHUNK entries at a time
- * and add what comes back in f64. Any thread; nothing is allocated.
+/* across/kernel: the passes over entries that similarity, across and head_maps spend their time in,
+ * one table per instruction set (kernels_of). f32 lanes; callers hand over at most ACROSS_CHUNK
+ * entries at a time and add what comes back in f64. Any thread; nothing is allocated.
  *
  * `source` is at any address and holds elements of `dtype`, rounded to f32 on the way. f32 buffers
  * need no alignment. */
@@ -48,7 +48,7 @@ struct across_halves {
     float *half, *entropy;
 };
 
-struct across_kernel {
+struct across_kernels {
     /* ret[j] = sum_h weight[h] source[h][j] */
     void (*weigh)(const unsigned char *const *source, const float *weight, uint32_t heads,
                   enum dtype dtype, uint32_t n, float *ret);
@@ -70,10 +70,5 @@ struct across_kernel {
     void (*pairs)(const struct across_halves *g, const struct across_halves *others, uint32_t count,
                   uint32_t n, double *ret_js, double *ret_dot);
 };
-
-/* NULL for ISA_SCALAR and for what the build or the machine does not have. */
-const struct across_kernel *across_kernel_of(enum isa isa);
-
-extern const struct across_kernel across_kernel_portable, across_kernel_avx2, across_kernel_avx512;
 
 #endif

@@ -13,7 +13,7 @@ static ptrdiff_t next_row(const struct attention *a, uint32_t h)
     return rows * (ptrdiff_t)(a->keys * dtype_size(a->dtype));
 }
 
-void across_load(const struct across_kernel *kernel, const struct attention *a, uint32_t h,
+void across_load(const struct across_kernels *kernel, const struct attention *a, uint32_t h,
                  const struct across_keys *keys, float *ret)
 {
     if (keys->n == 0) {
@@ -34,7 +34,7 @@ void across_load(const struct across_kernel *kernel, const struct attention *a, 
 /* Of a weight that was f64. */
 #define WEIGHT_ERROR 1e-7
 
-static struct across_judged judge_chunks(const struct across_kernel *kernel, const float *weight,
+static struct across_judged judge_chunks(const struct across_kernels *kernel, const float *weight,
                                          uint32_t n)
 {
     struct across_judged all = {.finite = true};
@@ -58,7 +58,7 @@ static enum across_verdict below(double x, double bound, double error)
     return x < bound ? ACROSS_UNSOUND : ACROSS_SOUND;
 }
 
-enum across_verdict across_judge(const struct across_kernel *kernel, const struct attention *a,
+enum across_verdict across_judge(const struct across_kernels *kernel, const struct attention *a,
                                  const float *weight, uint32_t n, struct across_judged *ret_judged)
 {
     *ret_judged = judge_chunks(kernel, weight, n);

@@ -20,10 +20,10 @@ enum across_verdict {
 };
 
 /* Writes the weights at the valid keys of head h side by side. `ret` has room for all keys. */
-void across_load(const struct across_kernel *kernel, const struct attention *a, uint32_t h,
+void across_load(const struct across_kernels *kernel, const struct attention *a, uint32_t h,
                  const struct across_keys *keys, float *ret);
 /* `ret_judged` is of all n weights. */
-enum across_verdict across_judge(const struct across_kernel *kernel, const struct attention *a,
+enum across_verdict across_judge(const struct across_kernels *kernel, const struct attention *a,
                                  const float *weight, uint32_t n, struct across_judged *ret_judged);
 
 #endif

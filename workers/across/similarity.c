@@ -48,11 +48,11 @@ int similarity_compute(struct similarity *s, const struct attention *a, uint32_t
                        uint32_t row_end, enum isa isa, struct scratch *scratch)
 {
     assert(s->heads == a->heads && row_end <= a->queries);
-    const struct across_kernel *kernel = across_kernel_of(isa);
-    if (!kernel) {
+    const struct kernels *kernels = kernels_of(isa);
+    if (!kernels) {
         return similarity_compute_ref(s, a, row_begin, row_end, scratch);
     }
-    return similarity_compute_fast(s, a, row_begin, row_end, kernel, scratch);
+    return similarity_compute_fast(s, a, row_begin, row_end, kernels->across, scratch);
 }
 
 void similarity_merge(struct similarity *into, const struct similarity *from)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* similarity_fast: all heads of one row (b, i) are loaded side by side; those that are sound become
- * halves of distributions (across_kernel.h), and every pair of them is gone through once for both
+ * halves of distributions (across/kernel.h), and every pair of them is gone through once for both
  * numbers: the logarithm that the divergence needs costs so much that the scalar product comes for
  * free. Long rows are cut, so that the halves of all heads stay in the second cache.
  *
@@ -24,7 +24,7 @@
 #define SUM_MAX 1e20
 
 struct pass {
-    const struct across_kernel *kernel;
+    const struct across_kernels *kernel;
     const struct attention *a;
     struct across_keys keys;
     double *work;                 /* of similarity_row_ref */
@@ -168,7 +168,7 @@ static void similarity_fast_add_sample(struct pass *p, struct similarity *into, 
 }
 
 int similarity_compute_fast(struct similarity *s, const struct attention *a, uint32_t row_begin,
-                            uint32_t row_end, const struct across_kernel *kernel,
+                            uint32_t row_end, const struct across_kernels *kernel,
                             struct scratch *scratch)
 {
     struct pass p = {.kernel = kernel, .a = a};

@@ -7,7 +7,7 @@
 #include "workers/across/similarity.h"
 
 int similarity_compute_fast(struct similarity *s, const struct attention *a, uint32_t row_begin,
-                            uint32_t row_end, const struct across_kernel *kernel,
+                            uint32_t row_end, const struct across_kernels *kernel,
                             struct scratch *scratch);
 
 #endif

@@ -5,7 +5,6 @@
 #include "workers/base/isa.h"
 
 #include "proto/err.h"
-#include "workers/rows/row_kernels.h"
 #include <string.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -18,76 +17,80 @@ const char *const isa_name[ISA_COUNT] = {
     [ISA_AVX512] = "avx512",
 };
 
+/* The tables that the templates leave for one instruction set. */
+#define KERNELS(isa)                                                                               \
+    extern const struct row_kernels row_kernels_##isa;                                             \
+    extern const struct across_kernels across_kernels_##isa;                                       \
+    extern const struct qk_kernels qk_kernels_##isa;                                               \
+    extern const struct spectrum_kernels spectrum_kernels_##isa;                                   \
+    static const struct kernels kernels_##isa = {.row = &row_kernels_##isa,                        \
+                                                 .across = &across_kernels_##isa,                  \
+                                                 .qk = &qk_kernels_##isa,                          \
+                                                 .spectrum = &spectrum_kernels_##isa}
+
+KERNELS(portable);
 #if defined(__x86_64__)
-/* Not among the names that clang 14 knows. Its registers are those of AVX. */
+KERNELS(avx2);
+KERNELS(avx512);
+
+/* clang 14 does not know the name f16c. Its registers are those of AVX. */
 static bool has_f16c(void)
 {
     unsigned eax, ebx, ecx, edx;
     return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
 }
+#endif
 
-static bool has_avx2(void)
+static enum isa isa_probe(void)
 {
+#if defined(__x86_64__)
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !has_f16c()) {
+        return ISA_PORTABLE;
+    }
+    bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    return wide ? ISA_AVX512 : ISA_AVX2;
+#else
+    return ISA_PORTABLE;
+#endif
 }
 
-static bool has_avx512(void)
+/* Asked once: cpuid takes microseconds in a virtual machine. ISA_SCALAR is "not yet". */
+enum isa isa_best(void)
 {
-    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    static _Atomic int best = ISA_SCALAR;
+    if (best == ISA_SCALAR) {
+        best = (int)isa_probe();
+    }
+    return (enum isa)best;
 }
 
-const struct row_kernels *row_kernels_of(enum isa isa)
+bool isa_available(enum isa isa)
 {
-    switch (isa) {
+    return isa <= isa_best();
+}
+
+const struct kernels *kernels_of(enum isa isa)
+{
+    switch (isa_available(isa) ? isa : ISA_SCALAR) {
     case ISA_PORTABLE:
-        return &row_kernels_portable;
+        return &kernels_portable;
+#if defined(__x86_64__)
     case ISA_AVX2:
-        return &row_kernels_avx2;
+        return &kernels_avx2;
     case ISA_AVX512:
-        return &row_kernels_avx512;
+        return &kernels_avx512;
+#endif
     default:
         return NULL;
     }
 }
-#else
-static bool has_avx2(void)
-{
-    return false;
-}
 
-static bool has_avx512(void)
+const struct kernels *kernels_or_portable(enum isa isa)
 {
-    return false;
-}
-
-const struct row_kernels *row_kernels_of(enum isa isa)
-{
-    return isa == ISA_PORTABLE ? &row_kernels_portable : NULL;
-}
-#endif
-
-bool isa_available(enum isa isa)
-{
-    switch (isa) {
-    case ISA_SCALAR:
-    case ISA_PORTABLE:
-        return true;
-    case ISA_AVX2:
-        return has_avx2();
-    case ISA_AVX512:
-        return has_avx512();
-    default:
-        return false;
-    }
-}
-
-enum isa isa_best(void)
-{
-    return isa_available(ISA_AVX512) ? ISA_AVX512
-           : isa_available(ISA_AVX2) ? ISA_AVX2
-                                     : ISA_PORTABLE;
+    const struct kernels *kernels = kernels_of(isa);
+    return kernels ? kernels : &kernels_portable;
 }
 
 int isa_parse(const char *name, size_t len, enum isa *ret_isa)

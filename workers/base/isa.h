@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* isa: the instruction sets that kernels are built for, and which of them this machine has.
- *
- * Pure after the first call of isa_best; any thread. */
+/* isa: the instruction sets that kernels are built for, which of them this machine has, and the
+ * kernels of each. Any thread. */
 #ifndef WORKERS_BASE_ISA_H
 #define WORKERS_BASE_ISA_H
 
@@ -17,6 +16,20 @@ enum isa {
 };
 
 extern const char *const isa_name[ISA_COUNT]; /* "scalar", "portable", "avx2", "avx512" */
+
+/* What a fast path calls: one table per room, which types its functions in the header that is named
+ * after it. */
+struct kernels {
+    const struct row_kernels *row;           /* rows/row_kernels.h */
+    const struct across_kernels *across;     /* across/kernel.h */
+    const struct qk_kernels *qk;             /* qk/kernel.h */
+    const struct spectrum_kernels *spectrum; /* linear/spectrum_kernel.h */
+};
+
+/* NULL for ISA_SCALAR, and for what is not available. */
+const struct kernels *kernels_of(enum isa isa);
+/* The same, and the portable ones instead of NULL. */
+const struct kernels *kernels_or_portable(enum isa isa);
 
 /* Whether the build has it and the machine and its system support it. */
 bool isa_available(enum isa isa);

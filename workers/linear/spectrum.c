@@ -163,7 +163,7 @@ static void restrict_to(enum spectrum_effort effort, struct spectrum *s)
 
 /* Without a kernel by LAPACK, whatever the matrix. */
 static int spectrum_compute_all(const struct matrix *m, double eps,
-                                const struct spectrum_kernel *kernel, struct scratch *scratch,
+                                const struct spectrum_kernels *kernel, struct scratch *scratch,
                                 struct spectrum *ret)
 {
     struct singular_values v;
@@ -178,7 +178,7 @@ static int spectrum_compute_all(const struct matrix *m, double eps,
 
 /* Returns 1 when done, 0 when all values are needed, or ERR_MEMORY. */
 static int compute_leading(const struct matrix *m, enum spectrum_effort effort,
-                           const struct spectrum_kernel *kernel, struct scratch *scratch,
+                           const struct spectrum_kernels *kernel, struct scratch *scratch,
                            struct spectrum *ret)
 {
     uint32_t wanted = effort == SPECTRUM_NORM ? 1 : SINGULAR_VALUES_MAX;
@@ -197,7 +197,7 @@ static int compute_leading(const struct matrix *m, enum spectrum_effort effort,
 int spectrum_of_matrix(const struct matrix *matrix, double eps, enum spectrum_effort effort,
                        enum isa isa, struct scratch *scratch, struct spectrum *ret_spectrum)
 {
-    const struct spectrum_kernel *kernel = spectrum_kernel_of(isa);
+    const struct spectrum_kernels *kernel = kernels_or_portable(isa)->spectrum;
     struct spectrum s;
     spectrum_none(&s);
     if (matrix->rows > 0 && matrix->columns > 0) {

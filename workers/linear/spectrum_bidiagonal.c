@@ -92,7 +92,7 @@ static void reflect_row(struct reduction *r, uint32_t k)
     }
 }
 
-static void reduce(struct reduction *r, const struct spectrum_kernel *kernel)
+static void reduce(struct reduction *r, const struct spectrum_kernels *kernel)
 {
     for (uint32_t k = 0; k < r->a.count; k++) {
         float tau = reflect_column(r, k);
@@ -165,7 +165,7 @@ static int take_reduction(struct reduction *r, const struct matrix *m, struct sc
     return 0;
 }
 
-int bidiagonal_values(const struct matrix *m, const struct spectrum_kernel *kernel,
+int bidiagonal_values(const struct matrix *m, const struct spectrum_kernels *kernel,
                       struct scratch *scratch, struct singular_values *ret)
 {
     struct reduction r;

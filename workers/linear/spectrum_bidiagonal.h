@@ -7,7 +7,7 @@
 #include "workers/linear/spectrum_kernel.h"
 
 /* The values are within a few 2^-24 of the largest. Returns 0 or ERR_MEMORY. */
-int bidiagonal_values(const struct matrix *m, const struct spectrum_kernel *kernel,
+int bidiagonal_values(const struct matrix *m, const struct spectrum_kernels *kernel,
                       struct scratch *scratch, struct singular_values *ret);
 
 #endif

@@ -1,20 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* spectrum_kernel: which set of passes runs, and what all of them share. */
+/* spectrum_kernel: what the passes of all instruction sets share. */
 #include "workers/linear/spectrum_kernel.h"
-
-const struct spectrum_kernel *spectrum_kernel_of(enum isa isa)
-{
-    switch (isa_available(isa) ? isa : ISA_PORTABLE) {
-#ifdef __x86_64__
-    case ISA_AVX512:
-        return &spectrum_kernel_avx512;
-    case ISA_AVX2:
-        return &spectrum_kernel_avx2;
-#endif
-    default:
-        return &spectrum_kernel_portable;
-    }
-}
 
 double spectrum_dot(const float *a, const float *b, size_t n)
 {

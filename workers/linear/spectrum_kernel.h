@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* spectrum_kernel: the two passes over a matrix in f32 that the spectrum spends its time in, one
- * set per instruction set. Any thread; nothing is allocated. */
+ * table per instruction set (kernels_of). Any thread; nothing is allocated. */
 #ifndef WORKERS_LINEAR_SPECTRUM_KERNEL_H
 #define WORKERS_LINEAR_SPECTRUM_KERNEL_H
 
@@ -42,7 +42,7 @@ static inline size_t spectrum_stride(size_t padded)
     return padded % 256 == 0 ? padded + SPECTRUM_LANES : padded;
 }
 
-struct spectrum_kernel {
+struct spectrum_kernels {
     /* ret_z = sum_i (a_i . v) a_i, that is A^T A v for vectors that are rows. */
     void (*gram)(const struct spectrum_vectors *a, const float *v, float *ret_z);
     /* For every column a_j with j > step:
@@ -51,14 +51,7 @@ struct spectrum_kernel {
     void (*step)(const struct spectrum_vectors *a, const struct spectrum_step *s);
 };
 
-/* The portable ones for ISA_SCALAR, which has no f32 twin, and when the machine or the build does
- * not have `isa`. */
-const struct spectrum_kernel *spectrum_kernel_of(enum isa isa);
-
 /* a . b, summed in f64. */
 double spectrum_dot(const float *a, const float *b, size_t n);
-
-extern const struct spectrum_kernel spectrum_kernel_portable;
-extern const struct spectrum_kernel spectrum_kernel_avx2, spectrum_kernel_avx512;
 
 #endif

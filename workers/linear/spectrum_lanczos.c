@@ -63,7 +63,7 @@ enum {
 
 struct lanczos {
     struct spectrum_vectors a;
-    const struct spectrum_kernel *kernel;
+    const struct spectrum_kernels *kernel;
     uint32_t dimension; /* used length of a vector */
     uint32_t limit;     /* steps that make sense */
     float *basis;       /* [VECTORS_MAX][a.stride], orthonormal */
@@ -369,7 +369,7 @@ static int take_lanczos(struct lanczos *l, const struct matrix *m, struct scratc
     return 0;
 }
 
-int lanczos_values(const struct matrix *m, uint32_t wanted, const struct spectrum_kernel *kernel,
+int lanczos_values(const struct matrix *m, uint32_t wanted, const struct spectrum_kernels *kernel,
                    struct scratch *scratch, struct leading_values *ret)
 {
     struct lanczos l = {.kernel = kernel};

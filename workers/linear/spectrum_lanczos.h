@@ -19,7 +19,7 @@ struct leading_values {
 /* The `wanted` largest (at most 16 and min(rows, columns)): the first to a relative error of 1e-4,
  * the others of 1e-3 of themselves, or 5e-5 of the first where that is more.
  * Returns 0 or ERR_MEMORY; NaN when an entry is not finite. */
-int lanczos_values(const struct matrix *m, uint32_t wanted, const struct spectrum_kernel *kernel,
+int lanczos_values(const struct matrix *m, uint32_t wanted, const struct spectrum_kernels *kernel,
                    struct scratch *scratch, struct leading_values *ret);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* A row of cells at a time, every head's, so that the maximum over heads needs only the largest
  * entries of these queries. Of a head, the rows of a few queries are added up key by key in f32
- * (across_kernel.h), and then the keys of each cell in f64. What is not finite, or too large for
+ * (across/kernel.h), and then the keys of each cell in f64. What is not finite, or too large for
  * f32, shows in the sums; such a row of cells is made again by the reference, entry by entry. */
 #include "workers/maps/head_maps.h"
 
@@ -21,7 +21,7 @@
 struct making {
     const struct attention *a;
     struct head_maps *maps;
-    const struct across_kernel *kernel; /* NULL: the reference alone */
+    const struct across_kernels *kernel; /* NULL: the reference alone */
     double *sum;          /* [heads + 1][columns] of a row of cells; the last is max */
     double *share;        /* [columns]: 1 / keys in it */
     double *work;         /* of the reference */
@@ -214,7 +214,8 @@ int head_maps_new(const struct attention *a, uint32_t sample, uint32_t size, enu
     if (!maps) {
         return ERR_MEMORY;
     }
-    struct making making = {.a = a, .maps = maps, .kernel = across_kernel_of(isa)};
+    const struct kernels *kernels = kernels_of(isa);
+    struct making making = {.a = a, .maps = maps, .kernel = kernels ? kernels->across : NULL};
     head_maps_lay_out(&making, memory);
     for (uint32_t r = 0; r < maps->rows; r++) {
         head_maps_make_row(&making, r);

@@ -323,7 +323,7 @@ static void qk_finish_add_output(const struct qk_finish *f, const struct state *
 void qk_finish_begin(struct qk_finish *f, enum isa isa, void *memory)
 {
     f->batch.used = 0;
-    row_values_begin(&f->values, memory, 1, row_kernels_of(isa));
+    row_values_begin(&f->values, memory, 1, kernels_or_portable(isa)->row);
     f->values.exists[METRIC_INDUCTION] = f->first_same != NULL;
     f->values.exists[METRIC_DUPLICATE_TOKEN] = f->first_same != NULL;
     f->values.exists[METRIC_SINK_DEFICIT] = false;

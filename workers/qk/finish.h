@@ -9,7 +9,7 @@
 
 /* What the rows of a head have in common, and what of theirs is still to be added to it. */
 struct qk_finish {
-    const struct qk_kernel *kernel;
+    const struct qk_kernels *kernel;
     const struct attention *a;
     struct head_block *head;
     uint32_t sample, local_window;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* qk_kernel: one tile of logits, rows of queries by columns of keys, folded into the running sums
- * of its rows. What an instruction set provides; everything else of tier `qk` is plain C (qk.c,
- * qk_finish.c).
+ * of its rows. One table per instruction set (kernels_of); everything else of tier `qk` is plain C
+ * (qk.c, qk_finish.c).
  *
  * The online softmax: with x = slope * logit, the logit in base 2, a row keeps its largest x so far
  * and sums of e = 2^(x - max); when a tile brings a larger one, the sums shrink by 2^(old - new).
@@ -89,7 +89,7 @@ struct qk_totals {
     float low, cosine_low, cosine_high;
 };
 
-struct qk_kernel {
+struct qk_kernels {
     void (*fold_tile)(const struct qk_tile *tile);
     /* A row over its lanes. */
     void (*add_lanes)(const struct qk_row *row, struct qk_totals *ret_totals);
@@ -100,10 +100,5 @@ struct qk_kernel {
     /* The length of a vector; what is not between 2^-40 and 2^40 may be anything not in there. */
     float (*length)(const float *x, size_t n);
 };
-
-extern const struct qk_kernel qk_kernel_portable;
-#if defined(__x86_64__)
-extern const struct qk_kernel qk_kernel_avx2, qk_kernel_avx512;
-#endif
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* qk: tiles of queries by keys. The products of a tile come from one sgemm (and A V from another);
- * the kernels of an instruction set fold each tile into its rows (qk_kernel.h), and what a row's
+ * the kernels of an instruction set fold each tile into its rows (qk/kernel.h), and what a row's
  * sums say is worked out when its last tile is in (qk_finish.c).
  *
  * Order: samples, key heads, the heads that read them, blocks of queries, tiles of keys. Tiles that

@@ -65,24 +65,10 @@ static void carve_all(struct qk_work *w, struct carver *c)
     w->columns = qk_work_carve(c, row_values_bytes(1), 1);
 }
 
-static const struct qk_kernel *kernel_of(enum isa isa)
-{
-    switch (isa) {
-#if defined(__x86_64__)
-    case ISA_AVX512:
-        return &qk_kernel_avx512;
-    case ISA_AVX2:
-        return &qk_kernel_avx2;
-#endif
-    default:
-        return &qk_kernel_portable;
-    }
-}
-
 int qk_work_begin(struct qk_work *w, struct scratch *scratch)
 {
     struct carver count = {0};
-    w->kernel = kernel_of(w->isa);
+    w->kernel = kernels_or_portable(w->isa)->qk;
     carve_all(w, &count);
     size_t ref_bytes = qk_ref_bytes(w->a);
     if (ref_bytes == 0 || count.bytes > SIZE_MAX / 2) {

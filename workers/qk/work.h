@@ -32,7 +32,7 @@ struct qk_counts {
 
 /* Everything there is to work with. */
 struct qk_work {
-    const struct qk_kernel *kernel;
+    const struct qk_kernels *kernel;
     enum isa isa;
     struct block *block;
     const struct attention *a;

@@ -660,7 +660,7 @@ static int add_query(struct fast *f, uint32_t i)
 int block_compute(struct block *block, const struct attention *a, uint32_t row_begin,
                   uint32_t row_end, enum isa isa, struct scratch *scratch)
 {
-    const struct row_kernels *kernels = row_kernels_of(isa);
+    const struct kernels *kernels = kernels_of(isa);
     if (!kernels || a->dtype >= KERNEL_DTYPES) {
         return block_compute_ref(block, a, row_begin, row_end, scratch);
     }
@@ -671,13 +671,13 @@ int block_compute(struct block *block, const struct attention *a, uint32_t row_b
     }
     struct fast f = {.block = block,
                      .a = a,
-                     .kernels = kernels,
+                     .kernels = kernels->row,
                      .core = block->plan.group[METRIC_GROUP_CORE],
                      .across = block_ref_across(block),
                      .element = dtype_size(a->dtype)};
     size_t row_bytes = a->keys * f.element;
     f.rows_ahead = row_bytes < ROW_AHEAD ? (uint32_t)(ROW_AHEAD / row_bytes) : 1;
-    f.row_kernel = f.core ? kernels->core[a->dtype][f.across] : kernels->rows[a->dtype][f.across];
+    f.row_kernel = (f.core ? f.kernels->core : f.kernels->rows)[a->dtype][f.across];
     f.frame = f.frames;
     block_fast_carve(&f, memory);
     set_existing(&f);

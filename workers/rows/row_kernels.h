@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* row_kernels: the table of kernels that an instruction set fills; one file row_kernels_NAME.c
- * each, compiled with its own flags from the same templates. Immutable; any thread. */
+/* row_kernels: what block_fast and row_batch call, one table per instruction set (kernels_of), by
+ * row_kernels_tmpl.c. Immutable; any thread. */
 #ifndef WORKERS_ROWS_ROW_KERNELS_H
 #define WORKERS_ROWS_ROW_KERNELS_H
 
@@ -128,12 +128,5 @@ struct row_kernels {
     /* Counts x[n], n > 0, all finite, into empty counts; reads up to ROW_PAD more. */
     void (*count)(const float *x, size_t n, struct dist_counts *counts);
 };
-
-extern const struct row_kernels row_kernels_portable;
-#if defined(__x86_64__)
-extern const struct row_kernels row_kernels_avx2, row_kernels_avx512;
-#endif
-/* NULL when the build does not have it; ISA_SCALAR has none. */
-const struct row_kernels *row_kernels_of(enum isa isa);
 
 #endif

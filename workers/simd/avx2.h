@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* simd_avx2: the vector primitives of simd_portable.h, where their contract is, by AVX2, FMA and
- * F16C: eight lanes. */
+/* avx2: the vector words, whose contract is in portable.h, by AVX2, FMA and F16C: eight lanes. */
 #ifndef WORKERS_SIMD_AVX2_H
 #define WORKERS_SIMD_AVX2_H
 
@@ -14,6 +13,7 @@
 #define SIMD_WIDTH      8
 #define SIMD_TOP_LEVELS 4
 #define SIMD_INLINE     static inline __attribute__((always_inline, unused))
+#include "workers/simd/avx.h"
 
 typedef __m256 vf;
 typedef __m256i vi;
@@ -92,6 +92,11 @@ SIMD_INLINE vf v_div(vf a, vf b)
 SIMD_INLINE vf v_fma(vf a, vf b, vf c)
 {
     return _mm256_fmadd_ps(a, b, c);
+}
+
+SIMD_INLINE vf v_fnma(vf a, vf b, vf c)
+{
+    return _mm256_fnmadd_ps(a, b, c);
 }
 
 SIMD_INLINE vf v_min(vf a, vf b)
@@ -330,6 +335,31 @@ SIMD_INLINE float v_most(vf x)
     __m128 half = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     half = _mm_max_ps(half, _mm_movehl_ps(half, half));
     return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
+}
+
+SIMD_INLINE float v_sum(vf x)
+{
+    __m128 half = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+}
+
+SIMD_INLINE float v_eighth(vf x)
+{
+    return v_least(x);
+}
+
+SIMD_INLINE uint32_t v_store_above(float *to, vf x, vf bound, uint32_t n)
+{
+    uint32_t bits = v_mask_bits(v_less(bound, x)) & ((1u << n) - 1), count = 0;
+    if (bits != 0) {
+        float lane[SIMD_WIDTH];
+        v_store(lane, x);
+        for (; bits != 0; bits &= bits - 1) {
+            to[count++] = lane[__builtin_ctz(bits)];
+        }
+    }
+    return count;
 }
 
 typedef struct {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* simd_avx512: the vector primitives of simd_portable.h, where their contract is, by AVX-512 F, BW,
- * DQ and VL: sixteen lanes. */
+/* avx512: the vector words, whose contract is in portable.h, by AVX-512 F, BW, DQ and VL: sixteen
+ * lanes. */
 #ifndef WORKERS_SIMD_AVX512_H
 #define WORKERS_SIMD_AVX512_H
 
@@ -14,6 +14,7 @@
 #define SIMD_WIDTH      16
 #define SIMD_TOP_LEVELS 3
 #define SIMD_INLINE     static inline __attribute__((always_inline, unused))
+#include "workers/simd/avx.h"
 
 typedef __m512 vf;
 typedef __m512i vi;
@@ -82,6 +83,11 @@ SIMD_INLINE vf v_div(vf a, vf b)
 SIMD_INLINE vf v_fma(vf a, vf b, vf c)
 {
     return _mm512_fmadd_ps(a, b, c);
+}
+
+SIMD_INLINE vf v_fnma(vf a, vf b, vf c)
+{
+    return _mm512_fnmadd_ps(a, b, c);
 }
 
 SIMD_INLINE vf v_min(vf a, vf b)
@@ -339,6 +345,38 @@ SIMD_INLINE float v_least(vf x)
 SIMD_INLINE float v_most(vf x)
 {
     return _mm512_reduce_max_ps(x);
+}
+
+SIMD_INLINE float v_sum(vf x)
+{
+    return _mm512_reduce_add_ps(x);
+}
+
+/* The larger of each lane and the one eight further: what all of these reach, 8 lanes reach. */
+SIMD_INLINE float v_eighth(vf x)
+{
+    return v_least(v_max(x, _mm512_shuffle_f32x4(x, x, 0x4e)));
+}
+
+/* Without a branch: which vectors hold one is as good as random. */
+SIMD_INLINE uint32_t v_store_above(float *to, vf x, vf bound, uint32_t n)
+{
+    __mmask16 above = _mm512_mask_cmp_ps_mask(v_first(n), x, bound, _CMP_GT_OQ);
+    _mm512_storeu_ps(to, _mm512_maskz_compress_ps(above, x));
+    return (uint32_t)__builtin_popcount(above);
+}
+
+/* x 2^n, n an integer; 0 where that is below all f32. Only here: the others have no such
+ * instruction. */
+#define SIMD_SCALE
+SIMD_INLINE vf v_scale(vf x, vf n)
+{
+    return _mm512_scalef_ps(x, n);
+}
+
+SIMD_INLINE vf v_round(vf x)
+{
+    return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
 typedef struct {

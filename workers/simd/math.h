@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* simd_math: logarithms, exponentials and histogram keys of the kernels, written once over the
- * primitives of whichever simd_*.h was included before.
+/* math: logarithms, exponentials and histogram keys of the kernels, written once over the words.
  *
  * The polynomials are minimax fits (linear programming on a dense grid, coefficients then rounded
  * to f32). */
 #ifndef WORKERS_SIMD_MATH_H
 #define WORKERS_SIMD_MATH_H
 
+#include "workers/simd/simd.h"
 #include "workers/stats/dist.h"
 
 /* Of entropies: log2 m on [1, 2] by a polynomial of degree 5 that is exact at both ends, so that

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* simd_portable: the vector primitives of the kernels, by the vector extensions of GCC and clang:
- * four lanes, which NEON and SSE2 both have. Included by kernel files only, one of the simd_*.h
- * each; a 64-bit Arm build runs on this one.
+/* portable: the vector words of the kernels by the vector extensions of GCC and clang: four lanes,
+ * which NEON and SSE2 both have; a 64-bit Arm build runs on this one. simd.h includes it.
  *
- * The contract of all simd_*.h:
+ * The contract of all of them:
  *   vf, vi, vm      SIMD_WIDTH floats, 32-bit integers, truth values
- *   v_fma           a * b + c; rounded once where the machine can, twice here
+ *   v_fma, v_fnma   a * b + c, c - a * b; rounded once where the machine can, twice here
  *   v_min, v_max    the second operand when one is NaN
  *   v_min_bits, v_max_bits
  *                   of the bit patterns as signed integers: right for numbers that are not
@@ -19,6 +18,10 @@
  *   v_store_pairs   (first, second) of the lanes in the mask, side by side; returns how many, and
  *                   may write SIMD_WIDTH pairs
  *   v_min_rows      the least of each, by bit patterns
+ *   v_eighth        a value that 8 lanes are not below, -infinity where there are fewer
+ *   v_store_above   those of the first n lanes that exceed the bound, side by side; returns how
+ *                   many, and may write SIMD_WIDTH floats
+ *   v_insert_top    the 8 largest of what is there and of x[n], descending
  *   v_lookup32      table[index], 0 <= index < 32 */
 #ifndef WORKERS_SIMD_PORTABLE_H
 #define WORKERS_SIMD_PORTABLE_H
@@ -104,6 +107,11 @@ SIMD_INLINE vf v_div(vf a, vf b)
 SIMD_INLINE vf v_fma(vf a, vf b, vf c)
 {
     return a * b + c;
+}
+
+SIMD_INLINE vf v_fnma(vf a, vf b, vf c)
+{
+    return c - a * b;
 }
 
 SIMD_INLINE vf v_min(vf a, vf b)
@@ -365,6 +373,43 @@ SIMD_INLINE float v_most(vf x)
 {
     float a = x[0] > x[1] ? x[0] : x[1], b = x[2] > x[3] ? x[2] : x[3];
     return a > b ? a : b;
+}
+
+/* By halves. */
+SIMD_INLINE float v_sum(vf x)
+{
+    return (x[0] + x[2]) + (x[1] + x[3]);
+}
+
+SIMD_INLINE float v_eighth(vf x)
+{
+    (void)x;
+    return -INFINITY;
+}
+
+SIMD_INLINE uint32_t v_store_above(float *to, vf x, vf bound, uint32_t n)
+{
+    uint32_t bits = v_mask_bits(v_and(v_less(bound, x), v_mask_of_bits((1u << n) - 1)));
+    uint32_t count = 0;
+    for (; bits != 0; bits &= bits - 1) {
+        to[count++] = x[__builtin_ctz(bits)];
+    }
+    return count;
+}
+
+SIMD_INLINE void v_insert_top(float top[8], const float *x, uint32_t n)
+{
+    for (uint32_t k = 0; k < n; k++) {
+        uint32_t at = 8;
+        for (; at > 0 && x[k] > top[at - 1]; at--) {
+            if (at < 8) {
+                top[at] = top[at - 1];
+            }
+        }
+        if (at < 8) {
+            top[at] = x[k];
+        }
+    }
 }
 
 typedef struct {

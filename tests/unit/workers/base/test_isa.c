@@ -2,7 +2,6 @@
 #include "tests/unit/unit.h"
 #include "proto/err.h"
 #include "workers/base/isa.h"
-#include "workers/rows/row_kernels.h"
 
 #include <string.h>
 
@@ -63,11 +62,12 @@ static void test_other_names_are_refused(void **state)
 static void test_every_one_but_the_reference_has_kernels(void **state)
 {
     (void)state;
-    assert_null(row_kernels_of(ISA_SCALAR));
+    assert_null(kernels_of(ISA_SCALAR));
     for (int isa = ISA_PORTABLE; isa < ISA_COUNT; isa++) {
-        if (isa_available((enum isa)isa)) {
-            assert_non_null(row_kernels_of((enum isa)isa));
-        }
+        const struct kernels *kernels = kernels_of((enum isa)isa);
+        assert_int_equal(kernels != NULL, isa_available((enum isa)isa));
+        assert_ptr_equal(kernels_or_portable((enum isa)isa),
+                         kernels ? kernels : kernels_of(ISA_PORTABLE));
     }
 }
 

@@ -747,7 +747,7 @@ static void assert_arrays_close(const float *got, const float *want, uint32_t fr
     }
 }
 
-static void check_step(const struct spectrum_kernel *kernel, uint32_t step)
+static void check_step(const struct spectrum_kernels *kernel, uint32_t step)
 {
     static struct kernel_data got, want;
     fill_kernel_data(&got, step);
@@ -770,7 +770,7 @@ static void check_step(const struct spectrum_kernel *kernel, uint32_t step)
     assert_arrays_close(got.a, want.a, 0, KERNEL_COUNT * KERNEL_LENGTH);
 }
 
-static void check_gram(const struct spectrum_kernel *kernel, uint32_t count)
+static void check_gram(const struct spectrum_kernels *kernel, uint32_t count)
 {
     static struct kernel_data d;
     _Alignas(64) float z[KERNEL_LENGTH], want[KERNEL_LENGTH] = {0};
@@ -793,7 +793,7 @@ static void test_every_instruction_set_follows_the_formulas(void **state)
 {
     (void)state;
     for (int isa = 0; isa < ISA_COUNT; isa++) {
-        const struct spectrum_kernel *kernel = spectrum_kernel_of((enum isa)isa);
+        const struct spectrum_kernels *kernel = kernels_or_portable((enum isa)isa)->spectrum;
         for (uint32_t n = 0; n < KERNEL_COUNT; n++) {
             check_step(kernel, n);
             check_gram(kernel, n + 1);

@@ -14,7 +14,8 @@
 
 static const struct row_kernels *kernels_at(int isa)
 {
-    return isa_available((enum isa)isa) ? row_kernels_of((enum isa)isa) : NULL;
+    const struct kernels *kernels = kernels_of((enum isa)isa);
+    return kernels ? kernels->row : NULL;
 }
 
 /* A uniform row of n keys at position n - 1, key 0 among them. */
@@ -115,7 +116,7 @@ static void test_unsound_rows_leave_nothing(void **state)
     struct row_values values;
     struct row_batch batch = {0};
     void *memory = take_memory();
-    row_values_begin(&values, memory, HEADS, row_kernels_of(ISA_PORTABLE));
+    row_values_begin(&values, memory, HEADS, kernels_of(ISA_PORTABLE)->row);
     put_uniform(&batch, 4);
     put_uniform(&batch, 4);
     batch.sound[0] = 0;
@@ -156,7 +157,7 @@ static void test_out_of_memory_is_told(void **state)
     struct head_block head[HEADS] = {0};
     struct row_values values;
     void *memory = take_memory();
-    row_values_begin(&values, memory, HEADS, row_kernels_of(ISA_PORTABLE));
+    row_values_begin(&values, memory, HEADS, kernels_of(ISA_PORTABLE)->row);
     heap_fail_at(5);
     assert_int_equal(row_batch_add_rows(&values, 40, head), ERR_MEMORY);
     heap_fail_at(0);

@@ -1,75 +1,76 @@
 /* SPDX-License-Identifier: MIT */
-/* The passes of spectrum_kernel.h, written once. The including file defines
+/* spectrum_kernel_tmpl: the passes of spectrum_kernel.h, written once.
  *
- *     LANES, V                 floats of a vector, its type
- *     GROUP                    vectors of the matrix that go side by side
- *     LOAD(p), STORE(p, v)     aligned
- *     SET(x), ZERO()           all lanes
- *     FMA(a, b, c)             a b + c
- *     FNMA(a, b, c)            c - a b
- *     sum_lanes(v)             one float
- *     KERNEL                   the name of the table
- *
- * What the vectors of a group share (v, z, u, ...) is loaded once for all of them, and their sums
- * keep the multiplier busy; the loops over a group are unrolled into registers. The vectors of an
- * incomplete last group go one by one. A group is still in the first or second level of the cache
- * when its second use comes. */
+ * Four vectors of the matrix go side by side: what they share (v, z, u, ...) is loaded once for all
+ * of them, and their sums keep the multiplier busy; the loops over a group are unrolled into
+ * registers. The vectors of an incomplete last group go one by one. A group is still in the first
+ * or second level of the cache when its second use comes. */
+#include "workers/linear/spectrum_kernel.h"
+#include "workers/simd/simd.h"
+
+#define GROUP 4
+
+/* Neighbours first among four lanes: the order decides the last bit. */
+SIMD_INLINE float spectrum_sum_lanes(vf v)
+{
+    return SIMD_WIDTH == 4 ? (v[0] + v[1]) + (v[2] + v[3]) : v_sum(v);
+}
 
 static inline void dot_group(const float *const a[GROUP], const float *v, size_t length,
                              float ret[GROUP])
 {
-    V sum[GROUP];
+    vf sum[GROUP];
     for (int g = 0; g < GROUP; g++) {
-        sum[g] = ZERO();
+        sum[g] = v_set(0);
     }
-    for (size_t i = 0; i < length; i += LANES) {
-        V x = LOAD(v + i);
+    for (size_t i = 0; i < length; i += SIMD_WIDTH) {
+        vf x = v_load(v + i);
         for (int g = 0; g < GROUP; g++) {
-            sum[g] = FMA(LOAD(a[g] + i), x, sum[g]);
+            sum[g] = v_fma(v_load(a[g] + i), x, sum[g]);
         }
     }
     for (int g = 0; g < GROUP; g++) {
-        ret[g] = sum_lanes(sum[g]);
+        ret[g] = spectrum_sum_lanes(sum[g]);
     }
 }
 
 static inline float dot_one(const float *a, const float *v, size_t length)
 {
-    V sum = ZERO();
-    for (size_t i = 0; i < length; i += LANES) {
-        sum = FMA(LOAD(a + i), LOAD(v + i), sum);
+    vf sum = v_set(0);
+    for (size_t i = 0; i < length; i += SIMD_WIDTH) {
+        sum = v_fma(v_load(a + i), v_load(v + i), sum);
     }
-    return sum_lanes(sum);
+    return spectrum_sum_lanes(sum);
 }
 
 static inline void add_group(float *z, const float *const a[GROUP], const float f[GROUP],
                              size_t length)
 {
-    V factor[GROUP];
+    vf factor[GROUP];
     for (int g = 0; g < GROUP; g++) {
-        factor[g] = SET(f[g]);
+        factor[g] = v_set(f[g]);
     }
-    for (size_t i = 0; i < length; i += LANES) {
-        V sum = LOAD(z + i);
+    for (size_t i = 0; i < length; i += SIMD_WIDTH) {
+        vf sum = v_load(z + i);
         for (int g = 0; g < GROUP; g++) {
-            sum = FMA(LOAD(a[g] + i), factor[g], sum);
+            sum = v_fma(v_load(a[g] + i), factor[g], sum);
         }
-        STORE(z + i, sum);
+        v_store(z + i, sum);
     }
 }
 
 static inline void add_one(float *z, const float *a, float f, size_t length)
 {
-    V factor = SET(f);
-    for (size_t i = 0; i < length; i += LANES) {
-        STORE(z + i, FMA(LOAD(a + i), factor, LOAD(z + i)));
+    vf factor = v_set(f);
+    for (size_t i = 0; i < length; i += SIMD_WIDTH) {
+        v_store(z + i, v_fma(v_load(a + i), factor, v_load(z + i)));
     }
 }
 
 static inline void clear(float *z, size_t length)
 {
-    for (size_t i = 0; i < length; i += LANES) {
-        STORE(z + i, ZERO());
+    for (size_t i = 0; i < length; i += SIMD_WIDTH) {
+        v_store(z + i, v_set(0));
     }
 }
 
@@ -102,34 +103,35 @@ struct along {
 static inline void update_group(float *const a[GROUP], const struct along *l, const float y[GROUP],
                                 const float v[GROUP], float ret_dot[GROUP])
 {
-    V old_y[GROUP], old_v[GROUP], sum[GROUP];
+    vf old_y[GROUP], old_v[GROUP], sum[GROUP];
     for (int g = 0; g < GROUP; g++) {
-        old_y[g] = SET(y[g]);
-        old_v[g] = SET(v[g]);
-        sum[g] = ZERO();
+        old_y[g] = v_set(y[g]);
+        old_v[g] = v_set(v[g]);
+        sum[g] = v_set(0);
     }
-    for (size_t i = 0; i < l->length; i += LANES) {
-        V old_u = LOAD(l->old_u + i), old_x = LOAD(l->old_x + i), u = LOAD(l->u + i);
+    for (size_t i = 0; i < l->length; i += SIMD_WIDTH) {
+        vf old_u = v_load(l->old_u + i), old_x = v_load(l->old_x + i), u = v_load(l->u + i);
         for (int g = 0; g < GROUP; g++) {
-            V x = FNMA(old_v[g], old_x, FNMA(old_y[g], old_u, LOAD(a[g] + i)));
-            STORE(a[g] + i, x);
-            sum[g] = FMA(x, u, sum[g]);
+            vf x = v_fnma(old_v[g], old_x, v_fnma(old_y[g], old_u, v_load(a[g] + i)));
+            v_store(a[g] + i, x);
+            sum[g] = v_fma(x, u, sum[g]);
         }
     }
     for (int g = 0; g < GROUP; g++) {
-        ret_dot[g] = sum_lanes(sum[g]);
+        ret_dot[g] = spectrum_sum_lanes(sum[g]);
     }
 }
 
 static inline float update_one(float *a, const struct along *l, float y, float v)
 {
-    V old_y = SET(y), old_v = SET(v), sum = ZERO();
-    for (size_t i = 0; i < l->length; i += LANES) {
-        V x = FNMA(old_v, LOAD(l->old_x + i), FNMA(old_y, LOAD(l->old_u + i), LOAD(a + i)));
-        STORE(a + i, x);
-        sum = FMA(x, LOAD(l->u + i), sum);
+    vf old_y = v_set(y), old_v = v_set(v), sum = v_set(0);
+    for (size_t i = 0; i < l->length; i += SIMD_WIDTH) {
+        vf x =
+            v_fnma(old_v, v_load(l->old_x + i), v_fnma(old_y, v_load(l->old_u + i), v_load(a + i)));
+        v_store(a + i, x);
+        sum = v_fma(x, v_load(l->u + i), sum);
     }
-    return sum_lanes(sum);
+    return spectrum_sum_lanes(sum);
 }
 
 /* Rows above `step` are done with: u, old_u and old_x are zero there. The first vector that holds
@@ -162,4 +164,4 @@ static void step(const struct spectrum_vectors *a, const struct spectrum_step *s
     }
 }
 
-const struct spectrum_kernel KERNEL = {gram, step};
+const struct spectrum_kernels SIMD_NAME(spectrum_kernels) = {.gram = gram, .step = step};

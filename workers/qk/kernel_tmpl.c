@@ -1,15 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* The kernels of qk_kernel.h, written once for all instruction sets, over the primitives of
- * simd_*.h. The includer defines what those lack:
- *
- *     v_sum v_highest                 over the lanes
- *     v_eighth                        a value that 8 lanes are not below
- *     collect(out, v, bound, n)       writes those of the first n lanes that exceed the bound,
- *                                     returns how many; may write SIMD_WIDTH elements
- *     insert_top(top, x, n)           keeps the QK_TOP largest of both, descending
+/* qk/kernel_tmpl: the kernels of qk/kernel.h, written once.
  *
  * Why two passes over a tile's row: the first finds the maximum that the exponentials of the second
  * need; the row is in the first level cache by then. */
+#include "workers/qk/kernel.h"
+#include "workers/simd/simd.h"
+
+_Static_assert(QK_TOP == 8, "as many as v_insert_top keeps");
 
 /* The first n lanes. */
 SIMD_INLINE vm v_lanes(uint32_t n)
@@ -21,7 +18,7 @@ SIMD_INLINE vm v_lanes(uint32_t n)
 #define ROUNDER 0x1.8p23f
 
 /* a 2^n where n is the last bits of `rounded`. */
-SIMD_INLINE vf v_scale(vf a, vf rounded)
+SIMD_INLINE vf scale_by_bits(vf a, vf rounded)
 {
     return v_from_bits(v_add_i(v_bits(a), v_shift_left(v_bits(rounded), 23)));
 }
@@ -41,13 +38,19 @@ SIMD_INLINE vf exp2_of(vf x)
 {
     x = v_max(x, v_set(-126));
     vf n = v_add(x, v_set(ROUNDER)), f = v_sub(x, v_sub(n, v_set(ROUNDER)));
-    return v_scale(exp2_fraction(f), n);
+    return scale_by_bits(exp2_fraction(f), n);
 }
 
-#ifndef QK_EXP2_FINITE
 /* The same of numbers that are finite, for the inner loop. */
-#define exp2_finite exp2_of
+SIMD_INLINE vf exp2_finite(vf x)
+{
+#ifdef SIMD_SCALE
+    vf n = v_round(x); /* by instructions that need no clamp */
+    return v_scale(exp2_fraction(v_sub(x, n)), n);
+#else
+    return exp2_of(x);
 #endif
+}
 
 /* 2^x - 1, without cancellation near 0; -126 <= x <= 126. */
 SIMD_INLINE vf exp2_less_one(vf x)
@@ -59,7 +62,7 @@ SIMD_INLINE vf exp2_less_one(vf x)
     p = v_fma(p, f, v_set(0x1.c6aed4p-5f));
     p = v_fma(p, f, v_set(0x1.ebfbdap-3f));
     p = v_fma(p, f, v_set(0x1.62e430p-1f));
-    vf power = v_scale(v_set(1), n);
+    vf power = scale_by_bits(v_set(1), n);
     return v_fma(v_mul(p, f), power, v_sub(power, v_set(1)));
 }
 
@@ -262,14 +265,14 @@ SIMD_INLINE uint32_t fold_part(struct qk_row *row, const struct part *part, floa
     uint32_t n = part->n, k = 0, candidates = 0;
     for (; k + SIMD_WIDTH <= n; k += SIMD_WIDTH) {
         vf at = holes ? v_load(offsets + k) : offset;
-        candidates += collect(candidate + candidates, v_load(logit + k), bound, SIMD_WIDTH);
+        candidates += v_store_above(candidate + candidates, v_load(logit + k), bound, SIMD_WIDTH);
         fold_vector(&c, logit, k, keep, values, false, v_lanes(SIMD_WIDTH), at);
         offset = v_add(offset, step);
     }
     if (k < n) {
         vm in = v_lanes(n - k);
         vf at = v_select(in, holes ? v_load(offsets + k) : offset, v_set(0));
-        candidates += collect(candidate + candidates, v_load(logit + k), bound, n - k);
+        candidates += v_store_above(candidate + candidates, v_load(logit + k), bound, n - k);
         fold_vector(&c, logit, k, keep, values, true, in, at);
     }
     v_store(row->sum[QK_Z], c.z);
@@ -434,7 +437,7 @@ static void fold_row(struct qk_row *row, const struct part *part, const struct q
     float *candidate = tile->room;
     vf high = scan_row(row, part, tile);
     raise_bound(row, v_eighth(high));
-    float max = v_highest(high) * tile->slope;
+    float max = v_most(high) * tile->slope;
     if (max > row->max) {
         raise_maximum(row, max);
     } else {
@@ -450,7 +453,7 @@ static void fold_row(struct qk_row *row, const struct part *part, const struct q
     local_range(part, tile->window, &begin, &end);
     fold_local(row, part, begin, end, tile->slope);
     uint32_t candidates = fold_exponentials(row, part, tile, candidate);
-    insert_top(row->top, candidate, candidates);
+    v_insert_top(row->top, candidate, candidates);
     row->count += part->n;
 }
 
@@ -533,9 +536,9 @@ static void add_lanes(const struct qk_row *row, struct qk_totals *ret_totals)
     for (uint32_t s = 0; s < QK_SUMS; s++) {
         ret_totals->sum[s] = v_sum(v_load(row->sum[s]));
     }
-    ret_totals->low = -v_highest(v_sub(v_set(0), v_load(row->low)));
-    ret_totals->cosine_low = -v_highest(v_sub(v_set(0), v_load(row->cosine_low)));
-    ret_totals->cosine_high = v_highest(v_load(row->cosine_high));
+    ret_totals->low = -v_most(v_sub(v_set(0), v_load(row->low)));
+    ret_totals->cosine_low = -v_most(v_sub(v_set(0), v_load(row->cosine_low)));
+    ret_totals->cosine_high = v_most(v_load(row->cosine_high));
 }
 
 /* n elements of a tensor as f32. */
@@ -567,8 +570,8 @@ static float length_of(const float *x, size_t n)
     return sqrtf(v_sum(sum));
 }
 
-const struct qk_kernel QK_KERNEL = {.fold_tile = fold_tile,
-                                    .add_lanes = add_lanes,
-                                    .exp2 = exp2_array,
-                                    .load = load_array,
-                                    .length = length_of};
+const struct qk_kernels SIMD_NAME(qk_kernels) = {.fold_tile = fold_tile,
+                                                 .add_lanes = add_lanes,
+                                                 .exp2 = exp2_array,
+                                                 .load = load_array,
+                                                 .length = length_of};

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* row_reduce: from the lanes of a pass to sums per row, a template over simd_*.h. Lanes of
+/* row_reduce_tmpl: from the lanes of a pass to sums per row, a template over simd.h. Lanes of
  * SIMD_WIDTH rows are transposed, and summed with a row to a lane. */
-#ifndef WORKERS_ROWS_ROW_REDUCE_H
-#define WORKERS_ROWS_ROW_REDUCE_H
+#ifndef WORKERS_ROWS_ROW_REDUCE_TMPL_H
+#define WORKERS_ROWS_ROW_REDUCE_TMPL_H
 
-#include "workers/rows/row_pass.h"
+#include "workers/rows/row_pass_tmpl.h"
 
 #define TOP_KEYS 8
 

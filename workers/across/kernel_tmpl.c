@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/* The passes of across_kernel.h, written once over the primitives of whichever simd_*.h was
- * included before; the file that includes this defines ACROSS_KERNEL, the name of its table.
+/* across/kernel_tmpl: the passes of across/kernel.h, written once.
  *
  * A pass runs whole vectors, then one that is partly zeros. Where a zero would count (minimum,
  * maximum), the lanes past the end are put back to the neutral element. Numbers that are not finite
  * are found by what they do to a sum, which costs nothing; a sum that overflows looks the same, and
  * the caller finds out which it was. */
+#include "workers/across/kernel.h"
+#include "workers/simd/simd.h"
+
 #include <float.h>
 
 /* Four sums side by side: one addition need not wait for the other. */
@@ -18,28 +20,6 @@ static double sum_lanes(vf v)
         sum[l % 4] += (double)lane[l];
     }
     return (sum[0] + sum[1]) + (sum[2] + sum[3]);
-}
-
-static float min_lanes(vf v)
-{
-    float lane[SIMD_WIDTH];
-    v_store(lane, v);
-    float min = lane[0];
-    for (uint32_t l = 1; l < SIMD_WIDTH; l++) {
-        min = lane[l] < min ? lane[l] : min;
-    }
-    return min;
-}
-
-static float max_lanes(vf v)
-{
-    float lane[SIMD_WIDTH];
-    v_store(lane, v);
-    float max = lane[0];
-    for (uint32_t l = 1; l < SIMD_WIDTH; l++) {
-        max = lane[l] > max ? lane[l] : max;
-    }
-    return max;
 }
 
 /* Elements [k, k + SIMD_WIDTH) of n, zeros past the end. */
@@ -165,7 +145,7 @@ static struct across_moments moments(const float *x, uint32_t n)
         most = v_max(first_lanes(v, n - k, most), most);
     }
     struct across_moments m = {
-        .mean = sum_lanes(sum) / n, .min = min_lanes(least), .max = max_lanes(most)};
+        .mean = sum_lanes(sum) / n, .min = v_least(least), .max = v_most(most)};
     m.finite = isfinite(m.mean);
     if (m.finite) {
         float scale = fmaxf(fmaxf(fabsf(m.min), fabsf(m.max)), FLT_MIN), mean = (float)m.mean;
@@ -186,7 +166,7 @@ static struct across_judged judge(const float *x, uint32_t n)
         sum = v_add(sum, v);
         least = v_min(v, least);
     }
-    struct across_judged judged = {.sum = sum_lanes(sum), .min = min_lanes(least)};
+    struct across_judged judged = {.sum = sum_lanes(sum), .min = v_least(least)};
     judged.finite = isfinite(judged.sum);
     return judged;
 }
@@ -244,7 +224,7 @@ static struct across_products products(const float *x, const float *g, uint32_t 
         sum = v_fma(v_abs(load_at(x, k, n)), slope, sum);
         most = v_max(slope, most);
     }
-    struct across_products p = {.sum = sum_lanes(sum), .largest = max_lanes(most)};
+    struct across_products p = {.sum = sum_lanes(sum), .largest = v_most(most)};
     p.finite = isfinite(p.sum);
     return p;
 }
@@ -261,7 +241,7 @@ SIMD_INLINE struct across_largest largest_as(enum dtype dtype, const unsigned ch
         v = n - k >= SIMD_WIDTH ? v : first_lanes(v, n - k, v_set(-INFINITY));
         most = v_max(v, most);
     }
-    return (struct across_largest){.max = max_lanes(most), .finite = isfinite(sum_lanes(spoilt))};
+    return (struct across_largest){.max = v_most(most), .finite = isfinite(sum_lanes(spoilt))};
 }
 
 static struct across_largest largest(const unsigned char *source, enum dtype dtype, uint32_t n)
@@ -356,7 +336,7 @@ static void pairs(const struct across_halves *g, const struct across_halves *oth
     }
 }
 
-const struct across_kernel ACROSS_KERNEL = {
+const struct across_kernels SIMD_NAME(across_kernels) = {
     .weigh = weigh,
     .moments = moments,
     .load = load,

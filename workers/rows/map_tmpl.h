@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* map_kernels: what is done with rows as sent and with rows of the across-head maps, a template
- * over simd_*.h. */
-#ifndef WORKERS_ROWS_MAP_KERNELS_H
-#define WORKERS_ROWS_MAP_KERNELS_H
+/* map_tmpl: what is done with rows as sent and with rows of the across-head maps, a template
+ * over simd.h. */
+#ifndef WORKERS_ROWS_MAP_TMPL_H
+#define WORKERS_ROWS_MAP_TMPL_H
 
-#include "workers/rows/row_pass.h"
+#include "workers/rows/row_pass_tmpl.h"
 
 SIMD_INLINE double lanes_total(vf x)
 {

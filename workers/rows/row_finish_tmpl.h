@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* row_finish: the kernels of row_batch, a template over simd_*.h. */
-#ifndef WORKERS_ROWS_ROW_FINISH_H
-#define WORKERS_ROWS_ROW_FINISH_H
+/* row_finish_tmpl: the kernels of row_batch, a template over simd.h. */
+#ifndef WORKERS_ROWS_ROW_FINISH_TMPL_H
+#define WORKERS_ROWS_ROW_FINISH_TMPL_H
 
 #include "workers/rows/row_batch.h"
 #include "workers/simd/math.h"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* row_pass: the one pass over a row of weights, a template over simd_*.h.
+/* row_pass_tmpl: the one pass over a row of weights, a template over simd.h.
  *
  * A row is walked by vectors from its first element, whatever its address and whatever the cut into
  * blocks, so that its sums do not depend on either. Vectors that are not wholly valid (the ends of
@@ -21,8 +21,8 @@
  *
  * Sums are f32 lanes for at most SEGMENT vectors, then folded: an error of at most 4e-6 of a sum.
  */
-#ifndef WORKERS_ROWS_ROW_PASS_H
-#define WORKERS_ROWS_ROW_PASS_H
+#ifndef WORKERS_ROWS_ROW_PASS_TMPL_H
+#define WORKERS_ROWS_ROW_PASS_TMPL_H
 
 #include "workers/rows/row_batch.h"
 #include "workers/simd/math.h"
