@@ -133,15 +133,14 @@ static void find_beside(char ret_path[PATH_BYTES + 32])
     *ret_path = '\0';
 }
 
-static int explain_start(struct cli *cli, const char *python, int error)
+int cmd_bridge(struct cli *cli, int argc, char **argv)
 {
-    return cli_usage(
-        cli, "cannot run '%.200s': %s; attnctl bridge needs Python with attnd: set ATTND_PYTHON",
-        python, strerror(error));
-}
-
-static int start_python(struct cli *cli, const char *python, int argc, char **argv)
-{
+    const char *chosen = getenv("ATTND_PYTHON");
+    if (!move_sink(argc, argv)) {
+        return cli_usage(cli, "bridge: SINK is missing: tensorboard, wandb, mlflow or jsonl (see "
+                              "attnctl bridge --help)");
+    }
+    const char *python = chosen && *chosen ? chosen : "python3";
     static char beside[PATH_BYTES + 32];
     char **arguments = calloc((size_t)argc + 4, sizeof *arguments);
     if (!arguments) {
@@ -160,15 +159,7 @@ static int start_python(struct cli *cli, const char *python, int argc, char **ar
     execvp(python, arguments);
     int error = errno;
     free(arguments);
-    return explain_start(cli, python, error);
-}
-
-int cmd_bridge(struct cli *cli, int argc, char **argv)
-{
-    const char *chosen = getenv("ATTND_PYTHON");
-    if (!move_sink(argc, argv)) {
-        return cli_usage(cli, "bridge: SINK is missing: tensorboard, wandb, mlflow or jsonl (see "
-                              "attnctl bridge --help)");
-    }
-    return start_python(cli, chosen && *chosen ? chosen : "python3", argc, argv);
+    return cli_usage(
+        cli, "cannot run '%.200s': %s; attnctl bridge needs Python with attnd: set ATTND_PYTHON",
+        python, strerror(error));
 }

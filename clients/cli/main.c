@@ -36,40 +36,6 @@ static int run_connected(struct cli *cli, const struct command *command)
     return code;
 }
 
-static int main_run(struct cli *cli, const struct command *command)
-{
-    if (cli->args->given & ARGS_HELP) {
-        help_print_command(command, NULL, cli->out);
-        return CLI_OK;
-    }
-    int code = check_usage(cli, command);
-    if (code != CLI_OK) {
-        return code;
-    }
-    return command->offline ? command->run(cli) : run_connected(cli, command);
-}
-
-/* A command line without a command. */
-static int run_none(struct cli *cli)
-{
-    bool asked = cli->args->given & ARGS_HELP;
-    if (cli->args->given & ARGS_VERSION) {
-        fputs("attnctl " ATTND_VERSION "\n", cli->out);
-    } else {
-        help_print(asked ? cli->out : cli->err);
-    }
-    return cli->args->given & (ARGS_HELP | ARGS_VERSION) ? CLI_OK : CLI_USAGE;
-}
-
-static int refuse_line(struct cli *cli, const struct command *command, const char *error)
-{
-    const char *unknown = cli->args->unknown;
-    const char *near = unknown ? command_nearest_option(command, unknown) : NULL;
-    return cli_usage(cli, "%s%s%s%s (see attnctl%s%s --help)", error,
-                     near ? ": did you mean --" : "", near ? near : "", near ? "?" : "",
-                     command ? " " : "", command ? command->name : "");
-}
-
 /* Before a command that reads its options itself: it need not know what was meant. */
 static int check_options(struct cli *cli, const struct command *command, int argc, char **argv)
 {
@@ -111,12 +77,31 @@ static int obey(struct cli *cli, struct args *args, int argc, char **argv)
         return run_alone(cli, command, argc, argv, at);
     }
     if (args_parse(argc, argv, args, error) != 0) {
-        return refuse_line(cli, command, error);
+        const char *unknown = cli->args->unknown;
+        const char *near = unknown ? command_nearest_option(command, unknown) : NULL;
+        return cli_usage(cli, "%s%s%s%s (see attnctl%s%s --help)", error,
+                         near ? ": did you mean --" : "", near ? near : "", near ? "?" : "",
+                         command ? " " : "", command ? command->name : "");
     }
     if (!command || args->given & ARGS_VERSION) {
-        return run_none(cli);
+        /* A command line without a command. */
+        bool asked = cli->args->given & ARGS_HELP;
+        if (cli->args->given & ARGS_VERSION) {
+            fputs("attnctl " ATTND_VERSION "\n", cli->out);
+        } else {
+            help_print(asked ? cli->out : cli->err);
+        }
+        return cli->args->given & (ARGS_HELP | ARGS_VERSION) ? CLI_OK : CLI_USAGE;
     }
-    return main_run(cli, command);
+    if (cli->args->given & ARGS_HELP) {
+        help_print_command(command, NULL, cli->out);
+        return CLI_OK;
+    }
+    int code = check_usage(cli, command);
+    if (code != CLI_OK) {
+        return code;
+    }
+    return command->offline ? command->run(cli) : run_connected(cli, command);
 }
 
 int main(int argc, char **argv)

@@ -198,20 +198,6 @@ static int analyze_print_all(struct cli *cli, struct analysis *analysis)
     return code;
 }
 
-static void analyze_print_notes(struct cli *cli, const struct analysis *analysis)
-{
-    size_t skipped = 0;
-    for (size_t i = 0; i < analysis->inputs.count; i++) {
-        skipped += engine_skips_spectrum(&analysis->inputs.items[i], &analysis->options);
-    }
-    if (skipped > 0) {
-        fprintf(cli->err,
-                "attnctl: no spectrum of %zu layer%s with more than %" PRIu32
-                " queries or keys (--spectrum-max)\n",
-                skipped, out_plural(skipped), analysis->options.spectrum_max);
-    }
-}
-
 static int run_analysis(struct cli *cli, struct analysis *analysis)
 {
     int code = measure_all(cli, analysis);
@@ -219,25 +205,18 @@ static int run_analysis(struct cli *cli, struct analysis *analysis)
         code = analyze_print_all(cli, analysis);
     }
     if (code == CLI_OK) {
-        analyze_print_notes(cli, analysis);
+        size_t skipped = 0;
+        for (size_t i = 0; i < analysis->inputs.count; i++) {
+            skipped += engine_skips_spectrum(&analysis->inputs.items[i], &analysis->options);
+        }
+        if (skipped > 0) {
+            fprintf(cli->err,
+                    "attnctl: no spectrum of %zu layer%s with more than %" PRIu32
+                    " queries or keys (--spectrum-max)\n",
+                    skipped, out_plural(skipped), analysis->options.spectrum_max);
+        }
     }
     return code;
-}
-
-static void analyze_clear(struct analysis *analysis)
-{
-    for (uint32_t i = 0; i < analysis->result_count; i++) {
-        mpk_writer_clear(&analysis->results[i]);
-    }
-    free(analysis->results);
-    inputs_clear(&analysis->inputs);
-    layers_clear(&analysis->layers);
-    array_list_clear(&analysis->arrays);
-    for (int i = 0; analysis->files && i < analysis->options.file_count; i++) {
-        array_file_close(&analysis->files[i]);
-    }
-    free(analysis->files);
-    options_clear(&analysis->options);
 }
 
 int cmd_analyze(struct cli *cli, int argc, char **argv)
@@ -257,6 +236,17 @@ int cmd_analyze(struct cli *cli, int argc, char **argv)
                                                : run_analysis(cli, &analysis);
         }
     }
-    analyze_clear(&analysis);
+    for (uint32_t i = 0; i < analysis.result_count; i++) {
+        mpk_writer_clear(&analysis.results[i]);
+    }
+    free(analysis.results);
+    inputs_clear(&analysis.inputs);
+    layers_clear(&analysis.layers);
+    array_list_clear(&analysis.arrays);
+    for (int i = 0; analysis.files && i < analysis.options.file_count; i++) {
+        array_file_close(&analysis.files[i]);
+    }
+    free(analysis.files);
+    options_clear(&analysis.options);
     return code;
 }

@@ -78,60 +78,12 @@ static int run_on_threads(struct measure *measure, uint32_t count, uint32_t thre
     return rc;
 }
 
-static int run_jobs(struct measure *measure, const struct options *options)
-{
-    uint32_t jobs = measure_jobs(measure);
-    uint32_t threads = options->threads < jobs ? options->threads : jobs;
-    return threads > 1 ? run_on_threads(measure, jobs, threads) : run_here(measure, jobs);
-}
-
 static int engine_finish(struct measure *measure)
 {
     struct scratch scratch = {0};
     int rc = measure_finish(measure, &scratch);
     scratch_clear(&scratch);
     return rc;
-}
-
-/* An empty map has perhaps no heads, no sums over heads, and no largest entries. */
-static void forget_map(const struct input *input, struct layer_numbers *numbers)
-{
-    numbers->heads = input->attention.heads;
-    for (int kind = 0; kind < AGGREGATE_COUNT; kind++) {
-        for (int stat = 0; stat < MAP_STAT_COUNT; stat++) {
-            numbers->aggregate[kind][stat] = NAN;
-        }
-    }
-    numbers->pairs.count = 0;
-    numbers->pairs.head_pairs = NULL;
-}
-
-static void write_layer(const struct input *input, const struct measured *measured,
-                        struct mpk_writer *writer)
-{
-    static const enum message_type tier[TIER_COUNT] = {
-        [TIER_ATTENTION] = MESSAGE_ATTENTION,
-        [TIER_QK] = MESSAGE_QK,
-        [TIER_WEIGHTS] = MESSAGE_WEIGHTS,
-    };
-    const struct attention *a = &input->attention;
-    struct analysis_layer layer = {
-        .layer = {.id = input->id,
-                  .shape = {a->batch, a->heads, a->queries, a->keys},
-                  .causal = a->causal,
-                  .rows = measured->rows,
-                  .invalid_rows = measured->invalid_rows,
-                  .row_sum_error = measured->row_sum_error,
-                  .tier = tier[input->tier]},
-        .stack_known = true,
-        .layer_known = true,
-        .site_known = true,
-    };
-    measured_numbers(measured, &layer.numbers);
-    if (input->empty) {
-        forget_map(input, &layer.numbers);
-    }
-    analysis_encode_layer(&layer, writer);
 }
 
 /* Measures one input, and writes the numbers as those of another, of the same tier. */
@@ -143,13 +95,46 @@ static int measure_input(const struct input *input, const struct input *named,
     int rc = input->tier == TIER_WEIGHTS ? measure_new_weights(&input->weights, &plan, &measure)
                                          : measure_new(&input->attention, &plan, &measure);
     if (rc == 0) {
-        rc = run_jobs(measure, options);
+        uint32_t jobs = measure_jobs(measure);
+        uint32_t threads = options->threads < jobs ? options->threads : jobs;
+        rc = threads > 1 ? run_on_threads(measure, jobs, threads) : run_here(measure, jobs);
     }
     if (rc == 0) {
         rc = engine_finish(measure);
     }
     if (rc == 0) {
-        write_layer(named, measure_result(measure), writer);
+        const struct measured *measured = measure_result(measure);
+        static const enum message_type tier[TIER_COUNT] = {
+            [TIER_ATTENTION] = MESSAGE_ATTENTION,
+            [TIER_QK] = MESSAGE_QK,
+            [TIER_WEIGHTS] = MESSAGE_WEIGHTS,
+        };
+        const struct attention *a = &named->attention;
+        struct analysis_layer layer = {
+            .layer = {.id = named->id,
+                      .shape = {a->batch, a->heads, a->queries, a->keys},
+                      .causal = a->causal,
+                      .rows = measured->rows,
+                      .invalid_rows = measured->invalid_rows,
+                      .row_sum_error = measured->row_sum_error,
+                      .tier = tier[named->tier]},
+            .stack_known = true,
+            .layer_known = true,
+            .site_known = true,
+        };
+        measured_numbers(measured, &layer.numbers);
+        if (named->empty) {
+            /* An empty map has perhaps no heads, no sums over heads, and no largest entries. */
+            layer.numbers.heads = named->attention.heads;
+            for (int kind = 0; kind < AGGREGATE_COUNT; kind++) {
+                for (int stat = 0; stat < MAP_STAT_COUNT; stat++) {
+                    layer.numbers.aggregate[kind][stat] = NAN;
+                }
+            }
+            layer.numbers.pairs.count = 0;
+            layer.numbers.pairs.head_pairs = NULL;
+        }
+        analysis_encode_layer(&layer, writer);
     }
     measure_free(&measure);
     return rc != 0 || mpk_writer_ok(writer) ? rc : ERR_MEMORY;

@@ -173,13 +173,6 @@ static bool is_named(const struct array *array, const char *word)
            (len == tail || array->name[len - tail - 1] == '.');
 }
 
-/* Whether a mask is [B,Tk]. Where that is [Tq,Tk] too, the name decides. */
-static bool is_padding(const struct attention *a, const struct array *mask)
-{
-    return mask->rank == 2 && mask->shape[0] == a->batch && mask->shape[1] == a->keys &&
-           (a->batch != a->queries || is_named(mask, NAME_PADDING_MASK));
-}
-
 /* [Tq,Tk], [B,Tq,Tk] or [B,1,Tq,Tk]; B may be 1 for all samples. Or [B,Tk]. */
 static int check_mask(struct input *input, char *reterr)
 {
@@ -191,7 +184,9 @@ static int check_mask(struct input *input, char *reterr)
     if (check_integer(mask, reterr) != 0) {
         return -1;
     }
-    input->padding = is_padding(a, mask);
+    /* Whether a mask is [B,Tk]. Where that is [Tq,Tk] too, the name decides. */
+    input->padding = mask->rank == 2 && mask->shape[0] == a->batch && mask->shape[1] == a->keys &&
+                     (a->batch != a->queries || is_named(mask, NAME_PADDING_MASK));
     if (input->padding) {
         return 0;
     }
@@ -264,27 +259,6 @@ static void apply_bounds(struct input *input, const struct options *options, boo
     }
 }
 
-/* What the command line says about the rows of this layer. */
-static int input_apply_options(struct input *input, const struct options *options, bool mixed,
-                               char *reterr)
-{
-    struct attention *a = &input->attention;
-    apply_bounds(input, options, mixed);
-    a->dropout = options->dropout;
-    a->learned_sink = options->learned_sink;
-    a->qk.scale = isnan(options->scale) ? 1 / sqrt((double)a->qk.head_dim) : options->scale;
-    a->qk.softcap = options->softcap;
-    if (options->head_weights.items && options->head_weights.count != a->heads) {
-        return fail_layer(input, reterr, "--head-weights: not one number per head");
-    }
-    if (check_lengths(input, &options->q_lengths, options, a->queries, "q-lengths", &a->q_len,
-                      reterr) != 0) {
-        return -1;
-    }
-    return check_lengths(input, &options->k_lengths, options, a->keys, "k-lengths", &a->k_len,
-                         reterr);
-}
-
 /* What is said about the rows must fit them. Of an empty map there are none, and no more is asked
  * than which kind of map it is. */
 static int check_rows(struct input *input, const struct options *options, bool mixed, char *reterr)
@@ -302,7 +276,22 @@ static int check_rows(struct input *input, const struct options *options, bool m
         check_per_key(input, TENSOR_DOCUMENTS, reterr) != 0) {
         return -1;
     }
-    return input_apply_options(input, options, mixed, reterr);
+    /* What the command line says about the rows of this layer. */
+    struct attention *oa = &input->attention;
+    apply_bounds(input, options, mixed);
+    oa->dropout = options->dropout;
+    oa->learned_sink = options->learned_sink;
+    oa->qk.scale = isnan(options->scale) ? 1 / sqrt((double)oa->qk.head_dim) : options->scale;
+    oa->qk.softcap = options->softcap;
+    if (options->head_weights.items && options->head_weights.count != oa->heads) {
+        return fail_layer(input, reterr, "--head-weights: not one number per head");
+    }
+    if (check_lengths(input, &options->q_lengths, options, oa->queries, "q-lengths", &oa->q_len,
+                      reterr) != 0) {
+        return -1;
+    }
+    return check_lengths(input, &options->k_lengths, options, oa->keys, "k-lengths", &oa->k_len,
+                         reterr);
 }
 
 /* Projections ----------------------------------------------------------------------------------
@@ -329,32 +318,6 @@ static int check_matrix(struct input *input, enum projection projection, char *r
     return 0;
 }
 
-/* What the options leave out follows from the shapes. */
-static void fill_head_shape(struct weights *w, const struct options *options)
-{
-    const struct projection_matrix *m = w->matrix;
-    w->heads = options->heads;
-    w->head_dim = options->head_dim;
-    w->kv_heads = options->kv_heads;
-    if (w->head_dim == 0) {
-        w->head_dim = (m[PROJECTION_Q].data ? m[PROJECTION_Q].out : m[PROJECTION_O].in) / w->heads;
-    }
-    if (w->head_dim == 0 && w->kv_heads > 0) {
-        w->head_dim =
-            (m[PROJECTION_K].data ? m[PROJECTION_K].out : m[PROJECTION_V].out) / w->kv_heads;
-    }
-    if (w->head_dim == 0) {
-        w->head_dim = (m[PROJECTION_K].data ? m[PROJECTION_K].out : m[PROJECTION_V].out) / w->heads;
-    }
-    if (w->kv_heads == 0 && w->head_dim > 0) {
-        w->kv_heads =
-            (m[PROJECTION_K].data ? m[PROJECTION_K].out : m[PROJECTION_V].out) / w->head_dim;
-    }
-    if (w->kv_heads == 0) {
-        w->kv_heads = w->heads;
-    }
-}
-
 static int fail_projections(const struct input *input, char *reterr)
 {
     const struct weights *w = &input->weights;
@@ -371,21 +334,6 @@ static int fail_projections(const struct input *input, char *reterr)
         }
     }
     return fail_layer(input, reterr, sentence);
-}
-
-static int check_projections(struct input *input, const struct options *options, char *reterr)
-{
-    for (int p = 0; p < PROJECTION_COUNT; p++) {
-        if (check_matrix(input, (enum projection)p, reterr) != 0) {
-            return -1;
-        }
-    }
-    if (options->heads == 0) {
-        return fail_layer(input, reterr,
-                          "wq, wk, wv, wo do not say how many heads they have: give --heads N");
-    }
-    fill_head_shape(&input->weights, options);
-    return weights_check(&input->weights) == 0 ? 0 : fail_projections(input, reterr);
 }
 
 /* Which inputs there are -----------------------------------------------------------------------
@@ -437,7 +385,39 @@ static int add_projections(const struct layer_arrays *layer, const struct option
 {
     *input = (struct input){.id = layer->id, .tier = TIER_WEIGHTS};
     input_take(input, layer, TENSOR_WQ, TENSOR_WO);
-    return check_projections(input, options, reterr);
+    for (int p = 0; p < PROJECTION_COUNT; p++) {
+        if (check_matrix(input, (enum projection)p, reterr) != 0) {
+            return -1;
+        }
+    }
+    if (options->heads == 0) {
+        return fail_layer(input, reterr,
+                          "wq, wk, wv, wo do not say how many heads they have: give --heads N");
+    }
+    /* What the options leave out follows from the shapes. */
+    struct weights *w = &input->weights;
+    const struct projection_matrix *m = w->matrix;
+    w->heads = options->heads;
+    w->head_dim = options->head_dim;
+    w->kv_heads = options->kv_heads;
+    if (w->head_dim == 0) {
+        w->head_dim = (m[PROJECTION_Q].data ? m[PROJECTION_Q].out : m[PROJECTION_O].in) / w->heads;
+    }
+    if (w->head_dim == 0 && w->kv_heads > 0) {
+        w->head_dim =
+            (m[PROJECTION_K].data ? m[PROJECTION_K].out : m[PROJECTION_V].out) / w->kv_heads;
+    }
+    if (w->head_dim == 0) {
+        w->head_dim = (m[PROJECTION_K].data ? m[PROJECTION_K].out : m[PROJECTION_V].out) / w->heads;
+    }
+    if (w->kv_heads == 0 && w->head_dim > 0) {
+        w->kv_heads =
+            (m[PROJECTION_K].data ? m[PROJECTION_K].out : m[PROJECTION_V].out) / w->head_dim;
+    }
+    if (w->kv_heads == 0) {
+        w->kv_heads = w->heads;
+    }
+    return weights_check(&input->weights) == 0 ? 0 : fail_projections(input, reterr);
 }
 
 /* Whether a layer has something to measure, and nothing that it does not need. */
@@ -573,21 +553,6 @@ static int input_read_flag(const struct array *array, const void *data, uint64_t
     return number == 0 || number == 1 ? 0 : fail_number(array, number, "0 or 1", reterr);
 }
 
-/* One sample's map from its line of tokens and padding: padding is no key, and in self-attention no
- * query. A query that stands behind all keys is one. */
-static void spread_padding(const struct attention *a, const uint8_t *tokens, uint8_t *ret_map)
-{
-    for (uint32_t i = 0; i < a->queries; i++) {
-        uint64_t position = attention_position(a, i);
-        bool query = !a->self || position >= a->keys || tokens[position];
-        if (query) {
-            memcpy(ret_map + (size_t)i * a->keys, tokens, a->keys);
-        } else {
-            memset(ret_map + (size_t)i * a->keys, 0, a->keys);
-        }
-    }
-}
-
 /* The maps of all samples from their lines. Without padding there is no mask. */
 static int spread_all(struct input *input, const uint8_t *tokens, const uint8_t **ret_mask,
                       char *reterr)
@@ -603,7 +568,19 @@ static int spread_all(struct input *input, const uint8_t *tokens, const uint8_t 
         return array_fail_memory(reterr);
     }
     for (uint32_t b = 0; b < a->batch; b++) {
-        spread_padding(a, tokens + (size_t)b * a->keys, mask + b * map);
+        /* One sample's map from its line of tokens and padding: padding is no key, and in
+         * self-attention no query. A query that stands behind all keys is one. */
+        const uint8_t *padding_tokens = tokens + (size_t)b * a->keys;
+        uint8_t *ret_map = mask + b * map;
+        for (uint32_t i = 0; i < a->queries; i++) {
+            uint64_t position = attention_position(a, i);
+            bool query = !a->self || position >= a->keys || padding_tokens[position];
+            if (query) {
+                memcpy(ret_map + (size_t)i * a->keys, padding_tokens, a->keys);
+            } else {
+                memset(ret_map + (size_t)i * a->keys, 0, a->keys);
+            }
+        }
     }
     input->converted[TENSOR_MASK] = mask;
     *ret_mask = mask;

@@ -45,21 +45,6 @@ static const char *guess_role(const struct array *array)
     return strstr(array->name, "ids") || strstr(array->name, "token") ? ".tokens" : NULL;
 }
 
-/* The target of a hint. Without a number in the name, masks and tokens are of all layers, and those
- * of the other side's text are of cross-attention. */
-static void hint_target(const char *name, const char *role, bool number,
-                        char ret_target[PLACE_TEXT_MAX])
-{
-    bool other = strncmp(name, "encoder_", strlen("encoder_")) == 0 && *role;
-    const char *site = other || strstr(name, "cross") ? "cross" : "self";
-    if (*role && !number && strcmp(site, "self") == 0) {
-        snprintf(ret_target, PLACE_TEXT_MAX, "%s", role + 1);
-    } else {
-        snprintf(ret_target, PLACE_TEXT_MAX, "decoder.%s.%s%s", number ? "{layer}" : "0", site,
-                 role);
-    }
-}
-
 static void write_hint(const struct array *array, char *ret_hint, size_t size)
 {
     const char *name = array->name, *role = guess_role(array);
@@ -69,26 +54,19 @@ static void write_hint(const struct array *array, char *ret_hint, size_t size)
         snprintf(ret_hint, size, "to leave it out: --ignore '%.100s'", name);
         return;
     }
-    hint_target(name, role, len > 0, target);
+    /* The target of a hint. Without a number in the name, masks and tokens are of all layers, and
+     * those of the other side's text are of cross-attention. */
+    bool number = len > 0;
+    bool other = strncmp(name, "encoder_", strlen("encoder_")) == 0 && *role;
+    const char *site = other || strstr(name, "cross") ? "cross" : "self";
+    if (*role && !number && strcmp(site, "self") == 0) {
+        snprintf(target, PLACE_TEXT_MAX, "%s", role + 1);
+    } else {
+        snprintf(target, PLACE_TEXT_MAX, "decoder.%s.%s%s", number ? "{layer}" : "0", site, role);
+    }
     snprintf(ret_hint, size, "to map it: --name '%.*s%s%.100s=%s'",
              (int)(before < 100 ? before : 100), name, len > 0 ? "{layer}" : "",
              name + before + len, target);
-}
-
-static int fail_unknown(const struct naming *naming, const struct array *array, char *reterr)
-{
-    size_t len = 0;
-    char hint[ARRAY_ERROR_MAX / 2];
-    const char *layer = name_large_layer(naming, array->name, &len);
-    if (layer) {
-        return array_fail(reterr, "%.200s: cannot place array '%.100s': layer %.*s is more than %d",
-                          array->file->path, array->name, (int)(len < 40 ? len : 40), layer,
-                          LAYER_MAX);
-    }
-    write_hint(array, hint, sizeof hint);
-    return array_fail(
-        reterr, "%.200s: cannot place array '%.100s': names are " NAME_FORMS "; %s (see --help)",
-        array->file->path, array->name, hint);
 }
 
 /* Names with too large a layer are not the rule's fault: they get a sentence of their own. */
@@ -138,14 +116,6 @@ static int check_patterns(const struct array_list *list, const struct naming *na
 /* Placing ---------------------------------------------------------------------------------------
  */
 
-static int fail_type(const struct array *array, char *reterr)
-{
-    return array_fail(reterr,
-                      "%.200s: %.100s: dtype %s cannot be read (known: f32, f64, f16, bf16, bool "
-                      "and integers, little-endian)",
-                      array->file->path, array->name, array->type_name);
-}
-
 /* The name of a .npy file says where its array belongs only if it is one of ours. A map in such a
  * file, when it is the only one that there is, can be nothing but the first layer's weights. */
 static bool is_alone(const struct array_list *list, const struct naming *naming, size_t index)
@@ -188,13 +158,29 @@ static int place_all(const struct array_list *list, const struct naming *naming,
         const struct array *array = &list->items[i];
         enum name_verdict verdict = place_one(list, naming, i, &placed[count].place);
         if (verdict == NAME_UNKNOWN) {
-            return fail_unknown(naming, array, reterr);
+            size_t len = 0;
+            char hint[ARRAY_ERROR_MAX / 2];
+            const char *layer = name_large_layer(naming, array->name, &len);
+            if (layer) {
+                return array_fail(
+                    reterr, "%.200s: cannot place array '%.100s': layer %.*s is more than %d",
+                    array->file->path, array->name, (int)(len < 40 ? len : 40), layer, LAYER_MAX);
+            }
+            write_hint(array, hint, sizeof hint);
+            return array_fail(reterr,
+                              "%.200s: cannot place array '%.100s': names are " NAME_FORMS
+                              "; %s (see --help)",
+                              array->file->path, array->name, hint);
         }
         if (verdict == NAME_IGNORED) {
             continue;
         }
         if (array->type == ARRAY_OTHER) {
-            return fail_type(array, reterr);
+            return array_fail(
+                reterr,
+                "%.200s: %.100s: dtype %s cannot be read (known: f32, f64, f16, bf16, bool "
+                "and integers, little-endian)",
+                array->file->path, array->name, array->type_name);
         }
         placed[count++].array = array;
     }
@@ -243,19 +229,6 @@ static int check_twice(const struct placed *placed, size_t count, char *reterr)
     return 0;
 }
 
-/* items has room for all. */
-static void fill_items(const struct placed *placed, size_t count, struct layers *layers)
-{
-    for (size_t i = 0; i < count && !placed[i].place.shared; i++) {
-        const struct place *place = &placed[i].place;
-        if (i == 0 || compare_ids(placed[i - 1].place.id, place->id) != 0) {
-            layers->items[layers->count++] = (struct layer_arrays){.id = place->id};
-        }
-        layers->items[layers->count - 1].array[place->role] = placed[i].array;
-        layers->mixed = layers->mixed || place->id.stack != layers->items[0].id.stack;
-    }
-}
-
 /* Only self-attention has queries and keys of one length and one text. */
 static int fill_shared(const struct placed *placed, size_t count, struct layers *layers,
                        char *reterr)
@@ -296,7 +269,15 @@ int layers_collect(const struct array_list *list, const struct naming *naming,
         rc = array_fail_memory(reterr);
     }
     if (rc == 0) {
-        fill_items(placed, count, &layers);
+        /* items has room for all. */
+        for (size_t i = 0; i < count && !placed[i].place.shared; i++) {
+            const struct place *place = &placed[i].place;
+            if (i == 0 || compare_ids(placed[i - 1].place.id, place->id) != 0) {
+                layers.items[layers.count++] = (struct layer_arrays){.id = place->id};
+            }
+            layers.items[layers.count - 1].array[place->role] = placed[i].array;
+            layers.mixed = layers.mixed || place->id.stack != layers.items[0].id.stack;
+        }
         rc = layers.count > 0 ? fill_shared(placed, count, &layers, reterr)
                               : array_fail(reterr, "there is no attention in what was given");
     }

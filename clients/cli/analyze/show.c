@@ -60,24 +60,6 @@ static void show_put_number(struct out_table *table, double value)
     }
 }
 
-static void put_item(struct out_table *table, const msgpack_object *list, uint32_t index)
-{
-    bool text = list && list->type == MSGPACK_OBJECT_ARRAY && index < list->via.array.size &&
-                list->via.array.ptr[index].type == MSGPACK_OBJECT_STR;
-    if (text) {
-        out_cell(table, "%.*s", (int)list->via.array.ptr[index].via.str.size,
-                 list->via.array.ptr[index].via.str.ptr);
-    } else {
-        show_put_number(table, field_item(list, index));
-    }
-}
-
-static const msgpack_object *list_of(const msgpack_object *layer, const struct column *column)
-{
-    const msgpack_object *map = mpk_find(layer, column->map);
-    return map ? mpk_find(map, column->name) : NULL;
-}
-
 static bool is_all_null(const msgpack_object *list)
 {
     for (uint32_t i = 0; list && i < field_length(list); i++) {
@@ -90,15 +72,6 @@ static bool is_all_null(const msgpack_object *list)
 
 /* Title ----------------------------------------------------------------------------------------
  */
-
-static void show_shape(const msgpack_object *layer, FILE *out)
-{
-    const msgpack_object *shape = mpk_find(layer, "shape");
-    for (uint32_t i = 0; i < field_length(shape); i++) {
-        fprintf(out, "%s%.0f%s", i ? ", " : "  [", field_item(shape, i),
-                i + 1 == field_length(shape) ? "]" : "");
-    }
-}
 
 static double real_of(const msgpack_object *map, const char *key)
 {
@@ -127,28 +100,6 @@ static void show_invalid(const msgpack_object *layer, uint64_t rows, uint64_t in
     }
 }
 
-static void show_title(const msgpack_object *layer, FILE *out)
-{
-    char name[LAYER_TEXT_MAX], tier[32];
-    uint64_t rows = field_u64(layer, "rows"), invalid = field_u64(layer, "invalid_rows");
-    double sinks = real_of(layer, "sink_rate");
-    field_layer(layer, name);
-    field_text(layer, "tier", tier, sizeof tier);
-    fprintf(out, "%s  %s", name, tier);
-    show_shape(layer, out);
-    if (strcmp(tier, "weights") != 0) {
-        fprintf(out, "%s  %" PRIu64 " row%s", field_bool(layer, "causal") ? "  causal" : "", rows,
-                out_plural(rows));
-    }
-    if (!isnan(sinks)) {
-        fprintf(out, "  sink rate %.2f", sinks);
-    }
-    putc('\n', out);
-    if (invalid > 0) {
-        show_invalid(layer, rows, invalid, out);
-    }
-}
-
 /* Heads ----------------------------------------------------------------------------------------
  */
 
@@ -163,7 +114,9 @@ static void show_heads(const msgpack_object *layer, int width, FILE *out)
     struct out_table table;
     int used = 0;
     for (int i = 0; i < COLUMNS; i++) {
-        lists[i] = list_of(layer, &columns[i]);
+        const struct column *column = &columns[i];
+        const msgpack_object *map = mpk_find(layer, column->map);
+        lists[i] = map ? mpk_find(map, column->name) : NULL;
         used += !is_all_null(lists[i]);
     }
     if (used == 0) {
@@ -180,7 +133,16 @@ static void show_heads(const msgpack_object *layer, int width, FILE *out)
         out_cell(&table, "%" PRIu32, h);
         for (int i = 0; i < COLUMNS; i++) {
             if (!is_all_null(lists[i])) {
-                put_item(&table, lists[i], h);
+                const msgpack_object *list = lists[i];
+                bool text = list && list->type == MSGPACK_OBJECT_ARRAY &&
+                            h < list->via.array.size &&
+                            list->via.array.ptr[h].type == MSGPACK_OBJECT_STR;
+                if (text) {
+                    out_cell(&table, "%.*s", (int)list->via.array.ptr[h].via.str.size,
+                             list->via.array.ptr[h].via.str.ptr);
+                } else {
+                    show_put_number(&table, field_item(list, h));
+                }
             }
         }
     }
@@ -189,20 +151,6 @@ static void show_heads(const msgpack_object *layer, int width, FILE *out)
 
 /* Pairs ----------------------------------------------------------------------------------------
  */
-
-static void show_pairs(const msgpack_object *layer, FILE *out)
-{
-    const msgpack_object *pairs = mpk_find(layer, "top_pairs");
-    uint32_t count = field_length(pairs);
-    for (uint32_t i = 0; i < count && i < PAIRS_SHOWN; i++) {
-        const msgpack_object *pair = &pairs->via.array.ptr[i];
-        fprintf(out, "%s%" PRIu64 ">%" PRIu64 " %.3f", i ? "  " : "top pairs  ",
-                field_u64(pair, "query"), field_u64(pair, "key"), real_of(pair, "weight"));
-    }
-    if (count > 0) {
-        putc('\n', out);
-    }
-}
 
 static void show_pair_of_heads(uint32_t shown, const struct alike *pair, const char *title,
                                FILE *out)
@@ -226,35 +174,30 @@ static uint32_t show_insert_pair(struct alike nearest[PAIRS_SHOWN], uint32_t cou
     return count < PAIRS_SHOWN ? count + 1 : count;
 }
 
-/* No heads are redundant: those that come nearest to it. */
-static void show_most_alike(const msgpack_object *layer, FILE *out)
-{
-    const msgpack_object *js = mpk_find(layer, "head_js");
-    struct alike nearest[PAIRS_SHOWN];
-    uint32_t count = 0, heads = field_length(js);
-    for (uint32_t a = 0; a < heads; a++) {
-        for (uint32_t b = a + 1; b < heads; b++) {
-            struct alike pair = {a, b, field_item(&js->via.array.ptr[a], b)};
-            if (!isnan(pair.js)) {
-                count = show_insert_pair(nearest, count, pair);
-            }
-        }
-    }
-    for (uint32_t i = 0; i < count; i++) {
-        show_pair_of_heads(i, &nearest[i], "most alike  ", out);
-    }
-    if (count > 0) {
-        putc('\n', out);
-    }
-}
-
 static void show_redundant(const msgpack_object *layer, FILE *out)
 {
     const msgpack_object *pairs = mpk_find(layer, "redundant_pairs");
     uint64_t total = field_u64(layer, "redundant_total");
     uint32_t count = field_length(pairs);
     if (count == 0) {
-        show_most_alike(layer, out);
+        /* No heads are redundant: those that come nearest to it. */
+        const msgpack_object *js = mpk_find(layer, "head_js");
+        struct alike nearest[PAIRS_SHOWN];
+        uint32_t alike_count = 0, alike_heads = field_length(js);
+        for (uint32_t a = 0; a < alike_heads; a++) {
+            for (uint32_t b = a + 1; b < alike_heads; b++) {
+                struct alike alike_pair = {a, b, field_item(&js->via.array.ptr[a], b)};
+                if (!isnan(alike_pair.js)) {
+                    alike_count = show_insert_pair(nearest, alike_count, alike_pair);
+                }
+            }
+        }
+        for (uint32_t i = 0; i < alike_count; i++) {
+            show_pair_of_heads(i, &nearest[i], "most alike  ", out);
+        }
+        if (alike_count > 0) {
+            putc('\n', out);
+        }
         return;
     }
     for (uint32_t i = 0; i < count && i < PAIRS_SHOWN; i++) {
@@ -275,17 +218,6 @@ static void show_redundant(const msgpack_object *layer, FILE *out)
 static const char *const whole_fields[] = {"spectral_norm", "stable_rank", "effective_rank",
                                            "condition_number"};
 enum { WHOLE_FIELDS = sizeof whole_fields / sizeof whole_fields[0] };
-
-/* A spectrum with a rank but no condition number is of a matrix that is short of rank. */
-static void put_whole_field(struct out_table *table, const msgpack_object *whole, const char *name)
-{
-    double value = real_of(whole, name);
-    if (isnan(value) && strcmp(name, "condition_number") == 0 && !isnan(real_of(whole, "rank"))) {
-        out_cell(table, "inf");
-    } else {
-        show_put_number(table, value);
-    }
-}
 
 static void show_put_key(struct out_table *table, const msgpack_object_kv *pair)
 {
@@ -309,7 +241,16 @@ static void show_whole(const msgpack_object_map *matrices, int width, FILE *out)
         }
         show_put_key(&table, &matrices->ptr[m]);
         for (int i = 0; i < WHOLE_FIELDS; i++) {
-            put_whole_field(&table, whole, whole_fields[i]);
+            /* A spectrum with a rank but no condition number is of a matrix that is short of rank.
+             */
+            const char *name = whole_fields[i];
+            double value = real_of(whole, name);
+            if (isnan(value) && strcmp(name, "condition_number") == 0 &&
+                !isnan(real_of(whole, "rank"))) {
+                out_cell(&table, "inf");
+            } else {
+                show_put_number(&table, value);
+            }
         }
         show_put_number(&table, real_of(matrix, "head_correlation_mean"));
     }
@@ -321,36 +262,62 @@ static const msgpack_object *norms_of(const msgpack_object_kv *matrix)
     return mpk_find(mpk_find(&matrix->val, "heads"), "spectral_norm");
 }
 
-/* The norm of each head's slice and product; with fewer key and value heads the rest is empty. */
-static void show_norms(const msgpack_object_map *matrices, int width, FILE *out)
-{
-    struct out_table table;
-    uint32_t heads = 0;
-    out_init(&table, (int)matrices->size + 1);
-    out_cell(&table, "NORM OF HEAD");
-    for (uint32_t m = 0; m < matrices->size; m++) {
-        uint32_t own = field_length(norms_of(&matrices->ptr[m]));
-        heads = own > heads ? own : heads;
-        show_put_key(&table, &matrices->ptr[m]);
-    }
-    for (uint32_t h = 0; h < heads; h++) {
-        out_cell(&table, "%" PRIu32, h);
-        for (uint32_t m = 0; m < matrices->size; m++) {
-            show_put_number(&table, field_item(norms_of(&matrices->ptr[m]), h));
-        }
-    }
-    out_print(&table, width, false, out);
-}
-
 void show_layer(const msgpack_object *layer, int width, FILE *out)
 {
     const msgpack_object *weights = mpk_find(layer, "weights");
-    show_title(layer, out);
+    char name[LAYER_TEXT_MAX], tier[32];
+    uint64_t rows = field_u64(layer, "rows"), invalid = field_u64(layer, "invalid_rows");
+    double sinks = real_of(layer, "sink_rate");
+    field_layer(layer, name);
+    field_text(layer, "tier", tier, sizeof tier);
+    fprintf(out, "%s  %s", name, tier);
+    const msgpack_object *shape = mpk_find(layer, "shape");
+    for (uint32_t i = 0; i < field_length(shape); i++) {
+        fprintf(out, "%s%.0f%s", i ? ", " : "  [", field_item(shape, i),
+                i + 1 == field_length(shape) ? "]" : "");
+    }
+    if (strcmp(tier, "weights") != 0) {
+        fprintf(out, "%s  %" PRIu64 " row%s", field_bool(layer, "causal") ? "  causal" : "", rows,
+                out_plural(rows));
+    }
+    if (!isnan(sinks)) {
+        fprintf(out, "  sink rate %.2f", sinks);
+    }
+    putc('\n', out);
+    if (invalid > 0) {
+        show_invalid(layer, rows, invalid, out);
+    }
     if (weights && weights->type == MSGPACK_OBJECT_MAP && weights->via.map.size > 0) {
         show_whole(&weights->via.map, width, out);
-        show_norms(&weights->via.map, width, out);
+        /* The norm of each head's slice and product; with fewer key and value heads the rest is
+         * empty. */
+        struct out_table table;
+        uint32_t heads = 0;
+        out_init(&table, (int)weights->via.map.size + 1);
+        out_cell(&table, "NORM OF HEAD");
+        for (uint32_t m = 0; m < weights->via.map.size; m++) {
+            uint32_t own = field_length(norms_of(&weights->via.map.ptr[m]));
+            heads = own > heads ? own : heads;
+            show_put_key(&table, &weights->via.map.ptr[m]);
+        }
+        for (uint32_t h = 0; h < heads; h++) {
+            out_cell(&table, "%" PRIu32, h);
+            for (uint32_t m = 0; m < weights->via.map.size; m++) {
+                show_put_number(&table, field_item(norms_of(&weights->via.map.ptr[m]), h));
+            }
+        }
+        out_print(&table, width, false, out);
     }
     show_heads(layer, width, out);
-    show_pairs(layer, out);
+    const msgpack_object *pairs = mpk_find(layer, "top_pairs");
+    uint32_t count = field_length(pairs);
+    for (uint32_t i = 0; i < count && i < PAIRS_SHOWN; i++) {
+        const msgpack_object *pair = &pairs->via.array.ptr[i];
+        fprintf(out, "%s%" PRIu64 ">%" PRIu64 " %.3f", i ? "  " : "top pairs  ",
+                field_u64(pair, "query"), field_u64(pair, "key"), real_of(pair, "weight"));
+    }
+    if (count > 0) {
+        putc('\n', out);
+    }
     show_redundant(layer, out);
 }

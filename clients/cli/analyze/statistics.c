@@ -80,21 +80,6 @@ static void statistics_put_number(const char *name, double value, FILE *out)
     fprintf(out, "\"%s\": %s%s, ", name, text, whole ? ".0" : "");
 }
 
-static void statistics_put_layer(const struct input *input, const struct moments *entries,
-                                 FILE *out)
-{
-    const struct array *array = input->array[TENSOR_WEIGHTS];
-    char shape[ARRAY_SHAPE_TEXT_MAX];
-    array_shape_text(array, shape);
-    fprintf(out, "\n    {\"layer\": %" PRIu32 ", \"type\": \"%s_attention\", ", input->id.layer,
-            site_name(input->id.site));
-    statistics_put_number("mean", moments_mean(entries), out);
-    statistics_put_number("std", moments_std(entries), out);
-    statistics_put_number("min", entries->n ? entries->min : NAN, out);
-    statistics_put_number("max", entries->n ? entries->max : NAN, out);
-    fprintf(out, "\"shape\": %s}", shape);
-}
-
 static void put_stack(const struct inputs *inputs, const struct moments *entries, enum stack stack,
                       FILE *out)
 {
@@ -105,7 +90,18 @@ static void put_stack(const struct inputs *inputs, const struct moments *entries
             continue;
         }
         fputs(before, out);
-        statistics_put_layer(&inputs->items[i], &entries[i], out);
+        const struct input *input = &inputs->items[i];
+        const struct moments *layer_entries = &entries[i];
+        const struct array *array = input->array[TENSOR_WEIGHTS];
+        char shape[ARRAY_SHAPE_TEXT_MAX];
+        array_shape_text(array, shape);
+        fprintf(out, "\n    {\"layer\": %" PRIu32 ", \"type\": \"%s_attention\", ", input->id.layer,
+                site_name(input->id.site));
+        statistics_put_number("mean", moments_mean(layer_entries), out);
+        statistics_put_number("std", moments_std(layer_entries), out);
+        statistics_put_number("min", layer_entries->n ? layer_entries->min : NAN, out);
+        statistics_put_number("max", layer_entries->n ? layer_entries->max : NAN, out);
+        fprintf(out, "\"shape\": %s}", shape);
         before = ",";
     }
     fputs("]", out);

@@ -280,30 +280,6 @@ void array_file_close(struct array_file *file)
 /* Contents --------------------------------------------------------------------------------------
  */
 
-/* Copies an array in Fortran order to C order. The C index counts up like an odometer, its last
- * digit fastest; `from` follows it. */
-static void reorder(const struct array *array, const uint8_t *data, uint8_t *ret_data)
-{
-    size_t size = array_type_size(array->type), stride[ARRAY_RANK_MAX], from = 0;
-    uint64_t index[ARRAY_RANK_MAX] = {0};
-    size_t step = size;
-    for (uint32_t i = 0; i < array->rank; i++) {
-        stride[i] = step;
-        step *= array->shape[i];
-    }
-    for (uint64_t done = 0; done < array->bytes; done += size) {
-        memcpy(ret_data + done, data + from, size);
-        for (uint32_t i = array->rank; i-- > 0;) {
-            from += stride[i];
-            if (++index[i] < array->shape[i]) {
-                break;
-            }
-            from -= stride[i] * array->shape[i];
-            index[i] = 0;
-        }
-    }
-}
-
 static int fail_large(const struct array *array, char *reterr)
 {
     array_fail(reterr, "out of memory: %s takes %" PRIu64 " bytes", array->name, array->bytes);
@@ -332,7 +308,26 @@ int array_load(const struct array *array, struct array_data *ret_data, char *ret
     if (rc == 0 && array->fortran && array->rank > 1) {
         uint8_t *ordered = malloc(array->bytes ? array->bytes : 1);
         if (ordered) {
-            reorder(array, data.data, ordered);
+            /* Copies an array in Fortran order to C order. The C index counts up like an odometer,
+             * its last digit fastest; `from` follows it. */
+            size_t size = array_type_size(array->type), stride[ARRAY_RANK_MAX], from = 0;
+            uint64_t index[ARRAY_RANK_MAX] = {0};
+            size_t step = size;
+            for (uint32_t i = 0; i < array->rank; i++) {
+                stride[i] = step;
+                step *= array->shape[i];
+            }
+            for (uint64_t done = 0; done < array->bytes; done += size) {
+                memcpy(ordered + done, (const char *)data.data + from, size);
+                for (uint32_t i = array->rank; i-- > 0;) {
+                    from += stride[i];
+                    if (++index[i] < array->shape[i]) {
+                        break;
+                    }
+                    from -= stride[i] * array->shape[i];
+                    index[i] = 0;
+                }
+            }
         } else {
             rc = fail_large(array, reterr);
         }

@@ -95,28 +95,6 @@ static bool npy_take_number(struct text *text, uint64_t *ret_number)
     return true;
 }
 
-/* A record's list of fields: "[('x', '<f4'), ...]", to the bracket that closes it. */
-static bool npy_skip_list(struct text *text)
-{
-    char string[8];
-    int depth = 0;
-    do {
-        npy_skip_blanks(text);
-        if (text->at == text->end) {
-            return false;
-        }
-        if (*text->at == '\'' || *text->at == '"') {
-            if (!take_string(text, string, sizeof string)) {
-                return false;
-            }
-            continue;
-        }
-        depth += (*text->at == '[') - (*text->at == ']');
-        text->at++;
-    } while (depth > 0);
-    return true;
-}
-
 static enum array_type npy_parse_type(const char *name)
 {
     static const struct {
@@ -143,7 +121,24 @@ static bool take_type(struct text *text, struct array *array)
     if (text->at < text->end && *text->at == '[') {
         snprintf(array->type_name, sizeof array->type_name, "a record");
         array->type = ARRAY_OTHER;
-        return npy_skip_list(text);
+        /* A record's list of fields: "[('x', '<f4'), ...]", to the bracket that closes it. */
+        char string[8];
+        int depth = 0;
+        do {
+            npy_skip_blanks(text);
+            if (text->at == text->end) {
+                return false;
+            }
+            if (*text->at == '\'' || *text->at == '"') {
+                if (!take_string(text, string, sizeof string)) {
+                    return false;
+                }
+                continue;
+            }
+            depth += (*text->at == '[') - (*text->at == ']');
+            text->at++;
+        } while (depth > 0);
+        return true;
     }
     if (!take_string(text, array->type_name, sizeof array->type_name)) {
         return false;
@@ -261,15 +256,6 @@ int npy_header(const uint8_t *data, size_t size, struct array *ret_array, char *
     return 0;
 }
 
-/* "folder/decoder.0.self.npy" names its array decoder.0.self. */
-static int add_by_path(struct array_list *list, const struct array *array, char *reterr)
-{
-    const char *path = array->file->path, *slash = strrchr(path, '/');
-    const char *name = slash ? slash + 1 : path, *dot = strrchr(name, '.');
-    size_t len = dot && strcmp(dot, ".npy") == 0 ? (size_t)(dot - name) : strlen(name);
-    return array_list_add(list, array, name, len, reterr);
-}
-
 int npy_list(struct array_file *file, struct array_list *list, char *reterr)
 {
     struct array array = {.file = file};
@@ -285,5 +271,9 @@ int npy_list(struct array_file *file, struct array_list *list, char *reterr)
     if (array.type != ARRAY_OTHER && there > array.bytes) {
         return array_fail(reterr, "%" PRIu64 " bytes follow the array", there - array.bytes);
     }
-    return add_by_path(list, &array, reterr);
+    /* "folder/decoder.0.self.npy" names its array decoder.0.self. */
+    const char *path = array.file->path, *slash = strrchr(path, '/');
+    const char *name = slash ? slash + 1 : path, *dot = strrchr(name, '.');
+    size_t len = dot && strcmp(dot, ".npy") == 0 ? (size_t)(dot - name) : strlen(name);
+    return array_list_add(list, &array, name, len, reterr);
 }

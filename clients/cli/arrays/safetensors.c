@@ -118,29 +118,6 @@ static int by_offset(const void *a, const void *b)
     return (x->bytes > y->bytes) - (x->bytes < y->bytes);
 }
 
-/* From the end of the header to the end of the file, one tensor after the other. */
-static int check_cover(struct array_file *file, struct array *arrays, size_t count, uint64_t begin,
-                       char *reterr)
-{
-    uint64_t at = begin;
-    if (count > 0) {
-        qsort(arrays, count, sizeof *arrays, by_offset);
-    }
-    for (size_t i = 0; i < count; i++) {
-        if (arrays[i].offset != at) {
-            return array_fail(reterr, "corrupt: %.200s %s", arrays[i].name,
-                              arrays[i].offset < at ? "overlaps another tensor"
-                                                    : "leaves a hole before it");
-        }
-        at += arrays[i].bytes;
-    }
-    if (at != file->size) {
-        return array_fail(reterr, "corrupt: %" PRIu64 " bytes belong to no tensor",
-                          (uint64_t)file->size - at);
-    }
-    return 0;
-}
-
 static int list_tensors(struct array_file *file, json_t *header, uint64_t begin,
                         struct array_list *list, char *reterr)
 {
@@ -161,8 +138,26 @@ static int list_tensors(struct array_file *file, json_t *header, uint64_t begin,
             return rc;
         }
     }
-    return check_cover(file, list->items ? list->items + before : NULL, list->count - before, begin,
-                       reterr);
+    /* From the end of the header to the end of the file, one tensor after the other. */
+    struct array *arrays = list->items ? list->items + before : NULL;
+    size_t count = list->count - before;
+    uint64_t at = begin;
+    if (count > 0) {
+        qsort(arrays, count, sizeof *arrays, by_offset);
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (arrays[i].offset != at) {
+            return array_fail(reterr, "corrupt: %.200s %s", arrays[i].name,
+                              arrays[i].offset < at ? "overlaps another tensor"
+                                                    : "leaves a hole before it");
+        }
+        at += arrays[i].bytes;
+    }
+    if (at != file->size) {
+        return array_fail(reterr, "corrupt: %" PRIu64 " bytes belong to no tensor",
+                          (uint64_t)file->size - at);
+    }
+    return 0;
 }
 
 int safetensors_list(struct array_file *file, struct array_list *list, char *reterr)

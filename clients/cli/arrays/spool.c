@@ -51,20 +51,6 @@ static int spool_copy(int fd, char *reterr)
     return 0;
 }
 
-static int copy_input(int *ret_fd, char *reterr)
-{
-    int fd = open_nameless(reterr);
-    if (fd < 0) {
-        return -1;
-    }
-    if (spool_copy(fd, reterr) != 0) {
-        close(fd);
-        return -1;
-    }
-    *ret_fd = fd;
-    return 0;
-}
-
 int spool_input(int *ret_fd, char *reterr)
 {
     struct stat stat;
@@ -75,7 +61,16 @@ int spool_input(int *ret_fd, char *reterr)
         return array_fail(reterr, "%s", strerror(errno));
     }
     if (!S_ISREG(stat.st_mode)) {
-        return copy_input(ret_fd, reterr);
+        int fd = open_nameless(reterr);
+        if (fd < 0) {
+            return -1;
+        }
+        if (spool_copy(fd, reterr) != 0) {
+            close(fd);
+            return -1;
+        }
+        *ret_fd = fd;
+        return 0;
     }
     *ret_fd = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3);
     return *ret_fd < 0 ? array_fail(reterr, "%s", strerror(errno)) : 0;

@@ -62,14 +62,6 @@ static int read_entry(struct array_stream *stream, uint8_t *ret_data, uint64_t s
     return 0;
 }
 
-static bool is_stored(const struct array *array)
-{
-    zip_stat_t stat;
-    zip_stat_init(&stat);
-    return zip_stat_index(array->file->zip, array->entry, 0, &stat) == 0 &&
-           stat.comp_method == ZIP_CM_STORE;
-}
-
 static int open_entry(struct array_stream *stream, char *reterr)
 {
     const struct array *array = stream->array;
@@ -105,24 +97,6 @@ static int seek_entry(struct array_stream *stream, uint64_t from, char *reterr)
     return rc;
 }
 
-static int stream_read_packed(struct array_stream *stream, uint64_t from, void *ret_data,
-                              size_t size, char *reterr)
-{
-    uint8_t byte;
-    int rc = seek_entry(stream, from, reterr);
-    if (rc == 0) {
-        rc = read_entry(stream, ret_data, size, reterr);
-    }
-    if (rc != 0) {
-        return rc;
-    }
-    stream->at += size;
-    if (stream->at == stream->array->bytes && zip_fread(stream->entry, &byte, 1) != 0) {
-        return stream_fail_entry(stream, reterr);
-    }
-    return 0;
-}
-
 /* Any file --------------------------------------------------------------------------------------
  */
 
@@ -132,7 +106,10 @@ int array_stream_open(const struct array *array, struct array_stream *ret_stream
     if (!array->file->zip) {
         return 0;
     }
-    ret_stream->stored = is_stored(array);
+    zip_stat_t stat;
+    zip_stat_init(&stat);
+    ret_stream->stored = zip_stat_index(array->file->zip, array->entry, 0, &stat) == 0 &&
+                         stat.comp_method == ZIP_CM_STORE;
     int rc = open_entry(ret_stream, reterr);
     if (rc != 0) {
         array_stream_close(ret_stream);
@@ -146,7 +123,19 @@ int array_stream_read(struct array_stream *stream, uint64_t from, void *ret_data
     const struct array *array = stream->array;
     uint8_t *to = ret_data;
     if (array->file->zip) {
-        return stream_read_packed(stream, from, ret_data, size, reterr);
+        uint8_t byte;
+        int rc = seek_entry(stream, from, reterr);
+        if (rc == 0) {
+            rc = read_entry(stream, ret_data, size, reterr);
+        }
+        if (rc != 0) {
+            return rc;
+        }
+        stream->at += size;
+        if (stream->at == stream->array->bytes && zip_fread(stream->entry, &byte, 1) != 0) {
+            return stream_fail_entry(stream, reterr);
+        }
+        return 0;
     }
     while (size > 0) {
         size_t part = size < TOUCHED_MAX ? size : (size_t)TOUCHED_MAX;

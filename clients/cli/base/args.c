@@ -260,11 +260,6 @@ static const struct option_info option_info[] = {
 };
 static const struct option_table table = {OPTION_ROWS(option_info), .short_form = "hhelp"};
 
-static struct args default_args(void)
-{
-    return (struct args){.timeout_ms = TIMEOUT_MS};
-}
-
 /* The environment says what the command line does not. */
 static int choose_attnd(struct args *args, char *reterr)
 {
@@ -310,7 +305,7 @@ static int collect_words(struct args *args, int count, char *const *words, char 
 
 int args_parse(int argc, char **argv, struct args *ret_args, char *reterr)
 {
-    struct args args = default_args();
+    struct args args = (struct args){.timeout_ms = TIMEOUT_MS};
     struct option_rest rest;
     int rc = option_parse(&table, argc, argv, args_take, &args, &rest, reterr, ARGS_ERROR_MAX);
     ret_args->unknown = rest.unknown;

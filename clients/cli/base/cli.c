@@ -76,20 +76,6 @@ static bool speaks_for_itself(const char *code)
            strcmp(code, err_slug(ERR_NO_HISTORY)) == 0;
 }
 
-static int explain_refusal(struct cli *cli, const struct rpc_reply *reply)
-{
-    if (strcmp(reply->code, err_slug(ERR_JOB_UNKNOWN)) == 0 && cli->args->word_count > 1) {
-        fprintf(cli->err, "attnctl: no such job: '%.80s' (see attnctl jobs)\n",
-                cli->args->words[1]);
-    } else if (speaks_for_itself(reply->code)) {
-        fprintf(cli->err, "attnctl: %s%s\n", reply->message,
-                cli_needs_hint(reply) ? cli_hint_of(reply->code) : "");
-    } else {
-        fprintf(cli->err, "attnctl: attnd refused: %s (%s)\n", reply->message, reply->code);
-    }
-    return strcmp(reply->code, err_slug(ERR_ARGUMENT)) == 0 ? CLI_USAGE : CLI_FINDING;
-}
-
 static int base_cli_explain(struct cli *cli, enum rpc_status status, const struct rpc *rpc)
 {
     switch (status) {
@@ -140,7 +126,16 @@ int cli_connect(struct cli *cli, struct rpc *ret_rpc)
 int cli_explain(struct cli *cli, enum rpc_status status, const struct rpc_reply *reply)
 {
     if (status == RPC_REFUSED) {
-        return explain_refusal(cli, reply);
+        if (strcmp(reply->code, err_slug(ERR_JOB_UNKNOWN)) == 0 && cli->args->word_count > 1) {
+            fprintf(cli->err, "attnctl: no such job: '%.80s' (see attnctl jobs)\n",
+                    cli->args->words[1]);
+        } else if (speaks_for_itself(reply->code)) {
+            fprintf(cli->err, "attnctl: %s%s\n", reply->message,
+                    cli_needs_hint(reply) ? cli_hint_of(reply->code) : "");
+        } else {
+            fprintf(cli->err, "attnctl: attnd refused: %s (%s)\n", reply->message, reply->code);
+        }
+        return strcmp(reply->code, err_slug(ERR_ARGUMENT)) == 0 ? CLI_USAGE : CLI_FINDING;
     }
     return status == RPC_OK ? CLI_OK : base_cli_explain(cli, status, cli->rpc);
 }

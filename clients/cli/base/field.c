@@ -75,21 +75,6 @@ static const msgpack_object *representative(const msgpack_object *value)
     return mean ? mean : mpk_find(value, "last");
 }
 
-/* NULL instead of what does not fit a table. */
-static const msgpack_object *one_per_column(const msgpack_object *value)
-{
-    if (!value || value->type == MSGPACK_OBJECT_MAP) {
-        return NULL;
-    }
-    if (value->type != MSGPACK_OBJECT_ARRAY) {
-        return value;
-    }
-    if (value->via.array.size == 0 || value->via.array.ptr[0].type == MSGPACK_OBJECT_ARRAY) {
-        return NULL;
-    }
-    return value;
-}
-
 /* "wq.spectral_norm": of each head's slice of W_q. */
 static const msgpack_object *of_matrices(const msgpack_object *map, const char *name)
 {
@@ -117,7 +102,19 @@ const msgpack_object *field_metric(const msgpack_object *map, const char *name)
     if (!value && strcmp(name, "sink_rate") == 0) {
         value = mpk_find(map, name);
     }
-    return one_per_column(representative(value));
+    /* NULL instead of what does not fit a table. */
+    const msgpack_object *column_value = representative(value);
+    if (!column_value || column_value->type == MSGPACK_OBJECT_MAP) {
+        return NULL;
+    }
+    if (column_value->type != MSGPACK_OBJECT_ARRAY) {
+        return column_value;
+    }
+    if (column_value->via.array.size == 0 ||
+        column_value->via.array.ptr[0].type == MSGPACK_OBJECT_ARRAY) {
+        return NULL;
+    }
+    return column_value;
 }
 
 /* Visits the keys of a map that are metrics of the whole result, with a prefix. */

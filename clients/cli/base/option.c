@@ -108,16 +108,6 @@ static int refuse_option(const struct option_table *table, int code, char *const
     return -1;
 }
 
-static int refuse_value(const struct option_text *text, const char *value, const char *wrong,
-                        char *reterr, size_t size)
-{
-    bool lists_valid = strncmp(wrong, "valid: ", 7) == 0;
-    snprintf(reterr, size, "--%s%s%.80s%s: %s%s%s", text->name, value ? ": '" : "",
-             value ? value : "", value ? "'" : "", lists_valid ? "not accepted (" : "", wrong,
-             lists_valid ? ")" : "");
-    return wrong == option_no_memory ? ERR_MEMORY : -1;
-}
-
 int option_parse(const struct option_table *table, int argc, char **argv, option_taker *take,
                  void *data, struct option_rest *ret_rest, char *reterr, size_t size)
 {
@@ -133,7 +123,11 @@ int option_parse(const struct option_table *table, int argc, char **argv, option
         const struct option_text *text = option_text_of(table, row);
         const char *wrong = take(text, optarg, data);
         if (wrong) {
-            return refuse_value(text, optarg, wrong, reterr, size);
+            bool lists_valid = strncmp(wrong, "valid: ", 7) == 0;
+            snprintf(reterr, size, "--%s%s%.80s%s: %s%s%s", text->name, optarg ? ": '" : "",
+                     optarg ? optarg : "", optarg ? "'" : "", lists_valid ? "not accepted (" : "",
+                     wrong, lists_valid ? ")" : "");
+            return wrong == option_no_memory ? ERR_MEMORY : -1;
         }
     }
     ret_rest->words = argv + optind;

@@ -53,16 +53,6 @@ static int text_width(const char *text)
     return width;
 }
 
-static void measure_columns(struct out_table *table)
-{
-    table->widths = calloc((size_t)table->columns, sizeof *table->widths);
-    table->failed = table->failed || !table->widths;
-    for (int i = 0; i < table->used && table->widths; i++) {
-        int cell = text_width(table->cells[i]), *width = &table->widths[i % table->columns];
-        *width = cell > *width ? cell : *width;
-    }
-}
-
 static void print_cell(const struct out_table *table, int row, int column, bool right, FILE *out)
 {
     const char *text = table->cells[row * table->columns + column];
@@ -72,24 +62,6 @@ static void print_cell(const struct out_table *table, int row, int column, bool 
     } else {
         fprintf(out, "%s%*s", text, pad, "");
     }
-}
-
-/* The last cell of a line is not padded to the right: no line ends in blanks. */
-static void out_print_row(const struct out_table *table, int row, int from, int to, bool text,
-                          FILE *out)
-{
-    if (from < to || !text) {
-        print_cell(table, row, 0, false, out);
-    }
-    for (int column = from; column < to; column++) {
-        fprintf(out, "%*s", table->gap, "");
-        if (text && column == to - 1) {
-            fputs(table->cells[row * table->columns + column], out);
-        } else {
-            print_cell(table, row, column, !text, out);
-        }
-    }
-    putc('\n', out);
 }
 
 /* The column behind the last one that fits beside the first when `from` starts the block. */
@@ -106,40 +78,47 @@ static int block_end(const struct out_table *table, int from, int width)
     return to;
 }
 
-/* Two blanks between columns, or one when that saves the table from being broken up. */
-static int choose_gap(const struct out_table *table, int width)
-{
-    int used = 0;
-    for (int column = 0; column < table->columns; column++) {
-        used += table->widths[column];
-    }
-    int gaps = table->columns - 1;
-    return used + 2 * gaps > width && used + gaps <= width ? 1 : 2;
-}
-
-static void print_blocks(const struct out_table *table, int width, bool text, FILE *out)
-{
-    int rows = table->used / table->columns;
-    for (int from = 1; from < table->columns || from == 1;) {
-        int to = block_end(table, from, width);
-        if (from > 1) {
-            putc('\n', out);
-        }
-        for (int row = 0; row < rows; row++) {
-            out_print_row(table, row, from, to, text, out);
-        }
-        from = to > from ? to : from + 1;
-    }
-}
-
 void out_print(struct out_table *table, int width, bool text, FILE *out)
 {
-    measure_columns(table);
+    table->widths = calloc((size_t)table->columns, sizeof *table->widths);
+    table->failed = table->failed || !table->widths;
+    for (int i = 0; i < table->used && table->widths; i++) {
+        int cell = text_width(table->cells[i]), *columns_width = &table->widths[i % table->columns];
+        *columns_width = cell > *columns_width ? cell : *columns_width;
+    }
     if (table->failed) {
         fputs("(out of memory)\n", out);
     } else {
-        table->gap = choose_gap(table, width);
-        print_blocks(table, width, text, out);
+        /* Two blanks between columns, or one when that saves the table from being broken up. */
+        int used = 0;
+        for (int column = 0; column < table->columns; column++) {
+            used += table->widths[column];
+        }
+        int gaps = table->columns - 1;
+        table->gap = used + 2 * gaps > width && used + gaps <= width ? 1 : 2;
+        int rows = table->used / table->columns;
+        for (int from = 1; from < table->columns || from == 1;) {
+            int to = block_end(table, from, width);
+            if (from > 1) {
+                putc('\n', out);
+            }
+            for (int row = 0; row < rows; row++) {
+                /* The last cell of a line is not padded to the right: no line ends in blanks. */
+                if (from < to || !text) {
+                    print_cell(table, row, 0, false, out);
+                }
+                for (int column = from; column < to; column++) {
+                    fprintf(out, "%*s", table->gap, "");
+                    if (text && column == to - 1) {
+                        fputs(table->cells[row * table->columns + column], out);
+                    } else {
+                        print_cell(table, row, column, !text, out);
+                    }
+                }
+                putc('\n', out);
+            }
+            from = to > from ? to : from + 1;
+        }
     }
     for (int i = 0; i < table->used; i++) {
         free(table->cells[i]);

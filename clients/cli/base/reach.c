@@ -20,11 +20,11 @@ static bool is_wildcard(const char *endpoint)
            (length == 4 && strncmp(host, "[::]", 4) == 0);
 }
 
-/* Replaces a wildcard host by the control endpoint's, or by this machine when that is ipc. */
-static void reachable(const char *bound, const char *control, char ret_endpoint[ENDPOINT_MAX])
+void reach_from_here(struct cli *cli, const char *bound, char ret_endpoint[ENDPOINT_MAX])
 {
-    size_t length = host_length(control);
-    const char *host = length > 0 ? control + 6 : "127.0.0.1";
+    /* Replaces a wildcard host by the control endpoint's, or by this machine when that is ipc. */
+    size_t length = host_length(cli->rpc->endpoint);
+    const char *host = length > 0 ? cli->rpc->endpoint + 6 : "127.0.0.1";
     if (length == 0) {
         length = strlen(host);
     }
@@ -36,11 +36,6 @@ static void reachable(const char *bound, const char *control, char ret_endpoint[
     }
 }
 
-void reach_from_here(struct cli *cli, const char *bound, char ret_endpoint[ENDPOINT_MAX])
-{
-    reachable(bound, cli->rpc->endpoint, ret_endpoint);
-}
-
 void reach_directory(const struct cli *cli, char ret_directory[ENDPOINT_MAX])
 {
     static const char ipc[] = "ipc://";
@@ -50,30 +45,25 @@ void reach_directory(const struct cli *cli, char ret_directory[ENDPOINT_MAX])
     snprintf(ret_directory, ENDPOINT_MAX, "%.*s", length > 0 ? length : 0, path);
 }
 
-static int reach_ask_endpoint(struct cli *cli, enum address_socket which, char *ret_endpoint)
-{
-    struct rpc_reply reply;
-    char key[32], bound[ENDPOINT_MAX];
-    int code = cli_call(cli, "config", NULL, &reply);
-    if (code != CLI_OK) {
-        return code;
-    }
-    snprintf(key, sizeof key, "%s.endpoint", address_socket_name[which]);
-    field_text(reply.result, key, bound, sizeof bound);
-    rpc_reply_clear(&reply);
-    size_t length = strlen(bound);
-    ret_endpoint[0] = '\0';
-    if (length > 0 && bound[length - 1] != '*') {
-        reach_from_here(cli, bound, ret_endpoint);
-    }
-    return CLI_OK;
-}
-
 int reach_endpoint(struct cli *cli, enum address_socket which, char ret_endpoint[ENDPOINT_MAX])
 {
     char directory[ENDPOINT_MAX], reason[ADDRESS_REASON_MAX];
     if (cli->args->endpoint) {
-        return reach_ask_endpoint(cli, which, ret_endpoint);
+        struct rpc_reply reply;
+        char key[32], bound[ENDPOINT_MAX];
+        int code = cli_call(cli, "config", NULL, &reply);
+        if (code != CLI_OK) {
+            return code;
+        }
+        snprintf(key, sizeof key, "%s.endpoint", address_socket_name[which]);
+        field_text(reply.result, key, bound, sizeof bound);
+        rpc_reply_clear(&reply);
+        size_t length = strlen(bound);
+        ret_endpoint[0] = '\0';
+        if (length > 0 && bound[length - 1] != '*') {
+            reach_from_here(cli, bound, ret_endpoint);
+        }
+        return CLI_OK;
     }
     reach_directory(cli, directory);
     const char *address = *directory ? directory : cli->args->address;

@@ -112,12 +112,6 @@ static enum rpc_status rpc_receive(struct rpc *rpc, int64_t deadline_ms, zmq_msg
     }
 }
 
-static void read_error(const msgpack_object *error, struct rpc_reply *ret_reply)
-{
-    field_text(error, "code", ret_reply->code, sizeof ret_reply->code);
-    field_text(error, "message", ret_reply->message, sizeof ret_reply->message);
-}
-
 /* Takes a parsed reply apart: RPC_OK, RPC_REFUSED or RPC_BROKEN. */
 static enum rpc_status rpc_check_reply(struct rpc_reply *reply, uint64_t *ret_id)
 {
@@ -138,7 +132,9 @@ static enum rpc_status rpc_check_reply(struct rpc_reply *reply, uint64_t *ret_id
     if (part[2].type != MSGPACK_OBJECT_MAP) {
         return RPC_BROKEN;
     }
-    read_error(&part[2], reply);
+    const msgpack_object *error = &part[2];
+    field_text(error, "code", reply->code, sizeof reply->code);
+    field_text(error, "message", reply->message, sizeof reply->message);
     return RPC_REFUSED;
 }
 

@@ -164,49 +164,34 @@ static void print_f64(struct form *form, const char *name, double number)
     fputs(text, form->out);
 }
 
-static void print_when(struct form *form, const struct series *series, uint32_t window)
-{
-    series_print_text(form, "unit", series->map);
-    series_print_u64(form, "length", field_u64(series->map, "length"));
-    series_print_u64(form, "every", field_u64(series->map, "every"));
-    series_print_u64(form, "first_unit", series_window(series, "first", window));
-    series_print_u64(form, "last_unit", series_window(series, "last", window));
-    series_print_u64(form, "epoch", series_window(series, "epoch", window));
-    series_print_u64(form, "step", series_window(series, "step", window));
-    series_print_u64(form, "time_ns", series_window(series, "time_ns", window));
-    begin_value(form, "partial");
-    fputs(series_partial(series, window) ? "true" : "false", form->out);
-}
-
-static void print_where(struct form *form, const msgpack_object *head)
-{
-    series_print_text(form, "stack", head);
-    series_print_u64(form, "layer", field_u64(head, "layer"));
-    series_print_text(form, "site", head);
-    print_f64(form, "head", field_number(mpk_find(head, "head")));
-}
-
-static void series_print_row(struct form *form, const struct series *series, uint32_t head,
-                             uint32_t window)
-{
-    form->first = true;
-    series_print_text(form, "job", series->map);
-    series_print_text(form, "run", series->map);
-    print_when(form, series, window);
-    print_where(form, head_map(series, head));
-    series_print_text(form, "metric", series->map);
-    for (int i = 0; i < STATISTICS; i++) {
-        print_f64(form, statistics[i], series_value(series, statistics[i], head, window));
-    }
-}
-
 static void series_print_rows(const struct series *series, struct form *form, const char *begin,
                               const char *end)
 {
     for (uint32_t head = 0; head < series->heads; head++) {
         for (uint32_t window = 0; window < series->windows; window++) {
             fputs(begin, form->out);
-            series_print_row(form, series, head, window);
+            form->first = true;
+            series_print_text(form, "job", series->map);
+            series_print_text(form, "run", series->map);
+            series_print_text(form, "unit", series->map);
+            series_print_u64(form, "length", field_u64(series->map, "length"));
+            series_print_u64(form, "every", field_u64(series->map, "every"));
+            series_print_u64(form, "first_unit", series_window(series, "first", window));
+            series_print_u64(form, "last_unit", series_window(series, "last", window));
+            series_print_u64(form, "epoch", series_window(series, "epoch", window));
+            series_print_u64(form, "step", series_window(series, "step", window));
+            series_print_u64(form, "time_ns", series_window(series, "time_ns", window));
+            begin_value(form, "partial");
+            fputs(series_partial(series, window) ? "true" : "false", form->out);
+            const msgpack_object *where_head = head_map(series, head);
+            series_print_text(form, "stack", where_head);
+            series_print_u64(form, "layer", field_u64(where_head, "layer"));
+            series_print_text(form, "site", where_head);
+            print_f64(form, "head", field_number(mpk_find(where_head, "head")));
+            series_print_text(form, "metric", series->map);
+            for (int i = 0; i < STATISTICS; i++) {
+                print_f64(form, statistics[i], series_value(series, statistics[i], head, window));
+            }
             fputs(end, form->out);
         }
     }

@@ -32,26 +32,21 @@ bool spark_fits(FILE *out)
     return isatty(fileno(out)) && spark_charset_is_utf8();
 }
 
-/* The mean of those of values[from..to) that exist. */
-static double spark_mean_of(const double *values, uint32_t from, uint32_t to)
+double spark_bar(const double *values, uint32_t count, uint32_t bars, uint32_t index)
 {
+    uint32_t from = (uint32_t)((uint64_t)index * count / bars);
+    uint32_t to = (uint32_t)((uint64_t)(index + 1) * count / bars);
+    /* The mean of those of values[from..to) that exist. */
     double sum = 0;
-    uint32_t count = 0;
+    uint32_t mean_count = 0;
     for (uint32_t i = from; i < to; i++) {
         if (!isfinite(values[i])) {
             continue;
         }
         sum += values[i];
-        count++;
+        mean_count++;
     }
-    return count > 0 ? sum / count : NAN;
-}
-
-double spark_bar(const double *values, uint32_t count, uint32_t bars, uint32_t index)
-{
-    uint32_t from = (uint32_t)((uint64_t)index * count / bars);
-    uint32_t to = (uint32_t)((uint64_t)(index + 1) * count / bars);
-    return spark_mean_of(values, from, to);
+    return mean_count > 0 ? sum / mean_count : NAN;
 }
 
 void spark_line(const double *values, uint32_t count, uint32_t width, char *ret_line)

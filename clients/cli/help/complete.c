@@ -290,18 +290,6 @@ static void offer_option_values(const struct completion *completion, const char 
 /* The line ---------------------------------------------------------------------------------------
  */
 
-static void complete_read_word(struct completion *completion, const char *word, int index)
-{
-    if (index == 0) {
-        completion->command = command_find(word);
-    } else {
-        completion->subject = word;
-    }
-    if (index == 1 && completion->command) {
-        completion->kind = command_find_kind(completion->command, word);
-    }
-}
-
 /* Reads the words before the last: the command, and how many of its arguments are there. The word
  * to complete is the value of the option whose place is returned, if it is not 0. */
 static int read_words(int argc, char *const *argv, struct completion *completion,
@@ -324,7 +312,15 @@ static int read_words(int argc, char *const *argv, struct completion *completion
             completion->address = word + 10;
         }
         if (word[0] != '-') {
-            complete_read_word(completion, word, words++);
+            int index = words++;
+            if (index == 0) {
+                completion->command = command_find(word);
+            } else {
+                completion->subject = word;
+            }
+            if (index == 1 && completion->command) {
+                completion->kind = command_find_kind(completion->command, word);
+            }
         }
         at += 1 + takes;
     }

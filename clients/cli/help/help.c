@@ -23,8 +23,11 @@ static void help_print_option(const struct option_text *option, void *data)
     text_wrap(option->help, OPTION_COLUMN, OPTION_COLUMN, out);
 }
 
-static void print_commands(FILE *out)
+void help_print(FILE *out)
 {
+    fputs("usage: attnctl COMMAND [ARGUMENTS] [OPTIONS]\n"
+          "Watches attention heads of transformers while they train: asks attnd.\n",
+          out);
     for (int group = 0; group < COMMANDS_GROUPS; group++) {
         fprintf(out, "\n%s:\n", command_group_title[group]);
         for (int i = 0; i < command_count; i++) {
@@ -35,14 +38,6 @@ static void print_commands(FILE *out)
             text_wrap(commands[i].help, NAME_COLUMN, NAME_COLUMN, out);
         }
     }
-}
-
-void help_print(FILE *out)
-{
-    fputs("usage: attnctl COMMAND [ARGUMENTS] [OPTIONS]\n"
-          "Watches attention heads of transformers while they train: asks attnd.\n",
-          out);
-    print_commands(out);
     fputs("\noptions of every command:\n", out);
     args_each_option(ARGS_EVERY_COMMAND, help_print_option, out);
     fputs("\nattnctl help COMMAND shows a command's own options and examples.\n"
@@ -55,14 +50,38 @@ void help_print(FILE *out)
           out);
 }
 
-static void print_usage(const struct command *command, FILE *out)
+void help_print_command(const struct command *command, const struct option_kind *kind, FILE *out)
 {
-    fprintf(out, "usage: attnctl %s%s%s [OPTIONS]\n", command->name, *command->arguments ? " " : "",
-            command->arguments);
-}
-
-static void help_print_exit_status(const struct command *command, FILE *out)
-{
+    if (kind) {
+        fprintf(out, "usage: attnctl %s %s %s [OPTIONS]\n", command->name, kind->name,
+                kind->arguments);
+        text_wrap(kind->help, 0, 0, out);
+        command_each_option_of(command, kind, help_print_option, out);
+        fprintf(out, "\nattnctl %s --help says what is common to all kinds.\n", command->name);
+        fprintf(out, "\nexample:\n  %s\n", kind->example);
+    } else {
+        fprintf(out, "usage: attnctl %s%s%s [OPTIONS]\n", command->name,
+                *command->arguments ? " " : "", command->arguments);
+        text_wrap(command->help, 0, 0, out);
+        if (command->text) {
+            putc('\n', out);
+            text_wrap(command->text, 0, 0, out);
+        }
+        if (command->print_before) {
+            command->print_before(out);
+        }
+        if (!command->each_option) {
+            putc('\n', out);
+        }
+        command_each_option(command, help_print_option, out);
+        if (command->print_after) {
+            command->print_after(out);
+        }
+        fprintf(out, "\nexample%s:\n", command->examples[1] ? "s" : "");
+        for (int i = 0; i < COMMAND_EXAMPLES_MAX && command->examples[i]; i++) {
+            fprintf(out, "  %s\n", command->examples[i]);
+        }
+    }
     char text[256];
     const char *finding = command->finding ? command->finding : command->offline ? "" : "bad news";
     fputs("\nExit status: 0 done; 1 ", out);
@@ -71,49 +90,6 @@ static void help_print_exit_status(const struct command *command, FILE *out)
              command->offline ? "wrong usage or a file that cannot be read"
                               : "wrong usage; 3 attnd cannot be reached");
     text_wrap(text, 23, 0, out);
-}
-
-static void print_whole(const struct command *command, FILE *out)
-{
-    print_usage(command, out);
-    text_wrap(command->help, 0, 0, out);
-    if (command->text) {
-        putc('\n', out);
-        text_wrap(command->text, 0, 0, out);
-    }
-    if (command->print_before) {
-        command->print_before(out);
-    }
-    if (!command->each_option) {
-        putc('\n', out);
-    }
-    command_each_option(command, help_print_option, out);
-    if (command->print_after) {
-        command->print_after(out);
-    }
-    fprintf(out, "\nexample%s:\n", command->examples[1] ? "s" : "");
-    for (int i = 0; i < COMMAND_EXAMPLES_MAX && command->examples[i]; i++) {
-        fprintf(out, "  %s\n", command->examples[i]);
-    }
-}
-
-static void print_kind(const struct command *command, const struct option_kind *kind, FILE *out)
-{
-    fprintf(out, "usage: attnctl %s %s %s [OPTIONS]\n", command->name, kind->name, kind->arguments);
-    text_wrap(kind->help, 0, 0, out);
-    command_each_option_of(command, kind, help_print_option, out);
-    fprintf(out, "\nattnctl %s --help says what is common to all kinds.\n", command->name);
-    fprintf(out, "\nexample:\n  %s\n", kind->example);
-}
-
-void help_print_command(const struct command *command, const struct option_kind *kind, FILE *out)
-{
-    if (kind) {
-        print_kind(command, kind, out);
-    } else {
-        print_whole(command, out);
-    }
-    help_print_exit_status(command, out);
 }
 
 int help_refuse_command(struct cli *cli, const char *name)
@@ -126,21 +102,6 @@ int help_refuse_command(struct cli *cli, const char *name)
     return cli_usage(cli, "no command '%.80s' (see attnctl --help)", name);
 }
 
-/* "JOB FILE" and 1: "FILE"; the last one when there are fewer. Of alternatives nobody knows which.
- */
-static int help_find_argument(const char *arguments, int index, const char **ret_argument)
-{
-    const char *blank;
-    if (strchr(arguments, '|')) {
-        arguments = "something";
-    }
-    while (index-- > 0 && (blank = strchr(arguments, ' ')) != NULL) {
-        arguments = blank + 1;
-    }
-    *ret_argument = arguments;
-    return (int)strcspn(arguments, " ");
-}
-
 int help_refuse_words(struct cli *cli, const struct command *command)
 {
     int words = cli->args->word_count - 1;
@@ -150,7 +111,20 @@ int help_refuse_words(struct cli *cli, const struct command *command)
                          cli->args->words[command->words_max + 1], command->name, usage,
                          command->arguments);
     }
-    int length = help_find_argument(command->arguments, words, &argument);
+    /* "JOB FILE" and 1: "FILE"; the last one when there are fewer. Of alternatives nobody knows
+     * which.
+     */
+    const char *arguments = command->arguments;
+    int index = words;
+    const char *blank;
+    if (strchr(arguments, '|')) {
+        arguments = "something";
+    }
+    while (index-- > 0 && (blank = strchr(arguments, ' ')) != NULL) {
+        arguments = blank + 1;
+    }
+    argument = arguments;
+    int length = (int)strcspn(arguments, " ");
     return cli_usage(cli, "%.*s is missing; usage: attnctl %s%s%s [OPTIONS]", length, argument,
                      command->name, usage, command->arguments);
 }

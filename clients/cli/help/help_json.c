@@ -22,39 +22,6 @@ static void put_option(const struct option_text *option, void *data)
     mpk_pair_str(data, "help", option->help);
 }
 
-static void put_options(struct mpk_writer *writer, const struct command *command)
-{
-    uint32_t count = 0;
-    command_each_option(command, count_option, &count);
-    mpk_put_str(writer, "options");
-    mpk_put_array(writer, count);
-    command_each_option(command, put_option, writer);
-}
-
-static void put_examples(struct mpk_writer *writer, const struct command *command)
-{
-    uint32_t count = 0;
-    while (count < COMMAND_EXAMPLES_MAX && command->examples[count]) {
-        count++;
-    }
-    mpk_put_str(writer, "examples");
-    mpk_put_array(writer, count);
-    for (uint32_t i = 0; i < count; i++) {
-        mpk_put_str(writer, command->examples[i]);
-    }
-}
-
-static void put_command(struct mpk_writer *writer, const struct command *command)
-{
-    mpk_put_map(writer, 6);
-    mpk_pair_str(writer, "name", command->name);
-    mpk_pair_str(writer, "arguments", command->arguments);
-    mpk_pair_str(writer, "help", command->help);
-    mpk_pair_str(writer, "exit_1", command->finding);
-    put_options(writer, command);
-    put_examples(writer, command);
-}
-
 int help_print_json(struct cli *cli, const struct command *command)
 {
     struct mpk_writer writer;
@@ -64,7 +31,27 @@ int help_print_json(struct cli *cli, const struct command *command)
     mpk_put_array(&writer, command ? 1 : (uint32_t)command_count);
     for (int i = 0; i < command_count; i++) {
         if (!command || command == &commands[i]) {
-            put_command(&writer, &commands[i]);
+            const struct command *command_command = &commands[i];
+            mpk_put_map(&writer, 6);
+            mpk_pair_str(&writer, "name", command_command->name);
+            mpk_pair_str(&writer, "arguments", command_command->arguments);
+            mpk_pair_str(&writer, "help", command_command->help);
+            mpk_pair_str(&writer, "exit_1", command_command->finding);
+            uint32_t count = 0;
+            command_each_option(command_command, count_option, &count);
+            mpk_put_str(&writer, "options");
+            mpk_put_array(&writer, count);
+            command_each_option(command_command, put_option, &writer);
+            uint32_t examples_count = 0;
+            while (examples_count < COMMAND_EXAMPLES_MAX &&
+                   command_command->examples[examples_count]) {
+                examples_count++;
+            }
+            mpk_put_str(&writer, "examples");
+            mpk_put_array(&writer, examples_count);
+            for (uint32_t j = 0; j < examples_count; j++) {
+                mpk_put_str(&writer, command_command->examples[j]);
+            }
         }
     }
     int code = cli_print_written(cli, &writer, 2, cli->out);

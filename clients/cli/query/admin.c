@@ -30,32 +30,6 @@ int cmd_ping(struct cli *cli)
     return cli_show(cli, "ping", show_ping);
 }
 
-/* The first line of the file that attnd writes beside its sockets; "" when there is none. */
-static void read_page_file(const char *directory, char ret_url[URL_MAX])
-{
-    char path[ENDPOINT_MAX + 8];
-    snprintf(path, sizeof path, "%s/page", directory);
-    FILE *file = *directory ? fopen(path, "re") : NULL;
-    if (!file || !fgets(ret_url, URL_MAX, file)) {
-        *ret_url = '\0';
-    }
-    if (file) {
-        fclose(file);
-    }
-    ret_url[strcspn(ret_url, "\n")] = '\0';
-}
-
-/* Where attnd says that it binds HTTP. */
-static void read_page_setting(struct cli *cli, const msgpack_object *config, char ret_url[URL_MAX])
-{
-    char bound[ENDPOINT_MAX], endpoint[ENDPOINT_MAX];
-    field_text(config, "http.endpoint", bound, sizeof bound);
-    reach_from_here(cli, bound, endpoint);
-    if (strncmp(endpoint, "tcp://", 6) == 0) {
-        snprintf(ret_url, URL_MAX, "http://%s/", endpoint + 6);
-    }
-}
-
 static int print_page_json(struct cli *cli, const char *url)
 {
     struct mpk_writer writer;
@@ -85,10 +59,27 @@ int cmd_page(struct cli *cli)
     bool enabled = strcmp(setting, "true") == 0;
     reach_directory(cli, directory);
     if (enabled) {
-        read_page_file(directory, url);
+        /* The first line of the file that attnd writes beside its sockets; "" when there is none.
+         */
+        char path[ENDPOINT_MAX + 8];
+        snprintf(path, sizeof path, "%s/page", directory);
+        FILE *file = *directory ? fopen(path, "re") : NULL;
+        if (!file || !fgets(url, URL_MAX, file)) {
+            *url = '\0';
+        }
+        if (file) {
+            fclose(file);
+        }
+        url[strcspn(url, "\n")] = '\0';
     }
     if (enabled && !*url) {
-        read_page_setting(cli, reply.result, url);
+        /* Where attnd says that it binds HTTP. */
+        char bound[ENDPOINT_MAX], endpoint[ENDPOINT_MAX];
+        field_text(reply.result, "http.endpoint", bound, sizeof bound);
+        reach_from_here(cli, bound, endpoint);
+        if (strncmp(endpoint, "tcp://", 6) == 0) {
+            snprintf(url, URL_MAX, "http://%s/", endpoint + 6);
+        }
     }
     rpc_reply_clear(&reply);
     if (cli->args->given & ARGS_JSON) {

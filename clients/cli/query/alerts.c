@@ -24,21 +24,6 @@ static void alerts_add_number(struct out_table *table, double number)
     }
 }
 
-/* "decoder.3.self.h2", "decoder.3.self", "the run". */
-static void add_place(struct out_table *table, const msgpack_object *alert)
-{
-    const msgpack_object *head = mpk_find(alert, "head");
-    char layer[LAYER_TEXT_MAX];
-    field_layer(alert, layer);
-    if (strcmp(layer, "-") == 0) {
-        out_cell(table, "the run");
-    } else if (head && head->type == MSGPACK_OBJECT_POSITIVE_INTEGER) {
-        out_cell(table, "%s.h%" PRIu64, layer, head->via.u64);
-    } else {
-        out_cell(table, "%s", layer);
-    }
-}
-
 static void alerts_add_alert(struct out_table *table, const msgpack_object *alert, bool with_job)
 {
     const msgpack_object *since = mpk_find(alert, "since");
@@ -52,7 +37,17 @@ static void alerts_add_alert(struct out_table *table, const msgpack_object *aler
     }
     field_text(alert, "rule", text, sizeof text);
     out_cell(table, "%s", text);
-    add_place(table, alert);
+    /* "decoder.3.self.h2", "decoder.3.self", "the run". */
+    const msgpack_object *head = mpk_find(alert, "head");
+    char layer[LAYER_TEXT_MAX];
+    field_layer(alert, layer);
+    if (strcmp(layer, "-") == 0) {
+        out_cell(table, "the run");
+    } else if (head && head->type == MSGPACK_OBJECT_POSITIVE_INTEGER) {
+        out_cell(table, "%s.h%" PRIu64, layer, head->via.u64);
+    } else {
+        out_cell(table, "%s", layer);
+    }
     alerts_add_number(table, field_number(mpk_find(alert, "value")));
     alerts_add_number(table, field_number(mpk_find(alert, "bound")));
     out_cell(table, "step %" PRIu64, field_u64(since, "step"));
@@ -70,38 +65,6 @@ static uint32_t alerts_length_of(const msgpack_object *list)
     return list && list->type == MSGPACK_OBJECT_ARRAY ? list->via.array.size : 0;
 }
 
-static void alerts_print_table(struct cli *cli, const msgpack_object *firing,
-                               const msgpack_object *past)
-{
-    bool with_job = cli->args->word_count < 2;
-    struct out_table table;
-    out_init(&table, 7 + with_job);
-    out_cell(&table, "SEVERITY");
-    if (with_job) {
-        out_cell(&table, "JOB");
-    }
-    for (int i = 0; i < 6; i++) {
-        out_cell(&table, "%s",
-                 ((const char *[]){"RULE", "WHERE", "VALUE", "BOUND", "SINCE", "STATE"})[i]);
-    }
-    for (uint32_t i = 0; i < alerts_length_of(firing); i++) {
-        alerts_add_alert(&table, alerts_item(firing, i), with_job);
-    }
-    for (uint32_t i = 0; i < alerts_length_of(past); i++) {
-        alerts_add_alert(&table, alerts_item(past, i), with_job);
-    }
-    out_print(&table, cli->width, true, cli->out);
-}
-
-static void print_messages(struct cli *cli, const msgpack_object *firing)
-{
-    for (uint32_t i = 0; i < alerts_length_of(firing); i++) {
-        char message[512];
-        field_text(alerts_item(firing, i), "message", message, sizeof message);
-        fprintf(cli->out, "%s%s\n", i == 0 ? "\n" : "", message);
-    }
-}
-
 /* The list of `past` is nil when there is no history. */
 static int show_alerts(struct cli *cli, const msgpack_object *result)
 {
@@ -113,9 +76,31 @@ static int show_alerts(struct cli *cli, const msgpack_object *result)
         fprintf(cli->out, "nothing is firing%s\n", hint);
     }
     if (alerts_length_of(firing) > 0 || (all && alerts_length_of(past) > 0)) {
-        alerts_print_table(cli, firing, all ? past : NULL);
+        const msgpack_object *table_past = all ? past : NULL;
+        bool with_job = cli->args->word_count < 2;
+        struct out_table table;
+        out_init(&table, 7 + with_job);
+        out_cell(&table, "SEVERITY");
+        if (with_job) {
+            out_cell(&table, "JOB");
+        }
+        for (int i = 0; i < 6; i++) {
+            out_cell(&table, "%s",
+                     ((const char *[]){"RULE", "WHERE", "VALUE", "BOUND", "SINCE", "STATE"})[i]);
+        }
+        for (uint32_t i = 0; i < alerts_length_of(firing); i++) {
+            alerts_add_alert(&table, alerts_item(firing, i), with_job);
+        }
+        for (uint32_t i = 0; i < alerts_length_of(table_past); i++) {
+            alerts_add_alert(&table, alerts_item(table_past, i), with_job);
+        }
+        out_print(&table, cli->width, true, cli->out);
     }
-    print_messages(cli, firing);
+    for (uint32_t i = 0; i < alerts_length_of(firing); i++) {
+        char message[512];
+        field_text(alerts_item(firing, i), "message", message, sizeof message);
+        fprintf(cli->out, "%s%s\n", i == 0 ? "\n" : "", message);
+    }
     if (all && past && past->type == MSGPACK_OBJECT_NIL) {
         fputs("there is no history of what is over\n", cli->out);
     }

@@ -74,37 +74,6 @@ static void compare_add_number(struct out_table *table, const msgpack_object *ma
     }
 }
 
-static void compare_add_head(struct out_table *table, const msgpack_object *head)
-{
-    const msgpack_object_kv *most = most_different(head);
-    char layer[LAYER_TEXT_MAX], metric[FIELD_NAME_MAX] = "-";
-    field_layer(head, layer);
-    out_cell(table, "%s.h%" PRIu64, layer, field_u64(head, "head"));
-    compare_add_number(table, head, "distance");
-    if (most) {
-        field_show(&most->key, metric, sizeof metric);
-    }
-    out_cell(table, "%s", metric);
-    compare_add_number(table, most ? &most->val : NULL, "js");
-    compare_add_number(table, most ? &most->val : NULL, "mean_a");
-    compare_add_number(table, most ? &most->val : NULL, "mean_b");
-}
-
-static void print_heads(struct cli *cli, const msgpack_object *heads)
-{
-    static const char *const names[] = {"HEAD", "DISTANCE", "MOST BY", "JS", "MEAN A", "MEAN B"};
-    struct out_table table;
-    out_init(&table, 6);
-    for (int i = 0; i < 6; i++) {
-        out_cell(&table, "%s", names[i]);
-    }
-    for (uint32_t i = 0; i < heads->via.array.size; i++) {
-        compare_add_head(&table, &heads->via.array.ptr[i]);
-    }
-    putc('\n', cli->out);
-    out_print(&table, cli->width, false, cli->out);
-}
-
 static void print_alone(struct cli *cli, const char *name, const msgpack_object *list)
 {
     uint32_t count = field_length(list);
@@ -124,7 +93,30 @@ static int show_comparison(struct cli *cli, const msgpack_object *result)
     } else if (field_number(mpk_find(&heads->via.array.ptr[0], "distance")) < SAME) {
         fputs("no head differs\n", cli->out);
     } else {
-        print_heads(cli, heads);
+        static const char *const names[] = {"HEAD", "DISTANCE", "MOST BY",
+                                            "JS",   "MEAN A",   "MEAN B"};
+        struct out_table table;
+        out_init(&table, 6);
+        for (int i = 0; i < 6; i++) {
+            out_cell(&table, "%s", names[i]);
+        }
+        for (uint32_t i = 0; i < heads->via.array.size; i++) {
+            const msgpack_object *head = &heads->via.array.ptr[i];
+            const msgpack_object_kv *most = most_different(head);
+            char layer[LAYER_TEXT_MAX], metric[FIELD_NAME_MAX] = "-";
+            field_layer(head, layer);
+            out_cell(&table, "%s.h%" PRIu64, layer, field_u64(head, "head"));
+            compare_add_number(&table, head, "distance");
+            if (most) {
+                field_show(&most->key, metric, sizeof metric);
+            }
+            out_cell(&table, "%s", metric);
+            compare_add_number(&table, most ? &most->val : NULL, "js");
+            compare_add_number(&table, most ? &most->val : NULL, "mean_a");
+            compare_add_number(&table, most ? &most->val : NULL, "mean_b");
+        }
+        putc('\n', cli->out);
+        out_print(&table, cli->width, false, cli->out);
     }
     print_alone(cli, "a", mpk_find(result, "only_a"));
     print_alone(cli, "b", mpk_find(result, "only_b"));

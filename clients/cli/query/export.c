@@ -19,29 +19,6 @@ struct piece {
     uint64_t layer;
 };
 
-static int ask_page(struct cli *cli, const struct piece *piece, uint64_t from,
-                    struct rpc_reply *ret_reply, bool *ret_any)
-{
-    struct ask ask;
-    ask_init(&ask);
-    ask_text(&ask, "job", piece->job);
-    ask_text(&ask, "run", piece->run);
-    ask_text(&ask, "stack", piece->stack);
-    ask_number(&ask, "layer", piece->layer);
-    ask_text(&ask, "site", piece->site);
-    ask_text(&ask, "metric", piece->metric);
-    ask_text(&ask, "window", cli->args->window);
-    ask_number(&ask, "from", from);
-    if (cli->args->given & ARGS_TO) {
-        ask_number(&ask, "to", cli->args->to);
-    }
-    if (cli->args->given & ARGS_HEAD) {
-        ask_number(&ask, "head", cli->args->head);
-    }
-    ask_number(&ask, "limit", PAGE);
-    return ask_for_any(cli, "history", &ask, ret_reply, ret_any);
-}
-
 /* Prints a page; *from moves behind it. Returns whether there is another. */
 static bool print_page(struct cli *cli, const msgpack_object *result, uint64_t *from)
 {
@@ -64,7 +41,24 @@ static int export_piece(struct cli *cli, const struct piece *piece)
     bool more = true;
     while (more) {
         struct rpc_reply reply;
-        int code = ask_page(cli, piece, from, &reply, &more);
+        struct ask ask;
+        ask_init(&ask);
+        ask_text(&ask, "job", piece->job);
+        ask_text(&ask, "run", piece->run);
+        ask_text(&ask, "stack", piece->stack);
+        ask_number(&ask, "layer", piece->layer);
+        ask_text(&ask, "site", piece->site);
+        ask_text(&ask, "metric", piece->metric);
+        ask_text(&ask, "window", cli->args->window);
+        ask_number(&ask, "from", from);
+        if (cli->args->given & ARGS_TO) {
+            ask_number(&ask, "to", cli->args->to);
+        }
+        if (cli->args->given & ARGS_HEAD) {
+            ask_number(&ask, "head", cli->args->head);
+        }
+        ask_number(&ask, "limit", PAGE);
+        int code = ask_for_any(cli, "history", &ask, &reply, &more);
         if (code != CLI_OK || !more) {
             return code;
         }
@@ -111,20 +105,6 @@ static int export_layer(struct cli *cli, const msgpack_object *layer, struct pie
     return code;
 }
 
-/* Says which there are. */
-static int refuse_metrics(struct cli *cli, const struct piece *piece, const msgpack_object *layers)
-{
-    const char *metric = cli->args->metric;
-    char text[UNKNOWN_TEXT_MAX] = "";
-    if (!metric) {
-        return cli_usage(cli, "--head: run %.8s of %.80s has only numbers of whole layers here",
-                         piece->run, piece->job);
-    }
-    unknown_in_layers(layers, metric, piece->job, text);
-    return cli_usage(cli, "--metric: '%.80s': not in run %.8s of %.80s%s", metric, piece->run,
-                     piece->job, text);
-}
-
 static int export_layers(struct cli *cli, const msgpack_object *result)
 {
     const msgpack_object *layers = mpk_find(result, "layers");
@@ -138,7 +118,16 @@ static int export_layers(struct cli *cli, const msgpack_object *result)
     if (code != CLI_OK || pieces > 0) {
         return code;
     }
-    return refuse_metrics(cli, &piece, layers);
+    /* Says which there are. */
+    const char *metric = cli->args->metric;
+    char text[UNKNOWN_TEXT_MAX] = "";
+    if (!metric) {
+        return cli_usage(cli, "--head: run %.8s of %.80s has only numbers of whole layers here",
+                         piece.run, piece.job);
+    }
+    unknown_in_layers(layers, metric, piece.job, text);
+    return cli_usage(cli, "--metric: '%.80s': not in run %.8s of %.80s%s", metric, piece.run,
+                     piece.job, text);
 }
 
 static int check_format(struct cli *cli)

@@ -45,56 +45,6 @@ static void history_add_value(struct out_table *table, double value, bool plain)
     }
 }
 
-/* "7", "5-7"; a star behind a partial window. */
-static void add_window(struct out_table *table, const struct series *series, uint32_t window)
-{
-    uint64_t first = series_window(series, "first", window);
-    uint64_t last = series_window(series, "last", window);
-    const char *star = series_partial(series, window) ? "*" : "";
-    if (first == last) {
-        out_cell(table, "%" PRIu64 "%s", last, star);
-    } else {
-        out_cell(table, "%" PRIu64 "-%" PRIu64 "%s", first, last, star);
-    }
-    out_cell(table, "%" PRIu64, series_window(series, "step", window));
-}
-
-static void name_columns(struct out_table *table, const struct series *series)
-{
-    static const char *const names[SHOWN] = {"MEAN", "STD", "MIN", "P10", "P50", "P90", "MAX"};
-    char unit[16];
-    field_text(series->map, "unit", unit, sizeof unit);
-    for (char *at = unit; *at; at++) {
-        *at = (char)(*at >= 'a' && *at <= 'z' ? *at - 'a' + 'A' : *at);
-    }
-    out_cell(table, "%s", *unit ? unit : "WINDOW");
-    out_cell(table, "STEP");
-    for (int i = 0; series->heads == 1 && i < SHOWN; i++) {
-        out_cell(table, "%s", names[i]);
-    }
-    for (uint32_t head = 0; series->heads > 1 && head < series->heads; head++) {
-        out_cell(table, "h%" PRIu32, head);
-    }
-}
-
-static void history_print_table(struct cli *cli, const struct series *series)
-{
-    struct out_table table;
-    bool plain = history_is_plain(series);
-    out_init(&table, 2 + (series->heads == 1 ? SHOWN : (int)series->heads));
-    name_columns(&table, series);
-    for (uint32_t window = 0; window < series->windows; window++) {
-        add_window(&table, series, window);
-        for (int i = 0; series->heads == 1 && i < SHOWN; i++) {
-            history_add_value(&table, series_value(series, shown[i], 0, window), plain);
-        }
-        for (uint32_t head = 0; series->heads > 1 && head < series->heads; head++) {
-            history_add_value(&table, series_value(series, "mean", head, window), plain);
-        }
-    }
-    out_print(&table, cli->width, false, cli->out);
-}
-
 /* A line of bars over all windows, where there is a terminal to see it. */
 static void print_spark(struct cli *cli, const struct series *series)
 {
@@ -176,7 +126,42 @@ static int show_series(struct cli *cli, const msgpack_object *result)
     if (series.heads == 1 && series.windows > 1 && spark_fits(cli->out)) {
         print_spark(cli, &series);
     }
-    history_print_table(cli, &series);
+    struct out_table table;
+    bool plain = history_is_plain(&series);
+    out_init(&table, 2 + (series.heads == 1 ? SHOWN : (int)series.heads));
+    static const char *const names[SHOWN] = {"MEAN", "STD", "MIN", "P10", "P50", "P90", "MAX"};
+    char unit[16];
+    field_text(series.map, "unit", unit, sizeof unit);
+    for (char *at = unit; *at; at++) {
+        *at = (char)(*at >= 'a' && *at <= 'z' ? *at - 'a' + 'A' : *at);
+    }
+    out_cell(&table, "%s", *unit ? unit : "WINDOW");
+    out_cell(&table, "STEP");
+    for (int i = 0; series.heads == 1 && i < SHOWN; i++) {
+        out_cell(&table, "%s", names[i]);
+    }
+    for (uint32_t head = 0; series.heads > 1 && head < series.heads; head++) {
+        out_cell(&table, "h%" PRIu32, head);
+    }
+    for (uint32_t window = 0; window < series.windows; window++) {
+        /* "7", "5-7"; a star behind a partial window. */
+        uint64_t first = series_window(&series, "first", window);
+        uint64_t last = series_window(&series, "last", window);
+        const char *star = series_partial(&series, window) ? "*" : "";
+        if (first == last) {
+            out_cell(&table, "%" PRIu64 "%s", last, star);
+        } else {
+            out_cell(&table, "%" PRIu64 "-%" PRIu64 "%s", first, last, star);
+        }
+        out_cell(&table, "%" PRIu64, series_window(&series, "step", window));
+        for (int i = 0; series.heads == 1 && i < SHOWN; i++) {
+            history_add_value(&table, series_value(&series, shown[i], 0, window), plain);
+        }
+        for (uint32_t head = 0; series.heads > 1 && head < series.heads; head++) {
+            history_add_value(&table, series_value(&series, "mean", head, window), plain);
+        }
+    }
+    out_print(&table, cli->width, false, cli->out);
     history_print_notes(cli, &series);
     return CLI_OK;
 }
@@ -204,13 +189,6 @@ static int check_metric(struct cli *cli)
     return code;
 }
 
-/* attnd says what there is instead; metrics are too many for its sentence. */
-static int refuse_nothing(struct cli *cli, const struct rpc_reply *refusal)
-{
-    int code = cli->args->metric ? check_metric(cli) : CLI_OK;
-    return code == CLI_OK ? cli_explain(cli, RPC_REFUSED, refusal) : code;
-}
-
 int cmd_history(struct cli *cli)
 {
     const struct args *args = cli->args;
@@ -235,7 +213,9 @@ int cmd_history(struct cli *cli)
     ask_number(&ask, "limit", count < WINDOWS_MAX ? count : WINDOWS_MAX);
     code = ask_for_any(cli, "history", &ask, &reply, &any);
     if (code == CLI_OK && !any) {
-        return refuse_nothing(cli, &reply);
+        /* attnd says what there is instead; metrics are too many for its sentence. */
+        int nothing_code = cli->args->metric ? check_metric(cli) : CLI_OK;
+        return nothing_code == CLI_OK ? cli_explain(cli, RPC_REFUSED, &reply) : nothing_code;
     }
     if (code != CLI_OK) {
         return code;

@@ -14,24 +14,6 @@ static const char *const columns[] = {"JOB",   "RUN",      "STATE", "EPOCH",  "S
                                       "RANKS", "RECEIVED", "LOST",  "DROPPED"};
 enum { COLUMNS = sizeof columns / sizeof columns[0] };
 
-static void jobs_add_row(struct out_table *table, const msgpack_object *job)
-{
-    char text[OUT_CELL_MAX];
-    field_text(job, "job", text, sizeof text);
-    out_shorten(text, JOB_WIDTH);
-    out_cell(table, "%s", text);
-    field_text(job, "run", text, 9); /* 8 of 32 digits tell runs apart */
-    out_cell(table, "%s", text);
-    field_text(job, "state", text, sizeof text);
-    out_cell(table, "%s", text);
-    out_cell(table, "%" PRIu64, field_u64(job, "epoch"));
-    out_cell(table, "%" PRIu64, field_u64(job, "step"));
-    out_cell(table, "%" PRIu64 "/%" PRIu64, field_u64(job, "ranks"), field_u64(job, "world"));
-    out_cell(table, "%" PRIu64, field_u64(job, "received"));
-    out_cell(table, "%" PRIu64, field_u64(job, "lost"));
-    out_cell(table, "%" PRIu64, field_sum(mpk_find(job, "dropped")));
-}
-
 static int jobs_show_jobs(struct cli *cli, const msgpack_object *result)
 {
     if (field_length(result) == 0 || result->type != MSGPACK_OBJECT_ARRAY) {
@@ -44,7 +26,21 @@ static int jobs_show_jobs(struct cli *cli, const msgpack_object *result)
         out_cell(&table, "%s", columns[i]);
     }
     for (uint32_t i = 0; i < result->via.array.size; i++) {
-        jobs_add_row(&table, &result->via.array.ptr[i]);
+        const msgpack_object *job = &result->via.array.ptr[i];
+        char text[OUT_CELL_MAX];
+        field_text(job, "job", text, sizeof text);
+        out_shorten(text, JOB_WIDTH);
+        out_cell(&table, "%s", text);
+        field_text(job, "run", text, 9); /* 8 of 32 digits tell runs apart */
+        out_cell(&table, "%s", text);
+        field_text(job, "state", text, sizeof text);
+        out_cell(&table, "%s", text);
+        out_cell(&table, "%" PRIu64, field_u64(job, "epoch"));
+        out_cell(&table, "%" PRIu64, field_u64(job, "step"));
+        out_cell(&table, "%" PRIu64 "/%" PRIu64, field_u64(job, "ranks"), field_u64(job, "world"));
+        out_cell(&table, "%" PRIu64, field_u64(job, "received"));
+        out_cell(&table, "%" PRIu64, field_u64(job, "lost"));
+        out_cell(&table, "%" PRIu64, field_sum(mpk_find(job, "dropped")));
     }
     out_print(&table, cli->width, false, cli->out);
     return CLI_OK;

@@ -50,26 +50,6 @@ static void add_plan(struct out_table *table, const msgpack_object *plan)
     plan_add_text(table, plan, "from", OUT_CELL_MAX);
 }
 
-/* One plan, or the list of all: the first one that matches a job holds for it. */
-static int show_plans(struct cli *cli, const msgpack_object *result)
-{
-    static const char *const names[] = {"JOBS",    "EVERY", "LAYERS", "HEADS",
-                                        "SAMPLES", "ROWS",  "FROM"};
-    struct out_table table;
-    out_init(&table, 7);
-    for (int i = 0; i < 7; i++) {
-        out_cell(&table, "%s", names[i]);
-    }
-    if (result->type == MSGPACK_OBJECT_MAP) {
-        add_plan(&table, result);
-    }
-    for (uint32_t i = 0; result->type == MSGPACK_OBJECT_ARRAY && i < result->via.array.size; i++) {
-        add_plan(&table, &result->via.array.ptr[i]);
-    }
-    out_print(&table, cli->width, true, cli->out);
-    return CLI_OK;
-}
-
 static int ask_and_show(struct cli *cli, const char *method, struct ask *ask)
 {
     struct rpc_reply reply;
@@ -80,7 +60,23 @@ static int ask_and_show(struct cli *cli, const char *method, struct ask *ask)
     if (cli->args->given & ARGS_JSON) {
         code = cli_print_json(cli, reply.result);
     } else {
-        code = show_plans(cli, reply.result);
+        /* One plan, or the list of all: the first one that matches a job holds for it. */
+        static const char *const names[] = {"JOBS",    "EVERY", "LAYERS", "HEADS",
+                                            "SAMPLES", "ROWS",  "FROM"};
+        struct out_table table;
+        out_init(&table, 7);
+        for (int i = 0; i < 7; i++) {
+            out_cell(&table, "%s", names[i]);
+        }
+        if (reply.result->type == MSGPACK_OBJECT_MAP) {
+            add_plan(&table, reply.result);
+        }
+        for (uint32_t i = 0;
+             reply.result->type == MSGPACK_OBJECT_ARRAY && i < reply.result->via.array.size; i++) {
+            add_plan(&table, &reply.result->via.array.ptr[i]);
+        }
+        out_print(&table, cli->width, true, cli->out);
+        code = CLI_OK;
     }
     rpc_reply_clear(&reply);
     return code;

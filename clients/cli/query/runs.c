@@ -22,22 +22,6 @@ static void add_time(struct out_table *table, uint64_t time_ns)
     out_cell(table, "%s", text);
 }
 
-static void runs_add_run(struct out_table *table, const msgpack_object *run)
-{
-    char text[OUT_CELL_MAX];
-    field_text(run, "job", text, sizeof text);
-    out_shorten(text, JOB_WIDTH);
-    out_cell(table, "%s", text);
-    field_text(run, "run", text, 9);
-    out_cell(table, "%s", text);
-    field_text(run, "state", text, sizeof text);
-    out_cell(table, "%s", text);
-    add_time(table, field_u64(run, "first_ns"));
-    add_time(table, field_u64(run, "last_ns"));
-    out_cell(table, "%" PRIu64, field_u64(run, "epoch"));
-    out_cell(table, "%" PRIu64, field_u64(run, "step"));
-}
-
 static int show_runs(struct cli *cli, const msgpack_object *result)
 {
     static const char *const names[] = {"JOB", "RUN", "STATE", "FIRST", "LAST", "EPOCH", "STEP"};
@@ -52,7 +36,19 @@ static int show_runs(struct cli *cli, const msgpack_object *result)
         out_cell(&table, "%s", names[i]);
     }
     for (uint32_t i = 0; i < runs->via.array.size; i++) {
-        runs_add_run(&table, &runs->via.array.ptr[i]);
+        const msgpack_object *run = &runs->via.array.ptr[i];
+        char text[OUT_CELL_MAX];
+        field_text(run, "job", text, sizeof text);
+        out_shorten(text, JOB_WIDTH);
+        out_cell(&table, "%s", text);
+        field_text(run, "run", text, 9);
+        out_cell(&table, "%s", text);
+        field_text(run, "state", text, sizeof text);
+        out_cell(&table, "%s", text);
+        add_time(&table, field_u64(run, "first_ns"));
+        add_time(&table, field_u64(run, "last_ns"));
+        out_cell(&table, "%" PRIu64, field_u64(run, "epoch"));
+        out_cell(&table, "%" PRIu64, field_u64(run, "step"));
     }
     out_print(&table, cli->width, false, cli->out);
     if (field_bool(result, "more")) {

@@ -35,47 +35,6 @@ static bool is_shown_above(const msgpack_object *key)
            mpk_is_str(key, "in_flight") || mpk_is_str(key, "dropped");
 }
 
-static void add_others(struct out_table *table, const msgpack_object *result)
-{
-    for (uint32_t i = 0; i < result->via.map.size; i++) {
-        const msgpack_object_kv *pair = &result->via.map.ptr[i];
-        char name[OUT_CELL_MAX / 2], value[OUT_CELL_MAX / 2];
-        if (is_shown_above(&pair->key)) {
-            continue;
-        }
-        field_show(&pair->key, name, sizeof name - 1); /* and a dot */
-        if (pair->val.type == MSGPACK_OBJECT_MAP) {
-            strcat(name, ".");
-            add_pairs(table, name, &pair->val);
-            continue;
-        }
-        field_show(&pair->val, value, sizeof value);
-        out_cell(table, "%s", name);
-        out_cell(table, "%s", value);
-    }
-}
-
-/* The sentence about received = processed + in_flight + dropped. */
-static int show_balance(struct cli *cli, const msgpack_object *result)
-{
-    uint64_t received = field_u64(result, "received"), processed = field_u64(result, "processed");
-    uint64_t in_flight = field_u64(result, "in_flight");
-    uint64_t dropped = field_sum(mpk_find(result, "dropped"));
-    uint64_t accounted = processed + in_flight + dropped;
-    fprintf(cli->out,
-            "\nreceived = processed + in_flight + dropped: %" PRIu64 " = %" PRIu64 " + %" PRIu64
-            " + %" PRIu64,
-            received, processed, in_flight, dropped);
-    if (received == accounted) {
-        fputs(": adds up\n", cli->out);
-        return CLI_OK;
-    }
-    fprintf(cli->out, ": does not add up, %" PRIu64 " %s\n",
-            received > accounted ? received - accounted : accounted - received,
-            received > accounted ? "unaccounted for" : "too many");
-    return CLI_FINDING;
-}
-
 static int show_stats(struct cli *cli, const msgpack_object *result)
 {
     struct out_table table;
@@ -91,9 +50,40 @@ static int show_stats(struct cli *cli, const msgpack_object *result)
     stats_add_number(&table, "in_flight", field_u64(result, "in_flight"));
     stats_add_number(&table, "dropped", field_sum(dropped));
     add_pairs(&table, "  ", dropped);
-    add_others(&table, result);
+    for (uint32_t i = 0; i < result->via.map.size; i++) {
+        const msgpack_object_kv *pair = &result->via.map.ptr[i];
+        char name[OUT_CELL_MAX / 2], value[OUT_CELL_MAX / 2];
+        if (is_shown_above(&pair->key)) {
+            continue;
+        }
+        field_show(&pair->key, name, sizeof name - 1); /* and a dot */
+        if (pair->val.type == MSGPACK_OBJECT_MAP) {
+            strcat(name, ".");
+            add_pairs(&table, name, &pair->val);
+            continue;
+        }
+        field_show(&pair->val, value, sizeof value);
+        out_cell(&table, "%s", name);
+        out_cell(&table, "%s", value);
+    }
     out_print(&table, cli->width, false, cli->out);
-    return show_balance(cli, result);
+    /* The sentence about received = processed + in_flight + dropped. */
+    uint64_t received = field_u64(result, "received"), processed = field_u64(result, "processed");
+    uint64_t in_flight = field_u64(result, "in_flight");
+    uint64_t balance_dropped = field_sum(mpk_find(result, "dropped"));
+    uint64_t accounted = processed + in_flight + balance_dropped;
+    fprintf(cli->out,
+            "\nreceived = processed + in_flight + dropped: %" PRIu64 " = %" PRIu64 " + %" PRIu64
+            " + %" PRIu64,
+            received, processed, in_flight, balance_dropped);
+    if (received == accounted) {
+        fputs(": adds up\n", cli->out);
+        return CLI_OK;
+    }
+    fprintf(cli->out, ": does not add up, %" PRIu64 " %s\n",
+            received > accounted ? received - accounted : accounted - received,
+            received > accounted ? "unaccounted for" : "too many");
+    return CLI_FINDING;
 }
 
 int cmd_stats(struct cli *cli)

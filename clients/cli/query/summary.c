@@ -27,19 +27,6 @@ static const msgpack_object *summary_window_of(const msgpack_object *map)
     return mpk_find(map, "window");
 }
 
-static struct row summary_make_row(const msgpack_object *map, const char *metric)
-{
-    struct row row = {.map = map, .values = field_metric(map, metric)};
-    row.drift = mpk_find(mpk_find(map, "drift"), metric);
-    field_text(map, "run", row.run, sizeof row.run);
-    field_text(map, "stack", row.stack, sizeof row.stack);
-    field_text(map, "site", row.site, sizeof row.site);
-    row.layer = field_u64(map, "layer");
-    row.first = field_u64(summary_window_of(map), "first");
-    row.last = field_u64(summary_window_of(map), "last");
-    return row;
-}
-
 static int summary_compare_u64(uint64_t a, uint64_t b)
 {
     return (a > b) - (a < b);
@@ -117,29 +104,6 @@ static bool is_per_head(const struct row *rows, uint32_t count)
     return false;
 }
 
-static void summary_print_table(struct cli *cli, const struct row *rows, uint32_t count)
-{
-    struct out_table table;
-    uint32_t heads = heads_max(rows, count);
-    bool plain = summary_is_plain(rows, count);
-    heads = heads > 0 ? heads : 1; /* other windows have the metric */
-    out_init(&table, 1 + (int)heads);
-    out_cell(&table, "LAYER");
-    bool per_head = is_per_head(rows, count);
-    for (uint32_t head = 0; head < heads; head++) {
-        out_cell(&table, per_head ? "h%" PRIu32 : "ALL HEADS", head);
-    }
-    for (uint32_t i = 0; i < count; i++) {
-        char layer[LAYER_TEXT_MAX];
-        field_layer(rows[i].map, layer);
-        out_cell(&table, "%s", layer);
-        for (uint32_t head = 0; head < heads; head++) {
-            summary_add_value(&table, field_column(rows[i].values, head), plain);
-        }
-    }
-    out_print(&table, cli->width, false, cli->out);
-}
-
 /* Drift: a line per number and layer. Windows of a run that has not changed are seldom further from
  * the baseline than the marked ones, which are not an alert by themselves. */
 
@@ -147,21 +111,6 @@ static void summary_print_table(struct cli *cli, const struct row *rows, uint32_
 
 static const char *const drift_numbers[] = {"delta", "z", "js", "change"};
 enum { DRIFT_NUMBERS = sizeof drift_numbers / sizeof drift_numbers[0] };
-
-static void add_drift_value(struct out_table *table, const char *number,
-                            const msgpack_object *value, bool plain)
-{
-    double shown = field_number(value);
-    if (isnan(shown)) {
-        out_cell(table, "-");
-    } else if (strcmp(number, "change") == 0) {
-        out_cell(table, "%.0f", shown);
-    } else if (strcmp(number, "z") == 0) {
-        out_cell(table, "%s%.1f", fabs(shown) >= Z_MARKED ? "*" : "", shown);
-    } else {
-        summary_add_value(table, value, plain);
-    }
-}
 
 static void add_drift_line(struct out_table *table, const struct row *row, const char *number,
                            uint32_t heads)
@@ -174,7 +123,18 @@ static void add_drift_line(struct out_table *table, const struct row *row, const
     field_layer(row->map, layer);
     out_cell(table, "%s %s", layer, number);
     for (uint32_t head = 0; head < heads; head++) {
-        add_drift_value(table, number, field_column(values, head), are_plain(values));
+        const msgpack_object *value = field_column(values, head);
+        bool plain = are_plain(values);
+        double shown = field_number(value);
+        if (isnan(shown)) {
+            out_cell(table, "-");
+        } else if (strcmp(number, "change") == 0) {
+            out_cell(table, "%.0f", shown);
+        } else if (strcmp(number, "z") == 0) {
+            out_cell(table, "%s%.1f", fabs(shown) >= Z_MARKED ? "*" : "", shown);
+        } else {
+            summary_add_value(table, value, plain);
+        }
     }
 }
 
@@ -277,7 +237,27 @@ static void print_groups(struct cli *cli, const struct row *rows, uint32_t count
         if (drift) {
             print_drift_table(cli, rows + from, to - from);
         } else {
-            summary_print_table(cli, rows + from, to - from);
+            const struct row *table_rows = rows + from;
+            uint32_t table_count = to - from;
+            struct out_table table;
+            uint32_t heads = heads_max(table_rows, table_count);
+            bool plain = summary_is_plain(table_rows, table_count);
+            heads = heads > 0 ? heads : 1; /* other windows have the metric */
+            out_init(&table, 1 + (int)heads);
+            out_cell(&table, "LAYER");
+            bool per_head = is_per_head(table_rows, table_count);
+            for (uint32_t head = 0; head < heads; head++) {
+                out_cell(&table, per_head ? "h%" PRIu32 : "ALL HEADS", head);
+            }
+            for (uint32_t i = 0; i < table_count; i++) {
+                char layer[LAYER_TEXT_MAX];
+                field_layer(table_rows[i].map, layer);
+                out_cell(&table, "%s", layer);
+                for (uint32_t head = 0; head < heads; head++) {
+                    summary_add_value(&table, field_column(table_rows[i].values, head), plain);
+                }
+            }
+            out_print(&table, cli->width, false, cli->out);
         }
     }
 }
@@ -309,44 +289,6 @@ static void summary_add_name(void *data, const char *name)
         }
     }
     unknown_add(&names->unknown, name);
-}
-
-/* No layer has the metric: name those there are. */
-static int summary_refuse_metric(struct cli *cli, const struct row *rows, uint32_t count)
-{
-    bool drift = cli->args->given & ARGS_DRIFT;
-    struct names names = {.rows = rows, .drift = drift};
-    char text[UNKNOWN_TEXT_MAX], see[160];
-    unknown_init(&names.unknown, cli->args->metric);
-    for (; names.before < count; names.before++) {
-        field_each_metric(rows[names.before].map, summary_add_name, &names);
-    }
-    snprintf(see, sizeof see, "attnctl summary %.128s --json", cli->args->words[1]);
-    unknown_text(&names.unknown, see, text);
-    return cli_usage(cli, "--metric: '%.80s': not in %s%s", cli->args->metric,
-                     drift ? "the drift of this summary" : "this summary", text);
-}
-
-static int show_rows(struct cli *cli, const msgpack_object *maps, uint32_t count)
-{
-    struct row *rows = calloc(count, sizeof *rows);
-    if (!rows) {
-        fputs("attnctl: out of memory\n", cli->err);
-        return CLI_FINDING;
-    }
-    for (uint32_t i = 0; i < count; i++) {
-        rows[i] = summary_make_row(&maps[i], cli->args->metric);
-    }
-    qsort(rows, count, sizeof *rows, summary_compare_rows);
-    int code = CLI_OK;
-    bool drift = cli->args->given & ARGS_DRIFT;
-    if ((drift ? summary_drift_heads(rows, count) : heads_max(rows, count)) == 0) {
-        code = summary_refuse_metric(cli, rows, count);
-    } else {
-        print_groups(cli, rows, count);
-    }
-    free(rows);
-    return code;
 }
 
 /* Whether any layer has a baseline. */
@@ -385,7 +327,43 @@ static int show_summary(struct cli *cli, const msgpack_object *result)
         args.metric = chosen;
     }
     shown.args = &args;
-    return show_rows(&shown, result->via.array.ptr, count);
+    struct row *rows = calloc(count, sizeof *rows);
+    if (!rows) {
+        fputs("attnctl: out of memory\n", shown.err);
+        return CLI_FINDING;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        const msgpack_object *map = &result->via.array.ptr[i];
+        struct row row = {.map = map, .values = field_metric(map, shown.args->metric)};
+        row.drift = mpk_find(mpk_find(map, "drift"), shown.args->metric);
+        field_text(map, "run", row.run, sizeof row.run);
+        field_text(map, "stack", row.stack, sizeof row.stack);
+        field_text(map, "site", row.site, sizeof row.site);
+        row.layer = field_u64(map, "layer");
+        row.first = field_u64(summary_window_of(map), "first");
+        row.last = field_u64(summary_window_of(map), "last");
+        rows[i] = row;
+    }
+    qsort(rows, count, sizeof *rows, summary_compare_rows);
+    int code = CLI_OK;
+    bool drift = shown.args->given & ARGS_DRIFT;
+    if ((drift ? summary_drift_heads(rows, count) : heads_max(rows, count)) == 0) {
+        /* No layer has the metric: name those there are. */
+        struct names names = {.rows = rows, .drift = drift};
+        char text[UNKNOWN_TEXT_MAX], see[160];
+        unknown_init(&names.unknown, shown.args->metric);
+        for (; names.before < count; names.before++) {
+            field_each_metric(rows[names.before].map, summary_add_name, &names);
+        }
+        snprintf(see, sizeof see, "attnctl summary %.128s --json", shown.args->words[1]);
+        unknown_text(&names.unknown, see, text);
+        code = cli_usage(&shown, "--metric: '%.80s': not in %s%s", shown.args->metric,
+                         drift ? "the drift of this summary" : "this summary", text);
+    } else {
+        print_groups(&shown, rows, count);
+    }
+    free(rows);
+    return code;
 }
 
 int cmd_summary(struct cli *cli)

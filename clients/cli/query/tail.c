@@ -76,27 +76,6 @@ static uint32_t count_name(const msgpack_object *values, uint32_t head, const ch
     return count;
 }
 
-/* "pattern first_token 3, mixed 5": each name with the number of heads that have it. */
-static void print_names(struct cli *cli, const msgpack_object *values)
-{
-    const char *separator = " ";
-    for (uint32_t i = 0; i < field_columns(values); i++) {
-        const msgpack_object *value = field_column(values, i);
-        char name[32];
-        bool first;
-        if (value->type != MSGPACK_OBJECT_STR) {
-            continue;
-        }
-        field_show(value, name, sizeof name);
-        uint32_t count = count_name(values, i, name, &first);
-        if (!first) {
-            continue;
-        }
-        fprintf(cli->out, "%s%s %" PRIu32, separator, name, count);
-        separator = ", ";
-    }
-}
-
 static void print_metric(struct cli *cli, const msgpack_object *map, const char *metric)
 {
     const msgpack_object *values = field_metric(map, metric);
@@ -105,7 +84,23 @@ static void print_metric(struct cli *cli, const msgpack_object *map, const char 
     if (!values) {
         fputs(" -", cli->out);
     } else if (spread.count == 0) {
-        print_names(cli, values);
+        /* "pattern first_token 3, mixed 5": each name with the number of heads that have it. */
+        const char *separator = " ";
+        for (uint32_t i = 0; i < field_columns(values); i++) {
+            const msgpack_object *value = field_column(values, i);
+            char name[32];
+            bool first;
+            if (value->type != MSGPACK_OBJECT_STR) {
+                continue;
+            }
+            field_show(value, name, sizeof name);
+            uint32_t count = count_name(values, i, name, &first);
+            if (!first) {
+                continue;
+            }
+            fprintf(cli->out, "%s%s %" PRIu32, separator, name, count);
+            separator = ", ";
+        }
     } else if (values->type != MSGPACK_OBJECT_ARRAY) {
         fprintf(cli->out, " %.4g", spread.mean);
     } else {
@@ -124,25 +119,6 @@ static void tail_print_number(struct cli *cli, const char *name, const msgpack_o
     }
 }
 
-/* "wq norm 15.8 rank 63, wk ..." */
-static void tail_print_weights(struct cli *cli, const msgpack_object *weights)
-{
-    const char *separator = " ";
-    for (uint32_t i = 0; i < weights->via.map.size; i++) {
-        const msgpack_object_kv *matrix = &weights->via.map.ptr[i];
-        const msgpack_object *whole = mpk_find(&matrix->val, "whole");
-        char name[16];
-        if (!whole) {
-            continue;
-        }
-        field_show(&matrix->key, name, sizeof name);
-        fprintf(cli->out, "%s%s", separator, name);
-        tail_print_number(cli, "norm", mpk_find(whole, "spectral_norm"));
-        tail_print_number(cli, "rank", mpk_find(whole, "rank"));
-        separator = ", ";
-    }
-}
-
 /* What was asked for, or what there is. */
 static void tail_print_numbers(struct cli *cli, const msgpack_object *map)
 {
@@ -151,7 +127,21 @@ static void tail_print_numbers(struct cli *cli, const msgpack_object *map)
     if (cli->args->metric) {
         print_metric(cli, map, cli->args->metric);
     } else if (field_length(weights) > 0 && weights->type == MSGPACK_OBJECT_MAP) {
-        tail_print_weights(cli, weights);
+        /* "wq norm 15.8 rank 63, wk ..." */
+        const char *separator = " ";
+        for (uint32_t i = 0; i < weights->via.map.size; i++) {
+            const msgpack_object_kv *matrix = &weights->via.map.ptr[i];
+            const msgpack_object *whole = mpk_find(&matrix->val, "whole");
+            char name[16];
+            if (!whole) {
+                continue;
+            }
+            field_show(&matrix->key, name, sizeof name);
+            fprintf(cli->out, "%s%s", separator, name);
+            tail_print_number(cli, "norm", mpk_find(whole, "spectral_norm"));
+            tail_print_number(cli, "rank", mpk_find(whole, "rank"));
+            separator = ", ";
+        }
     } else if (field_choose_metric(map, 1, chosen)) {
         print_metric(cli, map, chosen);
     } else {
@@ -225,31 +215,6 @@ static const struct {
     {"job", tail_print_job},
 };
 
-static void print_line(struct cli *cli, const msgpack_object *map)
-{
-    char kind[32], job[JOB_NAME_MAX + 1];
-    field_text(map, "kind", kind, sizeof kind);
-    field_text(map, "job", job, sizeof job);
-    fprintf(cli->out, "%-7s %s", kind, job);
-    for (size_t i = 0; i < sizeof printers / sizeof printers[0]; i++) {
-        if (strcmp(kind, printers[i].kind) == 0) {
-            printers[i].print(cli, map);
-        }
-    }
-    fputs(field_bool(map, "snapshot") ? " (last value)\n" : "\n", cli->out);
-}
-
-static void print_json_line(struct cli *cli, const msgpack_object *map)
-{
-    char *text = mpk_to_json(map, 0);
-    if (text) {
-        fprintf(cli->out, "%s\n", text);
-    } else {
-        fputs("attnctl: skipped a message: out of memory\n", cli->err);
-    }
-    free(text);
-}
-
 /* Messages --------------------------------------------------------------------------------------
  */
 
@@ -262,9 +227,24 @@ static bool print_message(struct cli *cli, zmq_msg_t *frame)
         return false;
     }
     if (cli->args->given & ARGS_JSON) {
-        print_json_line(cli, doc.root);
+        char *text = mpk_to_json(doc.root, 0);
+        if (text) {
+            fprintf(cli->out, "%s\n", text);
+        } else {
+            fputs("attnctl: skipped a message: out of memory\n", cli->err);
+        }
+        free(text);
     } else {
-        print_line(cli, doc.root);
+        char kind[32], job[JOB_NAME_MAX + 1];
+        field_text(doc.root, "kind", kind, sizeof kind);
+        field_text(doc.root, "job", job, sizeof job);
+        fprintf(cli->out, "%-7s %s", kind, job);
+        for (size_t i = 0; i < sizeof printers / sizeof printers[0]; i++) {
+            if (strcmp(kind, printers[i].kind) == 0) {
+                printers[i].print(cli, doc.root);
+            }
+        }
+        fputs(field_bool(doc.root, "snapshot") ? " (last value)\n" : "\n", cli->out);
     }
     fflush(cli->out);
     mpk_doc_clear(&doc);
@@ -294,22 +274,6 @@ static bool tail_take_message(struct cli *cli, struct drain *drain)
     return printed;
 }
 
-/* A reader that goes away ends it at once, and not with the next message. */
-static void tail_follow(struct cli *cli, struct drain *drain)
-{
-    zmq_pollitem_t items[] = {{.socket = drain->socket, .events = ZMQ_POLLIN},
-                              {.fd = fileno(cli->out)}};
-    uint64_t left = cli->args->count ? cli->args->count : UINT64_MAX;
-    while (left > 0 && !interrupt_came() && !ferror(cli->out) && !items[1].revents) {
-        if (zmq_poll(items, 2, -1) <= 0) {
-            continue;
-        }
-        if (items[0].revents) {
-            left -= tail_take_message(cli, drain);
-        }
-    }
-}
-
 /* A pager may take none for as long as it likes: the drain does. */
 static int tail(struct cli *cli, const char *endpoint, const char *prefix)
 {
@@ -326,7 +290,18 @@ static int tail(struct cli *cli, const char *endpoint, const char *prefix)
     if (connected &&
         drain_start(&drain, cli->rpc->context, &link, RESULTS_MAX, RESULTS_BYTES_MAX) == 0) {
         interrupt_catch();
-        tail_follow(cli, &drain);
+        /* A reader that goes away ends it at once, and not with the next message. */
+        zmq_pollitem_t items[] = {{.socket = drain.socket, .events = ZMQ_POLLIN},
+                                  {.fd = fileno(cli->out)}};
+        uint64_t left = cli->args->count ? cli->args->count : UINT64_MAX;
+        while (left > 0 && !interrupt_came() && !ferror(cli->out) && !items[1].revents) {
+            if (zmq_poll(items, 2, -1) <= 0) {
+                continue;
+            }
+            if (items[0].revents) {
+                left -= tail_take_message(cli, &drain);
+            }
+        }
         drain_stop(&drain);
         zmq_close(link.socket);
         return CLI_OK;

@@ -27,20 +27,6 @@
 /* Counting -------------------------------------------------------------------------------------
  */
 
-static void read_reasons(const msgpack_object *dropped, struct feed_counts *counts)
-{
-    uint32_t count = dropped && dropped->type == MSGPACK_OBJECT_MAP ? dropped->via.map.size : 0;
-    for (uint32_t i = 0; i < count && i < FEED_REASONS_MAX; i++) {
-        const msgpack_object_kv *pair = &dropped->via.map.ptr[i];
-        struct feed_reason *reason = &counts->reasons[counts->reason_count++];
-        field_show(&pair->key, reason->name, sizeof reason->name);
-        if (mpk_get_u64(&pair->val, UINT64_MAX, &reason->count) != 0) {
-            reason->count = 0;
-        }
-    }
-    counts->dropped = field_sum(dropped);
-}
-
 int feed_count(struct cli *cli, struct feed_counts *ret_counts)
 {
     struct rpc_reply reply;
@@ -58,7 +44,17 @@ int feed_count(struct cli *cli, struct feed_counts *ret_counts)
         .summaries = field_u64(reply.result, "summaries"),
         .alerts = field_u64(reply.result, "alerts"),
     };
-    read_reasons(mpk_find(reply.result, "dropped"), ret_counts);
+    const msgpack_object *dropped = mpk_find(reply.result, "dropped");
+    uint32_t count = dropped && dropped->type == MSGPACK_OBJECT_MAP ? dropped->via.map.size : 0;
+    for (uint32_t i = 0; i < count && i < FEED_REASONS_MAX; i++) {
+        const msgpack_object_kv *pair = &dropped->via.map.ptr[i];
+        struct feed_reason *reason = &ret_counts->reasons[ret_counts->reason_count++];
+        field_show(&pair->key, reason->name, sizeof reason->name);
+        if (mpk_get_u64(&pair->val, UINT64_MAX, &reason->count) != 0) {
+            reason->count = 0;
+        }
+    }
+    ret_counts->dropped = field_sum(dropped);
     rpc_reply_clear(&reply);
     return CLI_OK;
 }
@@ -85,19 +81,6 @@ void feed_subtract(struct feed_counts *counts, const struct feed_counts *before)
     }
 }
 
-/* The names are printable ASCII, but attnd's: not all of it is the same in JSON. */
-static void feed_print_quoted(const char *name, FILE *out)
-{
-    putc('"', out);
-    for (; *name; name++) {
-        if (*name == '"' || *name == '\\') {
-            putc('\\', out);
-        }
-        putc(*name, out);
-    }
-    putc('"', out);
-}
-
 void feed_print_dropped(const struct feed_counts *counts, bool json, FILE *out)
 {
     const char *separator = "";
@@ -108,7 +91,16 @@ void feed_print_dropped(const struct feed_counts *counts, bool json, FILE *out)
         }
         fputs(separator, out);
         if (json) {
-            feed_print_quoted(reason->name, out);
+            /* The names are printable ASCII, but attnd's: not all of it is the same in JSON. */
+            const char *name = reason->name;
+            putc('"', out);
+            for (; *name; name++) {
+                if (*name == '"' || *name == '\\') {
+                    putc('\\', out);
+                }
+                putc(*name, out);
+            }
+            putc('"', out);
         } else {
             fputs(reason->name, out);
         }
@@ -155,16 +147,6 @@ static bool feed_is_same(const struct feed_counts *a, const struct feed_counts *
            a->in_flight == b->in_flight;
 }
 
-static int feed_give_up(struct cli *cli, const struct feed_counts *before,
-                        const struct feed_counts *after, uint64_t messages)
-{
-    fprintf(cli->err,
-            "attnctl: attnd has received %" PRIu64 " of %" PRIu64
-            " messages, and is computing %" PRIu64 "; nothing moves any more\n",
-            after->received - before->received, messages, after->in_flight);
-    return CLI_FINDING;
-}
-
 /* Until attnd has received `messages` more than `before`, and less than `bytes` are in flight.
  * Gives up when nothing changes for long. */
 static int feed_await(struct cli *cli, const struct feed_counts *before, uint64_t messages,
@@ -186,7 +168,11 @@ static int feed_await(struct cli *cli, const struct feed_counts *before, uint64_
         if (!feed_is_same(&last, now)) {
             changed_ns = now_ns();
         } else if (now_ns() - changed_ns > (now->in_flight ? STALL_NS : IDLE_NS)) {
-            return feed_give_up(cli, before, now, messages);
+            fprintf(cli->err,
+                    "attnctl: attnd has received %" PRIu64 " of %" PRIu64
+                    " messages, and is computing %" PRIu64 "; nothing moves any more\n",
+                    now->received - before->received, messages, now->in_flight);
+            return CLI_FINDING;
         }
         last = *now;
         poll(NULL, 0, wait_ms);
@@ -341,20 +327,6 @@ static enum sender_status await_turn(struct sender *sender, struct rhythm *rhyth
                        : SENDER_OK;
 }
 
-static enum sender_status send_one(struct sender *sender, struct rhythm *rhythm,
-                                   const struct recorded *recorded, struct ranks *ranks)
-{
-    enum sender_status status = await_turn(sender, rhythm, recorded->received_ns);
-    if (status == SENDER_OK) {
-        status = sender_send(sender, recorded->frames, recorded->frame_count);
-    }
-    if (status == SENDER_OK && ranks &&
-        ranks_note(ranks, recorded->frames, recorded->frame_count) != 0) {
-        status = SENDER_MEMORY;
-    }
-    return status;
-}
-
 int feed_send(struct cli *cli, struct playback *playback, struct sender *sender, double factor,
               struct ranks *ranks)
 {
@@ -373,7 +345,15 @@ int feed_send(struct cli *cli, struct playback *playback, struct sender *sender,
         if (code != CLI_OK) {
             return code;
         }
-        enum sender_status sent = send_one(sender, &rhythm, &recorded, ranks);
+        enum sender_status one_status = await_turn(sender, &rhythm, recorded.received_ns);
+        if (one_status == SENDER_OK) {
+            one_status = sender_send(sender, recorded.frames, recorded.frame_count);
+        }
+        if (one_status == SENDER_OK && ranks &&
+            ranks_note(ranks, recorded.frames, recorded.frame_count) != 0) {
+            one_status = SENDER_MEMORY;
+        }
+        enum sender_status sent = one_status;
         if (sent != SENDER_OK) {
             return feed_explain(cli, sent, "", sender->sent);
         }

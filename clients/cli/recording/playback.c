@@ -87,14 +87,6 @@ static enum playback_status playback_end(struct playback *playback, enum playbac
     return status;
 }
 
-static enum playback_status end_code(struct playback *playback, int code, char *reterr)
-{
-    enum playback_status status = code == ERR_RECORDING_CUT ? PLAYBACK_CUT
-                                  : code == ERR_MEMORY      ? PLAYBACK_FAILED
-                                                            : PLAYBACK_DAMAGED;
-    return playback_end(playback, status, err_text(code), reterr);
-}
-
 static int playback_reserve(struct playback *playback, uint64_t size)
 {
     if (size <= playback->body_capacity && playback->body) {
@@ -144,7 +136,10 @@ static enum playback_status playback_take(struct playback *playback, int code,
                             errno ? strerror(errno) : "the file became shorter", reterr);
     }
     if (code) {
-        return end_code(playback, code, reterr);
+        enum playback_status status = code == ERR_RECORDING_CUT ? PLAYBACK_CUT
+                                      : code == ERR_MEMORY      ? PLAYBACK_FAILED
+                                                                : PLAYBACK_DAMAGED;
+        return playback_end(playback, status, err_text(code), reterr);
     }
     ret_recorded->received_ns = record->received_ns;
     ret_recorded->frame_count = record->frame_count;
@@ -182,15 +177,6 @@ enum playback_status playback_next(struct playback *playback, struct recorded *r
 /* Skimming --------------------------------------------------------------------------------------
  */
 
-static uint64_t playback_read_u64(const uint8_t *at)
-{
-    uint64_t number = 0;
-    for (int i = 7; i >= 0; i--) {
-        number = number << 8 | at[i];
-    }
-    return number;
-}
-
 /* The frames' sizes, which come to what the record says it stores. */
 static int read_sizes(struct playback *playback, const struct recording_record *record,
                       struct recording_frame *ret_frames)
@@ -205,7 +191,11 @@ static int read_sizes(struct playback *playback, const struct recording_record *
     }
     left -= 8 * (uint64_t)record->frame_count;
     for (uint32_t i = 0; i < record->frame_count; i++) {
-        uint64_t size = playback_read_u64(sizes + 8 * i);
+        const uint8_t *at = sizes + 8 * i;
+        uint64_t size = 0;
+        for (int j = 7; j >= 0; j--) {
+            size = size << 8 | at[j];
+        }
         if (size > left) {
             return ERR_RECORDING_DAMAGED;
         }

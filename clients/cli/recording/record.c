@@ -195,18 +195,6 @@ static int connect_tap(struct recording *recording, void **ret_socket)
                      zmq_strerror(errno));
 }
 
-static int fail_unheard(struct recording *recording)
-{
-    if (interrupt_came()) {
-        fputs("attnctl: interrupted\n", recording->cli->err);
-        return CLI_FINDING;
-    }
-    fprintf(recording->cli->err,
-            "attnctl: attnd does not answer at %s, its tap.endpoint, within %g s\n",
-            recording->endpoint, recording->cli->args->timeout_ms / 1000.0);
-    return CLI_UNREACHABLE;
-}
-
 /* Waits for the first message, which says that we are heard, and opens the file. */
 static int record_begin(struct recording *recording)
 {
@@ -221,7 +209,14 @@ static int record_begin(struct recording *recording)
         }
     }
     if (!heard) {
-        return fail_unheard(recording);
+        if (interrupt_came()) {
+            fputs("attnctl: interrupted\n", recording->cli->err);
+            return CLI_FINDING;
+        }
+        fprintf(recording->cli->err,
+                "attnctl: attnd does not answer at %s, its tap.endpoint, within %g s\n",
+                recording->endpoint, recording->cli->args->timeout_ms / 1000.0);
+        return CLI_UNREACHABLE;
     }
     if (recorder_open(args->words[2], args->given & ARGS_FORCE, now_wall_ns(), &recording->recorder,
                       recording->error) != 0) {
@@ -260,56 +255,12 @@ static bool is_complete(const struct recording *recording, uint64_t since_ns)
            ((args->given & ARGS_SECONDS) && (double)(now_ns() - since_ns) >= args->seconds * 1e9);
 }
 
-static int record_follow(struct recording *recording)
-{
-    uint64_t since_ns = now_ns();
-    int code = CLI_OK;
-    bool came, greeting;
-    while (code == CLI_OK && !is_complete(recording, since_ns)) {
-        code = record_take(recording, &came, &greeting);
-    }
-    return code;
-}
-
-/* What attnd has dropped since the last message shows in no number any more. Another subscription
- * makes it greet us once more, behind all that is on its way. */
-static int catch_up(struct recording *recording)
-{
-    void *another = NULL;
-    uint64_t patience_ns = (uint64_t)recording->cli->args->timeout_ms * 1000000;
-    uint64_t deadline = now_ns() + patience_ns;
-    bool came, greeting = false;
-    int code = connect_tap(recording, &another);
-    while (code == CLI_OK && !greeting && now_ns() < deadline) {
-        code = record_take(recording, &came, &greeting);
-        if (came) {
-            deadline = now_ns() + patience_ns;
-        }
-    }
-    if (another) {
-        zmq_close(another);
-    }
-    recording->breaks += !greeting;
-    return code;
-}
-
 /* Whether the end came at some time, and not with a message. */
 static bool ended_by_time(const struct recording *recording)
 {
     const struct args *args = recording->cli->args;
     return !((args->given & ARGS_COUNT) && recording->recorder.messages >= args->count) &&
            !((args->given & ARGS_UNTIL_END) && ranks_all_bye(&recording->ranks));
-}
-
-static void record_print_json(const struct recording *recording)
-{
-    const struct recorder *recorder = &recording->recorder;
-    struct cli *cli = recording->cli;
-    fprintf(cli->out,
-            "{\"messages\": %" PRIu64 ", \"bytes\": %" PRIu64 ", \"file_bytes\": %" PRIu64
-            ", \"lost\": %" PRIu64 ", \"breaks\": %" PRIu64 "}\n",
-            recorder->messages, recorder->payload, recorder->bytes, recording->lost,
-            recording->breaks);
 }
 
 static void record_print_text(const struct recording *recording)
@@ -336,7 +287,12 @@ static int record_finish(struct recording *recording)
         return fail_file(recording);
     }
     if (cli->args->given & ARGS_JSON) {
-        record_print_json(recording);
+        const struct recorder *recorder = &recording->recorder;
+        fprintf(cli->out,
+                "{\"messages\": %" PRIu64 ", \"bytes\": %" PRIu64 ", \"file_bytes\": %" PRIu64
+                ", \"lost\": %" PRIu64 ", \"breaks\": %" PRIu64 "}\n",
+                recorder->messages, recorder->payload, recorder->bytes, recording->lost,
+                recording->breaks);
     } else {
         record_print_text(recording);
     }
@@ -366,9 +322,30 @@ static int clients_record_record(struct recording *recording)
     }
     fprintf(recording->cli->err, "attnctl: recording %s to %s; Ctrl-C ends\n", recording->job,
             recording->recorder.path);
-    int failure = record_follow(recording);
+    uint64_t since_ns = now_ns();
+    int failure = CLI_OK;
+    bool came, greeting;
+    while (failure == CLI_OK && !is_complete(recording, since_ns)) {
+        failure = record_take(recording, &came, &greeting);
+    }
     if (failure == CLI_OK && ended_by_time(recording)) {
-        failure = catch_up(recording);
+        /* What attnd has dropped since the last message shows in no number any more. Another
+         * subscription makes it greet us once more, behind all that is on its way. */
+        void *another = NULL;
+        uint64_t patience_ns = (uint64_t)recording->cli->args->timeout_ms * 1000000;
+        uint64_t deadline = now_ns() + patience_ns;
+        bool greeted = false;
+        int again = connect_tap(recording, &another);
+        while (again == CLI_OK && !greeted && now_ns() < deadline) {
+            again = record_take(recording, &came, &greeted);
+            if (came) {
+                deadline = now_ns() + patience_ns;
+            }
+        }
+        if (another) {
+            zmq_close(another);
+        }
+        recording->breaks += !greeted;
     }
     code = record_finish(recording);
     return failure != CLI_OK ? failure : code;

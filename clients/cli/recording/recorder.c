@@ -42,20 +42,6 @@ static int fail_system(const char *path, char *reterr)
     return recorder_fail(path, strerror(error), recorder_advice(error), reterr);
 }
 
-/* Moves on by what was written. */
-static void recorder_advance(struct iovec **parts, int *count, size_t written)
-{
-    while (*count > 0 && written >= (*parts)->iov_len) {
-        written -= (*parts)->iov_len;
-        ++*parts;
-        --*count;
-    }
-    if (*count > 0) {
-        (*parts)->iov_base = (char *)(*parts)->iov_base + written;
-        (*parts)->iov_len -= written;
-    }
-}
-
 static int recorder_write_all(int fd, struct iovec *parts, int count)
 {
     while (count > 0) {
@@ -64,7 +50,17 @@ static int recorder_write_all(int fd, struct iovec *parts, int count)
             return -1;
         }
         if (written >= 0) {
-            recorder_advance(&parts, &count, (size_t)written);
+            /* Moves on by what was written. */
+            size_t advance_written = (size_t)written;
+            while (count > 0 && advance_written >= (parts)->iov_len) {
+                advance_written -= (parts)->iov_len;
+                ++parts;
+                --count;
+            }
+            if (count > 0) {
+                (parts)->iov_base = (char *)(parts)->iov_base + advance_written;
+                (parts)->iov_len -= advance_written;
+            }
         }
     }
     return 0;

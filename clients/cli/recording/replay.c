@@ -30,37 +30,6 @@ static int find_endpoint(struct cli *cli, char ret_endpoint[ENDPOINT_MAX])
 /* What came of it ------------------------------------------------------------------------------
  */
 
-static void replay_print_json(struct cli *cli, const struct sender *sender,
-                              const struct feed_counts *counts)
-{
-    fprintf(cli->out,
-            "{\"sent\": %" PRIu64 ", \"bytes\": %" PRIu64 ", \"not_asked_for\": %" PRIu64
-            ", \"processed\": %" PRIu64 ", \"dropped\": {",
-            sender->sent, sender->bytes, sender->unwanted, counts->processed);
-    feed_print_dropped(counts, true, cli->out);
-    fputs("}}\n", cli->out);
-}
-
-static void replay_print_text(struct cli *cli, const char *path, const struct sender *sender,
-                              const struct feed_counts *counts)
-{
-    char size[OUT_SIZE_MAX];
-    out_size(sender->bytes, size);
-    fprintf(cli->out,
-            "%s: %" PRIu64 " message%s sent, %s; attnd processed %" PRIu64 ", dropped %" PRIu64,
-            path, sender->sent, out_plural(sender->sent), size, counts->processed, counts->dropped);
-    fputs(counts->dropped > 0 ? ": " : "", cli->out);
-    feed_print_dropped(counts, false, cli->out);
-    putc('\n', cli->out);
-    if (sender->unwanted > 0) {
-        fprintf(cli->out, "%" PRIu64 " not sent: attnd does not ask for their topics\n",
-                sender->unwanted);
-    }
-    if (feed_dropped(counts, "ended") > 0 || feed_dropped(counts, "seq_duplicate") > 0) {
-        fputs("attnd had these runs already: restart it, or replay to another one\n", cli->out);
-    }
-}
-
 /* Also of what was sent before a record that cannot be read. */
 static int replay(struct cli *cli, struct playback *playback, struct sender *sender)
 {
@@ -78,9 +47,29 @@ static int replay(struct cli *cli, struct playback *playback, struct sender *sen
         return code;
     }
     if (cli->args->given & ARGS_JSON) {
-        replay_print_json(cli, sender, &counts);
+        fprintf(cli->out,
+                "{\"sent\": %" PRIu64 ", \"bytes\": %" PRIu64 ", \"not_asked_for\": %" PRIu64
+                ", \"processed\": %" PRIu64 ", \"dropped\": {",
+                sender->sent, sender->bytes, sender->unwanted, counts.processed);
+        feed_print_dropped(&counts, true, cli->out);
+        fputs("}}\n", cli->out);
     } else {
-        replay_print_text(cli, playback->path, sender, &counts);
+        char size[OUT_SIZE_MAX];
+        out_size(sender->bytes, size);
+        fprintf(cli->out,
+                "%s: %" PRIu64 " message%s sent, %s; attnd processed %" PRIu64 ", dropped %" PRIu64,
+                playback->path, sender->sent, out_plural(sender->sent), size, counts.processed,
+                counts.dropped);
+        fputs(counts.dropped > 0 ? ": " : "", cli->out);
+        feed_print_dropped(&counts, false, cli->out);
+        putc('\n', cli->out);
+        if (sender->unwanted > 0) {
+            fprintf(cli->out, "%" PRIu64 " not sent: attnd does not ask for their topics\n",
+                    sender->unwanted);
+        }
+        if (feed_dropped(&counts, "ended") > 0 || feed_dropped(&counts, "seq_duplicate") > 0) {
+            fputs("attnd had these runs already: restart it, or replay to another one\n", cli->out);
+        }
     }
     if (failure != CLI_OK) {
         return failure;

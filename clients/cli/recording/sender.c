@@ -130,19 +130,14 @@ static bool sender_is_wanted(const struct sender *sender, struct recording_frame
     return prefixes_match(&sender->wanted, text);
 }
 
-/* Whether nobody who had subscribed has gone. */
-static enum sender_status check_notices(struct sender *sender)
-{
-    bool ended = false;
-    while (recording_sender_take_notice(sender, 0, &ended)) {
-    }
-    return ended ? SENDER_GONE : SENDER_OK;
-}
-
 enum sender_status sender_send(struct sender *sender, const struct recording_frame *frames,
                                uint32_t count)
 {
-    enum sender_status status = check_notices(sender);
+    /* Whether nobody who had subscribed has gone. */
+    bool ended = false;
+    while (recording_sender_take_notice(sender, 0, &ended)) {
+    }
+    enum sender_status status = ended ? SENDER_GONE : SENDER_OK;
     if (status == SENDER_OK && !sender_is_wanted(sender, frames[0])) {
         sender->unwanted++;
         return SENDER_OK;

@@ -82,17 +82,6 @@ static int show_open_source(struct cli *asking, struct args *args,
     return source_open(&request, ret_source, reterr);
 }
 
-/* A file's name that is misspelt is taken for a job. */
-static int fail_open(struct cli *cli, const struct show_options *options, int code, char *error)
-{
-    size_t used = strlen(error);
-    if (is_job(options) && code != CLI_USAGE) {
-        snprintf(error + used, SOURCE_ERROR_MAX - used, "; nor is there a file '%.80s'",
-                 options->words[0]);
-    }
-    return cli_fail(cli, code, error);
-}
-
 /* Choosing --------------------------------------------------------------------------------------
  */
 
@@ -150,26 +139,6 @@ static int fail_missing(struct cli *cli, const struct view *view)
     return cli_fail(cli, CLI_FINDING, text);
 }
 
-static int show_print(struct cli *cli, const struct show_options *options, const struct view *view)
-{
-    static void (*const parts[PART_COUNT])(const struct view *view) = {
-        [PART_REPORT] = view_report, [PART_MAP] = view_map,     [PART_TOKEN] = view_token,
-        [PART_HEADS] = view_heads,   [PART_PAIRS] = view_pairs,
-    };
-    bool missing = view->found->finite == 0, begun = false;
-    int code = options->json ? view_json(view, cli) : CLI_OK;
-    for (int i = 0; i < PART_COUNT; i++) {
-        if (options->json || !options->part[i] || (missing && i != PART_REPORT)) {
-            continue;
-        }
-        fputs(begun ? "\n" : "", cli->out);
-        begun = true;
-        parts[i](view);
-    }
-    fflush(cli->out);
-    return missing && code == CLI_OK ? fail_missing(cli, view) : code;
-}
-
 static int clients_show_show(struct cli *cli, const struct show_options *options, struct view *view)
 {
     char error[SOURCE_ERROR_MAX];
@@ -183,19 +152,24 @@ static int clients_show_show(struct cli *cli, const struct show_options *options
         return cli_fail(cli, code, error);
     }
     view->found = &found;
-    code = show_print(cli, options, view);
+    static void (*const parts[PART_COUNT])(const struct view *view) = {
+        [PART_REPORT] = view_report, [PART_MAP] = view_map,     [PART_TOKEN] = view_token,
+        [PART_HEADS] = view_heads,   [PART_PAIRS] = view_pairs,
+    };
+    bool missing = view->found->finite == 0, begun = false;
+    int print_code = options->json ? view_json(view, cli) : CLI_OK;
+    for (int i = 0; i < PART_COUNT; i++) {
+        if (options->json || !options->part[i] || (missing && i != PART_REPORT)) {
+            continue;
+        }
+        fputs(begun ? "\n" : "", cli->out);
+        begun = true;
+        parts[i](view);
+    }
+    fflush(cli->out);
+    code = missing && print_code == CLI_OK ? fail_missing(cli, view) : print_code;
     findings_clear(&found);
     return code;
-}
-
-/* What the source is called, fit for the screen. */
-static void write_origin(const struct show_options *options, bool utf8, char *ret_text, size_t size)
-{
-    token_clean(options->words[0], utf8, ret_text, size);
-    size_t used = strlen(ret_text);
-    if (options->word_count > 1) {
-        snprintf(ret_text + used, size - used, " and %d more", options->word_count - 1);
-    }
 }
 
 int cmd_show(struct cli *cli, int argc, char **argv)
@@ -215,10 +189,23 @@ int cmd_show(struct cli *cli, int argc, char **argv)
     struct cli asking = *cli;
     int code = show_open_source(&asking, &args, &options, &view.source, error);
     if (code != CLI_OK) {
-        return fail_open(cli, &options, code, error);
+        /* A file's name that is misspelt is taken for a job. */
+        size_t used = strlen(error);
+        if (is_job(&options) && code != CLI_USAGE) {
+            snprintf(error + used, SOURCE_ERROR_MAX - used, "; nor is there a file '%.80s'",
+                     options.words[0]);
+        }
+        return cli_fail(cli, code, error);
     }
     screen_detect(cli->out, options.ascii, options.color, (int)options.width, &view.screen);
-    write_origin(&options, view.screen.utf8 || options.json, origin, sizeof origin);
+    /* What the source is called, fit for the screen. */
+    bool utf8 = view.screen.utf8 || options.json;
+    size_t size = sizeof origin;
+    token_clean(options.words[0], utf8, origin, size);
+    size_t origin_used = strlen(origin);
+    if (options.word_count > 1) {
+        snprintf(origin + origin_used, size - origin_used, " and %d more", options.word_count - 1);
+    }
     code = clients_show_show(cli, &options, &view);
     source_free(&view.source);
     return code;

@@ -46,39 +46,6 @@ static int digits_of(uint32_t number)
     return digits;
 }
 
-static int lines_of(const struct screen *screen)
-{
-    int beside = screen->width < WIDTH_NARROW ? LINES_BESIDE_NARROW : LINES_BESIDE;
-    int lines = screen->height > 0 ? screen->height - beside : LINES_DEFAULT;
-    return lines < LINES_LEAST ? LINES_LEAST : lines;
-}
-
-/* Shrinks both sides by the same whole factor, so that cells are alike: with 1.5 every other one
- * would be the mean of two entries, and stripes would show that the map has not. */
-static void shrink(const struct source_layer *layer, uint32_t rows_most, uint32_t columns_most,
-                   struct layout *layout)
-{
-    uint32_t by_rows = (layer->rows - 1) / rows_most + 1;
-    uint32_t by_columns = (layer->columns - 1) / columns_most + 1;
-    uint32_t factor = by_rows > by_columns ? by_rows : by_columns;
-    layout->rows = (layer->rows - 1) / factor + 1;
-    layout->columns = (layer->columns - 1) / factor + 1;
-}
-
-/* Lines that the keys' labels take upright. */
-static int header_lines(const struct view *view)
-{
-    struct token_unit units[HEADER_LINES];
-    int lines = 0;
-    bool more;
-    for (uint32_t c = 0; c < view->layer->columns; c++) {
-        const char *label = view_key_label(view, c);
-        int count = label ? token_split(label, view->screen.utf8, units, HEADER_LINES, &more) : 0;
-        lines = count > lines ? count : lines;
-    }
-    return lines;
-}
-
 /* Number, label, frame; the cells get the rest. */
 static void set_label(const struct screen *screen, int label, struct layout *layout)
 {
@@ -106,7 +73,16 @@ static bool plan_labels(const struct view *view, int lines, struct layout *layou
     if (layout->label == 0 || !heat_fits(view->layer, layout, most)) {
         return false;
     }
-    layout->header = header_lines(view);
+    /* Lines that the keys' labels take upright. */
+    struct token_unit units[HEADER_LINES];
+    int highest = 0;
+    bool more;
+    for (uint32_t c = 0; c < view->layer->columns; c++) {
+        const char *label = view_key_label(view, c);
+        int count = label ? token_split(label, view->screen.utf8, units, HEADER_LINES, &more) : 0;
+        highest = count > highest ? count : highest;
+    }
+    layout->header = highest;
     if (screen->height > 0 && (int)view->layer->rows + layout->header > lines + 1) {
         layout->header = 0;
     }
@@ -117,7 +93,9 @@ static struct layout plan(const struct view *view)
 {
     const struct source_layer *layer = view->layer;
     const struct screen *screen = &view->screen;
-    int lines = lines_of(screen);
+    int beside = screen->width < WIDTH_NARROW ? LINES_BESIDE_NARROW : LINES_BESIDE;
+    int lines = screen->height > 0 ? screen->height - beside : LINES_DEFAULT;
+    lines = lines < LINES_LEAST ? LINES_LEAST : lines;
     struct layout layout = {.rows = layer->rows,
                             .columns = layer->columns,
                             .cell = 2,
@@ -131,8 +109,15 @@ static struct layout plan(const struct view *view)
     }
     layout.halves = screen->utf8 && screen->colors != COLORS_NONE;
     layout.cell = layout.halves ? 1 : 2;
-    shrink(layer, (uint32_t)(layout.halves ? 2 * lines : lines),
-           (uint32_t)(layout.room / layout.cell), &layout);
+    /* Shrinks both sides by the same whole factor, so that cells are alike: with 1.5 every other
+     * one would be the mean of two entries, and stripes would show that the map has not. */
+    uint32_t rows_most = (uint32_t)(layout.halves ? 2 * lines : lines);
+    uint32_t columns_most = (uint32_t)(layout.room / layout.cell);
+    uint32_t by_rows = (layer->rows - 1) / rows_most + 1;
+    uint32_t by_columns = (layer->columns - 1) / columns_most + 1;
+    uint32_t factor = by_rows > by_columns ? by_rows : by_columns;
+    layout.rows = (layer->rows - 1) / factor + 1;
+    layout.columns = (layer->columns - 1) / factor + 1;
     return layout;
 }
 
@@ -150,21 +135,6 @@ struct rgb {
     unsigned r, g, b;
 };
 
-/* Viridis (Smith and van der Walt 2015, CC0) at ninths, straight lines between. */
-static struct rgb color_of(double share)
-{
-    static const struct rgb table[] = {{0x44, 0x01, 0x54}, {0x48, 0x28, 0x78}, {0x3e, 0x4a, 0x89},
-                                       {0x31, 0x68, 0x8e}, {0x26, 0x82, 0x8e}, {0x1f, 0x9e, 0x89},
-                                       {0x35, 0xb7, 0x79}, {0x6e, 0xce, 0x58}, {0xb5, 0xde, 0x2b},
-                                       {0xfd, 0xe7, 0x25}};
-    double at = share * 9;
-    int i = at >= 9 ? 8 : (int)at;
-    double rest = at - i, keep = 1 - rest;
-    return (struct rgb){(unsigned)(table[i].r * keep + table[i + 1].r * rest + 0.5),
-                        (unsigned)(table[i].g * keep + table[i + 1].g * rest + 0.5),
-                        (unsigned)(table[i].b * keep + table[i + 1].b * rest + 0.5)};
-}
-
 /* xterm's 256 colours have no dark purples: from dark grey by blue and green to yellow instead,
  * each lighter than the one before. */
 static unsigned index_of(double share)
@@ -177,7 +147,17 @@ static unsigned index_of(double share)
 /* `ground` 38 = characters, 48 = behind them. */
 static void put_color(const struct screen *screen, int ground, double share)
 {
-    struct rgb c = color_of(share);
+    /* Viridis (Smith and van der Walt 2015, CC0) at ninths, straight lines between. */
+    static const struct rgb table[] = {{0x44, 0x01, 0x54}, {0x48, 0x28, 0x78}, {0x3e, 0x4a, 0x89},
+                                       {0x31, 0x68, 0x8e}, {0x26, 0x82, 0x8e}, {0x1f, 0x9e, 0x89},
+                                       {0x35, 0xb7, 0x79}, {0x6e, 0xce, 0x58}, {0xb5, 0xde, 0x2b},
+                                       {0xfd, 0xe7, 0x25}};
+    double at = share * 9;
+    int i = at >= 9 ? 8 : (int)at;
+    double rest = at - i, keep = 1 - rest;
+    struct rgb c = (struct rgb){(unsigned)(table[i].r * keep + table[i + 1].r * rest + 0.5),
+                                (unsigned)(table[i].g * keep + table[i + 1].g * rest + 0.5),
+                                (unsigned)(table[i].b * keep + table[i + 1].b * rest + 0.5)};
     if (screen->colors == COLORS_TRUE) {
         fprintf(screen->out, "\x1b[%d;2;%u;%u;%um", ground, c.r, c.g, c.b);
     } else {
@@ -204,13 +184,6 @@ static double heat_largest_of(const struct findings *found)
     return largest;
 }
 
-/* 0 to 1; NaN stays. */
-static double heat_share_of(double value, double largest)
-{
-    double share = largest > 0 ? sqrt(fmax(value, 0) / largest) : 0;
-    return isnan(value) ? NAN : share;
-}
-
 static const char *shade_of(const struct screen *screen, double share)
 {
     static const char *const blocks[SHADES] = {" ", "\xe2\x96\x91", "\xe2\x96\x92", "\xe2\x96\x93",
@@ -223,19 +196,6 @@ static const char *shade_of(const struct screen *screen, double share)
         return blocks[share >= 1 ? SHADES - 1 : (int)(share * SHADES)];
     }
     return signs[share >= 1 ? 9 : (int)(share * 10)];
-}
-
-static void heat_put_cell(const struct screen *screen, double share, int columns)
-{
-    bool colored = screen->colors != COLORS_NONE && !isnan(share);
-    if (colored) {
-        put_color(screen, 48, share);
-    } else {
-        put_plain(screen);
-    }
-    for (int i = 0; i < columns; i++) {
-        fputs(colored ? " " : shade_of(screen, share), screen->out);
-    }
 }
 
 /* `lower` NaN: nothing, or the picture has ended. */
@@ -264,33 +224,10 @@ static double cell_share(const struct view *view, double largest, uint32_t row, 
     if (row >= found->picture_rows) {
         return NAN;
     }
-    return heat_share_of(found->picture[(size_t)row * found->picture_columns + column], largest);
-}
-
-static void put_line(const struct view *view, const struct layout *layout, double largest,
-                     uint32_t row)
-{
-    const struct screen *screen = &view->screen;
-    const char *frame = screen->utf8 ? "\xe2\x94\x82" : "|";
-    /* The picture's cells are of the source's, and those of queries. */
-    uint32_t cell = source_edge(row, view->layer->rows, layout->rows);
-    fprintf(screen->out, "%*" PRIu32 " ", layout->digits,
-            source_edge(cell, view->layer->queries, view->layer->rows));
-    if (layout->label > 0) {
-        view_put_label(view, view_query_label(view, cell), layout->label);
-        putc(' ', screen->out);
-    }
-    fputs(frame, screen->out);
-    for (uint32_t c = 0; c < layout->columns; c++) {
-        double share = cell_share(view, largest, row, c);
-        if (layout->halves) {
-            put_halves(screen, share, cell_share(view, largest, row + 1, c));
-        } else {
-            heat_put_cell(screen, share, layout->cell);
-        }
-    }
-    put_plain(screen);
-    fprintf(screen->out, "%s\n", frame);
+    /* 0 to 1; NaN stays. */
+    double value = found->picture[(size_t)row * found->picture_columns + column];
+    double share = largest > 0 ? sqrt(fmax(value, 0) / largest) : 0;
+    return isnan(value) ? NAN : share;
 }
 
 /* Above the cells -------------------------------------------------------------------------------
@@ -300,12 +237,6 @@ static void put_margin(const struct view *view, const struct layout *layout)
 {
     int margin = layout->digits + 1 + (layout->label ? layout->label + 1 : 0) + 1;
     fprintf(view->screen.out, "%*s", margin, "");
-}
-
-/* Neighbours that run from right to left would change places. */
-static void put_isolated(FILE *out, const char *text, bool right_to_left)
-{
-    fprintf(out, right_to_left ? TOKEN_ISOLATE "%s" TOKEN_ISOLATE_END : "%s", text);
 }
 
 /* What stands in line `line` of the header above a column, in at most `width` columns. */
@@ -324,20 +255,6 @@ static struct token_unit header_unit(const struct view *view, const struct layou
     }
     /* An escape has no room. */
     return (more && at == count - 1) || units[at].width > layout->cell ? cut : units[at];
-}
-
-/* Labels of the keys from top to bottom; a wide character fits the two columns of a cell. */
-static void heat_put_labels(const struct view *view, const struct layout *layout)
-{
-    for (int line = 0; line < layout->header; line++) {
-        put_margin(view, layout);
-        for (uint32_t c = 0; c < layout->columns; c++) {
-            struct token_unit unit = header_unit(view, layout, view_key_label(view, c), line);
-            put_isolated(view->screen.out, unit.text, unit.right_to_left);
-            fprintf(view->screen.out, "%*s", layout->cell - unit.width, "");
-        }
-        putc('\n', view->screen.out);
-    }
 }
 
 /* A round number of keys whose ticks are far enough apart. */
@@ -385,17 +302,6 @@ static void put_ticks(const struct view *view, const struct layout *layout)
 /* Below them ------------------------------------------------------------------------------------
  */
 
-static void put_color_legend(const struct screen *screen, double largest)
-{
-    fputs("0 ", screen->out);
-    for (int i = 0; i < LEGEND_CELLS; i++) {
-        put_color(screen, 48, (double)i / (LEGEND_CELLS - 1));
-        putc(' ', screen->out);
-    }
-    put_plain(screen);
-    fprintf(screen->out, " %.3g, by its square root\n", largest);
-}
-
 static void put_legend(const struct view *view, double largest)
 {
     const struct screen *screen = &view->screen;
@@ -406,7 +312,13 @@ static void put_legend(const struct view *view, double largest)
     if (!(largest > 0)) {
         screen_say(screen, 2, "no entry is above 0");
     } else if (screen->colors != COLORS_NONE) {
-        put_color_legend(screen, largest);
+        fputs("0 ", screen->out);
+        for (int i = 0; i < LEGEND_CELLS; i++) {
+            put_color(screen, 48, (double)i / (LEGEND_CELLS - 1));
+            putc(' ', screen->out);
+        }
+        put_plain(screen);
+        fprintf(screen->out, " %.3g, by its square root\n", largest);
     } else if (screen->utf8) {
         screen_say(screen, 2,
                    "\xe2\x96\x91 from %.2g, \xe2\x96\x92 from %.2g, \xe2\x96\x93 from %.2g, "
@@ -450,12 +362,52 @@ void view_map(const struct view *view)
     view_head_text(view, head);
     screen_title(screen, "map of %s: a line per query, a column per key", head);
     if (layout.header > 0) {
-        heat_put_labels(view, &layout);
+        /* Labels of the keys from top to bottom; a wide character fits the two columns of a cell.
+         */
+        for (int line = 0; line < layout.header; line++) {
+            put_margin(view, &layout);
+            for (uint32_t c = 0; c < layout.columns; c++) {
+                struct token_unit unit = header_unit(view, &layout, view_key_label(view, c), line);
+                /* Neighbours that run from right to left would change places. */
+                fprintf(view->screen.out,
+                        unit.right_to_left ? TOKEN_ISOLATE "%s" TOKEN_ISOLATE_END : "%s",
+                        unit.text);
+                fprintf(view->screen.out, "%*s", layout.cell - unit.width, "");
+            }
+            putc('\n', view->screen.out);
+        }
     } else {
         put_ticks(view, &layout);
     }
     for (uint32_t r = 0; r < layout.rows; r += layout.halves ? 2 : 1) {
-        put_line(view, &layout, largest, r);
+        const char *frame = screen->utf8 ? "\xe2\x94\x82" : "|";
+        /* The picture's cells are of the source's, and those of queries. */
+        uint32_t cell = source_edge(r, view->layer->rows, layout.rows);
+        fprintf(screen->out, "%*" PRIu32 " ", layout.digits,
+                source_edge(cell, view->layer->queries, view->layer->rows));
+        if (layout.label > 0) {
+            view_put_label(view, view_query_label(view, cell), layout.label);
+            putc(' ', screen->out);
+        }
+        fputs(frame, screen->out);
+        for (uint32_t c = 0; c < layout.columns; c++) {
+            double share = cell_share(view, largest, r, c);
+            if (layout.halves) {
+                put_halves(screen, share, cell_share(view, largest, r + 1, c));
+            } else {
+                bool colored = screen->colors != COLORS_NONE && !isnan(share);
+                if (colored) {
+                    put_color(screen, 48, share);
+                } else {
+                    put_plain(screen);
+                }
+                for (int i = 0; i < layout.cell; i++) {
+                    fputs(colored ? " " : shade_of(screen, share), screen->out);
+                }
+            }
+        }
+        put_plain(screen);
+        fprintf(screen->out, "%s\n", frame);
     }
     put_legend(view, largest);
     if (has_missing(view->found)) {

@@ -15,47 +15,6 @@ static void json_put_text(struct mpk_writer *writer, const char *key, const char
     }
 }
 
-static void json_put_layers(const struct view *view, struct mpk_writer *writer)
-{
-    const struct source_layer *layers;
-    size_t count = source_layers(view->source, &layers);
-    mpk_put_str(writer, "layers");
-    mpk_put_array(writer, (uint32_t)count);
-    for (size_t i = 0; i < count; i++) {
-        char name[PLACE_TEXT_MAX];
-        place_layer(layers[i].id, name);
-        mpk_put_str(writer, name);
-    }
-}
-
-static void json_put_shape(const struct view *view, struct mpk_writer *writer)
-{
-    const struct source_layer *l = view->layer;
-    mpk_put_str(writer, "shape");
-    mpk_put_map(writer, 4);
-    mpk_pair_u64(writer, "batch", l->batch);
-    mpk_pair_u64(writer, "heads", l->heads);
-    mpk_pair_u64(writer, "query", l->queries);
-    mpk_pair_u64(writer, "key", l->keys);
-}
-
-static void put_sums(const struct view *view, struct mpk_writer *writer)
-{
-    const struct row_sums *sums = &view->found->sums;
-    bool any = sums->sound + sums->other > 0;
-    mpk_put_str(writer, "row_sums");
-    mpk_put_map(writer, 9);
-    mpk_pair_u64(writer, "rows", sums->rows);
-    mpk_pair_u64(writer, "sound", sums->sound);
-    mpk_pair_u64(writer, "zero", sums->zero);
-    mpk_pair_u64(writer, "missing", sums->missing);
-    mpk_pair_u64(writer, "other", sums->other);
-    mpk_pair_f64(writer, "tolerance", view->layer->tolerance);
-    mpk_pair_f64(writer, "min", any ? sums->min : NAN);
-    mpk_pair_f64(writer, "max", any ? sums->max : NAN);
-    mpk_pair_f64(writer, "mean_deviation", sums->deviation);
-}
-
 /* Cells of a pooled map are given by their first query or key. */
 static uint32_t query_of(const struct view *view, uint32_t row)
 {
@@ -65,20 +24,6 @@ static uint32_t query_of(const struct view *view, uint32_t row)
 static uint32_t json_key_of(const struct view *view, uint32_t column)
 {
     return source_edge(column, view->layer->keys, view->layer->columns);
-}
-
-static void put_token(const struct view *view, struct mpk_writer *writer)
-{
-    const struct findings *found = view->found;
-    mpk_put_str(writer, "token");
-    mpk_put_map(writer, 3);
-    mpk_pair_u64(writer, "query", query_of(view, found->row));
-    mpk_pair_str(writer, "label", view_query_label(view, found->row));
-    mpk_put_str(writer, "weights");
-    mpk_put_array(writer, view->layer->columns);
-    for (uint32_t c = 0; c < view->layer->columns; c++) {
-        mpk_put_f64(writer, (double)found->query[c]);
-    }
 }
 
 static void json_put_labels(const struct view *view, struct mpk_writer *writer)
@@ -140,13 +85,27 @@ static void json_put_all(const struct view *view, struct mpk_writer *writer)
     json_put_text(writer, "schema", "attnd.show/1");
     json_put_text(writer, "source", view->origin);
     json_put_text(writer, "run", source_run(view->source));
-    json_put_layers(view, writer);
+    const struct source_layer *layers;
+    size_t count = source_layers(view->source, &layers);
+    mpk_put_str(writer, "layers");
+    mpk_put_array(writer, (uint32_t)count);
+    for (size_t i = 0; i < count; i++) {
+        char name[PLACE_TEXT_MAX];
+        place_layer(layers[i].id, name);
+        mpk_put_str(writer, name);
+    }
     json_put_text(writer, "layer", view->name);
     if (timed) {
         mpk_pair_u64(writer, "epoch", view->layer->epoch);
         mpk_pair_u64(writer, "step", view->layer->step);
     }
-    json_put_shape(view, writer);
+    const struct source_layer *l = view->layer;
+    mpk_put_str(writer, "shape");
+    mpk_put_map(writer, 4);
+    mpk_pair_u64(writer, "batch", l->batch);
+    mpk_pair_u64(writer, "heads", l->heads);
+    mpk_pair_u64(writer, "query", l->queries);
+    mpk_pair_u64(writer, "key", l->keys);
     mpk_pair_u64(writer, "rows", view->layer->rows);
     mpk_pair_u64(writer, "columns", view->layer->columns);
     mpk_pair_u64(writer, "sample", view->wish->sample);
@@ -156,9 +115,30 @@ static void json_put_all(const struct view *view, struct mpk_writer *writer)
     } else {
         mpk_put_u64(writer, view->wish->head);
     }
-    put_sums(view, writer);
+    const struct row_sums *sums = &view->found->sums;
+    bool any = sums->sound + sums->other > 0;
+    mpk_put_str(writer, "row_sums");
+    mpk_put_map(writer, 9);
+    mpk_pair_u64(writer, "rows", sums->rows);
+    mpk_pair_u64(writer, "sound", sums->sound);
+    mpk_pair_u64(writer, "zero", sums->zero);
+    mpk_pair_u64(writer, "missing", sums->missing);
+    mpk_pair_u64(writer, "other", sums->other);
+    mpk_pair_f64(writer, "tolerance", view->layer->tolerance);
+    mpk_pair_f64(writer, "min", any ? sums->min : NAN);
+    mpk_pair_f64(writer, "max", any ? sums->max : NAN);
+    mpk_pair_f64(writer, "mean_deviation", sums->deviation);
     json_put_labels(view, writer);
-    put_token(view, writer);
+    const struct findings *found = view->found;
+    mpk_put_str(writer, "token");
+    mpk_put_map(writer, 3);
+    mpk_pair_u64(writer, "query", query_of(view, found->row));
+    mpk_pair_str(writer, "label", view_query_label(view, found->row));
+    mpk_put_str(writer, "weights");
+    mpk_put_array(writer, view->layer->columns);
+    for (uint32_t c = 0; c < view->layer->columns; c++) {
+        mpk_put_f64(writer, (double)found->query[c]);
+    }
     json_put_heads(view, writer);
     put_pairs(view, writer);
 }

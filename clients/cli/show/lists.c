@@ -105,21 +105,6 @@ static double keys_in(const struct view *view, uint32_t column)
            source_edge(column, layer->keys, layer->columns);
 }
 
-static void put_rest(const struct view *view, const struct entry *shown, uint32_t count)
-{
-    double rest = 0;
-    const struct source_layer *layer = view->layer;
-    for (uint32_t c = 0; c < layer->columns; c++) {
-        rest +=
-            isfinite(view->found->query[c]) ? (double)view->found->query[c] * keys_in(view, c) : 0;
-    }
-    for (uint32_t i = 0; i < count; i++) {
-        rest -= (double)shown[i].weight * keys_in(view, shown[i].column);
-    }
-    screen_say(&view->screen, 4, "  the other %" PRIu32 " %s: %.1f %%", layer->columns - count,
-               layer->columns < layer->keys ? "cells" : "keys", 100 * fmax(rest, 0));
-}
-
 void view_token(const struct view *view)
 {
     const struct findings *found = view->found;
@@ -157,7 +142,17 @@ void view_token(const struct view *view)
     for (uint32_t i = 0; i < count; i++) {
         put_bar_line(view, &w, top[i].column, top[i].weight, largest);
     }
-    put_rest(view, top, count);
+    double rest = 0;
+    const struct source_layer *layer = view->layer;
+    for (uint32_t c = 0; c < layer->columns; c++) {
+        rest +=
+            isfinite(view->found->query[c]) ? (double)view->found->query[c] * keys_in(view, c) : 0;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        rest -= (double)top[i].weight * keys_in(view, top[i].column);
+    }
+    screen_say(&view->screen, 4, "  the other %" PRIu32 " %s: %.1f %%", layer->columns - count,
+               layer->columns < layer->keys ? "cells" : "keys", 100 * fmax(rest, 0));
 }
 
 /* Heads -----------------------------------------------------------------------------------------
@@ -230,44 +225,6 @@ void view_heads(const struct view *view)
 /* Pairs -----------------------------------------------------------------------------------------
  */
 
-static int query_label_width(const struct view *view, int most)
-{
-    char text[TOKEN_FIT_BYTES];
-    int widest = 0;
-    for (uint32_t i = 0; i < view->found->pair_count && most > 0; i++) {
-        const char *label = view_query_label(view, view->found->pairs[i].row);
-        int width = label ? token_fit(label, most, view->screen.utf8, text) : 0;
-        widest = width > widest ? width : widest;
-    }
-    return widest;
-}
-
-/* Two blanks, a number, a label, an arrow, a number, a label, a percentage. */
-static int fit_pair_labels(const struct view *view, int query_spot, int key_spot)
-{
-    int room = view->screen.width - 2 - query_spot - 3 - key_spot - 1 - PERCENT_WIDTH;
-    int label = room / 2 - 1;
-    return label < LABEL_WIDTH_MAX ? label : LABEL_WIDTH_MAX;
-}
-
-static void lists_put_pair(const struct view *view, const struct widths *query,
-                           const struct widths *key, const struct entry *pair)
-{
-    const struct screen *screen = &view->screen;
-    char spot[SPOT_MAX];
-    view_query_spot(view, pair->row, spot);
-    fprintf(screen->out, "  %*s", query->spot, spot);
-    if (query->label > 0) {
-        putc(' ', screen->out);
-        view_put_label(view, view_query_label(view, pair->row), query->label);
-    }
-    fputs(screen->utf8 ? " \xe2\x86\x92 " : " -> ", screen->out);
-    lists_put_key(view, key, pair->column);
-    putc(' ', screen->out);
-    put_percent(screen, pair->weight);
-    putc('\n', screen->out);
-}
-
 void view_pairs(const struct view *view)
 {
     const struct findings *found = view->found;
@@ -275,14 +232,37 @@ void view_pairs(const struct view *view)
     struct widths query = {.spot = 0}, key = {.spot = spot_width(view)};
     view_query_spot(view, view->layer->rows - 1, last);
     query.spot = (int)strlen(last);
-    int most = fit_pair_labels(view, query.spot, key.spot);
-    query.label = query_label_width(view, most);
+    /* Two blanks, a number, a label, an arrow, a number, a label, a percentage. */
+    int room = view->screen.width - 2 - query.spot - 3 - key.spot - 1 - PERCENT_WIDTH;
+    int half = room / 2 - 1;
+    int most = half < LABEL_WIDTH_MAX ? half : LABEL_WIDTH_MAX;
+    char text[TOKEN_FIT_BYTES];
+    int widest = 0;
+    for (uint32_t i = 0; i < view->found->pair_count && most > 0; i++) {
+        const char *label = view_query_label(view, view->found->pairs[i].row);
+        int width = label ? token_fit(label, most, view->screen.utf8, text) : 0;
+        widest = width > widest ? width : widest;
+    }
+    query.label = widest;
     key.label = view_label_width(view, most);
     view_head_text(view, head);
     screen_title(&view->screen, "the largest entries of %s: query %s key", head,
                  view->screen.utf8 ? "\xe2\x86\x92" : "->");
     for (uint32_t i = 0; i < found->pair_count; i++) {
-        lists_put_pair(view, &query, &key, &found->pairs[i]);
+        const struct entry *pair = &found->pairs[i];
+        const struct screen *screen = &view->screen;
+        char spot[SPOT_MAX];
+        view_query_spot(view, pair->row, spot);
+        fprintf(screen->out, "  %*s", query.spot, spot);
+        if (query.label > 0) {
+            putc(' ', screen->out);
+            view_put_label(view, view_query_label(view, pair->row), query.label);
+        }
+        fputs(screen->utf8 ? " \xe2\x86\x92 " : " -> ", screen->out);
+        lists_put_key(view, &key, pair->column);
+        putc(' ', screen->out);
+        put_percent(screen, pair->weight);
+        putc('\n', screen->out);
     }
     if (found->pair_count == 0) {
         screen_say(&view->screen, 4, "  none is above 0");

@@ -82,12 +82,6 @@ static bool check_sum(struct pass *pass, uint32_t row, const float *weights)
     return true;
 }
 
-static void finish_sums(struct row_sums *sums)
-{
-    uint64_t counted = sums->sound + sums->other;
-    sums->deviation = counted > 0 ? sums->deviation / (double)counted : NAN;
-}
-
 /* The map ---------------------------------------------------------------------------------------
  */
 
@@ -114,7 +108,7 @@ static void measure_insert(struct entry *entries, uint32_t *count, uint32_t most
     entries[at] = entry;
 }
 
-static void take_pairs(struct pass *pass, uint32_t row, const float *weights)
+static void measure_take_row(struct pass *pass, uint32_t row, const float *weights)
 {
     struct findings *f = pass->findings;
     uint32_t most = pass->wish->pairs;
@@ -125,23 +119,6 @@ static void take_pairs(struct pass *pass, uint32_t row, const float *weights)
             measure_insert(f->pairs, &f->pair_count, most, (struct entry){row, c, weights[c]});
         }
     }
-}
-
-static void end_picture_row(struct pass *pass)
-{
-    struct findings *f = pass->findings;
-    double *cells = f->picture + (size_t)pass->picture_row * f->picture_columns;
-    for (uint32_t c = 0; c < f->picture_columns; c++) {
-        cells[c] = pass->count[c] > 0 ? pass->sum[c] / pass->count[c] : NAN;
-        pass->sum[c] = 0;
-        pass->count[c] = 0;
-    }
-    pass->picture_row++;
-}
-
-static void take_picture(struct pass *pass, uint32_t row, const float *weights)
-{
-    const struct findings *f = pass->findings;
     uint32_t columns = pass->layer->columns;
     for (uint32_t c = 0, j = 0; c < f->picture_columns; c++) {
         uint32_t end = source_edge(c + 1, columns, f->picture_columns);
@@ -153,14 +130,14 @@ static void take_picture(struct pass *pass, uint32_t row, const float *weights)
         }
     }
     if (row + 1 == source_edge(pass->picture_row + 1, pass->layer->rows, f->picture_rows)) {
-        end_picture_row(pass);
+        double *cells = f->picture + (size_t)pass->picture_row * f->picture_columns;
+        for (uint32_t c = 0; c < f->picture_columns; c++) {
+            cells[c] = pass->count[c] > 0 ? pass->sum[c] / pass->count[c] : NAN;
+            pass->sum[c] = 0;
+            pass->count[c] = 0;
+        }
+        pass->picture_row++;
     }
-}
-
-static void measure_take_row(struct pass *pass, uint32_t row, const float *weights)
-{
-    take_pairs(pass, row, weights);
-    take_picture(pass, row, weights);
 }
 
 /* The pass --------------------------------------------------------------------------------------
@@ -189,18 +166,6 @@ static void measure_visit(void *data, uint32_t row, const float *weights)
     }
 }
 
-static void take_mean(struct pass *pass)
-{
-    const struct source_layer *l = pass->layer;
-    for (uint32_t r = 0; r < l->rows; r++) {
-        float *row = pass->mean + (size_t)r * l->columns;
-        for (uint32_t c = 0; c < l->columns; c++) {
-            row[c] /= (float)l->heads;
-        }
-        measure_take_row(pass, r, row);
-    }
-}
-
 static int run_pass(struct source *source, struct pass *pass, char *reterr)
 {
     int code = CLI_OK;
@@ -209,9 +174,18 @@ static int run_pass(struct source *source, struct pass *pass, char *reterr)
                            pass, reterr);
     }
     if (code == CLI_OK && pass->mean) {
-        take_mean(pass);
+        const struct source_layer *l = pass->layer;
+        for (uint32_t r = 0; r < l->rows; r++) {
+            float *row = pass->mean + (size_t)r * l->columns;
+            for (uint32_t c = 0; c < l->columns; c++) {
+                row[c] /= (float)l->heads;
+            }
+            measure_take_row(pass, r, row);
+        }
     }
-    finish_sums(&pass->findings->sums);
+    uint64_t counted = pass->findings->sums.sound + pass->findings->sums.other;
+    pass->findings->sums.deviation =
+        counted > 0 ? pass->findings->sums.deviation / (double)counted : NAN;
     return code;
 }
 
@@ -258,29 +232,6 @@ static bool says_little(const float *weights, uint32_t columns)
     return !any;
 }
 
-static void finish_query(const struct pass *pass)
-{
-    struct findings *f = pass->findings;
-    const struct source_layer *l = pass->layer;
-    int chosen = 0;
-    choose_query(pass, pass->kept[0], f->query);
-    bool other = pass->candidates[1] != ROW_NONE && pass->candidates[1] != pass->candidates[0];
-    if (pass->wish->query == TOKEN_AUTO && other && says_little(f->query, l->columns)) {
-        chosen = 1;
-        f->moved = true;
-        choose_query(pass, pass->kept[1], f->query);
-    }
-    f->row = pass->candidates[chosen];
-    for (uint32_t h = 0; h < l->heads; h++) {
-        struct entry *tops = f->tops + (size_t)h * f->top_count;
-        uint32_t found = measure_top(pass->kept[chosen] + (size_t)h * l->columns, l->columns,
-                                     f->top_count, tops);
-        for (; found < f->top_count; found++) {
-            tops[found] = (struct entry){.weight = NAN};
-        }
-    }
-}
-
 /* Memory ----------------------------------------------------------------------------------------
  */
 
@@ -324,7 +275,25 @@ int measure_map(struct source *source, const struct wish *wish, struct findings 
         snprintf(reterr, SOURCE_ERROR_MAX, "out of memory");
     }
     if (code == CLI_OK) {
-        finish_query(&pass);
+        struct findings *f = pass.findings;
+        const struct source_layer *l = pass.layer;
+        int chosen = 0;
+        choose_query(&pass, pass.kept[0], f->query);
+        bool other = pass.candidates[1] != ROW_NONE && pass.candidates[1] != pass.candidates[0];
+        if (pass.wish->query == TOKEN_AUTO && other && says_little(f->query, l->columns)) {
+            chosen = 1;
+            f->moved = true;
+            choose_query(&pass, pass.kept[1], f->query);
+        }
+        f->row = pass.candidates[chosen];
+        for (uint32_t h = 0; h < l->heads; h++) {
+            struct entry *tops = f->tops + (size_t)h * f->top_count;
+            uint32_t found = measure_top(pass.kept[chosen] + (size_t)h * l->columns, l->columns,
+                                         f->top_count, tops);
+            for (; found < f->top_count; found++) {
+                tops[found] = (struct entry){.weight = NAN};
+            }
+        }
     }
     free(pass.kept[0]);
     free(pass.kept[1]);

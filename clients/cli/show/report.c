@@ -6,49 +6,6 @@
 #include <math.h>
 #include <string.h>
 
-static void say_title(const struct view *view)
-{
-    const struct source_layer *layer = view->layer;
-    char where[96] = "";
-    if (source_kind(view->source) != SOURCE_FILES) {
-        snprintf(where, sizeof where, ", epoch %" PRIu64 ", step %" PRIu64 ", run %.8s",
-                 layer->epoch, layer->step, source_run(view->source));
-    }
-    screen_title(&view->screen, "%s of %s%s", view->name, view->origin, where);
-}
-
-static void say_shape(const struct view *view)
-{
-    const struct source_layer *layer = view->layer;
-    /* A running attnd has one sample, and does not say of how many. */
-    if (source_kind(view->source) == SOURCE_DAEMON) {
-        screen_say(&view->screen, 4,
-                   "  [heads, query, key] = [%" PRIu32 ", %" PRIu32 ", %" PRIu32
-                   "], sample %" PRIu32,
-                   layer->heads, layer->queries, layer->keys, layer->first_sample);
-    } else {
-        screen_say(&view->screen, 4,
-                   "  [batch, heads, query, key] = [%" PRIu32 ", %" PRIu32 ", %" PRIu32 ", %" PRIu32
-                   "]%s",
-                   layer->batch, layer->heads, layer->queries, layer->keys,
-                   layer->causal ? ", causal" : "");
-    }
-    screen_say(&view->screen, 4,
-               "  entry [b, h, i, j]: the share of its attention that query i gives to key j, in "
-               "head h of sample b");
-    if (layer->tier == MESSAGE_QK) {
-        screen_say(&view->screen, 4,
-                   "  made of queries and keys: softmax(scale q k), excluded keys are 0");
-    }
-    if (layer->rows < layer->queries || layer->columns < layer->keys) {
-        screen_say(&view->screen, 4,
-                   "  attnd has pooled it into %" PRIu32 " x %" PRIu32
-                   " cells (maps.size): each is the mean of its entries, so single tokens are "
-                   "not to be seen; a recording has every entry",
-                   layer->rows, layer->columns);
-    }
-}
-
 static void say_sums(const struct view *view)
 {
     const struct row_sums *sums = &view->found->sums;
@@ -103,8 +60,40 @@ static void say_others(const struct view *view)
 
 void view_report(const struct view *view)
 {
-    say_title(view);
-    say_shape(view);
+    const struct source_layer *layer = view->layer;
+    char where[96] = "";
+    if (source_kind(view->source) != SOURCE_FILES) {
+        snprintf(where, sizeof where, ", epoch %" PRIu64 ", step %" PRIu64 ", run %.8s",
+                 layer->epoch, layer->step, source_run(view->source));
+    }
+    screen_title(&view->screen, "%s of %s%s", view->name, view->origin, where);
+    /* A running attnd has one sample, and does not say of how many. */
+    if (source_kind(view->source) == SOURCE_DAEMON) {
+        screen_say(&view->screen, 4,
+                   "  [heads, query, key] = [%" PRIu32 ", %" PRIu32 ", %" PRIu32
+                   "], sample %" PRIu32,
+                   layer->heads, layer->queries, layer->keys, layer->first_sample);
+    } else {
+        screen_say(&view->screen, 4,
+                   "  [batch, heads, query, key] = [%" PRIu32 ", %" PRIu32 ", %" PRIu32 ", %" PRIu32
+                   "]%s",
+                   layer->batch, layer->heads, layer->queries, layer->keys,
+                   layer->causal ? ", causal" : "");
+    }
+    screen_say(&view->screen, 4,
+               "  entry [b, h, i, j]: the share of its attention that query i gives to key j, in "
+               "head h of sample b");
+    if (layer->tier == MESSAGE_QK) {
+        screen_say(&view->screen, 4,
+                   "  made of queries and keys: softmax(scale q k), excluded keys are 0");
+    }
+    if (layer->rows < layer->queries || layer->columns < layer->keys) {
+        screen_say(&view->screen, 4,
+                   "  attnd has pooled it into %" PRIu32 " x %" PRIu32
+                   " cells (maps.size): each is the mean of its entries, so single tokens are "
+                   "not to be seen; a recording has every entry",
+                   layer->rows, layer->columns);
+    }
     say_sums(view);
     say_others(view);
 }

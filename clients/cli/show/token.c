@@ -98,22 +98,6 @@ static struct token_unit token_plain(uint32_t code, int width)
     return unit;
 }
 
-/* A mark joins the character before it, or gets one to stand on. */
-static int add_mark(uint32_t code, struct token_unit *units, int count, int *marks)
-{
-    struct token_unit *last = count > 0 ? &units[count - 1] : NULL;
-    if (!last || last->text[0] == '\\') {
-        units[count] = (struct token_unit){.text = DOTTED_CIRCLE, .width = 1};
-        last = &units[count++];
-        *marks = 0;
-    }
-    if ((*marks)++ < MARKS_MAX) {
-        size_t used = strlen(last->text);
-        last->text[used + utf8_put(code, last->text + used)] = '\0';
-    }
-    return count;
-}
-
 /* What one character adds; `count` < most. Returns the new count. */
 static int add_character(uint32_t code, bool utf8, struct token_unit *units, int count, int *marks)
 {
@@ -123,7 +107,19 @@ static int add_character(uint32_t code, bool utf8, struct token_unit *units, int
         return count;
     }
     if (shown && width == 0) {
-        return add_mark(code, units, count, marks);
+        /* A mark joins the character before it, or gets one to stand on. */
+        int mark_count = count;
+        struct token_unit *last = mark_count > 0 ? &units[mark_count - 1] : NULL;
+        if (!last || last->text[0] == '\\') {
+            units[mark_count] = (struct token_unit){.text = DOTTED_CIRCLE, .width = 1};
+            last = &units[mark_count++];
+            *marks = 0;
+        }
+        if ((*marks)++ < MARKS_MAX) {
+            size_t used = strlen(last->text);
+            last->text[used + utf8_put(code, last->text + used)] = '\0';
+        }
+        return mark_count;
     }
     *marks = 0;
     units[count] = shown ? token_plain(code, width) : token_escape(code);

@@ -109,18 +109,6 @@ static int give_plain(struct files *files, const struct input *input, uint32_t s
     return rc;
 }
 
-/* In Fortran order the last axis runs slowest: the file is slices of one key each, and one slice
- * holds all samples, heads and queries. Picks one map's column from a slice. */
-static void pick_column(const struct attention *a, const uint8_t *slice, uint32_t sample,
-                        uint32_t head, uint32_t key, float *map)
-{
-    size_t size = dtype_size(a->dtype), heads = (size_t)a->batch * a->heads;
-    const uint8_t *from = slice + (sample + (size_t)a->batch * head) * size;
-    for (uint32_t i = 0; i < a->queries; i++) {
-        source_convert(from + i * heads * size, a->dtype, 1, map + (size_t)i * a->keys + key);
-    }
-}
-
 static int files_fill_map(struct files *files, const struct input *input, uint32_t sample,
                           uint32_t head, uint8_t *slice, float *map, char *reterr)
 {
@@ -130,7 +118,15 @@ static int files_fill_map(struct files *files, const struct input *input, uint32
     for (uint32_t j = 0; j < a->keys && rc == 0; j++) {
         rc = array_stream_read(&files->stream, j * size, slice, size, reterr);
         if (rc == 0) {
-            pick_column(a, slice, sample, head, j, map);
+            /* In Fortran order the last axis runs slowest: the file is slices of one key each, and
+             * one slice holds all samples, heads and queries. Picks one map's column from a slice.
+             */
+            size_t column_size = dtype_size(a->dtype), heads = (size_t)a->batch * a->heads;
+            const uint8_t *from = slice + (sample + (size_t)a->batch * head) * column_size;
+            for (uint32_t i = 0; i < a->queries; i++) {
+                source_convert(from + i * heads * column_size, a->dtype, 1,
+                               map + (size_t)i * a->keys + j);
+            }
         }
     }
     return rc;
@@ -274,25 +270,6 @@ static int keep_maps(struct layers *layers, char *reterr)
                        "keys: of projections there are no maps");
 }
 
-static struct source_layer files_describe(const struct input *input)
-{
-    const struct attention *a = &input->attention;
-    bool qk = input->tier == TIER_QK;
-    return (struct source_layer){
-        .id = input->id,
-        .tier = qk ? MESSAGE_QK : MESSAGE_ATTENTION,
-        .batch = a->batch,
-        .heads = a->heads,
-        .queries = a->queries,
-        .keys = a->keys,
-        .rows = a->queries,
-        .columns = a->keys,
-        .causal = a->causal,
-        .q_offset = a->q_offset,
-        .tolerance = attention_tolerance(qk ? DTYPE_F32 : a->dtype),
-    };
-}
-
 static int files_fill_layers(struct files *files, struct source *source, char *reterr)
 {
     size_t count = files->inputs.count;
@@ -303,7 +280,22 @@ static int files_fill_layers(struct files *files, struct source *source, char *r
     }
     for (size_t i = 0; i < count; i++) {
         files->input[i] = &files->inputs.items[i];
-        source->layers[i] = files_describe(files->input[i]);
+        const struct input *input = files->input[i];
+        const struct attention *a = &input->attention;
+        bool qk = input->tier == TIER_QK;
+        source->layers[i] = (struct source_layer){
+            .id = input->id,
+            .tier = qk ? MESSAGE_QK : MESSAGE_ATTENTION,
+            .batch = a->batch,
+            .heads = a->heads,
+            .queries = a->queries,
+            .keys = a->keys,
+            .rows = a->queries,
+            .columns = a->keys,
+            .causal = a->causal,
+            .q_offset = a->q_offset,
+            .tolerance = attention_tolerance(qk ? DTYPE_F32 : a->dtype),
+        };
     }
     source->layer_count = count;
     return CLI_OK;

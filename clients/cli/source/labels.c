@@ -27,23 +27,6 @@ static int labels_reserve(struct labels *labels)
     return 0;
 }
 
-/* A copy of valid UTF-8; a byte that is none takes three. */
-static char *clean(const char *text, size_t len)
-{
-    char *copy = malloc(3 * len + 1), *to = copy;
-    while (copy && len > 0) {
-        uint32_t code;
-        size_t taken = utf8_take(text, len, &code);
-        to += utf8_put(code, to);
-        text += taken;
-        len -= taken;
-    }
-    if (copy) {
-        *to = '\0';
-    }
-    return copy;
-}
-
 int labels_add(struct labels *labels, const char *text, size_t len)
 {
     len = strnlen(text, len);
@@ -51,7 +34,21 @@ int labels_add(struct labels *labels, const char *text, size_t len)
     if (rc != 0) {
         return rc;
     }
-    labels->items[labels->count] = clean(text, len);
+    /* A copy of valid UTF-8; a byte that is none takes three. */
+    const char *clean_text = text;
+    size_t clean_len = len;
+    char *copy = malloc(3 * clean_len + 1), *to = copy;
+    while (copy && clean_len > 0) {
+        uint32_t code;
+        size_t taken = utf8_take(clean_text, clean_len, &code);
+        to += utf8_put(code, to);
+        clean_text += taken;
+        clean_len -= taken;
+    }
+    if (copy) {
+        *to = '\0';
+    }
+    labels->items[labels->count] = copy;
     return labels->items[labels->count] ? (labels->count++, 0) : ERR_MEMORY;
 }
 

@@ -324,30 +324,6 @@ static int live_add_layers(struct live *live, struct source *source, const msgpa
     return source_fail(reterr, CLI_FINDING, "%s", *why ? why : "attnd has no layer of this job");
 }
 
-static int find_layers(struct live *live, struct source *source,
-                       const struct source_request *request, char *reterr)
-{
-    struct rpc_reply reply;
-    enum rpc_status status = rpc_call(&live->rpc, "jobs", NULL, &reply);
-    if (status != RPC_OK) {
-        return live_explain(live, status, &reply, reterr);
-    }
-    const msgpack_object *run = live_find_run(reply.result, request);
-    int code;
-    if (run) {
-        code = live_add_layers(live, source, run, reterr);
-    } else if (request->run) {
-        code = source_fail(reterr, CLI_FINDING,
-                           "attnd knows no run %.32s of a job '%.80s' (see attnctl jobs)",
-                           request->run, request->job);
-    } else {
-        code = source_fail(reterr, CLI_FINDING, "no such job: '%.80s' (see attnctl jobs)",
-                           request->job);
-    }
-    rpc_reply_clear(&reply);
-    return code;
-}
-
 int source_open_daemon(const struct source_request *request, struct source *source, char *reterr)
 {
     static const struct source_ops ops = {live_rows, live_label, free_live};
@@ -374,5 +350,22 @@ int source_open_daemon(const struct source_request *request, struct source *sour
     source->kind = SOURCE_DAEMON;
     source->ops = &ops;
     source->own = live;
-    return find_layers(live, source, request, reterr);
+    status = rpc_call(&live->rpc, "jobs", NULL, &reply);
+    if (status != RPC_OK) {
+        return live_explain(live, status, &reply, reterr);
+    }
+    const msgpack_object *run = live_find_run(reply.result, request);
+    int code;
+    if (run) {
+        code = live_add_layers(live, source, run, reterr);
+    } else if (request->run) {
+        code = source_fail(reterr, CLI_FINDING,
+                           "attnd knows no run %.32s of a job '%.80s' (see attnctl jobs)",
+                           request->run, request->job);
+    } else {
+        code = source_fail(reterr, CLI_FINDING, "no such job: '%.80s' (see attnctl jobs)",
+                           request->job);
+    }
+    rpc_reply_clear(&reply);
+    return code;
 }

@@ -103,34 +103,6 @@ static enum dtype recorded_dtype_of(const struct header *header, enum tensor_rol
     return frame ? header->tensors[frame - 2].dtype : DTYPE_F32;
 }
 
-/* Queries and keys of the message in memory, as the engine sees them. */
-static struct attention recorded_describe_qk(const struct recording *recording)
-{
-    const struct header *h = &recording->header;
-    return (struct attention){
-        .qk = {.q = recorded_frame_of(recording, TENSOR_Q),
-               .k = recorded_frame_of(recording, TENSOR_K),
-               .q_dtype = recorded_dtype_of(h, TENSOR_Q),
-               .k_dtype = recorded_dtype_of(h, TENSOR_K),
-               .kv_heads = h->kv_heads,
-               .head_dim = h->head_dim,
-               .scale = h->scale,
-               .softcap = h->softcap},
-        .batch = h->batch,
-        .heads = h->heads,
-        .queries = h->queries,
-        .keys = h->keys,
-        .self = h->layer.site == SITE_SELF,
-        .q_offset = h->q_offset,
-        .causal = h->causal,
-        .window = h->window,
-        .q_len = h->q_len,
-        .k_len = h->k_len,
-        .mask = recorded_frame_of(recording, TENSOR_MASK),
-        .documents = recorded_frame_of(recording, TENSOR_DOCUMENTS),
-    };
-}
-
 #define CHANGED "the recording was changed while it was read"
 
 static int recorded_load(struct recording *recording, uint64_t at, char *reterr)
@@ -159,7 +131,29 @@ static int recorded_give(struct recording *recording, uint32_t sample, uint32_t 
     const struct header *h = &recording->header;
     const char *weights = recorded_frame_of(recording, TENSOR_WEIGHTS);
     if (h->type == MESSAGE_QK) {
-        struct attention a = recorded_describe_qk(recording);
+        /* Queries and keys of the message in memory, as the engine sees them. */
+        struct attention a = (struct attention){
+            .qk = {.q = recorded_frame_of(recording, TENSOR_Q),
+                   .k = recorded_frame_of(recording, TENSOR_K),
+                   .q_dtype = recorded_dtype_of(h, TENSOR_Q),
+                   .k_dtype = recorded_dtype_of(h, TENSOR_K),
+                   .kv_heads = h->kv_heads,
+                   .head_dim = h->head_dim,
+                   .scale = h->scale,
+                   .softcap = h->softcap},
+            .batch = h->batch,
+            .heads = h->heads,
+            .queries = h->queries,
+            .keys = h->keys,
+            .self = h->layer.site == SITE_SELF,
+            .q_offset = h->q_offset,
+            .causal = h->causal,
+            .window = h->window,
+            .q_len = h->q_len,
+            .k_len = h->k_len,
+            .mask = recorded_frame_of(recording, TENSOR_MASK),
+            .documents = recorded_frame_of(recording, TENSOR_DOCUMENTS),
+        };
         return source_give_qk(&a, sample, head, sink, reterr);
     }
     enum dtype dtype = recorded_dtype_of(h, TENSOR_WEIGHTS);
@@ -309,27 +303,6 @@ static int compare_time(const struct header *header, const struct recorded_layer
     return order ? order : recorded_compare_u64(header->microbatch, layer->microbatch);
 }
 
-static struct source_layer recorded_describe(const struct header *header)
-{
-    return (struct source_layer){
-        .id = header->layer,
-        .tier = header->type,
-        .batch = header->batch,
-        .heads = header->heads_total,
-        .queries = header->queries,
-        .keys = header->keys,
-        .rows = header->queries,
-        .columns = header->keys,
-        .causal = header->causal,
-        .q_offset = header->q_offset,
-        .epoch = header->epoch,
-        .step = header->step,
-        .tolerance = header->dropout || header->learned_sink
-                         ? INFINITY
-                         : attention_tolerance(recorded_dtype_of(header, TENSOR_WEIGHTS)),
-    };
-}
-
 /* A piece with some of the same heads; NULL when there is none. */
 static struct piece *find_overlap(struct recorded_layer *layer, const struct header *header)
 {
@@ -341,27 +314,6 @@ static struct piece *find_overlap(struct recorded_layer *layer, const struct hea
         }
     }
     return NULL;
-}
-
-/* Adds a message of the step that the layer has. */
-static int add_piece(struct recorded_layer *layer, const struct header *header, uint64_t at)
-{
-    struct piece piece = {at, header->head_offset, header->heads, header->rank};
-    struct piece *same = find_overlap(layer, header);
-    if (same) {
-        if (header->rank < same->rank && same->first_head == piece.first_head &&
-            same->heads == piece.heads) {
-            *same = piece;
-        }
-        return 0;
-    }
-    void *pieces = realloc(layer->pieces, (layer->piece_count + 1) * sizeof *layer->pieces);
-    if (!pieces) {
-        return ERR_MEMORY;
-    }
-    layer->pieces = pieces;
-    layer->pieces[layer->piece_count++] = piece;
-    return 0;
 }
 
 static int take_map(struct recording *recording, const struct header *header, uint64_t at)
@@ -378,11 +330,43 @@ static int take_map(struct recording *recording, const struct header *header, ui
         return 0;
     }
     if (order > 0) {
-        layer->layer = recorded_describe(header);
+        layer->layer = (struct source_layer){
+            .id = header->layer,
+            .tier = header->type,
+            .batch = header->batch,
+            .heads = header->heads_total,
+            .queries = header->queries,
+            .keys = header->keys,
+            .rows = header->queries,
+            .columns = header->keys,
+            .causal = header->causal,
+            .q_offset = header->q_offset,
+            .epoch = header->epoch,
+            .step = header->step,
+            .tolerance = header->dropout || header->learned_sink
+                             ? INFINITY
+                             : attention_tolerance(recorded_dtype_of(header, TENSOR_WEIGHTS)),
+        };
         layer->microbatch = header->microbatch;
         layer->piece_count = 0;
     }
-    return add_piece(layer, header, at);
+    /* Adds a message of the step that the layer has. */
+    struct piece piece = {at, header->head_offset, header->heads, header->rank};
+    struct piece *same = find_overlap(layer, header);
+    if (same) {
+        if (header->rank < same->rank && same->first_head == piece.first_head &&
+            same->heads == piece.heads) {
+            *same = piece;
+        }
+        return 0;
+    }
+    void *pieces = realloc(layer->pieces, (layer->piece_count + 1) * sizeof *layer->pieces);
+    if (!pieces) {
+        return ERR_MEMORY;
+    }
+    layer->pieces = pieces;
+    layer->pieces[layer->piece_count++] = piece;
+    return 0;
 }
 
 static bool recorded_is_wanted(struct recording *recording, uint64_t step)
@@ -441,35 +425,6 @@ static int read_through(struct recording *recording, char *reterr)
     }
 }
 
-static int fail_step(const struct recording *recording, char *reterr)
-{
-    char nearest[64] = "";
-    uint64_t before = recording->step_before, behind = recording->step_behind;
-    if (before != UINT64_MAX && behind != UINT64_MAX) {
-        snprintf(nearest, sizeof nearest, "%" PRIu64 ", %" PRIu64, before, behind);
-    } else {
-        snprintf(nearest, sizeof nearest, "%" PRIu64, before != UINT64_MAX ? before : behind);
-    }
-    return source_fail(reterr, CLI_USAGE,
-                       "--step: %.300s has no map of step %" PRIu64 " (the nearest: %s)",
-                       recording->playback.path, recording->request->step, nearest);
-}
-
-static int fail_empty(const struct recording *recording, char *reterr)
-{
-    const char *path = recording->playback.path;
-    if (recording->maps > 0) {
-        return fail_step(recording, reterr);
-    }
-    if (recording->request->run) {
-        return source_fail(reterr, CLI_USAGE, "--run: %.300s has no map of a run %.32s...", path,
-                           recording->request->run);
-    }
-    return source_fail(reterr, CLI_USAGE,
-                       "%.300s: %" PRIu64 " messages, but no map of attention nor queries and keys",
-                       path, recording->playback.messages);
-}
-
 static int by_id(const void *a, const void *b)
 {
     return source_compare_ids(((const struct recorded_layer *)a)->layer.id,
@@ -479,7 +434,28 @@ static int by_id(const void *a, const void *b)
 static int recorded_fill_layers(struct recording *recording, struct source *source, char *reterr)
 {
     if (recording->layer_count == 0) {
-        return fail_empty(recording, reterr);
+        const char *path = recording->playback.path;
+        if (recording->maps > 0) {
+            char nearest[64] = "";
+            uint64_t before = recording->step_before, behind = recording->step_behind;
+            if (before != UINT64_MAX && behind != UINT64_MAX) {
+                snprintf(nearest, sizeof nearest, "%" PRIu64 ", %" PRIu64, before, behind);
+            } else {
+                snprintf(nearest, sizeof nearest, "%" PRIu64,
+                         before != UINT64_MAX ? before : behind);
+            }
+            return source_fail(reterr, CLI_USAGE,
+                               "--step: %.300s has no map of step %" PRIu64 " (the nearest: %s)",
+                               recording->playback.path, recording->request->step, nearest);
+        }
+        if (recording->request->run) {
+            return source_fail(reterr, CLI_USAGE, "--run: %.300s has no map of a run %.32s...",
+                               path, recording->request->run);
+        }
+        return source_fail(reterr, CLI_USAGE,
+                           "%.300s: %" PRIu64
+                           " messages, but no map of attention nor queries and keys",
+                           path, recording->playback.messages);
     }
     source->layers = calloc(recording->layer_count, sizeof *source->layers);
     if (!source->layers) {

@@ -106,16 +106,6 @@ static int read_given(const struct given *given, struct labels *labels, char *re
     return CLI_OK;
 }
 
-static int source_read_labels(const struct source_request *request, struct source *source,
-                              char *reterr)
-{
-    struct given keys = {request->labels, request->tokens, "--labels", "--tokens"};
-    struct given queries = {request->query_labels, request->query_tokens, "--query-labels",
-                            "--query-tokens"};
-    int code = read_given(&keys, &source->given, reterr);
-    return code == CLI_OK ? read_given(&queries, &source->given_queries, reterr) : code;
-}
-
 /* What the request says of files that other sources say themselves, or of those what files have
  * not; NULL = nothing. */
 static const char *find_foreign(const struct source_request *request, bool arrays)
@@ -173,7 +163,13 @@ int source_open(const struct source_request *request, struct source **ret_source
         return source_fail_memory(reterr);
     }
     source->together = request->together;
-    int code = source_read_labels(request, source, reterr);
+    struct given keys = {request->labels, request->tokens, "--labels", "--tokens"};
+    struct given queries = {request->query_labels, request->query_tokens, "--query-labels",
+                            "--query-tokens"};
+    int code = read_given(&keys, &source->given, reterr);
+    if (code == CLI_OK) {
+        code = read_given(&queries, &source->given_queries, reterr);
+    }
     if (code == CLI_OK) {
         code = open_kind(request, source, reterr);
     }
@@ -249,26 +245,6 @@ static bool means(const char *text, struct layer_id id)
     return false;
 }
 
-/* "decoder.0.self, decoder.1.self, ... decoder.11.self": those that a text means, NULL = all. */
-static void list_names(const struct source *source, const char *text, size_t count, char *ret_list,
-                       size_t size)
-{
-    size_t used = 0, at = 0;
-    for (size_t i = 0; i < source->layer_count && used < size; i++) {
-        char name[PLACE_TEXT_MAX];
-        if (text && !means(text, source->layers[i].id)) {
-            continue;
-        }
-        place_layer(source->layers[i].id, name);
-        if (at < NAMED_MAX - 1 || at == count - 1 || count <= NAMED_MAX) {
-            used += (size_t)snprintf(ret_list + used, size - used, "%s%s", at ? ", " : "", name);
-        } else if (at == NAMED_MAX - 1) {
-            used += (size_t)snprintf(ret_list + used, size - used, ", ...");
-        }
-        at++;
-    }
-}
-
 int source_find_layer(const struct source *source, const char *text, size_t *ret_layer,
                       char *reterr)
 {
@@ -287,8 +263,25 @@ int source_find_layer(const struct source *source, const char *text, size_t *ret
     if (count == 1) {
         return CLI_OK;
     }
-    list_names(source, count > 0 ? text : NULL, count > 0 ? count : source->layer_count, names,
-               sizeof names);
+    /* "decoder.0.self, decoder.1.self, ... decoder.11.self": those that a text means, NULL = all.
+     */
+    const char *names_text = count > 0 ? text : NULL;
+    size_t names_count = count > 0 ? count : source->layer_count;
+    size_t size = sizeof names;
+    size_t used = 0, at = 0;
+    for (size_t i = 0; i < source->layer_count && used < size; i++) {
+        char name[PLACE_TEXT_MAX];
+        if (names_text && !means(names_text, source->layers[i].id)) {
+            continue;
+        }
+        place_layer(source->layers[i].id, name);
+        if (at < NAMED_MAX - 1 || at == names_count - 1 || names_count <= NAMED_MAX) {
+            used += (size_t)snprintf(names + used, size - used, "%s%s", at ? ", " : "", name);
+        } else if (at == NAMED_MAX - 1) {
+            used += (size_t)snprintf(names + used, size - used, ", ...");
+        }
+        at++;
+    }
     return source_fail(reterr, CLI_USAGE,
                        count > 0 ? "--layer: '%.80s' may be any of %s: say which"
                                  : "--layer: there is no '%.80s' (valid: %s)",
@@ -343,30 +336,24 @@ const char *source_label(struct source *source, size_t layer, uint32_t sample, u
     return sample == 0 ? source->ops->label(source, layer, sample, key) : NULL;
 }
 
-/* The queries of cross-attention are the tokens that its stack attends to itself, in the same
- * forward: what was given for the keys is not about them. */
-static const char *cross_query_label(struct source *source, const struct source_layer *cross,
-                                     uint32_t sample, uint32_t query)
-{
-    if (source->given_queries.count > 0) {
-        return labels_get(&source->given_queries, query);
-    }
-    for (size_t i = 0; i < source->layer_count && sample == 0; i++) {
-        const struct source_layer *l = &source->layers[i];
-        if (l->id.stack == cross->id.stack && l->id.site == SITE_SELF && l->step == cross->step &&
-            l->keys == cross->queries && cross->q_offset == 0) {
-            return source->ops->label(source, i, sample, query);
-        }
-    }
-    return NULL;
-}
-
 const char *source_query_label(struct source *source, size_t layer, uint32_t sample, uint32_t query)
 {
     const struct source_layer *l = &source->layers[layer];
     uint64_t position = (uint64_t)l->q_offset + query;
     if (l->id.site == SITE_CROSS) {
-        return cross_query_label(source, l, sample, query);
+        /* The queries of cross-attention are the tokens that its stack attends to itself, in the
+         * same forward: what was given for the keys is not about them. */
+        if (source->given_queries.count > 0) {
+            return labels_get(&source->given_queries, query);
+        }
+        for (size_t i = 0; i < source->layer_count && sample == 0; i++) {
+            const struct source_layer *own = &source->layers[i];
+            if (own->id.stack == l->id.stack && own->id.site == SITE_SELF && own->step == l->step &&
+                own->keys == l->queries && l->q_offset == 0) {
+                return source->ops->label(source, i, sample, query);
+            }
+        }
+        return NULL;
     }
     return position < l->keys ? source_label(source, layer, sample, (uint32_t)position) : NULL;
 }

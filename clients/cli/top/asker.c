@@ -93,37 +93,6 @@ static void ask_grid(struct asker *asker, struct model *model, int64_t now_ms)
     model->needs.grid_ms = now_ms;
 }
 
-/* One layer after the other. */
-static void ask_summary(struct asker *asker, struct model *model, int64_t now_ms)
-{
-    const struct layer *layer = &model->layers[model->needs.summary_next];
-    struct ask ask;
-    ask_init(&ask);
-    ask_text(&ask, "job", model->job);
-    asker_put_layer(&ask, layer->stack, layer->layer, layer->site);
-    model->needs.summary_next += send_ask(asker, ASKER_SUMMARY, "summary", &ask, model, now_ms);
-}
-
-static void ask_table(struct asker *asker, struct model *model, int64_t now_ms)
-{
-    struct needs *needs = &model->needs;
-    if (needs->live && is_free(asker, ASKER_LIVE)) {
-        needs->live = !ask_job(asker, ASKER_LIVE, "live", model, now_ms);
-    }
-    /* Of a job that has sent nothing since attnd was started there are only windows. */
-    if (model->layer_count == 0 && needs->summary_next == 0 && is_free(asker, ASKER_SUMMARY) &&
-        ask_job(asker, ASKER_SUMMARY, "summary", model, now_ms)) {
-        needs->summary_next = UINT32_MAX;
-    }
-    if (needs->grid && model->metric[0] != '\0' && is_free(asker, ASKER_GRID)) {
-        ask_grid(asker, model, now_ms);
-    }
-    if (needs->summary_next < model->layer_count && is_free(asker, ASKER_SUMMARY) &&
-        asker->taken < SUMMARY_BYTES) {
-        ask_summary(asker, model, now_ms);
-    }
-}
-
 static bool ask_detail_layer(struct asker *asker, enum asker_kind kind, const char *method,
                              const struct model *model, int64_t now_ms)
 {
@@ -154,21 +123,6 @@ static void ask_series(struct asker *asker, struct model *model, int64_t now_ms)
     needs->series_next += send_ask(asker, ASKER_DETAIL_GRID, "grid", &ask, model, now_ms);
 }
 
-static void ask_detail(struct asker *asker, struct model *model, int64_t now_ms)
-{
-    struct needs *needs = &model->needs;
-    if (needs->detail && is_free(asker, ASKER_DETAIL_LIVE)) {
-        needs->detail = !ask_detail_layer(asker, ASKER_DETAIL_LIVE, "live", model, now_ms);
-    }
-    if (needs->detail_window && is_free(asker, ASKER_DETAIL_SUMMARY)) {
-        needs->detail_window =
-            !ask_detail_layer(asker, ASKER_DETAIL_SUMMARY, "summary", model, now_ms);
-    }
-    if (needs->series && model->detail.count > 0 && is_free(asker, ASKER_DETAIL_GRID)) {
-        ask_series(asker, model, now_ms);
-    }
-}
-
 static void ask_needs(struct asker *asker, struct model *model, int64_t now_ms)
 {
     struct needs *needs = &model->needs;
@@ -182,9 +136,39 @@ static void ask_needs(struct asker *asker, struct model *model, int64_t now_ms)
         needs->alerts = !ask_job(asker, ASKER_ALERTS, "alerts", model, now_ms);
     }
     if (model->ui.page == PAGE_HEAD) {
-        ask_detail(asker, model, now_ms);
+        if (needs->detail && is_free(asker, ASKER_DETAIL_LIVE)) {
+            needs->detail = !ask_detail_layer(asker, ASKER_DETAIL_LIVE, "live", model, now_ms);
+        }
+        if (needs->detail_window && is_free(asker, ASKER_DETAIL_SUMMARY)) {
+            needs->detail_window =
+                !ask_detail_layer(asker, ASKER_DETAIL_SUMMARY, "summary", model, now_ms);
+        }
+        if (needs->series && model->detail.count > 0 && is_free(asker, ASKER_DETAIL_GRID)) {
+            ask_series(asker, model, now_ms);
+        }
     } else {
-        ask_table(asker, model, now_ms);
+        if (needs->live && is_free(asker, ASKER_LIVE)) {
+            needs->live = !ask_job(asker, ASKER_LIVE, "live", model, now_ms);
+        }
+        /* Of a job that has sent nothing since attnd was started there are only windows. */
+        if (model->layer_count == 0 && needs->summary_next == 0 && is_free(asker, ASKER_SUMMARY) &&
+            ask_job(asker, ASKER_SUMMARY, "summary", model, now_ms)) {
+            needs->summary_next = UINT32_MAX;
+        }
+        if (needs->grid && model->metric[0] != '\0' && is_free(asker, ASKER_GRID)) {
+            ask_grid(asker, model, now_ms);
+        }
+        if (needs->summary_next < model->layer_count && is_free(asker, ASKER_SUMMARY) &&
+            asker->taken < SUMMARY_BYTES) {
+            /* One layer after the other. */
+            const struct layer *layer = &model->layers[model->needs.summary_next];
+            struct ask ask;
+            ask_init(&ask);
+            ask_text(&ask, "job", model->job);
+            asker_put_layer(&ask, layer->stack, layer->layer, layer->site);
+            model->needs.summary_next +=
+                send_ask(asker, ASKER_SUMMARY, "summary", &ask, model, now_ms);
+        }
     }
 }
 
@@ -210,34 +194,9 @@ static void asker_give_up(struct asker *asker, struct model *model, enum asker_k
     }
 }
 
-static void reconnect(struct asker *asker, struct model *model)
-{
-    struct rpc *rpc = asker->rpc, fresh;
-    rpc_close(rpc); /* without a socket it is tried again at the next tick */
-    if (rpc_open(rpc->found ? NULL : rpc->endpoint, NULL, rpc->timeout_ms, &fresh) == RPC_OK) {
-        fresh.last_id = rpc->last_id;
-        *rpc = fresh;
-    }
-    for (enum asker_kind kind = ASKER_MONITOR; kind < ASKER_KINDS; kind++) {
-        if (!is_free(asker, kind)) {
-            asker_give_up(asker, model, kind);
-        }
-    }
-}
-
 static bool is_of_past(enum asker_kind kind)
 {
     return kind == ASKER_GRID || kind == ASKER_ALERTS || kind == ASKER_DETAIL_GRID;
-}
-
-static void give_up_late(struct asker *asker, struct model *model, int64_t now_ms)
-{
-    for (enum asker_kind kind = ASKER_CONFIG; kind < ASKER_KINDS; kind++) {
-        int64_t patience = is_of_past(kind) ? PAST_PATIENCE_MS : asker->rpc->timeout_ms;
-        if (!is_free(asker, kind) && now_ms - asker->asked[kind].sent_ms >= patience) {
-            asker_give_up(asker, model, kind);
-        }
-    }
 }
 
 int64_t asker_late_ms(const struct asker *asker)
@@ -256,24 +215,30 @@ void asker_tick(struct asker *asker, struct model *model, int64_t now_ms)
         model->silent_since_ms = asker->heard_ms;
     }
     if (late || !asker->rpc->socket) {
-        reconnect(asker, model);
+        struct rpc *rpc = asker->rpc, fresh;
+        rpc_close(rpc); /* without a socket it is tried again at the next tick */
+        if (rpc_open(rpc->found ? NULL : rpc->endpoint, NULL, rpc->timeout_ms, &fresh) == RPC_OK) {
+            fresh.last_id = rpc->last_id;
+            *rpc = fresh;
+        }
+        for (enum asker_kind kind = ASKER_MONITOR; kind < ASKER_KINDS; kind++) {
+            if (!is_free(asker, kind)) {
+                asker_give_up(asker, model, kind);
+            }
+        }
     }
-    give_up_late(asker, model, now_ms);
+    for (enum asker_kind kind = ASKER_CONFIG; kind < ASKER_KINDS; kind++) {
+        int64_t patience = is_of_past(kind) ? PAST_PATIENCE_MS : asker->rpc->timeout_ms;
+        if (!is_free(asker, kind) && now_ms - asker->asked[kind].sent_ms >= patience) {
+            asker_give_up(asker, model, kind);
+        }
+    }
     if (is_free(asker, ASKER_MONITOR)) {
         ask_plain(asker, ASKER_MONITOR, "monitor", model, now_ms);
     }
 }
 
 /* Answers */
-
-static void read_refusal(struct model *model, enum asker_kind kind, const struct rpc_reply *reply)
-{
-    bool nothing = strcmp(reply->code, err_slug(ERR_NO_HISTORY)) == 0 ||
-                   strcmp(reply->code, err_slug(ERR_RUN_UNKNOWN)) == 0;
-    if (kind == ASKER_GRID || kind == ASKER_DETAIL_GRID) {
-        snprintf(model->refusal, sizeof model->refusal, "%s", nothing ? "" : reply->message);
-    }
-}
 
 static void read_reply(struct model *model, enum asker_kind kind, const msgpack_object *result,
                        int64_t now_ms)
@@ -296,16 +261,6 @@ static void read_reply(struct model *model, enum asker_kind kind, const msgpack_
     }
 }
 
-/* The question that an answer is to; ASKER_KINDS: one that was given up. */
-static enum asker_kind kind_of(const struct asker *asker, uint64_t id)
-{
-    enum asker_kind kind = ASKER_MONITOR;
-    while (kind < ASKER_KINDS && asker->asked[kind].id != id) {
-        kind++;
-    }
-    return kind;
-}
-
 /* Takes one answer; false = none has come. */
 static bool asker_take(struct asker *asker, struct model *model, int64_t now_ms)
 {
@@ -315,7 +270,11 @@ static bool asker_take(struct asker *asker, struct model *model, int64_t now_ms)
     if (status != RPC_OK && status != RPC_REFUSED) {
         return status == RPC_BROKEN;
     }
-    enum asker_kind kind = kind_of(asker, id);
+    /* The question that an answer is to; ASKER_KINDS: one that was given up. */
+    enum asker_kind kind = ASKER_MONITOR;
+    while (kind < ASKER_KINDS && asker->asked[kind].id != id) {
+        kind++;
+    }
     bool current = kind < ASKER_KINDS &&
                    (kind <= ASKER_CONFIG || asker->asked[kind].generation == model->generation);
     asker->heard_ms = now_ms;
@@ -327,7 +286,11 @@ static bool asker_take(struct asker *asker, struct model *model, int64_t now_ms)
         asker->asked[kind].id = 0;
     }
     if (current && status == RPC_REFUSED) {
-        read_refusal(model, kind, &reply);
+        bool nothing = strcmp(reply.code, err_slug(ERR_NO_HISTORY)) == 0 ||
+                       strcmp(reply.code, err_slug(ERR_RUN_UNKNOWN)) == 0;
+        if (kind == ASKER_GRID || kind == ASKER_DETAIL_GRID) {
+            snprintf(model->refusal, sizeof model->refusal, "%s", nothing ? "" : reply.message);
+        }
     }
     if (current && status == RPC_OK) {
         read_reply(model, kind, reply.result, now_ms);

@@ -90,18 +90,6 @@ int bars_column(uint32_t count, int width, uint32_t index)
     return count > 0 ? (int)((uint64_t)index * bars / count) * thick : 0;
 }
 
-/* One column: whole blocks up to the value, and the part of one on top; coloured by height. */
-static void draw_bar(struct screen *screen, int row, int column, int height, double place)
-{
-    int eighths = 1 + (int)(place * (height * BARS_LEVELS - 1) + 0.5);
-    for (int up = 0; up < height && eighths > 0; up++, eighths -= BARS_LEVELS) {
-        int level = eighths >= BARS_LEVELS ? BARS_LEVELS - 1 : eighths - 1;
-        int high = height > 1 ? up * (BARS_LEVELS - 1) / (height - 1) : 0;
-        screen_put(screen, row + height - 1 - up, column, 1, (enum style)(STYLE_LEVEL_0 + high),
-                   bars_glyph(level, screen->unicode));
-    }
-}
-
 int bars_chart(struct screen *screen, int row, int column, int width, int height,
                const double *values, uint32_t count, struct range range)
 {
@@ -111,7 +99,16 @@ int bars_chart(struct screen *screen, int row, int column, int width, int height
     for (uint32_t i = 0; i < bars; i++) {
         double place = place_in(spark_bar(values, count, bars, i), range);
         for (int x = 0; x < thick && !isnan(place); x++) {
-            draw_bar(screen, row, column + (int)i * thick + x, height, place);
+            /* One column: whole blocks up to the value, and the part of one on top; coloured by
+             * height. */
+            int bar_column = column + (int)i * thick + x;
+            int eighths = 1 + (int)(place * (height * BARS_LEVELS - 1) + 0.5);
+            for (int up = 0; up < height && eighths > 0; up++, eighths -= BARS_LEVELS) {
+                int level = eighths >= BARS_LEVELS ? BARS_LEVELS - 1 : eighths - 1;
+                int high = height > 1 ? up * (BARS_LEVELS - 1) / (height - 1) : 0;
+                screen_put(screen, row + height - 1 - up, bar_column, 1,
+                           (enum style)(STYLE_LEVEL_0 + high), bars_glyph(level, screen->unicode));
+            }
         }
     }
     return (int)bars * thick;

@@ -103,33 +103,6 @@ static bool move_choice(struct model *model, int key)
 
 /* Opening */
 
-static void choose_picked(struct model *model)
-{
-    uint32_t at = model->ui.picker.at, first = KEYS_SORTS;
-    enum overlay overlay = model->ui.overlay;
-    model->ui.overlay = OVERLAY_NONE;
-    if (overlay == OVERLAY_METRIC && at < model->metric_count) {
-        model_choose_metric(model, model->metrics[at]);
-    }
-    if (overlay == OVERLAY_SORT && at < first) {
-        model_choose_sort(model, keys_sorts[at]);
-    } else if (overlay == OVERLAY_SORT && at - first < model->metric_count) {
-        model_choose_sort(model, model->metrics[at - first]);
-    }
-    model->ui.heads = model->ui.layers = (struct list){0};
-}
-
-/* Shows the heads of one layer only. */
-static void open_layer(struct model *model, uint32_t at)
-{
-    const struct layer *layer = &model->layers[model->layer_rows[at]];
-    char place[MODEL_PLACE_MAX];
-    model_place(layer->stack, layer->layer, layer->site, -1, place);
-    snprintf(model->ui.filter, sizeof model->ui.filter, "%.*s", MODEL_FILTER_MAX - 1, place);
-    model->ui.page = PAGE_HEADS;
-    model->ui.heads = (struct list){0};
-}
-
 static void open_alert(struct model *model, const struct alert *alert)
 {
     int64_t layer = -1;
@@ -147,7 +120,18 @@ static void open_chosen(struct model *model)
 {
     uint32_t count, at = keys_list(model, &count)->at;
     if (model->ui.overlay == OVERLAY_METRIC || model->ui.overlay == OVERLAY_SORT) {
-        choose_picked(model);
+        uint32_t picked_at = model->ui.picker.at, first = KEYS_SORTS;
+        enum overlay overlay = model->ui.overlay;
+        model->ui.overlay = OVERLAY_NONE;
+        if (overlay == OVERLAY_METRIC && picked_at < model->metric_count) {
+            model_choose_metric(model, model->metrics[picked_at]);
+        }
+        if (overlay == OVERLAY_SORT && picked_at < first) {
+            model_choose_sort(model, keys_sorts[picked_at]);
+        } else if (overlay == OVERLAY_SORT && picked_at - first < model->metric_count) {
+            model_choose_sort(model, model->metrics[picked_at - first]);
+        }
+        model->ui.heads = model->ui.layers = (struct list){0};
         return;
     }
     if (at >= count) {
@@ -159,7 +143,13 @@ static void open_chosen(struct model *model)
     } else if (model->ui.page == PAGE_HEADS) {
         model_open_head(model, model->rows[at].layer, model->rows[at].head);
     } else if (model->ui.page == PAGE_LAYERS) {
-        open_layer(model, at);
+        /* Shows the heads of one layer only. */
+        const struct layer *layer = &model->layers[model->layer_rows[at]];
+        char place[MODEL_PLACE_MAX];
+        model_place(layer->stack, layer->layer, layer->site, -1, place);
+        snprintf(model->ui.filter, sizeof model->ui.filter, "%.*s", MODEL_FILTER_MAX - 1, place);
+        model->ui.page = PAGE_HEADS;
+        model->ui.heads = (struct list){0};
     } else if (model->ui.page == PAGE_ALERTS) {
         open_alert(model, &model->alerts[at]);
     }
@@ -210,62 +200,12 @@ static void show_picker(struct model *model, enum overlay overlay)
 
 /* Typing a filter */
 
-static void type_filter(struct model *model, int key)
-{
-    char *filter = model->ui.filter;
-    size_t length = strlen(filter);
-    if (key == KEY_OF_ENTER || key == KEY_OF_ESCAPE) {
-        model->ui.typing = false;
-    }
-    if (key == KEY_OF_ESCAPE) {
-        filter[0] = '\0';
-    }
-    if (key == KEY_OF_ERASE && length > 0) {
-        filter[length - 1] = '\0';
-    }
-    if (key >= ' ' && key < KEY_OF_ERASE && length + 1 < MODEL_FILTER_MAX) {
-        filter[length] = (char)key;
-        filter[length + 1] = '\0';
-    }
-    model->ui.heads = model->ui.layers = (struct list){0};
-}
-
 static void begin_filter(struct model *model)
 {
     if (model->ui.page != PAGE_LAYERS) {
         model->ui.page = PAGE_HEADS;
     }
     model->ui.typing = true;
-}
-
-/* Letters that mean the same on every page of a job. */
-static void press_letter(struct model *model, int key)
-{
-    struct ui *ui = &model->ui;
-    switch (key) {
-    case KEY_OF_TAB:
-        ui->page = ui->page == PAGE_HEADS ? PAGE_LAYERS : PAGE_HEADS;
-        break;
-    case 'm':
-        show_picker(model, OVERLAY_METRIC);
-        break;
-    case 's':
-        show_picker(model, OVERLAY_SORT);
-        break;
-    case 'r':
-        model->reversed = !model->reversed;
-        break;
-    case '/':
-        begin_filter(model);
-        break;
-    case 't':
-        ui->trend_seen = !ui->trend_seen;
-        break;
-    case 'a':
-        ui->page = PAGE_ALERTS;
-        model->needs.alerts = true;
-        break;
-    }
 }
 
 static void press_anywhere(struct model *model, int key)
@@ -294,7 +234,32 @@ static void press_anywhere(struct model *model, int key)
         break;
     default:
         if (model->job[0] != '\0') {
-            press_letter(model, key);
+            /* Letters that mean the same on every page of a job. */
+            struct ui *ui = &model->ui;
+            switch (key) {
+            case KEY_OF_TAB:
+                ui->page = ui->page == PAGE_HEADS ? PAGE_LAYERS : PAGE_HEADS;
+                break;
+            case 'm':
+                show_picker(model, OVERLAY_METRIC);
+                break;
+            case 's':
+                show_picker(model, OVERLAY_SORT);
+                break;
+            case 'r':
+                model->reversed = !model->reversed;
+                break;
+            case '/':
+                begin_filter(model);
+                break;
+            case 't':
+                ui->trend_seen = !ui->trend_seen;
+                break;
+            case 'a':
+                ui->page = PAGE_ALERTS;
+                model->needs.alerts = true;
+                break;
+            }
         }
     }
 }
@@ -303,7 +268,22 @@ void keys_press(struct model *model, int key)
 {
     struct ui *ui = &model->ui;
     if (ui->typing) {
-        type_filter(model, key);
+        char *filter = model->ui.filter;
+        size_t length = strlen(filter);
+        if (key == KEY_OF_ENTER || key == KEY_OF_ESCAPE) {
+            model->ui.typing = false;
+        }
+        if (key == KEY_OF_ESCAPE) {
+            filter[0] = '\0';
+        }
+        if (key == KEY_OF_ERASE && length > 0) {
+            filter[length - 1] = '\0';
+        }
+        if (key >= ' ' && key < KEY_OF_ERASE && length + 1 < MODEL_FILTER_MAX) {
+            filter[length] = (char)key;
+            filter[length + 1] = '\0';
+        }
+        model->ui.heads = model->ui.layers = (struct list){0};
     } else if (ui->overlay == OVERLAY_HELP) {
         ui->overlay = OVERLAY_NONE; /* any key */
     } else if (key == 'q' && ui->overlay != OVERLAY_NONE) {

@@ -94,8 +94,12 @@ void model_choose_job(struct model *model, const char *job)
     model_forget(model);
 }
 
-static void forget_values(struct model *model)
+void model_choose_metric(struct model *model, const char *metric)
 {
+    if (strcmp(model->metric, metric) == 0) {
+        return;
+    }
+    snprintf(model->metric, sizeof model->metric, "%s", metric);
     for (uint32_t i = 0; i < model->layer_count; i++) {
         struct layer *layer = &model->layers[i];
         for (uint32_t head = 0; head < layer->head_count; head++) {
@@ -108,15 +112,6 @@ static void forget_values(struct model *model)
     model->seen_step = 0;
     model->needs.live = model->needs.grid = true;
     model->needs.summary_next = 0;
-}
-
-void model_choose_metric(struct model *model, const char *metric)
-{
-    if (strcmp(model->metric, metric) == 0) {
-        return;
-    }
-    snprintf(model->metric, sizeof model->metric, "%s", metric);
-    forget_values(model);
 }
 
 /* Sorting */
@@ -251,40 +246,6 @@ static bool make_heads(struct layer *layer)
     return false;
 }
 
-/* Rows name layers by their indices, from one arrangement to the next. */
-static void shift_rows(struct model *model, uint32_t from)
-{
-    for (uint32_t i = 0; i < model->row_count; i++) {
-        model->rows[i].layer += model->rows[i].layer >= from;
-    }
-    for (uint32_t i = 0; i < model->layer_row_count; i++) {
-        model->layer_rows[i] += model->layer_rows[i] >= from;
-    }
-}
-
-static struct layer *model_add_layer(struct model *model, const char *stack, uint32_t number,
-                                     const char *site, uint32_t heads)
-{
-    struct layer layer = {.layer = number, .head_count = heads, .alert = -1};
-    uint32_t at = place_of(model, stack, number, site);
-    bool room = model->layer_count < model->layer_room || model_grow(model);
-    if (!room || !grow_rows(model, model->head_total + heads) || !make_heads(&layer)) {
-        model->out_of_memory = true;
-        return NULL;
-    }
-    snprintf(layer.stack, sizeof layer.stack, "%s", stack);
-    snprintf(layer.site, sizeof layer.site, "%s", site);
-    memmove(&model->layers[at + 1], &model->layers[at],
-            (model->layer_count - at) * sizeof *model->layers);
-    model->layers[at] = layer;
-    shift_rows(model, at);
-    model->layer_count++;
-    model->head_total += heads;
-    model->needs.grid = true;
-    model->needs.summary_next = 0;
-    return &model->layers[at];
-}
-
 struct layer *model_layer(struct model *model, const char *stack, uint32_t number, const char *site,
                           uint32_t heads)
 {
@@ -299,21 +260,33 @@ struct layer *model_layer(struct model *model, const char *stack, uint32_t numbe
         model->cut = true;
         return NULL;
     }
-    return model_add_layer(model, stack, number, site, heads);
+    struct layer layer = {.layer = number, .head_count = heads, .alert = -1};
+    uint32_t layer_at = place_of(model, stack, number, site);
+    bool room = model->layer_count < model->layer_room || model_grow(model);
+    if (!room || !grow_rows(model, model->head_total + heads) || !make_heads(&layer)) {
+        model->out_of_memory = true;
+        return NULL;
+    }
+    snprintf(layer.stack, sizeof layer.stack, "%s", stack);
+    snprintf(layer.site, sizeof layer.site, "%s", site);
+    memmove(&model->layers[layer_at + 1], &model->layers[layer_at],
+            (model->layer_count - layer_at) * sizeof *model->layers);
+    model->layers[layer_at] = layer;
+    /* Rows name layers by their indices, from one arrangement to the next. */
+    for (uint32_t i = 0; i < model->row_count; i++) {
+        model->rows[i].layer += model->rows[i].layer >= layer_at;
+    }
+    for (uint32_t i = 0; i < model->layer_row_count; i++) {
+        model->layer_rows[i] += model->layer_rows[i] >= layer_at;
+    }
+    model->layer_count++;
+    model->head_total += heads;
+    model->needs.grid = true;
+    model->needs.summary_next = 0;
+    return &model->layers[layer_at];
 }
 
 /* Trends */
-
-static void see_layer(struct layer *layer, uint32_t count)
-{
-    for (uint32_t i = 0; i < layer->head_count; i++) {
-        double *seen = layer->seen + (size_t)i * MODEL_SEEN_MAX;
-        if (count == MODEL_SEEN_MAX) {
-            memmove(seen, seen + 1, (MODEL_SEEN_MAX - 1) * sizeof *seen);
-        }
-        seen[count == MODEL_SEEN_MAX ? count - 1 : count] = layer->heads[i].value;
-    }
-}
 
 void model_see(struct model *model)
 {
@@ -325,7 +298,15 @@ void model_see(struct model *model)
         return;
     }
     for (uint32_t i = 0; i < model->layer_count; i++) {
-        see_layer(&model->layers[i], model->seen_count);
+        struct layer *layer = &model->layers[i];
+        for (uint32_t j = 0; j < layer->head_count; j++) {
+            double *seen = layer->seen + (size_t)j * MODEL_SEEN_MAX;
+            if (model->seen_count == MODEL_SEEN_MAX) {
+                memmove(seen, seen + 1, (MODEL_SEEN_MAX - 1) * sizeof *seen);
+            }
+            seen[model->seen_count == MODEL_SEEN_MAX ? model->seen_count - 1 : model->seen_count] =
+                layer->heads[j].value;
+        }
     }
     model->seen_step = step;
     model->seen_count += model->seen_count < MODEL_SEEN_MAX;
@@ -444,20 +425,6 @@ static void place_on_head(const struct model *model, struct head *head, int aler
     head->alert_own = own;
 }
 
-static void place_alert(const struct model *model, struct layer *layer, int alert)
-{
-    int64_t head = model->alerts[alert].head;
-    layer->alerts++;
-    if (is_graver(model, alert, layer->alert)) {
-        layer->alert = alert;
-    }
-    for (uint32_t i = 0; i < layer->head_count; i++) {
-        if (head < 0 || head == (int64_t)i) {
-            place_on_head(model, &layer->heads[i], alert, head >= 0);
-        }
-    }
-}
-
 void model_place_alerts(struct model *model)
 {
     for (uint32_t i = 0; i < model->layer_count; i++) {
@@ -470,7 +437,16 @@ void model_place_alerts(struct model *model)
         }
         for (uint32_t alert = 0; alert < model->alert_count; alert++) {
             if (is_of_layer(&model->alerts[alert], layer)) {
-                place_alert(model, layer, (int)alert);
+                int64_t alert_head = model->alerts[alert].head;
+                layer->alerts++;
+                if (is_graver(model, (int)alert, layer->alert)) {
+                    layer->alert = (int)alert;
+                }
+                for (uint32_t j = 0; j < layer->head_count; j++) {
+                    if (alert_head < 0 || alert_head == (int64_t)j) {
+                        place_on_head(model, &layer->heads[j], (int)alert, alert_head >= 0);
+                    }
+                }
             }
         }
     }

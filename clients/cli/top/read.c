@@ -54,22 +54,6 @@ static double read_rate(uint64_t now, uint64_t before, int64_t ms)
     return ms > 0 && now >= before ? (double)(now - before) * 1000 / (double)ms : NAN;
 }
 
-/* The reason that most dropped messages have. */
-static void read_reason(const msgpack_object *dropped, char ret_reason[48])
-{
-    uint64_t most = 0, number;
-    ret_reason[0] = '\0';
-    for (uint32_t i = 0;
-         dropped && dropped->type == MSGPACK_OBJECT_MAP && i < field_length(dropped); i++) {
-        const msgpack_object_kv *pair = &dropped->via.map.ptr[i];
-        if (mpk_get_u64(&pair->val, UINT64_MAX, &number) != 0 || number <= most) {
-            continue;
-        }
-        most = number;
-        field_show(&pair->key, ret_reason, 48);
-    }
-}
-
 static uint64_t losses(const struct health *health)
 {
     return health->lost + health->dropped + health->source_dropped;
@@ -95,44 +79,20 @@ static struct health health_of(const msgpack_object *stats, int64_t now_ms)
         .bytes_rate = NAN,
         .at_ms = now_ms,
     };
-    read_reason(mpk_find(stats, "dropped"), health.reason);
-    return health;
-}
-
-/* Everything is asked anew of an attnd that has been started again. */
-static void start_anew(struct model *model)
-{
-    model->needs = (struct needs){.config = true,
-                                  .live = true,
-                                  .grid = true,
-                                  .alerts = true,
-                                  .detail = true,
-                                  .detail_window = true,
-                                  .series = true,
-                                  .grid_ms = INT64_MIN / 2,
-                                  .series_ms = INT64_MIN / 2,
-                                  .again_ms = -1};
-}
-
-static void read_stats(struct model *model, const msgpack_object *stats, int64_t now_ms)
-{
-    struct health before = model->health, health = health_of(stats, now_ms);
-    bool again = before.known && health.uptime_s < before.uptime_s;
-    health.budget_bytes = before.budget_bytes;
-    if (again) {
-        start_anew(model);
-    }
-    if (before.known && !again) {
-        health.rate = read_rate(health.received, before.received, now_ms - before.at_ms);
-        health.bytes_rate = read_rate(health.bytes, before.bytes, now_ms - before.at_ms);
-        health.new_losses = losses(&health) - losses(&before);
-        if (health.summaries != before.summaries) {
-            model->needs.windows = true;
-            model->needs.again_ms = now_ms + AGAIN_MS;
+    /* The reason that most dropped messages have. */
+    const msgpack_object *dropped = mpk_find(stats, "dropped");
+    uint64_t most = 0, number;
+    health.reason[0] = '\0';
+    for (uint32_t i = 0;
+         dropped && dropped->type == MSGPACK_OBJECT_MAP && i < field_length(dropped); i++) {
+        const msgpack_object_kv *pair = &dropped->via.map.ptr[i];
+        if (mpk_get_u64(&pair->val, UINT64_MAX, &number) != 0 || number <= most) {
+            continue;
         }
-        model->needs.alerts = model->needs.alerts || health.alerts != before.alerts;
+        most = number;
+        field_show(&pair->key, health.reason, 48);
     }
-    model->health = health;
+    return health;
 }
 
 /* Jobs */
@@ -145,36 +105,6 @@ static uint64_t count_firing(const msgpack_object *firing)
         count += field_u64(&rules[i], "count");
     }
     return count;
-}
-
-static struct job_entry job_of(const msgpack_object *map)
-{
-    struct job_entry entry = {
-        .epoch = field_u64(map, "epoch"),
-        .step = field_u64(map, "step"),
-        .ranks = field_u64(map, "ranks"),
-        .world = field_u64(map, "world"),
-        .layers = field_u64(map, "layers"),
-        .received = field_u64(map, "received"),
-        .lost = field_u64(map, "lost"),
-        .dropped = field_sum(mpk_find(map, "dropped")),
-        .firing = count_firing(mpk_find(map, "firing")),
-    };
-    field_text(map, "job", entry.job, sizeof entry.job);
-    field_text(map, "run", entry.run, sizeof entry.run);
-    field_text(map, "state", entry.state, sizeof entry.state);
-    return entry;
-}
-
-static void top_read_jobs(struct model *model, const msgpack_object *jobs)
-{
-    const msgpack_object *maps;
-    uint32_t count = read_list(jobs, &maps);
-    model->job_count = count < MODEL_JOBS_MAX ? count : MODEL_JOBS_MAX;
-    model->jobs_left_out = count - model->job_count;
-    for (uint32_t i = 0; i < model->job_count; i++) {
-        model->jobs[i] = job_of(&maps[i]);
-    }
 }
 
 static const struct job_entry *read_find_job(const struct model *model)
@@ -240,8 +170,57 @@ static void follow_windows(struct model *model, int64_t now_ms)
 
 void read_monitor(struct model *model, const msgpack_object *result, int64_t now_ms)
 {
-    read_stats(model, mpk_find(result, "stats"), now_ms);
-    top_read_jobs(model, mpk_find(result, "jobs"));
+    const msgpack_object *stats = mpk_find(result, "stats");
+    struct health before = model->health, health = health_of(stats, now_ms);
+    bool again = before.known && health.uptime_s < before.uptime_s;
+    health.budget_bytes = before.budget_bytes;
+    if (again) {
+        /* Everything is asked anew of an attnd that has been started again. */
+        model->needs = (struct needs){.config = true,
+                                      .live = true,
+                                      .grid = true,
+                                      .alerts = true,
+                                      .detail = true,
+                                      .detail_window = true,
+                                      .series = true,
+                                      .grid_ms = INT64_MIN / 2,
+                                      .series_ms = INT64_MIN / 2,
+                                      .again_ms = -1};
+    }
+    if (before.known && !again) {
+        health.rate = read_rate(health.received, before.received, now_ms - before.at_ms);
+        health.bytes_rate = read_rate(health.bytes, before.bytes, now_ms - before.at_ms);
+        health.new_losses = losses(&health) - losses(&before);
+        if (health.summaries != before.summaries) {
+            model->needs.windows = true;
+            model->needs.again_ms = now_ms + AGAIN_MS;
+        }
+        model->needs.alerts = model->needs.alerts || health.alerts != before.alerts;
+    }
+    model->health = health;
+    const msgpack_object *jobs = mpk_find(result, "jobs");
+    const msgpack_object *maps;
+    uint32_t count = read_list(jobs, &maps);
+    model->job_count = count < MODEL_JOBS_MAX ? count : MODEL_JOBS_MAX;
+    model->jobs_left_out = count - model->job_count;
+    for (uint32_t i = 0; i < model->job_count; i++) {
+        const msgpack_object *map = &maps[i];
+        struct job_entry entry = {
+            .epoch = field_u64(map, "epoch"),
+            .step = field_u64(map, "step"),
+            .ranks = field_u64(map, "ranks"),
+            .world = field_u64(map, "world"),
+            .layers = field_u64(map, "layers"),
+            .received = field_u64(map, "received"),
+            .lost = field_u64(map, "lost"),
+            .dropped = field_sum(mpk_find(map, "dropped")),
+            .firing = count_firing(mpk_find(map, "firing")),
+        };
+        field_text(map, "job", entry.job, sizeof entry.job);
+        field_text(map, "run", entry.run, sizeof entry.run);
+        field_text(map, "state", entry.state, sizeof entry.state);
+        model->jobs[i] = entry;
+    }
     bool alone = model->job_count == 1 && model->jobs_left_out == 0;
     if (model->job[0] == '\0' && alone && !model->ui.stays) {
         model_choose_job(model, model->jobs[0].job);
@@ -313,20 +292,6 @@ static int64_t find_alert(const struct model *model, const struct alert *alert)
     return -1;
 }
 
-/* The past, newest first, has an alert twice: how it was resolved, and how it began, which says
- * more and is kept. */
-static void read_add_alert(struct model *model, const struct alert *alert)
-{
-    int64_t at = find_alert(model, alert);
-    if (at < 0 && model->alert_count < MODEL_ALERTS_MAX) {
-        model->alerts[model->alert_count++] = *alert;
-    } else if (at < 0) {
-        model->alerts_cut = true;
-    } else if (!model->alerts[at].firing) {
-        model->alerts[at] = *alert;
-    }
-}
-
 static void add_alerts(struct model *model, const msgpack_object *list, bool firing)
 {
     const msgpack_object *maps;
@@ -335,7 +300,16 @@ static void add_alerts(struct model *model, const msgpack_object *list, bool fir
         struct alert alert = alert_of(&maps[i]);
         alert.firing = firing;
         if (read_is_run(model, &maps[i])) {
-            read_add_alert(model, &alert);
+            /* The past, newest first, has an alert twice: how it was resolved, and how it began,
+             * which says more and is kept. */
+            int64_t at = find_alert(model, &alert);
+            if (at < 0 && model->alert_count < MODEL_ALERTS_MAX) {
+                model->alerts[model->alert_count++] = alert;
+            } else if (at < 0) {
+                model->alerts_cut = true;
+            } else if (!model->alerts[at].firing) {
+                model->alerts[at] = alert;
+            }
         }
     }
 }

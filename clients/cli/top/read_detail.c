@@ -64,28 +64,6 @@ static void read_detail_metric(void *data, const char *name)
     metric->change = field_item(mpk_find(drift, "change"), detail->head);
 }
 
-static void read_detail_head(struct detail *detail, const msgpack_object *map)
-{
-    const msgpack_object *pattern = field_column(field_metric(map, "pattern"), detail->head);
-    detail->epoch = field_u64(map, "epoch");
-    detail->step = field_u64(map, "step");
-    detail->rows = field_u64(map, "rows");
-    detail->invalid_rows = field_u64(map, "invalid_rows");
-    if (pattern && pattern->type == MSGPACK_OBJECT_STR) {
-        field_show(pattern, detail->pattern, sizeof detail->pattern);
-    }
-}
-
-/* A head's page begins with the metric that the table showed. */
-static void choose_row(struct model *model)
-{
-    for (uint32_t i = 0; i < model->detail.count; i++) {
-        if (strcmp(model->detail.metrics[i].name, model->metric) == 0) {
-            model->ui.metrics.at = i;
-        }
-    }
-}
-
 static void read_detail(struct model *model, const msgpack_object *result, bool summary)
 {
     const msgpack_object *maps;
@@ -98,7 +76,17 @@ static void read_detail(struct model *model, const msgpack_object *result, bool 
             continue;
         }
         if (!summary) {
-            read_detail_head(&model->detail, &maps[i]);
+            struct detail *detail = &model->detail;
+            const msgpack_object *map = &maps[i];
+            const msgpack_object *pattern =
+                field_column(field_metric(map, "pattern"), detail->head);
+            detail->epoch = field_u64(map, "epoch");
+            detail->step = field_u64(map, "step");
+            detail->rows = field_u64(map, "rows");
+            detail->invalid_rows = field_u64(map, "invalid_rows");
+            if (pattern && pattern->type == MSGPACK_OBJECT_STR) {
+                field_show(pattern, detail->pattern, sizeof detail->pattern);
+            }
         }
         field_each_metric(&maps[i], read_detail_metric, &reading);
     }
@@ -106,7 +94,12 @@ static void read_detail(struct model *model, const msgpack_object *result, bool 
         model->needs.series = true;
     }
     if (before == 0) {
-        choose_row(model);
+        /* A head's page begins with the metric that the table showed. */
+        for (uint32_t i = 0; i < model->detail.count; i++) {
+            if (strcmp(model->detail.metrics[i].name, model->metric) == 0) {
+                model->ui.metrics.at = i;
+            }
+        }
     }
 }
 

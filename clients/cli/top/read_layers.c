@@ -83,15 +83,6 @@ static void read_names(struct model *model, const msgpack_object *maps, uint32_t
     }
 }
 
-static void read_layers_choose_metric(struct model *model, const msgpack_object *maps,
-                                      uint32_t count)
-{
-    char chosen[FIELD_NAME_MAX];
-    if (model->metric[0] == '\0' && field_choose_metric(maps, count, chosen)) {
-        snprintf(model->metric, sizeof model->metric, "%s", chosen);
-    }
-}
-
 /* Newest messages */
 
 /* Spectra take turns, and of a layer whose heads are spread over ranks each message has only some:
@@ -118,15 +109,6 @@ static void read_layers_read_head(struct head *head, uint32_t index, const msgpa
     head->rank = rank;
 }
 
-static void read_layers_read_pattern(struct head *head, const msgpack_object *patterns,
-                                     uint32_t index)
-{
-    const msgpack_object *pattern = field_column(patterns, index);
-    if (pattern && pattern->type == MSGPACK_OBJECT_STR) {
-        field_show(pattern, head->pattern, sizeof head->pattern);
-    }
-}
-
 static void read_layers_read_values(struct model *model, struct layer *layer,
                                     const msgpack_object *map)
 {
@@ -142,7 +124,10 @@ static void read_layers_read_values(struct model *model, struct layer *layer,
         double number = read_column(by, i);
         read_layers_read_head(head, i, values, rank, in_turns);
         head->by = isnan(number) ? head->by : number;
-        read_layers_read_pattern(head, patterns, i);
+        const msgpack_object *pattern = field_column(patterns, i);
+        if (pattern && pattern->type == MSGPACK_OBJECT_STR) {
+            field_show(pattern, head->pattern, sizeof head->pattern);
+        }
     }
 }
 
@@ -154,7 +139,10 @@ static void read_each_layer(struct model *model, const msgpack_object *result,
 {
     const msgpack_object *maps;
     uint32_t count = read_list(result, &maps), before = model->layer_count;
-    read_layers_choose_metric(model, maps, count);
+    char chosen[FIELD_NAME_MAX];
+    if (model->metric[0] == '\0' && field_choose_metric(maps, count, chosen)) {
+        snprintf(model->metric, sizeof model->metric, "%s", chosen);
+    }
     read_names(model, maps, count);
     for (uint32_t i = 0; i < count; i++) {
         struct read_place place;
@@ -248,18 +236,6 @@ double read_packed(const msgpack_object *values, uint32_t windows, uint32_t head
     return (double)number;
 }
 
-static void read_past(struct model *model, struct layer *layer, const msgpack_object *map)
-{
-    const msgpack_object *values = mpk_find(map, "values");
-    uint32_t windows = model->past.count, heads = (uint32_t)field_u64(map, "heads");
-    for (uint32_t head = 0; head < layer->head_count && heads > 0; head++) {
-        for (uint32_t i = 0; i < windows; i++) {
-            layer->past[(size_t)head * windows + i] =
-                read_packed(values, windows, head < heads ? head : heads - 1, i);
-        }
-    }
-}
-
 void read_grid(struct model *model, const msgpack_object *result)
 {
     const msgpack_object *maps;
@@ -281,7 +257,16 @@ void read_grid(struct model *model, const msgpack_object *result)
             at = model_find_layer(model, place.stack, place.layer, place.site);
         }
         if (at >= 0 && model->past.count > 0) {
-            read_past(model, &model->layers[at], &maps[i]);
+            struct layer *layer = &model->layers[at];
+            const msgpack_object *map = &maps[i];
+            const msgpack_object *values = mpk_find(map, "values");
+            uint32_t windows = model->past.count, heads = (uint32_t)field_u64(map, "heads");
+            for (uint32_t head = 0; head < layer->head_count && heads > 0; head++) {
+                for (uint32_t j = 0; j < windows; j++) {
+                    layer->past[(size_t)head * windows + j] =
+                        read_packed(values, windows, head < heads ? head : heads - 1, j);
+                }
+            }
         }
     }
 }

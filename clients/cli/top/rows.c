@@ -34,21 +34,6 @@ static bool any_contains(const struct texts *texts, const char *word, size_t len
     return false;
 }
 
-static bool passes(const char *filter, const struct texts *texts)
-{
-    for (;;) {
-        filter += strspn(filter, " ");
-        size_t length = strcspn(filter, " ");
-        if (length == 0) {
-            return true;
-        }
-        if (!any_contains(texts, filter, length)) {
-            return false;
-        }
-        filter += length;
-    }
-}
-
 static const char *rows_rule_of(const struct model *model, int alert)
 {
     return alert >= 0 ? model->alerts[alert].rule : "";
@@ -63,7 +48,18 @@ static bool shows_head(const struct model *model, const struct layer *layer, uin
     model_place(layer->stack, layer->layer, layer->site, head, place);
     struct texts texts = {
         {place, layer->heads[head].pattern, rows_rule_of(model, layer->heads[head].alert)}};
-    return passes(model->ui.filter, &texts);
+    const char *filter = model->ui.filter;
+    for (;;) {
+        filter += strspn(filter, " ");
+        size_t length = strcspn(filter, " ");
+        if (length == 0) {
+            return true;
+        }
+        if (!any_contains(&texts, filter, length)) {
+            return false;
+        }
+        filter += length;
+    }
 }
 
 /* A layer is shown when it, or one of its heads, is. */
@@ -203,24 +199,6 @@ static void sort(struct model *model)
 /* Following: a row that the user went to is chosen wherever it goes. The first row is a place: who
  * looks there wants to see what is on top. */
 
-static void follow_head(struct model *model, struct row chosen)
-{
-    for (uint32_t i = 0; i < model->row_count; i++) {
-        if (model->rows[i].layer == chosen.layer && model->rows[i].head == chosen.head) {
-            model->ui.heads.at = i;
-        }
-    }
-}
-
-static void follow_layer(struct model *model, uint32_t chosen)
-{
-    for (uint32_t i = 0; i < model->layer_row_count; i++) {
-        if (model->layer_rows[i] == chosen) {
-            model->ui.layers.at = i;
-        }
-    }
-}
-
 void model_arrange(struct model *model)
 {
     uint32_t head = model->ui.heads.at, layer = model->ui.layers.at;
@@ -231,9 +209,18 @@ void model_arrange(struct model *model)
     rows_collect(model);
     sort(model);
     if (head_followed) {
-        follow_head(model, chosen_head);
+        for (uint32_t i = 0; i < model->row_count; i++) {
+            if (model->rows[i].layer == chosen_head.layer &&
+                model->rows[i].head == chosen_head.head) {
+                model->ui.heads.at = i;
+            }
+        }
     }
     if (layer_followed) {
-        follow_layer(model, chosen_layer);
+        for (uint32_t i = 0; i < model->layer_row_count; i++) {
+            if (model->layer_rows[i] == chosen_layer) {
+                model->ui.layers.at = i;
+            }
+        }
     }
 }

@@ -76,62 +76,12 @@ static void give_back_and_die(int number)
     raise(number);
 }
 
-static void catch_crashes(void)
-{
-    static const int numbers[] = {SIGSEGV, SIGBUS,  SIGFPE,  SIGILL,
-                                  SIGABRT, SIGUSR1, SIGUSR2, SIGALRM};
-    static const char *const names[] = {"sgr0", "rmkx", "cnorm", "rmcup"};
-    struct sigaction action = {.sa_handler = give_back_and_die};
-    action.sa_flags = SA_NODEFER;
-    sigemptyset(&action.sa_mask);
-    restoring[0] = '\0';
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        add_capability(names[i]);
-    }
-    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
-        sigaction(numbers[i], &action, NULL);
-    }
-}
-
 /* Colours */
 
 static bool wants_color(void)
 {
     const char *refused = getenv("NO_COLOR");
     return !(refused && *refused) && has_colors();
-}
-
-/* Each style has a pair, and one more for the chosen row where there are colours enough. */
-static void make_pairs(void)
-{
-    /* From blue over green to yellow: legible on dark and on light, and by those who see no red. */
-    static const short levels[BARS_LEVELS] = {61, 67, 73, 72, 71, 107, 143, 178};
-    static const short chosen_background = 237, chosen_text = 255;
-    bool many = COLORS >= 256 && COLOR_PAIRS > 2 * STYLE_COUNT;
-    has_chosen_pairs = many;
-    for (short style = 0; style < STYLE_COUNT; style++) {
-        short text = -1, background = -1;
-        if (style == STYLE_TITLE && many) {
-            text = 255, background = 24;
-        } else if (style == STYLE_BANNER) {
-            text = COLOR_WHITE, background = COLOR_RED;
-        } else if (style == STYLE_CRITICAL) {
-            text = many ? 203 : COLOR_RED;
-        } else if (style == STYLE_WARNING) {
-            text = many ? 178 : COLOR_YELLOW;
-        } else if (style == STYLE_INFO) {
-            text = many ? 74 : COLOR_CYAN;
-        } else if (style == STYLE_FAINT && many) {
-            text = 245;
-        } else if (style >= STYLE_LEVEL_0 && many) {
-            text = levels[style - STYLE_LEVEL_0];
-        }
-        init_pair((short)(style + 1), text, background);
-        if (many) {
-            init_pair((short)(style + 1 + STYLE_COUNT), text < 0 ? chosen_text : text,
-                      chosen_background);
-        }
-    }
 }
 
 static bool has_pairs;
@@ -192,7 +142,19 @@ int terminal_open(char *reterr)
     if (!open_screen) {
         return terminal_refuse(reterr, "ncurses does not take it");
     }
-    catch_crashes();
+    static const int numbers[] = {SIGSEGV, SIGBUS,  SIGFPE,  SIGILL,
+                                  SIGABRT, SIGUSR1, SIGUSR2, SIGALRM};
+    static const char *const names[] = {"sgr0", "rmkx", "cnorm", "rmcup"};
+    struct sigaction action = {.sa_handler = give_back_and_die};
+    action.sa_flags = SA_NODEFER;
+    sigemptyset(&action.sa_mask);
+    restoring[0] = '\0';
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        add_capability(names[i]);
+    }
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+        sigaction(numbers[i], &action, NULL);
+    }
     cbreak();
     noecho();
     nonl();
@@ -202,7 +164,36 @@ int terminal_open(char *reterr)
     curs_set(0);
     has_pairs = wants_color() && start_color() == OK && use_default_colors() == OK;
     if (has_pairs) {
-        make_pairs();
+        /* Each style has a pair, and one more for the chosen row where there are colours enough. */
+        /* From blue over green to yellow: legible on dark and on light, and by those who see no
+         * red. */
+        static const short levels[BARS_LEVELS] = {61, 67, 73, 72, 71, 107, 143, 178};
+        static const short chosen_background = 237, chosen_text = 255;
+        bool many = COLORS >= 256 && COLOR_PAIRS > 2 * STYLE_COUNT;
+        has_chosen_pairs = many;
+        for (short style = 0; style < STYLE_COUNT; style++) {
+            short text = -1, background = -1;
+            if (style == STYLE_TITLE && many) {
+                text = 255, background = 24;
+            } else if (style == STYLE_BANNER) {
+                text = COLOR_WHITE, background = COLOR_RED;
+            } else if (style == STYLE_CRITICAL) {
+                text = many ? 203 : COLOR_RED;
+            } else if (style == STYLE_WARNING) {
+                text = many ? 178 : COLOR_YELLOW;
+            } else if (style == STYLE_INFO) {
+                text = many ? 74 : COLOR_CYAN;
+            } else if (style == STYLE_FAINT && many) {
+                text = 245;
+            } else if (style >= STYLE_LEVEL_0 && many) {
+                text = levels[style - STYLE_LEVEL_0];
+            }
+            init_pair((short)(style + 1), text, background);
+            if (many) {
+                init_pair((short)(style + 1 + STYLE_COUNT), text < 0 ? chosen_text : text,
+                          chosen_background);
+            }
+        }
     }
     atexit(terminal_close);
     return 0;

@@ -63,15 +63,6 @@ static int open_signals(struct sigaction ret_before[CAUGHT])
     return 0;
 }
 
-static void close_signals(const struct sigaction before[CAUGHT])
-{
-    for (int i = 0; i < CAUGHT; i++) {
-        sigaction(caught[i], &before[i], NULL);
-    }
-    close(signal_pipe[0]);
-    close(signal_pipe[1]);
-}
-
 static void resize(struct top *top)
 {
     int width, height;
@@ -80,50 +71,6 @@ static void resize(struct top *top)
         top->model->out_of_memory = true;
     }
     top->changed = true;
-}
-
-static void take_signals(struct top *top)
-{
-    unsigned char number;
-    while (read(signal_pipe[0], &number, 1) == 1) {
-        if (number == SIGWINCH) {
-            resize(top);
-        } else {
-            top->end = number;
-        }
-    }
-}
-
-/* A terminal that is gone is ready for ever and has no keys. */
-static void take_keys(struct top *top)
-{
-    int key, count = 0;
-    while ((key = terminal_key()) >= 0) {
-        if (key == REDRAW_KEY) {
-            resize(top);
-        } else {
-            keys_press(top->model, key);
-        }
-        count++;
-    }
-    top->deaf = count > 0 ? 0 : top->deaf + 1;
-    top->changed = top->changed || count > 0;
-    if (top->deaf > DEAF_MAX) {
-        top->end = SIGHUP;
-    }
-}
-
-static void top_draw(struct top *top, int64_t now)
-{
-    char clock[16];
-    time_t seconds = time(NULL);
-    struct tm local;
-    localtime_r(&seconds, &local);
-    strftime(clock, sizeof clock, "%H:%M:%S", &local);
-    view_draw(top->model, &top->screen, now, clock);
-    terminal_show(&top->screen);
-    top->drawn_ms = now;
-    top->changed = false;
 }
 
 /* When to look again: the next tick, or when it shows that attnd does not answer. */
@@ -160,50 +107,33 @@ static void wait_for_something(struct top *top)
         return;
     }
     if (items[1].revents) {
-        take_signals(top);
+        unsigned char number;
+        while (read(signal_pipe[0], &number, 1) == 1) {
+            if (number == SIGWINCH) {
+                resize(top);
+            } else {
+                top->end = number;
+            }
+        }
     }
     if (items[0].revents & ZMQ_POLLERR) {
         top->end = SIGHUP;
     } else if (items[0].revents) {
-        take_keys(top);
-    }
-}
-
-static void tick(struct top *top, int64_t now)
-{
-    top->next_tick_ms = now + top->interval_ms;
-    if (!top->model->ui.paused) {
-        asker_tick(&top->asker, top->model, now);
-    }
-    top->changed = true;
-}
-
-static void top_run(struct top *top)
-{
-    resize(top);
-    while (!top->end && !top->model->ui.quit && !top->model->out_of_memory) {
-        int64_t now = now_ms();
-        if (now >= due_ms(top)) {
-            tick(top, now);
+        /* A terminal that is gone is ready for ever and has no keys. */
+        int key, keys_count = 0;
+        while ((key = terminal_key()) >= 0) {
+            if (key == REDRAW_KEY) {
+                resize(top);
+            } else {
+                keys_press(top->model, key);
+            }
+            keys_count++;
         }
-        top->changed = asker_turn(&top->asker, top->model, now) || top->changed;
-        if (top->changed && now >= top->drawn_ms + FRAME_MS) {
-            top_draw(top, now);
+        top->deaf = keys_count > 0 ? 0 : top->deaf + 1;
+        top->changed = top->changed || keys_count > 0;
+        if (top->deaf > DEAF_MAX) {
+            top->end = SIGHUP;
         }
-        wait_for_something(top);
-    }
-}
-
-static void top_apply_options(struct model *model, const struct args *args)
-{
-    if (args->metric) {
-        model_choose_metric(model, args->metric);
-    }
-    if (args->sort) {
-        model_choose_sort(model, args->sort);
-    }
-    if (args->word_count > 1) {
-        model_choose_job(model, args->words[1]);
     }
 }
 
@@ -215,7 +145,30 @@ static int top_show(struct top *top)
     if (terminal_open(error) != 0) {
         code = cli_usage(top->cli, "%s", error);
     } else {
-        top_run(top);
+        resize(top);
+        while (!top->end && !top->model->ui.quit && !top->model->out_of_memory) {
+            int64_t now = now_ms();
+            if (now >= due_ms(top)) {
+                top->next_tick_ms = now + top->interval_ms;
+                if (!top->model->ui.paused) {
+                    asker_tick(&top->asker, top->model, now);
+                }
+                top->changed = true;
+            }
+            top->changed = asker_turn(&top->asker, top->model, now) || top->changed;
+            if (top->changed && now >= top->drawn_ms + FRAME_MS) {
+                char clock[16];
+                time_t seconds = time(NULL);
+                struct tm local;
+                localtime_r(&seconds, &local);
+                strftime(clock, sizeof clock, "%H:%M:%S", &local);
+                view_draw(top->model, &top->screen, now, clock);
+                terminal_show(&top->screen);
+                top->drawn_ms = now;
+                top->changed = false;
+            }
+            wait_for_something(top);
+        }
     }
     terminal_close();
     screen_free(&top->screen);
@@ -231,7 +184,11 @@ static int show_with_signals(struct top *top)
         return CLI_FINDING;
     }
     int code = top_show(top);
-    close_signals(before);
+    for (int i = 0; i < CAUGHT; i++) {
+        sigaction(caught[i], &before[i], NULL);
+    }
+    close(signal_pipe[0]);
+    close(signal_pipe[1]);
     return code;
 }
 
@@ -277,7 +234,15 @@ int cmd_top(struct cli *cli)
         top.interval_ms = (int64_t)(cli->args->interval * 1000);
     }
     asker_init(&top.asker, cli->rpc, now_ms());
-    top_apply_options(top.model, cli->args);
+    if (cli->args->metric) {
+        model_choose_metric(top.model, cli->args->metric);
+    }
+    if (cli->args->sort) {
+        model_choose_sort(top.model, cli->args->sort);
+    }
+    if (cli->args->word_count > 1) {
+        model_choose_job(top.model, cli->args->words[1]);
+    }
     code = show_with_signals(&top);
     bool starved = top.model->out_of_memory;
     model_free(&top.model);

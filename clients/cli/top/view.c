@@ -118,47 +118,6 @@ static void put_piece(struct line *line, enum style style, const char *text)
     line->at += columns + 2;
 }
 
-static void draw_title(struct model *model, struct screen *screen, const char *clock)
-{
-    const struct job_entry *entry = &model->entry;
-    char text[160];
-    struct line line = {screen, 0, 1, screen->width - (int)strlen(clock) - 2};
-    for (int column = 0; column < screen->width; column++) {
-        screen_put(screen, 0, column, 1, STYLE_TITLE, " ");
-    }
-    put_piece(&line, STYLE_TITLE, "attnd top");
-    if (model->job[0] != '\0') {
-        snprintf(text, sizeof text, "%s", model->job);
-        out_shorten(text, screen->width >= 120 ? 60 : 24);
-        put_piece(&line, STYLE_TITLE, text);
-    }
-    if (model->job_known) {
-        snprintf(text, sizeof text, "run %.8s", entry->run);
-        put_piece(&line, STYLE_TITLE, text);
-        put_piece(&line, STYLE_TITLE, entry->state);
-        snprintf(text, sizeof text, "epoch %" PRIu64 " step %" PRIu64, entry->epoch, entry->step);
-        put_piece(&line, STYLE_TITLE, text);
-        snprintf(text, sizeof text, "ranks %" PRIu64 "/%" PRIu64, entry->ranks, entry->world);
-        put_piece(&line, STYLE_TITLE, text);
-    }
-    screen_put_right(screen, 0, 0, screen->width - 1, STYLE_TITLE, clock);
-}
-
-static void draw_silence(const struct model *model, struct screen *screen, int64_t now_ms)
-{
-    int64_t seconds = (now_ms - model->silent_since_ms) / 1000;
-    char text[160], time[OUT_TIME_MAX];
-    out_duration((double)seconds, time);
-    if (seconds < 60) {
-        snprintf(time, sizeof time, "%" PRId64 " s", seconds);
-    }
-    for (int column = 0; column < screen->width; column++) {
-        screen_put(screen, 1, column, 1, STYLE_BANNER, " ");
-    }
-    snprintf(text, sizeof text, "attnd does not answer since %s; trying again", time);
-    screen_put(screen, 1, 1, screen->width - 1, STYLE_BANNER, text);
-}
-
 static void put_rates(struct line *line, const struct health *health)
 {
     char text[96], size[OUT_SIZE_MAX];
@@ -192,25 +151,6 @@ static void put_losses(struct line *line, const struct health *health)
     put_piece(line, STYLE_CRITICAL, text);
 }
 
-static void put_budget(struct line *line, const struct health *health)
-{
-    char text[96], size[OUT_SIZE_MAX];
-    if (health->budget_bytes > 0) {
-        double share = (double)health->in_flight_bytes / (double)health->budget_bytes;
-        out_size(health->budget_bytes, size);
-        snprintf(text, sizeof text, "budget %.0f%% of %s", 100 * share, size);
-        put_piece(line, share >= 0.8 ? STYLE_WARNING : STYLE_PLAIN, text);
-    }
-    snprintf(text, sizeof text, "queue %" PRIu64, health->queued);
-    put_piece(line, STYLE_PLAIN, text);
-    snprintf(text, sizeof text, "%" PRIu64 " worker%s", health->threads,
-             out_plural(health->threads));
-    put_piece(line, STYLE_PLAIN, text);
-    out_duration(health->uptime_s, size);
-    snprintf(text, sizeof text, "up %s", size);
-    put_piece(line, STYLE_PLAIN, text);
-}
-
 static void draw_health(const struct model *model, struct screen *screen)
 {
     struct line line = {screen, 1, 1, screen->width};
@@ -220,39 +160,22 @@ static void draw_health(const struct model *model, struct screen *screen)
     }
     put_rates(&line, &model->health);
     put_losses(&line, &model->health);
-    put_budget(&line, &model->health);
-}
-
-static void put_alert_counts(struct line *line, const struct model *model)
-{
-    static const char *const names[] = {"", "info", "warning", "critical"};
-    uint32_t counts[4] = {0};
-    char text[48];
-    for (uint32_t i = 0; i < model->firing_count; i++) {
-        counts[model->alerts[i].severity]++;
+    const struct health *health = &model->health;
+    char text[96], size[OUT_SIZE_MAX];
+    if (health->budget_bytes > 0) {
+        double share = (double)health->in_flight_bytes / (double)health->budget_bytes;
+        out_size(health->budget_bytes, size);
+        snprintf(text, sizeof text, "budget %.0f%% of %s", 100 * share, size);
+        put_piece(&line, share >= 0.8 ? STYLE_WARNING : STYLE_PLAIN, text);
     }
-    for (enum severity severity = SEVERITY_CRITICAL; severity > SEVERITY_NONE; severity--) {
-        if (counts[severity] == 0) {
-            continue;
-        }
-        snprintf(text, sizeof text, "%s %" PRIu32 " %s%s", view_mark(severity), counts[severity],
-                 names[severity], severity == SEVERITY_WARNING ? out_plural(counts[severity]) : "");
-        put_piece(line, view_severity_style(severity), text);
-    }
-}
-
-/* The gravest alert where its sentence has no room: what, where, how much. */
-static void draw_short(const struct model *model, struct screen *screen, int at, int room)
-{
-    const struct alert *alert = &model->alerts[0];
-    char place[MODEL_PLACE_MAX] = "the run", value[VIEW_NUMBER_MAX], bound[VIEW_NUMBER_MAX];
-    if (alert->has_layer) {
-        model_place(alert->stack, alert->layer, alert->site, alert->head, place);
-    }
-    view_number(alert->value, value);
-    view_number(alert->bound, bound);
-    screen_print(screen, 2, at, room, STYLE_PLAIN, "%s %s, bound %s: %s", place, value, bound,
-                 alert->rule);
+    snprintf(text, sizeof text, "queue %" PRIu64, health->queued);
+    put_piece(&line, STYLE_PLAIN, text);
+    snprintf(text, sizeof text, "%" PRIu64 " worker%s", health->threads,
+             out_plural(health->threads));
+    put_piece(&line, STYLE_PLAIN, text);
+    out_duration(health->uptime_s, size);
+    snprintf(text, sizeof text, "up %s", size);
+    put_piece(&line, STYLE_PLAIN, text);
 }
 
 static void draw_firing(const struct model *model, struct screen *screen)
@@ -265,12 +188,34 @@ static void draw_firing(const struct model *model, struct screen *screen)
         put_piece(&line, STYLE_FAINT, "no alert is firing");
         return;
     }
-    put_alert_counts(&line, model);
+    static const char *const names[] = {"", "info", "warning", "critical"};
+    uint32_t counts[4] = {0};
+    char text[48];
+    for (uint32_t i = 0; i < model->firing_count; i++) {
+        counts[model->alerts[i].severity]++;
+    }
+    for (enum severity severity = SEVERITY_CRITICAL; severity > SEVERITY_NONE; severity--) {
+        if (counts[severity] == 0) {
+            continue;
+        }
+        snprintf(text, sizeof text, "%s %" PRIu32 " %s%s", view_mark(severity), counts[severity],
+                 names[severity], severity == SEVERITY_WARNING ? out_plural(counts[severity]) : "");
+        put_piece(&line, view_severity_style(severity), text);
+    }
     int room = screen->width - line.at;
     if (screen_columns(screen, model->alerts[0].message) <= room) {
         screen_put(screen, 2, line.at, room, STYLE_PLAIN, model->alerts[0].message);
     } else {
-        draw_short(model, screen, line.at, room);
+        /* The gravest alert where its sentence has no room: what, where, how much. */
+        const struct alert *alert = &model->alerts[0];
+        char place[MODEL_PLACE_MAX] = "the run", value[VIEW_NUMBER_MAX], bound[VIEW_NUMBER_MAX];
+        if (alert->has_layer) {
+            model_place(alert->stack, alert->layer, alert->site, alert->head, place);
+        }
+        view_number(alert->value, value);
+        view_number(alert->bound, bound);
+        screen_print(screen, 2, line.at, room, STYLE_PLAIN, "%s %s, bound %s: %s", place, value,
+                     bound, alert->rule);
     }
 }
 
@@ -351,9 +296,41 @@ void view_draw(struct model *model, struct screen *screen, int64_t now_ms, const
         draw_small(screen);
         return;
     }
-    draw_title(model, screen, clock);
+    const struct job_entry *entry = &model->entry;
+    char text[160];
+    struct line line = {screen, 0, 1, screen->width - (int)strlen(clock) - 2};
+    for (int column = 0; column < screen->width; column++) {
+        screen_put(screen, 0, column, 1, STYLE_TITLE, " ");
+    }
+    put_piece(&line, STYLE_TITLE, "attnd top");
+    if (model->job[0] != '\0') {
+        snprintf(text, sizeof text, "%s", model->job);
+        out_shorten(text, screen->width >= 120 ? 60 : 24);
+        put_piece(&line, STYLE_TITLE, text);
+    }
+    if (model->job_known) {
+        snprintf(text, sizeof text, "run %.8s", entry->run);
+        put_piece(&line, STYLE_TITLE, text);
+        put_piece(&line, STYLE_TITLE, entry->state);
+        snprintf(text, sizeof text, "epoch %" PRIu64 " step %" PRIu64, entry->epoch, entry->step);
+        put_piece(&line, STYLE_TITLE, text);
+        snprintf(text, sizeof text, "ranks %" PRIu64 "/%" PRIu64, entry->ranks, entry->world);
+        put_piece(&line, STYLE_TITLE, text);
+    }
+    screen_put_right(screen, 0, 0, screen->width - 1, STYLE_TITLE, clock);
     if (model->silent_since_ms >= 0) {
-        draw_silence(model, screen, now_ms);
+        int64_t seconds = (now_ms - model->silent_since_ms) / 1000;
+        char silence_text[160], time[OUT_TIME_MAX];
+        out_duration((double)seconds, time);
+        if (seconds < 60) {
+            snprintf(time, sizeof time, "%" PRId64 " s", seconds);
+        }
+        for (int column = 0; column < screen->width; column++) {
+            screen_put(screen, 1, column, 1, STYLE_BANNER, " ");
+        }
+        snprintf(silence_text, sizeof silence_text, "attnd does not answer since %s; trying again",
+                 time);
+        screen_put(screen, 1, 1, screen->width - 1, STYLE_BANNER, silence_text);
     } else {
         draw_health(model, screen);
     }

@@ -19,28 +19,7 @@ static bool is_here(const struct detail *detail, const struct alert *alert)
            (alert->head < 0 || alert->head == (int64_t)detail->head);
 }
 
-static void view_head_draw_caption(struct frame *frame)
-{
-    const struct detail *detail = &frame->model->detail;
-    char place[MODEL_PLACE_MAX];
-    model_place(detail->stack, detail->layer, detail->site, detail->head, place);
-    int used = screen_put(frame->screen, 3, 1, frame->screen->width - 1, STYLE_STRONG, place);
-    screen_print(frame->screen, 3, 1 + used, frame->screen->width, STYLE_PLAIN,
-                 "%s%s, epoch %" PRIu64 " step %" PRIu64 ", %" PRIu64 " rows, %" PRIu64 " invalid",
-                 detail->pattern[0] != '\0' ? ", " : "", detail->pattern, detail->epoch,
-                 detail->step, detail->rows, detail->invalid_rows);
-}
-
 /* The chart */
-
-static void draw_axis(struct frame *frame, int height, struct range range)
-{
-    char text[VIEW_NUMBER_MAX];
-    view_number(range.greatest, text);
-    screen_put_right(frame->screen, frame->top, 1, AXIS, STYLE_FAINT, text);
-    view_number(range.least, text);
-    screen_put_right(frame->screen, frame->top + height - 1, 1, AXIS, STYLE_FAINT, text);
-}
 
 /* The first window that holds the step, or one after it; -1 = it came after all of them. */
 static int64_t window_of_step(const struct past *windows, uint64_t step)
@@ -63,9 +42,28 @@ static void mark_window(struct frame *frame, const struct past *windows, int row
     }
 }
 
-/* Below the chart: where what it shows changed for good, and where alerts began. */
-static void draw_marks(struct frame *frame, const struct detail_metric *metric, int row)
+/* Returns the rows that it took. */
+static int draw_chart(struct frame *frame, const struct detail_metric *metric, int height)
 {
+    char span[VIEW_SPAN_MAX];
+    struct range range = range_of(metric->past, metric->windows.count);
+    int room = frame->screen->width - AXIS - 3;
+    view_span(&metric->windows, span);
+    if (metric->windows.count == 0) {
+        screen_print(frame->screen, frame->top + height / 2, AXIS + 2, room, STYLE_FAINT, "%s",
+                     frame->model->refusal[0] != '\0' ? frame->model->refusal
+                                                      : "no window of it is in the history yet");
+        return height + 1;
+    }
+    bars_chart(frame->screen, frame->top, AXIS + 2, room, height, metric->past,
+               metric->windows.count, range);
+    char text[VIEW_NUMBER_MAX];
+    view_number(range.greatest, text);
+    screen_put_right(frame->screen, frame->top, 1, AXIS, STYLE_FAINT, text);
+    view_number(range.least, text);
+    screen_put_right(frame->screen, frame->top + height - 1, 1, AXIS, STYLE_FAINT, text);
+    /* Below the chart: where what it shows changed for good, and where alerts began. */
+    int row = frame->top + height;
     const struct model *model = frame->model;
     for (uint32_t i = 0; i < metric->windows.count && !isnan(metric->change); i++) {
         if ((double)metric->windows.last[i] >= metric->change) {
@@ -82,25 +80,6 @@ static void draw_marks(struct frame *frame, const struct detail_metric *metric, 
                         view_severity_style(alert->severity), view_mark(alert->severity));
         }
     }
-}
-
-/* Returns the rows that it took. */
-static int draw_chart(struct frame *frame, const struct detail_metric *metric, int height)
-{
-    char span[VIEW_SPAN_MAX];
-    struct range range = range_of(metric->past, metric->windows.count);
-    int room = frame->screen->width - AXIS - 3;
-    view_span(&metric->windows, span);
-    if (metric->windows.count == 0) {
-        screen_print(frame->screen, frame->top + height / 2, AXIS + 2, room, STYLE_FAINT, "%s",
-                     frame->model->refusal[0] != '\0' ? frame->model->refusal
-                                                      : "no window of it is in the history yet");
-        return height + 1;
-    }
-    bars_chart(frame->screen, frame->top, AXIS + 2, room, height, metric->past,
-               metric->windows.count, range);
-    draw_axis(frame, height, range);
-    draw_marks(frame, metric, frame->top + height);
     for (char *letter = span; *letter; letter++) {
         *letter = (char)tolower((unsigned char)*letter);
     }
@@ -148,26 +127,6 @@ static struct columns view_head_lay_out(const struct frame *frame)
     return columns;
 }
 
-static void draw_headings(struct frame *frame, int row, const struct columns *columns)
-{
-    const struct {
-        struct column column;
-        const char *text;
-    } headings[] = {{columns->now, "NOW"},
-                    {columns->mean, "WINDOW"},
-                    {columns->z, "DRIFT z"},
-                    {columns->js, "JS"},
-                    {columns->change, "CHANGED"}};
-    screen_put(frame->screen, row, columns->name.at, columns->name.width, STYLE_STRONG, "METRIC");
-    for (int i = 0; i < 5; i++) {
-        if (headings[i].column.width > 0) {
-            screen_put_right(frame->screen, row, headings[i].column.at, headings[i].column.width,
-                             STYLE_STRONG, headings[i].text);
-        }
-    }
-    screen_put(frame->screen, row, columns->trend.at, columns->trend.width, STYLE_STRONG, "TREND");
-}
-
 static void view_head_put_number(struct frame *frame, int row, struct column column, double number)
 {
     char text[VIEW_NUMBER_MAX];
@@ -177,38 +136,48 @@ static void view_head_put_number(struct frame *frame, int row, struct column col
     }
 }
 
-static void draw_metric(struct frame *frame, int row, const struct columns *columns,
-                        const struct detail_metric *metric)
-{
-    char text[VIEW_NUMBER_MAX];
-    screen_put(frame->screen, row, columns->name.at, columns->name.width, STYLE_PLAIN,
-               metric->name);
-    view_head_put_number(frame, row, columns->now, metric->now);
-    view_head_put_number(frame, row, columns->mean, metric->mean);
-    view_z(metric->z, text);
-    screen_put_right(frame->screen, row, columns->z.at, columns->z.width, view_z_style(metric->z),
-                     text);
-    view_head_put_number(frame, row, columns->js, metric->js);
-    if (!isnan(metric->change)) {
-        snprintf(text, sizeof text, "%.0f", metric->change);
-    }
-    screen_put_right(frame->screen, row, columns->change.at, columns->change.width, STYLE_PLAIN,
-                     isnan(metric->change) ? "-" : text);
-    struct range range = range_of(metric->past, metric->windows.count);
-    bars_line(frame->screen, row, columns->trend.at, columns->trend.width, metric->past,
-              metric->windows.count, range, (struct bars_color){true, range});
-}
-
 static void draw_metrics(struct frame *frame, int row, int rows)
 {
     struct model *model = frame->model;
     struct list *list = &model->ui.metrics;
     struct columns columns = view_head_lay_out(frame);
     view_settle(frame, list, model->detail.count, rows - 1);
-    draw_headings(frame, row, &columns);
+    const struct {
+        struct column column;
+        const char *text;
+    } headings[] = {{columns.now, "NOW"},
+                    {columns.mean, "WINDOW"},
+                    {columns.z, "DRIFT z"},
+                    {columns.js, "JS"},
+                    {columns.change, "CHANGED"}};
+    screen_put(frame->screen, row, columns.name.at, columns.name.width, STYLE_STRONG, "METRIC");
+    for (int i = 0; i < 5; i++) {
+        if (headings[i].column.width > 0) {
+            screen_put_right(frame->screen, row, headings[i].column.at, headings[i].column.width,
+                             STYLE_STRONG, headings[i].text);
+        }
+    }
+    screen_put(frame->screen, row, columns.trend.at, columns.trend.width, STYLE_STRONG, "TREND");
     for (uint32_t i = 0; i < model->ui.list_rows && list->top + i < model->detail.count; i++) {
         int at = row + 1 + (int)i;
-        draw_metric(frame, at, &columns, &model->detail.metrics[list->top + i]);
+        const struct detail_metric *metric = &model->detail.metrics[list->top + i];
+        char metric_text[VIEW_NUMBER_MAX];
+        screen_put(frame->screen, at, columns.name.at, columns.name.width, STYLE_PLAIN,
+                   metric->name);
+        view_head_put_number(frame, at, columns.now, metric->now);
+        view_head_put_number(frame, at, columns.mean, metric->mean);
+        view_z(metric->z, metric_text);
+        screen_put_right(frame->screen, at, columns.z.at, columns.z.width, view_z_style(metric->z),
+                         metric_text);
+        view_head_put_number(frame, at, columns.js, metric->js);
+        if (!isnan(metric->change)) {
+            snprintf(metric_text, sizeof metric_text, "%.0f", metric->change);
+        }
+        screen_put_right(frame->screen, at, columns.change.at, columns.change.width, STYLE_PLAIN,
+                         isnan(metric->change) ? "-" : metric_text);
+        struct range range = range_of(metric->past, metric->windows.count);
+        bars_line(frame->screen, at, columns.trend.at, columns.trend.width, metric->past,
+                  metric->windows.count, range, (struct bars_color){true, range});
         if (list->top + i == list->at) {
             screen_choose_row(frame->screen, at);
         }
@@ -222,7 +191,15 @@ void page_head(struct frame *frame)
     if (model->ui.metrics.at >= model->detail.count) {
         model->ui.metrics.at = model->detail.count > 0 ? model->detail.count - 1 : 0;
     }
-    view_head_draw_caption(frame);
+    const struct detail *detail = &frame->model->detail;
+    char place[MODEL_PLACE_MAX];
+    model_place(detail->stack, detail->layer, detail->site, detail->head, place);
+    int caption_used =
+        screen_put(frame->screen, 3, 1, frame->screen->width - 1, STYLE_STRONG, place);
+    screen_print(frame->screen, 3, 1 + caption_used, frame->screen->width, STYLE_PLAIN,
+                 "%s%s, epoch %" PRIu64 " step %" PRIu64 ", %" PRIu64 " rows, %" PRIu64 " invalid",
+                 detail->pattern[0] != '\0' ? ", " : "", detail->pattern, detail->epoch,
+                 detail->step, detail->rows, detail->invalid_rows);
     if (model->detail.count == 0) {
         screen_put(frame->screen, frame->top + 1, 2, frame->screen->width, STYLE_FAINT,
                    "asking attnd about this head");

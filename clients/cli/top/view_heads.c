@@ -175,20 +175,6 @@ static struct head_columns lay_out_heads(const struct frame *frame)
     return columns;
 }
 
-static void draw_head_headings(struct frame *frame, const struct head_columns *columns)
-{
-    char span[VIEW_SPAN_MAX];
-    view_trend_heading(frame->model, span);
-    put_heading(frame, columns->place, false, "HEAD");
-    put_heading(frame, columns->now, true, "NOW");
-    put_heading(frame, columns->by, true, frame->model->sort_metric);
-    put_heading(frame, columns->mean, true, "WINDOW");
-    put_heading(frame, columns->z, true, "DRIFT z");
-    put_heading(frame, columns->trend, false, span);
-    put_heading(frame, columns->pattern, false, "PATTERN");
-    put_heading(frame, columns->alert, false, "ALERT");
-}
-
 static void draw_head_alert(struct frame *frame, int row, const struct head_columns *columns,
                             const struct head *head)
 {
@@ -208,38 +194,6 @@ static void draw_head_alert(struct frame *frame, int row, const struct head_colu
     }
 }
 
-/* "previous_token" is "previous" where there is little room. */
-static void draw_pattern(struct frame *frame, int row, struct column column, const char *pattern)
-{
-    const char *suffix = strstr(pattern, "_token");
-    int length = suffix && (int)strlen(pattern) > column.width ? (int)(suffix - pattern) : 64;
-    screen_print(frame->screen, row, column.at, column.width, STYLE_FAINT, "%.*s", length, pattern);
-}
-
-static void draw_head_row(struct frame *frame, int row, const struct head_columns *columns,
-                          struct row which)
-{
-    const struct layer *layer = &frame->model->layers[which.layer];
-    const struct head *head = &layer->heads[which.head];
-    char place[MODEL_PLACE_MAX];
-    const double *trend;
-    model_place(layer->stack, layer->layer, layer->site, which.head, place);
-    screen_put(frame->screen, row, columns->place.at, columns->place.width, STYLE_PLAIN, place);
-    view_heads_put_number(frame, row, columns->now, head->value);
-    if (columns->by.width > 0) {
-        view_heads_put_number(frame, row, columns->by, head->by);
-    }
-    if (columns->mean.width > 0) {
-        view_heads_put_number(frame, row, columns->mean, head->mean);
-    }
-    put_z(frame, row, columns->z, head->z);
-    uint32_t length = model_trend(frame->model, which.layer, which.head, &trend);
-    bars_line(frame->screen, row, columns->trend.at, columns->trend.width, trend, length,
-              range_of(trend, length), (struct bars_color){true, columns->range});
-    draw_pattern(frame, row, columns->pattern, head->pattern);
-    draw_head_alert(frame, row, columns, head);
-}
-
 void page_heads(struct frame *frame)
 {
     struct model *model = frame->model;
@@ -251,10 +205,44 @@ void page_heads(struct frame *frame)
     struct head_columns columns = lay_out_heads(frame);
     view_settle(frame, list, model->row_count, frame->rows - 1);
     view_heads_draw_caption(frame, model->row_count, model->head_total, "heads");
-    draw_head_headings(frame, &columns);
+    char span[VIEW_SPAN_MAX];
+    view_trend_heading(frame->model, span);
+    put_heading(frame, columns.place, false, "HEAD");
+    put_heading(frame, columns.now, true, "NOW");
+    put_heading(frame, columns.by, true, frame->model->sort_metric);
+    put_heading(frame, columns.mean, true, "WINDOW");
+    put_heading(frame, columns.z, true, "DRIFT z");
+    put_heading(frame, columns.trend, false, span);
+    put_heading(frame, columns.pattern, false, "PATTERN");
+    put_heading(frame, columns.alert, false, "ALERT");
     for (uint32_t i = 0; i < model->ui.list_rows && list->top + i < model->row_count; i++) {
         int row = frame->top + 1 + (int)i;
-        draw_head_row(frame, row, &columns, model->rows[list->top + i]);
+        struct row which = model->rows[list->top + i];
+        const struct layer *layer = &frame->model->layers[which.layer];
+        const struct head *head = &layer->heads[which.head];
+        char place[MODEL_PLACE_MAX];
+        const double *trend;
+        model_place(layer->stack, layer->layer, layer->site, which.head, place);
+        screen_put(frame->screen, row, columns.place.at, columns.place.width, STYLE_PLAIN, place);
+        view_heads_put_number(frame, row, columns.now, head->value);
+        if (columns.by.width > 0) {
+            view_heads_put_number(frame, row, columns.by, head->by);
+        }
+        if (columns.mean.width > 0) {
+            view_heads_put_number(frame, row, columns.mean, head->mean);
+        }
+        put_z(frame, row, columns.z, head->z);
+        uint32_t length = model_trend(frame->model, which.layer, which.head, &trend);
+        bars_line(frame->screen, row, columns.trend.at, columns.trend.width, trend, length,
+                  range_of(trend, length), (struct bars_color){true, columns.range});
+        /* "previous_token" is "previous" where there is little room. */
+        const char *suffix = strstr(head->pattern, "_token");
+        int pattern_length = suffix && (int)strlen(head->pattern) > columns.pattern.width
+                                 ? (int)(suffix - head->pattern)
+                                 : 64;
+        screen_print(frame->screen, row, columns.pattern.at, columns.pattern.width, STYLE_FAINT,
+                     "%.*s", pattern_length, head->pattern);
+        draw_head_alert(frame, row, &columns, head);
         if (list->top + i == list->at) {
             screen_choose_row(frame->screen, row);
         }
@@ -300,34 +288,6 @@ static struct layer_columns lay_out_layers(const struct frame *frame)
     return columns;
 }
 
-static void draw_layer_headings(struct frame *frame, const struct layer_columns *columns)
-{
-    char span[VIEW_SPAN_MAX];
-    view_trend_heading(frame->model, span);
-    put_heading(frame, columns->place, false, "LAYER");
-    put_heading(frame, columns->mean, true, "MEAN");
-    put_heading(frame, columns->least, true, "LEAST");
-    put_heading(frame, columns->greatest, true, "GREATEST");
-    put_heading(frame, columns->heads, false, "HEADS");
-    put_heading(frame, columns->z, true, "DRIFT z");
-    put_heading(frame, columns->trend, false, span);
-    put_heading(frame, columns->alert, false, "ALERTS");
-}
-
-/* The heads side by side, on the scale of all layers. */
-static void draw_strip(struct frame *frame, int row, const struct layer_columns *columns,
-                       const struct layer *layer)
-{
-    double values[256];
-    uint32_t count = layer->head_count;
-    uint32_t shown = count < 256 ? count : 256;
-    for (uint32_t i = 0; i < shown; i++) {
-        values[i] = layer->heads[(uint64_t)i * count / shown].value;
-    }
-    bars_line(frame->screen, row, columns->heads.at, columns->heads.width, values, shown,
-              columns->range, (struct bars_color){true, columns->range});
-}
-
 static void draw_layer_alert(struct frame *frame, int row, const struct layer_columns *columns,
                              const struct layer *layer)
 {
@@ -342,28 +302,6 @@ static void draw_layer_alert(struct frame *frame, int row, const struct layer_co
                  "%" PRIu32 ": %s", layer->alerts, alert->rule);
 }
 
-static void draw_layer_row(struct frame *frame, int row, const struct layer_columns *columns,
-                           uint32_t index)
-{
-    const struct layer *layer = &frame->model->layers[index];
-    struct spread spread = model_spread(layer);
-    double trend[MODEL_PAST_MAX];
-    char place[MODEL_PLACE_MAX];
-    model_place(layer->stack, layer->layer, layer->site, -1, place);
-    screen_put(frame->screen, row, columns->place.at, columns->place.width, STYLE_PLAIN, place);
-    view_heads_put_number(frame, row, columns->mean, spread.mean);
-    if (columns->least.width > 0) {
-        view_heads_put_number(frame, row, columns->least, spread.least);
-        view_heads_put_number(frame, row, columns->greatest, spread.greatest);
-    }
-    draw_strip(frame, row, columns, layer);
-    put_z(frame, row, columns->z, model_layer_z(layer));
-    uint32_t length = model_layer_trend(frame->model, index, trend);
-    bars_line(frame->screen, row, columns->trend.at, columns->trend.width, trend, length,
-              range_of(trend, length), (struct bars_color){true, columns->range});
-    draw_layer_alert(frame, row, columns, layer);
-}
-
 void page_layers(struct frame *frame)
 {
     struct model *model = frame->model;
@@ -375,10 +313,44 @@ void page_layers(struct frame *frame)
     struct layer_columns columns = lay_out_layers(frame);
     view_settle(frame, list, model->layer_row_count, frame->rows - 1);
     view_heads_draw_caption(frame, model->layer_row_count, model->layer_count, "layers");
-    draw_layer_headings(frame, &columns);
+    char span[VIEW_SPAN_MAX];
+    view_trend_heading(frame->model, span);
+    put_heading(frame, columns.place, false, "LAYER");
+    put_heading(frame, columns.mean, true, "MEAN");
+    put_heading(frame, columns.least, true, "LEAST");
+    put_heading(frame, columns.greatest, true, "GREATEST");
+    put_heading(frame, columns.heads, false, "HEADS");
+    put_heading(frame, columns.z, true, "DRIFT z");
+    put_heading(frame, columns.trend, false, span);
+    put_heading(frame, columns.alert, false, "ALERTS");
     for (uint32_t i = 0; i < model->ui.list_rows && list->top + i < model->layer_row_count; i++) {
         int row = frame->top + 1 + (int)i;
-        draw_layer_row(frame, row, &columns, model->layer_rows[list->top + i]);
+        uint32_t index = model->layer_rows[list->top + i];
+        const struct layer *layer = &frame->model->layers[index];
+        struct spread spread = model_spread(layer);
+        double trend[MODEL_PAST_MAX];
+        char place[MODEL_PLACE_MAX];
+        model_place(layer->stack, layer->layer, layer->site, -1, place);
+        screen_put(frame->screen, row, columns.place.at, columns.place.width, STYLE_PLAIN, place);
+        view_heads_put_number(frame, row, columns.mean, spread.mean);
+        if (columns.least.width > 0) {
+            view_heads_put_number(frame, row, columns.least, spread.least);
+            view_heads_put_number(frame, row, columns.greatest, spread.greatest);
+        }
+        /* The heads side by side, on the scale of all layers. */
+        double values[256];
+        uint32_t count = layer->head_count;
+        uint32_t shown = count < 256 ? count : 256;
+        for (uint32_t j = 0; j < shown; j++) {
+            values[j] = layer->heads[(uint64_t)j * count / shown].value;
+        }
+        bars_line(frame->screen, row, columns.heads.at, columns.heads.width, values, shown,
+                  columns.range, (struct bars_color){true, columns.range});
+        put_z(frame, row, columns.z, model_layer_z(layer));
+        uint32_t length = model_layer_trend(frame->model, index, trend);
+        bars_line(frame->screen, row, columns.trend.at, columns.trend.width, trend, length,
+                  range_of(trend, length), (struct bars_color){true, columns.range});
+        draw_layer_alert(frame, row, &columns, layer);
         if (list->top + i == list->at) {
             screen_choose_row(frame->screen, row);
         }

@@ -19,54 +19,7 @@ static void view_lists_put_number(struct frame *frame, int row, struct column co
 
 /* Jobs */
 
-/* The same words as on the page. */
-static void draw_no_job(struct frame *frame)
-{
-    static const char *const lines[] = {
-        "No job yet. Attach one to a training loop:",
-        "",
-        "    import attnd",
-        "",
-        "    with attnd.watch(model, job=\"gpt-small\"):",
-        "        train()",
-        "",
-        "It shows up here by itself, with its first captured step.",
-    };
-    for (int i = 0; i < (int)(sizeof lines / sizeof lines[0]) && i < frame->rows; i++) {
-        screen_put(frame->screen, frame->top + i, 2, frame->screen->width - 2, STYLE_PLAIN,
-                   lines[i]);
-    }
-}
-
 enum { JOB_NAME, JOB_RUN, JOB_STATE, JOB_NUMBERS, JOB_COLUMNS = JOB_NUMBERS + 7 };
-
-static void lay_out_jobs(const struct frame *frame, struct column columns[JOB_COLUMNS])
-{
-    static const int widths[JOB_COLUMNS] = {0, 8, 6, 5, 8, 6, 8, 6, 7, 6};
-    int fixed = 0, at = 2;
-    for (int i = 1; i < JOB_COLUMNS; i++) {
-        fixed += widths[i] + 1;
-    }
-    int name = frame->screen->width - fixed - 3;
-    for (int i = 0; i < JOB_COLUMNS; i++) {
-        columns[i] = view_column(&at, i > 0 ? widths[i] : name < 40 ? name : 40);
-    }
-}
-
-static void draw_job_headings(struct frame *frame, const struct column columns[JOB_COLUMNS])
-{
-    static const char *const names[JOB_COLUMNS] = {
-        "JOB", "RUN", "STATE", "EPOCH", "STEP", "RANKS", "RECEIVED", "LOST", "DROPPED", "ALERTS"};
-    for (int i = 0; i < JOB_COLUMNS; i++) {
-        if (i < JOB_NUMBERS) {
-            screen_put(frame->screen, frame->top, columns[i].at, columns[i].width, STYLE_STRONG,
-                       names[i]);
-        } else {
-            screen_put_right(frame->screen, frame->top, columns[i].at, columns[i].width,
-                             STYLE_STRONG, names[i]);
-        }
-    }
-}
 
 static void draw_job(struct frame *frame, int row, const struct column columns[JOB_COLUMNS],
                      const struct job_entry *job)
@@ -101,15 +54,47 @@ void page_jobs(struct frame *frame)
     view_settle(frame, list, model->job_count, frame->rows - 1);
     if (model->job_count == 0) {
         if (model->health.known) {
-            draw_no_job(frame);
+            /* The same words as on the page. */
+            static const char *const lines[] = {
+                "No job yet. Attach one to a training loop:",
+                "",
+                "    import attnd",
+                "",
+                "    with attnd.watch(model, job=\"gpt-small\"):",
+                "        train()",
+                "",
+                "It shows up here by itself, with its first captured step.",
+            };
+            for (int i = 0; i < (int)(sizeof lines / sizeof lines[0]) && i < frame->rows; i++) {
+                screen_put(frame->screen, frame->top + i, 2, frame->screen->width - 2, STYLE_PLAIN,
+                           lines[i]);
+            }
         }
         return;
     }
     screen_print(frame->screen, 3, 1, frame->screen->width - 1, STYLE_PLAIN,
                  "%" PRIu32 " job%s, newest run of each%s", model->job_count,
                  out_plural(model->job_count), model->jobs_left_out > 0 ? " (there are more)" : "");
-    lay_out_jobs(frame, columns);
-    draw_job_headings(frame, columns);
+    static const int widths[JOB_COLUMNS] = {0, 8, 6, 5, 8, 6, 8, 6, 7, 6};
+    int fixed = 0, at = 2;
+    for (int i = 1; i < JOB_COLUMNS; i++) {
+        fixed += widths[i] + 1;
+    }
+    int name = frame->screen->width - fixed - 3;
+    for (int i = 0; i < JOB_COLUMNS; i++) {
+        columns[i] = view_column(&at, i > 0 ? widths[i] : name < 40 ? name : 40);
+    }
+    static const char *const names[JOB_COLUMNS] = {
+        "JOB", "RUN", "STATE", "EPOCH", "STEP", "RANKS", "RECEIVED", "LOST", "DROPPED", "ALERTS"};
+    for (int i = 0; i < JOB_COLUMNS; i++) {
+        if (i < JOB_NUMBERS) {
+            screen_put(frame->screen, frame->top, columns[i].at, columns[i].width, STYLE_STRONG,
+                       names[i]);
+        } else {
+            screen_put_right(frame->screen, frame->top, columns[i].at, columns[i].width,
+                             STYLE_STRONG, names[i]);
+        }
+    }
     for (uint32_t i = 0; i < model->ui.list_rows && list->top + i < model->job_count; i++) {
         int row = frame->top + 1 + (int)i;
         draw_job(frame, row, columns, &model->jobs[list->top + i]);
@@ -132,57 +117,11 @@ enum {
     ALERT_COLUMNS
 };
 
-static void lay_out_alerts(const struct frame *frame, struct column columns[ALERT_COLUMNS])
-{
-    bool wide = frame->screen->width >= 100;
-    const int widths[ALERT_COLUMNS] = {2, wide ? 28 : 18, wide ? 24 : 19, 8, 8, 10, 8};
-    int at = 1;
-    for (int i = 0; i < ALERT_COLUMNS; i++) {
-        columns[i] = view_column(&at, widths[i]);
-    }
-}
-
-static void draw_alert_headings(struct frame *frame, const struct column columns[ALERT_COLUMNS])
-{
-    static const char *const names[ALERT_COLUMNS] = {"",      "RULE",       "WHERE", "VALUE",
-                                                     "BOUND", "SINCE STEP", "STATE"};
-    for (int i = 0; i < ALERT_COLUMNS; i++) {
-        if (i >= ALERT_VALUE && i <= ALERT_SINCE) {
-            screen_put_right(frame->screen, frame->top, columns[i].at, columns[i].width,
-                             STYLE_STRONG, names[i]);
-        } else {
-            screen_put(frame->screen, frame->top, columns[i].at, columns[i].width, STYLE_STRONG,
-                       names[i]);
-        }
-    }
-}
-
 static void view_lists_put_value(struct frame *frame, int row, struct column column, double value)
 {
     char text[VIEW_NUMBER_MAX];
     view_number(value, text);
     screen_put_right(frame->screen, row, column.at, column.width, STYLE_PLAIN, text);
-}
-
-static void draw_alert(struct frame *frame, int row, const struct column columns[ALERT_COLUMNS],
-                       const struct alert *alert)
-{
-    enum style style = alert->firing ? view_severity_style(alert->severity) : STYLE_FAINT;
-    char place[MODEL_PLACE_MAX] = "the run";
-    if (alert->has_layer) {
-        model_place(alert->stack, alert->layer, alert->site, alert->head, place);
-    }
-    screen_put(frame->screen, row, columns[ALERT_MARK].at, columns[ALERT_MARK].width, style,
-               view_mark(alert->severity));
-    screen_put(frame->screen, row, columns[ALERT_RULE].at, columns[ALERT_RULE].width, style,
-               alert->rule);
-    screen_put(frame->screen, row, columns[ALERT_WHERE].at, columns[ALERT_WHERE].width, STYLE_PLAIN,
-               place);
-    view_lists_put_value(frame, row, columns[ALERT_VALUE], alert->value);
-    view_lists_put_value(frame, row, columns[ALERT_BOUND], alert->bound);
-    view_lists_put_number(frame, row, columns[ALERT_SINCE], alert->since_step);
-    screen_put(frame->screen, row, columns[ALERT_STATE].at, columns[ALERT_STATE].width, style,
-               alert->firing ? "firing" : "over");
 }
 
 /* The whole sentence of the chosen alert, over at most two rows. */
@@ -217,11 +156,42 @@ void page_alerts(struct frame *frame)
                    "nothing has fired in this run");
         return;
     }
-    lay_out_alerts(frame, columns);
-    draw_alert_headings(frame, columns);
+    bool wide = frame->screen->width >= 100;
+    const int widths[ALERT_COLUMNS] = {2, wide ? 28 : 18, wide ? 24 : 19, 8, 8, 10, 8};
+    int at = 1;
+    for (int i = 0; i < ALERT_COLUMNS; i++) {
+        columns[i] = view_column(&at, widths[i]);
+    }
+    static const char *const names[ALERT_COLUMNS] = {"",      "RULE",       "WHERE", "VALUE",
+                                                     "BOUND", "SINCE STEP", "STATE"};
+    for (int i = 0; i < ALERT_COLUMNS; i++) {
+        if (i >= ALERT_VALUE && i <= ALERT_SINCE) {
+            screen_put_right(frame->screen, frame->top, columns[i].at, columns[i].width,
+                             STYLE_STRONG, names[i]);
+        } else {
+            screen_put(frame->screen, frame->top, columns[i].at, columns[i].width, STYLE_STRONG,
+                       names[i]);
+        }
+    }
     for (uint32_t i = 0; i < model->ui.list_rows && list->top + i < model->alert_count; i++) {
         int row = frame->top + 1 + (int)i;
-        draw_alert(frame, row, columns, &model->alerts[list->top + i]);
+        const struct alert *alert = &model->alerts[list->top + i];
+        enum style style = alert->firing ? view_severity_style(alert->severity) : STYLE_FAINT;
+        char place[MODEL_PLACE_MAX] = "the run";
+        if (alert->has_layer) {
+            model_place(alert->stack, alert->layer, alert->site, alert->head, place);
+        }
+        screen_put(frame->screen, row, columns[ALERT_MARK].at, columns[ALERT_MARK].width, style,
+                   view_mark(alert->severity));
+        screen_put(frame->screen, row, columns[ALERT_RULE].at, columns[ALERT_RULE].width, style,
+                   alert->rule);
+        screen_put(frame->screen, row, columns[ALERT_WHERE].at, columns[ALERT_WHERE].width,
+                   STYLE_PLAIN, place);
+        view_lists_put_value(frame, row, columns[ALERT_VALUE], alert->value);
+        view_lists_put_value(frame, row, columns[ALERT_BOUND], alert->bound);
+        view_lists_put_number(frame, row, columns[ALERT_SINCE], alert->since_step);
+        screen_put(frame->screen, row, columns[ALERT_STATE].at, columns[ALERT_STATE].width, style,
+                   alert->firing ? "firing" : "over");
         if (list->top + i == list->at) {
             screen_choose_row(frame->screen, row);
         }

@@ -23,17 +23,6 @@ struct subject {
     const char *help;              /* NULL = attnctl */
 };
 
-static void print_subject(const struct subject *subject, FILE *out)
-{
-    if (subject->command) {
-        page_of_command(subject->command, out);
-    } else if (subject->help) {
-        page_of_help(subject->help, out);
-    } else {
-        page_of_attnctl(out);
-    }
-}
-
 /* Through another name, so that a page is there as a whole or not at all. */
 static int write_page(const char *directory, const char *name, const struct subject *subject)
 {
@@ -44,7 +33,13 @@ static int write_page(const char *directory, const char *name, const struct subj
     if (!out) {
         return main_fail(other);
     }
-    print_subject(subject, out);
+    if (subject->command) {
+        page_of_command(subject->command, out);
+    } else if (subject->help) {
+        page_of_help(subject->help, out);
+    } else {
+        page_of_attnctl(out);
+    }
     bool failed = ferror(out);
     if (fclose(out) != 0 || failed || rename(other, path) != 0) {
         return main_fail(path);

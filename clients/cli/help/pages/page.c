@@ -79,21 +79,6 @@ static void print_environment(FILE *out)
 /* attnctl(1) ------------------------------------------------------------------------------------
  */
 
-static void print_group(int group, FILE *out)
-{
-    fputs(".SS ", out);
-    roff_line(command_group_title[group], out);
-    for (int i = 0; i < command_count; i++) {
-        if ((int)commands[i].group != group) {
-            continue;
-        }
-        fputs(".TP\n.BR attnctl\\-", out);
-        roff_text(commands[i].name, strlen(commands[i].name), out);
-        fputs(" (1)\n", out);
-        roff_line(commands[i].help, out);
-    }
-}
-
 void page_of_attnctl(FILE *out)
 {
     roff_head("ATTNCTL", 1, "attnctl", "ask attnd about the attention heads of a training job",
@@ -107,7 +92,17 @@ void page_of_attnctl(FILE *out)
               out);
     fputs(".SH COMMANDS\n", out);
     for (int group = 0; group < COMMANDS_GROUPS; group++) {
-        print_group(group, out);
+        fputs(".SS ", out);
+        roff_line(command_group_title[group], out);
+        for (int i = 0; i < command_count; i++) {
+            if ((int)commands[i].group != group) {
+                continue;
+            }
+            fputs(".TP\n.BR attnctl\\-", out);
+            roff_text(commands[i].name, strlen(commands[i].name), out);
+            fputs(" (1)\n", out);
+            roff_line(commands[i].help, out);
+        }
     }
     fputs(".SH OPTIONS\nOf every command:\n", out);
     args_each_option(ARGS_EVERY_COMMAND | ARGS_VERSION, page_print_option, out);
@@ -123,7 +118,7 @@ void page_of_attnctl(FILE *out)
 /* attnctl-COMMAND(1) ----------------------------------------------------------------------------
  */
 
-static void print_title(const struct command *command, FILE *out)
+void page_of_command(const struct command *command, FILE *out)
 {
     char title[80], name[80];
     snprintf(name, sizeof name, "attnctl-%s", command->name);
@@ -132,19 +127,11 @@ static void print_title(const struct command *command, FILE *out)
         *c = (char)toupper((unsigned char)*c);
     }
     roff_head(title, 1, name, command->help, out);
-}
-
-static void print_synopsis(const struct command *command, FILE *out)
-{
     fputs(".SH SYNOPSIS\n\\fBattnctl ", out);
     roff_text(command->name, strlen(command->name), out);
     fputs("\\fR ", out);
     roff_arguments(command->arguments, out);
     fputs(*command->arguments ? " [\\fIOPTIONS\\fR]\n" : "[\\fIOPTIONS\\fR]\n", out);
-}
-
-static void print_description(const struct command *command, FILE *out)
-{
     char help[128];
     snprintf(help, sizeof help, "%s.", command->help);
     help[0] = (char)toupper((unsigned char)help[0]);
@@ -155,28 +142,6 @@ static void print_description(const struct command *command, FILE *out)
         roff_line(command->text, out);
     }
     print_lines(command->print_before, false, out);
-}
-
-static void print_verbatim(const char *line, FILE *out)
-{
-    roff_text(line, strlen(line), out);
-    putc('\n', out);
-}
-
-static void print_examples(const struct command *command, FILE *out)
-{
-    fputs(".SH EXAMPLES\n.EX\n", out);
-    for (int i = 0; i < COMMAND_EXAMPLES_MAX && command->examples[i]; i++) {
-        print_verbatim(command->examples[i], out);
-    }
-    fputs(".EE\n", out);
-}
-
-void page_of_command(const struct command *command, FILE *out)
-{
-    print_title(command, out);
-    print_synopsis(command, out);
-    print_description(command, out);
     fputs(".SH OPTIONS\n", out);
     command_each_option(command, page_print_option, out);
     if (command->print_after) {
@@ -191,7 +156,13 @@ void page_of_command(const struct command *command, FILE *out)
         snprintf(finding, sizeof finding, "%s; or ", command->finding);
     }
     page_print_exit_status(command->finding ? finding : NULL, command->offline, out);
-    print_examples(command, out);
+    fputs(".SH EXAMPLES\n.EX\n", out);
+    for (int i = 0; i < COMMAND_EXAMPLES_MAX && command->examples[i]; i++) {
+        const char *line = command->examples[i];
+        roff_text(line, strlen(line), out);
+        putc('\n', out);
+    }
+    fputs(".EE\n", out);
     fputs(".SH SEE ALSO\n.BR attnctl (1),\n.BR attnd (8)\n", out);
 }
 

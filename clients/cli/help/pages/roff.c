@@ -168,47 +168,10 @@ static void add_item(struct lines *lines, const char *line, size_t length, size_
     print_rest(line + indent + term, length - indent - term, lines->out);
 }
 
-static void add_verbatim(struct lines *lines, const char *line, size_t length)
-{
-    if (lines->block != BLOCK_VERBATIM) {
-        fputs(".PP\n.EX\n", lines->out);
-    }
-    lines->block = BLOCK_VERBATIM;
-    roff_text(line, length, lines->out);
-    putc('\n', lines->out);
-}
-
 static bool roff_ends_with(const char *line, size_t length, const char *end)
 {
     size_t size = strlen(end);
     return length >= size && strncmp(line + length - size, end, size) == 0;
-}
-
-static void roff_add_text(struct lines *lines, const char *line, size_t length)
-{
-    if (lines->block != BLOCK_TEXT) {
-        end_block(lines);
-        fputs(lines->head ? "" : ".PP\n", lines->out);
-    }
-    lines->block = BLOCK_TEXT;
-    lines->head = false;
-    lines->examples =
-        roff_ends_with(line, length, "example:") || roff_ends_with(line, length, "examples:");
-    print_rest(line, length, lines->out);
-}
-
-static void add_line(struct lines *lines, const char *line, size_t length)
-{
-    size_t indent = strspn(line, " ");
-    if (length == 0) {
-        end_block(lines);
-    } else if (indent == 0) {
-        roff_add_text(lines, line, length);
-    } else if (lines->examples) {
-        add_verbatim(lines, line, length);
-    } else {
-        add_item(lines, line, length, indent);
-    }
 }
 
 void roff_lines(const char *text, bool head, FILE *out)
@@ -216,7 +179,29 @@ void roff_lines(const char *text, bool head, FILE *out)
     struct lines lines = {.out = out, .head = head};
     while (*text) {
         size_t length = strcspn(text, "\n");
-        add_line(&lines, text, length);
+        size_t indent = strspn(text, " ");
+        if (length == 0) {
+            end_block(&lines);
+        } else if (indent == 0) {
+            if (lines.block != BLOCK_TEXT) {
+                end_block(&lines);
+                fputs(lines.head ? "" : ".PP\n", lines.out);
+            }
+            lines.block = BLOCK_TEXT;
+            lines.head = false;
+            lines.examples = roff_ends_with(text, length, "example:") ||
+                             roff_ends_with(text, length, "examples:");
+            print_rest(text, length, lines.out);
+        } else if (lines.examples) {
+            if (lines.block != BLOCK_VERBATIM) {
+                fputs(".PP\n.EX\n", lines.out);
+            }
+            lines.block = BLOCK_VERBATIM;
+            roff_text(text, length, lines.out);
+            putc('\n', lines.out);
+        } else {
+            add_item(&lines, text, length, indent);
+        }
         text += length + (text[length] == '\n');
     }
     end_block(&lines);
