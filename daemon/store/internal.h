@@ -52,4 +52,11 @@ struct store_writer {
 /* Returns an SQLite code. */
 int write_batch(const struct store_writer *writer, const struct store_batch *batch);
 
+/* Visits the values that running jobs keep. Rows that no attnd wrote, of another type or size, are
+ * passed over. Returns an SQLite code. */
+int read_each_kept(const struct sql *sql,
+                   void (*visit)(void *data, const char *job, const uint8_t *run, const char *key,
+                                 const void *value, size_t size),
+                   void *data);
+
 #endif

@@ -21,7 +21,6 @@
 #include "proto/err.h"
 #include "daemon/base/log.h"
 #include "daemon/store/internal.h"
-#include "daemon/store/chunk.h"
 #include "daemon/store/clock.h"
 #include "daemon/store/db.h"
 #include "daemon/store/retention.h"
@@ -620,37 +619,13 @@ void store_free(struct store **store_p)
 
 /* Loop thread */
 
-/* Rows that no attnd wrote, of another type or size, are passed over. */
-static int each_kept(const struct sql *sql,
-                     void (*visit)(void *data, const char *job, const uint8_t *run, const char *key,
-                                   const void *value, size_t size),
-                     void *data)
-{
-    struct query query = query_begin(sql, STATEMENT_EACH_KEPT);
-    sqlite3_stmt *row = query.statement;
-    int code;
-    query_u64(&query, JOB_ENDED);
-    while ((code = query_row(&query)) == SQLITE_ROW) {
-        const char *job = (const char *)sqlite3_column_text(row, 0);
-        const void *run = sqlite3_column_blob(row, 1), *value = sqlite3_column_blob(row, 3);
-        const char *key = (const char *)sqlite3_column_text(row, 2);
-        size_t size = (size_t)sqlite3_column_bytes(row, 3);
-        bool named = job && job_name_valid(job, strlen(job));
-        if (named && key && run && sqlite3_column_bytes(row, 1) == RUN_BYTES) {
-            visit(data, job, run, key, value, size);
-        }
-    }
-    query_end(&query);
-    return code == SQLITE_DONE ? SQLITE_OK : code;
-}
-
 void store_each_kept(struct store *store,
                      void (*visit)(void *data, const char *job, const uint8_t *run, const char *key,
                                    const void *value, size_t size),
                      void *data)
 {
     pthread_mutex_lock(&store->db_lock);
-    int code = store->db.sql.db ? each_kept(&store->db.sql, visit, data) : SQLITE_OK;
+    int code = store->db.sql.db ? read_each_kept(&store->db.sql, visit, data) : SQLITE_OK;
     pthread_mutex_unlock(&store->db_lock);
     if (code != SQLITE_OK) {
         log_event(LOG_ERROR, "history_kept_unreadable", LOG_STR("reason", sqlite3_errstr(code)));

@@ -243,3 +243,26 @@ int write_batch(const struct store_writer *writer, const struct store_batch *bat
     }
     return code;
 }
+
+int read_each_kept(const struct sql *sql,
+                   void (*visit)(void *data, const char *job, const uint8_t *run, const char *key,
+                                 const void *value, size_t size),
+                   void *data)
+{
+    struct query query = query_begin(sql, STATEMENT_EACH_KEPT);
+    sqlite3_stmt *row = query.statement;
+    int code;
+    query_u64(&query, JOB_ENDED);
+    while ((code = query_row(&query)) == SQLITE_ROW) {
+        const char *job = (const char *)sqlite3_column_text(row, 0);
+        const void *run = sqlite3_column_blob(row, 1), *value = sqlite3_column_blob(row, 3);
+        const char *key = (const char *)sqlite3_column_text(row, 2);
+        size_t size = (size_t)sqlite3_column_bytes(row, 3);
+        bool named = job && job_name_valid(job, strlen(job));
+        if (named && key && run && sqlite3_column_bytes(row, 1) == RUN_BYTES) {
+            visit(data, job, run, key, value, size);
+        }
+    }
+    query_end(&query);
+    return code == SQLITE_DONE ? SQLITE_OK : code;
+}
