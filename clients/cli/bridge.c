@@ -6,8 +6,8 @@
  * is run is what the user's own programs import. One Python is started, not two: it looks for the
  * package itself and says what is missing. */
 #include "clients/cli/bridge.h"
-#include "clients/cli/commands.h"
-#include "clients/cli/line.h"
+#include "clients/cli/base/commands.h"
+#include "clients/cli/base/line.h"
 
 #include <errno.h>
 #include <stdint.h>

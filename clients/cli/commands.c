@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "clients/cli/commands.h"
+#include "clients/cli/base/commands.h"
 
 #include "clients/cli/analyze/options.h"
 #include "clients/cli/bridge.h"

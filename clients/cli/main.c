@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* attnctl: asks a running attnd, or measures files without one. The commands are in commands.c. */
-#include "clients/cli/commands.h"
+#include "clients/cli/base/commands.h"
 #include "clients/cli/help/complete.h"
 #include "clients/cli/help/help.h"
-#include "clients/cli/line.h"
+#include "clients/cli/base/line.h"
 #include "clients/cli/base/out.h"
 
 #include <string.h>

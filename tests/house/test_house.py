@@ -81,6 +81,10 @@ class House(unittest.TestCase):
     def test_one_header_of_a_room_is_not_all_of_it(self):
         self.assert_broken({"daemon/run/run.c": '#include "daemon/store/file.h"\n'}, 'may not include "daemon/store/file.h"')
 
+    def test_a_private_header_is_for_its_room(self):
+        self.assert_broken({"daemon/main.c": '#include "daemon/run/internal.h"\n'},
+                           'daemon/main.c:1: arrow: "daemon/run/internal.h" is for its own room')
+
     def test_the_rooms_of_a_folder_do_not_inherit_from_its_root(self):
         self.assert_broken({"daemon/store/store.h": '#include "daemon/args.h"\n', "daemon/args.h": "\n",
                             "daemon/main.c": "\n"},

@@ -5,7 +5,7 @@
 #include "clients/cli/analyze/input.h"
 
 #include "proto/err.h"
-#include "clients/cli/arrays/reader.h"
+#include "clients/cli/arrays/array.h"
 
 #include <inttypes.h>
 #include <math.h>

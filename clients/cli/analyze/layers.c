@@ -3,7 +3,7 @@
  * and so do two with the same name. What is shared by all layers is filled in at the end. */
 #include "clients/cli/analyze/layers.h"
 
-#include "clients/cli/arrays/reader.h"
+#include "clients/cli/arrays/array.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -4,8 +4,7 @@
  * The format is told by the first bytes, and only where they say nothing (a file cut short) by the
  * file's ending. The mapping is private and read-only; a file that somebody shortens meanwhile ends
  * the program with a bus error, as it does any program that maps files. */
-#include "clients/cli/arrays/reader.h"
-#include "clients/cli/arrays/spool.h"
+#include "clients/cli/arrays/array_internal.h"
 
 #include "proto/err.h"
 

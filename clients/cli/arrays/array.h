@@ -76,7 +76,7 @@ struct array_list {
     size_t count, room;
 };
 
-/* Maps a file, "-" is standard input (spool.h), and appends what it holds to the list. The struct
+/* Maps a file, "-" is standard input, and appends what it holds to the list. The struct
  * must not be moved and must outlive the list. On failure *ret_file needs no array_file_close, and
  * the list is as it was. */
 int array_file_open(const char *path, struct array_file *ret_file, struct array_list *list,
@@ -101,5 +101,13 @@ void array_data_clear(struct array_data *data);
 /* "[2, 4, 16, 16]" */
 #define ARRAY_SHAPE_TEXT_MAX 192
 void array_shape_text(const struct array *array, char ret_text[ARRAY_SHAPE_TEXT_MAX]);
+
+/* Writes the sentence to reterr (ARRAY_ERROR_MAX bytes); returns -1. */
+int array_fail(char *reterr, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* The sentence of a shortage of memory; returns ERR_MEMORY. */
+int array_fail_memory(char *reterr);
+
+/* Whether a file begins as a .npy does. */
+bool npy_is(const uint8_t *data, size_t size);
 
 #endif

@@ -8,7 +8,7 @@
  * The dictionary is read by a parser for just these literals. A dtype that is no number we know is
  * no failure here: the array may never be asked for. bfloat16 is no type of numpy's; ml_dtypes
  * writes it as raw pairs of bytes, "V2", and that is how it is read. */
-#include "clients/cli/arrays/reader.h"
+#include "clients/cli/arrays/array_internal.h"
 
 #include <ctype.h>
 #include <inttypes.h>

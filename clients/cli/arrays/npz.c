@@ -7,7 +7,7 @@
  * no deflate stream can be more than 1032 times its size, nothing larger than the machine's memory
  * is unpacked, and exactly the declared bytes are read: more or fewer is an error. libzip compares
  * the checksum when the end of an entry is reached. */
-#include "clients/cli/arrays/reader.h"
+#include "clients/cli/arrays/array_internal.h"
 
 #include "proto/err.h"
 

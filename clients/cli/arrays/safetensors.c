@@ -5,7 +5,7 @@
  *
  * As the format demands, the tensors cover the buffer without overlap and without holes, so a file
  * cut short anywhere is found out. `__metadata__` is skipped. */
-#include "clients/cli/arrays/reader.h"
+#include "clients/cli/arrays/array_internal.h"
 
 #include <inttypes.h>
 #include <jansson.h>

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Files of arrays are read where they are wanted, from the end too, which a pipe cannot do. The
  * copy is a file and not memory: the kernel may write it out when memory is short. */
-#include "clients/cli/arrays/spool.h"
 
-#include "clients/cli/arrays/reader.h"
+#include "clients/cli/arrays/array_internal.h"
 #include "clients/cli/arrays/write_all.h"
 
 #include <errno.h>

@@ -5,7 +5,7 @@
 #include "clients/cli/arrays/stream.h"
 
 #include "proto/err.h"
-#include "clients/cli/arrays/reader.h"
+#include "clients/cli/arrays/array_internal.h"
 
 #include <string.h>
 #include <sys/mman.h>

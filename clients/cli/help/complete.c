@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "clients/cli/help/complete.h"
 
-#include "clients/cli/commands.h"
+#include "clients/cli/base/commands.h"
 #include "clients/cli/base/field.h"
-#include "clients/cli/line.h"
+#include "clients/cli/base/line.h"
 
 #include "proto/header.h"
 #include "proto/metric.h"

@@ -3,7 +3,7 @@
 #ifndef CLIENTS_CLI_HELP_HELP_H
 #define CLIENTS_CLI_HELP_HELP_H
 
-#include "clients/cli/commands.h"
+#include "clients/cli/base/commands.h"
 
 /* All commands. */
 void help_print(FILE *out);

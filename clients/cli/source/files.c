@@ -3,7 +3,7 @@
  * row by row through a stream that stays open from head to head, so that a packed entry is unpacked
  * once while heads are asked for in their order. Queries and keys are small: those of one layer are
  * in memory at a time. */
-#include "clients/cli/source/part.h"
+#include "clients/cli/source/internal.h"
 
 #include "proto/err.h"
 #include "clients/cli/analyze/input.h"

@@ -2,7 +2,7 @@
 /* live: the maps that a running attnd keeps: the newest of each layer, of one sample, pooled when
  * they are large. All heads of a layer are fetched at once, so that they are of one step while the
  * job goes on; one by one only when the answer would be too large. */
-#include "clients/cli/source/part.h"
+#include "clients/cli/source/internal.h"
 
 #include "clients/cli/base/ask.h"
 #include "proto/err.h"

@@ -5,7 +5,7 @@
  *
  * Heads that are split over ranks come in several messages of one step: all are pieces of the
  * layer. Where ranks have the same heads of other data, the lowest rank counts. */
-#include "clients/cli/source/part.h"
+#include "clients/cli/source/internal.h"
 
 #include "proto/err.h"
 #include "clients/cli/recording/playback.h"

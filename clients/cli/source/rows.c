@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* rows: weights as they are stored, or queries and keys, as rows of f32. */
-#include "clients/cli/source/part.h"
+#include "clients/cli/source/internal.h"
 
 #include "workers/base/isa.h"
 #include "workers/qk/qk.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* source: what all kinds have in common: the request's labels, finding a layer, checking, and maps
  * from rows. */
-#include "clients/cli/source/part.h"
+#include "clients/cli/source/internal.h"
 
 #include "proto/err.h"
 #include "proto/recording.h"

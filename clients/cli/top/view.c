@@ -4,7 +4,7 @@
  *   0  what is looked at, and the time        3  which numbers, in which order
  *   1  how attnd is                           4  the page: headings, then rows
  *   2  what fires                             last: keys */
-#include "clients/cli/top/view_part.h"
+#include "clients/cli/top/view_internal.h"
 
 #include "clients/cli/top/keys.h"
 #include "clients/cli/base/out.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* One head: a chart of the chosen metric with marks where alerts began, what fires, and all metrics
  * below. */
-#include "clients/cli/top/view_part.h"
+#include "clients/cli/top/view_internal.h"
 
 #include <ctype.h>
 #include <inttypes.h>

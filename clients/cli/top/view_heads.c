@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The two tables of a job: heads, a row each, and layers with their heads side by side. */
-#include "clients/cli/top/view_part.h"
+#include "clients/cli/top/view_internal.h"
 
 #include "clients/cli/base/nearest.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Jobs, alerts, and what lies on top of a page: the keys, and lists to choose from. */
-#include "clients/cli/top/view_part.h"
+#include "clients/cli/top/view_internal.h"
 
 #include "clients/cli/top/keys.h"
 #include "clients/cli/base/out.h"

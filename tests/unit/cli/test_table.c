@@ -3,9 +3,9 @@
  * a slip, and what completes a word. */
 #include "tests/unit/cli/fake.h"
 
-#include "clients/cli/commands.h"
+#include "clients/cli/base/commands.h"
 #include "clients/cli/help/complete.h"
-#include "clients/cli/line.h"
+#include "clients/cli/base/line.h"
 #include "clients/cli/base/text.h"
 
 #define WORDS_MAX 12

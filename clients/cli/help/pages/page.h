@@ -4,7 +4,7 @@
 #ifndef CLIENTS_CLI_HELP_PAGES_PAGE_H
 #define CLIENTS_CLI_HELP_PAGES_PAGE_H
 
-#include "clients/cli/commands.h"
+#include "clients/cli/base/commands.h"
 
 /* attnctl(1) */
 void page_of_attnctl(FILE *out);

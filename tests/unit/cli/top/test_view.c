@@ -3,7 +3,7 @@
 #include "tests/unit/cli/top/maps.h"
 
 #include "clients/cli/top/keys.h"
-#include "clients/cli/top/view_part.h"
+#include "clients/cli/top/view_internal.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* line: where the words are in a command line that no parser has read yet: which command it is
  * decides who reads it. Pure; any thread. */
-#ifndef CLIENTS_CLI_LINE_H
-#define CLIENTS_CLI_LINE_H
+#ifndef CLIENTS_CLI_BASE_LINE_H
+#define CLIENTS_CLI_BASE_LINE_H
 
-#include "clients/cli/commands.h"
+#include "clients/cli/base/commands.h"
 
 /* The first word of argv[1] and behind it that is neither an option of the command nor an option's
  * value; argc = none. The command is NULL as long as nobody knows. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* part: what the kinds of sources and source.c need of each other. */
-#ifndef CLIENTS_CLI_SOURCE_PART_H
-#define CLIENTS_CLI_SOURCE_PART_H
+/* source/internal: shared by source.c and the kinds of sources. */
+#ifndef CLIENTS_CLI_SOURCE_INTERNAL_H
+#define CLIENTS_CLI_SOURCE_INTERNAL_H
 
 #include "clients/cli/source/labels.h"
 #include "clients/cli/source/source.h"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "clients/cli/line.h"
+#include "clients/cli/base/line.h"
 
 #include <string.h>
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* view_part: what the parts of view share. A page draws the rows from `top` on, `rows` of them. */
-#ifndef CLIENTS_CLI_TOP_VIEW_PART_H
-#define CLIENTS_CLI_TOP_VIEW_PART_H
+/* view_internal: shared by the parts of view. A page draws the rows from `top` on, `rows` of them.
+ */
+#ifndef CLIENTS_CLI_TOP_VIEW_INTERNAL_H
+#define CLIENTS_CLI_TOP_VIEW_INTERNAL_H
 
 #include "clients/cli/top/view.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* read_part: what the parts of read share. */
-#ifndef CLIENTS_CLI_TOP_READ_PART_H
-#define CLIENTS_CLI_TOP_READ_PART_H
+/* read_internal: shared by the parts of read. */
+#ifndef CLIENTS_CLI_TOP_READ_INTERNAL_H
+#define CLIENTS_CLI_TOP_READ_INTERNAL_H
 
 #include "clients/cli/top/read.h"
 
