@@ -2,13 +2,14 @@
 """attnd.plots: figures of attention as they go into a paper, on matplotlib.
 
     from attnd import plots
-    figure = plots.heads(weights, name="decoder.3.self", causal=True, key_tokens=words)    # numpy or torch, [heads, T, T]
-    figure.savefig("heads.pdf")                                                            # or look at it in a notebook
+    figure = plots.heads(weights, name="decoder.3.self", causal=True, key_tokens=words)  # numpy or torch, [heads, T, T]
+    figure.savefig("heads.pdf")                                                          # or show it in a notebook
     plots.save("figures/", "heatmap", {"decoder.0.self": a, "decoder.1.self": b}, every_layer=True, every_head=True)
 
-One function a kind: heatmap, heads, layers, flow, aggregate, rollout, similarity, spectrum and tokens of maps, entropy and
-series of a Timeline. All of them take `ax`, `cmap`, `vmin`, `vmax`, `title`, `size`, `font` and return a Figure; pyplot has
-no part in it, and nothing of a session changes. `attnctl plot` is this package on a command line.
+Each kind is one function. heatmap, heads, layers, flow, aggregate, rollout, similarity, spectrum and tokens draw maps;
+entropy and series draw a Timeline. All of them take `ax`, `cmap`, `vmin`, `vmax`, `title`, `size` and `font`, and
+return a Figure. They do not use pyplot and change nothing of a session. `attnctl plot` is this package on a command
+line.
 """
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ _HOME = {
     "heatmap": "maps", "heads": "maps", "layers": "maps", "flow": "maps", "aggregate": "maps", "rollout": "maps",
     "similarity": "maps", "spectrum": "curves", "tokens": "curves", "entropy": "curves", "series": "curves",
     "Maps": "data", "Timeline": "data", "Source": "read", "timeline": "read",
-    "Figure": "output", "Receipt": "output", "Progress": "output", "render": "output", "save": "output", "write": "output",
+    "Figure": "output", "Receipt": "output", "Progress": "output", "render": "output", "save": "output",
+    "write": "output",
     "PlotError": "style", "NothingToDraw": "style", "NotWhole": "style", "AllBelow": "style", "TooSmall": "style",
 }
 KINDS = tuple(name for name, home in _HOME.items() if home in ("maps", "curves"))
@@ -27,13 +29,13 @@ __all__ = [*_HOME, "KINDS", "draw"]
 
 
 def draw(kind: str, data: Any, **options: Any) -> Any:
-    """A figure of a kind by its name. `data` of flow is {"encoder": maps, "decoder": ..., "cross": ...}."""
+    """Draws a kind by its name; flow takes {"encoder": maps, "decoder": ..., "cross": ...}."""
     function = getattr(import_module("." + _HOME[kind], __name__), kind)
     return function(**data, **options) if kind == "flow" and isinstance(data, dict) else function(data, **options)
 
 
 def __getattr__(name: str) -> Any:
-    """Each is imported when it is first asked for, and matplotlib with it."""
+    """Imports a name, and matplotlib with it, when it is first used."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module("." + _HOME[name], __name__), name)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """cells: a matrix as cells of colour, and the colour bar beside it.
 
-A CellImage is an image of matplotlib: get_array() are the values, set_cmap() and set_clim() work, and its bar follows. It
-differs in how it is drawn: in pixels a map of more cells than pixels is pooled to means, not sampled; in SVG and PDF cells
-are whole up to CELLS_MOST a side, and enlarged so that no viewer smooths them. What is masked, padding or no number is
-drawn as such, and is masked in the array.
+A CellImage is an image of matplotlib: get_array() returns the values, set_cmap() and set_clim() work, and its bar
+follows. It is drawn in another way. In PNG, maps with more cells than pixels are pooled to means instead of sampled.
+In SVG and PDF cells stay whole up to CELLS_MOST a side, and are enlarged so that no viewer smooths them. Cells that
+are masked, padding or no number have colours of their own and are masked in the array.
 """
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def _edges(size: int, most: int) -> Array:
 
 
 def pool(values: Array, classes: Array, rows: int, columns: int) -> Tuple[Array, Array]:
-    """The same in at most so many rows and columns, cut as the engine cuts maps: a cell is the mean of the finite ones
-    that are shown in it, NaN without any; masked or padding is what is so all through."""
+    """Pools a map to at most so many rows and columns, cut as the engine cuts maps. A cell becomes the mean of its
+    shown finite cells, NaN without any; it is masked or padding when all of its cells are."""
     down, across = _edges(values.shape[0], rows), _edges(values.shape[1], columns)
 
     def total(x: Array) -> Array:
@@ -54,7 +54,7 @@ def pool(values: Array, classes: Array, rows: int, columns: int) -> Tuple[Array,
 
 
 class CellImage(AxesImage):
-    """values float [rows, columns]; classes u8 of data.py; extent as imshow has it, (left, right, bottom, top)."""
+    """values float [rows, columns]; classes u8 of data.py; extent (left, right, bottom, top) as for imshow."""
 
     def __init__(self, ax: Any, values: Array, classes: Array, extent: Tuple[float, float, float, float], **more: Any):
         super().__init__(ax, interpolation="none", origin="upper", extent=extent, **more)
@@ -73,13 +73,13 @@ class CellImage(AxesImage):
         return colours
 
     def _table(self) -> Array:
-        """u8 [N + 3, 4]: the colours, what is below and above them, and nothing."""
+        """u8 [N + 3, 4]: the colours, those for below and above, and a transparent one."""
         cmap = self.get_cmap()
         table = np.vstack([cmap(np.arange(cmap.N)), cmap(-1.0), cmap(2.0), np.zeros(4)])
         return np.asarray(np.round(255 * table), np.uint8)
 
     def _places(self, values: Array) -> Array:
-        """Of each value in that table."""
+        """int16 [rows, columns]: the place of each value in that table."""
         count = self.get_cmap().N
         share: Array = np.ma.filled(self.norm(np.ma.masked_invalid(values)), np.nan)
         with np.errstate(invalid="ignore"):
@@ -88,7 +88,7 @@ class CellImage(AxesImage):
         return np.where(np.isnan(share), count + 2, places).astype(np.int16)
 
     def make_image(self, renderer: Any, magnification: float = 1.0, unsampled: bool = False) -> Any:
-        """As AxesImage's: pixels from the lower left on, where they go, and how large they become."""
+        """Overrides AxesImage: returns pixels from the lower left on, their place, and their scale."""
         left, right, bottom, top = self.get_extent()
         (x0, y0), (x1, y1) = self.axes.transData.transform([(left, bottom), (right, top)])
         if unsampled:
@@ -107,11 +107,12 @@ class CellImage(AxesImage):
         begin_x, begin_y = (round(min(ends) * magnification) for ends in ((x0, x1), (y0, y1)))
         columns = (np.arange(from_x, to_x) - begin_x) * colours.shape[1] // wide
         rows = (np.arange(from_y, to_y) - begin_y) * colours.shape[0] // high
-        return np.ascontiguousarray(colours[rows][:, columns]), from_x / magnification, from_y / magnification, Affine2D()
+        seen = np.ascontiguousarray(colours[rows][:, columns])
+        return seen, from_x / magnification, from_y / magnification, Affine2D()
 
 
 def _pixels(a: float, b: float, low: float, high: float, times: float) -> Tuple[int, int, int]:
-    """How many pixels the whole has, and from where to where it is seen."""
+    """The pixels of the whole image, and the first and the end of those inside the axes."""
     begin, end = round(min(a, b) * times), round(max(a, b) * times)
     end = max(end, begin + 1)
     return end - begin, max(begin, round(low * times)), min(end, max(round(high * times), round(low * times) + 1))
@@ -140,20 +141,20 @@ def bar_ticks(low: float, high: float, height: float) -> "list[float]":
 
 
 def bar_room(range_: scale.Range, title: str, height: float) -> float:
-    """What a bar of so many points needs beside its map."""
+    """The room that a bar of so many points needs beside its map."""
     numbers = max((width(text, TICK) for text in scale.texts(bar_ticks(range_.low, range_.high, height))), default=0.0)
     return BAR_GAP + BAR_WIDE + TICK_LONG + TICK_GAP + numbers + (NAME + 4 if title else 0)
 
 
 def bar_place(range_: scale.Range, length: float) -> Tuple[float, float]:
-    """From where and how long a bar is in a length of points: the points at its ends are within."""
+    """Start and length of the colours in a bar of `length` points; the points at its ends take the rest."""
     below, above = BAR_WIDE * range_.below, BAR_WIDE * range_.above
     return below, max(1.0, length - below - above)
 
 
 class Bar:
-    """The colour bar of an image, in axes of its own; it follows the image when that gets other colours or limits. The
-    points at its ends say that there are values beyond."""
+    """The colour bar of an image, in axes of its own. It follows when the image gets other colours or limits; points
+    at its ends stand for values beyond."""
 
     def __init__(self, ax: Any, image: CellImage, range_: scale.Range, title: str, length: float, index: int = 0):
         """`length` in points, of the axes."""

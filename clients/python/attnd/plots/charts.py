@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""charts: a figure of lines, bands and bars over one pair of axes, with a legend below. Where there is no room, titles of
-axes, the legend and the ticks are left out, in this order; then TooSmall is raised."""
+"""charts: a figure of lines, bands and bars over one pair of axes, with a legend below. Without room, titles of axes,
+the legend and the ticks are left out, in this order; then draw() raises TooSmall."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -24,19 +24,20 @@ Array = npt.NDArray[Any]
 ASPECT = 0.62  # height by width of the axes
 _SAMPLE, _LEGEND_LINE = 12.0, 10.0
 _RIGHT, _SIDE_LEAST = 6.0, 24.0
-_TITLES, _LEGEND, _TICKS = 1, 2, 3  # what is left out, each with those before it
+_FAINT, _DASHES = 0.22, (0, (3, 2))  # bands, alerts
+_TITLES, _LEGEND, _TICKS = 1, 2, 3  # left out, each together with those before it
 
 
 @dataclass
 class Line:
-    """A y that is not finite leaves a gap."""
+    """A line; a y that is not finite leaves a gap."""
 
     x: Any
     y: Any
     color: Any
     width: float = 1.2
     dots: bool = False
-    name: str = ""  # in the legend; "" = not
+    name: str = ""  # in the legend
     alpha: Optional[float] = None
 
 
@@ -51,7 +52,7 @@ class Band:
 
 @dataclass
 class Bars:
-    """Over cells instead of numbers, the marked ones in colour."""
+    """Bars over the cells of an axis, the marked ones in colour."""
 
     values: Array
     marked: Set[int]
@@ -61,7 +62,7 @@ class Bars:
 
 @dataclass
 class Chart:
-    """What a figure consists of."""
+    """The content of a figure."""
 
     title: str
     x_title: str
@@ -69,17 +70,17 @@ class Chart:
     lines: List[Line] = field(default_factory=list)
     bands: List[Band] = field(default_factory=list)
     bars: Optional[Bars] = None
-    alerts: Sequence[Tuple[float, bool]] = ()  # x, whether it is over
+    alerts: Sequence[Tuple[float, bool]] = ()  # (x, resolved)
     from_zero: bool = False
-    powers: bool = False  # y by logarithms; what is not above 0 is left out
+    powers: bool = False  # y is logarithmic; values of 0 and below are left out
 
     def shown(self, y: Any) -> Array:
         y = np.asarray(y, np.float64)
         return np.where(np.isfinite(y) & ((y > 0) | (not self.powers)), y, np.nan)
 
     def limits(self, look: Look) -> Tuple[Tuple[float, float], Tuple[float, float]]:
-        """Of x and y. Numbers that are almost alike are not drawn as if they were far apart."""
-        ys = [self.shown(y) for line in self.lines for y in [line.y]]
+        """The limits of x and y. They keep numbers that are almost alike close to each other."""
+        ys = [self.shown(line.y) for line in self.lines]
         ys += [self.shown(y) for band in self.bands for y in (band.low, band.high)]
         ys += [self.shown(self.bars.values)] if self.bars else []
         flat = np.concatenate([y[~np.isnan(y)] for y in ys] or [np.zeros(0)])
@@ -102,20 +103,21 @@ class Chart:
         return (left, right) if right > left else (left - 0.5, right + 0.5), (low, high)
 
     def handles(self) -> List[Any]:
-        """Of the legend."""
-        found: List[Any] = [Line2D([], [], color=line.color, linewidth=max(1, line.width), label=line.name, alpha=line.alpha)
+        """The entries of the legend."""
+        found: List[Any] = [Line2D([], [], color=line.color, linewidth=max(1, line.width), label=line.name)
                             for line in self.lines if line.name]
-        found += [Patch(facecolor=band.color, alpha=0.22, linewidth=0, label=band.name) for band in self.bands if band.name]
+        found += [Patch(facecolor=band.color, alpha=_FAINT, linewidth=0, label=band.name)
+                  for band in self.bands if band.name]
         if self.bars and self.bars.name:
             found.append(Patch(facecolor=CYCLE[0], linewidth=0, label=self.bars.name))
         if self.alerts:
-            found.append(Line2D([], [], color=ALERT, linewidth=1, linestyle=(0, (3, 2)), label="alert (faint: resolved)"))
+            found.append(Line2D([], [], color=ALERT, linewidth=1, linestyle=_DASHES, label="alert (faint: resolved)"))
         return found
 
 
 @dataclass
 class _Place:
-    """Where the axes are, in points from the top left, and what is at them."""
+    """The box of the axes in points from the top left, and the labels at them."""
 
     box: Tuple[float, float, float, float]
     height: float
@@ -169,7 +171,7 @@ def _place(chart: Chart, limits: Any, page: layouts.Page, legend: float, without
 
 
 def draw(chart: Chart, look: Look, inches: float = WIDTH_ONE) -> Any:
-    """The Figure."""
+    """Draws the Figure."""
     with style.context(look.font):
         limits = chart.limits(look)
         if look.ax is not None:
@@ -217,22 +219,21 @@ def _draw_values(ax: Any, chart: Chart, limits: Any, wide: float) -> None:
     ax.set_ylim(*limits[1])
     for band in chart.bands:
         low, high = chart.shown(band.low), chart.shown(band.high)
-        ax.fill_between(band.x, low, high, where=np.isfinite(low) & np.isfinite(high), color=band.color, alpha=0.22,
+        ax.fill_between(band.x, low, high, where=np.isfinite(low) & np.isfinite(high), color=band.color, alpha=_FAINT,
                         linewidth=0)
     if chart.bars:
         _draw_bars(ax, chart, chart.bars, wide)
     for x, over in chart.alerts:
-        ax.axvline(x, color=ALERT, alpha=0.38 if over else 1.0, linewidth=1, linestyle=(0, (3, 2)))
+        ax.axvline(x, color=ALERT, alpha=0.38 if over else 1.0, linewidth=1, linestyle=_DASHES)
     for line in chart.lines:
         y = chart.shown(line.y)
         alone = ~np.isnan(y) & np.isnan(np.append(y[1:], np.nan)) & np.isnan(np.append(np.nan, y[:-1]))
-        ax.plot(line.x, y, color=line.color, linewidth=line.width, alpha=line.alpha, solid_joinstyle="round", marker="o",
-                markersize=2.6 if line.dots else 2.0, markeredgewidth=0,
-                markevery=None if line.dots else np.flatnonzero(alone).tolist() or [False] * len(y))
+        ax.plot(line.x, y, color=line.color, linewidth=line.width, alpha=line.alpha, marker="o", markeredgewidth=0,
+                markersize=2.6 if line.dots else 2.0, markevery=None if line.dots else alone)
 
 
 def _draw_bars(ax: Any, chart: Chart, bars: Bars, wide: float) -> None:
-    """A bar per key; of so many that they touch, one area, and those in colour at least as wide as can be seen."""
+    """Draws a bar per key. Bars that would touch become one area, with marked bars wide enough to be seen."""
     low, high = bars.axis.span
     step = (high - low) / len(bars.values)
     middles = np.array([bars.axis.middle(cell) for cell in range(len(bars.values))])
@@ -240,7 +241,8 @@ def _draw_bars(ax: Any, chart: Chart, bars: Bars, wide: float) -> None:
     points = wide / len(bars.values)
     marked = np.array(sorted(bars.marked), int)
     if points > 3:
-        ax.bar(middles, heights, 0.8 * step, color=[CYCLE[0] if i in bars.marked else REST for i in range(len(heights))])
+        colours = [CYCLE[0] if cell in bars.marked else REST for cell in range(len(heights))]
+        ax.bar(middles, heights, 0.8 * step, color=colours)
         return
     ax.stairs(heights, low + step * np.arange(len(heights) + 1), fill=True, color=REST)
     ax.bar(middles[marked], heights[marked], max(1.0, 1.5 / points) * step, color=CYCLE[0])

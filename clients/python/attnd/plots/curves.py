@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""curves: figures of a run's metrics over time, of singular values, and of what one query attends to."""
+"""curves: figures of metrics over time, of singular values, and of the attention of one query."""
 from __future__ import annotations
 
 from typing import Any, List, Optional, Tuple
@@ -21,11 +21,11 @@ Array = npt.NDArray[Any]
 # As proto/metric.def has them.
 UNITS = {"entropy": "nats", "effective_keys": "keys", "mean_distance": "tokens", "norm_weighted_entropy": "nats",
          "condition_number": "log10", "qk_condition_number": "log10"}
-BANDS_MOST = 3  # layers whose bands can be told apart
-HEADS_MOST = 64  # thin lines of a layer
+BANDS_MOST = 3  # more layers have no bands
+HEADS_MOST = 64  # more heads have no lines of their own
 NAMED_MOST = 8
 MARKED = 3  # bars in colour
-TEXTS_MOST = 120  # more keys than these are told by their positions
+TEXTS_MOST = 120  # more keys are labelled with positions
 
 
 def axis_title(metric: str) -> str:
@@ -44,7 +44,7 @@ def _take_timeline(timeline: Any, options: Any) -> Tuple[Look, Timeline]:
 
 
 def entropy(timeline: Timeline, **options: Any) -> Any:
-    """A metric of every head over time: a row per head, layer below layer, a column per window."""
+    """Draws a metric of every head over time: a row per head, layer below layer, a column per window."""
     look, data = _take_timeline(timeline, options)
     rows, columns = data.mean.shape
     both = len({name.rpartition(".")[2] for name, _ in data.rows}) > 1
@@ -65,9 +65,9 @@ def entropy(timeline: Timeline, **options: Any) -> Any:
 
 
 def series(timeline: Timeline, **options: Any) -> Any:
-    """A metric over time. A line per layer is the median over its heads, with a band from their 10th to their 90th
-    percentile; of a single layer every head is drawn as well, thinly; of a single head the line is the mean over the window,
-    with the band that the timeline has. Alerts are upright lines."""
+    """Draws a metric over time. The line of a layer is the median over its heads, with a band from their 10th to their
+    90th percentile; a single layer has thin lines of its heads too. The line of a single head is the mean over the
+    window, with the band of the timeline. Alerts are upright lines."""
     look, data = _take_timeline(timeline, options)
     layers = data.layers()
     chart = Chart(", ".join(part for part in (data.job, data.metric) if part), "step", axis_title(data.metric),
@@ -78,23 +78,25 @@ def series(timeline: Timeline, **options: Any) -> Any:
         band = "10th to 90th percentile of heads"
         if single:
             middle = data.mean[part.start]
-            low, high = (np.full_like(middle, np.nan) if edge is None else edge[part.start] for edge in (data.low, data.high))
+            low, high = (middle * np.nan if edge is None else edge[part.start] for edge in (data.low, data.high))
             band = "10th to 90th percentile" if data.band == "percentiles" else "one standard deviation"
         if len(layers) == 1 and not single and part.stop - part.start <= HEADS_MOST:
-            chart.lines += [Line(data.steps, data.mean[row], "#808080", 0.4, alpha=0.5) for row in range(part.start, part.stop)]
+            chart.lines += [Line(data.steps, row, "#808080", 0.4, alpha=0.5) for row in data.mean[part]]
         if len(layers) <= BANDS_MOST and np.isfinite(low).any():
             chart.bands.append(Band(data.steps, low, high, color, band if index == 0 else ""))
         head = data.rows[part.start][1]
+        if single:
+            name += f", head {head}" if head >= 0 else ""
+        elif len(layers) <= BANDS_MOST:
+            name += ", median of heads"
         named = len(layers) <= NAMED_MOST or index in (0, len(layers) - 1)
-        of = f", head {head}" if single and head >= 0 else ", median of heads" if not single and len(layers) <= BANDS_MOST else ""
-        chart.lines.append(Line(data.steps, middle, color, name=name + of if named else ""))
+        chart.lines.append(Line(data.steps, middle, color, name=name if named else ""))
     return charts.draw(chart, look)
 
 
 def spectrum(maps: Any, *, values: Any = None, sample: Optional[int] = None, **options: Any) -> Any:
-    """The singular values of each head's map, largest first, at most 16 of them. `values`, float [heads, n], are the
-    engine's; worked out when they are not given. More heads than can be told apart by name are thin lines in the colours of
-    their order, with their median over them."""
+    """Draws the singular values of each head's map, largest first, at most 16. `values`, float [heads, n], are worked
+    out unless they are given. More than 8 heads are thin lines in the colours of their order, with their median."""
     look, about = Look.split(options)
     layer = take(maps, sample, **about)
     if values is None and not layer.is_whole:
@@ -118,13 +120,13 @@ def spectrum(maps: Any, *, values: Any = None, sample: Optional[int] = None, **o
 # ------------------------------------------------------------------------------------------------ one query
 
 def _attended(values: Array) -> Array:
-    """bool [rows]: whether some number of a row is above 0."""
+    """bool [rows]: True when some number of a row is above 0."""
     with np.errstate(invalid="ignore"):
         return np.asarray((np.isfinite(values) & (values > 0)).any(1))
 
 
 def _find_query(layer: Maps, values: Array, query: Optional[int]) -> Tuple[int, int]:
-    """The query and its row: the one that is asked for, or the last that attends to something; those of padding do not."""
+    """The query and its row: the given one, or the last that attends to something, which excludes padding."""
     queries, rows = int(layer.queries or 0), len(values)
     if query is not None and not 0 <= query < queries:
         raise PlotError(f"there is no query {query}: they are 0 to {queries - 1}")
@@ -146,8 +148,8 @@ def _quoted(text: Optional[str]) -> str:
 
 def tokens(maps: Any, *, query: Optional[int] = None, head: Optional[int] = None, sample: Optional[int] = None,
            **options: Any) -> Any:
-    """What one query attends to: a bar per key, the three largest in colour. `query` is its index in the map, the first 0;
-    None: the last that attends to something."""
+    """Draws the attention of one query: a bar per key, the three largest in colour. `query` is an index from 0; None
+    is the last query that attends to something."""
     look, about = Look.split(options)
     layer = take(maps, sample, **about)
     values = layer.map(head)
@@ -164,8 +166,8 @@ def tokens(maps: Any, *, query: Optional[int] = None, head: Optional[int] = None
     if len(marked) == MARKED:
         name = "the three largest"
         if axis.texts is None:
-            keys = (f"{cell * axis.total // axis.count}{_quoted(texts[cell] if texts is not None else None)}" for cell in marked)
-            name += ": " + ", ".join(keys)
+            words = [_quoted(texts[cell]) if texts is not None else "" for cell in marked]
+            name += ": " + ", ".join(f"{cell * axis.total // axis.count}{text}" for cell, text in zip(marked, words))
     query_texts = layer.tokens()[1]
     what = f"query {query}{_quoted(query_texts[row] if query_texts is not None else None)}"
     title = ", ".join(part for part in (layer.name, layer.head_text(head), what) if part) + layer.details()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""data: what figures are drawn of. Maps are the attention of one layer, a Timeline is how one metric of a run went.
+"""data: the inputs of figures. Maps are the attention of one layer, a Timeline is one metric of a run over time.
 
-Every kind takes plain arrays too (numpy, torch, anything that numpy understands), and what else there is to say of them as
-keywords: plots.heads(weights, causal=True, key_tokens=words).
+Every kind takes plain arrays too (numpy, torch, anything that numpy understands), with the fields of Maps as keywords:
+plots.heads(weights, causal=True, key_tokens=words).
 """
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .style import PlotError
 Array = npt.NDArray[Any]
 Texts = Optional[Sequence[Optional[str]]]
 
-SHOWN, MASKED, PADDED = 0, 1, 2  # what a cell is
+SHOWN, MASKED, PADDED = 0, 1, 2  # the class of a cell
 
 
 @dataclass
 class Maps:
-    """The attention of one layer: weights of 0 to 1, NaN for what is no number."""
+    """The attention of one layer: weights from 0 to 1, NaN for no number."""
 
     weights: Any  # [heads, rows, columns], or [rows, columns], or [batch, heads, rows, columns]; rows are queries
     name: str = ""  # "decoder.3.self"
@@ -33,23 +33,23 @@ class Maps:
     q_offset: int = 0  # position of the first query
     queries: Optional[int] = None  # tokens that the rows stand for, more of them when the map is pooled
     keys: Optional[int] = None
-    padding: Union[str, None, Tuple[int, int]] = "auto"  # queries and keys before it; "auto": the last ones of weight 0
+    padding: Union[str, None, Tuple[int, int]] = "auto"  # first (query, key) of it; "auto": the last ones of weight 0
     mask: Any = None  # bool [rows, columns]: True is masked
-    step: Optional[int] = None  # said in the title
-    sample: Optional[int] = None  # of the batch; said in the title
+    step: Optional[int] = None  # for the title
+    sample: Optional[int] = None  # of the batch, for the title
     head: Optional[int] = None  # which one weights of [rows, columns] are of
     heads: Optional[int] = None  # or how many they are the mean of
 
     @property
     def is_self(self) -> bool:
-        """Whether queries and keys are the same tokens; by the name, or by the shape when there is none."""
+        """True when queries and keys are the same tokens, by the name, or by the shape without one."""
         if self.name:
             return self.name.endswith(".self")
         return self.queries == self.keys
 
     @property
     def layer(self) -> str:
-        """The number in the name; "" when there is none."""
+        """The number in the name, or ""."""
         return next((part for part in self.name.split(".") if part.isdigit()), "")
 
     @property
@@ -65,7 +65,7 @@ class Maps:
         return self.shape == (self.queries, self.keys)
 
     def details(self) -> str:
-        """', sample 1, step 1200, pooled to 128 x 128': what there is to say."""
+        """The end of a title: ', sample 1, step 1200, pooled to 128 x 128'."""
         sample = f", sample {self.sample}" if self.sample is not None else ""
         step = f", step {self.step}" if self.step is not None else ""
         pooled = "" if self.is_whole else f", pooled to {self.shape[0]} x {self.shape[1]}"
@@ -88,7 +88,7 @@ class Maps:
         return np.asarray(self.weights[head])
 
     def tokens(self) -> Tuple[Texts, Texts]:
-        """Of keys and queries; a pooled cell stands for several tokens, and no text is its own."""
+        """Texts of keys and of queries; cells of pooled maps have none, because they stand for several tokens."""
         rows, columns = self.shape
         keys = self.key_tokens if columns == self.keys else None
         queries = self.query_tokens
@@ -97,7 +97,7 @@ class Maps:
         return keys, queries if rows == self.queries else None
 
     def classes(self, values: Array) -> Array:
-        """u8 [rows, columns]: SHOWN, MASKED or PADDED, of a map of this layer."""
+        """u8 [rows, columns]: SHOWN, MASKED or PADDED for each cell of a map of this layer."""
         rows, columns = self.shape
         queries, keys = int(self.queries or rows), int(self.keys or columns)
         classes = np.zeros((rows, columns), np.uint8)
@@ -116,8 +116,8 @@ class Maps:
 
 
 def _find_padding(maps: Maps, values: Array) -> Optional[Tuple[int, int]]:
-    """The last queries and keys whose weights are all 0, if there are both; in self-attention they are the same tokens. A
-    map that is all 0 has none."""
+    """Finds the last queries and keys whose weights are all 0, if both exist; in self-attention they are the same
+    tokens. A map that is all 0 has no padding."""
     rows, columns = values.shape
     if values[-1].any() or values[:, -1].any():
         return None
@@ -132,7 +132,7 @@ def _find_padding(maps: Maps, values: Array) -> Optional[Tuple[int, int]]:
 
 
 def _array(data: Any) -> Array:
-    """Of a tensor of torch, too, wherever it is and of whatever type."""
+    """A numpy array; tensors may be on any device and of any type."""
     if hasattr(data, "detach"):
         data = data.detach().cpu().float().numpy()
     array = np.asarray(data)
@@ -142,8 +142,8 @@ def _array(data: Any) -> Array:
 
 
 def take(data: Any, sample: Optional[int] = None, **about: Any) -> Maps:
-    """Maps of whatever a kind was given, with weights of float32 [heads, rows, columns]; `about` are fields of Maps, and
-    those that are None say nothing."""
+    """Makes Maps of the argument of a kind, with weights of float32 [heads, rows, columns]. `about` are fields of
+    Maps; None leaves a field as it is."""
     given = {name: value for name, value in about.items() if value is not None}
     unknown = set(given) - {field.name for field in dataclasses.fields(Maps)}
     if unknown:
@@ -165,22 +165,23 @@ def take(data: Any, sample: Optional[int] = None, **about: Any) -> Maps:
     if maps.mask is not None:
         mask = np.asarray(_array(maps.mask), bool)
         maps = dataclasses.replace(maps, mask=np.broadcast_to(mask, maps.shape))
-    for what, texts, count in (("key_tokens", maps.key_tokens, maps.keys), ("query_tokens", maps.query_tokens, maps.queries)):
+    for what, texts, count in (("key_tokens", maps.key_tokens, maps.keys),
+                               ("query_tokens", maps.query_tokens, maps.queries)):
         if texts is not None and len(texts) != count:
             raise PlotError(f"{what}: {len(texts)} texts of {count} tokens")
     return maps
 
 
 def take_all(data: Any, sample: Optional[int] = None, **about: Any) -> List[Maps]:
-    """Several layers: a list of what take() takes, {name: such}, or an array with one dimension more, one layer after
-    another."""
+    """Makes Maps of several layers: a list of arguments of take(), a mapping from names to them, or an array whose
+    first dimension is the layer."""
     if isinstance(data, Mapping):
         return [take(one, sample, **{**about, "name": name}) for name, one in data.items()]
     layers = list(data)
     if not layers:
         raise PlotError("there are no layers")
-    return [take(one, sample, **({} if isinstance(one, Maps) or "name" in about else {"name": f"layer.{index}"}), **about)
-            for index, one in enumerate(layers)]
+    names: List[Any] = [{} if isinstance(one, Maps) else {"name": f"layer.{index}"} for index, one in enumerate(layers)]
+    return [take(one, sample, **{**name, **about}) for one, name in zip(layers, names)]
 
 
 @dataclass
@@ -189,11 +190,11 @@ class Timeline:
 
     metric: str  # "entropy_normalized"
     steps: Any  # int [windows], ascending: the last step of each
-    mean: Any  # float64 [rows, windows], in the metric's unit; NaN: there is none
-    rows: Sequence[Tuple[str, int]]  # ("decoder.3.self", head), head -1: of the whole layer; those of a layer side by side
-    low: Any = None  # float64 [rows, windows]: where most of a window's values are, as `band` says
+    mean: Any  # float64 [rows, windows], in the metric's unit, or NaN
+    rows: Sequence[Tuple[str, int]]  # ("decoder.3.self", head), head -1 for the whole layer; layer by layer
+    low: Any = None  # float64 [rows, windows]: the range of a window's values, as `band` says
     high: Any = None
-    band: str = "percentiles"  # the 10th and the 90th; or "std": mean -+ one standard deviation
+    band: str = "percentiles"  # low and high are the 10th and 90th; "std": mean -+ one standard deviation
     alerts: Sequence[Tuple[int, bool]] = ()  # (step, whether it is resolved)
     job: str = ""
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""derive: the numbers that figures need of maps and nobody has worked out: the engine's own (workers/KERNELS.md has the
-formulas), for one sample, in numpy. Where attnd has them already, figures take those instead. Weights are [heads, queries,
-keys]; what is not finite is left out as the engine leaves it out.
+"""derive: numbers that figures need and nobody has worked out yet, in numpy, for one sample. They are the engine's own;
+workers/KERNELS.md has the formulas. Figures take numbers of the engine instead when they are given. Weights are [heads,
+queries, keys]; values that are not finite are left out as the engine leaves them out.
 """
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-SINGULAR_VALUES = 16  # that are listed
-_SUM_ERROR = 2e-2  # rows that sum to 1 within this are sound, as the engine has it for 16-bit weights
+SINGULAR_VALUES = 16  # listed for each head
+_SUM_ERROR = 2e-2  # sound rows sum to 1 within this, the bound of the engine for 16-bit weights
 
 
 def importance(weights: Array) -> Array:
-    """float64 [heads], of sum 1: softmax over the heads of half of the variance of a head's weights and the entropy of a
-    second softmax over its rows."""
+    """float64 [heads], sum 1: softmax over the heads of (variance of the weights + entropy of a second softmax over the
+    rows) / 2."""
     scores = np.full(len(weights), np.nan)
     for head, map_ in enumerate(weights):
         rows = map_[np.isfinite(map_).all(-1)].astype(np.float64)
@@ -34,7 +34,7 @@ def importance(weights: Array) -> Array:
 
 
 def weighted(weights: Array, by: Any) -> Array:
-    """sum_h by[h] A_h, float64 [queries, keys]; a head whose weight is 0 or NaN takes no part, whatever it holds."""
+    """sum_h by[h] A_h, float64 [queries, keys]; a head of weight 0 or NaN takes no part."""
     result = np.zeros(weights.shape[1:])
     for map_, share in zip(weights, by):
         if np.isfinite(share) and share != 0:
@@ -43,8 +43,8 @@ def weighted(weights: Array, by: Any) -> Array:
 
 
 def rollout(maps: Sequence[Tuple[Array, int]]) -> Array:
-    """R_l = norm(0.5 (A_l + I)) R_{l-1}, R_0 = I, float64 [n, n], of (mean map, keys) layer by layer; a cell of a pooled map
-    counts as often as there are keys in it. A row that is not finite is taken as I's."""
+    """R_l = norm(0.5 (A_l + I)) R_{l-1} with R_0 = I, float64 [n, n], of (mean map, keys) layer by layer. A cell of a
+    pooled map counts once for each key in it. A row that is not finite becomes that of I."""
     n = len(maps[0][0])
     result = identity = np.eye(n)
     for map_, keys in maps:
@@ -57,7 +57,7 @@ def rollout(maps: Sequence[Tuple[Array, int]]) -> Array:
 
 
 def _rows(weights: Array, classes: Optional[Array]) -> Tuple[Array, Array]:
-    """float64 weights at valid keys, and bool [heads, queries]: the rows that are sound."""
+    """Weights at valid keys as float64, and the sound rows as bool [heads, queries]."""
     valid = np.ones(weights.shape[1:], bool) if classes is None else classes == 0
     seen = np.where(valid, weights, 0).astype(np.float64)
     finite = np.asarray(np.isfinite(seen).all(-1))
@@ -66,7 +66,7 @@ def _rows(weights: Array, classes: Optional[Array]) -> Tuple[Array, Array]:
 
 
 def cosine(weights: Array, classes: Optional[Array] = None) -> Array:
-    """float64 [heads, heads]: the cosine of each two heads' maps, over the rows that are sound in both."""
+    """float64 [heads, heads]: the cosine of the maps of two heads, over the rows that are sound in both."""
     seen, sound = _rows(weights, classes)
     rows = np.where(sound[..., None], seen, 0).reshape(len(seen), -1)
     dots = rows @ rows.T

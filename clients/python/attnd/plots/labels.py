@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""labels: the axis of a matrix. A tick in the middle of a cell, with its number or its token's text; which of them have
-room, and how they stand.
+"""labels: the axis of a matrix: a tick in the middle of a cell, with its number or its token's text.
 
-Texts that are a little too large for their cells are made smaller; where cells are much too small some are left out, and
-where that would be most of them, positions are shown instead.
+Texts that are a little too large for their cells become smaller. Where cells are much too small some texts are left
+out, and where most would be, positions replace them.
 """
 from __future__ import annotations
 
@@ -18,15 +17,15 @@ from matplotlib.transforms import ScaledTranslation
 from . import scale
 from .style import AXIS, INCH, LINE, LINE_TICK, TICK, TICK_GAP, TICK_LONG, shorten, width
 
-THINNED_MOST = 3  # texts that stand further apart than this are told by their numbers instead
-LINE_SMALL = 5.2  # from text to text when it is as small as can be read
-MARKED_APART = 7.0  # of marked cells
+THINNED_MOST = 3  # where only every 4th text or fewer would have room, positions are shown
+LINE_SMALL = 5.2  # from text to text in the smallest readable size
+MARKED_APART = 7.0  # from text to text of marked cells
 
 _SIGNS = {"\n": "↵", "\t": "⇥"}
 
 
 def clean(text: str) -> str:
-    """A token's text as people can see it: signs for lines, tabs, blanks alone, what is invisible, and no text at all."""
+    """A token's text with signs for line ends, tabs, blanks alone, invisible characters, and an empty text."""
     if not text.strip(" "):
         return "␣" * len(text) or "∅"
     return "".join(_SIGNS.get(char, "·") if _is_invisible(char) else "\ufffd" if "\ud800" <= char <= "\udfff" else char
@@ -41,27 +40,27 @@ def _is_invisible(char: str) -> bool:
 
 @dataclass
 class CellAxis:
-    """What there is to say at the cells of an axis, from left to right or from top to bottom."""
+    """The numbers or texts of cells, from left to right or from top to bottom."""
 
     title: str
     count: int  # cells
-    total: int  # numbers that they stand for: as many, or more when the map is pooled
-    first: int = 0  # number of the first one
-    numbers: Optional[Sequence[int]] = None  # [count] of the cells, ascending; None: one after another
-    texts: Optional[Sequence[Optional[str]]] = None  # [count], instead of numbers; None in it: it is left out
+    total: int  # tokens that they stand for, more than cells when the map is pooled
+    first: int = 0  # number of the first cell
+    numbers: Optional[Sequence[int]] = None  # [count] numbers of the cells, ascending; None: consecutive
+    texts: Optional[Sequence[Optional[str]]] = None  # [count] replace numbers; a None is left out
     text_title: str = ""  # the title when texts are shown
-    marked: Sequence[int] = ()  # cells, ascending, whose texts are never left out
-    all: bool = False  # no text is left out, nor has a tick
+    marked: Sequence[int] = ()  # cells, ascending, with texts that are never left out
+    all: bool = False  # every text is shown, without ticks
 
     @property
     def span(self) -> Tuple[float, float]:
-        """The ends of the axis in the numbers of its tokens; with `numbers` in cells."""
+        """The ends of the axis: in tokens, or in cells when there are `numbers`."""
         if self.numbers is not None:
             return -0.5, self.count - 0.5
         return self.first - 0.5, self.first + self.total - 0.5
 
     def place(self, number: float) -> float:
-        """Where a number stands on the axis: between the middles of the cells around it."""
+        """The place of a number on the axis, between the middles of the cells around it."""
         if self.numbers is None:
             return number
         return float(np.interp(number, self.numbers, np.arange(self.count)))
@@ -73,14 +72,14 @@ class CellAxis:
 
 @dataclass
 class AxisPlan:
-    """How an axis is drawn in a given length."""
+    """The labels of an axis of a given length."""
 
     title: str
-    named: bool = False  # by texts
+    named: bool = False  # labels are texts
     size: float = TICK
     room: float = 0.0  # points that ticks and texts need beside the box
     labels: List[Tuple[float, str]] = field(default_factory=list)  # place on the axis, text
-    upright: Sequence[bool] = ()  # of each, whether it stands so
+    upright: Sequence[bool] = ()  # for each label
     moved: Dict[float, float] = field(default_factory=dict)  # from the place of a tick to that of its text
 
     def __bool__(self) -> bool:
@@ -89,7 +88,7 @@ class AxisPlan:
 
 def plan(axis: CellAxis, across: bool, length: float, text_max: float, bare: bool = False,
          named: Optional[bool] = None) -> AxisPlan:
-    """For a box of so many points along the axis. `named` is what an earlier plan for about the same length decided."""
+    """Chooses the labels for a box of `length` points. `named` repeats the decision of an earlier plan."""
     if bare:
         return AxisPlan("")
     result = AxisPlan(axis.title, room=TICK_LONG + TICK_GAP)
@@ -131,14 +130,15 @@ def _plan_texts(axis: CellAxis, result: AxisPlan, across: bool, length: float, t
              if not marked or min(abs(axis.middle(cell) - at) for at in marked) >= LINE_TICK * a_point]
     places = [(axis.middle(cell), axis.middle(cell), axis.texts[cell]) for cell in cells]
     places += [(axis.middle(cell), at, axis.texts[cell]) for cell, at in zip(axis.marked, marked)]
-    shown = [(tick, at, shorten(clean(text), result.size, text_max)) for tick, at, text in sorted(places, key=lambda p: p[1])
-             if text is not None]
+    shown = [(tick, at, shorten(clean(text), result.size, text_max))
+             for tick, at, text in sorted(places, key=lambda place: place[1]) if text is not None]
     wide = [width(text, result.size) for _, _, text in shown]
     result.upright = [across and not axis.all and one + (3 if len(text) > 1 else 0.5) > length / axis.count * every
                       for one, (_, _, text) in zip(wide, shown)]
     if sum(result.upright) > len(shown) / 4 or any(result.upright) and marked:
         result.upright = [True] * len(shown)
-    result.room += max((one if upright or not across else TICK for one, upright in zip(wide, result.upright)), default=0.0)
+    result.room += max((one if upright or not across else TICK for one, upright in zip(wide, result.upright)),
+                       default=0.0)
     result.labels = [(at, text) for _, at, text in shown]
     result.moved = {tick: at for tick, at, _ in shown if tick != at}
     if axis.text_title and axis.title:
@@ -146,7 +146,7 @@ def _plan_texts(axis: CellAxis, result: AxisPlan, across: bool, length: float, t
 
 
 def _apart(places: Sequence[float], apart: float, end: float) -> List[float]:
-    """Near where they are, but so far apart, and before the end."""
+    """Moves places apart, as little as possible, and before the end."""
     result: List[float] = []
     for at in places:
         result.append(max(at, result[-1] + apart) if result else at)
@@ -158,13 +158,13 @@ def _apart(places: Sequence[float], apart: float, end: float) -> List[float]:
 
 
 def draw(ax: Any, axis: CellAxis, plan_: AxisPlan, across: bool, length: float) -> None:
-    """Ticks and texts below the axes, or to the left of them."""
+    """Draws ticks and texts below the axes, or to the left of them."""
     to = ax.xaxis if across else ax.yaxis
     to.set_major_locator(FixedLocator([at for at, _ in plan_.labels]))
     to.set_major_formatter(FixedFormatter([text for _, text in plan_.labels]))
     bare = not plan_.labels or axis.all
-    to.set_tick_params(length=0 if bare or plan_.moved else TICK_LONG, pad=TICK_GAP + (TICK_LONG if bare or plan_.moved else 0),
-                       labelsize=plan_.size)
+    length_, pad = (0.0, TICK_GAP + TICK_LONG) if bare or plan_.moved else (TICK_LONG, TICK_GAP)
+    to.set_tick_params(length=length_, pad=pad, labelsize=plan_.size)
     low, high = axis.span
     uprights = plan_.upright or [False] * len(plan_.labels)
     for (at, text), upright, label in zip(plan_.labels, uprights, to.get_ticklabels()):
@@ -180,14 +180,14 @@ def draw(ax: Any, axis: CellAxis, plan_: AxisPlan, across: bool, length: float) 
 
 
 def _keep_over(ax: Any, label: Any, at: float, wide: float, length: float) -> None:
-    """A number does not run into that of the next box."""
+    """Moves a number that would run into that of the next box."""
     over = max(-wide / 2, min(length + 1.5 - wide / 2, at)) - at
     if over:
         label.set_transform(label.get_transform() + ScaledTranslation(over / INCH, 0, ax.figure.dpi_scale_trans))
 
 
 def _draw_moved(ax: Any, plan_: AxisPlan, across: bool) -> None:
-    """Ticks that lead from a cell to its text, a little outside of the axes."""
+    """Draws ticks that lead from a cell to its text, a little outside of the axes."""
     ticks = {at: at for at, _ in plan_.labels}
     ticks.update({at: tick for tick, at in plan_.moved.items()})
     out = TICK_LONG / INCH

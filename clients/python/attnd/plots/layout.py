@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""layout: where the panels of a figure stand.
+"""layout: the places of a figure's panels.
 
-The width is given. What stands beside the maps is measured, the maps get the rest, and the height follows from their
-shape, unless it is given too: then the maps are as large as both allow, and stand in the middle. What the texts at the axes
-need depends on how long the axes are, which depends on the room that texts need: the length is first guessed, then worked
-out. Where there is no room, titles of axes and then ticks are left out; then TooSmall is raised, with a size that is enough.
+The width is given. Texts and bars beside the maps are measured, the maps get the rest, and the height follows from
+their shape. When the height is given too, the maps are as large as both allow and stand in the middle. The room that
+texts at an axis need depends on its length, and its length on that room: the length is guessed, then worked out.
+Without room, titles of axes and then ticks are left out; then arrange() raises TooSmall with a size that is enough.
 Lengths are points; y goes down from the top of the figure.
 """
 from __future__ import annotations
@@ -18,25 +18,25 @@ from .cells import bar_room
 from .style import INCH, MARGIN, NAME, TITLE, TooSmall, shorten, width
 
 GAP = 7.0  # between panels
-SHAPE_LEAST, SHAPE_MOST, STRETCHED = 0.4, 5.0, 1.6  # width by height of maps, and of what is stretched
+SHAPE_LEAST, SHAPE_MOST, STRETCHED = 0.4, 5.0, 1.6  # width by height of maps, and of stretched ones
 TEXT_SHARE = 0.2  # of the width: the longest text at an axis
 LEAST, LEAST_TICKS, THIN = 12.0, 24.0, 3.0  # of a map's longer side, with ticks at it, and of its shorter side
-LOWERED, HEIGHT_MOST = 28.0, 9 * INCH  # a figure becomes higher than a page only for maps that would be lower
+LOWERED, HEIGHT_MOST = 28.0, 9 * INCH  # maps become this low before a figure is higher than a page
 PANEL_LEAST, AROUND = 62.0, 36.0
-OVERHANG = 8.0  # an axis' title may be so much longer than what it stands beside
+OVERHANG = 8.0  # by which a title may be longer than its axis
 COLUMNS_MOST = 64
 
 
 @dataclass(frozen=True)
 class Page:
-    """The size that was asked for, 0 for a height that follows; and the title."""
+    """The size, with height 0 when it follows, and the title."""
 
     width: float
     height: float = 0.0
     title: str = ""
 
     def title_lines(self) -> List[str]:
-        """A long title breaks at a comma, or at a blank; what is too long even so is cut."""
+        """A long title breaks at a comma, or at a blank; longer lines are cut."""
         room = self.width - 2 * MARGIN
         if not self.title:
             return []
@@ -54,7 +54,7 @@ class Page:
 
 
 def grow(page: Page, fits: Callable[[Page], bool]) -> Tuple[float, Optional[float]]:
-    """Inches that are enough: wider first, then higher, by tenths."""
+    """Finds the least size in inches that fits: wider first, then higher, by tenths."""
     def tenths(points: float) -> int:
         return math.ceil(points / INCH * 10 - 1e-6)
 
@@ -77,7 +77,7 @@ def grow(page: Page, fits: Callable[[Page], bool]) -> Tuple[float, Optional[floa
 
 @dataclass
 class PanelShape:
-    """What the layout knows of a panel."""
+    """A panel as the layout sees it."""
 
     x: labels.CellAxis
     y: labels.CellAxis
@@ -90,15 +90,15 @@ class PanelShape:
 
 @dataclass(frozen=True)
 class Frame:
-    """What there is to lay out."""
+    """The input of the layout."""
 
     panels: Sequence[PanelShape]
     columns: int
-    shared: bool  # one range, one bar, the axes of the first for all
+    shared: bool  # all panels have one range, one bar, and the axes of the first
     stretch: bool  # cells fill the width; otherwise they are square
-    ranges: Sequence[scale.Range]  # of the bars: one, or one a panel
+    ranges: Sequence[scale.Range]  # one for each bar
     bar_title: str
-    legend: float  # room below
+    legend: float  # room below the panels
     bare_titles: bool = False
     bare: bool = False
 
@@ -110,14 +110,14 @@ class Frame:
         return STRETCHED if self.stretch else self.panels[index].shape
 
     def bar_title_of(self, index: int) -> str:
-        """Bars of several maps mean the same: those of the last column say what."""
+        """Bars of several maps mean the same; only the last column names it."""
         last = self.shared or index % self.columns == self.columns - 1 or index + 1 == len(self.panels)
         return self.bar_title if last and not self.bare_titles else ""
 
 
 @dataclass
 class Layout:
-    """Where everything is."""
+    """The output of the layout."""
 
     width: float
     height: float
@@ -138,8 +138,8 @@ class Layout:
 
 
 def choose_columns(count: int, page: Page) -> int:
-    """With a height: those with which panels are largest. Otherwise a little wider than high, with few places empty in the
-    last row: 12 are 3 rows of 4, 10 are 2 of 5, 64 are 8 of 8. A few stand in one row."""
+    """With a height, panels become as large as possible. Otherwise the figure is a little wider than high, with few
+    empty places in the last row: 12 are 3 rows of 4, 10 are 2 of 5, 64 are 8 of 8. A few stand in one row."""
     if page.height:
         wide, high = page.width - AROUND, page.height - AROUND
         return max(range(1, min(count, COLUMNS_MOST) + 1), key=lambda n: (min(wide / n, high / -(-count // n)), -n))
@@ -147,7 +147,8 @@ def choose_columns(count: int, page: Page) -> int:
     if count <= most and count <= 5:
         return count
     wanted = min(most, math.sqrt(count * 1.4))
-    return min(range(1, min(most, COLUMNS_MOST) + 1), key=lambda n: (-(-count // n) * n - count + 0.9 * abs(n - wanted), n))
+    return min(range(1, min(most, COLUMNS_MOST) + 1),
+               key=lambda n: (-(-count // n) * n - count + 0.9 * abs(n - wanted), n))
 
 
 def _lay_out(frame: Frame, page: Page) -> Layout:
@@ -159,22 +160,30 @@ def _lay_out(frame: Frame, page: Page) -> Layout:
     text_max = TEXT_SHARE * page.width / (1 if frame.shared else math.sqrt(columns))
     title = 0.0 if frame.bare_titles else NAME + 4
     titled = NAME + 4 if any(panel.titled for panel in frame.panels) else 0.0
-    x: List[Optional[labels.AxisPlan]] = [None] * count
-    y: List[Optional[labels.AxisPlan]] = [None] * count
+    x = y = [labels.AxisPlan("")] * count
     left, below, between, wanted = [0.0] * columns, 0.0, 0.0, guess
-    for _ in range(3):  # the room that texts need only grows, so that the passes end where everything fits
-        for i, panel in enumerate(frame.panels):
-            before_x, before_y = x[i], y[i]
-            x[i] = labels.plan(panel.x, True, guess * frame.shape_of(i), text_max, frame.bare, before_x.named if before_x else None)
-            y[i] = labels.plan(panel.y, False, guess, text_max, frame.bare, before_y.named if before_y else None)
-            left[i % columns], below = max(left[i % columns], y[i].room), max(below, x[i].room)  # type: ignore[union-attr]
+
+    def plan(high: float, shapes_: Sequence[float], again: bool) -> None:
+        """The axes of maps that are so high; `again` keeps whether they have texts."""
+        nonlocal x, y
+        x = [labels.plan(panel.x, True, high * shape, text_max, frame.bare, before.named if again else None)
+             for panel, shape, before in zip(frame.panels, shapes_, x)]
+        y = [labels.plan(panel.y, False, high, text_max, frame.bare, before.named if again else None)
+             for panel, before in zip(frame.panels, y)]
+
+    own = [frame.shape_of(i) for i in range(count)]
+    for again in (False, True, True):  # the room of texts only grows: the last pass fits
+        plan(guess, own, again)
+        below = max(below, *(one.room for one in x))
+        left = [max(left[c], *(one.room for one in y[c::columns])) for c in range(columns)]
         between = GAP + titled + (0 if frame.shared else below + title)
         bar = guess * frame.rows + between * (frame.rows - 1) if frame.shared else guess
         rooms = [bar_room(range_, frame.bar_title_of(i), bar) for i, range_ in enumerate(frame.ranges)]
         last = max(room for i, room in enumerate(rooms) if frame.shared or i % columns == columns - 1 or i + 1 == count)
-        inner = max((room for i, room in enumerate(rooms) if not frame.shared and i % columns < columns - 1), default=0.0)
+        others = [room for i, room in enumerate(rooms) if i % columns < columns - 1]
+        inner = max(others, default=0.0) if not frame.shared else 0.0
         side = [room + title for room in (left[:1] if frame.shared else left)]
-        beside = GAP + (0 if frame.shared else inner)
+        beside = GAP + inner
         wanted = (page.width - 2 * MARGIN - sum(side) - last - (columns - 1) * beside) / sum(shapes)
         guess = max(THIN, wanted)
     top = MARGIN + page.title_room() + titled
@@ -189,25 +198,23 @@ def _lay_out(frame: Frame, page: Page) -> Layout:
         else:
             top += (high - guess) * frame.rows / 2
             high = guess
+    drawn = shapes[:1] * count if frame.stretch else own
+    plan(high, drawn, True)
     boxes = []
     for i in range(count):
         row, column = divmod(i, columns)
         before = sum(shapes[c] * high + beside + (0 if frame.shared else side[c + 1]) for c in range(column))
-        shape = shapes[0] if frame.stretch else frame.shape_of(i)
-        boxes.append((start + before, top + row * (high + between), high * shape, high))
-        if page.height:  # which may have made them smaller
-            x[i] = labels.plan(frame.panels[i].x, True, high * shape, text_max, frame.bare, x[i].named)  # type: ignore[union-attr]
-            y[i] = labels.plan(frame.panels[i].y, False, high, text_max, frame.bare, y[i].named)  # type: ignore[union-attr]
-    sides = [(min(wanted, high) * frame.shape_of(i), min(wanted, high)) for i in range(count)]
+        boxes.append((start + before, top + row * (high + between), high * drawn[i], high))
+    sides = [(min(wanted, high) * shape, min(wanted, high)) for shape in own]
     least = LEAST if frame.bare else LEAST_TICKS
     fits = (all(max(one) >= least and min(one) >= THIN for one in sides)
             and (not page.height or around + high * frame.rows <= page.height + 0.01))
-    titles = ("", "", "") if frame.bare_titles else (x[0].title, y[0].title, frame.bar_title)  # type: ignore[union-attr]
-    return Layout(page.width, height, boxes, x, y, titles, below, left, beside, fits, side)  # type: ignore[arg-type]
+    titles = ("", "", "") if frame.bare_titles else (x[0].title, y[0].title, frame.bar_title)
+    return Layout(page.width, height, boxes, x, y, titles, below, left, beside, fits, side)
 
 
 def _lowered(frame: Frame, page: Page) -> Layout:
-    """Many rows may make more than a page, where no height is given: smaller maps."""
+    """Makes maps smaller when many rows would be higher than a page and no height is given."""
     layout = _lay_out(frame, page)
     if page.height or layout.height <= HEIGHT_MOST:
         return layout
@@ -217,7 +224,7 @@ def _lowered(frame: Frame, page: Page) -> Layout:
 
 
 def _shed_long(frame: Frame, layout: Layout) -> Layout:
-    """Takes away titles that are longer than what they stand beside."""
+    """Removes titles that are longer than their axis."""
     box = layout.outline() if frame.shared else min(layout.boxes, key=lambda box: box[2])
     room = (box[2], box[3], box[3])
     layout.titles = tuple(title if width(title, NAME) <= side + OVERHANG else ""  # type: ignore[assignment]
@@ -226,7 +233,7 @@ def _shed_long(frame: Frame, layout: Layout) -> Layout:
 
 
 def arrange(frame: Frame, page: Page, what: str, columns: Callable[[Page], int]) -> Layout:
-    """Lays it out, or raises TooSmall; `columns` is what a page of another size would have."""
+    """Lays panels out, or raises TooSmall. `columns` tells the columns for a page of another size."""
     for titles, ticks in ((False, False), (True, False), (True, True)):
         layout = _lowered(replace(frame, bare_titles=titles, bare=ticks), page)
         if layout.fits:

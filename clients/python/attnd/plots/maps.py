@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""maps: figures of attention maps: one, all heads of a layer, one site across layers, the three sites of a layer, the heads
-in one map, rollout, and how alike heads are.
+"""maps: figures of attention maps: one map, all heads of a layer, one site across layers, the three sites of a layer,
+all heads in one map, rollout, and similarity of heads.
 
-Every kind takes Maps or arrays (data.py), the fields of Maps as keywords, and those of panels.Look: ax, cmap, vmin, vmax,
-title, size, font. Each returns a matplotlib Figure.
+Every kind takes Maps or arrays (data.py), the fields of Maps as keywords, and those of panels.Look: ax, cmap, vmin,
+vmax, title, size, font, columns. Each returns a matplotlib Figure.
 """
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -23,11 +22,12 @@ Array = npt.NDArray[Any]
 
 
 def panel_of(maps: Maps, values: Array, title: str = "", x: str = "key", y: str = "query") -> Panel:
-    """A map of a layer with its axes."""
+    """A panel with a map of a layer."""
     rows, columns = maps.shape
     keys, queries = maps.tokens()
     return Panel(values, maps.classes(values),
-                 CellAxis(f"{x} position", columns, int(maps.keys or columns), texts=_none(keys), text_title=f"{x} token"),
+                 CellAxis(f"{x} position", columns, int(maps.keys or columns), texts=_none(keys),
+                          text_title=f"{x} token"),
                  CellAxis(f"{y} position", rows, int(maps.queries or rows), maps.q_offset, texts=_none(queries),
                           text_title=f"{y} token"), title)
 
@@ -41,7 +41,7 @@ def _title(*parts: str) -> str:
 
 
 def heatmap(maps: Any, *, head: Optional[int] = None, sample: Optional[int] = None, **options: Any) -> Any:
-    """One map: of a head, or the mean of all heads."""
+    """Draws one map: of a head, or the mean of all heads."""
     look, about = Look.split(options)
     layer = take(maps, sample, **about)
     title = _title(layer.name, layer.head_text(head)) + layer.details()
@@ -49,7 +49,7 @@ def heatmap(maps: Any, *, head: Optional[int] = None, sample: Optional[int] = No
 
 
 def heads(maps: Any, *, sample: Optional[int] = None, **options: Any) -> Any:
-    """All heads of a layer side by side, in one range of colours."""
+    """Draws all heads of a layer side by side, in one range of colours."""
     look, about = Look.split(options)
     layer = take(maps, sample, **about)
     items = [panel_of(layer, layer.weights[head], f"head {head}") for head in range(layer.count)]
@@ -58,14 +58,14 @@ def heads(maps: Any, *, sample: Optional[int] = None, **options: Any) -> Any:
 
 
 def _alike(panels: Sequence[Panel]) -> bool:
-    """Whether the axes of one say what those of all others would."""
+    """True when all panels have the same labels at their axes."""
     def said(panel: Panel) -> Any:
         return [(axis.span, list(axis.texts) if axis.texts is not None else None) for axis in (panel.x, panel.y)]
     return all(said(panel) == said(panels[0]) for panel in panels)
 
 
 def layers(maps: Any, *, head: Optional[int] = None, sample: Optional[int] = None, **options: Any) -> Any:
-    """One site across the layers: a list of layers, {name: layer}, or [layers, heads, queries, keys]."""
+    """Draws one site across the layers: a list of layers, {name: layer}, or [layers, heads, queries, keys]."""
     look, about = Look.split(options)
     all_ = take_all(maps, sample, **about)
     items = [panel_of(layer, layer.map(head), f"layer {layer.layer or index}") for index, layer in enumerate(all_)]
@@ -82,7 +82,7 @@ _FLOWS = (("encoder self-attention", "encoder", "encoder"), ("decoder self-atten
 
 def flow(encoder: Any = None, decoder: Any = None, cross: Any = None, *, head: Optional[int] = None,
          sample: Optional[int] = None, **options: Any) -> Any:
-    """Encoder self, decoder self and cross attention of a layer, each in its own range; those that are there."""
+    """Draws encoder self, decoder self and cross attention of a layer, each in its own range."""
     look, about = Look.split(options)
     sites = [(take(given, sample, **about), words) for given, words in zip((encoder, decoder, cross), _FLOWS)
              if given is not None]
@@ -91,14 +91,14 @@ def flow(encoder: Any = None, decoder: Any = None, cross: Any = None, *, head: O
     items = [panel_of(layer, layer.map(head), title, x, y) for layer, (title, x, y) in sites]
     first = sites[0][0]
     number = f"layer {first.layer}" if first.layer else ""
-    inches = WIDTH_ONE if len(items) == 1 else WIDTH_TWO
-    return draw(Panels(items, _title(number, first.head_text(head)) + first.details(), shared=False, inches=inches), look)
+    title = _title(number, first.head_text(head)) + first.details()
+    return draw(Panels(items, title, shared=False, inches=WIDTH_ONE if len(items) == 1 else WIDTH_TWO), look)
 
 
 def aggregate(maps: Any, *, head_weights: Optional[Sequence[float]] = None, importance: Any = None,
               sample: Optional[int] = None, **options: Any) -> Any:
-    """The heads of a layer in one map: their sum, mean and largest weights, their sum by `head_weights`, and by importance
-    (float [heads], as the engine has it; worked out when it is not given). Pooled maps have only what is linear in them."""
+    """Draws the heads of a layer in one map: sum, mean, max, the sum weighted by `head_weights`, and by `importance`,
+    float [heads], which is worked out unless it is given. Pooled maps have no max and no importance."""
     look, about = Look.split(options)
     layer = take(maps, sample, **about)
     weights = np.asarray(layer.weights)
@@ -124,8 +124,8 @@ def _check_weights(weights: Any, heads_: int, what: str = "head_weights") -> Arr
 
 
 def rollout(maps: Any, *, sample: Optional[int] = None, matrix: Any = None, **options: Any) -> Any:
-    """Attention rollout (Abnar and Zuidema 2020) over the layers of a stack, in their order: what each position of the last
-    one takes from each position of the input. `matrix`: one that is worked out already."""
+    """Draws attention rollout (Abnar and Zuidema 2020) over the layers of a stack, first to last: the share of each
+    input position in each output position. `matrix`, float [n, n], is worked out unless it is given."""
     look, about = Look.split(options)
     all_ = take_all(maps, sample, **about)
     last = all_[-1]
@@ -142,14 +142,13 @@ def rollout(maps: Any, *, sample: Optional[int] = None, matrix: Any = None, **op
 
 
 def similarity(maps: Any, *, js: bool = False, matrix: Any = None, sample: Optional[int] = None, **options: Any) -> Any:
-    """How alike the heads of a layer are: cosine of their maps, or with `js` the Jensen-Shannon divergence of their rows in
-    nats. `matrix`, float [heads, heads], is what the engine has; worked out when it is not given."""
+    """Draws the similarity of a layer's heads: the cosine of their maps, or with `js` the Jensen-Shannon divergence of
+    their rows in nats. `matrix`, float [heads, heads], is worked out unless it is given."""
     look, about = Look.split(options)
     layer = take(maps, sample, **about)
     if matrix is None and not layer.is_whole:
         raise NotWhole(pooled_text("similarity", layer))
     if matrix is None:
-        layer = dataclasses.replace(layer)
         masked = layer.classes(layer.map()) if layer.causal or layer.mask is not None else None
         matrix = (derive.jensen_shannon if js else derive.cosine)(layer.weights, masked)
     values = np.asarray(matrix, np.float32)
@@ -165,5 +164,5 @@ def similarity(maps: Any, *, js: bool = False, matrix: Any = None, sample: Optio
 def pooled_text(what: str, layer: Maps) -> str:
     most = max(int(layer.queries or 0), int(layer.keys or 0))
     rows, columns = layer.shape
-    return (f"{what} needs whole maps, and attnd keeps these pooled to {rows} x {columns}: raise maps.size to {most} or "
-            f"more, or draw from a file or a recording")
+    return (f"{what} needs whole maps, and attnd keeps these pooled to {rows} x {columns}: raise maps.size to {most} "
+            f"or more, or draw from a file or a recording")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""output: figures as files. The same input gives the same bytes: neither dates nor versions nor random ids are in them; the
-date of a PDF is that of SOURCE_DATE_EPOCH.
+"""output: figures as files. The same input gives the same bytes: files have no versions, no random ids and no dates,
+apart from SOURCE_DATE_EPOCH in a PDF.
 """
 from __future__ import annotations
 
@@ -29,19 +29,18 @@ _METADATA: Dict[str, Dict[str, Optional[str]]] = {
 
 
 class Figure(matplotlib.figure.Figure):
-    """A figure of matplotlib that pyplot knows nothing of. It shows itself in a notebook, and savefig() writes the same
-    bytes each time."""
+    """A matplotlib figure without pyplot. A notebook shows it, and savefig() writes the same bytes each time."""
 
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
         FigureCanvasAgg(self)
 
     def savefig(self, fname: Any, **options: Any) -> None:
-        """As matplotlib's, in this package's style; 300 dots per inch unless `dpi` says otherwise."""
+        """Saves as matplotlib does, in the style of this package, with 300 dots per inch by default."""
         _save_figure(self, fname, **options)
 
     def _repr_png_(self) -> Tuple[bytes, Dict[str, int]]:
-        """For notebooks: sharp on dense screens, and as large as other figures are."""
+        """Pixels for notebooks: sharp on dense screens, as large as other figures."""
         wide, high = (int(side * 110) for side in self.get_size_inches())
         return render(self, dpi=220), {"width": wide, "height": high}
 
@@ -57,7 +56,7 @@ def _save_figure(figure: Any, target: Any, **options: Any) -> None:
 
 
 def render(figure: Any, format: str = "png", dpi: float = DPI) -> bytes:  # noqa: A002
-    """A figure as the bytes of a PNG, SVG or PDF; dots per inch are those of a PNG."""
+    """Returns a figure as the bytes of a PNG, SVG or PDF; `dpi` is for PNG."""
     if format not in FORMATS:
         raise PlotError(f"there is no format {format!r} (valid: png, svg, pdf)")
     wide, high = figure.get_size_inches()
@@ -70,7 +69,7 @@ def render(figure: Any, format: str = "png", dpi: float = DPI) -> bytes:  # noqa
 
 
 def format_of(name: Any) -> str:
-    """By the ending of a file's name."""
+    """The format by the ending of a file's name."""
     ending = str(name).rpartition(".")[2].lower()
     if ending not in FORMATS:
         raise PlotError(f"{name}: not a name of a figure: it must end in .png, .svg or .pdf")
@@ -79,7 +78,8 @@ def format_of(name: Any) -> str:
 
 def write(figure: Any, target: Union[str, "os.PathLike[str]", BinaryIO], *, format: Optional[str] = None,  # noqa: A002
           dpi: float = DPI) -> None:
-    """Writes a figure to a file, whole or not at all, in folders that are made; or to a binary stream (needs `format`)."""
+    """Writes a figure to a file, whole or not at all, and makes its folders; or to a binary stream, as PNG by
+    default."""
     if hasattr(target, "write"):
         target.write(render(figure, format or "png", dpi))
         return
@@ -89,7 +89,7 @@ def write(figure: Any, target: Union[str, "os.PathLike[str]", BinaryIO], *, form
 
 
 def write_bytes(path: str, data: bytes) -> None:
-    """Beside and renamed; what is no regular file, such as a pipe, is written to and not replaced."""
+    """Writes beside the file and renames; a pipe or device is written to directly."""
     folder = os.path.dirname(path)
     if folder:
         os.makedirs(folder, exist_ok=True)
@@ -112,20 +112,21 @@ def write_bytes(path: str, data: bytes) -> None:
 
 # ------------------------------------------------------------------------------------------------ many figures
 
-def name_of(kind: str, layer: Optional[str] = None, head: Optional[int] = None, format: str = "png") -> str:  # noqa: A002
-    """'heatmap-decoder.3.self-h07.png': a figure's name in a folder."""
+def name_of(kind: str, layer: Optional[str] = None, head: Optional[int] = None,
+            format: str = "png") -> str:  # noqa: A002
+    """The name of a figure in a folder: 'heatmap-decoder.3.self-h07.png'."""
     parts = [kind, layer, None if head is None else f"h{head:02}"]
     return "-".join(part for part in parts if part) + "." + format
 
 
 def expand(pattern: str, layer: Optional[str], head: Optional[int]) -> str:
-    """{layer} and {head} in a name; a mean over heads is 'mean'."""
+    """Replaces {layer} and {head} in a name; the mean over heads is 'mean'."""
     return pattern.replace("{layer}", layer or "").replace("{head}", "mean" if head is None else f"{head:02}")
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """A figure that was written."""
+    """A written figure."""
 
     figure: str
     kind: str
@@ -137,7 +138,7 @@ class Receipt:
 
 
 class Progress:
-    """A bar on a terminal, when it takes longer than a moment: '[####......] 12 of 96'."""
+    """A bar on a terminal, after half a second: '[####......] 12 of 96'."""
 
     def __init__(self, out: Any = None):
         self._out = out if out is not None else sys.stderr
@@ -166,14 +167,14 @@ class Progress:
 
 
 def save(target: Any, kind: str, data: Any, *, every_layer: bool = False, every_head: bool = False,
-         format: Optional[str] = None, dpi: float = DPI, progress: Any = None, **options: Any) -> List[Receipt]:  # noqa: A002
-    """Draws a kind and writes it: one figure, one a layer of `data` (a list of Maps, or {name: maps}), or one a head.
+         format: Optional[str] = None, dpi: float = DPI, progress: Any = None,  # noqa: A002
+         **options: Any) -> List[Receipt]:
+    """Draws a kind and writes it: one figure, one for each layer of `data` (a list of Maps, or {name: maps}), or one
+    for each head. Returns the written figures; of many, those without a number to show are left out.
 
-    target      a file; a folder, with / at its end ('figures/': KIND-LAYER-hHEAD.png); or a name with {layer}, {head} in it
-    progress    something with show(done, all) and end(); None: a bar on a terminal
-    options     those of the kind
-
-    Layers without a number in them are left out. Returns what was written.
+    target      a file; a folder ('figures/' gets KIND-LAYER-hHEAD.png); or a name with {layer} and {head}
+    progress    an object with show(done, all) and end(); None is a bar on a terminal
+    options     the keywords of the kind
     """
     from . import KINDS, draw
 
@@ -183,10 +184,10 @@ def save(target: Any, kind: str, data: Any, *, every_layer: bool = False, every_
     is_folder, many = path.endswith(("/", os.sep)), every_layer or every_head
     for every, word in ((every_layer, "{layer}"), (every_head, "{head}")):
         if every and not is_folder and word not in path:
-            raise PlotError(f"{path}: one figure would replace another: give a folder, with / at its end, or {word} in the name")
+            raise PlotError(f"{path}: one figure would replace another: give a folder/, or {word} in the name")
     ending = format or ("png" if is_folder else format_of(path))
     receipts: List[Receipt] = []
-    with (progress_of(progress)) as bar:
+    with progress_of(progress) as bar:
         jobs = list(_jobs(data, every_layer, every_head, options))
         for done, (one, layer, more) in enumerate(jobs):
             bar.show(done, len(jobs))
@@ -204,7 +205,7 @@ def save(target: Any, kind: str, data: Any, *, every_layer: bool = False, every_
 
 
 def progress_of(progress: Any) -> Any:
-    """With show(), and as a context."""
+    """A Progress that shows on `progress`."""
     if progress is None or hasattr(progress, "__enter__"):
         return Progress() if progress is None else progress
     shown = Progress()
@@ -214,13 +215,13 @@ def progress_of(progress: Any) -> Any:
 
 def _jobs(data: Any, every_layer: bool, every_head: bool,
           options: Mapping[str, Any]) -> Iterator[Tuple[Any, Optional[str], Dict[str, Any]]]:
-    """(what to draw, its layer's name, options that it has besides)"""
+    """Yields (data, name of the layer, further options) for each figure."""
     from .data import Maps, take, take_all
 
     about = {name: options[name] for name in Maps.__dataclass_fields__ if name in options and name != "head"}
     sample = about.pop("sample", None)
     if not every_layer and not every_head:
-        yield data, getattr(data, "name", None), {name: options[name] for name in ("head",) if options.get(name) is not None}
+        yield data, getattr(data, "name", None), {} if options.get("head") is None else {"head": options["head"]}
         return
     for layer in take_all(data, sample, **about) if every_layer else [take(data, sample, **about)]:
         heads: List[Dict[str, Any]] = [{"head": head} for head in range(layer.count)] if every_head else [{}]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""panels: a figure of one or more maps side by side, with axes, colour bars and a legend of what is no number."""
+"""panels: a figure of one or more maps side by side, with axes, colour bars and a legend of cells without a colour."""
 from __future__ import annotations
 
 import dataclasses
@@ -26,20 +26,20 @@ _SWATCH, _LEGEND_LINE = 7.0, 10.0
 
 @dataclass
 class Look:
-    """How a figure looks; the keywords that every kind takes."""
+    """The look of a figure: the keywords that every kind takes."""
 
-    ax: Any = None  # axes to draw into, or several for kinds of several panels; None: a figure of its own
+    ax: Any = None  # axes to draw into, several for kinds with several panels; None: a new figure
     cmap: Any = "viridis"
     vmin: Optional[float] = None
     vmax: Optional[float] = None
-    title: Optional[str] = None  # "" = none; None: what is shown
+    title: Optional[str] = None  # "" is no title; None describes the figure
     size: Any = None  # inches: a width, or (width, height)
     font: Optional[str] = None  # names with commas
-    columns: Optional[int] = None  # panels side by side
+    columns: Optional[int] = None  # of panels
 
     @staticmethod
     def split(options: Dict[str, Any]) -> "Tuple[Look, Dict[str, Any]]":
-        """The look, and the other options. PlotError for what does not go together."""
+        """The look, and the other options. Raises PlotError for options that contradict."""
         names = {entry.name for entry in dataclasses.fields(Look)}
         look = Look(**{name: options[name] for name in options if name in names})
         if look.vmin is not None and look.vmax is not None and look.vmin >= look.vmax:
@@ -62,10 +62,10 @@ class Panel:
     x: labels.CellAxis
     y: labels.CellAxis
     title: str = ""
-    dividers: Sequence[int] = field(default=())  # rows before which a line is drawn
+    dividers: Sequence[int] = field(default=())  # rows with a line above
 
     def __post_init__(self) -> None:
-        """Its numbers that are neither masked nor padding, and the finite ones of them."""
+        """`shown` are the values that are neither masked nor padding, `finite` the finite ones of them."""
         self.shown = np.asarray(self.values[self.classes == SHOWN]) if self.classes.any() else self.values.reshape(-1)
         self.finite = scale.finite(self.shown)
 
@@ -76,30 +76,30 @@ class Panel:
 
 @dataclass
 class Panels:
-    """What a figure consists of."""
+    """The panels of a figure, and what they share."""
 
     items: List[Panel]
     title: str
     bar_title: str = "attention weight"
     inches: float = WIDTH_ONE
-    shared: bool = True  # one range, one colour bar, the axes of the first for all
+    shared: bool = True  # all panels have one range, one bar, and the axes of the first
     stretch: bool = False  # cells fill the width; otherwise they are square
-    numbers: bool = False  # written into the cells, where they fit
+    numbers: bool = False  # values are written into cells that are large enough
     columns: Optional[int] = None
 
     def ranges(self, look: Look) -> List[scale.Range]:
-        """One, or one a panel."""
+        """One range, or one for each panel."""
         joint = scale.range_of([panel.finite for panel in self.items], look.vmin, look.vmax,
                                "the maps" if len(self.items) > 1 else "the map")
         if self.shared:
             return [joint]
         low = -np.inf if look.vmin is None else look.vmin
-        return [scale.range_of([panel.finite], look.vmin, look.vmax) if panel.finite.max(initial=-np.inf) > low else joint
-                for panel in self.items]
+        return [scale.range_of([part], look.vmin, look.vmax) if part.max(initial=-np.inf) > low else joint
+                for part in (panel.finite for panel in self.items)]
 
 
 def draw(panels: Panels, look: Look) -> Any:
-    """The Figure."""
+    """Draws the Figure."""
     with style.context(look.font):
         ranges = panels.ranges(look)
         if look.ax is not None:
@@ -117,8 +117,8 @@ def draw(panels: Panels, look: Look) -> Any:
                               3 + lines * _LEGEND_LINE if lines else 0.0)
         what = f"for {len(panels.items)} panel{'s' * (len(panels.items) != 1)}"
         layout = layouts.arrange(frame, page, what, columns)
-        figure = Figure(figsize=(layout.width / INCH, np.ceil(layout.height - 0.01) / INCH if not page.height
-                                 else layout.height / INCH))
+        height = page.height or float(np.ceil(layout.height - 0.01))
+        figure = Figure(figsize=(layout.width / INCH, height / INCH))
         _draw_all(figure, panels, look, ranges, frame, layout)
         draw_title(figure, page)
         _draw_legend(figure, entries, across)
@@ -126,7 +126,7 @@ def draw(panels: Panels, look: Look) -> Any:
 
 
 def place_axes(figure: Any, box: Tuple[float, float, float, float]) -> Any:
-    """Axes in a box of points that goes down from the top."""
+    """Adds axes in a box of points; its y goes down from the top."""
     wide, high = figure.get_size_inches() * INCH
     left, top, width_, height = box
     return figure.add_axes([left / wide, 1 - (top + height) / high, width_ / wide, height / high])
@@ -165,7 +165,7 @@ def _draw_all(figure: Any, panels: Panels, look: Look, ranges: Sequence[scale.Ra
 
 
 def draw_map(ax: Any, panel: Panel, look: Look, norm: Any, index: int = 0) -> CellImage:
-    """The cells of a panel, and nothing at its axes."""
+    """Draws the cells of a panel, without its axes."""
     image = CellImage(ax, panel.values, panel.classes, panel.extent(), cmap=colormap(look.cmap), norm=norm)
     image.set_gid(f"map-{index}")
     if panel.finite.size < panel.shown.size:
@@ -197,9 +197,11 @@ def _draw_numbers(ax: Any, panel: Panel, image: CellImage, lengths: Tuple[float,
 
 
 def _draw_panel_title(ax: Any, panel: Panel, frame: layouts.Frame, layout: layouts.Layout, index: int) -> None:
-    """Over a map's own width, and as much of what is beside it on both sides."""
+    """Writes a title over the map's width and the room on both sides; 'head 12' becomes '12' before it is cut."""
     wide, column = layout.boxes[index][2], index % frame.columns
-    beside = max(0.0, layout.beside - 3) if frame.shared else 2 * min(MARGIN + layout.side[column], max(0.0, layout.beside - 4))
+    beside = max(0.0, layout.beside - 3)
+    if not frame.shared:
+        beside = 2 * min(MARGIN + layout.side[column], max(0.0, layout.beside - 4))
     words, _, number = panel.title.rpartition(" ")
     text = number if words and number.isdigit() and width(panel.title, NAME) > wide + beside else panel.title
     if text:
@@ -219,14 +221,14 @@ def _draw_joint_titles(figure: Any, layout: layouts.Layout) -> None:
     width_, height = figure.get_size_inches() * INCH
     figure.supxlabel(layout.titles[0], x=(left + wide / 2) / width_, va="center", fontsize=NAME,
                      y=1 - (top + high + layout.ticks_below + 4 + NAME / 2) / height)
-    figure.supylabel(layout.titles[1], x=(left - layout.ticks_left[0] - 4 - NAME / 2) / width_, ha="center", fontsize=NAME,
-                     y=1 - (top + high / 2) / height)
+    figure.supylabel(layout.titles[1], x=(left - layout.ticks_left[0] - 4 - NAME / 2) / width_, ha="center",
+                     fontsize=NAME, y=1 - (top + high / 2) / height)
 
 
 # ------------------------------------------------------------------------------------------------ axes of the user's
 
 def axes_of(ax: Any, count: int) -> List[Any]:
-    """One for each panel."""
+    """The axes of the user as a list, one for each panel."""
     axes = list(np.atleast_1d(np.asarray(ax, dtype=object)).reshape(-1))
     if len(axes) < count:
         raise PlotError(f"ax: {len(axes)} axes for {count} panels")
@@ -266,7 +268,7 @@ def _count(what: str, count: int) -> str:
 
 
 def _entries(items: Sequence[Panel]) -> List[Tuple[str, Dict[str, Any]]]:
-    """What cells without a colour are: text, and what their swatch looks like."""
+    """The legend of cells without a colour: text, and the look of a swatch."""
     odd = [panel.shown[~np.isfinite(panel.shown)] for panel in items if panel.finite.size < panel.shown.size]
     hatched = {"facecolor": "white", "hatch": "//////", "edgecolor": HATCH}
     counts = (("not a number", sum(int(np.isnan(part).sum()) for part in odd)),
@@ -279,7 +281,7 @@ def _entries(items: Sequence[Panel]) -> List[Tuple[str, Dict[str, Any]]]:
 
 
 def legend_lines(texts: Sequence[str], page_width: float, sample: float) -> Tuple[int, int]:
-    """How many lines entries take, and how many columns they stand in."""
+    """Lines and columns that entries of a legend take."""
     room = page_width - 2 * MARGIN
     for columns in range(len(texts), 0, -1):
         rows = -(-len(texts) // columns)
@@ -291,13 +293,13 @@ def legend_lines(texts: Sequence[str], page_width: float, sample: float) -> Tupl
 
 
 def place_legend(figure: Any, handles: Sequence[Any], columns: int, sample: float, **more: Any) -> None:
-    """At the lower left of a figure."""
+    """Draws a legend at the lower left of a figure."""
     wide, high = figure.get_size_inches() * INCH
     for handle in handles:
         handle.set_label(shorten(handle.get_label(), TICK, wide - 2 * MARGIN - sample - 4))
     figure.legend(handles=handles, loc="lower left", bbox_to_anchor=(MARGIN / wide, MARGIN / high), borderaxespad=0,
-                  borderpad=0, ncols=columns, handlelength=sample / TICK, handletextpad=4 / TICK, columnspacing=10 / TICK,
-                  labelspacing=0.3, **more)
+                  borderpad=0, ncols=columns, handlelength=sample / TICK, handletextpad=4 / TICK,
+                  columnspacing=10 / TICK, labelspacing=0.3, **more)
 
 
 def _draw_legend(figure: Any, entries: Sequence[Tuple[str, Dict[str, Any]]], columns: int) -> None:

@@ -13,14 +13,14 @@ from .style import AllBelow, NothingToDraw
 
 Array = npt.NDArray[Any]
 
-# The colours end where so great a share of the values is below, if a greater one than FEW is in the first tenth of the
-# range: a few large weights do not hide all others.
+# When more than FEW of the values are in the first tenth of the range, the colours end at the HIGH quantile: a few
+# large weights do not hide all others.
 HIGH, FEW, FEW_ABOVE = 0.995, 0.99, 0.1
 
 
 @dataclass(frozen=True)
 class Range:
-    """Where colours begin and end, and whether values are beyond."""
+    """The ends of the colours, and whether values are beyond them."""
 
     low: float
     high: float
@@ -29,13 +29,14 @@ class Range:
 
     @property
     def extend(self) -> str:
-        """As matplotlib calls it."""
+        """The same in matplotlib's words."""
         return {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[int(self.below), int(self.above)]
 
 
 def range_of(parts: Sequence[Array], vmin: Optional[float], vmax: Optional[float], what: str = "the map") -> Range:
-    """The range of the finite values of all parts: from 0, when none is below, to the largest, or to the 99.5th percentile
-    when more than 99 % are within a tenth of that. NothingToDraw without a number, AllBelow when vmin is above all."""
+    """The range of the finite values of all parts: from 0, or the least when it is below, to the largest, or to the
+    99.5th percentile when more than 99 % are within a tenth of that. Raises NothingToDraw without a number, AllBelow
+    when vmin is above all."""
     parts = [finite(part) for part in parts]
     parts = [part for part in parts if part.size]
     if not parts:
@@ -51,7 +52,7 @@ def range_of(parts: Sequence[Array], vmin: Optional[float], vmax: Optional[float
 
 
 def finite(values: Array) -> Array:
-    """The finite ones; all of them without a copy, as it nearly always is."""
+    """The finite values; without a copy when all are, which is the usual case."""
     if not values.size or np.isfinite(values.min()) and np.isfinite(values.max()):
         return values
     return np.asarray(values[np.isfinite(values)])
@@ -75,7 +76,7 @@ def _round_up(step: float) -> float:
 
 
 def ticks(low: float, high: float, most: int, least_step: float = 0.0) -> List[float]:
-    """About as many round numbers from low to high, at least `least_step` apart."""
+    """About `most` round numbers from low to high, at least `least_step` apart."""
     step = _round_up(max((high - low) / max(2, most), least_step))
     first = math.ceil(low / step - 1e-6)
     last = math.floor((high + 1e-6 * (high - low)) / step)
@@ -83,7 +84,7 @@ def ticks(low: float, high: float, most: int, least_step: float = 0.0) -> List[f
 
 
 def powers(low: float, high: float, most: int) -> List[float]:
-    """The same by logarithms, of 0 < low < high: powers of ten, and 2 and 5 times those when there are few."""
+    """Round numbers for logarithms, 0 < low < high: powers of ten, and 2 and 5 times them when there are few."""
     first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
     if math.log10(high / low) < 2.5:
         all_ = [times * 10.0 ** power for power in range(first - 1, last + 1) for times in (1, 2, 5)]
@@ -100,7 +101,7 @@ def thin(numbers: List[float], most: int) -> List[float]:
 
 
 def texts(numbers: Sequence[float]) -> List[str]:
-    """Of round numbers that are equally far apart, with as many digits as tell them apart."""
+    """Writes round numbers that are equally far apart with as many digits as tell them apart."""
     if not len(numbers):
         return []
     largest = max(abs(number) for number in numbers)
@@ -115,7 +116,7 @@ _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def power_texts(numbers: Sequence[float]) -> List[str]:
-    """Of powers(): 10⁻³, or plain numbers when there are others than powers of ten."""
+    """Writes powers(): 10⁻³, or plain numbers when they include others than powers of ten."""
     exponents = [math.log10(number) for number in numbers]
     if any(abs(exponent - round(exponent)) > 1e-9 for exponent in exponents) or len(numbers) < 2:
         return [f"{number:g}" for number in numbers]
@@ -127,7 +128,7 @@ def _minus(text: str) -> str:
 
 
 def percentiles(values: Array, shares: Tuple[float, ...]) -> List[Array]:
-    """Along the first axis, of the finite ones; NaN where there are none. values [n, points] -> one [points] a share."""
+    """Quantiles of finite values along the first axis, NaN without any: [n, points] -> one [points] for each share."""
     values = np.where(np.isfinite(values), values, np.nan)
     result = np.full((len(shares), values.shape[1]), np.nan)
     some = ~np.isnan(values).all(0)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""style: sizes, colours, fonts and colour maps of all figures, and how wide a text is.
+"""style: sizes, colours, fonts and colour maps of all figures, and the width of a text.
 
-Everything is drawn in a style of its own: a user's rcParams neither change a figure nor are changed by one. Lengths are
-points (1/72 inch), colours are matplotlib's.
+Figures have a style of their own: rcParams of the user neither change a figure nor are changed by one. Lengths are
+points (1/72 inch).
 """
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 
 INCH = 72.0
-# Made for a column of 3.3 in, where a figure is not made smaller any more.
+# Sizes are made for a column of 3.3 in, where nobody scales a figure down.
 WIDTH_ONE, WIDTH_TWO = 3.3, 6.9  # inches
-TITLE, NAME, TICK = 8.0, 7.5, 6.5  # text: of the figure, of axes and panels, at ticks
-LINE_TICK = 8.0  # from line to line of such texts
+TITLE, NAME, TICK = 8.0, 7.5, 6.5  # text of the figure's title, of axes and panels, at ticks
+LINE_TICK = 8.0  # from line to line at ticks
 MARGIN = 4.0
 TICK_LONG, TICK_GAP = 2.5, 2.0
 LINE = 0.6
@@ -30,12 +30,13 @@ LINE = 0.6
 TEXT, AXIS, SOFT, GRID = "#1a1a1a", "#333333", "#666666", "#e3e3e3"
 MASKED, PADDED, HATCH = "#f1f1f1", "#dde3eb", "#9a9a9a"
 ALERT, REST = "#c0392b", "#a9bcd0"
-# Eight of Okabe and Ito (2008), which people who are colour-blind can tell apart.
+# Eight colours of Okabe and Ito (2008) that colour-blind people can tell apart.
 CYCLE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000")
 
 RC = {
-    "axes.edgecolor": AXIS, "axes.labelcolor": TEXT, "axes.labelpad": 3.0, "axes.labelsize": NAME, "axes.linewidth": LINE,
-    "axes.titlepad": 3.0, "axes.titlesize": NAME, "figure.dpi": 160.0, "figure.titlesize": TITLE, "font.size": NAME,
+    "axes.edgecolor": AXIS, "axes.labelcolor": TEXT, "axes.labelpad": 3.0, "axes.labelsize": NAME,
+    "axes.linewidth": LINE, "axes.titlepad": 3.0, "axes.titlesize": NAME, "figure.dpi": 160.0,
+    "figure.titlesize": TITLE, "font.size": NAME,
     "hatch.color": HATCH, "hatch.linewidth": 0.5, "image.composite_image": False, "legend.fontsize": TICK,
     "legend.frameon": False, "pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "attnd",
     "text.color": TEXT, "text.parse_math": False, "xtick.color": AXIS, "ytick.color": AXIS, "xtick.labelcolor": TEXT,
@@ -44,11 +45,12 @@ RC = {
     "ytick.major.pad": TICK_GAP, "xtick.minor.visible": False, "ytick.minor.visible": False,
 }
 
-# Fonts for what DejaVu Sans lacks, as they are usually installed; the first of a script that is there is taken.
+# Fonts for scripts that DejaVu Sans lacks; the first installed one of each line is used.
 _FALLBACK = (
-    ("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK TC", "Noto Sans CJK KR", "Noto Sans SC", "Source Han Sans SC",
+    ("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK TC", "Noto Sans SC", "Source Han Sans SC",
      "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Droid Sans Fallback", "AR PL UMing CN", "PingFang SC", "Hiragino Sans",
-     "Microsoft YaHei", "SimHei", "IPAGothic", "TakaoGothic", "Unifont"),
+     "Microsoft YaHei",
+     "IPAGothic", "Unifont"),
     ("Noto Sans CJK KR", "NanumGothic", "Malgun Gothic", "Apple SD Gothic Neo"),
     ("Noto Sans Devanagari", "Lohit Devanagari", "Mangal"), ("Noto Sans Thai", "Loma", "Tahoma"),
     ("Noto Emoji", "Symbola", "Segoe UI Symbol", "Segoe UI Emoji", "Apple Symbols"),
@@ -60,7 +62,7 @@ COLORMAPS = ("viridis", "cividis", "plasma", "inferno", "magma", "hot", "cool", 
 
 
 class PlotError(ValueError):
-    """What a figure was asked for does not go together; the text is a sentence for people."""
+    """A wrong request; the text is a sentence for people."""
 
 
 class NothingToDraw(PlotError):
@@ -76,7 +78,7 @@ class AllBelow(PlotError):
 
 
 class TooSmall(PlotError):
-    """There is no room for it in `size`, given as (width, height or None) in inches; `least` is large enough."""
+    """The figure has no room in `size`, (width, height or None) in inches; `least` is large enough."""
 
     def __init__(self, size: Tuple[float, Optional[float]], least: Tuple[float, Optional[float]], what: str):
         super().__init__(f"{_size_text(size)}: too small {what}: at least {_size_text(least)}")
@@ -96,8 +98,8 @@ def _installed() -> "dict[str, str]":
 
 @functools.lru_cache(maxsize=None)
 def families(font: Optional[str] = None) -> Tuple[str, ...]:
-    """The families that a figure's texts use, in this order, glyph by glyph: what is asked for (names with commas), DejaVu
-    Sans, and what is installed for other scripts."""
+    """The families that texts use, glyph by glyph: `font` (names with commas), DejaVu Sans, installed ones for other
+    scripts."""
     asked = [_GENERIC.get(name.strip().lower(), name.strip()) for name in (font or "sans-serif").split(",")]
     names = [_installed()[name.lower()] for name in asked if name.lower() in _installed()] + ["DejaVu Sans"]
     for script in _FALLBACK:
@@ -106,7 +108,7 @@ def families(font: Optional[str] = None) -> Tuple[str, ...]:
 
 
 def font_instead(font: str) -> Optional[str]:
-    """The family that is used because none of the asked ones (names with commas) is installed; None when one is."""
+    """The family that is used because none of `font` (names with commas) is installed; None when one is."""
     asked = [name.strip().lower() for name in font.split(",")]
     there = any(name in _installed() or name in _GENERIC for name in asked)
     return None if there else families(font)[0]
@@ -114,7 +116,8 @@ def font_instead(font: str) -> Optional[str]:
 
 @contextmanager
 def context(font: Optional[str] = None) -> Iterator[None]:
-    """matplotlib's defaults and this style, and no warnings about glyphs that no font has: those are drawn as boxes."""
+    """Sets this style over matplotlib's defaults, and mutes warnings about glyphs that no font has: they become
+    boxes."""
     with warnings.catch_warnings(), matplotlib.style.context(["default", {**RC, "font.family": list(families(font))}]):
         warnings.filterwarnings("ignore", message=r"Glyph \d+.*missing from", category=UserWarning)
         warnings.filterwarnings("ignore", message=r"Matplotlib currently does not support .* natively")
@@ -137,12 +140,12 @@ def _width(text: str, size: float, names: Tuple[str, ...]) -> float:
 
 
 def width(text: str, size: float) -> float:
-    """How wide a text is, in points; in the font of the context."""
+    """The width of a text in points, in the font of the context."""
     return _width(text, size, tuple(matplotlib.rcParams["font.family"])) if text else 0.0
 
 
 def _letters(text: str) -> List[str]:
-    """What people see as letters: a character with the marks that are put on it."""
+    """Letters as people see them: a character together with its combining marks."""
     letters: List[str] = []
     for char in text:
         joins = unicodedata.combining(char) or char in "\u200d\ufe0e\ufe0f" or "\U0001f3fb" <= char <= "\U0001f3ff"
@@ -154,7 +157,7 @@ def _letters(text: str) -> List[str]:
 
 
 def shorten(text: str, size: float, room: float) -> str:
-    """The text, or as many of its first letters as fit and an ellipsis; at least one letter."""
+    """The text, or its first letters that fit, at least one, and an ellipsis."""
     if width(text, size) <= room:
         return text
     letters = _letters(text)
@@ -172,7 +175,7 @@ def shorten(text: str, size: float, room: float) -> str:
 
 @functools.lru_cache(maxsize=None)
 def _hot() -> Colormap:
-    """From black on; matplotlib's begins at a dark red."""
+    """Begins at black; matplotlib's begins at a dark red."""
     ends = (0.0, 0.365079), (0.365079, 0.746032), (0.746032, 1.0)
     ramps: Any = {name: [(0, 0, 0)] * (low > 0) + [(low, 0, 0), (high, 1, 1)] + [(1, 1, 1)] * (high < 1)
                   for name, (low, high) in zip(("red", "green", "blue"), ends)}
@@ -180,7 +183,7 @@ def _hot() -> Colormap:
 
 
 def colormap(name: Union[str, Colormap]) -> Colormap:
-    """A colour map of matplotlib, by its name. PlotError when there is none of it."""
+    """A colour map of matplotlib by its name. Raises PlotError for an unknown one."""
     if isinstance(name, Colormap):
         return name
     if name in ("hot", "hot_r"):
@@ -193,13 +196,13 @@ def colormap(name: Union[str, Colormap]) -> Colormap:
 
 
 def colors(count: int, cmap: Union[str, Colormap], named: int = 8) -> Sequence[Any]:
-    """Of lines: those that are told apart by name, or of more than `named` along a colour map."""
+    """Colours for lines: distinct ones, or steps along a colour map for more than `named`."""
     if count <= named:
         return [CYCLE[index % len(CYCLE)] for index in range(count)]
     return [colormap(cmap)((20 + 200 * index // (count - 1)) / 255) for index in range(count)]
 
 
 def ink_on(color: Any) -> str:
-    """Black on light colours, white on dark ones; of RGB(A) in [0, 1]."""
+    """Black on light colours, white on dark ones; `color` is RGB(A) in [0, 1]."""
     light = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
     return TEXT if light > 140 / 255 else "#ffffff"
