@@ -9,7 +9,7 @@
 #include "proto/header.h"
 
 #include "proto/err.h"
-#include "proto/header_tensors.h"
+#include "proto/header_internal.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Every dimension of every role has a name, and within a message a name has one size: the first
  * tensor that has the dimension says how large it is, the others must agree. */
-#include "proto/header_tensors.h"
+#include "proto/header_internal.h"
 
 #include "proto/err.h"
 

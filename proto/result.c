@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Keys are written in PROTOCOL.md's order; `snapshot` is last (see result.h). */
-#include "proto/result_part.h"
+#include "proto/result_internal.h"
 
 const char *window_unit_name(enum window_unit unit)
 {

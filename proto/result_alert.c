@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* An alert: what a rule says about a head, a layer or a run. */
-#include "proto/result_part.h"
+#include "proto/result_internal.h"
 
 const char *alert_state_name(enum alert_state state)
 {

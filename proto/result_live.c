@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* One message's numbers of a layer, for readers (live) and for files (analysis). */
-#include "proto/result_part.h"
+#include "proto/result_internal.h"
 
 static uint32_t count_values(const struct layer_numbers *numbers, bool spectrum)
 {

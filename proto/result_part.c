@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "proto/result_part.h"
+#include "proto/result_internal.h"
 
 #include <math.h>
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The statistics of a layer's numbers over a window. */
-#include "proto/result_part.h"
+#include "proto/result_internal.h"
 
 /* The numbers of a result_stat, in order; `count` follows them. */
 static const struct {

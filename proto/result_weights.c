@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The map under `weights`: spectra of projection matrices and of the products of two. */
-#include "proto/result_part.h"
+#include "proto/result_internal.h"
 
 /* The numbers of a spectrum that a matrix has; `singular_values` follow them. */
 static const struct {

@@ -103,6 +103,10 @@ class House(unittest.TestCase):
                            "CONTRIBUTING.md:14: arrow: daemon/gone/ is not there",
                            "CONTRIBUTING.md:14: arrow: daemon/gone/ may include lost, which is not there")
 
+    def test_a_file_that_the_rules_name_and_that_is_not_there(self):
+        self.assert_broken({"CONTRIBUTING.md": ROOMS + "\nSee `daemon/base/clock.c` and\n`daemon/base/watch.c`.\n"},
+                           "CONTRIBUTING.md:16: path: daemon/base/watch.c is not there")
+
     def test_modules_that_include_each_other(self):
         self.assert_broken({"daemon/run/a.h": '#include "daemon/run/b.h"\n', "daemon/run/b.h": "\n",
                             "daemon/run/b.c": '#include "daemon/run/a.h"\n'},

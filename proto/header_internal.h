@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* header_tensors: the tensors that a header announces, and whether they fit together.
+/* header_internal: the tensors that a header announces, and whether they fit together.
  * Private to proto/. Pure; any thread. */
-#ifndef PROTO_HEADER_TENSORS_H
-#define PROTO_HEADER_TENSORS_H
+#ifndef PROTO_HEADER_INTERNAL_H
+#define PROTO_HEADER_INTERNAL_H
 
 #include "proto/header.h"
 #include "proto/mpk.h"

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* result_part: the parts that several result maps share, as keys and values appended to a writer.
- * Private to proto/. A `_count` says how many keys the part of the same name will write. */
-#ifndef PROTO_RESULT_PART_H
-#define PROTO_RESULT_PART_H
+/* result_internal: the parts that several result maps share, as keys and values appended to a
+ * writer. Private to proto/. A `_count` says how many keys the part of the same name will write. */
+#ifndef PROTO_RESULT_INTERNAL_H
+#define PROTO_RESULT_INTERNAL_H
 
 #include "proto/result.h"
 
