@@ -7,6 +7,7 @@
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
 #include "daemon/internal.h"
+#include "daemon/run/queue.h"
 
 #include <stdlib.h>
 
@@ -51,14 +52,14 @@ static void messages_settle(struct daemon *daemon, struct message *message)
 {
     struct run *run = message->run;
     if (message->detached) {
-        run_join(run, message, messages_now_ns(daemon));
+        queue_join(run, message, messages_now_ns(daemon));
         messages_account(daemon, message);
     } else if (message != run->queue) { /* it has to wait for its turn: its numbers are enough */
         uint64_t bytes = message_free_tensors(message);
         message->cost -= bytes;
         ingest_release(daemon->ingest, bytes, message->reserved);
     }
-    while ((message = run_take(run))) {
+    while ((message = queue_take(run))) {
         messages_account(daemon, message);
     }
 }
@@ -91,7 +92,7 @@ static void messages_on_arrived(struct daemon *daemon, struct message *message)
     struct run *run = message->run;
     if (compute) {
         message->code = work_new(message, &run->job_config, &daemon->machine,
-                                 run_spectrum_turn(run, message), daemon->pool, &daemon->inbox);
+                                 queue_spectrum_turn(run, message), daemon->pool, &daemon->inbox);
         if (!message->code) {
             daemon->in_flight++;
             message->next = NULL;
@@ -100,7 +101,7 @@ static void messages_on_arrived(struct daemon *daemon, struct message *message)
             messages_submit(daemon);
             return;
         }
-        run_finish(run, message);
+        queue_finish(run, message);
     }
     messages_settle(daemon, message);
 }
@@ -114,7 +115,7 @@ static void messages_on_done(struct daemon *daemon, struct message *message)
                         message->computed_ns);
     int code = work_finish(message->work, &message->measured);
     message->code = message->code ? message->code : code; /* it may have been refused meanwhile */
-    run_finish(message->run, message);
+    queue_finish(message->run, message);
     if (!code) {
         stats_add(stats, COUNT_SPECTRA, message->measured->spectra);
         stats_add(stats, COUNT_SPECTRA_SKIPPED, message->measured->spectra_skipped);
@@ -171,8 +172,8 @@ void messages_on_note(void *data, struct note *note)
 static void messages_take_finished_of(void *data, struct run *run)
 {
     struct message *message;
-    run_skip_unfinished(run);
-    while ((message = run_take(run))) {
+    queue_skip_unfinished(run);
+    while ((message = queue_take(run))) {
         messages_account(data, message);
     }
 }

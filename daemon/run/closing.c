@@ -4,33 +4,138 @@
  * will come again. */
 #include "daemon/run/closing.h"
 
-#include "daemon/run/announce.h"
-#include "daemon/run/checkpoint.h"
 #include "daemon/base/crash.h"
 #include "daemon/base/log.h"
+#include "daemon/run/checkpoint.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 
-/* One window on its way out. */
+/* One window on its way out; or the alerts of a run, without a window. */
 struct closing {
     struct run *run;
     struct track *track;
     struct result_window window;
-    bool closed; /* for good; else it is shown while it is open */
-    struct announcer announcer;
+    bool closed;               /* for good; else it is shown while it is open */
+    struct store_batch *batch; /* what goes to the history; NULL: nothing is kept */
+    uint32_t events;           /* of alerts */
 };
 
-void closing_publish_job(struct run *run)
+/* Alerts */
+
+/* What becomes of an event that alerts.h finds: it is published on alert/<job>/, passed on to a
+ * command or a webhook, kept in the history, counted and logged. */
+static void closing_on_event(void *data, const struct alert_result *event)
 {
+    struct closing *closing = data;
+    struct run *run = closing->run;
+    bool calm = event->state == ALERT_RESOLVED || event->severity == ALERT_INFO;
     char topic[TOPIC_MAX];
     struct mpk_writer writer;
-    run->dirty = false;
     mpk_writer_init(&writer);
-    run_encode(run, &writer);
-    topic_job("job", run->job, topic);
-    run->sink->put(run->sink->data, run, topic, 0, &writer, RESULT_OTHER);
+    alert_encode(event, &writer);
+    topic_job("alert", run->job, topic);
+    run->sink->put(run->sink->data, run, topic, 0, &writer, RESULT_ALERT);
     mpk_writer_clear(&writer);
+    if (closing->batch && batch_alert(closing->batch, event) != 0) {
+        log_event(LOG_ERROR, "alert_not_kept", LOG_STR("rule", event->rule));
+    }
+    stats_add(run->sink->stats, COUNT_ALERTS, 1);
+    closing->events++;
+    log_event(calm ? LOG_INFO : LOG_WARNING, "alert", LOG_STR("job", run->job),
+              LOG_STR("rule", event->rule), LOG_STR("state", alert_state_name(event->state)),
+              LOG_STR("severity", alert_severity_name(event->severity)),
+              LOG_STR("message", event->message));
+}
+
+static void closing_on_overflow(void *data, uint32_t events)
+{
+    struct run *run = ((struct closing *)data)->run;
+    stats_add(run->sink->stats, COUNT_ALERTS_DROPPED, events);
+    log_event(LOG_WARNING, "alerts_dropped", LOG_STR("job", run->job), LOG_NUM("count", events));
+}
+
+static struct alert_sink closing_alert_sink(struct closing *closing)
+{
+    return (struct alert_sink){closing_on_event, closing_on_overflow, closing};
+}
+
+static uint64_t closing_dropped(const struct tally *tally)
+{
+    uint64_t dropped = tally->source;
+    for (int i = 0; i < ERR_COUNT; i++) {
+        dropped += tally->dropped[i];
+    }
+    return dropped;
+}
+
+static void closing_judge_run(struct closing *closing)
+{
+    struct run *run = closing->run;
+    struct counts counts = run_counts(run);
+    uint64_t lost = counts.tally.lost, judged = run->judged.tally.lost;
+    struct alert_run said = {
+        .common = run_common(run),
+        .processed = counts.processed - run->judged.processed,
+        .lost = lost > judged ? lost - judged : 0, /* less when late messages came */
+        .dropped = closing_dropped(&counts.tally) - closing_dropped(&run->judged.tally),
+    };
+    struct alert_sink sink = closing_alert_sink(closing);
+    run->alerts_unsaved = true;
+    run->judged = counts;
+    if (alerts_run(run->alerts, &said, &sink) != 0) {
+        log_event(LOG_ERROR, "run_not_judged", LOG_STR("job", run->job));
+    }
+}
+
+/* Outside of a closing window events make a batch of their own. */
+static void closing_submit_events(struct closing *closing)
+{
+    if (closing->batch && closing->events > 0) {
+        store_submit(closing->run->sink->store, &closing->batch);
+    }
+    batch_free(&closing->batch);
+}
+
+void closing_judge(struct run *run)
+{
+    struct closing closing = {.run = run};
+    if (!run->alerts) {
+        return;
+    }
+    closing.batch = checkpoint_begin(run);
+    closing_judge_run(&closing);
+    closing_submit_events(&closing);
+}
+
+void closing_judge_silence(struct run *run, uint64_t now_ns)
+{
+    struct closing closing = {.run = run};
+    struct alert_sink sink = closing_alert_sink(&closing);
+    struct result_common common = run_common(run);
+    double silent_s = now_ns > run->last_ns ? (double)(now_ns - run->last_ns) / 1e9 : 0;
+    if (!run->alerts || run->state == JOB_ENDED) {
+        return;
+    }
+    closing.batch = checkpoint_begin(run);
+    alerts_silence(run->alerts, &common, silent_s, &sink);
+    run->alerts_unsaved = run->alerts_unsaved || closing.events > 0;
+    closing_submit_events(&closing);
+}
+
+/* Nothing fires any more. */
+static void closing_end_alerts(struct run *run)
+{
+    struct closing closing = {.run = run};
+    struct alert_sink sink = closing_alert_sink(&closing);
+    struct result_common common = run_common(run);
+    run->alerts_unsaved = true;
+    if (!run->alerts) {
+        return;
+    }
+    closing.batch = checkpoint_begin(run);
+    alerts_end(run->alerts, &common, &sink);
+    closing_submit_events(&closing);
 }
 
 /* Drift */
@@ -38,79 +143,47 @@ void closing_publish_job(struct run *run)
 /* Of a head, once it has learned, with the default metrics. */
 #define DRIFT_TYPICAL 2560
 
-/* NULL when baselines have used up their share of the memory, or there is none. */
-static struct drift *closing_get_drift(struct closing *closing, struct stream *stream)
-{
-    struct run *run = closing->run;
-    struct layer_track *layer = &stream->tracks[closing->track->index];
-    struct drift_rule rule = run_drift_rule(run->config);
-    if (layer->drift && drift_heads(layer->drift) != stream->heads) {
-        drift_free(&layer->drift); /* what came back was of another model */
-        run_charge_drift(run, layer);
-    }
-    if (layer->drift ||
-        !state_budget_fits(&run->drift_budget, (uint64_t)stream->heads * DRIFT_TYPICAL)) {
-        return layer->drift;
-    }
-    layer->drift = drift_new(&rule, stream->heads);
-    if (layer->drift && run->sink->learning) {
-        run->sink->learning(run->sink->data, run, stream, closing->track->index);
-    }
-    return layer->drift;
-}
-
-/* Without memory the summary has no drift. Its numbers are there until drift_result_clear. */
+/* Adds the drift to the summary, while the layer learns or after; without it when baselines have
+ * used up their share of the memory, or there is none. Its numbers are there until
+ * drift_result_clear. */
 static void closing_compare(struct closing *closing, struct stream *stream,
                             const struct layer_state *state, struct summary_result *summary)
 {
+    struct run *run = closing->run;
     struct layer_track *layer = &stream->tracks[closing->track->index];
-    struct drift *drift = closing_get_drift(closing, stream);
-    bool learn = drift && closing->closed && drift_may_learn(drift, &closing->window);
-    if (!drift || drift_window(drift, state, closing->window.last, learn) != 0) {
+    if (layer->drift && drift_heads(layer->drift) != stream->heads) {
+        run_free_drift(run, layer); /* what came back was of another model */
+    }
+    if (!layer->drift &&
+        state_budget_fits(&run->drift_budget, (uint64_t)stream->heads * DRIFT_TYPICAL)) {
+        struct drift_rule rule = run_drift_rule(run->config);
+        layer->drift = drift_new(&rule, stream->heads);
+        if (layer->drift && run->sink->learning) {
+            run->sink->learning(run->sink->data, run, stream, closing->track->index);
+        }
+    }
+    bool learn = layer->drift && closing->closed && drift_may_learn(layer->drift, &closing->window);
+    if (!layer->drift || drift_window(layer->drift, state, closing->window.last, learn) != 0) {
         return;
     }
     if (learn) {
         layer->drift_unsaved = true;
-        run_charge_drift(closing->run, layer);
+        run_charge_drift(run, layer);
     }
     for (int m = 0; m < METRIC_COUNT; m++) {
-        summary->drift[m] = drift_result(drift, m);
+        summary->drift[m] = drift_result(layer->drift, m);
     }
 }
 
 /* Layers */
 
-static int closing_publish(struct closing *closing, const char *topic,
-                           const struct summary_result *summary)
+/* What the history keeps of a layer's window: its state, and, with closed windows of the primary
+ * track, the map of the newest message that gave one. */
+static int closing_keep(struct closing *closing, const struct stream *stream,
+                        const struct layer_state *state)
 {
-    struct run *run = closing->run;
+    const struct detail *detail = state->map;
     struct mpk_writer writer;
-    mpk_writer_init(&writer);
-    summary_encode(summary, &writer);
-    int code = mpk_writer_ok(&writer) ? 0 : ERR_MEMORY;
-    if (!code) {
-        run->sink->put(run->sink->data, run, topic, closing->track->index, &writer, RESULT_SUMMARY);
-    }
-    mpk_writer_clear(&writer);
-    return code;
-}
-
-static int closing_judge_layer(struct closing *closing, const struct summary_result *summary)
-{
-    if (!closing->run->alerts || !closing->closed || closing->track->index > 0) {
-        return 0;
-    }
-    struct alert_sink sink = announce_sink(&closing->announcer);
-    return alerts_layer(closing->run->alerts, summary, &sink);
-}
-
-static int keep_window(struct closing *closing, const struct stream *stream,
-                       const struct layer_state *state)
-{
-    struct mpk_writer writer;
-    if (!closing->announcer.batch) {
-        return 0;
-    }
     mpk_writer_init(&writer);
     int code = layer_state_pack(state, &writer);
     struct store_window window = {
@@ -127,19 +200,11 @@ static int keep_window(struct closing *closing, const struct stream *stream,
         .state_size = writer.buffer.size,
     };
     if (!code) {
-        code = batch_window(closing->announcer.batch, &window);
+        code = batch_window(closing->batch, &window);
     }
     mpk_writer_clear(&writer);
-    return code;
-}
-
-/* The map of the newest message that gave one, with closed windows of the primary track. */
-static int closing_keep_map(struct closing *closing, const struct stream *stream,
-                            const struct layer_state *state)
-{
-    const struct detail *detail = state->map;
-    if (!detail || !closing->closed || closing->track->index > 0 || !closing->announcer.batch) {
-        return 0;
+    if (code || !detail || !closing->closed || closing->track->index > 0) {
+        return code;
     }
     struct store_map map = {
         .layer = stream->id,
@@ -153,48 +218,51 @@ static int closing_keep_map(struct closing *closing, const struct stream *stream
         .columns = detail->map.columns,
         .values = detail->map.values,
     };
-    return batch_map(closing->announcer.batch, &map);
+    return batch_map(closing->batch, &map);
 }
 
-static int close_state(struct closing *closing, struct stream *stream, const char *topic,
-                       const struct layer_state *state)
+/* A layer's summary goes out: to subscribers, to the history, and to the rules. Returns whether the
+ * layer has something in this window. */
+static bool closing_put_layer(struct closing *closing, const struct part_list *list,
+                              struct stream *stream)
 {
     struct run *run = closing->run;
-    struct summary_view view;
-    int code = summary_view_init(&view, state, stream->id, run->job, run->id, &closing->window);
-    if (code) {
-        return code;
-    }
-    closing_compare(closing, stream, state, &view.result);
-    code = closing_publish(closing, topic, &view.result);
-    if (!code) {
-        code = keep_window(closing, stream, state);
-    }
-    if (!code) {
-        code = closing_keep_map(closing, stream, state);
-    }
-    if (!code) {
-        code = closing_judge_layer(closing, &view.result);
-    }
-    if (stream->tracks[closing->track->index].drift) {
-        drift_result_clear(stream->tracks[closing->track->index].drift);
-    }
-    summary_view_clear(&view);
-    return code;
-}
-
-/* Returns whether the layer has something in this window. */
-static bool close_layer(struct closing *closing, const struct part_list *list,
-                        struct stream *stream)
-{
+    struct drift **drift = &stream->tracks[closing->track->index].drift;
     struct layer_state *merged = NULL;
     const struct layer_state *state = NULL;
+    struct summary_view view = {.stats = NULL};
+    struct mpk_writer writer;
     char topic[TOPIC_MAX];
-    topic_layer("summary", closing->run->job, stream->id, topic);
+    topic_layer("summary", run->job, stream->id, topic);
     int code = track_merge(closing->track, list, stream, &state, &merged);
-    if (!code && state) {
-        code = close_state(closing, stream, topic, state);
+    if (!code && !state) {
+        return false;
     }
+    mpk_writer_init(&writer);
+    if (!code) {
+        code = summary_view_init(&view, state, stream->id, run->job, run->id, &closing->window);
+    }
+    if (!code) {
+        closing_compare(closing, stream, state, &view.result);
+        summary_encode(&view.result, &writer);
+        code = mpk_writer_ok(&writer) ? 0 : ERR_MEMORY;
+    }
+    if (!code) {
+        run->sink->put(run->sink->data, run, topic, closing->track->index, &writer, RESULT_SUMMARY);
+    }
+    if (!code && closing->batch) {
+        code = closing_keep(closing, stream, state);
+    }
+    if (!code && run->alerts && closing->closed && closing->track->index == 0) {
+        struct alert_sink sink = closing_alert_sink(closing);
+        run->alerts_unsaved = true;
+        code = alerts_layer(run->alerts, &view.result, &sink);
+    }
+    if (*drift) {
+        drift_result_clear(*drift);
+    }
+    summary_view_clear(&view);
+    mpk_writer_clear(&writer);
     layer_state_free(&merged);
     if (code) {
         log_event(LOG_ERROR, "summary_lost", LOG_STR("topic", topic),
@@ -205,47 +273,6 @@ static bool close_layer(struct closing *closing, const struct part_list *list,
 
 /* Windows */
 
-static uint64_t total_dropped(const struct tally *tally)
-{
-    uint64_t dropped = tally->source;
-    for (int i = 0; i < ERR_COUNT; i++) {
-        dropped += tally->dropped[i];
-    }
-    return dropped;
-}
-
-static void closing_judge_run(struct closing *closing)
-{
-    struct run *run = closing->run;
-    struct counts counts = run_counts(run);
-    uint64_t lost = counts.tally.lost, judged = run->judged.tally.lost;
-    struct alert_run said = {
-        .common = announce_common(run),
-        .processed = counts.processed - run->judged.processed,
-        .lost = lost > judged ? lost - judged : 0, /* less when late messages came */
-        .dropped = total_dropped(&counts.tally) - total_dropped(&run->judged.tally),
-    };
-    struct alert_sink sink = announce_sink(&closing->announcer);
-    run->judged = counts;
-    if (alerts_run(run->alerts, &said, &sink) != 0) {
-        log_event(LOG_ERROR, "run_not_judged", LOG_STR("job", run->job));
-    }
-}
-
-void closing_judge(struct run *run)
-{
-    struct closing closing = {.run = run, .announcer = {.run = run}};
-    if (!run->alerts) {
-        return;
-    }
-    closing.announcer.batch = checkpoint_begin(run);
-    closing_judge_run(&closing);
-    if (closing.announcer.batch && closing.announcer.events > 0) {
-        store_submit(run->sink->store, &closing.announcer.batch);
-    }
-    batch_free(&closing.announcer.batch);
-}
-
 /* The window that ends with `last`, a summary per layer. Returns how many. */
 static uint32_t publish_window(struct closing *closing, const struct window_part *last)
 {
@@ -255,13 +282,13 @@ static uint32_t publish_window(struct closing *closing, const struct window_part
     closing->window = window_describe(&closing->track->window, last);
     track_parts(closing->track, last, &list);
     for (struct stream *stream = run->streams; stream; stream = stream->hh.next) {
-        published += close_layer(closing, &list, stream);
+        published += closing_put_layer(closing, &list, stream);
     }
     if (closing->closed && closing->track->index == 0 && run->alerts) {
         closing_judge_run(closing); /* also when all was lost */
     }
     if (published) {
-        closing_publish_job(run);
+        run_publish_job(run);
     }
     log_event(LOG_DEBUG, "window_published", LOG_STR("job", run->job),
               LOG_STR("window", closing->track->name), LOG_NUM("last", closing->window.last),
@@ -272,13 +299,12 @@ static uint32_t publish_window(struct closing *closing, const struct window_part
 /* While it is open: its layers' checkpoints stay what they are. */
 static uint32_t show_window(struct run *run, struct track *track, const struct window_part *last)
 {
-    struct closing closing = {
-        .run = run, .track = track, .announcer = {.run = run, .batch = checkpoint_begin(run)}};
+    struct closing closing = {.run = run, .track = track, .batch = checkpoint_begin(run)};
     uint32_t published = publish_window(&closing, last);
-    if (closing.announcer.batch) {
-        store_submit(run->sink->store, &closing.announcer.batch);
+    if (closing.batch) {
+        store_submit(run->sink->store, &closing.batch);
     }
-    batch_free(&closing.announcer.batch);
+    batch_free(&closing.batch);
     return published;
 }
 
@@ -332,16 +358,14 @@ static void forget_parts(struct track *track, struct store_batch *batch)
 static void close_part(struct run *run, struct track *track, const struct window_part *part,
                        uint64_t now_ns)
 {
-    struct closing closing = {.run = run,
-                              .track = track,
-                              .closed = true,
-                              .announcer = {.run = run, .batch = checkpoint_begin(run)}};
+    struct closing closing = {
+        .run = run, .track = track, .closed = true, .batch = checkpoint_begin(run)};
     if (window_due(&track->window, part)) {
         publish_window(&closing, part);
     }
     crash_point("window_published");
-    forget_parts(track, closing.announcer.batch);
-    checkpoint_track(run, track, &closing.announcer.batch, now_ns);
+    forget_parts(track, closing.batch);
+    checkpoint_track(run, track, &closing.batch, now_ns);
     crash_point("window_submitted");
 }
 
@@ -365,11 +389,11 @@ static bool has_ended(const struct run *run)
 static void end_run(struct run *run)
 {
     struct counts counts = run_counts(run);
-    announce_end(run);
+    closing_end_alerts(run);
     run->state = JOB_ENDED;
     run_free_state(run);
     checkpoint_forget(run);
-    closing_publish_job(run);
+    run_publish_job(run);
     log_event(LOG_INFO, "run_ended", LOG_STR("job", run->job),
               LOG_NUM("processed", counts.processed), LOG_NUM("lost", counts.tally.lost));
 }

@@ -16,8 +16,9 @@ void closing_settle(struct run *run, uint64_t now_ns);
 uint32_t closing_show(struct run *run);
 /* Those that have gone quiet. */
 void closing_show_quiet(struct run *run, uint64_t now_ns);
-void closing_publish_job(struct run *run);
 /* Judges what the run has lost since it was last judged, without a window: none will close. */
 void closing_judge(struct run *run);
+/* Asks the rules about silence, and once more when something has come again. On a timer. */
+void closing_judge_silence(struct run *run, uint64_t now_ns);
 
 #endif

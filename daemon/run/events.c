@@ -3,33 +3,7 @@
 
 #include "daemon/run/closing.h"
 
-static int run_handle_hello(struct run *run, const struct message *message)
-{
-    const struct header *header = &message->header;
-    struct stream *stream;
-    int code = 0;
-    for (uint32_t i = 0; i < header->layer_count && !code; i++) {
-        code = header->layers[i].heads > run->config->limits_heads
-                   ? ERR_HEADS_LIMIT
-                   : run_stream(run, header->layers[i].id, header->layers[i].heads,
-                                message->received_ns, &stream);
-    }
-    return code;
-}
-
-static void run_tell_tracks(struct run *run, const struct message *message)
-{
-    for (uint32_t t = 0; t < run->track_count; t++) {
-        struct window *window = &run->tracks[t].window;
-        if (message->header.event == EVENT_EPOCH_END) {
-            window_epoch_end(window, message->rank_index, message->header.epoch);
-        } else if (message->header.event == EVENT_BYE) {
-            window_bye(window, message->rank_index, message->received_ns);
-        }
-    }
-}
-
-int run_take_event(struct run *run, struct message *message)
+int events_take(struct run *run, struct message *message)
 {
     const struct header *header = &message->header;
     uint64_t dropped = 0;
@@ -46,21 +20,32 @@ int run_take_event(struct run *run, struct message *message)
     tally_losses(&run->counts.tally, &message->losses);
     run->found += message->losses.found;
     run->dirty = run->dirty || dropped > 0;
-    if (header->event == EVENT_HELLO) {
-        code = run_handle_hello(run, message);
+    for (uint32_t i = 0; header->event == EVENT_HELLO && i < header->layer_count && !code; i++) {
+        struct stream *stream;
+        code = header->layers[i].heads > run->config->limits_heads
+                   ? ERR_HEADS_LIMIT
+                   : run_stream(run, header->layers[i].id, header->layers[i].heads,
+                                message->received_ns, &stream);
     }
     if (run->judge_losses && run_counts(run).tally.source > run->judged.tally.source) {
         closing_judge(run);
     }
     run->judge_losses = true;
-    run_tell_tracks(run, message);
+    for (uint32_t t = 0; t < run->track_count; t++) {
+        struct window *window = &run->tracks[t].window;
+        if (header->event == EVENT_EPOCH_END) {
+            window_epoch_end(window, message->rank_index, header->epoch);
+        } else if (header->event == EVENT_BYE) {
+            window_bye(window, message->rank_index, message->received_ns);
+        }
+    }
     if (!code) {
         run->counts.processed++;
     }
     return code;
 }
 
-int run_heed_bye(struct run *run, const struct message *message)
+int events_heed_bye(struct run *run, const struct message *message)
 {
     static const struct sequences none;
     const struct header *header = &message->header;

@@ -1,17 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/run/live.h"
 
-#include "proto/err.h"
 #include "proto/result.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-static void live_describe(const struct message *message, const struct measured *measured,
-                          struct live_result *live)
+static void live_describe(const struct message *message, struct live_result *live)
 {
     const struct header *header = &message->header;
+    const struct measured *measured = message->measured;
     *live = (struct live_result){
         .common = {header->job, header->run, header->epoch, header->step, header->time_ns},
         .layer = {.id = header->layer,
@@ -79,19 +78,26 @@ static double *live_spread(const struct header *header, struct layer_numbers *nu
     return buffer;
 }
 
-int live_write(const struct message *message, const struct measured *measured,
-               struct mpk_writer *writer)
+void live_publish(struct run *run, const struct message *message)
 {
+    const struct header *header = &message->header;
     struct live_result live;
     double *buffer = NULL;
-    live_describe(message, measured, &live);
-    if (message->header.heads_total != message->header.heads) {
-        buffer = live_spread(&message->header, &live.numbers);
+    char topic[TOPIC_MAX];
+    struct mpk_writer writer;
+    live_describe(message, &live);
+    if (header->heads_total != header->heads) {
+        buffer = live_spread(header, &live.numbers);
         if (!buffer) {
-            return ERR_MEMORY;
+            return;
         }
     }
-    live_encode(&live, writer);
+    mpk_writer_init(&writer);
+    live_encode(&live, &writer);
+    if (mpk_writer_ok(&writer)) {
+        topic_layer("live", run->job, header->layer, topic);
+        run->sink->put(run->sink->data, run, topic, 0, &writer, RESULT_OTHER);
+    }
+    mpk_writer_clear(&writer);
     free(buffer);
-    return mpk_writer_ok(writer) ? 0 : ERR_MEMORY;
 }

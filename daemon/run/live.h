@@ -3,12 +3,11 @@
 #ifndef DAEMON_RUN_LIVE_H
 #define DAEMON_RUN_LIVE_H
 
-#include "daemon/ingest/message.h"
-#include "workers/measure.h"
+#include "daemon/run/run.h"
 
-/* Writes the map into an empty writer. A message with a slice of the heads gives arrays of
- * heads_total with null for the heads it does not have. Returns 0 or ERR_MEMORY. */
-int live_write(const struct message *message, const struct measured *measured,
-               struct mpk_writer *writer);
+/* In the order in which messages came, so that the last value of a topic is the newest; those that
+ * are computed in the background when they are done. A message with a slice of the heads gives
+ * arrays of heads_total with null for the heads it does not have. Without memory there is none. */
+void live_publish(struct run *run, const struct message *message);
 
 #endif

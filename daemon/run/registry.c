@@ -2,9 +2,11 @@
 #include "daemon/run/registry.h"
 
 #include "daemon/run/checkpoint.h"
-#include "daemon/run/closing.h"
 #include "daemon/base/log.h"
+#include "daemon/run/closing.h"
+#include "daemon/run/queue.h"
 #include "daemon/run/restore.h"
+#include "daemon/run/tick.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -311,7 +313,7 @@ int registry_arrive(struct registry *registry, struct message *message, uint64_t
     if (code) {
         return code;
     }
-    *ret_compute = run_queue(run, message, now_ns);
+    *ret_compute = queue_put(run, message, now_ns);
     return 0;
 }
 
@@ -321,7 +323,7 @@ void registry_refused(struct registry *registry, const char *name, int code)
     if (!job) {
         return;
     }
-    run_refused(job->runs, code);
+    queue_refused(job->runs, code);
 }
 
 /* All runs */
@@ -421,17 +423,17 @@ struct tick {
     bool active;
 };
 
-static void tick_run(void *data, struct run *run)
+static void registry_tick_run(void *data, struct run *run)
 {
     struct tick *tick = data;
-    run_tick(run, tick->now_ns);
-    tick->active = tick->active || run_wants_ticks(run);
+    tick_run(run, tick->now_ns);
+    tick->active = tick->active || tick_wanted(run);
 }
 
 bool registry_tick(struct registry *registry, uint64_t now_ns)
 {
     struct tick tick = {.now_ns = now_ns};
-    registry_each(registry, tick_run, &tick);
+    registry_each(registry, registry_tick_run, &tick);
     return tick.active;
 }
 
@@ -455,7 +457,7 @@ static void flush_run(void *data, struct run *run)
 {
     struct flush *flush = data;
     if (!flush->job || strcmp(run->job, flush->job) == 0) {
-        flush->waiting += run_flush(run);
+        flush->waiting += queue_flush(run);
     }
 }
 

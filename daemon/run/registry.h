@@ -21,7 +21,7 @@ struct registry *registry_new(const struct config *config, const struct result_s
                               void (*forget)(void *data, const char *job), void *data);
 void registry_free(struct registry **registry);
 
-/* Finds or makes the run of a message, and queues it there: sets *ret_compute as run_queue does.
+/* Finds or makes the run of a message, and queues it there: sets *ret_compute as queue_put does.
  * Returns 0, or why there is no such run: the message is then not queued. */
 int registry_arrive(struct registry *registry, struct message *message, uint64_t now_ns,
                     bool *ret_compute);
@@ -39,11 +39,11 @@ bool registry_step(struct registry *registry);
 uint64_t registry_collected(const struct registry *registry);
 void registry_submit(struct registry *registry, uint64_t now_ns);
 
-/* run_tick for every run. Returns whether any run wants another one. */
+/* tick_run for every run. Returns whether any run wants another one. */
 bool registry_tick(struct registry *registry, uint64_t now_ns);
 /* Shows all open windows as partial, at shutdown. */
 void registry_show(struct registry *registry);
-/* run_flush for every run of the job (NULL: of all jobs). Returns how many runs have to wait, or
+/* queue_flush for every run of the job (NULL: of all jobs). Returns how many runs have to wait, or
  * ERR_JOB_UNKNOWN. */
 int registry_flush(struct registry *registry, const char *job);
 /* Runs that still have to show their windows after a flush. */

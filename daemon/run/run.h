@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* run: one start of a training job: its ranks, its attention layers (streams), and their windows.
- *
- * Messages queue here in the order in which they were received, and are taken one by one once they
- * are computed; everything the run knows follows from the messages taken so far. Time comes in as
- * an argument. Loop thread only. */
+ * queue.h adds messages to it, tick.h the passing of time, closing.h lets its windows go out. Loop
+ * thread only. */
 #ifndef DAEMON_RUN_RUN_H
 #define DAEMON_RUN_RUN_H
 
@@ -75,48 +73,27 @@ bool run_busy(const struct run *run);
 /* It may not be busy. */
 void run_free(struct run **run);
 
-/* A message in the order of reception. Returns whether it is worth computing: then run_finish
- * follows. Call run_take after either. */
-bool run_queue(struct run *run, struct message *message, uint64_t now_ns);
-/* Its `measured` or `code` is set, in whatever order. What is detached goes out as `live`. */
-void run_finish(struct run *run, struct message *message);
-/* Takes the oldest message if it is finished: adds its numbers to their windows, and closes the
- * windows that may close. The message is then the caller's, to be accounted for by its `code`: 0,
- * or why it was refused. NULL when there is none. One of tier weights, which may take seconds, is
- * taken unfinished: later messages do not wait for it, its windows do. */
-struct message *run_take(struct run *run);
-/* A message that was taken unfinished (`detached`) and is finished now: adds its numbers to its
- * windows. It is then the caller's, as after run_take. */
-void run_join(struct run *run, struct message *message, uint64_t now_ns);
-/* Lets go of the messages that are not computed yet, which stay with whoever computes them: at a
- * stop that cannot wait. They are then gaps in the sequences of later ones. */
-void run_skip_unfinished(struct run *run);
-/* A message of this run was refused before it came here. */
-void run_refused(struct run *run, int code);
+/* When a tick happens to its windows: not later than the oldest message that is not taken was
+ * received, for no window may close over that. */
+uint64_t run_time_ns(const struct run *run, uint64_t now_ns);
 
 /* The layer, made when there is none. Returns 0, ERR_STREAM_LIMIT or ERR_MEMORY. */
 int run_stream(struct run *run, struct layer_id id, uint32_t heads, uint64_t now_ns,
                struct stream **ret_stream);
-/* The head, of the message's, that its spectra begin with. */
-uint32_t run_spectrum_turn(const struct run *run, const struct message *message);
 struct drift_rule run_drift_rule(const struct config *config);
 /* A layer's drift has grown: charges the budget of windows. */
 void run_charge_drift(struct run *run, struct layer_track *layer);
+/* Frees a layer's baseline. */
+void run_free_drift(struct run *run, struct layer_track *layer);
 /* Frees the states of all parts, and every baseline: the run has ended. */
 void run_free_state(struct run *run);
 /* Of all layers, and of what belongs to none. */
 struct counts run_counts(const struct run *run);
 
-/* Closes and publishes what may be, shows windows that have gone quiet, judges silence, frees what
- * has long been idle, publishes the job map when dirty, and goes idle or ended. On a timer. */
-void run_tick(struct run *run, uint64_t now_ns);
-/* Whether there is anything that a tick could find to do. */
-bool run_wants_ticks(const struct run *run);
-/* Shows the open windows (closing_show) once every message received so far is taken. Returns
- * whether it has to wait. */
-bool run_flush(struct run *run);
-
+/* What all its results begin with. */
+struct result_common run_common(const struct run *run);
 /* Appends the job map. */
 void run_encode(const struct run *run, struct mpk_writer *writer);
+void run_publish_job(struct run *run);
 
 #endif

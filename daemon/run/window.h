@@ -22,7 +22,7 @@
  *   - Units are seconds and the clock has passed it.
  *
  * Messages are given in the order in which they were received, once their numbers are there
- * (run.c), so a part never closes over one that was received in time. Later messages for a closed
+ * (queue.c), so a part never closes over one that was received in time. Later messages for a closed
  * part are refused as late. A part that is merely silent is not closed, because a slow trainer is
  * not an error: see window_quiet. */
 #ifndef DAEMON_RUN_WINDOW_H

@@ -8,6 +8,7 @@
 
 #include "daemon/base/log.h"
 #include "daemon/run/restore.h"
+#include "daemon/run/tick.h"
 #include "tests/fuzz/trained.h"
 
 #include <stdio.h>
@@ -78,9 +79,9 @@ static void go_on(struct run *run)
     run_encode(run, &writer);
     REQUIRE(mpk_writer_ok(&writer));
     mpk_writer_clear(&writer);
-    REQUIRE(!run_flush(run));
-    run_tick(run, 1001 * S);
-    run_tick(run, 100000 * S);
+    REQUIRE(!queue_flush(run));
+    tick_run(run, 1001 * S);
+    tick_run(run, 100000 * S);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)

@@ -45,9 +45,9 @@ void trained_fill(struct registry *registry, const char *job)
             REQUIRE(registry_arrive(registry, message, message->received_ns, &compute) == 0);
             struct run *run = message->run;
             if (compute) {
-                run_finish(run, message);
+                queue_finish(run, message);
             }
-            REQUIRE(run_take(run) == message && message->code == 0);
+            REQUIRE(queue_take(run) == message && message->code == 0);
             measured_message_free(&made);
         }
     }

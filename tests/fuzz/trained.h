@@ -4,6 +4,7 @@
 #ifndef TESTS_FUZZ_TRAINED_H
 #define TESTS_FUZZ_TRAINED_H
 
+#include "daemon/run/queue.h"
 #include "daemon/run/registry.h"
 
 #define TRAINED_STEPS 16

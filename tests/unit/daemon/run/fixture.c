@@ -88,20 +88,20 @@ struct sample *fixture_make(struct fixture *f, uint32_t layer, uint32_t rank, ui
 
 bool fixture_queue(struct fixture *f, struct sample *sample)
 {
-    return run_queue(f->run, &sample->message, f->now);
+    return queue_put(f->run, &sample->message, f->now);
 }
 
 void fixture_finish(struct fixture *f, struct sample *sample)
 {
     sample->message.measured = &sample->measured;
-    run_finish(f->run, &sample->message);
+    queue_finish(f->run, &sample->message);
 }
 
 int fixture_take_all(struct fixture *f)
 {
     int code = 1;
     struct message *message;
-    while ((message = run_take(f->run))) {
+    while ((message = queue_take(f->run))) {
         code = message->code;
         free(message);
     }
@@ -133,7 +133,7 @@ static int send_event(struct fixture *f, uint32_t rank, enum event_type event, u
                                       .dropped_total = dropped_total,
                                       .seq = f->event_seq[rank]++};
     strcpy(message->header.job, "job");
-    run_queue(f->run, message, f->now);
+    queue_put(f->run, message, f->now);
     return fixture_take_all(f);
 }
 

@@ -3,7 +3,8 @@
 #ifndef TESTS_UNIT_DAEMON_RUN_FIXTURE_H
 #define TESTS_UNIT_DAEMON_RUN_FIXTURE_H
 
-#include "daemon/run/run.h"
+#include "daemon/run/queue.h"
+#include "daemon/run/tick.h"
 
 #define S         UINT64_C(1000000000)
 #define HEADS     2

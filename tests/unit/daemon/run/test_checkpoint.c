@@ -260,7 +260,7 @@ static void test_an_idle_run_keeps_its_numbers_but_no_parts(void **state)
     fixture_send(&f, 0, 0, 0);
     fixture_send(&f, 0, 0, 1);
     f.now += f.config.limits_idle;
-    run_tick(f.run, f.now);
+    tick_run(f.run, f.now);
     assert_int_equal(f.run->state, JOB_IDLE);
     save(&f);
     assert_int_equal(fake_store_count(f.sink.store, "part/"), 0);
@@ -306,12 +306,12 @@ static void test_a_baseline_idle_for_long_is_freed_and_stays_kept(void **state)
         fixture_send(&f, 0, 0, step);
     }
     f.now += f.config.limits_stream_idle;
-    run_tick(f.run, f.now);
+    tick_run(f.run, f.now);
     assert_null(f.run->streams->tracks[0].drift);
     assert_int_equal(stats_get(&f.stats, COUNT_EVICTED), 1);
     assert_int_equal(fake_store_count(f.sink.store, "drift/"), 1);
     assert_int_equal(f.budget.used, 0);
-    assert_false(run_wants_ticks(f.run));
+    assert_false(tick_wanted(f.run));
     checkpoint_end(&f);
 }
 

@@ -2,6 +2,7 @@
 /* Jobs and runs under a clock that the test turns; results go to a sink that counts. */
 #include "tests/unit/unit.h"
 
+#include "daemon/run/queue.h"
 #include "daemon/run/registry.h"
 
 #include <stdlib.h>
@@ -66,7 +67,7 @@ static int test_registry_arrive(struct fixture *f, struct message *message)
         return code;
     }
     assert_false(compute);
-    assert_ptr_equal(run_take(message->run), message);
+    assert_ptr_equal(queue_take(message->run), message);
     return message->code;
 }
 
@@ -99,8 +100,8 @@ static int tensors(struct fixture *f, const char *job, uint8_t run, uint64_t seq
     struct head_block head = {0};
     struct measured measured = {.heads = 1, .rows = 1, .head = &head};
     message.measured = &measured;
-    run_finish(message.run, &message);
-    assert_ptr_equal(run_take(message.run), &message);
+    queue_finish(message.run, &message);
+    assert_ptr_equal(queue_take(message.run), &message);
     return message.code;
 }
 

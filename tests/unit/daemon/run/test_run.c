@@ -15,10 +15,10 @@ static void test_live_values_come_in_the_order_of_their_messages(void **state)
     fixture_queue(&f, first);
     fixture_queue(&f, second);
     fixture_finish(&f, second);
-    assert_null(run_take(f.run));
+    assert_null(queue_take(f.run));
     assert_int_equal(f.live, 0);
     fixture_finish(&f, first);
-    assert_ptr_equal(run_take(f.run), &first->message);
+    assert_ptr_equal(queue_take(f.run), &first->message);
     free(first);
     assert_int_equal(f.live, 1);
     fixture_take_all(&f);
@@ -35,10 +35,10 @@ static void test_a_message_waits_for_the_older_ones(void **state)
     assert_true(fixture_queue(&f, first));
     assert_true(fixture_queue(&f, second));
     fixture_finish(&f, second);
-    assert_null(run_take(f.run));
+    assert_null(queue_take(f.run));
     fixture_finish(&f, first);
-    assert_ptr_equal(run_take(f.run), &first->message);
-    assert_ptr_equal(run_take(f.run), &second->message);
+    assert_ptr_equal(queue_take(f.run), &first->message);
+    assert_ptr_equal(queue_take(f.run), &second->message);
     assert_int_equal(f.live, 2);
     free(first);
     free(second);
@@ -55,7 +55,7 @@ static void test_a_message_without_numbers_lets_the_queue_go_on(void **state)
     fixture_queue(&f, second);
     fixture_finish(&f, second);
     first->message.code = ERR_MEMORY;
-    run_finish(f.run, &first->message);
+    queue_finish(f.run, &first->message);
     assert_int_equal(fixture_take_all(&f), 0);
     struct counts counts = run_counts(f.run);
     assert_int_equal(counts.received, 2);
@@ -204,7 +204,7 @@ static void test_a_flush_waits_for_what_was_received_before_it(void **state)
     fixture_start(&f, "[]");
     struct sample *first = fixture_make(&f, 0, 0, 0), *second = fixture_make(&f, 0, 0, 1);
     fixture_queue(&f, first);
-    assert_true(run_flush(f.run));
+    assert_true(queue_flush(f.run));
     fixture_queue(&f, second);
     fixture_finish(&f, second);
     fixture_finish(&f, first);
@@ -235,10 +235,10 @@ static void test_weights_hold_up_their_windows_and_no_message(void **state)
         assert_int_equal(fixture_send(&f, 0, 0, step), 0);
     }
     assert_int_equal(f.summaries, 0);
-    assert_true(run_flush(f.run));
+    assert_true(queue_flush(f.run));
     fixture_finish(&f, weights);
     assert_true(run_busy(f.run));
-    run_join(f.run, &weights->message, f.now);
+    queue_join(f.run, &weights->message, f.now);
     assert_int_equal(weights->message.code, 0);
     assert_false(run_busy(f.run));
     assert_int_equal(fixture_number(&f, f.summaries - 1, NULL, "messages"), 4);
@@ -257,12 +257,12 @@ static void test_weights_that_are_refused_in_their_turn_are_counted_once(void **
     struct sample *again = make_weights(&f, 3);
     again->message.header.seq = 0;
     assert_true(fixture_queue(&f, again)); /* nobody could know */
-    assert_null(run_take(f.run));
+    assert_null(queue_take(f.run));
     fixture_finish(&f, again);
-    run_join(f.run, &again->message, f.now);
+    queue_join(f.run, &again->message, f.now);
     assert_int_equal(again->message.code, ERR_SEQ_DUPLICATE);
     fixture_finish(&f, weights);
-    run_join(f.run, &weights->message, f.now);
+    queue_join(f.run, &weights->message, f.now);
     assert_int_equal(weights->message.code, 0);
     struct counts counts = run_counts(f.run);
     assert_int_equal(counts.received, 2);
@@ -318,7 +318,7 @@ static void say_hello_for(struct fixture *f, uint32_t rank, uint64_t seconds)
         if (rank != UINT32_MAX) {
             fixture_hello(f, rank, 5);
         }
-        run_tick(f->run, f->now);
+        tick_run(f->run, f->now);
     }
 }
 
@@ -337,7 +337,7 @@ static void test_a_hello_is_a_sign_of_life(void **state)
     assert_int_equal(f.run->state, JOB_IDLE);
     fixture_hello(&f, 0, 6);
     assert_int_equal(f.run->state, JOB_ACTIVE);
-    run_tick(f.run, f.now);
+    tick_run(f.run, f.now);
     assert_int_equal(f.alerts, 2); /* resolved */
     fixture_stop(&f);
 }
@@ -449,7 +449,7 @@ static void test_a_forged_bye_ends_nothing(void **state)
     f.now += 70 * S;
     assert_int_equal(fixture_send(&f, 0, 0, 8), 0);
     f.now += 70 * S;
-    run_tick(f.run, f.now);
+    tick_run(f.run, f.now);
     assert_int_equal(f.run->state, JOB_ACTIVE);
     assert_int_equal(fixture_number(&f, 1, "window", "last"), 7);
     fixture_stop(&f);
@@ -465,7 +465,7 @@ static void test_what_was_on_its_way_at_the_bye_does_not_keep_the_run(void **sta
     f.now += S;
     assert_int_equal(fixture_send(&f, 0, 0, 4), 0);
     f.now += f.config.window_timeout;
-    run_tick(f.run, f.now);
+    tick_run(f.run, f.now);
     assert_int_equal(f.run->state, JOB_ENDED);
     assert_int_equal(run_counts(f.run).processed, 3);
     fixture_stop(&f);

@@ -1,0 +1,484 @@
+/* SPDX-License-Identifier: MIT */
+/* The story of a message here: queue_put gives it its place and foresees whether it will be
+ * refused, which saves the work; it is computed, or not; queue_take takes it when all before it are
+ * taken. Only then its sequence is checked, its rank's position moves, and its numbers are added.
+ *
+ * So the run is at any moment what the messages taken so far make of it, whichever worker was
+ * faster: the same recording gives the same summaries, a part never closes over a message that came
+ * in time, and a checkpoint between two messages is consistent without waiting for anything. The
+ * price is that a message that takes long holds up the windows of its run, while the tensors of
+ * later ones are freed and their `live` values are out already.
+ *
+ * What was lost or refused waits in `pending` for the layer's next message, and is counted in that
+ * one's window: a refused message itself may belong to a window that is long closed. */
+#include "daemon/run/queue.h"
+
+#include "daemon/run/closing.h"
+#include "daemon/run/events.h"
+#include "daemon/run/live.h"
+
+#include <stdlib.h>
+
+/* A layer whose steps are never those that maps are made of gets them after so many maps.every. */
+#define MAPS_PATIENCE 4
+
+/* Windows of seconds go by when a message was received. */
+static uint64_t queue_unit_of(const struct track *track, const struct message *message)
+{
+    return window_unit_of(&track->window, message->header.epoch, message->header.step,
+                          message->received_ns);
+}
+
+/* Arrival */
+
+/* Whether taking it will refuse it, as far as that can be told already; 0, or the reason. Only
+ * memory may be there again by then. */
+static int queue_foresee(const struct run *run, const struct message *message)
+{
+    const struct header *header = &message->header;
+    const struct window *window = &run->tracks[0].window;
+    const struct stream *stream = stream_find(run->streams, header->layer);
+    uint32_t rank = window_find_rank(window, header->rank);
+    bool late = true; /* for all windows */
+    if (rank == UINT32_MAX && window->rank_count >= run->config->limits_ranks) {
+        return ERR_RANK_LIMIT;
+    }
+    if (!stream && HASH_COUNT(run->streams) >= run->config->limits_layers) {
+        return ERR_STREAM_LIMIT;
+    }
+    if (stream && rank != UINT32_MAX && sequences_passed(&stream->sequences, rank, header->seq)) {
+        return ERR_SEQ_ORDER;
+    }
+    if (stream && stream->measured && stream->heads != header->heads_total) {
+        return ERR_HEADS_CHANGED;
+    }
+    for (uint32_t t = 0; t < run->track_count && late; t++) {
+        late = window_is_late(&run->tracks[t].window, queue_unit_of(&run->tracks[t], message));
+    }
+    if (late) {
+        return ERR_LATE;
+    }
+    return state_budget_full(&run->budget) ? ERR_STATE_LIMIT : 0;
+}
+
+/* The first message of a layer in a part of the primary track gives the map to look at. Asked while
+ * it waits: others may ask too until the layer is known. */
+static bool queue_wants_map(const struct run *run, const struct message *message)
+{
+    const struct track *track = &run->tracks[0];
+    struct stream *stream = stream_find(run->streams, message->header.layer);
+    uint64_t part = queue_unit_of(track, message) / track->window.rule.part;
+    if (!run->config->history_maps || !run->sink->store ||
+        message->header.type == MESSAGE_WEIGHTS) {
+        return false;
+    }
+    bool first = !stream || stream->mapped_part != part + 1;
+    if (stream) {
+        stream->mapped_part = part + 1;
+    }
+    return first;
+}
+
+/* Maps are made of the messages of one step, from its first message on, so that the maps of all
+ * layers belong together; at most every maps.every of another step. On these steps every layer is
+ * asked, once, hence the half; a layer that is never sent on them is not left out for ever. Of a
+ * layer that is not known yet each message may be asked. */
+static bool queue_wants_head_maps(struct run *run, const struct message *message, uint64_t now_ns)
+{
+    const struct header *header = &message->header;
+    struct stream *stream = stream_find(run->streams, header->layer);
+    uint64_t every = run->config->maps_every;
+    if (!run->config->maps_enabled || header->type == MESSAGE_WEIGHTS) {
+        return false;
+    }
+    bool begins = header->epoch != run->queued_epoch || header->step != run->queued_step;
+    run->queued_epoch = header->epoch;
+    run->queued_step = header->step;
+    if (run->maps_ns == 0 || (begins && now_ns - run->maps_ns >= every)) {
+        run->maps_epoch = header->epoch;
+        run->maps_step = header->step;
+        run->maps_ns = now_ns;
+    }
+    bool mapped = header->epoch == run->maps_epoch && header->step == run->maps_step;
+    return !stream ||
+           maps_wanted(&stream->maps, header, mapped ? every / 2 : MAPS_PATIENCE * every, now_ns);
+}
+
+bool queue_put(struct run *run, struct message *message, uint64_t now_ns)
+{
+    bool tensors = message->header.type != MESSAGE_EVENT;
+    message->run = run;
+    if (tensors && !message->code) {
+        message->code = queue_foresee(run, message);
+    }
+    message->finished = !tensors || message->code != 0;
+    message->wants_map = !message->finished && queue_wants_map(run, message);
+    message->wants_head_maps = !message->finished && queue_wants_head_maps(run, message, now_ns);
+    message->queued_next = NULL;
+    *run->queue_last = message;
+    run->queue_last = &message->queued_next;
+    run->queued++;
+    run->last_ns = now_ns;
+    return !message->finished;
+}
+
+uint32_t queue_spectrum_turn(const struct run *run, const struct message *message)
+{
+    const struct header *header = &message->header;
+    return stream_spectrum_turn(stream_find(run->streams, header->layer), header->head_offset);
+}
+
+void queue_finish(struct run *run, struct message *message)
+{
+    message->finished = true;
+    if (message->detached && !message->code) {
+        live_publish(run, message);
+    }
+}
+
+/* Its turn: a message with tensors */
+
+/* Where its numbers go: the state of its layer in each track that it is not late for. */
+struct queue_places {
+    struct window_part *part[TRACKS_MAX];
+    struct layer_state *state[TRACKS_MAX];
+};
+
+/* The windows see it first, even if there is no memory left to keep its numbers: a rank that moves
+ * on lets older parts close, which gives memory back. */
+static int queue_find_parts(struct run *run, struct stream *stream, struct message *message,
+                            struct queue_places *places)
+{
+    int code = ERR_LATE;
+    for (uint32_t t = 0; t < run->track_count; t++) {
+        struct track *track = &run->tracks[t];
+        int rc = window_arrive(&track->window, message->rank_index, queue_unit_of(track, message),
+                               message->received_ns, &places->part[t]);
+        if (rc && rc != ERR_LATE) {
+            return rc;
+        }
+        code = rc ? code : 0;
+        if (!rc && (message->losses.joined_late || track->joins_late)) {
+            window_joined_late(&track->window, places->part[t]);
+        }
+        track->joins_late = track->joins_late && rc;
+    }
+    for (uint32_t t = 0; t < run->track_count && !code; t++) {
+        if (!places->part[t]) {
+            tally_drop(&stream->tracks[t].pending, ERR_LATE);
+        }
+    }
+    return code;
+}
+
+/* Numbers of sequence first, so that a message that is refused for what it says is not taken for a
+ * lost one as well. */
+static int queue_place(struct run *run, struct stream *stream, struct message *message,
+                       struct queue_places *places)
+{
+    const struct header *header = &message->header;
+    struct losses *losses = &message->losses;
+    int code = sequences_next(&stream->sequences, message->rank_index, header->seq, header->dropped,
+                              losses);
+    if (!code && losses->source > 0) {
+        code = drop_totals_topic(&run->drop_totals, message->rank_index, losses->source,
+                                 &losses->known);
+    }
+    if (code) {
+        return code;
+    }
+    struct losses later = *losses; /* for the windows: one of them has counted it as lost */
+    later.found = 0;
+    run->found += losses->found;
+    tally_take_source(&run->counts.tally, losses->known); /* they belong to this layer */
+    tally_losses(&stream->counts.tally, losses);
+    for (uint32_t t = 0; t < run->track_count; t++) {
+        tally_losses(&stream->tracks[t].pending, &later);
+    }
+    /* A message with tensors says how many heads there are, and that must not change; a hello only
+     * announces. */
+    if (!message->code && stream->measured && stream->heads != header->heads_total) {
+        return ERR_HEADS_CHANGED;
+    }
+    if (!message->code && stream->heads != header->heads_total) {
+        run->dirty = true;
+        free(stream->spectrum_next); /* was of another number of heads */
+        stream->spectrum_next = NULL;
+        stream->heads = header->heads_total;
+    }
+    stream->measured = stream->measured || !message->code;
+    code = queue_find_parts(run, stream, message, places);
+    if (!code) {
+        code = message->code;
+    }
+    if (!code && state_budget_full(&run->budget)) {
+        code = ERR_STATE_LIMIT;
+    }
+    for (uint32_t t = 0; t < run->track_count && !code; t++) {
+        if (places->part[t]) {
+            code = track_state(&run->tracks[t], places->part[t], stream, &places->state[t]);
+        }
+    }
+    return code;
+}
+
+/* The layer_state of every window takes the numbers, and what waited for a window. */
+static int queue_add_numbers(struct run *run, struct stream *stream, const struct message *message,
+                             const struct queue_places *places)
+{
+    int code = 0;
+    for (uint32_t t = 0; t < run->track_count && !code; t++) {
+        struct layer_state *state = places->state[t];
+        if (!state) {
+            continue;
+        }
+        tally_merge(&state->tally, &stream->tracks[t].pending);
+        state->tally.lost -= message->losses.found && state->tally.lost;
+        stream->tracks[t].pending = (struct tally){0};
+        code = layer_state_add(state, message, message->measured);
+        state_table_grown(places->part[t]->data, stream->index);
+    }
+    return code;
+}
+
+static void queue_mark_unsaved(struct run *run, struct stream *stream)
+{
+    run->unsaved = true;
+    for (uint32_t t = 0; t < run->track_count; t++) {
+        stream->tracks[t].unsaved = true;
+    }
+}
+
+/* One that was late and is refused after all: some window has counted it as lost. */
+static void queue_count_dropped(struct run *run, struct stream *stream,
+                                const struct message *message, int code)
+{
+    tally_drop(&stream->counts.tally, code);
+    for (uint32_t t = 0; t < run->track_count && !message->losses.found; t++) {
+        tally_drop(&stream->tracks[t].pending, code);
+    }
+}
+
+static int queue_take_tensors(struct run *run, struct stream *stream, struct message *message)
+{
+    struct queue_places places = {.part = {NULL}};
+    int code = queue_place(run, stream, message, &places);
+    stream->counts.received++;
+    stream->last_ns = message->received_ns;
+    run->judge_losses = false;
+    queue_mark_unsaved(run, stream);
+    if (!code && !message->detached) {
+        code = queue_add_numbers(run, stream, message, &places);
+    }
+    if (code) {
+        queue_count_dropped(run, stream, message, code);
+        return code;
+    }
+    if (message->detached) { /* the parts wait for the numbers */
+        for (int t = 0; t < TRACKS_MAX; t++) {
+            if (places.part[t]) {
+                message->held[t] = places.part[t]->index + 1;
+                places.part[t]->held++;
+            }
+        }
+        return 0;
+    }
+    stream->counts.processed++;
+    live_publish(run, message);
+    if (run->sink->maps) {
+        maps_put(run->sink->maps, &stream->maps, message,
+                 (uint32_t)run->job_config.metrics_qk_maps_max_size);
+    }
+    if (message->measured->has_spectra) {
+        stream_end_spectrum_turn(stream, message->header.head_offset,
+                                 message->measured->spectrum_next);
+    }
+    return 0;
+}
+
+/* Its turn: any message */
+
+/* When a window may count on its rank. A hello is a sign of life of one that has tensors to send;
+ * of one that has sent none yet it says only that it is there, once: nobody waits for more. */
+static uint64_t queue_heard_ns(const struct window *window, const struct message *message)
+{
+    const struct header *header = &message->header;
+    uint32_t rank = window_find_rank(window, header->rank);
+    bool hello = header->type == MESSAGE_EVENT && header->event == EVENT_HELLO;
+    return hello && rank != UINT32_MAX && !window->ranks[rank].seen ? window->ranks[rank].last_ns
+                                                                    : message->received_ns;
+}
+
+/* All tracks know the same ranks by the same index, or none does. */
+static int queue_find_rank(struct run *run, struct message *message)
+{
+    const struct header *header = &message->header;
+    uint32_t before = run->tracks[0].window.rank_count;
+    int code = 0;
+    for (uint32_t t = 0; t < run->track_count && !code; t++) {
+        struct window *window = &run->tracks[t].window;
+        code = window_rank(window, header->rank, header->world, run->config->limits_ranks,
+                           queue_heard_ns(window, message), &message->rank_index);
+    }
+    for (uint32_t t = 0; t < run->track_count && code; t++) {
+        window_forget_ranks(&run->tracks[t].window, before);
+    }
+    run->dirty = run->dirty || run->tracks[0].window.rank_count != before;
+    return code;
+}
+
+/* One that belongs to no layer, or never came so far, is counted to the run. */
+static int queue_refuse(struct run *run, int code)
+{
+    run->counts.received++;
+    tally_drop(&run->counts.tally, code);
+    return code;
+}
+
+static int queue_take_message(struct run *run, struct message *message)
+{
+    const struct header *header = &message->header;
+    struct stream *stream;
+    int code = queue_find_rank(run, message);
+    run->unsaved = true;
+    message->arrival = ++run->taken;
+    if (!code) {
+        code = events_heed_bye(run, message);
+    }
+    if (code) {
+        return queue_refuse(run, code);
+    }
+    run->epoch = header->epoch;
+    run->step = header->step;
+    run->time_ns = header->time_ns;
+    run->dirty = run->dirty || run->state != JOB_ACTIVE;
+    run->state = JOB_ACTIVE;
+    if (header->type == MESSAGE_EVENT) {
+        code = events_take(run, message);
+        run->counts.received += !code;
+        return code ? queue_refuse(run, code) : 0;
+    }
+    code = run_stream(run, header->layer, header->heads_total, message->received_ns, &stream);
+    return code ? queue_refuse(run, code) : queue_take_tensors(run, stream, message);
+}
+
+static void queue_pop(struct run *run)
+{
+    run->queue = run->queue->queued_next;
+    if (!run->queue) {
+        run->queue_last = &run->queue;
+    }
+    run->queued--;
+}
+
+static void queue_end_flush(struct run *run)
+{
+    if (!run->flushing || run->taken < run->flush_arrival || run->flush_detached > 0) {
+        return;
+    }
+    run->flushing = false;
+    closing_show(run);
+}
+
+struct message *queue_take(struct run *run)
+{
+    struct message *message;
+    /* Nothing of tier weights is pooled, so it may come later. If it is refused now that is told
+     * when its computation is through. */
+    while ((message = run->queue) && !message->finished &&
+           message->header.type == MESSAGE_WEIGHTS) {
+        queue_pop(run);
+        message->detached = true;
+        run->detached++;
+        message->code = queue_take_message(run, message);
+        run->flush_detached += message->arrival <= run->flush_arrival;
+    }
+    if (!message || !message->finished) {
+        return NULL;
+    }
+    queue_pop(run);
+    message->code = queue_take_message(run, message);
+    queue_end_flush(run);
+    closing_settle(run, message->received_ns);
+    return message;
+}
+
+/* The part that waited for the numbers, which lets it go; the newest when it could not wait so
+ * long. */
+static struct window_part *queue_let_go(struct window *window, uint64_t index)
+{
+    struct window_part *newest = NULL;
+    for (struct window_part *part = window->open; part; part = part->next) {
+        newest = part;
+        if (part->index == index) {
+            part->held--;
+            return part;
+        }
+    }
+    return newest;
+}
+
+void queue_join(struct run *run, struct message *message, uint64_t now_ns)
+{
+    struct stream *stream = stream_find(run->streams, message->header.layer);
+    struct queue_places places = {.part = {NULL}};
+    bool taken = false; /* else it was refused in its turn, and counted */
+    int code = ERR_LATE;
+    run->detached--;
+    run->flush_detached -= message->arrival <= run->flush_arrival;
+    for (uint32_t t = 0; t < run->track_count; t++) {
+        if (!message->held[t]) {
+            continue;
+        }
+        taken = true;
+        places.part[t] = queue_let_go(&run->tracks[t].window, message->held[t] - 1);
+        if (places.part[t] && (!code || code == ERR_LATE)) {
+            code = track_state(&run->tracks[t], places.part[t], stream, &places.state[t]);
+        }
+    }
+    if (taken) {
+        code = message->code ? message->code : code;
+        if (!code) {
+            code = queue_add_numbers(run, stream, message, &places);
+        }
+        queue_mark_unsaved(run, stream);
+        if (code) {
+            queue_count_dropped(run, stream, message, code);
+        } else {
+            stream->counts.processed++;
+        }
+        message->code = code;
+    }
+    queue_end_flush(run);
+    closing_settle(run, run_time_ns(run, now_ns));
+}
+
+void queue_skip_unfinished(struct run *run)
+{
+    struct message **link = &run->queue;
+    while (*link) {
+        struct message *message = *link;
+        if (message->finished) {
+            link = &message->queued_next;
+            continue;
+        }
+        *link = message->queued_next;
+        run->queued--;
+    }
+    run->queue_last = link;
+}
+
+void queue_refused(struct run *run, int code)
+{
+    run->unsaved = true;
+    queue_refuse(run, code);
+}
+
+bool queue_flush(struct run *run)
+{
+    run->flushing = true;
+    run->flush_arrival = run->taken + run->queued;
+    run->flush_detached = run->detached;
+    queue_end_flush(run);
+    return run->flushing;
+}

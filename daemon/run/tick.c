@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/run/tick.h"
+
+#include "daemon/base/log.h"
+#include "daemon/run/checkpoint.h"
+#include "daemon/run/closing.h"
+
+static void tick_go_idle(struct run *run)
+{
+    run->state = JOB_IDLE;
+    closing_show(run);
+    for (uint32_t t = 0; t < run->track_count; t++) {
+        track_free_parts(&run->tracks[t]);
+    }
+    run->unsaved = true;
+    checkpoint_forget_parts(run);
+    run_publish_job(run);
+    log_event(LOG_INFO, "run_idle", LOG_STR("job", run->job));
+}
+
+/* Baselines of layers that nothing has been heard of for long; they are in the history, and come
+ * back with the next start of attnd. */
+static void tick_evict(struct run *run, uint64_t now_ns)
+{
+    for (struct stream *stream = run->streams; stream; stream = stream->hh.next) {
+        if (now_ns - stream->last_ns < run->config->limits_stream_idle) {
+            continue;
+        }
+        for (uint32_t t = 0; t < run->track_count; t++) {
+            struct layer_track *layer = &stream->tracks[t];
+            if (!layer->drift || (layer->drift_unsaved && run->sink->store)) {
+                continue;
+            }
+            run_free_drift(run, layer);
+            stats_add(run->sink->stats, COUNT_EVICTED, 1);
+        }
+    }
+}
+
+bool tick_wanted(const struct run *run)
+{
+    return run->state == JOB_ACTIVE || (run->state == JOB_IDLE && run->budget.used > 0);
+}
+
+void tick_run(struct run *run, uint64_t now_ns)
+{
+    uint64_t time_ns = run_time_ns(run, now_ns);
+    for (uint32_t t = 0; t < run->track_count; t++) {
+        window_settle_byes(&run->tracks[t].window, time_ns);
+    }
+    closing_settle(run, time_ns);
+    closing_show_quiet(run, time_ns);
+    if (run->state == JOB_ACTIVE && !run_busy(run) &&
+        now_ns - run->last_ns >= run->config->limits_idle) {
+        tick_go_idle(run);
+    }
+    closing_judge_silence(run, now_ns);
+    tick_evict(run, now_ns);
+    if (run->dirty) {
+        run_publish_job(run);
+    }
+}
