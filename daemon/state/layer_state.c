@@ -6,6 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define CACHE_LINE 64
+#define AHEAD      3 /* parts: their bytes are asked for so many merges before they are needed */
+
 struct layer_state *layer_state_new(uint32_t heads, uint32_t buckets)
 {
     struct layer_state *state = calloc(1, sizeof *state);
@@ -118,23 +121,16 @@ static void set_newest(struct layer_state *state, const struct message *message)
     memcpy(state->shape, shape, sizeof shape);
 }
 
-static int layer_state_add_map(struct layer_state *state, const struct message *message,
-                               const struct measured *measured)
-{
-    struct detail *map = detail_map_new(measured->map, &message->header);
-    if (!map) {
-        return ERR_MEMORY;
-    }
-    detail_release(&state->map);
-    state->map = map;
-    return 0;
-}
-
 static int add_newest(struct layer_state *state, const struct message *message,
                       const struct measured *measured)
 {
-    if (measured->map && layer_state_add_map(state, message, measured) != 0) {
-        return ERR_MEMORY;
+    if (measured->map) {
+        struct detail *map = detail_map_new(measured->map, &message->header);
+        if (!map) {
+            return ERR_MEMORY;
+        }
+        detail_release(&state->map);
+        state->map = map;
     }
     if (measured->pairs || measured->head_similarity) {
         struct detail *detail = detail_new(measured);
@@ -164,14 +160,6 @@ static int add_newest_weights(struct layer_state *state, const struct message *m
         set_newest(state, message);
     }
     return 0;
-}
-
-static void add_counts(struct layer_state *state, const struct measured *measured)
-{
-    state->messages++;
-    state->rows += measured->rows;
-    state->invalid_rows += measured->invalid_rows;
-    state->row_sum_error = fmax(state->row_sum_error, measured->row_sum_error);
 }
 
 /* Numbers */
@@ -205,43 +193,6 @@ struct head_input {
     struct stat_mask mask;
 };
 
-static void describe_metrics(const struct layer_state *state, const struct measured *measured,
-                             uint32_t h, bool newest, struct head_input *input)
-{
-    for (uint32_t m = 0; m < METRIC_COUNT; m++) {
-        if (!state->on[m]) {
-            continue;
-        }
-        const double *values = measured->value[m];
-        input->slot[m] = (struct stat_input){
-            .value = values ? values[h] : NAN,
-            .rows = values && m < METRIC_ROW_COUNT ? &measured->head[h].row[m] : NULL,
-            .newest = newest,
-        };
-        uint32_t leader = layer_state_leader(m);
-        if (leader != STAT_SLOTS) {
-            input->slot[m].newest =
-                newest && measured->value[leader] && !isnan(measured->value[leader][h]);
-        }
-        set_bit(&input->mask, m);
-    }
-}
-
-static void describe_vectors(const struct measured *measured, uint32_t h, bool newest,
-                             struct head_input *input)
-{
-    for (int v = 0; v < VECTOR_COUNT; v++) {
-        uint32_t width = vector_info[v].width;
-        const double *values = measured->vector[v] ? &measured->vector[v][(size_t)h * width] : NULL;
-        for (uint32_t i = 0; values && i < width; i++) {
-            uint32_t slot = layer_vector_slot(v, i);
-            input->slot[slot] =
-                (struct stat_input){.value = values[i], .newest = newest && !isnan(values[0])};
-            set_bit(&input->mask, slot);
-        }
-    }
-}
-
 static int layer_state_update(struct layer_state *state, struct stat_set *set,
                               const struct head_input *input, struct stat_writer *writer)
 {
@@ -260,23 +211,37 @@ static int layer_state_add_head(struct layer_state *state, const struct measured
     bool newest = arrival >= head->last_arrival;
     struct head_input input;
     input.mask = (struct stat_mask){{0}};
-    describe_metrics(state, measured, h, newest, &input);
-    describe_vectors(measured, h, newest, &input);
+    for (uint32_t m = 0; m < METRIC_COUNT; m++) {
+        if (!state->on[m]) {
+            continue;
+        }
+        const double *values = measured->value[m];
+        input.slot[m] = (struct stat_input){
+            .value = values ? values[h] : NAN,
+            .rows = values && m < METRIC_ROW_COUNT ? &measured->head[h].row[m] : NULL,
+            .newest = newest,
+        };
+        uint32_t leader = layer_state_leader(m);
+        if (leader != STAT_SLOTS) {
+            input.slot[m].newest =
+                newest && measured->value[leader] && !isnan(measured->value[leader][h]);
+        }
+        set_bit(&input.mask, m);
+    }
+    for (int v = 0; v < VECTOR_COUNT; v++) {
+        uint32_t width = vector_info[v].width;
+        const double *values = measured->vector[v] ? &measured->vector[v][(size_t)h * width] : NULL;
+        for (uint32_t i = 0; values && i < width; i++) {
+            uint32_t slot = layer_vector_slot(v, i);
+            input.slot[slot] =
+                (struct stat_input){.value = values[i], .newest = newest && !isnan(values[0])};
+            set_bit(&input.mask, slot);
+        }
+    }
     int code = layer_state_update(state, &head->stats, &input, writer);
     if (!code && newest) {
         head->last_arrival = arrival;
         head->pattern = (uint8_t)(measured->pattern ? measured->pattern[h] : PATTERN_NONE);
-    }
-    return code;
-}
-
-static int layer_state_add_heads(struct layer_state *state, const struct message *message,
-                                 const struct measured *measured, struct stat_writer *writer)
-{
-    int code = 0;
-    for (uint32_t h = 0; h < message->header.heads && !code; h++) {
-        code = layer_state_add_head(state, measured, h, message->header.head_offset + h,
-                                    message->arrival, writer);
     }
     return code;
 }
@@ -315,12 +280,14 @@ static void add_kinds(struct layer_state *state, const struct measured *measured
 static int layer_state_add_rows(struct layer_state *state, const struct message *message,
                                 const struct measured *measured)
 {
+    const struct header *header = &message->header;
     add_kinds(state, measured);
     struct stat_writer *writer = stat_writer_new(state->buckets);
-    if (!writer) {
-        return ERR_MEMORY;
+    int code = writer ? 0 : ERR_MEMORY;
+    for (uint32_t h = 0; h < header->heads && !code; h++) {
+        code = layer_state_add_head(state, measured, h, header->head_offset + h, message->arrival,
+                                    writer);
     }
-    int code = layer_state_add_heads(state, message, measured, writer);
     if (!code) {
         code = add_across(state, measured, message->arrival > state->newest, writer);
     }
@@ -331,27 +298,187 @@ static int layer_state_add_rows(struct layer_state *state, const struct message 
     return code;
 }
 
-/* Of tier weights nothing is pooled. */
-static int add_weights(struct layer_state *state, const struct message *message,
-                       const struct measured *measured)
-{
-    return message->arrival > state->weights_arrival ? add_newest_weights(state, message, measured)
-                                                     : 0;
-}
-
 int layer_state_add(struct layer_state *state, const struct message *message,
                     const struct measured *measured)
 {
     int code = mark_rank(state, message->rank_index);
-    if (!code) {
-        code = message->header.type == MESSAGE_WEIGHTS
-                   ? add_weights(state, message, measured)
-                   : layer_state_add_rows(state, message, measured);
+    if (!code && message->header.type != MESSAGE_WEIGHTS) {
+        code = layer_state_add_rows(state, message, measured);
+    } else if (!code && message->arrival > state->weights_arrival) { /* they are not pooled */
+        code = add_newest_weights(state, message, measured);
     }
     if (!code) {
-        add_counts(state, measured);
+        state->messages++;
+        state->rows += measured->rows;
+        state->invalid_rows += measured->invalid_rows;
+        state->row_sum_error = fmax(state->row_sum_error, measured->row_sum_error);
     }
     return code;
+}
+
+/* Merging: head by head, so that the sums of one head stay in the cache while the parts stream by
+ */
+
+static void take_detail(struct detail **into, struct detail *from)
+{
+    detail_release(into);
+    *into = detail_reference(from);
+}
+
+static void merge_newest(struct layer_state *into, const struct layer_state *from)
+{
+    if (from->weights_arrival >= into->weights_arrival) {
+        into->weights_arrival = from->weights_arrival;
+        take_detail(&into->weights, from->weights);
+    }
+    if (from->map && (!into->map || from->newest >= into->newest)) {
+        take_detail(&into->map, from->map);
+    }
+    if (from->newest < into->newest) {
+        return;
+    }
+    into->newest = from->newest;
+    into->epoch = from->epoch;
+    into->step = from->step;
+    into->time_ns = from->time_ns;
+    into->causal = from->causal;
+    into->tier = from->tier;
+    into->local_window = from->local_window;
+    memcpy(into->shape, from->shape, sizeof into->shape);
+    if (from->detail) {
+        take_detail(&into->detail, from->detail);
+    }
+}
+
+static void merge_counts(struct layer_state *into, const struct layer_state *from)
+{
+    into->rows += from->rows;
+    into->invalid_rows += from->invalid_rows;
+    into->row_sum_error = fmax(into->row_sum_error, from->row_sum_error);
+    into->messages += from->messages;
+    tally_merge(&into->tally, &from->tally);
+    for (int m = 0; m < METRIC_COUNT; m++) {
+        into->on[m] = into->on[m] || from->on[m];
+    }
+    for (int a = 0; a < AGGREGATE_COUNT; a++) {
+        into->has_aggregate[a] = into->has_aggregate[a] || from->has_aggregate[a];
+    }
+    for (int v = 0; v < VECTOR_COUNT; v++) {
+        into->has_vector[v] = into->has_vector[v] || from->has_vector[v];
+    }
+}
+
+static int merge_ranks(struct layer_state *into, const struct layer_state *from)
+{
+    int code = layer_state_reserve_ranks(into, from->rank_bytes);
+    for (uint32_t i = 0; i < from->rank_bytes && !code; i++) {
+        into->rank_bits[i] |= from->rank_bits[i];
+    }
+    return code;
+}
+
+/* Asks for the bytes of a head's numbers. */
+static void layer_state_merge_prefetch(const struct layer_state *state, uint32_t h)
+{
+    if (h >= state->heads) {
+        return;
+    }
+    const struct stat_set *set = &state->head[h].stats;
+    for (uint32_t at = 0; at < set->size; at += CACHE_LINE) {
+        __builtin_prefetch(set->bytes + at);
+    }
+}
+
+static int layer_state_merge_take(struct layer_state *into, struct stat_sums *sums,
+                                  struct stat_set *set)
+{
+    uint64_t before = stat_set_bytes(set);
+    int code = stat_sums_take(sums, set);
+    into->stats_bytes += stat_set_bytes(set) - before;
+    return code;
+}
+
+static int layer_state_merge_head(struct layer_state *into, const struct layer_state *const *from,
+                                  uint32_t count, uint32_t h, struct stat_sums *sums)
+{
+    struct head_state *head = &into->head[h];
+    int code = stat_sums_add(sums, &head->stats, true);
+    for (uint32_t i = 0; i < count && !code; i++) {
+        if (i + AHEAD < count) {
+            layer_state_merge_prefetch(from[i + AHEAD], h);
+        }
+        if (h >= from[i]->heads) {
+            continue;
+        }
+        const struct head_state *part = &from[i]->head[h];
+        bool newer = part->last_arrival >= head->last_arrival;
+        code = stat_sums_add(sums, &part->stats, newer);
+        if (newer) {
+            head->last_arrival = part->last_arrival;
+            head->pattern = part->pattern;
+        }
+    }
+    return code ? code : layer_state_merge_take(into, sums, &head->stats);
+}
+
+static int merge_heads(struct layer_state *into, const struct layer_state *const *from,
+                       uint32_t count)
+{
+    uint8_t leader[STAT_SLOTS];
+    for (uint32_t slot = 0; slot < STAT_SLOTS; slot++) {
+        leader[slot] = (uint8_t)layer_state_leader(slot);
+    }
+    struct stat_sums *sums = stat_sums_new(into->buckets, leader);
+    int code = sums ? 0 : ERR_MEMORY;
+    for (uint32_t h = 0; h < into->heads && !code; h++) {
+        code = layer_state_merge_head(into, from, count, h, sums);
+    }
+    stat_sums_free(&sums);
+    return code;
+}
+
+static int merge_across(struct layer_state *into, const struct layer_state *const *from,
+                        uint32_t count)
+{
+    uint8_t leader[STAT_SLOTS];
+    uint64_t newest = into->newest;
+    memset(leader, STAT_SLOTS, sizeof leader);
+    struct stat_sums *sums = stat_sums_new(into->buckets, leader);
+    int code = sums ? stat_sums_add(sums, &into->across, true) : ERR_MEMORY;
+    for (uint32_t i = 0; i < count && !code; i++) {
+        code = stat_sums_add(sums, &from[i]->across, from[i]->newest >= newest);
+        newest = from[i]->newest > newest ? from[i]->newest : newest;
+    }
+    if (!code) {
+        code = layer_state_merge_take(into, sums, &into->across);
+    }
+    stat_sums_free(&sums);
+    return code;
+}
+
+int layer_state_merge_all(struct layer_state *into, const struct layer_state *const *from,
+                          uint32_t count)
+{
+    int code = 0;
+    for (uint32_t i = 0; i < count && !code; i++) {
+        code = merge_ranks(into, from[i]);
+    }
+    if (!code) {
+        code = merge_heads(into, from, count);
+    }
+    if (!code) {
+        code = merge_across(into, from, count);
+    }
+    for (uint32_t i = 0; i < count && !code; i++) {
+        merge_counts(into, from[i]);
+        merge_newest(into, from[i]);
+    }
+    return code;
+}
+
+int layer_state_merge(struct layer_state *into, const struct layer_state *from)
+{
+    return layer_state_merge_all(into, &from, 1);
 }
 
 /* One number of one head */

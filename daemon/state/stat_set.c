@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: MIT */
+/* A set is written anew, slot by slot. A writer writes what was there and what is added, with one
+ * sum for all histograms in turn; sums unpack everything once, at the first set, and pack it once,
+ * at the end. */
 #include "daemon/state/stat_set.h"
+
 #include "daemon/base/block_bytes.h"
-#include "proto/err.h"
 #include "daemon/state/stat_set_internal.h"
+#include "proto/err.h"
 
 #include <stdlib.h>
 
@@ -67,7 +71,7 @@ bool stat_read(struct stat_reader *reader, uint32_t *ret_slot, struct stat_recor
     return true;
 }
 
-static const struct stat_record no_stat = {.last = NAN};
+static const struct stat_record nothing = {.last = NAN};
 
 struct stat_record stat_find(const struct stat_set *set, uint32_t slot)
 {
@@ -80,7 +84,7 @@ struct stat_record stat_find(const struct stat_set *set, uint32_t slot)
             return stat;
         }
     }
-    return no_stat;
+    return nothing;
 }
 
 int stat_dist(const struct stat_record *stat, struct dist *dist)
@@ -97,6 +101,275 @@ int stat_dist(const struct stat_record *stat, struct dist *dist)
         dist->moments = stat->moments;
     }
     return code;
+}
+
+/* Adding values */
+
+struct stat_writer {
+    uint32_t buckets;
+    uint8_t *bytes; /* room for any set */
+    struct hist_sum sum;
+};
+
+struct stat_writer *stat_writer_new(uint32_t buckets)
+{
+    struct stat_writer *writer = calloc(1, sizeof *writer);
+    if (!writer) {
+        return NULL;
+    }
+    writer->buckets = buckets;
+    writer->bytes = malloc(stat_set_size_max(buckets));
+    if (!writer->bytes) {
+        stat_writer_free(&writer);
+    }
+    return writer;
+}
+
+void stat_writer_free(struct stat_writer **writer)
+{
+    if (*writer) {
+        free((*writer)->bytes);
+    }
+    free(*writer);
+    *writer = NULL;
+}
+
+/* Whether something is added to the number, besides its newest value. */
+static bool adds(const struct stat_input *input)
+{
+    return input->rows ? input->rows->moments.n > 0 : isfinite(input->value);
+}
+
+static uint8_t *write_unchanged(uint8_t *to, const struct stat_record *old)
+{
+    size_t size = (size_t)(old->end - old->begin);
+    memcpy(to, old->begin, size);
+    return to + size;
+}
+
+static void sum_up(struct hist_sum *sum, const struct stat_record *old,
+                   const struct stat_input *input)
+{
+    stat_add_hist(sum, old);
+    if (input->rows) {
+        hist_sum_add(sum, &input->rows->hist);
+    } else {
+        hist_sum_add_value(sum, input->value, 1);
+    }
+}
+
+/* `old` is empty when there was nothing. */
+static uint8_t *write_sum(uint8_t *to, const struct stat_record *old,
+                          const struct stat_input *input, bool has_hist, struct stat_writer *writer)
+{
+    struct moments moments = old->moments;
+    struct stat_hist_source hist = {.bytes = old->hist, .size = old->hist_size};
+    double last = input->newest ? input->value : old->last;
+    if (adds(input)) {
+        if (input->rows) {
+            moments_merge(&moments, &input->rows->moments);
+        } else {
+            moments_add(&moments, input->value);
+        }
+        hist = (struct stat_hist_source){.limit = writer->buckets};
+        if (has_hist) {
+            sum_up(&writer->sum, old, input);
+            hist.sum = &writer->sum;
+        }
+    }
+    return stat_write(to, &moments, last, &hist);
+}
+
+static bool says_nothing(const struct stat_input *input)
+{
+    return !adds(input) && (!input->newest || isnan(input->value));
+}
+
+int stat_set_add(struct stat_set *set, const struct stat_input inputs[STAT_SLOTS],
+                 struct stat_mask mask, struct stat_writer *writer)
+{
+    struct stat_reader reader;
+    stat_reader_init(&reader, set);
+    struct stat_mask old = reader.left, all, written = {{0}};
+    uint8_t *to = writer->bytes + sizeof written;
+    for (uint32_t w = 0; w < STAT_WORDS; w++) {
+        all.bits[w] = old.bits[w] | mask.bits[w];
+    }
+    for (uint32_t slot = stat_take_slot(&all); slot < STAT_SLOTS; slot = stat_take_slot(&all)) {
+        struct stat_record stat = nothing;
+        bool has_hist = slot < STAT_HISTS, was_there = stat_mask_has(&old, slot);
+        if (was_there) {
+            reader.at = stat_read_record(reader.at, has_hist, &stat);
+        }
+        if (!stat_mask_has(&mask, slot)) {
+            to = write_unchanged(to, &stat);
+        } else if (was_there || !says_nothing(&inputs[slot])) {
+            to = write_sum(to, &stat, &inputs[slot], has_hist, writer);
+        } else {
+            continue;
+        }
+        stat_mask_set(&written, slot);
+    }
+    return stat_set_store(set, writer->bytes, &written, to);
+}
+
+int stat_set_move(struct stat_set *set, const uint8_t slots[STAT_SLOTS], struct stat_writer *writer)
+{
+    struct stat_reader reader;
+    struct stat_record stats[STAT_SLOTS], stat;
+    struct stat_mask left, written = {{0}};
+    uint8_t *to = writer->bytes + sizeof written;
+    uint32_t slot;
+    stat_reader_init(&reader, set);
+    while (stat_read(&reader, &slot, &stat)) {
+        if (slots[slot] >= STAT_SLOTS) {
+            continue;
+        }
+        stats[slots[slot]] = stat;
+        stat_mask_set(&written, slots[slot]);
+    }
+    left = written;
+    for (slot = stat_take_slot(&left); slot < STAT_SLOTS; slot = stat_take_slot(&left)) {
+        to = write_unchanged(to, &stats[slot]);
+    }
+    return stat_set_store(set, writer->bytes, &written, to);
+}
+
+/* Adding sets */
+
+struct stat_sums {
+    uint32_t buckets;
+    const uint8_t *leader;
+    struct stat_mask mask; /* slots in use */
+    struct moments moments[STAT_SLOTS];
+    double last[STAT_SLOTS];
+    struct hist_sum *hist[STAT_HISTS]; /* owned; NULL until there is one */
+    uint8_t *bytes;                    /* room for any set */
+};
+
+struct stat_sums *stat_sums_new(uint32_t buckets, const uint8_t leader[STAT_SLOTS])
+{
+    struct stat_sums *sums = calloc(1, sizeof *sums);
+    if (!sums) {
+        return NULL;
+    }
+    sums->buckets = buckets;
+    sums->leader = leader;
+    sums->bytes = malloc(stat_set_size_max(buckets));
+    for (uint32_t slot = 0; slot < STAT_SLOTS; slot++) {
+        sums->last[slot] = NAN;
+    }
+    if (!sums->bytes) {
+        stat_sums_free(&sums);
+    }
+    return sums;
+}
+
+void stat_sums_free(struct stat_sums **sums_p)
+{
+    struct stat_sums *sums = *sums_p;
+    if (!sums) {
+        return;
+    }
+    for (uint32_t slot = 0; slot < STAT_HISTS; slot++) {
+        free(sums->hist[slot]);
+    }
+    free(sums->bytes);
+    free(sums);
+    *sums_p = NULL;
+}
+
+static int reserve_hists(struct stat_sums *sums, struct stat_mask mask)
+{
+    for (uint64_t left = mask.bits[0]; left != 0; left &= left - 1) {
+        struct hist_sum **hist = &sums->hist[__builtin_ctzll(left)];
+        if (!*hist) {
+            *hist = calloc(1, sizeof **hist);
+        }
+        if (!*hist) {
+            return ERR_MEMORY;
+        }
+    }
+    return 0;
+}
+
+/* Those that every set has; a group's are forgotten when its leader turns up. */
+static void forget_last(struct stat_sums *sums)
+{
+    for (uint32_t slot = 0; slot < STAT_SLOTS; slot++) {
+        if (sums->leader[slot] == STAT_SLOTS) {
+            sums->last[slot] = NAN;
+        }
+    }
+}
+
+static void forget_group(struct stat_sums *sums, uint32_t leader)
+{
+    for (uint32_t slot = leader; slot < STAT_SLOTS && sums->leader[slot] == leader; slot++) {
+        sums->last[slot] = NAN;
+    }
+}
+
+/* Leaders come before the others of their group. */
+static void take_last(struct stat_sums *sums, uint32_t slot, double last,
+                      struct stat_mask *has_turn)
+{
+    uint32_t leader = sums->leader[slot];
+    if (slot == leader && !isnan(last)) {
+        forget_group(sums, leader);
+        stat_mask_set(has_turn, slot);
+    }
+    if (leader == STAT_SLOTS || stat_mask_has(has_turn, leader)) {
+        sums->last[slot] = last;
+    }
+}
+
+int stat_sums_add(struct stat_sums *sums, const struct stat_set *set, bool newer)
+{
+    struct stat_reader reader;
+    struct stat_mask has_turn = {{0}};
+    struct stat_record stat;
+    stat_reader_init(&reader, set);
+    if (reserve_hists(sums, reader.left) != 0) {
+        return ERR_MEMORY;
+    }
+    for (uint32_t w = 0; w < STAT_WORDS; w++) {
+        sums->mask.bits[w] |= reader.left.bits[w];
+    }
+    if (newer) {
+        forget_last(sums);
+    }
+    for (uint32_t slot = stat_take_slot(&reader.left); slot < STAT_SLOTS;
+         slot = stat_take_slot(&reader.left)) {
+        bool has_hist = slot < STAT_HISTS;
+        reader.at = stat_read_record(reader.at, has_hist, &stat);
+        moments_merge(&sums->moments[slot], &stat.moments);
+        if (has_hist) {
+            stat_add_hist(sums->hist[slot], &stat);
+        }
+        if (newer) {
+            take_last(sums, slot, stat.last, &has_turn);
+        }
+    }
+    return 0;
+}
+
+int stat_sums_take(struct stat_sums *sums, struct stat_set *set)
+{
+    struct stat_mask written = {{0}}, left = sums->mask;
+    uint8_t *to = sums->bytes + sizeof written;
+    for (uint32_t slot = stat_take_slot(&left); slot < STAT_SLOTS; slot = stat_take_slot(&left)) {
+        struct stat_hist_source hist = {.sum = slot < STAT_HISTS ? sums->hist[slot] : NULL,
+                                        .limit = sums->buckets};
+        if (sums->moments[slot].n > 0 || !isnan(sums->last[slot])) {
+            to = stat_write(to, &sums->moments[slot], sums->last[slot], &hist);
+            stat_mask_set(&written, slot);
+        }
+        sums->moments[slot] = (struct moments){0};
+        sums->last[slot] = NAN;
+    }
+    sums->mask = (struct stat_mask){{0}};
+    return stat_set_store(set, sums->bytes, &written, to);
 }
 
 /* Checking what came from outside */
