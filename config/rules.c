@@ -97,12 +97,12 @@ bool rule_is_rate(enum rule_condition condition)
 /* Metrics ---------------------------------------------------------------------------------------
  */
 
-struct range {
+struct rules_range {
     bool known, per_key;
     double minimum, maximum;
 };
 
-static const struct range ranges[METRIC_COUNT] = {
+static const struct rules_range ranges[METRIC_COUNT] = {
 #define RULE_RANGE(symbol, minimum, maximum, per_key)                                              \
     [METRIC_##symbol] = {true, per_key, minimum, maximum},
 #include "config/rules.def"

@@ -50,10 +50,10 @@ enum scope {
     IN_ALL = IN_TENSORS | IN_EVENTS | IN_HELLO
 };
 
-struct rule {
+struct header_rule {
     const char *key;
     unsigned needed, used; /* scopes in which the key must be, may be */
-    int (*read)(const struct rule *rule, const msgpack_object *value, struct header *header);
+    int (*read)(const struct header_rule *rule, const msgpack_object *value, struct header *header);
     size_t offset; /* of the field, for the readers of plain numbers */
     uint64_t max;  /* of the number */
 };
@@ -74,7 +74,7 @@ static int header_read_word(const msgpack_object *value, const char *const *word
     return err_unknown;
 }
 
-static int header_read_u32(const struct rule *rule, const msgpack_object *value,
+static int header_read_u32(const struct header_rule *rule, const msgpack_object *value,
                            struct header *header)
 {
     uint64_t number;
@@ -86,18 +86,20 @@ static int header_read_u32(const struct rule *rule, const msgpack_object *value,
     return rc;
 }
 
-static int header_read_u64(const struct rule *rule, const msgpack_object *value,
+static int header_read_u64(const struct header_rule *rule, const msgpack_object *value,
                            struct header *header)
 {
     return mpk_get_u64(value, rule->max, (uint64_t *)(void *)((char *)header + rule->offset));
 }
 
-static int read_bool(const struct rule *rule, const msgpack_object *value, struct header *header)
+static int read_bool(const struct header_rule *rule, const msgpack_object *value,
+                     struct header *header)
 {
     return mpk_get_bool(value, (bool *)((char *)header + rule->offset));
 }
 
-static int read_version(const struct rule *rule, const msgpack_object *value, struct header *header)
+static int read_version(const struct header_rule *rule, const msgpack_object *value,
+                        struct header *header)
 {
     uint64_t version;
 
@@ -107,7 +109,8 @@ static int read_version(const struct rule *rule, const msgpack_object *value, st
                                                                                      : ERR_VERSION;
 }
 
-static int read_type(const struct rule *rule, const msgpack_object *value, struct header *header)
+static int read_type(const struct header_rule *rule, const msgpack_object *value,
+                     struct header *header)
 {
     unsigned type;
     int rc = header_read_word(value, types, 4, ERR_TYPE_UNKNOWN, &type);
@@ -120,7 +123,8 @@ static int read_type(const struct rule *rule, const msgpack_object *value, struc
     return 0;
 }
 
-static int read_event(const struct rule *rule, const msgpack_object *value, struct header *header)
+static int read_event(const struct header_rule *rule, const msgpack_object *value,
+                      struct header *header)
 {
     unsigned event;
     int rc = header_read_word(value, events, 3, ERR_EVENT_UNKNOWN, &event);
@@ -132,7 +136,7 @@ static int read_event(const struct rule *rule, const msgpack_object *value, stru
     return rc;
 }
 
-static int header_read_job(const struct rule *rule, const msgpack_object *value,
+static int header_read_job(const struct header_rule *rule, const msgpack_object *value,
                            struct header *header)
 {
     (void)rule;
@@ -147,7 +151,7 @@ static int header_read_job(const struct rule *rule, const msgpack_object *value,
     return 0;
 }
 
-static int header_read_run(const struct rule *rule, const msgpack_object *value,
+static int header_read_run(const struct header_rule *rule, const msgpack_object *value,
                            struct header *header)
 {
     (void)rule;
@@ -185,26 +189,28 @@ static int get_site(const msgpack_object *value, enum site *ret_site)
     return rc;
 }
 
-static int read_stack(const struct rule *rule, const msgpack_object *value, struct header *header)
+static int read_stack(const struct header_rule *rule, const msgpack_object *value,
+                      struct header *header)
 {
     (void)rule;
     return get_stack(value, &header->layer.stack);
 }
 
-static int read_site(const struct rule *rule, const msgpack_object *value, struct header *header)
+static int read_site(const struct header_rule *rule, const msgpack_object *value,
+                     struct header *header)
 {
     (void)rule;
     return get_site(value, &header->layer.site);
 }
 
-static int proto_header_read_tensors(const struct rule *rule, const msgpack_object *value,
+static int proto_header_read_tensors(const struct header_rule *rule, const msgpack_object *value,
                                      struct header *header)
 {
     (void)rule;
     return header_read_tensors(value, header);
 }
 
-static int read_positive(const struct rule *rule, const msgpack_object *value,
+static int read_positive(const struct header_rule *rule, const msgpack_object *value,
                          struct header *header)
 {
     int rc = header_read_u32(rule, value, header);
@@ -217,7 +223,7 @@ static int read_positive(const struct rule *rule, const msgpack_object *value,
 
 /* The heads of matrices, which no shape tells; what follows from them unless the keys to come say
  * otherwise. */
-static int header_read_heads(const struct rule *rule, const msgpack_object *value,
+static int header_read_heads(const struct header_rule *rule, const msgpack_object *value,
                              struct header *header)
 {
     int rc = read_positive(rule, value, header);
@@ -226,7 +232,8 @@ static int header_read_heads(const struct rule *rule, const msgpack_object *valu
     return rc;
 }
 
-static int read_real(const struct rule *rule, const msgpack_object *value, struct header *header)
+static int read_real(const struct header_rule *rule, const msgpack_object *value,
+                     struct header *header)
 {
     double *field = (double *)(void *)((char *)header + rule->offset);
     int rc = value->type == MSGPACK_OBJECT_NIL ? ERR_KEY_TYPE : mpk_get_f64(value, field);
@@ -235,14 +242,16 @@ static int read_real(const struct rule *rule, const msgpack_object *value, struc
 }
 
 /* 0 would leave nothing of the queries and keys. */
-static int read_scale(const struct rule *rule, const msgpack_object *value, struct header *header)
+static int read_scale(const struct header_rule *rule, const msgpack_object *value,
+                      struct header *header)
 {
     int rc = read_real(rule, value, header);
 
     return !rc && !(fabs(header->scale) > 0) ? ERR_KEY_RANGE : rc;
 }
 
-static int read_softcap(const struct rule *rule, const msgpack_object *value, struct header *header)
+static int read_softcap(const struct header_rule *rule, const msgpack_object *value,
+                        struct header *header)
 {
     int rc = read_real(rule, value, header);
 
@@ -273,20 +282,22 @@ static int read_lengths(const msgpack_object *value, uint32_t batch, uint32_t ma
     return rc == ERR_KEY_RANGE ? ERR_LENGTHS : rc;
 }
 
-static int read_q_len(const struct rule *rule, const msgpack_object *value, struct header *header)
+static int read_q_len(const struct header_rule *rule, const msgpack_object *value,
+                      struct header *header)
 {
     (void)rule;
     return read_lengths(value, header->batch, header->queries, &header->q_len);
 }
 
-static int read_k_len(const struct rule *rule, const msgpack_object *value, struct header *header)
+static int read_k_len(const struct header_rule *rule, const msgpack_object *value,
+                      struct header *header)
 {
     (void)rule;
     return read_lengths(value, header->batch, header->keys, &header->k_len);
 }
 
 /* Token texts: only checked. Who wants them reads the frame again. */
-static int header_read_labels(const struct rule *rule, const msgpack_object *value,
+static int header_read_labels(const struct header_rule *rule, const msgpack_object *value,
                               struct header *header)
 {
     (void)rule;
@@ -327,7 +338,7 @@ static int read_layer_info(const msgpack_object *value, struct layer_info *ret_i
     return heads > 0 ? 0 : ERR_KEY_RANGE;
 }
 
-static int header_read_layers(const struct rule *rule, const msgpack_object *value,
+static int header_read_layers(const struct header_rule *rule, const msgpack_object *value,
                               struct header *header)
 {
     uint32_t count;
@@ -355,7 +366,8 @@ static int header_read_layers(const struct rule *rule, const msgpack_object *val
     return rc;
 }
 
-static int read_client(const struct rule *rule, const msgpack_object *value, struct header *header)
+static int read_client(const struct header_rule *rule, const msgpack_object *value,
+                       struct header *header)
 {
     (void)rule;
     if (value->type != MSGPACK_OBJECT_STR) {
@@ -420,7 +432,7 @@ static int read_client(const struct rule *rule, const msgpack_object *value, str
 #define INDEX(name, needed, used, read, field) KEY_##name,
 
 enum { KEYS(INDEX) KEY_COUNT };
-static const struct rule rules[] = {KEYS(RULE)};
+static const struct header_rule rules[] = {KEYS(RULE)};
 static const char *const key_names[] = {KEYS(NAME)};
 
 static unsigned scope_of(const struct header *header)
@@ -435,7 +447,8 @@ static unsigned scope_of(const struct header *header)
 }
 
 /* Reads one key into its field. */
-static int header_apply(const struct rule *rule, const msgpack_object *value, struct header *header)
+static int header_apply(const struct header_rule *rule, const msgpack_object *value,
+                        struct header *header)
 {
     unsigned scope = scope_of(header);
 

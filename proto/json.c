@@ -242,7 +242,7 @@ static json_t *to_json(const msgpack_object *value, enum mpk_bins bins)
 }
 
 /* A growing text. A failure is sticky, because jansson does not look at every result of append. */
-struct text {
+struct json_text {
     char *data; /* owned; not terminated */
     size_t len, capacity;
     bool failed;
@@ -250,7 +250,7 @@ struct text {
 
 static int json_append(const char *bytes, size_t len, void *data)
 {
-    struct text *text = data;
+    struct json_text *text = data;
 
     if (!text->failed && len > text->capacity - text->len) {
         size_t capacity = 2 * (text->capacity + len);
@@ -276,7 +276,7 @@ static char *dump(const msgpack_object *root, unsigned indent, enum mpk_bins bin
 {
     json_t *json = to_json(root, bins);
     size_t flags = JSON_ENCODE_ANY | (indent ? JSON_INDENT(indent) : (size_t)JSON_COMPACT);
-    struct text text = {0};
+    struct json_text text = {0};
 
     if (!json || json_dump_callback(json, json_append, &text, flags) != 0 ||
         json_append("", 1, &text) != 0) {

@@ -20,7 +20,7 @@
 const struct mpk_limits mpk_header_limits = {65536, 8, 16384};
 const struct mpk_limits mpk_result_limits = {64u << 20, 8, 4u << 20};
 
-enum form { FORM_BAD, FORM_SCALAR, FORM_BLOB, FORM_ARRAY, FORM_MAP };
+enum mpk_form { FORM_BAD, FORM_SCALAR, FORM_BLOB, FORM_ARRAY, FORM_MAP };
 
 /* What follows a lead byte 0xc0..0xdf: `width` payload bytes of a scalar, or a length of that
  * width. */
@@ -44,18 +44,18 @@ static const struct {
     [0x1d] = {FORM_ARRAY, 4},  [0x1e] = {FORM_MAP, 2},    [0x1f] = {FORM_MAP, 4},
 };
 
-struct cursor {
+struct mpk_cursor {
     const unsigned char *at;
     size_t left;
 };
 
 /* The head of one value: `count` payload bytes of a scalar or blob, or values of a container. */
-struct head {
-    enum form form;
+struct mpk_head {
+    enum mpk_form form;
     uint64_t count;
 };
 
-static int mpk_read_number(struct cursor *cursor, unsigned width, uint64_t *ret_number)
+static int mpk_read_number(struct mpk_cursor *cursor, unsigned width, uint64_t *ret_number)
 {
     uint64_t number = 0;
 
@@ -71,11 +71,11 @@ static int mpk_read_number(struct cursor *cursor, unsigned width, uint64_t *ret_
     return 0;
 }
 
-static int read_long_head(struct cursor *cursor, unsigned lead, struct head *ret_head)
+static int read_long_head(struct mpk_cursor *cursor, unsigned lead, struct mpk_head *ret_head)
 {
     int rc = 0;
 
-    ret_head->form = (enum form)formats[lead - 0xc0].form;
+    ret_head->form = (enum mpk_form)formats[lead - 0xc0].form;
     ret_head->count = formats[lead - 0xc0].width;
     if (ret_head->form == FORM_BAD) {
         return ERR_HEADER_MALFORMED;
@@ -86,7 +86,7 @@ static int read_long_head(struct cursor *cursor, unsigned lead, struct head *ret
     return rc;
 }
 
-static int mpk_read_head(struct cursor *cursor, struct head *ret_head)
+static int mpk_read_head(struct mpk_cursor *cursor, struct mpk_head *ret_head)
 {
     uint64_t lead;
     int rc = mpk_read_number(cursor, 1, &lead);
@@ -95,13 +95,13 @@ static int mpk_read_head(struct cursor *cursor, struct head *ret_head)
         return rc;
     }
     if (lead < 0x80 || lead >= 0xe0) {
-        *ret_head = (struct head){FORM_SCALAR, 0};
+        *ret_head = (struct mpk_head){FORM_SCALAR, 0};
     } else if (lead < 0x90) {
-        *ret_head = (struct head){FORM_MAP, lead & 0x0f};
+        *ret_head = (struct mpk_head){FORM_MAP, lead & 0x0f};
     } else if (lead < 0xa0) {
-        *ret_head = (struct head){FORM_ARRAY, lead & 0x0f};
+        *ret_head = (struct mpk_head){FORM_ARRAY, lead & 0x0f};
     } else if (lead < 0xc0) {
-        *ret_head = (struct head){FORM_BLOB, lead & 0x1f};
+        *ret_head = (struct mpk_head){FORM_BLOB, lead & 0x1f};
     } else {
         rc = read_long_head(cursor, (unsigned)lead, ret_head);
     }
@@ -112,7 +112,7 @@ static int mpk_read_head(struct cursor *cursor, struct head *ret_head)
 }
 
 struct walk {
-    struct cursor cursor;
+    struct mpk_cursor cursor;
     uint64_t budget;              /* elements that may still be announced */
     uint32_t depth, depth_max;    /* open containers */
     uint64_t owed[DEPTH_MAX + 1]; /* [0] is the document itself */
@@ -143,7 +143,7 @@ static int skip_payload(struct walk *walk, uint64_t bytes)
 
 static int walk_value(struct walk *walk)
 {
-    struct head head;
+    struct mpk_head head;
     int rc = mpk_read_head(&walk->cursor, &head);
 
     if (rc) {

@@ -51,14 +51,14 @@ size_t topic_job(const char *word, const char *job, char *ret_topic)
 }
 
 /* One part of a topic, without its slash. */
-struct part {
+struct topic_part {
     const char *text;
     size_t len;
 };
 
 /* Splits at the slashes; the topic must end in one. Returns the number of parts, 0 when there are
  * more than `max` or the end is open. */
-static unsigned topic_split(const char *topic, size_t len, struct part *parts, unsigned max)
+static unsigned topic_split(const char *topic, size_t len, struct topic_part *parts, unsigned max)
 {
     unsigned count = 0;
 
@@ -69,20 +69,20 @@ static unsigned topic_split(const char *topic, size_t len, struct part *parts, u
         if (!slash || count == max) {
             return 0;
         }
-        parts[count++] = (struct part){topic, part};
+        parts[count++] = (struct topic_part){topic, part};
         topic += part + 1;
         len -= part + 1;
     }
     return count;
 }
 
-static bool part_is(struct part part, const char *word)
+static bool part_is(struct topic_part part, const char *word)
 {
     return part.len == strlen(word) && memcmp(part.text, word, part.len) == 0;
 }
 
 /* A layer's number as topic_layer writes it: no sign, no leading zeros, at most LAYER_MAX. */
-static bool part_is_layer(struct part part)
+static bool part_is_layer(struct topic_part part)
 {
     unsigned layer = 0;
 
@@ -101,7 +101,7 @@ static bool part_is_layer(struct part part)
 /* Whether the text has one of the two forms, whatever it names. */
 static bool well_formed(const char *topic, size_t len)
 {
-    struct part parts[5];
+    struct topic_part parts[5];
     unsigned count = topic_split(topic, len, parts, 5);
 
     if (count < 2 || !job_name_valid(parts[1].text, parts[1].len)) {

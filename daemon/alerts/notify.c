@@ -22,15 +22,15 @@
 
 #define MS UINT64_C(1000000)
 
-struct event {
-    struct event *next;
+struct notify_event {
+    struct notify_event *next;
     size_t size;
     unsigned char map[];
 };
 
 struct notify {
     struct stats *stats;
-    struct command *command;
+    struct notify_command *command;
     struct webhook *webhook;
     uint32_t queue_max;
     struct notify_stop stop;
@@ -38,7 +38,7 @@ struct notify {
     pthread_t thread;
     /* under the lock of `stop` */
     pthread_cond_t arrived;
-    struct event *first, **last;
+    struct notify_event *first, **last;
     uint32_t waiting;
     uint64_t overflows;
     bool ending; /* no more will come */
@@ -99,13 +99,13 @@ bool notify_stop_wait(struct notify_stop *stop, uint64_t until_ns)
 /* Queue */
 
 /* The oldest event; waits for one. NULL when there is none and none will come. */
-static struct event *notify_take(struct notify *notify)
+static struct notify_event *notify_take(struct notify *notify)
 {
     pthread_mutex_lock(&notify->stop.lock);
     while (!notify->first && !notify->ending) {
         pthread_cond_wait(&notify->arrived, &notify->stop.lock);
     }
-    struct event *event = notify->first;
+    struct notify_event *event = notify->first;
     if (event) {
         notify->first = event->next;
         notify->last = notify->first ? notify->last : &notify->first;
@@ -116,7 +116,8 @@ static struct event *notify_take(struct notify *notify)
 }
 
 /* Puts it in the queue; false when that is full. */
-static bool notify_enqueue(struct notify *notify, struct event *event, uint64_t *ret_overflows)
+static bool notify_enqueue(struct notify *notify, struct notify_event *event,
+                           uint64_t *ret_overflows)
 {
     pthread_mutex_lock(&notify->stop.lock);
     bool room = notify->waiting < notify->queue_max;
@@ -138,7 +139,7 @@ void notify_put(struct notify *notify, const void *map, size_t size)
     if (!notify) {
         return;
     }
-    struct event *event = malloc(sizeof *event + size);
+    struct notify_event *event = malloc(sizeof *event + size);
     if (event) {
         event->next = NULL;
         event->size = size;
@@ -167,7 +168,7 @@ static void account(struct notify *notify, const char *way, int result, const ch
 }
 
 /* A map as a line of JSON; malloc'ed, NULL when out of memory. */
-static char *json_line(const struct event *event)
+static char *json_line(const struct notify_event *event)
 {
     struct mpk_doc doc;
     if (mpk_parse(event->map, event->size, &mpk_result_limits, &doc) != 0) {
@@ -183,7 +184,7 @@ static char *json_line(const struct event *event)
     return strcat(line, "\n");
 }
 
-static void notify_deliver(struct notify *notify, const struct event *event)
+static void notify_deliver(struct notify *notify, const struct notify_event *event)
 {
     char reason[NOTIFY_REASON_MAX] = "out of memory", *line = json_line(event);
     bool stopped = notify_stop_before(&notify->stop, UINT64_MAX) <= clock_monotonic_ns();
@@ -205,7 +206,7 @@ static void notify_deliver(struct notify *notify, const struct event *event)
 static void *notify_run(void *data)
 {
     struct notify *notify = data;
-    for (struct event *event; (event = notify_take(notify)); free(event)) {
+    for (struct notify_event *event; (event = notify_take(notify)); free(event)) {
         notify_deliver(notify, event);
     }
     return NULL;

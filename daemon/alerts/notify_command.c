@@ -28,7 +28,7 @@
 /* How long a killed process may take to be gone. */
 #define KILL_NS (1000 * MS)
 
-struct command {
+struct notify_command {
     uint64_t timeout_ns;
     char *text; /* owned; words[] point into it */
     char *words[WORDS_MAX + 1];
@@ -36,7 +36,7 @@ struct command {
 
 /* Words */
 
-static int notify_command_split(struct command *command)
+static int notify_command_split(struct notify_command *command)
 {
     char *rest = NULL;
     size_t count = 0;
@@ -50,10 +50,10 @@ static int notify_command_split(struct command *command)
     return 0;
 }
 
-int command_new(const char *text, uint64_t timeout_ns, struct command **ret_command,
+int command_new(const char *text, uint64_t timeout_ns, struct notify_command **ret_command,
                 char reterr_reason[NOTIFY_REASON_MAX])
 {
-    struct command *command = calloc(1, sizeof *command);
+    struct notify_command *command = calloc(1, sizeof *command);
     snprintf(reterr_reason, NOTIFY_REASON_MAX, "out of memory");
     if (!command) {
         return -1;
@@ -77,7 +77,7 @@ int command_new(const char *text, uint64_t timeout_ns, struct command **ret_comm
     return 0;
 }
 
-void command_free(struct command **command)
+void command_free(struct notify_command **command)
 {
     if (!*command) {
         return;
@@ -123,7 +123,7 @@ static int set_attributes(posix_spawnattr_t *attributes)
 }
 
 /* Returns 0 or an errno. */
-static int spawn(const struct command *command, int input, pid_t *ret_pid)
+static int spawn(const struct notify_command *command, int input, pid_t *ret_pid)
 {
     posix_spawn_file_actions_t files;
     posix_spawnattr_t attributes;
@@ -221,7 +221,7 @@ static int notify_command_judge(int status, char reterr_reason[NOTIFY_REASON_MAX
     return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -1;
 }
 
-int command_run(const struct command *command, const char *line, struct notify_stop *stop,
+int command_run(const struct notify_command *command, const char *line, struct notify_stop *stop,
                 char reterr_reason[NOTIFY_REASON_MAX])
 {
     int pipe_ends[2], status = 0;

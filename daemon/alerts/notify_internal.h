@@ -28,15 +28,15 @@ bool notify_stop_wait(struct notify_stop *stop, uint64_t until_ns);
 #define NOTIFY_REASON_MAX 256
 
 /* A program and its arguments. */
-struct command;
+struct notify_command;
 
 /* `text`: an absolute path and arguments between blanks. Returns 0, or -1 with a reason. */
-int command_new(const char *text, uint64_t timeout_ns, struct command **ret_command,
+int command_new(const char *text, uint64_t timeout_ns, struct notify_command **ret_command,
                 char reterr_reason[NOTIFY_REASON_MAX]);
-void command_free(struct command **command);
+void command_free(struct notify_command **command);
 /* Runs it with `line` on its standard input, and waits for its end. Returns 0 when it exits with
  * status 0 in time, or -1 with a reason. */
-int command_run(const struct command *command, const char *line, struct notify_stop *stop,
+int command_run(const struct notify_command *command, const char *line, struct notify_stop *stop,
                 char reterr_reason[NOTIFY_REASON_MAX]);
 
 /* A URL that takes events. */

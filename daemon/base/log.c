@@ -22,7 +22,7 @@ static const char *const level_name[] = {"error", "warning", "info", "debug"};
 /* Room for what ends a line after a field that did not fit. */
 #define LINE_END_BYTES 32
 
-struct line {
+struct log_line {
     char text[LINE_MAX_BYTES];
     size_t used;
     bool full; /* something did not fit */
@@ -34,7 +34,7 @@ void log_setup(enum log_level level, bool json)
     log_sink.json = json;
 }
 
-static void put_char(struct line *line, char c)
+static void put_char(struct log_line *line, char c)
 {
     if (line->used < sizeof line->text - LINE_END_BYTES) {
         line->text[line->used++] = c;
@@ -43,7 +43,7 @@ static void put_char(struct line *line, char c)
     }
 }
 
-static void log_put_text(struct line *line, const char *text)
+static void log_put_text(struct log_line *line, const char *text)
 {
     while (*text) {
         put_char(line, *text++);
@@ -55,7 +55,7 @@ static bool log_is_plain(unsigned char c)
     return c > 0x20 && c < 0x7f && c != '"' && c != '\\' && c != '=';
 }
 
-static void put_escaped(struct line *line, const char *text)
+static void put_escaped(struct log_line *line, const char *text)
 {
     for (; *text; text++) {
         unsigned char c = (unsigned char)*text;
@@ -81,14 +81,14 @@ static bool needs_quotes(const char *text)
     return !plain;
 }
 
-static void put_quoted(struct line *line, const char *text)
+static void put_quoted(struct log_line *line, const char *text)
 {
     put_char(line, '"');
     put_escaped(line, text);
     put_char(line, '"');
 }
 
-static void log_put_value(struct line *line, const char *text)
+static void log_put_value(struct log_line *line, const char *text)
 {
     if (log_sink.json || needs_quotes(text)) {
         put_quoted(line, text);
@@ -97,7 +97,7 @@ static void log_put_value(struct line *line, const char *text)
     }
 }
 
-static void log_put_key(struct line *line, const char *key)
+static void log_put_key(struct log_line *line, const char *key)
 {
     if (line->used > 0 && line->text[line->used - 1] != '{') {
         log_put_text(line, log_sink.json ? ", " : " ");
@@ -110,7 +110,7 @@ static void log_put_key(struct line *line, const char *key)
     log_put_text(line, log_sink.json ? ": " : "=");
 }
 
-static void append_field(struct line *line, const struct log_field *field)
+static void append_field(struct log_line *line, const struct log_field *field)
 {
     char number[32];
     log_put_key(line, field->key);
@@ -124,7 +124,7 @@ static void append_field(struct line *line, const struct log_field *field)
 
 /* A field that does not fit is left out whole, and those after it too, so that the line stays
  * well-formed. */
-static void log_put_field(struct line *line, const struct log_field *field)
+static void log_put_field(struct log_line *line, const struct log_field *field)
 {
     size_t before = line->used;
     if (!line->full) {
@@ -146,7 +146,7 @@ static void format_time(char *text, size_t size)
 }
 
 /* In the room that put_char leaves. */
-static void log_finish(struct line *line)
+static void log_finish(struct log_line *line)
 {
     const char *end = log_sink.json ? (line->full ? ", \"cut\": true}\n" : "}\n")
                                     : (line->full ? " cut=true\n" : "\n");
@@ -156,7 +156,7 @@ static void log_finish(struct line *line)
 
 void log_write(enum log_level level, const char *event, const struct log_field *fields)
 {
-    struct line line = {.used = 0};
+    struct log_line line = {.used = 0};
     char time_text[40];
     if (level > log_sink.level) {
         return;

@@ -18,14 +18,14 @@ struct pinning {
     void *data;
 };
 
-struct search {
+struct baseline_search {
     const struct pinning *pinning;
     struct run *found;
 };
 
 static void baseline_visit_run(void *data, struct run *run)
 {
-    struct search *search = data;
+    struct baseline_search *search = data;
     if (strcmp(run->job, search->pinning->job) == 0 &&
         memcmp(run->id, search->pinning->run, RUN_BYTES) == 0) {
         search->found = run;
@@ -89,7 +89,7 @@ static int pin_states(struct run *run, struct stream *stream, uint32_t track,
 
 static int control_baseline_pin(const struct pinning *pinning, const struct mpk_writer *result)
 {
-    struct search search = {pinning, NULL};
+    struct baseline_search search = {pinning, NULL};
     struct mpk_doc doc;
     registry_each(pinning->registry, baseline_visit_run, &search);
     struct stream *stream =

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct job {
+struct baseline_job {
     struct pending *pending;
     const struct control_view *view;
     char name[JOB_NAME_MAX + 1];
@@ -34,7 +34,7 @@ static struct stream *find_stream(const struct run *run, uint32_t index)
     return found;
 }
 
-static void control_baseline_finish(struct job *job)
+static void control_baseline_finish(struct baseline_job *job)
 {
     struct mpk_writer result;
     mpk_writer_init(&result);
@@ -51,18 +51,18 @@ static void control_baseline_finish(struct job *job)
     free(job);
 }
 
-static void control_baseline_note_missing(struct job *job, int code, const char *detail)
+static void control_baseline_note_missing(struct baseline_job *job, int code, const char *detail)
 {
     job->missing++;
     job->code = code;
     snprintf(job->detail, sizeof job->detail, "%s", detail);
 }
 
-static void pin_next(struct job *job);
+static void pin_next(struct baseline_job *job);
 
 static void control_baseline_on_pinned(void *data, int code, const char *detail)
 {
-    struct job *job = data;
+    struct baseline_job *job = data;
     if (code) {
         control_baseline_note_missing(job, code, detail);
     } else {
@@ -75,7 +75,7 @@ static void control_baseline_on_pinned(void *data, int code, const char *detail)
     }
 }
 
-static void pin_next(struct job *job)
+static void pin_next(struct baseline_job *job)
 {
     const struct control_view *view = job->view;
     struct run *run = registry_find(view->registry, job->name, job->run);
@@ -101,7 +101,7 @@ static bool control_baseline_is_hex(const char *text)
     return text[strspn(text, "0123456789abcdef")] == '\0';
 }
 
-static bool read_to(struct request *request, struct job *job)
+static bool read_to(struct control_request *request, struct baseline_job *job)
 {
     const msgpack_object *to = mpk_find(request->params, "to");
     char text[2 * RUN_BYTES + 1];
@@ -126,7 +126,7 @@ static bool read_to(struct request *request, struct job *job)
     return false;
 }
 
-static int read_params(struct request *request, struct job *job)
+static int read_params(struct control_request *request, struct baseline_job *job)
 {
     static const char *const keys[] = {"job", "run", "to"};
     char prefix[2 * RUN_BYTES + 1] = "";
@@ -144,9 +144,9 @@ static int read_params(struct request *request, struct job *job)
     return read_to(request, job) ? 0 : ERR_ARGUMENT;
 }
 
-int method_baseline(struct request *request)
+int method_baseline(struct control_request *request)
 {
-    struct job *job = calloc(1, sizeof *job);
+    struct baseline_job *job = calloc(1, sizeof *job);
     if (!job) {
         return ERR_MEMORY;
     }

@@ -35,7 +35,7 @@ struct pending {
     struct pending *next, *previous; /* of the control's */
 };
 
-struct flush {
+struct control_flush {
     struct pending *pending;
     uint64_t summaries_before;
 };
@@ -45,7 +45,7 @@ struct control {
     struct endpoint_file file;
     struct control_view view;
     struct pending *pending; /* all that are not answered */
-    struct flush flushes[FLUSHES_MAX];
+    struct control_flush flushes[FLUSHES_MAX];
     int flush_count;
 };
 
@@ -125,7 +125,7 @@ static void control_answer(struct control *control, struct envelope *envelope, i
 
 /* Later answers */
 
-struct pending *request_defer(struct request *request)
+struct pending *request_defer(struct control_request *request)
 {
     struct envelope *envelope = request->envelope;
     struct pending *pending = calloc(1, sizeof *pending);
@@ -180,18 +180,18 @@ static void put_flushed(const struct control_view *view, uint64_t before, struct
     put_number(result, "windows", stats_get(view->stats, COUNT_SUMMARIES) - before);
 }
 
-static int wait_for_flush(struct request *request, uint64_t summaries_before)
+static int wait_for_flush(struct control_request *request, uint64_t summaries_before)
 {
     struct control *control = request->control;
     struct pending *pending = request_defer(request);
     if (!pending) {
         return ERR_MEMORY;
     }
-    control->flushes[control->flush_count++] = (struct flush){pending, summaries_before};
+    control->flushes[control->flush_count++] = (struct control_flush){pending, summaries_before};
     return CONTROL_WAIT;
 }
 
-int method_flush(struct request *request)
+int method_flush(struct control_request *request)
 {
     const struct control_view *view = request->view;
     char name[JOB_NAME_MAX + 1];
@@ -214,7 +214,7 @@ int method_flush(struct request *request)
     return 0;
 }
 
-static void answer_flush(struct control *control, struct flush *flush)
+static void answer_flush(struct control *control, struct control_flush *flush)
 {
     struct mpk_writer result;
     mpk_writer_init(&result);
@@ -238,7 +238,7 @@ void control_settle(struct control *control)
 
 static const struct {
     const char *name;
-    int (*run)(struct request *request);
+    int (*run)(struct control_request *request);
 } methods[] = {
     {"ping", method_ping},         {"jobs", method_jobs},         {"summary", method_summary},
     {"live", method_live},         {"maps", method_maps},         {"rollout", method_rollout},
@@ -247,7 +247,7 @@ static const struct {
     {"plan.get", method_plan_get}, {"plan.set", method_plan_set}, {"plan.reset", method_plan_reset},
 };
 
-static int control_run_method(struct request *request, const char *name)
+static int control_run_method(struct control_request *request, const char *name)
 {
     for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++) {
         if (strcmp(name, methods[i].name) == 0) {
@@ -258,13 +258,13 @@ static int control_run_method(struct request *request, const char *name)
 }
 
 /* The result must have been written as well. */
-static int run_request(struct request *request, const char *name)
+static int run_request(struct control_request *request, const char *name)
 {
     int code = control_run_method(request, name);
     return !code && !mpk_writer_ok(request->result) ? ERR_MEMORY : code;
 }
 
-static int run_named(struct request *request, const msgpack_object *method)
+static int run_named(struct control_request *request, const msgpack_object *method)
 {
     char name[METHOD_NAME_MAX] = "";
     if (method->via.str.size < sizeof name) {
@@ -294,7 +294,7 @@ static int control_read_request(const msgpack_object *root, struct envelope *env
     return 0;
 }
 
-static int serve_parsed(struct request *request, const msgpack_object *root)
+static int serve_parsed(struct control_request *request, const msgpack_object *root)
 {
     const msgpack_object *method = NULL;
     int code = control_read_request(root, request->envelope, &method, &request->params);
@@ -306,11 +306,11 @@ static void control_serve(struct control *control, struct envelope *envelope, zm
     struct mpk_doc doc;
     struct mpk_writer result;
     char detail[CONTROL_DETAIL_MAX] = "";
-    struct request request = {.view = &control->view,
-                              .result = &result,
-                              .detail = detail,
-                              .control = control,
-                              .envelope = envelope};
+    struct control_request request = {.view = &control->view,
+                                      .result = &result,
+                                      .detail = detail,
+                                      .control = control,
+                                      .envelope = envelope};
     int code = mpk_parse(zmq_msg_data(body), zmq_msg_size(body), &mpk_header_limits, &doc);
     if (code) {
         control_answer(control, envelope, code == ERR_MEMORY ? code : ERR_REQUEST, NULL, NULL);
@@ -330,12 +330,12 @@ static void call_parsed(struct control *control, const char *method, struct mpk_
 {
     struct mpk_writer result;
     char detail[CONTROL_DETAIL_MAX] = "";
-    struct request request = {.view = &control->view,
-                              .params = doc->root,
-                              .result = &result,
-                              .detail = detail,
-                              .control = control,
-                              .envelope = envelope};
+    struct control_request request = {.view = &control->view,
+                                      .params = doc->root,
+                                      .result = &result,
+                                      .detail = detail,
+                                      .control = control,
+                                      .envelope = envelope};
     mpk_writer_init(&result);
     int code = run_request(&request, method);
     if (code != CONTROL_WAIT) {

@@ -10,7 +10,7 @@
 #include <string.h>
 
 /* A question that is on its way. */
-struct asked {
+struct history_asked {
     struct pending *pending;
     const struct control_view *view;
     struct mpk_writer firing; /* of `alerts`: a list */
@@ -18,15 +18,15 @@ struct asked {
     char job[JOB_NAME_MAX + 1];
 };
 
-static void asked_free(struct asked *asked)
+static void asked_free(struct history_asked *asked)
 {
     mpk_writer_clear(&asked->firing);
     free(asked);
 }
 
 /* `result`: the history's map of two keys, or NULL when it has none. */
-static void control_history_put_alerts(const struct asked *asked, const struct mpk_writer *past,
-                                       struct mpk_writer *result)
+static void control_history_put_alerts(const struct history_asked *asked,
+                                       const struct mpk_writer *past, struct mpk_writer *result)
 {
     mpk_put_map(result, 3);
     mpk_put_str(result, "firing");
@@ -40,7 +40,7 @@ static void control_history_put_alerts(const struct asked *asked, const struct m
     mpk_pair_bool(result, "more", false);
 }
 
-static void answer_alerts(struct asked *asked, const struct mpk_writer *past)
+static void answer_alerts(struct history_asked *asked, const struct mpk_writer *past)
 {
     struct mpk_writer result;
     mpk_writer_init(&result);
@@ -51,7 +51,7 @@ static void answer_alerts(struct asked *asked, const struct mpk_writer *past)
 }
 
 /* What the history cannot know: whether the job is unknown altogether. */
-static int control_history_judge(const struct asked *asked, int code)
+static int control_history_judge(const struct history_asked *asked, int code)
 {
     if (code == ERR_JOB_UNKNOWN && registry_knows(asked->view->registry, asked->job)) {
         return ERR_NO_HISTORY;
@@ -62,7 +62,7 @@ static int control_history_judge(const struct asked *asked, int code)
 static void control_history_on_answered(void *data, int code, const char *detail,
                                         const struct mpk_writer *result)
 {
-    struct asked *asked = data;
+    struct history_asked *asked = data;
     code = control_history_judge(asked, code);
     if (asked->alerts && (code == 0 || code == ERR_NO_HISTORY || code == ERR_HISTORY_OFF)) {
         answer_alerts(asked, code ? NULL : result);
@@ -110,7 +110,7 @@ static void control_history_visit_run(void *data, struct run *run)
     alerts_each(run->alerts, &sink);
 }
 
-static bool read_firing(const struct request *request, struct firing *firing)
+static bool read_firing(const struct control_request *request, struct firing *firing)
 {
     *firing = (struct firing){.count = 0};
     return string_param(request, "job", "", firing->job, sizeof firing->job) &&
@@ -130,7 +130,8 @@ static void control_history_put_firing(const struct registry *registry, struct f
 
 /* Asking */
 
-static int control_history_ask(struct request *request, const char *method, struct asked *asked)
+static int control_history_ask(struct control_request *request, const char *method,
+                               struct history_asked *asked)
 {
     struct mpk_writer params;
     mpk_writer_init(&params);
@@ -146,7 +147,8 @@ static int control_history_ask(struct request *request, const char *method, stru
 }
 
 /* The answer is pending from here on, whatever happens. */
-static int ask_or_answer(struct request *request, const char *method, struct asked *asked)
+static int ask_or_answer(struct control_request *request, const char *method,
+                         struct history_asked *asked)
 {
     asked->view = request->view;
     string_param(request, "job", "", asked->job, sizeof asked->job);
@@ -162,28 +164,28 @@ static int ask_or_answer(struct request *request, const char *method, struct ask
     return CONTROL_WAIT;
 }
 
-static struct asked *asked_new(void)
+static struct history_asked *asked_new(void)
 {
-    struct asked *asked = calloc(1, sizeof *asked);
+    struct history_asked *asked = calloc(1, sizeof *asked);
     if (asked) {
         mpk_writer_init(&asked->firing);
     }
     return asked;
 }
 
-int method_history(struct request *request, const char *method)
+int method_history(struct control_request *request, const char *method)
 {
-    struct asked *asked = asked_new();
+    struct history_asked *asked = asked_new();
     return asked ? ask_or_answer(request, method, asked) : ERR_MEMORY;
 }
 
-int method_alerts(struct request *request)
+int method_alerts(struct control_request *request)
 {
     struct firing firing;
     if (!read_firing(request, &firing)) {
         return ERR_ARGUMENT;
     }
-    struct asked *asked = asked_new();
+    struct history_asked *asked = asked_new();
     if (!asked) {
         return ERR_MEMORY;
     }

@@ -13,7 +13,7 @@
 /* Room for what went wrong in this case, when that says more than the error's own sentence. */
 #define CONTROL_DETAIL_MAX 512
 
-struct request {
+struct control_request {
     const struct control_view *view;
     const msgpack_object *params; /* a map, or what else the client sent */
     struct mpk_writer *result;    /* one value, written before 0 is returned */
@@ -26,43 +26,43 @@ struct request {
 struct pending;
 
 /* Takes the request to answer it later. Returns NULL when out of memory. */
-struct pending *request_defer(struct request *request);
+struct pending *request_defer(struct control_request *request);
 /* Answers and frees: with a result, or an error and what else there is to say about it (NULL, "":
  * the error's own sentence). */
 void pending_answer(struct pending **pending, int code, const char *detail,
                     const struct mpk_writer *result);
 
 /* A string parameter: `fallback` when it is missing, NULL when it does not fit or is no string. */
-const char *string_param(const struct request *request, const char *key, const char *fallback,
-                         char *buffer, size_t size);
+const char *string_param(const struct control_request *request, const char *key,
+                         const char *fallback, char *buffer, size_t size);
 /* Whether params is a map (or nil) with no other keys than these; else `detail` names one. */
-bool request_takes(struct request *request, const char *const *keys, int count);
+bool request_takes(struct control_request *request, const char *const *keys, int count);
 
 /* The run of a job whose digits begin with `prefix`, the newest of them; of those in memory.
  * Returns 0, or ERR_JOB_UNKNOWN or ERR_RUN_UNKNOWN with a detail. */
-int request_find_run(struct request *request, const char *job, const char *prefix,
+int request_find_run(struct control_request *request, const char *job, const char *prefix,
                      struct run **ret_run);
 
 void put_number(struct mpk_writer *result, const char *key, uint64_t number);
 void put_string(struct mpk_writer *result, const char *key, const char *text);
 
 /* Methods: each returns 0, an error, or CONTROL_WAIT */
-int method_ping(struct request *request);
-int method_jobs(struct request *request);
-int method_summary(struct request *request);
-int method_live(struct request *request);
-int method_stats(struct request *request);
-int method_monitor(struct request *request);
-int method_maps(struct request *request);
-int method_rollout(struct request *request);
-int method_config(struct request *request);
-int method_flush(struct request *request);
-int method_alerts(struct request *request);
-int method_baseline(struct request *request);
-int method_plan_get(struct request *request);
-int method_plan_set(struct request *request);
-int method_plan_reset(struct request *request);
+int method_ping(struct control_request *request);
+int method_jobs(struct control_request *request);
+int method_summary(struct control_request *request);
+int method_live(struct control_request *request);
+int method_stats(struct control_request *request);
+int method_monitor(struct control_request *request);
+int method_maps(struct control_request *request);
+int method_rollout(struct control_request *request);
+int method_config(struct control_request *request);
+int method_flush(struct control_request *request);
+int method_alerts(struct control_request *request);
+int method_baseline(struct control_request *request);
+int method_plan_get(struct control_request *request);
+int method_plan_set(struct control_request *request);
+int method_plan_reset(struct control_request *request);
 /* Any method that history_knows. */
-int method_history(struct request *request, const char *method);
+int method_history(struct control_request *request, const char *method);
 
 #endif

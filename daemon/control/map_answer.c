@@ -11,7 +11,7 @@ const char *const maps_kind_name[MAPS_KIND_COUNT] = {"heads", "mean",     "sum",
 
 /* Parameters */
 
-static bool control_maps_part_read_number(const struct request *request, const char *key,
+static bool control_maps_part_read_number(const struct control_request *request, const char *key,
                                           uint64_t *ret_number)
 {
     const msgpack_object *value = mpk_find(request->params, key);
@@ -20,7 +20,7 @@ static bool control_maps_part_read_number(const struct request *request, const c
            mpk_get_u64(value, UINT32_MAX, ret_number) == 0;
 }
 
-static bool read_kind(struct request *request, enum maps_kind *ret_kind)
+static bool read_kind(struct control_request *request, enum maps_kind *ret_kind)
 {
     char name[16];
     const char *text = string_param(request, "kind", "heads", name, sizeof name);
@@ -35,15 +35,16 @@ static bool read_kind(struct request *request, enum maps_kind *ret_kind)
     return false;
 }
 
-static bool control_maps_part_read_packed(const struct request *request, bool *ret_packed)
+static bool control_maps_part_read_packed(const struct control_request *request, bool *ret_packed)
 {
     const msgpack_object *value = mpk_find(request->params, "packed");
     *ret_packed = false;
     return !value || value->type == MSGPACK_OBJECT_NIL || mpk_get_bool(value, ret_packed) == 0;
 }
 
-static const char *control_maps_part_read_text(const struct request *request, const char *key,
-                                               const char *fallback, char *ret_text, size_t size)
+static const char *control_maps_part_read_text(const struct control_request *request,
+                                               const char *key, const char *fallback,
+                                               char *ret_text, size_t size)
 {
     const char *text = string_param(request, key, fallback, ret_text, size);
     if (text && text != ret_text) {
@@ -52,7 +53,7 @@ static const char *control_maps_part_read_text(const struct request *request, co
     return text;
 }
 
-int maps_read(struct request *request, const char *const *keys, int count,
+int maps_read(struct control_request *request, const char *const *keys, int count,
               struct maps_asked *ret_asked)
 {
     struct maps_asked *asked = ret_asked;
@@ -90,7 +91,7 @@ struct stream *maps_find_stream(const struct maps_asked *asked, const struct run
     return found;
 }
 
-int maps_refuse(struct request *request, const struct run *run, const struct stream *stream)
+int maps_refuse(struct control_request *request, const struct run *run, const struct stream *stream)
 {
     static const char *const sentence[] = {
         [MAPS_NEVER_CAME] = "no attention of this layer has come since attnd started",
@@ -161,8 +162,9 @@ static uint64_t bytes_of(const struct maps_asked *asked, uint64_t cells)
     return cells * (asked->packed ? 3 * sizeof(float) : sizeof(float) + 18);
 }
 
-int picture_new(struct request *request, const struct maps_asked *asked, const struct run *run,
-                const struct layer_maps *maps, uint32_t count, struct picture **ret_picture)
+int picture_new(struct control_request *request, const struct maps_asked *asked,
+                const struct run *run, const struct layer_maps *maps, uint32_t count,
+                struct picture **ret_picture)
 {
     const struct head_maps *shape = maps_shape(maps);
     uint64_t cells = (uint64_t)count * shape->rows * shape->columns;
@@ -277,7 +279,7 @@ static void control_maps_part_on_done(uv_work_t *work, int status)
     picture_free(&picture);
 }
 
-int picture_answer(struct request *request, struct picture **picture_p)
+int picture_answer(struct control_request *request, struct picture **picture_p)
 {
     struct picture *picture = *picture_p;
     *picture_p = NULL;

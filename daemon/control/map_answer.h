@@ -26,13 +26,14 @@ struct maps_asked {
 };
 
 /* Returns 0, or ERR_ARGUMENT. Only keys among these are taken. */
-int maps_read(struct request *request, const char *const *keys, int count,
+int maps_read(struct control_request *request, const char *const *keys, int count,
               struct maps_asked *ret_asked);
 /* The first layer that is meant and has sent something, in the order encoder, decoder; layer; self,
  * cross. NULL when there is none. */
 struct stream *maps_find_stream(const struct maps_asked *asked, const struct run *run);
 /* Why a layer (NULL: none was found) has no map: a sentence. Returns ERR_NO_MAP. */
-int maps_refuse(struct request *request, const struct run *run, const struct stream *stream);
+int maps_refuse(struct control_request *request, const struct run *run,
+                const struct stream *stream);
 
 /* An answer on its way. */
 struct picture {
@@ -56,12 +57,13 @@ struct picture {
 /* With cells that are not filled and none here. Returns 0, ERR_AGAIN when as much as maps.memory is
  * on its way already, ERR_ARGUMENT with a sentence when the answer would be larger than clients
  * take, or ERR_MEMORY. */
-int picture_new(struct request *request, const struct maps_asked *asked, const struct run *run,
-                const struct layer_maps *maps, uint32_t count, struct picture **ret_picture);
+int picture_new(struct control_request *request, const struct maps_asked *asked,
+                const struct run *run, const struct layer_maps *maps, uint32_t count,
+                struct picture **ret_picture);
 void picture_free(struct picture **picture);
 /* Answers with the picture, which is gone then, whatever comes of it. Returns CONTROL_WAIT or
  * ERR_MEMORY. */
-int picture_answer(struct request *request, struct picture **picture);
+int picture_answer(struct control_request *request, struct picture **picture);
 
 /* `job`, `run`, `epoch`, `step`, `queries`, `keys`, `rows`, `columns`, `labels`: MAPS_COMMON_KEYS
  * keys of the answer. */

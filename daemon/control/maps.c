@@ -8,7 +8,7 @@
 #include <string.h>
 
 /* A sentence why a kind or head does not exist. */
-static int control_maps_refuse(struct request *request, const char *why)
+static int control_maps_refuse(struct control_request *request, const char *why)
 {
     snprintf(request->detail, CONTROL_DETAIL_MAX, "there is no such map: %s", why);
     return ERR_NO_MAP;
@@ -31,7 +31,7 @@ static void copy_head(struct picture *picture, uint32_t at, const struct layer_m
     }
 }
 
-static int fill_heads(struct request *request, const struct maps_asked *asked,
+static int fill_heads(struct control_request *request, const struct maps_asked *asked,
                       const struct layer_maps *maps, struct picture *picture)
 {
     bool one = asked->head != UINT64_MAX;
@@ -48,7 +48,8 @@ static int fill_heads(struct request *request, const struct maps_asked *asked,
 /* One map of all heads */
 
 /* Exact while cells are entries; of pooled slices the entries are gone. */
-static int fill_max(struct request *request, const struct layer_maps *maps, struct picture *picture)
+static int fill_max(struct control_request *request, const struct layer_maps *maps,
+                    struct picture *picture)
 {
     const struct head_maps *shape = maps_shape(maps);
     size_t cells = (size_t)picture->rows * picture->columns;
@@ -80,8 +81,9 @@ static void fill_sum(const struct layer_maps *maps, const double *weights, doubl
 }
 
 /* What each head counts in the sum that a kind is. Returns 0 or ERR_NO_MAP. */
-static int control_maps_weigh(struct request *request, enum maps_kind kind, const struct run *run,
-                              const struct layer_maps *maps, double *ret_weights)
+static int control_maps_weigh(struct control_request *request, enum maps_kind kind,
+                              const struct run *run, const struct layer_maps *maps,
+                              double *ret_weights)
 {
     const config_numbers *given = &run->job_config.metrics_head_weights;
     const double *importance = maps->slices->importance;
@@ -105,8 +107,9 @@ static int control_maps_weigh(struct request *request, enum maps_kind kind, cons
     return 0;
 }
 
-static int fill_weighted(struct request *request, enum maps_kind kind, const struct run *run,
-                         const struct layer_maps *maps, struct picture *picture)
+static int fill_weighted(struct control_request *request, enum maps_kind kind,
+                         const struct run *run, const struct layer_maps *maps,
+                         struct picture *picture)
 {
     double *weights = malloc(maps->heads * sizeof *weights);
     double *sum = calloc((size_t)picture->rows * picture->columns, sizeof *sum);
@@ -119,7 +122,7 @@ static int fill_weighted(struct request *request, enum maps_kind kind, const str
     return code;
 }
 
-static int control_maps_fill(struct request *request, const struct maps_asked *asked,
+static int control_maps_fill(struct control_request *request, const struct maps_asked *asked,
                              const struct run *run, const struct layer_maps *maps,
                              struct picture *picture)
 {
@@ -171,7 +174,7 @@ static void control_maps_put_layer(struct mpk_writer *result, const struct maps_
     control_maps_put_heads(result, asked, maps->heads);
 }
 
-static int control_maps_check_head(struct request *request, const struct maps_asked *asked,
+static int control_maps_check_head(struct control_request *request, const struct maps_asked *asked,
                                    const struct layer_maps *maps)
 {
     if (asked->head == UINT64_MAX || (asked->kind == MAPS_HEADS && asked->head < maps->heads)) {
@@ -182,7 +185,7 @@ static int control_maps_check_head(struct request *request, const struct maps_as
     return ERR_ARGUMENT;
 }
 
-int method_maps(struct request *request)
+int method_maps(struct control_request *request)
 {
     static const char *const keys[] = {"job",  "run",  "stack", "layer",
                                        "site", "head", "kind",  "packed"};

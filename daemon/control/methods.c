@@ -11,8 +11,8 @@
 #include <sys/stat.h>
 
 /* A string parameter: `fallback` when it is missing, NULL when it does not fit or is no string. */
-const char *string_param(const struct request *request, const char *key, const char *fallback,
-                         char *buffer, size_t size)
+const char *string_param(const struct control_request *request, const char *key,
+                         const char *fallback, char *buffer, size_t size)
 {
     const msgpack_object *value = mpk_find(request->params, key);
     if (!value || value->type == MSGPACK_OBJECT_NIL) {
@@ -32,7 +32,7 @@ const char *string_param(const struct request *request, const char *key, const c
     return buffer;
 }
 
-bool request_takes(struct request *request, const char *const *keys, int count)
+bool request_takes(struct control_request *request, const char *const *keys, int count)
 {
     const msgpack_object *params = request->params;
     for (uint32_t i = 0; params->type == MSGPACK_OBJECT_MAP && i < params->via.map.size; i++) {
@@ -55,7 +55,7 @@ static double uptime_s(const struct control_view *view)
     return (double)(clock_monotonic_ns() - view->started_ns) / 1e9;
 }
 
-int method_ping(struct request *request)
+int method_ping(struct control_request *request)
 {
     mpk_put_map(request->result, 3);
     mpk_pair_str(request->result, "version", ATTND_VERSION);
@@ -75,7 +75,7 @@ static void control_methods_put_run(void *data, struct run *run)
     run_encode(run, data);
 }
 
-int method_jobs(struct request *request)
+int method_jobs(struct control_request *request)
 {
     const struct registry *registry = request->view->registry;
     uint32_t runs = 0;
@@ -151,7 +151,7 @@ static void put_history(struct mpk_writer *result, struct store *store)
     put_number(result, "waiting", store_waiting(store));
 }
 
-int method_stats(struct request *request)
+int method_stats(struct control_request *request)
 {
     const struct control_view *view = request->view;
     struct mpk_writer *result = request->result;
@@ -204,7 +204,7 @@ static uint32_t control_methods_each_key(const struct control_view *view, struct
     return others.count + plans.count;
 }
 
-int method_config(struct request *request)
+int method_config(struct control_request *request)
 {
     mpk_put_map(request->result, control_methods_each_key(request->view, NULL));
     control_methods_each_key(request->view, request->result);

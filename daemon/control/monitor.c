@@ -107,7 +107,7 @@ static void control_monitor_visit_run(void *data, struct run *run)
     }
 }
 
-int method_monitor(struct request *request)
+int method_monitor(struct control_request *request)
 {
     const struct registry *registry = request->view->registry;
     struct jobs_visit visit = {.result = request->result};

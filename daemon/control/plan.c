@@ -35,13 +35,13 @@ static void control_plan_put_all(struct mpk_writer *result, const struct plans *
     }
 }
 
-static int control_plan_refuse(struct request *request, const char *what)
+static int control_plan_refuse(struct control_request *request, const char *what)
 {
     snprintf(request->detail, CONTROL_DETAIL_MAX, "%.*s", CONTROL_DETAIL_MAX - 1, what);
     return ERR_ARGUMENT;
 }
 
-int method_plan_get(struct request *request)
+int method_plan_get(struct control_request *request)
 {
     const struct plans *plans = request->view->plans;
     char name[JOB_NAME_MAX + 1];
@@ -62,7 +62,8 @@ int method_plan_get(struct request *request)
 }
 
 /* The name or pattern that a method is about; NULL, and why, when it is none. */
-static const char *control_plan_read_pattern(struct request *request, char *buffer, size_t size)
+static const char *control_plan_read_pattern(struct control_request *request, char *buffer,
+                                             size_t size)
 {
     const char *pattern = string_param(request, "job", "", buffer, size);
     if (pattern && config_is_pattern(pattern)) {
@@ -75,7 +76,7 @@ static const char *control_plan_read_pattern(struct request *request, char *buff
 }
 
 /* The value of a key as text; NULL when it is neither text nor a whole number. */
-static const char *value_text(const struct request *request, const char *key, char *buffer,
+static const char *value_text(const struct control_request *request, const char *key, char *buffer,
                               size_t size)
 {
     const msgpack_object *value = mpk_find(request->params, key);
@@ -89,7 +90,7 @@ static const char *value_text(const struct request *request, const char *key, ch
     return buffer;
 }
 
-static int control_plan_read_value(struct request *request, const char *key,
+static int control_plan_read_value(struct control_request *request, const char *key,
                                    struct config_plan *plan)
 {
     const msgpack_object *value = mpk_find(request->params, key);
@@ -106,7 +107,7 @@ static int control_plan_read_value(struct request *request, const char *key,
     return config_plan_set(plan, key, text, error) == 0 ? 0 : control_plan_refuse(request, error);
 }
 
-int method_plan_set(struct request *request)
+int method_plan_set(struct control_request *request)
 {
     const struct control_view *view = request->view;
     char buffer[JOB_NAME_MAX + 1];
@@ -130,7 +131,7 @@ int method_plan_set(struct request *request)
     return view->plans_changed(view->data);
 }
 
-int method_plan_reset(struct request *request)
+int method_plan_reset(struct control_request *request)
 {
     const struct control_view *view = request->view;
     char buffer[JOB_NAME_MAX + 1];

@@ -22,7 +22,7 @@ static int by_layer(const void *a, const void *b)
 
 /* The self-attention of the stack: the first that there is unless one is named. Returns 0,
  * ERR_NO_MAP with a sentence, or ERR_MEMORY. */
-static int control_rollout_choose(struct request *request, struct maps_asked *asked,
+static int control_rollout_choose(struct control_request *request, struct maps_asked *asked,
                                   const struct run *run, struct chosen *chosen)
 {
     strcpy(asked->site, "self");
@@ -62,7 +62,7 @@ static bool is_exact(const struct chosen *chosen)
     return exact;
 }
 
-static int control_rollout_check(struct request *request, const struct run *run,
+static int control_rollout_check(struct control_request *request, const struct run *run,
                                  struct chosen *chosen)
 {
     for (uint32_t i = 0; i < chosen->count; i++) {
@@ -133,7 +133,7 @@ static void put_rollout(struct mpk_writer *result, const struct run *run,
     mpk_pair_bool(result, "exact", chosen->exact);
 }
 
-static int control_rollout_answer(struct request *request, const struct maps_asked *asked,
+static int control_rollout_answer(struct control_request *request, const struct maps_asked *asked,
                                   const struct run *run, const struct chosen *chosen)
 {
     struct picture *picture;
@@ -152,7 +152,7 @@ static int control_rollout_answer(struct request *request, const struct maps_ask
     return picture_answer(request, &picture);
 }
 
-int method_rollout(struct request *request)
+int method_rollout(struct control_request *request)
 {
     static const char *const keys[] = {"job", "run", "stack", "packed"};
     struct chosen chosen = {.count = 0};

@@ -3,7 +3,7 @@
 
 #include <stdio.h>
 
-int request_find_run(struct request *request, const char *job, const char *prefix,
+int request_find_run(struct control_request *request, const char *job, const char *prefix,
                      struct run **ret_run)
 {
     const struct registry *registry = request->view->registry;

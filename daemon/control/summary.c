@@ -49,7 +49,7 @@ static void visit_value(void *data, const char *topic, const uint8_t *run, uint3
     }
 }
 
-static bool read_layer_number(const struct request *request, struct value_filter *filter)
+static bool read_layer_number(const struct control_request *request, struct value_filter *filter)
 {
     const msgpack_object *value = mpk_find(request->params, "layer");
     uint64_t layer;
@@ -81,7 +81,8 @@ static int control_summary_find_track(const struct config *config,
     return -1;
 }
 
-static bool control_summary_read_track(const struct request *request, struct value_filter *filter)
+static bool control_summary_read_track(const struct control_request *request,
+                                       struct value_filter *filter)
 {
     const struct config *config = request->view->config;
     const msgpack_object *value = mpk_find(request->params, "window");
@@ -109,7 +110,8 @@ static bool control_summary_read_track(const struct request *request, struct val
     return found >= 0;
 }
 
-static bool control_summary_read_filter(const struct request *request, struct value_filter *filter)
+static bool control_summary_read_filter(const struct control_request *request,
+                                        struct value_filter *filter)
 {
     return string_param(request, "job", NULL, filter->job, sizeof filter->job) &&
            string_param(request, "run", "", filter->run, sizeof filter->run) &&
@@ -188,7 +190,7 @@ static bool summary_captured_anything(const struct run *run)
 
 /* A run of which nothing can be shown, now or ever. Leaves the detail empty when there is nothing
  * to say but that nothing has been published yet. */
-static void summary_describe_nothing(struct request *request, const struct run *run)
+static void summary_describe_nothing(struct control_request *request, const struct run *run)
 {
     char why[400];
     bool ended = run->state == JOB_ENDED;
@@ -206,7 +208,8 @@ static void summary_describe_nothing(struct request *request, const struct run *
     }
 }
 
-static int find_run_id(struct request *request, struct value_filter *filter, struct run **ret_run)
+static int find_run_id(struct control_request *request, struct value_filter *filter,
+                       struct run **ret_run)
 {
     int code = request_find_run(request, filter->job, filter->run, ret_run);
     if (!code) {
@@ -215,7 +218,7 @@ static int find_run_id(struct request *request, struct value_filter *filter, str
     return code;
 }
 
-static int control_summary_put_values(struct request *request, struct value_filter *filter,
+static int control_summary_put_values(struct control_request *request, struct value_filter *filter,
                                       const struct run *run)
 {
     const struct publisher *publisher = request->view->publisher;
@@ -231,7 +234,8 @@ static int control_summary_put_values(struct request *request, struct value_filt
 }
 
 /* The last key is of summaries only. */
-static int control_summary_answer(struct request *request, const char *prefix, int key_count)
+static int control_summary_answer(struct control_request *request, const char *prefix,
+                                  int key_count)
 {
     static const char *const keys[] = {"job", "run", "stack", "layer", "site", "window"};
     struct value_filter filter = {.prefix = prefix};
@@ -244,12 +248,12 @@ static int control_summary_answer(struct request *request, const char *prefix, i
     return code ? code : control_summary_put_values(request, &filter, run);
 }
 
-int method_summary(struct request *request)
+int method_summary(struct control_request *request)
 {
     return control_summary_answer(request, "summary/", 6);
 }
 
-int method_live(struct request *request)
+int method_live(struct control_request *request)
 {
     return control_summary_answer(request, "live/", 5);
 }

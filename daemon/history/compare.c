@@ -24,7 +24,7 @@
 /* States that are merged at once, which is faster than one after the other. */
 #define TOGETHER_MAX 32
 
-struct side {
+struct compare_side {
     struct found_run run;
     struct found_layer *layers;
     uint32_t layer_count;
@@ -46,7 +46,7 @@ struct head_distance {
 };
 
 struct comparison {
-    struct side side[2];
+    struct compare_side side[2];
     int only; /* this metric; -1 = all of rows */
     struct head_distance *heads;
     uint32_t count, room;
@@ -54,7 +54,7 @@ struct comparison {
 
 /* Reading */
 
-static int history_compare_read_layers(struct query *query, struct side *side)
+static int history_compare_read_layers(struct query *query, struct compare_side *side)
 {
     sqlite3_stmt *statement;
     int code = open_layers(query, &side->run, &statement);
@@ -71,7 +71,7 @@ static int history_compare_read_layers(struct query *query, struct side *side)
     return code;
 }
 
-static void note_window(struct side *side, uint64_t first, uint64_t last)
+static void note_window(struct compare_side *side, uint64_t first, uint64_t last)
 {
     side->first = !side->noted || first < side->first ? first : side->first;
     side->last = !side->noted || last > side->last ? last : side->last;
@@ -106,7 +106,7 @@ static int merge_collected(struct layer_state **states, uint32_t *count,
 
 /* Merges the states of a statement's rows, the newest first: first, last, bytes, data. Windows that
  * share units with a newer one are left out, and what the layer was with other numbers of heads. */
-static int pool_rows(struct query *query, sqlite3_stmt *statement, struct side *side,
+static int pool_rows(struct query *query, sqlite3_stmt *statement, struct compare_side *side,
                      uint64_t wanted, struct layer_state **ret_pool)
 {
     struct layer_state *states[TOGETHER_MAX];
@@ -145,8 +145,8 @@ static int pool_rows(struct query *query, sqlite3_stmt *statement, struct side *
 }
 
 /* The layer's windows as one state; NULL when none has its state. */
-static int pool_layer(struct query *query, struct side *side, const struct found_layer *layer,
-                      struct layer_state **ret_pool)
+static int pool_layer(struct query *query, struct compare_side *side,
+                      const struct found_layer *layer, struct layer_state **ret_pool)
 {
     const struct history_params *params = &query->params;
     uint64_t windows = params->given & PARAM_COUNT ? params->count : WINDOWS_DEFAULT;
@@ -273,7 +273,7 @@ static int compare_layer(struct query *query, struct comparison *comparison,
     return code;
 }
 
-static uint32_t find_same(const struct side *side, struct layer_id id)
+static uint32_t find_same(const struct compare_side *side, struct layer_id id)
 {
     uint32_t i = 0;
     while (i < side->layer_count &&
@@ -285,7 +285,7 @@ static uint32_t find_same(const struct side *side, struct layer_id id)
 }
 
 /* Layers that both have, but no histograms of them any more. */
-static int check_pooled(struct query *query, const struct side *side)
+static int check_pooled(struct query *query, const struct compare_side *side)
 {
     if (side->windows > 0) {
         return 0;
@@ -297,7 +297,7 @@ static int check_pooled(struct query *query, const struct side *side)
 
 static int compare_layers(struct query *query, struct comparison *comparison)
 {
-    struct side *a = &comparison->side[0], *b = &comparison->side[1];
+    struct compare_side *a = &comparison->side[0], *b = &comparison->side[1];
     bool shared = false;
     int code = 0;
     for (uint32_t i = 0; !code && i < a->layer_count; i++) {
@@ -368,7 +368,8 @@ static void put_head(struct query *query, const struct head_distance *distance)
     history_compare_put_metrics(query, distance);
 }
 
-static void history_compare_put_side(struct query *query, const char *key, const struct side *side)
+static void history_compare_put_side(struct query *query, const char *key,
+                                     const struct compare_side *side)
 {
     mpk_put_str(query->result, key);
     mpk_put_map(query->result, 5);
@@ -379,8 +380,8 @@ static void history_compare_put_side(struct query *query, const char *key, const
 }
 
 /* Heads of layers that the other run has not, or that go beyond its heads. */
-static void put_alone(struct query *query, const char *key, const struct side *side,
-                      const struct side *other)
+static void put_alone(struct query *query, const char *key, const struct compare_side *side,
+                      const struct compare_side *other)
 {
     uint32_t count = 0;
     struct mpk_writer *result = query->result, list;
@@ -442,7 +443,7 @@ static int history_compare_choose_metric(struct query *query, int *ret_only)
 }
 
 /* Both runs in the same windows: those of the first layer of the first. */
-static int choose_track(struct query *query, const struct side *side)
+static int choose_track(struct query *query, const struct compare_side *side)
 {
     struct found_track track;
     if (side->layer_count == 0) {
@@ -461,7 +462,7 @@ static int choose_track(struct query *query, const struct side *side)
 static int read_sides(struct query *query, struct comparison *comparison)
 {
     const struct history_params *params = &query->params;
-    struct side *a = &comparison->side[0], *b = &comparison->side[1];
+    struct compare_side *a = &comparison->side[0], *b = &comparison->side[1];
     const char *job_b = *params->job_b ? params->job_b : params->job;
     int code = find_run(query, params->job, params->run, &a->run);
     if (!code) {

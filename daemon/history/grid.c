@@ -133,7 +133,7 @@ static void keep_shown(struct window_rows *rows, const struct window_rows *shown
 }
 
 /* One head's numbers over the windows that are shown; NaN where it has none. */
-static void history_grid_spread(const struct series *series, const double *numbers,
+static void history_grid_spread(const struct value_series *series, const double *numbers,
                                 const struct window_rows *shown, double *out)
 {
     uint32_t i = 0;
@@ -172,8 +172,8 @@ static void put_lists(struct mpk_writer *writer, const double *numbers, uint32_t
     }
 }
 
-static int history_grid_put_values(struct query *query, struct grid *grid, struct series *series,
-                                   int statistic)
+static int history_grid_put_values(struct query *query, struct grid *grid,
+                                   struct value_series *series, int statistic)
 {
     uint32_t count = grid->windows.count;
     double *numbers = malloc(((size_t)series->heads * count + 1) * sizeof *numbers);
@@ -194,7 +194,7 @@ static int history_grid_put_values(struct query *query, struct grid *grid, struc
 }
 
 static int history_grid_put_grid_layer(struct query *query, struct grid *grid,
-                                       struct series *series)
+                                       struct value_series *series)
 {
     const struct layer_id *id = &series->layer.layer;
     struct mpk_writer *writer = &grid->encoded;
@@ -211,7 +211,7 @@ static int history_grid_put_grid_layer(struct query *query, struct grid *grid,
 static int history_grid_read_layer(struct query *query, struct grid *grid,
                                    const struct found_layer *layer)
 {
-    struct series series = {.layer = *layer, .metric = grid->metric};
+    struct value_series series = {.layer = *layer, .metric = grid->metric};
     int code = read_rows(query, layer, &series.track, &series.rows);
     if (code) {
         return code == ERR_NO_HISTORY ? 0 : code;

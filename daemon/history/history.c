@@ -59,8 +59,8 @@ static const struct method methods[] = {
 };
 enum { METHOD_COUNT = sizeof methods / sizeof methods[0] };
 
-struct question {
-    struct question *next;
+struct history_question {
+    struct history_question *next;
     const struct method *method;
     void *params;
     size_t size;
@@ -71,8 +71,8 @@ struct question {
     struct mpk_writer result;
 };
 
-struct list {
-    struct question *first, **last;
+struct history_list {
+    struct history_question *first, **last;
 };
 
 struct history {
@@ -81,7 +81,7 @@ struct history {
     uv_thread_t thread;
     uv_mutex_t lock; /* of the lists */
     uv_cond_t asked_more;
-    struct list asked, done;
+    struct history_list asked, done;
     int waiting; /* loop thread: asked and not answered */
     atomic_bool closing;
     /* Of the reader thread. */
@@ -92,22 +92,22 @@ struct history {
     uint64_t deadline_ns;
 };
 
-static void list_init(struct list *list)
+static void list_init(struct history_list *list)
 {
     list->first = NULL;
     list->last = &list->first;
 }
 
-static void list_put(struct list *list, struct question *question)
+static void list_put(struct history_list *list, struct history_question *question)
 {
     question->next = NULL;
     *list->last = question;
     list->last = &question->next;
 }
 
-static struct question *list_take(struct list *list)
+static struct history_question *list_take(struct history_list *list)
 {
-    struct question *first = list->first;
+    struct history_question *first = list->first;
     if (first) {
         list->first = first->next;
     }
@@ -135,17 +135,17 @@ bool history_knows(const char *method)
 
 /* Questions */
 
-static void history_question_free(struct question *question)
+static void history_question_free(struct history_question *question)
 {
     mpk_writer_clear(&question->result);
     free(question->params);
     free(question);
 }
 
-static struct question *history_question_new(const struct method *method, const void *params,
-                                             size_t size)
+static struct history_question *history_question_new(const struct method *method,
+                                                     const void *params, size_t size)
 {
-    struct question *question = calloc(1, sizeof *question);
+    struct history_question *question = calloc(1, sizeof *question);
     if (!question) {
         return NULL;
     }
@@ -302,7 +302,7 @@ static int open_db(struct history *history, char *reterr_detail)
     return 0;
 }
 
-static int history_run_method(struct history *history, struct question *question)
+static int history_run_method(struct history *history, struct history_question *question)
 {
     struct query query = {.db = history->db,
                           .config = history->config,
@@ -324,7 +324,7 @@ static int history_run_method(struct history *history, struct question *question
     return !code && !mpk_writer_ok(&question->result) ? ERR_MEMORY : code;
 }
 
-static void history_answer(struct history *history, struct question *question)
+static void history_answer(struct history *history, struct history_question *question)
 {
     history->deadline_ns = clock_monotonic_ns() + history->config->history_query_time;
     question->code = open_db(history, question->detail);
@@ -348,7 +348,7 @@ static void run_reader(void *data)
     struct history *history = data;
     uv_mutex_lock(&history->lock);
     while (!atomic_load(&history->closing)) {
-        struct question *question = list_take(&history->asked);
+        struct history_question *question = list_take(&history->asked);
         if (!question) {
             uv_cond_wait(&history->asked_more, &history->lock);
             continue;
@@ -365,17 +365,17 @@ static void run_reader(void *data)
 
 /* The loop's side */
 
-static void history_deliver(struct history *history, struct question *question)
+static void history_deliver(struct history *history, struct history_question *question)
 {
     history->waiting--;
     question->answered(question->data, question->code, question->detail, &question->result);
     history_question_free(question);
 }
 
-static struct question *take_locked(struct history *history, struct list *list)
+static struct history_question *take_locked(struct history *history, struct history_list *list)
 {
     uv_mutex_lock(&history->lock);
-    struct question *question = list_take(list);
+    struct history_question *question = list_take(list);
     uv_mutex_unlock(&history->lock);
     return question;
 }
@@ -383,7 +383,7 @@ static struct question *take_locked(struct history *history, struct list *list)
 static void history_on_wake(uv_async_t *wake)
 {
     struct history *history = wake->data;
-    struct question *question;
+    struct history_question *question;
     while ((question = take_locked(history, &history->done))) {
         history_deliver(history, question);
     }
@@ -455,7 +455,7 @@ int history_ask(struct history *history, const char *method, const void *params,
     if (history->waiting == HISTORY_WAITING_MAX) {
         return ERR_AGAIN;
     }
-    struct question *question = history_question_new(found, params, size);
+    struct history_question *question = history_question_new(found, params, size);
     if (!question) {
         return ERR_MEMORY;
     }
@@ -472,7 +472,7 @@ int history_ask(struct history *history, const char *method, const void *params,
 /* What was found out is still said; the rest learns that it will not be. */
 static void answer_rest(struct history *history)
 {
-    struct question *question;
+    struct history_question *question;
     while ((question = list_take(&history->done))) {
         history_deliver(history, question);
     }

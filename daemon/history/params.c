@@ -15,11 +15,11 @@ const char *const statistic_name[STATISTIC_COUNT] = {
     [STATISTIC_NUMBER] = "count",
 };
 
-enum kind { KIND_TEXT, KIND_NUMBER, KIND_BOOL, KIND_TRACK, KIND_STATISTICS, KIND_STATISTIC };
+enum params_kind { KIND_TEXT, KIND_NUMBER, KIND_BOOL, KIND_TRACK, KIND_STATISTICS, KIND_STATISTIC };
 
 struct info {
     const char *name;
-    enum kind kind;
+    enum params_kind kind;
     size_t offset;
     uint64_t most; /* of a text its room, of a number its largest value */
     const char *valid;

@@ -19,7 +19,7 @@ static const char *const default_metrics[] = {"entropy_normalized", "max_logit",
 
 /* What is asked for */
 
-static int choose_heads(struct query *query, struct series *series)
+static int choose_heads(struct query *query, struct value_series *series)
 {
     bool asked = query->params.given & PARAM_HEAD;
     series->of_layer = series->number >= 0 && number_is_of_layer(series->number);
@@ -38,7 +38,7 @@ static int choose_heads(struct query *query, struct series *series)
 }
 
 /* Windows that an answer may have: what was asked for, unless that is too many values. */
-static uint32_t window_limit(const struct query *query, const struct series *series)
+static uint32_t window_limit(const struct query *query, const struct value_series *series)
 {
     uint64_t per_window = WINDOW_COLUMNS + (uint64_t)series->heads * series->statistics;
     uint64_t most = VALUES_MAX / per_window;
@@ -47,7 +47,7 @@ static uint32_t window_limit(const struct query *query, const struct series *ser
 }
 
 /* The windows and a metric's numbers in them. */
-static int read_metric(struct query *query, struct series *series, const char *metric)
+static int read_metric(struct query *query, struct value_series *series, const char *metric)
 {
     series->metric = metric;
     series->number = number_find(metric);
@@ -61,7 +61,7 @@ static int read_metric(struct query *query, struct series *series, const char *m
 }
 
 /* Says which numbers there are. */
-static int history_series_refuse_metric(struct query *query, const struct series *series)
+static int history_series_refuse_metric(struct query *query, const struct value_series *series)
 {
     bool has[NUMBER_COUNT];
     char layer[LAYER_TEXT_MAX], name[NUMBER_NAME_MAX];
@@ -82,7 +82,7 @@ static int history_series_refuse_metric(struct query *query, const struct series
     return ERR_NO_HISTORY;
 }
 
-static int refuse_range(struct query *query, const struct series *series)
+static int refuse_range(struct query *query, const struct value_series *series)
 {
     char layer[LAYER_TEXT_MAX], track[TRACK_TEXT_MAX];
     layer_text(&series->layer, layer);
@@ -90,7 +90,7 @@ static int refuse_range(struct query *query, const struct series *series)
     return query_fail(query, ERR_NO_HISTORY, "%s has no window of %s in this range", layer, track);
 }
 
-static int history_series_read_series(struct query *query, struct series *series)
+static int history_series_read_series(struct query *query, struct value_series *series)
 {
     bool asked = query->params.given & PARAM_METRIC;
     int count = asked ? 1 : (int)(sizeof default_metrics / sizeof default_metrics[0]);
@@ -143,7 +143,7 @@ static void history_series_put_column(struct query *query, double *numbers, uint
     }
 }
 
-static void put_statistic(struct query *query, struct series *series, int statistic)
+static void put_statistic(struct query *query, struct value_series *series, int statistic)
 {
     bool one = series->of_layer || (query->params.given & PARAM_HEAD);
     mpk_put_str(query->result, statistic_name[statistic]);
@@ -156,7 +156,7 @@ static void put_statistic(struct query *query, struct series *series, int statis
     }
 }
 
-static void history_series_put_values(struct query *query, struct series *series)
+static void history_series_put_values(struct query *query, struct value_series *series)
 {
     mpk_put_str(query->result, "values");
     mpk_put_map(query->result, series->statistics);
@@ -167,7 +167,7 @@ static void history_series_put_values(struct query *query, struct series *series
     }
 }
 
-static void history_series_put_heads(struct query *query, const struct series *series)
+static void history_series_put_heads(struct query *query, const struct value_series *series)
 {
     mpk_put_str(query->result, "heads");
     mpk_put_array(query->result, series->heads);
@@ -183,7 +183,7 @@ static void history_series_put_heads(struct query *query, const struct series *s
     }
 }
 
-static int history_series_put_series(struct query *query, struct series *series)
+static int history_series_put_series(struct query *query, struct value_series *series)
 {
     mpk_put_map(query->result, 10);
     put_run(query, &series->run);
@@ -198,7 +198,7 @@ static int history_series_put_series(struct query *query, struct series *series)
 
 int history_series(struct query *query)
 {
-    struct series series = {.heads = 0};
+    struct value_series series = {.heads = 0};
     int code = find_run(query, query->params.job, query->params.run, &series.run);
     if (!code) {
         code = find_layer(query, &series.run, &series.layer);

@@ -9,7 +9,7 @@
 #include <string.h>
 
 /* Of a statistic that is asked for. */
-double *series_column(struct series *series, uint32_t head, int statistic)
+double *series_column(struct value_series *series, uint32_t head, int statistic)
 {
     size_t at = (size_t)head * series->statistics + (size_t)series->slot[statistic];
     return series->value + at * series->rows.count;
@@ -37,7 +37,7 @@ static double number_in(const struct result_stat *stat, int statistic)
 }
 
 /* The numbers of rows from..to, stats[i] being that of row from + i. */
-static void set_stats(struct series *series, uint32_t head, uint32_t from, uint32_t to,
+static void set_stats(struct value_series *series, uint32_t head, uint32_t from, uint32_t to,
                       const struct result_stat *stats)
 {
     for (int s = 0; s < STATISTIC_COUNT; s++) {
@@ -51,7 +51,7 @@ static void set_stats(struct series *series, uint32_t head, uint32_t from, uint3
     }
 }
 
-static int reset_values(struct series *series)
+static int reset_values(struct value_series *series)
 {
     size_t count = (size_t)series->heads * series->statistics * series->rows.count;
     free(series->value);
@@ -71,8 +71,8 @@ static int reset_values(struct series *series)
 }
 
 /* The numbers of one chunk's row of `series`, for the rows of the answer from..to. */
-static int history_values_add_chunk(struct series *series, sqlite3_stmt *statement, uint32_t from,
-                                    uint32_t to)
+static int history_values_add_chunk(struct value_series *series, sqlite3_stmt *statement,
+                                    uint32_t from, uint32_t to)
 {
     struct result_stat stats[SERIES_WINDOWS_MAX], shown[SERIES_WINDOWS_MAX];
     const struct window_row *row = &series->rows.row[from];
@@ -102,7 +102,7 @@ static uint32_t chunk_end(const struct window_rows *rows, uint32_t from)
     return to;
 }
 
-static int read_chunk(struct query *query, struct series *series, sqlite3_stmt *statement,
+static int read_chunk(struct query *query, struct value_series *series, sqlite3_stmt *statement,
                       uint32_t from, uint32_t to)
 {
     int code = 0;
@@ -114,7 +114,7 @@ static int read_chunk(struct query *query, struct series *series, sqlite3_stmt *
     return code;
 }
 
-static int history_values_read_chunks(struct query *query, struct series *series)
+static int history_values_read_chunks(struct query *query, struct value_series *series)
 {
     sqlite3_stmt *statement;
     int first = series->of_layer ? -1 : (int)series->head_first;
@@ -140,7 +140,7 @@ static int history_values_read_chunks(struct query *query, struct series *series
     return code;
 }
 
-static int history_values_add_state(struct series *series, const struct layer_state *state,
+static int history_values_add_state(struct value_series *series, const struct layer_state *state,
                                     uint32_t row)
 {
     int code = 0;
@@ -157,7 +157,7 @@ static int history_values_add_state(struct series *series, const struct layer_st
     return code;
 }
 
-static int read_state(struct query *query, struct series *series, sqlite3_stmt *statement,
+static int read_state(struct query *query, struct value_series *series, sqlite3_stmt *statement,
                       uint32_t row)
 {
     struct layer_state *state = NULL;
@@ -174,7 +174,7 @@ static int read_state(struct query *query, struct series *series, sqlite3_stmt *
     return code ? code : query_check(query);
 }
 
-static int history_values_read_states(struct query *query, struct series *series)
+static int history_values_read_states(struct query *query, struct value_series *series)
 {
     sqlite3_stmt *statement;
     int code = query_open(query, "SELECT bytes, data FROM states WHERE window_id = ?1", &statement,
@@ -188,7 +188,7 @@ static int history_values_read_states(struct query *query, struct series *series
     return code;
 }
 
-int series_read(struct query *query, struct series *series)
+int series_read(struct query *query, struct value_series *series)
 {
     int code = reset_values(series);
     if (!code) {
@@ -197,7 +197,7 @@ int series_read(struct query *query, struct series *series)
     return code ? code : history_values_read_states(query, series);
 }
 
-void series_choose(struct series *series, unsigned statistics)
+void series_choose(struct value_series *series, unsigned statistics)
 {
     series->statistics = 0;
     for (int i = 0; i < STATISTIC_COUNT; i++) {
@@ -205,7 +205,7 @@ void series_choose(struct series *series, unsigned statistics)
     }
 }
 
-void series_clear(struct series *series)
+void series_clear(struct value_series *series)
 {
     windows_free(&series->rows);
     free(series->value);

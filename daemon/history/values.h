@@ -10,7 +10,7 @@
 /* Columns of `windows` in an answer. */
 enum { WINDOW_COLUMNS = 6 };
 
-struct series {
+struct value_series {
     struct found_run run;
     struct found_layer layer;
     struct found_track track;
@@ -27,15 +27,15 @@ struct series {
 };
 
 /* Which statistics (bits) are wanted. */
-void series_choose(struct series *series, unsigned statistics);
+void series_choose(struct value_series *series, unsigned statistics);
 /* Reads metric, number, heads of series->rows, in which it may skip what it likes of the layer's
  * windows, but keeps their order. What a window does not have is NaN, with a count of 0. Returns 0
  * or an error. */
-int series_read(struct query *query, struct series *series);
+int series_read(struct query *query, struct value_series *series);
 /* Over the windows, of a statistic that is wanted. */
-double *series_column(struct series *series, uint32_t head, int statistic);
+double *series_column(struct value_series *series, uint32_t head, int statistic);
 /* Frees rows and values. */
-void series_clear(struct series *series);
+void series_clear(struct value_series *series);
 
 /* 64-bit numbers of either type as one bin, little-endian; in place. */
 void put_packed(struct query *query, void *numbers, uint32_t count);

@@ -18,7 +18,7 @@
 #define LAYERS_MAX 4096
 
 /* Rows while they are read, and the units between which nothing is missing. */
-struct reading {
+struct windows_reading {
     struct window_rows rows;
     uint64_t low, high;
 };
@@ -76,7 +76,7 @@ static int history_windows_add_chunk(struct query *query, sqlite3_stmt *statemen
 #define CHUNKS_OF " FROM chunks WHERE layer_id = ?1 AND track_id = ?2 AND last >= ?3"
 
 /* What lies beyond the row read last is not known. */
-static void stop_reading(const struct query *query, struct reading *reading)
+static void stop_reading(const struct query *query, struct windows_reading *reading)
 {
     uint64_t last = reading->rows.row[reading->rows.count - 1].window.last;
     if (query->params.given & PARAM_FROM) {
@@ -88,7 +88,7 @@ static void stop_reading(const struct query *query, struct reading *reading)
 
 static int history_windows_read_chunks(struct query *query, const struct found_layer *layer,
                                        const struct found_track *track, uint32_t limit,
-                                       struct reading *reading)
+                                       struct windows_reading *reading)
 {
     const struct history_params *params = &query->params;
     uint32_t enough = reading->rows.count + limit + 1;
@@ -134,7 +134,8 @@ static struct window_row recent_row(sqlite3_stmt *statement)
 }
 
 static int read_recent(struct query *query, const struct found_layer *layer,
-                       const struct found_track *track, uint32_t limit, struct reading *reading)
+                       const struct found_track *track, uint32_t limit,
+                       struct windows_reading *reading)
 {
     const struct history_params *params = &query->params;
     uint32_t enough = reading->rows.count + limit + 1;
@@ -217,7 +218,7 @@ static void history_windows_cut(struct window_rows *rows, uint32_t limit, bool k
     rows->count = limit;
 }
 
-static void remove_unknown(struct reading *reading)
+static void remove_unknown(struct windows_reading *reading)
 {
     struct window_rows *rows = &reading->rows;
     uint32_t kept = 0;
@@ -233,7 +234,8 @@ static void remove_unknown(struct reading *reading)
 /* With `from` chunks come before what is recent; else recent ones first, and all is turned round.
  */
 static int read_both(struct query *query, const struct found_layer *layer,
-                     const struct found_track *track, uint32_t limit, struct reading *reading)
+                     const struct found_track *track, uint32_t limit,
+                     struct windows_reading *reading)
 {
     bool forward = query->params.given & PARAM_FROM;
     int code = forward ? history_windows_read_chunks(query, layer, track, limit, reading)
@@ -251,7 +253,7 @@ static int read_both(struct query *query, const struct found_layer *layer,
 int windows_read(struct query *query, const struct found_layer *layer,
                  const struct found_track *track, uint32_t limit, struct window_rows *ret_rows)
 {
-    struct reading reading = {.high = UINT64_MAX};
+    struct windows_reading reading = {.high = UINT64_MAX};
     int code = read_both(query, layer, track, limit, &reading);
     if (code) {
         windows_free(&reading.rows);

@@ -43,7 +43,7 @@ void reply_text(struct request *request, unsigned status, const char *type, cons
 }
 
 /* An answer while it is being sent. */
-struct answer {
+struct reply_answer {
     struct http *http;
     void *bytes;
     size_t size;
@@ -51,26 +51,26 @@ struct answer {
 
 static void reply_answer_free(void *data)
 {
-    struct answer *answer = data;
+    struct reply_answer *answer = data;
     answer->http->answer_bytes -= answer->size;
     free(answer->bytes);
     free(answer);
 }
 
 /* NULL when out of memory. */
-static struct answer *answer_new(struct http *http, void *bytes, size_t size)
+static struct reply_answer *answer_new(struct http *http, void *bytes, size_t size)
 {
-    struct answer *answer = malloc(sizeof *answer);
+    struct reply_answer *answer = malloc(sizeof *answer);
     if (!answer) {
         free(bytes);
         return NULL;
     }
-    *answer = (struct answer){.http = http, .bytes = bytes, .size = size};
+    *answer = (struct reply_answer){.http = http, .bytes = bytes, .size = size};
     http->answer_bytes += size;
     return answer;
 }
 
-static struct MHD_Response *respond(struct answer *answer)
+static struct MHD_Response *respond(struct reply_answer *answer)
 {
     struct MHD_Response *response = MHD_create_response_from_buffer_with_free_callback_cls(
         answer->size, answer->bytes, reply_answer_free, answer);
@@ -89,7 +89,7 @@ static bool reply_has_room(const struct http *http, size_t size)
 void reply_owned(struct request *request, unsigned status, const char *type, void *bytes,
                  size_t size)
 {
-    struct answer *answer;
+    struct reply_answer *answer;
     if (!reply_has_room(request->http, size)) {
         free(bytes);
         reply_code(request, ERR_AGAIN,

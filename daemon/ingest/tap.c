@@ -49,7 +49,7 @@ struct flight {
 };
 
 /* One message on its way. */
-struct parcel {
+struct tap_parcel {
     struct flight *flight;
     uint64_t cost;
     _Atomic uint32_t references; /* frames that ZeroMQ has */
@@ -86,7 +86,7 @@ static void release_flight(struct flight *flight)
 
 /* Parcels -------------------------------------------------------------------------------------- */
 
-static void free_parcel(struct parcel *parcel)
+static void free_parcel(struct tap_parcel *parcel)
 {
     for (uint32_t i = 0; i < parcel->frame_count; i++) {
         zmq_msg_close(&parcel->frames[i]);
@@ -99,7 +99,7 @@ static void free_parcel(struct parcel *parcel)
 /* Any thread of ZeroMQ. */
 static void on_frame_gone(void *data, void *hint)
 {
-    struct parcel *parcel = hint;
+    struct tap_parcel *parcel = hint;
     (void)data;
     if (atomic_fetch_sub(&parcel->references, 1) == 1) {
         free_parcel(parcel);
@@ -107,9 +107,9 @@ static void on_frame_gone(void *data, void *hint)
 }
 
 /* With one reference, the maker's. NULL when out of memory. */
-static struct parcel *make_parcel(struct flight *flight, struct message *message, uint64_t cost)
+static struct tap_parcel *make_parcel(struct flight *flight, struct message *message, uint64_t cost)
 {
-    struct parcel *parcel =
+    struct tap_parcel *parcel =
         calloc(1, sizeof *parcel + message->frame_count * sizeof parcel->frames[0]);
     if (!parcel) {
         return NULL;
@@ -135,7 +135,7 @@ static int send_bytes(void *socket, const void *data, size_t size, int flags)
 }
 
 /* A frame of the parcel, which shares its bytes. */
-static int tap_send_frame(void *socket, struct parcel *parcel, uint32_t index, int flags)
+static int tap_send_frame(void *socket, struct tap_parcel *parcel, uint32_t index, int flags)
 {
     zmq_msg_t frame;
     zmq_msg_t *from = &parcel->frames[index];
@@ -150,7 +150,7 @@ static int tap_send_frame(void *socket, struct parcel *parcel, uint32_t index, i
 }
 
 /* The parcel's frames; once one is out the others must follow, even without what is in them. */
-static int send_frames(void *socket, struct parcel *parcel)
+static int send_frames(void *socket, struct tap_parcel *parcel)
 {
     int rc = 0;
     for (uint32_t i = 0; i < parcel->frame_count; i++) {
@@ -183,7 +183,7 @@ static int make_map(const struct tapped_job *job, uint64_t received_ns, zmq_msg_
 
 /* Topic and map, and then the parcel's frames, if there is one. What can fail comes first. */
 static int send_tapped(struct tap *tap, const struct tapped_job *job, uint64_t received_ns,
-                       struct parcel *parcel)
+                       struct tap_parcel *parcel)
 {
     void *socket = tap->zsock.socket;
     char topic[TOPIC_MAX];
@@ -276,7 +276,7 @@ static int tap_pass_on(struct tap *tap, const struct tapped_job *job, struct mes
     if (in_flight > 0 && in_flight + cost > budget_of(tap, message)) {
         return -1;
     }
-    struct parcel *parcel = make_parcel(tap->flight, message, cost);
+    struct tap_parcel *parcel = make_parcel(tap->flight, message, cost);
     if (!parcel) {
         return -1;
     }

@@ -418,21 +418,21 @@ void registry_submit(struct registry *registry, uint64_t now_ns)
     registry_each(registry, submit_run, &now_ns);
 }
 
-struct tick {
+struct registry_ticked {
     uint64_t now_ns;
     bool active;
 };
 
 static void registry_tick_run(void *data, struct run *run)
 {
-    struct tick *tick = data;
+    struct registry_ticked *tick = data;
     tick_run(run, tick->now_ns);
     tick->active = tick->active || tick_wanted(run);
 }
 
 bool registry_tick(struct registry *registry, uint64_t now_ns)
 {
-    struct tick tick = {.now_ns = now_ns};
+    struct registry_ticked tick = {.now_ns = now_ns};
     registry_each(registry, registry_tick_run, &tick);
     return tick.active;
 }
@@ -448,14 +448,14 @@ void registry_show(struct registry *registry)
     registry_each(registry, registry_show_run, NULL);
 }
 
-struct flush {
+struct registry_flush {
     const char *job; /* NULL: all */
     int waiting;
 };
 
 static void flush_run(void *data, struct run *run)
 {
-    struct flush *flush = data;
+    struct registry_flush *flush = data;
     if (!flush->job || strcmp(run->job, flush->job) == 0) {
         flush->waiting += queue_flush(run);
     }
@@ -463,7 +463,7 @@ static void flush_run(void *data, struct run *run)
 
 int registry_flush(struct registry *registry, const char *job)
 {
-    struct flush flush = {.job = job};
+    struct registry_flush flush = {.job = job};
     if (job && !registry_find_job(registry, job)) {
         return ERR_JOB_UNKNOWN;
     }
@@ -494,14 +494,14 @@ uint32_t registry_jobs(const struct registry *registry)
     return HASH_COUNT(registry->jobs);
 }
 
-struct search {
+struct registry_search {
     const char *job, *prefix;
     struct run *found;
 };
 
 static void visit_searched(void *data, struct run *run)
 {
-    struct search *search = data;
+    struct registry_search *search = data;
     char hex[2 * RUN_BYTES + 1];
     run_hex(run->id, hex);
     bool fits = strcmp(run->job, search->job) == 0 &&
@@ -513,7 +513,7 @@ static void visit_searched(void *data, struct run *run)
 
 struct run *registry_find(const struct registry *registry, const char *job, const char *prefix)
 {
-    struct search search = {job, prefix, NULL};
+    struct registry_search search = {job, prefix, NULL};
     registry_each(registry, visit_searched, &search);
     return search.found;
 }

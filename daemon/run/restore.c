@@ -306,13 +306,14 @@ static int read_about(struct restore *restore, const msgpack_object *root)
 /* About a layer */
 
 /* What a key names after its first segment. */
-struct place {
+struct restore_place {
     struct track *track;
     struct stream *stream;
     uint64_t part;
 };
 
-static int read_row(struct restore *restore, const struct place *place, const msgpack_object *root)
+static int read_row(struct restore *restore, const struct restore_place *place,
+                    const msgpack_object *root)
 {
     struct stream *stream = place->stream;
     struct layer_track *layer = &stream->tracks[place->track->index];
@@ -348,7 +349,7 @@ static int read_row(struct restore *restore, const struct place *place, const ms
                        (void **)&stream->spectrum_next);
 }
 
-static int restore_put_state(struct restore *restore, const struct place *place,
+static int restore_put_state(struct restore *restore, const struct restore_place *place,
                              struct layer_state **state)
 {
     struct window_part *part;
@@ -380,7 +381,7 @@ static void note_arrivals(struct run *run, const struct layer_state *state)
     run->taken = newest > run->taken ? newest : run->taken;
 }
 
-static int read_part(struct restore *restore, const struct place *place, const void *value,
+static int read_part(struct restore *restore, const struct restore_place *place, const void *value,
                      size_t size)
 {
     struct layer_state *state;
@@ -396,7 +397,7 @@ static int read_part(struct restore *restore, const struct place *place, const v
     return code;
 }
 
-static int read_drift(struct restore *restore, const struct place *place, const void *value,
+static int read_drift(struct restore *restore, const struct restore_place *place, const void *value,
                       size_t size)
 {
     struct run *run = restore->run;
@@ -428,7 +429,8 @@ static void say_unknown(struct restore *restore, const char *name, size_t length
 
 /* "TRACK/LAYER" or "TRACK/INDEX/LAYER". Returns 0, ERR_AGAIN for a track there is not, or an error.
  */
-static int find_place(struct restore *restore, const char *key, bool has_index, struct place *place)
+static int find_place(struct restore *restore, const char *key, bool has_index,
+                      struct restore_place *place)
 {
     size_t length = strcspn(key, "/");
     char *end = (char *)(uintptr_t)(key + length);
@@ -451,8 +453,8 @@ static int find_place(struct restore *restore, const char *key, bool has_index, 
     return run_stream(restore->run, stream_id((uint32_t)layer), 0, restore->now_ns, &place->stream);
 }
 
-static int with_document(struct restore *restore, const struct place *place, const void *value,
-                         size_t size)
+static int with_document(struct restore *restore, const struct restore_place *place,
+                         const void *value, size_t size)
 {
     struct mpk_doc doc;
     int code = mpk_parse(value, size, &stored_limits, &doc);
@@ -467,7 +469,7 @@ static int with_document(struct restore *restore, const struct place *place, con
 static int restore_read_value(struct restore *restore, const char *key, const void *value,
                               size_t size)
 {
-    struct place place = {.part = 0};
+    struct restore_place place = {.part = 0};
     int code = 0;
     if (strcmp(key, "alerts") == 0) {
         return restore->run->alerts ? alerts_unpack(restore->run->alerts, value, size) : 0;

@@ -306,7 +306,7 @@ static bool clock_passed(const struct window *window, const struct window_part *
     return window_age(window, now_ns) / SECOND_NS > last_unit(window, part);
 }
 
-enum verdict { KEEP_OPEN, CLOSE, CLOSE_CUT };
+enum window_verdict { KEEP_OPEN, CLOSE, CLOSE_CUT };
 
 /* Ranks that have not finished the part, but were heard of within the timeout. */
 static uint32_t count_awaited(const struct window *window, const struct window_part *part,
@@ -321,8 +321,8 @@ static uint32_t count_awaited(const struct window *window, const struct window_p
     return count;
 }
 
-static enum verdict judge_ranks(const struct window *window, const struct window_part *part,
-                                uint64_t now_ns)
+static enum window_verdict judge_ranks(const struct window *window, const struct window_part *part,
+                                       uint64_t now_ns)
 {
     uint32_t finished = count_finished(window, part);
     if (finished == window->rank_count && !waits_for_unknown_ranks(window, now_ns)) {
@@ -346,8 +346,8 @@ static bool has_many_open(const struct window *window)
     return count > WINDOW_OPEN_MAX;
 }
 
-static enum verdict window_judge(const struct window *window, const struct window_part *part,
-                                 uint64_t now_ns)
+static enum window_verdict window_judge(const struct window *window, const struct window_part *part,
+                                        uint64_t now_ns)
 {
     if (part->held > 0 && !has_many_open(window)) {
         return KEEP_OPEN;
@@ -374,7 +374,7 @@ static void append_closed(struct window *window, struct window_part *part)
 struct window_part *window_close_next(struct window *window, uint64_t now_ns)
 {
     struct window_part *part = window->open;
-    enum verdict verdict = part ? window_judge(window, part, now_ns) : KEEP_OPEN;
+    enum window_verdict verdict = part ? window_judge(window, part, now_ns) : KEEP_OPEN;
     if (verdict == KEEP_OPEN) {
         return NULL;
     }

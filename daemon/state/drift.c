@@ -180,14 +180,14 @@ static void drift_move(struct drift_cell *cell, double x, uint64_t last,
 /* Planning */
 
 /* What a window will do to one metric; owned. */
-struct plan {
+struct drift_plan {
     struct drift_cell *cell; /* when they are new */
     struct result_drift *result;
     bool learns; /* `hists` are the new ones */
     struct packed_hists hists;
 };
 
-static void clear_plans(struct plan plans[METRIC_COUNT])
+static void clear_plans(struct drift_plan plans[METRIC_COUNT])
 {
     for (int m = 0; m < METRIC_COUNT; m++) {
         free(plans[m].cell);
@@ -286,7 +286,7 @@ static int fill_js(const struct drift *drift, const struct layer_state *state, i
 
 /* All but `change`, which commit adds. */
 static int plan_result(const struct drift *drift, const struct layer_state *state, int metric,
-                       struct plan *plan)
+                       struct drift_plan *plan)
 {
     const struct drift_cell *cell = drift->cell[metric];
     plan->result = malloc(drift->heads * sizeof *plan->result);
@@ -330,7 +330,7 @@ static int copy_rows(struct packed_cursor *cursor, struct packed_hists *into)
 }
 
 static int plan_hists(const struct drift *drift, const struct layer_state *state, int metric,
-                      const struct drift_cell *cell, struct plan *plan)
+                      const struct drift_cell *cell, struct drift_plan *plan)
 {
     struct packed_cursor cursor = begin_of(&drift->hists[metric]);
     int code = 0;
@@ -344,7 +344,7 @@ static int plan_hists(const struct drift *drift, const struct layer_state *state
 }
 
 static int plan_metric(const struct drift *drift, const struct layer_state *state, int metric,
-                       bool learn_it, struct plan *plan)
+                       bool learn_it, struct drift_plan *plan)
 {
     const struct drift_cell *cell = drift->cell[metric];
     bool has = has_value(drift, state, metric);
@@ -380,7 +380,7 @@ static void commit_cell(const struct drift *drift, struct drift_cell *cell, doub
     }
 }
 
-static void drift_take_plan(struct drift *drift, int metric, struct plan *plan)
+static void drift_take_plan(struct drift *drift, int metric, struct drift_plan *plan)
 {
     if (plan->cell) {
         drift->cell[metric] = plan->cell;
@@ -391,7 +391,7 @@ static void drift_take_plan(struct drift *drift, int metric, struct plan *plan)
     }
     free(drift->result[metric]);
     drift->result[metric] = plan->result;
-    *plan = (struct plan){0};
+    *plan = (struct drift_plan){0};
 }
 
 static void commit_metric(struct drift *drift, const struct layer_state *state, int metric,
@@ -411,7 +411,7 @@ static void commit_metric(struct drift *drift, const struct layer_state *state, 
 
 int drift_window(struct drift *drift, const struct layer_state *state, uint64_t last, bool learn_it)
 {
-    struct plan plans[METRIC_COUNT] = {{0}};
+    struct drift_plan plans[METRIC_COUNT] = {{0}};
     int code = 0;
     for (int m = 0; m < METRIC_COUNT && !code; m++) {
         code = plan_metric(drift, state, m, learn_it, &plans[m]);

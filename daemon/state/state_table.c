@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct entry {
+struct state_table_entry {
     struct layer_state *state;
     uint64_t charged; /* bytes */
     bool saved;
@@ -12,7 +12,7 @@ struct entry {
 
 struct state_table {
     struct state_budget *budget;
-    struct entry *entries; /* by stream index */
+    struct state_table_entry *entries; /* by stream index */
     uint32_t capacity;
     uint32_t buckets; /* of a histogram */
 };
@@ -59,7 +59,7 @@ static int state_table_reserve(struct state_table *table, uint32_t index)
     if (capacity == table->capacity) {
         return 0;
     }
-    struct entry *entries = realloc(table->entries, capacity * sizeof *entries);
+    struct state_table_entry *entries = realloc(table->entries, capacity * sizeof *entries);
     if (!entries) {
         return ERR_MEMORY;
     }
@@ -69,7 +69,8 @@ static int state_table_reserve(struct state_table *table, uint32_t index)
     return 0;
 }
 
-static int state_table_add(struct state_table *table, struct entry *entry, uint32_t heads)
+static int state_table_add(struct state_table *table, struct state_table_entry *entry,
+                           uint32_t heads)
 {
     if (!state_budget_fits(table->budget, layer_state_new_bytes(heads))) {
         return ERR_STATE_LIMIT;
@@ -90,7 +91,7 @@ int state_table_get(struct state_table *table, uint32_t index, uint32_t heads,
     if (code) {
         return code;
     }
-    struct entry *entry = &table->entries[index];
+    struct state_table_entry *entry = &table->entries[index];
     if (!entry->state) {
         code = state_table_add(table, entry, heads);
     } else if (entry->state->heads != heads) {
@@ -104,7 +105,7 @@ int state_table_get(struct state_table *table, uint32_t index, uint32_t heads,
 
 void state_table_grown(struct state_table *table, uint32_t index)
 {
-    struct entry *entry = &table->entries[index];
+    struct state_table_entry *entry = &table->entries[index];
     uint64_t bytes = layer_state_bytes(entry->state);
     state_budget_charge(table->budget, bytes, entry->charged);
     entry->charged = bytes;

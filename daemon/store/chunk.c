@@ -184,19 +184,19 @@ static void take_window(struct chunk *chunk, sqlite3_stmt *row)
     chunk->stored = stored > chunk->stored ? stored : chunk->stored;
 }
 
-static struct query about(const struct sql *sql, enum statement statement, struct layer_track which,
-                          uint64_t number)
+static struct sql_query about(const struct sql *sql, enum statement statement,
+                              struct store_place which, uint64_t number)
 {
-    struct query query = query_begin(sql, statement);
+    struct sql_query query = query_begin(sql, statement);
     query_i64(&query, which.layer_id);
     query_i64(&query, which.track_id);
     query_u64(&query, number);
     return query;
 }
 
-static int store_chunk_gather(const struct sql *sql, struct layer_track which, struct chunk *chunk)
+static int store_chunk_gather(const struct sql *sql, struct store_place which, struct chunk *chunk)
 {
-    struct query query = about(sql, STATEMENT_EACH_TO_CHUNK, which, chunk->wanted);
+    struct sql_query query = about(sql, STATEMENT_EACH_TO_CHUNK, which, chunk->wanted);
     int code;
     while ((code = query_row(&query)) == SQLITE_ROW && chunk->count < chunk->wanted) {
         take_window(chunk, query.statement);
@@ -217,7 +217,7 @@ static int store_chunk_find_metric(const struct sql *sql, const char *name, int6
     int code = SQLITE_DONE;
     const enum statement steps[] = {STATEMENT_GET_METRIC, STATEMENT_PUT_METRIC};
     for (int i = 0; i < 2 && code == SQLITE_DONE; i++) {
-        struct query query = query_begin(sql, steps[i]);
+        struct sql_query query = query_begin(sql, steps[i]);
         query_text(&query, name);
         code = query_number(&query, ret_metric_id);
     }
@@ -242,7 +242,7 @@ static int store_chunk_put_series(const struct sql *sql, int64_t chunk_id, int64
     if (!any_number(stats, count)) {
         return SQLITE_OK;
     }
-    struct query query = query_begin(sql, STATEMENT_PUT_SERIES);
+    struct sql_query query = query_begin(sql, STATEMENT_PUT_SERIES);
     query_i64(&query, chunk_id);
     query_i64(&query, metric_id);
     query_i64(&query, head);
@@ -298,11 +298,11 @@ static int put_wholes(const struct sql *sql, int64_t chunk_id, const struct chun
     return code;
 }
 
-static int put_chunk(const struct sql *sql, struct layer_track which, const struct chunk *chunk,
+static int put_chunk(const struct sql *sql, struct store_place which, const struct chunk *chunk,
                      int64_t *ret_chunk_id)
 {
     uint8_t data[SERIES_WINDOWS_BYTES(SERIES_WINDOWS_MAX)];
-    struct query query = about(sql, STATEMENT_PUT_CHUNK, which, chunk->window[0].first);
+    struct sql_query query = about(sql, STATEMENT_PUT_CHUNK, which, chunk->window[0].first);
     query_u64(&query, chunk->window[chunk->count - 1].last);
     query_u64(&query, chunk->count);
     query_i64(&query, chunk->stored);
@@ -314,7 +314,7 @@ static int mark_windows(const struct sql *sql, int64_t chunk_id, const struct ch
 {
     int code = SQLITE_OK;
     for (uint32_t i = 0; i < chunk->count && code == SQLITE_OK; i++) {
-        struct query query = query_begin(sql, STATEMENT_SET_CHUNK);
+        struct sql_query query = query_begin(sql, STATEMENT_SET_CHUNK);
         query_i64(&query, chunk_id);
         query_i64(&query, chunk->window_id[i]);
         code = query_run(&query);
@@ -322,7 +322,7 @@ static int mark_windows(const struct sql *sql, int64_t chunk_id, const struct ch
     return code;
 }
 
-static int write_chunk(const struct sql *sql, struct layer_track which, const struct chunk *chunk)
+static int write_chunk(const struct sql *sql, struct store_place which, const struct chunk *chunk)
 {
     int64_t chunk_id = 0;
     int code = sql_begin(sql);
@@ -345,11 +345,11 @@ static int write_chunk(const struct sql *sql, struct layer_track which, const st
 
 /* Enough for one, for another */
 
-static int count_recent(const struct sql *sql, struct layer_track which, uint32_t wanted,
+static int count_recent(const struct sql *sql, struct store_place which, uint32_t wanted,
                         struct chunk_made *made)
 {
     int64_t count = 0;
-    struct query query = about(sql, STATEMENT_COUNT_RECENT, which, 2 * (uint64_t)wanted);
+    struct sql_query query = about(sql, STATEMENT_COUNT_RECENT, which, 2 * (uint64_t)wanted);
     int code = query_number(&query, &count);
     made->windows = count >= wanted ? wanted : 0;
     made->more = count >= 2 * (int64_t)wanted;
@@ -359,14 +359,14 @@ static int count_recent(const struct sql *sql, struct layer_track which, uint32_
 static int store_chunk_get_heads(const struct sql *sql, int64_t layer_id, uint32_t *ret_heads)
 {
     int64_t heads = 0;
-    struct query query = query_begin(sql, STATEMENT_GET_HEADS);
+    struct sql_query query = query_begin(sql, STATEMENT_GET_HEADS);
     query_i64(&query, layer_id);
     int code = query_number(&query, &heads);
     *ret_heads = heads > 0 && heads <= HEADS_TOTAL_MAX ? (uint32_t)heads : 0;
     return code == SQLITE_DONE ? SQLITE_OK : code;
 }
 
-int chunk_make(const struct sql *sql, struct layer_track which, struct chunk_made *ret_made)
+int chunk_make(const struct sql *sql, struct store_place which, struct chunk_made *ret_made)
 {
     struct chunk chunk = {0};
     *ret_made = (struct chunk_made){0};
@@ -397,7 +397,7 @@ static int thin(const struct sql *sql, int64_t chunk_id)
         return code;
     }
     for (int i = 0; i < 2 && code == SQLITE_OK; i++) {
-        struct query query = query_begin(sql, steps[i]);
+        struct sql_query query = query_begin(sql, steps[i]);
         query_i64(&query, chunk_id);
         code = query_run(&query);
     }
@@ -405,7 +405,7 @@ static int thin(const struct sql *sql, int64_t chunk_id)
     return sql_end(sql, code);
 }
 
-static int thin_found(const struct sql *sql, struct query *query, bool *ret_thinned)
+static int thin_found(const struct sql *sql, struct sql_query *query, bool *ret_thinned)
 {
     int64_t chunk_id = 0;
     int code = query_number(query, &chunk_id);
@@ -416,7 +416,7 @@ static int thin_found(const struct sql *sql, struct query *query, bool *ret_thin
     return code == SQLITE_OK ? thin(sql, chunk_id) : code;
 }
 
-int chunk_thin(const struct sql *sql, struct layer_track which, uint64_t keep, bool *ret_thinned)
+int chunk_thin(const struct sql *sql, struct store_place which, uint64_t keep, bool *ret_thinned)
 {
     uint32_t heads;
     int code = store_chunk_get_heads(sql, which.layer_id, &heads);
@@ -425,12 +425,13 @@ int chunk_thin(const struct sql *sql, struct layer_track which, uint64_t keep, b
         return code;
     }
     uint32_t windows = chunk_windows(heads);
-    struct query query = about(sql, STATEMENT_GET_TO_THIN, which, (keep + windows - 1) / windows);
+    struct sql_query query =
+        about(sql, STATEMENT_GET_TO_THIN, which, (keep + windows - 1) / windows);
     return thin_found(sql, &query, ret_thinned);
 }
 
 int chunk_thin_oldest(const struct sql *sql, bool *ret_thinned)
 {
-    struct query query = query_begin(sql, STATEMENT_GET_OLDEST_STATES);
+    struct sql_query query = query_begin(sql, STATEMENT_GET_OLDEST_STATES);
     return thin_found(sql, &query, ret_thinned);
 }

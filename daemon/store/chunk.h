@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 /* One layer's windows of one track. */
-struct layer_track {
+struct store_place {
     int64_t layer_id, track_id;
 };
 
@@ -26,11 +26,11 @@ struct chunk_made {
 
 /* Makes one chunk of the oldest windows, in one transaction, if there are enough. Returns an SQLite
  * code; then everything is as it was. */
-int chunk_make(const struct sql *sql, struct layer_track which, struct chunk_made *ret_made);
+int chunk_make(const struct sql *sql, struct store_place which, struct chunk_made *ret_made);
 
 /* Removes the states of the oldest chunk beyond the `keep` newest windows of the layer and track,
  * rounded up to whole chunks. *ret_thinned: whether there was one. Returns an SQLite code. */
-int chunk_thin(const struct sql *sql, struct layer_track which, uint64_t keep, bool *ret_thinned);
+int chunk_thin(const struct sql *sql, struct store_place which, uint64_t keep, bool *ret_thinned);
 /* Removes the states of the oldest chunk of all that has any. */
 int chunk_thin_oldest(const struct sql *sql, bool *ret_thinned);
 

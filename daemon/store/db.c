@@ -92,7 +92,7 @@ static int apply_schema(sqlite3 *connection, const char **ret_why)
 
 static int put_clean(const struct sql *sql, bool clean)
 {
-    struct query query = query_begin(sql, STATEMENT_SET_CLEAN);
+    struct sql_query query = query_begin(sql, STATEMENT_SET_CLEAN);
     query_i64(&query, clean);
     return query_run(&query);
 }
@@ -100,7 +100,7 @@ static int put_clean(const struct sql *sql, bool clean)
 static int check_if_unclean(const struct sql *sql)
 {
     int64_t clean = 0;
-    struct query query = query_begin(sql, STATEMENT_GET_CLEAN);
+    struct sql_query query = query_begin(sql, STATEMENT_GET_CLEAN);
     int code = query_number(&query, &clean);
     if (code == SQLITE_DONE) {
         return SQLITE_OK; /* it is new */
@@ -255,7 +255,7 @@ int db_mark(struct store_db *db)
 
 int db_try_room(struct store_db *db, int64_t bytes)
 {
-    struct query query = query_begin(&db->sql, STATEMENT_PUT_ROOM);
+    struct sql_query query = query_begin(&db->sql, STATEMENT_PUT_ROOM);
     query_i64(&query, bytes);
     int code = query_run(&query);
     if (code != SQLITE_OK) {

@@ -45,7 +45,7 @@ struct store_writer {
     const struct sql *sql;
     int64_t now_s; /* since 1970 */
     /* Called for a layer and track that has enough windows for a chunk. */
-    void (*full)(void *data, struct layer_track which);
+    void (*full)(void *data, struct store_place which);
     void *data;
 };
 

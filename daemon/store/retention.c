@@ -17,13 +17,13 @@
 struct oldest {
     bool any, is_chunk;
     int64_t stored, id;
-    struct layer_track which;
+    struct store_place which;
     int64_t first, last;
 };
 
 static int find_oldest(const struct sql *sql, enum statement statement, struct oldest *ret_oldest)
 {
-    struct query query = query_begin(sql, statement);
+    struct sql_query query = query_begin(sql, statement);
     sqlite3_stmt *row = query.statement;
     int code = query_row(&query);
     *ret_oldest = (struct oldest){.is_chunk = statement == STATEMENT_GET_OLDEST_CHUNK};
@@ -31,7 +31,7 @@ static int find_oldest(const struct sql *sql, enum statement statement, struct o
         ret_oldest->any = true;
         ret_oldest->stored = sqlite3_column_int64(row, 0);
         ret_oldest->id = sqlite3_column_int64(row, 1);
-        ret_oldest->which = (struct layer_track){.layer_id = sqlite3_column_int64(row, 2),
+        ret_oldest->which = (struct store_place){.layer_id = sqlite3_column_int64(row, 2),
                                                  .track_id = sqlite3_column_int64(row, 3)};
         ret_oldest->first = sqlite3_column_int64(row, 4);
         ret_oldest->last = sqlite3_column_int64(row, 5);
@@ -60,7 +60,7 @@ static int run_each(const struct sql *sql, const enum statement *statements, int
 {
     int code = SQLITE_OK;
     for (int i = 0; i < count && code == SQLITE_OK; i++) {
-        struct query query = query_begin(sql, statements[i]);
+        struct sql_query query = query_begin(sql, statements[i]);
         query_i64(&query, id);
         code = query_run(&query);
     }
@@ -69,7 +69,7 @@ static int run_each(const struct sql *sql, const enum statement *statements, int
 
 static int drop_maps(const struct sql *sql, const struct oldest *oldest)
 {
-    struct query query = query_begin(sql, STATEMENT_DROP_MAPS);
+    struct sql_query query = query_begin(sql, STATEMENT_DROP_MAPS);
     query_i64(&query, oldest->which.layer_id);
     query_i64(&query, oldest->which.track_id);
     query_i64(&query, oldest->first);
@@ -79,7 +79,7 @@ static int drop_maps(const struct sql *sql, const struct oldest *oldest)
 
 static int drop_chunked(const struct sql *sql, const struct oldest *chunk, uint64_t *removed)
 {
-    struct query query = query_begin(sql, STATEMENT_DROP_CHUNKED);
+    struct sql_query query = query_begin(sql, STATEMENT_DROP_CHUNKED);
     query_i64(&query, chunk->which.layer_id);
     query_i64(&query, chunk->which.track_id);
     query_i64(&query, chunk->first);
@@ -122,7 +122,7 @@ static int drop_empty(const struct sql *sql, int64_t layer_id, int64_t now_s)
 {
     const enum statement drop[] = {STATEMENT_DROP_EMPTY_LAYER};
     int64_t run_id = 0;
-    struct query query = query_begin(sql, STATEMENT_GET_RUN_OF);
+    struct sql_query query = query_begin(sql, STATEMENT_GET_RUN_OF);
     query_i64(&query, layer_id);
     int code = query_number(&query, &run_id);
     if (code == SQLITE_OK) {
@@ -178,7 +178,7 @@ static int store_retention_read_size(const struct sql *sql, struct size *ret_siz
     int64_t *const numbers[] = {&ret_size->pages, &ret_size->pages_free, &ret_size->page_bytes};
     int code = SQLITE_OK;
     for (int i = 0; i < 3 && code == SQLITE_OK; i++) {
-        struct query query = query_begin(sql, statements[i]);
+        struct sql_query query = query_begin(sql, statements[i]);
         code = query_number(&query, numbers[i]);
     }
     return code;
@@ -250,7 +250,7 @@ static int drop_old_oldest(const struct sql *sql, enum statement statement, int6
 static int drop_old_rows(const struct sql *sql, enum statement statement, int64_t before_s,
                          struct retention_done *done)
 {
-    struct query query = query_begin(sql, statement);
+    struct sql_query query = query_begin(sql, statement);
     query_i64(&query, before_s);
     int code = query_run(&query);
     done->more = code == SQLITE_OK && sqlite3_changes(sql->db) > 0;
@@ -260,7 +260,7 @@ static int drop_old_rows(const struct sql *sql, enum statement statement, int64_
 static int drop_old_run(const struct sql *sql, int64_t before_s, struct retention_done *done)
 {
     int64_t run_id = 0;
-    struct query query = query_begin(sql, STATEMENT_GET_OLD_RUN);
+    struct sql_query query = query_begin(sql, STATEMENT_GET_OLD_RUN);
     query_i64(&query, before_s);
     int code = query_number(&query, &run_id);
     if (code != SQLITE_OK) {

@@ -77,12 +77,12 @@ static uint8_t *store_series_put_column(const uint64_t *column, uint32_t count,
     return out;
 }
 
-struct cursor {
+struct series_cursor {
     const uint8_t *at, *end;
 };
 
 /* Returns whether there was one. */
-static bool take_column(struct cursor *cursor, uint32_t count, const uint64_t *first,
+static bool take_column(struct series_cursor *cursor, uint32_t count, const uint64_t *first,
                         uint64_t *ret_column)
 {
     if (cursor->at == cursor->end) {
@@ -132,7 +132,7 @@ static int take_columns(const void *data, size_t size, uint32_t least, uint32_t 
     if (count < 1 || count > SERIES_WINDOWS_MAX) {
         return ERR_STORE_FORMAT;
     }
-    struct cursor cursor = {data, (const uint8_t *)data + size};
+    struct series_cursor cursor = {data, (const uint8_t *)data + size};
     for (uint32_t c = 0; c < how_many && (c < least || cursor.at < cursor.end); c++) {
         if (!take_column(&cursor, count, ret_columns,
                          ret_columns + (size_t)c * SERIES_WINDOWS_MAX)) {

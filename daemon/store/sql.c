@@ -31,29 +31,29 @@ void sql_clear(struct sql *sql)
     *sql = (struct sql){0};
 }
 
-struct query query_begin(const struct sql *sql, enum statement statement)
+struct sql_query query_begin(const struct sql *sql, enum statement statement)
 {
-    return (struct query){.statement = sql->statement[statement], .code = SQLITE_OK};
+    return (struct sql_query){.statement = sql->statement[statement], .code = SQLITE_OK};
 }
 
-static void bound(struct query *query, int code)
+static void bound(struct sql_query *query, int code)
 {
     if (query->code == SQLITE_OK) {
         query->code = code;
     }
 }
 
-void query_i64(struct query *query, int64_t number)
+void query_i64(struct sql_query *query, int64_t number)
 {
     bound(query, sqlite3_bind_int64(query->statement, ++query->at, number));
 }
 
-void query_u64(struct query *query, uint64_t number)
+void query_u64(struct sql_query *query, uint64_t number)
 {
     query_i64(query, number > INT64_MAX ? INT64_MAX : (int64_t)number);
 }
 
-void query_f64(struct query *query, double number)
+void query_f64(struct sql_query *query, double number)
 {
     if (isnan(number)) {
         query_null(query);
@@ -62,24 +62,24 @@ void query_f64(struct query *query, double number)
     }
 }
 
-void query_null(struct query *query)
+void query_null(struct sql_query *query)
 {
     bound(query, sqlite3_bind_null(query->statement, ++query->at));
 }
 
-void query_text(struct query *query, const char *text)
+void query_text(struct sql_query *query, const char *text)
 {
     bound(query, sqlite3_bind_text(query->statement, ++query->at, text, -1, SQLITE_STATIC));
 }
 
-void query_blob(struct query *query, const void *data, size_t size)
+void query_blob(struct sql_query *query, const void *data, size_t size)
 {
     /* Of no bytes it would be NULL. */
     bound(query, sqlite3_bind_blob64(query->statement, ++query->at, size ? data : "", size,
                                      SQLITE_STATIC));
 }
 
-int query_row(struct query *query)
+int query_row(struct sql_query *query)
 {
     if (query->code != SQLITE_OK) {
         return query->code;
@@ -90,13 +90,13 @@ int query_row(struct query *query)
                : sqlite3_extended_errcode(sqlite3_db_handle(query->statement));
 }
 
-void query_end(struct query *query)
+void query_end(struct sql_query *query)
 {
     sqlite3_reset(query->statement); /* repeats the error of the step */
     sqlite3_clear_bindings(query->statement);
 }
 
-int query_run(struct query *query)
+int query_run(struct sql_query *query)
 {
     int code;
     do {
@@ -106,7 +106,7 @@ int query_run(struct query *query)
     return code == SQLITE_DONE ? SQLITE_OK : code;
 }
 
-int query_number(struct query *query, int64_t *ret_number)
+int query_number(struct sql_query *query, int64_t *ret_number)
 {
     int code = query_row(query);
     if (code == SQLITE_ROW) {
@@ -120,7 +120,7 @@ int query_number(struct query *query, int64_t *ret_number)
 
 static int run_plain(const struct sql *sql, enum statement statement)
 {
-    struct query query = query_begin(sql, statement);
+    struct sql_query query = query_begin(sql, statement);
     return query_run(&query);
 }
 

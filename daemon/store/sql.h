@@ -4,7 +4,7 @@
  * Results are SQLite's extended codes. A query binds its parameters in order; what goes wrong while
  * binding is kept and given by the run.
  *
- *      struct query query = query_begin(sql, STATEMENT_GET_TRACK);
+ *      struct sql_query query = query_begin(sql, STATEMENT_GET_TRACK);
  *      query_u64(&query, unit);
  *      int code = query_number(&query, &track_id);
  */
@@ -32,30 +32,30 @@ struct sql {
 int sql_init(struct sql *sql, sqlite3 *db);
 void sql_clear(struct sql *sql);
 
-struct query {
+struct sql_query {
     sqlite3_stmt *statement;
     int at; /* parameters bound */
     int code;
 };
 
-struct query query_begin(const struct sql *sql, enum statement statement);
-void query_i64(struct query *query, int64_t number);
+struct sql_query query_begin(const struct sql *sql, enum statement statement);
+void query_i64(struct sql_query *query, int64_t number);
 /* Beyond INT64_MAX: INT64_MAX. */
-void query_u64(struct query *query, uint64_t number);
-void query_f64(struct query *query, double number); /* NaN is NULL */
-void query_null(struct query *query);
+void query_u64(struct sql_query *query, uint64_t number);
+void query_f64(struct sql_query *query, double number); /* NaN is NULL */
+void query_null(struct sql_query *query);
 /* Borrowed until the query has run. */
-void query_text(struct query *query, const char *text);
-void query_blob(struct query *query, const void *data, size_t size);
+void query_text(struct sql_query *query, const char *text);
+void query_blob(struct sql_query *query, const void *data, size_t size);
 
 /* Runs to the end, rows are passed over. SQLITE_OK or an error. */
-int query_run(struct query *query);
+int query_run(struct sql_query *query);
 /* The next row: SQLITE_ROW, SQLITE_DONE or an error. Until query_end. */
-int query_row(struct query *query);
-void query_end(struct query *query);
+int query_row(struct sql_query *query);
+void query_end(struct sql_query *query);
 /* The number in the only row: SQLITE_OK, SQLITE_DONE (no row; *ret_number unchanged) or an error.
  */
-int query_number(struct query *query, int64_t *ret_number);
+int query_number(struct sql_query *query, int64_t *ret_number);
 
 /* One transaction. sql_end commits when code is SQLITE_OK, else, or when that fails, rolls back;
  * returns the first error. */

@@ -45,7 +45,7 @@
 #define ROOM_EVERY_NS  UINT64_C(1000000000)
 #define ROOM_BYTES_MAX (UINT64_C(1) << 20)
 
-struct queue {
+struct store_queue {
     struct store_batch *first, **last;
 };
 
@@ -63,13 +63,13 @@ struct store {
 
     pthread_mutex_t lock; /* guards until the next empty line */
     pthread_cond_t wake;
-    struct queue queue;
+    struct store_queue queue;
     uint64_t queued_bytes, held_bytes; /* held: queued, or being written */
     bool stopping;
 
     pthread_mutex_t db_lock; /* guards the rest: the thread's, but for store_each_kept */
     struct store_db db;
-    struct layer_track *full; /* that have windows for a chunk; owned */
+    struct store_place *full; /* that have windows for a chunk; owned */
     size_t full_count, full_capacity;
     uint64_t age_next_ns, log_next_ns;
     bool size_due, age_due;
@@ -133,12 +133,12 @@ static uint64_t count_records(const struct store_batch *batches)
 
 /* Layers and tracks are remembered until their chunk is made. Out of memory it is forgotten: it
  * comes again with more windows. */
-static void on_full(void *data, struct layer_track which)
+static void on_full(void *data, struct store_place which)
 {
     struct store *store = data;
     if (store->full_count == store->full_capacity) {
         size_t capacity = store->full_capacity ? 2 * store->full_capacity : 64;
-        struct layer_track *full = realloc(store->full, capacity * sizeof *full);
+        struct store_place *full = realloc(store->full, capacity * sizeof *full);
         if (!full) {
             return;
         }
@@ -174,10 +174,10 @@ static int store_write_all(struct store *store, const struct store_batch *batche
 /* Finds what was not chunked when attnd stopped; the rest comes again with more windows. */
 static void find_full(struct store *store)
 {
-    struct query query = query_begin(&store->db.sql, STATEMENT_EACH_RECENT);
+    struct sql_query query = query_begin(&store->db.sql, STATEMENT_EACH_RECENT);
     query_u64(&query, chunk_windows(1));
     while (query_row(&query) == SQLITE_ROW) {
-        on_full(store, (struct layer_track){sqlite3_column_int64(query.statement, 0),
+        on_full(store, (struct store_place){sqlite3_column_int64(query.statement, 0),
                                             sqlite3_column_int64(query.statement, 1)});
     }
     query_end(&query);
@@ -295,7 +295,7 @@ static void heed(struct store *store, int code)
 
 static int make_chunk(struct store *store)
 {
-    struct layer_track which = store->full[0];
+    struct store_place which = store->full[0];
     struct chunk_made made;
     int code = chunk_make(&store->db.sql, which, &made);
     if (made.unreadable) {

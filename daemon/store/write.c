@@ -11,7 +11,7 @@
 static int store_write_find_run(const struct store_writer *writer, const struct store_run *run,
                                 int64_t *ret_run_id)
 {
-    struct query query = query_begin(writer->sql, STATEMENT_PUT_RUN);
+    struct sql_query query = query_begin(writer->sql, STATEMENT_PUT_RUN);
     query_text(&query, run->job);
     query_blob(&query, run->run, RUN_BYTES);
     query_u64(&query, run->state);
@@ -30,7 +30,7 @@ static int store_write_find(const struct store_writer *writer, enum statement ge
 {
     int code = SQLITE_DONE;
     for (int attempt = 0; attempt < 2 && code == SQLITE_DONE; attempt++) {
-        struct query query = query_begin(writer->sql, attempt ? put : get);
+        struct sql_query query = query_begin(writer->sql, attempt ? put : get);
         for (int i = 0; i < count; i++) {
             query_u64(&query, parameters[i]);
         }
@@ -42,7 +42,7 @@ static int store_write_find(const struct store_writer *writer, enum statement ge
 /* What a record is about. */
 static int find_both(const struct store_writer *writer, int64_t run_id, struct layer_id id,
                      uint32_t heads, const struct result_window *window,
-                     struct layer_track *ret_which)
+                     struct store_place *ret_which)
 {
     const uint64_t layer[] = {(uint64_t)run_id, id.stack, id.layer, id.site, heads};
     const uint64_t track[] = {window->unit, window->length, window->every};
@@ -57,10 +57,10 @@ static int find_both(const struct store_writer *writer, int64_t run_id, struct l
 
 /* Windows */
 
-static int store_write_put_window(const struct store_writer *writer, struct layer_track which,
+static int store_write_put_window(const struct store_writer *writer, struct store_place which,
                                   const struct store_window *window, int64_t *ret_window_id)
 {
-    struct query query = query_begin(writer->sql, STATEMENT_PUT_WINDOW);
+    struct sql_query query = query_begin(writer->sql, STATEMENT_PUT_WINDOW);
     query_i64(&query, which.layer_id);
     query_i64(&query, which.track_id);
     query_u64(&query, window->window.first);
@@ -80,7 +80,8 @@ static int store_write_put_state(const struct store_writer *writer, int64_t wind
                                  const struct store_window *window)
 {
     bool any = window->state_size > 0;
-    struct query query = query_begin(writer->sql, any ? STATEMENT_PUT_STATE : STATEMENT_DROP_STATE);
+    struct sql_query query =
+        query_begin(writer->sql, any ? STATEMENT_PUT_STATE : STATEMENT_DROP_STATE);
     query_i64(&query, window_id);
     if (any) {
         query_u64(&query, window->state_size);
@@ -90,10 +91,10 @@ static int store_write_put_state(const struct store_writer *writer, int64_t wind
 }
 
 /* Says when there is enough for a chunk: once per chunk, or again when nobody made it. */
-static int tell_full(const struct store_writer *writer, struct layer_track which, uint32_t heads)
+static int tell_full(const struct store_writer *writer, struct store_place which, uint32_t heads)
 {
     int64_t count = 0, wanted = chunk_windows(heads);
-    struct query query = query_begin(writer->sql, STATEMENT_COUNT_RECENT);
+    struct sql_query query = query_begin(writer->sql, STATEMENT_COUNT_RECENT);
     query_i64(&query, which.layer_id);
     query_i64(&query, which.track_id);
     query_i64(&query, 4 * wanted);
@@ -107,7 +108,7 @@ static int tell_full(const struct store_writer *writer, struct layer_track which
 static int write_window(const struct store_writer *writer, int64_t run_id,
                         const struct store_window *window)
 {
-    struct layer_track which;
+    struct store_place which;
     int64_t window_id;
     int code = find_both(writer, run_id, window->layer, window->heads, &window->window, &which);
     if (code == SQLITE_OK) {
@@ -124,10 +125,10 @@ static int write_window(const struct store_writer *writer, int64_t run_id,
 
 /* Maps */
 
-static int store_write_put_map(const struct store_writer *writer, struct layer_track which,
+static int store_write_put_map(const struct store_writer *writer, struct store_place which,
                                const struct store_map *map, const void *data, size_t size)
 {
-    struct query query = query_begin(writer->sql, STATEMENT_PUT_MAP);
+    struct sql_query query = query_begin(writer->sql, STATEMENT_PUT_MAP);
     query_i64(&query, which.layer_id);
     query_i64(&query, which.track_id);
     query_u64(&query, map->window.first);
@@ -145,7 +146,7 @@ static int store_write_put_map(const struct store_writer *writer, struct layer_t
     return query_run(&query);
 }
 
-static int pack_map(const struct store_writer *writer, struct layer_track which,
+static int pack_map(const struct store_writer *writer, struct store_place which,
                     const struct store_map *map)
 {
     size_t values = (size_t)map->rows * map->columns, size = 2 * values;
@@ -166,7 +167,7 @@ static int pack_map(const struct store_writer *writer, struct layer_track which,
 
 static int write_map(const struct store_writer *writer, int64_t run_id, const struct store_map *map)
 {
-    struct layer_track which;
+    struct store_place which;
     int code = find_both(writer, run_id, map->layer, 0, &map->window, &which);
     return code == SQLITE_OK ? pack_map(writer, which, map) : code;
 }
@@ -176,7 +177,7 @@ static int write_map(const struct store_writer *writer, int64_t run_id, const st
 static int write_alert(const struct store_writer *writer, int64_t run_id,
                        const struct alert_result *alert)
 {
-    struct query query = query_begin(writer->sql, STATEMENT_PUT_ALERT);
+    struct sql_query query = query_begin(writer->sql, STATEMENT_PUT_ALERT);
     const uint64_t layer[] = {alert->layer.stack, alert->layer.layer, alert->layer.site};
     query_i64(&query, run_id);
     query_u64(&query, alert->common.epoch);
@@ -208,7 +209,7 @@ static int write_alert(const struct store_writer *writer, int64_t run_id,
 static int write_kept(const struct store_writer *writer, int64_t run_id,
                       const struct record_kept *kept, bool keep)
 {
-    struct query query = query_begin(writer->sql, keep ? STATEMENT_KEEP : STATEMENT_FORGET);
+    struct sql_query query = query_begin(writer->sql, keep ? STATEMENT_KEEP : STATEMENT_FORGET);
     query_i64(&query, run_id);
     query_text(&query, kept->key);
     if (keep) {
@@ -249,7 +250,7 @@ int read_each_kept(const struct sql *sql,
                                  const void *value, size_t size),
                    void *data)
 {
-    struct query query = query_begin(sql, STATEMENT_EACH_KEPT);
+    struct sql_query query = query_begin(sql, STATEMENT_EACH_KEPT);
     sqlite3_stmt *row = query.statement;
     int code;
     query_u64(&query, JOB_ENDED);

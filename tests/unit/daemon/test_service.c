@@ -10,7 +10,7 @@
 
 #define PATIENCE_NS UINT64_C(20000000000)
 
-struct fixture {
+struct service_fixture {
     uv_loop_t loop;
     struct manager manager;
     struct stats stats;
@@ -22,7 +22,7 @@ struct fixture {
 
 static void service_ask(void *data)
 {
-    struct fixture *f = data;
+    struct service_fixture *f = data;
     if (!f->stands) {
         pulse_beat(&f->pulse);
     }
@@ -33,9 +33,9 @@ static void on_keep(uv_timer_t *timer)
     (void)timer;
 }
 
-static void service_start(struct fixture *f, const char *watchdog_usec)
+static void service_start(struct service_fixture *f, const char *watchdog_usec)
 {
-    *f = (struct fixture){.stands = false};
+    *f = (struct service_fixture){.stands = false};
     uv_loop_init(&f->loop);
     uv_timer_init(&f->loop, &f->keep);
     uv_timer_start(&f->keep, on_keep, 5, 5);
@@ -49,7 +49,7 @@ static void service_start(struct fixture *f, const char *watchdog_usec)
     service_watch(f->service, &(struct pulse_subject){"other", &f->pulse, service_ask, f});
 }
 
-static void service_end(struct fixture *f)
+static void service_end(struct service_fixture *f)
 {
     service_close(f->service);
     uv_close((uv_handle_t *)&f->keep, NULL);
@@ -61,7 +61,7 @@ static void service_end(struct fixture *f)
 }
 
 /* Turns the loop until a datagram begins like this; those before it are passed over. */
-static void service_expect(struct fixture *f, const char *begin)
+static void service_expect(struct service_fixture *f, const char *begin)
 {
     uint64_t deadline = clock_monotonic_ns() + PATIENCE_NS;
     const char *heard;
@@ -79,7 +79,7 @@ static void service_expect(struct fixture *f, const char *begin)
 }
 
 /* How often this was heard in so many milliseconds. */
-static int service_count(struct fixture *f, const char *begin, uint64_t ms)
+static int service_count(struct service_fixture *f, const char *begin, uint64_t ms)
 {
     uint64_t deadline = clock_monotonic_ns() + ms * 1000000;
     const char *heard;
@@ -129,7 +129,7 @@ static void test_a_manager_that_cannot_be_told_is_no_reason_to_end(void **state)
 
 static void test_the_environment_is_not_passed_on(void **state)
 {
-    struct fixture f;
+    struct service_fixture f;
     (void)state;
     setenv("WATCHDOG_PID", "1", 1);
     service_start(&f, "1000000");
@@ -141,7 +141,7 @@ static void test_the_environment_is_not_passed_on(void **state)
 
 static void test_ready_reload_and_stop(void **state)
 {
-    struct fixture f;
+    struct service_fixture f;
     uint64_t before = clock_monotonic_ns() / 1000;
     (void)state;
     service_start(&f, NULL);
@@ -166,7 +166,7 @@ static void test_ready_reload_and_stop(void **state)
 
 static void test_a_stop_asks_for_time_as_long_as_the_loop_turns(void **state)
 {
-    struct fixture f;
+    struct service_fixture f;
     (void)state;
     service_start(&f, "200000");
     service_ready(f.service);
@@ -179,7 +179,7 @@ static void test_a_stop_asks_for_time_as_long_as_the_loop_turns(void **state)
 
 static void test_the_watchdog_is_fed_while_all_turn(void **state)
 {
-    struct fixture f;
+    struct service_fixture f;
     (void)state;
     service_start(&f, "200000");
     service_ready(f.service);
@@ -191,7 +191,7 @@ static void test_the_watchdog_is_fed_while_all_turn(void **state)
 
 static void test_a_thread_that_stands_makes_it_fall_silent(void **state)
 {
-    struct fixture f;
+    struct service_fixture f;
     (void)state;
     service_start(&f, "80000");
     service_ready(f.service);
@@ -207,7 +207,7 @@ static void test_a_thread_that_stands_makes_it_fall_silent(void **state)
 
 static void test_threads_that_end_are_not_missed_while_stopping(void **state)
 {
-    struct fixture f;
+    struct service_fixture f;
     (void)state;
     service_start(&f, "80000");
     service_ready(f.service);
@@ -220,7 +220,7 @@ static void test_threads_that_end_are_not_missed_while_stopping(void **state)
 
 static void test_a_watchdog_of_another_process_is_not_fed(void **state)
 {
-    struct fixture f;
+    struct service_fixture f;
     (void)state;
     setenv("WATCHDOG_PID", "1", 1);
     service_start(&f, "40000");
@@ -231,7 +231,7 @@ static void test_a_watchdog_of_another_process_is_not_fed(void **state)
 
 static void test_the_status_has_rates(void **state)
 {
-    struct fixture f;
+    struct service_fixture f;
     (void)state;
     service_start(&f, "200000");
     service_ready(f.service);

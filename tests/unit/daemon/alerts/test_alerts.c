@@ -32,7 +32,7 @@ struct told {
     uint64_t epoch, since_epoch, since_step;
 };
 
-struct fixture {
+struct alerts_fixture {
     struct config config;
     struct alerts *alerts;
     struct alert_sink sink;
@@ -43,7 +43,7 @@ struct fixture {
 
 static void alerts_on_event(void *data, const struct alert_result *event)
 {
-    struct fixture *f = data;
+    struct alerts_fixture *f = data;
     assert_true(f->count < EVENTS_MAX);
     struct told *told = &f->told[f->count++];
     *told = (struct told){.state = event->state,
@@ -64,7 +64,7 @@ static void alerts_on_event(void *data, const struct alert_result *event)
 
 static void alerts_on_overflow(void *data, uint32_t events)
 {
-    ((struct fixture *)data)->held_back += events;
+    ((struct alerts_fixture *)data)->held_back += events;
 }
 
 static void alerts_load(struct config *config, const char *text)
@@ -81,10 +81,10 @@ static void alerts_load(struct config *config, const char *text)
 }
 
 /* Rules as lines of YAML below `rules:`; the defaults are off. */
-static struct fixture *alerts_start(const char *rules)
+static struct alerts_fixture *alerts_start(const char *rules)
 {
-    static struct fixture fixture;
-    struct fixture *f = &fixture;
+    static struct alerts_fixture fixture;
+    struct alerts_fixture *f = &fixture;
     struct config plain;
     char text[8192] = "rules:\n";
     memset(f, 0, sizeof *f);
@@ -102,36 +102,36 @@ static struct fixture *alerts_start(const char *rules)
 }
 
 /* One rule `mine` of what follows. */
-static struct fixture *start_mine(const char *body)
+static struct alerts_fixture *start_mine(const char *body)
 {
     char rules[1024];
     snprintf(rules, sizeof rules, "  mine: {%s}\n", body);
     return alerts_start(rules);
 }
 
-static void alerts_stop(struct fixture *f)
+static void alerts_stop(struct alerts_fixture *f)
 {
     assert_int_equal(f->seen, f->count); /* nothing else was told */
     alerts_free(&f->alerts);
     config_clear(&f->config);
 }
 
-static struct result_common alerts_common_of(const struct fixture *f)
+static struct result_common alerts_common_of(const struct alerts_fixture *f)
 {
     return (struct result_common){"gpt", run_id, f->epoch, f->epoch * 10, 0};
 }
 
 /* A window of decoder.3.self with one number per head, as the mean of a metric. */
-struct window {
+struct alerts_window {
     struct summary_result summary;
     struct result_stat stat[HEADS_MAX];
     struct result_drift drift[HEADS_MAX];
 };
 
-static void alerts_fill(struct window *w, const struct fixture *f, int metric, uint32_t heads,
-                        const double *means)
+static void alerts_fill(struct alerts_window *w, const struct alerts_fixture *f, int metric,
+                        uint32_t heads, const double *means)
 {
-    *w = (struct window){.summary = {.common = alerts_common_of(f), .heads = heads}};
+    *w = (struct alerts_window){.summary = {.common = alerts_common_of(f), .heads = heads}};
     w->summary.layer.id = (struct layer_id){STACK_DECODER, 3, SITE_SELF};
     w->summary.layer.rows = 100;
     w->summary.layer.row_sum_error = 0;
@@ -142,40 +142,41 @@ static void alerts_fill(struct window *w, const struct fixture *f, int metric, u
     }
 }
 
-static void end_window(struct fixture *f)
+static void end_window(struct alerts_fixture *f)
 {
     struct alert_run run = {.common = alerts_common_of(f), .processed = 10};
     assert_int_equal(alerts_run(f->alerts, &run, &f->sink), 0);
     f->epoch++;
 }
 
-static void alerts_give(struct fixture *f, const struct summary_result *summary)
+static void alerts_give(struct alerts_fixture *f, const struct summary_result *summary)
 {
     assert_int_equal(alerts_layer(f->alerts, summary, &f->sink), 0);
     end_window(f);
 }
 
-static void give_entropies(struct fixture *f, uint32_t heads, const double *entropies)
+static void give_entropies(struct alerts_fixture *f, uint32_t heads, const double *entropies)
 {
-    struct window w;
+    struct alerts_window w;
     alerts_fill(&w, f, METRIC_ENTROPY_NORMALIZED, heads, entropies);
     alerts_give(f, &w.summary);
 }
 
-static void give_entropy(struct fixture *f, double entropy)
+static void give_entropy(struct alerts_fixture *f, double entropy)
 {
     give_entropies(f, 1, &entropy);
 }
 
 /* Nothing was told since last asked. */
-static void expect_silence(struct fixture *f)
+static void expect_silence(struct alerts_fixture *f)
 {
     if (f->seen < f->count) {
         fail_msg("unexpected: %s", f->told[f->seen].text);
     }
 }
 
-static const struct told *alerts_expect(struct fixture *f, enum alert_state state, const char *text)
+static const struct told *alerts_expect(struct alerts_fixture *f, enum alert_state state,
+                                        const char *text)
 {
     if (f->seen == f->count) {
         fail_msg("nothing was told instead of: %s", text);
@@ -186,12 +187,12 @@ static const struct told *alerts_expect(struct fixture *f, enum alert_state stat
     return told;
 }
 
-static void expect_firing(struct fixture *f, const char *text)
+static void expect_firing(struct alerts_fixture *f, const char *text)
 {
     alerts_expect(f, ALERT_FIRING, text);
 }
 
-static void expect_resolved(struct fixture *f, const char *text)
+static void expect_resolved(struct alerts_fixture *f, const char *text)
 {
     alerts_expect(f, ALERT_RESOLVED, text);
 }
@@ -202,7 +203,7 @@ static void expect_resolved(struct fixture *f, const char *text)
 
 static void test_a_rule_fires_after_its_windows_and_is_resolved_at_clear(void **state)
 {
-    struct fixture *f =
+    struct alerts_fixture *f =
         start_mine(ENTROPY "below: 0.1, clear: 0.2, for: 3, severity: critical, each: head");
     (void)state;
     give_entropy(f, 0.5);
@@ -235,7 +236,7 @@ static void test_a_rule_fires_after_its_windows_and_is_resolved_at_clear(void **
 
 static void test_a_value_between_bound_and_clear_ends_a_row_of_windows(void **state)
 {
-    struct fixture *f = start_mine(ENTROPY "below: 0.1, clear: 0.2, for: 2");
+    struct alerts_fixture *f = start_mine(ENTROPY "below: 0.1, clear: 0.2, for: 2");
     (void)state;
     give_entropy(f, 0.05);
     give_entropy(f, 0.15);
@@ -249,8 +250,8 @@ static void test_a_value_between_bound_and_clear_ends_a_row_of_windows(void **st
 
 static void test_a_bound_itself_is_not_beyond_it(void **state)
 {
-    struct fixture *f = start_mine("metric: max_logit, above: 10, clear: 10, each: head");
-    struct window w;
+    struct alerts_fixture *f = start_mine("metric: max_logit, above: 10, clear: 10, each: head");
+    struct alerts_window w;
     (void)state;
     alerts_fill(&w, f, METRIC_MAX_LOGIT, 1, (double[]){10});
     alerts_give(f, &w.summary);
@@ -266,8 +267,8 @@ static void test_a_bound_itself_is_not_beyond_it(void **state)
 
 static void test_an_infinite_value_is_beyond_every_bound(void **state)
 {
-    struct fixture *f = start_mine("metric: max_logit, above: 10, each: head");
-    struct window w;
+    struct alerts_fixture *f = start_mine("metric: max_logit, above: 10, each: head");
+    struct alerts_window w;
     (void)state;
     alerts_fill(&w, f, METRIC_MAX_LOGIT, 1, (double[]){INFINITY});
     alerts_give(f, &w.summary);
@@ -277,7 +278,7 @@ static void test_an_infinite_value_is_beyond_every_bound(void **state)
 
 static void test_a_number_that_does_not_exist_changes_nothing(void **state)
 {
-    struct fixture *f = start_mine(ENTROPY "below: 0.1, clear: 0.2, for: 2");
+    struct alerts_fixture *f = start_mine(ENTROPY "below: 0.1, clear: 0.2, for: 2");
     (void)state;
     give_entropy(f, 0.05);
     give_entropy(f, NONE);
@@ -292,7 +293,8 @@ static void test_a_number_that_does_not_exist_changes_nothing(void **state)
 
 static void test_a_rule_that_counts_only_after_clear_ignores_the_beginning(void **state)
 {
-    struct fixture *f = start_mine(ENTROPY "above: 0.9, clear: 0.7, after_clear: true, each: head");
+    struct alerts_fixture *f =
+        start_mine(ENTROPY "above: 0.9, clear: 0.7, after_clear: true, each: head");
     (void)state;
     give_entropy(f, 0.99);
     give_entropy(f, 0.8);
@@ -308,7 +310,8 @@ static void test_a_rule_that_counts_only_after_clear_ignores_the_beginning(void 
 
 static void test_a_fall_is_measured_against_windows_ago(void **state)
 {
-    struct fixture *f = start_mine(ENTROPY "falls_by: 0.3, clear: 0.1, within: 2, each: head");
+    struct alerts_fixture *f =
+        start_mine(ENTROPY "falls_by: 0.3, clear: 0.1, within: 2, each: head");
     (void)state;
     give_entropy(f, 0.9);
     give_entropy(f, 0.5); /* nothing to compare with yet */
@@ -330,7 +333,7 @@ static void test_a_fall_is_measured_against_windows_ago(void **state)
 
 static void test_a_rise_is_a_fall_upwards(void **state)
 {
-    struct fixture *f = start_mine(ENTROPY "rises_by: 0.3, each: head");
+    struct alerts_fixture *f = start_mine(ENTROPY "rises_by: 0.3, each: head");
     (void)state;
     give_entropy(f, 0.1);
     give_entropy(f, 0.5);
@@ -341,9 +344,9 @@ static void test_a_rise_is_a_fall_upwards(void **state)
 
 static void test_growth_is_a_ratio_to_something_positive(void **state)
 {
-    struct fixture *f = start_mine("metric: max_logit, grows_by: 3, each: head, for: 2");
+    struct alerts_fixture *f = start_mine("metric: max_logit, grows_by: 3, each: head, for: 2");
     const double values[] = {0, 5, -2, 4, 1, 4, 13};
-    struct window w;
+    struct alerts_window w;
     (void)state;
     for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
         expect_silence(f);
@@ -357,7 +360,7 @@ static void test_growth_is_a_ratio_to_something_positive(void **state)
 
 static void test_windows_without_a_number_are_none_for_a_rate(void **state)
 {
-    struct fixture *f = start_mine(ENTROPY "falls_by: 0.3, within: 1, each: head");
+    struct alerts_fixture *f = start_mine(ENTROPY "falls_by: 0.3, within: 1, each: head");
     (void)state;
     give_entropy(f, 0.9);
     give_entropy(f, NONE);
@@ -371,7 +374,7 @@ static void test_windows_without_a_number_are_none_for_a_rate(void **state)
 
 static void test_heads_are_judged_one_by_one(void **state)
 {
-    struct fixture *f = start_mine(ENTROPY "below: 0.1, each: head");
+    struct alerts_fixture *f = start_mine(ENTROPY "below: 0.1, each: head");
     (void)state;
     give_entropies(f, 3, (double[]){0.5, 0.05, 0.5});
     expect_firing(f, "entropy_normalized of decoder.3.self head 1 is 0.05, below 0.1");
@@ -386,7 +389,7 @@ static void test_heads_are_judged_one_by_one(void **state)
 
 static void test_a_layer_is_the_mean_of_its_heads_that_have_a_number(void **state)
 {
-    struct fixture *f = start_mine(ENTROPY "below: 0.3");
+    struct alerts_fixture *f = start_mine(ENTROPY "below: 0.3");
     (void)state;
     give_entropies(f, 3, (double[]){0.5, NONE, 0.1});
     expect_silence(f);
@@ -402,9 +405,10 @@ static void test_a_layer_is_the_mean_of_its_heads_that_have_a_number(void **stat
 
 static void test_of_a_layer_the_largest_max_and_the_smallest_min_count(void **state)
 {
-    struct fixture *f = alerts_start("  high: {metric: max_abs_logit, statistic: max, above: 10}\n"
-                                     "  low: {metric: max_abs_logit, statistic: min, below: 2}\n");
-    struct window w;
+    struct alerts_fixture *f =
+        alerts_start("  high: {metric: max_abs_logit, statistic: max, above: 10}\n"
+                     "  low: {metric: max_abs_logit, statistic: min, below: 2}\n");
+    struct alerts_window w;
     (void)state;
     alerts_fill(&w, f, METRIC_MAX_ABS_LOGIT, 2, (double[]){5, 5});
     w.stat[0].max = 12, w.stat[1].max = 3;
@@ -419,10 +423,11 @@ static void test_of_a_layer_the_largest_max_and_the_smallest_min_count(void **st
 
 static void test_a_run_is_the_mean_over_its_layers_at_the_end_of_a_window(void **state)
 {
-    struct fixture *f = alerts_start("  mine: {" ENTROPY "below: 0.3, each: run}\n"
-                                     "  sinks: {metric: sink_rate, above: 0.5, each: run}\n");
+    struct alerts_fixture *f =
+        alerts_start("  mine: {" ENTROPY "below: 0.3, each: run}\n"
+                     "  sinks: {metric: sink_rate, above: 0.5, each: run}\n");
     struct result_stat sinks = {.mean = 1, .count = 1};
-    struct window w;
+    struct alerts_window w;
     (void)state;
     alerts_fill(&w, f, METRIC_ENTROPY_NORMALIZED, 2, (double[]){0.4, 0.4});
     alerts_layer(f->alerts, &w.summary, &f->sink);
@@ -443,10 +448,11 @@ static void test_a_run_is_the_mean_over_its_layers_at_the_end_of_a_window(void *
 
 static void test_patterns_choose_layers_and_jobs(void **state)
 {
-    struct fixture *f = alerts_start("  a: {" ENTROPY "below: 0.1, layer: 'decoder.[0-2].*'}\n"
-                                     "  b: {" ENTROPY "below: 0.1, job: 'bert*'}\n"
-                                     "  c: {" ENTROPY "below: 0.1, layer: '*.self', job: 'g?t'}\n");
-    struct window w;
+    struct alerts_fixture *f =
+        alerts_start("  a: {" ENTROPY "below: 0.1, layer: 'decoder.[0-2].*'}\n"
+                     "  b: {" ENTROPY "below: 0.1, job: 'bert*'}\n"
+                     "  c: {" ENTROPY "below: 0.1, layer: '*.self', job: 'g?t'}\n");
+    struct alerts_window w;
     (void)state;
     give_entropy(f, 0.05);
     assert_string_equal(
@@ -468,7 +474,7 @@ static void test_patterns_choose_layers_and_jobs(void **state)
 
 static void test_rules_that_are_off_are_not_judged(void **state)
 {
-    struct fixture *f = start_mine(ENTROPY "below: 0.5, enabled: false");
+    struct alerts_fixture *f = start_mine(ENTROPY "below: 0.5, enabled: false");
     struct alerts *off;
     (void)state;
     give_entropy(f, 0.01);
@@ -485,7 +491,7 @@ static void test_rules_that_are_off_are_not_judged(void **state)
 
 static void test_another_number_of_heads_begins_anew(void **state)
 {
-    struct fixture *f = start_mine(ENTROPY "below: 0.1, for: 2, each: head");
+    struct alerts_fixture *f = start_mine(ENTROPY "below: 0.1, for: 2, each: head");
     (void)state;
     give_entropies(f, 1, (double[]){0.05});
     give_entropies(f, 2, (double[]){0.05, 0.05});
@@ -502,10 +508,10 @@ static void test_every_statistic_is_the_one_it_says(void **state)
     (void)state;
     for (int i = 0; i < 13; i++) {
         char body[128], text[128];
-        struct window w;
+        struct alerts_window w;
         snprintf(body, sizeof body, ENTROPY "above: %g, each: head, statistic: %s",
                  i >= 9 ? -0.5 + 0.5 * (i >= 11) : 0.0, names[i]);
-        struct fixture *f = start_mine(body);
+        struct alerts_fixture *f = start_mine(body);
         alerts_fill(&w, f, METRIC_ENTROPY_NORMALIZED, 1, (double[]){0.1});
         w.stat[0] = (struct result_stat){0.1, 0.2, 0.3, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 5};
         w.drift[0] = (struct result_drift){-0.25, -0.125, 0.5, NONE};
@@ -526,9 +532,10 @@ static void test_every_statistic_is_the_one_it_says(void **state)
 
 static void test_a_head_without_values_or_drift_has_no_number(void **state)
 {
-    struct fixture *f = alerts_start("  a: {" ENTROPY "below: 0.5, each: head}\n"
-                                     "  b: {" ENTROPY "statistic: abs_z, above: 1, each: head}\n");
-    struct window w;
+    struct alerts_fixture *f =
+        alerts_start("  a: {" ENTROPY "below: 0.5, each: head}\n"
+                     "  b: {" ENTROPY "statistic: abs_z, above: 1, each: head}\n");
+    struct alerts_window w;
     (void)state;
     alerts_fill(&w, f, METRIC_ENTROPY_NORMALIZED, 1, (double[]){0});
     w.stat[0].count = 0;
@@ -541,8 +548,9 @@ static void test_a_head_without_values_or_drift_has_no_number(void **state)
 
 static void test_per_key_divides_by_the_keys_of_the_newest_message(void **state)
 {
-    struct fixture *f = start_mine("metric: effective_rank, per_key: true, below: 0.1, each: head");
-    struct window w;
+    struct alerts_fixture *f =
+        start_mine("metric: effective_rank, per_key: true, below: 0.1, each: head");
+    struct alerts_window w;
     (void)state;
     alerts_fill(&w, f, METRIC_EFFECTIVE_RANK, 1, (double[]){4});
     w.summary.layer.shape[3] = 0;
@@ -556,8 +564,8 @@ static void test_per_key_divides_by_the_keys_of_the_newest_message(void **state)
 
 static void test_unsound_rows_are_a_share_of_all(void **state)
 {
-    struct fixture *f = start_mine("metric: invalid_share, above: 0");
-    struct window w;
+    struct alerts_fixture *f = start_mine("metric: invalid_share, above: 0");
+    struct alerts_window w;
     (void)state;
     alerts_fill(&w, f, METRIC_ENTROPY, 1, (double[]){1});
     alerts_give(f, &w.summary);
@@ -576,8 +584,8 @@ static void test_unsound_rows_are_a_share_of_all(void **state)
 
 static void test_row_sums_are_not_judged_after_dropout(void **state)
 {
-    struct fixture *f = start_mine("metric: row_sum_error, above: 0.01");
-    struct window w;
+    struct alerts_fixture *f = start_mine("metric: row_sum_error, above: 0.01");
+    struct alerts_window w;
     (void)state;
     alerts_fill(&w, f, METRIC_ENTROPY, 1, (double[]){1});
     w.summary.layer.row_sum_error = 0.4;
@@ -598,9 +606,9 @@ static void test_row_sums_are_not_judged_after_dropout(void **state)
 
 static void test_redundancy_is_a_share_of_the_pairs(void **state)
 {
-    struct fixture *f = start_mine("metric: redundant_share, above: 0.5");
+    struct alerts_fixture *f = start_mine("metric: redundant_share, above: 0.5");
     const double js[16] = {0};
-    struct window w;
+    struct alerts_window w;
     (void)state;
     alerts_fill(&w, f, METRIC_ENTROPY, 4, (double[]){1, 1, 1, 1});
     w.summary.similarity.redundant_total = 4;
@@ -617,9 +625,9 @@ static void test_redundancy_is_a_share_of_the_pairs(void **state)
 
 static void test_sink_rate_has_statistics(void **state)
 {
-    struct fixture *f = start_mine("metric: sink_rate, statistic: p90, above: 0.5");
+    struct alerts_fixture *f = start_mine("metric: sink_rate, statistic: p90, above: 0.5");
     struct result_stat rate = {.mean = 0.1, .p90 = 0.75, .count = 9};
-    struct window w;
+    struct alerts_window w;
     (void)state;
     alerts_fill(&w, f, METRIC_FIRST_TOKEN, 1, (double[]){0});
     w.summary.sink_rate = &rate;
@@ -630,7 +638,7 @@ static void test_sink_rate_has_statistics(void **state)
 
 /* The run */
 
-static void give_run(struct fixture *f, uint64_t messages, uint64_t lost, uint64_t dropped)
+static void give_run(struct alerts_fixture *f, uint64_t messages, uint64_t lost, uint64_t dropped)
 {
     struct alert_run run = {alerts_common_of(f), messages, lost, dropped};
     assert_int_equal(alerts_run(f->alerts, &run, &f->sink), 0);
@@ -639,7 +647,7 @@ static void give_run(struct fixture *f, uint64_t messages, uint64_t lost, uint64
 
 static void test_losses_are_a_share_of_all_messages(void **state)
 {
-    struct fixture *f = start_mine("metric: lost_share, above: 0.25, clear: 0.1");
+    struct alerts_fixture *f = start_mine("metric: lost_share, above: 0.25, clear: 0.1");
     (void)state;
     give_run(f, 75, 20, 5);
     expect_silence(f);
@@ -657,7 +665,7 @@ static void test_losses_are_a_share_of_all_messages(void **state)
 
 static void test_silence_is_told_and_resolved(void **state)
 {
-    struct fixture *f = start_mine("metric: silence, above: 60");
+    struct alerts_fixture *f = start_mine("metric: silence, above: 60");
     struct result_common common = alerts_common_of(f);
     (void)state;
     alerts_silence(f->alerts, &common, 60, &f->sink);
@@ -674,8 +682,8 @@ static void test_silence_is_told_and_resolved(void **state)
 
 static void test_the_end_resolves_what_fires(void **state)
 {
-    struct fixture *f = alerts_start("  mine: {" ENTROPY "below: 0.5, each: head}\n"
-                                     "  quiet: {metric: silence, above: 60}\n");
+    struct alerts_fixture *f = alerts_start("  mine: {" ENTROPY "below: 0.5, each: head}\n"
+                                            "  quiet: {metric: silence, above: 60}\n");
     (void)state;
     give_entropies(f, 2, (double[]){0.1, 0.9});
     expect_firing(f, "entropy_normalized of decoder.3.self head 0 is 0.1, below 0.5");
@@ -696,7 +704,7 @@ static void test_the_end_resolves_what_fires(void **state)
 
 static void test_each_tells_what_fires_now(void **state)
 {
-    struct fixture *f = start_mine(ENTROPY "falls_by: 0.25, each: head");
+    struct alerts_fixture *f = start_mine(ENTROPY "falls_by: 0.25, each: head");
     (void)state;
     give_entropies(f, 2, (double[]){0.9, 0.9});
     give_entropies(f, 2, (double[]){0.9, 0.5});
@@ -711,7 +719,7 @@ static void test_each_tells_what_fires_now(void **state)
 
 static void test_what_is_beyond_the_limit_is_told_with_later_windows(void **state)
 {
-    struct fixture *f = start_mine(ENTROPY "below: 0.5, each: head");
+    struct alerts_fixture *f = start_mine(ENTROPY "below: 0.5, each: head");
     double entropies[10];
     (void)state;
     alerts_free(&f->alerts);
@@ -831,7 +839,7 @@ static struct oracle random_rule(char *ret_body)
 }
 
 /* Whether the newest event of a head says firing. */
-static bool was_told(const struct fixture *f, int head)
+static bool was_told(const struct alerts_fixture *f, int head)
 {
     for (uint32_t i = f->count; i-- > 0;) {
         if (f->told[i].head == head) {
@@ -842,7 +850,7 @@ static bool was_told(const struct fixture *f, int head)
 }
 
 /* Into fresh alerts by way of a checkpoint, whose bytes are the same when packed again. */
-static void save_and_restore(struct fixture *f)
+static void save_and_restore(struct alerts_fixture *f)
 {
     struct mpk_writer writer, again;
     mpk_writer_init(&writer);
@@ -868,7 +876,7 @@ static void test_random_histories_agree_with_an_oracle_across_restarts(void **st
     for (int round = 0; round < 150; round++) {
         char body[256];
         struct oracle o = random_rule(body);
-        struct fixture *f = start_mine(body);
+        struct alerts_fixture *f = start_mine(body);
         for (uint32_t w = 0; w < WINDOWS; w++) {
             double entropies[HEADS];
             for (int h = 0; h < HEADS; h++) {
@@ -891,8 +899,8 @@ static void test_random_histories_agree_with_an_oracle_across_restarts(void **st
 
 static void test_a_restart_tells_nothing_twice_and_resolves(void **state)
 {
-    struct fixture *f = alerts_start("  mine: {" ENTROPY "below: 0.5, for: 2}\n"
-                                     "  all: {" ENTROPY "below: 0.5, each: run}\n");
+    struct alerts_fixture *f = alerts_start("  mine: {" ENTROPY "below: 0.5, for: 2}\n"
+                                            "  all: {" ENTROPY "below: 0.5, each: run}\n");
     (void)state;
     give_entropy(f, 0.1);
     save_and_restore(f);
@@ -921,7 +929,7 @@ static void test_a_restart_tells_nothing_twice_and_resolves(void **state)
 
 static void test_what_was_saved_under_another_rule_is_left_out(void **state)
 {
-    struct fixture *f =
+    struct alerts_fixture *f =
         alerts_start("  mine: {" ENTROPY "below: 0.5}\n  other: {" ENTROPY "below: 0.6}\n");
     struct mpk_writer writer;
     (void)state;
@@ -943,8 +951,8 @@ static void test_what_was_saved_under_another_rule_is_left_out(void **state)
 
 static void test_a_damaged_checkpoint_is_refused_or_harmless(void **state)
 {
-    struct fixture *f = alerts_start("  mine: {" ENTROPY "below: 0.5, each: head}\n"
-                                     "  rate: {" ENTROPY "falls_by: 0.3, within: 3}\n");
+    struct alerts_fixture *f = alerts_start("  mine: {" ENTROPY "below: 0.5, each: head}\n"
+                                            "  rate: {" ENTROPY "falls_by: 0.3, within: 3}\n");
     struct mpk_writer writer;
     (void)state;
     give_entropies(f, 2, (double[]){0.1, 0.9});
@@ -974,7 +982,7 @@ static void test_a_damaged_checkpoint_is_refused_or_harmless(void **state)
 
 static void test_a_quiet_run_packs_to_a_bit_per_head(void **state)
 {
-    struct fixture *f =
+    struct alerts_fixture *f =
         start_mine(ENTROPY "above: 0.99, clear: 0.9, after_clear: true, each: head");
     double entropies[HEADS_MAX];
     struct mpk_writer writer;
@@ -994,8 +1002,9 @@ static void test_a_quiet_run_packs_to_a_bit_per_head(void **state)
 
 static void test_memory_is_counted_and_given_back(void **state)
 {
-    struct fixture *f = alerts_start("  a: {" ENTROPY "below: 0.5, each: head}\n"
-                                     "  b: {" ENTROPY "falls_by: 0.5, within: 64, each: head}\n");
+    struct alerts_fixture *f =
+        alerts_start("  a: {" ENTROPY "below: 0.5, each: head}\n"
+                     "  b: {" ENTROPY "falls_by: 0.5, within: 64, each: head}\n");
     uint64_t before = alerts_bytes(f->alerts);
     struct result_common common = alerts_common_of(f);
     (void)state;
@@ -1013,9 +1022,9 @@ static void test_out_of_memory_is_survived(void **state)
 {
     (void)state;
     for (unsigned nth = 1; nth < 40; nth++) {
-        struct fixture *f = alerts_start("  a: {" ENTROPY "below: 0.5, each: head}\n"
-                                         "  b: {" ENTROPY "falls_by: 0.5, each: run}\n");
-        struct window w;
+        struct alerts_fixture *f = alerts_start("  a: {" ENTROPY "below: 0.5, each: head}\n"
+                                                "  b: {" ENTROPY "falls_by: 0.5, each: run}\n");
+        struct alerts_window w;
         struct mpk_writer writer;
         alerts_fill(&w, f, METRIC_ENTROPY_NORMALIZED, 2, (double[]){0.1, 0.1});
         struct alert_run run = {.common = alerts_common_of(f)};

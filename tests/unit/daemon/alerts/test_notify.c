@@ -37,14 +37,14 @@ static void pause_ms(void)
 
 /* Fixture */
 
-struct fixture {
+struct notify_fixture {
     char directory[64];
     struct config config;
     struct stats stats;
     struct notify *notify;
 };
 
-static void test_notify_start(struct fixture *f)
+static void test_notify_start(struct notify_fixture *f)
 {
     memset(f, 0, sizeof *f);
     config_defaults(&f->config);
@@ -52,7 +52,7 @@ static void test_notify_start(struct fixture *f)
     assert_non_null(mkdtemp(f->directory));
 }
 
-static void notify_set(struct fixture *f, const char *assignment)
+static void notify_set(struct notify_fixture *f, const char *assignment)
 {
     char error[CONFIG_ERROR_MAX] = "";
     int result = config_set(&f->config, assignment, error);
@@ -60,7 +60,7 @@ static void notify_set(struct fixture *f, const char *assignment)
     assert_int_equal(result, 0);
 }
 
-static void test_notify_run(struct fixture *f)
+static void test_notify_run(struct notify_fixture *f)
 {
     char error[CONFIG_ERROR_MAX] = "";
     int result = notify_new(&f->config, &f->stats, &f->notify, error);
@@ -69,7 +69,7 @@ static void test_notify_run(struct fixture *f)
     assert_non_null(f->notify);
 }
 
-static void expect_counts(struct fixture *f, uint64_t notified, uint64_t failed)
+static void expect_counts(struct notify_fixture *f, uint64_t notified, uint64_t failed)
 {
     uint64_t until = notify_now_ms() + WAIT_MS;
     while (stats_get(&f->stats, COUNT_NOTIFIED) + stats_get(&f->stats, COUNT_NOTIFY_FAILED) <
@@ -81,7 +81,7 @@ static void expect_counts(struct fixture *f, uint64_t notified, uint64_t failed)
     assert_int_equal(stats_get(&f->stats, COUNT_NOTIFY_FAILED), failed);
 }
 
-static void test_notify_stop(struct fixture *f)
+static void test_notify_stop(struct notify_fixture *f)
 {
     char command[128];
     notify_free(&f->notify, 1000);
@@ -90,7 +90,7 @@ static void test_notify_stop(struct fixture *f)
 }
 
 /* An event whose message is this text. */
-static void test_notify_put(struct fixture *f, const char *text)
+static void test_notify_put(struct notify_fixture *f, const char *text)
 {
     static const uint8_t run_id[RUN_BYTES] = {1};
     struct alert_result alert = {.common = {.job = "gpt", .run = run_id, .epoch = 3},
@@ -105,7 +105,7 @@ static void test_notify_put(struct fixture *f, const char *text)
     mpk_writer_clear(&writer);
 }
 
-static const char *notify_path_of(const struct fixture *f, const char *name)
+static const char *notify_path_of(const struct notify_fixture *f, const char *name)
 {
     static char path[128];
     snprintf(path, sizeof path, "%s/%s", f->directory, name);
@@ -113,7 +113,7 @@ static const char *notify_path_of(const struct fixture *f, const char *name)
 }
 
 /* A shell script, run in the fixture's directory, as alerts.command. */
-static void set_script(struct fixture *f, const char *body)
+static void set_script(struct notify_fixture *f, const char *body)
 {
     char assignment[256];
     FILE *file = fopen(notify_path_of(f, "script"), "w");
@@ -126,7 +126,7 @@ static void set_script(struct fixture *f, const char *body)
     notify_set(f, assignment);
 }
 
-static char *content(const struct fixture *f, const char *name)
+static char *content(const struct notify_fixture *f, const char *name)
 {
     static char text[4096];
     FILE *file = fopen(notify_path_of(f, name), "r");
@@ -136,7 +136,7 @@ static char *content(const struct fixture *f, const char *name)
     return text;
 }
 
-static void wait_for_file(const struct fixture *f, const char *name)
+static void wait_for_file(const struct notify_fixture *f, const char *name)
 {
     uint64_t until = notify_now_ms() + WAIT_MS;
     while (access(notify_path_of(f, name), F_OK) != 0 && notify_now_ms() < until) {
@@ -149,7 +149,7 @@ static void wait_for_file(const struct fixture *f, const char *name)
 
 static void test_nothing_configured_is_nothing_to_do(void **state)
 {
-    struct fixture f;
+    struct notify_fixture f;
     char error[CONFIG_ERROR_MAX];
     (void)state;
     test_notify_start(&f);
@@ -162,7 +162,7 @@ static void test_nothing_configured_is_nothing_to_do(void **state)
 
 static void test_a_command_reads_a_line_of_json(void **state)
 {
-    struct fixture f;
+    struct notify_fixture f;
     (void)state;
     test_notify_start(&f);
     set_script(&f, "echo \"$@\" > words; cat > line");
@@ -179,7 +179,7 @@ static void test_a_command_reads_a_line_of_json(void **state)
 
 static void test_events_go_out_in_order(void **state)
 {
-    struct fixture f;
+    struct notify_fixture f;
     (void)state;
     test_notify_start(&f);
     set_script(&f, "grep -o 'event-[0-9]' >> order");
@@ -194,7 +194,7 @@ static void test_events_go_out_in_order(void **state)
 
 static void test_an_exit_status_or_signal_is_a_failure(void **state)
 {
-    struct fixture f;
+    struct notify_fixture f;
     (void)state;
     test_notify_start(&f);
     set_script(&f, "cat > /dev/null; exit 3");
@@ -211,7 +211,7 @@ static void test_an_exit_status_or_signal_is_a_failure(void **state)
 
 static void test_a_command_that_takes_too_long_is_killed_with_its_children(void **state)
 {
-    struct fixture f;
+    struct notify_fixture f;
     (void)state;
     test_notify_start(&f);
     set_script(&f, "sleep 1000 & echo $! > child.new; mv child.new child; wait");
@@ -243,7 +243,7 @@ static void test_a_command_that_takes_too_long_is_killed_with_its_children(void 
 
 static void test_a_command_need_not_read(void **state)
 {
-    struct fixture f;
+    struct notify_fixture f;
     char *text = malloc(300001);
     (void)state;
     memset(text, 'x', 300000); /* more than a pipe holds */
@@ -265,7 +265,7 @@ static void test_a_command_need_not_read(void **state)
 
 static void test_a_command_that_cannot_be_run_is_refused_at_the_start(void **state)
 {
-    struct fixture f;
+    struct notify_fixture f;
     char error[CONFIG_ERROR_MAX], expected[CONFIG_ERROR_MAX];
     (void)state;
     test_notify_start(&f);
@@ -287,7 +287,7 @@ static void test_a_command_that_cannot_be_run_is_refused_at_the_start(void **sta
 
 static void test_a_command_that_is_gone_later_is_a_failure(void **state)
 {
-    struct fixture f;
+    struct notify_fixture f;
     (void)state;
     test_notify_start(&f);
     set_script(&f, "exit 0");
@@ -301,7 +301,7 @@ static void test_a_command_that_is_gone_later_is_a_failure(void **state)
 /* The C library keeps two real-time signals to itself, which are ignored. */
 static void test_a_command_inherits_no_descriptors_and_no_signal_settings(void **state)
 {
-    struct fixture f;
+    struct notify_fixture f;
     int leak = fcntl(STDERR_FILENO, F_DUPFD, 70); /* without close-on-exec */
     char body[512];
     (void)state;
@@ -325,7 +325,7 @@ static void test_a_command_inherits_no_descriptors_and_no_signal_settings(void *
 
 static void test_what_the_queue_cannot_hold_is_dropped(void **state)
 {
-    struct fixture f;
+    struct notify_fixture f;
     (void)state;
     test_notify_start(&f);
     set_script(&f, "touch started; exec sleep 1000");
@@ -344,7 +344,7 @@ static void test_what_the_queue_cannot_hold_is_dropped(void **state)
 
 static void test_a_stop_delivers_what_waits(void **state)
 {
-    struct fixture f;
+    struct notify_fixture f;
     (void)state;
     test_notify_start(&f);
     set_script(&f, "exit 0");
@@ -359,7 +359,7 @@ static void test_a_stop_delivers_what_waits(void **state)
 
 static void test_a_stop_does_not_wait_for_a_command_that_hangs(void **state)
 {
-    struct fixture f;
+    struct notify_fixture f;
     (void)state;
     test_notify_start(&f);
     set_script(&f, "touch started; exec sleep 1000");
@@ -469,7 +469,7 @@ static void notify_server_stop(struct server *server)
     close(server->listener);
 }
 
-static void set_webhook(struct fixture *f, const struct server *server)
+static void set_webhook(struct notify_fixture *f, const struct server *server)
 {
     char assignment[128];
     snprintf(assignment, sizeof assignment, "alerts.webhook=http://127.0.0.1:%d/hook?key=1",
@@ -492,7 +492,7 @@ static void test_a_webhook_gets_a_post_of_json(void **state)
 {
     static const int statuses[] = {200};
     struct server server;
-    struct fixture f;
+    struct notify_fixture f;
     (void)state;
     notify_server_start(&server, statuses, 1);
     test_notify_start(&f);
@@ -512,7 +512,7 @@ static void test_a_server_error_is_tried_again_after_a_second(void **state)
 {
     static const int statuses[] = {500, 204};
     struct server server;
-    struct fixture f;
+    struct notify_fixture f;
     (void)state;
     notify_server_start(&server, statuses, 2);
     test_notify_start(&f);
@@ -531,7 +531,7 @@ static void test_a_refusal_or_redirect_is_not_tried_again(void **state)
 {
     static const int statuses[] = {404, 302};
     struct server server;
-    struct fixture f;
+    struct notify_fixture f;
     (void)state;
     notify_server_start(&server, statuses, 2);
     test_notify_start(&f);
@@ -550,7 +550,7 @@ static void test_a_server_that_hangs_or_is_not_there_is_a_failure(void **state)
 {
     static const int statuses[] = {0};
     struct server server;
-    struct fixture f;
+    struct notify_fixture f;
     (void)state;
     notify_server_start(&server, statuses, 1);
     test_notify_start(&f);
@@ -570,7 +570,7 @@ static void test_a_stop_does_not_wait_for_a_server_that_hangs(void **state)
 {
     static const int statuses[] = {0};
     struct server server;
-    struct fixture f;
+    struct notify_fixture f;
     (void)state;
     notify_server_start(&server, statuses, 1);
     test_notify_start(&f);
@@ -590,7 +590,7 @@ static void test_a_stop_does_not_wait_for_the_next_try(void **state)
 {
     static const int statuses[] = {503};
     struct server server;
-    struct fixture f;
+    struct notify_fixture f;
     (void)state;
     notify_server_start(&server, statuses, 1);
     test_notify_start(&f);
@@ -611,7 +611,7 @@ static void test_a_command_and_a_webhook_each_get_the_event(void **state)
 {
     static const int statuses[] = {400};
     struct server server;
-    struct fixture f;
+    struct notify_fixture f;
     (void)state;
     notify_server_start(&server, statuses, 1);
     test_notify_start(&f);
@@ -626,7 +626,7 @@ static void test_a_command_and_a_webhook_each_get_the_event(void **state)
 
 static void test_what_is_no_url_is_refused_at_the_start(void **state)
 {
-    struct fixture f;
+    struct notify_fixture f;
     char error[CONFIG_ERROR_MAX];
     (void)state;
     test_notify_start(&f);

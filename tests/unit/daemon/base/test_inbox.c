@@ -15,7 +15,7 @@ struct numbered {
     int poster, number;
 };
 
-struct fixture {
+struct inbox_fixture {
     uv_loop_t loop;
     struct inbox inbox;
     int next[POSTERS]; /* the number to come from each poster */
@@ -24,14 +24,14 @@ struct fixture {
 };
 
 struct poster {
-    struct fixture *fixture;
+    struct inbox_fixture *fixture;
     int index;
     pthread_t thread;
 };
 
 static void inbox_on_note(void *data, struct note *note)
 {
-    struct fixture *f = data;
+    struct inbox_fixture *f = data;
     struct numbered *numbered = (struct numbered *)note;
     f->in_order = f->in_order && numbered->number == f->next[numbered->poster]++;
     free(numbered);
@@ -54,7 +54,7 @@ static void *post_all(void *data)
 
 static void test_notes_of_each_poster_arrive_in_order(void **state)
 {
-    struct fixture f = {.in_order = true};
+    struct inbox_fixture f = {.in_order = true};
     struct poster posters[POSTERS];
     (void)state;
     uv_loop_init(&f.loop);
@@ -74,7 +74,7 @@ static void test_notes_of_each_poster_arrive_in_order(void **state)
 
 static void test_unread_notes_are_read_when_it_closes(void **state)
 {
-    struct fixture f = {.in_order = true};
+    struct inbox_fixture f = {.in_order = true};
     (void)state;
     uv_loop_init(&f.loop);
     inbox_init(&f.inbox, &f.loop, inbox_on_note, &f);

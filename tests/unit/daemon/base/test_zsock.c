@@ -11,7 +11,7 @@
 
 #define MESSAGES 20000
 
-struct fixture {
+struct zsock_fixture {
     uv_loop_t loop;
     uv_timer_t give_up;
     struct zsock zsock;
@@ -23,10 +23,10 @@ struct fixture {
 
 static void zsock_on_closed(struct zsock *zsock)
 {
-    ((struct fixture *)zsock->data)->closed = true;
+    ((struct zsock_fixture *)zsock->data)->closed = true;
 }
 
-static void zsock_finish(struct fixture *f)
+static void zsock_finish(struct zsock_fixture *f)
 {
     zsock_close(&f->zsock, zsock_on_closed);
     uv_close((uv_handle_t *)&f->give_up, NULL);
@@ -39,7 +39,7 @@ static void on_give_up(uv_timer_t *timer)
 
 static void on_message(struct zsock *zsock)
 {
-    struct fixture *f = zsock->data;
+    struct zsock_fixture *f = zsock->data;
     char byte;
     if (zmq_recv(zsock->socket, &byte, 1, ZMQ_DONTWAIT) == 1 && ++f->received == MESSAGES) {
         zsock_finish(f);
@@ -48,7 +48,7 @@ static void on_message(struct zsock *zsock)
 
 static void *zsock_send_all(void *data)
 {
-    struct fixture *f = data;
+    struct zsock_fixture *f = data;
     void *push = zmq_socket(f->zmq, ZMQ_PUSH);
     if (zmq_connect(push, f->endpoint) == 0) {
         for (int i = 0; i < MESSAGES; i++) {
@@ -61,7 +61,7 @@ static void *zsock_send_all(void *data)
 
 static void test_every_message_arrives(void **state)
 {
-    struct fixture f = {.received = 0};
+    struct zsock_fixture f = {.received = 0};
     pthread_t sender;
     size_t size = sizeof f.endpoint;
     (void)state;

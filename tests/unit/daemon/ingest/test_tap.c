@@ -18,7 +18,7 @@
 /* What a message counts beside its bytes; at least so much, so that the tests' sums hold. */
 #define BUDGET (64 * KIB)
 
-struct fixture {
+struct tap_fixture {
     uv_loop_t loop;
     struct config config;
     struct stats stats;
@@ -28,9 +28,9 @@ struct fixture {
 
 static int tap_set_up(void **state)
 {
-    static struct fixture f;
+    static struct tap_fixture f;
     char error[CONFIG_ERROR_MAX] = "";
-    f = (struct fixture){.zmq = zmq_ctx_new()};
+    f = (struct tap_fixture){.zmq = zmq_ctx_new()};
     config_defaults(&f.config);
     strcpy(f.config.tap_endpoint.text, "inproc://tap");
     f.config.tap_budget = BUDGET;
@@ -40,7 +40,7 @@ static int tap_set_up(void **state)
     return 0;
 }
 
-static void close_tap(struct fixture *f)
+static void close_tap(struct tap_fixture *f)
 {
     tap_close(&f->tap);
     uv_run(&f->loop, UV_RUN_DEFAULT);
@@ -48,7 +48,7 @@ static void close_tap(struct fixture *f)
 
 static int tap_tear_down(void **state)
 {
-    struct fixture *f = *state;
+    struct tap_fixture *f = *state;
     close_tap(f);
     assert_int_equal(uv_loop_close(&f->loop), 0);
     assert_int_equal(zmq_ctx_term(f->zmq), 0);
@@ -93,7 +93,7 @@ static void tap_read_map(struct received *received)
 }
 
 /* Whether something is there, after the loop has had its turns. */
-static bool tap_receive(struct fixture *f, void *recorder, struct received *ret_received)
+static bool tap_receive(struct tap_fixture *f, void *recorder, struct received *ret_received)
 {
     *ret_received = (struct received){.count = 0};
     for (int i = 0; i < 3; i++) {
@@ -112,7 +112,7 @@ static bool tap_receive(struct fixture *f, void *recorder, struct received *ret_
     return true;
 }
 
-static void *tap_subscribe(struct fixture *f, const char *prefix)
+static void *tap_subscribe(struct tap_fixture *f, const char *prefix)
 {
     int unlimited = 0;
     void *recorder = zmq_socket(f->zmq, ZMQ_SUB);
@@ -125,7 +125,7 @@ static void *tap_subscribe(struct fixture *f, const char *prefix)
 }
 
 /* Subscribes to one job and takes the greeting. */
-static void *listen_to(struct fixture *f, const char *job)
+static void *listen_to(struct tap_fixture *f, const char *job)
 {
     char prefix[TOPIC_MAX];
     struct received greeting;
@@ -159,19 +159,19 @@ static struct message *make_message(const char *job, size_t payload)
     return message;
 }
 
-static void tap_arrive(struct fixture *f, const char *job, size_t payload)
+static void tap_arrive(struct tap_fixture *f, const char *job, size_t payload)
 {
     struct message *message = make_message(job, payload);
     tap_message(f->tap, message);
     message_free(&message);
 }
 
-static uint64_t tapped(struct fixture *f)
+static uint64_t tapped(struct tap_fixture *f)
 {
     return stats_get(&f->stats, COUNT_TAPPED);
 }
 
-static uint64_t dropped(struct fixture *f)
+static uint64_t dropped(struct tap_fixture *f)
 {
     return stats_get(&f->stats, COUNT_TAP_DROPPED);
 }
@@ -181,14 +181,14 @@ static uint64_t dropped(struct fixture *f)
 
 static void test_without_listeners_nothing_is_done(void **state)
 {
-    struct fixture *f = *state;
+    struct tap_fixture *f = *state;
     tap_arrive(f, "gpt", 100);
     assert_true(tapped(f) == 0 && dropped(f) == 0);
 }
 
 static void test_a_message_is_passed_on_after_its_number(void **state)
 {
-    struct fixture *f = *state;
+    struct tap_fixture *f = *state;
     void *recorder = listen_to(f, "gpt");
     struct received got;
     for (uint64_t n = 0; n < 3; n++) {
@@ -208,7 +208,7 @@ static void test_a_message_is_passed_on_after_its_number(void **state)
 
 static void test_bytes_are_not_copied(void **state)
 {
-    struct fixture *f = *state;
+    struct tap_fixture *f = *state;
     void *recorder = listen_to(f, "gpt");
     struct message *message = make_message("gpt", 5000);
     struct received got;
@@ -223,7 +223,7 @@ static void test_bytes_are_not_copied(void **state)
 
 static void test_the_time_is_that_of_reception_on_the_wall_clock(void **state)
 {
-    struct fixture *f = *state;
+    struct tap_fixture *f = *state;
     void *recorder = listen_to(f, "gpt");
     struct message *message = make_message("gpt", 10);
     struct received got;
@@ -239,7 +239,7 @@ static void test_the_time_is_that_of_reception_on_the_wall_clock(void **state)
 
 static void test_jobs_are_told_apart(void **state)
 {
-    struct fixture *f = *state;
+    struct tap_fixture *f = *state;
     void *one = listen_to(f, "gpt"), *two = listen_to(f, "gpt-2");
     struct received got;
     tap_arrive(f, "gpt-2", 10);
@@ -263,7 +263,7 @@ static void test_jobs_are_told_apart(void **state)
  * next message says how many. */
 static void test_beyond_the_budget_messages_are_dropped_and_counted(void **state)
 {
-    struct fixture *f = *state;
+    struct tap_fixture *f = *state;
     void *recorder = listen_to(f, "gpt");
     struct received got;
     for (int i = 0; i < 10; i++) {
@@ -287,7 +287,7 @@ static void test_beyond_the_budget_messages_are_dropped_and_counted(void **state
 /* A recording without its bye would not end. */
 static void test_events_have_room_beyond_the_budget(void **state)
 {
-    struct fixture *f = *state;
+    struct tap_fixture *f = *state;
     void *recorder = listen_to(f, "gpt");
     tap_arrive(f, "gpt", 50 * KIB);
     tap_arrive(f, "gpt", 10 * KIB);
@@ -306,7 +306,7 @@ static void test_events_have_room_beyond_the_budget(void **state)
 /* Messages that count nothing but what keeping them takes are bounded too. */
 static void test_small_messages_are_bounded_too(void **state)
 {
-    struct fixture *f = *state;
+    struct tap_fixture *f = *state;
     void *recorder = listen_to(f, "gpt");
     for (int i = 0; i < 1000; i++) {
         tap_arrive(f, "gpt", 0);
@@ -318,7 +318,7 @@ static void test_small_messages_are_bounded_too(void **state)
 
 static void test_a_message_larger_than_the_budget_goes_alone(void **state)
 {
-    struct fixture *f = *state;
+    struct tap_fixture *f = *state;
     void *recorder = listen_to(f, "gpt");
     struct received got;
     tap_arrive(f, "gpt", 2 * BUDGET);
@@ -333,7 +333,7 @@ static void test_a_message_larger_than_the_budget_goes_alone(void **state)
 /* One copy of the bytes serves all recorders, and counts until the last one has it. */
 static void test_recorders_share_the_bytes(void **state)
 {
-    struct fixture *f = *state;
+    struct tap_fixture *f = *state;
     void *one = listen_to(f, "gpt"), *two = listen_to(f, "gpt");
     struct received got;
     assert_true(tap_receive(f, one, &got) && got.count == 2); /* the other's greeting */
@@ -354,7 +354,7 @@ static void test_recorders_share_the_bytes(void **state)
 /* The second recorder's greeting tells it where it begins. */
 static void test_a_greeting_has_the_number_that_comes_next(void **state)
 {
-    struct fixture *f = *state;
+    struct tap_fixture *f = *state;
     void *one = listen_to(f, "gpt");
     struct received got;
     tap_arrive(f, "gpt", 10);
@@ -373,7 +373,7 @@ static void test_a_greeting_has_the_number_that_comes_next(void **state)
 
 static void test_numbers_begin_anew_when_nobody_has_listened(void **state)
 {
-    struct fixture *f = *state;
+    struct tap_fixture *f = *state;
     struct received got;
     void *recorder = listen_to(f, "gpt");
     tap_arrive(f, "gpt", 10);
@@ -393,7 +393,7 @@ static void test_numbers_begin_anew_when_nobody_has_listened(void **state)
 
 static void test_a_prefix_of_several_jobs_is_not_greeted(void **state)
 {
-    struct fixture *f = *state;
+    struct tap_fixture *f = *state;
     static const char *const prefixes[] = {"",         "tap/",     "tap/gpt",
                                            "tap/a b/", "tap/a/b/", "live/gpt/"};
     struct received got;
@@ -414,7 +414,7 @@ static void test_a_prefix_of_several_jobs_is_not_greeted(void **state)
 
 static void test_more_prefixes_than_are_told_apart(void **state)
 {
-    struct fixture *f = *state;
+    struct tap_fixture *f = *state;
     void *recorder = zmq_socket(f->zmq, ZMQ_SUB);
     char prefix[32];
     struct received got;
@@ -445,7 +445,7 @@ static void test_more_prefixes_than_are_told_apart(void **state)
 /* The last reference is let go by ZeroMQ, after the tap is gone. */
 static void test_closing_with_messages_on_their_way(void **state)
 {
-    struct fixture *f = *state;
+    struct tap_fixture *f = *state;
     void *recorder = listen_to(f, "gpt");
     tap_arrive(f, "gpt", 1000);
     tap_arrive(f, "gpt", 1000);
@@ -456,7 +456,7 @@ static void test_closing_with_messages_on_their_way(void **state)
 
 static void test_an_endpoint_that_cannot_be_bound_is_said(void **state)
 {
-    struct fixture *f = *state;
+    struct tap_fixture *f = *state;
     struct tap *second;
     char error[CONFIG_ERROR_MAX] = "";
     assert_int_equal(tap_new(&f->loop, f->zmq, &f->config, &f->stats, &second, error), -1);

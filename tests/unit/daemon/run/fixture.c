@@ -12,7 +12,7 @@ static void run_fixture_put(void *data, const struct run *run, const char *topic
                             struct mpk_writer *writer, enum result_kind kind)
 {
     (void)run;
-    struct fixture *f = data;
+    struct run_fixture *f = data;
     f->live += strncmp(topic, "live/", 5) == 0;
     f->alerts += kind == RESULT_ALERT;
     if (kind != RESULT_SUMMARY || f->summaries == SUMMARIES) {
@@ -23,7 +23,7 @@ static void run_fixture_put(void *data, const struct run *run, const char *topic
     f->summary[f->summaries++].data = msgpack_sbuffer_release(&writer->buffer);
 }
 
-void fixture_start(struct fixture *f, const char *also)
+void fixture_start(struct run_fixture *f, const char *also)
 {
     char error[CONFIG_ERROR_MAX], setting[200];
     memset(f, 0, sizeof *f);
@@ -38,14 +38,14 @@ void fixture_start(struct fixture *f, const char *also)
     fixture_new_run(f);
 }
 
-void fixture_new_run(struct fixture *f)
+void fixture_new_run(struct run_fixture *f)
 {
     static const uint8_t id[RUN_BYTES] = {1};
     f->run = run_new("job", id, &f->config, &f->sink, &f->budget, f->now);
     assert_non_null(f->run);
 }
 
-void fixture_stop(struct fixture *f)
+void fixture_stop(struct run_fixture *f)
 {
     run_free(&f->run);
     assert_int_equal(f->budget.used, 0);
@@ -69,7 +69,7 @@ static void fill_numbers(struct sample *sample, uint32_t layer, uint32_t rank, u
     }
 }
 
-struct sample *fixture_make(struct fixture *f, uint32_t layer, uint32_t rank, uint64_t step)
+struct sample *fixture_make(struct run_fixture *f, uint32_t layer, uint32_t rank, uint64_t step)
 {
     struct sample *sample = calloc(1, sizeof *sample);
     assert_non_null(sample);
@@ -86,18 +86,18 @@ struct sample *fixture_make(struct fixture *f, uint32_t layer, uint32_t rank, ui
     return sample;
 }
 
-bool fixture_queue(struct fixture *f, struct sample *sample)
+bool fixture_queue(struct run_fixture *f, struct sample *sample)
 {
     return queue_put(f->run, &sample->message, f->now);
 }
 
-void fixture_finish(struct fixture *f, struct sample *sample)
+void fixture_finish(struct run_fixture *f, struct sample *sample)
 {
     sample->message.measured = &sample->measured;
     queue_finish(f->run, &sample->message);
 }
 
-int fixture_take_all(struct fixture *f)
+int fixture_take_all(struct run_fixture *f)
 {
     int code = 1;
     struct message *message;
@@ -108,7 +108,7 @@ int fixture_take_all(struct fixture *f)
     return code;
 }
 
-int fixture_send(struct fixture *f, uint32_t layer, uint32_t rank, uint64_t step)
+int fixture_send(struct run_fixture *f, uint32_t layer, uint32_t rank, uint64_t step)
 {
     struct sample *sample = fixture_make(f, layer, rank, step);
     if (fixture_queue(f, sample)) {
@@ -117,7 +117,7 @@ int fixture_send(struct fixture *f, uint32_t layer, uint32_t rank, uint64_t step
     return fixture_take_all(f);
 }
 
-static int send_event(struct fixture *f, uint32_t rank, enum event_type event, uint64_t epoch,
+static int send_event(struct run_fixture *f, uint32_t rank, enum event_type event, uint64_t epoch,
                       uint64_t step, uint64_t dropped_total)
 {
     struct message *message = calloc(1, sizeof *message);
@@ -137,22 +137,22 @@ static int send_event(struct fixture *f, uint32_t rank, enum event_type event, u
     return fixture_take_all(f);
 }
 
-int fixture_event(struct fixture *f, uint32_t rank, enum event_type event, uint64_t epoch)
+int fixture_event(struct run_fixture *f, uint32_t rank, enum event_type event, uint64_t epoch)
 {
     return send_event(f, rank, event, epoch, 0, 0);
 }
 
-int fixture_hello(struct fixture *f, uint32_t rank, uint64_t step)
+int fixture_hello(struct run_fixture *f, uint32_t rank, uint64_t step)
 {
     return send_event(f, rank, EVENT_HELLO, 0, step, 0);
 }
 
-int fixture_total(struct fixture *f, uint32_t rank, uint64_t dropped)
+int fixture_total(struct run_fixture *f, uint32_t rank, uint64_t dropped)
 {
     return send_event(f, rank, EVENT_HELLO, 0, 0, dropped);
 }
 
-uint64_t fixture_number(const struct fixture *f, int summary, const char *map, const char *key)
+uint64_t fixture_number(const struct run_fixture *f, int summary, const char *map, const char *key)
 {
     struct mpk_doc doc;
     uint64_t value = UINT64_MAX;

@@ -12,7 +12,7 @@
 #define RANKS     4
 #define SUMMARIES 64
 
-struct fixture {
+struct run_fixture {
     struct config config;
     struct result_sink sink;
     struct stats stats;
@@ -28,11 +28,11 @@ struct fixture {
 };
 
 /* Windows of four steps, and `also`. */
-void fixture_start(struct fixture *f, const char *also);
+void fixture_start(struct run_fixture *f, const char *also);
 /* The run as it is when nobody has heard of it. */
-void fixture_new_run(struct fixture *f);
+void fixture_new_run(struct run_fixture *f);
 /* A stop without a word. */
-void fixture_stop(struct fixture *f);
+void fixture_stop(struct run_fixture *f);
 
 /* A message and numbers that depend on its step, rank and layer. */
 struct sample {
@@ -41,21 +41,21 @@ struct sample {
     struct head_block head[HEADS];
     double value[METRIC_COUNT][HEADS];
 };
-struct sample *fixture_make(struct fixture *f, uint32_t layer, uint32_t rank, uint64_t step);
-bool fixture_queue(struct fixture *f, struct sample *sample);
-void fixture_finish(struct fixture *f, struct sample *sample);
+struct sample *fixture_make(struct run_fixture *f, uint32_t layer, uint32_t rank, uint64_t step);
+bool fixture_queue(struct run_fixture *f, struct sample *sample);
+void fixture_finish(struct run_fixture *f, struct sample *sample);
 /* Takes what has its turn; returns the code of the last one, or 1 when there was none. */
-int fixture_take_all(struct fixture *f);
+int fixture_take_all(struct run_fixture *f);
 
 /* One that comes, is computed and taken at once. Returns its code. */
-int fixture_send(struct fixture *f, uint32_t layer, uint32_t rank, uint64_t step);
-int fixture_event(struct fixture *f, uint32_t rank, enum event_type event, uint64_t epoch);
+int fixture_send(struct run_fixture *f, uint32_t layer, uint32_t rank, uint64_t step);
+int fixture_event(struct run_fixture *f, uint32_t rank, enum event_type event, uint64_t epoch);
 /* "I am alive, and so far." */
-int fixture_hello(struct fixture *f, uint32_t rank, uint64_t step);
+int fixture_hello(struct run_fixture *f, uint32_t rank, uint64_t step);
 /* "I am alive, and have dropped so many so far." */
-int fixture_total(struct fixture *f, uint32_t rank, uint64_t dropped);
+int fixture_total(struct run_fixture *f, uint32_t rank, uint64_t dropped);
 
 /* A number of a summary's map, or of the map `map` in it; UINT64_MAX when there is none. */
-uint64_t fixture_number(const struct fixture *f, int summary, const char *map, const char *key);
+uint64_t fixture_number(const struct run_fixture *f, int summary, const char *map, const char *key);
 
 #endif

@@ -12,20 +12,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void test_checkpoint_begin(struct fixture *f, const char *also)
+static void test_checkpoint_begin(struct run_fixture *f, const char *also)
 {
     fixture_start(f, also);
     f->sink.store = fake_store_new();
 }
 
-static void checkpoint_end(struct fixture *f)
+static void checkpoint_end(struct run_fixture *f)
 {
     struct store *store = f->sink.store;
     fixture_stop(f);
     fake_store_free(&store);
 }
 
-static void save(struct fixture *f)
+static void save(struct run_fixture *f)
 {
     while (checkpoint_step(f->run)) {
     }
@@ -34,14 +34,14 @@ static void save(struct fixture *f)
 
 static bool checkpoint_adopt(void *data, struct run *run)
 {
-    struct fixture *f = data;
+    struct run_fixture *f = data;
     assert_null(f->run);
     f->run = run;
     return true;
 }
 
 /* Reads back what is kept; returns how many runs that is. */
-static uint32_t come_back(struct fixture *f)
+static uint32_t come_back(struct run_fixture *f)
 {
     struct restore *restore =
         restore_new(&f->config, &f->sink, &f->budget, checkpoint_adopt, f, f->now);
@@ -50,7 +50,7 @@ static uint32_t come_back(struct fixture *f)
     return restore_finish(&restore);
 }
 
-static void die_and_come_back(struct fixture *f)
+static void die_and_come_back(struct run_fixture *f)
 {
     run_free(&f->run);
     assert_int_equal(f->budget.used, 0);
@@ -64,7 +64,7 @@ static uint32_t checkpoint_random_below(uint32_t *seed, uint32_t limit)
 }
 
 /* Two ranks, two layers, some steps left out. */
-static void send_some(struct fixture *f, uint32_t *seed, uint64_t step)
+static void send_some(struct run_fixture *f, uint32_t *seed, uint64_t step)
 {
     for (uint32_t rank = 0; rank < 2; rank++) {
         for (uint32_t layer = 0; layer < 2; layer++) {
@@ -79,7 +79,7 @@ static void send_some(struct fixture *f, uint32_t *seed, uint64_t step)
 #define STEPS 60
 
 /* `kill` in so many steps of a hundred, right after a checkpoint. */
-static void train(struct fixture *f, uint32_t seed, uint32_t kill)
+static void train(struct run_fixture *f, uint32_t seed, uint32_t kill)
 {
     uint32_t chance = seed + 99;
     test_checkpoint_begin(f, ALSO);
@@ -114,7 +114,7 @@ static void assert_same_windows(const struct store *a, const struct store *b)
 
 static void test_restarts_change_nothing_that_was_saved(void **state)
 {
-    struct fixture whole, torn;
+    struct run_fixture whole, torn;
     (void)state;
     for (uint32_t seed = 1; seed < 12; seed++) {
         train(&whole, seed, 0);
@@ -127,13 +127,14 @@ static void test_restarts_change_nothing_that_was_saved(void **state)
 }
 
 /* What a track's windows of a layer say of what was sent. */
-struct sums {
+struct checkpoint_sums {
     uint64_t messages, lost;
 };
 
-static struct sums checkpoint_add_up(const struct store *store, uint32_t layer, uint64_t length)
+static struct checkpoint_sums checkpoint_add_up(const struct store *store, uint32_t layer,
+                                                uint64_t length)
 {
-    struct sums sums = {0};
+    struct checkpoint_sums sums = {0};
     for (int i = 0; i < store->window_count; i++) {
         const struct fake_window *window = &store->windows[i];
         if (window->layer != layer || window->window.length != length || !window->final) {
@@ -146,7 +147,7 @@ static struct sums checkpoint_add_up(const struct store *store, uint32_t layer, 
 }
 
 /* Kills at any message, with checkpoints now and then, sometimes half of one. */
-static void train_dangerously(struct fixture *f, uint32_t seed)
+static void train_dangerously(struct run_fixture *f, uint32_t seed)
 {
     test_checkpoint_begin(f, "[10 steps]");
     for (uint64_t step = 0; step < STEPS; step++) {
@@ -166,7 +167,7 @@ static void train_dangerously(struct fixture *f, uint32_t seed)
 
 static void test_what_is_counted_and_what_is_lost_is_what_was_sent(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     (void)state;
     for (uint32_t seed = 1; seed < 40; seed++) {
         train_dangerously(&f, seed);
@@ -180,8 +181,8 @@ static void test_what_is_counted_and_what_is_lost_is_what_was_sent(void **state)
         }
         for (uint32_t layer = 0; layer < 2; layer++) {
             uint64_t sent = f.seq[layer][0] + f.seq[layer][1];
-            struct sums short_windows = checkpoint_add_up(f.sink.store, layer, 4);
-            struct sums long_windows = checkpoint_add_up(f.sink.store, layer, 10);
+            struct checkpoint_sums short_windows = checkpoint_add_up(f.sink.store, layer, 4);
+            struct checkpoint_sums long_windows = checkpoint_add_up(f.sink.store, layer, 10);
             assert_int_equal(short_windows.messages + short_windows.lost, sent);
             assert_int_equal(long_windows.messages + long_windows.lost, sent);
         }
@@ -194,7 +195,7 @@ static void test_what_is_counted_and_what_is_lost_is_what_was_sent(void **state)
 
 static void test_a_batch_that_is_dropped_is_made_up_for(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     (void)state;
     test_checkpoint_begin(&f, "[]");
     fixture_send(&f, 0, 0, 0);
@@ -213,7 +214,7 @@ static void test_a_batch_that_is_dropped_is_made_up_for(void **state)
 
 static void test_nothing_is_saved_twice(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     (void)state;
     test_checkpoint_begin(&f, "[]");
     fixture_send(&f, 0, 0, 0);
@@ -226,7 +227,7 @@ static void test_nothing_is_saved_twice(void **state)
 
 static void test_a_closed_window_leaves_no_part_behind(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     (void)state;
     test_checkpoint_begin(&f, "[]");
     fixture_send(&f, 0, 0, 0);
@@ -240,7 +241,7 @@ static void test_a_closed_window_leaves_no_part_behind(void **state)
 
 static void test_a_run_that_has_ended_leaves_nothing_behind(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     (void)state;
     test_checkpoint_begin(&f, "[]");
     fixture_send(&f, 0, 0, 0);
@@ -254,7 +255,7 @@ static void test_a_run_that_has_ended_leaves_nothing_behind(void **state)
 
 static void test_an_idle_run_keeps_its_numbers_but_no_parts(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     (void)state;
     test_checkpoint_begin(&f, "[]");
     fixture_send(&f, 0, 0, 0);
@@ -279,7 +280,7 @@ static void test_an_idle_run_keeps_its_numbers_but_no_parts(void **state)
 
 static void test_a_baseline_goes_on(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     (void)state;
     test_checkpoint_begin(&f, "[]");
     for (uint64_t step = 0; step < 13; step++) {
@@ -299,7 +300,7 @@ static void test_a_baseline_goes_on(void **state)
 
 static void test_a_baseline_idle_for_long_is_freed_and_stays_kept(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     (void)state;
     test_checkpoint_begin(&f, "[]");
     for (uint64_t step = 0; step < 9; step++) {
@@ -317,7 +318,7 @@ static void test_a_baseline_idle_for_long_is_freed_and_stays_kept(void **state)
 
 static void test_rules_may_change_while_attnd_is_away(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     char error[CONFIG_ERROR_MAX];
     (void)state;
     test_checkpoint_begin(&f, "[10 steps]");
@@ -345,7 +346,7 @@ static void test_rules_may_change_while_attnd_is_away(void **state)
 
 static void test_seconds_that_attnd_was_away_count(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     (void)state;
     test_checkpoint_begin(&f, "[10 seconds]");
     f.sink.wall_offset_ns = 5000 * S;
@@ -364,7 +365,7 @@ static void test_seconds_that_attnd_was_away_count(void **state)
 
 static void test_what_was_dropped_at_the_source_goes_on(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     (void)state;
     test_checkpoint_begin(&f, "[]");
     fixture_total(&f, 0, 0);
@@ -381,7 +382,7 @@ static void test_what_was_dropped_at_the_source_goes_on(void **state)
 
 static void test_without_about_a_run_does_not_come_back(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     (void)state;
     test_checkpoint_begin(&f, "[]");
     fixture_send(&f, 0, 0, 0);
@@ -399,7 +400,7 @@ static void test_without_about_a_run_does_not_come_back(void **state)
 /* Whatever is wrong with a value: the others are used, and nothing breaks. */
 static void test_damaged_values_are_left_out(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     uint32_t seed = 7;
     (void)state;
     for (int round = 0; round < 300; round++) {

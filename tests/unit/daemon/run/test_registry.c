@@ -10,7 +10,7 @@
 
 #define S UINT64_C(1000000000)
 
-struct fixture {
+struct registry_fixture {
     struct config config;
     struct result_sink sink;
     struct stats stats;
@@ -24,19 +24,19 @@ static void registry_put(void *data, const struct run *run, const char *topic, u
                          struct mpk_writer *writer, enum result_kind kind)
 {
     (void)run;
-    struct fixture *f = data;
+    struct registry_fixture *f = data;
     (void)topic, (void)track, (void)writer;
     *(kind == RESULT_SUMMARY ? &f->summaries : &f->others) += 1;
 }
 
 static void registry_forget(void *data, const char *job)
 {
-    strcpy(((struct fixture *)data)->forgotten, job);
+    strcpy(((struct registry_fixture *)data)->forgotten, job);
 }
 
 static int registry_set_up(void **state)
 {
-    struct fixture *f = calloc(1, sizeof *f);
+    struct registry_fixture *f = calloc(1, sizeof *f);
     config_defaults(&f->config);
     f->config.limits_jobs = 2;
     f->config.limits_runs = 2;
@@ -50,14 +50,14 @@ static int registry_set_up(void **state)
 
 static int registry_tear_down(void **state)
 {
-    struct fixture *f = *state;
+    struct registry_fixture *f = *state;
     registry_free(&f->registry);
     free(f);
     return 0;
 }
 
 /* Events need no work: they are taken as they come. */
-static int test_registry_arrive(struct fixture *f, struct message *message)
+static int test_registry_arrive(struct registry_fixture *f, struct message *message)
 {
     bool compute = true;
     message->arrival = ++f->arrivals;
@@ -71,7 +71,7 @@ static int test_registry_arrive(struct fixture *f, struct message *message)
     return message->code;
 }
 
-static int registry_event(struct fixture *f, const char *job, uint8_t run,
+static int registry_event(struct registry_fixture *f, const char *job, uint8_t run,
                           enum event_type registry_event, uint64_t seq)
 {
     struct message message = {.arrival = 0};
@@ -81,7 +81,7 @@ static int registry_event(struct fixture *f, const char *job, uint8_t run,
     return test_registry_arrive(f, &message);
 }
 
-static int tensors(struct fixture *f, const char *job, uint8_t run, uint64_t seq)
+static int tensors(struct registry_fixture *f, const char *job, uint8_t run, uint64_t seq)
 {
     struct message message = {.arrival = ++f->arrivals, .received_ns = f->now};
     bool compute = false;
@@ -111,7 +111,7 @@ static void registry_count(void *data, struct run *run)
     ++*(int *)data;
 }
 
-static int runs(struct fixture *f)
+static int runs(struct registry_fixture *f)
 {
     int number = 0;
     registry_each(f->registry, registry_count, &number);
@@ -120,7 +120,7 @@ static int runs(struct fixture *f)
 
 static void test_jobs_and_runs_appear_with_their_first_message(void **state)
 {
-    struct fixture *f = *state;
+    struct registry_fixture *f = *state;
     assert_int_equal(registry_event(f, "a", 1, EVENT_HELLO, 0), 0);
     assert_int_equal(registry_event(f, "a", 2, EVENT_HELLO, 0), 0);
     assert_int_equal(registry_event(f, "b", 1, EVENT_HELLO, 0), 0);
@@ -130,7 +130,7 @@ static void test_jobs_and_runs_appear_with_their_first_message(void **state)
 
 static void test_an_active_job_is_not_pushed_out(void **state)
 {
-    struct fixture *f = *state;
+    struct registry_fixture *f = *state;
     tensors(f, "a", 1, 0);
     tensors(f, "b", 1, 0);
     assert_int_equal(tensors(f, "c", 1, 0), ERR_JOB_LIMIT);
@@ -139,7 +139,7 @@ static void test_an_active_job_is_not_pushed_out(void **state)
 
 static void test_the_longest_idle_job_makes_room(void **state)
 {
-    struct fixture *f = *state;
+    struct registry_fixture *f = *state;
     tensors(f, "a", 1, 0);
     f->now += 5 * S;
     tensors(f, "b", 1, 0);
@@ -151,7 +151,7 @@ static void test_the_longest_idle_job_makes_room(void **state)
 
 static void test_jobs_without_tensors_push_out_each_other_only(void **state)
 {
-    struct fixture *f = *state;
+    struct registry_fixture *f = *state;
     tensors(f, "a", 1, 0);
     tensors(f, "b", 1, 0);
     f->now += 20 * S;
@@ -167,7 +167,7 @@ static void test_jobs_without_tensors_push_out_each_other_only(void **state)
 
 static void test_a_job_without_tensors_makes_room_though_it_is_active(void **state)
 {
-    struct fixture *f = *state;
+    struct registry_fixture *f = *state;
     tensors(f, "a", 1, 0);
     registry_event(f, "b", 1, EVENT_HELLO, 0);
     assert_int_equal(tensors(f, "c", 1, 0), 0);
@@ -177,7 +177,7 @@ static void test_a_job_without_tensors_makes_room_though_it_is_active(void **sta
 
 static void test_the_one_beyond_the_limit_needs_a_place_for_its_tensors(void **state)
 {
-    struct fixture *f = *state;
+    struct registry_fixture *f = *state;
     tensors(f, "a", 1, 0);
     tensors(f, "b", 1, 0);
     assert_int_equal(registry_event(f, "c", 1, EVENT_HELLO, 0), 0);
@@ -191,7 +191,7 @@ static void test_the_one_beyond_the_limit_needs_a_place_for_its_tensors(void **s
 
 static void test_only_a_hello_goes_beyond_the_limit(void **state)
 {
-    struct fixture *f = *state;
+    struct registry_fixture *f = *state;
     tensors(f, "a", 1, 0);
     tensors(f, "b", 1, 0);
     assert_int_equal(registry_event(f, "c", 1, EVENT_BYE, 0), ERR_JOB_LIMIT);
@@ -204,7 +204,7 @@ static void test_only_a_hello_goes_beyond_the_limit(void **state)
 
 static void test_the_longest_silent_run_makes_room(void **state)
 {
-    struct fixture *f = *state;
+    struct registry_fixture *f = *state;
     tensors(f, "a", 1, 0);
     f->now += S;
     tensors(f, "a", 2, 0);
@@ -218,7 +218,7 @@ static void test_the_longest_silent_run_makes_room(void **state)
 
 static void test_runs_without_tensors_push_out_each_other_only(void **state)
 {
-    struct fixture *f = *state;
+    struct registry_fixture *f = *state;
     tensors(f, "a", 1, 0);
     tensors(f, "a", 2, 0);
     f->now += f->config.window_timeout;
@@ -234,7 +234,7 @@ static void test_runs_without_tensors_push_out_each_other_only(void **state)
 
 static void test_ticks_are_needed_while_a_run_is_active(void **state)
 {
-    struct fixture *f = *state;
+    struct registry_fixture *f = *state;
     registry_event(f, "a", 1, EVENT_HELLO, 0);
     assert_true(registry_tick(f->registry, f->now));
     registry_event(f, "a", 1, EVENT_BYE, 1);
@@ -244,7 +244,7 @@ static void test_ticks_are_needed_while_a_run_is_active(void **state)
 
 static void test_a_rank_that_comes_after_the_end_revives_the_run(void **state)
 {
-    struct fixture *f = *state;
+    struct registry_fixture *f = *state;
     registry_event(f, "a", 1, EVENT_HELLO, 0);
     registry_event(f, "a", 1, EVENT_BYE, 1);
     assert_false(registry_tick(f->registry, f->now));
@@ -258,14 +258,14 @@ static void test_a_rank_that_comes_after_the_end_revives_the_run(void **state)
 
 static void test_refusals_of_unknown_jobs_make_no_job(void **state)
 {
-    struct fixture *f = *state;
+    struct registry_fixture *f = *state;
     registry_refused(f->registry, "nobody", ERR_SHAPE);
     assert_int_equal(registry_jobs(f->registry), 0);
 }
 
 static void test_flush_of_an_unknown_job_is_an_error(void **state)
 {
-    struct fixture *f = *state;
+    struct registry_fixture *f = *state;
     assert_int_equal(registry_flush(f->registry, "nobody"), ERR_JOB_UNKNOWN);
     assert_int_equal(registry_flush(f->registry, NULL), 0);
 }

@@ -8,7 +8,7 @@
 
 static void test_live_values_come_in_the_order_of_their_messages(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     (void)state;
     fixture_start(&f, "[]");
     struct sample *first = fixture_make(&f, 0, 0, 0), *second = fixture_make(&f, 0, 0, 1);
@@ -28,7 +28,7 @@ static void test_live_values_come_in_the_order_of_their_messages(void **state)
 
 static void test_a_message_waits_for_the_older_ones(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     (void)state;
     fixture_start(&f, "[]");
     struct sample *first = fixture_make(&f, 0, 0, 0), *second = fixture_make(&f, 0, 0, 1);
@@ -47,7 +47,7 @@ static void test_a_message_waits_for_the_older_ones(void **state)
 
 static void test_a_message_without_numbers_lets_the_queue_go_on(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     (void)state;
     fixture_start(&f, "[]");
     struct sample *first = fixture_make(&f, 0, 0, 0), *second = fixture_make(&f, 0, 0, 1);
@@ -76,7 +76,7 @@ static void shuffle(struct sample **samples, int count, uint32_t seed)
     }
 }
 
-static void run_shuffled(struct fixture *f, uint32_t seed)
+static void run_shuffled(struct run_fixture *f, uint32_t seed)
 {
     struct sample *samples[40];
     fixture_start(f, "[8 steps every 2]");
@@ -96,7 +96,7 @@ static void run_shuffled(struct fixture *f, uint32_t seed)
 
 static void test_whichever_worker_is_faster_the_summaries_are_the_same_bytes(void **state)
 {
-    struct fixture in_order, other;
+    struct run_fixture in_order, other;
     (void)state;
     run_shuffled(&in_order, 0);
     assert_true(in_order.summaries > 8);
@@ -116,7 +116,7 @@ static void test_whichever_worker_is_faster_the_summaries_are_the_same_bytes(voi
 
 static void test_every_track_makes_its_own_windows(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     uint64_t messages[2] = {0};
     (void)state;
     fixture_start(&f, "[6 steps]");
@@ -134,7 +134,7 @@ static void test_every_track_makes_its_own_windows(void **state)
 
 static void test_late_for_one_track_counts_in_the_other(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     (void)state;
     fixture_start(&f, "[100 steps]");
     fixture_send(&f, 0, 0, 2);
@@ -154,7 +154,7 @@ static void test_late_for_one_track_counts_in_the_other(void **state)
 
 static void test_late_for_all_tracks_is_refused_without_work(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     (void)state;
     fixture_start(&f, "[2 steps]");
     fixture_send(&f, 0, 0, 0);
@@ -168,7 +168,7 @@ static void test_late_for_all_tracks_is_refused_without_work(void **state)
 
 static void test_lateness_is_decided_in_the_order_of_arrival(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     (void)state;
     fixture_start(&f, "[]");
     struct sample *first = fixture_make(&f, 0, 0, 0), *next = fixture_make(&f, 0, 0, 4),
@@ -186,7 +186,7 @@ static void test_lateness_is_decided_in_the_order_of_arrival(void **state)
 
 static void test_a_repeated_message_costs_no_work(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     (void)state;
     fixture_start(&f, "[]");
     fixture_send(&f, 0, 0, 0);
@@ -199,7 +199,7 @@ static void test_a_repeated_message_costs_no_work(void **state)
 
 static void test_a_flush_waits_for_what_was_received_before_it(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     (void)state;
     fixture_start(&f, "[]");
     struct sample *first = fixture_make(&f, 0, 0, 0), *second = fixture_make(&f, 0, 0, 1);
@@ -215,7 +215,7 @@ static void test_a_flush_waits_for_what_was_received_before_it(void **state)
 }
 
 /* A message of tier weights. */
-static struct sample *make_weights(struct fixture *f, uint64_t step)
+static struct sample *make_weights(struct run_fixture *f, uint64_t step)
 {
     static const struct weights_result nothing;
     struct sample *sample = fixture_make(f, 0, 0, step);
@@ -226,7 +226,7 @@ static struct sample *make_weights(struct fixture *f, uint64_t step)
 
 static void test_weights_hold_up_their_windows_and_no_message(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     (void)state;
     fixture_start(&f, "[100 steps]");
     struct sample *weights = make_weights(&f, 0);
@@ -249,7 +249,7 @@ static void test_weights_hold_up_their_windows_and_no_message(void **state)
 
 static void test_weights_that_are_refused_in_their_turn_are_counted_once(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     (void)state;
     fixture_start(&f, "[]");
     struct sample *weights = make_weights(&f, 3);
@@ -275,7 +275,7 @@ static void test_weights_that_are_refused_in_their_turn_are_counted_once(void **
 
 static void test_without_state_memory_messages_are_refused_and_windows_go_on(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     (void)state;
     fixture_start(&f, "[]");
     fixture_send(&f, 0, 0, 0);
@@ -294,7 +294,7 @@ static void test_without_state_memory_messages_are_refused_and_windows_go_on(voi
 /* It says where the training is; what has been sent until there may still be on its way. */
 static void test_a_hello_from_a_later_step_moves_no_window(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     (void)state;
     fixture_start(&f, "[6 steps]");
     fixture_send(&f, 0, 0, 0);
@@ -311,7 +311,7 @@ static void test_a_hello_from_a_later_step_moves_no_window(void **state)
     fixture_stop(&f);
 }
 
-static void say_hello_for(struct fixture *f, uint32_t rank, uint64_t seconds)
+static void say_hello_for(struct run_fixture *f, uint32_t rank, uint64_t seconds)
 {
     for (uint64_t s = 0; s < seconds; s += 10) {
         f->now += 10 * S;
@@ -324,7 +324,7 @@ static void say_hello_for(struct fixture *f, uint32_t rank, uint64_t seconds)
 
 static void test_a_hello_is_a_sign_of_life(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     (void)state;
     fixture_start(&f, "[]");
     f.config.limits_idle = 900 * S;
@@ -346,7 +346,7 @@ static void test_a_hello_is_a_sign_of_life(void **state)
  */
 static void test_who_only_says_hello_holds_up_no_window(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     (void)state;
     fixture_start(&f, "[]");
     fixture_hello(&f, 1, 0);
@@ -369,7 +369,7 @@ static void test_who_only_says_hello_holds_up_no_window(void **state)
 
 static void test_a_message_that_comes_late_is_counted_once(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     (void)state;
     fixture_start(&f, "[]");
     fixture_send(&f, 0, 0, 0);
@@ -392,7 +392,7 @@ static void test_a_message_that_comes_late_is_counted_once(void **state)
 /* Its window has closed, and has said that it is lost. */
 static void test_a_late_message_that_is_too_late_is_counted_once(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     (void)state;
     fixture_start(&f, "[]");
     f.seq[0][0] = 1;
@@ -416,7 +416,7 @@ static void test_a_late_message_that_is_too_late_is_counted_once(void **state)
 
 static void test_totals_are_judged_when_no_window_will(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     (void)state;
     fixture_start(&f, "[]");
     fixture_total(&f, 0, 0);
@@ -438,7 +438,7 @@ static void test_totals_are_judged_when_no_window_will(void **state)
 
 static void test_a_forged_bye_ends_nothing(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     (void)state;
     fixture_start(&f, "[]");
     fixture_send(&f, 0, 0, 0);
@@ -457,7 +457,7 @@ static void test_a_forged_bye_ends_nothing(void **state)
 
 static void test_what_was_on_its_way_at_the_bye_does_not_keep_the_run(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     (void)state;
     fixture_start(&f, "[]");
     fixture_send(&f, 0, 0, 0);
@@ -473,7 +473,7 @@ static void test_what_was_on_its_way_at_the_bye_does_not_keep_the_run(void **sta
 
 static void test_a_run_id_that_is_used_again_has_ended(void **state)
 {
-    struct fixture f;
+    struct run_fixture f;
     (void)state;
     fixture_start(&f, "[]");
     fixture_send(&f, 0, 0, 0);

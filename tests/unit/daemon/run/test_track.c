@@ -6,14 +6,14 @@
 
 #include <string.h>
 
-struct fixture {
+struct track_fixture {
     struct config config;
     struct state_budget budget;
     struct stream *streams, *stream;
     struct track track;
 };
 
-static void track_start(struct fixture *f, const char *also, uint32_t index)
+static void track_start(struct track_fixture *f, const char *also, uint32_t index)
 {
     char error[CONFIG_ERROR_MAX], setting[200];
     memset(f, 0, sizeof *f);
@@ -26,7 +26,7 @@ static void track_start(struct fixture *f, const char *also, uint32_t index)
     track_init(&f->track, &f->config, index, &f->budget, 0);
 }
 
-static void track_stop(struct fixture *f)
+static void track_stop(struct track_fixture *f)
 {
     track_fini(&f->track);
     stream_free_all(&f->streams, 1);
@@ -34,7 +34,7 @@ static void track_stop(struct fixture *f)
 }
 
 /* One message's worth of state in the part with this index. */
-static struct layer_state *track_add(struct fixture *f, uint64_t index)
+static struct layer_state *track_add(struct track_fixture *f, uint64_t index)
 {
     struct window_part *part;
     struct layer_state *state;
@@ -46,7 +46,7 @@ static struct layer_state *track_add(struct fixture *f, uint64_t index)
 
 static void test_a_track_is_named_after_its_rule(void **state)
 {
-    struct fixture f;
+    struct track_fixture f;
     (void)state;
     track_start(&f, "[1000000 seconds every 500000]", 1);
     assert_int_equal(track_count(&f.config), 2);
@@ -60,7 +60,7 @@ static void test_a_track_is_named_after_its_rule(void **state)
 
 static void test_a_layer_is_found_again_by_its_number(void **state)
 {
-    struct fixture f;
+    struct track_fixture f;
     (void)state;
     track_start(&f, "[]", 0);
     struct layer_id id = stream_id(f.stream->key);
@@ -75,7 +75,7 @@ static void test_a_layer_is_found_again_by_its_number(void **state)
 
 static void test_one_part_is_lent_and_several_are_merged(void **state)
 {
-    struct fixture f;
+    struct track_fixture f;
     struct part_list list;
     const struct layer_state *found;
     struct layer_state *merged = NULL;
@@ -99,7 +99,7 @@ static void test_one_part_is_lent_and_several_are_merged(void **state)
 
 static void test_a_layer_without_messages_has_no_state(void **state)
 {
-    struct fixture f;
+    struct track_fixture f;
     struct part_list list;
     const struct layer_state *found;
     struct layer_state *merged = NULL;
@@ -114,7 +114,7 @@ static void test_a_layer_without_messages_has_no_state(void **state)
 
 static void test_states_are_charged_and_given_back(void **state)
 {
-    struct fixture f;
+    struct track_fixture f;
     struct layer_state *made;
     struct window_part *part;
     (void)state;

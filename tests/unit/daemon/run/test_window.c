@@ -9,12 +9,13 @@
 
 #define S UINT64_C(1000000000)
 
-struct fixture {
+struct window_fixture {
     struct window window;
     uint64_t now;
 };
 
-static void window_start(struct fixture *f, enum window_unit unit, uint64_t length, uint64_t every)
+static void window_start(struct window_fixture *f, enum window_unit unit, uint64_t length,
+                         uint64_t every)
 {
     struct config config = {.window_length = length, .window_every = every};
     struct window_rule rule = {.unit = unit,
@@ -28,7 +29,7 @@ static void window_start(struct fixture *f, enum window_unit unit, uint64_t leng
     window_init(&f->window, &rule, f->now);
 }
 
-static void window_stop(struct fixture *f)
+static void window_stop(struct window_fixture *f)
 {
     struct window_part *part;
     while ((part = window_take_any(&f->window))) {
@@ -37,21 +38,21 @@ static void window_stop(struct fixture *f)
     window_fini(&f->window);
 }
 
-static uint32_t window_join(struct fixture *f, uint32_t rank, uint32_t world)
+static uint32_t window_join(struct window_fixture *f, uint32_t rank, uint32_t world)
 {
     uint32_t index;
     assert_int_equal(window_rank(&f->window, rank, world, 16, f->now, &index), 0);
     return index;
 }
 
-static int window_message(struct fixture *f, uint32_t rank, uint64_t unit)
+static int window_message(struct window_fixture *f, uint32_t rank, uint64_t unit)
 {
     struct window_part *part;
     return window_arrive(&f->window, rank, unit, f->now, &part);
 }
 
 /* Closes what may be closed; returns the index of the last part closed, or -1. */
-static int64_t window_close_all(struct fixture *f)
+static int64_t window_close_all(struct window_fixture *f)
 {
     int64_t last = -1;
     struct window_part *part;
@@ -66,7 +67,7 @@ static int64_t window_close_all(struct fixture *f)
 
 static void test_an_epoch_closes_by_its_end(void **state)
 {
-    struct fixture f;
+    struct window_fixture f;
     (void)state;
     window_start(&f, WINDOW_EPOCH, 1, 1);
     uint32_t rank = window_join(&f, 0, 1);
@@ -80,7 +81,7 @@ static void test_an_epoch_closes_by_its_end(void **state)
 
 static void test_all_ranks_must_have_moved_on(void **state)
 {
-    struct fixture f;
+    struct window_fixture f;
     (void)state;
     window_start(&f, WINDOW_EPOCH, 1, 1);
     uint32_t a = window_join(&f, 0, 2), b = window_join(&f, 1, 2);
@@ -95,7 +96,7 @@ static void test_all_ranks_must_have_moved_on(void **state)
 
 static void test_a_straggler_is_waited_for_until_the_timeout(void **state)
 {
-    struct fixture f;
+    struct window_fixture f;
     struct window_part *part;
     (void)state;
     window_start(&f, WINDOW_EPOCH, 1, 1);
@@ -115,7 +116,7 @@ static void test_a_straggler_is_waited_for_until_the_timeout(void **state)
 
 static void test_unknown_ranks_hold_up_the_first_part_for_the_grace_only(void **state)
 {
-    struct fixture f;
+    struct window_fixture f;
     (void)state;
     window_start(&f, WINDOW_EPOCH, 1, 1);
     uint32_t a = window_join(&f, 0, 8);
@@ -132,7 +133,7 @@ static void test_unknown_ranks_hold_up_the_first_part_for_the_grace_only(void **
 
 static void test_silence_shows_once_and_keeps_open(void **state)
 {
-    struct fixture f;
+    struct window_fixture f;
     (void)state;
     window_start(&f, WINDOW_EPOCH, 1, 1);
     uint32_t a = window_join(&f, 0, 1);
@@ -147,7 +148,7 @@ static void test_silence_shows_once_and_keeps_open(void **state)
 
 static void test_bye_closes_and_cuts_what_was_not_ended(void **state)
 {
-    struct fixture f;
+    struct window_fixture f;
     (void)state;
     window_start(&f, WINDOW_EPOCH, 1, 1);
     uint32_t a = window_join(&f, 0, 1);
@@ -162,7 +163,7 @@ static void test_bye_closes_and_cuts_what_was_not_ended(void **state)
 
 static void test_a_bye_is_taken_back_and_holds_when_nothing_follows(void **state)
 {
-    struct fixture f;
+    struct window_fixture f;
     (void)state;
     window_start(&f, WINDOW_EPOCH, 1, 1);
     uint32_t a = window_join(&f, 0, 1);
@@ -180,7 +181,7 @@ static void test_a_bye_is_taken_back_and_holds_when_nothing_follows(void **state
 
 static void test_a_bye_that_is_followed_for_long_is_taken_back_for_good(void **state)
 {
-    struct fixture f;
+    struct window_fixture f;
     (void)state;
     window_start(&f, WINDOW_EPOCH, 1, 1);
     uint32_t a = window_join(&f, 0, 1);
@@ -195,7 +196,7 @@ static void test_a_bye_that_is_followed_for_long_is_taken_back_for_good(void **s
 
 static void test_rolling_windows_keep_what_later_ones_need(void **state)
 {
-    struct fixture f;
+    struct window_fixture f;
     (void)state;
     window_start(&f, WINDOW_EPOCH, 6, 2); /* parts of 2, three per window */
     uint32_t a = window_join(&f, 0, 1);
@@ -212,7 +213,7 @@ static void test_rolling_windows_keep_what_later_ones_need(void **state)
 
 static void test_a_window_is_due_even_if_its_last_unit_was_skipped(void **state)
 {
-    struct fixture f;
+    struct window_fixture f;
     struct window_part *part;
     (void)state;
     window_start(&f, WINDOW_STEP, 10, 10);
@@ -229,7 +230,7 @@ static void test_a_window_is_due_even_if_its_last_unit_was_skipped(void **state)
 
 static void test_a_longer_stride_opens_its_boundary(void **state)
 {
-    struct fixture f;
+    struct window_fixture f;
     struct window_part *part;
     (void)state;
     window_start(&f, WINDOW_EPOCH, 2, 4); /* parts of 2; due at parts 1, 3, 5 */
@@ -247,7 +248,7 @@ static void test_a_longer_stride_opens_its_boundary(void **state)
 
 static void test_seconds_close_by_the_clock(void **state)
 {
-    struct fixture f;
+    struct window_fixture f;
     (void)state;
     window_start(&f, WINDOW_SECOND, 10, 10);
     uint32_t a = window_join(&f, 0, 1);
@@ -262,7 +263,7 @@ static void test_seconds_close_by_the_clock(void **state)
 
 static void test_more_ranks_than_the_limit_are_refused(void **state)
 {
-    struct fixture f;
+    struct window_fixture f;
     uint32_t index;
     (void)state;
     window_start(&f, WINDOW_EPOCH, 1, 1);
@@ -276,7 +277,7 @@ static void test_more_ranks_than_the_limit_are_refused(void **state)
 /* The survivors of a dead rank go on: the oldest part is cut, not their data refused. */
 static void test_a_rank_far_ahead_cuts_the_oldest_part(void **state)
 {
-    struct fixture f;
+    struct window_fixture f;
     (void)state;
     window_start(&f, WINDOW_STEP, 1, 1);
     uint32_t a = window_join(&f, 0, 2), b = window_join(&f, 1, 2);
@@ -292,7 +293,7 @@ static void test_a_rank_far_ahead_cuts_the_oldest_part(void **state)
 
 static void test_a_dead_rank_is_waited_for_once(void **state)
 {
-    struct fixture f;
+    struct window_fixture f;
     (void)state;
     window_start(&f, WINDOW_EPOCH, 1, 1);
     uint32_t a = window_join(&f, 0, 2);
@@ -313,7 +314,7 @@ static void test_a_dead_rank_is_waited_for_once(void **state)
 
 static void test_the_last_step_before_a_bye_completes_its_window(void **state)
 {
-    struct fixture f;
+    struct window_fixture f;
     (void)state;
     window_start(&f, WINDOW_STEP, 5, 5);
     uint32_t a = window_join(&f, 0, 1);
@@ -328,7 +329,7 @@ static void test_the_last_step_before_a_bye_completes_its_window(void **state)
 
 static void test_parts_that_all_have_finished_are_not_too_many(void **state)
 {
-    struct fixture f;
+    struct window_fixture f;
     (void)state;
     window_start(&f, WINDOW_STEP, 1, 1);
     uint32_t a = window_join(&f, 0, 1);
@@ -341,7 +342,7 @@ static void test_parts_that_all_have_finished_are_not_too_many(void **state)
 
 static void test_late_stays_late_and_is_foreseen(void **state)
 {
-    struct fixture f;
+    struct window_fixture f;
     (void)state;
     window_start(&f, WINDOW_STEP, 10, 10);
     uint32_t a = window_join(&f, 0, 1);
@@ -357,7 +358,7 @@ static void test_late_stays_late_and_is_foreseen(void **state)
 
 static void test_steps_that_go_backwards_count_while_their_part_is_open(void **state)
 {
-    struct fixture f;
+    struct window_fixture f;
     (void)state;
     window_start(&f, WINDOW_STEP, 10, 10);
     uint32_t a = window_join(&f, 0, 1);
@@ -372,7 +373,7 @@ static void test_steps_that_go_backwards_count_while_their_part_is_open(void **s
 
 static void test_skipped_epochs_leave_no_window_behind(void **state)
 {
-    struct fixture f;
+    struct window_fixture f;
     (void)state;
     window_start(&f, WINDOW_EPOCH, 1, 1);
     uint32_t a = window_join(&f, 0, 1);
@@ -387,7 +388,7 @@ static void test_skipped_epochs_leave_no_window_behind(void **state)
 
 static void test_a_world_that_grows_does_not_reopen_anything(void **state)
 {
-    struct fixture f;
+    struct window_fixture f;
     (void)state;
     window_start(&f, WINDOW_EPOCH, 1, 1);
     uint32_t a = window_join(&f, 0, 1);
@@ -408,7 +409,7 @@ static void test_a_world_that_grows_does_not_reopen_anything(void **state)
 
 static void test_a_clock_that_stands_still_or_goes_back_closes_nothing(void **state)
 {
-    struct fixture f;
+    struct window_fixture f;
     (void)state;
     window_start(&f, WINDOW_SECOND, 1, 1);
     uint32_t a = window_join(&f, 0, 1);
@@ -420,7 +421,7 @@ static void test_a_clock_that_stands_still_or_goes_back_closes_nothing(void **st
 
 static void test_ranks_can_be_taken_back(void **state)
 {
-    struct fixture f;
+    struct window_fixture f;
     (void)state;
     window_start(&f, WINDOW_EPOCH, 1, 1);
     window_join(&f, 7, 8);
@@ -434,7 +435,7 @@ static void test_ranks_can_be_taken_back(void **state)
 
 static void test_saved_parts_come_back_where_they_were(void **state)
 {
-    struct fixture f;
+    struct window_fixture f;
     struct window_part *part;
     (void)state;
     window_start(&f, WINDOW_EPOCH, 6, 2);
@@ -456,7 +457,7 @@ static void test_saved_parts_come_back_where_they_were(void **state)
 
 static void test_seconds_go_on_from_the_age_that_was_saved(void **state)
 {
-    struct fixture f;
+    struct window_fixture f;
     (void)state;
     window_start(&f, WINDOW_SECOND, 10, 10);
     f.window.age_ns = 25 * S;
@@ -472,7 +473,7 @@ static void test_seconds_go_on_from_the_age_that_was_saved(void **state)
 
 static void test_a_window_that_reaches_back_before_the_first_unit_seen_is_partial(void **state)
 {
-    struct fixture f;
+    struct window_fixture f;
     (void)state;
     window_start(&f, WINDOW_EPOCH, 2, 1);
     uint32_t a = window_join(&f, 0, 1);
@@ -489,7 +490,7 @@ static void test_a_window_that_reaches_back_before_the_first_unit_seen_is_partia
 
 static void test_a_window_whose_data_was_thrown_away_is_partial(void **state)
 {
-    struct fixture f;
+    struct window_fixture f;
     struct window_part *part;
     (void)state;
     window_start(&f, WINDOW_EPOCH, 1, 1);
@@ -511,7 +512,7 @@ static void test_a_window_whose_data_was_thrown_away_is_partial(void **state)
 
 static void test_a_quiet_window_of_several_parts_is_shown_once(void **state)
 {
-    struct fixture f;
+    struct window_fixture f;
     (void)state;
     window_start(&f, WINDOW_EPOCH, 4, 4);
     uint32_t a = window_join(&f, 0, 2);

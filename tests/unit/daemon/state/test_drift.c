@@ -20,7 +20,7 @@ static const struct drift_rule rule = {
     .windows = 5, .tolerance = 0.5, .threshold = 10, .buckets = KEYS};
 
 /* One window: rows of `entropy`, and `mean`, once per message. NaN = the head has none. */
-struct sample {
+struct drift_sample {
     double row[HEADS][ROWS];
     double message[HEADS];
 };
@@ -35,7 +35,7 @@ static double drift_random_normal(uint64_t *seed)
     return sum;
 }
 
-static struct layer_state *test_drift_state_of(const struct sample *sample, uint32_t buckets)
+static struct layer_state *test_drift_state_of(const struct drift_sample *sample, uint32_t buckets)
 {
     struct layer_state *state = layer_state_new(HEADS, buckets);
     struct message message = {.arrival = 1,
@@ -64,9 +64,9 @@ static struct layer_state *test_drift_state_of(const struct sample *sample, uint
 }
 
 /* The same value everywhere. */
-static struct sample flat(double value)
+static struct drift_sample flat(double value)
 {
-    struct sample sample;
+    struct drift_sample sample;
     for (int h = 0; h < HEADS; h++) {
         for (int r = 0; r < ROWS; r++) {
             sample.row[h][r] = value;
@@ -76,7 +76,7 @@ static struct sample flat(double value)
     return sample;
 }
 
-static struct sample without_head(struct sample sample, int head)
+static struct drift_sample without_head(struct drift_sample sample, int head)
 {
     for (int r = 0; r < ROWS; r++) {
         sample.row[head][r] = NAN;
@@ -92,7 +92,8 @@ static struct drift *new_drift(const struct drift_rule *of)
     return drift;
 }
 
-static void drift_give(struct drift *drift, const struct sample *sample, uint64_t last, bool learn)
+static void drift_give(struct drift *drift, const struct drift_sample *sample, uint64_t last,
+                       bool learn)
 {
     struct layer_state *state = test_drift_state_of(sample, KEYS);
     assert_int_equal(drift_window(drift, state, last, learn), 0);
@@ -101,7 +102,7 @@ static void drift_give(struct drift *drift, const struct sample *sample, uint64_
 
 static void give_flat(struct drift *drift, double value, uint64_t last)
 {
-    struct sample sample = flat(value);
+    struct drift_sample sample = flat(value);
     drift_give(drift, &sample, last, true);
 }
 
@@ -122,14 +123,14 @@ static void assert_near(double got, double want, double tolerance)
 
 /* Brute force */
 
-struct series {
+struct drift_series {
     double mean[WINDOWS];
     bool has[WINDOWS];
     int count;
 };
 
 /* The number of windows up to t that have a value, their mean and std. */
-static int baseline_of(const struct series *s, int t, double *ret_mean, double *ret_std)
+static int baseline_of(const struct drift_series *s, int t, double *ret_mean, double *ret_std)
 {
     int n = 0, i = 0;
     double sum = 0, squares = 0;
@@ -149,7 +150,7 @@ static int baseline_of(const struct series *s, int t, double *ret_mean, double *
 /* Sum over i = from .. to of side * (x_i - mean of what was before since `level`) / std -
  * tolerance.
  */
-static double cumulated(const struct series *s, int level, int from, int to, double std,
+static double cumulated(const struct drift_series *s, int level, int from, int to, double std,
                         double side)
 {
     double total = 0;
@@ -170,7 +171,8 @@ static double cumulated(const struct series *s, int level, int from, int to, dou
 
 /* Where the largest of all sums that end at t begins: the first window after the extreme of the
  * cumulative sum; -1 when it does not exceed the threshold. */
-static int excursion(const struct series *s, int level, int from, int t, double std, double side)
+static int excursion(const struct drift_series *s, int level, int from, int t, double std,
+                     double side)
 {
     double most = 0;
     int begin = -1;
@@ -184,7 +186,7 @@ static int excursion(const struct series *s, int level, int from, int t, double 
 }
 
 /* The newest change at window t: every window is judged from the last restart on. */
-static double change_of(const struct series *s, int t)
+static double change_of(const struct drift_series *s, int t)
 {
     double mean, std, change = NAN;
     int first = 0, n = 0, level = 0;
@@ -240,7 +242,7 @@ static double drift_js_of(int32_t *p, int np, int32_t *q, int nq)
 }
 
 /* Of head h's rows in window t against those of its baseline. */
-static double brute_js(const struct sample *samples, int t, int h)
+static double brute_js(const struct drift_sample *samples, int t, int h)
 {
     int32_t p[5 * ROWS], q[ROWS];
     int np = 0, nq = 0, windows = 0;
@@ -260,9 +262,10 @@ static double brute_js(const struct sample *samples, int t, int h)
     return nq > 0 ? drift_js_of(p, np, q, nq) : NAN;
 }
 
-static struct series drift_series_of(const struct sample *samples, int count, int h, bool rows)
+static struct drift_series drift_series_of(const struct drift_sample *samples, int count, int h,
+                                           bool rows)
 {
-    struct series s = {.count = count};
+    struct drift_series s = {.count = count};
     for (int t = 0; t < count; t++) {
         double sum = 0;
         for (int r = 0; r < ROWS; r++) {
@@ -274,12 +277,12 @@ static struct series drift_series_of(const struct sample *samples, int count, in
     return s;
 }
 
-static void assert_brute(const struct drift *drift, const struct sample *samples, int t)
+static void assert_brute(const struct drift *drift, const struct drift_sample *samples, int t)
 {
     for (int h = 0; h < HEADS; h++) {
         for (int rows = 0; rows < 2; rows++) {
             double mean, std;
-            struct series s = drift_series_of(samples, t + 1, h, rows);
+            struct drift_series s = drift_series_of(samples, t + 1, h, rows);
             int metric = rows ? METRIC_ENTROPY : METRIC_MEAN;
             const struct result_drift *got = drift_result(drift, metric);
             if (baseline_of(&s, t, &mean, &std) < (int)rule.windows) {
@@ -296,7 +299,7 @@ static void assert_brute(const struct drift *drift, const struct sample *samples
 }
 
 /* Levels that jump, heads that come late or are missing now and then. */
-static void fill_samples(struct sample *samples, int count, uint64_t seed)
+static void fill_samples(struct drift_sample *samples, int count, uint64_t seed)
 {
     double level[HEADS] = {1, -2, 100};
     for (int t = 0; t < count; t++) {
@@ -316,7 +319,7 @@ static void fill_samples(struct sample *samples, int count, uint64_t seed)
 static void test_every_number_is_that_of_brute_force(void **unused)
 {
     (void)unused;
-    struct sample *samples = malloc(WINDOWS * sizeof *samples);
+    struct drift_sample *samples = malloc(WINDOWS * sizeof *samples);
     assert_non_null(samples);
     for (uint64_t seed = 1; seed <= 12; seed++) {
         struct drift *drift = new_drift(&rule);
@@ -335,7 +338,7 @@ static void test_limited_histograms_are_those_of_one_pass(void **unused)
     (void)unused;
     struct drift_rule narrow = rule;
     narrow.buckets = 9;
-    struct sample *samples = malloc(WINDOWS * sizeof *samples);
+    struct drift_sample *samples = malloc(WINDOWS * sizeof *samples);
     assert_non_null(samples);
     struct drift *drift = new_drift(&narrow);
     struct dist pooled = {0}, window = {0};
@@ -384,7 +387,7 @@ static void test_partial_windows_are_compared_and_not_learned(void **unused)
 {
     (void)unused;
     struct drift *drift = new_drift(&rule);
-    struct sample far = flat(1000);
+    struct drift_sample far = flat(1000);
     drift_give(drift, &far, 1, false);
     assert_int_equal(drift_learned(drift), 0);
     give_all(drift, around_ten, 5, 0);
@@ -540,7 +543,7 @@ static void test_a_head_that_comes_late_has_its_own_baseline(void **unused)
     (void)unused;
     struct drift *drift = new_drift(&rule);
     for (int i = 0; i < 12; i++) {
-        struct sample sample = flat(around_ten[i % 5]);
+        struct drift_sample sample = flat(around_ten[i % 5]);
         sample = i < 6 ? without_head(sample, 1) : sample;
         drift_give(drift, &sample, (uint64_t)i, true);
         const struct result_drift *got = drift_result(drift, METRIC_ENTROPY);
@@ -557,7 +560,7 @@ static void test_drift_pin(struct drift *drift, const double *values, uint32_t c
 {
     struct layer_state *states[8];
     for (uint32_t i = 0; i < count; i++) {
-        struct sample sample = without_head(flat(values[i]), 2);
+        struct drift_sample sample = without_head(flat(values[i]), 2);
         states[i] = test_drift_state_of(&sample, KEYS);
     }
     assert_int_equal(drift_pin(drift, (const struct layer_state *const *)states, count), 0);
@@ -604,7 +607,7 @@ static void assert_same_pack(const struct drift *drift, const struct mpk_writer 
 }
 
 /* Everything there is: heads that learn still, sums under way, changes. */
-static struct drift *busy_drift(struct sample *samples, int windows)
+static struct drift *busy_drift(struct drift_sample *samples, int windows)
 {
     struct drift *drift = new_drift(&rule);
     fill_samples(samples, WINDOWS, 7);
@@ -628,7 +631,7 @@ static void assert_same_results(const struct drift *a, const struct drift *b)
 static void test_what_was_packed_goes_on_bit_for_bit(void **unused)
 {
     (void)unused;
-    struct sample *samples = malloc(WINDOWS * sizeof *samples);
+    struct drift_sample *samples = malloc(WINDOWS * sizeof *samples);
     assert_non_null(samples);
     for (int windows = 0; windows < WINDOWS; windows += 3) {
         struct drift *drift = busy_drift(samples, windows), *back = NULL;
@@ -666,7 +669,7 @@ static int unpack_copy(const char *data, size_t size, struct drift **ret_drift)
 static void test_hostile_bytes_are_refused_or_harmless(void **unused)
 {
     (void)unused;
-    struct sample *samples = malloc(WINDOWS * sizeof *samples);
+    struct drift_sample *samples = malloc(WINDOWS * sizeof *samples);
     struct mpk_writer packed;
     assert_non_null(samples);
     struct drift *drift = busy_drift(samples, 9), *back = NULL;
@@ -712,7 +715,7 @@ static void test_bytes_that_are_no_drift_are_refused(void **unused)
 static void test_a_window_without_memory_has_no_effect(void **unused)
 {
     (void)unused;
-    struct sample *samples = malloc(WINDOWS * sizeof *samples);
+    struct drift_sample *samples = malloc(WINDOWS * sizeof *samples);
     struct mpk_writer before;
     assert_non_null(samples);
     static const int windows[] = {0, 3, 9, 20};
@@ -745,7 +748,7 @@ static void test_pinning_without_memory_has_no_effect(void **unused)
 {
     (void)unused;
     struct drift *drift = new_drift(&rule);
-    struct sample sample = flat(3);
+    struct drift_sample sample = flat(3);
     struct layer_state *state = test_drift_state_of(&sample, KEYS);
     const struct layer_state *states[] = {state, state};
     struct mpk_writer before;
@@ -768,7 +771,7 @@ static void test_pinning_without_memory_has_no_effect(void **unused)
 static void test_packing_and_unpacking_survive_a_lack_of_memory(void **unused)
 {
     (void)unused;
-    struct sample *samples = malloc(WINDOWS * sizeof *samples);
+    struct drift_sample *samples = malloc(WINDOWS * sizeof *samples);
     struct mpk_writer packed, broken;
     assert_non_null(samples);
     struct drift *drift = busy_drift(samples, 9), *back = NULL;

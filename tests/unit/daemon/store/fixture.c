@@ -17,7 +17,7 @@
 
 int fixture_setup(void **state)
 {
-    struct fixture *fixture = calloc(1, sizeof *fixture);
+    struct store_fixture *fixture = calloc(1, sizeof *fixture);
     assert_non_null(fixture);
     strcpy(fixture->directory, "/tmp/attnd-store-XXXXXX");
     assert_non_null(mkdtemp(fixture->directory));
@@ -29,7 +29,7 @@ int fixture_setup(void **state)
     return 0;
 }
 
-static void each_file(struct fixture *fixture, void (*visit)(const char *path, void *data),
+static void each_file(struct store_fixture *fixture, void (*visit)(const char *path, void *data),
                       void *data)
 {
     char path[400];
@@ -52,7 +52,7 @@ static void remove_file(const char *path, void *data)
 
 int fixture_teardown(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     store_free(&fixture->store);
     each_file(fixture, remove_file, NULL);
     rmdir(fixture->directory);
@@ -60,7 +60,7 @@ int fixture_teardown(void **state)
     return 0;
 }
 
-void fixture_open(struct fixture *fixture)
+void fixture_open(struct store_fixture *fixture)
 {
     const char *reason = "";
     assert_int_equal(store_new(&fixture->config, &fixture->stats, &fixture->store), 0);
@@ -69,12 +69,12 @@ void fixture_open(struct fixture *fixture)
     }
 }
 
-void fixture_close(struct fixture *fixture)
+void fixture_close(struct store_fixture *fixture)
 {
     store_free(&fixture->store);
 }
 
-const char *fixture_reason(struct fixture *fixture)
+const char *fixture_reason(struct store_fixture *fixture)
 {
     static char text[8192];
     const char *reason = NULL;
@@ -112,13 +112,13 @@ struct store_window window_of(uint64_t last, const void *state, size_t size)
     };
 }
 
-void submit(struct fixture *fixture, struct store_batch *batch)
+void submit(struct store_fixture *fixture, struct store_batch *batch)
 {
     assert_true(store_submit(fixture->store, &batch));
     assert_null(batch);
 }
 
-void submit_window(struct fixture *fixture, uint64_t last, const void *state, size_t size)
+void submit_window(struct store_fixture *fixture, uint64_t last, const void *state, size_t size)
 {
     struct store_batch *batch = batch_of(7, last);
     struct store_window window = window_of(last, state, size);
@@ -146,7 +146,7 @@ void pack_state(uint64_t seed, struct mpk_writer *ret_packed)
 
 /* Looking */
 
-void wait_count(struct fixture *fixture, enum counter counter, uint64_t least)
+void wait_count(struct store_fixture *fixture, enum counter counter, uint64_t least)
 {
     uint64_t end = clock_monotonic_ns() + PATIENCE_NS;
     while (stats_get(&fixture->stats, counter) < least && clock_monotonic_ns() < end) {
@@ -155,7 +155,7 @@ void wait_count(struct fixture *fixture, enum counter counter, uint64_t least)
     assert_true(stats_get(&fixture->stats, counter) >= least);
 }
 
-void wait_answer(struct fixture *fixture, const char *sql, int64_t answer)
+void wait_answer(struct store_fixture *fixture, const char *sql, int64_t answer)
 {
     uint64_t end = clock_monotonic_ns() + PATIENCE_NS;
     while (ask(fixture, sql) != answer && clock_monotonic_ns() < end) {
@@ -164,7 +164,7 @@ void wait_answer(struct fixture *fixture, const char *sql, int64_t answer)
     assert_int_equal(ask(fixture, sql), answer);
 }
 
-static sqlite3 *store_fixture_connect_to(struct fixture *fixture, int flags)
+static sqlite3 *store_fixture_connect_to(struct store_fixture *fixture, int flags)
 {
     sqlite3 *db = NULL;
     assert_int_equal(sqlite3_open_v2(fixture->path, &db, flags, NULL), SQLITE_OK);
@@ -172,7 +172,7 @@ static sqlite3 *store_fixture_connect_to(struct fixture *fixture, int flags)
     return db;
 }
 
-int64_t ask(struct fixture *fixture, const char *sql)
+int64_t ask(struct store_fixture *fixture, const char *sql)
 {
     sqlite3 *db = store_fixture_connect_to(fixture, SQLITE_OPEN_READONLY);
     sqlite3_stmt *statement = NULL;
@@ -186,14 +186,14 @@ int64_t ask(struct fixture *fixture, const char *sql)
     return answer;
 }
 
-void change(struct fixture *fixture, const char *sql)
+void change(struct store_fixture *fixture, const char *sql)
 {
     sqlite3 *db = store_fixture_connect_to(fixture, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE);
     assert_int_equal(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK);
     sqlite3_close(db);
 }
 
-void assert_sound(struct fixture *fixture)
+void assert_sound(struct store_fixture *fixture)
 {
     assert_int_equal(ask(fixture, "SELECT quick_check = 'ok' FROM pragma_quick_check"), 1);
 }
@@ -209,7 +209,7 @@ static void count_file(const char *path, void *data)
     counting->count += strstr(strrchr(path, '/'), counting->part) != NULL;
 }
 
-int count_files(struct fixture *fixture, const char *part)
+int count_files(struct store_fixture *fixture, const char *part)
 {
     struct counting counting = {part, 0};
     each_file(fixture, count_file, &counting);

@@ -97,7 +97,7 @@ static int count_expected(const struct expected *expected)
     return count;
 }
 
-static void check_series(struct fixture *fixture, const struct mpk_writer *states, int gap)
+static void check_series(struct store_fixture *fixture, const struct mpk_writer *states, int gap)
 {
     struct expected expected;
     sqlite3 *db;
@@ -120,7 +120,7 @@ static void check_series(struct fixture *fixture, const struct mpk_writer *state
     expect_clear(&expected);
 }
 
-static void store_chunk_check_windows(struct fixture *fixture)
+static void store_chunk_check_windows(struct store_fixture *fixture)
 {
     struct series_window windows[SERIES_WINDOWS_MAX];
     sqlite3 *db;
@@ -140,7 +140,7 @@ static void store_chunk_check_windows(struct fixture *fixture)
     sqlite3_close(db);
 }
 
-static void submit_states(struct fixture *fixture, struct mpk_writer *states, uint64_t from,
+static void submit_states(struct store_fixture *fixture, struct mpk_writer *states, uint64_t from,
                           uint64_t to)
 {
     for (uint64_t last = from; last < to; last++) {
@@ -165,7 +165,7 @@ static void clear_states(struct mpk_writer *states)
 
 static void test_64_windows_become_a_chunk_with_their_summaries_numbers(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     struct mpk_writer states[VARIANTS];
     pack_states(states);
     fixture_open(fixture);
@@ -185,7 +185,7 @@ static void test_64_windows_become_a_chunk_with_their_summaries_numbers(void **s
 
 static void test_a_window_that_comes_after_its_chunk_is_not_in_it(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     struct mpk_writer states[VARIANTS];
     pack_states(states);
     fixture_open(fixture);
@@ -199,7 +199,7 @@ static void test_a_window_that_comes_after_its_chunk_is_not_in_it(void **state)
 
 static void test_open_windows_are_not_chunked(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     struct store_batch *batch = batch_of(7, 1);
     fixture_open(fixture);
     for (uint64_t last = 0; last < 130; last++) {
@@ -216,7 +216,7 @@ static void test_open_windows_are_not_chunked(void **state)
 
 static void test_states_that_cannot_be_read_give_gaps(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     struct mpk_writer states[VARIANTS];
     pack_states(states);
     fixture_open(fixture);
@@ -234,7 +234,7 @@ static void test_states_that_cannot_be_read_give_gaps(void **state)
 
 static void test_old_states_are_thinned_out(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     struct mpk_writer states[VARIANTS];
     pack_states(states);
     fixture->config.history_states = 65; /* two chunks */
@@ -250,7 +250,7 @@ static void test_old_states_are_thinned_out(void **state)
 
 static void test_what_was_not_chunked_is_chunked_at_the_next_start(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     fixture_open(fixture);
     submit_window(fixture, 0, NULL, 0);
     fixture_close(fixture);

@@ -20,7 +20,7 @@ static void store_damage_put_file(const char *path, const char *text)
     fclose(file);
 }
 
-static void store_damage_store_some(struct fixture *fixture, uint64_t from, uint64_t to)
+static void store_damage_store_some(struct store_fixture *fixture, uint64_t from, uint64_t to)
 {
     static const char bytes[3000] = "x";
     fixture_open(fixture);
@@ -30,7 +30,7 @@ static void store_damage_store_some(struct fixture *fixture, uint64_t from, uint
     fixture_close(fixture);
 }
 
-static void overwrite(struct fixture *fixture, off_t from, off_t to)
+static void overwrite(struct store_fixture *fixture, off_t from, off_t to)
 {
     int fd = open(fixture->path, O_WRONLY);
     uint64_t random = 1;
@@ -43,13 +43,13 @@ static void overwrite(struct fixture *fixture, off_t from, off_t to)
     close(fd);
 }
 
-static void mark_unclean(struct fixture *fixture)
+static void mark_unclean(struct store_fixture *fixture)
 {
     change(fixture, "UPDATE meta SET value = 0 WHERE key = 'clean'");
 }
 
 /* The file is set aside, and history goes on in a new one. */
-static void assert_replaced(struct fixture *fixture)
+static void assert_replaced(struct store_fixture *fixture)
 {
     log_capture();
     store_damage_store_some(fixture, 1000, 1001);
@@ -63,7 +63,7 @@ static void assert_replaced(struct fixture *fixture)
 
 static void test_a_corrupt_page_is_found_after_an_unclean_stop(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     store_damage_store_some(fixture, 0, 60);
     mark_unclean(fixture);
     overwrite(fixture, 10 * 8192, 12 * 8192);
@@ -72,7 +72,7 @@ static void test_a_corrupt_page_is_found_after_an_unclean_stop(void **state)
 
 static void test_a_corrupt_page_is_found_while_running(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     store_damage_store_some(fixture, 0, 60);
     overwrite(fixture, 2 * 8192, 40 * 8192); /* but for the schema */
     assert_replaced(fixture);
@@ -81,7 +81,7 @@ static void test_a_corrupt_page_is_found_while_running(void **state)
 
 static void test_a_truncated_file_is_set_aside(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     store_damage_store_some(fixture, 0, 60);
     mark_unclean(fixture);
     assert_int_equal(truncate(fixture->path, 100000), 0);
@@ -90,7 +90,7 @@ static void test_a_truncated_file_is_set_aside(void **state)
 
 static void test_a_history_whose_header_is_gone_is_set_aside(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     store_damage_store_some(fixture, 0, 10);
     overwrite(fixture, 0, 100);
     assert_replaced(fixture);
@@ -98,7 +98,7 @@ static void test_a_history_whose_header_is_gone_is_set_aside(void **state)
 
 static void test_an_empty_file_is_a_new_history(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     store_damage_put_file(fixture->path, "");
     store_damage_store_some(fixture, 0, 1);
     assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 1);
@@ -107,7 +107,7 @@ static void test_an_empty_file_is_a_new_history(void **state)
 
 static void test_files_set_aside_in_one_second_have_names_of_their_own(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     log_capture();
     for (int i = 0; i < 3; i++) {
         store_damage_store_some(fixture, 0, 1);
@@ -120,7 +120,7 @@ static void test_files_set_aside_in_one_second_have_names_of_their_own(void **st
 
 /* Files that go */
 
-static void remove_database(struct fixture *fixture)
+static void remove_database(struct store_fixture *fixture)
 {
     static const char *const suffixes[] = {"", "-wal", "-shm", ".lock"};
     char path[160];
@@ -132,7 +132,7 @@ static void remove_database(struct fixture *fixture)
 
 static void test_a_file_that_is_removed_is_written_again(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     fixture_open(fixture);
     submit_window(fixture, 1, NULL, 0);
     wait_count(fixture, COUNT_STORED, 1);
@@ -153,7 +153,7 @@ static void test_a_file_that_is_removed_is_written_again(void **state)
 
 static void test_a_file_in_its_place_goes_on(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     char other[160];
     snprintf(other, sizeof other, "%s.other", fixture->path);
     store_damage_store_some(fixture, 0, 10);
@@ -176,7 +176,7 @@ static void test_a_file_in_its_place_goes_on(void **state)
 /* A copy put back with `mv`: the log of the file before it stays beside it, and is none of it. */
 static void test_a_copy_in_its_place_is_as_it_was(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     char copy[160], statement[200];
     snprintf(copy, sizeof copy, "%s.copy", fixture->path);
     store_damage_store_some(fixture, 0, 10);
@@ -199,7 +199,7 @@ static void test_a_copy_in_its_place_is_as_it_was(void **state)
 
 static void test_a_file_of_somebody_else_in_its_place_is_left_alone(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     const char *reason = "";
     char other[160], statement[220];
     snprintf(other, sizeof other, "%s.other", fixture->path);
@@ -233,7 +233,7 @@ static void test_a_file_of_somebody_else_in_its_place_is_left_alone(void **state
 /* Any byte anywhere may be wrong: history goes on, in this file or another one. */
 static void test_random_damage_never_stops_the_history(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     log_capture();
     for (uint64_t round = 0; round < 20; round++) {
         struct stat file;
@@ -263,7 +263,7 @@ static void limit_files(rlim_t bytes)
 
 static void test_a_full_disk_costs_records_until_there_is_room(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     static const char bytes[100000] = "x";
     signal(SIGXFSZ, SIG_IGN);
     fixture_open(fixture);

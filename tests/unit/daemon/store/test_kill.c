@@ -11,7 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static void store_kill_store_some(struct fixture *fixture, uint64_t from, uint64_t to)
+static void store_kill_store_some(struct store_fixture *fixture, uint64_t from, uint64_t to)
 {
     static const char bytes[3000] = "x";
     fixture_open(fixture);
@@ -22,7 +22,7 @@ static void store_kill_store_some(struct fixture *fixture, uint64_t from, uint64
 }
 
 /* Windows, each in one batch with the position that goes with it. */
-static void submit_position(struct fixture *fixture, uint64_t last)
+static void submit_position(struct store_fixture *fixture, uint64_t last)
 {
     static const char bytes[40000] = "x";
     char position[24];
@@ -38,7 +38,7 @@ static void submit_position(struct fixture *fixture, uint64_t last)
 
 #define POSITIONS 200
 
-static pid_t start_child(struct fixture *fixture, const char *crash_at)
+static pid_t start_child(struct store_fixture *fixture, const char *crash_at)
 {
     pid_t pid = fork();
     assert_true(pid >= 0);
@@ -62,7 +62,7 @@ static pid_t start_child(struct fixture *fixture, const char *crash_at)
 }
 
 /* What is there is what the first so many batches said. Returns how many. */
-static int64_t assert_prefix(struct fixture *fixture)
+static int64_t assert_prefix(struct store_fixture *fixture)
 {
     assert_sound(fixture);
     int64_t windows = ask(fixture, "SELECT count(*) FROM windows");
@@ -74,7 +74,7 @@ static int64_t assert_prefix(struct fixture *fixture)
 }
 
 /* A database that was left behind is used again. */
-static void assert_goes_on(struct fixture *fixture)
+static void assert_goes_on(struct store_fixture *fixture)
 {
     int64_t before = ask(fixture, "SELECT count(*) FROM windows");
     store_kill_store_some(fixture, POSITIONS, POSITIONS + 1);
@@ -83,7 +83,7 @@ static void assert_goes_on(struct fixture *fixture)
     assert_sound(fixture);
 }
 
-static void kill_at(struct fixture *fixture, const char *point)
+static void kill_at(struct store_fixture *fixture, const char *point)
 {
     int status = 0;
     pid_t pid = start_child(fixture, point);
@@ -98,7 +98,7 @@ static void test_killed_in_a_commit_it_has_a_prefix(void **state)
 {
     static const char *const points[] = {"store_begin:3", "store_before_commit:3",
                                          "store_after_commit:3", "store_chunk"};
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     for (size_t i = 0; i < sizeof points / sizeof points[0]; i++) {
         kill_at(fixture, points[i]);
         int64_t windows = assert_prefix(fixture);
@@ -116,7 +116,7 @@ static void test_killed_in_a_commit_it_has_a_prefix(void **state)
 
 static void test_killed_in_retention_it_is_sound(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     fixture->config.history_max_size = 1 << 20;
     kill_at(fixture, "store_retention:2"); /* one step was taken: of windows, or of states */
     assert_sound(fixture);
@@ -130,7 +130,7 @@ static void test_killed_in_retention_it_is_sound(void **state)
 
 static void test_killed_at_any_time_it_has_a_prefix(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     for (int round = 0; round < 12; round++) {
         int status = 0;
         pid_t pid = start_child(fixture, NULL);

@@ -14,7 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static void store_off_assert_reason(struct fixture *fixture, const char *expected)
+static void store_off_assert_reason(struct store_fixture *fixture, const char *expected)
 {
     const char *reason;
     log_capture();
@@ -26,7 +26,7 @@ static void store_off_assert_reason(struct fixture *fixture, const char *expecte
     assert_int_equal(logged, 1);
 }
 
-static void set_path(struct fixture *fixture, const char *path)
+static void set_path(struct store_fixture *fixture, const char *path)
 {
     strcpy(fixture->config.history_path.text, path);
 }
@@ -41,7 +41,7 @@ static void store_off_put_file(const char *path, const char *text)
 
 static void test_a_second_attnd_has_no_history(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     fixture_open(fixture);
     store_off_assert_reason(fixture, "history.db: another attnd is using it");
     submit_window(fixture, 1, "x", 1);
@@ -52,7 +52,7 @@ static void test_a_second_attnd_has_no_history(void **state)
 
 static void test_a_newer_database_is_left_alone(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     fixture_open(fixture);
     fixture_close(fixture);
     change(fixture, "PRAGMA user_version = 99");
@@ -63,7 +63,7 @@ static void test_a_newer_database_is_left_alone(void **state)
 
 static void test_store_off_a_database_of_another_program_is_left_alone(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     change(fixture, "CREATE TABLE mine(x)");
     store_off_assert_reason(fixture, "history.db: it is a database of another program");
     assert_int_equal(ask(fixture, "SELECT count(*) FROM sqlite_schema"), 1);
@@ -71,7 +71,7 @@ static void test_store_off_a_database_of_another_program_is_left_alone(void **st
 
 static void test_a_file_that_is_no_database_is_left_alone(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     store_off_put_file(fixture->path, "a letter to my aunt");
     store_off_assert_reason(fixture, "history.db: the file is there and is not a database");
     store_off_assert_reason(fixture, "history.db: the file is there and is not a database");
@@ -80,7 +80,7 @@ static void test_a_file_that_is_no_database_is_left_alone(void **state)
 
 static void test_a_path_through_a_file_cannot_be(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     char path[256];
     store_off_put_file(fixture->path, "");
     snprintf(path, sizeof path, "%s/history.db", fixture->path);
@@ -90,14 +90,14 @@ static void test_a_path_through_a_file_cannot_be(void **state)
 
 static void test_a_directory_is_no_database(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     set_path(fixture, fixture->directory);
     store_off_assert_reason(fixture, "it is not a regular file");
 }
 
 static void test_directories_are_made(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     char path[256], *end;
     struct stat made;
     snprintf(path, sizeof path, "%s/a/b/history.db", fixture->directory);
@@ -117,7 +117,7 @@ static void test_directories_are_made(void **state)
 
 static void test_history_can_be_switched_off(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     struct store_batch *batch = batch_of(7, 1);
     fixture->config.history_enabled = false;
     assert_string_equal(fixture_reason(fixture), "history.enabled is false");
@@ -145,7 +145,7 @@ static int as_somebody(int (*child)(void *data), void *data)
 
 /* Whether history is off with this reason. */
 struct off {
-    struct fixture *fixture;
+    struct store_fixture *fixture;
     const char *expected;
 };
 
@@ -168,7 +168,7 @@ static int store_off_is_off(void *data)
 
 static void test_a_directory_that_cannot_be_written_is_no_place(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     struct off off = {fixture, "history.db.lock: Permission denied"};
     assert_int_equal(chmod(fixture->directory, 0555), 0);
     assert_int_equal(as_somebody(store_off_is_off, &off), 0);
@@ -177,7 +177,7 @@ static void test_a_directory_that_cannot_be_written_is_no_place(void **state)
 
 static void test_a_file_that_can_only_be_read_is_left_alone(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     struct off off = {fixture, "history.db: it can only be read"};
     char lock[256];
     fixture_open(fixture);

@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 
 /* `count` windows of layer 0, of which the older ones are in chunks. */
-static void store_windows(struct fixture *fixture, uint64_t count)
+static void store_windows(struct store_fixture *fixture, uint64_t count)
 {
     int64_t chunks = (int64_t)(count / 64);
     fixture_open(fixture);
@@ -23,7 +23,7 @@ static void store_windows(struct fixture *fixture, uint64_t count)
 
 static void test_windows_go_with_their_age(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     fixture->config.history_trust_clock = true;
     fixture->config.history_max_age = 1000000000000;
     store_windows(fixture, 200);
@@ -39,7 +39,7 @@ static void test_windows_go_with_their_age(void **state)
     assert_sound(fixture);
 }
 
-static void add_map_and_alert(struct fixture *fixture, uint64_t last)
+static void add_map_and_alert(struct store_fixture *fixture, uint64_t last)
 {
     const uint16_t value = 0x3c00;
     struct store_map map = {.layer = {STACK_DECODER, 0, SITE_SELF},
@@ -57,7 +57,7 @@ static void add_map_and_alert(struct fixture *fixture, uint64_t last)
 
 static void test_maps_and_alerts_go_with_their_age(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     fixture->config.history_trust_clock = true;
     fixture_open(fixture);
     add_map_and_alert(fixture, 1);
@@ -73,7 +73,7 @@ static void test_maps_and_alerts_go_with_their_age(void **state)
 
 static void test_a_map_goes_with_its_window(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     fixture->config.history_trust_clock = true;
     fixture_open(fixture);
     submit_window(fixture, 1, NULL, 0);
@@ -89,7 +89,7 @@ static void test_a_map_goes_with_its_window(void **state)
 
 static void test_an_old_run_goes_as_a_whole(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     fixture->config.history_trust_clock = true;
     store_windows(fixture, 70);
     fixture_open(fixture);
@@ -117,7 +117,7 @@ static void test_an_old_run_goes_as_a_whole(void **state)
 #define YEAR "31536000"
 
 /* Everything is so many seconds older: as if this machine's clock were ahead. */
-static void make_older(struct fixture *fixture, const char *seconds)
+static void make_older(struct store_fixture *fixture, const char *seconds)
 {
     static const char *const tables[] = {"runs", "windows", "chunks", "maps", "alerts"};
     char sql[200];
@@ -130,7 +130,7 @@ static void make_older(struct fixture *fixture, const char *seconds)
 }
 
 /* Stores a window, and closes the store once it has had time for retention. */
-static void store_one(struct fixture *fixture, uint64_t last)
+static void store_one(struct store_fixture *fixture, uint64_t last)
 {
     fixture_open(fixture);
     submit_window(fixture, last, NULL, 0);
@@ -141,7 +141,7 @@ static void store_one(struct fixture *fixture, uint64_t last)
 
 static void test_a_clock_that_is_a_year_ahead_removes_nothing(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     store_windows(fixture, 100);
     make_older(fixture, YEAR);
     log_capture();
@@ -158,7 +158,7 @@ static void test_a_clock_that_is_a_year_ahead_removes_nothing(void **state)
 
 static void test_a_database_that_never_wrote_the_time_down_is_as_safe(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     store_windows(fixture, 10);
     make_older(fixture, YEAR);
     change(fixture, "DELETE FROM meta WHERE key = 'clock'");
@@ -169,7 +169,7 @@ static void test_a_database_that_never_wrote_the_time_down_is_as_safe(void **sta
 
 static void test_a_clock_that_is_behind_makes_nothing_old(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     store_windows(fixture, 10);
     make_older(fixture, "-" YEAR);
     store_one(fixture, 10);
@@ -185,7 +185,7 @@ static void test_a_clock_that_is_behind_makes_nothing_old(void **state)
 
 static void test_windows_of_a_few_weeks_ago_go_when_a_new_one_comes(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     fixture->config.history_max_age = UINT64_C(86400000000000);
     store_windows(fixture, 100);
     make_older(fixture, "20 * 86400");
@@ -201,7 +201,7 @@ static void test_windows_of_a_few_weeks_ago_go_when_a_new_one_comes(void **state
 
 static void test_a_clock_that_is_trusted_removes_at_once(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     store_windows(fixture, 100);
     make_older(fixture, YEAR);
     fixture->config.history_trust_clock = true;
@@ -219,7 +219,7 @@ static void test_a_clock_that_is_trusted_removes_at_once(void **state)
 
 #define STATE_BYTES 40000
 
-static int64_t store_retention_file_bytes(struct fixture *fixture)
+static int64_t store_retention_file_bytes(struct store_fixture *fixture)
 {
     struct stat file;
     return stat(fixture->path, &file) ? -1 : (int64_t)file.st_size;
@@ -238,7 +238,7 @@ static uint8_t *make_bytes(void)
     return bytes;
 }
 
-static void submit_large(struct fixture *fixture, uint64_t from, uint64_t to)
+static void submit_large(struct store_fixture *fixture, uint64_t from, uint64_t to)
 {
     uint8_t *bytes = make_bytes();
     for (uint64_t last = from; last < to; last++) {
@@ -249,7 +249,7 @@ static void submit_large(struct fixture *fixture, uint64_t from, uint64_t to)
 
 static void test_states_make_room_before_windows(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     fixture->config.history_max_size = 6 << 20; /* 150 states */
     log_capture();
     fixture_open(fixture);
@@ -267,7 +267,7 @@ static void test_states_make_room_before_windows(void **state)
 
 static void test_the_oldest_windows_make_room(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     fixture->config.history_max_size = 1 << 20;
     fixture_open(fixture);
     submit_large(fixture, 0, 63);
@@ -283,7 +283,7 @@ static void test_the_oldest_windows_make_room(void **state)
 
 static void test_the_file_shrinks_when_the_bound_is_lowered(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     fixture_open(fixture);
     submit_large(fixture, 0, 60);
     fixture_close(fixture);

@@ -5,15 +5,15 @@
 
 #include "daemon/store/schema.h"
 
-static sqlite3 *open_file(struct fixture *fixture)
+static sqlite3 *open_file(struct store_fixture *fixture)
 {
     sqlite3 *db = NULL;
     assert_int_equal(sqlite3_open(fixture->path, &db), SQLITE_OK);
     return db;
 }
 
-static enum schema_verdict store_schema_apply(struct fixture *fixture, const struct schema *schema,
-                                              int *code)
+static enum schema_verdict store_schema_apply(struct store_fixture *fixture,
+                                              const struct schema *schema, int *code)
 {
     sqlite3 *db = open_file(fixture);
     enum schema_verdict verdict = schema_apply(db, schema, code);
@@ -23,7 +23,7 @@ static enum schema_verdict store_schema_apply(struct fixture *fixture, const str
 
 static void test_an_empty_file_gets_the_newest_version(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     int code = 0;
     assert_int_equal(store_schema_apply(fixture, &schema_current, &code), SCHEMA_READY);
     assert_int_equal(ask(fixture, "SELECT user_version FROM pragma_user_version"),
@@ -43,7 +43,7 @@ static const struct schema old_schema = {two_migrations, 1}, new_schema = {two_m
 
 static void test_an_older_version_is_migrated_and_keeps_its_rows(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     int code = 0;
     assert_int_equal(store_schema_apply(fixture, &old_schema, &code), SCHEMA_READY);
     assert_int_equal(ask(fixture, "SELECT user_version FROM pragma_user_version"), 1);
@@ -54,7 +54,7 @@ static void test_an_older_version_is_migrated_and_keeps_its_rows(void **state)
 
 static void test_a_newer_version_is_left_alone(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     int code = 0;
     assert_int_equal(store_schema_apply(fixture, &new_schema, &code), SCHEMA_READY);
     assert_int_equal(store_schema_apply(fixture, &old_schema, &code), SCHEMA_NEWER);
@@ -68,7 +68,7 @@ static void test_a_migration_that_fails_changes_nothing(void **state)
         "INSERT INTO a VALUES(2); CREATE TABLE a(x);",
     };
     const struct schema broken_schema = {broken, 2};
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     int code = 0;
     assert_int_equal(store_schema_apply(fixture, &old_schema, &code), SCHEMA_READY);
     assert_int_equal(store_schema_apply(fixture, &broken_schema, &code), SCHEMA_FAILED);
@@ -79,7 +79,7 @@ static void test_a_migration_that_fails_changes_nothing(void **state)
 
 static void test_store_schema_a_database_of_another_program_is_left_alone(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     int code = 0;
     change(fixture, "CREATE TABLE mine(x)");
     assert_int_equal(store_schema_apply(fixture, &schema_current, &code), SCHEMA_FOREIGN);

@@ -16,7 +16,7 @@
 
 static void test_a_window_is_stored(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     fixture_open(fixture);
     submit_window(fixture, 3, "state", 5);
     wait_count(fixture, COUNT_STORED, 1);
@@ -36,7 +36,7 @@ static void test_a_window_is_stored(void **state)
 
 static void test_a_window_that_comes_again_is_replaced(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     struct store_window open = window_of(3, "early", 5);
     struct store_batch *batch = batch_of(7, 3);
     fixture_open(fixture);
@@ -53,7 +53,7 @@ static void test_a_window_that_comes_again_is_replaced(void **state)
 
 static void test_tracks_and_layers_are_kept_apart(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     struct store_batch *batch = batch_of(7, 3);
     struct store_window window = window_of(3, "x", 1);
     fixture_open(fixture);
@@ -71,7 +71,7 @@ static void test_tracks_and_layers_are_kept_apart(void **state)
 
 static void test_an_alert_is_stored(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     struct alert_result alert = {
         .common = {.job = "j", .epoch = 1, .step = 2, .time_ns = 3},
         .rule = "collapse",
@@ -108,7 +108,7 @@ static void test_an_alert_is_stored(void **state)
 
 static void test_a_map_is_stored_deflated(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     uint16_t values[128 * 128];
     for (size_t i = 0; i < 128 * 128; i++) {
         values[i] = (uint16_t)(i % 7 + 0x3c00);
@@ -165,14 +165,15 @@ static void store_visit(void *data, const char *job, const uint8_t *run, const c
     visits->count++;
 }
 
-static void store_keep(struct fixture *fixture, uint8_t run, const char *key, const char *value)
+static void store_keep(struct store_fixture *fixture, uint8_t run, const char *key,
+                       const char *value)
 {
     struct store_batch *batch = batch_of(run, 1);
     assert_int_equal(batch_keep(batch, key, value, strlen(value)), 0);
     submit(fixture, batch);
 }
 
-static void assert_kept(struct fixture *fixture, const char *expected)
+static void assert_kept(struct store_fixture *fixture, const char *expected)
 {
     struct visits visits = {0};
     fixture_close(fixture);
@@ -183,7 +184,7 @@ static void assert_kept(struct fixture *fixture, const char *expected)
 
 static void test_kept_values_come_back_in_order(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     fixture_open(fixture);
     store_keep(fixture, 9, "b", "1");
     store_keep(fixture, 7, "b", "2");
@@ -195,7 +196,7 @@ static void test_kept_values_come_back_in_order(void **state)
 
 static void test_a_prefix_is_forgotten_of_one_run(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     struct store_batch *batch = batch_of(7, 1);
     fixture_open(fixture);
     store_keep(fixture, 7, "a/1", "x");
@@ -213,7 +214,7 @@ static void test_a_prefix_is_forgotten_of_one_run(void **state)
 
 static void test_what_an_ended_run_kept_is_not_visited(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     const uint8_t id[RUN_BYTES] = {7};
     const struct store_run ended = {"j", id, JOB_ENDED, 2, 1, 1, 1};
     struct store_batch *batch = batch_new(&ended);
@@ -227,7 +228,7 @@ static void test_what_an_ended_run_kept_is_not_visited(void **state)
 
 static void test_a_submitted_batch_is_committed_at_the_end(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     fixture->config.history_commit = 60000000000;
     fixture_open(fixture);
     for (uint64_t last = 0; last < 10; last++) {
@@ -242,7 +243,7 @@ static void test_a_submitted_batch_is_committed_at_the_end(void **state)
 
 static void test_batches_wait_for_each_other(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     fixture->config.history_commit = 60000000000;
     fixture_open(fixture);
     submit_window(fixture, 1, "x", 1);
@@ -252,9 +253,9 @@ static void test_batches_wait_for_each_other(void **state)
 }
 
 /* What the file has without its log. */
-static int64_t ask_file_alone(struct fixture *fixture, const char *sql)
+static int64_t ask_file_alone(struct store_fixture *fixture, const char *sql)
 {
-    struct fixture alone = {0};
+    struct store_fixture alone = {0};
     char command[400];
     snprintf(alone.path, sizeof alone.path, "%s/alone.db", fixture->directory);
     snprintf(command, sizeof command, "rm -f %s* && cp %s %s", alone.path, fixture->path,
@@ -265,7 +266,7 @@ static int64_t ask_file_alone(struct fixture *fixture, const char *sql)
 
 static void test_the_log_is_moved_into_the_file_without_more_to_write(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     fixture_open(fixture);
     submit_window(fixture, 1, "x", 1);
     wait_count(fixture, COUNT_STORED, 1);
@@ -284,7 +285,7 @@ static struct store_batch *kept_batch(const void *value, size_t size)
 
 static void test_a_full_queue_drops_checkpoints_first(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     static const char large[400000];
     fixture->config.history_commit = 60000000000;
     fixture->config.history_queue = 1 << 20;
@@ -307,7 +308,7 @@ static void test_a_full_queue_drops_checkpoints_first(void **state)
 
 static void test_a_batch_larger_than_the_queue_is_taken_alone(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     static const char large[1200000];
     fixture->config.history_commit = 60000000000;
     fixture->config.history_queue = 1 << 20;
@@ -321,7 +322,7 @@ static void test_a_batch_larger_than_the_queue_is_taken_alone(void **state)
 
 static void test_room_comes_back_after_a_commit(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     static const char large[400000];
     fixture->config.history_queue = 1 << 20;
     fixture_open(fixture);
@@ -335,7 +336,7 @@ static void test_room_comes_back_after_a_commit(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
 
-static mode_t store_rights_of(const struct fixture *fixture, const char *suffix)
+static mode_t store_rights_of(const struct store_fixture *fixture, const char *suffix)
 {
     char path[160];
     struct stat file;
@@ -345,7 +346,7 @@ static mode_t store_rights_of(const struct fixture *fixture, const char *suffix)
 }
 
 /* With a window in the log, so that all files are there. */
-static void assert_closed_to_others(struct fixture *fixture)
+static void assert_closed_to_others(struct store_fixture *fixture)
 {
     static const char *const suffixes[] = {"", "-wal", "-shm", ".lock"};
     fixture_open(fixture);
@@ -366,7 +367,7 @@ static void test_nobody_else_reads_the_files(void **state)
 
 static void test_files_that_others_could_read_are_closed_to_them(void **state)
 {
-    struct fixture *fixture = *state;
+    struct store_fixture *fixture = *state;
     mode_t mask = umask(0);
     fixture_open(fixture);
     fixture_close(fixture);
