@@ -111,6 +111,10 @@ def test_maps_are_those_that_were_given():
     check_data(images(one)[0], CROSS[2])
     assert "head 2" in words(one)
     check_data(images(plots.heatmap(np.stack([ENCODER, ENCODER[::-1]]), head=0, sample=1))[0], ENCODER[-1])
+    with pytest.raises(plots.PlotError, match="no sample 1"):
+        plots.heatmap(CROSS, sample=1)
+    with pytest.raises(plots.PlotError, match="no head 4: they are 0 to 3"):
+        plots.heatmap(CROSS, head=4)
     for head, image in enumerate(images(plots.heads(CROSS))):
         check_data(image, CROSS[head])
     for layer, image in enumerate(images(plots.layers(np.stack([CROSS, CROSS[::-1]]), head=0))):

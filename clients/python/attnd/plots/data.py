@@ -157,6 +157,8 @@ def take(data: Any, sample: Optional[int] = None, **about: Any) -> Maps:
             raise PlotError(f"there is no sample {sample}: they are 0 to {weights.shape[0] - 1}")
         weights = weights[sample or 0]
         maps = dataclasses.replace(maps, sample=sample if sample is not None else maps.sample)
+    elif sample not in (None, 0, maps.sample):
+        raise PlotError(f"there is no sample {sample}: these maps have only one")
     if weights.ndim != 3 or 0 in weights.shape:
         raise PlotError(f"maps are [heads, queries, keys], not of the shape {list(weights.shape)}")
     weights = weights if weights.dtype == np.float32 else weights.astype(np.float32)

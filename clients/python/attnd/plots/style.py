@@ -48,9 +48,8 @@ RC = {
 # Fonts for scripts that DejaVu Sans lacks; the first installed one of each line is used.
 _FALLBACK = (
     ("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK TC", "Noto Sans SC", "Source Han Sans SC",
-     "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Droid Sans Fallback", "AR PL UMing CN", "PingFang SC", "Hiragino Sans",
-     "Microsoft YaHei",
-     "IPAGothic", "Unifont"),
+     "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Droid Sans Fallback", "AR PL UMing CN", "PingFang SC",
+     "Hiragino Sans", "Microsoft YaHei", "IPAGothic", "Unifont"),
     ("Noto Sans CJK KR", "NanumGothic", "Malgun Gothic", "Apple SD Gothic Neo"),
     ("Noto Sans Devanagari", "Lohit Devanagari", "Mangal"), ("Noto Sans Thai", "Loma", "Tahoma"),
     ("Noto Emoji", "Symbola", "Segoe UI Symbol", "Segoe UI Emoji", "Apple Symbols"),
