@@ -95,17 +95,17 @@ static void config_print_job(const struct job_rule *rule, FILE *out)
 
 static void config_print_jobs(const struct config *config, FILE *out)
 {
-    fputs("\n"
-          "# What some jobs have different: any key of metrics, and of plan as plan.every. The "
-          "first pattern\n"
-          "# that matches a job's name counts, as a shell matches file names (* ? [a-z]). For "
-          "instance:\n"
-          "#\n"
-          "# jobs:\n"
-          "#   'gpt-*': {spectrum: false, similarity: true, plan.every: 10}\n"
-          "#   '*-debug':\n"
-          "#     spectrum_budget: 0\n",
-          out);
+    fputs(
+        "\n"
+        "# Settings for some jobs: any key of metrics, and of plan as plan.every. The first "
+        "pattern that\n"
+        "# matches the name of a job counts, as a shell matches file names (* ? [a-z]). Example:\n"
+        "#\n"
+        "# jobs:\n"
+        "#   'gpt-*': {spectrum: false, similarity: true, plan.every: 10}\n"
+        "#   '*-debug':\n"
+        "#     spectrum_budget: 0\n",
+        out);
     if (config->jobs) {
         fputs("jobs:\n", out);
     }
@@ -125,7 +125,7 @@ static void config_print_rule_key(void *data, const char *key, const char *text)
 static void config_print_rules(const struct config *config, FILE *out)
 {
     fputs("\n"
-          "# What is worth an alert. A rule of the name of one below changes only what it gives "
+          "# Alert rules. A rule of the same name as one below changes only the keys that it gives "
           "(enabled:\n"
           "# false switches it off); any other name is a new rule. Keys, metrics and reasons:\n"
           "# config/README.md.\n"
