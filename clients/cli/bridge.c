@@ -43,7 +43,7 @@ static const char start[] =
 /* The command line ------------------------------------------------------------------------------
  */
 
-/* What attnd.bridge takes, but for what attnctl knows anyway; tests/cli compares. */
+/* The options of attnd.bridge, without those that attnctl knows anyway; tests/cli compares. */
 static const struct option_text options[] = {
     {"what is forwarded", NULL, NULL, NULL},
     {"summaries", "ENDPOINT", "exactly the socket where attnd publishes", NULL},

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* bridge: what is known here of the options of attnctl bridge, which Python reads. */
+/* bridge: the options of attnctl bridge, which Python reads, as far as they are known here. */
 #ifndef CLIENTS_CLI_BRIDGE_H
 #define CLIENTS_CLI_BRIDGE_H
 

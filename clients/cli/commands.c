@@ -395,7 +395,7 @@ static void look_up(const struct option_text *option, void *data)
     lookup->takes_value = option->argument;
 }
 
-/* Of "--name=value" the name; length 0 for what is no option. */
+/* Returns the name in "--name=value"; length 0 for a word that is no option. */
 static struct lookup lookup_of(const char *option)
 {
     bool is_option = strncmp(option, "--", 2) == 0;

@@ -24,7 +24,8 @@ struct model {
     float in[PROJECTIONS][HEADS][WIDTH][DIM], out[HEADS][DIM][WORDS];
 };
 
-/* What the forward pass of one sample leaves for the backward pass, or the gradient by it. */
+/* The values of one sample that the forward pass leaves for the backward pass, or the gradient by
+ * them. */
 struct pass {
     float x[TOKENS][WIDTH], in[PROJECTIONS][HEADS][TOKENS][DIM];
     float mixed[HEADS][TOKENS][DIM], logits[TOKENS][WORDS];
@@ -252,7 +253,7 @@ static attn_publisher *attach(const char *address, int wait_ms)
     return publisher;
 }
 
-/* What comes of it is counted by the library, and no concern of the training. */
+/* The library counts the result, so the training ignores it. */
 static void train_show(attn_publisher *publisher)
 {
     attn_attention attention;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* bounds: what daemons take, as they say it by what they subscribe to (PROTOCOL.md):
+/* bounds: the limits of daemons, which they announce by subscribing (PROTOCOL.md):
  *
  *     limits/<key=value;...>
  *

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* A plan takes the first samples, a run of heads and a run of query rows. Of an array
- * [samples][heads][rows][...] that is rows in a row per head, so a copy is one memcpy per sample
- * and head, and a single one when all heads and rows are taken. Which dimension is which follows
- * from the tensor's role.
+/* A plan takes the first samples, a run of heads and a run of query rows. In an array
+ * [samples][heads][rows][...] these are consecutive rows per head, so a copy is one memcpy per
+ * sample and head, and a single one when all heads and rows are taken. The role of the tensor gives
+ * the meaning of each dimension.
  *
  * Key heads are shared: h query heads read one. A range that begins and ends with whole groups
  * takes the key heads of these groups; any other takes one key head for each query head, copied as

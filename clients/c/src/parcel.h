@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* parcel: what a publishing call was given, described and not copied: a header and where its
- * tensors are. Borrowed from the caller until the call returns. Pure. */
+/* parcel: the arguments of a publishing call, described and not copied: a header and the places of
+ * its tensors. Borrowed from the caller until the call returns. Pure. */
 #ifndef CLIENTS_C_SRC_PARCEL_H
 #define CLIENTS_C_SRC_PARCEL_H
 

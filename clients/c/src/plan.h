@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* plan: what daemons want captured, as they say it by what they subscribe to (PROTOCOL.md):
+/* plan: the capture plans of daemons, which they announce by subscribing (PROTOCOL.md):
  *
  *     plan/<order>/<pattern of job names>/<key=value;...>
  *
@@ -15,10 +15,10 @@
 #define PLAN_PREFIX_MAX    1024 /* bytes of a whole prefix */
 #define PLAN_ORDER_DEFAULT 999999
 #define PLAN_NUMBER_MAX    1000000000u /* of every, samples, rows */
-/* Of those for one job; what comes beyond is ignored and counted. */
+/* Plans for one job; further ones are ignored and counted. */
 #define PLANS_MAX 256
 
-/* Those of the plans subscribed to that are for one job. */
+/* The subscribed plans that match one job. */
 struct plans {
     struct plan_entry *items; /* owned; unordered */
     size_t count, capacity;
@@ -34,7 +34,7 @@ bool plans_add(struct plans *plans, const char *job, const char *prefix, size_t 
 bool plans_remove(struct plans *plans, const char *prefix, size_t len);
 void plans_clear(struct plans *plans);
 
-/* What a job's own code asks for; ATTN_UNSAID where it does not. */
+/* The plan that a job's own code asks for; ATTN_UNSAID where it does not. */
 struct plan_wishes {
     uint32_t every, samples, rows;
 };

@@ -13,7 +13,7 @@
 #include <zmq.h>
 
 #define QUEUED_MESSAGES_MAX 65536
-/* Of events, beyond the bound that tensors have. */
+/* The bound for events, on top of the bound for tensors. */
 #define QUEUED_EVENTS_MAX 1024
 /* Silence after which a daemon's subscriptions are taken for complete. */
 #define SETTLE_MS 20
@@ -27,7 +27,7 @@
  * how many forks lay behind it when it was made, before anything else of it is looked at. */
 static _Atomic unsigned forks;
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
-/* What cannot be freed in a child, kept reachable. */
+/* Keeps reachable what a child process cannot free. */
 static attn_publisher *_Atomic orphans;
 
 static void count_fork(void)

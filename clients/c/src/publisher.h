@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* publisher: what the trainer's threads and the sending thread share.
+/* publisher: the state shared by the trainer's threads and the sending thread.
  *
  *     trainer's threads                          sending thread
  *     reserve -> copy -> put  ── queue ──►  take in subscriptions, send the head, or wait
  *
  * The lock is held for a few instructions, never while anything is copied, encoded, sent or waited
- * for (attn_publisher_wait waits without it). Who only finds that nobody wants anything takes no
- * lock at all. */
+ * for (attn_publisher_wait waits without it). A caller that finds no subscriber takes no lock at
+ * all. */
 #ifndef CLIENTS_C_SRC_PUBLISHER_H
 #define CLIENTS_C_SRC_PUBLISHER_H
 

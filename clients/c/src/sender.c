@@ -186,7 +186,7 @@ static uint64_t realtime_ns(void)
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-/* What a hello says is what was said last. */
+/* A hello repeats the last announcement. */
 static void sender_add_layers(attn_publisher *publisher, struct header *header)
 {
     pthread_mutex_lock(&publisher->lock);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* socket: what both sides of libattn need of ZeroMQ. */
+/* socket: the ZeroMQ functions that both sides of libattn need. */
 #ifndef CLIENTS_C_SRC_SOCKET_H
 #define CLIENTS_C_SRC_SOCKET_H
 

@@ -8,7 +8,8 @@
 struct topic {
     struct layer_id id;
     uint64_t seq, dropped; /* of the next message */
-    /* What subscriptions and plan say about it, as of their `generation`; 0: not looked up yet. */
+    /* The decision of subscriptions and plan for it, as of their `generation`; 0: not looked up
+     * yet. */
     uint64_t generation;
     bool subscribed, planned;
 };

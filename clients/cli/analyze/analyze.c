@@ -28,7 +28,7 @@ struct analysis {
     char error[ARRAY_ERROR_MAX];
 };
 
-/* What is short of memory may be as it should be. */
+/* Running out of memory may be legitimate here. */
 static int analyze_exit_of(int rc)
 {
     return rc == ERR_MEMORY ? CLI_FINDING : CLI_USAGE;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* input: what the engine is given for one layer: shapes that were checked against each other, then
- * the contents. One thread. */
+/* input: the engine's input for one layer: shapes that were checked against each other, then the
+ * contents. One thread. */
 #ifndef CLIENTS_CLI_ANALYZE_INPUT_H
 #define CLIENTS_CLI_ANALYZE_INPUT_H
 
@@ -26,9 +26,9 @@ struct inputs {
     size_t count;
 };
 
-/* What can be measured of the layers, shapes and options checked, nothing read yet. Arrays that
- * belong to nothing are an error. Returns 0, or -1 or ERR_MEMORY with a sentence (ARRAY_ERROR_MAX
- * bytes). */
+/* The measurable inputs of the layers, with shapes and options checked and nothing read yet. Arrays
+ * that belong to nothing are an error. Returns 0, or -1 or ERR_MEMORY with a sentence
+ * (ARRAY_ERROR_MAX bytes). */
 int inputs_check(const struct layers *layers, const struct options *options,
                  struct inputs *ret_inputs, char *reterr);
 void inputs_clear(struct inputs *inputs);

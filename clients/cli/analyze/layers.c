@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* layers: every array gets its place; sorted by place, the arrays of a layer stand side by side,
- * and so do two with the same name. What is shared by all layers is filled in at the end. */
+ * and so do two with the same name. Values shared by all layers are filled in at the end. */
 #include "clients/cli/analyze/layers.h"
 
 #include "clients/cli/arrays/array.h"
@@ -33,7 +33,8 @@ static size_t find_number(const char *name, size_t *ret_before)
     return 0;
 }
 
-/* What an array may be, by its name and its shape: the end of a target. NULL = nothing we know. */
+/* The possible meanings of an array, by its name and its shape: the end of a target. NULL = nothing
+ * we know. */
 static const char *guess_role(const struct array *array)
 {
     if (!array_type_is_integer(array->type)) {

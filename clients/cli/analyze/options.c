@@ -230,7 +230,7 @@ struct option_info {
 #define COUNT(name, field, min, max, help) {{name, "N", help, NULL}, NULL, FIELD(OPTION_COUNT, field, min, max)}
 #define REAL(name, field, min, max, help) {{name, "X", help, NULL}, NULL, FIELD(OPTION_REAL, field, min, max)}
 #define SET(name, argument, set, values, help) {{name, argument, help, values}, set, {0}}
-/* Of every other command: taken, so that "attnctl --endpoint ..." may be an alias. */
+/* Options of every other command: accepted, so that "attnctl --endpoint ..." may be an alias. */
 #define UNUSED(name, argument) {{name, argument, "", NULL}, NULL, {0}}
 
 static const struct option_info option_info[] = {

@@ -57,8 +57,8 @@ struct options {
 int options_parse(int argc, char **argv, struct options *ret_options, char *reterr);
 void options_clear(struct options *options);
 
-/* What there is to say: every option; in front of them, the names of arrays; and behind them, the
- * columns of the table. */
+/* Visits every option; prints the names of arrays in front of them and the columns of the table
+ * behind them. */
 void options_each(option_visitor *visit, void *data);
 void options_print_names(FILE *out);
 void options_print_columns(FILE *out);

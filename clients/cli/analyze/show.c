@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* show: what fits a terminal of 80 columns; --json has everything. Columns that a layer has no
- * number for are left out. */
+/* show: prints the columns that fit a terminal of 80 columns; --json has everything. Columns that a
+ * layer has no number for are left out. */
 #include "clients/cli/analyze/show.h"
 
 #include "clients/cli/base/field.h"

@@ -9,7 +9,7 @@
 /* `layer` is the map that engine_measure writes. */
 void show_layer(const msgpack_object *layer, int width, FILE *out);
 
-/* What the columns mean, as --help shows it. */
+/* The meanings of the columns, as --help shows them. */
 void show_print_legend(FILE *out);
 
 #endif

@@ -14,7 +14,7 @@
 int statistics_measure(const struct attention *a, struct moments *ret_entries);
 
 /* Prints {"encoder": [{"layer", "type", "mean", "std", "min", "max", "shape"}], "decoder": [...]};
- * entries[i] belongs to inputs->items[i]. What does not exist is null. */
+ * entries[i] belongs to inputs->items[i]. A missing number is null. */
 void statistics_print(const struct inputs *inputs, const struct moments *entries, FILE *out);
 
 #endif

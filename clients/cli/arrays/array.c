@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* array: what the formats have in common: mapping a file, which format it is, the list.
+/* array: the common part of the formats: mapping a file, detecting its format, the list of arrays.
  *
  * The format is told by the first bytes, and only where they say nothing (a file cut short) by the
  * file's ending. The mapping is private and read-only; a file that somebody shortens meanwhile ends

@@ -94,7 +94,7 @@ static bool parse_role(const char *word, enum tensor_role *ret_role)
     return true;
 }
 
-/* What is left: nothing, or ".q" and the like. */
+/* The rest of the name: nothing, or ".q" and the like. */
 static bool take_role(const char *rest, enum tensor_role *ret_role)
 {
     *ret_role = TENSOR_WEIGHTS;

@@ -21,7 +21,7 @@
 #define NAME_PADDING_MASK "attention_mask"
 #define NAME_INPUT_IDS    "input_ids"
 
-/* What names can be placed, for messages and help: one line. */
+/* The names that can be placed, for messages and help: one line. */
 #define NAME_FORMS                                                                                 \
     "<encoder|decoder>.<layer>.<self|cross>[.q|.k|.v|.mask|...], weights.<layer>.wq, "             \
     "attentions.<layer>, arr_<layer>"
@@ -52,8 +52,8 @@ struct naming {
 
 /* Checks PATTERN=TARGET, which is borrowed. Returns NULL, or what is wrong with it. */
 const char *name_rule_parse(const char *text, struct name_rule *ret_rule);
-/* What --name, --ignore and --stack say; the text is borrowed. Each returns NULL, or what is wrong
- * with it, as option.h wants it. */
+/* The values of --name, --ignore and --stack; the text is borrowed. Each returns NULL, or what is
+ * wrong with it, as option.h wants it. */
 const char *naming_add_rule(struct naming *naming, const char *text);
 const char *naming_add_ignored(struct naming *naming, const char *pattern);
 const char *naming_set_stack(struct naming *naming, const char *text);

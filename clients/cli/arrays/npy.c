@@ -17,7 +17,7 @@
 
 static const char magic[6] = "\x93NUMPY";
 
-/* What is left of the header. */
+/* The rest of the header. */
 struct text {
     const char *at, *end;
 };

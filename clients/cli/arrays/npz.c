@@ -78,7 +78,7 @@ static int64_t npz_read_some(zip_file_t *entry, uint8_t *ret_data, uint64_t size
     return (int64_t)done;
 }
 
-/* What an entry's stream or the archive says is wrong. */
+/* The error that an entry's stream or the archive reports. */
 static int npz_fail_entry(struct array_file *file, zip_file_t *entry, const char *name,
                           char *reterr)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* A plain file is copied from its mapping; an entry of an archive comes from libzip, which reads
- * the mapping, too. Of an entry whose last byte is read in one go from the front, libzip compares
- * the checksum: it is at the end that it does so, hence the one byte more. */
+ * the mapping, too. libzip compares the checksum at the end of an entry only, even when its last
+ * byte is read in one go from the front, hence the one byte more. */
 #include "clients/cli/arrays/stream.h"
 
 #include "proto/err.h"

@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
-/* Which options were given, and which a command takes. */
+/* Bits for the options that were given, and for those that a command takes. */
 enum args_option {
     ARGS_ENDPOINT = 1 << 0,
     ARGS_TIMEOUT = 1 << 1,

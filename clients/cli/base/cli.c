@@ -38,7 +38,7 @@ static int explain_unreachable(struct cli *cli, const struct rpc *rpc)
     return CLI_UNREACHABLE;
 }
 
-/* What to do about a refusal, where its sentence does not say. */
+/* The remedy for a refusal, where its sentence does not name it. */
 static const struct {
     const char *code, *hint;
 } hints[] = {

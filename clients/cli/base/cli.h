@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* cli: what every attnctl command works with, and the commands themselves. */
+/* cli: the context of every attnctl command, and the commands themselves. */
 #ifndef CLIENTS_CLI_BASE_CLI_H
 #define CLIENTS_CLI_BASE_CLI_H
 

@@ -39,12 +39,12 @@ struct command {
     int (*run)(struct cli *cli);
     const char *examples[COMMAND_EXAMPLES_MAX]; /* a shell's lines */
 
-    /* Of commands that read their command line themselves, then without the command's name;
+    /* For commands that read their command line themselves, then without the command's name;
      * otherwise NULL. --help and options that there are none are not theirs to answer. */
     int (*run_alone)(struct cli *cli, int argc, char **argv);
     void (*each_option)(option_visitor *visit, void *data); /* theirs */
-    /* Of those whose first argument says which of their options mean something: the kind of that
-     * name, NULL = none; and whether an option of each_option is one of its. */
+    /* For commands whose first argument selects the options that apply: the kind of that name, NULL
+     * = none; and whether an option of each_option applies to it. */
     const struct option_kind *(*find_kind)(const char *name);
     bool (*takes)(const struct option_kind *kind, const struct option_text *option);
     bool passes_on; /* what its first argument is followed by is another program's, --help too */
@@ -62,15 +62,15 @@ const struct command *command_find(const char *name);
  * to it. */
 void command_each_option(const struct command *command, option_visitor *visit, void *data);
 
-/* What a command's first argument makes of it; NULL when that makes no difference. */
+/* The effect of a command's first argument; NULL when it has none. */
 const struct option_kind *command_find_kind(const struct command *command, const char *word);
 /* The options that are shown of a command when its kind is known; NULL = not yet. Titles without an
  * option are left out. */
 void command_each_option_of(const struct command *command, const struct option_kind *kind,
                             option_visitor *visit, void *data);
 
-/* What somebody may have meant by a name, or by an option ("--jsno") of a command; NULL as command:
- * of any. NULL = nothing is near. */
+/* The probable meaning of an unknown command name, or of an option ("--jsno") of a command; NULL as
+ * command: of any. NULL = nothing is near. */
 const char *command_nearest(const char *name);
 const char *command_nearest_option(const struct command *command, const char *option);
 

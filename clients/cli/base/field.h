@@ -25,9 +25,9 @@ double field_number(const msgpack_object *value);
 /* Element `index` of an array as a number; NaN when it is not there or no number. */
 double field_item(const msgpack_object *array, uint32_t index);
 
-/* What a result says of a metric: an array over the heads, or one value of the layer (`sink_rate`).
- * Of a summary the means, of patterns the newest. Numbers of weight matrices are called
- * "wq.spectral_norm". NULL when it is not there, or is a list per head. */
+/* A result's numbers for one metric: an array over the heads, or one value of the layer
+ * (`sink_rate`). Summaries give the means, patterns the newest values. Numbers of weight matrices
+ * are called "wq.spectral_norm". NULL when it is not there, or is a list per head. */
 const msgpack_object *field_metric(const msgpack_object *map, const char *name);
 
 /* Calls `visit` with every name that field_metric knows in this result. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* nearest: which of several words somebody may have meant. Pure; any thread. */
+/* nearest: finds the word, of several, that a mistyped word probably means. Pure; any thread. */
 #ifndef CLIENTS_CLI_BASE_NEAREST_H
 #define CLIENTS_CLI_BASE_NEAREST_H
 
@@ -12,11 +12,11 @@ struct nearest {
 };
 
 void nearest_init(struct nearest *nearest, const char *text);
-/* Of "--name" or "--name=value" it is the name that counts. */
+/* The name counts in "--name" and in "--name=value". */
 void nearest_init_option(struct nearest *nearest, const char *option);
 
 /* Considers one that is valid: what was written may be its beginning, or differ by few letters, or
- * abbreviate it. Of equally near ones the first stays. */
+ * abbreviate it. The first of equally near ones stays. */
 void nearest_try(struct nearest *nearest, const char *word);
 
 /* Insertions, deletions, replacements and swaps of neighbours that make one text of the other; at

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* now: what the clocks say. Any thread. */
+/* now: reads the clocks. Any thread. */
 #ifndef CLIENTS_CLI_BASE_NOW_H
 #define CLIENTS_CLI_BASE_NOW_H
 

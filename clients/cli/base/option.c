@@ -14,7 +14,7 @@
 
 const char option_no_memory[] = "out of memory";
 
-/* What getopt wants. */
+/* The tables that getopt needs. */
 struct grammar {
     char shorts[4];
     struct option longs[OPTIONS_MAX + 1];

@@ -46,8 +46,8 @@ void out_shorten(char *text, size_t width);
 const char *out_plural(unsigned long long count);
 
 /* To be called before anything is opened: a standard stream that is closed would otherwise be the
- * next file or socket. What is written to such a one fails, as it should; and a reader that has
- * gone is an error to be asked for, not a signal. */
+ * next file or socket. Writing to such a stream fails, as it should; a reader that has gone is an
+ * error to be asked for, not a signal. */
 void out_prepare(void);
 
 /* Whether whoever read the output has had enough: the pipe's other end is closed. */

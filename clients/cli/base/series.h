@@ -16,7 +16,7 @@ struct series {
     bool nested; /* values are lists over heads of lists */
 };
 
-/* What an answer lacks is shown as missing. */
+/* Missing parts of an answer are shown as missing. */
 struct series series_of(const msgpack_object *map);
 
 /* A number of a window: "first", "last", "epoch", "step", "time_ns". */

@@ -12,7 +12,7 @@ bool spark_charset_is_utf8(void);
 /* Whether `out` is a terminal and the environment says UTF-8. */
 bool spark_fits(FILE *out);
 
-/* What bar `index` of `bars` stands for: the mean of those of its values that exist; NaN = none. */
+/* Bar `index` of `bars` shows the mean of those of its values that exist; NaN = none. */
 double spark_bar(const double *values, uint32_t count, uint32_t bars, uint32_t index);
 
 /* Bytes of a line of `width` bars, with a NUL. */

@@ -69,7 +69,7 @@ bool unknown_in_layers(const msgpack_object *layers, const char *metric, const c
     return true;
 }
 
-/* Those with a dot are numbers of a matrix or an aggregate: of these there are many. */
+/* Names with a dot are numbers of a matrix or an aggregate, which are many. */
 static bool is_slip(const char *metric, char ret_text[UNKNOWN_TEXT_MAX])
 {
     static const char *const others[] = {"pattern", "sink_rate"};

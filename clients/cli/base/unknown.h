@@ -23,8 +23,8 @@ void unknown_init(struct unknown *unknown, const char *name);
 /* Adds one that there is; each once. */
 void unknown_add(struct unknown *unknown, const char *name);
 
-/* What goes behind the name: ": did you mean 'entropy'?"; or " (valid: entropy, variance, ..., 85
- * in all: see attnctl summary gpt --json)", where `see` says who lists all of them. */
+/* The text behind the name: ": did you mean 'entropy'?"; or " (valid: entropy, variance, ..., 85 in
+ * all: see attnctl summary gpt --json)", where `see` names the command that lists all of them. */
 #define UNKNOWN_TEXT_MAX 1280
 void unknown_text(const struct unknown *unknown, const char *see, char ret_text[UNKNOWN_TEXT_MAX]);
 

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: MIT */
-/* complete: what the word may become that somebody begins, for the shells' completion.
+/* complete: candidates for the word being typed, for the shells' completion.
  *
  * The shells' scripts (completion/) know nothing of the commands: they ask
  *
  *     attnctl __complete WORD...
  *
- * with the words behind attnctl as far as the cursor; the last one, perhaps empty, is what is to be
- * completed. Each line of the answer is a candidate, or one and what it means behind a tab. The
+ * with the words behind attnctl as far as the cursor; the last one, perhaps empty, is to be
+ * completed. Each line of the answer is a candidate, perhaps with its meaning behind a tab. The
  * line ":FILE" means that names of files may follow, too. An answer that ends with "=" or "/" is to
  * be continued without a blank.
  *
- * What an argument may be is said in the table of commands, what an option's value may be in the
- * tables of options, by one word each:
+ * The table of commands gives the kind of each argument, the tables of options the kind of each
+ * value, by one word:
  *
  *     encoder|decoder      one of these
  *     core|pairs|all,      several of these with commas between them

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* alerts: what is firing now, and with --all what began to fire and was resolved before. Something
- * that fires is bad news: exit status 1. */
+/* alerts: the alerts that are firing now, and with --all those that fired and were resolved before.
+ * Something that fires is bad news: exit status 1. */
 #include "clients/cli/base/ask.h"
 #include "clients/cli/base/field.h"
 #include "clients/cli/base/out.h"

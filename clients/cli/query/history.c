@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* history: how a metric went from window to window. Of one head every statistic that fits, of all
- * heads of a layer their means. */
+/* history: how a metric went from window to window. One head shows every statistic that fits, all
+ * heads of a layer show their means. */
 #include "clients/cli/base/ask.h"
 #include "clients/cli/base/out.h"
 #include "clients/cli/base/series.h"

@@ -9,7 +9,7 @@
 /* Longer names lose their middle; --json has them whole. */
 #define JOB_WIDTH 24
 
-/* What fits 80 columns beside a name of 15; --json has the rest. */
+/* Columns that fit 80 columns beside a name of 15; --json has the rest. */
 static const char *const columns[] = {"JOB",   "RUN",      "STATE", "EPOCH",  "STEP",
                                       "RANKS", "RECEIVED", "LOST",  "DROPPED"};
 enum { COLUMNS = sizeof columns / sizeof columns[0] };

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* plan: what training jobs are asked to capture; shown, set and reset while they run. A value goes
- * to attnd as it was written: what is one is the business of its config. */
+/* plan: the capture plans of training jobs; shows, sets and resets them while jobs run. A value
+ * goes to attnd as it was written: what is one is the business of its config. */
 #include "clients/cli/base/ask.h"
 #include "clients/cli/base/field.h"
 #include "clients/cli/base/out.h"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* runs: what the history has, newest first. */
+/* runs: the runs in the history, newest first. */
 #include "clients/cli/base/ask.h"
 #include "clients/cli/base/field.h"
 #include "clients/cli/base/out.h"

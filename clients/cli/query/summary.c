@@ -212,7 +212,7 @@ static void summary_print_heading(struct cli *cli, const struct row *rows, uint3
                 cli->args->metric, Z_MARKED);
         return;
     }
-    /* What has no mean is the newest message's. */
+    /* A number without a mean is the newest message's. */
     bool newest = strcmp(cli->args->metric, "pattern") == 0 || strchr(cli->args->metric, '.');
     fprintf(cli->out, "%s, %s\n\n", cli->args->metric,
             newest ? "of the newest message" : "mean over the window");

@@ -17,7 +17,7 @@ struct feed_reason {
     uint64_t count;
 };
 
-/* What attnd counts. */
+/* The counters of attnd. */
 struct feed_counts {
     uint64_t received, processed, in_flight;
     uint64_t in_flight_bytes, admitted_bytes;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* What a judge decides itself: where its sockets are, and all that would make the verdict depend on
- * the machine, or reach beyond it. Spectra have no budget unless the file gives them one, so that
- * the same recording gets the same verdict everywhere. */
+/* Settings that a judge decides itself: its sockets, and everything that would make the verdict
+ * depend on the machine, or reach beyond it. Spectra have no budget unless the file gives them one,
+ * so that the same recording gets the same verdict everywhere. */
 #include "clients/cli/recording/judge.h"
 
 #include "daemon/daemon.h"

@@ -17,7 +17,7 @@ struct judge {
     pthread_t thread;
 };
 
-/* What holds for a judge: the settings of a file (NULL = defaults), but for what a judge decides
+/* The settings of a judge: those of a file (NULL = defaults), except those that a judge decides
  * itself. Returns 0, or -1 with a sentence (CONFIG_ERROR_MAX bytes). */
 int judge_configure(const char *path, struct config *ret_config, char *reterr);
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The file's size is taken once: of one that is still being written, what was there is read. What a
- * record says it has is compared with what is left before memory is asked for. */
+/* The file's size is taken once: of one that is still being written, what was there is read. The
+ * size that a record claims is compared with the rest of the file before memory is allocated. */
 #include "clients/cli/recording/playback.h"
 
 #include "proto/err.h"
@@ -117,7 +117,7 @@ static int playback_read_head(struct playback *playback, struct recording_record
     return ret_record->stored > *ret_left ? ERR_RECORDING_CUT : 0;
 }
 
-/* What follows the header. Returns as read_head. */
+/* The part after the header. Returns as read_head. */
 static int read_body(struct playback *playback, const struct recording_record *record)
 {
     int code = playback_reserve(playback, record->stored);

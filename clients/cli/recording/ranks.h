@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* ranks: who publishes in a recording, and who has said bye. One thread. */
+/* ranks: the publishers in a recording, and those that have said bye. One thread. */
 #ifndef CLIENTS_CLI_RECORDING_RANKS_H
 #define CLIENTS_CLI_RECORDING_RANKS_H
 

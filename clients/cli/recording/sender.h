@@ -34,7 +34,7 @@ enum sender_status sender_send(struct sender *sender, const struct recording_fra
 /* Waits, and notices when attnd goes away meanwhile. */
 enum sender_status sender_pause(struct sender *sender, uint64_t ns);
 
-/* What is not through yet is thrown away: see first that attnd has it. Accepts a closed one. */
+/* Messages still under way are thrown away: see first that attnd has them. Accepts a closed one. */
 void sender_close(struct sender *sender);
 
 #endif

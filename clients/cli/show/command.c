@@ -9,7 +9,7 @@
 #include <math.h>
 #include <string.h>
 
-/* Of a file's name, or several. */
+/* The name of one file, or of several. */
 #define ORIGIN_MAX 1024
 
 /* Opening ---------------------------------------------------------------------------------------

@@ -59,8 +59,8 @@ static bool heat_fits(const struct source_layer *layer, const struct layout *lay
     return (int64_t)layer->columns * 2 <= layout->room && (int64_t)layer->rows <= lines;
 }
 
-/* With names it may be as high as the screen: they are worth that the heading has gone. Those of
- * the keys stand above it as long as nothing has. */
+/* With names it may be as high as the screen: they are worth that the heading has gone. The labels
+ * of the keys stand above it while that line is free. */
 static bool plan_labels(const struct view *view, int lines, struct layout *layout)
 {
     const struct screen *screen = &view->screen;

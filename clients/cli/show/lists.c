@@ -56,7 +56,7 @@ static int spot_width(const struct view *view)
     return (int)strlen(text);
 }
 
-/* Of bars: how wide labels and bars are. */
+/* The widths of labels and bars. */
 struct widths {
     int spot, label, bar;
 };
@@ -97,7 +97,7 @@ static void put_bar_line(const struct view *view, const struct widths *w, uint32
     putc('\n', screen->out);
 }
 
-/* Of a pooled map a cell's weight is that of one of its keys; all of them have the sum. */
+/* In a pooled map a cell's weight is that of one of its keys; all of them have the sum. */
 static double keys_in(const struct view *view, uint32_t column)
 {
     const struct source_layer *layer = view->layer;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Rows of all heads come one after the other. Of each the sum is checked and, of two candidates for
- * the query, the weights are kept: which of them is shown depends on what is in the first. A head's
- * own rows go straight into the picture; the mean over heads is added up first, and is the only map
- * that is ever in memory. */
+/* Rows of all heads come one after the other. The sum of each row is checked, and the weights of
+ * two candidates for the query are kept: the contents of the first decide which of them is shown. A
+ * head's own rows go straight into the picture; the mean over heads is added up first, and is the
+ * only map that is ever in memory. */
 #include "clients/cli/show/measure.h"
 
 #include <math.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* measure: what is shown of one sample of a layer, found in one pass over its heads: row sums, one
- * query's weights, a small picture, the largest entries. Numbers are of the map that was asked for,
- * one head's or the mean over the heads. One thread. */
+/* measure: the numbers shown for one sample of a layer, found in one pass over its heads: row sums,
+ * one query's weights, a small picture, the largest entries. Numbers are of the map that was asked
+ * for, one head's or the mean over the heads. One thread. */
 #ifndef CLIENTS_CLI_SHOW_MEASURE_H
 #define CLIENTS_CLI_SHOW_MEASURE_H
 
@@ -22,7 +22,8 @@ struct wish {
     uint32_t pairs;                         /* at most TOP_PAIRS_MOST */
 };
 
-/* Of all heads' rows. A row is sound when its sum is 1 within the layer's tolerance. */
+/* Sums over the rows of all heads. A row is sound when its sum is 1 within the layer's
+ * tolerance. */
 struct row_sums {
     uint64_t rows, sound;
     uint64_t zero;    /* all entries 0 */

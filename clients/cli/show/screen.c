@@ -11,7 +11,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-/* Of a sentence. */
+/* Wraps one sentence. */
 #define TEXT_MAX 2048
 
 static bool screen_contains(const char *variable, const char *word)

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* screen: what the output can show: how much room there is, which characters and colours. One
- * thread. */
+/* screen: the capabilities of the output: its size, characters and colours. One thread. */
 #ifndef CLIENTS_CLI_SHOW_SCREEN_H
 #define CLIENTS_CLI_SHOW_SCREEN_H
 

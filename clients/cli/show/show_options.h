@@ -11,7 +11,7 @@
 
 #define SHOW_ERROR_MAX 512
 
-/* What is printed. */
+/* The parts to print. */
 enum part { PART_REPORT, PART_MAP, PART_TOKEN, PART_HEADS, PART_PAIRS, PART_COUNT };
 
 /* Strings point into argv. */
@@ -43,8 +43,8 @@ struct show_options {
  * bytes). */
 int show_options_parse(int argc, char **argv, struct show_options *ret_options, char *reterr);
 
-/* What there is to say: every option but those of every command; and in front of them, which words
- * are files. */
+/* Visits every option except those of every command; prints in front of them which words are
+ * files. */
 void show_options_each(option_visitor *visit, void *data);
 void show_options_print_words(FILE *out);
 

@@ -13,7 +13,7 @@
 #define TOKEN_ISOLATE     "\xe2\x81\xa8"
 #define TOKEN_ISOLATE_END "\xe2\x81\xa9"
 
-/* What stays together: a character and its marks, or an escape. */
+/* A unit that stays together: a character and its marks, or an escape. */
 #define TOKEN_UNIT_BYTES 32
 struct token_unit {
     char text[TOKEN_UNIT_BYTES];

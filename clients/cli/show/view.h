@@ -17,13 +17,13 @@ struct view {
     const struct findings *found;
 };
 
-/* What the numbers are, and whether rows sum to 1. */
+/* Describes the numbers, and whether rows sum to 1. */
 void view_report(const struct view *view);
 /* The map in shades or colours. view_plan is asked before the map is measured: of how many cells
  * the picture may be. */
 void view_plan(const struct view *view, uint32_t *ret_rows, uint32_t *ret_columns);
 void view_map(const struct view *view);
-/* What the query attends to, as bars. */
+/* The keys that the query attends to, as bars. */
 void view_token(const struct view *view);
 /* The query's first keys in each head. */
 void view_heads(const struct view *view);

@@ -200,7 +200,7 @@ static const char *no_label(struct source *source, size_t layer, uint32_t sample
 /* Opening ---------------------------------------------------------------------------------------
  */
 
-/* What analyze takes by default, and what the request says. */
+/* The defaults of analyze, and the values of the request. */
 static int files_set_options(const struct source_request *request, struct options *ret_options,
                              char *reterr)
 {

@@ -8,7 +8,7 @@
 
 #include "workers/base/attention.h"
 
-/* What the rows of a map are given to. */
+/* The receiver of the rows of a map. */
 struct sink {
     source_visitor *visit;
     void *data;

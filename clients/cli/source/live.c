@@ -42,7 +42,7 @@ static void free_live(void *own)
 /* Calling ---------------------------------------------------------------------------------------
  */
 
-/* What the other commands print on err, as a sentence without the program's name. */
+/* The message that the other commands print on err, as a sentence without the program's name. */
 static int live_explain(struct live *live, enum rpc_status status, const struct rpc_reply *reply,
                         char *reterr)
 {

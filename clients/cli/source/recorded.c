@@ -295,7 +295,7 @@ static int recorded_compare_u64(uint64_t a, uint64_t b)
     return (a > b) - (a < b);
 }
 
-/* Which of the two came later in training. */
+/* Compares which of two messages came later in training. */
 static int compare_time(const struct header *header, const struct recorded_layer *layer)
 {
     int order = recorded_compare_u64(header->epoch, layer->layer.epoch);

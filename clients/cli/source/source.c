@@ -319,7 +319,7 @@ int source_check(const struct source *source, size_t layer, uint32_t sample, uin
     return head < l->heads ? CLI_OK : fail_range("head", head, 0, l->heads, name, reterr);
 }
 
-/* What the request says of a layer's keys. */
+/* The request's labels for a layer's keys. */
 static const struct labels *given_keys(const struct source *source, const struct source_layer *l)
 {
     bool theirs = source->together && source->given_queries.count > 0 && l->id.site == SITE_SELF &&
@@ -358,7 +358,7 @@ const char *source_query_label(struct source *source, size_t layer, uint32_t sam
     return position < l->keys ? source_label(source, layer, sample, (uint32_t)position) : NULL;
 }
 
-/* Fewer labels than tokens are most likely those of another text. Of a pooled map none is shown. */
+/* Fewer labels than tokens are most likely those of another text. A pooled map shows none. */
 static int check_count(const struct labels *labels, const struct source_layer *l, bool keys,
                        char *reterr)
 {

@@ -5,7 +5,7 @@
  *
  * Opening reads names and shapes; a map is read when it is asked for, and little else: of a file of
  * arrays that are not packed the pages of that map, which are given back at once; packed ones are
- * unpacked as a stream of which the map is kept. Of a recording memory holds one message. Maps of
+ * unpacked as a stream of which the map is kept. A recording is read one message at a time. Maps of
  * queries and keys are made by the engine (workers/qk/qk.h).
  *
  * Functions return CLI_OK, or the exit code and one sentence in reterr (SOURCE_ERROR_MAX bytes).
@@ -27,9 +27,9 @@ struct source_layer {
     enum message_type tier; /* MESSAGE_ATTENTION: the map was there; MESSAGE_QK: it is made */
     uint32_t first_sample;  /* samples are [first_sample, first_sample + batch): attnd keeps one */
     uint32_t batch, heads, queries, keys;
-    /* Of a map as it is given: queries and keys, or fewer when attnd has pooled it (maps.size): row
-     * r takes the queries from source_edge(r, queries, rows) on, a cell is the mean of its finite
-     * entries, NaN without any. */
+    /* The rows of a map as given: queries and keys, or fewer when attnd has pooled it (maps.size):
+     * row r covers the queries from source_edge(r, queries, rows) on, a cell is the mean of its
+     * finite entries, NaN without any. */
     uint32_t rows, columns;
     bool causal;
     uint32_t q_offset;    /* position of query 0 among the keys */
@@ -104,8 +104,8 @@ int source_mean(struct source *source, size_t layer, uint32_t sample, float *ret
 /* The text of a key's token, valid UTF-8 that may hold anything, control characters too; NULL when
  * there is none. Labels of the request are of every sample, those of a source of its first. */
 const char *source_label(struct source *source, size_t layer, uint32_t sample, uint32_t key);
-/* Of a query: in self-attention that of the key at its position; in cross-attention that of the
- * request, or the source's own of the tokens that its stack attends to itself. */
+/* The label of a query: in self-attention that of the key at its position; in cross-attention that
+ * of the request, or the source's own of the tokens that its stack attends to itself. */
 const char *source_query_label(struct source *source, size_t layer, uint32_t sample,
                                uint32_t query);
 /* Whether the labels of the request, if any, are as many as the layer's keys and queries, or no

@@ -174,7 +174,7 @@ static void ask_needs(struct asker *asker, struct model *model, int64_t now_ms)
 
 /* Silence */
 
-/* What was asked and will not be answered is needed again. */
+/* Questions that will not be answered must be asked again. */
 static void asker_give_up(struct asker *asker, struct model *model, enum asker_kind kind)
 {
     struct needs *needs = &model->needs;

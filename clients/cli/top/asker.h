@@ -35,7 +35,7 @@ struct asker {
 /* attnd has just answered. */
 void asker_init(struct asker *asker, struct rpc *rpc, int64_t now_ms);
 
-/* What is due every interval: asks how attnd is, and notices that it does not answer. */
+/* The work of every interval: asks for attnd's state, and notices that it does not answer. */
 void asker_tick(struct asker *asker, struct model *model, int64_t now_ms);
 
 /* The moment from which the answer about how attnd is counts as missing, and asker_tick should be

@@ -17,7 +17,8 @@ extern const struct range range_none;
 void range_add(struct range *range, double value);
 struct range range_of(const double *values, uint32_t count);
 
-/* Which of the BARS_LEVELS levels of the range a value is in; -1 for what is no number. */
+/* Returns the level of a value, of the BARS_LEVELS levels of the range; -1 for a value that is no
+ * number. */
 int bars_level(double value, struct range range);
 
 /* A level as a character. */
@@ -29,7 +30,7 @@ struct bars_color {
     struct range range;
 };
 
-/* One bar per value, as high as the value stands in `range`. Of more values than `width` each bar
+/* One bar per value, as high as the value stands in `range`. With more values than `width` each bar
  * is the mean of some that follow one another. Returns the columns drawn. */
 int bars_line(struct screen *screen, int row, int column, int width, const double *values,
               uint32_t count, struct range range, struct bars_color color);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* keys: what a key does. Pure: a key is a number, the model changes. */
+/* keys: the effect of each key. Pure: a key is a number, the model changes. */
 #ifndef CLIENTS_CLI_TOP_KEYS_H
 #define CLIENTS_CLI_TOP_KEYS_H
 
@@ -27,7 +27,7 @@ void keys_press(struct model *model, int key);
 /* The rows of the list that is on top, and that list; NULL: there is none. */
 struct list *keys_list(struct model *model, uint32_t *ret_count);
 
-/* What `?` shows, a pair per line: keys, what they do. */
+/* The lines that `?` shows, a pair each: keys and their effect. */
 struct key_help {
     const char *keys, *text;
 };

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* model: what attnctl top knows and what it shows of it: the jobs, one job's layers and heads, its
- * alerts, how attnd is; and where the user is. Answers of attnd go in (read.h), keys go in
- * (keys.h), pictures come out (view.h), and what should be asked next (`needs`). Pure: the time is
- * told, in milliseconds that never go back. One thread. */
+/* model: the data that attnctl top knows and shows: the jobs, one job's layers and heads, its
+ * alerts, the state of attnd; and the position of the user. Answers of attnd go in (read.h), keys
+ * go in (keys.h), pictures come out (view.h), and what should be asked next (`needs`). Pure: the
+ * time is told, in milliseconds that never go back. One thread. */
 #ifndef CLIENTS_CLI_TOP_MODEL_H
 #define CLIENTS_CLI_TOP_MODEL_H
 
@@ -10,7 +10,7 @@
 #include "clients/cli/base/field.h"
 #include "proto/header.h"
 
-/* What is shown at most; the rest is counted and said so. */
+/* Limits of the lists shown; the rest is counted and mentioned. */
 #define MODEL_JOBS_MAX     500
 #define MODEL_LAYERS_MAX   4096
 #define MODEL_HEADS_MAX    65536 /* of the whole job */
@@ -118,7 +118,7 @@ struct detail {
     struct detail_metric metrics[MODEL_METRICS_MAX];
 };
 
-/* What the user chose */
+/* The choices of the user */
 
 enum page { PAGE_JOBS, PAGE_HEADS, PAGE_LAYERS, PAGE_HEAD, PAGE_ALERTS };
 enum overlay { OVERLAY_NONE, OVERLAY_HELP, OVERLAY_METRIC, OVERLAY_SORT };
@@ -140,7 +140,7 @@ struct ui {
     char filter[MODEL_FILTER_MAX];
 };
 
-/* What is to be asked, as soon as it can be. */
+/* The questions to ask as soon as possible. */
 struct needs {
     bool config, live, grid, alerts, detail, detail_window, series;
     uint32_t summary_next; /* layers before it have been asked; layer_count = all */
@@ -229,7 +229,7 @@ bool model_make_past(struct model *model, uint32_t windows);
 /* Says of each layer and head which alert fires there. */
 void model_place_alerts(struct model *model);
 
-/* Filters and sorts: `rows` and `layer_rows`. What is chosen below the first row stays chosen. */
+/* Filters and sorts: `rows` and `layer_rows`. The selection below the first row stays. */
 void model_arrange(struct model *model);
 
 /* The trend of a head as it is to be shown: its length, and the numbers through ret_values. */

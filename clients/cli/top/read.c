@@ -117,7 +117,7 @@ static const struct job_entry *read_find_job(const struct model *model)
     return NULL;
 }
 
-/* What the job's own numbers say about what is new. */
+/* Takes from the job's own numbers what is new. */
 static void follow_job(struct model *model)
 {
     const struct job_entry *entry = read_find_job(model);

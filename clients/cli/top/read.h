@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* read: answers of attnd into the model. What an answer lacks, or has of another type, is left as
- * it was or counts as missing: answers may come from a newer attnd. Pure; one thread. */
+/* read: answers of attnd into the model. A field that is missing in an answer, or of another type,
+ * stays as it was or counts as missing: answers may come from a newer attnd. Pure; one thread. */
 #ifndef CLIENTS_CLI_TOP_READ_H
 #define CLIENTS_CLI_TOP_READ_H
 

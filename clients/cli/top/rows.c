@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Which heads and layers are shown, and in which order. What has no number comes last either way
- * round; heads that are equal keep the model's order, so that the list does not dance. */
+/* Selects and orders the heads and layers that are shown. Heads without a number come last in
+ * either order; equal heads keep the model's order, so that the list does not jump. */
 #include "clients/cli/top/model.h"
 
 #include <math.h>
@@ -83,7 +83,7 @@ static int compare_numbers(double a, double b)
     return (a < b) - (a > b);
 }
 
-/* What has no number is last, whichever way round. */
+/* Heads without a number come last in either order. */
 static int compare_reversible(double a, double b, bool reversed)
 {
     int order = compare_numbers(a, b);

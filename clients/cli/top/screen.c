@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Which characters are one column wide is decided here and not by the locale, so that a drawing is
- * the same everywhere: letters of alphabets that are written from left to right without combining
+/* The locale does not decide which characters are one column wide, so that a drawing is the same
+ * everywhere: these are letters of alphabets that are written from left to right without combining
  * marks, punctuation, arrows, mathematics, boxes and blocks. */
 #include "clients/cli/top/screen.h"
 

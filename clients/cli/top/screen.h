@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* screen: a rectangle of characters with styles, in memory. What is drawn outside of it is cut off.
- * Text may come from anywhere: what could move a terminal's cursor, or is not one column wide, is
+/* screen: a rectangle of characters with styles, in memory. Drawing outside of it is cut off. Text
+ * may come from anywhere: what could move a terminal's cursor, or is not one column wide, is
  * replaced by '?'. Pure; one thread. */
 #ifndef CLIENTS_CLI_TOP_SCREEN_H
 #define CLIENTS_CLI_TOP_SCREEN_H

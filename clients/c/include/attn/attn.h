@@ -81,8 +81,8 @@ typedef struct attn_range {
     uint32_t first, last; /* both included */
 } attn_range;
 
-/* Which part of the training is looked at. A daemon's plan changes while the job runs; what holds
- * now is told by attn_publisher_plan. */
+/* The part of the training that is looked at. A daemon's plan changes while the job runs;
+ * attn_publisher_plan returns the current one. */
 typedef struct attn_plan {
     uint32_t every;       /* steps that it divides are captured; 0 = none */
     uint32_t samples;     /* the first so many of a batch; 0 = all */
@@ -112,13 +112,14 @@ typedef struct attn_publisher_options {
        the same (default NULL: random, right for one rank) */
     const uint8_t *run;
     uint32_t rank, world; /* rank < world <= 1048576 (default 0 of 1) */
-    /* What waits to be sent is bounded twice; beyond either bound messages are dropped. */
+    /* Two bounds limit the messages that wait to be sent; beyond either bound messages are
+     * dropped. */
     uint64_t max_queued_bytes;    /* copied tensors (default 256 MiB) */
     uint32_t max_queued_messages; /* 1..65536; room for a step of all layers (default 256).
                                      ZeroMQ holds up to 64 more */
     uint32_t linger_ms;           /* how long attn_publisher_free waits for them (default 1000) */
-    /* What the job itself asks of its plan, at most 10^9 each: goes before the daemon's default
-       plan, and behind one that was made for the job (default ATTN_UNSAID: nothing) */
+    /* The plan that the job itself asks for, at most 10^9 each: overrides the daemon's default
+       plan, but not a plan made for the job (default ATTN_UNSAID: nothing) */
     uint32_t every, samples, rows;
     /* While the position moves on and nothing is published, a hello is sent as a sign of life, at
        most so often: what attn_hello said, or one without layers; 0 = never (default 30000) */
@@ -171,7 +172,7 @@ ATTN_API int attn_publisher_plan(attn_publisher *publisher, attn_plan *ret_plan)
  * ATTN_E_MEMORY or ATTN_E_DROPPED. */
 ATTN_API int attn_hello(attn_publisher *publisher, const attn_layer *layers, size_t count);
 
-/* What the publishing calls below return; a training loop may ignore all of it.
+/* Return values of the publishing calls below; a training loop may ignore all of them.
  *     0                 queued
  *     ATTN_SKIPPED      nobody has subscribed to this layer
  *     ATTN_E_DROPPED    the queue is full, or the daemon has taken nothing for three seconds; told
@@ -201,7 +202,7 @@ typedef struct attn_attention {
     attn_dtype dtype;
     uint32_t batch, heads, queries, keys;
 
-    /* Everything below is optional. What may be attended to is told here and never guessed from
+    /* Everything below is optional. The visible keys are stated here and never guessed from
      * zeros. */
     bool causal;           /* query i sees keys 0..i + q_offset */
     uint32_t window;       /* query i sees keys after i + q_offset - window; 0 = all */
@@ -385,12 +386,12 @@ ATTN_API int attn_control_new(const char *endpoint, int timeout_ms, attn_control
 ATTN_API int attn_control_new_at(const char *address, int timeout_ms, attn_control **ret_control);
 ATTN_API void attn_control_free(attn_control **control);
 
-/* What the daemon said when it last refused: "no_history: decoder.0.self has no ...". The
- * connection's own string, valid until its next call; "" when it never did. */
+/* The daemon's last refusal: "no_history: decoder.0.self has no ...". The connection's own string,
+ * valid until its next call; "" when it never did. */
 ATTN_API const char *attn_control_error(const attn_control *control);
 
-/* What is asked for. Texts are borrowed for the call; NULL or negative: any, or what PROTOCOL.md
- * says is meant then. */
+/* The subject of a question. Texts are borrowed for the call; NULL or negative: any, or what
+ * PROTOCOL.md says is meant then. */
 typedef struct attn_question {
     const char *job;           /* required but by attn_alerts */
     const char *run;           /* first digits; NULL: the newest */

@@ -17,7 +17,7 @@ static int main_fail(const char *path)
     return EXIT_FAILURE;
 }
 
-/* What a page is of, and what writes it. */
+/* The subject of a page, and the function that writes it. */
 struct subject {
     const struct command *command; /* NULL = another */
     const char *help;              /* NULL = attnctl */

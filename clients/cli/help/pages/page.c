@@ -21,7 +21,7 @@ static void page_print_option(const struct option_text *option, void *data)
     roff_line(option->help, out);
 }
 
-/* What a function prints, as roff. */
+/* Captures the output of a function, as roff. */
 static void print_lines(void (*print)(FILE *out), bool head, FILE *out)
 {
     char *text = NULL;

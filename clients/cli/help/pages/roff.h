@@ -26,9 +26,9 @@ void roff_arguments(const char *text, FILE *out);
 /* The term of a list; its text follows as a line. */
 void roff_term(const char *term, const char *argument, FILE *out);
 
-/* Lines of --help. Those that are not indented are a paragraph; "  TERM   text" is of a list, and
- * goes on in lines that are indented further; what follows a line that ends with "example:" or
- * "examples:" stays as it is. An empty line ends any of them. `head`: this comes right behind a
+/* Lines of --help. Lines that are not indented are a paragraph; "  TERM   text" is an item of a list
+ * and continues in lines that are indented further; lines behind one that ends with "example:" or
+ * "examples:" stay as they are. An empty line ends any of them. `head`: this comes right behind a
  * heading. */
 void roff_lines(const char *text, bool head, FILE *out);
 
