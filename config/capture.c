@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What is refused here would be found out by a trainer, who can only warn: that a pattern without
- * wildcards is no layer, so that nothing would ever be captured, is told now. */
+/* Checks that a trainer could only warn about: a layer pattern without wildcards that names no
+ * layer, so that nothing would ever be captured, is refused now. */
 #include "config/capture.h"
 
 #include "config/config.h"

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* check: what no single key can tell. Each check names the key to change and what would do. */
+/* check: rules between keys, which no single key can check. Each check names the key to change and
+ * what would do. */
 #include "config/jobs.h"
 
 #include <inttypes.h>

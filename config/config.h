@@ -140,12 +140,12 @@ void config_defaults(struct config *ret_config);
  * copy. */
 void config_clear(struct config *config);
 
-/* What holds for a job: *config with the overrides of the first pattern, in the order of the file,
- * that matches its name as a shell matches file names. *ret_config borrows the rules and owns
+/* The settings of one job: *config with the overrides of the first pattern, in the order of the
+ * file, that matches its name as a shell matches file names. *ret_config borrows the rules and owns
  * nothing. */
 void config_for_job(const struct config *config, const char *job, struct config *ret_config);
 
-/* What trainers should capture: the keys of the section `plan`. */
+/* The capture plan of trainers: the keys of the section `plan`. */
 struct config_plan {
     uint64_t every; /* 0 = nothing */
     config_layers layers;
@@ -153,7 +153,7 @@ struct config_plan {
     uint64_t samples, rows; /* 0 = all */
 };
 
-/* What the section `plan` says. */
+/* The values of the section `plan`. */
 void config_default_plan(const struct config *config, struct config_plan *ret_plan);
 /* The index-th pattern of the section `jobs` that names keys of `plan`, in the order of the file,
  * and its plan: what it does not name is as in the section. NULL when there are no more. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* differ: what two configurations say differently. The order of the sections `jobs` and `rules` has
- * a meaning of its own, so each of them is compared as one text. */
+/* differ: lists the differences between two configurations. The order of the sections `jobs` and
+ * `rules` has a meaning of its own, so each of them is compared as one text. */
 #include "config/jobs.h"
 #include "config/rules_internal.h"
 

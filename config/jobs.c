@@ -10,7 +10,7 @@ struct config_jobs {
     struct job_rule *rules[JOBS_MAX]; /* owned */
 };
 
-/* What job names are made of, and what a pattern may say about them. */
+/* The characters of job names, and the patterns that can match them. */
 bool config_is_pattern(const char *text)
 {
     size_t len = strlen(text);

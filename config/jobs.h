@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* jobs: what some jobs have different: patterns of job names, each with values for some keys of the
+/* jobs: settings for some jobs only: patterns of job names, each with values for some keys of the
  * sections `metrics` and `plan`. Private to config/. Pure; any thread; a list that is being built
  * belongs to one. */
 #ifndef CONFIG_JOBS_H

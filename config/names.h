@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* names: what a user could have written, for messages about what is unknown. Private to config/.
- * Pure; any thread. */
+/* names: the valid names, for messages about unknown ones. Private to config/. Pure; any thread. */
 #ifndef CONFIG_NAMES_H
 #define CONFIG_NAMES_H
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* plan: what of the settings says what trainers should capture. One of them by itself is a key of
- * the section `plan` like any other, so it is read and refused where all keys are. */
+/* plan: the part of the settings that tells trainers what to capture. One of them by itself is a
+ * key of the section `plan` like any other, so it is read and refused where all keys are. */
 #include "config/jobs.h"
 
 #include <string.h>

@@ -38,7 +38,7 @@ static int rule_read_refuse(const struct rule_draft *draft, enum rule_key key, c
                         rule_keys[key].valid);
 }
 
-/* What a metric might have been meant to be: names that hold the text or differ in few letters. */
+/* Candidates for a mistyped metric: names that hold the text or differ in few letters. */
 static bool is_close(const char *name, const char *text)
 {
     return (strlen(text) >= 3 && strstr(name, text)) || strstr(text, name) ||

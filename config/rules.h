@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* rules: what is worth an alert: the section `rules` of the config, over defaults that are on.
+/* rules: the alert rules: the section `rules` of the config, over defaults that are on.
  *
  *   rules:
  *     entropy_collapse:              # a default: what is given here replaces that of the default
@@ -38,7 +38,7 @@ enum rule_condition {
     RULE_CONDITION_COUNT
 };
 
-/* Which number of a window. From DELTA on they are of drift. */
+/* The number of a window that a rule judges. From DELTA on they are of drift. */
 enum rule_statistic {
     RULE_MEAN,
     RULE_STD,
@@ -56,10 +56,10 @@ enum rule_statistic {
     RULE_STATISTIC_COUNT
 };
 
-/* What has a state of its own, from fine to coarse. */
+/* The unit that has a state of its own, from fine to coarse. */
 enum rule_each { RULE_EACH_HEAD, RULE_EACH_LAYER, RULE_EACH_RUN, RULE_EACH_COUNT };
 
-/* What can be judged: goes on where enum metric ends. */
+/* The numbers that can be judged: continues enum metric. */
 enum rule_metric {
     RULE_METRIC_FIRST = METRIC_COUNT - 1,
 #define RULE_METRIC(symbol, name, finest, minimum, maximum, help) RULE_##symbol,
@@ -88,8 +88,8 @@ struct rule {
     int severity;     /* enum alert_severity */
 };
 
-/* All rules in force: the defaults, then those of the file, in its order. Those that are not
- * enabled are among them. */
+/* All rules in force: the defaults, then those of the file, in its order. Includes rules that are
+ * not enabled. */
 uint32_t config_rule_count(const struct config *config);
 const struct rule *config_rule(const struct config *config, uint32_t index);
 

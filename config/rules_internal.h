@@ -48,7 +48,7 @@ struct rule_metric_info rule_metric_info(uint32_t metric);
 uint32_t rule_metric_find(const char *name);
 
 #define RULE_TEXT_MAX (RULE_PATTERN_MAX + 1)
-/* What a rule's key is set to, as text that reads back. False when it says nothing about this rule:
+/* The value of a rule's key, as text that reads back. False when it says nothing about this rule:
  * another condition's, `within` of a bound. */
 bool rule_key_text(const struct rule *rule, enum rule_key key, char ret_text[RULE_TEXT_MAX]);
 
@@ -80,7 +80,7 @@ int rules_put(struct rule_draft *draft, enum rule_key key, const char *text, str
               char *reterr);
 int rules_end(struct config_rules *rules, struct rule_draft *draft, char *reterr);
 
-/* What the value of a rule can be: of the metric, the statistic, per key. */
+/* The range of the value of a rule: of the metric, the statistic, per key. */
 void rule_values(const struct rule *rule, double *ret_minimum, double *ret_maximum);
 
 /* Whether what the keys say fits together. Returns 0, or -1 with a message. */

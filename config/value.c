@@ -227,8 +227,8 @@ static void number_valid(const struct value_rule *rule, char *ret_text)
 /* Real numbers ----------------------------------------------------------------------------------
  */
 
-/* Reads one finite number in decimal; *text moves behind it. What strtod takes besides (nan, inf,
- * hexadecimal, leading space) is refused. */
+/* Reads one finite number in decimal; *text moves behind it. Further notations of strtod (nan, inf,
+ * hexadecimal, leading space) are refused. */
 static bool parse_decimal(const char **text, double *ret_number)
 {
     size_t len = strspn(*text, "+-.0123456789eE");

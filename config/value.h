@@ -29,9 +29,8 @@ enum value_type {
     VALUE_ISA,
 };
 
-/* What a value must be; the bounds are inclusive and count only for BYTES, COUNT, DURATION and
- * REAL.
- */
+/* The type and bounds of a value; the bounds are inclusive and count only for BYTES, COUNT,
+ * DURATION and REAL. */
 struct value_rule {
     enum value_type type;
     uint64_t minimum, maximum;
@@ -49,7 +48,7 @@ int value_parse(const struct value_rule *rule, const char *text, void *ret_value
 /* The value as text, in the largest unit that states it exactly. */
 void value_print(const struct value_rule *rule, const void *value, char ret_text[VALUE_TEXT_MAX]);
 
-/* What is accepted, for people: "1MiB to 1TiB", "epoch, step, second". */
+/* The accepted values, for people: "1MiB to 1TiB", "epoch, step, second". */
 void value_valid(const struct value_rule *rule, char ret_text[VALUE_VALID_MAX]);
 
 /* One finite number in decimal, of either sign; false when the text is anything else. */

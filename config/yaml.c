@@ -3,10 +3,10 @@
  * sections `jobs` -> patterns -> keys, `rules` -> rules -> keys.
  *
  * Events instead of libyaml's document tree: each event has its line, nothing is built from input
- * that is about to be refused, and an alias is seen before it is expanded. Of YAML only what such a
- * file needs is accepted: mappings and scalars, lists of numbers, one document; no anchors, aliases
- * or tags. Values go into a copy of the configuration, which replaces the caller's when the whole
- * file was read. */
+ * that is about to be refused, and an alias is seen before it is expanded. Accepts only the part of
+ * YAML that such a file needs: mappings and scalars, lists of numbers, one document; no anchors,
+ * aliases or tags. Values go into a copy of the configuration, which replaces the caller's when the
+ * whole file was read. */
 #include "config/jobs.h"
 #include "config/rules_internal.h"
 
@@ -170,7 +170,7 @@ struct body {
     bool takes_plan;  /* keys of plan as well */
 };
 
-/* What people call the kind of node that they wrote. */
+/* The word for the kind of a node, in messages. */
 static const char *kind_name(const struct node *node)
 {
     return node->kind == NODE_MAP ? "mapping" : node->kind == NODE_LIST ? "list" : "value";
@@ -316,7 +316,7 @@ static int read_keys(struct reader *reader, const struct body *body)
     }
 }
 
-/* What belongs to a name: a mapping, or nothing at all. */
+/* Opens the mapping that belongs to a name; an empty value counts as an empty mapping. */
 static int open_body(struct reader *reader, const char *label, const struct node *name,
                      bool *ret_empty)
 {
@@ -556,8 +556,8 @@ static ssize_t slurp(const char *path, char *buf)
     return size;
 }
 
-/* What was read becomes *config. Overrides and rules of a file before stay when this one has no
- * such section. */
+/* Moves the settings that were read into *config. Overrides and rules of a file before stay when
+ * this one has no such section. */
 static void take_over(struct reader *reader, struct config *config)
 {
     struct config old = *config;

@@ -110,7 +110,7 @@ static int daemon_args_parse(int argc, char **argv, struct args *args, char *ret
     return optind == argc ? 0 : args_fail(reterr, "unexpected argument ", argv[optind]);
 }
 
-/* What no single key can tell has no line, but the file it comes from has a name. */
+/* A mistake between keys has no line, but the file it comes from has a name. */
 static int check_together(const struct config *config, const char *path, char *reterr)
 {
     char error[CONFIG_ERROR_MAX];
@@ -206,7 +206,7 @@ int args_read(int argc, char **argv, struct config *config, struct args_result *
     return 0;
 }
 
-/* What a pipe said is gone, and a terminal would be waited for. */
+/* A pipe cannot be read twice, and reading a terminal would wait. */
 static int check_regular(const char *path, char *reterr)
 {
     struct stat file;

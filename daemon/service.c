@@ -21,7 +21,7 @@
 #define WATCHDOG_SHARE 4
 #define STOP_MS        1000
 #define US_PER_MS      1000
-/* What comes after a stop's own deadline: sockets linger, events are handed over, the history is
+/* Time beyond a stop's own deadline: sockets linger, events are handed over, the history is
  * closed. */
 #define STOP_SLACK_NS UINT64_C(30000000000)
 
@@ -48,7 +48,7 @@ static double service_rate(uint64_t amount, uint64_t before, uint64_t ns)
     return (double)(amount - before) * 1e9 / (double)(ns ? ns : 1);
 }
 
-/* What came since the last time, and what was dropped since the start. */
+/* The messages since the last time, and the drops since the start. */
 static void service_describe(struct service *service, uint64_t now_ns, char *text, size_t size)
 {
     uint64_t received = stats_get(service->stats, COUNT_RECEIVED);

@@ -31,7 +31,7 @@ void service_reloaded(struct service *service);
 /* From now on only the loop is looked after: the other threads end. The stop takes `patience_ns`
  * more at most, and the service manager is asked for it as long as the loop turns. */
 void service_stopping(struct service *service, uint64_t patience_ns);
-/* What is done next takes so long at most, and keeps the loop from turning. Also after
+/* The next step takes at most this long, and keeps the loop from turning. Also after
  * service_close. */
 void service_extend(struct service *service, uint64_t patience_ns);
 

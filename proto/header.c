@@ -37,7 +37,7 @@ const char *event_name(enum event_type event)
     return events[event];
 }
 
-/* Which messages a key belongs to. */
+/* The messages that a key belongs to. */
 enum scope {
     OPTIONAL = 0,
     IN_ATTENTION = 1,

@@ -35,7 +35,7 @@ enum event_type { EVENT_HELLO, EVENT_EPOCH_END, EVENT_BYE };
 enum stack { STACK_ENCODER, STACK_DECODER };
 enum site { SITE_SELF, SITE_CROSS };
 
-/* Which attention of the model. */
+/* Identifies an attention layer of the model. */
 struct layer_id {
     enum stack stack;
     uint32_t layer;

@@ -11,8 +11,8 @@
  * the like. Returns 0 or an error of err.def. */
 int header_read_tensors(const msgpack_object *value, struct header *header);
 
-/* What can be judged when all keys are read: heads against key heads, matrices against heads *
- * head_dim, documents against positions. Returns 0 or an error, with the key at fault. */
+/* Checks that need all keys: heads against key heads, matrices against heads * head_dim, documents
+ * against positions. Returns 0 or an error, with the key at fault. */
 int header_check_tensors(const struct header *header, const char **reterr_key);
 
 /* NULL when the message has none of that role. */

@@ -37,7 +37,7 @@ enum dim {
         }                                                                                          \
     }
 
-/* What each role allows: sets of message types and of dtypes, and its dimensions. */
+/* The limits of each role: sets of message types and of dtypes, and its dimensions. */
 static const struct {
     unsigned types, dtypes;
     uint32_t rank;

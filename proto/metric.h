@@ -47,7 +47,7 @@ enum vector {
 /* Leading singular values that are published. */
 #define SINGULAR_VALUES_MAX 16
 #define LOW_RANK_COUNT      5
-/* Of all vectors of a head, side by side. */
+/* The width of all vectors of a head, side by side. */
 #define VECTORS_WIDTH (2 * SINGULAR_VALUES_MAX + LOW_RANK_COUNT)
 
 struct vector_info {
@@ -60,7 +60,7 @@ extern const struct vector_info vector_info[VECTOR_COUNT];
 /* 1, 2, 4, 8, 16: the ranks of VECTOR_LOW_RANK_ERROR. */
 extern const uint32_t low_rank[LOW_RANK_COUNT];
 
-/* What a head does, judged by its numbers: see KERNELS.md, patterns. */
+/* The behaviour of a head, judged by its numbers: see KERNELS.md, patterns. */
 enum pattern {
     PATTERN_PREVIOUS_TOKEN,
     PATTERN_NEXT_TOKEN,
@@ -140,7 +140,7 @@ struct projection_result {
     double correlation_mean;               /* over pairs g < h; NaN with one head */
 };
 
-/* What is measured on a message of tier `weights`. */
+/* The metrics of tier `weights`. */
 struct weights_result {
     struct projection_result projection[PROJECTION_COUNT];
     uint32_t heads;

@@ -22,7 +22,7 @@ const struct mpk_limits mpk_result_limits = {64u << 20, 8, 4u << 20};
 
 enum mpk_form { FORM_BAD, FORM_SCALAR, FORM_BLOB, FORM_ARRAY, FORM_MAP };
 
-/* What follows a lead byte 0xc0..0xdf: `width` payload bytes of a scalar, or a length of that
+/* The meaning of a lead byte 0xc0..0xdf: `width` payload bytes of a scalar, or a length of that
  * width. */
 static const struct {
     uint8_t form, width;

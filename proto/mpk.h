@@ -93,8 +93,8 @@ void mpk_pair_f64(struct mpk_writer *writer, const char *key, double number);
 
 /* The document as JSON text, `indent` 0 for one line; binaries as lower-case hex; NaN and
  * infinities as null; NUL and bytes that are not UTF-8 as U+FFFD; integers beyond INT64_MAX as
- * reals. Keys that are integers become text, other keys that are not strings "?". Of a key that
- * appears twice the last value counts. Returns a malloc'ed string, or NULL when out of memory. */
+ * reals. Keys that are integers become text, other keys that are not strings "?". The last value of
+ * a repeated key counts. Returns a malloc'ed string, or NULL when out of memory. */
 char *mpk_to_json(const msgpack_object *root, unsigned indent);
 /* The same on one line, with binaries as base64 (RFC 4648, padded). */
 char *mpk_to_json_base64(const msgpack_object *root);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Every length is compared with what there is before anything is computed from it. What a packed
- * record says of its size is believed as far as zlib can go: it packs 1032 bytes into one at most,
- * so memory stays in proportion to the file. */
+/* Every length is compared with what there is before anything is computed from it. The size that a
+ * packed record claims is believed as far as zlib can go: it packs 1032 bytes into one at most, so
+ * memory stays in proportion to the file. */
 #include "proto/recording.h"
 
 #include "proto/err.h"

@@ -38,7 +38,7 @@
 #define RECORDING_FRAMES_MAX   64
 /* Room for a record's header and frame sizes. */
 #define RECORDING_HEAD_MAX (RECORDING_RECORD_BYTES + 8 * RECORDING_FRAMES_MAX)
-/* Of all frames of a record: twice the largest ingest.max_message. */
+/* The limit of all frames of a record: twice the largest ingest.max_message. */
 #define RECORDING_MESSAGE_MAX (UINT64_C(1) << 35)
 
 /* Borrowed. */

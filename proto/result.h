@@ -52,8 +52,7 @@ struct result_similarity {
     uint32_t redundant_count, redundant_total; /* listed; in all */
 };
 
-/* What is measured of a layer on one message. Borrowed. NULL = not computed, the key is left out.
- */
+/* The numbers of one layer from one message. Borrowed. NULL = not computed, the key is left out. */
 struct layer_numbers {
     uint32_t heads;
     const double *value[METRIC_COUNT];  /* [heads] */

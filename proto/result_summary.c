@@ -187,7 +187,7 @@ static void result_summary_put_spectrum(struct mpk_writer *writer,
     }
 }
 
-/* What differs from the baseline, and since when. */
+/* The differences from the baseline, and the time since when they exist. */
 static const struct {
     const char *name;
     size_t offset;
@@ -266,7 +266,7 @@ static void result_summary_put_window(struct mpk_writer *writer, const struct re
     part_flag(writer, "partial", window->partial);
 }
 
-/* What has no statistics: the newest message's own. */
+/* Numbers without statistics are the newest message's own. */
 static void result_summary_put_newest(struct mpk_writer *writer,
                                       const struct summary_result *summary)
 {

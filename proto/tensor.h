@@ -12,7 +12,7 @@
 
 enum dtype { DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_F64, DTYPE_U8, DTYPE_I32, DTYPE_COUNT };
 
-/* What a tensor is within its message. */
+/* The role of a tensor within its message. */
 enum tensor_role {
     TENSOR_WEIGHTS,   /* [B,H,Tq,Tk] f32 f16 bf16 f64 */
     TENSOR_MASK,      /* [B,Tq,Tk] u8, 1 = may attend */

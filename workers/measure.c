@@ -24,7 +24,7 @@ static uint64_t min_u64(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
-/* What a range of rows leaves. */
+/* The result of a range of rows. */
 struct part {
     uint32_t begin, end;
     struct block block;

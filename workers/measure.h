@@ -4,8 +4,8 @@
  *
  *     measure_new -> measure_run for each job 0 .. measure_jobs - 1 -> measure_finish -> result
  *
- * Jobs share nothing but the input, which is borrowed and only read. What needs all of the message
- * (the merge of the blocks, the map weighted by importance) is the business of measure_finish. */
+ * Jobs share nothing but the input, which is borrowed and only read. Steps that need all of the
+ * message (the merge of the blocks, the map weighted by importance) are part of measure_finish. */
 #ifndef WORKERS_MEASURE_H
 #define WORKERS_MEASURE_H
 
@@ -20,7 +20,7 @@
 #include "workers/linear/spectrum.h"
 #include "workers/linear/weights.h"
 
-/* What a message carries. */
+/* The contents of a message. */
 enum tier { TIER_ATTENTION, TIER_QK, TIER_WEIGHTS, TIER_COUNT };
 
 /* Most row jobs and spectrum jobs of one message. */
@@ -112,7 +112,7 @@ int measure_new(const struct attention *a, const struct measure_plan *plan,
 int measure_new_weights(const struct weights *weights, const struct measure_plan *plan,
                         struct measure **ret_measure);
 uint32_t measure_jobs(const struct measure *measure);
-/* What a job is like: rows; spectra, which may wait and give way; tier weights, which may take
+/* The kind of a job: rows; spectra, which may wait and give way; tier weights, which may take
  * seconds. */
 enum measure_job { MEASURE_ROWS, MEASURE_SPECTRA, MEASURE_WEIGHTS };
 enum measure_job measure_job_kind(const struct measure *measure, uint32_t job);

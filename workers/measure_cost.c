@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* measure_cost: what measuring a message takes in memory, as an upper bound within reason. Sizes
+/* measure_cost: an upper bound within reason of the memory that measuring a message takes. Sizes
  * come from a header: products are taken in f64, which does not wrap. */
 #include "workers/measure_numbers.h"
 #include "workers/measure_plan.h"
@@ -24,7 +24,7 @@ static double measure_cost_hist_bytes_max(double rows)
     return METRIC_ROW_COUNT * fmin(rows, HIST_KEYS) * 2 * (double)sizeof(struct bucket);
 }
 
-/* What only weights have. */
+/* The memory of weights only. */
 static double across_bytes(const struct attention *a, const struct measure_plan *plan)
 {
     double heads = a->heads, bytes = 0;
@@ -47,8 +47,8 @@ static double part_bytes(const struct attention *a, const struct measure_plan *p
     return bytes + (a->weights ? across_bytes(a, plan) : 0);
 }
 
-/* Of one thread, at a range of rows: per key, what the kernels and the reference behind them lay
- * out side by side; tiles of products; buffers of row values. */
+/* The memory of one thread, at a range of rows: per key, what the kernels and the reference behind
+ * them lay out side by side; tiles of products; buffers of row values. */
 #define ROW_BYTES_PER_KEY 160
 #define TILE_BYTES        (2 << 20)
 
@@ -62,7 +62,7 @@ static double row_scratch(const struct attention *a, const struct measure_plan *
     return bytes;
 }
 
-/* Of one thread: three f64 copies of what is decomposed. */
+/* The memory of one thread: three f64 copies of the matrix that is decomposed. */
 static double spectrum_scratch(const struct attention *a, const struct measure_plan *plan)
 {
     if (wants_spectra(a, plan)) {

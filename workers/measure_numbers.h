@@ -6,7 +6,7 @@
 #include "workers/measure.h"
 #include "workers/linear/spectra.h"
 
-/* What there is after all jobs, merged; NULL = off. */
+/* The results after all jobs, merged; NULL = off. */
 struct measure_state {
     const struct attention *attention;
     const struct measure_plan *plan;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* measure_plan: which passes over a message there are; shared by who runs them and who judges what
- * they cost. */
+/* measure_plan: the passes over a message; shared by the code that runs them and the code that
+ * estimates their cost. */
 #ifndef WORKERS_MEASURE_PLAN_H
 #define WORKERS_MEASURE_PLAN_H
 

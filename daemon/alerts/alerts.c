@@ -41,7 +41,7 @@ static size_t layer_size(const struct alerts *alerts)
     return sizeof(struct alert_layer) + alerts->rule_count * sizeof(struct alert_cells);
 }
 
-/* Which rules judge something of the layer; the run is judged apart. */
+/* The rules that apply to the layer; the run is judged apart. */
 static void match_layer(const struct alerts *alerts, struct alert_layer *layer)
 {
     char name[64];
@@ -238,7 +238,8 @@ static void alerts_settle(struct alerts *alerts, const struct rule *rule, struct
 
 /* Judging */
 
-/* What the condition compares: the value, or how it changed; NaN while nothing is known of then. */
+/* The number that the condition compares: the value, or its change; NaN while the earlier value is
+ * unknown. */
 static double compared(const struct rule *rule, struct alert_cells *cells, uint32_t index,
                        double value)
 {

@@ -35,7 +35,7 @@ void alerts_free(struct alerts **alerts);
 int alerts_layer(struct alerts *alerts, const struct summary_result *summary,
                  const struct alert_sink *sink);
 
-/* What a window says about the run. Call after its layers: it ends the window. */
+/* The numbers of a window about the run. Call after its layers: it ends the window. */
 struct alert_run {
     struct result_common common;
     uint64_t processed, lost,
@@ -59,9 +59,9 @@ uint64_t alerts_bytes(const struct alerts *alerts);
 
 /* For checkpoints: one MessagePack map. Returns 0 or ERR_MEMORY. */
 int alerts_pack(const struct alerts *alerts, struct mpk_writer *writer);
-/* Into new alerts, in place of what they know. What was saved under rules that have changed
- * meanwhile is left out. Returns 0, ERR_MEMORY, or ERR_STORE_FORMAT for what is no such map; after
- * an error they know nothing. */
+/* Into new alerts, in place of what they know. States saved under rules that have changed meanwhile
+ * are left out. Returns 0, ERR_MEMORY, or ERR_STORE_FORMAT for what is no such map; after an error
+ * they know nothing. */
 int alerts_unpack(struct alerts *alerts, const void *data, size_t size);
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* alert_cell: what alerts keep, for alerts.c and alerts_pack.c, and the numbers and sentences of
- * one judgement. Private to alerts. */
+/* alert_cell: the state that alerts keep, for alerts.c and alerts_pack.c, and the numbers and
+ * sentences of one judgement. Private to alerts. */
 #ifndef DAEMON_ALERTS_INTERNAL_H
 #define DAEMON_ALERTS_INTERNAL_H
 
@@ -8,7 +8,7 @@
 #include "daemon/base/hash.h"
 #include "config/rules.h"
 
-/* What a rule knows of one head, layer or run. */
+/* The state of a rule for one head, layer or run. */
 struct alert_cell {
     double value;                     /* what was compared last */
     uint64_t since_epoch, since_step; /* where it began to hold */
@@ -19,7 +19,7 @@ struct alert_cell {
     uint8_t past_count, past_next;    /* of its ring */
 };
 
-/* What a rule knows of one layer (or of the run), head by head or as a whole. */
+/* The state of a rule for one layer (or for the run), head by head or as a whole. */
 struct alert_cells {
     bool applies;
     uint32_t count;          /* 0 = nothing yet */
@@ -34,7 +34,7 @@ struct alert_layer {
     struct alert_cells cells[]; /* [rule_count] */
 };
 
-/* Of a rule about the run: the values of the layers of this window. */
+/* For a rule about the run: the values of the layers of this window. */
 struct alert_gathered {
     double sum, min, max;
     uint64_t count;
@@ -66,7 +66,7 @@ void alerts_forget(struct alerts *alerts);
 
 /* Whether the window has what the rule judges. */
 bool alert_has(const struct summary_result *summary, const struct rule *rule);
-/* Of one head, for metrics of heads; of the layer, for the others. */
+/* The value of one head, for metrics of heads, or of the layer, for the others. */
 double alert_head_value(const struct summary_result *summary, const struct rule *rule,
                         uint32_t head);
 double alert_layer_value(const struct summary_result *summary, const struct rule *rule);

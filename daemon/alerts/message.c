@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* alert_message: what is told, as a sentence with its numbers. */
+/* alert_message: states an alert as a sentence with its numbers. */
 #include "daemon/alerts/internal.h"
 
 #include <inttypes.h>

@@ -23,7 +23,7 @@ struct webhook {
     char error[CURL_ERROR_SIZE];
 };
 
-/* What the answer says does not matter. */
+/* The body of the answer is ignored. */
 static size_t ignore(char *data, size_t size, size_t count, void *user)
 {
     (void)data;
@@ -112,7 +112,7 @@ void webhook_wake(struct webhook *webhook)
 
 /* One try */
 
-/* What the transfer that has ended says. */
+/* The result of the transfer that has ended. */
 static CURLcode outcome(CURLM *multi)
 {
     int left;

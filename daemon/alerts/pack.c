@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* alerts_pack: what alerts know, for checkpoints.
+/* alerts_pack: packs the state of alerts for checkpoints.
  *
  *   {v: 1, run: bin16, epoch, step, time_ns,
  *    rules: [{name, hash, places: [{place, count, armed: bin, cells: [...], past: bin}]}]}
@@ -255,14 +255,15 @@ static int get_past(const struct rule *rule, struct alert_cells *cells, uint32_t
     return 0;
 }
 
-/* What one place has, as it was packed. */
+/* The state of one place, as it was packed. */
 struct packed_place {
     uint64_t place, count;
     const uint8_t *armed, *past;
     const msgpack_object_array *cells;
 };
 
-/* What a place says of its size agrees with its binaries, which bounds what is allocated for it. */
+/* The size that a place claims agrees with its binaries, which bounds the memory allocated for
+ * it. */
 static int alerts_pack_read_place(const struct rule *rule, const msgpack_object *map,
                                   struct packed_place *ret_place)
 {

@@ -2,9 +2,9 @@
 /* activation: listening sockets that a service manager opened and handed over when it started attnd
  * (LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES: descriptors from 3 on).
  *
- * They are told apart by name: that of the section whose endpoint they stand for. What is not
- * handed over attnd binds itself. Nothing is kept here: the environment is read each time, and each
- * socket belongs to who takes it. */
+ * They are told apart by name: that of the section whose endpoint they stand for. attnd binds the
+ * sockets that are not handed over. Nothing is kept here: the environment is read each time, and
+ * each socket belongs to who takes it. */
 #ifndef DAEMON_BASE_ACTIVATION_H
 #define DAEMON_BASE_ACTIVATION_H
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* block_bytes: what an allocation of so many bytes takes of the heap: glibc keeps 8 bytes beside
- * each block, and gives out units of 16, at least two. */
+/* block_bytes: the bytes of the heap that an allocation takes: glibc keeps 8 bytes beside each
+ * block, and gives out units of 16, at least two. */
 #ifndef DAEMON_BASE_BLOCK_BYTES_H
 #define DAEMON_BASE_BLOCK_BYTES_H
 

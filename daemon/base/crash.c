@@ -11,7 +11,7 @@
 /* How often the point was passed; there is one such point of each kind per process. */
 static atomic_ulong crash_passed, stall_passed;
 
-/* Which passing is meant: 1 without a number. */
+/* The number of the passing that is meant: 1 without a number. */
 static unsigned long nth_of(const char *suffix)
 {
     return *suffix == ':' ? strtoul(suffix + 1, NULL, 10) : 1;

@@ -8,9 +8,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* A context for endpoint_bind, or NULL with zmq_errno(). What comes in and what goes out have an
- * I/O thread each: thousands of subscribers never hold up what trainers send. zmq_ctx_term is the
- * caller's. */
+/* A context for endpoint_bind, or NULL with zmq_errno(). Receiving and sending have an I/O thread
+ * each: thousands of subscribers never hold up what trainers send. zmq_ctx_term is the caller's. */
 void *endpoint_context_new(void);
 
 /* The file of an ipc:// socket, by which its loss is noticed. */

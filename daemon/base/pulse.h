@@ -8,7 +8,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Of one thread, which alone counts; any thread may look. All zero at first. */
+/* The counter of one thread, which alone increments it; any thread may read it. All zero at
+ * first. */
 struct pulse {
     _Atomic uint64_t beats;
 };
@@ -18,7 +19,7 @@ static inline void pulse_beat(struct pulse *pulse)
     atomic_fetch_add_explicit(&pulse->beats, 1, memory_order_relaxed);
 }
 
-/* Who is looked after. */
+/* A watched thread. */
 struct pulse_subject {
     const char *name; /* static */
     const struct pulse *pulse;
@@ -35,7 +36,7 @@ struct pulse_round {
     int count;
 };
 
-/* What `subject` points to outlives the round. */
+/* The pulse of each `subject` outlives the round. */
 void pulse_add(struct pulse_round *round, const struct pulse_subject *subject);
 /* Asks all of them for a turn. */
 void pulse_ask(struct pulse_round *round);

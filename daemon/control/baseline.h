@@ -7,7 +7,7 @@
 #include "daemon/history/history.h"
 #include "daemon/run/registry.h"
 
-/* Which windows. */
+/* The windows to compare with. */
 struct baseline_source {
     char run[2 * RUN_BYTES + 1]; /* of the same job, by its first digits */
     bool has_last;
@@ -18,7 +18,7 @@ struct baseline_source {
  * now, or an error and nothing has changed. */
 typedef void baseline_done(void *data, int code, const char *detail);
 
-/* Looks them up; `done` is called later, never from inside this call. What is pinned is found by
+/* Looks them up; `done` is called later, never from inside this call. The pinned layer is found by
  * name then: run and stream may have gone meanwhile (ERR_RUN_UNKNOWN). `registry` and `config`
  * outlive the history. Returns 0, or an error of history_ask: then `done` is not called. */
 int baseline_pin(struct history *history, struct registry *registry, const struct config *config,

@@ -438,7 +438,7 @@ static void control_on_zsock_closed(struct zsock *zsock)
     free(zsock->data);
 }
 
-/* Who still works on an answer keeps the pending, and may give it back later. */
+/* A thread that still works on an answer keeps the pending, and may give it back later. */
 static void answer_pending(struct control *control)
 {
     while (control->pending) {

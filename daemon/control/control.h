@@ -25,7 +25,7 @@ struct plans;
 struct pool;
 struct store;
 
-/* What the answers are made of; all outlive the control. */
+/* The sources of the answers; all outlive the control. */
 struct control_view {
     uv_loop_t *loop; /* control_new sets it */
     struct config *config;

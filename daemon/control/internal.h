@@ -8,7 +8,7 @@
 
 #include <stdbool.h>
 
-/* What a method returns instead of 0 or an error when it has deferred the answer. */
+/* Returned by a method instead of 0 or an error when it has deferred the answer. */
 #define CONTROL_WAIT 1
 /* Room for what went wrong in this case, when that says more than the error's own sentence. */
 #define CONTROL_DETAIL_MAX 512

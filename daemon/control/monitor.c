@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* What a monitoring system asks for every few seconds, in one answer that does not grow with the
- * layers: the counters, and of each job its newest run and how many alerts fire, by rule. */
+/* The numbers that a monitoring system asks for every few seconds, in one answer that does not grow
+ * with the layers: the counters, and of each job its newest run and how many alerts fire, by
+ * rule. */
 #include "daemon/control/internal.h"
 
 #include "config/rules.h"

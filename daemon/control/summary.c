@@ -11,7 +11,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-/* What a request asks for; empty = any. */
+/* The filters of a request; empty = any. */
 struct value_filter {
     const char *prefix; /* of the topics */
     char job[JOB_NAME_MAX + 1], stack[16], layer[16], site[16];

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* alerts: what began to fire and was resolved, newest first, as the maps that were published. */
+/* alerts: the alerts that fired and were resolved, newest first, as the maps that were
+ * published. */
 #include "daemon/history/find.h"
 
 #include <math.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* compare: ranks heads by how differently they behave in two runs.
  *
- * Of each run the newest `windows` windows (20 unless given) that end in from..to and still have
- * their histograms are pooled per head and metric. The distance of a head is
+ * Each run contributes its newest `windows` windows (20 unless given) that end in from..to and
+ * still have their histograms, pooled per head and metric. The distance of a head is
  *
  *     D(h) = 1/|M| sum over m in M of JS(P_m, Q_m),   M: row metrics that both runs have of it,
  *

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* history_find: what a question is about: the run, the layer, the track and the metric that its
- * parameters name, or else the most likely ones. Reader thread. */
+/* history_find: finds the subject of a question: the run, the layer, the track and the metric that
+ * its parameters name, or else the most likely ones. Reader thread. */
 #ifndef DAEMON_HISTORY_FIND_H
 #define DAEMON_HISTORY_FIND_H
 

@@ -84,7 +84,7 @@ struct history {
     struct history_list asked, done;
     int waiting; /* loop thread: asked and not answered */
     atomic_bool closing;
-    /* Of the reader thread. */
+    /* Used by the reader thread only. */
     char path[CONFIG_TEXT_MAX];
     sqlite3 *db; /* NULL = not open */
     dev_t device;
@@ -469,7 +469,8 @@ int history_ask(struct history *history, const char *method, const void *params,
     return 0;
 }
 
-/* What was found out is still said; the rest learns that it will not be. */
+/* Results found so far are still sent; the remaining questions learn that they will not be
+ * answered. */
 static void answer_rest(struct history *history)
 {
     struct history_question *question;

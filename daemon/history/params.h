@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* history_params: the parameters of a question, by name from a MessagePack map into a struct; one
- * table for all methods. What is not given has the value that means "any". Pure. */
+ * table for all methods. A parameter that is not given has the value that means "any". Pure. */
 #ifndef DAEMON_HISTORY_PARAMS_H
 #define DAEMON_HISTORY_PARAMS_H
 

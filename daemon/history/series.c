@@ -2,8 +2,8 @@
 /* history: one metric of a layer over its windows, of one head or of all.
  *
  * The numbers are collected as [head][statistic][window], of the statistics that are asked for
- * only, then written column by column. What a window does not have is NaN, with a count of 0. An
- * answer has at most VALUES_MAX values, so that a client's limits on elements and bytes hold;
+ * only, then written column by column. A number that a window does not have is NaN, with a count of
+ * 0. An answer has at most VALUES_MAX values, so that a client's limits on elements and bytes hold;
  * `more` says that windows were left out. */
 #include "daemon/history/values.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* states: the states of some windows of a layer, for a baseline: not for clients. Of the window
- * that ends with `last`, else of the first `windows` that are whole and share nothing with one
- * another. What does not fit STATES_BYTES_MAX is left out. */
+/* states: the states of some windows of a layer, for a baseline: not for clients. Returns the
+ * window that ends with `last`, else the first `windows` that are whole and share nothing with one
+ * another. Windows beyond STATES_BYTES_MAX are left out. */
 #include "daemon/history/find.h"
 #include "daemon/store/series.h"
 

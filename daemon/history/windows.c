@@ -192,7 +192,7 @@ static bool is_sorted(const struct window_rows *rows)
     return true;
 }
 
-/* Of several rows of one window the last stays. */
+/* The last of several rows of one window stays. */
 static void remove_older(struct window_rows *rows)
 {
     uint32_t kept = 0;

@@ -15,7 +15,7 @@
 
 /* Bytes that a client may have to hear besides events: greeting, resync, heartbeats. */
 #define NOTE_MAX 512
-/* What the server asks for at once. */
+/* The size of the blocks that the server asks for. */
 #define BLOCK_BYTES 16384
 /* A layer that is silent for so long is forgotten here: its next value goes out at once. */
 #define HELD_NS UINT64_C(60000000000)
@@ -61,7 +61,7 @@ void events_init(struct events *events, struct stats *stats, const struct event_
     ring_init(&events->ring, options->ring_bytes);
 }
 
-/* Of what is held back for this layer. */
+/* Drops the newest value held back for this layer. */
 static void drop_newest(struct events *events, struct held *held)
 {
     if (held->newest) {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* guard: who may ask. Pure functions over header texts.
+/* guard: decides who may ask. Pure functions over header texts.
  *
  * A page of somebody else's that is open in a browser on this machine can reach loopback as well.
  * Two checks keep it out: the Host a browser names must be an address, localhost or one of

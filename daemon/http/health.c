@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What a supervisor asks: is it alive, is it ready. Both are answered by the loop thread, so one
- * that does not turn is noticed. */
+/* The checks of a supervisor: is it alive, is it ready. Both are answered by the loop thread, so
+ * one that does not turn is noticed. */
 #include "daemon/http/internal.h"
 
 #include "proto/err.h"

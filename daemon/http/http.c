@@ -104,7 +104,7 @@ static void send_question(struct http *http, struct question *question)
     uv_async_send(&http->asked);
 }
 
-/* Those whose request is gone need no answer. */
+/* Questions whose request is gone need no answer. */
 static void send_questions(struct http *http)
 {
     struct question *question;

@@ -3,7 +3,7 @@
  *
  * Nothing of it is made on the loop thread. Questions go there by a queue, are answered by the
  * methods of control, and come back as MessagePack; results are copied to a bounded queue as they
- * are published. What a reader does, or does not, is felt by this thread alone. */
+ * are published. A slow or hostile reader affects this thread alone. */
 #ifndef DAEMON_HTTP_HTTP_H
 #define DAEMON_HTTP_HTTP_H
 

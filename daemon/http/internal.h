@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* http_part: what the files of the HTTP thread share: its state, and one request being answered.
- * HTTP thread only, but for what is said otherwise. */
+/* http_part: the state shared by the files of the HTTP thread, and one request being answered. HTTP
+ * thread only, but for what is said otherwise. */
 #ifndef DAEMON_HTTP_INTERNAL_H
 #define DAEMON_HTTP_INTERNAL_H
 
@@ -35,7 +35,7 @@ struct http {
     struct control *control; /* loop thread */
     bool started, wake_ready;
     uv_thread_t thread;
-    /* Of the HTTP thread. */
+    /* Used by the HTTP thread only. */
     uv_loop_t loop;
     uv_poll_t poll;     /* of the server's epoll descriptor */
     uv_timer_t timeout; /* of the server's connections */

@@ -7,7 +7,7 @@
 #include <jansson.h>
 #include <string.h>
 
-/* What a head's number can be at least and at most; equal when there is no such range. */
+/* The range of a head's number; equal bounds when there is no such range. */
 struct meaning {
     const char *text;
     double low, high;

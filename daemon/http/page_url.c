@@ -38,7 +38,8 @@ static int page_url_path(const char *directory, const char *name, char ret_path[
     return -1;
 }
 
-/* Whatever the umask: who may enter the directory may read what is in it. */
+/* The mode does not depend on the umask: everybody who may enter the directory may read the
+ * file. */
 static int page_url_fill(int fd, const char *directory, const char *url)
 {
     char line[PAGE_URL_MAX + 1];

@@ -2,8 +2,8 @@
 /* ring: the newest events of the event stream as text, shared by all its clients.
  *
  * Events are numbered from 1. The ring holds the newest ones that fit in a number of bytes; a
- * client is a number: of the event it wants next. Who holds a reference may go on reading an event
- * that has left the ring. Pure; one thread. */
+ * client is a number: of the event it wants next. The holder of a reference may go on reading an
+ * event that has left the ring. Pure; one thread. */
 #ifndef DAEMON_HTTP_RING_H
 #define DAEMON_HTTP_RING_H
 
@@ -31,7 +31,7 @@ struct ring {
     uint64_t bytes, limit;
 };
 
-/* What a client wants to hear. */
+/* The events that a client has selected. */
 struct event_filter {
     char job[JOB_NAME_MAX + 1]; /* "" = all */
     unsigned kinds;             /* bits */

@@ -22,7 +22,7 @@ const struct argument arguments[ARG_COUNT] = {
 #define WINDOWS (A(window) | A(from) | A(to))
 #define JSON    "application/json"
 
-/* What every result about a layer has, and every answer of maps. */
+/* The fields that every result about a layer and every answer of maps has. */
 #define RESULT "v kind job run epoch step time_ns stack layer site tier shape causal rows heads"
 #define MAPS   "job run epoch step queries keys rows columns labels"
 
@@ -222,7 +222,7 @@ static bool route_put_value(struct mpk_writer *writer, enum argument_type type, 
     return true;
 }
 
-/* Of the API itself: the method does not know it. */
+/* A parameter of the API itself: the method does not know it. */
 static bool read_or_null(struct argument_reader *reader, const char *value)
 {
     if (!route_read_flag(value, &reader->or_null)) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* route: what can be asked by HTTP: one table of paths, and one of their parameters, from which
- * requests are checked and the OpenAPI description is made. */
+/* route: the requests of HTTP: one table of paths, and one of their parameters, from which requests
+ * are checked and the OpenAPI description is made. */
 #ifndef DAEMON_HTTP_ROUTE_H
 #define DAEMON_HTTP_ROUTE_H
 

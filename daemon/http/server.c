@@ -371,7 +371,7 @@ static enum MHD_Result on_argument(void *data, enum MHD_ValueKind kind, const ch
     return argument_read(data, name, is_text ? value : NULL) ? MHD_YES : MHD_NO;
 }
 
-/* Of the API only: who scrapes or follows a link may add what it likes. */
+/* Applies to the API only: scrapers and followed links may add any parameters. */
 static void check_arguments(struct request *request)
 {
     struct argument_reader *reader = &request->arguments;

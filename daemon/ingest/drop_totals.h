@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* drop_totals: what publishers drop themselves is told twice: with each tensor message what its
- * topic has dropped so far, and with each event what the rank has, of all topics together. Here
- * both become one truth: what an event tells first counts for the run alone, until messages of the
- * layers tell where it belongs. Pure. */
+/* drop_totals: publishers report their own drops twice: each tensor message has the total of its
+ * topic so far, and each event the total of the rank, of all topics together. Here both become one
+ * truth: what an event tells first counts for the run alone, until messages of the layers tell
+ * where it belongs. Pure. */
 #ifndef DAEMON_INGEST_DROP_TOTALS_H
 #define DAEMON_INGEST_DROP_TOTALS_H
 

@@ -115,8 +115,7 @@ static void ingest_refuse(struct ingest *ingest, struct message *message, int co
     message_free(&message);
 }
 
-/* What a message and its computation take is admitted together; a message that never fits is
- * refused. */
+/* A message and its computation are admitted together; a message that never fits is refused. */
 static int price(const struct ingest *ingest, struct message *message)
 {
     if (message->header.type != MESSAGE_EVENT) {

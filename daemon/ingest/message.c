@@ -110,7 +110,7 @@ static int check_tensor_frames(const struct message *message)
     return header_check_frames(&message->header, bytes, message->frame_count - 2);
 }
 
-/* What a message of queries and keys asks for is not bounded by its bytes. */
+/* The bytes of a message of queries and keys do not bound its computation. */
 static int check_limits(const struct header *header, const struct config *config)
 {
     double entries = (double)header->batch * header->heads * header->queries * header->keys;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* plan: which capture plan holds for which jobs, and how trainers are told. PROTOCOL.md, "The
- * capture plan", has the rules; here is the daemon's side: the plans in their order, and the
- * prefixes that say so when they are subscribed to.
+/* plan: the capture plan of each job, and how trainers learn it. PROTOCOL.md, "The capture plan",
+ * has the rules; here is the daemon's side: the plans in their order, and the prefixes that say so
+ * when they are subscribed to.
  *
  * Pure; one thread. */
 #ifndef DAEMON_INGEST_PLAN_H
@@ -26,7 +26,7 @@ struct plan {
     struct config_plan what;
 };
 
-/* What a trainer accepts of a subscription is 1024 bytes, with what ZeroMQ adds to it. */
+/* A trainer accepts 1024 bytes of a subscription, with what ZeroMQ adds to it. */
 #define PLAN_PREFIX_MAX 1000
 /* "limits/accepts=...", then of each plan
  * "plan/<order>/<pattern>/every=...;layers=...;heads=...;samples=...;rows=...", with their NULs. */
@@ -59,11 +59,11 @@ uint32_t plans_count(const struct plans *plans);
 const struct plan *plans_at(const struct plans *plans, uint32_t index);
 /* The plan that holds for a job. */
 const struct plan *plans_for(const struct plans *plans, const char *job);
-/* What a plan that is set for it begins as: for a name what holds for the job; for a pattern the
- * plan of the same pattern, else the default. */
+/* The plan that a new one for it begins as: for a name the plan of the job; for a pattern the plan
+ * of the same pattern, else the default. */
 const struct plan *plans_before(const struct plans *plans, const char *pattern);
 
-/* What to subscribe to; owned by the caller. NULL when out of memory. */
+/* The prefixes to subscribe to; owned by the caller. NULL when out of memory. */
 struct plan_prefixes *plans_prefixes(const struct plans *plans);
 bool plan_prefixes_have(const struct plan_prefixes *prefixes, const char *text);
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* sequence: what one publisher has sent on one topic, and what that says about losses. Pure.
+/* sequence: the messages of one publisher on one topic, and the losses that their numbers show.
+ * Pure.
  *
  * A gap in seq is a message that was sent and did not arrive; `dropped` is what the publisher gave
  * up itself and did not number. The first message seen may have any seq: attnd may have started in

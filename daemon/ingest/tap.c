@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* What is sent shares its bytes with the message that the workers read. ZeroMQ counts messages, not
- * bytes, and does not tell when one has gone out; so each frame is given to it with a callback that
- * lets go of a `parcel`, which holds references to the frames (zmq_msg_copy, which copies no
- * bytes) and gives its bytes back to the budget when the last frame is gone from the last pipe. The
- * callbacks run on ZeroMQ's threads, and the last ones after the tap is closed: the budget is
- * counted in a `flight` of its own, which lives until then.
+/* The frames that are sent share their bytes with the message that the workers read. ZeroMQ counts
+ * messages, not bytes, and does not tell when one has gone out; so each frame is given to it with a
+ * callback that lets go of a `parcel`, which holds references to the frames (zmq_msg_copy, which
+ * copies no bytes) and gives its bytes back to the budget when the last frame is gone from the last
+ * pipe. The callbacks run on ZeroMQ's threads, and the last ones after the tap is closed: the
+ * budget is counted in a `flight` of its own, which lives until then.
  *
  * The high-water mark is out of reach: the budget is the only bound, and it is checked before the
  * first frame, so that a message goes out whole or not at all. Recorders share the budget; one that
@@ -38,8 +38,8 @@
 #define PREFIXES_MAX 64
 /* Events may go beyond the budget by one part in this. */
 #define EVENT_SHARE 8
-/* What a message takes beside its bytes: a small frame is kept by keeping ZeroMQ's receive buffer.
- */
+/* The memory of a message beside its bytes: a small frame is kept by keeping ZeroMQ's receive
+ * buffer. */
 #define PARCEL_OVERHEAD 8192
 
 /* Bytes on their way, and who still counts them: the tap and each parcel. */
@@ -181,7 +181,8 @@ static int make_map(const struct tapped_job *job, uint64_t received_ns, zmq_msg_
     return rc;
 }
 
-/* Topic and map, and then the parcel's frames, if there is one. What can fail comes first. */
+/* Topic and map, and then the parcel's frames, if there is one. The steps that can fail come
+ * first. */
 static int send_tapped(struct tap *tap, const struct tapped_job *job, uint64_t received_ns,
                        struct tap_parcel *parcel)
 {
@@ -344,7 +345,7 @@ static void remove_prefix(struct tap *tap, const char *prefix)
     forget_jobs(tap, false);
 }
 
-/* Who asks for one job is told that it is heard, and the number of the message that comes next. */
+/* A subscriber to one job gets a confirmation, and the number of the message that comes next. */
 static void tap_greet(struct tap *tap, const char *prefix)
 {
     size_t word = strlen("tap/"), length = strlen(prefix);

@@ -4,8 +4,8 @@
  * A tapped message is: frame 0 `tap/<job>/`; frame 1 a MessagePack map `{v, n, received_ns,
  * dropped}` (n: +1 per message that the tap saw of this job; dropped: how many of them it could not
  * pass on so far; both begin at 0 when somebody begins to listen); then the message's own frames,
- * topic first, not copied. Who subscribes to `tap/<job>/` is sent frames 0 and 1 alone at once,
- * with the n of the message that comes next; other recorders of the job see them too. While nobody
+ * topic first, not copied. A subscriber to `tap/<job>/` is sent frames 0 and 1 alone at once, with
+ * the n of the message that comes next; other recorders of the job see them too. While nobody
  * listens it costs nothing; at most tap.budget bytes are on their way, and an eighth of that for
  * events; beyond it messages are dropped there and counted. Never blocks. Loop thread. */
 #ifndef DAEMON_INGEST_TAP_H

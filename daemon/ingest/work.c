@@ -59,7 +59,7 @@ int machine_init(struct machine *machine, const struct config *config)
     return isa_parse(name, strlen(name), &machine->isa);
 }
 
-/* What the configuration says. */
+/* The configured settings. */
 static struct measure_plan configured(const struct header *header, const struct config *config,
                                       const struct machine *machine)
 {

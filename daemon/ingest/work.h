@@ -17,7 +17,7 @@
 
 struct work;
 
-/* What computes: found out once, since the answers come from the system. */
+/* The computing resources: found out once, since the answers come from the system. */
 struct machine {
     uint32_t threads; /* workers; by default one per core, at most 8 */
     enum isa isa;

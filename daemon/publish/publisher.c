@@ -21,7 +21,7 @@
 /* Prefixes waiting for their last values; with more, everything is sent. */
 #define PREFIXES_MAX 64
 
-/* What a last value is found by; padding included, so zero it first. */
+/* The key of a last value; padding included, so zero it first. */
 struct value_key {
     char topic[TOPIC_MAX];
     uint32_t track;
@@ -36,7 +36,7 @@ struct last_value {
     UT_hash_handle hh; /* iteration order is the order of the last put: the head is the stalest */
 };
 
-/* What is forgotten first when there is no room. */
+/* The order in which values are forgotten when there is no room. */
 enum worth { WORTH_OTHER_RUN, WORTH_LITTLE, WORTH_SUMMARY, WORTH_COUNT };
 
 struct publisher {

@@ -25,8 +25,8 @@ int publisher_new(uv_loop_t *loop, void *zmq_context, struct config *config, str
 
 /* Sends an encoded result of a run[RUN_BYTES] and keeps it as the last value of the topic and the
  * track (the window rule of a summary; else 0): a late subscriber gets the newest summary of every
- * track. What another run of the job had there is kept for publisher_each alone: runs of one name
- * may go on side by side. Takes the writer's buffer: the writer is empty afterwards. When
+ * track. The value of another run of the job on the topic is kept for publisher_each alone: runs of
+ * one name may go on side by side. Takes the writer's buffer: the writer is empty afterwards. When
  * publish.last_values is used up, those of other runs go first, and summaries stay longest. */
 void publisher_put(struct publisher *publisher, const uint8_t *run, const char *topic,
                    uint32_t track, struct mpk_writer *writer, bool is_summary);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What is saved is marked as saved while it is packed. When a batch does not get through, because
+/* Layers are marked as saved while they are packed. When a batch does not get through, because
  * memory or the store's queue is used up, everything counts as not saved again and the next round
  * makes up for it. */
 #include "daemon/run/checkpoint.h"
@@ -62,7 +62,7 @@ static void run_checkpoint_submit(struct run *run, struct store_batch **batch, i
 
 /* Packing */
 
-/* What goes into one batch of a run. */
+/* The contents of one batch of a run. */
 struct saving {
     struct run *run;
     struct store_batch *batch;
@@ -183,7 +183,7 @@ static int save_layer(struct saving *saving, const struct track *track, struct s
 
 /* About the run */
 
-/* What was in the ranks, a row each: numbers that all tracks share, then those of the track. */
+/* Packs the ranks, a row each: numbers that all tracks share, then those of the track. */
 static void put_ranks(struct mpk_writer *writer, const struct window *window)
 {
     mpk_put_str(writer, "ranks");
@@ -316,7 +316,7 @@ static int step_layer(struct run *run, struct stream *stream)
     return code;
 }
 
-/* What the store took, and could not write after all, counts as changed again. */
+/* Records that the store took and could not write after all count as changed again. */
 static void look_for_losses(struct run *run)
 {
     struct stats *stats = run->sink->stats;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* checkpoint: what is kept of runs that have not ended, so that attnd comes back to the same
+/* checkpoint: saves the state of runs that have not ended, so that attnd comes back to the same
  * windows after it was killed. restore.h reads it.
  *
  * The keys of a run (batch_keep), in the order in which they come back:

@@ -140,7 +140,7 @@ static void closing_end_alerts(struct run *run)
 
 /* Drift */
 
-/* Of a head, once it has learned, with the default metrics. */
+/* The typical size of a head's drift once it has learned, with the default metrics. */
 #define DRIFT_TYPICAL 2560
 
 /* Adds the drift to the summary, while the layer learns or after; without it when baselines have

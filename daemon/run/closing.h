@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* closing: what happens when a window of a run closes, or is shown before. Per layer: its summary
- * with the drift since the baseline is published, the rules judge it, and it goes to the history.
- * Then the run is judged, and everything that has become known is submitted as one batch: the
- * windows, the alerts, the end of the checkpoints of what has closed, and the new position.
- * Loop thread only. */
+/* closing: the work when a window of a run closes, or is shown before. Per layer: its summary with
+ * the drift since the baseline is published, the rules judge it, and it goes to the history. Then
+ * the run is judged, and everything that has become known is submitted as one batch: the windows,
+ * the alerts, the end of the checkpoints of what has closed, and the new position. Loop thread
+ * only. */
 #ifndef DAEMON_RUN_CLOSING_H
 #define DAEMON_RUN_CLOSING_H
 
@@ -14,7 +14,7 @@
 void closing_settle(struct run *run, uint64_t now_ns);
 /* Publishes every open window as partial, without closing it. Returns how many summaries. */
 uint32_t closing_show(struct run *run);
-/* Those that have gone quiet. */
+/* Shows the windows that have gone quiet. */
 void closing_show_quiet(struct run *run, uint64_t now_ns);
 /* Judges what the run has lost since it was last judged, without a window: none will close. */
 void closing_judge(struct run *run);

@@ -50,7 +50,7 @@ static enum pattern *spread_patterns(const struct header *header, const enum pat
 }
 
 /* Points the arrays of a slice of the heads into a new buffer, which is returned; NULL when out of
- * memory. What goes across heads a slice does not have. */
+ * memory. A slice has no numbers across heads. */
 static double *live_spread(const struct header *header, struct layer_numbers *numbers)
 {
     size_t total = header->heads_total;

@@ -52,7 +52,7 @@ static void remove_job(struct registry *registry, struct job *job)
     free(job);
 }
 
-/* What was kept of a run that makes room: it will not come back. */
+/* Removes the saved state of a run that makes room: it will not come back. */
 static void forget_kept(struct run *run)
 {
     if (run->state != JOB_ENDED) {
@@ -141,8 +141,9 @@ static void registry_forget_job(struct registry *registry, struct job *job)
     remove_job(registry, job);
 }
 
-/* What a message may ask for. A hello takes the one place beyond the limit: its tensors, which come
- * next, are what others make room for. Other events of strangers have nothing to follow. */
+/* The place that a message may claim. A hello takes the one place beyond the limit: its tensors,
+ * which come next, are what others make room for. Other events of strangers have nothing to
+ * follow. */
 enum claim { CLAIM_NONE, CLAIM_ONE_BEYOND, CLAIM_ROOM };
 
 static enum claim claim_of(const struct header *header)

@@ -35,7 +35,7 @@ void registry_restore(struct registry *registry, uint64_t now_ns);
  * steps comes a submit, before any message. Steps return whether there is more to do. */
 void registry_begin_round(struct registry *registry);
 bool registry_step(struct registry *registry);
-/* What steps have collected and no submit has taken yet. */
+/* The bytes that steps have collected and no submit has taken yet. */
 uint64_t registry_collected(const struct registry *registry);
 void registry_submit(struct registry *registry, uint64_t now_ns);
 

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* restore: brings the runs of a registry back from what checkpoint.h kept: once, at the start.
  *
- * What cannot be used is left out, and said in the log: a track whose rule is no longer in the
- * config, a value that cannot be read. A run that is left without its `about` does not come back.
- */
+ * Unusable parts are left out and logged: a track whose rule is no longer in the config, a value
+ * that cannot be read. A run that is left without its `about` does not come back. */
 #ifndef DAEMON_RUN_RESTORE_H
 #define DAEMON_RUN_RESTORE_H
 

@@ -87,7 +87,7 @@ void run_charge_drift(struct run *run, struct layer_track *layer);
 void run_free_drift(struct run *run, struct layer_track *layer);
 /* Frees the states of all parts, and every baseline: the run has ended. */
 void run_free_state(struct run *run);
-/* Of all layers, and of what belongs to none. */
+/* The totals of all layers, and of messages that belong to none. */
 struct counts run_counts(const struct run *run);
 
 /* What all its results begin with. */

@@ -14,7 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Of what was taken in: received = processed + what the tally has as dropped. */
+/* The messages that were taken in: received = processed + the tally's drops. */
 struct counts {
     uint64_t received, processed;
     struct tally tally;

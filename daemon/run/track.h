@@ -43,7 +43,7 @@ struct part_list {
     struct window_part *parts[CONFIG_WINDOW_PARTS_MAX];
     uint32_t count;
 };
-/* Those with data, of the window that ends with `last`. */
+/* The parts with data, of the window that ends with `last`. */
 void track_parts(const struct track *track, const struct window_part *last,
                  struct part_list *ret_list);
 /* The state of a layer over them: borrowed from the one part that has it all, else merged into

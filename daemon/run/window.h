@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* window: which part of a run a message belongs to, and when a part may be closed. A pure state
- * machine: time comes in as an argument, nothing is allocated for the caller, no I/O.
+/* window: finds the part of a run that a message belongs to, and when a part may be closed. A pure
+ * state machine: time comes in as an argument, nothing is allocated for the caller, no I/O.
  *
  * Units are epochs, steps or seconds. A summary covers `length` units and is due every `every`
  * units. The units are kept in parts of gcd(length, every) units, so that each message is

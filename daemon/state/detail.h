@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* detail: what windows keep of a layer's newest message only: lists and matrices that are not
- * pooled (top pairs, similarity of heads, the weights tier, the map to look at).
+/* detail: the part of a window that is kept of a layer's newest message only: lists and matrices
+ * that are not pooled (top pairs, similarity of heads, the weights tier, the map to look at).
  *
  * Immutable and shared by counting references: parts of a rolling window merge without copying.
  * Loop thread only. */
@@ -17,7 +17,7 @@ struct detail {
     struct result_pairs pairs;
     struct result_similarity similarity;
     struct weights_result *weights; /* owned; NULL but for tier weights */
-    /* Of detail_map_new alone, which has nothing else: the map, and which message it is of. */
+    /* For detail_map_new alone, which has nothing else: the map, and the message it is of. */
     struct layer_map map;
     uint64_t epoch, step, time_ns;
 };

@@ -7,8 +7,8 @@
  *     metrics         name to a map: each field of a cell to a list over the heads; of row metrics
  *                     `hists` as well, a binary (packed_hists.h)
  *
- * Metrics go by name, and those of a newer attnd are skipped. What is read is not trusted: a list
- * has a value for each head, every number is one that a drift can have. */
+ * Metrics go by name, and those of a newer attnd are skipped. The input is not trusted: a list has
+ * a value for each head, and every number must be possible for a drift. */
 #include "daemon/state/drift_internal.h"
 #include "proto/err.h"
 

@@ -56,7 +56,8 @@ static uint64_t empty_bytes(uint32_t heads)
     return block_bytes(sizeof(struct layer_state)) + block_bytes(heads * sizeof(struct head_state));
 }
 
-/* Of a head, after the first message; and of what goes across heads, with the newest details. */
+/* The memory of a head after the first message; and of the numbers across heads, with the newest
+ * details. */
 #define HEAD_TYPICAL   3072
 #define ACROSS_TYPICAL 2048
 
@@ -186,8 +187,8 @@ static void set_bit(struct stat_mask *mask, uint32_t slot)
     mask->bits[slot / 64] |= 1ull << slot % 64;
 }
 
-/* What a message says of one head; `mask` has every slot in use, so that numbers which are off now
- * are not taken for the newest. */
+/* The numbers of a message for one head; `mask` has every slot in use, so that numbers which are
+ * off now are not taken for the newest. */
 struct head_input {
     struct stat_input slot[STAT_SLOTS];
     struct stat_mask mask;
@@ -263,7 +264,7 @@ static int add_across(struct layer_state *state, const struct measured *measured
     return layer_state_update(state, &state->across, &input, writer);
 }
 
-/* Which numbers there are at all. */
+/* The numbers that exist at all. */
 static void add_kinds(struct layer_state *state, const struct measured *measured)
 {
     for (int m = 0; m < METRIC_COUNT; m++) {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* layer_state: what one attention layer has shown during one part of a window: a distribution per
+/* layer_state: the numbers of one attention layer during one part of a window: a distribution per
  * head and metric, mergeable with the states of other parts. One owner at a time.
  *
  * Memory, with the default metrics and 48 buckets (tests/bench/state): 3.7 KiB per head of a layer
@@ -38,7 +38,8 @@ struct head_state {
 struct layer_state {
     uint32_t heads;   /* of the model: heads_total */
     uint32_t buckets; /* of a histogram, at most */
-    /* Of the newest message that has rows; of one of tier weights while there is no other. */
+    /* The shape of the newest message that has rows; of one of tier weights while there is no
+     * other. */
     uint64_t newest; /* arrival; 0 = none yet */
     uint64_t epoch, step, time_ns;
     uint32_t shape[4];
@@ -81,7 +82,7 @@ uint32_t layer_state_ranks(const struct layer_state *state);
 
 /* Memory in use, the allocator's own included. */
 uint64_t layer_state_bytes(const struct layer_state *state);
-/* What a state of so many heads will take about: to be reserved with it. */
+/* The approximate size of a state of so many heads: to be reserved with it. */
 uint64_t layer_state_new_bytes(uint32_t heads);
 
 /* The distribution of one head's metric, copied; empty when there is none. Returns 0 or ERR_MEMORY.

@@ -59,7 +59,7 @@ static void put_detail(const struct layer_state *state, struct mpk_writer *write
     mpk_pair_u64(writer, "weights_arrival", state->weights_arrival);
 }
 
-/* What the slots of the sets are, by name, so that another version finds its own. */
+/* The slots of the sets by name, so that another version finds its own. */
 
 static void put_names(const struct layer_state *state, struct mpk_writer *writer)
 {

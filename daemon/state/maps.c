@@ -111,8 +111,8 @@ void maps_clear(struct map_place *place)
     *place = (struct map_place){.shown = NULL};
 }
 
-/* What is too large for the shelf by itself costs no other layer its maps. `place` is of the newest
- * that is there. */
+/* A map that is too large for the shelf by itself costs no other layer its maps. `place` is of the
+ * newest that is there. */
 static void maps_make_room(struct map_shelf *shelf, struct map_place *place)
 {
     if (shelf->newest->bytes > shelf->limit) {
@@ -163,7 +163,8 @@ static struct map_slice *slice_new(struct message *message)
     return slice;
 }
 
-/* Of the message's layer and step, empty; takes its labels, which are of the first sample. */
+/* Makes an empty one for the message's layer and step; takes its labels, which are of the first
+ * sample. */
 static struct layer_maps *layer_maps_new(struct message *message)
 {
     const struct header *header = &message->header;
@@ -211,8 +212,8 @@ static struct map_slice **link_for(struct layer_maps *maps, uint32_t first, uint
     return end > first || (*link && (*link)->first < first + heads) ? NULL : link;
 }
 
-/* Adds the message's heads; false when they are here already, or there is no memory. Those of maps
- * that are on the shelf are moved to its newest end. */
+/* Adds the message's heads; false when they are here already, or there is no memory. Maps on the
+ * shelf are moved to its newest end. */
 static bool add_slice(struct layer_maps *maps, struct message *message)
 {
     struct map_slice **link =

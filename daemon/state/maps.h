@@ -3,8 +3,8 @@
  * maps.memory of them at most: the stalest make room. Loop thread; maps themselves are made by
  * workers (head_maps.h).
  *
- * A message that has all heads of its layer is a picture by itself. Of heads that are split over
- * ranks each message is a slice of one. Slices of one step belong together: `coming` collects them,
+ * A message that has all heads of its layer is a picture by itself. With heads split over ranks,
+ * each message is a slice of a layer. Slices of one step belong together: `coming` collects them,
  * and becomes what is shown once it is complete, once the next step's begin to come, or at once
  * when there is nothing else to show. */
 #ifndef DAEMON_STATE_MAPS_H
@@ -15,7 +15,7 @@
 
 struct map_shelf;
 
-/* Of one message. */
+/* The maps of one message. */
 struct map_slice {
     struct head_maps *maps; /* owned */
     uint32_t first;         /* of its heads, in the layer */
@@ -23,7 +23,7 @@ struct map_slice {
     struct map_slice *next; /* with later heads */
 };
 
-/* Of one layer and step. */
+/* The maps of one layer and step. */
 struct layer_maps {
     struct map_slice *slices; /* owned; all of the same shape */
     uint32_t heads, here;     /* of the layer; in the slices */
@@ -57,7 +57,7 @@ enum maps_missing {
     MAPS_NO_MEMORY,
 };
 
-/* What a layer has, and when it is asked for again. A zeroed struct is empty. */
+/* The maps of a layer, and the time when they are made again. A zeroed struct is empty. */
 struct map_place {
     struct layer_maps *shown, *coming; /* owned; NULL = none */
     enum maps_missing missing;         /* when nothing is shown */
@@ -79,7 +79,7 @@ void maps_clear(struct map_place *place);
 
 /* The slice that has a head; NULL when it is not here. */
 const struct map_slice *maps_find(const struct layer_maps *maps, uint32_t head);
-/* Of the whole layer; any slice: they are alike but for their heads. */
+/* The shape of the whole layer; any slice: they are alike but for their heads. */
 static inline const struct head_maps *maps_shape(const struct layer_maps *maps)
 {
     return maps->slices->maps;

@@ -64,7 +64,7 @@ int stat_dist(const struct stat_record *stat, struct dist *dist);
 
 /* Adding values */
 
-/* What a message says of a number. */
+/* The contribution of a message to a number. */
 struct stat_input {
     double value;            /* added when there are no rows and it is finite */
     const struct dist *rows; /* added; NULL = there are none */

@@ -7,7 +7,7 @@
 
 #include "proto/mpk.h"
 
-/* What a stored document may be: its memory is bounded by its size. */
+/* The limits of a stored document: its memory is bounded by its size. */
 extern const struct mpk_limits stored_limits;
 
 /* Each returns 0 or ERR_STORE_FORMAT, then without effect. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* tally: what did not make it into the numbers, of one layer, one window or one run. */
+/* tally: counts of what did not make it into the numbers of one layer, one window or one run. */
 #ifndef DAEMON_STATE_TALLY_H
 #define DAEMON_STATE_TALLY_H
 

@@ -14,7 +14,7 @@
 /* For the numbers of one chunk. */
 #define CHUNK_BYTES_MAX ((size_t)64 << 20)
 
-/* What a layer has as a whole: aggregates, and then the sink rate. */
+/* The numbers of a layer as a whole: aggregates, and then the sink rate. */
 #define WHOLE_SINK_RATE (AGGREGATE_COUNT * MAP_STAT_COUNT)
 #define WHOLE_COUNT     (WHOLE_SINK_RATE + 1)
 
@@ -129,7 +129,7 @@ static int unpack_bytes(const void *data, size_t size, size_t bytes, struct laye
     return code;
 }
 
-/* What no state could be as long as is not believed. */
+/* A length that no state can have is refused. */
 #define STATE_BYTES_MAX ((int64_t)1 << 32)
 
 static int unpack_row(sqlite3_stmt *row, struct layer_state **ret_state)

@@ -32,7 +32,7 @@ void store_file_close_to_others(const char *path);
 int store_file_set_aside(const char *path, char ret_path[PATH_MAX],
                          char reterr_reason[STORE_REASON_MAX]);
 
-/* Which file is PATH-wal; zeros when there is none. */
+/* The identity of the file PATH-wal; zeros when there is none. */
 struct store_log_id {
     dev_t device;
     ino_t inode;

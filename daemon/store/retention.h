@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* store_retention: what goes when the database is too old or too large, one small transaction at a
- * time. Store thread.
+/* store_retention: removes windows when the database is too old or too large, one small transaction
+ * at a time. Store thread.
  *
  * By age: windows, maps and alerts that were stored more than history.max_age ago, and then runs
  * that were not written to since. By size: first the states of the oldest windows, whose numbers
  * stay; when no state is left beyond those of the newest windows of each layer, the oldest windows
- * themselves, of ended and of running runs alike. What is removed leaves free pages, which are used
+ * themselves, of ended and of running runs alike. Removed rows leave free pages, which are used
  * again; the file shrinks only when it is larger than history.max_size. The write-ahead log counts
  * apart. */
 #ifndef DAEMON_STORE_RETENTION_H

@@ -155,7 +155,7 @@ static int migrate(sqlite3 *db, const struct schema *schema, int version)
     return code;
 }
 
-/* What a file says of itself. */
+/* The version and identity that a file states. */
 struct identity {
     int application, version, tables;
 };

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Columns are copied, not compressed: a question about one head reads thousands of them, and
- * inflating would take longer than everything else. What is cheap to find is left out: columns that
- * do not change, count up (units, counts), or repeat the mean (windows of one message). */
+ * inflating would take longer than everything else. Columns that are cheap to restore are left out:
+ * those that do not change, count up (units, counts), or repeat the mean (windows of one
+ * message). */
 #include "daemon/store/series.h"
 
 #include "proto/err.h"

@@ -74,7 +74,7 @@ void query_text(struct sql_query *query, const char *text)
 
 void query_blob(struct sql_query *query, const void *data, size_t size)
 {
-    /* Of no bytes it would be NULL. */
+    /* A binary of no bytes would be NULL. */
     bound(query, sqlite3_bind_blob64(query->statement, ++query->at, size ? data : "", size,
                                      SQLITE_STATIC));
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* A batch's way: store_submit queues it. The thread waits until the oldest has waited for
  * history.commit, or COMMIT_BYTES have come together, takes what there is, writes it in one
- * transaction, frees it, and counts it as stored or dropped. What a batch takes counts against
+ * transaction, frees it, and counts it as stored or dropped. The memory of a batch counts against
  * history.queue until it is freed.
  *
  * After each commit there is time for the rest: chunks of layers that have windows enough, thinning

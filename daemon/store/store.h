@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* store: the thread that writes the history, and owns the one SQLite connection that does.
  *
- * What belongs together travels as one batch: it is committed whole or not at all, and batches are
- * committed in the order in which they were submitted, so after a kill the database holds what the
- * first so many batches said. Several batches share a transaction (history.commit). Loop thread but
- * for the thread itself; nothing here waits for the disk except store_new and store_free.
+ * Records that belong together travel as one batch: it is committed whole or not at all, and
+ * batches are committed in the order in which they were submitted, so after a kill the database
+ * holds the first so many batches. Several batches share a transaction (history.commit). Loop
+ * thread but for the thread itself; nothing here waits for the disk except store_new and
+ * store_free.
  *
  * History never keeps attnd from running: a database that cannot be opened, is of a newer version
  * or in use by another attnd is left alone, and history is off; one that is corrupt is renamed to
@@ -43,8 +44,8 @@ const struct pulse *store_pulse(const struct store *store);
 /* Loop thread: asks for a turn. `data` is the store. */
 void store_ask(void *data);
 
-/* What was kept (batch_keep) for runs that had not ended, by job, runs as they began, and key: at
- * start, before anything is submitted. */
+/* Calls back with the records kept (batch_keep) for runs that had not ended, by job, runs as they
+ * began, and key: at start, before anything is submitted. */
 void store_each_kept(struct store *store,
                      void (*visit)(void *data, const char *job, const uint8_t *run, const char *key,
                                    const void *value, size_t size),

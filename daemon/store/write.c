@@ -39,7 +39,7 @@ static int store_write_find(const struct store_writer *writer, enum statement ge
     return code;
 }
 
-/* What a record is about. */
+/* The subject of a record. */
 static int find_both(const struct store_writer *writer, int64_t run_id, struct layer_id id,
                      uint32_t heads, const struct result_window *window,
                      struct store_place *ret_which)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* across: the passes in f32 lanes, and what is left to do once their blocks are merged. What f32
- * cannot do, entries and rows out of the ordinary, goes through the reference. */
+/* across: the passes in f32 lanes, and what is left to do once their blocks are merged. Entries and
+ * rows out of the ordinary, which f32 cannot handle, go through the reference. */
 #include "workers/across/across.h"
 #include "workers/across/kernel.h"
 #include "workers/across/ref.h"

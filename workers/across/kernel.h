@@ -18,7 +18,7 @@
 /* Entries per call: a lane of four adds at most 512 of them. */
 #define ACROSS_CHUNK 2048
 
-/* What a row is judged by. */
+/* The numbers that a row is judged by. */
 struct across_judged {
     double sum;
     float min;   /* of them and 0; meaningless when not finite */
@@ -53,8 +53,8 @@ struct across_kernels {
     void (*weigh)(const unsigned char *const *source, const float *weight, uint32_t heads,
                   enum dtype dtype, uint32_t n, float *ret);
     struct across_moments (*moments)(const float *x, uint32_t n);
-    /* What lies `next` bytes after the source is fetched into the cache for the call that follows.
-     */
+    /* The data `next` bytes after the source is fetched into the cache for the call that
+     * follows. */
     void (*load)(const unsigned char *source, ptrdiff_t next, enum dtype dtype, uint32_t n,
                  float *ret);
     struct across_judged (*judge)(const float *x, uint32_t n);
@@ -66,7 +66,7 @@ struct across_kernels {
                        float *largest);
     /* Fills the halves; returns sum half^2. x >= 0. */
     double (*halve)(const float *x, float factor, uint32_t n, const struct across_halves *ret);
-    /* Of head g with every head of `others`: ret_js, in bits, and ret_dot of the halves. */
+    /* Compares head g with every head of `others`: ret_js, in bits, and ret_dot of the halves. */
     void (*pairs)(const struct across_halves *g, const struct across_halves *others, uint32_t count,
                   uint32_t n, double *ret_js, double *ret_dot);
 };

@@ -41,7 +41,7 @@ SIMD_INLINE void prefetch(const unsigned char *p, ptrdiff_t offset)
     __builtin_prefetch((const void *)((uintptr_t)p + (uintptr_t)offset), 0, 2);
 }
 
-/* Those of the first n lanes; `other` in the rest. */
+/* Keeps the first n lanes; `other` in the rest. */
 SIMD_INLINE vf first_lanes(vf v, uint32_t n, vf other)
 {
     return v_select(v_less(v_lane_index(), v_set((float)n)), v, other);
@@ -296,7 +296,7 @@ static double halve(const float *x, float factor, uint32_t n, const struct acros
     return sum_lanes(squares);
 }
 
-/* Of two heads, at [k, k + SIMD_WIDTH): with m = p/2 + q/2 the divergence is
+/* The divergence of two heads, at [k, k + SIMD_WIDTH). With m = p/2 + q/2 it is
  *     p/2 log2 p + q/2 log2 q - m log2 m,
  * where the heads agree the three cancel exactly, since all come from the same log2. */
 SIMD_INLINE vf diverge(vf p, vf p_entropy, vf q, vf q_entropy)

@@ -31,7 +31,7 @@ void across_load(const struct across_kernels *kernel, const struct attention *a,
 
 /* How far f32 may be off: lanes that add 512 weights each, which sum to about 1. */
 #define SUM_ERROR 2e-5
-/* Of a weight that was f64. */
+/* The error of a weight that was f64. */
 #define WEIGHT_ERROR 1e-7
 
 static struct across_judged judge_chunks(const struct across_kernels *kernel, const float *weight,

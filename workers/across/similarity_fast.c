@@ -74,7 +74,7 @@ static float *similarity_fast_weight_of(const struct pass *p, uint32_t s)
     return p->weight + (size_t)s * p->a->keys;
 }
 
-/* What similarity_ref divides by. Returns whether f32 can. */
+/* The divisor that similarity_ref uses. Returns whether f32 can. */
 static bool similarity_fast_set_scale(struct pass *p, double sum)
 {
     p->scale[p->sound] = p->a->dropout ? sum : 1;

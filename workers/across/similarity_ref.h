@@ -6,7 +6,7 @@
 
 #include "workers/across/similarity.h"
 
-/* What one row adds to a pair of heads that are both sound in it. */
+/* The contribution of one row to a pair of heads that are both sound in it. */
 struct similarity_share {
     double dot, square_g, square_h;
     double js; /* NaN: has none */

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* attention: conversions and masks.
  *
- * What a row may attend to is one interval of keys (length, causal bound and window are all bounds
- * on j) with holes from the explicit mask and the documents; p = q_offset + i is where query i
- * stands:
+ * A row may attend to one interval of keys (length, causal bound and window are all bounds on j)
+ * with holes from the explicit mask and the documents; p = q_offset + i is the position of query i:
  *
  *     j < k_len[b]      padding
  *     j <= p            causal; top-left aligned when Tq != Tk, as torch's is_causal

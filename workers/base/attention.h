@@ -62,7 +62,7 @@ void attention_key_range(const struct attention *a, uint32_t b, uint32_t i, uint
  * query are looked for among these. */
 uint64_t attention_position_count(const struct attention *a, uint32_t b);
 
-/* What the mask tensor and the documents say of one row; NULL where they say nothing. */
+/* The mask and the documents for one row; NULL where there is none. */
 struct attention_holes {
     const uint8_t *mask;           /* [keys] */
     const unsigned char *document; /* [keys] i32, at any address */

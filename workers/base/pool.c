@@ -14,7 +14,7 @@
  * Signals are blocked in the workers, so that they reach the thread that expects them.
  *
  * A failing pthread call on an initialised mutex or condition is a bug, not a run-time condition:
- * `must` stops the process. What can fail at run time (starting threads, memory) is returned. */
+ * `must` stops the process. Failures at run time (starting threads, memory) are returned. */
 #include "workers/base/pool.h"
 #include "proto/err.h"
 

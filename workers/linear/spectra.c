@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-/* Of this thread: what others do meanwhile is not taken from the budget. */
+/* The time of this thread: work of others meanwhile is not taken from the budget. */
 static uint64_t spectra_now_ns(void)
 {
     struct timespec t;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* spectrum: which method computes what, and the numbers that follow from singular values.
+/* spectrum: selects the method for each number, and derives the numbers that follow from singular
+ * values.
  *
  *     effort    f32, f16, bf16                          f64
  *     NORM      Lanczos, else all values                Lanczos in f32, else all values
@@ -81,7 +82,7 @@ static double entropy_rank(const double *s, uint32_t count, double sum)
     return exp(entropy);
 }
 
-/* What is left of the squares when the first k values are taken away. */
+/* The rest of the squares when the first k values are taken away. */
 static void describe_errors(const double *s, uint32_t count, double squares, double tail,
                             struct spectrum *ret)
 {
@@ -125,7 +126,7 @@ static void spectrum_describe_all(const struct singular_values *v, uint32_t long
     }
 }
 
-/* What the leading values and |A|_F tell. */
+/* Derives the numbers that follow from the leading values and |A|_F. */
 static void describe_lanczos(const struct leading_values *v, uint32_t wanted, struct spectrum *ret)
 {
     const double *s = v->value;
@@ -255,7 +256,7 @@ static int reference_eigenvalue_2(const struct matrix *m, struct scratch *scratc
     return rc;
 }
 
-/* Of a finite matrix. */
+/* The matrix is finite. */
 static int compute_eigenvalue_2(const struct matrix *m, enum spectrum_effort effort,
                                 struct scratch *scratch, double *ret)
 {

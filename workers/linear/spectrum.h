@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* spectrum: singular values and what follows from them.
  *
- * Of one head's attention map: the valid rectangle [q_len x k_len] of one sample, as sent; or of
- * any matrix. Ranks are judged with spectrum_eps of the dtype that was sent. Any thread; OpenBLAS
- * must have been set to one thread. */
+ * The spectrum of one head's attention map: the valid rectangle [q_len x k_len] of one sample, as
+ * sent; or of any matrix. Ranks are judged with spectrum_eps of the dtype that was sent. Any
+ * thread; OpenBLAS must have been set to one thread. */
 #ifndef WORKERS_LINEAR_SPECTRUM_H
 #define WORKERS_LINEAR_SPECTRUM_H
 
@@ -46,8 +46,8 @@ int spectrum_compute(const struct attention *a, uint32_t sample, uint32_t head,
 /* `eps` as spectrum_eps gives it for what was sent. eigenvalue_2 is left out. */
 int spectrum_of_matrix(const struct matrix *matrix, double eps, enum spectrum_effort effort,
                        enum isa isa, struct scratch *scratch, struct spectrum *ret_spectrum);
-/* What ranks are judged with: 2^-52 for f64, and f32's 2^-23 for all others: with the spacing of
- * bf16 the bound would pass s1 from 128 columns on, and every rank would be 0. */
+/* The epsilon that ranks are judged with: 2^-52 for f64, and f32's 2^-23 for all others: with the
+ * spacing of bf16 the bound would pass s1 from 128 columns on, and every rank would be 0. */
 double spectrum_eps(enum dtype dtype);
 
 #endif

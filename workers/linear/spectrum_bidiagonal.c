@@ -2,7 +2,8 @@
 /* spectrum_bidiagonal: Householder's reduction to a bidiagonal matrix with one pass over the
  * matrix per step, then LAPACK's dqds on the bidiagonal.
  *
- * What remains of the matrix is in cache at best, so passes are what costs. Golub and Kahan's step
+ * The rest of the matrix is in cache at best, so the passes dominate the cost. Golub and Kahan's
+ * step
  *
  *     column k:  u, tau with (I - tau u u^T) a_k = d_k e_k;   y = tau A^T u
  *     row k:     v, sigma that map row k of A - u y^T to e_k; x = (A - u y^T) v

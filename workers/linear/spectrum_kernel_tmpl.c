@@ -93,7 +93,7 @@ static void gram(const struct spectrum_vectors *a, const float *v, float *ret_z)
     }
 }
 
-/* What a step reads along the columns, from row `from` on. */
+/* The part of a step that runs along the columns, from row `from` on. */
 struct along {
     const float *old_u, *old_x, *u;
     size_t length;

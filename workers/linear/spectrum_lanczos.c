@@ -57,7 +57,7 @@ enum {
 #define LOCK_RESIDUAL 1e-6
 /* A vector of which orthogonalisation leaves this share is rounding. */
 #define BREAKDOWN 2e-6
-/* Of the first eigenvalue: nothing but rounding is left of the matrix. */
+/* The share of the first eigenvalue below which nothing but rounding is left of the matrix. */
 #define EXHAUSTED    1e-12
 #define RANDOM_SHARE 0.3f
 

@@ -14,7 +14,7 @@ struct singular_values {
 
 /* Return 0 or ERR_MEMORY. The matrix is not empty. */
 int lapack_values(const struct matrix *m, struct scratch *scratch, struct singular_values *ret);
-/* Of the eigenvalues of a square matrix; NaN where it does not exist. */
+/* The moduli of the eigenvalues of a square matrix; NaN where one does not exist. */
 struct moduli {
     double smallest, second, largest;
 };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* weights: one projection after the other is described: its spectra from the matrix as sent, the
- * rest from a copy in f64. What the circuits need of it, the R factors of its heads' slices, is
- * kept until all four have been seen.
+ * rest from a copy in f64. The R factors of its heads' slices, which the circuits need, are kept
+ * until all four have been seen.
  *
  * Circuits
  * --------

@@ -17,7 +17,7 @@
 /* Queries added up in f32: an error of at most 16 units of the last place. */
 #define QUERIES_AT_ONCE 16
 
-/* What maps are made with; all in the scratch. */
+/* The working memory of maps; all in the scratch. */
 struct making {
     const struct attention *a;
     struct head_maps *maps;

@@ -194,7 +194,7 @@ static void put_occurrences(const struct qk_finish *f, const struct state *s, fl
     *ret_induction = (float)(s->unit * (double)s->row->induction);
 }
 
-/* What a logit of the sums is worth to users. */
+/* The factor from a logit of the sums to the unit that users see. */
 static double logit_unit(const struct qk_finish *f)
 {
     return f->a->qk.softcap > 0 ? 1 : f->a->qk.scale;

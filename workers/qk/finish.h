@@ -7,7 +7,8 @@
 #include "workers/qk/kernel.h"
 #include "workers/rows/row_batch.h"
 
-/* What the rows of a head have in common, and what of theirs is still to be added to it. */
+/* The values that the rows of a head share, and the sums of theirs that are still to be added to
+ * it. */
 struct qk_finish {
     const struct qk_kernels *kernel;
     const struct attention *a;
@@ -22,7 +23,7 @@ struct qk_finish {
     struct row_totals logits, cosines;
 };
 
-/* Of a row, besides its sums. */
+/* The values of a row besides its sums. */
 struct qk_row_extra {
     double inverse_length; /* 1 / |q|; 0 for a zero vector */
     const float *output;   /* [value_dim] A V without key 0, relative to the row's maximum; NULL =

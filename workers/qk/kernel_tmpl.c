@@ -123,7 +123,7 @@ SIMD_INLINE void scan_at(struct scan *c, const float *logit, const float *invers
     }
 }
 
-/* Of logits, of cosines, or of both while they are the same numbers; returns the highest logits. */
+/* Handles logits, cosines, or both while they are the same numbers; returns the highest logits. */
 SIMD_INLINE vf scan(struct qk_row *row, const struct part *part, bool logits, bool cosines)
 {
     struct scan c = {.shift = v_set(row->logit_shift),
@@ -217,7 +217,7 @@ struct carry {
     const float *length, *log;
 };
 
-/* One vector of entries. What is constant at a call is decided by the compiler. */
+/* One vector of entries. The compiler decides everything that is constant at a call. */
 SIMD_INLINE void fold_vector(struct carry *c, float *logit, uint32_t k, bool keep, bool values,
                              bool tail, vm in, vf offset)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* qk_work: one piece of scratch for everything, sized by counting and then carved.
  *
- * What is out of the ordinary is known before any product, from the lengths of the vectors:
+ * Extraordinary rows are known before any product, from the lengths of the vectors:
  *     a NaN in the query, or in a key that the row sees     the row is unsound, whatever the rest
  *     a length that is infinite, above 2^40, or not 0 and below 2^-40; |scale q k| that may exceed
  *     2^15, where f32 has no digits left for the difference of two logits; a negative scale

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* qk_work: what the ways through tier `qk` share: memory, what rows may see, the lengths of the
+/* qk_work: the common part of the ways through tier `qk`: memory, visible keys, the lengths of the
  * vectors, and which rows are ordinary. One owner at a time. */
 #ifndef WORKERS_QK_WORK_H
 #define WORKERS_QK_WORK_H
@@ -13,7 +13,7 @@
 #define QK_TILE_KEYS   512
 #define QK_TILE_STRIDE (QK_TILE_KEYS + 2 * QK_LANES)
 
-/* What a row may see; the same for all heads. */
+/* The keys that a row may see; the same for all heads. */
 struct qk_span {
     uint32_t begin, end; /* first valid key, one past the last */
     uint32_t occurrence; /* the first of the query's token that is seen, or whose next key is; the
@@ -67,7 +67,7 @@ int qk_work_begin(struct qk_work *w, struct scratch *scratch);
 void qk_work_begin_sample(struct qk_work *w, uint32_t b);
 void qk_work_begin_key_head(struct qk_work *w, uint32_t kv);
 
-/* Which way row i goes, whose query is valid and |q| long. */
+/* The way that row i goes, whose query is valid and |q| long. */
 enum qk_verdict qk_work_judge(const struct qk_work *w, uint32_t i, double query_length);
 /* The length of query i of the current head; NaN with a NaN in it. */
 double qk_work_query_length(const struct qk_work *w, uint32_t i);

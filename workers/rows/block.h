@@ -16,7 +16,7 @@
 #include "proto/metric.h"
 #include "workers/base/scratch.h"
 
-/* What to compute. */
+/* The metrics to compute. */
 struct block_plan {
     bool group[METRIC_GROUP_COUNT]; /* CORE, IMPORTANCE, PAIRS; others are not a block's business */
     bool maps;                      /* sum, mean and max over the heads */

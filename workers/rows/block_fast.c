@@ -15,7 +15,7 @@
  * that are not finite, negative weights, row sums so close to the tolerance that f32 cannot tell,
  * importance of weights outside [-1/16, 2]. A row is so counted once, by the one or by the other.
  *
- * What the scratch holds is carved in `carve`; nothing else is allocated here. */
+ * The scratch is laid out in `carve`; nothing else is allocated here. */
 #include "workers/rows/block_ref.h"
 #include "proto/err.h"
 #include "workers/rows/occurrence.h"
@@ -33,7 +33,7 @@
  * term, which is right to 1e-15 T^2. */
 #define IMPORTANCE_KEYS_MAX 32768
 
-/* What the rows (b, 0..H, i) share. */
+/* The values that the rows (b, 0..H, i) share. */
 struct frame {
     uint32_t b, i, n;
     bool counts;    /* the query is valid */
@@ -227,7 +227,7 @@ static void set_occurrences(struct fast *f)
     const uint32_t *previous = f->work.previous + (size_t)frame->b * f->a->keys;
     uint32_t j = previous[job->position];
     frame->has_occurrences = j != OCCURRENCE_NONE;
-    /* What lies before the row's first key is not looked at, however much there is. */
+    /* Entries before the row's first key are not looked at, however many there are. */
     for (; j != OCCURRENCE_NONE && (uint64_t)j + 1 >= job->begin; j = previous[j]) {
         if (key_valid(job, (uint64_t)j + 1)) {
             f->induction[job->occurrences[0]++] = j + 1;
@@ -317,7 +317,7 @@ static const unsigned char *row_ahead(const struct fast *f, uint32_t b, uint32_t
                           : block_fast_row_at(f, a->batch - 1, a->heads - 1, a->queries - 1);
 }
 
-/* What the frames know of the rows in the slots. */
+/* Fills in what the frames know of the rows in the slots. */
 static void fill_from_frames(struct fast *f)
 {
     struct row_batch *batch = &f->batch;
@@ -558,7 +558,8 @@ static void block_fast_finish_maps(struct fast *f)
     moments_merge(&block->map[AGGREGATE_MEAN], &mean);
 }
 
-/* What `upper` must reach for its pair to be one of the best; not above it by rounding. */
+/* The bound that `upper` must reach for its pair to be one of the best; not above it by
+ * rounding. */
 static float pair_bound(const struct fast *f)
 {
     const struct block *block = f->block;

@@ -21,7 +21,7 @@ struct block_work {
 /* Whether anything is computed of the maps across the heads. */
 bool block_ref_across(const struct block *block);
 
-/* What block_ref_begin needs of 8-byte aligned memory. */
+/* The size of the 8-byte aligned memory for block_ref_begin. */
 size_t block_ref_bytes(const struct block *block, const struct attention *a);
 void block_ref_begin(const struct block *block, const struct attention *a, void *memory,
                      struct block_work *ret_work);

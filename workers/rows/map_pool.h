@@ -2,7 +2,7 @@
 /* map_pool: the head-mean map of a message, averaged over the samples and pooled into at most 128 x
  * 128 cells, for people to look at.
  *
- * Of T queries (keys) in n = min(T, 128) rows (columns), row r takes the queries from floor(r T /
+ * With T queries (keys) in n = min(T, 128) rows (columns), row r takes the queries from floor(r T /
  * n) up to floor((r + 1) T / n). A cell is the mean of the finite entries in it, as they were sent,
  * of every sample; NaN without any.
  *
@@ -39,7 +39,7 @@ void map_pool_clear(struct map_pool *pool);
 /* Bytes of one for so many queries of the message. */
 size_t map_pool_bytes(uint32_t queries, uint32_t keys, uint32_t part);
 
-/* Which of n cells entry i of T is in. */
+/* The cell, of n, that holds entry i of T. */
 uint32_t map_pool_cell(uint32_t i, uint32_t T, uint32_t n);
 
 /* Adds row i of one sample, summed over the heads: its finite entries. */

@@ -84,7 +84,7 @@ static void map_clear(float *maps, uint32_t n)
     }
 }
 
-/* Of one map, on the way. */
+/* The state of one map while it is made. */
 struct map_sums {
     vf sum, min, max, squares, mean;
 };

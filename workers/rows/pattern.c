@@ -42,7 +42,7 @@ static enum pattern focus_of(const double value[METRIC_COUNT])
     return found;
 }
 
-/* Of a head that is neither uniform nor focused. */
+/* The pattern by range of a head that is neither uniform nor focused. */
 static enum pattern pattern_range_of(double local_mass, double distance)
 {
     if (local_mass >= LOCAL_WEIGHT && distance <= LOCAL_DISTANCE) {

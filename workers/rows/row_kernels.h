@@ -22,7 +22,7 @@ enum row_single { SINGLE_FIRST, SINGLE_DIAGONAL, SINGLE_PREVIOUS, SINGLE_NEXT, S
 
 #define ROW_PAD 16 /* the widest vector */
 
-/* What the rows of one query have in common. Their valid keys are [begin, end), with holes. */
+/* The values that the rows of one query share. Their valid keys are [begin, end), with holes. */
 struct row_job {
     uint32_t keys, begin, end;
     struct attention_holes holes;
@@ -38,7 +38,7 @@ struct row_job {
  * wait for loads from the other whenever they are a multiple of 4 KiB apart. */
 #define ROW_MAPS_FLOATS(keys) (2 * ((size_t)(keys) + ROW_PAD))
 
-/* What a pass leaves of a row: lanes to be summed across, of sixteen rows side by side. */
+/* The result of a pass over a row: lanes to be summed across, of sixteen rows side by side. */
 enum lane_sum {
     LANES_SUM,      /* A, without key 0 */
     LANES_PLOGP,    /* A (log2 A - LOG2_CONSTANT), without key 0 */

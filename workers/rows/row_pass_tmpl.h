@@ -37,12 +37,12 @@ struct sums {
     vf top[SIMD_TOP_LEVELS];
 };
 
-/* What does not change along a row; copies, since stores to the maps might change the job for all
- * the compiler knows. */
+/* The values that are constant along a row; copies, since stores to the maps might change the job
+ * for all the compiler knows. */
 struct walk {
     const struct row_job *job;
     const unsigned char *row;
-    /* What to fetch early, less the place in the row, before and from vector `turn`. */
+    /* The addresses to fetch early, less the place in the row, before and from vector `turn`. */
     const unsigned char *ahead, *ahead_next;
     uint32_t turn;
     float *maps;

@@ -111,7 +111,7 @@ SIMD_INLINE void top_of_maxima(const struct row_pass *pass, uint32_t slot, vf re
     memcpy(ret_top, x, TOP_KEYS * sizeof x[0]);
 }
 
-/* Of level l (from 1) at most n = 8 / l can be among the 8 largest. Inserts them. */
+/* In level l (from 1) at most n = 8 / l can be among the 8 largest. Inserts them. */
 SIMD_INLINE void insert_level(const struct row_pass *pass, uint32_t l, uint32_t n, uint32_t slot,
                               vf lower[TOP_KEYS], vf *ret_largest)
 {
@@ -148,7 +148,7 @@ SIMD_INLINE vm top_of(const struct row_pass *pass, uint32_t slot, vf ret_top[TOP
 #endif
     top_of_maxima(pass, slot, ret_top);
     *ret_max = ret_top[0];
-    /* Of two sorted lists, the larger of i-th and (9 - i)-th. */
+    /* Merges two sorted lists: the larger of i-th and (9 - i)-th. */
     for (uint32_t i = 0; i < TOP_KEYS; i++) {
         ret_top[i] = v_max_bits(ret_top[i], lower[TOP_KEYS - 1 - i]);
     }

@@ -9,10 +9,10 @@
 #include "workers/simd/simd.h"
 #include "workers/stats/dist.h"
 
-/* Of entropies: log2 m on [1, 2] by a polynomial of degree 5 that is exact at both ends, so that
+/* For entropies: log2 m on [1, 2] by a polynomial of degree 5 that is exact at both ends, so that
  * log2 is continuous and log2 1 = 0; elsewhere at most 1.6e-5 away (1.1e-5 nats), and since weights
- * sum to 1 so is the entropy. Its constant is left out and added once per row, times the sum of
- * the weights: LOG2_CONSTANT is minus what the others give at m = 1 in the order they are added. */
+ * sum to 1 so is the entropy. Its constant is left out and added once per row, times the sum of the
+ * weights: LOG2_CONSTANT is minus what the others give at m = 1 in the order they are added. */
 #define LOG2_1 0x1.46d8c8p+2f
 #define LOG2_2 -0x1.c8d090p+1f
 #define LOG2_3 0x1.a432eep+0f

@@ -309,7 +309,7 @@ SIMD_INLINE void v_store_part(float *p, vf v, uint32_t n)
     memcpy(p, &v, n * sizeof *p);
 }
 
-/* Which of the first n bytes are 1. */
+/* Returns which of the first n bytes are 1. */
 SIMD_INLINE vm v_mask_of_bytes(const uint8_t *p, uint32_t n)
 {
     vm m = {0};
@@ -319,7 +319,7 @@ SIMD_INLINE vm v_mask_of_bytes(const uint8_t *p, uint32_t n)
     return m;
 }
 
-/* Which of the first n integers, at any address, are `own`. */
+/* Returns which of the first n integers, at any address, are `own`. */
 SIMD_INLINE vm v_mask_of_equal(const unsigned char *p, uint32_t n, int32_t own)
 {
     int32_t id[SIMD_WIDTH] = {0};

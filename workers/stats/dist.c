@@ -109,7 +109,7 @@ double dist_quantile_error(const struct dist *d)
     return exp2(ldexp(1, (int)d->hist.halvings) / 64) - 1;
 }
 
-/* What a share p adds to the divergence, where the other one has the share q. */
+/* The contribution of a share p to the divergence, where the other one has the share q. */
 static double dist_divergence(double p, double q)
 {
     return p > 0 ? p * log(2 * p / (p + q)) : 0;
@@ -150,7 +150,7 @@ static struct walk walk_begin(const struct hist *h, uint32_t halvings)
     return (struct walk){.hist = h, .halvings = halvings, .total = (double)hist_total(h)};
 }
 
-/* Of its largest magnitude. */
+/* The key of its largest magnitude. */
 static int32_t walk_largest(const struct walk *w)
 {
     const struct hist *h = w->hist;

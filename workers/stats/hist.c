@@ -153,7 +153,7 @@ double hist_key_bound(int32_t key)
     if (key == 0) {
         return nextafter(magnitude_bound(0), 0);
     }
-    /* Of a negative bucket the largest x is the one next to the bound that its mirror image
+    /* In a negative bucket the largest x is the one next to the bound that its mirror image
      * excludes. */
     return key == -1 ? -magnitude_bound(0) : nextafter(-magnitude_bound(-key - 1), -INFINITY);
 }
@@ -230,7 +230,7 @@ static int32_t rekey_cut(int32_t key, const void *cut)
     return key <= *(const int32_t *)cut && key >= -*(const int32_t *)cut ? 0 : key;
 }
 
-/* Whatever was added or halved: what is too small counts as zero. */
+/* After any additions and halvings, values that are too small count as zero. */
 static void stats_hist_cut(struct hist *h)
 {
     if (h->used > 0 && h->halvings == HIST_HALVINGS_MAX) {

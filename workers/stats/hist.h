@@ -53,8 +53,8 @@ void hist_halve(struct hist *h, uint32_t halvings);
 void hist_limit(struct hist *h, uint32_t buckets);
 void hist_clear(struct hist *h);
 
-/* What counts as zero at a resolution, where the largest magnitude has this key: magnitudes up to
- * the key that is returned. */
+/* The range that counts as zero at a resolution, where the largest magnitude has this key:
+ * magnitudes up to the key that is returned. */
 int32_t hist_cut(uint32_t halvings, int32_t largest);
 
 /* Sum of all counts. */
@@ -68,7 +68,7 @@ double hist_key_middle(int32_t key);
 /* The largest x with this key (of the last bucket, and of those past it: 2^40); monotone in the
  * key. */
 double hist_key_bound(int32_t key);
-/* What stands before the keys of positive values after so many halvings: key = u + offset + 1. */
+/* The offset of the keys of positive values after so many halvings: key = u + offset + 1. */
 static inline int32_t hist_key_offset(uint32_t halvings)
 {
     return HIST_BOUND_MAX >> halvings;

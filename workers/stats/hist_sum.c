@@ -219,7 +219,7 @@ static int32_t hist_sum_largest_magnitude(struct hist_sum *sum, uint32_t halving
     return largest;
 }
 
-/* What is too small at this resolution counts as zero. */
+/* Values that are too small at this resolution count as zero. */
 static void hist_sum_cut(struct hist_sum *sum, uint32_t halvings)
 {
     int32_t key = hist_cut(halvings, hist_sum_largest_magnitude(sum, halvings));

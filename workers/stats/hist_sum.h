@@ -24,7 +24,7 @@ struct hist_sum {
 /* Add to the sum; counts saturate. */
 void hist_sum_add_value(struct hist_sum *sum, double x, uint32_t count);
 void hist_sum_add(struct hist_sum *sum, const struct hist *h);
-/* What hist_sum_write wrote, or hist_bytes_check accepted. */
+/* Reads the output of hist_sum_write, or bytes that hist_bytes_check accepted. */
 void hist_sum_add_bytes(struct hist_sum *sum, const uint8_t *bytes, size_t size);
 
 /* Writes the sum, at the lowest of its resolutions, halved until at most `limit` buckets are used,

@@ -44,8 +44,8 @@ bool terminal_is_unicode(void)
 
 /* A crash */
 
-/* What gives the screen, the cursor and the keypad back: made beforehand, since a handler can only
- * write. */
+/* The text that gives the screen, the cursor and the keypad back: made beforehand, since a handler
+ * can only write. */
 static char restoring[256];
 
 /* Appends a capability without the delays that are written in it as "$<5>". */

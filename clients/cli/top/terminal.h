@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* terminal: the user's terminal, by ncurses, which knows one per process. Whatever happens between
- * terminal_open and terminal_close, the terminal is as it was afterwards: also after a fatal
+/* terminal: the user's terminal, by ncurses, which knows one per process. After terminal_close the
+ * terminal is as it was before terminal_open, whatever happens between them: also after a fatal
  * signal. One thread. */
 #ifndef CLIENTS_CLI_TOP_TERMINAL_H
 #define CLIENTS_CLI_TOP_TERMINAL_H

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Of each layer: one line per family. Of heads, with http.metrics_heads: those that drift most. */
+/* Writes each family with one line per layer. Writes the heads that drift most, with
+ * http.metrics_heads. */
 #include "daemon/http/metrics/internal.h"
 
 #include <math.h>
@@ -106,8 +107,8 @@ static void put_pooled(struct metrics_text *text, const struct metrics *metrics,
 
 /* Heads */
 
-/* The heads of a layer that drift most, by rank: whether `head` is one of so many. Of equal ones
- * the first counts. */
+/* The heads of a layer that drift most, by rank: whether `head` is one of so many. The first of
+ * equal ones counts. */
 static bool drifts_most(const struct metrics_layer *layer, uint32_t head, uint64_t count)
 {
     uint64_t before = 0;

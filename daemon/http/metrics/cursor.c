@@ -187,7 +187,7 @@ static uint64_t payload(struct cursor *cursor, uint8_t lead, uint64_t *owed)
     return 0;
 }
 
-/* What is owed may be any number: each value that is taken has a byte at least. */
+/* The input may claim any number of values: each one that is taken has a byte at least. */
 void cursor_skip(struct cursor *cursor)
 {
     for (uint64_t owed = 1; owed > 0 && !cursor->failed; owed--) {

@@ -20,7 +20,7 @@ uint32_t cursor_map(struct cursor *cursor);
 uint32_t cursor_list(struct cursor *cursor);
 /* Text, not terminated: *ret_length bytes; "" after a failure. */
 const char *cursor_text(struct cursor *cursor, uint32_t *ret_length);
-/* A number; NaN for nil. Of integers beyond 2^53 the nearest. */
+/* A number; NaN for nil. Integers beyond 2^53 give the nearest double. */
 double cursor_number(struct cursor *cursor);
 /* A whole number. */
 uint64_t cursor_count(struct cursor *cursor);

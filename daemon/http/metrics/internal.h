@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* metrics_part: what the files that make /metrics share. */
+/* metrics_part: the functions shared by the files that make /metrics. */
 #ifndef DAEMON_HTTP_METRICS_INTERNAL_H
 #define DAEMON_HTTP_METRICS_INTERNAL_H
 
@@ -19,10 +19,10 @@ void metrics_put_pipeline(struct metrics_text *text, struct metrics *metrics,
                           const struct metrics_view *view);
 void metrics_put_process(struct metrics_text *text);
 void metrics_put_jobs(struct metrics_text *text, const msgpack_object *jobs);
-/* Those layers that are `shown`. */
+/* Writes the layers that are `shown`. */
 void metrics_put_attention(struct metrics_text *text, const struct metrics *metrics);
 
-/* Of a map of MessagePack: 0 and "" for what is not there. */
+/* Reads a key of a MessagePack map: 0 and "" for a missing one. */
 uint64_t metrics_find_count(const msgpack_object *map, const char *key);
 void metrics_find_text(const msgpack_object *map, const char *key, char *to, size_t size);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Of each job its newest run, as `monitor` answers it. */
+/* Writes the newest run of each job, as `monitor` answers it. */
 #include "daemon/http/metrics/internal.h"
 
 #include <stdio.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* metrics_layer: what /metrics knows of one layer of one run, taken from results as they come.
+/* metrics_layer: the numbers in /metrics of one layer of one run, taken from results as they come.
  *
  * Numbers of heads are those of the newest `live`, whatever the windows are: a window may be an
- * hour long. Drift is of the newest `summary` of the primary window: nothing else has it. Of a
- * message with a slice of the heads, and of spectra, for which heads take turns, a head keeps its
+ * hour long. Drift is of the newest `summary` of the primary window: nothing else has it. In a
+ * message with a slice of the heads, and for spectra, for which heads take turns, a head keeps its
  * number until it gets a new one. HTTP thread. */
 #ifndef DAEMON_HTTP_METRICS_LAYER_H
 #define DAEMON_HTTP_METRICS_LAYER_H
@@ -56,7 +56,7 @@ bool layer_key(const char *topic, const char *run, char ret_key[LAYER_KEY_MAX]);
 struct metrics_layer *layer_new(const char *key);
 void layer_free(struct metrics_layer **layer);
 
-/* What is read of a result first: where it belongs, and where its numbers are. */
+/* The parts of a result that are read first: its layer, and the places of its numbers. */
 struct layer_result {
     char run[2 * RUN_BYTES + 1];
     bool primary; /* of a summary: its window is that of the config */

@@ -149,7 +149,8 @@ static struct known_job *metrics_read_jobs(const msgpack_object *jobs)
     return known;
 }
 
-/* What came after the question was asked may be of a job that the answer does not know yet. */
+/* Layers that came after the question was asked may be of a job that the answer does not know
+ * yet. */
 static void choose_layers(struct metrics *metrics, const struct metrics_view *view)
 {
     struct known_job *known = metrics_read_jobs(mpk_find(view->monitor, "jobs"));

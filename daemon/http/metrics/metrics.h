@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* metrics: what Prometheus scrapes. HTTP thread; the counters are read from where all threads
- * count.
+/* metrics: the page that Prometheus scrapes. HTTP thread; the counters are read from where all
+ * threads count.
  *
  * Numbers of layers are taken from results as they are published, so that a scrape only formats.
- * Which jobs there are is said by the loop thread's answer to `monitor`: the layers of a job's
- * newest run are shown while that run is active, and what is no such run's is forgotten. At most
- * http.metrics_layers are kept, first come first served; who scrapes makes room. */
+ * The loop thread's answer to `monitor` lists the jobs: the layers of a job's newest run are shown
+ * while that run is active, and all other layers are forgotten. At most http.metrics_layers are
+ * kept, first come first served; who scrapes makes room. */
 #ifndef DAEMON_HTTP_METRICS_METRICS_H
 #define DAEMON_HTTP_METRICS_METRICS_H
 
@@ -23,7 +23,7 @@ void metrics_free(struct metrics **metrics);
 /* One published map. */
 void metrics_put(struct metrics *metrics, const struct published *published, uint64_t now_ns);
 
-/* What is told at the time of a scrape. */
+/* The inputs of a scrape. */
 struct metrics_view {
     const msgpack_object *monitor; /* the answer of that method, */
     uint64_t asked_ns;             /* which was asked then, or later */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Of attnd itself: counters, queues, latencies; and of each job. */
+/* Writes the metrics of attnd itself: counters, queues, latencies; and of each job. */
 #include "daemon/http/metrics/internal.h"
 
 #include "proto/err.h"

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The process, by the names that all who are scraped use. What cannot be read is left out. */
+/* The process, by the names that all who are scraped use. Numbers that cannot be read are left
+ * out. */
 #include "daemon/http/metrics/internal.h"
 
 #include <dirent.h>
@@ -8,7 +9,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-/* Of /proc/self/stat, in clock ticks, pages and bytes. */
+/* Fields of /proc/self/stat, in clock ticks, pages and bytes. */
 struct process {
     unsigned long user, system, virtual_bytes;
     unsigned long long start;

@@ -113,7 +113,7 @@ static size_t print_scaled(char *to, uint64_t scaled, int exponent)
     return (size_t)(at - to);
 }
 
-/* Of 1e-5 <= number < 1e9. */
+/* Prints 1e-5 <= number < 1e9. */
 static size_t print_usual(char *to, double number)
 {
     static const double power[] = {1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1e0, 1e1,
@@ -162,7 +162,7 @@ static const char *type_of(const struct metrics_text *text, const struct family 
     return !text->openmetrics && family->type == FAMILY_INFO ? "gauge" : names[family->type];
 }
 
-/* What OpenMetrics calls the unit is the last word of the name. */
+/* OpenMetrics takes the last word of the name as the unit. */
 static const char *unit_of(const char *name)
 {
     static const char *const units[] = {"seconds", "bytes", "ratio", "tokens", "nats"};
