@@ -184,8 +184,8 @@ int config_load(struct config *config, const char *path, char *reterr);
 int config_set(struct config *config, const char *assignment, char *reterr);
 
 /* Gives the endpoints that are empty those of an address: "/run/attnd", "tcp://127.0.0.1:5570". All
- * four must then be Unix sockets, unless `insecure` is set. `origin` is who names the address, and
- * `path` the file that was loaded, for messages; NULL = nobody, none. Returns 0, or -1 with a
+ * four must then be Unix sockets, unless `insecure` is set. `origin` is the source of the address,
+ * and `path` the file that was loaded, for messages; NULL = none. Returns 0, or -1 with a
  * message. */
 int config_use_address(struct config *config, const char *address, const char *origin,
                        const char *path, char *reterr);

@@ -74,7 +74,7 @@ static char *differ_text_of(const struct config *config,
     return fclose(out) == 0 ? text : NULL;
 }
 
-/* Without memory they count as different: that is told, and looked at by people. */
+/* Without memory they count as different: that is logged, and people look at it. */
 static bool prints_same(const struct config *a, const struct config *b,
                         void (*print)(const struct config *config, FILE *out))
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* endpoints: where attnd's four sockets are, by its address or by keys of their own, and that
- * nobody else reaches them unless the user says so. */
+/* endpoints: places attnd's four sockets, by its address or by their own keys, and ensures that
+ * nobody else reaches them unless the user allows it. */
 #include "config/table.h"
 
 #include <string.h>

@@ -48,8 +48,8 @@ int config_error(char *reterr, struct origin origin, const char *format, ...)
 /* `text` for a message: shortened, and with '?' for what a terminal should not see. */
 const char *config_quotable(const char *text, char ret_text[QUOTE_MAX + 4]);
 
-/* The index of a section's first key, or of a key. Return -1 with a message that lists what there
- * is and guesses what was meant. `section` of config_find_key must exist; messages name it `label`
+/* The index of a section's first key, or of a key. Return -1 with a message that lists the valid
+ * names and suggests the nearest. `section` of config_find_key must exist; messages name it `label`
  * ("metrics", "jobs.gpt-*"). */
 int config_find_section(const char *section, struct origin origin, char *reterr);
 int config_find_key(const char *section, const char *label, const char *name, struct origin origin,

@@ -3,9 +3,9 @@
  *
  * libzmq (4.3.4 and 4.3.5) ends the process when a Unix socket has a connection to accept and there
  * is no descriptor left, or no memory: whoever opens connections without end would end attnd. Here
- * such a connection is refused instead: one descriptor is kept in reserve, accepts it and closes
- * it. The peer sees a connection that ends, and tries again later; without the reserve it would
- * stay in the backlog, and the I/O thread would turn on the spot. */
+ * such a connection is refused instead: one descriptor in reserve accepts it and closes it. The
+ * peer sees a connection that ends, and tries again later; without the reserve it would stay in the
+ * backlog, and the I/O thread would turn on the spot. */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>

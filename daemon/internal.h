@@ -69,7 +69,7 @@ void messages_on_note(void *data, struct note *note);
 void messages_take_finished(struct daemon *daemon);
 /* The time as messages see it: while some wait in the inbox it is not later than these. */
 uint64_t messages_now_ns(struct daemon *daemon);
-/* The sink of all runs: HTTP, subscribers, and those whom alerts are told. */
+/* The sink of all runs: HTTP, subscribers, and receivers of alerts. */
 void messages_put_result(void *data, const struct run *run, const char *topic, uint32_t track,
                          struct mpk_writer *writer, enum result_kind kind);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* keeper: keeps attnd where clients look for it, in a directory of its own.
  *
- * A logout removes /run/user/UID, and cleaners what looks old. The directory and its sockets are
+ * A logout removes /run/user/UID, and cleaners remove old files. The directory and its sockets are
  * made again within KEEPER_MS: in the same place, or, if it cannot be made there, in the last one
  * that clients of this user look at. Connections that exist do not notice. Loop thread only. */
 #ifndef DAEMON_KEEPER_H

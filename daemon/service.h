@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* service: attnd as a service: what the service manager is told, and when.
+/* service: reports the state of attnd to the service manager.
  *
  * READY=1 once there is somebody to handle what comes, RELOADING=1 while the config is read again,
  * STOPPING=1 and more time while what was received is finished, a STATUS= line with rates, and

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* service_notify: tells the service manager how attnd is, as sd_notify(3) does: datagrams of
+/* service_notify: sends messages to the service manager, as sd_notify(3) does: datagrams of
  * NAME=VALUE lines to the socket that $NOTIFY_SOCKET names, a path or, with a leading '@', an
  * abstract name. One thread at a time. */
 #ifndef DAEMON_SERVICE_NOTIFY_H
@@ -15,8 +15,8 @@ struct service_notify {
     socklen_t size;
 };
 
-/* `path` is what $NOTIFY_SOCKET says; NULL or empty: nobody is told anything, which is no error.
- * Returns 0, or the errno of why nobody can be told. */
+/* `path` is the value of $NOTIFY_SOCKET; NULL or empty: nothing is sent, which is no error. Returns
+ * 0, or the errno of why nobody can be told. */
 int service_notify_open(struct service_notify *notify, const char *path);
 void service_notify_close(struct service_notify *notify);
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* address: one text that names an attnd and its four sockets, and where to look when there is none.
+/* address: one text that names an attnd and its four sockets, and the places to look at without
+ * one.
  *
  * An address is a directory (/run/user/1000/attnd), in which the Unix sockets `ingest`, `publish`,
  * `control` and `tap` lie, or tcp://host:port, from which the other ports follow: publish is

@@ -489,7 +489,7 @@ static int decode_map(const msgpack_object *map, struct header *header, const ch
     int rc_keys = mpk_collect(map, key_names, KEY_COUNT, values, reterr_key), rc = 0;
     const char *duplicate = *reterr_key;
 
-    /* For whom to count a refusal, even one for the version. */
+    /* The job that a refusal is counted for, even one for the version. */
     if (values[KEY_job]) {
         header_read_job(NULL, values[KEY_job], header);
     }

@@ -206,7 +206,7 @@ int header_read_tensors(const msgpack_object *value, struct header *header)
     if (value->type != MSGPACK_OBJECT_ARRAY) {
         return ERR_KEY_TYPE;
     }
-    /* More than there are roles: one is unknown or named twice. */
+    /* More tensors than roles: one is unknown or named twice. */
     if (value->via.array.size > TENSORS_MAX) {
         return ERR_TENSOR_NAME;
     }

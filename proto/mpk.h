@@ -21,7 +21,7 @@ struct mpk_limits {
 
 /* 64 KiB, 8 levels, 16384 elements: a header of either direction. */
 extern const struct mpk_limits mpk_header_limits;
-/* 64 MiB, 8 levels, 4 Mi elements: a result from the daemon, whom a client trusts more. */
+/* 64 MiB, 8 levels, 4 Mi elements: a result from the daemon, which a client trusts more. */
 extern const struct mpk_limits mpk_result_limits;
 
 /* Returns 0 when buf[0..len) is exactly one value within the limits, free of extension types and of

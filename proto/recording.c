@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Every length is compared with what there is before anything is computed from it. The size that a
- * packed record claims is believed as far as zlib can go: it packs 1032 bytes into one at most, so
- * memory stays in proportion to the file. */
+/* Every length is compared with the available bytes before anything is computed from it. The size
+ * that a packed record claims is believed as far as zlib can go: it packs 1032 bytes into one at
+ * most, so memory stays in proportion to the file. */
 #include "proto/recording.h"
 
 #include "proto/err.h"
@@ -237,7 +237,7 @@ int recording_decode_record(const void *buf, size_t len, struct recording_record
     return 0;
 }
 
-/* The sizes of the frames and their sum, which must be what there is. */
+/* The sizes of the frames and their sum, which must be the available bytes. */
 static int decode_sizes(const struct recording_record *record, const uint8_t *sizes,
                         struct recording_frame *ret_frames, uint64_t *ret_total)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* measure: everything that is measured on one message, of any tier, cut into jobs that may run on
- * any threads in any order. The daemon runs them on its pool, attnctl analyze one after the other.
+/* measure: measures one message of any tier, in jobs that may run on any threads in any order. The
+ * daemon runs them on its pool, attnctl analyze one after the other.
  *
  *     measure_new -> measure_run for each job 0 .. measure_jobs - 1 -> measure_finish -> result
  *

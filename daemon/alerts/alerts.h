@@ -20,8 +20,8 @@ struct alerts;
 /* Called for each event, from inside the calls below; `event` is borrowed. */
 struct alert_sink {
     void (*event)(void *data, const struct alert_result *event);
-    /* Beyond alerts.per_window: so many changes of this window are held back. They are told with a
-     * later window if they still hold then. */
+    /* Beyond alerts.per_window: so many changes of this window are held back. They are reported
+     * with a later window if they still hold then. */
     void (*overflow)(void *data, uint32_t events);
     void *data;
 };

@@ -3,8 +3,8 @@
  *
  * The process gets a group of its own, so that what it started ends with it when it takes too long,
  * and none of the daemon's descriptors and signal settings. The pipe is written without blocking: a
- * command need not read what it is told. That a process has ended is asked for every few
- * milliseconds: waiting for SIGCHLD in a library's thread would take it from whoever else waits. */
+ * command need not read its input. That a process has ended is asked for every few milliseconds:
+ * waiting for SIGCHLD in a library's thread would take it from whoever else waits. */
 #include "daemon/alerts/notify_internal.h"
 
 #include "daemon/base/clock.h"
@@ -199,7 +199,7 @@ static bool notify_command_wait_for(pid_t pid, struct notify_stop *stop, uint64_
     }
 }
 
-/* With all of its group; SIGKILL takes no time but for a process that hangs in the kernel. */
+/* With all of its group; SIGKILL takes no time except for a process that hangs in the kernel. */
 static void kill_and_reap(pid_t pid)
 {
     uint64_t until = clock_monotonic_ns() + KILL_NS;

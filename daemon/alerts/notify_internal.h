@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* notify_out: the two ways out of notify, a command and a webhook. Private to notify; its thread.
- */
+/* notify_internal: the two ways out of notify, a command and a webhook. Private to notify; its
+ * thread. */
 #ifndef DAEMON_ALERTS_NOTIFY_INTERNAL_H
 #define DAEMON_ALERTS_NOTIFY_INTERNAL_H
 

@@ -2,18 +2,18 @@
 /* activation: listening sockets that a service manager opened and handed over when it started attnd
  * (LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES: descriptors from 3 on).
  *
- * They are told apart by name: that of the section whose endpoint they stand for. attnd binds the
- * sockets that are not handed over. Nothing is kept here: the environment is read each time, and
- * each socket belongs to who takes it. */
+ * Their names distinguish them: each is that of the section whose endpoint the socket replaces.
+ * attnd binds the sockets that are not handed over. Nothing is kept here: the environment is read
+ * each time, and each socket belongs to its taker. */
 #ifndef DAEMON_BASE_ACTIVATION_H
 #define DAEMON_BASE_ACTIVATION_H
 
 #include <stdbool.h>
 
-/* Whether what was handed over can be used: every socket listens, for TCP or for ipc, and has a
- * name, once; TCP needs `insecure`, but for http. They are made non-blocking, and closed in
- * programs that attnd starts. Once, at the start. Returns 0, or -1 with a sentence in reterr
- * (CONFIG_ERROR_MAX bytes). */
+/* Whether the sockets can be used: every one listens, for TCP or for ipc, and has a unique name;
+ * TCP needs `insecure`, except for http. They are made non-blocking, and closed in programs that
+ * attnd starts. Once, at the start. Returns 0, or -1 with a sentence in reterr (CONFIG_ERROR_MAX
+ * bytes). */
 int activation_check(bool insecure, char *reterr);
 
 /* The socket of this name, whose address ("tcp://127.0.0.1:5570") replaces `endpoint`

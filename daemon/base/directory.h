@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* directory: the directory of attnd's sockets, and that it is this attnd's alone.
+/* directory: makes the directory of attnd's sockets, and ensures that it is this attnd's alone.
  *
- * Others who may write to it could put sockets of their own there, so it must be a directory, no
- * link, of this user or root, and writable by nobody else. Any thread; no state. */
+ * Others with write access could put their own sockets there, so it must be a directory, no link,
+ * of this user or root, and writable by nobody else. Any thread; no state. */
 #ifndef DAEMON_BASE_DIRECTORY_H
 #define DAEMON_BASE_DIRECTORY_H
 

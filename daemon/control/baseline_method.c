@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* baseline: compares a run that goes on with other windows from now on: its first ones ("first"),
- * those of another run of the job (its digits), or the one that ends with a unit ({"last": unit}).
- * Primary windows. Layers are pinned one after the other, as their states are large; those of which
- * the history has no such window keep the baseline that they have. */
+/* baseline: compares an ongoing run with other windows from now on: its first ones ("first"), those
+ * of another run of the job (its digits), or the one that ends with a unit ({"last": unit}).
+ * Primary windows. Layers are pinned one after the other, because their states are large; layers
+ * without such a window in the history keep their baseline. */
 #include "daemon/control/baseline.h"
 #include "daemon/control/internal.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* control_request: a request being answered, now or later. Between control.c, which has the socket,
- * and the methods. Loop thread only. */
+/* control/internal: a request being answered, now or later. Between control.c, which has the
+ * socket, and the methods. Loop thread only. */
 #ifndef DAEMON_CONTROL_INTERNAL_H
 #define DAEMON_CONTROL_INTERNAL_H
 

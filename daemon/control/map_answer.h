@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* control_maps_part: the common part of `maps` and `rollout`: parameters, the run and layers they
- * select, and the answer's cells, which are written on a thread of libuv's pool. Loop thread. */
+/* map_answer: the common part of `maps` and `rollout`: parameters, the run and layers they select,
+ * and the answer's cells, which are written on a thread of libuv's pool. Loop thread. */
 #ifndef DAEMON_CONTROL_MAP_ANSWER_H
 #define DAEMON_CONTROL_MAP_ANSWER_H
 

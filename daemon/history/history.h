@@ -21,7 +21,7 @@ struct history;
 int history_new(uv_loop_t *loop, const struct config *config, const char *path,
                 struct history **ret_history, char *reterr);
 
-/* Whether there is such a method for clients. */
+/* Whether clients may call the method. */
 bool history_knows(const char *method);
 
 /* The end of a question: `code` is 0 with a result, or an error with `detail`, which says what it

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* history_query: one question while it is being answered: parameters, connection, time, result; and
- * how to read rows without saying everything three times. Reader thread. */
+/* history/internal: one question while it is being answered (parameters, connection, time, result),
+ * and helpers to read rows. Reader thread. */
 #ifndef DAEMON_HISTORY_INTERNAL_H
 #define DAEMON_HISTORY_INTERNAL_H
 

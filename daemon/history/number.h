@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* history_number: the names that the history has numbers under, and those numbers in a window whose
- * state is still there: every metric per head, and per layer "sink_rate" and
- * "aggregate.<map>.<statistic>". Pure. */
+/* history_number: the names of the numbers in the history, and their values in a window whose state
+ * still exists: every metric per head, and per layer "sink_rate" and "aggregate.<map>.<statistic>".
+ * Pure. */
 #ifndef DAEMON_HISTORY_NUMBER_H
 #define DAEMON_HISTORY_NUMBER_H
 

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* events: the event stream: what was published becomes numbered events in a ring, and clients read
- * them from there, each at its own pace. HTTP thread.
+/* events: the event stream: published results become numbered events in a ring, which each client
+ * reads at its own pace. HTTP thread.
  *
  * A live value of a layer goes out at once, and then at most every http.live_interval: the newest
  * of what came meanwhile. Events are rendered only while somebody listens. A client that falls out
- * of the ring, or comes back too late, is told to ask again (`resync`). */
+ * of the ring, or comes back too late, gets `resync` and must fetch again. */
 #ifndef DAEMON_HTTP_EVENTS_H
 #define DAEMON_HTTP_EVENTS_H
 

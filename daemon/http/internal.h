@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* http_part: the state shared by the files of the HTTP thread, and one request being answered. HTTP
- * thread only, but for what is said otherwise. */
+/* http/internal: the state shared by the files of the HTTP thread, and one request being answered.
+ * HTTP thread only, unless stated otherwise. */
 #ifndef DAEMON_HTTP_INTERNAL_H
 #define DAEMON_HTTP_INTERNAL_H
 

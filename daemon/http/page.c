@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The page and its files, from memory. Kept compressed: who does not take gzip has them unpacked.
- */
+/* The page and its files, from memory. Kept compressed, and unpacked for clients without gzip. */
 #include "daemon/http/asset.h"
 #include "daemon/http/internal.h"
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* page_url: where the page is, for people and for `attnctl page`: the file `page` in attnd's
+/* page_url: the address of the page, for people and for `attnctl page`: the file `page` in attnd's
  * directory, one line. Its port need not be the one that the config names. */
 #ifndef DAEMON_HTTP_PAGE_URL_H
 #define DAEMON_HTTP_PAGE_URL_H
@@ -13,8 +13,8 @@
  */
 void page_url(const char *endpoint, char ret_url[PAGE_URL_MAX]);
 
-/* Writes DIRECTORY/page, at once or not at all, readable by those who may enter the directory. An
- * endpoint that no browser opens removes it. Returns 0, or -1 with errno. */
+/* Writes DIRECTORY/page, at once or not at all, readable by everybody who may enter the directory.
+ * An endpoint that no browser opens removes it. Returns 0, or -1 with errno. */
 int page_url_write(const char *directory, const char *endpoint);
 bool page_url_is_there(const char *directory);
 /* Removes DIRECTORY/page. */

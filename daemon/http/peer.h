@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* peer: the connections of the server, and which of them have been without a complete request for
- * how long. A client that sends its request byte by byte is never idle to the server; here it is.
- * HTTP thread. */
+/* peer: the connections of the server, and how long each has been without a complete request. A
+ * client that sends its request byte by byte is never idle to the server; here it is. HTTP
+ * thread. */
 #ifndef DAEMON_HTTP_PEER_H
 #define DAEMON_HTTP_PEER_H
 

@@ -27,7 +27,7 @@ enum {
 };
 extern const struct argument arguments[ARG_COUNT];
 
-/* For whom the answer is. */
+/* The clients that get the answer. */
 enum route_for {
     FOR_KNOWN,        /* attnd's users, and who brings the token */
     FOR_TOKEN_HOLDER, /* these, and who could have the token: the page asks for it */

@@ -40,7 +40,7 @@ static unsigned connection_limit(const struct config *config)
     return (unsigned)wanted;
 }
 
-/* So many take the whole limit's last quarter: silent ones then make room for those who ask. */
+/* When the last quarter of the limit is in use, silent connections make room for active ones. */
 static unsigned crowd(const struct config *config)
 {
     unsigned limit = connection_limit(config);
@@ -297,7 +297,7 @@ static bool is_forwarded(struct request *request)
     return forwarded;
 }
 
-/* Once per connection: who is at its other end does not change. */
+/* Once per connection: the user at its other end does not change. */
 static bool server_knows(struct http *http, struct peer *peer)
 {
     if (!peer->judged) {
@@ -308,7 +308,8 @@ static bool server_knows(struct http *http, struct peer *peer)
     return peer->may_ask;
 }
 
-/* Why who asks is not known, and what helps. Returns false when nothing is wrong with it. */
+/* The reason why the user is unknown, and the remedy. Returns false when nothing is wrong with
+ * it. */
 static bool is_stranger(struct request *request, char *ret_why, size_t size)
 {
     struct peer *peer = peer_of(request->connection);

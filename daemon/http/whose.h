@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* whose: the user at the other end of a connection, asked of the kernel.
+/* whose: asks the kernel for the user at the other end of a connection.
  *
  * Over loopback the other end is a socket of this machine, and the kernel (NETLINK_SOCK_DIAG) knows
- * who opened it; of a Unix socket it says so itself. The user counts only while both ends are
- * established and the other one has an inode: a socket whose process has closed it is reported as
- * root's. HTTP thread, but for whose_init and whose_clear. */
+ * who opened it; for a Unix socket it reports the user directly. The user counts only while both
+ * ends are established and the other one has an inode: a socket whose process has closed it is
+ * reported as root's. HTTP thread, except whose_init and whose_clear. */
 #ifndef DAEMON_HTTP_WHOSE_H
 #define DAEMON_HTTP_WHOSE_H
 

@@ -281,7 +281,7 @@ static void take_endpoint(struct ingest *ingest)
     free(next);
 }
 
-/* Under a flood of messages it never ends but for a change of plans or of where it is found. */
+/* Under a flood of messages it ends only for a change of plans or of the address. */
 static void receive_available(struct ingest *ingest)
 {
     while (!atomic_load(&ingest->stop) && !atomic_load(&ingest->next_plans) &&
@@ -289,9 +289,9 @@ static void receive_available(struct ingest *ingest)
     }
 }
 
-/* Reads what was sent before the stop: until nothing has come for QUIET_MS, or for DRAIN_NS, so
- * that trainers who go on sending do not keep us, or until the stop's own deadline. (Unsubscribing
- * first would throw away what is queued: a SUB filters when it receives.) */
+/* Reads the messages sent before the stop: until nothing has come for QUIET_MS, or for DRAIN_NS, so
+ * that trainers that go on sending do not delay it, or until the stop's own deadline.
+ * (Unsubscribing first would throw away what is queued: a SUB filters when it receives.) */
 static void ingest_drain(struct ingest *ingest)
 {
     uint64_t limit = ingest->config->shutdown_timeout;

@@ -35,9 +35,8 @@ int ingest_start(struct ingest *ingest, char *reterr);
  * again: from the reserve, which refusals are in, or from the budget. */
 void ingest_release(struct ingest *ingest, uint64_t cost, bool reserved);
 
-/* Any thread: from now on these are the plans that trainers are told, the new ones before the old
- * ones are taken back. Soon, by the thread; of several calls the last one counts. Takes *plans
- * over. */
+/* Any thread: these are the plans for trainers from now on; new ones are announced before old ones
+ * are withdrawn. Soon, by the thread; of several calls the last one counts. Takes *plans over. */
 void ingest_subscribe(struct ingest *ingest, struct plan_prefixes **plans);
 
 /* The loop: binds again, in the thread, when trainers no longer find the socket at its endpoint.

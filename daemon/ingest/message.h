@@ -81,8 +81,8 @@ int message_check(struct message *message, const struct config *config, const ch
 struct attention message_attention(struct message *message);
 /* Type weights. */
 struct weights message_weights(struct message *message);
-/* The same from the header alone, for judging the cost: which tensors there are is told by pointers
- * that are not to be followed. */
+/* The same from the header alone, for estimating the cost: pointers only mark which tensors exist
+ * and must not be followed. */
 struct attention message_attention_shape(const struct header *header);
 struct weights message_weights_shape(const struct header *header);
 

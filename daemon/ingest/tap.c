@@ -34,7 +34,7 @@
 #define JOBS_MAX 4096
 /* How long a stop may go on sending. */
 #define LINGER_MS 1000
-/* Prefixes that are told apart; with more, every job counts as listened to. */
+/* The number of prefixes that are distinguished; with more, every job counts as listened to. */
 #define PREFIXES_MAX 64
 /* Events may go beyond the budget by one part in this. */
 #define EVENT_SHARE 8
@@ -42,7 +42,7 @@
  * buffer. */
 #define PARCEL_OVERHEAD 8192
 
-/* Bytes on their way, and who still counts them: the tap and each parcel. */
+/* Bytes on their way; the tap and each parcel hold a reference. */
 struct flight {
     _Atomic uint64_t bytes;
     _Atomic uint64_t references;

@@ -524,7 +524,7 @@ static void restore_adopt(struct restore *restore)
     }
 }
 
-/* All tracks know the same ranks by the same index: one that is new is told of them. */
+/* All tracks know the same ranks by the same index: a new one learns them here. */
 static int share_ranks(struct restore *restore, const struct window *from, struct window *to)
 {
     int code = 0;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* sink: where the results of runs go; the daemon has one for all runs. Loop thread only. */
+/* sink: the receiver of the results of runs; the daemon has one for all runs. Loop thread only. */
 #ifndef DAEMON_RUN_SINK_H
 #define DAEMON_RUN_SINK_H
 

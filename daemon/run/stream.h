@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* stream: one attention layer of a run: what identifies it, what it has sent, and what each window
- * rule of the run (track.h) knows of it besides its states. Loop thread only. */
+/* stream: one attention layer of a run: its identity, its messages so far, and the data of each
+ * window rule of the run (track.h) besides its states. Loop thread only. */
 #ifndef DAEMON_RUN_STREAM_H
 #define DAEMON_RUN_STREAM_H
 

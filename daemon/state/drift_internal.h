@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* drift_part: the parts of a drift; for drift.c, and for drift_pack.c, which keeps it. */
+/* drift_internal: the parts of a drift, for drift.c and drift_pack.c. */
 #ifndef DAEMON_STATE_DRIFT_INTERNAL_H
 #define DAEMON_STATE_DRIFT_INTERNAL_H
 

@@ -34,7 +34,7 @@ struct head_state {
     uint8_t pattern;       /* enum pattern, of that message */
 };
 
-/* Fields are private to the files of layer_state, but for the counts. */
+/* Fields are private to the files of layer_state, except the counts. */
 struct layer_state {
     uint32_t heads;   /* of the model: heads_total */
     uint32_t buckets; /* of a histogram, at most */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* stat_set: the statistics of many numbers of one thing (the metrics of a head), as few bytes as
- * they take: moments, the newest value, a histogram. Merging sets and splitting values over them
- * obeys workers/stats/dist.h: counts, min, max and histograms bit for bit.
+/* stat_set: the statistics of many numbers (the metrics of a head) in as few bytes as possible:
+ * moments, the newest value, a histogram. Merging sets and splitting values over them obeys
+ * workers/stats/dist.h: counts, min, max and histograms bit for bit.
  *
  * A number has a slot; those from STAT_HISTS on have no histogram. A set is for reading: it is
  * changed by writing it anew, with the memory of a stat_writer or of a stat_sums. One owner at a

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* store_clock: whether this machine's clock may be believed when windows are removed by age.
+/* store_clock: decides whether this machine's clock is trusted when windows are removed by age.
  *
  * A machine may start with a clock that is wrong by years. Nothing is removed by age before a
  * window has been stored at a time that fits: not further than STORE_CLOCK_GAP_S from the newest

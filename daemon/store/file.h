@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* store_file: where the history's file is, whose it is, and setting it aside. Before and apart from
- * SQLite. */
+/* store_file: finds the history's file, checks its owner, and renames a damaged one. Before and
+ * apart from SQLite. */
 #ifndef DAEMON_STORE_FILE_H
 #define DAEMON_STORE_FILE_H
 
@@ -28,7 +28,7 @@ int store_file_lock(const char *path, char reterr_reason[STORE_REASON_MAX]);
 void store_file_close_to_others(const char *path);
 
 /* Renames PATH, PATH-wal and PATH-shm to PATH.corrupt-<time> and so on; the time is UTC, and a
- * number follows when there is such a file. Returns 0 with the new path, or -1 with a reason. */
+ * number follows when the name is taken. Returns 0 with the new path, or -1 with a reason. */
 int store_file_set_aside(const char *path, char ret_path[PATH_MAX],
                          char reterr_reason[STORE_REASON_MAX]);
 

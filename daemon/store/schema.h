@@ -17,7 +17,7 @@
  *     rows of `windows`.
  *
  *   - A window that came again after its chunk was written has a row in `windows` with chunk_id
- *     NULL, which is right, while the chunk's numbers for the same `last` are old. When such a
+ *     NULL, which is right, while the chunk's numbers for the same `last` are old. When the
  *     window is in a later chunk, the greater chunk_id is right.
  *
  *   - A corrupt database is renamed and a new one begun in its place while attnd runs: a reader

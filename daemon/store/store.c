@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* A batch's way: store_submit queues it. The thread waits until the oldest has waited for
- * history.commit, or COMMIT_BYTES have come together, takes what there is, writes it in one
- * transaction, frees it, and counts it as stored or dropped. The memory of a batch counts against
- * history.queue until it is freed.
+ * history.commit, or COMMIT_BYTES have come together, takes all of them, writes them in one
+ * transaction, frees them, and counts them as stored or dropped. The memory of a batch counts
+ * against history.queue until it is freed.
  *
  * After each commit there is time for the rest: chunks of layers that have windows enough, thinning
  * out their states, retention, moving the log into the database. Each is a transaction of its own;
@@ -434,8 +434,8 @@ static struct store_batch *take_due(struct store *store, uint64_t now)
     return taken;
 }
 
-/* The database locked: commits, frees and counts, in this order, so that who sees the count finds
- * room in the queue. */
+/* The database locked: commits, frees and counts, in this order, so that a reader of the count
+ * finds room in the queue. */
 static void store_finish(struct store *store, struct store_batch *taken)
 {
     uint64_t records = count_records(taken);

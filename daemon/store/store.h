@@ -4,7 +4,7 @@
  * Records that belong together travel as one batch: it is committed whole or not at all, and
  * batches are committed in the order in which they were submitted, so after a kill the database
  * holds the first so many batches. Several batches share a transaction (history.commit). Loop
- * thread but for the thread itself; nothing here waits for the disk except store_new and
+ * thread, except the thread itself; nothing here waits for the disk except store_new and
  * store_free.
  *
  * History never keeps attnd from running: a database that cannot be opened, is of a newer version

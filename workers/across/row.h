@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* across_row: how the fast paths of similarity and across load one row's valid weights, in f32, and
- * judge it. The verdict is that of row_sound: where f32 cannot tell, it says so. */
+ * judge it. The verdict is that of row_sound; it reports where f32 cannot decide. */
 #ifndef WORKERS_ACROSS_ROW_H
 #define WORKERS_ACROSS_ROW_H
 

@@ -44,7 +44,7 @@ static double jensen_shannon(const double *g, double scale_g, const double *h, d
 }
 
 /* The divisor of the weights before the divergence: their sum after dropout, which leaves rows that
- * are no distributions; 1 otherwise. NaN when there is no distribution to be had. */
+ * are no distributions; 1 otherwise. NaN when there is no distribution. */
 static double scale_of(const struct attention *a, const double *weight, uint32_t n)
 {
     if (!a->dropout) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* attention: one message's attention as the kernels see it, given by its weights or by queries and
- * keys, and what its rows may attend to.
+ * keys, and the keys that its rows may attend to.
  *
  * Rule 1 of workers/KERNELS.md: the mask comes from here, never from the weights. */
 #ifndef WORKERS_BASE_ATTENTION_H

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* spectrum: singular values and what follows from them.
+/* spectrum: singular values and the numbers that follow from them.
  *
  * The spectrum of one head's attention map: the valid rectangle [q_len x k_len] of one sample, as
  * sent; or of any matrix. Ranks are judged with spectrum_eps of the dtype that was sent. Any

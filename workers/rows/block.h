@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* block: everything measured on a range of query rows of one message, over all samples and heads.
+/* block: measures a range of query rows of one message, over all samples and heads.
  *
  * A message is cut into blocks of rows, one job each; blocks share nothing, and merged in the order
  * of their rows they give what one block over all rows would have given. A block covers all heads

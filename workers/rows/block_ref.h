@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* block_ref: the parts of the scalar reference by themselves, for kernels that leave it what is out
- * of the ordinary. */
+/* block_ref: the parts of the scalar reference, for kernels that leave extraordinary rows to it. */
 #ifndef WORKERS_ROWS_BLOCK_REF_H
 #define WORKERS_ROWS_BLOCK_REF_H
 

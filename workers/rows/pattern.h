@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* pattern: the name of what a head does, by thresholds on its numbers (KERNELS.md). */
+/* pattern: names the behaviour of a head, by thresholds on its numbers (KERNELS.md). */
 #ifndef WORKERS_ROWS_PATTERN_H
 #define WORKERS_ROWS_PATTERN_H
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* row: one attention row as it counts: its valid keys and their weights; what is excluded is not in
- * it. For the scalar references, which share here how a row is gathered and judged. */
+/* row: one attention row as it counts: its valid keys and their weights, without excluded keys. For
+ * the scalar references, which share here how a row is gathered and judged. */
 #ifndef WORKERS_ROWS_ROW_H
 #define WORKERS_ROWS_ROW_H
 

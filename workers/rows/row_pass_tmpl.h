@@ -17,10 +17,10 @@
  * a nearly uniform row has in common; `reduce` names such rows, for a second look at them.
  *
  * The largest weights are kept sorted per lane, SIMD_TOP_LEVELS deep: enough for the 8 largest of a
- * row nearly always, and where a lane may have lost one, `reduce` says so.
+ * row nearly always, and where a lane may have lost one, `reduce` reports it.
  *
- * Sums are f32 lanes for at most SEGMENT vectors, then folded: an error of at most 4e-6 of a sum.
- */
+ * Sums are f32 lanes for at most SEGMENT vectors, then folded: an error of at most 4e-6 of a
+ * sum. */
 #ifndef WORKERS_ROWS_ROW_PASS_TMPL_H
 #define WORKERS_ROWS_ROW_PASS_TMPL_H
 
@@ -198,7 +198,7 @@ SIMD_INLINE void single(enum dtype dtype, bool core, bool maps, const struct wal
     }
 }
 
-/* One vector of a plain loop, but for minimum and largest: `rank` is D of the left one, the
+/* One vector of a plain loop, except for minimum and largest: `rank` is D of the left one, the
  * distances of the right one. */
 SIMD_INLINE void plain(bool core, bool left, struct sums *s, vf *rank, vf x)
 {

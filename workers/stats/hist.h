@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* hist: how many values fell where: a logarithmic histogram whose resolution follows the values.
+/* hist: a logarithmic histogram whose resolution follows the values.
  *
  * At full resolution the buckets are (2^(k/32), 2^((k+1)/32)] on either side of zero, and one for
  * zero; hist_limit halves the resolution while too many are used: base 2^(2^-s), s = 5 - halvings,

@@ -16,7 +16,7 @@ struct bounds {
     uint64_t max_message, max_entries, max_heads;
 };
 
-/* The strictest of all that is said; what version 1 has, without bounds, when nothing is. Sets
+/* The strictest of all announced limits; without any, the types of version 1 without bounds. Sets
  * *ret_malformed to how many prefixes were ignored. */
 struct bounds bounds_of(const struct prefixes *prefixes, uint64_t *ret_malformed);
 

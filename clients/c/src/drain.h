@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* drain: a thread that reads a reader's socket all the time, and passes its messages on.
  *
- * A receive queue without a limit (socket.h says why it has none) must always be read, but who uses
- * the messages may take its time. So the thread hands them over through a queue within the process,
- * which may have a limit: no connection ends there. Beyond it messages are dropped and counted. */
+ * A receive queue without a limit (socket.h says why it has none) must always be read, but the user
+ * of the messages may take its time. So the thread hands them over through a queue within the
+ * process, which may have a limit: no connection ends there. Beyond it messages are dropped and
+ * counted. */
 #ifndef CLIENTS_C_SRC_DRAIN_H
 #define CLIENTS_C_SRC_DRAIN_H
 

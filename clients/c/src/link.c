@@ -96,7 +96,7 @@ void link_close(struct link *link)
     link->socket = link->monitor = NULL;
 }
 
-/* Events are told for one connection at a time, and each is the end of it. */
+/* Events are reported for one connection at a time, and each ends it. */
 static void take_events(struct link *link, uint64_t now)
 {
     char frame[ADDRESS_MAX];

@@ -4,7 +4,7 @@
  *     plan/<order>/<pattern of job names>/<key=value;...>
  *
  * No message has such a topic: it is the only way a SUB can say something to an XPUB. One thread,
- * but for the pure plan_*. */
+ * except the pure plan_*. */
 #ifndef CLIENTS_C_SRC_PLAN_H
 #define CLIENTS_C_SRC_PLAN_H
 

@@ -312,8 +312,7 @@ static struct message *head(attn_publisher *publisher)
     return message;
 }
 
-/* A tensor was copied for somebody who has left: dropped. Nobody misses an event who is not there.
- */
+/* A tensor was copied for somebody who has left: dropped. An absent daemon misses no event. */
 static int sender_deliver(attn_publisher *publisher, struct message *message)
 {
     if (!publisher->link.socket || !wants_topic(publisher, &message->header)) {
@@ -362,7 +361,7 @@ static void judge_stall(attn_publisher *publisher, bool blocked)
     publisher->stalled = blocked && now - publisher->blocked_since_ms >= STALLED_MS;
 }
 
-/* The next event tells what was dropped: a hello, if nothing else is said. */
+/* The next event reports the drops: a hello, if there is no other. */
 static bool sender_must_tell(attn_publisher *publisher)
 {
     bool must;

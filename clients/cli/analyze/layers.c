@@ -118,7 +118,7 @@ static int check_patterns(const struct array_list *list, const struct naming *na
  */
 
 /* The name of a .npy file says where its array belongs only if it is one of ours. A map in such a
- * file, when it is the only one that there is, can be nothing but the first layer's weights. */
+ * file, when it is the only one, must be the first layer's weights. */
 static bool is_alone(const struct array_list *list, const struct naming *naming, size_t index)
 {
     const struct array *array = &list->items[index];

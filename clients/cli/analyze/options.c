@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* options: one table drives getopt, the checks and all that is said of them. Most options are a
- * flag, a whole number or a real number with bounds, stored where the table says; the others have a
- * setter. */
+/* options: one table drives getopt, the checks and the help. Most options are a flag, a whole
+ * number or a real number with bounds, stored where the table says; the others have a setter. */
 #include "clients/cli/analyze/options.h"
 
 #include "clients/cli/analyze/show.h"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* options: the command line of attnctl analyze as a struct. Pure but for getopt's own state; one
+/* options: the command line of attnctl analyze as a struct. Pure except for getopt's own state; one
  * thread. */
 #ifndef CLIENTS_CLI_ANALYZE_OPTIONS_H
 #define CLIENTS_CLI_ANALYZE_OPTIONS_H

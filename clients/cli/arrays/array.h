@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* array: the arrays in .npy, .npz and .safetensors files: what there is, then the contents of those
- * that are wanted.
+/* array: the arrays in .npy, .npz and .safetensors files: their list, then the contents of the
+ * selected ones.
  *
  *     array_file_open -> the lists of many files, by one array_list -> array_load of some
  *
  * Files are mapped, so that what is not looked at is not read; what is compressed or in Fortran
  * order is copied when it is loaded. Everything a file says about itself is checked before it is
  * believed: sizes that are declared must be the sizes that are there. No logging; a failure is -1,
- * or ERR_MEMORY, with one sentence (ARRAY_ERROR_MAX bytes) that does not name the file. One thread.
- */
+ * or ERR_MEMORY, with one sentence (ARRAY_ERROR_MAX bytes) that does not name the file. One
+ * thread. */
 #ifndef CLIENTS_CLI_ARRAYS_ARRAY_H
 #define CLIENTS_CLI_ARRAYS_ARRAY_H
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* name: where an array belongs, judged by its name.
+/* name: derives the layer and role of an array from its name.
  *
  *     decoder.3.self              attention weights (also decoder.3.self.weights)
  *     decoder.3.self.q            .k .v .mask .tokens .grad .documents .wq .wk .wv .wo

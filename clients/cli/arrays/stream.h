@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* stream: an array's contents piece by piece, from front to back, in the order of the file: what is
- * not asked for is not kept. Pages of a mapped file are given back to the system as they are read,
- * so that memory does not grow with the file. A step back in a packed entry begins it anew. One
- * thread. */
+/* stream: an array's contents piece by piece, from front to back, in the order of the file; parts
+ * that are not requested are not kept. Pages of a mapped file are given back to the system as they
+ * are read, so that memory does not grow with the file. A step back in a packed entry begins it
+ * anew. One thread. */
 #ifndef CLIENTS_CLI_ARRAYS_STREAM_H
 #define CLIENTS_CLI_ARRAYS_STREAM_H
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* write_all: a write that is not done by halves. Any thread. */
+/* write_all: writes all bytes, or fails. Any thread. */
 #ifndef CLIENTS_CLI_ARRAYS_WRITE_ALL_H
 #define CLIENTS_CLI_ARRAYS_WRITE_ALL_H
 

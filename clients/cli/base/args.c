@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* args: one table of options drives getopt, the checks and all that is said of them. Options may
- * stand before or after the command; which command takes which is in commands.c. */
+/* args: one table of options drives getopt, the checks and the help. Options may stand before or
+ * after the command; which command takes which is in commands.c. */
 #include "clients/cli/base/args.h"
 
 #include "proto/header.h"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* args: attnctl's command line as a struct. Pure but for getopt's own state; one thread. */
+/* args: attnctl's command line as a struct. Pure except for getopt's own state; one thread. */
 #ifndef CLIENTS_CLI_BASE_ARGS_H
 #define CLIENTS_CLI_BASE_ARGS_H
 

@@ -58,8 +58,7 @@ extern const int command_count;
 /* NULL = there is none. */
 const struct command *command_find(const char *name);
 
-/* Every option that is shown of a command: its own, and those of every command that mean something
- * to it. */
+/* Every option that is shown for a command: its own, and the common ones that apply to it. */
 void command_each_option(const struct command *command, option_visitor *visit, void *data);
 
 /* The effect of a command's first argument; NULL when it has none. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* field: reading a result map by name, with an answer for what is not there, and text that is safe
- * to print. A newer attnd may add keys and an older one lack some; neither is an error. Pure; any
+/* field: reads a result map by name, with defaults for missing fields, and text that is safe to
+ * print. A newer attnd may add keys and an older one lack some; neither is an error. Pure; any
  * thread. */
 #ifndef CLIENTS_CLI_BASE_FIELD_H
 #define CLIENTS_CLI_BASE_FIELD_H

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* interrupt: Ctrl-C and SIGTERM as a question, for commands that go on until then. */
+/* interrupt: Ctrl-C and SIGTERM as a flag, for commands that run until then. */
 #ifndef CLIENTS_CLI_BASE_INTERRUPT_H
 #define CLIENTS_CLI_BASE_INTERRUPT_H
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* option: an option as it is shown: by --help, in the man pages and to who presses Tab. Each is
- * described once, in the table that also drives its parser. How a command line is walked, and in
- * which words a value is refused, is the same for every command. Strings are static, or in argv.
- * Pure but for getopt's own state; one thread. */
+/* option: the texts of an option, for --help, the man pages and completion. Each is described once,
+ * in the table that also drives its parser. How a command line is walked, and in which words a
+ * value is refused, is the same for every command. Strings are static, or in argv. Pure except for
+ * getopt's own state; one thread. */
 #ifndef CLIENTS_CLI_BASE_OPTION_H
 #define CLIENTS_CLI_BASE_OPTION_H
 

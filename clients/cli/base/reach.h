@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* reach: where the sockets of the attnd that answers are, as seen from here. */
+/* reach: finds the sockets of the attnd that answers. */
 #ifndef CLIENTS_CLI_BASE_REACH_H
 #define CLIENTS_CLI_BASE_REACH_H
 

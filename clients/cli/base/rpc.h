@@ -3,8 +3,8 @@
  *
  *   request [0, id, method, params]      reply [1, id, error, result]
  *
- * rpc_call waits for the answer; rpc_send and rpc_take are for those who have several questions on
- * their way and look at rpc.socket with zmq_poll.
+ * rpc_call waits for the answer; rpc_send and rpc_take are for several questions on their way at
+ * once, with zmq_poll on rpc.socket.
  *
  * One thread per struct rpc. */
 #ifndef CLIENTS_CLI_BASE_RPC_H
@@ -58,7 +58,7 @@ struct rpc_reply {
  * otherwise nothing is. */
 enum rpc_status rpc_call(struct rpc *rpc, const char *method, const struct mpk_writer *params,
                          struct rpc_reply *ret_reply);
-/* For those who do not wait: sends a question, and returns RPC_OK with the id of its answer; or as
+/* Sends a question without waiting, and returns RPC_OK with the id of its answer; or as
  * rpc_call. */
 enum rpc_status rpc_send(struct rpc *rpc, const char *method, const struct mpk_writer *params,
                          uint64_t *ret_id);

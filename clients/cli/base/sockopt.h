@@ -8,7 +8,7 @@
 /* `option` is one of ZeroMQ's that take an int, `value` one that it allows. */
 void sockopt_int(void *socket, int option, int value);
 
-/* No frame that comes in has more bytes: who sends one loses the connection. */
+/* The limit of incoming frames: the sender of a larger one loses the connection. */
 void sockopt_frame_max(void *socket, uint64_t bytes);
 
 #endif

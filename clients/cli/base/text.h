@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* text: sentences in lines of 80 columns. Pure but for what is written; any thread. */
+/* text: sentences in lines of 80 columns. Pure except for its output; any thread. */
 #ifndef CLIENTS_CLI_BASE_TEXT_H
 #define CLIENTS_CLI_BASE_TEXT_H
 

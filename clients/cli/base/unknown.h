@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* unknown: a name that is none of those there are: what to say of it. One thread. */
+/* unknown: builds "unknown X; did you mean Y?" for a name that does not exist. One thread. */
 #ifndef CLIENTS_CLI_BASE_UNKNOWN_H
 #define CLIENTS_CLI_BASE_UNKNOWN_H
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* utf8: text that comes from elsewhere, character by character. Pure; any thread. */
+/* utf8: reads untrusted text character by character. Pure; any thread. */
 #ifndef CLIENTS_CLI_BASE_UTF8_H
 #define CLIENTS_CLI_BASE_UTF8_H
 

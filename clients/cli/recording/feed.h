@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* feed: sends a recording to attnd and waits until attnd is through with it; what replay and check
- * have in common. One thread. */
+/* feed: sends a recording to attnd and waits until attnd has processed it; shared by replay and
+ * check. One thread. */
 #ifndef CLIENTS_CLI_RECORDING_FEED_H
 #define CLIENTS_CLI_RECORDING_FEED_H
 

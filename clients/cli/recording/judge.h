@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* judge: an attnd of our own, within this process, on sockets in a directory that nobody else can
- * enter. It keeps no history and notifies nobody. One at a time; one thread. */
+/* judge: an attnd within this process, on sockets in a directory that nobody else can enter. It
+ * keeps no history and notifies nobody. One at a time; one thread. */
 #ifndef CLIENTS_CLI_RECORDING_JUDGE_H
 #define CLIENTS_CLI_RECORDING_JUDGE_H
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* replay: sends a recording to attnd byte for byte, in its order, over one connection. attnd then
- * sees what it saw: of the same runs with the same sequence numbers. One that still knows a run
- * refuses what it has had, which is said at the end. */
+ * sees what it saw: of the same runs with the same sequence numbers. An attnd that still knows a
+ * run refuses messages that it has had, which is reported at the end. */
 #include "clients/cli/base/cli.h"
 #include "clients/cli/recording/feed.h"
 #include "clients/cli/base/interrupt.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* show_options: the command line of attnctl show as a struct. Pure but for getopt's own state; one
- * thread. */
+/* show_options: the command line of attnctl show as a struct. Pure except for getopt's own state;
+ * one thread. */
 #ifndef CLIENTS_CLI_SHOW_SHOW_OPTIONS_H
 #define CLIENTS_CLI_SHOW_SHOW_OPTIONS_H
 

@@ -271,8 +271,8 @@ static struct labels *insert_layer(struct live *live, struct source *source,
     return &live->labels[at];
 }
 
-/* Asks for one head's map to learn what there is of a layer. *ret_any is false when there is no map
- * of it: then reterr says why. */
+/* Asks for one head's map to learn the shape of a layer. *ret_any is false when there is no map of
+ * it: then reterr says why. */
 static int live_add_layer(struct live *live, struct source *source, const msgpack_object *map,
                           bool *ret_any, char *reterr)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* recorded: maps in a recording. Its headers are read once to find out which messages are the
- * newest of each layer, or those of the step that was asked for; of these, places in the file are
- * kept, and a message is read again for its map.
+/* recorded: maps in a recording. Its headers are read once to find the newest messages of each
+ * layer, or those of the requested step; their places in the file are kept, and a message is read
+ * again for its map.
  *
  * Heads that are split over ranks come in several messages of one step: all are pieces of the
  * layer. Where ranks have the same heads of other data, the lowest rank counts. */
@@ -236,8 +236,8 @@ static const char *recording_label(struct source *source, size_t layer, uint32_t
 /* Which messages --------------------------------------------------------------------------------
  */
 
-/* Whether the run is the one that is looked at. A new one is, unless another was asked for: then
- * what there is of earlier ones is forgotten. */
+/* Whether the run is the one that is looked at. A new one is, unless another was requested; then
+ * everything of earlier ones is forgotten. */
 static int choose_run(struct recording *recording, const struct header *header, bool *ret_chosen)
 {
     char hex[2 * RUN_BYTES + 1];

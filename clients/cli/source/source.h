@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* source: where attention maps are taken from: array files, a recording, or a running attnd.
+/* source: attention maps from array files, a recording, or a running attnd.
  *
  *     source_open -> source_layers, source_find_layer -> source_rows, source_map or source_mean
  *
@@ -37,7 +37,7 @@ struct source_layer {
     double tolerance;     /* largest |sum - 1| of a row that is as it should be */
 };
 
-/* Strings and pointers are borrowed until source_free, but for `naming`. */
+/* Strings and pointers are borrowed until source_free, except `naming`. */
 struct source_request {
     struct cli *cli;    /* whose args say where attnd is; used with `job` only */
     char *const *files; /* [file_count]: arrays, or one recording; NULL with `job` */
@@ -84,7 +84,8 @@ size_t source_layers(const struct source *source, const struct source_layer **re
  * NULL = the first. */
 int source_find_layer(const struct source *source, const char *text, size_t *ret_layer,
                       char *reterr);
-/* Whether there are such a sample and head, and an entry at all; the sentence says which exist. */
+/* Whether the sample and the head exist, and an entry at all; the sentence names the existing
+ * ones. */
 int source_check(const struct source *source, size_t layer, uint32_t sample, uint32_t head,
                  char *reterr);
 

@@ -2,7 +2,7 @@
 /* model: the data that attnctl top knows and shows: the jobs, one job's layers and heads, its
  * alerts, the state of attnd; and the position of the user. Answers of attnd go in (read.h), keys
  * go in (keys.h), pictures come out (view.h), and what should be asked next (`needs`). Pure: the
- * time is told, in milliseconds that never go back. One thread. */
+ * caller passes the time, in milliseconds that never go back. One thread. */
 #ifndef CLIENTS_CLI_TOP_MODEL_H
 #define CLIENTS_CLI_TOP_MODEL_H
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* read: answers of attnd into the model. A field that is missing in an answer, or of another type,
- * stays as it was or counts as missing: answers may come from a newer attnd. Pure; one thread. */
+/* read: reads answers of attnd into the model. A field that is missing in an answer, or of another
+ * type, stays as it was or counts as missing: answers may come from a newer attnd. Pure; one
+ * thread. */
 #ifndef CLIENTS_CLI_TOP_READ_H
 #define CLIENTS_CLI_TOP_READ_H
 

@@ -196,8 +196,8 @@ static void sort(struct model *model)
     }
 }
 
-/* Following: a row that the user went to is chosen wherever it goes. The first row is a place: who
- * looks there wants to see what is on top. */
+/* Following: a row that the user went to is chosen wherever it goes. The first row is a place: a
+ * user who looks there wants to see the top. */
 
 void model_arrange(struct model *model)
 {

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* ncurses is this file's alone. Signals that end top are waited for by its loop (cmd_top.c), so
- * that only those that come from a mistake, of the program or of who sends them, are caught here.
- */
+ * that only signals by mistake, of the program or of the sender, are caught here. */
 #include "clients/cli/top/terminal.h"
 
 #include "clients/cli/top/keys.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* view: draws the model on a screen. Pure but for the lists in model->ui, which are scrolled so
- * that what is chosen can be seen. One thread. */
+/* view: draws the model on a screen. Pure except for the lists in model->ui, which are scrolled so
+ * that the selection is visible. One thread. */
 #ifndef CLIENTS_CLI_TOP_VIEW_H
 #define CLIENTS_CLI_TOP_VIEW_H
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* metrics_part: the functions shared by the files that make /metrics. */
+/* metrics/internal: the functions shared by the files that make /metrics. */
 #ifndef DAEMON_HTTP_METRICS_INTERNAL_H
 #define DAEMON_HTTP_METRICS_INTERNAL_H
 

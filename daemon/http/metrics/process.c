@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The process, by the names that all who are scraped use. Numbers that cannot be read are left
- * out. */
+/* The process, by the metric names that are usual with Prometheus. Numbers that cannot be read are
+ * left out. */
 #include "daemon/http/metrics/internal.h"
 
 #include <dirent.h>

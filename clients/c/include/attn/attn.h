@@ -6,17 +6,16 @@
  * nobody has subscribed to a layer nothing of it is even copied. A subscriber is a reader's side:
  * it receives the daemon's results as they are published. examples/train.c is a whole trainer.
  *
- * Threads: a publisher may be used by any number of threads at the same time, but for
- * attn_publisher_free, which must be the last call; a thread of its own does the sending. Any other
- * object belongs to one thread at a time; different objects are independent.
- * Fork: in the child, a publisher of the parent is inert: nobody wants anything, publishing is
- * ATTN_SKIPPED, waiting ends at once, the counts are 0 and freeing forgets it. The parent's goes
- * on, and the child may make its own. Other objects must not be used there.
- * Memory: what is passed in is copied before the call returns, and stays the caller's. Objects are
- * freed by their _free function, which takes the address of the pointer, sets it to NULL, and
- * accepts NULL. Errors: functions that can fail return 0 or more on success and a negative
- * attn_code on failure, and write their ret_ parameters only on success.
- * Addresses: one text names a daemon with all its sockets: a directory of Unix sockets
+ * Threads: any number of threads may use a publisher at the same time, except that
+ * attn_publisher_free must be the last call; a separate thread does the sending. Any other object
+ * belongs to one thread at a time; different objects are independent. Fork: in the child, a
+ * publisher of the parent is inert: nobody wants anything, publishing is ATTN_SKIPPED, waiting ends
+ * at once, the counts are 0 and freeing forgets it. The parent's goes on, and the child may make
+ * its own. Other objects must not be used there. Memory: what is passed in is copied before the
+ * call returns, and stays the caller's. Objects are freed by their _free function, which takes the
+ * address of the pointer, sets it to NULL, and accepts NULL. Errors: functions that can fail return
+ * 0 or more on success and a negative attn_code on failure, and write their ret_ parameters only on
+ * success. Addresses: one text names a daemon with all its sockets: a directory of Unix sockets
  * ("/run/user/1000/attnd"), or "tcp://host:5570", from which the other ports follow. Without one
  * (NULL or "") it is $ATTND_ADDRESS; without that the first of $XDG_RUNTIME_DIR/attnd,
  * /run/user/UID/attnd, /tmp/attnd-UID and /run/attnd in which a daemon answers and nobody else can
@@ -166,7 +165,7 @@ ATTN_API bool attn_publisher_wants(attn_publisher *publisher, attn_stack stack, 
  * then it is attn_plan_default with what the options say. */
 ATTN_API int attn_publisher_plan(attn_publisher *publisher, attn_plan *ret_plan);
 
-/* Introduces the model: its layers in any order (at most 1024), copied. It is said again by itself
+/* Introduces the model: its layers in any order (at most 1024), copied. It is repeated by itself
  * whenever a daemon newly subscribes, for instance after a restart, and as a sign of life.
  * Optional. Returns 0 (queued), ATTN_SKIPPED (remembered until there is a daemon), ATTN_E_ARGUMENT,
  * ATTN_E_MEMORY or ATTN_E_DROPPED. */
@@ -378,8 +377,8 @@ ATTN_API void attn_result_free(attn_result **result);
 /* A connection to the daemon's control socket. Calls wait for their answer, up to the timeout. */
 typedef struct attn_control attn_control;
 
-/* Exactly this socket (endpoint NULL: whom the rule of addresses finds), or the daemon of an
- * address. Connects in the background; whether anybody is there shows with the first call.
+/* Exactly this socket (endpoint NULL: the daemon that the rule of addresses finds), or the daemon
+ * of an address. Connects in the background; whether anybody is there shows with the first call.
  * timeout_ms, of each call: 1 or more; attnd itself allows a question 5 s. Returns 0,
  * ATTN_E_ARGUMENT, ATTN_E_MEMORY or ATTN_E_TRANSPORT. */
 ATTN_API int attn_control_new(const char *endpoint, int timeout_ms, attn_control **ret_control);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* roff: text as the man(7) macros take it. Pure but for what is written. */
+/* roff: text as the man(7) macros take it. Pure except for its output. */
 #ifndef CLIENTS_CLI_HELP_PAGES_ROFF_H
 #define CLIENTS_CLI_HELP_PAGES_ROFF_H
 
@@ -26,10 +26,10 @@ void roff_arguments(const char *text, FILE *out);
 /* The term of a list; its text follows as a line. */
 void roff_term(const char *term, const char *argument, FILE *out);
 
-/* Lines of --help. Lines that are not indented are a paragraph; "  TERM   text" is an item of a list
- * and continues in lines that are indented further; lines behind one that ends with "example:" or
- * "examples:" stay as they are. An empty line ends any of them. `head`: this comes right behind a
- * heading. */
+/* Lines of --help. Lines that are not indented are a paragraph; "  TERM   text" is an item of a
+ * list and continues in lines that are indented further; lines behind one that ends with "example:"
+ * or "examples:" stay as they are. An empty line ends any of them. `head`: this comes right behind
+ * a heading. */
 void roff_lines(const char *text, bool head, FILE *out);
 
 #endif
