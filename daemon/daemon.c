@@ -508,8 +508,8 @@ void daemon_run(struct daemon *daemon)
     log_started(daemon);
     if (daemon->config.insecure) {
         log_event(LOG_WARNING, "insecure",
-                  LOG_STR("detail", "whoever reaches its TCP sockets may send, read and change "
-                                    "plans; nobody is asked who they are"));
+                  LOG_STR("detail", "everybody who reaches its TCP sockets may send, read and "
+                                    "change plans: there is no access control"));
     }
     rounds_start(daemon); /* for runs that came back */
     begin_service(daemon);

@@ -45,7 +45,7 @@ static const char start[] =
 
 /* The options of attnd.bridge, without those that attnctl knows anyway; tests/cli compares. */
 static const struct option_text options[] = {
-    {"what is forwarded", NULL, NULL, NULL},
+    {"selection", NULL, NULL, NULL},
     {"summaries", "ENDPOINT", "exactly the socket where attnd publishes", NULL},
     {"job", "JOB", "only this job; may be given again", "JOB"},
     {"metrics", "PATTERNS", "which metrics, with commas; * and ? are allowed", "METRIC,"},
@@ -60,7 +60,7 @@ static const struct option_text options[] = {
      NULL},
     {"no-past", NULL, "only what comes from now on", NULL},
     {"until-end", NULL, "end when the runs that were going on have ended", NULL},
-    {"linger", "SECONDS", "for writing what is left at the end (default 30)", NULL},
+    {"linger", "SECONDS", "time limit for writing the rest at the end (default 30)", NULL},
     {"quiet", NULL, "no tally at the end", NULL},
     {"json", NULL, "the tally as JSON", NULL},
     {"of wandb", NULL, NULL, NULL},

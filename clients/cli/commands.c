@@ -10,8 +10,8 @@
 #include <string.h>
 
 const char *const command_group_title[COMMANDS_GROUPS] = {
-    [COMMANDS_NOW] = "what happens now",    [COMMANDS_PAST] = "what happened, from the history",
-    [COMMANDS_ASK] = "what attnd shall do", [COMMANDS_FILES] = "files and other programs",
+    [COMMANDS_NOW] = "the present",       [COMMANDS_PAST] = "the past, from the history",
+    [COMMANDS_ASK] = "requests to attnd", [COMMANDS_FILES] = "files and other programs",
     [COMMANDS_MORE] = "attnctl itself",
 };
 
@@ -44,7 +44,7 @@ const struct command commands[] = {
      .help = "heads, trends and alerts of a job, live, on the whole terminal",
      .text = "Heads with alerts and drift come first. Enter looks at one head, Tab shows layers, m "
              "chooses a metric, s an order, / filters, ? shows all keys, q ends it. Without "
-             "colours when NO_COLOR is set. A job that has not come yet is waited for.",
+             "colours when NO_COLOR is set. It waits for a job that does not exist yet.",
      .group = COMMANDS_NOW,
      .options = ARGS_METRIC | ARGS_SORT | ARGS_INTERVAL,
      .words_max = 1,
@@ -55,7 +55,7 @@ const struct command commands[] = {
     {.name = "tail",
      .arguments = "[TOPIC-PREFIX]",
      .words = "alert/|job/|live/|summary/",
-     .help = "what attnd publishes, one line per message, until Ctrl-C",
+     .help = "published results, one line per message, until Ctrl-C",
      .group = COMMANDS_NOW,
      .options = ARGS_METRIC | ARGS_COUNT | ARGS_SUMMARIES,
      .words_max = 1,
@@ -65,8 +65,8 @@ const struct command commands[] = {
     {.name = "alerts",
      .arguments = "[JOB]",
      .words = "JOB",
-     .help = "what is firing; exit status 1 if anything is",
-     .finding = "something is firing",
+     .help = "the firing alerts; exit status 1 if there are any",
+     .finding = "an alert is firing",
      .group = COMMANDS_NOW,
      .options = ARGS_RUN | ARGS_ALL | RANGE,
      .words_max = 1,
@@ -81,7 +81,7 @@ const struct command commands[] = {
      .examples = {"attnctl stats", "attnctl stats --json"}},
     {.name = "ping",
      .arguments = "",
-     .help = "whether attnd is there, its version and for how long",
+     .help = "check that attnd runs; its version and uptime",
      .group = COMMANDS_NOW,
      .run = cmd_ping,
      .examples = {"attnctl ping", "attnctl ping --timeout 0.5"}},
@@ -101,7 +101,7 @@ const struct command commands[] = {
     {.name = "history",
      .arguments = "JOB",
      .words = "JOB",
-     .help = "how a metric went, window by window",
+     .help = "a metric over time, window by window",
      .group = COMMANDS_PAST,
      .options = ARGS_RUN | LAYERS | ARGS_HEAD | ARGS_METRIC | ARGS_WINDOW | RANGE | ARGS_CSV,
      .words_min = 1,
@@ -134,7 +134,7 @@ const struct command commands[] = {
     {.name = "runs",
      .arguments = "[JOB]",
      .words = "JOB",
-     .help = "the runs that the history has",
+     .help = "the runs in the history",
      .group = COMMANDS_PAST,
      .options = ARGS_COUNT,
      .words_max = 1,
@@ -143,7 +143,7 @@ const struct command commands[] = {
     {.name = "flush",
      .arguments = "[JOB]",
      .words = "JOB",
-     .help = "publish what open windows hold now, as partial",
+     .help = "publish open windows now, as partial",
      .group = COMMANDS_ASK,
      .words_max = 1,
      .run = cmd_flush,
@@ -151,9 +151,9 @@ const struct command commands[] = {
     {.name = "plan",
      .arguments = "get [JOB] | set JOB KEY=VALUE... | reset JOB",
      .words = "get|set|reset JOB every=|layers=|heads=|samples=|rows=...",
-     .help = "what jobs are asked to capture",
-     .text = "KEY is every, layers, heads, samples or rows. What is set holds until attnd ends; "
-             "plans that are to last are in its config.",
+     .help = "show or change what jobs capture",
+     .text = "KEY is every, layers, heads, samples or rows. A plan that is set holds until attnd "
+             "ends; lasting plans belong in its config.",
      .group = COMMANDS_ASK,
      .words_min = 1,
      .words_max = ARGS_WORDS_MAX - 1,
@@ -164,7 +164,7 @@ const struct command commands[] = {
     {.name = "record",
      .arguments = "JOB FILE",
      .words = "JOB FILE",
-     .help = "a job's messages to a file, until Ctrl-C",
+     .help = "write a job's messages to a file, until Ctrl-C",
      .finding = "messages were lost or the connection broke",
      .group = COMMANDS_FILES,
      .options = ARGS_COUNT | ARGS_SECONDS | ARGS_UNTIL_END | ARGS_COMPRESS | ARGS_FORCE,
@@ -176,7 +176,7 @@ const struct command commands[] = {
     {.name = "replay",
      .arguments = "FILE",
      .words = "FILE",
-     .help = "send a recording again, as the training job did",
+     .help = "send a recording to attnd again, as the training job did",
      .finding = "attnd dropped messages",
      .group = COMMANDS_FILES,
      .options = ARGS_RHYTHM | ARGS_INGEST,
@@ -187,7 +187,7 @@ const struct command commands[] = {
     {.name = "check",
      .arguments = "FILE",
      .words = "FILE",
-     .help = "judge a recording by alert rules; needs no attnd",
+     .help = "apply alert rules to a recording; needs no attnd",
      .text = "For the CI of training runs. Alerts about silence are left out, and spectra are "
              "computed however long it takes, unless RULES sets metrics.spectrum_budget. A run "
              "that does not end in the recording is ended after it.",
@@ -216,7 +216,7 @@ const struct command commands[] = {
     {.name = "show",
      .arguments = "FILE...|JOB",
      .words = "FILE|JOB FILE...",
-     .help = "look at attention in the terminal: of files or of a job",
+     .help = "draw attention in the terminal, from files or a job",
      .finding = "there is no such job, or no number in the map",
      .group = COMMANDS_FILES,
      .options = ARGS_ADDRESS | ARGS_ENDPOINT | ARGS_TIMEOUT,
@@ -250,8 +250,8 @@ const struct command commands[] = {
      .arguments = "SINK [DIRECTORY|FILE]",
      .words = "tensorboard|wandb|mlflow|jsonl FILE",
      .help = "forward to TensorBoard, W&B, MLflow or as JSON lines",
-     .text = "SINK is tensorboard, wandb, mlflow or jsonl; attnctl bridge SINK --help says more of "
-             "it. The work is done by the Python package attnd, with python3 or the Python that "
+     .text = "SINK is tensorboard, wandb, mlflow or jsonl; attnctl bridge SINK --help explains "
+             "each. The Python package attnd does the work, with python3 or the Python that "
              "$ATTND_PYTHON names, until Ctrl-C.",
      .finding = "something was not written",
      .group = COMMANDS_FILES,
@@ -266,7 +266,7 @@ const struct command commands[] = {
     {.name = "help",
      .arguments = "[COMMAND]",
      .words = "COMMAND",
-     .help = "what there is, or what a command does",
+     .help = "list the commands, or explain one",
      .group = COMMANDS_MORE,
      .words_max = 1,
      .offline = true,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What fires now, and since when.
+// The alerts that fire now, and since when.
 import { h, headName, layerName } from "./dom.js";
 import { link } from "./router.js";
 

@@ -66,7 +66,7 @@ export async function get(path, params = {}) {
         throw new ApiError(
             0,
             "unreachable",
-            "attnd does not answer. Is it running? The page goes on by itself when it is back.",
+            "attnd does not answer. Is it running? The page continues by itself when attnd is back.",
         );
     }
     compareClocks(response.headers.get("Date"));

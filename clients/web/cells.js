@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What the cells of a map of weights say: which of them stand for nothing, which range of weights the colours are spread
-// over, and which pairs of tokens stand out.
+// The meaning of the cells of a map of weights: empty cells, the range of weights that the colours cover, and the pairs
+// of tokens that stand out.
 /* global d3 */
 import { extent } from "./colors.js";
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A framed picture with a title, which can be saved as SVG and PNG. What is saved has its own colours and fonts: the
-// computed style of each element is written into it.
+// A framed picture with a title, which can be saved as SVG and PNG. A saved picture has its own colours and fonts:
+// the computed style of each element is written into it.
 /* global d3 */
 import { h } from "./dom.js";
 

@@ -94,7 +94,7 @@ const linksTo = (entries) =>
 
 const noSuchJob = (job) =>
     note(
-        `attnd does not know a job named ${job}, and the history has no run of it. When it starts it shows up here by itself. It may have been removed by age (history.max_age), or it has another name: `,
+        `attnd does not know a job named ${job}, and the history has no run of it. It appears here when it starts. It may have been removed by age (history.max_age), or it has another name: `,
         ...linksTo(store.jobNames().map((name) => [name, { job: name }])),
     );
 
@@ -119,7 +119,7 @@ const noJobYet = () =>
                 "        w.epoch_end()",
             ].join("\n"),
         ),
-        "It shows up here by itself, with its first captured step. Windows are epochs unless the config says otherwise: a loop without epochs needs window.unit=step.",
+        "It appears here with its first captured step. Windows are epochs unless the config says otherwise: a loop without epochs needs window.unit=step.",
     );
 
 /** Why there is nothing to show of what the address names; null when there is. */

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT
-// One run, as a view shows it: its layers, their newest numbers and maps. Of the run that the store follows they are the
-// newest messages'; of any other, or after attnd has been started again, they are what the history has: its last window.
+// One run, as a view shows it: its layers, their newest numbers and maps. For the run that the store follows they come
+// from the newest messages; for any other, or after a restart of attnd, from the last window in the history.
 import { find, floats, integers } from "./api.js";
 import { looksCausal } from "./cells.js";
 import { byLayer, layerName } from "./dom.js";
 
 /** Said where a run's own maps would be. */
 export const NOT_KEPT =
-    "Maps of single heads are not kept over a restart of attnd, nor for ever after the job has begun another run. What is left is the mean over the heads, of the last window that has one.";
+    "Maps of single heads are not kept over a restart of attnd, and not for long after the job has begun another run. Shown instead: the mean over the heads, of the last window that has one.";
 
 /** The run in full that an address means: the newest one when it does not say. */
 function runMeant(store, { job, run }) {
@@ -87,8 +87,8 @@ class Run {
     }
 
     /**
-     * The newest map of a layer: of a head, or of `kind`. Of a run whose maps are not in memory the mean over the heads in
-     * its last window instead, with `ofWindow`, if that is not another kind than what is asked for. Null: there is none.
+     * The newest map of a layer: of a head, or of `kind`. For a run whose maps are not in memory, the mean over the heads
+     * in its last window, with `ofWindow`, unless another kind is asked for. Null: there is none.
      */
     async map({ stack, layer, site }, what = {}) {
         const asked = { job: this.job, run: this.run, stack, layer, site, packed: 1 };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What a run is called, when it began, and for how long nothing has been heard of it.
+// The name of a run, its start, and the time since its last message.
 import { now } from "./api.js";
 
 /** A run that goes on is called silent after so many of its own intervals, and never before so many ms. */

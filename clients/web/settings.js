@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What a person prefers, kept in this browser.
+// The user's preferences, kept in this browser.
 
 const KEY = "attnd-settings";
 const DEFAULTS = { colorMap: "viridis", theme: "auto", range: "auto" };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// What the page knows of the run it shows: the newest numbers of each layer, and of all runs what fires. Never of two runs
-// at once. Bounded, however long a tab stays open: one value per layer, one alert per rule and place, and the newest of what
-// grows.
+// The page's data of the run it shows: the newest numbers of each layer, and the firing alerts of all runs. Never of two
+// runs at once. Bounded, however long a tab stays open: one value per layer, one alert per rule and place, and the newest
+// part of growing lists.
 import { find, get, now } from "./api.js";
 import { byLayer, layerName } from "./dom.js";
 import { silenceOf } from "./run_text.js";
@@ -130,8 +130,8 @@ export class Store {
             this.order.set(map.run, this.order.size ? Math.max(...this.order.values()) + 1 : 0);
     }
 
-    /** A message says that the run is alive, how far it is, and in what intervals it sends. Of the layers of a step the first
-     * counts. */
+    /** A message says that the run is alive, how far it is, and in what intervals it sends. The first layer of a
+     * step counts. */
     hear({ run, epoch, step, time_ns }) {
         const before = this.heard.get(run) ?? { step: -1 },
             at = now();
@@ -213,8 +213,8 @@ export class Store {
         setTimeout(() => this.loadSummaries(mine), SUMMARIES_MS);
     }
 
-    /** Live maps of the run that is shown, or what the history has of its layers. Of a run that another one followed the
-     * history comes first: the last value of a layer is replaced by that of the next run. */
+    /** Live maps of the run that is shown, or its layers in the history. For a run that another one followed the history
+     * comes first: the last value of a layer is replaced by that of the next run. */
     async newestLayers() {
         const { job, run } = this,
             live = this.isNewest() ? await this.inMemory("live") : null;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What was over the run: all layers, and one head.
+// The past of a run: all layers, and one head.
 /* global d3 */
 import { extent } from "./colors.js";
 import { byLayer, layerName, note, number } from "./dom.js";
@@ -76,7 +76,7 @@ export function drawTimeMap(container, grid, { limits, onPick, metric }) {
 /** Why there is nothing over time: no window has closed, or only one. */
 export function whyNoTime(grid) {
     const epochs =
-        "If this run says no epochs (w.epoch_end()), set window.unit=step: windows then close by themselves.";
+        "If this run sends no epochs (w.epoch_end()), set window.unit=step: windows then close by themselves.";
     if (!grid) return note(`No window has closed yet. One closes with each epoch by default. ${epochs}`);
     return note(
         `There is one window so far: ${grid.unit} ${grid.windows.last[0]}. `,

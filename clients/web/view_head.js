@@ -54,7 +54,7 @@ function windowOfStep(series, step) {
     return series.last[Math.min(i, series.last.length - 1)];
 }
 
-// What fits beside a mark.
+// The text that fits beside a mark.
 const shortened = ([first, ...others]) => first + (others.length ? ` +${others.length}` : "");
 
 function eventsOf(series, alerts, summary, metric, head) {

@@ -169,7 +169,7 @@ class Rollout {
 
 const NO_ROLLOUT = "There is no rollout: it needs a square map of every layer of the stack, of one sequence.";
 const NO_PAST_ROLLOUT =
-    "There is no rollout of this run: it is worked out of the newest maps in memory, which are not kept over a restart of attnd, nor when the job has begun another run.";
+    "There is no rollout of this run: it is computed from the newest maps in memory, which are not kept over a restart of attnd, nor when the job has begun another run.";
 
 /** What the address chooses among the layers there are. */
 function choices(layers, params) {

@@ -324,7 +324,7 @@ class Overview {
         const { grid, at } = this;
         if (at !== null)
             return `${grid.unit} ${grid.windows.last[at]}${grid.unit === "step" ? "" : ` · step ${grid.windows.step[at]}`}`;
-        return this.hasEnded() ? "end of the run" : this.events.state === "live" ? "live" : "newest that came";
+        return this.hasEnded() ? "end of the run" : this.events.state === "live" ? "live" : "newest received";
     }
 
     drawTime() {

@@ -96,7 +96,7 @@ export async function show(root, params, { store, isCurrent }) {
             found?.error
                 ? errorNote(found.error)
                 : note(
-                      "Nothing of one of them is in the history: its first window has not closed, or its histograms have been thinned out (history.states).",
+                      "One of them has nothing in the history: its first window has not closed, or its histograms have been thinned out (history.states).",
                   ),
         );
     if (found.heads.length === 0) return void root.append(note("The two runs have no head in common."));

@@ -117,7 +117,7 @@ function drawPairs(frame, map, rowNames, keyNames, onPick) {
         h("th", { class: "text" }, "query"),
         h("th", { class: "text" }, "key"),
         h("th", {}, "weight"),
-        h("th", { title: "the weight over that of an even spread over the keys the query may see" }, "over even"),
+        h("th", { title: "the weight divided by that of a uniform spread over the visible keys" }, "over even"),
     ];
     frame.body.replaceChildren(
         h("table", {}, h("thead", {}, h("tr", {}, names)), h("tbody", {}, strongestPairs(map, PAIRS).map(row))),
@@ -133,7 +133,7 @@ class Tokens {
         this.strip = figure("The keys, coloured by weight", "", "wide").plain();
         this.pairs = figure(
             "Pairs that stand out",
-            "by weight over an even spread over the keys that the query may see",
+            "by weight divided by that of a uniform spread over the visible keys",
         ).plain();
         this.pick = this.pick.bind(this);
         this.slider = h("input", {

@@ -36,8 +36,8 @@ static int fill_heads(struct control_request *request, const struct maps_asked *
 {
     bool one = asked->head != UINT64_MAX;
     if (one && !maps_find(maps, (uint32_t)asked->head)) {
-        return control_maps_refuse(
-            request, "this head is none of those that have come, in slices over ranks");
+        return control_maps_refuse(request,
+                                   "this head has not arrived; heads come in slices over ranks");
     }
     for (uint32_t i = 0; i < picture->count; i++) {
         copy_head(picture, i, maps, one ? (uint32_t)asked->head : i);

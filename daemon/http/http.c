@@ -239,7 +239,7 @@ static int read_token(struct http *http, char *reterr)
                "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~+/=") !=
             strlen(http->token)) {
         return http_fail(reterr, "http.token_file",
-                         "its first line has to be a token of 16 to 200 of [A-Za-z0-9-._~+/=]");
+                         "its first line must be a token of 16 to 200 of [A-Za-z0-9-._~+/=]");
     }
     return 0;
 }

@@ -266,8 +266,8 @@ def test_fish_completes_what_is_typed(tmp_path):
     environment = {**os.environ, "PATH": f"{Path(ATTNCTL).parent}:{os.environ['PATH']}", "HOME": str(tmp_path),
                    "ATTND_ENDPOINT": "ipc:///nobody"}
     for line, expected in (("attnctl summ", "summary\tthe newest window of a job, per layer and head\n"),
-                           ("attnctl --json help re", "record\ta job's messages to a file, until Ctrl-C\n"
-                                                      "replay\tsend a recording again, as the training job did\n"),
+                           ("attnctl --json help re", "record\twrite a job's messages to a file, until Ctrl-C\n"
+                                                      "replay\tsend a recording to attnd again, as the training job did\n"),
                            ("attnctl summary --stack=", "--stack=decoder\n--stack=encoder\n"),
                            ("attnctl check r", "run.rec\n"),
                            ("attnctl check --rules=r", "--rules=run.rec\n"),

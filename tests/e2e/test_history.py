@@ -252,7 +252,7 @@ rules:
     trainer.event("bye", epoch=1)
     wait_until(lambda: not attnd.call("alerts", job="gpt")["firing"], "the end")
     code, out, _ = attnctl(attnd, "alerts", "gpt")
-    assert (code, out) == (0, "nothing is firing; attnctl alerts --all shows what is over\n")
+    assert (code, out) == (0, "nothing is firing; attnctl alerts --all shows resolved ones\n")
     wait_until(lambda: len(attnd.call("alerts", rule="sharp", state="resolved")["alerts"]) == 4, "the end in the history")
     code, out, _ = attnctl(attnd, "alerts", "gpt", "--all")
     assert code == 0 and len(re.findall(r"sharp .* resolved\n", out)) == 4

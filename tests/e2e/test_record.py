@@ -345,7 +345,7 @@ def test_recording_ends_as_it_is_told_to(tmp_path, attnd, rng):
     assert summary["file_bytes"] == (tmp_path / "count.rec").stat().st_size > summary["bytes"]
     code, out, err = Recorder(attnd, "gpt", tmp_path / "seconds.rec", "--seconds", 0.2).end()
     assert code == 0 and "0 messages of gpt" in out
-    assert err == "attnctl: nothing came of gpt: is it running? (see attnctl jobs)\n"
+    assert err == "attnctl: no message of gpt arrived: is it running? (see attnctl jobs)\n"
     for sig in (signal.SIGINT, signal.SIGTERM):
         assert Recorder(attnd, "gpt", tmp_path / f"{sig}.rec").end(sig)[0] == 0
 

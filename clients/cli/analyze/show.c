@@ -27,8 +27,8 @@ struct column {
 };
 
 static const struct column columns[] = {
-    {"ENTROPY", "heads", "entropy_normalized", "0 = one key, 1 = spread over all it may see"},
-    {"KEYS", "heads", "effective_keys", "how many keys that is like"},
+    {"ENTROPY", "heads", "entropy_normalized", "0 = one key, 1 = uniform over visible keys"},
+    {"KEYS", "heads", "effective_keys", "number of keys with that entropy"},
     {"CONF", "heads", "confidence", "mean of the largest weight of a row"},
     {"DIST", "heads", "mean_distance", "tokens between query and key"},
     {"PREV", "heads", "previous_token", "weight on the token before"},
@@ -37,7 +37,7 @@ static const struct column columns[] = {
     {"LOGIT", "heads", "max_logit", "mean of the largest logit of a row; q and k only"},
     {"NORM", "spectrum", "spectral_norm", "largest singular value"},
     {"SRANK", "spectrum", "stable_rank", "stable rank"},
-    {"PATTERN", "heads", "pattern", "what the head does"},
+    {"PATTERN", "heads", "pattern", "name of the head's behaviour"},
 };
 enum { COLUMNS = sizeof columns / sizeof columns[0] };
 

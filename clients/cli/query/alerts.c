@@ -71,7 +71,7 @@ static int show_alerts(struct cli *cli, const msgpack_object *result)
     const msgpack_object *firing = mpk_find(result, "firing");
     const msgpack_object *past = mpk_find(result, "alerts");
     bool all = cli->args->given & ARGS_ALL;
-    const char *hint = all ? "" : "; attnctl alerts --all shows what is over";
+    const char *hint = all ? "" : "; attnctl alerts --all shows resolved ones";
     if (alerts_length_of(firing) == 0) {
         fprintf(cli->out, "nothing is firing%s\n", hint);
     }
@@ -102,7 +102,7 @@ static int show_alerts(struct cli *cli, const msgpack_object *result)
         fprintf(cli->out, "%s%s\n", i == 0 ? "\n" : "", message);
     }
     if (all && past && past->type == MSGPACK_OBJECT_NIL) {
-        fputs("there is no history of what is over\n", cli->out);
+        fputs("there is no history of resolved alerts\n", cli->out);
     }
     if (all && field_bool(result, "more")) {
         fputs("there are earlier ones: --count shows more\n", cli->out);

@@ -297,7 +297,7 @@ static int record_finish(struct recording *recording)
         record_print_text(recording);
     }
     if (recording->recorder.messages == 0) {
-        fprintf(cli->err, "attnctl: nothing came of %s: is it running? (see attnctl jobs)\n",
+        fprintf(cli->err, "attnctl: no message of %s arrived: is it running? (see attnctl jobs)\n",
                 recording->job);
     }
     return recording->lost > 0 || recording->breaks > 0 ? CLI_FINDING : CLI_OK;

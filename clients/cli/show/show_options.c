@@ -142,34 +142,34 @@ static const struct option_info option_info[] = {
     TEXT("address", "ADDRESS", address, 1, "FILE", ""),
     TEXT("endpoint", "ENDPOINT", endpoint, 1, NULL, ""),
     TEXT("timeout", "SECONDS", timeout, 0, NULL, ""),
-    TITLE("what is looked at"),
-    TEXT("layer", "LAYER", layer, 1, "LAYER", "decoder.0.self, or as much of it as only one layer has: decoder.0, cross, 3 "
+    TITLE("selection"),
+    TEXT("layer", "LAYER", layer, 1, "LAYER", "decoder.0.self, or an unambiguous part of it: decoder.0, cross, 3 "
         "(default: the first)"),
     SET("head", "N|mean", show_options_set_head, NULL, "one head, or the mean over all (default)"),
-    SET("sample", "N", set_sample, NULL, "of the batch (default: the first there is)"),
+    SET("sample", "N", set_sample, NULL, "index in the batch (default: the first there is)"),
     SET("token", "N", set_token, NULL, "the query whose attention is shown (default: the first; when that attends "
         "to one key at most, the last one that attends to any)"),
     SET("step", "N", set_step, NULL, "recordings: this step, not the newest"),
     SET("run", "RUN", show_options_set_run, NULL, "recordings, jobs: by its first digits (default: the newest)"),
-    TITLE("what is printed"),
-    SET("only", "LIST", set_only, "report|map|token|heads|pairs,", "of report, map, token, heads, pairs (default: all)"),
-    COUNT("pairs", pairs, 1, TOP_PAIRS_MOST, "how many of the largest entries (10)"),
+    TITLE("output"),
+    SET("only", "LIST", set_only, "report|map|token|heads|pairs,", "any of report, map, token, heads, pairs (default: all)"),
+    COUNT("pairs", pairs, 1, TOP_PAIRS_MOST, "number of largest entries (10)"),
     TEXT("tokens", "TEXT", tokens, 0, NULL, "the tokens' texts, with blanks between them"),
     TEXT("labels", "FILE", labels, 1, "FILE", "the same from a file, one on each line"),
-    TEXT("query-tokens", "TEXT", query_tokens, 0, NULL, "of cross-attention: the queries' tokens; --tokens are the "
+    TEXT("query-tokens", "TEXT", query_tokens, 0, NULL, "cross-attention: the queries' tokens; --tokens are the "
         "keys'"),
     TEXT("query-labels", "FILE", query_labels, 1, "FILE", "the same from a file"),
     FLAG("ascii", ascii, "ASCII only (default: as the locale says)"),
     SET("color", "WHEN", set_color, "auto|always|never", "auto (in a terminal, without NO_COLOR), always, never"),
     COUNT("width", width, SCREEN_WIDTH_MIN, 1000, "columns (default: the terminal's, else 80)"),
     FLAG("json", json, "the numbers, as JSON (attnd.show/1)"),
-    TITLE("array files: names, and what they do not say (see attnctl analyze --help)"),
+    TITLE("array files: names and missing facts (see attnctl analyze --help)"),
     SET("name", "PAT=TARGET", show_options_add_rule, NULL, "arrays named PAT are TARGET; may be given again"),
     SET("ignore", "PAT", show_options_add_ignored, NULL, "leave arrays named PAT out; may be given again"),
-    SET("stack", "STACK", show_options_set_stack, "encoder|decoder", "encoder or decoder: of names without one (decoder)"),
-    FLAG("causal", causal, "of queries and keys: key j only for queries i >= j"),
-    COUNT("window", window, 1, INT32_MAX, "of queries and keys: only keys j > i - N"),
-    SET("scale", "X", show_options_set_scale, NULL, "of their logits (default 1/sqrt(d))"),
+    SET("stack", "STACK", show_options_set_stack, "encoder|decoder", "stack of names without one (decoder)"),
+    FLAG("causal", causal, "queries and keys: key j only for queries i >= j"),
+    COUNT("window", window, 1, INT32_MAX, "queries and keys: only keys j > i - N"),
+    SET("scale", "X", show_options_set_scale, NULL, "scale of their logits (default 1/sqrt(d))"),
     REAL("softcap", softcap, 0, 1e30, "logits are X tanh(logit / X)"),
     TITLE("a running attnd"),
 };
@@ -209,8 +209,9 @@ int show_options_parse(int argc, char **argv, struct show_options *ret_options, 
  */
 
 static const char words[] =
-    "\nWhat its numbers are and whether its rows sum to 1, a map in shades or colours,\n"
-    "what one token attends to, each head's first keys, the largest entries.\n\n"
+    "\nPrints a summary of its numbers, whether its rows sum to 1, a map in shades or\n"
+    "colours, the keys that one token attends to, each head's first keys, and the\n"
+    "largest entries.\n\n"
     "FILE is an array file (.npy, .npz, .safetensors) or a recording (attnctl\n"
     "record); JOB is one of attnctl jobs. A word is a file when there is a file of\n"
     "that name, or when it ends in .npy, .npz, .safetensors or .rec, and otherwise a\n"

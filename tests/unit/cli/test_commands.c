@@ -969,14 +969,14 @@ static void test_version_and_help(void **state)
     commands_assert_says(
         state, "flush --help", 0,
         "usage: attnctl flush [JOB] [OPTIONS]\n"
-        "publish what open windows hold now, as partial\n"
+        "publish open windows now, as partial\n"
         "\n"
         "  --json                 print the answer as JSON\n"
         "  --address ADDRESS      which attnd: a directory of sockets or tcp://host:port\n"
         "  --endpoint ENDPOINT    exactly the socket where it answers, instead of an\n"
         "                         address\n"
         "  --timeout SECONDS      how long to wait for an answer (default 2)\n"
-        "  --help                 what a command does\n"
+        "  --help                 explain a command\n"
         "\n"
         "example:\n"
         "  attnctl flush gpt-small\n"

@@ -168,7 +168,7 @@ def _common() -> _Parser:
         help="first what the history has and the sink has not; the default but for stdout")
     add("--no-past", dest="past", action="store_false", help="only what comes from now on")
     add("--until-end", action="store_true", help="end when the runs that were going on have ended")
-    add("--linger", type=float, default=30.0, metavar="SECONDS", help="for writing what is left at the end; default 30")
+    add("--linger", type=float, default=30.0, metavar="SECONDS", help="time limit for writing the rest at the end; default 30")
     add("--quiet", action="store_true", help="no tally at the end")
     add("--json", action="store_true",
         help="the tally as JSON, to standard output; of jsonl without FILE, to standard error")

@@ -412,7 +412,7 @@ static void test_something_firing_is_bad_news(void **state)
 static void test_calm_is_good_news(void **state)
 {
     past_assert_says(state, "alerts calm", 0,
-                     "nothing is firing; attnctl alerts --all shows what is over\n");
+                     "nothing is firing; attnctl alerts --all shows resolved ones\n");
     past_assert_says(state, "alerts calm --all", 0,
                      "nothing is firing\n"
                      "SEVERITY  RULE     WHERE    VALUE  BOUND  SINCE      STATE\n"

@@ -252,7 +252,7 @@ static void test_without_a_job_it_says_how_to_attach(void **state)
     give_monitor(model, &(struct monitor){0}, 0);
     draw(model, &screen, 60, 14);
     assert_shows(&screen, "with attnd.watch(model, job=\"gpt-small\"):");
-    assert_shows(&screen, "It shows up here by itself, with its first captured step.");
+    assert_shows(&screen, "It appears here with its first captured step.");
     model_choose_job(model, "mine");
     draw(model, &screen, 80, 24);
     assert_shows(&screen, "attnd knows no job 'mine' yet.");
