@@ -57,7 +57,7 @@ void help_print_command(const struct command *command, const struct option_kind 
                 kind->arguments);
         text_wrap(kind->help, 0, 0, out);
         command_each_option_of(command, kind, help_print_option, out);
-        fprintf(out, "\nattnctl %s --help says what is common to all kinds.\n", command->name);
+        fprintf(out, "\nattnctl %s --help lists the options of all kinds.\n", command->name);
         fprintf(out, "\nexample:\n  %s\n", kind->example);
     } else {
         fprintf(out, "usage: attnctl %s%s%s [OPTIONS]\n", command->name,
