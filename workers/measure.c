@@ -180,8 +180,8 @@ static int prepare_spectra(struct measure *m)
         .sample = (uint32_t)min_u64(plan->spectrum_sample, a->batch - 1),
         .first = plan->spectrum_first % a->heads,
         .budget_ns = spectrum_budget(m),
-        .hurry = plan->hurry,
-        .hurry_data = plan->hurry_data,
+        .should_yield = plan->should_yield,
+        .yield_data = plan->yield_data,
     };
     return spectra_init(&m->spectra, a, &spectra);
 }

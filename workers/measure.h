@@ -53,11 +53,11 @@ struct measure_plan {
     const double *spectrum_heads; /* [spectrum_head_count] heads that get this effort, the others
                                      SPECTRUM_LEADING at most; none = all do; copied */
     uint32_t spectrum_head_count;
-    uint64_t spectrum_budget_ns; /* thread time for spectra; 0 = as long as they take */
-    uint32_t spectrum_first;     /* the head that the budget begins with */
-    bool (*hurry)(void *data);   /* whether others wait for this thread: a spectrum under a budget
-                                    then gives way; NULL = never */
-    void *hurry_data;
+    uint64_t spectrum_budget_ns;      /* thread time for spectra; 0 = as long as they take */
+    uint32_t spectrum_first;          /* the head that the budget begins with */
+    bool (*should_yield)(void *data); /* whether others wait for this thread: a spectrum under a
+                                  budget then gives way; NULL = never */
+    void *yield_data;
     uint32_t weights_max_size;     /* tier weights: weights.whole_max_size */
     uint32_t eigenvalues_max_size; /* weights.eigenvalue_max_size */
     uint32_t qk_maps_max_size; /* tier qk: up to this size the map is made and measured as well */

@@ -65,7 +65,7 @@ static int run_alone(struct cli *cli, const struct command *command, int argc, c
     return code == CLI_OK ? command->run_alone(cli, argc, argv) : code;
 }
 
-static int obey(struct cli *cli, struct args *args, int argc, char **argv)
+static int main_dispatch(struct cli *cli, struct args *args, int argc, char **argv)
 {
     char error[ARGS_ERROR_MAX];
     int at = line_find_word(NULL, argc, argv);
@@ -111,6 +111,6 @@ int main(int argc, char **argv)
     out_prepare();
     int code = argc > 1 && strcmp(argv[1], COMPLETE_COMMAND) == 0
                    ? complete_print(argc - 2, argv + 2, stdout)
-                   : obey(&cli, &args, argc, argv);
+                   : main_dispatch(&cli, &args, argc, argv);
     return out_end(stdout) ? code : cli_fail_output(&cli);
 }

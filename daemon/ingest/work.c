@@ -5,9 +5,9 @@
  * memory is dropped as out_of_memory.
  *
  * Spectra and row jobs wait in one queue, first come first served, so that no message waits for
- * ever; but a spectrum under a budget gives way as soon as other jobs are waiting (`hurry`): under
- * load spectra get rarer, and row metrics are late by one head's spectrum at most. Messages of tier
- * weights, which may take seconds, stay in the background. */
+ * ever; but a spectrum under a budget gives way as soon as other jobs are waiting (`should_yield`):
+ * under load spectra get rarer, and row metrics are late by one head's spectrum at most. Messages
+ * of tier weights, which may take seconds, stay in the background. */
 #include "daemon/ingest/work.h"
 
 #include "daemon/base/clock.h"
@@ -168,7 +168,7 @@ static int create_jobs(struct work *work)
         enum measure_job kind = measure_job_kind(work->measure, i);
         work->jobs[i] = (struct work_job){
             .job = {.run = work_run,
-                    .patient = kind != MEASURE_ROWS,
+                    .low_priority = kind != MEASURE_ROWS,
                     .background = kind == MEASURE_WEIGHTS},
             .work = work,
             .index = i,
@@ -193,8 +193,8 @@ int work_new(struct message *message, const struct config *config, const struct 
     plan.pooled_map = message->wants_map;
     plan.head_maps_size = message->wants_head_maps ? (uint32_t)config->maps_size : 0;
     plan.head_maps_sample = (uint32_t)config->maps_sample;
-    plan.hurry = others_wait;
-    plan.hurry_data = pool;
+    plan.should_yield = others_wait;
+    plan.yield_data = pool;
     int code = new_measure(message, &plan, &work->measure);
     if (!code) {
         code = create_jobs(work);

@@ -45,7 +45,7 @@ struct pool {
     uint32_t running; /* workers that have started */
     bool closing;
 
-    _Atomic uint32_t waiting; /* queued and not patient; written under lock */
+    _Atomic uint32_t waiting; /* queued and not of low priority; written under lock */
 
     /* fixed by pool_new */
     uint32_t capacity;
@@ -131,7 +131,7 @@ static struct pool_job *next_job(struct pool *pool)
     }
     if (job) {
         pool->stats.queued--;
-        pool->waiting -= !job->patient;
+        pool->waiting -= !job->low_priority;
     }
     return job;
 }
@@ -259,7 +259,7 @@ static void pool_append(struct pool *pool, struct pool_job *first, uint32_t coun
 {
     for (struct pool_job *job = first, *next; job != NULL; job = next) {
         next = job->next;
-        pool->waiting += !job->patient;
+        pool->waiting += !job->low_priority;
         pool_queue_put(job->background ? &pool->background : &pool->queue, job);
     }
     pool->stats.submitted += count;

@@ -27,7 +27,7 @@ struct pool_job {
     /* Called on a worker thread, with that worker's scratch. It may free the job: the pool does not
      * touch it again. */
     void (*run)(struct pool_job *job, struct scratch *scratch);
-    bool patient;          /* not counted by pool_waiting; its turn comes all the same */
+    bool low_priority;     /* not counted by pool_waiting; its turn comes all the same */
     bool background;       /* may take long: see above */
     struct pool_job *next; /* the pool's */
 };
@@ -45,7 +45,8 @@ int pool_new(uint32_t threads, uint32_t capacity, struct pool **ret_pool);
  * not fit: the caller still owns them. */
 int pool_submit(struct pool *pool, struct pool_job *first, uint32_t count);
 struct pool_stats pool_stats(struct pool *pool);
-/* Jobs that wait for a worker now and are not patient; without a lock: it may be a moment old. */
+/* Jobs that wait for a worker now and are not of low priority; without a lock: it may be a moment
+ * old. */
 uint32_t pool_waiting(struct pool *pool);
 /* Runs what is queued, joins the threads, nulls the pointer. Accepts a NULL pool. Not from a
  * worker; nobody but running jobs may submit meanwhile. */

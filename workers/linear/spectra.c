@@ -46,8 +46,8 @@ static bool may_begin(const struct spectra *s)
     if (s->plan.budget_ns == 0) {
         return true;
     }
-    bool hurry = s->plan.hurry && s->plan.hurry(s->plan.hurry_data);
-    return !hurry && atomic_load(&s->spent_ns) < s->plan.budget_ns;
+    bool should_yield = s->plan.should_yield && s->plan.should_yield(s->plan.yield_data);
+    return !should_yield && atomic_load(&s->spent_ns) < s->plan.budget_ns;
 }
 
 static int take_turn(struct spectra *s, uint32_t turn, struct scratch *scratch)

@@ -27,8 +27,8 @@ struct spectra_plan {
     uint32_t head_offset; /* of the message's heads in the model */
     uint32_t sample, first;
     uint64_t budget_ns; /* 0 = none */
-    bool (*hurry)(void *data);
-    void *hurry_data;
+    bool (*should_yield)(void *data);
+    void *yield_data;
 };
 
 struct spectra {

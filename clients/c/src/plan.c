@@ -396,14 +396,14 @@ static bool precedes(const struct plan_entry *a, const struct plan_entry *b)
     return compare_text(a, b) < 0;
 }
 
-static void wish(uint32_t wanted, uint32_t *number)
+static void plan_override(uint32_t wanted, uint32_t *number)
 {
     if (wanted != ATTN_UNSAID) {
         *number = wanted;
     }
 }
 
-bool plans_choose(const struct plans *plans, const struct plan_wishes *own, attn_plan *ret_plan)
+bool plans_choose(const struct plans *plans, const struct plan_requests *own, attn_plan *ret_plan)
 {
     const struct plan_entry *best = NULL;
 
@@ -418,9 +418,9 @@ bool plans_choose(const struct plans *plans, const struct plan_wishes *own, attn
         attn_plan_default(ret_plan);
     }
     if (!best || best->order == PLAN_ORDER_DEFAULT) {
-        wish(own->every, &ret_plan->every);
-        wish(own->samples, &ret_plan->samples);
-        wish(own->rows, &ret_plan->rows);
+        plan_override(own->every, &ret_plan->every);
+        plan_override(own->samples, &ret_plan->samples);
+        plan_override(own->rows, &ret_plan->rows);
     }
     return best;
 }

@@ -35,12 +35,12 @@ bool plans_remove(struct plans *plans, const char *prefix, size_t len);
 void plans_clear(struct plans *plans);
 
 /* The plan that a job's own code asks for; ATTN_UNSAID where it does not. */
-struct plan_wishes {
+struct plan_requests {
     uint32_t every, samples, rows;
 };
 
 /* Fills in the plan that holds. Returns whether a daemon said it. */
-bool plans_choose(const struct plans *plans, const struct plan_wishes *own, attn_plan *ret_plan);
+bool plans_choose(const struct plans *plans, const struct plan_requests *own, attn_plan *ret_plan);
 
 /* Whether the plan has the layer, and the step. */
 bool plan_takes_layer(const attn_plan *plan, struct layer_id id);

@@ -69,7 +69,7 @@ void attn_publisher_options_default(attn_publisher_options *ret_options)
     };
 }
 
-static bool wish_valid(uint32_t number)
+static bool request_valid(uint32_t number)
 {
     return number <= PLAN_NUMBER_MAX || number == ATTN_UNSAID;
 }
@@ -80,8 +80,8 @@ static bool options_valid(const attn_publisher_options *options)
            options->world <= WORLD_MAX && options->rank < options->world &&
            options->linger_ms <= INT32_MAX && options->alive_ms <= INT32_MAX &&
            options->max_queued_messages >= 1 &&
-           options->max_queued_messages <= QUEUED_MESSAGES_MAX && wish_valid(options->every) &&
-           wish_valid(options->samples) && wish_valid(options->rows);
+           options->max_queued_messages <= QUEUED_MESSAGES_MAX && request_valid(options->every) &&
+           request_valid(options->samples) && request_valid(options->rows);
 }
 
 static int fill_run(const uint8_t *run, uint8_t *ret_run)
@@ -107,7 +107,7 @@ static void init_lock(attn_publisher *publisher)
 
 static void init(attn_publisher *publisher, const attn_publisher_options *options)
 {
-    const struct plan_wishes own = {options->every, options->samples, options->rows};
+    const struct plan_requests own = {options->every, options->samples, options->rows};
 
     publisher->options = *options;
     /* The caller's: copied below. */

@@ -101,8 +101,8 @@ static void note_readers(attn_publisher *publisher)
 
 static void note_plan(attn_publisher *publisher)
 {
-    const struct plan_wishes own = {publisher->options.every, publisher->options.samples,
-                                    publisher->options.rows};
+    const struct plan_requests own = {publisher->options.every, publisher->options.samples,
+                                      publisher->options.rows};
     attn_plan plan;
     bool has_plan = plans_choose(&publisher->plans, &own, &plan);
 

@@ -98,30 +98,31 @@ static int check_token(const struct view *view, const struct show_options *optio
     return CLI_USAGE;
 }
 
-static int show_choose(const struct show_options *options, struct view *view, struct wish *wish,
-                       char *reterr)
+static int show_choose(const struct show_options *options, struct view *view,
+                       struct show_request *request, char *reterr)
 {
     const struct source_layer *layers;
-    *wish = (struct wish){.head = options->head, .query = options->token, .pairs = options->pairs};
-    int code = source_find_layer(view->source, options->layer, &wish->layer, reterr);
+    *request = (struct show_request){
+        .head = options->head, .query = options->token, .pairs = options->pairs};
+    int code = source_find_layer(view->source, options->layer, &request->layer, reterr);
     if (code != CLI_OK) {
         return code;
     }
     source_layers(view->source, &layers);
-    view->layer = &layers[wish->layer];
-    view->wish = wish;
+    view->layer = &layers[request->layer];
+    view->request = request;
     place_layer(view->layer->id, view->name);
-    wish->sample = options->sample_given ? options->sample : view->layer->first_sample;
-    code = source_check(view->source, wish->layer, wish->sample,
-                        wish->head == HEAD_MEAN ? 0 : wish->head, reterr);
+    request->sample = options->sample_given ? options->sample : view->layer->first_sample;
+    code = source_check(view->source, request->layer, request->sample,
+                        request->head == HEAD_MEAN ? 0 : request->head, reterr);
     if (code == CLI_OK) {
         code = check_token(view, options, reterr);
     }
     if (code == CLI_OK) {
-        code = source_check_labels(view->source, wish->layer, reterr);
+        code = source_check_labels(view->source, request->layer, reterr);
     }
     if (code == CLI_OK) {
-        view_plan(view, &wish->picture_rows, &wish->picture_columns);
+        view_plan(view, &request->picture_rows, &request->picture_columns);
     }
     return code;
 }
@@ -135,18 +136,18 @@ static int fail_missing(struct cli *cli, const struct view *view)
     view_head_text(view, head);
     snprintf(text, sizeof text,
              "%s, sample %" PRIu32 ", %s: no entry is a number: there is nothing to show",
-             view->name, view->wish->sample, head);
+             view->name, view->request->sample, head);
     return cli_fail(cli, CLI_FINDING, text);
 }
 
 static int clients_show_show(struct cli *cli, const struct show_options *options, struct view *view)
 {
     char error[SOURCE_ERROR_MAX];
-    struct wish wish;
+    struct show_request request;
     struct findings found;
-    int code = show_choose(options, view, &wish, error);
+    int code = show_choose(options, view, &request, error);
     if (code == CLI_OK) {
-        code = measure_map(view->source, &wish, &found, error);
+        code = measure_map(view->source, &request, &found, error);
     }
     if (code != CLI_OK) {
         return cli_fail(cli, code, error);

@@ -108,12 +108,12 @@ static void json_put_all(const struct view *view, struct mpk_writer *writer)
     mpk_pair_u64(writer, "key", l->keys);
     mpk_pair_u64(writer, "rows", view->layer->rows);
     mpk_pair_u64(writer, "columns", view->layer->columns);
-    mpk_pair_u64(writer, "sample", view->wish->sample);
+    mpk_pair_u64(writer, "sample", view->request->sample);
     mpk_put_str(writer, "head");
-    if (view->wish->head == HEAD_MEAN) {
+    if (view->request->head == HEAD_MEAN) {
         mpk_put_str(writer, "mean");
     } else {
-        mpk_put_u64(writer, view->wish->head);
+        mpk_put_u64(writer, view->request->head);
     }
     const struct row_sums *sums = &view->found->sums;
     bool any = sums->sound + sums->other > 0;

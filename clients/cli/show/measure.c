@@ -15,7 +15,7 @@
 
 struct pass {
     const struct source_layer *layer;
-    const struct wish *wish;
+    const struct show_request *request;
     struct findings *findings;
     uint32_t head; /* current */
     uint32_t
@@ -111,7 +111,7 @@ static void measure_insert(struct entry *entries, uint32_t *count, uint32_t most
 static void measure_take_row(struct pass *pass, uint32_t row, const float *weights)
 {
     struct findings *f = pass->findings;
-    uint32_t most = pass->wish->pairs;
+    uint32_t most = pass->request->pairs;
     for (uint32_t c = 0; c < pass->layer->columns; c++) {
         f->finite += isfinite(weights[c]) != 0;
         if (weights[c] > 0 &&
@@ -161,7 +161,7 @@ static void measure_visit(void *data, uint32_t row, const float *weights)
         for (uint32_t c = 0; c < columns; c++) {
             sum[c] += weights[c];
         }
-    } else if (pass->head == pass->wish->head) {
+    } else if (pass->head == pass->request->head) {
         measure_take_row(pass, row, weights);
     }
 }
@@ -170,8 +170,8 @@ static int run_pass(struct source *source, struct pass *pass, char *reterr)
 {
     int code = CLI_OK;
     for (pass->head = 0; pass->head < pass->layer->heads && code == CLI_OK; pass->head++) {
-        code = source_rows(source, pass->wish->layer, pass->wish->sample, pass->head, measure_visit,
-                           pass, reterr);
+        code = source_rows(source, pass->request->layer, pass->request->sample, pass->head,
+                           measure_visit, pass, reterr);
     }
     if (code == CLI_OK && pass->mean) {
         const struct source_layer *l = pass->layer;
@@ -213,9 +213,9 @@ static void choose_query(const struct pass *pass, const float *kept, float *ret_
         for (uint32_t h = 0; h < l->heads; h++) {
             sum += (double)kept[(size_t)h * l->columns + c];
         }
-        ret_query[c] = pass->wish->head == HEAD_MEAN
+        ret_query[c] = pass->request->head == HEAD_MEAN
                            ? (float)(sum / l->heads)
-                           : kept[(size_t)pass->wish->head * l->columns + c];
+                           : kept[(size_t)pass->request->head * l->columns + c];
     }
 }
 
@@ -239,9 +239,10 @@ static bool measure_allocate(struct pass *pass)
 {
     struct findings *f = pass->findings;
     const struct source_layer *l = pass->layer;
-    const struct wish *wish = pass->wish;
-    f->picture_rows = l->rows < wish->picture_rows ? l->rows : wish->picture_rows;
-    f->picture_columns = l->columns < wish->picture_columns ? l->columns : wish->picture_columns;
+    const struct show_request *request = pass->request;
+    f->picture_rows = l->rows < request->picture_rows ? l->rows : request->picture_rows;
+    f->picture_columns =
+        l->columns < request->picture_columns ? l->columns : request->picture_columns;
     f->top_count = l->columns < TOP_KEYS ? l->columns : TOP_KEYS;
     f->query = calloc(l->columns, sizeof *f->query);
     f->tops = calloc((size_t)l->heads * f->top_count, sizeof *f->tops);
@@ -250,22 +251,22 @@ static bool measure_allocate(struct pass *pass)
     pass->kept[1] = calloc((size_t)l->heads * l->columns, sizeof *pass->kept[1]);
     pass->count = calloc(f->picture_columns, sizeof *pass->count);
     pass->sum = calloc(f->picture_columns, sizeof *pass->sum);
-    if (wish->head == HEAD_MEAN) {
+    if (request->head == HEAD_MEAN) {
         pass->mean = calloc((size_t)l->rows * l->columns, sizeof *pass->mean);
     }
     return f->query && f->tops && f->picture && pass->kept[0] && pass->kept[1] && pass->count &&
-           pass->sum && (wish->head != HEAD_MEAN || pass->mean);
+           pass->sum && (request->head != HEAD_MEAN || pass->mean);
 }
 
-int measure_map(struct source *source, const struct wish *wish, struct findings *ret_findings,
-                char *reterr)
+int measure_map(struct source *source, const struct show_request *request,
+                struct findings *ret_findings, char *reterr)
 {
     const struct source_layer *layers;
     source_layers(source, &layers);
-    const struct source_layer *layer = &layers[wish->layer];
+    const struct source_layer *layer = &layers[request->layer];
     struct findings findings = {.sums = {.min = INFINITY, .max = -INFINITY}};
-    struct pass pass = {.layer = layer, .wish = wish, .findings = &findings};
-    uint32_t query = wish->query == TOKEN_AUTO ? 0 : wish->query;
+    struct pass pass = {.layer = layer, .request = request, .findings = &findings};
+    uint32_t query = request->query == TOKEN_AUTO ? 0 : request->query;
     pass.candidates[0] = source_cell(query, layer->queries, layer->rows);
     pass.candidates[1] = ROW_NONE;
     int code = CLI_FINDING;
@@ -280,7 +281,7 @@ int measure_map(struct source *source, const struct wish *wish, struct findings 
         int chosen = 0;
         choose_query(&pass, pass.kept[0], f->query);
         bool other = pass.candidates[1] != ROW_NONE && pass.candidates[1] != pass.candidates[0];
-        if (pass.wish->query == TOKEN_AUTO && other && says_little(f->query, l->columns)) {
+        if (pass.request->query == TOKEN_AUTO && other && says_little(f->query, l->columns)) {
             chosen = 1;
             f->moved = true;
             choose_query(&pass, pass.kept[1], f->query);

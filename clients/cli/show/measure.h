@@ -12,7 +12,7 @@
 #define TOP_KEYS       3
 #define TOP_PAIRS_MOST 100
 
-struct wish {
+struct show_request {
     size_t layer;
     uint32_t sample;
     uint32_t head;  /* HEAD_MEAN = of all */
@@ -57,8 +57,8 @@ struct findings {
 
 /* Sample, head and query were checked. Returns as source_rows; findings_clear is the caller's on
  * CLI_OK. */
-int measure_map(struct source *source, const struct wish *wish, struct findings *ret_findings,
-                char *reterr);
+int measure_map(struct source *source, const struct show_request *request,
+                struct findings *ret_findings, char *reterr);
 void findings_clear(struct findings *findings);
 
 /* The `most` largest numbers of weights[columns], descending, the earlier first; returns how many

@@ -13,7 +13,7 @@ static void say_sums(const struct view *view)
     const char *rows = view->layer->rows < view->layer->queries ? "rows of cells" : "rows";
     if (sums->sound + sums->other == 0) {
         screen_say(screen, 4, "  row sums: no row of sample %" PRIu32 " attends to anything",
-                   view->wish->sample);
+                   view->request->sample);
     } else if (isinf(view->layer->tolerance)) {
         screen_say(screen, 4,
                    "  row sums: not expected to be 1 (dropout, or a learned sink); least %.6g, "
@@ -23,7 +23,7 @@ static void say_sums(const struct view *view)
         screen_say(screen, 4,
                    "  row sums: %" PRIu64 " of %" PRIu64 " %s of sample %" PRIu32
                    " sum to 1 within %g; least %.7g, largest %.7g, mean |sum - 1| %.2g",
-                   sums->sound, sums->rows, rows, view->wish->sample, view->layer->tolerance,
+                   sums->sound, sums->rows, rows, view->request->sample, view->layer->tolerance,
                    sums->min, sums->max, sums->deviation);
     }
     if (sums->zero > 0) {

@@ -23,7 +23,7 @@ struct show_options {
     /* what is looked at */
     const char *layer; /* NULL = the first */
     bool sample_given;
-    uint32_t sample, head, token, pairs; /* as in struct wish */
+    uint32_t sample, head, token, pairs; /* as in struct show_request */
     const char *run;
     bool at_step;
     uint64_t step;

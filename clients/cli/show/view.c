@@ -29,7 +29,7 @@ const char *view_query_label(const struct view *view, uint32_t row)
     if (view->layer->rows < view->layer->queries) {
         return NULL;
     }
-    return source_query_label(view->source, view->wish->layer, view->wish->sample, row);
+    return source_query_label(view->source, view->request->layer, view->request->sample, row);
 }
 
 const char *view_key_label(const struct view *view, uint32_t column)
@@ -37,7 +37,7 @@ const char *view_key_label(const struct view *view, uint32_t column)
     if (view->layer->columns < view->layer->keys) {
         return NULL;
     }
-    return source_label(view->source, view->wish->layer, view->wish->sample, column);
+    return source_label(view->source, view->request->layer, view->request->sample, column);
 }
 
 int view_label_width(const struct view *view, int most)
@@ -61,8 +61,8 @@ void view_put_label(const struct view *view, const char *label, int width)
 
 void view_head_text(const struct view *view, char ret_text[48])
 {
-    if (view->wish->head != HEAD_MEAN) {
-        snprintf(ret_text, 48, "head %" PRIu32, view->wish->head);
+    if (view->request->head != HEAD_MEAN) {
+        snprintf(ret_text, 48, "head %" PRIu32, view->request->head);
     } else if (view->layer->heads == 1) {
         snprintf(ret_text, 48, "its only head");
     } else {

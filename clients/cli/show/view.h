@@ -13,7 +13,7 @@ struct view {
     const char *origin; /* a file's path, or a job, fit for the screen */
     const struct source_layer *layer;
     char name[PLACE_TEXT_MAX]; /* the layer's */
-    const struct wish *wish;
+    const struct show_request *request;
     const struct findings *found;
 };
 

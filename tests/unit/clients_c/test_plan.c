@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static const struct plan_wishes nothing = {ATTN_UNSAID, ATTN_UNSAID, ATTN_UNSAID};
+static const struct plan_requests nothing = {ATTN_UNSAID, ATTN_UNSAID, ATTN_UNSAID};
 
 static bool plan_add(struct plans *plans, const char *prefix)
 {
@@ -186,7 +186,7 @@ static void test_the_lowest_order_holds_alone(void **state)
 
 static void test_the_jobs_wishes_go_before_the_default_only(void **state)
 {
-    const struct plan_wishes own = {5, ATTN_UNSAID, 8};
+    const struct plan_requests own = {5, ATTN_UNSAID, 8};
     struct plans plans = {0};
     attn_plan plan;
 

@@ -393,7 +393,7 @@ static void test_spectra_give_way_when_others_wait(void **state)
     (void)state;
     struct attention a = by_weights();
     struct measure_plan plan = everything(1 << 20);
-    plan.hurry = always;
+    plan.should_yield = always;
     plan.spectrum_budget_ns = 1000000000;
     plan.spectrum_first = 2;
     struct measure *m = must_run(&a, &plan);

@@ -253,7 +253,7 @@ static void make_causal(struct fixture *f)
     }
 }
 
-static void show_measure(struct fixture *f, struct wish wish)
+static void show_measure(struct fixture *f, struct show_request request)
 {
     static const char header[] =
         "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 2, 4, 4)}\n";
@@ -268,12 +268,12 @@ static void show_measure(struct fixture *f, struct wish wish)
     assert_int_equal(fclose(out), 0);
     struct source_request request = {.files = &file, .file_count = 1};
     assert_int_equal(source_open(&request, &f->source, f->error), CLI_OK);
-    assert_int_equal(measure_map(f->source, &wish, &f->found, f->error), CLI_OK);
+    assert_int_equal(measure_map(f->source, &request, &f->found, f->error), CLI_OK);
 }
 
-static struct wish wish_for(uint32_t head, uint32_t query)
+static struct show_request request_for(uint32_t head, uint32_t query)
 {
-    return (struct wish){
+    return (struct show_request){
         .head = head, .query = query, .picture_rows = 9, .picture_columns = 9, .pairs = 3};
 }
 
@@ -281,7 +281,7 @@ static void test_sound_rows_are_counted(void **state)
 {
     struct fixture *f = *state;
     make_causal(f);
-    show_measure(f, wish_for(HEAD_MEAN, TOKEN_AUTO));
+    show_measure(f, request_for(HEAD_MEAN, TOKEN_AUTO));
     const struct row_sums *sums = &f->found.sums;
     assert_true(sums->rows == 8 && sums->sound == 8);
     assert_true(sums->zero == 0 && sums->missing == 0 && sums->other == 0);
@@ -297,7 +297,7 @@ static void test_rows_that_are_not_sound_are_told_apart(void **state)
     f->map[0][2][0] = NAN;
     f->map[1][3][3] = 0.75f;
     f->map[1][2][2] = INFINITY;
-    show_measure(f, wish_for(HEAD_MEAN, TOKEN_AUTO));
+    show_measure(f, request_for(HEAD_MEAN, TOKEN_AUTO));
     const struct row_sums *sums = &f->found.sums;
     assert_true(sums->rows == 8 && sums->sound == 4 && sums->zero == 1 && sums->missing == 2 &&
                 sums->other == 1);
@@ -311,12 +311,12 @@ static void test_the_query_moves_on_from_one_key(void **state)
     make_causal(f);
     f->map[1][3][0] = 0.5f;
     f->map[1][3][1] = 0;
-    show_measure(f, wish_for(1, TOKEN_AUTO));
+    show_measure(f, request_for(1, TOKEN_AUTO));
     assert_true(f->found.moved && f->found.row == 3);
     assert_true(f->found.query[0] == 0.5f && f->found.query[1] == 0);
     findings_clear(&f->found);
     source_free(&f->source);
-    show_measure(f, wish_for(HEAD_MEAN, 0));
+    show_measure(f, request_for(HEAD_MEAN, 0));
     assert_true(!f->found.moved && f->found.row == 0 && f->found.query[0] == 1);
 }
 
@@ -326,7 +326,7 @@ static void test_each_head_has_its_first_keys(void **state)
     make_causal(f);
     memcpy(f->map[0][2], (float[]){0.25f, 0.5f, 0.25f, 0}, 4 * sizeof(float));
     memcpy(f->map[1][2], (float[]){NAN, NAN, NAN, 0.5f}, 4 * sizeof(float));
-    show_measure(f, wish_for(HEAD_MEAN, 2));
+    show_measure(f, request_for(HEAD_MEAN, 2));
     const struct entry *tops = f->found.tops;
     assert_int_equal(f->found.top_count, 3);
     assert_true(tops[0].column == 1 && tops[0].weight == 0.5f);
@@ -340,7 +340,7 @@ static void test_pairs_are_the_largest_entries_in_order(void **state)
 {
     struct fixture *f = *state;
     make_causal(f);
-    show_measure(f, wish_for(0, TOKEN_AUTO));
+    show_measure(f, request_for(0, TOKEN_AUTO));
     const struct entry *pairs = f->found.pairs;
     assert_int_equal(f->found.pair_count, 3);
     assert_true(pairs[0].row == 0 && pairs[0].column == 0 && pairs[0].weight == 1);
@@ -353,10 +353,10 @@ static void test_the_picture_is_of_means(void **state)
     struct fixture *f = *state;
     make_causal(f);
     f->map[0][0][1] = NAN;
-    struct wish wish = wish_for(0, TOKEN_AUTO);
-    wish.picture_rows = 2;
-    wish.picture_columns = 3;
-    show_measure(f, wish);
+    struct show_request request = request_for(0, TOKEN_AUTO);
+    request.picture_rows = 2;
+    request.picture_columns = 3;
+    show_measure(f, request);
     assert_true(f->found.picture_rows == 2 && f->found.picture_columns == 3);
     /* Columns 0, 1, 2 to 3; rows 0 to 1, 2 to 3. */
     assert_true(fabs(f->found.picture[0] - 0.75) < 1e-6);
@@ -369,7 +369,7 @@ static void test_a_map_without_numbers_has_none(void **state)
 {
     struct fixture *f = *state;
     memset(f->map, 0xff, sizeof f->map); /* the bits of a NaN */
-    show_measure(f, wish_for(HEAD_MEAN, TOKEN_AUTO));
+    show_measure(f, request_for(HEAD_MEAN, TOKEN_AUTO));
     assert_int_equal(f->found.finite, 0);
     assert_int_equal(f->found.pair_count, 0);
     assert_true(isnan(f->found.sums.deviation) && isnan(f->found.picture[0]));

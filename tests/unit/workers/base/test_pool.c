@@ -201,7 +201,7 @@ static void test_workers_are_named(void **state)
     pool_end(&f);
 }
 
-/* What runs is not waiting, and who is patient keeps nobody waiting. */
+/* Running jobs do not wait, and jobs of low priority do not count as waiting. */
 static void test_patient_jobs_are_not_counted_as_waiting(void **state)
 {
     (void)state;
@@ -209,7 +209,7 @@ static void test_patient_jobs_are_not_counted_as_waiting(void **state)
     struct pool *pool;
     pool_begin(&f);
     make_gated(&f, 0, 1);
-    f.job[1].job.patient = true;
+    f.job[1].job.low_priority = true;
     assert_int_equal(pool_new(1, JOBS, &pool), 0);
     assert_int_equal(pool_submit(pool, &f.job[0].job, 1), 0);
     pool_wait_for(&f.entered, 1);
@@ -233,7 +233,7 @@ static void test_background_jobs_leave_a_worker_free(void **state)
     make_gated(&f, 0, 3);
     struct pool *pool = new_pool(2, JOBS);
     for (uint32_t i = 0; i < 3; i++) {
-        f.job[i].job.background = f.job[i].job.patient = true;
+        f.job[i].job.background = f.job[i].job.low_priority = true;
     }
     assert_int_equal(test_pool_submit(pool, &f, 0, 3), 0);
     pool_wait_for(&f.entered, 1);
