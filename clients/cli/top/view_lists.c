@@ -63,7 +63,7 @@ void page_jobs(struct frame *frame)
                 "    with attnd.watch(model, job=\"gpt-small\"):",
                 "        train()",
                 "",
-                "It shows up here by itself, with its first captured step.",
+                "It appears here with its first captured step.",
             };
             for (int i = 0; i < (int)(sizeof lines / sizeof lines[0]) && i < frame->rows; i++) {
                 screen_put(frame->screen, frame->top + i, 2, frame->screen->width - 2, STYLE_PLAIN,
