@@ -25,7 +25,7 @@
 /* How long a stop waits for commands and webhooks. */
 #define NOTIFY_STOP_MS 2000
 #define SAVE_STOP_NS   UINT64_C(1000000000)
-/* What runs ask for */
+/* Requests of runs */
 
 static void forget_job(void *data, const char *job)
 {

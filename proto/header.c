@@ -296,7 +296,7 @@ static int read_k_len(const struct header_rule *rule, const msgpack_object *valu
     return read_lengths(value, header->batch, header->keys, &header->k_len);
 }
 
-/* Token texts: only checked. Who wants them reads the frame again. */
+/* Token texts: only checked. Their users read the frame again. */
 static int header_read_labels(const struct header_rule *rule, const msgpack_object *value,
                               struct header *header)
 {

@@ -109,7 +109,7 @@ int maps_refuse(struct control_request *request, const struct run *run, const st
     return ERR_NO_MAP;
 }
 
-/* What all answers have */
+/* Common to all answers */
 
 void maps_put_text(struct mpk_writer *result, const char *key, const char *text)
 {

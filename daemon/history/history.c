@@ -161,7 +161,7 @@ static struct history_question *history_question_new(const struct method *method
     return question;
 }
 
-/* What a query needs of SQLite */
+/* SQLite for queries */
 
 int query_fail(struct query *query, int code, const char *format, ...)
 {

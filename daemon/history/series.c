@@ -17,7 +17,7 @@
 static const char *const default_metrics[] = {"entropy_normalized", "max_logit", "spectral_norm",
                                               "qk_spectral_norm"};
 
-/* What is asked for */
+/* The question */
 
 static int choose_heads(struct query *query, struct value_series *series)
 {

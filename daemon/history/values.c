@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Of a statistic that is asked for. */
+/* The column of a statistic that is asked for. */
 double *series_column(struct value_series *series, uint32_t head, int statistic)
 {
     size_t at = (size_t)head * series->statistics + (size_t)series->slot[statistic];

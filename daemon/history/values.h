@@ -29,7 +29,7 @@ struct value_series {
 /* Which statistics (bits) are wanted. */
 void series_choose(struct value_series *series, unsigned statistics);
 /* Reads metric, number, heads of series->rows, in which it may skip what it likes of the layer's
- * windows, but keeps their order. What a window does not have is NaN, with a count of 0. Returns 0
+ * windows, but keeps their order. A number that a window lacks is NaN, with a count of 0. Returns 0
  * or an error. */
 int series_read(struct query *query, struct value_series *series);
 /* Over the windows, of a statistic that is wanted. */

@@ -75,7 +75,7 @@ static int history_windows_add_chunk(struct query *query, sqlite3_stmt *statemen
 
 #define CHUNKS_OF " FROM chunks WHERE layer_id = ?1 AND track_id = ?2 AND last >= ?3"
 
-/* What lies beyond the row read last is not known. */
+/* Nothing is known beyond the row read last. */
 static void stop_reading(const struct query *query, struct windows_reading *reading)
 {
     uint64_t last = reading->rows.row[reading->rows.count - 1].window.last;

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Of "id: 01234567-18446744073709551615\nevent: summary\ndata: \n\n". */
+/* The size of "id: 01234567-18446744073709551615\nevent: summary\ndata: \n\n". */
 #define FRAME_MAX 80
 
 const char *const event_kind_name[EVENT_KINDS] = {

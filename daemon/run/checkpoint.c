@@ -276,7 +276,7 @@ static int save_about(struct saving *saving, uint64_t now_ns)
     return code ? code : save_alerts(saving);
 }
 
-/* What callers do */
+/* For callers */
 
 void checkpoint_track(struct run *run, struct track *track, struct store_batch **batch,
                       uint64_t now_ns)

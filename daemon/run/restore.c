@@ -305,7 +305,7 @@ static int read_about(struct restore *restore, const msgpack_object *root)
 
 /* About a layer */
 
-/* What a key names after its first segment. */
+/* The place that a key names after its first segment. */
 struct restore_place {
     struct track *track;
     struct stream *stream;

@@ -90,7 +90,7 @@ void run_free_state(struct run *run);
 /* The totals of all layers, and of messages that belong to none. */
 struct counts run_counts(const struct run *run);
 
-/* What all its results begin with. */
+/* The beginning of all its results. */
 struct result_common run_common(const struct run *run);
 /* Appends the job map. */
 void run_encode(const struct run *run, struct mpk_writer *writer);

@@ -179,7 +179,7 @@ static void drift_move(struct drift_cell *cell, double x, uint64_t last,
 
 /* Planning */
 
-/* What a window will do to one metric; owned. */
+/* The effect of a window on one metric; owned. */
 struct drift_plan {
     struct drift_cell *cell; /* when they are new */
     struct result_drift *result;

@@ -6,7 +6,7 @@
 
 #include <stdlib.h>
 
-/* What is found, or made when it is not there */
+/* Rows that are found, or made when they are not there */
 
 static int store_write_find_run(const struct store_writer *writer, const struct store_run *run,
                                 int64_t *ret_run_id)

@@ -22,7 +22,7 @@ struct load {
 void load_init(struct load *load, const char *job, uint32_t heads, uint32_t length,
                uint32_t layers);
 void load_clear(struct load *load);
-/* Of one message. */
+/* The bytes of one message. */
 size_t load_bytes(const struct load *load);
 
 /* An XPUB connected to `endpoint` that has seen the subscription, with the settings of the wire

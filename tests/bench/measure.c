@@ -31,7 +31,7 @@ static void *measure_must_have(void *memory)
     return memory;
 }
 
-/* Of this thread: what others do on the machine is not ours. */
+/* The time of this thread: what others do on the machine is not ours. */
 static double measure_now(void)
 {
     struct timespec t;

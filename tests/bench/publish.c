@@ -47,7 +47,7 @@ static double publish_median(double *numbers, int count)
     return numbers[count / 2];
 }
 
-/* Who takes what is published. */
+/* Takes everything that is published. */
 struct receiver {
     void *context, *socket;
     char endpoint[64];

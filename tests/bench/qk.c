@@ -75,7 +75,7 @@ static void qk_parse(int argc, char **argv, struct options *o)
     }
 }
 
-/* Of this thread: what others do on the machine is not ours. */
+/* The time of this thread: what others do on the machine is not ours. */
 static double qk_now(void)
 {
     struct timespec t;

@@ -142,7 +142,7 @@ static struct singular_values must_have_values(struct singular_values v, int rc)
     return v;
 }
 
-/* Of every value above 0.01 s1 of the method behind SPECTRUM_FULL. */
+/* Over every value above 0.01 s1 of the method behind SPECTRUM_FULL. */
 static double largest_error_of_all(struct bench *b)
 {
     struct matrix m = spectrum_matrix_of(b);

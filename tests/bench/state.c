@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What the memory of a window costs: bytes per head stream, merging parts of windows, and adding a
+/* Measures the memory of a window: bytes per head stream, merging parts of windows, and adding a
  * message where a thousand and a million head streams are live. JSON lines; one thread.
  *
  *   state [bytes|merge|add] [buckets=N] [messages=N] [adds=N] [parts=N] [runs=N] [streams=N]
@@ -106,7 +106,7 @@ static double worst_error(const struct layer_state *state)
     return worst;
 }
 
-/* What the heap gave out for windows of 12-head layers: blocks, their headers, and what lies idle
+/* Counts the heap's bytes for windows of 12-head layers: blocks, their headers, and what lies idle
  * between them. */
 static void bench_bytes(const struct options *options)
 {

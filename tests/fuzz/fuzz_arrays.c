@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Any bytes as a .npy, .npz or .safetensors file. What is listed has the bytes that its shape says,
+/* Any bytes as a .npy, .npz or .safetensors file. A listed array has the bytes that its shape says,
  * and they can be loaded, or there is a sentence that says why not. Piece by piece they are the
  * same.
  */

@@ -28,7 +28,7 @@ static void check_matrices(const struct header *header)
     REQUIRE(!header_frame_of(header, TENSOR_WO) || side(header, TENSOR_WO, 1) == width);
 }
 
-/* What the kernels take for granted. */
+/* Checks everything that the kernels take for granted. */
 static void check_tensors(const struct header *header)
 {
     REQUIRE(header->batch > 0 && header->heads > 0 && header->queries > 0 && header->keys > 0);

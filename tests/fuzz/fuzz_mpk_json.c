@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Any bytes as a document. What mpk_check accepts, the parser accepts, and it becomes JSON that a
- * JSON parser accepts. */
+/* Any bytes as a document. The parser accepts all that mpk_check accepts, and it becomes JSON that
+ * a JSON parser accepts. */
 #include "tests/fuzz/fuzz.h"
 
 #include "proto/err.h"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Any bytes as a file of recorded messages. What is read has the sizes it says, lies within the
+/* Any bytes as a file of recorded messages. A record has the sizes it says, lies within the
  * file or within what was unpacked, and is written again as a record that is read the same. */
 #include "tests/fuzz/fuzz.h"
 

@@ -58,7 +58,7 @@ enum kind { UNIFORM, SOFT, SHARP, PEAKED, ONE_HOT, SINK, NEIGHBOUR, TINY, TIES, 
 static const char *const kind_name[KIND_COUNT] = {
     "uniform", "soft", "sharp", "peaked", "one-hot", "sink", "neighbour", "tiny", "ties"};
 
-/* What a row is spoilt by. */
+/* Ways to spoil a row. */
 enum spoil {
     SPOIL_NAN,
     SPOIL_INFINITY,
@@ -70,7 +70,7 @@ enum spoil {
     SPOIL_HUGE,
     SPOIL_COUNT
 };
-/* What stands where a key is excluded. */
+/* Values in the place of an excluded key. */
 enum filling { FILL_ZERO, FILL_NAN, FILL_LARGE, FILL_NEGATIVE, FILL_UNIFORM, FILL_COUNT };
 
 struct sample_case {
@@ -410,7 +410,7 @@ static const struct {
     [Q_IMPORTANCE] = {"importance, relative to its entropy", 1e-7, 1e-6},
 };
 
-/* Of the largest number that went into a sum, per unit of tolerance. */
+/* A share of the largest number in a sum, per unit of tolerance. */
 #define ROUNDING 1e-12
 
 static double largest[Q_COUNT]; /* difference over tolerance, of all cases */

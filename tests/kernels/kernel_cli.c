@@ -126,7 +126,8 @@ static void kernel_cli_parse_options(int argc, char **argv, struct options *o)
     }
 }
 
-/* What a head does, by the numbers of all metrics; and the share of sinks among the heads. */
+/* Prints the pattern of each head, by the numbers of all metrics; and the share of sinks among the
+ * heads. */
 static void print_patterns(double *const value[METRIC_COUNT], uint32_t heads)
 {
     printf("\"patterns\":[");

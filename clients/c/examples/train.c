@@ -213,7 +213,7 @@ static float train_step(int step)
     return loss;
 }
 
-/* Of a head in the step that was just done. */
+/* The entropy of a head in the step that was just done. */
 static double train_entropy(int head)
 {
     double sum = 0;

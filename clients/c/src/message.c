@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Of a tensor within the piece. */
+/* A tensor begins at a multiple of this within the piece. */
 #define ALIGNMENT 64
 
 /* ---- the copies ---- */

@@ -85,7 +85,7 @@ static enum rpc_status call_maps(struct live *live, const struct source *source,
     return status;
 }
 
-/* What an answer says --------------------------------------------------------------------------
+/* Answers ----------------------------------------------------------------------------------
  */
 
 static bool live_is_text(const msgpack_object *map, const char *key, const char *text)

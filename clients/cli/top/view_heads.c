@@ -11,7 +11,7 @@
 
 #define WIDE 100 /* columns from which there is room for more than the most important */
 
-/* What is there instead of a table */
+/* A text instead of a table */
 
 static void draw_lines(struct frame *frame, const char *const *lines)
 {

@@ -19,7 +19,7 @@ static struct result_common commands_common(uint64_t epoch, uint64_t step)
     return (struct result_common){"gpt-small", run_bytes, epoch, step, 1};
 }
 
-/* What the fake says -----------------------------------------------------------------------------
+/* Answers of the fake ----------------------------------------------------------------------------
  */
 
 static void commands_put_job(struct mpk_writer *reply)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What plans say, alone and through a publisher whose daemon is a bare SUB. */
+/* Plans, alone and through a publisher whose daemon is a bare SUB. */
 #include "tests/unit/proto/support.h"
 
 #include "clients/c/src/plan.h"
@@ -161,7 +161,7 @@ static void test_plans_of_other_jobs_are_left_out(void **state)
     plans_clear(&plans);
 }
 
-/* Of equal order the one that captures most often, then the smaller text. */
+/* Among plans of equal order, the one that captures most often, then the smaller text. */
 static void test_the_lowest_order_holds_alone(void **state)
 {
     struct plans plans = {0};

@@ -283,7 +283,7 @@ static void test_a_restarted_daemon_starts_with_its_own_plan(void **state)
     peer_close(&next);
 }
 
-/* What a child of fork() may do with its parent's publisher: anything, to no effect. */
+/* A child of fork() may do anything with its parent's publisher, to no effect. */
 static void use_in_child(attn_publisher *publisher)
 {
     static const attn_layer layer = {ATTN_DECODER, 0, ATTN_SELF, 4};

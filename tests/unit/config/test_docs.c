@@ -27,7 +27,7 @@ static void docs_write_file(const char *path, const char *text)
     fclose(file);
 }
 
-/* What the README holds of the tables, each between `<!-- name -->` and `<!-- /name -->`. */
+/* The tables that the README holds, each between `<!-- name -->` and `<!-- /name -->`. */
 static const struct {
     const char *name;
     void (*print)(FILE *out);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What some jobs have different: the section `jobs`. */
+/* The section `jobs`: settings of some jobs. */
 #include "tests/unit/config/helpers.h"
 
 static struct config jobs_load(const char *text)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What is worth an alert: the section `rules`. */
+/* The section `rules`: alerts. */
 #include "tests/unit/config/helpers.h"
 
 #include "proto/result.h"

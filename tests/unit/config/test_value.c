@@ -195,7 +195,7 @@ static void assert_real(const char *text, double number, const char *canonical)
     assert_string_equal(printed_text, canonical);
 }
 
-/* What is printed is the shortest text that gives the same number. */
+/* Prints the shortest text that gives the same number. */
 static void test_reals_are_decimal(void **state)
 {
     (void)state;

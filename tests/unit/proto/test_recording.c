@@ -26,7 +26,7 @@ static const uint8_t record_example[] = {
 
 static const struct recording_frame example_frames[] = {{"event/a/", 8}, {"\x80", 1}, {"", 0}};
 
-/* What a reader does: both steps on one block of exactly these bytes. The frames of ret_frames
+/* Reads as readers do: both steps on one block of exactly these bytes. The frames of ret_frames
  * point into the block or *ret_owned. */
 static int recording_decode(const struct bytes *bytes, struct recording_record *ret_record,
                             struct recording_frame *ret_frames, void **ret_owned)

@@ -41,7 +41,7 @@ static void answer_another(const struct fake *fake, const char *method, uint64_t
     echo(fake, method, id + 1, params, reply);
 }
 
-/* What is no answer, by the name of the question. */
+/* Sends bytes that are no answer, by the name of the question. */
 static void answer_bytes(const struct fake *fake, const char *method, uint64_t id,
                          const msgpack_object *params, struct mpk_writer *reply)
 {

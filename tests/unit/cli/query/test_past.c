@@ -12,7 +12,7 @@
 static const char *const statistics[] = {"mean", "std", "min", "max",  "p10",
                                          "p50",  "p90", "p99", "last", "count"};
 
-/* What the fake says -----------------------------------------------------------------------------
+/* Answers of the fake ----------------------------------------------------------------------------
  */
 
 static void past_put_layer(struct mpk_writer *reply)

@@ -256,7 +256,7 @@ static void test_a_file_that_shrinks_meanwhile(void **state)
     playback_close(&f->playback);
 }
 
-/* What is in the way ----------------------------------------------------------------------------
+/* Obstacles -------------------------------------------------------------------------------------
  */
 
 static void test_a_file_that_is_there_is_refused_unless_replaced(void **state)

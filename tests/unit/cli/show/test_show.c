@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What attnctl show makes of tokens, of a map and of the terminal. */
+/* attnctl show: tokens, maps and terminals. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What keys of attnctl top do. */
+/* The keys of attnctl top. */
 #include "tests/unit/cli/top/maps.h"
 
 #include "clients/cli/top/keys.h"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What attnctl top makes of attnd's answers: heads in their order, what is needed next, and what
+/* attnctl top reads attnd's answers: heads in their order, what is needed next, and what
  * becomes of answers that are late, short or of something else. */
 #include "tests/unit/cli/top/maps.h"
 

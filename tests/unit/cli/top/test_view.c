@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What attnctl top draws, on screens of several sizes, with and without block characters. */
+/* attnctl top draws on screens of several sizes, with and without block characters. */
 #include "tests/unit/cli/top/maps.h"
 
 #include "clients/cli/top/keys.h"

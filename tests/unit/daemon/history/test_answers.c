@@ -439,7 +439,7 @@ static void test_without_a_history_every_question_says_so(void **state)
     past_close(&past);
 }
 
-/* What the store does with a corrupt database: another file stands where it was. */
+/* The store replaces a corrupt database: another file stands where it was. */
 static void test_a_database_that_was_replaced_is_opened_anew(void **state)
 {
     struct past *past = *state;

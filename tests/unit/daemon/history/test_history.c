@@ -104,7 +104,7 @@ static void history_assert_same(double a, double b)
     }
 }
 
-/* What a summary of that window said. */
+/* Compares with the summary of that window. */
 static void assert_window(const struct past_answer *answer, uint32_t at, struct past_window window,
                           int metric, uint32_t head)
 {

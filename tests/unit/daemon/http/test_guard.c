@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Who may ask over HTTP, and what. */
+/* The guard decides who may ask over HTTP, and what. */
 #include "tests/unit/unit.h"
 
 #include "daemon/http/events.h"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What becomes of results on /metrics: which layers are there, and their numbers. */
+/* Results on /metrics: which layers are there, and their numbers. */
 #include "tests/unit/unit.h"
 
 #include "daemon/http/metrics/metrics.h"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What the event stream keeps, and how results come to it. */
+/* The event stream keeps results; how they come to it. */
 #include "tests/unit/unit.h"
 
 #include "daemon/base/feed.h"

@@ -15,7 +15,7 @@
 #include <zmq.h>
 
 #define KIB 1024
-/* What a message counts beside its bytes; at least so much, so that the tests' sums hold. */
+/* A message counts this beside its bytes; at least so much, so that the tests' sums hold. */
 #define BUDGET (64 * KIB)
 
 struct tap_fixture {

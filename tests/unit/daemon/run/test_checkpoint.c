@@ -126,7 +126,7 @@ static void test_restarts_change_nothing_that_was_saved(void **state)
     }
 }
 
-/* What a track's windows of a layer say of what was sent. */
+/* The sums in a track's windows of a layer. */
 struct checkpoint_sums {
     uint64_t messages, lost;
 };

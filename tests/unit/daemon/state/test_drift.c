@@ -221,7 +221,7 @@ static int count_key(const int32_t *keys, int n, int32_t key)
     return count;
 }
 
-/* Of two lists of keys. */
+/* The divergence of two lists of keys. */
 static double drift_js_of(int32_t *p, int np, int32_t *q, int nq)
 {
     double js = 0;
@@ -241,7 +241,7 @@ static double drift_js_of(int32_t *p, int np, int32_t *q, int nq)
     return js;
 }
 
-/* Of head h's rows in window t against those of its baseline. */
+/* The divergence of head h's rows in window t against those of its baseline. */
 static double brute_js(const struct drift_sample *samples, int t, int h)
 {
     int32_t p[5 * ROWS], q[ROWS];

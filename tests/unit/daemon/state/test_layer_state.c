@@ -516,7 +516,7 @@ static void test_every_prefix_is_refused(void **unused)
     struct mpk_writer packed;
     test_layer_state_pack(state, &packed);
     for (size_t size = 0; size < packed.buffer.size; size++) {
-        /* Of its own size, so that a sanitizer sees a read past the end. */
+        /* A block of its own size, so that a sanitizer sees a read past the end. */
         char *prefix = malloc(size > 0 ? size : 1);
         memcpy(prefix, packed.buffer.data, size);
         assert_int_equal(layer_state_unpack(prefix, size, &back), ERR_STORE_FORMAT);
@@ -527,7 +527,7 @@ static void test_every_prefix_is_refused(void **unused)
     layer_state_free(&state);
 }
 
-/* What is accepted can be used. */
+/* Uses a state that was accepted. */
 static void layer_state_use(struct layer_state *state)
 {
     struct mpk_writer writer;
@@ -592,7 +592,7 @@ static void test_what_is_no_state_is_refused(void **unused)
     mpk_writer_clear(&writer);
 }
 
-/* Of a newer version, and of one with other metrics: replaces a text of the same length. */
+/* Makes a state of another version or other metrics: replaces a text of the same length. */
 static void layer_state_replace(struct mpk_writer *packed, const char *from, const char *to)
 {
     char *at = memmem(packed->buffer.data, packed->buffer.size, from, strlen(from));

@@ -265,7 +265,7 @@ static void test_what_grows_too_large_is_removed(void **state)
     assert_int_equal(place.missing, MAPS_TOO_LARGE);
 }
 
-/* What is missing */
+/* Missing maps */
 
 static void test_messages_without_maps_leave_those_there_are_and_say_why(void **state)
 {

@@ -61,7 +61,7 @@ static pid_t start_child(struct store_fixture *fixture, const char *crash_at)
     _exit(0);
 }
 
-/* What is there is what the first so many batches said. Returns how many. */
+/* The database holds the first so many batches. Returns how many. */
 static int64_t assert_prefix(struct store_fixture *fixture)
 {
     assert_sound(fixture);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What cannot be a history is left alone, and attnd runs without. */
+/* A file that cannot be a history is left alone, and attnd runs without. */
 #include "tests/unit/daemon/store/fixture.h"
 
 #include "tests/unit/unit.h"

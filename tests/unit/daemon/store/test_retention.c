@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What goes by age and by size. */
+/* Retention by age and by size. */
 #include "tests/unit/daemon/store/fixture.h"
 
 #include "tests/unit/unit.h"

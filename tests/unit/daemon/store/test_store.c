@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What is submitted is in the database, and how batches are taken. */
+/* Batches that are submitted are in the database. */
 #include "tests/unit/daemon/store/fixture.h"
 
 #include "tests/unit/unit.h"
@@ -252,7 +252,7 @@ static void test_batches_wait_for_each_other(void **state)
     assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 1);
 }
 
-/* What the file has without its log. */
+/* Asks the file without its log. */
 static int64_t ask_file_alone(struct store_fixture *fixture, const char *sql)
 {
     struct store_fixture alone = {0};

@@ -77,7 +77,7 @@ static void test_a_map_of_no_head_has_no_entries(void **state)
     }
 }
 
-/* What f32 cannot hold goes through the reference. */
+/* Numbers that f32 cannot hold go through the reference. */
 static void test_weights_and_entries_may_be_large(void **state)
 {
     (void)state;

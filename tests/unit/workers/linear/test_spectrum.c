@@ -111,7 +111,7 @@ static void test_diagonal_gives_its_sorted_magnitudes(void **state)
     assert_close(s.eigenvalue_2, 0.5, 1e-15);
 }
 
-/* What counts as zero depends on whether more than f32 was sent. */
+/* The bound of zero depends on whether more than f32 was sent. */
 static void test_rank_uses_the_eps_of_the_dtype(void **state)
 {
     (void)state;

@@ -43,7 +43,7 @@ static void test_layers_are_multiplied_from_the_left(void **state)
     assert_memory_equal(rollout, want, sizeof want);
 }
 
-/* Of 10 keys in 4 cells two have 3: a row of means 0.1 stands for weights that sum to 1. */
+/* With 10 keys in 4 cells two have 3: a row of means 0.1 stands for weights that sum to 1. */
 static void test_a_cell_counts_as_often_as_it_has_keys(void **state)
 {
     (void)state;

@@ -165,7 +165,7 @@ static void test_out_of_memory_is_told(void **state)
     free(memory);
 }
 
-/* Of all sizes, at the bounds of the buckets and next to them. */
+/* Numbers of all sizes, at the bounds of the buckets and next to them. */
 static size_t fill_hard(float *x)
 {
     size_t n = 0;

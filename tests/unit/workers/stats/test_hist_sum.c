@@ -23,7 +23,7 @@ static void assert_empty(const struct hist_sum *sum)
     assert_memory_equal(sum, &empty, sizeof empty);
 }
 
-/* Of any width, on either side of zero, with counts of any size. */
+/* A histogram of any width, on either side of zero, with counts of any size. */
 static struct hist random_hist(uint64_t *seed)
 {
     struct hist h = {0};
