@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import flat, wire
-from .bridge import heatmap, palette
+from .bridge import heatmap
 from .bridge.past import window_text
 from .bridge.pump import checked_window
 from .subscriber import Subscriber
@@ -135,23 +135,15 @@ class LivePlot:
         return f"nothing has come of {self.job} yet"
 
     def _draw_now(self, axes: Any, rows: Sequence[Tuple[str, Course]]) -> None:
-        heads = max(len(course.values[-1]) for _, course in rows)
-        table = np.full((len(rows), heads), np.nan)
-        for row, (_, course) in zip(table, rows):
-            row[:len(course.values[-1])] = course.values[-1]
-        low, high = heatmap.scale_of(self.metric, table)
-        image = axes.imshow(table, cmap=_colour_map(), vmin=low, vmax=high, aspect="auto", interpolation="nearest")
-        each = -(-len(rows) // 16)
-        axes.set_yticks(range(0, len(rows), each), [name for name, _ in rows][::each])
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_xlabel("head")
-        axes.set_title("now", loc="left", fontsize=10)
-        self.figure.colorbar(image, ax=axes, fraction=0.08, pad=0.03)
+        layers = {name: course.values[-1] for name, course in rows}
+        if any(np.isfinite(values).any() for values in layers.values()):
+            heatmap.draw(self.metric, layers, "now", ax=axes)
 
     def _draw_course(self, axes: Any, rows: Sequence[Tuple[str, Course]]) -> None:
+        from .plots.style import colors
+
         single = len(rows) == 1
-        for place, (name, course) in enumerate(rows):
-            colour = palette.colours(np.array([place / max(1, len(rows) - 1) * 0.9]), 0.0, 1.0)[0] / 255.0
+        for (name, course), colour in zip(rows, colors(len(rows), "viridis")):
             if single:
                 _draw_heads(axes, course)
             else:
@@ -165,14 +157,15 @@ class LivePlot:
 
 
 def _draw_heads(axes: Any, course: Course) -> None:
+    from .plots.style import colors
+
     table = course.table()
-    for head in range(table.shape[1]):
-        colour = palette.colours(np.array([head / max(1, table.shape[1] - 1) * 0.9]), 0.0, 1.0)[0] / 255.0
+    for head, colour in enumerate(colors(table.shape[1], "viridis")):
         axes.plot(course.steps, table[:, head], color=colour, linewidth=1.2, label=f"head {head}",
                   marker=_marker(course))
 
 
-def _draw_layer(axes: Any, name: str, course: Course, colour: Array) -> None:
+def _draw_layer(axes: Any, name: str, course: Course, colour: Any) -> None:
     table = np.ma.masked_invalid(course.table())
     axes.fill_between(course.steps, table.min(1), table.max(1), color=colour, alpha=0.10, linewidth=0)
     axes.plot(course.steps, table.mean(1), color=colour, linewidth=1.4, label=name, marker=_marker(course))
@@ -180,14 +173,6 @@ def _draw_layer(axes: Any, name: str, course: Course, colour: Array) -> None:
 
 def _marker(course: Course) -> Optional[str]:
     return "." if len(course.steps) == 1 else None  # a single point is no line
-
-
-def _colour_map() -> Any:
-    from matplotlib.colors import ListedColormap
-
-    colours = ListedColormap(palette.colours(np.linspace(0.0, 1.0, 256), 0.0, 1.0) / 255.0)
-    colours.set_bad("#%02x%02x%02x" % palette.MISSING)
-    return colours
 
 
 # ------------------------------------------------------------------------------------------ showing

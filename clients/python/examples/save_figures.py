@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""save_figures: a training loop that saves one figure per layer every few epochs. No attnd runs: only attnctl draws.
+"""save_figures: a training loop that saves one figure per layer every few epochs, by attnd.plots. No attnd runs.
 
     python3 save_figures.py figures                  # figures/epoch-010/heads-decoder.0.self.png, ...
     python3 save_figures.py figures --every 5 --ending pdf
@@ -12,14 +12,11 @@ from __future__ import annotations
 
 import argparse
 import pathlib
-import shutil
-import subprocess
 import sys
-import tempfile
 from typing import List, Tuple
 
-import numpy as np
 import torch
+from attnd import plots
 from torch import nn
 from torch.nn import functional
 
@@ -84,16 +81,11 @@ def train_epoch(model: Decoder, optimizer: torch.optim.Optimizer, steps: int) ->
     return loss.item()
 
 
-def save_figures(attnctl: str, maps: List[torch.Tensor], tokens: torch.Tensor, folder: pathlib.Path,
-                 ending: str) -> None:
-    """One figure per layer with all its heads: the maps go into a file, attnctl draws from that."""
-    names = "".join(f"{LETTERS[symbol]}\n" for symbol in tokens.tolist())
-    with tempfile.TemporaryDirectory() as place:
-        arrays, labels = pathlib.Path(place) / "maps.npz", pathlib.Path(place) / "labels"
-        np.savez(arrays, **{f"decoder.{layer}.self": weights.detach().numpy() for layer, weights in enumerate(maps)})
-        labels.write_text(names)
-        subprocess.run([attnctl, "plot", "heads", arrays, "--causal", "--labels", labels, "--every-layer", "-o",
-                        folder / f"heads-{{layer}}.{ending}"], check=True)
+def save_figures(maps: List[torch.Tensor], tokens: torch.Tensor, folder: pathlib.Path, ending: str) -> None:
+    """One figure per layer with all its heads."""
+    layers = {f"decoder.{layer}.self": weights[0] for layer, weights in enumerate(maps)}
+    plots.save(folder / f"heads-{{layer}}.{ending}", "heads", layers, every_layer=True, causal=True,
+               key_tokens=[LETTERS[symbol] for symbol in tokens.tolist()])
 
 
 def main() -> int:
@@ -105,11 +97,8 @@ def main() -> int:
     add("--steps-per-epoch", type=int, default=4)
     add("--every", type=int, default=10, metavar="N", help="save figures every N epochs")
     add("--ending", choices=("png", "svg", "pdf"), default="png")
-    add("--attnctl", default="attnctl", help="the program")
     add("--seed", type=int, default=1)
     a = parser.parse_args()
-    if not shutil.which(a.attnctl):
-        parser.error(f"--attnctl: there is no program {a.attnctl}: build attnd, and give the path of its attnctl")
     torch.manual_seed(a.seed)
     torch.set_num_threads(1)
     model = Decoder()
@@ -122,7 +111,7 @@ def main() -> int:
         with torch.no_grad():
             _, maps = model(shown)
         folder = a.folder / f"epoch-{epoch:03}"
-        save_figures(a.attnctl, maps, shown[0], folder, a.ending)
+        save_figures(maps, shown[0], folder, a.ending)
         print(f"epoch {epoch}: loss {loss:.3f}, {LAYERS} figures in {folder}", flush=True)
     return 0
 

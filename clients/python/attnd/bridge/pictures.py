@@ -6,15 +6,19 @@ has come for a moment; when a straggler comes after that it is drawn once more.
 """
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from typing import Any, Dict, Iterator, Optional, Set
 
+import numpy as np
 import numpy.typing as npt
 
 from .. import flat
 from . import heatmap
 from .items import Picture, Position, Run
 from .selection import Selection
+
+log = logging.getLogger("attnd")
 
 RUNS_MAX = 64  # with an open window; the stalest makes room, drawn
 
@@ -42,6 +46,8 @@ class _Window:
     def draw(self, run: Run) -> Iterator[Picture]:
         self.changed = False
         for metric, layers in self.metrics.items():
+            if not any(np.isfinite(means).any() for means in layers.values()):
+                continue
             # A layer more makes another picture of it: the position says how many it shows.
             yield Picture(run, f"heatmap.{metric}", (*self.position, len(layers)), self.epoch, self.step, self.time_ns,
                           f"attn/heatmap/{metric}", heatmap.render(metric, layers, self.step))
@@ -54,6 +60,9 @@ class Pictures:
         self._selection = selection
         self._open: "OrderedDict[Run, _Window]" = OrderedDict()
         self._announced: Dict[Run, Set[str]] = {}
+        self._draws = bool(selection.images) and heatmap.can_draw()
+        if selection.images and not self._draws:
+            log.warning("there are no heat maps: matplotlib is missing (pip install matplotlib)")
 
     def announce(self, run: Run, job: Dict[str, Any]) -> None:
         """Takes the layers of a `job` map."""
@@ -64,7 +73,7 @@ class Pictures:
 
     def add(self, run: Run, summary: Dict[str, Any], position: Position) -> Iterator[Picture]:
         """Takes the summary of a layer; the windows of a layer come in order."""
-        if not self._selection.images or not self._selection.has_picture(summary["window"]):
+        if not self._draws or not self._selection.has_picture(summary["window"]):
             return
         window = self._open.get(run)
         last = int(summary["window"]["last"])
