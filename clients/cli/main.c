@@ -109,8 +109,9 @@ int main(int argc, char **argv)
     struct args args = {0};
     struct cli cli = {.args = &args, .out = stdout, .err = stderr, .width = out_width(stdout)};
     out_prepare();
-    int code = argc > 1 && strcmp(argv[1], COMPLETE_COMMAND) == 0
-                   ? complete_print(argc - 2, argv + 2, stdout)
-                   : main_dispatch(&cli, &args, argc, argv);
+    const char *first = argc > 1 ? argv[1] : "";
+    int code = strcmp(first, COMPLETE_COMMAND) == 0    ? complete_print(argc - 2, argv + 2, stdout)
+               : strcmp(first, PLOT_MAPS_COMMAND) == 0 ? plot_maps(&cli, argc - 2, argv + 2)
+                                                       : main_dispatch(&cli, &args, argc, argv);
     return out_end(stdout) ? code : cli_fail_output(&cli);
 }

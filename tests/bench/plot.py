@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""plot: how long attnctl plot takes for figures of 512 x 512 maps, and matplotlib for the same, on one core.
+"""plot: how long attnctl plot takes for figures of 512 x 512 maps, and matplotlib alone for the same, on one core.
 
     ATTNCTL_BIN=build/clients/cli/attnctl python3 tests/bench/plot.py [--repeat N]
 
 One JSON object per line: what, who, seconds and processor seconds (of the fastest run each), figures, bytes. Where
 others use the machine too, processor seconds are the ones to compare. attnctl's are those of the whole program, from
-its start to its end. matplotlib's are without its start and imports, which the line `import` has;
-it draws with imshow(interpolation="nearest"), axes, a colour bar and a title, at the same size in pixels.
-Needs numpy; without matplotlib only attnctl is timed.
+its start to its end, with Python and matplotlib in it. matplotlib's are without its start and imports, which the line
+`import` has; it draws with imshow(interpolation="nearest"), axes, a colour bar and a title, at the same size in pixels.
 """
 import argparse
 import json
@@ -63,7 +62,7 @@ def fastest(repeat, work):
 
 
 def call(*words):
-    subprocess.run([ATTNCTL, "plot", *map(str, words)], check=True)
+    subprocess.run([ATTNCTL, "plot", *map(str, words)], check=True, env={"ATTND_PYTHON": sys.executable, **os.environ})
 
 
 def time_attnctl(file, folder, repeat):
@@ -100,13 +99,9 @@ def draw_grid(pyplot, weights, path):
 
 def time_matplotlib(maps, folder, repeat):
     begin, cpu = time.perf_counter(), cpu_time()
-    try:
-        import matplotlib
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-    except ImportError:
-        print("plot: no matplotlib here: attnctl alone was timed", file=sys.stderr)
-        return
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
     report("import", "matplotlib", (time.perf_counter() - begin, cpu_time() - cpu), 0, [])
     pyplot.rcParams["font.size"] = 7
     one, grid = folder / "their-one.png", folder / "their-grid.png"

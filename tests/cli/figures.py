@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""Reads figures back: the pixels of a PNG, and the texts, maps and their places of an SVG. No pictures library."""
+"""Reads figures back: the pixels of a PNG, and the texts, maps, lines and their places of an SVG of matplotlib's."""
 import base64
+import io
+import math
+import re
 import struct
 import xml.etree.ElementTree as xml
 import zlib
 
 import numpy as np
+from PIL import Image
 
 SVG = "{http://www.w3.org/2000/svg}"
 LINK = "{http://www.w3.org/1999/xlink}href"
@@ -14,86 +18,107 @@ LINK = "{http://www.w3.org/1999/xlink}href"
 VIRIDIS = {0: (68, 1, 84), 64: (59, 82, 139), 128: (33, 145, 140), 192: (94, 201, 98), 255: (253, 231, 37)}
 
 
-def _unfilter(kind, row, above, size):
-    if kind == 1:
-        return np.cumsum(row.reshape(-1, size), axis=0, dtype=np.uint64).astype(np.uint8).reshape(-1)
-    if kind == 2:
-        return row + above
-    assert kind == 0, f"filter {kind}"
-    return row
-
-
 def read_png(data):
     """u8 [height, width, 3 or 4], and dots per inch (None: not said)."""
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
-    at, packed, dpi, names = 8, b"", None, []
+    at, dpi, names = 8, None, []
     while at < len(data):
         length, name = struct.unpack(">I4s", data[at:at + 8])
         body = data[at + 8:at + 8 + length]
         assert struct.unpack(">I", data[at + 8 + length:at + 12 + length])[0] == zlib.crc32(name + body)
         at += 12 + length
         names.append(name)
-        if name == b"IHDR":
-            width, height, depth, color = struct.unpack(">IIBB", body[:10])
-            assert depth == 8 and color in (2, 6)
-            size = 3 if color == 2 else 4
-        elif name == b"IDAT":
-            packed += body
-        elif name == b"pHYs":
+        if name == b"pHYs":
             dpi = struct.unpack(">II", body[:8])[0] * 0.0254
     assert names[-1] == b"IEND" and b"tIME" not in names and b"tEXt" not in names
-    rows = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(height, 1 + size * width)
-    pixels = np.zeros((height, size * width), np.uint8)
-    for y in range(height):
-        pixels[y] = _unfilter(rows[y, 0], rows[y, 1:], pixels[y - 1] if y else np.zeros_like(pixels[0]), size)
-    return pixels.reshape(height, width, size), dpi
+    image = Image.open(io.BytesIO(data))
+    pixels = np.asarray(image if image.mode in ("RGB", "RGBA") else image.convert("RGBA"))
+    return pixels, dpi
+
+
+def _numbers(text):
+    return [float(number) for number in re.findall(r"-?[0-9.]+(?:e-?[0-9]+)?", text)]
+
+
+def _style(element):
+    """{"fill": "#0072b2", ...}"""
+    return dict(part.strip().split(": ", 1) for part in element.get("style", "").split(";") if ": " in part)
+
+
+def _points(element):
+    """[n, 2] of a path of straight lines."""
+    return np.array(_numbers(element.get("d"))).reshape(-1, 2)
 
 
 class Svg:
-    """A figure's texts and maps."""
+    """A figure's texts, maps, and lines; places are in points."""
 
     def __init__(self, path):
         self.root = xml.parse(path).getroot()
         self.texts = [element.text or "" for element in self.root.iter(SVG + "text")]
-        images = [self._image(element) for element in self.root.iter(SVG + "image")]
-        self.bars = [image for image in images if image[1].shape[1] == 1 and image[1].shape[0] == 256]
-        self.maps = [image for image in images if image[1].shape[:2] != (256, 1)]
         self.size = tuple(float(self.root.get(name)[:-2]) for name in ("width", "height"))
+        images = [(element.get("id"), self._image(element)) for element in self.root.iter(SVG + "image")]
+        self.bars = [image for name, image in images if name.startswith("bar-")]
+        self.maps = [image for name, image in images if name.startswith("map-")]
+        # The points at the ends of colour bars, for what is beyond them.
+        self.tips = [element for element in self.root.iter(SVG + "g") if re.fullmatch("bar-[0-9]+-.*", element.get("id", ""))]
 
     @staticmethod
     def _image(element):
-        """x, y, width, height in points, and u8 [rows, columns, 4], of an image that has each cell several times."""
-        place = tuple(float(element.get(name)) for name in ("x", "y", "width", "height"))
+        """x, y, width, height, and u8 [rows, columns, 4], of an image that has each cell several times."""
+        across, _, _, down, left, base = _numbers(element.get("transform"))
+        width, height = (float(element.get(name)) for name in ("width", "height"))
+        place = left, base + down * height, across * width, -down * height
         pixels = read_png(base64.b64decode(element.get(LINK).split(",")[1]))[0]
-        columns, rows = (int(side) for side in element.get("data-cells").split("x"))
-        times = pixels.shape[0] // rows
-        cells = pixels[::times, ::times]
-        assert cells.shape[:2] == (rows, columns) and max(pixels.shape) >= 512
-        assert np.array_equal(pixels, cells.repeat(times, 0).repeat(times, 1))
-        return place, cells
+        assert down < 0 and max(pixels.shape) >= 512 and pixels.shape[2] == 4
+        return place, Svg._cells(pixels[::-1])
+
+    @staticmethod
+    def _cells(pixels):
+        """As large ones as there can be: all are drawn alike, as often as 512 pixels take."""
+        longest = max(pixels.shape)
+        for times in range(512, 0, -1):
+            cells = pixels[::times, ::times]
+            if times == -(-512 * times // longest) and np.array_equal(pixels, cells.repeat(times, 0).repeat(times, 1)):
+                return cells
+        raise AssertionError("pixels of no cells")
+
+    def lines(self, color):
+        """[n, 2] of each line of a colour, in the order in which they were drawn."""
+        return [_points(element) for element in self.root.iter(SVG + "path") if _style(element).get("stroke") == color]
+
+    def areas(self, color):
+        """[n, 2] of each area that is filled with a colour."""
+        paths = {"#" + element.get("id", ""): element for element in self.root.iter(SVG + "path")}
+        areas = [_points(element) for element in self.root.iter(SVG + "path") if _style(element).get("fill") == color]
+        used = [element for element in self.root.iter(SVG + "use") if _style(element).get("fill") == color]
+        return areas + [_points(paths[element.get(LINK)]) + [float(element.get("x")), float(element.get("y"))]
+                        for element in used if "C" not in paths[element.get(LINK)].get("d")]
+
+    def _placed(self):
+        """(text, size, anchor, x, y, is upright) of every text."""
+        for element in self.root.iter(SVG + "text"):
+            style, turn = _style(element), element.get("transform", "")
+            size = float(re.search("([0-9.]+)px", style["font"])[1])
+            at = [float(element.get(name, math.nan)) for name in "xy"]
+            if turn.startswith("translate("):
+                at = _numbers(turn)[:2]
+            yield element.text or "", size, style.get("text-anchor", "start"), *at, "rotate(-90" in turn
 
     def text_places(self):
-        """(text, x, y) in points."""
-        for element in self.root.iter(SVG + "text"):
-            turned = element.get("transform")
-            if turned:
-                x, y = (float(number) for number in turned.split("(")[1].split(")")[0].split())
-            else:
-                x, y = float(element.get("x")), float(element.get("y"))
-            yield element.text or "", x, y
+        """(text, x, y)"""
+        for text, _, _, x, y, _ in self._placed():
+            yield text, x, y
 
     def boxes(self, narrow=False):
         """Of texts that are not turned: (text, left, top, right, bottom), by a generous guess at their width; or of all
         texts, by a narrow one."""
-        for element in self.root.iter(SVG + "text"):
-            size, text = float(element.get("font-size")), element.text or ""
+        for text, size, anchor, x, y, is_upright in self._placed():
             wide = (0.4 if narrow else 0.5) * size * len(text)
-            start = -{"start": 0, "middle": 0.5, "end": 1}[element.get("text-anchor")] * wide
-            if not element.get("transform"):
-                left, base = float(element.get("x")) + start, float(element.get("y"))
-                yield text, left, base - 0.75 * size, left + wide, base
+            start = -{"start": 0, "middle": 0.5, "end": 1}[anchor] * wide
+            if not is_upright:
+                yield text, x + start, y - 0.75 * size, x + start + wide, y
             elif narrow:
-                x, y = (float(number) for number in element.get("transform").split("(")[1].split(")")[0].split())
                 yield text, x - 0.38 * size, y - start - wide, x + 0.38 * size, y - start
 
 

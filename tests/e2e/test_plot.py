@@ -21,7 +21,7 @@ EXAMPLE = ROOT / "clients" / "python" / "examples" / "save_figures.py"
 
 
 def attnctl(attnd, *arguments, code=0):
-    environment = dict(os.environ, ATTND_ENDPOINT=attnd.endpoint("control"))
+    environment = dict(os.environ, ATTND_ENDPOINT=attnd.endpoint("control"), ATTND_PYTHON=sys.executable)
     done = subprocess.run([ATTNCTL, *map(str, arguments)], capture_output=True, text=True, env=environment,
                           timeout=4 * PATIENCE_S)
     assert done.returncode == code, done
@@ -162,8 +162,8 @@ def test_what_export_writes_gives_the_same_figure(collapsed, tmp_path):
 @pytest.mark.skipif(SANITIZED, reason="it is PyTorch that takes the time")
 def test_a_training_loop_saves_a_figure_per_layer(tmp_path):
     pytest.importorskip("torch")
-    done = subprocess.run([sys.executable, EXAMPLE, tmp_path, "--attnctl", ATTNCTL, "--epochs", "20"],
-                          capture_output=True, text=True, timeout=4 * PATIENCE_S)
+    done = subprocess.run([sys.executable, EXAMPLE, tmp_path, "--epochs", "20"], capture_output=True, text=True,
+                          timeout=4 * PATIENCE_S, env={**os.environ, "PYTHONPATH": str(ROOT / "clients" / "python")})
     assert done.returncode == 0, done
     files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png"))
     assert files == [f"epoch-0{epoch}/heads-decoder.{layer}.self.png" for epoch in (10, 20) for layer in (0, 1)]

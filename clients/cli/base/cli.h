@@ -91,8 +91,12 @@ int cmd_top(struct cli *cli);
 /* These read their command line themselves; argv without the command's name. */
 int cmd_analyze(struct cli *cli, int argc, char **argv);
 int cmd_show(struct cli *cli, int argc, char **argv);
+/* These become Python programs, and return only when they cannot. */
 int cmd_plot(struct cli *cli, int argc, char **argv);
-/* Becomes the Python program; returns only when that cannot be started. */
 int cmd_bridge(struct cli *cli, int argc, char **argv);
+
+/* What the program of attnctl plot runs to read maps: argv is FD, then a line of attnctl plot. */
+#define PLOT_MAPS_COMMAND "__maps"
+int plot_maps(struct cli *cli, int argc, char **argv);
 
 #endif

@@ -1,221 +1,233 @@
 /* SPDX-License-Identifier: MIT */
-/* plot: figures of attention for papers. One kind of figure is one function (plot/kind_*.c), called
- * once, or for every layer and head that is asked for. A figure is finished in memory before its
- * file is touched. */
+/* plot: figures of attention for papers, drawn by the Python package attnd. Here are the table of
+ * options, and the maps: Python is handed the command line, with every name in full, and runs
+ * `attnctl __maps FD` with the same line, which reads the source and answers the requests that come
+ * from file descriptor FD, a line each, on standard output:
+ *
+ *     find TEXT                  {"at": 3}: the layer that a text means
+ *     map LAYER SAMPLE HEAD      a layer with its tokens and "shape", [maps, rows, columns], then
+ *                                the numbers, as f32; HEAD is a number, mean or all
+ *
+ * It begins with the layers that there are. A failure is {"error": "a sentence", "code": 2}, the
+ * exit code. Requests are the package's, and no interface. */
 #include "clients/cli/base/cli.h"
-
-#include "clients/cli/plot/output.h"
-#include "clients/cli/plot/plot.h"
-#include "clients/cli/plot/progress.h"
-#include "clients/cli/plot/receipt.h"
-
+#include "clients/cli/base/python.h"
+#include "clients/cli/plot/plot_options.h"
+#include "clients/cli/source/source.h"
 #include "proto/err.h"
-#include "workers/linear/spectrum.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
-static kind_draw *const draw[PLOT_KIND_COUNT] = {
-    [PLOT_HEATMAP] = kind_heatmap,       [PLOT_HEADS] = kind_heads,
-    [PLOT_LAYERS] = kind_layers,         [PLOT_FLOW] = kind_flow,
-    [PLOT_AGGREGATE] = kind_aggregate,   [PLOT_ROLLOUT] = kind_rollout,
-    [PLOT_SIMILARITY] = kind_similarity, [PLOT_SPECTRUM] = kind_spectrum,
-    [PLOT_TOKENS] = kind_tokens,         [PLOT_ENTROPY] = kind_entropy,
-    [PLOT_SERIES] = kind_series,
-};
+#define REQUEST_MAX 512
 
-/* One figure ------------------------------------------------------------------------------------
+/* Answers ---------------------------------------------------------------------------------------
  */
 
-static int save(struct plot *plot, const char *path, const struct bytes *file)
+/* Prints a line and forgets it. */
+static void answer(struct cli *cli, struct mpk_writer *writer)
 {
-    const struct plot_options *options = &plot->options;
-    int rc = options->standard ? output_write_standard(file, options->format != CANVAS_SVG)
-                               : output_write(path, file);
-    if (rc == -ENOTSUP && options->standard)
-        return plot_fail(plot, CLI_USAGE, "-o -: %s is not for a terminal: name a file, or a pipe",
-                         plot_format_ending(options->format));
-    return rc == 0 ? CLI_OK
-                   : plot_fail(plot, CLI_FINDING, "cannot write %.500s: %s", path, strerror(-rc));
+    cli_print_written(cli, writer, 0, cli->out);
+    mpk_writer_clear(writer);
 }
 
-static int make(struct plot *plot, const struct choice *choice, const char *path)
+static void answer_error(struct cli *cli, int code, const char *sentence)
 {
-    struct bytes file = {NULL, 0};
-    int code = draw[plot->options.kind](plot, choice, &file);
-    if (code == CLI_OK)
-        code = save(plot, path, &file);
-    free(file.data);
-    if (code != CLI_OK || !plot->options.json)
+    struct mpk_writer writer;
+    mpk_writer_init(&writer);
+    mpk_put_map(&writer, 2);
+    mpk_put_str(&writer, "error");
+    mpk_put_str(&writer, sentence);
+    mpk_put_str(&writer, "code");
+    mpk_put_u64(&writer, (uint64_t)code);
+    answer(cli, &writer);
+}
+
+/* Fields of a map of LAYER_FIELDS and those of the caller. */
+static void put_layer(const struct source_layer *layer, struct mpk_writer *writer)
+{
+    char name[PLACE_TEXT_MAX];
+    const struct {
+        const char *key;
+        uint64_t number;
+    } numbers[] = {{"number", layer->id.layer},   {"first_sample", layer->first_sample},
+                   {"heads", layer->heads},       {"queries", layer->queries},
+                   {"keys", layer->keys},         {"rows", layer->rows},
+                   {"columns", layer->columns},   {"causal", layer->causal},
+                   {"q_offset", layer->q_offset}, {"step", layer->step}};
+    enum { NUMBERS = sizeof numbers / sizeof numbers[0] };
+    place_layer(layer->id, name);
+    mpk_put_str(writer, "name");
+    mpk_put_str(writer, name);
+    for (int i = 0; i < NUMBERS; i++) {
+        mpk_put_str(writer, numbers[i].key);
+        mpk_put_u64(writer, numbers[i].number);
+    }
+}
+enum { LAYER_FIELDS = 11 };
+
+static void answer_layers(struct cli *cli, const struct source *source)
+{
+    struct mpk_writer writer;
+    const struct source_layer *layers;
+    size_t count = source_layers(source, &layers);
+    mpk_writer_init(&writer);
+    mpk_put_map(&writer, 2);
+    mpk_put_str(&writer, "files");
+    mpk_put_bool(&writer, source_kind(source) == SOURCE_FILES);
+    mpk_put_str(&writer, "layers");
+    mpk_put_array(&writer, (uint32_t)count);
+    for (size_t i = 0; i < count; i++) {
+        mpk_put_map(&writer, LAYER_FIELDS);
+        put_layer(&layers[i], &writer);
+    }
+    answer(cli, &writer);
+}
+
+/* A list of texts, nil where there is none. A pooled cell stands for several tokens: no text is its
+ * own. */
+static void put_tokens(struct source *source, size_t at, uint32_t sample, bool keys,
+                       struct mpk_writer *writer)
+{
+    const struct source_layer *layers;
+    source_layers(source, &layers);
+    const struct source_layer *layer = &layers[at];
+    uint32_t cells = keys ? layer->columns : layer->rows;
+    bool whole = cells == (keys ? layer->keys : layer->queries);
+    mpk_put_str(writer, keys ? "key_tokens" : "query_tokens");
+    mpk_put_array(writer, whole ? cells : 0);
+    for (uint32_t i = 0; whole && i < cells; i++) {
+        const char *text =
+            keys ? source_label(source, at, sample, i) : source_query_label(source, at, sample, i);
+        if (text) {
+            mpk_put_str(writer, text);
+        } else {
+            mpk_put_nil(writer);
+        }
+    }
+}
+
+/* Reads what is asked for, all heads or one, into memory of the caller's. */
+static int read_maps(struct source *source, size_t at, uint32_t sample, const char *which,
+                     float **ret_values, uint32_t *ret_maps, char *reterr)
+{
+    const struct source_layer *layers;
+    source_layers(source, &layers);
+    bool all = strcmp(which, "all") == 0, mean = strcmp(which, "mean") == 0;
+    uint32_t head = 0, maps = all ? layers[at].heads : 1;
+    size_t cells = (size_t)layers[at].rows * layers[at].columns;
+    if (!all && !mean) {
+        option_whole_u32(which, UINT32_MAX, &head);
+    }
+    int code = source_check(source, at, sample, head, reterr);
+    if (code == CLI_OK) {
+        code = source_check_labels(source, at, reterr);
+    }
+    if (code != CLI_OK) {
         return code;
-    return receipt_print(plot, choice, path,
-                         plot->options.standard ? plot->cli->err : plot->cli->out);
+    }
+    float *values = calloc(maps * cells, sizeof *values);
+    if (!values) {
+        snprintf(reterr, SOURCE_ERROR_MAX, "out of memory");
+        return CLI_FINDING;
+    }
+    if (mean) {
+        code = source_mean(source, at, sample, values, reterr);
+    }
+    for (uint32_t i = 0; !mean && i < maps && code == CLI_OK; i++) {
+        code = source_map(source, at, sample, all ? i : head, values + i * cells, reterr);
+    }
+    if (code == CLI_OK) {
+        *ret_values = values;
+        *ret_maps = maps;
+    } else {
+        free(values);
+    }
+    return code;
 }
 
-/* Many ------------------------------------------------------------------------------------------
- */
-
-/* What {layer} and {head} stand for: a flow is of a number, the others are of one layer. */
-static void name_choice(const struct plot *plot, const struct choice *choice,
-                        char ret_layer[PLACE_TEXT_MAX], char ret_head[16])
+static void answer_map(struct cli *cli, struct source *source, size_t at, uint32_t sample,
+                       const char *which)
 {
-    struct layer_id id = plot->layers[choice->layer].id;
-    if (plot->options.kind == PLOT_FLOW)
-        snprintf(ret_layer, PLACE_TEXT_MAX, "%" PRIu32, id.layer);
-    else
-        place_layer(id, ret_layer);
-    snprintf(ret_head, 16, choice->mean ? "mean" : "%02" PRIu32, choice->head);
+    const struct source_layer *layers;
+    char error[SOURCE_ERROR_MAX];
+    struct mpk_writer writer;
+    float *values;
+    uint32_t maps;
+    int code = read_maps(source, at, sample, which, &values, &maps, error);
+    if (code != CLI_OK) {
+        answer_error(cli, code, error);
+        return;
+    }
+    source_layers(source, &layers);
+    mpk_writer_init(&writer);
+    mpk_put_map(&writer, LAYER_FIELDS + 3);
+    put_layer(&layers[at], &writer);
+    put_tokens(source, at, sample, true, &writer);
+    put_tokens(source, at, sample, false, &writer);
+    mpk_put_str(&writer, "shape");
+    mpk_put_array(&writer, 3);
+    mpk_put_u64(&writer, maps);
+    mpk_put_u64(&writer, layers[at].rows);
+    mpk_put_u64(&writer, layers[at].columns);
+    answer(cli, &writer);
+    fwrite(values, sizeof *values, (size_t)maps * layers[at].rows * layers[at].columns, cli->out);
+    free(values);
 }
 
-/* The file of one of many figures. */
-static int path_of(struct plot *plot, const struct choice *choice, char *ret_path)
+static void answer_find(struct cli *cli, const struct source *source, const char *text)
 {
-    const struct plot_options *options = &plot->options;
-    char layer[PLACE_TEXT_MAX], head[16], pattern[OUTPUT_PATH_MAX];
-    bool per_head = options->every_head || options->has_head;
-    name_choice(plot, choice, layer, head);
-    int length = snprintf(pattern, sizeof(pattern), "%s", options->output);
-    if (options->folder)
-        length = snprintf(pattern, sizeof(pattern), "%s%s-{layer}%s.%s", options->output,
-                          plot_kind_name(options->kind), per_head ? "-h{head}" : "",
-                          plot_format_ending(options->format));
-    if (length >= (int)sizeof(pattern) || output_expand(pattern, layer, head, ret_path) != 0)
-        return plot_fail(plot, CLI_USAGE, "the name of the figure is too long");
+    char error[SOURCE_ERROR_MAX];
+    struct mpk_writer writer;
+    size_t at;
+    int code = source_find_layer(source, text, &at, error);
+    if (code != CLI_OK) {
+        answer_error(cli, code, error);
+        return;
+    }
+    mpk_writer_init(&writer);
+    mpk_put_map(&writer, 1);
+    mpk_put_str(&writer, "at");
+    mpk_put_u64(&writer, at);
+    answer(cli, &writer);
+}
+
+static int serve(struct cli *cli, struct source *source, FILE *requests)
+{
+    char line[REQUEST_MAX], which[16];
+    const struct source_layer *layers;
+    size_t at, count = source_layers(source, &layers);
+    uint32_t sample;
+    answer_layers(cli, source);
+    while (fflush(cli->out) == 0 && fgets(line, sizeof line, requests)) {
+        line[strcspn(line, "\n")] = '\0';
+        if (strncmp(line, "find ", 5) == 0) {
+            answer_find(cli, source, line + 5);
+        } else if (sscanf(line, "map %zu %" SCNu32 " %15s", &at, &sample, which) == 3 &&
+                   at < count) {
+            answer_map(cli, source, at, sample, which);
+        } else {
+            answer_error(cli, CLI_USAGE, "no such request");
+        }
+    }
     return CLI_OK;
 }
 
-static int make_named(struct plot *plot, const struct choice *choice)
-{
-    char path[OUTPUT_PATH_MAX];
-    int code = path_of(plot, choice, path);
-    if (code != CLI_OK)
-        return code;
-    int rc = output_make_folders(path);
-    if (rc != 0)
-        return plot_fail(plot, CLI_FINDING, "cannot make the folder of %.500s: %s", path,
-                         strerror(-rc));
-    return make(plot, choice, path);
-}
-
-static uint32_t heads_of(const struct plot *plot, size_t layer)
-{
-    return plot->options.every_head ? plot->layers[layer].heads : 1;
-}
-
-/* A flow is of three layers with one number: it is drawn for the first of them. */
-static bool is_drawn(const struct plot *plot, size_t layer)
-{
-    if (plot->options.kind != PLOT_FLOW)
-        return true;
-    for (size_t i = 0; i < layer; i++)
-        if (plot->layers[i].id.layer == plot->layers[layer].id.layer)
-            return false;
-    return true;
-}
-
-static uint64_t count_figures(const struct plot *plot)
-{
-    uint64_t count = 0;
-    for (size_t i = 0; i < plot->layer_count; i++)
-        count += is_drawn(plot, i) ? heads_of(plot, i) : 0;
-    return count;
-}
-
-struct batch {
-    struct plot *plot;
-    struct progress progress;
-    uint64_t done, all, empty;
-};
-
-/* A map without a number is told, and the others are drawn all the same. */
-static int make_next(struct batch *batch, const struct choice *choice)
-{
-    struct plot *plot = batch->plot;
-    int code = make_named(plot, choice);
-    if (code != CLI_OK && plot->empty) {
-        char layer[PLACE_TEXT_MAX], head[16];
-        name_choice(plot, choice, layer, head);
-        progress_end(&batch->progress);
-        fprintf(plot->cli->err, "attnctl: %s%s, head %s: left out: %s\n",
-                plot->options.kind == PLOT_FLOW ? "layer " : "", layer, head, plot->error);
-        plot->empty = false;
-        batch->empty++;
-        code = CLI_OK;
-    }
-    progress_show(&batch->progress, ++batch->done, batch->all);
-    return code;
-}
-
-static int make_layer(struct batch *batch, struct choice choice)
-{
-    uint32_t heads = heads_of(batch->plot, choice.layer);
-    int code = CLI_OK;
-    for (uint32_t head = 0; head < heads && code == CLI_OK; head++) {
-        choice.head = batch->plot->options.every_head ? head : choice.head;
-        code = make_next(batch, &choice);
-    }
-    return code;
-}
-
-static int make_many(struct plot *plot, struct choice choice)
-{
-    bool every_layer = plot->options.every_layer;
-    struct batch batch = {.plot = plot,
-                          .all = every_layer ? count_figures(plot) : heads_of(plot, choice.layer)};
-    size_t end = every_layer ? plot->layer_count : choice.layer + 1;
-    int code = CLI_OK;
-    progress_begin(&batch.progress, plot->cli->err);
-    choice.layer = every_layer ? 0 : choice.layer;
-    for (; choice.layer < end && code == CLI_OK; choice.layer++)
-        if (is_drawn(plot, choice.layer))
-            code = make_layer(&batch, choice);
-    progress_end(&batch.progress);
-    if (code != CLI_OK || batch.empty == 0)
-        return code;
-    return plot_fail(plot, CLI_FINDING, "%" PRIu64 " of %" PRIu64 " figures were left out",
-                     batch.empty, batch.all);
-}
-
-/* Where from ------------------------------------------------------------------------------------
+/* The commands ----------------------------------------------------------------------------------
  */
 
-/* A flow and a rollout are of several layers: --layer says which number, and need not say more. */
-static int find_layer(struct plot *plot, size_t *ret_layer)
+static int open_source(struct cli *cli, const struct plot_options *options,
+                       struct source **ret_source, char *reterr)
 {
-    const struct plot_options *options = &plot->options;
-    bool several = options->kind == PLOT_FLOW || options->kind == PLOT_ROLLOUT;
-    for (size_t i = 0; several && options->layer && i < plot->layer_count; i++)
-        if (plot_layer_matches(options->layer, plot->layers[i].id)) {
-            *ret_layer = i;
-            return CLI_OK;
-        }
-    return source_find_layer(plot->source, options->layer, ret_layer, plot->error);
-}
-
-static int make_from_maps(struct plot *plot)
-{
-    const struct plot_options *options = &plot->options;
-    struct choice choice = {.mean = !options->has_head && !options->every_head,
-                            .head = options->head};
-    int code = find_layer(plot, &choice.layer);
-    if (code != CLI_OK)
-        return code;
-    if (options->folder || options->pattern)
-        return make_many(plot, choice);
-    return make(plot, &choice, options->output);
-}
-
-static int with_source(struct plot *plot)
-{
-    struct plot_options *options = &plot->options;
     bool file = source_is_file(options->words[0]);
-    if (!file && options->word_count > 1)
-        return plot_fail(plot, CLI_USAGE, "%.200s: there is no such file (a job stands alone)",
-                         options->words[0]);
+    if (!file && options->word_count > 1) {
+        snprintf(reterr, SOURCE_ERROR_MAX, "%.200s: there is no such file (a job stands alone)",
+                 options->words[0]);
+        return CLI_USAGE;
+    }
     struct source_request request = {
-        .cli = plot->cli,
+        .cli = cli,
         .files = file ? options->words : NULL,
         .file_count = file ? options->word_count : 0,
         .job = file ? NULL : options->words[0],
@@ -230,61 +242,62 @@ static int with_source(struct plot *plot)
         .query_tokens = options->query_tokens,
         .together = options->kind == PLOT_FLOW,
     };
-    int code = source_open(&request, &plot->source, plot->error);
-    if (code != CLI_OK)
-        return code;
-    plot->layer_count = source_layers(plot->source, &plot->layers);
-    code = make_from_maps(plot);
-    source_free(&plot->source);
-    return code;
+    return source_open(&request, ret_source, reterr);
 }
 
-static int make_past(struct plot *plot)
+int plot_maps(struct cli *cli, int argc, char **argv)
 {
-    const struct plot_options *options = &plot->options;
-    struct choice choice = {.mean = !options->has_head, .head = options->head};
-    if (options->folder || options->pattern)
-        return plot_fail(plot, CLI_USAGE, "%s is one figure: give -o FILE.png, .svg or .pdf",
-                         plot_kind_name(options->kind));
-    if (options->word_count > 1)
-        return plot_fail(plot, CLI_USAGE, "%s is of one job or file",
-                         plot_kind_name(options->kind));
-    return make(plot, &choice, options->output);
-}
-
-/* A figure in another font is a figure all the same. */
-static void warn_of_font(const struct plot *plot)
-{
-    char *instead = fonts_instead(plot->fonts), warning[PLOT_ERROR_MAX];
-    if (!instead)
-        return;
-    snprintf(warning, sizeof(warning), "font '%.200s' is not installed: %.200s is used",
-             plot->options.font, instead);
-    cli_fail(plot->cli, CLI_OK, warning);
-    free(instead);
-}
-
-static int run(struct plot *plot)
-{
-    if (fonts_new(plot->options.font, &plot->fonts) != 0)
-        return plot_fail_memory(plot);
-    warn_of_font(plot);
-    spectrum_global_init();
-    int code = plot_kind_is_past(plot->options.kind) ? make_past(plot) : with_source(plot);
-    fonts_free(&plot->fonts);
-    return code;
+    struct plot_options options;
+    char error[PLOT_ERROR_MAX];
+    struct source *source;
+    uint32_t fd;
+    FILE *requests =
+        argc > 0 && option_whole_u32(argv[0], INT32_MAX, &fd) ? fdopen((int)fd, "r") : NULL;
+    if (!requests) {
+        return cli_usage(cli, PLOT_MAPS_COMMAND " FD KIND SOURCE: for attnctl plot alone");
+    }
+    if (plot_options_parse(argc, argv, &options, error) != 0) {
+        answer_error(cli, CLI_USAGE, error);
+        fclose(requests);
+        return CLI_OK;
+    }
+    cli->args = &options.args;
+    int code = open_source(cli, &options, &source, error);
+    if (code == CLI_OK) {
+        serve(cli, source, requests);
+    } else {
+        answer_error(cli, code, error);
+    }
+    source_free(&source);
+    plot_options_clear(&options);
+    fclose(requests);
+    return CLI_OK;
 }
 
 int cmd_plot(struct cli *cli, int argc, char **argv)
 {
-    struct plot plot = {.cli = cli};
-    int rc = plot_options_parse(argc, argv, &plot.options, plot.error);
-    if (rc != 0)
-        return cli_fail(cli, rc == ERR_MEMORY ? CLI_FINDING : CLI_USAGE, plot.error);
-    const struct args *before = cli->args;
-    cli->args = &plot.options.args;
-    int code = run(&plot);
-    cli->args = before;
-    plot_options_clear(&plot.options);
-    return code == CLI_OK ? CLI_OK : cli_fail(cli, code, plot.error);
+    struct plot_options options;
+    char error[PLOT_ERROR_MAX];
+    int rc = plot_options_parse(argc, argv, &options, error), count = 0;
+    if (rc != 0) {
+        return cli_fail(cli, rc == ERR_MEMORY ? CLI_FINDING : CLI_USAGE, error);
+    }
+    size_t size = (size_t)options.whole_count + (size_t)options.word_count + 2;
+    const char **line = calloc(size, sizeof *line);
+    if (!line) {
+        plot_options_clear(&options);
+        return cli_fail(cli, CLI_FINDING, "out of memory");
+    }
+    line[count++] = plot_kind_name(options.kind);
+    for (int i = 0; i < options.whole_count; i++) {
+        line[count++] = options.whole[i];
+    }
+    line[count++] = "--";
+    for (int i = 0; i < options.word_count; i++) {
+        line[count++] = options.words[i];
+    }
+    int code = python_start(cli, "plots", count, line);
+    free(line);
+    plot_options_clear(&options);
+    return code;
 }

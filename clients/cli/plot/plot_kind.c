@@ -48,26 +48,25 @@ const char *plot_kind_help(enum plot_kind kind)
     return kinds[kind].help;
 }
 
-bool plot_kind_is_past(enum plot_kind kind)
-{
-    return kinds[kind].bit & PLOT_KINDS_PAST;
-}
-
 void plot_kind_list(unsigned set, char *ret_list, size_t size)
 {
     size_t used = 0;
     *ret_list = '\0';
-    for (int i = 0; i < PLOT_KIND_COUNT && used < size; i++)
-        if (set & kinds[i].bit)
+    for (int i = 0; i < PLOT_KIND_COUNT && used < size; i++) {
+        if (set & kinds[i].bit) {
             used += (size_t)snprintf(ret_list + used, size - used, "%s%s", used > 0 ? ", " : "",
                                      kinds[i].name);
+        }
+    }
 }
 
 const struct option_kind *plot_kind_described(const char *name)
 {
-    for (int i = 0; i < PLOT_KIND_COUNT; i++)
-        if (strcmp(kinds[i].name, name) == 0)
+    for (int i = 0; i < PLOT_KIND_COUNT; i++) {
+        if (strcmp(kinds[i].name, name) == 0) {
             return &kinds[i];
+        }
+    }
     return NULL;
 }
 
@@ -76,9 +75,10 @@ static int refuse(const char *name, char *reterr)
     char list[160];
     struct nearest nearest;
     nearest_init(&nearest, name);
-    for (int i = 0; i < PLOT_KIND_COUNT; i++)
+    for (int i = 0; i < PLOT_KIND_COUNT; i++) {
         nearest_try(&nearest, kinds[i].name);
-    plot_kind_list(PLOT_KINDS_ALL, list, sizeof(list));
+    }
+    plot_kind_list(PLOT_KINDS_ALL, list, sizeof list);
     snprintf(reterr, PLOT_ERROR_MAX,
              nearest.best ? "no kind '%.80s': did you mean '%s'?" : "no kind '%.80s' (valid: %s)",
              name, nearest.best ? nearest.best : list);
@@ -88,8 +88,9 @@ static int refuse(const char *name, char *reterr)
 int plot_kind_find(const char *name, enum plot_kind *ret_kind, char *reterr)
 {
     const struct option_kind *kind = plot_kind_described(name);
-    if (!kind)
+    if (!kind) {
         return refuse(name, reterr);
+    }
     *ret_kind = (enum plot_kind)(kind - kinds);
     return 0;
 }

@@ -27,9 +27,6 @@ enum plot_kind {
 #define PLOT_KINDS_ALL  (PLOT_BIT(PLOT_KIND_COUNT) - 1)
 #define PLOT_KINDS_PAST (PLOT_BIT(PLOT_ENTROPY) | PLOT_BIT(PLOT_SERIES))
 #define PLOT_KINDS_MAPS (PLOT_KINDS_ALL & ~PLOT_KINDS_PAST)
-/* Figures of a layer, and of a head. */
-#define PLOT_KINDS_LAYER (PLOT_KINDS_MAPS & ~PLOT_BIT(PLOT_LAYERS) & ~PLOT_BIT(PLOT_ROLLOUT))
-#define PLOT_KINDS_HEAD  (PLOT_BIT(PLOT_HEATMAP) | PLOT_BIT(PLOT_LAYERS) | PLOT_BIT(PLOT_TOKENS))
 
 /* Returns 0; or -1 with a sentence that names a near kind, or all of them (PLOT_ERROR_MAX bytes).
  */
@@ -40,8 +37,6 @@ const struct option_kind *plot_kind_described(const char *name);
 const char *plot_kind_name(enum plot_kind kind);
 /* One line. */
 const char *plot_kind_help(enum plot_kind kind);
-/* Whether the kind shows the past, and not maps. */
-bool plot_kind_is_past(enum plot_kind kind);
 
 /* "heatmap, layers": the names of a set of kinds. */
 void plot_kind_list(unsigned kinds, char *ret_list, size_t size);

@@ -5,47 +5,19 @@
 #define CLIENTS_CLI_PLOT_PLOT_OPTIONS_H
 
 #include "clients/cli/base/args.h"
-#include "clients/cli/plot/canvas.h"
-#include "clients/cli/plot/colormap.h"
 #include "clients/cli/arrays/name.h"
 #include "clients/cli/base/option.h"
 #include "clients/cli/plot/plot_kind.h"
 
-#define PLOT_WEIGHTS_MAX 65536
-#define PLOT_ARGS_MAX    32
+#define PLOT_ASKED_MAX 32
 
 /* Strings point into argv. */
 struct plot_options {
     enum plot_kind kind;
     char *const *words; /* [word_count]: the source's */
     int word_count;
-
-    const char *output;
-    enum canvas_format format;
-    bool has_format;
-    bool standard; /* output is standard output */
-    bool folder;   /* output is a folder: files in it are named after what they show */
-    bool pattern;  /* output has {layer} or {head} in it */
-    bool every_layer, every_head;
-
-    const char *layer; /* as source_find_layer takes it; NULL = the first */
-    const char *site;  /* layers, rollout: as plot_site_find takes it; NULL = the first layer's */
-    bool mean;         /* over the heads */
-    bool has_head;
-    uint32_t head, sample, query;
-    bool has_sample, has_query;
-    double *head_weights; /* [head_weight_count]; owned */
-    uint32_t head_weight_count;
-    bool js;
-    bool json; /* a receipt of each figure */
-
-    const char *title; /* NULL = what it shows */
-    struct colormap colors;
-    double vmin, vmax;    /* NaN = by the values */
-    double width, height; /* inches; 0 = as the kind needs */
-    double dpi;
-    uint32_t columns; /* of panels; 0 = as fits */
-    const char *font;
+    char **whole; /* [whole_count], NULL behind them: every option as "--name=value"; owned */
+    int whole_count;
 
     const char *labels, *tokens, *query_labels, *query_tokens;
     struct naming naming;
@@ -67,8 +39,5 @@ void plot_options_each(option_visitor *visit, void *data);
 bool plot_options_takes(const struct option_kind *kind, const struct option_text *option);
 void plot_options_print_kinds(FILE *out);
 void plot_options_print_files(FILE *out);
-
-/* "png" */
-const char *plot_format_ending(enum canvas_format format);
 
 #endif

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: MIT */
+/* python: a package that is installed goes before the one of a source tree that attnctl was built
+ * in: it is the one that the user's own programs import. One Python is started, not two: it looks
+ * for the package itself and says what is missing. */
+#include "clients/cli/base/python.h"
+
+#include <errno.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define PATH_BYTES 4096 /* of any path that Linux takes */
+
+/* A build directory may be this deep in the source tree: build/clients/cli/attnctl is 3 deep. */
+enum { LEVELS_MAX = 6 };
+
+/* argv: the package, its place beside attnctl or "", then the package's own. The package says
+ * itself what it misses. */
+static const char start[] =
+    "import importlib.util, runpy, sys\n"
+    "module, beside = sys.argv.pop(1), sys.argv.pop(1)\n"
+    "def there():\n"
+    "    try:\n"
+    "        return importlib.util.find_spec(module) is not None\n"
+    "    except ImportError:\n"
+    "        return False\n"
+    "if not there() and beside:\n"
+    "    sys.modules.pop('attnd', None)\n"
+    "    sys.path.insert(0, beside)\n"
+    "if not there():\n"
+    "    print(f'attnctl: {sys.executable} has no {module}: pip install clients/python of attnd, "
+    "or '\n"
+    "          'set ATTND_PYTHON to a Python that has it', file=sys.stderr)\n"
+    "    sys.exit(2)\n"
+    "runpy.run_module(module, run_name='__main__', alter_sys=True)\n";
+
+/* Cuts the last part off. Returns whether something is left. */
+static bool go_up(char *path)
+{
+    char *slash = strrchr(path, '/');
+    if (!slash || slash == path) {
+        return false;
+    }
+    *slash = '\0';
+    return true;
+}
+
+/* clients/python of the source tree around attnctl; "" when there is none. */
+static void find_beside(const char *self, char ret_path[PATH_BYTES + 32])
+{
+    char directory[PATH_BYTES], package[PATH_BYTES + 64];
+    snprintf(directory, sizeof directory, "%s", self);
+    for (int level = 0; level < LEVELS_MAX && go_up(directory); level++) {
+        snprintf(ret_path, PATH_BYTES + 32, "%s/clients/python", directory);
+        snprintf(package, sizeof package, "%s/attnd/__init__.py", ret_path);
+        if (access(package, R_OK) == 0) {
+            return;
+        }
+    }
+    *ret_path = '\0';
+}
+
+int python_start(struct cli *cli, const char *name, int argc, const char *const *argv)
+{
+    const char *chosen = getenv("ATTND_PYTHON"), *python = chosen && *chosen ? chosen : "python3";
+    char self[PATH_BYTES], beside[PATH_BYTES + 32], module[32];
+    const char **arguments = calloc((size_t)argc + 6, sizeof *arguments);
+    if (!arguments) {
+        fputs("attnctl: out of memory\n", cli->err);
+        return CLI_FINDING;
+    }
+    ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
+    self[length > 0 ? length : 0] = '\0';
+    find_beside(self, beside);
+    snprintf(module, sizeof module, "attnd.%s", name);
+    const char *const first[] = {python, "-c", start, module, beside};
+    memcpy(arguments, first, sizeof first);
+    memcpy(arguments + 5, argv, (size_t)argc * sizeof *argv);
+    setenv("ATTND_BRIDGE_NAME", "attnctl bridge", 0);
+    setenv("ATTND_ATTNCTL", self, 1);
+    execvp(python, (char *const *)(uintptr_t)arguments);
+    int error = errno;
+    free(arguments);
+    return cli_usage(
+        cli, "cannot run '%.200s': %s; attnctl %s needs Python with attnd: set ATTND_PYTHON",
+        python, strerror(error), name);
+}
