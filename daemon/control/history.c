@@ -50,7 +50,7 @@ static void answer_alerts(struct history_asked *asked, const struct mpk_writer *
     mpk_writer_clear(&result);
 }
 
-/* What the history cannot know: whether the job is unknown altogether. */
+/* Handles what the history cannot know: whether the job is unknown altogether. */
 static int control_history_judge(const struct history_asked *asked, int code)
 {
     if (code == ERR_JOB_UNKNOWN && registry_knows(asked->view->registry, asked->job)) {

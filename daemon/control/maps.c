@@ -80,7 +80,7 @@ static void fill_sum(const struct layer_maps *maps, const double *weights, doubl
     }
 }
 
-/* What each head counts in the sum that a kind is. Returns 0 or ERR_NO_MAP. */
+/* The weight of each head in the sum that a kind is. Returns 0 or ERR_NO_MAP. */
 static int control_maps_weigh(struct control_request *request, enum maps_kind kind,
                               const struct run *run, const struct layer_maps *maps,
                               double *ret_weights)

@@ -26,7 +26,7 @@ struct value_series {
     double *value;             /* [heads][statistics][rows.count] */
 };
 
-/* Which statistics (bits) are wanted. */
+/* The statistics that are wanted, as bits. */
 void series_choose(struct value_series *series, unsigned statistics);
 /* Reads metric, number, heads of series->rows, in which it may skip what it likes of the layer's
  * windows, but keeps their order. A number that a window lacks is NaN, with a count of 0. Returns 0

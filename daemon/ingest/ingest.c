@@ -345,7 +345,7 @@ static int ingest_open_socket(struct ingest *ingest, void *zmq_context, struct c
     if (!ingest->socket) {
         return -1;
     }
-    take_plans(ingest); /* first: who connects meanwhile never sees a topic without a plan */
+    take_plans(ingest); /* first: a trainer that connects now never sees a topic without a plan */
     if (daemon_ingest_subscribe(ingest->socket) == 0) {
         return 0;
     }

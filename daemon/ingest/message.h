@@ -24,7 +24,7 @@ struct run;
 struct work;
 
 struct message {
-    struct note note; /* first: what travels through the inbox */
+    struct note note; /* first: the part that travels through the inbox */
     zmq_msg_t frames[MESSAGE_FRAMES_MAX];
     uint32_t frame_count; /* frames held */
     uint32_t frames_seen; /* frames that came; those beyond MESSAGE_FRAMES_MAX were discarded */

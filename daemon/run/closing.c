@@ -23,8 +23,8 @@ struct closing {
 
 /* Alerts */
 
-/* What becomes of an event that alerts.h finds: it is published on alert/<job>/, passed on to a
- * command or a webhook, kept in the history, counted and logged. */
+/* Handles an event that alerts.h finds: it is published on alert/<job>/, passed on to a command or
+ * a webhook, kept in the history, counted and logged. */
 static void closing_on_event(void *data, const struct alert_result *event)
 {
     struct closing *closing = data;
@@ -177,7 +177,7 @@ static void closing_compare(struct closing *closing, struct stream *stream,
 
 /* Layers */
 
-/* What the history keeps of a layer's window: its state, and, with closed windows of the primary
+/* The record of a layer's window in the history: its state, and, with closed windows of the primary
  * track, the map of the newest message that gave one. */
 static int closing_keep(struct closing *closing, const struct stream *stream,
                         const struct layer_state *state)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* events: what events do to a run, in their turn (queue.c). Loop thread only. */
+/* events: applies events to a run, in their turn (queue.c). Loop thread only. */
 #ifndef DAEMON_RUN_EVENTS_H
 #define DAEMON_RUN_EVENTS_H
 

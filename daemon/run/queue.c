@@ -9,8 +9,8 @@
  * price is that a message that takes long holds up the windows of its run, while the tensors of
  * later ones are freed and their `live` values are out already.
  *
- * What was lost or refused waits in `pending` for the layer's next message, and is counted in that
- * one's window: a refused message itself may belong to a window that is long closed. */
+ * Losses and refusals wait in `pending` for the layer's next message, and are counted in that one's
+ * window: a refused message itself may belong to a window that is long closed. */
 #include "daemon/run/queue.h"
 
 #include "daemon/run/closing.h"
@@ -81,8 +81,8 @@ static bool queue_wants_map(const struct run *run, const struct message *message
 
 /* Maps are made of the messages of one step, from its first message on, so that the maps of all
  * layers belong together; at most every maps.every of another step. On these steps every layer is
- * asked, once, hence the half; a layer that is never sent on them is not left out for ever. Of a
- * layer that is not known yet each message may be asked. */
+ * asked, once, hence the half; a layer that is never sent on them is not left out for ever. Each
+ * message of a layer that is not known yet may be asked for its maps. */
 static bool queue_wants_head_maps(struct run *run, const struct message *message, uint64_t now_ns)
 {
     const struct header *header = &message->header;

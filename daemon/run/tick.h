@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* tick: what becomes of a run as time goes by, without messages. Loop thread only, on a timer. */
+/* tick: the changes of a run as time goes by, without messages. Loop thread only, on a timer. */
 #ifndef DAEMON_RUN_TICK_H
 #define DAEMON_RUN_TICK_H
 

@@ -23,7 +23,7 @@ struct drift {
     struct drift_rule rule;
     uint32_t heads;
     uint32_t windows;                      /* that make this baseline: the rule's when it began */
-    bool pinned;                           /* given: what is not in it is not learned */
+    bool pinned;                           /* given: metrics that are not in it are not learned */
     bool begun;                            /* `last` is meaningful */
     uint64_t last;                         /* last unit of the newest window learned from */
     struct drift_cell *cell[METRIC_COUNT]; /* [heads] each; NULL until there is a value */

@@ -71,8 +71,8 @@ struct map_place {
  * a layer, except for the other slices of the same step. */
 bool maps_wanted(struct map_place *place, const struct header *header, uint64_t every_ns,
                  uint64_t now_ns);
-/* Takes over the maps of a measured message that was asked for them. Those that there are stay when
- * it has none; what is beyond the shelf's limit is removed, the stalest first. */
+/* Takes over the maps of a measured message that was asked for them. Existing maps stay when it has
+ * none; maps beyond the shelf's limit are removed, the stalest first. */
 void maps_put(struct map_shelf *shelf, struct map_place *place, struct message *message,
               uint32_t qk_max_size);
 void maps_clear(struct map_place *place);

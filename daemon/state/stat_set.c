@@ -293,7 +293,7 @@ static int reserve_hists(struct stat_sums *sums, struct stat_mask mask)
     return 0;
 }
 
-/* Those that every set has; a group's are forgotten when its leader turns up. */
+/* The numbers that every set has; a group's are forgotten when its leader turns up. */
 static void forget_last(struct stat_sums *sums)
 {
     for (uint32_t slot = 0; slot < STAT_SLOTS; slot++) {

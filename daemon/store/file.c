@@ -57,7 +57,7 @@ int store_file_path(const char *configured, char ret_path[STORE_PATH_MAX],
     return fits ? 0 : store_file_refuse(reterr_reason, "history.path", "the path is too long");
 }
 
-/* Whose */
+/* Ownership */
 
 /* Every directory on the way. Whether that went well shows when the file is opened. */
 static void make_directories(const char *path)

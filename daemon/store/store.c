@@ -260,7 +260,7 @@ static void store_count_dropped(struct store *store, uint64_t records, uint64_t 
     store->trouble = code;
     store->trouble_bytes = bytes < ROOM_BYTES_MAX ? bytes : ROOM_BYTES_MAX;
     store->room_next_ns = clock_monotonic_ns() + ROOM_EVERY_NS;
-    /* Last: whoever sees the count sees the trouble, too. */
+    /* Last: a reader that sees the count sees the trouble, too. */
     stats_add(store->stats, COUNT_STORE_DROPPED, records);
 }
 

@@ -17,8 +17,8 @@ enum isa {
 
 extern const char *const isa_name[ISA_COUNT]; /* "scalar", "portable", "avx2", "avx512" */
 
-/* What a fast path calls: one table per room, which types its functions in the header that is named
- * after it. */
+/* The functions that a fast path calls: one table per room, which types its functions in the header
+ * that is named after it. */
 struct kernels {
     const struct row_kernels *row;           /* rows/row_kernels.h */
     const struct across_kernels *across;     /* across/kernel.h */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* spectrum_kernel: what the passes of all instruction sets share. */
+/* spectrum_kernel: the common part of the passes of all instruction sets. */
 #include "workers/linear/spectrum_kernel.h"
 
 double spectrum_dot(const float *a, const float *b, size_t n)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* A row of cells at a time, every head's, so that the maximum over heads needs only the largest
- * entries of these queries. Of a head, the rows of a few queries are added up key by key in f32
- * (across/kernel.h), and then the keys of each cell in f64. What is not finite, or too large for
- * f32, shows in the sums; such a row of cells is made again by the reference, entry by entry. */
+ * entries of these queries. The rows of a few queries of a head are added up key by key in f32
+ * (across/kernel.h), and then the keys of each cell in f64. Numbers that are not finite, or too
+ * large for f32, show in the sums; such a row of cells is made again by the reference, entry by
+ * entry. */
 #include "workers/maps/head_maps.h"
 
 #include "workers/across/kernel.h"

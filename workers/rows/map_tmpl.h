@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* map_tmpl: what is done with rows as sent and with rows of the across-head maps, a template
- * over simd.h. */
+/* map_tmpl: passes over rows as sent and rows of the across-head maps, a template over simd.h. */
 #ifndef WORKERS_ROWS_MAP_TMPL_H
 #define WORKERS_ROWS_MAP_TMPL_H
 

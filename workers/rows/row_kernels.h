@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* row_kernels: what block_fast and row_batch call, one table per instruction set (kernels_of), by
- * row_kernels_tmpl.c. Immutable; any thread. */
+/* row_kernels: the functions that block_fast and row_batch call, one table per instruction set
+ * (kernels_of), by row_kernels_tmpl.c. Immutable; any thread. */
 #ifndef WORKERS_ROWS_ROW_KERNELS_H
 #define WORKERS_ROWS_ROW_KERNELS_H
 

@@ -259,8 +259,8 @@ static void apply_bounds(struct input *input, const struct options *options, boo
     }
 }
 
-/* What is said about the rows must fit them. Of an empty map there are none, and no more is asked
- * than which kind of map it is. */
+/* Statements about the rows must fit them. An empty map has no rows, so only the kind of the map is
+ * asked for. */
 static int check_rows(struct input *input, const struct options *options, bool mixed, char *reterr)
 {
     const struct attention *a = &input->attention;
@@ -276,7 +276,7 @@ static int check_rows(struct input *input, const struct options *options, bool m
         check_per_key(input, TENSOR_DOCUMENTS, reterr) != 0) {
         return -1;
     }
-    /* What the command line says about the rows of this layer. */
+    /* The statements of the command line about the rows of this layer. */
     struct attention *oa = &input->attention;
     apply_bounds(input, options, mixed);
     oa->dropout = options->dropout;
@@ -336,7 +336,7 @@ static int fail_projections(const struct input *input, char *reterr)
     return fail_layer(input, reterr, sentence);
 }
 
-/* Which inputs there are -----------------------------------------------------------------------
+/* The inputs -----------------------------------------------------------------------------------
  */
 
 static void input_take(struct input *input, const struct layer_arrays *layer,
@@ -394,7 +394,7 @@ static int add_projections(const struct layer_arrays *layer, const struct option
         return fail_layer(input, reterr,
                           "wq, wk, wv, wo do not say how many heads they have: give --heads N");
     }
-    /* What the options leave out follows from the shapes. */
+    /* Options that are left out follow from the shapes. */
     struct weights *w = &input->weights;
     const struct projection_matrix *m = w->matrix;
     w->heads = options->heads;

@@ -111,9 +111,8 @@ int help_refuse_words(struct cli *cli, const struct command *command)
                          cli->args->words[command->words_max + 1], command->name, usage,
                          command->arguments);
     }
-    /* "JOB FILE" and 1: "FILE"; the last one when there are fewer. Of alternatives nobody knows
-     * which.
-     */
+    /* "JOB FILE" and 1: "FILE"; the last one when there are fewer. Alternatives cannot be told
+     * apart. */
     const char *arguments = command->arguments;
     int index = words;
     const char *blank;

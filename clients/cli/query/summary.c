@@ -16,7 +16,7 @@
 
 /* One summary, with what it is sorted and grouped by. */
 struct row {
-    const msgpack_object *map, *values; /* values: of the metric, by field_metric; or NULL */
+    const msgpack_object *map, *values; /* values: those of the metric, by field_metric; or NULL */
     const msgpack_object *drift;        /* of the metric: delta, z, js, change; or NULL */
     char run[33], stack[16], site[16];
     uint64_t first, last, layer;

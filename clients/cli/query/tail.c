@@ -119,7 +119,7 @@ static void tail_print_number(struct cli *cli, const char *name, const msgpack_o
     }
 }
 
-/* What was asked for, or what there is. */
+/* The requested metrics, or those that exist. */
 static void tail_print_numbers(struct cli *cli, const msgpack_object *map)
 {
     const msgpack_object *weights = mpk_find(map, "weights");

@@ -329,7 +329,7 @@ static int clients_record_record(struct recording *recording)
         failure = record_take(recording, &came, &greeting);
     }
     if (failure == CLI_OK && ended_by_time(recording)) {
-        /* What attnd has dropped since the last message shows in no number any more. Another
+        /* Messages that attnd dropped since the last message show in no number any more. Another
          * subscription makes it greet us once more, behind all that is on its way. */
         void *another = NULL;
         uint64_t patience_ns = (uint64_t)recording->cli->args->timeout_ms * 1000000;

@@ -27,7 +27,7 @@ static int find_endpoint(struct cli *cli, char ret_endpoint[ENDPOINT_MAX])
     return code;
 }
 
-/* What came of it ------------------------------------------------------------------------------
+/* The result -----------------------------------------------------------------------------------
  */
 
 /* Also of what was sent before a record that cannot be read. */

@@ -199,7 +199,7 @@ int cmd_show(struct cli *cli, int argc, char **argv)
         return cli_fail(cli, code, error);
     }
     screen_detect(cli->out, options.ascii, options.color, (int)options.width, &view.screen);
-    /* What the source is called, fit for the screen. */
+    /* The name of the source, fit for the screen. */
     bool utf8 = view.screen.utf8 || options.json;
     size_t size = sizeof origin;
     token_clean(options.words[0], utf8, origin, size);

@@ -239,7 +239,7 @@ static void put_margin(const struct view *view, const struct layout *layout)
     fprintf(view->screen.out, "%*s", margin, "");
 }
 
-/* What stands in line `line` of the header above a column, in at most `width` columns. */
+/* The text in line `line` of the header above a column, in at most `width` columns. */
 static struct token_unit header_unit(const struct view *view, const struct layout *layout,
                                      const char *label, int line)
 {

@@ -10,7 +10,7 @@
 /* NULL, or what is wrong, as option.h wants it. */
 typedef const char *setter(struct show_options *options, const char *text);
 
-/* What is looked at -----------------------------------------------------------------------------
+/* The selection ---------------------------------------------------------------------------------
  */
 
 static const char *show_options_set_head(struct show_options *options, const char *text)
@@ -48,7 +48,7 @@ static const char *set_step(struct show_options *options, const char *text)
     return option_whole(text, UINT64_MAX - 1, &options->step) ? NULL : "valid: a number from 0";
 }
 
-/* What is printed -------------------------------------------------------------------------------
+/* The output ------------------------------------------------------------------------------------
  */
 
 static const char *const part_name[PART_COUNT] = {

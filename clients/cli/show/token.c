@@ -98,7 +98,7 @@ static struct token_unit token_plain(uint32_t code, int width)
     return unit;
 }
 
-/* What one character adds; `count` < most. Returns the new count. */
+/* The width that one character adds; `count` < most. Returns the new count. */
 static int add_character(uint32_t code, bool utf8, struct token_unit *units, int count, int *marks)
 {
     int width = width_of(code);

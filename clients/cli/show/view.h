@@ -32,7 +32,7 @@ void view_pairs(const struct view *view);
 /* Everything but the picture, as JSON. Returns an exit code. */
 int view_json(const struct view *view, struct cli *cli);
 
-/* What the parts have in common ---------------------------------------------------------------- */
+/* The common part ------------------------------------------------------------------------------ */
 
 /* "12", of a pooled cell "12-15". */
 #define SPOT_MAX 24

@@ -233,7 +233,7 @@ static const char *recording_label(struct source *source, size_t layer, uint32_t
     return labels_get(&l->labels, key);
 }
 
-/* Which messages --------------------------------------------------------------------------------
+/* Choosing messages ------------------------------------------------------------------------------
  */
 
 /* Whether the run is the one that is looked at. A new one is, unless another was requested; then

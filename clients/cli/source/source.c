@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* source: what all kinds have in common: the request's labels, finding a layer, checking, and maps
- * from rows. */
+/* source: the common part of all kinds of sources: the request's labels, finding a layer, checking,
+ * and maps from rows. */
 #include "clients/cli/source/internal.h"
 
 #include "proto/err.h"
@@ -106,8 +106,8 @@ static int read_given(const struct given *given, struct labels *labels, char *re
     return CLI_OK;
 }
 
-/* What the request says of files that other sources say themselves, or of those what files have
- * not; NULL = nothing. */
+/* The options for files that the request gives for another kind of source, or that files do not
+ * have; NULL = none. */
 static const char *find_foreign(const struct source_request *request, bool arrays)
 {
     const struct naming *naming = request->naming;

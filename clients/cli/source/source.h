@@ -47,7 +47,7 @@ struct source_request {
     bool at_step;    /* recording: `step`, and not the newest */
     uint64_t step;
     const struct naming *naming; /* files; NULL = the names of arrays/name.h, decoder */
-    /* files: what they do not say */
+    /* files: facts that they lack */
     bool causal;
     uint32_t window;       /* keys a query may look back; 0 = all */
     double scale, softcap; /* of logits: scale 0 = 1 / sqrt(d), softcap 0 = none */

@@ -150,7 +150,7 @@ static void ask_needs(struct asker *asker, struct model *model, int64_t now_ms)
         if (needs->live && is_free(asker, ASKER_LIVE)) {
             needs->live = !ask_job(asker, ASKER_LIVE, "live", model, now_ms);
         }
-        /* Of a job that has sent nothing since attnd was started there are only windows. */
+        /* A job that has sent nothing since attnd was started has only windows. */
         if (model->layer_count == 0 && needs->summary_next == 0 && is_free(asker, ASKER_SUMMARY) &&
             ask_job(asker, ASKER_SUMMARY, "summary", model, now_ms)) {
             needs->summary_next = UINT32_MAX;
