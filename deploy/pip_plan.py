@@ -18,7 +18,7 @@ TIMEOUT_S = 30
 
 
 def certificates():
-    """What pip is told to trust, this should trust."""
+    """Trust the hosts that pip is told to trust."""
     return ssl.create_default_context(cafile=os.environ.get("PIP_CERT") or None)
 
 

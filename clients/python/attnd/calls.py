@@ -26,7 +26,7 @@ from .publisher import Captured, fitting_labels
 
 
 class Queries(NamedTuple):
-    """What a fused attention was called with.
+    """The arguments of a fused attention call.
 
     q       [B or 1, H or 1, Tq, d]
     k       [B or 1, Hkv, Tk, d], Hkv divides H
@@ -52,7 +52,7 @@ class Queries(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """What an explicit softmax gave: weights [B, H, Tq, Tk], before dropout, of logits of the same shape.
+    """The result of an explicit softmax: weights [B, H, Tq, Tk], before dropout, of logits of the same shape.
 
     sink   the last key is a learned sink and no key
     """
@@ -71,7 +71,7 @@ class Share(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What a message says besides the attention itself. `tokens`: HostCopy [B, Tk] of the forward's input; `labels`:
+    """The facts in a message besides the attention itself. `tokens`: HostCopy [B, Tk] of the forward's input; `labels`:
     the texts of the first sample's."""
     microbatch: int = 0
     tokens: Optional[HostCopy] = None
@@ -91,7 +91,7 @@ class Part(NamedTuple):
 
 
 class _Form(NamedTuple):
-    """What of Queries is no tensor."""
+    """The fields of Queries that are no tensors."""
     scale: float
     causal: bool
     window: int
@@ -121,8 +121,8 @@ def heads_of(seen: Seen) -> int:
 
 
 def parts(seen: Seen, plan: Plan, step: int, share: Share, context: Context) -> List[Part]:
-    """What the plan wants of a call, by range of heads; none when the call is empty. Nothing is copied yet. ValueError
-    when its queries and keys do not fit together."""
+    """The parts of a call that the plan wants, by range of heads; none when the call is empty. Nothing is copied yet.
+    ValueError when its queries and keys do not fit together."""
     if isinstance(seen, Queries):
         seen = _broadcast(seen)
     whole = seen.q if isinstance(seen, Queries) else seen.weights
@@ -144,7 +144,7 @@ def parts(seen: Seen, plan: Plan, step: int, share: Share, context: Context) -> 
 
 
 def _nbytes(seen: Seen, part: Tuple[slice, slice, slice]) -> int:
-    """What the copy of a part takes; less when autocast lowers it."""
+    """The bytes of the copy of a part; less when autocast lowers it."""
     samples, count, rows = (int(cut.stop - cut.start) for cut in part)
     heads = part[1]
     if isinstance(seen, Weights):
@@ -221,7 +221,7 @@ def _lowered(tensor: torch.Tensor) -> Optional[torch.dtype]:
 
 
 def _autocast_dtype(kind: str) -> Optional[torch.dtype]:
-    """What autocast lowers to on this kind of device; None when it is off."""
+    """The dtype that autocast lowers to on this kind of device; None when it is off."""
     if hasattr(torch, "get_autocast_dtype"):
         return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
     if kind == "cuda":

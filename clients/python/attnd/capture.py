@@ -16,7 +16,7 @@ optimizer's step() that is compiled, or is part of a training step that is compi
 the forwards in the latter): those trainings call `w.step()`.
 
 A forward counts when the model is in training mode or gradients are on; others (validation) only with
-`evaluation=True`. What runs here must not hurt the training: our own errors are logged once and swallowed.
+`evaluation=True`. Code here must not hurt the training: our own errors are logged once and swallowed.
 
 Captured steps of compiled models run eagerly, so they differ from the others by rounding; without torch.compile a
 captured step computes the same bits.
@@ -396,7 +396,7 @@ class Watch:
         return module.training or torch.is_grad_enabled() or self._evaluation
 
     def saw(self, path: str, call: int, seen: Seen) -> None:
-        """See spy.Watcher. What has no name yet is kept until the forward ends."""
+        """See spy.Watcher. Calls without a name yet are kept until the forward ends."""
         try:
             if call >= CALLS_PER_FORWARD:
                 self._tell_many(path)
@@ -568,7 +568,7 @@ class _Names:
         return known[0] if known is not None else self._stack or guess_layer(path)[0]
 
     def described(self) -> List[Tuple[Any, ...]]:
-        """What a hello says: (stack, layer, site, heads) of each."""
+        """The contents of a hello: (stack, layer, site, heads) of each."""
         return [(*layer, self._heads[path]) for path, layer in self.layers.items()]
 
 

@@ -84,7 +84,7 @@ class Control:
         return self.call("flush", {} if job is None else {"job": job})
 
     def plan(self, job: Optional[str] = None) -> Any:
-        """What a job is asked to capture: a dict of job, pattern, from ("default", "config" or "set"), every (0 =
+        """The capture plan of a job: a dict of job, pattern, from ("default", "config" or "set"), every (0 =
         nothing), layers, heads, samples and rows (0 = all). Without a job the list of all plans; the first one whose
         pattern matches a job holds for it."""
         return self.call("plan.get", past.given(job=job))
@@ -108,7 +108,7 @@ class Control:
         return self.call("runs", past.given(job=job, limit=past.LIMIT_MAX))["runs"]
 
     def windows(self, job: str, run: Optional[str] = None, **where: Any) -> Any:
-        """What the history has of a run: its layers, the windows of each, and their metrics."""
+        """A run in the history: its layers, the windows of each, and their metrics."""
         return self.call("windows", past.given(job=job, run=run, **where))
 
     def history(self, job: str, run: Optional[str] = None, *, stack: Optional[str] = None, layer: Optional[int] = None,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""hooks: what hangs on a watched model and its optimizer."""
+"""hooks: the hooks on a watched model and its optimizer."""
 from __future__ import annotations
 
 import contextlib

@@ -59,8 +59,8 @@ def _observed(lookout: Callable[[], "Lookout"], function: Callable[..., Any]) ->
 
 
 def _queries(module: Any, query: torch.Tensor, key: torch.Tensor, mask: Any, options: Any) -> Queries:
-    """What the call means. A mask of all queries says everything; else the last query stands at the last key, as flash
-    attention has it."""
+    """The meaning of the call. A mask of all queries says everything; else the last query stands at the last key, as
+    flash attention has it."""
     if options.get("s_aux") is not None:
         raise TypeError("learned sinks are not captured")
     queries, keys = query.shape[2], key.shape[2]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """labels: the texts of the first sample's tokens, for people to look at.
 
-What the caller gave is asked on the sender thread, once for each forward and input that is captured. Whatever goes
-wrong there costs the labels and nothing else.
+The caller's function is called on the sender thread, once for each forward and input that is captured. A failure there
+costs only the labels.
 """
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Labels:
 
 
 class ForwardLabels:
-    """Those of one forward. `tokens` gives what a stack reads, and is asked now."""
+    """The labels of one forward. `tokens` gives what a stack reads, and is asked now."""
 
     def __init__(self, labels: Labels, tokens: Callable[[str], Optional[HostCopy]]):
         self._labels = labels

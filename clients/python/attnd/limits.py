@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""limits: what the daemon takes, as it says so by what it subscribes to (PROTOCOL.md, "What the daemon takes"):
+"""limits: the messages that the daemon takes, which it announces by subscribing (PROTOCOL.md, "What the daemon takes"):
 
     limits/accepts=attention,qk,weights,event;header=2;max_message=268435456;max_entries=34359738368;max_heads=1024
 """
@@ -53,7 +53,7 @@ VERSION_1 = Limits()
 
 
 def strictest(prefixes: Iterable[bytes]) -> Limits:
-    """What holds, given what is subscribed to. A prefix with a malformed value counts for nothing."""
+    """The limits that hold, given the subscriptions. A prefix with a malformed value counts for nothing."""
     said = [limits for limits in (_read(p) for p in prefixes if p.startswith(PREFIX)) if limits is not None]
     if not said:
         return VERSION_1

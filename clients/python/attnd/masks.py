@@ -33,7 +33,7 @@ class Visibility(NamedTuple):
 
 def describe(allowed: np.ndarray, keys_before: int = 0, last_row: bool = True,
              self_attention: bool = True) -> Visibility:
-    """What `allowed`, bool [B, Tq, Tk], says.
+    """The meaning of `allowed`, bool [B, Tq, Tk].
 
     keys_before  the rows are a block that begins with this query
     last_row     and ends with the last one

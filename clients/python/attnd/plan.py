@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""plan: what the daemon wants captured, as it says so by what it subscribes to.
+"""plan: the daemon's capture plan, which it announces by subscribing.
 
 A SUB can tell an XPUB nothing but prefixes. So besides `tensor/` a daemon subscribes to prefixes that no message
 has (PROTOCOL.md):
@@ -29,7 +29,7 @@ NUMBER_MAX = 10**9
 
 @dataclass(frozen=True)
 class Plan:
-    """What to capture.
+    """The parts to capture.
 
     every    every n-th step; 0: none
     layers   patterns of stack.layer.site ("decoder.*.self"), of which one has to match

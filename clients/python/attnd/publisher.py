@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""publisher: what a training job calls to publish attention. Never blocks, never raises at runtime.
+"""publisher: publishes the attention of a training job. Never blocks, never raises at runtime.
 
 Bad arguments raise ValueError at once, whether or not anybody listens, so that they are found on the
 first try. Everything else (no daemon, a slow daemon, no memory) is counted, not raised.
@@ -36,7 +36,7 @@ class _Where(NamedTuple):
 
 
 class Captured(NamedTuple):
-    """What a message is made of: `keys` gives the header's own keys, for the layer that it is about."""
+    """The parts of a message: `keys` gives the header's own keys, for the layer that it is about."""
     kind: str
     frames: tensors.Frames
     keys: Callable[[wire.Layer], Dict[str, Any]]
@@ -317,8 +317,7 @@ class Publisher:
 
     def _publish(self, kind: str, where: "_Where", frames: tensors.Frames,
                  make_keys: Callable[[], Dict[str, Any]]) -> bool:
-        """Everything is checked: skips, or reserves, copies and queues. What goes wrong here is counted and
-        said once."""
+        """Everything is checked: skips, or reserves, copies and queues. Failures here are counted and logged once."""
         self._step = where.step
         if not self._sender.wanted(where.topic):
             self._sender.skip()

@@ -77,7 +77,7 @@ def _run_from_store(rank: int) -> bytes:
 
 
 def _launch(world: int) -> List[str]:
-    """What tells this launch from others, and is the same in all its ranks.
+    """An identifier of this launch, the same in all its ranks.
 
     The launcher's variables are often the same every time. Slurm numbers its steps; on one machine the launcher's
     process tells (a script around each rank must `exec`, else it is the parent). Otherwise nothing else is

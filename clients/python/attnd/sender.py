@@ -67,7 +67,7 @@ NO_KEYS: Mapping[str, Any] = {}
 
 
 class Message(NamedTuple):
-    """What is queued: everything of the header but seq, dropped and time, and the payload.
+    """A queued message: the header without seq, dropped and time, and the payload.
 
     `frames` are read-only arrays that belong to the queue and are handed to ZeroMQ without a copy.
     """
@@ -92,7 +92,7 @@ class Later(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """Who publishes; the same in every header. `run` is 16 bytes."""
+    """The publisher's identity; the same in every header. `run` is 16 bytes."""
     job: str
     run: bytes
     rank: int
@@ -354,7 +354,7 @@ class Sender:
         return max(0.0, self._told_at + TELL_AFTER_S - time.monotonic())
 
     def _due_hello(self) -> Optional[Message]:
-        """What is to be said before anything else."""
+        """The event to send before anything else."""
         if self._tell_in_s() == 0:
             hello = self._hello or Message(self._event_topic, "event", {"event": "hello"}, 0, 0, (), 0)
             with self._changed:

@@ -17,7 +17,7 @@ agrees with it to rounding. While a CUDA graph is captured nothing is seen.
 A forward that activation checkpointing repeats runs within backward, where nothing is seen.
 
 Of one model one forward is followed at a time, in the thread that began it; others of it run unseen meanwhile. Several
-models may be followed in several threads. Whatever goes wrong in here is told to the watcher and never to the model.
+models may be followed in several threads. Failures in here are reported to the watcher and never to the model.
 """
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ log = logging.getLogger("attnd")
 
 HEAD_COUNTS = ("num_heads", "n_heads", "n_head", "num_attention_heads", "nhead", "heads")
 _ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)
-# What wrappers put into a module's path.
+# The parts that wrappers add to a module's path.
 _WRAPPERS = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.|$)")
 
 
 class Watcher(Protocol):
-    """Who is told. None of these may raise."""
+    """The receiver of calls. None of these may raise."""
 
     def begins(self, module: torch.nn.Module) -> bool:
         """A forward begins, of the model or of a part of it; whether it is to be followed."""

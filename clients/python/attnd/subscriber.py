@@ -118,7 +118,7 @@ class Subscriber:
 
 
 def _subject(result: Dict[str, Any]) -> Tuple[Any, ...]:
-    """What a result is about: equal for two copies of one value."""
+    """The subject of a result: equal for two copies of one value."""
     window = result.get("window")
     if isinstance(window, dict):
         return result.get("run"), window.get("unit"), window.get("first"), window.get("last")

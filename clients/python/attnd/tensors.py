@@ -80,7 +80,7 @@ class Frames:
         self._sources.append((array, copied))
 
     def copies(self) -> Tuple[np.ndarray, ...]:
-        """What travels, in the order of `described`."""
+        """The tensors to send, in the order of `described`."""
         return tuple(array if copied else copy_weights(array) for array, copied in self._sources)
 
 

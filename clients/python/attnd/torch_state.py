@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""torch_state: what torch is doing now, as far as its version tells."""
+"""torch_state: the current state of torch, as far as its version shows it."""
 from __future__ import annotations
 
 import contextlib

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""wire: what travels between a training job, the daemon and its readers. No sockets, no threads.
+"""wire: the messages between a training job, the daemon and its readers. No sockets, no threads.
 
 Trainer to daemon, ZeroMQ multipart:
 
@@ -139,7 +139,7 @@ def _row_keys(heads: int, *, causal: bool = False, window: int = 0, q_offset: in
               q_len: Optional[Iterable[int]] = None, k_len: Optional[Iterable[int]] = None,
               head_offset: Optional[int] = None, heads_total: Optional[int] = None, dropout: bool = False, learned_sink: bool = False,
               labels: Optional[Sequence[str]] = None) -> Dict[str, Any]:
-    """What rows may attend to, and which of the layer's heads a message of `heads` heads has."""
+    """The keys that rows may attend to, and the slice of the layer's heads in a message of `heads` heads."""
     keys: Dict[str, Any] = {}
     if q_offset:
         keys["q_offset"] = q_offset

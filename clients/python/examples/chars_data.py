@@ -34,7 +34,7 @@ class Corpus(NamedTuple):
 
     @property
     def texts(self) -> List[str]:
-        """What a person reads for each token."""
+        """The readable text of each token."""
         return ["<pad>", "<begin>", "<end>", *("\\n" if character == "\n" else character for character in self.alphabet)]
 
 
@@ -46,7 +46,7 @@ class Batch(NamedTuple):
 
     @property
     def given(self) -> Tuple[torch.Tensor, ...]:
-        """What the model is given."""
+        """The input of the model."""
         return (self.inputs,) if self.source is None else (self.source, self.inputs)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""chars_report: what the trainer prints, 80 columns wide, plain when nobody looks at a terminal."""
+"""chars_report: the output of the trainer, 80 columns wide, plain when nobody looks at a terminal."""
 from __future__ import annotations
 
 import math

@@ -30,7 +30,7 @@ ENTROPY_SLACK, WEIGHT_SLACK = 1e-4, 1e-5  # of what patterns and sinks are judge
 
 
 class Settings(NamedTuple):
-    """What attnd's configuration says about the numbers, its defaults."""
+    """The settings of attnd that affect the numbers, with their defaults."""
     local_window: int = LOCAL_WINDOW
     similarity: bool = False
     redundant_js: float = 0.05

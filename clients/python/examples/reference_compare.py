@@ -21,7 +21,7 @@ DEFICITS = ("row_sum_error", "tail_mass", "sink_deficit")  # differences from 1
 
 
 class Tolerance(NamedTuple):
-    """What a number may be off: relative to it, plus absolute."""
+    """The tolerance of a number: relative to it, plus absolute."""
     relative: float = RELATIVE
     absolute: float = FLOOR
 
@@ -63,7 +63,7 @@ class Deviation(NamedTuple):
 
     @property
     def text(self) -> str:
-        """What is wrong, for people."""
+        """The mistakes, for people."""
         if self.name == "pattern":
             return f"{self.name}: {self.stat}"
         return f"{self.name} {self.stat}: got {self.got:.9g}, should be {self.want:.9g}"
@@ -100,7 +100,7 @@ def compare(summary: Dict[str, Any], want: Dict[str, Any]) -> List[Deviation]:
 
 
 def _compare_newest(summary: Dict[str, Any], want: Dict[str, Any]) -> List[Deviation]:
-    """What a summary has of the newest message only."""
+    """The parts of a summary from the newest message only."""
     pattern = (summary.get("heads") or {}).get("pattern") or {}
     found = _compare_patterns(pattern.get("last"), want["patterns"])
     slack = float(want["slack"].get("top_pairs", 0.0))
@@ -155,7 +155,7 @@ def tolerance_of(metric: str, stat: str) -> Tolerance:
 
 
 def _extra(metric: str, stat: str, want: Dict[str, Any], slack: Any) -> Any:
-    """What is allowed besides the tolerance. `slack`: for values that may be off for reasons of their own. A
+    """The allowance besides the tolerance. `slack`: for values that may be off for reasons of their own. A
     standard deviation is as wrong as the values are, however small it is. Small singular values: relative to the
     largest."""
     slack = np.asarray(slack, dtype=np.float64)

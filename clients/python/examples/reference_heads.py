@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""reference_heads: what a head is called, and every number of a layer that goes across its heads.
+"""reference_heads: the pattern name of a head, and every number of a layer across its heads.
 
 Maps, importance and pairs take all entries as they were sent; similarity and the gradient score take visible keys of
 sound rows only.

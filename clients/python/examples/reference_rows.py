@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""reference_rows: what a row may attend to, whether it counts, and every number that a row has.
+"""reference_rows: the keys that a row may attend to, whether it counts, and every number of a row.
 
 Query i of sample b stands at position p = q_offset + i of the keys; the sample's own positions are those below
 min(k_len[b], q_offset + q_len[b]). Key j is visible when j < k_len[b], and j <= p if causal, and j > p - window if

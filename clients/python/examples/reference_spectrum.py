@@ -25,14 +25,14 @@ NEAR = 1e-3  # of a threshold, relative
 
 
 class Spectra(NamedTuple):
-    """Of all heads."""
+    """The spectra of all heads."""
     values: Dict[str, np.ndarray]   # [heads], NaN = does not exist
     vectors: Dict[str, np.ndarray]  # [heads, VECTOR_WIDTH]
     slack: Dict[str, np.ndarray]    # [heads] how far a value may be off for being near a threshold
 
 
 class Spectrum(NamedTuple):
-    """Of one matrix. What does not exist is not in the dicts."""
+    """The spectrum of one matrix. Missing numbers are not in the dicts."""
     numbers: Dict[str, float]
     singular_values: np.ndarray  # [SINGULAR_VALUES], NaN = there is none
     low_rank_error: np.ndarray   # [LOW_RANKS]

@@ -7,9 +7,9 @@
     with Bridge(TensorBoardSink("runs"), jobs=["gpt-small"]):
         train()
 
-Every run of a job becomes a run there. What was published before a bridge came is told from the history; what is
-published in the moments between a daemon's restart and the bridge's return to it is missed. What is forwarded, and what it is called: bridge/selection.py. Importing this
-imports none of their packages; each name loads its module when it is first used.
+Every run of a job becomes a run there. A bridge that starts late takes earlier results from the history; results
+published between a daemon's restart and the bridge's return to it are missed. bridge/selection.py selects and names the
+forwarded numbers. Importing this imports none of their packages; each name loads its module when it is first used.
 """
 from importlib import import_module
 from typing import Any, List

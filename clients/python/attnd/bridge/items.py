@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""items: what goes to a sink, and which of it already went there.
+"""items: the items for a sink, and a record of those already written.
 
 Everything has a place on the run's own axis: its step, and the time its data were captured. The bridge's clock appears
 nowhere.
@@ -30,7 +30,7 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Item:
-    """What all items have. `where` and `position` say whether it is new: positions of one `where` only grow."""
+    """The fields of all items. `where` and `position` say whether it is new: positions of one `where` only grow."""
     run: Run
     where: str
     position: Position
@@ -72,7 +72,7 @@ class End(Item):
 
 @dataclass
 class Ledger:
-    """What of one run a sink has. Not thread-safe: it belongs to the sink's thread."""
+    """The items of one run that a sink has. Not thread-safe: it belongs to the sink's thread."""
     positions: Dict[str, Position] = field(default_factory=dict)
     notes: List[str] = field(default_factory=list)
     written: int = 0  # items

@@ -80,7 +80,7 @@ def _line(item: Item) -> Optional[Dict[str, Any]]:
 
 
 def _read(path: str) -> Dict[Run, Ledger]:
-    """What a file has; cuts off a last line that is not whole. Reads line by line: files grow large."""
+    """The items in a file; cuts off a last line that is not whole. Reads line by line: files grow large."""
     ledgers: Dict[Run, Ledger] = {}
     whole = 0
     try:

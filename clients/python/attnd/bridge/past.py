@@ -61,7 +61,7 @@ def await_written(control: Control, run: Run, window: str, coming: Dict[str, int
 
 
 def _layers(control: Control, run: Run) -> Any:
-    """What the history has of a run's layers: none at all of one that just began."""
+    """A run's layers in the history: none for a run that has just begun."""
     try:
         return control.windows(run.job, run.run)["layers"]
     except ControlError as error:
@@ -78,7 +78,7 @@ def window_text(window: Dict[str, Any]) -> str:
 
 
 class _Page:
-    """What the history says of one layer in a range, and the summaries that follow from it."""
+    """The history of one layer in a range, and the summaries that follow from it."""
 
     def __init__(self, control: Control, run: Run, layer: Dict[str, Any], window: str, selection: Selection,
                  first: int, last: int):
@@ -107,7 +107,7 @@ class _Page:
         self._places[path] = {int(last): place for place, last in enumerate(answer["windows"]["last"])}
 
     def summary(self, last: int) -> List[Dict[str, Any]]:
-        """Of the window that ends with `last`; empty when the layer has none."""
+        """The numbers of the window that ends with `last`; empty when the layer has none."""
         result: Dict[str, Any] = {}
         for path, answer in self._answers.items():
             place = self._places[path].get(last)

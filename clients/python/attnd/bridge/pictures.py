@@ -24,7 +24,7 @@ RUNS_MAX = 64  # with an open window; the stalest makes room, drawn
 
 
 class _Window:
-    """What has come of a run's newest window."""
+    """The received parts of a run's newest window."""
 
     def __init__(self, window: Dict[str, Any]):
         self.last = int(window["last"])

@@ -84,7 +84,7 @@ class Selection:
         return number % (1 << octave) == 0
 
     def statistics_asked(self) -> Tuple[str, ...]:
-        """Those wanted that the history keeps: drift is not among them."""
+        """The selected numbers that the history keeps: drift is not among them."""
         return tuple(name for name in _KNOWN if "." not in name and self.wants_statistic(name))
 
     def values(self, result: Dict[str, Any]) -> Dict[str, float]:

@@ -27,7 +27,7 @@ class Sink:
     kind = ""  # names it in messages
 
     def recall(self, run: Run) -> Ledger:
-        """What the sink has of a run; empty when it knows nothing of it. Changes nothing."""
+        """The sink's record of a run; empty when it has none. Changes nothing."""
         raise NotImplementedError
 
     def begin(self, run: Run) -> None:

@@ -194,7 +194,7 @@ class Worker:
             self._open[run] = False
 
     def _guarded(self, call: Callable[..., None], *arguments: Any) -> None:
-        """Whatever a sink raises stays here."""
+        """Exceptions of a sink stay here."""
         try:
             call(*arguments)
         except SinkGone as error:

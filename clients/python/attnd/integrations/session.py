@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""session: what the callbacks have in common: one watch per training, which counts as the trainer does.
+"""session: the common part of the callbacks: one watch per training, which counts as the trainer does.
 
 The trainer's own numbers are the truth: it says which step and epoch it has reached, and the watch is brought there.
 So a training that goes on from a checkpoint goes on counting, and messages carry the numbers of the trainer's logs.
@@ -23,7 +23,7 @@ class Session:
     """The watch of one trainer, from begin() to end(), and again from the next begin().
 
     Called from the training thread. Only the constructor raises: ValueError for a bad job name, and TypeError for
-    options that are not the caller's. Whatever else goes wrong is logged once, and the training goes on without.
+    options that are not the caller's. Any other failure is logged once, and the training continues without it.
     """
 
     def __init__(self, job: str, options: Dict[str, Any]):
