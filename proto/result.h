@@ -36,37 +36,6 @@ struct result_layer {
     enum message_type tier;
 };
 
-/* The largest entries, descending. */
-struct result_pairs {
-    const struct pair *pairs; /* [count] of the head-mean map; NULL = not computed */
-    uint32_t count;
-    const struct pair *head_pairs; /* [heads][head_limit]; NULL = not computed */
-    const uint32_t *head_count;    /* [heads], at most head_limit */
-    uint32_t head_limit;
-};
-
-/* How alike heads are. */
-struct result_similarity {
-    const double *cosine, *js;                 /* [heads][heads], row-major; NULL = not computed */
-    const struct redundant_pair *redundant;    /* [redundant_count], most alike first */
-    uint32_t redundant_count, redundant_total; /* listed; in all */
-};
-
-/* The numbers of one layer from one message. Borrowed. NULL = not computed, the key is left out. */
-struct layer_numbers {
-    uint32_t heads;
-    const double *value[METRIC_COUNT];  /* [heads] */
-    const double *vector[VECTOR_COUNT]; /* [heads][vector_info.width], row-major */
-    const enum pattern *pattern;        /* [heads] */
-    double sink_rate;                   /* written when first_token is */
-    uint32_t local_window;              /* of local_mass; written when that is */
-    bool has_aggregate[AGGREGATE_COUNT];
-    double aggregate[AGGREGATE_COUNT][MAP_STAT_COUNT];
-    struct result_pairs pairs;
-    struct result_similarity similarity;
-    const struct weights_result *weights;
-};
-
 /* One message's numbers. */
 struct live_result {
     struct result_common common;

@@ -12,8 +12,7 @@
 #include "workers/measure.h"
 
 #include "proto/err.h"
-#include "workers/measure_numbers.h"
-#include "workers/measure_plan.h"
+#include "workers/measure_internal.h"
 #include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>

@@ -15,7 +15,7 @@
 #include "workers/rows/map_pool.h"
 #include "workers/rows/pattern.h"
 #include "workers/qk/qk.h"
-#include "proto/result.h"
+#include "proto/metric.h"
 #include "workers/across/similarity.h"
 #include "workers/linear/spectrum.h"
 #include "workers/linear/weights.h"

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* measure_cost: an upper bound within reason of the memory that measuring a message takes. Sizes
  * come from a header: products are taken in f64, which does not wrap. */
-#include "workers/measure_numbers.h"
-#include "workers/measure_plan.h"
+#include "workers/measure_internal.h"
 #include "workers/base/pool.h"
 #include "workers/rows/row_batch.h"
 #include <math.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "workers/measure_numbers.h"
+#include "workers/measure_internal.h"
 
 #include "proto/err.h"
 #include <math.h>

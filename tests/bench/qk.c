@@ -11,7 +11,7 @@
  * grew at most while one head of so many keys was computed. */
 #include "proto/err.h"
 #include "workers/base/isa.h"
-#include "workers/qk/work.h"
+#include "workers/qk/internal.h"
 
 #include <cblas.h>
 #include <math.h>

@@ -7,7 +7,7 @@
  *
  *   spectrum [PAIRS [N...]] */
 #include "workers/linear/spectrum.h"
-#include "workers/linear/spectrum_bidiagonal.h"
+#include "workers/linear/spectrum_internal.h"
 
 #include <lapacke.h>
 #include <math.h>

@@ -4,7 +4,10 @@
 #ifndef WORKERS_ACROSS_REF_H
 #define WORKERS_ACROSS_REF_H
 
-#include "workers/across/across.h"
+#include "proto/metric.h"
+#include "workers/base/attention.h"
+#include "workers/base/scratch.h"
+#include "workers/stats/dist.h"
 
 /* The gradient as weights: what attention_load_row reads. a->grad must be there. */
 struct attention across_grad(const struct attention *a);

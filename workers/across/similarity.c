@@ -3,8 +3,7 @@
  * square; only `square` differs between them: [g][h] is of head g, over the rows sound in both. */
 #include "workers/across/similarity.h"
 #include "proto/err.h"
-#include "workers/across/similarity_fast.h"
-#include "workers/across/similarity_ref.h"
+#include "workers/across/similarity_internal.h"
 
 #include <assert.h>
 #include <math.h>

@@ -8,10 +8,9 @@
  *
  * A row goes through the reference as a whole when some head's soundness is a close call, when a
  * weight is negative by rounding, or when dropout has left sums that do not suit f32. */
-#include "workers/across/similarity_fast.h"
+#include "workers/across/similarity_internal.h"
 #include "workers/across/row.h"
 #include "proto/err.h"
-#include "workers/across/similarity_ref.h"
 
 #include <math.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* similarity_ref: one small function per formula, in f64, entry after entry; part of the reference
  * library. */
-#include "workers/across/similarity_ref.h"
+#include "workers/across/similarity_internal.h"
 #include "proto/err.h"
 #include "workers/rows/row.h"
 

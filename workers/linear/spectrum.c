@@ -11,10 +11,7 @@
  * by anything else, and their rank is judged with a bound that f32 rounding comes near. Beyond that
  * size the bound, s1 max(m, n) eps, was never seen below 5 times the error of the f32 method. */
 #include "workers/linear/spectrum.h"
-#include "workers/linear/spectrum_bidiagonal.h"
-#include "workers/linear/spectrum_lanczos.h"
-#include "workers/linear/spectrum_lapack.h"
-#include "workers/linear/spectrum_matrix.h"
+#include "workers/linear/spectrum_internal.h"
 
 #include <cblas.h>
 #include <math.h>

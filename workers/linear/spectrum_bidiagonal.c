@@ -21,8 +21,7 @@
  * operators".) It is backward stable as LAPACK's: a singular value is off by a few 2^-24 of the
  * largest. That is what decides against the Gram matrix, which costs the same and loses half of the
  * digits. Norms and scalar products of vectors are summed in f64. */
-#include "workers/linear/spectrum_bidiagonal.h"
-#include "workers/linear/spectrum_matrix.h"
+#include "workers/linear/spectrum_internal.h"
 #include "proto/err.h"
 
 #include <lapacke.h>

@@ -22,8 +22,7 @@
  *     not converged, and the caller computes all values.
  * No result depends on time or on other threads. Parlett 1998, The symmetric eigenvalue problem;
  * for the start and the complement: Halko, Martinsson and Tropp 2011. */
-#include "workers/linear/spectrum_lanczos.h"
-#include "workers/linear/spectrum_matrix.h"
+#include "workers/linear/spectrum_internal.h"
 #include "proto/err.h"
 
 #include <cblas.h>

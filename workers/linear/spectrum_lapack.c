@@ -5,8 +5,7 @@
  * transpose, whose singular values and eigenvalues are the same. LAPACK's integers are 32 bits
  * wide; a matrix too large for them is reported as out of memory, since at 8 bytes an entry it
  * would not have fitted either. */
-#include "workers/linear/spectrum_lapack.h"
-#include "workers/linear/spectrum_matrix.h"
+#include "workers/linear/spectrum_internal.h"
 #include "proto/err.h"
 
 #include <lapacke.h>

@@ -4,7 +4,7 @@
  * Elements are read by memcpy, since a frame inside a message may start at any address. Finite or
  * not is seen on the bits: among magnitudes, the largest bit pattern is the largest number, and
  * infinities and NaNs are above all others. */
-#include "workers/linear/spectrum_matrix.h"
+#include "workers/linear/spectrum_internal.h"
 
 #include <math.h>
 #include <string.h>

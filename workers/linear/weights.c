@@ -22,7 +22,7 @@
  * LAPACK's integers are 32 bits wide: what does not fit them is reported as out of memory. */
 #include "workers/linear/weights.h"
 #include "proto/err.h"
-#include "workers/linear/spectrum_lapack.h"
+#include "workers/linear/spectrum_internal.h"
 
 #include <cblas.h>
 #include <lapacke.h>

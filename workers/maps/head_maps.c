@@ -8,7 +8,7 @@
 
 #include "workers/across/kernel.h"
 #include "proto/err.h"
-#include "workers/maps/head_maps_ref.h"
+#include "workers/maps/head_maps_internal.h"
 
 #include <float.h>
 #include <math.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "workers/maps/head_maps_ref.h"
+#include "workers/maps/head_maps_internal.h"
 
 #include <float.h>
 #include <math.h>

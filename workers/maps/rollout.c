@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "workers/maps/rollout.h"
 
-#include "workers/maps/head_maps_ref.h"
+#include "workers/maps/head_maps_internal.h"
 
 #include <math.h>
 #include <string.h>

@@ -6,7 +6,7 @@
  * 2^(row->max - max) turns what the sums are relative to, and `first` = 2^(logit of key 0 - max) is
  * the share of key 0, before the division by Z = down * z + first. All exponentials of a batch of
  * rows are taken in one go by the vector kernel. */
-#include "workers/qk/finish.h"
+#include "workers/qk/internal.h"
 
 #include <math.h>
 

@@ -6,9 +6,8 @@
  * Order: samples, key heads, the heads that read them, blocks of queries, tiles of keys. Tiles that
  * no row of the block can see are skipped, so causal attention costs half. Rows that are out of the
  * ordinary never come here: see qk_work.c. */
-#include "workers/qk/qk.h"
+#include "workers/qk/internal.h"
 
-#include "workers/qk/work.h"
 #include <assert.h>
 #include <cblas.h>
 #include <math.h>

@@ -3,11 +3,10 @@
  * compiled without vectorising. A row's logits are laid out side by side, its softmax is taken, and
  * the weights go through the formulas of the attention tier (row_metrics.c): both tiers agree on
  * the same data because there is one set of formulas. */
-#include "workers/qk/ref.h"
+#include "workers/qk/internal.h"
 
 #include "proto/err.h"
 #include "workers/rows/occurrence.h"
-#include "workers/qk/qk.h"
 #include "workers/rows/row_metrics.h"
 #include <assert.h>
 #include <math.h>

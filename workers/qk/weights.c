@@ -4,9 +4,8 @@
  * softcap, by passes that vectorise. Rows that are not ordinary (qk_work.c) go through the
  * reference, those that are not sound too: they are NaN at their keys, so that whoever measures the
  * map counts them. */
-#include "workers/qk/qk.h"
+#include "workers/qk/internal.h"
 
-#include "workers/qk/work.h"
 #include <cblas.h>
 #include <math.h>
 #include <string.h>

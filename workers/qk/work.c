@@ -8,7 +8,7 @@
  *                                                           the row goes through the reference
  * so the tiles need no checks: their products are finite, and f32 neither over- nor underflows.
  * Keys are counted by kind from the left, so a row asks about its range by two subtractions. */
-#include "workers/qk/work.h"
+#include "workers/qk/internal.h"
 
 #include "proto/err.h"
 #include "workers/rows/occurrence.h"

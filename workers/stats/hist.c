@@ -174,7 +174,7 @@ static uint32_t hist_find(const struct hist *h, int32_t key)
 }
 
 /* Room for `buckets` in all. */
-static int hist_reserve(struct hist *h, uint32_t buckets)
+int hist_reserve(struct hist *h, uint32_t buckets)
 {
     if (buckets <= h->capacity) {
         return 0;

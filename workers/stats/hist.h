@@ -41,6 +41,8 @@ struct hist {
     uint32_t halvings; /* of the resolution */
 };
 
+/* Room for so many buckets. Returns 0 or ERR_MEMORY, then without effect. */
+int hist_reserve(struct hist *h, uint32_t buckets);
 /* x must be finite. Return 0 or ERR_MEMORY, then without effect. */
 int hist_add(struct hist *h, double x);
 int hist_merge(struct hist *into, const struct hist *from);

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "proto/err.h"
-#include "workers/stats/hist_block.h"
+#include "workers/stats/hist_bytes.h"
 
-#include <stdlib.h>
+#include "proto/err.h"
 
 #define BLOCKS_MAX ((HIST_KEYS + HIST_BLOCK - 1) / HIST_BLOCK)
 
@@ -27,20 +26,6 @@ static uint32_t hist_bytes_count_used(const uint8_t *at, const uint8_t *end)
     return used;
 }
 
-static int hist_bytes_reserve(struct hist *h, uint32_t buckets)
-{
-    if (buckets <= h->capacity) {
-        return 0;
-    }
-    struct bucket *grown = realloc(h->buckets, buckets * sizeof *grown);
-    if (!grown) {
-        return ERR_MEMORY;
-    }
-    h->buckets = grown;
-    h->capacity = buckets;
-    return 0;
-}
-
 static void hist_bytes_append(struct hist *h, const struct hist_block *block)
 {
     int32_t first = (int32_t)(block->index * HIST_BLOCK) - hist_key_max(h->halvings);
@@ -54,7 +39,7 @@ static void hist_bytes_append(struct hist *h, const struct hist_block *block)
 int hist_bytes_read(const uint8_t *bytes, size_t size, struct hist *h)
 {
     const uint8_t *at = bytes + 1, *end = bytes + size;
-    if (hist_bytes_reserve(h, hist_bytes_count_used(at, end)) != 0) {
+    if (hist_reserve(h, hist_bytes_count_used(at, end)) != 0) {
         return ERR_MEMORY;
     }
     h->halvings = bytes[0];

@@ -2,7 +2,6 @@
 /* There are counters for every resolution, and what is added is added at its own: no key is
  * converted until all are added up, and then each key once. */
 #include "workers/stats/hist_sum.h"
-#include "workers/stats/hist_block.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,16 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/* hist_sum: histograms as bytes, and the sum of many of them, with a counter for every key.
+/* hist_sum: the sum of many histograms as bytes, with a counter for every key.
  *
  * Bytes are what is kept: a histogram of 48 buckets takes about 65 of them while its counts are
  * below 256, and some 90 when they are in the thousands. One owner at a time. */
 #ifndef WORKERS_STATS_HIST_SUM_H
 #define WORKERS_STATS_HIST_SUM_H
 
-#include "workers/stats/hist.h"
+#include "workers/stats/hist_bytes.h"
 
-#include <stdbool.h>
-
-#define HIST_BLOCK      8    /* keys side by side that are written together */
 #define HIST_SUM_BLOCKS 1204 /* of all resolutions */
 #define HIST_SUM_WORDS  22   /* of 64 blocks; a resolution begins with a new one */
 
@@ -33,14 +30,5 @@ void hist_sum_add_bytes(struct hist_sum *sum, const uint8_t *bytes, size_t size)
 size_t hist_sum_write(struct hist_sum *sum, uint32_t limit, uint8_t *bytes);
 
 void hist_sum_clear(struct hist_sum *sum);
-
-/* Most bytes of a histogram of so many buckets. */
-size_t hist_bytes_max(uint32_t buckets);
-/* Reads a histogram into one that has had other contents. Returns 0 or ERR_MEMORY, then without
- * effect. */
-int hist_bytes_read(const uint8_t *bytes, size_t size, struct hist *h);
-/* Whether bytes[size] are as hist_sum_write writes a histogram that is not empty; then *ret_used
- * buckets and *ret_total counts. */
-bool hist_bytes_check(const uint8_t *bytes, size_t size, uint32_t *ret_used, uint64_t *ret_total);
 
 #endif

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* head_maps_ref: the scalar reference of head_maps, compiled without vectorising: each entry is
+/* The scalar reference of head_maps, compiled without vectorising: each entry is
  * looked at in f64. The fast path leaves numbers that are not finite to it, too. */
-#ifndef WORKERS_MAPS_HEAD_MAPS_REF_H
-#define WORKERS_MAPS_HEAD_MAPS_REF_H
+#ifndef WORKERS_MAPS_HEAD_MAPS_INTERNAL_H
+#define WORKERS_MAPS_HEAD_MAPS_INTERNAL_H
 
 #include "workers/maps/head_maps.h"
 

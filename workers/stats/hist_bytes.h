@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* hist_block: the bytes of a histogram, block by block. Private to hist_sum.c and hist_bytes.c.
+/* hist_bytes: a histogram as bytes, block by block: how windows keep it in memory and in states on
+ * disk.
  *
  *     1 byte   halvings
  *     per block of 8 keys of which some are used, ascending:
@@ -12,11 +13,23 @@
  * Used keys lie side by side for the most part, so a block's 8 counts are added to 8 counters in a
  * few vector instructions. Keys are counted from the lowest one of the resolution. A width for each
  * block, since the ends of a distribution have small counts. */
-#ifndef WORKERS_STATS_HIST_BLOCK_H
-#define WORKERS_STATS_HIST_BLOCK_H
+#ifndef WORKERS_STATS_HIST_BYTES_H
+#define WORKERS_STATS_HIST_BYTES_H
 
-#include "workers/stats/hist_sum.h"
+#include "workers/stats/hist.h"
 
+#include <stdbool.h>
+
+/* Most bytes of a histogram of so many buckets. */
+size_t hist_bytes_max(uint32_t buckets);
+/* Reads a histogram into one that has had other contents. Returns 0 or ERR_MEMORY, then without
+ * effect. */
+int hist_bytes_read(const uint8_t *bytes, size_t size, struct hist *h);
+/* Whether bytes[size] are as hist_sum_write writes a histogram that is not empty; then *ret_used
+ * buckets and *ret_total counts. */
+bool hist_bytes_check(const uint8_t *bytes, size_t size, uint32_t *ret_used, uint64_t *ret_total);
+
+#define HIST_BLOCK      8     /* keys side by side that are written together */
 #define HIST_BLOCK_FULL 0xffu /* used */
 #define HIST_BLOCK_LONG 48u   /* skipped */
 

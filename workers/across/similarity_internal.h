@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* similarity_ref: the scalar reference of similarity, compiled without vectorising, and what the
- * fast path shares with it. */
-#ifndef WORKERS_ACROSS_SIMILARITY_REF_H
-#define WORKERS_ACROSS_SIMILARITY_REF_H
+/* The two ways of similarity: the scalar reference, compiled without vectorising, and the passes of
+ * an instruction set, which leave to the reference what is out of the ordinary. */
+#ifndef WORKERS_ACROSS_SIMILARITY_INTERNAL_H
+#define WORKERS_ACROSS_SIMILARITY_INTERNAL_H
 
+#include "workers/across/kernel.h"
 #include "workers/across/similarity.h"
 
 /* The contribution of one row to a pair of heads that are both sound in it. */
@@ -21,5 +22,8 @@ void similarity_row_ref(struct similarity *s, const struct attention *a, uint32_
                         const uint32_t *key, uint32_t n, double *work);
 int similarity_compute_ref(struct similarity *s, const struct attention *a, uint32_t row_begin,
                            uint32_t row_end, struct scratch *scratch);
+int similarity_compute_fast(struct similarity *s, const struct attention *a, uint32_t row_begin,
+                            uint32_t row_end, const struct across_kernels *kernel,
+                            struct scratch *scratch);
 
 #endif

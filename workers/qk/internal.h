@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: MIT */
+/* What the files of qk/ share. A message takes this way:
+ *
+ *     work.c          memory, what rows may see, lengths of vectors, which way a row goes
+ *     qk.c            tiles: queries and keys by sgemm, folded into rows by kernel_tmpl.c
+ *     finish.c        a row's sums to its metrics, sixteen rows at a time
+ *     ref.c           the scalar reference, row by row: for the rows that f32 cannot do
+ *     weights.c       the same tiles, kept as the map
+ *     spectrum.c      the spectrum of Q K^T, from the R factors of Q and K
+ *
+ * One owner at a time. */
+#ifndef WORKERS_QK_INTERNAL_H
+#define WORKERS_QK_INTERNAL_H
+
+#include "workers/qk/kernel.h"
+#include "workers/qk/qk.h"
+#include "workers/rows/block.h"
+#include "workers/rows/row_batch.h"
+
+/* ref.c */
+
+/* Room for one row; carved from memory the caller owns. */
+struct qk_ref {
+    struct attention a; /* borrowed, but for learned_sink: a softmax leaves nothing to a sink */
+    uint32_t sample, local_window;
+    bool core;
+    double *query, *vector, *output;         /* [head_dim], [either], [value_dim] */
+    double *logit, *cosine, *weight, *share; /* [keys] */
+    uint32_t *key;                           /* [keys] */
+    uint32_t *previous; /* [keys] chains of the sample's tokens, then room to sort; NULL without */
+};
+
+/* Bytes that a reference takes; 0 when that overflows. */
+size_t qk_ref_bytes(const struct attention *a);
+/* `memory` is 64-byte aligned. */
+void qk_ref_init(struct qk_ref *ref, const struct block *block, const struct attention *a,
+                 void *memory);
+/* Makes sample b the current one. */
+void qk_ref_sample(struct qk_ref *ref, uint32_t b);
+/* Adds row (b, h, i), whose query must be valid. Returns 0 or ERR_MEMORY. */
+int qk_ref_row(struct qk_ref *ref, struct block *block, uint32_t h, uint32_t i);
+
+/* The weights of row (b, h, i), whatever its query: ret_weight[keys], 0 at excluded keys, NaN at
+ * valid ones when the row is not sound. */
+void qk_ref_weights(struct qk_ref *ref, uint32_t h, uint32_t i, float *ret_weight);
+
+/* |x|, scaled against overflow; not finite when an element is not. */
+double qk_ref_length(const double *x, uint32_t n);
+
+/* finish.c */
+
+/* The values that the rows of a head share, and the sums of theirs that are still to be added to
+ * it. */
+struct qk_finish {
+    const struct qk_kernels *kernel;
+    const struct attention *a;
+    struct head_block *head;
+    uint32_t sample, local_window;
+    double slope;                                    /* base 2 logits per logit */
+    double first_inverse_length, first_value_length; /* of key 0 */
+    const float *first_value;                        /* [value_dim]; NULL = no values */
+    const uint32_t *first_same; /* the first key with the same token; NULL = no tokens */
+    struct row_batch batch;
+    struct row_values values;
+    struct row_totals logits, cosines;
+};
+
+/* The values of a row besides its sums. */
+struct qk_row_extra {
+    double inverse_length; /* 1 / |q|; 0 for a zero vector */
+    const float *output;   /* [value_dim] A V without key 0, relative to the row's maximum; NULL =
+                              none */
+};
+
+/* Begins a head: what is above `batch` is set. `memory` is of row_values_bytes(1). */
+void qk_finish_begin(struct qk_finish *f, enum isa isa, void *memory);
+/* Finishes rows[count]; `room` holds QK_FINISH_ROOM(count) floats. Returns 0 or ERR_MEMORY. */
+int qk_finish_rows(struct qk_finish *f, const struct qk_row *row, const struct qk_row_extra *extra,
+                   uint32_t count, float *room);
+#define QK_FINISH_ROOM(count) (2 * QK_LANES * (size_t)(count))
+/* Adds all that is left to the head. Returns 0 or ERR_MEMORY. */
+int qk_finish_end(struct qk_finish *f);
+
+/* work.c */
+
+#define QK_TILE_ROWS   128
+#define QK_TILE_KEYS   512
+#define QK_TILE_STRIDE (QK_TILE_KEYS + 2 * QK_LANES)
+
+/* The keys that a row may see; the same for all heads. */
+struct qk_span {
+    uint32_t begin, end; /* first valid key, one past the last */
+    uint32_t occurrence; /* the first of the query's token that is seen, or whose next key is; the
+                            query's own position when none is; OCCURRENCE_NONE without tokens */
+    bool valid;          /* the query is */
+    bool has_holes;
+};
+
+/* How many keys before j are of a kind: a row's number of them is a difference. */
+struct qk_counts {
+    uint32_t nan;  /* a NaN in the key */
+    uint32_t odd;  /* key or value only the reference can handle */
+    uint32_t zero; /* zero vectors */
+    uint32_t lost; /* a value that is not finite */
+};
+
+/* Everything there is to work with. */
+struct qk_work {
+    const struct qk_kernels *kernel;
+    enum isa isa;
+    struct block *block;
+    const struct attention *a;
+    uint32_t row_begin, row_end;
+    bool core, values;
+    uint32_t sample, kv, head; /* current */
+    /* by row, of the sample */
+    struct qk_span *span;
+    /* by key, of the key head */
+    float *inverse_length, *value_length, *value_log;
+    double *key_length;
+    struct qk_counts *before; /* [keys + 1] */
+    double longest_key;       /* of those that are not odd */
+    float *first_value;
+    /* by key, of the sample: chains of equal tokens; NULL without */
+    uint32_t *next_same, *previous_same, *first_same, *sort;
+    /* tile */
+    float *query, *key, *value, *product, *output, *room, *vector;
+    uint32_t *list;
+    struct qk_row *row;
+    struct qk_row_extra *extra;
+    void *columns; /* row_values_bytes */
+    struct qk_finish finish;
+    struct qk_ref ref;
+};
+
+enum qk_verdict { QK_SOUND, QK_UNSOUND, QK_REFERENCE };
+
+/* `w` has its attention, its block, rows, groups and instruction set; this gives it memory. Returns
+ * 0 or ERR_MEMORY. */
+int qk_work_begin(struct qk_work *w, struct scratch *scratch);
+void qk_work_begin_sample(struct qk_work *w, uint32_t b);
+void qk_work_begin_key_head(struct qk_work *w, uint32_t kv);
+
+/* The way that row i goes, whose query is valid and |q| long. */
+enum qk_verdict qk_work_judge(const struct qk_work *w, uint32_t i, double query_length);
+/* The length of query i of the current head; NaN with a NaN in it. */
+double qk_work_query_length(const struct qk_work *w, uint32_t i);
+/* Converts it to f32 at w->query + at * head_dim. */
+void qk_work_load_query(const struct qk_work *w, uint32_t i, uint32_t at);
+/* Keys or values [begin, end) of the current key head as f32, in place or converted; values that
+ * are not finite as zeros: nobody who sees them has an output. */
+const float *qk_work_keys(const struct qk_work *w, uint32_t begin, uint32_t end);
+const float *qk_work_values(const struct qk_work *w, uint32_t begin, uint32_t end);
+
+#endif
