@@ -185,7 +185,7 @@ static int prepare_spectra(struct measure *m)
     return spectra_init(&m->spectra, a, &spectra);
 }
 
-static int prepare_parts(struct measure *m)
+static int measure_prepare(struct measure *m)
 {
     m->part = calloc(m->parts, sizeof *m->part);
     if (!m->part) {
@@ -195,15 +195,7 @@ static int prepare_parts(struct measure *m)
         m->part[i].begin = (uint32_t)((uint64_t)m->attention.queries * i / m->parts);
         m->part[i].end = (uint32_t)((uint64_t)m->attention.queries * (i + 1) / m->parts);
     }
-    return 0;
-}
-
-static int measure_prepare(struct measure *m)
-{
-    int rc = prepare_parts(m);
-    if (rc == 0) {
-        rc = copy_lists(m);
-    }
+    int rc = copy_lists(m);
     if (rc == 0 &&
         (wants_spectra(&m->attention, &m->plan) || wants_qk_spectra(&m->attention, &m->plan))) {
         rc = prepare_spectra(m);
@@ -288,11 +280,18 @@ enum measure_job measure_job_kind(const struct measure *measure, uint32_t job)
     return job < measure->parts ? MEASURE_ROWS : MEASURE_SPECTRA;
 }
 
-static int run_attention_part(struct measure *m, struct part *p, struct scratch *scratch)
+static int measure_run_part(struct measure *m, struct part *p, struct scratch *scratch)
 {
+    int rc = allocate_part(m, p);
+    if (rc != 0) {
+        return rc;
+    }
     const struct attention *a = &m->attention;
     enum isa isa = m->plan.isa;
-    int rc = block_compute(&p->block, a, p->begin, p->end, isa, scratch);
+    if (m->tier == TIER_QK) {
+        return qk_compute(&p->block, a, p->begin, p->end, isa, scratch);
+    }
+    rc = block_compute(&p->block, a, p->begin, p->end, isa, scratch);
     if (rc == 0 && m->head_weights) {
         rc = across_weighted_map(&p->weighted, a, m->head_weights, p->begin, p->end, isa, scratch);
     }
@@ -307,18 +306,6 @@ static int run_attention_part(struct measure *m, struct part *p, struct scratch 
                                scratch);
     }
     return rc;
-}
-
-static int measure_run_part(struct measure *m, struct part *p, struct scratch *scratch)
-{
-    int rc = allocate_part(m, p);
-    if (rc != 0) {
-        return rc;
-    }
-    if (m->tier == TIER_QK) {
-        return qk_compute(&p->block, &m->attention, p->begin, p->end, m->plan.isa, scratch);
-    }
-    return run_attention_part(m, p, scratch);
 }
 
 void measure_run(struct measure *measure, uint32_t job, struct scratch *scratch)
@@ -378,25 +365,6 @@ static int pool_parts(struct measure *m)
     return values ? 0 : ERR_MEMORY;
 }
 
-static int measure_merge_parts(struct measure *m)
-{
-    int rc = 0;
-    for (uint32_t i = 1; i < m->parts && rc == 0; i++) {
-        rc = merge_part(m, &m->part[0], &m->part[i]);
-        clear_part(&m->part[i]);
-    }
-    return rc;
-}
-
-/* Runs every job of a measure on this thread, and finishes it. */
-static int run_all(struct measure *m, struct scratch *scratch)
-{
-    for (uint32_t i = 0; i < m->jobs; i++) {
-        measure_run(m, i, scratch);
-    }
-    return measure_finish(m, scratch);
-}
-
 /* The weights that queries and keys stand for, measured for what the row pass did not give. */
 static int measure_maps_of_qk(struct measure *m, struct scratch *scratch)
 {
@@ -415,25 +383,14 @@ static int measure_maps_of_qk(struct measure *m, struct scratch *scratch)
         return rc;
     }
     m->maps->maps_only = true;
-    return run_all(m->maps, scratch);
-}
-
-/* Fills `measured`. */
-static int work_out(struct measure *m, struct scratch *scratch)
-{
-    struct part *p = &m->part[0];
-    struct measure_state state = {
-        .attention = &m->attention,
-        .plan = &m->plan,
-        .block = &p->block,
-        .similarity = p->similarity.heads > 0 ? &p->similarity : NULL,
-        .gradient = p->gradient,
-        .weighted = m->head_weights && m->tier == TIER_ATTENTION ? &p->weighted : NULL,
-        .spectra = m->spectra.head ? &m->spectra : NULL,
-        .head_pairs = p->pairs,
-        .head_pair_count = p->pair_count,
-    };
-    return measure_numbers(&state, scratch, &m->measured, &m->numbers);
+    for (uint32_t i = 0; i < m->maps->jobs; i++) {
+        measure_run(m->maps, i, scratch);
+    }
+    rc = measure_finish(m->maps, scratch);
+    if (rc == 0) {
+        measure_numbers_add_maps(&m->measured, measure_result(m->maps));
+    }
+    return rc;
 }
 
 int measure_finish(struct measure *measure, struct scratch *scratch)
@@ -454,8 +411,25 @@ int measure_finish(struct measure *measure, struct scratch *scratch)
     if (m->part[0].pool.count > 0) {
         rc = pool_parts(m);
     }
-    rc = rc == 0 ? measure_merge_parts(m) : rc;
-    rc = rc == 0 ? work_out(m, scratch) : rc;
+    struct part *all = &m->part[0];
+    for (uint32_t i = 1; i < m->parts && rc == 0; i++) {
+        rc = merge_part(m, all, &m->part[i]);
+        clear_part(&m->part[i]);
+    }
+    if (rc == 0) {
+        struct measure_state state = {
+            .attention = &m->attention,
+            .plan = &m->plan,
+            .block = &all->block,
+            .similarity = all->similarity.heads > 0 ? &all->similarity : NULL,
+            .gradient = all->gradient,
+            .weighted = m->head_weights && m->tier == TIER_ATTENTION ? &all->weighted : NULL,
+            .spectra = m->spectra.head ? &m->spectra : NULL,
+            .head_pairs = all->pairs,
+            .head_pair_count = all->pair_count,
+        };
+        rc = measure_numbers(&state, scratch, &m->measured, &m->numbers);
+    }
     m->measured.map = m->pooled.values ? &m->pooled : NULL;
     if (rc == 0 && m->plan.head_maps_size > 0 && m->attention.weights) {
         rc = head_maps_new(&m->attention, m->plan.head_maps_sample, m->plan.head_maps_size,
@@ -463,9 +437,6 @@ int measure_finish(struct measure *measure, struct scratch *scratch)
     }
     if (rc == 0 && wants_maps_of_qk(&m->attention, &m->plan)) {
         rc = measure_maps_of_qk(m, scratch);
-        if (rc == 0) {
-            measure_numbers_add_maps(&m->measured, measure_result(m->maps));
-        }
     }
     return rc;
 }

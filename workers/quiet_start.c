@@ -5,6 +5,11 @@
  * been loaded. Functions in .preinit_array run before the constructors of all libraries, those of
  * the program after them.
  *
+ * Linking a serial OpenBLAS would not do: Debian's has the name of the threaded one, and where both
+ * are installed, as beside numpy, its alternatives choose the threaded one, for pkg-config and for
+ * the loader. Only an absolute run path in each program would tell them apart, until a library path
+ * in the environment of a job overrides it.
+ *
  * A source of the two programs, not of a library: only a program's .preinit_array counts. */
 #include <sched.h>
 #include <stdbool.h>

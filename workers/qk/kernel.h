@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* qk_kernel: one tile of logits, rows of queries by columns of keys, folded into the running sums
  * of its rows. One table per instruction set (kernels_of); everything else of tier `qk` is plain C
- * (qk.c, qk_finish.c).
+ * (qk.c, finish.c).
  *
  * The online softmax: with x = slope * logit, the logit in base 2, a row keeps its largest x so far
  * and sums of e = 2^(x - max); when a tile brings a larger one, the sums shrink by 2^(old - new).
  *
  * Key 0 is in none of the sums. entropy_sans_first is about the row without it, and cannot be had
- * from sums with it: a sink of 0.9999 leaves four digits of seven. qk_finish.c puts it back. */
+ * from sums with it: a sink of 0.9999 leaves four digits of seven. finish.c puts it back. */
 #ifndef WORKERS_QK_KERNEL_H
 #define WORKERS_QK_KERNEL_H
 

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* qk: tiles of queries by keys. The products of a tile come from one sgemm (and A V from another);
  * the kernels of an instruction set fold each tile into its rows (qk/kernel.h), and what a row's
- * sums say is worked out when its last tile is in (qk_finish.c).
+ * sums say is worked out when its last tile is in (finish.c).
  *
  * Order: samples, key heads, the heads that read them, blocks of queries, tiles of keys. Tiles that
  * no row of the block can see are skipped, so causal attention costs half. Rows that are out of the
- * ordinary never come here: see qk_work.c. */
+ * ordinary never come here: see work.c. */
 #include "workers/qk/internal.h"
 
 #include <assert.h>
@@ -113,41 +113,6 @@ static float slope_of(const struct attention *a)
     return (float)(a->qk.softcap > 0 ? log2e : log2e * a->qk.scale);
 }
 
-static struct qk_tile prepare_tile(const struct qk_work *w, uint32_t rows)
-{
-    const struct attention *a = w->a;
-    bool cap = a->qk.softcap > 0;
-    return (struct qk_tile){.stride = QK_TILE_STRIDE,
-                            .rows = rows,
-                            .row = w->row,
-                            .slope = slope_of(a),
-                            .scale = (float)a->qk.scale,
-                            .cap = cap ? (float)a->qk.softcap : 0,
-                            .window = w->block->plan.local_window,
-                            .inverse_length = w->inverse_length,
-                            .value_length = w->values ? w->value_length : NULL,
-                            .value_log = w->values ? w->value_log : NULL,
-                            .occurrence = w->next_same,
-                            .keep = w->values || w->next_same,
-                            .room = w->room,
-                            .key = w->list};
-}
-
-static void begin_finish(struct qk_work *w)
-{
-    w->finish = (struct qk_finish){.kernel = w->kernel,
-                                   .a = w->a,
-                                   .head = &w->block->head[w->head],
-                                   .sample = w->sample,
-                                   .local_window = w->block->plan.local_window,
-                                   .slope = (double)slope_of(w->a),
-                                   .first_inverse_length = (double)w->inverse_length[0],
-                                   .first_value_length = w->values ? (double)w->value_length[0] : 0,
-                                   .first_value = w->values ? w->first_value : NULL,
-                                   .first_same = w->first_same};
-    qk_finish_begin(&w->finish, w->isa, w->columns);
-}
-
 /* The rows that were taken, from their first tile to their metrics. */
 static int run_rows(struct qk_work *w, uint32_t rows)
 {
@@ -156,9 +121,23 @@ static int run_rows(struct qk_work *w, uint32_t rows)
         begin = w->row[r].begin < begin ? w->row[r].begin : begin;
         end = w->row[r].end > end ? w->row[r].end : end;
     }
-    struct qk_tile tile = prepare_tile(w, rows);
+    const struct attention *a = w->a;
+    struct qk_tile tile = {.stride = QK_TILE_STRIDE,
+                           .rows = rows,
+                           .row = w->row,
+                           .slope = slope_of(a),
+                           .scale = (float)a->qk.scale,
+                           .cap = a->qk.softcap > 0 ? (float)a->qk.softcap : 0,
+                           .window = w->block->plan.local_window,
+                           .inverse_length = w->inverse_length,
+                           .value_length = w->values ? w->value_length : NULL,
+                           .value_log = w->values ? w->value_log : NULL,
+                           .occurrence = w->next_same,
+                           .keep = w->values || w->next_same,
+                           .room = w->room,
+                           .key = w->list};
     if (w->values) {
-        memset(w->output, 0, (size_t)rows * w->a->qk.value_dim * sizeof *w->output);
+        memset(w->output, 0, (size_t)rows * a->qk.value_dim * sizeof *w->output);
     }
     while (begin < end) {
         uint32_t next = end - begin > QK_TILE_KEYS ? begin + QK_TILE_KEYS : end;
@@ -172,7 +151,17 @@ static int run_head(struct qk_work *w, uint32_t h)
 {
     int rc = 0;
     w->head = h;
-    begin_finish(w);
+    w->finish = (struct qk_finish){.kernel = w->kernel,
+                                   .a = w->a,
+                                   .head = &w->block->head[h],
+                                   .sample = w->sample,
+                                   .local_window = w->block->plan.local_window,
+                                   .slope = (double)slope_of(w->a),
+                                   .first_inverse_length = (double)w->inverse_length[0],
+                                   .first_value_length = w->values ? (double)w->value_length[0] : 0,
+                                   .first_value = w->values ? w->first_value : NULL,
+                                   .first_same = w->first_same};
+    qk_finish_begin(&w->finish, w->isa, w->columns);
     for (uint32_t i = w->row_begin; rc == 0 && i < w->row_end;) {
         uint32_t rows = 0;
         for (; rc == 0 && rows < QK_TILE_ROWS && i < w->row_end; i++) {
@@ -183,20 +172,6 @@ static int run_head(struct qk_work *w, uint32_t h)
         }
     }
     return rc == 0 ? qk_finish_end(&w->finish) : rc;
-}
-
-static int run_sample(struct qk_work *w, uint32_t b)
-{
-    int rc = 0;
-    uint32_t group = w->a->heads / w->a->qk.kv_heads;
-    qk_work_begin_sample(w, b);
-    for (uint32_t kv = 0; rc == 0 && kv < w->a->qk.kv_heads; kv++) {
-        qk_work_begin_key_head(w, kv);
-        for (uint32_t h = kv * group; rc == 0 && h < (kv + 1) * group; h++) {
-            rc = run_head(w, h);
-        }
-    }
-    return rc;
 }
 
 int qk_compute(struct block *block, const struct attention *a, uint32_t row_begin, uint32_t row_end,
@@ -215,8 +190,15 @@ int qk_compute(struct block *block, const struct attention *a, uint32_t row_begi
                         .core = block->plan.group[METRIC_GROUP_CORE],
                         .values = block->plan.group[METRIC_GROUP_CORE] && a->qk.v};
     int rc = qk_work_begin(&w, scratch);
+    uint32_t group = a->heads / a->qk.kv_heads;
     for (uint32_t b = 0; rc == 0 && b < a->batch; b++) {
-        rc = run_sample(&w, b);
+        qk_work_begin_sample(&w, b);
+        for (uint32_t kv = 0; rc == 0 && kv < a->qk.kv_heads; kv++) {
+            qk_work_begin_key_head(&w, kv);
+            for (uint32_t h = kv * group; rc == 0 && h < (kv + 1) * group; h++) {
+                rc = run_head(&w, h);
+            }
+        }
     }
     return rc;
 }

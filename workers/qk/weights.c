@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* qk_weights: the map itself: the products of a tile's rows come from sgemm straight into the map,
  * and each row's softmax is taken in place; where a row sees one range of keys, and without
- * softcap, by passes that vectorise. Rows that are not ordinary (qk_work.c) go through the
+ * softcap, by passes that vectorise. Rows that are not ordinary (work.c) go through the
  * reference, those that are not sound too: they are NaN at their keys, so that whoever measures the
  * map counts them. */
 #include "workers/qk/internal.h"

@@ -116,7 +116,8 @@ static void *block_fast_take(unsigned char **at, size_t bytes)
     return taken;
 }
 
-static void block_fast_carve(struct fast *f, unsigned char *at)
+/* Takes the memory, and sets what is the same for all rows. */
+static void block_fast_begin(struct fast *f, unsigned char *at)
 {
     const struct attention *a = f->a;
     f->pass = block_fast_take(&at, block_fast_aligned(sizeof *f->pass));
@@ -130,23 +131,17 @@ static void block_fast_carve(struct fast *f, unsigned char *at)
     f->induction = block_fast_take(&at, occurrence_bytes(a));
     f->duplicate = block_fast_take(&at, occurrence_bytes(a));
     block_ref_begin(f->block, a, at, &f->work);
-}
-
-static void set_sums(struct fast *f)
-{
-    const struct attention *a = f->a;
+    f->frame = f->frames;
+    size_t row_bytes = a->keys * f->element;
+    f->rows_ahead = row_bytes < ROW_AHEAD ? (uint32_t)(ROW_AHEAD / row_bytes) : 1;
+    f->row_kernel = (f->core ? f->kernels->core : f->kernels->rows)[a->dtype][f->across];
     float room = (float)(attention_tolerance(a->dtype) - SUM_UNCERTAIN);
     f->sum_least = a->dropout || a->learned_sink ? 0 : 1 - room;
     f->sum_most = a->dropout ? (float)SUM_MOST : 1 + room;
-}
-
-static void set_existing(struct fast *f)
-{
     bool *exists = f->values.exists;
-    exists[METRIC_DIAGONAL] = exists[METRIC_PREVIOUS_TOKEN] = exists[METRIC_NEXT_TOKEN] =
-        f->a->self;
+    exists[METRIC_DIAGONAL] = exists[METRIC_PREVIOUS_TOKEN] = exists[METRIC_NEXT_TOKEN] = a->self;
     exists[METRIC_INDUCTION] = exists[METRIC_DUPLICATE_TOKEN] = f->work.previous != NULL;
-    exists[METRIC_SINK_DEFICIT] = f->a->learned_sink;
+    exists[METRIC_SINK_DEFICIT] = a->learned_sink;
     exists[METRIC_MAX_LOGIT] = false;
 }
 
@@ -639,25 +634,6 @@ static int block_fast_add_sample(struct fast *f, uint32_t b, uint32_t i)
     return rc;
 }
 
-static int add_query(struct fast *f, uint32_t i)
-{
-    bool pairs = f->block->plan.group[METRIC_GROUP_PAIRS];
-    f->upper_sound = true;
-    if (pairs) {
-        memset(f->upper, 0, upper_bytes(f->a));
-    }
-    for (uint32_t b = 0; b < f->a->batch; b++) {
-        int rc = block_fast_add_sample(f, b, i);
-        if (rc < 0) {
-            return rc;
-        }
-    }
-    if (pairs) {
-        block_fast_offer_pairs(f, i);
-    }
-    return 0;
-}
-
 int block_compute(struct block *block, const struct attention *a, uint32_t row_begin,
                   uint32_t row_end, enum isa isa, struct scratch *scratch)
 {
@@ -676,16 +652,20 @@ int block_compute(struct block *block, const struct attention *a, uint32_t row_b
                      .core = block->plan.group[METRIC_GROUP_CORE],
                      .across = block_ref_across(block),
                      .element = dtype_size(a->dtype)};
-    size_t row_bytes = a->keys * f.element;
-    f.rows_ahead = row_bytes < ROW_AHEAD ? (uint32_t)(ROW_AHEAD / row_bytes) : 1;
-    f.row_kernel = (f.core ? f.kernels->core : f.kernels->rows)[a->dtype][f.across];
-    f.frame = f.frames;
-    block_fast_carve(&f, memory);
-    set_existing(&f);
-    set_sums(&f);
+    block_fast_begin(&f, memory);
+    bool pairs = block->plan.group[METRIC_GROUP_PAIRS];
     int rc = 0;
     for (uint32_t i = row_begin; rc == 0 && i < row_end; i++) {
-        rc = add_query(&f, i);
+        f.upper_sound = true;
+        if (pairs) {
+            memset(f.upper, 0, upper_bytes(a));
+        }
+        for (uint32_t b = 0; rc == 0 && b < a->batch; b++) {
+            rc = block_fast_add_sample(&f, b, i);
+        }
+        if (rc == 0 && pairs) {
+            block_fast_offer_pairs(&f, i);
+        }
     }
     flush_pool(&f);
     rc = rc == 0 ? block_fast_drain(&f) : rc;
