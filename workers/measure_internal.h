@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What the files of measure share: which passes over a message there are, for who runs them and who
- * judges what they cost, and the way from the merged state to the numbers. */
+/* The parts that the files of measure share: the passes over a message, for the code that runs them
+ * and the code that estimates their cost, and the way from the merged state to the numbers. */
 #ifndef WORKERS_MEASURE_INTERNAL_H
 #define WORKERS_MEASURE_INTERNAL_H
 

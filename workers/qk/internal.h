@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What the files of qk/ share. A message takes this way:
+/* The parts that the files of qk/ share. A message takes this way:
  *
  *     work.c          memory, what rows may see, lengths of vectors, which way a row goes
  *     qk.c            tiles: queries and keys by sgemm, folded into rows by kernel_tmpl.c
