@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/args.h"
 
+#include "daemon/judge.h"
+
 #include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
@@ -13,6 +15,7 @@
 
 static const char usage[] =
     "usage: attnd [--address ADDRESS] [--config FILE] [--set SECTION.KEY=VALUE]...\n"
+    "       attnd --judge RECORDING [--json] [--config FILE] [--set SECTION.KEY=VALUE]...\n"
     "\n"
     "Receives attention tensors from training jobs and publishes per-head metrics.\n"
     "It needs no config file. It listens on Unix sockets in a directory of this user,\n"
@@ -27,20 +30,23 @@ static const char usage[] =
     "                         (short for --set workers.isa=NAME)\n"
     "  --print-config         show every setting in force, with its explanation\n"
     "  --check-config FILE    check a file and report its mistakes\n"
+    "  --judge RECORDING      judge a recording by the alert rules, without sockets and history\n"
+    "  --json                 print the verdict as JSON\n"
     "  --version              show the version\n"
     "  --help                 show this\n"
     "\n"
     "example:\n"
     "  attnd --set window.length=5 --set window.every=1\n"
     "\n"
-    "exit status: 0 stopped or answered, 1 cannot start, 2 usage or config error\n";
+    "exit status: 0 stopped or answered, 1 cannot start, or the recording fires a rule,\n"
+    "2 usage or config error, or a recording that cannot be judged\n";
 
 struct args {
-    const char *config_path, *check_path, *address;
+    const char *config_path, *check_path, *judge_path, *address;
     const char *set[SET_MAX];
     int set_count;
     const char *isa;
-    bool print_config, version, help;
+    bool print_config, json, version, help;
 };
 
 static const struct option options[] = {
@@ -50,6 +56,8 @@ static const struct option options[] = {
     {"isa", required_argument, NULL, 'i'},
     {"print-config", no_argument, NULL, 'p'},
     {"check-config", required_argument, NULL, 'k'},
+    {"judge", required_argument, NULL, 'j'},
+    {"json", no_argument, NULL, 'J'},
     {"version", no_argument, NULL, 'v'},
     {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0},
@@ -84,6 +92,12 @@ static int take_option(struct args *args, int option, char **argv, char *reterr)
         return 0;
     case 'k':
         args->check_path = optarg;
+        return 0;
+    case 'j':
+        args->judge_path = optarg;
+        return 0;
+    case 'J':
+        args->json = true;
         return 0;
     case 'v':
         args->version = true;
@@ -146,6 +160,9 @@ static int choose_address(const struct args *args, const char *path, struct conf
 static int apply_settings(const struct args *args, struct config *config, char *reterr)
 {
     const char *path = args->check_path ? args->check_path : args->config_path;
+    if (args->judge_path && judge_prepare(config, reterr) != 0) {
+        return -1;
+    }
     if (path && config_load(config, path, reterr) != 0) {
         return -1;
     }
@@ -156,6 +173,9 @@ static int apply_settings(const struct args *args, struct config *config, char *
     }
     if (args->isa && args_set_isa(config, args->isa, reterr) != 0) {
         return -1;
+    }
+    if (args->judge_path) {
+        return judge_settle(config, path, reterr);
     }
     if (choose_address(args, path, config, reterr) != 0) {
         return -1;
@@ -181,7 +201,10 @@ int args_read(int argc, char **argv, struct config *config, struct args_result *
     if (daemon_args_parse(argc, argv, &args, reterr) != 0) {
         return -1;
     }
-    *ret_result = (struct args_result){.answered = true, .has_file = args.config_path};
+    *ret_result = (struct args_result){.answered = true,
+                                       .has_file = args.config_path,
+                                       .judge = args.judge_path,
+                                       .json = args.json};
     if (args.help) {
         fputs(usage, stdout);
         return 0;

@@ -6,8 +6,10 @@
 #include "config/config.h"
 
 struct args_result {
-    bool answered; /* --help, --version, --print-config or --check-config was, on stdout */
-    bool has_file; /* --config was given */
+    bool answered;     /* --help, --version, --print-config or --check-config was, on stdout */
+    bool has_file;     /* --config was given */
+    const char *judge; /* --judge: a recording, and the config is a judge's (judge.h); or NULL */
+    bool json;         /* its verdict is wanted as JSON */
 };
 
 /* Reads the command line over *config: --config FILE first, then each --set, then the address

@@ -82,7 +82,6 @@ static void daemon_close_handles(struct daemon *daemon)
         close_handle(&daemon->sigterm);
         close_handle(&daemon->sigint);
         close_handle(&daemon->sighup);
-        close_handle(&daemon->stop);
         close_handle(&daemon->tick);
         close_handle(&daemon->saver);
         close_handle(&daemon->deadline);
@@ -175,19 +174,6 @@ static void on_hangup(uv_signal_t *signal, int number)
     service_reloaded(daemon->service);
 }
 
-static void daemon_on_stop(uv_async_t *stop)
-{
-    struct daemon *daemon = stop->data;
-    if (!daemon->stopping) {
-        begin_stop(daemon, "none");
-    }
-}
-
-void daemon_stop(struct daemon *daemon)
-{
-    uv_async_send(&daemon->stop);
-}
-
 /* Start */
 
 static int daemon_fail(char *reterr, const char *what, const char *why)
@@ -213,9 +199,6 @@ static int daemon_open_loop(struct daemon *daemon, char *reterr)
     uv_signal_init(&daemon->loop, &daemon->sigterm);
     uv_signal_init(&daemon->loop, &daemon->sigint);
     uv_signal_init(&daemon->loop, &daemon->sighup);
-    uv_async_init(&daemon->loop, &daemon->stop,
-                  daemon_on_stop); /* what it opens the inbox has opened */
-    daemon->stop.data = daemon;
     daemon->tick.data = daemon->saver.data = daemon->deadline.data = daemon;
     daemon->sigterm.data = daemon->sigint.data = daemon->sighup.data = daemon;
     daemon->handles_ready = true;
@@ -434,15 +417,19 @@ static int start_signals(struct daemon *daemon, char *reterr)
 }
 
 /* Each returns 0, or -1 with a sentence; in this order. */
-static int (*const openers[])(struct daemon *daemon, char *reterr) = {
-    daemon_open_loop, open_service,  open_keeper,  open_workers,
-    open_registry,    start_signals, open_notify,  daemon_open_publisher,
-    open_tap,         open_ingest,   open_http,    open_history,
-    open_control,     start_http,    start_keeper, start_ingest,
+typedef int daemon_opener(struct daemon *daemon, char *reterr);
+static daemon_opener *const openers[] = {
+    daemon_open_loop, open_service, open_keeper,           open_workers, open_registry,
+    start_signals,    open_notify,  daemon_open_publisher, open_tap,     open_ingest,
+    open_http,        open_history, open_control,          start_http,   start_keeper,
+    start_ingest,     NULL,
+};
+static daemon_opener *const openers_apart[] = {
+    daemon_open_loop, open_workers, open_registry, start_signals, open_ingest, NULL,
 };
 
-int daemon_new(const struct config *config, const struct config_reader *reader,
-               struct daemon **ret_daemon, char *reterr)
+static int daemon_open(const struct config *config, const struct config_reader *reader,
+                       daemon_opener *const *opener, struct daemon **ret_daemon, char *reterr)
 {
     struct daemon *daemon = calloc(1, sizeof *daemon);
     daemon_fail(reterr, "start", err_text(ERR_MEMORY)); /* unless somebody knows better */
@@ -455,14 +442,25 @@ int daemon_new(const struct config *config, const struct config_reader *reader,
     daemon->started_ns = daemon->arrival_ns = clock_monotonic_ns();
     atomic_store(&daemon->stats.config_read_ns, clock_wall_ns());
     daemon_raise_descriptor_limit();
-    for (size_t i = 0; i < sizeof openers / sizeof openers[0]; i++) {
-        if (openers[i](daemon, reterr) != 0) {
+    for (; *opener; opener++) {
+        if ((*opener)(daemon, reterr) != 0) {
             daemon_free(&daemon);
             return -1;
         }
     }
     *ret_daemon = daemon;
     return 0;
+}
+
+int daemon_new(const struct config *config, const struct config_reader *reader,
+               struct daemon **ret_daemon, char *reterr)
+{
+    return daemon_open(config, reader, openers, ret_daemon, reterr);
+}
+
+int daemon_new_apart(const struct config *config, struct daemon **ret_daemon, char *reterr)
+{
+    return daemon_open(config, NULL, openers_apart, ret_daemon, reterr);
 }
 
 /* Run and stop */

@@ -18,9 +18,6 @@ int daemon_new(const struct config *config, const struct config_reader *reader,
  * once with status 1. */
 void daemon_run(struct daemon *daemon);
 
-/* Any thread, while daemon_run is running or before: makes it end as SIGTERM does. */
-void daemon_stop(struct daemon *daemon);
-
 /* Frees everything. Accepts NULL and a daemon that was never run. */
 void daemon_free(struct daemon **daemon);
 

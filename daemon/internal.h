@@ -23,7 +23,6 @@ struct daemon {
     struct machine machine;
     uv_loop_t loop;
     uv_signal_t sigterm, sigint, sighup;
-    uv_async_t stop;     /* daemon_stop, from any thread */
     uv_timer_t tick;     /* runs while a job is active */
     uv_timer_t saver;    /* runs while there may be something to save */
     uv_timer_t deadline; /* runs while stopping */
@@ -60,6 +59,8 @@ struct daemon {
     bool stopping, ingest_stopped, finished, drained;
 };
 
+/* A daemon apart: without sockets, history, HTTP and service manager. Returns as daemon_new. */
+int daemon_new_apart(const struct config *config, struct daemon **ret_daemon, char *reterr);
 /* Ends the loop when ingest has stopped and no message is in flight. */
 void daemon_finish_if_drained(struct daemon *daemon);
 

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* attnd: args, config, daemon, run. */
+/* attnd: args, config, daemon, run; or a verdict. */
 #include "daemon/args.h"
 #include "daemon/daemon.h"
+#include "daemon/judge.h"
 #include "daemon/base/log.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -12,7 +14,7 @@ enum { EXIT_USAGE = 2 };
 
 static int complain(const char *message, int status)
 {
-    fprintf(stderr, "attnd: %s\n", message);
+    fprintf(stderr, "%s: %s\n", program_invocation_short_name, message); /* attnctl check too */
     return status;
 }
 
@@ -44,6 +46,11 @@ int main(int argc, char **argv)
     }
     umask(077); /* what attnd makes is for its user alone */
     log_setup((enum log_level)config.log_level, config.log_format == CONFIG_FORMAT_JSON);
+    if (result.judge) {
+        int status = judge_recording(result.judge, result.json, &config);
+        config_clear(&config);
+        return status;
+    }
     if (daemon_new(&config, result.has_file ? &reader : NULL, &daemon, error) != 0) {
         config_clear(&config);
         return complain(error, EXIT_FAILURE);

@@ -225,7 +225,7 @@ static void answer_flush(struct control *control, struct control_flush *flush)
 
 void control_settle(struct control *control)
 {
-    if (control->flush_count == 0 || registry_flushing(control->view.registry) > 0) {
+    if (!control || control->flush_count == 0 || registry_flushing(control->view.registry) > 0) {
         return;
     }
     for (int i = 0; i < control->flush_count; i++) {

@@ -59,7 +59,7 @@ typedef void control_answered(void *data, int code, const char *detail,
  * called once, inside this call or later, at the latest when history and control are closed. */
 void control_call(struct control *control, const char *method, const void *params, size_t size,
                   control_answered *answered, void *data);
-/* Answers flushes that have been waiting, if none waits any more. */
+/* Answers flushes that have been waiting, if none waits any more. Accepts NULL. */
 void control_settle(struct control *control);
 /* Binds again when clients no longer find the socket. `data` is the control. */
 void control_keep(void *data);

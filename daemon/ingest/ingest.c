@@ -75,6 +75,11 @@ static bool ingest_has_room(struct ingest *ingest, bool reserved)
                     : budget_used(ingest) < ingest->config->ingest_budget;
 }
 
+bool ingest_is_open(struct ingest *ingest)
+{
+    return ingest_has_room(ingest, false) && ingest_has_room(ingest, true);
+}
+
 static void log_refusal(const struct message *message, int code, const char *key, uint64_t before)
 {
     char topic[TOPIC_MAX] = "";
@@ -161,22 +166,10 @@ static void ingest_shed(struct ingest *ingest, struct message *message, int code
     }
 }
 
-/* Receives and posts one message. Returns 0, ERR_AGAIN when there was none, ERR_CLOSED. */
-static int receive_one(struct ingest *ingest)
+int ingest_take(struct ingest *ingest, struct message *message)
 {
-    struct message *message = NULL;
     const char *key = NULL;
-    pulse_beat(&ingest->pulse);
-    int code = message_receive(ingest->socket, &message);
-    if (code == ERR_AGAIN || code == ERR_CLOSED) {
-        return code;
-    }
-    if (code) {
-        stats_add(ingest->stats, COUNT_RECEIVED, 1);
-        stats_drop(ingest->stats, code);
-        return 0;
-    }
-    code = message_check(message, ingest->config, &key);
+    int code = message_check(message, ingest->config, &key);
     if (!code) {
         code = price(ingest, message);
     }
@@ -188,7 +181,26 @@ static int receive_one(struct ingest *ingest)
     } else if (ingest_has_room(ingest, message->reserved)) {
         ingest_admit(ingest, message);
     } else {
-        ingest_shed(ingest, message, ERR_OVER_BUDGET);
+        code = ERR_OVER_BUDGET;
+        ingest_shed(ingest, message, code);
+    }
+    return code;
+}
+
+/* Receives and posts one message. Returns 0, ERR_AGAIN when there was none, ERR_CLOSED. */
+static int receive_one(struct ingest *ingest)
+{
+    struct message *message = NULL;
+    pulse_beat(&ingest->pulse);
+    int code = message_receive(ingest->socket, &message);
+    if (code == ERR_AGAIN || code == ERR_CLOSED) {
+        return code;
+    }
+    if (code) {
+        stats_add(ingest->stats, COUNT_RECEIVED, 1);
+        stats_drop(ingest->stats, code);
+    } else {
+        ingest_take(ingest, message);
     }
     return 0;
 }
@@ -373,7 +385,7 @@ static int open_ends(struct ingest *ingest, void *zmq_context, struct config *co
                  strerror(errno));
         return -1;
     }
-    return ingest_open_socket(ingest, zmq_context, config, reterr);
+    return zmq_context ? ingest_open_socket(ingest, zmq_context, config, reterr) : 0;
 }
 
 int ingest_new(void *zmq_context, struct config *config, const struct machine *machine,

@@ -22,14 +22,21 @@
 struct ingest;
 
 /* Binds the socket, subscribes to the plans and to what is received, and writes the address it got
- * back to *config. Returns 0, or -1 with a sentence in reterr (CONFIG_ERROR_MAX bytes). `config`,
- * `machine`, `inbox` and `stats` outlive the ingest; *plans is taken over in any case. */
+ * back to *config; without a context there is no socket, only ingest_take. Returns 0, or -1 with a
+ * sentence in reterr (CONFIG_ERROR_MAX bytes). `config`, `machine`, `inbox` and `stats` outlive the
+ * ingest; *plans is taken over in any case. */
 int ingest_new(void *zmq_context, struct config *config, const struct machine *machine,
                struct inbox *inbox, struct stats *stats, struct plan_prefixes **plans,
                struct ingest **ret_ingest, char *reterr);
 
 /* Starts the thread, which has a copy of the config. Returns as above. */
 int ingest_start(struct ingest *ingest, char *reterr);
+
+/* Takes one message over as if it had been received. Returns 0 when it is posted with its tensors.
+ * For ingests that were not started. */
+int ingest_take(struct ingest *ingest, struct message *message);
+/* Whether there is room for the next message, whatever it is. */
+bool ingest_is_open(struct ingest *ingest);
 
 /* Any thread: a message posted as NOTE_ARRIVED, or a refusal, was freed; `cost` may be admitted
  * again: from the reserve, which refusals are in, or from the budget. */

@@ -92,6 +92,26 @@ int message_receive(void *socket, struct message **ret_message)
     return 0;
 }
 
+int message_copy(const struct recording_frame *frames, uint32_t count, struct message **ret_message)
+{
+    struct message *message = ingest_message_new();
+    for (uint32_t i = 0; message && i < count; i++) {
+        zmq_msg_t frame;
+        if (zmq_msg_init_size(&frame, frames[i].size) != 0) {
+            message_free(&message);
+            break;
+        }
+        memcpy(zmq_msg_data(&frame), frames[i].data, frames[i].size);
+        take_frame(message, &frame);
+    }
+    if (!message) {
+        return ERR_MEMORY;
+    }
+    message->cost = message->bytes + sizeof *message;
+    *ret_message = message;
+    return 0;
+}
+
 /* A message without a header frame, or with frames thrown away, has no header to believe in. */
 static int check_frame_count(const struct message *message)
 {

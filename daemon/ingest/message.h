@@ -11,6 +11,7 @@
 #include "config/config.h"
 #include "workers/maps/head_maps.h"
 #include "proto/header.h"
+#include "proto/recording.h"
 #include "daemon/base/inbox.h"
 #include "daemon/ingest/sequence.h"
 #include "workers/linear/weights.h"
@@ -72,6 +73,9 @@ struct refusal {
  * none, ERR_MEMORY when a message was there but had to be thrown away, ERR_CLOSED when the context
  * ended. */
 int message_receive(void *socket, struct message **ret_message);
+/* The same from frames that are copied. Returns 0 or ERR_MEMORY. */
+int message_copy(const struct recording_frame *frames, uint32_t count,
+                 struct message **ret_message);
 
 /* Decodes the header and checks topic, frames and limits. Returns 0 or the reason to refuse it.
  * *reterr_key as in header_decode. */

@@ -303,7 +303,7 @@ static void tap_listened(struct tap *tap, struct message *message)
 
 void tap_message(struct tap *tap, struct message *message)
 {
-    if (tap->listened) {
+    if (tap && tap->listened) {
         tap_listened(tap, message);
     }
 }

@@ -23,7 +23,7 @@ struct tap;
  * sentence in reterr (CONFIG_ERROR_MAX bytes). */
 int tap_new(uv_loop_t *loop, void *zmq_context, struct config *config, struct stats *stats,
             struct tap **ret_tap, char *reterr);
-/* A message that has just arrived, before anything else is done with it. */
+/* A message that has just arrived, before anything else is done with it. Accepts NULL. */
 void tap_message(struct tap *tap, struct message *message);
 /* Binds again when recorders no longer find the socket. `data` is the tap. */
 void tap_keep(void *data);

@@ -362,7 +362,7 @@ void publisher_keep(void *data)
 void publisher_forget_job(struct publisher *publisher, const char *job)
 {
     struct last_value *value, *next;
-    for (int worth = 0; worth < WORTH_COUNT; worth++) {
+    for (int worth = 0; publisher && worth < WORTH_COUNT; worth++) {
         HASH_ITER(hh, publisher->values[worth], value, next)
         {
             if (is_topic_of(value->key.topic, job)) {

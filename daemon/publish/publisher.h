@@ -34,7 +34,7 @@ void publisher_put(struct publisher *publisher, const uint8_t *run, const char *
 void publisher_send(struct publisher *publisher, const char *topic,
                     const struct mpk_writer *writer);
 
-/* Forgets the last values of a job. */
+/* Forgets the last values of a job. Accepts NULL. */
 void publisher_forget_job(struct publisher *publisher, const char *job);
 
 /* Calls `visit` for each last value, of every run, whose topic begins with `prefix`. */

@@ -43,6 +43,11 @@ def test_a_program_is_placed_anywhere(path):
     assert "Flags: NOW PIE" in readelf("-d", path) and "INTERP" in readelf("-l", path)
 
 
+def test_attnctl_is_a_client():
+    needed = readelf("-d", PROGRAMS[1])
+    assert [name for name in ("sqlite3", "curl", "microhttpd", "uv", "yaml") if f"[lib{name}" in needed] == []
+
+
 def test_a_binary_that_is_not_is_noticed(tmp_path):
     source = tmp_path / "bare.c"
     source.write_text('#include <stdio.h>\nint main(void) { return puts("bare") < 0; }\n')

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -22,7 +23,7 @@ RECORDINGS = TESTS / "golden" / "recordings"
 sys.path[:0] = [str(TESTS / "fuzz"), str(RECORDINGS)]
 import make_recording as golden  # noqa: E402
 from make_recordings import header, record  # noqa: E402
-from harness import PATIENCE_S, Attnd, Reader, Trainer, softmax_maps, wait_until
+from harness import ATTND, PATIENCE_S, Attnd, Reader, Trainer, softmax_maps, wait_until
 
 ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 # Nothing that depends on how busy the machine is.
@@ -569,6 +570,58 @@ def test_a_check_leaves_nothing_behind(tmp_path, rng):
     subprocess.run([ATTNCTL, "check", tmp_path / "run.rec"], check=True, capture_output=True, env=environment,
                    timeout=PATIENCE_S)
     assert sorted(os.listdir(tmp_path)) == ["run.rec", "tmp"] and os.listdir(tmp_path / "tmp") == []
+
+
+def test_attnd_judges_what_attnctl_checks(tmp_path, rng):
+    checked = check(tmp_path, training(rng, collapses_at=4), "--json", rules="window: {length: 2, every: 2}\n")
+    judged = subprocess.run([ATTND, "--judge", tmp_path / "run.rec", "--json", "--set", "window.length=2", "--set",
+                             "window.every=2"], capture_output=True, text=True, timeout=PATIENCE_S)
+    said, expected = json.loads(judged.stdout), json.loads(checked.stdout)
+    assert (judged.returncode, judged.stderr) == (1, "") and said["windows"] == 3
+    for alert in said.pop("alerts"):
+        known = expected["alerts"].pop(0)
+        assert {**alert, "time_ns": 0} == {**known, "time_ns": 0}
+    assert said.items() < expected.items() and expected["alerts"] == []
+    judged = subprocess.run([ATTND, "--judge", tmp_path / "none.rec"], capture_output=True, text=True, timeout=PATIENCE_S)
+    assert (judged.returncode, judged.stderr) == (2, f"attnd: {tmp_path}/none.rec: No such file or directory\n")
+
+
+def test_a_check_looks_for_attnd_beside_attnctl_and_in_the_path(tmp_path, rng):
+    write_recording(tmp_path / "run.rec", training(rng))
+    for place in ("alone", "path", "beside"):
+        (tmp_path / place).mkdir()
+    for place in ("alone", "beside"):
+        shutil.copy(ATTNCTL, tmp_path / place / "attnctl")
+    for place in ("path", "beside"):
+        (tmp_path / place / "attnd").symlink_to(os.path.abspath(ATTND))
+
+    def alone(place, path):
+        return subprocess.run([tmp_path / place / "attnctl", "check", tmp_path / "run.rec"], capture_output=True,
+                              text=True, env=dict(os.environ, PATH=str(path)), timeout=PATIENCE_S)
+
+    assert alone("beside", tmp_path).returncode == 0
+    assert alone("alone", tmp_path / "path").returncode == 0
+    missing = alone("alone", tmp_path)
+    assert (missing.returncode, missing.stdout) == (2, "")
+    assert missing.stderr == ("attnctl: cannot run attnd, which judges recordings: No such file or directory; install it "
+                              "beside attnctl or in a directory of PATH\n")
+
+
+def test_a_check_that_is_interrupted_has_no_verdict(tmp_path, rng):
+    """Rank 1 is waited for: the window stays open."""
+    topic, keys, weights = attention_frames(softmax_maps(rng, 1, 2, 8, 8), 0, 0, 0)
+    write_recording(tmp_path / "run.rec", [(0, [topic, msgpack.packb({**msgpack.unpackb(keys), "world": 2}), weights])])
+    (tmp_path / "rules.yaml").write_text("window: {rank_grace: 1h}\n")
+    process = subprocess.Popen([ATTNCTL, "check", tmp_path / "run.rec", "--rules", tmp_path / "rules.yaml"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def caught():
+        return int(re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text())[1], 16)
+
+    wait_until(lambda: caught() & 1 << signal.SIGINT - 1, "attnd to be ready for it")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, out) == (1, "") and err.startswith("attnctl: interrupted")
 
 
 def test_errors_name_the_file_and_the_reason(tmp_path):

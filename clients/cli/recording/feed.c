@@ -41,8 +41,6 @@ int feed_count(struct cli *cli, struct feed_counts *ret_counts)
         .in_flight_bytes = field_u64(reply.result, "in_flight_bytes"),
         .admitted_bytes = field_u64(reply.result, "admitted_bytes"),
         .budget_bytes = field_u64(reply.result, "budget_bytes"),
-        .summaries = field_u64(reply.result, "summaries"),
-        .alerts = field_u64(reply.result, "alerts"),
     };
     const msgpack_object *dropped = mpk_find(reply.result, "dropped");
     uint32_t count = dropped && dropped->type == MSGPACK_OBJECT_MAP ? dropped->via.map.size : 0;
@@ -73,8 +71,6 @@ void feed_subtract(struct feed_counts *counts, const struct feed_counts *before)
 {
     counts->received -= before->received;
     counts->processed -= before->processed;
-    counts->summaries -= before->summaries;
-    counts->alerts -= before->alerts;
     counts->dropped -= before->dropped;
     for (uint32_t i = 0; i < counts->reason_count; i++) {
         counts->reasons[i].count -= feed_dropped(before, counts->reasons[i].name);
@@ -327,8 +323,7 @@ static enum sender_status await_turn(struct sender *sender, struct rhythm *rhyth
                        : SENDER_OK;
 }
 
-int feed_send(struct cli *cli, struct playback *playback, struct sender *sender, double factor,
-              struct ranks *ranks)
+int feed_send(struct cli *cli, struct playback *playback, struct sender *sender, double factor)
 {
     struct rhythm rhythm = {.factor = factor};
     struct pace pace = {.credit = 0};
@@ -345,15 +340,10 @@ int feed_send(struct cli *cli, struct playback *playback, struct sender *sender,
         if (code != CLI_OK) {
             return code;
         }
-        enum sender_status one_status = await_turn(sender, &rhythm, recorded.received_ns);
-        if (one_status == SENDER_OK) {
-            one_status = sender_send(sender, recorded.frames, recorded.frame_count);
+        enum sender_status sent = await_turn(sender, &rhythm, recorded.received_ns);
+        if (sent == SENDER_OK) {
+            sent = sender_send(sender, recorded.frames, recorded.frame_count);
         }
-        if (one_status == SENDER_OK && ranks &&
-            ranks_note(ranks, recorded.frames, recorded.frame_count) != 0) {
-            one_status = SENDER_MEMORY;
-        }
-        enum sender_status sent = one_status;
         if (sent != SENDER_OK) {
             return feed_explain(cli, sent, "", sender->sent);
         }

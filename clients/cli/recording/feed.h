@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* feed: sends a recording to attnd and waits until attnd has processed it; shared by replay and
- * check. One thread. */
+/* feed: sends a recording to attnd and waits until attnd has processed it. One thread. */
 #ifndef CLIENTS_CLI_RECORDING_FEED_H
 #define CLIENTS_CLI_RECORDING_FEED_H
 
 #include "clients/cli/base/cli.h"
-#include "clients/cli/recording/playback.h"
-#include "clients/cli/recording/ranks.h"
+#include "proto/playback.h"
 #include "clients/cli/recording/sender.h"
 
 /* More reasons than attnd has. */
@@ -22,8 +20,7 @@ struct feed_counts {
     uint64_t received, processed, in_flight;
     uint64_t in_flight_bytes, admitted_bytes;
     uint64_t budget_bytes; /* 0: attnd is of a version that stops reading instead of dropping */
-    uint64_t summaries, alerts;
-    uint64_t dropped; /* for all reasons */
+    uint64_t dropped;      /* for all reasons */
     struct feed_reason reasons[FEED_REASONS_MAX];
     uint32_t reason_count;
 };
@@ -42,10 +39,9 @@ int feed_open(struct cli *cli, void *context, const char *endpoint, struct sende
 
 /* Sends every message that can be read: `rhythm` times as fast as recorded, or at once with 0; but
  * never so fast that more than half of attnd's budget is in flight, beyond which it would drop.
- * `ranks` may be NULL. A last record that is cut short is only mentioned on err. Returns CLI_OK, or
+ * A last record that is cut short is only mentioned on err. Returns CLI_OK, or
  * the exit code after explaining on err. */
-int feed_send(struct cli *cli, struct playback *playback, struct sender *sender, double rhythm,
-              struct ranks *ranks);
+int feed_send(struct cli *cli, struct playback *playback, struct sender *sender, double rhythm);
 
 /* Waits until attnd has received `messages` more than `before` and has computed them all, and tells
  * what it has counted since then. Gives up when nothing changes for long. Returns CLI_OK or the

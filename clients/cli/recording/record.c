@@ -11,7 +11,7 @@
 #include "clients/cli/base/interrupt.h"
 #include "clients/cli/base/now.h"
 #include "clients/cli/base/out.h"
-#include "clients/cli/recording/ranks.h"
+#include "proto/ranks.h"
 #include "clients/cli/base/reach.h"
 #include "clients/cli/recording/recorder.h"
 #include "clients/cli/base/sockopt.h"

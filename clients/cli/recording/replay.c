@@ -38,7 +38,7 @@ static int replay(struct cli *cli, struct playback *playback, struct sender *sen
     if (code != CLI_OK) {
         return code;
     }
-    int failure = feed_send(cli, playback, sender, cli->args->rhythm, NULL);
+    int failure = feed_send(cli, playback, sender, cli->args->rhythm);
     if (failure != CLI_OK && failure != CLI_USAGE) {
         return failure;
     }

@@ -8,7 +8,7 @@
 #include "clients/cli/source/internal.h"
 
 #include "proto/err.h"
-#include "clients/cli/recording/playback.h"
+#include "proto/playback.h"
 #include "workers/linear/spectrum.h"
 
 #include <inttypes.h>

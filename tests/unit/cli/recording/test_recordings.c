@@ -12,8 +12,8 @@
 #include "clients/cli/recording/feed.h"
 #include "proto/header.h"
 #include "proto/mpk.h"
-#include "clients/cli/recording/playback.h"
-#include "clients/cli/recording/ranks.h"
+#include "proto/playback.h"
+#include "proto/ranks.h"
 #include "clients/cli/recording/recorder.h"
 
 #include <signal.h>

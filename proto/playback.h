@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* playback: reads a file of recorded messages (proto/recording.h), one after the other. Memory
  * holds one message. One thread. */
-#ifndef CLIENTS_CLI_RECORDING_PLAYBACK_H
-#define CLIENTS_CLI_RECORDING_PLAYBACK_H
+#ifndef PROTO_PLAYBACK_H
+#define PROTO_PLAYBACK_H
 
 #include "proto/recording.h"
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "clients/cli/recording/ranks.h"
+#include "proto/ranks.h"
 
 #include "proto/err.h"
 

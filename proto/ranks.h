@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* ranks: the publishers in a recording, and those that have said bye. One thread. */
-#ifndef CLIENTS_CLI_RECORDING_RANKS_H
-#define CLIENTS_CLI_RECORDING_RANKS_H
+#ifndef PROTO_RANKS_H
+#define PROTO_RANKS_H
 
 #include "proto/header.h"
 #include "proto/recording.h"

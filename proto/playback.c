@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The file's size is taken once: of one that is still being written, what was there is read. The
  * size that a record claims is compared with the rest of the file before memory is allocated. */
-#include "clients/cli/recording/playback.h"
+#include "proto/playback.h"
 
 #include "proto/err.h"
 
