@@ -29,9 +29,9 @@ static const char start[] =
     "    sys.modules.pop('attnd', None)\n"
     "    sys.path.insert(0, beside)\n"
     "if not there():\n"
-    "    print(f'attnctl: {sys.executable} has no {module}: pip install clients/python of attnd, "
-    "or '\n"
-    "          'set ATTND_PYTHON to a Python that has it', file=sys.stderr)\n"
+    "    what = module[6:].replace('bridge', 'a bridge')\n"
+    "    print(f'attnctl: {sys.executable} has no attnd with {what}: pip install clients/python '\n"
+    "          'of attnd, or set ATTND_PYTHON to a Python that has it', file=sys.stderr)\n"
     "    sys.exit(2)\n"
     "runpy.run_module(module, run_name='__main__', alter_sys=True)\n";
 
