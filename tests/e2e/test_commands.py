@@ -125,15 +125,6 @@ def test_json_is_what_every_command_speaks(going_on, name):
         assert read_json(done.stdout), written
 
 
-def test_layers_are_completed(going_on):
-    def completed(line):
-        return shell(f"attnctl __complete {line}", going_on.attnd, going_on.directory).stdout.split()
-    assert completed("summary gpt-small --layer decoder.1") == ["decoder.1.self"]
-    assert completed("show gpt-small --layer ''") == [f"decoder.{layer}.self" for layer in range(4)]
-    assert completed("history gpt-small --layer=") == [f"--layer=decoder.{layer}.self" for layer in range(4)]
-    assert completed("summary nobody --layer ''") == [] and completed("summary --layer ''") == []
-
-
 @pytest.mark.parametrize("name", ["jobs", "summary", "history", "compare", "export", "runs", "alerts", "stats", "ping",
                                   "config", "flush", "plan", "analyze"])
 def test_the_examples_work(going_on, name):

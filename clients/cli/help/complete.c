@@ -2,28 +2,21 @@
 #include "clients/cli/help/complete.h"
 
 #include "clients/cli/base/commands.h"
-#include "clients/cli/base/field.h"
 #include "clients/cli/base/line.h"
 
-#include "proto/header.h"
 #include "proto/metric.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* How long attnd may take to name its jobs: whoever presses Tab waits for it. */
-#define JOBS_MS 300
-
 struct completion {
     FILE *out;
-    const char *typed;              /* what has been typed of the value; candidates begin like it */
-    const char *address, *endpoint; /* whom to ask for jobs; NULL = as without an option */
+    const char *typed;  /* what has been typed of the value; candidates begin like it */
     const char *before; /* goes before every candidate: of "--stack=dec" what is before "dec" */
     int before_length;
     bool list;                      /* what is before it has items already */
     const struct command *command;  /* NULL = none yet */
     const struct option_kind *kind; /* of the command; NULL = none yet, or there are none */
-    const char *subject;            /* its last argument so far: perhaps a job; NULL = none */
 };
 
 /* Candidates ------------------------------------------------------------------------------------
@@ -76,87 +69,6 @@ static void offer_metrics(const struct completion *completion)
     offer_word(completion, "sink_rate");
 }
 
-/* Whether an earlier row has the same job: a row is a run. */
-static bool complete_is_repeated(const msgpack_object *jobs, uint32_t index, const char *name)
-{
-    char other[JOB_NAME_MAX + 1];
-    for (uint32_t i = 0; i < index; i++) {
-        field_text(&jobs->via.array.ptr[i], "job", other, sizeof other);
-        if (strcmp(other, name) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static void offer_answer(const struct completion *completion, const msgpack_object *jobs)
-{
-    if (jobs->type != MSGPACK_OBJECT_ARRAY) {
-        return;
-    }
-    for (uint32_t i = 0; i < jobs->via.array.size; i++) {
-        char name[JOB_NAME_MAX + 1];
-        field_text(&jobs->via.array.ptr[i], "job", name, sizeof name);
-        if (job_name_valid(name, strlen(name)) && !complete_is_repeated(jobs, i, name)) {
-            offer_word(completion, name);
-        }
-    }
-}
-
-/* The layers of the job that the line is about, in its newest run. */
-static void offer_layers_of(const struct completion *completion, const msgpack_object *jobs)
-{
-    char job[JOB_NAME_MAX + 1];
-    for (uint32_t i = 0; i < field_length(jobs); i++) {
-        const msgpack_object *layers = mpk_find(&jobs->via.array.ptr[i], "layers");
-        field_text(&jobs->via.array.ptr[i], "job", job, sizeof job);
-        if (strcmp(job, completion->subject) != 0 || complete_is_repeated(jobs, i, job)) {
-            continue;
-        }
-        for (uint32_t l = 0; l < field_length(layers); l++) {
-            char place[LAYER_TEXT_MAX];
-            field_layer(&layers->via.array.ptr[l], place);
-            offer_word(completion, place);
-        }
-    }
-}
-
-/* No attnd, no names: this is no place for complaints. */
-static void ask_jobs(const struct completion *completion,
-                     void (*take)(const struct completion *completion, const msgpack_object *jobs))
-{
-    char *argv[] = {(char[]){"attnctl"}, NULL};
-    char error[ARGS_ERROR_MAX];
-    struct args args;
-    struct rpc rpc;
-    struct rpc_reply reply;
-    args_parse(1, argv, &args, error); /* for the environment */
-    if (completion->endpoint || completion->address) {
-        args.endpoint = completion->endpoint;
-        args.address = completion->address;
-    }
-    if (rpc_open(args.endpoint, args.address, JOBS_MS, &rpc) != RPC_OK) {
-        return;
-    }
-    if (rpc_call(&rpc, "jobs", NULL, &reply) == RPC_OK) {
-        take(completion, reply.result);
-        rpc_reply_clear(&reply);
-    }
-    rpc_close(&rpc);
-}
-
-static void offer_jobs(const struct completion *completion)
-{
-    ask_jobs(completion, offer_answer);
-}
-
-static void offer_layers(const struct completion *completion)
-{
-    if (completion->subject) {
-        ask_jobs(completion, offer_layers_of);
-    }
-}
-
 static void offer_files(const struct completion *completion)
 {
     fputs(":FILE\n", completion->out);
@@ -169,8 +81,11 @@ static const struct {
     const char *name;
     void (*offer)(const struct completion *completion);
 } kinds[] = {
-    {"FILE", offer_files},     {"JOB", offer_jobs},         {"LAYER", offer_layers},
-    {"METRIC", offer_metrics}, {"COMMAND", offer_commands},
+    {"FILE", offer_files},
+    {"JOB", NULL}, /* only attnd knows them */
+    {"LAYER", NULL},
+    {"METRIC", offer_metrics},
+    {"COMMAND", offer_commands},
 };
 
 static void offer_kind(const struct completion *completion, const char *text, int length)
@@ -178,7 +93,9 @@ static void offer_kind(const struct completion *completion, const char *text, in
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
         if ((int)strlen(kinds[i].name) == length &&
             strncmp(kinds[i].name, text, (size_t)length) == 0) {
-            kinds[i].offer(completion);
+            if (kinds[i].offer) {
+                kinds[i].offer(completion);
+            }
             return;
         }
     }
@@ -302,21 +219,10 @@ static int read_words(int argc, char *const *argv, struct completion *completion
         if (takes && at + 1 == argc - 1) {
             return at;
         }
-        if (takes && strcmp(word, "--endpoint") == 0) {
-            completion->endpoint = argv[at + 1];
-        } else if (strncmp(word, "--endpoint=", 11) == 0) {
-            completion->endpoint = word + 11;
-        } else if (takes && strcmp(word, "--address") == 0) {
-            completion->address = argv[at + 1];
-        } else if (strncmp(word, "--address=", 10) == 0) {
-            completion->address = word + 10;
-        }
         if (word[0] != '-') {
             int index = words++;
             if (index == 0) {
                 completion->command = command_find(word);
-            } else {
-                completion->subject = word;
             }
             if (index == 1 && completion->command) {
                 completion->kind = command_find_kind(completion->command, word);

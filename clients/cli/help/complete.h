@@ -16,8 +16,8 @@
  *     encoder|decoder      one of these
  *     core|pairs|all,      several of these with commas between them
  *     FILE                 the name of a file or directory
- *     JOB, METRIC, COMMAND a job that attnd knows, a metric, a command
- *     LAYER                a layer of the job that is named before it
+ *     METRIC, COMMAND      a metric, a command
+ *     JOB, LAYER           nothing: only attnd knows them, and it is not asked
  *     FILE|JOB             either
  *     FILE...              the same for all that follow */
 #ifndef CLIENTS_CLI_HELP_COMPLETE_H

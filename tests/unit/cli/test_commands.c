@@ -825,7 +825,6 @@ static void test_an_attnd_that_nobody_named_is_found(void **state)
     setenv("XDG_RUNTIME_DIR", fake->runtime, 1);
     snprintf(expected, sizeof expected, "attnd 0.1.0 at %s, up 1 h 2 min\n", fake->endpoint);
     attnctl_finish(attnctl_start("", "ping"), 0, expected);
-    attnctl_finish(attnctl_start("", "__complete summary ''"), 0, "gpt-small\n");
     unsetenv("XDG_RUNTIME_DIR");
 }
 
@@ -947,22 +946,6 @@ static void test_options_stand_before_or_after_the_command(void **state)
     commands_assert_says(state, "--timeout 3 flush --json", 0, "{\n  \"windows\": 3\n}\n");
 }
 
-static void test_the_jobs_complete_a_word(void **state)
-{
-    char arguments[128];
-    const char *endpoint = ((struct fake *)*state)->endpoint;
-    commands_assert_says(state, "__complete summary ''", 0, "gpt-small\n");
-    commands_assert_says(state, "__complete flush g", 0, "gpt-small\n");
-    commands_assert_says(state, "__complete flush x", 0, "");
-    commands_assert_says(state, "__complete record gpt-small ''", 0, ":FILE\n");
-    snprintf(arguments, sizeof arguments, "__complete --endpoint %s summary ''", endpoint);
-    attnctl_finish(attnctl_start("ipc:///nobody", arguments), 0, "gpt-small\n");
-    attnctl_finish(attnctl_start("ipc:///nobody", "__complete summary ''"), 0, "");
-    snprintf(arguments, sizeof arguments, "__complete summary --address=%s ''",
-             ((struct fake *)*state)->directory);
-    attnctl_finish(attnctl_start("ipc:///nobody", arguments), 0, "gpt-small\n");
-}
-
 static void test_version_and_help(void **state)
 {
     commands_assert_says(state, "--version", 0, "attnctl " ATTND_VERSION "\n");
@@ -1035,7 +1018,6 @@ int main(void)
         WITH_FAKE(test_a_plan_is_not_set_by_halves),
         WITH_FAKE(test_output_that_cannot_be_written_is_a_finding),
         WITH_FAKE(test_options_stand_before_or_after_the_command),
-        WITH_FAKE(test_the_jobs_complete_a_word),
         WITH_FAKE(test_version_and_help),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
