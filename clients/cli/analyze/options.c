@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* options: one table drives getopt, the checks and the help. Most options are a flag, a whole
- * number or a real number with bounds, stored where the table says; the others have a setter. */
+/* options: one table drives getopt, the checks and all that is said of them. Most options are a
+ * flag, a whole number or a real number with bounds, stored where the table says; the others have a
+ * setter. */
 #include "clients/cli/analyze/options.h"
 
 #include "clients/cli/analyze/show.h"
@@ -17,9 +18,6 @@
 #define REDUNDANT_JS_DEFAULT 0.05
 #define SPECTRUM_MAX_DEFAULT 1024
 #define THREADS_MAX          256
-
-/* NULL, or what is wrong, as option.h wants it. */
-typedef const char *setter(struct options *options, const char *text);
 
 /* Lists -----------------------------------------------------------------------------------------
  */
@@ -61,9 +59,9 @@ static bool next_item(const char **text, const char *end)
     return true;
 }
 
-static const char *set_int_list(struct int_list *list, const char *text)
+static const char *set_int_list(void *to, const char *text)
 {
-    static const char *const wrong = "valid: numbers such as 12,9,16, one per sample";
+    struct int_list *list = to;
     uint32_t count = count_items(text);
     if (count > OPTIONS_LIST_MAX) {
         return "too many numbers";
@@ -77,29 +75,15 @@ static const char *set_int_list(struct int_list *list, const char *text)
     for (uint32_t i = 0; i < count; i++) {
         char *end;
         if (!parse_length(text, &end, &items[i]) || !next_item(&text, end)) {
-            return wrong;
+            return "valid: numbers such as 12,9,16, one per sample";
         }
     }
     return NULL;
 }
 
-static const char *set_lengths(struct options *options, const char *text)
+static const char *set_head_weights(void *to, const char *text)
 {
-    return set_int_list(&options->lengths, text);
-}
-
-static const char *set_q_lengths(struct options *options, const char *text)
-{
-    return set_int_list(&options->q_lengths, text);
-}
-
-static const char *set_k_lengths(struct options *options, const char *text)
-{
-    return set_int_list(&options->k_lengths, text);
-}
-
-static const char *set_head_weights(struct options *options, const char *text)
-{
+    struct real_list *list = to;
     uint32_t count = count_items(text);
     if (count > OPTIONS_LIST_MAX) {
         return "too many numbers";
@@ -108,8 +92,8 @@ static const char *set_head_weights(struct options *options, const char *text)
     if (!items) {
         return option_no_memory;
     }
-    free(options->head_weights.items);
-    options->head_weights = (struct real_list){items, count};
+    free(list->items);
+    *list = (struct real_list){items, count};
     for (uint32_t i = 0; i < count; i++) {
         char *end;
         if (!parse_real(text, &end, &items[i]) || !next_item(&text, end)) {
@@ -128,65 +112,22 @@ static const char *const group_name[METRIC_GROUP_COUNT] = {
     [METRIC_GROUP_SPECTRUM] = "spectrum",
 };
 
-static bool options_is_word(const char *text, size_t len, const char *word)
+static const char *set_groups(void *to, const char *text)
 {
-    return strlen(word) == len && memcmp(text, word, len) == 0;
+    return option_list(text, group_name, METRIC_GROUP_COUNT, true, to)
+               ? NULL
+               : "valid: core, importance, pairs, similarity, spectrum, all, none, with commas";
 }
 
-static void set_all_groups(struct options *options, bool on)
-{
-    for (int i = 0; i < METRIC_GROUP_COUNT; i++) {
-        options->group[i] = on;
-    }
-}
+static const char *const efforts[] = {[SPECTRUM_NORM] = "norm",
+                                      [SPECTRUM_LEADING] = "leading",
+                                      [SPECTRUM_FULL] = "full",
+                                      [SPECTRUM_EIGENVALUES] = "eigenvalues"};
 
-static bool set_group(struct options *options, const char *word, size_t len)
-{
-    for (int i = 0; i < METRIC_GROUP_COUNT; i++) {
-        if (options_is_word(word, len, group_name[i])) {
-            options->group[i] = true;
-            return true;
-        }
-    }
-    if (options_is_word(word, len, "all")) {
-        set_all_groups(options, true);
-    }
-    return options_is_word(word, len, "all") || options_is_word(word, len, "none");
-}
-
-static const char *set_groups(struct options *options, const char *text)
-{
-    set_all_groups(options, false);
-    for (;;) {
-        size_t len = strcspn(text, ",");
-        if (!set_group(options, text, len)) {
-            return "valid: core, importance, pairs, similarity, spectrum, all, none, with commas";
-        }
-        if (text[len] == '\0') {
-            return NULL;
-        }
-        text += len + 1;
-    }
-}
-
-static const char *set_effort(struct options *options, const char *text)
-{
-    static const char *const words[] = {[SPECTRUM_NORM] = "norm",
-                                        [SPECTRUM_LEADING] = "leading",
-                                        [SPECTRUM_FULL] = "full",
-                                        [SPECTRUM_EIGENVALUES] = "eigenvalues"};
-    int word = option_word(text, words, SPECTRUM_EIGENVALUES + 1);
-    if (word < 0) {
-        return "valid: full, eigenvalues, leading, norm";
-    }
-    options->effort = (enum spectrum_effort)word;
-    return NULL;
-}
-
-static const char *options_set_isa(struct options *options, const char *text)
+static const char *options_set_isa(void *to, const char *text)
 {
     static char wrong[96];
-    if (isa_parse(text, strlen(text), &options->isa) == 0) {
+    if (isa_parse(text, strlen(text), to) == 0) {
         return NULL;
     }
     size_t used = (size_t)snprintf(wrong, sizeof wrong, "valid: auto");
@@ -198,41 +139,22 @@ static const char *options_set_isa(struct options *options, const char *text)
     return wrong;
 }
 
-static const char *options_add_rule(struct options *options, const char *text)
-{
-    return naming_add_rule(&options->naming, text);
-}
-
-static const char *options_add_ignored(struct options *options, const char *text)
-{
-    return naming_add_ignored(&options->naming, text);
-}
-
-static const char *options_set_stack(struct options *options, const char *text)
-{
-    return naming_set_stack(&options->naming, text);
-}
-
 /* The table -------------------------------------------------------------------------------------
  */
 
-struct option_info {
-    struct option_text text;
-    setter *set;               /* NULL: the field says it all */
-    struct option_field field; /* of struct options */
-};
-
 /* clang-format off */
-#define TITLE(name) {{name, NULL, NULL, NULL}, NULL, {0}}
-#define FIELD(form, field, min, max) {form, offsetof(struct options, field), min, max}
-#define FLAG(name, field, help) {{name, NULL, help, NULL}, NULL, FIELD(OPTION_FLAG, field, 0, 0)}
-#define COUNT(name, field, min, max, help) {{name, "N", help, NULL}, NULL, FIELD(OPTION_COUNT, field, min, max)}
-#define REAL(name, field, min, max, help) {{name, "X", help, NULL}, NULL, FIELD(OPTION_REAL, field, min, max)}
-#define SET(name, argument, set, values, help) {{name, argument, help, values}, set, {0}}
-/* Options of every other command: accepted, so that "attnctl --endpoint ..." may be an alias. */
-#define UNUSED(name, argument) {{name, argument, "", NULL}, NULL, {0}}
+#define TITLE(name) {.text = {name, NULL, NULL, NULL}}
+#define PLAIN(name, argument, form, member, min, max, help) \
+    {.text = {name, argument, help, NULL}, .field = OPTION_FIELD(form, struct options, member, min, max)}
+#define FLAG(name, member, help) PLAIN(name, NULL, OPTION_FLAG, member, 0, 0, help)
+#define COUNT(name, member, min, max, help) PLAIN(name, "N", OPTION_COUNT, member, min, max, help)
+#define REAL(name, member, min, max, help) PLAIN(name, "X", OPTION_REAL, member, min, max, help)
+#define SET(name, argument, member, setter, values, help) \
+    {.text = {name, argument, help, values}, .field = {.offset = offsetof(struct options, member)}, .set = setter}
+/* Of every other command: taken, so that "attnctl --endpoint ..." may be an alias. */
+#define UNUSED(name, argument) {.text = {name, argument, "", NULL}}
 
-static const struct option_info option_info[] = {
+static const struct option_row option_info[] = {
     UNUSED("address", "ADDRESS"),
     UNUSED("endpoint", "ENDPOINT"),
     UNUSED("timeout", "SECONDS"),
@@ -240,17 +162,17 @@ static const struct option_info option_info[] = {
     FLAG("json", json, "everything, as JSON (attnd.analysis/1)"),
     FLAG("statistics", statistics, "mean, std, min, max of each map's entries, as JSON"),
     TITLE("roles of arrays"),
-    SET("name", "PAT=TARGET", options_add_rule, NULL, "arrays named PAT are TARGET; may be given again"),
-    SET("ignore", "PAT", options_add_ignored, NULL, "leave arrays named PAT out; may be given again"),
-    SET("stack", "STACK", options_set_stack, "encoder|decoder",
+    SET("name", "PAT=TARGET", naming, naming_add_rule, NULL, "arrays named PAT are TARGET; may be given again"),
+    SET("ignore", "PAT", naming, naming_add_ignored, NULL, "leave arrays named PAT out; may be given again"),
+    SET("stack", "STACK", naming, naming_set_stack, "encoder|decoder",
         "stack of names without one (decoder)"),
     TITLE("visible keys"),
     FLAG("causal", causal, "key j only for queries i >= j (self-attention; where there are layers of both stacks, "
          "the decoder's)"),
     COUNT("window", window, 1, INT32_MAX, "only keys j > i - N; for the same layers"),
-    SET("lengths", "A,B,..", set_lengths, NULL, "valid queries and keys per sample (right padding)"),
-    SET("q-lengths", "A,B,..", set_q_lengths, NULL, "valid queries; before --lengths"),
-    SET("k-lengths", "A,B,..", set_k_lengths, NULL, "valid keys; before --lengths"),
+    SET("lengths", "A,B,..", lengths, set_int_list, NULL, "valid queries and keys per sample (right padding)"),
+    SET("q-lengths", "A,B,..", q_lengths, set_int_list, NULL, "valid queries; before --lengths"),
+    SET("k-lengths", "A,B,..", k_lengths, set_int_list, NULL, "valid keys; before --lengths"),
     COUNT("q-offset", q_offset, 0, INT32_MAX, "position of query 0 among the keys (self-attention)"),
     FLAG("dropout", dropout, "weights are after dropout: sums are not checked"),
     FLAG("learned-sink", learned_sink, "rows may sum to less than 1"),
@@ -261,21 +183,20 @@ static const struct option_info option_info[] = {
     COUNT("kv-heads", kv_heads, 1, HEADS_MOST, "their key and value heads (by their shapes)"),
     COUNT("head-dim", head_dim, 1, 65536, "rows per head (by their shapes)"),
     TITLE("computation"),
-    SET("groups", "LIST", set_groups, "core|importance|pairs|similarity|spectrum|all|none,",
+    SET("groups", "LIST", group, set_groups, "core|importance|pairs|similarity|spectrum|all|none,",
         "any of core, importance, pairs, similarity, spectrum; all (default) or none"),
     COUNT("top-pairs", top_pairs, 1, TOP_PAIRS_MAX, "number of top pairs (10)"),
     FLAG("head-pairs", head_pairs, "top pairs of each head as well"),
     COUNT("local-window", local_window, 0, INT32_MAX, "positions on either side for local_mass (8)"),
-    SET("head-weights", "A,B,..", set_head_weights, NULL, "weights of the map aggregate.weighted, one per head"),
+    SET("head-weights", "A,B,..", head_weights, set_head_weights, NULL, "weights of the map aggregate.weighted, one per head"),
     REAL("redundant-js", redundant_js, 0, 1, "heads nearer than this, in nats, are redundant (0.05)"),
-    SET("spectrum", "EFFORT", set_effort, "full|eigenvalues|leading|norm",
-        "full (default), eigenvalues (also eigenvalue_2 of every map: 10 to 30 times as long), leading, norm"),
+    {.text = {"spectrum", "EFFORT", "full (default), eigenvalues (also eigenvalue_2 of every map: 10 to 30 times as long), leading, norm", "full|eigenvalues|leading|norm"},
+     .field = {.offset = offsetof(struct options, effort)}, OPTION_WORDS(efforts), .valid = "valid: full, eigenvalues, leading, norm"},
     COUNT("spectrum-max", spectrum_max, 1, 65536, "no spectrum for larger maps (1024)"),
     COUNT("sample", sample, 0, INT32_MAX, "sample whose spectrum is computed (0; the last one, if there are fewer)"),
-    COUNT("qk-maps", qk_maps, 0, 65536, "largest map made and measured from q and k (0: maps are never "
-          "made)"),
+    COUNT("qk-maps", qk_maps, 0, 65536, "largest map made and measured from q and k (0: maps are never made)"),
     TITLE("execution"),
-    SET("isa", "NAME", options_set_isa, "auto|scalar|portable|avx2|avx512", "auto, scalar, portable, avx2 or avx512"),
+    SET("isa", "NAME", isa, options_set_isa, "auto|scalar|portable|avx2|avx512", "auto, scalar, portable, avx2 or avx512"),
     COUNT("threads", threads, 1, THREADS_MAX, "(number of cores)"),
 };
 /* clang-format on */
@@ -284,12 +205,6 @@ static const struct option_table table = {OPTION_ROWS(option_info), .command = "
 void options_each(option_visitor *visit, void *data)
 {
     option_visit(&table, visit, data);
-}
-
-static const char *options_take(const void *row, char *text, void *data)
-{
-    const struct option_info *info = row;
-    return info->set ? info->set(data, text) : option_store(&info->field, text, data);
 }
 
 static uint32_t count_cores(void)
@@ -312,7 +227,7 @@ static struct options default_options(void)
         .isa = isa_best(),
         .threads = count_cores(),
     };
-    set_all_groups(&options, true);
+    option_list("all", group_name, METRIC_GROUP_COUNT, true, options.group);
     return options;
 }
 
@@ -321,7 +236,7 @@ int options_parse(int argc, char **argv, struct options *ret_options, char *rete
     struct options options = default_options();
     struct option_rest rest;
     int rc =
-        option_parse(&table, argc, argv, options_take, &options, &rest, reterr, OPTIONS_ERROR_MAX);
+        option_parse(&table, argc, argv, option_take, &options, &rest, reterr, OPTIONS_ERROR_MAX);
     if (rc != 0) {
         options_clear(&options);
         return rc;

@@ -295,8 +295,9 @@ const char *name_rule_parse(const char *text, struct name_rule *ret_rule)
 
 static const char too_many[] = "too many of these (at most 64)";
 
-const char *naming_add_rule(struct naming *naming, const char *text)
+const char *naming_add_rule(void *to, const char *text)
 {
+    struct naming *naming = to;
     if (naming->rule_count == NAME_RULES_MAX) {
         return too_many;
     }
@@ -305,8 +306,9 @@ const char *naming_add_rule(struct naming *naming, const char *text)
     return wrong;
 }
 
-const char *naming_add_ignored(struct naming *naming, const char *pattern)
+const char *naming_add_ignored(void *to, const char *pattern)
 {
+    struct naming *naming = to;
     if (naming->ignore_count == NAME_RULES_MAX) {
         return too_many;
     }
@@ -317,8 +319,9 @@ const char *naming_add_ignored(struct naming *naming, const char *pattern)
     return NULL;
 }
 
-const char *naming_set_stack(struct naming *naming, const char *text)
+const char *naming_set_stack(void *to, const char *text)
 {
+    struct naming *naming = to;
     for (int i = 0; i < 2; i++) {
         if (strcmp(text, stack_name((enum stack)i)) == 0) {
             naming->stack = (enum stack)i;

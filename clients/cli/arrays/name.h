@@ -52,11 +52,11 @@ struct naming {
 
 /* Checks PATTERN=TARGET, which is borrowed. Returns NULL, or what is wrong with it. */
 const char *name_rule_parse(const char *text, struct name_rule *ret_rule);
-/* The values of --name, --ignore and --stack; the text is borrowed. Each returns NULL, or what is
- * wrong with it, as option.h wants it. */
-const char *naming_add_rule(struct naming *naming, const char *text);
-const char *naming_add_ignored(struct naming *naming, const char *pattern);
-const char *naming_set_stack(struct naming *naming, const char *text);
+/* The values of --name, --ignore and --stack, for a struct naming; the text is borrowed. Each
+ * returns NULL, or what is wrong with it, as option.h wants it. */
+const char *naming_add_rule(void *to, const char *text);
+const char *naming_add_ignored(void *to, const char *pattern);
+const char *naming_set_stack(void *to, const char *text);
 
 enum name_verdict { NAME_PLACED, NAME_IGNORED, NAME_UNKNOWN };
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* args: one table of options drives getopt, the checks and the help. Options may stand before or
- * after the command; which command takes which is in commands.c. */
+/* args: one table of options drives getopt, the checks and all that is said of them. Options may
+ * stand before or after the command; which command takes which is in commands.c. */
 #include "clients/cli/base/args.h"
 
 #include "proto/header.h"
@@ -11,22 +11,10 @@
 
 #define TIMEOUT_MS 2000
 
-/* NULL, or what is wrong, as option.h wants it. */
-typedef const char *setter(struct args *args, const char *text);
+static const char *const stacks[] = {"encoder", "decoder"}, *const sites[] = {"self", "cross"};
 
-static const char *args_set_address(struct args *args, const char *text)
-{
-    args->address = text;
-    return *text ? NULL : "valid: a directory or tcp://host:port";
-}
-
-static const char *set_endpoint(struct args *args, const char *text)
-{
-    args->endpoint = text;
-    return *text ? NULL : "valid: tcp://host:port or ipc://path";
-}
-
-static const char *args_set_timeout(struct args *args, const char *text)
+/* What stands for seconds may say so, or mean thousandths. */
+static const char *args_set_timeout(void *to, const char *text)
 {
     char *end;
     double number = strtod(text, &end);
@@ -38,44 +26,20 @@ static const char *args_set_timeout(struct args *args, const char *text)
     if (!(number >= 0.001 && number <= 3600)) {
         return "valid: 1ms to 3600s";
     }
-    args->timeout_ms = (int)(number * 1000 + 0.5);
+    *(int *)to = (int)(number * 1000 + 0.5);
     return NULL;
 }
 
-static const char *set_seconds(struct args *args, const char *text)
+static const char *set_sort(void *to, const char *text)
 {
-    return option_real(text, 0, 1e9, &args->seconds) && args->seconds > 0
-               ? NULL
-               : "valid: a number above 0";
-}
-
-static const char *set_ingest(struct args *args, const char *text)
-{
-    args->ingest = text;
-    return *text ? NULL : "valid: tcp://host:port or ipc://path";
-}
-
-static const char *set_rhythm(struct args *args, const char *text)
-{
-    return option_real(text, 1e-6, 1e6, &args->rhythm)
-               ? NULL
-               : "valid: a number above 0; 1 = as recorded, 10 = ten times as fast";
-}
-
-static const char *set_sort(struct args *args, const char *text)
-{
-    args->sort = text;
+    *(const char **)to = text;
     return *text && strcmp(text, "-") != 0 ? NULL
                                            : "valid: urgency, drift, value, head or a metric";
 }
 
-static const char *set_interval(struct args *args, const char *text)
+static const char *set_metric(void *to, const char *text)
 {
-    return option_real(text, 0.1, 3600, &args->interval) ? NULL : "valid: 0.1 to 3600 seconds";
-}
-
-static const char *set_metric(struct args *args, const char *text)
-{
+    struct args *args = to;
     if (args->metric_count == ARGS_METRICS_MAX) {
         return "too many of these (at most 64)";
     }
@@ -83,182 +47,90 @@ static const char *set_metric(struct args *args, const char *text)
     return NULL;
 }
 
-static const char *args_set_stack(struct args *args, const char *text)
+/* As tables print it, "decoder.3.self", or as much of it as says enough. */
+static const char *set_layer(void *to, const char *text)
 {
-    for (int i = 0; i < 2; i++) {
-        if (strcmp(text, stack_name((enum stack)i)) == 0) {
-            args->stack = stack_name((enum stack)i);
-            return NULL;
-        }
-    }
-    return "valid: encoder, decoder";
-}
-
-static const char *set_site(struct args *args, const char *text)
-{
-    for (int i = 0; i < 2; i++) {
-        if (strcmp(text, site_name((enum site)i)) == 0) {
-            args->site = site_name((enum site)i);
-            return NULL;
-        }
-    }
-    return "valid: self, cross";
-}
-
-static const char layer_valid[] = "valid: 0 to 65535, or a part of decoder.3.self";
-
-/* A part of "decoder.3.self". */
-static bool set_layer_part(struct args *args, const char *part)
-{
-    if (!args_set_stack(args, part)) {
-        args->given |= ARGS_STACK;
-    } else if (!set_site(args, part)) {
-        args->given |= ARGS_SITE;
-    } else if (option_whole_u32(part, LAYER_MAX, &args->layer)) {
-        args->given |= ARGS_LAYER;
-    } else {
-        return false;
-    }
-    return true;
-}
-
-/* As tables print it, or as much of it as says enough. */
-static const char *set_layer(struct args *args, const char *text)
-{
+    static const char valid[] = "valid: 0 to 65535, or a part of decoder.3.self";
+    struct args *args = to;
     char parts[32];
     args->given &= ~(unsigned)ARGS_LAYER;
     if ((size_t)snprintf(parts, sizeof parts, "%s", text) >= sizeof parts) {
-        return layer_valid;
+        return valid;
     }
     for (char *at = parts, *part; (part = strsep(&at, ".")) != NULL;) {
-        if (!set_layer_part(args, part)) {
-            return layer_valid;
+        int stack = option_word(part, stacks, 2), site = option_word(part, sites, 2);
+        if (stack >= 0) {
+            args->stack = stacks[stack];
+            args->given |= ARGS_STACK;
+        } else if (site >= 0) {
+            args->site = sites[site];
+            args->given |= ARGS_SITE;
+        } else if (option_whole_u32(part, LAYER_MAX, &args->layer)) {
+            args->given |= ARGS_LAYER;
+        } else {
+            return valid;
         }
     }
     return NULL;
 }
 
-static const char *args_set_head(struct args *args, const char *text)
-{
-    return option_whole_u32(text, HEADS_TOTAL_MAX - 1, &args->head) ? NULL : "valid: 0 to 1048575";
-}
+/* clang-format off */
+#define SOCKET "valid: tcp://host:port or ipc://path"
+#define FLAG(name, bit, help) {{.text = {name, NULL, help, NULL}}, bit}
+#define VALUE(name, argument, values, bit, form, member, min, max, says, help) \
+    {{.text = {name, argument, help, values}, .field = OPTION_FIELD(form, struct args, member, min, max), .valid = says}, bit}
+#define TEXT(name, argument, values, bit, member, says, help) \
+    VALUE(name, argument, values, bit, OPTION_TEXT, member, 1, 0, says, help)
+#define WORD(name, argument, values, bit, member, list, says, help) \
+    {{.text = {name, argument, help, values}, .field = OPTION_FIELD(OPTION_TEXT, struct args, member, 0, 0), \
+      OPTION_WORDS(list), .valid = says}, bit}
+#define SET(name, argument, values, bit, to, setter, help) \
+    {{.text = {name, argument, help, values}, .field = {.offset = to}, .set = setter}, bit}
 
-static const char *args_set_run(struct args *args, const char *text)
-{
-    args->run = text;
-    return option_check_run(text);
-}
-
-static const char *set_window(struct args *args, const char *text)
-{
-    args->window = text;
-    return *text ? NULL : "valid: such as \"1 epoch\", \"100 steps every 10\"";
-}
-
-static const char *set_from(struct args *args, const char *text)
-{
-    return option_whole(text, UINT64_MAX, &args->from) ? NULL : "valid: a whole number";
-}
-
-static const char *set_to(struct args *args, const char *text)
-{
-    return option_whole(text, UINT64_MAX, &args->to) ? NULL : "valid: a whole number";
-}
-
-static const char *set_count(struct args *args, const char *text)
-{
-    return option_whole(text, UINT64_MAX, &args->count) && args->count > 0 ? NULL
-                                                                           : "valid: 1 or more";
-}
-
-static const char *set_rules(struct args *args, const char *text)
-{
-    args->rules = text;
-    return *text ? NULL : "valid: a file";
-}
-
-static const char *set_summaries(struct args *args, const char *text)
-{
-    args->summaries = text;
-    return *text ? NULL : "valid: tcp://host:port or ipc://path";
-}
-
-struct option_info {
-    struct option_text text;
+static const struct args_row {
+    struct option_row row;
     enum args_option bit;
-    setter *set;
+} option_info[] = {
+    SET("metric", "NAME", "METRIC", ARGS_METRIC, 0, set_metric, "metric to show (default entropy_normalized, or the first there is)"),
+    WORD("stack", "STACK", "encoder|decoder", ARGS_STACK, stack, stacks, "valid: encoder, decoder", "only encoder or decoder layers"),
+    SET("layer", "LAYER", "LAYER", ARGS_LAYER, 0, set_layer, "only this layer: 3, or decoder.3.self, or a part of it"),
+    WORD("site", "SITE", "self|cross", ARGS_SITE, site, sites, "valid: self, cross", "only self or cross attention"),
+    FLAG("drift", ARGS_DRIFT, "the metric's drift from the baseline, and since when"),
+    VALUE("head", "N", NULL, ARGS_HEAD, OPTION_COUNT, head, 0, HEADS_TOTAL_MAX - 1, NULL, "only this head"),
+    SET("run", "RUN", NULL, ARGS_RUN, offsetof(struct args, run), option_set_run, "this run, by its first digits (default: the newest)"),
+    TEXT("window", "WINDOW", NULL, ARGS_WINDOW, window, "valid: such as \"1 epoch\", \"100 steps every 10\"",
+         "windows such as \"1 epoch\" (default: the primary ones)"),
+    VALUE("from", "N", NULL, ARGS_FROM, OPTION_WHOLE, from, 0, 0, NULL, "only windows that end at this epoch, step or second, or later"),
+    VALUE("to", "N", NULL, ARGS_TO, OPTION_WHOLE, to, 0, 0, NULL, "only windows that end at this epoch, step or second, or earlier"),
+    FLAG("all", ARGS_ALL, "also alerts that are over"),
+    VALUE("count", "N", NULL, ARGS_COUNT, OPTION_WHOLE, count, 1, 0, "valid: 1 or more", "at most this many"),
+    VALUE("seconds", "N", NULL, ARGS_SECONDS, OPTION_REAL, seconds, 1e-300, 1e9, "valid: a number above 0", "stop after N seconds"),
+    FLAG("until-end", ARGS_UNTIL_END, "stop when every known rank has said bye"),
+    FLAG("compress", ARGS_COMPRESS, "make the file smaller; takes 3 s per 100 MB"),
+    FLAG("force", ARGS_FORCE, "replace an existing file"),
+    VALUE("rhythm", "FACTOR", NULL, ARGS_RHYTHM, OPTION_REAL, rhythm, 1e-6, 1e6,
+          "valid: a number above 0; 1 = as recorded, 10 = ten times as fast",
+          "replay FACTOR times as fast as recorded (default: at once)"),
+    SET("sort", "ORDER", "urgency|drift|value|head|METRIC", ARGS_SORT, offsetof(struct args, sort), set_sort,
+        "urgency, drift, value, head or a metric; -ORDER: the other way round"),
+    VALUE("interval", "SECONDS", NULL, ARGS_INTERVAL, OPTION_REAL, interval, 0.1, 3600, "valid: 0.1 to 3600 seconds",
+          "refresh interval (default 1)"),
+    TEXT("ingest", "ENDPOINT", NULL, ARGS_INGEST, ingest, SOCKET, "exactly the socket where attnd takes messages"),
+    TEXT("summaries", "ENDPOINT", NULL, ARGS_SUMMARIES, summaries, SOCKET, "exactly the socket where attnd publishes"),
+    TEXT("rules", "RULES", "FILE", ARGS_RULES, rules, "valid: a file",
+         "a config file of attnd: its section rules, and other settings such as window (default: attnd's defaults)"),
+    FLAG("json", ARGS_JSON, "print the answer as JSON"),
+    FLAG("csv", ARGS_CSV, "print comma-separated values, a line per window and head"),
+    TEXT("address", "ADDRESS", "FILE", ARGS_ADDRESS, address, "valid: a directory or tcp://host:port",
+         "which attnd: a directory of sockets or tcp://host:port"),
+    TEXT("endpoint", "ENDPOINT", NULL, ARGS_ENDPOINT, endpoint, SOCKET,
+         "exactly the socket where it answers, instead of an address"),
+    SET("timeout", "SECONDS", NULL, ARGS_TIMEOUT, offsetof(struct args, timeout_ms), args_set_timeout,
+        "how long to wait for an answer (default 2)"),
+    FLAG("help", ARGS_HELP, "explain a command"),
+    FLAG("version", ARGS_VERSION, "the version of attnctl"),
 };
-
-static const struct option_info option_info[] = {
-    {{"metric", "NAME", "metric to show (default entropy_normalized, or the first there is)",
-      "METRIC"},
-     ARGS_METRIC,
-     set_metric},
-    {{"stack", "STACK", "only encoder or decoder layers", "encoder|decoder"},
-     ARGS_STACK,
-     args_set_stack},
-    {{"layer", "LAYER", "only this layer: 3, or decoder.3.self, or a part of it", "LAYER"},
-     ARGS_LAYER,
-     set_layer},
-    {{"site", "SITE", "only self or cross attention", "self|cross"}, ARGS_SITE, set_site},
-    {{"drift", NULL, "the metric's drift from the baseline, and since when", NULL},
-     ARGS_DRIFT,
-     NULL},
-    {{"head", "N", "only this head", NULL}, ARGS_HEAD, args_set_head},
-    {{"run", "RUN", "this run, by its first digits (default: the newest)", NULL},
-     ARGS_RUN,
-     args_set_run},
-    {{"window", "WINDOW", "windows such as \"1 epoch\" (default: the primary ones)", NULL},
-     ARGS_WINDOW,
-     set_window},
-    {{"from", "N", "only windows that end at this epoch, step or second, or later", NULL},
-     ARGS_FROM,
-     set_from},
-    {{"to", "N", "only windows that end at this epoch, step or second, or earlier", NULL},
-     ARGS_TO,
-     set_to},
-    {{"all", NULL, "also alerts that are over", NULL}, ARGS_ALL, NULL},
-    {{"count", "N", "at most this many", NULL}, ARGS_COUNT, set_count},
-    {{"seconds", "N", "stop after N seconds", NULL}, ARGS_SECONDS, set_seconds},
-    {{"until-end", NULL, "stop when every known rank has said bye", NULL}, ARGS_UNTIL_END, NULL},
-    {{"compress", NULL, "make the file smaller; takes 3 s per 100 MB", NULL}, ARGS_COMPRESS, NULL},
-    {{"force", NULL, "replace an existing file", NULL}, ARGS_FORCE, NULL},
-    {{"rhythm", "FACTOR", "replay FACTOR times as fast as recorded (default: at once)", NULL},
-     ARGS_RHYTHM,
-     set_rhythm},
-    {{"sort", "ORDER", "urgency, drift, value, head or a metric; -ORDER: the other way round",
-      "urgency|drift|value|head|METRIC"},
-     ARGS_SORT,
-     set_sort},
-    {{"interval", "SECONDS", "refresh interval (default 1)", NULL}, ARGS_INTERVAL, set_interval},
-    {{"ingest", "ENDPOINT", "exactly the socket where attnd takes messages", NULL},
-     ARGS_INGEST,
-     set_ingest},
-    {{"summaries", "ENDPOINT", "exactly the socket where attnd publishes", NULL},
-     ARGS_SUMMARIES,
-     set_summaries},
-    {{"rules", "RULES",
-      "a config file of attnd: its section rules, and other settings such as window (default: "
-      "attnd's defaults)",
-      "FILE"},
-     ARGS_RULES,
-     set_rules},
-    {{"json", NULL, "print the answer as JSON", NULL}, ARGS_JSON, NULL},
-    {{"csv", NULL, "print comma-separated values, a line per window and head", NULL},
-     ARGS_CSV,
-     NULL},
-    {{"address", "ADDRESS", "which attnd: a directory of sockets or tcp://host:port", "FILE"},
-     ARGS_ADDRESS,
-     args_set_address},
-    {{"endpoint", "ENDPOINT", "exactly the socket where it answers, instead of an address", NULL},
-     ARGS_ENDPOINT,
-     set_endpoint},
-    {{"timeout", "SECONDS", "how long to wait for an answer (default 2)", NULL},
-     ARGS_TIMEOUT,
-     args_set_timeout},
-    {{"help", NULL, "explain a command", NULL}, ARGS_HELP, NULL},
-    {{"version", NULL, "the version of attnctl", NULL}, ARGS_VERSION, NULL},
-};
+/* clang-format on */
 static const struct option_table table = {OPTION_ROWS(option_info), .short_form = "hhelp"};
 
 /* The environment says what the command line does not. */
@@ -283,12 +155,12 @@ static int choose_attnd(struct args *args, char *reterr)
     return 0;
 }
 
-static const char *args_take(const void *row, char *value, void *data)
+static const char *args_take(const void *data, char *value, void *to)
 {
-    const struct option_info *info = row;
-    struct args *args = data;
-    args->given |= (unsigned)info->bit;
-    return info->set ? info->set(args, value) : NULL;
+    const struct args_row *row = data;
+    struct args *args = to;
+    args->given |= (unsigned)row->bit;
+    return option_take(&row->row, value, args);
 }
 
 static int collect_words(struct args *args, int count, char *const *words, char *reterr)
@@ -322,7 +194,7 @@ void args_each_option(unsigned options, option_visitor *visit, void *data)
 {
     for (int i = 0; i < table.count; i++) {
         if (options & (unsigned)option_info[i].bit) {
-            visit(&option_info[i].text, data);
+            visit(&option_info[i].row.text, data);
         }
     }
 }
@@ -331,7 +203,7 @@ const char *args_option_name(unsigned options)
 {
     for (int i = 0; i < table.count; i++) {
         if (options & (unsigned)option_info[i].bit) {
-            return option_info[i].text.name;
+            return option_info[i].row.text.name;
         }
     }
     return "";

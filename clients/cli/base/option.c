@@ -177,9 +177,36 @@ const char *option_store(const struct option_field *field, char *value, void *op
         return store_count(field, value, to);
     case OPTION_REAL:
         return store_real(field, value, to);
+    case OPTION_WHOLE:
+        return option_whole(value, UINT64_MAX, to) && (double)*(uint64_t *)to >= field->min
+                   ? NULL
+                   : "valid: a whole number";
     default:
         return NULL;
     }
+}
+
+const char *option_take(const void *data, char *value, void *options)
+{
+    const struct option_row *row = data;
+    void *to = (char *)options + row->field.offset;
+    int word = row->words ? option_word(value, row->words, row->word_count) : 0;
+    if (row->set) {
+        return row->set(to, value);
+    }
+    if (word < 0) {
+        return row->valid;
+    }
+    if (!row->words) {
+        const char *wrong = option_store(&row->field, value, options);
+        return wrong && row->valid ? row->valid : wrong;
+    }
+    if (row->field.form == OPTION_TEXT) {
+        *(const char **)to = row->words[word];
+    } else {
+        memcpy(to, &word, sizeof word);
+    }
+    return NULL;
 }
 
 /* Values ----------------------------------------------------------------------------------------
@@ -223,6 +250,31 @@ int option_word(const char *text, const char *const *words, int count)
         }
     }
     return -1;
+}
+
+bool option_list(const char *text, const char *const *words, int count, bool whole, bool *ret_on)
+{
+    memset(ret_on, 0, (size_t)count * sizeof *ret_on);
+    for (;; text++) {
+        size_t length = strcspn(text, ",");
+        bool all = whole && length == 3 && strncmp(text, "all", 3) == 0;
+        bool known = all || (whole && length == 4 && strncmp(text, "none", 4) == 0);
+        for (int i = 0; i < count; i++) {
+            bool same = strlen(words[i]) == length && strncmp(text, words[i], length) == 0;
+            ret_on[i] = ret_on[i] || same || all;
+            known = known || same;
+        }
+        text += length;
+        if (!known || *text == '\0') {
+            return known;
+        }
+    }
+}
+
+const char *option_set_run(void *to, const char *text)
+{
+    *(const char **)to = text;
+    return option_check_run(text);
 }
 
 const char *option_check_run(const char *text)

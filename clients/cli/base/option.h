@@ -64,14 +64,40 @@ int option_parse(const struct option_table *table, int argc, char **argv, option
                  void *data, struct option_rest *ret_rest, char *reterr, size_t size);
 
 /* Where a plain value goes: into a field of the command's own struct. */
-enum option_form { OPTION_OTHER, OPTION_FLAG, OPTION_TEXT, OPTION_COUNT, OPTION_REAL };
+enum option_form {
+    OPTION_OTHER,
+    OPTION_FLAG,
+    OPTION_TEXT,
+    OPTION_COUNT,
+    OPTION_REAL,
+    OPTION_WHOLE
+};
 struct option_field {
     enum option_form form;
-    size_t offset;   /* FLAG: a bool; TEXT: a const char *; COUNT: a uint32_t; REAL: a double */
-    double min, max; /* TEXT: bytes, COUNT: up to UINT32_MAX, REAL */
+    size_t offset;   /* FLAG: a bool; TEXT: a const char *; COUNT: a uint32_t; REAL: a double;
+                      * WHOLE: a uint64_t */
+    double min, max; /* TEXT: bytes, COUNT: up to UINT32_MAX, REAL; WHOLE: min */
 };
 /* Checks a value, and stores it in `options`. Returns as an option_taker does; of OTHER, NULL. */
 const char *option_store(const struct option_field *field, char *value, void *options);
+
+/* The row that all tables have: a plain value, or a word of a list, or what a setter makes of it.
+ */
+struct option_row {
+    struct option_text text;
+    struct option_field field; /* what `words` and `set` store is at its offset, too */
+    const char *valid;         /* instead of what option_store says is valid; NULL = that */
+    const char *const *words;  /* [word_count]; into TEXT the word goes, else its index, an int */
+    int word_count;
+    const char *(*set)(void *to, const char *text); /* returns as an option_taker does */
+};
+#define OPTION_FIELD(form, type, member, min, max)                                                 \
+    {                                                                                              \
+        form, offsetof(type, member), min, max                                                     \
+    }
+#define OPTION_WORDS(list) .words = (list), .word_count = (int)(sizeof(list) / sizeof((list)[0]))
+/* The taker of tables of such rows; `options` is the command's struct. */
+const char *option_take(const void *row, char *value, void *options);
 
 /* Values ----------------------------------------------------------------------------------------
  */
@@ -83,7 +109,11 @@ bool option_whole_u32(const char *text, uint32_t most, uint32_t *ret_number);
 bool option_real(const char *text, double least, double most, double *ret_number);
 /* The index of a word in words[count], or -1. */
 int option_word(const char *text, const char *const *words, int count);
-/* NULL, or what is wrong. */
+/* Sets on[i] for each of words[count] that is in a text with commas. The words "all" and "none" are
+ * taken when `whole`. False: there is another word in it. */
+bool option_list(const char *text, const char *const *words, int count, bool whole, bool *ret_on);
+/* NULL, or what is wrong; the setter stores the text as it is. */
 const char *option_check_run(const char *text);
+const char *option_set_run(void *to, const char *text);
 
 #endif

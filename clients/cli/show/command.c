@@ -112,7 +112,7 @@ static int show_choose(const struct show_options *options, struct view *view,
     view->layer = &layers[request->layer];
     view->request = request;
     place_layer(view->layer->id, view->name);
-    request->sample = options->sample_given ? options->sample : view->layer->first_sample;
+    request->sample = options->sample != SAMPLE_FIRST ? options->sample : view->layer->first_sample;
     code = source_check(view->source, request->layer, request->sample,
                         request->head == HEAD_MEAN ? 0 : request->head, reterr);
     if (code == CLI_OK) {

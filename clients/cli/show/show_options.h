@@ -10,6 +10,7 @@
 #include "clients/cli/show/screen.h"
 
 #define SHOW_ERROR_MAX 512
+#define SAMPLE_FIRST   UINT32_MAX
 
 /* The parts to print. */
 enum part { PART_REPORT, PART_MAP, PART_TOKEN, PART_HEADS, PART_PAIRS, PART_COUNT };
@@ -21,9 +22,9 @@ struct show_options {
     bool part[PART_COUNT];
     uint32_t width; /* 0 = the terminal's */
     /* what is looked at */
-    const char *layer; /* NULL = the first */
-    bool sample_given;
-    uint32_t sample, head, token, pairs; /* as in struct show_request */
+    const char *layer;           /* NULL = the first */
+    uint32_t sample;             /* SAMPLE_FIRST = the first that there is */
+    uint32_t head, token, pairs; /* as in struct show_request */
     const char *run;
     bool at_step;
     uint64_t step;
