@@ -95,7 +95,7 @@ struct option_row {
     {                                                                                              \
         form, offsetof(type, member), min, max                                                     \
     }
-#define OPTION_WORDS(list) .words = (list), .word_count = (int)(sizeof(list) / sizeof((list)[0]))
+#define OPTION_WORDS(list) .words = (list), .word_count = (int)(sizeof list / sizeof list[0])
 /* The taker of tables of such rows; `options` is the command's struct. */
 const char *option_take(const void *row, char *value, void *options);
 

@@ -26,7 +26,7 @@ struct taken {
     const char *wrong; /* what the taker answers */
 };
 
-static const char *option_take(const void *row, char *value, void *data)
+static const char *option_test_take(const void *row, char *value, void *data)
 {
     struct taken *taken = data;
     taken->number[taken->count] = ((const struct row *)row)->number;
@@ -45,7 +45,7 @@ static int test_option_parse(const char *line, struct taken *taken, struct optio
         argv[argc++] = word;
     }
     argv[argc] = NULL;
-    return option_parse(&table, argc, argv, option_take, taken, ret_rest, reterr, 128);
+    return option_parse(&table, argc, argv, option_test_take, taken, ret_rest, reterr, 128);
 }
 
 static void options_and_words_may_be_mixed(void **state)
