@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* bridge: hands the command line to the Python package, which does the work: `attnctl bridge X` is
  * `python3 -m attnd.bridge X` in a place of this process. */
-#include "clients/cli/bridge.h"
 #include "clients/cli/base/commands.h"
 #include "clients/cli/base/line.h"
 #include "clients/cli/base/python.h"
@@ -9,8 +8,7 @@
 #include <stdint.h>
 #include <string.h>
 
-/* The command line ------------------------------------------------------------------------------
- */
+/* The command line ---------------------------------------------------------------------------- */
 
 /* The options of attnd.bridge, without those that attnctl knows anyway; tests/cli compares. */
 static const struct option_text options[] = {

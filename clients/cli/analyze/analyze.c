@@ -4,14 +4,12 @@
  * a time: memory holds the largest one, not all of them. */
 #include "clients/cli/base/cli.h"
 
-#include "clients/cli/analyze/engine.h"
+#include "clients/cli/analyze/internal.h"
 #include "proto/err.h"
 #include "clients/cli/analyze/input.h"
 #include "clients/cli/analyze/layers.h"
 #include "clients/cli/analyze/options.h"
 #include "clients/cli/base/out.h"
-#include "clients/cli/analyze/show.h"
-#include "clients/cli/analyze/statistics.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -43,8 +41,7 @@ static int fail_code(struct cli *cli, int code)
                     code < 0 && err_index(code) < 0 ? strerror(-code) : err_text(code));
 }
 
-/* Files ----------------------------------------------------------------------------------------
- */
+/* Files --------------------------------------------------------------------------------------- */
 
 static int open_files(struct cli *cli, struct analysis *analysis)
 {
@@ -81,8 +78,7 @@ static int analyze_prepare(struct cli *cli, struct analysis *analysis)
     return rc == 0 ? CLI_OK : cli_fail(cli, analyze_exit_of(rc), analysis->error);
 }
 
-/* Measuring ------------------------------------------------------------------------------------
- */
+/* Measuring ----------------------------------------------------------------------------------- */
 
 /* Loads an input, and calls `measure` on it with its number. */
 static int with_loaded(struct cli *cli, struct analysis *analysis, size_t index,
@@ -148,8 +144,7 @@ static int measure_all(struct cli *cli, struct analysis *analysis)
     return code;
 }
 
-/* Printing -------------------------------------------------------------------------------------
- */
+/* Printing ------------------------------------------------------------------------------------ */
 
 static int analyze_print_json(struct cli *cli, const msgpack_object *layer, bool last)
 {

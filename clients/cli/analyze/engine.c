@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* engine: the jobs of one measure on a pool of its own, which is gone when they are done: a layer
  * takes longer than its threads take to start. */
-#include "clients/cli/analyze/engine.h"
+#include "clients/cli/analyze/internal.h"
 
 #include "proto/err.h"
 #include "workers/base/pool.h"

@@ -31,8 +31,7 @@ static int fail_layer(const struct input *input, char *reterr, const char *sente
     return array_fail(reterr, "%s: %s", text, sentence);
 }
 
-/* Shapes of attention --------------------------------------------------------------------------
- */
+/* Shapes of attention ------------------------------------------------------------------------- */
 
 /* An axis counted from the end: 0 is the last; an axis that is not there is 1. */
 static uint32_t axis(const struct array *array, uint32_t from_end)
@@ -153,8 +152,7 @@ static int check_v(struct input *input, char *reterr)
     return a->qk.value_dim == 0 ? fail_array(v, reterr, "of a d of at least 1") : 0;
 }
 
-/* Masks, tokens, lengths -----------------------------------------------------------------------
- */
+/* Masks, tokens, lengths ---------------------------------------------------------------------- */
 
 static int check_integer(const struct array *array, char *reterr)
 {
@@ -294,8 +292,7 @@ static int check_rows(struct input *input, const struct options *options, bool m
                          reterr);
 }
 
-/* Projections ----------------------------------------------------------------------------------
- */
+/* Projections --------------------------------------------------------------------------------- */
 
 static int check_matrix(struct input *input, enum projection projection, char *reterr)
 {
@@ -336,8 +333,7 @@ static int fail_projections(const struct input *input, char *reterr)
     return fail_layer(input, reterr, sentence);
 }
 
-/* The inputs -----------------------------------------------------------------------------------
- */
+/* The inputs ---------------------------------------------------------------------------------- */
 
 static void input_take(struct input *input, const struct layer_arrays *layer,
                        enum tensor_role first, enum tensor_role last)
@@ -501,8 +497,7 @@ void inputs_clear(struct inputs *inputs)
     *inputs = (struct inputs){0};
 }
 
-/* Contents -------------------------------------------------------------------------------------
- */
+/* Contents ------------------------------------------------------------------------------------ */
 
 /* Element i as a number; what is beyond INT64_MAX is INT64_MAX. */
 static int64_t read_integer(enum array_type type, const void *data, uint64_t i)

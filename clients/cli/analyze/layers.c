@@ -14,8 +14,7 @@ struct placed {
     const struct array *array;
 };
 
-/* Names that no place has -----------------------------------------------------------------------
- */
+/* Names that no place has --------------------------------------------------------------------- */
 
 /* Digits of the first number in a name that can be a layer's; *ret_before is what stands before
  * them. */
@@ -114,8 +113,7 @@ static int check_patterns(const struct array_list *list, const struct naming *na
     return 0;
 }
 
-/* Placing ---------------------------------------------------------------------------------------
- */
+/* Placing ------------------------------------------------------------------------------------- */
 
 /* The name of a .npy file says where its array belongs only if it is one of ours. A map in such a
  * file, when it is the only one, must be the first layer's weights. */

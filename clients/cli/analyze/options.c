@@ -2,9 +2,8 @@
 /* options: one table drives getopt, the checks and all that is said of them. Most options are a
  * flag, a whole number or a real number with bounds, stored where the table says; the others have a
  * setter. */
+#include "clients/cli/base/cli.h"
 #include "clients/cli/analyze/options.h"
-
-#include "clients/cli/analyze/show.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -19,8 +18,7 @@
 #define SPECTRUM_MAX_DEFAULT 1024
 #define THREADS_MAX          256
 
-/* Lists -----------------------------------------------------------------------------------------
- */
+/* Lists --------------------------------------------------------------------------------------- */
 
 /* Commas + 1. */
 static uint32_t count_items(const char *text)
@@ -103,8 +101,7 @@ static const char *set_head_weights(void *to, const char *text)
     return NULL;
 }
 
-/* Words -----------------------------------------------------------------------------------------
- */
+/* Words --------------------------------------------------------------------------------------- */
 
 static const char *const group_name[METRIC_GROUP_COUNT] = {
     [METRIC_GROUP_CORE] = "core",         [METRIC_GROUP_IMPORTANCE] = "importance",
@@ -139,8 +136,7 @@ static const char *options_set_isa(void *to, const char *text)
     return wrong;
 }
 
-/* The table -------------------------------------------------------------------------------------
- */
+/* The table ----------------------------------------------------------------------------------- */
 
 /* clang-format off */
 #define TITLE(name) {.text = {name, NULL, NULL, NULL}}
@@ -257,8 +253,7 @@ void options_clear(struct options *options)
     options->head_weights = (struct real_list){0};
 }
 
-/* The help --------------------------------------------------------------------------------------
- */
+/* The help ------------------------------------------------------------------------------------ */
 
 static const char names[] =
     "\nBy the same engine as the daemon.\n\n"

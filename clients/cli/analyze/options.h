@@ -56,11 +56,7 @@ struct options {
  * (OPTIONS_ERROR_MAX bytes); *ret_options then needs no options_clear. */
 int options_parse(int argc, char **argv, struct options *ret_options, char *reterr);
 void options_clear(struct options *options);
-
-/* Visits every option; prints the names of arrays in front of them and the columns of the table
- * behind them. */
-void options_each(option_visitor *visit, void *data);
-void options_print_names(FILE *out);
-void options_print_columns(FILE *out);
+/* Prints what the columns of the table mean (show.c), as --help shows it. */
+void show_print_legend(FILE *out);
 
 #endif

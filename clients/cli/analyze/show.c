@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* show: prints the columns that fit a terminal of 80 columns; --json has everything. Columns that a
  * layer has no number for are left out. */
-#include "clients/cli/analyze/show.h"
+#include "clients/cli/analyze/internal.h"
 
 #include "clients/cli/base/field.h"
 #include "clients/cli/base/out.h"
@@ -70,8 +70,7 @@ static bool is_all_null(const msgpack_object *list)
     return true;
 }
 
-/* Title ----------------------------------------------------------------------------------------
- */
+/* Title --------------------------------------------------------------------------------------- */
 
 static double real_of(const msgpack_object *map, const char *key)
 {
@@ -100,8 +99,7 @@ static void show_invalid(const msgpack_object *layer, uint64_t rows, uint64_t in
     }
 }
 
-/* Heads ----------------------------------------------------------------------------------------
- */
+/* Heads --------------------------------------------------------------------------------------- */
 
 static uint32_t count_heads(const msgpack_object *layer)
 {
@@ -149,8 +147,7 @@ static void show_heads(const msgpack_object *layer, int width, FILE *out)
     out_print(&table, width, false, out);
 }
 
-/* Pairs ----------------------------------------------------------------------------------------
- */
+/* Pairs --------------------------------------------------------------------------------------- */
 
 static void show_pair_of_heads(uint32_t shown, const struct alike *pair, const char *title,
                                FILE *out)
@@ -212,8 +209,7 @@ static void show_redundant(const msgpack_object *layer, FILE *out)
     putc('\n', out);
 }
 
-/* Projections ----------------------------------------------------------------------------------
- */
+/* Projections --------------------------------------------------------------------------------- */
 
 static const char *const whole_fields[] = {"spectral_norm", "stable_rank", "effective_rank",
                                            "condition_number"};

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "clients/cli/analyze/statistics.h"
+#include "clients/cli/analyze/internal.h"
 
 #include "proto/err.h"
 

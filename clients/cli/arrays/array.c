@@ -34,8 +34,7 @@ int array_fail_memory(char *reterr)
     return ERR_MEMORY;
 }
 
-/* Types and shapes -------------------------------------------------------------------------------
- */
+/* Types and shapes ---------------------------------------------------------------------------- */
 
 size_t array_type_size(enum array_type type)
 {
@@ -98,8 +97,7 @@ void array_shape_text(const struct array *array, char ret_text[ARRAY_SHAPE_TEXT_
     snprintf(ret_text + used, ARRAY_SHAPE_TEXT_MAX - used, "]");
 }
 
-/* The list --------------------------------------------------------------------------------------
- */
+/* The list ------------------------------------------------------------------------------------ */
 
 static bool array_grow(struct array_list *list)
 {
@@ -144,8 +142,7 @@ void array_list_clear(struct array_list *list)
     *list = (struct array_list){0};
 }
 
-/* Files -----------------------------------------------------------------------------------------
- */
+/* Files --------------------------------------------------------------------------------------- */
 
 typedef int list_reader(struct array_file *file, struct array_list *list, char *reterr);
 
@@ -276,8 +273,7 @@ void array_file_close(struct array_file *file)
     *file = (struct array_file){0};
 }
 
-/* Contents --------------------------------------------------------------------------------------
- */
+/* Contents ------------------------------------------------------------------------------------ */
 
 static int fail_large(const struct array *array, char *reterr)
 {

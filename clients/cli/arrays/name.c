@@ -14,8 +14,7 @@
 /* Longer names than arrays have. */
 #define NAME_TRIED_MAX 1024
 
-/* Takers ----------------------------------------------------------------------------------------
- */
+/* Takers -------------------------------------------------------------------------------------- */
 
 static bool name_take(const char **name, const char *word)
 {
@@ -104,8 +103,7 @@ static bool take_role(const char *rest, enum tensor_role *ret_role)
     return *rest == '.' && parse_role(rest + 1, ret_role);
 }
 
-/* The forms a name can have ----------------------------------------------------------------------
- */
+/* The forms a name can have ------------------------------------------------------------------- */
 
 static bool place_full(const char *name, struct place *place)
 {
@@ -187,8 +185,7 @@ void place_text(const struct place *place, char ret_text[PLACE_TEXT_MAX])
     }
 }
 
-/* Patterns --------------------------------------------------------------------------------------
- */
+/* Patterns ------------------------------------------------------------------------------------ */
 
 /* Whether a whole text matches a pattern whose only special sign is *. A star first takes nothing;
  * on a mismatch the last one takes one character more. */

@@ -27,8 +27,7 @@ static void stream_give_back(struct array_stream *stream, uint64_t read)
     stream->touched = 0;
 }
 
-/* Entries ---------------------------------------------------------------------------------------
- */
+/* Entries ------------------------------------------------------------------------------------- */
 
 static int stream_fail_entry(const struct array_stream *stream, char *reterr)
 {
@@ -97,8 +96,7 @@ static int seek_entry(struct array_stream *stream, uint64_t from, char *reterr)
     return rc;
 }
 
-/* Any file --------------------------------------------------------------------------------------
- */
+/* Any file ------------------------------------------------------------------------------------ */
 
 int array_stream_open(const struct array *array, struct array_stream *ret_stream, char *reterr)
 {

@@ -94,6 +94,13 @@ int cmd_show(struct cli *cli, int argc, char **argv);
 /* These become Python programs, and return only when they cannot. */
 int cmd_plot(struct cli *cli, int argc, char **argv);
 int cmd_bridge(struct cli *cli, int argc, char **argv);
+/* Their own options, and what --help says in front of and behind them. */
+void options_each(option_visitor *visit, void *data);
+void options_print_names(FILE *out);
+void options_print_columns(FILE *out);
+void show_options_each(option_visitor *visit, void *data);
+void show_options_print_words(FILE *out);
+void bridge_each_option(option_visitor *visit, void *data);
 
 /* What the program of attnctl plot runs to read maps: argv is FD, then a line of attnctl plot. */
 #define PLOT_MAPS_COMMAND "__maps"

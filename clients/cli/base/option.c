@@ -40,8 +40,7 @@ void option_visit(const struct option_table *table, option_visitor *visit, void 
     }
 }
 
-/* The command line ------------------------------------------------------------------------------
- */
+/* The command line ---------------------------------------------------------------------------- */
 
 static struct grammar grammar_of(const struct option_table *table)
 {
@@ -135,8 +134,7 @@ int option_parse(const struct option_table *table, int argc, char **argv, option
     return 0;
 }
 
-/* Fields ----------------------------------------------------------------------------------------
- */
+/* Fields -------------------------------------------------------------------------------------- */
 
 static const char *store_text(const struct option_field *field, const char *text, const char **to)
 {
@@ -209,8 +207,7 @@ const char *option_take(const void *data, char *value, void *options)
     return NULL;
 }
 
-/* Values ----------------------------------------------------------------------------------------
- */
+/* Values -------------------------------------------------------------------------------------- */
 
 bool option_whole(const char *text, uint64_t most, uint64_t *ret_number)
 {

@@ -99,8 +99,7 @@ struct option_row {
 /* The taker of tables of such rows; `options` is the command's struct. */
 const char *option_take(const void *row, char *value, void *options);
 
-/* Values ----------------------------------------------------------------------------------------
- */
+/* Values -------------------------------------------------------------------------------------- */
 
 /* Digits alone, up to `most`. */
 bool option_whole(const char *text, uint64_t most, uint64_t *ret_number);

@@ -19,8 +19,7 @@ struct completion {
     const struct option_kind *kind; /* of the command; NULL = none yet, or there are none */
 };
 
-/* Candidates ------------------------------------------------------------------------------------
- */
+/* Candidates ---------------------------------------------------------------------------------- */
 
 /* Whether an item of a list is in it before the cursor. */
 static bool complete_is_listed(const struct completion *completion, const char *word, int length)
@@ -74,8 +73,7 @@ static void offer_files(const struct completion *completion)
     fputs(":FILE\n", completion->out);
 }
 
-/* Values ----------------------------------------------------------------------------------------
- */
+/* Values -------------------------------------------------------------------------------------- */
 
 static const struct {
     const char *name;
@@ -156,8 +154,7 @@ static const char *complete_find_values(const char *words, int index)
     return words;
 }
 
-/* Options ---------------------------------------------------------------------------------------
- */
+/* Options ------------------------------------------------------------------------------------- */
 
 static void offer_option(const struct option_text *option, void *data)
 {
@@ -204,8 +201,7 @@ static void offer_option_values(const struct completion *completion, const char 
     }
 }
 
-/* The line ---------------------------------------------------------------------------------------
- */
+/* The line ------------------------------------------------------------------------------------ */
 
 /* Reads the words before the last: the command, and how many of its arguments are there. The word
  * to complete is the value of the option whose place is returned, if it is not 0. */

@@ -22,8 +22,7 @@
 #define RESULTS_MAX       1000
 #define RESULTS_BYTES_MAX (UINT64_C(256) << 20)
 
-/* Where to subscribe -----------------------------------------------------------------------------
- */
+/* Where to subscribe -------------------------------------------------------------------------- */
 
 static int tail_ask_endpoint(struct cli *cli, char ret_endpoint[ENDPOINT_MAX])
 {
@@ -37,8 +36,7 @@ static int tail_ask_endpoint(struct cli *cli, char ret_endpoint[ENDPOINT_MAX])
     return CLI_OK;
 }
 
-/* Lines -----------------------------------------------------------------------------------------
- */
+/* Lines --------------------------------------------------------------------------------------- */
 
 /* Mean, smallest and largest of the numbers that exist. */
 struct spread {
@@ -215,8 +213,7 @@ static const struct {
     {"job", tail_print_job},
 };
 
-/* Messages --------------------------------------------------------------------------------------
- */
+/* Messages ------------------------------------------------------------------------------------ */
 
 /* Prints one published map; false when it could not be read. */
 static bool print_message(struct cli *cli, zmq_msg_t *frame)

@@ -2,8 +2,7 @@
 /* show: a layer's attention in the terminal: of files, a recording, or a running attnd. */
 #include "clients/cli/base/cli.h"
 
-#include "clients/cli/show/show_options.h"
-#include "clients/cli/show/view.h"
+#include "clients/cli/show/internal.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -12,8 +11,7 @@
 /* The name of one file, or of several. */
 #define ORIGIN_MAX 1024
 
-/* Opening ---------------------------------------------------------------------------------------
- */
+/* Opening ------------------------------------------------------------------------------------- */
 
 static bool is_job(const struct show_options *options)
 {
@@ -82,8 +80,7 @@ static int show_open_source(struct cli *asking, struct args *args,
     return source_open(&request, ret_source, reterr);
 }
 
-/* Choosing --------------------------------------------------------------------------------------
- */
+/* Choosing ------------------------------------------------------------------------------------ */
 
 static int check_token(const struct view *view, const struct show_options *options, char *reterr)
 {
@@ -127,8 +124,7 @@ static int show_choose(const struct show_options *options, struct view *view,
     return code;
 }
 
-/* Printing --------------------------------------------------------------------------------------
- */
+/* Printing ------------------------------------------------------------------------------------ */
 
 static int fail_missing(struct cli *cli, const struct view *view)
 {

@@ -5,7 +5,7 @@
  *
  * Weights are spread over several orders of magnitude, so shades and colours go by the square root
  * of a cell's share of the largest. */
-#include "clients/cli/show/view.h"
+#include "clients/cli/show/internal.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -34,8 +34,7 @@ struct layout {
     int header;              /* lines of labels above the cells; 0 = numbers instead */
 };
 
-/* Layout ----------------------------------------------------------------------------------------
- */
+/* Layout -------------------------------------------------------------------------------------- */
 
 static int digits_of(uint32_t number)
 {
@@ -128,8 +127,7 @@ void view_plan(const struct view *view, uint32_t *ret_rows, uint32_t *ret_column
     *ret_columns = layout.columns;
 }
 
-/* Colours ---------------------------------------------------------------------------------------
- */
+/* Colours ------------------------------------------------------------------------------------- */
 
 struct rgb {
     unsigned r, g, b;
@@ -172,8 +170,7 @@ static void put_plain(const struct screen *screen)
     }
 }
 
-/* Cells -----------------------------------------------------------------------------------------
- */
+/* Cells --------------------------------------------------------------------------------------- */
 
 static double heat_largest_of(const struct findings *found)
 {
@@ -230,8 +227,7 @@ static double cell_share(const struct view *view, double largest, uint32_t row, 
     return isnan(value) ? NAN : share;
 }
 
-/* Above the cells -------------------------------------------------------------------------------
- */
+/* Above the cells ----------------------------------------------------------------------------- */
 
 static void put_margin(const struct view *view, const struct layout *layout)
 {
@@ -299,8 +295,7 @@ static void put_ticks(const struct view *view, const struct layout *layout)
     putc('\n', view->screen.out);
 }
 
-/* Below them ------------------------------------------------------------------------------------
- */
+/* Below them ---------------------------------------------------------------------------------- */
 
 static void put_legend(const struct view *view, double largest)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* json: the numbers, as JSON. Numbers that do not exist are null. */
-#include "clients/cli/show/view.h"
+#include "clients/cli/show/internal.h"
 
 #include <inttypes.h>
 #include <math.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* lists: bars of one query, the first keys of each head, the largest entries. */
-#include "clients/cli/show/view.h"
+#include "clients/cli/show/internal.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -15,8 +15,7 @@
 /* "100.0 %" */
 #define PERCENT_WIDTH 7
 
-/* Bars ------------------------------------------------------------------------------------------
- */
+/* Bars ---------------------------------------------------------------------------------------- */
 
 /* A blank and a bar of so many columns, to an eighth of one; nothing when that is none. */
 static void put_bar(const struct screen *screen, double columns)
@@ -155,8 +154,7 @@ void view_token(const struct view *view)
                layer->columns < layer->keys ? "cells" : "keys", 100 * fmax(rest, 0));
 }
 
-/* Heads -----------------------------------------------------------------------------------------
- */
+/* Heads --------------------------------------------------------------------------------------- */
 
 static void put_top(const struct view *view, const struct widths *w, const struct entry *entry)
 {
@@ -222,8 +220,7 @@ void view_heads(const struct view *view)
     }
 }
 
-/* Pairs -----------------------------------------------------------------------------------------
- */
+/* Pairs --------------------------------------------------------------------------------------- */
 
 void view_pairs(const struct view *view)
 {

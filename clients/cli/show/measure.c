@@ -3,7 +3,7 @@
  * two candidates for the query are kept: the contents of the first decide which of them is shown. A
  * head's own rows go straight into the picture; the mean over heads is added up first, and is the
  * only map that is ever in memory. */
-#include "clients/cli/show/measure.h"
+#include "clients/cli/show/internal.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -27,8 +27,7 @@ struct pass {
     uint32_t picture_row; /* current */
 };
 
-/* Row sums --------------------------------------------------------------------------------------
- */
+/* Row sums ------------------------------------------------------------------------------------ */
 
 /* A cell counts as often as it has keys in it. */
 static double sum_cells(const struct source_layer *layer, const float *weights)
@@ -82,8 +81,7 @@ static bool check_sum(struct pass *pass, uint32_t row, const float *weights)
     return true;
 }
 
-/* The map ---------------------------------------------------------------------------------------
- */
+/* The map ------------------------------------------------------------------------------------- */
 
 /* Whether a goes before b: larger, else of an earlier query, else of an earlier key. */
 static bool is_before(const struct entry *a, const struct entry *b)
@@ -140,8 +138,7 @@ static void measure_take_row(struct pass *pass, uint32_t row, const float *weigh
     }
 }
 
-/* The pass --------------------------------------------------------------------------------------
- */
+/* The pass ------------------------------------------------------------------------------------ */
 
 static void measure_visit(void *data, uint32_t row, const float *weights)
 {
@@ -189,8 +186,7 @@ static int run_pass(struct source *source, struct pass *pass, char *reterr)
     return code;
 }
 
-/* The query -------------------------------------------------------------------------------------
- */
+/* The query ----------------------------------------------------------------------------------- */
 
 uint32_t measure_top(const float *weights, uint32_t columns, uint32_t most,
                      struct entry *ret_entries)
@@ -232,8 +228,7 @@ static bool says_little(const float *weights, uint32_t columns)
     return !any;
 }
 
-/* Memory ----------------------------------------------------------------------------------------
- */
+/* Memory -------------------------------------------------------------------------------------- */
 
 static bool measure_allocate(struct pass *pass)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* report: the layer's structure in words. */
-#include "clients/cli/show/view.h"
+#include "clients/cli/show/internal.h"
 
 #include <inttypes.h>
 #include <math.h>

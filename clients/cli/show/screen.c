@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "clients/cli/show/screen.h"
+#include "clients/cli/show/internal.h"
 
 #include "clients/cli/base/spark.h"
-#include "clients/cli/show/token.h"
 
 #include <stdarg.h>
 #include <stdlib.h>

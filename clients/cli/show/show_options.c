@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* show_options: one table drives getopt, the checks and the help. */
-#include "clients/cli/show/show_options.h"
+#include "clients/cli/show/internal.h"
 
 #include <string.h>
 
@@ -118,8 +118,7 @@ int show_options_parse(int argc, char **argv, struct show_options *ret_options, 
     return 0;
 }
 
-/* The help --------------------------------------------------------------------------------------
- */
+/* The help ------------------------------------------------------------------------------------ */
 
 static const char words[] =
     "\nPrints a summary of its numbers, whether its rows sum to 1, a map in shades or\n"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* How many columns a character takes is asked of the C library, in a locale of ours: the program's
  * own stays as it is. */
-#include "clients/cli/show/token.h"
+#include "clients/cli/show/internal.h"
 
 #include "clients/cli/base/utf8.h"
 
@@ -18,8 +18,7 @@
 #define VISIBLE_BLANK "\xe2\x90\xa3" /* U+2423 */
 #define ELLIPSIS      "\xe2\x80\xa6"
 
-/* Characters ------------------------------------------------------------------------------------
- */
+/* Characters ---------------------------------------------------------------------------------- */
 
 static bool is_between(uint32_t code, uint32_t first, uint32_t last)
 {
@@ -70,8 +69,7 @@ static int width_of(uint32_t code)
     return width;
 }
 
-/* Units -----------------------------------------------------------------------------------------
- */
+/* Units --------------------------------------------------------------------------------------- */
 
 static struct token_unit token_escape(uint32_t code)
 {
@@ -166,8 +164,7 @@ int token_split(const char *label, bool utf8, struct token_unit *ret_units, int 
     return count;
 }
 
-/* Fitting ---------------------------------------------------------------------------------------
- */
+/* Fitting ------------------------------------------------------------------------------------- */
 
 /* How many units fit in `width` columns. */
 static int count_fitting(const struct token_unit *units, int count, int width, int *ret_used)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "clients/cli/show/view.h"
+#include "clients/cli/show/internal.h"
 
 #include <inttypes.h>
 #include <string.h>

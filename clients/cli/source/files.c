@@ -51,8 +51,7 @@ static int files_exit_of(int rc)
     return rc == ERR_MEMORY ? CLI_FINDING : CLI_USAGE;
 }
 
-/* Rows ------------------------------------------------------------------------------------------
- */
+/* Rows ---------------------------------------------------------------------------------------- */
 
 static int reach(struct files *files, const struct array *array, uint64_t from, char *reterr)
 {
@@ -197,8 +196,7 @@ static const char *no_label(struct source *source, size_t layer, uint32_t sample
     return NULL;
 }
 
-/* Opening ---------------------------------------------------------------------------------------
- */
+/* Opening ------------------------------------------------------------------------------------- */
 
 /* The defaults of analyze, and the values of the request. */
 static int files_set_options(const struct source_request *request, struct options *ret_options,

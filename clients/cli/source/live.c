@@ -39,8 +39,7 @@ static void free_live(void *own)
     free(live);
 }
 
-/* Calling ---------------------------------------------------------------------------------------
- */
+/* Calling ------------------------------------------------------------------------------------- */
 
 /* The message that the other commands print on err, as a sentence without the program's name. */
 static int live_explain(struct live *live, enum rpc_status status, const struct rpc_reply *reply,
@@ -85,8 +84,7 @@ static enum rpc_status call_maps(struct live *live, const struct source *source,
     return status;
 }
 
-/* Answers ----------------------------------------------------------------------------------
- */
+/* Answers ------------------------------------------------------------------------------------- */
 
 static bool live_is_text(const msgpack_object *map, const char *key, const char *text)
 {
@@ -138,8 +136,7 @@ static const void *live_find_values(const msgpack_object *result, const struct s
     return values->via.bin.ptr;
 }
 
-/* Maps ------------------------------------------------------------------------------------------
- */
+/* Maps ---------------------------------------------------------------------------------------- */
 
 static int fail_changed(const struct source_layer *layer, char *reterr)
 {
@@ -224,8 +221,7 @@ static const char *live_label(struct source *source, size_t layer, uint32_t samp
     return labels_get(&live->labels[layer], key);
 }
 
-/* Opening ---------------------------------------------------------------------------------------
- */
+/* Opening ------------------------------------------------------------------------------------- */
 
 static bool live_is_meant(const msgpack_object *map, const struct source_request *request)
 {

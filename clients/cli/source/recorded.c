@@ -67,8 +67,7 @@ static void free_recording(void *own)
     free(recording);
 }
 
-/* Messages --------------------------------------------------------------------------------------
- */
+/* Messages ------------------------------------------------------------------------------------ */
 
 /* Whether a message carries a map of attention that can be read. On true the header is the
  * caller's to clear. */
@@ -122,8 +121,7 @@ static int recorded_load(struct recording *recording, uint64_t at, char *reterr)
     return source_fail(reterr, CLI_USAGE, "%s", *error ? error : CHANGED);
 }
 
-/* Maps ------------------------------------------------------------------------------------------
- */
+/* Maps ---------------------------------------------------------------------------------------- */
 
 static int recorded_give(struct recording *recording, uint32_t sample, uint32_t head,
                          const struct sink *sink, char *reterr)
@@ -233,8 +231,7 @@ static const char *recording_label(struct source *source, size_t layer, uint32_t
     return labels_get(&l->labels, key);
 }
 
-/* Choosing messages ------------------------------------------------------------------------------
- */
+/* Choosing messages --------------------------------------------------------------------------- */
 
 /* Whether the run is the one that is looked at. A new one is, unless another was requested; then
  * everything of earlier ones is forgotten. */
@@ -402,8 +399,7 @@ static int recorded_take_message(struct recording *recording, const struct recor
     return rc;
 }
 
-/* Opening ---------------------------------------------------------------------------------------
- */
+/* Opening ------------------------------------------------------------------------------------- */
 
 static int read_through(struct recording *recording, char *reterr)
 {

@@ -32,8 +32,7 @@ int source_fail_memory(char *reterr)
     return source_fail(reterr, CLI_FINDING, "out of memory");
 }
 
-/* Opening ---------------------------------------------------------------------------------------
- */
+/* Opening ------------------------------------------------------------------------------------- */
 
 static bool source_ends_with(const char *word, const char *ending)
 {
@@ -196,8 +195,7 @@ void source_free(struct source **source_p)
     free(source);
 }
 
-/* Layers ----------------------------------------------------------------------------------------
- */
+/* Layers -------------------------------------------------------------------------------------- */
 
 enum source_kind source_kind(const struct source *source)
 {
@@ -288,8 +286,7 @@ int source_find_layer(const struct source *source, const char *text, size_t *ret
                        text, names);
 }
 
-/* Samples, heads, labels ------------------------------------------------------------------------
- */
+/* Samples, heads, labels ---------------------------------------------------------------------- */
 
 static int fail_range(const char *option, uint32_t number, uint32_t first, uint32_t count,
                       const char *name, char *reterr)
@@ -391,8 +388,7 @@ int source_check_labels(const struct source *source, size_t layer, char *reterr)
     return code == CLI_OK && cross ? check_count(&source->given_queries, l, false, reterr) : code;
 }
 
-/* Maps ------------------------------------------------------------------------------------------
- */
+/* Maps ---------------------------------------------------------------------------------------- */
 
 uint32_t source_cell(uint32_t at, uint32_t length, uint32_t cells)
 {

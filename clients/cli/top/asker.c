@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include "clients/cli/top/asker.h"
+#include "clients/cli/top/internal.h"
 
 #include "clients/cli/base/ask.h"
 #include "proto/err.h"
-#include "clients/cli/top/read.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "clients/cli/top/bars.h"
+#include "clients/cli/top/internal.h"
 
 #include "clients/cli/base/spark.h"
 

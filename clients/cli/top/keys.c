@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* One table per place where the user can be: on a page, in a list on top of it, typing a filter. */
-#include "clients/cli/top/keys.h"
+#include "clients/cli/top/internal.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "clients/cli/top/model.h"
+#include "clients/cli/top/internal.h"
 
 #include <inttypes.h>
 #include <math.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* How attnd is, its jobs, and what fires. */
-#include "clients/cli/top/read_internal.h"
+#include "clients/cli/top/internal.h"
 
 #include <math.h>
 #include <stdio.h>

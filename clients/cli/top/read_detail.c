@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* All metrics of the one head that is looked at. */
-#include "clients/cli/top/read_internal.h"
+#include "clients/cli/top/internal.h"
 
 #include <math.h>
 #include <stdio.h>

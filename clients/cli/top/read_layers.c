@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Numbers of layers and heads: of the whole job, for the metric that is shown. */
-#include "clients/cli/top/read_internal.h"
+#include "clients/cli/top/internal.h"
 
 #include <math.h>
 #include <stdio.h>

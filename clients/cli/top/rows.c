@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Selects and orders the heads and layers that are shown. Heads without a number come last in
  * either order; equal heads keep the model's order, so that the list does not jump. */
-#include "clients/cli/top/model.h"
+#include "clients/cli/top/internal.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -2,7 +2,7 @@
 /* The locale does not decide which characters are one column wide, so that a drawing is the same
  * everywhere: these are letters of alphabets that are written from left to right without combining
  * marks, punctuation, arrows, mathematics, boxes and blocks. */
-#include "clients/cli/top/screen.h"
+#include "clients/cli/top/internal.h"
 
 #include <stdarg.h>
 #include <stdio.h>

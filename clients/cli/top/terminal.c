@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* ncurses is this file's alone. Signals that end top are waited for by its loop (cmd_top.c), so
  * that only signals by mistake, of the program or of the sender, are caught here. */
-#include "clients/cli/top/terminal.h"
+#include "clients/cli/top/internal.h"
 
-#include "clients/cli/top/keys.h"
 #include "clients/cli/base/spark.h"
 
 #include <curses.h>

@@ -3,12 +3,9 @@
  * to look, whichever comes first, and for nothing else; what is known is in the model, what is
  * asked in the asker. */
 #include "clients/cli/base/cli.h"
-#include "clients/cli/top/asker.h"
-#include "clients/cli/top/keys.h"
+#include "clients/cli/top/internal.h"
 #include "clients/cli/base/now.h"
-#include "clients/cli/top/terminal.h"
 #include "clients/cli/base/unknown.h"
-#include "clients/cli/top/view.h"
 
 #include <errno.h>
 #include <fcntl.h>

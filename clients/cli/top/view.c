@@ -4,13 +4,13 @@
  *   0  what is looked at, and the time        3  which numbers, in which order
  *   1  how attnd is                           4  the page: headings, then rows
  *   2  what fires                             last: keys */
-#include "clients/cli/top/view_internal.h"
+#include "clients/cli/top/internal.h"
 
-#include "clients/cli/top/keys.h"
 #include "clients/cli/base/out.h"
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -87,11 +87,67 @@ void view_trend_heading(const struct model *model, char ret_text[VIEW_SPAN_MAX])
     }
 }
 
-struct column view_column(int *at, int width)
+struct column view_column(int *at, int width, bool right, const char *title)
 {
-    struct column column = {*at, width};
+    struct column column = {*at, width, right, title};
     *at += width > 0 ? width + 1 : 0;
     return column;
+}
+
+int view_cell(struct frame *frame, int row, const struct column *column, enum style style,
+              const char *format, ...)
+{
+    char text[1024];
+    va_list args;
+    if (column->width <= 0) {
+        return 0;
+    }
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    return (column->right ? screen_put_right : screen_put)(frame->screen, row, column->at,
+                                                           column->width, style, text);
+}
+
+void view_headings(struct frame *frame, int row, const struct column *columns, int count)
+{
+    for (int i = 0; i < count; i++) {
+        view_cell(frame, row, &columns[i], STYLE_STRONG, "%s", columns[i].title);
+    }
+}
+
+void view_cell_number(struct frame *frame, int row, const struct column *column, double number)
+{
+    char text[VIEW_NUMBER_MAX];
+    view_number(number, text);
+    view_cell(frame, row, column, STYLE_PLAIN, "%s", text);
+}
+
+void view_cell_z(struct frame *frame, int row, const struct column *column, double z)
+{
+    char text[VIEW_NUMBER_MAX];
+    view_z(z, text);
+    view_cell(frame, row, column, view_z_style(z), "%s", text);
+}
+
+void view_cell_trend(struct frame *frame, int row, const struct column *column,
+                     const double *values, uint32_t count, struct range range)
+{
+    bars_line(frame->screen, row, column->at, column->width, values, count, range_of(values, count),
+              (struct bars_color){true, range});
+}
+
+uint32_t view_list_end(const struct frame *frame, const struct list *list, uint32_t count)
+{
+    uint32_t rows = frame->model->ui.list_rows;
+    return count - list->top < rows ? count : list->top + rows;
+}
+
+void view_choose(struct frame *frame, const struct list *list, uint32_t count, int first)
+{
+    if (list->at < view_list_end(frame, list, count)) {
+        screen_choose_row(frame->screen, first + (int)(list->at - list->top));
+    }
 }
 
 void view_settle(struct frame *frame, struct list *list, uint32_t count, int rows)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* One head: a chart of the chosen metric with marks where alerts began, what fires, and all metrics
  * below. */
-#include "clients/cli/top/view_internal.h"
+#include "clients/cli/top/internal.h"
 
 #include <ctype.h>
 #include <inttypes.h>
@@ -109,79 +109,47 @@ static int draw_alerts(struct frame *frame, int row, int rows)
 
 /* Metrics */
 
-struct columns {
-    struct column name, now, mean, z, js, change, trend;
+enum {
+    METRIC_COLUMN,
+    NOW_COLUMN,
+    MEAN_COLUMN,
+    Z_COLUMN,
+    JS_COLUMN,
+    CHANGE_COLUMN,
+    TREND_COLUMN,
+    COLUMNS
 };
-
-static struct columns view_head_lay_out(const struct frame *frame)
-{
-    struct columns columns;
-    int at = 2, width = frame->screen->width;
-    columns.name = view_column(&at, width >= 100 ? 26 : 24);
-    columns.now = view_column(&at, 8);
-    columns.mean = view_column(&at, 8);
-    columns.z = view_column(&at, 8);
-    columns.js = view_column(&at, width >= 90 ? 7 : 0);
-    columns.change = view_column(&at, 8);
-    columns.trend = view_column(&at, width - at - 1 < 80 ? width - at - 1 : 80);
-    return columns;
-}
-
-static void view_head_put_number(struct frame *frame, int row, struct column column, double number)
-{
-    char text[VIEW_NUMBER_MAX];
-    view_number(number, text);
-    if (column.width > 0) {
-        screen_put_right(frame->screen, row, column.at, column.width, STYLE_PLAIN, text);
-    }
-}
 
 static void draw_metrics(struct frame *frame, int row, int rows)
 {
     struct model *model = frame->model;
     struct list *list = &model->ui.metrics;
-    struct columns columns = view_head_lay_out(frame);
+    int at = 2, width = frame->screen->width;
+    struct column columns[COLUMNS];
+    columns[METRIC_COLUMN] = view_column(&at, width >= 100 ? 26 : 24, false, "METRIC");
+    columns[NOW_COLUMN] = view_column(&at, 8, true, "NOW");
+    columns[MEAN_COLUMN] = view_column(&at, 8, true, "WINDOW");
+    columns[Z_COLUMN] = view_column(&at, 8, true, "DRIFT z");
+    columns[JS_COLUMN] = view_column(&at, width >= 90 ? 7 : 0, true, "JS");
+    columns[CHANGE_COLUMN] = view_column(&at, 8, true, "CHANGED");
+    columns[TREND_COLUMN] =
+        view_column(&at, width - at - 1 < 80 ? width - at - 1 : 80, false, "TREND");
     view_settle(frame, list, model->detail.count, rows - 1);
-    const struct {
-        struct column column;
-        const char *text;
-    } headings[] = {{columns.now, "NOW"},
-                    {columns.mean, "WINDOW"},
-                    {columns.z, "DRIFT z"},
-                    {columns.js, "JS"},
-                    {columns.change, "CHANGED"}};
-    screen_put(frame->screen, row, columns.name.at, columns.name.width, STYLE_STRONG, "METRIC");
-    for (int i = 0; i < 5; i++) {
-        if (headings[i].column.width > 0) {
-            screen_put_right(frame->screen, row, headings[i].column.at, headings[i].column.width,
-                             STYLE_STRONG, headings[i].text);
-        }
+    view_headings(frame, row, columns, COLUMNS);
+    for (uint32_t i = list->top; i < view_list_end(frame, list, model->detail.count); i++) {
+        int line = row + 1 + (int)(i - list->top);
+        const struct detail_metric *metric = &model->detail.metrics[i];
+        view_cell(frame, line, &columns[METRIC_COLUMN], STYLE_PLAIN, "%s", metric->name);
+        view_cell_number(frame, line, &columns[NOW_COLUMN], metric->now);
+        view_cell_number(frame, line, &columns[MEAN_COLUMN], metric->mean);
+        view_cell_z(frame, line, &columns[Z_COLUMN], metric->z);
+        view_cell_number(frame, line, &columns[JS_COLUMN], metric->js);
+        view_cell(frame, line, &columns[CHANGE_COLUMN], STYLE_PLAIN,
+                  isnan(metric->change) ? "-" : "%.0f", metric->change);
+        view_cell_trend(frame, line, &columns[TREND_COLUMN], metric->past, metric->windows.count,
+                        range_of(metric->past, metric->windows.count));
     }
-    screen_put(frame->screen, row, columns.trend.at, columns.trend.width, STYLE_STRONG, "TREND");
-    for (uint32_t i = 0; i < model->ui.list_rows && list->top + i < model->detail.count; i++) {
-        int at = row + 1 + (int)i;
-        const struct detail_metric *metric = &model->detail.metrics[list->top + i];
-        char metric_text[VIEW_NUMBER_MAX];
-        screen_put(frame->screen, at, columns.name.at, columns.name.width, STYLE_PLAIN,
-                   metric->name);
-        view_head_put_number(frame, at, columns.now, metric->now);
-        view_head_put_number(frame, at, columns.mean, metric->mean);
-        view_z(metric->z, metric_text);
-        screen_put_right(frame->screen, at, columns.z.at, columns.z.width, view_z_style(metric->z),
-                         metric_text);
-        view_head_put_number(frame, at, columns.js, metric->js);
-        if (!isnan(metric->change)) {
-            snprintf(metric_text, sizeof metric_text, "%.0f", metric->change);
-        }
-        screen_put_right(frame->screen, at, columns.change.at, columns.change.width, STYLE_PLAIN,
-                         isnan(metric->change) ? "-" : metric_text);
-        struct range range = range_of(metric->past, metric->windows.count);
-        bars_line(frame->screen, at, columns.trend.at, columns.trend.width, metric->past,
-                  metric->windows.count, range, (struct bars_color){true, range});
-        if (list->top + i == list->at) {
-            screen_choose_row(frame->screen, at);
-        }
-    }
+    view_choose(frame, list, model->detail.count, row + 1);
 }
 
 void page_head(struct frame *frame)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The two tables of a job: heads, a row each, and layers with their heads side by side. */
-#include "clients/cli/top/view_internal.h"
+#include "clients/cli/top/internal.h"
 
 #include "clients/cli/base/nearest.h"
 
@@ -121,76 +121,62 @@ static int place_width(const struct model *model, bool heads)
     return width < 28 ? width : 28;
 }
 
-static void view_heads_put_number(struct frame *frame, int row, struct column column, double number)
+static void draw_alert_mark(struct frame *frame, int row, const struct column *mark, int alert)
 {
-    char text[VIEW_NUMBER_MAX];
-    view_number(number, text);
-    screen_put_right(frame->screen, row, column.at, column.width, STYLE_PLAIN, text);
-}
-
-static void put_z(struct frame *frame, int row, struct column column, double z)
-{
-    char text[VIEW_NUMBER_MAX];
-    view_z(z, text);
-    screen_put_right(frame->screen, row, column.at, column.width, view_z_style(z), text);
-}
-
-static void put_heading(struct frame *frame, struct column column, bool right, const char *text)
-{
-    if (column.width <= 0) {
-        return;
-    }
-    if (right) {
-        screen_put_right(frame->screen, frame->top, column.at, column.width, STYLE_STRONG, text);
-    } else {
-        screen_put(frame->screen, frame->top, column.at, column.width, STYLE_STRONG, text);
+    if (alert >= 0) {
+        enum severity severity = frame->model->alerts[alert].severity;
+        view_cell(frame, row, mark, view_severity_style(severity), "%s", view_mark(severity));
     }
 }
 
 /* Heads */
 
-struct head_columns {
-    struct column mark, place, now, by, mean, z, trend, pattern, alert;
-    struct range range; /* of all heads, for colours */
+enum {
+    HEAD_MARK,
+    HEAD_PLACE,
+    HEAD_NOW,
+    HEAD_BY,
+    HEAD_MEAN,
+    HEAD_Z,
+    HEAD_TREND,
+    HEAD_PATTERN,
+    HEAD_ALERT,
+    HEAD_COLUMNS
 };
 
-static struct head_columns lay_out_heads(const struct frame *frame)
+static void draw_head(struct frame *frame, int row, const struct column *columns, struct row which,
+                      struct range range)
 {
-    const struct model *model = frame->model;
-    struct head_columns columns = {.range = range_of_all(model)};
-    int width = frame->screen->width, at = 1;
-    bool wide = width >= WIDE;
-    bool by = model->sort == SORT_METRIC && strcmp(model->sort_metric, model->metric) != 0;
-    columns.mark = view_column(&at, 2);
-    columns.place = view_column(&at, place_width(model, true));
-    columns.now = view_column(&at, 8);
-    columns.by = view_column(&at, by ? 8 : 0);
-    columns.mean = view_column(&at, wide ? 8 : 0);
-    columns.z = view_column(&at, 8);
-    int left = width - at;
-    int trend = wide ? left * 2 / 5 : left / 3;
-    columns.trend = view_column(&at, trend < 60 ? trend : 60);
-    columns.pattern = view_column(&at, wide ? 15 : 10);
-    columns.alert = view_column(&at, width - at);
-    return columns;
-}
-
-static void draw_head_alert(struct frame *frame, int row, const struct head_columns *columns,
-                            const struct head *head)
-{
+    const struct layer *layer = &frame->model->layers[which.layer];
+    const struct head *head = &layer->heads[which.head];
+    char place[MODEL_PLACE_MAX];
+    const double *trend;
+    model_place(layer->stack, layer->layer, layer->site, which.head, place);
+    view_cell(frame, row, &columns[HEAD_PLACE], STYLE_PLAIN, "%s", place);
+    view_cell_number(frame, row, &columns[HEAD_NOW], head->value);
+    view_cell_number(frame, row, &columns[HEAD_BY], head->by);
+    view_cell_number(frame, row, &columns[HEAD_MEAN], head->mean);
+    view_cell_z(frame, row, &columns[HEAD_Z], head->z);
+    uint32_t length = model_trend(frame->model, which.layer, which.head, &trend);
+    view_cell_trend(frame, row, &columns[HEAD_TREND], trend, length, range);
+    /* "previous_token" is "previous" where there is little room. */
+    const char *suffix = strstr(head->pattern, "_token");
+    bool cut = suffix && (int)strlen(head->pattern) > columns[HEAD_PATTERN].width;
+    view_cell(frame, row, &columns[HEAD_PATTERN], STYLE_FAINT, "%.*s",
+              cut ? (int)(suffix - head->pattern) : 64, head->pattern);
+    draw_alert_mark(frame, row, &columns[HEAD_MARK], head->alert);
     if (head->alert < 0) {
         return;
     }
     const struct alert *alert = &frame->model->alerts[head->alert];
-    enum style style = view_severity_style(alert->severity);
-    screen_put(frame->screen, row, columns->mark.at, columns->mark.width, style,
-               view_mark(alert->severity));
-    int used = screen_print(frame->screen, row, columns->alert.at, columns->alert.width, style,
-                            head->alert_own ? "%s" : "(%s)", alert->rule);
-    if (columns->alert.width - used > 20) {
-        screen_print(frame->screen, row, columns->alert.at + used + 1,
-                     columns->alert.width - used - 1, STYLE_PLAIN, "since step %" PRIu64 ": %s",
-                     alert->since_step, alert->message);
+    struct column rest = columns[HEAD_ALERT];
+    int used = view_cell(frame, row, &rest, view_severity_style(alert->severity),
+                         head->alert_own ? "%s" : "(%s)", alert->rule);
+    rest.at += used + 1;
+    rest.width -= used + 1;
+    if (rest.width > 19) {
+        view_cell(frame, row, &rest, STYLE_PLAIN, "since step %" PRIu64 ": %s", alert->since_step,
+                  alert->message);
     }
 }
 
@@ -198,55 +184,34 @@ void page_heads(struct frame *frame)
 {
     struct model *model = frame->model;
     struct list *list = &model->ui.heads;
+    char span[VIEW_SPAN_MAX];
     if (model->layer_count == 0) {
         draw_nothing(frame);
         return;
     }
-    struct head_columns columns = lay_out_heads(frame);
+    int width = frame->screen->width, at = 1;
+    bool wide = width >= WIDE;
+    bool by = model->sort == SORT_METRIC && strcmp(model->sort_metric, model->metric) != 0;
+    struct column columns[HEAD_COLUMNS];
+    view_trend_heading(model, span);
+    columns[HEAD_MARK] = view_column(&at, 2, false, "");
+    columns[HEAD_PLACE] = view_column(&at, place_width(model, true), false, "HEAD");
+    columns[HEAD_NOW] = view_column(&at, 8, true, "NOW");
+    columns[HEAD_BY] = view_column(&at, by ? 8 : 0, true, model->sort_metric);
+    columns[HEAD_MEAN] = view_column(&at, wide ? 8 : 0, true, "WINDOW");
+    columns[HEAD_Z] = view_column(&at, 8, true, "DRIFT z");
+    int left = width - at, trend = wide ? left * 2 / 5 : left / 3;
+    columns[HEAD_TREND] = view_column(&at, trend < 60 ? trend : 60, false, span);
+    columns[HEAD_PATTERN] = view_column(&at, wide ? 15 : 10, false, "PATTERN");
+    columns[HEAD_ALERT] = view_column(&at, width - at, false, "ALERT");
     view_settle(frame, list, model->row_count, frame->rows - 1);
     view_heads_draw_caption(frame, model->row_count, model->head_total, "heads");
-    char span[VIEW_SPAN_MAX];
-    view_trend_heading(frame->model, span);
-    put_heading(frame, columns.place, false, "HEAD");
-    put_heading(frame, columns.now, true, "NOW");
-    put_heading(frame, columns.by, true, frame->model->sort_metric);
-    put_heading(frame, columns.mean, true, "WINDOW");
-    put_heading(frame, columns.z, true, "DRIFT z");
-    put_heading(frame, columns.trend, false, span);
-    put_heading(frame, columns.pattern, false, "PATTERN");
-    put_heading(frame, columns.alert, false, "ALERT");
-    for (uint32_t i = 0; i < model->ui.list_rows && list->top + i < model->row_count; i++) {
-        int row = frame->top + 1 + (int)i;
-        struct row which = model->rows[list->top + i];
-        const struct layer *layer = &frame->model->layers[which.layer];
-        const struct head *head = &layer->heads[which.head];
-        char place[MODEL_PLACE_MAX];
-        const double *trend;
-        model_place(layer->stack, layer->layer, layer->site, which.head, place);
-        screen_put(frame->screen, row, columns.place.at, columns.place.width, STYLE_PLAIN, place);
-        view_heads_put_number(frame, row, columns.now, head->value);
-        if (columns.by.width > 0) {
-            view_heads_put_number(frame, row, columns.by, head->by);
-        }
-        if (columns.mean.width > 0) {
-            view_heads_put_number(frame, row, columns.mean, head->mean);
-        }
-        put_z(frame, row, columns.z, head->z);
-        uint32_t length = model_trend(frame->model, which.layer, which.head, &trend);
-        bars_line(frame->screen, row, columns.trend.at, columns.trend.width, trend, length,
-                  range_of(trend, length), (struct bars_color){true, columns.range});
-        /* "previous_token" is "previous" where there is little room. */
-        const char *suffix = strstr(head->pattern, "_token");
-        int pattern_length = suffix && (int)strlen(head->pattern) > columns.pattern.width
-                                 ? (int)(suffix - head->pattern)
-                                 : 64;
-        screen_print(frame->screen, row, columns.pattern.at, columns.pattern.width, STYLE_FAINT,
-                     "%.*s", pattern_length, head->pattern);
-        draw_head_alert(frame, row, &columns, head);
-        if (list->top + i == list->at) {
-            screen_choose_row(frame->screen, row);
-        }
+    view_headings(frame, frame->top, columns, HEAD_COLUMNS);
+    struct range range = range_of_all(model);
+    for (uint32_t i = list->top; i < view_list_end(frame, list, model->row_count); i++) {
+        draw_head(frame, frame->top + 1 + (int)(i - list->top), columns, model->rows[i], range);
     }
+    view_choose(frame, list, model->row_count, frame->top + 1);
     if (model->row_count == 0) {
         screen_put(frame->screen, frame->top + 1, 2, frame->screen->width - 2, STYLE_PLAIN,
                    "no head passes the filter; Esc ends it");
@@ -255,104 +220,84 @@ void page_heads(struct frame *frame)
 
 /* Layers */
 
-struct layer_columns {
-    struct column mark, place, mean, least, greatest, heads, trend, z, alert;
-    struct range range;
+enum {
+    LAYER_MARK,
+    LAYER_PLACE,
+    LAYER_MEAN,
+    LAYER_LEAST,
+    LAYER_GREATEST,
+    LAYER_HEADS,
+    LAYER_Z,
+    LAYER_TREND,
+    LAYER_ALERT,
+    LAYER_COLUMNS
 };
 
-static uint32_t most_heads(const struct model *model)
+static void draw_layer(struct frame *frame, int row, const struct column *columns, uint32_t index,
+                       struct range range)
 {
-    uint32_t most = 0;
-    for (uint32_t i = 0; i < model->layer_count; i++) {
-        most = model->layers[i].head_count > most ? model->layers[i].head_count : most;
+    const struct layer *layer = &frame->model->layers[index];
+    struct spread spread = model_spread(layer);
+    double trend[MODEL_PAST_MAX], values[256];
+    uint32_t count = layer->head_count, shown = count < 256 ? count : 256;
+    char place[MODEL_PLACE_MAX];
+    model_place(layer->stack, layer->layer, layer->site, -1, place);
+    view_cell(frame, row, &columns[LAYER_PLACE], STYLE_PLAIN, "%s", place);
+    view_cell_number(frame, row, &columns[LAYER_MEAN], spread.mean);
+    view_cell_number(frame, row, &columns[LAYER_LEAST], spread.least);
+    view_cell_number(frame, row, &columns[LAYER_GREATEST], spread.greatest);
+    for (uint32_t i = 0; i < shown; i++) {
+        values[i] = layer->heads[(uint64_t)i * count / shown].value;
     }
-    return most;
-}
-
-static struct layer_columns lay_out_layers(const struct frame *frame)
-{
-    struct layer_columns columns = {.range = range_of_all(frame->model)};
-    int width = frame->screen->width, at = 1;
-    bool wide = width >= WIDE;
-    int heads = (int)most_heads(frame->model), room = wide ? width / 3 : width / 5;
-    columns.mark = view_column(&at, 2);
-    columns.place = view_column(&at, place_width(frame->model, false));
-    columns.mean = view_column(&at, 8);
-    columns.least = view_column(&at, wide ? 8 : 0);
-    columns.greatest = view_column(&at, wide ? 8 : 0);
-    columns.heads = view_column(&at, heads < room ? (heads > 5 ? heads : 5) : room);
-    columns.z = view_column(&at, 8);
-    int left = width - at, trend = wide ? left / 2 : left * 2 / 5;
-    columns.trend = view_column(&at, trend < 60 ? trend : 60);
-    columns.alert = view_column(&at, width - at);
-    return columns;
-}
-
-static void draw_layer_alert(struct frame *frame, int row, const struct layer_columns *columns,
-                             const struct layer *layer)
-{
-    if (layer->alert < 0) {
-        return;
+    /* The heads side by side, on the scale of all layers. */
+    bars_line(frame->screen, row, columns[LAYER_HEADS].at, columns[LAYER_HEADS].width, values,
+              shown, range, (struct bars_color){true, range});
+    view_cell_z(frame, row, &columns[LAYER_Z], model_layer_z(layer));
+    uint32_t length = model_layer_trend(frame->model, index, trend);
+    view_cell_trend(frame, row, &columns[LAYER_TREND], trend, length, range);
+    draw_alert_mark(frame, row, &columns[LAYER_MARK], layer->alert);
+    if (layer->alert >= 0) {
+        const struct alert *alert = &frame->model->alerts[layer->alert];
+        view_cell(frame, row, &columns[LAYER_ALERT], view_severity_style(alert->severity),
+                  "%" PRIu32 ": %s", layer->alerts, alert->rule);
     }
-    const struct alert *alert = &frame->model->alerts[layer->alert];
-    enum style style = view_severity_style(alert->severity);
-    screen_put(frame->screen, row, columns->mark.at, columns->mark.width, style,
-               view_mark(alert->severity));
-    screen_print(frame->screen, row, columns->alert.at, columns->alert.width, style,
-                 "%" PRIu32 ": %s", layer->alerts, alert->rule);
 }
 
 void page_layers(struct frame *frame)
 {
     struct model *model = frame->model;
     struct list *list = &model->ui.layers;
+    char span[VIEW_SPAN_MAX];
     if (model->layer_count == 0) {
         draw_nothing(frame);
         return;
     }
-    struct layer_columns columns = lay_out_layers(frame);
+    int width = frame->screen->width, at = 1, heads = 5;
+    bool wide = width >= WIDE;
+    struct column columns[LAYER_COLUMNS];
+    for (uint32_t i = 0; i < model->layer_count; i++) {
+        int count = (int)model->layers[i].head_count;
+        heads = count > heads ? count : heads;
+    }
+    int room = wide ? width / 3 : width / 5;
+    view_trend_heading(model, span);
+    columns[LAYER_MARK] = view_column(&at, 2, false, "");
+    columns[LAYER_PLACE] = view_column(&at, place_width(model, false), false, "LAYER");
+    columns[LAYER_MEAN] = view_column(&at, 8, true, "MEAN");
+    columns[LAYER_LEAST] = view_column(&at, wide ? 8 : 0, true, "LEAST");
+    columns[LAYER_GREATEST] = view_column(&at, wide ? 8 : 0, true, "GREATEST");
+    columns[LAYER_HEADS] = view_column(&at, heads < room ? heads : room, false, "HEADS");
+    columns[LAYER_Z] = view_column(&at, 8, true, "DRIFT z");
+    int left = width - at, trend = wide ? left / 2 : left * 2 / 5;
+    columns[LAYER_TREND] = view_column(&at, trend < 60 ? trend : 60, false, span);
+    columns[LAYER_ALERT] = view_column(&at, width - at, false, "ALERTS");
     view_settle(frame, list, model->layer_row_count, frame->rows - 1);
     view_heads_draw_caption(frame, model->layer_row_count, model->layer_count, "layers");
-    char span[VIEW_SPAN_MAX];
-    view_trend_heading(frame->model, span);
-    put_heading(frame, columns.place, false, "LAYER");
-    put_heading(frame, columns.mean, true, "MEAN");
-    put_heading(frame, columns.least, true, "LEAST");
-    put_heading(frame, columns.greatest, true, "GREATEST");
-    put_heading(frame, columns.heads, false, "HEADS");
-    put_heading(frame, columns.z, true, "DRIFT z");
-    put_heading(frame, columns.trend, false, span);
-    put_heading(frame, columns.alert, false, "ALERTS");
-    for (uint32_t i = 0; i < model->ui.list_rows && list->top + i < model->layer_row_count; i++) {
-        int row = frame->top + 1 + (int)i;
-        uint32_t index = model->layer_rows[list->top + i];
-        const struct layer *layer = &frame->model->layers[index];
-        struct spread spread = model_spread(layer);
-        double trend[MODEL_PAST_MAX];
-        char place[MODEL_PLACE_MAX];
-        model_place(layer->stack, layer->layer, layer->site, -1, place);
-        screen_put(frame->screen, row, columns.place.at, columns.place.width, STYLE_PLAIN, place);
-        view_heads_put_number(frame, row, columns.mean, spread.mean);
-        if (columns.least.width > 0) {
-            view_heads_put_number(frame, row, columns.least, spread.least);
-            view_heads_put_number(frame, row, columns.greatest, spread.greatest);
-        }
-        /* The heads side by side, on the scale of all layers. */
-        double values[256];
-        uint32_t count = layer->head_count;
-        uint32_t shown = count < 256 ? count : 256;
-        for (uint32_t j = 0; j < shown; j++) {
-            values[j] = layer->heads[(uint64_t)j * count / shown].value;
-        }
-        bars_line(frame->screen, row, columns.heads.at, columns.heads.width, values, shown,
-                  columns.range, (struct bars_color){true, columns.range});
-        put_z(frame, row, columns.z, model_layer_z(layer));
-        uint32_t length = model_layer_trend(frame->model, index, trend);
-        bars_line(frame->screen, row, columns.trend.at, columns.trend.width, trend, length,
-                  range_of(trend, length), (struct bars_color){true, columns.range});
-        draw_layer_alert(frame, row, &columns, layer);
-        if (list->top + i == list->at) {
-            screen_choose_row(frame->screen, row);
-        }
+    view_headings(frame, frame->top, columns, LAYER_COLUMNS);
+    struct range range = range_of_all(model);
+    for (uint32_t i = list->top; i < view_list_end(frame, list, model->layer_row_count); i++) {
+        draw_layer(frame, frame->top + 1 + (int)(i - list->top), columns, model->layer_rows[i],
+                   range);
     }
+    view_choose(frame, list, model->layer_row_count, frame->top + 1);
 }

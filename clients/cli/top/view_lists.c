@@ -1,49 +1,35 @@
 /* SPDX-License-Identifier: MIT */
 /* Jobs, alerts, and what lies on top of a page: the keys, and lists to choose from. */
-#include "clients/cli/top/view_internal.h"
+#include "clients/cli/top/internal.h"
 
-#include "clients/cli/top/keys.h"
 #include "clients/cli/base/out.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
-static void view_lists_put_number(struct frame *frame, int row, struct column column,
-                                  uint64_t number)
-{
-    char text[24];
-    snprintf(text, sizeof text, "%" PRIu64, number);
-    screen_put_right(frame->screen, row, column.at, column.width, STYLE_PLAIN, text);
-}
-
 /* Jobs */
 
 enum { JOB_NAME, JOB_RUN, JOB_STATE, JOB_NUMBERS, JOB_COLUMNS = JOB_NUMBERS + 7 };
 
-static void draw_job(struct frame *frame, int row, const struct column columns[JOB_COLUMNS],
+static void draw_job(struct frame *frame, int row, const struct column *columns,
                      const struct job_entry *job)
 {
-    char name[JOB_NAME_MAX + 1], ranks[48];
-    const struct column *number = &columns[JOB_NUMBERS];
+    char name[JOB_NAME_MAX + 1];
+    const uint64_t numbers[] = {job->epoch, job->step,    0,          job->received,
+                                job->lost,  job->dropped, job->firing};
     snprintf(name, sizeof name, "%s", job->job);
     if (columns[JOB_NAME].width >= 4) {
         out_shorten(name, (size_t)columns[JOB_NAME].width);
     }
-    screen_put(frame->screen, row, columns[JOB_NAME].at, columns[JOB_NAME].width, STYLE_PLAIN,
-               name);
-    screen_print(frame->screen, row, columns[JOB_RUN].at, columns[JOB_RUN].width, STYLE_FAINT,
-                 "%.8s", job->run);
-    screen_put(frame->screen, row, columns[JOB_STATE].at, columns[JOB_STATE].width, STYLE_PLAIN,
-               job->state);
-    view_lists_put_number(frame, row, number[0], job->epoch);
-    view_lists_put_number(frame, row, number[1], job->step);
-    snprintf(ranks, sizeof ranks, "%" PRIu64 "/%" PRIu64, job->ranks, job->world);
-    screen_put_right(frame->screen, row, number[2].at, number[2].width, STYLE_PLAIN, ranks);
-    view_lists_put_number(frame, row, number[3], job->received);
-    view_lists_put_number(frame, row, number[4], job->lost);
-    view_lists_put_number(frame, row, number[5], job->dropped);
-    view_lists_put_number(frame, row, number[6], job->firing);
+    view_cell(frame, row, &columns[JOB_NAME], STYLE_PLAIN, "%s", name);
+    view_cell(frame, row, &columns[JOB_RUN], STYLE_FAINT, "%.8s", job->run);
+    view_cell(frame, row, &columns[JOB_STATE], STYLE_PLAIN, "%s", job->state);
+    for (int i = 0; i < 7; i++) {
+        view_cell(frame, row, &columns[JOB_NUMBERS + i], STYLE_PLAIN,
+                  i == 2 ? "%" PRIu64 "/%" PRIu64 : "%" PRIu64, i == 2 ? job->ranks : numbers[i],
+                  job->world);
+    }
 }
 
 void page_jobs(struct frame *frame)
@@ -76,32 +62,24 @@ void page_jobs(struct frame *frame)
                  "%" PRIu32 " job%s, newest run of each%s", model->job_count,
                  out_plural(model->job_count), model->jobs_left_out > 0 ? " (there are more)" : "");
     static const int widths[JOB_COLUMNS] = {0, 8, 6, 5, 8, 6, 8, 6, 7, 6};
-    int fixed = 0, at = 2;
-    for (int i = 1; i < JOB_COLUMNS; i++) {
-        fixed += widths[i] + 1;
-    }
-    int name = frame->screen->width - fixed - 3;
-    for (int i = 0; i < JOB_COLUMNS; i++) {
-        columns[i] = view_column(&at, i > 0 ? widths[i] : name < 40 ? name : 40);
-    }
     static const char *const names[JOB_COLUMNS] = {
         "JOB", "RUN", "STATE", "EPOCH", "STEP", "RANKS", "RECEIVED", "LOST", "DROPPED", "ALERTS"};
+    int name = frame->screen->width - 3, at = 2;
+    for (int i = 1; i < JOB_COLUMNS; i++) {
+        name -= widths[i] + 1;
+    }
     for (int i = 0; i < JOB_COLUMNS; i++) {
-        if (i < JOB_NUMBERS) {
-            screen_put(frame->screen, frame->top, columns[i].at, columns[i].width, STYLE_STRONG,
-                       names[i]);
-        } else {
-            screen_put_right(frame->screen, frame->top, columns[i].at, columns[i].width,
-                             STYLE_STRONG, names[i]);
-        }
+        columns[i] = view_column(&at,
+                                 i > 0       ? widths[i]
+                                 : name < 40 ? name
+                                             : 40,
+                                 i >= JOB_NUMBERS, names[i]);
     }
-    for (uint32_t i = 0; i < model->ui.list_rows && list->top + i < model->job_count; i++) {
-        int row = frame->top + 1 + (int)i;
-        draw_job(frame, row, columns, &model->jobs[list->top + i]);
-        if (list->top + i == list->at) {
-            screen_choose_row(frame->screen, row);
-        }
+    view_headings(frame, frame->top, columns, JOB_COLUMNS);
+    for (uint32_t i = list->top; i < view_list_end(frame, list, model->job_count); i++) {
+        draw_job(frame, frame->top + 1 + (int)(i - list->top), columns, &model->jobs[i]);
     }
+    view_choose(frame, list, model->job_count, frame->top + 1);
 }
 
 /* Alerts */
@@ -116,13 +94,6 @@ enum {
     ALERT_STATE,
     ALERT_COLUMNS
 };
-
-static void view_lists_put_value(struct frame *frame, int row, struct column column, double value)
-{
-    char text[VIEW_NUMBER_MAX];
-    view_number(value, text);
-    screen_put_right(frame->screen, row, column.at, column.width, STYLE_PLAIN, text);
-}
 
 /* The whole sentence of the chosen alert, over at most two rows. */
 static void draw_sentence(struct frame *frame, int row, const char *text)
@@ -158,44 +129,31 @@ void page_alerts(struct frame *frame)
     }
     bool wide = frame->screen->width >= 100;
     const int widths[ALERT_COLUMNS] = {2, wide ? 28 : 18, wide ? 24 : 19, 8, 8, 10, 8};
-    int at = 1;
-    for (int i = 0; i < ALERT_COLUMNS; i++) {
-        columns[i] = view_column(&at, widths[i]);
-    }
     static const char *const names[ALERT_COLUMNS] = {"",      "RULE",       "WHERE", "VALUE",
                                                      "BOUND", "SINCE STEP", "STATE"};
+    int at = 1;
     for (int i = 0; i < ALERT_COLUMNS; i++) {
-        if (i >= ALERT_VALUE && i <= ALERT_SINCE) {
-            screen_put_right(frame->screen, frame->top, columns[i].at, columns[i].width,
-                             STYLE_STRONG, names[i]);
-        } else {
-            screen_put(frame->screen, frame->top, columns[i].at, columns[i].width, STYLE_STRONG,
-                       names[i]);
-        }
+        columns[i] = view_column(&at, widths[i], i >= ALERT_VALUE && i <= ALERT_SINCE, names[i]);
     }
-    for (uint32_t i = 0; i < model->ui.list_rows && list->top + i < model->alert_count; i++) {
-        int row = frame->top + 1 + (int)i;
-        const struct alert *alert = &model->alerts[list->top + i];
+    view_headings(frame, frame->top, columns, ALERT_COLUMNS);
+    for (uint32_t i = list->top; i < view_list_end(frame, list, model->alert_count); i++) {
+        int row = frame->top + 1 + (int)(i - list->top);
+        const struct alert *alert = &model->alerts[i];
         enum style style = alert->firing ? view_severity_style(alert->severity) : STYLE_FAINT;
         char place[MODEL_PLACE_MAX] = "the run";
         if (alert->has_layer) {
             model_place(alert->stack, alert->layer, alert->site, alert->head, place);
         }
-        screen_put(frame->screen, row, columns[ALERT_MARK].at, columns[ALERT_MARK].width, style,
-                   view_mark(alert->severity));
-        screen_put(frame->screen, row, columns[ALERT_RULE].at, columns[ALERT_RULE].width, style,
-                   alert->rule);
-        screen_put(frame->screen, row, columns[ALERT_WHERE].at, columns[ALERT_WHERE].width,
-                   STYLE_PLAIN, place);
-        view_lists_put_value(frame, row, columns[ALERT_VALUE], alert->value);
-        view_lists_put_value(frame, row, columns[ALERT_BOUND], alert->bound);
-        view_lists_put_number(frame, row, columns[ALERT_SINCE], alert->since_step);
-        screen_put(frame->screen, row, columns[ALERT_STATE].at, columns[ALERT_STATE].width, style,
-                   alert->firing ? "firing" : "over");
-        if (list->top + i == list->at) {
-            screen_choose_row(frame->screen, row);
-        }
+        view_cell(frame, row, &columns[ALERT_MARK], style, "%s", view_mark(alert->severity));
+        view_cell(frame, row, &columns[ALERT_RULE], style, "%s", alert->rule);
+        view_cell(frame, row, &columns[ALERT_WHERE], STYLE_PLAIN, "%s", place);
+        view_cell_number(frame, row, &columns[ALERT_VALUE], alert->value);
+        view_cell_number(frame, row, &columns[ALERT_BOUND], alert->bound);
+        view_cell(frame, row, &columns[ALERT_SINCE], STYLE_PLAIN, "%" PRIu64, alert->since_step);
+        view_cell(frame, row, &columns[ALERT_STATE], style, "%s",
+                  alert->firing ? "firing" : "over");
     }
+    view_choose(frame, list, model->alert_count, frame->top + 1);
     draw_sentence(frame, frame->top + frame->rows - 2, model->alerts[list->at].message);
 }
 

@@ -7,9 +7,7 @@
 
 #include <cmocka.h>
 
-#include "clients/cli/show/measure.h"
-#include "clients/cli/show/screen.h"
-#include "clients/cli/show/token.h"
+#include "clients/cli/show/internal.h"
 #include "clients/cli/base/utf8.h"
 
 #include <math.h>

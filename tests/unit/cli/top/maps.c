@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "tests/unit/cli/top/maps.h"
 
-#include "clients/cli/top/view.h"
+#include "clients/cli/top/internal.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -11,7 +11,7 @@
 
 #include <cmocka.h>
 
-#include "clients/cli/top/read.h"
+#include "clients/cli/top/internal.h"
 #include "proto/result.h"
 
 /* An answer that is parsed as it would be; must not be moved. */

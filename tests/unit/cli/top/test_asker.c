@@ -3,7 +3,7 @@
  * noticed and found again. */
 #include "tests/unit/cli/fake.h"
 
-#include "clients/cli/top/asker.h"
+#include "clients/cli/top/internal.h"
 #include "tests/unit/cli/top/maps.h"
 
 #include <stdatomic.h>

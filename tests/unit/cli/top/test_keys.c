@@ -2,7 +2,7 @@
 /* The keys of attnctl top. */
 #include "tests/unit/cli/top/maps.h"
 
-#include "clients/cli/top/keys.h"
+#include "clients/cli/top/internal.h"
 
 #include <string.h>
 

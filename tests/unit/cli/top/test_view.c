@@ -2,8 +2,7 @@
 /* attnctl top draws on screens of several sizes, with and without block characters. */
 #include "tests/unit/cli/top/maps.h"
 
-#include "clients/cli/top/keys.h"
-#include "clients/cli/top/view_internal.h"
+#include "clients/cli/top/internal.h"
 
 #include <math.h>
 #include <stdio.h>
