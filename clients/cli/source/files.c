@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* files: maps in array files, placed and checked as attnctl analyze does. Attention weights come
  * row by row through a stream that stays open from head to head, so that a packed entry is unpacked
- * once while heads are asked for in their order. Queries and keys are small: those of one layer are
- * in memory at a time. */
+ * once while heads are asked for in their order. Queries and keys, and weights in Fortran order,
+ * are in memory, those of one layer at a time. */
 #include "clients/cli/source/internal.h"
 
 #include "proto/err.h"
@@ -108,49 +108,6 @@ static int give_plain(struct files *files, const struct input *input, uint32_t s
     return rc;
 }
 
-static int files_fill_map(struct files *files, const struct input *input, uint32_t sample,
-                          uint32_t head, uint8_t *slice, float *map, char *reterr)
-{
-    const struct attention *a = &input->attention;
-    size_t size = (size_t)a->batch * a->heads * a->queries * dtype_size(a->dtype);
-    int rc = reach(files, input->array[TENSOR_WEIGHTS], 0, reterr);
-    for (uint32_t j = 0; j < a->keys && rc == 0; j++) {
-        rc = array_stream_read(&files->stream, j * size, slice, size, reterr);
-        if (rc == 0) {
-            /* In Fortran order the last axis runs slowest: the file is slices of one key each, and
-             * one slice holds all samples, heads and queries. Picks one map's column from a slice.
-             */
-            size_t column_size = dtype_size(a->dtype), heads = (size_t)a->batch * a->heads;
-            const uint8_t *from = slice + (sample + (size_t)a->batch * head) * column_size;
-            for (uint32_t i = 0; i < a->queries; i++) {
-                source_convert(from + i * heads * column_size, a->dtype, 1,
-                               map + (size_t)i * a->keys + j);
-            }
-        }
-    }
-    return rc;
-}
-
-static int give_fortran(struct files *files, const struct input *input, uint32_t sample,
-                        uint32_t head, const struct sink *sink, char *reterr)
-{
-    const struct attention *a = &input->attention;
-    uint8_t *slice = malloc((size_t)a->batch * a->heads * a->queries * dtype_size(a->dtype));
-    float *map = malloc((size_t)a->queries * a->keys * sizeof *map);
-    int rc = ERR_MEMORY;
-    if (slice && map) {
-        rc = files_fill_map(files, input, sample, head, slice, map, reterr);
-    } else {
-        source_fail_memory(reterr);
-    }
-    for (uint32_t i = 0; i < a->queries && rc == 0; i++) {
-        sink->visit(sink->data, i, map + (size_t)i * a->keys);
-    }
-    free(slice);
-    free(map);
-    return rc;
-}
-
 static int files_load(struct files *files, struct input *input, char *reterr)
 {
     if (files->loaded == input) {
@@ -174,13 +131,19 @@ static int files_rows(struct source *source, size_t layer, uint32_t sample, uint
     struct input *input = files->input[layer];
     const struct array *weights = input->array[TENSOR_WEIGHTS];
     char error[SOURCE_ERROR_MAX];
-    if (input->tier == TIER_QK) {
+    if (input->tier == TIER_QK || weights->fortran) { /* all of it is in memory then */
+        const struct attention *a = &input->attention;
         int rc = files_load(files, input, reterr);
-        return rc == 0 ? source_give_qk(&input->attention, sample, head, sink, reterr)
-                       : files_exit_of(rc);
+        if (rc != 0) {
+            return files_exit_of(rc);
+        }
+        size_t map = (size_t)a->queries * a->keys * dtype_size(a->dtype);
+        size_t from = ((size_t)sample * a->heads + head) * map;
+        return input->tier == TIER_QK ? source_give_qk(a, sample, head, sink, reterr)
+                                      : source_give_map((const char *)a->weights + from, a->dtype,
+                                                        a->queries, a->keys, sink, reterr);
     }
-    int rc = weights->fortran ? give_fortran(files, input, sample, head, sink, error)
-                              : give_plain(files, input, sample, head, sink, error);
+    int rc = give_plain(files, input, sample, head, sink, error);
     if (rc == 0) {
         return CLI_OK;
     }
