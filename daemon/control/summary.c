@@ -159,7 +159,7 @@ static void summary_explain_nothing(const struct run *run, const struct plan *pl
     if (counts.tally.source > 0) {
         snprintf(ret_text, size,
                  "the job dropped all %" PRIu64 " captures itself, because they are larger than "
-                 "attnd takes or come faster; its own log says which. What helps: attnctl plan set "
+                 "attnd takes or come faster; its own log says which. Remedy: attnctl plan set "
                  "%s rows=512 (or still fewer), fewer samples, a fused kernel",
                  counts.tally.source, run->job);
     } else if (reasons > 0) {

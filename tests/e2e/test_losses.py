@@ -221,7 +221,7 @@ def test_the_summary_of_a_job_that_captured_nothing_says_why(rng):
     assert why == {
         "off": (1, f"{begins}its plan captures no step (every=0)\n"),
         "all": (1, f"{begins}the job dropped all 7 captures itself, because they are larger than attnd takes or come "
-                   "faster; its own log says which. What helps: attnctl plan set all rows=512 (or still fewer), fewer "
+                   "faster; its own log says which. Remedy: attnctl plan set all rows=512 (or still fewer), fewer "
                    "samples, a fused kernel\n"),
         "unmatched": (1, f"{begins}its plan takes none of its layers (layers=encoder.*)\n"),
         "bare": (1, f"{begins}it sent no attention\n"),

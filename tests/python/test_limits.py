@@ -68,7 +68,7 @@ def test_a_message_that_is_too_large_is_said_once_and_told(strict, caplog):
             assert not publisher.publish_attention(uniform(1, 4, 16, 16), **AT)
     assert [record.getMessage() for record in caplog.records] == [
         "job job: a message of 4122 bytes is larger than the 4000 that attnd takes (ingest.max_message): dropped, and so "
-        "is all that follows like it. What helps: fewer query rows (rows=512 of attnd.watch, or now: attnctl plan set job "
+        "is all that follows like it. Remedy: fewer query rows (rows=512 of attnd.watch, or now: attnctl plan set job "
         "rows=512; or still fewer; what is published by hand is cut by hand), fewer samples (samples=1), or a fused "
         "kernel, of which queries and keys are sent instead of weights; or larger limits in attnd's config"]
     stats = publisher.stats()

@@ -45,9 +45,8 @@ static const struct {
     {"history_off", " (the log of attnd says more; see history.enabled and history.path in attnctl "
                     "config)"},
     {"query_time", ": ask for less with --from and --to, or raise it"},
-    {"no_summary",
-     "; windows end with the job's epochs, or with its steps if window.unit says so. What is "
-     "open is shown by attnctl flush JOB"},
+    {"no_summary", "; windows end with the job's epochs, or with its steps if window.unit says so. "
+                   "attnctl flush JOB shows what is open"},
     {"again", " (too many questions are waiting)"},
 };
 

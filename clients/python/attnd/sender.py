@@ -57,7 +57,7 @@ PAUSE_MIN_S, PAUSE_MAX_S = 0.001, 0.050
 PAUSE_STALLED_S = 1.0  # each attempt takes the training's lock of the interpreter for a moment
 STALLED_AFTER_S = 3.0
 TELL_AFTER_S = 5.0  # how often what was dropped is told when nothing else is
-REMEDIES = ("What helps: fewer query rows (rows=512 of attnd.watch, or now: attnctl plan set %s rows=512; or still fewer; "
+REMEDIES = ("Remedy: fewer query rows (rows=512 of attnd.watch, or now: attnctl plan set %s rows=512; or still fewer; "
             "what is published by hand is cut by hand), fewer samples (samples=1), or a fused kernel, of which queries "
             "and keys are sent instead of weights")
 PATIENT_PART = 4  # messages wait for the last of their forward while they fill no more than this part of the queue

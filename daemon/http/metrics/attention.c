@@ -146,7 +146,7 @@ static void metrics_attention_put_heads(struct metrics_text *text, const struct 
                                         const char *name, const char *what, int metric)
 {
     char help[256];
-    snprintf(help, sizeof help, "Of one head: %s", what);
+    snprintf(help, sizeof help, "One head: %s", what);
     const struct family head = {name, FAMILY_GAUGE, help};
     metrics_head(text, &head);
     for (const struct metrics_layer *layer = metrics->layers; layer; layer = layer->hh.next) {

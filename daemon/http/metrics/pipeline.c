@@ -133,7 +133,7 @@ static void metrics_pipeline_put_config(struct metrics_text *text, struct stats 
 
 static void put_build(struct metrics_text *text)
 {
-    const struct family family = {"attnd_build", FAMILY_INFO, "What attnd was built from."};
+    const struct family family = {"attnd_build", FAMILY_INFO, "Version and compiler of attnd."};
     char labels[256];
     size_t used = metrics_label(labels, sizeof labels, "version", ATTND_VERSION);
     labels[used++] = ',';

@@ -23,8 +23,8 @@
 #include <unistd.h>
 
 enum { THREADS = 4, HEADS = 4, TOKENS = 64, DIM = 16, WAIT_MS = 60000 };
-/* A call that waited for the network would take the seconds that attnd is stopped. What is below
- * is the machine being busy. */
+/* A call that waited for the network would take the seconds that attnd is stopped. Less than
+ * this is the machine being busy. */
 #define CALL_MS_MAX 2000
 #define QUEUE_BYTES ((uint64_t)8 << 20)
 

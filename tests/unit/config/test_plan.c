@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What trainers should capture: the section `plan`, what patterns of jobs have different, and which
- * other keys differ between two files. */
+/* The section `plan` (what trainers should capture), what patterns of jobs have different, and
+ * which other keys differ between two files. */
 #include "tests/unit/config/helpers.h"
 
 static struct config plan_load(const char *text)
