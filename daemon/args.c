@@ -41,7 +41,7 @@ static const char usage[] =
     "exit status: 0 stopped or answered, 1 cannot start, or the recording fires a rule,\n"
     "2 usage or config error, or a recording that cannot be judged\n";
 
-struct args {
+struct args_line {
     const char *config_path, *check_path, *judge_path, *address;
     const char *set[SET_MAX];
     int set_count;
@@ -69,7 +69,7 @@ static int args_fail(char *reterr, const char *text, const char *what)
     return -1;
 }
 
-static int take_option(struct args *args, int option, char **argv, char *reterr)
+static int take_option(struct args_line *args, int option, char **argv, char *reterr)
 {
     switch (option) {
     case 'a':
@@ -112,7 +112,7 @@ static int take_option(struct args *args, int option, char **argv, char *reterr)
     }
 }
 
-static int daemon_args_parse(int argc, char **argv, struct args *args, char *reterr)
+static int daemon_args_parse(int argc, char **argv, struct args_line *args, char *reterr)
 {
     int option;
     opterr = 0;
@@ -142,7 +142,7 @@ static int args_set_isa(struct config *config, const char *name, char *reterr)
     return config_set(config, assignment, reterr);
 }
 
-static int choose_address(const struct args *args, const char *path, struct config *config,
+static int choose_address(const struct args_line *args, const char *path, struct config *config,
                           char *reterr)
 {
     char place[ADDRESS_MAX];
@@ -157,7 +157,7 @@ static int choose_address(const struct args *args, const char *path, struct conf
     return config_use_address(config, place, "$XDG_RUNTIME_DIR", path, reterr);
 }
 
-static int apply_settings(const struct args *args, struct config *config, char *reterr)
+static int apply_settings(const struct args_line *args, struct config *config, char *reterr)
 {
     const char *path = args->check_path ? args->check_path : args->config_path;
     if (args->judge_path && judge_prepare(config, reterr) != 0) {
@@ -184,7 +184,7 @@ static int apply_settings(const struct args *args, struct config *config, char *
 }
 
 /* On failure nothing is left to clear. */
-static int build_config(const struct args *args, struct config *config, char *reterr)
+static int build_config(const struct args_line *args, struct config *config, char *reterr)
 {
     config_defaults(config);
     if (apply_settings(args, config, reterr) == 0) {
@@ -197,7 +197,7 @@ static int build_config(const struct args *args, struct config *config, char *re
 int args_read(int argc, char **argv, struct config *config, struct args_result *ret_result,
               char *reterr)
 {
-    struct args args = {0};
+    struct args_line args = {0};
     if (daemon_args_parse(argc, argv, &args, reterr) != 0) {
         return -1;
     }
@@ -245,7 +245,7 @@ static int check_regular(const char *path, char *reterr)
 
 int args_read_again(int argc, char **argv, struct config *ret_config, char *reterr)
 {
-    struct args args = {0};
+    struct args_line args = {0};
     optind = 0; /* from the start, with nothing left of the first time */
     if (daemon_args_parse(argc, argv, &args, reterr) != 0 ||
         check_regular(args.config_path, reterr) != 0) {

@@ -111,14 +111,14 @@ static int mpk_read_head(struct mpk_cursor *cursor, struct mpk_head *ret_head)
     return rc;
 }
 
-struct walk {
+struct mpk_walk {
     struct mpk_cursor cursor;
     uint64_t budget;              /* elements that may still be announced */
     uint32_t depth, depth_max;    /* open containers */
     uint64_t owed[DEPTH_MAX + 1]; /* [0] is the document itself */
 };
 
-static int mpk_open_container(struct walk *walk, uint64_t count)
+static int mpk_open_container(struct mpk_walk *walk, uint64_t count)
 {
     if (walk->depth == walk->depth_max) {
         return ERR_HEADER_DEPTH;
@@ -131,7 +131,7 @@ static int mpk_open_container(struct walk *walk, uint64_t count)
     return 0;
 }
 
-static int skip_payload(struct walk *walk, uint64_t bytes)
+static int skip_payload(struct mpk_walk *walk, uint64_t bytes)
 {
     if (bytes > walk->cursor.left) {
         return ERR_HEADER_TRUNCATED;
@@ -141,7 +141,7 @@ static int skip_payload(struct walk *walk, uint64_t bytes)
     return 0;
 }
 
-static int walk_value(struct walk *walk)
+static int walk_value(struct mpk_walk *walk)
 {
     struct mpk_head head;
     int rc = mpk_read_head(&walk->cursor, &head);
@@ -160,7 +160,7 @@ static int walk_value(struct walk *walk)
 
 int mpk_check(const void *buf, size_t len, const struct mpk_limits *limits)
 {
-    struct walk walk = {.cursor = {buf, len}, .owed = {1}};
+    struct mpk_walk walk = {.cursor = {buf, len}, .owed = {1}};
     int rc = 0;
 
     if (len > limits->bytes) {

@@ -64,7 +64,8 @@ static struct payload *payload_new(const struct parcel *parcel, _Atomic uint64_t
 }
 
 /* A frame that holds its part of the payload. */
-static int add_frame(struct message *message, struct payload *payload, char *data, uint64_t bytes)
+static int add_frame(struct wire_message *message, struct payload *payload, char *data,
+                     uint64_t bytes)
 {
     zmq_msg_t *frame = &message->tensors[message->header.tensor_count];
 
@@ -78,7 +79,7 @@ static int add_frame(struct message *message, struct payload *payload, char *dat
 }
 
 static int copy_tensors(const struct parcel *parcel, _Atomic uint64_t *queued_bytes,
-                        struct message *message)
+                        struct wire_message *message)
 {
     struct payload *payload = payload_new(parcel, queued_bytes);
     uint64_t at = 0;
@@ -135,7 +136,7 @@ static int copy_k_len(const struct header *header, int32_t **ret_lengths)
 }
 
 /* One piece: pointers, then what they point to. */
-static int copy_labels(const struct header *from, struct message *message)
+static int copy_labels(const struct header *from, struct wire_message *message)
 {
     size_t bytes = from->label_count * sizeof(char *);
     const char **labels;
@@ -208,7 +209,7 @@ static int fit_header(const struct header *from, struct header *ret_header)
     return rc;
 }
 
-static int copy_header(const struct parcel *parcel, struct message *message)
+static int copy_header(const struct parcel *parcel, struct wire_message *message)
 {
     struct header fitting;
     int rc = fit_header(&parcel->header, &fitting);
@@ -229,9 +230,9 @@ static int copy_header(const struct parcel *parcel, struct message *message)
 /* ---- life ---- */
 
 int message_new(const struct parcel *parcel, _Atomic uint64_t *queued_bytes,
-                struct message **ret_message)
+                struct wire_message **ret_message)
 {
-    struct message *message = calloc(1, sizeof *message);
+    struct wire_message *message = calloc(1, sizeof *message);
     int rc = message ? copy_header(parcel, message) : ATTN_E_MEMORY;
 
     if (rc) {
@@ -250,7 +251,7 @@ int message_new(const struct parcel *parcel, _Atomic uint64_t *queued_bytes,
     return rc;
 }
 
-void message_free(struct message *message)
+void message_free(struct wire_message *message)
 {
     if (!message) {
         return;
@@ -318,7 +319,8 @@ static int make_head(const struct header *header, zmq_msg_t *ret_topic, zmq_msg_
     return rc;
 }
 
-int message_send(void *socket, struct message *message, uint64_t bytes_max, bool *reterr_cut_short)
+int message_send(void *socket, struct wire_message *message, uint64_t bytes_max,
+                 bool *reterr_cut_short)
 {
     uint32_t tensors = message->header.tensor_count, sent = 0;
     zmq_msg_t topic, header;

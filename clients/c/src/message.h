@@ -12,9 +12,9 @@
 #include <stdatomic.h>
 #include <zmq.h>
 
-struct message {
-    struct message *next; /* of the queue */
-    struct topic *topic;  /* whose counters it has; not owned */
+struct wire_message {
+    struct wire_message *next; /* of the queue */
+    struct topic *topic;       /* whose counters it has; not owned */
     struct header header; /* owns its lengths and label texts; seq, dropped and time when sent */
     char *label_texts;    /* owned */
     uint64_t bytes;       /* of all tensors */
@@ -25,15 +25,16 @@ struct message {
  * copies are freed, here on failure. It must outlive the ZeroMQ context. Returns 0, ATTN_E_MEMORY,
  * or ATTN_E_ARGUMENT when the header would be too large; labels that make it so are left out. */
 int message_new(const struct parcel *parcel, _Atomic uint64_t *queued_bytes,
-                struct message **ret_message);
-void message_free(struct message *message);
+                struct wire_message **ret_message);
+void message_free(struct wire_message *message);
 
 /* Sends, without waiting, under header.seq and .dropped. On success the tensors are ZeroMQ's;
  * message_free is still due. Returns 0, ATTN_E_DROPPED when there was no room (and may be called
  * again), ATTN_E_TOO_LARGE when all frames together have more than bytes_max, ATTN_E_MEMORY or
  * ATTN_E_TRANSPORT. *reterr_cut_short: whether frames went out that
  * nothing can follow any more, so that the socket must be replaced. */
-int message_send(void *socket, struct message *message, uint64_t bytes_max, bool *reterr_cut_short);
+int message_send(void *socket, struct wire_message *message, uint64_t bytes_max,
+                 bool *reterr_cut_short);
 
 /* The message's topic: TOPIC_MAX bytes. */
 void message_topic(const struct header *header, char *ret_name);

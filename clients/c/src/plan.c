@@ -288,7 +288,7 @@ bool plan_is(const char *prefix, size_t len)
     return len >= strlen(PLAN_PREFIX) && memcmp(prefix, PLAN_PREFIX, strlen(PLAN_PREFIX)) == 0;
 }
 
-static size_t plan_find(const struct plans *plans, const char *prefix, size_t len)
+static size_t plan_find(const struct plan_table *plans, const char *prefix, size_t len)
 {
     size_t i = 0;
 
@@ -299,7 +299,7 @@ static size_t plan_find(const struct plans *plans, const char *prefix, size_t le
     return i;
 }
 
-static bool plan_grow(struct plans *plans)
+static bool plan_grow(struct plan_table *plans)
 {
     size_t capacity = plans->capacity ? 2 * plans->capacity : 4;
     struct plan_entry *items;
@@ -320,7 +320,7 @@ static bool plan_grow(struct plans *plans)
 }
 
 /* Takes a copy of the text; false when there is no room or memory. */
-static bool plan_keep(struct plans *plans, const struct plan_entry *entry, const char *prefix)
+static bool plan_keep(struct plan_table *plans, const struct plan_entry *entry, const char *prefix)
 {
     char *text = plan_grow(plans) ? malloc(entry->len) : NULL;
 
@@ -333,7 +333,7 @@ static bool plan_keep(struct plans *plans, const struct plan_entry *entry, const
     return true;
 }
 
-bool plans_add(struct plans *plans, const char *job, const char *prefix, size_t len)
+bool plans_add(struct plan_table *plans, const char *job, const char *prefix, size_t len)
 {
     struct plan_entry entry = {.len = len};
     enum verdict verdict;
@@ -351,7 +351,7 @@ bool plans_add(struct plans *plans, const char *job, const char *prefix, size_t 
     return false;
 }
 
-bool plans_remove(struct plans *plans, const char *prefix, size_t len)
+bool plans_remove(struct plan_table *plans, const char *prefix, size_t len)
 {
     size_t at = plan_find(plans, prefix, len);
 
@@ -363,13 +363,13 @@ bool plans_remove(struct plans *plans, const char *prefix, size_t len)
     return true;
 }
 
-void plans_clear(struct plans *plans)
+void plans_clear(struct plan_table *plans)
 {
     for (size_t i = 0; i < plans->count; i++) {
         free(plans->items[i].text);
     }
     free(plans->items);
-    *plans = (struct plans){.refused = plans->refused};
+    *plans = (struct plan_table){.refused = plans->refused};
 }
 
 /* ---- choosing ---- */
@@ -403,7 +403,8 @@ static void plan_override(uint32_t wanted, uint32_t *number)
     }
 }
 
-bool plans_choose(const struct plans *plans, const struct plan_requests *own, attn_plan *ret_plan)
+bool plans_choose(const struct plan_table *plans, const struct plan_requests *own,
+                  attn_plan *ret_plan)
 {
     const struct plan_entry *best = NULL;
 

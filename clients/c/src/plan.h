@@ -19,7 +19,7 @@
 #define PLANS_MAX 256
 
 /* The subscribed plans that match one job. */
-struct plans {
+struct plan_table {
     struct plan_entry *items; /* owned; unordered */
     size_t count, capacity;
     uint64_t refused; /* malformed, too many, or no memory */
@@ -30,9 +30,9 @@ bool plan_is(const char *prefix, size_t len);
 
 /* Adds or removes the plan that a prefix says. Plans for other jobs are left out. Returns whether
  * anything changed. */
-bool plans_add(struct plans *plans, const char *job, const char *prefix, size_t len);
-bool plans_remove(struct plans *plans, const char *prefix, size_t len);
-void plans_clear(struct plans *plans);
+bool plans_add(struct plan_table *plans, const char *job, const char *prefix, size_t len);
+bool plans_remove(struct plan_table *plans, const char *prefix, size_t len);
+void plans_clear(struct plan_table *plans);
 
 /* The plan that a job's own code asks for; ATTN_UNSAID where it does not. */
 struct plan_requests {
@@ -40,7 +40,8 @@ struct plan_requests {
 };
 
 /* Fills in the plan that holds. Returns whether a daemon said it. */
-bool plans_choose(const struct plans *plans, const struct plan_requests *own, attn_plan *ret_plan);
+bool plans_choose(const struct plan_table *plans, const struct plan_requests *own,
+                  attn_plan *ret_plan);
 
 /* Whether the plan has the layer, and the step. */
 bool plan_takes_layer(const attn_plan *plan, struct layer_id id);

@@ -236,9 +236,9 @@ void attn_publisher_free(attn_publisher **publisher)
 
 /* ---- events ---- */
 
-static struct message *new_event(const attn_publisher *publisher, enum event_type event)
+static struct wire_message *new_event(const attn_publisher *publisher, enum event_type event)
 {
-    struct message *message = calloc(1, sizeof *message);
+    struct wire_message *message = calloc(1, sizeof *message);
 
     if (!message) {
         return NULL;
@@ -250,7 +250,7 @@ static struct message *new_event(const attn_publisher *publisher, enum event_typ
 }
 
 /* Counts an event and queues it; takes it. Under the lock. */
-static int publisher_put_event(attn_publisher *publisher, struct message **message,
+static int publisher_put_event(attn_publisher *publisher, struct wire_message **message,
                                bool *ret_asleep)
 {
     uint64_t max = (uint64_t)publisher->options.max_queued_messages + QUEUED_EVENTS_MAX;
@@ -275,7 +275,7 @@ static int publisher_put_event(attn_publisher *publisher, struct message **messa
 
 static int publisher_say(attn_publisher *publisher, enum event_type event)
 {
-    struct message *message = new_event(publisher, event);
+    struct wire_message *message = new_event(publisher, event);
     bool asleep = false;
     int rc;
 
@@ -332,7 +332,7 @@ static struct layer_info *copy_layers(const attn_layer *layers, size_t count)
 /* The queued hello stands for one that was due; otherwise it is due when somebody comes. */
 static int put_hello(attn_publisher *publisher, struct layer_info *layers, uint32_t count)
 {
-    struct message *message = new_event(publisher, EVENT_HELLO);
+    struct wire_message *message = new_event(publisher, EVENT_HELLO);
     bool asleep = false;
     int rc;
 

@@ -43,8 +43,8 @@ struct attn_publisher {
     pthread_cond_t changed; /* subscriptions */
 
     /* Under the lock. */
-    struct message *first, **last; /* the queue; owned */
-    bool asleep;                   /* the sending thread waits for `wake` */
+    struct wire_message *first, **last; /* the queue; owned */
+    bool asleep;                        /* the sending thread waits for `wake` */
     bool closing;
     uint64_t deadline_ms; /* when closing: to stop trying */
     uint64_t epoch, step;
@@ -68,7 +68,7 @@ struct attn_publisher {
 
     /* The sending thread's alone. */
     struct link link;
-    struct plans plans;
+    struct plan_table plans;
     struct layer_info *layers; /* owned; what hello says */
     uint32_t layer_count;
     uint64_t blocked_since_ms; /* 0: not */
@@ -116,7 +116,7 @@ bool queue_drop(attn_publisher *publisher, struct topic *topic, int rc);
 /* Refreshes what the subscriptions and the plan say of a layer. */
 void queue_look_up(attn_publisher *publisher, struct topic *topic);
 /* Takes a message that has been counted. Returns as queue_rouse. */
-bool queue_append(attn_publisher *publisher, struct message *message);
+bool queue_append(attn_publisher *publisher, struct wire_message *message);
 /* Returns what queue_wake is to be told. */
 bool queue_rouse(attn_publisher *publisher);
 /* When the thread has ended. */

@@ -131,7 +131,7 @@ static void queue_give_back(attn_publisher *publisher, struct topic *topic, int 
     queue_wake(publisher, asleep);
 }
 
-bool queue_append(attn_publisher *publisher, struct message *message)
+bool queue_append(attn_publisher *publisher, struct wire_message *message)
 {
     *publisher->last = message;
     publisher->last = &message->next;
@@ -140,7 +140,7 @@ bool queue_append(attn_publisher *publisher, struct message *message)
 
 int queue_put(attn_publisher *publisher, const struct parcel *parcel)
 {
-    struct message *message;
+    struct wire_message *message;
     struct topic *topic;
     bool asleep;
     int rc = queue_reserve(publisher, parcel, &topic);
@@ -164,7 +164,7 @@ int queue_put(attn_publisher *publisher, const struct parcel *parcel)
 void queue_clear(attn_publisher *publisher)
 {
     while (publisher->first) {
-        struct message *message = publisher->first;
+        struct wire_message *message = publisher->first;
 
         publisher->first = message->next;
         message_free(message);

@@ -217,7 +217,7 @@ static void note_said(attn_publisher *publisher, const struct header *header)
 }
 
 /* One attempt. Returns as message_send. */
-static int try_send(attn_publisher *publisher, struct message *message)
+static int try_send(attn_publisher *publisher, struct wire_message *message)
 {
     struct header *header = &message->header;
     bool cut_short = false;
@@ -248,7 +248,7 @@ static int try_send(attn_publisher *publisher, struct message *message)
 /* Takes the head off the queue: sent (0), skipped (ATTN_SKIPPED) or dropped (anything else). */
 static void finish_head(attn_publisher *publisher, int rc)
 {
-    struct message *message;
+    struct wire_message *message;
 
     pthread_mutex_lock(&publisher->lock);
     message = publisher->first;
@@ -275,7 +275,7 @@ static void finish_head(attn_publisher *publisher, int rc)
 /* A hello that is repeated: to a daemon that is new, or as a sign of life. Not counted. */
 static int repeat_hello(attn_publisher *publisher)
 {
-    struct message hello = {.header = publisher->identity, .topic = &publisher->events};
+    struct wire_message hello = {.header = publisher->identity, .topic = &publisher->events};
 
     hello.header.type = MESSAGE_EVENT;
     hello.header.event = EVENT_HELLO;
@@ -302,9 +302,9 @@ static void set_hello_due(attn_publisher *publisher)
     pthread_mutex_unlock(&publisher->lock);
 }
 
-static struct message *head(attn_publisher *publisher)
+static struct wire_message *head(attn_publisher *publisher)
 {
-    struct message *message;
+    struct wire_message *message;
 
     pthread_mutex_lock(&publisher->lock);
     message = publisher->first;
@@ -313,7 +313,7 @@ static struct message *head(attn_publisher *publisher)
 }
 
 /* A tensor was copied for somebody who has left: dropped. An absent daemon misses no event. */
-static int sender_deliver(attn_publisher *publisher, struct message *message)
+static int sender_deliver(attn_publisher *publisher, struct wire_message *message)
 {
     if (!publisher->link.socket || !wants_topic(publisher, &message->header)) {
         return message->header.type == MESSAGE_EVENT ? ATTN_SKIPPED : ATTN_E_TRANSPORT;
@@ -325,7 +325,7 @@ static int sender_deliver(attn_publisher *publisher, struct message *message)
 static bool flush(attn_publisher *publisher, bool *ret_moved)
 {
     for (;;) {
-        struct message *message;
+        struct wire_message *message;
         int rc;
 
         take_notices(publisher);

@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 /* A daemon that answers one request. */
-struct daemon {
+struct fake_daemon {
     struct peer peer;
     pthread_t thread;
     void (*put)(struct mpk_writer *reply); /* result, or NULL: refuses */
@@ -23,7 +23,7 @@ struct daemon {
     char asked[1024];                      /* method and parameters as JSON */
 };
 
-static void note_request(struct daemon *daemon, const msgpack_object *request)
+static void note_request(struct fake_daemon *daemon, const msgpack_object *request)
 {
     char *params = mpk_to_json(&request->via.array.ptr[3], 0);
     const msgpack_object_str *method = &request->via.array.ptr[2].via.str;
@@ -33,7 +33,7 @@ static void note_request(struct daemon *daemon, const msgpack_object *request)
     free(params);
 }
 
-static void test_control_send_reply(struct daemon *daemon, const zmq_msg_t *peer, uint64_t id)
+static void test_control_send_reply(struct fake_daemon *daemon, const zmq_msg_t *peer, uint64_t id)
 {
     struct mpk_writer reply;
 
@@ -60,7 +60,7 @@ static void test_control_send_reply(struct daemon *daemon, const zmq_msg_t *peer
 
 static void *test_control_serve(void *data)
 {
-    struct daemon *daemon = data;
+    struct fake_daemon *daemon = data;
     struct mpk_doc doc;
     zmq_msg_t peer, body;
     uint64_t id = 0;
@@ -83,24 +83,25 @@ static void *test_control_serve(void *data)
     return NULL;
 }
 
-static attn_control *control_start(struct daemon *daemon, void (*put)(struct mpk_writer *reply))
+static attn_control *control_start(struct fake_daemon *daemon,
+                                   void (*put)(struct mpk_writer *reply))
 {
     int wait_ms = PEER_WAIT_MS;
     attn_control *control;
 
-    *daemon = (struct daemon){.peer = peer_open(ZMQ_ROUTER, NULL, 0), .put = put};
+    *daemon = (struct fake_daemon){.peer = peer_open(ZMQ_ROUTER, NULL, 0), .put = put};
     zmq_setsockopt(daemon->peer.socket, ZMQ_RCVTIMEO, &wait_ms, sizeof wait_ms);
     assert_int_equal(attn_control_new(daemon->peer.endpoint, PEER_WAIT_MS, &control), 0);
     return control;
 }
 
 /* After this nothing may touch the socket until stop. */
-static void go(struct daemon *daemon)
+static void go(struct fake_daemon *daemon)
 {
     assert_int_equal(pthread_create(&daemon->thread, NULL, test_control_serve, daemon), 0);
 }
 
-static void control_stop(struct daemon *daemon, attn_control **control)
+static void control_stop(struct fake_daemon *daemon, attn_control **control)
 {
     int linger_ms = PEER_WAIT_MS;
 
@@ -199,7 +200,7 @@ static void control_put_list(struct mpk_writer *reply)
 
 static void test_a_series_of_one_head(void **state)
 {
-    struct daemon daemon;
+    struct fake_daemon daemon;
     attn_control *control = control_start(&daemon, put_one_head);
     attn_question question;
     attn_series *series;
@@ -239,7 +240,7 @@ static void test_a_series_of_one_head(void **state)
 
 static void test_a_series_of_all_heads(void **state)
 {
-    struct daemon daemon;
+    struct fake_daemon daemon;
     attn_control *control = control_start(&daemon, put_two_heads);
     attn_question question;
     attn_series *series;
@@ -259,7 +260,7 @@ static void test_a_series_of_all_heads(void **state)
 
 static void test_a_map(void **state)
 {
-    struct daemon daemon;
+    struct fake_daemon daemon;
     attn_control *control = control_start(&daemon, control_put_map);
     attn_question question;
     static attn_mean_map map;
@@ -281,7 +282,7 @@ static void test_a_map(void **state)
 
 static void test_alerts_and_comparisons_are_results(void **state)
 {
-    struct daemon daemon;
+    struct fake_daemon daemon;
     attn_control *control = control_start(&daemon, control_put_list);
     attn_question question;
     attn_result *result;
@@ -309,7 +310,7 @@ static void test_alerts_and_comparisons_are_results(void **state)
 
 static void test_a_refusal_says_why(void **state)
 {
-    struct daemon daemon;
+    struct fake_daemon daemon;
     attn_control *control = control_start(&daemon, NULL);
     attn_question question;
     attn_series *series = NULL;
@@ -328,7 +329,7 @@ static void test_a_refusal_says_why(void **state)
 
 static void test_what_is_no_such_answer_is_an_error(void **state)
 {
-    struct daemon daemon;
+    struct fake_daemon daemon;
     attn_control *control = control_start(&daemon, test_control_put_number);
     attn_question question;
     attn_series *series = NULL;
@@ -399,7 +400,7 @@ static void test_questions_go_to_the_daemon_that_is_there(void **state)
 
     assert_int_equal(attn_control_new(NULL, PEER_WAIT_MS, &control), 0);
     for (int life = 0; life < 3; life++) {
-        struct daemon daemon = {.peer = peer_open(ZMQ_ROUTER, endpoint, 0)};
+        struct fake_daemon daemon = {.peer = peer_open(ZMQ_ROUTER, endpoint, 0)};
 
         zmq_setsockopt(daemon.peer.socket, ZMQ_RCVTIMEO, &wait_ms, sizeof wait_ms);
         go(&daemon);

@@ -10,7 +10,7 @@
 
 static const struct plan_requests nothing = {ATTN_UNSAID, ATTN_UNSAID, ATTN_UNSAID};
 
-static bool plan_add(struct plans *plans, const char *prefix)
+static bool plan_add(struct plan_table *plans, const char *prefix)
 {
     return plans_add(plans, "gpt-small", prefix, strlen(prefix));
 }
@@ -18,7 +18,7 @@ static bool plan_add(struct plans *plans, const char *prefix)
 /* The plan that holds when the daemon says this. */
 static attn_plan test_plan_of(const char *prefix)
 {
-    struct plans plans = {0};
+    struct plan_table plans = {0};
     attn_plan plan;
 
     assert_true(plan_add(&plans, prefix));
@@ -139,7 +139,7 @@ static void test_a_malformed_plan_is_ignored_as_a_whole(void **state)
         "plan/0/*/layers=  ",
         "plan/0/*/every=5;samples=\x01",
     };
-    struct plans plans = {0};
+    struct plan_table plans = {0};
     attn_plan plan;
 
     (void)state;
@@ -153,7 +153,7 @@ static void test_a_malformed_plan_is_ignored_as_a_whole(void **state)
 
 static void test_plans_of_other_jobs_are_left_out(void **state)
 {
-    struct plans plans = {0};
+    struct plan_table plans = {0};
 
     (void)state;
     assert_false(plan_add(&plans, "plan/0/bert/every=nonsense"));
@@ -164,7 +164,7 @@ static void test_plans_of_other_jobs_are_left_out(void **state)
 /* Among plans of equal order, the one that captures most often, then the smaller text. */
 static void test_the_lowest_order_holds_alone(void **state)
 {
-    struct plans plans = {0};
+    struct plan_table plans = {0};
     attn_plan plan;
 
     (void)state;
@@ -187,7 +187,7 @@ static void test_the_lowest_order_holds_alone(void **state)
 static void test_the_jobs_wishes_go_before_the_default_only(void **state)
 {
     const struct plan_requests own = {5, ATTN_UNSAID, 8};
-    struct plans plans = {0};
+    struct plan_table plans = {0};
     attn_plan plan;
 
     (void)state;
@@ -207,7 +207,7 @@ static void test_the_jobs_wishes_go_before_the_default_only(void **state)
 
 static void test_plans_are_bounded(void **state)
 {
-    struct plans plans = {0};
+    struct plan_table plans = {0};
     char prefix[PLAN_PREFIX_MAX + 2];
 
     (void)state;
