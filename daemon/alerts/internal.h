@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* alerts/internal: the state that alerts keep, for alerts.c and alerts_pack.c, and the numbers and
+/* alerts/internal: the state that alerts keep, for alerts.c and pack.c, and the numbers and
  * sentences of one judgement. Private to alerts. */
 #ifndef DAEMON_ALERTS_INTERNAL_H
 #define DAEMON_ALERTS_INTERNAL_H

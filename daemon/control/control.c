@@ -2,7 +2,7 @@
 /* A request is answered at once, or deferred: its envelope then moves to a `struct pending`, which
  * whoever knows the answer later gives back (pending_answer). Flushes wait here for what was
  * received before them, questions about the past in history.c, maps and rollouts in
- * control_maps_part.c. Every pending is answered before the socket is closed. */
+ * map_answer.c. Every pending is answered before the socket is closed. */
 #include "daemon/control/internal.h"
 
 #include "daemon/base/endpoint.h"

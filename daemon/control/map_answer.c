@@ -11,8 +11,8 @@ const char *const maps_kind_name[MAPS_KIND_COUNT] = {"heads", "mean",     "sum",
 
 /* Parameters */
 
-static bool control_maps_part_read_number(const struct control_request *request, const char *key,
-                                          uint64_t *ret_number)
+static bool map_answer_read_number(const struct control_request *request, const char *key,
+                                   uint64_t *ret_number)
 {
     const msgpack_object *value = mpk_find(request->params, key);
     *ret_number = UINT64_MAX;
@@ -35,16 +35,15 @@ static bool read_kind(struct control_request *request, enum maps_kind *ret_kind)
     return false;
 }
 
-static bool control_maps_part_read_packed(const struct control_request *request, bool *ret_packed)
+static bool map_answer_read_packed(const struct control_request *request, bool *ret_packed)
 {
     const msgpack_object *value = mpk_find(request->params, "packed");
     *ret_packed = false;
     return !value || value->type == MSGPACK_OBJECT_NIL || mpk_get_bool(value, ret_packed) == 0;
 }
 
-static const char *control_maps_part_read_text(const struct control_request *request,
-                                               const char *key, const char *fallback,
-                                               char *ret_text, size_t size)
+static const char *map_answer_read_text(const struct control_request *request, const char *key,
+                                        const char *fallback, char *ret_text, size_t size)
 {
     const char *text = string_param(request, key, fallback, ret_text, size);
     if (text && text != ret_text) {
@@ -58,21 +57,20 @@ int maps_read(struct control_request *request, const char *const *keys, int coun
 {
     struct maps_asked *asked = ret_asked;
     memset(asked, 0, sizeof *asked);
-    bool ok =
-        request_takes(request, keys, count) &&
-        control_maps_part_read_text(request, "job", NULL, asked->job, sizeof asked->job) &&
-        control_maps_part_read_text(request, "run", "", asked->run, sizeof asked->run) &&
-        control_maps_part_read_text(request, "stack", "", asked->stack, sizeof asked->stack) &&
-        control_maps_part_read_text(request, "site", "", asked->site, sizeof asked->site) &&
-        control_maps_part_read_number(request, "layer", &asked->layer) &&
-        control_maps_part_read_number(request, "head", &asked->head) &&
-        read_kind(request, &asked->kind) && control_maps_part_read_packed(request, &asked->packed);
+    bool ok = request_takes(request, keys, count) &&
+              map_answer_read_text(request, "job", NULL, asked->job, sizeof asked->job) &&
+              map_answer_read_text(request, "run", "", asked->run, sizeof asked->run) &&
+              map_answer_read_text(request, "stack", "", asked->stack, sizeof asked->stack) &&
+              map_answer_read_text(request, "site", "", asked->site, sizeof asked->site) &&
+              map_answer_read_number(request, "layer", &asked->layer) &&
+              map_answer_read_number(request, "head", &asked->head) &&
+              read_kind(request, &asked->kind) && map_answer_read_packed(request, &asked->packed);
     return ok ? 0 : ERR_ARGUMENT;
 }
 
 /* Finding */
 
-static bool control_maps_part_is_meant(const struct maps_asked *asked, const struct stream *stream)
+static bool map_answer_is_meant(const struct maps_asked *asked, const struct stream *stream)
 {
     return (!*asked->stack || strcmp(asked->stack, stack_name(stream->id.stack)) == 0) &&
            (!*asked->site || strcmp(asked->site, site_name(stream->id.site)) == 0) &&
@@ -83,8 +81,7 @@ struct stream *maps_find_stream(const struct maps_asked *asked, const struct run
 {
     struct stream *found = NULL;
     for (struct stream *s = run->streams; s; s = s->hh.next) {
-        if (s->measured && control_maps_part_is_meant(asked, s) &&
-            (!found || s->key < found->key)) {
+        if (s->measured && map_answer_is_meant(asked, s) && (!found || s->key < found->key)) {
             found = s;
         }
     }
@@ -116,7 +113,7 @@ void maps_put_text(struct mpk_writer *result, const char *key, const char *text)
     mpk_pair_str(result, key, text);
 }
 
-static void control_maps_part_put_labels(struct mpk_writer *result, const struct layer_maps *maps)
+static void map_answer_put_labels(struct mpk_writer *result, const struct layer_maps *maps)
 {
     const char *text = maps->labels;
     mpk_put_str(result, "labels");
@@ -144,7 +141,7 @@ void maps_put_common(struct mpk_writer *result, const struct run *run,
     put_number(result, "keys", shape->keys);
     put_number(result, "rows", shape->rows);
     put_number(result, "columns", shape->columns);
-    control_maps_part_put_labels(result, maps);
+    map_answer_put_labels(result, maps);
 }
 
 /* Pictures */
@@ -215,7 +212,7 @@ void picture_free(struct picture **picture_p)
     free(picture);
 }
 
-static void control_maps_part_put_packed(struct picture *picture)
+static void map_answer_put_packed(struct picture *picture)
 {
     size_t count = (size_t)picture->count * picture->rows * picture->columns;
     for (size_t i = 0; i < count; i++) {
@@ -227,7 +224,7 @@ static void control_maps_part_put_packed(struct picture *picture)
     mpk_put_bin(&picture->result, picture->cells, count * sizeof *picture->cells);
 }
 
-static void control_maps_part_put_map(struct picture *picture, const float *cells)
+static void map_answer_put_map(struct picture *picture, const float *cells)
 {
     mpk_put_array(&picture->result, picture->rows);
     for (uint32_t r = 0; r < picture->rows; r++) {
@@ -238,7 +235,7 @@ static void control_maps_part_put_map(struct picture *picture, const float *cell
     }
 }
 
-static void control_maps_part_put_maps(struct picture *picture)
+static void map_answer_put_maps(struct picture *picture)
 {
     size_t cells = (size_t)picture->rows * picture->columns;
     if (!picture->single) {
@@ -248,7 +245,7 @@ static void control_maps_part_put_maps(struct picture *picture)
         if (!picture->here[i]) {
             mpk_put_nil(&picture->result);
         } else {
-            control_maps_part_put_map(picture, picture->cells + i * cells);
+            map_answer_put_map(picture, picture->cells + i * cells);
         }
     }
 }
@@ -262,13 +259,13 @@ static void on_work(uv_work_t *work)
     }
     mpk_put_str(&picture->result, "values");
     if (picture->packed) {
-        control_maps_part_put_packed(picture);
+        map_answer_put_packed(picture);
     } else {
-        control_maps_part_put_maps(picture);
+        map_answer_put_maps(picture);
     }
 }
 
-static void control_maps_part_on_done(uv_work_t *work, int status)
+static void map_answer_on_done(uv_work_t *work, int status)
 {
     struct picture *picture = work->data;
     int code = status ? ERR_CLOSED : picture->code;
@@ -288,9 +285,8 @@ int picture_answer(struct control_request *request, struct picture **picture_p)
         picture_free(&picture);
         return ERR_MEMORY;
     }
-    if (uv_queue_work(request->view->loop, &picture->work, on_work, control_maps_part_on_done) !=
-        0) {
-        control_maps_part_on_done(&picture->work, UV_ENOMEM);
+    if (uv_queue_work(request->view->loop, &picture->work, on_work, map_answer_on_done) != 0) {
+        map_answer_on_done(&picture->work, UV_ENOMEM);
     }
     return CONTROL_WAIT;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* history_number: the names of the numbers in the history, and their values in a window whose state
+/* number: the names of the numbers in the history, and their values in a window whose state
  * still exists: every metric per head, and per layer "sink_rate" and "aggregate.<map>.<statistic>".
  * Pure. */
 #ifndef DAEMON_HISTORY_NUMBER_H

@@ -15,7 +15,7 @@ struct value_series {
     struct found_layer layer;
     struct found_track track;
     const char *metric;
-    int number;          /* history_number.h; -1 = only a newer attnd knows it */
+    int number;          /* number.h; -1 = only a newer attnd knows it */
     uint32_t head_first; /* heads in the answer */
     uint32_t heads;
     bool of_layer; /* one value for the layer: `heads` is 1 */

@@ -6,7 +6,7 @@
 
 static const char version_1[] =
     /* The database about itself. clean: 1 after a clean close, 0 while attnd has it; clock:
-     * the newest time that is known to be right (store_clock.h). */
+     * the newest time that is known to be right (clock.h). */
     "CREATE TABLE meta(key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;"
 
     /* A run of a job. run: RUN_BYTES bytes; state: enum job_state; first_ns, last_ns: least and
@@ -97,7 +97,7 @@ static const char version_1[] =
     "  run_id INTEGER NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL,"
     "  PRIMARY KEY(run_id, key)) WITHOUT ROWID;";
 
-/* series.data has the column p10 (store_series.h): an older attnd cannot read it. */
+/* series.data has the column p10 (series.h): an older attnd cannot read it. */
 static const char *const version_2 = "";
 
 static const char *const migrations[] = {version_1, version_2};

@@ -2,9 +2,9 @@
 /* commands: the table of attnctl's commands. Dispatch, --help, the man pages and the completion
  * come from it, so that a command is described once.
  *
- * To add a command: write int cmd_NAME(struct cli *) in cmd_NAME.c, declare it in cli.h, add a row
- * to commands.c at the place where --help shall list it, and options that are new to the table of
- * args.c. Its man page, its completion and the test of all commands then come by themselves. */
+ * To add a command: write int cmd_NAME(struct cli *) in query/NAME.c, declare it in cli.h, add a
+ * row to commands.c at the place where --help shall list it, and options that are new to the table
+ * of args.c. Its man page, its completion and the test of all commands then come by themselves. */
 #ifndef CLIENTS_CLI_BASE_COMMANDS_H
 #define CLIENTS_CLI_BASE_COMMANDS_H
 

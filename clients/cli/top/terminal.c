@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* ncurses is this file's alone. Signals that end top are waited for by its loop (cmd_top.c), so
+/* ncurses is this file's alone. Signals that end top are waited for by its loop (top.c), so
  * that only signals by mistake, of the program or of the sender, are caught here. */
 #include "clients/cli/top/internal.h"
 
