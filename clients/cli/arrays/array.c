@@ -5,6 +5,7 @@
  * file's ending. The mapping is private and read-only; a file that somebody shortens meanwhile ends
  * the program with a bus error, as it does any program that maps files. */
 #include "clients/cli/arrays/array_internal.h"
+#include "clients/cli/arrays/stream.h"
 
 #include "proto/err.h"
 
@@ -18,6 +19,9 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+/* Bytes of what a pipe gives at most. */
+#define SPOOL_MAX (UINT64_C(16) << 30)
 
 int array_fail(char *reterr, const char *format, ...)
 {
@@ -36,14 +40,31 @@ int array_fail_memory(char *reterr)
 
 /* Types and shapes ---------------------------------------------------------------------------- */
 
+static const struct {
+    size_t size;
+    const char *npy, *safetensors; /* npy: behind the sign of its byte order */
+} types[] = {
+    [ARRAY_F32] = {4, "f4", "F32"},   [ARRAY_F64] = {8, "f8", "F64"},
+    [ARRAY_F16] = {2, "f2", "F16"},   [ARRAY_BF16] = {2, "V2", "BF16"},
+    [ARRAY_BOOL] = {1, "b1", "BOOL"}, [ARRAY_U8] = {1, "u1", "U8"},
+    [ARRAY_I8] = {1, "i1", "I8"},     [ARRAY_U16] = {2, "u2", "U16"},
+    [ARRAY_I16] = {2, "i2", "I16"},   [ARRAY_U32] = {4, "u4", "U32"},
+    [ARRAY_I32] = {4, "i4", "I32"},   [ARRAY_U64] = {8, "u8", "U64"},
+    [ARRAY_I64] = {8, "i8", "I64"},
+};
+
+enum array_type array_type_parse(const char *name, bool npy)
+{
+    int type = 0;
+    while (type < ARRAY_OTHER && strcmp(name, npy ? types[type].npy : types[type].safetensors)) {
+        type++;
+    }
+    return (enum array_type)type;
+}
+
 size_t array_type_size(enum array_type type)
 {
-    static const size_t size[] = {
-        [ARRAY_F32] = 4, [ARRAY_F64] = 8, [ARRAY_F16] = 2, [ARRAY_BF16] = 2,  [ARRAY_BOOL] = 1,
-        [ARRAY_U8] = 1,  [ARRAY_I8] = 1,  [ARRAY_U16] = 2, [ARRAY_I16] = 2,   [ARRAY_U32] = 4,
-        [ARRAY_I32] = 4, [ARRAY_U64] = 8, [ARRAY_I64] = 8, [ARRAY_OTHER] = 0,
-    };
-    return size[type];
+    return type < ARRAY_OTHER ? types[type].size : 0;
 }
 
 bool array_type_is_integer(enum array_type type)
@@ -99,18 +120,6 @@ void array_shape_text(const struct array *array, char ret_text[ARRAY_SHAPE_TEXT_
 
 /* The list ------------------------------------------------------------------------------------ */
 
-static bool array_grow(struct array_list *list)
-{
-    size_t room = list->room ? 2 * list->room : 32;
-    struct array *items = realloc(list->items, room * sizeof *items);
-    if (!items) {
-        return false;
-    }
-    list->items = items;
-    list->room = room;
-    return true;
-}
-
 int array_list_add(struct array_list *list, const struct array *array, const char *name, size_t len,
                    char *reterr)
 {
@@ -118,9 +127,17 @@ int array_list_add(struct array_list *list, const struct array *array, const cha
         return array_fail(reterr, "an array has a name of %zu bytes (at most %d)", len,
                           ARRAY_NAME_MAX);
     }
+    if (list->count == list->room) {
+        size_t room = list->room ? 2 * list->room : 32;
+        struct array *items = realloc(list->items, room * sizeof *items);
+        if (!items) {
+            return array_fail_memory(reterr);
+        }
+        list->items = items;
+        list->room = room;
+    }
     char *copy = strndup(name, len);
-    if (!copy || (list->count == list->room && !array_grow(list))) {
-        free(copy);
+    if (!copy) {
         return array_fail_memory(reterr);
     }
     list->items[list->count] = *array;
@@ -157,34 +174,22 @@ static const struct {
 };
 enum { FORMAT_COUNT = sizeof formats / sizeof formats[0] };
 
-static bool array_ends_with(const char *path, const char *ending)
-{
-    size_t len = strlen(path), tail = strlen(ending);
-    return len >= tail && strcmp(path + len - tail, ending) == 0;
-}
-
-static list_reader *find_reader(const struct array_file *file)
-{
-    for (int i = 0; i < FORMAT_COUNT; i++) {
-        if (formats[i].is(file->data, file->size)) {
-            return formats[i].list;
-        }
-    }
-    for (int i = 0; i < FORMAT_COUNT; i++) {
-        if (array_ends_with(file->path, formats[i].ending)) {
-            return formats[i].list;
-        }
-    }
-    return NULL;
-}
-
 static int list_arrays(struct array_file *file, struct array_list *list, char *reterr)
 {
     size_t before = list->count;
     if (file->size == 0) {
         return array_fail(reterr, "the file is empty");
     }
-    list_reader *reader = find_reader(file);
+    list_reader *reader = NULL;
+    size_t len = strlen(file->path);
+    for (int i = 0; i < FORMAT_COUNT && !reader; i++) {
+        reader = formats[i].is(file->data, file->size) ? formats[i].list : NULL;
+    }
+    for (int i = 0; i < FORMAT_COUNT && !reader; i++) {
+        size_t tail = strlen(formats[i].ending);
+        bool ends = len >= tail && strcmp(file->path + len - tail, formats[i].ending) == 0;
+        reader = ends ? formats[i].list : NULL;
+    }
     if (!reader) {
         return array_fail(reterr, "not a .npy, .npz or .safetensors file");
     }
@@ -235,23 +240,83 @@ static int map(int fd, struct array_file *file, char *reterr)
     return 0;
 }
 
-static int array_open_path(const char *path, int *ret_fd, char *reterr)
+static int open_nameless(char *reterr)
 {
-    if (strcmp(path, "-") == 0) {
-        return spool_input(ret_fd, reterr);
+    const char *folder = getenv("TMPDIR");
+    char path[4096];
+    folder = folder && *folder ? folder : "/tmp";
+    snprintf(path, sizeof path, "%.4000s/attnctl-XXXXXX", folder);
+    int fd = mkostemp(path, O_CLOEXEC);
+    if (fd < 0) {
+        return array_fail(reterr, "cannot make a file in %.200s: %s", folder, strerror(errno));
     }
-    /* O_NONBLOCK: a pipe is refused, not waited for. */
-    *ret_fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    unlink(path);
+    return fd;
+}
+
+static int spool_copy(int fd, char *reterr)
+{
+    static char block[1 << 16];
+    uint64_t copied = 0;
+    for (ssize_t got; (got = read(STDIN_FILENO, block, sizeof block)) != 0;) {
+        if (got < 0 && errno == EINTR) {
+            continue;
+        }
+        if (got < 0) {
+            return array_fail(reterr, "%s", strerror(errno));
+        }
+        copied += (uint64_t)got;
+        if (copied > SPOOL_MAX) {
+            return array_fail(reterr, "larger than %d GiB: give a file", (int)(SPOOL_MAX >> 30));
+        }
+        for (ssize_t done = 0; done < got;) { /* after signals and short writes, too */
+            ssize_t written = write(fd, block + done, (size_t)(got - done));
+            if (written < 0 && errno != EINTR) {
+                return array_fail(reterr, "cannot be kept in a temporary file: %s",
+                                  strerror(errno));
+            }
+            done += written > 0 ? written : 0;
+        }
+    }
+    return 0;
+}
+
+/* Standard input as a descriptor that can be mapped: itself when it is a file, otherwise a file
+ * without a name in $TMPDIR, or /tmp, that all of it was copied to: arrays are read from the end
+ * too, which a pipe cannot do, and the kernel may write a file out when memory is short. */
+static int spool_input(int *ret_fd, char *reterr)
+{
+    struct stat stat;
+    if (isatty(STDIN_FILENO)) {
+        return array_fail(reterr, "standard input is a terminal: give a file or a pipe");
+    }
+    if (fstat(STDIN_FILENO, &stat) != 0) {
+        return array_fail(reterr, "%s", strerror(errno));
+    }
+    if (!S_ISREG(stat.st_mode)) {
+        *ret_fd = open_nameless(reterr);
+        if (*ret_fd >= 0 && spool_copy(*ret_fd, reterr) != 0) {
+            close(*ret_fd);
+            return -1;
+        }
+        return *ret_fd < 0 ? -1 : 0;
+    }
+    *ret_fd = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3);
     return *ret_fd < 0 ? array_fail(reterr, "%s", strerror(errno)) : 0;
 }
 
 int array_file_open(const char *path, struct array_file *ret_file, struct array_list *list,
                     char *reterr)
 {
-    int fd;
+    int fd = -1;
     *ret_file = (struct array_file){.path = path};
-    if (array_open_path(path, &fd, reterr) != 0) {
-        return -1;
+    if (strcmp(path, "-") == 0) {
+        if (spool_input(&fd, reterr) != 0) {
+            return -1;
+        }
+    } else if ((fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)) < 0) {
+        /* O_NONBLOCK: a pipe is refused, not waited for. */
+        return array_fail(reterr, "%s", strerror(errno));
     }
     int rc = map(fd, ret_file, reterr);
     close(fd);
@@ -282,7 +347,7 @@ static int fail_large(const struct array *array, char *reterr)
 }
 
 /* The contents in the order of the file. */
-static int arrays_array_load(const struct array *array, struct array_data *ret_data, char *reterr)
+static int array_load_plain(const struct array *array, struct array_data *ret_data, char *reterr)
 {
     if (!array->file->zip) {
         ret_data->data = array->file->data + array->offset;
@@ -293,13 +358,19 @@ static int arrays_array_load(const struct array *array, struct array_data *ret_d
     if (!ret_data->owned) {
         return fail_large(array, reterr);
     }
-    return npz_load(array, ret_data->owned, reterr);
+    struct array_stream stream;
+    int rc = array_stream_open(array, &stream, reterr);
+    if (rc == 0) {
+        rc = array_stream_read(&stream, 0, ret_data->owned, array->bytes, reterr);
+        array_stream_close(&stream);
+    }
+    return rc;
 }
 
 int array_load(const struct array *array, struct array_data *ret_data, char *reterr)
 {
     struct array_data data = {0};
-    int rc = arrays_array_load(array, &data, reterr);
+    int rc = array_load_plain(array, &data, reterr);
     if (rc == 0 && array->fortran && array->rank > 1) {
         uint8_t *ordered = malloc(array->bytes ? array->bytes : 1);
         if (ordered) {

@@ -95,26 +95,6 @@ static bool npy_take_number(struct text *text, uint64_t *ret_number)
     return true;
 }
 
-static enum array_type npy_parse_type(const char *name)
-{
-    static const struct {
-        const char *name;
-        enum array_type type;
-    } types[] = {
-        {"f4", ARRAY_F32},  {"f8", ARRAY_F64}, {"f2", ARRAY_F16}, {"V2", ARRAY_BF16},
-        {"b1", ARRAY_BOOL}, {"u1", ARRAY_U8},  {"i1", ARRAY_I8},  {"u2", ARRAY_U16},
-        {"i2", ARRAY_I16},  {"u4", ARRAY_U32}, {"i4", ARRAY_I32}, {"u8", ARRAY_U64},
-        {"i8", ARRAY_I64},
-    };
-    bool native = name[0] == '<' || name[0] == '|' || name[0] == '=';
-    for (size_t i = 0; native && i < sizeof types / sizeof types[0]; i++) {
-        if (strcmp(name + 1, types[i].name) == 0) {
-            return types[i].type;
-        }
-    }
-    return ARRAY_OTHER;
-}
-
 static bool take_type(struct text *text, struct array *array)
 {
     npy_skip_blanks(text);
@@ -143,7 +123,8 @@ static bool take_type(struct text *text, struct array *array)
     if (!take_string(text, array->type_name, sizeof array->type_name)) {
         return false;
     }
-    array->type = npy_parse_type(array->type_name);
+    bool native = *array->type_name && strchr("<|=", *array->type_name);
+    array->type = native ? array_type_parse(array->type_name + 1, true) : ARRAY_OTHER;
     return true;
 }
 
@@ -207,34 +188,22 @@ static uint64_t read_u16(const uint8_t *at)
     return (uint64_t)at[0] | (uint64_t)at[1] << 8;
 }
 
-/* Where the header begins, and its length. */
-static int npy_read_prefix(const uint8_t *data, size_t size, size_t *ret_begin, uint64_t *ret_len,
-                           char *reterr)
+int npy_header(const uint8_t *data, size_t size, struct array *ret_array, char *reterr)
 {
-    if (!npy_is(data, size)) {
-        return array_fail(reterr, size < sizeof magic ? "truncated: no whole .npy header"
-                                                      : "not a .npy file");
-    }
-    if (size < 12) {
+    struct array array = *ret_array;
+    bool is = npy_is(data, size);
+    if (size < (is ? 12 : sizeof magic)) {
         return array_fail(reterr, "truncated: no whole .npy header");
+    }
+    if (!is) {
+        return array_fail(reterr, "not a .npy file");
     }
     if (data[6] < 1 || data[6] > 3) {
         return array_fail(reterr, "version %d.%d of the .npy format is not known", data[6],
                           data[7]);
     }
-    *ret_begin = data[6] == 1 ? 10 : 12;
-    *ret_len = read_u16(data + 8) | (data[6] == 1 ? 0 : read_u16(data + 10) << 16);
-    return 0;
-}
-
-int npy_header(const uint8_t *data, size_t size, struct array *ret_array, char *reterr)
-{
-    size_t begin = 0;
-    uint64_t len = 0;
-    struct array array = *ret_array;
-    if (npy_read_prefix(data, size, &begin, &len, reterr) != 0) {
-        return -1;
-    }
+    size_t begin = data[6] == 1 ? 10 : 12;
+    uint64_t len = read_u16(data + 8) | (data[6] == 1 ? 0 : read_u16(data + 10) << 16);
     if (len > NPY_HEADER_MAX) {
         return array_fail(reterr, "its .npy header claims %" PRIu64 " bytes (at most %zu)", len,
                           NPY_HEADER_MAX);

@@ -30,25 +30,6 @@ bool safetensors_is(const uint8_t *data, size_t size)
     return size > 8 && safetensors_read_u64(data) <= HEADER_MAX && data[8] == '{';
 }
 
-static enum array_type safetensors_parse_type(const char *name)
-{
-    static const struct {
-        const char *name;
-        enum array_type type;
-    } types[] = {
-        {"F32", ARRAY_F32},   {"F64", ARRAY_F64}, {"F16", ARRAY_F16}, {"BF16", ARRAY_BF16},
-        {"BOOL", ARRAY_BOOL}, {"U8", ARRAY_U8},   {"I8", ARRAY_I8},   {"U16", ARRAY_U16},
-        {"I16", ARRAY_I16},   {"U32", ARRAY_U32}, {"I32", ARRAY_I32}, {"U64", ARRAY_U64},
-        {"I64", ARRAY_I64},
-    };
-    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
-        if (strcmp(name, types[i].name) == 0) {
-            return types[i].type;
-        }
-    }
-    return ARRAY_OTHER;
-}
-
 static bool safetensors_get_u64(const json_t *value, uint64_t *ret_number)
 {
     if (!json_is_integer(value) || json_integer_value(value) < 0) {
@@ -87,7 +68,7 @@ static int safetensors_read_tensor(const char *name, const json_t *tensor, struc
         return array_fail(reterr, "%.200s: not a tensor's dtype, shape and data_offsets", name);
     }
     snprintf(array.type_name, sizeof array.type_name, "%s", type);
-    array.type = safetensors_parse_type(type);
+    array.type = array_type_parse(type, false);
     if (array_measure(&array, reterr) != 0) {
         return array_fail(reterr, "%.200s: the declared shape is larger than any file", name);
     }

@@ -31,16 +31,7 @@ static void stream_give_back(struct array_stream *stream, uint64_t read)
 
 static int stream_fail_entry(const struct array_stream *stream, char *reterr)
 {
-    const struct array *array = stream->array;
-    zip_error_t *error =
-        stream->entry ? zip_file_get_error(stream->entry) : zip_get_error(array->file->zip);
-    if (zip_error_code_zip(error) == ZIP_ER_MEMORY) {
-        return array_fail_memory(reterr);
-    }
-    if (zip_error_code_zip(error) == ZIP_ER_OK) {
-        return array_fail(reterr, "%.200s: corrupt: not as many bytes as declared", array->name);
-    }
-    return array_fail(reterr, "%.200s: corrupt: %s", array->name, zip_error_strerror(error));
+    return npz_fail_entry(stream->array->file, stream->entry, stream->array->name, reterr);
 }
 
 /* `ret_data` NULL: only passes over them. */

@@ -163,17 +163,6 @@ static int write_tapped(struct recording *recording, struct tapped *tapped)
 /* Start ----------------------------------------------------------------------------------------
  */
 
-static int record_ask_endpoint(struct recording *recording)
-{
-    int code = reach_endpoint(recording->cli, ADDRESS_TAP, recording->endpoint);
-    if (code == CLI_OK && !*recording->endpoint) {
-        return cli_usage(recording->cli,
-                         "attnd does not say where recorders listen: its version has no "
-                         "tap.endpoint, or its port is `*`");
-    }
-    return code;
-}
-
 static int connect_tap(struct recording *recording, void **ret_socket)
 {
     void *socket = zmq_socket(recording->cli->rpc->context, ZMQ_SUB);
@@ -246,57 +235,42 @@ static int record_take(struct recording *recording, bool *ret_came, bool *ret_gr
     return code;
 }
 
-static bool is_complete(const struct recording *recording, uint64_t since_ns)
+/* Whether the end has come with a message, and not at some time. */
+static bool is_complete(const struct recording *recording)
 {
     const struct args *args = recording->cli->args;
-    const struct recorder *recorder = &recording->recorder;
-    return interrupt_came() || ((args->given & ARGS_COUNT) && recorder->messages >= args->count) ||
-           ((args->given & ARGS_UNTIL_END) && ranks_all_bye(&recording->ranks)) ||
-           ((args->given & ARGS_SECONDS) && (double)(now_ns() - since_ns) >= args->seconds * 1e9);
-}
-
-/* Whether the end came at some time, and not with a message. */
-static bool ended_by_time(const struct recording *recording)
-{
-    const struct args *args = recording->cli->args;
-    return !((args->given & ARGS_COUNT) && recording->recorder.messages >= args->count) &&
-           !((args->given & ARGS_UNTIL_END) && ranks_all_bye(&recording->ranks));
-}
-
-static void record_print_text(const struct recording *recording)
-{
-    const struct recorder *recorder = &recording->recorder;
-    struct cli *cli = recording->cli;
-    char payload[OUT_SIZE_MAX], file[OUT_SIZE_MAX];
-    out_size(recorder->payload, payload);
-    out_size(recorder->bytes, file);
-    fprintf(cli->out, "%s: %" PRIu64 " message%s of %s, %s in %s, %" PRIu64 " lost\n",
-            recorder->path, recorder->messages, out_plural(recorder->messages), recording->job,
-            payload, file, recording->lost);
-    if (recording->breaks > 0) {
-        fprintf(cli->out,
-                "the connection broke %" PRIu64 " time%s: what came meanwhile is not in the file\n",
-                recording->breaks, out_plural(recording->breaks));
-    }
+    return ((args->given & ARGS_COUNT) && recording->recorder.messages >= args->count) ||
+           ((args->given & ARGS_UNTIL_END) && ranks_all_bye(&recording->ranks));
 }
 
 static int record_finish(struct recording *recording)
 {
     struct cli *cli = recording->cli;
+    const struct recorder *recorder = &recording->recorder;
     if (recorder_close(&recording->recorder, recording->error) != 0) {
         return fail_file(recording);
     }
     if (cli->args->given & ARGS_JSON) {
-        const struct recorder *recorder = &recording->recorder;
         fprintf(cli->out,
                 "{\"messages\": %" PRIu64 ", \"bytes\": %" PRIu64 ", \"file_bytes\": %" PRIu64
                 ", \"lost\": %" PRIu64 ", \"breaks\": %" PRIu64 "}\n",
                 recorder->messages, recorder->payload, recorder->bytes, recording->lost,
                 recording->breaks);
     } else {
-        record_print_text(recording);
+        char payload[OUT_SIZE_MAX], file[OUT_SIZE_MAX];
+        out_size(recorder->payload, payload);
+        out_size(recorder->bytes, file);
+        fprintf(cli->out, "%s: %" PRIu64 " message%s of %s, %s in %s, %" PRIu64 " lost\n",
+                recorder->path, recorder->messages, out_plural(recorder->messages), recording->job,
+                payload, file, recording->lost);
+        if (recording->breaks > 0) {
+            fprintf(cli->out,
+                    "the connection broke %" PRIu64
+                    " time%s: what came meanwhile is not in the file\n",
+                    recording->breaks, out_plural(recording->breaks));
+        }
     }
-    if (recording->recorder.messages == 0) {
+    if (recorder->messages == 0) {
         fprintf(cli->err, "attnctl: no message of %s arrived: is it running? (see attnctl jobs)\n",
                 recording->job);
     }
@@ -305,7 +279,12 @@ static int record_finish(struct recording *recording)
 
 static int clients_record_record(struct recording *recording)
 {
-    int code = record_ask_endpoint(recording);
+    int code = reach_endpoint(recording->cli, ADDRESS_TAP, recording->endpoint);
+    if (code == CLI_OK && !*recording->endpoint) {
+        code = cli_usage(recording->cli,
+                         "attnd does not say where recorders listen: its version has no "
+                         "tap.endpoint, or its port is `*`");
+    }
     interrupt_catch();
     if (code == CLI_OK) {
         code = connect_tap(recording, &recording->link.socket);
@@ -325,10 +304,13 @@ static int clients_record_record(struct recording *recording)
     uint64_t since_ns = now_ns();
     int failure = CLI_OK;
     bool came, greeting;
-    while (failure == CLI_OK && !is_complete(recording, since_ns)) {
+    const struct args *args = recording->cli->args;
+    while (
+        failure == CLI_OK && !is_complete(recording) && !interrupt_came() &&
+        !((args->given & ARGS_SECONDS) && (double)(now_ns() - since_ns) >= args->seconds * 1e9)) {
         failure = record_take(recording, &came, &greeting);
     }
-    if (failure == CLI_OK && ended_by_time(recording)) {
+    if (failure == CLI_OK && !is_complete(recording)) {
         /* Messages that attnd dropped since the last message show in no number any more. Another
          * subscription makes it greet us once more, behind all that is on its way. */
         void *another = NULL;

@@ -21,25 +21,15 @@ static int recorder_fail(const char *path, const char *what, const char *advice,
     return -1;
 }
 
-static const char *recorder_advice(int error)
-{
-    switch (error) {
-    case EEXIST:
-        return "; choose another name, or replace it with --force";
-    case ENOENT:
-        return "; create the directory first";
-    case ENOSPC:
-    case EDQUOT:
-        return "; what was written before can be used";
-    default:
-        return "";
-    }
-}
-
 static int fail_system(const char *path, char *reterr)
 {
     int error = errno;
-    return recorder_fail(path, strerror(error), recorder_advice(error), reterr);
+    const char *advice = error == EEXIST   ? "; choose another name, or replace it with --force"
+                         : error == ENOENT ? "; create the directory first"
+                         : error == ENOSPC || error == EDQUOT
+                             ? "; what was written before can be used"
+                             : "";
+    return recorder_fail(path, strerror(error), advice, reterr);
 }
 
 static int recorder_write_all(int fd, struct iovec *parts, int count)
@@ -49,17 +39,16 @@ static int recorder_write_all(int fd, struct iovec *parts, int count)
         if (written < 0 && errno != EINTR) {
             return -1;
         }
-        if (written >= 0) {
-            /* Moves on by what was written. */
-            size_t advance_written = (size_t)written;
-            while (count > 0 && advance_written >= (parts)->iov_len) {
-                advance_written -= (parts)->iov_len;
-                ++parts;
-                --count;
-            }
-            if (count > 0) {
-                (parts)->iov_base = (char *)(parts)->iov_base + advance_written;
-                (parts)->iov_len -= advance_written;
+        /* Moves on by what was written. */
+        for (size_t left = written > 0 ? (size_t)written : 0;
+             count > 0 && (left > 0 || parts->iov_len == 0);) {
+            size_t step = left < parts->iov_len ? left : parts->iov_len;
+            parts->iov_base = (char *)parts->iov_base + step;
+            parts->iov_len -= step;
+            left -= step;
+            if (parts->iov_len == 0) {
+                parts++;
+                count--;
             }
         }
     }

@@ -2,56 +2,372 @@
 /* replay: sends a recording to attnd byte for byte, in its order, over one connection. attnd then
  * sees what it saw: of the same runs with the same sequence numbers. An attnd that still knows a
  * run refuses messages that it has had, which is reported at the end. */
-#include "clients/cli/base/cli.h"
-#include "clients/cli/recording/feed.h"
+#include "clients/cli/recording/replay.h"
+
+#include "clients/cli/base/field.h"
 #include "clients/cli/base/interrupt.h"
+#include "clients/cli/base/now.h"
 #include "clients/cli/base/out.h"
 #include "clients/cli/base/reach.h"
+#include "clients/cli/recording/sender.h"
+#include "proto/header.h"
+#include "proto/playback.h"
 
 #include <inttypes.h>
-#include <stdio.h>
+#include <poll.h>
+#include <string.h>
 
-/* Where to -------------------------------------------------------------------------------------
+/* How often attnd is asked how far it is: soon at first. */
+#define ASK_FIRST_MS 1
+#define ASK_LAST_MS  20
+/* attnd whose counters do not change for this long has not got everything, or hangs: a message may
+ * take it a minute. */
+#define STALL_NS UINT64_C(120000000000)
+/* The same when it has nothing in flight. */
+#define IDLE_NS UINT64_C(5000000000)
+/* More than an event counts against the budget, beside its bytes. */
+#define EVENT_COST 8192
+/* Shapes of messages whose cost is kept. */
+#define SHAPES 4096
+
+/* Counting -------------------------------------------------------------------------------------
  */
 
-static int find_endpoint(struct cli *cli, char ret_endpoint[ENDPOINT_MAX])
+/* Asks for the counters; a failure is explained on err. Returns CLI_OK or the exit code. */
+static int replay_count(struct cli *cli, struct replay_counts *ret_counts)
 {
-    if (cli->args->ingest) {
-        snprintf(ret_endpoint, ENDPOINT_MAX, "%s", cli->args->ingest);
+    struct rpc_reply reply;
+    int code = cli_call(cli, "stats", NULL, &reply);
+    if (code != CLI_OK) {
+        return code;
+    }
+    *ret_counts = (struct replay_counts){
+        .received = field_u64(reply.result, "received"),
+        .processed = field_u64(reply.result, "processed"),
+        .in_flight = field_u64(reply.result, "in_flight"),
+        .in_flight_bytes = field_u64(reply.result, "in_flight_bytes"),
+        .admitted_bytes = field_u64(reply.result, "admitted_bytes"),
+        .budget_bytes = field_u64(reply.result, "budget_bytes"),
+    };
+    const msgpack_object *dropped = mpk_find(reply.result, "dropped");
+    uint32_t count = dropped && dropped->type == MSGPACK_OBJECT_MAP ? dropped->via.map.size : 0;
+    for (uint32_t i = 0; i < count && i < REPLAY_REASONS_MAX; i++) {
+        const msgpack_object_kv *pair = &dropped->via.map.ptr[i];
+        struct replay_reason *reason = &ret_counts->reasons[ret_counts->reason_count++];
+        field_show(&pair->key, reason->name, sizeof reason->name);
+        if (mpk_get_u64(&pair->val, UINT64_MAX, &reason->count) != 0) {
+            reason->count = 0;
+        }
+    }
+    ret_counts->dropped = field_sum(dropped);
+    rpc_reply_clear(&reply);
+    return CLI_OK;
+}
+
+static uint64_t replay_dropped(const struct replay_counts *counts, const char *reason)
+{
+    for (uint32_t i = 0; i < counts->reason_count; i++) {
+        if (strcmp(counts->reasons[i].name, reason) == 0) {
+            return counts->reasons[i].count;
+        }
+    }
+    return 0;
+}
+
+void replay_print_dropped(const struct replay_counts *counts, bool json, FILE *out)
+{
+    const char *separator = "";
+    for (uint32_t i = 0; i < counts->reason_count; i++) {
+        const struct replay_reason *reason = &counts->reasons[i];
+        if (reason->count == 0) {
+            continue;
+        }
+        fputs(separator, out);
+        if (json) {
+            /* The names are printable ASCII, but attnd's: not all of it is the same in JSON. */
+            const char *name = reason->name;
+            putc('"', out);
+            for (; *name; name++) {
+                if (*name == '"' || *name == '\\') {
+                    putc('\\', out);
+                }
+                putc(*name, out);
+            }
+            putc('"', out);
+        } else {
+            fputs(reason->name, out);
+        }
+        fprintf(out, json ? ": %" PRIu64 : " %" PRIu64, reason->count);
+        separator = ", ";
+    }
+}
+
+/* Explaining -----------------------------------------------------------------------------------
+ */
+
+static int replay_explain(struct cli *cli, enum sender_status status, const char *endpoint,
+                          uint64_t sent)
+{
+    switch (status) {
+    case SENDER_ENDPOINT:
+        return cli_usage(cli, "'%.200s': not an endpoint (valid: tcp://host:port, ipc://path)",
+                         endpoint);
+    case SENDER_NOBODY:
+        fprintf(cli->err,
+                "attnctl: attnd does not subscribe at %s, its ingest.endpoint, within %g s\n",
+                endpoint, cli->args->timeout_ms / 1000.0);
+        return CLI_UNREACHABLE;
+    case SENDER_GONE:
+        fprintf(cli->err, "attnctl: attnd went away after %" PRIu64 " message%s\n", sent,
+                out_plural(sent));
+        return CLI_UNREACHABLE;
+    case SENDER_INTERRUPTED:
+        fprintf(cli->err, "attnctl: interrupted after %" PRIu64 " message%s\n", sent,
+                out_plural(sent));
+        return CLI_FINDING;
+    default:
+        fputs("attnctl: out of memory\n", cli->err);
+        return CLI_FINDING;
+    }
+}
+
+/* Waiting --------------------------------------------------------------------------------------
+ */
+
+/* Until attnd has received `messages` more than `before`, and less than `bytes` are in flight.
+ * Gives up when nothing changes for long. */
+static int replay_await(struct cli *cli, const struct replay_counts *before, uint64_t messages,
+                        uint64_t bytes, struct replay_counts *ret_now)
+{
+    struct replay_counts last = {0}, *now = ret_now;
+    uint64_t changed_ns = now_ns();
+    for (int wait_ms = ASK_FIRST_MS;; wait_ms *= wait_ms < ASK_LAST_MS ? 2 : 1) {
+        int code = replay_count(cli, now);
+        if (code != CLI_OK) {
+            return code;
+        }
+        if (now->received - before->received >= messages && now->in_flight_bytes < bytes) {
+            return CLI_OK;
+        }
+        if (interrupt_came()) {
+            return replay_explain(cli, SENDER_INTERRUPTED, "", messages);
+        }
+        if (last.received != now->received || last.processed != now->processed ||
+            last.in_flight != now->in_flight) {
+            changed_ns = now_ns();
+        } else if (now_ns() - changed_ns > (now->in_flight ? STALL_NS : IDLE_NS)) {
+            fprintf(cli->err,
+                    "attnctl: attnd has received %" PRIu64 " of %" PRIu64
+                    " messages, and is computing %" PRIu64 "; nothing moves any more\n",
+                    now->received - before->received, messages, now->in_flight);
+            return CLI_FINDING;
+        }
+        last = *now;
+        poll(NULL, 0, wait_ms);
+    }
+}
+
+/* Pacing ---------------------------------------------------------------------------------------
+ */
+
+/* A message's cost against the budget depends on its shape and on attnd's settings. So the
+ * first of each shape goes alone, when everything before it has arrived, and attnd's counter tells
+ * its cost; others of the shape need no question as long as they fit what was free at the last one.
+ * attnd admits a message of any cost while the budget is not used up: one alone is always safe. */
+struct pace {
+    struct replay_counts before, now;
+    uint64_t credit; /* may still be sent without asking */
+    struct replay_cost {
+        uint64_t shape, cost;
+    } known[SHAPES], *learning; /* NULL, or the one whose message was sent last */
+};
+
+/* One number for everything that the cost depends on; never 0. */
+static uint64_t replay_shape_of(const struct header *header)
+{
+    uint64_t parts[10 + TENSORS_MAX] = {
+        header->type,     header->batch,       header->heads,    header->queries,
+        header->keys,     header->kv_heads,    header->head_dim, header->value_dim,
+        header->q_offset, header->heads_total,
+    };
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    for (uint32_t i = 0; i < header->tensor_count; i++) {
+        parts[10 + i] = header->tensors[i].bytes << 16 | (uint64_t)header->tensors[i].role << 8 |
+                        (uint64_t)header->tensors[i].dtype;
+    }
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        hash = (hash ^ parts[i]) * UINT64_C(0x9e3779b97f4a7c15) + (hash >> 29);
+    }
+    for (const char *job = header->job; *job; job++) {
+        hash = (hash ^ (unsigned char)*job) * UINT64_C(0x100000001b3);
+    }
+    return hash ? hash : 1;
+}
+
+/* Where the cost of a message is kept; `small` when it has none worth keeping: an event, or one
+ * that is refused as it comes. */
+static struct replay_cost *find_cost(struct pace *pace, const struct recorded *recorded,
+                                     struct replay_cost *small)
+{
+    struct header header;
+    const char *key;
+    bool has_tensors =
+        recorded->frame_count > 1 &&
+        header_decode(recorded->frames[1].data, recorded->frames[1].size, &header, &key) == 0;
+    *small = (struct replay_cost){.cost = EVENT_COST};
+    for (uint32_t i = 0; i < recorded->frame_count; i++) {
+        small->cost += recorded->frames[i].size;
+    }
+    if (!has_tensors) {
+        return small;
+    }
+    uint64_t shape = header.type == MESSAGE_EVENT ? 0 : replay_shape_of(&header);
+    header_clear(&header);
+    if (shape == 0) {
+        return small;
+    }
+    struct replay_cost *cost = &pace->known[shape % SHAPES];
+    if (cost->shape != shape) {
+        *cost = (struct replay_cost){.shape = shape};
+    }
+    return cost;
+}
+
+/* Until all that was sent is there and attnd has room. */
+static int ask_room(struct cli *cli, struct pace *pace, const struct sender *sender)
+{
+    uint64_t limit = pace->before.budget_bytes / 2, admitted = pace->now.admitted_bytes;
+    int code = replay_await(cli, &pace->before, sender->sent, limit, &pace->now);
+    if (code != CLI_OK) {
+        return code;
+    }
+    if (pace->learning) {
+        pace->learning->cost = pace->now.admitted_bytes - admitted;
+    }
+    pace->learning = NULL;
+    pace->credit = limit - pace->now.in_flight_bytes;
+    return CLI_OK;
+}
+
+/* Waits until the message may be sent. */
+static int await_room(struct cli *cli, struct pace *pace, const struct sender *sender,
+                      const struct recorded *recorded)
+{
+    struct replay_cost small;
+    bool asked = pace->learning != NULL;
+    if (pace->before.budget_bytes == 0) {
         return CLI_OK;
     }
-    int code = reach_endpoint(cli, ADDRESS_INGEST, ret_endpoint);
-    if (code == CLI_OK && !*ret_endpoint) {
-        return cli_usage(cli, "attnd does not say where it takes messages: give --ingest ENDPOINT");
+    int code = asked ? ask_room(cli, pace, sender) : CLI_OK;
+    if (code != CLI_OK) {
+        return code;
     }
+    struct replay_cost *cost = find_cost(pace, recorded, &small);
+    bool fits = cost->cost > 0 && cost->cost <= pace->credit;
+    if (!fits && !asked) {
+        code = ask_room(cli, pace, sender);
+    }
+    pace->learning = cost->cost == 0 ? cost : NULL;
+    fits = cost->cost > 0 && cost->cost <= pace->credit;
+    pace->credit -= fits ? cost->cost : pace->credit;
     return code;
 }
 
-/* The result -----------------------------------------------------------------------------------
+/* Sending --------------------------------------------------------------------------------------
  */
 
-/* Also of what was sent before a record that cannot be read. */
-static int replay(struct cli *cli, struct playback *playback, struct sender *sender)
+/* When messages are due: the first one now. */
+struct rhythm {
+    double factor; /* 0 = at once */
+    uint64_t first_ns, started_ns;
+};
+
+static enum sender_status await_turn(struct sender *sender, struct rhythm *rhythm,
+                                     uint64_t received_ns)
 {
-    struct feed_counts before, counts;
-    int code = feed_count(cli, &before);
+    uint64_t now = now_ns();
+    if (rhythm->started_ns == 0) {
+        rhythm->started_ns = now;
+        rhythm->first_ns = received_ns;
+    }
+    if (rhythm->factor == 0 || received_ns <= rhythm->first_ns) {
+        return SENDER_OK;
+    }
+    double due_ns = (double)(received_ns - rhythm->first_ns) / rhythm->factor;
+    double left_ns = due_ns - (double)(now - rhythm->started_ns);
+    return left_ns > 0 ? sender_pause(sender, left_ns < 1e18 ? (uint64_t)left_ns : UINT64_MAX / 2)
+                       : SENDER_OK;
+}
+
+/* Sends every message that can be read: `factor` times as fast as recorded, or at once with 0; but
+ * never so fast that more than half of attnd's budget is in flight, beyond which it would drop. A
+ * last record that is cut short is only mentioned on err. Returns CLI_OK, or the exit code after
+ * explaining on err. */
+static int replay_send(struct cli *cli, struct playback *playback, struct sender *sender,
+                       double factor)
+{
+    struct rhythm rhythm = {.factor = factor};
+    struct pace pace = {.credit = 0};
+    struct recorded recorded;
+    enum playback_status status;
+    char error[PLAYBACK_ERROR_MAX];
+    int code = replay_count(cli, &pace.before);
     if (code != CLI_OK) {
         return code;
     }
-    int failure = feed_send(cli, playback, sender, cli->args->rhythm);
+    pace.now = pace.before;
+    while ((status = playback_next(playback, &recorded, error)) == PLAYBACK_MESSAGE) {
+        code = await_room(cli, &pace, sender, &recorded);
+        if (code != CLI_OK) {
+            return code;
+        }
+        enum sender_status sent = await_turn(sender, &rhythm, recorded.received_ns);
+        if (sent == SENDER_OK) {
+            sent = sender_send(sender, recorded.frames, recorded.frame_count);
+        }
+        if (sent != SENDER_OK) {
+            return replay_explain(cli, sent, "", sender->sent);
+        }
+        if (interrupt_came()) {
+            return replay_explain(cli, SENDER_INTERRUPTED, "", sender->sent);
+        }
+    }
+    if (status == PLAYBACK_END) {
+        return CLI_OK;
+    }
+    fprintf(cli->err, "attnctl: %s\n", error);
+    return status == PLAYBACK_CUT ? CLI_OK : CLI_USAGE;
+}
+
+/* The command ---------------------------------------------------------------------------------- */
+
+/* Also of what was sent before a record that cannot be read. */
+static int replay_file(struct cli *cli, struct playback *playback, struct sender *sender)
+{
+    struct replay_counts before, counts;
+    int code = replay_count(cli, &before);
+    if (code != CLI_OK) {
+        return code;
+    }
+    int failure = replay_send(cli, playback, sender, cli->args->rhythm);
     if (failure != CLI_OK && failure != CLI_USAGE) {
         return failure;
     }
-    code = feed_settle(cli, &before, sender->sent, &counts);
+    code = replay_await(cli, &before, sender->sent, 1, &counts);
     if (code != CLI_OK) {
         return code;
+    }
+    counts.processed -= before.processed;
+    counts.dropped -= before.dropped;
+    for (uint32_t i = 0; i < counts.reason_count; i++) {
+        counts.reasons[i].count -= replay_dropped(&before, counts.reasons[i].name);
     }
     if (cli->args->given & ARGS_JSON) {
         fprintf(cli->out,
                 "{\"sent\": %" PRIu64 ", \"bytes\": %" PRIu64 ", \"not_asked_for\": %" PRIu64
                 ", \"processed\": %" PRIu64 ", \"dropped\": {",
                 sender->sent, sender->bytes, sender->unwanted, counts.processed);
-        feed_print_dropped(&counts, true, cli->out);
+        replay_print_dropped(&counts, true, cli->out);
         fputs("}}\n", cli->out);
     } else {
         char size[OUT_SIZE_MAX];
@@ -61,13 +377,13 @@ static int replay(struct cli *cli, struct playback *playback, struct sender *sen
                 playback->path, sender->sent, out_plural(sender->sent), size, counts.processed,
                 counts.dropped);
         fputs(counts.dropped > 0 ? ": " : "", cli->out);
-        feed_print_dropped(&counts, false, cli->out);
+        replay_print_dropped(&counts, false, cli->out);
         putc('\n', cli->out);
         if (sender->unwanted > 0) {
             fprintf(cli->out, "%" PRIu64 " not sent: attnd does not ask for their topics\n",
                     sender->unwanted);
         }
-        if (feed_dropped(&counts, "ended") > 0 || feed_dropped(&counts, "seq_duplicate") > 0) {
+        if (replay_dropped(&counts, "ended") > 0 || replay_dropped(&counts, "seq_duplicate") > 0) {
             fputs("attnd had these runs already: restart it, or replay to another one\n", cli->out);
         }
     }
@@ -85,13 +401,24 @@ int cmd_replay(struct cli *cli)
     if (playback_open(cli->args->words[1], &playback, error) != 0) {
         return cli_usage(cli, "%s", error);
     }
-    int code = find_endpoint(cli, endpoint);
+    int code = CLI_OK;
+    if (cli->args->ingest) {
+        snprintf(endpoint, sizeof endpoint, "%s", cli->args->ingest);
+    } else {
+        code = reach_endpoint(cli, ADDRESS_INGEST, endpoint);
+        if (code == CLI_OK && !*endpoint) {
+            code = cli_usage(cli,
+                             "attnd does not say where it takes messages: give --ingest ENDPOINT");
+        }
+    }
     interrupt_catch();
     if (code == CLI_OK) {
-        code = feed_open(cli, cli->rpc->context, endpoint, &sender);
+        enum sender_status status =
+            sender_open(cli->rpc->context, endpoint, cli->args->timeout_ms, &sender);
+        code = status == SENDER_OK ? CLI_OK : replay_explain(cli, status, endpoint, 0);
     }
     if (code == CLI_OK) {
-        code = replay(cli, &playback, &sender);
+        code = replay_file(cli, &playback, &sender);
         sender_close(&sender);
     }
     playback_close(&playback);

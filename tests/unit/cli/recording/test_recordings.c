@@ -9,7 +9,7 @@
 #include <cmocka.h>
 
 #include "proto/err.h"
-#include "clients/cli/recording/feed.h"
+#include "clients/cli/recording/replay.h"
 #include "proto/header.h"
 #include "proto/mpk.h"
 #include "proto/playback.h"
@@ -393,14 +393,14 @@ static void test_what_has_no_sound_header_is_nobodys(void **state)
 
 static void test_reasons_of_any_name_are_json(void **state)
 {
-    struct feed_counts counts = {.reason_count = 3,
-                                 .reasons = {{"late", 2}, {"a\"b\\c", 1}, {"none", 0}}};
+    struct replay_counts counts = {.reason_count = 3,
+                                   .reasons = {{"late", 2}, {"a\"b\\c", 1}, {"none", 0}}};
     char text[64] = "";
     (void)state;
     for (int json = 0; json < 2; json++) {
         FILE *out = fmemopen(text, sizeof text, "w");
         assert_non_null(out);
-        feed_print_dropped(&counts, json, out);
+        replay_print_dropped(&counts, json, out);
         fclose(out);
         assert_string_equal(text, json ? "\"late\": 2, \"a\\\"b\\\\c\": 1" : "late 2, a\"b\\c 1");
     }
