@@ -10,37 +10,11 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* The grain; as the daemon's default. */
-#define BLOCK_ENTRIES 1048576
-
 struct engine_job {
     struct pool_job job; /* first */
     struct measure *measure;
     uint32_t index;
 };
-
-static struct measure_plan engine_plan_of(const struct options *options)
-{
-    struct measure_plan plan = {
-        .whole = true,
-        .head_pairs = options->head_pairs,
-        .top_pairs = options->top_pairs,
-        .local_window = options->local_window,
-        .redundant_js = options->redundant_js,
-        .head_weights = options->head_weights.items,
-        .head_weight_count = options->head_weights.count,
-        .spectrum_max_size = options->spectrum_max,
-        .spectrum_sample = options->sample,
-        .spectrum_effort = options->effort,
-        .qk_maps_max_size = options->qk_maps,
-        .block_entries = BLOCK_ENTRIES,
-        .isa = options->isa,
-    };
-    for (int i = 0; i < METRIC_GROUP_COUNT; i++) {
-        plan.group[i] = options->group[i];
-    }
-    return plan;
-}
 
 static void engine_run(struct pool_job *pool_job, struct scratch *scratch)
 {
@@ -48,17 +22,7 @@ static void engine_run(struct pool_job *pool_job, struct scratch *scratch)
     measure_run(job->measure, job->index, scratch);
 }
 
-static int run_here(struct measure *measure, uint32_t jobs)
-{
-    struct scratch scratch = {0};
-    for (uint32_t i = 0; i < jobs; i++) {
-        measure_run(measure, i, &scratch);
-    }
-    scratch_clear(&scratch);
-    return 0;
-}
-
-static int run_on_threads(struct measure *measure, uint32_t count, uint32_t threads)
+static int engine_run_jobs(struct measure *measure, uint32_t count, uint32_t threads)
 {
     struct pool *pool = NULL;
     struct engine_job *jobs = calloc(count, sizeof *jobs);
@@ -78,29 +42,22 @@ static int run_on_threads(struct measure *measure, uint32_t count, uint32_t thre
     return rc;
 }
 
-static int engine_finish(struct measure *measure)
-{
-    struct scratch scratch = {0};
-    int rc = measure_finish(measure, &scratch);
-    scratch_clear(&scratch);
-    return rc;
-}
-
 /* Measures one input, and writes the numbers as those of another, of the same tier. */
 static int measure_input(const struct input *input, const struct input *named,
                          const struct options *options, struct mpk_writer *writer)
 {
-    struct measure_plan plan = engine_plan_of(options);
     struct measure *measure = NULL;
-    int rc = input->tier == TIER_WEIGHTS ? measure_new_weights(&input->weights, &plan, &measure)
-                                         : measure_new(&input->attention, &plan, &measure);
+    int rc = input->tier == TIER_WEIGHTS
+                 ? measure_new_weights(&input->weights, &options->plan, &measure)
+                 : measure_new(&input->attention, &options->plan, &measure);
     if (rc == 0) {
         uint32_t jobs = measure_jobs(measure);
-        uint32_t threads = options->threads < jobs ? options->threads : jobs;
-        rc = threads > 1 ? run_on_threads(measure, jobs, threads) : run_here(measure, jobs);
+        rc = engine_run_jobs(measure, jobs, options->threads < jobs ? options->threads : jobs);
     }
     if (rc == 0) {
-        rc = engine_finish(measure);
+        struct scratch scratch = {0};
+        rc = measure_finish(measure, &scratch);
+        scratch_clear(&scratch);
     }
     if (rc == 0) {
         const struct measured *measured = measure_result(measure);
@@ -140,19 +97,14 @@ static int measure_input(const struct input *input, const struct input *named,
     return rc != 0 || mpk_writer_ok(writer) ? rc : ERR_MEMORY;
 }
 
-static uint32_t engine_heads_of(const struct input *input)
-{
-    return input->attention.heads > 0 ? input->attention.heads : 1;
-}
-
 /* A map without entries has the numbers of one row that is padding: none. `zeros` has an f64 for
  * each head, which is as much as any of its tensors takes. */
-static struct input stand_in(const struct input *input, const double *zeros)
+static struct input stand_in(const struct input *input, uint32_t heads, const double *zeros)
 {
     static const int32_t none[1] = {0};
     struct input row = *input;
     struct attention *a = &row.attention;
-    a->heads = engine_heads_of(input);
+    a->heads = heads;
     a->batch = a->queries = a->keys = 1;
     a->q_len = a->k_len = none;
     a->weights = input->array[TENSOR_WEIGHTS] ? zeros : NULL;
@@ -164,29 +116,27 @@ static struct input stand_in(const struct input *input, const double *zeros)
     return row;
 }
 
-static int measure_empty(const struct input *input, const struct options *options,
-                         struct mpk_writer *writer)
+int engine_measure(const struct input *input, const struct options *options,
+                   struct mpk_writer *writer)
 {
-    double *zeros = calloc(engine_heads_of(input), sizeof *zeros);
+    if (!input->empty) {
+        return measure_input(input, input, options, writer);
+    }
+    uint32_t heads = input->attention.heads > 0 ? input->attention.heads : 1;
+    double *zeros = calloc(heads, sizeof *zeros);
     if (!zeros) {
         return ERR_MEMORY;
     }
-    struct input row = stand_in(input, zeros);
+    struct input row = stand_in(input, heads, zeros);
     int rc = measure_input(&row, input, options, writer);
     free(zeros);
     return rc;
 }
 
-int engine_measure(const struct input *input, const struct options *options,
-                   struct mpk_writer *writer)
-{
-    return input->empty ? measure_empty(input, options, writer)
-                        : measure_input(input, input, options, writer);
-}
-
 bool engine_skips_spectrum(const struct input *input, const struct options *options)
 {
     const struct attention *a = &input->attention;
-    return input->tier == TIER_ATTENTION && options->group[METRIC_GROUP_SPECTRUM] &&
-           (a->queries > options->spectrum_max || a->keys > options->spectrum_max);
+    return input->tier == TIER_ATTENTION && options->plan.group[METRIC_GROUP_SPECTRUM] &&
+           (a->queries > options->plan.spectrum_max_size ||
+            a->keys > options->plan.spectrum_max_size);
 }

@@ -12,22 +12,29 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SHAPE_TEXT ARRAY_SHAPE_TEXT_MAX
 /* Longest axis: positions are 32-bit numbers with a sign in the engine's interface. */
 #define AXIS_MAX INT32_MAX
+#define FLOATS   "f32, f64, f16 or bf16"
+#define INTEGERS "bool or an integer"
 
 static int fail_array(const struct array *array, char *reterr, const char *wanted)
 {
-    char shape[SHAPE_TEXT];
+    char shape[ARRAY_SHAPE_TEXT_MAX];
     array_shape_text(array, shape);
     return array_fail(reterr, "%.200s: %.100s: its shape is %s, not %s", array->file->path,
                       array->name, shape, wanted);
 }
 
-static int fail_layer(const struct input *input, char *reterr, const char *sentence)
+static int fail_dtype(const struct array *array, char *reterr, const char *wanted)
+{
+    return array_fail(reterr, "%.200s: %.100s: its dtype is %s, not %s", array->file->path,
+                      array->name, array->type_name, wanted);
+}
+
+static int fail_layer(struct layer_id id, char *reterr, const char *sentence)
 {
     char text[PLACE_TEXT_MAX];
-    place_layer(input->id, text);
+    place_layer(id, text);
     return array_fail(reterr, "%s: %s", text, sentence);
 }
 
@@ -51,11 +58,7 @@ static int check_map(const struct array *array, uint32_t axes, const char *wante
     if (!good) {
         return fail_array(array, reterr, wanted);
     }
-    if (!array_type_dtype(array->type, ret_dtype)) {
-        return array_fail(reterr, "%.200s: %.100s: its dtype is %s, not f32, f64, f16 or bf16",
-                          array->file->path, array->name, array->type_name);
-    }
-    return 0;
+    return array_type_dtype(array->type, ret_dtype) ? 0 : fail_dtype(array, reterr, FLOATS);
 }
 
 /* As many as --heads takes. */
@@ -73,7 +76,7 @@ static int input_check_heads(const struct array *array, uint32_t heads, char *re
 static int check_weights(struct input *input, char *reterr)
 {
     struct attention *a = &input->attention;
-    const struct array *weights = input->array[TENSOR_WEIGHTS];
+    const struct array *weights = input->array[TENSOR_WEIGHTS], *grad = input->array[TENSOR_GRAD];
     if (check_map(weights, 2, WEIGHTS_SHAPES, &a->dtype, reterr) != 0) {
         return -1;
     }
@@ -81,33 +84,27 @@ static int check_weights(struct input *input, char *reterr)
     a->heads = axis(weights, 2);
     a->queries = axis(weights, 1);
     a->keys = axis(weights, 0);
-    return input_check_heads(weights, a->heads, reterr);
-}
-
-static int check_grad(struct input *input, char *reterr)
-{
-    struct attention *a = &input->attention;
-    const struct array *grad = input->array[TENSOR_GRAD];
-    if (!grad) {
-        return 0;
-    }
-    if (check_map(grad, 2, WEIGHTS_SHAPES, &a->grad_dtype, reterr) != 0) {
+    if (input_check_heads(weights, a->heads, reterr) != 0) {
         return -1;
     }
-    if (axis(grad, 3) != a->batch || axis(grad, 2) != a->heads || axis(grad, 1) != a->queries ||
-        axis(grad, 0) != a->keys) {
+    if (grad && check_map(grad, 2, WEIGHTS_SHAPES, &a->grad_dtype, reterr) != 0) {
+        return -1;
+    }
+    if (grad && (axis(grad, 3) != a->batch || axis(grad, 2) != a->heads ||
+                 axis(grad, 1) != a->queries || axis(grad, 0) != a->keys)) {
         return fail_array(grad, reterr, "that of the weights");
     }
     return 0;
 }
 
-static int check_q_and_k(struct input *input, char *reterr)
+static int check_qk(struct input *input, char *reterr)
 {
     static const char *const wanted = "[B,H,T,d] or [H,T,d]";
     struct attention *a = &input->attention;
     const struct array *q = input->array[TENSOR_Q], *k = input->array[TENSOR_K];
+    const struct array *v = input->array[TENSOR_V];
     if (!q || !k) {
-        return fail_layer(input, reterr, q ? "there is .q but no .k" : "there is .k but no .q");
+        return fail_layer(input->id, reterr, q ? "there is .q but no .k" : "there is .k but no .q");
     }
     if (check_map(q, 3, wanted, &a->qk.q_dtype, reterr) != 0 ||
         check_map(k, 3, wanted, &a->qk.k_dtype, reterr) != 0) {
@@ -132,17 +129,10 @@ static int check_q_and_k(struct input *input, char *reterr)
     if (a->qk.kv_heads == 0 ? a->heads != 0 : a->heads % a->qk.kv_heads != 0) {
         return fail_array(k, reterr, "of a number of heads that divides those of .q");
     }
-    return 0;
-}
-
-static int check_v(struct input *input, char *reterr)
-{
-    struct attention *a = &input->attention;
-    const struct array *v = input->array[TENSOR_V];
     if (!v) {
         return 0;
     }
-    if (check_map(v, 3, "[B,H,T,d] or [H,T,d]", &a->qk.v_dtype, reterr) != 0) {
+    if (check_map(v, 3, wanted, &a->qk.v_dtype, reterr) != 0) {
         return -1;
     }
     a->qk.value_dim = axis(v, 0);
@@ -153,15 +143,6 @@ static int check_v(struct input *input, char *reterr)
 }
 
 /* Masks, tokens, lengths ---------------------------------------------------------------------- */
-
-static int check_integer(const struct array *array, char *reterr)
-{
-    if (array_type_is_integer(array->type)) {
-        return 0;
-    }
-    return array_fail(reterr, "%.200s: %.100s: its dtype is %s, not bool or an integer",
-                      array->file->path, array->name, array->type_name);
-}
 
 /* Whether the whole name is the word, or ends in .word. */
 static bool is_named(const struct array *array, const char *word)
@@ -179,8 +160,8 @@ static int check_mask(struct input *input, char *reterr)
     if (!mask) {
         return 0;
     }
-    if (check_integer(mask, reterr) != 0) {
-        return -1;
+    if (!array_type_is_integer(mask->type)) {
+        return fail_dtype(mask, reterr, INTEGERS);
     }
     /* Whether a mask is [B,Tk]. Where that is [Tq,Tk] too, the name decides. */
     input->padding = mask->rank == 2 && mask->shape[0] == a->batch && mask->shape[1] == a->keys &&
@@ -208,8 +189,8 @@ static int check_per_key(const struct input *input, enum tensor_role role, char 
     if (!array) {
         return 0;
     }
-    if (check_integer(array, reterr) != 0) {
-        return -1;
+    if (!array_type_is_integer(array->type)) {
+        return fail_dtype(array, reterr, INTEGERS);
     }
     if ((array->rank == 2 || (array->rank == 1 && a->batch == 1)) && axis(array, 0) == a->keys &&
         axis(array, 1) == a->batch) {
@@ -245,50 +226,40 @@ static int check_lengths(const struct input *input, const struct int_list *own,
     return 0;
 }
 
-/* --causal and its like, where they count. */
-static void apply_bounds(struct input *input, const struct options *options, bool mixed)
+/* Statements about the rows must fit them. An empty map has no rows, so only the kind of the map is
+ * asked for. */
+static int check_rows(struct input *input, const struct options *options, bool mixed, char *reterr)
 {
     struct attention *a = &input->attention;
+    input->empty = a->batch == 0 || a->heads == 0 || a->queries == 0 || a->keys == 0;
     a->self = input->id.site == SITE_SELF;
     if (a->self && (!mixed || input->id.stack == STACK_DECODER)) {
         a->causal = options->causal;
         a->window = options->window;
         a->q_offset = options->q_offset;
     }
-}
-
-/* Statements about the rows must fit them. An empty map has no rows, so only the kind of the map is
- * asked for. */
-static int check_rows(struct input *input, const struct options *options, bool mixed, char *reterr)
-{
-    const struct attention *a = &input->attention;
-    input->empty = a->batch == 0 || a->heads == 0 || a->queries == 0 || a->keys == 0;
     if (input->empty) {
-        apply_bounds(input, options, mixed);
         return 0;
     }
     if (input->array[TENSOR_DOCUMENTS] && input->id.site == SITE_CROSS) {
-        return fail_layer(input, reterr, "documents are a matter of self-attention");
+        return fail_layer(input->id, reterr, "documents are a matter of self-attention");
     }
     if (check_mask(input, reterr) != 0 || check_per_key(input, TENSOR_TOKENS, reterr) != 0 ||
         check_per_key(input, TENSOR_DOCUMENTS, reterr) != 0) {
         return -1;
     }
-    /* The statements of the command line about the rows of this layer. */
-    struct attention *oa = &input->attention;
-    apply_bounds(input, options, mixed);
-    oa->dropout = options->dropout;
-    oa->learned_sink = options->learned_sink;
-    oa->qk.scale = isnan(options->scale) ? 1 / sqrt((double)oa->qk.head_dim) : options->scale;
-    oa->qk.softcap = options->softcap;
-    if (options->head_weights.items && options->head_weights.count != oa->heads) {
-        return fail_layer(input, reterr, "--head-weights: not one number per head");
+    a->dropout = options->dropout;
+    a->learned_sink = options->learned_sink;
+    a->qk.scale = isnan(options->scale) ? 1 / sqrt((double)a->qk.head_dim) : options->scale;
+    a->qk.softcap = options->softcap;
+    if (options->head_weights.items && options->head_weights.count != a->heads) {
+        return fail_layer(input->id, reterr, "--head-weights: not one number per head");
     }
-    if (check_lengths(input, &options->q_lengths, options, oa->queries, "q-lengths", &oa->q_len,
+    if (check_lengths(input, &options->q_lengths, options, a->queries, "q-lengths", &a->q_len,
                       reterr) != 0) {
         return -1;
     }
-    return check_lengths(input, &options->k_lengths, options, oa->keys, "k-lengths", &oa->k_len,
+    return check_lengths(input, &options->k_lengths, options, a->keys, "k-lengths", &a->k_len,
                          reterr);
 }
 
@@ -305,8 +276,7 @@ static int check_matrix(struct input *input, enum projection projection, char *r
         return fail_array(array, reterr, "[out,in], neither of them 0");
     }
     if (!array_type_dtype(array->type, &matrix->dtype)) {
-        return array_fail(reterr, "%.200s: %.100s: its dtype is %s, not f32, f64, f16 or bf16",
-                          array->file->path, array->name, array->type_name);
+        return fail_dtype(array, reterr, FLOATS);
     }
     /* Any pointer but NULL says that the matrix is there; its contents come later. */
     matrix->data = array;
@@ -330,85 +300,49 @@ static int fail_projections(const struct input *input, char *reterr)
                                      w->matrix[p].out, w->matrix[p].in);
         }
     }
-    return fail_layer(input, reterr, sentence);
+    return fail_layer(input->id, reterr, sentence);
 }
 
 /* The inputs ---------------------------------------------------------------------------------- */
 
-static void input_take(struct input *input, const struct layer_arrays *layer,
-                       enum tensor_role first, enum tensor_role last)
-{
-    for (enum tensor_role role = first; role <= last; role++) {
-        input->array[role] = layer->array[role];
-    }
-}
-
 static bool has_any(const struct layer_arrays *layer, enum tensor_role first, enum tensor_role last)
 {
+    bool any = false;
     for (enum tensor_role role = first; role <= last; role++) {
-        if (layer->array[role]) {
-            return true;
-        }
+        any = any || layer->array[role];
     }
-    return false;
+    return any;
 }
 
-static int add_attention(const struct layer_arrays *layer, const struct options *options,
-                         bool mixed, struct input *input, char *reterr)
+static int check_projections(struct input *input, const struct options *options, char *reterr)
 {
-    *input = (struct input){.id = layer->id, .tier = TIER_ATTENTION};
-    input_take(input, layer, TENSOR_WEIGHTS, TENSOR_DOCUMENTS);
-    if (check_weights(input, reterr) != 0 || check_grad(input, reterr) != 0) {
-        return -1;
-    }
-    return check_rows(input, options, mixed, reterr);
-}
-
-static int add_qk(const struct layer_arrays *layer, const struct options *options, bool mixed,
-                  struct input *input, char *reterr)
-{
-    *input = (struct input){.id = layer->id, .tier = TIER_QK};
-    input_take(input, layer, TENSOR_MASK, TENSOR_TOKENS);
-    input_take(input, layer, TENSOR_DOCUMENTS, TENSOR_V);
-    if (check_q_and_k(input, reterr) != 0 || check_v(input, reterr) != 0) {
-        return -1;
-    }
-    return check_rows(input, options, mixed, reterr);
-}
-
-static int add_projections(const struct layer_arrays *layer, const struct options *options,
-                           struct input *input, char *reterr)
-{
-    *input = (struct input){.id = layer->id, .tier = TIER_WEIGHTS};
-    input_take(input, layer, TENSOR_WQ, TENSOR_WO);
     for (int p = 0; p < PROJECTION_COUNT; p++) {
         if (check_matrix(input, (enum projection)p, reterr) != 0) {
             return -1;
         }
     }
     if (options->heads == 0) {
-        return fail_layer(input, reterr,
+        return fail_layer(input->id, reterr,
                           "wq, wk, wv, wo do not say how many heads they have: give --heads N");
     }
     /* Options that are left out follow from the shapes. */
     struct weights *w = &input->weights;
     const struct projection_matrix *m = w->matrix;
+    uint32_t kv_out = m[PROJECTION_K].data ? m[PROJECTION_K].out : m[PROJECTION_V].out;
     w->heads = options->heads;
     w->head_dim = options->head_dim;
     w->kv_heads = options->kv_heads;
     if (w->head_dim == 0) {
         w->head_dim = (m[PROJECTION_Q].data ? m[PROJECTION_Q].out : m[PROJECTION_O].in) / w->heads;
     }
-    if (w->head_dim == 0 && w->kv_heads > 0) {
-        w->head_dim =
-            (m[PROJECTION_K].data ? m[PROJECTION_K].out : m[PROJECTION_V].out) / w->kv_heads;
+    if (w->head_dim == 0) {
+        w->head_dim = kv_out / (w->kv_heads > 0 ? w->kv_heads : w->heads);
     }
     if (w->head_dim == 0) {
-        w->head_dim = (m[PROJECTION_K].data ? m[PROJECTION_K].out : m[PROJECTION_V].out) / w->heads;
+        w->head_dim = kv_out / w->heads;
     }
     if (w->kv_heads == 0 && w->head_dim > 0) {
-        w->kv_heads =
-            (m[PROJECTION_K].data ? m[PROJECTION_K].out : m[PROJECTION_V].out) / w->head_dim;
+        w->kv_heads = kv_out / w->head_dim;
     }
     if (w->kv_heads == 0) {
         w->kv_heads = w->heads;
@@ -416,44 +350,50 @@ static int add_projections(const struct layer_arrays *layer, const struct option
     return weights_check(&input->weights) == 0 ? 0 : fail_projections(input, reterr);
 }
 
-/* Whether a layer has something to measure, and nothing that it does not need. */
-static int check_layer(const struct layer_arrays *layer, char *reterr)
-{
-    bool weights = layer->array[TENSOR_WEIGHTS] != NULL;
-    bool qk = layer->array[TENSOR_Q] || layer->array[TENSOR_K];
-    struct input named = {.id = layer->id};
-    if (layer->array[TENSOR_GRAD] && !weights) {
-        return fail_layer(&named, reterr, "there is .grad but no attention weights");
-    }
-    if (layer->array[TENSOR_V] && !qk) {
-        return fail_layer(&named, reterr, "there is .v but no .q and .k");
-    }
-    if (!weights && !qk && !has_any(layer, TENSOR_WQ, TENSOR_WO)) {
-        return fail_layer(&named, reterr, "there are neither attention weights nor .q and .k");
-    }
-    return 0;
-}
-
+/* The tiers that a layer has; it has something to measure, and nothing that it does not need. */
 static int input_add_layer(const struct layers *layers, const struct layer_arrays *layer,
                            const struct options *options, struct inputs *inputs, char *reterr)
 {
-    struct input *next = inputs->items + inputs->count;
-    if (check_layer(layer, reterr) != 0) {
-        return -1;
+    bool has[TIER_COUNT] = {
+        [TIER_ATTENTION] = layer->array[TENSOR_WEIGHTS] != NULL,
+        [TIER_QK] = layer->array[TENSOR_Q] || layer->array[TENSOR_K],
+        [TIER_WEIGHTS] = has_any(layer, TENSOR_WQ, TENSOR_WO),
+    };
+    if (layer->array[TENSOR_GRAD] && !has[TIER_ATTENTION]) {
+        return fail_layer(layer->id, reterr, "there is .grad but no attention weights");
     }
-    if (layer->array[TENSOR_WEIGHTS] &&
-        add_attention(layer, options, layers->mixed, next++, reterr) != 0) {
-        return -1;
+    if (layer->array[TENSOR_V] && !has[TIER_QK]) {
+        return fail_layer(layer->id, reterr, "there is .v but no .q and .k");
     }
-    if ((layer->array[TENSOR_Q] || layer->array[TENSOR_K]) &&
-        add_qk(layer, options, layers->mixed, next++, reterr) != 0) {
-        return -1;
+    if (!has[TIER_ATTENTION] && !has[TIER_QK] && !has[TIER_WEIGHTS]) {
+        return fail_layer(layer->id, reterr, "there are neither attention weights nor .q and .k");
     }
-    if (has_any(layer, TENSOR_WQ, TENSOR_WO) &&
-        add_projections(layer, options, next++, reterr) != 0) {
-        return -1;
+    for (enum tier tier = 0; tier < TIER_COUNT; tier++) {
+        if (!has[tier]) {
+            continue;
+        }
+        struct input *input = &inputs->items[inputs->count];
+        *input = (struct input){.id = layer->id, .tier = tier};
+        for (enum tensor_role role = 0; role < TENSOR_ROLE_COUNT; role++) {
+            bool projection = role >= TENSOR_WQ && role <= TENSOR_WO;
+            bool qkv = role == TENSOR_Q || role == TENSOR_K || role == TENSOR_V;
+            bool map = role == TENSOR_WEIGHTS || role == TENSOR_GRAD;
+            bool used = tier == TIER_WEIGHTS ? projection
+                        : tier == TIER_QK    ? !projection && !map
+                                             : !projection && !qkv;
+            input->array[role] = used ? layer->array[role] : NULL;
+        }
+        int rc = tier == TIER_WEIGHTS ? check_projections(input, options, reterr)
+                 : tier == TIER_QK    ? check_qk(input, reterr)
+                                      : check_weights(input, reterr);
+        if (rc == 0 && tier != TIER_WEIGHTS) {
+            rc = check_rows(input, options, layers->mixed, reterr);
+        }
+        if (rc != 0) {
+            return rc;
+        }
+        inputs->count++;
     }
-    inputs->count = (size_t)(next - inputs->items);
     return 0;
 }
 
@@ -472,28 +412,44 @@ static int check_self(const struct inputs *inputs, const struct options *options
     return array_fail(reterr, "--%s: there is no self-attention that it is about", name);
 }
 
-int inputs_check(const struct layers *layers, const struct options *options,
-                 struct inputs *ret_inputs, char *reterr)
+int inputs_open(const struct options *options, bool maps, struct inputs *inputs, char *reterr)
 {
-    struct inputs inputs = {.items = calloc(layers->count * TIER_COUNT, sizeof(struct input))};
-    int rc = inputs.items ? 0 : array_fail_memory(reterr);
-    for (size_t i = 0; i < layers->count && rc == 0; i++) {
-        rc = input_add_layer(layers, &layers->items[i], options, &inputs, reterr);
+    *inputs = (struct inputs){.files = calloc((size_t)options->file_count, sizeof *inputs->files)};
+    int rc = inputs->files ? 0 : array_fail_memory(reterr);
+    for (int i = 0; i < options->file_count && rc == 0; i++) {
+        char error[ARRAY_ERROR_MAX];
+        const char *path = options->files[i];
+        rc = array_file_open(path, &inputs->files[i], &inputs->arrays, error);
+        if (rc != 0) {
+            array_fail(reterr, "%.300s: %.700s", path, error);
+        }
+        inputs->file_count += rc == 0;
     }
     if (rc == 0) {
-        rc = check_self(&inputs, options, reterr);
+        rc = layers_collect(&inputs->arrays, &options->naming, &inputs->layers, reterr);
     }
-    if (rc != 0) {
-        inputs_clear(&inputs);
-    } else {
-        *ret_inputs = inputs;
+    if (rc == 0 && maps) {
+        rc = layers_keep_maps(&inputs->layers, reterr);
     }
-    return rc;
+    if (rc == 0) {
+        inputs->items = calloc(inputs->layers.count * TIER_COUNT, sizeof *inputs->items);
+        rc = inputs->items ? 0 : array_fail_memory(reterr);
+    }
+    for (size_t i = 0; i < inputs->layers.count && rc == 0; i++) {
+        rc = input_add_layer(&inputs->layers, &inputs->layers.items[i], options, inputs, reterr);
+    }
+    return rc == 0 ? check_self(inputs, options, reterr) : rc;
 }
 
 void inputs_clear(struct inputs *inputs)
 {
     free(inputs->items);
+    layers_clear(&inputs->layers);
+    array_list_clear(&inputs->arrays);
+    while (inputs->file_count > 0) {
+        array_file_close(&inputs->files[--inputs->file_count]);
+    }
+    free(inputs->files);
     *inputs = (struct inputs){0};
 }
 
@@ -502,36 +458,15 @@ void inputs_clear(struct inputs *inputs)
 /* Element i as a number; what is beyond INT64_MAX is INT64_MAX. */
 static int64_t read_integer(enum array_type type, const void *data, uint64_t i)
 {
-    union {
-        uint8_t u8;
-        int8_t i8;
-        uint16_t u16;
-        int16_t i16;
-        uint32_t u32;
-        int32_t i32;
-        uint64_t u64;
-        int64_t i64;
-    } value;
+    bool sign = type == ARRAY_I8 || type == ARRAY_I16 || type == ARRAY_I32 || type == ARRAY_I64;
     size_t size = array_type_size(type);
-    memcpy(&value, (const char *)data + i * size, size);
-    switch (type) {
-    case ARRAY_I8:
-        return value.i8;
-    case ARRAY_U16:
-        return value.u16;
-    case ARRAY_I16:
-        return value.i16;
-    case ARRAY_U32:
-        return value.u32;
-    case ARRAY_I32:
-        return value.i32;
-    case ARRAY_U64:
-        return value.u64 < INT64_MAX ? (int64_t)value.u64 : INT64_MAX;
-    case ARRAY_I64:
-        return value.i64;
-    default:
-        return value.u8;
+    int unused = 64 - 8 * (int)size;
+    uint64_t bits = 0;
+    memcpy(&bits, (const char *)data + i * size, size); /* little-endian, as this machine is */
+    if (sign) {
+        return (int64_t)(bits << unused) >> unused;
     }
+    return bits < INT64_MAX ? (int64_t)bits : INT64_MAX;
 }
 
 static int fail_number(const struct array *array, int64_t number, const char *wanted, char *reterr)
@@ -540,97 +475,49 @@ static int fail_number(const struct array *array, int64_t number, const char *wa
                       array->file->path, array->name, number, wanted);
 }
 
-static int input_read_flag(const struct array *array, const void *data, uint64_t i,
-                           uint8_t *ret_flag, char *reterr)
-{
-    int64_t number = read_integer(array->type, data, i);
-    *ret_flag = number != 0;
-    return number == 0 || number == 1 ? 0 : fail_number(array, number, "0 or 1", reterr);
-}
-
-/* The maps of all samples from their lines. Without padding there is no mask. */
-static int spread_all(struct input *input, const uint8_t *tokens, const uint8_t **ret_mask,
-                      char *reterr)
+/* The mask as bytes, a map [Tq,Tk] for each sample; of padding that there is none of, no mask. */
+static int convert_mask(struct input *input, const uint8_t **ret_mask, char *reterr)
 {
     const struct attention *a = &input->attention;
-    size_t map = (size_t)a->queries * a->keys;
-    *ret_mask = NULL;
-    if (!memchr(tokens, 0, (size_t)a->batch * a->keys)) {
+    const struct array *array = input->array[TENSOR_MASK];
+    uint64_t count = array->bytes / array_type_size(array->type);
+    uint64_t map = (uint64_t)a->queries * a->keys;
+    uint8_t *flags = malloc(count), *mask = NULL;
+    int rc = flags ? 0 : array_fail_memory(reterr);
+    for (uint64_t i = 0; i < count && rc == 0; i++) {
+        int64_t number = read_integer(array->type, input->contents[TENSOR_MASK].data, i);
+        flags[i] = number != 0;
+        rc = number == 0 || number == 1 ? 0 : fail_number(array, number, "0 or 1", reterr);
+    }
+    if (rc != 0 || (input->padding && !memchr(flags, 0, count))) {
+        free(flags);
+        return rc;
+    }
+    if (!input->padding && count == a->batch * map) {
+        *ret_mask = input->converted[TENSOR_MASK] = flags;
         return 0;
     }
-    uint8_t *mask = malloc(a->batch * map);
-    if (!mask) {
-        return array_fail_memory(reterr);
-    }
-    for (uint32_t b = 0; b < a->batch; b++) {
+    *ret_mask = input->converted[TENSOR_MASK] = mask = malloc(a->batch * map);
+    for (uint32_t b = 0; b < a->batch && mask; b++) {
+        if (!input->padding) {
+            memcpy(mask + b * map, flags, map);
+            continue;
+        }
         /* One sample's map from its line of tokens and padding: padding is no key, and in
          * self-attention no query. A query that stands behind all keys is one. */
-        const uint8_t *padding_tokens = tokens + (size_t)b * a->keys;
-        uint8_t *ret_map = mask + b * map;
+        const uint8_t *tokens = flags + (size_t)b * a->keys;
         for (uint32_t i = 0; i < a->queries; i++) {
+            uint8_t *row = mask + b * map + (size_t)i * a->keys;
             uint64_t position = attention_position(a, i);
-            bool query = !a->self || position >= a->keys || padding_tokens[position];
-            if (query) {
-                memcpy(ret_map + (size_t)i * a->keys, padding_tokens, a->keys);
+            if (!a->self || position >= a->keys || tokens[position]) {
+                memcpy(row, tokens, a->keys);
             } else {
-                memset(ret_map + (size_t)i * a->keys, 0, a->keys);
+                memset(row, 0, a->keys);
             }
         }
     }
-    input->converted[TENSOR_MASK] = mask;
-    *ret_mask = mask;
-    return 0;
-}
-
-/* [B,Tk] as the map [B,Tq,Tk] that the engine takes. */
-static int convert_padding(struct input *input, const uint8_t **ret_mask, char *reterr)
-{
-    const struct attention *a = &input->attention;
-    const struct array *array = input->array[TENSOR_MASK];
-    size_t count = (size_t)a->batch * a->keys;
-    uint8_t *tokens = malloc(count);
-    int rc = tokens ? 0 : array_fail_memory(reterr);
-    for (size_t i = 0; i < count && rc == 0; i++) {
-        rc = input_read_flag(array, input->contents[TENSOR_MASK].data, i, &tokens[i], reterr);
-    }
-    if (rc == 0) {
-        rc = spread_all(input, tokens, ret_mask, reterr);
-    }
-    free(tokens);
-    return rc;
-}
-
-/* The mask as bytes, once per sample. */
-static int convert_mask(struct input *input, const uint8_t **ret_mask, char *reterr)
-{
-    if (input->padding) {
-        return convert_padding(input, ret_mask, reterr);
-    }
-    const struct array *array = input->array[TENSOR_MASK];
-    const void *data = input->contents[TENSOR_MASK].data;
-    uint64_t count = array->bytes / array_type_size(array->type);
-    uint64_t map = (uint64_t)input->attention.queries * input->attention.keys;
-    uint64_t samples = input->attention.batch;
-    bool in_place = array_type_size(array->type) == 1 && count == samples * map;
-    uint8_t *mask = in_place ? NULL : malloc(samples * map);
-    if (!mask && !in_place) {
-        return array_fail_memory(reterr);
-    }
-    input->converted[TENSOR_MASK] = mask;
-    for (uint64_t i = 0; i < count; i++) {
-        uint8_t flag;
-        if (input_read_flag(array, data, i, &flag, reterr) != 0) {
-            return -1;
-        }
-        if (mask) {
-            mask[i] = flag;
-        }
-    }
-    for (uint64_t b = 1; mask && count == map && b < samples; b++) {
-        memcpy(mask + b * map, mask, map);
-    }
-    *ret_mask = mask ? mask : data;
-    return 0;
+    free(flags);
+    return mask ? 0 : array_fail_memory(reterr);
 }
 
 /* Tokens and documents as 32-bit numbers, aligned. */

@@ -21,16 +21,22 @@ struct input {
     void *converted[TENSOR_ROLE_COUNT];            /* while loaded; owned */
 };
 
+/* A zeroed struct is empty. */
 struct inputs {
     struct input *items; /* [count]; in the layers' order, a layer's tiers side by side */
     size_t count;
+    /* what they point into */
+    struct array_file *files; /* [file_count] */
+    int file_count;
+    struct array_list arrays;
+    struct layers layers;
 };
 
-/* The measurable inputs of the layers, with shapes and options checked and nothing read yet. Arrays
- * that belong to nothing are an error. Returns 0, or -1 or ERR_MEMORY with a sentence
- * (ARRAY_ERROR_MAX bytes). */
-int inputs_check(const struct layers *layers, const struct options *options,
-                 struct inputs *ret_inputs, char *reterr);
+/* Opens the files of the options: their measurable inputs, with shapes and options checked and
+ * nothing read yet; with `maps` only those that are maps of attention, or make them. Arrays that
+ * belong to nothing are an error. Returns 0, or -1 or ERR_MEMORY with a sentence (ARRAY_ERROR_MAX
+ * bytes); inputs_clear afterwards, on failure too. */
+int inputs_open(const struct options *options, bool maps, struct inputs *inputs, char *reterr);
 void inputs_clear(struct inputs *inputs);
 
 /* Reads the contents; input_unload afterwards, on failure too. Returns 0, or -1 or

@@ -187,20 +187,6 @@ static int place_all(const struct array_list *list, const struct naming *naming,
     return 0;
 }
 
-static int compare_u32(uint32_t a, uint32_t b)
-{
-    return (a > b) - (a < b);
-}
-
-static int compare_ids(struct layer_id a, struct layer_id b)
-{
-    int order = compare_u32(a.stack, b.stack);
-    if (order == 0) {
-        order = compare_u32(a.layer, b.layer);
-    }
-    return order != 0 ? order : compare_u32(a.site, b.site);
-}
-
 /* Shared arrays last. */
 static int by_place(const void *a, const void *b)
 {
@@ -209,8 +195,8 @@ static int by_place(const void *a, const void *b)
     if (x->shared != y->shared) {
         return x->shared ? 1 : -1;
     }
-    int order = x->shared ? 0 : compare_ids(x->id, y->id);
-    return order != 0 ? order : compare_u32(x->role, y->role);
+    int order = x->shared ? 0 : place_compare(x->id, y->id);
+    return order != 0 ? order : (x->role > y->role) - (x->role < y->role);
 }
 
 static int check_twice(const struct placed *placed, size_t count, char *reterr)
@@ -271,7 +257,7 @@ int layers_collect(const struct array_list *list, const struct naming *naming,
         /* items has room for all. */
         for (size_t i = 0; i < count && !placed[i].place.shared; i++) {
             const struct place *place = &placed[i].place;
-            if (i == 0 || compare_ids(placed[i - 1].place.id, place->id) != 0) {
+            if (i == 0 || place_compare(placed[i - 1].place.id, place->id) != 0) {
                 layers.items[layers.count++] = (struct layer_arrays){.id = place->id};
             }
             layers.items[layers.count - 1].array[place->role] = placed[i].array;
@@ -287,6 +273,29 @@ int layers_collect(const struct array_list *list, const struct naming *naming,
         *ret_layers = layers;
     }
     return rc;
+}
+
+int layers_keep_maps(struct layers *layers, char *reterr)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < layers->count; i++) {
+        struct layer_arrays *layer = &layers->items[kept];
+        *layer = layers->items[i];
+        bool weights = layer->array[TENSOR_WEIGHTS] != NULL;
+        bool qk = layer->array[TENSOR_Q] || layer->array[TENSOR_K];
+        for (int role = 0; role < TENSOR_ROLE_COUNT; role++) {
+            bool takes = role == TENSOR_Q || role == TENSOR_K || role == TENSOR_MASK ||
+                         role == TENSOR_DOCUMENTS;
+            if (role != TENSOR_WEIGHTS && (weights || !takes)) {
+                layer->array[role] = NULL;
+            }
+        }
+        kept += weights || qk;
+    }
+    layers->count = kept;
+    return kept > 0 ? 0
+                    : array_fail(reterr, "there is neither a map of attention in what was given "
+                                         "nor queries and keys: of projections there are no maps");
 }
 
 void layers_clear(struct layers *layers)

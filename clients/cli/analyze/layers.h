@@ -23,6 +23,9 @@ struct layers {
  * Returns 0, or -1 or ERR_MEMORY. */
 int layers_collect(const struct array_list *list, const struct naming *naming,
                    struct layers *ret_layers, char *reterr);
+/* Leaves of each layer what its map takes, and no layer without one. Returns 0, or -1 when there is
+ * no map. */
+int layers_keep_maps(struct layers *layers, char *reterr);
 void layers_clear(struct layers *layers);
 
 #endif

@@ -12,93 +12,77 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TOP_PAIRS_DEFAULT    10
-#define LOCAL_WINDOW_DEFAULT 8
-#define REDUNDANT_JS_DEFAULT 0.05
-#define SPECTRUM_MAX_DEFAULT 1024
-#define THREADS_MAX          256
+#define THREADS_MAX 256
+/* The grain; as the daemon's default. */
+#define BLOCK_ENTRIES 1048576
 
 /* Lists --------------------------------------------------------------------------------------- */
 
-/* Commas + 1. */
-static uint32_t count_items(const char *text)
+static bool parse_real(const char *text, char **ret_end, void *ret_number)
 {
-    uint32_t count = 1;
-    for (; *text; text++) {
-        count += *text == ',';
-    }
-    return count;
+    double number = strtod(text, ret_end);
+    *(double *)ret_number = number;
+    return *ret_end != text && isfinite(number) && *text != ' ';
 }
 
-static bool parse_real(const char *text, char **ret_end, double *ret_number)
-{
-    *ret_number = strtod(text, ret_end);
-    return *ret_end != text && isfinite(*ret_number) && *text != ' ';
-}
-
-static bool parse_length(const char *text, char **ret_end, int32_t *ret_number)
+static bool parse_length(const char *text, char **ret_end, void *ret_number)
 {
     if (*text < '0' || *text > '9') {
         return false;
     }
     errno = 0;
     unsigned long long number = strtoull(text, ret_end, 10);
-    *ret_number = (int32_t)number;
+    *(int32_t *)ret_number = (int32_t)number;
     return errno == 0 && number <= INT32_MAX;
 }
 
-/* Whether the item ended where an item may end; moves on to the next. */
-static bool next_item(const char **text, const char *end)
+/* The numbers between commas, each of `size` bytes; sets *ret_wrong, to `valid` when one is none.
+ */
+static void *parse_list(const char *text, size_t size,
+                        bool (*parse)(const char *text, char **ret_end, void *ret_number),
+                        const char *valid, uint32_t *ret_count, const char **ret_wrong)
 {
-    if (*end != ',' && *end != '\0') {
-        return false;
+    uint32_t count = 1;
+    for (const char *at = text; *at; at++) {
+        count += *at == ',';
     }
-    *text = *end ? end + 1 : end;
-    return true;
+    *ret_count = 0;
+    *ret_wrong = "too many numbers";
+    if (count > OPTIONS_LIST_MAX) {
+        return NULL;
+    }
+    char *items = calloc(count, size), *end;
+    *ret_count = items ? count : 0;
+    *ret_wrong = items ? NULL : option_no_memory;
+    for (uint32_t i = 0; i < *ret_count && !*ret_wrong; i++) {
+        if (!parse(text, &end, items + i * size) || (*end != ',' && *end != '\0')) {
+            *ret_wrong = valid;
+        }
+        text = *ret_wrong || !*end ? text : end + 1;
+    }
+    return items;
 }
 
 static const char *set_int_list(void *to, const char *text)
 {
     struct int_list *list = to;
-    uint32_t count = count_items(text);
-    if (count > OPTIONS_LIST_MAX) {
-        return "too many numbers";
-    }
-    int32_t *items = calloc(count, sizeof *items);
-    if (!items) {
-        return option_no_memory;
-    }
+    const char *wrong;
     free(list->items);
-    *list = (struct int_list){items, count};
-    for (uint32_t i = 0; i < count; i++) {
-        char *end;
-        if (!parse_length(text, &end, &items[i]) || !next_item(&text, end)) {
-            return "valid: numbers such as 12,9,16, one per sample";
-        }
-    }
-    return NULL;
+    list->items =
+        parse_list(text, sizeof *list->items, parse_length,
+                   "valid: numbers such as 12,9,16, one per sample", &list->count, &wrong);
+    return wrong;
 }
 
 static const char *set_head_weights(void *to, const char *text)
 {
     struct real_list *list = to;
-    uint32_t count = count_items(text);
-    if (count > OPTIONS_LIST_MAX) {
-        return "too many numbers";
-    }
-    double *items = calloc(count, sizeof *items);
-    if (!items) {
-        return option_no_memory;
-    }
+    const char *wrong;
     free(list->items);
-    *list = (struct real_list){items, count};
-    for (uint32_t i = 0; i < count; i++) {
-        char *end;
-        if (!parse_real(text, &end, &items[i]) || !next_item(&text, end)) {
-            return "valid: numbers such as 0.5,0.25,0.25, one per head";
-        }
-    }
-    return NULL;
+    list->items =
+        parse_list(text, sizeof *list->items, parse_real,
+                   "valid: numbers such as 0.5,0.25,0.25, one per head", &list->count, &wrong);
+    return wrong;
 }
 
 /* Words --------------------------------------------------------------------------------------- */
@@ -179,20 +163,20 @@ static const struct option_row option_info[] = {
     COUNT("kv-heads", kv_heads, 1, HEADS_MOST, "their key and value heads (by their shapes)"),
     COUNT("head-dim", head_dim, 1, 65536, "rows per head (by their shapes)"),
     TITLE("computation"),
-    SET("groups", "LIST", group, set_groups, "core|importance|pairs|similarity|spectrum|all|none,",
+    SET("groups", "LIST", plan.group, set_groups, "core|importance|pairs|similarity|spectrum|all|none,",
         "any of core, importance, pairs, similarity, spectrum; all (default) or none"),
-    COUNT("top-pairs", top_pairs, 1, TOP_PAIRS_MAX, "number of top pairs (10)"),
-    FLAG("head-pairs", head_pairs, "top pairs of each head as well"),
-    COUNT("local-window", local_window, 0, INT32_MAX, "positions on either side for local_mass (8)"),
+    COUNT("top-pairs", plan.top_pairs, 1, TOP_PAIRS_MAX, "number of top pairs (10)"),
+    FLAG("head-pairs", plan.head_pairs, "top pairs of each head as well"),
+    COUNT("local-window", plan.local_window, 0, INT32_MAX, "positions on either side for local_mass (8)"),
     SET("head-weights", "A,B,..", head_weights, set_head_weights, NULL, "weights of the map aggregate.weighted, one per head"),
-    REAL("redundant-js", redundant_js, 0, 1, "heads nearer than this, in nats, are redundant (0.05)"),
+    REAL("redundant-js", plan.redundant_js, 0, 1, "heads nearer than this, in nats, are redundant (0.05)"),
     {.text = {"spectrum", "EFFORT", "full (default), eigenvalues (also eigenvalue_2 of every map: 10 to 30 times as long), leading, norm", "full|eigenvalues|leading|norm"},
-     .field = {.offset = offsetof(struct options, effort)}, OPTION_WORDS(efforts), .valid = "valid: full, eigenvalues, leading, norm"},
-    COUNT("spectrum-max", spectrum_max, 1, 65536, "no spectrum for larger maps (1024)"),
-    COUNT("sample", sample, 0, INT32_MAX, "sample whose spectrum is computed (0; the last one, if there are fewer)"),
-    COUNT("qk-maps", qk_maps, 0, 65536, "largest map made and measured from q and k (0: maps are never made)"),
+     .field = {.offset = offsetof(struct options, plan.spectrum_effort)}, OPTION_WORDS(efforts), .valid = "valid: full, eigenvalues, leading, norm"},
+    COUNT("spectrum-max", plan.spectrum_max_size, 1, 65536, "no spectrum for larger maps (1024)"),
+    COUNT("sample", plan.spectrum_sample, 0, INT32_MAX, "sample whose spectrum is computed (0; the last one, if there are fewer)"),
+    COUNT("qk-maps", plan.qk_maps_max_size, 0, 65536, "largest map made and measured from q and k (0: maps are never made)"),
     TITLE("execution"),
-    SET("isa", "NAME", isa, options_set_isa, "auto|scalar|portable|avx2|avx512", "auto, scalar, portable, avx2 or avx512"),
+    SET("isa", "NAME", plan.isa, options_set_isa, "auto|scalar|portable|avx2|avx512", "auto, scalar, portable, avx2 or avx512"),
     COUNT("threads", threads, 1, THREADS_MAX, "(number of cores)"),
 };
 /* clang-format on */
@@ -210,26 +194,22 @@ static uint32_t count_cores(void)
     return cores < 1 ? 1 : cores > THREADS_MAX ? THREADS_MAX : (uint32_t)cores;
 }
 
-static struct options default_options(void)
+int options_parse(int argc, char **argv, struct options *ret_options, char *reterr)
 {
     struct options options = {
         .naming = {.stack = STACK_DECODER},
         .scale = NAN,
-        .top_pairs = TOP_PAIRS_DEFAULT,
-        .local_window = LOCAL_WINDOW_DEFAULT,
-        .redundant_js = REDUNDANT_JS_DEFAULT,
-        .spectrum_max = SPECTRUM_MAX_DEFAULT,
-        .effort = SPECTRUM_FULL,
-        .isa = isa_best(),
+        .plan = {.whole = true,
+                 .top_pairs = 10,
+                 .local_window = 8,
+                 .redundant_js = 0.05,
+                 .spectrum_max_size = 1024,
+                 .spectrum_effort = SPECTRUM_FULL,
+                 .block_entries = BLOCK_ENTRIES,
+                 .isa = isa_best()},
         .threads = count_cores(),
     };
-    option_list("all", group_name, METRIC_GROUP_COUNT, true, options.group);
-    return options;
-}
-
-int options_parse(int argc, char **argv, struct options *ret_options, char *reterr)
-{
-    struct options options = default_options();
+    option_list("all", group_name, METRIC_GROUP_COUNT, true, options.plan.group);
     struct option_rest rest;
     int rc =
         option_parse(&table, argc, argv, option_take, &options, &rest, reterr, OPTIONS_ERROR_MAX);
@@ -237,6 +217,8 @@ int options_parse(int argc, char **argv, struct options *ret_options, char *rete
         options_clear(&options);
         return rc;
     }
+    options.plan.head_weights = options.head_weights.items;
+    options.plan.head_weight_count = options.head_weights.count;
     options.files = rest.words;
     options.file_count = rest.word_count;
     *ret_options = options;

@@ -4,11 +4,9 @@
 #ifndef CLIENTS_CLI_ANALYZE_OPTIONS_H
 #define CLIENTS_CLI_ANALYZE_OPTIONS_H
 
-#include "workers/base/isa.h"
-#include "proto/metric.h"
 #include "clients/cli/arrays/name.h"
 #include "clients/cli/base/option.h"
-#include "workers/linear/spectrum.h"
+#include "workers/measure.h"
 
 #include <stdio.h>
 
@@ -38,14 +36,8 @@ struct options {
     double scale, softcap;              /* scale NaN = 1 / sqrt(head_dim) */
     uint32_t heads, kv_heads, head_dim; /* tier weights; 0 = not given */
     /* what is computed */
-    bool group[METRIC_GROUP_COUNT];
-    uint32_t top_pairs, local_window;
-    bool head_pairs;
-    double redundant_js;
-    struct real_list head_weights;
-    uint32_t sample, spectrum_max, qk_maps;
-    enum spectrum_effort effort;
-    enum isa isa;
+    struct measure_plan plan;
+    struct real_list head_weights; /* of the plan */
     uint32_t threads;
 
     char *const *files; /* [file_count]; in argv */

@@ -172,6 +172,17 @@ static bool place_known(enum stack stack, const char *name, struct place *ret_pl
     return false;
 }
 
+int place_compare(struct layer_id a, struct layer_id b)
+{
+    if (a.stack != b.stack) {
+        return a.stack < b.stack ? -1 : 1;
+    }
+    if (a.layer != b.layer) {
+        return a.layer < b.layer ? -1 : 1;
+    }
+    return (a.site > b.site) - (a.site < b.site);
+}
+
 void place_text(const struct place *place, char ret_text[PLACE_TEXT_MAX])
 {
     const char *role = tensor_role_name(place->role);

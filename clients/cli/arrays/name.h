@@ -26,6 +26,9 @@
     "<encoder|decoder>.<layer>.<self|cross>[.q|.k|.v|.mask|...], weights.<layer>.wq, "             \
     "attentions.<layer>, arr_<layer>"
 
+/* Encoder before decoder, by layer, self before cross: less than 0, 0, or more. */
+int place_compare(struct layer_id a, struct layer_id b);
+
 struct place {
     bool shared; /* of every self-attention; `id` says nothing */
     struct layer_id id;

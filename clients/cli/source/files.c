@@ -18,9 +18,6 @@
 
 struct files {
     struct options options;
-    struct array_file *files; /* [options.file_count] */
-    struct array_list arrays;
-    struct layers layers;
     struct inputs inputs;
     struct input **input; /* [source->layer_count]; of `inputs` */
     struct array_stream stream;
@@ -36,12 +33,6 @@ static void free_files(void *own)
     }
     free(files->input);
     inputs_clear(&files->inputs);
-    layers_clear(&files->layers);
-    array_list_clear(&files->arrays);
-    for (int i = 0; files->files && i < files->options.file_count; i++) {
-        array_file_close(&files->files[i]);
-    }
-    free(files->files);
     options_clear(&files->options);
     free(files);
 }
@@ -184,53 +175,6 @@ static int files_set_options(const struct source_request *request, struct option
     return CLI_OK;
 }
 
-static int open_arrays(struct files *files, char *reterr)
-{
-    const struct options *options = &files->options;
-    files->files = calloc((size_t)options->file_count, sizeof *files->files);
-    if (!files->files) {
-        return source_fail_memory(reterr);
-    }
-    for (int i = 0; i < options->file_count; i++) {
-        char error[ARRAY_ERROR_MAX];
-        const char *path = options->files[i];
-        int rc = array_file_open(path, &files->files[i], &files->arrays, error);
-        if (rc != 0) {
-            return source_fail(reterr, files_exit_of(rc), "%.300s: %.700s", path, error);
-        }
-    }
-    return CLI_OK;
-}
-
-/* Leaves of a layer what its map takes; false when it has none. */
-static bool files_keep_map(struct layer_arrays *layer)
-{
-    bool weights = layer->array[TENSOR_WEIGHTS] != NULL;
-    for (int role = 0; role < TENSOR_ROLE_COUNT; role++) {
-        bool kept = role == TENSOR_WEIGHTS ||
-                    (!weights && (role == TENSOR_Q || role == TENSOR_K || role == TENSOR_MASK ||
-                                  role == TENSOR_DOCUMENTS));
-        layer->array[role] = kept ? layer->array[role] : NULL;
-    }
-    return weights || layer->array[TENSOR_Q] || layer->array[TENSOR_K];
-}
-
-static int keep_maps(struct layers *layers, char *reterr)
-{
-    size_t kept = 0;
-    for (size_t i = 0; i < layers->count; i++) {
-        layers->items[kept] = layers->items[i];
-        kept += files_keep_map(&layers->items[kept]);
-    }
-    layers->count = kept;
-    if (kept > 0) {
-        return CLI_OK;
-    }
-    return source_fail(reterr, CLI_USAGE,
-                       "there is neither a map of attention in what was given nor queries and "
-                       "keys: of projections there are no maps");
-}
-
 static int files_fill_layers(struct files *files, struct source *source, char *reterr)
 {
     size_t count = files->inputs.count;
@@ -273,20 +217,10 @@ int source_open_files(const struct source_request *request, struct source *sourc
     source->ops = &ops;
     source->own = files;
     spectrum_global_init();
-    int rc, code = files_set_options(request, &files->options, reterr);
+    int code = files_set_options(request, &files->options, reterr);
     if (code == CLI_OK) {
-        code = open_arrays(files, reterr);
-    }
-    if (code == CLI_OK && (rc = layers_collect(&files->arrays, &files->options.naming,
-                                               &files->layers, reterr)) != 0) {
-        code = files_exit_of(rc);
-    }
-    if (code == CLI_OK) {
-        code = keep_maps(&files->layers, reterr);
-    }
-    if (code == CLI_OK &&
-        (rc = inputs_check(&files->layers, &files->options, &files->inputs, reterr)) != 0) {
-        code = files_exit_of(rc);
+        int rc = inputs_open(&files->options, true, &files->inputs, reterr);
+        code = rc == 0 ? CLI_OK : files_exit_of(rc);
     }
     return code == CLI_OK ? files_fill_layers(files, source, reterr) : code;
 }

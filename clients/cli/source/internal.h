@@ -16,7 +16,7 @@ struct sink {
 
 struct source {
     enum source_kind kind;
-    struct source_layer *layers; /* [layer_count]; owned; in the order of source_compare_ids */
+    struct source_layer *layers; /* [layer_count]; owned; in the order of place_compare */
     size_t layer_count;
     char run[2 * RUN_BYTES + 1];
     struct labels given, given_queries; /* by the request */
@@ -44,9 +44,6 @@ int source_open_daemon(const struct source_request *request, struct source *sour
 int source_fail(char *reterr, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 int source_fail_memory(char *reterr);
-
-/* Encoder before decoder, by layer, self before cross. */
-int source_compare_ids(struct layer_id a, struct layer_id b);
 
 /* Gives the sink the map [queries, keys] at `data`. */
 int source_give_map(const void *data, enum dtype dtype, uint32_t queries, uint32_t keys,

@@ -256,7 +256,7 @@ static struct labels *insert_layer(struct live *live, struct source *source,
                                    const struct source_layer *layer)
 {
     size_t at = source->layer_count, behind;
-    while (at > 0 && source_compare_ids(layer->id, source->layers[at - 1].id) < 0) {
+    while (at > 0 && place_compare(layer->id, source->layers[at - 1].id) < 0) {
         at--;
     }
     behind = source->layer_count++ - at;

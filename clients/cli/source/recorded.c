@@ -171,9 +171,8 @@ static bool is_alike(const struct header *header, const struct source_layer *lay
 static bool is_piece(const struct header *header, const struct recorded_layer *layer,
                      const struct piece *piece)
 {
-    return source_compare_ids(header->layer, layer->layer.id) == 0 &&
-           is_alike(header, &layer->layer) && header->head_offset == piece->first_head &&
-           header->heads == piece->heads;
+    return place_compare(header->layer, layer->layer.id) == 0 && is_alike(header, &layer->layer) &&
+           header->head_offset == piece->first_head && header->heads == piece->heads;
 }
 
 static int recording_rows(struct source *source, size_t layer, uint32_t sample, uint32_t head,
@@ -269,7 +268,7 @@ static int choose_run(struct recording *recording, const struct header *header, 
 static struct recorded_layer *recorded_find_layer(struct recording *recording, struct layer_id id)
 {
     for (size_t i = 0; i < recording->layer_count; i++) {
-        if (source_compare_ids(recording->layers[i].layer.id, id) == 0) {
+        if (place_compare(recording->layers[i].layer.id, id) == 0) {
             return &recording->layers[i];
         }
     }
@@ -423,8 +422,8 @@ static int read_through(struct recording *recording, char *reterr)
 
 static int by_id(const void *a, const void *b)
 {
-    return source_compare_ids(((const struct recorded_layer *)a)->layer.id,
-                              ((const struct recorded_layer *)b)->layer.id);
+    return place_compare(((const struct recorded_layer *)a)->layer.id,
+                         ((const struct recorded_layer *)b)->layer.id);
 }
 
 static int recorded_fill_layers(struct recording *recording, struct source *source, char *reterr)

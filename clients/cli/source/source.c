@@ -213,17 +213,6 @@ size_t source_layers(const struct source *source, const struct source_layer **re
     return source->layer_count;
 }
 
-int source_compare_ids(struct layer_id a, struct layer_id b)
-{
-    if (a.stack != b.stack) {
-        return a.stack < b.stack ? -1 : 1;
-    }
-    if (a.layer != b.layer) {
-        return a.layer < b.layer ? -1 : 1;
-    }
-    return (a.site > b.site) - (a.site < b.site);
-}
-
 /* Whether all words between the dots of `text` are, in their order, words of the name. */
 static bool means(const char *text, struct layer_id id)
 {
