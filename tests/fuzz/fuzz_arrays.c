@@ -6,7 +6,6 @@
 #include "tests/fuzz/fuzz.h"
 
 #include "clients/cli/arrays/array.h"
-#include "clients/cli/arrays/stream.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -5,7 +5,6 @@
  * file's ending. The mapping is private and read-only; a file that somebody shortens meanwhile ends
  * the program with a bus error, as it does any program that maps files. */
 #include "clients/cli/arrays/array_internal.h"
-#include "clients/cli/arrays/stream.h"
 
 #include "proto/err.h"
 

@@ -2,9 +2,6 @@
 /* A plain file is copied from its mapping; an entry of an archive comes from libzip, which reads
  * the mapping, too. libzip compares the checksum at the end of an entry only, even when its last
  * byte is read in one go from the front, hence the one byte more. */
-#include "clients/cli/arrays/stream.h"
-
-#include "proto/err.h"
 #include "clients/cli/arrays/array_internal.h"
 
 #include <string.h>

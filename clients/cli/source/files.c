@@ -8,7 +8,7 @@
 #include "proto/err.h"
 #include "clients/cli/analyze/input.h"
 #include "workers/linear/spectrum.h"
-#include "clients/cli/arrays/stream.h"
+#include "clients/cli/arrays/array.h"
 
 #include <stdlib.h>
 #include <string.h>
