@@ -2,7 +2,8 @@
 #include "clients/cli/base/cli.h"
 
 #include "proto/err.h"
-#include "clients/cli/base/now.h"
+#include "clients/cli/base/field.h"
+#include "clients/cli/base/system.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -11,6 +12,8 @@
 #include <unistd.h>
 
 #define LOOK_EVERY_MS 50
+#define PATIENCE_MS   60000
+#define LIMIT_MAX     200000
 
 int cli_check_entry(struct cli *cli, const char *endpoint)
 {
@@ -209,19 +212,217 @@ int cli_print_written(struct cli *cli, const struct mpk_writer *writer, unsigned
     return CLI_OK;
 }
 
-int cli_show(struct cli *cli, const char *method,
-             int (*show)(struct cli *cli, const msgpack_object *result))
+/* Questions */
+
+void ask_init(struct ask *ask)
+{
+    *ask = (struct ask){.count = 0};
+    mpk_writer_init(&ask->pairs);
+}
+
+void ask_job(struct ask *ask, const struct args *args)
+{
+    ask_init(ask);
+    ask_text(ask, "job", args->words[1]);
+    ask_text(ask, "run", args->run);
+}
+
+void ask_past(struct ask *ask, const struct args *args)
+{
+    ask_job(ask, args);
+    ask->patient = true;
+}
+
+void ask_text(struct ask *ask, const char *key, const char *text)
+{
+    if (!text) {
+        return;
+    }
+    mpk_pair_str(&ask->pairs, key, text);
+    ask->count++;
+}
+
+void ask_number(struct ask *ask, const char *key, uint64_t number)
+{
+    mpk_pair_u64(&ask->pairs, key, number);
+    ask->count++;
+}
+
+void ask_flag(struct ask *ask, const char *key, bool value)
+{
+    mpk_pair_bool(&ask->pairs, key, value);
+    ask->count++;
+}
+
+void ask_layer(struct ask *ask, const struct args *args)
+{
+    ask_text(ask, "stack", args->stack);
+    if (args->given & ARGS_LAYER) {
+        ask_number(ask, "layer", args->layer);
+    }
+    ask_text(ask, "site", args->site);
+}
+
+void ask_range(struct ask *ask, const struct args *args)
+{
+    ask_text(ask, "window", args->window);
+    if (args->given & ARGS_FROM) {
+        ask_number(ask, "from", args->from);
+    }
+    if (args->given & ARGS_TO) {
+        ask_number(ask, "to", args->to);
+    }
+}
+
+void ask_limit(struct ask *ask, const struct args *args, uint64_t otherwise)
+{
+    uint64_t limit = args->count ? args->count : otherwise;
+    if (limit > 0) {
+        ask_number(ask, "limit", limit < LIMIT_MAX ? limit : LIMIT_MAX);
+    }
+}
+
+/* Waits longer for answers from here on, unless --timeout says how long. */
+static int ask_patiently(struct cli *cli)
 {
     struct rpc_reply reply;
-    int code = cli_call(cli, method, NULL, &reply);
+    int code = cli_call(cli, "ping", NULL, &reply);
     if (code != CLI_OK) {
         return code;
     }
-    if (cli->args->given & ARGS_JSON) {
-        code = cli_print_json(cli, reply.result);
-    } else {
-        code = show(cli, reply.result);
-    }
     rpc_reply_clear(&reply);
+    if (!(cli->args->given & ARGS_TIMEOUT)) {
+        cli->rpc->timeout_ms = PATIENCE_MS;
+    }
+    return CLI_OK;
+}
+
+void ask_write(struct ask *ask, struct mpk_writer *ret_params)
+{
+    mpk_writer_init(ret_params);
+    mpk_put_map(ret_params, ask->count);
+    mpk_put_raw(ret_params, ask->pairs.buffer.data, ask->pairs.buffer.size);
+    ret_params->failed = ret_params->failed || !mpk_writer_ok(&ask->pairs);
+    mpk_writer_clear(&ask->pairs);
+}
+
+/* The exit code is of what kept it from asking; else *ret_status says more. */
+static int cli_ask(struct cli *cli, const char *method, struct ask *ask,
+                   struct rpc_reply *ret_reply, enum rpc_status *ret_status)
+{
+    struct mpk_writer params;
+    int code = ask->patient ? ask_patiently(cli) : CLI_OK;
+    ask_write(ask, &params);
+    *ret_status = RPC_UNREACHABLE;
+    if (code == CLI_OK) {
+        *ret_status = rpc_call(cli->rpc, method, &params, ret_reply);
+    }
+    mpk_writer_clear(&params);
     return code;
+}
+
+int ask_read(struct cli *cli, const char *method, struct ask *ask, answer_reader *read)
+{
+    struct rpc_reply reply;
+    enum rpc_status status;
+    int code = cli_ask(cli, method, ask, &reply, &status);
+    if (code == CLI_OK) {
+        code = cli_explain(cli, status, &reply);
+    }
+    if (code == CLI_OK) {
+        code = read(cli, reply.result);
+        rpc_reply_clear(&reply);
+    }
+    return code;
+}
+
+int ask_for_any(struct cli *cli, const char *method, struct ask *ask, struct rpc_reply *ret_reply,
+                bool *ret_any)
+{
+    enum rpc_status status;
+    int code = cli_ask(cli, method, ask, ret_reply, &status);
+    *ret_any = status == RPC_OK;
+    if (code != CLI_OK ||
+        (status == RPC_REFUSED && strcmp(ret_reply->code, err_slug(ERR_NO_HISTORY)) == 0)) {
+        return code;
+    }
+    return cli_explain(cli, status, ret_reply);
+}
+
+int cli_show(struct cli *cli, const char *method, struct ask *ask, answer_reader *show)
+{
+    struct ask nothing;
+    ask_init(&nothing);
+    return ask_read(cli, method, ask ? ask : &nothing,
+                    cli->args->given & ARGS_JSON ? cli_print_json : show);
+}
+
+/* Other sockets of the same attnd */
+
+/* The host of tcp://host:port, as a length from text + 6; 0 for anything else. */
+static size_t host_length(const char *text)
+{
+    const char *colon = strrchr(text, ':');
+    return strncmp(text, "tcp://", 6) == 0 && colon > text + 6 ? (size_t)(colon - text - 6) : 0;
+}
+
+static bool is_wildcard(const char *endpoint)
+{
+    size_t length = host_length(endpoint);
+    const char *host = endpoint + 6;
+    return (length == 1 && *host == '*') || (length == 7 && strncmp(host, "0.0.0.0", 7) == 0) ||
+           (length == 4 && strncmp(host, "[::]", 4) == 0);
+}
+
+void reach_from_here(struct cli *cli, const char *bound, char ret_endpoint[ENDPOINT_MAX])
+{
+    /* Replaces a wildcard host by the control endpoint's, or by this machine when that is ipc. */
+    size_t length = host_length(cli->rpc->endpoint);
+    const char *host = length > 0 ? cli->rpc->endpoint + 6 : "127.0.0.1";
+    if (length == 0) {
+        length = strlen(host);
+    }
+    if (is_wildcard(bound)) {
+        snprintf(ret_endpoint, ENDPOINT_MAX, "tcp://%.*s%s", (int)length, host,
+                 strrchr(bound, ':'));
+    } else {
+        snprintf(ret_endpoint, ENDPOINT_MAX, "%s", bound);
+    }
+}
+
+void reach_directory(const struct cli *cli, char ret_directory[ENDPOINT_MAX])
+{
+    static const char ipc[] = "ipc://";
+    const char *path = cli->rpc->endpoint + strlen(ipc);
+    const char *end = strrchr(cli->rpc->endpoint, '/');
+    int length = strncmp(cli->rpc->endpoint, ipc, strlen(ipc)) == 0 ? (int)(end - path) : 0;
+    snprintf(ret_directory, ENDPOINT_MAX, "%.*s", length > 0 ? length : 0, path);
+}
+
+int reach_endpoint(struct cli *cli, enum address_socket which, char ret_endpoint[ENDPOINT_MAX])
+{
+    char directory[ENDPOINT_MAX], reason[ADDRESS_REASON_MAX];
+    if (cli->args->endpoint) {
+        struct rpc_reply reply;
+        char key[32], bound[ENDPOINT_MAX];
+        int code = cli_call(cli, "config", NULL, &reply);
+        if (code != CLI_OK) {
+            return code;
+        }
+        snprintf(key, sizeof key, "%s.endpoint", address_socket_name[which]);
+        field_text(reply.result, key, bound, sizeof bound);
+        rpc_reply_clear(&reply);
+        size_t length = strlen(bound);
+        ret_endpoint[0] = '\0';
+        if (length > 0 && bound[length - 1] != '*') {
+            reach_from_here(cli, bound, ret_endpoint);
+        }
+        return CLI_OK;
+    }
+    reach_directory(cli, directory);
+    const char *address = *directory ? directory : cli->args->address;
+    if (address_endpoint(address, which, ret_endpoint, reason) != 0) {
+        return cli_usage(cli, "address %s", reason);
+    }
+    return cli_check_entry(cli, ret_endpoint);
 }

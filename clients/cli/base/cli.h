@@ -49,7 +49,6 @@ int cli_usage(struct cli *cli, const char *format, ...) __attribute__((format(pr
 /* Prints a sentence on err, control characters as '?'; nothing when it is empty. Returns the code.
  */
 int cli_fail(struct cli *cli, int code, const char *sentence);
-
 /* Explains on err that the output cannot be written; returns CLI_FINDING. */
 int cli_fail_output(struct cli *cli);
 
@@ -64,9 +63,59 @@ int cli_print_json(struct cli *cli, const msgpack_object *value);
  */
 int cli_print_written(struct cli *cli, const struct mpk_writer *writer, unsigned indent, FILE *out);
 
-/* Calls a method without parameters and prints its answer: as JSON with --json, else by `show`. */
-int cli_show(struct cli *cli, const char *method,
-             int (*show)(struct cli *cli, const msgpack_object *result));
+/* A question: parameters collected one by one, and an answer that may take its time. */
+struct ask {
+    struct mpk_writer pairs;
+    uint32_t count;
+    bool patient; /* see ask_past */
+};
+
+void ask_init(struct ask *ask);
+/* Begins with the job and the run of the command line, as far as it has them. */
+void ask_job(struct ask *ask, const struct args *args);
+/* The same of the past. Looking something up takes longer than other answers, so it and those after
+ * it are waited for as attnd allows itself, unless --timeout says how long; whether attnd is there
+ * at all shows at once. */
+void ask_past(struct ask *ask, const struct args *args);
+/* Each adds a parameter; text NULL: it is left out. */
+void ask_text(struct ask *ask, const char *key, const char *text);
+void ask_number(struct ask *ask, const char *key, uint64_t number);
+void ask_flag(struct ask *ask, const char *key, bool value);
+/* stack, layer, site; window, from, to; limit: those that the command line has. */
+void ask_layer(struct ask *ask, const struct args *args);
+void ask_range(struct ask *ask, const struct args *args);
+void ask_limit(struct ask *ask, const struct args *args, uint64_t otherwise);
+
+/* The parameters as a map, for rpc_send; frees what was collected. mpk_writer_clear is the
+ * caller's. */
+void ask_write(struct ask *ask, struct mpk_writer *ret_params);
+
+/* Takes an answer, which is gone afterwards; returns an exit code. */
+typedef int answer_reader(struct cli *cli, const msgpack_object *result);
+/* Calls the method, frees the parameters, and gives the answer to `read`. Returns what that returns
+ * or, after a failure that is explained on err, the exit code. */
+int ask_read(struct cli *cli, const char *method, struct ask *ask, answer_reader *read);
+/* The same; prints the answer as JSON with --json, else by `show`. `ask` NULL: no parameters. */
+int cli_show(struct cli *cli, const char *method, struct ask *ask, answer_reader *show);
+/* Calls, as cli_call; but that there is nothing is an answer, too: then *ret_any is false and the
+ * reply is not to be cleared. */
+int ask_for_any(struct cli *cli, const char *method, struct ask *ask, struct rpc_reply *ret_reply,
+                bool *ret_any);
+
+#define ENDPOINT_MAX ADDRESS_MAX
+
+/* Another socket of the attnd that cli->rpc asks. It follows from the address. When one endpoint
+ * was named instead, attnd is asked for the setting ("publish.endpoint"): a daemon that binds `*`
+ * cannot know by which name this machine sees it, so the host that answered the question is taken
+ * then. Returns CLI_OK, also with "" when attnd has no such setting or does not know its port, or
+ * an exit code. */
+int reach_endpoint(struct cli *cli, enum address_socket which, char ret_endpoint[ENDPOINT_MAX]);
+
+/* Where a browser finds what attnd binds at `bound`. */
+void reach_from_here(struct cli *cli, const char *bound, char ret_endpoint[ENDPOINT_MAX]);
+
+/* The directory of the sockets, without the last /; "" when attnd is asked by TCP. */
+void reach_directory(const struct cli *cli, char ret_directory[ENDPOINT_MAX]);
 
 /* Commands; each returns an exit code. */
 int cmd_ping(struct cli *cli);

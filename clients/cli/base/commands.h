@@ -9,7 +9,7 @@
 #define CLIENTS_CLI_BASE_COMMANDS_H
 
 #include "clients/cli/base/cli.h"
-#include "clients/cli/base/nearest.h"
+#include "clients/cli/base/unknown.h"
 #include "clients/cli/base/option.h"
 
 enum command_group {

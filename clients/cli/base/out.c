@@ -1,12 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 #include "clients/cli/base/out.h"
 
+#include "clients/cli/base/field.h"
+
 #include <fcntl.h>
+#include <inttypes.h>
+#include <math.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -41,6 +46,51 @@ void out_cell(struct out_table *table, const char *format, ...)
     table->cells[table->used] = strdup(text);
     table->failed = !table->cells[table->used];
     table->used += !table->failed;
+}
+
+void out_more(struct out_table *table, const char *names)
+{
+    for (const char *end = names; *end; names = end + (*end == '|')) {
+        end = names + strcspn(names, "|");
+        out_cell(table, "%.*s", (int)(end - names), names);
+        table->columns++;
+    }
+}
+
+void out_begin(struct out_table *table, const char *names)
+{
+    out_init(table, 0);
+    out_more(table, names);
+}
+
+void out_text(struct out_table *table, const msgpack_object *map, const char *key, size_t width)
+{
+    char text[OUT_CELL_MAX];
+    field_text(map, key, text, sizeof text);
+    if (width > 0) {
+        out_shorten(text, width);
+    }
+    out_cell(table, "%s", text);
+}
+
+void out_count(struct out_table *table, const msgpack_object *map, const char *key)
+{
+    out_cell(table, "%" PRIu64, field_u64(map, key));
+}
+
+void out_number(struct out_table *table, const msgpack_object *value)
+{
+    double number = field_number(value);
+    out_cell(table, isnan(number) ? "-" : "%.4g", number);
+}
+
+void out_run(struct out_table *table, const msgpack_object *run)
+{
+    char digits[9];                  /* 8 of 32 tell runs apart */
+    out_text(table, run, "job", 24); /* --json has longer names whole */
+    field_text(run, "run", digits, sizeof digits);
+    out_cell(table, "%s", digits);
+    out_text(table, run, "state", 0);
 }
 
 /* Columns a text takes: UTF-8 continuation bytes take none. */
@@ -197,4 +247,94 @@ bool out_end(FILE *out)
 {
     bool written = fflush(out) == 0 && !ferror(out);
     return written || out_reader_gone(out);
+}
+
+/* Lines of bars */
+
+#define LEVELS 8
+
+/* The first of the variables that decide about characters; no locale is set here. */
+static const char *charset(void)
+{
+    static const char *const names[] = {"LC_ALL", "LC_CTYPE", "LANG"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        const char *value = getenv(names[i]);
+        if (value && *value) {
+            return value;
+        }
+    }
+    return "";
+}
+
+bool spark_charset_is_utf8(void)
+{
+    return strcasestr(charset(), "utf-8") != NULL || strcasestr(charset(), "utf8") != NULL;
+}
+
+bool spark_fits(FILE *out)
+{
+    return isatty(fileno(out)) && spark_charset_is_utf8();
+}
+
+double spark_bar(const double *values, uint32_t count, uint32_t bars, uint32_t index)
+{
+    uint32_t from = (uint32_t)((uint64_t)index * count / bars);
+    uint32_t to = (uint32_t)((uint64_t)(index + 1) * count / bars);
+    /* The mean of those of values[from..to) that exist. */
+    double sum = 0;
+    uint32_t mean_count = 0;
+    for (uint32_t i = from; i < to; i++) {
+        if (!isfinite(values[i])) {
+            continue;
+        }
+        sum += values[i];
+        mean_count++;
+    }
+    return mean_count > 0 ? sum / mean_count : NAN;
+}
+
+void spark_line(const double *values, uint32_t count, uint32_t width, char *ret_line)
+{
+    uint32_t bars = count < width ? count : width;
+    double least = INFINITY, greatest = -INFINITY;
+    for (uint32_t i = 0; i < bars; i++) {
+        least = fmin(least, spark_bar(values, count, bars, i));
+        greatest = fmax(greatest, spark_bar(values, count, bars, i));
+    }
+    for (uint32_t i = 0; i < bars; i++) {
+        double value = spark_bar(values, count, bars, i), range = greatest - least;
+        double level = range > 0 ? (value - least) / range * (LEVELS - 1) : 0;
+        /* U+2581 and the seven after it. */
+        char block[] = {'\xe2', '\x96', (char)(0x81 + (isnan(value) ? 0 : (int)(level + 0.5)))};
+        if (isnan(value)) {
+            *ret_line++ = ' ';
+        } else {
+            ret_line = (char *)memcpy(ret_line, block, sizeof block) + sizeof block;
+        }
+    }
+    *ret_line = '\0';
+}
+
+/* Sentences */
+
+void text_wrap(const char *text, int column, int indent, FILE *out)
+{
+    const char *gap = "";
+    for (;;) {
+        text += strspn(text, " \n");
+        int length = (int)strcspn(text, " \n");
+        if (length == 0) {
+            break;
+        }
+        if (column + (int)strlen(gap) + length > TEXT_WIDTH && column > indent) {
+            fprintf(out, "\n%*s", indent, "");
+            column = indent;
+            gap = "";
+        }
+        fprintf(out, "%s%.*s", gap, length, text);
+        column += (int)strlen(gap) + length;
+        text += length;
+        gap = " ";
+    }
+    putc('\n', out);
 }

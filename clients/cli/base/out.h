@@ -5,6 +5,8 @@
 #ifndef CLIENTS_CLI_BASE_OUT_H
 #define CLIENTS_CLI_BASE_OUT_H
 
+#include "proto/mpk.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -22,8 +24,20 @@ struct out_table {
 
 /* A table begins with the names of its columns; then cells follow, row by row. */
 void out_init(struct out_table *table, int columns);
+/* The same with names, and more of them: "JOB|RUN|STATE". */
+void out_begin(struct out_table *table, const char *names);
+void out_more(struct out_table *table, const char *names);
 void out_cell(struct out_table *table, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
+
+/* A text of a map, cut to `width` columns; 0 = whole. */
+void out_text(struct out_table *table, const msgpack_object *map, const char *key, size_t width);
+/* A whole number of a map. */
+void out_count(struct out_table *table, const msgpack_object *map, const char *key);
+/* Any number, "-" for none. */
+void out_number(struct out_table *table, const msgpack_object *value);
+/* The cells that the row of a run begins with: job, first digits, state. */
+void out_run(struct out_table *table, const msgpack_object *run);
 
 /* Prints and frees. The first column is left-aligned, the others are right-aligned, or all are
  * left-aligned with `text` set. */
@@ -55,5 +69,26 @@ bool out_reader_gone(FILE *out);
 
 /* Writes what is left. Returns whether everything was written that somebody wanted to read. */
 bool out_end(FILE *out);
+
+/* Whether the environment says UTF-8. */
+bool spark_charset_is_utf8(void);
+/* Whether `out` is a terminal and the environment says UTF-8. */
+bool spark_fits(FILE *out);
+
+/* Bar `index` of `bars` shows the mean of those of its values that exist; NaN = none. */
+double spark_bar(const double *values, uint32_t count, uint32_t bars, uint32_t index);
+
+/* Bytes of a line of `width` bars, with a NUL. */
+#define SPARK_BYTES(width) (3 * (size_t)(width) + 1)
+
+/* One bar per value, from the least to the greatest; blank for NaN. With more values than `width`
+ * each bar is the mean of several that follow one another. */
+void spark_line(const double *values, uint32_t count, uint32_t width, char *ret_line);
+
+#define TEXT_WIDTH 80
+
+/* Prints the words of a text, and a line end. The cursor stands at column `column`; what does not
+ * fit goes to new lines, which begin at column `indent`. */
+void text_wrap(const char *text, int column, int indent, FILE *out);
 
 #endif

@@ -7,8 +7,7 @@
 #include "clients/cli/base/rpc.h"
 
 #include "clients/cli/base/field.h"
-#include "clients/cli/base/now.h"
-#include "clients/cli/base/sockopt.h"
+#include "clients/cli/base/system.h"
 
 #include <errno.h>
 #include <stdio.h>

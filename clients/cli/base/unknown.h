@@ -5,9 +5,30 @@
 
 #include "clients/cli/base/cli.h"
 #include "clients/cli/base/field.h"
-#include "clients/cli/base/nearest.h"
 
 #include <stdbool.h>
+
+/* The word, of several, that a mistyped one probably means. */
+
+#define NEAREST_FAR 64
+
+struct nearest {
+    char text[NEAREST_FAR + 1]; /* what was written */
+    const char *best;           /* borrowed; NULL = nothing is near */
+    int distance;               /* of the best */
+};
+
+void nearest_init(struct nearest *nearest, const char *text);
+/* The name counts in "--name" and in "--name=value". */
+void nearest_init_option(struct nearest *nearest, const char *option);
+
+/* Considers one that is valid: what was written may be its beginning, or differ by few letters, or
+ * abbreviate it. The first of equally near ones stays. */
+void nearest_try(struct nearest *nearest, const char *word);
+
+/* Insertions, deletions, replacements and swaps of neighbours that make one text of the other; at
+ * most NEAREST_FAR, which is also said of texts longer than 63. */
+int nearest_distance(const char *a, const char *b);
 
 /* Names that a sentence lists at most. */
 #define UNKNOWN_LISTED 10

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "clients/cli/plot/plot_kind.h"
 
-#include "clients/cli/base/nearest.h"
+#include "clients/cli/base/unknown.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -1,10 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* ping, page, config, flush: the daemon itself. */
-#include "clients/cli/base/ask.h"
 #include "clients/cli/base/cli.h"
 #include "clients/cli/base/field.h"
 #include "clients/cli/base/out.h"
-#include "clients/cli/base/reach.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -14,36 +12,15 @@
 static int show_ping(struct cli *cli, const msgpack_object *result)
 {
     char version[64], uptime[OUT_TIME_MAX];
-    double seconds = 0;
-    const msgpack_object *value = mpk_find(result, "uptime_s");
-    if (value) {
-        mpk_get_f64(value, &seconds);
-    }
     field_text(result, "version", version, sizeof version);
-    out_duration(seconds, uptime);
+    out_duration(field_number(mpk_find(result, "uptime_s")), uptime);
     fprintf(cli->out, "attnd %s at %s, up %s\n", version, cli->rpc->endpoint, uptime);
     return CLI_OK;
 }
 
 int cmd_ping(struct cli *cli)
 {
-    return cli_show(cli, "ping", show_ping);
-}
-
-static int print_page_json(struct cli *cli, const char *url)
-{
-    struct mpk_writer writer;
-    mpk_writer_init(&writer);
-    mpk_put_map(&writer, 1);
-    mpk_put_str(&writer, "page");
-    if (*url) {
-        mpk_put_str(&writer, url);
-    } else {
-        mpk_put_nil(&writer);
-    }
-    int code = cli_print_written(cli, &writer, 2, cli->out);
-    mpk_writer_clear(&writer);
-    return code;
+    return cli_show(cli, "ping", NULL, show_ping);
 }
 
 /* The file is read only when attnd answers: one that was killed leaves it behind. */
@@ -59,8 +36,7 @@ int cmd_page(struct cli *cli)
     bool enabled = strcmp(setting, "true") == 0;
     reach_directory(cli, directory);
     if (enabled) {
-        /* The first line of the file that attnd writes beside its sockets; "" when there is none.
-         */
+        /* The first line of the file that attnd writes beside its sockets. */
         char path[ENDPOINT_MAX + 8];
         snprintf(path, sizeof path, "%s/page", directory);
         FILE *file = *directory ? fopen(path, "re") : NULL;
@@ -83,7 +59,12 @@ int cmd_page(struct cli *cli)
     }
     rpc_reply_clear(&reply);
     if (cli->args->given & ARGS_JSON) {
-        code = print_page_json(cli, url);
+        struct mpk_writer writer;
+        mpk_writer_init(&writer);
+        mpk_put_map(&writer, 1);
+        mpk_pair_str(&writer, "page", *url ? url : NULL);
+        code = cli_print_written(cli, &writer, 2, cli->out);
+        mpk_writer_clear(&writer);
     } else if (*url) {
         fprintf(cli->out, "%s\n", url);
     }
@@ -95,9 +76,7 @@ int cmd_page(struct cli *cli)
 static int show_config(struct cli *cli, const msgpack_object *result)
 {
     struct out_table table;
-    out_init(&table, 2);
-    out_cell(&table, "KEY");
-    out_cell(&table, "VALUE");
+    out_begin(&table, "KEY|VALUE");
     for (uint32_t i = 0; result->type == MSGPACK_OBJECT_MAP && i < result->via.map.size; i++) {
         const msgpack_object_kv *pair = &result->via.map.ptr[i];
         char text[OUT_CELL_MAX];
@@ -112,31 +91,20 @@ static int show_config(struct cli *cli, const msgpack_object *result)
 
 int cmd_config(struct cli *cli)
 {
-    return cli_show(cli, "config", show_config);
+    return cli_show(cli, "config", NULL, show_config);
 }
 
-/* A flush is answered when what was received before it has been computed, which may take its time.
- */
+static int show_flush(struct cli *cli, const msgpack_object *result)
+{
+    uint64_t windows = field_u64(result, "windows");
+    fprintf(cli->out, "published %" PRIu64 " window%s\n", windows, out_plural(windows));
+    return CLI_OK;
+}
+
+/* It is answered when what was received before has been computed, which may take its time. */
 int cmd_flush(struct cli *cli)
 {
-    struct rpc_reply reply;
     struct ask ask;
-    int code = ask_patiently(cli);
-    if (code != CLI_OK) {
-        return code;
-    }
-    ask_init(&ask);
-    ask_text(&ask, "job", cli->args->word_count > 1 ? cli->args->words[1] : NULL);
-    code = ask_call(cli, "flush", &ask, &reply);
-    if (code != CLI_OK) {
-        return code;
-    }
-    uint64_t windows = field_u64(reply.result, "windows");
-    if (cli->args->given & ARGS_JSON) {
-        code = cli_print_json(cli, reply.result);
-    } else {
-        fprintf(cli->out, "published %" PRIu64 " window%s\n", windows, out_plural(windows));
-    }
-    rpc_reply_clear(&reply);
-    return code;
+    ask_past(&ask, cli->args);
+    return cli_show(cli, "flush", &ask, show_flush);
 }

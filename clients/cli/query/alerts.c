@@ -1,42 +1,25 @@
 /* SPDX-License-Identifier: MIT */
 /* alerts: the alerts that are firing now, and with --all those that fired and were resolved before.
  * Something that fires is bad news: exit status 1. */
-#include "clients/cli/base/ask.h"
+#include "clients/cli/base/cli.h"
 #include "clients/cli/base/field.h"
 #include "clients/cli/base/out.h"
 
 #include "proto/header.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <string.h>
 
 #define EVENTS_DEFAULT 50
-#define EVENTS_MAX     200000
 #define JOB_WIDTH      20
-
-static void alerts_add_number(struct out_table *table, double number)
-{
-    if (isnan(number)) {
-        out_cell(table, "-");
-    } else {
-        out_cell(table, "%.4g", number);
-    }
-}
 
 static void alerts_add_alert(struct out_table *table, const msgpack_object *alert, bool with_job)
 {
-    const msgpack_object *since = mpk_find(alert, "since");
-    char text[OUT_CELL_MAX];
-    field_text(alert, "severity", text, sizeof text);
-    out_cell(table, "%s", text);
+    out_text(table, alert, "severity", 0);
     if (with_job) {
-        field_text(alert, "job", text, sizeof text);
-        out_shorten(text, JOB_WIDTH);
-        out_cell(table, "%s", text);
+        out_text(table, alert, "job", JOB_WIDTH);
     }
-    field_text(alert, "rule", text, sizeof text);
-    out_cell(table, "%s", text);
+    out_text(table, alert, "rule", 0);
     /* "decoder.3.self.h2", "decoder.3.self", "the run". */
     const msgpack_object *head = mpk_find(alert, "head");
     char layer[LAYER_TEXT_MAX];
@@ -48,11 +31,10 @@ static void alerts_add_alert(struct out_table *table, const msgpack_object *aler
     } else {
         out_cell(table, "%s", layer);
     }
-    alerts_add_number(table, field_number(mpk_find(alert, "value")));
-    alerts_add_number(table, field_number(mpk_find(alert, "bound")));
-    out_cell(table, "step %" PRIu64, field_u64(since, "step"));
-    field_text(alert, "state", text, sizeof text);
-    out_cell(table, "%s", text);
+    out_number(table, mpk_find(alert, "value"));
+    out_number(table, mpk_find(alert, "bound"));
+    out_cell(table, "step %" PRIu64, field_u64(mpk_find(alert, "since"), "step"));
+    out_text(table, alert, "state", 0);
 }
 
 static const msgpack_object *alerts_item(const msgpack_object *list, uint32_t index)
@@ -79,15 +61,8 @@ static int show_alerts(struct cli *cli, const msgpack_object *result)
         const msgpack_object *table_past = all ? past : NULL;
         bool with_job = cli->args->word_count < 2;
         struct out_table table;
-        out_init(&table, 7 + with_job);
-        out_cell(&table, "SEVERITY");
-        if (with_job) {
-            out_cell(&table, "JOB");
-        }
-        for (int i = 0; i < 6; i++) {
-            out_cell(&table, "%s",
-                     ((const char *[]){"RULE", "WHERE", "VALUE", "BOUND", "SINCE", "STATE"})[i]);
-        }
+        out_begin(&table, with_job ? "SEVERITY|JOB|RULE|WHERE|VALUE|BOUND|SINCE|STATE"
+                                   : "SEVERITY|RULE|WHERE|VALUE|BOUND|SINCE|STATE");
         for (uint32_t i = 0; i < alerts_length_of(firing); i++) {
             alerts_add_alert(&table, alerts_item(firing, i), with_job);
         }
@@ -110,36 +85,19 @@ static int show_alerts(struct cli *cli, const msgpack_object *result)
     return alerts_length_of(firing) > 0 ? CLI_FINDING : CLI_OK;
 }
 
+static int alerts_answer(struct cli *cli, const msgpack_object *result)
+{
+    bool firing = alerts_length_of(mpk_find(result, "firing")) > 0;
+    bool json = cli->args->given & ARGS_JSON;
+    int code = (json ? cli_print_json : show_alerts)(cli, result);
+    return code == CLI_OK && firing ? CLI_FINDING : code;
+}
+
 int cmd_alerts(struct cli *cli)
 {
-    const struct args *args = cli->args;
-    struct rpc_reply reply;
     struct ask ask;
-    uint64_t count = args->count ? args->count : EVENTS_DEFAULT;
-    int code = ask_patiently(cli);
-    if (code != CLI_OK) {
-        return code;
-    }
-    ask_init(&ask);
-    ask_text(&ask, "job", args->word_count > 1 ? args->words[1] : NULL);
-    ask_text(&ask, "run", args->run);
-    if (args->given & ARGS_FROM) {
-        ask_number(&ask, "from", args->from);
-    }
-    if (args->given & ARGS_TO) {
-        ask_number(&ask, "to", args->to);
-    }
-    ask_number(&ask, "limit", count < EVENTS_MAX ? count : EVENTS_MAX);
-    code = ask_call(cli, "alerts", &ask, &reply);
-    if (code != CLI_OK) {
-        return code;
-    }
-    bool firing = alerts_length_of(mpk_find(reply.result, "firing")) > 0;
-    if (args->given & ARGS_JSON) {
-        code = cli_print_json(cli, reply.result);
-    } else {
-        code = show_alerts(cli, reply.result);
-    }
-    rpc_reply_clear(&reply);
-    return code == CLI_OK && firing ? CLI_FINDING : code;
+    ask_past(&ask, cli->args);
+    ask_range(&ask, cli->args);
+    ask_limit(&ask, cli->args, EVENTS_DEFAULT);
+    return ask_read(cli, "alerts", &ask, alerts_answer);
 }

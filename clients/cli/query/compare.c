@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* compare: the heads that behave most differently in two runs, and by which metric. */
-#include "clients/cli/base/ask.h"
+#include "clients/cli/base/cli.h"
 #include "clients/cli/base/field.h"
 #include "clients/cli/base/out.h"
 #include "clients/cli/base/unknown.h"
@@ -8,11 +8,9 @@
 #include "proto/header.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <string.h>
 
 #define HEADS_DEFAULT 20
-#define HEADS_MAX     200000
 
 /* Divergences less than this are no difference that anyone could see. */
 #define SAME 1e-9
@@ -64,16 +62,6 @@ static const msgpack_object_kv *most_different(const msgpack_object *head)
     return most;
 }
 
-static void compare_add_number(struct out_table *table, const msgpack_object *map, const char *key)
-{
-    double number = field_number(mpk_find(map, key));
-    if (isnan(number)) {
-        out_cell(table, "-");
-    } else {
-        out_cell(table, "%.4g", number);
-    }
-}
-
 static void print_alone(struct cli *cli, const char *name, const msgpack_object *list)
 {
     uint32_t count = field_length(list);
@@ -93,27 +81,22 @@ static int show_comparison(struct cli *cli, const msgpack_object *result)
     } else if (field_number(mpk_find(&heads->via.array.ptr[0], "distance")) < SAME) {
         fputs("no head differs\n", cli->out);
     } else {
-        static const char *const names[] = {"HEAD", "DISTANCE", "MOST BY",
-                                            "JS",   "MEAN A",   "MEAN B"};
         struct out_table table;
-        out_init(&table, 6);
-        for (int i = 0; i < 6; i++) {
-            out_cell(&table, "%s", names[i]);
-        }
+        out_begin(&table, "HEAD|DISTANCE|MOST BY|JS|MEAN A|MEAN B");
         for (uint32_t i = 0; i < heads->via.array.size; i++) {
             const msgpack_object *head = &heads->via.array.ptr[i];
             const msgpack_object_kv *most = most_different(head);
             char layer[LAYER_TEXT_MAX], metric[FIELD_NAME_MAX] = "-";
             field_layer(head, layer);
             out_cell(&table, "%s.h%" PRIu64, layer, field_u64(head, "head"));
-            compare_add_number(&table, head, "distance");
+            out_number(&table, mpk_find(head, "distance"));
             if (most) {
                 field_show(&most->key, metric, sizeof metric);
             }
             out_cell(&table, "%s", metric);
-            compare_add_number(&table, most ? &most->val : NULL, "js");
-            compare_add_number(&table, most ? &most->val : NULL, "mean_a");
-            compare_add_number(&table, most ? &most->val : NULL, "mean_b");
+            out_number(&table, mpk_find(most ? &most->val : NULL, "js"));
+            out_number(&table, mpk_find(most ? &most->val : NULL, "mean_a"));
+            out_number(&table, mpk_find(most ? &most->val : NULL, "mean_b"));
         }
         putc('\n', cli->out);
         out_print(&table, cli->width, false, cli->out);
@@ -136,9 +119,7 @@ int cmd_compare(struct cli *cli)
 {
     const struct args *args = cli->args;
     struct subject a, b;
-    struct rpc_reply reply;
     struct ask ask;
-    uint64_t count = args->count ? args->count : HEADS_DEFAULT;
     if (!read_subject(args->words[1], &a)) {
         return refuse_subject(cli, args->words[1]);
     }
@@ -148,24 +129,14 @@ int cmd_compare(struct cli *cli)
     if (unknown_check_metric(cli) != CLI_OK) {
         return CLI_USAGE;
     }
-    int code = ask_patiently(cli);
-    if (code != CLI_OK) {
-        return code;
-    }
     ask_init(&ask);
+    ask.patient = true;
     ask_text(&ask, "job", a.job);
     ask_text(&ask, "run", a.run);
     ask_text(&ask, "job_b", b.job);
     ask_text(&ask, "run_b", b.run);
     ask_text(&ask, "metric", args->metric);
     ask_range(&ask, args);
-    ask_number(&ask, "limit", count < HEADS_MAX ? count : HEADS_MAX);
-    code = ask_call(cli, "compare", &ask, &reply);
-    if (code != CLI_OK) {
-        return code;
-    }
-    code = args->given & ARGS_JSON ? cli_print_json(cli, reply.result)
-                                   : show_comparison(cli, reply.result);
-    rpc_reply_clear(&reply);
-    return code;
+    ask_limit(&ask, args, HEADS_DEFAULT);
+    return cli_show(cli, "compare", &ask, show_comparison);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* export: all numbers of a run, a row per window, head and metric, as they come: layer by layer,
  * metric by metric, PAGE windows at a time, so that nothing grows with the length of the run. */
-#include "clients/cli/base/ask.h"
+#include "clients/cli/base/cli.h"
 #include "clients/cli/base/field.h"
 #include "clients/cli/base/series.h"
 #include "clients/cli/base/unknown.h"
@@ -130,35 +130,14 @@ static int export_layers(struct cli *cli, const msgpack_object *result)
                      piece.job, text);
 }
 
-static int check_format(struct cli *cli)
-{
-    unsigned formats = cli->args->given & (ARGS_CSV | ARGS_JSON);
-    if (formats == ARGS_CSV || formats == ARGS_JSON) {
-        return CLI_OK;
-    }
-    return cli_usage(cli, "give --csv or --json (one object per line)");
-}
-
 int cmd_export(struct cli *cli)
 {
-    struct rpc_reply reply;
+    unsigned formats = cli->args->given & (ARGS_CSV | ARGS_JSON);
     struct ask ask;
-    int code = check_format(cli);
-    if (code == CLI_OK) {
-        code = ask_patiently(cli);
+    if (formats != ARGS_CSV && formats != ARGS_JSON) {
+        return cli_usage(cli, "give --csv or --json (one object per line)");
     }
-    if (code != CLI_OK) {
-        return code;
-    }
-    ask_init(&ask);
-    ask_text(&ask, "job", cli->args->words[1]);
-    ask_text(&ask, "run", cli->args->run);
+    ask_past(&ask, cli->args);
     ask_layer(&ask, cli->args);
-    code = ask_call(cli, "windows", &ask, &reply);
-    if (code != CLI_OK) {
-        return code;
-    }
-    code = export_layers(cli, reply.result);
-    rpc_reply_clear(&reply);
-    return code;
+    return ask_read(cli, "windows", &ask, export_layers);
 }

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* history: how a metric went from window to window. One head shows every statistic that fits, all
  * heads of a layer show their means. */
-#include "clients/cli/base/ask.h"
+#include "clients/cli/base/cli.h"
 #include "clients/cli/base/out.h"
 #include "clients/cli/base/series.h"
-#include "clients/cli/base/spark.h"
 #include "clients/cli/base/unknown.h"
 
 #include "clients/cli/base/field.h"
@@ -17,7 +16,6 @@
 
 /* Windows in a table, unless --count or --from ask for others. */
 #define WINDOWS_DEFAULT 20
-#define WINDOWS_MAX     200000
 
 static const char *const shown[] = {"mean", "std", "min", "p10", "p50", "p90", "max"};
 enum { SHOWN = sizeof shown / sizeof shown[0] };
@@ -128,18 +126,14 @@ static int show_series(struct cli *cli, const msgpack_object *result)
     }
     struct out_table table;
     bool plain = history_is_plain(&series);
-    out_init(&table, 2 + (series.heads == 1 ? SHOWN : (int)series.heads));
-    static const char *const names[SHOWN] = {"MEAN", "STD", "MIN", "P10", "P50", "P90", "MAX"};
     char unit[16];
     field_text(series.map, "unit", unit, sizeof unit);
     for (char *at = unit; *at; at++) {
         *at = (char)(*at >= 'a' && *at <= 'z' ? *at - 'a' + 'A' : *at);
     }
-    out_cell(&table, "%s", *unit ? unit : "WINDOW");
-    out_cell(&table, "STEP");
-    for (int i = 0; series.heads == 1 && i < SHOWN; i++) {
-        out_cell(&table, "%s", names[i]);
-    }
+    out_begin(&table, *unit ? unit : "WINDOW");
+    out_more(&table, series.heads == 1 ? "STEP|MEAN|STD|MIN|P10|P50|P90|MAX" : "STEP");
+    table.columns += series.heads > 1 ? (int)series.heads : 0;
     for (uint32_t head = 0; series.heads > 1 && head < series.heads; head++) {
         out_cell(&table, "h%" PRIu32, head);
     }
@@ -166,27 +160,17 @@ static int show_series(struct cli *cli, const msgpack_object *result)
     return CLI_OK;
 }
 
-/* Says that a metric is unknown, if it is; CLI_OK = it is not. */
-static int check_metric(struct cli *cli)
+/* Says that a metric is unknown, if it is, in an answer of `windows`; CLI_OK = it is not. */
+static int check_metric(struct cli *cli, const msgpack_object *result)
 {
     const struct args *args = cli->args;
-    struct rpc_reply reply;
-    struct ask ask;
     char text[UNKNOWN_TEXT_MAX], run[40];
-    ask_init(&ask);
-    ask_text(&ask, "job", args->words[1]);
-    ask_text(&ask, "run", args->run);
-    int code = ask_call(cli, "windows", &ask, &reply);
-    if (code != CLI_OK) {
-        return code;
+    field_text(result, "run", run, sizeof run);
+    if (!unknown_in_layers(mpk_find(result, "layers"), args->metric, args->words[1], text)) {
+        return CLI_OK;
     }
-    field_text(reply.result, "run", run, sizeof run);
-    if (unknown_in_layers(mpk_find(reply.result, "layers"), args->metric, args->words[1], text)) {
-        code = cli_usage(cli, "--metric: '%.80s': not in run %.8s of %.80s%s", args->metric, run,
-                         args->words[1], text);
-    }
-    rpc_reply_clear(&reply);
-    return code;
+    return cli_usage(cli, "--metric: '%.80s': not in run %.8s of %.80s%s", args->metric, run,
+                     args->words[1], text);
 }
 
 int cmd_history(struct cli *cli)
@@ -194,33 +178,24 @@ int cmd_history(struct cli *cli)
     const struct args *args = cli->args;
     struct rpc_reply reply;
     struct ask ask;
-    bool any;
-    bool table = !(args->given & (ARGS_JSON | ARGS_CSV | ARGS_FROM));
-    uint64_t count = args->count ? args->count : table ? WINDOWS_DEFAULT : WINDOWS_MAX;
-    int code = ask_patiently(cli);
-    if (code != CLI_OK) {
-        return code;
-    }
-    ask_init(&ask);
-    ask_text(&ask, "job", args->words[1]);
-    ask_text(&ask, "run", args->run);
+    bool any, table = !(args->given & (ARGS_JSON | ARGS_CSV | ARGS_FROM));
+    ask_past(&ask, args);
     ask_layer(&ask, args);
     if (args->given & ARGS_HEAD) {
         ask_number(&ask, "head", args->head);
     }
     ask_text(&ask, "metric", args->metric);
     ask_range(&ask, args);
-    ask_number(&ask, "limit", count < WINDOWS_MAX ? count : WINDOWS_MAX);
-    code = ask_for_any(cli, "history", &ask, &reply, &any);
-    if (code == CLI_OK && !any) {
+    ask_limit(&ask, args, table ? WINDOWS_DEFAULT : UINT64_MAX);
+    int code = ask_for_any(cli, "history", &ask, &reply, &any);
+    if (code == CLI_OK && any) {
+        code = show_series(cli, reply.result);
+        rpc_reply_clear(&reply);
+    } else if (code == CLI_OK) {
         /* attnd says what there is instead; metrics are too many for its sentence. */
-        int nothing_code = cli->args->metric ? check_metric(cli) : CLI_OK;
-        return nothing_code == CLI_OK ? cli_explain(cli, RPC_REFUSED, &reply) : nothing_code;
+        ask_job(&ask, args);
+        code = args->metric ? ask_read(cli, "windows", &ask, check_metric) : CLI_OK;
+        code = code == CLI_OK ? cli_explain(cli, RPC_REFUSED, &reply) : code;
     }
-    if (code != CLI_OK) {
-        return code;
-    }
-    code = show_series(cli, reply.result);
-    rpc_reply_clear(&reply);
     return code;
 }

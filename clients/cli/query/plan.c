@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* plan: the capture plans of training jobs; shows, sets and resets them while jobs run. A value
  * goes to attnd as it was written: what is one is the business of its config. */
-#include "clients/cli/base/ask.h"
+#include "clients/cli/base/cli.h"
 #include "clients/cli/base/field.h"
 #include "clients/cli/base/out.h"
 
@@ -18,15 +18,6 @@ enum { KEYS = sizeof keys / sizeof keys[0] };
 
 /* Showing */
 
-static void plan_add_text(struct out_table *table, const msgpack_object *plan, const char *key,
-                          size_t width)
-{
-    char text[OUT_CELL_MAX];
-    field_text(plan, key, text, sizeof text);
-    out_shorten(text, width);
-    out_cell(table, "%s", text);
-}
-
 /* 0 by the word that it stands for. */
 static void plan_add_number(struct out_table *table, const msgpack_object *plan, const char *key,
                             const char *zero)
@@ -41,45 +32,28 @@ static void plan_add_number(struct out_table *table, const msgpack_object *plan,
 
 static void add_plan(struct out_table *table, const msgpack_object *plan)
 {
-    plan_add_text(table, plan, "pattern", PATTERN_WIDTH);
+    out_text(table, plan, "pattern", PATTERN_WIDTH);
     plan_add_number(table, plan, "every", "never");
-    plan_add_text(table, plan, "layers", LAYERS_WIDTH);
-    plan_add_text(table, plan, "heads", HEADS_WIDTH);
+    out_text(table, plan, "layers", LAYERS_WIDTH);
+    out_text(table, plan, "heads", HEADS_WIDTH);
     plan_add_number(table, plan, "samples", "all");
     plan_add_number(table, plan, "rows", "all");
-    plan_add_text(table, plan, "from", OUT_CELL_MAX);
+    out_text(table, plan, "from", 0);
 }
 
-static int ask_and_show(struct cli *cli, const char *method, struct ask *ask)
+/* One plan, or the list of all: the first one that matches a job holds for it. */
+static int show_plans(struct cli *cli, const msgpack_object *result)
 {
-    struct rpc_reply reply;
-    int code = ask_call(cli, method, ask, &reply);
-    if (code != CLI_OK) {
-        return code;
+    struct out_table table;
+    out_begin(&table, "JOBS|EVERY|LAYERS|HEADS|SAMPLES|ROWS|FROM");
+    if (result->type == MSGPACK_OBJECT_MAP) {
+        add_plan(&table, result);
     }
-    if (cli->args->given & ARGS_JSON) {
-        code = cli_print_json(cli, reply.result);
-    } else {
-        /* One plan, or the list of all: the first one that matches a job holds for it. */
-        static const char *const names[] = {"JOBS",    "EVERY", "LAYERS", "HEADS",
-                                            "SAMPLES", "ROWS",  "FROM"};
-        struct out_table table;
-        out_init(&table, 7);
-        for (int i = 0; i < 7; i++) {
-            out_cell(&table, "%s", names[i]);
-        }
-        if (reply.result->type == MSGPACK_OBJECT_MAP) {
-            add_plan(&table, reply.result);
-        }
-        for (uint32_t i = 0;
-             reply.result->type == MSGPACK_OBJECT_ARRAY && i < reply.result->via.array.size; i++) {
-            add_plan(&table, &reply.result->via.array.ptr[i]);
-        }
-        out_print(&table, cli->width, true, cli->out);
-        code = CLI_OK;
+    for (uint32_t i = 0; result->type == MSGPACK_OBJECT_ARRAY && i < result->via.array.size; i++) {
+        add_plan(&table, &result->via.array.ptr[i]);
     }
-    rpc_reply_clear(&reply);
-    return code;
+    out_print(&table, cli->width, true, cli->out);
+    return CLI_OK;
 }
 
 /* Setting */
@@ -116,58 +90,35 @@ static int add_assignments(struct cli *cli, struct ask *ask)
     return CLI_OK;
 }
 
-static int plan_set(struct cli *cli)
-{
-    struct ask ask;
-    ask_init(&ask);
-    ask_text(&ask, "job", cli->args->words[2]);
-    int code = add_assignments(cli, &ask);
-    if (code == CLI_OK) {
-        return ask_and_show(cli, "plan.set", &ask);
-    }
-    mpk_writer_clear(&ask.pairs);
-    return code;
-}
-
-static int plan_get(struct cli *cli)
-{
-    struct ask ask;
-    ask_init(&ask);
-    ask_text(&ask, "job", cli->args->word_count > 2 ? cli->args->words[2] : NULL);
-    return ask_and_show(cli, "plan.get", &ask);
-}
-
-static int reset(struct cli *cli)
-{
-    struct ask ask;
-    ask_init(&ask);
-    ask_text(&ask, "job", cli->args->words[2]);
-    return ask_and_show(cli, "plan.reset", &ask);
-}
-
 int cmd_plan(struct cli *cli)
 {
     static const struct {
-        const char *word, *usage;
-        int (*run)(struct cli *cli);
+        const char *word, *method, *usage;
         int words_min, words_max;
     } verbs[] = {
-        {"get", "get [JOB]", plan_get, 2, 3},
-        {"set", "set JOB KEY=VALUE...", plan_set, 4, ARGS_WORDS_MAX},
-        {"reset", "reset JOB", reset, 3, 3},
+        {"get", "plan.get", "get [JOB]", 2, 3},
+        {"set", "plan.set", "set JOB KEY=VALUE...", 4, ARGS_WORDS_MAX},
+        {"reset", "plan.reset", "reset JOB", 3, 3},
     };
     const struct args *args = cli->args;
     for (size_t i = 0; i < sizeof verbs / sizeof verbs[0]; i++) {
         if (strcmp(args->words[1], verbs[i].word) != 0) {
             continue;
         }
-        if (args->word_count >= verbs[i].words_min && args->word_count <= verbs[i].words_max) {
-            return verbs[i].run(cli);
+        if (args->word_count < verbs[i].words_min || args->word_count > verbs[i].words_max) {
+            return cli_usage(cli, "plan %s: %s; usage: attnctl plan %s [OPTIONS]", verbs[i].word,
+                             args->word_count < verbs[i].words_min ? "something is missing"
+                                                                   : "that is too much",
+                             verbs[i].usage);
         }
-        return cli_usage(cli, "plan %s: %s; usage: attnctl plan %s [OPTIONS]", verbs[i].word,
-                         args->word_count < verbs[i].words_min ? "something is missing"
-                                                               : "that is too much",
-                         verbs[i].usage);
+        struct ask ask;
+        ask_init(&ask);
+        ask_text(&ask, "job", args->words[2]);
+        if (add_assignments(cli, &ask) != CLI_OK) {
+            mpk_writer_clear(&ask.pairs);
+            return CLI_USAGE;
+        }
+        return cli_show(cli, verbs[i].method, &ask, show_plans);
     }
     return cli_usage(cli, "plan '%.80s': no such thing to do (valid: get, set, reset)",
                      args->words[1]);

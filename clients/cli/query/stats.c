@@ -10,12 +10,6 @@
 #include <inttypes.h>
 #include <string.h>
 
-static void stats_add_number(struct out_table *table, const char *name, uint64_t number)
-{
-    out_cell(table, "%s", name);
-    out_cell(table, "%" PRIu64, number);
-}
-
 /* One row per pair; a map within becomes rows "name.key". */
 static void add_pairs(struct out_table *table, const char *prefix, const msgpack_object *map)
 {
@@ -29,11 +23,9 @@ static void add_pairs(struct out_table *table, const char *prefix, const msgpack
     }
 }
 
-static bool is_shown_above(const msgpack_object *key)
-{
-    return mpk_is_str(key, "received") || mpk_is_str(key, "processed") ||
-           mpk_is_str(key, "in_flight") || mpk_is_str(key, "dropped");
-}
+/* What is shown first: received = processed + in_flight + dropped. */
+static const char *const balance[] = {"received", "processed", "in_flight", "dropped"};
+enum { BALANCE = sizeof balance / sizeof balance[0] };
 
 static int show_stats(struct cli *cli, const msgpack_object *result)
 {
@@ -42,21 +34,23 @@ static int show_stats(struct cli *cli, const msgpack_object *result)
     if (result->type != MSGPACK_OBJECT_MAP) {
         return cli_usage(cli, "what answers at %s has no counters", cli->rpc->endpoint);
     }
-    out_init(&table, 2);
-    out_cell(&table, "COUNTER");
-    out_cell(&table, "VALUE");
-    stats_add_number(&table, "received", field_u64(result, "received"));
-    stats_add_number(&table, "processed", field_u64(result, "processed"));
-    stats_add_number(&table, "in_flight", field_u64(result, "in_flight"));
-    stats_add_number(&table, "dropped", field_sum(dropped));
+    uint64_t received = field_u64(result, "received"), processed = field_u64(result, "processed");
+    uint64_t in_flight = field_u64(result, "in_flight"), refused = field_sum(dropped);
+    uint64_t accounted = processed + in_flight + refused;
+    const uint64_t numbers[] = {received, processed, in_flight, refused};
+    out_begin(&table, "COUNTER|VALUE");
+    for (int i = 0; i < BALANCE; i++) {
+        out_cell(&table, "%s", balance[i]);
+        out_cell(&table, "%" PRIu64, numbers[i]);
+    }
     add_pairs(&table, "  ", dropped);
     for (uint32_t i = 0; i < result->via.map.size; i++) {
         const msgpack_object_kv *pair = &result->via.map.ptr[i];
         char name[OUT_CELL_MAX / 2], value[OUT_CELL_MAX / 2];
-        if (is_shown_above(&pair->key)) {
+        field_show(&pair->key, name, sizeof name - 1); /* and a dot */
+        if (option_word(name, balance, BALANCE) >= 0) {
             continue;
         }
-        field_show(&pair->key, name, sizeof name - 1); /* and a dot */
         if (pair->val.type == MSGPACK_OBJECT_MAP) {
             strcat(name, ".");
             add_pairs(&table, name, &pair->val);
@@ -67,15 +61,10 @@ static int show_stats(struct cli *cli, const msgpack_object *result)
         out_cell(&table, "%s", value);
     }
     out_print(&table, cli->width, false, cli->out);
-    /* The sentence about received = processed + in_flight + dropped. */
-    uint64_t received = field_u64(result, "received"), processed = field_u64(result, "processed");
-    uint64_t in_flight = field_u64(result, "in_flight");
-    uint64_t balance_dropped = field_sum(mpk_find(result, "dropped"));
-    uint64_t accounted = processed + in_flight + balance_dropped;
     fprintf(cli->out,
             "\nreceived = processed + in_flight + dropped: %" PRIu64 " = %" PRIu64 " + %" PRIu64
             " + %" PRIu64,
-            received, processed, in_flight, balance_dropped);
+            received, processed, in_flight, refused);
     if (received == accounted) {
         fputs(": adds up\n", cli->out);
         return CLI_OK;
@@ -88,5 +77,5 @@ static int show_stats(struct cli *cli, const msgpack_object *result)
 
 int cmd_stats(struct cli *cli)
 {
-    return cli_show(cli, "stats", show_stats);
+    return cli_show(cli, "stats", NULL, show_stats);
 }

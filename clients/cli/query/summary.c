@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* summary: the newest window of a job as one table per window: a row per layer, a column per head,
  * of one metric; patterns are names. */
-#include "clients/cli/base/ask.h"
 #include "clients/cli/base/cli.h"
 #include "clients/cli/base/field.h"
 #include "clients/cli/base/out.h"
@@ -368,21 +367,8 @@ static int show_summary(struct cli *cli, const msgpack_object *result)
 
 int cmd_summary(struct cli *cli)
 {
-    struct rpc_reply reply;
     struct ask ask;
-    ask_init(&ask);
-    ask_text(&ask, "job", cli->args->words[1]);
-    ask_text(&ask, "run", cli->args->run);
+    ask_job(&ask, cli->args);
     ask_layer(&ask, cli->args);
-    int code = ask_call(cli, "summary", &ask, &reply);
-    if (code != CLI_OK) {
-        return code;
-    }
-    if (cli->args->given & ARGS_JSON) {
-        code = cli_print_json(cli, reply.result);
-    } else {
-        code = show_summary(cli, reply.result);
-    }
-    rpc_reply_clear(&reply);
-    return code;
+    return cli_show(cli, "summary", &ask, show_summary);
 }

@@ -4,10 +4,8 @@
 #include "clients/cli/base/cli.h"
 #include "clients/c/src/drain.h"
 #include "clients/cli/base/field.h"
-#include "clients/cli/base/interrupt.h"
 #include "clients/cli/base/out.h"
-#include "clients/cli/base/reach.h"
-#include "clients/cli/base/sockopt.h"
+#include "clients/cli/base/system.h"
 #include "clients/cli/base/unknown.h"
 
 #include "proto/header.h"

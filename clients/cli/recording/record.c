@@ -8,13 +8,10 @@
 #include "clients/cli/base/cli.h"
 #include "clients/c/src/drain.h"
 #include "clients/cli/base/field.h"
-#include "clients/cli/base/interrupt.h"
-#include "clients/cli/base/now.h"
+#include "clients/cli/base/system.h"
 #include "clients/cli/base/out.h"
 #include "proto/ranks.h"
-#include "clients/cli/base/reach.h"
 #include "clients/cli/recording/recorder.h"
-#include "clients/cli/base/sockopt.h"
 
 #include "proto/err.h"
 

@@ -5,10 +5,9 @@
 #include "clients/cli/recording/replay.h"
 
 #include "clients/cli/base/field.h"
-#include "clients/cli/base/interrupt.h"
-#include "clients/cli/base/now.h"
+#include "clients/cli/base/system.h"
 #include "clients/cli/base/out.h"
-#include "clients/cli/base/reach.h"
+#include "clients/cli/base/cli.h"
 #include "clients/cli/recording/sender.h"
 #include "proto/header.h"
 #include "proto/playback.h"

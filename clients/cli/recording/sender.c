@@ -6,9 +6,7 @@
 #include "clients/cli/recording/sender.h"
 
 #include "proto/header.h"
-#include "clients/cli/base/interrupt.h"
-#include "clients/cli/base/now.h"
-#include "clients/cli/base/sockopt.h"
+#include "clients/cli/base/system.h"
 
 #include <errno.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "clients/cli/show/internal.h"
 
-#include "clients/cli/base/spark.h"
+#include "clients/cli/base/out.h"
 
 #include <stdarg.h>
 #include <stdlib.h>

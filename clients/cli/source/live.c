@@ -4,7 +4,7 @@
  * job goes on; one by one only when the answer would be too large. */
 #include "clients/cli/source/internal.h"
 
-#include "clients/cli/base/ask.h"
+#include "clients/cli/base/cli.h"
 #include "proto/err.h"
 #include "clients/cli/base/field.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "clients/cli/top/internal.h"
 
-#include "clients/cli/base/ask.h"
+#include "clients/cli/base/cli.h"
 #include "proto/err.h"
 
 #include <stdio.h>
@@ -17,16 +17,72 @@ void asker_init(struct asker *asker, struct rpc *rpc, int64_t now_ms)
     *asker = (struct asker){.rpc = rpc, .heard_ms = now_ms};
 }
 
+/* The questions: their methods, what reads the answers, and what of the model's needs they fill. */
+static const struct question {
+    const char *method;
+    void (*read)(struct model *model, const msgpack_object *result);
+    bool has_need;
+    size_t need; /* of struct needs: a bool */
+    bool past;
+} questions[ASKER_KINDS] = {
+    [ASKER_MONITOR] = {"monitor"}, /* read_monitor wants the time, too */
+    [ASKER_CONFIG] = {"config", read_config, true, offsetof(struct needs, config)},
+    [ASKER_LIVE] = {"live", read_live, true, offsetof(struct needs, live)},
+    [ASKER_SUMMARY] = {"summary", read_summary},
+    [ASKER_GRID] = {"grid", read_grid, true, offsetof(struct needs, grid), true},
+    [ASKER_ALERTS] = {"alerts", read_alerts, true, offsetof(struct needs, alerts), true},
+    [ASKER_DETAIL_LIVE] = {"live", read_detail_live, true, offsetof(struct needs, detail)},
+    [ASKER_DETAIL_SUMMARY] = {"summary", read_detail_summary, true,
+                              offsetof(struct needs, detail_window)},
+    [ASKER_DETAIL_GRID] = {"grid", read_detail_grid, true, offsetof(struct needs, series), true},
+};
+
+static bool *need_of(struct model *model, enum asker_kind kind)
+{
+    return (bool *)((char *)&model->needs + questions[kind].need);
+}
+
+static bool is_free(const struct asker *asker, enum asker_kind kind)
+{
+    return asker->asked[kind].id == 0;
+}
+
 /* Asking */
 
+/* What a question is about; NULL = not about that. */
+struct about {
+    const char *metric, *stack, *site;
+    uint32_t layer;
+};
+
 /* Whether it is on its way: what could not be sent is still needed. */
-static bool send_ask(struct asker *asker, enum asker_kind kind, const char *method, struct ask *ask,
-                     const struct model *model, int64_t now_ms)
+static bool asker_send(struct asker *asker, enum asker_kind kind, const struct about *about,
+                       const struct model *model, int64_t now_ms)
 {
     struct mpk_writer params;
+    struct ask ask;
     uint64_t id;
-    ask_write(ask, &params);
-    bool sent = asker->rpc->socket && rpc_send(asker->rpc, method, &params, &id) == RPC_OK;
+    ask_init(&ask);
+    if (kind > ASKER_CONFIG) {
+        ask_text(&ask, "job", model->job);
+    }
+    if (kind == ASKER_ALERTS) {
+        ask_number(&ask, "limit", MODEL_ALERTS_ASKED);
+    }
+    if (about->metric) { /* trends over the run, in as many points as are kept */
+        ask_text(&ask, "run", model->entry.run[0] != '\0' ? model->entry.run : NULL);
+        ask_text(&ask, "metric", about->metric);
+        ask_number(&ask, "points", MODEL_PAST_MAX);
+        ask_flag(&ask, "packed", true);
+    }
+    if (about->stack) {
+        ask_text(&ask, "stack", about->stack);
+        ask_number(&ask, "layer", about->layer);
+        ask_text(&ask, "site", about->site);
+    }
+    ask_write(&ask, &params);
+    bool sent =
+        asker->rpc->socket && rpc_send(asker->rpc, questions[kind].method, &params, &id) == RPC_OK;
     if (sent) {
         asker->asked[kind].id = id;
         asker->asked[kind].generation = model->generation;
@@ -36,75 +92,18 @@ static bool send_ask(struct asker *asker, enum asker_kind kind, const char *meth
     return sent;
 }
 
-static bool is_free(const struct asker *asker, enum asker_kind kind)
+/* Whether a need was there and is on its way now. */
+static bool ask_need(struct asker *asker, enum asker_kind kind, const struct about *about,
+                     struct model *model, int64_t now_ms)
 {
-    return asker->asked[kind].id == 0;
-}
-
-static bool ask_plain(struct asker *asker, enum asker_kind kind, const char *method,
-                      const struct model *model, int64_t now_ms)
-{
-    struct ask ask;
-    ask_init(&ask);
-    return send_ask(asker, kind, method, &ask, model, now_ms);
-}
-
-static void asker_put_layer(struct ask *ask, const char *stack, uint32_t layer, const char *site)
-{
-    ask_text(ask, "stack", stack);
-    ask_number(ask, "layer", layer);
-    ask_text(ask, "site", site);
-}
-
-/* Trends over the run, in as many points as are kept. */
-static void asker_put_grid(struct ask *ask, const struct model *model, const char *metric)
-{
-    ask_text(ask, "job", model->job);
-    if (model->entry.run[0] != '\0') {
-        ask_text(ask, "run", model->entry.run);
-    }
-    ask_text(ask, "metric", metric);
-    ask_number(ask, "points", MODEL_PAST_MAX);
-    ask_flag(ask, "packed", true);
-}
-
-static bool ask_job(struct asker *asker, enum asker_kind kind, const char *method,
-                    const struct model *model, int64_t now_ms)
-{
-    struct ask ask;
-    ask_init(&ask);
-    ask_text(&ask, "job", model->job);
-    if (kind == ASKER_ALERTS) {
-        ask_number(&ask, "limit", MODEL_ALERTS_ASKED);
-    }
-    return send_ask(asker, kind, method, &ask, model, now_ms);
-}
-
-static void ask_grid(struct asker *asker, struct model *model, int64_t now_ms)
-{
-    struct ask ask;
-    ask_init(&ask);
-    asker_put_grid(&ask, model, model->metric);
-    if (!send_ask(asker, ASKER_GRID, "grid", &ask, model, now_ms)) {
-        return;
-    }
-    model->needs.grid = false;
-    model->needs.grid_ms = now_ms;
-}
-
-static bool ask_detail_layer(struct asker *asker, enum asker_kind kind, const char *method,
-                             const struct model *model, int64_t now_ms)
-{
-    const struct detail *detail = &model->detail;
-    struct ask ask;
-    ask_init(&ask);
-    ask_text(&ask, "job", model->job);
-    asker_put_layer(&ask, detail->stack, detail->layer, detail->site);
-    return send_ask(asker, kind, method, &ask, model, now_ms);
+    bool *need = need_of(model, kind);
+    bool asked = *need && is_free(asker, kind) && asker_send(asker, kind, about, model, now_ms);
+    *need = *need && !asked;
+    return asked;
 }
 
 /* The trend of one metric after the other, beginning with the chosen one. */
-static void ask_series(struct asker *asker, struct model *model, int64_t now_ms)
+static void ask_series(struct asker *asker, struct about about, struct model *model, int64_t now_ms)
 {
     const struct detail *detail = &model->detail;
     struct needs *needs = &model->needs;
@@ -114,60 +113,44 @@ static void ask_series(struct asker *asker, struct model *model, int64_t now_ms)
         needs->series_ms = now_ms;
         return;
     }
-    uint32_t at = (model->ui.metrics.at + needs->series_next) % detail->count;
-    struct ask ask;
-    ask_init(&ask);
-    asker_put_grid(&ask, model, detail->metrics[at].name);
-    asker_put_layer(&ask, detail->stack, detail->layer, detail->site);
-    needs->series_next += send_ask(asker, ASKER_DETAIL_GRID, "grid", &ask, model, now_ms);
+    about.metric =
+        detail->metrics[(model->ui.metrics.at + needs->series_next) % detail->count].name;
+    needs->series_next += asker_send(asker, ASKER_DETAIL_GRID, &about, model, now_ms);
 }
 
 static void ask_needs(struct asker *asker, struct model *model, int64_t now_ms)
 {
     struct needs *needs = &model->needs;
-    if (needs->config && is_free(asker, ASKER_CONFIG)) {
-        needs->config = !ask_plain(asker, ASKER_CONFIG, "config", model, now_ms);
-    }
+    const struct detail *detail = &model->detail;
+    const struct about all = {NULL}, trend = {.metric = model->metric};
+    ask_need(asker, ASKER_CONFIG, &all, model, now_ms);
     if (!model->job_known || model->ui.page == PAGE_JOBS) {
         return;
     }
-    if (needs->alerts && is_free(asker, ASKER_ALERTS)) {
-        needs->alerts = !ask_job(asker, ASKER_ALERTS, "alerts", model, now_ms);
-    }
+    ask_need(asker, ASKER_ALERTS, &all, model, now_ms);
     if (model->ui.page == PAGE_HEAD) {
-        if (needs->detail && is_free(asker, ASKER_DETAIL_LIVE)) {
-            needs->detail = !ask_detail_layer(asker, ASKER_DETAIL_LIVE, "live", model, now_ms);
+        const struct about layer = {NULL, detail->stack, detail->site, detail->layer};
+        ask_need(asker, ASKER_DETAIL_LIVE, &layer, model, now_ms);
+        ask_need(asker, ASKER_DETAIL_SUMMARY, &layer, model, now_ms);
+        if (needs->series && detail->count > 0 && is_free(asker, ASKER_DETAIL_GRID)) {
+            ask_series(asker, layer, model, now_ms);
         }
-        if (needs->detail_window && is_free(asker, ASKER_DETAIL_SUMMARY)) {
-            needs->detail_window =
-                !ask_detail_layer(asker, ASKER_DETAIL_SUMMARY, "summary", model, now_ms);
-        }
-        if (needs->series && model->detail.count > 0 && is_free(asker, ASKER_DETAIL_GRID)) {
-            ask_series(asker, model, now_ms);
-        }
-    } else {
-        if (needs->live && is_free(asker, ASKER_LIVE)) {
-            needs->live = !ask_job(asker, ASKER_LIVE, "live", model, now_ms);
-        }
-        /* A job that has sent nothing since attnd was started has only windows. */
-        if (model->layer_count == 0 && needs->summary_next == 0 && is_free(asker, ASKER_SUMMARY) &&
-            ask_job(asker, ASKER_SUMMARY, "summary", model, now_ms)) {
-            needs->summary_next = UINT32_MAX;
-        }
-        if (needs->grid && model->metric[0] != '\0' && is_free(asker, ASKER_GRID)) {
-            ask_grid(asker, model, now_ms);
-        }
-        if (needs->summary_next < model->layer_count && is_free(asker, ASKER_SUMMARY) &&
-            asker->taken < SUMMARY_BYTES) {
-            /* One layer after the other. */
-            const struct layer *layer = &model->layers[model->needs.summary_next];
-            struct ask ask;
-            ask_init(&ask);
-            ask_text(&ask, "job", model->job);
-            asker_put_layer(&ask, layer->stack, layer->layer, layer->site);
-            model->needs.summary_next +=
-                send_ask(asker, ASKER_SUMMARY, "summary", &ask, model, now_ms);
-        }
+        return;
+    }
+    ask_need(asker, ASKER_LIVE, &all, model, now_ms);
+    /* A job that has sent nothing since attnd was started has only windows. */
+    if (model->layer_count == 0 && needs->summary_next == 0 && is_free(asker, ASKER_SUMMARY) &&
+        asker_send(asker, ASKER_SUMMARY, &all, model, now_ms)) {
+        needs->summary_next = UINT32_MAX;
+    }
+    if (model->metric[0] != '\0' && ask_need(asker, ASKER_GRID, &trend, model, now_ms)) {
+        needs->grid_ms = now_ms;
+    }
+    if (needs->summary_next < model->layer_count && is_free(asker, ASKER_SUMMARY) &&
+        asker->taken < SUMMARY_BYTES) { /* one layer after the other */
+        const struct layer *next = &model->layers[needs->summary_next];
+        const struct about layer = {NULL, next->stack, next->site, next->layer};
+        needs->summary_next += asker_send(asker, ASKER_SUMMARY, &layer, model, now_ms);
     }
 }
 
@@ -176,26 +159,16 @@ static void ask_needs(struct asker *asker, struct model *model, int64_t now_ms)
 /* Questions that will not be answered must be asked again. */
 static void asker_give_up(struct asker *asker, struct model *model, enum asker_kind kind)
 {
-    struct needs *needs = &model->needs;
     asker->asked[kind].id = 0;
-    needs->config = needs->config || kind == ASKER_CONFIG;
-    needs->live = needs->live || kind == ASKER_LIVE;
-    needs->grid = needs->grid || kind == ASKER_GRID;
-    needs->alerts = needs->alerts || kind == ASKER_ALERTS;
-    needs->detail = needs->detail || kind == ASKER_DETAIL_LIVE;
-    needs->detail_window = needs->detail_window || kind == ASKER_DETAIL_SUMMARY;
+    if (questions[kind].has_need) {
+        *need_of(model, kind) = true;
+    }
     if (kind == ASKER_SUMMARY) {
-        needs->summary_next = 0;
+        model->needs.summary_next = 0;
     }
     if (kind == ASKER_DETAIL_GRID) {
-        needs->series = true;
-        needs->series_next = 0;
+        model->needs.series_next = 0;
     }
-}
-
-static bool is_of_past(enum asker_kind kind)
-{
-    return kind == ASKER_GRID || kind == ASKER_ALERTS || kind == ASKER_DETAIL_GRID;
 }
 
 int64_t asker_late_ms(const struct asker *asker)
@@ -227,38 +200,17 @@ void asker_tick(struct asker *asker, struct model *model, int64_t now_ms)
         }
     }
     for (enum asker_kind kind = ASKER_CONFIG; kind < ASKER_KINDS; kind++) {
-        int64_t patience = is_of_past(kind) ? PAST_PATIENCE_MS : asker->rpc->timeout_ms;
+        int64_t patience = questions[kind].past ? PAST_PATIENCE_MS : asker->rpc->timeout_ms;
         if (!is_free(asker, kind) && now_ms - asker->asked[kind].sent_ms >= patience) {
             asker_give_up(asker, model, kind);
         }
     }
     if (is_free(asker, ASKER_MONITOR)) {
-        ask_plain(asker, ASKER_MONITOR, "monitor", model, now_ms);
+        asker_send(asker, ASKER_MONITOR, &(struct about){NULL}, model, now_ms);
     }
 }
 
 /* Answers */
-
-static void read_reply(struct model *model, enum asker_kind kind, const msgpack_object *result,
-                       int64_t now_ms)
-{
-    static void (*const readers[ASKER_KINDS])(struct model * model,
-                                              const msgpack_object *result) = {
-        [ASKER_CONFIG] = read_config,
-        [ASKER_LIVE] = read_live,
-        [ASKER_SUMMARY] = read_summary,
-        [ASKER_GRID] = read_grid,
-        [ASKER_ALERTS] = read_alerts,
-        [ASKER_DETAIL_LIVE] = read_detail_live,
-        [ASKER_DETAIL_SUMMARY] = read_detail_summary,
-        [ASKER_DETAIL_GRID] = read_detail_grid,
-    };
-    if (kind == ASKER_MONITOR) {
-        read_monitor(model, result, now_ms);
-    } else {
-        readers[kind](model, result);
-    }
-}
 
 /* Takes one answer; false = none has come. */
 static bool asker_take(struct asker *asker, struct model *model, int64_t now_ms)
@@ -291,10 +243,12 @@ static bool asker_take(struct asker *asker, struct model *model, int64_t now_ms)
             snprintf(model->refusal, sizeof model->refusal, "%s", nothing ? "" : reply.message);
         }
     }
-    if (current && status == RPC_OK) {
-        read_reply(model, kind, reply.result, now_ms);
-    }
     if (status == RPC_OK) {
+        if (current && kind == ASKER_MONITOR) {
+            read_monitor(model, reply.result, now_ms);
+        } else if (current) {
+            questions[kind].read(model, reply.result);
+        }
         asker->taken += kind == ASKER_SUMMARY ? zmq_msg_size(&reply.frame) : 0;
         rpc_reply_clear(&reply);
     }

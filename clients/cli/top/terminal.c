@@ -3,7 +3,7 @@
  * that only signals by mistake, of the program or of the sender, are caught here. */
 #include "clients/cli/top/internal.h"
 
-#include "clients/cli/base/spark.h"
+#include "clients/cli/base/out.h"
 
 #include <curses.h>
 #include <langinfo.h>

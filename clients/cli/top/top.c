@@ -4,7 +4,7 @@
  * asked in the asker. */
 #include "clients/cli/base/cli.h"
 #include "clients/cli/top/internal.h"
-#include "clients/cli/base/now.h"
+#include "clients/cli/base/system.h"
 #include "clients/cli/base/unknown.h"
 
 #include <errno.h>

@@ -2,7 +2,7 @@
 /* The two tables of a job: heads, a row each, and layers with their heads side by side. */
 #include "clients/cli/top/internal.h"
 
-#include "clients/cli/base/nearest.h"
+#include "clients/cli/base/unknown.h"
 
 #include <inttypes.h>
 #include <math.h>

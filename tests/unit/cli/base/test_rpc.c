@@ -4,7 +4,7 @@
 
 #include "clients/cli/base/field.h"
 #include "clients/cli/base/rpc.h"
-#include "clients/cli/base/sockopt.h"
+#include "clients/cli/base/system.h"
 
 /* The parameters come back as the result. */
 static void echo(const struct fake *fake, const char *method, uint64_t id,

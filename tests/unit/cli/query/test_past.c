@@ -5,7 +5,7 @@
 
 #include "clients/cli/base/field.h"
 #include "proto/result.h"
-#include "clients/cli/base/spark.h"
+#include "clients/cli/base/out.h"
 
 #include <math.h>
 

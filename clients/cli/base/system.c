@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT */
+#include "clients/cli/base/system.h"
+
+#include <signal.h>
+#include <time.h>
+#include <zmq.h>
+
+static uint64_t clock_ns(clockid_t clock)
+{
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+uint64_t now_ns(void)
+{
+    return clock_ns(CLOCK_MONOTONIC);
+}
+
+int64_t now_ms(void)
+{
+    return (int64_t)(now_ns() / 1000000u);
+}
+
+uint64_t now_wall_ns(void)
+{
+    return clock_ns(CLOCK_REALTIME);
+}
+
+/* Sockets */
+
+void sockopt_int(void *socket, int option, int value)
+{
+    zmq_setsockopt(socket, option, &value, sizeof value);
+}
+
+void sockopt_frame_max(void *socket, uint64_t bytes)
+{
+    int64_t most = bytes < INT64_MAX ? (int64_t)bytes : INT64_MAX;
+    zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &most, sizeof most);
+}
+
+/* Ctrl-C */
+
+static volatile sig_atomic_t came;
+
+static void interrupt_note(int number)
+{
+    (void)number;
+    came = 1;
+}
+
+/* Without SA_RESTART, so that a waiting poll returns; with SA_RESETHAND, so that a second one ends
+ * a command that takes its time. */
+void interrupt_catch(void)
+{
+    struct sigaction action = {.sa_handler = interrupt_note, .sa_flags = (int)SA_RESETHAND};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, 0);
+    sigaction(SIGTERM, &action, 0);
+}
+
+bool interrupt_came(void)
+{
+    return came;
+}
