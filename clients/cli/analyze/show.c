@@ -72,20 +72,10 @@ static bool is_all_null(const msgpack_object *list)
 
 /* Title --------------------------------------------------------------------------------------- */
 
-static double real_of(const msgpack_object *map, const char *key)
-{
-    const msgpack_object *value = mpk_find(map, key);
-    double number = NAN;
-    if (value) {
-        mpk_get_f64(value, &number);
-    }
-    return number;
-}
-
 /* Rows that were left out; when they are most rows, what may be the matter. */
 static void show_invalid(const msgpack_object *layer, uint64_t rows, uint64_t invalid, FILE *out)
 {
-    double error = real_of(layer, "row_sum_error");
+    double error = field_number(mpk_find(layer, "row_sum_error"));
     fprintf(out, "%" PRIu64 " of %" PRIu64 " rows left out: ", invalid, rows + invalid);
     if (!(error > SUM_SOUND)) {
         fputs("not finite, or negative\n", out);
@@ -101,11 +91,6 @@ static void show_invalid(const msgpack_object *layer, uint64_t rows, uint64_t in
 
 /* Heads --------------------------------------------------------------------------------------- */
 
-static uint32_t count_heads(const msgpack_object *layer)
-{
-    return (uint32_t)fmax(field_item(mpk_find(layer, "shape"), 1), 0);
-}
-
 static void show_heads(const msgpack_object *layer, int width, FILE *out)
 {
     const msgpack_object *lists[COLUMNS];
@@ -120,6 +105,7 @@ static void show_heads(const msgpack_object *layer, int width, FILE *out)
     if (used == 0) {
         return;
     }
+    uint32_t heads = (uint32_t)fmax(field_item(mpk_find(layer, "shape"), 1), 0);
     out_init(&table, used + 1);
     out_cell(&table, "HEAD");
     for (int i = 0; i < COLUMNS; i++) {
@@ -127,17 +113,16 @@ static void show_heads(const msgpack_object *layer, int width, FILE *out)
             out_cell(&table, "%s", columns[i].title);
         }
     }
-    for (uint32_t h = 0; h < count_heads(layer); h++) {
+    for (uint32_t h = 0; h < heads; h++) {
         out_cell(&table, "%" PRIu32, h);
         for (int i = 0; i < COLUMNS; i++) {
             if (!is_all_null(lists[i])) {
                 const msgpack_object *list = lists[i];
-                bool text = list && list->type == MSGPACK_OBJECT_ARRAY &&
-                            h < list->via.array.size &&
-                            list->via.array.ptr[h].type == MSGPACK_OBJECT_STR;
-                if (text) {
-                    out_cell(&table, "%.*s", (int)list->via.array.ptr[h].via.str.size,
-                             list->via.array.ptr[h].via.str.ptr);
+                bool is_list = list && list->type == MSGPACK_OBJECT_ARRAY;
+                const msgpack_object *cell =
+                    is_list && h < field_length(list) ? &list->via.array.ptr[h] : NULL;
+                if (cell && cell->type == MSGPACK_OBJECT_STR) {
+                    out_cell(&table, "%.*s", (int)cell->via.str.size, cell->via.str.ptr);
                 } else {
                     show_put_number(&table, field_item(list, h));
                 }
@@ -200,7 +185,7 @@ static void show_redundant(const msgpack_object *layer, FILE *out)
     for (uint32_t i = 0; i < count && i < PAIRS_SHOWN; i++) {
         const msgpack_object *pair = &pairs->via.array.ptr[i], *heads = mpk_find(pair, "heads");
         struct alike alike = {(uint32_t)field_item(heads, 0), (uint32_t)field_item(heads, 1),
-                              real_of(pair, "js")};
+                              field_number(mpk_find(pair, "js"))};
         show_pair_of_heads(i, &alike, "redundant  ", out);
     }
     if (total > PAIRS_SHOWN) {
@@ -240,15 +225,15 @@ static void show_whole(const msgpack_object_map *matrices, int width, FILE *out)
             /* A spectrum with a rank but no condition number is of a matrix that is short of rank.
              */
             const char *name = whole_fields[i];
-            double value = real_of(whole, name);
+            double value = field_number(mpk_find(whole, name));
             if (isnan(value) && strcmp(name, "condition_number") == 0 &&
-                !isnan(real_of(whole, "rank"))) {
+                !isnan(field_number(mpk_find(whole, "rank")))) {
                 out_cell(&table, "inf");
             } else {
                 show_put_number(&table, value);
             }
         }
-        show_put_number(&table, real_of(matrix, "head_correlation_mean"));
+        show_put_number(&table, field_number(mpk_find(matrix, "head_correlation_mean")));
     }
     out_print(&table, width, false, out);
 }
@@ -263,7 +248,7 @@ void show_layer(const msgpack_object *layer, int width, FILE *out)
     const msgpack_object *weights = mpk_find(layer, "weights");
     char name[LAYER_TEXT_MAX], tier[32];
     uint64_t rows = field_u64(layer, "rows"), invalid = field_u64(layer, "invalid_rows");
-    double sinks = real_of(layer, "sink_rate");
+    double sinks = field_number(mpk_find(layer, "sink_rate"));
     field_layer(layer, name);
     field_text(layer, "tier", tier, sizeof tier);
     fprintf(out, "%s  %s", name, tier);
@@ -310,7 +295,8 @@ void show_layer(const msgpack_object *layer, int width, FILE *out)
     for (uint32_t i = 0; i < count && i < PAIRS_SHOWN; i++) {
         const msgpack_object *pair = &pairs->via.array.ptr[i];
         fprintf(out, "%s%" PRIu64 ">%" PRIu64 " %.3f", i ? "  " : "top pairs  ",
-                field_u64(pair, "query"), field_u64(pair, "key"), real_of(pair, "weight"));
+                field_u64(pair, "query"), field_u64(pair, "key"),
+                field_number(mpk_find(pair, "weight")));
     }
     if (count > 0) {
         putc('\n', out);

@@ -37,10 +37,8 @@ static void answer_error(struct cli *cli, int code, const char *sentence)
     struct mpk_writer writer;
     mpk_writer_init(&writer);
     mpk_put_map(&writer, 2);
-    mpk_put_str(&writer, "error");
-    mpk_put_str(&writer, sentence);
-    mpk_put_str(&writer, "code");
-    mpk_put_u64(&writer, (uint64_t)code);
+    mpk_pair_str(&writer, "error", sentence);
+    mpk_pair_u64(&writer, "code", (uint64_t)code);
     answer(cli, &writer);
 }
 
@@ -48,22 +46,18 @@ static void answer_error(struct cli *cli, int code, const char *sentence)
 static void put_layer(const struct source_layer *layer, struct mpk_writer *writer)
 {
     char name[PLACE_TEXT_MAX];
-    const struct {
-        const char *key;
-        uint64_t number;
-    } numbers[] = {{"number", layer->id.layer},   {"first_sample", layer->first_sample},
-                   {"heads", layer->heads},       {"queries", layer->queries},
-                   {"keys", layer->keys},         {"rows", layer->rows},
-                   {"columns", layer->columns},   {"causal", layer->causal},
-                   {"q_offset", layer->q_offset}, {"step", layer->step}};
-    enum { NUMBERS = sizeof numbers / sizeof numbers[0] };
     place_layer(layer->id, name);
-    mpk_put_str(writer, "name");
-    mpk_put_str(writer, name);
-    for (int i = 0; i < NUMBERS; i++) {
-        mpk_put_str(writer, numbers[i].key);
-        mpk_put_u64(writer, numbers[i].number);
-    }
+    mpk_pair_str(writer, "name", name);
+    mpk_pair_u64(writer, "number", layer->id.layer);
+    mpk_pair_u64(writer, "first_sample", layer->first_sample);
+    mpk_pair_u64(writer, "heads", layer->heads);
+    mpk_pair_u64(writer, "queries", layer->queries);
+    mpk_pair_u64(writer, "keys", layer->keys);
+    mpk_pair_u64(writer, "rows", layer->rows);
+    mpk_pair_u64(writer, "columns", layer->columns);
+    mpk_pair_u64(writer, "causal", layer->causal);
+    mpk_pair_u64(writer, "q_offset", layer->q_offset);
+    mpk_pair_u64(writer, "step", layer->step);
 }
 enum { LAYER_FIELDS = 11 };
 
@@ -74,8 +68,7 @@ static void answer_layers(struct cli *cli, const struct source *source)
     size_t count = source_layers(source, &layers);
     mpk_writer_init(&writer);
     mpk_put_map(&writer, 2);
-    mpk_put_str(&writer, "files");
-    mpk_put_bool(&writer, source_kind(source) == SOURCE_FILES);
+    mpk_pair_bool(&writer, "files", source_kind(source) == SOURCE_FILES);
     mpk_put_str(&writer, "layers");
     mpk_put_array(&writer, (uint32_t)count);
     for (size_t i = 0; i < count; i++) {
@@ -98,21 +91,18 @@ static void put_tokens(struct source *source, size_t at, uint32_t sample, bool k
     mpk_put_str(writer, keys ? "key_tokens" : "query_tokens");
     mpk_put_array(writer, whole ? cells : 0);
     for (uint32_t i = 0; whole && i < cells; i++) {
-        const char *text =
-            keys ? source_label(source, at, sample, i) : source_query_label(source, at, sample, i);
-        if (text) {
-            mpk_put_str(writer, text);
-        } else {
-            mpk_put_nil(writer);
-        }
+        mpk_put_str(writer, keys ? source_label(source, at, sample, i)
+                                 : source_query_label(source, at, sample, i));
     }
 }
 
-/* Reads what is asked for, all heads or one, into memory of the caller's. */
-static int read_maps(struct source *source, size_t at, uint32_t sample, const char *which,
-                     float **ret_values, uint32_t *ret_maps, char *reterr)
+/* All heads or one. */
+static void answer_map(struct cli *cli, struct source *source, size_t at, uint32_t sample,
+                       const char *which)
 {
     const struct source_layer *layers;
+    char error[SOURCE_ERROR_MAX] = "out of memory";
+    struct mpk_writer writer;
     source_layers(source, &layers);
     bool all = strcmp(which, "all") == 0, mean = strcmp(which, "mean") == 0;
     uint32_t head = 0, maps = all ? layers[at].heads : 1;
@@ -120,47 +110,25 @@ static int read_maps(struct source *source, size_t at, uint32_t sample, const ch
     if (!all && !mean) {
         option_whole_u32(which, UINT32_MAX, &head);
     }
-    int code = source_check(source, at, sample, head, reterr);
+    int code = source_check(source, at, sample, head, error);
     if (code == CLI_OK) {
-        code = source_check_labels(source, at, reterr);
+        code = source_check_labels(source, at, error);
     }
-    if (code != CLI_OK) {
-        return code;
+    float *values = code == CLI_OK ? calloc(maps * cells, sizeof *values) : NULL;
+    if (code == CLI_OK && !values) {
+        code = CLI_FINDING;
     }
-    float *values = calloc(maps * cells, sizeof *values);
-    if (!values) {
-        snprintf(reterr, SOURCE_ERROR_MAX, "out of memory");
-        return CLI_FINDING;
-    }
-    if (mean) {
-        code = source_mean(source, at, sample, values, reterr);
+    if (code == CLI_OK && mean) {
+        code = source_mean(source, at, sample, values, error);
     }
     for (uint32_t i = 0; !mean && i < maps && code == CLI_OK; i++) {
-        code = source_map(source, at, sample, all ? i : head, values + i * cells, reterr);
+        code = source_map(source, at, sample, all ? i : head, values + i * cells, error);
     }
-    if (code == CLI_OK) {
-        *ret_values = values;
-        *ret_maps = maps;
-    } else {
-        free(values);
-    }
-    return code;
-}
-
-static void answer_map(struct cli *cli, struct source *source, size_t at, uint32_t sample,
-                       const char *which)
-{
-    const struct source_layer *layers;
-    char error[SOURCE_ERROR_MAX];
-    struct mpk_writer writer;
-    float *values;
-    uint32_t maps;
-    int code = read_maps(source, at, sample, which, &values, &maps, error);
     if (code != CLI_OK) {
+        free(values);
         answer_error(cli, code, error);
         return;
     }
-    source_layers(source, &layers);
     mpk_writer_init(&writer);
     mpk_put_map(&writer, LAYER_FIELDS + 3);
     put_layer(&layers[at], &writer);
@@ -172,7 +140,7 @@ static void answer_map(struct cli *cli, struct source *source, size_t at, uint32
     mpk_put_u64(&writer, layers[at].rows);
     mpk_put_u64(&writer, layers[at].columns);
     answer(cli, &writer);
-    fwrite(values, sizeof *values, (size_t)maps * layers[at].rows * layers[at].columns, cli->out);
+    fwrite(values, sizeof *values, maps * cells, cli->out);
     free(values);
 }
 
@@ -188,12 +156,11 @@ static void answer_find(struct cli *cli, const struct source *source, const char
     }
     mpk_writer_init(&writer);
     mpk_put_map(&writer, 1);
-    mpk_put_str(&writer, "at");
-    mpk_put_u64(&writer, at);
+    mpk_pair_u64(&writer, "at", at);
     answer(cli, &writer);
 }
 
-static int serve(struct cli *cli, struct source *source, FILE *requests)
+static void serve(struct cli *cli, struct source *source, FILE *requests)
 {
     char line[REQUEST_MAX], which[16];
     const struct source_layer *layers;
@@ -211,7 +178,6 @@ static int serve(struct cli *cli, struct source *source, FILE *requests)
             answer_error(cli, CLI_USAGE, "no such request");
         }
     }
-    return CLI_OK;
 }
 
 /* The commands ----------------------------------------------------------------------------------
@@ -226,22 +192,13 @@ static int open_source(struct cli *cli, const struct plot_options *options,
                  options->words[0]);
         return CLI_USAGE;
     }
-    struct source_request request = {
-        .cli = cli,
-        .files = file ? options->words : NULL,
-        .file_count = file ? options->word_count : 0,
-        .job = file ? NULL : options->words[0],
-        .run = options->args.run,
-        .at_step = options->at_step,
-        .step = options->step,
-        .naming = &options->naming,
-        .causal = options->causal,
-        .labels = options->labels,
-        .tokens = options->tokens,
-        .query_labels = options->query_labels,
-        .query_tokens = options->query_tokens,
-        .together = options->kind == PLOT_FLOW,
-    };
+    struct source_request request = options->source;
+    request.cli = cli;
+    request.files = file ? options->words : NULL;
+    request.file_count = file ? options->word_count : 0;
+    request.job = file ? NULL : options->words[0];
+    request.run = options->args.run;
+    request.naming = &options->naming;
     return source_open(&request, ret_source, reterr);
 }
 
@@ -288,7 +245,7 @@ int cmd_plot(struct cli *cli, int argc, char **argv)
         plot_options_clear(&options);
         return cli_fail(cli, CLI_FINDING, "out of memory");
     }
-    line[count++] = plot_kind_name(options.kind);
+    line[count++] = options.kind->name;
     for (int i = 0; i < options.whole_count; i++) {
         line[count++] = options.whole[i];
     }

@@ -4,65 +4,120 @@
  * args.c, what says where maps come from here, and all others by Python. */
 #include "clients/cli/plot/plot_options.h"
 
+#include "clients/cli/base/unknown.h"
 #include "proto/err.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* NULL, or what is wrong, as option.h wants it. */
-typedef const char *setter(struct plot_options *options, const char *text);
-
-static const char *set_step(struct plot_options *options, const char *text)
+static const char *set_step(void *to, const char *text)
 {
-    options->at_step = true;
-    return option_whole(text, UINT64_MAX, &options->step) ? NULL : "valid: a whole number";
+    struct source_request *request = to;
+    request->at_step = true;
+    return option_whole(text, UINT64_MAX, &request->step) ? NULL : "valid: a whole number";
 }
 
-static const char *add_rule(struct plot_options *options, const char *text)
+/* The kinds -------------------------------------------------------------------------------------
+ */
+
+/* Bits of sets of kinds. */
+enum {
+    HEATMAP = 1 << 0,
+    HEADS = 1 << 1,
+    LAYERS = 1 << 2,
+    FLOW = 1 << 3,
+    AGGREGATE = 1 << 4,
+    ROLLOUT = 1 << 5,
+    SIMILARITY = 1 << 6,
+    SPECTRUM = 1 << 7,
+    TOKENS = 1 << 8,
+    ENTROPY = 1 << 9,
+    SERIES = 1 << 10,
+    PAST = ENTROPY | SERIES, /* they do not show maps */
+    MAPS = ENTROPY - 1,
+    ALL = MAPS | PAST,
+    OF_LAYER = MAPS & ~LAYERS & ~ROLLOUT,
+    OF_HEAD = HEATMAP | LAYERS | TOKENS,
+    PANELS = HEADS | LAYERS | FLOW | AGGREGATE, /* side by side */
+    LABELLED = MAPS & ~SIMILARITY & ~SPECTRUM,  /* with an axis of tokens */
+};
+
+/* clang-format off */
+#define OF_MAPS(kind, name, help, example) \
+    {name, "FILE...|JOB -o FILE", help, "attnctl plot " name " " example, kind}
+#define OF_PAST(kind, name, help, example) \
+    {name, "JOB|FILE -o FILE", help, "attnctl plot " name " " example, kind}
+
+static const struct option_kind kinds[] = {
+    OF_MAPS(HEATMAP, "heatmap", "one map: of a head, or the mean of all heads",
+            "maps.npz --layer decoder.3.self --head 2 -o head.pdf"),
+    OF_MAPS(HEADS, "heads", "all heads of a layer side by side",
+            "maps.npz --layer decoder.3.self --causal -o heads.pdf"),
+    OF_MAPS(LAYERS, "layers", "one site across the layers",
+            "maps.npz --site decoder.cross -o layers.pdf"),
+    OF_MAPS(FLOW, "flow", "encoder self, decoder self and cross attention of a layer",
+            "gpt-small --layer 1 -o flow.pdf"),
+    OF_MAPS(AGGREGATE, "aggregate", "sum, mean, max, weighted, importance of a layer's heads",
+            "maps.npz --layer decoder.3.self -o aggregate.pdf"),
+    OF_MAPS(ROLLOUT, "rollout", "attention rollout over the layers of a stack",
+            "maps.npz --site encoder.self -o rollout.pdf"),
+    OF_MAPS(SIMILARITY, "similarity", "how alike the heads of a layer are",
+            "maps.npz --layer decoder.3.self --js -o similarity.pdf"),
+    OF_MAPS(SPECTRUM, "spectrum", "singular values of a layer's heads",
+            "maps.npz --layer decoder.3.self -o spectrum.pdf"),
+    OF_MAPS(TOKENS, "tokens", "what one query attends to, as bars",
+            "maps.npz --head 2 --query 40 --labels tokens -o bars.pdf"),
+    OF_PAST(ENTROPY, "entropy", "a metric of all heads and layers over time, as a map",
+            "gpt-small --from 10 -o entropy.pdf"),
+    OF_PAST(SERIES, "series", "a metric of a layer over time, with alerts",
+            "gpt-small --layer 3 --metric max_logit -o series.pdf"),
+};
+/* clang-format on */
+enum { KINDS = sizeof kinds / sizeof kinds[0] };
+
+const struct option_kind *plot_kind_described(const char *name)
 {
-    return naming_add_rule(&options->naming, text);
+    for (int i = 0; i < KINDS; i++) {
+        if (strcmp(kinds[i].name, name) == 0) {
+            return &kinds[i];
+        }
+    }
+    return NULL;
 }
 
-static const char *add_ignored(struct plot_options *options, const char *text)
+/* "heatmap, layers": the names of a set of kinds. */
+static void plot_list_kinds(unsigned set, char *ret_list, size_t size)
 {
-    return naming_add_ignored(&options->naming, text);
-}
-
-static const char *set_stack(struct plot_options *options, const char *text)
-{
-    return naming_set_stack(&options->naming, text);
+    size_t used = 0;
+    *ret_list = '\0';
+    for (int i = 0; i < KINDS && used < size; i++) {
+        if (set & kinds[i].bit) {
+            used += (size_t)snprintf(ret_list + used, size - used, "%s%s", used > 0 ? ", " : "",
+                                     kinds[i].name);
+        }
+    }
 }
 
 /* The table -------------------------------------------------------------------------------------
  */
 
 struct option_info {
-    struct option_text text;
-    unsigned kinds;            /* that take it */
-    setter *set;               /* NULL: the field says it all, if anything */
-    struct option_field field; /* OPTION_OTHER: it is not for this program */
-    bool asks;                 /* it is args.c's */
+    struct option_row row; /* OPTION_OTHER: it is not for this program */
+    unsigned kinds;        /* that take it */
+    bool asks;             /* it is args.c's */
 };
 
 /* clang-format off */
-#define ALL  PLOT_KINDS_ALL
-#define MAPS PLOT_KINDS_MAPS
-#define PAST PLOT_KINDS_PAST
-#define ONLY(kind) PLOT_BIT(PLOT_##kind)
-#define OF_LAYER (MAPS & ~ONLY(LAYERS) & ~ONLY(ROLLOUT))
-#define OF_HEAD  (ONLY(HEATMAP) | ONLY(LAYERS) | ONLY(TOKENS))
-/* Panels side by side. */
-#define PANELS   (ONLY(HEADS) | ONLY(LAYERS) | ONLY(FLOW) | ONLY(AGGREGATE))
-/* With an axis of tokens. */
-#define LABELLED (MAPS & ~ONLY(SIMILARITY) & ~ONLY(SPECTRUM))
-
-#define TITLE(title) {.text = {.name = title}, .kinds = ALL}
-#define DRAW(kinds, name, argument, values, help) {{name, argument, help, values}, kinds, NULL, {0}, false}
-#define ASK(kinds, name, argument, values, help) {{name, argument, help, values}, kinds, NULL, {0}, true}
-#define SET(name, argument, set, values, help) {{name, argument, help, values}, MAPS, set, {0}, false}
-#define FIELD(form, field) {form, offsetof(struct plot_options, field), 0, 0}
-#define TEXT(kinds, name, argument, field, values, help) \
-    {{name, argument, help, values}, kinds, NULL, FIELD(OPTION_TEXT, field), false}
+#define TITLE(title) {{.text = {.name = title}}, ALL, false}
+#define DRAW(kinds, name, argument, values, help) {{.text = {name, argument, help, values}}, kinds, false}
+#define ASK(kinds, name, argument, values, help) {{.text = {name, argument, help, values}}, kinds, true}
+#define FIELD(kinds, name, argument, form, member, setter, values, help) \
+    {{.text = {name, argument, help, values}, .set = setter, \
+      .field = OPTION_FIELD(form, struct plot_options, member, 0, 0)}, kinds, false}
+#define TEXT(kinds, name, argument, member, values, help) \
+    FIELD(kinds, name, argument, OPTION_TEXT, source.member, NULL, values, help)
+#define SET(name, argument, member, setter, values, help) \
+    FIELD(MAPS, name, argument, OPTION_OTHER, member, setter, values, help)
 #define SITES "encoder.self|decoder.self|decoder.cross"
 
 static const struct option_info option_info[] = {
@@ -77,22 +132,22 @@ static const struct option_info option_info[] = {
     DRAW(OF_HEAD, "every-head", NULL, NULL, "one figure per head"),
     DRAW(ALL, "json", NULL, NULL, "a JSON object per figure on standard output: its file, kind, layer and head"),
     TITLE("what is drawn"),
-    DRAW(ALL & ~ONLY(LAYERS), "layer", "LAYER", "LAYER", "decoder.3.self, or as much of it as only one layer "
+    DRAW(ALL & ~LAYERS, "layer", "LAYER", "LAYER", "decoder.3.self, or as much of it as only one layer "
         "has: decoder.3, cross, 3 (default: the first)"),
-    DRAW(OF_HEAD | ONLY(FLOW) | PAST, "head", "N|mean", NULL, "one head, or the mean over all (default)"),
+    DRAW(OF_HEAD | FLOW | PAST, "head", "N|mean", NULL, "one head, or the mean over all (default)"),
     DRAW(MAPS, "sample", "N", NULL, "of the batch (default: the first there is)"),
-    DRAW(ONLY(TOKENS), "query", "N", NULL, "tokens: whose attention (default: the last with any)"),
-    DRAW(ONLY(LAYERS) | ONLY(ROLLOUT), "site", "SITE", SITES, "layers, rollout: decoder.cross, or as much of "
+    DRAW(TOKENS, "query", "N", NULL, "tokens: whose attention (default: the last with any)"),
+    DRAW(LAYERS | ROLLOUT, "site", "SITE", SITES, "layers, rollout: decoder.cross, or as much of "
         "it as only one site has: cross (default: the first layer's)"),
-    DRAW(ONLY(AGGREGATE), "head-weights", "A,B,..", NULL, "aggregate: the weights of the weighted map"),
-    DRAW(ONLY(SIMILARITY), "js", NULL, NULL, "similarity: Jensen-Shannon divergence, not cosine"),
-    SET("step", "N", set_step, NULL, "recordings: this step, not the newest"),
+    DRAW(AGGREGATE, "head-weights", "A,B,..", NULL, "aggregate: the weights of the weighted map"),
+    DRAW(SIMILARITY, "js", NULL, NULL, "similarity: Jensen-Shannon divergence, not cosine"),
+    SET("step", "N", source, set_step, NULL, "recordings: this step, not the newest"),
     ASK(ALL, "run", "RUN", NULL, "recordings, jobs: by its first digits (default: the newest)"),
     TEXT(LABELLED, "tokens", "TEXT", tokens, NULL, "the tokens' texts, with blanks between them"),
     TEXT(LABELLED, "labels", "FILE", labels, "FILE", "the same from a file, one on each line"),
-    TEXT(LABELLED & ~ONLY(ROLLOUT), "query-tokens", "TEXT", query_tokens, NULL, "of cross-attention: the queries' "
+    TEXT(LABELLED & ~ROLLOUT, "query-tokens", "TEXT", query_tokens, NULL, "of cross-attention: the queries' "
         "tokens; --tokens are the keys'"),
-    TEXT(LABELLED & ~ONLY(ROLLOUT), "query-labels", "FILE", query_labels, "FILE", "the same from a file"),
+    TEXT(LABELLED & ~ROLLOUT, "query-labels", "FILE", query_labels, "FILE", "the same from a file"),
     TITLE("entropy and series"),
     ASK(PAST, "metric", "NAME", "METRIC", "what to show (default entropy_normalized)"),
     ASK(PAST, "window", "WINDOW", NULL, "windows such as \"1 epoch\" (default: the primary ones)"),
@@ -100,7 +155,7 @@ static const struct option_info option_info[] = {
     ASK(PAST, "to", "N", NULL, "only what ends at this epoch, step or second, or earlier"),
     TITLE("how it looks"),
     DRAW(ALL, "title", "TEXT", NULL, "above the figure; '' = none (default: what it shows)"),
-    DRAW(ALL & ~ONLY(TOKENS), "colormap", "NAME",
+    DRAW(ALL & ~TOKENS, "colormap", "NAME",
         "viridis|cividis|plasma|inferno|magma|hot|cool|gray|gray_r|RdBu|RdBu_r", "viridis, cividis, plasma, inferno, "
         "magma, hot, cool, gray, RdBu (default viridis); "
         "the other way round with _r: gray_r for print, RdBu_r of what may be below 0"),
@@ -112,10 +167,10 @@ static const struct option_info option_info[] = {
     DRAW(PANELS, "columns", "N", NULL, "panels side by side (default: as fits)"),
     DRAW(ALL, "font", "NAME", NULL, "as matplotlib knows it (default sans-serif)"),
     TITLE("what files of arrays do not say"),
-    {{"causal", NULL, "later keys are masked", NULL}, MAPS, NULL, FIELD(OPTION_FLAG, causal), false},
-    SET("name", "PAT=TARGET", add_rule, NULL, "arrays named PAT are TARGET; may be given again"),
-    SET("ignore", "PAT", add_ignored, NULL, "leave arrays named PAT out; may be given again"),
-    SET("stack", "STACK", set_stack, "encoder|decoder", "of names without one (default decoder)"),
+    FIELD(MAPS, "causal", NULL, OPTION_FLAG, source.causal, NULL, NULL, "later keys are masked"),
+    SET("name", "PAT=TARGET", naming, naming_add_rule, NULL, "arrays named PAT are TARGET; may be given again"),
+    SET("ignore", "PAT", naming, naming_add_ignored, NULL, "leave arrays named PAT out; may be given again"),
+    SET("stack", "STACK", naming, naming_set_stack, "encoder|decoder", "of names without one (default decoder)"),
 };
 /* clang-format on */
 enum { ROWS = sizeof option_info / sizeof option_info[0] };
@@ -149,7 +204,8 @@ static const char *take(const void *row, char *value, void *data)
     struct plot_options *options = parsing->options;
     char **whole = &options->whole[options->whole_count];
     parsing->given[info - option_info] = true;
-    if (asprintf(whole, "--%s%s%s", info->text.name, value ? "=" : "", value ? value : "") < 0) {
+    if (asprintf(whole, "--%s%s%s", info->row.text.name, value ? "=" : "", value ? value : "") <
+        0) {
         return option_no_memory;
     }
     options->whole_count++;
@@ -159,24 +215,7 @@ static const char *take(const void *row, char *value, void *data)
     if (info->asks) {
         parsing->asked[parsing->asked_count++] = *whole;
     }
-    return info->set ? info->set(options, value) : option_store(&info->field, value, options);
-}
-
-/* An option that has no effect is a mistake, and not to be passed over. */
-static int check_given(const bool *given, enum plot_kind kind, char *reterr)
-{
-    char list[160];
-    for (int row = 0; row < ROWS; row++) {
-        const struct option_info *info = &option_info[row];
-        if (!given[row] || info->kinds & PLOT_BIT(kind)) {
-            continue;
-        }
-        plot_kind_list(info->kinds, list, sizeof list);
-        snprintf(reterr, PLOT_ERROR_MAX, "--%s is not an option of %s (it is of %s)",
-                 info->text.name, plot_kind_name(kind), list);
-        return -1;
-    }
-    return 0;
+    return option_take(&info->row, value, options);
 }
 
 static int parse(struct plot_options *options, int argc, char **argv, char *reterr)
@@ -196,12 +235,31 @@ static int parse(struct plot_options *options, int argc, char **argv, char *rete
     }
     options->words = rest.words + 1;
     options->word_count = rest.word_count - 1;
-    rc = plot_kind_find(rest.words[0], &options->kind, reterr);
-    if (rc == 0) {
-        rc = check_given(parsing.given, options->kind, reterr);
+    const char *name = rest.words[0];
+    char list[160];
+    options->kind = plot_kind_described(name);
+    if (!options->kind) {
+        struct nearest nearest;
+        nearest_init(&nearest, name);
+        for (int i = 0; i < KINDS; i++) {
+            nearest_try(&nearest, kinds[i].name);
+        }
+        plot_list_kinds(ALL, list, sizeof list);
+        snprintf(reterr, PLOT_ERROR_MAX,
+                 nearest.best ? "no kind '%.80s': did you mean '%s'?"
+                              : "no kind '%.80s' (valid: %s)",
+                 name, nearest.best ? nearest.best : list);
+        return -1;
     }
-    if (rc != 0) {
-        return rc;
+    options->source.together = options->kind->bit == FLOW;
+    /* An option that has no effect is a mistake, and not to be passed over. */
+    for (int row = 0; row < ROWS; row++) {
+        if (parsing.given[row] && !(option_info[row].kinds & options->kind->bit)) {
+            plot_list_kinds(option_info[row].kinds, list, sizeof list);
+            snprintf(reterr, PLOT_ERROR_MAX, "--%s is not an option of %s (it is of %s)",
+                     option_info[row].row.text.name, options->kind->name, list);
+            return -1;
+        }
     }
     if (args_parse(parsing.asked_count, parsing.asked, &options->args, error) != 0) {
         snprintf(reterr, PLOT_ERROR_MAX, "%s", error);
@@ -210,8 +268,7 @@ static int parse(struct plot_options *options, int argc, char **argv, char *rete
     if (options->word_count > 0) {
         return 0;
     }
-    snprintf(reterr, PLOT_ERROR_MAX, "%s of what? name a file or a job",
-             plot_kind_name(options->kind));
+    snprintf(reterr, PLOT_ERROR_MAX, "%s of what? name a file or a job", options->kind->name);
     return -1;
 }
 
@@ -265,9 +322,8 @@ static const char help_files[] =
 void plot_options_print_kinds(FILE *out)
 {
     fputs(help_sources, out);
-    for (int i = 0; i < PLOT_KIND_COUNT; i++) {
-        fprintf(out, "  %-12s %s\n", plot_kind_name((enum plot_kind)i),
-                plot_kind_help((enum plot_kind)i));
+    for (int i = 0; i < KINDS; i++) {
+        fprintf(out, "  %-12s %s\n", kinds[i].name, kinds[i].help);
     }
 }
 

@@ -5,25 +5,22 @@
 #define CLIENTS_CLI_PLOT_PLOT_OPTIONS_H
 
 #include "clients/cli/base/args.h"
-#include "clients/cli/arrays/name.h"
 #include "clients/cli/base/option.h"
-#include "clients/cli/plot/plot_kind.h"
+#include "clients/cli/source/source.h"
 
+#define PLOT_ERROR_MAX SOURCE_ERROR_MAX
 #define PLOT_ASKED_MAX 32
 
 /* Strings point into argv. */
 struct plot_options {
-    enum plot_kind kind;
+    const struct option_kind *kind;
     char *const *words; /* [word_count]: the source's */
     int word_count;
     char **whole; /* [whole_count], NULL behind them: every option as "--name=value"; owned */
     int whole_count;
 
-    const char *labels, *tokens, *query_labels, *query_tokens;
+    struct source_request source; /* but where the maps are */
     struct naming naming;
-    bool causal;
-    bool at_step;
-    uint64_t step;
     struct args args; /* of what asks attnd: endpoint, run, metric, window, from, to, ... */
 };
 
@@ -35,6 +32,8 @@ void plot_options_clear(struct plot_options *options);
 /* What there is to say: every option but those of every command; in front of them the kinds and
  * their sources, behind them the names of files. */
 void plot_options_each(option_visitor *visit, void *data);
+/* NULL = there is none. */
+const struct option_kind *plot_kind_described(const char *name);
 /* Whether a kind takes an option that plot_options_each has shown. */
 bool plot_options_takes(const struct option_kind *kind, const struct option_text *option);
 void plot_options_print_kinds(FILE *out);

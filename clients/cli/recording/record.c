@@ -86,12 +86,16 @@ static bool receive_frames(struct drain *drain, struct tapped *tapped)
     return fits;
 }
 
-static bool record_read_map(struct tapped *tapped)
+/* Waits up to LOOK_MS for one; clear_tapped is the caller's in any case. */
+static bool record_receive(struct recording *recording, struct tapped *tapped)
 {
+    zmq_pollitem_t item = {.socket = recording->drain.socket, .events = ZMQ_POLLIN};
     struct mpk_doc doc;
-    zmq_msg_t *map = &tapped->frames[1];
-    if (tapped->count < LEADING ||
-        mpk_parse(zmq_msg_data(map), zmq_msg_size(map), &mpk_header_limits, &doc) != 0) {
+    tapped->count = 0;
+    if (zmq_poll(&item, 1, LOOK_MS) <= 0 || !receive_frames(&recording->drain, tapped) ||
+        tapped->count < LEADING ||
+        mpk_parse(zmq_msg_data(&tapped->frames[1]), zmq_msg_size(&tapped->frames[1]),
+                  &mpk_header_limits, &doc) != 0) {
         return false;
     }
     bool sound = mpk_find(doc.root, "n") && mpk_find(doc.root, "received_ns");
@@ -100,15 +104,6 @@ static bool record_read_map(struct tapped *tapped)
     tapped->received_ns = field_u64(doc.root, "received_ns");
     mpk_doc_clear(&doc);
     return sound;
-}
-
-/* Waits up to LOOK_MS for one; clear_tapped is the caller's in any case. */
-static bool record_receive(struct recording *recording, struct tapped *tapped)
-{
-    zmq_pollitem_t item = {.socket = recording->drain.socket, .events = ZMQ_POLLIN};
-    tapped->count = 0;
-    return zmq_poll(&item, 1, LOOK_MS) > 0 && receive_frames(&recording->drain, tapped) &&
-           record_read_map(tapped);
 }
 
 /* Numbers --------------------------------------------------------------------------------------

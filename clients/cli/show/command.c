@@ -18,82 +18,44 @@ static bool is_job(const struct show_options *options)
     return options->word_count == 1 && !source_is_file(options->words[0]);
 }
 
-/* The endpoint and the time to wait, as the other commands read them. */
-static int read_args(const struct show_options *options, struct args *ret_args, char *reterr)
+/* `asking` and `args` are borrowed as long as the source is there. */
+static int show_open_source(struct cli *asking, struct args *args, struct show_options *options,
+                            struct source **ret_source, char *reterr)
 {
+    struct source_request *request = &options->source;
+    request->cli = asking;
+    request->naming = &options->naming;
+    if (!is_job(options)) {
+        request->files = options->words;
+        request->file_count = options->word_count;
+        return source_open(request, ret_source, reterr);
+    }
+    /* The endpoint and the time to wait, as the other commands read them. */
+    const char *const given[][2] = {{"--address", options->address},
+                                    {"--endpoint", options->endpoint},
+                                    {"--timeout", options->timeout}};
     char error[ARGS_ERROR_MAX];
-    char *argv[11] = {(char *)"attnctl"};
+    const char *argv[11] = {"attnctl"};
     int argc = 1;
-    if (options->address) {
-        argv[argc++] = (char *)"--address";
-        argv[argc++] = (char *)options->address;
-    }
-    if (options->endpoint) {
-        argv[argc++] = (char *)"--endpoint";
-        argv[argc++] = (char *)options->endpoint;
-    }
-    if (options->timeout) {
-        argv[argc++] = (char *)"--timeout";
-        argv[argc++] = (char *)options->timeout;
-    }
-    argv[argc++] = (char *)"--"; /* a job's name may begin with a dash */
-    argv[argc++] = (char *)"show";
-    argv[argc++] = options->words[0];
-    if (args_parse(argc, argv, ret_args, error) == 0) {
-        return CLI_OK;
-    }
-    snprintf(reterr, SOURCE_ERROR_MAX, "%s", error);
-    return CLI_USAGE;
-}
-
-/* `asking` and its args are borrowed as long as the source is there. */
-static int show_open_source(struct cli *asking, struct args *args,
-                            const struct show_options *options, struct source **ret_source,
-                            char *reterr)
-{
-    struct source_request request = {
-        .cli = asking,
-        .run = options->run,
-        .at_step = options->at_step,
-        .step = options->step,
-        .naming = &options->naming,
-        .causal = options->causal,
-        .window = options->window,
-        .scale = options->scale,
-        .softcap = options->softcap,
-        .labels = options->labels,
-        .tokens = options->tokens,
-        .query_labels = options->query_labels,
-        .query_tokens = options->query_tokens,
-    };
-    if (is_job(options)) {
-        request.job = options->words[0];
-        int code = read_args(options, args, reterr);
-        if (code != CLI_OK) {
-            return code;
+    for (int i = 0; i < 3; i++) {
+        if (given[i][1]) {
+            argv[argc++] = given[i][0];
+            argv[argc++] = given[i][1];
         }
-        asking->args = args;
-    } else {
-        request.files = options->words;
-        request.file_count = options->word_count;
     }
-    return source_open(&request, ret_source, reterr);
+    argv[argc++] = "--"; /* a job's name may begin with a dash */
+    argv[argc++] = "show";
+    argv[argc++] = options->words[0];
+    if (args_parse(argc, (char **)(uintptr_t)argv, args, error) != 0) {
+        snprintf(reterr, SOURCE_ERROR_MAX, "%s", error);
+        return CLI_USAGE;
+    }
+    request->job = options->words[0];
+    asking->args = args;
+    return source_open(request, ret_source, reterr);
 }
 
 /* Choosing ------------------------------------------------------------------------------------ */
-
-static int check_token(const struct view *view, const struct show_options *options, char *reterr)
-{
-    uint32_t queries = view->layer->queries;
-    if (options->token == TOKEN_AUTO || options->token < queries) {
-        return CLI_OK;
-    }
-    snprintf(reterr, SOURCE_ERROR_MAX,
-             queries == 1 ? "--token: %s has no query %" PRIu32 " (valid: 0)"
-                          : "--token: %s has no query %" PRIu32 " (valid: 0 to %" PRIu32 ")",
-             view->name, options->token, queries - 1);
-    return CLI_USAGE;
-}
 
 static int show_choose(const struct show_options *options, struct view *view,
                        struct show_request *request, char *reterr)
@@ -112,8 +74,13 @@ static int show_choose(const struct show_options *options, struct view *view,
     request->sample = options->sample != SAMPLE_FIRST ? options->sample : view->layer->first_sample;
     code = source_check(view->source, request->layer, request->sample,
                         request->head == HEAD_MEAN ? 0 : request->head, reterr);
-    if (code == CLI_OK) {
-        code = check_token(view, options, reterr);
+    uint32_t queries = view->layer->queries;
+    if (code == CLI_OK && options->token != TOKEN_AUTO && options->token >= queries) {
+        snprintf(reterr, SOURCE_ERROR_MAX,
+                 queries == 1 ? "--token: %s has no query %" PRIu32 " (valid: 0)"
+                              : "--token: %s has no query %" PRIu32 " (valid: 0 to %" PRIu32 ")",
+                 view->name, options->token, queries - 1);
+        return CLI_USAGE;
     }
     if (code == CLI_OK) {
         code = source_check_labels(view->source, request->layer, reterr);

@@ -172,15 +172,6 @@ static void put_plain(const struct screen *screen)
 
 /* Cells --------------------------------------------------------------------------------------- */
 
-static double heat_largest_of(const struct findings *found)
-{
-    double largest = 0;
-    for (size_t i = 0; i < (size_t)found->picture_rows * found->picture_columns; i++) {
-        largest = fmax(largest, found->picture[i]);
-    }
-    return largest;
-}
-
 static const char *shade_of(const struct screen *screen, double share)
 {
     static const char *const blocks[SHADES] = {" ", "\xe2\x96\x91", "\xe2\x96\x92", "\xe2\x96\x93",
@@ -251,6 +242,22 @@ static struct token_unit header_unit(const struct view *view, const struct layou
     }
     /* An escape has no room. */
     return (more && at == count - 1) || units[at].width > layout->cell ? cut : units[at];
+}
+
+/* Labels of the keys from top to bottom; a wide character fits the two columns of a cell. */
+static void put_key_labels(const struct view *view, const struct layout *layout)
+{
+    for (int line = 0; line < layout->header; line++) {
+        put_margin(view, layout);
+        for (uint32_t c = 0; c < layout->columns; c++) {
+            struct token_unit unit = header_unit(view, layout, view_key_label(view, c), line);
+            /* Neighbours that run from right to left would change places. */
+            fprintf(view->screen.out,
+                    unit.right_to_left ? TOKEN_ISOLATE "%s" TOKEN_ISOLATE_END : "%s", unit.text);
+            fprintf(view->screen.out, "%*s", layout->cell - unit.width, "");
+        }
+        putc('\n', view->screen.out);
+    }
 }
 
 /* A round number of keys whose ticks are far enough apart. */
@@ -325,52 +332,22 @@ static void put_legend(const struct view *view, double largest)
     }
 }
 
-static void say_pooling(const struct view *view, const struct layout *layout)
-{
-    const struct source_layer *layer = view->layer;
-    double rows = (double)layer->queries / layout->rows,
-           keys = (double)layer->keys / layout->columns;
-    if (layout->rows == layer->queries && layout->columns == layer->keys) {
-        return;
-    }
-    screen_say(&view->screen, 2,
-               "each cell is the mean of about %.3g x %.3g entries; a larger terminal shows more",
-               rows, keys);
-}
-
-static bool has_missing(const struct findings *found)
-{
-    for (size_t i = 0; i < (size_t)found->picture_rows * found->picture_columns; i++) {
-        if (isnan(found->picture[i])) {
-            return true;
-        }
-    }
-    return false;
-}
-
 void view_map(const struct view *view)
 {
     const struct screen *screen = &view->screen;
     struct layout layout = plan(view);
-    double largest = heat_largest_of(view->found);
+    const struct findings *found = view->found;
+    double largest = 0;
+    bool missing = false;
+    for (size_t i = 0; i < (size_t)found->picture_rows * found->picture_columns; i++) {
+        largest = fmax(largest, found->picture[i]);
+        missing = missing || isnan(found->picture[i]);
+    }
     char head[48];
     view_head_text(view, head);
     screen_title(screen, "map of %s: a line per query, a column per key", head);
     if (layout.header > 0) {
-        /* Labels of the keys from top to bottom; a wide character fits the two columns of a cell.
-         */
-        for (int line = 0; line < layout.header; line++) {
-            put_margin(view, &layout);
-            for (uint32_t c = 0; c < layout.columns; c++) {
-                struct token_unit unit = header_unit(view, &layout, view_key_label(view, c), line);
-                /* Neighbours that run from right to left would change places. */
-                fprintf(view->screen.out,
-                        unit.right_to_left ? TOKEN_ISOLATE "%s" TOKEN_ISOLATE_END : "%s",
-                        unit.text);
-                fprintf(view->screen.out, "%*s", layout.cell - unit.width, "");
-            }
-            putc('\n', view->screen.out);
-        }
+        put_key_labels(view, &layout);
     } else {
         put_ticks(view, &layout);
     }
@@ -405,8 +382,14 @@ void view_map(const struct view *view)
         fprintf(screen->out, "%s\n", frame);
     }
     put_legend(view, largest);
-    if (has_missing(view->found)) {
+    if (missing) {
         screen_say(screen, 2, "%s no number", screen->utf8 ? MIDDLE_DOT : "?");
     }
-    say_pooling(view, &layout);
+    const struct source_layer *layer = view->layer;
+    if (layout.rows != layer->queries || layout.columns != layer->keys) {
+        screen_say(screen, 2,
+                   "each cell is the mean of about %.3g x %.3g entries; a larger terminal shows "
+                   "more",
+                   (double)layer->queries / layout.rows, (double)layer->keys / layout.columns);
+    }
 }

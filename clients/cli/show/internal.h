@@ -78,9 +78,6 @@ void screen_say(const struct screen *screen, int indent, const char *format, ...
 void screen_title(const struct screen *screen, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
-/* Columns that printable text takes, isolates and combining marks none. */
-int screen_text_width(const char *text);
-
 /* measure: the numbers shown for one sample of a layer, found in one pass over its heads: row sums,
  * one query's weights, a small picture, the largest entries. Numbers are of the map that was asked
  * for, one head's or the mean over the heads. One thread. */
@@ -160,18 +157,11 @@ struct show_options {
     bool part[PART_COUNT];
     uint32_t width; /* 0 = the terminal's */
     /* what is looked at */
-    const char *layer;           /* NULL = the first */
-    uint32_t sample;             /* SAMPLE_FIRST = the first that there is */
-    uint32_t head, token, pairs; /* as in struct show_request */
-    const char *run;
-    bool at_step;
-    uint64_t step;
-    /* what files do not say */
-    struct naming naming;
-    bool causal;
-    uint32_t window;
-    double scale, softcap;
-    const char *labels, *tokens, *query_labels, *query_tokens;
+    const char *layer;            /* NULL = the first */
+    uint32_t sample;              /* SAMPLE_FIRST = the first that there is */
+    uint32_t head, token, pairs;  /* as in struct show_request */
+    struct source_request source; /* but where the maps are */
+    struct naming naming;         /* of files */
     /* where attnd is; NULL = as other commands find it */
     const char *address, *endpoint, *timeout;
     char *const *words; /* [word_count]; in argv: files, or a job */

@@ -5,16 +5,6 @@
 #include <inttypes.h>
 #include <math.h>
 
-static void json_put_text(struct mpk_writer *writer, const char *key, const char *text)
-{
-    mpk_put_str(writer, key);
-    if (text && *text) {
-        mpk_put_str(writer, text);
-    } else {
-        mpk_put_nil(writer);
-    }
-}
-
 /* Cells of a pooled map are given by their first query or key. */
 static uint32_t query_of(const struct view *view, uint32_t row)
 {
@@ -82,9 +72,10 @@ static void json_put_all(const struct view *view, struct mpk_writer *writer)
 {
     bool timed = source_kind(view->source) != SOURCE_FILES;
     mpk_put_map(writer, timed ? 17 : 15);
-    json_put_text(writer, "schema", "attnd.show/1");
-    json_put_text(writer, "source", view->origin);
-    json_put_text(writer, "run", source_run(view->source));
+    mpk_pair_str(writer, "schema", "attnd.show/1");
+    mpk_pair_str(writer, "source", view->origin);
+    const char *run = source_run(view->source);
+    mpk_pair_str(writer, "run", *run ? run : NULL);
     const struct source_layer *layers;
     size_t count = source_layers(view->source, &layers);
     mpk_put_str(writer, "layers");
@@ -94,7 +85,7 @@ static void json_put_all(const struct view *view, struct mpk_writer *writer)
         place_layer(layers[i].id, name);
         mpk_put_str(writer, name);
     }
-    json_put_text(writer, "layer", view->name);
+    mpk_pair_str(writer, "layer", view->name);
     if (timed) {
         mpk_pair_u64(writer, "epoch", view->layer->epoch);
         mpk_pair_u64(writer, "step", view->layer->step);

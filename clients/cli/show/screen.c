@@ -51,14 +51,12 @@ void screen_detect(FILE *out, bool ascii, enum color_choice choice, int width,
     *ret_screen = screen;
 }
 
-int screen_text_width(const char *text)
+/* The words, one after the other, a line at a time. */
+static void screen_put_words(const struct screen *screen, int indent, const char *format,
+                             va_list args)
 {
-    return token_text_width(text);
-}
-
-/* The words of `text`, one after the other, a line at a time. */
-static void screen_print_words(const struct screen *screen, int indent, char *text)
-{
+    char whole[TEXT_MAX], *text = whole;
+    vsnprintf(whole, sizeof whole, format, args);
     int used = 0;
     char *rest = NULL;
     while (*text == ' ') { /* what the first line begins with is kept */
@@ -68,7 +66,7 @@ static void screen_print_words(const struct screen *screen, int indent, char *te
     }
     bool first = true;
     for (char *word = strtok_r(text, " ", &rest); word; word = strtok_r(NULL, " ", &rest)) {
-        int width = screen_text_width(word);
+        int width = token_text_width(word);
         if (!first && used + 1 + width > screen->width) {
             fprintf(screen->out, "\n%*s", indent, "");
             used = indent;
@@ -83,25 +81,21 @@ static void screen_print_words(const struct screen *screen, int indent, char *te
 
 void screen_say(const struct screen *screen, int indent, const char *format, ...)
 {
-    char text[TEXT_MAX];
     va_list args;
     va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
+    screen_put_words(screen, indent, format, args);
     va_end(args);
-    screen_print_words(screen, indent, text);
 }
 
 void screen_title(const struct screen *screen, const char *format, ...)
 {
-    char text[TEXT_MAX];
     va_list args;
     va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
-    va_end(args);
     if (screen->colors != COLORS_NONE) {
         fputs("\x1b[1m", screen->out);
     }
-    screen_print_words(screen, 2, text);
+    screen_put_words(screen, 2, format, args);
+    va_end(args);
     if (screen->colors != COLORS_NONE) {
         fputs("\x1b[0m", screen->out);
     }

@@ -19,9 +19,9 @@ static const char *show_options_set_head(void *to, const char *text)
 
 static const char *set_step(void *to, const char *text)
 {
-    struct show_options *options = to;
-    options->at_step = true;
-    return option_whole(text, UINT64_MAX - 1, &options->step) ? NULL : "valid: a number from 0";
+    struct source_request *request = to;
+    request->at_step = true;
+    return option_whole(text, UINT64_MAX - 1, &request->step) ? NULL : "valid: a number from 0";
 }
 
 static const char *const part_name[PART_COUNT] = {
@@ -67,15 +67,15 @@ static const struct option_row option_info[] = {
     PLAIN("sample", "N", NULL, OPTION_COUNT, sample, 0, NUMBER_MAX, "valid: a number from 0", "index in the batch (default: the first there is)"),
     PLAIN("token", "N", NULL, OPTION_COUNT, token, 0, NUMBER_MAX, "valid: a query's position, from 0", "the query whose attention is shown (default: the first; when that attends "
         "to one key at most, the last one that attends to any)"),
-    {.text = {"step", "N", "recordings: this step, not the newest", NULL}, .set = set_step},
-    SET("run", "RUN", run, option_set_run, NULL, "recordings, jobs: by its first digits (default: the newest)"),
+    SET("step", "N", source, set_step, NULL, "recordings: this step, not the newest"),
+    SET("run", "RUN", source.run, option_set_run, NULL, "recordings, jobs: by its first digits (default: the newest)"),
     TITLE("output"),
     SET("only", "LIST", part, set_only, "report|map|token|heads|pairs,", "any of report, map, token, heads, pairs (default: all)"),
     COUNT("pairs", pairs, 1, TOP_PAIRS_MOST, "number of largest entries (10)"),
-    TEXT("tokens", "TEXT", tokens, 0, NULL, "the tokens' texts, with blanks between them"),
-    TEXT("labels", "FILE", labels, 1, "FILE", "the same from a file, one on each line"),
-    TEXT("query-tokens", "TEXT", query_tokens, 0, NULL, "cross-attention: the queries' tokens; --tokens are the keys'"),
-    TEXT("query-labels", "FILE", query_labels, 1, "FILE", "the same from a file"),
+    TEXT("tokens", "TEXT", source.tokens, 0, NULL, "the tokens' texts, with blanks between them"),
+    TEXT("labels", "FILE", source.labels, 1, "FILE", "the same from a file, one on each line"),
+    TEXT("query-tokens", "TEXT", source.query_tokens, 0, NULL, "cross-attention: the queries' tokens; --tokens are the keys'"),
+    TEXT("query-labels", "FILE", source.query_labels, 1, "FILE", "the same from a file"),
     FLAG("ascii", ascii, "ASCII only (default: as the locale says)"),
     {.text = {"color", "WHEN", "auto (in a terminal, without NO_COLOR), always, never", "auto|always|never"},
      .field = {.offset = offsetof(struct show_options, color)}, OPTION_WORDS(colors), .valid = "valid: auto, always, never"},
@@ -85,10 +85,10 @@ static const struct option_row option_info[] = {
     SET("name", "PAT=TARGET", naming, naming_add_rule, NULL, "arrays named PAT are TARGET; may be given again"),
     SET("ignore", "PAT", naming, naming_add_ignored, NULL, "leave arrays named PAT out; may be given again"),
     SET("stack", "STACK", naming, naming_set_stack, "encoder|decoder", "stack of names without one (decoder)"),
-    FLAG("causal", causal, "queries and keys: key j only for queries i >= j"),
-    COUNT("window", window, 1, INT32_MAX, "queries and keys: only keys j > i - N"),
-    SET("scale", "X", scale, show_options_set_scale, NULL, "scale of their logits (default 1/sqrt(d))"),
-    REAL("softcap", softcap, 0, 1e30, "logits are X tanh(logit / X)"),
+    FLAG("causal", source.causal, "queries and keys: key j only for queries i >= j"),
+    COUNT("window", source.window, 1, INT32_MAX, "queries and keys: only keys j > i - N"),
+    SET("scale", "X", source.scale, show_options_set_scale, NULL, "scale of their logits (default 1/sqrt(d))"),
+    REAL("softcap", source.softcap, 0, 1e30, "logits are X tanh(logit / X)"),
     TITLE("a running attnd"),
 };
 /* clang-format on */

@@ -44,36 +44,6 @@ static int files_exit_of(int rc)
 
 /* Rows ---------------------------------------------------------------------------------------- */
 
-static int reach(struct files *files, const struct array *array, uint64_t from, char *reterr)
-{
-    if (array_stream_reaches(&files->stream, array, from)) {
-        return 0;
-    }
-    array_stream_close(&files->stream);
-    return array_stream_open(array, &files->stream, reterr);
-}
-
-/* As many rows at a time as READ_BYTES hold, one at least. */
-static int give_rows(struct files *files, const struct attention *a, uint64_t from, void *bytes,
-                     float *row, uint32_t rows, const struct sink *sink, char *reterr)
-{
-    size_t size = a->keys * dtype_size(a->dtype);
-    int rc = 0;
-    for (uint32_t i = 0; i < a->queries && rc == 0; i++) {
-        uint32_t in_block = i % rows, left = a->queries - i;
-        if (in_block == 0) {
-            rc = array_stream_read(&files->stream, from + i * size, bytes,
-                                   (left < rows ? left : rows) * size, reterr);
-        }
-        if (rc != 0) {
-            break;
-        }
-        source_convert((char *)bytes + in_block * size, a->dtype, a->keys, row);
-        sink->visit(sink->data, i, row);
-    }
-    return rc;
-}
-
 /* A map in the order of its rows. */
 static int give_plain(struct files *files, const struct input *input, uint32_t sample,
                       uint32_t head, const struct sink *sink, char *reterr)
@@ -85,14 +55,24 @@ static int give_plain(struct files *files, const struct input *input, uint32_t s
     uint64_t from = ((uint64_t)sample * a->heads + head) * a->queries * size;
     void *bytes = malloc(rows * size);
     float *row = malloc(a->keys * sizeof *row);
-    int rc = ERR_MEMORY;
-    if (bytes && row) {
-        rc = reach(files, array, from, reterr);
-    } else {
+    int rc = bytes && row ? 0 : ERR_MEMORY;
+    if (rc != 0) {
         source_fail_memory(reterr);
+    } else if (!array_stream_reaches(&files->stream, array, from)) {
+        array_stream_close(&files->stream);
+        rc = array_stream_open(array, &files->stream, reterr);
     }
-    if (rc == 0) {
-        rc = give_rows(files, a, from, bytes, row, rows, sink, reterr);
+    /* As many rows at a time as READ_BYTES hold, one at least. */
+    for (uint32_t i = 0; i < a->queries && rc == 0; i++) {
+        uint32_t in_block = i % rows, left = a->queries - i;
+        if (in_block == 0) {
+            rc = array_stream_read(&files->stream, from + i * size, bytes,
+                                   (left < rows ? left : rows) * size, reterr);
+        }
+        if (rc == 0) {
+            source_convert((char *)bytes + in_block * size, a->dtype, a->keys, row);
+            sink->visit(sink->data, i, row);
+        }
     }
     free(bytes);
     free(row);
@@ -139,15 +119,6 @@ static int files_rows(struct source *source, size_t layer, uint32_t sample, uint
         return CLI_OK;
     }
     return source_fail(reterr, files_exit_of(rc), "%.200s: %.700s", weights->file->path, error);
-}
-
-static const char *no_label(struct source *source, size_t layer, uint32_t sample, uint32_t key)
-{
-    (void)source;
-    (void)layer;
-    (void)sample;
-    (void)key;
-    return NULL;
 }
 
 /* Opening ------------------------------------------------------------------------------------- */
@@ -208,7 +179,7 @@ static int files_fill_layers(struct files *files, struct source *source, char *r
 
 int source_open_files(const struct source_request *request, struct source *source, char *reterr)
 {
-    static const struct source_ops ops = {files_rows, no_label, free_files};
+    static const struct source_ops ops = {files_rows, NULL, free_files};
     struct files *files = calloc(1, sizeof *files);
     if (!files) {
         return source_fail_memory(reterr);

@@ -29,8 +29,8 @@ struct source_ops {
     /* Sample, head and layer were checked. */
     int (*rows)(struct source *source, size_t layer, uint32_t sample, uint32_t head,
                 const struct sink *sink, char *reterr);
-    /* The source's own text of a key, or NULL. */
-    const char *(*label)(struct source *source, size_t layer, uint32_t sample, uint32_t key);
+    /* The source's own text of a key of its first sample, or NULL; NULL = it has none. */
+    const char *(*label)(struct source *source, size_t layer, uint32_t key);
     void (*free)(void *own);
 };
 

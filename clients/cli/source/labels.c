@@ -9,47 +9,36 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int labels_reserve(struct labels *labels)
-{
-    if (labels->count < labels->room) {
-        return 0;
-    }
-    uint32_t room = labels->room ? 2 * labels->room : 64;
-    if (room > LABELS_MAX) {
-        return ERR_TOO_LARGE;
-    }
-    char **items = realloc(labels->items, room * sizeof *items);
-    if (!items) {
-        return ERR_MEMORY;
-    }
-    labels->items = items;
-    labels->room = room;
-    return 0;
-}
-
 int labels_add(struct labels *labels, const char *text, size_t len)
 {
     len = strnlen(text, len);
-    int rc = labels_reserve(labels);
-    if (rc != 0) {
-        return rc;
+    if (labels->count == labels->room) {
+        uint32_t room = labels->room ? 2 * labels->room : 64;
+        if (room > LABELS_MAX) {
+            return ERR_TOO_LARGE;
+        }
+        char **items = realloc(labels->items, room * sizeof *items);
+        if (!items) {
+            return ERR_MEMORY;
+        }
+        labels->items = items;
+        labels->room = room;
     }
     /* A copy of valid UTF-8; a byte that is none takes three. */
-    const char *clean_text = text;
-    size_t clean_len = len;
-    char *copy = malloc(3 * clean_len + 1), *to = copy;
-    while (copy && clean_len > 0) {
+    char *copy = malloc(3 * len + 1), *to = copy;
+    if (!copy) {
+        return ERR_MEMORY;
+    }
+    while (len > 0) {
         uint32_t code;
-        size_t taken = utf8_take(clean_text, clean_len, &code);
+        size_t taken = utf8_take(text, len, &code);
         to += utf8_put(code, to);
-        clean_text += taken;
-        clean_len -= taken;
+        text += taken;
+        len -= taken;
     }
-    if (copy) {
-        *to = '\0';
-    }
-    labels->items[labels->count] = copy;
-    return labels->items[labels->count] ? (labels->count++, 0) : ERR_MEMORY;
+    *to = '\0';
+    labels->items[labels->count++] = copy;
+    return 0;
 }
 
 int labels_add_list(struct labels *labels, const msgpack_object *list)
@@ -76,8 +65,12 @@ int labels_add_words(struct labels *labels, const char *text)
     return rc;
 }
 
-static int add_lines(struct labels *labels, FILE *file)
+int labels_add_file(struct labels *labels, const char *path)
 {
+    FILE *file = fopen(path, "re");
+    if (!file) {
+        return -1;
+    }
     char *line = NULL;
     size_t size = 0;
     ssize_t got;
@@ -88,21 +81,11 @@ static int add_lines(struct labels *labels, FILE *file)
         len -= len > 0 && line[len - 1] == '\r';
         rc = labels_add(labels, line, len);
     }
+    int number = errno;
     if (rc == 0 && !feof(file)) {
-        rc = errno == ENOMEM ? ERR_MEMORY : -1;
+        rc = number == ENOMEM ? ERR_MEMORY : -1;
     }
     free(line);
-    return rc;
-}
-
-int labels_add_file(struct labels *labels, const char *path)
-{
-    FILE *file = fopen(path, "re");
-    if (!file) {
-        return -1;
-    }
-    int rc = add_lines(labels, file);
-    int number = errno;
     fclose(file);
     errno = number;
     return rc;

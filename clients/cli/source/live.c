@@ -121,52 +121,33 @@ static bool live_read_layer(const msgpack_object *result, struct source_layer *l
            layer->columns > 0 && layer->rows <= layer->queries && layer->columns <= layer->keys;
 }
 
-/* The cells of an answer: a bin of `heads` maps; NULL when it is of another size. */
-static const void *live_find_values(const msgpack_object *result, const struct source_layer *layer,
-                                    uint32_t heads, size_t *ret_bytes)
-{
-    const msgpack_object *values = mpk_find(result, "values");
-    size_t cells = (size_t)layer->rows * layer->columns;
-    if (__builtin_mul_overflow(cells, heads * sizeof(float), ret_bytes)) {
-        return NULL;
-    }
-    if (!values || values->type != MSGPACK_OBJECT_BIN || values->via.bin.size != *ret_bytes) {
-        return NULL;
-    }
-    return values->via.bin.ptr;
-}
-
 /* Maps ---------------------------------------------------------------------------------------- */
-
-static int fail_changed(const struct source_layer *layer, char *reterr)
-{
-    char name[PLACE_TEXT_MAX];
-    place_layer(layer->id, name);
-    return source_fail(reterr, CLI_FINDING,
-                       "the maps of %s changed their size while they were read: ask again", name);
-}
 
 static int keep_values(struct live *live, struct source *source, size_t index, uint32_t first_head,
                        uint32_t heads, const msgpack_object *result, char *reterr)
 {
     struct source_layer *layer = &source->layers[index], now = *layer;
-    size_t bytes;
     if (!live_read_layer(result, &now)) {
         return source_fail(reterr, CLI_FINDING, "what attnd says of its maps makes no sense");
     }
-    if (now.queries != layer->queries || now.keys != layer->keys || now.rows != layer->rows ||
-        now.columns != layer->columns) {
-        return fail_changed(layer, reterr);
-    }
-    const void *values = live_find_values(result, &now, heads, &bytes);
-    if (!values) {
-        return fail_changed(layer, reterr);
+    const msgpack_object *values = mpk_find(result, "values");
+    size_t bytes;
+    bool same = now.queries == layer->queries && now.keys == layer->keys &&
+                now.rows == layer->rows && now.columns == layer->columns;
+    if (!same || !values || values->type != MSGPACK_OBJECT_BIN ||
+        __builtin_mul_overflow((size_t)now.rows * now.columns, heads * sizeof(float), &bytes) ||
+        values->via.bin.size != bytes) {
+        char name[PLACE_TEXT_MAX];
+        place_layer(layer->id, name);
+        return source_fail(reterr, CLI_FINDING,
+                           "the maps of %s changed their size while they were read: ask again",
+                           name);
     }
     float *copy = realloc(live->values, bytes);
     if (!copy) {
         return source_fail_memory(reterr);
     }
-    live->values = memcpy(copy, values, bytes);
+    live->values = memcpy(copy, values->via.bin.ptr, bytes);
     live->layer = index;
     live->first_head = first_head;
     live->heads = heads;
@@ -214,41 +195,28 @@ static int live_rows(struct source *source, size_t layer, uint32_t sample, uint3
     return CLI_OK;
 }
 
-static const char *live_label(struct source *source, size_t layer, uint32_t sample, uint32_t key)
+static const char *live_label(struct source *source, size_t layer, uint32_t key)
 {
     struct live *live = source->own;
-    (void)sample;
     return labels_get(&live->labels[layer], key);
 }
 
 /* Opening ------------------------------------------------------------------------------------- */
-
-static bool live_is_meant(const msgpack_object *map, const struct source_request *request)
-{
-    char run[2 * RUN_BYTES + 1];
-    field_text(map, "run", run, sizeof run);
-    return live_is_text(map, "job", request->job) &&
-           (!request->run || strncmp(run, request->run, strlen(request->run)) == 0);
-}
 
 /* The first run that is meant: those of a job are newest first. NULL when there is none. */
 static const msgpack_object *live_find_run(const msgpack_object *jobs,
                                            const struct source_request *request)
 {
     for (uint32_t i = 0; i < field_length(jobs) && jobs->type == MSGPACK_OBJECT_ARRAY; i++) {
-        if (live_is_meant(&jobs->via.array.ptr[i], request)) {
-            return &jobs->via.array.ptr[i];
+        const msgpack_object *map = &jobs->via.array.ptr[i];
+        char run[2 * RUN_BYTES + 1];
+        field_text(map, "run", run, sizeof run);
+        if (live_is_text(map, "job", request->job) &&
+            (!request->run || strncmp(run, request->run, strlen(request->run)) == 0)) {
+            return map;
         }
     }
     return NULL;
-}
-
-static bool read_id(const msgpack_object *map, struct layer_id *ret_id, uint32_t *ret_heads)
-{
-    ret_id->stack = live_is_text(map, "stack", "encoder") ? STACK_ENCODER : STACK_DECODER;
-    ret_id->site = live_is_text(map, "site", "cross") ? SITE_CROSS : SITE_SELF;
-    return live_read_u32(map, "layer", &ret_id->layer) && live_read_u32(map, "heads", ret_heads) &&
-           *ret_heads > 0 && *ret_heads <= HEADS_TOTAL_MAX;
 }
 
 /* At its place in the order; returns its labels, which are empty. */
@@ -275,7 +243,11 @@ static int live_add_layer(struct live *live, struct source *source, const msgpac
     struct rpc_reply reply;
     struct source_layer layer = {0};
     *ret_any = false;
-    if (!read_id(map, &layer.id, &layer.heads)) {
+    layer.id.stack = live_is_text(map, "stack", "encoder") ? STACK_ENCODER : STACK_DECODER;
+    layer.id.site = live_is_text(map, "site", "cross") ? SITE_CROSS : SITE_SELF;
+    if (!live_read_u32(map, "layer", &layer.id.layer) ||
+        !live_read_u32(map, "heads", &layer.heads) || layer.heads == 0 ||
+        layer.heads > HEADS_TOTAL_MAX) {
         return CLI_OK;
     }
     enum rpc_status status = call_maps(live, source, layer.id, 0, &reply);

@@ -9,6 +9,7 @@
 
 #include "proto/err.h"
 #include "proto/playback.h"
+#include "proto/result.h"
 #include "workers/linear/spectrum.h"
 
 #include <inttypes.h>
@@ -218,12 +219,10 @@ static void recorded_read_labels(struct recording *recording, struct recorded_la
     mpk_doc_clear(&doc);
 }
 
-static const char *recording_label(struct source *source, size_t layer, uint32_t sample,
-                                   uint32_t key)
+static const char *recording_label(struct source *source, size_t layer, uint32_t key)
 {
     struct recording *recording = source->own;
     struct recorded_layer *l = &recording->layers[layer];
-    (void)sample;
     if (!l->has_labels) {
         recorded_read_labels(recording, l);
     }
@@ -238,9 +237,7 @@ static int choose_run(struct recording *recording, const struct header *header, 
 {
     char hex[2 * RUN_BYTES + 1];
     const char *wanted = recording->request->run ? recording->request->run : "";
-    for (int i = 0; i < RUN_BYTES; i++) {
-        snprintf(hex + 2 * i, 3, "%02x", header->run[i]);
-    }
+    run_hex(header->run, hex);
     *ret_chosen = false;
     if (strncmp(hex, wanted, strlen(wanted)) != 0) {
         return 0;
@@ -461,9 +458,7 @@ static int recorded_fill_layers(struct recording *recording, struct source *sour
         source->layers[i] = recording->layers[i].layer;
     }
     source->layer_count = recording->layer_count;
-    for (int i = 0; i < RUN_BYTES; i++) {
-        snprintf(source->run + 2 * i, 3, "%02x", recording->runs[recording->run_count - 1][i]);
-    }
+    run_hex(recording->runs[recording->run_count - 1], source->run);
     return CLI_OK;
 }
 

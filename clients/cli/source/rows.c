@@ -63,22 +63,6 @@ static struct attention rows_choose(const struct attention *a, uint32_t sample, 
     return one;
 }
 
-static int give_blocks(const struct attention *a, uint32_t block, float *rows,
-                       struct scratch *scratch, const struct sink *sink)
-{
-    for (uint32_t begin = 0; begin < a->queries; begin += block) {
-        uint32_t end = a->queries - begin < block ? a->queries : begin + block;
-        int rc = qk_weights(a, begin, end, rows, isa_best(), scratch);
-        if (rc != 0) {
-            return rc;
-        }
-        for (uint32_t i = begin; i < end; i++) {
-            sink->visit(sink->data, i, rows + (size_t)(i - begin) * a->keys);
-        }
-    }
-    return 0;
-}
-
 int source_give_qk(const struct attention *a, uint32_t sample, uint32_t head,
                    const struct sink *sink, char *reterr)
 {
@@ -87,7 +71,14 @@ int source_give_qk(const struct attention *a, uint32_t sample, uint32_t head,
     size_t most = BLOCK_ENTRIES / a->keys;
     uint32_t block = most < 1 ? 1 : most < a->queries ? (uint32_t)most : a->queries;
     float *rows = malloc((size_t)block * a->keys * sizeof *rows);
-    int rc = rows ? give_blocks(&one, block, rows, &scratch, sink) : -1;
+    int rc = rows ? 0 : -1;
+    for (uint32_t begin = 0; begin < one.queries && rc == 0; begin += block) {
+        uint32_t end = one.queries - begin < block ? one.queries : begin + block;
+        rc = qk_weights(&one, begin, end, rows, isa_best(), &scratch);
+        for (uint32_t i = begin; i < end && rc == 0; i++) {
+            sink->visit(sink->data, i, rows + (size_t)(i - begin) * one.keys);
+        }
+    }
     free(rows);
     scratch_clear(&scratch);
     return rc == 0 ? CLI_OK : source_fail_memory(reterr);

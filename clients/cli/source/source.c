@@ -250,15 +250,13 @@ int source_find_layer(const struct source *source, const char *text, size_t *ret
     if (count == 1) {
         return CLI_OK;
     }
-    /* "decoder.0.self, decoder.1.self, ... decoder.11.self": those that a text means, NULL = all.
-     */
-    const char *names_text = count > 0 ? text : NULL;
+    /* "decoder.0.self, decoder.1.self, ... decoder.11.self": those that the text means, or all. */
     size_t names_count = count > 0 ? count : source->layer_count;
     size_t size = sizeof names;
     size_t used = 0, at = 0;
     for (size_t i = 0; i < source->layer_count && used < size; i++) {
         char name[PLACE_TEXT_MAX];
-        if (names_text && !means(names_text, source->layers[i].id)) {
+        if (count > 0 && !means(text, source->layers[i].id)) {
             continue;
         }
         place_layer(source->layers[i].id, name);
@@ -313,13 +311,21 @@ static const struct labels *given_keys(const struct source *source, const struct
     return theirs ? &source->given_queries : &source->given;
 }
 
+/* Labels of the source are of its first sample. */
+static const char *source_own_label(struct source *source, size_t layer, uint32_t sample,
+                                    uint32_t key)
+{
+    bool any = sample == 0 && source->ops->label;
+    return any ? source->ops->label(source, layer, key) : NULL;
+}
+
 const char *source_label(struct source *source, size_t layer, uint32_t sample, uint32_t key)
 {
     const struct labels *given = given_keys(source, &source->layers[layer]);
     if (given->count > 0) {
         return labels_get(given, key);
     }
-    return sample == 0 ? source->ops->label(source, layer, sample, key) : NULL;
+    return source_own_label(source, layer, sample, key);
 }
 
 const char *source_query_label(struct source *source, size_t layer, uint32_t sample, uint32_t query)
@@ -332,11 +338,11 @@ const char *source_query_label(struct source *source, size_t layer, uint32_t sam
         if (source->given_queries.count > 0) {
             return labels_get(&source->given_queries, query);
         }
-        for (size_t i = 0; i < source->layer_count && sample == 0; i++) {
+        for (size_t i = 0; i < source->layer_count; i++) {
             const struct source_layer *own = &source->layers[i];
             if (own->id.stack == l->id.stack && own->id.site == SITE_SELF && own->step == l->step &&
                 own->keys == l->queries && l->q_offset == 0) {
-                return source->ops->label(source, i, sample, query);
+                return source_own_label(source, i, sample, query);
             }
         }
         return NULL;
