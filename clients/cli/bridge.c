@@ -2,7 +2,6 @@
 /* bridge: hands the command line to the Python package, which does the work: `attnctl bridge X` is
  * `python3 -m attnd.bridge X` in a place of this process. */
 #include "clients/cli/base/commands.h"
-#include "clients/cli/base/line.h"
 #include "clients/cli/base/python.h"
 
 #include <stdint.h>

@@ -3,7 +3,6 @@
 #include "clients/cli/base/commands.h"
 #include "clients/cli/help/complete.h"
 #include "clients/cli/help/help.h"
-#include "clients/cli/base/line.h"
 #include "clients/cli/base/out.h"
 
 #include <string.h>

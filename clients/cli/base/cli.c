@@ -97,11 +97,9 @@ static int base_cli_explain(struct cli *cli, enum rpc_status status, const struc
                          "ipc://path)",
                          rpc->endpoint);
     case RPC_INTERRUPTED:
-        fputs("attnctl: interrupted\n", cli->err);
-        return CLI_FINDING;
+        return cli_fail(cli, CLI_FINDING, "interrupted");
     default:
-        fputs("attnctl: out of memory\n", cli->err);
-        return CLI_FINDING;
+        return cli_fail(cli, CLI_FINDING, "out of memory");
     }
 }
 
@@ -182,8 +180,7 @@ int cli_print_json(struct cli *cli, const msgpack_object *value)
 {
     char *text = mpk_to_json(value, 2);
     if (!text) {
-        fputs("attnctl: out of memory\n", cli->err);
-        return CLI_FINDING;
+        return cli_fail(cli, CLI_FINDING, "out of memory");
     }
     fprintf(cli->out, "%s\n", text);
     free(text);

@@ -81,4 +81,14 @@ bool command_has_option(const struct command *command, const char *option);
  * NULL: of whichever command has such an option first. */
 bool command_option_takes_next(const struct command *command, const char *option);
 
+/* The first word of argv[1] and behind it that is neither an option of the command nor an option's
+ * value; argc = none. The command is NULL as long as nobody knows. */
+int line_find_word(const struct command *command, int argc, char *const *argv);
+
+/* Whether --help or -h is among the options of argv[1 .. argc - 1]. */
+bool line_asks_help(const struct command *command, int argc, char *const *argv);
+
+/* The first option "--name" that neither the command nor every command has; NULL = none. */
+const char *line_find_unknown(const struct command *command, int argc, char *const *argv);
+
 #endif

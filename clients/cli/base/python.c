@@ -67,8 +67,7 @@ int python_start(struct cli *cli, const char *name, int argc, const char *const 
     char self[PATH_BYTES], beside[PATH_BYTES + 32], module[32];
     const char **arguments = calloc((size_t)argc + 6, sizeof *arguments);
     if (!arguments) {
-        fputs("attnctl: out of memory\n", cli->err);
-        return CLI_FINDING;
+        return cli_fail(cli, CLI_FINDING, "out of memory");
     }
     ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
     self[length > 0 ? length : 0] = '\0';

@@ -2,7 +2,6 @@
 #include "clients/cli/help/complete.h"
 
 #include "clients/cli/base/commands.h"
-#include "clients/cli/base/line.h"
 
 #include "proto/metric.h"
 

@@ -328,8 +328,7 @@ static int show_summary(struct cli *cli, const msgpack_object *result)
     shown.args = &args;
     struct row *rows = calloc(count, sizeof *rows);
     if (!rows) {
-        fputs("attnctl: out of memory\n", shown.err);
-        return CLI_FINDING;
+        return cli_fail(cli, CLI_FINDING, "out of memory");
     }
     for (uint32_t i = 0; i < count; i++) {
         const msgpack_object *map = &result->via.array.ptr[i];

@@ -298,6 +298,7 @@ struct model {
     bool out_of_memory; /* something could not be kept */
 };
 
+extern const struct needs model_needs_all;
 /* NULL when out of memory. */
 struct model *model_new(void);
 void model_free(struct model **model);
@@ -541,9 +542,13 @@ struct column {
     bool right; /* what is in it stands at its right end */
     const char *title;
 };
-/* Gives the column `width` and moves on to where the next one begins. */
-struct column view_column(int *at, int width, bool right, const char *title);
-void view_headings(struct frame *frame, int row, const struct column *columns, int count);
+/* The columns of a table, from left to right; `at` is where the next one begins. */
+struct columns {
+    struct column list[10];
+    int count, at;
+};
+void view_column(struct columns *columns, int width, bool right, const char *title);
+void view_headings(struct frame *frame, int row, const struct columns *columns);
 /* Writes into a column; nothing when it is not shown. Returns the columns that were written. */
 int view_cell(struct frame *frame, int row, const struct column *column, enum style style,
               const char *format, ...) __attribute__((format(printf, 5, 6)));

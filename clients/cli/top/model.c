@@ -7,6 +7,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+const struct needs model_needs_all = {true,
+                                      true,
+                                      true,
+                                      true,
+                                      true,
+                                      true,
+                                      true,
+                                      .grid_ms = INT64_MIN / 2,
+                                      .series_ms = INT64_MIN / 2,
+                                      .again_ms = -1};
+
 /* Arrays that are given at once, of doubles that are not numbers yet. */
 static double *new_numbers(size_t count)
 {
@@ -64,16 +75,9 @@ void model_forget(struct model *model)
     model->alert_count = model->firing_count = 0;
     model->detail.count = 0;
     model->refusal[0] = '\0';
-    model->needs = (struct needs){.config = model->needs.config,
-                                  .grid_ms = INT64_MIN / 2,
-                                  .series_ms = INT64_MIN / 2,
-                                  .again_ms = -1,
-                                  .live = true,
-                                  .grid = true,
-                                  .alerts = true,
-                                  .detail = true,
-                                  .detail_window = true,
-                                  .series = true};
+    bool config = model->needs.config;
+    model->needs = model_needs_all;
+    model->needs.config = config;
 }
 
 void model_choose_job(struct model *model, const char *job)

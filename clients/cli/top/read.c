@@ -176,16 +176,7 @@ void read_monitor(struct model *model, const msgpack_object *result, int64_t now
     health.budget_bytes = before.budget_bytes;
     if (again) {
         /* Everything is asked anew of an attnd that has been started again. */
-        model->needs = (struct needs){.config = true,
-                                      .live = true,
-                                      .grid = true,
-                                      .alerts = true,
-                                      .detail = true,
-                                      .detail_window = true,
-                                      .series = true,
-                                      .grid_ms = INT64_MIN / 2,
-                                      .series_ms = INT64_MIN / 2,
-                                      .again_ms = -1};
+        model->needs = model_needs_all;
     }
     if (before.known && !again) {
         health.rate = read_rate(health.received, before.received, now_ms - before.at_ms);

@@ -211,12 +211,6 @@ static int top_check(struct cli *cli)
     return CLI_OK;
 }
 
-static int fail_memory(struct cli *cli)
-{
-    fputs("attnctl: out of memory\n", cli->err);
-    return CLI_FINDING;
-}
-
 int cmd_top(struct cli *cli)
 {
     int code = top_check(cli);
@@ -225,7 +219,7 @@ int cmd_top(struct cli *cli)
     }
     struct top top = {.cli = cli, .model = model_new(), .interval_ms = 1000 * INTERVAL_S};
     if (!top.model) {
-        return fail_memory(cli);
+        return cli_fail(cli, CLI_FINDING, "out of memory");
     }
     if (cli->args->given & ARGS_INTERVAL) {
         top.interval_ms = (int64_t)(cli->args->interval * 1000);
@@ -243,5 +237,5 @@ int cmd_top(struct cli *cli)
     code = show_with_signals(&top);
     bool starved = top.model->out_of_memory;
     model_free(&top.model);
-    return starved ? fail_memory(cli) : code;
+    return starved ? cli_fail(cli, CLI_FINDING, "out of memory") : code;
 }

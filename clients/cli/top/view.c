@@ -87,11 +87,10 @@ void view_trend_heading(const struct model *model, char ret_text[VIEW_SPAN_MAX])
     }
 }
 
-struct column view_column(int *at, int width, bool right, const char *title)
+void view_column(struct columns *columns, int width, bool right, const char *title)
 {
-    struct column column = {*at, width, right, title};
-    *at += width > 0 ? width + 1 : 0;
-    return column;
+    columns->list[columns->count++] = (struct column){columns->at, width, right, title};
+    columns->at += width > 0 ? width + 1 : 0;
 }
 
 int view_cell(struct frame *frame, int row, const struct column *column, enum style style,
@@ -109,10 +108,10 @@ int view_cell(struct frame *frame, int row, const struct column *column, enum st
                                                            column->width, style, text);
 }
 
-void view_headings(struct frame *frame, int row, const struct column *columns, int count)
+void view_headings(struct frame *frame, int row, const struct columns *columns)
 {
-    for (int i = 0; i < count; i++) {
-        view_cell(frame, row, &columns[i], STYLE_STRONG, "%s", columns[i].title);
+    for (int i = 0; i < columns->count; i++) {
+        view_cell(frame, row, &columns->list[i], STYLE_STRONG, "%s", columns->list[i].title);
     }
 }
 

@@ -131,20 +131,7 @@ static void draw_alert_mark(struct frame *frame, int row, const struct column *m
 
 /* Heads */
 
-enum {
-    HEAD_MARK,
-    HEAD_PLACE,
-    HEAD_NOW,
-    HEAD_BY,
-    HEAD_MEAN,
-    HEAD_Z,
-    HEAD_TREND,
-    HEAD_PATTERN,
-    HEAD_ALERT,
-    HEAD_COLUMNS
-};
-
-static void draw_head(struct frame *frame, int row, const struct column *columns, struct row which,
+static void draw_head(struct frame *frame, int row, const struct column *column, struct row which,
                       struct range range)
 {
     const struct layer *layer = &frame->model->layers[which.layer];
@@ -152,24 +139,24 @@ static void draw_head(struct frame *frame, int row, const struct column *columns
     char place[MODEL_PLACE_MAX];
     const double *trend;
     model_place(layer->stack, layer->layer, layer->site, which.head, place);
-    view_cell(frame, row, &columns[HEAD_PLACE], STYLE_PLAIN, "%s", place);
-    view_cell_number(frame, row, &columns[HEAD_NOW], head->value);
-    view_cell_number(frame, row, &columns[HEAD_BY], head->by);
-    view_cell_number(frame, row, &columns[HEAD_MEAN], head->mean);
-    view_cell_z(frame, row, &columns[HEAD_Z], head->z);
+    draw_alert_mark(frame, row, column++, head->alert);
+    view_cell(frame, row, column++, STYLE_PLAIN, "%s", place);
+    view_cell_number(frame, row, column++, head->value);
+    view_cell_number(frame, row, column++, head->by);
+    view_cell_number(frame, row, column++, head->mean);
+    view_cell_z(frame, row, column++, head->z);
     uint32_t length = model_trend(frame->model, which.layer, which.head, &trend);
-    view_cell_trend(frame, row, &columns[HEAD_TREND], trend, length, range);
+    view_cell_trend(frame, row, column++, trend, length, range);
     /* "previous_token" is "previous" where there is little room. */
     const char *suffix = strstr(head->pattern, "_token");
-    bool cut = suffix && (int)strlen(head->pattern) > columns[HEAD_PATTERN].width;
-    view_cell(frame, row, &columns[HEAD_PATTERN], STYLE_FAINT, "%.*s",
-              cut ? (int)(suffix - head->pattern) : 64, head->pattern);
-    draw_alert_mark(frame, row, &columns[HEAD_MARK], head->alert);
+    bool cut = suffix && (int)strlen(head->pattern) > column->width;
+    view_cell(frame, row, column++, STYLE_FAINT, "%.*s", cut ? (int)(suffix - head->pattern) : 64,
+              head->pattern);
     if (head->alert < 0) {
         return;
     }
     const struct alert *alert = &frame->model->alerts[head->alert];
-    struct column rest = columns[HEAD_ALERT];
+    struct column rest = *column;
     int used = view_cell(frame, row, &rest, view_severity_style(alert->severity),
                          head->alert_own ? "%s" : "(%s)", alert->rule);
     rest.at += used + 1;
@@ -189,27 +176,28 @@ void page_heads(struct frame *frame)
         draw_nothing(frame);
         return;
     }
-    int width = frame->screen->width, at = 1;
+    int width = frame->screen->width;
     bool wide = width >= WIDE;
     bool by = model->sort == SORT_METRIC && strcmp(model->sort_metric, model->metric) != 0;
-    struct column columns[HEAD_COLUMNS];
+    struct columns columns = {.at = 1};
     view_trend_heading(model, span);
-    columns[HEAD_MARK] = view_column(&at, 2, false, "");
-    columns[HEAD_PLACE] = view_column(&at, place_width(model, true), false, "HEAD");
-    columns[HEAD_NOW] = view_column(&at, 8, true, "NOW");
-    columns[HEAD_BY] = view_column(&at, by ? 8 : 0, true, model->sort_metric);
-    columns[HEAD_MEAN] = view_column(&at, wide ? 8 : 0, true, "WINDOW");
-    columns[HEAD_Z] = view_column(&at, 8, true, "DRIFT z");
-    int left = width - at, trend = wide ? left * 2 / 5 : left / 3;
-    columns[HEAD_TREND] = view_column(&at, trend < 60 ? trend : 60, false, span);
-    columns[HEAD_PATTERN] = view_column(&at, wide ? 15 : 10, false, "PATTERN");
-    columns[HEAD_ALERT] = view_column(&at, width - at, false, "ALERT");
+    view_column(&columns, 2, false, "");
+    view_column(&columns, place_width(model, true), false, "HEAD");
+    view_column(&columns, 8, true, "NOW");
+    view_column(&columns, by ? 8 : 0, true, model->sort_metric);
+    view_column(&columns, wide ? 8 : 0, true, "WINDOW");
+    view_column(&columns, 8, true, "DRIFT z");
+    int left = width - columns.at, trend = wide ? left * 2 / 5 : left / 3;
+    view_column(&columns, trend < 60 ? trend : 60, false, span);
+    view_column(&columns, wide ? 15 : 10, false, "PATTERN");
+    view_column(&columns, width - columns.at, false, "ALERT");
     view_settle(frame, list, model->row_count, frame->rows - 1);
     view_heads_draw_caption(frame, model->row_count, model->head_total, "heads");
-    view_headings(frame, frame->top, columns, HEAD_COLUMNS);
+    view_headings(frame, frame->top, &columns);
     struct range range = range_of_all(model);
     for (uint32_t i = list->top; i < view_list_end(frame, list, model->row_count); i++) {
-        draw_head(frame, frame->top + 1 + (int)(i - list->top), columns, model->rows[i], range);
+        draw_head(frame, frame->top + 1 + (int)(i - list->top), columns.list, model->rows[i],
+                  range);
     }
     view_choose(frame, list, model->row_count, frame->top + 1);
     if (model->row_count == 0) {
@@ -220,20 +208,7 @@ void page_heads(struct frame *frame)
 
 /* Layers */
 
-enum {
-    LAYER_MARK,
-    LAYER_PLACE,
-    LAYER_MEAN,
-    LAYER_LEAST,
-    LAYER_GREATEST,
-    LAYER_HEADS,
-    LAYER_Z,
-    LAYER_TREND,
-    LAYER_ALERT,
-    LAYER_COLUMNS
-};
-
-static void draw_layer(struct frame *frame, int row, const struct column *columns, uint32_t index,
+static void draw_layer(struct frame *frame, int row, const struct column *column, uint32_t index,
                        struct range range)
 {
     const struct layer *layer = &frame->model->layers[index];
@@ -242,24 +217,25 @@ static void draw_layer(struct frame *frame, int row, const struct column *column
     uint32_t count = layer->head_count, shown = count < 256 ? count : 256;
     char place[MODEL_PLACE_MAX];
     model_place(layer->stack, layer->layer, layer->site, -1, place);
-    view_cell(frame, row, &columns[LAYER_PLACE], STYLE_PLAIN, "%s", place);
-    view_cell_number(frame, row, &columns[LAYER_MEAN], spread.mean);
-    view_cell_number(frame, row, &columns[LAYER_LEAST], spread.least);
-    view_cell_number(frame, row, &columns[LAYER_GREATEST], spread.greatest);
+    draw_alert_mark(frame, row, column++, layer->alert);
+    view_cell(frame, row, column++, STYLE_PLAIN, "%s", place);
+    view_cell_number(frame, row, column++, spread.mean);
+    view_cell_number(frame, row, column++, spread.least);
+    view_cell_number(frame, row, column++, spread.greatest);
     for (uint32_t i = 0; i < shown; i++) {
         values[i] = layer->heads[(uint64_t)i * count / shown].value;
     }
     /* The heads side by side, on the scale of all layers. */
-    bars_line(frame->screen, row, columns[LAYER_HEADS].at, columns[LAYER_HEADS].width, values,
-              shown, range, (struct bars_color){true, range});
-    view_cell_z(frame, row, &columns[LAYER_Z], model_layer_z(layer));
+    bars_line(frame->screen, row, column->at, column->width, values, shown, range,
+              (struct bars_color){true, range});
+    column++;
+    view_cell_z(frame, row, column++, model_layer_z(layer));
     uint32_t length = model_layer_trend(frame->model, index, trend);
-    view_cell_trend(frame, row, &columns[LAYER_TREND], trend, length, range);
-    draw_alert_mark(frame, row, &columns[LAYER_MARK], layer->alert);
+    view_cell_trend(frame, row, column++, trend, length, range);
     if (layer->alert >= 0) {
         const struct alert *alert = &frame->model->alerts[layer->alert];
-        view_cell(frame, row, &columns[LAYER_ALERT], view_severity_style(alert->severity),
-                  "%" PRIu32 ": %s", layer->alerts, alert->rule);
+        view_cell(frame, row, column, view_severity_style(alert->severity), "%" PRIu32 ": %s",
+                  layer->alerts, alert->rule);
     }
 }
 
@@ -272,31 +248,31 @@ void page_layers(struct frame *frame)
         draw_nothing(frame);
         return;
     }
-    int width = frame->screen->width, at = 1, heads = 5;
+    int width = frame->screen->width, heads = 5;
     bool wide = width >= WIDE;
-    struct column columns[LAYER_COLUMNS];
+    struct columns columns = {.at = 1};
     for (uint32_t i = 0; i < model->layer_count; i++) {
         int count = (int)model->layers[i].head_count;
         heads = count > heads ? count : heads;
     }
     int room = wide ? width / 3 : width / 5;
     view_trend_heading(model, span);
-    columns[LAYER_MARK] = view_column(&at, 2, false, "");
-    columns[LAYER_PLACE] = view_column(&at, place_width(model, false), false, "LAYER");
-    columns[LAYER_MEAN] = view_column(&at, 8, true, "MEAN");
-    columns[LAYER_LEAST] = view_column(&at, wide ? 8 : 0, true, "LEAST");
-    columns[LAYER_GREATEST] = view_column(&at, wide ? 8 : 0, true, "GREATEST");
-    columns[LAYER_HEADS] = view_column(&at, heads < room ? heads : room, false, "HEADS");
-    columns[LAYER_Z] = view_column(&at, 8, true, "DRIFT z");
-    int left = width - at, trend = wide ? left / 2 : left * 2 / 5;
-    columns[LAYER_TREND] = view_column(&at, trend < 60 ? trend : 60, false, span);
-    columns[LAYER_ALERT] = view_column(&at, width - at, false, "ALERTS");
+    view_column(&columns, 2, false, "");
+    view_column(&columns, place_width(model, false), false, "LAYER");
+    view_column(&columns, 8, true, "MEAN");
+    view_column(&columns, wide ? 8 : 0, true, "LEAST");
+    view_column(&columns, wide ? 8 : 0, true, "GREATEST");
+    view_column(&columns, heads < room ? heads : room, false, "HEADS");
+    view_column(&columns, 8, true, "DRIFT z");
+    int left = width - columns.at, trend = wide ? left / 2 : left * 2 / 5;
+    view_column(&columns, trend < 60 ? trend : 60, false, span);
+    view_column(&columns, width - columns.at, false, "ALERTS");
     view_settle(frame, list, model->layer_row_count, frame->rows - 1);
     view_heads_draw_caption(frame, model->layer_row_count, model->layer_count, "layers");
-    view_headings(frame, frame->top, columns, LAYER_COLUMNS);
+    view_headings(frame, frame->top, &columns);
     struct range range = range_of_all(model);
     for (uint32_t i = list->top; i < view_list_end(frame, list, model->layer_row_count); i++) {
-        draw_layer(frame, frame->top + 1 + (int)(i - list->top), columns, model->layer_rows[i],
+        draw_layer(frame, frame->top + 1 + (int)(i - list->top), columns.list, model->layer_rows[i],
                    range);
     }
     view_choose(frame, list, model->layer_row_count, frame->top + 1);

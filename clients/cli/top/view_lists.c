@@ -12,25 +12,22 @@
 
 /* Jobs */
 
-enum { JOB_NAME, JOB_RUN, JOB_STATE, JOB_NUMBERS, JOB_COLUMNS = JOB_NUMBERS + 7 };
-
-static void draw_job(struct frame *frame, int row, const struct column *columns,
+static void draw_job(struct frame *frame, int row, const struct column *column,
                      const struct job_entry *job)
 {
     char name[JOB_NAME_MAX + 1];
     const uint64_t numbers[] = {job->epoch, job->step,    0,          job->received,
                                 job->lost,  job->dropped, job->firing};
     snprintf(name, sizeof name, "%s", job->job);
-    if (columns[JOB_NAME].width >= 4) {
-        out_shorten(name, (size_t)columns[JOB_NAME].width);
+    if (column->width >= 4) {
+        out_shorten(name, (size_t)column->width);
     }
-    view_cell(frame, row, &columns[JOB_NAME], STYLE_PLAIN, "%s", name);
-    view_cell(frame, row, &columns[JOB_RUN], STYLE_FAINT, "%.8s", job->run);
-    view_cell(frame, row, &columns[JOB_STATE], STYLE_PLAIN, "%s", job->state);
+    view_cell(frame, row, column++, STYLE_PLAIN, "%s", name);
+    view_cell(frame, row, column++, STYLE_FAINT, "%.8s", job->run);
+    view_cell(frame, row, column++, STYLE_PLAIN, "%s", job->state);
     for (int i = 0; i < 7; i++) {
-        view_cell(frame, row, &columns[JOB_NUMBERS + i], STYLE_PLAIN,
-                  i == 2 ? "%" PRIu64 "/%" PRIu64 : "%" PRIu64, i == 2 ? job->ranks : numbers[i],
-                  job->world);
+        view_cell(frame, row, column++, STYLE_PLAIN, i == 2 ? "%" PRIu64 "/%" PRIu64 : "%" PRIu64,
+                  i == 2 ? job->ranks : numbers[i], job->world);
     }
 }
 
@@ -38,7 +35,7 @@ void page_jobs(struct frame *frame)
 {
     struct model *model = frame->model;
     struct list *list = &model->ui.jobs;
-    struct column columns[JOB_COLUMNS];
+    struct columns columns = {.at = 2};
     view_settle(frame, list, model->job_count, frame->rows - 1);
     if (model->job_count == 0) {
         if (model->health.known) {
@@ -63,39 +60,25 @@ void page_jobs(struct frame *frame)
     screen_print(frame->screen, 3, 1, frame->screen->width - 1, STYLE_PLAIN,
                  "%" PRIu32 " job%s, newest run of each%s", model->job_count,
                  out_plural(model->job_count), model->jobs_left_out > 0 ? " (there are more)" : "");
-    static const int widths[JOB_COLUMNS] = {0, 8, 6, 5, 8, 6, 8, 6, 7, 6};
-    static const char *const names[JOB_COLUMNS] = {
-        "JOB", "RUN", "STATE", "EPOCH", "STEP", "RANKS", "RECEIVED", "LOST", "DROPPED", "ALERTS"};
-    int name = frame->screen->width - 3, at = 2;
-    for (int i = 1; i < JOB_COLUMNS; i++) {
+    static const int widths[] = {0, 8, 6, 5, 8, 6, 8, 6, 7, 6};
+    static const char *const names[] = {"JOB",   "RUN",      "STATE", "EPOCH",   "STEP",
+                                        "RANKS", "RECEIVED", "LOST",  "DROPPED", "ALERTS"};
+    int count = sizeof widths / sizeof widths[0], name = frame->screen->width - 3;
+    for (int i = 1; i < count; i++) {
         name -= widths[i] + 1;
     }
-    for (int i = 0; i < JOB_COLUMNS; i++) {
-        columns[i] = view_column(&at,
-                                 i > 0       ? widths[i]
-                                 : name < 40 ? name
-                                             : 40,
-                                 i >= JOB_NUMBERS, names[i]);
+    for (int i = 0; i < count; i++) {
+        int width = name < 40 ? name : 40;
+        view_column(&columns, i > 0 ? widths[i] : width, i >= 3, names[i]);
     }
-    view_headings(frame, frame->top, columns, JOB_COLUMNS);
+    view_headings(frame, frame->top, &columns);
     for (uint32_t i = list->top; i < view_list_end(frame, list, model->job_count); i++) {
-        draw_job(frame, frame->top + 1 + (int)(i - list->top), columns, &model->jobs[i]);
+        draw_job(frame, frame->top + 1 + (int)(i - list->top), columns.list, &model->jobs[i]);
     }
     view_choose(frame, list, model->job_count, frame->top + 1);
 }
 
 /* Alerts */
-
-enum {
-    ALERT_MARK,
-    ALERT_RULE,
-    ALERT_WHERE,
-    ALERT_VALUE,
-    ALERT_BOUND,
-    ALERT_SINCE,
-    ALERT_STATE,
-    ALERT_COLUMNS
-};
 
 /* The whole sentence of the chosen alert, over at most two rows. */
 static void draw_sentence(struct frame *frame, int row, const char *text)
@@ -118,7 +101,7 @@ void page_alerts(struct frame *frame)
 {
     struct model *model = frame->model;
     struct list *list = &model->ui.alerts;
-    struct column columns[ALERT_COLUMNS];
+    struct columns columns = {.at = 1};
     screen_print(frame->screen, 3, 1, frame->screen->width - 1, STYLE_PLAIN,
                  "%" PRIu32 " firing, %" PRIu32 " over%s", model->firing_count,
                  model->alert_count - model->firing_count,
@@ -130,30 +113,29 @@ void page_alerts(struct frame *frame)
         return;
     }
     bool wide = frame->screen->width >= 100;
-    const int widths[ALERT_COLUMNS] = {2, wide ? 28 : 18, wide ? 24 : 19, 8, 8, 10, 8};
-    static const char *const names[ALERT_COLUMNS] = {"",      "RULE",       "WHERE", "VALUE",
-                                                     "BOUND", "SINCE STEP", "STATE"};
-    int at = 1;
-    for (int i = 0; i < ALERT_COLUMNS; i++) {
-        columns[i] = view_column(&at, widths[i], i >= ALERT_VALUE && i <= ALERT_SINCE, names[i]);
+    const int widths[] = {2, wide ? 28 : 18, wide ? 24 : 19, 8, 8, 10, 8};
+    static const char *const names[] = {"",      "RULE",       "WHERE", "VALUE",
+                                        "BOUND", "SINCE STEP", "STATE"};
+    for (int i = 0; i < (int)(sizeof widths / sizeof widths[0]); i++) {
+        view_column(&columns, widths[i], i >= 3 && i <= 5, names[i]);
     }
-    view_headings(frame, frame->top, columns, ALERT_COLUMNS);
+    view_headings(frame, frame->top, &columns);
     for (uint32_t i = list->top; i < view_list_end(frame, list, model->alert_count); i++) {
         int row = frame->top + 1 + (int)(i - list->top);
         const struct alert *alert = &model->alerts[i];
+        const struct column *column = columns.list;
         enum style style = alert->firing ? view_severity_style(alert->severity) : STYLE_FAINT;
         char place[MODEL_PLACE_MAX] = "the run";
         if (alert->has_layer) {
             model_place(alert->stack, alert->layer, alert->site, alert->head, place);
         }
-        view_cell(frame, row, &columns[ALERT_MARK], style, "%s", view_mark(alert->severity));
-        view_cell(frame, row, &columns[ALERT_RULE], style, "%s", alert->rule);
-        view_cell(frame, row, &columns[ALERT_WHERE], STYLE_PLAIN, "%s", place);
-        view_cell_number(frame, row, &columns[ALERT_VALUE], alert->value);
-        view_cell_number(frame, row, &columns[ALERT_BOUND], alert->bound);
-        view_cell(frame, row, &columns[ALERT_SINCE], STYLE_PLAIN, "%" PRIu64, alert->since_step);
-        view_cell(frame, row, &columns[ALERT_STATE], style, "%s",
-                  alert->firing ? "firing" : "over");
+        view_cell(frame, row, column++, style, "%s", view_mark(alert->severity));
+        view_cell(frame, row, column++, style, "%s", alert->rule);
+        view_cell(frame, row, column++, STYLE_PLAIN, "%s", place);
+        view_cell_number(frame, row, column++, alert->value);
+        view_cell_number(frame, row, column++, alert->bound);
+        view_cell(frame, row, column++, STYLE_PLAIN, "%" PRIu64, alert->since_step);
+        view_cell(frame, row, column++, style, "%s", alert->firing ? "firing" : "over");
     }
     view_choose(frame, list, model->alert_count, frame->top + 1);
     draw_sentence(frame, frame->top + frame->rows - 2, model->alerts[list->at].message);
@@ -340,44 +322,34 @@ static int draw_alerts(struct frame *frame, int row, int rows)
 
 /* Metrics */
 
-enum {
-    METRIC_COLUMN,
-    NOW_COLUMN,
-    MEAN_COLUMN,
-    Z_COLUMN,
-    JS_COLUMN,
-    CHANGE_COLUMN,
-    TREND_COLUMN,
-    COLUMNS
-};
-
 static void draw_metrics(struct frame *frame, int row, int rows)
 {
     struct model *model = frame->model;
     struct list *list = &model->ui.metrics;
-    int at = 2, width = frame->screen->width;
-    struct column columns[COLUMNS];
-    columns[METRIC_COLUMN] = view_column(&at, width >= 100 ? 26 : 24, false, "METRIC");
-    columns[NOW_COLUMN] = view_column(&at, 8, true, "NOW");
-    columns[MEAN_COLUMN] = view_column(&at, 8, true, "WINDOW");
-    columns[Z_COLUMN] = view_column(&at, 8, true, "DRIFT z");
-    columns[JS_COLUMN] = view_column(&at, width >= 90 ? 7 : 0, true, "JS");
-    columns[CHANGE_COLUMN] = view_column(&at, 8, true, "CHANGED");
-    columns[TREND_COLUMN] =
-        view_column(&at, width - at - 1 < 80 ? width - at - 1 : 80, false, "TREND");
+    int width = frame->screen->width;
+    struct columns columns = {.at = 2};
+    view_column(&columns, width >= 100 ? 26 : 24, false, "METRIC");
+    view_column(&columns, 8, true, "NOW");
+    view_column(&columns, 8, true, "WINDOW");
+    view_column(&columns, 8, true, "DRIFT z");
+    view_column(&columns, width >= 90 ? 7 : 0, true, "JS");
+    view_column(&columns, 8, true, "CHANGED");
+    int left = width - columns.at - 1;
+    view_column(&columns, left < 80 ? left : 80, false, "TREND");
     view_settle(frame, list, model->detail.count, rows - 1);
-    view_headings(frame, row, columns, COLUMNS);
+    view_headings(frame, row, &columns);
     for (uint32_t i = list->top; i < view_list_end(frame, list, model->detail.count); i++) {
         int line = row + 1 + (int)(i - list->top);
         const struct detail_metric *metric = &model->detail.metrics[i];
-        view_cell(frame, line, &columns[METRIC_COLUMN], STYLE_PLAIN, "%s", metric->name);
-        view_cell_number(frame, line, &columns[NOW_COLUMN], metric->now);
-        view_cell_number(frame, line, &columns[MEAN_COLUMN], metric->mean);
-        view_cell_z(frame, line, &columns[Z_COLUMN], metric->z);
-        view_cell_number(frame, line, &columns[JS_COLUMN], metric->js);
-        view_cell(frame, line, &columns[CHANGE_COLUMN], STYLE_PLAIN,
-                  isnan(metric->change) ? "-" : "%.0f", metric->change);
-        view_cell_trend(frame, line, &columns[TREND_COLUMN], metric->past, metric->windows.count,
+        const struct column *column = columns.list;
+        view_cell(frame, line, column++, STYLE_PLAIN, "%s", metric->name);
+        view_cell_number(frame, line, column++, metric->now);
+        view_cell_number(frame, line, column++, metric->mean);
+        view_cell_z(frame, line, column++, metric->z);
+        view_cell_number(frame, line, column++, metric->js);
+        view_cell(frame, line, column++, STYLE_PLAIN, isnan(metric->change) ? "-" : "%.0f",
+                  metric->change);
+        view_cell_trend(frame, line, column++, metric->past, metric->windows.count,
                         range_of(metric->past, metric->windows.count));
     }
     view_choose(frame, list, model->detail.count, row + 1);

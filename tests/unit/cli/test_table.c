@@ -5,7 +5,6 @@
 
 #include "clients/cli/base/commands.h"
 #include "clients/cli/help/complete.h"
-#include "clients/cli/base/line.h"
 #include "clients/cli/base/out.h"
 
 #define WORDS_MAX 12
