@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* attnctl: asks a running attnd, or measures files without one. The commands are in commands.c. */
 #include "clients/cli/base/commands.h"
-#include "clients/cli/help/complete.h"
 #include "clients/cli/help/help.h"
 #include "clients/cli/base/out.h"
 

@@ -141,16 +141,9 @@ static int choose_attnd(struct args *args, char *reterr)
         return -1;
     }
     if (!args->address && !args->endpoint) {
-        args->endpoint = getenv("ATTND_ENDPOINT");
-    }
-    if (args->endpoint && !*args->endpoint) {
-        args->endpoint = NULL;
-    }
-    if (!args->address && !args->endpoint) {
-        args->address = getenv("ATTND_ADDRESS");
-    }
-    if (args->address && !*args->address) {
-        args->address = NULL;
+        const char *endpoint = getenv("ATTND_ENDPOINT"), *address = getenv("ATTND_ADDRESS");
+        args->endpoint = endpoint && *endpoint ? endpoint : NULL;
+        args->address = !args->endpoint && address && *address ? address : NULL;
     }
     return 0;
 }
@@ -163,28 +156,21 @@ static const char *args_take(const void *data, char *value, void *to)
     return option_take(&row->row, value, args);
 }
 
-static int collect_words(struct args *args, int count, char *const *words, char *reterr)
-{
-    for (int i = 0; i < count; i++) {
-        if (i == ARGS_WORDS_MAX) {
-            snprintf(reterr, ARGS_ERROR_MAX, "too many words: '%.100s'", words[i]);
-            return -1;
-        }
-        args->words[i] = words[i];
-    }
-    args->word_count = count;
-    return 0;
-}
-
 int args_parse(int argc, char **argv, struct args *ret_args, char *reterr)
 {
     struct args args = (struct args){.timeout_ms = TIMEOUT_MS};
     struct option_rest rest;
     int rc = option_parse(&table, argc, argv, args_take, &args, &rest, reterr, ARGS_ERROR_MAX);
     ret_args->unknown = rest.unknown;
-    if (rc != 0 || collect_words(&args, rest.word_count, rest.words, reterr) != 0 ||
-        choose_attnd(&args, reterr) != 0) {
+    if (rc == 0 && rest.word_count > ARGS_WORDS_MAX) {
+        snprintf(reterr, ARGS_ERROR_MAX, "too many words: '%.100s'", rest.words[ARGS_WORDS_MAX]);
         return -1;
+    }
+    if (rc != 0 || choose_attnd(&args, reterr) != 0) {
+        return -1;
+    }
+    for (args.word_count = 0; args.word_count < rest.word_count; args.word_count++) {
+        args.words[args.word_count] = rest.words[args.word_count];
     }
     *ret_args = args;
     return 0;

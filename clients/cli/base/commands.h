@@ -27,7 +27,7 @@ extern const char *const command_group_title[COMMANDS_GROUPS];
 struct command {
     const char *name;
     const char *arguments; /* as the usage shows them: "JOB FILE"; "" = none */
-    const char *words;     /* what completes each of them, see complete.h; NULL = nothing does */
+    const char *words;     /* what completes each of them, see help.h; NULL = nothing does */
     const char *help;      /* one line for the list */
     const char *text;      /* what else there is to say, as one paragraph; NULL = nothing */
     const char *finding;   /* when it ends with 1: "something fires"; NULL = as any command */

@@ -45,10 +45,12 @@ uint32_t field_length(const msgpack_object *value)
     if (value && value->type == MSGPACK_OBJECT_ARRAY) {
         return value->via.array.size;
     }
-    if (value && value->type == MSGPACK_OBJECT_MAP) {
-        return value->via.map.size;
-    }
-    return 0;
+    return field_pairs(value);
+}
+
+uint32_t field_pairs(const msgpack_object *value)
+{
+    return value && value->type == MSGPACK_OBJECT_MAP ? value->via.map.size : 0;
 }
 
 double field_number(const msgpack_object *value)
@@ -122,7 +124,7 @@ static void field_each_key(const msgpack_object *map, const msgpack_object *keys
                            const char *prefix, void (*visit)(void *data, const char *name),
                            void *data)
 {
-    for (uint32_t i = 0; keys && keys->type == MSGPACK_OBJECT_MAP && i < keys->via.map.size; i++) {
+    for (uint32_t i = 0; i < field_pairs(keys); i++) {
         char key[64], name[FIELD_NAME_MAX];
         field_show(&keys->via.map.ptr[i].key, key, sizeof key);
         snprintf(name, sizeof name, "%s%s", prefix, key);
@@ -141,8 +143,7 @@ void field_each_metric(const msgpack_object *map, void (*visit)(void *data, cons
         visit(data, "sink_rate");
     }
     field_each_key(map, mpk_find(map, "spectrum"), "", visit, data);
-    for (uint32_t i = 0;
-         weights && weights->type == MSGPACK_OBJECT_MAP && i < weights->via.map.size; i++) {
+    for (uint32_t i = 0; i < field_pairs(weights); i++) {
         char matrix[16], prefix[24];
         field_show(&weights->via.map.ptr[i].key, matrix, sizeof matrix);
         snprintf(prefix, sizeof prefix, "%s.", matrix);
@@ -198,10 +199,7 @@ const msgpack_object *field_column(const msgpack_object *value, uint32_t index)
 uint64_t field_sum(const msgpack_object *map)
 {
     uint64_t sum = 0, number;
-    if (!map || map->type != MSGPACK_OBJECT_MAP) {
-        return 0;
-    }
-    for (uint32_t i = 0; i < map->via.map.size; i++) {
+    for (uint32_t i = 0; i < field_pairs(map); i++) {
         if (mpk_get_u64(&map->via.map.ptr[i].val, UINT64_MAX, &number) == 0) {
             sum += number;
         }

@@ -20,6 +20,9 @@ bool field_bool(const msgpack_object *map, const char *key);
 /* Elements of an array or pairs of a map; 0 for anything else, NULL included. */
 uint32_t field_length(const msgpack_object *value);
 
+/* Pairs of a map; 0 for anything else, NULL included. */
+uint32_t field_pairs(const msgpack_object *value);
+
 /* A value as a number; NaN when it is NULL or no number. */
 double field_number(const msgpack_object *value);
 /* Element `index` of an array as a number; NaN when it is not there or no number. */

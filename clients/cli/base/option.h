@@ -15,7 +15,7 @@ struct option_text {
     const char *argument; /* NULL = none */
     const char *help;     /* NULL: this is no option but the title of those that follow; "": shown
                            * among those of every command */
-    const char *values;   /* what its value may be, in the words of complete.h; NULL = anything */
+    const char *values;   /* what its value may be, in the words of help.h; NULL = anything */
 };
 
 /* Called once per option, in the order of the help. */

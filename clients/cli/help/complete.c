@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "clients/cli/help/complete.h"
+#include "clients/cli/help/help.h"
 
 #include "clients/cli/base/commands.h"
 
@@ -120,7 +120,7 @@ static bool complete_ends_with(const char *text, size_t length, const char *end)
     return length >= size && strncmp(text + length - size, end, size) == 0;
 }
 
-/* `values` is one word of the language in complete.h. */
+/* `values` is one word of the language in help.h. */
 static void offer_values(struct completion completion, const char *values)
 {
     size_t length = strcspn(values, " ");

@@ -77,7 +77,7 @@ static int show_config(struct cli *cli, const msgpack_object *result)
 {
     struct out_table table;
     out_begin(&table, "KEY|VALUE");
-    for (uint32_t i = 0; result->type == MSGPACK_OBJECT_MAP && i < result->via.map.size; i++) {
+    for (uint32_t i = 0; i < field_pairs(result); i++) {
         const msgpack_object_kv *pair = &result->via.map.ptr[i];
         char text[OUT_CELL_MAX];
         field_show(&pair->key, text, sizeof text);

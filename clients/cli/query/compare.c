@@ -51,8 +51,7 @@ static const msgpack_object_kv *most_different(const msgpack_object *head)
 {
     const msgpack_object *metrics = mpk_find(head, "metrics");
     const msgpack_object_kv *most = NULL;
-    for (uint32_t i = 0;
-         metrics && metrics->type == MSGPACK_OBJECT_MAP && i < metrics->via.map.size; i++) {
+    for (uint32_t i = 0; i < field_pairs(metrics); i++) {
         const msgpack_object_kv *pair = &metrics->via.map.ptr[i];
         if (!most ||
             field_number(mpk_find(&pair->val, "js")) > field_number(mpk_find(&most->val, "js"))) {

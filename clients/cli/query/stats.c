@@ -13,7 +13,7 @@
 /* One row per pair; a map within becomes rows "name.key". */
 static void add_pairs(struct out_table *table, const char *prefix, const msgpack_object *map)
 {
-    for (uint32_t i = 0; map && map->type == MSGPACK_OBJECT_MAP && i < map->via.map.size; i++) {
+    for (uint32_t i = 0; i < field_pairs(map); i++) {
         const msgpack_object_kv *pair = &map->via.map.ptr[i];
         char name[OUT_CELL_MAX / 2], value[OUT_CELL_MAX / 2];
         field_show(&pair->key, name, sizeof name);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* One table per place where the user can be: on a page, in a list on top of it, typing a filter. */
+/* The effect of each key where the user can be: on a page, in a list on top of it, typing a filter;
+ * and the rows that are shown then. */
 #include "clients/cli/top/internal.h"
 
 #include <math.h>
@@ -39,23 +40,18 @@ struct list *keys_list(struct model *model, uint32_t *ret_count)
         *ret_count = model->metric_count + (ui->overlay == OVERLAY_SORT ? KEYS_SORTS : 0);
         return &ui->picker;
     }
-    switch (ui->page) {
-    case PAGE_JOBS:
-        *ret_count = model->job_count;
-        return &ui->jobs;
-    case PAGE_HEADS:
-        *ret_count = model->row_count;
-        return &ui->heads;
-    case PAGE_LAYERS:
-        *ret_count = model->layer_row_count;
-        return &ui->layers;
-    case PAGE_HEAD:
-        *ret_count = model->detail.count;
-        return &ui->metrics;
-    default:
-        *ret_count = model->alert_count;
-        return &ui->alerts;
-    }
+    const struct {
+        struct list *list;
+        uint32_t count;
+    } lists[] = {
+        [PAGE_JOBS] = {&ui->jobs, model->job_count},
+        [PAGE_HEADS] = {&ui->heads, model->row_count},
+        [PAGE_LAYERS] = {&ui->layers, model->layer_row_count},
+        [PAGE_HEAD] = {&ui->metrics, model->detail.count},
+        [PAGE_ALERTS] = {&ui->alerts, model->alert_count},
+    };
+    *ret_count = lists[ui->page].count;
+    return lists[ui->page].list;
 }
 
 /* Moving */
@@ -73,35 +69,25 @@ static bool move_choice(struct model *model, int key)
 {
     uint32_t count;
     struct list *list = keys_list(model, &count);
-    int64_t page = model->ui.list_rows > 1 ? (int64_t)model->ui.list_rows - 1 : 1, by;
-    switch (key) {
-    case KEY_OF_UP:
-    case 'k':
-        by = -1;
-        break;
-    case KEY_OF_DOWN:
-    case 'j':
-        by = 1;
-        break;
-    case KEY_OF_PAGE_UP:
-        by = -page;
-        break;
-    case KEY_OF_PAGE_DOWN:
-        by = page;
-        break;
-    case KEY_OF_HOME:
-    case 'g':
-        by = -(int64_t)count;
-        break;
-    case KEY_OF_END:
-    case 'G':
-        by = count;
-        break;
-    default:
-        return false;
+    const int64_t page = model->ui.list_rows > 1 ? (int64_t)model->ui.list_rows - 1 : 1;
+    const struct {
+        int key, letter;
+        int64_t by;
+    } moves[] = {
+        {KEY_OF_UP, 'k', -1},
+        {KEY_OF_DOWN, 'j', 1},
+        {KEY_OF_PAGE_UP, KEY_OF_PAGE_UP, -page},
+        {KEY_OF_PAGE_DOWN, KEY_OF_PAGE_DOWN, page},
+        {KEY_OF_HOME, 'g', -(int64_t)count},
+        {KEY_OF_END, 'G', count},
+    };
+    for (size_t i = 0; i < sizeof moves / sizeof moves[0]; i++) {
+        if (key == moves[i].key || key == moves[i].letter) {
+            list->at = moved(list->at, moves[i].by, count);
+            return true;
+        }
     }
-    list->at = moved(list->at, by, count);
-    return true;
+    return false;
 }
 
 /* Opening */

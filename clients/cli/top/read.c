@@ -83,8 +83,7 @@ static struct health health_of(const msgpack_object *stats, int64_t now_ms)
     const msgpack_object *dropped = mpk_find(stats, "dropped");
     uint64_t most = 0, number;
     health.reason[0] = '\0';
-    for (uint32_t i = 0;
-         dropped && dropped->type == MSGPACK_OBJECT_MAP && i < field_length(dropped); i++) {
+    for (uint32_t i = 0; i < field_pairs(dropped); i++) {
         const msgpack_object_kv *pair = &dropped->via.map.ptr[i];
         if (mpk_get_u64(&pair->val, UINT64_MAX, &number) != 0 || number <= most) {
             continue;

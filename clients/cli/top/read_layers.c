@@ -31,7 +31,7 @@ bool read_is_run(const struct model *model, const msgpack_object *map)
 static uint32_t lists_length(const msgpack_object *map)
 {
     uint32_t most = 0;
-    for (uint32_t i = 0; map && map->type == MSGPACK_OBJECT_MAP && i < map->via.map.size; i++) {
+    for (uint32_t i = 0; i < field_pairs(map); i++) {
         const msgpack_object *value = &map->via.map.ptr[i].val, *last = mpk_find(value, "last");
         value = last ? last : value;
         if (value->type == MSGPACK_OBJECT_ARRAY && value->via.array.size > most) {
@@ -47,8 +47,7 @@ static uint32_t read_layers_heads_of(const msgpack_object *map)
     uint32_t most = lists_length(mpk_find(map, "heads"));
     uint32_t length = lists_length(mpk_find(map, "spectrum"));
     most = length > most ? length : most;
-    for (uint32_t i = 0;
-         weights && weights->type == MSGPACK_OBJECT_MAP && i < field_length(weights); i++) {
+    for (uint32_t i = 0; i < field_pairs(weights); i++) {
         length = lists_length(mpk_find(&weights->via.map.ptr[i].val, "heads"));
         most = length > most ? length : most;
     }

@@ -163,8 +163,14 @@ struct line {
     int row, at, end;
 };
 
-static void put_piece(struct line *line, enum style style, const char *text)
+__attribute__((format(printf, 3, 4))) static void put_piece(struct line *line, enum style style,
+                                                            const char *format, ...)
 {
+    char text[256];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
     int columns = screen_columns(line->screen, text);
     if (line->at + columns > line->end) {
         return;
@@ -175,35 +181,30 @@ static void put_piece(struct line *line, enum style style, const char *text)
 
 static void put_rates(struct line *line, const struct health *health)
 {
-    char text[96], size[OUT_SIZE_MAX];
+    char size[OUT_SIZE_MAX];
     if (isnan(health->rate)) {
         return;
     }
-    snprintf(text, sizeof text, health->rate < 99.95 ? "%.1f messages/s" : "%.0f messages/s",
-             health->rate);
-    put_piece(line, STYLE_PLAIN, text);
+    put_piece(line, STYLE_PLAIN, health->rate < 99.95 ? "%.1f messages/s" : "%.0f messages/s",
+              health->rate);
     out_size((uint64_t)health->bytes_rate, size);
-    snprintf(text, sizeof text, "%s/s", size);
-    put_piece(line, STYLE_PLAIN, text);
+    put_piece(line, STYLE_PLAIN, "%s/s", size);
 }
 
 static void put_losses(struct line *line, const struct health *health)
 {
-    char text[128];
     uint64_t all = health->dropped + health->source_dropped;
-    snprintf(text, sizeof text, "lost %" PRIu64, health->lost);
-    put_piece(line, health->lost > 0 ? STYLE_WARNING : STYLE_PLAIN, text);
-    snprintf(text, sizeof text, "dropped %" PRIu64 "%s%s%s", all, all > 0 ? " (" : "",
-             all == 0                                    ? ""
-             : health->source_dropped >= health->dropped ? "by the job"
-                                                         : health->reason,
-             all > 0 ? ")" : "");
-    put_piece(line, all > 0 ? STYLE_WARNING : STYLE_PLAIN, text);
+    put_piece(line, health->lost > 0 ? STYLE_WARNING : STYLE_PLAIN, "lost %" PRIu64, health->lost);
+    put_piece(line, all > 0 ? STYLE_WARNING : STYLE_PLAIN, "dropped %" PRIu64 "%s%s%s", all,
+              all > 0 ? " (" : "",
+              all == 0                                    ? ""
+              : health->source_dropped >= health->dropped ? "by the job"
+                                                          : health->reason,
+              all > 0 ? ")" : "");
     if (health->new_losses == 0) {
         return;
     }
-    snprintf(text, sizeof text, "+%" PRIu64 " NOW", health->new_losses);
-    put_piece(line, STYLE_CRITICAL, text);
+    put_piece(line, STYLE_CRITICAL, "+%" PRIu64 " NOW", health->new_losses);
 }
 
 static void draw_health(const struct model *model, struct screen *screen)
@@ -216,21 +217,18 @@ static void draw_health(const struct model *model, struct screen *screen)
     put_rates(&line, &model->health);
     put_losses(&line, &model->health);
     const struct health *health = &model->health;
-    char text[96], size[OUT_SIZE_MAX];
+    char size[OUT_SIZE_MAX];
     if (health->budget_bytes > 0) {
         double share = (double)health->in_flight_bytes / (double)health->budget_bytes;
         out_size(health->budget_bytes, size);
-        snprintf(text, sizeof text, "budget %.0f%% of %s", 100 * share, size);
-        put_piece(&line, share >= 0.8 ? STYLE_WARNING : STYLE_PLAIN, text);
+        put_piece(&line, share >= 0.8 ? STYLE_WARNING : STYLE_PLAIN, "budget %.0f%% of %s",
+                  100 * share, size);
     }
-    snprintf(text, sizeof text, "queue %" PRIu64, health->queued);
-    put_piece(&line, STYLE_PLAIN, text);
-    snprintf(text, sizeof text, "%" PRIu64 " worker%s", health->threads,
-             out_plural(health->threads));
-    put_piece(&line, STYLE_PLAIN, text);
+    put_piece(&line, STYLE_PLAIN, "queue %" PRIu64, health->queued);
+    put_piece(&line, STYLE_PLAIN, "%" PRIu64 " worker%s", health->threads,
+              out_plural(health->threads));
     out_duration(health->uptime_s, size);
-    snprintf(text, sizeof text, "up %s", size);
-    put_piece(&line, STYLE_PLAIN, text);
+    put_piece(&line, STYLE_PLAIN, "up %s", size);
 }
 
 static void draw_firing(const struct model *model, struct screen *screen)
@@ -245,7 +243,6 @@ static void draw_firing(const struct model *model, struct screen *screen)
     }
     static const char *const names[] = {"", "info", "warning", "critical"};
     uint32_t counts[4] = {0};
-    char text[48];
     for (uint32_t i = 0; i < model->firing_count; i++) {
         counts[model->alerts[i].severity]++;
     }
@@ -253,9 +250,9 @@ static void draw_firing(const struct model *model, struct screen *screen)
         if (counts[severity] == 0) {
             continue;
         }
-        snprintf(text, sizeof text, "%s %" PRIu32 " %s%s", view_mark(severity), counts[severity],
-                 names[severity], severity == SEVERITY_WARNING ? out_plural(counts[severity]) : "");
-        put_piece(&line, view_severity_style(severity), text);
+        put_piece(&line, view_severity_style(severity), "%s %" PRIu32 " %s%s", view_mark(severity),
+                  counts[severity], names[severity],
+                  severity == SEVERITY_WARNING ? out_plural(counts[severity]) : "");
     }
     int room = screen->width - line.at;
     if (screen_columns(screen, model->alerts[0].message) <= room) {
@@ -333,14 +330,12 @@ static void draw_page(struct frame *frame)
 static void draw_small(struct screen *screen)
 {
     int row = screen->height / 2;
-    char text[96];
     bool narrow = screen->width < 26;
-    snprintf(text, sizeof text, narrow ? "needs %dx%d" : "attnctl top needs %d x %d",
-             VIEW_WIDTH_MIN, VIEW_HEIGHT_MIN);
-    screen_put(screen, row > 0 ? row - 1 : 0, 0, screen->width, STYLE_STRONG, text);
-    snprintf(text, sizeof text, narrow ? "is %dx%d" : "this is %d x %d", screen->width,
-             screen->height);
-    screen_put(screen, row, 0, screen->width, STYLE_PLAIN, text);
+    screen_print(screen, row > 0 ? row - 1 : 0, 0, screen->width, STYLE_STRONG,
+                 narrow ? "needs %dx%d" : "attnctl top needs %d x %d", VIEW_WIDTH_MIN,
+                 VIEW_HEIGHT_MIN);
+    screen_print(screen, row, 0, screen->width, STYLE_PLAIN,
+                 narrow ? "is %dx%d" : "this is %d x %d", screen->width, screen->height);
 }
 
 void view_draw(struct model *model, struct screen *screen, int64_t now_ms, const char *clock)
@@ -361,21 +356,18 @@ void view_draw(struct model *model, struct screen *screen, int64_t now_ms, const
     if (model->job[0] != '\0') {
         snprintf(text, sizeof text, "%s", model->job);
         out_shorten(text, screen->width >= 120 ? 60 : 24);
-        put_piece(&line, STYLE_TITLE, text);
+        put_piece(&line, STYLE_TITLE, "%s", text);
     }
     if (model->job_known) {
-        snprintf(text, sizeof text, "run %.8s", entry->run);
-        put_piece(&line, STYLE_TITLE, text);
-        put_piece(&line, STYLE_TITLE, entry->state);
-        snprintf(text, sizeof text, "epoch %" PRIu64 " step %" PRIu64, entry->epoch, entry->step);
-        put_piece(&line, STYLE_TITLE, text);
-        snprintf(text, sizeof text, "ranks %" PRIu64 "/%" PRIu64, entry->ranks, entry->world);
-        put_piece(&line, STYLE_TITLE, text);
+        put_piece(&line, STYLE_TITLE, "run %.8s", entry->run);
+        put_piece(&line, STYLE_TITLE, "%s", entry->state);
+        put_piece(&line, STYLE_TITLE, "epoch %" PRIu64 " step %" PRIu64, entry->epoch, entry->step);
+        put_piece(&line, STYLE_TITLE, "ranks %" PRIu64 "/%" PRIu64, entry->ranks, entry->world);
     }
     screen_put_right(screen, 0, 0, screen->width - 1, STYLE_TITLE, clock);
     if (model->silent_since_ms >= 0) {
         int64_t seconds = (now_ms - model->silent_since_ms) / 1000;
-        char silence_text[160], time[OUT_TIME_MAX];
+        char time[OUT_TIME_MAX];
         out_duration((double)seconds, time);
         if (seconds < 60) {
             snprintf(time, sizeof time, "%" PRId64 " s", seconds);
@@ -383,9 +375,8 @@ void view_draw(struct model *model, struct screen *screen, int64_t now_ms, const
         for (int column = 0; column < screen->width; column++) {
             screen_put(screen, 1, column, 1, STYLE_BANNER, " ");
         }
-        snprintf(silence_text, sizeof silence_text, "attnd does not answer since %s; trying again",
-                 time);
-        screen_put(screen, 1, 1, screen->width - 1, STYLE_BANNER, silence_text);
+        screen_print(screen, 1, 1, screen->width - 1, STYLE_BANNER,
+                     "attnd does not answer since %s; trying again", time);
     } else {
         draw_health(model, screen);
     }

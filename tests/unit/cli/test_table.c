@@ -4,7 +4,7 @@
 #include "tests/unit/cli/fake.h"
 
 #include "clients/cli/base/commands.h"
-#include "clients/cli/help/complete.h"
+#include "clients/cli/help/help.h"
 #include "clients/cli/base/out.h"
 
 #define WORDS_MAX 12

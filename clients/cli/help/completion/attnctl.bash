@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # shellcheck shell=bash
-# Completion of attnctl in bash. attnctl itself computes the candidates: clients/cli/help/complete.h.
+# Completion of attnctl in bash. attnctl itself computes the candidates: clients/cli/help/help.h.
 
 # Bash breaks words at = and : as well; here they are put together again, up to the cursor.
 _attnctl() {

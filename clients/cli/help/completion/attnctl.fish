@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-# Completion of attnctl in fish. attnctl itself computes the candidates: clients/cli/help/complete.h.
+# Completion of attnctl in fish. attnctl itself computes the candidates: clients/cli/help/help.h.
 
 function __attnctl_complete
     set -l words (commandline -opc)
