@@ -50,8 +50,8 @@ static int measure_input(const struct input *input, const struct input *named,
     int rc = input->tier == TIER_WEIGHTS
                  ? measure_new_weights(&input->weights, &options->plan, &measure)
                  : measure_new(&input->attention, &options->plan, &measure);
-    if (rc == 0) {
-        uint32_t jobs = measure_jobs(measure);
+    uint32_t jobs = rc == 0 ? measure_jobs(measure) : 0;
+    if (jobs > 0) {
         rc = engine_run_jobs(measure, jobs, options->threads < jobs ? options->threads : jobs);
     }
     if (rc == 0) {

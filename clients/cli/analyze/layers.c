@@ -69,43 +69,29 @@ static void write_hint(const struct array *array, char *ret_hint, size_t size)
              name + before + len, target);
 }
 
-/* Names with too large a layer are not the rule's fault: they get a sentence of their own. */
-static bool has_use(const struct array_list *list, const struct naming *naming,
-                    const struct name_rule *rule)
-{
-    size_t len;
-    for (size_t i = 0; i < list->count; i++) {
-        if (name_rule_matches(rule, list->items[i].name) ||
-            name_large_layer(naming, list->items[i].name, &len)) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static bool is_ignored(const struct array_list *list, const char *pattern)
-{
-    for (size_t i = 0; i < list->count; i++) {
-        if (name_ignore_matches(pattern, list->items[i].name)) {
-            return true;
-        }
-    }
-    return false;
-}
-
 /* Patterns that are about nothing are mistakes. */
 static int check_patterns(const struct array_list *list, const struct naming *naming, char *reterr)
 {
     for (uint32_t r = 0; r < naming->rule_count; r++) {
         const struct name_rule *rule = &naming->rules[r];
         int len = (int)(rule->pattern_len < 200 ? rule->pattern_len : 200);
-        if (!has_use(list, naming, rule)) {
+        bool used = false;
+        for (size_t i = 0; i < list->count && !used; i++) {
+            size_t digits; /* too large a layer is not the rule's fault: it gets its own sentence */
+            used = name_rule_matches(rule, list->items[i].name) ||
+                   name_large_layer(naming, list->items[i].name, &digits);
+        }
+        if (!used) {
             return array_fail(reterr, "--name: %.200s: no array has a name like %.*s",
                               rule->pattern, len, rule->pattern);
         }
     }
     for (uint32_t r = 0; r < naming->ignore_count; r++) {
-        if (!is_ignored(list, naming->ignore[r])) {
+        bool used = false;
+        for (size_t i = 0; i < list->count && !used; i++) {
+            used = name_ignore_matches(naming->ignore[r], list->items[i].name);
+        }
+        if (!used) {
             return array_fail(reterr, "--ignore: %.200s: no array has a name like that",
                               naming->ignore[r]);
         }

@@ -274,17 +274,15 @@ static int parse(struct plot_options *options, int argc, char **argv, char *rete
 
 int plot_options_parse(int argc, char **argv, struct plot_options *ret_options, char *reterr)
 {
-    struct plot_options options = {.naming = {.stack = STACK_DECODER}};
-    options.whole = calloc((size_t)argc + 1, sizeof *options.whole);
-    if (!options.whole) {
+    *ret_options = (struct plot_options){.naming = {.stack = STACK_DECODER}};
+    ret_options->whole = calloc((size_t)argc + 1, sizeof *ret_options->whole);
+    if (!ret_options->whole) {
         snprintf(reterr, PLOT_ERROR_MAX, "out of memory");
         return ERR_MEMORY;
     }
-    int rc = parse(&options, argc, argv, reterr);
-    if (rc == 0) {
-        *ret_options = options;
-    } else {
-        plot_options_clear(&options);
+    int rc = parse(ret_options, argc, argv, reterr);
+    if (rc != 0) {
+        plot_options_clear(ret_options);
     }
     return rc;
 }

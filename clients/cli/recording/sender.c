@@ -24,7 +24,7 @@
 #define NOTICE_BYTES_MAX 4096
 
 /* Takes one notice within the time; whether there was one, and whether it ended a subscription. */
-static bool recording_sender_take_notice(struct sender *sender, int64_t wait_ms, bool *ret_ended)
+static bool sender_take_notice(struct sender *sender, int64_t wait_ms, bool *ret_ended)
 {
     char notice[NOTICE_BYTES_MAX];
     zmq_pollitem_t item = {.socket = sender->socket, .events = ZMQ_POLLIN};
@@ -44,7 +44,7 @@ static enum sender_status await_subscriptions(struct sender *sender, int timeout
 {
     uint64_t deadline = now_ns() + (uint64_t)timeout_ms * 1000000;
     bool ended = false;
-    while (!recording_sender_take_notice(sender, LOOK_MS, &ended)) {
+    while (!sender_take_notice(sender, LOOK_MS, &ended)) {
         if (interrupt_came()) {
             return SENDER_INTERRUPTED;
         }
@@ -52,12 +52,13 @@ static enum sender_status await_subscriptions(struct sender *sender, int timeout
             return SENDER_NOBODY;
         }
     }
-    while (recording_sender_take_notice(sender, SETTLE_MS, &ended)) {
+    while (sender_take_notice(sender, SETTLE_MS, &ended)) {
     }
     return ended ? SENDER_GONE : SENDER_OK;
 }
 
-static enum sender_status sender_open_socket(void *context, const char *endpoint, void **ret_socket)
+enum sender_status sender_open(void *context, const char *endpoint, int timeout_ms,
+                               struct sender *ret_sender)
 {
     void *socket = zmq_socket(context, ZMQ_XPUB);
     if (!socket) {
@@ -73,23 +74,10 @@ static enum sender_status sender_open_socket(void *context, const char *endpoint
     sockopt_int(socket, ZMQ_HEARTBEAT_TIMEOUT, 3000);
     sockopt_int(socket, ZMQ_HANDSHAKE_IVL, 5000);
     sockopt_frame_max(socket, NOTICE_BYTES_MAX);
-    if (zmq_connect(socket, endpoint) != 0) {
-        zmq_close(socket);
-        return SENDER_ENDPOINT;
-    }
-    *ret_socket = socket;
-    return SENDER_OK;
-}
-
-enum sender_status sender_open(void *context, const char *endpoint, int timeout_ms,
-                               struct sender *ret_sender)
-{
-    struct sender sender = {0};
-    enum sender_status status = sender_open_socket(context, endpoint, &sender.socket);
-    if (status != SENDER_OK) {
-        return status;
-    }
-    status = await_subscriptions(&sender, timeout_ms);
+    struct sender sender = {.socket = socket};
+    bool connected = zmq_connect(socket, endpoint) == 0;
+    enum sender_status status =
+        connected ? await_subscriptions(&sender, timeout_ms) : SENDER_ENDPOINT;
     if (status == SENDER_OK) {
         *ret_sender = sender;
     } else {
@@ -133,7 +121,7 @@ enum sender_status sender_send(struct sender *sender, const struct recording_fra
 {
     /* Whether nobody who had subscribed has gone. */
     bool ended = false;
-    while (recording_sender_take_notice(sender, 0, &ended)) {
+    while (sender_take_notice(sender, 0, &ended)) {
     }
     enum sender_status status = ended ? SENDER_GONE : SENDER_OK;
     if (status == SENDER_OK && !sender_is_wanted(sender, frames[0])) {
@@ -159,8 +147,7 @@ enum sender_status sender_pause(struct sender *sender, uint64_t ns)
     bool ended = false;
     for (uint64_t now = now_ns(); now < until && !ended; now = now_ns()) {
         uint64_t left_ms = (until - now + 999999) / 1000000;
-        recording_sender_take_notice(sender, left_ms < LOOK_MS ? (int64_t)left_ms : LOOK_MS,
-                                     &ended);
+        sender_take_notice(sender, left_ms < LOOK_MS ? (int64_t)left_ms : LOOK_MS, &ended);
         if (interrupt_came()) {
             return SENDER_INTERRUPTED;
         }

@@ -60,17 +60,6 @@ struct widths {
     int spot, label, bar;
 };
 
-static struct widths plan_bars(const struct view *view)
-{
-    int width = view->screen.width;
-    int most = width >= 60 ? LABEL_WIDTH_MAX : width / 4;
-    struct widths w = {.spot = spot_width(view), .label = view_label_width(view, most)};
-    /* two blanks, then each part with a blank before it */
-    w.bar = width - 2 - w.spot - (w.label ? 1 + w.label : 0) - 1 - PERCENT_WIDTH - 1;
-    w.bar = w.bar < BAR_LEAST ? 0 : w.bar;
-    return w;
-}
-
 static void lists_put_key(const struct view *view, const struct widths *w, uint32_t column)
 {
     char spot[SPOT_MAX];
@@ -110,7 +99,12 @@ void view_token(const struct view *view)
     uint32_t columns = view->layer->columns;
     struct entry top[BARS_MOST];
     char query[QUERY_TEXT_MAX], head[48];
-    struct widths w = plan_bars(view);
+    int width = view->screen.width;
+    struct widths w = {.spot = spot_width(view),
+                       .label = view_label_width(view, width >= 60 ? LABEL_WIDTH_MAX : width / 4)};
+    /* two blanks, then each part with a blank before it */
+    w.bar = width - 2 - w.spot - (w.label ? 1 + w.label : 0) - 1 - PERCENT_WIDTH - 1;
+    w.bar = w.bar < BAR_LEAST ? 0 : w.bar;
     uint32_t count =
         measure_top(found->query, columns, columns <= BARS_MOST ? 1 : BARS_OF_MANY, top);
     double largest = count > 0 ? (double)top[0].weight : 0;

@@ -283,39 +283,19 @@ static struct recorded_layer *recorded_find_layer(struct recording *recording, s
     return layer;
 }
 
-static int recorded_compare_u64(uint64_t a, uint64_t b)
-{
-    return (a > b) - (a < b);
-}
-
-/* Compares which of two messages came later in training. */
-static int compare_time(const struct header *header, const struct recorded_layer *layer)
-{
-    int order = recorded_compare_u64(header->epoch, layer->layer.epoch);
-    order = order ? order : recorded_compare_u64(header->step, layer->layer.step);
-    return order ? order : recorded_compare_u64(header->microbatch, layer->microbatch);
-}
-
-/* A piece with some of the same heads; NULL when there is none. */
-static struct piece *find_overlap(struct recorded_layer *layer, const struct header *header)
-{
-    for (uint32_t i = 0; i < layer->piece_count; i++) {
-        struct piece *piece = &layer->pieces[i];
-        if (header->head_offset < piece->first_head + piece->heads &&
-            piece->first_head < header->head_offset + header->heads) {
-            return piece;
-        }
-    }
-    return NULL;
-}
-
 static int take_map(struct recording *recording, const struct header *header, uint64_t at)
 {
     struct recorded_layer *layer = recorded_find_layer(recording, header->layer);
     if (!layer) {
         return ERR_MEMORY;
     }
-    int order = layer->piece_count > 0 ? compare_time(header, layer) : 1;
+    /* Which of two messages came later in training. */
+    const uint64_t new[] = {header->epoch, header->step, header->microbatch};
+    const uint64_t old[] = {layer->layer.epoch, layer->layer.step, layer->microbatch};
+    int order = layer->piece_count > 0 ? 0 : 1;
+    for (int i = 0; i < 3 && order == 0; i++) {
+        order = (new[i] > old[i]) - (new[i] < old[i]);
+    }
     if (order == 0 && !is_alike(header, &layer->layer)) {
         order = header->rank < layer->pieces[0].rank ? 1 : -1;
     }
@@ -345,11 +325,16 @@ static int take_map(struct recording *recording, const struct header *header, ui
     }
     /* Adds a message of the step that the layer has. */
     struct piece piece = {at, header->head_offset, header->heads, header->rank};
-    struct piece *same = find_overlap(layer, header);
-    if (same) {
-        if (header->rank < same->rank && same->first_head == piece.first_head &&
-            same->heads == piece.heads) {
-            *same = piece;
+    for (uint32_t i = 0; i < layer->piece_count; i++) {
+        struct piece *other = &layer->pieces[i];
+        if (piece.first_head >= other->first_head + other->heads ||
+            other->first_head >= piece.first_head + piece.heads) {
+            continue;
+        }
+        /* some of the same heads */
+        if (piece.rank < other->rank && other->first_head == piece.first_head &&
+            other->heads == piece.heads) {
+            *other = piece;
         }
         return 0;
     }
