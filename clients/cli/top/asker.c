@@ -51,8 +51,8 @@ static bool is_free(const struct asker *asker, enum asker_kind kind)
 
 /* What a question is about; NULL = not about that. */
 struct about {
-    const char *metric, *stack, *site;
-    uint32_t layer;
+    const char *metric;
+    const struct layer_place *place;
 };
 
 /* Whether it is on its way: what could not be sent is still needed. */
@@ -75,10 +75,10 @@ static bool asker_send(struct asker *asker, enum asker_kind kind, const struct a
         ask_number(&ask, "points", MODEL_PAST_MAX);
         ask_flag(&ask, "packed", true);
     }
-    if (about->stack) {
-        ask_text(&ask, "stack", about->stack);
-        ask_number(&ask, "layer", about->layer);
-        ask_text(&ask, "site", about->site);
+    if (about->place) {
+        ask_text(&ask, "stack", about->place->stack);
+        ask_number(&ask, "layer", about->place->layer);
+        ask_text(&ask, "site", about->place->site);
     }
     ask_write(&ask, &params);
     bool sent =
@@ -129,7 +129,7 @@ static void ask_needs(struct asker *asker, struct model *model, int64_t now_ms)
     }
     ask_need(asker, ASKER_ALERTS, &all, model, now_ms);
     if (model->ui.page == PAGE_HEAD) {
-        const struct about layer = {NULL, detail->stack, detail->site, detail->layer};
+        const struct about layer = {NULL, &detail->place};
         ask_need(asker, ASKER_DETAIL_LIVE, &layer, model, now_ms);
         ask_need(asker, ASKER_DETAIL_SUMMARY, &layer, model, now_ms);
         if (needs->series && detail->count > 0 && is_free(asker, ASKER_DETAIL_GRID)) {
@@ -148,8 +148,7 @@ static void ask_needs(struct asker *asker, struct model *model, int64_t now_ms)
     }
     if (needs->summary_next < model->layer_count && is_free(asker, ASKER_SUMMARY) &&
         asker->taken < SUMMARY_BYTES) { /* one layer after the other */
-        const struct layer *next = &model->layers[needs->summary_next];
-        const struct about layer = {NULL, next->stack, next->site, next->layer};
+        const struct about layer = {NULL, &model->layers[needs->summary_next].place};
         needs->summary_next += asker_send(asker, ASKER_SUMMARY, &layer, model, now_ms);
     }
 }

@@ -129,6 +129,12 @@ int bars_column(uint32_t count, int width, uint32_t index);
 #define MODEL_MESSAGE_MAX  512
 #define MODEL_PATTERN_MAX  24
 
+/* Where a layer is, and what belongs to it. */
+struct layer_place {
+    char stack[16], site[16];
+    uint32_t layer;
+};
+
 /* Jobs */
 
 struct job_entry {
@@ -159,8 +165,7 @@ struct alert {
     enum severity severity;
     bool firing;
     bool has_layer; /* else it is about the run */
-    char stack[16], site[16];
-    uint32_t layer;
+    struct layer_place place;
     int64_t head; /* -1: the layer as a whole */
     char rule[MODEL_RULE_MAX], metric[FIELD_NAME_MAX], message[MODEL_MESSAGE_MAX];
     double value, bound;
@@ -183,8 +188,8 @@ struct head {
 };
 
 struct layer {
-    char stack[16], site[16];
-    uint32_t layer, head_count;
+    struct layer_place place;
+    uint32_t head_count;
     uint64_t step;
     struct head *heads; /* [head_count]; owned */
     double *past;       /* [head_count][model.past.count]; owned; NULL = none */
@@ -215,8 +220,8 @@ struct detail_metric {
 };
 
 struct detail {
-    char stack[16], site[16];
-    uint32_t layer, head;
+    struct layer_place place;
+    uint32_t head;
     uint64_t epoch, step, rows, invalid_rows;
     char pattern[MODEL_PATTERN_MAX];
     uint32_t count;
@@ -320,11 +325,11 @@ void model_sort_text(const struct model *model, char ret_text[MODEL_SORT_TEXT_MA
 void model_open_head(struct model *model, uint32_t layer, uint32_t head);
 
 /* The layer of a result, added in its place when it is new; NULL when there is no room for it. */
-struct layer *model_layer(struct model *model, const char *stack, uint32_t layer, const char *site,
-                          uint32_t heads);
+struct layer *model_layer(struct model *model, const struct layer_place *place, uint32_t heads);
 /* The index of one that is known, or -1. */
-int64_t model_find_layer(const struct model *model, const char *stack, uint32_t layer,
-                         const char *site);
+int64_t model_find_layer(const struct model *model, const struct layer_place *place);
+/* Encoder before decoder, by layer, self before cross. */
+int model_compare_places(const struct layer_place *a, const struct layer_place *b);
 
 /* Remembers the values of this moment, if the job has moved on since the last one. */
 void model_see(struct model *model);
@@ -358,8 +363,7 @@ double model_layer_z(const struct layer *layer);
 
 /* "decoder.3.self" or, with a head that is not negative, "decoder.3.self.h2". */
 #define MODEL_PLACE_MAX 64
-void model_place(const char *stack, uint32_t layer, const char *site, int64_t head,
-                 char ret_place[MODEL_PLACE_MAX]);
+void model_place(const struct layer_place *place, int64_t head, char ret_place[MODEL_PLACE_MAX]);
 
 /* Moves a list's choice so that it is in 0..count, and what is shown so that the choice is. */
 void list_settle(struct list *list, uint32_t count, uint32_t rows);
@@ -393,13 +397,8 @@ uint64_t read_size(const char *text);
 /* The maps of an answer that is a list; 0 for anything else. */
 uint32_t read_list(const msgpack_object *result, const msgpack_object **ret_maps);
 
-/* Where a result belongs to. */
-struct read_place {
-    char stack[16], site[16];
-    uint32_t layer;
-};
 /* False: it names no layer. */
-bool read_place(const msgpack_object *map, struct read_place *ret_place);
+bool read_place(const msgpack_object *map, struct layer_place *ret_place);
 
 /* Whether a result is of the run that is looked at. */
 bool read_is_run(const struct model *model, const msgpack_object *map);

@@ -96,7 +96,7 @@ static void open_alert(struct model *model, const struct alert *alert)
 {
     int64_t layer = -1;
     if (alert->has_layer) {
-        layer = model_find_layer(model, alert->stack, alert->layer, alert->site);
+        layer = model_find_layer(model, &alert->place);
     }
     if (layer < 0) {
         return;
@@ -135,7 +135,7 @@ static void open_chosen(struct model *model)
         /* Shows the heads of one layer only. */
         const struct layer *layer = &model->layers[model->layer_rows[at]];
         char place[MODEL_PLACE_MAX];
-        model_place(layer->stack, layer->layer, layer->site, -1, place);
+        model_place(&layer->place, -1, place);
         snprintf(model->ui.filter, sizeof model->ui.filter, "%.*s", MODEL_FILTER_MAX - 1, place);
         model->ui.page = PAGE_HEADS;
         model->ui.heads = (struct list){0};
@@ -322,7 +322,7 @@ static bool shows_head(const struct model *model, const struct layer *layer, uin
     if (model->ui.filter[0] == '\0') {
         return true;
     }
-    model_place(layer->stack, layer->layer, layer->site, head, place);
+    model_place(&layer->place, head, place);
     struct texts texts = {
         {place, layer->heads[head].pattern, rows_rule_of(model, layer->heads[head].alert)}};
     const char *filter = model->ui.filter;

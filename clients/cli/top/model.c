@@ -161,27 +161,20 @@ void model_sort_text(const struct model *model, char ret_text[MODEL_SORT_TEXT_MA
 
 /* Layers */
 
-static int compare_place(const struct layer *layer, const char *stack, uint32_t number,
-                         const char *site)
+int model_compare_places(const struct layer_place *a, const struct layer_place *b)
 {
-    int order = strcmp(stack, layer->stack); /* encoder before decoder */
-    if (order != 0) {
-        return order;
-    }
-    if (layer->layer != number) {
-        return layer->layer < number ? -1 : 1;
-    }
-    return strcmp(site, layer->site); /* self before cross */
+    int order = strcmp(b->stack, a->stack);
+    order = order ? order : (a->layer > b->layer) - (a->layer < b->layer);
+    return order ? order : strcmp(b->site, a->site);
 }
 
 /* The first layer that does not come before this one. */
-static uint32_t place_of(const struct model *model, const char *stack, uint32_t number,
-                         const char *site)
+static uint32_t place_of(const struct model *model, const struct layer_place *place)
 {
     uint32_t from = 0, to = model->layer_count;
     while (from < to) {
         uint32_t middle = from + (to - from) / 2;
-        if (compare_place(&model->layers[middle], stack, number, site) < 0) {
+        if (model_compare_places(&model->layers[middle].place, place) < 0) {
             from = middle + 1;
         } else {
             to = middle;
@@ -190,14 +183,12 @@ static uint32_t place_of(const struct model *model, const char *stack, uint32_t 
     return from;
 }
 
-int64_t model_find_layer(const struct model *model, const char *stack, uint32_t number,
-                         const char *site)
+int64_t model_find_layer(const struct model *model, const struct layer_place *place)
 {
-    uint32_t at = place_of(model, stack, number, site);
-    if (at < model->layer_count && compare_place(&model->layers[at], stack, number, site) == 0) {
-        return at;
-    }
-    return -1;
+    uint32_t at = place_of(model, place);
+    bool found =
+        at < model->layer_count && model_compare_places(&model->layers[at].place, place) == 0;
+    return found ? (int64_t)at : -1;
 }
 
 static bool model_grow(struct model *model)
@@ -250,10 +241,9 @@ static bool make_heads(struct layer *layer)
     return false;
 }
 
-struct layer *model_layer(struct model *model, const char *stack, uint32_t number, const char *site,
-                          uint32_t heads)
+struct layer *model_layer(struct model *model, const struct layer_place *place, uint32_t heads)
 {
-    int64_t at = model_find_layer(model, stack, number, site);
+    int64_t at = model_find_layer(model, place);
     if (at >= 0) {
         return &model->layers[at];
     }
@@ -264,15 +254,13 @@ struct layer *model_layer(struct model *model, const char *stack, uint32_t numbe
         model->cut = true;
         return NULL;
     }
-    struct layer layer = {.layer = number, .head_count = heads, .alert = -1};
-    uint32_t layer_at = place_of(model, stack, number, site);
+    struct layer layer = {.place = *place, .head_count = heads, .alert = -1};
+    uint32_t layer_at = place_of(model, place);
     bool room = model->layer_count < model->layer_room || model_grow(model);
     if (!room || !grow_rows(model, model->head_total + heads) || !make_heads(&layer)) {
         model->out_of_memory = true;
         return NULL;
     }
-    snprintf(layer.stack, sizeof layer.stack, "%s", stack);
-    snprintf(layer.site, sizeof layer.site, "%s", site);
     memmove(&model->layers[layer_at + 1], &model->layers[layer_at],
             (model->layer_count - layer_at) * sizeof *model->layers);
     model->layers[layer_at] = layer;
@@ -410,8 +398,8 @@ double model_layer_z(const struct layer *layer)
 
 static bool is_of_layer(const struct alert *alert, const struct layer *layer)
 {
-    return alert->firing && alert->has_layer && alert->layer == layer->layer &&
-           strcmp(alert->stack, layer->stack) == 0 && strcmp(alert->site, layer->site) == 0;
+    return alert->firing && alert->has_layer &&
+           model_compare_places(&alert->place, &layer->place) == 0;
 }
 
 static bool is_graver(const struct model *model, int alert, int than)
@@ -463,9 +451,7 @@ void model_open_head(struct model *model, uint32_t layer, uint32_t head)
     const struct layer *from = &model->layers[layer];
     struct detail *detail = &model->detail;
     memset(detail, 0, sizeof *detail);
-    memcpy(detail->stack, from->stack, sizeof detail->stack);
-    memcpy(detail->site, from->site, sizeof detail->site);
-    detail->layer = from->layer;
+    detail->place = from->place;
     detail->head = head;
     if (model->ui.page != PAGE_HEAD) {
         model->ui.before = model->ui.page;
@@ -476,10 +462,10 @@ void model_open_head(struct model *model, uint32_t layer, uint32_t head)
     model->needs.series_next = 0;
 }
 
-void model_place(const char *stack, uint32_t layer, const char *site, int64_t head,
-                 char ret_place[MODEL_PLACE_MAX])
+void model_place(const struct layer_place *place, int64_t head, char ret_place[MODEL_PLACE_MAX])
 {
-    int used = snprintf(ret_place, MODEL_PLACE_MAX, "%.15s.%" PRIu32 ".%.15s", stack, layer, site);
+    int used = snprintf(ret_place, MODEL_PLACE_MAX, "%.15s.%" PRIu32 ".%.15s", place->stack,
+                        place->layer, place->site);
     if (head >= 0 && used > 0 && used < MODEL_PLACE_MAX) {
         snprintf(ret_place + used, (size_t)(MODEL_PLACE_MAX - used), ".h%" PRId64, head);
     }

@@ -248,15 +248,12 @@ static struct alert alert_of(const msgpack_object *map)
     };
     uint64_t head;
     const msgpack_object *value = mpk_find(map, "head");
-    struct read_place place;
     if (value && mpk_get_u64(value, UINT32_MAX, &head) == 0) {
         alert.head = (int64_t)head;
     }
-    alert.has_layer = read_place(map, &place);
-    if (alert.has_layer) {
-        memcpy(alert.stack, place.stack, sizeof alert.stack);
-        memcpy(alert.site, place.site, sizeof alert.site);
-        alert.layer = place.layer;
+    alert.has_layer = read_place(map, &alert.place);
+    if (!alert.has_layer) {
+        alert.place = (struct layer_place){.layer = 0};
     }
     field_text(map, "rule", alert.rule, sizeof alert.rule);
     field_text(map, "metric", alert.metric, sizeof alert.metric);
@@ -266,9 +263,8 @@ static struct alert alert_of(const msgpack_object *map)
 
 static bool read_is_same(const struct alert *a, const struct alert *b)
 {
-    return a->has_layer == b->has_layer && a->layer == b->layer && a->head == b->head &&
-           a->since_step == b->since_step && strcmp(a->rule, b->rule) == 0 &&
-           strcmp(a->stack, b->stack) == 0 && strcmp(a->site, b->site) == 0;
+    return a->has_layer == b->has_layer && a->head == b->head && a->since_step == b->since_step &&
+           strcmp(a->rule, b->rule) == 0 && model_compare_places(&a->place, &b->place) == 0;
 }
 
 /* -1 = it is not there yet. */

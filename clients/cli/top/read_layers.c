@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-bool read_place(const msgpack_object *map, struct read_place *ret_place)
+bool read_place(const msgpack_object *map, struct layer_place *ret_place)
 {
     uint64_t layer;
     const msgpack_object *value = mpk_find(map, "layer");
@@ -144,11 +144,10 @@ static void read_each_layer(struct model *model, const msgpack_object *result,
     }
     read_names(model, maps, count);
     for (uint32_t i = 0; i < count; i++) {
-        struct read_place place;
+        struct layer_place place;
         struct layer *layer = NULL;
         if (read_is_run(model, &maps[i]) && read_place(&maps[i], &place)) {
-            layer = model_layer(model, place.stack, place.layer, place.site,
-                                read_layers_heads_of(&maps[i]));
+            layer = model_layer(model, &place, read_layers_heads_of(&maps[i]));
         }
         if (layer) {
             read(model, layer, &maps[i]);
@@ -250,10 +249,10 @@ void read_grid(struct model *model, const msgpack_object *result)
         return;
     }
     for (uint32_t i = 0; i < count; i++) {
-        struct read_place place;
+        struct layer_place place;
         int64_t at = -1;
         if (read_place(&maps[i], &place)) {
-            at = model_find_layer(model, place.stack, place.layer, place.site);
+            at = model_find_layer(model, &place);
         }
         if (at >= 0 && model->past.count > 0) {
             struct layer *layer = &model->layers[at];
@@ -271,13 +270,6 @@ void read_grid(struct model *model, const msgpack_object *result)
 }
 
 /* One head */
-
-static bool is_detail(const struct model *model, const struct read_place *place)
-{
-    const struct detail *detail = &model->detail;
-    return place->layer == detail->layer && strcmp(place->stack, detail->stack) == 0 &&
-           strcmp(place->site, detail->site) == 0;
-}
 
 static struct detail_metric *find_detail(struct detail *detail, const char *name)
 {
@@ -336,9 +328,9 @@ static void read_detail(struct model *model, const msgpack_object *result, bool 
     uint32_t count = read_list(result, &maps), before = model->detail.count;
     for (uint32_t i = 0; i < count; i++) {
         struct detail_reading reading = {model, &maps[i], summary};
-        struct read_place place;
+        struct layer_place place;
         if (!read_is_run(model, &maps[i]) || !read_place(&maps[i], &place) ||
-            !is_detail(model, &place)) {
+            model_compare_places(&place, &model->detail.place) != 0) {
             continue;
         }
         if (!summary) {
@@ -384,9 +376,10 @@ void read_detail_grid(struct model *model, const msgpack_object *result)
     const msgpack_object *maps;
     uint32_t count = read_list(mpk_find(result, "layers"), &maps);
     char name[FIELD_NAME_MAX];
-    struct read_place place;
+    struct layer_place place;
     field_text(result, "metric", name, sizeof name);
-    if (count == 0 || !read_place(&maps[0], &place) || !is_detail(model, &place)) {
+    if (count == 0 || !read_place(&maps[0], &place) ||
+        model_compare_places(&place, &model->detail.place) != 0) {
         return;
     }
     struct detail_metric *metric = find_detail(&model->detail, name);

@@ -262,7 +262,7 @@ static void draw_firing(const struct model *model, struct screen *screen)
         const struct alert *alert = &model->alerts[0];
         char place[MODEL_PLACE_MAX] = "the run", value[VIEW_NUMBER_MAX], bound[VIEW_NUMBER_MAX];
         if (alert->has_layer) {
-            model_place(alert->stack, alert->layer, alert->site, alert->head, place);
+            model_place(&alert->place, alert->head, place);
         }
         view_number(alert->value, value);
         view_number(alert->bound, bound);

@@ -113,8 +113,7 @@ static int place_width(const struct model *model, bool heads)
     for (uint32_t i = 0; i < model->layer_count; i++) {
         const struct layer *layer = &model->layers[i];
         char place[MODEL_PLACE_MAX];
-        model_place(layer->stack, layer->layer, layer->site,
-                    heads ? (int64_t)layer->head_count - 1 : -1, place);
+        model_place(&layer->place, heads ? (int64_t)layer->head_count - 1 : -1, place);
         int length = (int)strlen(place);
         width = length > width ? length : width;
     }
@@ -138,7 +137,7 @@ static void draw_head(struct frame *frame, int row, const struct column *column,
     const struct head *head = &layer->heads[which.head];
     char place[MODEL_PLACE_MAX];
     const double *trend;
-    model_place(layer->stack, layer->layer, layer->site, which.head, place);
+    model_place(&layer->place, which.head, place);
     draw_alert_mark(frame, row, column++, head->alert);
     view_cell(frame, row, column++, STYLE_PLAIN, "%s", place);
     view_cell_number(frame, row, column++, head->value);
@@ -216,7 +215,7 @@ static void draw_layer(struct frame *frame, int row, const struct column *column
     double trend[MODEL_PAST_MAX], values[256];
     uint32_t count = layer->head_count, shown = count < 256 ? count : 256;
     char place[MODEL_PLACE_MAX];
-    model_place(layer->stack, layer->layer, layer->site, -1, place);
+    model_place(&layer->place, -1, place);
     draw_alert_mark(frame, row, column++, layer->alert);
     view_cell(frame, row, column++, STYLE_PLAIN, "%s", place);
     view_cell_number(frame, row, column++, spread.mean);

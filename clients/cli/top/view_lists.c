@@ -127,7 +127,7 @@ void page_alerts(struct frame *frame)
         enum style style = alert->firing ? view_severity_style(alert->severity) : STYLE_FAINT;
         char place[MODEL_PLACE_MAX] = "the run";
         if (alert->has_layer) {
-            model_place(alert->stack, alert->layer, alert->site, alert->head, place);
+            model_place(&alert->place, alert->head, place);
         }
         view_cell(frame, row, column++, style, "%s", view_mark(alert->severity));
         view_cell(frame, row, column++, style, "%s", alert->rule);
@@ -227,8 +227,7 @@ void view_picker(struct frame *frame)
 
 static bool is_here(const struct detail *detail, const struct alert *alert)
 {
-    return alert->has_layer && alert->layer == detail->layer &&
-           strcmp(alert->stack, detail->stack) == 0 && strcmp(alert->site, detail->site) == 0 &&
+    return alert->has_layer && model_compare_places(&alert->place, &detail->place) == 0 &&
            (alert->head < 0 || alert->head == (int64_t)detail->head);
 }
 
@@ -364,7 +363,7 @@ void page_head(struct frame *frame)
     }
     const struct detail *detail = &frame->model->detail;
     char place[MODEL_PLACE_MAX];
-    model_place(detail->stack, detail->layer, detail->site, detail->head, place);
+    model_place(&detail->place, detail->head, place);
     int caption_used =
         screen_put(frame->screen, 3, 1, frame->screen->width - 1, STYLE_STRONG, place);
     screen_print(frame->screen, 3, 1 + caption_used, frame->screen->width, STYLE_PLAIN,

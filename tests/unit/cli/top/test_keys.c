@@ -43,7 +43,7 @@ static void test_enter_opens_the_head_and_escape_closes_it(void **state)
     model_arrange(model);
     PRESS(model, KEY_OF_END, KEY_OF_ENTER);
     assert_int_equal(model->ui.page, PAGE_HEAD);
-    assert_int_equal(model->detail.layer, 1);
+    assert_int_equal(model->detail.place.layer, 1);
     assert_int_equal(model->detail.head, 3);
     assert_true(model->needs.detail);
     PRESS(model, KEY_OF_ESCAPE);

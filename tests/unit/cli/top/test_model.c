@@ -10,7 +10,7 @@ static const char *place_of_row(const struct model *model, uint32_t row)
 {
     static char place[MODEL_PLACE_MAX];
     const struct layer *layer = &model->layers[model->rows[row].layer];
-    model_place(layer->stack, layer->layer, layer->site, model->rows[row].head, place);
+    model_place(&layer->place, model->rows[row].head, place);
     return place;
 }
 
@@ -144,10 +144,10 @@ static void test_layers_and_heads_are_in_the_models_order(void **state)
     (void)state;
     struct model *model = model_new();
     give_monitor(model, &(struct monitor){.job = "gpt-small"}, 0);
-    model_layer(model, "decoder", 1, "cross", 1);
-    model_layer(model, "decoder", 10, "self", 1);
-    model_layer(model, "decoder", 1, "self", 1);
-    model_layer(model, "encoder", 5, "self", 2);
+    model_layer(model, &(struct layer_place){"decoder", "cross", 1}, 1);
+    model_layer(model, &(struct layer_place){"decoder", "self", 10}, 1);
+    model_layer(model, &(struct layer_place){"decoder", "self", 1}, 1);
+    model_layer(model, &(struct layer_place){"encoder", "self", 5}, 2);
     model_choose_sort(model, "head");
     model_arrange(model);
     static const char *const places[] = {"encoder.5.self.h0", "encoder.5.self.h1",
@@ -157,8 +157,8 @@ static void test_layers_and_heads_are_in_the_models_order(void **state)
     for (uint32_t i = 0; i < 5; i++) {
         assert_string_equal(place_of_row(model, i), places[i]);
     }
-    assert_int_equal(model_find_layer(model, "decoder", 10, "self"), 3);
-    assert_int_equal(model_find_layer(model, "decoder", 9, "self"), -1);
+    assert_int_equal(model_find_layer(model, &(struct layer_place){"decoder", "self", 10}), 3);
+    assert_int_equal(model_find_layer(model, &(struct layer_place){"decoder", "self", 9}), -1);
     model_free(&model);
 }
 
@@ -206,11 +206,11 @@ static void test_a_chosen_row_is_followed_past_layers_that_come_later(void **sta
     model_arrange(model);
     model->ui.heads.at = 6;
     model->ui.layers.at = 1;
-    model_layer(model, "encoder", 0, "self", 3);
-    model_layer(model, "decoder", 2, "self", 3);
+    model_layer(model, &(struct layer_place){"encoder", "self", 0}, 3);
+    model_layer(model, &(struct layer_place){"decoder", "self", 2}, 3);
     model_arrange(model);
     assert_string_equal(place_of_row(model, model->ui.heads.at), "decoder.1.self.h2");
-    assert_int_equal(model->layers[model->layer_rows[model->ui.layers.at]].layer, 1);
+    assert_int_equal(model->layers[model->layer_rows[model->ui.layers.at]].place.layer, 1);
     strcpy(model->ui.filter, "encoder"); /* it is not there any more */
     model_arrange(model);
     assert_int_equal(model->row_count, 3);
@@ -409,10 +409,11 @@ static void test_limits_of_layers_and_heads_hold(void **state)
 {
     (void)state;
     struct model *model = model_new();
-    assert_non_null(model_layer(model, "decoder", 0, "self", MODEL_HEADS_MAX));
-    assert_null(model_layer(model, "decoder", 1, "self", 1));
+    assert_non_null(
+        model_layer(model, &(struct layer_place){"decoder", "self", 0}, MODEL_HEADS_MAX));
+    assert_null(model_layer(model, &(struct layer_place){"decoder", "self", 1}, 1));
     assert_true(model->cut);
-    assert_null(model_layer(model, "decoder", 2, "self", UINT32_MAX));
+    assert_null(model_layer(model, &(struct layer_place){"decoder", "self", 2}, UINT32_MAX));
     assert_int_equal(model->layer_count, 1);
     assert_false(model->out_of_memory);
     model_free(&model);
