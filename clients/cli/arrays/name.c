@@ -54,26 +54,11 @@ static bool take_layer(const char **name, uint32_t *ret_layer)
     return true;
 }
 
-static bool take_stack(const char **name, enum stack *ret_stack)
+/* One of the two names of an enum. */
+static bool take_either(const char **name, const char *first, const char *second, int *ret_which)
 {
-    for (int i = 0; i < 2; i++) {
-        if (name_take(name, stack_name((enum stack)i))) {
-            *ret_stack = (enum stack)i;
-            return true;
-        }
-    }
-    return false;
-}
-
-static bool take_site(const char **name, enum site *ret_site)
-{
-    for (int i = 0; i < 2; i++) {
-        if (name_take(name, site_name((enum site)i))) {
-            *ret_site = (enum site)i;
-            return true;
-        }
-    }
-    return false;
+    *ret_which = name_take(name, first) ? 0 : 1;
+    return *ret_which == 0 || name_take(name, second);
 }
 
 static bool is_projection(enum tensor_role role)
@@ -107,9 +92,14 @@ static bool take_role(const char *rest, enum tensor_role *ret_role)
 
 static bool place_full(const char *name, struct place *place)
 {
-    return take_stack(&name, &place->id.stack) && name_take(&name, ".") &&
-           take_layer(&name, &place->id.layer) && name_take(&name, ".") &&
-           take_site(&name, &place->id.site) && take_role(name, &place->role);
+    int stack, site = 0;
+    bool good = take_either(&name, stack_name(0), stack_name(1), &stack) && name_take(&name, ".") &&
+                take_layer(&name, &place->id.layer) && name_take(&name, ".") &&
+                take_either(&name, site_name(0), site_name(1), &site) &&
+                take_role(name, &place->role);
+    place->id.stack = (enum stack)stack;
+    place->id.site = (enum site)site;
+    return good;
 }
 
 static bool place_projection(const char *name, struct place *place)

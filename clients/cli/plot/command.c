@@ -22,8 +22,7 @@
 
 #define REQUEST_MAX 512
 
-/* Answers ---------------------------------------------------------------------------------------
- */
+/* Answers ------------------------------------------------------------------------------------- */
 
 /* Prints a line and forgets it. */
 static void answer(struct cli *cli, struct mpk_writer *writer)
@@ -180,8 +179,7 @@ static void serve(struct cli *cli, struct source *source, FILE *requests)
     }
 }
 
-/* The commands ----------------------------------------------------------------------------------
- */
+/* The commands -------------------------------------------------------------------------------- */
 
 static int open_source(struct cli *cli, const struct plot_options *options,
                        struct source **ret_source, char *reterr)

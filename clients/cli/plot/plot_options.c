@@ -17,8 +17,7 @@ static const char *set_step(void *to, const char *text)
     return option_whole(text, UINT64_MAX, &request->step) ? NULL : "valid: a whole number";
 }
 
-/* The kinds -------------------------------------------------------------------------------------
- */
+/* The kinds ----------------------------------------------------------------------------------- */
 
 /* Bits of sets of kinds. */
 enum {
@@ -98,8 +97,7 @@ static void plot_list_kinds(unsigned set, char *ret_list, size_t size)
     }
 }
 
-/* The table -------------------------------------------------------------------------------------
- */
+/* The table ----------------------------------------------------------------------------------- */
 
 struct option_info {
     struct option_row row; /* OPTION_OTHER: it is not for this program */
@@ -187,8 +185,7 @@ bool plot_options_takes(const struct option_kind *kind, const struct option_text
     return ((const struct option_info *)(const void *)option)->kinds & kind->bit;
 }
 
-/* The command line ------------------------------------------------------------------------------
- */
+/* The command line ---------------------------------------------------------------------------- */
 
 struct parsing {
     struct plot_options *options;
@@ -296,8 +293,7 @@ void plot_options_clear(struct plot_options *options)
     options->whole = NULL;
 }
 
-/* The help --------------------------------------------------------------------------------------
- */
+/* The help ------------------------------------------------------------------------------------ */
 
 static const char help_sources[] =
     "\nSOURCE: files of maps (.npy, .npz, .safetensors, named as for attnctl\n"

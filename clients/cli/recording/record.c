@@ -50,8 +50,7 @@ struct tapped {
     uint64_t n, dropped, received_ns;
 };
 
-/* Receiving ------------------------------------------------------------------------------------
- */
+/* Receiving ----------------------------------------------------------------------------------- */
 
 static void clear_tapped(struct tapped *tapped)
 {
@@ -106,8 +105,7 @@ static bool record_receive(struct recording *recording, struct tapped *tapped)
     return sound;
 }
 
-/* Numbers --------------------------------------------------------------------------------------
- */
+/* Numbers ------------------------------------------------------------------------------------- */
 
 /* Compares a message's number with the one that was due. */
 static void note_number(struct recording *recording, const struct tapped *tapped)
@@ -152,8 +150,7 @@ static int write_tapped(struct recording *recording, struct tapped *tapped)
     return CLI_FINDING;
 }
 
-/* Start ----------------------------------------------------------------------------------------
- */
+/* Start --------------------------------------------------------------------------------------- */
 
 static int connect_tap(struct recording *recording, void **ret_socket)
 {

@@ -29,8 +29,7 @@
 /* Shapes of messages whose cost is kept. */
 #define SHAPES 4096
 
-/* Counting -------------------------------------------------------------------------------------
- */
+/* Counting ------------------------------------------------------------------------------------ */
 
 /* Asks for the counters; a failure is explained on err. Returns CLI_OK or the exit code. */
 static int replay_count(struct cli *cli, struct replay_counts *ret_counts)
@@ -101,8 +100,7 @@ void replay_print_dropped(const struct replay_counts *counts, bool json, FILE *o
     }
 }
 
-/* Explaining -----------------------------------------------------------------------------------
- */
+/* Explaining ---------------------------------------------------------------------------------- */
 
 static int replay_explain(struct cli *cli, enum sender_status status, const char *endpoint,
                           uint64_t sent)
@@ -130,8 +128,7 @@ static int replay_explain(struct cli *cli, enum sender_status status, const char
     }
 }
 
-/* Waiting --------------------------------------------------------------------------------------
- */
+/* Waiting ------------------------------------------------------------------------------------- */
 
 /* Until attnd has received `messages` more than `before`, and less than `bytes` are in flight.
  * Gives up when nothing changes for long. */
@@ -166,8 +163,7 @@ static int replay_await(struct cli *cli, const struct replay_counts *before, uin
     }
 }
 
-/* Pacing ---------------------------------------------------------------------------------------
- */
+/* Pacing -------------------------------------------------------------------------------------- */
 
 /* A message's cost against the budget depends on its shape and on attnd's settings. So the
  * first of each shape goes alone, when everything before it has arrived, and attnd's counter tells
@@ -272,8 +268,7 @@ static int await_room(struct cli *cli, struct pace *pace, const struct sender *s
     return code;
 }
 
-/* Sending --------------------------------------------------------------------------------------
- */
+/* Sending ------------------------------------------------------------------------------------- */
 
 /* When messages are due: the first one now. */
 struct rhythm {
