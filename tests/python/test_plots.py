@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """attnd.plots: what is drawn are the numbers that were given, read back from the figures' artists; what is masked, padding
 or no number is shown as such; texts stay apart at every size; and nothing of a session changes."""
+import os
 import importlib.util
 import json
 import pathlib
@@ -544,7 +545,8 @@ assert settings() == before
 assert "matplotlib.pyplot" not in sys.modules
 assert figure._suptitle.get_fontsize() == 8
 """
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, timeout=120,
+                   env={**os.environ, "PYTHONPATH": str(ROOT / "clients" / "python")})
 
 
 def test_an_unknown_option_is_refused():
