@@ -2,12 +2,10 @@
 /* bridge: hands the command line to the Python package, which does the work: `attnctl bridge X` is
  * `python3 -m attnd.bridge X` in a place of this process. */
 #include "clients/cli/base/commands.h"
-#include "clients/cli/base/python.h"
+#include "clients/cli/base/cli.h"
 
 #include <stdint.h>
 #include <string.h>
-
-/* The command line ---------------------------------------------------------------------------- */
 
 /* The options of attnd.bridge, without those that attnctl knows anyway; tests/cli compares. */
 static const struct option_text options[] = {
@@ -49,25 +47,16 @@ void bridge_each_option(option_visitor *visit, void *data)
     }
 }
 
-/* Options may stand before the sink; to Python the sink comes first. Returns whether there is one.
- */
-static bool move_sink(int argc, char **argv)
+int cmd_bridge(struct cli *cli, int argc, char **argv)
 {
     int at = line_find_word(command_find("bridge"), argc, argv);
     if (at >= argc) {
-        return false;
-    }
-    char *sink = argv[at];
-    memmove(argv + 2, argv + 1, (size_t)(at - 1) * sizeof *argv);
-    argv[1] = sink;
-    return true;
-}
-
-int cmd_bridge(struct cli *cli, int argc, char **argv)
-{
-    if (!move_sink(argc, argv)) {
         return cli_usage(cli, "bridge: SINK is missing: tensorboard, wandb, mlflow or jsonl (see "
                               "attnctl bridge --help)");
     }
+    /* Options may stand before the sink; to Python the sink comes first. */
+    char *sink = argv[at];
+    memmove(argv + 2, argv + 1, (size_t)(at - 1) * sizeof *argv);
+    argv[1] = sink;
     return python_start(cli, "bridge", argc - 1, (const char *const *)(uintptr_t)(argv + 1));
 }

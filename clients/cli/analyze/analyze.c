@@ -7,7 +7,6 @@
 #include "clients/cli/analyze/internal.h"
 #include "proto/err.h"
 #include "clients/cli/analyze/input.h"
-#include "clients/cli/analyze/layers.h"
 #include "clients/cli/analyze/options.h"
 #include "clients/cli/base/out.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* layers: every array gets its place; sorted by place, the arrays of a layer stand side by side,
  * and so do two with the same name. Values shared by all layers are filled in at the end. */
-#include "clients/cli/analyze/layers.h"
+#include "clients/cli/analyze/input.h"
 
 #include "clients/cli/arrays/array.h"
 

@@ -6,7 +6,6 @@
 #include "clients/cli/analyze/options.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <math.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -187,15 +186,10 @@ void options_each(option_visitor *visit, void *data)
     option_visit(&table, visit, data);
 }
 
-static uint32_t count_cores(void)
+int options_parse(int argc, char **argv, struct options *ret_options, char *reterr)
 {
     cpu_set_t set;
     int cores = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-    return cores < 1 ? 1 : cores > THREADS_MAX ? THREADS_MAX : (uint32_t)cores;
-}
-
-int options_parse(int argc, char **argv, struct options *ret_options, char *reterr)
-{
     struct options options = {
         .naming = {.stack = STACK_DECODER},
         .scale = NAN,
@@ -207,7 +201,9 @@ int options_parse(int argc, char **argv, struct options *ret_options, char *rete
                  .spectrum_effort = SPECTRUM_FULL,
                  .block_entries = BLOCK_ENTRIES,
                  .isa = isa_best()},
-        .threads = count_cores(),
+        .threads = cores < 1             ? 1
+                   : cores > THREADS_MAX ? THREADS_MAX
+                                         : (uint32_t)cores,
     };
     option_list("all", group_name, METRIC_GROUP_COUNT, true, options.plan.group);
     struct option_rest rest;

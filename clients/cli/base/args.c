@@ -5,7 +5,7 @@
 
 #include "proto/header.h"
 
-#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -5,9 +5,7 @@
 
 #include "clients/cli/base/option.h"
 
-#include <stdbool.h>
 #include <stdint.h>
-#include <stdio.h>
 
 /* Bits for the options that were given, and for those that a command takes. */
 enum args_option {

@@ -136,12 +136,6 @@ int option_parse(const struct option_table *table, int argc, char **argv, option
 
 /* Fields -------------------------------------------------------------------------------------- */
 
-static const char *store_text(const struct option_field *field, const char *text, const char **to)
-{
-    *to = text;
-    return (double)strlen(text) >= field->min ? NULL : "valid: any text but an empty one";
-}
-
 static const char *store_count(const struct option_field *field, const char *text, uint32_t *to)
 {
     static char wrong[64];
@@ -170,7 +164,8 @@ const char *option_store(const struct option_field *field, char *value, void *op
         *(bool *)to = true;
         return NULL;
     case OPTION_TEXT:
-        return store_text(field, value, to);
+        *(const char **)to = value;
+        return (double)strlen(value) >= field->min ? NULL : "valid: any text but an empty one";
     case OPTION_COUNT:
         return store_count(field, value, to);
     case OPTION_REAL:

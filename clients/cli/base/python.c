@@ -2,7 +2,7 @@
 /* python: a package that is installed goes before the one of a source tree that attnctl was built
  * in: it is the one that the user's own programs import. One Python is started, not two: it looks
  * for the package itself and says what is missing. */
-#include "clients/cli/base/python.h"
+#include "clients/cli/base/cli.h"
 
 #include <errno.h>
 #include <stdint.h>
@@ -35,23 +35,17 @@ static const char start[] =
     "    sys.exit(2)\n"
     "runpy.run_module(module, run_name='__main__', alter_sys=True)\n";
 
-/* Cuts the last part off. Returns whether something is left. */
-static bool go_up(char *path)
-{
-    char *slash = strrchr(path, '/');
-    if (!slash || slash == path) {
-        return false;
-    }
-    *slash = '\0';
-    return true;
-}
-
 /* clients/python of the source tree around attnctl; "" when there is none. */
 static void find_beside(const char *self, char ret_path[PATH_BYTES + 32])
 {
     char directory[PATH_BYTES], package[PATH_BYTES + 64];
     snprintf(directory, sizeof directory, "%s", self);
-    for (int level = 0; level < LEVELS_MAX && go_up(directory); level++) {
+    for (int level = 0; level < LEVELS_MAX; level++) {
+        char *slash = strrchr(directory, '/');
+        if (!slash || slash == directory) {
+            break;
+        }
+        *slash = '\0';
         snprintf(ret_path, PATH_BYTES + 32, "%s/clients/python", directory);
         snprintf(package, sizeof package, "%s/attnd/__init__.py", ret_path);
         if (access(package, R_OK) == 0) {

@@ -11,7 +11,6 @@
 
 #include <errno.h>
 #include <stdio.h>
-#include <string.h>
 
 /* Writes rpc->endpoint. */
 static enum rpc_status choose_endpoint(const char *endpoint, const char *address, struct rpc *rpc)

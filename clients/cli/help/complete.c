@@ -5,7 +5,6 @@
 
 #include "proto/metric.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 struct completion {

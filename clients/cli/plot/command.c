@@ -11,7 +11,6 @@
  * It begins with the layers that there are. A failure is {"error": "a sentence", "code": 2}, the
  * exit code. Requests are the package's, and no interface. */
 #include "clients/cli/base/cli.h"
-#include "clients/cli/base/python.h"
 #include "clients/cli/plot/plot_options.h"
 #include "clients/cli/source/source.h"
 #include "proto/err.h"

@@ -6,8 +6,6 @@
 #include "clients/cli/base/series.h"
 #include "clients/cli/base/unknown.h"
 
-#include <inttypes.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define PAGE 500

@@ -11,7 +11,7 @@
 #include "clients/cli/base/system.h"
 #include "clients/cli/base/out.h"
 #include "proto/ranks.h"
-#include "clients/cli/recording/recorder.h"
+#include "clients/cli/recording/internal.h"
 
 #include "proto/err.h"
 

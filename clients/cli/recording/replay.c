@@ -2,13 +2,12 @@
 /* replay: sends a recording to attnd byte for byte, in its order, over one connection. attnd then
  * sees what it saw: of the same runs with the same sequence numbers. An attnd that still knows a
  * run refuses messages that it has had, which is reported at the end. */
-#include "clients/cli/recording/replay.h"
+#include "clients/cli/recording/internal.h"
 
 #include "clients/cli/base/field.h"
 #include "clients/cli/base/system.h"
 #include "clients/cli/base/out.h"
 #include "clients/cli/base/cli.h"
-#include "clients/cli/recording/sender.h"
 #include "proto/header.h"
 #include "proto/playback.h"
 

@@ -3,7 +3,7 @@
  * makes a message wait, and a time-out makes it look for Ctrl-C now and then. An XPUB drops what
  * nobody has subscribed to, so when a subscription ends, how much came through is not known: that
  * is the end. */
-#include "clients/cli/recording/sender.h"
+#include "clients/cli/recording/internal.h"
 
 #include "proto/header.h"
 #include "clients/cli/base/system.h"

@@ -5,7 +5,6 @@
 #include "clients/cli/show/internal.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <string.h>
 
 /* The name of one file, or of several. */

@@ -2,7 +2,6 @@
 /* json: the numbers, as JSON. Numbers that do not exist are null. */
 #include "clients/cli/show/internal.h"
 
-#include <inttypes.h>
 #include <math.h>
 
 /* Cells of a pooled map are given by their first query or key. */

@@ -11,7 +11,6 @@
 #include "clients/cli/arrays/array.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 /* Bytes of rows that are read at once. */
 #define READ_BYTES ((size_t)256 << 10)

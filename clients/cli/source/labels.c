@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "clients/cli/source/labels.h"
+#include "clients/cli/source/internal.h"
 
 #include "proto/err.h"
 #include "clients/cli/base/utf8.h"

@@ -8,7 +8,6 @@
 #include "proto/err.h"
 #include "clients/cli/base/field.h"
 
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 

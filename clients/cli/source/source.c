@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,16 +39,11 @@ static bool source_ends_with(const char *word, const char *ending)
     return len > tail && strcmp(word + len - tail, ending) == 0;
 }
 
-static bool is_arrays(const char *path)
-{
-    return source_ends_with(path, ".npy") || source_ends_with(path, ".npz") ||
-           source_ends_with(path, ".safetensors");
-}
-
 bool source_is_file(const char *word)
 {
-    return strcmp(word, "-") == 0 || is_arrays(word) || source_ends_with(word, ".rec") ||
-           access(word, F_OK) == 0;
+    return strcmp(word, "-") == 0 || source_ends_with(word, ".npy") ||
+           source_ends_with(word, ".npz") || source_ends_with(word, ".safetensors") ||
+           source_ends_with(word, ".rec") || access(word, F_OK) == 0;
 }
 
 static bool is_recording(const char *path)
@@ -62,11 +56,6 @@ static bool is_recording(const char *path)
         close(fd);
     }
     return got == sizeof begin && recording_is(begin);
-}
-
-const char *source_noun(const char *path)
-{
-    return is_recording(path) ? "a recording" : is_arrays(path) ? "a file of arrays" : NULL;
 }
 
 /* One pair of options: a file, or words. */

@@ -64,8 +64,6 @@ struct source;
 /* Whether a word of a command line is a file rather than a job: it is there, or ends as files do
  * that can be read; "-" is standard input, which arrays are read from. */
 bool source_is_file(const char *word);
-/* "a recording", "a file of arrays"; NULL = neither, as far as its first bytes and its name say. */
-const char *source_noun(const char *path);
 
 /* On failure *ret_source is NULL. There is at least one layer. */
 int source_open(const struct source_request *request, struct source **ret_source, char *reterr);

@@ -67,9 +67,6 @@ void screen_choose_row(struct screen *screen, int row);
 /* Blanks a rectangle for something on top of what is there. */
 void screen_blank(struct screen *screen, int row, int column, int width, int height);
 
-/* The text of a row without the blanks at its end; `size` bytes. */
-void screen_row_text(const struct screen *screen, int row, char *ret_text, size_t size);
-
 /* bars: numbers as small bars on a screen: a line of them, or a chart of several rows. Where there
  * are no block characters, ASCII characters of growing weight stand for them. Pure. */
 

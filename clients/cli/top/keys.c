@@ -5,7 +5,6 @@
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
@@ -311,11 +310,6 @@ static bool any_contains(const struct texts *texts, const char *word, size_t len
     return false;
 }
 
-static const char *rows_rule_of(const struct model *model, int alert)
-{
-    return alert >= 0 ? model->alerts[alert].rule : "";
-}
-
 static bool shows_head(const struct model *model, const struct layer *layer, uint32_t head)
 {
     char place[MODEL_PLACE_MAX];
@@ -323,8 +317,9 @@ static bool shows_head(const struct model *model, const struct layer *layer, uin
         return true;
     }
     model_place(&layer->place, head, place);
-    struct texts texts = {
-        {place, layer->heads[head].pattern, rows_rule_of(model, layer->heads[head].alert)}};
+    int alert = layer->heads[head].alert;
+    const char *rule = alert >= 0 ? model->alerts[alert].rule : "";
+    struct texts texts = {{place, layer->heads[head].pattern, rule}};
     const char *filter = model->ui.filter;
     for (;;) {
         filter += strspn(filter, " ");

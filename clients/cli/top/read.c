@@ -261,17 +261,14 @@ static struct alert alert_of(const msgpack_object *map)
     return alert;
 }
 
-static bool read_is_same(const struct alert *a, const struct alert *b)
-{
-    return a->has_layer == b->has_layer && a->head == b->head && a->since_step == b->since_step &&
-           strcmp(a->rule, b->rule) == 0 && model_compare_places(&a->place, &b->place) == 0;
-}
-
 /* -1 = it is not there yet. */
 static int64_t find_alert(const struct model *model, const struct alert *alert)
 {
     for (uint32_t i = 0; i < model->alert_count; i++) {
-        if (read_is_same(&model->alerts[i], alert)) {
+        const struct alert *known = &model->alerts[i];
+        if (known->has_layer == alert->has_layer && known->head == alert->head &&
+            known->since_step == alert->since_step && strcmp(known->rule, alert->rule) == 0 &&
+            model_compare_places(&known->place, &alert->place) == 0) {
             return i;
         }
     }

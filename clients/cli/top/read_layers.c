@@ -84,13 +84,6 @@ static void read_names(struct model *model, const msgpack_object *maps, uint32_t
 
 /* Newest messages */
 
-/* Spectra take turns, and of a layer whose heads are spread over ranks each message has only some:
- * what another message did not measure stays. */
-static bool replaces(const struct head *head, double value, uint64_t rank, bool in_turns)
-{
-    return !isnan(value) || isnan(head->value) || (!in_turns && head->rank == rank);
-}
-
 double read_column(const msgpack_object *values, uint32_t head)
 {
     return field_number(
@@ -101,11 +94,12 @@ static void read_layers_read_head(struct head *head, uint32_t index, const msgpa
                                   uint64_t rank, bool in_turns)
 {
     double value = read_column(values, index);
-    if (!replaces(head, value, rank, in_turns)) {
-        return;
+    /* Spectra take turns, and a layer whose heads are spread over ranks has only some in each
+     * message: what another message did not measure stays. */
+    if (!isnan(value) || isnan(head->value) || (!in_turns && head->rank == rank)) {
+        head->value = value;
+        head->rank = rank;
     }
-    head->value = value;
-    head->rank = rank;
 }
 
 static void read_layers_read_values(struct model *model, struct layer *layer,

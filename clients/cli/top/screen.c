@@ -152,22 +152,6 @@ void screen_blank(struct screen *screen, int row, int column, int width, int hei
     }
 }
 
-void screen_row_text(const struct screen *screen, int row, char *ret_text, size_t size)
-{
-    size_t used = 0, end = 0;
-    for (int column = 0; is_inside(screen, row, column); column++) {
-        const char *text = screen->cells[row * screen->width + column].text;
-        size_t length = strlen(text);
-        if (used + length >= size) {
-            break;
-        }
-        memcpy(ret_text + used, text, length);
-        used += length;
-        end = strcmp(text, " ") == 0 ? end : used;
-    }
-    ret_text[end] = '\0';
-}
-
 /* Bars */
 
 static const char *const blocks[BARS_LEVELS] = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
@@ -218,19 +202,15 @@ const char *bars_glyph(int level, bool unicode)
     return unicode ? blocks[level] : letters[level];
 }
 
-static enum style style_of(double value, struct bars_color color)
-{
-    int level = color.any ? bars_level(value, color.range) : -1;
-    return level < 0 ? STYLE_PLAIN : (enum style)(STYLE_LEVEL_0 + level);
-}
-
 int bars_line(struct screen *screen, int row, int column, int width, const double *values,
               uint32_t count, struct range range, struct bars_color color)
 {
     uint32_t bars = width <= 0 ? 0 : count < (uint32_t)width ? count : (uint32_t)width;
     for (uint32_t i = 0; i < bars; i++) {
         double value = spark_bar(values, count, bars, i);
-        screen_put(screen, row, column + (int)i, 1, style_of(value, color),
+        int level = color.any ? bars_level(value, color.range) : -1;
+        enum style style = level < 0 ? STYLE_PLAIN : (enum style)(STYLE_LEVEL_0 + level);
+        screen_put(screen, row, column + (int)i, 1, style,
                    bars_glyph(bars_level(value, range), screen->unicode));
     }
     return (int)bars;

@@ -5,7 +5,6 @@
 #include "clients/cli/base/unknown.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 

@@ -9,12 +9,11 @@
 #include <cmocka.h>
 
 #include "proto/err.h"
-#include "clients/cli/recording/replay.h"
+#include "clients/cli/recording/internal.h"
 #include "proto/header.h"
 #include "proto/mpk.h"
 #include "proto/playback.h"
 #include "proto/ranks.h"
-#include "clients/cli/recording/recorder.h"
 
 #include <signal.h>
 #include <stdio.h>

@@ -4,7 +4,7 @@
 #include "tests/unit/cli/fake.h"
 
 #include "proto/header.h"
-#include "clients/cli/recording/recorder.h"
+#include "clients/cli/recording/internal.h"
 #include "clients/cli/source/source.h"
 
 #include <math.h>

@@ -276,6 +276,23 @@ void draw(struct model *model, struct screen *screen, int width, int height)
     view_draw(model, screen, 10000, "14:02:31");
 }
 
+/* The text of a row, without the blanks at its end. */
+static void maps_row_text(const struct screen *screen, int row, char *ret_text, size_t size)
+{
+    size_t used = 0, end = 0;
+    for (int column = 0; column < screen->width; column++) {
+        const char *text = screen->cells[row * screen->width + column].text;
+        size_t length = strlen(text);
+        if (used + length >= size) {
+            break;
+        }
+        memcpy(ret_text + used, text, length);
+        used += length;
+        end = strcmp(text, " ") == 0 ? end : used;
+    }
+    ret_text[end] = '\0';
+}
+
 /* Static: a test that fails jumps out of here. */
 static char drawn[1 << 17];
 
@@ -283,7 +300,7 @@ static void read_screen(const struct screen *screen)
 {
     size_t used = 0;
     for (int row = 0; row < screen->height; row++) {
-        screen_row_text(screen, row, drawn + used, sizeof drawn - used - 1);
+        maps_row_text(screen, row, drawn + used, sizeof drawn - used - 1);
         used += strlen(drawn + used);
         drawn[used++] = '\n';
     }
@@ -316,6 +333,6 @@ void assert_shows_not(const struct screen *screen, const char *text)
 void assert_row(const struct screen *screen, int row, const char *text)
 {
     char found[2048];
-    screen_row_text(screen, row, found, sizeof found);
+    maps_row_text(screen, row, found, sizeof found);
     assert_string_equal(found, text);
 }

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: MIT */
+/* recording: what record and replay are made of. */
+#ifndef CLIENTS_CLI_RECORDING_INTERNAL_H
+#define CLIENTS_CLI_RECORDING_INTERNAL_H
+
+#include "clients/c/src/prefixes.h"
+#include "clients/cli/base/cli.h"
+#include "proto/recording.h"
+
+/* recorder: appends messages to a file of recorded messages (proto/recording.h). One thread. */
+
+#define RECORDER_ERROR_MAX 512
+
+struct recorder {
+    const char *path; /* borrowed */
+    int fd;
+    bool pack;         /* compress what gets smaller by it */
+    uint64_t messages; /* written */
+    uint64_t bytes;    /* of the file */
+    uint64_t payload;  /* bytes of their frames */
+};
+
+/* Creates the file and writes its header. A file that is there is refused unless `replace`. Returns
+ * 0, or -1 with a sentence (RECORDER_ERROR_MAX bytes). `path` outlives the recorder. */
+int recorder_open(const char *path, bool replace, uint64_t now_ns, struct recorder *ret_recorder,
+                  char *reterr);
+
+/* Appends one message. On failure the file ends with the message before it. Returns 0, or -1 with a
+ * sentence. */
+int recorder_write(struct recorder *recorder, uint64_t received_ns,
+                   const struct recording_frame *frames, uint32_t count, char *reterr);
+
+/* Returns 0, or -1 with a sentence: then the last messages may not be on the disk. */
+int recorder_close(struct recorder *recorder, char *reterr);
+
+/* sender: gives recorded messages to attnd as a training job does, but waits for room instead of
+ * dropping. Gives way to Ctrl-C (interrupt.h). One thread. */
+
+struct sender {
+    void *socket;
+    struct prefixes wanted;
+    uint64_t sent, bytes;
+    uint64_t unwanted; /* attnd has not subscribed to their topics: not sent */
+};
+
+enum sender_status {
+    SENDER_OK,
+    SENDER_ENDPOINT, /* it is not one */
+    SENDER_NOBODY,   /* nobody subscribed in time */
+    SENDER_GONE,     /* who had subscribed went away, or takes nothing for STALL_S */
+    SENDER_INTERRUPTED,
+    SENDER_MEMORY,
+};
+
+/* Connects, and waits until attnd has subscribed. On failure nothing is left to close. */
+enum sender_status sender_open(void *context, const char *endpoint, int timeout_ms,
+                               struct sender *ret_sender);
+
+/* One message, as it is. After anything but SENDER_OK the rest must not be sent. */
+enum sender_status sender_send(struct sender *sender, const struct recording_frame *frames,
+                               uint32_t count);
+
+/* Waits, and notices when attnd goes away meanwhile. */
+enum sender_status sender_pause(struct sender *sender, uint64_t ns);
+
+/* Messages still under way are thrown away: see first that attnd has them. Accepts a closed one. */
+void sender_close(struct sender *sender);
+
+/* replay: gives a recording to attnd, and says what became of it. */
+
+/* More reasons than attnd has. */
+#define REPLAY_REASONS_MAX 128
+
+/* The counters of attnd. */
+struct replay_counts {
+    uint64_t received, processed, in_flight;
+    uint64_t in_flight_bytes, admitted_bytes;
+    uint64_t budget_bytes; /* 0: attnd is of a version that stops reading instead of dropping */
+    uint64_t dropped;      /* for all reasons */
+    struct replay_reason {
+        char name[64]; /* printable */
+        uint64_t count;
+    } reasons[REPLAY_REASONS_MAX];
+    uint32_t reason_count;
+};
+
+/* "late 2, shape 1", or as the inside of a JSON map. */
+void replay_print_dropped(const struct replay_counts *counts, bool json, FILE *out);
+
+#endif
