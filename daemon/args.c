@@ -121,7 +121,16 @@ static int daemon_args_parse(int argc, char **argv, struct args_line *args, char
             return -1;
         }
     }
-    return optind == argc ? 0 : args_fail(reterr, "unexpected argument ", argv[optind]);
+    if (optind < argc) {
+        return args_fail(reterr, "unexpected argument ", argv[optind]);
+    }
+    if (args->json && !args->judge_path) {
+        return args_fail(reterr, "--json is for --judge", "");
+    }
+    if (args->judge_path && (args->address || args->check_path || args->print_config)) {
+        return args_fail(reterr, "--judge takes --json, --config, --set and --isa alone", "");
+    }
+    return 0;
 }
 
 /* A mistake between keys has no line, but the file it comes from has a name. */

@@ -18,7 +18,9 @@ enum { LEVELS_MAX = 6 };
 /* argv: the package, its place beside attnctl or "", then the package's own. The package says
  * itself what it misses. */
 static const char start[] =
-    "import importlib.util, runpy, sys\n"
+    "import sys\n"
+    "sys.path[:] = [place for place in sys.path if place]\n" /* no module of where one stands */
+    "import importlib.util, runpy\n"
     "module, beside = sys.argv.pop(1), sys.argv.pop(1)\n"
     "def there():\n"
     "    try:\n"

@@ -203,7 +203,7 @@ int plot_maps(struct cli *cli, int argc, char **argv)
 {
     struct plot_options options;
     char error[PLOT_ERROR_MAX];
-    struct source *source;
+    struct source *source = NULL;
     uint32_t fd;
     FILE *requests =
         argc > 0 && option_whole_u32(argv[0], INT32_MAX, &fd) ? fdopen((int)fd, "r") : NULL;

@@ -34,7 +34,7 @@ int recorder_write(struct recorder *recorder, uint64_t received_ns,
 int recorder_close(struct recorder *recorder, char *reterr);
 
 /* sender: gives recorded messages to attnd as a training job does, but waits for room instead of
- * dropping. Gives way to Ctrl-C (interrupt.h). One thread. */
+ * dropping. Gives way to Ctrl-C (system.h). One thread. */
 
 struct sender {
     void *socket;

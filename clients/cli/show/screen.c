@@ -52,8 +52,9 @@ void screen_detect(FILE *out, bool ascii, enum color_choice choice, int width,
 }
 
 /* The words, one after the other, a line at a time. */
-static void screen_put_words(const struct screen *screen, int indent, const char *format,
-                             va_list args)
+__attribute__((format(printf, 3, 0))) static void screen_put_words(const struct screen *screen,
+                                                                   int indent, const char *format,
+                                                                   va_list args)
 {
     char whole[TEXT_MAX], *text = whole;
     vsnprintf(whole, sizeof whole, format, args);

@@ -25,15 +25,16 @@ static const struct question {
     size_t need; /* of struct needs: a bool */
     bool past;
 } questions[ASKER_KINDS] = {
-    [ASKER_MONITOR] = {"monitor"}, /* read_monitor wants the time, too */
-    [ASKER_CONFIG] = {"config", read_config, true, offsetof(struct needs, config)},
-    [ASKER_LIVE] = {"live", read_live, true, offsetof(struct needs, live)},
-    [ASKER_SUMMARY] = {"summary", read_summary},
+    /* read_monitor wants the time, too */
+    [ASKER_MONITOR] = {"monitor", NULL, false, 0, false},
+    [ASKER_CONFIG] = {"config", read_config, true, offsetof(struct needs, config), false},
+    [ASKER_LIVE] = {"live", read_live, true, offsetof(struct needs, live), false},
+    [ASKER_SUMMARY] = {"summary", read_summary, false, 0, false},
     [ASKER_GRID] = {"grid", read_grid, true, offsetof(struct needs, grid), true},
     [ASKER_ALERTS] = {"alerts", read_alerts, true, offsetof(struct needs, alerts), true},
-    [ASKER_DETAIL_LIVE] = {"live", read_detail_live, true, offsetof(struct needs, detail)},
+    [ASKER_DETAIL_LIVE] = {"live", read_detail_live, true, offsetof(struct needs, detail), false},
     [ASKER_DETAIL_SUMMARY] = {"summary", read_detail_summary, true,
-                              offsetof(struct needs, detail_window)},
+                              offsetof(struct needs, detail_window), false},
     [ASKER_DETAIL_GRID] = {"grid", read_detail_grid, true, offsetof(struct needs, series), true},
 };
 
@@ -122,7 +123,7 @@ static void ask_needs(struct asker *asker, struct model *model, int64_t now_ms)
 {
     struct needs *needs = &model->needs;
     const struct detail *detail = &model->detail;
-    const struct about all = {NULL}, trend = {.metric = model->metric};
+    const struct about all = {.metric = NULL}, trend = {.metric = model->metric};
     ask_need(asker, ASKER_CONFIG, &all, model, now_ms);
     if (!model->job_known || model->ui.page == PAGE_JOBS) {
         return;
@@ -205,7 +206,7 @@ void asker_tick(struct asker *asker, struct model *model, int64_t now_ms)
         }
     }
     if (is_free(asker, ASKER_MONITOR)) {
-        asker_send(asker, ASKER_MONITOR, &(struct about){NULL}, model, now_ms);
+        asker_send(asker, ASKER_MONITOR, &(struct about){.metric = NULL}, model, now_ms);
     }
 }
 

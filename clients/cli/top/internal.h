@@ -108,8 +108,8 @@ int bars_chart(struct screen *screen, int row, int column, int width, int height
 int bars_column(uint32_t count, int width, uint32_t index);
 
 /* model: the data that attnctl top knows and shows: the jobs, one job's layers and heads, its
- * alerts, the state of attnd; and the position of the user. Answers of attnd go in (read.h), keys
- * go in (keys.h), pictures come out (view.h), and what should be asked next (`needs`). Pure: the
+ * alerts, the state of attnd; and the position of the user. Answers of attnd go in (read.c), keys
+ * go in (keys.c), pictures come out (view.c), and what should be asked next (`needs`). Pure: the
  * caller passes the time, in milliseconds that never go back. One thread. */
 
 /* Limits of the lists shown; the rest is counted and mentioned. */
@@ -576,7 +576,7 @@ int terminal_open(char *reterr);
 /* Gives it back; harmless when it is not open. */
 void terminal_close(void);
 
-/* The next key that was pressed (keys.h), or -1. Does not wait. */
+/* The next key that was pressed (keys.c), or -1. Does not wait. */
 int terminal_key(void);
 
 /* How large it is now; it is drawn anew in that size. */

@@ -74,7 +74,7 @@ def render(metric: str, layers: Mapping[str, Image], step: int) -> Image:
 
     figure = draw(metric, layers, f"{metric}, step {step}")
     figure.set_dpi(_DPI)
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
     return np.array(canvas.buffer_rgba())[..., :3]
 

@@ -67,7 +67,7 @@ def _real(least: float, most: float) -> Callable[[str], float]:
 
 
 def _columns(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 64:
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= 64:
         raise Wrong("valid: 1 to 64")
     return int(text)
 
@@ -326,7 +326,12 @@ def _make(options: Options, path: str, draw: Callable[[], Any], source: Optional
     layer = source.layers[choice.layer].name if source and choice and options.kind in _PER_LAYER else None
     head = choice.head if choice and options.kind in _PER_HEAD and choice.head != "mean" else None
     if options["json"]:
-        print(Receipt(path, options.kind, layer, head).json(), file=sys.stderr if path == "-" else sys.stdout, flush=True)
+        try:
+            print(Receipt(path, options.kind, layer, head).json(), file=sys.stderr if path == "-" else sys.stdout, flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError:
+            raise Refused("cannot write the output", 1) from None
 
 
 # ------------------------------------------------------------------------------------------------ many
@@ -358,9 +363,10 @@ def _make_many(options: Options, source: Source, layer: int) -> None:
                     else output.expand(path, name, head))
             try:
                 os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-                _make(options, path, functools.partial(_draw_maps, options, source, choice), source, choice)
             except OSError as error:
                 raise Refused(f"cannot make the folder of {path}: {error.strerror}", 1) from None
+            try:
+                _make(options, path, functools.partial(_draw_maps, options, source, choice), source, choice)
             except LeftOut as why:
                 progress.end()
                 shown = "mean" if head is None else f"{head:02}"

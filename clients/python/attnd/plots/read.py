@@ -169,9 +169,10 @@ class Source:
 def noun(path: str) -> Optional[str]:
     """What a file of maps is; None for others."""
     try:
-        with open(path, "rb") as file:
-            if path != "-" and file.read(len(_RECORDING)) == _RECORDING:
-                return "a recording"
+        if os.path.isfile(path):  # a pipe is read once, by who draws
+            with open(path, "rb") as file:
+                if file.read(len(_RECORDING)) == _RECORDING:
+                    return "a recording"
     except OSError:
         pass
     return "a file of arrays" if path.endswith(ARRAYS) and path not in ARRAYS else None
@@ -218,7 +219,7 @@ class _Course:
             text = line.rstrip("\r\n")
             if not text:
                 continue
-            if self._number == 1:
+            if not columns and not is_json:
                 is_json = text.startswith("{")
                 names = text.split(",")
                 columns = [names.index(name) if name in names else -1 for name in _FIELDS]
