@@ -160,7 +160,7 @@ static void judge_give(struct judge *judge, const struct recording_frame *frames
     if (message_copy(frames, count, &message) != 0) {
         judge_leave(JUDGE_FINDING, err_text(ERR_MEMORY));
     }
-    /* What was posted is there until the loop runs again. */
+    /* A message that was posted stays until the loop runs again. */
     judge->detached =
         ingest_take(daemon->ingest, message) == 0 && message->header.type == MESSAGE_WEIGHTS;
 }

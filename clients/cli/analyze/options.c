@@ -130,7 +130,7 @@ static const char *options_set_isa(void *to, const char *text)
 #define REAL(name, member, min, max, help) PLAIN(name, "X", OPTION_REAL, member, min, max, help)
 #define SET(name, argument, member, setter, values, help) \
     {.text = {name, argument, help, values}, .field = {.offset = offsetof(struct options, member)}, .set = setter}
-/* Of every other command: taken, so that "attnctl --endpoint ..." may be an alias. */
+/* An option of every other command: taken, so that "attnctl --endpoint ..." may be an alias. */
 #define UNUSED(name, argument) {.text = {name, argument, "", NULL}}
 
 static const struct option_row option_info[] = {

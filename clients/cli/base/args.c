@@ -13,7 +13,7 @@
 
 static const char *const stacks[] = {"encoder", "decoder"}, *const sites[] = {"self", "cross"};
 
-/* What stands for seconds may say so, or mean thousandths. */
+/* Seconds may have their unit, s or ms. */
 static const char *args_set_timeout(void *to, const char *text)
 {
     char *end;

@@ -151,7 +151,7 @@ void show_options_each(option_visitor *visit, void *data);
 void show_options_print_words(FILE *out);
 void bridge_each_option(option_visitor *visit, void *data);
 
-/* What the program of attnctl plot runs to read maps: argv is FD, then a line of attnctl plot. */
+/* The program of attnctl plot runs this to read maps: argv is FD, then a line of attnctl plot. */
 #define PLOT_MAPS_COMMAND "__maps"
 int plot_maps(struct cli *cli, int argc, char **argv);
 

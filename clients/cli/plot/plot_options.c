@@ -309,7 +309,7 @@ static const char help_files[] =
     "as maps/heatmap-decoder.3.self-h07.png; with --format svg they end in .svg. In a\n"
     "name, {layer} becomes decoder.3.self (of flow: 3) and {head} becomes 07. The\n"
     "same input gives the same bytes; the date in a PDF is that of\n"
-    "SOURCE_DATE_EPOCH. Of an option that is given twice the last one counts.\n"
+    "SOURCE_DATE_EPOCH. If an option is given twice, the last one counts.\n"
     "Ctrl-C leaves whole figures behind, and the shell says exit status 130.\n\n"
     "attnctl plot KIND --help shows the options of a kind.\n";
 

@@ -29,7 +29,7 @@ struct plot_options {
 int plot_options_parse(int argc, char **argv, struct plot_options *ret_options, char *reterr);
 void plot_options_clear(struct plot_options *options);
 
-/* What there is to say: every option but those of every command; in front of them the kinds and
+/* Visits every option but those of every command; in front of them the kinds and
  * their sources, behind them the names of files. */
 void plot_options_each(option_visitor *visit, void *data);
 /* NULL = there is none. */

@@ -23,7 +23,7 @@ static void add_pairs(struct out_table *table, const char *prefix, const msgpack
     }
 }
 
-/* What is shown first: received = processed + in_flight + dropped. */
+/* Shown first: received = processed + in_flight + dropped. */
 static const char *const balance[] = {"received", "processed", "in_flight", "dropped"};
 enum { BALANCE = sizeof balance / sizeof balance[0] };
 

@@ -50,7 +50,7 @@ static bool is_free(const struct asker *asker, enum asker_kind kind)
 
 /* Asking */
 
-/* What a question is about; NULL = not about that. */
+/* The subject of a question; NULL = not about that. */
 struct about {
     const char *metric;
     const struct layer_place *place;
