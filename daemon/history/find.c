@@ -285,6 +285,16 @@ int find_track(struct query *query, const struct found_layer *layer, struct foun
     return code;
 }
 
+int find_asked(struct query *query, struct found_run *ret_run, struct found_layer *ret_layer,
+               struct found_track *ret_track)
+{
+    int code = find_run(query, query->params.job, query->params.run, ret_run);
+    if (!code) {
+        code = find_layer(query, ret_run, ret_layer);
+    }
+    return code ? code : find_track(query, ret_layer, ret_track);
+}
+
 /* Answers */
 
 void put_text(struct query *query, const char *key, const char *text)

@@ -45,6 +45,10 @@ int find_layer(struct query *query, const struct found_run *run, struct found_la
  * window. The same errors. */
 int find_track(struct query *query, const struct found_layer *layer, struct found_track *ret_track);
 
+/* All three, as the parameters name them. The same errors. */
+int find_asked(struct query *query, struct found_run *ret_run, struct found_layer *ret_layer,
+               struct found_track *ret_track);
+
 /* "100 steps every 10". */
 #define TRACK_TEXT_MAX 96
 void track_text(const struct history_track *track, char ret_text[TRACK_TEXT_MAX]);

@@ -91,12 +91,6 @@ int history_states(struct query *query)
     struct found_run run;
     struct found_layer layer;
     struct found_track track;
-    int code = find_run(query, query->params.job, query->params.run, &run);
-    if (!code) {
-        code = find_layer(query, &run, &layer);
-    }
-    if (!code) {
-        code = find_track(query, &layer, &track);
-    }
+    int code = find_asked(query, &run, &layer, &track);
     return code ? code : put_states(query, &layer, &track);
 }

@@ -289,7 +289,7 @@ static int take_map(struct recording *recording, const struct header *header, ui
     if (!layer) {
         return ERR_MEMORY;
     }
-    /* Which of two messages came later in training. */
+    /* Tells which of two messages came later in training. */
     const uint64_t new[] = {header->epoch, header->step, header->microbatch};
     const uint64_t old[] = {layer->layer.epoch, layer->layer.step, layer->microbatch};
     int order = layer->piece_count > 0 ? 0 : 1;

@@ -14,11 +14,9 @@ import signal
 import sys
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
+from .names import COLORMAPS, FORMATS, PIXELS_MAX
 from .read import Source, SourceError, matches, timeline
 
-FORMATS = ("png", "svg", "pdf")
-COLORMAPS = ("viridis", "cividis", "plasma", "inferno", "magma", "hot", "cool", "gray", "RdBu")
-PIXELS_MAX = 400e6
 _PAST = ("entropy", "series")
 _PER_LAYER = ("heatmap", "heads", "aggregate", "similarity", "spectrum", "tokens")  # what a receipt names a layer of
 _PER_HEAD = ("heatmap", "layers", "tokens")

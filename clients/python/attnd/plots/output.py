@@ -17,11 +17,10 @@ import matplotlib.figure
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from . import style
+from .names import FORMATS, PIXELS_MAX
 from .style import NothingToDraw, PlotError
 
-FORMATS = ("png", "svg", "pdf")
 DPI = 300.0
-PIXELS_MOST = 400e6
 _BAR = 30  # characters of a progress bar
 _PATIENCE_S, _EVERY_S = 0.5, 0.1
 _METADATA: Dict[str, Dict[str, Optional[str]]] = {
@@ -60,9 +59,9 @@ def render(figure: Any, format: str = "png", dpi: float = DPI) -> bytes:  # noqa
     if format not in FORMATS:
         raise PlotError(f"there is no format {format!r} (valid: png, svg, pdf)")
     wide, high = figure.get_size_inches()
-    if format == "png" and wide * high * dpi * dpi > PIXELS_MOST:
+    if format == "png" and wide * high * dpi * dpi > PIXELS_MAX:
         raise PlotError(f"size and dpi make {wide * high * dpi * dpi / 1e6:.0f} million pixels; at most "
-                        f"{PIXELS_MOST / 1e6:.0f} million")
+                        f"{PIXELS_MAX / 1e6:.0f} million")
     buffer = io.BytesIO()
     _save_figure(figure, buffer, format=format, dpi=dpi)
     return buffer.getvalue()

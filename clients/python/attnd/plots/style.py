@@ -18,6 +18,8 @@ from matplotlib import font_manager
 from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 
+from .names import COLORMAPS
+
 INCH = 72.0
 # Sizes are made for a column of 3.3 in, where nobody scales a figure down.
 WIDTH_ONE, WIDTH_TWO = 3.3, 6.9  # inches
@@ -56,8 +58,6 @@ _FALLBACK = (
 )
 _GENERIC = {"sans-serif": "DejaVu Sans", "sans": "DejaVu Sans", "system-ui": "DejaVu Sans", "cursive": "DejaVu Sans",
             "serif": "DejaVu Serif", "monospace": "DejaVu Sans Mono", "mono": "DejaVu Sans Mono"}
-
-COLORMAPS = ("viridis", "cividis", "plasma", "inferno", "magma", "hot", "cool", "gray", "RdBu")
 
 
 class PlotError(ValueError):
