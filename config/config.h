@@ -202,11 +202,12 @@ int config_check(const struct config *config, char *reterr);
 void config_print(const struct config *config, FILE *out);
 
 /* Writes every key as a Markdown table: the one in config/README.md. The same of the keys of a
- * rule, of what rules can judge besides metrics, and of the default rules. */
+ * rule, of what rules can judge besides metrics, of the default rules, and of why they matter. */
 void config_print_table(FILE *out);
 void config_print_rule_keys(FILE *out);
 void config_print_rule_metrics(FILE *out);
 void config_print_default_rules(FILE *out);
+void config_print_rule_advice(FILE *out);
 
 /* Calls `visit` for every key in table order with its value as text: the control call `config`.
  * Keys that are in no section have "" for it.

@@ -222,6 +222,15 @@ void config_print_default_rules(FILE *out)
     }
 }
 
+void config_print_rule_advice(FILE *out)
+{
+    fputs("| rule | why it matters | what people do about it |\n|---|---|---|\n", out);
+    for (int i = 0; i < RULE_DEFAULT_COUNT; i++) {
+        fprintf(out, "| `%s` | %s | %s |\n", rule_defaults[i].name, rule_default_why[i],
+                rule_default_advice[i]);
+    }
+}
+
 static void each_override(const struct config *config,
                           void (*visit)(void *data, const char *section, const char *name,
                                         const char *value),

@@ -77,7 +77,12 @@ void rule_values(const struct rule *rule, double *ret_minimum, double *ret_maxim
     double width = info.maximum - info.minimum;
     *ret_minimum = rule->per_key ? 0 : info.minimum;
     *ret_maximum = rule->per_key ? 1 : info.maximum;
-    if (rule->statistic == RULE_STD || rule->statistic == RULE_ABS_Z ||
+    if (rule->statistic == RULE_SHIFT || rule->statistic == RULE_ABS_SHIFT) {
+        bool finite = rule->metric < METRIC_COUNT && isfinite(width);
+        *ret_maximum = finite ? width / metric_grain((enum metric)rule->metric, 0) : INFINITY;
+        *ret_minimum = -*ret_maximum;
+    }
+    if (rule->statistic == RULE_STD || rule->statistic == RULE_ABS_SHIFT ||
         rule->statistic == RULE_JS) {
         *ret_minimum = 0;
     }
@@ -86,12 +91,6 @@ void rule_values(const struct rule *rule, double *ret_minimum, double *ret_maxim
     }
     if (rule->statistic == RULE_STD || rule->statistic == RULE_DELTA) {
         *ret_maximum = width;
-    }
-    if (rule->statistic == RULE_Z) {
-        *ret_minimum = -INFINITY;
-    }
-    if (rule->statistic == RULE_Z || rule->statistic == RULE_ABS_Z) {
-        *ret_maximum = INFINITY;
     }
     if (rule->statistic == RULE_JS) {
         *ret_maximum = LN2;
@@ -126,7 +125,7 @@ static int check_statistic(const struct rule_draft *draft, char *reterr)
         return rule_check_refuse(
             draft, RULE_KEY_STATISTIC, reterr,
             "the metric has one value per message, no histogram of rows (valid: delta, "
-            "z, abs_z)");
+            "shift, abs_shift)");
     }
     return 0;
 }
@@ -165,8 +164,8 @@ static int check_time(const struct rule_draft *draft, char *reterr)
         return rule_check_refuse(draft, RULE_KEY_FOR, reterr, "silence has no windows (valid: 1)");
     }
     if (rule->condition != RULE_ABOVE) {
-        return rule_check_refuse(draft, (enum rule_key)(RULE_KEY_BELOW + rule->condition), reterr,
-                                 "silence only grows (valid: above)");
+        return rule_check_refuse(draft, (enum rule_key)(RULE_KEY_BELOW + (int)rule->condition),
+                                 reterr, "silence only grows (valid: above)");
     }
     return 0;
 }
@@ -187,8 +186,8 @@ static int check_bound(const struct rule_draft *draft, char *reterr)
         valid = (struct interval){0, can_be.high - can_be.low, true, true};
         reason = "the metric cannot change by more, or always does";
     }
-    return require(draft, (enum rule_key)(RULE_KEY_BELOW + rule->condition), rule->bound, &valid,
-                   reason, reterr);
+    return require(draft, (enum rule_key)(RULE_KEY_BELOW + (int)rule->condition), rule->bound,
+                   &valid, reason, reterr);
 }
 
 static int check_clear(const struct rule_draft *draft, char *reterr)

@@ -137,6 +137,28 @@ static int put_word(struct rule_draft *draft, enum rule_key key, const char *con
     return rule_read_refuse(draft, key, text, origin, "not one of the choices", reterr);
 }
 
+/* A bound of old counted in another unit, so that the new name alone would not do. */
+static int put_statistic(struct rule_draft *draft, const char *text, struct origin origin,
+                         char *reterr)
+{
+    unsigned word = 0;
+    bool absolute = strcmp(text, "abs_z") == 0;
+    if (absolute || strcmp(text, "z") == 0) {
+        return config_error(
+            reterr, origin,
+            "%s.statistic: '%s': is now %s, whose unit is the largest of the baseline's std, the "
+            "metric's resolution and 5 %% of its range: choose the bound anew (metrics from 0 "
+            "to 1 reach 20; 6 is far). The default rule `drift` is no more: leave a copy of it out",
+            draft->label, text, absolute ? "abs_shift" : "shift");
+    }
+    if (put_word(draft, RULE_KEY_STATISTIC, rule_statistic_names, text, &word, origin, reterr) !=
+        0) {
+        return -1;
+    }
+    draft->rule.statistic = (enum rule_statistic)word;
+    return 0;
+}
+
 static int put_condition(struct rule_draft *draft, enum rule_key key, const char *text,
                          struct origin origin, char *reterr)
 {
@@ -162,9 +184,7 @@ static int rule_read_put(struct rule_draft *draft, enum rule_key key, const char
     case RULE_KEY_METRIC:
         return rule_read_put_metric(draft, text, origin, reterr);
     case RULE_KEY_STATISTIC:
-        result = put_word(draft, key, rule_statistic_names, text, &word, origin, reterr);
-        rule->statistic = result == 0 ? (enum rule_statistic)word : rule->statistic;
-        return result;
+        return put_statistic(draft, text, origin, reterr);
     case RULE_KEY_EACH:
         result = put_word(draft, key, rule_each_names, text, &word, origin, reterr);
         rule->each = result == 0 ? (enum rule_each)word : rule->each;
@@ -314,7 +334,8 @@ static void rule_read_complete(struct rule_draft *draft)
 int rules_end(struct config_rules *rules, struct rule_draft *draft, char *reterr)
 {
     if (draft->rule.metric == RULE_METRIC_COUNT) {
-        return config_error(reterr, draft->origin, "%s: has no metric", draft->label);
+        return config_error(reterr, draft->origin,
+                            "%s: has no metric, and no default rule has this name", draft->label);
     }
     if (draft->rule.condition == RULE_CONDITION_COUNT) {
         return config_error(reterr, draft->origin,

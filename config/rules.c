@@ -46,6 +46,18 @@ const char *const rule_default_help[RULE_DEFAULT_COUNT] = {
 #undef RULE
 };
 
+const char *const rule_default_why[RULE_DEFAULT_COUNT] = {
+#define RULE_ADVICE(name, why, advice) [RULE_DEFAULT_##name] = why,
+#include "config/rules.def"
+#undef RULE_ADVICE
+};
+
+const char *const rule_default_advice[RULE_DEFAULT_COUNT] = {
+#define RULE_ADVICE(name, why, advice) [RULE_DEFAULT_##name] = advice,
+#include "config/rules.def"
+#undef RULE_ADVICE
+};
+
 const struct rule rule_blank = {
     .enabled = true,
     .metric = RULE_METRIC_COUNT,
@@ -67,9 +79,10 @@ const char *const rule_condition_names[RULE_CONDITION_COUNT + 1] = {
 };
 
 const char *const rule_statistic_names[RULE_STATISTIC_COUNT + 1] = {
-    [RULE_MEAN] = "mean", [RULE_STD] = "std",     [RULE_MIN] = "min", [RULE_MAX] = "max",
-    [RULE_P10] = "p10",   [RULE_P50] = "p50",     [RULE_P90] = "p90", [RULE_P99] = "p99",
-    [RULE_LAST] = "last", [RULE_DELTA] = "delta", [RULE_Z] = "z",     [RULE_ABS_Z] = "abs_z",
+    [RULE_MEAN] = "mean",   [RULE_STD] = "std",     [RULE_MIN] = "min",
+    [RULE_MAX] = "max",     [RULE_P10] = "p10",     [RULE_P50] = "p50",
+    [RULE_P90] = "p90",     [RULE_P99] = "p99",     [RULE_LAST] = "last",
+    [RULE_DELTA] = "delta", [RULE_SHIFT] = "shift", [RULE_ABS_SHIFT] = "abs_shift",
     [RULE_JS] = "js",
 };
 
@@ -97,16 +110,10 @@ bool rule_is_rate(enum rule_condition condition)
 /* Metrics ---------------------------------------------------------------------------------------
  */
 
-struct rules_range {
-    bool known, per_key;
-    double minimum, maximum;
-};
-
-static const struct rules_range ranges[METRIC_COUNT] = {
-#define RULE_RANGE(symbol, minimum, maximum, per_key)                                              \
-    [METRIC_##symbol] = {true, per_key, minimum, maximum},
+static const bool per_key[METRIC_COUNT] = {
+#define RULE_PER_KEY(symbol) [METRIC_##symbol] = true,
 #include "config/rules.def"
-#undef RULE_RANGE
+#undef RULE_PER_KEY
 };
 
 static const struct rule_metric_info others[] = {
@@ -121,13 +128,9 @@ struct rule_metric_info rule_metric_info(uint32_t metric)
     if (metric >= METRIC_COUNT) {
         return others[metric - METRIC_COUNT];
     }
-    struct rule_metric_info info = {metric_info[metric].name, RULE_EACH_HEAD, -INFINITY, INFINITY,
-                                    ranges[metric].per_key};
-    if (ranges[metric].known) {
-        info.minimum = ranges[metric].minimum;
-        info.maximum = ranges[metric].maximum;
-    }
-    return info;
+    const struct metric_info *info = &metric_info[metric];
+    return (struct rule_metric_info){info->name, RULE_EACH_HEAD, info->minimum, info->maximum,
+                                     per_key[metric]};
 }
 
 const char *rule_metric_name(uint32_t metric)
@@ -220,6 +223,26 @@ static const struct rule *find_default(const char *name)
         }
     }
     return NULL;
+}
+
+/* A default that was made to judge another metric means something else. */
+static int rules_find_text(const char *name, const char *metric)
+{
+    const struct rule *rule = find_default(name);
+    bool same = rule && strcmp(rule_metric_name(rule->metric), metric) == 0;
+    return same ? (int)(rule - rule_defaults) : -1;
+}
+
+const char *rule_why(const char *name, const char *metric)
+{
+    int index = rules_find_text(name, metric);
+    return index >= 0 ? rule_default_why[index] : NULL;
+}
+
+const char *rule_advice(const char *name, const char *metric)
+{
+    int index = rules_find_text(name, metric);
+    return index >= 0 ? rule_default_advice[index] : NULL;
 }
 
 /* Whether a rule has a key only because nothing else was given, and would have it again. */

@@ -50,8 +50,8 @@ enum rule_statistic {
     RULE_P99,
     RULE_LAST,
     RULE_DELTA,
-    RULE_Z,
-    RULE_ABS_Z,
+    RULE_SHIFT,
+    RULE_ABS_SHIFT,
     RULE_JS,
     RULE_STATISTIC_COUNT
 };
@@ -94,11 +94,19 @@ uint32_t config_rule_count(const struct config *config);
 const struct rule *config_rule(const struct config *config, uint32_t index);
 
 const char *rule_metric_name(uint32_t metric);
-/* "mean", "abs_z", ... and "below", "falls_by", ... */
+/* "mean", "abs_shift", ... and "below", "falls_by", ... */
 const char *rule_statistic_name(enum rule_statistic statistic);
 const char *rule_condition_name(enum rule_condition condition);
 /* Whether the value is compared with that of `within` windows ago. */
 bool rule_is_rate(enum rule_condition condition);
+
+/* The range of the value of a rule: of the metric, the statistic, per key. */
+void rule_values(const struct rule *rule, double *ret_minimum, double *ret_maximum);
+
+/* Why what a default rule of this name says about this metric matters, and what people do about
+ * it: a sentence each; NULL for other rules. */
+const char *rule_why(const char *name, const char *metric);
+const char *rule_advice(const char *name, const char *metric);
 
 /* Says what makes up the rule, as key and text, in the order of the tables; `enabled` last. Keys
  * that are as they are without being given are left out. */

@@ -29,6 +29,8 @@ enum {
 
 extern const struct rule rule_defaults[RULE_DEFAULT_COUNT];
 extern const char *const rule_default_help[RULE_DEFAULT_COUNT];
+extern const char *const rule_default_why[RULE_DEFAULT_COUNT];
+extern const char *const rule_default_advice[RULE_DEFAULT_COUNT];
 /* A rule of which nothing is given but the name. */
 extern const struct rule rule_blank;
 
@@ -79,9 +81,6 @@ int rules_find_key(const struct rule_draft *draft, const char *name, struct orig
 int rules_put(struct rule_draft *draft, enum rule_key key, const char *text, struct origin origin,
               char *reterr);
 int rules_end(struct config_rules *rules, struct rule_draft *draft, char *reterr);
-
-/* The range of the value of a rule: of the metric, the statistic, per key. */
-void rule_values(const struct rule *rule, double *ret_minimum, double *ret_maximum);
 
 /* Whether what the keys say fits together. Returns 0, or -1 with a message. */
 int rule_check(const struct rule_draft *draft, char *reterr);

@@ -25,6 +25,7 @@
 /* How long a stop waits for commands and webhooks. */
 #define NOTIFY_STOP_MS 2000
 #define SAVE_STOP_NS   UINT64_C(1000000000)
+
 /* Requests of runs */
 
 static void forget_job(void *data, const char *job)
@@ -78,6 +79,7 @@ static void daemon_close_handles(struct daemon *daemon)
     http_close(&daemon->http);
     tap_close(&daemon->tap);
     keeper_close(daemon->keeper);
+    idle_close(&daemon->idle);
     if (daemon->handles_ready) {
         close_handle(&daemon->sigterm);
         close_handle(&daemon->sigint);
@@ -120,10 +122,11 @@ static void on_deadline(uv_timer_t *timer)
     daemon_finish(daemon);
 }
 
-static void begin_stop(struct daemon *daemon, const char *why)
+/* `key` and `why` are for the log. */
+static void begin_stop(struct daemon *daemon, const char *key, const char *why)
 {
     daemon->stopping = true;
-    log_event(LOG_INFO, "stopping", LOG_STR("signal", why));
+    log_event(LOG_INFO, "stopping", LOG_STR(key, why));
     service_stopping(daemon->service, daemon->config.shutdown_timeout);
     ingest_stop(daemon->ingest);
     uv_timer_start(&daemon->deadline, on_deadline, daemon->config.shutdown_timeout / 1000000, 0);
@@ -135,7 +138,15 @@ static void on_signal(uv_signal_t *signal, int number)
     if (daemon->stopping) {
         _exit(EXIT_FAILURE);
     }
-    begin_stop(daemon, number == SIGINT ? "SIGINT" : "SIGTERM");
+    begin_stop(daemon, "signal", number == SIGINT ? "SIGINT" : "SIGTERM");
+}
+
+static void daemon_on_idle(void *data)
+{
+    struct daemon *daemon = data;
+    if (!daemon->stopping) {
+        begin_stop(daemon, "reason", "idle");
+    }
 }
 
 /* The trainers hear of it from the ingest thread. */
@@ -159,7 +170,7 @@ static void on_hangup(uv_signal_t *signal, int number)
         return;
     }
     if (!reload_possible(&daemon->reload)) {
-        begin_stop(daemon, "SIGHUP");
+        begin_stop(daemon, "signal", "SIGHUP");
         return;
     }
     service_reloading(daemon->service);
@@ -242,6 +253,7 @@ static int open_registry(struct daemon *daemon, char *reterr)
     daemon->maps.limit = daemon->config.maps_memory;
     daemon->sink = (struct result_sink){
         .put = messages_put_result,
+        .recall = messages_recall,
         .learning = strcmp(daemon->config.drift_baseline.text, "first") == 0 ? NULL : pin_baseline,
         .stats = &daemon->stats,
         .maps = &daemon->maps,
@@ -366,6 +378,15 @@ static int start_ingest(struct daemon *daemon, char *reterr)
     return ingest_start(daemon->ingest, reterr);
 }
 
+static int start_idle(struct daemon *daemon, char *reterr)
+{
+    uint64_t limit_ns = daemon->config.shutdown_idle;
+    if (limit_ns) {
+        daemon->idle = idle_new(&daemon->loop, &daemon->stats, limit_ns, daemon_on_idle, daemon);
+    }
+    return limit_ns && !daemon->idle ? daemon_fail(reterr, "start", err_text(ERR_MEMORY)) : 0;
+}
+
 static void keep_ingest(void *data)
 {
     struct daemon *daemon = data;
@@ -419,9 +440,10 @@ static int start_signals(struct daemon *daemon, char *reterr)
 /* Each returns 0, or -1 with a sentence; in this order. */
 typedef int daemon_opener(struct daemon *daemon, char *reterr);
 static daemon_opener *const openers[] = {
-    daemon_open_loop, open_service, open_keeper,           open_workers, open_registry,
-    start_signals,    open_notify,  daemon_open_publisher, open_tap,     open_ingest,
-    open_http,        open_history, open_control,          start_http,   start_keeper,
+    daemon_open_loop, open_service,  open_keeper,  open_workers,
+    open_registry,    start_signals, open_notify,  daemon_open_publisher,
+    open_tap,         open_ingest,   open_http,    open_history,
+    open_control,     start_http,    start_keeper, start_idle,
     start_ingest,     NULL,
 };
 static daemon_opener *const openers_apart[] = {
@@ -438,7 +460,6 @@ static int daemon_open(const struct config *config, const struct config_reader *
     }
     daemon->config = *config;
     daemon->reload = (struct reload){.reader = reader, .given = *config, .plans = *config};
-    daemon->waiting_last = &daemon->waiting;
     daemon->started_ns = daemon->arrival_ns = clock_monotonic_ns();
     atomic_store(&daemon->stats.config_read_ns, clock_wall_ns());
     daemon_raise_descriptor_limit();

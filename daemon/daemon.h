@@ -13,7 +13,8 @@ struct daemon;
 int daemon_new(const struct config *config, const struct config_reader *reader,
                struct daemon **ret_daemon, char *reterr);
 
-/* Serves until SIGTERM or SIGINT (or SIGHUP, when there is no file to be read again), then finishes
+/* Serves until SIGTERM or SIGINT (or SIGHUP, when there is no file to be read again), or until
+ * nobody has used it for shutdown.idle, then finishes
  * what was received, shows open windows as partial and returns. A second signal ends the process at
  * once with status 1. */
 void daemon_run(struct daemon *daemon);

@@ -9,6 +9,7 @@
 #include "daemon/daemon.h"
 #include "daemon/history/history.h"
 #include "daemon/http/http.h"
+#include "daemon/idle.h"
 #include "daemon/ingest/ingest.h"
 #include "daemon/ingest/tap.h"
 #include "daemon/keeper.h"
@@ -44,6 +45,7 @@ struct daemon {
     struct registry *registry;
     struct store *store;
     struct service *service; /* NULL: no service manager */
+    struct idle *idle;       /* NULL: shutdown.idle is 0 */
     struct result_sink sink;
     struct map_shelf maps;
     struct {
@@ -51,7 +53,6 @@ struct daemon {
         bool goes_on;
         bool last; /* nobody was training any more when it began */
     } round;
-    struct message *waiting, **waiting_last; /* for room in the pool's queue */
     uint64_t arrival_ns; /* when the newest note of ingest that was read had been received */
     uint32_t in_flight;  /* messages with work, waiting or in the pool */
     uint64_t started_ns;
@@ -73,6 +74,9 @@ uint64_t messages_now_ns(struct daemon *daemon);
 /* The sink of all runs: HTTP, subscribers, and receivers of alerts. */
 void messages_put_result(void *data, const struct run *run, const char *topic, uint32_t track,
                          struct mpk_writer *writer, enum result_kind kind);
+/* Its last values from before a restart. */
+bool messages_recall(void *data, const struct run *run, const char *topic, uint32_t track,
+                     struct mpk_writer *writer);
 
 /* Ticks and checkpoints begin, if they do not go on already. */
 void rounds_start(struct daemon *daemon);

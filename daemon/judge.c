@@ -77,9 +77,19 @@ int judge_settle(struct config *config, const char *path, char *reterr)
 /* Alerts ----------------------------------------------------------------------------------------
  */
 
+/* Prints control characters as '?'. */
+static void judge_put_text(const char *text, size_t size, FILE *to)
+{
+    for (size_t i = 0; i < size; i++) {
+        putc((unsigned char)text[i] < ' ' || text[i] == 0x7f ? '?' : text[i], to);
+    }
+}
+
 static void judge_complain(const char *sentence)
 {
-    fprintf(stderr, "%s: %s\n", program_invocation_short_name, sentence);
+    fprintf(stderr, "%s: ", program_invocation_short_name);
+    judge_put_text(sentence, strlen(sentence), stderr);
+    putc('\n', stderr);
 }
 
 /* Its threads are busy with what nobody waits for any more: leaves without them. */
@@ -121,10 +131,11 @@ static void judge_put_result(void *data, const struct run *run, const char *topi
         const msgpack_object_str *severity = &mpk_find(doc.root, "severity")->via.str;
         const msgpack_object_str *rule = &mpk_find(doc.root, "rule")->via.str;
         const msgpack_object_str *message = &mpk_find(doc.root, "message")->via.str;
-        fprintf(judge->alerts, "%-8.*s %.*s since epoch %" PRIu64 " step %" PRIu64 ": %.*s\n",
+        fprintf(judge->alerts, "%-8.*s %.*s since epoch %" PRIu64 " step %" PRIu64 ": ",
                 (int)severity->size, severity->ptr, (int)rule->size, rule->ptr,
-                mpk_find(since, "epoch")->via.u64, mpk_find(since, "step")->via.u64,
-                (int)message->size, message->ptr);
+                mpk_find(since, "epoch")->via.u64, mpk_find(since, "step")->via.u64);
+        judge_put_text(message->ptr, message->size, judge->alerts);
+        putc('\n', judge->alerts);
     }
     mpk_doc_clear(&doc);
 }

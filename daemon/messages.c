@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* A message's life on the loop thread: NOTE_ARRIVED (the registry finds its run, which says whether
- * to compute it) -> work_new -> pool; when the pool's queue is full it waits in `waiting`, bounded
- * by the byte budget, and goes on when jobs finish. NOTE_DONE -> work_finish -> the run takes it in
- * its turn, and its results come back to messages_put_result -> it is counted and freed, and its
- * bytes are released to ingest. */
+ * to compute it) -> work_new -> pool; when its job's queue there is full it waits in the job's
+ * work_queue, bounded by the byte budget, and goes on when messages of the job finish. NOTE_DONE ->
+ * work_finish -> the run takes it in its turn, and its results come back to messages_put_result ->
+ * it is counted and freed, and its bytes are released to ingest. */
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
 #include "daemon/internal.h"
@@ -22,6 +22,7 @@ static void messages_account(struct daemon *daemon, struct message *message)
     struct stats *stats = &daemon->stats;
     const struct header *header = &message->header;
     bool is_event = header->type == MESSAGE_EVENT, reserved = message->reserved;
+    struct ingest_share *share = message->share;
     uint64_t cost = message->cost;
     stats_add(stats, COUNT_LOST, message->losses.lost);
     stats_add(stats, COUNT_FOUND, message->losses.found);
@@ -44,7 +45,7 @@ static void messages_account(struct daemon *daemon, struct message *message)
     }
     work_free(&message->work);
     message_free(&message);
-    ingest_release(daemon->ingest, cost, reserved);
+    ingest_release(daemon->ingest, share, cost, reserved);
 }
 
 /* Takes what has its turn now that this message is finished. */
@@ -57,20 +58,10 @@ static void messages_settle(struct daemon *daemon, struct message *message)
     } else if (message != run->queue) { /* it has to wait for its turn: its numbers are enough */
         uint64_t bytes = message_free_tensors(message);
         message->cost -= bytes;
-        ingest_release(daemon->ingest, bytes, message->reserved);
+        ingest_release(daemon->ingest, message->share, bytes, message->reserved);
     }
     while ((message = queue_take(run))) {
         messages_account(daemon, message);
-    }
-}
-
-static void messages_submit(struct daemon *daemon)
-{
-    while (daemon->waiting && work_submit(daemon->waiting->work) == 0) {
-        daemon->waiting = daemon->waiting->next;
-    }
-    if (!daemon->waiting) {
-        daemon->waiting_last = &daemon->waiting;
     }
 }
 
@@ -92,13 +83,10 @@ static void messages_on_arrived(struct daemon *daemon, struct message *message)
     struct run *run = message->run;
     if (compute) {
         message->code = work_new(message, &run->job_config, &daemon->machine,
-                                 queue_spectrum_turn(run, message), daemon->pool, &daemon->inbox);
+                                 queue_spectrum_turn(run, message), run->work, &daemon->inbox);
         if (!message->code) {
             daemon->in_flight++;
-            message->next = NULL;
-            *daemon->waiting_last = message;
-            daemon->waiting_last = &message->next;
-            messages_submit(daemon);
+            work_submit(run->work, daemon->pool);
             return;
         }
         queue_finish(run, message);
@@ -109,6 +97,7 @@ static void messages_on_arrived(struct daemon *daemon, struct message *message)
 static void messages_on_done(struct daemon *daemon, struct message *message)
 {
     struct stats *stats = &daemon->stats;
+    struct work_queue *work = message->run->work;
     daemon->in_flight--;
     latency_add_between(&stats->latency[LATENCY_WAITING], message->received_ns, message->begun_ns);
     latency_add_between(&stats->latency[LATENCY_COMPUTING], message->begun_ns,
@@ -121,7 +110,7 @@ static void messages_on_done(struct daemon *daemon, struct message *message)
         stats_add(stats, COUNT_SPECTRA_SKIPPED, message->measured->spectra_skipped);
     }
     messages_settle(daemon, message);
-    messages_submit(daemon);
+    work_submit(work, daemon->pool);
 }
 
 static void messages_on_refused(struct daemon *daemon, struct refusal *refusal)
@@ -129,7 +118,7 @@ static void messages_on_refused(struct daemon *daemon, struct refusal *refusal)
     daemon->arrival_ns = refusal->received_ns;
     registry_refused(daemon->registry, refusal->job, refusal->code);
     free(refusal);
-    ingest_release(daemon->ingest, sizeof *refusal, true);
+    ingest_release(daemon->ingest, NULL, sizeof *refusal, true);
 }
 
 /* After the end: nobody is there to publish for. */
@@ -197,4 +186,11 @@ void messages_put_result(void *data, const struct run *run, const char *topic, u
     } else {
         publisher_put(daemon->publisher, run->id, topic, track, writer, kind == RESULT_SUMMARY);
     }
+}
+
+bool messages_recall(void *data, const struct run *run, const char *topic, uint32_t track,
+                     struct mpk_writer *writer)
+{
+    struct daemon *daemon = data;
+    return publisher_recall(daemon->publisher, run->id, topic, track, writer);
 }

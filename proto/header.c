@@ -25,6 +25,7 @@ static const char *const events[] = {
     [EVENT_HELLO] = "hello",
     [EVENT_EPOCH_END] = "epoch_end",
     [EVENT_BYE] = "bye",
+    [EVENT_LOG] = "log",
 };
 
 const char *message_type_name(enum message_type type)
@@ -47,7 +48,8 @@ enum scope {
     IN_TENSORS = IN_MAPS | IN_WEIGHTS,
     IN_EVENTS = 8,
     IN_HELLO = 16,
-    IN_ALL = IN_TENSORS | IN_EVENTS | IN_HELLO
+    IN_LOG = 32,
+    IN_ALL = IN_TENSORS | IN_EVENTS | IN_HELLO | IN_LOG
 };
 
 struct header_rule {
@@ -127,7 +129,7 @@ static int read_event(const struct header_rule *rule, const msgpack_object *valu
                       struct header *header)
 {
     unsigned event;
-    int rc = header_read_word(value, events, 3, ERR_EVENT_UNKNOWN, &event);
+    int rc = header_read_word(value, events, 4, ERR_EVENT_UNKNOWN, &event);
 
     (void)rule;
     if (!rc) {
@@ -313,13 +315,35 @@ static int header_read_labels(const struct header_rule *rule, const msgpack_obje
     return 0;
 }
 
-static int read_layer_info(const msgpack_object *value, struct layer_info *ret_info)
+/* Copies the path of a module to `ret_path` and ends it; returns 0 or an error. */
+static int read_path(const msgpack_object *value, char *ret_path)
 {
-    static const char *const names[] = {"stack", "layer", "site", "heads"};
-    const msgpack_object *found[4];
+    if (value->type != MSGPACK_OBJECT_STR) {
+        return ERR_KEY_TYPE;
+    }
+    if (!module_path_valid(value->via.str.ptr, value->via.str.size)) {
+        return ERR_KEY_RANGE;
+    }
+    memcpy(ret_path, value->via.str.ptr, value->via.str.size);
+    ret_path[value->via.str.size] = '\0';
+    return 0;
+}
+
+static int read_module(const struct header_rule *rule, const msgpack_object *value,
+                       struct header *header)
+{
+    (void)rule;
+    return read_path(value, header->module);
+}
+
+/* A module goes to *modules, which has room for it and moves on. */
+static int read_layer_info(const msgpack_object *value, char **modules, struct layer_info *ret_info)
+{
+    static const char *const names[] = {"stack", "layer", "site", "heads", "module"};
+    const msgpack_object *found[5];
     const char *duplicate;
     uint64_t layer, heads;
-    int rc = mpk_collect(value, names, 4, found, &duplicate);
+    int rc = mpk_collect(value, names, 5, found, &duplicate);
 
     if (rc) {
         return rc;
@@ -333,15 +357,36 @@ static int read_layer_info(const msgpack_object *value, struct layer_info *ret_i
         (rc = mpk_get_u64(found[3], HEADS_TOTAL_MAX, &heads)) != 0) {
         return rc;
     }
+    if (found[4]) {
+        if ((rc = read_path(found[4], *modules)) != 0) {
+            return rc;
+        }
+        ret_info->module = *modules;
+        *modules += strlen(*modules) + 1;
+    }
     ret_info->id.layer = (uint32_t)layer;
     ret_info->heads = (uint32_t)heads;
     return heads > 0 ? 0 : ERR_KEY_RANGE;
+}
+
+/* Bytes of all modules in a list of layers, with a NUL each; at most what the header has. */
+static size_t modules_size(const msgpack_object *list)
+{
+    size_t size = 0;
+
+    for (uint32_t i = 0; i < list->via.array.size; i++) {
+        const msgpack_object *module = mpk_find(&list->via.array.ptr[i], "module");
+
+        size += module && module->type == MSGPACK_OBJECT_STR ? module->via.str.size + 1 : 0;
+    }
+    return size;
 }
 
 static int header_read_layers(const struct header_rule *rule, const msgpack_object *value,
                               struct header *header)
 {
     uint32_t count;
+    char *modules;
     int rc = 0;
 
     (void)rule;
@@ -356,11 +401,12 @@ static int header_read_layers(const struct header_rule *rule, const msgpack_obje
         return 0;
     }
     header->layers = calloc(count, sizeof *header->layers);
-    if (!header->layers) {
+    modules = header->layer_modules = malloc(modules_size(value) + 1);
+    if (!header->layers || !modules) {
         return ERR_MEMORY;
     }
     for (uint32_t i = 0; i < count && !rc; i++) {
-        rc = read_layer_info(&value->via.array.ptr[i], &header->layers[i]);
+        rc = read_layer_info(&value->via.array.ptr[i], &modules, &header->layers[i]);
     }
     header->layer_count = count;
     return rc;
@@ -385,6 +431,20 @@ static int read_client(const struct header_rule *rule, const msgpack_object *val
         memcpy(header->client, value->via.str.ptr, value->via.str.size);
     }
     return 0;
+}
+
+static int header_read_settings(const struct header_rule *rule, const msgpack_object *value,
+                                struct header *header)
+{
+    (void)rule;
+    return named_read_settings(value, &header->settings);
+}
+
+static int header_read_values(const struct header_rule *rule, const msgpack_object *value,
+                              struct header *header)
+{
+    (void)rule;
+    return named_read_values(value, &header->values);
 }
 
 /* KEY(name, needed in, used in, reader, field, largest number), in the order of checking. */
@@ -413,6 +473,7 @@ static int read_client(const struct header_rule *rule, const msgpack_object *val
     KEY(scale, IN_QK, IN_QK, read_scale, FIELD(scale, 0))                                          \
     KEY(softcap, OPTIONAL, IN_QK, read_softcap, FIELD(softcap, 0))                                 \
     KEY(q_offset, OPTIONAL, IN_MAPS, header_read_u32, FIELD(q_offset, UINT32_MAX))                 \
+    KEY(q_stride, OPTIONAL, IN_MAPS, read_positive, FIELD(q_stride, UINT32_MAX))                   \
     KEY(causal, OPTIONAL, IN_MAPS, read_bool, FIELD(causal, 0))                                    \
     KEY(window, OPTIONAL, IN_MAPS, header_read_u32, FIELD(window, UINT32_MAX))                     \
     KEY(q_len, OPTIONAL, IN_MAPS, read_q_len, NO_FIELD)                                            \
@@ -422,10 +483,14 @@ static int read_client(const struct header_rule *rule, const msgpack_object *val
     KEY(dropout, OPTIONAL, IN_MAPS, read_bool, FIELD(dropout, 0))                                  \
     KEY(learned_sink, OPTIONAL, IN_MAPS, read_bool, FIELD(learned_sink, 0))                        \
     KEY(labels, OPTIONAL, IN_MAPS, header_read_labels, NO_FIELD)                                   \
+    KEY(q_labels, OPTIONAL, IN_MAPS, header_read_labels, NO_FIELD)                                 \
     KEY(microbatch, OPTIONAL, IN_MAPS, header_read_u32, FIELD(microbatch, UINT32_MAX))             \
+    KEY(module, OPTIONAL, IN_TENSORS, read_module, NO_FIELD)                                       \
     KEY(dropped_total, OPTIONAL, IN_EVENTS, header_read_u64, FIELD(dropped_total, COUNT_MAX))      \
     KEY(layers, OPTIONAL, IN_HELLO, header_read_layers, NO_FIELD)                                  \
-    KEY(client, OPTIONAL, IN_HELLO, read_client, NO_FIELD)
+    KEY(client, OPTIONAL, IN_HELLO, read_client, NO_FIELD)                                         \
+    KEY(settings, OPTIONAL, IN_HELLO, header_read_settings, NO_FIELD)                              \
+    KEY(values, IN_LOG, IN_LOG, header_read_values, NO_FIELD)
 
 #define RULE(name, needed, used, read, field)  {#name, needed, used, read, field},
 #define NAME(name, needed, used, read, field)  #name,
@@ -443,7 +508,8 @@ static unsigned scope_of(const struct header *header)
     if (header->type != MESSAGE_EVENT) {
         return tensors[header->type];
     }
-    return IN_EVENTS | (header->event == EVENT_HELLO ? (unsigned)IN_HELLO : 0);
+    return IN_EVENTS | (header->event == EVENT_HELLO ? (unsigned)IN_HELLO : 0) |
+           (header->event == EVENT_LOG ? (unsigned)IN_LOG : 0);
 }
 
 /* Reads one key into its field. */
@@ -461,6 +527,12 @@ static int header_apply(const struct header_rule *rule, const msgpack_object *va
     return rule->read(rule, value, header);
 }
 
+/* Neither factor is above 2^32. */
+uint64_t header_last_position(const struct header *header)
+{
+    return header->q_offset + (header->queries - UINT64_C(1)) * header->q_stride;
+}
+
 static int header_check_numbers(const struct header *header, const char **reterr_key)
 {
     if (header->rank >= header->world) {
@@ -476,8 +548,8 @@ static int header_check_numbers(const struct header *header, const char **reterr
         *reterr_key = "heads_total";
         return ERR_KEY_RANGE;
     }
-    if (header->q_offset > UINT32_MAX - header->queries) {
-        *reterr_key = "q_offset";
+    if (header_last_position(header) >= UINT32_MAX) {
+        *reterr_key = header->q_offset > UINT32_MAX - header->queries ? "q_offset" : "q_stride";
         return ERR_KEY_RANGE;
     }
     return header_check_tensors(header, reterr_key);
@@ -527,9 +599,13 @@ int header_decode(const void *buf, size_t len, struct header *ret_header, const 
 void header_clear(struct header *header)
 {
     free(header->layers);
+    free(header->layer_modules);
     free(header->q_len);
     free(header->k_len);
+    named_clear(&header->settings);
+    named_clear(&header->values);
     header->layers = NULL;
+    header->layer_modules = NULL;
     header->layer_count = 0;
     header->q_len = NULL;
     header->k_len = NULL;

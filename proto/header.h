@@ -9,13 +9,14 @@
 #ifndef PROTO_HEADER_H
 #define PROTO_HEADER_H
 
+#include "proto/named.h"
 #include "proto/tensor.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #define PROTO_VERSION    1
-#define HEADER_REVISION  2 /* of the keys: PROTOCOL.md, "What the daemon takes" */
+#define HEADER_REVISION  5 /* of the keys: PROTOCOL.md, "What the daemon takes" */
 #define HEADER_BYTES_MAX 65536
 #define JOB_NAME_MAX     128
 #define RUN_BYTES        16
@@ -29,9 +30,10 @@
 #define TOPIC_MAX        256 /* longest topic with its NUL: summary/<128>/encoder/65535/cross/ is 160 */
 #define HELLO_LAYERS_MAX 4096
 #define CLIENT_NAME_MAX  64
+#define MODULE_MAX       256 /* bytes of a module's path */
 
 enum message_type { MESSAGE_ATTENTION, MESSAGE_QK, MESSAGE_WEIGHTS, MESSAGE_EVENT };
-enum event_type { EVENT_HELLO, EVENT_EPOCH_END, EVENT_BYE };
+enum event_type { EVENT_HELLO, EVENT_EPOCH_END, EVENT_BYE, EVENT_LOG };
 enum stack { STACK_ENCODER, STACK_DECODER };
 enum site { SITE_SELF, SITE_CROSS };
 
@@ -46,6 +48,7 @@ struct layer_id {
 struct layer_info {
     struct layer_id id;
     uint32_t heads;
+    const char *module; /* the path of the module that attends; NULL = not said */
 };
 
 struct header {
@@ -61,19 +64,24 @@ struct header {
     /* events */
     enum event_type event;
     uint64_t dropped_total;    /* tensor messages that this rank has dropped, of all topics */
-    struct layer_info *layers; /* hello; owned, may be NULL */
+    struct layer_info *layers; /* hello; owned, may be NULL; their modules are in layer_modules */
+    char *layer_modules;       /* owned, may be NULL */
     uint32_t layer_count;
     char client[CLIENT_NAME_MAX + 1]; /* hello; who publishes, printable ASCII; "" = not said */
+    struct named_values settings;     /* hello; owned */
+    struct named_values values;       /* log; owned; numbers */
 
     /* tensors */
     struct layer_id layer;
+    char module[MODULE_MAX + 1]; /* the path of the module that attends; "" = not said */
     uint32_t tensor_count;
     struct tensor tensors[TENSORS_MAX];
     uint32_t batch, heads, queries, keys; /* B, H, Tq, Tk; MESSAGE_WEIGHTS: 1, heads, 1, 1 */
     uint32_t kv_heads;                    /* divides heads */
     uint32_t head_dim, value_dim; /* of q and k, of v (0 = not sent); of matrices: head_dim */
     double scale, softcap;        /* qk: finite; softcap >= 0, 0 = none */
-    uint32_t q_offset;            /* position of query 0; q_offset + queries fits */
+    uint32_t q_offset;            /* position of query 0 */
+    uint32_t q_stride;            /* positions from a query to the next; 0 in other types */
     bool causal;
     uint32_t window;                   /* keys a query may look back; 0 = all */
     int32_t *q_len, *k_len;            /* valid lengths per sample [B]; owned, NULL = all valid */
@@ -94,8 +102,10 @@ void header_clear(struct header *header);
 
 /* Appends the header's map to an empty writer, with the keys its type needs.
  * Returns 0 or ERR_MEMORY. */
-struct mpk_writer;
 int header_encode(const struct header *header, struct mpk_writer *writer);
+
+/* Where the last query of type `attention` or `qk` stands. */
+uint64_t header_last_position(const struct header *header);
 
 /* Checks the `frames` sizes of the frames after the header, frame_bytes[0] being frame 2's. Returns
  * 0, ERR_FRAMES_MISSING, ERR_FRAMES_EXTRA or ERR_SIZE_MISMATCH. */
@@ -106,6 +116,8 @@ uint32_t header_frame_of(const struct header *header, enum tensor_role role);
 
 /* Whether `name` is 1..128 of [A-Za-z0-9._-]. */
 bool job_name_valid(const char *name, size_t len);
+/* Whether `path` is 1..256 bytes of UTF-8 without control characters. */
+bool module_path_valid(const char *path, size_t len);
 
 /* "tensor/<job>/<stack>/<layer>/<site>/" with another first word for results ("live", "summary").
  * ret_topic has TOPIC_MAX bytes; returns the length without the NUL. */

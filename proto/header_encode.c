@@ -108,7 +108,7 @@ static uint32_t count_typed(const struct header *header)
         return 2 + (header->kv_heads != header->heads);
     }
     return (header->type == MESSAGE_QK ? 1 + (uint32_t)(header->softcap != 0) : 0) +
-           (uint32_t)(header->q_offset != 0);
+           (uint32_t)(header->q_offset != 0) + (uint32_t)(header->q_stride > 1);
 }
 
 static void put_typed(struct mpk_writer *writer, const struct header *header)
@@ -129,13 +129,17 @@ static void put_typed(struct mpk_writer *writer, const struct header *header)
     if (header->q_offset != 0) {
         mpk_pair_u64(writer, "q_offset", header->q_offset);
     }
+    if (header->q_stride > 1) {
+        mpk_pair_u64(writer, "q_stride", header->q_stride);
+    }
 }
 
 static uint32_t count_optional(const struct header *header)
 {
     return (uint32_t)header->causal + (header->window != 0) + (header->q_len != NULL) +
            (header->k_len != NULL) + count_slice(header) + (uint32_t)header->dropout +
-           (uint32_t)header->learned_sink + (header->label_count != 0) + (header->microbatch != 0);
+           (uint32_t)header->learned_sink + (header->label_count != 0) + (header->microbatch != 0) +
+           (header->module[0] != '\0');
 }
 
 static void put_tensor_message(struct mpk_writer *writer, const struct header *header)
@@ -162,6 +166,9 @@ static void put_tensor_message(struct mpk_writer *writer, const struct header *h
     if (header->microbatch != 0) {
         mpk_pair_u64(writer, "microbatch", header->microbatch);
     }
+    if (header->module[0]) {
+        mpk_pair_str(writer, "module", header->module);
+    }
 }
 
 static void header_encode_put_layers(struct mpk_writer *writer, const struct header *header)
@@ -169,9 +176,14 @@ static void header_encode_put_layers(struct mpk_writer *writer, const struct hea
     mpk_put_str(writer, "layers");
     mpk_put_array(writer, header->layer_count);
     for (uint32_t i = 0; i < header->layer_count; i++) {
-        mpk_put_map(writer, 4);
-        put_layer_id(writer, header->layers[i].id);
-        mpk_pair_u64(writer, "heads", header->layers[i].heads);
+        const struct layer_info *layer = &header->layers[i];
+
+        mpk_put_map(writer, 4 + (layer->module != NULL));
+        put_layer_id(writer, layer->id);
+        mpk_pair_u64(writer, "heads", layer->heads);
+        if (layer->module) {
+            mpk_pair_str(writer, "module", layer->module);
+        }
     }
 }
 
@@ -180,8 +192,11 @@ static void header_encode_put_event(struct mpk_writer *writer, const struct head
     bool layers = header->event == EVENT_HELLO && header->layer_count > 0;
     bool client = header->event == EVENT_HELLO && header->client[0] != '\0';
     bool dropped = header->dropped_total > 0;
+    bool settings = header->event == EVENT_HELLO && header->settings.count > 0;
+    bool values = header->event == EVENT_LOG;
 
-    mpk_put_map(writer, COMMON_PAIRS + 1 + (uint32_t)dropped + (uint32_t)layers + (uint32_t)client);
+    mpk_put_map(writer, COMMON_PAIRS + 1 + (uint32_t)dropped + (uint32_t)layers + (uint32_t)client +
+                            (uint32_t)settings + (uint32_t)values);
     put_common(writer, header);
     mpk_pair_str(writer, "event", event_name(header->event));
     if (dropped) {
@@ -192,6 +207,14 @@ static void header_encode_put_event(struct mpk_writer *writer, const struct head
     }
     if (client) {
         mpk_pair_str(writer, "client", header->client);
+    }
+    if (settings) {
+        mpk_put_str(writer, "settings");
+        named_put(&header->settings, writer);
+    }
+    if (values) {
+        mpk_put_str(writer, "values");
+        named_put(&header->values, writer);
     }
 }
 

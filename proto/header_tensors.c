@@ -196,8 +196,9 @@ static int header_tensors_set_shape(struct header *header)
     header->kv_heads = header->type == MESSAGE_QK ? dims[DIM_KV_HEADS] : header->heads;
     header->head_dim = dims[DIM_HEAD];
     header->value_dim = dims[DIM_VALUE];
-    /* The default; the keys of the same names come later in the table. */
+    /* Defaults; the keys of the same names come later in the table. */
     header->heads_total = header->heads;
+    header->q_stride = 1;
     return 0;
 }
 
@@ -260,8 +261,7 @@ static bool documents_fit(const struct header *header)
     if (!header_find_tensor(header, TENSOR_DOCUMENTS)) {
         return true;
     }
-    return header->layer.site == SITE_SELF &&
-           (uint64_t)header->q_offset + header->queries <= header->keys;
+    return header->layer.site == SITE_SELF && header_last_position(header) < header->keys;
 }
 
 int header_check_tensors(const struct header *header, const char **reterr_key)

@@ -3,6 +3,7 @@
  * value, so everything JSON cannot say has a stand-in (see mpk.h); only memory can run out. The
  * recursion is as deep as the document, and mpk_check bounds that. */
 #include "proto/mpk.h"
+#include "proto/utf8.h"
 
 #include <inttypes.h>
 #include <jansson.h>
@@ -13,55 +14,19 @@
 
 enum mpk_bins { MPK_BINS_HEX, MPK_BINS_BASE64 };
 
-static const char replacement[] = "\xef\xbf\xbd"; /* U+FFFD */
-
-/* The least second byte of a sequence that begins with `lead`; 0x80 unless shorter forms exist. */
-static unsigned second_min(unsigned lead)
-{
-    return lead == 0xe0 ? 0xa0 : lead == 0xf0 ? 0x90 : 0x80;
-}
-
-/* The largest: surrogates and what lies beyond U+10FFFF are not characters. */
-static unsigned second_max(unsigned lead)
-{
-    return lead == 0xed ? 0x9f : lead == 0xf4 ? 0x8f : 0xbf;
-}
-
-/* Length of the valid UTF-8 sequence at `at`, 0 when there is none. NUL is not valid here: JSON can
- * say it, but not every reader takes it (jansson itself refuses it in keys). */
-static size_t utf8_len(const unsigned char *at, size_t left)
-{
-    unsigned lead = at[0];
-    size_t len = lead < 0x80 ? 1 : lead < 0xc2 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
-
-    if (lead == 0 || lead > 0xf4 || len > left) {
-        return 0;
-    }
-    if (len > 1 && (at[1] < second_min(lead) || at[1] > second_max(lead))) {
-        return 0;
-    }
-    for (size_t i = 2; i < len; i++) {
-        if ((at[i] & 0xc0) != 0x80) {
-            return 0;
-        }
-    }
-    return len;
-}
-
-/* A copy in which every NUL and every byte that is not UTF-8 is replaced; NULL when out of memory.
- */
+/* A copy in which every byte that is not UTF-8 is replaced, and every NUL: JSON can say it, but not
+ * every reader takes it (jansson itself refuses it in keys). NULL when out of memory. */
 static char *repair(const char *text, size_t len, size_t *ret_len)
 {
-    const unsigned char *at = (const unsigned char *)text;
     char *copy = malloc(3 * len + 1), *out = copy;
 
     while (copy && len > 0) {
-        size_t valid = utf8_len(at, len), used = valid ? valid : 1, put = valid ? valid : 3;
+        uint32_t code;
+        size_t taken = utf8_take(text, len, &code);
 
-        memcpy(out, valid ? (const char *)at : replacement, put);
-        out += put;
-        at += used;
-        len -= used;
+        out += utf8_put(code ? code : UTF8_REPLACEMENT, out);
+        text += taken;
+        len -= taken;
     }
     if (copy) {
         *ret_len = (size_t)(out - copy);

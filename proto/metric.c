@@ -1,12 +1,24 @@
 /* SPDX-License-Identifier: MIT */
 #include "proto/metric.h"
 
+#include <math.h>
+
+#define GRAIN_SHARE 0.05
+
 const struct metric_info metric_info[METRIC_COUNT] = {
-#define METRIC(symbol, name, kind, group, unit)                                                    \
-    {name, METRIC_KIND_##kind, METRIC_GROUP_##group, unit},
+#define METRIC(symbol, name, kind, group, unit, minimum, maximum, worse, resolution, description)  \
+    {name,    METRIC_KIND_##kind,   METRIC_GROUP_##group, unit,       minimum,                     \
+     maximum, METRIC_WORSE_##worse, resolution,           description},
 #include "proto/metric.def"
 #undef METRIC
 };
+
+double metric_grain(enum metric metric, double around)
+{
+    const struct metric_info *info = &metric_info[metric];
+    double range = info->maximum - info->minimum;
+    return fmax(info->resolution, GRAIN_SHARE * (isfinite(range) ? range : fabs(around)));
+}
 
 const struct vector_info vector_info[VECTOR_COUNT] = {
     [VECTOR_SINGULAR_VALUES] = {"singular_values", SINGULAR_VALUES_MAX, 0, true},

@@ -8,7 +8,8 @@
 #include <stdint.h>
 
 enum metric {
-#define METRIC(symbol, name, kind, group, unit) METRIC_##symbol,
+#define METRIC(symbol, name, kind, group, unit, minimum, maximum, worse, resolution, description)  \
+    METRIC_##symbol,
 #include "proto/metric.def"
 #undef METRIC
     METRIC_COUNT
@@ -28,14 +29,24 @@ enum metric_group {
     METRIC_GROUP_COUNT
 };
 
+enum metric_worse { METRIC_WORSE_LOW, METRIC_WORSE_HIGH, METRIC_WORSE_NEITHER };
+
 struct metric_info {
     const char *name;
     enum metric_kind kind;
     enum metric_group group;
     const char *unit;
+    double minimum, maximum; /* infinite where it has no end */
+    enum metric_worse worse;
+    double resolution; /* the smallest difference that says anything */
+    const char *description;
 };
 
 extern const struct metric_info metric_info[METRIC_COUNT];
+
+/* The least difference from a value `around` that counts: the resolution or, when it is more, 5 %
+ * of the natural range, or of `around` where the range has no end. */
+double metric_grain(enum metric metric, double around);
 
 /* Lists of numbers that a head has, under `spectrum`. */
 enum vector {

@@ -210,7 +210,7 @@ bool mpk_is_str(const msgpack_object *value, const char *text)
 {
     size_t len = strlen(text);
 
-    return value->type == MSGPACK_OBJECT_STR && value->via.str.size == len &&
+    return value && value->type == MSGPACK_OBJECT_STR && value->via.str.size == len &&
            memcmp(value->via.str.ptr, text, len) == 0;
 }
 

@@ -57,7 +57,7 @@ int mpk_get_u64(const msgpack_object *value, uint64_t max, uint64_t *ret_number)
 int mpk_get_bool(const msgpack_object *value, bool *ret_bool);
 /* Integers are accepted where a real number is wanted; nil gives NaN. */
 int mpk_get_f64(const msgpack_object *value, double *ret_number);
-/* Whether the value is the given string. */
+/* Whether the value is the given string; NULL is none. */
 bool mpk_is_str(const msgpack_object *value, const char *text);
 
 /* A growing output buffer. Failures are sticky: write on, and ask mpk_writer_ok once at the end.

@@ -40,18 +40,21 @@ static void result_put_layers(struct mpk_writer *writer, const struct layer_info
     mpk_put_str(writer, "layers");
     mpk_put_array(writer, count);
     for (uint32_t i = 0; i < count; i++) {
-        mpk_put_map(writer, PART_LAYER_ID_PAIRS + 1);
+        mpk_put_map(writer, PART_LAYER_ID_PAIRS + 1 + part_module_count(layers[i].module));
         part_layer_id(writer, layers[i].id);
+        part_module(writer, layers[i].module);
         part_number(writer, "heads", layers[i].heads);
     }
 }
 
 void job_encode(const struct job_result *job, struct mpk_writer *writer)
 {
-    /* besides: state, world, ranks, layers, received, processed, lost, dropped, snapshot */
-    mpk_put_map(writer, PART_COMMON_PAIRS + 9);
+    /* besides: state, heard_ns, world, ranks, layers, received, processed, lost, dropped, snapshot
+     */
+    mpk_put_map(writer, PART_COMMON_PAIRS + 10);
     part_common(writer, "job", &job->common);
     part_text(writer, "state", job_state_name(job->state));
+    part_number(writer, "heard_ns", job->heard_ns);
     part_number(writer, "world", job->world);
     part_number(writer, "ranks", job->ranks);
     result_put_layers(writer, job->layers, job->layer_count);
@@ -59,5 +62,15 @@ void job_encode(const struct job_result *job, struct mpk_writer *writer)
     part_number(writer, "processed", job->processed);
     part_number(writer, "lost", job->lost);
     part_dropped(writer, job->dropped, job->dropped_count);
+    part_flag(writer, "snapshot", false);
+}
+
+void log_encode(const struct log_result *log, struct mpk_writer *writer)
+{
+    /* besides: values, snapshot */
+    mpk_put_map(writer, PART_COMMON_PAIRS + 2);
+    part_common(writer, "log", &log->common);
+    mpk_put_str(writer, "values");
+    named_put(log->values, writer);
     part_flag(writer, "snapshot", false);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* result: the maps the daemon publishes (live, summary, job) and one layer of `attnctl analyze`.
- * Encoders only; readers walk the map by name (mpk_find), so that unknown keys are skipped.
+/* result: the maps the daemon publishes (live, summary, job, log) and one layer of `attnctl
+ * analyze`. Encoders only; readers walk the map by name (mpk_find), so that unknown keys are
+ * skipped.
  *
  * The last key of each published map is `snapshot`, so that the last byte of the encoded map is
  * 0xc2 (false) or 0xc3 (true): the last-value cache flips it in place (result_set_snapshot). NaN in
@@ -34,6 +35,7 @@ struct result_layer {
     uint64_t invalid_rows; /* rows that were left out as unsound */
     double row_sum_error;  /* largest |sum - 1| seen; NaN when no row was seen */
     enum message_type tier;
+    const char *module; /* the path of the module that attends; NULL = not known */
 };
 
 /* One message's numbers. */
@@ -68,9 +70,44 @@ struct result_window {
 /* How one head's window differs from the baseline. NaN = cannot be told. */
 struct result_drift {
     double delta;  /* mean - baseline's mean */
-    double z;      /* delta / std of the baseline's window means */
+    double shift;  /* delta in units that count (daemon/state/drift.h) */
     double js;     /* Jensen-Shannon divergence of the two histograms, nats; row metrics only */
     double change; /* last unit of the window with which the newest change began; NaN = none */
+};
+
+enum alert_severity { ALERT_INFO, ALERT_WARNING, ALERT_CRITICAL };
+
+/* From mild to bad. */
+enum trouble_state {
+    TROUBLE_APPROACHING,   /* on its way to the bound of a rule */
+    TROUBLE_BEYOND,        /* stays beyond the bound of a rule that does not fire */
+    TROUBLE_FIRING,        /* a rule fires here */
+    TROUBLE_FIRING_AT_END, /* and did when the run ended or went idle; in answers only */
+    TROUBLE_STATE_COUNT
+};
+
+/* One head that is in trouble, by the rule that says the worst of it. */
+struct trouble_head {
+    uint32_t head;
+    double score; /* see PROTOCOL.md, trouble */
+    enum trouble_state state;
+    enum alert_severity severity;
+    const char *rule, *metric, *statistic, *condition; /* as the config writes them */
+    double value, bound;              /* what was compared, of this head, and with what */
+    double slope;                     /* of the value per window; NaN = too few windows */
+    double eta;                       /* windows to the bound at that slope; NaN = not under way */
+    uint64_t since_epoch, since_step; /* where that began */
+    uint64_t windows;                 /* since then, this one included */
+};
+
+/* The heads of one layer in one window. */
+struct result_trouble {
+    uint64_t epoch, step; /* of the newest message of the window that was judged */
+    uint32_t heads;
+    const double *score;              /* [heads] */
+    const struct trouble_head *worst; /* [count], worst first; equal ones by head */
+    uint32_t count;
+    size_t bytes; /* of the block that holds all of it */
 };
 
 /* One layer's window. Arrays are [heads]; NULL = not computed. */
@@ -90,7 +127,10 @@ struct summary_result {
      */
     const struct result_stat *vector[VECTOR_COUNT];
     const struct result_stat *sink_rate;
-    const struct result_drift *drift[METRIC_COUNT]; /* [heads]; NULL = no baseline yet */
+    const double *invalid_share; /* of each head's rows; NaN = it had none. Not encoded. */
+    const struct result_drift
+        *drift[METRIC_COUNT];             /* [heads]; NULL = nothing to compare with yet */
+    const struct result_trouble *trouble; /* NULL = no rule has judged it */
     double quantile_error; /* relative, of the coarsest histogram; NaN or 0 when there is none */
     uint32_t local_window; /* of local_mass; written when that is */
     bool has_aggregate[AGGREGATE_COUNT];
@@ -108,6 +148,7 @@ enum job_state { JOB_ACTIVE, JOB_IDLE, JOB_ENDED };
 struct job_result {
     struct result_common common;
     enum job_state state;
+    uint64_t heard_ns; /* when attnd last heard of it, by its own clock, since 1970 */
     uint32_t world, ranks;
     const struct layer_info *layers; /* [layer_count] */
     uint32_t layer_count;
@@ -116,8 +157,14 @@ struct job_result {
     uint32_t dropped_count;
 };
 
-enum alert_state { ALERT_FIRING, ALERT_RESOLVED };
-enum alert_severity { ALERT_INFO, ALERT_WARNING, ALERT_CRITICAL };
+/* FIRING_AT_END: it fired when its run ended or went idle, and stays so. */
+enum alert_state { ALERT_FIRING, ALERT_RESOLVED, ALERT_FIRING_AT_END, ALERT_STATE_COUNT };
+
+/* Numbers that the training itself reported; epoch and step are theirs. */
+struct log_result {
+    struct result_common common;
+    const struct named_values *values;
+};
 
 /* A rule began to hold somewhere, or ceased to. */
 struct alert_result {
@@ -128,8 +175,9 @@ struct alert_result {
     const char *metric;
     bool has_layer; /* else it is about the run as a whole */
     struct layer_id layer;
+    const char *module;               /* of the layer; NULL = not known */
     int32_t head;                     /* -1: about the layer, or the run, as a whole */
-    double value, bound;              /* what was compared */
+    double value, bound;              /* what was compared, now; and the bound that was crossed */
     uint64_t since_epoch, since_step; /* where it began to hold */
     const char *message;              /* a sentence for people */
 };
@@ -138,7 +186,16 @@ struct alert_result {
 void live_encode(const struct live_result *live, struct mpk_writer *writer);
 void summary_encode(const struct summary_result *summary, struct mpk_writer *writer);
 void job_encode(const struct job_result *job, struct mpk_writer *writer);
+void log_encode(const struct log_result *log, struct mpk_writer *writer);
 void alert_encode(const struct alert_result *alert, struct mpk_writer *writer);
+/* The map under `trouble`. */
+void trouble_encode(const struct result_trouble *trouble, struct mpk_writer *writer);
+/* That map as one block, which free() frees, its texts included. Returns 0, ERR_MEMORY, or
+ * ERR_STORE_FORMAT for what is no such map. */
+int trouble_decode(const msgpack_object *map, struct result_trouble **ret_trouble);
+/* TROUBLE_HEAD_PAIRS keys of one head and their values, without its number and score. */
+enum { TROUBLE_HEAD_PAIRS = 12 };
+void trouble_encode_head(const struct trouble_head *head, struct mpk_writer *writer);
 /* One layer's map in the schema attnd.analysis/1; it has no `snapshot`. */
 void analysis_encode_layer(const struct analysis_layer *layer, struct mpk_writer *writer);
 
@@ -149,6 +206,7 @@ const char *window_unit_name(enum window_unit unit);
 const char *job_state_name(enum job_state state);
 const char *alert_state_name(enum alert_state state);
 const char *alert_severity_name(enum alert_severity severity);
+const char *trouble_state_name(enum trouble_state state);
 /* 2 * RUN_BYTES lower-case hex digits and a NUL. */
 void run_hex(const uint8_t run[RUN_BYTES], char ret_hex[2 * RUN_BYTES + 1]);
 

@@ -4,7 +4,9 @@
 
 const char *alert_state_name(enum alert_state state)
 {
-    static const char *const names[] = {[ALERT_FIRING] = "firing", [ALERT_RESOLVED] = "resolved"};
+    static const char *const names[] = {[ALERT_FIRING] = "firing",
+                                        [ALERT_RESOLVED] = "resolved",
+                                        [ALERT_FIRING_AT_END] = "firing_at_end"};
 
     return names[state];
 }
@@ -24,6 +26,7 @@ static void result_alert_put_place(struct mpk_writer *writer, const struct alert
 
     if (alert->has_layer) {
         part_layer_id(writer, alert->layer);
+        part_module(writer, alert->module);
     }
     for (int i = 0; i < PART_LAYER_ID_PAIRS && !alert->has_layer; i++) {
         mpk_put_str(writer, keys[i]);
@@ -40,7 +43,8 @@ static void result_alert_put_place(struct mpk_writer *writer, const struct alert
 void alert_encode(const struct alert_result *alert, struct mpk_writer *writer)
 {
     /* besides: rule, severity, state, metric, head, value, bound, since, message, snapshot */
-    mpk_put_map(writer, PART_COMMON_PAIRS + PART_LAYER_ID_PAIRS + 10);
+    mpk_put_map(writer, PART_COMMON_PAIRS + PART_LAYER_ID_PAIRS + 10 +
+                            (alert->has_layer ? part_module_count(alert->module) : 0));
     part_common(writer, "alert", &alert->common);
     part_text(writer, "rule", alert->rule);
     part_text(writer, "severity", alert_severity_name(alert->severity));

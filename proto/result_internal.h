@@ -22,7 +22,11 @@ void part_vector_row(struct mpk_writer *writer, enum vector vector, const double
 
 void part_common(struct mpk_writer *writer, const char *kind, const struct result_common *common);
 void part_layer_id(struct mpk_writer *writer, struct layer_id id);
-/* PART_LAYER_PAIRS keys; without the identity PART_LAYER_PAIRS - PART_LAYER_ID_PAIRS. */
+/* One key, when the module is known. */
+uint32_t part_module_count(const char *module);
+void part_module(struct mpk_writer *writer, const char *module);
+/* PART_LAYER_PAIRS keys, and the module's; part_layer_state, without the identity and the module,
+ * PART_LAYER_PAIRS - PART_LAYER_ID_PAIRS. */
 void part_layer(struct mpk_writer *writer, const struct result_layer *layer);
 void part_layer_state(struct mpk_writer *writer, const struct result_layer *layer);
 void part_dropped(struct mpk_writer *writer, const struct reason_count *dropped, uint32_t count);

@@ -141,7 +141,8 @@ void live_encode(const struct live_result *live, struct mpk_writer *writer)
     bool similarity = numbers->similarity.cosine != NULL;
 
     /* besides: rank, snapshot */
-    mpk_put_map(writer, PART_COMMON_PAIRS + PART_LAYER_PAIRS + 2 + count_numbers(numbers) +
+    mpk_put_map(writer, PART_COMMON_PAIRS + PART_LAYER_PAIRS +
+                            part_module_count(live->layer.module) + 2 + count_numbers(numbers) +
                             (uint32_t)similarity + (numbers->weights != NULL));
     part_common(writer, "live", &live->common);
     part_layer(writer, &live->layer);

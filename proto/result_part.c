@@ -80,6 +80,18 @@ void part_layer_id(struct mpk_writer *writer, struct layer_id id)
     part_text(writer, "site", site_name(id.site));
 }
 
+uint32_t part_module_count(const char *module)
+{
+    return module ? 1 : 0;
+}
+
+void part_module(struct mpk_writer *writer, const char *module)
+{
+    if (module) {
+        part_text(writer, "module", module);
+    }
+}
+
 /* Weight matrices have no [B, H, Tq, Tk]. */
 static void result_part_put_shape(struct mpk_writer *writer, const struct result_layer *layer)
 {
@@ -107,6 +119,7 @@ void part_layer_state(struct mpk_writer *writer, const struct result_layer *laye
 void part_layer(struct mpk_writer *writer, const struct result_layer *layer)
 {
     part_layer_id(writer, layer->id);
+    part_module(writer, layer->module);
     part_layer_state(writer, layer);
 }
 

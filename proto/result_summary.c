@@ -194,7 +194,7 @@ static const struct {
     bool of_rows; /* only row metrics have it */
 } drift_fields[] = {
     {"delta", offsetof(struct result_drift, delta), false},
-    {"z", offsetof(struct result_drift, z), false},
+    {"shift", offsetof(struct result_drift, shift), false},
     {"js", offsetof(struct result_drift, js), true},
     {"change", offsetof(struct result_drift, change), false},
 };
@@ -284,12 +284,12 @@ static void result_summary_put_newest(struct mpk_writer *writer,
 static uint32_t count_pairs(const struct summary_result *summary)
 {
     /* always: window, ranks, messages, lost, dropped, heads, snapshot */
-    return PART_COMMON_PAIRS + PART_LAYER_PAIRS + 7 +
+    return PART_COMMON_PAIRS + PART_LAYER_PAIRS + part_module_count(summary->layer.module) + 7 +
            (uint32_t)(summary->stat[METRIC_LOCAL_MASS] != NULL) + (summary->sink_rate != NULL) +
            (uint32_t)has_quantile_error(summary) + (result_summary_count_aggregates(summary) > 0) +
            (result_summary_count_spectrum(summary) > 0) + (count_drift(summary) > 0) +
-           part_pairs_count(&summary->pairs) + (summary->similarity.cosine != NULL) +
-           (summary->weights != NULL);
+           (summary->trouble != NULL) + part_pairs_count(&summary->pairs) +
+           (summary->similarity.cosine != NULL) + (summary->weights != NULL);
 }
 
 void summary_encode(const struct summary_result *summary, struct mpk_writer *writer)
@@ -316,6 +316,10 @@ void summary_encode(const struct summary_result *summary, struct mpk_writer *wri
     result_summary_put_aggregates(writer, summary);
     result_summary_put_spectrum(writer, summary);
     result_summary_put_drift(writer, summary);
+    if (summary->trouble) {
+        mpk_put_str(writer, "trouble");
+        trouble_encode(summary->trouble, writer);
+    }
     result_summary_put_newest(writer, summary);
     part_flag(writer, "snapshot", false);
 }

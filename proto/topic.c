@@ -4,6 +4,7 @@
 #include "proto/header.h"
 
 #include "proto/err.h"
+#include "proto/utf8.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -37,6 +38,11 @@ bool job_name_valid(const char *name, size_t len)
         }
     }
     return true;
+}
+
+bool module_path_valid(const char *path, size_t len)
+{
+    return len >= 1 && len <= MODULE_MAX && utf8_is_plain(path, len);
 }
 
 size_t topic_layer(const char *word, const char *job, struct layer_id id, char *ret_topic)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* measure: cutting a message into jobs, running them, and bringing them together.
  *
- *     rows      struct part: a block, and what other passes over the same rows leave
+ *     rows      struct measure_part: a block, and what other passes over the same rows leave
  *     spectra   struct spectra, shared by all spectrum jobs
  *     weights   one job
  *
@@ -24,7 +24,7 @@ static uint64_t min_u64(uint64_t a, uint64_t b)
 }
 
 /* The result of a range of rows. */
-struct part {
+struct measure_part {
     uint32_t begin, end;
     struct block block;
     struct moments weighted;
@@ -43,11 +43,11 @@ struct measure {
     double *head_weights;   /* [heads] or NULL */
     double *spectrum_heads; /* [plan.spectrum_head_count] or NULL */
     uint32_t parts, spectrum_jobs, jobs;
-    struct part *part;      /* [parts] */
-    struct spectra spectra; /* when spectrum_jobs: of the map, or of Q K^T */
-    struct measure *maps;   /* tier qk: the map measured, where it is made; owned */
-    float *map;             /* what it measures */
-    bool maps_only;         /* this is one of those: the row metrics come from queries and keys */
+    struct measure_part *part; /* [parts] */
+    struct spectra spectra;    /* when spectrum_jobs: of the map, or of Q K^T */
+    struct measure *maps;      /* tier qk: the map measured, where it is made; owned */
+    float *map;                /* what it measures */
+    bool maps_only; /* this is one of those: the row metrics come from queries and keys */
     struct weights_result weights_result;
     struct head_maps *head_maps; /* owned; NULL = none */
     struct layer_map pooled;     /* values: owned; NULL = none */
@@ -63,7 +63,7 @@ static struct block_plan block_plan(const struct measure *m)
     struct block_plan block = {.top_pairs = plan->top_pairs, .local_window = plan->local_window};
     block.group[METRIC_GROUP_CORE] = plan->group[METRIC_GROUP_CORE] && !m->maps_only;
     if (m->tier != TIER_QK) {
-        block.maps = measure_across(plan, METRIC_GROUP_CORE);
+        block.maps = measure_across(plan, METRIC_GROUP_CORE) && !attention_sampled(&m->attention);
         block.group[METRIC_GROUP_IMPORTANCE] = measure_across(plan, METRIC_GROUP_IMPORTANCE);
         block.group[METRIC_GROUP_PAIRS] = measure_across(plan, METRIC_GROUP_PAIRS);
     }
@@ -79,7 +79,7 @@ static void keep_failure(struct measure *m, int code)
 
 /* Life */
 
-static int allocate_part(struct measure *m, struct part *p)
+static int allocate_part(struct measure *m, struct measure_part *p)
 {
     uint32_t heads = m->attention.heads;
     const struct measure_plan *plan = &m->plan;
@@ -107,7 +107,7 @@ static int allocate_part(struct measure *m, struct part *p)
     return rc;
 }
 
-static void clear_part(struct part *p)
+static void clear_part(struct measure_part *p)
 {
     block_clear(&p->block);
     similarity_clear(&p->similarity);
@@ -115,7 +115,7 @@ static void clear_part(struct part *p)
     free(p->pairs);
     free(p->pair_count);
     map_pool_clear(&p->pool);
-    *p = (struct part){.begin = p->begin, .end = p->end};
+    *p = (struct measure_part){.begin = p->begin, .end = p->end};
 }
 
 /* Copies a list of the plan; a list of none is NULL. */
@@ -211,7 +211,7 @@ int measure_new(const struct attention *a, const struct measure_plan *plan,
     if (!m) {
         return ERR_MEMORY;
     }
-    m->plan = *plan;
+    m->plan = measure_plan_for(a, plan);
     m->attention = *a;
     m->tier = a->weights ? TIER_ATTENTION : TIER_QK;
     m->parts = measure_parts(a, plan);
@@ -280,7 +280,7 @@ enum measure_job measure_job_kind(const struct measure *measure, uint32_t job)
     return job < measure->parts ? MEASURE_ROWS : MEASURE_SPECTRA;
 }
 
-static int measure_run_part(struct measure *m, struct part *p, struct scratch *scratch)
+static int measure_run_part(struct measure *m, struct measure_part *p, struct scratch *scratch)
 {
     int rc = allocate_part(m, p);
     if (rc != 0) {
@@ -323,7 +323,7 @@ void measure_run(struct measure *measure, uint32_t job, struct scratch *scratch)
 
 /* Bringing it together */
 
-static int merge_part(struct measure *m, struct part *into, const struct part *from)
+static int merge_part(struct measure *m, struct measure_part *into, const struct measure_part *from)
 {
     uint32_t heads = m->attention.heads;
     int rc = block_merge(&into->block, &from->block);
@@ -411,7 +411,7 @@ int measure_finish(struct measure *measure, struct scratch *scratch)
     if (m->part[0].pool.count > 0) {
         rc = pool_parts(m);
     }
-    struct part *all = &m->part[0];
+    struct measure_part *all = &m->part[0];
     for (uint32_t i = 1; i < m->parts && rc == 0; i++) {
         rc = merge_part(m, all, &m->part[i]);
         clear_part(&m->part[i]);

@@ -105,7 +105,8 @@ uint64_t measure_weights_cost(const struct weights *shape);
 uint64_t measure_scratch(const struct attention *shape, const struct measure_plan *plan);
 
 /* Tiers attention and qk: `a` is copied, what it points to is borrowed until measure_free. B, H, Tq
- * and Tk must be at least 1. Returns 0 or ERR_MEMORY. */
+ * and Tk must be at least 1. A sample of the rows (q_stride) has numbers of rows and entries only,
+ * whatever the plan says: nothing across heads, no maps, no spectra. Returns 0 or ERR_MEMORY. */
 int measure_new(const struct attention *a, const struct measure_plan *plan,
                 struct measure **ret_measure);
 /* Tier weights. */

@@ -20,7 +20,7 @@ uint32_t measure_parts(const struct attention *a, const struct measure_plan *pla
 /* Buckets that the histograms of one head may use in one part, at up to twice that allocated. */
 static double measure_cost_hist_bytes_max(double rows)
 {
-    return METRIC_ROW_COUNT * fmin(rows, HIST_KEYS) * 2 * (double)sizeof(struct bucket);
+    return (double)METRIC_ROW_COUNT * fmin(rows, HIST_KEYS) * 2 * (double)sizeof(struct bucket);
 }
 
 /* The memory of weights only. */
@@ -54,7 +54,8 @@ static double part_bytes(const struct attention *a, const struct measure_plan *p
 static double row_scratch(const struct attention *a, const struct measure_plan *plan)
 {
     double keys = a->keys, heads = a->heads;
-    double bytes = ROW_BYTES_PER_KEY * keys + (double)row_values_bytes(a->heads) + TILE_BYTES;
+    double bytes = ROW_BYTES_PER_KEY * keys + (double)row_values_bytes(a->heads) + TILE_BYTES +
+                   (double)a->batch * sizeof(struct attention_extent);
     if (a->weights && measure_across(plan, METRIC_GROUP_SIMILARITY)) {
         bytes += 16 * heads * keys; /* a row of every head, in f32 or f64 */
     }
@@ -109,8 +110,9 @@ static uint64_t saturated(double bytes)
 /* The measure itself, its jobs. */
 #define OWN_BYTES 65536
 
-uint64_t measure_cost(const struct attention *a, const struct measure_plan *plan)
+uint64_t measure_cost(const struct attention *a, const struct measure_plan *wanted)
 {
+    struct measure_plan of_rows = measure_plan_for(a, wanted), *plan = &of_rows;
     double parts = measure_parts(a, plan), heads = a->heads;
     double rows = a->batch * ceil(a->queries / parts);
     double bytes = OWN_BYTES + parts * part_bytes(a, plan, rows);
@@ -125,8 +127,9 @@ uint64_t measure_cost(const struct attention *a, const struct measure_plan *plan
     return saturated(bytes);
 }
 
-uint64_t measure_scratch(const struct attention *a, const struct measure_plan *plan)
+uint64_t measure_scratch(const struct attention *a, const struct measure_plan *wanted)
 {
+    struct measure_plan of_rows = measure_plan_for(a, wanted), *plan = &of_rows;
     double jobs = measure_parts(a, plan) + (double)a->heads;
     double threads = fmin(jobs, fmax(1, plan->threads));
     double most = fmax(row_scratch(a, plan), spectrum_scratch(a, plan));
@@ -145,5 +148,6 @@ uint64_t measure_weights_cost(const struct weights *w)
     }
     double spectra = (3 * heads + 2 * w->kv_heads + 2 * heads) * (double)sizeof(struct spectrum);
     return saturated(OWN_BYTES + spectra +
-                     sizeof(double) * (3 * largest + factors + PROJECTION_COUNT * heads * heads));
+                     sizeof(double) *
+                         (3 * largest + factors + (double)PROJECTION_COUNT * heads * heads));
 }

@@ -13,6 +13,20 @@ static inline bool measure_across(const struct measure_plan *plan, enum metric_g
     return plan->whole && plan->group[group];
 }
 
+/* The plan, without what needs the whole map when the message has a sample of its rows. */
+static inline struct measure_plan measure_plan_for(const struct attention *a,
+                                                   const struct measure_plan *plan)
+{
+    struct measure_plan of_rows = *plan;
+    if (attention_sampled(a)) {
+        of_rows.group[METRIC_GROUP_IMPORTANCE] = of_rows.group[METRIC_GROUP_PAIRS] = false;
+        of_rows.group[METRIC_GROUP_SIMILARITY] = of_rows.group[METRIC_GROUP_SPECTRUM] = false;
+        of_rows.pooled_map = false;
+        of_rows.head_maps_size = of_rows.qk_maps_max_size = of_rows.head_weight_count = 0;
+    }
+    return of_rows;
+}
+
 static inline bool wants_head_pairs(const struct measure_plan *plan)
 {
     return measure_across(plan, METRIC_GROUP_PAIRS) && plan->head_pairs;

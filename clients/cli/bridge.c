@@ -14,7 +14,7 @@ static const struct option_text options[] = {
     {"job", "JOB", "only this job; may be given again", "JOB"},
     {"metrics", "PATTERNS", "which metrics, with commas; * and ? are allowed", "METRIC,"},
     {"statistics", "PATTERNS", "which numbers of a window, with commas",
-     "mean|std|min|max|p10|p50|p90|p99|last|count|drift.delta|drift.z|drift.js|drift.change,"},
+     "mean|std|min|max|p10|p50|p90|p99|last|count|drift.delta|drift.shift|drift.js|drift.change,"},
     {"layers", "PATTERNS", "such as 'decoder.*.self' (default: all)", NULL},
     {"images", "PATTERNS", "metrics that get heat maps; '' = none", "METRIC,"},
     {"every", "N", "only every N-th window", NULL},
@@ -27,22 +27,23 @@ static const struct option_text options[] = {
     {"linger", "SECONDS", "time limit for writing the rest at the end (default 30)", NULL},
     {"quiet", NULL, "no tally at the end", NULL},
     {"json", NULL, "the tally as JSON", NULL},
-    {"of wandb", NULL, NULL, NULL},
+    {"of wandb and trackio", NULL, NULL, NULL},
     {"project", "PROJECT", "default attnd", NULL},
+    {"of wandb", NULL, NULL, NULL},
     {"entity", "ENTITY", "team or user", NULL},
-    {"directory", "DIRECTORY", "where W&B keeps its files (default: $WANDB_DIR, else here)",
-     "FILE"},
+    {"directory", "DIRECTORY", "for W&B's files (default: $WANDB_DIR, else here)", "FILE"},
     {"offline", NULL, "write files only: wandb sync sends them later", NULL},
+    {"of trackio", NULL, NULL, NULL},
+    {"space", "SPACE", "on Hugging Face (default: $TRACKIO_SPACE_ID, else files)", NULL},
     {"of mlflow", NULL, NULL, NULL},
     {"uri", "URI", "tracking store (default $MLFLOW_TRACKING_URI)", NULL},
     {"experiment", "EXPERIMENT", "default: one per job, of its name", NULL},
     {"of attnctl", NULL, NULL, NULL},
 };
-enum { OPTIONS = sizeof options / sizeof options[0] };
 
 void bridge_each_option(option_visitor *visit, void *data)
 {
-    for (int i = 0; i < OPTIONS; i++) {
+    for (size_t i = 0; i < sizeof options / sizeof options[0]; i++) {
         visit(&options[i], data);
     }
 }
@@ -51,8 +52,8 @@ int cmd_bridge(struct cli *cli, int argc, char **argv)
 {
     int at = line_find_word(command_find("bridge"), argc, argv);
     if (at >= argc) {
-        return cli_usage(cli, "bridge: SINK is missing: tensorboard, wandb, mlflow or jsonl (see "
-                              "attnctl bridge --help)");
+        return cli_usage(cli, "bridge: SINK is missing: tensorboard, wandb, trackio, mlflow or "
+                              "jsonl (see attnctl bridge --help)");
     }
     /* Options may stand before the sink; to Python the sink comes first. */
     char *sink = argv[at];

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
-// The alerts that fire now, and since when.
-import { h, headName, layerName } from "./dom.js";
+// The alerts that fire now or fired at the end of their run, and since when; and their place beside the overview.
+import { firingAt, firingAtEnd, loadIntervals } from "./alerts_past.js";
+import { h, headName, layerName, refill, withModule } from "./dom.js";
+import { figure } from "./figure.js";
 import { link } from "./router.js";
+import { isOver } from "./run_text.js";
 
 const RANK = { critical: 0, warning: 1, info: 2 };
 
@@ -12,11 +15,11 @@ export function where(alert) {
 
 function untilOf(alert) {
     if (Number.isFinite(alert.to)) return ` until step ${alert.to}`;
-    return alert.byTheEnd ? " to the end of the run" : "";
+    return alert.state === "firing_at_end" ? ", firing at end" : "";
 }
 
-function entry(alert) {
-    const place = { job: alert.job, stack: alert.stack, layer: alert.layer, site: alert.site, head: alert.head ?? 0 };
+function entry(alert, { job, run, at }) {
+    const place = { job, run, at, stack: alert.stack, layer: alert.layer, site: alert.site, head: alert.head ?? 0 };
     const target =
         alert.stack === null
             ? null
@@ -25,25 +28,67 @@ function entry(alert) {
               : link("head", { ...place, metric: alert.metric });
     return h(
         "li",
-        { class: alert.state },
+        { class: alert.state === "resolved" ? "resolved" : "firing" },
         h("span", { class: `badge ${alert.severity}` }, alert.severity),
         " ",
         h("b", {}, alert.rule),
         " ",
         target ? h("a", { href: target }, where(alert)) : where(alert),
         h("div", { class: "soft" }, `since epoch ${alert.since.epoch}, step ${alert.since.step}${untilOf(alert)}`),
-        h("div", { class: "soft" }, alert.message),
+        h("div", { class: "soft" }, withModule(alert, alert.message)),
     );
 }
 
-/** A list of alert maps, the worst first; a sentence when there is none. */
-export function alertsList(alerts) {
+/** A list of alert maps of a run, the worst first; a sentence when there is none. `params`: of the view, for its links. */
+export function alertsList(alerts, params) {
     if (alerts.length === 0) return h("p", {}, "Nothing.");
     const sorted = [...alerts].sort((a, b) => RANK[a.severity] - RANK[b.severity] || b.step - a.step);
     return h(
         "ul",
         { class: "list" },
-        sorted.slice(0, 50).map(entry),
+        sorted.slice(0, 50).map((alert) => entry(alert, params)),
         sorted.length > 50 ? h("li", {}, `and ${sorted.length - 50} more`) : null,
     );
+}
+
+const samePlace = (a, b) => ["rule", "stack", "layer", "site", "head"].every((key) => a[key] === b[key]);
+
+/** The alerts of a run: those that fire at the moment that is shown, and below them all others. */
+export class OverviewAlerts {
+    /** `params`: of the view; links go to its run, and to its moment. */
+    constructor({ store, params, run }) {
+        Object.assign(this, { store, params, run, intervals: [], held: [], step: null });
+        this.frame = figure("Alerts", "", "alerts").plain();
+        this.frame.body.tabIndex = 0; // it scrolls
+    }
+
+    async load() {
+        this.intervals = await loadIntervals(this.params.job, this.run);
+    }
+
+    /** Holds what fires at a step of the past; with null what fires now, or fired when the run ended. */
+    goTo(step) {
+        this.step = step;
+        this.held = this.firing(step);
+    }
+
+    firing(step) {
+        const { store, params, run, intervals } = this;
+        if (step !== null) return firingAt(intervals, step);
+        const known = store.firing.filter((alert) => alert.job === params.job && alert.run === run);
+        return known.length || !isOver(store.shownRun()) ? known : firingAtEnd(intervals);
+    }
+
+    draw() {
+        const { frame, held, step, store, params } = this,
+            others = this.intervals.filter((one) => !held.some((alert) => samePlace(alert, one))),
+            now = isOver(store.shownRun()) ? "at the end of the run" : "firing now";
+        frame.setTitle("Alerts", step === null ? now : `at step ${step}`);
+        refill(
+            frame.body,
+            alertsList(held, params),
+            others.length ? h("h3", {}, step === null ? "Earlier" : "At other times") : "",
+            others.length ? alertsList(others, params) : "",
+        );
+    }
 }

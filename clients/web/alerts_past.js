@@ -1,48 +1,44 @@
 // SPDX-License-Identifier: MIT
-// When alerts fired: each as an interval of steps, from the history of what began to and what was resolved.
+// When alerts fired: each as an interval of steps, from the history of what began to, what was resolved, and what fired
+// at the end.
 import { find } from "./api.js";
 
 const LIMIT = 2000,
     ENDINGS_LIMIT = 1000;
 const place = (alert) => [alert.rule, alert.stack, alert.layer, alert.site, alert.head].join(" ");
 
-/** Whether an alert was resolved only because the run ended: there is no value then. It fired to the end. */
-const byTheEnd = (event) => event.state === "resolved" && event.value === null;
-
-function close(interval, event) {
-    interval.byTheEnd = byTheEnd(event);
-    if (interval.byTheEnd) return;
-    interval.to = event.step;
-    interval.state = "resolved";
-}
-
-/** Of events of one run, oldest first. */
+/** Makes intervals of the events of one run, oldest first. An alert that fired at the end stays open: the run may go on. */
 function intervalsOf(events) {
     const open = new Map(),
         intervals = [];
     for (const event of events) {
-        const key = place(event);
-        if (event.state === "firing") {
-            const interval = { ...event, from: event.since.step, to: Infinity };
-            open.set(key, interval);
-            intervals.push(interval);
+        const key = place(event),
+            interval = open.get(key) ?? { from: event.since.step, to: Infinity, began: { state: "firing", message: event.message } };
+        if (event.state !== "resolved") {
+            if (!open.has(key)) intervals.push(interval);
+            open.set(key, Object.assign(interval, event));
         } else if (open.has(key)) {
-            close(open.get(key), event);
+            Object.assign(interval, { to: event.step, state: "resolved" });
             open.delete(key);
         }
     }
     return intervals;
 }
 
-/** Alerts of a run as {…alert, from, to, byTheEnd}: steps; `to`, at which it was over, is Infinity while one fires, and of
- * one that fired to the end of the run. Newest first; [] without a history. */
+/** Alerts of a run as {…alert, from, to}: steps; `to`, at which it was over, is Infinity while one fires, and of one that
+ * fired at the end of the run. Newest first; [] without a history. */
 export async function loadIntervals(job, run) {
     const answer = await find("alerts", { job, run, limit: LIMIT });
     return intervalsOf([...(answer?.alerts ?? [])].reverse()).reverse();
 }
 
-/** Those that fired at a step: from where one began to where it was over, which is a step at which it did not fire. */
-export const firingAt = (intervals, step) => intervals.filter((one) => one.from <= step && step < one.to);
+/** Those that fired at a step, from where one began to where it was over, which is a step at which it did not fire; in
+ * the words of when they began. */
+export const firingAt = (intervals, step) =>
+    intervals.filter((one) => one.from <= step && step < one.to).map((one) => ({ ...one, ...one.began }));
+
+/** Those that fire, or did when the run ended. */
+export const firingAtEnd = (intervals) => intervals.filter((one) => one.to === Infinity);
 
 /** How many alerts fired at the end of runs that have ended: `.of(run)` is a number, "–" for none, and "" of a run that is
  * older than what was asked for. */

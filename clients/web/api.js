@@ -56,12 +56,39 @@ export function address(path, params = {}) {
     return `/api/v1/${path}${query ? "?" + query : ""}`;
 }
 
+const ask = (url, used) => fetch(url, { headers: used ? { Authorization: `Bearer ${used}` } : {} });
+
+/** At most so many runs are known, however many begin while the page is open. */
+export const RUNS_KEPT = 500;
+/** Every view needs these first. */
+const FIRST = [["jobs"], ["runs", { limit: RUNS_KEPT, or_null: 1 }], ["alerts", { limit: 1, or_null: 1 }], ["metrics"]];
+
+/** Puts the first questions before the page's modules run: start.js is another script, so they are kept in a global. */
+export function askEarly() {
+    const used = token(),
+        early = (globalThis.attndEarly = new Map());
+    for (const [path, params] of FIRST) {
+        const url = address(path, params),
+            response = ask(url, used);
+        response.catch(() => {}); // get() says so
+        early.set(url, { used, response });
+    }
+}
+
+/** The response to a question that was put early with this token, once. */
+function takeEarly(url, used) {
+    const early = globalThis.attndEarly?.get(url);
+    globalThis.attndEarly?.delete(url);
+    return early?.used === used ? early.response : null;
+}
+
 /** The answer; throws ApiError with attnd's reason, code "unreachable" when there is no attnd. */
 export async function get(path, params = {}) {
-    const used = token();
+    const used = token(),
+        url = address(path, params);
     let response;
     try {
-        response = await fetch(address(path, params), { headers: used ? { Authorization: `Bearer ${used}` } : {} });
+        response = await (takeEarly(url, used) ?? ask(url, used));
     } catch {
         throw new ApiError(
             0,
@@ -82,8 +109,12 @@ export async function get(path, params = {}) {
 /** The answer, or null when what is asked for is not there, or there is no history. */
 export const find = (path, params = {}) => get(path, { ...params, or_null: 1 });
 
-function bytes(base64) {
-    return Uint8Array.from(atob(base64), (c) => c.charCodeAt(0)).buffer;
+/** Without a call for each byte: maps are long. */
+export function bytes(base64) {
+    const text = atob(base64),
+        found = new Uint8Array(text.length);
+    for (let i = 0; i < text.length; i++) found[i] = text.charCodeAt(i);
+    return found.buffer;
 }
 export const floats = (base64) => new Float32Array(bytes(base64));
 export const doubles = (base64) => new Float64Array(bytes(base64));

@@ -26,26 +26,107 @@ function afterQuery({ causal, rows, columns, queries, keys, q_offset: offset = 0
     return (r, c) => Math.floor((c * keys) / columns) > Math.floor(((r + 1) * queries) / rows) - 1 + offset;
 }
 
+/* Padding */
+
+const padding = { isShown: false };
+
+/** Whether padding is drawn like other cells: the same in all views, until it is set again. */
+export const showsPadding = () => padding.isShown;
+export const showPadding = (isShown) => void (padding.isShown = isShown);
+
 /**
- * Of each cell whether it stands for nothing (1) or for a weight (0): no number, after its query, or in a row or column
- * without any weight, as those of padding are. Tables of other numbers have no cells but those without a number.
+ * Of each column 1 where it is padding, as far as weights tell: at an end, and without weight in any of the maps that
+ * `values` holds. A single column with weight is no sequence: it is a key that every query looks at. Few queries of a
+ * causal map see its last keys, which may have no weight without being padding.
+ */
+function paddedColumns({ columns, values, causal }) {
+    const isUsed = new Uint8Array(columns),
+        padded = new Uint8Array(columns);
+    if (causal) return padded;
+    values.forEach((x, i) => {
+        if (x > 0) isUsed[i % columns] = 1;
+    });
+    const first = isUsed.indexOf(1),
+        last = isUsed.lastIndexOf(1);
+    if (last > first) {
+        padded.fill(1, 0, first);
+        padded.fill(1, last + 1);
+    }
+    return padded;
+}
+
+/**
+ * An answer with `padded`, which says of each column whether it is padding. Heads tell together: one alone may give all
+ * its weight to few keys. `mean`: the map over all heads, where the answer has only some.
+ */
+export function withPadded(found, mean = null) {
+    if (!found?.values) return found;
+    const isLike = mean?.values && mean.columns === found.columns;
+    return { ...found, padded: paddedColumns(isLike ? mean : found) };
+}
+
+/** What stands for a token of padding. */
+const PAD = "[pad]";
+const pads = (count) => Array(count).fill(PAD);
+
+/**
+ * An answer as it is shown: with the queries and keys of padding that its message had around those of the sample, when
+ * padding is shown. attnd keeps no weights of these; they are cells without a number. Pooled maps stay as they are.
+ */
+export function asShown(found) {
+    const { rows, columns, queries, keys, queries_sent: sent, keys_sent: all } = found ?? {},
+        { first_query: top = 0, first_key: left = 0, site } = found ?? {};
+    if (!padding.isShown || !(sent > rows || all > columns) || rows !== queries || columns !== keys) return found;
+    const count = found.values.length / (rows * columns),
+        values = new Float32Array(count * sent * all).fill(NaN);
+    for (let i = 0; i < count * rows; i++) {
+        const map = Math.floor(i / rows),
+            to = (map * sent + top + (i % rows)) * all + left;
+        values.set(found.values.subarray(i * columns, (i + 1) * columns), to);
+    }
+    const around = (texts, before, total) => texts && [...pads(before), ...texts, ...pads(Math.max(0, total - before - texts.length))];
+    return {
+        ...found,
+        values,
+        rows: sent,
+        columns: all,
+        queries: sent,
+        keys: all,
+        padded: undefined,
+        q_offset: site === "cross" ? (found.q_offset ?? 0) : Math.max(0, (found.q_offset ?? 0) + left - top),
+        labels: around(found.labels, left, all),
+        q_labels: around(found.q_labels, top, sent),
+    };
+}
+
+/** "2 queries and 16 keys of padding left out", or "". */
+export function paddingText({ queries, keys, queries_sent: sent = queries, keys_sent: all = keys }) {
+    const parts = [sent > queries ? `${sent - queries} queries` : "", all > keys ? `${all - keys} keys` : ""].filter(Boolean);
+    return parts.length ? `${parts.join(" and ")} of padding left out` : "";
+}
+
+/* Cells */
+
+/**
+ * Of each cell whether it stands for nothing (1) or for a weight (0): no number, after its query, in a row without any
+ * weight or in a column of padding. Where padding is shown rows and columns are as they came. Tables of other numbers have
+ * no cells but those without a number.
  */
 export function hiddenCells(map) {
     const { rows, columns, values } = map,
         isLater = afterQuery(map),
         hidden = new Uint8Array(rows * columns),
-        inRow = new Uint8Array(rows),
-        inColumn = new Uint8Array(columns);
-    const isWeights = Boolean(map.stack);
+        inRow = new Uint8Array(rows);
     for (let i = 0; i < hidden.length; i++) {
         const r = Math.floor(i / columns),
             c = i % columns;
         hidden[i] = values[i] === null || !Number.isFinite(values[i]) || isLater(r, c) ? 1 : 0;
-        if (!hidden[i] && values[i] !== 0) inRow[r] = inColumn[c] = 1;
+        if (!hidden[i] && values[i] !== 0) inRow[r] = 1;
     }
-    if (isWeights)
-        for (let i = 0; i < hidden.length; i++)
-            if (!inRow[Math.floor(i / columns)] || !inColumn[i % columns]) hidden[i] = 1;
+    if (map.stack && !padding.isShown) {
+        const padded = map.padded ?? paddedColumns(map);
+        for (let i = 0; i < hidden.length; i++) if (!inRow[Math.floor(i / columns)] || padded[i % columns]) hidden[i] = 1;
+    }
     return hidden;
 }
 

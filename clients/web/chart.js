@@ -12,14 +12,27 @@ const RIGHT = 14,
 const DIGIT = 6.4,
     NAME = 26;
 
-function yDomain({ lines, bands, baseline, domain }) {
-    const all = lines
+/** A bound farther from the numbers than so many times their spread is not drawn, only named: it would flatten them. */
+const FAR = 4;
+
+/** The bounds that stand on the axis between numbers of this extent. */
+const boundsNear = (bounds, [low, high], domain) =>
+    bounds.filter(({ value }) => {
+        const spread = Math.max(high - low, Math.abs(high) * 0.1);
+        return domain || (value > low - FAR * spread && value < high + FAR * spread);
+    });
+
+/** What an axis of values covers: all numbers, the bounds that are near them, and nothing that cannot be. */
+export function valueDomain({ lines, bands = [], baseline = null, domain, bounds }) {
+    const numbers = lines
         .flatMap((line) => line.values)
         .concat(bands.flatMap((band) => [...band.low, ...band.high]))
         .concat(baseline ? [baseline.mean - baseline.std, baseline.mean + baseline.std] : [])
         .filter(finite);
-    if (all.length === 0) return [0, 1];
-    const low = d3.min(all),
+    if (numbers.length === 0) return [0, 1];
+    const near = boundsNear(bounds, d3.extent(numbers), domain),
+        all = [...numbers, ...near.map(({ value }) => value)],
+        low = d3.min(all),
         high = d3.max(all),
         room = (high - low) * 0.06 || Math.abs(high) * 0.1 || 0.1;
     const nice = d3
@@ -47,10 +60,12 @@ function wholeTicks(scale, count) {
 }
 
 /** Scales of the chart: {xs, ys, left}. The y scale's ticks say how much room is left for the x scale. */
-function scalesOf({ x, lines, bands, baseline, domain, width, height }) {
-    const ys = d3.scaleLinear(yDomain({ lines, bands, baseline, domain }), [height - BOTTOM, TOP]).clamp(true),
-        left = leftRoom(ys, 5);
-    const ends = x.length > 1 ? [x[0], x[x.length - 1]] : [x[0] - 1, x[0] + 1];
+function scalesOf({ x, span, room = 0, lines, bands, baseline, bounds, domain, width, height }) {
+    const ys = d3.scaleLinear(valueDomain({ lines, bands, baseline, bounds, domain }), [height - BOTTOM, TOP]).clamp(true),
+        left = Math.max(room, leftRoom(ys, 5));
+    const all = span ? [...span, x[0], x[x.length - 1]] : x,
+        [first, last] = d3.extent(all),
+        ends = first < last ? [first, last] : [first - 1, first + 1];
     return { left, ys, xs: d3.scaleLinear(ends, [left, width - RIGHT]) };
 }
 
@@ -94,6 +109,20 @@ function drawBaseline(root, { ys, left }, { mean, std }, width) {
         .attr("y2", ys(mean));
 }
 
+/** A line at the bound of a rule, where it is on the axis. */
+export function drawBound(root, { ys, left }, { value, name }, width) {
+    const [low, high] = ys.domain();
+    if (value < low || value > high) return;
+    root.append("line")
+        .attr("class", "threshold")
+        .attr("x1", left)
+        .attr("x2", width - RIGHT)
+        .attr("y1", ys(value))
+        .attr("y2", ys(value))
+        .append("title")
+        .text(name);
+}
+
 function drawBand(root, { xs, ys }, band, x) {
     const area = d3
         .area()
@@ -134,7 +163,7 @@ function drawEvent(root, at, event, bottom) {
 }
 
 /** What the series are at a place of the axis, in words; one that has no window there is left out. */
-function describer({ x, lines, bands, unit }) {
+function describer({ x, lines, bands, unit, say: sayMore }) {
     const at = lines.map((line) => new Map(line.x.map((place, i) => [place, line.values[i]])));
     return (i) => {
         const ofLines = lines.flatMap((line, k) =>
@@ -144,7 +173,7 @@ function describer({ x, lines, bands, unit }) {
             `${ends[0]} ${number(low[i])}`,
             `${ends[1]} ${number(high[i])}`,
         ]);
-        return `${unit} ${x[i]}: ${[...ofLines, ...ofBands].join(", ")}`;
+        return `${unit} ${x[i]}: ${[...ofLines, ...ofBands, ...(sayMore?.(x[i]) ?? [])].join(", ")}`;
     };
 }
 
@@ -181,27 +210,40 @@ function listen(root, { xs }, { x, width, height }, describe) {
         })
         .on("keydown", () => step(d3.event.key))
         .on("blur", hideTooltip);
+    return () => x[at];
 }
 
-function nearest(sorted, value) {
+/** The place of the nearest of numbers in ascending order. */
+export function nearest(sorted, value) {
     const i = Math.max(1, Math.min(sorted.length - 1, d3.bisectLeft(sorted, value)));
     return sorted.length > 1 && value - sorted[i - 1] > sorted[i] - value ? i : i - 1;
 }
 
-function legendOf({ lines, bands, baseline }) {
-    const parts = [...bands.map((band) => ({ ...band, band: true })), ...lines];
+/** What lines, bands and bounds are called. */
+export function legendOf({ lines = [], bands = [], baseline = null, bounds }, { ys }) {
+    const parts = [...bands.map((band) => ({ ...band, band: true })), ...lines].filter((part) => !part.quiet),
+        [low, high] = ys.domain();
     if (baseline) parts.push({ name: baseline.name, class: "baseline" });
+    for (const { value, name } of bounds)
+        parts.push({ name: value < low || value > high ? `${name} (off the chart)` : name, class: "threshold" });
     return h("div", { class: "legend" }, parts.map(swatch));
 }
 
 /**
- * Draws into `container`. `x`: the last unit of each window; `lines`: {name, values, class, x (its own windows, instead)};
+ * Draws into `container`. `x`: the last unit of each window; `lines`: {name, values, class, x (its own windows, instead),
+ * quiet (true: not in the legend)};
  * `bands`: {name, ends: [name, name], low, high, class}; `domain`: what y can be, or null; `baseline`: {mean, std, name} or
- * null; `events`: {x, name, label (shorter), class}; `unit` of x, `yName`; `height`.
+ * null; `bounds`: {value, name} of rules; `events`: {x, name, label (shorter), class}; `unit` of x, `yName`; `height`; of
+ * context.js: `span` (what of the axis is shown at least), `room` (px on the left, at least), `over({root, xs, left})`
+ * (draws above), `say(x)` (more words about a place).
+ *
+ * Returns {root, xs, top, bottom, place}: the <svg>, its scale of x, the px between which the lines are, and a function
+ * that says at which x the pointer or the keys are.
  */
 export function drawChart(container, options) {
     const what = {
         bands: [],
+        bounds: [],
         events: [],
         unit: "step",
         yName: "",
@@ -220,12 +262,15 @@ export function drawChart(container, options) {
         scales = scalesOf(what);
     drawAxes(root, scales, what);
     if (what.baseline) drawBaseline(root, scales, what.baseline, width);
+    for (const bound of what.bounds) drawBound(root, scales, bound, width);
     for (const band of what.bands) drawBand(root, scales, band, what.x);
     for (const line of what.lines) drawLine(root, scales, line);
     for (const event of what.events) {
         const at = scales.xs(event.x);
         if (at >= scales.left - 1 && at <= width - RIGHT + 1) drawEvent(root, at, event, height - BOTTOM);
     }
-    listen(root, scales, what, describer(what));
-    refill(container, root.node(), legendOf(what));
+    what.over?.({ root, ...scales });
+    const place = listen(root, scales, what, describer(what));
+    refill(container, root.node(), legendOf(what, scales));
+    return { root, xs: scales.xs, top: TOP, bottom: height - BOTTOM, place };
 }

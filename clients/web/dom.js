@@ -32,13 +32,15 @@ export const number = (x) =>
         : x === 0
           ? "0"
           : Math.abs(x) >= 1e5 || Math.abs(x) < 1e-3
-            ? x.toExponential(2)
+            ? x.toExponential(2).replace(/\.?0+e/, "e")
             : String(Number(x.toPrecision(4)));
 
 export const percent = (x) => (x === null || Number.isNaN(x) ? "–" : `${(100 * x).toFixed(x < 0.1 ? 1 : 0)} %`);
 
 /** decoder.3.self */
 export const layerName = (where) => `${where.stack}.${where.layer}.${where.site}`;
+/** The path of the module that attends in a layer, where it is known, before a text. */
+export const withModule = (where, text) => [where.module && visible(where.module), text].filter(Boolean).join(" · ");
 export const headName = (where, head) => `${layerName(where)}.h${head}`;
 /** In the model's order: encoder, decoder; layer; self, cross. */
 export const byLayer = (a, b) =>

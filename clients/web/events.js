@@ -3,7 +3,7 @@
 // meanwhile comes after it, or `resync`, upon which everything is asked for again.
 import { allowed, token } from "./api.js";
 
-const KINDS = ["live", "summary", "alert", "job", "resync"];
+const KINDS = ["live", "summary", "alert", "job", "log", "resync"];
 const RETRY_MS = 2000;
 const HIDDEN_MS = 10000;
 
@@ -12,11 +12,12 @@ export class Events {
         this.listeners = new Map();
         this.state = "connecting";
         this.since = Date.now();
+        this.isRefused = false; // the last connection: attnd answered, and did not want it
         this.source = null;
         this.lastId = "";
     }
 
-    /** Calls back with the data of each event of a kind: live, summary, alert, job, resync, state. Returns how to stop. */
+    /** Calls back with the data of each event of a kind: live, summary, alert, job, log, resync, state. Returns how to stop. */
     on(kind, callback) {
         if (!this.listeners.has(kind)) this.listeners.set(kind, new Set());
         this.listeners.get(kind).add(callback);
@@ -55,9 +56,10 @@ export class Events {
         });
         for (const kind of KINDS) source.addEventListener(kind, (event) => heard(kind, event));
         source.onerror = () => {
+            this.isRefused = source.readyState === EventSource.CLOSED;
             if (this.state !== "token") this.setState("lost");
-            if (source.readyState !== EventSource.CLOSED) return; // it connects again by itself
-            this.close(); // refused
+            if (!this.isRefused) return; // it connects again by itself
+            this.close();
             setTimeout(() => allowed().then(() => this.connect()), RETRY_MS);
         };
     }

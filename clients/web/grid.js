@@ -3,6 +3,7 @@
 // address: "epoch12", "step340". Which windows a grid has changes as a run grows; the unit with which one ends stays.
 /* global d3 */
 import { find, floats, integers } from "./api.js";
+import { loadLog } from "./context.js";
 import { layerName } from "./dom.js";
 
 const POINTS = 400;
@@ -21,9 +22,13 @@ export function windowAt(grid, text) {
     return window < grid.count ? window : null;
 }
 
-/** `job`, `run`, `metric`, `statistic`; null when there is no window of it. */
-export async function loadGrid({ job, run, metric, statistic }) {
-    const grid = await find("grid", { job, run, metric, statistic, points: POINTS, packed: 1 });
+/** Where the window of a grid ends, in words: "step 55", "epoch 3 · step 120". */
+export const momentText = ({ unit, windows }, window) =>
+    `${unit} ${windows.last[window]}${unit === "step" ? "" : ` · step ${windows.step[window]}`}`;
+
+/** `job`, `run`, `metric`, `statistic`, and of one layer `stack`, `layer`, `site`; null when there is no window of it. */
+export async function loadGrid({ job, run, stack, layer, site, metric, statistic, points = POINTS }) {
+    const grid = await find("grid", { job, run, stack, layer, site, metric, statistic, points, packed: 1 });
     if (!grid) return null;
     const windows = {
         last: integers(grid.windows.last),
@@ -32,6 +37,12 @@ export async function loadGrid({ job, run, metric, statistic }) {
     };
     const layers = new Map(grid.layers.map((layer) => [layerName(layer), { ...layer, values: floats(layer.values) }]));
     return { ...grid, windows, layers, count: windows.last.length };
+}
+
+/** The same with `log`, what the run has logged. */
+export async function loadLoggedGrid(what) {
+    const [grid, log] = await Promise.all([loadGrid(what), loadLog(what.job, what.run)]);
+    return grid && { ...grid, log };
 }
 
 /** Of a head over the run; [] when the grid has not its layer. */

@@ -1,14 +1,32 @@
 // SPDX-License-Identifier: MIT
-// Layers by heads as coloured cells, with marks, a cursor that keys move, and the means over the heads.
+// Layers by heads as coloured cells, with their numbers where there is room, outlines of heads in trouble, marks, a cursor
+// that keys move, and the means over the heads. A layer with more heads than fit has several lines of cells.
 /* global d3 */
-import { h, hideTooltip, layerName, number, refill, say, showTooltip } from "./dom.js";
+import { h, hideTooltip, layerName, number, refill, say, showTooltip, visible } from "./dom.js";
 import { svg as newSvg } from "./figure.js";
 
-/** A change is marked for so many windows. */
-export const RECENT = 10;
 /** Px beside a block: the numbers of its layers, the means over their heads. */
 const LEFT = 42,
     MEANS = 54;
+/** Px over a block for the path of its modules; about as wide as a letter of it. Kinds of modules that are told apart. */
+const KIND = 16,
+    LETTER = 6.5,
+    KINDS = 4;
+/** Px of a cell: at least, at most, and from which on it has room for its number. */
+const NARROW = 6,
+    WIDE = 240,
+    ROOM = { step: 36, tall: 18 };
+/** A colour that is lighter than this has dark figures on it. */
+const LIGHT = 58;
+
+const newRect = (className, width, height) =>
+    d3.create("svg:rect").attr("class", className).attr("width", width).attr("height", height).node();
+
+function fragmentOf(nodes) {
+    const fragment = document.createDocumentFragment();
+    fragment.append(...nodes);
+    return fragment;
+}
 
 /** Over the finite numbers; NaN without any. */
 export function meanOf(values) {
@@ -22,15 +40,25 @@ export function meanOf(values) {
     return count ? sum / count : NaN;
 }
 
-/** One block of rows per stack and site, as [{title, layers}]. */
+/** The path of a layer's module with its numbers left open. */
+const kindOf = (layer) => (layer.module ? visible(layer.module.replace(/#\d+$/, "").replace(/\d+/g, "*")) : "");
+
+/**
+ * One block of rows per stack and site, as [{title, layers, kind}]. Where the modules of one are of up to KINDS kinds, as
+ * the two towers of CLIP are, one per kind, which stands over it: their numbers alone do not tell them apart.
+ */
 function blocksOf(layers) {
+    const titleOf = (layer) =>
+        layer.site === "cross" ? `${layer.stack}, cross attention` : `${layer.stack}, self-attention`;
     const blocks = new Map();
-    for (const layer of layers) {
-        const title = layer.site === "cross" ? `${layer.stack}, cross attention` : `${layer.stack}, self-attention`;
-        if (!blocks.has(title)) blocks.set(title, []);
-        blocks.get(title).push(layer);
+    for (const title of new Set(layers.map(titleOf))) {
+        const rows = layers.filter((layer) => titleOf(layer) === title),
+            kinds = new Set(rows.map(kindOf)),
+            split = kinds.size > 1 && kinds.size <= KINDS;
+        for (const kind of split ? kinds : [""])
+            blocks.set(title + kind, { title, kind, layers: rows.filter((layer) => !split || kindOf(layer) === kind) });
     }
-    return [...blocks].map(([title, rows]) => ({ title, layers: rows }));
+    return [...blocks.values()];
 }
 
 export class HeatMap {
@@ -44,28 +72,30 @@ export class HeatMap {
             heads = Math.max(1, ...layers.map((layer) => layer.heads));
         // Blocks stand side by side where there is room for all, one below the other elsewhere.
         const left = LEFT,
-            beside = width / blocks.length >= left + MEANS + heads * 17 ? blocks.length : 1;
-        const step = Math.max(8, Math.min(52, (width / beside - left - MEANS) / heads)),
-            tall = Math.max(9, Math.min(32, step));
-        const across = left + heads * step + MEANS,
-            heights = blocks.map((block) => block.layers.length * tall + 40);
+            beside = width / blocks.length >= left + MEANS + heads * 17 ? blocks.length : 1,
+            room = width / beside - left - MEANS,
+            columns = Math.max(1, Math.min(heads, Math.floor(room / NARROW))),
+            lines = Math.ceil(heads / columns);
+        const step = Math.max(NARROW, Math.min(WIDE, room / columns)),
+            tall = Math.max(lines > 1 ? NARROW + 1 : 9, Math.min(layers.length > 6 ? 32 : 44, step));
+        const across = left + columns * step + MEANS,
+            head = blocks.some((block) => block.kind) ? KIND : 0,
+            heights = blocks.map((block) => block.layers.length * tall * lines + 40 + head);
         this.root = newSvg(
             across * beside,
             beside > 1 ? Math.max(...heights) : heights.reduce((a, b) => a + b, 0),
             "layers by heads",
         ).attr("tabindex", 0);
-        this.size = { left, step, tall, heads };
+        this.size = { left, step, tall, columns, lines, across, head, hasValues: step >= ROOM.step && tall >= ROOM.tall };
         this.order = [];
-        this.widths = new Map(
-            blocks.flatMap((block) =>
-                block.layers.map((layer) => [layer.stack + layer.site, block.layers.map((one) => one.heads)]),
-            ),
-        );
         let y = 0;
         blocks.forEach((block, i) => {
             this.drawBlock(block, beside > 1 ? i * across : 0, y);
             y += beside > 1 ? 0 : heights[i];
         });
+        this.outlines = ["halo", "near", "beyond", "firing"].map((kind) =>
+            this.root.append("path").attr("class", `outline ${kind}`).node(),
+        );
         this.cursor = this.root
             .append("rect")
             .attr("class", "cursor")
@@ -77,11 +107,28 @@ export class HeatMap {
         refill(this.frame.body, this.root.node());
     }
 
-    drawBlock({ title, layers }, x, y) {
-        const { left, step, tall } = this.size,
-            heads = Math.max(...layers.map((layer) => layer.heads));
+    drawBlock({ title, kind, layers }, x, top) {
+        const { left, step, columns, across, head: room } = this.size,
+            heads = Math.min(columns, Math.max(...layers.map((layer) => layer.heads))),
+            y = top + room;
         const group = this.root.append("g").attr("transform", `translate(${x},${y})`);
-        group.append("text").attr("x", left).attr("y", 11).attr("font-weight", 600).text(title);
+        group
+            .append("text")
+            .attr("x", left)
+            .attr("y", 11 - room)
+            .attr("font-weight", 600)
+            .text(title);
+        // The end of a path says more than its beginning.
+        const fits = Math.floor((across - left) / LETTER);
+        if (kind)
+            group
+                .append("text")
+                .attr("class", "soft modules")
+                .attr("x", left)
+                .attr("y", 11)
+                .text(kind.length > fits ? `…${kind.slice(1 - fits)}` : kind)
+                .append("title")
+                .text(kind);
         const every = Math.max(1, Math.ceil(22 / step));
         for (let head = 0; head < heads; head += every)
             group
@@ -97,42 +144,59 @@ export class HeatMap {
             .attr("x", left + heads * step + 6)
             .attr("y", 26)
             .text("mean");
-        layers.forEach((layer, i) => this.drawRow(group, layer, i, x, y));
+        layers.forEach((layer, i) => this.drawRow(group, layer, i, x, y, heads));
     }
 
-    drawRow(group, layer, i, x, y) {
-        const { left, step, tall } = this.size,
-            top = 30 + i * tall;
-        group
-            .append("text")
-            .attr("class", "soft")
-            .attr("x", left - 6)
-            .attr("y", top + tall / 2 + 4)
-            .attr("text-anchor", "end")
-            .text(`L${layer.layer}`);
-        const row = { layer, x: x + left, y: y + top, marks: group.append("g"), rects: [] };
+    drawRow(group, layer, i, x, y, heads) {
+        const { left, step, tall, columns, lines, hasValues } = this.size,
+            top = 30 + i * tall * lines,
+            middle = top + (tall * lines) / 2 + 4;
+        // Where rows are lower than a line of text, not each has its number.
+        if (i % Math.ceil(11 / (tall * lines)) === 0)
+            group
+                .append("text")
+                .attr("class", "soft")
+                .attr("x", left - 6)
+                .attr("y", middle)
+                .attr("text-anchor", "end")
+                .text(`L${layer.layer}`);
+        const row = { layer, x: x + left, y: y + top, marks: group.append("g"), rects: [], texts: [] };
+        const blank = newRect("cell missing", step, tall); // copies of it are cheap: a large model has 12,800 heads
         for (let head = 0; head < layer.heads; head++) {
-            row.rects.push(
-                group
-                    .insert("rect", "g")
-                    .attr("class", "cell missing")
-                    .attr("x", left + head * step)
-                    .attr("y", top)
-                    .attr("width", step)
-                    .attr("height", tall)
-                    .node(),
-            );
+            const cell = { x: left + (head % columns) * step, y: top + Math.floor(head / columns) * tall };
+            const rect = blank.cloneNode();
+            rect.setAttribute("x", cell.x);
+            rect.setAttribute("y", cell.y);
+            row.rects.push(rect);
+            if (hasValues)
+                row.texts.push(
+                    d3
+                        .create("svg:text")
+                        .attr("class", "value")
+                        .attr("x", cell.x + step / 2)
+                        .attr("y", cell.y + tall / 2 + 4)
+                        .attr("text-anchor", "middle")
+                        .style("font-size", step > 70 ? "13px" : null)
+                        .node(),
+                );
         }
+        group.node().insertBefore(fragmentOf([...row.rects, ...row.texts]), row.marks.node());
         row.top = top;
         row.mean = group
             .append("text")
             .attr("class", "average")
-            .attr("x", left + Math.max(...this.widths.get(layer.stack + layer.site)) * step + 6)
-            .attr("y", top + tall / 2 + 4)
-            .style("font-size", `${Math.min(11, tall)}px`)
+            .attr("x", left + heads * step + 6)
+            .attr("y", middle)
+            .style("font-size", `${Math.min(11, tall * lines)}px`)
             .node();
         this.cells.set(layerName(layer), row);
         this.order.push(row);
+    }
+
+    /** Where a head's cell is in the whole picture. */
+    placeOf(row, head) {
+        const { step, tall, columns } = this.size;
+        return { x: row.x + (head % columns) * step, y: row.y + Math.floor(head / columns) * tall };
     }
 
     color(layer, values, interpolate, [low, high]) {
@@ -140,17 +204,39 @@ export class HeatMap {
         if (row) row.mean.textContent = number(Number(meanOf(values).toPrecision(3)));
         row?.rects.forEach((rect, head) => {
             const x = values?.[head],
-                missing = x === null || x === undefined || !Number.isFinite(x);
+                missing = x === null || x === undefined || !Number.isFinite(x),
+                fill = missing ? null : interpolate(Math.max(0, Math.min(1, (x - low) / (high - low))));
             rect.setAttribute("class", missing ? "cell missing" : "cell");
             if (missing) rect.removeAttribute("fill");
-            else rect.setAttribute("fill", interpolate(Math.max(0, Math.min(1, (x - low) / (high - low)))));
+            else rect.setAttribute("fill", fill);
+            const text = row.texts[head];
+            if (!text) return;
+            text.textContent = missing ? "–" : number(Number(x.toPrecision(2)));
+            text.setAttribute("class", `value ${missing ? "none" : d3.lab(fill).l > LIGHT ? "dark" : "light"}`);
         });
+    }
+
+    /** Outlines heads: `kindOf(layer, head)` is "firing", "beyond", "near" or null. */
+    outline(kindOf) {
+        const { step, tall } = this.size,
+            inset = step > 24 ? 2.5 : 1.5,
+            parts = { halo: [], near: [], beyond: [], firing: [] };
+        for (const row of this.order)
+            for (let head = 0; head < row.layer.heads; head++) {
+                const kind = kindOf(row.layer, head);
+                if (!kind) continue;
+                const { x, y } = this.placeOf(row, head),
+                    d = `M${x + inset},${y + inset}h${step - 2 * inset}v${tall - 2 * inset}h${2 * inset - step}z`;
+                parts[kind].push(d);
+                parts.halo.push(d);
+            }
+        for (const node of this.outlines) node.setAttribute("d", parts[node.classList[1]].join(""));
     }
 
     /** A row that has just changed is outlined for a moment. */
     flash(layer) {
         const row = this.cells.get(layerName(layer)),
-            { tall } = this.size;
+            { tall, lines } = this.size;
         if (!row || this.flashes.has(row)) return;
         const mark = this.root
             .append("rect")
@@ -159,7 +245,7 @@ export class HeatMap {
             .attr("x", row.x - 3)
             .attr("y", row.y)
             .attr("width", 2)
-            .attr("height", tall);
+            .attr("height", tall * lines);
         this.flashes.set(
             row,
             setTimeout(() => {
@@ -169,12 +255,16 @@ export class HeatMap {
         );
     }
 
-    /** Alerts as a dot with a rim, lasting changes and large drift as a triangle; of a layer at its name. */
+    /** Alerts of a layer as a dot at its name, lasting changes as a triangle in the head's cell. */
     mark(layer, marks) {
         const row = this.cells.get(layerName(layer)),
-            { left, step, tall } = this.size;
+            { left, step, tall, lines, columns } = this.size;
         if (!row) return;
-        const nodes = row.marks.selectAll("path").data(marks);
+        const at = ({ head }) =>
+            head === null
+                ? `translate(6,${row.top + (tall * lines) / 2})`
+                : `translate(${left + ((head % columns) + 0.2) * step},${row.top + (Math.floor(head / columns) + 0.74) * tall}) scale(${Math.min(1, step / 16)})`;
+        const nodes = row.marks.selectAll("path").data(marks.filter((one) => one.head === null || one.kind === "drift"));
         nodes.exit().remove();
         nodes
             .enter()
@@ -182,11 +272,7 @@ export class HeatMap {
             .merge(nodes)
             .attr("class", (d) => `mark ${d.kind}`)
             .attr("d", (d) => (d.kind === "drift" ? "M-4,3.4L4,3.4L0,-3.8Z" : "M0,-4A4,4 0 1 1 0,4A4,4 0 1 1 0,-4"))
-            .attr("transform", (d) =>
-                d.head === null
-                    ? `translate(6,${row.top + tall / 2})`
-                    : `translate(${left + (d.head + (d.kind === "drift" ? 0.27 : 0.73)) * step},${row.top + tall * (d.kind === "drift" ? 0.7 : 0.3)}) scale(${Math.min(1, step / 16)})`,
-            );
+            .attr("transform", at);
     }
 
     rowAt(layer) {
@@ -194,17 +280,14 @@ export class HeatMap {
     }
 
     moveTo(row, head, choose) {
-        const { step } = this.size;
+        const { x, y } = this.placeOf(row, head);
         this.at = { row: this.order.indexOf(row), head };
-        this.cursor
-            .attr("visibility", "visible")
-            .attr("x", row.x + head * step)
-            .attr("y", row.y);
+        this.cursor.attr("visibility", "visible").attr("x", x).attr("y", y);
         if (choose) this.onChoose(row.layer, head);
     }
 
     listen() {
-        const { step, tall } = this.size,
+        const { step, tall, columns, lines } = this.size,
             node = this.root.node();
         const pointed = () => {
             const box = node.getBoundingClientRect(),
@@ -212,9 +295,10 @@ export class HeatMap {
             const x = (d3.event.clientX - box.left) * scale,
                 y = (d3.event.clientY - box.top) * scale;
             const row = this.order.find(
-                (one) => y >= one.y && y < one.y + tall && x >= one.x && x < one.x + one.layer.heads * step,
+                (one) => y >= one.y && y < one.y + tall * lines && x >= one.x && x < one.x + columns * step,
             );
-            return row ? { row, head: Math.floor((x - row.x) / step) } : null;
+            const head = row && Math.floor((y - row.y) / tall) * columns + Math.floor((x - row.x) / step);
+            return row && head < row.layer.heads ? { row, head } : null;
         };
         this.root
             .on("pointermove", () => {
@@ -245,32 +329,4 @@ export class HeatMap {
             say(this.describe(row.layer, head));
         } else if (d3.event.key === "Enter" && this.at) this.onOpen(this.order[this.at.row].layer, this.at.head);
     }
-}
-
-export function drawLegend(box, [low, high], interpolate, metric) {
-    const id = "overview-scale",
-        root = newSvg(230, 30, `colour scale of ${metric.name}`);
-    const gradient = root.append("defs").append("linearGradient").attr("id", id);
-    for (let i = 0; i <= 16; i++)
-        gradient
-            .append("stop")
-            .attr("offset", i / 16)
-            .attr("stop-color", interpolate(i / 16));
-    root.append("rect").attr("x", 8).attr("width", 210).attr("height", 9).attr("fill", `url(#${id})`);
-    root.append("g")
-        .attr("transform", "translate(8,9)")
-        .call(
-            d3
-                .axisBottom(d3.scaleLinear([low, high], [0, 210]))
-                .ticks(4)
-                .tickSize(3)
-                .tickFormat(number),
-        )
-        .call((g) => g.select(".domain").remove());
-    box.replaceChildren(
-        root.node(),
-        h("span", {}, "● alert fires"),
-        h("span", {}, `▲ lasting change within the last ${RECENT} windows`),
-        h("span", {}, "▪ grey: no number"),
-    );
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 // The frame of the page: pickers, tabs, the state of the connection; shows the view that the address names.
 import { giveToken, onToken, token } from "./api.js";
+import { noJobYet } from "./attach.js";
+import { showPadding } from "./cells.js";
 import { COLOR_MAPS } from "./colors.js";
 import { errorNote, h, hideTooltip, note } from "./dom.js";
 import { Events } from "./events.js";
@@ -17,7 +19,7 @@ import { paced } from "./view_state.js";
 import { show as tokens } from "./view_tokens.js";
 
 const VIEWS = {
-    overview: { title: "Overview", show: overview },
+    overview: { title: "Overview", show: overview, isEarly: true }, // asks while its layers are still to come
     layer: { title: "Layer", show: layer },
     head: { title: "Head", show: head },
     model: { title: "Model", show: model },
@@ -29,7 +31,7 @@ const METRIC = "entropy_normalized";
 const SILENCE_MS = 5000,
     LAYERS_MS = 300;
 /** What goes along from view to view. */
-const SHARED = ["job", "run", "stack", "layer", "site", "head", "metric"];
+const SHARED = ["job", "run", "stack", "layer", "site", "head", "metric", "at", "padding"];
 
 const byId = (id) => document.getElementById(id);
 const events = new Events(),
@@ -69,24 +71,38 @@ function drawWhere(run) {
     byId("where").classList.toggle("silent", silence !== "");
 }
 
-function drawTabs(view, params) {
-    const shared = Object.fromEntries(Object.entries(params).filter(([name]) => SHARED.includes(name)));
+function drawTabs(view) {
     byId("tabs").replaceChildren(
         ...Object.entries(VIEWS).map(([name, { title }]) =>
-            h("a", { href: link(name, shared), "aria-current": name === view ? "page" : null }, title),
+            h("a", { "data-view": name, "aria-current": name === view ? "page" : null }, title),
         ),
     );
+    linkTabs();
+}
+
+/** Each tab leads to the same place in its view, also when the view that is shown has gone elsewhere. */
+function linkTabs() {
+    const { params } = placeNow(),
+        shared = Object.fromEntries(Object.entries(params).filter(([name]) => SHARED.includes(name)));
+    for (const tab of byId("tabs").children) tab.href = link(tab.dataset.view, shared);
 }
 
 function drawConnection() {
     const text = {
-        live: "live",
+        live: "connected",
         connecting: "connecting …",
         token: "token needed",
-        lost: `no connection since ${new Date(events.since).toLocaleTimeString()}`,
+        lost: "no connection",
     };
     byId("connection").dataset.state = events.state;
     byId("connection").textContent = text[events.state];
+    drawLost();
+}
+
+/** That attnd does not answer is said once, over all views; they keep what they have. */
+function drawLost() {
+    byId("lost").hidden = events.state !== "lost" || events.isRefused;
+    byId("lost-since").textContent = `since ${new Date(events.since).toLocaleTimeString()}`;
 }
 
 const linksTo = (entries) =>
@@ -102,24 +118,6 @@ const noSuchRun = (job, digits) =>
     note(
         `${job} has no run ${digits}: it may have been removed by age (history.max_age). There are: `,
         ...linksTo(store.runsOf(job).map((run) => [runText(run), { job, run: run.run }])),
-    );
-
-const noJobYet = () =>
-    note(
-        "No job yet. Attach one to a training loop:",
-        h(
-            "pre",
-            {},
-            [
-                "import attnd",
-                "",
-                'with attnd.watch(model, job="gpt-small") as w:',
-                "    for epoch in range(epochs):",
-                "        train_one_epoch(model)",
-                "        w.epoch_end()",
-            ].join("\n"),
-        ),
-        "It appears here with its first captured step. Windows are epochs unless the config says otherwise: a loop without epochs needs window.unit=step.",
     );
 
 /** Why there is nothing to show of what the address names; null when there is. */
@@ -138,17 +136,18 @@ function mendMetric(params) {
 }
 
 async function showView(root, { view, params }, mine, again) {
-    const asked = params.run ?? "";
-    if (again || !store.shows(params.job, asked)) await store.choose(params.job, asked);
-    await store.loadMetrics();
+    const asked = params.run ?? "",
+        isOther = again || !store.shows(params.job, asked),
+        layers = isOther ? store.choose(params.job, asked) : Promise.resolve();
+    await Promise.all([store.loadMetrics(), VIEWS[view].isEarly ? null : layers]);
     if (mine !== turn) return;
     root.replaceChildren(mendMetric(params));
-    const context = { store, events, params, isCurrent: () => mine === turn };
+    const context = { store, events, params, layers, isCurrent: () => mine === turn };
     shown = (await VIEWS[view].show(root, params, context)) ?? null;
     if (mine !== turn) {
         shown?.();
         shown = null;
-    }
+    } else store.loadSummaries(params.metric || METRIC);
 }
 
 /** What the address says, with the job and the run that it means. */
@@ -169,9 +168,12 @@ async function update(again = false) {
     shown?.();
     shown = null;
     hideTooltip();
-    document.title = `${place.params.job ? place.params.job + " · " : ""}${VIEWS[place.view].title} · attnd`;
+    const title = `${place.params.job ? place.params.job + " · " : ""}${VIEWS[place.view].title}`;
+    document.title = `${title} · attnd`;
+    byId("title").textContent = title;
+    showPadding(place.params.padding === "shown");
     drawPickers(place.params);
-    drawTabs(place.view, place.params);
+    drawTabs(place.view);
     const why = whatLacks(place.params);
     lacking = why !== null;
     if (lacking) return root.replaceChildren(why);
@@ -180,8 +182,14 @@ async function update(again = false) {
     } catch (error) {
         if (mine !== turn) return;
         console.info(error);
-        root.replaceChildren(errorNote(error));
+        drawError(error);
     }
+}
+
+/** Not that attnd does not answer, which stands over all views. Everything is asked for again when it is back. */
+function drawError(error) {
+    failed = true;
+    byId("view").replaceChildren(error.code === "unreachable" ? "" : errorNote(error));
 }
 
 /** Asks for everything again: at the start, after a gap, when attnd is back, when a run begins. */
@@ -190,8 +198,7 @@ async function reload() {
     try {
         await store.loadJobs();
     } catch (error) {
-        failed = true;
-        byId("view").replaceChildren(errorNote(error));
+        drawError(error);
         return;
     }
     await update(true);
@@ -235,7 +242,6 @@ function listenToSkip() {
 }
 
 function start() {
-    applyTheme();
     fill(
         byId("theme"),
         [
@@ -266,6 +272,7 @@ function start() {
         if (name === "colorMap") update();
     });
     addEventListener("hashchange", () => update());
+    addEventListener("address", linkTabs);
     events.on("state", drawConnection);
     events.on("resync", reload);
     events.on("state", (state) => {

@@ -1,26 +1,18 @@
 // SPDX-License-Identifier: MIT
 // A matrix as a picture: an image for the cells, axes, a colour bar, and a cursor that reads values out.
 /* global d3 */
-import { hiddenCells, RANGES, rangeOf, rowRanges } from "./cells.js";
+import { hiddenCells, rowRanges } from "./cells.js";
 import { COLOR_MAPS, diverging, table } from "./colors.js";
-import { hideTooltip, isolated, number, refill, say, select, showTooltip, visible } from "./dom.js";
+import { hideTooltip, number, refill, say, showTooltip, visible } from "./dom.js";
 import { svg as newSvg } from "./figure.js";
-import { set, settings } from "./settings.js";
+import { rangeOfMap } from "./map_scale.js";
+import { keyName, queryLabels, queryName } from "./pairs.js";
+import { settings } from "./settings.js";
 
 const LABELS_MAX = 64;
 /** Px of the longer side of a map that is saved. */
 const SAVED_SIZE = 380;
 let gradients = 0;
-
-/** What the colours of maps are spread over, in all views: "auto", "full" or "row". */
-export const colorRange = () => (RANGES.some(([name]) => name === settings.cells) ? settings.cells : "auto");
-
-export function rangePicker(onchange) {
-    return select("map colours", RANGES, colorRange(), (value) => {
-        set("cells", value);
-        onchange();
-    });
-}
 
 /** The cells as a PNG: each in the colour of its number in the range of its row; hidden ones are clear. */
 function paint({ values, rows, columns }, hidden, rangeOfRow, colors) {
@@ -147,7 +139,7 @@ function layoutOf(map, { size, height: given, axes, bar, yNames }) {
     const down = {
         count: rows,
         total: map.queries ?? rows,
-        labels: map.site === "cross" ? null : map.labels,
+        labels: queryLabels(map),
         place: tall,
         offset: map.q_offset ?? 0,
     };
@@ -166,14 +158,13 @@ function layoutOf(map, { size, height: given, axes, bar, yNames }) {
 }
 
 /** How numbers become colours: {scale, rangeOfRow}. */
-function coloursOf(map, hidden, range) {
-    if (!range && colorRange() === "row") {
+function coloursOf(map, hidden, given) {
+    const range = given ?? rangeOfMap(map);
+    if (!range) {
         const ranges = rowRanges(map, hidden);
         return { scale: { byRow: true }, rangeOfRow: (r) => ranges[r] };
     }
-    const { low, high, most } = range
-        ? { low: range[0], high: range[1], most: range[2] ?? range[1] }
-        : rangeOf(map, hidden, colorRange());
+    const [low, high, most = high] = range;
     return { scale: { low, high, most }, rangeOfRow: () => [low, high] };
 }
 
@@ -217,18 +208,11 @@ function drawAxes(root, plot, { w, tall, left, top, across, down }, { xText, yNa
 }
 
 /** What a cell is, in words. */
-function describer(map, { across, down }, options) {
-    const { rows, columns, values } = map;
-    const token = (index, side) =>
-        side.count === side.total && side.labels?.[index] !== undefined
-            ? ` “${isolated(visible(side.labels[index]))}”`
-            : "";
+function describer(map, { describe }) {
+    const { columns, values } = map;
     return (r, c) => {
         const x = values[r * columns + c];
-        if (options.describe) return options.describe(r, c, x);
-        const q = Math.floor((r * down.total) / rows) + down.offset,
-            k = Math.floor((c * across.total) / columns);
-        return `query ${q}${token(q, down)} → key ${k}${token(k, across)}: ${number(x)}`;
+        return describe ? describe(r, c, x) : `query ${queryName(map, r)} → key ${keyName(map, c)}: ${number(x)}`;
     };
 }
 
@@ -252,7 +236,8 @@ class Cursor {
             box = this.root.node().getBoundingClientRect(),
             scale = (left + w + right) / box.width;
         const c = Math.floor((((event.clientX - box.left) * scale - left) / w) * this.columns),
-            r = Math.floor((((event.clientY - box.top) * scale - top) / tall) * this.rows);
+            above = this.root.node().viewBox.baseVal.y, // what is drawn over the map
+            r = Math.floor((((event.clientY - box.top) * scale + above - top) / tall) * this.rows);
         return r >= 0 && r < this.rows && c >= 0 && c < this.columns ? [r, c] : null;
     }
 
@@ -307,7 +292,7 @@ function listenToKeys(root, cursor, onPick) {
 /**
  * Draws into `container`, instead of what is there. `map`: rows, columns, values (row by row; null or NaN: nothing
  * there), queries, keys (what rows and columns stand for), stack and site (of attention), labels (texts of the keys or
- * null; of the queries too, but not of cross attention), causal, q_offset. Options: size (of the longer side in px), height
+ * null; of the queries too, but not of cross attention), q_labels (of its queries), causal, q_offset. Options: size (of the longer side in px), height
  * (size is the width then), range ([low, high] or [low, high, most]; left out: as rangePicker says), bar (colour bar,
  * true), axes (true), diverges, yNames (texts of the rows, instead of positions), xText(column) (instead of positions),
  * name (for readers), onPick(row, column), xName, yName, describe(row, column, value).
@@ -328,7 +313,7 @@ export function drawMap(container, map, options = {}) {
     const isHiding = Boolean(map.stack) && hidden.includes(1);
     if (how.bar)
         colorBar(root, { x: left + w + 10, y: top, height: tall, scale: colours.scale, interpolate, isHiding });
-    const cursor = new Cursor(root, plot, map, layout, describer(map, layout, how));
+    const cursor = new Cursor(root, plot, map, layout, describer(map, how));
     listenToPointer(root, cursor, how.onPick);
     if (how.axes) listenToKeys(root, cursor, how.onPick);
     const node = root.node();

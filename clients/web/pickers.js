@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-// Choosing a metric, a statistic, a layer and a head: the same in all views.
-import { h, layerName, number, select } from "./dom.js";
-import { go, here } from "./router.js";
+// Choosing a metric, a statistic, a layer, a head, and whether padding is shown: the same in all views.
+import { showPadding, showsPadding } from "./cells.js";
+import { h, layerName, number, select, withModule } from "./dom.js";
+import { go, here, keep } from "./router.js";
 
 export const STATISTICS = ["mean", "std", "min", "max", "p10", "p50", "p90", "p99", "last"];
 
@@ -48,7 +49,7 @@ const place = (map) => ({ stack: map.stack, layer: map.layer, site: map.site });
 export function layerPicker(store, map) {
     return select(
         "layer",
-        store.layers().map((one) => [layerName(one), layerName(one)]),
+        store.layers().map((one) => [layerName(one), [layerName(one), withModule(one, "")].filter(Boolean).join(" · ")]),
         layerName(map),
         (name) => {
             const now = here();
@@ -65,6 +66,21 @@ export function headPicker(map, head, more = []) {
         const now = here();
         go(now.view, { ...now.params, ...place(map), head: value });
     });
+}
+
+/** Whether padding is shown, as the address has it in "padding"; `params` of the view, whose links keep it. */
+export function paddingPicker(params, onchange) {
+    const box = h("input", {
+        type: "checkbox",
+        checked: showsPadding(),
+        onchange: () => {
+            showPadding(box.checked);
+            params.padding = box.checked ? "shown" : undefined;
+            keep({ padding: params.padding });
+            onchange();
+        },
+    });
+    return h("label", { class: "pick", title: "queries and keys of padding, which maps leave out" }, box, "padding");
 }
 
 /** What `unit metric` is called on an axis. */

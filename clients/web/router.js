@@ -17,8 +17,9 @@ export function go(view, params) {
     location.hash = link(view, params);
 }
 
-/** Changes parameters of the address without showing the view again. */
+/** Changes parameters of the address without showing the view again; the window hears "address". */
 export function keep(params) {
     const now = here();
     history.replaceState(null, "", link(now.view, { ...now.params, ...params }));
+    dispatchEvent(new Event("address"));
 }

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: MIT
 // One run, as a view shows it: its layers, their newest numbers and maps. For the run that the store follows they come
 // from the newest messages; for any other, or after a restart of attnd, from the last window in the history.
-import { find, floats, integers } from "./api.js";
-import { looksCausal } from "./cells.js";
+import { bytes, find, floats, integers } from "./api.js";
+import { looksCausal, paddingText } from "./cells.js";
 import { byLayer, layerName } from "./dom.js";
+import { loadGrid, valuesAt, windowAt } from "./grid.js";
+import { isOver } from "./run_text.js";
 
 /** Said where a run's own maps would be. */
 export const NOT_KEPT =
-    "Maps of single heads are not kept over a restart of attnd, and not for long after the job has begun another run. Shown instead: the mean over the heads, of the last window that has one.";
+    "No maps of single heads were kept of this window (history.head_maps): it has not all heads in one message, or an older attnd wrote it. Shown instead: the mean over the heads.";
 
 /** The run in full that an address means: the newest one when it does not say. */
 function runMeant(store, { job, run }) {
@@ -17,12 +19,13 @@ function runMeant(store, { job, run }) {
 }
 
 /** A layer of the history: numbers that are not loaded yet. */
-const pastLayer = (job, run, { stack, layer, site, heads, metrics }) => ({
+const pastLayer = (job, run, { stack, layer, site, module, heads, metrics }) => ({
     job,
     run,
     stack,
     layer,
     site,
+    module,
     metrics,
     past: true,
     heads: Object.fromEntries(metrics.map((name) => [name, Array(heads).fill(null)])),
@@ -31,7 +34,7 @@ const pastLayer = (job, run, { stack, layer, site, heads, metrics }) => ({
 /** Has what pickers ask of a store. */
 class Run {
     constructor(store, job, run, past) {
-        Object.assign(this, { store, job, run, past, loaded: new Map() });
+        Object.assign(this, { store, job, run, past, loaded: new Map(), grids: new Map() });
     }
 
     /** By name: of the history, and in its place what has come since. */
@@ -81,21 +84,61 @@ class Run {
         map.when = `last window, ${grid.unit} ${map.last}`;
     }
 
+    /** Whether nothing comes any more. */
+    isOver() {
+        return isOver(this.store.runBy(this.job, this.run));
+    }
+
+    /** The numbers of a layer's heads in the window that ends at a moment, as a live map has them. */
+    async numbersAt(names, where, moment) {
+        const heads = {};
+        const load = async (metric) => {
+            const values = await this.valuesAt(metric, where, moment);
+            if (values) heads[metric] = values;
+        };
+        await Promise.all(names.map(load));
+        return { ...this.newest(where), heads, spectrum: {}, similarity: null, past: true };
+    }
+
+    async valuesAt(metric, where, moment) {
+        const { job, run } = this,
+            { stack, layer, site } = where,
+            key = JSON.stringify([metric, stack, layer, site]),
+            ask = () => loadGrid({ job, run, stack, layer, site, metric, statistic: "mean" }).catch(() => null);
+        let grid = await this.grids.get(key);
+        if (!grid || windowAt(grid, moment) === null) {
+            this.grids.set(key, ask());
+            grid = await this.grids.get(key);
+        }
+        const at = windowAt(grid, moment);
+        return at === null ? null : valuesAt(grid, where, at);
+    }
+
     /** Which step or window a layer's numbers are of. */
     when(map) {
         return map?.past ? (map.when ?? "last window") : `step ${map?.step ?? "–"}`;
     }
 
     /**
-     * The newest map of a layer: of a head, or of `kind`. For a run whose maps are not in memory, the mean over the heads
-     * in its last window, with `ofWindow`, unless another kind is asked for. Null: there is none.
+     * The newest map of a layer: of a head, or of `kind`. For a run whose maps are not in memory, what was kept of its last
+     * window, with `ofWindow`: maps of heads, or, without `heads`, the mean over them. With `last` that of the window that
+     * ends there. Null: there is none.
      */
-    async map({ stack, layer, site }, what = {}) {
+    async map({ stack, layer, site }, { last = null, ...what } = {}) {
         const asked = { job: this.job, run: this.run, stack, layer, site, packed: 1 };
+        if (last !== null) return this.windowMap({ ...asked, last }, what);
         const found = await find("maps", { ...asked, ...what }).catch((error) => ({ error }));
         if (found && !found.error) return { ...found, values: floats(found.values) };
-        const stored = ["mean", undefined].includes(what.kind) ? await find("map", asked).catch(() => null) : null;
-        return stored ? windowMap(stored) : found?.error && !this.past ? found : null;
+        const stored = await this.windowMap(asked, what).catch(() => null);
+        return stored ?? (found?.error && !this.past ? found : null);
+    }
+
+    /** What was kept of a window: the maps of heads in few cells, or else their mean. */
+    async windowMap(asked, { kind = "heads", head = null, heads = 1 }) {
+        const ofHeads = kind === "heads" ? await find("map", { ...asked, kind }).catch(() => null) : null;
+        if (ofHeads) return someOf(windowMap(ofHeads), head, heads);
+        const stored = ["heads", "mean"].includes(kind) ? await find("map", asked) : null;
+        return stored && windowMap(stored);
     }
 }
 
@@ -108,10 +151,23 @@ function half(bits) {
     return sign * (exponent ? 2 ** (exponent - 25) * (1024 + fraction) : 2 ** -24 * fraction);
 }
 
+/** So many of the maps from one on, all without one. */
+function someOf(found, head, heads) {
+    if (head === null) return found;
+    const cells = found.rows * found.columns;
+    return {
+        ...found,
+        heads: found.heads.slice(head, head + heads),
+        values: found.values.subarray(head * cells, (head + heads) * cells),
+    };
+}
+
 function windowMap(stored) {
-    const bits = new Uint16Array(Uint8Array.from(atob(stored.values), (c) => c.charCodeAt(0)).buffer),
-        map = { ...stored, values: Float32Array.from(bits, half), labels: null, heads: null, ofWindow: true };
-    return { ...map, causal: map.site === "self" && looksCausal(map) };
+    const bits = new Uint16Array(bytes(stored.values)),
+        map = { ...stored, values: Float32Array.from(bits, half), labels: null, heads: stored.heads ?? null, ofWindow: true };
+    const cells = map.rows * map.columns,
+        first = { ...map, values: map.values.subarray(0, cells) };
+    return { ...map, causal: map.site === "self" && looksCausal(first) };
 }
 
 /** What a view is about, from the address. */
@@ -128,8 +184,8 @@ export async function openRun(store, params) {
 /** What a map is of, and what the numbers beside it are of when that is something else. */
 export function mapStep(found, numbers) {
     const own = found.ofWindow
-        ? `mean over heads, window of ${found.unit} ${found.first} to ${found.last}`
-        : `map of step ${found.step}, sample ${found.sample}`;
+        ? `${found.heads ? `map of step ${found.step}, kept in ${found.rows} × ${found.columns} cells` : "mean over heads"}, window of ${found.unit} ${found.first} to ${found.last}`
+        : [`map of step ${found.step}, sample ${found.sample}`, paddingText(found)].filter(Boolean).join(", ");
     if (numbers?.past)
         return numbers.last === undefined || numbers.last === found.last
             ? own

@@ -16,6 +16,9 @@ export function when(ms) {
     return `${date.toLocaleDateString([], { year: "numeric", month: "short", day: "numeric" })} ${time}`;
 }
 
+/** Whether a run has ended, as far as is known. */
+export const isOver = (run) => !["active", "idle"].includes(run?.state);
+
 /** When a run began, or "" when that is not known: without a history nobody keeps it. */
 export const startOf = (run) => (run.first_ns ? when(run.first_ns / 1e6) : "");
 

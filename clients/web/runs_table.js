@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 // All runs that there are, the newest of the liveliest job first: when each began, whether it still says something, what
-// came of it, and what fires.
-import { h } from "./dom.js";
+// came of it, and what fires; and their place below the overview.
+import { loadEndings } from "./alerts_past.js";
+import { h, refill } from "./dom.js";
+import { figure } from "./figure.js";
 import { link } from "./router.js";
 import { startOf } from "./run_text.js";
 
@@ -49,13 +51,13 @@ function countsOf(store, run) {
     if (run.received !== undefined)
         return [cell(run.layers?.length ?? ""), cell(run.received), cell(run.lost ?? ""), droppedOf(run)];
     const layers = run.run === store.run ? store.layers().length : 0,
-        rest = h("td", { class: "text gone", colspan: layers ? 3 : 4 }, "not kept over a restart");
+        rest = h("td", { class: "text gone", colspan: layers ? 3 : 4 }, "no longer in memory");
     return layers ? [cell(layers), rest] : [rest];
 }
 
 /** How many fire now, or did at the end of the run; "" where that is not known. */
 function alertsOf(store, run, endings) {
-    if (run.state !== "ended")
+    if (run.state !== "ended" || store.jobs.some((one) => one.run === run.run))
         return store.firing.filter((alert) => alert.job === run.job && alert.run === run.run).length || "–";
     return endings ? endings.of(run) : "";
 }
@@ -77,12 +79,12 @@ function rowOf(store, run, params, endings) {
 }
 
 /** `endings`: see loadEndings(), null while it is not known. */
-export function runsTable(store, params, endings) {
+function runsTable(store, params, endings) {
     const runs = store.jobNames().flatMap((job) => store.runsOf(job)),
         heads = COLUMNS.map(([name, isText]) => h("th", { class: isText ? "text" : null }, name));
     return h(
         "div",
-        { class: "scroll" },
+        { class: "scroll", tabindex: 0 },
         h(
             "table",
             {},
@@ -97,4 +99,28 @@ export function runsTable(store, params, endings) {
 }
 
 /** Changes when another run falls silent, or one for longer than it said. */
-export const silences = (store) => store.jobs.map((run) => store.silence(run)).join("\n");
+const silences = (store) => store.jobs.map((run) => store.silence(run)).join("\n");
+
+/** The table below the overview. */
+export class OverviewRuns {
+    constructor({ store, params, isCurrent }) {
+        Object.assign(this, { store, params, isCurrent, endings: null, silent: silences(store) });
+        this.frame = figure("Runs", "", "wide all-runs").plain();
+    }
+
+    async loadEndings() {
+        this.endings = await loadEndings().catch(() => this.endings);
+        if (this.isCurrent()) this.draw();
+    }
+
+    draw() {
+        refill(this.frame.body, runsTable(this.store, this.params, this.endings));
+    }
+
+    /** Draws when a run has fallen silent. */
+    onClock() {
+        const before = this.silent;
+        this.silent = silences(this.store);
+        if (this.silent !== before) this.draw();
+    }
+}

@@ -2,24 +2,30 @@
 // The page's data of the run it shows: the newest numbers of each layer, and the firing alerts of all runs. Never of two
 // runs at once. Bounded, however long a tab stays open: one value per layer, one alert per rule and place, and the newest
 // part of growing lists.
-import { find, get, now } from "./api.js";
+import { find, get, now, RUNS_KEPT } from "./api.js";
 import { byLayer, layerName } from "./dom.js";
 import { silenceOf } from "./run_text.js";
 import { paced } from "./view_state.js";
 
-/** At most so many job maps are kept, however many runs begin while the page is open. */
-const RUNS_KEPT = 500;
-
 /** A layer of which only the history is left: numbers of no step. */
-const pastLayer = ({ stack, layer, site, heads, metrics }) => ({
+const pastLayer = ({ stack, layer, site, module, heads, metrics }) => ({
     stack,
     layer,
     site,
+    module,
     past: true,
     heads: Object.fromEntries(metrics.map((name) => [name, Array(heads).fill(null)])),
 });
 
-/** What is drawn first goes first. */
+/** A summary with the numbers of more metrics, which are known of the same window; the newer one when there are two. */
+function withKnown(map, known) {
+    if (!known || known.window.last < map.window.last) return map;
+    if (known.window.last > map.window.last) return known;
+    const both = (key) =>
+        map[key] && { ...map[key], ...Object.fromEntries(Object.entries(known[key] ?? {}).filter(([, found]) => found)) };
+    return { ...map, heads: both("heads"), drift: both("drift") };
+}
+
 const SUMMARIES_MS = 400;
 /** After a window has closed, until it is on the disk. */
 const STARTS_MS = 2000;
@@ -35,7 +41,8 @@ export class Store {
         this.run = ""; // everything below is of this run of the job alone
         this.asked = ""; // the run that the address asks for; "": the newest, also when another begins
         this.live = new Map(); // layer name -> live map
-        this.summaries = new Map(); // layer name -> summary map, of the primary window
+        this.summaries = new Map(); // layer name -> summary map, of the primary window; numbers of metrics may be null
+        this.summarized = new Set(); // metrics that were asked for
         this.firing = []; // of all runs
         this.older = new Set(); // runs of the job that another one followed
         this.turn = 0; // of choose()
@@ -48,9 +55,10 @@ export class Store {
         events.on("summary", (map) => this.takeSummary(map));
         events.on("job", (map) => this.takeJob(map));
         events.on("alert", (map) => this.takeAlert(map));
+        events.on("log", (map) => map.job === this.job && map.run === this.run && this.tell("log", map));
     }
 
-    /** Calls back when something has come: live, summary (of the run that is shown), layers (the first of one), run (another
+    /** Calls back when something has come: live, summary, log (of the run that is shown), layers (the first of one), run (another
      * one is shown), jobs, alerts, clock (time goes by). Returns how to stop. */
     on(what, callback) {
         if (!this.listeners.has(what)) this.listeners.set(what, new Set());
@@ -142,10 +150,10 @@ export class Store {
         }
     }
 
-    /** A job map is told again when nothing came, too: its newest message is what was heard. */
-    knowOf({ run, epoch, step, time_ns }) {
+    /** A job map is told again when nothing came, too: by attnd's clock, as the trainer's may be another. */
+    knowOf({ run, epoch, step, time_ns, heard_ns }) {
         const before = this.heard.get(run),
-            at = Math.max(time_ns / 1e6, before?.at ?? 0);
+            at = Math.max(heard_ns / 1e6, before?.at ?? 0);
         if (before && step <= before.step) before.at = at;
         else this.heard.set(run, { epoch, step, time_ns, at, interval: before?.interval ?? null });
     }
@@ -154,7 +162,7 @@ export class Store {
         const same = (a) =>
             ["job", "run", "rule", "stack", "layer", "site", "head"].every((key) => a[key] === map[key]);
         this.firing = this.firing.filter((alert) => !same(alert));
-        if (map.state === "firing") this.firing.unshift(map);
+        if (map.state !== "resolved") this.firing.unshift(map);
         this.tell("alerts");
     }
 
@@ -205,12 +213,12 @@ export class Store {
         this.isLoaded = false;
         this.live.clear();
         this.summaries.clear();
+        this.summarized.clear();
         if (!this.run) return;
         const live = await this.newestLayers();
         if (mine !== this.turn) return;
         this.isLoaded = true;
         for (const map of live) if (this.newest(map) === undefined) this.live.set(layerName(map), map);
-        setTimeout(() => this.loadSummaries(mine), SUMMARIES_MS);
     }
 
     /** Live maps of the run that is shown, or its layers in the history. For a run that another one followed the history
@@ -229,18 +237,23 @@ export class Store {
     }
 
     /** `live` or `summary` maps of the run that is shown; null when attnd has none in memory. */
-    async inMemory(path) {
+    async inMemory(path, more = {}) {
         const { job, run } = this;
         if (!this.jobs.some((map) => map.run === run)) return null;
-        return (await find(path, { job, run }))?.filter((map) => map.run === run) ?? null;
+        return (await find(path, { job, run, ...more }))?.filter((map) => map.run === run) ?? null;
     }
 
-    /** Of a large model megabytes, of which only drift and baselines are shown: the rest does not wait for them. */
-    async loadSummaries(mine) {
-        if (mine !== this.turn) return;
-        const summaries = await this.inMemory("summary").catch(() => null);
-        if (mine !== this.turn) return;
-        for (const map of summaries ?? []) this.takeSummary(map);
+    /** The last windows with the numbers of one metric: of all metrics they are megabytes. A little later, as what is drawn
+     * first does not wait for them. */
+    loadSummaries(metric) {
+        if (this.summarized.has(metric)) return;
+        this.summarized.add(metric);
+        const mine = this.turn;
+        setTimeout(async () => {
+            const found = mine === this.turn ? await this.inMemory("summary", { metrics: metric }).catch(() => null) : null;
+            if (mine !== this.turn) return;
+            for (const map of found ?? []) this.takeSummary(withKnown(map, this.summaries.get(layerName(map))));
+        }, SUMMARIES_MS);
     }
 
     /** Names of jobs, those that go on first. */

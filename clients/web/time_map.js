@@ -1,36 +1,44 @@
 // SPDX-License-Identifier: MIT
-// The past of a run: all layers, and one head.
+// The past of a run: all layers, with the onsets of their alerts.
 /* global d3 */
-import { extent } from "./colors.js";
+import { windowOfStep } from "./chart_marks.js";
 import { byLayer, layerName, note, number } from "./dom.js";
-import { svg as newSvg } from "./figure.js";
 import { meanOf } from "./heat_map.js";
 import { drawMap } from "./map_view.js";
 
-/** A line, and a dot at the window that is shown; null when there is nothing over time. */
-export const sparkline = (values, at) => {
-    const root = newSvg(300, 46, "over the run"),
-        ok = values.filter(Number.isFinite);
-    if (ok.length < 2) return null;
-    const x = d3.scaleLinear([0, values.length - 1], [2, 298]),
-        y = d3.scaleLinear(extent(ok), [42, 4]);
-    root.append("path")
-        .attr("class", "line")
-        .attr(
-            "d",
-            d3
-                .line()
-                .defined(Number.isFinite)
-                .x((_, i) => x(i))
-                .y((v) => y(v))(values),
-        );
-    if (at !== null && Number.isFinite(values[at]))
-        root.append("circle").attr("class", "dot").attr("r", 3.5).attr("cx", x(at)).attr("cy", y(values[at]));
-    return root.node();
-};
+/** Rows that are lower than this many px do not all have their names. */
+const LINE = 11;
 
-/** Each layer over the run, as the mean over its heads; a click calls `onPick(window)`. Returns how to mark a window. */
-export function drawTimeMap(container, grid, { limits, onPick, metric }) {
+/** Where alerts began: of a row of the picture (-1: of the run) and a window, the names of their rules. */
+function beginnings(grid, names, alerts) {
+    const places = new Map();
+    for (const alert of alerts) {
+        const row = alert.stack === null ? -1 : names.indexOf(layerName(alert)),
+            window = windowOfStep(grid.windows.step, alert.since.step);
+        if (row < 0 && alert.stack !== null) continue;
+        const key = `${row} ${window}`,
+            place = places.get(key) ?? { row, window, rules: new Set(), severity: alert.severity };
+        if (alert.severity !== "info") place.severity = alert.severity;
+        place.rules.add(alert.rule);
+        places.set(key, place);
+    }
+    return places;
+}
+
+/** An onset is a triangle on its cell; of an alert of the run a line through all layers. */
+function drawOnsets(plot, places, { step, tall, height }) {
+    for (const { row, window, severity } of places.values()) {
+        const x = (window + 0.5) * step,
+            size = Math.max(3, Math.min(5, tall / 2.2));
+        plot.append("path")
+            .attr("class", `onset ${severity}`)
+            .attr("d", row < 0 ? `M${x},0V${height}` : `M${x - size},${(row + 0.5) * tall - size}h${2 * size}l${-size},${1.8 * size}z`);
+    }
+}
+
+/** Each layer over the run, as the mean over its heads, and where `alerts` began; a click calls `onPick(window)`. Returns
+ * how to mark a window. */
+export function drawTimeMap(container, grid, { limits, onPick, metric, alerts }) {
     const rows = [...grid.layers.values()].sort(byLayer),
         names = rows.map(layerName),
         columns = grid.count;
@@ -43,7 +51,10 @@ export function drawTimeMap(container, grid, { limits, onPick, metric }) {
         }
     });
     const tall = Math.max(6, Math.min(22, 460 / rows.length)),
-        long = Math.max(...names.map((name) => name.length)) * 6.4 + 26;
+        long = Math.max(...names.map((name) => name.length)) * 6.4 + 26,
+        every = Math.ceil(LINE / tall),
+        places = beginnings(grid, names, alerts);
+    const began = (r, w) => [...(places.get(`${r} ${w}`)?.rules ?? [])].map((rule) => `\n▼ ${rule} began`).join("");
     const node = drawMap(
         container,
         { rows: rows.length, columns, values, labels: null },
@@ -53,16 +64,18 @@ export function drawTimeMap(container, grid, { limits, onPick, metric }) {
             range: limits,
             xName: grid.unit,
             yName: "",
-            yNames: names,
+            yNames: names.map((name, r) => (r % every ? "" : name)),
             xText: (w) => grid.windows.last[w],
             name: "layers over time",
             onPick: (r, w) => onPick(w),
             describe: (r, w, x) =>
-                `${names[r]}, ${grid.unit} ${grid.windows.last[w]}: ${metric.name} ${number(x)}, mean over heads`,
+                `${names[r]}, ${grid.unit} ${grid.windows.last[w]}: ${metric.name} ${number(x)}, mean over heads${began(r, w)}`,
         },
     );
     const plot = node.querySelector("rect.missing"),
-        step = plot.width.baseVal.value / columns;
+        step = plot.width.baseVal.value / columns,
+        height = plot.height.baseVal.value;
+    drawOnsets(d3.select(plot.parentNode), places, { step, tall: height / rows.length, height });
     const mark = d3
         .select(plot.parentNode)
         .append("rect")

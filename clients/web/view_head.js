@@ -5,79 +5,63 @@ import { find, doubles, integers } from "./api.js";
 import { alertsList } from "./alerts_list.js";
 import { loadIntervals } from "./alerts_past.js";
 import { strongestPairs } from "./cells.js";
-import { drawChart } from "./chart.js";
-import { h, headName, layerName, note, number, percent, visible } from "./dom.js";
+import { alertsAbout, chartMarks } from "./chart_marks.js";
+import { ZoomChart } from "./chart_zoom.js";
+import { contextOptions, loadLog, LOG_MS } from "./context.js";
+import { h, headName, layerName, note, number, refill, withModule } from "./dom.js";
 import { figure, svg as newSvg } from "./figure.js";
-import { drawMap, rangePicker } from "./map_view.js";
-import { chosenLayer, facts, headCount, headPicker, layerPicker, metricPicker, unitOf } from "./pickers.js";
-import { go, link } from "./router.js";
+import { headChooser, headColor, HeadLines } from "./head_lines.js";
+import { headTrouble } from "./head_trouble.js";
+import { someHeads } from "./load_maps.js";
+import { scalePicker } from "./map_scale.js";
+import { drawMap } from "./map_view.js";
+import { pairText } from "./pairs.js";
+import { chosenLayer, facts, headCount, headPicker, layerPicker, metricPicker, paddingPicker, unitOf } from "./pickers.js";
+import { go, keep, link } from "./router.js";
+import { isOnAxis, loadRules } from "./rules.js";
 import { mapStep, NOT_KEPT, openRun } from "./run.js";
+import { RunTrouble } from "./run_trouble.js";
 import { liveValues, summaryValues } from "./store.js";
 import { kept, paced } from "./view_state.js";
+import { ViewTime, wrongMoment } from "./view_time.js";
 
 const WINDOWS = 5000;
-/** Alerts that are marked in the series, the newest of them. */
-const MARKS = 12;
 const PAIRS = 8;
-/** Windows that a baseline is made of where attnd's own is not in memory any more. */
-const FIRST = 5;
+/** So many heads have lines at once. */
+const LINE_HEADS = 64;
 
 async function loadSeries({ job, run, stack, layer, site, head, metric }) {
-    const answer = await find("history", { job, run, stack, layer, site, head, metric, packed: 1, limit: WINDOWS });
+    const [answer, log] = await Promise.all([
+        find("history", { job, run, stack, layer, site, head, metric, packed: 1, limit: WINDOWS }),
+        loadLog(job, run),
+    ]);
     if (!answer) return null;
     const values = Object.fromEntries(
         Object.entries(answer.values).map(([name, packed]) => [name, Array.from(doubles(packed))]),
     );
-    return { ...answer, values, last: integers(answer.windows.last), step: integers(answer.windows.step) };
+    return { ...answer, log, values, last: integers(answer.windows.last), step: integers(answer.windows.step) };
 }
 
-/** Mean and spread of the first windows, from what the newest window says of its distance to them. */
+/** The baseline and the unit of shift, from what the newest window says of its distance to it. */
 function baselineOf(summary, metric, head) {
     const drift = summary?.drift?.[metric],
         mean = summaryValues(summary, metric, "mean")?.[head];
     const delta = drift?.delta?.[head],
-        z = drift?.z?.[head];
+        shift = drift?.shift?.[head];
     if (mean === null || mean === undefined || delta === null || delta === undefined) return null;
-    return { name: "baseline: first windows, ± 1 std", mean: mean - delta, std: z ? Math.abs(delta / z) : 0 };
+    return { name: "baseline, ± 1 of shift", mean: mean - delta, std: shift ? Math.abs(delta / shift) : 0 };
 }
 
-/** Mean and spread of the first windows there are, of a run whose baseline is not in memory any more. */
-function firstWindows(series) {
-    const first = series.values.mean.slice(0, FIRST).filter(Number.isFinite);
-    if (series.more || first.length < FIRST || series.values.mean.length <= FIRST) return null;
-    return { name: `mean of the first ${FIRST} windows, ± 1 std`, mean: d3.mean(first), std: d3.deviation(first) };
+function changesOf(summary, metric, head) {
+    const change = summary?.drift?.[metric]?.change?.[head] ?? null;
+    return change === null ? [] : [{ x: change, name: "lasting change", class: "event change" }];
 }
 
-/** Where on the axis a step is: at the window that holds it. */
-function windowOfStep(series, step) {
-    const i = d3.bisectLeft(series.step, step);
-    return series.last[Math.min(i, series.last.length - 1)];
-}
-
-// The text that fits beside a mark.
-const shortened = ([first, ...others]) => first + (others.length ? ` +${others.length}` : "");
-
-function eventsOf(series, alerts, summary, metric, head) {
-    const rules = new Map(); // x -> names: those that began together share a mark
-    for (const alert of alerts.slice(0, MARKS)) {
-        const x = windowOfStep(series, alert.since.step);
-        rules.set(x, (rules.get(x) ?? new Set()).add(alert.rule));
-    }
-    const marks = [...rules].map(([x, names]) => ({
-        x,
-        name: [...names].join(", "),
-        label: shortened([...names]),
-        class: "event",
-    }));
-    const change = summary?.drift?.[metric]?.change?.[head];
-    if (change !== null && change !== undefined)
-        marks.push({ x: change, name: "lasting change", class: "event change" });
-    return marks;
-}
-
-function drawSeries(frame, series, { metric, summary, head, alerts, isPast }) {
+/** `marks` as chartMarks() gives them. */
+function drawSeries(chart, series, { metric, summary, head, marks, last }) {
     const v = series.values;
-    drawChart(frame.body, {
+    chart.at = last;
+    chart.draw({
         x: series.last,
         unit: series.unit,
         yName: unitOf(metric),
@@ -91,8 +75,10 @@ function drawSeries(frame, series, { metric, summary, head, alerts, isPast }) {
             { name: "min to max", ends: ["min", "max"], low: v.min, high: v.max, class: "band light" },
             { name: "p10 to p90", ends: ["p10", "p90"], low: v.p10, high: v.p90, class: "band" },
         ],
-        baseline: isPast ? firstWindows(series) : baselineOf(summary, metric.name, head),
-        events: eventsOf(series, alerts, summary, metric.name, head),
+        baseline: baselineOf(summary, metric.name, head),
+        bounds: marks.bounds,
+        events: [...marks.events, ...changesOf(summary, metric.name, head)],
+        ...contextOptions([{ log: series.log, steps: series.step, places: series.last }], series),
     });
 }
 
@@ -145,30 +131,26 @@ function numbersTable(run, map, head) {
         );
     const names = [
         h("th", { class: "text" }, "metric"),
-        h("th", {}, map.past ? "last window" : "newest step"),
+        h("th", {}, map.ofMoment ? "window" : map.past ? "last window" : "newest step"),
         h("th", { class: "text" }, "unit"),
         h("th", { class: "text about" }, "what it is"),
     ];
     return h(
         "div",
-        { class: "scroll" },
+        { class: "scroll", tabindex: 0 },
         h("table", {}, h("thead", {}, h("tr", {}, names)), h("tbody", {}, rows.map(row))),
     );
 }
 
 /** The pairs of the map that stand out, by their weight over that of an even spread. */
-function pairsList(found, where) {
-    if (found.rows !== found.queries || found.columns !== found.keys) return null;
-    const offset = found.q_offset ?? 0,
-        text = (i, labels) => (labels?.[i] !== undefined ? `${i} “${visible(labels[i])}”` : i);
-    const item = ({ row, column, weight, times }) =>
-        h(
-            "li",
-            {},
-            `query ${text(row + offset, where.site === "self" ? found.labels : null)} → key ${text(column, found.labels)}: ${percent(weight)}, ${number(Number(times.toPrecision(2)))} × an even spread`,
-        );
-    return [h("h3", {}, "Pairs that stand out"), h("ol", { class: "pairs" }, strongestPairs(found, PAIRS).map(item))];
-}
+const pairsList = (found) => [
+    h("h3", {}, "Positions that stand out"),
+    h(
+        "ol",
+        { class: "pairs" },
+        strongestPairs(found, PAIRS).map((pair) => h("li", {}, pairText(found, pair))),
+    ),
+];
 
 const hasMoved = (drift, head) => drift?.delta?.[head] !== undefined && drift.delta[head] !== null;
 
@@ -176,7 +158,7 @@ const hasMoved = (drift, head) => drift?.delta?.[head] !== undefined && drift.de
 function factsOf(live, summary, metric, head) {
     const drift = summary?.drift?.[metric.name],
         change = drift?.change?.[head] ?? null,
-        z = drift?.z?.[head];
+        shift = drift?.shift?.[head];
     return facts([
         ["pattern", live?.heads?.pattern?.[head]],
         ["tier", live?.tier],
@@ -185,24 +167,34 @@ function factsOf(live, summary, metric, head) {
         ["importance", live?.heads?.importance?.[head]],
         [
             "from baseline",
-            hasMoved(drift, head) ? `${number(drift.delta[head])}${z ? `, ${number(z)} std` : ""}` : null,
+            hasMoved(drift, head) ? `${number(drift.delta[head])}${shift ? `, shift ${number(shift)}` : ""}` : null,
         ],
         ["lasting change", change === null ? null : `since ${summary.window.unit} ${change}`],
     ]);
 }
 
-function headControls(run, params, { map, head, heads, metric }, onRange) {
-    const here = { ...params, stack: map.stack, layer: map.layer, site: map.site, head },
-        to = (other) => link("head", { ...here, head: other });
+/** The heads beside one, at the moment that is shown. */
+function neighbours(params, { map, head, heads }) {
+    const to = (other) => link("head", { ...params, stack: map.stack, layer: map.layer, site: map.site, head: other });
+    return [
+        head > 0 ? h("a", { href: to(head - 1), rel: "prev" }, "‹ previous head") : "",
+        head < heads - 1 ? h("a", { href: to(head + 1), rel: "next" }, "next head ›") : "",
+    ];
+}
+
+function headControls(run, params, { map, head, metric, time, beside }, onScale, onPadding) {
+    const { stack, layer, site } = map,
+        change = (value) => go("head", { ...params, stack, layer, site, head, metric: value });
     return h(
         "div",
         { class: "controls" },
         layerPicker(run, map),
         headPicker(map, head),
-        metricPicker(run, metric.name, (value) => go("head", { ...here, metric: value })),
-        rangePicker(onRange),
-        head > 0 ? h("a", { href: to(head - 1), rel: "prev" }, "‹ previous head") : null,
-        head < heads - 1 ? h("a", { href: to(head + 1), rel: "next" }, "next head ›") : null,
+        metricPicker(run, metric.name, change),
+        scalePicker(onScale, true),
+        paddingPicker(params, onPadding),
+        beside,
+        time.element,
     );
 }
 
@@ -210,40 +202,169 @@ const noWindow = (metric) =>
     `No window has ${metric.name} yet. The first one is stored when it closes: an epoch by default (window.unit, window.length).`;
 const NO_MAP =
     "There is no map of this layer: none has come yet, or queries and keys are longer than metrics.qk_maps_max_size.";
+const NO_PAST_MAP =
+    "There is no map of this window: none of its messages gave one, or it is older than the maps that are kept (history.maps).";
 
-export async function show(root, params, { store, isCurrent }) {
-    const run = await openRun(store, params),
-        map = chosenLayer(run, params);
-    if (!isCurrent()) return null;
-    if (!map) return void root.append(note(`${params.job} has no layer that was measured yet.`));
-    const heads = headCount(map),
-        head = Math.max(0, Math.min(heads - 1, Number(params.head ?? 0) || 0));
-    const metric = store.metric(params.metric || "entropy_normalized"),
-        where = { stack: map.stack, layer: map.layer, site: map.site },
-        name = headName(map, head);
-    let intervals = await loadIntervals(params.job, run.run);
-    if (!isCurrent()) return null;
-    const alerts = () =>
-        intervals.filter((a) => layerName(a) === layerName(map) && (a.head === null || a.head === head));
-    const series = figure(metric.name, metric.description, "wide").about(name, metric.name),
-        spectrum = figure("Singular values of the map").about(name, "singular-values"),
-        picture = figure("Newest map", "", "picture").about(name, "map");
-    const about = figure(name).plain(),
-        numbers = figure("").plain();
-    root.append(
-        headControls(run, params, { map, head, heads, metric }, () => pictures.now()),
-        h("div", { class: "grid head" }, series, h("div", { class: "stack" }, about, spectrum), picture, numbers),
+/** Heads whose lines are drawn, of the address: "0,3,7"; the head that is shown without any. */
+function chosenHeads(text, head, heads) {
+    const found = [...new Set((text ?? "").split(",").filter(Boolean).map(Number))].filter(
+        (one) => Number.isInteger(one) && one >= 0 && one < heads,
     );
+    return found.length ? found.slice(0, LINE_HEADS) : [head];
+}
 
-    const summaryOf = () => {
-        const found = store.summaries.get(layerName(map));
-        return found?.run === run.run ? found : null;
-    };
-    function drawSpectrum(live, summary) {
-        const newest = (key) => live?.spectrum?.[key]?.[head] ?? summary?.spectrum?.[key]?.last?.[head];
-        const own = newest("singular_values"),
+/** One of the maps of an answer; the only one, where that is of all heads. */
+function mapOf(found, head) {
+    const cells = found.rows * found.columns,
+        i = Math.max(0, found.heads?.indexOf(head) ?? 0);
+    return { ...found, values: found.values.subarray(i * cells, (i + 1) * cells) };
+}
+
+class HeadView {
+    constructor(params, { run, map, store, isCurrent }) {
+        Object.assign(this, { params, run, map, store, isCurrent });
+        this.heads = headCount(map);
+        this.head = Math.max(0, Math.min(this.heads - 1, Number(params.head ?? 0) || 0));
+        this.metric = store.metric(params.metric || "entropy_normalized");
+        this.where = { stack: map.stack, layer: map.layer, site: map.site };
+        this.name = headName(map, this.head);
+        this.intervals = []; // of alerts
+        this.rules = []; // in force
+        this.trouble = new RunTrouble({ store, job: params.job, run: run.run, where: this.where });
+        this.chosen = chosenHeads(params.lines, this.head, this.heads);
+        this.moment = null; // the numbers of a window, when one is shown
+        this.turn = 0;
+        const { run: r, metric, where } = this;
+        this.time = new ViewTime({ run: r, metric, where, params, isCurrent, onTime: () => this.drawMoment() });
+    }
+
+    build(root) {
+        const { name, metric, map, head, time, params, run } = this;
+        this.beside = h("span", { class: "beside" }, neighbours(params, this));
+        this.series = figure(metric.name, metric.description, "wide").about(name, metric.name);
+        this.chart = new ZoomChart(this.series.body, { onPick: (last) => time.goTo(last) });
+        this.series.querySelector(".tools").before(this.chart.tools);
+        this.spectrum = figure("Singular values of the map").about(name, "singular-values");
+        this.picture = figure("Newest map", "", "picture").about(name, "map");
+        this.linesFrame = figure("Lines between tokens", "", "lines").about(name, "lines");
+        this.chooser = h("div", {});
+        this.linesBox = h("div", {});
+        this.linesFrame.body.append(this.chooser, this.linesBox);
+        this.lines = new HeadLines(this.linesBox, (one) => (one === null ? "mean over the heads" : `head ${one}`));
+        this.about = figure(name, withModule(map, "")).plain();
+        this.numbers = figure("", "", "numbers").plain();
+        root.append(
+            ...[wrongMoment(time)].filter(Boolean),
+            headControls(
+                run,
+                params,
+                this,
+                () => this.drawPicture(),
+                () => this.pictures.now(),
+            ),
+            h(
+                "div",
+                { class: "grid head" },
+                this.series,
+                h("div", { class: "stack" }, this.about, this.spectrum),
+                this.picture,
+                this.linesFrame,
+                this.numbers,
+            ),
+        );
+        this.history = kept({
+            body: this.series.body,
+            isCurrent: this.isCurrent,
+            load: () => loadSeries({ job: params.job, run: run.run, ...this.where, head, metric: metric.name }),
+            draw: (found) => this.drawHistory(found),
+            nothing: () => noWindow(metric),
+        });
+        this.pictures = kept({
+            body: this.picture.body,
+            isCurrent: this.isCurrent,
+            load: () => this.loadMaps(),
+            draw: (found) => {
+                this.found = found;
+                this.drawPicture();
+            },
+            nothing: () => this.drawNoMap(),
+        });
+        this.drawWindow = paced(() => {
+            this.loadTrouble();
+            this.history.now();
+        });
+        this.drawLogged = paced(() => this.history.now(), LOG_MS);
+    }
+
+    summary() {
+        const found = this.store.summaries.get(layerName(this.map));
+        return found?.run === this.run.run ? found : null;
+    }
+
+    alerts() {
+        return alertsAbout(this.intervals, this.map, this.head);
+    }
+
+    async loadAlerts() {
+        this.intervals = await loadIntervals(this.params.job, this.run.run).catch(() => this.intervals);
+    }
+
+    /** Beside all else: what is in trouble is said when it is known. */
+    async loadTrouble() {
+        await Promise.all([this.trouble.load(), this.trouble.loadScores()]);
+        if (this.isCurrent()) this.drawNumbers();
+    }
+
+    /** The value of a past window that a rule compares. */
+    valueOf(rule) {
+        return isOnAxis(rule) && rule.statistic === "mean" ? this.moment?.heads?.[rule.metric]?.[this.head] : undefined;
+    }
+
+    /** Of the head that is shown, and of those whose lines are drawn. */
+    loadMaps() {
+        const heads = [...new Set([this.head, ...this.chosen])].sort((a, b) => a - b);
+        return someHeads(this.run, this.where, heads, this.time.last);
+    }
+
+    /* The moment */
+
+    isLive() {
+        return this.time.last === null;
+    }
+
+    /** Another moment, or more windows. */
+    async drawMoment() {
+        const mine = ++this.turn,
+            names = this.isLive() ? null : (this.map.metrics ?? Object.keys(this.map.heads ?? {})),
+            numeric = names?.filter((name) => name !== "pattern"),
+            found = numeric && (await this.run.numbersAt(numeric, this.where, this.time.moment));
+        if (!this.isCurrent() || mine !== this.turn) return;
+        this.moment = found && { ...found, ofMoment: true, when: `window of ${this.time.text()}` };
+        this.chart.mark(this.time.last);
+        refill(this.beside, ...neighbours(this.params, this));
+        this.drawNumbers();
+        await this.pictures.now();
+    }
+
+    /* Drawing */
+
+    drawHistory(found) {
+        const { metric, head, time, rules, intervals: alerts, map: layer } = this;
+        drawSeries(this.chart, found, {
+            metric,
+            summary: this.summary(),
+            head,
+            marks: chartMarks({ rules, alerts, metric, layer, head, series: found }),
+            last: time.last,
+        });
+    }
+
+    drawSpectrum(live, summary) {
+        const { head, spectrum, run } = this,
+            newest = (key) => live?.spectrum?.[key]?.[head] ?? summary?.spectrum?.[key]?.last?.[head],
+            own = newest("singular_values"),
             values = own ?? newest("qk_singular_values");
-        spectrum.hidden = Boolean(run.past) && !values?.length;
+        spectrum.hidden = !this.isLive() || (Boolean(run.past) && !values?.length);
         if (values?.length)
             drawBars(spectrum.body, values, own ? "singular value, by size" : "singular value of Q Kᵀ, by size");
         else if (!spectrum.body.firstChild)
@@ -251,70 +372,116 @@ export async function show(root, params, { store, isCurrent }) {
                 note("No spectrum of this head yet: heads take turns under metrics.spectrum_budget."),
             );
     }
-    function drawNewest() {
-        const live = run.newest(map),
-            summary = summaryOf();
-        drawSpectrum(live, summary);
-        about.setTitle(name, live ? run.when(live) : "");
-        about.body.replaceChildren(factsOf(live, summary, metric, head), h("h3", {}, "Alerts"), alertsList(alerts()));
-        if (live) numbers.body.replaceChildren(numbersTable(run, live, head));
-        numbers.setTitle(live?.past ? "Numbers of the last window" : "Newest numbers", live?.past ? live.when : "");
+
+    drawNumbers() {
+        const { run, map, metric, head, name, trouble, rules } = this,
+            live = this.moment ?? run.newest(map),
+            summary = this.isLive() ? this.summary() : null;
+        trouble.goTo(this.isLive() ? undefined : this.time.moment, this.intervals);
+        this.drawSpectrum(live, summary);
+        this.about.setTitle(name, withModule(map, live ? run.when(live) : ""));
+        this.about.body.replaceChildren(
+            ...headTrouble(trouble, map, head, rules, (rule) => this.valueOf(rule)),
+            factsOf(live, summary, metric, head),
+            h("h3", {}, "Alerts of the run"),
+            alertsList(this.alerts(), this.params),
+        );
+        if (live) this.numbers.body.replaceChildren(numbersTable(run, live, head));
+        const title = live?.ofMoment ? "Numbers of the window" : "Numbers of the last window";
+        this.numbers.setTitle(live?.past ? title : "Newest numbers", live?.past ? live.when : "");
     }
-    function drawPicture(found) {
-        const live = run.newest(map);
-        picture.setTitle(found.ofWindow ? `Mean map of ${layerName(map)}` : "Newest map", mapStep(found, live));
-        picture.about(found.ofWindow ? layerName(map) : name, found.ofWindow ? "mean-map" : "map");
+
+    drawNoMap() {
+        this.linesBox.replaceChildren();
+        this.linesFrame.hidden = true;
+        this.found = null;
+        return this.isLive() ? NO_MAP : NO_PAST_MAP;
+    }
+
+    drawPicture() {
+        const { found, map, name, head, where, params, picture } = this;
+        if (!found) return;
+        const numbers = this.moment ?? this.run.newest(map),
+            isMean = !found.heads,
+            of = isMean ? `mean map of ${layerName(map)}` : `map of ${name}`,
+            one = mapOf(found, head);
+        const when = this.isLive() ? "Newest map" : "Map of the window";
+        picture.setTitle(isMean ? `Mean map of ${layerName(map)}` : when, mapStep(found, numbers));
+        picture.about(isMean ? layerName(map) : name, isMean ? "mean-map" : "map");
         const toTokens = (row) => Math.floor((row * found.queries) / found.rows);
-        drawMap(picture.body, found, {
-            name: found.ofWindow ? `mean map of ${layerName(map)}` : `map of ${name}`,
+        drawMap(picture.body, one, {
+            name: of,
             onPick: (row) => go("tokens", { ...params, ...where, head, query: toTokens(row) }),
         });
-        picture.body.append(...(found.ofWindow ? [note(NOT_KEPT)] : (pairsList(found, where) ?? [])));
+        picture.body.append(...pairsList(one), ...(isMean ? [note(NOT_KEPT)] : []));
+        this.drawLines();
     }
-    const history = kept({
-        body: series.body,
-        isCurrent,
-        load: () => loadSeries({ job: params.job, run: run.run, ...where, head, metric: metric.name }),
-        draw: (found) =>
-            drawSeries(series, found, {
-                metric,
-                summary: summaryOf(),
-                head,
-                alerts: alerts(),
-                isPast: Boolean(run.past),
+
+    drawLines() {
+        const { found, chosen, map } = this,
+            isMean = !found.heads;
+        this.linesFrame.hidden = false;
+        this.linesFrame.setTitle("Lines between tokens", mapStep(found, null));
+        this.linesFrame.about(isMean ? layerName(map) : this.name, "lines");
+        const all = d3.range(this.heads);
+        this.chooser.replaceChildren(isMean ? "" : headChooser(all, chosen, (heads) => this.choose(heads)));
+        this.lines.draw(
+            found,
+            isMean ? [{ head: null, color: headColor(0) }] : chosen.map((head) => ({ head, color: headColor(head) })),
+        );
+    }
+
+    async choose(heads) {
+        this.chosen = heads.slice(0, LINE_HEADS);
+        keep({ lines: this.chosen.join(",") });
+        await this.pictures.now();
+    }
+
+    /* What comes */
+
+    /** Returns how to stop. */
+    listen() {
+        const { store, map, run } = this,
+            isOurs = (one) => layerName(one) === layerName(map) && one.run === run.run;
+        const ends = [
+            store.on("live", (live) => {
+                if (!isOurs(live) || !this.isLive()) return;
+                this.drawNumbers();
+                this.pictures.soon();
             }),
-        nothing: () => noWindow(metric),
-    });
-    const pictures = kept({
-        body: picture.body,
-        isCurrent,
-        load: () => run.map(where, { head }),
-        draw: drawPicture,
-        nothing: () => NO_MAP,
-    });
-    const drawWindow = paced(() => {
-        drawNewest();
-        history.now();
-    });
-    drawNewest();
-    const numbersOfPast = run.load(map.metrics ?? [], where).then(() => isCurrent() && drawNewest());
-    await Promise.all([history.now(), pictures.now(), numbersOfPast]);
+            store.on("summary", (summary) => {
+                if (!isOurs(summary)) return;
+                this.drawWindow();
+                this.time.reloadSoon();
+            }),
+            store.on("log", this.drawLogged),
+            this.drawLogged.stop,
+            store.on("alerts", async () => {
+                await this.loadAlerts();
+                this.loadTrouble();
+            }),
+            this.history.stop,
+            this.pictures.stop,
+            this.drawWindow.stop,
+            () => this.time.stop(),
+        ];
+        return () => ends.forEach((end) => end());
+    }
+}
+
+export async function show(root, params, { store, isCurrent }) {
+    const run = await openRun(store, params),
+        map = chosenLayer(run, params);
+    if (!isCurrent()) return null;
+    if (!map) return void root.append(note(`${params.job} has no layer that was measured yet.`));
+    const view = new HeadView(params, { run, map, store, isCurrent });
+    [view.rules] = await Promise.all([loadRules(params.job), view.loadAlerts(), view.time.load()]);
+    if (!isCurrent()) return null;
+    view.build(root);
+    view.drawNumbers();
+    const numbersOfPast = run.load(map.metrics ?? [], view.where).then(() => isCurrent() && view.drawMoment());
+    await Promise.all([view.history.now(), view.isLive() && !run.past ? view.pictures.now() : numbersOfPast]);
     performance.mark("data");
-    const isOurs = (one) => layerName(one) === layerName(map) && one.run === run.run;
-    const ends = [
-        store.on("live", (live) => {
-            if (!isOurs(live)) return;
-            drawNewest();
-            pictures.soon();
-        }),
-        store.on("summary", (summary) => isOurs(summary) && drawWindow()),
-        store.on("alerts", async () => {
-            intervals = await loadIntervals(params.job, run.run).catch(() => intervals);
-            if (isCurrent()) drawNewest();
-        }),
-        history.stop,
-        pictures.stop,
-        drawWindow.stop,
-    ];
-    return () => ends.forEach((end) => end());
+    view.loadTrouble();
+    return view.listen();
 }

@@ -1,21 +1,25 @@
 // SPDX-License-Identifier: MIT
 // One layer: the maps of all heads, what they are together, how alike they are, how much each matters.
 /* global d3 */
-import { hiddenCells, rangeOf } from "./cells.js";
-import { h, headName, layerName, note, number, select } from "./dom.js";
+import { loadIntervals } from "./alerts_past.js";
+import { asShown, withPadded } from "./cells.js";
+import { h, layerName, note, number } from "./dom.js";
 import { figure, svg as newSvg } from "./figure.js";
-import { colorRange, drawMap, rangePicker } from "./map_view.js";
-import { chosenLayer, headCount, layerPicker } from "./pickers.js";
+import { LayerHeads } from "./layer_heads.js";
+import { LayerSeries } from "./layer_series.js";
+import { overHeads } from "./load_maps.js";
+import { scalePicker } from "./map_scale.js";
+import { drawMap } from "./map_view.js";
+import { chosenLayer, headCount, layerPicker, metricPicker, paddingPicker } from "./pickers.js";
 import { go, link } from "./router.js";
-import { mapStep, NOT_KEPT, openRun } from "./run.js";
-import { set, settings } from "./settings.js";
+import { loadRules } from "./rules.js";
+import { mapStep, openRun } from "./run.js";
 import { kept, paced } from "./view_state.js";
+import { ViewTime, wrongMoment } from "./view_time.js";
 
 const AGGREGATES = [
     ["mean", "mean over heads"],
-    ["sum", "sum over heads"],
     ["max", "largest over heads"],
-    ["importance", "weighted by importance"],
 ];
 const COLUMNS = [
     "entropy_normalized",
@@ -123,99 +127,26 @@ function drawSimilarity(frame, live) {
     );
 }
 
-/** One range for the maps of all heads: they are laid below one another. */
-function sharedRange(found) {
-    const all = { ...found, rows: found.rows * found.heads.length };
-    const hidden = new Uint8Array(found.values.length),
-        cells = found.rows * found.columns;
-    found.heads.forEach((_, i) =>
-        hidden.set(hiddenCells({ ...found, values: found.values.subarray(i * cells, (i + 1) * cells) }), i * cells),
-    );
-    const { low, high, most } = rangeOf(all, hidden, colorRange());
-    return [low, high, most];
-}
-
-/** "step 9, sample 0, 48 queries × 48 keys, causal" */
-function mapsText(found, live) {
-    const pooled = found.rows < found.queries ? `, pooled to ${found.rows} × ${found.columns}` : "";
-    return `${mapStep(found, live)}, ${found.queries} queries × ${found.keys} keys${pooled}${found.causal ? ", causal" : ""}`;
-}
-
 const NO_MAPS =
     "There is no map of this layer: none has come yet, heads are split over ranks, or queries and keys are longer than metrics.qk_maps_max_size.";
 
-/** The maps of the heads beside one another. */
-class Heads {
-    constructor(map, { toHead, openHead }) {
-        Object.assign(this, { map, toHead, openHead, frames: new Map() });
-        this.frame = figure(layerName(map), "", "wide").plain();
-        this.box = h("div", { class: "grid small" });
-    }
+const NO_PAST_MAP =
+    "There is no map of this window: none of its messages gave one, or it is older than the maps that are kept (history.maps).";
 
-    frameOf(head) {
-        if (!this.frames.has(head)) {
-            const frame = figure(`head ${head}`);
-            frame.querySelector("h2").replaceChildren(h("a", { href: this.toHead(head) }, `head ${head}`));
-            this.frames.set(head, frame);
-            this.box.append(frame);
-        }
-        return this.frames.get(head);
-    }
-
-    draw(found, live) {
-        if (found.ofWindow) return this.drawWindow(found);
-        if (!this.box.isConnected) this.frame.body.replaceChildren(this.box);
-        const cells = found.rows * found.columns,
-            range = settings.range === "fixed" ? sharedRange(found) : null;
-        found.heads.forEach((head, i) => {
-            const frame = this.frameOf(head),
-                values = found.values.subarray(i * cells, (i + 1) * cells);
-            frame.about(headName(this.map, head), "map", mapStep(found, null));
-            frame.querySelector(".sub").textContent = live?.heads?.pattern?.[head] ?? "";
-            drawMap(
-                frame.body,
-                { ...found, values },
-                {
-                    size: 190,
-                    bar: false,
-                    axes: false,
-                    range,
-                    name: `map of ${headName(this.map, head)}`,
-                    onPick: () => this.openHead(head),
-                },
-            );
-        });
-        this.frame.setTitle(`${layerName(this.map)}: ${found.heads.length} heads`, mapsText(found, live));
-    }
-
-    /** Nothing of single heads is left. */
-    drawWindow(found) {
-        this.frame.setTitle(layerName(this.map), mapsText(found));
-        this.frame.body.replaceChildren(note(NOT_KEPT));
-    }
-}
-
-/** Whether the maps of the heads have one range of colours. */
-function sharedPicker(onchange) {
-    const options = [
-        ["auto", "range of each map"],
-        ["fixed", "one range for all heads"],
-    ];
-    return select("range", options, settings.range, (value) => {
-        set("range", value);
-        onchange();
-    });
+function tableTitle(live, time) {
+    if (time.last !== null) return "Numbers of the window";
+    return live.past ? "Numbers of the last window" : "Newest numbers";
 }
 
 /** Keeps a map over all heads in its frame; the frame is there while there is such a map. */
-function keepAggregate(run, map, [kind, frame], isCurrent) {
+function keepAggregate(run, map, [kind, frame], { time, isCurrent }) {
     frame.about(layerName(map), `${kind}-map`).hidden = true;
     const title = frame.querySelector("h2").textContent;
     return kept({
         body: frame.body,
         isCurrent,
         load: async () => {
-            const found = await run.map(map, { kind });
+            const found = await overHeads(run, map, kind, time.last);
             frame.hidden = !found;
             return found;
         },
@@ -236,7 +167,14 @@ export async function show(root, params, { store, isCurrent }) {
         toHead = (head) => link("head", { ...params, ...where, head }),
         openHead = (head) => go("head", { ...params, ...where, head }),
         name = layerName(map);
-    const heads = new Heads(map, { toHead, openHead }),
+    const metric = store.metric(params.metric || "entropy_normalized"),
+        time = new ViewTime({ run, metric, where, params, isCurrent, onTime: () => drawMoment() });
+    let alerts = [];
+    const loadAlerts = async () => (alerts = await loadIntervals(params.job, run.run).catch(() => alerts)),
+        [rules] = await Promise.all([loadRules(params.job), loadAlerts(), time.load()]);
+    if (!isCurrent()) return null;
+    const heads = new LayerHeads(map, { toHead, openHead, isCurrent }),
+        series = new LayerSeries(map, metric, (last) => time.goTo(last)),
         together = AGGREGATES.map(([kind, title]) => [kind, figure(title)]),
         similarity = figure("How different the heads are", "Jensen-Shannon divergence of their rows, nats").about(
             name,
@@ -246,17 +184,21 @@ export async function show(root, params, { store, isCurrent }) {
         table = figure("", "", "wide").plain();
     const sort = { by: null, down: -1 };
     root.append(
+        ...[wrongMoment(time)].filter(Boolean),
         h(
             "div",
             { class: "controls" },
             layerPicker(run, map),
-            sharedPicker(() => maps.now()),
-            rangePicker(() => everyMap("now")),
+            metricPicker(run, metric.name, (value) => go("layer", { ...params, ...where, metric: value })),
+            scalePicker(() => everyMap("now")),
+            paddingPicker(params, () => everyMap("now")),
+            time.element,
         ),
         h(
             "div",
             { class: "stack" },
             heads.frame,
+            series.frame,
             h(
                 "div",
                 { class: "grid" },
@@ -270,15 +212,28 @@ export async function show(root, params, { store, isCurrent }) {
     const maps = kept({
         body: heads.frame.body,
         isCurrent,
-        load: () => run.map(where),
-        draw: (found) => heads.draw(found, run.newest(map)),
-        nothing: () => NO_MAPS,
+        load: async () => asShown(withPadded(await run.map(where, { last: time.last }))),
+        draw: (found) => heads.draw(found, numbers),
+        nothing: () => (time.last === null ? NO_MAPS : NO_PAST_MAP),
     });
-    const all = [maps, ...together.map((one) => keepAggregate(run, map, one, isCurrent))],
+    const all = [maps, ...together.map((one) => keepAggregate(run, map, one, { time, isCurrent }))],
         everyMap = (what) => Promise.all(all.map((one) => one[what]()));
 
+    let numbers = run.newest(map),
+        turn = 0;
+    /** The numbers of the moment: of the newest message, or of the window. */
+    async function loadNumbers() {
+        const mine = ++turn,
+            found =
+                time.last === null
+                    ? run.newest(map)
+                    : { ...(await run.numbersAt(COLUMNS, where, time.moment)), when: `window of ${time.text()}` };
+        if (!isCurrent() || mine !== turn) return;
+        numbers = found;
+        drawNumbers();
+    }
     function drawNumbers() {
-        const live = run.newest(map);
+        const live = numbers;
         if (!live) return;
         importance.hidden = !live.heads?.importance?.some(Number.isFinite);
         if (!importance.hidden) drawImportance(importance, live.heads.importance, openHead);
@@ -288,26 +243,42 @@ export async function show(root, params, { store, isCurrent }) {
             drawNumbers();
         };
         drawTable(table, live, { sort, onSort, toHead });
-        table.setTitle(
-            live.past ? "Numbers of the last window" : "Newest numbers",
-            live.past ? live.when : run.when(live),
-        );
+        table.setTitle(tableTitle(live, time), live.past ? live.when : run.when(live));
         similarity.hidden = Boolean(live.past);
         if (!live.past) drawSimilarity(similarity, live);
     }
+    function drawSeries() {
+        series.draw(time.grid, time.last, { rules, alerts });
+    }
+    const alertsSoon = paced(async () => {
+        await loadAlerts();
+        if (isCurrent()) drawSeries();
+    });
+    /** Another moment, or more windows. */
+    async function drawMoment() {
+        drawSeries();
+        await Promise.all([loadNumbers(), everyMap("now")]);
+    }
     drawNumbers();
-    const numbersOfPast = run.load(COLUMNS, where).then(() => isCurrent() && drawNumbers());
+    drawSeries();
+    const numbersOfPast = run.load(COLUMNS, where).then(loadNumbers);
     await Promise.all([everyMap("now"), numbersOfPast]);
     performance.mark("data");
-    const numbersSoon = paced(drawNumbers);
-    const end = store.on("live", (live) => {
-        if (layerName(live) !== name || live.run !== run.run) return;
-        numbersSoon();
-        everyMap("soon");
-    });
-    return () => {
-        numbersSoon.stop();
-        everyMap("stop");
-        end();
-    };
+    const numbersSoon = paced(loadNumbers),
+        isOurs = (one) => layerName(one) === name && one.run === run.run;
+    const ends = [
+        store.on("live", (live) => {
+            if (!isOurs(live) || time.last !== null) return;
+            numbersSoon();
+            everyMap("soon");
+        }),
+        store.on("summary", (summary) => isOurs(summary) && time.reloadSoon()),
+        store.on("alerts", alertsSoon),
+        () => numbersSoon.stop(),
+        () => alertsSoon.stop(),
+        () => everyMap("stop"),
+        () => time.stop(),
+        () => heads.stop(),
+    ];
+    return () => ends.forEach((end) => end());
 }

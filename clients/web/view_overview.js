@@ -1,40 +1,50 @@
 // SPDX-License-Identifier: MIT
-// Runs, and the heat map of layers by heads: live, or at any window of the run.
-import { alertsList } from "./alerts_list.js";
-import { firingAt, loadEndings, loadIntervals } from "./alerts_past.js";
+// The heat map of layers by heads and the layers over time: live, or at any window of the run.
+import { OverviewAlerts } from "./alerts_list.js";
+import { alertsAbout, windowOfStep } from "./chart_marks.js";
 import { COLOR_MAPS, extent } from "./colors.js";
-import { byLayer, h, headName, layerName, note, number, refill, select } from "./dom.js";
+import { contextOverTime } from "./context.js";
+import { byLayer, h, headName, layerName, note, number, select, withModule } from "./dom.js";
 import { figure } from "./figure.js";
-import { loadGrid, momentOf, seriesOf, valuesAt, windowAt } from "./grid.js";
-import { drawLegend, HeatMap, RECENT } from "./heat_map.js";
-import { facts, headCount, metricPicker, statisticPicker, unitOf } from "./pickers.js";
-import { go, here, keep, link } from "./router.js";
-import { droppedCount, runsTable, silences } from "./runs_table.js";
+import { loadLoggedGrid, momentOf, momentText, seriesOf, valuesAt, windowAt } from "./grid.js";
+import { drawLegend } from "./heat_legend.js";
+import { HeatMap } from "./heat_map.js";
+import { marksOf, outlinesOf } from "./layer_marks.js";
+import { NeedsAttention } from "./needs_attention.js";
+import { drawHead, drawNoHead } from "./overview_head.js";
+import { headCount, metricPicker, statisticPicker, unitOf } from "./pickers.js";
+import { Playback } from "./playback.js";
+import { go, here, keep } from "./router.js";
+import { boundsOf, loadRules } from "./rules.js";
+import { isOver } from "./run_text.js";
+import { RunTrouble } from "./run_trouble.js";
+import { droppedCount, OverviewRuns } from "./runs_table.js";
 import { set, settings } from "./settings.js";
 import { liveValues } from "./store.js";
-import { drawTimeMap, sparkline, whyNoTime } from "./time_map.js";
+import { drawTimeMap, whyNoTime } from "./time_map.js";
 import { paced } from "./view_state.js";
+import { wrongMoment } from "./view_time.js";
 
-const PLAY_MS = 120;
-/** The grid is asked for again at most so often, and so are alerts. */
+/** The grid is asked for again at most so often, and so are alerts, and heads in trouble. */
 const GRID_MS = 2000,
-    ALERTS_MS = 500;
+    ALERTS_MS = 500,
+    TROUBLE_MS = 2000;
 /** Another width than this many px is drawn anew. */
 const RESIZED = 30;
+
+const rowOf = ({ stack, layer, site, module }, heads) => ({ stack, layer, site, module, heads });
 
 /** Layers of the picture: those of the windows, and those that are live. */
 function layersOf(store, grid) {
     const all = new Map();
     for (const [name, layer] of grid?.layers ?? [])
-        all.set(name, { stack: layer.stack, layer: layer.layer, site: layer.site, heads: layer.heads });
+        all.set(name, rowOf(layer, layer.heads));
     for (const map of store.layers()) {
         const heads = headCount(map);
-        if (heads > 0) all.set(layerName(map), { stack: map.stack, layer: map.layer, site: map.site, heads });
+        if (heads > 0) all.set(layerName(map), rowOf(map, heads));
     }
     return [...all.values()].sort(byLayer);
 }
-
-const samePlace = (a, b) => ["rule", "stack", "layer", "site", "head"].every((key) => a[key] === b[key]);
 
 function nothingYet(job, run) {
     const refused = (run?.lost ?? 0) + (run ? droppedCount(run) : 0);
@@ -45,65 +55,57 @@ function nothingYet(job, run) {
     );
 }
 
-const wrongMoment = (text) =>
-    note(
-        `at=${text} names no window of this run. A window is named by its end, as in at=epoch3 or at=step120. This is the newest.`,
-    );
-
-/** Of a head, from the newest message. */
-const factsOf = (live, head) =>
-    facts([
-        ["pattern", live?.heads?.pattern?.[head]],
-        ["step", live?.step],
-        ["entropy_normalized", live?.heads?.entropy_normalized?.[head]],
-        ["first_token", live?.heads?.first_token?.[head]],
-        ["max_logit", live?.heads?.max_logit?.[head]],
-        ["importance", live?.heads?.importance?.[head]],
-        ["effective_rank", live?.spectrum?.effective_rank?.[head]],
-    ]);
-
-function marksList(marks) {
-    if (marks.length === 0) return "";
-    const entry = (mark) => h("li", { class: mark.kind === "alert" ? "firing" : null }, mark.text);
-    return h("ul", { class: "list" }, marks.map(entry));
-}
-
 class Overview {
-    constructor(params, { store, events, isCurrent }) {
+    constructor(params, { store, events, layers, isCurrent }) {
         Object.assign(this, { params, store, events, isCurrent });
+        this.arrival = layers;
         this.metric = store.metric(params.metric || "entropy_normalized");
         this.statistic = params.statistic || "mean";
         this.run = store.run;
         this.grid = null;
-        this.intervals = []; // of alerts
-        this.endings = null; // of all runs
         this.moment = params.at; // as in the address; undefined: live
         this.at = null; // the window of the grid; null: live
         this.layers = [];
         this.limits = [0, 1]; // of the colours
-        this.held = []; // what fires at the moment that is shown
         this.chosen = null; // {layer, head}
         this.changed = new Set(); // names of layers since the last frame
-        this.silent = silences(store);
-        this.timer = null; // while the run is played
+        this.rules = []; // in force
+        this.trouble = new RunTrouble({ store, job: params.job, run: store.run });
+        this.attention = new NeedsAttention({ store, params, trouble: this.trouble, isCurrent });
+        this.alerts = new OverviewAlerts({ store, params, run: store.run });
+        this.runs = new OverviewRuns({ store, params, isCurrent });
+        this.playback = new Playback((at) => this.setTime(at));
         this.onSummary = paced(() => this.reloadGrid(), GRID_MS);
         this.onAlerts = paced(() => this.reloadAlerts(), ALERTS_MS);
+        this.onTrouble = paced(() => this.reloadTrouble(), TROUBLE_MS);
     }
 
     /* What is asked for */
 
     loadGrid() {
         const { params, run, metric, statistic } = this;
-        return loadGrid({ job: params.job, run, metric: metric.name, statistic });
-    }
-
-    loadIntervals() {
-        return loadIntervals(this.params.job, this.run);
+        return loadLoggedGrid({ job: params.job, run, metric: metric.name, statistic });
     }
 
     async load() {
-        [this.grid, this.intervals] = await Promise.all([this.loadGrid(), this.loadIntervals()]);
+        const { params, trouble, alerts, attention } = this;
+        [this.grid, this.rules] = await Promise.all([
+            this.loadGrid(),
+            loadRules(params.job),
+            alerts.load(),
+            trouble.load(),
+            this.moment === undefined ? null : trouble.loadScores(),
+            this.arrival,
+        ]);
+        attention.rules = this.rules;
         this.at = windowAt(this.grid, this.moment);
+    }
+
+    /** Alerts and trouble of the moment that is shown. */
+    takeMoment() {
+        const { grid, at, moment, alerts } = this;
+        alerts.goTo(at === null ? null : grid.windows.step[at]);
+        this.attention.goTo(at === null ? undefined : moment, at === null ? "" : momentText(grid, at), alerts.intervals);
     }
 
     /** New windows, the same moment. */
@@ -119,68 +121,57 @@ class Overview {
     }
 
     async reloadAlerts() {
-        this.intervals = await this.loadIntervals().catch(() => this.intervals);
+        await this.alerts.load().catch(() => {});
         if (!this.isCurrent()) return;
         this.drawAlerts();
-        this.loadEndings();
+        this.drawTime();
+        this.runs.loadEndings();
+        this.onTrouble();
     }
 
-    async loadEndings() {
-        this.endings = await loadEndings().catch(() => this.endings);
-        if (this.isCurrent()) this.drawRuns();
+    async reloadTrouble() {
+        await Promise.all([this.trouble.load(), this.trouble.loadScores()]);
+        if (this.isCurrent()) this.drawTrouble();
     }
 
     /* What is shown: of a layer, at the moment */
 
+    /** Of a layer, what came last: of a run that goes on, while no moment of the past is shown. */
+    newestOf(layer) {
+        const isShown = this.at === null && !(this.hasEnded() && this.grid?.count);
+        return isShown ? this.store.newest(layer) : null;
+    }
+
     /** Over the heads. */
     valuesOf(layer) {
-        const live = this.at === null ? liveValues(this.store.newest(layer), this.metric.name) : null;
+        const live = liveValues(this.newestOf(layer), this.metric.name);
         return live ?? valuesAt(this.grid, layer, this.at ?? (this.grid?.count ?? 0) - 1);
     }
 
     hasEnded() {
-        return !["active", "idle"].includes(this.store.shownRun()?.state);
-    }
-
-    /** What fires; of a run that is over, what fired at its end. */
-    alertsNow() {
-        const { grid, at, intervals, store, params, run } = this;
-        if (at !== null) return firingAt(intervals, grid.windows.step[at]);
-        if (!this.hasEnded()) return store.firing.filter((alert) => alert.job === params.job && alert.run === run);
-        return grid ? firingAt(intervals, grid.windows.step[grid.count - 1]) : [];
+        return isOver(this.store.shownRun());
     }
 
     marksOf(layer) {
-        const fires = this.held.filter((alert) => layerName(alert) === layerName(layer));
-        const marks = fires.map((alert) => ({
-            head: alert.head,
-            kind: alert.severity === "info" ? "info" : "alert",
-            text: `● ${alert.rule} since epoch ${alert.since.epoch}, step ${alert.since.step}`,
-        }));
-        return [...marks, ...this.changesOf(layer)];
-    }
-
-    /** Lasting changes of the last windows. */
-    changesOf(layer) {
-        const summary = this.store.summaries.get(layerName(layer)),
-            changes = summary?.drift?.[this.metric.name]?.change ?? [],
-            now = this.at === null ? summary?.window.last : this.grid.windows.last[this.at];
-        return changes.flatMap((unit, head) =>
-            unit !== null && unit <= now && unit > now - RECENT * summary.window.every
-                ? [{ head, kind: "drift", text: `▲ changed for good at ${summary.window.unit} ${unit}` }]
-                : [],
-        );
+        const { at, grid, alerts, trouble, rules, store, metric } = this;
+        return marksOf(layer, {
+            held: alerts.held,
+            heads: trouble.headsOf(layer),
+            rules,
+            summary: store.summaries.get(layerName(layer)),
+            metric: metric.name,
+            now: at === null ? undefined : grid.windows.last[at],
+        });
     }
 
     describe(layer, head) {
         const marks = this.marksOf(layer).filter((mark) => mark.head === head);
-        return [`${headName(layer, head)}: ${number(this.valuesOf(layer)?.[head])}`, ...marks.map((m) => m.text)].join(
-            "\n",
-        );
+        const value = `${headName(layer, head)}: ${number(this.valuesOf(layer)?.[head])}`;
+        return [value, withModule(layer, ""), ...marks.map((m) => m.text)].filter(Boolean).join("\n");
     }
 
     range() {
-        if (settings.range === "fixed" && this.metric.domain) return this.metric.domain;
+        if (settings.scale === "natural" && this.metric.domain) return this.metric.domain;
         const all = this.layers.flatMap((layer) => this.valuesOf(layer) ?? []);
         for (const row of this.grid?.layers.values() ?? []) for (const x of row.values) all.push(x);
         return extent(all);
@@ -192,66 +183,45 @@ class Overview {
         this.heat = figure("Layers × heads", "", "heat");
         this.legend = h("div", { class: "legend" });
         this.cellBox = figure("Head", "", "one-head").plain();
-        this.alertsBox = figure("Alerts", "", "alerts").plain();
-        this.runsBox = figure("Runs", "", "wide all-runs").plain();
         this.timeBox = figure("Layers × time", "", "time-map");
         this.map = this.makeMap();
         this.heat.append(this.legend);
-        this.alertsBox.body.tabIndex = 0; // it scrolls
-        if (this.moment !== undefined && this.at === null) root.append(wrongMoment(this.moment));
+        this.placeSlider();
         root.append(
+            ...[wrongMoment(this)].filter(Boolean),
+            this.attention.frame,
             this.makeControls(),
             h(
                 "div",
                 { class: "columns" },
-                h("div", { class: "stack" }, this.heat, this.timeBox, this.runsBox),
-                h("div", { class: "stack" }, this.cellBox, this.alertsBox),
+                h("div", { class: "stack" }, this.heat, this.timeBox, this.runs.frame),
+                h("div", { class: "stack" }, this.cellBox, this.alerts.frame),
             ),
         );
     }
 
     makeControls() {
-        const change = (more) => go("overview", { ...here().params, ...more });
+        const change = (more) => go("overview", { ...here().params, ...more }),
+            { domain } = this.metric;
         const ranges = [
-            ["auto", "automatic range"],
-            ["fixed", "fixed range"],
+            ...(domain ? [["natural", `natural: ${number(domain[0])} to ${number(domain[1])}`]] : []),
+            ["auto", "of this run"],
         ];
         return h(
             "div",
             { class: "controls" },
             metricPicker(this.store, this.metric.name, (metric) => change({ metric })),
             statisticPicker(this.statistic, (statistic) => change({ statistic })),
-            select("range", ranges, settings.range, (value) => {
-                set("range", value);
+            select("range", ranges, settings.scale, (value) => {
+                set("scale", value);
                 this.drawAll();
             }),
-            this.makeTime(),
+            this.playback.element,
         );
-    }
-
-    makeTime() {
-        this.when = h("span", { class: "soft" });
-        this.play = h(
-            "button",
-            { type: "button", "aria-label": "play the run", onclick: () => this.playOrStop() },
-            "▶ play",
-        );
-        this.slider = h("input", {
-            type: "range",
-            min: 0,
-            "aria-label": "time: window of the run, the last stop is live",
-            oninput: () => {
-                this.stop();
-                this.setTime(Number(this.slider.value));
-            },
-        });
-        this.placeSlider();
-        return h("div", { class: "time" }, this.play, this.slider, this.when);
     }
 
     placeSlider() {
-        this.slider.max = this.grid?.count ?? 0;
-        this.slider.value = this.at ?? this.slider.max;
+        this.playback.place(this.grid?.count ?? 0, this.at);
     }
 
     makeMap() {
@@ -267,7 +237,7 @@ class Overview {
 
     /** Parameters of the view of a layer or head. */
     placeOf({ stack, layer, site }, head) {
-        return { ...this.params, at: undefined, cell: undefined, stack, layer, site, head };
+        return { ...this.params, cell: undefined, stack, layer, site, head };
     }
 
     drawNothing() {
@@ -307,23 +277,41 @@ class Overview {
 
     /** `isNew`: there are other numbers than before, not only another moment of them. */
     recolor(isNew = true) {
+        this.isOver = this.hasEnded();
         this.limits = this.range();
-        this.held = this.alertsNow();
+        this.takeMoment();
         this.layers.forEach((layer) => this.colorRow(layer));
-        drawLegend(this.legend, this.limits, COLOR_MAPS[settings.colorMap], this.metric);
-        this.when.textContent = this.whenText();
-        this.slider.setAttribute("aria-valuetext", this.when.textContent);
+        this.drawOutlines();
+        const bounds = boundsOf(this.rules, this.metric);
+        drawLegend(this.legend, this.limits, COLOR_MAPS[settings.colorMap], this.metric, bounds);
+        this.playback.name(this.whenText());
         if (isNew || !this.markTime) this.drawTime();
-        this.markTime(this.at);
-        const isLive = this.at === null && this.layers.some((layer) => this.store.newest(layer));
-        const of = isLive ? "newest step" : `${this.statistic} of the window`;
+        else this.markTime(this.at);
+        const isLive = this.layers.some((layer) => this.newestOf(layer));
+        const of = isLive ? `of step ${this.stepOfLive()}` : `${this.statistic} of the window${this.windowStep()}`;
         this.heat.setTitle("Layers × heads", `${unitOf(this.metric)} · ${of}`);
+    }
+
+    /** The numbers may be of an earlier step than the newest message, which the header of the page names. */
+    stepOfLive() {
+        return Math.max(...this.layers.map((layer) => this.store.newest(layer)?.step ?? -1));
+    }
+
+    windowStep() {
+        const { grid, at } = this;
+        return grid?.count ? ` to step ${grid.windows.step[at ?? grid.count - 1]}` : "";
+    }
+
+    drawOutlines() {
+        if (this.layers.length === 0) return;
+        const { alerts, trouble } = this,
+            kinds = new Map(this.layers.map((one) => [layerName(one), outlinesOf(one, alerts.held, trouble.scoresOf(one))]));
+        this.map.outline((layer, head) => kinds.get(layerName(layer))(head));
     }
 
     whenText() {
         const { grid, at } = this;
-        if (at !== null)
-            return `${grid.unit} ${grid.windows.last[at]}${grid.unit === "step" ? "" : ` · step ${grid.windows.step[at]}`}`;
+        if (at !== null) return momentText(grid, at);
         return this.hasEnded() ? "end of the run" : this.events.state === "live" ? "live" : "newest received";
     }
 
@@ -336,87 +324,68 @@ class Overview {
             return;
         }
         timeBox.setTitle("Layers × time", `${unitOf(metric)} · ${this.statistic} of the window, mean over heads`);
-        const onPick = (window) => {
-            this.stop();
-            this.setTime(window);
-        };
-        this.markTime = drawTimeMap(timeBox.body, grid, { limits, metric, onPick });
+        const onPick = (window) => this.playback.goTo(window);
+        this.markTime = drawTimeMap(timeBox.body, grid, { limits, metric, onPick, alerts: this.alerts.intervals });
+        this.markTime(this.at);
+        contextOverTime(timeBox.body, grid);
     }
 
     drawCell() {
-        if (!this.chosen) {
-            this.cellBox.setTitle("Head", "");
-            this.cellBox.body.replaceChildren(
-                h("p", { class: "soft" }, "Choose a cell: by a click, or with the arrow keys. Enter opens the head."),
-            );
-            return;
-        }
-        const { layer, head } = this.chosen,
-            marks = this.marksOf(layer).filter((mark) => mark.head === head || mark.head === null);
-        this.cellBox.setTitle(headName(layer, head), this.metric.description);
-        refill(
-            this.cellBox.body,
-            h("p", { class: "big" }, number(this.valuesOf(layer)?.[head])),
-            sparkline(seriesOf(this.grid, layer, head), this.at) ?? "",
-            this.at === null ? factsOf(this.store.newest(layer), head) : "",
-            marksList(marks),
-            h(
-                "p",
-                {},
-                h("a", { href: link("head", this.placeOf(layer, head)) }, "open this head"),
-                " · ",
-                h("a", { href: link("layer", this.placeOf(layer)) }, "its layer"),
-            ),
-        );
+        if (!this.chosen) return drawNoHead(this.cellBox);
+        const { layer, head } = this.chosen;
+        drawHead(this.cellBox, {
+            layer,
+            head,
+            metric: this.metric,
+            value: this.valuesOf(layer)?.[head],
+            series: seriesOf(this.grid, layer, head),
+            at: this.at,
+            bound: boundsOf(this.rules, this.metric, layer)[0]?.value ?? null,
+            onset: this.onsetOf(layer, head),
+            live: this.newestOf(layer),
+            marks: this.marksOf(layer).filter((mark) => mark.head === head || mark.head === null),
+            place: this.placeOf(layer, head),
+        });
+    }
+
+    /** The window in which the first of the alerts that fire about a head began. */
+    onsetOf(layer, head) {
+        const first = Math.min(...alertsAbout(this.alerts.held, layer, head).map(({ since }) => since.step));
+        return this.grid && Number.isFinite(first) ? windowOfStep(this.grid.windows.step, first) : null;
+    }
+
+    drawTrouble() {
+        this.takeMoment();
+        this.attention.draw();
+        this.drawOutlines();
     }
 
     drawAlerts() {
-        const now = (this.held = this.alertsNow()),
-            others = this.intervals.filter((one) => !now.some((alert) => samePlace(alert, one)));
-        const { at, grid } = this,
-            end = this.hasEnded() ? "at the end of the run" : "firing now";
-        this.alertsBox.setTitle("Alerts", at === null ? end : `at step ${grid.windows.step[at]}`);
-        refill(
-            this.alertsBox.body,
-            alertsList(now),
-            others.length ? h("h3", {}, at === null ? "Earlier" : "At other times") : "",
-            others.length ? alertsList(others) : "",
-        );
+        this.takeMoment();
+        this.alerts.draw();
         this.layers.forEach((layer) => this.map.mark(layer, this.marksOf(layer)));
+        this.drawOutlines();
     }
 
     drawRuns() {
-        refill(this.runsBox.body, runsTable(this.store, this.params, this.endings));
-        if (this.layers.length === 0) this.drawNothing();
+        this.runs.draw();
+        if (this.layers.length === 0) return this.drawNothing();
+        if (this.isOver === this.hasEnded()) return;
+        this.recolor(false);
+        this.drawCell();
     }
 
     /* Time */
 
-    setTime(value) {
-        this.at = !this.grid || value >= this.grid.count ? null : Math.max(0, value);
-        this.moment = this.at === null ? undefined : momentOf(this.grid, this.at);
-        this.placeSlider();
+    setTime(at) {
+        this.at = at;
+        this.moment = at === null ? undefined : momentOf(this.grid, at);
+        this.params.at = this.moment; // links go there
         keep({ at: this.moment });
         this.recolor(false);
         this.drawCell();
-        this.drawAlerts();
-    }
-
-    stop() {
-        clearInterval(this.timer);
-        this.timer = null;
-        this.play.textContent = "▶ play";
-    }
-
-    playOrStop() {
-        if (this.timer) return this.stop();
-        if (!this.grid || this.grid.count < 2) return;
-        if (this.at === null) this.setTime(0);
-        this.play.textContent = "❚❚ stop";
-        this.timer = setInterval(() => {
-            this.setTime((this.at ?? this.grid.count) + 1);
-            if (this.at === null) this.stop();
-        }, PLAY_MS);
+        this.alerts.draw();
+        this.attention.draw();
     }
 
     /* What comes */
@@ -440,13 +409,6 @@ class Overview {
         if (this.chosen && names.has(layerName(this.chosen.layer))) this.drawCell();
     }
 
-    /** The runs, when one has fallen silent. */
-    onClock() {
-        const before = this.silent;
-        this.silent = silences(this.store);
-        if (this.silent !== before) this.drawRuns();
-    }
-
     onResize() {
         const width = this.heat.body.clientWidth;
         if (Math.abs(width - this.width) <= RESIZED) return;
@@ -463,17 +425,19 @@ class Overview {
         const ends = [
             store.on("live", (live) => this.onLive(live)),
             store.on("summary", this.onSummary),
+            store.on("summary", this.onTrouble),
             store.on("alerts", () => this.drawAlerts()),
             store.on("alerts", this.onAlerts),
             store.on("jobs", () => this.drawRuns()),
-            store.on("clock", () => this.onClock()),
+            store.on("clock", () => this.runs.onClock()),
             events.on("state", () => this.recolor(false)),
             () => resize.disconnect(),
         ];
         return () => {
-            this.stop();
+            this.playback.stop();
             this.onSummary.stop();
             this.onAlerts.stop();
+            this.onTrouble.stop();
             ends.forEach((end) => end());
         };
     }
@@ -488,7 +452,9 @@ export async function show(root, params, context) {
     view.drawAlerts();
     view.drawRuns();
     performance.mark("data");
-    view.loadEndings();
+    view.attention.draw();
+    if (!view.trouble.scores) view.trouble.loadScores().then(() => context.isCurrent() && view.drawTrouble());
+    view.runs.loadEndings();
     if (!view.grid && context.store.summaries.size) view.onSummary(); // windows that are about to be stored
     return view.listen();
 }

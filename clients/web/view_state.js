@@ -19,6 +19,7 @@ export function kept({ body, load, draw, nothing, isCurrent, pause = PAUSE_MS })
         const mine = ++asked;
         const found = await load().catch((error) => ({ error }));
         if (!isCurrent() || mine !== asked) return;
+        if (found?.error?.code === "unreachable") return; // said over all views
         if (found?.error) body.replaceChildren(errorNote(found.error));
         else if (!found) body.replaceChildren(note(nothing()));
         else draw(found);

@@ -5,7 +5,8 @@ import { hiddenCells, lastQuery, strongestPairs } from "./cells.js";
 import { COLOR_MAPS } from "./colors.js";
 import { h, headName, isolated, layerName, note, number, percent, say, visible } from "./dom.js";
 import { figure, svg as newSvg } from "./figure.js";
-import { chosenLayer, headPicker, layerPicker } from "./pickers.js";
+import { overHeads, someHeads } from "./load_maps.js";
+import { chosenLayer, headPicker, layerPicker, paddingPicker } from "./pickers.js";
 import { keep } from "./router.js";
 import { mapStep, NOT_KEPT, openRun } from "./run.js";
 import { settings } from "./settings.js";
@@ -163,7 +164,7 @@ class Tokens {
         const asked = Number(query ?? NaN);
         this.row ??= Number.isFinite(asked) ? Math.max(0, asked) : lastQuery(found);
         this.row = Math.min(Math.floor(this.row), found.rows - 1);
-        this.reason.replaceChildren(...(found.ofWindow ? [note(NOT_KEPT)] : []));
+        this.reason.replaceChildren(...(this.isOfAnother() ? [note(NOT_KEPT)] : []));
         this.draw();
     }
 
@@ -192,7 +193,7 @@ class Tokens {
             shares = this.shares();
         this.chosen.textContent = rowNames[row];
         this.slider.value = row;
-        const of = found.ofWindow ? layerName(layer) : this.place;
+        const of = this.isOfAnother() ? layerName(layer) : this.place;
         this.bars.setTitle(`Query ${rowNames[row]}`, `${of}, ${mapStep(found, null)}`);
         drawBars(this.bars, shares, keyNames);
         const own = isSelf ? row + (found.rows === found.queries ? offset : 0) : -1;
@@ -201,6 +202,11 @@ class Tokens {
         });
         this.strip.setTitle("The keys, coloured by weight", this.whyPositions());
         drawPairs(this.pairs, found, rowNames, keyNames, this.pick);
+    }
+
+    /** Whether it is the mean over the heads that is shown for a head. */
+    isOfAnother() {
+        return this.head !== "mean" && this.found.ofWindow && !this.found.heads;
     }
 
     whyPositions() {
@@ -226,6 +232,7 @@ export async function show(root, params, { store, isCurrent }) {
             { class: "controls" },
             layerPicker(run, map),
             headPicker(map, head, [["mean", "mean of heads"]]),
+            paddingPicker(params, () => content.now()),
             h("div", { class: "time" }, "query", tokens.slider, tokens.chosen),
         ),
         box,
@@ -234,7 +241,7 @@ export async function show(root, params, { store, isCurrent }) {
         body: box,
         isCurrent,
         pause: REFRESH_MS,
-        load: () => run.map(where, head === "mean" ? { kind: "mean" } : { head }),
+        load: () => (head === "mean" ? overHeads(run, where, "mean") : someHeads(run, where, [Number(head)])),
         draw(found) {
             if (!tokens.content.isConnected) box.replaceChildren(tokens.content);
             tokens.take(found, params.query);

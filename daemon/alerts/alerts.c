@@ -83,7 +83,7 @@ static uint64_t cells_bytes(const struct alert_cells *cells, const struct rule *
     return cells->count * each;
 }
 
-static void free_cells(struct alerts *alerts, struct alert_cells *cells, const struct rule *rule)
+void alert_cells_free(struct alerts *alerts, struct alert_cells *cells, const struct rule *rule)
 {
     alerts->bytes -= cells_bytes(cells, rule);
     free(cells->cell);
@@ -97,7 +97,7 @@ int alert_cells_get(struct alerts *alerts, struct alert_cells *cells, const stru
     if (cells->count == count) {
         return 0;
     }
-    free_cells(alerts, cells, rule);
+    alert_cells_free(alerts, cells, rule);
     struct alert_cell *cell = calloc(count, sizeof *cell);
     bool rate = rule_is_rate(rule->condition);
     double *past = rate ? calloc((size_t)count * rule->within, sizeof *past) : NULL;
@@ -116,7 +116,7 @@ int alert_cells_get(struct alerts *alerts, struct alert_cells *cells, const stru
 static void free_layer_cells(struct alerts *alerts, struct alert_layer *layer)
 {
     for (uint32_t i = 0; i < alerts->rule_count; i++) {
-        free_cells(alerts, &layer->cells[i], alerts->rules[i]);
+        alert_cells_free(alerts, &layer->cells[i], alerts->rules[i]);
     }
 }
 
@@ -165,6 +165,7 @@ void alerts_free(struct alerts **alerts)
         return;
     }
     alerts_forget(*alerts);
+    trouble_free(*alerts);
     free((*alerts)->whole);
     free(*alerts);
     *alerts = NULL;
@@ -190,27 +191,26 @@ static double value_now(const struct rule *rule, const struct alert_cells *cells
 
 static void tell(const struct alerts *alerts, const struct rule *rule,
                  const struct alert_cells *cells, uint32_t index, const struct alert_place *place,
-                 enum alert_reason reason, const struct alert_sink *sink)
+                 enum alert_state state, const struct alert_sink *sink)
 {
     const struct alert_cell *cell = &cells->cell[index];
     char message[ALERT_MESSAGE_MAX];
-    bool holds = reason == ALERT_BECAUSE_IT_HOLDS;
     struct alert_result event = {
         .common = alerts->newest,
         .rule = rule->name,
         .severity = (enum alert_severity)rule->severity,
-        .state = holds ? ALERT_FIRING : ALERT_RESOLVED,
+        .state = state,
         .metric = rule_metric_name(rule->metric),
         .has_layer = place->has_layer,
         .layer = place->layer,
         .head = place->head,
-        .value = reason == ALERT_BECAUSE_IT_ENDED ? NAN : cell->value,
-        .bound = holds ? rule->bound : rule->clear,
+        .value = cell->value,
+        .bound = rule->bound,
         .since_epoch = cell->since_epoch,
         .since_step = cell->since_step,
         .message = message,
     };
-    alert_message(rule, cell, place, value_now(rule, cells, index), reason, message);
+    alert_message(rule, cell, place, value_now(rule, cells, index), state, message);
     sink->event(sink->data, &event);
 }
 
@@ -229,8 +229,7 @@ static void alerts_settle(struct alerts *alerts, const struct rule *rule, struct
         cell->held_back = true;
         return;
     }
-    tell(alerts, rule, cells, index, place,
-         cell->firing ? ALERT_BECAUSE_IT_HOLDS : ALERT_BECAUSE_IT_IS_CLEAR, sink);
+    tell(alerts, rule, cells, index, place, cell->firing ? ALERT_FIRING : ALERT_RESOLVED, sink);
     cell->told = cell->firing;
     cell->held_back = false;
     alerts->told++;
@@ -258,7 +257,8 @@ static double compared(const struct rule *rule, struct alert_cells *cells, uint3
     return rule->condition == RULE_FALLS_BY ? then - value : value - then;
 }
 
-static void alerts_hold(struct alerts *alerts, const struct rule *rule, struct alert_cell *cell)
+static void alerts_hold(const struct alerts *alerts, const struct rule *rule,
+                        struct alert_cell *cell)
 {
     if (rule->after_clear && !cell->armed) {
         return;
@@ -271,26 +271,28 @@ static void alerts_hold(struct alerts *alerts, const struct rule *rule, struct a
     cell->firing = cell->firing || cell->held >= rule->windows;
 }
 
-/* One more window of a cell. */
-static void alerts_judge(struct alerts *alerts, const struct rule *rule, struct alert_cells *cells,
-                         uint32_t index, double value)
+void alert_cells_judge(const struct alerts *alerts, const struct rule *rule,
+                       struct alert_cells *cells, uint32_t index, double value)
 {
     struct alert_cell *cell = &cells->cell[index];
     double x = isnan(value) ? value : compared(rule, cells, index, value);
     bool below = rule->condition == RULE_BELOW;
-    if (isnan(x)) {
+    cell->fresh = !isnan(x);
+    if (!cell->fresh) {
         return;
     }
     cell->value = x;
     if (below ? x < rule->bound : x > rule->bound) {
         alerts_hold(alerts, rule, cell);
-        return;
+    } else {
+        cell->held = 0;
+        if (below ? x >= rule->clear : x <= rule->clear) {
+            cell->armed = true;
+            cell->firing = false;
+        }
     }
-    cell->held = 0;
-    if (below ? x >= rule->clear : x <= rule->clear) {
-        cell->armed = true;
-        cell->firing = false;
-    }
+    cell->told = cell->told && !(cell->at_end && cell->firing); /* the run goes on: told anew */
+    cell->at_end = false;
 }
 
 static void judge_and_tell(struct alerts *alerts, const struct rule *rule,
@@ -298,7 +300,7 @@ static void judge_and_tell(struct alerts *alerts, const struct rule *rule,
                            const struct alert_place *place, double value,
                            const struct alert_sink *sink)
 {
-    alerts_judge(alerts, rule, cells, index, value);
+    alert_cells_judge(alerts, rule, cells, index, value);
     alerts_settle(alerts, rule, cells, index, place, sink);
 }
 
@@ -437,43 +439,82 @@ int alerts_silence(struct alerts *alerts, const struct result_common *common, do
 
 /* All */
 
-/* Calls `tell` for the cells of one layer, or of the run, that are `firing`, or that are `told`. */
-static void each_cell(const struct alerts *alerts, const struct alert_layer *layer, bool has_layer,
-                      enum alert_reason reason, const struct alert_sink *sink)
+/* Does something with a cell and its place. */
+typedef void alert_visit(struct alerts *alerts, const struct rule *rule, struct alert_cells *cells,
+                         uint32_t index, const struct alert_place *place,
+                         const struct alert_sink *sink);
+
+static void each_cell(struct alerts *alerts, struct alert_layer *layer, bool has_layer,
+                      alert_visit *visit, const struct alert_sink *sink)
 {
     for (uint32_t i = 0; i < alerts->rule_count; i++) {
         const struct rule *rule = alerts->rules[i];
-        const struct alert_cells *cells = &layer->cells[i];
+        struct alert_cells *cells = &layer->cells[i];
         for (uint32_t c = 0; c < cells->count; c++) {
             struct alert_place place = {has_layer, layer->id,
                                         rule->each == RULE_EACH_HEAD ? (int32_t)c : -1};
-            bool wanted =
-                reason == ALERT_BECAUSE_IT_ENDED ? cells->cell[c].told : cells->cell[c].firing;
-            if (wanted) {
-                tell(alerts, rule, cells, c, &place, reason, sink);
-            }
+            visit(alerts, rule, cells, c, &place, sink);
         }
     }
 }
 
-static void each(const struct alerts *alerts, enum alert_reason reason,
-                 const struct alert_sink *sink)
+static void each(struct alerts *alerts, alert_visit *visit, const struct alert_sink *sink)
 {
-    for (const struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
-        each_cell(alerts, layer, true, reason, sink);
+    for (struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
+        each_cell(alerts, layer, true, visit, sink);
     }
-    each_cell(alerts, alerts->whole, false, reason, sink);
+    each_cell(alerts, alerts->whole, false, visit, sink);
 }
 
-void alerts_end(struct alerts *alerts, const struct result_common *common,
+/* A cell that was told and is clear is told so; one that fires and was never told counts as a
+ * change of one more window. */
+static void end_cell(struct alerts *alerts, const struct rule *rule, struct alert_cells *cells,
+                     uint32_t index, const struct alert_place *place, const struct alert_sink *sink)
+{
+    struct alert_cell *cell = &cells->cell[index];
+    if (!cell->firing && cell->told) {
+        tell(alerts, rule, cells, index, place, ALERT_RESOLVED, sink);
+        cell->told = false;
+    }
+    if (!cell->firing || cell->at_end || rule->metric == RULE_SILENCE) {
+        return;
+    }
+    cell->at_end = true;
+    if (!cell->told && alerts->told >= alerts->per_window) {
+        alerts->held_back += !cell->held_back;
+        return;
+    }
+    alerts->told += !cell->told;
+    cell->told = true;
+    tell(alerts, rule, cells, index, place, ALERT_FIRING_AT_END, sink);
+}
+
+void alerts_end(struct alerts *alerts, const struct result_common *common, bool ended,
                 const struct alert_sink *sink)
 {
+    if (ended) {
+        alerts_silence(alerts, common, 0, sink);
+    }
     alerts_note(alerts, common);
-    each(alerts, ALERT_BECAUSE_IT_ENDED, sink);
-    alerts_forget(alerts);
+    each(alerts, end_cell, sink);
+    if (alerts->held_back) {
+        sink->overflow(sink->data, alerts->held_back);
+    }
+    alerts->told = alerts->held_back = 0;
 }
 
-void alerts_each(const struct alerts *alerts, const struct alert_sink *sink)
+static void tell_firing(struct alerts *alerts, const struct rule *rule, struct alert_cells *cells,
+                        uint32_t index, const struct alert_place *place,
+                        const struct alert_sink *sink)
 {
-    each(alerts, ALERT_BECAUSE_IT_HOLDS, sink);
+    const struct alert_cell *cell = &cells->cell[index];
+    if (cell->firing) {
+        tell(alerts, rule, cells, index, place, cell->at_end ? ALERT_FIRING_AT_END : ALERT_FIRING,
+             sink);
+    }
+}
+
+void alerts_each(struct alerts *alerts, const struct alert_sink *sink)
+{
+    each(alerts, tell_firing, sink);
 }

@@ -3,8 +3,9 @@
  * to fire and what is resolved.
  *
  * A rule is judged per head, per layer or for the run, as it says. It fires when its condition held
- * in `for` windows on end, and is resolved when the value is back at `clear`. Partial windows that
- * will come again are not given to it. Pure; time comes in as an argument; one owner.
+ * in `for` windows on end, and is resolved when the value is back at `clear`. When the run
+ * ends, all that fires stays as it is: FIRING_AT_END, unless the run goes on after all. Partial
+ * windows that will come again are not given to it. Pure; time comes in as an argument; one owner.
  *
  * Memory: about 40 bytes per head for each rule that judges heads one by one, and 8 bytes per
  * window of `within` where it compares with earlier ones (alerts_bytes). */
@@ -47,12 +48,15 @@ int alerts_run(struct alerts *alerts, const struct alert_run *run, const struct 
 int alerts_silence(struct alerts *alerts, const struct result_common *common, double silent_s,
                    const struct alert_sink *sink);
 
-/* Resolves what still fires: the run has ended. Forgets all it knew. */
-void alerts_end(struct alerts *alerts, const struct result_common *common,
+/* The run has ended, or has gone idle (`ended` is false: it may go on): tells what fires as
+ * FIRING_AT_END, once, with value and onset as they are. Silence is no state of a run that has
+ * ended, and goes on being one of an idle run. A window that is judged afterwards tells what still
+ * fires anew. */
+void alerts_end(struct alerts *alerts, const struct result_common *common, bool ended,
                 const struct alert_sink *sink);
 
-/* Calls the sink's `event` for everything that is firing now, with state FIRING. */
-void alerts_each(const struct alerts *alerts, const struct alert_sink *sink);
+/* Calls the sink's `event` for everything that fires, with state FIRING or FIRING_AT_END. */
+void alerts_each(struct alerts *alerts, const struct alert_sink *sink);
 
 /* Memory in use. */
 uint64_t alerts_bytes(const struct alerts *alerts);

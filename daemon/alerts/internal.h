@@ -14,8 +14,10 @@ struct alert_cell {
     uint64_t since_epoch, since_step; /* where it began to hold */
     uint32_t held;                    /* windows on end */
     bool firing, told;                /* as it is; as the sink knows it */
+    bool at_end;                      /* was told so: the run ended while it fired */
     bool held_back;                   /* counted as beyond alerts.per_window */
     bool armed;                       /* has been clear */
+    bool fresh;                       /* the window judged last had a number */
     uint8_t past_count, past_next;    /* of its ring */
 };
 
@@ -40,6 +42,8 @@ struct alert_gathered {
     uint64_t count;
 };
 
+struct trouble_layer;
+
 struct alerts {
     char job[JOB_NAME_MAX + 1];
     uint8_t run[RUN_BYTES];
@@ -49,6 +53,7 @@ struct alerts {
     struct alert_layer *layers;
     struct alert_layer *whole; /* the cells of the run; its id means nothing */
     struct alert_gathered gathered[RULES_MAX];
+    struct trouble_layer *trouble;        /* by layer; trouble.c */
     uint32_t per_window, told, held_back; /* in this window */
     uint64_t bytes;
 };
@@ -61,12 +66,28 @@ struct layer_id alert_layer_unpack(uint32_t key);
 int alert_cells_get(struct alerts *alerts, struct alert_cells *cells, const struct rule *rule,
                     uint32_t count);
 void alerts_forget(struct alerts *alerts);
+void alert_cells_free(struct alerts *alerts, struct alert_cells *cells, const struct rule *rule);
+/* One more window of a cell, by the value of its metric; NaN changes nothing but `fresh`. */
+void alert_cells_judge(const struct alerts *alerts, const struct rule *rule,
+                       struct alert_cells *cells, uint32_t index, double value);
+
+/* The rule in force with this name and meaning; rule_count when there is none. */
+uint32_t alert_find_rule(const struct alerts *alerts, const msgpack_object *name, uint64_t hash);
+/* Numbers in the binaries of checkpoints: 8 bytes, little-endian. */
+void alert_put_u64(uint64_t number, uint8_t *bytes);
+uint64_t alert_get_u64(const uint8_t *bytes);
+void alert_put_f64(double number, uint8_t *bytes);
+double alert_get_f64(const uint8_t *bytes);
+
+/* Frees what trouble.c keeps. */
+void trouble_free(struct alerts *alerts);
 
 /* Numbers: NaN when there is none */
 
 /* Whether the window has what the rule judges. */
 bool alert_has(const struct summary_result *summary, const struct rule *rule);
-/* The value of one head, for metrics of heads, or of the layer, for the others. */
+/* The value of one head, for metrics of heads and invalid_share, or of the layer, for the others.
+ */
 double alert_head_value(const struct summary_result *summary, const struct rule *rule,
                         uint32_t head);
 double alert_layer_value(const struct summary_result *summary, const struct rule *rule);
@@ -83,10 +104,9 @@ struct alert_place {
 };
 
 #define ALERT_MESSAGE_MAX 512
-enum alert_reason { ALERT_BECAUSE_IT_HOLDS, ALERT_BECAUSE_IT_IS_CLEAR, ALERT_BECAUSE_IT_ENDED };
 /* `now` is the value itself, cell->value what was compared. */
 void alert_message(const struct rule *rule, const struct alert_cell *cell,
-                   const struct alert_place *place, double now, enum alert_reason reason,
+                   const struct alert_place *place, double now, enum alert_state state,
                    char ret_text[ALERT_MESSAGE_MAX]);
 
 #endif

@@ -4,12 +4,13 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 /* "max of max_abs_logit", "effective_rank per key". */
 static void name_value(const struct rule *rule, char *text, size_t size)
 {
     const char *statistic =
-        rule->statistic == RULE_ABS_Z ? "|z|" : rule_statistic_name(rule->statistic);
+        rule->statistic == RULE_ABS_SHIFT ? "|shift|" : rule_statistic_name(rule->statistic);
     bool plain = rule->statistic == RULE_MEAN;
     snprintf(text, size, "%s%s%s%s", plain ? "" : statistic, plain ? "" : " of ",
              rule_metric_name(rule->metric), rule->per_key ? " per key" : "");
@@ -62,47 +63,48 @@ static void name_change(const struct rule *rule, double change, char *text, size
 }
 
 static void of_silence(const struct rule *rule, const struct alert_cell *cell,
-                       enum alert_reason reason, char ret_text[ALERT_MESSAGE_MAX])
+                       enum alert_state state, char ret_text[ALERT_MESSAGE_MAX])
 {
-    if (reason == ALERT_BECAUSE_IT_HOLDS) {
+    if (state == ALERT_RESOLVED) {
+        snprintf(ret_text, ALERT_MESSAGE_MAX, "the run has been heard of again");
+    } else {
         snprintf(ret_text, ALERT_MESSAGE_MAX,
                  "nothing has been heard of the run for %.4g s, more than %.4g s", cell->value,
                  rule->bound);
-    } else {
-        snprintf(ret_text, ALERT_MESSAGE_MAX, "the run %s",
-                 reason == ALERT_BECAUSE_IT_ENDED ? "has ended" : "has been heard of again");
     }
 }
 
+/* The bound that was crossed is always named; where it fires until it is clear, or is clear, that
+ * number as well. */
 void alert_message(const struct rule *rule, const struct alert_cell *cell,
-                   const struct alert_place *place, double now, enum alert_reason reason,
+                   const struct alert_place *place, double now, enum alert_state state,
                    char ret_text[ALERT_MESSAGE_MAX])
 {
-    char value[96], where[128], change[96], windows[32];
-    bool holds = reason == ALERT_BECAUSE_IT_HOLDS, below = rule->condition == RULE_BELOW;
+    char value[96], where[128], change[96] = "", windows[32];
+    bool rate = rule_is_rate(rule->condition);
+    const char *beyond = rate ? "more than" : rule->condition == RULE_BELOW ? "below" : "above";
+    const char *end = state == ALERT_FIRING_AT_END ? ", when the run ended" : "";
     if (rule->metric == RULE_SILENCE) {
-        of_silence(rule, cell, reason, ret_text);
+        of_silence(rule, cell, state, ret_text);
         return;
     }
     name_value(rule, value, sizeof value);
     alert_message_name_place(rule, place, where, sizeof where);
-    name_change(rule, cell->value, change, sizeof change);
+    if (rate) {
+        strcpy(change, ", ");
+        name_change(rule, cell->value, change + 2, sizeof change - 2);
+    }
     windows_text(cell->held, windows);
-    if (reason == ALERT_BECAUSE_IT_ENDED) {
-        snprintf(ret_text, ALERT_MESSAGE_MAX, "%s of %s: the run has ended", value, where);
-    } else if (holds && cell->held == 0) { /* it fires until it is clear */
-        snprintf(ret_text, ALERT_MESSAGE_MAX, "%s of %s is %.4g%s%s, not back at %.4g", value,
-                 where, now, rule_is_rate(rule->condition) ? ", " : "",
-                 rule_is_rate(rule->condition) ? change : "", rule->clear);
-    } else if (rule_is_rate(rule->condition)) {
-        snprintf(ret_text, ALERT_MESSAGE_MAX, "%s of %s is %.4g, %s, %s %.4g%s", value, where, now,
-                 change, holds ? "more than" : "at most", holds ? rule->bound : rule->clear,
-                 holds ? windows : " again");
-    } else if (holds) {
-        snprintf(ret_text, ALERT_MESSAGE_MAX, "%s of %s is %.4g, %s %.4g%s", value, where, now,
-                 below ? "below" : "above", rule->bound, windows);
+    int used =
+        snprintf(ret_text, ALERT_MESSAGE_MAX, "%s of %s is %.4g%s, ", value, where, now, change);
+    char *rest = ret_text + used; /* names have their bounds, and leave room */
+    size_t room = ALERT_MESSAGE_MAX - (size_t)used;
+    if (state == ALERT_RESOLVED) {
+        snprintf(rest, room, "no longer %s %.4g (clear at %.4g)", beyond, rule->bound, rule->clear);
+    } else if (cell->held == 0) {
+        snprintf(rest, room, "was %s %.4g and is not back at %.4g%s", beyond, rule->bound,
+                 rule->clear, end);
     } else {
-        snprintf(ret_text, ALERT_MESSAGE_MAX, "%s of %s is %.4g again, %s %.4g", value, where, now,
-                 below ? "at least" : "at most", rule->clear);
+        snprintf(rest, room, "%s %.4g%s%s", beyond, rule->bound, windows, end);
     }
 }

@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FLAG_FIRING = 1, FLAG_TOLD = 2, FLAGS = 3 };
+enum { FLAG_FIRING = 1, FLAG_TOLD = 2, FLAG_AT_END = 4, FLAGS = 7 };
 
 /* Packing */
 
@@ -78,7 +78,8 @@ static void alerts_pack_put_cell(const struct alert_cell *cell, uint32_t index,
     mpk_put_array(writer, 6);
     mpk_put_u64(writer, index);
     mpk_put_u64(writer, cell->held);
-    mpk_put_u64(writer, (cell->firing ? FLAG_FIRING : 0u) | (cell->told ? FLAG_TOLD : 0u));
+    mpk_put_u64(writer, (cell->firing ? FLAG_FIRING : 0u) | (cell->told ? FLAG_TOLD : 0u) |
+                            (cell->at_end ? FLAG_AT_END : 0u));
     mpk_put_u64(writer, cell->since_epoch);
     mpk_put_u64(writer, cell->since_step);
     mpk_put_f64(writer, cell->value);
@@ -89,13 +90,18 @@ static size_t past_bytes(const struct rule *rule)
     return 1 + rule->within * sizeof(uint64_t);
 }
 
-static void put_double(double number, uint8_t *bytes)
+void alert_put_u64(uint64_t number, uint8_t *bytes)
+{
+    for (unsigned i = 0; i < 8; i++) {
+        bytes[i] = (uint8_t)(number >> 8 * i);
+    }
+}
+
+void alert_put_f64(double number, uint8_t *bytes)
 {
     uint64_t bits;
     memcpy(&bits, &number, sizeof bits);
-    for (unsigned i = 0; i < 8; i++) {
-        bytes[i] = (uint8_t)(bits >> 8 * i);
-    }
+    alert_put_u64(bits, bytes);
 }
 
 static void fill_past(const struct rule *rule, const struct alert_cells *cells, uint32_t index,
@@ -106,7 +112,7 @@ static void fill_past(const struct rule *rule, const struct alert_cells *cells, 
     uint32_t oldest = (cell->past_next + rule->within - cell->past_count) % rule->within;
     bytes[0] = cell->past_count;
     for (uint32_t i = 0; i < cell->past_count; i++) {
-        put_double(past[(oldest + i) % rule->within], bytes + 1 + 8 * i);
+        alert_put_f64(past[(oldest + i) % rule->within], bytes + 1 + 8 * i);
     }
 }
 
@@ -222,19 +228,26 @@ static int get_cell(struct alert_cells *cells, const msgpack_object *object)
     cell->held = (uint32_t)held;
     cell->firing = flags & FLAG_FIRING;
     cell->told = flags & FLAG_TOLD;
+    cell->at_end = flags & FLAG_AT_END;
     cell->since_epoch = epoch;
     cell->since_step = step;
     cell->value = value;
     return 0;
 }
 
-static double get_double(const uint8_t *bytes)
+uint64_t alert_get_u64(const uint8_t *bytes)
 {
-    uint64_t bits = 0;
-    double number;
+    uint64_t number = 0;
     for (unsigned i = 0; i < 8; i++) {
-        bits |= (uint64_t)bytes[i] << 8 * i;
+        number |= (uint64_t)bytes[i] << 8 * i;
     }
+    return number;
+}
+
+double alert_get_f64(const uint8_t *bytes)
+{
+    uint64_t bits = alert_get_u64(bytes);
+    double number;
     memcpy(&number, &bits, sizeof number);
     return number;
 }
@@ -250,7 +263,7 @@ static int get_past(const struct rule *rule, struct alert_cells *cells, uint32_t
     cell->past_count = bytes[0];
     cell->past_next = (uint8_t)(bytes[0] % rule->within);
     for (uint32_t i = 0; i < bytes[0]; i++) {
-        past[i] = get_double(bytes + 1 + 8 * i);
+        past[i] = alert_get_f64(bytes + 1 + 8 * i);
     }
     return 0;
 }
@@ -316,9 +329,7 @@ static int get_place(struct alerts *alerts, uint32_t index, const msgpack_object
     return fill_cells(rule, &layer->cells[index], &packed);
 }
 
-/* The rule in force with this name and meaning; rule_count when there is none. */
-static uint32_t alerts_pack_find_rule(const struct alerts *alerts, const msgpack_object *name,
-                                      uint64_t hash)
+uint32_t alert_find_rule(const struct alerts *alerts, const msgpack_object *name, uint64_t hash)
 {
     uint32_t index = 0;
     while (index < alerts->rule_count && !(mpk_is_str(name, alerts->rules[index]->name) &&
@@ -337,7 +348,7 @@ static int get_rule(struct alerts *alerts, const msgpack_object *map)
     if (code || !name || !places) {
         return ERR_STORE_FORMAT;
     }
-    uint32_t index = alerts_pack_find_rule(alerts, name, hash);
+    uint32_t index = alert_find_rule(alerts, name, hash);
     for (uint32_t i = 0; i < places->size && index < alerts->rule_count && !code; i++) {
         code = get_place(alerts, index, &places->ptr[i]);
     }

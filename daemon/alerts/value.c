@@ -54,10 +54,10 @@ static double of_drift(const struct result_drift *drift, enum rule_statistic sta
     switch (statistic) {
     case RULE_DELTA:
         return drift->delta;
-    case RULE_Z:
-        return drift->z;
-    case RULE_ABS_Z:
-        return fabs(drift->z);
+    case RULE_SHIFT:
+        return drift->shift;
+    case RULE_ABS_SHIFT:
+        return fabs(drift->shift);
     default:
         return drift->js;
     }
@@ -66,6 +66,9 @@ static double of_drift(const struct result_drift *drift, enum rule_statistic sta
 double alert_head_value(const struct summary_result *summary, const struct rule *rule,
                         uint32_t head)
 {
+    if (rule->metric == RULE_INVALID_SHARE) {
+        return summary->invalid_share ? summary->invalid_share[head] : NAN;
+    }
     if (rule->statistic >= RULE_DELTA) {
         return of_drift(&summary->drift[rule->metric][head], rule->statistic);
     }

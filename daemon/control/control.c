@@ -234,6 +234,11 @@ void control_settle(struct control *control)
     control->flush_count = 0;
 }
 
+/* Answers that a client has not read; they can be large, and beyond this they are lost. ZeroMQ
+ * hears of those that were read only eight at a time, so nine may be asked for at once: attnctl top
+ * asks for seven. */
+#define ANSWERS_MAX 16
+
 /* Requests */
 
 static const struct {
@@ -245,6 +250,7 @@ static const struct {
     {"stats", method_stats},       {"monitor", method_monitor},   {"config", method_config},
     {"flush", method_flush},       {"alerts", method_alerts},     {"baseline", method_baseline},
     {"plan.get", method_plan_get}, {"plan.set", method_plan_set}, {"plan.reset", method_plan_reset},
+    {"rules", method_rules},       {"trouble", method_trouble},
 };
 
 static int control_run_method(struct control_request *request, const char *name)
@@ -399,7 +405,7 @@ int control_new(uv_loop_t *loop, void *zmq_context, const struct control_view *v
         .key = "control.endpoint",
         .endpoint = view->config->control_endpoint.text,
         .type = ZMQ_ROUTER,
-        .send_queue = 4, /* answers can be large; who does not read them loses them */
+        .send_queue = ANSWERS_MAX,
         .max_message = REQUEST_BYTES_MAX,
         .linger_ms = 200,
     };

@@ -14,6 +14,7 @@ struct history_asked {
     struct pending *pending;
     const struct control_view *view;
     struct mpk_writer firing; /* of `alerts`: a list */
+    uint32_t older;           /* of it, the last ones */
     bool alerts;
     char job[JOB_NAME_MAX + 1];
 };
@@ -24,11 +25,12 @@ static void asked_free(struct history_asked *asked)
     free(asked);
 }
 
-/* `result`: the history's map of two keys, or NULL when it has none. */
+/* `past`: the history's map of two keys, or NULL when it has none. */
 static void control_history_put_alerts(const struct history_asked *asked,
                                        const struct mpk_writer *past, struct mpk_writer *result)
 {
-    mpk_put_map(result, 3);
+    mpk_put_map(result, 4);
+    mpk_pair_u64(result, "older", asked->older);
     mpk_put_str(result, "firing");
     mpk_put_raw(result, asked->firing.buffer.data, asked->firing.buffer.size);
     if (past) {
@@ -76,8 +78,11 @@ static void control_history_on_answered(void *data, int code, const char *detail
 
 struct firing {
     char job[JOB_NAME_MAX + 1], run[2 * RUN_BYTES + 1], rule[128], severity[16];
-    uint32_t count;
+    bool older;              /* those of runs that are over, whose job has a newer run; or others */
+    uint32_t count[2];       /* by `older` */
     struct mpk_writer *list; /* NULL: only count */
+    const struct run *asked; /* whose alerts are visited now */
+    const struct run *newest; /* of its job, which comes first */
 };
 
 static void visit_alert(void *data, const struct alert_result *alert)
@@ -89,9 +94,10 @@ static void visit_alert(void *data, const struct alert_result *alert)
     if (*firing->severity && strcmp(firing->severity, alert_severity_name(alert->severity)) != 0) {
         return;
     }
-    firing->count++;
+    firing->count[firing->older]++;
     if (firing->list) {
-        alert_encode(alert, firing->list);
+        const struct alert_result named = run_with_module(firing->asked, alert);
+        alert_encode(&named, firing->list);
     }
 }
 
@@ -101,18 +107,24 @@ static void control_history_visit_run(void *data, struct run *run)
     struct alert_sink sink = {.event = visit_alert, .data = firing};
     char hex[2 * RUN_BYTES + 1];
     run_hex(run->id, hex);
+    if (!firing->newest || strcmp(firing->newest->job, run->job) != 0) {
+        firing->newest = run;
+    }
+    bool older = !*firing->run && run != firing->newest && run->state != JOB_ACTIVE;
     if (*firing->job && strcmp(firing->job, run->job) != 0) {
         return;
     }
-    if (strncmp(firing->run, hex, strlen(firing->run)) != 0 || !run->alerts) {
+    if (strncmp(firing->run, hex, strlen(firing->run)) != 0 || !run->alerts ||
+        older != firing->older) {
         return;
     }
+    firing->asked = run;
     alerts_each(run->alerts, &sink);
 }
 
 static bool read_firing(const struct control_request *request, struct firing *firing)
 {
-    *firing = (struct firing){.count = 0};
+    *firing = (struct firing){.older = false};
     return string_param(request, "job", "", firing->job, sizeof firing->job) &&
            string_param(request, "run", "", firing->run, sizeof firing->run) &&
            string_param(request, "rule", "", firing->rule, sizeof firing->rule) &&
@@ -122,10 +134,16 @@ static bool read_firing(const struct control_request *request, struct firing *fi
 static void control_history_put_firing(const struct registry *registry, struct firing *firing,
                                        struct mpk_writer *list)
 {
-    registry_each(registry, control_history_visit_run, firing);
-    mpk_put_array(list, firing->count);
-    firing->list = list;
-    registry_each(registry, control_history_visit_run, firing);
+    for (int pass = 0; pass < 4; pass++) { /* counts both kinds, writes both */
+        if (pass == 2) {
+            mpk_put_array(list, firing->count[false] + firing->count[true]);
+            firing->list = list;
+            firing->count[true] = 0; /* counted again */
+        }
+        firing->older = pass % 2;
+        firing->newest = NULL;
+        registry_each(registry, control_history_visit_run, firing);
+    }
 }
 
 /* Asking */
@@ -191,5 +209,6 @@ int method_alerts(struct control_request *request)
     }
     asked->alerts = true;
     control_history_put_firing(request->view->registry, &firing, &asked->firing);
+    asked->older = firing.count[true];
     return ask_or_answer(request, "alerts", asked);
 }

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/control/map_answer.h"
 
+#include "workers/maps/map_shrink.h"
+
 #include <endian.h>
 #include <math.h>
 #include <stdlib.h>
@@ -64,6 +66,8 @@ int maps_read(struct control_request *request, const char *const *keys, int coun
               map_answer_read_text(request, "site", "", asked->site, sizeof asked->site) &&
               map_answer_read_number(request, "layer", &asked->layer) &&
               map_answer_read_number(request, "head", &asked->head) &&
+              map_answer_read_number(request, "heads", &asked->heads) &&
+              map_answer_read_number(request, "size", &asked->size) &&
               read_kind(request, &asked->kind) && map_answer_read_packed(request, &asked->packed);
     return ok ? 0 : ERR_ARGUMENT;
 }
@@ -93,6 +97,7 @@ int maps_refuse(struct control_request *request, const struct run *run, const st
     static const char *const sentence[] = {
         [MAPS_NEVER_CAME] = "no attention of this layer has come since attnd started",
         [MAPS_TOO_LONG] = "its queries and keys are longer than metrics.qk_maps_max_size",
+        [MAPS_SAMPLED] = "a sample of its rows came, because the plan's rows is below its queries",
         [MAPS_TOO_COSTLY] =
             "to make maps of its queries and keys would take a quarter of ingest.budget",
         [MAPS_TOO_LARGE] = "its maps are larger than maps.memory",
@@ -113,22 +118,27 @@ void maps_put_text(struct mpk_writer *result, const char *key, const char *text)
     mpk_pair_str(result, key, text);
 }
 
-static void map_answer_put_labels(struct mpk_writer *result, const struct layer_maps *maps)
+static void map_answer_put_labels(struct mpk_writer *result, const char *key, const char *text,
+                                  uint32_t count)
 {
-    const char *text = maps->labels;
-    mpk_put_str(result, "labels");
+    mpk_put_str(result, key);
     if (!text) {
         mpk_put_nil(result);
         return;
     }
-    mpk_put_array(result, maps->label_count);
-    for (uint32_t i = 0; i < maps->label_count; i++, text += strlen(text) + 1) {
+    mpk_put_array(result, count);
+    for (uint32_t i = 0; i < count; i++, text += strlen(text) + 1) {
         mpk_put_str(result, text);
     }
 }
 
-void maps_put_common(struct mpk_writer *result, const struct run *run,
-                     const struct layer_maps *maps)
+static uint32_t map_answer_size(const struct maps_asked *asked)
+{
+    return asked->size < UINT32_MAX ? (uint32_t)asked->size : UINT32_MAX;
+}
+
+void maps_put_common(struct mpk_writer *result, const struct maps_asked *asked,
+                     const struct run *run, const struct layer_maps *maps)
 {
     char hex[2 * RUN_BYTES + 1];
     const struct head_maps *shape = maps_shape(maps);
@@ -139,9 +149,14 @@ void maps_put_common(struct mpk_writer *result, const struct run *run,
     put_number(result, "step", maps->step);
     put_number(result, "queries", shape->queries);
     put_number(result, "keys", shape->keys);
-    put_number(result, "rows", shape->rows);
-    put_number(result, "columns", shape->columns);
-    map_answer_put_labels(result, maps);
+    put_number(result, "first_query", shape->first_query);
+    put_number(result, "first_key", shape->first_key);
+    put_number(result, "queries_sent", shape->queries_sent);
+    put_number(result, "keys_sent", shape->keys_sent);
+    put_number(result, "rows", map_shrink_side(shape->rows, map_answer_size(asked)));
+    put_number(result, "columns", map_shrink_side(shape->columns, map_answer_size(asked)));
+    map_answer_put_labels(result, "labels", maps->labels, maps->label_count);
+    map_answer_put_labels(result, "q_labels", maps->q_labels, maps->q_label_count);
 }
 
 /* Pictures */
@@ -189,6 +204,7 @@ int picture_new(struct control_request *request, const struct maps_asked *asked,
     picture->rows = shape->rows;
     picture->columns = shape->columns;
     picture->keys = shape->keys;
+    picture->size = map_answer_size(asked);
     picture->packed = asked->packed;
     if (picture->cells) {
         picture->here = memset(picture->cells + cells, 0, count * sizeof *picture->here);
@@ -250,12 +266,29 @@ static void map_answer_put_maps(struct picture *picture)
     }
 }
 
+/* Fewer, larger cells. */
+static void map_answer_shrink(struct picture *picture)
+{
+    uint32_t rows = map_shrink_side(picture->rows, picture->size);
+    uint32_t columns = map_shrink_side(picture->columns, picture->size);
+    size_t before = (size_t)picture->rows * picture->columns, after = (size_t)rows * columns;
+    for (uint32_t i = 0; i < picture->count; i++) {
+        map_shrink(picture->cells + i * before, picture->rows, picture->columns, picture->size,
+                   picture->cells + i * after);
+    }
+    picture->rows = rows;
+    picture->columns = columns;
+}
+
 static void on_work(uv_work_t *work)
 {
     struct picture *picture = work->data;
     picture->code = picture->make ? picture->make(picture) : 0;
     if (picture->code) {
         return;
+    }
+    if (picture->rows > picture->size || picture->columns > picture->size) {
+        map_answer_shrink(picture);
     }
     mpk_put_str(&picture->result, "values");
     if (picture->packed) {

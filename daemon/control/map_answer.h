@@ -21,6 +21,8 @@ extern const char *const maps_kind_name[MAPS_KIND_COUNT];
 struct maps_asked {
     char job[JOB_NAME_MAX + 1], run[2 * RUN_BYTES + 1], stack[16], site[16];
     uint64_t layer, head; /* UINT64_MAX: not said */
+    uint64_t heads;       /* so many from `head` on; UINT64_MAX: one, or all without `head` */
+    uint64_t size;        /* at most so many rows and columns; UINT64_MAX: as they are kept */
     enum maps_kind kind;
     bool packed;
 };
@@ -47,7 +49,8 @@ struct picture {
     int (*make)(struct picture *picture);
     float *cells; /* [count][rows][columns] */
     uint32_t count, rows, columns;
-    uint32_t keys; /* of the message */
+    uint32_t keys; /* that are shown */
+    uint32_t size; /* the answer has at most so many rows and columns */
     bool single;   /* one map, and no list of maps */
     bool packed;
     bool *here; /* [count]: the others are nil; in the same memory as `cells` */
@@ -65,11 +68,12 @@ void picture_free(struct picture **picture);
  * ERR_MEMORY. */
 int picture_answer(struct control_request *request, struct picture **picture);
 
-/* `job`, `run`, `epoch`, `step`, `queries`, `keys`, `rows`, `columns`, `labels`: MAPS_COMMON_KEYS
- * keys of the answer. */
-#define MAPS_COMMON_KEYS 9
-void maps_put_common(struct mpk_writer *result, const struct run *run,
-                     const struct layer_maps *maps);
+/* `job`, `run`, `epoch`, `step`, `queries`, `keys`, `first_query`, `first_key`, `queries_sent`,
+ * `keys_sent`, `rows`, `columns`, `labels`, `q_labels`: MAPS_COMMON_KEYS keys of the answer; rows
+ * and columns as `asked` says. */
+#define MAPS_COMMON_KEYS 14
+void maps_put_common(struct mpk_writer *result, const struct maps_asked *asked,
+                     const struct run *run, const struct layer_maps *maps);
 void maps_put_text(struct mpk_writer *result, const char *key, const char *text);
 
 #endif

@@ -31,16 +31,31 @@ static void copy_head(struct picture *picture, uint32_t at, const struct layer_m
     }
 }
 
+/* The heads that are asked for: from the first, so many. */
+static uint32_t control_maps_first(const struct maps_asked *asked)
+{
+    return asked->head == UINT64_MAX ? 0 : (uint32_t)asked->head;
+}
+
+static uint32_t control_maps_count(const struct maps_asked *asked, const struct layer_maps *maps)
+{
+    uint32_t rest = maps->heads - control_maps_first(asked);
+    uint64_t wanted = asked->heads != UINT64_MAX  ? asked->heads
+                      : asked->head != UINT64_MAX ? 1
+                                                  : rest;
+    return asked->kind != MAPS_HEADS ? 1 : wanted < rest ? (uint32_t)wanted : rest;
+}
+
 static int fill_heads(struct control_request *request, const struct maps_asked *asked,
                       const struct layer_maps *maps, struct picture *picture)
 {
-    bool one = asked->head != UINT64_MAX;
-    if (one && !maps_find(maps, (uint32_t)asked->head)) {
+    uint32_t first = control_maps_first(asked);
+    if (asked->head != UINT64_MAX && picture->count == 1 && !maps_find(maps, first)) {
         return control_maps_refuse(request,
                                    "this head has not arrived; heads come in slices over ranks");
     }
     for (uint32_t i = 0; i < picture->count; i++) {
-        copy_head(picture, i, maps, one ? (uint32_t)asked->head : i);
+        copy_head(picture, i, maps, first + i);
     }
     return 0;
 }
@@ -141,17 +156,17 @@ static int control_maps_fill(struct control_request *request, const struct maps_
 /* The answer */
 
 static void control_maps_put_heads(struct mpk_writer *result, const struct maps_asked *asked,
-                                   uint32_t heads)
+                                   const struct layer_maps *maps)
 {
-    bool one = asked->head != UINT64_MAX;
+    uint32_t count = control_maps_count(asked, maps);
     mpk_put_str(result, "heads");
     if (asked->kind != MAPS_HEADS) {
         mpk_put_nil(result);
         return;
     }
-    mpk_put_array(result, one ? 1 : heads);
-    for (uint32_t h = 0; h < (one ? 1 : heads); h++) {
-        mpk_put_u64(result, one ? asked->head : h);
+    mpk_put_array(result, count);
+    for (uint32_t i = 0; i < count; i++) {
+        mpk_put_u64(result, control_maps_first(asked) + i);
     }
 }
 
@@ -160,24 +175,34 @@ static void control_maps_put_layer(struct mpk_writer *result, const struct maps_
 {
     static const char *const tier[] = {[MESSAGE_ATTENTION] = "attention", [MESSAGE_QK] = "qk"};
     const struct layer_maps *maps = stream->maps.shown;
-    mpk_put_map(result, MAPS_COMMON_KEYS + 11);
-    maps_put_common(result, run, maps);
+    mpk_put_map(result, MAPS_COMMON_KEYS + 11 + (stream->module ? 1 : 0));
+    maps_put_common(result, asked, run, maps);
     maps_put_text(result, "stack", stack_name(stream->id.stack));
     put_number(result, "layer", stream->id.layer);
     maps_put_text(result, "site", site_name(stream->id.site));
+    if (stream->module) {
+        maps_put_text(result, "module", stream->module);
+    }
     maps_put_text(result, "tier", tier[maps->type]);
     put_number(result, "time_ns", maps->time_ns);
     put_number(result, "sample", maps_shape(maps)->sample);
     put_number(result, "q_offset", maps->q_offset);
     mpk_pair_bool(result, "causal", maps->causal);
     maps_put_text(result, "kind", maps_kind_name[asked->kind]);
-    control_maps_put_heads(result, asked, maps->heads);
+    control_maps_put_heads(result, asked, maps);
 }
 
-static int control_maps_check_head(struct control_request *request, const struct maps_asked *asked,
-                                   const struct layer_maps *maps)
+static int control_maps_check_heads(struct control_request *request, const struct maps_asked *asked,
+                                    const struct layer_maps *maps)
 {
-    if (asked->head == UINT64_MAX || (asked->kind == MAPS_HEADS && asked->head < maps->heads)) {
+    bool named = asked->head != UINT64_MAX, counted = asked->heads != UINT64_MAX;
+    bool of_heads = asked->kind == MAPS_HEADS || !(named || counted);
+    if (asked->size == 0 || asked->heads == 0 || (counted && !of_heads)) {
+        snprintf(request->detail, CONTROL_DETAIL_MAX, "%s is not accepted (valid: from 1 on%s)",
+                 asked->size == 0 ? "size" : "heads", asked->size == 0 ? "" : ", with kind heads");
+        return ERR_ARGUMENT;
+    }
+    if (of_heads && (!named || asked->head < maps->heads)) {
         return 0;
     }
     snprintf(request->detail, CONTROL_DETAIL_MAX,
@@ -187,12 +212,12 @@ static int control_maps_check_head(struct control_request *request, const struct
 
 int method_maps(struct control_request *request)
 {
-    static const char *const keys[] = {"job",  "run",  "stack", "layer",
-                                       "site", "head", "kind",  "packed"};
+    static const char *const keys[] = {"job",  "run",   "stack", "layer", "site",
+                                       "head", "heads", "size",  "kind",  "packed"};
     struct maps_asked asked;
     struct picture *picture = NULL;
     struct run *run;
-    int code = maps_read(request, keys, 8, &asked);
+    int code = maps_read(request, keys, 10, &asked);
     if (!code) {
         code = request_find_run(request, asked.job, asked.run, &run);
     }
@@ -204,10 +229,9 @@ int method_maps(struct control_request *request)
     if (!maps) {
         return maps_refuse(request, run, stream);
     }
-    uint32_t count = asked.kind == MAPS_HEADS && asked.head == UINT64_MAX ? maps->heads : 1;
-    code = control_maps_check_head(request, &asked, maps);
+    code = control_maps_check_heads(request, &asked, maps);
     if (!code) {
-        code = picture_new(request, &asked, run, maps, count, &picture);
+        code = picture_new(request, &asked, run, maps, control_maps_count(&asked, maps), &picture);
     }
     if (!code) {
         code = control_maps_fill(request, &asked, run, maps, picture);

@@ -57,10 +57,12 @@ static double uptime_s(const struct control_view *view)
 
 int method_ping(struct control_request *request)
 {
-    mpk_put_map(request->result, 3);
+    mpk_put_map(request->result, 5);
     mpk_pair_str(request->result, "version", ATTND_VERSION);
     mpk_pair_f64(request->result, "uptime_s", uptime_s(request->view));
     put_string(request->result, "directory", request->view->config->directory);
+    put_string(request->result, "ingest", request->view->config->ingest_endpoint.text);
+    put_number(request->result, "time_ns", clock_wall_ns());
     return 0;
 }
 
@@ -155,7 +157,7 @@ int method_stats(struct control_request *request)
 {
     const struct control_view *view = request->view;
     struct mpk_writer *result = request->result;
-    mpk_put_map(result, COUNT_COUNT + 8);
+    mpk_put_map(result, COUNT_COUNT + 9);
     mpk_pair_f64(result, "uptime_s", uptime_s(view));
     for (int i = 0; i < COUNT_COUNT; i++) {
         put_number(result, counter_name[i],
@@ -166,6 +168,7 @@ int method_stats(struct control_request *request)
     put_number(result, "in_flight_bytes", view->bytes_in_flight(view->data));
     put_number(result, "budget_bytes", view->config->ingest_budget);
     put_number(result, "jobs", registry_jobs(view->registry));
+    mpk_pair_bool(result, "config_refused", atomic_load(&view->stats->config_refused));
     control_methods_put_dropped(result, view->stats);
     put_pool(result, view->pool);
     put_history(result, view->store);

@@ -11,15 +11,19 @@
 struct firing_rule {
     const char *rule; /* of the config */
     enum alert_severity severity;
+    enum alert_state state;
     uint32_t count;
 };
+
+/* A rule has one severity and two states that count. */
+#define FIRING_MAX (2 * RULES_MAX)
 
 /* Runs come job by job, the newest of each first; a job is written when the next one begins. */
 struct jobs_visit {
     struct mpk_writer *result;
     const struct run *newest; /* of the job at hand; NULL before the first */
     uint32_t runs;
-    struct firing_rule firing[RULES_MAX];
+    struct firing_rule firing[FIRING_MAX];
     uint32_t firing_count;
 };
 
@@ -27,16 +31,20 @@ static void count_alert(void *data, const struct alert_result *alert)
 {
     struct jobs_visit *visit = data;
     uint32_t i = 0;
+    if (alert->state == ALERT_FIRING_AT_END && visit->runs > 1) {
+        return; /* of a run that another one came after */
+    }
     while (i < visit->firing_count && (visit->firing[i].severity != alert->severity ||
+                                       visit->firing[i].state != alert->state ||
                                        strcmp(visit->firing[i].rule, alert->rule) != 0)) {
         i++;
     }
-    if (i == RULES_MAX) {
+    if (i == FIRING_MAX) {
         return;
     }
     if (i == visit->firing_count) {
-        visit->firing[visit->firing_count++] =
-            (struct firing_rule){.rule = alert->rule, .severity = alert->severity};
+        visit->firing[visit->firing_count++] = (struct firing_rule){
+            .rule = alert->rule, .severity = alert->severity, .state = alert->state};
     }
     visit->firing[i].count++;
 }
@@ -47,9 +55,10 @@ static void control_monitor_put_firing(const struct jobs_visit *visit)
     mpk_put_str(result, "firing");
     mpk_put_array(result, visit->firing_count);
     for (uint32_t i = 0; i < visit->firing_count; i++) {
-        mpk_put_map(result, 3);
+        mpk_put_map(result, 4);
         put_string(result, "rule", visit->firing[i].rule);
         put_string(result, "severity", alert_severity_name(visit->firing[i].severity));
+        put_string(result, "state", alert_state_name(visit->firing[i].state));
         put_number(result, "count", visit->firing[i].count);
     }
 }

@@ -119,11 +119,11 @@ static int roll(struct picture *picture)
     return code;
 }
 
-static void put_rollout(struct mpk_writer *result, const struct run *run,
-                        const struct chosen *chosen)
+static void put_rollout(struct mpk_writer *result, const struct maps_asked *asked,
+                        const struct run *run, const struct chosen *chosen)
 {
     mpk_put_map(result, MAPS_COMMON_KEYS + 4);
-    maps_put_common(result, run, chosen->streams[0]->maps.shown);
+    maps_put_common(result, asked, run, chosen->streams[0]->maps.shown);
     maps_put_text(result, "stack", stack_name(chosen->streams[0]->id.stack));
     mpk_put_str(result, "layers");
     mpk_put_array(result, chosen->count);
@@ -148,7 +148,7 @@ static int control_rollout_answer(struct control_request *request, const struct 
         picture->here[l] = true;
     }
     picture->make = roll;
-    put_rollout(&picture->result, run, chosen);
+    put_rollout(&picture->result, asked, run, chosen);
     return picture_answer(request, &picture);
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* alerts: the alerts that fired and were resolved, newest first, as the maps that were
- * published. */
+/* alerts: the alerts that fired, were resolved and fired at the end, newest first, as the maps that
+ * were published. */
 #include "daemon/history/find.h"
 
 #include <math.h>
@@ -13,7 +13,7 @@ static double column_real(sqlite3_stmt *statement, int column)
                : sqlite3_column_double(statement, column);
 }
 
-/* Columns of the statement in history_alerts. */
+/* Columns of HISTORY_ALERTS. */
 enum {
     JOB,
     RUN,
@@ -32,27 +32,30 @@ enum {
     BOUND,
     SINCE_EPOCH,
     SINCE_STEP,
-    MESSAGE
+    MESSAGE,
+    MODULE
 };
 
-static void history_alerts_put_alert(struct query *query, sqlite3_stmt *statement)
+void history_put_alert(struct query *query, sqlite3_stmt *statement)
 {
     uint8_t run[RUN_BYTES] = {0};
     const void *bytes = sqlite3_column_blob(statement, RUN);
     if (bytes && sqlite3_column_bytes(statement, RUN) == RUN_BYTES) {
         memcpy(run, bytes, RUN_BYTES);
     }
+    const char *module = column_text(statement, MODULE);
     struct alert_result alert = {
         .common = {column_text(statement, JOB), run, column_u64(statement, EPOCH),
                    column_u64(statement, STEP), column_u64(statement, TIME)},
         .rule = column_text(statement, RULE),
         .severity = (enum alert_severity)column_choice(statement, SEVERITY, ALERT_CRITICAL + 1),
-        .state = (enum alert_state)column_choice(statement, STATE, ALERT_RESOLVED + 1),
+        .state = (enum alert_state)column_choice(statement, STATE, ALERT_STATE_COUNT),
         .metric = column_text(statement, METRIC),
         .has_layer = sqlite3_column_type(statement, STACK) != SQLITE_NULL,
         .layer = {(enum stack)column_choice(statement, STACK, 2),
                   (uint32_t)column_u64(statement, LAYER),
                   (enum site)column_choice(statement, SITE, 2)},
+        .module = module_path_valid(module, strlen(module)) ? module : NULL,
         .head = (int32_t)sqlite3_column_int(statement, HEAD),
         .value = column_real(statement, VALUE),
         .bound = column_real(statement, BOUND),
@@ -75,10 +78,11 @@ static int history_alerts_severity_of(const char *name)
 
 static int history_alerts_state_of(const char *name)
 {
-    if (!*name) {
-        return -1;
+    int state = *name ? ALERT_STATE_COUNT - 1 : -1;
+    while (state > 0 && strcmp(name, alert_state_name((enum alert_state)state)) != 0) {
+        state--;
     }
-    return strcmp(name, alert_state_name(ALERT_FIRING)) == 0 ? ALERT_FIRING : ALERT_RESOLVED;
+    return state;
 }
 
 /* run_id 0 = of any run. */
@@ -87,9 +91,7 @@ static int open_alerts(struct query *query, uint64_t run_id, sqlite3_stmt **ret_
     const struct history_params *params = &query->params;
     int code = query_open(
         query,
-        "SELECT job, run, alerts.epoch, alerts.step, alerts.time_ns, rule, severity, alerts.state,"
-        " metric, stack, layer, site, head, value, bound, since_epoch, since_step, message"
-        " FROM alerts JOIN runs USING (run_id)"
+        HISTORY_ALERTS
         " WHERE (run_id = ?1 OR ?1 = 0) AND (job = ?2 OR ?2 = '') AND (rule = ?3 OR ?3 = '')"
         " AND alerts.step BETWEEN ?4 AND ?5 AND (severity = ?7 OR ?7 < 0)"
         " AND (alerts.state = ?8 OR ?8 < 0) ORDER BY alert_id DESC LIMIT ?6",
@@ -121,7 +123,7 @@ int history_alerts(struct query *query)
         return code;
     }
     mpk_put_map(query->result, 2);
-    code = put_rows(query, statement, "alerts", params->limit, history_alerts_put_alert);
+    code = put_rows(query, statement, "alerts", params->limit, history_put_alert);
     sqlite3_finalize(statement);
     return code;
 }

@@ -39,7 +39,7 @@ struct difference {
 };
 
 struct head_distance {
-    struct layer_id layer;
+    const struct found_layer *layer; /* of the first run */
     uint32_t head;
     double distance;
     struct difference metric[METRIC_ROW_COUNT]; /* js NaN = not compared */
@@ -235,7 +235,7 @@ static struct head_distance *next_distance(struct comparison *comparison)
     return &comparison->heads[comparison->count];
 }
 
-static int compare_pools(struct comparison *comparison, struct layer_id layer,
+static int compare_pools(struct comparison *comparison, const struct found_layer *layer,
                          const struct layer_state *const pool[2])
 {
     uint32_t heads = pool[0]->heads < pool[1]->heads ? pool[0]->heads : pool[1]->heads;
@@ -265,8 +265,7 @@ static int compare_layer(struct query *query, struct comparison *comparison,
         code = pool_layer(query, &comparison->side[1], b, &pool[1]);
     }
     if (!code && pool[0] && pool[1]) {
-        code = compare_pools(comparison, a->layer,
-                             (const struct layer_state *const[2]){pool[0], pool[1]});
+        code = compare_pools(comparison, a, (const struct layer_state *const[2]){pool[0], pool[1]});
     }
     layer_state_free(&pool[0]);
     layer_state_free(&pool[1]);
@@ -321,7 +320,7 @@ static int compare_layers(struct query *query, struct comparison *comparison)
 
 static uint64_t history_compare_place(const struct head_distance *distance)
 {
-    const struct layer_id *id = &distance->layer;
+    const struct layer_id *id = &distance->layer->layer;
     return (uint64_t)id->stack << 60 | (uint64_t)id->layer << 40 | (uint64_t)id->site << 32 |
            distance->head;
 }
@@ -361,8 +360,8 @@ static void history_compare_put_metrics(struct query *query, const struct head_d
 
 static void put_head(struct query *query, const struct head_distance *distance)
 {
-    mpk_put_map(query->result, 6);
-    put_layer(query, &distance->layer);
+    mpk_put_map(query->result, put_layer_count(distance->layer) + 3);
+    put_layer(query, distance->layer);
     put_u64(query, "head", distance->head);
     mpk_pair_f64(query->result, "distance", distance->distance);
     history_compare_put_metrics(query, distance);
@@ -392,8 +391,8 @@ static void put_alone(struct query *query, const char *key, const struct compare
         uint32_t shared =
             side->matched[i] ? other->layers[find_same(other, layer->layer)].heads : 0;
         for (uint32_t head = shared; head < layer->heads; head++, count++) {
-            mpk_put_map(&list, 4);
-            put_layer(query, &layer->layer);
+            mpk_put_map(&list, put_layer_count(layer) + 1);
+            put_layer(query, layer);
             put_u64(query, "head", head);
         }
     }

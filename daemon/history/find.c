@@ -140,7 +140,7 @@ int open_layers(struct query *query, const struct found_run *run, sqlite3_stmt *
                                                                       : SITE_CROSS;
     uint64_t layer = params->given & PARAM_LAYER ? params->layer : any;
     return query_open(query,
-                      "SELECT layer_id, stack, layer, site, heads FROM layers"
+                      "SELECT layer_id, stack, layer, site, heads, module FROM layers"
                       " WHERE run_id = ?1 AND (stack = ?2 OR ?2 = ?5)"
                       " AND (layer = ?3 OR ?3 = ?5) AND (site = ?4 OR ?4 = ?5)"
                       " ORDER BY stack, layer, site",
@@ -149,12 +149,17 @@ int open_layers(struct query *query, const struct found_run *run, sqlite3_stmt *
 
 struct found_layer found_layer(sqlite3_stmt *statement)
 {
-    return (struct found_layer){
+    struct found_layer layer = {
         .id = column_u64(statement, 0),
         .layer = {(enum stack)column_choice(statement, 1, 2), (uint32_t)column_u64(statement, 2),
                   (enum site)column_choice(statement, 3, 2)},
         .heads = column_choice(statement, 4, LAYER_HEADS_MAX + 1),
     };
+    const char *module = column_text(statement, 5);
+    if (module_path_valid(module, strlen(module))) {
+        strcpy(layer.module, module);
+    }
+    return layer;
 }
 
 static int first_layer(struct query *query, const struct found_run *run,
@@ -320,14 +325,22 @@ void put_track(struct query *query, const struct found_track *track)
     put_u64(query, "every", track->track.every);
 }
 
-void put_layer(struct query *query, const struct layer_id *id)
+uint32_t put_layer_count(const struct found_layer *layer)
 {
-    put_text(query, "stack", stack_name(id->stack));
-    put_u64(query, "layer", id->layer);
-    put_text(query, "site", site_name(id->site));
+    return 3 + (layer->module[0] != '\0');
 }
 
-int put_rows(struct query *query, sqlite3_stmt *statement, const char *key, uint64_t limit,
+void put_layer(struct query *query, const struct found_layer *layer)
+{
+    put_text(query, "stack", stack_name(layer->layer.stack));
+    put_u64(query, "layer", layer->layer.layer);
+    put_text(query, "site", site_name(layer->layer.site));
+    if (layer->module[0]) {
+        put_text(query, "module", layer->module);
+    }
+}
+
+int put_list(struct query *query, sqlite3_stmt *statement, const char *key, uint64_t limit,
              void (*put)(struct query *query, sqlite3_stmt *statement))
 {
     struct mpk_writer *result = query->result, rows;
@@ -343,10 +356,17 @@ int put_rows(struct query *query, sqlite3_stmt *statement, const char *key, uint
     mpk_put_str(result, key);
     mpk_put_array(result, count);
     mpk_put_raw(result, rows.buffer.data, rows.buffer.size);
-    mpk_pair_bool(result, "more", code == 1);
     if (!mpk_writer_ok(&rows)) {
         code = ERR_MEMORY;
     }
     mpk_writer_clear(&rows);
+    return code;
+}
+
+int put_rows(struct query *query, sqlite3_stmt *statement, const char *key, uint64_t limit,
+             void (*put)(struct query *query, sqlite3_stmt *statement))
+{
+    int code = put_list(query, statement, key, limit, put);
+    mpk_pair_bool(query->result, "more", code == 1);
     return code < 0 ? code : 0;
 }

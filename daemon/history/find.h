@@ -22,7 +22,8 @@ struct found_run {
 struct found_layer {
     uint64_t id;
     struct layer_id layer;
-    uint32_t heads; /* at most LAYER_HEADS_MAX; 0 for what a damaged database says */
+    char module[MODULE_MAX + 1]; /* "" = not known */
+    uint32_t heads;              /* at most LAYER_HEADS_MAX; 0 for what a damaged database says */
 };
 
 struct found_track {
@@ -64,10 +65,23 @@ void put_u64(struct query *query, const char *key, uint64_t number);
 void put_run(struct query *query, const struct found_run *run);
 /* `unit`, `length`, `every`: 3 keys. */
 void put_track(struct query *query, const struct found_track *track);
-/* `stack`, `layer`, `site`: 3 keys. */
-void put_layer(struct query *query, const struct layer_id *id);
-/* Writes up to `limit` rows by `put` as an array under `key`, and then `more`: 2 keys. The
- * statement gives one row more than that, if there is. Returns 0 or an error. */
+/* `stack`, `layer`, `site`, and `module` when that is known. */
+uint32_t put_layer_count(const struct found_layer *layer);
+void put_layer(struct query *query, const struct found_layer *layer);
+/* The map of an alert, by a statement that begins with HISTORY_ALERTS. */
+#define HISTORY_ALERTS                                                                             \
+    "SELECT job, run, alerts.epoch, alerts.step, alerts.time_ns, rule, severity, alerts.state,"    \
+    " metric, stack, layer, site, head, value, bound, since_epoch, since_step, message,"           \
+    " (SELECT module FROM layers WHERE layers.run_id = alerts.run_id AND"                          \
+    "  layers.stack = alerts.stack AND layers.layer = alerts.layer AND"                            \
+    "  layers.site = alerts.site)"                                                                 \
+    " FROM alerts JOIN runs USING (run_id)"
+void history_put_alert(struct query *query, sqlite3_stmt *statement);
+/* Writes up to `limit` rows by `put` as an array under `key`. Returns 1 when the statement has one
+ * row more than that, 0, or an error. */
+int put_list(struct query *query, sqlite3_stmt *statement, const char *key, uint64_t limit,
+             void (*put)(struct query *query, sqlite3_stmt *statement));
+/* The same and then `more`: 2 keys. Returns 0 or an error. */
 int put_rows(struct query *query, sqlite3_stmt *statement, const char *key, uint64_t limit,
              void (*put)(struct query *query, sqlite3_stmt *statement));
 

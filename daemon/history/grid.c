@@ -196,12 +196,11 @@ static int history_grid_put_values(struct query *query, struct grid *grid,
 static int history_grid_put_grid_layer(struct query *query, struct grid *grid,
                                        struct value_series *series)
 {
-    const struct layer_id *id = &series->layer.layer;
-    struct mpk_writer *writer = &grid->encoded;
-    mpk_put_map(writer, 5);
-    mpk_pair_str(writer, "stack", stack_name(id->stack));
-    mpk_pair_u64(writer, "layer", id->layer);
-    mpk_pair_str(writer, "site", site_name(id->site));
+    struct mpk_writer *writer = &grid->encoded, *result = query->result;
+    query->result = writer;
+    mpk_put_map(writer, put_layer_count(&series->layer) + 2);
+    put_layer(query, &series->layer);
+    query->result = result;
     mpk_pair_u64(writer, "heads", series->heads);
     mpk_put_str(writer, "values");
     grid->encoded_count++;

@@ -46,7 +46,8 @@ static const struct method methods[] = {
      PARAM_JOB, false},
     {"runs", history_runs, PARAM_JOB | PARAM_LIMIT, 0, false},
     {"windows", history_windows, PARAM_LAYERS, PARAM_JOB, false},
-    {"map", history_map, PARAM_LAYERS | PARAM_WINDOW | PARAM_LAST | PARAM_PACKED, PARAM_JOB, false},
+    {"map", history_map, PARAM_LAYERS | PARAM_WINDOW | PARAM_LAST | PARAM_PACKED | PARAM_KIND,
+     PARAM_JOB, false},
     {"alerts", history_alerts,
      PARAM_RUNS | PARAM_RULE | PARAM_SEVERITY | PARAM_STATE | PARAM_FROM | PARAM_TO | PARAM_LIMIT,
      0, false},
@@ -54,8 +55,10 @@ static const struct method methods[] = {
      PARAM_RUNS | PARAM_JOB_B | PARAM_RUN_B | PARAM_METRIC | PARAM_WINDOWS | PARAM_COUNT |
          PARAM_LIMIT,
      PARAM_JOB, false},
+    {"log", history_log, PARAM_RUNS, PARAM_JOB, false},
     {"states", history_states, PARAM_LAYERS | PARAM_WINDOW | PARAM_LAST | PARAM_COUNT, PARAM_JOB,
      true},
+    {"trouble", history_trouble, PARAM_RUNS, PARAM_JOB, true},
 };
 enum { METHOD_COUNT = sizeof methods / sizeof methods[0] };
 

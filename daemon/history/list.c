@@ -6,6 +6,19 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* An empty map where none are known. */
+static void put_settings(struct query *query, sqlite3_stmt *statement, int column)
+{
+    const void *bytes = sqlite3_column_blob(statement, column);
+    size_t size = (size_t)sqlite3_column_bytes(statement, column);
+    mpk_put_str(query->result, "settings");
+    if (bytes && mpk_check(bytes, size, &mpk_header_limits) == 0) {
+        mpk_put_raw(query->result, bytes, size);
+    } else {
+        mpk_put_map(query->result, 0);
+    }
+}
+
 static void put_one_run(struct query *query, sqlite3_stmt *statement)
 {
     const void *bytes = sqlite3_column_blob(statement, 1);
@@ -15,7 +28,7 @@ static void put_one_run(struct query *query, sqlite3_stmt *statement)
         memcpy(run, bytes, RUN_BYTES);
     }
     run_hex(run, hex);
-    mpk_put_map(query->result, 8);
+    mpk_put_map(query->result, 9);
     put_text(query, "job", column_text(statement, 0));
     put_text(query, "run", hex);
     put_text(query, "state",
@@ -25,6 +38,7 @@ static void put_one_run(struct query *query, sqlite3_stmt *statement)
     put_u64(query, "last_ns", column_u64(statement, 5));
     put_u64(query, "epoch", column_u64(statement, 6));
     put_u64(query, "step", column_u64(statement, 7));
+    put_settings(query, statement, 8);
 }
 
 int history_runs(struct query *query)
@@ -32,7 +46,8 @@ int history_runs(struct query *query)
     const struct history_params *params = &query->params;
     sqlite3_stmt *statement;
     int code = query_open(query,
-                          "SELECT job, run, state, world, first_ns, last_ns, epoch, step FROM runs"
+                          "SELECT job, run, state, world, first_ns, last_ns, epoch, step, settings"
+                          " FROM runs"
                           " WHERE job = ?1 OR ?1 = '' ORDER BY run_id DESC LIMIT ?2",
                           &statement, "si", params->job, params->limit + 1);
     mpk_put_map(query->result, 2);
@@ -92,8 +107,8 @@ static int put_layer_windows(struct query *query, const struct found_layer *laye
                           " FROM windows JOIN tracks USING (track_id) WHERE layer_id = ?1"
                           " GROUP BY track_id ORDER BY track_id",
                           &statement, "i", layer->id);
-    mpk_put_map(query->result, 7);
-    put_layer(query, &layer->layer);
+    mpk_put_map(query->result, put_layer_count(layer) + 4);
+    put_layer(query, layer);
     put_u64(query, "heads", layer->heads);
     if (!code) {
         code = put_rows(query, statement, "tracks", UINT32_MAX, put_track_of_layer);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* map: a layer's head-mean map as it was kept, of the newest window or of one that is named. */
+/* map: a layer's head-mean map as it was kept, or the maps of its heads, of the newest window or of
+ * one that is named. */
 #include "daemon/history/find.h"
 #include "daemon/store/series.h"
 
@@ -7,8 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Pooled maps have at most so many rows and columns. */
-#define MAP_SIDE_MAX 128
+/* Pooled maps have at most so many rows and columns, and those of heads so many cells in all. */
+#define MAP_SIDE_MAX  128
+#define MAP_CELLS_MAX (1u << 20)
 
 /* Exact. */
 static double history_map_from_half(uint16_t half)
@@ -38,26 +40,46 @@ static void history_map_put_numbers(struct query *query, const uint8_t *data, ui
     }
 }
 
+/* One map and no list of maps when `heads` is 0. */
+struct map_shape {
+    uint32_t heads, rows, columns;
+};
+
 static int history_map_put_values(struct query *query, sqlite3_stmt *statement, int column,
-                                  uint32_t rows, uint32_t columns)
+                                  struct map_shape shape)
 {
-    uint8_t data[MAP_SIDE_MAX * MAP_SIDE_MAX * 2];
-    size_t bytes = (size_t)rows * columns * 2;
+    bool fits = shape.rows >= 1 && shape.rows <= MAP_SIDE_MAX && shape.columns >= 1 &&
+                shape.columns <= MAP_SIDE_MAX && shape.heads <= MAP_CELLS_MAX;
+    uint64_t cells = (uint64_t)shape.rows * shape.columns, maps = shape.heads ? shape.heads : 1;
     const void *blob = sqlite3_column_blob(statement, column);
-    if (rows < 1 || rows > MAP_SIDE_MAX || columns < 1 || columns > MAP_SIDE_MAX || !blob) {
+    if (!fits || cells * maps > MAP_CELLS_MAX || !blob) {
         return ERR_STORE_FORMAT;
     }
-    int code = blob_inflate(blob, (size_t)sqlite3_column_bytes(statement, column), data, bytes);
-    if (code) {
-        return code;
+    size_t bytes = (size_t)(2 * cells * maps);
+    uint8_t *data = malloc(bytes);
+    int code =
+        data ? blob_inflate(blob, (size_t)sqlite3_column_bytes(statement, column), data, bytes)
+             : ERR_MEMORY;
+    if (!code) {
+        mpk_put_str(query->result, "values");
     }
-    mpk_put_str(query->result, "values");
-    if (query->params.packed) {
+    if (!code && query->params.packed) {
         mpk_put_bin(query->result, data, bytes);
-    } else {
-        history_map_put_numbers(query, data, rows, columns);
+    } else if (!code) {
+        if (shape.heads) {
+            mpk_put_array(query->result, shape.heads);
+        }
+        for (uint64_t i = 0; i < maps; i++) {
+            history_map_put_numbers(query, data + 2 * i * cells, shape.rows, shape.columns);
+        }
     }
-    return 0;
+    free(data);
+    return code;
+}
+
+static bool history_map_is_of_heads(const struct query *query)
+{
+    return (query->params.given & PARAM_KIND) && strcmp(query->params.kind, "heads") == 0;
 }
 
 static int history_map_put_map(struct query *query, const struct found_run *run,
@@ -67,39 +89,65 @@ static int history_map_put_map(struct query *query, const struct found_run *run,
     static const char *const names[] = {"first",   "last", "epoch", "step",   "time_ns",
                                         "queries", "keys", "rows",  "columns"};
     enum { COUNT = sizeof names / sizeof names[0] };
-    mpk_put_map(query->result, 10 + COUNT);
+    bool of_heads = history_map_is_of_heads(query);
+    struct map_shape shape = {.heads = of_heads ? (uint32_t)column_u64(statement, COUNT + 2) : 0,
+                              .rows = (uint32_t)column_u64(statement, 7),
+                              .columns = (uint32_t)column_u64(statement, 8)};
+    mpk_put_map(query->result, put_layer_count(layer) + 7 + COUNT + (of_heads ? 1 : 0));
     put_run(query, run);
-    put_layer(query, &layer->layer);
+    put_layer(query, layer);
     put_track(query, track);
     for (int i = 0; i < COUNT; i++) {
         put_u64(query, names[i], column_u64(statement, i));
     }
     mpk_pair_bool(query->result, "partial", column_u64(statement, COUNT));
-    return history_map_put_values(query, statement, COUNT + 1, (uint32_t)column_u64(statement, 7),
-                                  (uint32_t)column_u64(statement, 8));
+    if (of_heads) {
+        mpk_put_str(query->result, "heads");
+        mpk_put_array(query->result, shape.heads);
+        for (uint32_t h = 0; h < shape.heads; h++) {
+            mpk_put_u64(query->result, h);
+        }
+    }
+    return history_map_put_values(query, statement, COUNT + 1, shape);
+}
+
+/* Why there is none, as a sentence. */
+static const char *history_map_why(const struct query *query)
+{
+    if (history_map_is_of_heads(query)) {
+        return "no maps of single heads were kept of this window: history.head_maps is 0, heads "
+               "are "
+               "split over ranks, or an older attnd wrote it";
+    }
+    return query->params.given & PARAM_LAST ? "there is no map of a window that ends there"
+                                            : "there is no map of this layer yet; none is made of "
+                                              "a sample of its rows, as a plan "
+                                              "with rows takes";
 }
 
 static int history_map_read_map(struct query *query, const struct found_run *run,
                                 const struct found_layer *layer, const struct found_track *track)
 {
     uint64_t last = query->params.given & PARAM_LAST ? query->params.last : 0;
+    static const char of_mean[] =
+        "SELECT first, last, epoch, step, time_ns, queries, keys, rows, columns, partial, data"
+        " FROM maps WHERE layer_id = ?1 AND track_id = ?2 AND (last = ?3 OR ?4)"
+        " ORDER BY last DESC LIMIT 1";
+    static const char of_heads[] =
+        "SELECT first, last, epoch, step, time_ns, head_queries, head_keys, head_rows,"
+        " head_columns, partial, head_data, heads FROM maps WHERE layer_id = ?1 AND track_id = ?2"
+        " AND (last = ?3 OR ?4) AND heads > 0 ORDER BY last DESC LIMIT 1";
     sqlite3_stmt *statement;
-    int code = query_open(query,
-                          "SELECT first, last, epoch, step, time_ns, queries, keys, rows, columns,"
-                          " partial, data FROM maps WHERE layer_id = ?1 AND track_id = ?2"
-                          " AND (last = ?3 OR ?4) ORDER BY last DESC LIMIT 1",
-                          &statement, "iiii", layer->id, track->id, last,
-                          (uint64_t) !(query->params.given & PARAM_LAST));
+    int code =
+        query_open(query, history_map_is_of_heads(query) ? of_heads : of_mean, &statement, "iiii",
+                   layer->id, track->id, last, (uint64_t) !(query->params.given & PARAM_LAST));
     if (!code) {
         code = query_next(query, statement);
     }
     if (code == 1) {
         code = history_map_put_map(query, run, layer, track, statement);
     } else if (code == 0) {
-        code = query_fail(query, ERR_NO_HISTORY,
-                          query->params.given & PARAM_LAST
-                              ? "there is no map of a window that ends there"
-                              : "there is no map of this layer yet");
+        code = query_fail(query, ERR_NO_HISTORY, "%s", history_map_why(query));
     }
     sqlite3_finalize(statement);
     return code;

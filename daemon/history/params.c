@@ -54,12 +54,13 @@ static const struct info info[] = {
     NUMBER("last", last, UINT64_MAX, "a whole number"),
     TEXT("rule", rule, "the name of a rule"),
     TEXT("severity", severity, "info, warning, critical"),
-    TEXT("state", state, "firing, resolved"),
+    TEXT("state", state, "firing, resolved, firing_at_end"),
     TEXT("job_b", job_b, "the name of a job"),
     TEXT("run_b", run_b, "the first of 32 hexadecimal digits"),
     NUMBER("windows", count, HISTORY_LIMIT_MAX, "1 to 200000"),
     {"statistic", KIND_STATISTIC, 0, 0, "mean, std, min, max, p10, p50, p90, p99, last, count"},
     NUMBER("points", points, HISTORY_POINTS_MAX, "2 to 10000"),
+    TEXT("kind", kind, "mean, heads"),
 };
 enum { INFO_COUNT = sizeof info / sizeof info[0] };
 
@@ -160,7 +161,7 @@ static bool text_fits(unsigned bit, const char *text)
     if (bit & (PARAM_JOB | PARAM_JOB_B)) {
         return job_name_valid(text, strlen(text));
     }
-    if (bit & (PARAM_STACK | PARAM_SITE | PARAM_SEVERITY | PARAM_STATE)) {
+    if (bit & (PARAM_STACK | PARAM_SITE | PARAM_SEVERITY | PARAM_STATE | PARAM_KIND)) {
         return history_params_is_word(text, info[__builtin_ctz(bit)].valid);
     }
     return true;

@@ -42,6 +42,7 @@ enum history_param {
     PARAM_COUNT = 1 << 19,
     PARAM_STATISTIC = 1 << 20,
     PARAM_POINTS = 1 << 21,
+    PARAM_KIND = 1 << 22,
 };
 
 enum statistic {
@@ -77,7 +78,7 @@ struct history_params {
     char stack[8], site[8];
     char metric[METRIC_NAME_MAX];
     char rule[RULE_NAME_MAX];
-    char severity[16], state[16];
+    char severity[16], state[16], kind[8];
     uint64_t layer, head;
     struct history_track track; /* when PARAM_WINDOW is given */
     uint64_t from, to;          /* units, inclusive; default: all there are */

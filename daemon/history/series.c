@@ -172,8 +172,8 @@ static void history_series_put_heads(struct query *query, const struct value_ser
     mpk_put_str(query->result, "heads");
     mpk_put_array(query->result, series->heads);
     for (uint32_t i = 0; i < series->heads; i++) {
-        mpk_put_map(query->result, 4);
-        put_layer(query, &series->layer.layer);
+        mpk_put_map(query->result, put_layer_count(&series->layer) + 1);
+        put_layer(query, &series->layer);
         mpk_put_str(query->result, "head");
         if (series->of_layer) {
             mpk_put_nil(query->result);

@@ -165,7 +165,7 @@ static int read_state(struct query *query, struct value_series *series, sqlite3_
     sqlite3_bind_int64(statement, 1, (sqlite3_int64)series->rows.row[row].window_id);
     int code = query_next(query, statement);
     if (code == 1) {
-        code = state_read(statement, 0, &state);
+        code = state_read_number(statement, 0, series->number, &state);
     }
     if (!code && state) {
         code = history_values_add_state(series, state, row);

@@ -272,7 +272,9 @@ int windows_read(struct query *query, const struct found_layer *layer,
 
 /* States */
 
-int state_read(sqlite3_stmt *statement, int bytes_column, struct layer_state **ret_state)
+/* `number`: the only one that will be read; NULL: all. */
+static int history_windows_read_state(sqlite3_stmt *statement, int bytes_column, const int *number,
+                                      struct layer_state **ret_state)
 {
     uint64_t bytes = column_u64(statement, bytes_column);
     const void *data = sqlite3_column_blob(statement, bytes_column + 1);
@@ -282,11 +284,24 @@ int state_read(sqlite3_stmt *statement, int bytes_column, struct layer_state **r
     }
     void *plain = malloc(bytes);
     int code = plain ? blob_inflate(data, size, plain, bytes) : ERR_MEMORY;
-    if (!code) {
+    if (!code && number) {
+        code = layer_state_unpack_metric(plain, bytes, *number, ret_state);
+    } else if (!code) {
         code = layer_state_unpack(plain, bytes, ret_state);
     }
     free(plain);
     return code;
+}
+
+int state_read(sqlite3_stmt *statement, int bytes_column, struct layer_state **ret_state)
+{
+    return history_windows_read_state(statement, bytes_column, NULL, ret_state);
+}
+
+int state_read_number(sqlite3_stmt *statement, int bytes_column, int number,
+                      struct layer_state **ret_state)
+{
+    return history_windows_read_state(statement, bytes_column, &number, ret_state);
 }
 
 static int numbers_of_chunk(struct query *query, const struct found_layer *layer,

@@ -7,6 +7,34 @@
 #include <stdlib.h>
 #include <string.h>
 
+static bool is_one_of(const msgpack_object *name, const bool *metrics)
+{
+    for (int m = 0; m < METRIC_COUNT; m++) {
+        if (metrics[m] && mpk_is_str(name, metric_info[m].name)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A list of live or summary maps without the numbers of other metrics: they become null, and their
+ * names stay. */
+static void api_leave_out(const msgpack_object *list, const bool *metrics)
+{
+    static const char *const of_heads[] = {"heads", "drift"};
+    for (uint32_t i = 0; list->type == MSGPACK_OBJECT_ARRAY && i < list->via.array.size; i++) {
+        for (size_t k = 0; k < sizeof of_heads / sizeof of_heads[0]; k++) {
+            const msgpack_object *map = mpk_find(&list->via.array.ptr[i], of_heads[k]);
+            bool is_map = map && map->type == MSGPACK_OBJECT_MAP;
+            for (uint32_t p = 0; is_map && p < map->via.map.size; p++) {
+                if (!is_one_of(&map->via.map.ptr[p].key, metrics)) {
+                    map->via.map.ptr[p].val.type = MSGPACK_OBJECT_NIL;
+                }
+            }
+        }
+    }
+}
+
 static void reply_result(struct request *request, const void *result, size_t size)
 {
     struct mpk_doc doc;
@@ -14,6 +42,9 @@ static void reply_result(struct request *request, const void *result, size_t siz
     if (code) {
         reply_code(request, ERR_MEMORY, "the answer is too large: ask for less of it");
         return;
+    }
+    if (request->arguments.given & 1u << ARG_metrics) {
+        api_leave_out(doc.root, request->arguments.metrics);
     }
     char *json = mpk_to_json_base64(doc.root);
     mpk_doc_clear(&doc);
@@ -91,7 +122,7 @@ static bool api_read_filter(struct request *request, struct event_filter *filter
     filter->kinds = read_kinds(request_argument(request, "kinds"));
     if (!filter->kinds) {
         reply_code(request, ERR_ARGUMENT,
-                   "kinds: not of live, summary, alert and job, between commas");
+                   "kinds: not of live, summary, alert, job and log, between commas");
         return false;
     }
     if (job && !job_name_valid(job, strlen(job))) {

@@ -15,4 +15,8 @@ struct asset {
 extern const struct asset assets[];
 extern const size_t asset_count;
 
+/* The script and the style that stand in the page itself, as a Content-Security-Policy names them:
+ * 'sha256-...'. */
+extern const char asset_policy_script[], asset_policy_style[];
+
 #endif

@@ -3,15 +3,16 @@
 #include "daemon/http/asset.h"
 #include "daemon/http/internal.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <zlib.h>
 
-/* Only what comes with the page: no script, style or connection from elsewhere, and nothing inline.
- */
+/* Only what comes with the page: no script, style or connection from elsewhere, and nothing inline
+ * but the script and the style of the first paint. */
 static const char policy[] =
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "default-src 'none'; script-src 'self' %s; style-src 'self' %s; img-src 'self' data: blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 static const struct asset *page_find(const char *name)
@@ -113,8 +114,10 @@ static void reply_asset(struct request *request, const struct asset *asset)
 
 void handle_page(struct request *request)
 {
+    char text[sizeof policy + 128];
+    snprintf(text, sizeof text, policy, asset_policy_script, asset_policy_style);
     reply_asset(request, page_find("index.html"));
-    reply_header(request, "Content-Security-Policy", policy);
+    reply_header(request, "Content-Security-Policy", text);
 }
 
 void handle_asset(struct request *request)

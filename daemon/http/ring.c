@@ -10,10 +10,8 @@
 #define FRAME_MAX 80
 
 const char *const event_kind_name[EVENT_KINDS] = {
-    [EVENT_LIVE] = "live",
-    [EVENT_SUMMARY] = "summary",
-    [EVENT_ALERT] = "alert",
-    [EVENT_JOB] = "job",
+    [EVENT_LIVE] = "live", [EVENT_SUMMARY] = "summary", [EVENT_ALERT] = "alert",
+    [EVENT_JOB] = "job",   [EVENT_LOGGED] = "log",
 };
 
 void ring_init(struct ring *ring, uint64_t limit)

@@ -13,7 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum event_kind { EVENT_LIVE, EVENT_SUMMARY, EVENT_ALERT, EVENT_JOB, EVENT_KINDS };
+enum event_kind { EVENT_LIVE, EVENT_SUMMARY, EVENT_ALERT, EVENT_JOB, EVENT_LOGGED, EVENT_KINDS };
 extern const char *const event_kind_name[EVENT_KINDS];
 
 struct event {

@@ -24,25 +24,29 @@ const struct argument arguments[ARG_COUNT] = {
 
 /* The fields that every result about a layer and every answer of maps has. */
 #define RESULT "v kind job run epoch step time_ns stack layer site tier shape causal rows heads"
-#define MAPS   "job run epoch step queries keys rows columns labels"
+#define MAPS                                                                                       \
+    "job run epoch step queries keys first_query first_key queries_sent keys_sent rows columns "   \
+    "labels q_labels"
 
 const struct route routes[] = {
     {"/api/v1/version", JSON, handle_method, "ping", A(or_null), 0, FOR_KNOWN,
-     "{version uptime_s directory}", "version and uptime of attnd"},
+     "{version uptime_s directory ingest}", "version and uptime of attnd, and where jobs attach"},
     {"/api/v1/metrics", JSON, handle_metric_list, NULL, 0, 0, FOR_KNOWN,
      "[name unit per group domain description]", "the metrics there are"},
     {"/api/v1/jobs", JSON, handle_method, "jobs", A(or_null), 0, FOR_KNOWN,
-     "[v kind job run epoch step time_ns state world ranks layers received processed lost dropped]",
+     "[v kind job run epoch step time_ns state heard_ns world ranks layers received processed lost "
+     "dropped]",
      "the runs that attnd knows, with their layers"},
     {"/api/v1/runs", JSON, handle_method, "runs", A(job) | A(limit) | A(or_null), 0, FOR_KNOWN,
      "{runs more}", "runs in the history, newest first"},
     {"/api/v1/layers", JSON, handle_method, "windows", LAYERS | A(or_null), A(job), FOR_KNOWN,
      "{job run layers}", "layers of a run in the history: their heads, windows and metrics"},
-    {"/api/v1/summary", JSON, handle_method, "summary", LAYERS | A(window) | A(or_null), A(job),
-     FOR_KNOWN, "[" RESULT " window ranks messages lost dropped quantile_error]",
+    {"/api/v1/summary", JSON, handle_method, "summary",
+     LAYERS | A(window) | A(metrics) | A(or_null), A(job), FOR_KNOWN,
+     "[" RESULT " window ranks messages lost dropped quantile_error]",
      "the last window of each layer of a run"},
-    {"/api/v1/live", JSON, handle_method, "live", LAYERS | A(or_null), A(job), FOR_KNOWN,
-     "[" RESULT " rank]", "the last message's numbers of each layer of a run"},
+    {"/api/v1/live", JSON, handle_method, "live", LAYERS | A(metrics) | A(or_null), A(job),
+     FOR_KNOWN, "[" RESULT " rank]", "the last message's numbers of each layer of a run"},
     {"/api/v1/history", JSON, handle_method, "history",
      LAYERS | A(head) | A(metric) | WINDOWS | A(limit) | A(statistics) | A(packed) | A(or_null),
      A(job), FOR_KNOWN, "{job run metric unit length every heads more windows values}",
@@ -52,12 +56,12 @@ const struct route routes[] = {
      FOR_KNOWN, "{job run metric statistic unit length every total windows layers}",
      "one metric of all layers and heads over a run"},
     {"/api/v1/map", JSON, handle_method, "map",
-     LAYERS | A(window) | A(last) | A(packed) | A(or_null), A(job), FOR_KNOWN,
+     LAYERS | A(window) | A(last) | A(kind) | A(packed) | A(or_null), A(job), FOR_KNOWN,
      "{job run stack layer site unit length every first last epoch step queries keys rows columns "
      "partial values}",
-     "the stored map of a window: the mean over heads"},
+     "the stored map of a window: the mean over heads, or one of each head"},
     {"/api/v1/maps", JSON, handle_method, "maps",
-     LAYERS | A(head) | A(kind) | A(packed) | A(or_null), A(job), FOR_KNOWN,
+     LAYERS | A(head) | A(heads) | A(size) | A(kind) | A(packed) | A(or_null), A(job), FOR_KNOWN,
      "{" MAPS " stack layer site tier sample causal kind heads values}",
      "the newest map of each head of a layer, or one over all heads"},
     {"/api/v1/rollout", JSON, handle_method, "rollout", RUNS | A(stack) | A(packed) | A(or_null),
@@ -65,17 +69,27 @@ const struct route routes[] = {
      "attention rollout over the layers of a stack"},
     {"/api/v1/alerts", JSON, handle_method, "alerts",
      RUNS | A(rule) | A(severity) | A(state) | A(from) | A(to) | A(limit) | A(or_null), 0,
-     FOR_KNOWN, "{firing}", "what fires; of a job also what did, in the history"},
+     FOR_KNOWN, "{firing}",
+     "what fires, or did at the end of its run; of a job also all that was told"},
+    {"/api/v1/rules", JSON, handle_method, "rules", A(job) | A(or_null), 0, FOR_KNOWN,
+     "[name metric statistic per_key each job layer condition bound clear within for after_clear "
+     "severity why advice]",
+     "the alert rules in force"},
+    {"/api/v1/trouble", JSON, handle_method, "trouble", RUNS | A(state) | A(limit) | A(or_null),
+     A(job), FOR_KNOWN, "{job run state epoch step heads more others watched}",
+     "the heads of a run that need attention, worst first, and why"},
     {"/api/v1/compare", JSON, handle_method, "compare",
      RUNS | A(job_b) | A(run_b) | A(metric) | WINDOWS | A(windows) | A(limit) | A(or_null), A(job),
      FOR_KNOWN, "{a b heads only_a only_b more}", "two runs, head by head"},
+    {"/api/v1/log", JSON, handle_method, "log", RUNS | A(or_null), A(job), FOR_KNOWN,
+     "{job run series}", "what the training itself reported, such as its loss"},
     {"/api/v1/plan", JSON, handle_method, "plan.get", A(job) | A(or_null), 0, FOR_KNOWN, NULL,
      "what a job is asked to capture"},
     {"/api/v1/stats", JSON, handle_method, "stats", A(or_null), 0, FOR_KNOWN,
      "{uptime_s received processed bytes lost dropped}", "counters of attnd"},
     {"/api/v1/events", "text/event-stream", handle_events, NULL,
      A(job) | A(kinds) | A(last_event_id) | A(access_token), 0, FOR_KNOWN, NULL,
-     "live values, summaries, alerts and job states as they come"},
+     "live values, summaries, alerts, job states and logged values as they come"},
     {"/api/v1/openapi.json", JSON, handle_openapi, NULL, 0, 0, FOR_KNOWN,
      "{openapi info paths components}", "this description"},
     {"/metrics", "text/plain", handle_metrics, NULL, 0, 0, FOR_KNOWN, NULL, "Prometheus metrics"},
@@ -231,6 +245,30 @@ static bool read_or_null(struct argument_reader *reader, const char *value)
     return !*reader->reterr;
 }
 
+/* Another one: what is left out of an answer (api.c). */
+static bool read_metrics(struct argument_reader *reader, const char *value)
+{
+    for (const char *at = value;; at++) {
+        size_t length = strcspn(at, ",");
+        int m = 0;
+        while (m < METRIC_COUNT && (strlen(metric_info[m].name) != length ||
+                                    memcmp(metric_info[m].name, at, length) != 0)) {
+            m++;
+        }
+        if (m == METRIC_COUNT) {
+            snprintf(reader->reterr, sizeof reader->reterr,
+                     "metrics: %.*s: no such metric (valid: those of /api/v1/metrics)",
+                     (int)(length < 32 ? length : 32), at);
+            return false;
+        }
+        reader->metrics[m] = true;
+        at += length;
+        if (!*at) {
+            return true;
+        }
+    }
+}
+
 bool argument_read(struct argument_reader *reader, const char *name, const char *value)
 {
     static const char *const wanted[] = {"text", "a whole number", "1 or 0",
@@ -254,6 +292,9 @@ bool argument_read(struct argument_reader *reader, const char *name, const char 
     reader->given |= 1u << i;
     if (i == ARG_or_null) {
         return read_or_null(reader, value);
+    }
+    if (i == ARG_metrics) {
+        return read_metrics(reader, value);
     }
     reader->count++;
     mpk_put_str(&reader->pairs, name);

@@ -4,6 +4,7 @@
 #ifndef DAEMON_HTTP_ROUTE_H
 #define DAEMON_HTTP_ROUTE_H
 
+#include "proto/metric.h"
 #include "proto/mpk.h"
 
 #include <stdbool.h>
@@ -59,7 +60,8 @@ struct argument_reader {
     unsigned given;          /* bits of ARG_ */
     unsigned count;          /* of those that are in `pairs` */
     bool or_null;
-    char reterr[256]; /* why not */
+    bool metrics[METRIC_COUNT]; /* of an answer, when ARG_metrics is given */
+    char reterr[256];           /* why not */
 };
 void argument_reader_init(struct argument_reader *reader, const struct route *route);
 void argument_reader_clear(struct argument_reader *reader);

@@ -4,6 +4,7 @@
 #include "daemon/base/clock.h"
 #include "daemon/base/crash.h"
 #include "daemon/base/endpoint.h"
+#include "daemon/base/hash.h"
 #include "proto/err.h"
 #include "daemon/base/log.h"
 
@@ -28,6 +29,17 @@
 /* How long it goes on reading at most. */
 #define DRAIN_NS UINT64_C(1000000000)
 
+/* So many times what is free may a job have in flight; see ingest_has_room. */
+#define SHARE_OF_FREE 8
+
+/* A job's bytes in flight. The ingest thread has the table and frees what has none. */
+struct ingest_share {
+    char job[JOB_NAME_MAX + 1];
+    _Atomic uint64_t held[2]; /* of the budget, of the reserve */
+    uint64_t scratch;         /* the most that one of its messages needs */
+    UT_hash_handle hh;
+};
+
 struct ingest {
     void *socket; /* the thread's, once it runs */
     struct endpoint_file file;
@@ -45,8 +57,9 @@ struct ingest {
     struct plan_prefixes *plans;                /* subscribed to; the thread's, once it runs */
     _Atomic(struct plan_prefixes *) next_plans; /* for the thread to take; NULL = no change */
     _Atomic uint64_t in_flight;                 /* of the budget */
-    _Atomic uint64_t scratch;  /* the most that a message needs of those since none was in flight */
-    _Atomic uint64_t reserved; /* of the reserve */
+    _Atomic uint64_t scratch;                   /* of all shares */
+    _Atomic uint64_t reserved;                  /* of the reserve */
+    struct ingest_share *shares;
     _Atomic bool stop;
     struct pulse pulse;
 };
@@ -69,15 +82,72 @@ uint64_t ingest_in_flight(struct ingest *ingest)
     return budget_used(ingest) + atomic_load(&ingest->reserved);
 }
 
-static bool ingest_has_room(struct ingest *ingest, bool reserved)
+static uint64_t ingest_used(struct ingest *ingest, bool reserved, uint64_t *ret_limit)
 {
-    return reserved ? atomic_load(&ingest->reserved) < RESERVE_BYTES
-                    : budget_used(ingest) < ingest->config->ingest_budget;
+    *ret_limit = reserved ? RESERVE_BYTES : ingest->config->ingest_budget;
+    return reserved ? atomic_load(&ingest->reserved) : budget_used(ingest);
 }
 
 bool ingest_is_open(struct ingest *ingest)
 {
-    return ingest_has_room(ingest, false) && ingest_has_room(ingest, true);
+    uint64_t budget, reserve;
+    return ingest_used(ingest, false, &budget) < budget &&
+           ingest_used(ingest, true, &reserve) < reserve;
+}
+
+/* Shares */
+
+static void forget_idle_shares(struct ingest *ingest)
+{
+    struct ingest_share *share, *next;
+    HASH_ITER(hh, ingest->shares, share, next)
+    {
+        if (atomic_load(&share->held[0]) == 0 && atomic_load(&share->held[1]) == 0) {
+            atomic_fetch_sub(&ingest->scratch, share->scratch);
+            HASH_DEL(ingest->shares, share);
+            free(share);
+        }
+    }
+}
+
+/* The job's, made when there is none; NULL when out of memory. */
+static struct ingest_share *ingest_share_of(struct ingest *ingest, const char *job)
+{
+    struct ingest_share *share = NULL;
+    HASH_FIND_STR(ingest->shares, job, share);
+    if (share) {
+        return share;
+    }
+    forget_idle_shares(ingest);
+    share = calloc(1, sizeof *share);
+    if (!share) {
+        return NULL;
+    }
+    strcpy(share->job, job);
+    HASH_ADD_STR(ingest->shares, job, share);
+    if (!share->hh.tbl) {
+        free(share);
+        return NULL;
+    }
+    return share;
+}
+
+/* While less than half of the limit is used, or nothing of the job is in flight, its message is
+ * admitted, whatever it costs: `attnctl replay` relies on that. Else the job may have so many times
+ * what is then free (Choudhury and Hahne 1998): one that is alone gets 8/9 of the limit, n that
+ * want all of it 8/(8n + 1) each, and unless a message takes more than half there is something left
+ * for one that comes. An ingest that was not started has a caller who waits for room instead. */
+static bool ingest_has_room(struct ingest *ingest, const struct message *message)
+{
+    uint64_t limit, used = ingest_used(ingest, message->reserved, &limit);
+    uint64_t held = atomic_load(&message->share->held[message->reserved]), cost = message->cost;
+    if (used >= limit) {
+        return false;
+    }
+    if (used < limit / 2 || held == 0 || !ingest->socket) {
+        return true;
+    }
+    return cost <= limit - used && (held + cost) / SHARE_OF_FREE <= limit - used - cost;
 }
 
 static void log_refusal(const struct message *message, int code, const char *key, uint64_t before)
@@ -98,8 +168,8 @@ static void log_refusal(const struct message *message, int code, const char *key
 
 static void post_refusal(struct ingest *ingest, const char *job, int code)
 {
-    struct refusal *refusal =
-        *job && ingest_has_room(ingest, true) ? calloc(1, sizeof *refusal) : NULL;
+    uint64_t limit, used = ingest_used(ingest, true, &limit);
+    struct refusal *refusal = *job && used < limit ? calloc(1, sizeof *refusal) : NULL;
     if (!refusal) {
         return; /* nobody to attribute it to; the global counter has it */
     }
@@ -140,11 +210,12 @@ static void ingest_admit(struct ingest *ingest, struct message *message)
     message->note.kind = NOTE_ARRIVED;
     message->arrival = ++ingest->arrivals;
     message->received_ns = clock_monotonic_ns();
-    if (message->reserved) {
-        atomic_fetch_add(&ingest->reserved, message->cost);
-    } else if (atomic_fetch_add(&ingest->in_flight, message->cost) == 0 ||
-               atomic_load(&ingest->scratch) < message->scratch) {
-        atomic_store(&ingest->scratch, message->scratch);
+    struct ingest_share *share = message->share;
+    uint64_t held = atomic_fetch_add(&share->held[message->reserved], message->cost);
+    atomic_fetch_add(message->reserved ? &ingest->reserved : &ingest->in_flight, message->cost);
+    if (!message->reserved && (held == 0 || share->scratch < message->scratch)) {
+        atomic_fetch_add(&ingest->scratch, message->scratch - share->scratch); /* modulo 2^64 */
+        share->scratch = message->scratch;
     }
     stats_add(ingest->stats, COUNT_ADMITTED, message->cost + message->scratch);
     inbox_post(ingest->inbox, &message->note);
@@ -159,7 +230,7 @@ static void ingest_shed(struct ingest *ingest, struct message *message, int code
     message->scratch = 0;
     message->code = code;
     message->reserved = true;
-    if (ingest_has_room(ingest, true)) {
+    if (ingest_has_room(ingest, message)) {
         ingest_admit(ingest, message);
     } else {
         ingest_refuse(ingest, message, code, NULL);
@@ -174,11 +245,16 @@ int ingest_take(struct ingest *ingest, struct message *message)
         code = price(ingest, message);
     }
     message->reserved = message->header.type == MESSAGE_EVENT;
+    bool valid = !code || code == ERR_TOO_LARGE || code == ERR_ENTRIES_LIMIT;
+    message->share = valid ? ingest_share_of(ingest, message->header.job) : NULL;
+    if (valid && !message->share) {
+        code = ERR_MEMORY;
+    }
     if ((code == ERR_TOO_LARGE || code == ERR_ENTRIES_LIMIT) && !message->reserved) {
         ingest_shed(ingest, message, code);
     } else if (code) {
         ingest_refuse(ingest, message, code, key);
-    } else if (ingest_has_room(ingest, message->reserved)) {
+    } else if (ingest_has_room(ingest, message)) {
         ingest_admit(ingest, message);
     } else {
         code = ERR_OVER_BUDGET;
@@ -424,9 +500,12 @@ int ingest_start(struct ingest *ingest, char *reterr)
     return rc == 0 ? 0 : -1;
 }
 
-void ingest_release(struct ingest *ingest, uint64_t cost, bool reserved)
+void ingest_release(struct ingest *ingest, struct ingest_share *share, uint64_t cost, bool reserved)
 {
     atomic_fetch_sub(reserved ? &ingest->reserved : &ingest->in_flight, cost);
+    if (share) { /* last: it may be freed with nothing held */
+        atomic_fetch_sub(&share->held[reserved], cost);
+    }
 }
 
 const struct pulse *ingest_pulse(const struct ingest *ingest)
@@ -467,6 +546,12 @@ void ingest_free(struct ingest **ingest_p)
     ingest_join(ingest);
     if (ingest->wake_fd >= 0) {
         close(ingest->wake_fd);
+    }
+    struct ingest_share *share, *next;
+    HASH_ITER(hh, ingest->shares, share, next)
+    {
+        HASH_DEL(ingest->shares, share);
+        free(share);
     }
     free(ingest->plans);
     free(atomic_load(&ingest->next_plans));

@@ -3,10 +3,10 @@
  *
  * It blocks in zmq_poll; an idle daemon has no wake-ups here. It never stops reading: ZeroMQ may
  * queue without a limit (endpoint.c says why), and a connection that nobody reads would break.
- * While the bytes in flight exceed the budget, tensors are thrown away as they come, and their
- * messages are dropped as over_budget. Memory may hold the budget (messages and what
- * computing them takes), plus one message, plus a reserve of 32 MiB for events and for the numbers
- * of what is dropped.
+ * While the bytes in flight exceed the budget, or its job's share of it, tensors are thrown away as
+ * they come, and their messages are dropped as over_budget. Memory may hold the budget (messages
+ * and what computing them takes), plus one message, plus a reserve of 32 MiB for events and for the
+ * numbers of what is dropped.
  */
 #ifndef DAEMON_INGEST_INGEST_H
 #define DAEMON_INGEST_INGEST_H
@@ -20,6 +20,7 @@
 #include "daemon/ingest/work.h"
 
 struct ingest;
+struct ingest_share;
 
 /* Binds the socket, subscribes to the plans and to what is received, and writes the address it got
  * back to *config; without a context there is no socket, only ingest_take. Returns 0, or -1 with a
@@ -38,9 +39,11 @@ int ingest_take(struct ingest *ingest, struct message *message);
 /* Whether there is room for the next message, whatever it is. */
 bool ingest_is_open(struct ingest *ingest);
 
-/* Any thread: a message posted as NOTE_ARRIVED, or a refusal, was freed; `cost` may be admitted
- * again: from the reserve, which refusals are in, or from the budget. */
-void ingest_release(struct ingest *ingest, uint64_t cost, bool reserved);
+/* Any thread: a message posted as NOTE_ARRIVED, or a refusal, was freed, or a part of it; `cost`
+ * may be admitted again: from the reserve, which refusals are in, or from the budget. `share`: the
+ * message's, NULL for a refusal; not used afterwards. */
+void ingest_release(struct ingest *ingest, struct ingest_share *share, uint64_t cost,
+                    bool reserved);
 
 /* Any thread: these are the plans for trainers from now on; new ones are announced before old ones
  * are withdrawn. Soon, by the thread; of several calls the last one counts. Takes *plans over. */

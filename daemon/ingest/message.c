@@ -216,6 +216,7 @@ static struct attention message_describe_attention(const struct header *header,
         .keys = header->keys,
         .self = header->layer.site == SITE_SELF,
         .q_offset = header->q_offset,
+        .q_stride = header->q_stride,
         .causal = header->causal,
         .window = header->window,
         .q_len = header->q_len,
@@ -275,7 +276,8 @@ struct weights message_weights_shape(const struct header *header)
 }
 
 /* The header was decoded before, so the list is one of texts; a text ends with its first NUL. */
-char *message_labels(struct message *message, uint32_t *ret_count)
+char *message_labels(struct message *message, const char *key, uint32_t first, uint32_t most,
+                     uint32_t *ret_count)
 {
     struct mpk_doc doc;
     *ret_count = 0;
@@ -283,16 +285,17 @@ char *message_labels(struct message *message, uint32_t *ret_count)
                   &mpk_header_limits, &doc) != 0) {
         return NULL;
     }
-    const msgpack_object *found = mpk_find(doc.root, "labels");
-    uint32_t count = found ? found->via.array.size : 0, keys = message->header.keys;
+    const msgpack_object *found = mpk_find(doc.root, key);
+    uint32_t count = found && found->via.array.size > first ? found->via.array.size - first : 0;
+    const msgpack_object *item = count > 0 ? found->via.array.ptr + first : NULL;
     size_t size = 0;
-    count = count < keys ? count : keys;
+    count = count < most ? count : most;
     for (uint32_t i = 0; i < count; i++) {
-        size += found->via.array.ptr[i].via.str.size + 1;
+        size += item[i].via.str.size + 1;
     }
     char *labels = count > 0 ? malloc(size) : NULL, *to = labels;
     for (uint32_t i = 0; labels && i < count; i++) {
-        const msgpack_object_str *text = &found->via.array.ptr[i].via.str;
+        const msgpack_object_str *text = &item[i].via.str;
         size_t length = strnlen(text->ptr, text->size);
         memcpy(to, text->ptr, length);
         to[length] = '\0';
@@ -325,7 +328,9 @@ void message_free(struct message **message_p)
     }
     header_clear(&message->header);
     head_maps_free(&message->head_maps);
+    free(message->small_maps);
     free(message->labels);
+    free(message->q_labels);
     free(message);
     *message_p = NULL;
 }

@@ -10,6 +10,7 @@
 #include "workers/base/attention.h"
 #include "config/config.h"
 #include "workers/maps/head_maps.h"
+#include "workers/small_maps.h"
 #include "proto/header.h"
 #include "proto/recording.h"
 #include "daemon/base/inbox.h"
@@ -20,6 +21,7 @@
 
 #define MESSAGE_FRAMES_MAX (2 + TENSORS_MAX)
 
+struct ingest_share;
 struct measured;
 struct run;
 struct work;
@@ -33,9 +35,10 @@ struct message {
     uint64_t cost;        /* what it counts against the budget: bytes, bookkeeping, computation */
     uint64_t scratch;     /* the same of what the largest of all messages counts for */
     bool reserved;        /* its cost counts against the reserve instead (ingest.h) */
-    uint64_t arrival;     /* position in the order of reception */
-    uint64_t received_ns; /* monotonic clock */
-    struct header header; /* valid when decoded */
+    struct ingest_share *share; /* its job's, as long as it costs something */
+    uint64_t arrival;           /* position in the order of reception */
+    uint64_t received_ns;       /* monotonic clock */
+    struct header header;       /* valid when decoded */
 
     /* the loop's, while the message is worked on */
     struct run *run;
@@ -45,9 +48,12 @@ struct message {
     bool wants_map;
     /* Set before work_new: the maps of its heads are made (maps.h), and its labels copied. */
     bool wants_head_maps;
-    struct head_maps *head_maps; /* made by the work; owned until maps_put */
-    char *labels;                /* owned; NULL = none */
-    uint32_t label_count;
+    struct head_maps *head_maps;   /* made by the work; owned until maps_put */
+    uint32_t small_maps_size;      /* set before work_new: maps of its heads in so many cells a side
+                                      are made for its window; 0 = none */
+    struct small_maps *small_maps; /* made by the work; owned, NULL = none */
+    char *labels, *q_labels;       /* of its keys, of its queries; owned; NULL = none */
+    uint32_t label_count, q_label_count;
     struct losses losses; /* what its sequence number says was lost before it */
     struct work *work;
     const struct measured *measured; /* its numbers, the work's */
@@ -57,7 +63,7 @@ struct message {
     bool detached; /* tier weights: taken in its turn, before its numbers were there */
     uint64_t held[1 + CONFIG_WINDOWS_MAX]; /* of it: by track, 1 + index of the part that waits for
                                               the numbers; 0 = none */
-    struct message *next;                  /* waiting for room in the pool's queue */
+    struct message *next;                  /* of its job, waiting for room in the pool */
     struct message *queued_next;           /* of its run, in the order of arrival */
 };
 
@@ -90,9 +96,10 @@ struct weights message_weights(struct message *message);
 struct attention message_attention_shape(const struct header *header);
 struct weights message_weights_shape(const struct header *header);
 
-/* Copies the texts of the keys' labels, one after the other, each with its NUL: of at most as many
- * as there are keys. NULL when it has none or there is no memory. On a worker. */
-char *message_labels(struct message *message, uint32_t *ret_count);
+/* Copies the texts of `key`, "labels" or "q_labels", one after the other, each with its NUL: those
+ * from `first` on, `most` at most. NULL when it has none or there is no memory. On a worker. */
+char *message_labels(struct message *message, const char *key, uint32_t first, uint32_t most,
+                     uint32_t *ret_count);
 
 /* Frees the tensors, which nothing may need any more; the header stays. Returns their bytes. */
 uint64_t message_free_tensors(struct message *message);

@@ -4,10 +4,14 @@
  * and posts NOTE_DONE; the loop calls work_finish for the numbers. A message whose jobs ran out of
  * memory is dropped as out_of_memory.
  *
- * Spectra and row jobs wait in one queue, first come first served, so that no message waits for
- * ever; but a spectrum under a budget gives way as soon as other jobs are waiting (`should_yield`):
- * under load spectra get rarer, and row metrics are late by one head's spectrum at most. Messages
- * of tier weights, which may take seconds, stay in the background. */
+ * A training job is a tenant of the pool: jobs share the workers by time, and a large message of
+ * one of them is late for its own job only (pool.c).
+ *
+ * Spectra and row jobs of a training job wait in one queue, first come first served, so that no
+ * message waits for ever; but a spectrum under a budget gives way as soon as row jobs of the same
+ * training job are waiting (`should_yield`): under load spectra get rarer, and row metrics are late
+ * by one head's spectrum at most. Other jobs have a share of their own. Messages of tier weights,
+ * which may take seconds, stay in the background. */
 #include "daemon/ingest/work.h"
 
 #include "daemon/base/clock.h"
@@ -29,7 +33,6 @@ struct work_job {
 
 struct work {
     struct message *message;
-    struct pool *pool;
     struct inbox *done;
     struct measure *measure;
     struct work_job *jobs;
@@ -148,8 +151,15 @@ static void work_run(struct pool_job *pool_job, struct scratch *scratch)
     if (atomic_fetch_sub(&work->remaining, 1) == 1) {
         work->code = measure_finish(work->measure, scratch);
         message->head_maps = measure_take_head_maps(work->measure);
-        if (message->head_maps && message->head_maps->sample == 0) { /* which the labels are of */
-            message->labels = message_labels(message, &message->label_count);
+        const struct head_maps *maps = message->head_maps;
+        if (maps && maps->sample == 0) { /* which the labels are of */
+            message->labels = message_labels(message, "labels", maps->first_key, maps->keys,
+                                             &message->label_count);
+            message->q_labels = message_labels(message, "q_labels", maps->first_query,
+                                               maps->queries, &message->q_label_count);
+        }
+        if (message->head_maps && message->small_maps_size) {
+            message->small_maps = small_maps_new(message->head_maps, message->small_maps_size);
         }
         message->computed_ns = clock_monotonic_ns();
         message->note.kind = NOTE_DONE;
@@ -178,23 +188,35 @@ static int create_jobs(struct work *work)
     return 0;
 }
 
+int work_queue_init(struct work_queue *queue)
+{
+    queue->first = NULL;
+    queue->last = &queue->first;
+    return pool_tenant_new(&queue->tenant);
+}
+
+void work_queue_clear(struct work_queue *queue)
+{
+    pool_tenant_free(&queue->tenant);
+}
+
 int work_new(struct message *message, const struct config *config, const struct machine *machine,
-             uint32_t spectrum_first, struct pool *pool, struct inbox *done)
+             uint32_t spectrum_first, struct work_queue *queue, struct inbox *done)
 {
     struct work *work = calloc(1, sizeof *work);
     if (!work) {
         return ERR_MEMORY;
     }
     work->message = message;
-    work->pool = pool;
     work->done = done;
     struct measure_plan plan = work_plan_of(&message->header, config, machine);
     plan.spectrum_first = spectrum_first;
     plan.pooled_map = message->wants_map;
-    plan.head_maps_size = message->wants_head_maps ? (uint32_t)config->maps_size : 0;
+    bool has_head_maps = message->wants_head_maps || message->small_maps_size;
+    plan.head_maps_size = has_head_maps ? (uint32_t)config->maps_size : 0;
     plan.head_maps_sample = (uint32_t)config->maps_sample;
     plan.should_yield = others_wait;
-    plan.yield_data = pool;
+    plan.yield_data = queue->tenant;
     int code = new_measure(message, &plan, &work->measure);
     if (!code) {
         code = create_jobs(work);
@@ -204,15 +226,28 @@ int work_new(struct message *message, const struct config *config, const struct 
         return code;
     }
     message->work = work;
+    message->next = NULL;
+    *queue->last = message;
+    queue->last = &message->next;
     return 0;
 }
 
-int work_submit(struct work *work)
+static int submit_work(struct work *work, struct pool_tenant *tenant, struct pool *pool)
 {
     for (uint32_t i = 0; i < work->job_count; i++) {
         work->jobs[i].job.next = i + 1 < work->job_count ? &work->jobs[i + 1].job : NULL;
     }
-    return pool_submit(work->pool, &work->jobs[0].job, work->job_count);
+    return pool_submit(pool, tenant, &work->jobs[0].job, work->job_count);
+}
+
+void work_submit(struct work_queue *queue, struct pool *pool)
+{
+    while (queue->first && submit_work(queue->first->work, queue->tenant, pool) == 0) {
+        queue->first = queue->first->next; /* the loop's message still, until NOTE_DONE is read */
+    }
+    if (!queue->first) {
+        queue->last = &queue->first;
+    }
 }
 
 int work_finish(struct work *work, const struct measured **ret_measured)

@@ -17,6 +17,17 @@
 
 struct work;
 
+/* A job's messages on their way to the workers, and its share of them. Loop thread. */
+struct work_queue {
+    struct pool_tenant *tenant;
+    struct message *first, **last; /* for which the pool has no room yet */
+};
+
+/* Returns 0 or ERR_MEMORY. */
+int work_queue_init(struct work_queue *queue);
+/* None of its messages may be in the pool. */
+void work_queue_clear(struct work_queue *queue);
+
 /* The computing resources: found out once, since the answers come from the system. */
 struct machine {
     uint32_t threads; /* workers; by default one per core, at most 8 */
@@ -32,12 +43,12 @@ int machine_init(struct machine *machine, const struct config *config);
 uint64_t work_cost(const struct header *header, const struct config *config,
                    const struct machine *machine, uint64_t *ret_scratch);
 
-/* Prepares the jobs, whose spectra begin with head spectrum_first. Sets message->work. `config` is
- * not used after the call. Returns 0 or ERR_MEMORY. */
+/* Prepares the jobs, whose spectra begin with head spectrum_first, and puts the message in the
+ * queue. Sets message->work. `config` is not used after the call. Returns 0 or ERR_MEMORY. */
 int work_new(struct message *message, const struct config *config, const struct machine *machine,
-             uint32_t spectrum_first, struct pool *pool, struct inbox *done);
-/* Submits all jobs, or none with ERR_AGAIN. Loop thread. */
-int work_submit(struct work *work);
+             uint32_t spectrum_first, struct work_queue *queue, struct inbox *done);
+/* Submits the jobs of the queue's messages as far as the pool has room for them. Loop thread. */
+void work_submit(struct work_queue *queue, struct pool *pool);
 /* After NOTE_DONE: the numbers, borrowed until work_free. Returns 0 or ERR_MEMORY. */
 int work_finish(struct work *work, const struct measured **ret_measured);
 void work_free(struct work **work);

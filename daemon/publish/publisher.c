@@ -216,6 +216,27 @@ void publisher_put(struct publisher *publisher, const uint8_t *run, const char *
     }
 }
 
+bool publisher_recall(struct publisher *publisher, const uint8_t *run, const char *topic,
+                      uint32_t track, struct mpk_writer *writer)
+{
+    size_t size = writer->buffer.size;
+    struct value_key key = make_key(topic, track);
+    enum worth worth = find_value(publisher, WORTH_SUMMARY, &key) ? WORTH_OTHER_RUN : WORTH_SUMMARY;
+    if (!mpk_writer_ok(writer)) {
+        return true;
+    }
+    if (worth == WORTH_OTHER_RUN) {
+        memcpy(key.run, run, RUN_BYTES);
+    }
+    struct last_value *value =
+        make_value(&key, run, msgpack_sbuffer_release(&writer->buffer), size);
+    if (value) {
+        publisher_add_value(publisher, worth, value);
+        keep_within_limit(publisher);
+    }
+    return publisher->value_bytes + size < publisher->config->publish_last_values;
+}
+
 /* Snapshots */
 
 static bool is_awaited(const struct publisher *publisher, const char *topic)

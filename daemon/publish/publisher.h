@@ -30,6 +30,11 @@ int publisher_new(uv_loop_t *loop, void *zmq_context, struct config *config, str
  * publish.last_values is used up, those of other runs go first, and summaries stay longest. */
 void publisher_put(struct publisher *publisher, const uint8_t *run, const char *topic,
                    uint32_t track, struct mpk_writer *writer, bool is_summary);
+/* Keeps a summary that went out before a restart as a last value, and sends it to nobody. A value
+ * that the topic has already is of a newer run. Takes the writer's buffer. Returns whether there is
+ * room for more. */
+bool publisher_recall(struct publisher *publisher, const uint8_t *run, const char *topic,
+                      uint32_t track, struct mpk_writer *writer);
 /* Sends an encoded result, which is no last value: it says that something has happened. */
 void publisher_send(struct publisher *publisher, const char *topic,
                     const struct mpk_writer *writer);

@@ -4,6 +4,7 @@
  * makes up for it. */
 #include "daemon/run/checkpoint.h"
 
+#include "daemon/alerts/trouble.h"
 #include "daemon/base/crash.h"
 #include "daemon/base/log.h"
 #include "daemon/state/stored.h"
@@ -43,6 +44,7 @@ static void mark_all_unsaved(struct run *run)
         mark_parts_unsaved(run->tracks[t].window.closed, HASH_COUNT(run->streams));
         for (struct stream *stream = run->streams; stream; stream = stream->hh.next) {
             stream->tracks[t].unsaved = stream->tracks[t].drift_unsaved = true;
+            stream->tracks[t].trouble_unsaved = t == 0;
         }
     }
 }
@@ -102,8 +104,11 @@ static int save_row(struct saving *saving, const struct track *track, const stru
     char key[CHECKPOINT_KEY_MAX];
     struct mpk_writer writer;
     mpk_writer_init(&writer);
-    mpk_put_map(&writer, 8);
+    mpk_put_map(&writer, 8 + (stream->module ? 1 : 0));
     mpk_pair_u64(&writer, "heads", stream->heads);
+    if (stream->module) {
+        mpk_pair_str(&writer, "module", stream->module);
+    }
     mpk_pair_bool(&writer, "measured", stream->measured);
     put_sequences(&writer, &stream->sequences);
     checkpoint_put_counts(&writer, &stream->counts);
@@ -146,6 +151,12 @@ static int save_states(struct saving *saving, const struct track *track,
     return code;
 }
 
+void checkpoint_drift_key(const struct track *track, const struct stream *stream,
+                          char ret_key[CHECKPOINT_KEY_MAX])
+{
+    snprintf(ret_key, CHECKPOINT_KEY_MAX, "drift/%s/%" PRIu32, track->name, stream->key);
+}
+
 static int save_drift(struct saving *saving, const struct track *track, struct stream *stream)
 {
     struct layer_track *layer = &stream->tracks[track->index];
@@ -155,7 +166,7 @@ static int save_drift(struct saving *saving, const struct track *track, struct s
         return 0;
     }
     mpk_writer_init(&writer);
-    snprintf(key, sizeof key, "drift/%s/%" PRIu32, track->name, stream->key);
+    checkpoint_drift_key(track, stream, key);
     int code = drift_pack(layer->drift, &writer);
     if (!code) {
         code = checkpoint_keep(saving, key, &writer);
@@ -165,11 +176,33 @@ static int save_drift(struct saving *saving, const struct track *track, struct s
     return code;
 }
 
+static int save_trouble(struct saving *saving, const struct track *track, struct stream *stream)
+{
+    struct layer_track *layer = &stream->tracks[track->index];
+    char key[CHECKPOINT_KEY_MAX];
+    struct mpk_writer writer;
+    if (!layer->trouble_unsaved || !saving->run->alerts) {
+        return 0;
+    }
+    mpk_writer_init(&writer);
+    snprintf(key, sizeof key, "trouble/%s/%" PRIu32, track->name, stream->key);
+    int code = trouble_pack(saving->run->alerts, stream->id, &writer);
+    if (!code) {
+        code = checkpoint_keep(saving, key, &writer);
+    }
+    mpk_writer_clear(&writer);
+    layer->trouble_unsaved = false;
+    return code;
+}
+
 /* A layer in a track. */
 static int save_layer(struct saving *saving, const struct track *track, struct stream *stream)
 {
     struct layer_track *layer = &stream->tracks[track->index];
     int code = save_drift(saving, track, stream);
+    if (!code) {
+        code = save_trouble(saving, track, stream);
+    }
     if (!layer->unsaved || code) {
         return code;
     }
@@ -228,7 +261,7 @@ static void checkpoint_put_track(struct mpk_writer *writer, const struct track *
 static void put_about(struct mpk_writer *writer, const struct run *run, uint64_t now_ns)
 {
     const struct window *window = &run->tracks[0].window;
-    mpk_put_map(writer, 15);
+    mpk_put_map(writer, 16);
     mpk_pair_u64(writer, "taken", run->taken);
     mpk_pair_u64(writer, "state", run->state);
     mpk_pair_u64(writer, "epoch", run->epoch);
@@ -236,6 +269,7 @@ static void put_about(struct mpk_writer *writer, const struct run *run, uint64_t
     mpk_pair_u64(writer, "time_ns", run->time_ns);
     mpk_pair_u64(writer, "age_ns", window_age(window, now_ns));
     mpk_pair_u64(writer, "wall_ns", now_ns + run->sink->wall_offset_ns);
+    mpk_pair_u64(writer, "silent_ns", now_ns > run->last_ns ? now_ns - run->last_ns : 0);
     mpk_pair_u64(writer, "world", window->world);
     checkpoint_put_counts(writer, &run->counts);
     put_sequences(writer, &run->events);
@@ -298,7 +332,8 @@ void checkpoint_track(struct run *run, struct track *track, struct store_batch *
 static bool has_changed(const struct run *run, const struct stream *stream)
 {
     for (uint32_t t = 0; t < run->track_count; t++) {
-        if (stream->tracks[t].unsaved || stream->tracks[t].drift_unsaved) {
+        if (stream->tracks[t].unsaved || stream->tracks[t].drift_unsaved ||
+            stream->tracks[t].trouble_unsaved) {
             return true;
         }
     }
@@ -331,10 +366,6 @@ static void look_for_losses(struct run *run)
 /* Begins where the last round ended; a run without changes has none. */
 bool checkpoint_step(struct run *run)
 {
-    if (run->state == JOB_ENDED) {
-        run->round_goes_on = false;
-        return false;
-    }
     if (!run->round_goes_on) {
         look_for_losses(run);
         if (!run->unsaved) {
@@ -386,10 +417,27 @@ static void run_checkpoint_forget(struct run *run, const char *prefix)
     }
 }
 
+void checkpoint_ended(struct run *run, struct store_batch **batch, uint64_t now_ns)
+{
+    struct saving saving = {.run = run, .batch = *batch};
+    if (!*batch) {
+        return;
+    }
+    int code = batch_forget(*batch, "part/");
+    for (uint32_t t = 0; t < run->track_count; t++) {
+        for (struct stream *stream = run->streams; stream && !code; stream = stream->hh.next) {
+            code = save_layer(&saving, &run->tracks[t], stream);
+        }
+    }
+    if (!code) {
+        code = save_about(&saving, now_ns);
+    }
+    run_checkpoint_submit(run, batch, code);
+}
+
 void checkpoint_forget(struct run *run)
 {
     run_checkpoint_forget(run, "");
-    mark_all_unsaved(run); /* should a rank come after all */
 }
 
 void checkpoint_forget_parts(struct run *run)

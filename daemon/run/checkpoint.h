@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* checkpoint: saves the state of runs that have not ended, so that attnd comes back to the same
- * windows after it was killed. restore.h reads it.
+/* checkpoint: saves the state of runs, so that attnd comes back to the same runs, windows and
+ * alerts after it was killed. restore.h reads it. A run that has ended keeps everything but its
+ * parts for as long as attnd knows it: who asks about it gets the same answers after a restart.
  *
  * The keys of a run (batch_keep), in the order in which they come back:
  *
@@ -9,6 +10,7 @@
  *   drift/TRACK/LAYER         drift_pack
  *   layer/TRACK/LAYER         sequence numbers, counts, what waits for the next window
  *   part/TRACK/INDEX/LAYER    layer_state_pack
+ *   trouble/TRACK/LAYER       trouble_pack; of the primary track
  *
  * TRACK is the rule's name, so that rules may change places in the config; LAYER is stream_key.
  *
@@ -25,6 +27,9 @@
 /* Room for any key. */
 #define CHECKPOINT_KEY_MAX 96
 
+void checkpoint_drift_key(const struct track *track, const struct stream *stream,
+                          char ret_key[CHECKPOINT_KEY_MAX]);
+
 /* A batch for this run; NULL when nothing is kept, or no memory is left. The functions below accept
  * that. */
 struct store_batch *checkpoint_begin(const struct run *run);
@@ -40,7 +45,10 @@ void checkpoint_track(struct run *run, struct track *track, struct store_batch *
 bool checkpoint_step(struct run *run);
 void checkpoint_submit(struct run *run, uint64_t now_ns);
 
-/* The run has ended, or is forgotten: it will not come back. */
+/* The run has ended: its parts are forgotten and all else is saved, in one batch with what is in it
+ * already. Before its states are freed. */
+void checkpoint_ended(struct run *run, struct store_batch **batch, uint64_t now_ns);
+/* The run is forgotten: it will not come back. */
 void checkpoint_forget(struct run *run);
 /* Forgets the parts that were freed because the run is idle. */
 void checkpoint_forget_parts(struct run *run);

@@ -4,6 +4,7 @@
  * will come again. */
 #include "daemon/run/closing.h"
 
+#include "daemon/alerts/trouble.h"
 #include "daemon/base/crash.h"
 #include "daemon/base/log.h"
 #include "daemon/run/checkpoint.h"
@@ -25,11 +26,12 @@ struct closing {
 
 /* Handles an event that alerts.h finds: it is published on alert/<job>/, passed on to a command or
  * a webhook, kept in the history, counted and logged. */
-static void closing_on_event(void *data, const struct alert_result *event)
+static void closing_on_event(void *data, const struct alert_result *found)
 {
     struct closing *closing = data;
     struct run *run = closing->run;
-    bool calm = event->state == ALERT_RESOLVED || event->severity == ALERT_INFO;
+    const struct alert_result with_module = run_with_module(run, found), *event = &with_module;
+    bool calm = event->state != ALERT_FIRING || event->severity == ALERT_INFO;
     char topic[TOPIC_MAX];
     struct mpk_writer writer;
     mpk_writer_init(&writer);
@@ -120,22 +122,41 @@ void closing_judge_silence(struct run *run, uint64_t now_ns)
     closing.batch = checkpoint_begin(run);
     alerts_silence(run->alerts, &common, silent_s, &sink);
     run->alerts_unsaved = run->alerts_unsaved || closing.events > 0;
+    run->unsaved = run->unsaved || closing.events > 0;
     closing_submit_events(&closing);
 }
 
-/* Nothing fires any more. */
-static void closing_end_alerts(struct run *run)
+/* All that fires now fired at the end, or before the run went idle. */
+static void closing_end_alerts(struct closing *closing)
 {
-    struct closing closing = {.run = run};
-    struct alert_sink sink = closing_alert_sink(&closing);
+    struct run *run = closing->run;
+    struct alert_sink sink = closing_alert_sink(closing);
     struct result_common common = run_common(run);
     run->alerts_unsaved = true;
-    if (!run->alerts) {
-        return;
+    if (run->alerts) {
+        alerts_end(run->alerts, &common, run->state == JOB_ENDED, &sink);
     }
+    if (run->alerts && run->state == JOB_ENDED) {
+        trouble_end(run->alerts);
+        for (struct stream *stream = run->streams; stream; stream = stream->hh.next) {
+            stream->tracks[0].trouble_unsaved = true;
+        }
+    }
+}
+
+void closing_go_idle(struct run *run)
+{
+    struct closing closing = {.run = run};
+    run->state = JOB_IDLE;
+    run->unsaved = true;
+    closing_show(run);
     closing.batch = checkpoint_begin(run);
-    alerts_end(run->alerts, &common, &sink);
+    closing_end_alerts(&closing);
     closing_submit_events(&closing);
+    for (uint32_t t = 0; t < run->track_count; t++) {
+        track_free_parts(&run->tracks[t]);
+    }
+    checkpoint_forget_parts(run);
 }
 
 /* Drift */
@@ -177,17 +198,23 @@ static void closing_compare(struct closing *closing, struct stream *stream,
 
 /* Layers */
 
-/* The record of a layer's window in the history: its state, and, with closed windows of the primary
- * track, the map of the newest message that gave one. */
+/* The record of a layer's window in the history: its state, its trouble when it was judged, and,
+ * with closed windows of the primary track, the map of the newest message that gave one. */
 static int closing_keep(struct closing *closing, const struct stream *stream,
-                        const struct layer_state *state)
+                        const struct layer_state *state, const struct result_trouble *trouble)
 {
     const struct detail *detail = state->map;
-    struct mpk_writer writer;
+    struct mpk_writer writer, details;
     mpk_writer_init(&writer);
-    int code = layer_state_pack(state, &writer);
+    mpk_writer_init(&details);
+    int code = layer_state_pack_judged(state, trouble ? trouble->score : NULL, &writer);
+    if (!code && trouble) {
+        trouble_encode(trouble, &details);
+        code = mpk_writer_ok(&details) ? 0 : ERR_MEMORY;
+    }
     struct store_window window = {
         .layer = stream->id,
+        .module = stream->module,
         .heads = state->heads,
         .window = closing->window,
         .final = closing->closed,
@@ -198,10 +225,13 @@ static int closing_keep(struct closing *closing, const struct stream *stream,
         .lost = state->tally.lost,
         .state = writer.buffer.data,
         .state_size = writer.buffer.size,
+        .trouble = trouble ? details.buffer.data : NULL,
+        .trouble_size = details.buffer.size,
     };
     if (!code) {
         code = batch_window(closing->batch, &window);
     }
+    mpk_writer_clear(&details);
     mpk_writer_clear(&writer);
     if (code || !detail || !closing->closed || closing->track->index > 0) {
         return code;
@@ -218,11 +248,44 @@ static int closing_keep(struct closing *closing, const struct stream *stream,
         .columns = detail->map.columns,
         .values = detail->map.values,
     };
+    if (detail->small) {
+        map.of_heads = (struct store_head_maps){.heads = detail->small->heads,
+                                                .queries = detail->small->queries,
+                                                .keys = detail->small->keys,
+                                                .rows = detail->small->rows,
+                                                .columns = detail->small->columns,
+                                                .values = detail->small->values};
+    }
     return batch_map(closing->batch, &map);
 }
 
-/* A layer's summary goes out: to subscribers, to the history, and to the rules. Returns whether the
- * layer has something in this window. */
+/* Lets the rules judge a closed window of the primary track; one that is shown before has the
+ * trouble of the window that was judged last. A failure costs the judgement, not the summary. */
+static void closing_judge_layer(struct closing *closing, struct stream *stream,
+                                struct summary_result *summary)
+{
+    struct run *run = closing->run;
+    struct alert_sink sink = closing_alert_sink(closing);
+    if (!run->alerts || closing->track->index > 0) {
+        return;
+    }
+    if (!closing->closed) {
+        summary->trouble = trouble_newest(run->alerts, summary->layer.id);
+        return;
+    }
+    run->alerts_unsaved = stream->tracks[0].trouble_unsaved = true;
+    int code = alerts_layer(run->alerts, summary, &sink);
+    if (!code) {
+        code = trouble_layer(run->alerts, summary, &summary->trouble);
+    }
+    if (code) {
+        log_event(LOG_ERROR, "layer_not_judged", LOG_STR("job", run->job),
+                  LOG_STR("reason", err_slug(code)));
+    }
+}
+
+/* A layer's summary goes out: to the rules, which say what is in trouble, then to subscribers, and
+ * to the history. Returns whether the layer has something in this window. */
 static bool closing_put_layer(struct closing *closing, const struct part_list *list,
                               struct stream *stream)
 {
@@ -243,7 +306,9 @@ static bool closing_put_layer(struct closing *closing, const struct part_list *l
         code = summary_view_init(&view, state, stream->id, run->job, run->id, &closing->window);
     }
     if (!code) {
+        view.result.layer.module = stream->module;
         closing_compare(closing, stream, state, &view.result);
+        closing_judge_layer(closing, stream, &view.result);
         summary_encode(&view.result, &writer);
         code = mpk_writer_ok(&writer) ? 0 : ERR_MEMORY;
     }
@@ -251,12 +316,7 @@ static bool closing_put_layer(struct closing *closing, const struct part_list *l
         run->sink->put(run->sink->data, run, topic, closing->track->index, &writer, RESULT_SUMMARY);
     }
     if (!code && closing->batch) {
-        code = closing_keep(closing, stream, state);
-    }
-    if (!code && run->alerts && closing->closed && closing->track->index == 0) {
-        struct alert_sink sink = closing_alert_sink(closing);
-        run->alerts_unsaved = true;
-        code = alerts_layer(run->alerts, &view.result, &sink);
+        code = closing_keep(closing, stream, state, closing->closed ? view.result.trouble : NULL);
     }
     if (*drift) {
         drift_result_clear(*drift);
@@ -386,13 +446,16 @@ static bool has_ended(const struct run *run)
     return !open && !run->queue && window_all_bye(&run->tracks[0].window);
 }
 
-static void end_run(struct run *run)
+/* The alerts and what stays of the run are one batch: a kill leaves all of the end, or none. */
+static void end_run(struct run *run, uint64_t now_ns)
 {
+    struct closing closing = {.run = run};
     struct counts counts = run_counts(run);
-    closing_end_alerts(run);
     run->state = JOB_ENDED;
+    closing.batch = checkpoint_begin(run);
+    closing_end_alerts(&closing);
+    checkpoint_ended(run, &closing.batch, now_ns);
     run_free_state(run);
-    checkpoint_forget(run);
     run_publish_job(run);
     log_event(LOG_INFO, "run_ended", LOG_STR("job", run->job),
               LOG_NUM("processed", counts.processed), LOG_NUM("lost", counts.tally.lost));
@@ -404,6 +467,6 @@ void closing_settle(struct run *run, uint64_t now_ns)
         settle_track(run, &run->tracks[t], now_ns);
     }
     if (run->state != JOB_ENDED && has_ended(run)) {
-        end_run(run);
+        end_run(run, now_ns);
     }
 }

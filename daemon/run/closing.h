@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* closing: the work when a window of a run closes, or is shown before. Per layer: its summary with
- * the drift since the baseline is published, the rules judge it, and it goes to the history. Then
- * the run is judged, and everything that has become known is submitted as one batch: the windows,
- * the alerts, the end of the checkpoints of what has closed, and the new position. Loop thread
- * only. */
+ * the drift since the baseline is judged by the rules, gets the trouble of its heads from that, is
+ * published, and goes to the history; so alerts are published before the summary that they are
+ * about. Then the run is judged, and everything that has become known is submitted as one batch:
+ * the windows, the alerts, the end of the checkpoints of what has closed, and the new position.
+ * Loop thread only. */
 #ifndef DAEMON_RUN_CLOSING_H
 #define DAEMON_RUN_CLOSING_H
 
@@ -16,6 +17,9 @@ void closing_settle(struct run *run, uint64_t now_ns);
 uint32_t closing_show(struct run *run);
 /* Shows the windows that have gone quiet. */
 void closing_show_quiet(struct run *run, uint64_t now_ns);
+/* Nothing has been heard of it for limits.idle: shows its open windows, frees them, and tells the
+ * alerts that fire. It goes on with its next message. */
+void closing_go_idle(struct run *run);
 /* Judges what the run has lost since it was last judged, without a window: none will close. */
 void closing_judge(struct run *run);
 /* Asks the rules about silence, and once more when something has come again. On a timer. */

@@ -1,7 +1,73 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/run/events.h"
 
+#include "daemon/base/log.h"
+#include "daemon/run/checkpoint.h"
 #include "daemon/run/closing.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Everything of a batch goes to the history, or nothing: it is counted there. */
+static void events_submit(struct run *run, struct store_batch **batch, int code)
+{
+    if (code) {
+        log_event(LOG_WARNING, "event_not_kept", LOG_STR("job", run->job),
+                  LOG_STR("reason", err_slug(code)));
+        batch_free(batch);
+    } else {
+        store_submit(run->sink->store, batch);
+    }
+}
+
+static void events_keep_settings(struct run *run, const struct named_values *settings)
+{
+    struct store_batch *batch = checkpoint_begin(run);
+    struct mpk_writer writer;
+    if (!batch) {
+        return;
+    }
+    mpk_writer_init(&writer);
+    named_put(settings, &writer);
+    events_submit(run, &batch,
+                  mpk_writer_ok(&writer)
+                      ? batch_settings(batch, writer.buffer.data, writer.buffer.size)
+                      : ERR_MEMORY);
+    mpk_writer_clear(&writer);
+}
+
+/* Publishes what the training reports, and hands it to the history. The position is its own: it
+ * need not be that of the captures. */
+static void events_log(struct run *run, const struct header *header)
+{
+    struct log_result log = {
+        .common = {run->job, run->id, header->epoch, header->step, header->time_ns},
+        .values = &header->values,
+    };
+    struct store_batch *batch = checkpoint_begin(run);
+    struct mpk_writer writer;
+    char topic[TOPIC_MAX];
+    int code = 0;
+    for (uint32_t i = 0; batch && i < header->values.count && !code; i++) {
+        const struct named_value *value = &header->values.list[i];
+        const struct store_point point = {
+            .name = value->name,
+            .epoch = header->epoch,
+            .step = header->step,
+            .time_ns = header->time_ns,
+            .value = value->kind == NAMED_NUMBER ? value->number : NAN,
+        };
+        code = batch_point(batch, &point);
+    }
+    if (batch) {
+        events_submit(run, &batch, code);
+    }
+    mpk_writer_init(&writer);
+    log_encode(&log, &writer);
+    topic_job("log", run->job, topic);
+    run->sink->put(run->sink->data, run, topic, 0, &writer, RESULT_OTHER);
+    mpk_writer_clear(&writer);
+}
 
 int events_take(struct run *run, struct message *message)
 {
@@ -9,7 +75,9 @@ int events_take(struct run *run, struct message *message)
     uint64_t dropped = 0;
     int code = sequences_next(&run->events, message->rank_index, header->seq, header->dropped,
                               &message->losses);
-    if (!code && !message->losses.found) { /* a late one tells an older total than is known */
+    bool told = header->event != EVENT_LOG || header->dropped_total > 0 || header->seq == 0;
+    if (!code && told &&
+        !message->losses.found) { /* a late one tells an older total than is known */
         code = drop_totals_event(&run->drop_totals, message->rank_index, header->dropped_total,
                                  header->seq == 0, &dropped);
     }
@@ -21,11 +89,22 @@ int events_take(struct run *run, struct message *message)
     run->found += message->losses.found;
     run->dirty = run->dirty || dropped > 0;
     for (uint32_t i = 0; header->event == EVENT_HELLO && i < header->layer_count && !code; i++) {
+        const struct layer_info *layer = &header->layers[i];
         struct stream *stream;
-        code = header->layers[i].heads > run->config->limits_heads
+        code = layer->heads > run->config->limits_heads
                    ? ERR_HEADS_LIMIT
-                   : run_stream(run, header->layers[i].id, header->layers[i].heads,
-                                message->received_ns, &stream);
+                   : run_stream(run, layer->id, layer->heads, message->received_ns, &stream);
+        if (!code && layer->module) {
+            run->dirty |= stream_set_module(stream, layer->module, strlen(layer->module));
+        }
+    }
+    if (header->event == EVENT_LOG) {
+        events_log(run, header);
+        run->counts.processed++;
+        return 0;
+    }
+    if (header->event == EVENT_HELLO && header->settings.count > 0) {
+        events_keep_settings(run, &header->settings);
     }
     if (run->judge_losses && run_counts(run).tally.source > run->judged.tally.source) {
         closing_judge(run);

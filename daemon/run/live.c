@@ -81,11 +81,13 @@ static double *live_spread(const struct header *header, struct layer_numbers *nu
 void live_publish(struct run *run, const struct message *message)
 {
     const struct header *header = &message->header;
+    const struct stream *stream = stream_find(run->streams, header->layer);
     struct live_result live;
     double *buffer = NULL;
     char topic[TOPIC_MAX];
     struct mpk_writer writer;
     live_describe(message, &live);
+    live.layer.module = stream ? stream->module : NULL;
     if (header->heads_total != header->heads) {
         buffer = live_spread(header, &live.numbers);
         if (!buffer) {

@@ -79,6 +79,17 @@ static bool queue_wants_map(const struct run *run, const struct message *message
     return first;
 }
 
+/* The message that gives a window its map also gives it maps of its heads, in so many cells a side;
+ * 0 where it has not all heads of its layer, or none are kept. */
+static uint32_t queue_small_maps_size(const struct run *run, const struct message *message)
+{
+    const struct header *header = &message->header;
+    bool has_all = header->heads == header->heads_total;
+    return message->wants_map && has_all && run->config->maps_enabled
+               ? (uint32_t)run->config->history_head_maps
+               : 0;
+}
+
 /* Maps are made of the messages of one step, from its first message on, so that the maps of all
  * layers belong together; at most every maps.every of another step. On these steps every layer is
  * asked, once, hence the half; a layer that is never sent on them is not left out for ever. Each
@@ -114,6 +125,7 @@ bool queue_put(struct run *run, struct message *message, uint64_t now_ns)
     message->finished = !tensors || message->code != 0;
     message->wants_map = !message->finished && queue_wants_map(run, message);
     message->wants_head_maps = !message->finished && queue_wants_head_maps(run, message, now_ns);
+    message->small_maps_size = queue_small_maps_size(run, message);
     message->queued_next = NULL;
     *run->queue_last = message;
     run->queue_last = &message->queued_next;
@@ -274,6 +286,10 @@ static int queue_take_tensors(struct run *run, struct stream *stream, struct mes
         queue_count_dropped(run, stream, message, code);
         return code;
     }
+    if (message->header.module[0]) {
+        const char *module = message->header.module;
+        run->dirty |= stream_set_module(stream, module, strlen(module));
+    }
     if (message->detached) { /* the parts wait for the numbers */
         for (int t = 0; t < TRACKS_MAX; t++) {
             if (places.part[t]) {
@@ -298,13 +314,15 @@ static int queue_take_tensors(struct run *run, struct stream *stream, struct mes
 
 /* Its turn: any message */
 
-/* When a window may count on its rank. A hello is a sign of life of one that has tensors to send;
- * of one that has sent none yet it says only that it is there, once: nobody waits for more. */
+/* When a window may count on its rank. A hello, or a log, is a sign of life of one that has tensors
+ * to send; of one that has sent none yet it says only that it is there, once: nobody waits for
+ * more. */
 static uint64_t queue_heard_ns(const struct window *window, const struct message *message)
 {
     const struct header *header = &message->header;
     uint32_t rank = window_find_rank(window, header->rank);
-    bool hello = header->type == MESSAGE_EVENT && header->event == EVENT_HELLO;
+    bool hello = header->type == MESSAGE_EVENT &&
+                 (header->event == EVENT_HELLO || header->event == EVENT_LOG);
     return hello && rank != UINT32_MAX && !window->ranks[rank].seen ? window->ranks[rank].last_ns
                                                                     : message->received_ns;
 }
@@ -348,9 +366,11 @@ static int queue_take_message(struct run *run, struct message *message)
     if (code) {
         return queue_refuse(run, code);
     }
-    run->epoch = header->epoch;
-    run->step = header->step;
-    run->time_ns = header->time_ns;
+    if (header->type != MESSAGE_EVENT || header->event != EVENT_LOG) {
+        run->epoch = header->epoch;
+        run->step = header->step;
+        run->time_ns = header->time_ns;
+    }
     run->dirty = run->dirty || run->state != JOB_ACTIVE;
     run->state = JOB_ACTIVE;
     if (header->type == MESSAGE_EVENT) {

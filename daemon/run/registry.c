@@ -5,6 +5,7 @@
 #include "daemon/base/log.h"
 #include "daemon/run/closing.h"
 #include "daemon/run/queue.h"
+#include "daemon/run/recall.h"
 #include "daemon/run/restore.h"
 #include "daemon/run/tick.h"
 
@@ -14,6 +15,7 @@
 struct job {
     char name[JOB_NAME_MAX + 1];
     struct run *runs; /* newest first */
+    struct work_queue work;
     UT_hash_handle hh;
 };
 
@@ -49,15 +51,8 @@ static void remove_job(struct registry *registry, struct job *job)
         job->runs = run->next;
         run_free(&run);
     }
+    work_queue_clear(&job->work);
     free(job);
-}
-
-/* Removes the saved state of a run that makes room: it will not come back. */
-static void forget_kept(struct run *run)
-{
-    if (run->state != JOB_ENDED) {
-        checkpoint_forget(run);
-    }
 }
 
 void registry_free(struct registry **registry_p)
@@ -136,7 +131,7 @@ static void registry_forget_job(struct registry *registry, struct job *job)
     log_event(LOG_INFO, "job_forgotten", LOG_STR("job", job->name));
     registry->forget(registry->data, job->name);
     for (struct run *run = job->runs; run; run = run->next) {
-        forget_kept(run);
+        checkpoint_forget(run);
     }
     remove_job(registry, job);
 }
@@ -225,8 +220,10 @@ static int make_room_for_run(struct registry *registry, struct job *job, const s
     if (!run) {
         return ERR_RUN_LIMIT;
     }
-    closing_show(run);
-    forget_kept(run);
+    if (run->state == JOB_ACTIVE) {
+        closing_go_idle(run);
+    }
+    checkpoint_forget(run);
     remove_run(job, run);
     return 0;
 }
@@ -246,9 +243,14 @@ static int add_job(struct registry *registry, const char *name, struct job **ret
     if (!job) {
         return ERR_MEMORY;
     }
+    if (work_queue_init(&job->work) != 0) {
+        free(job);
+        return ERR_MEMORY;
+    }
     strcpy(job->name, name);
     HASH_ADD_STR(registry->jobs, name, job);
     if (!job->hh.tbl) {
+        work_queue_clear(&job->work);
         free(job);
         return ERR_MEMORY;
     }
@@ -274,6 +276,7 @@ static int registry_add_run(struct registry *registry, struct job *job, const st
     if (!run) {
         return ERR_MEMORY;
     }
+    run->work = &job->work;
     run->next = job->runs;
     job->runs = run;
     run_hex(run->id, hex);
@@ -353,9 +356,27 @@ static bool adopt_run(void *data, struct run *run)
     if (!job && add_job(registry, run->job, &job) != 0) {
         return false;
     }
+    run->work = &job->work;
     run->next = job->runs;
     job->runs = run;
     return true;
+}
+
+/* The newest run of each job first, then those before them, while there is room. */
+static void registry_recall(const struct registry *registry)
+{
+    bool room = registry->sink->recall != NULL, any = true;
+    for (uint32_t age = 0; room && any; age++) {
+        any = false;
+        for (const struct job *job = registry->jobs; job && room; job = job->hh.next) {
+            struct run *run = job->runs;
+            for (uint32_t i = 0; run && i < age; i++) {
+                run = run->next;
+            }
+            any = any || run;
+            room = !run || recall_run(run);
+        }
+    }
 }
 
 void registry_restore(struct registry *registry, uint64_t now_ns)
@@ -367,6 +388,7 @@ void registry_restore(struct registry *registry, uint64_t now_ns)
     }
     store_each_kept(registry->sink->store, restore_value, restore);
     restore_finish(&restore);
+    registry_recall(registry);
 }
 
 static void run_registry_begin_round(void *data, struct run *run)

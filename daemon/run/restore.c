@@ -6,6 +6,7 @@
  * track lacks up to there was lost for it, and is counted in its next window. */
 #include "daemon/run/restore.h"
 
+#include "daemon/alerts/trouble.h"
 #include "daemon/base/log.h"
 #include "daemon/state/stored.h"
 
@@ -243,19 +244,34 @@ static int read_tracks(struct restore *restore, uint32_t world, const msgpack_ob
     return code;
 }
 
+/* When it was last heard of. A run that goes on could not be heard while attnd was away. Earlier
+ * versions did not save it. */
+static int read_silence(const struct restore *restore, const msgpack_object *root, uint64_t away)
+{
+    struct run *run = restore->run;
+    uint64_t silent = 0;
+    int code = mpk_find(root, "silent_ns") ? stored_u64(root, "silent_ns", UINT64_MAX, &silent) : 0;
+    if (run->state != JOB_ACTIVE) {
+        silent += away;
+    }
+    run->last_ns = restore->now_ns > silent ? restore->now_ns - silent : 0;
+    return code;
+}
+
 /* The time while attnd was away counts, unless the clock was turned back meanwhile. */
 static int read_age(const struct restore *restore, const msgpack_object *root)
 {
     struct run *run = restore->run;
-    uint64_t age, then, now = restore->now_ns + run->sink->wall_offset_ns;
+    uint64_t age, then = 0, now = restore->now_ns + run->sink->wall_offset_ns;
     int code = stored_u64(root, "age_ns", UINT64_MAX, &age);
     if (!code) {
         code = stored_u64(root, "wall_ns", UINT64_MAX, &then);
     }
+    uint64_t away = now > then ? now - then : 0;
     for (uint32_t t = 0; t < run->track_count && !code; t++) {
-        run->tracks[t].window.age_ns = age + (now > then ? now - then : 0);
+        run->tracks[t].window.age_ns = age + away;
     }
-    return code;
+    return code ? code : read_silence(restore, root, away);
 }
 
 static int read_position(struct run *run, const msgpack_object *root)
@@ -312,6 +328,21 @@ struct restore_place {
     uint64_t part;
 };
 
+/* Earlier versions did not save it. */
+static int read_module(const msgpack_object *map, struct stream *stream)
+{
+    const msgpack_object *module = mpk_find(map, "module");
+    if (!module) {
+        return 0;
+    }
+    if (module->type != MSGPACK_OBJECT_STR ||
+        !module_path_valid(module->via.str.ptr, module->via.str.size)) {
+        return ERR_STORE_FORMAT;
+    }
+    stream_set_module(stream, module->via.str.ptr, module->via.str.size);
+    return 0;
+}
+
 static int read_row(struct restore *restore, const struct restore_place *place,
                     const msgpack_object *root)
 {
@@ -340,6 +371,10 @@ static int read_row(struct restore *restore, const struct restore_place *place,
     }
     if (counts.received >= stream->counts.received) {
         stream->counts = counts;
+        code = read_module(root, stream);
+    }
+    if (code) {
+        return code;
     }
     stream->heads = heads;
     layer->unsaved = false;
@@ -363,6 +398,9 @@ static int restore_put_state(struct restore *restore, const struct restore_place
     }
     if (code || !part->data) {
         return ERR_MEMORY;
+    }
+    if (state_table_find(part->data, place->stream->index)) {
+        return ERR_STORE_FORMAT; /* two keys that name the same */
     }
     code = state_table_put(part->data, place->stream->index, state);
     if (code) {
@@ -411,6 +449,15 @@ static int read_drift(struct restore *restore, const struct restore_place *place
         run_charge_drift(run, layer);
     }
     return code;
+}
+
+/* Rules judge the primary track: what was known of another one says nothing about it. */
+static int read_trouble(struct restore *restore, const struct restore_place *place,
+                        const void *value, size_t size)
+{
+    struct run *run = restore->run;
+    bool wanted = run->alerts && place->track->index == 0;
+    return wanted ? trouble_unpack(run->alerts, place->stream->id, value, size) : 0;
 }
 
 /* Keys */
@@ -478,6 +525,11 @@ static int restore_read_value(struct restore *restore, const char *key, const vo
     if (!rest) {
         return ERR_STORE_FORMAT;
     }
+    /* A run that has ended has no parts and frees its baselines: recall.c reads them. */
+    if (restore->run->state == JOB_ENDED && strncmp(key, "layer/", 6) != 0 &&
+        strncmp(key, "trouble/", 8) != 0) {
+        return 0;
+    }
     code = find_place(restore, rest + 1, strncmp(key, "part/", 5) == 0, &place);
     if (code) {
         return code == ERR_AGAIN ? 0 : code;
@@ -490,6 +542,9 @@ static int restore_read_value(struct restore *restore, const char *key, const vo
     }
     if (strncmp(key, "drift/", 6) == 0) {
         return read_drift(restore, &place, value, size);
+    }
+    if (strncmp(key, "trouble/", 8) == 0) {
+        return read_trouble(restore, &place, value, size);
     }
     return ERR_STORE_FORMAT;
 }

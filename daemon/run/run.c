@@ -133,6 +133,14 @@ struct result_common run_common(const struct run *run)
     return (struct result_common){run->job, run->id, run->epoch, run->step, run->time_ns};
 }
 
+struct alert_result run_with_module(const struct run *run, const struct alert_result *event)
+{
+    const struct stream *stream = event->has_layer ? stream_find(run->streams, event->layer) : NULL;
+    struct alert_result result = *event;
+    result.module = stream ? stream->module : NULL;
+    return result;
+}
+
 void run_encode(const struct run *run, struct mpk_writer *writer)
 {
     struct reason_count dropped[TALLY_REASONS_MAX];
@@ -144,11 +152,13 @@ void run_encode(const struct run *run, struct mpk_writer *writer)
         return;
     }
     for (struct stream *stream = run->streams; stream; stream = stream->hh.next) {
-        layers[count++] = (struct layer_info){.id = stream->id, .heads = stream->heads};
+        layers[count++] =
+            (struct layer_info){.id = stream->id, .heads = stream->heads, .module = stream->module};
     }
     struct job_result result = {
         .common = run_common(run),
         .state = run->state,
+        .heard_ns = run->last_ns + run->sink->wall_offset_ns,
         .world = run->tracks[0].window.world,
         .ranks = run->tracks[0].window.rank_count,
         .layers = layers,

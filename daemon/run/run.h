@@ -12,6 +12,7 @@
 #include "daemon/ingest/message.h"
 #include "proto/result.h"
 #include "daemon/ingest/drop_totals.h"
+#include "daemon/ingest/work.h"
 #include "daemon/base/stats.h"
 #include "daemon/run/sink.h"
 #include "daemon/run/track.h"
@@ -26,6 +27,7 @@ struct run {
     const struct config *config;
     struct config job_config; /* what to measure: with the overrides for this job */
     const struct result_sink *sink;
+    struct work_queue *work;          /* the job's; outlives the run */
     struct state_budget budget;       /* a quarter of all there is */
     struct state_budget drift_budget; /* half of that: baselines give way to windows */
     enum job_state state;
@@ -89,6 +91,9 @@ void run_free_drift(struct run *run, struct layer_track *layer);
 void run_free_state(struct run *run);
 /* The totals of all layers, and of messages that belong to none. */
 struct counts run_counts(const struct run *run);
+
+/* An event of its alerts, which do not know modules, with the module of its layer. */
+struct alert_result run_with_module(const struct run *run, const struct alert_result *event);
 
 /* The beginning of all its results. */
 struct result_common run_common(const struct run *run);

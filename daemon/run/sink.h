@@ -5,6 +5,7 @@
 
 #include "proto/mpk.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct map_shelf;
@@ -19,6 +20,11 @@ struct result_sink {
     /* Takes the writer's buffer; `track` is the window rule of a summary, else 0. */
     void (*put)(void *data, const struct run *run, const char *topic, uint32_t track,
                 struct mpk_writer *writer, enum result_kind kind);
+    /* A summary that went out before a restart: kept as a last value and sent to nobody; NULL:
+     * nobody wants to know. Takes the writer's buffer. Returns false when there is no room for more
+     * last values. */
+    bool (*recall)(void *data, const struct run *run, const char *topic, uint32_t track,
+                   struct mpk_writer *writer);
     /* A layer has begun to learn a baseline; NULL: nobody wants to know. */
     void (*learning)(void *data, const struct run *run, const struct stream *stream,
                      uint32_t track);

@@ -2,6 +2,7 @@
 #include "daemon/run/stream.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 uint32_t stream_key(struct layer_id id)
 {
@@ -31,6 +32,7 @@ static void stream_free(struct stream *stream, uint32_t tracks)
     maps_clear(&stream->maps);
     sequences_clear(&stream->sequences);
     free(stream->spectrum_next);
+    free(stream->module);
     free(stream->tracks);
     free(stream);
 }
@@ -69,6 +71,19 @@ void stream_free_all(struct stream **streams, uint32_t tracks)
         HASH_DEL(*streams, stream);
         stream_free(stream, tracks);
     }
+}
+
+bool stream_set_module(struct stream *stream, const char *module, size_t len)
+{
+    const char *known = stream->module;
+    bool same = known && strlen(known) == len && memcmp(known, module, len) == 0;
+    char *copy = same ? NULL : strndup(module, len);
+    if (!copy) {
+        return false;
+    }
+    free(stream->module);
+    stream->module = copy;
+    return true;
 }
 
 uint32_t stream_spectrum_turn(const struct stream *stream, uint32_t head_offset)

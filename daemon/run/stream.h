@@ -27,6 +27,7 @@ struct layer_track {
     uint64_t drift_bytes; /* charged to the run's budget */
     bool unsaved;         /* something came since the last checkpoint */
     bool drift_unsaved;
+    bool trouble_unsaved;      /* of the primary track */
     struct sequences restored; /* while checkpoints are read: what this track has */
 };
 
@@ -34,6 +35,8 @@ struct stream {
     uint32_t key; /* packed layer_id */
     uint32_t index;
     struct layer_id id;
+    char *module;   /* path of the module that attends, the newest that was said; owned, NULL =
+                       none yet */
     uint32_t heads; /* of the model; fixed with the first tensor, a hello only announces it */
     bool measured;  /* a tensor has come */
     uint32_t *spectrum_next; /* [heads] by head_offset of a message: the one of its heads that the
@@ -56,6 +59,10 @@ struct stream *stream_find(struct stream *streams, struct layer_id id);
 struct stream *stream_add(struct stream **streams, struct layer_id id, uint32_t heads,
                           uint32_t tracks, uint64_t now_ns);
 void stream_free_all(struct stream **streams, uint32_t tracks);
+
+/* Takes a path that module_path_valid accepts. Returns whether it is another one; without memory
+ * the old one stays. */
+bool stream_set_module(struct stream *stream, const char *module, size_t len);
 
 /* The head, of those of a message that begins with head_offset, that its spectra begin with. */
 uint32_t stream_spectrum_turn(const struct stream *stream, uint32_t head_offset);

@@ -2,18 +2,11 @@
 #include "daemon/run/tick.h"
 
 #include "daemon/base/log.h"
-#include "daemon/run/checkpoint.h"
 #include "daemon/run/closing.h"
 
 static void tick_go_idle(struct run *run)
 {
-    run->state = JOB_IDLE;
-    closing_show(run);
-    for (uint32_t t = 0; t < run->track_count; t++) {
-        track_free_parts(&run->tracks[t]);
-    }
-    run->unsaved = true;
-    checkpoint_forget_parts(run);
+    closing_go_idle(run);
     run_publish_job(run);
     log_event(LOG_INFO, "run_idle", LOG_STR("job", run->job));
 }

@@ -91,8 +91,9 @@ struct detail *detail_new(const struct measured *measured)
     return detail;
 }
 
-struct detail *detail_map_new(const struct layer_map *map, const struct header *header)
+struct detail *detail_map_new(const struct layer_map *map, const struct message *message)
 {
+    const struct header *header = &message->header;
     struct detail *detail = calloc(1, sizeof *detail);
     if (!detail) {
         return NULL;
@@ -106,6 +107,11 @@ struct detail *detail_map_new(const struct layer_map *map, const struct header *
     detail->map = *map;
     detail->map.values = detail_copy(detail, &ok, map->values, (size_t)map->rows * map->columns,
                                      sizeof *map->values);
+    if (message->small_maps) {
+        detail->small = small_maps_copy(message->small_maps);
+        detail->bytes += block_bytes(small_maps_bytes(message->small_maps));
+        ok = ok && detail->small;
+    }
     if (!ok) {
         detail_release(&detail);
     }
@@ -138,5 +144,6 @@ void detail_release(struct detail **detail_p)
     }
     free(detail->weights);
     free((void *)detail->map.values);
+    free(detail->small);
     free(detail);
 }

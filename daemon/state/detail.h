@@ -8,6 +8,7 @@
 #define DAEMON_STATE_DETAIL_H
 
 #include "workers/measure.h"
+#include "daemon/ingest/message.h"
 #include "proto/mpk.h"
 #include "proto/result.h"
 
@@ -19,14 +20,16 @@ struct detail {
     struct weights_result *weights; /* owned; NULL but for tier weights */
     /* For detail_map_new alone, which has nothing else: the map, and the message it is of. */
     struct layer_map map;
+    struct small_maps *small; /* of its heads; owned, NULL = none */
     uint64_t epoch, step, time_ns;
 };
 
 /* Copies what a measured message has; NULL when out of memory. One reference. */
 struct detail *detail_new(const struct measured *measured);
-/* Copies a map; NULL when out of memory. One reference. Maps are not packed: they have a place of
- * their own in the history, and the next message brings another. */
-struct detail *detail_map_new(const struct layer_map *map, const struct header *header);
+/* Copies a map, and those of the message's heads; NULL when out of memory. One reference. Maps are
+ * not packed: they have a place of their own in the history, and the next message brings another.
+ */
+struct detail *detail_map_new(const struct layer_map *map, const struct message *message);
 /* Accepts NULL. */
 struct detail *detail_reference(struct detail *detail);
 void detail_release(struct detail **detail);

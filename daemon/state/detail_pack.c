@@ -42,7 +42,7 @@ static void detail_pack_put_weights(const struct weights_result *weights, struct
         mpk_put_nil(writer);
         return;
     }
-    mpk_put_map(writer, PROJECTION_COUNT + CIRCUIT_COUNT + 1);
+    mpk_put_map(writer, (int)PROJECTION_COUNT + CIRCUIT_COUNT + 1);
     mpk_pair_u64(writer, "heads", weights->heads);
     for (int i = 0; i < PROJECTION_COUNT; i++) {
         mpk_put_str(writer, projection_name[i]);

@@ -104,35 +104,64 @@ static bool learns(const struct drift *drift, const struct drift_cell *cell)
     return !drift->pinned && cell->count < drift->windows;
 }
 
-static double floor_of(const struct drift_cell *cell)
-{
-    return fmax(fabs(cell->mean) * FLOOR_RELATIVE, FLOOR);
-}
-
 /* NaN for one window. */
 static double std_of(const struct drift_cell *cell)
 {
     return cell->count >= 2 ? sqrt(cell->m2 / (cell->count - 1)) : NAN;
 }
 
-static double z_of(const struct drift_cell *cell, double delta)
+/* The value of uniform attention; NaN where that depends on the number of keys. */
+static double uniform_of(int metric)
 {
-    double std = std_of(cell), floor = floor_of(cell);
-    if (std > floor) {
-        return delta / std;
-    }
-    return fabs(delta) <= floor ? 0 : NAN; /* NaN stays */
+    bool normalized = metric == METRIC_ENTROPY_NORMALIZED || metric == METRIC_ENTROPY_SANS_FIRST;
+    return normalized ? metric_info[metric].maximum : NAN;
 }
 
-/* By Welford. The level goes with the baseline until that is complete. */
-static void drift_learn(struct drift_cell *cell, double x)
+/* Whether the block rises or falls by more than it scatters around its line. A fall that ends
+ * within the block scatters, too: scatter excuses twice the grain at most. */
+static bool drift_cell_slopes(const struct drift_cell *cell, int metric)
 {
-    double delta = x - cell->mean;
-    cell->count++;
-    cell->mean += delta / cell->count;
-    cell->m2 += delta * (x - cell->mean);
+    double n = cell->count, square = n * (n * n - 1) / 12; /* sum of (i - mean of i)^2 */
+    if (n < 2) {
+        return false;
+    }
+    double grain = metric_grain((enum metric)metric, cell->mean);
+    double explained = cell->trend / sqrt(square);
+    double left = fmax(cell->m2 - explained * explained, 0);
+    double scatter = n > 2 ? 2 * sqrt(left / (n - 2)) : 0;
+    return fabs(cell->trend) / square * (n - 1) > fmin(fmax(scatter, grain), 2 * grain);
+}
+
+static void drift_cell_complete(struct drift_cell *cell)
+{
     cell->level = cell->mean;
     cell->level_count = cell->count;
+}
+
+/* The cell after one more window of its block, by Welford. */
+static struct drift_cell drift_learn(const struct drift *drift, int metric, struct drift_cell cell,
+                                     double x)
+{
+    double delta = x - cell.mean;
+    cell.count++;
+    cell.mean += delta / cell.count;
+    cell.m2 += delta * (x - cell.mean);
+    cell.trend +=
+        cell.count / 2.0 * (x - cell.mean); /* i is so far from the mean of those before */
+    if (cell.count < drift->windows) {
+        return cell;
+    }
+    if (drift_cell_slopes(&cell, metric)) {
+        double change = cell.change;
+        cell = drift_cell_empty();
+        cell.change = change;
+        return cell;
+    }
+    drift_cell_complete(&cell);
+    if (!isnan(cell.change) && !isnan(uniform_of(metric))) {
+        cell.mean = uniform_of(metric);
+    }
+    return cell;
 }
 
 /* Adds to one of the sums; returns whether it exceeds the threshold. */
@@ -162,7 +191,7 @@ static void start_over(struct drift_cell *cell, double x, double change)
 static void drift_move(struct drift_cell *cell, double x, uint64_t last,
                        const struct drift_rule *rule)
 {
-    double scale = fmax(std_of(cell), floor_of(cell));
+    double scale = fmax(std_of(cell), fmax(fabs(cell->mean) * FLOOR_RELATIVE, FLOOR));
     if (cell->count < 2) {
         return;
     }
@@ -222,14 +251,14 @@ static struct drift_cell *new_cells(uint32_t heads)
 {
     struct drift_cell *cell = calloc(heads, sizeof *cell);
     for (uint32_t h = 0; cell && h < heads; h++) {
-        cell[h].change = NAN;
+        cell[h] = drift_cell_empty();
     }
     return cell;
 }
 
 static bool any_ready(const struct drift *drift, const struct drift_cell *cell)
 {
-    for (uint32_t h = 0; h < drift->heads; h++) {
+    for (uint32_t h = 0; cell && h < drift->heads; h++) {
         if (drift_cell_ready(drift, &cell[h])) {
             return true;
         }
@@ -284,40 +313,61 @@ static int fill_js(const struct drift *drift, const struct layer_state *state, i
     return code;
 }
 
+/* Says how far a window's mean is from the baseline. */
+static struct result_drift drift_compare(const struct drift *drift, int metric, uint32_t head,
+                                         double x)
+{
+    const struct drift_cell *cell = drift->cell[metric] ? &drift->cell[metric][head] : NULL;
+    double baseline = drift->pinned ? NAN : uniform_of(metric), std = NAN;
+    if (cell && drift_cell_ready(drift, cell)) {
+        baseline = cell->mean;
+        std = std_of(cell);
+    }
+    double delta = x - baseline;
+    return (struct result_drift){.delta = delta,
+                                 .shift =
+                                     delta / fmax(std, metric_grain((enum metric)metric, baseline)),
+                                 .js = NAN,
+                                 .change = NAN};
+}
+
 /* All but `change`, which commit adds. */
 static int plan_result(const struct drift *drift, const struct layer_state *state, int metric,
                        struct drift_plan *plan)
 {
-    const struct drift_cell *cell = drift->cell[metric];
     plan->result = malloc(drift->heads * sizeof *plan->result);
     if (!plan->result) {
         return ERR_MEMORY;
     }
     for (uint32_t h = 0; h < drift->heads; h++) {
-        bool ready = drift_cell_ready(drift, &cell[h]);
-        double delta = ready ? drift_mean_of(state, metric, h) - cell[h].mean : NAN;
-        plan->result[h] = (struct result_drift){delta, z_of(&cell[h], delta), NAN, NAN};
+        plan->result[h] = drift_compare(drift, metric, h, drift_mean_of(state, metric, h));
     }
-    return metric < METRIC_ROW_COUNT ? fill_js(drift, state, metric, plan->result) : 0;
+    bool rows = metric < METRIC_ROW_COUNT && any_ready(drift, drift->cell[metric]);
+    return rows ? fill_js(drift, state, metric, plan->result) : 0;
 }
 
-/* A head's baseline with this window. */
+/* A head's block with this window; without any when it is forgotten. */
 static int drift_add_rows(const struct drift *drift, const struct layer_state *state, int metric,
-                          uint32_t head, struct packed_cursor *cursor, struct packed_hists *into)
+                          uint32_t head, const struct drift_cell *cell,
+                          struct packed_cursor *cursor, struct packed_hists *into)
 {
-    struct dist baseline = {0}, window = {0};
-    int code = cursor->at < cursor->end ? packed_hists_next(cursor, &baseline) : 0;
-    if (!code && head < state->heads) {
+    struct dist block = {0}, window = {0};
+    double x = drift_mean_of(state, metric, head);
+    int code = cursor->at < cursor->end ? packed_hists_next(cursor, &block) : 0;
+    if (!code && !isnan(x)) {
         code = layer_state_dist(state, metric, head, &window);
     }
     if (!code) {
-        code = dist_merge(&baseline, &window);
+        code = dist_merge(&block, &window);
+    }
+    if (!code && !isnan(x) && drift_learn(drift, metric, *cell, x).count == 0) {
+        dist_clear(&block);
     }
     if (!code) {
-        dist_limit(&baseline, drift->rule.buckets);
-        code = packed_hists_add(into, &baseline.hist);
+        dist_limit(&block, drift->rule.buckets);
+        code = packed_hists_add(into, &block.hist);
     }
-    dist_clear(&baseline);
+    dist_clear(&block);
     dist_clear(&window);
     return code;
 }
@@ -336,7 +386,7 @@ static int plan_hists(const struct drift *drift, const struct layer_state *state
     int code = 0;
     for (uint32_t h = 0; h < drift->heads && !code; h++) {
         code = learns(drift, &cell[h])
-                   ? drift_add_rows(drift, state, metric, h, &cursor, &plan->hists)
+                   ? drift_add_rows(drift, state, metric, h, &cell[h], &cursor, &plan->hists)
                    : copy_rows(&cursor, &plan->hists);
     }
     packed_hists_trim(&plan->hists);
@@ -348,19 +398,17 @@ static int plan_metric(const struct drift *drift, const struct layer_state *stat
 {
     const struct drift_cell *cell = drift->cell[metric];
     bool has = has_value(drift, state, metric);
-    int code = 0;
-    if (!cell && learn_it && has && !drift->pinned) {
+    bool uniform = has && !drift->pinned && !isnan(uniform_of(metric));
+    int code = uniform || any_ready(drift, cell) ? plan_result(drift, state, metric, plan) : 0;
+    if (!code && !cell && learn_it && has && !drift->pinned) {
         cell = plan->cell = new_cells(drift->heads);
         code = cell ? 0 : ERR_MEMORY;
     }
-    if (!cell) {
+    if (code || !cell) {
         return code;
     }
-    if (drift->cell[metric] && any_ready(drift, cell)) {
-        code = plan_result(drift, state, metric, plan);
-    }
     plan->learns = learn_it && has && any_learns(drift, cell);
-    if (!code && plan->learns && metric < METRIC_ROW_COUNT) {
+    if (plan->learns && metric < METRIC_ROW_COUNT) {
         code = plan_hists(drift, state, metric, cell, plan);
     }
     return code;
@@ -368,13 +416,22 @@ static int plan_metric(const struct drift *drift, const struct layer_state *stat
 
 /* Committing */
 
-static void commit_cell(const struct drift *drift, struct drift_cell *cell, double x, uint64_t last)
+static void commit_cell(const struct drift *drift, int metric, struct drift_cell *cell, double x,
+                        uint64_t last)
 {
     if (isnan(x)) {
         return;
     }
     if (learns(drift, cell)) {
-        drift_learn(cell, x);
+        if (cell->count == 0) {
+            cell->since[DRIFT_UP] = (double)last;
+        }
+        double began = isnan(cell->change) ? cell->since[DRIFT_UP] : cell->change;
+        *cell = drift_learn(drift, metric, *cell, x);
+        cell->change = cell->count == 0 ? began : cell->change;
+        if (drift_cell_ready(drift, cell)) {
+            cell->since[DRIFT_DOWN] = (double)last;
+        }
     } else if (drift_cell_ready(drift, cell)) {
         drift_move(cell, x, last, &drift->rule);
     }
@@ -401,7 +458,7 @@ static void commit_metric(struct drift *drift, const struct layer_state *state, 
     struct result_drift *result = drift->result[metric];
     for (uint32_t h = 0; cell && h < drift->heads; h++) {
         if (learn_it) {
-            commit_cell(drift, &cell[h], drift_mean_of(state, metric, h), last);
+            commit_cell(drift, metric, &cell[h], drift_mean_of(state, metric, h), last);
         }
         if (result) {
             result[h].change = cell[h].change;
@@ -428,6 +485,28 @@ int drift_window(struct drift *drift, const struct layer_state *state, uint64_t 
     return code;
 }
 
+/* Whether the newest window, which ends with this unit, completed the baseline: a sum that began
+ * with it is above 0, and a test that started over with it has a level of one window. */
+static bool drift_cell_is_new(const struct drift *drift, const struct drift_cell *cell,
+                              uint64_t last)
+{
+    return drift_cell_ready(drift, cell) && cell->level_count == cell->count &&
+           cell->since[DRIFT_DOWN] == (double)last && !(cell->sum[DRIFT_DOWN] > 0);
+}
+
+int drift_window_again(struct drift *drift, const struct layer_state *state, uint64_t last)
+{
+    bool learned = drift->begun && drift->last == last && !drift->pinned;
+    for (int m = 0; m < METRIC_COUNT && learned; m++) {
+        for (uint32_t h = 0; drift->cell[m] && h < drift->heads; h++) {
+            if (drift_cell_is_new(drift, &drift->cell[m][h], last)) {
+                drift->cell[m][h].count = 0;
+            }
+        }
+    }
+    return drift_window(drift, state, last, false);
+}
+
 /* Moves the baseline and the detection. */
 static void take_baseline(struct drift *into, struct drift *from)
 {
@@ -444,17 +523,29 @@ static void take_baseline(struct drift *into, struct drift *from)
     into->windows = from->windows;
 }
 
+/* Ends what is one window short of being judged: windows that are given are not. */
+static void drift_complete(struct drift *drift)
+{
+    drift->windows--;
+    for (int m = 0; m < METRIC_COUNT; m++) {
+        for (uint32_t h = 0; drift->cell[m] && h < drift->heads; h++) {
+            drift_cell_complete(&drift->cell[m][h]);
+        }
+    }
+}
+
 int drift_pin(struct drift *drift, const struct layer_state *const *states, uint32_t count)
 {
     struct drift *given = drift_new(&drift->rule, drift->heads);
     int code = given ? 0 : ERR_MEMORY;
     if (given) {
-        given->windows = count;
+        given->windows = count + 1;
     }
     for (uint32_t i = 0; i < count && !code; i++) {
         code = drift_window(given, states[i], 0, true);
     }
     if (!code) {
+        drift_complete(given);
         take_baseline(drift, given);
         drift->pinned = true;
         drift_result_clear(drift);

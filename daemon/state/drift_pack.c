@@ -7,8 +7,10 @@
  *     metrics         name to a map: each field of a cell to a list over the heads; of row metrics
  *                     `hists` as well, a binary (packed_hists.h)
  *
- * Metrics go by name, and those of a newer attnd are skipped. The input is not trusted: a list has
- * a value for each head, and every number must be possible for a drift. */
+ * `level` is the trend while level_count is 0. Earlier versions had a level from the first window
+ * on and no trend: a block that they began is begun over. Metrics go by name, and those of a newer
+ * attnd are skipped. The input is not trusted: a list has a value for each head, and every number
+ * must be possible for a drift. */
 #include "daemon/state/drift_internal.h"
 #include "proto/err.h"
 
@@ -140,11 +142,14 @@ static bool get_list(const msgpack_object *list, struct drift *drift, struct dri
 }
 
 /* Sums that other code divides by, and takes the root of. */
-static bool drift_pack_is_sound(const struct drift_cell *cell)
+static bool drift_pack_is_sound(const struct drift *drift, const struct drift_cell *cell)
 {
-    return cell->m2 >= 0 && (cell->count == 0) == (cell->level_count == 0);
+    bool has_level = cell->level_count > 0;
+    return cell->m2 >= 0 && (cell->count > 0 || !has_level) &&
+           (has_level || !drift_cell_ready(drift, cell));
 }
 
+/* Takes the histogram of each head, but none of a block that begins over. */
 static int get_hists(const msgpack_object *value, struct drift *drift, int metric)
 {
     if (!value || value->type != MSGPACK_OBJECT_BIN) {
@@ -152,17 +157,19 @@ static int get_hists(const msgpack_object *value, struct drift *drift, int metri
     }
     const uint8_t *bytes = (const uint8_t *)value->via.bin.ptr;
     struct packed_cursor cursor = {bytes, bytes + value->via.bin.size};
-    for (uint32_t h = 0; h < drift->heads; h++) {
+    struct packed_hists *hists = &drift->hists[metric];
+    int code = 0;
+    for (uint32_t h = 0; h < drift->heads && !code; h++) {
+        const uint8_t *from = cursor.at;
         if (packed_hists_next(&cursor, NULL) != 0) {
             return ERR_STORE_FORMAT;
         }
+        code = drift->cell[metric][h].count > 0
+                   ? packed_hists_copy(hists, from, (size_t)(cursor.at - from))
+                   : packed_hists_add(hists, &(struct hist){0});
     }
-    if (cursor.at != cursor.end) {
-        return ERR_STORE_FORMAT;
-    }
-    int code = packed_hists_copy(&drift->hists[metric], bytes, value->via.bin.size);
-    packed_hists_trim(&drift->hists[metric]);
-    return code;
+    packed_hists_trim(hists);
+    return !code && cursor.at != cursor.end ? ERR_STORE_FORMAT : code;
 }
 
 static int get_metric(const msgpack_object *map, struct drift *drift, int metric)
@@ -184,8 +191,11 @@ static int get_metric(const msgpack_object *map, struct drift *drift, int metric
         }
     }
     for (uint32_t h = 0; h < drift->heads; h++) {
-        if (!drift_pack_is_sound(&cell[h])) {
+        if (!drift_pack_is_sound(drift, &cell[h])) {
             return ERR_STORE_FORMAT;
+        }
+        if (cell[h].level_count > 0 && !drift_cell_ready(drift, &cell[h])) {
+            cell[h] = drift_cell_empty();
         }
     }
     return metric < METRIC_ROW_COUNT ? get_hists(mpk_find(map, "hists"), drift, metric) : 0;

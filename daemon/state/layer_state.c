@@ -43,6 +43,7 @@ void layer_state_free(struct layer_state **state_p)
     detail_release(&state->detail);
     detail_release(&state->weights);
     detail_release(&state->map);
+    free(state->trouble);
     free(state->rank_bits);
     free(state);
     *state_p = NULL;
@@ -126,7 +127,7 @@ static int add_newest(struct layer_state *state, const struct message *message,
                       const struct measured *measured)
 {
     if (measured->map) {
-        struct detail *map = detail_map_new(measured->map, &message->header);
+        struct detail *map = detail_map_new(measured->map, message);
         if (!map) {
             return ERR_MEMORY;
         }
@@ -203,6 +204,14 @@ static int layer_state_update(struct layer_state *state, struct stat_set *set,
     return code;
 }
 
+/* Queries are valid for all heads of a message alike, and each sound row has an entropy. */
+static uint64_t layer_state_head_invalid(const struct measured *measured, uint32_t h)
+{
+    uint64_t rows = (measured->rows + measured->invalid_rows) / measured->heads;
+    uint64_t sound = measured->head[h].row[METRIC_ENTROPY].moments.n;
+    return rows > sound ? rows - sound : 0;
+}
+
 /* Head h of the message is head `to` of the model. */
 static int layer_state_add_head(struct layer_state *state, const struct measured *measured,
                                 uint32_t h, uint32_t to, uint64_t arrival,
@@ -240,6 +249,9 @@ static int layer_state_add_head(struct layer_state *state, const struct measured
         }
     }
     int code = layer_state_update(state, &head->stats, &input, writer);
+    if (!code && measured->invalid_rows > 0 && measured->value[METRIC_ENTROPY]) {
+        head->invalid_rows += layer_state_head_invalid(measured, h);
+    }
     if (!code && newest) {
         head->last_arrival = arrival;
         head->pattern = (uint8_t)(measured->pattern ? measured->pattern[h] : PATTERN_NONE);
@@ -414,6 +426,7 @@ static int layer_state_merge_head(struct layer_state *into, const struct layer_s
         const struct head_state *part = &from[i]->head[h];
         bool newer = part->last_arrival >= head->last_arrival;
         code = stat_sums_add(sums, &part->stats, newer);
+        head->invalid_rows += part->invalid_rows;
         if (newer) {
             head->last_arrival = part->last_arrival;
             head->pattern = part->pattern;

@@ -31,6 +31,7 @@
 struct head_state {
     struct stat_set stats; /* metrics, and vectors from STAT_HISTS on */
     uint64_t last_arrival; /* of the newest message with that head; 0 = none yet */
+    uint64_t invalid_rows; /* its share of the layer's; 0 with metrics.core off */
     uint8_t pattern;       /* enum pattern, of that message */
 };
 
@@ -62,6 +63,8 @@ struct layer_state {
                                 map->map; shared, NULL = none. Not packed. */
     struct detail *weights;  /* of the newest message of tier weights; shared, NULL = none yet */
     uint64_t weights_arrival;
+    double *trouble; /* [heads] scores of the window; owned; only in states that come from the
+                        history, NULL = was not judged */
 };
 
 /* An empty state, whose histograms use at most so many buckets (dist_limit). Returns NULL when out
@@ -99,12 +102,21 @@ int layer_state_stat(const struct layer_state *state, int metric, uint32_t head,
 int layer_state_map_stat(const struct layer_state *state, int aggregate, int stat,
                          struct result_stat *ret_stat);
 int layer_state_sink_rate(const struct layer_state *state, struct result_stat *ret_stat);
+/* A score as the only value of its window. */
+struct result_stat layer_state_trouble_stat(double score);
 
 /* For history, checkpoints and baselines: one MessagePack map with everything, metrics by name, so
  * that a newer attnd with other metrics can read it; unpack of pack is the same state, bit for bit.
  * Return 0, ERR_MEMORY, or ERR_STORE_FORMAT for what is no such map. */
 int layer_state_pack(const struct layer_state *state, struct mpk_writer *writer);
+/* With the scores of trouble, [heads]; NULL: none. */
+int layer_state_pack_judged(const struct layer_state *state, const double *trouble,
+                            struct mpk_writer *writer);
 int layer_state_unpack(const void *data, size_t size, struct layer_state **ret_state);
+/* In half the time, for a question about one metric of the heads: the histograms of their other
+ * metrics are not checked, and may not be read. Any other `metric`: none is. */
+int layer_state_unpack_metric(const void *data, size_t size, int metric,
+                              struct layer_state **ret_state);
 
 /* A state as a summary: result borrows from the state and from what the view owns. Attach drift to
  * view->result before summary_encode. */

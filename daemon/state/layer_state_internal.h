@@ -15,7 +15,7 @@ static inline uint32_t layer_vector_slot(int vector, uint32_t i)
 }
 
 /* Slots of what goes across heads. */
-#define LAYER_SLOT_SINK_RATE (AGGREGATE_COUNT * MAP_STAT_COUNT)
+#define LAYER_SLOT_SINK_RATE ((int)AGGREGATE_COUNT * MAP_STAT_COUNT)
 #define LAYER_SLOTS_ACROSS   (LAYER_SLOT_SINK_RATE + 1)
 
 static inline uint32_t layer_aggregate_slot(int aggregate, int stat)

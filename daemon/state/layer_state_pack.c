@@ -117,9 +117,21 @@ static void layer_state_pack_put_heads(const struct layer_state *state, struct m
     put_set(&state->across, writer);
 }
 
-int layer_state_pack(const struct layer_state *state, struct mpk_writer *writer)
+/* By head; only where there are any. */
+static void layer_state_pack_put_invalid(const struct layer_state *state, struct mpk_writer *writer)
 {
-    mpk_put_map(writer, KEYS);
+    mpk_put_str(writer, "heads_invalid_rows");
+    mpk_put_array(writer, state->heads);
+    for (uint32_t h = 0; h < state->heads; h++) {
+        mpk_put_u64(writer, state->head[h].invalid_rows);
+    }
+}
+
+int layer_state_pack_judged(const struct layer_state *state, const double *trouble,
+                            struct mpk_writer *writer)
+{
+    bool invalid = state->invalid_rows > 0;
+    mpk_put_map(writer, KEYS + (uint32_t)invalid + (trouble != NULL));
     mpk_pair_u64(writer, "v", PACK_VERSION);
     mpk_pair_u64(writer, "buckets", state->buckets);
     layer_state_pack_put_newest(state, writer);
@@ -128,7 +140,18 @@ int layer_state_pack(const struct layer_state *state, struct mpk_writer *writer)
     put_detail(state, writer);
     put_names(state, writer);
     layer_state_pack_put_heads(state, writer);
+    if (invalid) {
+        layer_state_pack_put_invalid(state, writer);
+    }
+    if (trouble) {
+        stored_put(writer, "trouble", trouble, state->heads, sizeof *trouble);
+    }
     return mpk_writer_ok(writer) ? 0 : ERR_MEMORY;
+}
+
+int layer_state_pack(const struct layer_state *state, struct mpk_writer *writer)
+{
+    return layer_state_pack_judged(state, NULL, writer);
 }
 
 /* Reading */
@@ -249,15 +272,26 @@ struct slots {
     uint8_t to[STAT_SLOTS];
 };
 
+/* METRIC_COUNT when there is none. A state of this version has each at its own place. */
+static int metric_named(const msgpack_object *name, int likely)
+{
+    if (likely < METRIC_COUNT && mpk_is_str(name, metric_info[likely].name)) {
+        return likely;
+    }
+    int m = 0;
+    while (m < METRIC_COUNT && !mpk_is_str(name, metric_info[m].name)) {
+        m++;
+    }
+    return m;
+}
+
 static void get_metric_names(struct layer_state *state, const msgpack_object *names,
                              struct slots *slots)
 {
     for (uint32_t i = 0; i < names->via.array.size && i < STAT_HISTS; i++) {
-        for (uint8_t m = 0; m < METRIC_COUNT; m++) {
-            if (!mpk_is_str(&names->via.array.ptr[i], metric_info[m].name)) {
-                continue;
-            }
-            slots->to[i] = m;
+        int m = metric_named(&names->via.array.ptr[i], (int)i);
+        if (m < METRIC_COUNT) {
+            slots->to[i] = (uint8_t)m;
             state->on[m] = true;
         }
     }
@@ -326,10 +360,12 @@ static int get_names(struct layer_state *state, const msgpack_object *map, struc
     return code || is_injective(slots) ? code : ERR_STORE_FORMAT;
 }
 
-static int get_set(struct layer_state *state, const msgpack_object *bin, struct stat_set *set)
+static int get_set(struct layer_state *state, const msgpack_object *bin,
+                   const struct stat_mask *hists, struct stat_set *set)
 {
     if (!bin || bin->type != MSGPACK_OBJECT_BIN ||
-        !stat_set_check((const uint8_t *)bin->via.bin.ptr, bin->via.bin.size, state->buckets)) {
+        !stat_set_check((const uint8_t *)bin->via.bin.ptr, bin->via.bin.size, state->buckets,
+                        hists)) {
         return ERR_STORE_FORMAT;
     }
     int code = stat_set_assign(set, (const uint8_t *)bin->via.bin.ptr, bin->via.bin.size);
@@ -374,7 +410,9 @@ static void get_pattern(const msgpack_object *name, struct head_state *head)
     }
 }
 
-static int layer_state_pack_get_heads(struct layer_state *state, const msgpack_object *map)
+/* `hists`: those of the document's slots whose histograms will be read; NULL: all. */
+static int layer_state_pack_get_heads(struct layer_state *state, const msgpack_object *map,
+                                      const struct stat_mask *hists)
 {
     const msgpack_object *heads = layer_state_pack_get_array(map, "heads"),
                          *arrivals = layer_state_pack_get_array(map, "arrivals"),
@@ -385,7 +423,7 @@ static int layer_state_pack_get_heads(struct layer_state *state, const msgpack_o
     }
     for (uint32_t h = 0; h < state->heads; h++) {
         struct head_state *head = &state->head[h];
-        int code = get_set(state, &heads->via.array.ptr[h], &head->stats);
+        int code = get_set(state, &heads->via.array.ptr[h], hists, &head->stats);
         if (code) {
             return code;
         }
@@ -394,10 +432,42 @@ static int layer_state_pack_get_heads(struct layer_state *state, const msgpack_o
         }
         get_pattern(&patterns->via.array.ptr[h], head);
     }
-    return get_set(state, mpk_find(map, "across"), &state->across);
+    return get_set(state, mpk_find(map, "across"), NULL, &state->across);
 }
 
-static int layer_state_pack_fill(struct layer_state *state, const msgpack_object *map)
+/* States of an older attnd have none. */
+static int layer_state_pack_get_invalid(struct layer_state *state, const msgpack_object *map)
+{
+    const msgpack_object *counts = mpk_find(map, "heads_invalid_rows");
+    if (!counts) {
+        return 0;
+    }
+    if (counts->type != MSGPACK_OBJECT_ARRAY || counts->via.array.size != state->heads ||
+        state->invalid_rows == 0) {
+        return ERR_STORE_FORMAT;
+    }
+    for (uint32_t h = 0; h < state->heads; h++) {
+        if (mpk_get_u64(&counts->via.array.ptr[h], UINT64_MAX, &state->head[h].invalid_rows) != 0) {
+            return ERR_STORE_FORMAT;
+        }
+    }
+    return 0;
+}
+
+/* Where the document has a metric. */
+static struct stat_mask slots_of(int metric, const struct slots *slots)
+{
+    struct stat_mask mask = {{0}};
+    for (uint32_t i = 0; i < STAT_HISTS; i++) {
+        if (slots->to[i] == metric) {
+            stat_mask_set(&mask, i);
+        }
+    }
+    return mask;
+}
+
+static int layer_state_pack_fill(struct layer_state *state, const msgpack_object *map,
+                                 const int *metric)
 {
     struct slots slots;
     int code = get_newest(state, map);
@@ -414,10 +484,18 @@ static int layer_state_pack_fill(struct layer_state *state, const msgpack_object
         code = get_names(state, map, &slots);
     }
     if (!code) {
-        code = layer_state_pack_get_heads(state, map);
+        struct stat_mask wanted = metric ? slots_of(*metric, &slots) : (struct stat_mask){{0}};
+        code = layer_state_pack_get_heads(state, map, metric ? &wanted : NULL);
     }
     if (!code) {
         code = move_sets(state, &slots);
+    }
+    if (!code) {
+        code = layer_state_pack_get_invalid(state, map);
+    }
+    if (!code && mpk_find(map, "trouble")) {
+        code = stored_copy(map, "trouble", state->heads, sizeof *state->trouble,
+                           (void **)&state->trouble);
     }
     return code;
 }
@@ -436,7 +514,9 @@ static int new_state(const msgpack_object *map, struct layer_state **ret_state)
     return *ret_state ? 0 : ERR_MEMORY;
 }
 
-int layer_state_unpack(const void *data, size_t size, struct layer_state **ret_state)
+/* `metric`: the only one whose histograms will be read; NULL: all. */
+static int unpack_some(const void *data, size_t size, const int *metric,
+                       struct layer_state **ret_state)
 {
     struct mpk_doc doc;
     struct layer_state *state = NULL;
@@ -446,7 +526,7 @@ int layer_state_unpack(const void *data, size_t size, struct layer_state **ret_s
     }
     code = new_state(doc.root, &state);
     if (!code) {
-        code = layer_state_pack_fill(state, doc.root);
+        code = layer_state_pack_fill(state, doc.root, metric);
     }
     mpk_doc_clear(&doc);
     if (code) {
@@ -455,4 +535,15 @@ int layer_state_unpack(const void *data, size_t size, struct layer_state **ret_s
         *ret_state = state;
     }
     return code;
+}
+
+int layer_state_unpack(const void *data, size_t size, struct layer_state **ret_state)
+{
+    return unpack_some(data, size, NULL, ret_state);
+}
+
+int layer_state_unpack_metric(const void *data, size_t size, int metric,
+                              struct layer_state **ret_state)
+{
+    return unpack_some(data, size, &metric, ret_state);
 }

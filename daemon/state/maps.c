@@ -90,6 +90,7 @@ static void layer_maps_remove(struct layer_maps **place)
         slice_free(slice);
     }
     free(maps->labels);
+    free(maps->q_labels);
     free(maps);
 }
 
@@ -163,6 +164,17 @@ static struct map_slice *slice_new(struct message *message)
     return slice;
 }
 
+/* Where the first query stands that is shown: among the keys of self-attention, which begin where
+ * padding before them ends. */
+static uint32_t offset_shown(const struct header *header, const struct head_maps *maps)
+{
+    uint64_t position = (uint64_t)header->q_offset + maps->first_query;
+    if (header->layer.site != SITE_SELF) {
+        return header->q_offset;
+    }
+    return position > maps->first_key ? (uint32_t)(position - maps->first_key) : 0;
+}
+
 /* Makes an empty one for the message's layer and step; takes its labels, which are of the first
  * sample. */
 static struct layer_maps *layer_maps_new(struct message *message)
@@ -179,13 +191,16 @@ static struct layer_maps *layer_maps_new(struct message *message)
         .step = header->step,
         .time_ns = header->time_ns,
         .microbatch = header->microbatch,
-        .q_offset = header->q_offset,
+        .q_offset = offset_shown(header, message->head_maps),
         .causal = header->causal,
         .labels = message->labels,
+        .q_labels = message->q_labels,
         .label_count = message->label_count,
+        .q_label_count = message->q_label_count,
     };
-    message->labels = NULL;
-    maps->bytes = block_bytes(sizeof *maps) + labels_bytes(maps->labels, maps->label_count);
+    message->labels = message->q_labels = NULL;
+    maps->bytes = block_bytes(sizeof *maps) + labels_bytes(maps->labels, maps->label_count) +
+                  labels_bytes(maps->q_labels, maps->q_label_count);
     return maps;
 }
 
@@ -196,7 +211,8 @@ static bool belongs(const struct layer_maps *maps, const struct message *message
     return maps && maps->here < maps->heads && maps->heads == header->heads_total &&
            maps->type == header->type && maps->epoch == header->epoch &&
            maps->step == header->step && maps->microbatch == header->microbatch &&
-           old->sample == new->sample && old->queries == new->queries && old->keys == new->keys;
+           old->sample == new->sample && old->queries == new->queries && old->keys == new->keys &&
+           old->first_query == new->first_query && old->first_key == new->first_key;
 }
 
 /* Where a slice goes: before the first that begins after it. NULL when it has a head that is
@@ -242,6 +258,7 @@ static bool maps_begin(struct map_shelf *shelf, struct map_place *place, struct 
     if (!maps || !add_slice(maps, message)) {
         if (maps) {
             free(maps->labels);
+            free(maps->q_labels);
         }
         free(maps);
         place->missing = MAPS_NO_MEMORY;
@@ -260,7 +277,9 @@ static void maps_note_missing(struct map_place *place, const struct header *head
                               uint32_t qk_max_size)
 {
     bool too_long = header->queries > qk_max_size || header->keys > qk_max_size;
-    if (header->type == MESSAGE_QK) {
+    if (header->q_stride > 1) {
+        place->missing = MAPS_SAMPLED;
+    } else if (header->type == MESSAGE_QK) {
         place->missing = too_long ? MAPS_TOO_LONG : MAPS_TOO_COSTLY;
     }
 }

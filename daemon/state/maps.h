@@ -29,10 +29,12 @@ struct layer_maps {
     uint32_t heads, here;     /* of the layer; in the slices */
     enum message_type type;   /* of the messages */
     uint64_t epoch, step, time_ns;
-    uint32_t microbatch, q_offset;
+    uint32_t microbatch;
+    uint32_t q_offset; /* of the first query shown, in self-attention from the first key shown on */
     bool causal;
-    char *labels; /* texts of the keys, each with its NUL; owned, NULL = none were sent */
-    uint32_t label_count;
+    char *labels, *q_labels; /* texts of the keys shown and of the queries, each with its NUL;
+                                owned, NULL = none were sent */
+    uint32_t label_count, q_label_count;
     uint64_t bytes;
     struct map_shelf *shelf;
     struct layer_maps **place; /* the pointer to this */
@@ -51,6 +53,7 @@ struct map_shelf {
 enum maps_missing {
     MAPS_NEVER_CAME, /* no message that could have had one */
     MAPS_TOO_LONG,   /* queries and keys beyond metrics.qk_maps_max_size */
+    MAPS_SAMPLED,    /* a sample of its rows came */
     MAPS_TOO_COSTLY, /* queries and keys of a batch too large to make maps of */
     MAPS_TOO_LARGE,  /* larger than maps.memory */
     MAPS_EVICTED,

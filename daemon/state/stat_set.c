@@ -418,7 +418,7 @@ static bool hist_fits(const struct stat_record *stat, uint32_t buckets)
 }
 
 static const uint8_t *check_record(const uint8_t *at, const uint8_t *end, bool has_hist,
-                                   uint32_t buckets)
+                                   bool looks_into, uint32_t buckets)
 {
     struct stat_record stat;
     size_t bytes;
@@ -430,10 +430,11 @@ static const uint8_t *check_record(const uint8_t *at, const uint8_t *end, bool h
     if ((size_t)(end - at) - bytes < stat.hist_size) {
         return NULL;
     }
-    return !stat.hist || hist_fits(&stat, buckets) ? after : NULL;
+    return !stat.hist || !looks_into || hist_fits(&stat, buckets) ? after : NULL;
 }
 
-bool stat_set_check(const uint8_t *bytes, size_t size, uint32_t buckets)
+bool stat_set_check(const uint8_t *bytes, size_t size, uint32_t buckets,
+                    const struct stat_mask *slots)
 {
     struct stat_mask mask;
     if (size == 0) {
@@ -445,7 +446,8 @@ bool stat_set_check(const uint8_t *bytes, size_t size, uint32_t buckets)
     memcpy(&mask, bytes, sizeof mask);
     const uint8_t *at = bytes + sizeof mask, *end = bytes + size;
     for (uint32_t slot = stat_take_slot(&mask); slot < STAT_SLOTS; slot = stat_take_slot(&mask)) {
-        at = check_record(at, end, slot < STAT_HISTS, buckets);
+        bool looks_into = !slots || stat_mask_has(slots, slot);
+        at = check_record(at, end, slot < STAT_HISTS, looks_into, buckets);
         if (!at) {
             return false;
         }

@@ -24,6 +24,16 @@ struct stat_mask {
     uint64_t bits[STAT_WORDS];
 };
 
+static inline void stat_mask_set(struct stat_mask *mask, uint32_t slot)
+{
+    mask->bits[slot / 64] |= 1ull << slot % 64;
+}
+
+static inline bool stat_mask_has(const struct stat_mask *mask, uint32_t slot)
+{
+    return mask->bits[slot / 64] >> slot % 64 & 1;
+}
+
 /* A zeroed struct is empty. */
 struct stat_set {
     uint8_t *bytes; /* owned */
@@ -35,8 +45,10 @@ void stat_set_clear(struct stat_set *set);
 uint64_t stat_set_bytes(const struct stat_set *set);
 /* Takes a copy of bytes that are already a set. Returns 0 or ERR_MEMORY, then without effect. */
 int stat_set_assign(struct stat_set *set, const uint8_t *bytes, uint32_t size);
-/* Whether bytes[size] are a set whose histograms have at most so many buckets. */
-bool stat_set_check(const uint8_t *bytes, size_t size, uint32_t buckets);
+/* Whether bytes[size] are a set whose histograms have at most so many buckets. Only the histograms
+ * of `slots` are looked into, and only they may be read then; NULL: all. */
+bool stat_set_check(const uint8_t *bytes, size_t size, uint32_t buckets,
+                    const struct stat_mask *slots);
 
 /* Reading */
 

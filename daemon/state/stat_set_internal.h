@@ -298,14 +298,5 @@ static inline int stat_set_store(struct stat_set *set, uint8_t *bytes, const str
 }
 
 /* A slot's bit. */
-static inline void stat_mask_set(struct stat_mask *mask, uint32_t slot)
-{
-    mask->bits[slot / 64] |= 1ull << slot % 64;
-}
-
-static inline bool stat_mask_has(const struct stat_mask *mask, uint32_t slot)
-{
-    return mask->bits[slot / 64] >> slot % 64 & 1;
-}
 
 #endif

@@ -14,6 +14,7 @@ struct summary_stats {
     struct result_stat aggregate[AGGREGATE_COUNT][MAP_STAT_COUNT];
     struct result_stat sink_rate;
     enum pattern *pattern; /* owned; [heads] */
+    double *invalid_share; /* likewise */
     struct reason_count dropped[TALLY_REASONS_MAX];
     uint32_t dropped_count;
 };
@@ -85,6 +86,20 @@ int layer_state_map_stat(const struct layer_state *state, int aggregate, int sta
 int layer_state_sink_rate(const struct layer_state *state, struct result_stat *ret_stat)
 {
     return stat_in(&state->across, LAYER_SLOT_SINK_RATE, ret_stat);
+}
+
+struct result_stat layer_state_trouble_stat(double score)
+{
+    return (struct result_stat){.mean = score,
+                                .std = 0,
+                                .min = score,
+                                .max = score,
+                                .p10 = score,
+                                .p50 = score,
+                                .p90 = score,
+                                .p99 = score,
+                                .last = score,
+                                .count = 1};
 }
 
 /* Where the statistics of a head's slot belong; NULL: nowhere. */
@@ -160,7 +175,8 @@ static int summary_view_reserve(const struct layer_state *state, struct summary_
     stats->metrics = empty_stats(metrics * heads);
     stats->vectors = empty_stats(VECTORS_WIDTH * heads);
     stats->pattern = malloc(heads * sizeof *stats->pattern);
-    if (!stats->metrics || !stats->vectors || !stats->pattern) {
+    stats->invalid_share = malloc(heads * sizeof *stats->invalid_share);
+    if (!stats->metrics || !stats->vectors || !stats->pattern || !stats->invalid_share) {
         return ERR_MEMORY;
     }
     struct result_stat *next = stats->metrics;
@@ -187,7 +203,10 @@ static int summary_view_fill(const struct layer_state *state, struct summary_sta
         code = fill_across(state, &dist, stats, error);
     }
     for (uint32_t h = 0; h < state->heads && !code; h++) {
+        const struct result_stat *entropy = stats->metric[METRIC_ENTROPY];
+        double invalid = (double)state->head[h].invalid_rows;
         stats->pattern[h] = (enum pattern)state->head[h].pattern;
+        stats->invalid_share[h] = invalid / (invalid + (entropy ? (double)entropy[h].count : 0));
     }
     stats->dropped_count = tally_reasons(&state->tally, stats->dropped);
     dist_clear(&dist);
@@ -231,6 +250,7 @@ static void attach_stats(const struct layer_state *state, const struct summary_s
     result->aggregate = stats->aggregate;
     result->sink_rate = state->on[METRIC_FIRST_TOKEN] ? &stats->sink_rate : NULL;
     result->pattern = state->on[METRIC_ENTROPY] ? stats->pattern : NULL;
+    result->invalid_share = state->on[METRIC_ENTROPY] ? stats->invalid_share : NULL;
     result->dropped = stats->dropped;
     result->dropped_count = stats->dropped_count;
 }
@@ -262,6 +282,7 @@ void summary_view_clear(struct summary_view *view)
         free(view->stats->metrics);
         free(view->stats->vectors);
         free(view->stats->pattern);
+        free(view->stats->invalid_share);
     }
     free(view->stats);
     *view = (struct summary_view){0};

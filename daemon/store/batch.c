@@ -74,27 +74,39 @@ static const char *store_batch_put_text(uint8_t **at, const char *text)
 
 int batch_window(struct store_batch *batch, const struct store_window *window)
 {
-    struct record *record = record_new(RECORD_WINDOW, window->state_size);
+    size_t bytes = window->state_size + window->trouble_size +
+                   (window->module ? strlen(window->module) + 1 : 0);
+    struct record *record = record_new(RECORD_WINDOW, bytes);
     if (!record) {
         return ERR_MEMORY;
     }
     uint8_t *at = record->bytes;
     record->of.window = *window;
     record->of.window.state = store_batch_put(&at, window->state, window->state_size);
+    if (window->trouble) {
+        record->of.window.trouble = store_batch_put(&at, window->trouble, window->trouble_size);
+    }
+    if (window->module) {
+        record->of.window.module = store_batch_put_text(&at, window->module);
+    }
     batch->precious = true;
-    return store_batch_append(batch, record, window->state_size);
+    return store_batch_append(batch, record, bytes);
 }
 
 int batch_map(struct store_batch *batch, const struct store_map *map)
 {
-    size_t bytes = (size_t)map->rows * map->columns * sizeof *map->values;
+    const struct store_head_maps *heads = &map->of_heads;
+    size_t mean = (size_t)map->rows * map->columns * sizeof *map->values;
+    size_t each = (size_t)heads->heads * heads->rows * heads->columns * sizeof *heads->values;
+    size_t bytes = mean + each;
     struct record *record = record_new(RECORD_MAP, bytes);
     if (!record) {
         return ERR_MEMORY;
     }
     uint8_t *at = record->bytes;
     record->of.map = *map;
-    record->of.map.values = store_batch_put(&at, map->values, bytes);
+    record->of.map.values = store_batch_put(&at, map->values, mean);
+    record->of.map.of_heads.values = store_batch_put(&at, heads->values, each);
     return store_batch_append(batch, record, bytes);
 }
 
@@ -114,6 +126,31 @@ int batch_alert(struct store_batch *batch, const struct alert_result *alert)
     record->of.alert.message = store_batch_put_text(&at, alert->message);
     batch->precious = true;
     return store_batch_append(batch, record, bytes);
+}
+
+int batch_point(struct store_batch *batch, const struct store_point *point)
+{
+    size_t bytes = strlen(point->name) + 1;
+    struct record *record = record_new(RECORD_POINT, bytes);
+    if (!record) {
+        return ERR_MEMORY;
+    }
+    uint8_t *at = record->bytes;
+    record->of.point = *point;
+    record->of.point.name = store_batch_put_text(&at, point->name);
+    batch->precious = true;
+    return store_batch_append(batch, record, bytes);
+}
+
+int batch_settings(struct store_batch *batch, const void *settings, size_t size)
+{
+    struct record *record = record_new(RECORD_SETTINGS, size);
+    if (!record) {
+        return ERR_MEMORY;
+    }
+    uint8_t *at = record->bytes;
+    record->of.kept = (struct record_kept){NULL, store_batch_put(&at, settings, size), size};
+    return store_batch_append(batch, record, size);
 }
 
 int batch_keep(struct store_batch *batch, const char *key, const void *value, size_t size)

@@ -14,8 +14,12 @@
 /* For the numbers of one chunk. */
 #define CHUNK_BYTES_MAX ((size_t)64 << 20)
 
+/* The numbers of heads: metrics, and then the scores of trouble. */
+#define TROUBLE METRIC_COUNT
+#define NUMBERS (METRIC_COUNT + 1)
+
 /* The numbers of a layer as a whole: aggregates, and then the sink rate. */
-#define WHOLE_SINK_RATE (AGGREGATE_COUNT * MAP_STAT_COUNT)
+#define WHOLE_SINK_RATE ((int)AGGREGATE_COUNT * MAP_STAT_COUNT)
 #define WHOLE_COUNT     (WHOLE_SINK_RATE + 1)
 
 struct chunk {
@@ -24,13 +28,13 @@ struct chunk {
     int64_t stored;
     struct series_window window[SERIES_WINDOWS_MAX];
     int64_t window_id[SERIES_WINDOWS_MAX];
-    struct result_stat *metric[METRIC_COUNT]; /* [heads][wanted]; owned; NULL = none has it */
-    struct result_stat *whole[WHOLE_COUNT];   /* [wanted]; likewise */
+    struct result_stat *number[NUMBERS];    /* [heads][wanted]; owned; NULL = none has it */
+    struct result_stat *whole[WHOLE_COUNT]; /* [wanted]; likewise */
 };
 
 uint32_t chunk_windows(uint32_t heads)
 {
-    size_t per_window = (size_t)METRIC_COUNT * sizeof(struct result_stat) * (heads ? heads : 1);
+    size_t per_window = (size_t)NUMBERS * sizeof(struct result_stat) * (heads ? heads : 1);
     size_t windows = CHUNK_BYTES_MAX / per_window;
     if (windows >= SERIES_WINDOWS_MAX) {
         return SERIES_WINDOWS_MAX;
@@ -40,8 +44,8 @@ uint32_t chunk_windows(uint32_t heads)
 
 static void clear_chunk(struct chunk *chunk)
 {
-    for (int m = 0; m < METRIC_COUNT; m++) {
-        free(chunk->metric[m]);
+    for (int m = 0; m < NUMBERS; m++) {
+        free(chunk->number[m]);
     }
     for (int w = 0; w < WHOLE_COUNT; w++) {
         free(chunk->whole[w]);
@@ -91,6 +95,21 @@ static int spread_whole(struct chunk *chunk, const struct summary_result *result
     return code;
 }
 
+static int spread_trouble(struct chunk *chunk, const struct layer_state *state)
+{
+    struct result_stat *stats = malloc(state->heads * sizeof *stats);
+    int code = stats ? 0 : ERR_MEMORY;
+    for (uint32_t h = 0; h < state->heads && !code; h++) {
+        stats[h] = layer_state_trouble_stat(state->trouble[h]);
+    }
+    if (!code) {
+        code =
+            store_chunk_spread(&chunk->number[TROUBLE], stats, state->heads, chunk, chunk->heads);
+    }
+    free(stats);
+    return code;
+}
+
 static int spread_state(struct chunk *chunk, const struct layer_state *state)
 {
     static const uint8_t no_run[RUN_BYTES];
@@ -102,12 +121,15 @@ static int spread_state(struct chunk *chunk, const struct layer_state *state)
     }
     for (int m = 0; m < METRIC_COUNT && !code; m++) {
         if (view.result.stat[m]) {
-            code = store_chunk_spread(&chunk->metric[m], view.result.stat[m], state->heads, chunk,
+            code = store_chunk_spread(&chunk->number[m], view.result.stat[m], state->heads, chunk,
                                       chunk->heads);
         }
     }
     if (!code) {
         code = spread_whole(chunk, &view.result);
+    }
+    if (!code && state->trouble) {
+        code = spread_trouble(chunk, state);
     }
     summary_view_clear(&view);
     return code;
@@ -254,16 +276,17 @@ static int store_chunk_put_metrics(const struct sql *sql, int64_t chunk_id,
                                    const struct chunk *chunk)
 {
     int code = SQLITE_OK;
-    for (int m = 0; m < METRIC_COUNT && code == SQLITE_OK; m++) {
+    for (int m = 0; m < NUMBERS && code == SQLITE_OK; m++) {
         int64_t metric_id = 0;
-        if (!chunk->metric[m]) {
+        const char *name = m == TROUBLE ? "trouble" : metric_info[m].name;
+        if (!chunk->number[m]) {
             continue;
         }
-        code = store_chunk_find_metric(sql, metric_info[m].name, &metric_id);
+        code = store_chunk_find_metric(sql, name, &metric_id);
         for (uint32_t h = 0; h < chunk->heads && code == SQLITE_OK; h++) {
             code =
                 store_chunk_put_series(sql, chunk_id, metric_id, h,
-                                       chunk->metric[m] + (size_t)h * chunk->wanted, chunk->count);
+                                       chunk->number[m] + (size_t)h * chunk->wanted, chunk->count);
         }
     }
     return code;

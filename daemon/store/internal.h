@@ -7,11 +7,19 @@
 #include "daemon/store/sql.h"
 #include "daemon/store/store.h"
 
-enum record_kind { RECORD_WINDOW, RECORD_MAP, RECORD_ALERT, RECORD_KEEP, RECORD_FORGET };
+enum record_kind {
+    RECORD_WINDOW,
+    RECORD_MAP,
+    RECORD_ALERT,
+    RECORD_POINT,
+    RECORD_SETTINGS,
+    RECORD_KEEP,
+    RECORD_FORGET
+};
 
 struct record_kept {
-    const char *key;   /* FORGET: the prefix */
-    const void *value; /* KEEP */
+    const char *key;   /* FORGET: the prefix; SETTINGS: none */
+    const void *value; /* KEEP, SETTINGS */
     size_t size;
 };
 
@@ -23,6 +31,7 @@ struct record {
         struct store_window window;
         struct store_map map;
         struct alert_result alert; /* common.job and common.run are not set */
+        struct store_point point;
         struct record_kept kept;
     } of;
     _Alignas(max_align_t) uint8_t bytes[];
@@ -35,7 +44,7 @@ struct store_batch {
     struct record *first, **last;
     uint64_t bytes;     /* memory */
     uint64_t records;   /* calls of batch_*, or 1 for the run alone */
-    bool precious;      /* has windows or alerts */
+    bool precious;      /* has windows, alerts or points */
     uint64_t queued_ns; /* monotonic; when it was submitted */
     char job[];
 };
@@ -44,19 +53,22 @@ struct store_batch {
 struct store_writer {
     const struct sql *sql;
     int64_t now_s; /* since 1970 */
+    struct stats *stats;
     /* Called for a layer and track that has enough windows for a chunk. */
     void (*full)(void *data, struct store_place which);
     void *data;
 };
 
+/* Writes a point among those of its name. Returns an SQLite code. */
+int points_write(const struct store_writer *writer, int64_t run_id,
+                 const struct store_point *point);
+
 /* Returns an SQLite code. */
 int write_batch(const struct store_writer *writer, const struct store_batch *batch);
 
-/* Visits the values that running jobs keep. Rows that no attnd wrote, of another type or size, are
- * passed over. Returns an SQLite code. */
-int read_each_kept(const struct sql *sql,
-                   void (*visit)(void *data, const char *job, const uint8_t *run, const char *key,
-                                 const void *value, size_t size),
-                   void *data);
+/* The connection, for reading while nobody writes; NULL when there is none. Each begin has its
+ * end. */
+const struct sql *store_begin_read(struct store *store);
+void store_end_read(struct store *store);
 
 #endif

@@ -10,6 +10,9 @@
 
 /* A run whose last layer has gone stays this long, as it may be running. */
 #define EMPTY_RUN_S 3600
+/* Runs without layers, which have only logged: so many count as much as windows. Others make room
+ * first, so that whoever begins many runs does not drive the windows out. */
+#define SPARE_RUNS 256
 /* Pages given back to the file system in one step. */
 #define VACUUM_PAGES 512
 
@@ -112,9 +115,10 @@ static int drop_recent(const struct sql *sql, const struct oldest *recent, uint6
 
 static int drop_run(const struct sql *sql, int64_t run_id)
 {
-    const enum statement steps[] = {STATEMENT_DROP_ALERTS, STATEMENT_DROP_KEPT,
+    const enum statement steps[] = {STATEMENT_DROP_ALERTS, STATEMENT_DROP_LOG_POINTS,
+                                    STATEMENT_DROP_LOGS,   STATEMENT_DROP_KEPT,
                                     STATEMENT_DROP_LAYERS, STATEMENT_DROP_RUN};
-    return run_each(sql, steps, 4, run_id);
+    return run_each(sql, steps, 6, run_id);
 }
 
 /* After something of a layer has gone. */
@@ -165,6 +169,26 @@ static int drop_oldest(const struct sql *sql, const struct oldest *oldest, int64
     return code;
 }
 
+/* The run that a statement with one number finds, if it does. */
+static int drop_found_run(const struct sql *sql, enum statement statement, int64_t number,
+                          struct retention_done *done)
+{
+    int64_t run_id = 0;
+    struct sql_query query = query_begin(sql, statement);
+    query_i64(&query, number);
+    int code = query_number(&query, &run_id);
+    if (code != SQLITE_OK) {
+        return code == SQLITE_DONE ? SQLITE_OK : code;
+    }
+    code = sql_begin(sql);
+    if (code != SQLITE_OK) {
+        return code;
+    }
+    code = sql_end(sql, drop_run(sql, run_id));
+    done->more = code == SQLITE_OK;
+    return code;
+}
+
 /* Size */
 
 struct size {
@@ -196,13 +220,20 @@ static int store_retention_make_room(const struct sql *sql, int64_t now_s,
 {
     struct oldest oldest;
     bool thinned = false;
-    int code = chunk_thin_oldest(sql, &thinned);
+    int code = drop_found_run(sql, STATEMENT_GET_SPARE_RUN, SPARE_RUNS, done);
+    if (code != SQLITE_OK || done->more) {
+        return code;
+    }
+    code = chunk_thin_oldest(sql, &thinned);
     done->more = code == SQLITE_OK && thinned;
     if (code != SQLITE_OK || thinned) {
         return code;
     }
     code = find_oldest_of_all(sql, &oldest);
-    return code == SQLITE_OK && oldest.any ? drop_oldest(sql, &oldest, now_s, done) : code;
+    if (code != SQLITE_OK || oldest.any) {
+        return code == SQLITE_OK ? drop_oldest(sql, &oldest, now_s, done) : code;
+    }
+    return drop_found_run(sql, STATEMENT_GET_OLD_RUN, now_s, done);
 }
 
 static int vacuum(const struct sql *sql, const struct size *size, struct retention_done *done)
@@ -257,24 +288,6 @@ static int drop_old_rows(const struct sql *sql, enum statement statement, int64_
     return code;
 }
 
-static int drop_old_run(const struct sql *sql, int64_t before_s, struct retention_done *done)
-{
-    int64_t run_id = 0;
-    struct sql_query query = query_begin(sql, STATEMENT_GET_OLD_RUN);
-    query_i64(&query, before_s);
-    int code = query_number(&query, &run_id);
-    if (code != SQLITE_OK) {
-        return code == SQLITE_DONE ? SQLITE_OK : code;
-    }
-    code = sql_begin(sql);
-    if (code != SQLITE_OK) {
-        return code;
-    }
-    code = sql_end(sql, drop_run(sql, run_id));
-    done->more = code == SQLITE_OK;
-    return code;
-}
-
 int retention_by_age(const struct sql *sql, const struct retention_rule *rule, int64_t now_s,
                      struct retention_done *ret_done)
 {
@@ -291,7 +304,7 @@ int retention_by_age(const struct sql *sql, const struct retention_rule *rule, i
         code = drop_old_rows(sql, STATEMENT_DROP_OLD_ALERTS, before_s, ret_done);
     }
     if (code == SQLITE_OK && !ret_done->more) {
-        code = drop_old_run(sql, before_s, ret_done);
+        code = drop_found_run(sql, STATEMENT_GET_OLD_RUN, before_s, ret_done);
     }
     return code;
 }

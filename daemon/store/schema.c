@@ -100,7 +100,52 @@ static const char version_1[] =
 /* series.data has the column p10 (series.h): an older attnd cannot read it. */
 static const char *const version_2 = "";
 
-static const char *const migrations[] = {version_1, version_2};
+/* The path of the module that attends in a layer, the newest; NULL: not known. */
+static const char version_3[] = "ALTER TABLE layers ADD COLUMN module TEXT;";
+
+/* settings: of the training, as a MessagePack map; NULL: not known. logs: the names of the numbers
+ * that a training reports; shift: of the steps that differ in the lowest so many bits, the newest
+ * is kept; points: how many there are. value: NULL = was not a finite number. */
+static const char version_4[] =
+    "ALTER TABLE runs ADD COLUMN settings BLOB;"
+    "CREATE TABLE logs("
+    "  log_id INTEGER PRIMARY KEY, run_id INTEGER NOT NULL, name TEXT NOT NULL,"
+    "  shift INTEGER NOT NULL, points INTEGER NOT NULL, UNIQUE(run_id, name));"
+    "CREATE TABLE log_points("
+    "  log_id INTEGER NOT NULL, step INTEGER NOT NULL, epoch INTEGER NOT NULL,"
+    "  time_ns INTEGER NOT NULL, value REAL, PRIMARY KEY(log_id, step)) WITHOUT ROWID;";
+
+/* The bound of an alert is the one that was crossed, also of one that is resolved, which had the
+ * one to return to; and alerts that a run's end resolved fired at its end (ALERT_FIRING_AT_END),
+ * with the value that they fired with. */
+static const char version_5[] =
+    "UPDATE alerts SET bound = coalesce((SELECT bound FROM alerts AS began"
+    "  WHERE began.run_id = alerts.run_id AND began.rule = alerts.rule AND began.state = 0"
+    "  LIMIT 1), bound) WHERE state = 1;"
+    "UPDATE alerts SET state = 2, message = replace(message, ': the run has ended',"
+    "  ' was beyond its bound, when the run ended'),"
+    " value = (SELECT value FROM alerts AS began"
+    "  WHERE began.run_id = alerts.run_id AND began.rule = alerts.rule AND began.state = 0"
+    "  AND began.since_epoch = alerts.since_epoch AND began.since_step = alerts.since_step"
+    "  AND began.stack IS alerts.stack AND began.layer IS alerts.layer"
+    "  AND began.site IS alerts.site AND began.head = alerts.head LIMIT 1)"
+    " WHERE state = 1 AND message LIKE '%: the run has ended';";
+
+/* The trouble of the newest judged window: trouble_encode; NULL: none. Older ones have only their
+ * scores, as a number of heads with the name "trouble". */
+static const char version_6[] = "ALTER TABLE layers ADD COLUMN trouble BLOB;";
+
+/* The maps of a layer's heads in a window, beside its mean map: head_data is [heads][head_rows]
+ * [head_columns], of head_queries and head_keys, written as data is; NULL: there are none. */
+static const char version_7[] = "ALTER TABLE maps ADD COLUMN heads INTEGER;"
+                                "ALTER TABLE maps ADD COLUMN head_queries INTEGER;"
+                                "ALTER TABLE maps ADD COLUMN head_keys INTEGER;"
+                                "ALTER TABLE maps ADD COLUMN head_rows INTEGER;"
+                                "ALTER TABLE maps ADD COLUMN head_columns INTEGER;"
+                                "ALTER TABLE maps ADD COLUMN head_data BLOB;";
+
+static const char *const migrations[] = {version_1, version_2, version_3, version_4,
+                                         version_5, version_6, version_7};
 
 const struct schema schema_current = {migrations, sizeof migrations / sizeof migrations[0]};
 

@@ -67,7 +67,7 @@ struct store {
     uint64_t queued_bytes, held_bytes; /* held: queued, or being written */
     bool stopping;
 
-    pthread_mutex_t db_lock; /* guards the rest: the thread's, but for store_each_kept */
+    pthread_mutex_t db_lock; /* guards the rest: the thread's, but for read.c */
     struct store_db db;
     struct store_place *full; /* that have windows for a chunk; owned */
     size_t full_count, full_capacity;
@@ -150,8 +150,8 @@ static void on_full(void *data, struct store_place which)
 
 static int store_write_all(struct store *store, const struct store_batch *batches)
 {
-    const struct store_writer writer = {&store->db.sql, store_clock_stamp(&store->clock), on_full,
-                                        store};
+    const struct store_writer writer = {&store->db.sql, store_clock_stamp(&store->clock),
+                                        store->stats, on_full, store};
     bool windows = false;
     int code = sql_begin(&store->db.sql);
     if (code != SQLITE_OK) {
@@ -619,17 +619,15 @@ void store_free(struct store **store_p)
 
 /* Loop thread */
 
-void store_each_kept(struct store *store,
-                     void (*visit)(void *data, const char *job, const uint8_t *run, const char *key,
-                                   const void *value, size_t size),
-                     void *data)
+const struct sql *store_begin_read(struct store *store)
 {
     pthread_mutex_lock(&store->db_lock);
-    int code = store->db.sql.db ? read_each_kept(&store->db.sql, visit, data) : SQLITE_OK;
+    return store->db.sql.db ? &store->db.sql : NULL;
+}
+
+void store_end_read(struct store *store)
+{
     pthread_mutex_unlock(&store->db_lock);
-    if (code != SQLITE_OK) {
-        log_event(LOG_ERROR, "history_kept_unreadable", LOG_STR("reason", sqlite3_errstr(code)));
-    }
 }
 
 /* Lock held. Checkpoints give way to what cannot be had again. A batch that alone is too large for

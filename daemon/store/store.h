@@ -44,16 +44,12 @@ const struct pulse *store_pulse(const struct store *store);
 /* Loop thread: asks for a turn. `data` is the store. */
 void store_ask(void *data);
 
-/* Calls back with the records kept (batch_keep) for runs that had not ended, by job, runs as they
- * began, and key: at start, before anything is submitted. */
+/* Calls back with the records kept (batch_keep), by job, runs as they began, and key: at start,
+ * before anything is submitted. */
 void store_each_kept(struct store *store,
                      void (*visit)(void *data, const char *job, const uint8_t *run, const char *key,
                                    const void *value, size_t size),
                      void *data);
-
-/* Batches */
-
-struct store_batch;
 
 /* One run of a job. `run` is RUN_BYTES. */
 struct store_run {
@@ -64,16 +60,46 @@ struct store_run {
     uint64_t epoch, step, time_ns; /* newest */
 };
 
+/* Memory that the caller frees. */
+struct store_bytes {
+    void *data;
+    size_t size;
+};
+
+/* The newest window of a layer, of those of this unit, length and every, and its state; at start,
+ * as above. Fills the other fields of the window. Returns 0, ERR_NO_HISTORY, ERR_MEMORY or
+ * ERR_STORE_FORMAT. */
+int store_find_newest(struct store *store, const struct store_run *run, struct layer_id layer,
+                      struct result_window *window, struct store_bytes *ret_state);
+/* One kept value. Returns the same. */
+int store_find_kept(struct store *store, const struct store_run *run, const char *key,
+                    struct store_bytes *ret_value);
+
+/* Batches */
+
+struct store_batch;
+
 /* One layer's window. A window that is already there (same run, layer, unit, length, every, last)
  * is replaced. */
 struct store_window {
     struct layer_id layer;
+    const char *module; /* the path of the module that attends; NULL: keeps the one that is there */
     uint32_t heads;
     struct result_window window;
     bool final; /* closed; else shown while still open, to be replaced */
     uint64_t epoch, step, time_ns, messages, lost;
     const void *state; /* layer_state_pack */
     size_t state_size;
+    const void *trouble; /* trouble_encode; NULL: keeps what is there of an earlier window */
+    size_t trouble_size;
+};
+
+/* The maps of its heads, in fewer cells; heads = 0: none. */
+struct store_head_maps {
+    uint32_t heads;
+    uint32_t queries, keys;
+    uint32_t rows, columns;
+    const uint16_t *values; /* [heads][rows][columns] IEEE half precision */
 };
 
 /* A layer's head-mean map, average-pooled to rows x columns, of one message. */
@@ -84,7 +110,21 @@ struct store_map {
     uint32_t queries, keys; /* of the message */
     uint32_t rows, columns; /* at most 128 */
     const uint16_t *values; /* [rows][columns] IEEE half precision */
+    struct store_head_maps of_heads;
 };
+
+/* A number that the training reported. The newest of a name and step is kept. */
+struct store_point {
+    const char *name; /* 1 to NAMED_NAME_MAX bytes */
+    uint64_t epoch, step, time_ns;
+    double value; /* NaN: it was not finite */
+};
+
+/* A run has at most so many names; values of others are counted (COUNT_LOG_REFUSED). */
+#define STORE_NAMES_MAX 64
+/* Points of one name. When there are more, those of neighbouring steps are joined: the newest of
+ * them stays. */
+#define STORE_POINTS_MAX 2000
 
 /* For one run; everything is copied. NULL when out of memory. */
 struct store_batch *batch_new(const struct store_run *run);
@@ -92,6 +132,9 @@ struct store_batch *batch_new(const struct store_run *run);
 int batch_window(struct store_batch *batch, const struct store_window *window);
 int batch_map(struct store_batch *batch, const struct store_map *map);
 int batch_alert(struct store_batch *batch, const struct alert_result *alert);
+int batch_point(struct store_batch *batch, const struct store_point *point);
+/* The settings of the training: an encoded map. */
+int batch_settings(struct store_batch *batch, const void *settings, size_t size);
 /* Keeps a value under a key of this run, until it is replaced or forgotten: checkpoints. */
 int batch_keep(struct store_batch *batch, const char *key, const void *value, size_t size);
 /* Forgets all keys that begin with `prefix`; "" = all. */

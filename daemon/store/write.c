@@ -105,12 +105,36 @@ static int tell_full(const struct store_writer *writer, struct store_place which
     return code;
 }
 
+static int put_module(const struct store_writer *writer, struct store_place which,
+                      const char *module)
+{
+    struct sql_query query = query_begin(writer->sql, STATEMENT_SET_MODULE);
+    query_text(&query, module);
+    query_i64(&query, which.layer_id);
+    return query_run(&query);
+}
+
+static int put_trouble(const struct store_writer *writer, struct store_place which,
+                       const struct store_window *window)
+{
+    struct sql_query query = query_begin(writer->sql, STATEMENT_SET_TROUBLE);
+    query_blob(&query, window->trouble, window->trouble_size);
+    query_i64(&query, which.layer_id);
+    return query_run(&query);
+}
+
 static int write_window(const struct store_writer *writer, int64_t run_id,
                         const struct store_window *window)
 {
     struct store_place which;
     int64_t window_id;
     int code = find_both(writer, run_id, window->layer, window->heads, &window->window, &which);
+    if (code == SQLITE_OK && window->module) {
+        code = put_module(writer, which, window->module);
+    }
+    if (code == SQLITE_OK && window->trouble) {
+        code = put_trouble(writer, which, window);
+    }
     if (code == SQLITE_OK) {
         code = store_write_put_window(writer, which, window, &window_id);
     }
@@ -125,9 +149,36 @@ static int write_window(const struct store_writer *writer, int64_t run_id,
 
 /* Maps */
 
-static int store_write_put_map(const struct store_writer *writer, struct store_place which,
-                               const struct store_map *map, const void *data, size_t size)
+/* Half precision as it is kept: little-endian, deflated unless that is longer. */
+struct packed_map {
+    uint8_t *memory; /* owned */
+    const uint8_t *data;
+    size_t size;
+};
+
+static bool store_write_pack(const uint16_t *values, size_t count, struct packed_map *ret_packed)
 {
+    size_t size = 2 * count;
+    uint8_t *raw = malloc(2 * size + 1), *packed = raw + size;
+    if (!raw) {
+        return false;
+    }
+    for (size_t i = 0; i < count; i++) {
+        raw[2 * i] = (uint8_t)values[i];
+        raw[2 * i + 1] = (uint8_t)(values[i] >> 8);
+    }
+    size_t shorter = blob_deflate(raw, size, packed);
+    *ret_packed = (struct packed_map){raw, shorter ? packed : raw, shorter ? shorter : size};
+    return true;
+}
+
+static int store_write_put_map(const struct store_writer *writer, struct store_place which,
+                               const struct store_map *map, const struct packed_map *mean,
+                               const struct packed_map *each)
+{
+    const struct store_head_maps *heads = &map->of_heads;
+    const uint64_t shape[] = {heads->heads, heads->queries, heads->keys, heads->rows,
+                              heads->columns};
     struct sql_query query = query_begin(writer->sql, STATEMENT_PUT_MAP);
     query_i64(&query, which.layer_id);
     query_i64(&query, which.track_id);
@@ -142,26 +193,33 @@ static int store_write_put_map(const struct store_writer *writer, struct store_p
     query_u64(&query, map->rows);
     query_u64(&query, map->columns);
     query_i64(&query, writer->now_s);
-    query_blob(&query, data, size);
+    query_blob(&query, mean->data, mean->size);
+    for (size_t i = 0; i < sizeof shape / sizeof shape[0]; i++) {
+        if (heads->heads) {
+            query_u64(&query, shape[i]);
+        } else {
+            query_null(&query);
+        }
+    }
+    if (heads->heads) {
+        query_blob(&query, each->data, each->size);
+    } else {
+        query_null(&query);
+    }
     return query_run(&query);
 }
 
 static int pack_map(const struct store_writer *writer, struct store_place which,
                     const struct store_map *map)
 {
-    size_t values = (size_t)map->rows * map->columns, size = 2 * values;
-    uint8_t *raw = malloc(2 * size + 1), *packed = raw + size;
-    if (!raw) {
-        return SQLITE_NOMEM;
-    }
-    for (size_t i = 0; i < values; i++) {
-        raw[2 * i] = (uint8_t)map->values[i];
-        raw[2 * i + 1] = (uint8_t)(map->values[i] >> 8);
-    }
-    size_t shorter = blob_deflate(raw, size, packed);
-    int code = shorter ? store_write_put_map(writer, which, map, packed, shorter)
-                       : store_write_put_map(writer, which, map, raw, size);
-    free(raw);
+    const struct store_head_maps *heads = &map->of_heads;
+    struct packed_map mean = {.memory = NULL}, each = {.memory = NULL};
+    bool ok =
+        store_write_pack(map->values, (size_t)map->rows * map->columns, &mean) &&
+        store_write_pack(heads->values, (size_t)heads->heads * heads->rows * heads->columns, &each);
+    int code = ok ? store_write_put_map(writer, which, map, &mean, &each) : SQLITE_NOMEM;
+    free(mean.memory);
+    free(each.memory);
     return code;
 }
 
@@ -218,6 +276,15 @@ static int write_kept(const struct store_writer *writer, int64_t run_id,
     return query_run(&query);
 }
 
+static int write_settings(const struct store_writer *writer, int64_t run_id,
+                          const struct record_kept *settings)
+{
+    struct sql_query query = query_begin(writer->sql, STATEMENT_SET_SETTINGS);
+    query_blob(&query, settings->value, settings->size);
+    query_i64(&query, run_id);
+    return query_run(&query);
+}
+
 static int write_record(const struct store_writer *writer, int64_t run_id,
                         const struct record *record)
 {
@@ -228,6 +295,10 @@ static int write_record(const struct store_writer *writer, int64_t run_id,
         return write_map(writer, run_id, &record->of.map);
     case RECORD_ALERT:
         return write_alert(writer, run_id, &record->of.alert);
+    case RECORD_POINT:
+        return points_write(writer, run_id, &record->of.point);
+    case RECORD_SETTINGS:
+        return write_settings(writer, run_id, &record->of.kept);
     case RECORD_KEEP:
     case RECORD_FORGET:
         return write_kept(writer, run_id, &record->of.kept, record->kind == RECORD_KEEP);
@@ -243,27 +314,4 @@ int write_batch(const struct store_writer *writer, const struct store_batch *bat
         code = write_record(writer, run_id, r);
     }
     return code;
-}
-
-int read_each_kept(const struct sql *sql,
-                   void (*visit)(void *data, const char *job, const uint8_t *run, const char *key,
-                                 const void *value, size_t size),
-                   void *data)
-{
-    struct sql_query query = query_begin(sql, STATEMENT_EACH_KEPT);
-    sqlite3_stmt *row = query.statement;
-    int code;
-    query_u64(&query, JOB_ENDED);
-    while ((code = query_row(&query)) == SQLITE_ROW) {
-        const char *job = (const char *)sqlite3_column_text(row, 0);
-        const void *run = sqlite3_column_blob(row, 1), *value = sqlite3_column_blob(row, 3);
-        const char *key = (const char *)sqlite3_column_text(row, 2);
-        size_t size = (size_t)sqlite3_column_bytes(row, 3);
-        bool named = job && job_name_valid(job, strlen(job));
-        if (named && key && run && sqlite3_column_bytes(row, 1) == RUN_BYTES) {
-            visit(data, job, run, key, value, size);
-        }
-    }
-    query_end(&query);
-    return code == SQLITE_DONE ? SQLITE_OK : code;
 }

@@ -123,12 +123,14 @@ def processor_seconds(pid: int) -> float:
 # ----------------------------------------------------------------------------------------- the daemon
 
 class Daemon:
-    """A real one, on ipc sockets in a folder of its own."""
+    """A real one, on ipc sockets in a folder of its own, its `address`."""
 
-    def __init__(self, program: str):
+    def __init__(self, program: str, *further: str):
         self._folder = tempfile.TemporaryDirectory(prefix="attnd-bench-")
+        self.address = self._folder.name
         self.endpoint = f"ipc://{self._folder.name}/ingest"
-        settings = [f"{name}.endpoint=ipc://{self._folder.name}/{name}" for name in ("ingest", "publish", "control", "tap")]
+        settings = [*further]
+        settings += [f"{name}.endpoint=ipc://{self._folder.name}/{name}" for name in ("ingest", "publish", "control", "tap")]
         settings += [f"history.path={self._folder.name}/history.db", "http.enabled=false"]
         with open(f"{self._folder.name}/log", "wb") as log:
             self.process = subprocess.Popen([program, *(word for s in settings for word in ("--set", s))], stderr=log)

@@ -57,6 +57,9 @@ class Nobody:
     def saw(self, path: str, call: int, seen: calls.Seen) -> None:
         pass
 
+    def expects(self, path: str, call: int) -> None:
+        pass
+
     def ends(self, unseen: Any) -> None:
         pass
 

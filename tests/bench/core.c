@@ -174,7 +174,7 @@ static double timed(struct part *parts, unsigned threads, struct pool *pool, boo
     double start = core_now(clock);
     for (unsigned t = 0; t < threads; t++) {
         parts[t].reading = reading;
-        if (t > 0 && pool_submit(pool, &parts[t].job, 1) != 0) {
+        if (t > 0 && pool_submit(pool, NULL, &parts[t].job, 1) != 0) {
             exit(1);
         }
     }

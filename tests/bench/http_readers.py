@@ -17,6 +17,7 @@ import argparse
 import http.client
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -176,10 +177,11 @@ def fill(daemon, layers=32, heads=32, windows=40):
 
 def browser():
     from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
     options = webdriver.ChromeOptions()
     for word in ("--headless=new", "--no-sandbox", "--window-size=1440,900"):
         options.add_argument(word)
-    return webdriver.Chrome(options=options)
+    return webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver") or "chromedriver"))
 
 
 def open_page(driver, daemon):

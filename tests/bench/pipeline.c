@@ -21,7 +21,7 @@
 #include <zmq.h>
 
 enum { HEADS = 12, LENGTH = 512, RAW_MESSAGES = 200, PAIRS_MAX = 99 };
-#define PAYLOAD_BYTES ((double)HEADS * LENGTH * LENGTH * sizeof(float))
+#define PAYLOAD_BYTES ((double)(HEADS * LENGTH * LENGTH * sizeof(float)))
 /* attnd is given about this much work per pair. */
 #define ATTND_SECONDS 3.0
 
@@ -86,7 +86,7 @@ static double raw_rate(struct bench *bench)
     double elapsed = load_seconds() - start;
     zmq_close(socket);
     load_clear(&bench->load);
-    return RAW_MESSAGES * PAYLOAD_BYTES / elapsed;
+    return (double)RAW_MESSAGES * PAYLOAD_BYTES / elapsed;
 }
 
 /* Processor time of the processes that have ended. */

@@ -142,7 +142,7 @@ static double wants_ns(attn_publisher *publisher)
             publish_die("somebody wants it");
         }
     }
-    return (publish_now_ns() - start) / CALLS;
+    return (publish_now_ns() - start) / (double)CALLS;
 }
 
 static double publish_ns(attn_publisher *publisher)
@@ -157,7 +157,7 @@ static double publish_ns(attn_publisher *publisher)
             publish_die("somebody wants it");
         }
     }
-    return (publish_now_ns() - start) / CALLS;
+    return (publish_now_ns() - start) / (double)CALLS;
 }
 
 static void measure_unwanted(void)

@@ -125,13 +125,14 @@ static void bench_bytes(const struct options *options)
         claimed += layer_state_bytes(states[l]);
     }
     struct mallinfo2 after = mallinfo2();
-    double heads = (double)LAYERS * HEADS;
+    double heads = (double)LAYERS * (double)HEADS;
     double used = (double)(after.uordblks - before);
     printf("{\"bench\": \"state_bytes\", \"shape\": [1, %d, %d, %d], \"messages\": %u, "
            "\"buckets\": %u, \"bytes_per_head\": %.0f, \"stats_per_head\": %.0f, "
            "\"claimed_per_head\": %.0f, \"quantile_error_worst\": %.3f}\n",
            HEADS, SIZE, SIZE, adds, options->buckets, used / heads,
-           (double)states[0]->stats_bytes / HEADS, (double)claimed / heads, worst_error(states[0]));
+           (double)states[0]->stats_bytes / (double)HEADS, (double)claimed / heads,
+           worst_error(states[0]));
     state_free_states(states, LAYERS);
     free_pool(pool, options->messages);
 }
@@ -147,7 +148,7 @@ static void bench_merge(const struct options *options)
     double bytes = 0;
     for (uint32_t i = 0; i < LAYERS * options->parts; i++) {
         for (uint32_t k = 0; k < per_part; k++) {
-            bench_state_add(parts[i], pool[(uint32_t)(POOL * state_random_unit(&seed))]);
+            bench_state_add(parts[i], pool[(uint32_t)((double)POOL * state_random_unit(&seed))]);
         }
         bytes += (double)layer_state_bytes(parts[i]);
     }
@@ -184,7 +185,7 @@ static double seconds_per_add(struct layer_state **states, uint32_t layers,
     for (uint32_t i = 0; i < ADDS; i++) {
         bench_state_add(states[(uint32_t)(layers * state_random_unit(seed))], pool[i % ADD_POOL]);
     }
-    return (state_seconds() - begin) / ADDS;
+    return (state_seconds() - begin) / (double)ADDS;
 }
 
 /* The kernels' share of a message: everything that is on by default but spectra, which would make

@@ -5,8 +5,11 @@ Screenshots are kept in the folder $ATTND_SCREENSHOTS, if that is set.
 """
 import json
 import os
+import pathlib
+import shutil
 import subprocess
 import sys
+import time
 import urllib.parse
 import urllib.request
 
@@ -16,11 +19,17 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.join(HERE, "..", "..")
 sys.path[:0] = [os.path.join(HERE, "..", "e2e"), os.path.join(ROOT, "clients", "python")]
 
+from attnd.bundle import bundle  # noqa: E402
 from harness import PATIENCE_S, Attnd, wait_until  # noqa: E402
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium: apt install python3-selenium chromium-driver")
 TRAIN = os.path.join(ROOT, "clients", "python", "examples", "train_chars.py")
 JOB = "chars-encoder-decoder"
+
+
+def module_text(name):
+    """A module of the page as an expression, whose value is what it exports."""
+    return bundle(pathlib.Path(ROOT, "clients", "web"), name).strip()
 
 
 class Site:
@@ -30,6 +39,7 @@ class Site:
         self.daemon = Attnd("http.enabled=true", "http.endpoint=tcp://127.0.0.1:*", "maps.every=100ms", *settings)
         Attnd.all.remove(self.daemon)  # it outlives a test
         self.port = int(self.daemon.call("config")["http.endpoint"].rsplit(":", 1)[1])
+        CLOSED.discard(self.port)
         self.daemon.settings += (f"http.endpoint=tcp://127.0.0.1:{self.port}",)
 
     def api(self, path, **params):
@@ -44,6 +54,7 @@ class Site:
                        check=True, stdout=subprocess.DEVNULL, timeout=300)
 
     def close(self):
+        CLOSED.add(self.port)
         self.daemon.close()
         self.daemon.discard()
 
@@ -57,6 +68,24 @@ def site():
     wait_until(lambda: [run["state"] for run in one.api("runs", job=JOB)["runs"]] == ["ended", "ended"], "both runs in the history")
     yield one
     one.close()
+
+
+CLOSED = set()  # ports of sites that were
+
+# Counts what a page has asked for and not taken yet; event streams are taken for as long as they last.
+COUNTS_QUESTIONS = """(() => {
+    let open = 0;
+    const counted = (ask) => function (...given) {
+        const answer = ask.apply(this, given);
+        open += 1;
+        answer.catch(() => {}).finally(() => { open -= 1; });
+        return answer;
+    };
+    window.fetch = counted(window.fetch);
+    for (const name of ["json", "text", "arrayBuffer"]) Response.prototype[name] = counted(Response.prototype[name]);
+    Object.defineProperty(window, "openQuestions", { get: () => open });
+})()"""
+QUIET_S = 10  # a page that follows a training is never quiet for long
 
 
 class Page:
@@ -75,8 +104,12 @@ class Page:
         return self
 
     def ready(self):
-        """The view has drawn what it has."""
+        """The view has drawn what it has, and what it asked for then."""
         wait_until(lambda: self.js("return performance.getEntriesByName('data').length"), "the view; it says: " + self.text("main"))
+        until = time.monotonic() + QUIET_S
+        while self.driver.execute_async_script("const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame("
+                                               "() => setTimeout(() => done(openQuestions))))") and time.monotonic() < until:
+            time.sleep(0.01)
         return self
 
     def js(self, script, *arguments):
@@ -111,8 +144,16 @@ class Page:
         self.driver.save_screenshot(os.path.join(folder, name + ".png"))
 
     def complaints(self):
-        """What the browser's console has of errors."""
-        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+        """What the browser's console has of errors; that an attnd which the test has ended does not answer is none."""
+        errors = [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+        return [text for text in errors
+                if not ("ERR_CONNECTION_REFUSED" in text and urllib.parse.urlsplit(text.split()[0]).port in CLOSED)]
+
+
+def start_chromium(options):
+    """With the distribution's driver: its selenium 4.24 has not the program that looks for one."""
+    service = webdriver.chrome.service.Service(shutil.which("chromedriver") or "chromedriver")
+    return webdriver.Chrome(options=options, service=service)
 
 
 @pytest.fixture(scope="session")
@@ -121,7 +162,8 @@ def browser():
     for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--force-color-profile=srgb"):
         options.add_argument(word)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options)
+    driver = start_chromium(options)
+    driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": COUNTS_QUESTIONS})
     yield driver
     driver.quit()
 

@@ -33,7 +33,7 @@ def test_theme_and_colours_are_kept(site, page):
 
 def test_the_means_of_layers_stand_beside_them(site, page):
     page.open(site, f"#/overview?job={JOB}").ready()
-    means = {where(live): np.mean(live["heads"]["entropy_normalized"]) for live in site.api("live", job=JOB)}
+    means = {where(one): np.mean(one["heads"]["entropy_normalized"]["mean"]) for one in site.api("summary", job=JOB)}
     order = ["encoder.0.self", "encoder.1.self", "decoder.0.self", "decoder.1.self", "decoder.0.cross", "decoder.1.cross"]
     np.testing.assert_allclose([float(text) for text in page.texts(".heat .average")], [means[name] for name in order], rtol=6e-3)
 

@@ -26,6 +26,11 @@ def elements(page):
     return page.js("return document.querySelectorAll('*').length")
 
 
+def wait_for_window(page, number):
+    wait_until(lambda: page.js("return document.querySelector('main').innerText.includes(arguments[0])", str(number)),
+               f"window {number}")
+
+
 def publish(place, trainer, maps, epochs):
     """No faster than attnd computes: beyond ingest.budget it would drop some, the newest window perhaps."""
     for epoch in epochs:
@@ -44,12 +49,11 @@ def test_a_tab_of_a_day_stays_small(place, page, address):
     page.open(place, address).ready()
     publish(place, trainer, maps, range(20, WINDOWS // 3))
     place.daemon.call("flush")
-    wait_until(lambda: page.text("#connection") == "live", "the page to follow")
+    wait_for_window(page, WINDOWS // 3 - 1)
     before = heap_bytes(page), elements(page)
     publish(place, trainer, maps, range(WINDOWS // 3, WINDOWS))
     place.daemon.call("flush")
-    wait_until(lambda: page.js("return document.querySelector('main').innerText.includes(arguments[0])", str(WINDOWS - 1)),
-               "the newest window")
+    wait_for_window(page, WINDOWS - 1)
     after = heap_bytes(page), elements(page)
     page.screenshot("day-" + address.split("?")[0].strip("#/"))
     assert after[0] - before[0] < GROWTH_BYTES_MAX, (before, after)

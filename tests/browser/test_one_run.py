@@ -5,6 +5,7 @@ import pytest
 from conftest import Site
 from harness import Trainer, softmax_maps, wait_until
 from test_page import shown
+from test_pictures import alone
 
 JOB, PADDED, HEADS, T = "twice", "padded", 4, 8
 OLD, NEW = "11" * 16, "22" * 16
@@ -58,7 +59,7 @@ def column(page, name):
         return [...table.querySelectorAll('tbody tr')].map((row) => row.children[at].textContent)""", name)
 
 
-def check_the_older_run(site, page, is_kept_no_more):
+def check_the_older_run(site, page):
     page.open(site, f"#/layer?job={JOB}&run={OLD}&stack=decoder&layer=0&site=self").ready()
     assert layers_to_choose(page) == ["decoder.0.self", "decoder.1.self"]
     assert column(page, "entropy_normalized") == last_window(site, 0)
@@ -66,11 +67,14 @@ def check_the_older_run(site, page, is_kept_no_more):
     assert all(f"run={OLD}" in href for href in page.js("return [...document.querySelectorAll('tbody a')].map((a) => a.href)"))
     page.open(site, f"#/model?job={JOB}&run={OLD}").ready()
     assert page.js("return document.querySelectorAll('circle.dot').length") == 2 * HEADS
-    assert ("not kept over a restart" in page.text(".stack > .note:not([hidden])")) == is_kept_no_more
+    wait_until(lambda: page.js("return document.querySelectorAll('.thumbs canvas').length") == 2, "the maps of both layers")
+    assert page.texts(".figure.wide .note:not([hidden])") == [], "maps of heads, of the newest message or of the last window"
+    page.keys(".thumbs", "ArrowDown", "ArrowRight")
+    assert page.js("return document.getElementById('readout').textContent").startswith("decoder.0.self.h1\nquery ")
 
 
 def test_an_older_run_is_shown_alone(twice, page):
-    check_the_older_run(twice, page, False)
+    check_the_older_run(twice, page)
     page.open(twice, f"#/layer?job={JOB}").ready()
     assert layers_to_choose(page) == ["decoder.0.self"]
     (live,) = twice.api("live", job=JOB)
@@ -103,6 +107,67 @@ def test_padding_is_grey_and_no_query_to_begin_with(twice, page):
     page.screenshot("padding-1440-light")
 
 
+@pytest.fixture(scope="module")
+def told(twice):
+    """A job that says how long its sample is: 5 tokens of 8. Its padding has weights, which say nothing."""
+    weights = softmax_maps(np.random.default_rng(4), 1, 2, T, T)
+    weights[..., :KEPT] = softmax_maps(np.random.default_rng(3), 1, 2, T, KEPT)
+    weights[..., KEPT:] = 0
+    for layer in (0, 1):
+        Trainer(twice.daemon, "told", run=bytes.fromhex(NEW)).attention(weights, layer=layer, step=0, q_len=[KEPT], k_len=[KEPT], labels=list("abcdefgh"))
+    wait_until(lambda: twice.api("maps", job="told", layer=1, or_null=1), "the maps")
+    found = twice.api("maps", job="told")
+    assert [found[name] for name in ("queries", "keys", "queries_sent", "keys_sent")] == [KEPT, KEPT, T, T]
+    return found
+
+
+def picture_size(page):
+    return page.js("return document.querySelector('.picture svg')?.getAttribute('aria-label') ?? ''").partition(", ")[2]
+
+
+def test_padding_is_shown_when_it_is_asked_for(twice, told, page):
+    page.open(twice, "#/head?job=told&head=1").ready()
+    assert picture_size(page) == f"{KEPT} by {KEPT}" and "3 queries and 3 keys of padding left out" in page.text(".picture header")
+    page.js("[...document.querySelectorAll('.controls label')].find((l) => l.textContent === 'padding').click()")
+    wait_until(lambda: picture_size(page) == f"{T} by {T}", "the padding")
+    assert "padding=shown" in page.js("return location.hash") and "left out" not in page.text(".picture header")
+    page.keys(".picture svg", "ArrowDown", "ArrowDown", "ArrowRight")
+    assert page.text("#tooltip") == f"query 2 “\u2068c\u2069” → key 1 “\u2068b\u2069”: {shown(told['values'][1][2][1])}"
+    page.keys(".picture svg", *["ArrowRight"] * 7)
+    assert page.text("#tooltip") == "query 2 “\u2068c\u2069” → key 7 “\u2068[pad]\u2069”: –"
+    assert all("[pad]" not in text for text in page.texts(".picture .pairs li"))
+    page.screenshot("padding-shown-1440-light")
+    page.js("[...document.querySelectorAll('.tabs a')].find((a) => a.textContent === 'Tokens').click()")
+    wait_until(lambda: len(page.texts(".strip .token")) == T, "the keys of padding among the others")
+    assert page.texts(".strip .token")[KEPT:] == ["[pad]"] * 3 and len(page.texts(".bar[data-key]")) == KEPT
+    page.js("[...document.querySelectorAll('.controls label')].find((l) => l.textContent === 'padding').click()")
+    wait_until(lambda: page.texts(".strip .token") == list("abcde"), "the keys of the sample alone")
+    assert "padding" not in page.js("return location.hash")
+
+
+@pytest.mark.parametrize("view, count, part", [
+    ("layer", 3, "[aria-label*='over the heads'], .grid.small svg"), ("model", 2, "[aria-label^='rollout'], [aria-label^='Decoder']")])
+def test_every_map_has_its_padding_when_it_is_asked_for(twice, told, page, view, count, part):
+    sizes = "return [...document.querySelectorAll(arguments[0])].map((s) => s.getAttribute('aria-label').split(', ').pop())"
+    for asked, size in (("", f"{KEPT} by {KEPT}"), ("&padding=shown", f"{T} by {T}")):
+        page.open(twice, f"#/{view}?job=told{asked}").ready()
+        wait_until(lambda: page.js(sizes, part).count(size) >= count - (view == "model"), "maps of this size")  # noqa: B023
+        assert page.js("return document.querySelector('.controls input[type=checkbox]').checked") == bool(asked)
+
+
+def test_padding_stands_where_the_message_had_it(twice, page):
+    """Two queries and three keys before the sample, one query after it; as numbers, by the page's own module."""
+    page.open(twice, f"#/tokens?job={PADDED}").ready()
+    found = alone(page, "cells.js", """m.showPadding(true);
+        const {values, ...rest} = m.asShown({rows: 2, columns: 2, queries: 2, keys: 2, queries_sent: 5, keys_sent: 5, first_query: 2, first_key: 3,
+            q_offset: 0, site: 'self', stack: 'decoder', labels: ['x', 'y'], q_labels: null, values: Float32Array.of(1, 2, 3, 4)});
+        return {...rest, values: [...values].map((x) => Number.isNaN(x) ? null : x)}""")
+    wanted = np.full((5, 5), np.nan)
+    wanted[2:4, 3:5] = [[1, 2], [3, 4]]
+    np.testing.assert_array_equal(np.array(found["values"], float).reshape(5, 5), wanted)
+    assert found["labels"] == ["[pad]"] * 3 + ["x", "y"] and (found["rows"], found["columns"], found["q_offset"]) == (5, 5, 1)
+
+
 @pytest.mark.parametrize("view, part", [("layer", ".grid.small image"), ("tokens", ".bar[data-key]"), ("head", ".picture image")])
 def test_a_first_map_is_drawn_where_the_note_was(twice, page, view, part):
     trainer, rng = Trainer(twice.daemon, f"later-{view}"), np.random.default_rng(1)
@@ -118,25 +183,28 @@ def test_a_first_map_is_drawn_where_the_note_was(twice, page, view, part):
 def test_what_is_left_of_both_runs_after_a_restart(twice, page):
     twice.daemon.stop()
     twice.daemon.start()
-    check_the_older_run(twice, page, True)
+    check_the_older_run(twice, page)
     where = dict(job=JOB, run=OLD, stack="decoder", layer=1, site="self")
     stored = twice.api("map", **where)
     page.open(twice, "#/layer?" + "&".join(f"{name}={value}" for name, value in where.items())).ready()
-    assert "not kept over a restart" in page.text("main") and "split over ranks" not in page.text("main")
+    kept = f"kept in {T} × {T} cells, window of step {stored['first']} to {stored['last']}"
+    assert kept in page.text("main") and page.texts(".grid.small h2") == [f"head {head}" for head in range(HEADS)]
     seen = page.js("return [...document.querySelectorAll('.stack > .grid > .figure')].filter((f) => !f.hidden).map((f) => f.querySelector('h2').textContent)")
     assert seen == ["mean over heads", "Importance of the heads"], "no empty cards"
     page.keys(".stack > .grid .figure:not([hidden]) svg", "ArrowDown", "ArrowDown", "ArrowRight")
     assert page.text("#tooltip") == f"query 2 → key 1: {shown(stored['values'][2][1])}"
     page.screenshot("layer-restarted-1440-light")
     page.open(twice, "#/head?head=2&" + "&".join(f"{name}={value}" for name, value in where.items())).ready()
-    assert f"mean over heads, window of step {stored['first']} to {stored['last']}; numbers are of the last window, step 13" in page.text(".picture header")
+    assert f"{kept}; numbers are of the last window, step 13" in page.text(".picture header")
+    page.keys(".picture svg", "ArrowDown", "ArrowDown", "ArrowRight")
+    assert page.text("#tooltip") == f"query 2 → key 1: {shown(twice.api('map', kind='heads', **where)['values'][2][2][1])}"
     assert page.texts(".picture image") == [""]
-    assert "mean of the first 5 windows" in page.text(".figure.wide .legend")
     assert last_window(twice, 1)[2] in page.text("main table") and "heads take turns" not in page.text("main")
     page.screenshot("head-restarted-1440-light")
     page.open(twice, f"#/model?job={JOB}&run={OLD}").ready()
     assert "No layer has" not in page.text("main") and "not kept over a restart" in page.text(".stack > .grid:last-child")
-    assert page.js("return document.querySelectorAll('main image').length") == 3, "two mean maps, and one in the flow"
+    assert page.js("return document.querySelectorAll('main image').length") == 1, "a mean map in the flow"
+    wait_until(lambda: page.js("return [...document.querySelectorAll('.thumb-tile')].map((t) => t.children.length)") == [1, 1], "the maps of two layers")
     page.screenshot("model-restarted-1440-light")
     page.open(twice, f"#/tokens?job={JOB}&run={OLD}&layer=1&head=2", width=390, dark=True).ready()
     assert page.text(".time b") == str(T - 1) and "not kept over a restart" in page.text("main")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Pages of somebody else's, in the browser of attnd's own user: they can speak to any port of this machine, and change nothing."""
 import base64
+import contextlib
 import functools
 import http.server
 import os
@@ -106,9 +107,10 @@ def ports_of(attnd):
     """TCP ports on which the process listens."""
     inodes = set()
     for fd in os.listdir(f"/proc/{attnd.process.pid}/fd"):
-        target = os.readlink(f"/proc/{attnd.process.pid}/fd/{fd}")
-        if target.startswith("socket:["):
-            inodes.add(target[8:-1])
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            target = os.readlink(f"/proc/{attnd.process.pid}/fd/{fd}")
+            if target.startswith("socket:["):
+                inodes.add(target[8:-1])
     ports = set()
     for table in ("tcp", "tcp6"):
         with open(f"/proc/{attnd.process.pid}/net/{table}") as file:

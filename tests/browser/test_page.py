@@ -13,9 +13,13 @@ VIEWS = ["overview", "layer", "head", "model", "tokens", "runs"]
 
 
 def shown(number):
-    """As the page writes it: four digits."""
-    return "–" if number is None or math.isnan(number) else np.format_float_positional(
-        float(f"{number:.4g}"), trim="-") if 1e-3 <= abs(number) < 1e5 else "0" if number == 0 else None
+    """As the page writes it: four digits, or three and an exponent."""
+    if number is None or math.isnan(number):
+        return "–"
+    if number and not 1e-3 <= abs(number) < 1e5:
+        digits, exponent = f"{number:.2e}".split("e")
+        return f"{digits}e{int(exponent):+d}"
+    return np.format_float_positional(float(f"{number:.4g}"), trim="-")
 
 
 def where(live):
@@ -41,16 +45,30 @@ def test_every_view_draws_without_complaint(site, page, view, width, dark):
     page.open(site, f"#/{view}?job={JOB}", width=width, dark=dark).ready()
     assert page.js("return document.documentElement.scrollWidth <= innerWidth"), "the page is wider than the window"
     assert page.js("return document.documentElement.dataset.theme") == ("dark" if dark else "light")
-    assert page.text("#connection") == "live" and JOB in page.js("return document.title")
+    assert page.text("#connection") == "connected" and JOB in page.js("return document.title")
     assert page.js("return document.querySelector('.tabs [aria-current]').textContent").lower() == view
     assert page.js("return document.querySelectorAll('main svg').length") > 0
     page.screenshot(f"{view}-{width}-{'dark' if dark else 'light'}")
 
 
+def test_few_requests_go_before_the_first_numbers(site, page):
+    """Each costs a round trip, and none is put twice: a question that is put before the page's modules run is theirs."""
+    page.open(site, f"#/overview?job={JOB}").ready()
+    names = page.js("const data = performance.getEntriesByName('data')[0].startTime; return performance.getEntriesByType('resource')"
+                    ".filter((e) => e.startTime < data && !e.name.endsWith('icon.svg')).map((e) => new URL(e.name).pathname)")
+    assets = [name for name in names if name.startswith("/assets/")]
+    assert sorted(assets) == ["/assets/d3.min.js", "/assets/main.js"]
+    assert len(names) - len(assets) <= 11 and names.count("/api/v1/jobs") == names.count("/api/v1/metrics") == 1
+    assert names.index("/api/v1/jobs") < len(assets) + 4, "before the modules run"
+    asked = "return performance.getEntriesByType('resource').map((e) => e.name).filter((name) => name.includes('/api/v1/summary?'))"
+    wait_until(lambda: page.js(asked), "the last windows")
+    assert ["metrics=entropy_normalized" in name for name in page.js(asked)] == [True], "all numbers of a large model are megabytes"
+
+
 def test_the_overview_colours_each_head_by_its_number(site, page):
     page.open(site, f"#/overview?job={JOB}").ready()
-    lives = site.api("live", job=JOB)
-    values = {f"{where(live)}.h{head}": value for live in lives for head, value in enumerate(live["heads"]["entropy_normalized"])}
+    lives = site.api("summary", job=JOB)  # the run has ended: of its last window
+    values = {f"{where(live)}.h{head}": value for live in lives for head, value in enumerate(live["heads"]["entropy_normalized"]["mean"])}
     cells = page.js("return document.querySelectorAll('.heat .cell').length")
     assert cells == len(values) == 24
     order = sorted(lives, key=lambda live: (["encoder self", "decoder self", "decoder cross"].index(f"{live['stack']} {live['site']}"), live["layer"]))
@@ -86,9 +104,10 @@ def test_metric_and_statistic_can_be_chosen(site, page):
     wait_until(lambda: "first_token" in page.text(".heat header"), "the other metric")
     page.choose("statistic", "p90")
     wait_until(lambda: "statistic=p90" in page.js("return location.hash"), "the statistic")
-    page.choose("range", "fixed")
-    wait_until(lambda: page.texts(".legend .tick text")[-1] == "1", "the whole range")
+    wait_until(lambda: page.texts(".legend .tick text")[-1:] == ["1"], "the natural range, unless another is chosen")
     page.choose("range", "auto")
+    wait_until(lambda: page.texts(".legend .tick text")[-1:] not in ([], ["1"]), "the range of the run")
+    page.choose("range", "natural")
 
 
 def test_a_head_has_its_series_its_numbers_and_its_map(site, page):
@@ -97,12 +116,18 @@ def test_a_head_has_its_series_its_numbers_and_its_map(site, page):
     page.keys(".figure.wide svg", "End")
     last, text = history["values"], page.text("#tooltip")
     names = {"mean": "mean", "median": "p50", "min": "min", "max": "max", "p10": "p10", "p90": "p90"}
-    assert f"step {history['windows']['last'][-1]}: " + ", ".join(f"{name} {shown(last[key][-1])}" for name, key in names.items()) == text
+    numbers = [f"{name} {shown(last[key][-1])}" for name, key in names.items()]
+    (loss,) = site.api("log", job=JOB)["series"]  # the example logs it
+    assert f"step {history['windows']['last'][-1]}: " + ", ".join([*numbers, f"loss {shown(loss['value'][-1])}"]) == text
     (live,) = site.api("live", job=JOB, stack="decoder", layer=1, site="self")
     rows = dict(row.split("\t")[:2] for row in page.text("table tbody").splitlines())
     for metric in ("entropy", "first_token", "importance", "variance"):
         assert rows[metric] == (shown(live["heads"][metric][3]) or rows[metric])
     assert live["heads"]["pattern"][3] in page.text(".facts")
+    (summary,) = site.api("summary", job=JOB, stack="decoder", layer=1, site="self")
+    drift = summary["drift"]["entropy_normalized"]
+    moved = f"{shown(drift['delta'][3])}, shift {shown(drift['shift'][3])}"
+    wait_until(lambda: moved in page.text(".facts"), "the distance from the baseline")
     maps = site.api("maps", job=JOB, stack="decoder", layer=1, site="self", head=3)
     page.keys(".picture svg", "ArrowDown", "ArrowDown")
     assert page.text("#tooltip").endswith(shown(maps["values"][0][2][0]) or "")
@@ -113,7 +138,10 @@ def test_a_head_has_its_series_its_numbers_and_its_map(site, page):
 def test_a_layer_has_all_its_heads(site, page):
     page.open(site, f"#/layer?job={JOB}&stack=encoder&layer=1&site=self").ready()
     assert page.texts(".grid.small h2") == [f"head {head}" for head in range(4)]
-    assert {"mean over heads", "sum over heads", "largest over heads", "weighted by importance"} <= set(page.texts(".figure h2"))
+    together = [title for title in page.texts(".figure h2") if "head" in title and "over" in title or "weighted" in title]
+    assert together == ["mean over heads", "largest over heads"], "sum and weighted mean look like the mean: the API has them"
+    for kind in ("sum", "importance"):
+        assert site.api("maps", job=JOB, stack="encoder", layer=1, site="self", kind=kind)["kind"] == kind
     (live,) = site.api("live", job=JOB, stack="encoder", layer=1, site="self")
     ranking = np.argsort(live["heads"]["importance"])[::-1]
     bars = [text for text in page.texts(".grid svg text") if text.startswith("head ")]
@@ -168,7 +196,9 @@ def test_what_comes_shows_at_once_and_a_lost_connection_heals(page):
     site = Site("http.live_interval=0s")
     try:
         page.open(site)
-        wait_until(lambda: "No job yet" in page.text("main"), "what to do without a job")
+        line = f'with attnd.watch(model, job="my-model", address="{site.daemon.directory}") as w:'
+        wait_until(lambda: line in page.text("main pre"), "the line that attaches a job to this attnd")
+        page.screenshot("empty-1440-light")
         trainer, rng = Trainer(site.daemon, "fresh"), np.random.default_rng(1)
         trainer.attention(softmax_maps(rng, 1, 3, 8, 8), step=1)
         wait_until(lambda: page.js("return document.querySelectorAll('.heat .cell').length") == 3, "the new job")
@@ -176,12 +206,15 @@ def test_what_comes_shows_at_once_and_a_lost_connection_heals(page):
         trainer.attention(np.full((1, 3, 8, 8), 1 / 8, np.float32), step=2)
         wait_until(lambda: page.text(".big") == "1", "the newest number")
         site.daemon.stop()
-        wait_until(lambda: "no connection since" in page.text("#connection"), "that the connection is lost")
+        wait_until(lambda: "attnd has not answered since" in page.text("#lost"), "that attnd does not answer")
+        assert page.text(".big") == "1" and page.texts("main .error") == [], "said once, over what came before"
+        page.screenshot("stopped-1440-light")
         site.daemon.start()
-        wait_until(lambda: page.text("#connection") == "live", "that it is back")
+        wait_until(lambda: page.text("#connection") == "connected" and page.js("return document.getElementById('lost').hidden"), "that it is back")
         trainer = Trainer(site.daemon, "second")
         trainer.attention(softmax_maps(rng, 1, 3, 8, 8), step=1)
         wait_until(lambda: "second" in page.text("#job"), "the job of after the gap")
+        page.driver.get("about:blank")
         page.complaints()  # of the time without a connection
     finally:
         site.close()

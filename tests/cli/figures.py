@@ -78,8 +78,10 @@ class Svg:
         """As large ones as there can be: all are drawn alike, as often as 512 pixels take."""
         longest = max(pixels.shape)
         for times in range(512, 0, -1):
+            if longest % times or times != -(-512 * times // longest):
+                continue
             cells = pixels[::times, ::times]
-            if times == -(-512 * times // longest) and np.array_equal(pixels, cells.repeat(times, 0).repeat(times, 1)):
+            if np.array_equal(pixels, cells.repeat(times, 0).repeat(times, 1)):
                 return cells
         raise AssertionError("pixels of no cells")
 
@@ -99,7 +101,7 @@ class Svg:
         """(text, size, anchor, x, y, is upright) of every text."""
         for element in self.root.iter(SVG + "text"):
             style, turn = _style(element), element.get("transform", "")
-            size = float(re.search("([0-9.]+)px", style["font"])[1])
+            size = float(re.search("([0-9.]+)px", style.get("font") or style["font-size"])[1])
             at = [float(element.get(name, math.nan)) for name in "xy"]
             if turn.startswith("translate("):
                 at = _numbers(turn)[:2]
@@ -125,8 +127,8 @@ class Svg:
 def steps_of(colors, table):
     """Which of the 256 steps each RGB colour is; -1: none of them."""
     known = {tuple(color): step for step, color in enumerate(table)}
-    flat = [known.get(tuple(color[:3]), -1) for color in colors.reshape(-1, colors.shape[-1])]
-    return np.array(flat).reshape(colors.shape[:-1])
+    found, where = np.unique(colors[..., :3].reshape(-1, 3), axis=0, return_inverse=True)
+    return np.array([known.get(tuple(color), -1) for color in found])[where].reshape(colors.shape[:-1])
 
 
 def bar_table(svg):

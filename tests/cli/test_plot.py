@@ -826,7 +826,7 @@ def test_the_date_of_a_pdf(file, tmp_path):
     (["heatmap", "FILE", "--layer", "1", "-o", "a.png"], "may be any of"),
     (["heatmap", "FILE", "--head", "4", "-o", "a.png"], "has no head 4 (valid: 0 to 3)"),
     (["heatmap", "FILE", "--sample", "2", "-o", "a.png"], "has no sample 2 (valid: 0 to 1)"),
-    (["tokens", "FILE", "--query", "8", "-o", "a.png"], "they are 0 to 7"),
+    (["tokens", "FILE", "--query", "8", "-o", "a.png"], "--query: there is no query 8: they are 0 to 7"),
     (["heatmap", "FILE", "-o", "a.gif"], "must end in .png, .svg or .pdf"),
     (["heatmap", "FILE", "-o", "a"], "must end in .png, .svg or .pdf"),
     (["heatmap", "FILE"], "where to? give -o"),
@@ -878,6 +878,31 @@ def test_bad_input(words, sentence, file, history, tmp_path):
     sentence = sentence.replace("FILE", str(file))
     assert sentence in refuse(2, *[names.get(word, word) for word in words], cwd=tmp_path)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_source_answers_each_request_once(file, maps, monkeypatch):
+    from attnd import plots
+    from attnd.plots.read import SourceError
+
+    monkeypatch.setenv("ATTND_ATTNCTL", os.path.abspath(ATTNCTL))
+    with plots.Source(file) as source:
+        for head in ("max", -1, "0x1"):
+            with pytest.raises(SourceError, match="no such head .valid: a number from 0, mean, all."):
+                source.maps("decoder.0.self", head=head)
+        for text in ("x" * 600, "x\nmap 0 0 0"):
+            with pytest.raises(SourceError, match="xxxx|x map 0 0 0"):
+                source.find(text)
+        assert np.array_equal(source.maps("decoder.0.self", head=1).weights[0], maps["decoder.0.self"][0, 1])
+
+
+def test_a_source_that_cannot_be_run_leaves_nothing_open(file, monkeypatch):
+    from attnd import plots
+
+    monkeypatch.setenv("ATTND_ATTNCTL", "/nonexistent/attnctl")
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(FileNotFoundError):
+        plots.Source(file)
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_a_recording_has_no_history(tmp_path):

@@ -101,10 +101,11 @@ def test_an_example_is_what_the_command_takes(name, tmp_path):
     """Of attnd, nobody is there: that, or a file that is missing, is all that may be wrong with one."""
     (tmp_path / "run.rec").write_bytes(FILES["good"])
     environment = {**os.environ, "PATH": f"{Path(ATTNCTL).parent}:{os.environ['PATH']}", "ATTND_PYTHON": sys.executable,
-                   "ATTND_ENDPOINT": f"ipc://{tmp_path}/nobody", "PYTHONPATH": str(ROOT / "clients/python")}
+                   "ATTND_ADDRESS": f"{tmp_path}/nobody", "PYTHONPATH": str(ROOT / "clients/python")}
     codes = []
     for example in examples_of(name):
-        line = example.replace("attnctl ", "attnctl --timeout 0.1 ", 1) if takes(name, "timeout") else example
+        there = f"attnctl --timeout 0.1 --endpoint ipc://{tmp_path}/nobody "
+        line = example.replace("attnctl ", there, 1) if takes(name, "timeout") else example
         done = subprocess.run(["sh", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True,
                               timeout=TIMEOUT_S)
         codes.append(done.returncode)
@@ -237,7 +238,7 @@ def shell(request, tmp_path):
         pytest.skip(f"{command[0]} is not installed (deploy/deps test)")
     (tmp_path / "run.rec").touch()
     (tmp_path / "with blank.rec").touch()
-    shell = Shell(command, setup, Path(ATTNCTL).parent, tmp_path, ATTND_ENDPOINT="ipc:///nobody")
+    shell = Shell(command, setup, Path(ATTNCTL).parent, tmp_path, ATTND_ADDRESS="/nobody")
     yield shell
     shell.close()
 
@@ -264,7 +265,7 @@ def test_fish_completes_what_is_typed(tmp_path):
         pytest.skip("fish is not installed (deploy/deps test)")
     (tmp_path / "run.rec").touch()
     environment = {**os.environ, "PATH": f"{Path(ATTNCTL).parent}:{os.environ['PATH']}", "HOME": str(tmp_path),
-                   "ATTND_ENDPOINT": "ipc:///nobody"}
+                   "ATTND_ADDRESS": "/nobody"}
     for line, expected in (("attnctl summ", "summary\tthe newest window of a job, per layer and head\n"),
                            ("attnctl --json help re", "record\twrite a job's messages to a file, until Ctrl-C\n"
                                                       "replay\tsend a recording to attnd again, as the training job did\n"),

@@ -57,6 +57,10 @@ class Packages:
                  if f"./{member}\0" in listed}
         return {member: run("dpkg-deb", "-I", self.path[name], member) for member in names}
 
+    @property
+    def python(self):
+        return self.root / "usr/lib/python3/dist-packages"
+
     def find(self, pattern):
         found = list(self.root.glob(pattern))
         assert len(found) == 1, f"{pattern}: {found}"
@@ -81,10 +85,18 @@ def test_there_are_four(packages):
 def test_what_they_are_linked_with_they_depend_on(packages):
     depends = packages.field("attnd", "Depends")
     for library in ("libc6", "libcurl4", "libmicrohttpd12", "libopenblas0", "libsqlite3-0", "libuv1", "libyaml-0-2", "libzmq5"):
-        assert re.search(rf"\b{library}\b", depends), f"{library} of {depends}"
+        assert re.search(rf"\b{library}(t64)?\b", depends), f"{library} of {depends}"
     assert "libzmq5" in packages.field("libattn0", "Depends")
     assert packages.field("libattn-dev", "Depends").startswith("libattn0 (= ")
     assert "python3-zmq" in packages.field("python3-attnd", "Depends")
+
+
+def test_the_python_package_can_draw_in_a_notebook(packages):
+    assert "node-d3" in packages.field("python3-attnd", "Recommends")
+    code = ("import attnd.notebook as n, numpy; print(n.__file__); "
+            "print(len(n.view(numpy.full((1, 1, 2, 2), 0.5)).document) > 100000)")
+    path, drawn = run("/usr/bin/python3", "-c", f"import sys; sys.path.insert(0, {str(packages.python)!r}); {code}").split()
+    assert path.startswith(str(packages.python)) and drawn == "True"
 
 
 def test_what_the_unit_starts_is_there_and_runs(packages):

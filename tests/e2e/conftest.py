@@ -9,6 +9,7 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(__file__))
 from harness import Attnd  # noqa: E402
+from person import Person  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +36,13 @@ def attnd():
     daemon = Attnd()
     yield daemon
     daemon.close()
+
+
+@pytest.fixture
+def person():
+    someone = Person()
+    yield someone
+    someone.leave()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ Everything waits on a condition with a bound; nothing sleeps and hopes.
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -20,16 +21,33 @@ SANITIZED = "ATTND_TEST_SANITIZED" in os.environ
 PATIENCE_S = float(os.environ.get("ATTND_TEST_PATIENCE", "30"))
 
 
+def free_ports(count):
+    """The first of so many ports in a row that were free a moment ago."""
+    for first in range(20000 + os.getpid() % 20000, 60000, count + 1):
+        taken = [socket.socket() for _ in range(count)]
+        try:
+            for offset, one in enumerate(taken):
+                one.bind(("127.0.0.1", first + offset))
+            return first
+        except OSError:
+            continue
+        finally:
+            for one in taken:
+                one.close()
+    raise AssertionError("no free ports")
+
+
 def wait_until(condition, what, timeout=None):
-    """Polls `condition` until it returns something true, and returns that."""
-    deadline = time.monotonic() + (timeout or PATIENCE_S)
+    """Polls `condition` until it returns something true, and returns that; ever more rarely, since asking costs."""
+    deadline, pause_s = time.monotonic() + (timeout or PATIENCE_S), 0.01
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > deadline:
             raise AssertionError(f"timed out waiting for {what}")
-        time.sleep(0.01)
+        time.sleep(pause_s)
+        pause_s = min(1.5 * pause_s, 0.1)
 
 
 def softmax_maps(rng, batch, heads, queries, keys, causal=False, dtype=np.float32):
@@ -183,9 +201,17 @@ class Trainer:
 
     def wait_subscribed(self):
         while not {b"tensor/", b"event/"} <= self.prefixes:
-            assert self.socket.poll(int(1000 * PATIENCE_S)), "attnd did not subscribe"
-            frame = self.socket.recv()
-            (self.prefixes.add if frame[:1] == b"\x01" else self.prefixes.discard)(frame[1:])
+            self._take_notice("attnd did not subscribe")
+
+    def wait_forgotten(self):
+        """attnd has ended: what is sent from now on goes to the next one, once that has subscribed."""
+        while self.prefixes:
+            self._take_notice("the end of the connection was not seen")
+
+    def _take_notice(self, otherwise):
+        assert self.socket.poll(int(1000 * PATIENCE_S)), otherwise
+        frame = self.socket.recv()
+        (self.prefixes.add if frame[:1] == b"\x01" else self.prefixes.discard)(frame[1:])
 
     def send(self, *frames):
         """Raw frames, waiting for room (tests want them all to arrive)."""

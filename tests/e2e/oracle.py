@@ -96,8 +96,8 @@ def renormalised(weights, k_len):
 def measure(sent, keywords):
     """(rows, values, sound, unsound, row_sum_error) of a message; formulas.TossUp when rounding decides."""
     a = as_f64(sent)
-    case = SimpleNamespace(weights=a, dtype=DTYPE_NAME[str(sent.dtype)], is_self=True, window=0, q_offset=0, mask=None,
-                           documents=None, tokens=None, dropout=False, learned_sink=False,
+    case = SimpleNamespace(weights=a, dtype=DTYPE_NAME[str(sent.dtype)], is_self=True, window=0, q_offset=0,
+                           q_stride=1, mask=None, documents=None, tokens=None, dropout=False, learned_sink=False,
                            **{"q_len": None, "k_len": None, **keywords})
     seen, query = formulas.visible(case)
     sound, counted, error = formulas.judge(case, a, seen, query)

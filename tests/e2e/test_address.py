@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from harness import ATTND, PATIENCE_S, Attnd, Reader, Trainer, softmax_maps, wait_until
+from harness import ATTND, PATIENCE_S, Attnd, Reader, Trainer, free_ports, softmax_maps, wait_until
 
 SOCKETS = ("ingest", "publish", "control", "tap")
 REASON = ("over TCP any user of this machine, and any web page, could speak to attnd: leave it out, and attnd listens on "
@@ -330,30 +330,21 @@ def test_tcp_is_refused_wherever_it_is_said(tmp_path):
     assert refused("--address", "localhost:7000", status=2) == "--address: 'localhost:7000': write tcp://localhost:7000"
 
 
-def test_the_config_of_before_is_refused_with_its_line():
-    """And taken with the one key more, unless it is for Unix sockets."""
-    expected = f"{OLD_CONFIG}:10: ingest.endpoint: 'tcp://127.0.0.1:5570': {REASON}"
-    assert refused("--config", str(OLD_CONFIG), status=2) == expected
-    assert refused("--check-config", str(OLD_CONFIG), status=2) == expected
-    taken = subprocess.run([ATTND, "--check-config", str(OLD_CONFIG), "--set", "insecure=true"], capture_output=True, text=True)
+def test_the_config_of_before_is_refused_with_its_line(tmp_path):
+    """And taken without the rule that is no more and with the one key more, unless it is for Unix sockets."""
+    assert refused("--check-config", str(OLD_CONFIG), status=2).startswith(
+        f"{OLD_CONFIG}:476: rules.drift.statistic: 'abs_z': is now abs_shift, whose unit is ")
+    without = tmp_path / "attnd.yaml"
+    without.write_text(re.sub(r"  drift:\n    metric: .*\n(    .*\n)*", "", OLD_CONFIG.read_text()))
+    expected = f"{without}:10: ingest.endpoint: 'tcp://127.0.0.1:5570': {REASON}"
+    assert refused("--config", str(without), status=2) == expected
+    assert refused("--check-config", str(without), status=2) == expected
+    taken = subprocess.run([ATTND, "--check-config", str(without), "--set", "insecure=true"], capture_output=True, text=True)
     assert taken.returncode == 0, taken.stderr
 
 
-def free_ports():
-    """A port with three free ones above it."""
-    for base in range(20000 + os.getpid() % 20000, 65000, 4):
-        try:
-            for port in range(base, base + 4):
-                with socket.create_server(("127.0.0.1", port)):
-                    pass
-            return base
-        except OSError:
-            continue
-    raise AssertionError("there are no four free ports")
-
-
 def test_a_tcp_address_is_four_ports_and_the_log_says_so(rng):
-    base = free_ports()
+    base = free_ports(4)
 
     class Insecure(Placed):
         def endpoint(self, name):

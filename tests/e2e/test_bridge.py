@@ -96,9 +96,7 @@ def bridge(attnd, *sinks, **options):
 def start_again(attnd, trainer):
     """The daemon; the trainer hears of it."""
     attnd.stop()
-    while trainer.prefixes:
-        frame = trainer.socket.recv()
-        (trainer.prefixes.add if frame[:1] == b"\x01" else trainer.prefixes.discard)(frame[1:])
+    trainer.wait_forgotten()
     attnd.start()
     trainer.wait_subscribed()
 
@@ -179,7 +177,7 @@ def test_numbers_are_those_of_the_summaries(rng):
         assert (found.time_ns, found.epoch) == (summary["time_ns"], summary["epoch"])
     drift = summaries[-1]["drift"]["entropy"]
     for head in range(HEADS):
-        assert found.values[f"{prefix}entropy.drift.z/head_{head}"] == drift["z"][head]
+        assert found.values[f"{prefix}entropy.drift.shift/head_{head}"] == drift["shift"][head]
         assert found.values[f"{prefix}entropy.drift.js/head_{head}"] == drift["js"][head]
     attnd.close()
 

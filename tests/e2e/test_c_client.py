@@ -120,15 +120,15 @@ def test_queries_and_keys_from_c_are_those_from_python(case, kind, rng, tmp_path
 
 
 def test_what_a_plan_leaves_is_that_part_published_from_python(rng, tmp_path):
-    """One sample, heads 1 to 3 (key heads 0, 1 and 1), the third block of five rows: the last two."""
+    """One sample, heads 1 to 3 (key heads 0, 1 and 1), of the 12 rows 1, 4, 7 and 10."""
     daemon = everything()
     q = rng.normal(size=(B, H, T, D)).astype(np.float32)
     k = rng.normal(size=(B, G, T, D)).astype(np.float32)
     reader = Reader(daemon, "summary/")
     from_c(daemon, tmp_path, "qk", q=q, k=k, head_dim=D, kv_heads=G, causal=1, scale=0.3, q_len=LENGTHS, k_len=LENGTHS,
-           step=2, plan_samples=1, plan_rows=5, plan_first=1, plan_last=3, **shape())
-    from_python(daemon, "qk", q[:1, 1:4, 10:], k[:1, [0, 1, 1]], causal=True, scale=0.3, q_len=[2], k_len=[12],
-                q_offset=10, step=2, head_offset=1, heads_total=H)
+           step=2, plan_samples=1, plan_rows=4, plan_first=1, plan_last=3, **shape())
+    from_python(daemon, "qk", q[:1, 1:4, 1::3], k[:1, [0, 1, 1]], causal=True, scale=0.3, q_len=[4], k_len=[12],
+                q_offset=1, q_stride=3, step=2, head_offset=1, heads_total=H)
     assert_same(reader)
     daemon.close()
 

@@ -8,12 +8,13 @@ import sys
 
 import numpy as np
 import pytest
-from harness import SANITIZED, Attnd, Reader, wait_until
+from harness import ATTND, SANITIZED, Attnd, Reader, wait_until
 
 pytest.importorskip("torch")
 pytestmark = pytest.mark.skipif(SANITIZED, reason="numbers, not memory: it takes half a minute")
 
 EXAMPLE = pathlib.Path(__file__).parents[2] / "clients/python/examples/collapse.py"
+RANKING = pathlib.Path(__file__).parents[1] / "bench/ranking.py"
 WINDOW, SEED = 5, 1
 BAD_LR, GOOD_LR = "3e-2", "1e-3"
 BAD_STEPS, GOOD_STEPS = 100, 300
@@ -116,3 +117,17 @@ def test_a_collapse_is_told_before_the_loss_tells_it_and_a_sane_run_is_silent(ca
 def test_weights_tell_it_as_well_as_queries_and_keys():
     (_, alerts, _), = watch(("bad", BAD_LR, 40), tier="attention")
     assert first_firing(alerts, "entropy_falls") < SMOOTHED_OVER - 1, "before there are losses enough to smooth"
+
+
+def test_every_head_that_collapsed_ranks_above_every_head_of_the_healthy_run(capsys):
+    """One pair of tests/bench/ranking.py, where float64 decides which heads have collapsed."""
+    words = ["--attnd", ATTND, "--norm", "pre-LN", "--seed", "1", "learning-rate"]
+    result = subprocess.run([sys.executable, RANKING, *words], capture_output=True, text=True, timeout=TRAINING_S)
+    assert result.returncode == 0, result.stdout + result.stderr
+    pair, conclusion = map(json.loads, result.stdout.splitlines())
+    with capsys.disabled():
+        print(f"\n{pair['collapsed']} of {pair['heads']} heads have collapsed, the first in window {pair['onset']}; "
+              f"their least score is {pair['least_collapsed']}, the largest of the healthy run {pair['most_healthy']}")
+    assert (pair["verdict"], pair["rank"], pair["twin_collapsed"], pair["twin_alerts"]) == ("holds", 1, 0, [])
+    assert pair["collapsed"] > 0 and pair["lag"] <= 10 and pair["least_collapsed"] > pair["most_healthy"]
+    assert conclusion["reference"] <= 1e-9, "the daemon's scores are those of the definition"

@@ -21,7 +21,7 @@ PYTHON_PACKAGE = str(Path(__file__).resolve().parents[2] / "clients/python")
 
 def shell(line, attnd, directory):
     environment = {**os.environ, "PATH": f"{Path(ATTNCTL).parent}:{os.environ['PATH']}", "PYTHONPATH": PYTHON_PACKAGE,
-                   "ATTND_ENDPOINT": attnd.endpoint("control"), "ATTND_PYTHON": sys.executable}
+                   "ATTND_ADDRESS": attnd.directory, "ATTND_PYTHON": sys.executable}
     return subprocess.run(["bash", "-c", line], cwd=directory, env=environment, capture_output=True, text=True,
                           timeout=2 * PATIENCE_S)
 

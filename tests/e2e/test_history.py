@@ -175,6 +175,50 @@ def test_maps_are_distributions_over_keys(attnd, summaries):
     assert np.array_equal(np.frombuffer(packed, "<f2").reshape(16, 16).astype(float), values)
 
 
+def cells(map_, side):
+    """Means over the cells that a side of at most so many has."""
+    def bounds(length):
+        n = min(length, side)
+        return [slice(r * length // n, (r + 1) * length // n) for r in range(n)]
+    return np.array([[map_[rows, columns].mean() for columns in bounds(map_.shape[1])] for rows in bounds(map_.shape[0])])
+
+
+@pytest.mark.parametrize("heads, side", [(5, 32), (200, 12), (600, 8)])
+def test_windows_keep_a_small_map_of_each_head(attnd, rng, heads, side):
+    trainer, sent = Trainer(attnd, "gpt"), []
+    for epoch in range(3):
+        sent.append(softmax_maps(rng, 2, heads, 40, 36))
+        trainer.attention(sent[-1], epoch=epoch, step=epoch)
+        trainer.event("epoch_end", epoch=epoch, step=epoch)
+    kept(attnd, "gpt", 2)
+    answer = wait_until(lambda: asked(attnd, job="gpt", kind="heads", last=1), "the maps of the second window")
+    assert (answer["queries"], answer["keys"], answer["rows"], answer["columns"]) == (40, 36, side, side)
+    assert answer["heads"] == list(range(heads)) and (answer["first"], answer["last"]) == (1, 1)
+    values = np.array(answer["values"])
+    for head in (0, heads - 1):
+        np.testing.assert_allclose(values[head], cells(sent[1][0, head].astype(float), side), rtol=1e-3, atol=1e-6)
+    packed = attnd.call("map", job="gpt", kind="heads", last=1, packed=True)["values"]
+    assert np.array_equal(np.frombuffer(packed, "<f2").reshape(values.shape).astype(float), values)
+    assert "heads" not in attnd.call("map", job="gpt", kind="mean", last=1)
+
+
+def asked(attnd, **params):
+    """The map; None while it is not there."""
+    try:
+        return attnd.call("map", **params)
+    except RuntimeError as error:
+        assert str(error) == "no_history"
+        return None
+
+
+def test_maps_of_heads_are_not_kept_where_nobody_wants_them():
+    daemon = Attnd("history.head_maps=0")
+    train(daemon, heads=2)
+    kept(daemon, "gpt", EPOCHS)
+    assert asked(daemon, job="gpt", kind="heads") is None and asked(daemon, job="gpt", kind="mean")
+    daemon.close()
+
+
 def test_a_run_is_no_different_from_itself_and_differs_where_it_was_changed(attnd):
     a, b = train(attnd, run=b"a" * 16), train(attnd, sharp=3.0, run=b"b" * 16)
     wait_until(lambda: len(attnd.call("runs", job="gpt")["runs"]) == 2, "two runs")
@@ -242,20 +286,22 @@ rules:
     for epoch in range(2):
         trainer.attention(weights, epoch=epoch, step=epoch)
         trainer.event("epoch_end", epoch=epoch, step=epoch)
+    wait_until(lambda: attnd.call("jobs"), "the job")
     firing = wait_until(lambda: attnd.call("alerts", job="gpt", rule="sharp")["firing"], "alerts")
     assert sorted(alert["head"] for alert in firing) == [0, 1, 2, 3]
     past = wait_until(lambda: attnd.call("alerts", rule="sharp", state="firing")["alerts"], "alerts in the history")
     assert sorted(alert["head"] for alert in past) == [0, 1, 2, 3]
     assert [alert["since"] for alert in past] == [alert["since"] for alert in firing]
     code, out, _ = attnctl(attnd, "alerts", "gpt")
-    assert code == 1 and re.search(r"critical +sharp +decoder\.0\.self\.h2", out)
+    assert code == 1 and re.search(r"critical +[0-9a-f]{8} +sharp +decoder\.0\.self\.h2", out)
     trainer.event("bye", epoch=1)
-    wait_until(lambda: not attnd.call("alerts", job="gpt")["firing"], "the end")
+    wait_until(lambda: attnd.call("jobs")[0]["state"] == "ended", "the end")
     code, out, _ = attnctl(attnd, "alerts", "gpt")
-    assert (code, out) == (0, "nothing is firing; attnctl alerts --all shows resolved ones\n")
-    wait_until(lambda: len(attnd.call("alerts", rule="sharp", state="resolved")["alerts"]) == 4, "the end in the history")
+    assert code == 1 and len(re.findall(rf"{trainer.run.hex()[:8]} +sharp .* firing at end ", out)) == 4
+    assert len(re.findall(r"below 0\.9 for 2 windows, when the run ended\n", out)) == 4
+    wait_until(lambda: len(attnd.call("alerts", rule="sharp", state="firing_at_end")["alerts"]) == 4, "the end in the history")
     code, out, _ = attnctl(attnd, "alerts", "gpt", "--all")
-    assert code == 0 and len(re.findall(r"sharp .* resolved\n", out)) == 4
+    assert code == 1 and len(re.findall(r"sharp .* firing  ", out)) == 4
     attnd.close()
 
 
@@ -326,7 +372,7 @@ def test_the_config_can_name_the_run_to_compare_with():
         trainer.attention(weights, epoch=number, step=number)
         trainer.event("epoch_end", epoch=number, step=number)
         summary = summary_of(reader, trainer.run.hex(), number)
-        if "drift" not in summary:
+        if "entropy" not in summary.get("drift", {}):
             return False
         delta = np.array(summary["drift"]["entropy"]["delta"])
         return np.allclose(delta, np.array(summary["heads"]["entropy"]["mean"]) - before) and np.abs(delta).max() > 1e-6

@@ -24,7 +24,7 @@ from harness import PATIENCE_S, SANITIZED, Attnd, Trainer, softmax_maps, wait_un
 ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 TRAIN = os.environ.get("ATTN_TRAIN", "build/clients/c/train")
 CLIENT = os.path.join(os.path.dirname(__file__), "..", "..", "clients", "python")
-CONNECTIONS = int(os.environ.get("ATTND_TEST_CONNECTIONS", "300"))
+CONNECTIONS = int(os.environ.get("ATTND_TEST_CONNECTIONS", "100" if SANITIZED else "300"))
 NOBODY = 65534
 # By socket of attnd: who may connect to it, and a message of such a peer.
 PEERS = {

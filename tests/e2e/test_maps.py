@@ -67,6 +67,44 @@ def test_heads_are_what_was_sent_in_cells(attnd, rng, shape):
         np.testing.assert_allclose(ask(attnd, kind=kind)[1][0], pooled(expected), rtol=1e-5, atol=1e-8)
 
 
+def test_padding_is_not_shown(attnd, rng):
+    """Neither of queries nor of keys, whatever it holds: in maps, pairs and labels."""
+    weights = softmax_maps(rng, 2, 2, 6, 8)
+    weights[:, :, :, 5:] = 7.5
+    weights[:, :, 4:] = 9.0
+    keys, queries = [f"k{j}" for j in range(8)], [f"q{i}" for i in range(6)]
+    weights[:, :, :4, :5] /= weights[:, :, :4, :5].sum(-1, keepdims=True)
+    trainer = send(attnd, weights, site="cross", q_len=[4, 3], k_len=[5, 2], labels=keys, q_labels=queries)
+    answer, values = ask(attnd)
+    np.testing.assert_allclose(values, weights[0, :, :4, :5], rtol=1e-6)
+    assert (answer["queries"], answer["keys"], answer["rows"], answer["columns"]) == (4, 5, 4, 5)
+    assert (answer["first_query"], answer["first_key"], answer["queries_sent"], answer["keys_sent"]) == (0, 0, 6, 8)
+    assert answer["labels"] == keys[:5] and answer["q_labels"] == queries[:4]
+    trainer.event("epoch_end")
+    wait_until(lambda: attnd.stats()["summaries"], "the window is published")
+    pairs = attnd.call("summary", job="job")[0]["top_pairs"]
+    shown = np.array([[[i < q and j < k for j in range(8)] for i in range(6)] for q, k in ((4, 5), (3, 2))])
+    mean = (weights.mean(1) * shown).sum(0) / np.maximum(1, shown.sum(0))
+    assert len(pairs) == 10 and max(pair["weight"] for pair in pairs) <= 1
+    for pair in pairs:
+        assert abs(pair["weight"] - mean[pair["query"], pair["key"]]) < 1e-6
+
+
+def test_padding_before_a_text_is_not_shown(attnd, rng):
+    """Positions are counted from the text on; rollout is that of the text alone."""
+    weights = np.zeros((1, 2, 7, 7), np.float32)
+    weights[:, :, 2:, 2:] = softmax_maps(rng, 1, 2, 5, 5)
+    weights[:, :, :2] = 1 / 7
+    mask = np.zeros((1, 7, 7), np.uint8)
+    mask[:, 2:, 2:] = 1
+    send(attnd, weights, mask=mask, labels=list("__abcde"))
+    answer, values = ask(attnd)
+    np.testing.assert_allclose(values, weights[0, :, 2:, 2:], rtol=1e-6)
+    assert answer["labels"] == list("abcde") and answer["q_labels"] is None and answer["q_offset"] == 0
+    assert (answer["first_query"], answer["first_key"], answer["queries"], answer["keys_sent"]) == (2, 2, 5, 7)
+    np.testing.assert_allclose(attnd.call("rollout", job="job")["values"], rollout(weights.mean(1)[:, 2:, 2:]), rtol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", ["f2", "f8", "bf16"])
 def test_every_dtype(attnd, rng, dtype):
     weights = softmax_maps(rng, 1, 2, 9, 140, dtype=np.float64)
@@ -193,12 +231,29 @@ def refused(attnd, code, sentence, method="maps", **params):
         assert caught.value.code == code
 
 
+def test_some_heads_in_larger_cells(attnd, rng):
+    weights = softmax_maps(rng, 1, 5, 200, 90, dtype=np.float64)
+    send(attnd, weights)
+    answer, values = ask(attnd, head=1, heads=3, size=24)
+    assert answer["heads"] == [1, 2, 3] and (answer["rows"], answer["columns"], answer["queries"], answer["keys"]) == (24, 24, 200, 90)
+    for at, head in enumerate((1, 2, 3)):
+        np.testing.assert_allclose(values[at], pooled(pooled(weights[0, head]), 24), rtol=1e-5, atol=1e-8)
+    packed = attnd.call("maps", job="job", head=3, heads=9, size=8, packed=True)
+    assert packed["heads"] == [3, 4], "as many as there are"
+    cells = np.frombuffer(packed["values"], "<f4").reshape(2, 8, 8)
+    np.testing.assert_allclose(cells[1], pooled(pooled(weights[0, 4]), 8), rtol=1e-5, atol=1e-8)
+    assert ask(attnd, kind="mean", size=10)[1].shape == (1, 10, 10)
+    assert ask(attnd, heads=2)[0]["heads"] == [0, 1]
+
+
 def test_why_there_is_none(attnd, rng):
     send(attnd, softmax_maps(rng, 1, 2, 4, 4))
     for params, code, sentence in (
             (dict(job="nobody"), "job_unknown", ""), (dict(), "argument", ""), (dict(job="job", color=1), "argument", "color"),
             (dict(job="job", kind="median"), "argument", "heads, mean, sum"), (dict(job="job", head=2), "argument", "0 to 1"),
             (dict(job="job", kind="mean", head=0), "argument", "with kind heads"), (dict(job="job", run="f" * 32), "run_unknown", ""),
+            (dict(job="job", size=0), "argument", "size is not accepted"), (dict(job="job", head=0, heads=0), "argument", "heads is not accepted"),
+            (dict(job="job", kind="mean", heads=2), "argument", "with kind heads"),
             (dict(job="job", layer=5), "no_map", "no such layer"), (dict(job="job", site="cross"), "no_map", "no such layer"),
             (dict(job="job", kind="weighted"), "no_map", "head_weights is empty")):
         refused(attnd, code, sentence, **params)
@@ -374,7 +429,7 @@ def test_a_stop_with_answers_on_their_way(rng):
     socket.connect(daemon.endpoint("control"))
     for number in range(20):
         socket.send(msgpack.packb([0, number, ("maps", "rollout")[number % 2], dict(job="job")]))
-    assert socket.poll(10000), "an answer"
+    assert socket.poll(60000), "an answer"
     daemon.close()
     socket.close()
 

@@ -133,14 +133,14 @@ def test_drift_is_that_of_the_summary(rng):
 
     def same():
         (summary,) = daemon.call("summary", job="gpt", layer=0)
-        z = np.array([metric["z"] for metric in summary.get("drift", {}).values()], float)
-        said = daemon.value("attnd_attention_drift_zscore_max", **layer_labels(0))
-        return summary["step"] == 6 and said and math.isclose(said, np.nanmax(abs(z)), rel_tol=1e-8) and (z, daemon)
+        shift = np.array([metric["shift"] for metric in summary.get("drift", {}).values()], float)
+        said = daemon.value("attnd_attention_drift_shift_max", **layer_labels(0))
+        return summary["step"] == 6 and said and math.isclose(said, np.nanmax(abs(shift)), rel_tol=1e-8) and (shift, daemon)
 
-    z, _ = wait_until(same, "the drift of the last closed window")
+    shift, _ = wait_until(same, "the drift of the last closed window")
     for head in range(4):
-        said = daemon.value("attnd_detail_drift_zscore", head=str(head), **layer_labels(0))
-        assert math.isclose(said, np.nanmax(abs(z[:, head])), rel_tol=1e-8)
+        said = daemon.value("attnd_detail_drift_shift", head=str(head), **layer_labels(0))
+        assert math.isclose(said, np.nanmax(abs(shift[:, head])), rel_tol=1e-8)
     daemon.close()
 
 
@@ -226,6 +226,7 @@ def test_alerts_that_fire_are_counted_by_rule(scraped):
     assert scraped.value("attnd_attention_entropy_ratio", **layer_labels(0)) == 0
     trainer.event("bye", step=4)
     wait_until(lambda: scraped.value("attnd_alerts_firing", **firing) is None, "the end of it")
+    assert scraped.value("attnd_alerts_firing_at_end", **firing) == 1
 
 
 HOSTILE = ['a"} 1\nevil_metric 1\n#', "back\\slash", "line\nend", "\x00", "üml", "a" * 129, "{job}", "a b", "# EOF"]

@@ -21,7 +21,7 @@ EXAMPLE = ROOT / "clients" / "python" / "examples" / "save_figures.py"
 
 
 def attnctl(attnd, *arguments, code=0):
-    environment = dict(os.environ, ATTND_ENDPOINT=attnd.endpoint("control"), ATTND_PYTHON=sys.executable)
+    environment = dict(os.environ, ATTND_ADDRESS=attnd.directory, ATTND_PYTHON=sys.executable)
     done = subprocess.run([ATTNCTL, *map(str, arguments)], capture_output=True, text=True, env=environment,
                           timeout=4 * PATIENCE_S)
     assert done.returncode == code, done
@@ -119,6 +119,7 @@ def collapsed():
         for layer in range(2):
             trainer.attention(sharpen(rng, step), step=step, layer=layer)
     trainer.event("bye")
+    wait_until(lambda: attnd.call("jobs"), "the job")
     wait_until(lambda: attnd.call("alerts", job="gpt")["alerts"], "an alert in the history")
     wait_until(lambda: len(attnd.call("history", job="gpt", layer=1)["windows"]["last"]) == 10, "all windows")
     yield attnd

@@ -12,7 +12,7 @@ import urllib.request
 
 import numpy as np
 import pytest
-from harness import Trainer, softmax_maps, wait_until
+from harness import PATIENCE_S, Trainer, softmax_maps, wait_until
 from test_metrics import Scraped
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -149,7 +149,7 @@ class Prometheus:
 
     def get(self, path, **parameters):
         url = f"http://{self.address}/api/v1/{path}?" + urllib.parse.urlencode(parameters)
-        with urllib.request.urlopen(url, timeout=10) as response:
+        with urllib.request.urlopen(url, timeout=PATIENCE_S) as response:
             answer = json.load(response)
         assert answer["status"] == "success"
         return answer["data"]

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
-from harness import Attnd, Reader, Trainer, softmax_maps, wait_until
+from harness import SANITIZED, Attnd, Reader, Trainer, softmax_maps, wait_until
 
 ROW_METRICS = ["entropy", "entropy_normalized", "confidence", "diagonal", "mean_distance", "first_token"]
 
@@ -260,3 +260,47 @@ def test_a_window_that_attnd_joined_late_is_partial(attnd, rng):
     trainer.attention(softmax_maps(rng, 1, 1, 4, 4), epoch=8, seq=71)
     trainer.event("epoch_end", epoch=8)
     assert [reader.next()[1]["window"]["partial"] for _ in range(2)] == [True, False]
+
+
+def large_qk(rng, sanitized=1024):
+    """Queries and keys with seconds of work in a few MiB; so many of them for an attnd that is slow."""
+    length = sanitized if SANITIZED else 6144
+    return (rng.normal(size=(1, 16, length, 16)).astype(np.float16),
+            rng.normal(size=(1, 1, length, 16)).astype(np.float16))
+
+
+def test_large_messages_of_one_job_do_not_delay_another(rng):
+    """Five small messages, one after the other, come through before the first of two large ones has been computed;
+    and it makes no difference to the large ones' numbers."""
+    attnd = Attnd("metrics.spectrum=false", "workers.threads=2")
+    q, k = large_qk(rng, sanitized=2560)
+    results = Reader(attnd, "live/")
+    large, small = Trainer(attnd, "large"), Trainer(attnd, "small")
+    large.qk(q, k, scale=0.25, step=0)
+    _, alone = results.next(timeout=300)
+    for step in (1, 2):
+        large.qk(q, k, scale=0.25, step=step)
+    wait_until(lambda: attnd.stats()["in_flight"] == 2, "two large messages at work")
+    for step in range(5):
+        small.attention(softmax_maps(rng, 1, 2, 16, 16), step=step)
+        topic, _ = results.next(timeout=300)
+        assert topic.startswith("live/small/"), f"{topic} came before small message {step}"
+    for _ in range(2):
+        _, live = results.next(timeout=300)
+        assert live["rows"] == alone["rows"] and live["heads"] == alone["heads"]
+    attnd.settled(8)
+    attnd.close()
+
+
+def test_a_job_that_fills_the_budget_leaves_room_for_another(rng):
+    attnd = Attnd("metrics.spectrum=false", "ingest.budget=32MiB", "ingest.max_message=16MiB",
+                  "workers.threads=1")
+    q, k = large_qk(rng)
+    results = Reader(attnd, "live/small/")
+    large, small = Trainer(attnd, "large"), Trainer(attnd, "small")
+    for step in range(30):  # three times the budget, a second of work each
+        large.qk(q, k, scale=0.25, step=step)
+    wait_until(lambda: attnd.stats()["received"] == 30, "all of them")
+    small.attention(softmax_maps(rng, 1, 1, 4, 4))
+    assert results.next()[1]["job"] == "small"
+    attnd.discard()

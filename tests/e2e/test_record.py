@@ -31,7 +31,7 @@ STEADY = ("metrics.spectrum_budget=0", "history.enabled=false")
 
 
 def attnctl(*arguments, attnd=None):
-    environment = dict(os.environ, ATTND_ENDPOINT=attnd.endpoint("control") if attnd else "ipc:///nobody")
+    environment = dict(os.environ, ATTND_ADDRESS=attnd.directory if attnd else "/nobody")
     return subprocess.run([ATTNCTL, *map(str, arguments)], capture_output=True, text=True, env=environment,
                           timeout=4 * PATIENCE_S)
 
@@ -97,7 +97,7 @@ class Recorder:
     """attnctl record in the background, from the moment that it hears."""
 
     def __init__(self, attnd, job, path, *options):
-        environment = dict(os.environ, ATTND_ENDPOINT=attnd.endpoint("control"))
+        environment = dict(os.environ, ATTND_ADDRESS=attnd.directory)
         self.process = subprocess.Popen([ATTNCTL, "record", job, str(path), *map(str, options)], text=True,
                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
         self.started = self.process.stderr.readline()
@@ -257,7 +257,7 @@ def test_a_recording_of_an_earlier_version_says_what_it_always_said(path):
     """None is ever edited: see its README."""
     headers = [msgpack.unpackb(frames[1]) for _, frames in read_recording(path)]
     assert {header["type"] for header in headers} == {"attention", "qk", "weights", "event"}
-    assert {header.get("event") for header in headers} == {None, "hello", "epoch_end", "bye"}
+    assert {header.get("event") for header in headers} - {"log"} == {None, "hello", "epoch_end", "bye"}
     fresh = Attnd(*golden.SETTINGS)
     assert attnctl("replay", path, attnd=fresh).returncode == 0
     said, expected = golden.said(fresh, len(headers)), json.loads(path.with_suffix(".json").read_text())
@@ -452,7 +452,7 @@ def test_the_rhythm_is_that_of_the_recording(tmp_path):
 
 def test_replay_needs_somebody_who_asks(tmp_path, recorded):
     path = recorded[0]
-    result = attnctl("replay", path, "--timeout", 0.2)
+    result = attnctl("replay", path, "--endpoint", "ipc:///nobody", "--timeout", 0.2)
     assert result.returncode == 3 and "cannot reach attnd" in result.stderr
     fresh = Attnd(*STEADY)
     result = attnctl("replay", path, "--ingest", f"ipc://{tmp_path}/nobody", "--timeout", 0.2, attnd=fresh)
@@ -584,6 +584,8 @@ def test_attnd_judges_what_attnctl_checks(tmp_path, rng):
     assert said.items() < expected.items() and expected["alerts"] == []
     judged = subprocess.run([ATTND, "--judge", tmp_path / "none.rec"], capture_output=True, text=True, timeout=PATIENCE_S)
     assert (judged.returncode, judged.stderr) == (2, f"attnd: {tmp_path}/none.rec: No such file or directory\n")
+    judged = subprocess.run([ATTND, "--judge", "\33[31mnone.rec"], capture_output=True, text=True, timeout=PATIENCE_S)
+    assert judged.stderr == "attnd: ?[31mnone.rec: No such file or directory\n"
 
 
 def test_a_check_looks_for_attnd_beside_attnctl_and_in_the_path(tmp_path, rng):

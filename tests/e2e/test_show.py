@@ -24,7 +24,7 @@ def attnd():
 
 
 def show(attnd, *arguments, code=0):
-    environment = dict(os.environ, ATTND_ENDPOINT=attnd.endpoint("control"), LC_ALL="C.UTF-8")
+    environment = dict(os.environ, ATTND_ADDRESS=attnd.directory, LC_ALL="C.UTF-8")
     done = subprocess.run([ATTNCTL, "show", *map(str, arguments)], capture_output=True, text=True, env=environment,
                           encoding="utf-8", timeout=4 * PATIENCE_S)
     assert done.returncode == code, done

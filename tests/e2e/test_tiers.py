@@ -218,34 +218,36 @@ def case_of(sent, m, tokens):
                 q_len=m.q_len, k_len=m.k_len, mask=m.mask, documents=m.documents, tokens=tokens)
 
 
-def block_keys(m, first, end):
-    """The header's keys and tensors of the rows [first, end)."""
-    q_len = m.q_len and [min(max(n - first, 0), end - first) for n in m.q_len]
-    mask = m.mask if m.mask is None else m.mask[:, first:end].copy()
-    return dict(header_of(m._replace(q_len=q_len)), q_offset=first, mask=mask, documents=m.documents)
+def block_keys(m, rows):
+    """The header's keys and tensors of these rows."""
+    q_len = m.q_len and [len(range(n)[rows]) for n in m.q_len]
+    mask = m.mask if m.mask is None else m.mask[:, rows].copy()
+    stride = {"q_stride": rows.step} if rows.step else {}
+    return dict(header_of(m._replace(q_len=q_len)), q_offset=rows.start, mask=mask, documents=m.documents, **stride)
 
 
-def means_of_rows(case, first, end, query_ends):
-    """metric -> [H], float64: means over the sound rows [first, end) of the whole map."""
+def means_of_rows(case, rows, query_ends):
+    """metric -> [H], float64: means over the sound ones of these rows of the whole map."""
     seen, query = formulas.visible(case)
     sound, _, _ = formulas.judge(case, case.weights, seen, query)
     p = np.arange(sound.shape[2])
-    inside = sound & ((p >= first) & (p < end))
+    inside = sound & np.isin(p, p[rows])
     found = {"rows": int(inside.sum())}
     for name, (values, exists) in formulas.row_values(case, case.weights, seen, 8).items():
         counted = inside & np.broadcast_to(exists, sound.shape)
-        if name == "next_token":  # the query after the block's last one is not known to be one
-            counted &= (p + 1 < np.minimum(query_ends, end)[:, None])[:, None]
+        if name == "next_token" and not rows.step:  # the query after the block's last one is not known to be one
+            counted &= (p + 1 < np.minimum(query_ends, rows.stop)[:, None])[:, None]
         found[name] = [values[:, h][counted[:, h]].mean() if counted[:, h].any() else np.nan
                        for h in range(sound.shape[1])]
     return found
 
 
 @pytest.mark.parametrize("isa", ("scalar", "auto"))
+@pytest.mark.parametrize("cut", ("blocks", "samples"))
 @pytest.mark.parametrize("name", MASKS)
-def test_a_block_of_rows_gives_what_these_rows_of_the_whole_map_give(rng, name, isa):
-    """Every row metric of every block against float64 numpy on the whole map: previous_token, diagonal, distances,
-    causal bound, window, documents and tokens count from where the rows stand."""
+def test_some_rows_give_what_these_rows_of_the_whole_map_give(rng, name, cut, isa):
+    """Every row metric of every block or sample against float64 numpy on the whole map: previous_token, diagonal,
+    distances, causal bound, window, documents and tokens count from where the rows stand."""
     attnd, m = Attnd(f"workers.isa={isa}", "metrics.spectrum=false"), MASKS[name]
     reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
     weights = softmax(random_logits(rng), visible(m)).astype(np.float32)
@@ -254,16 +256,17 @@ def test_a_block_of_rows_gives_what_these_rows_of_the_whole_map_give(rng, name, 
     cuts = [0, *sorted(rng.choice(np.arange(1, LENGTH), 4, replace=False).tolist()), LENGTH]
     relative, absolute = (1e-11, 1e-11) if isa == "scalar" else (1e-5, 1e-4)
     seen_metrics = set()
-    for step, (first, end) in enumerate(zip(cuts, cuts[1:])):
-        trainer.attention(weights[:, :, first:end].copy(), tokens=tokens, step=step, microbatch=step,
-                          **block_keys(m, first, end))
+    blocks = [slice(first, end) for first, end in zip(cuts, cuts[1:])]
+    for step, rows in enumerate(blocks if cut == "blocks" else [slice(first, LENGTH, 3) for first in range(3)]):
+        part = weights[:, :, rows].copy()
+        trainer.attention(part, tokens=tokens, step=step, microbatch=step, **block_keys(m, rows))
         _, live = reader.next()
-        want = means_of_rows(case, first, end, np.array(m.q_len or [LENGTH] * 2))
-        assert live["shape"] == [2, HEADS, end - first, LENGTH] and live["rows"] == want.pop("rows")
+        want = means_of_rows(case, rows, np.array(m.q_len or [LENGTH] * 2))
+        assert live["shape"] == list(part.shape) and live["rows"] == want.pop("rows")
         for metric, numbers_wanted in want.items():
             if metric in live["heads"]:
                 got = numbers(live["heads"][metric])
-                np.testing.assert_allclose(got, numbers_wanted, relative, absolute, err_msg=f"{metric} {first}..{end}")
+                np.testing.assert_allclose(got, numbers_wanted, relative, absolute, err_msg=f"{metric} {rows}")
                 seen_metrics |= {metric} if np.isfinite(got).any() else set()
             else:
                 assert np.isnan(numbers_wanted).all(), metric

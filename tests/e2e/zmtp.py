@@ -44,7 +44,7 @@ def address_of(endpoint):
     return (socket.AF_UNIX, url.path) if url.scheme == "ipc" else (socket.AF_INET, (url.hostname, url.port))
 
 
-def connect(endpoint, timeout=30):
+def connect(endpoint, timeout=60):
     family, address = address_of(endpoint)
     peer = socket.socket(family, socket.SOCK_STREAM)
     peer.connect(address)  # waits while the backlog is full, which it would not do with a timeout
@@ -52,7 +52,7 @@ def connect(endpoint, timeout=30):
     return peer
 
 
-def listen(endpoint, timeout=30):
+def listen(endpoint, timeout=60):
     """Stands in the place of attnd."""
     family, address = address_of(endpoint)
     if family == socket.AF_UNIX:

@@ -36,6 +36,15 @@ def results(daemon):
         yield opened
 
 
+def logged(daemon, job):
+    """{name: {step: value}} of what the newest run of a job has logged, once it is stored, and the run's settings."""
+    def runs():
+        return [run for run in daemon.call("runs", job=job)["runs"] if run["state"] == "ended"]
+    wait_until(runs, "the end of the run in the history")
+    series = daemon.call("log", job=job)["series"]
+    return {one["name"]: dict(zip(one["step"], one["value"])) for one in series}, runs()[0]["settings"]
+
+
 class Results:
     """Collects what the daemon publishes about a job; complete once `wait_ended` has returned."""
 

@@ -50,6 +50,7 @@ class Attended:
     logits    f64 of the same shape, scaled; None when nobody has them
     site      'self' or 'cross'
     causal, q_len, k_len, mask   what may be attended to, in the words of the wire; they hold together
+    learned_sink   rows sum to less than 1
     """
     weights: np.ndarray
     logits: Optional[np.ndarray] = None
@@ -58,6 +59,7 @@ class Attended:
     q_len: Optional[Sequence[int]] = None
     k_len: Optional[Sequence[int]] = None
     mask: Optional[np.ndarray] = None
+    learned_sink: bool = False
 
     def first(self, samples: int) -> "Attended":
         """The same of the first samples of the batch; 0: all."""
@@ -68,19 +70,21 @@ class Attended:
             return None if x is None else x[:samples]
 
         return Attended(self.weights[:samples], cut(self.logits), self.site, self.causal, cut(self.q_len),
-                        cut(self.k_len), cut(self.mask))
+                        cut(self.k_len), cut(self.mask), self.learned_sink)
 
     def heads(self, chosen: Sequence[int]) -> "Attended":
         """The same of some heads."""
         logits = None if self.logits is None else self.logits[:, chosen]
-        return Attended(self.weights[:, chosen], logits, self.site, self.causal, self.q_len, self.k_len, self.mask)
+        return Attended(self.weights[:, chosen], logits, self.site, self.causal, self.q_len, self.k_len, self.mask,
+                        self.learned_sink)
 
 
 def _case(attended: Attended) -> SimpleNamespace:
     """As formulas wants it."""
-    return SimpleNamespace(weights=attended.weights, dtype="f64", is_self=attended.site == "self", q_offset=0, window=0,
-                           causal=attended.causal, q_len=attended.q_len, k_len=attended.k_len, mask=attended.mask,
-                           documents=None, tokens=None, dropout=False, learned_sink=False)
+    return SimpleNamespace(weights=attended.weights, dtype="f64", is_self=attended.site == "self", q_offset=0,
+                           q_stride=1, window=0, causal=attended.causal, q_len=attended.q_len, k_len=attended.k_len,
+                           mask=attended.mask, documents=None, tokens=None, dropout=False,
+                           learned_sink=attended.learned_sink)
 
 
 def rows_of(attended: Attended) -> Dict[str, List[np.ndarray]]:

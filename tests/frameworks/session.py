@@ -16,8 +16,9 @@ import attnd  # noqa: E402
 from harness import Attnd, Reader, wait_until  # noqa: E402
 from zoo import Batch, Kind  # noqa: E402
 
-# A window per step; no spectra, which other tests are about.
-SETTINGS = ("window.unit=step", "metrics.spectrum=false", "history.enabled=false", "alerts.enabled=false")
+# A window per step, shown once however long the next step takes to compile; no spectra, which other tests are about.
+SETTINGS = ("window.unit=step", "window.timeout=1h", "metrics.spectrum=false", "history.enabled=false",
+            "alerts.enabled=false")
 
 torch.set_num_threads(1)  # the models are small; threads would only wait for each other
 

@@ -62,7 +62,7 @@ def test_pictures_and_alerts(tmp_path):
     text = found.Tensors("attn/alerts/flat/text_summary")
     assert {event.step for event in text} == {2, training.steps()[-1]}
     assert b"firing: entropy_normalized" in text[0].tensor_proto.string_val[0]
-    assert b"the run has ended" in text[-1].tensor_proto.string_val[0]
+    assert b"when the run ended" in text[-1].tensor_proto.string_val[0]
     attnd.close()
 
 

@@ -31,7 +31,7 @@ def test_summaries_of_the_control_socket(trained):
         rows = means[means["layer"] == layer].sort_values("head")
         np.testing.assert_allclose(rows["value"], training.expected[layer, last], atol=1e-5)
     assert table[table.metric == "sink_rate"]["head"].isna().all()
-    assert {"drift.z", "p90", "count"} <= set(table["statistic"]) and "pattern" not in set(table["metric"])
+    assert {"drift.shift", "p90", "count"} <= set(table["statistic"]) and "pattern" not in set(table["metric"])
     assert {"singular_values.1", "low_rank_error.16", "aggregate.mean.std"} <= set(table["metric"])
     assert str(table["head"].dtype) == "Int64" and str(table["time"].dtype) == "datetime64[ns, UTC]"
 

@@ -16,6 +16,7 @@ import lightning.pytorch  # noqa: E402
 import pytorch_lightning  # noqa: E402
 
 from attnd.integrations.lightning import AttndCallback  # noqa: E402
+from conftest import logged  # noqa: E402
 
 LAYERS, HEADS, WIDTH, TOKENS, VOCABULARY = 2, 4, 32, 16, 40
 SAMPLES, BATCH, ACCUMULATED = 16, 2, 2
@@ -167,3 +168,77 @@ def test_what_cannot_be_watched_is_said_once_and_the_training_goes_on(options, d
     assert fitted.global_step == STEPS
     said = [record.getMessage() for record in caplog.records if record.name == "attnd"]
     assert len(said) == 1 and "tiny: the model could not be watched" in said[0]
+
+
+def test_an_optimizer_without_a_learning_rate_is_watched_like_any_other(daemon, results, tmp_path):
+    class Signs(torch.optim.Optimizer):
+        def step(self, closure=None):
+            return closure()
+
+    model = module(lightning.pytorch)
+    model.configure_optimizers = lambda: Signs(model.parameters(), {})
+    trainer(lightning.pytorch, [attached(daemon)], tmp_path, epochs=1, log_every_n_steps=2).fit(model, loader())
+    results.wait_ended()
+    assert results.steps() == {layer: expected_steps((0,)) for layer in ALL_LAYERS}
+    series, settings = logged(daemon, "tiny")
+    assert set(series) == {"loss"} and settings["model_type"] == "Model" and "learning_rate" not in settings
+
+
+def keep_losses(model, logged=False):
+    """The list to which the loss of each batch goes, as training_step returned it; `logged`: under names of its own."""
+    kind, losses = type(model), []
+    train, validate = kind.training_step, kind.validation_step
+
+    def training_step(self, batch, index):
+        loss = train(self, batch, index)
+        losses.append(float(loss))
+        if logged:
+            self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch, index):
+        validate(self, batch, index)
+        if logged:
+            self.log("val_loss", 2.5)
+
+    kind.training_step, kind.validation_step = training_step, validation_step
+    return losses
+
+
+@BOTH
+def test_the_loss_and_the_learning_rate_arrive_with_the_settings(framework, daemon, results, tmp_path):
+    model = module(framework)
+    losses = keep_losses(model)
+    trainer(framework, [attached(daemon)], tmp_path, epochs=1, log_every_n_steps=2).fit(model, loader(), loader())
+    results.wait_ended()
+    series, settings = logged(daemon, "tiny")
+    steps = range(2, STEPS + 1, 2)
+    assert series["loss"] == pytest.approx({step: losses[ACCUMULATED * step - 1] for step in steps}, rel=1e-6)
+    assert series["learning_rate"] == {step: 0.1 for step in steps}
+    assert "validation" not in series
+    assert settings.items() >= {"learning_rate": 0.1, "batch_size": BATCH, "accumulate_grad_batches": ACCUMULATED,
+                                "model_type": "Model", "precision": "32-true", "max_epochs": 1}.items()
+
+
+@BOTH
+def test_losses_that_the_module_logs_go_by_their_names(framework, daemon, results, tmp_path):
+    model = module(framework)
+    losses = keep_losses(model, logged=True)
+    trainer(framework, [attached(daemon)], tmp_path, epochs=2, log_every_n_steps=1).fit(model, loader(), loader())
+    results.wait_ended()
+    series, _ = logged(daemon, "tiny")
+    assert set(series) == {"train_loss", "val_loss", "learning_rate"}
+    assert series["train_loss"] == pytest.approx(
+        {step: losses[ACCUMULATED * step - 1] for step in range(1, 2 * STEPS + 1)}, rel=1e-6)
+    assert series["val_loss"] == {STEPS: 2.5, 2 * STEPS: 2.5}
+
+
+@BOTH
+def test_two_optimizers_stepped_by_hand_log_the_loss_as_it_is(framework, daemon, results, tmp_path):
+    model = module(framework, by_hand=True)
+    losses = keep_losses(model)
+    trainer(framework, [attached(daemon)], tmp_path, epochs=1, log_every_n_steps=1,
+            accumulate_grad_batches=1).fit(model, loader())
+    results.wait_ended()
+    series, _ = logged(daemon, "tiny")
+    assert list(series["loss"].values()) == pytest.approx(losses, rel=1e-6)

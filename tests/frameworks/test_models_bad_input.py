@@ -102,38 +102,6 @@ def test_an_unknown_kernel_is_named_with_what_to_do(stepwise, caplog):
         torch.randn(BATCH, 6, WIDTH, generator=generator(step))).square().mean(), "mixer", "publish_qk")
 
 
-class FlexDecoder(nn.Module):
-    """FlexAttention called directly, not compiled."""
-
-    def __init__(self):
-        super().__init__()
-        self.attn = nn.Linear(WIDTH, 3 * WIDTH)
-
-    def forward(self, x):
-        from torch.nn.attention.flex_attention import flex_attention
-        q, k, v = (part.view(*x.shape[:2], HEADS, WIDTH // HEADS).transpose(1, 2) for part in self.attn(x).chunk(3, -1))
-        return flex_attention(q, k, v)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_flex_attention_called_directly_is_captured_or_told(stepwise, caplog):
-    pytest.importorskip("torch.nn.attention.flex_attention")
-    build = seeded(FlexDecoder)
-
-    def loss(model, step):
-        with torch.no_grad():  # on a CPU it has no backward pass
-            value = model(torch.randn(BATCH, 16, WIDTH, generator=generator(step))).square().mean()
-        return value + model.attn.bias.sum()
-
-    expected, model = train_alone(build(), loss), build()
-    with Session(stepwise) as session:
-        session.watch(model)
-        losses = train_alone(model, loss)
-    assert all(map(torch.equal, losses, expected)) and in_model(model) == []
-    summaries, said = session.summaries(), warnings_of(caplog)
-    assert (not summaries and len(said) == 1 and "publish_qk" in said[0]) or (len(summaries) == 3 and not said), said
-
-
 # ------------------------------------------------------------------------------------------------ odd masks
 
 class Masked(nn.Module):

@@ -12,7 +12,9 @@ for module in ("matplotlib", "nbclient", "nbformat", "ipykernel"):
 
 import nbclient  # noqa: E402
 import nbformat  # noqa: E402
+import numpy as np  # noqa: E402
 from bridged import JOB, PACKAGE, Training, daemon, wait_until  # noqa: E402
+from harness import Attnd, Trainer, softmax_maps  # noqa: E402
 
 import attnd as client  # noqa: E402
 from attnd.notebook import LivePlot  # noqa: E402
@@ -49,13 +51,13 @@ def train_when_somebody_listens(attnd):
 class Recorder(nbclient.NotebookClient):
     """Keeps every picture that the cell shows, not only the last."""
 
-    def __init__(self, *arguments, **named):
+    def __init__(self, *arguments, of="image/png", **named):
         super().__init__(*arguments, **named)
-        self.pictures = []
+        self.pictures, self.of = [], of
 
     def process_message(self, message, cell, index):
         if message["msg_type"] in ("display_data", "update_display_data"):
-            self.pictures.append((message["msg_type"], message["content"]["data"].get("image/png")))
+            self.pictures.append((message["msg_type"], message["content"]["data"].get(self.of)))
         return super().process_message(message, cell, index)
 
 
@@ -85,6 +87,28 @@ def test_a_notebook_cell_follows_a_run_until_it_ends(monkeypatch):
     text = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
     assert f"entropy_normalized of {JOB}" in text and "step 17" in text and "ended" in text
     attnd.close()
+
+
+def test_a_view_follows_a_job_until_it_ends(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(PACKAGE))
+    monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    attnd, rng = Attnd("maps.every=0s"), np.random.default_rng(1)
+    trainer = Trainer(attnd, JOB)
+    trainer.attention(softmax_maps(rng, 1, 2, 6, 6), step=1)
+    attnd.settled(1)
+    source = ("import attnd.notebook\n"
+              f"attnd.notebook.follow({JOB!r}, every=0.2, control=attnd.Control({attnd.endpoint('control')!r}))")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    session = Recorder(notebook, timeout=240, kernel_name="python3", of="text/html")
+    done = in_background(session.execute)
+    wait_until(lambda: session.pictures, "the first view", 120)
+    trainer.attention(softmax_maps(rng, 1, 2, 6, 6), step=2)
+    trainer.event("bye", step=2)
+    done()
+    kinds = [kind for kind, _ in session.pictures]
+    assert kinds[0] == "display_data" and set(kinds[1:]) == {"update_display_data"}
+    first, last = session.pictures[0][1], session.pictures[-1][1]
+    assert "step 1." in first and "step 2." in last and first.startswith('<iframe sandbox="allow-scripts')
 
 
 def test_without_a_notebook_it_is_a_figure():

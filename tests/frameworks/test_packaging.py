@@ -16,6 +16,9 @@ pytest.importorskip("pip")
 if int(setuptools.__version__.split(".")[0]) < 71:  # until then wheels were another package's work
     pytest.importorskip("wheel")
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "clients" / "python"))
+from attnd import notebook_view  # noqa: E402
+
 LENT = [sysconfig.get_path(kind) for kind in ("purelib", "platlib")]
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "clients" / "python"
 OFFLINE = ("--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--quiet")
@@ -66,9 +69,16 @@ def test_a_wheel_is_pure_complete_and_works_in_a_fresh_environment(source, fresh
     (wheel,) = tmp_path.glob("attnd-*.whl")
     assert wheel.name.endswith("-py3-none-any.whl")
     packed = set(zipfile.ZipFile(wheel).namelist())
-    expected = {str(path.relative_to(PACKAGE)) for path in (PACKAGE / "attnd").rglob("*.py")} | {"attnd/py.typed"}
+    page = PACKAGE / "attnd" / "page"
+    modules = {path for path in (PACKAGE / "attnd").rglob("*.py") if page not in path.parents}
+    of_page = {*page.glob("*.js"), page / "style.css"}
+    d3 = {"attnd/d3.min.js"} & {"attnd/d3.min.js" for path in notebook_view._D3 if os.path.isfile(path)}
+    expected = {str(path.relative_to(PACKAGE)) for path in modules | of_page} | {"attnd/py.typed"} | d3
     assert expected == {name for name in packed if not name.split("/")[0].endswith(".dist-info")}
     install(fresh, wheel)
+    if d3:
+        shows = "import attnd.notebook as n, numpy; print(len(n.view(numpy.full((1, 1, 2, 2), 0.5)).document) > 100000)"
+        assert run(fresh, "-c", shows, PYTHONPATH=os.pathsep.join(LENT)).strip() == "True"
     code, package, python = said_version(fresh)
     assert code == package and wheel.name.startswith(f"attnd-{code}-") and python == ">=3.9"
 

@@ -13,6 +13,7 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")  # Trainer does not do without
 
 from attnd.integrations.transformers import AttndCallback  # noqa: E402
+from conftest import logged  # noqa: E402
 
 LAYERS, HEADS, TOKENS, VOCABULARY = 3, 4, 16, 40
 SAMPLES, BATCH, ACCUMULATED = 24, 2, 2
@@ -99,6 +100,20 @@ def test_losses_and_weights_are_those_of_an_unwatched_training(daemon, results, 
     (losses, weights), (watched_losses, watched_weights) = runs
     assert len(losses) == STEPS and losses == watched_losses
     assert all(torch.equal(weights[name], watched_weights[name]) for name in weights)
+
+
+def test_what_the_trainer_logs_arrives_at_its_steps_with_its_settings(daemon, results, tmp_path):
+    run = trainer(tmp_path, attached(daemon, settings={"seed": 7, "note": "mine"}), epochs=1, logging_steps=1,
+                  eval_strategy="epoch", learning_rate=1e-3, warmup_steps=2)
+    run.train()
+    results.wait_ended()
+    series, settings = logged(daemon, "gpt-tiny")
+    for name in ("loss", "learning_rate", "grad_norm", "eval_loss"):
+        assert series[name] == {log["step"]: log[name] for log in run.state.log_history if name in log}, name
+    assert list(series["loss"]) == list(range(1, STEPS + 1)) and list(series["eval_loss"]) == [STEPS]
+    assert settings.items() >= {"learning_rate": 1e-3, "warmup_steps": 2, "per_device_train_batch_size": BATCH,
+                                "gradient_accumulation_steps": ACCUMULATED, "precision": "fp32", "model_type": "gpt2",
+                                "lr_scheduler_type": "linear", "seed": 7, "note": "mine"}.items()
 
 
 def test_a_failed_training_raises_the_users_own_error_and_the_context_ends_the_watch(daemon, results, tmp_path):

@@ -301,17 +301,19 @@ def translation_reference(model: nn.Module, batch: Batch) -> References:
     calls = {layer: recorded(module) for layer, module in modules.items()}
     model(**batch)
     return {layer: padded_attended(multihead_logits(modules[layer], *calls[layer][0]), layer,
-                                   SOURCE_LENGTHS if layer != ("decoder", layer[1], "self") else LENGTHS)
+                                   SOURCE_LENGTHS if layer != ("decoder", layer[1], "self") else LENGTHS, LENGTHS)
             for layer in modules}
 
 
-def padded_attended(logits: np.ndarray, layer: Layer, k_len: Tuple[int, ...]) -> Attended:
-    """Attention over right-padded keys. In self-attention what is padding asks nothing; a decoder's is causal."""
+def padded_attended(logits: np.ndarray, layer: Layer, k_len: Tuple[int, ...],
+                    crossing: Optional[Tuple[int, ...]] = None) -> Attended:
+    """Attention over right-padded keys. What is padding asks nothing; a decoder's self-attention is causal.
+    `crossing`: the queries' lengths in cross-attention, where they are known."""
     stack, _, site = layer
     queries, keys = logits.shape[-2:]
     causal = (stack, site) == ("decoder", "self")
     seen = right_padding(k_len, keys)[:, None, None, :] & (triangle(queries) if causal else True)
-    return Attended(softmax(logits, seen), logits, site, causal, k_len if site == "self" else None, k_len)
+    return Attended(softmax(logits, seen), logits, site, causal, k_len if site == "self" else crossing, k_len)
 
 
 def transformer_kind(name: str = "nn.Transformer", **options: Any) -> Kind:

@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: MIT */
-/* Any bytes as packed alerts of the rules that there are by default: what is accepted is packed
- * into what gives the same again, says what fires, judges a window and resolves. */
+/* Any bytes as packed alerts, and as packed trouble of a layer, of the rules that there are by
+ * default: what is accepted is packed into what gives the same again, says what fires, judges a
+ * window and resolves. */
 #include "tests/fuzz/fuzz.h"
 
-#include "daemon/alerts/alerts.h"
+#include "daemon/alerts/trouble.h"
 #include "daemon/state/layer_state.h"
 #include "tests/unit/daemon/state/measured.h"
 
 #include <string.h>
 
+static const struct layer_id first_layer = {STACK_DECODER, 0, SITE_SELF};
 static struct config config;
 static struct layer_state *window;
 
@@ -53,10 +55,39 @@ static void fuzz_alerts_on_overflow(void *data, uint32_t events)
     *(uint32_t *)data += events;
 }
 
-static void fuzz_alerts_pack(const struct alerts *alerts, struct mpk_writer *ret_packed)
+/* One of the two things that a checkpoint has of alerts. */
+struct fuzz_alerts_kind {
+    int (*pack)(const struct alerts *alerts, struct mpk_writer *writer);
+    int (*unpack)(struct alerts *alerts, const void *data, size_t size);
+};
+
+static int fuzz_alerts_pack_trouble(const struct alerts *alerts, struct mpk_writer *writer)
 {
-    mpk_writer_init(ret_packed);
-    REQUIRE(alerts_pack(alerts, ret_packed) == 0);
+    return trouble_pack(alerts, first_layer, writer);
+}
+
+static int fuzz_alerts_unpack_trouble(struct alerts *alerts, const void *data, size_t size)
+{
+    return trouble_unpack(alerts, first_layer, data, size);
+}
+
+static void fuzz_alerts_take(const struct fuzz_alerts_kind *kind, struct alerts *alerts,
+                             const uint8_t *data, size_t len)
+{
+    struct mpk_writer packed, packed_again;
+    struct alerts *again = fuzz_alerts_begin();
+    mpk_writer_init(&packed);
+    mpk_writer_init(&packed_again);
+    if (kind->unpack(alerts, data, len) == 0) {
+        REQUIRE(kind->pack(alerts, &packed) == 0);
+        REQUIRE(kind->unpack(again, packed.buffer.data, packed.buffer.size) == 0);
+        REQUIRE(kind->pack(again, &packed_again) == 0);
+        REQUIRE(packed.buffer.size == packed_again.buffer.size);
+        REQUIRE(memcmp(packed.buffer.data, packed_again.buffer.data, packed.buffer.size) == 0);
+    }
+    mpk_writer_clear(&packed);
+    mpk_writer_clear(&packed_again);
+    alerts_free(&again);
 }
 
 static void fuzz_alerts_use(struct alerts *alerts)
@@ -67,40 +98,38 @@ static void fuzz_alerts_use(struct alerts *alerts)
     struct alert_sink sink = {fuzz_alerts_on_event, fuzz_alerts_on_overflow, &events};
     struct result_common common = {.job = "job", .run = run, .epoch = 3, .step = 4, .time_ns = 5};
     struct alert_run facts = {.common = common, .processed = 5, .lost = 5};
+    const struct result_trouble *trouble;
     struct summary_view view;
     alerts_each(alerts, &sink);
     for (uint32_t layer = 0; layer < 2; layer++) {
         REQUIRE(summary_view_init(&view, window, (struct layer_id){STACK_DECODER, layer, SITE_SELF},
                                   "job", run, &about) == 0);
         REQUIRE(alerts_layer(alerts, &view.result, &sink) == 0);
+        REQUIRE(trouble_layer(alerts, &view.result, &trouble) == 0);
+        for (uint32_t h = 0; h < trouble->heads; h++) {
+            REQUIRE(trouble->score[h] >= 0 && trouble->score[h] < 4);
+        }
         summary_view_clear(&view);
     }
     REQUIRE(alerts_run(alerts, &facts, &sink) == 0);
     REQUIRE(alerts_silence(alerts, &common, 1e6, &sink) == 0);
-    alerts_end(alerts, &common, &sink);
+    alerts_end(alerts, &common, true, &sink);
     events = 0;
-    alerts_each(alerts, &sink);
+    alerts_end(alerts, &common, true, &sink); /* all has been told */
     REQUIRE(events == 0);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
-    struct mpk_writer packed, packed_again;
+    static const struct fuzz_alerts_kind kinds[] = {
+        {alerts_pack, alerts_unpack}, {fuzz_alerts_pack_trouble, fuzz_alerts_unpack_trouble}};
     if (!window) {
         fuzz_alerts_prepare();
     }
-    struct alerts *alerts = fuzz_alerts_begin(), *again = fuzz_alerts_begin();
-    if (alerts_unpack(alerts, data, len) == 0) {
-        fuzz_alerts_pack(alerts, &packed);
-        REQUIRE(alerts_unpack(again, packed.buffer.data, packed.buffer.size) == 0);
-        fuzz_alerts_pack(again, &packed_again);
-        REQUIRE(packed.buffer.size == packed_again.buffer.size);
-        REQUIRE(memcmp(packed.buffer.data, packed_again.buffer.data, packed.buffer.size) == 0);
-        mpk_writer_clear(&packed);
-        mpk_writer_clear(&packed_again);
-    }
+    struct alerts *alerts = fuzz_alerts_begin();
+    fuzz_alerts_take(&kinds[0], alerts, data, len);
+    fuzz_alerts_take(&kinds[1], alerts, data, len);
     fuzz_alerts_use(alerts);
     alerts_free(&alerts);
-    alerts_free(&again);
     return 0;
 }

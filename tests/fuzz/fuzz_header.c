@@ -33,10 +33,11 @@ static void check_tensors(const struct header *header)
 {
     REQUIRE(header->batch > 0 && header->heads > 0 && header->queries > 0 && header->keys > 0);
     REQUIRE(header->kv_heads > 0 && header->heads % header->kv_heads == 0);
-    REQUIRE((uint64_t)header->q_offset + header->queries <= UINT32_MAX);
+    REQUIRE(header->type == MESSAGE_WEIGHTS || header->q_stride > 0);
+    REQUIRE(header->q_offset + (header->queries - UINT64_C(1)) * header->q_stride < UINT32_MAX);
     REQUIRE(!header_frame_of(header, TENSOR_DOCUMENTS) ||
             (header->layer.site == SITE_SELF &&
-             (uint64_t)header->q_offset + header->queries <= header->keys));
+             header->q_offset + (header->queries - UINT64_C(1)) * header->q_stride < header->keys));
     if (header->type == MESSAGE_ATTENTION) {
         REQUIRE(header_frame_of(header, TENSOR_WEIGHTS) >= 2);
     }

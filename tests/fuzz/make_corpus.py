@@ -12,7 +12,7 @@ GOLDEN = HERE.parent.parent / "golden"
 
 def changed(name, **keys):
     content = msgpack.unpackb((GOLDEN / f"{name}.msgpack").read_bytes())
-    return msgpack.packb(content | keys)
+    return msgpack.packb(content | keys, unicode_errors="surrogateescape")
 
 
 def weights(*shape, dtype="f32", name="weights"):
@@ -49,8 +49,19 @@ FILES = {
     "documents_cross": changed("attention_documents", site="cross"),
     "rows_documents": changed("attention_rows", q_offset=5),
     "rows_offset_end": changed("attention", q_offset=2**32 - 8),
+    "rows_stride_zero": changed("attention", q_stride=0),
+    "rows_stride_end": changed("attention_sample", q_stride=2**31 - 1),
+    "rows_stride_max": changed("attention", q_stride=2**29),
+    "rows_stride_documents": changed("attention_rows", q_stride=3),
     "microbatch_text": changed("attention", microbatch="1"),
     "microbatch_large": changed("attention", microbatch=2**32),
+    "module_control": changed("attention", module="blocks.0\x1b[2J"),
+    "module_long": changed("qk", module="m" * 257),
+    "module_cut": changed("weights", module="blocks.é".encode()[:-1].decode(errors="surrogateescape")),
+    "module_layers": changed("hello_modules", layers=[
+        {"stack": "encoder", "layer": i, "site": "self", "heads": 1, "module": "é" * (128 + i // 3)} for i in range(4)]),
+    "module_list": changed("hello_modules", layers=[
+        {"stack": "encoder", "layer": 0, "site": "self", "heads": 1, "module": ["blocks", 0]}]),
     "weights_head_dim": changed("weights", head_dim=9),
     "weights_head_dim_max": changed("weights_slice", heads=2**20, heads_total=2**20, head_dim=2**31 - 1),
     "weights_gqa": changed("weights", kv_heads=3),
@@ -72,6 +83,17 @@ FILES = {
     "lengths_all": changed("attention", q_len=[8, 0], k_len=[0, 8]),
     "slice": changed("attention", head_offset=2**20, heads_total=2**20),
     "layers_bad": changed("hello", layers=[{"stack": "encoder", "layer": 1}]),
+    "log_nan": changed("log", values={"loss": float("nan")}),
+    "log_infinite": changed("log", values={"loss": float("inf"), "nll": -float("inf")}),
+    "log_empty": changed("log", values={}),
+    "log_many": changed("log", values={f"n{i}": i for i in range(33)}),
+    "log_name_long": changed("log", values={"n" * 65: 1}),
+    "log_name_control": changed("log", values={"loss\x1b[2J": 1}),
+    "log_nested": changed("log", values={"loss": {"loss": 1}}),
+    "log_twice": (GOLDEN / "log.msgpack").read_bytes().partition(b"\xa6values")[0] + b"\xa6values\x82\xa1l\x01\xa1l\x02",
+    "settings_many": changed("hello", settings={f"s{i}": i for i in range(65)}),
+    "settings_text_long": changed("hello", settings={"s": "t" * 257}),
+    "settings_nested": changed("hello", settings={"s": ["t"]}),
     "bad_utf8": b"\x93\xa4\xff\xfe\xc3\x28\xa3\xed\xa0\x80\xa2\xe2\x82",
     "nul_in_key": b"\x82\xa2a\x00\xa3b\x00c\xa0\x01",
     "numbers": b"\x97\xcb\x7f\xf8\x00\x00\x00\x00\x00\x00\xca\x7f\x80\x00\x00\xcf" + b"\xff" * 8 + b"\xd3\x80"

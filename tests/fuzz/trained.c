@@ -39,6 +39,8 @@ void trained_fill(struct registry *registry, const char *job)
             message->header.run[0] = 1;
             message->header.world = 1;
             message->header.layer = (struct layer_id){STACK_DECODER, layer, SITE_SELF};
+            snprintf(message->header.module, sizeof message->header.module, "blocks.%u.attn",
+                     layer);
             message->header.seq = message->header.step = step;
             message->received_ns = 1000 * S + step * S;
             message->measured = measure_result(made->measure);

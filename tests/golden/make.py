@@ -52,6 +52,14 @@ attention_rows = common("attention", seq=3, epoch=0, step=50) | layer("decoder",
     "tensors": [tensor("weights", "f32", 1, 2, 2, 6), tensor("documents", "i32", 1, 6)], "q_offset": 3,
     "causal": True, "microbatch": 1}
 
+# Beyond ASCII, and a call after the first of one module.
+attention_module = common("attention", seq=0, epoch=0, step=50) | layer("encoder", 3, "self") | {
+    "tensors": [tensor("weights", "f32", 1, 2, 2, 2)], "module": "modèle.vision_model.encoder.layers.3.self_attn#1"}
+
+# Rows 1, 4 and 7 of eight.
+attention_sample = common("attention", seq=4, epoch=0, step=100) | layer("decoder", 1, "self") | {
+    "tensors": [tensor("weights", "f32", 1, 2, 3, 8)], "q_offset": 1, "q_stride": 3, "causal": True}
+
 # Grouped queries: four heads read two key heads.
 qk = common("qk", seq=8, epoch=3, step=1200) | layer("decoder", 5, "self") | {
     "tensors": [tensor("q", "bf16", 2, 4, 8, 16), tensor("k", "bf16", 2, 2, 8, 16)], "scale": 0.25, "causal": True}
@@ -76,6 +84,16 @@ hello = common("event", seq=0, epoch=0, step=0) | {
     "event": "hello",
     "layers": [layer("decoder", 0, "self") | {"heads": 4}, layer("decoder", 0, "cross") | {"heads": 8}],
     "client": "libattn/0.1.0"}
+
+hello_modules = hello | {"layers": [layer("encoder", 0, "self") | {"heads": 4, "module": "text.blocks.0.attn"},
+                                    layer("encoder", 1, "self") | {"heads": 4},
+                                    layer("encoder", 2, "self") | {"heads": 2, "module": "vision.blocks.0.attn"}]}
+
+hello_settings = hello | {"settings": {"learning_rate": 0.0003, "warmup_steps": 100, "fp16": True, "model_type": "gpt2"}}
+
+# The gradient's norm was not finite.
+log = common("event", seq=5, epoch=3, step=1250) | {
+    "event": "log", "values": {"loss": 2.5, "learning_rate": 0.0003, "tokens": 4096, "grad_norm": None}}
 
 # ---- daemon to subscribers ----
 
@@ -204,9 +222,17 @@ def of_both_heads(i):
 
 def drifts():
     """Row metrics have histograms to compare; head 1 was never seen in the baseline."""
-    return {name: {"delta": [i / 4, None], "z": [i / 2 - 8, None]} | ({"js": [i / 64, None]} if kind == "ROW" else {}) |
+    return {name: {"delta": [i / 4, None], "shift": [i / 2 - 8, None]} | ({"js": [i / 64, None]} if kind == "ROW" else {}) |
             {"change": [float(i), None]} for i, (name, kind) in enumerate(KINDS)}
 
+
+TROUBLE = {"epoch": 3, "step": 1200, "score": [0.25, 3.5], "heads": [
+    {"head": 1, "state": "firing", "rule": "entropy_collapse", "severity": "critical", "metric": "entropy_normalized",
+     "statistic": "mean", "condition": "below", "value": 0.0625, "bound": 0.125, "slope": -0.015625, "eta": None,
+     "since": {"epoch": 3, "step": 1100}, "windows": 3},
+    {"head": 0, "state": "approaching", "rule": "max_logit_growth", "severity": "warning", "metric": "max_logit",
+     "statistic": "max", "condition": "above", "value": 90.0, "bound": 100.0, "slope": 2.5, "eta": 4.0,
+     "since": {"epoch": 3, "step": 1150}, "windows": 2}]}
 
 summary_full = layer_result("summary") | {
     "window": {"unit": "step", "first": 0, "last": 0, "length": 1, "every": 1, "partial": True},
@@ -218,12 +244,12 @@ summary_full = layer_result("summary") | {
         "low_rank_error": {key: [[without_percentiles(statistics(1.0, 3))[key]] + [NOTHING[key]] * 4, [NOTHING[key]] * 5]
                            for key in NOTHING},
         "qk_singular_values": {key: [[without_percentiles(statistics(2.0, 3))[key]], []] for key in NOTHING}},
-    "drift": drifts(),
+    "drift": drifts(), "trouble": TROUBLE,
     "top_pairs": PAIRS, "head_top_pairs": HEAD_PAIRS, "similarity": SIMILARITY, "weights": WEIGHTS,
     "snapshot": False}
 
 job = result("job") | {
-    "state": "active", "world": 2, "ranks": 1,
+    "state": "active", "heard_ns": 1790000000000000123, "world": 2, "ranks": 1,
     "layers": [layer("encoder", 0, "self") | {"heads": 8}, layer("decoder", 11, "cross") | {"heads": 16}],
     "received": 1000, "processed": 990, "lost": 5, "dropped": {"late": 10},
     "snapshot": False}
@@ -234,6 +260,8 @@ alert = result("alert") | {
     "head": 3, "value": 0.0625, "bound": 0.125, "since": {"epoch": 2, "step": 1100},
     "message": "entropy_normalized of decoder.5.self head 3 is 0.0625, below 0.125 for 2 windows",
     "snapshot": False}
+
+log_result = result("log") | {"values": {"loss": 2.5, "tokens": 4096, "grad_norm": None}, "snapshot": False}
 
 alert_run = result("alert") | {
     "rule": "silence", "severity": "warning", "state": "resolved", "metric": "silence", "stack": None, "layer": None,
@@ -251,9 +279,10 @@ def readable(value):
     return value
 
 
-NAMES = ["attention", "attention_full", "attention_unknown_keys", "attention_documents", "attention_rows", "qk",
-         "qk_full", "weights", "weights_slice", "epoch_end", "bye", "bye_dropped", "hello", "live", "live_bare",
-         "summary", "job", "alert", "alert_run", "live_full", "live_weights", "summary_full", "analysis_layer", "analysis_weights"]
+NAMES = ["attention", "attention_full", "attention_unknown_keys", "attention_documents", "attention_rows",
+         "attention_module", "attention_sample", "qk", "qk_full", "weights", "weights_slice", "epoch_end", "bye",
+         "bye_dropped", "hello", "hello_modules", "hello_settings", "log", "log_result", "live", "live_bare", "summary", "job", "alert", "alert_run", "live_full",
+         "live_weights", "summary_full", "analysis_layer", "analysis_weights"]
 
 if __name__ == "__main__":
     for name in NAMES:

@@ -125,6 +125,13 @@ class House(unittest.TestCase):
         self.assert_broken({"daemon/base/clock.c": many, **twice}, "5.1 % of all functions share their name")
         self.assert_broken({"daemon/base/clock.c": many + function("clock_more"), **twice})
 
+    def test_a_tag_is_defined_once(self):
+        folders = ROOMS.replace("| `daemon/` | who", "| `tests/` | tests | everything |\n| `daemon/` | who")
+        self.assert_broken({"CONTRIBUTING.md": folders, "tests/a.c": "struct row {\n    int b;\n};\n",
+                            "proto/a.h": "struct row {\n    int a;\n};\nstruct row *row_new(void);\n",
+                            "proto/b.c": "static enum\nrow { ROW_A } row;\n", "proto/c.c": "/* struct row { */\n"},
+                           "proto/b.c:1: tag: row is what proto/a.h:1")
+
     def test_a_name_may_stand_behind_a_long_head(self):
         text = "__attribute__((noinline)) static const char *\nfirst(int a,\n      int b)\n{\n}\n"
         with tempfile.TemporaryDirectory() as root:

@@ -20,6 +20,7 @@ class Case:
     causal: bool = False
     window: int = 0
     q_offset: int = 0
+    q_stride: int = 1
     q_len: list = None
     k_len: list = None
     mask: np.ndarray = None
@@ -42,6 +43,8 @@ SHAPES = [(1, 1, 1, 1), (2, 3, 1, 1), (1, 1, 2, 2), (1, 2, 3, 3), (2, 1, 1, 5), 
 MASKS = ["full", "causal", "lengths", "causal lengths", "window", "causal window", "explicit",
          "causal lengths window explicit", "nothing", "documents", "causal documents lengths",
          "causal offset", "offset lengths window", "causal offset documents explicit"]
+# samples of rows
+STRIDED = ["causal stride", "causal stride offset lengths", "stride offset window documents explicit"]
 
 
 def set_mask(case, kind, rng):
@@ -60,6 +63,8 @@ def set_mask(case, kind, rng):
         case.documents = random_documents(batch, keys, rng)
     if "offset" in kind:
         case.q_offset = int(rng.integers(0, keys + 2))
+    if "stride" in kind:
+        case.q_stride = int(rng.integers(2, max(3, 2 * keys // queries)))
     if kind == "nothing":
         case.k_len = [0] * batch
 
@@ -263,6 +268,10 @@ def grid():
             for mask in MASKS:
                 cells.append((SHAPES[turn % len(SHAPES)], dtype, mask, name))
                 turn += 1
+    for shape in SHAPES:
+        for mask in STRIDED:
+            cells.append((shape, DTYPES[turn % 4], mask, names[turn % len(names)]))
+            turn += 1
     cells = list(dict.fromkeys(cells))
     return cells[:: max(1, round(1 / SHARE))]
 

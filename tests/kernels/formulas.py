@@ -3,7 +3,7 @@
 formulas of workers/KERNELS.md and not from the C code.
 
 `case` is a message (cases.py); `a` its weights [B, H, Tq, Tk] as the kernels see them, after rounding to
-the dtype that was sent. p = q_offset + i is where query i stands."""
+the dtype that was sent. p = q_offset + i * q_stride is where query i stands."""
 
 import numpy as np
 
@@ -23,13 +23,13 @@ def lengths(case):
     batch, _, queries, keys = case.weights.shape
     q_len = np.array(case.q_len if case.q_len else [queries] * batch)
     k_len = np.array(case.k_len if case.k_len else [keys] * batch)
-    return q_len, k_len, np.minimum(k_len, case.q_offset + q_len)
+    return q_len, k_len, np.minimum(k_len, case.q_offset + q_len * case.q_stride)
 
 
 def places(case):
     """p as a column, j as a row."""
     queries, keys = case.weights.shape[2:]
-    return case.q_offset + np.arange(queries)[:, None], np.arange(keys)[None, :]
+    return case.q_offset + np.arange(queries)[:, None] * case.q_stride, np.arange(keys)[None, :]
 
 
 def allowed(case):
@@ -57,6 +57,30 @@ def visible(case):
         seen &= j > p - case.window
     query = np.arange(free.shape[1])[None, :] < q_len[:, None]
     return seen, query & free.any(-1)
+
+
+def shown(case, seen_query):
+    """[B, Tq, Tk]: the entries that are no padding, of pairs and of maps to look at; `seen_query`: which queries
+    count."""
+    batch, _, queries, keys = case.weights.shape
+    q_len = case.q_len if case.q_len is not None else [queries] * batch
+    k_len = case.k_len if case.k_len is not None else [keys] * batch
+    place = case.q_offset + np.arange(queries) * getattr(case, "q_stride", 1)
+    result = np.zeros((batch, queries, keys), bool)
+    for b in range(batch):
+        end = q_len[b]
+        while case.is_self and end > 0 and k_len[b] <= place[end - 1] < keys:
+            end -= 1
+        valid = np.flatnonzero(seen_query[b, :end])
+        if not valid.size:
+            continue
+        some = np.arange(keys) < k_len[b]
+        if case.mask is not None:
+            some &= (case.mask[b, valid[0]:valid[-1] + 1] == 1).any(0)
+        if some.any():
+            some[np.flatnonzero(some)[0]:np.flatnonzero(some)[-1] + 1] = True
+        result[b, valid] = some
+    return result
 
 
 class TossUp(Exception):

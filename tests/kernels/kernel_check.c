@@ -93,10 +93,10 @@ static void print_case(const struct sample_case *c)
     static const char *const name[] = {"f32", "f16", "bf16", "f64"};
     fprintf(stderr,
             "  --seed %" PRIu64 " --count 1\n"
-            "  [%u,%u,%u,%u] %s +%u bytes%s q_offset=%u causal=%d window=%u mask=%d documents=%d "
-            "tokens=%d dropout=%d learned_sink=%d filling=%d spoilt=%.2f\n",
+            "  [%u,%u,%u,%u] %s +%u bytes%s q_offset=%u q_stride=%u causal=%d window=%u mask=%d "
+            "documents=%d tokens=%d dropout=%d learned_sink=%d filling=%d spoilt=%.2f\n",
             c->seed, a->batch, a->heads, a->queries, a->keys, name[a->dtype], c->offset,
-            a->self ? " self" : "", a->q_offset, a->causal, a->window, a->mask != NULL,
+            a->self ? " self" : "", a->q_offset, a->q_stride, a->causal, a->window, a->mask != NULL,
             a->documents != NULL, a->tokens != NULL, a->dropout, a->learned_sink, c->filling,
             c->spoilt);
     fprintf(stderr, "  core=%d importance=%d pairs=%d maps=%d top_pairs=%u local_window=%u",
@@ -312,6 +312,7 @@ static void choose_shape(uint64_t *state, struct sample_case *c)
         }
     }
     a->q_offset = random_chance(state, 0.2) ? kernel_check_random_below(state, a->keys) : 0;
+    a->q_stride = random_chance(state, 0.2) ? 1 + kernel_check_random_below(state, 9) : 1;
     a->dtype = (enum dtype)kernel_check_random_below(state, 4);
 }
 

@@ -4,7 +4,7 @@
  * For test_against_numpy.py, which owns the truth; nothing is checked here beyond what would crash.
  *
  *     kernel_cli weights=FILE dtype=f32 shape=B,H,Tq,Tk [self=1] [causal=1] [window=W]
- *                [q_offset=N] [q_len=n,...] [k_len=n,...] [mask=FILE] [documents=FILE]
+ *                [q_offset=N] [q_stride=N] [q_len=n,...] [k_len=n,...] [mask=FILE] [documents=FILE]
  *                [tokens=FILE] [dropout=1] [learned_sink=1] [maps=1] [local_window=W] [top_pairs=K]
  *                [cuts=row,...] [groups=cip] [spectrum=1] [offset=BYTES] [dump=1] [isa=NAME]
  *     kernel_cli isa=list
@@ -55,6 +55,7 @@ static bool parse_scalar(struct options *o, const char *key, const char *value)
         {"maps", &o->plan.maps, NULL},      {"window", NULL, &o->a.window},
         {"q_offset", NULL, &o->a.q_offset}, {"local_window", NULL, &o->plan.local_window},
         {"offset", NULL, &o->offset},       {"top_pairs", NULL, &o->plan.top_pairs},
+        {"q_stride", NULL, &o->a.q_stride},
     };
     return parse_setting(table, sizeof table / sizeof table[0], key, value);
 }

@@ -5,9 +5,9 @@
  * For test_qk.py, which owns the truth; nothing is checked here beyond what would crash.
  *
  *     qk_cli shape=B,H,Tq,Tk dims=KV_HEADS,HEAD_DIM,VALUE_DIM q=FILE k=FILE [v=FILE]
- * dtypes=f32,f16,f64 scale=X [softcap=X] [self=1] [causal=1] [window=W] [q_offset=N] [q_len=n,...]
- *            [k_len=n,...] [mask=FILE] [documents=FILE] [tokens=FILE] [local_window=W] [core=1]
- *            [cuts=row,...] [offset=BYTES] [weights=1] [spectrum=1] isa=NAME,...
+ * dtypes=f32,f16,f64 scale=X [softcap=X] [self=1] [causal=1] [window=W] [q_offset=N] [q_stride=N]
+ *            [q_len=n,...] [k_len=n,...] [mask=FILE] [documents=FILE] [tokens=FILE]
+ * [local_window=W] [core=1] [cuts=row,...] [offset=BYTES] [weights=1] [spectrum=1] isa=NAME,...
  *     qk_cli isa=list
  *
  * cuts: the rows where a new block begins. offset: misalignment of all tensors in memory. Numbers
@@ -55,6 +55,7 @@ static bool qk_cli_parse_number(struct options *o, const char *key, const char *
         {"core", &o->plan.group[METRIC_GROUP_CORE], NULL, NULL},
         {"window", NULL, &o->a.window, NULL},
         {"q_offset", NULL, &o->a.q_offset, NULL},
+        {"q_stride", NULL, &o->a.q_stride, NULL},
         {"local_window", NULL, &o->plan.local_window, NULL},
         {"offset", NULL, &o->offset, NULL},
         {"weights", NULL, &o->weights, NULL},

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from formulas import shown
 from driver import DTYPES, SHARE, csv, decode, encode, instruction_sets, run_json, write
 
 CLI = os.environ.get("ACROSS_CLI", "")
@@ -174,8 +175,8 @@ def gradient(a, grad, seen, sound):
     return np.where(counted, product, 0).sum((0, 2, 3))
 
 
-def head_pairs(a, limit):
-    finite = np.isfinite(a)
+def head_pairs(a, unpadded, limit):
+    finite = np.isfinite(a) & unpadded[:, None]
     total = np.zeros(a.shape[1:])
     for b in range(a.shape[0]):
         total = total + np.where(finite[b], a[b], 0)
@@ -192,7 +193,7 @@ def truth(case):
     seen, query = visible(case)
     sound = judge(case, a, seen, query)
     cosine, js, rows = similarity(case, a, seen, sound)
-    found = {"cosine": cosine, "js": js, "rows": rows, "pairs": head_pairs(a, case.limit)}
+    found = {"cosine": cosine, "js": js, "rows": rows, "pairs": head_pairs(a, shown(case, query), case.limit)}
     if case.head_weights is not None:
         found["map"], found["map_n"], found["map_scale"] = weighted_map(case, a)
     if case.grad is not None:

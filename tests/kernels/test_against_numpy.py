@@ -67,7 +67,7 @@ def arguments(case, folder, cuts):
     yield f"shape={csv(case.weights.shape)}"
     yield f"groups={case.groups}"
     for name, value in (("self", case.is_self), ("causal", case.causal), ("window", case.window),
-                        ("q_offset", case.q_offset), ("dropout", case.dropout),
+                        ("q_offset", case.q_offset), ("q_stride", case.q_stride), ("dropout", case.dropout),
                         ("learned_sink", case.learned_sink), ("maps", case.maps),
                         ("local_window", case.local_window), ("top_pairs", case.top_pairs),
                         ("offset", case.offset), ("spectrum", case.spectrum)):
@@ -203,8 +203,8 @@ def check_pairs(case, got, truth, tolerance):
 
 
 def check_pool(got, truth, tolerance):
-    """Half an ulp, and what the mean itself may be off by; entries that are not finite are left out."""
-    want, scale = formulas.pooled(truth.maps[1])
+    """Half an ulp, and what the mean itself may be off by; padding and what is not finite are left out."""
+    want, scale = formulas.pooled(truth.mean_map)
     cells = np.array(got["pool"], np.uint16).view(np.float16).astype(float).reshape(want.shape)
     finite = np.isfinite(want) & (np.abs(want) < 65520)
     assert (np.isnan(cells) == np.isnan(want)).all()
@@ -264,7 +264,8 @@ class Truth:
         self.rows = formulas.row_values(case, self.a, self.seen, case.local_window)
         self.locality = formulas.locality(case, self.a, self.seen, self.sound)
         self.maps = formulas.maps(self.a)
-        self.average = formulas.average_of_samples(self.maps[1])
+        self.mean_map = np.where(formulas.shown(case, query), self.maps[1], np.nan)  # without padding
+        self.average = formulas.average_of_samples(self.mean_map)
         self.scores = formulas.scores(self.a)
 
     def toss_up(self, margin):

@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "clients" / "python"
 sys.path[:0] = [str(PACKAGE), str(PACKAGE / "examples")]
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 def wait_until(condition, what, timeout_s=WAIT_S):
@@ -114,7 +114,7 @@ def free_endpoint():
     return fake.endpoint
 
 
-def run_python(source, timeout_s=30.0, fake=None):
+def run_python(source, timeout_s=WAIT_S, fake=None):
     """Runs a script in a new interpreter of this kind, while serving `fake`: (seconds, exit code, stderr)."""
     begin = time.monotonic()
     with subprocess.Popen([sys.executable, "-c", textwrap.dedent(source)], stderr=subprocess.PIPE, text=True,

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The daemon of an address, or one that is found: at once, later, and in another place."""
+import contextlib
 import errno
 import logging
 import os
@@ -179,7 +180,7 @@ def test_a_training_without_descriptors_looks_again(homes, monkeypatch):
         publisher = attnd.Publisher("job")
         assert looked.is_set() and os.strerror(errno.EMFILE) in publisher.where
         looked.clear()
-        assert looked.wait(10), "on the sender thread"
+        assert looked.wait(60), "on the sender thread"
     daemon.attach(publisher)
     publisher.close()
     daemon.close()
@@ -196,7 +197,7 @@ def test_a_reader_loses_nothing_and_finds_the_next_daemon(homes):
                     body = msgpack.packb({"kind": "live", "run": "", "epoch": life, "step": step})
                     results.send_multipart([b"summary/a/", body])
                 results.close(linger=5000)
-            assert [(r["epoch"], r["step"]) for r in (subscriber.next(5) for _ in range(3))] == [
+            assert [(r["epoch"], r["step"]) for r in (subscriber.next(60) for _ in range(3))] == [
                 (life, step) for step in range(3)]
 
 
@@ -207,18 +208,26 @@ def answer(router, times):
         router.send_multipart([peer, msgpack.packb([1, msgpack.unpackb(request)[1], None, times])])
 
 
+def asked(control):
+    """The answer. A question that is put while the end of an earlier daemon is not noticed yet is lost with it."""
+    for _ in range(12):
+        with contextlib.suppress(TimeoutError):
+            return control.ping()
+    return control.ping()
+
+
 def test_questions_go_to_the_daemon_that_is_there(homes):
     with attnd.Control(timeout=0.2) as control:
         with pytest.raises(TimeoutError, match=f"no attnd answers in {homes[0]}, {homes[1]}"):
             control.ping()
-    with attnd.Control(timeout=10) as control:
+    with attnd.Control(timeout=5) as control:
         for times, home in ((2, homes[0]), (1, homes[1]), (3, homes[1])):
             with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
-                router.setsockopt(zmq.RCVTIMEO, 10000)
+                router.setsockopt(zmq.RCVTIMEO, 60000)
                 router.bind(at(home, "control"))
                 thread = threading.Thread(target=answer, args=(router, times))
                 thread.start()
-                assert [control.ping() for _ in range(times)] == [times] * times
+                assert [asked(control) for _ in range(times)] == [times] * times
                 thread.join()
                 router.close(linger=1000)
 

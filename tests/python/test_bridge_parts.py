@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: MIT
 """The parts of the bridge that need no daemon: names, pictures, memory, and sinks that misbehave."""
+import contextvars
+import enum
 import io
 import logging
+import sys
 import threading
+import types
 
 import numpy as np
 import pytest
 from attnd import flat, wire
-from attnd.bridge import Bridge, JsonLinesSink, Selection, Sink
+from attnd.bridge import Bridge, JsonLinesSink, MissingPackage, Selection, Sink, TrackioSink
 from attnd.bridge import heatmap, pump
-from attnd.bridge.items import End, Ledger, Note, Run, Scalars
+from attnd.bridge.items import End, Ledger, Note, Picture, Run, Scalars
 from attnd.bridge.past import window_text
 from attnd.bridge.pictures import Pictures
 from attnd.bridge.pump import checked_window
@@ -52,12 +56,12 @@ def test_aggregates_over_heads_leave_out_what_is_missing():
 
 
 def test_statistics_drift_and_numbers_of_the_layer_have_names_of_their_own():
-    result = summary(heads=2, sink_rate={"mean": 0.5, "last": 1.0}, drift={"entropy": {"z": np.array([3.0, np.nan])}},
+    result = summary(heads=2, sink_rate={"mean": 0.5, "last": 1.0}, drift={"entropy": {"shift": np.array([3.0, np.nan])}},
                      aggregate={"mean": {"std": {"mean": 0.25}}})
-    values = Selection(metrics="*", statistics=("mean", "p90", "drift.z")).values(result)
+    values = Selection(metrics="*", statistics=("mean", "p90", "drift.shift")).values(result)
     assert values["attn/decoder.0.self/entropy.p90/head_1"] == pytest.approx(0.02)
-    assert values["attn/decoder.0.self/entropy.drift.z/head_0"] == 3.0
-    assert "attn/decoder.0.self/entropy.drift.z/head_1" not in values
+    assert values["attn/decoder.0.self/entropy.drift.shift/head_0"] == 3.0
+    assert "attn/decoder.0.self/entropy.drift.shift/head_1" not in values
     assert values["attn/decoder.0.self/sink_rate"] == 0.5
     assert values["attn/decoder.0.self/aggregate.mean.std"] == 0.25
 
@@ -252,7 +256,7 @@ class Memory(Sink):
         self.calls.append(("begin", run.run))
 
     def write(self, item):
-        assert self.gate.wait(30)
+        assert self.gate.wait(60)
         if self.failing:
             raise OSError("no space left")
         self.items.append(item)
@@ -276,6 +280,105 @@ def closed(worker, seconds=10.0):
     worker.begin_close()
     worker.finish_close(time.monotonic() + seconds)
     return worker.stats()
+
+
+class Trackio(types.ModuleType):
+    """Stands in for the package: its signatures, and that it finishes its current run when it begins another."""
+
+    class AlertLevel(str, enum.Enum):
+        INFO, WARN, ERROR = "info", "warn", "error"
+
+    class Image:
+        def __init__(self, value, caption=None):
+            assert value.dtype == np.uint8
+            self.caption = caption
+
+    class Run:
+        def __init__(self):
+            self.open, self.logs, self.alerts = True, [], []
+
+        def log(self, metrics, step=None):
+            assert self.open
+            self.logs.append((step, metrics))
+
+        def alert(self, title, text=None, level=None, step=None, webhook_url=None):
+            assert self.open
+            self.alerts.append((title, text, level))
+
+        def finish(self):
+            self.open = False
+
+    def __init__(self, folder):
+        super().__init__("trackio")
+        self.__version__, self.folder, self.runs, self.begun = "0.43.0", folder, {}, []
+        self.current = contextvars.ContextVar("current_run", default=None)
+        self.utils = types.ModuleType("trackio.utils")
+        self.utils.TRACKIO_DIR = folder
+
+    def init(self, project, name=None, group=None, space_id=None, server_url=None, dataset_id=None, bucket_id=None, config=None,
+             resume="never", settings=None, private=None, embed=True, auto_log_gpu=None, gpu_log_interval=10.0,
+             auto_log_cpu=None, cpu_log_interval=10.0, webhook_url=None, webhook_min_level=None):
+        if self.current.get() is not None:
+            self.current.get().finish()
+        self.begun.append((project, name, group, space_id, config, embed, auto_log_gpu, auto_log_cpu))
+        run = self.runs.get(name) if resume == "allow" else None
+        run = self.runs[name] = run or self.Run()
+        run.open = True
+        self.current.set(run)
+        return run
+
+
+@pytest.fixture
+def trackio(tmp_path, monkeypatch):
+    made = Trackio(tmp_path)
+    monkeypatch.setitem(sys.modules, "trackio", made)
+    monkeypatch.setitem(sys.modules, "trackio.utils", made.utils)
+    return made
+
+
+def test_trackio_has_several_runs_open_and_resumes_them(trackio, tmp_path):
+    runs = [RUN, Run("bert", "ab" * 16)]
+    names = ["gpt-01234567", "bert-abababab"]
+    for last in (1, 2):  # a second bridge goes on where the first ended
+        worker = Worker(TrackioSink("heads", space="me/here"))
+        for run in runs + runs:
+            for position in range(last + 1):
+                worker.offer(scalars(position, run=run))
+        stats = closed(worker)
+        assert (stats["written"], stats["failed"], stats["dropped"]) == (4 if last == 1 else 2, 0, 0)
+    for run, name in zip(runs, names):
+        assert trackio.runs[name].logs == [(step, {"attn/x": 1.0, "attnd/epoch": 0}) for step in range(3)]
+        assert not trackio.runs[name].open and (tmp_path / f"attnd-heads-{run.run}.json").is_file()
+    assert trackio.begun[0] == ("heads", names[0], "gpt", "me/here", {"attnd": {"job": "gpt", "run": RUN.run}}, False, False,
+                                False)
+    assert len(trackio.begun) == 4
+
+
+def test_trackio_gets_pictures_and_alerts(trackio):
+    sink = TrackioSink()
+    sink.begin(RUN)
+    sink.write(Picture(RUN, "map", (1,), 3, 7, 5, "attn/heatmap/x", np.zeros((2, 2, 3), np.uint8)))
+    for state in ("firing", "resolved"):
+        sink.write(Note(RUN, "alert", (), 3, 8, 6, "attn/alerts/flat", "it is flat",
+                        {"state": state, "severity": "critical", "rule": "flat"}))
+    (step, picture), *notes = trackio.runs["gpt-01234567"].logs
+    assert (step, picture["attnd/epoch"], picture["attn/heatmap/x"].caption) == (7, 3, "step 7")
+    assert notes == [(8, {"attn/alerts/flat": "it is flat", "attnd/epoch": 3})] * 2
+    assert trackio.runs["gpt-01234567"].alerts == [("gpt: flat", "it is flat", Trackio.AlertLevel.ERROR)]
+
+
+def test_a_trackio_run_of_the_callers_stays_open(trackio, tmp_path):
+    mine = trackio.init("mine", name="mine")
+    worker = Worker(TrackioSink(run=mine))
+    worker.offer(scalars(4))
+    assert closed(worker)["written"] == 1
+    assert mine.open and mine.logs == [(4, {"attn/x": 1.0, "attnd/epoch": 0})] and not list(tmp_path.iterdir())
+
+
+def test_a_trackio_that_cannot_resume_is_named(trackio, monkeypatch):
+    monkeypatch.setattr(trackio, "init", lambda project, name=None, config=None: None)
+    with pytest.raises(MissingPackage, match="needs a trackio that resumes runs, this is 0.43.0: pip install -U trackio"):
+        TrackioSink()
 
 
 def test_items_are_written_once_committed_and_ended():

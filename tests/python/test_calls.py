@@ -35,9 +35,10 @@ def truth(q, k, allowed=None, bias=0.0, scale=None, softcap=0.0):
     return weights / np.maximum(weights.sum(-1, keepdims=True), 1e-300)
 
 
-def messages(seen, plan=EVERYTHING, step=0, share=Share(), context=Context(), layer=LAYER):
+def messages(seen, plan=EVERYTHING, step=0, share=Share(), context=Context(), layer=LAYER, apart=True):
     return [(lambda captured: (captured.keys(layer), {t[0]: frame for t, frame in zip(
-        captured.frames.described, captured.frames.copies())}))(part.make(layer)) for part in cut(seen, plan, step, share, context)]
+        captured.frames.described, captured.frames.copies())}))(part.make(layer))
+            for part in cut(seen, plan, step, share, context, apart)]
 
 
 def weights_of(message):
@@ -55,7 +56,7 @@ def visible(message):
     shapes = {name: array.shape for name, array in tensors.items()}
     batch, _, queries, count = shapes.get("weights") or (*shapes["q"][:3], shapes["k"][2])
     i, j = np.arange(queries)[:, None], np.arange(count)[None, :]
-    p = i + keys.get("q_offset", 0)
+    p = i * keys.get("q_stride", 1) + keys.get("q_offset", 0)
     allowed = np.ones((batch, queries, count), dtype=bool)
     if keys.get("causal"):
         allowed &= j <= p
@@ -138,9 +139,10 @@ def test_one_key_for_all_samples():
     check(messages(Queries(q, k))[0], truth(q, k))
 
 
+@pytest.mark.parametrize("apart", [True, False])
 @pytest.mark.parametrize("kind", ["queries", "biased", "weights"])
 @pytest.mark.parametrize("mask", ["none", "both", "holes"])
-def test_a_plan_cuts_samples_heads_and_rows(kind, mask):
+def test_a_plan_cuts_samples_heads_and_rows(kind, mask, apart):
     q, k, mask = random(B, H, T, D), random(B, 2, T, D, seed=1), ALLOWED[mask]
     allowed = np.ones((T, T), dtype=bool) if mask is None else mask.numpy()
     bias = random(H, T, T, seed=5) if kind == "biased" else torch.zeros(())
@@ -153,11 +155,12 @@ def test_a_plan_cuts_samples_heads_and_rows(kind, mask):
             ~torch.from_numpy(np.broadcast_to(allowed, (B, H, T, T)).copy()), -1e9) + bias
         seen = Queries(q, k, given)
     plan = Plan(every=1, samples=2, rows=4, heads=((1, 1), (3, 3)))
-    for step, rows in ((0, slice(0, 4)), (1, slice(4, 8)), (2, slice(8, 10))):
-        parts = messages(seen, plan, step)
+    turns = ((0, slice(0, 4)), (1, slice(8, 10)), (2, slice(4, 8)))
+    for step, rows in ((0, slice(0, T, 3)), (1, slice(2, T, 3)), (2, slice(1, T, 3))) if apart else turns:
+        parts = messages(seen, plan, step, apart=apart)
         assert [(keys["head_offset"], keys["heads_total"]) for keys, _ in parts] == [(1, H), (3, H)]
         for head, part in zip((1, 3), parts):
-            assert part[0].get("q_offset", 0) == rows.start
+            assert (part[0].get("q_offset", 0), part[0].get("q_stride", 1)) == (rows.start, rows.step or 1)
             check(part, whole[:2, head:head + 1, rows])
 
 
@@ -199,6 +202,14 @@ def test_what_is_empty_is_no_message(shape):
     assert messages(Queries(q, q)) == [] and messages(Weights(q, q)) == []
 
 
+@pytest.mark.parametrize("kind", [Queries, Weights])
+def test_a_sample_of_rows_copies_only_them(kind):
+    q = random(B, H, T, T)
+    part, = parts(kind(q, q), Plan(rows=4), 1, Share(), Context())
+    rows, keys = B * H * 3 * T * 4, B * H * T * T * 4 if kind is Queries else B * 3 * T
+    assert part.nbytes == part.copy().nbytes == rows + keys
+
+
 def test_the_copy_is_the_trainings_own_no_longer():
     q, k = random(B, H, T, D), random(B, H, T, D, seed=1)
     parts = cut(Queries(q, k), EVERYTHING, 0, Share(), Context())
@@ -233,7 +244,7 @@ OWN = (NUMBERS[0][:, None] == NUMBERS[0][None]).numpy()
 
 def test_a_window_without_causal_is_to_both_sides():
     q, k = random(B, H, T, D), random(B, H, T, D, seed=1)
-    for plan, rows in ((EVERYTHING, slice(0, T)), (Plan(rows=4), slice(0, 4))):
+    for plan, rows in ((EVERYTHING, slice(0, T)), (Plan(rows=4), slice(0, T, 3))):
         message, = messages(Queries(q, k, window=3), plan)
         assert (visible(message) == (abs(I - J) < 3)[rows]).all()
 
@@ -248,8 +259,8 @@ def test_queries_stand_where_they_are_said_to_stand(window, padding):
     message, = messages(Queries(q, k, mask, True, window=window, offset=T - 4))
     check(message, truth(q, k, allowed))
     part, = messages(Queries(q, k, mask, True, window=window, offset=T - 4), Plan(rows=2), step=1)
-    assert part[0]["q_offset"] == T - 2
-    check(part, truth(q[:, :, 2:], k, allowed[..., 2:, :]))
+    assert (part[0]["q_offset"], part[0]["q_stride"]) == (T - 3, 2)
+    check(part, truth(q[:, :, 1::2], k, allowed[..., 1::2, :]))
 
 
 def test_more_queries_than_keys_leave_the_first_without():
@@ -267,7 +278,7 @@ def test_documents_go_along_by_their_numbers(form):
     assert ("documents" in message[1]) == (form != {"window": 2}) and ("mask" in message[1]) == (form == {"window": 2})
     assert (visible(message) == allowed).all()
     part, = messages(seen, Plan(rows=4), step=1)
-    assert (visible(part) == allowed[4:8]).all()
+    assert (visible(part) == allowed[2::3]).all()
 
 
 def test_one_document_is_none():

@@ -94,7 +94,7 @@ def test_what_hangs_is_interrupted():
 
 
 PACKAGES = "torch transformers numpy zmq msgpack pytest".split()
-FURTHER = "accelerate lightning tensorboard wandb mlflow pandas matplotlib nbclient ipykernel mypy setuptools".split()
+FURTHER = "accelerate lightning tensorboard wandb trackio mlflow pandas matplotlib nbclient ipykernel mypy setuptools".split()
 
 
 class Frameworks:

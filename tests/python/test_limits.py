@@ -91,6 +91,21 @@ def test_a_message_that_is_too_large_is_not_copied(strict, monkeypatch):
     assert publisher.stats()["too_large"] == 4
 
 
+@pytest.mark.parametrize("revision", [3, 4])
+def test_a_sample_of_rows_goes_to_those_who_know_q_stride(revision):
+    """Others would take its rows for a block, and compute other numbers."""
+    daemon = FakeDaemon(topics=(b"", b"limits/header=%d;max_message=900" % revision))
+    with attnd.Publisher("job", daemon.endpoint) as publisher:
+        daemon.attach(publisher)
+        wait_until(lambda: daemon.serve() or publisher.message_bytes == 900, "the limits arrive")
+        assert publisher.strides == (revision == 4)
+        q, k = np.ones((1, 1, 2, 4), np.float32), np.ones((1, 1, 8, 4), np.float32)
+        assert publisher.publish_qk(q, k, q_offset=1, q_stride=3, **AT) == (revision == 4)
+        assert publisher.publish_qk(q, k, q_offset=1, **AT)
+        headers = [daemon.next("qk")[1] for _ in range(revision - 2)]
+        assert [header.get("q_stride") for header in headers] == ([3, None] if revision == 4 else [None])
+
+
 def test_the_header_counts(strict):
     daemon, publisher = strict
     weights = uniform(1, 1, 7, 35, np.float64)

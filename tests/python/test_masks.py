@@ -8,11 +8,11 @@ from attnd.masks import Visibility, describe
 B, T = 3, 6
 
 
-def visible_by(seen, shape):
-    """bool [B, Tq, Tk] from a Visibility, by the wire's own rules."""
+def visible_by(seen, shape, stride=1):
+    """bool [B, Tq, Tk] from a Visibility of queries so far apart, by the wire's own rules."""
     batch, queries, keys = shape
     i, j = np.arange(queries)[:, None], np.arange(keys)[None, :]
-    p = i + seen.q_offset
+    p = i * stride + seen.q_offset
     allowed = np.ones(shape, dtype=bool)
     if seen.causal:
         allowed &= j <= p
@@ -58,9 +58,35 @@ def test_a_band_is_a_window():
 
 def test_a_block_of_rows_stands_where_it_was():
     whole = triangle(8, 8)
-    assert same(describe(whole[:, 2:5], 2, last_row=False), Visibility(causal=True, q_offset=2))
-    assert same(describe(whole[:, 5:], 5, last_row=True), Visibility(causal=True, q_offset=5))
-    assert same(describe(np.ones((B, 3, 8), dtype=bool), 2, last_row=False), Visibility(q_offset=2))
+    assert same(describe(whole[:, 2:5], 2, total=8), Visibility(causal=True, q_offset=2))
+    assert same(describe(whole[:, 5:], 5, total=8), Visibility(causal=True, q_offset=5))
+    assert same(describe(np.ones((B, 3, 8), dtype=bool), 2, total=8), Visibility(q_offset=2))
+
+
+@pytest.mark.parametrize("first", range(3))
+def test_a_sample_of_rows_stands_where_its_rows_did(first):
+    whole = triangle(8, 8)
+    assert same(describe(whole[:, first::3], first, 3, 8), Visibility(causal=True, q_offset=first))
+    cache = triangle(6, 8, first=2)
+    assert same(describe(cache[:, first::3], first, 3, 6), Visibility(causal=True, q_offset=first + 2))
+    band = whole & (np.arange(8) > np.arange(8)[:, None] - 2)
+    assert same(describe(band[:, first::3], first, 3, 8), Visibility(causal=True, window=2, q_offset=first))
+
+
+@pytest.mark.parametrize("side", ["right", "left", "left opened"])
+@pytest.mark.parametrize("first", range(3))
+def test_a_sample_of_padded_rows_is_the_whole_maps_sample(first, side):
+    """The padding is the same whichever rows tell of it: what is visible, and to whom."""
+    lengths = np.array([12, 5, 3, 9])[:, None]
+    keys = np.arange(12) < lengths if side == "right" else np.arange(12) >= 12 - lengths
+    allowed = keys[:, None, :] & (np.arange(12) <= np.arange(12)[:, None])
+    if side == "left opened":
+        allowed = np.where(allowed.any(2, keepdims=True), allowed, True)
+    truth = visible_by(describe(allowed), allowed.shape)[:, first::3]
+    told = describe(allowed[:, first::3], first, 3, 12)
+    assert (visible_by(told, truth.shape, stride=3) == truth).all()
+    if side == "right":
+        assert told.k_len[0] == 12 and told.mask is None
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -87,6 +87,14 @@ def test_what_is_asked(router, call, method, params):
     assert router.seen == [[0, 1, method, params]]
 
 
+def test_a_log_is_a_list_of_series(router):
+    series = [{"name": "loss", "step": [1], "epoch": [0], "time_ns": [5], "value": [None]}]
+    router.answer(reply({"job": "a", "run": RUN, "series": series}))
+    with attnd.Control(router.endpoint) as control:
+        assert control.log("a", RUN[:8]) == series
+    assert router.seen == [[0, 1, "log", {"job": "a", "run": RUN[:8]}]]
+
+
 def test_runs_are_a_list(router):
     router.answer(reply({"runs": [{"run": RUN}], "more": False}))
     with attnd.Control(router.endpoint) as control:

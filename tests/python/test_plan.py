@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The capture plan, as a daemon says it by what it subscribes to."""
 import logging
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,7 @@ import attnd
 from attnd.plan import EVERYTHING, Plan, choose
 from conftest import FakeDaemon
 
+ROOT = Path(__file__).resolve().parents[2]
 DEFAULT = b"plan/999999/*/every=50;layers=*;heads=*;samples=1;rows=0"
 
 
@@ -71,10 +73,33 @@ def test_ranges_of_heads(heads, total, ranges):
     assert Plan(heads=heads).head_ranges(total) == ranges
 
 
-def test_blocks_of_rows_take_turns_and_cover_all():
-    plan = Plan(every=10, rows=4)
-    assert [plan.row_block(step, 10) for step in (0, 10, 20, 30)] == [(0, 4), (4, 8), (8, 10), (0, 4)]
-    assert plan.row_block(0, 3) == (0, 3) and Plan().row_block(7, 10) == (0, 10)
+def test_rows_are_those_of_the_golden_table():
+    """Which libattn is held to as well."""
+    lines = (ROOT / "tests/golden/rows.txt").read_text().splitlines()
+    table = [[int(word) for word in line.split()] for line in lines if not line.startswith("#")]
+    assert len(table) > 40
+    for rows, every, step, queries, first, stride, count in table:
+        taken = Plan(every=every, rows=rows).row_slice(step, queries, True)
+        assert (taken.start, taken.step, len(range(queries)[taken])) == (first, stride, count)
+
+
+@pytest.mark.parametrize("apart", [True, False])
+@pytest.mark.parametrize("rows, queries", [(1, 1), (1, 7), (4, 10), (4, 12), (5, 4), (3, 64), (100, 1000), (7, 1001)])
+def test_every_row_has_its_turn_once(rows, queries, apart):
+    plan, turns = Plan(every=10, rows=rows), -(-queries // rows)
+    taken = [range(queries)[plan.row_slice(10 * k, queries, apart)] for k in range(turns)]
+    assert all(1 <= len(one) <= rows for one in taken)
+    assert sorted(row for one in taken for row in one) == list(range(queries))
+    assert range(queries)[plan.row_slice(10 * turns, queries, apart)] == taken[0]
+
+
+def test_any_few_turns_in_succession_lie_apart():
+    """Of 16 turns, any window of 4 has a row in each third of them."""
+    first = [Plan(rows=64).row_slice(step, 1024, True).start for step in range(32)]
+    for begin in range(28):
+        window = sorted(first[begin:begin + 4])
+        gaps = [b - a for a, b in zip(window, window[1:] + [window[0] + 16])]
+        assert max(gaps) <= 6, window
 
 
 def test_a_publisher_follows_what_is_subscribed():

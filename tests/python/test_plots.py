@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 from attnd import plots
-from attnd.plots import cells, derive, labels, scale, style
+from attnd.plots import cells, command, derive, labels, read, scale, style
 from attnd.plots.curves import UNITS
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -62,7 +62,7 @@ FIGURES = {
     "spectrum": lambda **look: plots.spectrum(CROSS, name="decoder.0.cross", **look),
     "tokens": lambda **look: plots.tokens(CROSS, name="decoder.0.cross", **look),
     "entropy": lambda **look: plots.entropy(timeline(), **look),
-    "series": lambda **look: plots.series(timeline(alerts=[(50, True), (70, False)]), **look),
+    "series": lambda **look: plots.series(timeline(alerts=[(50, "resolved"), (70, "firing"), (90, "firing_at_end")]), **look),
 }
 PANELS = {"heads": 4, "layers": 2, "flow": 3, "aggregate": 5}
 
@@ -217,14 +217,17 @@ def test_many_keys_have_the_largest_in_the_legend():
 
 
 def test_series_is_the_median_in_a_band():
-    data = timeline(layers=1, heads=9, alerts=[(50, True)])
+    data = timeline(layers=1, heads=9, alerts=[(50, "firing"), (60, "firing_at_end")])
     figure = plots.series(data)
     axes = figure.axes[0]
     assert np.allclose(axes.lines[-1].get_ydata(), np.median(data.mean, axis=0))
-    assert [list(line.get_ydata()) for line in axes.lines[1:10]] == data.mean.tolist(), "every head, thinly; the first is the alert"
+    assert [list(line.get_ydata()) for line in axes.lines[2:11]] == data.mean.tolist(), "every head, thinly, after the alerts"
     band = axes.collections[0].get_paths()[0].vertices
     low, high = np.quantile(data.mean, [0.1, 0.9], axis=0)
     assert band[:, 1].max() == pytest.approx(high.max()) and band[:, 1].min() == pytest.approx(low.min())
+    assert [line.get_linestyle() for line in axes.lines[:2]] == ["--", "-"] and "alert firing at end" in words(figure)
+    with pytest.raises(ValueError, match="valid: firing, resolved, firing_at_end"):
+        timeline(alerts=[(50, True)])
     one = plots.Timeline("entropy", data.steps, data.mean[:1], [("decoder.0.self", 2)], data.mean[:1] - 0.1,
                          data.mean[:1] + 0.1, band="std")
     assert {"decoder.0.self, head 2", "one standard deviation", "entropy (nats)", "step"} <= words(plots.series(one))
@@ -232,7 +235,7 @@ def test_series_is_the_median_in_a_band():
 
 def test_units_are_those_of_the_metrics():
     table = (ROOT / "proto" / "metric.def").read_text()
-    units = dict(re.findall(r'^METRIC\(\w+, "(\w+)".*"([^"]+)"\)', table, re.MULTILINE))
+    units = dict(re.findall(r'^METRIC\(\w+, "(\w+)", \w+, \w+, "([^"]+)",', table, re.MULTILINE))
     assert {name: unit for name, unit in units.items() if unit != "1"} == UNITS
 
 
@@ -354,6 +357,12 @@ def test_axes_of_the_user(kind):
     drawn = [ax for ax in axes if ax.has_data()]
     assert drawn == (axes[:PANELS[kind]] if kind in PANELS else axes[1:2])
     assert kind in PANELS or "mine" in words(mine)
+    figure.canvas.draw()
+    bars = [ax.child_axes for ax in drawn]
+    assert all(len(bar) == (kind not in ("spectrum", "tokens", "series")) for bar in bars)
+    for bar in bars:
+        while bar:
+            bar[0].remove()
     figure.canvas.draw()
     if kind in PANELS:
         with pytest.raises(plots.PlotError, match="1 axes for"):
@@ -553,3 +562,78 @@ def test_an_unknown_option_is_refused():
     for kind in FIGURES:
         with pytest.raises(TypeError, match="unexpected keyword argument 'wrong'"):
             FIGURES[kind](wrong=1)
+
+
+def test_what_is_no_map_is_refused_in_a_sentence():
+    with pytest.raises(plots.PlotError, match="the parts of these differ in shape|numbers, not list"):  # by numpy
+        plots.heatmap([[1], [0.5, 0.5]])
+    for other in (None, {"decoder.0.self": DECODER}):
+        with pytest.raises(plots.PlotError, match=f"maps are numbers, not {type(other).__name__}"):
+            plots.heatmap(other)
+    with pytest.raises(plots.PlotError, match=re.escape("mask: its shape is [3, 3], and that of a map [12, 12]")):
+        plots.heatmap(DECODER, mask=np.eye(3, dtype=bool))
+    with pytest.raises(plots.PlotError, match="ax: Axes of matplotlib, one for each panel, not int"):
+        plots.heatmap(DECODER, ax=3)
+    for kind in (plots.layers, plots.rollout):
+        with pytest.raises(plots.PlotError, match="layers are a list of maps, .*, not NoneType"):
+            kind(None)
+    with pytest.raises(TypeError, match="'tokens' .about maps there are name, key_tokens, query_tokens, "):
+        plots.heatmap(DECODER, tokens=WORDS)
+
+
+def test_nothing_is_made_of_maps_without_a_number():
+    nothing = np.full((2, 4, 4), np.nan)
+    for kind in (plots.heatmap, plots.heads, plots.aggregate):
+        with pytest.raises(plots.NothingToDraw, match="no entry of the maps? is a number"):
+            kind(nothing)
+    for kind in (plots.layers, plots.rollout):
+        with pytest.raises(plots.NothingToDraw, match="no entry of the maps is a number"):
+            kind([nothing, nothing])
+    one = nothing.copy()
+    one[1] = np.eye(4)  # one head has numbers: it is drawn
+    plots.aggregate(one)
+    plots.rollout([nothing, one])
+
+
+def test_what_attnctl_says_is_in_the_error(tmp_path, monkeypatch):
+    program = tmp_path / "attnctl"
+    program.write_text("#!/bin/sh\ncase $1 in export) printf 'attnctl: no such job: %s\\n' $2 >&2; exit 1;; esac\nkill -9 $$\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("ATTND_ATTNCTL", str(program))
+    with pytest.raises(read.SourceError, match="^no such job: gpt$") as found:
+        plots.timeline("gpt", layer=2)
+    assert found.value.code == 1
+    with pytest.raises(read.SourceError, match="^attnctl alerts ended with status -9$"):
+        read._alerts("gpt", "entropy", lambda name, head: True, {})
+
+
+EXPORT = """job,last_unit,run,step,stack,layer,site,head,metric,mean,std,p10,p90
+gpt,0,3f35,45,decoder,0,self,0,entropy_normalized,0.9,0.1,0.8,1
+gpt,0,3f35,45,decoder,1,self,0,entropy_normalized,0.7,0.1,0.6,0.8
+"""
+
+
+def test_a_user_without_a_home_gets_figures(monkeypatch):
+    import pwd
+
+    def nobody(number):
+        raise KeyError(number)
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.delenv("HOME", raising=False)
+    with pytest.raises(RuntimeError):
+        pathlib.Path.home()  # as matplotlib asks for it
+    command._make_sure_of_home()
+    assert pathlib.Path.home() == pathlib.Path("/")
+    monkeypatch.setenv("HOME", "/mine")
+    command._make_sure_of_home()
+    assert pathlib.Path.home() == pathlib.Path("/mine")
+
+
+def test_a_layer_of_a_timeline_is_a_number_or_a_text(tmp_path):
+    export = tmp_path / "export.csv"
+    export.write_text(EXPORT)
+    for layer in (0, "0", "decoder.0.self"):
+        assert plots.timeline(str(export), layer=layer).rows == [("decoder.0.self", 0)]
+    with pytest.raises(read.SourceError, match="in layer 9$"):
+        plots.timeline(str(export), layer=9)

@@ -151,6 +151,26 @@ def test_seq_is_contiguous_per_topic_and_events_keep_their_place(daemon, publish
     assert got[0][1]["layers"] == [{"stack": "decoder", "layer": 0, "site": "self", "heads": 3}]
 
 
+def test_the_module_travels_with_every_kind_of_message(daemon, publisher):
+    q, w = np.ones((1, 2, 3, 4), np.float32), np.ones((8, 6), np.float32)
+    publisher.publish_attention(uniform(), module="blocks.0.attn", **AT)
+    publisher.publish_qk(q, q, module="blocks.0.attn", **AT)
+    publisher.publish_weights(wq=w, heads=2, head_dim=4, module="blocks.0.attn", **AT)
+    assert [daemon.next()[1]["module"] for _ in range(3)] == ["blocks.0.attn"] * 3
+    publisher.publish_attention(uniform(), **AT)
+    assert "module" not in daemon.next()[1]
+    with pytest.raises(ValueError, match="module"):
+        publisher.publish_attention(uniform(), module="a\x1b[2J", **AT)
+
+
+def test_a_hello_says_modules_as_long_as_they_fit(daemon, publisher):
+    for count, fits in ((200, True), (400, False)):
+        publisher.hello([("decoder", i, "self", 3, f"{i:04}" + "m" * 200) for i in range(count)])
+        layers = daemon.next()[1]["layers"]
+        assert [layer["layer"] for layer in layers] == list(range(count))
+        assert [layer.get("module", "")[:4] for layer in layers] == [f"{i:04}" if fits else "" for i in range(count)]
+
+
 def test_labels_that_do_not_fit_a_header_are_left_out(daemon, publisher):
     publisher.publish_attention(uniform(1, 1, 1, 4), labels=["x" * 20000] * 4, **AT)
     assert "labels" not in daemon.next()[1]
@@ -211,10 +231,10 @@ def test_waiting_for_a_subscriber_is_bounded_and_sees_a_late_one():
     with attnd.Publisher("job", endpoint) as publisher:
         begin = time.monotonic()
         assert publisher.wait_for_subscriber(0.1) is False
-        assert time.monotonic() - begin < 2
+        assert time.monotonic() - begin < 30
         fake = FakeDaemon(endpoint)
         seen = []
-        waiter = threading.Thread(target=lambda: seen.append(publisher.wait_for_subscriber(10)))
+        waiter = threading.Thread(target=lambda: seen.append(publisher.wait_for_subscriber(60)))
         waiter.start()
         fake.attach(publisher)
         waiter.join()
@@ -279,19 +299,18 @@ def test_a_stalled_daemon_never_blocks_and_every_message_is_accounted_for():
         begin = time.monotonic()
         publisher.publish_attention(weights, step=step, **AT)
         slowest = max(slowest, time.monotonic() - begin)
-    assert slowest < 0.5
+    assert slowest < 5  # else it waits for room, for as long as the daemon sleeps
     publisher.epoch_end(0)
     stats = publisher.stats()
     assert stats["dropped"] > 0 and stats["skipped"] == 0 and identity_holds(stats)
     assert stats["queued_bytes"] <= 4 << 20
 
     got = [fake.next("attention")]  # the daemon wakes up
-    while fake.socket.poll(1000):
+    while got[-1][1].get("event") != "epoch_end":  # never dropped for lack of room
         got.append(fake.receive())
-    assert got[-1][1]["event"] == "epoch_end"  # never dropped for lack of room
     tensors = [h for _, h, _ in got if h["type"] == "attention"]
     assert [h["seq"] for h in tensors] == list(range(len(tensors)))
-    assert publisher.drain(10)
+    assert publisher.drain(60)
     stats = publisher.stats()
     assert stats["sent"] == len(tensors) + 1 and stats["sent"] + stats["dropped"] == stats["published"] == 61
 
@@ -321,7 +340,7 @@ def test_a_stalled_daemon_is_noticed_and_again_when_it_moves(monkeypatch):
 
 def test_a_stalled_daemon_is_hardly_asked_any_more(monkeypatch):
     monkeypatch.setattr(sender, "STALLED_AFTER_S", 0.1)
-    monkeypatch.setattr(sender, "PAUSE_STALLED_S", 5.0)
+    monkeypatch.setattr(sender, "PAUSE_STALLED_S", 600.0)
     fake = FakeDaemon(high_water=1, receive_buffer=1 << 14)
     with attnd.Publisher("job", fake.endpoint, high_water=1, linger=0.1) as publisher:
         fake.attach(publisher)
@@ -332,7 +351,7 @@ def test_a_stalled_daemon_is_hardly_asked_any_more(monkeypatch):
         time.sleep(1.0)
         assert len(attempts) < 15  # were there 20 a second, and the pause not doubled: more
         begin = time.monotonic()
-    assert time.monotonic() - begin < 1.5  # closing does not wait for the pause to end
+    assert time.monotonic() - begin < 30  # closing does not wait for the pause to end
     fake.close()
 
 
@@ -397,7 +416,7 @@ def test_closing_is_bounded_with_a_stalled_daemon():
     fill(publisher)
     begin = time.monotonic()
     publisher.close()
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 30
     stats = publisher.stats()
     assert stats["queued"] == 0 and identity_holds(stats)
     fake.close()
@@ -414,14 +433,15 @@ def test_closing_is_bounded_with_messages_that_are_slow_to_make(daemon):
         time.sleep(0.1)
         return sender.Message(TOPIC.encode(), "attention", {}, 0, 0, (), 0)
 
-    for _ in range(100):
+    for _ in range(400):
         assert queue.reserve(TOPIC.encode(), 0)
         queue.put(sender.Later(TOPIC.encode(), 0, 0, 0, make), more=True)
     begin = time.monotonic()
     publisher.close()
-    assert not queue._thread.is_alive() and time.monotonic() - begin < 1.0
+    assert time.monotonic() - begin < 30
+    wait_until(lambda: not queue._thread.is_alive(), "the thread's end")
     stats = publisher.stats()
-    assert 1 <= len(made) == stats["sent"] <= 10 and stats["dropped"] == 101 - len(made)  # with the word of the end
+    assert 1 <= len(made) == stats["sent"] <= 10 and stats["dropped"] == 401 - len(made)  # with the word of the end
     assert stats["queued"] == 0 and identity_holds(stats)
 
 
@@ -445,12 +465,12 @@ def test_an_interpreter_that_forgets_to_close_still_ends(where):
     seconds, code, errors = run_python(f"""
         import attnd, numpy as np
         p = attnd.Publisher("job", {endpoint!r}, linger=1.0)
-        p.wait_for_subscriber({10 if where == "daemon" else 0.1})
+        p.wait_for_subscriber({60 if where == "daemon" else 0.1})
         for step in range(10):
             p.publish_attention(np.full((8, 8, 64, 64), 1/64, np.float32), stack="decoder", layer=0, step=step)
     """, fake=fake if where == "daemon" else None)
     assert code == 0 and errors == ""
-    assert seconds < 15
+    assert seconds < 60
     if where == "daemon":
         got = fake.until_bye()
         assert [h["type"] for _, h, _ in got] == ["attention"] * 10 + ["event"]
@@ -462,12 +482,12 @@ def test_an_interpreter_with_a_stalled_daemon_still_ends():
     seconds, code, _ = run_python(f"""
         import attnd, numpy as np
         p = attnd.Publisher("job", {fake.endpoint!r}, linger=0.5)
-        p.wait_for_subscriber(10)
+        p.wait_for_subscriber(60)
         for step in range(50):
             p.publish_attention(np.full((4, 4, 128, 128), 1/128, np.float32), stack="decoder", layer=0)
         raise SystemExit(7)
     """, fake=fake)
-    assert code == 7 and seconds < 15
+    assert code == 7 and seconds < 60
     fake.close()
 
 
@@ -497,7 +517,7 @@ def test_a_forked_child_that_ends_normally_does_not_hang(daemon):
     _, code, errors = run_python(f"""
         import os, sys, attnd, numpy as np
         p = attnd.Publisher("job", {daemon.endpoint!r})
-        p.wait_for_subscriber(10)
+        p.wait_for_subscriber(60)
         p.publish_attention(np.full((8, 8, 64, 64), 1/64, np.float32), stack="decoder", layer=0)
         child = os.fork()
         if child == 0:
@@ -566,9 +586,11 @@ def maps(*shape):
     ({"k": maps(1, 2, 3)}, "key heads"), ({"k": maps(2, 2, 4, 8)}, "batch"), ({"k": maps(1, 2, 4, 7)}, "head_dim"),
     ({"k": maps(1, 3, 4, 8)}, "divide"), ({"v": maps(1, 2, 3, 8)}, "those of k"), ({"q": maps(1, 4, 8)}, "queries"),
     ({"scale": float("nan")}, "scale"), ({"scale": "x"}, "scale"), ({"softcap": -1}, "softcap"),
-    ({"q_offset": -1}, "q_offset"), ({"q_offset": 2**32 - 3}, "q_offset"), ({"mask": np.ones((1, 4, 3))}, "mask"),
+    ({"q_offset": -1}, "q_offset"), ({"q_offset": 2**32 - 3}, "q_offset"), ({"q_stride": 0}, "q_stride"),
+    ({"q_stride": 2**31}, "q_stride"), ({"mask": np.ones((1, 4, 3))}, "mask"),
     ({"tokens": [[1, 2]]}, "tokens"), ({"tokens": np.full((1, 4), 2**31)}, "32 bits"),
     ({"documents": np.zeros((1, 4), int), "q_offset": 2}, "documents"),
+    ({"documents": np.zeros((1, 4), int), "q_stride": 2}, "documents"),
     ({"documents": np.zeros((1, 4), int), "site": "cross"}, "documents")])
 def test_bad_queries_and_keys_are_value_errors(arguments, says, publisher):
     with pytest.raises(ValueError, match=says):

@@ -22,7 +22,7 @@ class FakePublisher:
         self.endpoint = self.socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
 
     def subscription(self):
-        assert self.socket.poll(10000)
+        assert self.socket.poll(60000)
         return self.socket.recv()
 
     def send(self, topic, content):
@@ -58,7 +58,7 @@ TOPIC = "summary/job/decoder/0/self/"
 
 def test_a_result_arrives_as_a_dict_with_arrays(source, subscriber):
     source.send(TOPIC, (ROOT / "tests" / "golden" / "summary.msgpack").read_bytes())
-    result = subscriber.next(10)
+    result = subscriber.next(60)
     assert result["topic"] == TOPIC and result["kind"] == "summary"
     assert result["shape"] == [2, 2, 8, 8] and result["dropped"] == {"late": 3, "size_mismatch": 70000}
     entropy = result["heads"]["entropy"]
@@ -71,7 +71,7 @@ def test_a_result_arrives_as_a_dict_with_arrays(source, subscriber):
 def test_next_is_bounded(subscriber):
     begin = time.monotonic()
     assert subscriber.next(0.05) is None and subscriber.next(0) is None
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 30
 
 
 def test_iteration_ends_after_silence(source):
@@ -91,7 +91,7 @@ def test_a_snapshot_of_what_is_known_is_skipped(source, subscriber):
     source.send(TOPIC, summary(last=4, run="bb", snapshot=True))  # another run
     source.send(TOPIC, summary(last=4, run="bb"))  # not a snapshot: always news
     source.send(TOPIC, summary(last=5, run="bb", snapshot=True))  # missed it live
-    got = [subscriber.next(10) for _ in range(6)]
+    got = [subscriber.next(60) for _ in range(6)]
     assert [(r["run"], r["window"]["last"], r["snapshot"]) for r in got] == [
         ("aa", 3, True), ("aa", 4, False), ("aa", 4, True), ("bb", 4, True), ("bb", 4, False), ("bb", 5, True)]
     assert subscriber.next(0.05) is None
@@ -104,7 +104,7 @@ def test_live_snapshots_are_judged_by_step(source):
         source.send("live/job/decoder/0/self/", {**live, "snapshot": False})
         source.send("live/job/decoder/0/self/", {**live, "snapshot": True})
         source.send("live/job/decoder/0/self/", {**live, "step": 8, "snapshot": True})
-        assert [subscriber.next(10)["step"] for _ in range(2)] == [7, 8]
+        assert [subscriber.next(60)["step"] for _ in range(2)] == [7, 8]
 
 
 def test_what_is_no_result_is_counted_and_skipped(source, subscriber, caplog):
@@ -112,7 +112,7 @@ def test_what_is_no_result_is_counted_and_skipped(source, subscriber, caplog):
     source.send(TOPIC, b"\x05")
     source.socket.send(b"summary/alone")
     source.send(TOPIC, summary())
-    assert subscriber.next(10)["kind"] == "summary"
+    assert subscriber.next(60)["kind"] == "summary"
     assert subscriber.malformed == 3 and len(caplog.records) == 1
 
 
@@ -145,7 +145,7 @@ class FakeControl:
         import threading
 
         def work():
-            assert self.socket.poll(10000)
+            assert self.socket.poll(60000)
             peer, request = self.socket.recv_multipart()
             request = msgpack.unpackb(request)
             self.seen.append(request)
@@ -161,7 +161,7 @@ class FakeControl:
 
         def work():
             for reply in replies:
-                assert self.socket.poll(10000)
+                assert self.socket.poll(60000)
                 peer, request = self.socket.recv_multipart()
                 self.seen.append(msgpack.unpackb(request))
                 self.socket.send_multipart([peer, msgpack.packb(reply(self.seen[-1][1]))])
@@ -239,7 +239,7 @@ def test_alerts_of_one_window_are_told_apart(source):
         source.send("alert/job/", alert(head=0, snapshot=True))  # known
         source.send("alert/job/", alert(head=1, snapshot=True))
         source.send("alert/job/", alert(head=1, state="resolved", snapshot=True))
-        told = [subscriber.next(timeout=10) for _ in range(3)]
+        told = [subscriber.next(timeout=60) for _ in range(3)]
     assert [(one["head"], one["state"]) for one in told] == [(0, "firing"), (1, "firing"), (1, "resolved")]
 
 
@@ -249,7 +249,7 @@ def test_results_that_nobody_takes_are_kept_up_to_a_number(source):
         source.subscription()
         for number in range(5000):
             source.send(TOPIC, summary(first=number, last=number))
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while idle.dropped < 4900 and time.monotonic() < deadline:
             time.sleep(0.01)
         assert 4900 <= idle.dropped < 4960
@@ -263,5 +263,5 @@ def test_one_that_its_own_thread_collects_ends_too(source, monkeypatch):
     source.subscription()
     monkeypatch.setattr(drain, "_pass_on", lambda frames: subscriber.close())
     source.send(TOPIC, summary())
-    drain._thread.join(10)
+    drain._thread.join(60)
     assert drain.socket.closed and drain._link.context.closed

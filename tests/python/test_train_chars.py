@@ -175,6 +175,12 @@ def test_messages_are_measured_as_they_were_sent(dtype):
     assert (sent.weights - weights.double()).abs().max() <= exact
 
 
+def test_a_sample_of_rows_is_not_verified():
+    message = message_of(torch.rand(1, 2, 4, 8).softmax(-1), "f32", 0, causal=True, q_stride=2)
+    with pytest.raises(ValueError, match="capture all rows"):
+        reference.from_message(message)
+
+
 def start(*words):
     return subprocess.Popen([sys.executable, str(SCRIPT), "--steps-per-epoch", "2", "--batch", "2", "--layers", "1",
                              "--width", "16", "--heads", "2", "--text", str(PACKAGE), *words],
@@ -201,12 +207,14 @@ def test_summaries_that_do_not_come_are_missed_and_messages_are_right():
                                             else "attention"}
     assert [(h["stack"], h["site"]) for h in tensors] == [("encoder", "self"), ("decoder", "self"),
                                                           ("decoder", "cross")] * 2
+    own = {h["step"]: h for h in tensors if (h["stack"], h["site"]) == ("decoder", "self")}
     for h in tensors:
         sent = {tensor["name"]: tensor["shape"] for tensor in h["tensors"]}
         batch, keys = (sent["k"][0], sent["k"][2]) if "k" in sent else (sent["weights"][0], sent["weights"][3])
         padded = "k_len" in h
         assert set(sent) in ({"q", "k"}, {"weights"}) and h.get("causal", False) == (h["stack"] == "decoder" and h["site"] == "self")
-        assert ("q_len" in h) == (padded and h["site"] == "self")
+        # The queries of cross-attention are the decoder's, and so is their padding.
+        assert h.get("q_len") == (h.get("k_len") if h["site"] == "self" else own[h["step"]].get("k_len"))
         assert not padded or (len(h["k_len"]) == batch and max(h["k_len"]) == keys)
     assert any("k_len" in h for h in tensors)
     assert [h.get("event") for _, h, _ in got if h["type"] == "event"] == ["hello", "hello", "epoch_end", "bye"]

@@ -2,7 +2,6 @@
 """watch captures what the attention layers did, and changes nothing."""
 import copy
 import gc
-import importlib
 import io
 import math
 import os
@@ -721,6 +720,80 @@ def test_whether_any_attention_is_seen_is_judged_by_the_step(watched, caplog, at
         " no attention was seen "] * (not attends)
 
 
+class Explicit(torch.nn.Module):
+    """Attention by an explicit softmax, of which `breaks` makes something first."""
+
+    def __init__(self, breaks):
+        super().__init__()
+        self.in_attention, self.breaks = torch.nn.Linear(D, D), breaks
+
+    def forward(self, x):
+        q = self.in_attention(x).view(len(x), -1, H, D // H).transpose(1, 2)
+        weights = torch.softmax(q @ q.transpose(2, 3), -1)
+        self.breaks(weights)
+        return weights @ q
+
+
+def test_what_a_forward_that_raises_did_not_show_is_not_said_to_be_missing(watched, caplog):
+    class OwnAttention(Explicit):
+        def forward(self, x):
+            raise KeyError("of the model")
+
+    model, x = torch.nn.Sequential(OwnAttention(None)), torch.rand(2, 5, D)
+    it = watched(model, steps="manual")
+    for _ in range(2):
+        with pytest.raises(KeyError, match="of the model"):
+            model(x)
+        it.step()
+    it.close()
+    assert not caplog.records
+
+
+def test_weights_that_the_model_writes_to_are_captured_from_the_second_forward_on(daemon, watched, caplog):
+    model, x = Explicit(lambda weights: weights.detach().mul_(0.5)), torch.rand(2, 5, D)
+    it = watched(model, steps="manual")
+    for _ in range(3):
+        with torch.no_grad():
+            model(x)
+        it.step()
+    it.close()
+    it.publisher.close()
+    assert [header["step"] for header in tensor_headers(daemon.until_bye())] == [1, 2]
+    assert not caplog.records
+
+
+def in_vmap(model, x):
+    return torch.func.vmap(lambda one: model(one[None]))(x)
+
+
+def in_gradients_of_samples(model, x):
+    return torch.func.vmap(torch.func.grad(lambda one: model(one[None]).sum()))(x)
+
+
+def on_meta(model, x):
+    return model.to("meta")(x.to("meta"))
+
+
+@pytest.mark.skipif(not hasattr(torch, "func"), reason="needs torch 2")
+@pytest.mark.parametrize("run", [in_vmap, in_gradients_of_samples, on_meta])
+def test_what_has_no_numbers_of_its_own_is_not_captured(daemon, watched, caplog, run):
+    model = Explicit(lambda weights: None)
+    with watched(model) as it:
+        assert len(run(model, torch.rand(2, 5, D))) == 2
+        assert it.publisher.drain() and it.stats()["dropped"] == 0
+    it.publisher.close()
+    assert tensor_headers(daemon.until_bye()) == [] and not caplog.records
+
+
+@pytest.mark.skipif(not hasattr(torch, "func"), reason="needs torch 2")
+def test_a_forward_within_a_functional_gradient_is_captured(daemon, watched, caplog):
+    model = Explicit(lambda weights: None)
+    with watched(model) as it:
+        torch.func.grad(lambda given: model(given).sum())(torch.rand(2, 5, D))
+    it.publisher.close()
+    assert len(tensor_headers(daemon.until_bye())) == 1 and not caplog.records
+
+
 def test_a_given_name_is_free_for_whom_it_was_given(daemon, watched, caplog):
     """Though another, which runs before, would be called so by its path."""
     class Two(torch.nn.Module):
@@ -738,6 +811,48 @@ def test_a_given_name_is_free_for_whom_it_was_given(daemon, watched, caplog):
             model(x, last)
             it.step()
         assert it.layers == [("decoder", 1, "self"), ("decoder", 0, "self")] and not caplog.records
+
+
+class Towers(torch.nn.Module):
+    """Two encoders beside each other, as CLIP has them: by number alone they cannot be told apart."""
+
+    def __init__(self):
+        super().__init__()
+        for tower in ("text_model", "vision_model"):
+            self.add_module(tower, torch.nn.ModuleDict({"encoder": torch.nn.ModuleList(
+                MHA(D, H, batch_first=True) for _ in range(2))}))
+
+    def forward(self, x):
+        for tower in (self.text_model, self.vision_model):
+            for layer in tower["encoder"]:
+                x = layer(x, x, x)[0]
+        return x
+
+
+TOWERS = [f"{tower}.encoder.{layer}" for tower in ("text_model", "vision_model") for layer in range(2)]
+
+
+def test_layers_say_which_module_they_are(daemon, watched):
+    with watched(Towers(), steps="manual") as it:
+        for _ in range(2):
+            it._root(torch.rand(1, 5, D))
+            it.step()
+        assert it.layers == [("encoder", number, "self") for number in range(4)]
+        assert [layer.module for layer in it.layers] == TOWERS
+        hello = daemon.next()[1]
+        assert hello["event"] == "hello" and [layer["module"] for layer in hello["layers"]] == TOWERS
+        headers = [daemon.next()[1] for _ in range(8)]
+        assert [header["module"] for header in headers] == 2 * TOWERS
+
+
+def test_each_call_of_a_module_is_told_apart(daemon, watched):
+    model = Recurrent()
+    model.times = 2
+    it = watched(model, steps="manual")
+    model(torch.rand(1, H, 5, 5))
+    it.step()
+    assert daemon.next()[1]["event"] == "hello"
+    assert [daemon.next()[1]["module"] for _ in range(2)] == ["attn", "attn#1"] == [x.module for x in it.layers]
 
 
 class Recurrent(torch.nn.Module):
@@ -768,30 +883,6 @@ def test_a_module_attends_a_bounded_number_of_times(watched, caplog):
     assert len(it.layers) == capture.CALLS_PER_FORWARD and len(caplog.records) == 1 and "attends more" in caplog.text
 
 
-@pytest.mark.skipif(not hasattr(getattr(torch, "compiler", None), "set_stance"), reason="needs torch 2.6")
-@pytest.mark.parametrize("where", ["global", "attribute", "closure"])
-def test_a_compiled_flex_attention_is_found_wherever_it_is_called_from(watched, monkeypatch, caplog, where):
-    from torch.nn.attention.flex_attention import flex_attention
-    compiled = torch.compile(flex_attention, backend="eager")
-
-    class Flexing(Model):
-        def forward(self, *args):
-            return compiled(*args)
-
-    model = Flexing() if where == "closure" else Model()
-    if where == "attribute":
-        model.attend = compiled
-    if where == "global":
-        monkeypatch.setitem(globals(), "helpers_flex", compiled)  # a function next to the forward may call it
-    it = watched(model, steps="manual")
-    importlib.import_module("torch._dynamo")  # only now is it asked for good
-    it.step()
-    assert not it._spy.installed and "flex attention" in caplog.text
-    with watched(Model()) as other:
-        other.rearm()
-        assert other._spy.installed or where == "global"
-
-
 def test_a_broken_epoch_end_never_reaches_the_user(watched, monkeypatch, caplog):
     it = watched(Model())
     monkeypatch.setattr(it.publisher, "epoch_end", lambda *a: 1 / 0)
@@ -813,7 +904,7 @@ def test_the_users_own_errors_reach_the_user(watched):
 
 def test_bad_arguments_are_value_errors():
     model, threads = Model(), threading.active_count()
-    for arguments in ({"every": 0}, {"job": "a/b"}, {"layers": {"nowhere": ("decoder", 0, "self")}},
+    for arguments in ({"every": -1}, {"exclude": 3}, {"include": ["a", None]}, {"job": "a/b"}, {"layers": {"nowhere": ("decoder", 0, "self")}},
                       {"stack": "middle"}, {"rank": -1}, {"world": 0}, {"probe": torch.rand(1), "probe_every": 0}):
         with pytest.raises(ValueError):
             attnd.watch(model, **{"job": "job", "endpoint": free_endpoint(), "wait": 0, **arguments})
@@ -843,7 +934,8 @@ def test_another_launch_with_the_same_environment_is_another_run(monkeypatch):
     monkeypatch.setattr(ranks, "_runs_shared", 0)
     first = ranks.shared_run(1, 2)
     monkeypatch.setattr(ranks, "_runs_shared", 0)
-    monkeypatch.setattr(os, "getppid", lambda: 1)
+    other = os.getppid() + 1
+    monkeypatch.setattr(os, "getppid", lambda: other)
     assert ranks.shared_run(1, 2) != first
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The package's bytes and the golden bytes are the same bytes."""
+import copy
 import json
+import pickle
 
 import msgpack
 import numpy as np
@@ -21,9 +23,13 @@ def common_of(twin):
                             twin["seq"], twin["dropped"], twin["time_ns"], twin["epoch"], twin["step"])
 
 
+def named(twin):
+    return wire.NamedLayer(twin["stack"], twin["layer"], twin["site"], twin.get("module"))
+
+
 def layer_of(twin, optional):
     """(layer, tensors, keys) of a golden header, as the encoders take them."""
-    return ((twin["stack"], twin["layer"], twin["site"]), [(t["name"], t["dtype"], t["shape"]) for t in twin["tensors"]],
+    return (named(twin), [(t["name"], t["dtype"], t["shape"]) for t in twin["tensors"]],
             {k: twin[k] for k in optional if k in twin})
 
 
@@ -32,10 +38,12 @@ def attention_of(twin):
     return wire.attention_keys(layer, tensors, **keys)
 
 
-ROWS = ("causal", "window", "q_len", "k_len", "head_offset", "heads_total", "dropout", "learned_sink")
+ROWS = ("q_offset", "q_stride", "causal", "window", "q_len", "k_len", "head_offset", "heads_total", "dropout",
+        "learned_sink")
 
 
-@pytest.mark.parametrize("name", ["attention", "attention_full", "attention_documents"])
+@pytest.mark.parametrize("name", ["attention", "attention_full", "attention_documents", "attention_module",
+                                  "attention_sample"])
 def test_attention_header_encodes_to_the_golden_bytes(name):
     payload, twin = golden(name)
     assert wire.pack_header({**common_of(twin), **attention_of(twin)}) == payload
@@ -44,7 +52,7 @@ def test_attention_header_encodes_to_the_golden_bytes(name):
 @pytest.mark.parametrize("name", ["qk", "qk_full"])
 def test_qk_header_encodes_to_the_golden_bytes(name):
     payload, twin = golden(name)
-    layer, tensors, keys = layer_of(twin, ("scale", "softcap", "q_offset", *ROWS))
+    layer, tensors, keys = layer_of(twin, ("scale", "softcap", *ROWS))
     assert wire.pack_header({**common_of(twin), **wire.qk_keys(layer, tensors, **keys)}) == payload
 
 
@@ -62,10 +70,36 @@ def test_event_header_encodes_to_the_golden_bytes(name):
                                                                   twin.get("dropped_total", 0))}) == payload
 
 
-def test_hello_encodes_to_the_golden_bytes():
-    payload, twin = golden("hello")
-    keys = wire.hello_keys([(x["stack"], x["layer"], x["site"], x["heads"]) for x in twin["layers"]], twin["client"])
+@pytest.mark.parametrize("name", ["hello", "hello_modules"])
+def test_hello_encodes_to_the_golden_bytes(name):
+    payload, twin = golden(name)
+    keys = wire.hello_keys([(named(x), x["heads"]) for x in twin["layers"]], twin["client"])
     assert wire.pack_header({**common_of(twin), **keys}) == payload
+
+
+def test_a_named_layer_is_the_plain_tuple_to_those_who_know_no_modules():
+    layer = wire.NamedLayer("encoder", 3, "self", "vision.layers.3.attn")
+    assert layer == ("encoder", 3, "self") and hash(layer) == hash(("encoder", 3, "self"))
+    assert {("encoder", 3, "self"): 1}[layer] == 1
+    stack, number, site = layer
+    assert (stack, number, site) == (layer.stack, layer.layer, layer.site) == layer[:3]
+    assert pickle.loads(pickle.dumps(layer)).module == copy.deepcopy(layer).module == "vision.layers.3.attn"
+    assert repr([layer]) == "[<encoder.3.self: vision.layers.3.attn>]"
+    assert repr(wire.NamedLayer("encoder", 3, "self")) == "('encoder', 3, 'self')"
+
+
+@pytest.mark.parametrize("path, module", [
+    ("", None), ("blocks.0#1", "blocks.0#1"), ("modèle.0", "modèle.0"), ("a\x1b[2J\x9b\n\ud800", "a?[2J???"),
+    ("m" * 256, "m" * 256), ("x" * 50 + "m" * 253, "..." + "m" * 253), ("é" * 200, "..." + "é" * 126)])
+def test_paths_are_cleaned_for_the_header(path, module):
+    assert wire.clean_module(path) == module
+    assert module is None or wire.check_module(module) == module
+
+
+@pytest.mark.parametrize("module", ["", "a\n", "m" * 257, 3, b"blocks.0"])
+def test_modules_that_no_header_can_carry_are_refused(module):
+    with pytest.raises(ValueError, match="module"):
+        wire.check_module(module)
 
 
 @pytest.mark.parametrize("name", ["summary", "live", "live_bare", "job", "alert", "alert_run", "live_full",
@@ -77,8 +111,8 @@ def test_golden_results_decode_to_their_twins(name):
 
 def test_drift_is_arrays_over_the_heads():
     drift = wire.decode_result(golden("summary_full")[0])["drift"]
-    assert set(drift["entropy"]) == {"delta", "z", "js", "change"} and "js" not in drift["mean"]
-    np.testing.assert_array_equal(drift["effective_keys"]["z"], [-7.0, np.nan])
+    assert set(drift["entropy"]) == {"delta", "shift", "js", "change"} and "js" not in drift["mean"]
+    np.testing.assert_array_equal(drift["effective_keys"]["shift"], [-7.0, np.nan])
     assert drift["effective_keys"]["change"].dtype == np.float64
 
 

@@ -26,6 +26,7 @@ struct map_pass {
     const struct across_kernels *kernel;
     enum dtype dtype;
     size_t element_bytes;
+    struct scratch *scratch;
     uint32_t heads; /* that take part */
     const unsigned char **source;
     double *weight, *work; /* [heads], [2 * ACROSS_CHUNK] */
@@ -108,6 +109,7 @@ static void across_add_stretch(const struct map_pass *p, struct moments *map, ui
     for (uint64_t done = 0; done < count; done += ACROSS_CHUNK) {
         uint64_t rest = count - done;
         uint32_t n = rest < ACROSS_CHUNK ? (uint32_t)rest : ACROSS_CHUNK;
+        scratch_pause(p->scratch);
         if (!add_scaled(p, map, n)) {
             across_map_entries_ref(map, p->source, p->weight, p->heads, p->dtype, n, p->work);
         }
@@ -125,8 +127,10 @@ int across_weighted_map(struct moments *map, const struct attention *a, const do
     if (!kernels) {
         return across_weighted_map_ref(map, a, weight, row_begin, row_end, scratch);
     }
-    struct map_pass p = {
-        .kernel = kernels->across, .dtype = a->dtype, .element_bytes = dtype_size(a->dtype)};
+    struct map_pass p = {.kernel = kernels->across,
+                         .dtype = a->dtype,
+                         .element_bytes = dtype_size(a->dtype),
+                         .scratch = scratch};
     int rc = take_map_pass(&p, a, scratch);
     for (uint32_t b = 0; rc == 0 && row_begin < row_end && b < a->batch; b++) {
         p.heads = across_map_sources(a, weight, b, row_begin, p.source, p.weight);
@@ -219,6 +223,7 @@ int across_gradient(double *score, const struct attention *a, uint32_t row_begin
     uint32_t *key = (uint32_t *)(void *)(p.slope + keys);
     for (uint32_t i = row_begin; i < row_end; i++) {
         for (uint32_t b = 0; b < a->batch; b++) {
+            scratch_pause(scratch);
             gradient_sample(&p, score, b, i, key);
         }
     }
@@ -287,16 +292,18 @@ int across_head_pairs(struct pair *pairs, uint32_t *count, uint32_t limit,
     if (!kernels) {
         return across_head_pairs_ref(pairs, count, limit, a, row_begin, row_end, scratch);
     }
-    double *work = scratch_take(scratch, 3 * (size_t)a->keys * sizeof *work);
-    if (!work) {
+    struct attention_extent *extent = across_extents(a, scratch);
+    if (!extent) {
         return ERR_MEMORY;
     }
+    double *work = (double *)(void *)(extent + a->batch);
     for (uint32_t h = 0; h < a->heads; h++) {
         struct pair *list = pairs + (size_t)h * limit;
         for (uint32_t i = row_begin; i < row_end; i++) {
+            scratch_pause(scratch);
             if (count[h] < limit ||
                 may_enter(a, largest_of_row(kernels->across, a, h, i), list[limit - 1].weight)) {
-                count[h] = across_head_row_ref(list, count[h], limit, a, h, i, work);
+                count[h] = across_head_row_ref(list, count[h], limit, a, extent, h, i, work);
             }
         }
     }

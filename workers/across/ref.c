@@ -97,6 +97,7 @@ int across_weighted_map_ref(struct moments *map, const struct attention *a, cons
     int rc = take_map_work(&w, a, scratch);
     for (uint32_t i = row_begin; rc == 0 && i < row_end; i++) {
         for (uint32_t b = 0; b < a->batch; b++) {
+            scratch_pause(scratch);
             uint32_t heads = across_map_sources(a, weight, b, i, w.source, w.weight);
             if (heads > 0) {
                 across_map_entries_ref(map, w.source, w.weight, heads, a->dtype, a->keys,
@@ -155,6 +156,7 @@ int across_gradient_ref(double *score, const struct attention *a, uint32_t row_b
     uint32_t *key = (uint32_t *)(void *)(work + 3 * keys);
     for (uint32_t i = row_begin; i < row_end; i++) {
         for (uint32_t b = 0; b < a->batch; b++) {
+            scratch_pause(scratch);
             uint32_t n = attention_query_valid(a, b, i) ? attention_valid_keys(a, b, i, key) : 0;
             for (uint32_t h = 0; n > 0 && h < a->heads; h++) {
                 score[h] += across_gradient_row_ref(a, b, h, i, key, n, work);
@@ -177,14 +179,29 @@ static void across_ref_add_finite(double *sum, double *samples, const double *se
     }
 }
 
+struct attention_extent *across_extents(const struct attention *a, struct scratch *scratch)
+{
+    size_t extents = a->batch * sizeof(struct attention_extent);
+    struct attention_extent *extent =
+        scratch_take(scratch, extents + 3 * (size_t)a->keys * sizeof(double));
+    for (uint32_t b = 0; extent && b < a->batch; b++) {
+        extent[b] = attention_extent(a, b);
+    }
+    return extent;
+}
+
 uint32_t across_head_row_ref(struct pair *pairs, uint32_t count, uint32_t limit,
-                             const struct attention *a, uint32_t h, uint32_t i, double *work)
+                             const struct attention *a, const struct attention_extent *extent,
+                             uint32_t h, uint32_t i, double *work)
 {
     double *sent = work, *sum = work + a->keys, *samples = work + 2 * (size_t)a->keys;
     memset(sum, 0, 2 * (size_t)a->keys * sizeof *sum);
     for (uint32_t b = 0; b < a->batch; b++) {
-        attention_load_row(a, b, h, i, sent);
-        across_ref_add_finite(sum, samples, sent, a->keys);
+        uint32_t key = extent[b].key;
+        if (attention_shown(a, &extent[b], b, i)) {
+            attention_load_row(a, b, h, i, sent);
+            across_ref_add_finite(sum + key, samples + key, sent + key, extent[b].key_end - key);
+        }
     }
     for (uint32_t j = 0; j < a->keys; j++) {
         double weight = sum[j] / samples[j];
@@ -200,14 +217,16 @@ int across_head_pairs_ref(struct pair *pairs, uint32_t *count, uint32_t limit,
                           const struct attention *a, uint32_t row_begin, uint32_t row_end,
                           struct scratch *scratch)
 {
-    double *work = scratch_take(scratch, 3 * (size_t)a->keys * sizeof *work);
-    if (!work) {
+    struct attention_extent *extent = across_extents(a, scratch);
+    if (!extent) {
         return ERR_MEMORY;
     }
+    double *work = (double *)(void *)(extent + a->batch);
     for (uint32_t i = row_begin; i < row_end; i++) {
         for (uint32_t h = 0; h < a->heads; h++) {
-            count[h] =
-                across_head_row_ref(pairs + (size_t)h * limit, count[h], limit, a, h, i, work);
+            scratch_pause(scratch);
+            count[h] = across_head_row_ref(pairs + (size_t)h * limit, count[h], limit, a, extent, h,
+                                           i, work);
         }
     }
     return 0;

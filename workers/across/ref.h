@@ -24,9 +24,14 @@ uint32_t across_map_sources(const struct attention *a, const double *weight, uin
 /* Row (b, h, i), whose n valid keys are in `key`; `work` holds 3 * keys. */
 double across_gradient_row_ref(const struct attention *a, uint32_t b, uint32_t h, uint32_t i,
                                const uint32_t *key, uint32_t n, double *work);
-/* Offers row i of one head's map; `work` holds 3 * keys. Returns the new count. */
+/* Offers row i of one head's map; `work` holds 3 * keys, and `extent` is that of each sample.
+ * Returns the new count. */
 uint32_t across_head_row_ref(struct pair *pairs, uint32_t count, uint32_t limit,
-                             const struct attention *a, uint32_t h, uint32_t i, double *work);
+                             const struct attention *a, const struct attention_extent *extent,
+                             uint32_t h, uint32_t i, double *work);
+/* Takes the memory of these: 3 * keys numbers, behind the extent of each sample. NULL: there is
+ * none. */
+struct attention_extent *across_extents(const struct attention *a, struct scratch *scratch);
 
 int across_weighted_map_ref(struct moments *map, const struct attention *a, const double *weight,
                             uint32_t row_begin, uint32_t row_end, struct scratch *scratch);

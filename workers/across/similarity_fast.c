@@ -22,7 +22,7 @@
 #define SUM_MIN 1e-20
 #define SUM_MAX 1e20
 
-struct pass {
+struct similarity_pass {
     const struct across_kernels *kernel;
     const struct attention *a;
     struct across_keys keys;
@@ -39,7 +39,7 @@ struct pass {
 };
 
 /* The parts of scratch, largest alignment first. */
-static int take_pass(struct pass *p, struct scratch *scratch)
+static int take_pass(struct similarity_pass *p, struct scratch *scratch)
 {
     size_t heads = p->a->heads, keys = p->a->keys;
     size_t ref = similarity_ref_doubles(p->a->heads, p->a->keys);
@@ -68,20 +68,20 @@ static int take_pass(struct pass *p, struct scratch *scratch)
     return 0;
 }
 
-static float *similarity_fast_weight_of(const struct pass *p, uint32_t s)
+static float *similarity_fast_weight_of(const struct similarity_pass *p, uint32_t s)
 {
     return p->weight + (size_t)s * p->a->keys;
 }
 
 /* The divisor that similarity_ref uses. Returns whether f32 can. */
-static bool similarity_fast_set_scale(struct pass *p, double sum)
+static bool similarity_fast_set_scale(struct similarity_pass *p, double sum)
 {
     p->scale[p->sound] = p->a->dropout ? sum : 1;
     return !p->a->dropout || sum <= 0 || (sum > SUM_MIN && sum < SUM_MAX);
 }
 
 /* Loads the sound heads of the row. Returns whether f32 can tell what they are. */
-static bool load_heads(struct pass *p)
+static bool load_heads(struct similarity_pass *p)
 {
     p->sound = 0;
     for (uint32_t h = 0; h < p->a->heads; h++) {
@@ -101,7 +101,7 @@ static bool load_heads(struct pass *p)
     return true;
 }
 
-static void similarity_fast_add_stretch(const struct pass *p, uint32_t begin, uint32_t n)
+static void similarity_fast_add_stretch(const struct similarity_pass *p, uint32_t begin, uint32_t n)
 {
     for (uint32_t s = 0; s < p->sound; s++) {
         float factor = p->scale[s] > 0 ? (float)(0.5 / p->scale[s]) : 0;
@@ -120,8 +120,8 @@ static void similarity_fast_add_stretch(const struct pass *p, uint32_t begin, ui
 }
 
 /* Halves of weights divided by a scale: their products are a quarter of the shares'. */
-static void similarity_fast_add_pair(const struct pass *p, struct similarity *into, uint32_t g,
-                                     uint32_t h)
+static void similarity_fast_add_pair(const struct similarity_pass *p, struct similarity *into,
+                                     uint32_t g, uint32_t h)
 {
     size_t at = (size_t)g * p->a->heads + h;
     double scale_g = p->scale[g], scale_h = p->scale[h];
@@ -134,7 +134,7 @@ static void similarity_fast_add_pair(const struct pass *p, struct similarity *in
     similarity_add(into, p->head[g], p->head[h], &share);
 }
 
-static void similarity_fast_add_row(struct pass *p, struct similarity *into)
+static void similarity_fast_add_row(struct similarity_pass *p, struct similarity *into)
 {
     size_t cells = (size_t)p->a->heads * p->a->heads;
     memset(p->js, 0, cells * sizeof *p->js);
@@ -151,8 +151,8 @@ static void similarity_fast_add_row(struct pass *p, struct similarity *into)
     }
 }
 
-static void similarity_fast_add_sample(struct pass *p, struct similarity *into, uint32_t b,
-                                       uint32_t i)
+static void similarity_fast_add_sample(struct similarity_pass *p, struct similarity *into,
+                                       uint32_t b, uint32_t i)
 {
     if (!attention_query_valid(p->a, b, i)) {
         return;
@@ -170,10 +170,11 @@ int similarity_compute_fast(struct similarity *s, const struct attention *a, uin
                             uint32_t row_end, const struct across_kernels *kernel,
                             struct scratch *scratch)
 {
-    struct pass p = {.kernel = kernel, .a = a};
+    struct similarity_pass p = {.kernel = kernel, .a = a};
     int rc = take_pass(&p, scratch);
     for (uint32_t i = row_begin; rc == 0 && i < row_end; i++) {
         for (uint32_t b = 0; b < a->batch; b++) {
+            scratch_pause(scratch);
             similarity_fast_add_sample(&p, s, b, i);
         }
     }

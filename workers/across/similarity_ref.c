@@ -153,6 +153,7 @@ int similarity_compute_ref(struct similarity *s, const struct attention *a, uint
     uint32_t *key = (uint32_t *)(void *)(work + doubles);
     for (uint32_t i = row_begin; i < row_end; i++) {
         for (uint32_t b = 0; b < a->batch; b++) {
+            scratch_pause(scratch);
             if (attention_query_valid(a, b, i)) {
                 uint32_t n = attention_valid_keys(a, b, i, key);
                 similarity_row_ref(s, a, b, i, key, n, work);

@@ -2,7 +2,8 @@
 /* attention: conversions and masks.
  *
  * A row may attend to one interval of keys (length, causal bound and window are all bounds on j)
- * with holes from the explicit mask and the documents; p = q_offset + i is the position of query i:
+ * with holes from the explicit mask and the documents; p = q_offset + i * q_stride is the position
+ * of query i:
  *
  *     j < k_len[b]      padding
  *     j <= p            causal; top-left aligned when Tq != Tk, as torch's is_causal
@@ -45,7 +46,7 @@ uint32_t attention_key_count(const struct attention *a, uint32_t b)
 
 uint64_t attention_position(const struct attention *a, uint32_t i)
 {
-    return (uint64_t)a->q_offset + i;
+    return a->q_offset + (uint64_t)i * (attention_sampled(a) ? a->q_stride : 1);
 }
 
 uint64_t attention_position_count(const struct attention *a, uint32_t b)
@@ -96,6 +97,58 @@ bool attention_query_valid(const struct attention *a, uint32_t b, uint32_t i)
         }
     }
     return false;
+}
+
+/* The queries by length; in self-attention one at a padding key's position is padding too. */
+static uint32_t attention_extent_queries(const struct attention *a, uint32_t b)
+{
+    uint32_t end = attention_query_count(a, b), keys = attention_key_count(a, b);
+    while (a->self && end > 0 && attention_position(a, end - 1) >= keys &&
+           attention_position(a, end - 1) < a->keys) {
+        end--;
+    }
+    return end;
+}
+
+/* The keys that the mask leaves to the queries, from the last one on: with a causal mask it sees
+ * the most, and of the others only what is outside of that is looked at. */
+static void attention_extent_keys(const struct attention *a, uint32_t b,
+                                  struct attention_extent *extent)
+{
+    uint32_t first = extent->key_end, end = 0;
+    for (uint32_t i = extent->query_end; i-- > extent->query;) {
+        const uint8_t *row = a->mask + ((size_t)b * a->queries + i) * a->keys;
+        const uint8_t *seen = memchr(row, 1, first);
+        first = seen ? (uint32_t)(seen - row) : first;
+        for (uint32_t j = extent->key_end; j > end; j--) {
+            end = row[j - 1] == 1 ? j : end;
+        }
+    }
+    extent->key = first < end ? first : 0;
+    extent->key_end = end;
+}
+
+struct attention_extent attention_extent(const struct attention *a, uint32_t b)
+{
+    struct attention_extent extent = {.query_end = attention_extent_queries(a, b),
+                                      .key_end = attention_key_count(a, b)};
+    while (extent.query_end > 0 && !attention_query_valid(a, b, extent.query_end - 1)) {
+        extent.query_end--;
+    }
+    while (extent.query < extent.query_end && !attention_query_valid(a, b, extent.query)) {
+        extent.query++;
+    }
+    if (a->mask) {
+        attention_extent_keys(a, b, &extent);
+    }
+    bool empty = extent.query >= extent.query_end || extent.key >= extent.key_end;
+    return empty ? (struct attention_extent){0} : extent;
+}
+
+bool attention_shown(const struct attention *a, const struct attention_extent *extent, uint32_t b,
+                     uint32_t i)
+{
+    return i >= extent->query && i < extent->query_end && attention_query_valid(a, b, i);
 }
 
 uint32_t attention_valid_keys(const struct attention *a, uint32_t b, uint32_t i, uint32_t *ret_keys)

@@ -24,7 +24,7 @@ struct qk {
 };
 
 /* Borrowed pointers, C-contiguous; the tensors may be unaligned. Query i stands at position
- * q_offset + i of the keys' positions. */
+ * q_offset + i * q_stride of the keys' positions. */
 struct attention {
     const void
         *weights;     /* [B, H, Tq, Tk], rows sum to 1 within attention_tolerance; NULL = by qk */
@@ -33,13 +33,15 @@ struct attention {
     const void *grad; /* [B, H, Tq, Tk] dLoss/dA; NULL = not sent */
     enum dtype grad_dtype;
     uint32_t batch, heads, queries, keys;
-    bool self;                /* self-attention: query i and key i are the same position */
-    uint32_t q_offset;        /* position of query 0: i + q_offset stands for i below */
-    bool causal;              /* key j is visible to query i when j <= i */
-    uint32_t window;          /* key j is visible when j > i - window; 0 = no bound */
-    const int32_t *q_len;     /* [B] valid queries, right padding; NULL = all */
-    const int32_t *k_len;     /* [B] valid keys; NULL = all */
-    const uint8_t *mask;      /* [B, Tq, Tk], 1 = may attend; NULL = all */
+    bool self;            /* self-attention: query i and key i are the same position */
+    uint32_t q_offset;    /* position of query 0: i below is a query's position */
+    uint32_t q_stride;    /* positions from a query to the next; 0 = 1. Above 1 the queries are a
+                             sample of a map's rows */
+    bool causal;          /* key j is visible to query i when j <= i */
+    uint32_t window;      /* key j is visible when j > i - window; 0 = no bound */
+    const int32_t *q_len; /* [B] valid queries, right padding; NULL = all */
+    const int32_t *k_len; /* [B] valid keys; NULL = all */
+    const uint8_t *mask;  /* [B, Tq, Tk], 1 = may attend; NULL = all */
     const int32_t *documents; /* [B, Tk]: key j is visible when documents[j] == documents[i]; self
                                  only; NULL = all one */
     const int32_t *tokens;    /* [B, Tk] token ids; NULL = not sent */
@@ -51,15 +53,21 @@ struct attention {
 uint32_t attention_query_count(const struct attention *a, uint32_t b);
 uint32_t attention_key_count(const struct attention *a, uint32_t b);
 
-/* Where query i stands among the keys: q_offset + i. */
+/* Whether its queries are a sample, and the map is not known. */
+static inline bool attention_sampled(const struct attention *a)
+{
+    return a->q_stride > 1;
+}
+
+/* Where query i stands among the keys: q_offset + i * q_stride. */
 uint64_t attention_position(const struct attention *a, uint32_t i);
 /* The keys [begin, end) of a row by length, causal bound and window; the mask tensor and documents
  * may leave holes in it. Empty: begin == end. */
 void attention_key_range(const struct attention *a, uint32_t b, uint32_t i, uint32_t *ret_begin,
                          uint32_t *ret_end);
 
-/* Positions of sample b that are both a key and at or before its last query: the neighbours of a
- * query are looked for among these. */
+/* Positions of sample b that are both a key and at or before its last query, or where that could be
+ * between the rows of a sample: the neighbours of a query are looked for among these. */
 uint64_t attention_position_count(const struct attention *a, uint32_t b);
 
 /* The mask and the documents for one row; NULL where there is none. */
@@ -89,6 +97,20 @@ static inline bool attention_hole_free(const struct attention_holes *holes, uint
 /* Whether query i of sample b is one (not padding): within q_len, and left a key by the mask tensor
  * and the documents. */
 bool attention_query_valid(const struct attention *a, uint32_t b, uint32_t i);
+
+/* Where sample b is no padding: the queries [query, query_end) and the keys [key, key_end). Queries
+ * end with q_len, and in self-attention before the position of the first key beyond k_len; invalid
+ * ones around the others are left out. Keys end with k_len, and a mask tensor narrows them to those
+ * from the first to the last that it leaves to one of these queries. Queries in between that are
+ * not valid are padding too. Empty: all is 0. */
+struct attention_extent {
+    uint32_t query, query_end, key, key_end;
+};
+
+struct attention_extent attention_extent(const struct attention *a, uint32_t b);
+/* Whether query i of the sample that it is of is no padding. */
+bool attention_shown(const struct attention *a, const struct attention_extent *extent, uint32_t b,
+                     uint32_t i);
 
 /* Writes the valid keys of a row, ascending, to ret_keys[keys]; returns how many. */
 uint32_t attention_valid_keys(const struct attention *a, uint32_t b, uint32_t i,

@@ -35,5 +35,6 @@ void scratch_trim(struct scratch *scratch, size_t most)
 void scratch_clear(struct scratch *scratch)
 {
     free(scratch->memory);
-    *scratch = (struct scratch){0};
+    scratch->memory = NULL;
+    scratch->bytes = 0;
 }

@@ -70,6 +70,7 @@ int spectra_run(struct spectra *s, struct scratch *scratch)
             break;
         }
         rc = take_turn(s, turn, scratch);
+        scratch_pause(scratch);
     }
     return rc;
 }

@@ -266,7 +266,7 @@ static uint32_t steps_to_go(uint32_t steps, double before, double now)
         return APART_MAX;
     }
     double foretold = 0.8 * steps * log(now) / log(before / now);
-    return foretold < APART_MIN ? APART_MIN : foretold > APART_MAX ? APART_MAX : (uint32_t)foretold;
+    return (uint32_t)fmin(fmax(foretold, (double)APART_MIN), (double)APART_MAX);
 }
 
 static void extend_by(struct lanczos *l, uint32_t steps)

@@ -11,7 +11,7 @@
 #include <lapacke.h>
 #include <math.h>
 
-struct problem {
+struct lapack_problem {
     lapack_int rows, columns; /* as LAPACK sees them */
     lapack_int work_count;
     uint32_t count;
@@ -19,9 +19,9 @@ struct problem {
     lapack_int *iwork;           /* [8 * count] */
 };
 
-typedef lapack_int solver(const struct problem *p, double *work, lapack_int work_count);
+typedef lapack_int solver(const struct lapack_problem *p, double *work, lapack_int work_count);
 
-static lapack_int gesdd(const struct problem *p, double *work, lapack_int work_count)
+static lapack_int gesdd(const struct lapack_problem *p, double *work, lapack_int work_count)
 {
     lapack_int one = 1, info = 0;
     double unused;
@@ -30,7 +30,7 @@ static lapack_int gesdd(const struct problem *p, double *work, lapack_int work_c
     return info;
 }
 
-static lapack_int geev(const struct problem *p, double *work, lapack_int work_count)
+static lapack_int geev(const struct lapack_problem *p, double *work, lapack_int work_count)
 {
     lapack_int one = 1, info = 0;
     double unused, *imaginary = !p->values ? NULL : p->values + p->count;
@@ -40,14 +40,14 @@ static lapack_int geev(const struct problem *p, double *work, lapack_int work_co
 }
 
 /* Asks LAPACK how much work space it wants, and carves all from scratch. */
-static int spectrum_lapack_take_problem(struct problem *p, const struct matrix *m, solver *solve,
-                                        struct scratch *scratch)
+static int spectrum_lapack_take_problem(struct lapack_problem *p, const struct matrix *m,
+                                        solver *solve, struct scratch *scratch)
 {
     uint32_t count = m->rows < m->columns ? m->rows : m->columns;
     if (m->rows > INT32_MAX || m->columns > INT32_MAX || count > INT32_MAX / 8) {
         return ERR_MEMORY;
     }
-    *p = (struct problem){
+    *p = (struct lapack_problem){
         .rows = (lapack_int)m->columns, .columns = (lapack_int)m->rows, .count = count};
     double answer = 0;
     if (solve(p, &answer, -1) != 0 || !(answer >= 1 && answer < INT32_MAX)) {
@@ -72,14 +72,14 @@ static int spectrum_lapack_take_problem(struct problem *p, const struct matrix *
 }
 
 /* A positive info means that LAPACK did not converge: no number exists then. */
-static bool solve_problem(const struct problem *p, const struct matrix *m, solver *solve)
+static bool solve_problem(const struct lapack_problem *p, const struct matrix *m, solver *solve)
 {
     return matrix_load_f64(m, p->map) && solve(p, p->work, p->work_count) == 0;
 }
 
 int lapack_values(const struct matrix *m, struct scratch *scratch, struct singular_values *ret)
 {
-    struct problem p;
+    struct lapack_problem p;
     int rc = spectrum_lapack_take_problem(&p, m, gesdd, scratch);
     if (rc == 0) {
         bool solved = solve_problem(&p, m, gesdd);
@@ -107,7 +107,7 @@ static struct moduli moduli_of(const double *real, const double *imaginary, uint
 
 int lapack_moduli(const struct matrix *m, struct scratch *scratch, struct moduli *ret)
 {
-    struct problem p;
+    struct lapack_problem p;
     int rc = spectrum_lapack_take_problem(&p, m, geev, scratch);
     if (rc == 0) {
         *ret = solve_problem(&p, m, geev) ? moduli_of(p.values, p.values + p.count, p.count)

@@ -213,6 +213,7 @@ static int compute_spectra(const struct loaded *l, struct scratch *scratch,
                  : 0;
     for (uint32_t h = 0; rc == 0 && l->heads && h < l->slices; h++) {
         struct matrix slice = slice_of(l, h);
+        scratch_pause(scratch);
         rc = spectrum_of_matrix(&slice, l->eps, SPECTRUM_FULL, l->isa, scratch, &ret->head[h]);
     }
     return rc;
@@ -439,6 +440,7 @@ static int compute_circuits(const struct weights *w, const struct loaded *x, con
     int rc = *ret && core ? 0 : ERR_MEMORY;
     uint32_t group = w->heads / w->kv_heads;
     for (uint32_t h = 0; rc == 0 && x->finite && y->finite && h < w->heads; h++) {
+        scratch_pause(scratch);
         rc = compute_circuit(x, h, y, h / group, core, scratch, &(*ret)[h]);
     }
     free(core);
@@ -483,6 +485,7 @@ static int weights_compute_all(const struct weights *w, struct loaded l[PROJECTI
                                .eps = spectrum_eps(w->matrix[p].dtype)};
     }
     for (enum projection p = 0; rc == 0 && p < PROJECTION_COUNT; p++) {
+        scratch_pause(scratch);
         rc = sent(w, p) ? compute_projection(&l[p], scratch, &ret->projection[p]) : 0;
     }
     return rc;

@@ -52,20 +52,37 @@ uint64_t head_maps_scratch(uint32_t heads, uint32_t keys, uint32_t size)
     return bytes < 0x1p62 ? (uint64_t)bytes : UINT64_C(1) << 62;
 }
 
+/* Where the map begins and ends; a sample of padding alone has the whole. */
+static struct attention_extent head_maps_extent(const struct attention *a, uint32_t sample)
+{
+    struct attention_extent extent = attention_extent(a, sample);
+    if (extent.query_end == 0) {
+        extent = (struct attention_extent){.query_end = a->queries, .key_end = a->keys};
+    }
+    return extent;
+}
+
 static struct head_maps *maps_new(const struct attention *a, uint32_t sample, uint32_t size)
 {
-    uint64_t bytes = head_maps_bytes(a->heads, a->queries, a->keys, size);
+    sample = sample < a->batch ? sample : a->batch - 1;
+    struct attention_extent extent = head_maps_extent(a, sample);
+    uint32_t queries = extent.query_end - extent.query, keys = extent.key_end - extent.key;
+    uint64_t bytes = head_maps_bytes(a->heads, queries, keys, size);
     struct head_maps *maps = bytes < SIZE_MAX ? malloc((size_t)bytes) : NULL;
     if (!maps) {
         return NULL;
     }
     *maps = (struct head_maps){
         .heads = a->heads,
-        .queries = a->queries,
-        .keys = a->keys,
-        .rows = head_maps_cells(a->queries, size),
-        .columns = head_maps_cells(a->keys, size),
-        .sample = sample < a->batch ? sample : a->batch - 1,
+        .queries = queries,
+        .keys = keys,
+        .first_query = extent.query,
+        .first_key = extent.key,
+        .queries_sent = a->queries,
+        .keys_sent = a->keys,
+        .rows = head_maps_cells(queries, size),
+        .columns = head_maps_cells(keys, size),
+        .sample = sample,
         .values = (float *)(maps + 1),
     };
     maps->max = maps->values + (size_t)a->heads * maps->rows * maps->columns;
@@ -81,16 +98,16 @@ void head_maps_free(struct head_maps **maps)
 
 static void head_maps_lay_out(struct making *m, void *memory)
 {
-    size_t keys = m->a->keys, columns = m->maps->columns;
+    size_t keys = m->maps->keys, columns = m->maps->columns;
     m->sum = memory;
     m->share = m->sum + ((size_t)m->a->heads + 1) * columns;
     m->work = m->share + columns;
-    m->key_sum = (float *)(void *)(m->work + 2 * keys + 2 * columns);
+    m->key_sum = (float *)(void *)(m->work + 2 * (size_t)m->a->keys + 2 * columns);
     m->largest = m->key_sum + keys;
     m->column_end = (uint32_t *)(void *)(m->largest + QUERIES_AT_ONCE * keys);
     for (uint32_t c = 0; c < columns; c++) {
-        m->column_end[c] = head_maps_edge(c + 1, m->a->keys, m->maps->columns);
-        m->share[c] = 1.0 / (m->column_end[c] - head_maps_edge(c, m->a->keys, m->maps->columns));
+        m->column_end[c] = head_maps_edge(c + 1, m->maps->keys, m->maps->columns);
+        m->share[c] = 1.0 / (m->column_end[c] - head_maps_edge(c, m->maps->keys, m->maps->columns));
     }
 }
 
@@ -98,7 +115,7 @@ static void head_maps_lay_out(struct making *m, void *memory)
 static void add_keys(const struct making *m, double *sum)
 {
     uint32_t columns = m->maps->columns;
-    if (columns == m->a->keys) {
+    if (columns == m->maps->keys) {
         for (uint32_t c = 0; c < columns; c++) {
             sum[c] += (double)m->key_sum[c];
         }
@@ -113,22 +130,23 @@ static void add_keys(const struct making *m, double *sum)
     }
 }
 
-/* The kernel takes so many entries at once. */
+/* The kernel takes so many entries at once. `i` is a query of the message. */
 static void head_maps_accumulate(const struct making *m, uint32_t h, uint32_t i, float *largest)
 {
     const struct attention *a = m->a;
     size_t entry = dtype_size(a->dtype);
     size_t row = ((size_t)m->maps->sample * a->heads + h) * a->queries + i;
-    const unsigned char *source = (const unsigned char *)a->weights + row * a->keys * entry;
-    for (uint32_t j = 0; j < a->keys; j += ACROSS_CHUNK) {
-        uint32_t n = a->keys - j < ACROSS_CHUNK ? a->keys - j : ACROSS_CHUNK;
+    const unsigned char *source =
+        (const unsigned char *)a->weights + (row * a->keys + m->maps->first_key) * entry;
+    for (uint32_t j = 0, keys = m->maps->keys; j < keys; j += ACROSS_CHUNK) {
+        uint32_t n = keys - j < ACROSS_CHUNK ? keys - j : ACROSS_CHUNK;
         m->kernel->accumulate(source + j * entry, a->dtype, n, m->key_sum + j, largest + j);
     }
 }
 
 static void add_largest(const struct making *m, uint32_t queries)
 {
-    uint32_t keys = m->a->keys;
+    uint32_t keys = m->maps->keys;
     memset(m->key_sum, 0, keys * sizeof *m->key_sum);
     for (uint32_t i = 0; i < queries; i++) {
         for (uint32_t j = 0; j < keys; j++) {
@@ -138,21 +156,21 @@ static void add_largest(const struct making *m, uint32_t queries)
     add_keys(m, m->sum + (size_t)m->a->heads * m->maps->columns);
 }
 
-/* Queries [begin, end), QUERIES_AT_ONCE at most, of all heads. */
-static void add_queries(const struct making *m, uint32_t begin, uint32_t end)
+/* These queries of the message, QUERIES_AT_ONCE at most, of all heads. */
+static void add_queries(const struct making *m, const uint32_t *query, uint32_t count)
 {
-    uint32_t keys = m->a->keys;
-    for (size_t k = 0; k < (size_t)(end - begin) * keys; k++) {
+    uint32_t keys = m->maps->keys;
+    for (size_t k = 0; k < (size_t)count * keys; k++) {
         m->largest[k] = -INFINITY;
     }
     for (uint32_t h = 0; h < m->a->heads; h++) {
         memset(m->key_sum, 0, keys * sizeof *m->key_sum);
-        for (uint32_t i = begin; i < end; i++) {
-            head_maps_accumulate(m, h, i, m->largest + (size_t)(i - begin) * keys);
+        for (uint32_t n = 0; n < count; n++) {
+            head_maps_accumulate(m, h, query[n], m->largest + (size_t)n * keys);
         }
         add_keys(m, m->sum + (size_t)h * m->maps->columns);
     }
-    add_largest(m, end - begin);
+    add_largest(m, count);
 }
 
 /* A row of cells of a head, from the sums over `queries` of them; whether all are finite. */
@@ -173,15 +191,23 @@ static bool end_row(const struct making *m, uint32_t h, uint32_t queries, float 
 static void head_maps_make_row(const struct making *m, uint32_t r)
 {
     struct head_maps *maps = m->maps;
-    uint32_t begin = head_maps_edge(r, maps->queries, maps->rows);
-    uint32_t end = head_maps_edge(r + 1, maps->queries, maps->rows);
+    uint32_t begin = maps->first_query + head_maps_edge(r, maps->queries, maps->rows);
+    uint32_t end = maps->first_query + head_maps_edge(r + 1, maps->queries, maps->rows);
+    uint32_t query[QUERIES_AT_ONCE], count = 0, shown = 0;
     memset(m->sum, 0, ((size_t)maps->heads + 1) * maps->columns * sizeof *m->sum);
-    for (uint32_t i = begin; i < end && m->kernel; i += QUERIES_AT_ONCE) {
-        add_queries(m, i, end - i < QUERIES_AT_ONCE ? end : i + QUERIES_AT_ONCE);
+    for (uint32_t i = begin; i < end && m->kernel; i++) {
+        if (head_maps_shows(m->a, maps, i)) {
+            query[count++] = i;
+            shown++;
+        }
+        if (count == QUERIES_AT_ONCE || (count > 0 && i + 1 == end)) {
+            add_queries(m, query, count);
+            count = 0;
+        }
     }
     for (uint32_t h = 0; h <= maps->heads; h++) {
         float *row = maps->values + ((size_t)h * maps->rows + r) * maps->columns;
-        if (!m->kernel || !end_row(m, h, end - begin, row)) {
+        if (!m->kernel || !end_row(m, h, shown, row)) {
             head_maps_row_ref(m->a, maps, h, r, m->work, row);
         }
     }
@@ -219,6 +245,7 @@ int head_maps_new(const struct attention *a, uint32_t sample, uint32_t size, enu
     struct making making = {.a = a, .maps = maps, .kernel = kernels ? kernels->across : NULL};
     head_maps_lay_out(&making, memory);
     for (uint32_t r = 0; r < maps->rows; r++) {
+        scratch_pause(scratch);
         head_maps_make_row(&making, r);
     }
     average(&making);

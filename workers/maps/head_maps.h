@@ -2,6 +2,10 @@
 /* head_maps: the map of each head of one sample, pooled into at most `size` x `size` cells, and the
  * largest weight over the heads pooled in the same way: for people to look at.
  *
+ * The map ends where the sample does (attention_extent): padding around it is not part of it, and
+ * queries inside that are padding add to no cell. A sample that is padding as a whole has all of
+ * them, without a number.
+ *
  * Cells as in map_pool.h: of T queries (keys) in n = min(T, size) rows (columns), row r takes the
  * queries from floor(r T / n) up to floor((r + 1) T / n); a cell is the mean of the finite entries
  * in it, as they were sent, NaN without any, or when f32 cannot hold it. With T <= size that is the
@@ -18,7 +22,9 @@
 
 struct head_maps {
     uint32_t heads;
-    uint32_t queries, keys; /* of the message */
+    uint32_t queries, keys;           /* that it is of */
+    uint32_t first_query, first_key;  /* of the message; what is before them is padding */
+    uint32_t queries_sent, keys_sent; /* of the message, with padding */
     uint32_t rows, columns;
     uint32_t sample;
     float *values; /* [heads][rows][columns] */
@@ -31,7 +37,8 @@ int head_maps_new(const struct attention *a, uint32_t sample, uint32_t size, enu
                   struct scratch *scratch, struct head_maps **ret_maps);
 /* Accepts NULL. */
 void head_maps_free(struct head_maps **maps);
-/* Bytes that they take, and those that making them takes; both saturate. */
+/* Bytes that they take at most, of so many queries and keys, and those that making them takes; both
+ * saturate. */
 uint64_t head_maps_bytes(uint32_t heads, uint32_t queries, uint32_t keys, uint32_t size);
 uint64_t head_maps_scratch(uint32_t heads, uint32_t keys, uint32_t size);
 

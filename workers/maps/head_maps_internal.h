@@ -6,6 +6,9 @@
 
 #include "workers/maps/head_maps.h"
 
+/* Whether query i of the message is in the map and no padding. */
+bool head_maps_shows(const struct attention *a, const struct head_maps *maps, uint32_t i);
+
 /* The first of the T queries or keys in cell c of n. */
 uint32_t head_maps_edge(uint32_t c, uint32_t T, uint32_t n);
 

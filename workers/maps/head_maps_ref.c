@@ -9,6 +9,13 @@ uint32_t head_maps_edge(uint32_t c, uint32_t T, uint32_t n)
     return (uint32_t)((uint64_t)c * T / n);
 }
 
+bool head_maps_shows(const struct attention *a, const struct head_maps *maps, uint32_t i)
+{
+    struct attention_extent extent = {.query = maps->first_query,
+                                      .query_end = maps->first_query + maps->queries};
+    return attention_shown(a, &extent, maps->sample, i);
+}
+
 /* A row of the largest weights over the heads; -infinity where all are NaN. */
 static void load_largest(const struct attention *a, uint32_t sample, uint32_t i, double *other,
                          double *ret_row)
@@ -46,14 +53,18 @@ void head_maps_row_ref(const struct attention *a, const struct head_maps *maps, 
     for (uint32_t c = 0; c < columns; c++) {
         sum[c] = count[c] = 0;
     }
-    uint32_t end = head_maps_edge(r + 1, a->queries, maps->rows);
-    for (uint32_t i = head_maps_edge(r, a->queries, maps->rows); i < end; i++) {
+    uint32_t end = maps->first_query + head_maps_edge(r + 1, maps->queries, maps->rows);
+    uint32_t begin = maps->first_query + head_maps_edge(r, maps->queries, maps->rows);
+    for (uint32_t i = begin; i < end; i++) {
+        if (!head_maps_shows(a, maps, i)) {
+            continue;
+        }
         if (h < a->heads) {
             attention_load_row(a, maps->sample, h, i, row);
         } else {
             load_largest(a, maps->sample, i, other, row);
         }
-        head_maps_ref_add_row(row, a->keys, columns, sum, count);
+        head_maps_ref_add_row(row + maps->first_key, maps->keys, columns, sum, count);
     }
     for (uint32_t c = 0; c < columns; c++) {
         double mean = sum[c] / count[c]; /* 0 / 0 is NaN */

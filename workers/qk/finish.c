@@ -91,11 +91,11 @@ static struct state qk_finish_begin_row(const struct qk_finish *f, const struct 
     s.first_logit = s.has_first ? captured(f, (double)row->first) : -INFINITY;
     s.max = qk_finish_larger(s.first_logit, (double)row->max);
     s.down = row->count > 0 ? (double)exp[EXP_DOWN] : 0;
-    s.first = s.has_first ? (double)exp[EXP_FIRST] : 0;
+    s.first = s.first_logit > -INFINITY ? (double)exp[EXP_FIRST] : 0;
     s.z = s.down * (double)totals->sum[QK_Z] + s.first;
     s.scale = 1 / s.z;
     s.unit = s.down * s.scale;
-    s.keys = (double)row->count + s.has_first;
+    s.keys = (double)row->count + (row->silent_first ? 0 : s.has_first) + row->silent;
     return s;
 }
 
@@ -118,6 +118,9 @@ static double largest_weight(const struct state *s)
 static double smallest_weight(const struct state *s)
 {
     double low = s->row->count > 0 ? (double)s->exp[EXP_LOW] : INFINITY;
+    if (s->row->silent > 0) {
+        return 0;
+    }
     return (s->has_first ? qk_finish_smaller(low, s->first) : low) * s->scale;
 }
 
@@ -134,7 +137,8 @@ static double top_weights(const struct state *s)
     return qk_finish_smaller(1, (sum + qk_finish_larger(last, s->first)) * s->scale);
 }
 
-/* sum (A - 1/n)^2: of the rest about its own mean, then between the rest and key 0 */
+/* sum (A - 1/n)^2: of the rest about its own mean, then between the rest, the weights 0 and key 0
+ */
 static double squares(const struct state *s)
 {
     double n = s->row->count, share = 1 / s->keys, sum = 0;
@@ -145,7 +149,8 @@ static double squares(const struct state *s)
         sum = m2 * s->unit * s->unit + n * between * between;
     }
     double first = s->first * s->scale - share;
-    return s->has_first ? sum + first * first : sum;
+    sum += s->row->silent * share * share;
+    return s->first_logit > -INFINITY ? sum + first * first : sum;
 }
 
 static double position_of(const struct state *s)
@@ -212,7 +217,7 @@ static void put_row(struct qk_finish *f, const struct state *s)
     uint32_t slot = b->used++;
     b->sound[slot] = 1;
     b->keys[slot] = (float)s->keys;
-    b->rest_keys[slot] = (float)s->row->count;
+    b->rest_keys[slot] = (float)(s->row->count + s->row->silent - s->row->silent_first);
     b->rest_sum[slot] = (float)(s->unit * (double)s->totals->sum[QK_Z]);
     b->rest_plogp[slot] = (float)rest_plogp(s);
     b->first[slot] = (float)(s->first * s->scale);
@@ -254,7 +259,7 @@ static void add_logits(struct qk_finish *f, const struct state *s)
         add_to(&f->logits, n, sum, unit * unit * m2, unit * (double)s->totals->low,
                unit * (double)s->row->top[0]);
     }
-    if (s->has_first) {
+    if (s->first_logit > -INFINITY) {
         double first = capped(f->a, (double)s->row->first);
         add_to(&f->logits, 1, first, 0, first, first);
     }
@@ -269,7 +274,7 @@ static void add_cosines(struct qk_finish *f, const struct state *s, double inver
                inverse_length * (double)s->totals->cosine_low,
                inverse_length * (double)s->totals->cosine_high);
     }
-    if (inverse_length > 0 && s->has_first && f->first_inverse_length > 0) {
+    if (inverse_length > 0 && s->first_logit > -INFINITY && f->first_inverse_length > 0) {
         double first = (double)s->row->first * f->first_inverse_length * inverse_length;
         add_to(&f->cosines, 1, first, 0, first, first);
     }

@@ -98,10 +98,11 @@ struct qk_span {
 
 /* How many keys before j are of a kind: a row's number of them is a difference. */
 struct qk_counts {
-    uint32_t nan;  /* a NaN in the key */
-    uint32_t odd;  /* key or value only the reference can handle */
-    uint32_t zero; /* zero vectors */
-    uint32_t lost; /* a value that is not finite */
+    uint32_t nan;      /* a NaN in the key */
+    uint32_t odd;      /* key or value only the reference can handle */
+    uint32_t zero;     /* zero vectors */
+    uint32_t infinite; /* an infinity in the key, but no NaN */
+    uint32_t lost;     /* a value that is not finite */
 };
 
 /* Everything there is to work with. */
@@ -110,6 +111,7 @@ struct qk_work {
     enum isa isa;
     struct block *block;
     const struct attention *a;
+    struct scratch *scratch;
     uint32_t row_begin, row_end;
     bool core, values;
     uint32_t sample, kv, head; /* current */
@@ -119,7 +121,10 @@ struct qk_work {
     float *inverse_length, *value_length, *value_log;
     double *key_length;
     struct qk_counts *before; /* [keys + 1] */
-    double longest_key;       /* of those that are not odd */
+    uint8_t *usual;           /* 0: counted as infinite */
+    /* by infinite key: the run of alike ones that it is in; by run: its first key */
+    uint32_t *infinite_run, *run_key;
+    double longest_key; /* of those that are not odd */
     float *first_value;
     /* by key, of the sample: chains of equal tokens; NULL without */
     uint32_t *next_same, *previous_same, *first_same, *sort;
@@ -133,6 +138,7 @@ struct qk_work {
     struct qk_ref ref;
 };
 
+/* A sound row that sees infinite keys has the logit -infinity at each of them. */
 enum qk_verdict { QK_SOUND, QK_UNSOUND, QK_REFERENCE };
 
 /* `w` has its attention, its block, rows, groups and instruction set; this gives it memory. Returns
@@ -141,12 +147,14 @@ int qk_work_begin(struct qk_work *w, struct scratch *scratch);
 void qk_work_begin_sample(struct qk_work *w, uint32_t b);
 void qk_work_begin_key_head(struct qk_work *w, uint32_t kv);
 
-/* The way that row i goes, whose query is valid and |q| long. */
-enum qk_verdict qk_work_judge(const struct qk_work *w, uint32_t i, double query_length);
+/* The way that row i goes, whose query is valid and |q| long. The query of a
+ * sound one is then at w->query + at * head_dim, as f32. */
+enum qk_verdict qk_work_judge(const struct qk_work *w, uint32_t i, uint32_t at,
+                              double query_length);
+/* Whether a value that the row sees is not finite. */
+bool qk_work_sees_lost(const struct qk_work *w, uint32_t i);
 /* The length of query i of the current head; NaN with a NaN in it. */
 double qk_work_query_length(const struct qk_work *w, uint32_t i);
-/* Converts it to f32 at w->query + at * head_dim. */
-void qk_work_load_query(const struct qk_work *w, uint32_t i, uint32_t at);
 /* Keys or values [begin, end) of the current key head as f32, in place or converted; values that
  * are not finite as zeros: nobody who sees them has an output. */
 const float *qk_work_keys(const struct qk_work *w, uint32_t begin, uint32_t end);

@@ -56,6 +56,8 @@ struct qk_row {
     uint32_t begin, end; /* the valid keys lie in [begin, end), both ends valid */
     int64_t position;    /* p */
     bool has_holes;      /* some keys between are excluded */
+    uint32_t silent;     /* keys with the logit -infinity: holes, but their weight 0 counts */
+    bool silent_first;   /* key 0 is one of them */
     bool zeros;          /* some keys between may be zero vectors: they have no cosine */
     struct attention_holes holes;
 };
@@ -69,6 +71,7 @@ struct qk_tile {
     struct qk_row *row;          /* [rows] */
     float slope;                 /* base 2 logits per logit */
     float scale, cap;            /* cap > 0: logits are cap * tanh(scale * product / cap) */
+    bool infinite;               /* a key has an infinity: what is silent may be here */
     uint32_t window;             /* QK_LOCAL */
     const float *inverse_length; /* 1 / |k_j|; 0 for a zero vector */
     const float *value_length;   /* |v_j|, and its log2 (0 for 0); NULL without values */

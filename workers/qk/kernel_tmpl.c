@@ -388,7 +388,7 @@ static void capture(const struct qk_tile *tile, struct qk_row *row, const float 
     uint32_t end = row->end < tile->key_end ? row->end : tile->key_end;
     uint32_t begin = row->begin > tile->key_begin ? row->begin : tile->key_begin;
     if (begin == 0 && end > 0) {
-        row->first = product[0];
+        row->first = row->silent_first ? -INFINITY : product[0];
     }
     for (int offset = -1; offset <= 1; offset++) {
         int64_t j = row->position + offset;
@@ -498,7 +498,7 @@ static void fold_tile_row(const struct qk_tile *tile, struct qk_row *row, float 
     capture(tile, row, product);
     if (!clip(tile, row, &begin, &end)) {
         pass_row(tile, row, product);
-    } else if (!row->has_holes) {
+    } else if (!row->has_holes || (row->silent > 0 && !tile->infinite)) {
         struct part part = direct(tile, row, product, begin, end);
         fold_row(row, &part, tile);
         if (tile->keep) {

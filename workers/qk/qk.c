@@ -35,7 +35,13 @@ static void qk_begin_row(const struct qk_work *w, uint32_t i, double query_lengt
     for (uint32_t k = 0; k < QK_TOP; k++) {
         row->top[k] = -INFINITY;
     }
-    bool output = w->values && to->lost == from->lost;
+    row->silent = to->infinite - from->infinite;
+    row->silent_first = span->begin == 0 && !w->usual[0];
+    if (row->silent > 0) { /* and there are no others */
+        row->has_holes = true;
+        row->holes = (struct attention_holes){.mask = w->usual};
+    }
+    bool output = w->values && !qk_work_sees_lost(w, i);
     w->extra[at] = (struct qk_row_extra){
         .inverse_length = query_length > 0 ? 1 / query_length : 0,
         .output = output ? w->output + (size_t)at * w->a->qk.value_dim : NULL};
@@ -58,8 +64,9 @@ static int qk_take_row(struct qk_work *w, uint32_t i, uint32_t *active)
         return 0;
     }
     double length = qk_work_query_length(w, i);
-    enum qk_verdict verdict = qk_work_judge(w, i, length);
+    enum qk_verdict verdict = qk_work_judge(w, i, *active, length);
     if (verdict == QK_REFERENCE) {
+        scratch_pause(w->scratch);
         return qk_ref_row(&w->ref, w->block, w->head, i);
     }
     qk_count_row(w->block, verdict == QK_SOUND);
@@ -67,7 +74,6 @@ static int qk_take_row(struct qk_work *w, uint32_t i, uint32_t *active)
         moments_add(&w->block->head[w->head].q_norm, length);
     }
     if (w->core && verdict == QK_SOUND) {
-        qk_work_load_query(w, i, *active);
         qk_begin_row(w, i, length, *active);
         ++*active;
     }
@@ -94,10 +100,12 @@ static void qk_add_output(const struct qk_work *w, const float *weights, uint32_
 static void run_tile(const struct qk_work *w, struct qk_tile *tile, uint32_t begin, uint32_t end)
 {
     int d = (int)w->a->qk.head_dim;
+    scratch_pause(w->scratch);
     /* Key 0 stands apart: key 1 is the one to be aligned. */
     tile->product = w->product + (begin == 0 ? QK_LANES - 1 : 0);
     tile->key_begin = begin;
     tile->key_end = end;
+    tile->infinite = w->before[begin].infinite != w->before[end].infinite;
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)tile->rows, (int)(end - begin), d, 1,
                 w->query, d, qk_work_keys(w, begin, end), d, 0, tile->product, QK_TILE_STRIDE);
     w->kernel->fold_tile(tile);

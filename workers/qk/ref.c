@@ -327,6 +327,7 @@ int qk_compute_ref(struct block *block, const struct attention *a, uint32_t row_
     for (uint32_t b = 0; rc == 0 && b < a->batch; b++) {
         qk_ref_sample(&ref, b);
         for (uint32_t i = row_begin; rc == 0 && i < row_end; i++) {
+            scratch_pause(scratch);
             rc = qk_ref_add_row(&ref, block, i);
         }
     }

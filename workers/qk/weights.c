@@ -2,8 +2,8 @@
 /* qk_weights: the map itself: the products of a tile's rows come from sgemm straight into the map,
  * and each row's softmax is taken in place; where a row sees one range of keys, and without
  * softcap, by passes that vectorise. Rows that are not ordinary (work.c) go through the
- * reference, those that are not sound too: they are NaN at their keys, so that whoever measures the
- * map counts them. */
+ * reference; those that are not sound are NaN at their keys, so that whoever measures the map
+ * counts them. */
 #include "workers/qk/internal.h"
 
 #include <cblas.h>
@@ -99,6 +99,10 @@ static void take_softmax_of_range(const struct qk_work *w, const struct qk_span 
 {
     float *x = row + span->begin;
     uint32_t n = span->end - span->begin;
+    bool infinite = w->before[span->begin].infinite != w->before[span->end].infinite;
+    for (uint32_t j = 0; infinite && j < n; j++) {
+        x[j] = w->usual[span->begin + j] ? x[j] : -INFINITY;
+    }
     float largest = qk_weights_largest_of(x, n);
     double sum = 0;
     for (uint32_t j = 0; j < n; j += QK_TILE_KEYS) {
@@ -107,6 +111,9 @@ static void take_softmax_of_range(const struct qk_work *w, const struct qk_span 
     const float share = (float)(1 / sum);
     for (uint32_t j = 0; j < n; j++) {
         x[j] *= share;
+    }
+    for (uint32_t j = 0; infinite && j < n; j++) {
+        x[j] = w->usual[span->begin + j] ? x[j] : 0;
     }
     memset(row, 0, span->begin * sizeof *row);
     memset(row + span->end, 0, (w->a->keys - span->end) * sizeof *row);
@@ -122,27 +129,32 @@ static void take_softmax(const struct qk_work *w, uint32_t i, float *row)
     }
 }
 
-/* Whether row i's products are worth taking; if not, its weights are set. */
-static bool is_ordinary(struct qk_work *w, float *map, uint32_t i)
+/* Whether row i's products are worth taking; the query is then at its place `at`. If not, its
+ * weights are set. */
+static bool is_ordinary(struct qk_work *w, float *map, uint32_t i, uint32_t at)
 {
-    const struct qk_span *span = &w->span[i - w->row_begin];
-    if (span->valid && qk_work_judge(w, i, qk_work_query_length(w, i)) == QK_SOUND) {
-        return true;
+    float *row = map_row(w, map, i);
+    bool valid = w->span[i - w->row_begin].valid;
+    enum qk_verdict verdict =
+        valid ? qk_work_judge(w, i, at, qk_work_query_length(w, i)) : QK_UNSOUND;
+    if (verdict == QK_REFERENCE) {
+        qk_ref_weights(&w->ref, w->head, i, row);
+    } else if (verdict == QK_UNSOUND) {
+        uint32_t n = valid ? attention_valid_keys(w->a, w->sample, i, w->list) : 0;
+        memset(row, 0, w->a->keys * sizeof *row);
+        for (uint32_t k = 0; k < n; k++) {
+            row[w->list[k]] = NAN;
+        }
     }
-    if (span->valid) {
-        qk_ref_weights(&w->ref, w->head, i, map_row(w, map, i));
-    } else {
-        memset(map_row(w, map, i), 0, w->a->keys * sizeof *map);
-    }
-    return false;
+    return verdict == QK_SOUND;
 }
 
 /* The rows from `begin` on that one sgemm can do: side by side, all ordinary. Returns how many. */
 static uint32_t qk_weights_take_rows(struct qk_work *w, float *map, uint32_t begin)
 {
     uint32_t rows = 0;
-    while (rows < QK_TILE_ROWS && begin + rows < w->row_end && is_ordinary(w, map, begin + rows)) {
-        qk_work_load_query(w, begin + rows, rows);
+    while (rows < QK_TILE_ROWS && begin + rows < w->row_end &&
+           is_ordinary(w, map, begin + rows, rows)) {
         rows++;
     }
     return rows;
@@ -168,6 +180,7 @@ static void qk_weights_multiply(const struct qk_work *w, float *map, uint32_t be
 static void qk_weights_fill_head(struct qk_work *w, float *map)
 {
     for (uint32_t i = w->row_begin; i < w->row_end;) {
+        scratch_pause(w->scratch);
         uint32_t rows = qk_weights_take_rows(w, map, i);
         if (rows > 0) {
             qk_weights_multiply(w, map, i, rows);

@@ -3,6 +3,9 @@
  *
  * Extraordinary rows are known before any product, from the lengths of the vectors:
  *     a NaN in the query, or in a key that the row sees     the row is unsound, whatever the rest
+ *     an infinity in the query                              unsound: no logit is finite
+ *     an infinity in a key that the row sees                unsound, unless the logit is -infinity;
+ *                                                           the key is then left out of the sums
  *     a length that is infinite, above 2^40, or not 0 and below 2^-40; |scale q k| that may exceed
  *     2^15, where f32 has no digits left for the difference of two logits; a negative scale
  *                                                           the row goes through the reference
@@ -13,7 +16,9 @@
 #include "proto/err.h"
 #include "workers/rows/occurrence.h"
 #include "workers/rows/row.h"
+#include <float.h>
 #include <math.h>
+#include <stddef.h>
 #include <string.h>
 
 #define LENGTH_MAX 0x1p40
@@ -46,6 +51,9 @@ static void carve_all(struct qk_work *w, struct carver *c)
     w->value_log = qk_work_carve(c, w->values ? keys : 0, sizeof *w->value_log);
     w->key_length = qk_work_carve(c, a->keys, sizeof *w->key_length);
     w->before = qk_work_carve(c, (uint64_t)a->keys + 1, sizeof *w->before);
+    w->usual = qk_work_carve(c, a->keys, sizeof *w->usual);
+    w->infinite_run = qk_work_carve(c, a->keys, sizeof *w->infinite_run);
+    w->run_key = qk_work_carve(c, a->keys, sizeof *w->run_key);
     w->next_same = qk_work_carve(c, tokens ? a->keys : 0, sizeof *w->next_same);
     w->first_same = qk_work_carve(c, tokens ? a->keys : 0, sizeof *w->first_same);
     w->previous_same = qk_work_carve(c, tokens ? a->keys : 0, sizeof *w->previous_same);
@@ -69,6 +77,7 @@ int qk_work_begin(struct qk_work *w, struct scratch *scratch)
 {
     struct carver count = {0};
     w->kernel = kernels_or_portable(w->isa)->qk;
+    w->scratch = scratch;
     carve_all(w, &count);
     size_t ref_bytes = qk_ref_bytes(w->a);
     if (ref_bytes == 0 || count.bytes > SIZE_MAX / 2) {
@@ -189,12 +198,28 @@ static double exact_length(const struct qk_work *w, const void *tensor, enum dty
     return qk_ref_length(w->ref.vector, n);
 }
 
+static bool has_infinity(const float *x, uint32_t n)
+{
+    unsigned any = 0;
+    for (uint32_t c = 0; c < n; c++) {
+        any |= fabsf(x[c]) > FLT_MAX;
+    }
+    return any != 0;
+}
+
+/* A NaN shows in the sum of squares; an infinity that shows there may be a square's. */
 static double vector_length(const struct qk_work *w, const void *tensor, enum dtype dtype,
                             size_t first, uint32_t n)
 {
-    double length = (double)w->kernel->length(elements(w, tensor, dtype, first, n, w->vector), n);
-    bool usual = length >= LENGTH_MIN && length <= LENGTH_MAX;
-    return usual ? length : exact_length(w, tensor, dtype, first, n);
+    const float *x = elements(w, tensor, dtype, first, n, w->vector);
+    double length = (double)w->kernel->length(x, n);
+    if ((length >= LENGTH_MIN && length <= LENGTH_MAX) || isnan(length)) {
+        return length;
+    }
+    if (isinf(length) && dtype != DTYPE_F64 && has_infinity(x, n)) {
+        return INFINITY;
+    }
+    return exact_length(w, tensor, dtype, first, n);
 }
 
 /* Only the reference can handle it. */
@@ -214,6 +239,31 @@ static void measure_value(struct qk_work *w, uint32_t j, struct qk_counts *count
     w->value_log[j] = isfinite(length) && length > 0 ? (float)log2(length) : 0;
 }
 
+/* Whether two keys have the same infinities. */
+static bool infinities_alike(const struct qk_work *w, uint32_t j, uint32_t k)
+{
+    const struct qk *qk = &w->a->qk;
+    unsigned differ = 0;
+    const float *x =
+        elements(w, qk->k, qk->k_dtype, key_begin_of(w, j, qk->head_dim), qk->head_dim, w->vector);
+    const float *y =
+        elements(w, qk->k, qk->k_dtype, key_begin_of(w, k, qk->head_dim), qk->head_dim, w->key);
+    for (uint32_t c = 0; c < qk->head_dim; c++) {
+        bool infinite = fabsf(x[c]) > FLT_MAX || fabsf(y[c]) > FLT_MAX;
+        differ |= infinite && !(x[c] >= y[c] && x[c] <= y[c]);
+    }
+    return differ == 0;
+}
+
+static void note_infinite(const struct qk_work *w, uint32_t j, uint32_t index)
+{
+    uint32_t run = index > 0 ? w->infinite_run[index - 1] : UINT32_MAX;
+    if (index == 0 || !infinities_alike(w, w->run_key[run], j)) {
+        w->run_key[++run] = j;
+    }
+    w->infinite_run[index] = run;
+}
+
 static void measure_keys(struct qk_work *w)
 {
     const struct qk *qk = &w->a->qk;
@@ -224,8 +274,14 @@ static void measure_keys(struct qk_work *w)
         w->before[j] = counts;
         size_t first = key_begin_of(w, j, qk->head_dim);
         double length = vector_length(w, qk->k, qk->k_dtype, first, qk->head_dim);
+        bool infinite = isinf(length) && qk->k_dtype != DTYPE_F64;
+        if (infinite) {
+            note_infinite(w, j, counts.infinite);
+        }
+        w->usual[j] = !infinite;
+        counts.infinite += infinite;
         counts.nan += isnan(length) != 0;
-        counts.odd += qk_work_is_odd(length);
+        counts.odd += qk_work_is_odd(length) && !infinite;
         counts.zero += length <= 0;
         w->key_length[j] = length;
         w->inverse_length[j] = length > 0 && !qk_work_is_odd(length) ? (float)(1 / length) : 0;
@@ -286,19 +342,96 @@ static bool usual_parameters(const struct qk *qk)
     return scale && cap;
 }
 
-enum qk_verdict qk_work_judge(const struct qk_work *w, uint32_t i, double query_length)
+/* Whether a row with holes sees a key of a kind, `field` of its counts. */
+static bool sees_between_holes(const struct qk_work *w, uint32_t i, size_t field)
 {
     const struct qk_span *span = &w->span[i - w->row_begin];
-    const struct qk_counts *from = &w->before[span->begin], *to = &w->before[span->end];
-    bool nan = isnan(query_length) || to->nan != from->nan;
-    if (span->begin == span->end || (nan && !span->has_holes)) {
+    const struct attention_holes holes = attention_row_holes(w->a, w->sample, i);
+    const unsigned char *counts = (const unsigned char *)w->before + field;
+    for (uint32_t j = span->begin; j < span->end; j++) {
+        uint32_t before, after;
+        memcpy(&before, counts + j * sizeof *w->before, sizeof before);
+        memcpy(&after, counts + (j + 1) * sizeof *w->before, sizeof after);
+        if (before != after && attention_hole_free(&holes, j)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool qk_work_sees_lost(const struct qk_work *w, uint32_t i)
+{
+    const struct qk_span *span = &w->span[i - w->row_begin];
+    bool between = w->before[span->begin].lost != w->before[span->end].lost;
+    return between &&
+           (!span->has_holes || sees_between_holes(w, i, offsetof(struct qk_counts, lost)));
+}
+
+static bool sees_nan(const struct qk_work *w, uint32_t i)
+{
+    const struct qk_span *span = &w->span[i - w->row_begin];
+    bool between = w->before[span->begin].nan != w->before[span->end].nan;
+    return between &&
+           (!span->has_holes || sees_between_holes(w, i, offsetof(struct qk_counts, nan)));
+}
+
+/* Whether the product with key j, which is infinite, is -infinity: the query is not 0 at its
+ * infinities, and of the other sign. */
+static bool product_is_least(const struct qk_work *w, const float *query, uint32_t j)
+{
+    const struct qk *qk = &w->a->qk;
+    unsigned other = 0;
+    const float *key =
+        elements(w, qk->k, qk->k_dtype, key_begin_of(w, j, qk->head_dim), qk->head_dim, w->vector);
+    for (uint32_t c = 0; c < qk->head_dim; c++) {
+        other |= fabsf(key[c]) > FLT_MAX && !(query[c] * key[c] < -FLT_MAX);
+    }
+    return other == 0;
+}
+
+static size_t qk_work_query_begin(const struct qk_work *w, uint32_t i);
+static void qk_work_load_query(const struct qk_work *w, uint32_t i, uint32_t at);
+
+/* The same for a row that sees infinite keys; its query is finite. */
+static enum qk_verdict judge_infinite(const struct qk_work *w, uint32_t i, uint32_t at)
+{
+    const struct qk *qk = &w->a->qk;
+    const struct qk_span *span = &w->span[i - w->row_begin];
+    uint32_t from = w->before[span->begin].infinite, to = w->before[span->end].infinite;
+    if (span->has_holes || qk->softcap > 0 || qk->q_dtype == DTYPE_F64) {
+        return QK_REFERENCE;
+    }
+    if (to - from == span->end - span->begin) {
         return QK_UNSOUND;
     }
-    bool lost = to->lost != from->lost && span->has_holes;
-    bool odd = qk_work_is_odd(query_length) || to->odd != from->odd;
-    double bound = w->a->qk.scale * query_length * w->longest_key;
-    bool usual = usual_parameters(&w->a->qk) && bound <= LOGIT_MAX;
-    return usual && !nan && !lost && !odd ? QK_SOUND : QK_REFERENCE;
+    qk_work_load_query(w, i, at);
+    for (uint32_t r = w->infinite_run[from]; r <= w->infinite_run[to - 1]; r++) {
+        if (!product_is_least(w, w->query + (size_t)at * qk->head_dim, w->run_key[r])) {
+            return QK_UNSOUND;
+        }
+    }
+    return QK_SOUND;
+}
+
+enum qk_verdict qk_work_judge(const struct qk_work *w, uint32_t i, uint32_t at, double query_length)
+{
+    const struct qk *qk = &w->a->qk;
+    const struct qk_span *span = &w->span[i - w->row_begin];
+    const struct qk_counts *from = &w->before[span->begin], *to = &w->before[span->end];
+    bool infinite = isinf(query_length) && qk->q_dtype != DTYPE_F64 && !(qk->softcap > 0);
+    if (span->begin == span->end || isnan(query_length) || infinite || sees_nan(w, i)) {
+        return QK_UNSOUND;
+    }
+    double bound = qk->scale * query_length * w->longest_key;
+    bool usual = usual_parameters(qk) && bound <= LOGIT_MAX;
+    if (!usual || qk_work_is_odd(query_length) || to->odd != from->odd) {
+        return QK_REFERENCE;
+    }
+    if (to->infinite != from->infinite) {
+        return judge_infinite(w, i, at);
+    }
+    qk_work_load_query(w, i, at);
+    return QK_SOUND;
 }
 
 static size_t qk_work_query_begin(const struct qk_work *w, uint32_t i)
@@ -313,7 +446,7 @@ double qk_work_query_length(const struct qk_work *w, uint32_t i)
     return vector_length(w, qk->q, qk->q_dtype, qk_work_query_begin(w, i), qk->head_dim);
 }
 
-void qk_work_load_query(const struct qk_work *w, uint32_t i, uint32_t at)
+static void qk_work_load_query(const struct qk_work *w, uint32_t i, uint32_t at)
 {
     const struct qk *qk = &w->a->qk;
     const unsigned char *q = qk->q;

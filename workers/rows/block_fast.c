@@ -11,17 +11,20 @@
  *     pairs    when the last sample is in: what may be among the best is summed again in f64
  *     pool     sum maps added up as long as they belong to one row of cells, then cut into cells
  *
- * Whatever a kernel does not take goes to the reference, one row or one map row at a time: sums
- * that are not finite, negative weights, row sums so close to the tolerance that f32 cannot tell,
- * importance of weights outside [-1/16, 2]. A row is so counted once, by the one or by the other.
- *
- * The scratch is laid out in `carve`; nothing else is allocated here. */
+ * A row with a NaN or an infinity is unsound, has no importance, and its entries are missing in the
+ * maps: that is told by the bits (finite.h) wherever a sum is not finite. Whatever else a kernel
+ * does not take goes to the reference, one row or one map row at a time: sums that overflow f32,
+ * negative weights, row sums so close to the tolerance that f32 cannot tell, importance of weights
+ * outside [-1/16, 2]. A row is so counted once, by the one or by the other. */
 #include "workers/rows/block_ref.h"
+#include "workers/rows/finite.h"
+#include "workers/rows/frame.h"
 #include "proto/err.h"
 #include "workers/rows/occurrence.h"
 #include "workers/rows/row_batch.h"
 
 #include <assert.h>
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -32,17 +35,6 @@
 /* Longer rows have importance by the reference: the series of ln(P + 1e-8) is cut after its first
  * term, which is right to 1e-15 T^2. */
 #define IMPORTANCE_KEYS_MAX 32768
-
-/* The values that the rows (b, 0..H, i) share. */
-struct frame {
-    uint32_t b, i, n;
-    bool counts;    /* the query is valid */
-    bool has_first; /* p >= 1 */
-    bool has[SINGLE_COUNT];
-    bool has_occurrences;
-    float largest_distance;
-    struct row_job job;
-};
 
 struct slot {
     const struct frame *frame;
@@ -65,12 +57,16 @@ struct fast {
     struct slot slot[ROW_BATCH];
     struct row_batch batch;
     struct row_values values;
-    float *maps, *upper;          /* map rows of (b, i); bounds of the pairs of i */
-    double *exact;                /* [2 * ROW_PAD] */
-    double *pooled;               /* [keys + ROW_PAD] sum maps of one row of cells */
+    float *maps, *upper; /* map rows of (b, i); bounds of the pairs of i */
+    float *missing;      /* [keys + ROW_PAD] samples in which an entry of i is not finite, or its
+                            key is padding */
+    double *exact;       /* [2 * ROW_PAD] */
+    double *pooled;      /* [keys + ROW_PAD] sum maps of one row of cells */
     uint32_t pool_row, pool_rows; /* that row; how many map rows are in it */
     uint32_t *induction, *duplicate;
-    bool upper_sound; /* every map row of i so far was finite */
+    bool upper_sound;  /* `upper` holds for every map row of i so far, */
+    bool some_missing; /* `missing` too */
+    uint32_t shown;    /* samples so far in which i is no padding */
     struct block_work work;
 };
 
@@ -104,7 +100,7 @@ static size_t block_fast_pooled_bytes(const struct block *block, const struct at
 static size_t fast_bytes(const struct block *block, const struct attention *a)
 {
     return block_fast_aligned(sizeof(struct row_pass)) + row_values_bytes(a->heads) +
-           block_fast_map_bytes(a) + upper_bytes(a) +
+           block_fast_map_bytes(a) + 2 * upper_bytes(a) +
            block_fast_aligned(2 * ROW_PAD * sizeof(double)) + 2 * occurrence_bytes(a) +
            block_fast_pooled_bytes(block, a) + block_ref_bytes(block, a);
 }
@@ -126,6 +122,7 @@ static void block_fast_begin(struct fast *f, unsigned char *at)
                      f->kernels);
     f->maps = block_fast_take(&at, block_fast_map_bytes(a));
     f->upper = block_fast_take(&at, upper_bytes(a));
+    f->missing = block_fast_take(&at, upper_bytes(a));
     f->exact = block_fast_take(&at, block_fast_aligned(2 * ROW_PAD * sizeof(double)));
     f->pooled = block_fast_take(&at, block_fast_pooled_bytes(f->block, a));
     f->induction = block_fast_take(&at, occurrence_bytes(a));
@@ -147,68 +144,6 @@ static void block_fast_begin(struct fast *f, unsigned char *at)
 
 /* Frames. */
 
-static bool key_valid(const struct row_job *job, uint64_t j)
-{
-    return j >= job->begin && j < job->end && attention_hole_free(&job->holes, (uint32_t)j);
-}
-
-/* attention_query_valid without reading documents: a query sees at least itself. */
-static bool query_valid(const struct attention *a, const struct row_job *job, uint32_t b,
-                        uint32_t i)
-{
-    if (i >= attention_query_count(a, b)) {
-        return false;
-    }
-    if (job->holes.mask && job->holes.document) {
-        return attention_query_valid(a, b, i);
-    }
-    if (job->holes.mask) {
-        return memchr(job->holes.mask, 1, a->keys) != NULL;
-    }
-    return true;
-}
-
-/* Narrows [begin, end) to the outermost valid keys; returns how many are valid. */
-static uint32_t block_fast_narrow(struct row_job *job)
-{
-    if (!job->holes.mask && !job->holes.document) {
-        return job->end - job->begin;
-    }
-    while (job->begin < job->end && !key_valid(job, job->begin)) {
-        job->begin++;
-    }
-    while (job->begin < job->end && !key_valid(job, job->end - 1)) {
-        job->end--;
-    }
-    uint32_t n = 0;
-    for (uint32_t j = job->begin; j < job->end; j++) {
-        n += key_valid(job, j);
-    }
-    return n;
-}
-
-/* j as a single key to pick: KEY_NONE when its weight is 0 because it is not valid. */
-static uint32_t pick(const struct row_job *job, uint64_t j)
-{
-    return key_valid(job, j) ? (uint32_t)j : KEY_NONE;
-}
-
-static void set_singles(struct frame *frame, const struct attention *a)
-{
-    struct row_job *job = &frame->job;
-    uint64_t p = job->position, positions = attention_position_count(a, frame->b);
-    const uint64_t at[SINGLE_COUNT] = {
-        [SINGLE_FIRST] = 0,
-        [SINGLE_DIAGONAL] = p,
-        [SINGLE_PREVIOUS] = p - 1, /* p = 0: past every end */
-        [SINGLE_NEXT] = p + 1,
-    };
-    for (uint32_t s = 0; s < SINGLE_COUNT; s++) {
-        frame->has[s] = s == SINGLE_FIRST ? p >= 1 : a->self && at[s] < positions;
-        job->single[s] = pick(job, at[s]);
-    }
-}
-
 /* The earlier occurrences of the query's token, and the keys after them, where valid. */
 static void set_occurrences(struct fast *f)
 {
@@ -224,32 +159,15 @@ static void set_occurrences(struct fast *f)
     frame->has_occurrences = j != OCCURRENCE_NONE;
     /* Entries before the row's first key are not looked at, however many there are. */
     for (; j != OCCURRENCE_NONE && (uint64_t)j + 1 >= job->begin; j = previous[j]) {
-        if (key_valid(job, (uint64_t)j + 1)) {
+        if (frame_key_valid(job, (uint64_t)j + 1)) {
             f->induction[job->occurrences[0]++] = j + 1;
         }
-        if (key_valid(job, j)) {
+        if (frame_key_valid(job, j)) {
             f->duplicate[job->occurrences[1]++] = j;
         }
     }
     job->occurrence[0] = f->induction;
     job->occurrence[1] = f->duplicate;
-}
-
-static uint64_t block_fast_distance(uint64_t p, uint32_t j)
-{
-    return p > j ? p - j : j - p;
-}
-
-static void set_distances(struct frame *frame, uint32_t window)
-{
-    struct row_job *job = &frame->job;
-    uint64_t p = job->position, from = p > window ? p - window : 0, to = p + window + 1;
-    job->local_begin =
-        from > job->begin ? (uint32_t)(from < job->end ? from : job->end) : job->begin;
-    job->local_end = to < job->end ? (uint32_t)to : job->end;
-    uint64_t first = block_fast_distance(p, job->begin),
-             last = block_fast_distance(p, job->end - 1);
-    frame->largest_distance = (float)(first > last ? first : last);
 }
 
 /* The one at work again, unless a slot refers to it. Each of those that slots refer to has a row in
@@ -274,17 +192,17 @@ static void set_frame(struct fast *f, uint32_t b, uint32_t i)
     frame->i = i;
     *job = (struct row_job){.keys = a->keys, .position = attention_position(a, i), .maps = f->maps};
     job->holes = attention_row_holes(a, b, i);
-    frame->counts = !job->holes.none && query_valid(a, job, b, i);
+    frame->counts = !job->holes.none && frame_query_valid(a, job, b, i);
     if (!frame->counts) {
         return;
     }
     attention_key_range(a, b, i, &job->begin, &job->end);
-    frame->n = block_fast_narrow(job);
+    frame->n = frame_narrow(job);
     if (frame->n == 0) {
         return;
     }
-    set_distances(frame, f->block->plan.local_window);
-    set_singles(frame, a);
+    frame_set_distances(frame, f->block->plan.local_window);
+    frame_set_singles(frame, a);
     set_occurrences(f);
 }
 
@@ -363,10 +281,14 @@ static int judge_row(struct fast *f, uint32_t s)
 {
     struct block *block = f->block;
     const struct slot *slot = &f->slot[s];
+    double sum = (double)f->batch.rest_sum[s] + (double)f->batch.first[s];
+    if (!isfinite(sum) && !finite_row(&slot->frame->job, slot->row, f->a->dtype)) {
+        block->invalid_rows++;
+        return 0;
+    }
     if (!surely_unsound(f, s)) {
         return block_ref_row(block, f->a, &f->work, slot->frame->b, slot->h, slot->frame->i);
     }
-    double sum = (double)f->batch.rest_sum[s] + (double)f->batch.first[s];
     block->row_sum_error = fmax(block->row_sum_error, fabs(sum - 1)); /* NaN gives way */
     block->invalid_rows++;
     return 0;
@@ -468,7 +390,9 @@ static void block_fast_add_importance(struct fast *f, const unsigned char *row, 
     const struct frame *frame = f->frame;
     struct importance_sums s;
     if (a->keys > IMPORTANCE_KEYS_MAX || !f->kernels->importance[a->dtype](row, a->keys, &s)) {
-        block_ref_importance(f->block, a, &f->work, frame->b, h, frame->i);
+        if (finite_entries(row, a->dtype, a->keys)) { /* else it is left out */
+            block_ref_importance(f->block, a, &f->work, frame->b, h, frame->i);
+        }
         return;
     }
     struct importance_block *share = &f->block->importance[(size_t)frame->b * a->heads + h];
@@ -502,16 +426,55 @@ static void flush_pool(struct fast *f)
     }
 }
 
-/* Row i of one sample's map, which is finite or not. */
-static void add_to_pool(struct fast *f, bool finite)
+/* How much can be told by the sum and max maps of (b, i). */
+enum maps_worth { MAPS_FINITE, MAPS_TOLD, MAPS_BY_REFERENCE };
+
+/* Moments of the sum and max maps. Where not all is finite, and no finite weights are so large that
+ * f32 may have overflowed, the entries that are not were sent so (MAPS_TOLD). */
+static enum maps_worth measure_maps(const struct fast *f, struct moments ret_map[2])
+{
+    const struct attention *a = f->a;
+    float most = 0;
+    f->kernels->moments(f->maps, a->keys, ret_map);
+    if (moments_finite(&ret_map[0]) && moments_finite(&ret_map[1])) {
+        return MAPS_FINITE;
+    }
+    for (uint32_t h = 0; h < a->heads && most <= FLT_MAX; h++) {
+        const unsigned char *row = block_fast_row_at(f, f->frame->b, h, f->frame->i);
+        most = fmaxf(most, f->kernels->finite_most[a->dtype](row, a->keys));
+    }
+    f->kernels->moments_finite(f->maps, a->keys, ret_map);
+    bool told = most <= FLT_MAX / 4 / (float)a->heads && moments_finite(&ret_map[0]) &&
+                moments_finite(&ret_map[1]);
+    return told ? MAPS_TOLD : MAPS_BY_REFERENCE;
+}
+
+/* Entry j of the sum map. */
+static float *sum_at(const struct fast *f, uint32_t j)
+{
+    uint32_t width = f->kernels->width;
+    return f->maps + (size_t)(j / width) * 2 * width + j % width;
+}
+
+/* Row i of one sample's map. */
+static void add_to_pool(struct fast *f, enum maps_worth worth)
 {
     const struct map_pool *pool = f->block->pool;
     const struct frame *frame = f->frame;
-    if (!finite) {
+    const struct attention_extent *extent = &f->work.extent[frame->b];
+    if (worth == MAPS_BY_REFERENCE) {
         block_ref_pool(f->block, f->a, &f->work, frame->b, frame->i);
         return;
     }
+    if (worth == MAPS_TOLD) {
+        for (uint32_t j = 0; j < f->a->keys; j++) {
+            f->work.sum[j] = (double)*sum_at(f, j);
+        }
+        map_pool_add_row(f->block->pool, frame->i, f->work.sum, extent->key, extent->key_end);
+        return;
+    }
     uint32_t row = map_pool_cell(frame->i, pool->queries, pool->rows);
+    map_pool_hide(f->block->pool, row, extent->key, extent->key_end);
     if (row != f->pool_row) {
         flush_pool(f);
     }
@@ -523,33 +486,68 @@ static void add_to_pool(struct fast *f, bool finite)
     f->pool_rows++;
 }
 
+static void note_missing(struct fast *f)
+{
+    if (!f->some_missing) {
+        memset(f->missing, 0, upper_bytes(f->a));
+    }
+    f->some_missing = true;
+}
+
+/* Entries of the sum map at padding keys become 0, and missing. */
+static void hide_keys(struct fast *f, uint32_t begin, uint32_t end)
+{
+    if (begin < end) {
+        note_missing(f);
+    }
+    for (uint32_t j = begin; j < end; j++) {
+        *sum_at(f, j) = 0;
+        f->missing[j]++;
+    }
+}
+
+/* Pairs and pool of (b, i), unless it is padding. */
+static void add_shown(struct fast *f, enum maps_worth worth)
+{
+    const struct attention *a = f->a;
+    const struct attention_extent *extent = &f->work.extent[f->frame->b];
+    if (!attention_shown(a, extent, f->frame->b, f->frame->i)) {
+        return;
+    }
+    f->shown++;
+    f->upper_sound = f->upper_sound && worth != MAPS_BY_REFERENCE;
+    hide_keys(f, 0, extent->key);
+    hide_keys(f, extent->key_end, a->keys);
+    if (f->block->plan.group[METRIC_GROUP_PAIRS] && worth == MAPS_FINITE) {
+        f->kernels->add_upper(f->upper, f->maps, a->keys, a->heads);
+    } else if (f->block->plan.group[METRIC_GROUP_PAIRS] && worth == MAPS_TOLD) {
+        note_missing(f);
+        f->kernels->add_upper_finite(f->upper, f->missing, f->maps, a->keys, a->heads);
+    }
+    if (f->block->pool) {
+        add_to_pool(f, worth);
+    }
+}
+
 static void block_fast_finish_maps(struct fast *f)
 {
     struct block *block = f->block;
-    const struct row_kernels *k = f->kernels;
     const struct attention *a = f->a;
-    struct moments map[2], sum, max;
-    k->moments(f->maps, a->keys, map);
-    sum = map[0];
-    max = map[1];
-    bool finite = moments_finite(&sum);
-    f->upper_sound = f->upper_sound && finite;
-    if (block->plan.group[METRIC_GROUP_PAIRS] && finite) {
-        k->add_upper(f->upper, f->maps, a->keys, a->heads);
-    }
-    if (block->pool) {
-        add_to_pool(f, finite);
+    struct moments map[2];
+    enum maps_worth worth = measure_maps(f, map);
+    if (block->plan.group[METRIC_GROUP_PAIRS] || block->pool) {
+        add_shown(f, worth);
     }
     if (!block->plan.maps) {
         return;
     }
-    if (!finite || !moments_finite(&max)) {
+    if (worth == MAPS_BY_REFERENCE) {
         block_ref_maps(block, a, &f->work, f->frame->b, f->frame->i);
         return;
     }
-    struct moments mean = divided(sum, a->heads);
-    moments_merge(&block->map[AGGREGATE_SUM], &sum);
-    moments_merge(&block->map[AGGREGATE_MAX], &max);
+    struct moments mean = divided(map[0], a->heads);
+    moments_merge(&block->map[AGGREGATE_SUM], &map[0]);
+    moments_merge(&block->map[AGGREGATE_MAX], &map[1]);
     moments_merge(&block->map[AGGREGATE_MEAN], &mean);
 }
 
@@ -559,10 +557,10 @@ static float pair_bound(const struct fast *f)
 {
     const struct block *block = f->block;
     if (block->pair_count < block->plan.top_pairs) {
-        return -INFINITY;
+        return f->some_missing ? -FLT_MAX : -INFINITY; /* what is nowhere finite is -infinity */
     }
     double worst = block->pairs[block->pair_count - 1].weight;
-    double bound = worst * f->a->heads * f->a->batch;
+    double bound = worst * f->a->heads * f->shown;
     return nextafterf((float)bound, -INFINITY);
 }
 
@@ -572,26 +570,51 @@ static void offer_exact(struct fast *f, uint32_t i, uint32_t j)
     const struct attention *a = f->a;
     uint32_t left = a->keys - j, n = left < f->kernels->width ? left : f->kernels->width;
     double *sum = f->exact, *total = f->exact + ROW_PAD;
+    uint32_t samples[ROW_PAD] = {0};
     memset(total, 0, ROW_PAD * sizeof *total);
     size_t stride = (size_t)a->queries * a->keys * f->element;
     for (uint32_t b = 0; b < a->batch; b++) {
+        const struct attention_extent *extent = &f->work.extent[b];
+        if (!attention_shown(a, extent, b, i)) {
+            continue;
+        }
         f->kernels->head_sums[a->dtype](block_fast_row_at(f, b, 0, i) + j * f->element, stride,
                                         a->heads, n, sum);
         for (uint32_t l = 0; l < n; l++) {
-            total[l] += sum[l] / a->heads;
+            double mean = j + l >= extent->key && j + l < extent->key_end ? sum[l] / a->heads : NAN;
+            total[l] += isfinite(mean) ? mean : 0;
+            samples[l] += isfinite(mean) != 0;
         }
     }
     for (uint32_t l = 0; l < n; l++) {
-        block_offer_pair(f->block,
-                         (struct pair){.query = i, .key = j + l, .weight = total[l] / a->batch});
+        double weight = total[l] / samples[l];
+        if (isfinite(weight)) {
+            block_offer_pair(f->block, (struct pair){.query = i, .key = j + l, .weight = weight});
+        }
+    }
+}
+
+/* An entry's average is over the samples where it is finite: its bound, as of all of them. */
+static void raise_upper(const struct fast *f)
+{
+    float batch = (float)f->shown;
+    for (uint32_t j = 0; j < f->a->keys; j++) {
+        float samples = batch - f->missing[j], upper = f->upper[j] * (batch / samples);
+        f->upper[j] = samples > 0 ? upper + fabsf(upper) * 0x1p-20f : -INFINITY;
     }
 }
 
 static void block_fast_offer_pairs(struct fast *f, uint32_t i)
 {
+    if (f->shown == 0) {
+        return;
+    }
     if (!f->upper_sound) {
         block_ref_pairs(f->block, f->a, &f->work, i);
         return;
+    }
+    if (f->some_missing) {
+        raise_upper(f);
     }
     uint32_t keys = f->a->keys, width = f->kernels->width;
     uint32_t j = f->kernels->find(f->upper, 0, keys, pair_bound(f));
@@ -657,10 +680,13 @@ int block_compute(struct block *block, const struct attention *a, uint32_t row_b
     int rc = 0;
     for (uint32_t i = row_begin; rc == 0 && i < row_end; i++) {
         f.upper_sound = true;
+        f.some_missing = false;
+        f.shown = 0;
         if (pairs) {
             memset(f.upper, 0, upper_bytes(a));
         }
         for (uint32_t b = 0; rc == 0 && b < a->batch; b++) {
+            scratch_pause(scratch);
             rc = block_fast_add_sample(&f, b, i);
         }
         if (rc == 0 && pairs) {

@@ -39,7 +39,9 @@ static size_t chains(const struct block *block, const struct attention *a)
 
 size_t block_ref_bytes(const struct block *block, const struct attention *a)
 {
-    return a->keys * (WORK_F64 * sizeof(double) + (WORK_U32 + chains(block, a)) * sizeof(uint32_t));
+    return a->keys *
+               (WORK_F64 * sizeof(double) + (WORK_U32 + chains(block, a)) * sizeof(uint32_t)) +
+           a->batch * sizeof(struct attention_extent);
 }
 
 /* The chains of every sample; what follows them in the scratch is room to sort. */
@@ -67,8 +69,15 @@ void block_ref_begin(const struct block *block, const struct attention *a, void 
         .pair_sum = f64 + 5 * n,
         .key = u32,
         .pair_n = u32 + n,
-        .previous = has_occurrences(block, a) ? u32 + WORK_U32 * n : NULL,
+        .extent = (struct attention_extent *)(void *)(u32 + WORK_U32 * n),
     };
+    if (has_occurrences(block, a)) {
+        ret_work->previous = (uint32_t *)(void *)(ret_work->extent + a->batch);
+    }
+    for (uint32_t b = 0; (block->plan.group[METRIC_GROUP_PAIRS] || block->pool) && b < a->batch;
+         b++) {
+        ret_work->extent[b] = attention_extent(a, b);
+    }
     if (ret_work->previous) {
         block_ref_link_tokens(ret_work, a);
     }
@@ -174,9 +183,16 @@ static void begin_pairs(const struct block_work *w, uint32_t keys)
     memset(w->pair_n, 0, keys * sizeof *w->pair_n);
 }
 
-static void add_to_pairs(const struct block_work *w, const double *mean, uint32_t keys)
+/* Row i of the mean map of sample b, without padding. */
+static void add_to_pairs(const struct block_work *w, const struct attention *a, uint32_t b,
+                         uint32_t i)
 {
-    for (uint32_t j = 0; j < keys; j++) {
+    const struct attention_extent *extent = &w->extent[b];
+    const double *mean = w->sum;
+    if (!attention_shown(a, extent, b, i)) {
+        return;
+    }
+    for (uint32_t j = extent->key; j < extent->key_end; j++) {
         if (isfinite(mean[j])) {
             w->pair_sum[j] += mean[j];
             w->pair_n[j]++;
@@ -203,24 +219,35 @@ bool block_ref_across(const struct block *block)
     return block->plan.maps || block->plan.group[METRIC_GROUP_PAIRS] || block->pool;
 }
 
+/* Row i of the sum map of sample b, in w->sum. */
+static void block_ref_add_to_pool(const struct block *block, const struct attention *a,
+                                  const struct block_work *w, uint32_t b, uint32_t i)
+{
+    const struct attention_extent *extent = &w->extent[b];
+    if (attention_shown(a, extent, b, i)) {
+        map_pool_add_row(block->pool, i, w->sum, extent->key, extent->key_end);
+    }
+}
+
 /* Statistics of the maps of (b, i), now that all heads are in; leaves the mean map's row in w->sum.
  */
-static void block_ref_finish_maps(struct block *block, const struct block_work *w, uint32_t i,
-                                  uint32_t keys)
+static void block_ref_finish_maps(struct block *block, const struct attention *a,
+                                  const struct block_work *w, uint32_t b, uint32_t i)
 {
+    uint32_t keys = a->keys;
     if (block->plan.maps) {
         block_ref_add_map(&block->map[AGGREGATE_SUM], w->sum, keys, w->weight);
         block_ref_add_map(&block->map[AGGREGATE_MAX], w->max, keys, w->weight);
     }
     if (block->pool) {
-        map_pool_add_row(block->pool, i, w->sum);
+        block_ref_add_to_pool(block, a, w, b, i);
     }
     sum_to_mean(w->sum, keys, block->heads);
     if (block->plan.maps) {
         block_ref_add_map(&block->map[AGGREGATE_MEAN], w->sum, keys, w->weight);
     }
     if (block->plan.group[METRIC_GROUP_PAIRS]) {
-        add_to_pairs(w, w->sum, keys);
+        add_to_pairs(w, a, b, i);
     }
 }
 
@@ -266,7 +293,7 @@ static int block_ref_add_sample(struct block *block, const struct attention *a,
         }
     }
     if (across) {
-        block_ref_finish_maps(block, w, i, a->keys);
+        block_ref_finish_maps(block, a, w, b, i);
     }
     return 0;
 }
@@ -311,7 +338,7 @@ void block_ref_pool(struct block *block, const struct attention *a, const struct
                     uint32_t b, uint32_t i)
 {
     load_maps(a, w, b, i);
-    map_pool_add_row(block->pool, i, w->sum);
+    block_ref_add_to_pool(block, a, w, b, i);
 }
 
 void block_ref_pairs(struct block *block, const struct attention *a, const struct block_work *w,
@@ -321,7 +348,7 @@ void block_ref_pairs(struct block *block, const struct attention *a, const struc
     for (uint32_t b = 0; b < a->batch; b++) {
         load_maps(a, w, b, i);
         sum_to_mean(w->sum, a->keys, a->heads);
-        add_to_pairs(w, w->sum, a->keys);
+        add_to_pairs(w, a, b, i);
     }
     block_ref_offer_pairs(block, w, i, a->keys);
 }
@@ -340,6 +367,7 @@ int block_compute_ref(struct block *block, const struct attention *a, uint32_t r
     for (uint32_t i = row_begin; rc == 0 && i < row_end; i++) {
         begin_pairs(&w, a->keys);
         for (uint32_t b = 0; rc == 0 && b < a->batch; b++) {
+            scratch_pause(scratch);
             rc = block_ref_add_sample(block, a, &w, b, i);
         }
         if (rc == 0 && block->plan.group[METRIC_GROUP_PAIRS]) {

@@ -7,14 +7,15 @@
 
 /* Each holds `keys` elements, but for `previous`. */
 struct block_work {
-    double *sent;       /* one row, all keys, as sent */
-    double *weight;     /* its valid weights, gathered; then finite map entries */
-    double *softmax;    /* exp of the row, for importance */
-    double *sum, *max;  /* over heads, of one (b, i) */
-    double *pair_sum;   /* over samples, of the head-mean row i */
-    uint32_t *key;      /* valid keys of (b, i) */
-    uint32_t *pair_n;   /* samples in pair_sum */
-    uint32_t *previous; /* [batch][keys] chains of equal tokens; NULL without */
+    double *sent;                    /* one row, all keys, as sent */
+    double *weight;                  /* its valid weights, gathered; then finite map entries */
+    double *softmax;                 /* exp of the row, for importance */
+    double *sum, *max;               /* over heads, of one (b, i) */
+    double *pair_sum;                /* over samples, of the head-mean row i */
+    uint32_t *key;                   /* valid keys of (b, i) */
+    uint32_t *pair_n;                /* samples in pair_sum */
+    uint32_t *previous;              /* [batch][keys] chains of equal tokens; NULL without */
+    struct attention_extent *extent; /* [batch]; when there are pairs or a pool */
 };
 
 /* Whether anything is computed of the maps across the heads. */

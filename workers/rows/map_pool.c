@@ -72,7 +72,8 @@ static uint32_t row_here(const struct map_pool *pool, uint32_t cell)
     return cell - pool->first;
 }
 
-void map_pool_add_row(struct map_pool *pool, uint32_t i, const double *row)
+void map_pool_add_row(struct map_pool *pool, uint32_t i, const double *row, uint32_t key,
+                      uint32_t key_end)
 {
     uint32_t r = row_here(pool, map_pool_cell(i, pool->queries, pool->rows));
     size_t at = (size_t)r * pool->columns;
@@ -80,7 +81,7 @@ void map_pool_add_row(struct map_pool *pool, uint32_t i, const double *row)
     for (uint32_t c = 0; c < pool->columns; c++) {
         uint32_t end = edge_of(c + 1, pool->keys, pool->columns);
         for (uint32_t j = edge_of(c, pool->keys, pool->columns); j < end; j++) {
-            if (isfinite(row[j])) {
+            if (j >= key && j < key_end && isfinite(row[j])) {
                 pool->sum[at + c] += row[j];
             } else {
                 pool->missing[at + c]++;
@@ -110,6 +111,25 @@ void map_pool_add_sums(struct map_pool *pool, uint32_t cell, const double *sum, 
             to[c] += sum[j];
         }
     }
+}
+
+/* The keys [begin, end), cell by cell. */
+static void miss_keys(const struct map_pool *pool, uint64_t *missing, uint32_t begin, uint32_t end)
+{
+    while (begin < end) {
+        uint32_t c = map_pool_cell(begin, pool->keys, pool->columns);
+        uint32_t next = edge_of(c + 1, pool->keys, pool->columns);
+        next = next < end ? next : end;
+        missing[c] += next - begin;
+        begin = next;
+    }
+}
+
+void map_pool_hide(struct map_pool *pool, uint32_t cell, uint32_t key, uint32_t key_end)
+{
+    uint64_t *missing = pool->missing + (size_t)row_here(pool, cell) * pool->columns;
+    miss_keys(pool, missing, 0, key);
+    miss_keys(pool, missing, key_end, pool->keys);
 }
 
 void map_pool_merge(struct map_pool *into, const struct map_pool *from)

@@ -4,7 +4,7 @@
  *
  * With T queries (keys) in n = min(T, 128) rows (columns), row r takes the queries from floor(r T /
  * n) up to floor((r + 1) T / n). A cell is the mean of the finite entries in it, as they were sent,
- * of every sample; NaN without any.
+ * of every sample, without its padding; NaN without any.
  *
  * Owned by one thread at a time: each part of a message fills one of its own, for its rows. */
 #ifndef WORKERS_ROWS_MAP_POOL_H
@@ -29,7 +29,7 @@ struct map_pool {
     uint32_t heads;
     uint32_t first, count; /* the rows that are here; 0 = off */
     double *sum;           /* [count][columns], of the finite entries, over the heads; owned */
-    uint64_t *missing;     /* [count][columns], entries that are not finite; owned */
+    uint64_t *missing;     /* [count][columns], entries that are not finite, or padding; owned */
     uint64_t *added;       /* [count], rows of the message's maps; owned */
 };
 
@@ -42,10 +42,15 @@ size_t map_pool_bytes(uint32_t queries, uint32_t keys, uint32_t part);
 /* The cell, of n, that holds entry i of T. */
 uint32_t map_pool_cell(uint32_t i, uint32_t T, uint32_t n);
 
-/* Adds row i of one sample, summed over the heads: its finite entries. */
-void map_pool_add_row(struct map_pool *pool, uint32_t i, const double *row);
+/* Adds row i of one sample, summed over the heads: its finite entries at the keys [key, key_end).
+ */
+void map_pool_add_row(struct map_pool *pool, uint32_t i, const double *row, uint32_t key,
+                      uint32_t key_end);
 /* Adds the sum of so many such rows that are in one row of cells (map_pool_cell) and finite. */
 void map_pool_add_sums(struct map_pool *pool, uint32_t cell, const double *sum, uint32_t rows);
+/* Says of such a row in this row of cells that its keys outside of [key, key_end) are padding; they
+ * count as 0 in the sum. */
+void map_pool_hide(struct map_pool *pool, uint32_t cell, uint32_t key, uint32_t key_end);
 /* Adds the rows of a part. */
 void map_pool_merge(struct map_pool *into, const struct map_pool *from);
 

@@ -192,16 +192,101 @@ static void map_moments(const float *maps, uint32_t n, struct moments ret_map[2]
     ret_map[1] = finish_map(&b, total[1], squares[1], n);
 }
 
+/* Entries of the maps that are finite, of vector k; those of the maximum also only where no head
+ * has a NaN, which the sum shows. */
+struct map_finite {
+    vf sum, max;
+    vm in_sum, in_max;
+};
+
+SIMD_INLINE struct map_finite finite_at(const float *maps, uint32_t n, uint32_t k)
+{
+    uint32_t left = n - k * W;
+    vm lanes = v_mask_of_bits(left >= W ? ~0u : (1u << left) - 1);
+    struct map_finite f = {.sum = v_load(maps + (size_t)k * 2 * W),
+                           .max = v_load(maps + (size_t)k * 2 * W + W)};
+    vf size = v_abs(f.sum), huge = v_set(FLT_MAX);
+    f.in_sum = v_and(lanes, v_less_equal(size, huge));
+    f.in_max =
+        v_and(v_and(lanes, v_less_equal(size, v_set(INFINITY))), v_less_equal(v_abs(f.max), huge));
+    return f;
+}
+
+SIMD_INLINE void add_finite(struct map_sums *m, vf *count, vf x, vm in)
+{
+    m->sum = v_add(m->sum, v_select(in, x, v_set(0)));
+    m->min = v_min(v_select(in, x, m->min), m->min);
+    m->max = v_max(v_select(in, x, m->max), m->max);
+    *count = v_add(*count, v_select(in, v_set(1), v_set(0)));
+}
+
+/* As map_moments, of the finite entries alone. */
+static void map_moments_finite(const float *maps, uint32_t n, struct moments ret_map[2])
+{
+    struct map_sums a = {.min = v_set(INFINITY), .max = v_set(-INFINITY)}, b = a;
+    double total[2] = {0}, count[2] = {0}, squares[2] = {0};
+    uint32_t k_end = (n + W - 1) / W;
+    for (uint32_t k = 0; k < k_end;) {
+        uint32_t end = k_end - k > SEGMENT ? k + SEGMENT : k_end;
+        vf in_a = v_set(0), in_b = v_set(0);
+        a.sum = b.sum = v_set(0);
+        for (; k < end; k++) {
+            struct map_finite f = finite_at(maps, n, k);
+            add_finite(&a, &in_a, f.sum, f.in_sum);
+            add_finite(&b, &in_b, f.max, f.in_max);
+        }
+        total[0] += lanes_total(a.sum);
+        total[1] += lanes_total(b.sum);
+        count[0] += lanes_total(in_a);
+        count[1] += lanes_total(in_b);
+    }
+    a.mean = v_set((float)(total[0] / count[0]));
+    b.mean = v_set((float)(total[1] / count[1]));
+    for (uint32_t k = 0; k < k_end;) {
+        uint32_t end = k_end - k > SEGMENT ? k + SEGMENT : k_end;
+        a.squares = b.squares = v_set(0);
+        for (; k < end; k++) {
+            struct map_finite f = finite_at(maps, n, k);
+            add_deviations(&a, v_select(f.in_sum, f.sum, a.mean));
+            add_deviations(&b, v_select(f.in_max, f.max, b.mean));
+        }
+        squares[0] += lanes_total(a.squares);
+        squares[1] += lanes_total(b.squares);
+    }
+    ret_map[0] = ret_map[1] = (struct moments){0};
+    if (count[0] > 0) {
+        ret_map[0] = finish_map(&a, total[0], squares[0], (uint32_t)count[0]);
+    }
+    if (count[1] > 0) {
+        ret_map[1] = finish_map(&b, total[1], squares[1], (uint32_t)count[1]);
+    }
+}
+
 /* With P and N the sums of the positive and of the negative entries, P <= H max and N = P - sum,
  * and the f32 sum is off by at most (H - 1) 2^-24 (P + N); doubled, for what is rounded here. */
-static void map_add_upper(float *upper, const float *maps, uint32_t n, uint32_t heads)
+SIMD_INLINE vf upper_of(const float *maps, uint32_t heads)
 {
     float h = (float)heads;
+    vf s = v_load(maps), m = v_max(v_load(maps + W), v_set(0));
+    vf size = v_fma(m, v_set(2 * h), v_abs(s));
+    return v_add(v_fma(size, v_set(h * 0x1p-22f), s), v_set(FLT_MIN));
+}
+
+static void map_add_upper(float *upper, const float *maps, uint32_t n, uint32_t heads)
+{
     for (uint32_t j = 0; j < n; j += W) {
-        vf s = v_load(maps + 2 * (size_t)j), m = v_max(v_load(maps + 2 * (size_t)j + W), v_set(0));
-        vf size = v_fma(m, v_set(2 * h), v_abs(s));
-        vf most = v_fma(size, v_set(h * 0x1p-22f), s);
-        v_store(upper + j, v_add(v_load(upper + j), v_add(most, v_set(FLT_MIN))));
+        v_store(upper + j, v_add(v_load(upper + j), upper_of(maps + 2 * (size_t)j, heads)));
+    }
+}
+
+static void map_add_upper_finite(float *upper, float *missing, const float *maps, uint32_t n,
+                                 uint32_t heads)
+{
+    for (uint32_t j = 0; j < n; j += W) {
+        vm in = finite_at(maps, n, j / W).in_sum;
+        vf most = v_select(in, upper_of(maps + 2 * (size_t)j, heads), v_set(0));
+        v_store(upper + j, v_add(v_load(upper + j), most));
+        v_store(missing + j, v_add(v_load(missing + j), v_select(in, v_set(0), v_set(1))));
     }
 }
 
@@ -274,7 +359,22 @@ SIMD_INLINE bool importance_row(enum dtype dtype, const unsigned char *row, uint
     return true;
 }
 
+SIMD_INLINE float finite_most(enum dtype dtype, const unsigned char *row, uint32_t keys)
+{
+    struct walk job = {.row = row, .keys = keys};
+    vf most = v_set(0);
+    for (uint32_t k = 0; k * W < keys; k++) {
+        vf size = v_abs(load_any(dtype, &job, k));
+        most = v_max(v_select(v_less_equal(size, v_set(FLT_MAX)), size, v_set(0)), most);
+    }
+    return dtype == DTYPE_F64 ? INFINITY : v_most(most);
+}
+
 #define MAP_KERNELS(dtype_name, dtype)                                                             \
+    static float finite_most_##dtype_name(const unsigned char *row, uint32_t keys)                 \
+    {                                                                                              \
+        return finite_most(dtype, row, keys);                                                      \
+    }                                                                                              \
     static bool importance_##dtype_name(const unsigned char *row, uint32_t keys,                   \
                                         struct importance_sums *ret_sums)                          \
     {                                                                                              \

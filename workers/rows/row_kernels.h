@@ -110,8 +110,16 @@ struct row_kernels {
     void (*clear)(float *maps, uint32_t n);
     /* Moments of n entries of the sum map, of the max map; not finite when an entry is not. */
     void (*moments)(const float *maps, uint32_t n, struct moments ret_map[2]);
+    /* The same of the finite entries alone, those of the max map where the sum is no NaN; n = 0
+     * without any. */
+    void (*moments_finite)(const float *maps, uint32_t n, struct moments ret_map[2]);
+    /* A magnitude that none of a row's finite weights exceeds; infinity for f64. */
+    float (*finite_most[KERNEL_DTYPES])(const unsigned char *row, uint32_t keys);
     /* Adds to upper[n] what the sum over `heads` heads may be at most. */
     void (*add_upper)(float *upper, const float *maps, uint32_t n, uint32_t heads);
+    /* The same where the sum is finite; elsewhere adds 1 to missing[n]. */
+    void (*add_upper_finite)(float *upper, float *missing, const float *maps, uint32_t n,
+                             uint32_t heads);
     /* Adds n entries of the sum map; touches up to ROW_PAD more. */
     void (*add_sums)(double *sum, const float *maps, uint32_t n);
     /* The first j >= begin with x[j] >= bound, rounded down to a whole vector; n if there is none.

@@ -117,7 +117,7 @@ static double dist_divergence(double p, double q)
 
 /* The buckets of a histogram one after the other, at a lower resolution and with what counts as
  * zero where there are larger values. */
-struct walk {
+struct hist_walk {
     const struct hist *hist;
     uint32_t at, halvings;
     int32_t cut;
@@ -126,7 +126,7 @@ struct walk {
     double share;
 };
 
-static int32_t walk_key(const struct walk *w)
+static int32_t walk_key(const struct hist_walk *w)
 {
     if (w->at == w->hist->used) {
         return INT32_MAX;
@@ -135,7 +135,7 @@ static int32_t walk_key(const struct walk *w)
     return key <= w->cut && key >= -w->cut ? 0 : key;
 }
 
-static void walk_next(struct walk *w)
+static void walk_next(struct hist_walk *w)
 {
     uint64_t count = 0;
     w->key = walk_key(w);
@@ -145,20 +145,20 @@ static void walk_next(struct walk *w)
     w->share = (double)count / w->total;
 }
 
-static struct walk walk_begin(const struct hist *h, uint32_t halvings)
+static struct hist_walk walk_begin(const struct hist *h, uint32_t halvings)
 {
-    return (struct walk){.hist = h, .halvings = halvings, .total = (double)hist_total(h)};
+    return (struct hist_walk){.hist = h, .halvings = halvings, .total = (double)hist_total(h)};
 }
 
 /* The key of its largest magnitude. */
-static int32_t walk_largest(const struct walk *w)
+static int32_t walk_largest(const struct hist_walk *w)
 {
     const struct hist *h = w->hist;
     int32_t lowest = -h->buckets[0].key, highest = h->buckets[h->used - 1].key;
     return hist_key_halve(lowest > highest ? lowest : highest, h->halvings, w->halvings);
 }
 
-static int32_t common_cut(const struct walk *p, const struct walk *q)
+static int32_t common_cut(const struct hist_walk *p, const struct hist_walk *q)
 {
     int32_t of_p = walk_largest(p), of_q = walk_largest(q);
     return hist_cut(p->halvings, of_p > of_q ? of_p : of_q);
@@ -167,7 +167,7 @@ static int32_t common_cut(const struct walk *p, const struct walk *q)
 double dist_js(const struct dist *a, const struct dist *b)
 {
     uint32_t halvings = a->hist.halvings > b->hist.halvings ? a->hist.halvings : b->hist.halvings;
-    struct walk p = walk_begin(&a->hist, halvings), q = walk_begin(&b->hist, halvings);
+    struct hist_walk p = walk_begin(&a->hist, halvings), q = walk_begin(&b->hist, halvings);
     double js = 0;
     if (a->hist.used == 0 || b->hist.used == 0) {
         return NAN;

@@ -7,7 +7,7 @@
 #include <string.h>
 
 /* Where the counters of a resolution are. */
-static const struct range {
+static const struct counter_range {
     uint16_t word, words, block;
 } ranges[HIST_HALVINGS_MAX + 1] = {{0, 11, 0}, {11, 6, 641}, {17, 3, 962}, {20, 2, 1123}};
 

@@ -19,7 +19,7 @@ enum { BATCH = 8, HEADS = 2, TOKENS = 16, WIDTH = 16, DIM = 8, WORDS = 8, STEPS 
 enum { Q, K, V, PROJECTIONS };
 
 /* Only floats: a gradient, and what Adam remembers of it, has the same shape. */
-struct model {
+struct parameters {
     float word[WORDS][WIDTH], place[TOKENS][WIDTH];
     float in[PROJECTIONS][HEADS][WIDTH][DIM], out[HEADS][DIM][WORDS];
 };
@@ -31,7 +31,7 @@ struct pass {
     float mixed[HEADS][TOKENS][DIM], logits[TOKENS][WORDS];
 };
 
-static struct model model, gradient, mean, square;
+static struct parameters model, gradient, mean, square;
 static int words[BATCH][TOKENS];
 static float weights[BATCH][HEADS][TOKENS][TOKENS]; /* what attnd is shown */
 
@@ -160,7 +160,7 @@ static float train_judge(int sample, const struct pass *p, struct pass *by)
 
 static void backward(int sample, const struct pass *p, struct pass *by)
 {
-    struct model *g = &gradient, *m = &model;
+    struct parameters *g = &gradient, *m = &model;
 
     for (int h = 0; h < HEADS; h++) {
         multiply_back(TOKENS, DIM, WORDS, p->mixed[h][0], m->out[h][0], by->logits[0],
@@ -206,7 +206,7 @@ static float train_step(int step)
             words[sample][i] = (int)(train_random_bits() % WORDS);
         }
         forward(sample, &pass);
-        loss += train_judge(sample, &pass, &by) / BATCH;
+        loss += train_judge(sample, &pass, &by) / (float)BATCH;
         backward(sample, &pass, &by);
     }
     train_update(step);
@@ -235,6 +235,7 @@ static attn_publisher *attach(const char *address, int wait_ms)
     static const attn_layer layers[] = {{ATTN_DECODER, 0, ATTN_SELF, HEADS}};
     attn_publisher_options options;
     attn_publisher *publisher;
+    char why[1024];
 
     attn_publisher_options_default(&options);
     options.job = "example-c";
@@ -248,7 +249,9 @@ static attn_publisher *attach(const char *address, int wait_ms)
     }
     attn_hello(publisher, layers, 1);
     if (attn_publisher_wait(publisher, wait_ms) != 0) {
-        fprintf(stderr, "train: no attnd yet, training begins without\n");
+        attn_check_address(address, why, sizeof why);
+        fprintf(stderr, "train: no attnd yet, training begins without%s%s\n", *why ? ": " : "",
+                why);
     }
     return publisher;
 }
@@ -280,10 +283,10 @@ static void train_epoch(attn_publisher *publisher, int epoch)
 
     for (int step = epoch * STEPS; step < (epoch + 1) * STEPS; step++) {
         attn_set_position(publisher, (uint64_t)epoch, (uint64_t)step);
-        loss += train_step(step) / STEPS;
+        loss += train_step(step) / (float)STEPS;
         train_show(publisher);
         for (int h = 0; step % EVERY == 0 && h < HEADS; h++) {
-            mean_entropy[h] += train_entropy(h) * EVERY / STEPS;
+            mean_entropy[h] += train_entropy(h) * (double)EVERY / (double)STEPS;
         }
     }
     attn_epoch_end(publisher);

@@ -153,5 +153,12 @@ bool bounds_take(const struct bounds *bounds, const struct header *header, uint6
 
     return bounds->accepts & 1u << header->type && bytes <= bounds->max_message &&
            (header->type == MESSAGE_EVENT ||
-            (header->heads_total <= bounds->max_heads && entries <= (double)bounds->max_entries));
+            (header->heads_total <= bounds->max_heads && entries <= (double)bounds->max_entries &&
+             (header->q_stride <= 1 || bounds->header >= BOUNDS_Q_STRIDE)));
+}
+
+/* The event log came with revision 5. */
+bool bounds_know(const struct bounds *bounds, enum event_type event)
+{
+    return event != EVENT_LOG || bounds->header >= 5;
 }

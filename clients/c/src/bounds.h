@@ -10,6 +10,8 @@
 #include "proto/header.h"
 #include "clients/c/src/prefixes.h"
 
+#define BOUNDS_Q_STRIDE 4 /* the revision that has q_stride: others would take rows for a block */
+
 struct bounds {
     unsigned accepts; /* a bit per message type */
     uint32_t header;  /* revision of its keys */
@@ -23,5 +25,8 @@ struct bounds bounds_of(const struct prefixes *prefixes, uint64_t *ret_malformed
 /* Whether they take a message with so many bytes, its topic and header included as far as they are
  * known. */
 bool bounds_take(const struct bounds *bounds, const struct header *header, uint64_t bytes);
+
+/* Whether they know an event. */
+bool bounds_know(const struct bounds *bounds, enum event_type event);
 
 #endif

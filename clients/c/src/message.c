@@ -114,10 +114,9 @@ static int copy_q_len(const struct parcel *parcel, int32_t **ret_lengths)
     }
     for (uint32_t i = 0; i < header->batch; i++) {
         int64_t left = (int64_t)header->q_len[i] - parcel->row;
+        int64_t rows = left < 0 ? 0 : (left + parcel->stride - 1) / parcel->stride;
 
-        (*ret_lengths)[i] = (int32_t)(left < 0                 ? 0
-                                      : left > header->queries ? header->queries
-                                                               : left);
+        (*ret_lengths)[i] = (int32_t)(rows > header->queries ? header->queries : rows);
     }
     return 0;
 }
@@ -261,6 +260,7 @@ void message_free(struct wire_message *message)
     }
     free(message->header.q_len);
     free(message->header.k_len);
+    named_clear(&message->header.values);
     free(message->label_texts);
     free(message);
 }

@@ -15,9 +15,10 @@
 struct wire_message {
     struct wire_message *next; /* of the queue */
     struct topic *topic;       /* whose counters it has; not owned */
-    struct header header; /* owns its lengths and label texts; seq, dropped and time when sent */
-    char *label_texts;    /* owned */
-    uint64_t bytes;       /* of all tensors */
+    struct header
+        header; /* owns its lengths, values and label texts; seq, dropped and time when sent */
+    char *label_texts; /* owned */
+    uint64_t bytes;    /* of all tensors */
     zmq_msg_t tensors[TENSORS_MAX];
 };
 

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-/* A plan takes the first samples, a run of heads and a run of query rows. In an array
- * [samples][heads][rows][...] these are consecutive rows per head, so a copy is one memcpy per
- * sample and head, and a single one when all heads and rows are taken. The role of the tensor gives
- * the meaning of each dimension.
+/* A plan takes the first samples, a run of heads and every n-th query row. In an array
+ * [samples][heads][rows][...] a copy is one memcpy per row; per sample and head when rows follow
+ * each other, and a single one when all heads and rows are taken. The role of the tensor gives the
+ * meaning of each dimension.
  *
  * Key heads are shared: h query heads read one. A range that begins and ends with whole groups
  * takes the key heads of these groups; any other takes one key head for each query head, copied as
  * often as it is read. */
 #include "clients/c/src/parcel.h"
+
+#include "clients/c/src/plan.h"
 
 #include <string.h>
 
@@ -17,10 +19,10 @@ static uint32_t dim(const struct tensor *tensor, uint32_t from_last)
 }
 
 /* Tokens and documents have no rows, matrices nothing else. */
-static struct view view_of(const struct tensor *tensor, const void *data)
+static struct parcel_view view_of(const struct tensor *tensor, const void *data)
 {
     bool per_key = tensor->role == TENSOR_TOKENS || tensor->role == TENSOR_DOCUMENTS;
-    struct view view = {.data = data, .share = 1};
+    struct parcel_view view = {.data = data, .share = 1, .stride = 1};
 
     view.samples_taken = tensor->rank == 2 && !per_key ? 1 : (uint32_t)tensor->shape[0];
     view.heads = view.heads_taken = tensor->rank == 4 ? dim(tensor, 3) : 1;
@@ -54,18 +56,19 @@ int parcel_add(struct parcel *parcel, const struct tensor *tensor, const void *d
 
 /* ---- a part of it ---- */
 
-struct part {
-    uint32_t samples, head, heads, row, rows; /* head: within the parcel */
-    uint32_t group;                           /* query heads that read one key head */
+struct parcel_part {
+    uint32_t samples, head, heads; /* head: within the parcel */
+    struct plan_rows rows;
+    uint32_t group; /* query heads that read one key head */
 };
 
-static void take_heads(struct view *view, const struct part *part)
+static void take_heads(struct parcel_view *view, const struct parcel_part *part)
 {
     view->head = part->head;
     view->heads_taken = part->heads;
 }
 
-static void take_key_heads(struct view *view, const struct part *part)
+static void take_key_heads(struct parcel_view *view, const struct parcel_part *part)
 {
     if (part->head % part->group == 0 && part->heads % part->group == 0) {
         view->head = part->head / part->group;
@@ -76,13 +79,15 @@ static void take_key_heads(struct view *view, const struct part *part)
     }
 }
 
-static void parcel_take_rows(struct view *view, const struct part *part)
+static void parcel_take_rows(struct parcel_view *view, const struct parcel_part *part)
 {
-    view->row = part->row;
-    view->rows_taken = part->rows;
+    view->row = part->rows.first;
+    view->rows_taken = part->rows.count;
+    view->stride = part->rows.stride;
 }
 
-static void parcel_take(enum tensor_role role, const struct part *part, struct view *view)
+static void parcel_take(enum tensor_role role, const struct parcel_part *part,
+                        struct parcel_view *view)
 {
     view->samples_taken = part->samples;
     switch (role) {
@@ -104,7 +109,7 @@ static void parcel_take(enum tensor_role role, const struct part *part, struct v
     }
 }
 
-static void parcel_set_shape(struct tensor *tensor, const struct view *view)
+static void parcel_set_shape(struct tensor *tensor, const struct parcel_view *view)
 {
     tensor->shape[0] = view->samples_taken;
     if (tensor->rank == 4) {
@@ -117,34 +122,38 @@ static void parcel_set_shape(struct tensor *tensor, const struct view *view)
         (uint64_t)view->samples_taken * view->heads_taken * view->rows_taken * view->row_bytes;
 }
 
-static struct part part_of(const struct header *header, const attn_plan *plan, uint64_t step,
-                           attn_range range)
+static struct parcel_part part_of(const struct header *header, const attn_plan *plan, uint64_t step,
+                                  bool apart, attn_range range)
 {
-    struct part part = {.samples = header->batch,
-                        .head = range.first - header->head_offset,
-                        .heads = range.last - range.first + 1,
-                        .group = header->heads / header->kv_heads};
+    struct parcel_part part = {.samples = header->batch,
+                               .rows = plan_rows(plan, step, header->queries, apart),
+                               .head = range.first - header->head_offset,
+                               .heads = range.last - range.first + 1,
+                               .group = header->heads / header->kv_heads};
 
     if (plan->samples > 0 && plan->samples < part.samples) {
         part.samples = plan->samples;
     }
-    part.rows = attn_plan_rows(plan, step, header->queries, &part.row);
     return part;
 }
 
-void parcel_restrict(const struct parcel *whole, const attn_plan *plan, uint64_t step,
+void parcel_restrict(const struct parcel *whole, const attn_plan *plan, uint64_t step, bool apart,
                      attn_range range, struct parcel *ret_part)
 {
-    struct part part = part_of(&whole->header, plan, step, range);
+    struct parcel_part part = part_of(&whole->header, plan, step, apart, range);
     struct header *header = &ret_part->header;
+    uint64_t stride;
 
     *ret_part = *whole;
     header->batch = part.samples;
     header->heads = part.heads;
-    header->queries = part.rows;
+    header->queries = part.rows.count;
     header->head_offset = range.first;
-    header->q_offset += part.row;
-    ret_part->row = part.row;
+    header->q_offset += part.rows.first * header->q_stride;
+    stride = (uint64_t)header->q_stride * part.rows.stride;
+    header->q_stride = stride > UINT32_MAX ? UINT32_MAX : (uint32_t)stride; /* of a single row */
+    ret_part->row = part.rows.first;
+    ret_part->stride = part.rows.stride;
     ret_part->bytes = 0;
     for (uint32_t i = 0; i < header->tensor_count; i++) {
         parcel_take(header->tensors[i].role, &part, &ret_part->views[i]);
@@ -155,12 +164,12 @@ void parcel_restrict(const struct parcel *whole, const attn_plan *plan, uint64_t
 
 /* ---- copying ---- */
 
-static bool is_whole(const struct view *view)
+static bool is_whole(const struct parcel_view *view)
 {
     return view->share == 1 && view->heads_taken == view->heads && view->rows_taken == view->rows;
 }
 
-static const char *parcel_block(const struct view *view, uint32_t sample, uint32_t head)
+static const char *parcel_block(const struct parcel_view *view, uint32_t sample, uint32_t head)
 {
     uint32_t from = view->share == 1 ? view->head + head : (view->head + head) / view->share;
     uint64_t plane = (uint64_t)sample * view->heads + from;
@@ -170,8 +179,10 @@ static const char *parcel_block(const struct view *view, uint32_t sample, uint32
 
 void parcel_copy(const struct parcel *parcel, uint32_t index, void *to)
 {
-    const struct view *view = &parcel->views[index];
-    uint64_t bytes = view->rows_taken * view->row_bytes;
+    const struct parcel_view *view = &parcel->views[index];
+    /* Rows that follow each other are copied at once. */
+    uint32_t pieces = view->stride > 1 ? view->rows_taken : 1;
+    uint64_t bytes = view->rows_taken / pieces * view->row_bytes;
     char *at = to;
 
     if (is_whole(view)) {
@@ -179,8 +190,12 @@ void parcel_copy(const struct parcel *parcel, uint32_t index, void *to)
         return;
     }
     for (uint32_t sample = 0; sample < view->samples_taken; sample++) {
-        for (uint32_t head = 0; head < view->heads_taken; head++, at += bytes) {
-            memcpy(at, parcel_block(view, sample, head), bytes);
+        for (uint32_t head = 0; head < view->heads_taken; head++) {
+            const char *from = parcel_block(view, sample, head);
+
+            for (uint32_t i = 0; i < pieces; i++, at += bytes) {
+                memcpy(at, from + i * view->stride * view->row_bytes, bytes);
+            }
         }
     }
 }

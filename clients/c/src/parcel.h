@@ -9,20 +9,21 @@
 
 /* A block of the caller's array [samples][heads][rows] of row_bytes each; arrays with fewer
  * dimensions have 1 there. */
-struct view {
+struct parcel_view {
     const void *data;
     uint32_t heads, rows; /* of the array */
     uint32_t head, row;   /* the first that is taken */
     uint32_t samples_taken, heads_taken, rows_taken;
-    uint32_t share; /* heads taken that read one head of the array, which `head` counts; else 1 */
+    uint32_t stride; /* of the rows that are taken; from one to the next */
+    uint32_t share;  /* heads taken that read one head of the array, which `head` counts; else 1 */
     uint64_t row_bytes;
 };
 
 struct parcel {
-    struct header header;           /* q_len, k_len and labels are the caller's: never clear it */
-    struct view views[TENSORS_MAX]; /* of header.tensors */
-    uint32_t row;                   /* q_len counts from so many rows before the first taken */
-    uint64_t bytes;                 /* of all tensors */
+    struct header header; /* q_len, k_len and labels are the caller's: never clear it */
+    struct parcel_view views[TENSORS_MAX]; /* of header.tensors */
+    uint32_t row, stride;                  /* the rows taken of those that q_len counts */
+    uint64_t bytes;                        /* of all tensors */
 };
 
 /* Appends a tensor that is sent whole. Its data being NULL, does nothing. Returns 0 or
@@ -30,8 +31,9 @@ struct parcel {
 int parcel_add(struct parcel *parcel, const struct tensor *tensor, const void *data);
 
 /* Makes of a parcel with all of `attention` or `qk` one with the samples and rows of a plan at a
- * step, and the heads `range`, which are the layer's and lie in the parcel's slice. */
-void parcel_restrict(const struct parcel *whole, const attn_plan *plan, uint64_t step,
+ * step, and the heads `range`, which are the layer's and lie in the parcel's slice. `apart` as for
+ * plan_rows. */
+void parcel_restrict(const struct parcel *whole, const attn_plan *plan, uint64_t step, bool apart,
                      attn_range range, struct parcel *ret_part);
 
 /* Copies tensor `index` to `to`, which has its bytes. */

@@ -469,15 +469,62 @@ void attn_plan_default(attn_plan *ret_plan)
     strcpy(ret_plan->layers, "*");
 }
 
-uint32_t attn_plan_rows(const attn_plan *plan, uint64_t step, uint32_t queries, uint32_t *ret_first)
-{
-    uint64_t every = plan->every ? plan->every : 1, blocks;
+/* ---- rows ---- */
 
-    *ret_first = 0;
-    if (plan->rows == 0 || queries <= plan->rows) {
-        return queries;
+static uint64_t plan_common_divisor(uint64_t a, uint64_t b)
+{
+    while (b > 0) {
+        uint64_t rest = a % b;
+
+        a = b;
+        b = rest;
     }
-    blocks = ((uint64_t)queries + plan->rows - 1) / plan->rows;
-    *ret_first = (uint32_t)(step / every % blocks) * plan->rows;
-    return queries - *ret_first < plan->rows ? queries - *ret_first : plan->rows;
+    return a;
+}
+
+/* The number next to the golden section of n that has no divisor in common with it; of two as near
+ * the larger. Its multiples modulo n are all of 0 to n - 1, and any few in succession lie apart. */
+static uint64_t plan_turn(uint64_t n)
+{
+    uint64_t middle = (n * 618034 + 500000) / 1000000;
+
+    for (uint64_t away = 0;; away++) {
+        if (plan_common_divisor(middle + away, n) == 1) {
+            return middle + away;
+        }
+        if (away < middle && plan_common_divisor(middle - away, n) == 1) {
+            return middle - away;
+        }
+    }
+}
+
+struct plan_rows plan_rows(const attn_plan *plan, uint64_t step, uint32_t queries, bool apart)
+{
+    uint64_t every = plan->every ? plan->every : 1, turns, turn;
+
+    if (plan->rows == 0 || queries <= plan->rows) {
+        return (struct plan_rows){.count = queries, .stride = 1};
+    }
+    turns = ((uint64_t)queries + plan->rows - 1) / plan->rows;
+    turn = step / every % turns * plan_turn(turns) % turns;
+    if (apart) {
+        return (struct plan_rows){.first = (uint32_t)turn,
+                                  .count = (uint32_t)((queries - turn + turns - 1) / turns),
+                                  .stride = (uint32_t)turns};
+    }
+    turn *= plan->rows;
+    return (struct plan_rows){.first = (uint32_t)turn,
+                              .count = queries - turn < plan->rows ? (uint32_t)(queries - turn)
+                                                                   : plan->rows,
+                              .stride = 1};
+}
+
+uint32_t attn_plan_rows(const attn_plan *plan, uint64_t step, uint32_t queries, uint32_t *ret_first,
+                        uint32_t *ret_stride)
+{
+    struct plan_rows rows = plan_rows(plan, step, queries, true);
+
+    *ret_first = rows.first;
+    *ret_stride = rows.stride;
+    return rows.count;
 }

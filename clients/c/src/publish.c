@@ -2,6 +2,8 @@
 /* The publishing calls: what they are given is checked and described as a parcel. */
 #include "clients/c/src/publisher.h"
 
+#include "proto/utf8.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -39,36 +41,22 @@ static bool lengths_valid(const int32_t *lengths, uint32_t batch, uint32_t max)
     return true;
 }
 
-/* Bytes of the character, or 0: not UTF-8. */
-static size_t utf8_char(const unsigned char *at)
-{
-    size_t len = at[0] < 0x80 ? 1 : at[0] < 0xc2 ? 0 : at[0] < 0xe0 ? 2 : at[0] < 0xf0 ? 3 : 4;
-
-    if (at[0] > 0xf4 || (at[0] == 0xe0 && at[1] < 0xa0) || (at[0] == 0xed && at[1] > 0x9f) ||
-        (at[0] == 0xf0 && at[1] < 0x90) || (at[0] == 0xf4 && at[1] > 0x8f)) {
-        return 0;
-    }
-    for (size_t i = 1; i < len; i++) {
-        if ((at[i] & 0xc0) != 0x80) {
-            return 0;
-        }
-    }
-    return len;
-}
-
+/* A byte that is not UTF-8 stands for U+FFFD, which itself takes three. */
 static bool text_valid(const char *text)
 {
-    const unsigned char *at = (const unsigned char *)text;
+    size_t len = text ? strlen(text) : 0;
 
-    while (at && *at) {
-        size_t len = utf8_char(at);
+    while (len > 0) {
+        uint32_t code;
+        size_t taken = utf8_take(text, len, &code);
 
-        if (len == 0) {
+        if (code == UTF8_REPLACEMENT && taken == 1) {
             return false;
         }
-        at += len;
+        text += taken;
+        len -= taken;
     }
-    return at;
+    return text;
 }
 
 /* Labels that no header has room for are left out, and not looked at. */
@@ -82,6 +70,21 @@ static bool labels_valid(const char *const *labels, uint32_t keys)
     return true;
 }
 
+/* Takes a module's path; returns whether there is none, or a header can carry it. */
+static bool take_module(struct header *header, const char *module)
+{
+    size_t len = module ? strnlen(module, MODULE_MAX + 1) : 0;
+
+    if (module && !module_path_valid(module, len)) {
+        return false;
+    }
+    if (module) {
+        memcpy(header->module, module, len);
+    }
+    header->module[len] = '\0';
+    return true;
+}
+
 /* The numbers of a header of type `attention` or `qk` that has all but its tensors. */
 static bool rows_valid(const struct header *header)
 {
@@ -89,7 +92,7 @@ static bool rows_valid(const struct header *header)
            dim_valid(header->keys) && dim_valid(header->kv_heads) &&
            header->heads_total <= HEADS_TOTAL_MAX && header->heads % header->kv_heads == 0 &&
            (uint64_t)header->head_offset + header->heads <= header->heads_total &&
-           (uint64_t)header->q_offset + header->queries <= UINT32_MAX &&
+           header_last_position(header) < UINT32_MAX &&
            lengths_valid(header->q_len, header->batch, header->queries) &&
            lengths_valid(header->k_len, header->batch, header->keys) &&
            labels_valid(header->labels, header->keys);
@@ -98,8 +101,8 @@ static bool rows_valid(const struct header *header)
 /* A query's document is that of the key at its position. */
 static bool documents_valid(const struct header *header, const int32_t *documents)
 {
-    return !documents || (header->layer.site == SITE_SELF &&
-                          (uint64_t)header->q_offset + header->queries <= header->keys);
+    return !documents ||
+           (header->layer.site == SITE_SELF && header_last_position(header) < header->keys);
 }
 
 /* ---- what `attention` and `qk` have in common ---- */
@@ -122,6 +125,7 @@ static bool documents_valid(const struct header *header, const int32_t *document
         (header)->dropout = (a)->dropout;                                                          \
         (header)->learned_sink = (a)->learned_sink;                                                \
         (header)->q_offset = (a)->q_offset;                                                        \
+        (header)->q_stride = (a)->q_stride ? (a)->q_stride : 1;                                    \
         (header)->labels = (a)->labels;                                                            \
         (header)->label_count = (a)->labels ? (a)->keys : 0;                                       \
         (header)->microbatch = (a)->microbatch;                                                    \
@@ -152,6 +156,7 @@ static void publish_begin(const attn_publisher *publisher, enum message_type typ
     ret_parcel->header = publisher->identity;
     ret_parcel->header.type = type;
     ret_parcel->row = 0;
+    ret_parcel->stride = 1;
     ret_parcel->bytes = 0;
 }
 
@@ -168,7 +173,7 @@ static int queue_planned(attn_publisher *publisher, const struct parcel *whole,
     const attn_range *ranges = plan->range_count ? plan->ranges : &all;
     uint32_t first = whole->header.head_offset, last = first + whole->header.heads - 1;
     int result = ATTN_SKIPPED;
-    bool any = false;
+    bool any = false, apart = publisher_strides(publisher);
 
     for (uint32_t i = 0; i < (plan->range_count ? plan->range_count : 1); i++) {
         attn_range range = {ranges[i].first > first ? ranges[i].first : first,
@@ -179,7 +184,7 @@ static int queue_planned(attn_publisher *publisher, const struct parcel *whole,
         if (range.first > range.last) {
             continue;
         }
-        parcel_restrict(whole, plan, whole->header.step, range, &part);
+        parcel_restrict(whole, plan, whole->header.step, apart, range, &part);
         rc = queue_put(publisher, &part);
         result = !any || rc < result ? rc : result;
         any = true;
@@ -215,7 +220,8 @@ static int publish_describe_attention(const attn_attention *a, struct parcel *pa
 
     FILL_ROWS(header, a);
     header->kv_heads = a->heads;
-    if (!rows_valid(header) || !documents_valid(header, a->documents)) {
+    if (!rows_valid(header) || !documents_valid(header, a->documents) ||
+        !take_module(header, a->module)) {
         return ATTN_E_ARGUMENT;
     }
     weights.dtype = dtypes[a->dtype];
@@ -287,7 +293,8 @@ static int publish_describe_qk(const attn_qk *qk, struct parcel *parcel)
     header->head_dim = qk->head_dim;
     header->scale = fabs(qk->scale) > 0 ? qk->scale : 1 / sqrt(qk->head_dim);
     header->softcap = qk->softcap;
-    if (!rows_valid(header) || !documents_valid(header, qk->documents)) {
+    if (!rows_valid(header) || !documents_valid(header, qk->documents) ||
+        !take_module(header, qk->module)) {
         return ATTN_E_ARGUMENT;
     }
     rc = add_vectors(qk, parcel);
@@ -364,7 +371,8 @@ static int publish_describe_weights(const attn_weights *w, struct parcel *parcel
     header->head_dim = w->head_dim;
     header->heads_total = w->heads_total ? w->heads_total : w->heads;
     if (w->heads < 1 || header->heads_total < w->heads || header->heads_total > HEADS_TOTAL_MAX ||
-        w->heads % header->kv_heads != 0 || !dim_valid(w->head_dim)) {
+        w->heads % header->kv_heads != 0 || !dim_valid(w->head_dim) ||
+        !take_module(header, w->module)) {
         return ATTN_E_ARGUMENT;
     }
     return add_matrices(w, parcel);

@@ -3,6 +3,7 @@
 #include "clients/c/src/publisher.h"
 
 #include <errno.h>
+#include <math.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -249,14 +250,16 @@ static struct wire_message *new_event(const attn_publisher *publisher, enum even
     return message;
 }
 
-/* Counts an event and queues it; takes it. Under the lock. */
+/* Counts an event and queues it; takes it. Logs are bounded as tensors are. Under the lock. */
 static int publisher_put_event(attn_publisher *publisher, struct wire_message **message,
                                bool *ret_asleep)
 {
-    uint64_t max = (uint64_t)publisher->options.max_queued_messages + QUEUED_EVENTS_MAX;
+    enum event_type event = *message ? (*message)->header.event : EVENT_HELLO;
+    uint64_t max = (uint64_t)publisher->options.max_queued_messages +
+                   (event == EVENT_LOG ? 0 : QUEUED_EVENTS_MAX);
 
     publisher->counts.published++;
-    if (!publisher->has_event_reader) {
+    if (!publisher->has_event_reader || !bounds_know(&publisher->bounds, event)) {
         publisher->counts.skipped++;
         return ATTN_SKIPPED;
     }
@@ -273,9 +276,9 @@ static int publisher_put_event(attn_publisher *publisher, struct wire_message **
     return 0;
 }
 
-static int publisher_say(attn_publisher *publisher, enum event_type event)
+/* Takes the message; NULL: out of memory. */
+static int publisher_hand_over(attn_publisher *publisher, struct wire_message *message)
 {
-    struct wire_message *message = new_event(publisher, event);
     bool asleep = false;
     int rc;
 
@@ -287,10 +290,71 @@ static int publisher_say(attn_publisher *publisher, enum event_type event)
     return rc;
 }
 
+static int publisher_say(attn_publisher *publisher, enum event_type event)
+{
+    return publisher_hand_over(publisher, new_event(publisher, event));
+}
+
 int attn_epoch_end(attn_publisher *publisher)
 {
     return publisher_is_orphan(publisher) ? ATTN_SKIPPED
                                           : publisher_say(publisher, EVENT_EPOCH_END);
+}
+
+/* Names are copied one after the other into values->texts. */
+static int publisher_copy_values(const attn_value *values, size_t count,
+                                 struct named_values *ret_values)
+{
+    size_t bytes = 1;
+    char *at;
+
+    if (count < 1 || count > LOG_VALUES_MAX || !values) {
+        return ATTN_E_ARGUMENT;
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (!values[i].name || !named_name_valid(values[i].name, strlen(values[i].name))) {
+            return ATTN_E_ARGUMENT;
+        }
+        for (size_t j = 0; j < i; j++) {
+            if (strcmp(values[i].name, values[j].name) == 0) {
+                return ATTN_E_ARGUMENT;
+            }
+        }
+        bytes += strlen(values[i].name) + 1;
+    }
+    ret_values->list = calloc(count, sizeof *ret_values->list);
+    at = ret_values->texts = malloc(bytes);
+    if (!ret_values->list || !at) {
+        return ATTN_E_MEMORY;
+    }
+    for (size_t i = 0; i < count; i++) {
+        ret_values->list[i] =
+            (struct named_value){.name = strcpy(at, values[i].name),
+                                 .kind = isfinite(values[i].value) ? NAMED_NUMBER : NAMED_NONE,
+                                 .number = values[i].value};
+        at += strlen(at) + 1;
+    }
+    ret_values->count = (uint32_t)count;
+    return 0;
+}
+
+int attn_log(attn_publisher *publisher, const attn_value *values, size_t count)
+{
+    struct named_values copy = {NULL, 0, NULL};
+    struct wire_message *message;
+    int rc = publisher_copy_values(values, count, &copy);
+
+    if (rc || publisher_is_orphan(publisher)) {
+        named_clear(&copy);
+        return rc ? rc : ATTN_SKIPPED;
+    }
+    message = new_event(publisher, EVENT_LOG);
+    if (message) {
+        message->header.values = copy;
+    } else {
+        named_clear(&copy);
+    }
+    return publisher_hand_over(publisher, message);
 }
 
 bool layer_valid(attn_stack stack, uint32_t layer, attn_site site)
@@ -374,6 +438,16 @@ void attn_set_position(attn_publisher *publisher, uint64_t epoch, uint64_t step)
     publisher->epoch = epoch;
     publisher->step = step;
     pthread_mutex_unlock(&publisher->lock);
+}
+
+bool publisher_strides(attn_publisher *publisher)
+{
+    bool strides;
+
+    pthread_mutex_lock(&publisher->lock);
+    strides = publisher->bounds.header >= BOUNDS_Q_STRIDE;
+    pthread_mutex_unlock(&publisher->lock);
+    return strides;
 }
 
 void publisher_position(attn_publisher *publisher, uint64_t *ret_epoch, uint64_t *ret_step)

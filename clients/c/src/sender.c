@@ -312,11 +312,17 @@ static struct wire_message *head(attn_publisher *publisher)
     return message;
 }
 
-/* A tensor was copied for somebody who has left: dropped. An absent daemon misses no event. */
+/* A tensor was copied for somebody who has left: dropped. An absent daemon misses no event, nor
+ * does one that has come meanwhile and does not know it. */
 static int sender_deliver(attn_publisher *publisher, struct wire_message *message)
 {
+    bool event = message->header.type == MESSAGE_EVENT;
+
     if (!publisher->link.socket || !wants_topic(publisher, &message->header)) {
-        return message->header.type == MESSAGE_EVENT ? ATTN_SKIPPED : ATTN_E_TRANSPORT;
+        return event ? ATTN_SKIPPED : ATTN_E_TRANSPORT;
+    }
+    if (event && !bounds_know(&publisher->bounds, message->header.event)) {
+        return ATTN_SKIPPED;
     }
     return try_send(publisher, message);
 }

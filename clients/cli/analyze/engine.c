@@ -35,7 +35,7 @@ static int engine_run_jobs(struct measure *measure, uint32_t count, uint32_t thr
         };
     }
     if (rc == 0) {
-        rc = pool_submit(pool, &jobs[0].job, count);
+        rc = pool_submit(pool, NULL, &jobs[0].job, count);
     }
     pool_free(&pool); /* runs them */
     free(jobs);

@@ -267,7 +267,7 @@ static int check_rows(struct input *input, const struct options *options, bool m
 
 static int check_matrix(struct input *input, enum projection projection, char *reterr)
 {
-    const struct array *array = input->array[TENSOR_WQ + projection];
+    const struct array *array = input->array[TENSOR_WQ + (int)projection];
     struct projection_matrix *matrix = &input->weights.matrix[projection];
     if (!array) {
         return 0;

@@ -22,11 +22,11 @@ struct alike {
     double js;
 };
 
-struct column {
+struct metric_column {
     const char *title, *map, *name, *help;
 };
 
-static const struct column columns[] = {
+static const struct metric_column columns[] = {
     {"ENTROPY", "heads", "entropy_normalized", "0 = one key, 1 = uniform over visible keys"},
     {"KEYS", "heads", "effective_keys", "number of keys with that entropy"},
     {"CONF", "heads", "confidence", "mean of the largest weight of a row"},
@@ -97,7 +97,7 @@ static void show_heads(const msgpack_object *layer, int width, FILE *out)
     struct out_table table;
     int used = 0;
     for (int i = 0; i < COLUMNS; i++) {
-        const struct column *column = &columns[i];
+        const struct metric_column *column = &columns[i];
         const msgpack_object *map = mpk_find(layer, column->map);
         lists[i] = map ? mpk_find(map, column->name) : NULL;
         used += !is_all_null(lists[i]);

@@ -102,7 +102,7 @@ static const struct args_row {
          "windows such as \"1 epoch\" (default: the primary ones)"),
     VALUE("from", "N", NULL, ARGS_FROM, OPTION_WHOLE, from, 0, 0, NULL, "only windows that end at this epoch, step or second, or later"),
     VALUE("to", "N", NULL, ARGS_TO, OPTION_WHOLE, to, 0, 0, NULL, "only windows that end at this epoch, step or second, or earlier"),
-    FLAG("all", ARGS_ALL, "also alerts that are over"),
+    FLAG("all", ARGS_ALL, "also all that was told before: what fired, was resolved, fired at the end"),
     VALUE("count", "N", NULL, ARGS_COUNT, OPTION_WHOLE, count, 1, 0, "valid: 1 or more", "at most this many"),
     VALUE("seconds", "N", NULL, ARGS_SECONDS, OPTION_REAL, seconds, 1e-300, 1e9, "valid: a number above 0", "stop after N seconds"),
     FLAG("until-end", ARGS_UNTIL_END, "stop when every known rank has said bye"),
@@ -136,16 +136,14 @@ static const struct option_table table = {OPTION_ROWS(option_info), .short_form 
 /* The environment says what the command line does not. */
 static int choose_attnd(struct args *args, char *reterr)
 {
-    if (args->address && args->endpoint) {
+    const char *address = getenv("ATTND_ADDRESS"), *former = getenv("ATTND_ENDPOINT");
+    if (args->address || args->endpoint) {
         snprintf(reterr, ARGS_ERROR_MAX, "--address and --endpoint: give one of them");
-        return -1;
+        return args->address && args->endpoint ? -1 : 0;
     }
-    if (!args->address && !args->endpoint) {
-        const char *endpoint = getenv("ATTND_ENDPOINT"), *address = getenv("ATTND_ADDRESS");
-        args->endpoint = endpoint && *endpoint ? endpoint : NULL;
-        args->address = !args->endpoint && address && *address ? address : NULL;
-    }
-    return 0;
+    args->address = address && *address ? address : NULL;
+    snprintf(reterr, ARGS_ERROR_MAX, "ATTND_ENDPOINT is not read: name attnd in ATTND_ADDRESS");
+    return !args->address && former && *former ? -1 : 0;
 }
 
 static const char *args_take(const void *data, char *value, void *to)

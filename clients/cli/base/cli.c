@@ -4,6 +4,7 @@
 #include "proto/err.h"
 #include "clients/cli/base/field.h"
 #include "clients/cli/base/system.h"
+#include "clients/c/src/listener.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -31,13 +32,17 @@ int cli_check_entry(struct cli *cli, const char *endpoint)
 
 static int explain_unreachable(struct cli *cli, const struct rpc *rpc)
 {
-    if (cli_check_entry(cli, rpc->endpoint) != CLI_OK) {
-        return CLI_UNREACHABLE;
+    const struct args *args = cli->args;
+    char why[ADDRESS_REASON_MAX];
+    if (!rpc->found && listener_is_wrong(ADDRESS_CONTROL, args->endpoint, args->address, why)) {
+        return cli_fail(cli, CLI_UNREACHABLE, why);
     }
-    fprintf(cli->err,
-            "attnctl: cannot reach attnd at %s within %g s: is it running? start it with `attnd` "
-            "or give --address\n",
-            rpc->endpoint, cli->args->timeout_ms / 1000.0);
+    if (cli_check_entry(cli, rpc->endpoint) == CLI_OK) {
+        fprintf(cli->err,
+                "attnctl: cannot reach attnd at %s within %g s: is it running? start it with "
+                "`attnd` or give --address\n",
+                rpc->endpoint, args->timeout_ms / 1000.0);
+    }
     return CLI_UNREACHABLE;
 }
 
@@ -420,6 +425,9 @@ int reach_endpoint(struct cli *cli, enum address_socket which, char ret_endpoint
     const char *address = *directory ? directory : cli->args->address;
     if (address_endpoint(address, which, ret_endpoint, reason) != 0) {
         return cli_usage(cli, "address %s", reason);
+    }
+    if (cli->args->address && listener_is_wrong(which, NULL, cli->args->address, reason)) {
+        return cli_fail(cli, CLI_UNREACHABLE, reason);
     }
     return cli_check_entry(cli, ret_endpoint);
 }

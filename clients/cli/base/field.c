@@ -40,12 +40,14 @@ bool field_bool(const msgpack_object *map, const char *key)
     return value && mpk_get_bool(value, &result) == 0 && result;
 }
 
+uint32_t field_items(const msgpack_object *value)
+{
+    return value && value->type == MSGPACK_OBJECT_ARRAY ? value->via.array.size : 0;
+}
+
 uint32_t field_length(const msgpack_object *value)
 {
-    if (value && value->type == MSGPACK_OBJECT_ARRAY) {
-        return value->via.array.size;
-    }
-    return field_pairs(value);
+    return field_items(value) + field_pairs(value);
 }
 
 uint32_t field_pairs(const msgpack_object *value)
@@ -61,10 +63,7 @@ double field_number(const msgpack_object *value)
 
 double field_item(const msgpack_object *array, uint32_t index)
 {
-    if (!array || array->type != MSGPACK_OBJECT_ARRAY || index >= array->via.array.size) {
-        return NAN;
-    }
-    return field_number(&array->via.array.ptr[index]);
+    return index < field_items(array) ? field_number(&array->via.array.ptr[index]) : NAN;
 }
 
 /* The value itself, or of a window's statistics what stands for all of them. */
@@ -182,10 +181,7 @@ bool field_choose_metric(const msgpack_object *maps, uint32_t count, char ret_na
 
 uint32_t field_columns(const msgpack_object *value)
 {
-    if (!value) {
-        return 0;
-    }
-    return value->type == MSGPACK_OBJECT_ARRAY ? value->via.array.size : 1;
+    return value && value->type != MSGPACK_OBJECT_ARRAY ? 1 : field_items(value);
 }
 
 const msgpack_object *field_column(const msgpack_object *value, uint32_t index)
@@ -244,5 +240,13 @@ void field_layer(const msgpack_object *map, char ret_text[LAYER_TEXT_MAX])
     } else {
         snprintf(ret_text, LAYER_TEXT_MAX, "%s.%" PRIu64 ".%s", stack, field_u64(map, "layer"),
                  site);
+    }
+}
+
+void field_alert_state(const msgpack_object *alert, char ret_text[FIELD_STATE_MAX])
+{
+    field_text(alert, "state", ret_text, FIELD_STATE_MAX);
+    for (char *letter = ret_text; *letter; letter++) {
+        *letter = *letter == '_' ? ' ' : *letter;
     }
 }

@@ -17,7 +17,9 @@ void field_text(const msgpack_object *map, const char *key, char *ret_text, size
 /* Whether a key is `true`. */
 bool field_bool(const msgpack_object *map, const char *key);
 
-/* Elements of an array or pairs of a map; 0 for anything else, NULL included. */
+/* Elements of an array; 0 for anything else, NULL included. */
+uint32_t field_items(const msgpack_object *value);
+/* The same, or pairs of a map. */
 uint32_t field_length(const msgpack_object *value);
 
 /* Pairs of a map; 0 for anything else, NULL included. */
@@ -58,5 +60,9 @@ void field_show(const msgpack_object *value, char *ret_text, size_t size);
 /* "decoder.3.self" of a layer result; "-" when it names no layer. */
 #define LAYER_TEXT_MAX 64
 void field_layer(const msgpack_object *map, char ret_text[LAYER_TEXT_MAX]);
+
+/* The state of an alert, for people: "firing at end". */
+#define FIELD_STATE_MAX 16
+void field_alert_state(const msgpack_object *alert, char ret_text[FIELD_STATE_MAX]);
 
 #endif

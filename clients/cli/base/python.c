@@ -78,6 +78,6 @@ int python_start(struct cli *cli, const char *name, int argc, const char *const 
     int error = errno;
     free(arguments);
     return cli_usage(
-        cli, "cannot run '%.200s': %s; attnctl %s needs Python with attnd: set ATTND_PYTHON",
-        python, strerror(error), name);
+        cli, "cannot run '%.200s': %s; name a Python that has the package attnd in ATTND_PYTHON",
+        python, strerror(error));
 }

@@ -43,7 +43,7 @@ void help_print(FILE *out)
     fputs("\noptions of every command:\n", out);
     args_each_option(ARGS_EVERY_COMMAND, help_print_option, out);
     fputs("\nattnctl help COMMAND shows a command's own options and examples.\n"
-          "Which attnd: --address or --endpoint, else $ATTND_ENDPOINT, else $ATTND_ADDRESS;\n"
+          "Which attnd: --address or --endpoint, else $ATTND_ADDRESS;\n"
           "else the first that answers in $XDG_RUNTIME_DIR/attnd, /run/user/UID/attnd,\n"
           "/tmp/attnd-UID or /run/attnd (the service: join group attnd).\n"
           "\nexamples:\n  attnctl jobs\n  attnctl summary gpt-small --metric entropy\n"

@@ -14,6 +14,17 @@ DATE = "2026-11-21"
 ESCAPES = str.maketrans({"\\": "\\e", "-": "\\-", "'": "\\(aq", "`": "\\(ga", "^": "\\(ha", "~": "\\(ti"})
 
 
+# The pages say what no --help says in full, or at all.
+ENVIRONMENT = (
+    ("ATTND_ADDRESS", "Which attnd, unless --address or --endpoint says so: a directory of its sockets, or tcp://host:port. "
+     "Without it, the first that answers in $XDG_RUNTIME_DIR/attnd, /run/user/UID/attnd, /tmp/attnd-UID or /run/attnd, which "
+     "is the service's: it lets in members of group attnd. A directory that others can write to is passed over. All clients "
+     "read this variable, and attnd itself, which listens there."),
+    ("ATTND_PYTHON", "The Python that runs attnctl plot and attnctl bridge; python3 by default."),
+    ("NO_COLOR, TERM, COLORTERM", "Whether a terminal has colours, and which."),
+)
+
+
 def said_by(*command):
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
@@ -77,7 +88,9 @@ def page(name, section, version, purpose, text, see):
     usage = re.sub(r"^\S+", lambda m: f"\\fB{m[0]}\\fR", plain(usage.removeprefix("usage: ")))
     lines = [".\\\" SPDX-License-Identifier: MIT", f".TH {name.upper()} {section} {DATE} \"attnd {version}\" \"attnd manual\"",
              ".SH NAME", f"{plain(name)} \\- {plain(purpose)}", ".SH SYNOPSIS", usage, ".SH DESCRIPTION", *body(before)]
+    environment = [line for term, what in ENVIRONMENT for line in (".TP", f"\\fB{plain(term)}\\fR", plain(what))]
     for heading, content in (("OPTIONS", options(rest[:last[-1].end()]) if last else []), ("NOTES", body(behind)),
+                             ("ENVIRONMENT", environment if name == "attnctl" else []),
                              ("EXIT STATUS", [plain(status)] if status else []),
                              ("EXAMPLES", verbatim(examples.rstrip("\n").split("\n")) if examples.strip() else [])):
         if content and any(content):

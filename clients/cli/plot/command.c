@@ -19,10 +19,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define REQUEST_MAX 512
-
-/* Answers ------------------------------------------------------------------------------------- */
-
 /* Prints a line and forgets it. */
 static void answer(struct cli *cli, struct mpk_writer *writer)
 {
@@ -105,8 +101,9 @@ static void answer_map(struct cli *cli, struct source *source, size_t at, uint32
     bool all = strcmp(which, "all") == 0, mean = strcmp(which, "mean") == 0;
     uint32_t head = 0, maps = all ? layers[at].heads : 1;
     size_t cells = (size_t)layers[at].rows * layers[at].columns;
-    if (!all && !mean) {
-        option_whole_u32(which, UINT32_MAX, &head);
+    if (!all && !mean && !option_whole_u32(which, UINT32_MAX, &head)) {
+        answer_error(cli, CLI_USAGE, "no such head (valid: a number from 0, mean, all)");
+        return;
     }
     int code = source_check(source, at, sample, head, error);
     if (code == CLI_OK) {
@@ -160,12 +157,12 @@ static void answer_find(struct cli *cli, const struct source *source, const char
 
 static void serve(struct cli *cli, struct source *source, FILE *requests)
 {
-    char line[REQUEST_MAX], which[16];
+    char *line = NULL, which[16];
     const struct source_layer *layers;
-    size_t at, count = source_layers(source, &layers);
+    size_t at, room = 0, count = source_layers(source, &layers);
     uint32_t sample;
     answer_layers(cli, source);
-    while (fflush(cli->out) == 0 && fgets(line, sizeof line, requests)) {
+    while (fflush(cli->out) == 0 && getline(&line, &room, requests) > 0) {
         line[strcspn(line, "\n")] = '\0';
         if (strncmp(line, "find ", 5) == 0) {
             answer_find(cli, source, line + 5);
@@ -176,9 +173,8 @@ static void serve(struct cli *cli, struct source *source, FILE *requests)
             answer_error(cli, CLI_USAGE, "no such request");
         }
     }
+    free(line);
 }
-
-/* The commands -------------------------------------------------------------------------------- */
 
 static int open_source(struct cli *cli, const struct plot_options *options,
                        struct source **ret_source, char *reterr)

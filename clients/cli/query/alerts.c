@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* alerts: the alerts that are firing now, and with --all those that fired and were resolved before.
- * Something that fires is bad news: exit status 1. */
+/* alerts: the alerts that fire now, or fired when their run ended, and with --all everything that
+ * was told before. An alert that fires, or did at the end, is bad news: exit status 1, until its
+ * job has a newer run. */
 #include "clients/cli/base/cli.h"
 #include "clients/cli/base/field.h"
 #include "clients/cli/base/out.h"
@@ -19,11 +20,14 @@ static void alerts_add_alert(struct out_table *table, const msgpack_object *aler
     if (with_job) {
         out_text(table, alert, "job", JOB_WIDTH);
     }
+    char run[9], layer[LAYER_TEXT_MAX], state[FIELD_STATE_MAX];
+    field_text(alert, "run", run, sizeof run);
+    out_cell(table, "%s", run);
     out_text(table, alert, "rule", 0);
     /* "decoder.3.self.h2", "decoder.3.self", "the run". */
     const msgpack_object *head = mpk_find(alert, "head");
-    char layer[LAYER_TEXT_MAX];
     field_layer(alert, layer);
+    field_alert_state(alert, state);
     if (strcmp(layer, "-") == 0) {
         out_cell(table, "the run");
     } else if (head && head->type == MSGPACK_OBJECT_POSITIVE_INTEGER) {
@@ -31,20 +35,19 @@ static void alerts_add_alert(struct out_table *table, const msgpack_object *aler
     } else {
         out_cell(table, "%s", layer);
     }
+    out_cell(table, "%s", state);
     out_number(table, mpk_find(alert, "value"));
     out_number(table, mpk_find(alert, "bound"));
     out_cell(table, "step %" PRIu64, field_u64(mpk_find(alert, "since"), "step"));
-    out_text(table, alert, "state", 0);
 }
 
-static const msgpack_object *alerts_item(const msgpack_object *list, uint32_t index)
+/* How many fire that are not over with their run because its job has a newer one: those come first.
+ */
+static uint32_t alerts_current(const msgpack_object *result)
 {
-    return &list->via.array.ptr[index];
-}
-
-static uint32_t alerts_length_of(const msgpack_object *list)
-{
-    return list && list->type == MSGPACK_OBJECT_ARRAY ? list->via.array.size : 0;
+    uint32_t all = field_items(mpk_find(result, "firing"));
+    uint64_t older = field_u64(result, "older");
+    return older < all ? all - (uint32_t)older : 0;
 }
 
 /* The list of `past` is nil when there is no history. */
@@ -52,29 +55,35 @@ static int show_alerts(struct cli *cli, const msgpack_object *result)
 {
     const msgpack_object *firing = mpk_find(result, "firing");
     const msgpack_object *past = mpk_find(result, "alerts");
+    uint32_t current = alerts_current(result);
+    uint32_t older = field_items(firing) - current;
     bool all = cli->args->given & ARGS_ALL;
-    const char *hint = all ? "" : "; attnctl alerts --all shows resolved ones";
-    if (alerts_length_of(firing) == 0) {
+    const char *hint = all ? "" : "; attnctl alerts --all shows earlier ones";
+    if (current == 0) {
         fprintf(cli->out, "nothing is firing%s\n", hint);
     }
-    if (alerts_length_of(firing) > 0 || (all && alerts_length_of(past) > 0)) {
-        const msgpack_object *table_past = all ? past : NULL;
+    if (current > 0 || (all && field_items(past) > 0)) {
         bool with_job = cli->args->word_count < 2;
         struct out_table table;
-        out_begin(&table, with_job ? "SEVERITY|JOB|RULE|WHERE|VALUE|BOUND|SINCE|STATE"
-                                   : "SEVERITY|RULE|WHERE|VALUE|BOUND|SINCE|STATE");
-        for (uint32_t i = 0; i < alerts_length_of(firing); i++) {
-            alerts_add_alert(&table, alerts_item(firing, i), with_job);
+        out_begin(&table, with_job ? "SEVERITY|JOB|RUN|RULE|WHERE|STATE|VALUE|BOUND|SINCE"
+                                   : "SEVERITY|RUN|RULE|WHERE|STATE|VALUE|BOUND|SINCE");
+        for (uint32_t i = 0; i < current; i++) {
+            alerts_add_alert(&table, &firing->via.array.ptr[i], with_job);
         }
-        for (uint32_t i = 0; i < alerts_length_of(table_past); i++) {
-            alerts_add_alert(&table, alerts_item(table_past, i), with_job);
+        for (uint32_t i = 0; all && i < field_items(past); i++) {
+            alerts_add_alert(&table, &past->via.array.ptr[i], with_job);
         }
         out_print(&table, cli->width, true, cli->out);
     }
-    for (uint32_t i = 0; i < alerts_length_of(firing); i++) {
+    for (uint32_t i = 0; i < current; i++) {
         char message[512];
-        field_text(alerts_item(firing, i), "message", message, sizeof message);
+        field_text(&firing->via.array.ptr[i], "message", message, sizeof message);
         fprintf(cli->out, "%s%s\n", i == 0 ? "\n" : "", message);
+    }
+    if (!all && older > 0) {
+        fprintf(cli->out,
+                "%" PRIu32 " fired at the end of runs that a newer run of their job followed\n",
+                older);
     }
     if (all && past && past->type == MSGPACK_OBJECT_NIL) {
         fputs("there is no history of resolved alerts\n", cli->out);
@@ -82,15 +91,14 @@ static int show_alerts(struct cli *cli, const msgpack_object *result)
     if (all && field_bool(result, "more")) {
         fputs("there are earlier ones: --count shows more\n", cli->out);
     }
-    return alerts_length_of(firing) > 0 ? CLI_FINDING : CLI_OK;
+    return CLI_OK;
 }
 
 static int alerts_answer(struct cli *cli, const msgpack_object *result)
 {
-    bool firing = alerts_length_of(mpk_find(result, "firing")) > 0;
     bool json = cli->args->given & ARGS_JSON;
     int code = (json ? cli_print_json : show_alerts)(cli, result);
-    return code == CLI_OK && firing ? CLI_FINDING : code;
+    return code == CLI_OK && alerts_current(result) > 0 ? CLI_FINDING : code;
 }
 
 int cmd_alerts(struct cli *cli)

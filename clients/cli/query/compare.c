@@ -72,7 +72,7 @@ static void print_alone(struct cli *cli, const char *name, const msgpack_object 
 static int show_comparison(struct cli *cli, const msgpack_object *result)
 {
     const msgpack_object *heads = mpk_find(result, "heads");
-    bool any = field_length(heads) > 0 && heads->type == MSGPACK_OBJECT_ARRAY;
+    bool any = field_items(heads) > 0;
     print_side(cli, "a", mpk_find(result, "a"));
     print_side(cli, "b", mpk_find(result, "b"));
     if (!any) {

@@ -11,7 +11,7 @@
 #define PAGE 500
 
 /* One layer and metric. */
-struct piece {
+struct export_piece {
     const char *job;
     char run[40], stack[16], site[16], metric[FIELD_NAME_MAX];
     uint64_t layer;
@@ -33,7 +33,7 @@ static bool print_page(struct cli *cli, const msgpack_object *result, uint64_t *
     return field_bool(result, "more");
 }
 
-static int export_piece(struct cli *cli, const struct piece *piece)
+static int export_piece(struct cli *cli, const struct export_piece *piece)
 {
     uint64_t from = cli->args->given & ARGS_FROM ? cli->args->from : 0;
     bool more = true;
@@ -79,7 +79,7 @@ static bool export_is_wanted(const struct args *args, const char *metric)
     return args->metric_count == 0;
 }
 
-static int export_layer(struct cli *cli, const msgpack_object *layer, struct piece *piece,
+static int export_layer(struct cli *cli, const msgpack_object *layer, struct export_piece *piece,
                         uint32_t *pieces)
 {
     const msgpack_object *metrics = mpk_find(layer, "metrics");
@@ -106,7 +106,7 @@ static int export_layer(struct cli *cli, const msgpack_object *layer, struct pie
 static int export_layers(struct cli *cli, const msgpack_object *result)
 {
     const msgpack_object *layers = mpk_find(result, "layers");
-    struct piece piece = {.job = cli->args->words[1]};
+    struct export_piece piece = {.job = cli->args->words[1]};
     uint32_t pieces = 0;
     int code = CLI_OK;
     field_text(result, "run", piece.run, sizeof piece.run);

@@ -65,7 +65,7 @@ int cmd_runs(struct cli *cli)
 
 static int show_jobs(struct cli *cli, const msgpack_object *result)
 {
-    if (field_length(result) == 0 || result->type != MSGPACK_OBJECT_ARRAY) {
+    if (field_items(result) == 0) {
         fputs("no jobs yet: attach one with attnd.watch(model, job=\"name\")\n", cli->out);
         return CLI_OK;
     }

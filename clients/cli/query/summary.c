@@ -14,24 +14,19 @@
 #include <string.h>
 
 /* One summary, with what it is sorted and grouped by. */
-struct row {
+struct summary_row {
     const msgpack_object *map, *values; /* values: those of the metric, by field_metric; or NULL */
-    const msgpack_object *drift;        /* of the metric: delta, z, js, change; or NULL */
+    const msgpack_object *drift;        /* of the metric: delta, shift, js, change; or NULL */
     char run[33], stack[16], site[16];
     uint64_t first, last, layer;
 };
-
-static const msgpack_object *summary_window_of(const msgpack_object *map)
-{
-    return mpk_find(map, "window");
-}
 
 static int summary_compare_u64(uint64_t a, uint64_t b)
 {
     return (a > b) - (a < b);
 }
 
-static int compare_window(const struct row *a, const struct row *b)
+static int compare_window(const struct summary_row *a, const struct summary_row *b)
 {
     int order = strcmp(a->run, b->run);
     order = order ? order : summary_compare_u64(a->first, b->first);
@@ -41,34 +36,24 @@ static int compare_window(const struct row *a, const struct row *b)
 /* Within a window: encoder before decoder, by layer, self before cross. */
 static int summary_compare_rows(const void *left, const void *right)
 {
-    const struct row *a = left, *b = right;
+    const struct summary_row *a = left, *b = right;
     int order = compare_window(a, b);
     order = order ? order : strcmp(b->stack, a->stack);
     order = order ? order : summary_compare_u64(a->layer, b->layer);
     return order ? order : strcmp(b->site, a->site);
 }
 
-/* Whether four decimals show every value. */
-static bool are_plain(const msgpack_object *values)
+/* Whether four decimals show every value; otherwise all are shown with an exponent. */
+static bool summary_is_plain(const struct summary_row *rows, uint32_t count)
 {
-    for (uint32_t head = 0; head < field_columns(values); head++) {
-        double value = fabs(field_number(field_column(values, head)));
-        if (isfinite(value) && value != 0 && (value < 0.001 || value >= 10000)) {
-            return false;
+    bool plain = true;
+    for (uint32_t i = 0; i < count && plain; i++) {
+        for (uint32_t head = 0; head < field_columns(rows[i].values) && plain; head++) {
+            double value = fabs(field_number(field_column(rows[i].values, head)));
+            plain = !isfinite(value) || value == 0 || (value >= 0.001 && value < 10000);
         }
     }
-    return true;
-}
-
-/* Otherwise all are shown with an exponent. */
-static bool summary_is_plain(const struct row *rows, uint32_t count)
-{
-    for (uint32_t i = 0; i < count; i++) {
-        if (!are_plain(rows[i].values)) {
-            return false;
-        }
-    }
-    return true;
+    return plain;
 }
 
 static void summary_add_value(struct out_table *table, const msgpack_object *value, bool plain)
@@ -83,7 +68,7 @@ static void summary_add_value(struct out_table *table, const msgpack_object *val
     out_cell(table, "%s", text);
 }
 
-static uint32_t heads_max(const struct row *rows, uint32_t count)
+static uint32_t heads_max(const struct summary_row *rows, uint32_t count)
 {
     uint32_t heads = 0;
     for (uint32_t i = 0; i < count; i++) {
@@ -93,7 +78,7 @@ static uint32_t heads_max(const struct row *rows, uint32_t count)
 }
 
 /* Whether the columns are heads; otherwise there is one, of the whole layer. */
-static bool is_per_head(const struct row *rows, uint32_t count)
+static bool is_per_head(const struct summary_row *rows, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++) {
         if (rows[i].values && rows[i].values->type == MSGPACK_OBJECT_ARRAY) {
@@ -103,41 +88,31 @@ static bool is_per_head(const struct row *rows, uint32_t count)
     return false;
 }
 
-/* Drift: a line per number and layer. Windows of a run that has not changed are seldom further from
- * the baseline than the marked ones, which are not an alert by themselves. */
+/* Drift: a line per head, those in trouble first. A mark says that a head is far from the baseline,
+ * 30 % of the natural range or more; it is no alert by itself. */
 
-#define Z_MARKED 6
+#define SHIFT_MARKED 6
 
-static const char *const drift_numbers[] = {"delta", "z", "js", "change"};
-enum { DRIFT_NUMBERS = sizeof drift_numbers / sizeof drift_numbers[0] };
+struct drift_row {
+    const struct summary_row *layer;
+    uint32_t head, place;
+    double score, shift;
+};
 
-static void add_drift_line(struct out_table *table, const struct row *row, const char *number,
-                           uint32_t heads)
+static double drift_number(const struct drift_row *row, const char *group, const char *key)
 {
-    const msgpack_object *values = mpk_find(row->drift, number);
-    char layer[LAYER_TEXT_MAX];
-    if (!values) {
-        return;
-    }
-    field_layer(row->map, layer);
-    out_cell(table, "%s %s", layer, number);
-    for (uint32_t head = 0; head < heads; head++) {
-        const msgpack_object *value = field_column(values, head);
-        bool plain = are_plain(values);
-        double shown = field_number(value);
-        if (isnan(shown)) {
-            out_cell(table, "-");
-        } else if (strcmp(number, "change") == 0) {
-            out_cell(table, "%.0f", shown);
-        } else if (strcmp(number, "z") == 0) {
-            out_cell(table, "%s%.1f", fabs(shown) >= Z_MARKED ? "*" : "", shown);
-        } else {
-            summary_add_value(table, value, plain);
-        }
-    }
+    const msgpack_object *map = group ? mpk_find(row->layer->map, group) : row->layer->drift;
+    return field_number(field_column(mpk_find(map, key), row->head));
 }
 
-static uint32_t summary_drift_heads(const struct row *rows, uint32_t count)
+static int compare_drift(const void *left, const void *right)
+{
+    const struct drift_row *a = left, *b = right;
+    double order = b->score != a->score ? b->score - a->score : b->shift - a->shift;
+    return order < 0 ? -1 : order > 0 ? 1 : summary_compare_u64(a->place, b->place);
+}
+
+static uint32_t summary_drift_heads(const struct summary_row *rows, uint32_t count)
 {
     uint32_t heads = 0;
     for (uint32_t i = 0; i < count; i++) {
@@ -147,21 +122,56 @@ static uint32_t summary_drift_heads(const struct row *rows, uint32_t count)
     return heads;
 }
 
-static void print_drift_table(struct cli *cli, const struct row *rows, uint32_t count)
+static void add_drift_row(struct out_table *table, const struct drift_row *row)
+{
+    static const char *const numbers[] = {"delta", "js", "change"};
+    const msgpack_object *heads = mpk_find(mpk_find(row->layer->map, "trouble"), "heads"),
+                         *reason = NULL;
+    char layer[LAYER_TEXT_MAX];
+    for (uint32_t i = 0; i < field_length(heads) && !reason; i++) {
+        bool mine = field_u64(&heads->via.array.ptr[i], "head") == row->head;
+        reason = mine ? &heads->via.array.ptr[i] : NULL;
+    }
+    field_layer(row->layer->map, layer);
+    out_cell(table, "%s h%" PRIu32, layer, row->head);
+    out_cell(table, row->score > 0 ? "%.2f" : "-", row->score);
+    if (reason) {
+        out_text(table, reason, "rule", 0);
+    } else {
+        out_cell(table, "-");
+    }
+    out_number(table, mpk_find(reason, "value"));
+    out_number(table, mpk_find(reason, "bound"));
+    out_cell(table, reason ? "step %" PRIu64 : "-", field_u64(mpk_find(reason, "since"), "step"));
+    double shift = drift_number(row, NULL, "shift");
+    out_cell(table, isnan(shift) ? "-" : "%s%.1f", fabs(shift) >= SHIFT_MARKED ? "*" : "", shift);
+    for (int i = 0; i < 3; i++) {
+        out_number(table, field_column(mpk_find(row->layer->drift, numbers[i]), row->head));
+    }
+}
+
+static void print_drift_table(struct cli *cli, const struct summary_row *rows, uint32_t count)
 {
     struct out_table table;
-    uint32_t heads = summary_drift_heads(rows, count);
-    out_init(&table, 1 + (int)heads);
-    out_cell(&table, "LAYER");
-    for (uint32_t head = 0; head < heads; head++) {
-        out_cell(&table, "h%" PRIu32, head);
-    }
-    for (uint32_t i = 0; i < count; i++) {
-        for (int number = 0; number < DRIFT_NUMBERS; number++) {
-            add_drift_line(&table, &rows[i], drift_numbers[number], heads);
+    uint32_t heads = summary_drift_heads(rows, count), used = 0;
+    struct drift_row *row = calloc((size_t)heads * count, sizeof *row);
+    out_begin(&table, "HEAD|TROUBLE|RULE|VALUE|BOUND|SINCE|SHIFT|DELTA|JS|CHANGE");
+    for (uint32_t i = 0; row && i < heads * count; i++) {
+        if (i % heads < field_length(mpk_find(rows[i / heads].drift, "delta"))) {
+            row[used] = (struct drift_row){&rows[i / heads], i % heads, i, 0, 0};
+            row[used].score = fmax(0, drift_number(&row[used], "trouble", "score"));
+            row[used].shift = fmax(-1, fabs(drift_number(&row[used], NULL, "shift")));
+            used++;
         }
     }
+    if (used > 0) {
+        qsort(row, used, sizeof *row, compare_drift);
+    }
+    for (uint32_t i = 0; i < used; i++) {
+        add_drift_row(&table, &row[i]);
+    }
     out_print(&table, cli->width, false, cli->out);
+    free(row);
 }
 
 /* Totals over the layers of one window. */
@@ -170,7 +180,7 @@ struct totals {
     bool partial;
 };
 
-static struct totals summary_add_up(const struct row *rows, uint32_t count)
+static struct totals summary_add_up(const struct summary_row *rows, uint32_t count)
 {
     struct totals totals = {0};
     for (uint32_t i = 0; i < count; i++) {
@@ -183,18 +193,18 @@ static struct totals summary_add_up(const struct row *rows, uint32_t count)
         totals.messages += field_u64(map, "messages");
         totals.lost += field_u64(map, "lost");
         totals.dropped += field_sum(mpk_find(map, "dropped"));
-        totals.partial = totals.partial || field_bool(summary_window_of(map), "partial");
+        totals.partial = totals.partial || field_bool(mpk_find(map, "window"), "partial");
     }
     return totals;
 }
 
-static void summary_print_heading(struct cli *cli, const struct row *rows, uint32_t count)
+static void summary_print_heading(struct cli *cli, const struct summary_row *rows, uint32_t count)
 {
     struct totals totals = summary_add_up(rows, count);
-    const struct row *row = &rows[0];
+    const struct summary_row *row = &rows[0];
     char job[JOB_NAME_MAX + 1], unit[16];
     field_text(row->map, "job", job, sizeof job);
-    field_text(summary_window_of(row->map), "unit", unit, sizeof unit);
+    field_text(mpk_find(row->map, "window"), "unit", unit, sizeof unit);
     fprintf(cli->out, "%s, run %.8s, epoch %" PRIu64 ", step %" PRIu64 "\n", job, row->run,
             totals.epoch, totals.step);
     fprintf(cli->out, "window: %s %" PRIu64, unit, row->first);
@@ -207,8 +217,8 @@ static void summary_print_heading(struct cli *cli, const struct row *rows, uint3
             totals.partial ? " (partial)" : "", totals.ranks, out_plural(totals.ranks),
             totals.messages, out_plural(totals.messages), totals.lost, totals.dropped);
     if (cli->args->given & ARGS_DRIFT) {
-        fprintf(cli->out, "%s, compared with the baseline; *: |z| of %d or more\n\n",
-                cli->args->metric, Z_MARKED);
+        fprintf(cli->out, "%s, compared with the baseline; *: |shift| of %d or more\n\n",
+                cli->args->metric, SHIFT_MARKED);
         return;
     }
     /* A number without a mean is the newest message's. */
@@ -217,7 +227,7 @@ static void summary_print_heading(struct cli *cli, const struct row *rows, uint3
             newest ? "of the newest message" : "mean over the window");
 }
 
-static void print_groups(struct cli *cli, const struct row *rows, uint32_t count)
+static void print_groups(struct cli *cli, const struct summary_row *rows, uint32_t count)
 {
     bool drift = cli->args->given & ARGS_DRIFT;
     uint32_t shown = 0;
@@ -236,17 +246,24 @@ static void print_groups(struct cli *cli, const struct row *rows, uint32_t count
         if (drift) {
             print_drift_table(cli, rows + from, to - from);
         } else {
-            const struct row *table_rows = rows + from;
+            const struct summary_row *table_rows = rows + from;
             uint32_t table_count = to - from;
             struct out_table table;
             uint32_t heads = heads_max(table_rows, table_count);
             bool plain = summary_is_plain(table_rows, table_count);
+            bool modules = false;
+            for (uint32_t i = 0; i < table_count; i++) {
+                modules = modules || mpk_find(table_rows[i].map, "module");
+            }
             heads = heads > 0 ? heads : 1; /* other windows have the metric */
-            out_init(&table, 1 + (int)heads);
+            out_init(&table, 1 + (int)heads + modules);
             out_cell(&table, "LAYER");
             bool per_head = is_per_head(table_rows, table_count);
             for (uint32_t head = 0; head < heads; head++) {
                 out_cell(&table, per_head ? "h%" PRIu32 : "ALL HEADS", head);
+            }
+            if (modules) {
+                out_cell(&table, "MODULE");
             }
             for (uint32_t i = 0; i < table_count; i++) {
                 char layer[LAYER_TEXT_MAX];
@@ -255,6 +272,9 @@ static void print_groups(struct cli *cli, const struct row *rows, uint32_t count
                 for (uint32_t head = 0; head < heads; head++) {
                     summary_add_value(&table, field_column(table_rows[i].values, head), plain);
                 }
+                if (modules) {
+                    out_text(&table, table_rows[i].map, "module", 0);
+                }
             }
             out_print(&table, cli->width, false, cli->out);
         }
@@ -262,14 +282,14 @@ static void print_groups(struct cli *cli, const struct row *rows, uint32_t count
 }
 
 /* The names of the rows before this one have been added, each name once. */
-struct names {
+struct summary_names {
     struct unknown unknown;
-    const struct row *rows;
+    const struct summary_row *rows;
     uint32_t before;
     bool drift; /* only what has a baseline */
 };
 
-static bool has_metric(const struct names *names, uint32_t row, const char *name)
+static bool has_metric(const struct summary_names *names, uint32_t row, const char *name)
 {
     const msgpack_object *map = names->rows[row].map;
     return names->drift ? mpk_find(mpk_find(map, "drift"), name) != NULL
@@ -278,7 +298,7 @@ static bool has_metric(const struct names *names, uint32_t row, const char *name
 
 static void summary_add_name(void *data, const char *name)
 {
-    struct names *names = data;
+    struct summary_names *names = data;
     if (!has_metric(names, names->before, name)) {
         return;
     }
@@ -290,20 +310,9 @@ static void summary_add_name(void *data, const char *name)
     unknown_add(&names->unknown, name);
 }
 
-/* Whether any layer has a baseline. */
-static bool has_drift(const msgpack_object *maps, uint32_t count)
-{
-    for (uint32_t i = 0; i < count; i++) {
-        if (field_length(mpk_find(&maps[i], "drift")) > 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
 static int show_summary(struct cli *cli, const msgpack_object *result)
 {
-    uint32_t count = result->type == MSGPACK_OBJECT_ARRAY ? result->via.array.size : 0;
+    uint32_t count = field_items(result);
     char chosen[FIELD_NAME_MAX];
     struct args args = *cli->args;
     struct cli shown = *cli;
@@ -311,10 +320,14 @@ static int show_summary(struct cli *cli, const msgpack_object *result)
         fprintf(cli->err, "attnctl: no summary of %s matches yet\n", cli->args->words[1]);
         return CLI_FINDING;
     }
-    if ((args.given & ARGS_DRIFT) && !has_drift(result->via.array.ptr, count)) {
+    bool any = !(args.given & ARGS_DRIFT); /* any layer has a baseline */
+    for (uint32_t i = 0; i < count && !any; i++) {
+        any = field_length(mpk_find(&result->via.array.ptr[i], "drift")) > 0;
+    }
+    if (!any) {
         fprintf(cli->err,
-                "attnctl: %s has no baseline yet: its first windows make one (drift.windows in "
-                "attnctl config)\n",
+                "attnctl: %s has no baseline yet: its first windows that neither rise nor fall "
+                "make one (drift.windows in attnctl config)\n",
                 args.words[1]);
         return CLI_FINDING;
     }
@@ -326,20 +339,20 @@ static int show_summary(struct cli *cli, const msgpack_object *result)
         args.metric = chosen;
     }
     shown.args = &args;
-    struct row *rows = calloc(count, sizeof *rows);
+    struct summary_row *rows = calloc(count, sizeof *rows);
     if (!rows) {
         return cli_fail(cli, CLI_FINDING, "out of memory");
     }
     for (uint32_t i = 0; i < count; i++) {
         const msgpack_object *map = &result->via.array.ptr[i];
-        struct row row = {.map = map, .values = field_metric(map, shown.args->metric)};
+        struct summary_row row = {.map = map, .values = field_metric(map, shown.args->metric)};
         row.drift = mpk_find(mpk_find(map, "drift"), shown.args->metric);
         field_text(map, "run", row.run, sizeof row.run);
         field_text(map, "stack", row.stack, sizeof row.stack);
         field_text(map, "site", row.site, sizeof row.site);
         row.layer = field_u64(map, "layer");
-        row.first = field_u64(summary_window_of(map), "first");
-        row.last = field_u64(summary_window_of(map), "last");
+        row.first = field_u64(mpk_find(map, "window"), "first");
+        row.last = field_u64(mpk_find(map, "window"), "last");
         rows[i] = row;
     }
     qsort(rows, count, sizeof *rows, summary_compare_rows);
@@ -347,7 +360,7 @@ static int show_summary(struct cli *cli, const msgpack_object *result)
     bool drift = shown.args->given & ARGS_DRIFT;
     if ((drift ? summary_drift_heads(rows, count) : heads_max(rows, count)) == 0) {
         /* No layer has the metric: name those there are. */
-        struct names names = {.rows = rows, .drift = drift};
+        struct summary_names names = {.rows = rows, .drift = drift};
         char text[UNKNOWN_TEXT_MAX], see[160];
         unknown_init(&names.unknown, shown.args->metric);
         for (; names.before < count; names.before++) {

@@ -20,8 +20,6 @@
 #define RESULTS_MAX       1000
 #define RESULTS_BYTES_MAX (UINT64_C(256) << 20)
 
-/* Where to subscribe -------------------------------------------------------------------------- */
-
 static int tail_ask_endpoint(struct cli *cli, char ret_endpoint[ENDPOINT_MAX])
 {
     int code = reach_endpoint(cli, ADDRESS_PUBLISH, ret_endpoint);
@@ -37,14 +35,14 @@ static int tail_ask_endpoint(struct cli *cli, char ret_endpoint[ENDPOINT_MAX])
 /* Lines --------------------------------------------------------------------------------------- */
 
 /* Mean, smallest and largest of the numbers that exist. */
-struct spread {
+struct tail_spread {
     uint32_t count;
     double mean, min, max;
 };
 
-static struct spread tail_spread_of(const msgpack_object *values)
+static struct tail_spread tail_spread_of(const msgpack_object *values)
 {
-    struct spread spread = {.min = INFINITY, .max = -INFINITY};
+    struct tail_spread spread = {.min = INFINITY, .max = -INFINITY};
     for (uint32_t i = 0; i < field_columns(values); i++) {
         double value = field_number(field_column(values, i));
         if (isnan(value)) {
@@ -58,16 +56,16 @@ static struct spread tail_spread_of(const msgpack_object *values)
     return spread;
 }
 
-/* How many heads have the name, and whether this head is the first of them. */
-static uint32_t count_name(const msgpack_object *values, uint32_t head, const char *name,
-                           bool *ret_first)
+/* How many heads from this one on have the name; 0 when one before has it. */
+static uint32_t count_name(const msgpack_object *values, uint32_t head, const char *name)
 {
     uint32_t count = 0;
-    *ret_first = true;
     for (uint32_t i = 0; i < field_columns(values); i++) {
         bool same = mpk_is_str(field_column(values, i), name);
+        if (same && i < head) {
+            return 0;
+        }
         count += same;
-        *ret_first = *ret_first && !(same && i < head);
     }
     return count;
 }
@@ -75,7 +73,7 @@ static uint32_t count_name(const msgpack_object *values, uint32_t head, const ch
 static void print_metric(struct cli *cli, const msgpack_object *map, const char *metric)
 {
     const msgpack_object *values = field_metric(map, metric);
-    struct spread spread = tail_spread_of(values);
+    struct tail_spread spread = tail_spread_of(values);
     fprintf(cli->out, " %s", metric);
     if (!values) {
         fputs(" -", cli->out);
@@ -85,17 +83,12 @@ static void print_metric(struct cli *cli, const msgpack_object *map, const char 
         for (uint32_t i = 0; i < field_columns(values); i++) {
             const msgpack_object *value = field_column(values, i);
             char name[32];
-            bool first;
-            if (value->type != MSGPACK_OBJECT_STR) {
-                continue;
-            }
             field_show(value, name, sizeof name);
-            uint32_t count = count_name(values, i, name, &first);
-            if (!first) {
-                continue;
+            uint32_t count = count_name(values, i, name);
+            if (value->type == MSGPACK_OBJECT_STR && count > 0) {
+                fprintf(cli->out, "%s%s %" PRIu32, separator, name, count);
+                separator = ", ";
             }
-            fprintf(cli->out, "%s%s %" PRIu32, separator, name, count);
-            separator = ", ";
         }
     } else if (values->type != MSGPACK_OBJECT_ARRAY) {
         fprintf(cli->out, " %.4g", spread.mean);
@@ -108,11 +101,7 @@ static void print_metric(struct cli *cli, const msgpack_object *map, const char 
 static void tail_print_number(struct cli *cli, const char *name, const msgpack_object *value)
 {
     double number = field_number(value);
-    if (isnan(number)) {
-        fprintf(cli->out, " %s -", name);
-    } else {
-        fprintf(cli->out, " %s %.4g", name, number);
-    }
+    fprintf(cli->out, isnan(number) ? " %s -" : " %s %.4g", name, number);
 }
 
 /* The requested metrics, or those that exist. */
@@ -175,9 +164,9 @@ static void print_summary(struct cli *cli, const msgpack_object *map)
 static void tail_print_alert(struct cli *cli, const msgpack_object *map)
 {
     const msgpack_object *since = mpk_find(map, "since");
-    char severity[32], state[32], rule[80], message[512];
+    char severity[32], state[FIELD_STATE_MAX], rule[80], message[512];
     field_text(map, "severity", severity, sizeof severity);
-    field_text(map, "state", state, sizeof state);
+    field_alert_state(map, state);
     field_text(map, "rule", rule, sizeof rule);
     field_text(map, "message", message, sizeof message);
     fprintf(cli->out, " %s %s %s: %s", severity, state, rule, message);
@@ -201,14 +190,23 @@ static void tail_print_job(struct cli *cli, const msgpack_object *map)
             field_u64(map, "lost"), field_sum(mpk_find(map, "dropped")));
 }
 
+static void tail_print_log(struct cli *cli, const msgpack_object *map)
+{
+    const msgpack_object *values = mpk_find(map, "values");
+    fprintf(cli->out, " step %" PRIu64 ":", field_u64(map, "step"));
+    for (uint32_t i = 0; values && i < field_length(values); i++) {
+        char name[NAMED_NAME_MAX + 1];
+        field_show(&values->via.map.ptr[i].key, name, sizeof name);
+        tail_print_number(cli, name, &values->via.map.ptr[i].val);
+    }
+}
+
 static const struct {
     const char *kind;
     void (*print)(struct cli *cli, const msgpack_object *map);
 } printers[] = {
-    {"live", print_live},
-    {"summary", print_summary},
-    {"alert", tail_print_alert},
-    {"job", tail_print_job},
+    {"live", print_live},    {"summary", print_summary}, {"alert", tail_print_alert},
+    {"job", tail_print_job}, {"log", tail_print_log},
 };
 
 /* Messages ------------------------------------------------------------------------------------ */
@@ -309,10 +307,10 @@ static int tail(struct cli *cli, const char *endpoint, const char *prefix)
 /* Whether a topic may begin like this. */
 static bool is_topic(const char *prefix)
 {
-    static const char *const kinds[] = {"alert/", "job/", "live/", "summary/"};
-    for (int i = 0; i < 4; i++) {
-        size_t length = strlen(prefix), kind = strlen(kinds[i]);
-        if (strncmp(prefix, kinds[i], length < kind ? length : kind) == 0) {
+    size_t kind = strcspn(prefix, "/");
+    for (size_t i = 0; i < sizeof printers / sizeof printers[0]; i++) {
+        const char *name = printers[i].kind;
+        if (strncmp(prefix, name, kind) == 0 && (!prefix[kind] || !name[kind])) {
             return true;
         }
     }
@@ -325,10 +323,11 @@ int cmd_tail(struct cli *cli)
     const char *prefix = cli->args->word_count > 1 ? cli->args->words[1] : "";
     int code = CLI_OK;
     if (!is_topic(prefix)) {
-        return cli_usage(cli,
-                         "no topic begins with '%.80s' (valid: alert/, job/, live/, summary/, such "
-                         "as summary/%.80s/)",
-                         prefix, prefix);
+        return cli_usage(
+            cli,
+            "no topic begins with '%.80s' (valid: alert/, job/, live/, log/, summary/, "
+            "such as summary/%.80s/)",
+            prefix, prefix);
     }
     if (unknown_check_metric(cli) != CLI_OK) {
         return CLI_USAGE;

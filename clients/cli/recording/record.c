@@ -27,7 +27,7 @@
 #define LEADING    2
 #define FRAMES_MAX (LEADING + RECORDING_FRAMES_MAX)
 
-struct recording {
+struct live_recording {
     struct cli *cli;
     const char *job;
     struct link link;
@@ -86,7 +86,7 @@ static bool receive_frames(struct drain *drain, struct tapped *tapped)
 }
 
 /* Waits up to LOOK_MS for one; clear_tapped is the caller's in any case. */
-static bool record_receive(struct recording *recording, struct tapped *tapped)
+static bool record_receive(struct live_recording *recording, struct tapped *tapped)
 {
     zmq_pollitem_t item = {.socket = recording->drain.socket, .events = ZMQ_POLLIN};
     struct mpk_doc doc;
@@ -108,7 +108,7 @@ static bool record_receive(struct recording *recording, struct tapped *tapped)
 /* Numbers ------------------------------------------------------------------------------------- */
 
 /* Compares a message's number with the one that was due. */
-static void note_number(struct recording *recording, const struct tapped *tapped)
+static void note_number(struct live_recording *recording, const struct tapped *tapped)
 {
     bool gap = recording->numbered && tapped->n != recording->next;
     uint64_t missing = tapped->n - recording->next, dropped = tapped->dropped - recording->dropped;
@@ -124,13 +124,13 @@ static void note_number(struct recording *recording, const struct tapped *tapped
     recording->dropped = tapped->dropped;
 }
 
-static int fail_file(struct recording *recording)
+static int fail_file(struct live_recording *recording)
 {
     fprintf(recording->cli->err, "attnctl: %s\n", recording->error);
     return CLI_FINDING;
 }
 
-static int write_tapped(struct recording *recording, struct tapped *tapped)
+static int write_tapped(struct live_recording *recording, struct tapped *tapped)
 {
     struct recording_frame frames[RECORDING_FRAMES_MAX];
     uint32_t count = tapped->count - LEADING;
@@ -152,7 +152,7 @@ static int write_tapped(struct recording *recording, struct tapped *tapped)
 
 /* Start --------------------------------------------------------------------------------------- */
 
-static int connect_tap(struct recording *recording, void **ret_socket)
+static int connect_tap(struct live_recording *recording, void **ret_socket)
 {
     void *socket = zmq_socket(recording->cli->rpc->context, ZMQ_SUB);
     if (!socket) {
@@ -174,7 +174,7 @@ static int connect_tap(struct recording *recording, void **ret_socket)
 }
 
 /* Waits for the first message, which says that we are heard, and opens the file. */
-static int record_begin(struct recording *recording)
+static int record_begin(struct live_recording *recording)
 {
     const struct args *args = recording->cli->args;
     uint64_t deadline = now_ns() + (uint64_t)args->timeout_ms * 1000000;
@@ -208,7 +208,7 @@ static int record_begin(struct recording *recording)
 /* Until the end -------------------------------------------------------------------------------- */
 
 /* Takes one message, if one comes; with `ret_greeting` tells whether it was a greeting. */
-static int record_take(struct recording *recording, bool *ret_came, bool *ret_greeting)
+static int record_take(struct live_recording *recording, bool *ret_came, bool *ret_greeting)
 {
     struct tapped tapped;
     int code = CLI_OK;
@@ -225,14 +225,14 @@ static int record_take(struct recording *recording, bool *ret_came, bool *ret_gr
 }
 
 /* Whether the end has come with a message, and not at some time. */
-static bool is_complete(const struct recording *recording)
+static bool is_complete(const struct live_recording *recording)
 {
     const struct args *args = recording->cli->args;
     return ((args->given & ARGS_COUNT) && recording->recorder.messages >= args->count) ||
            ((args->given & ARGS_UNTIL_END) && ranks_all_bye(&recording->ranks));
 }
 
-static int record_finish(struct recording *recording)
+static int record_finish(struct live_recording *recording)
 {
     struct cli *cli = recording->cli;
     const struct recorder *recorder = &recording->recorder;
@@ -266,7 +266,7 @@ static int record_finish(struct recording *recording)
     return recording->lost > 0 || recording->breaks > 0 ? CLI_FINDING : CLI_OK;
 }
 
-static int clients_record_record(struct recording *recording)
+static int clients_record_record(struct live_recording *recording)
 {
     int code = reach_endpoint(recording->cli, ADDRESS_TAP, recording->endpoint);
     if (code == CLI_OK && !*recording->endpoint) {
@@ -324,7 +324,7 @@ static int clients_record_record(struct recording *recording)
 
 int cmd_record(struct cli *cli)
 {
-    struct recording recording = {.cli = cli, .job = cli->args->words[1]};
+    struct live_recording recording = {.cli = cli, .job = cli->args->words[1]};
     if (!job_name_valid(recording.job, strlen(recording.job))) {
         return cli_usage(cli, "'%.80s' is no name of a job (valid: 1 to 128 of A-Z a-z 0-9 . _ -)",
                          recording.job);

@@ -182,7 +182,7 @@ static uint64_t replay_shape_of(const struct header *header)
     uint64_t parts[10 + TENSORS_MAX] = {
         header->type,     header->batch,       header->heads,    header->queries,
         header->keys,     header->kv_heads,    header->head_dim, header->value_dim,
-        header->q_offset, header->heads_total,
+        header->q_stride, header->heads_total,
     };
     uint64_t hash = UINT64_C(0xcbf29ce484222325);
     for (uint32_t i = 0; i < header->tensor_count; i++) {

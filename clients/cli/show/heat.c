@@ -45,7 +45,7 @@ static int digits_of(uint32_t number)
 }
 
 /* Number, label, frame; the cells get the rest. */
-static void set_label(const struct screen *screen, int label, struct layout *layout)
+static void set_label(const struct show_screen *screen, int label, struct layout *layout)
 {
     layout->label = label;
     layout->room = screen->width - layout->digits - (label ? label + 1 : 0) - 3;
@@ -61,7 +61,7 @@ static bool heat_fits(const struct source_layer *layer, const struct layout *lay
  * of the keys stand above it while that line is free. */
 static bool plan_labels(const struct view *view, int lines, struct layout *layout)
 {
-    const struct screen *screen = &view->screen;
+    const struct show_screen *screen = &view->screen;
     int most = screen->height > 0 && screen->height - 1 > lines ? screen->height - 1 : lines;
     if ((int64_t)view->layer->rows > most) {
         return false;
@@ -90,7 +90,7 @@ static bool plan_labels(const struct view *view, int lines, struct layout *layou
 static struct layout plan(const struct view *view)
 {
     const struct source_layer *layer = view->layer;
-    const struct screen *screen = &view->screen;
+    const struct show_screen *screen = &view->screen;
     int beside = screen->width < WIDTH_NARROW ? LINES_BESIDE_NARROW : LINES_BESIDE;
     int lines = screen->height > 0 ? screen->height - beside : LINES_DEFAULT;
     lines = lines < LINES_LEAST ? LINES_LEAST : lines;
@@ -142,7 +142,7 @@ static unsigned index_of(double share)
 }
 
 /* `ground` 38 = characters, 48 = behind them. */
-static void put_color(const struct screen *screen, int ground, double share)
+static void put_color(const struct show_screen *screen, int ground, double share)
 {
     /* Viridis (Smith and van der Walt 2015, CC0) at ninths, straight lines between. */
     static const struct rgb table[] = {{0x44, 0x01, 0x54}, {0x48, 0x28, 0x78}, {0x3e, 0x4a, 0x89},
@@ -162,7 +162,7 @@ static void put_color(const struct screen *screen, int ground, double share)
     }
 }
 
-static void put_plain(const struct screen *screen)
+static void put_plain(const struct show_screen *screen)
 {
     if (screen->colors != COLORS_NONE) {
         fputs("\x1b[0m", screen->out);
@@ -171,7 +171,7 @@ static void put_plain(const struct screen *screen)
 
 /* Cells --------------------------------------------------------------------------------------- */
 
-static const char *shade_of(const struct screen *screen, double share)
+static const char *shade_of(const struct show_screen *screen, double share)
 {
     static const char *const blocks[SHADES] = {" ", "\xe2\x96\x91", "\xe2\x96\x92", "\xe2\x96\x93",
                                                "\xe2\x96\x88"};
@@ -186,7 +186,7 @@ static const char *shade_of(const struct screen *screen, double share)
 }
 
 /* `lower` NaN: nothing, or the picture has ended. */
-static void put_halves(const struct screen *screen, double upper, double lower)
+static void put_halves(const struct show_screen *screen, double upper, double lower)
 {
     put_plain(screen);
     if (isnan(upper) && isnan(lower)) {
@@ -305,7 +305,7 @@ static void put_ticks(const struct view *view, const struct layout *layout)
 
 static void put_legend(const struct view *view, double largest)
 {
-    const struct screen *screen = &view->screen;
+    const struct show_screen *screen = &view->screen;
     double least[SHADES];
     for (int i = 0; i < SHADES; i++) {
         least[i] = largest * i * i / (SHADES * SHADES);
@@ -333,7 +333,7 @@ static void put_legend(const struct view *view, double largest)
 
 void view_map(const struct view *view)
 {
-    const struct screen *screen = &view->screen;
+    const struct show_screen *screen = &view->screen;
     struct layout layout = plan(view);
     const struct findings *found = view->found;
     double largest = 0;

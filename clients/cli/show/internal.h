@@ -56,7 +56,7 @@ enum color_depth { COLORS_NONE, COLORS_256, COLORS_TRUE };
 /* Columns that are made use of at least: what is narrower breaks lines itself. */
 #define SCREEN_WIDTH_MIN 20
 
-struct screen {
+struct show_screen {
     FILE *out;
     int width;  /* columns; 80 when out is no terminal */
     int height; /* lines; 0 when out is no terminal */
@@ -67,15 +67,15 @@ struct screen {
 /* UTF-8 by the locale that the environment names, unless `ascii`. Colours in a terminal that has
  * them, unless NO_COLOR is set. `width` 0 = the terminal's. */
 void screen_detect(FILE *out, bool ascii, enum color_choice choice, int width,
-                   struct screen *ret_screen);
+                   struct show_screen *ret_screen);
 
 /* Prints words, broken into lines of the screen's width; all but the first begin with `indent`
  * blanks. Ends the line. */
-void screen_say(const struct screen *screen, int indent, const char *format, ...)
+void screen_say(const struct show_screen *screen, int indent, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
 /* A heading of one line. */
-void screen_title(const struct screen *screen, const char *format, ...)
+void screen_title(const struct show_screen *screen, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
 /* measure: the numbers shown for one sample of a layer, found in one pass over its heads: row sums,
@@ -148,7 +148,7 @@ uint32_t measure_top(const float *weights, uint32_t columns, uint32_t most,
 #define SAMPLE_FIRST   UINT32_MAX
 
 /* The parts to print. */
-enum part { PART_REPORT, PART_MAP, PART_TOKEN, PART_HEADS, PART_PAIRS, PART_COUNT };
+enum show_part { PART_REPORT, PART_MAP, PART_TOKEN, PART_HEADS, PART_PAIRS, PART_COUNT };
 
 /* Strings point into argv. */
 struct show_options {
@@ -175,7 +175,7 @@ int show_options_parse(int argc, char **argv, struct show_options *ret_options, 
 /* view: the parts of what attnctl show prints, each a function. One thread. */
 
 struct view {
-    struct screen screen;
+    struct show_screen screen;
     struct source *source;
     const char *origin; /* a file's path, or a job, fit for the screen */
     const struct source_layer *layer;

@@ -70,7 +70,7 @@ static void put_pairs(const struct view *view, struct mpk_writer *writer)
 static void json_put_all(const struct view *view, struct mpk_writer *writer)
 {
     bool timed = source_kind(view->source) != SOURCE_FILES;
-    mpk_put_map(writer, timed ? 17 : 15);
+    mpk_put_map(writer, timed ? 18 : 16);
     mpk_pair_str(writer, "schema", "attnd.show/1");
     mpk_pair_str(writer, "source", view->origin);
     const char *run = source_run(view->source);
@@ -85,6 +85,7 @@ static void json_put_all(const struct view *view, struct mpk_writer *writer)
         mpk_put_str(writer, name);
     }
     mpk_pair_str(writer, "layer", view->name);
+    mpk_pair_str(writer, "module", *view->layer->module ? view->layer->module : NULL);
     if (timed) {
         mpk_pair_u64(writer, "epoch", view->layer->epoch);
         mpk_pair_u64(writer, "step", view->layer->step);

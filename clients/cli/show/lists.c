@@ -17,7 +17,7 @@
 /* Bars ---------------------------------------------------------------------------------------- */
 
 /* A blank and a bar of so many columns, to an eighth of one; nothing when that is none. */
-static void put_bar(const struct screen *screen, double columns)
+static void put_bar(const struct show_screen *screen, double columns)
 {
     int eighths = (int)(columns * 8 + 0.5), rest = eighths % 8, whole = (int)(columns + 0.5);
     if (screen->utf8 ? eighths == 0 : whole == 0) {
@@ -38,7 +38,7 @@ static void put_bar(const struct screen *screen, double columns)
     }
 }
 
-static void put_percent(const struct screen *screen, float weight)
+static void put_percent(const struct show_screen *screen, float weight)
 {
     if (isfinite(weight)) {
         fprintf(screen->out, "%*.1f %%", PERCENT_WIDTH - 2, 100 * (double)weight);
@@ -73,7 +73,7 @@ static void lists_put_key(const struct view *view, const struct widths *w, uint3
 static void put_bar_line(const struct view *view, const struct widths *w, uint32_t column,
                          float weight, double largest)
 {
-    const struct screen *screen = &view->screen;
+    const struct show_screen *screen = &view->screen;
     fputs("  ", screen->out);
     lists_put_key(view, w, column);
     putc(' ', screen->out);
@@ -240,7 +240,7 @@ void view_pairs(const struct view *view)
                  view->screen.utf8 ? "\xe2\x86\x92" : "->");
     for (uint32_t i = 0; i < found->pair_count; i++) {
         const struct entry *pair = &found->pairs[i];
-        const struct screen *screen = &view->screen;
+        const struct show_screen *screen = &view->screen;
         char spot[SPOT_MAX];
         view_query_spot(view, pair->row, spot);
         fprintf(screen->out, "  %*s", query.spot, spot);

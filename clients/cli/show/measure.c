@@ -13,7 +13,7 @@
 #define ALONE    0.9995f
 #define ROW_NONE UINT32_MAX
 
-struct pass {
+struct measure_pass {
     const struct source_layer *layer;
     const struct show_request *request;
     struct findings *findings;
@@ -47,7 +47,7 @@ static double sum_row(const struct source_layer *layer, const float *weights, bo
 }
 
 /* Returns whether the row attends to anything. */
-static bool check_sum(struct pass *pass, uint32_t row, const float *weights)
+static bool check_sum(struct measure_pass *pass, uint32_t row, const float *weights)
 {
     struct row_sums *sums = &pass->findings->sums;
     bool zero;
@@ -99,7 +99,7 @@ static void measure_insert(struct entry *entries, uint32_t *count, uint32_t most
     entries[at] = entry;
 }
 
-static void measure_take_row(struct pass *pass, uint32_t row, const float *weights)
+static void measure_take_row(struct measure_pass *pass, uint32_t row, const float *weights)
 {
     struct findings *f = pass->findings;
     uint32_t most = pass->request->pairs;
@@ -135,7 +135,7 @@ static void measure_take_row(struct pass *pass, uint32_t row, const float *weigh
 
 static void measure_visit(void *data, uint32_t row, const float *weights)
 {
-    struct pass *pass = data;
+    struct measure_pass *pass = data;
     uint32_t columns = pass->layer->columns;
     if (check_sum(pass, row, weights) && pass->head == 0) {
         pass->candidates[1] = row; /* in the end the last one: padding is behind it */
@@ -156,7 +156,7 @@ static void measure_visit(void *data, uint32_t row, const float *weights)
     }
 }
 
-static int run_pass(struct source *source, struct pass *pass, char *reterr)
+static int run_pass(struct source *source, struct measure_pass *pass, char *reterr)
 {
     int code = CLI_OK;
     for (pass->head = 0; pass->head < pass->layer->heads && code == CLI_OK; pass->head++) {
@@ -194,7 +194,7 @@ uint32_t measure_top(const float *weights, uint32_t columns, uint32_t most,
 }
 
 /* The query's weights in the map: one head's, or the mean of all. */
-static void choose_query(const struct pass *pass, const float *kept, float *ret_query)
+static void choose_query(const struct measure_pass *pass, const float *kept, float *ret_query)
 {
     const struct source_layer *l = pass->layer;
     for (uint32_t c = 0; c < l->columns; c++) {
@@ -223,7 +223,7 @@ static bool says_little(const float *weights, uint32_t columns)
 
 /* Memory -------------------------------------------------------------------------------------- */
 
-static bool measure_allocate(struct pass *pass)
+static bool measure_allocate(struct measure_pass *pass)
 {
     struct findings *f = pass->findings;
     const struct source_layer *l = pass->layer;
@@ -253,7 +253,7 @@ int measure_map(struct source *source, const struct show_request *request,
     source_layers(source, &layers);
     const struct source_layer *layer = &layers[request->layer];
     struct findings findings = {.sums = {.min = INFINITY, .max = -INFINITY}};
-    struct pass pass = {.layer = layer, .request = request, .findings = &findings};
+    struct measure_pass pass = {.layer = layer, .request = request, .findings = &findings};
     uint32_t query = request->query == TOKEN_AUTO ? 0 : request->query;
     pass.candidates[0] = source_cell(query, layer->queries, layer->rows);
     pass.candidates[1] = ROW_NONE;

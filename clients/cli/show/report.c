@@ -8,7 +8,7 @@
 static void say_sums(const struct view *view)
 {
     const struct row_sums *sums = &view->found->sums;
-    const struct screen *screen = &view->screen;
+    const struct show_screen *screen = &view->screen;
     const char *rows = view->layer->rows < view->layer->queries ? "rows of cells" : "rows";
     if (sums->sound + sums->other == 0) {
         screen_say(screen, 4, "  row sums: no row of sample %" PRIu32 " attends to anything",
@@ -66,6 +66,9 @@ void view_report(const struct view *view)
                  layer->epoch, layer->step, source_run(view->source));
     }
     screen_title(&view->screen, "%s of %s%s", view->name, view->origin, where);
+    if (layer->module[0]) {
+        screen_say(&view->screen, 4, "  module %s", layer->module);
+    }
     /* A running attnd has one sample, and does not say of how many. */
     if (source_kind(view->source) == SOURCE_DAEMON) {
         screen_say(&view->screen, 4,

@@ -36,10 +36,10 @@ static enum color_depth find_colors(FILE *out, enum color_choice choice)
 }
 
 void screen_detect(FILE *out, bool ascii, enum color_choice choice, int width,
-                   struct screen *ret_screen)
+                   struct show_screen *ret_screen)
 {
     struct winsize size;
-    struct screen screen = {.out = out, .width = 80};
+    struct show_screen screen = {.out = out, .width = 80};
     if (isatty(fileno(out)) && ioctl(fileno(out), TIOCGWINSZ, &size) == 0 && size.ws_col > 0) {
         screen.width = size.ws_col;
         screen.height = size.ws_row;
@@ -52,7 +52,7 @@ void screen_detect(FILE *out, bool ascii, enum color_choice choice, int width,
 }
 
 /* The words, one after the other, a line at a time. */
-__attribute__((format(printf, 3, 0))) static void screen_put_words(const struct screen *screen,
+__attribute__((format(printf, 3, 0))) static void screen_put_words(const struct show_screen *screen,
                                                                    int indent, const char *format,
                                                                    va_list args)
 {
@@ -80,7 +80,7 @@ __attribute__((format(printf, 3, 0))) static void screen_put_words(const struct 
     putc('\n', screen->out);
 }
 
-void screen_say(const struct screen *screen, int indent, const char *format, ...)
+void screen_say(const struct show_screen *screen, int indent, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -88,7 +88,7 @@ void screen_say(const struct screen *screen, int indent, const char *format, ...
     va_end(args);
 }
 
-void screen_title(const struct screen *screen, const char *format, ...)
+void screen_title(const struct show_screen *screen, const char *format, ...)
 {
     va_list args;
     va_start(args, format);

@@ -3,7 +3,7 @@
  * own stays as it is. */
 #include "clients/cli/show/internal.h"
 
-#include "clients/cli/base/utf8.h"
+#include "proto/utf8.h"
 
 #include <locale.h>
 #include <stdint.h>

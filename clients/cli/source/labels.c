@@ -2,7 +2,7 @@
 #include "clients/cli/source/internal.h"
 
 #include "proto/err.h"
-#include "clients/cli/base/utf8.h"
+#include "proto/utf8.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -106,6 +106,7 @@ static bool live_read_u32(const msgpack_object *map, const char *key, uint32_t *
 static bool live_read_layer(const msgpack_object *result, struct source_layer *layer)
 {
     layer->tier = live_is_text(result, "tier", "qk") ? MESSAGE_QK : MESSAGE_ATTENTION;
+    field_text(result, "module", layer->module, sizeof layer->module);
     layer->batch = 1;
     layer->causal = field_bool(result, "causal");
     layer->epoch = field_u64(result, "epoch");
@@ -206,7 +207,7 @@ static const char *live_label(struct source *source, size_t layer, uint32_t key)
 static const msgpack_object *live_find_run(const msgpack_object *jobs,
                                            const struct source_request *request)
 {
-    for (uint32_t i = 0; i < field_length(jobs) && jobs->type == MSGPACK_OBJECT_ARRAY; i++) {
+    for (uint32_t i = 0; i < field_items(jobs); i++) {
         const msgpack_object *map = &jobs->via.array.ptr[i];
         char run[2 * RUN_BYTES + 1];
         field_text(map, "run", run, sizeof run);
@@ -268,7 +269,7 @@ static int live_add_layers(struct live *live, struct source *source, const msgpa
                            char *reterr)
 {
     const msgpack_object *layers = mpk_find(run, "layers");
-    uint32_t count = layers && layers->type == MSGPACK_OBJECT_ARRAY ? layers->via.array.size : 0;
+    uint32_t count = field_items(layers);
     char why[SOURCE_ERROR_MAX] = "";
     int code = CLI_OK;
     field_text(run, "run", source->run, sizeof source->run);

@@ -18,7 +18,7 @@
 #include <string.h>
 
 /* One message. */
-struct piece {
+struct recorded_piece {
     uint64_t at; /* in the file */
     uint32_t first_head, heads, rank;
 };
@@ -26,7 +26,7 @@ struct piece {
 struct recorded_layer {
     struct source_layer layer;
     uint32_t microbatch;
-    struct piece *pieces; /* [piece_count]; owned */
+    struct recorded_piece *pieces; /* [piece_count]; owned */
     uint32_t piece_count;
     bool has_labels; /* they were read */
     struct labels labels;
@@ -70,8 +70,8 @@ static void free_recording(void *own)
 
 /* Messages ------------------------------------------------------------------------------------ */
 
-/* Whether a message carries a map of attention that can be read. On true the header is the
- * caller's to clear. */
+/* Whether a message carries a whole map of attention that can be read: q_stride is 0 in other
+ * types, above 1 of a sample of rows. On true the header is the caller's to clear. */
 static bool recorded_decode(const struct recorded *message, struct header *ret_header)
 {
     const char *key;
@@ -83,7 +83,7 @@ static bool recorded_decode(const struct recorded *message, struct header *ret_h
     for (uint32_t i = 2; i < message->frame_count; i++) {
         bytes[i - 2] = message->frames[i].size;
     }
-    if ((ret_header->type == MESSAGE_ATTENTION || ret_header->type == MESSAGE_QK) &&
+    if (ret_header->q_stride == 1 &&
         header_check_frames(ret_header, bytes, message->frame_count - 2) == 0) {
         return true;
     }
@@ -170,7 +170,7 @@ static bool is_alike(const struct header *header, const struct source_layer *lay
 
 /* A file that is written again meanwhile may have another message at the same place. */
 static bool is_piece(const struct header *header, const struct recorded_layer *layer,
-                     const struct piece *piece)
+                     const struct recorded_piece *piece)
 {
     return place_compare(header->layer, layer->layer.id) == 0 && is_alike(header, &layer->layer) &&
            header->head_offset == piece->first_head && header->heads == piece->heads;
@@ -183,7 +183,7 @@ static int recording_rows(struct source *source, size_t layer, uint32_t sample, 
     const struct recorded_layer *l = &recording->layers[layer];
     char name[PLACE_TEXT_MAX];
     for (uint32_t i = 0; i < l->piece_count; i++) {
-        const struct piece *piece = &l->pieces[i];
+        const struct recorded_piece *piece = &l->pieces[i];
         if (head < piece->first_head || head - piece->first_head >= piece->heads) {
             continue;
         }
@@ -320,13 +320,14 @@ static int take_map(struct recording *recording, const struct header *header, ui
                              ? INFINITY
                              : attention_tolerance(recorded_dtype_of(header, TENSOR_WEIGHTS)),
         };
+        strcpy(layer->layer.module, header->module);
         layer->microbatch = header->microbatch;
         layer->piece_count = 0;
     }
     /* Adds a message of the step that the layer has. */
-    struct piece piece = {at, header->head_offset, header->heads, header->rank};
+    struct recorded_piece piece = {at, header->head_offset, header->heads, header->rank};
     for (uint32_t i = 0; i < layer->piece_count; i++) {
-        struct piece *other = &layer->pieces[i];
+        struct recorded_piece *other = &layer->pieces[i];
         if (piece.first_head >= other->first_head + other->heads ||
             other->first_head >= piece.first_head + piece.heads) {
             continue;
@@ -431,7 +432,7 @@ static int recorded_fill_layers(struct recording *recording, struct source *sour
         }
         return source_fail(reterr, CLI_USAGE,
                            "%.300s: %" PRIu64
-                           " messages, but no map of attention nor queries and keys",
+                           " messages, but no whole map of attention nor its queries and keys",
                            path, recording->playback.messages);
     }
     source->layers = calloc(recording->layer_count, sizeof *source->layers);

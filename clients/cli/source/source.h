@@ -24,8 +24,9 @@ enum source_kind { SOURCE_FILES, SOURCE_RECORDING, SOURCE_DAEMON };
 /* One attention of the model. */
 struct source_layer {
     struct layer_id id;
-    enum message_type tier; /* MESSAGE_ATTENTION: the map was there; MESSAGE_QK: it is made */
-    uint32_t first_sample;  /* samples are [first_sample, first_sample + batch): attnd keeps one */
+    char module[MODULE_MAX + 1]; /* path of the module that attends; "" = not known */
+    enum message_type tier;      /* MESSAGE_ATTENTION: the map was there; MESSAGE_QK: it is made */
+    uint32_t first_sample; /* samples are [first_sample, first_sample + batch): attnd keeps one */
     uint32_t batch, heads, queries, keys;
     /* The rows of a map as given: queries and keys, or fewer when attnd has pooled it (maps.size):
      * row r covers the queries from source_edge(r, queries, rows) on, a cell is the mean of its

@@ -11,6 +11,7 @@
 #define PAST_PATIENCE_MS 60000
 /* Summaries are large: as many as this are taken in one interval, the others in the next ones. */
 #define SUMMARY_BYTES (1u << 20)
+#define TROUBLE_ASKED 1024 /* heads */
 
 void asker_init(struct asker *asker, struct rpc *rpc, int64_t now_ms)
 {
@@ -18,7 +19,7 @@ void asker_init(struct asker *asker, struct rpc *rpc, int64_t now_ms)
 }
 
 /* The questions: their methods, what reads the answers, and what of the model's needs they fill. */
-static const struct question {
+static const struct asker_question {
     const char *method;
     void (*read)(struct model *model, const msgpack_object *result);
     bool has_need;
@@ -32,6 +33,7 @@ static const struct question {
     [ASKER_SUMMARY] = {"summary", read_summary, false, 0, false},
     [ASKER_GRID] = {"grid", read_grid, true, offsetof(struct needs, grid), true},
     [ASKER_ALERTS] = {"alerts", read_alerts, true, offsetof(struct needs, alerts), true},
+    [ASKER_TROUBLE] = {"trouble", read_trouble, true, offsetof(struct needs, trouble), false},
     [ASKER_DETAIL_LIVE] = {"live", read_detail_live, true, offsetof(struct needs, detail), false},
     [ASKER_DETAIL_SUMMARY] = {"summary", read_detail_summary, true,
                               offsetof(struct needs, detail_window), false},
@@ -70,6 +72,10 @@ static bool asker_send(struct asker *asker, enum asker_kind kind, const struct a
     if (kind == ASKER_ALERTS) {
         ask_number(&ask, "limit", MODEL_ALERTS_ASKED);
     }
+    if (kind == ASKER_TROUBLE) { /* heads that only approach a bound are sorted, too */
+        ask_text(&ask, "state", "approaching");
+        ask_number(&ask, "limit", TROUBLE_ASKED);
+    }
     if (about->metric) { /* trends over the run, in as many points as are kept */
         ask_text(&ask, "run", model->entry.run[0] != '\0' ? model->entry.run : NULL);
         ask_text(&ask, "metric", about->metric);
@@ -106,7 +112,7 @@ static bool ask_need(struct asker *asker, enum asker_kind kind, const struct abo
 /* The trend of one metric after the other, beginning with the chosen one. */
 static void ask_series(struct asker *asker, struct about about, struct model *model, int64_t now_ms)
 {
-    const struct detail *detail = &model->detail;
+    const struct head_detail *detail = &model->detail;
     struct needs *needs = &model->needs;
     if (needs->series_next >= detail->count) {
         needs->series = false;
@@ -122,13 +128,14 @@ static void ask_series(struct asker *asker, struct about about, struct model *mo
 static void ask_needs(struct asker *asker, struct model *model, int64_t now_ms)
 {
     struct needs *needs = &model->needs;
-    const struct detail *detail = &model->detail;
+    const struct head_detail *detail = &model->detail;
     const struct about all = {.metric = NULL}, trend = {.metric = model->metric};
     ask_need(asker, ASKER_CONFIG, &all, model, now_ms);
     if (!model->job_known || model->ui.page == PAGE_JOBS) {
         return;
     }
     ask_need(asker, ASKER_ALERTS, &all, model, now_ms);
+    ask_need(asker, ASKER_TROUBLE, &all, model, now_ms);
     if (model->ui.page == PAGE_HEAD) {
         const struct about layer = {NULL, &detail->place};
         ask_need(asker, ASKER_DETAIL_LIVE, &layer, model, now_ms);

@@ -6,7 +6,7 @@
 
 #include "clients/cli/base/field.h"
 #include "clients/cli/base/rpc.h"
-#include "clients/cli/base/utf8.h"
+#include "proto/utf8.h"
 #include "proto/header.h"
 
 #include <stdbool.h>
@@ -118,6 +118,7 @@ int bars_column(uint32_t count, int width, uint32_t index);
 #define MODEL_HEADS_MAX    65536 /* of the whole job */
 #define MODEL_ALERTS_MAX   400
 #define MODEL_ALERTS_ASKED 200 /* of those that are over */
+#define MODEL_TROUBLE_MAX  200
 #define MODEL_METRICS_MAX  96
 #define MODEL_PAST_MAX     120 /* windows of a trend: what a wide terminal has columns for */
 #define MODEL_SEEN_MAX     60  /* moments that top has seen itself */
@@ -154,17 +155,18 @@ struct health {
     uint64_t summaries, alerts;
 };
 
-/* Alerts */
+/* Alerts, and heads in trouble: with `message` why it matters */
 
 enum severity { SEVERITY_NONE, SEVERITY_INFO, SEVERITY_WARNING, SEVERITY_CRITICAL };
 
 struct alert {
     enum severity severity;
-    bool firing;
-    bool has_layer; /* else it is about the run */
+    bool firing, at_end; /* at_end: when the run ended; it counts as firing */
+    bool has_layer;      /* else it is about the run */
     struct layer_place place;
     int64_t head; /* -1: the layer as a whole */
     char rule[MODEL_RULE_MAX], metric[FIELD_NAME_MAX], message[MODEL_MESSAGE_MAX];
+    char advice[MODEL_MESSAGE_MAX]; /* what people do about it; "" = not known */
     double value, bound;
     uint64_t since_epoch, since_step;
 };
@@ -172,28 +174,28 @@ struct alert {
 /* Heads */
 
 struct head {
-    double value;        /* of the metric, of the newest message */
-    double by;           /* of the metric that is sorted by */
-    double mean;         /* of the metric over the newest window */
-    double delta, z, js; /* against the baseline; NaN = none */
-    uint64_t rank;       /* whose message `value` is from */
+    double value;  /* of the metric, of the newest message */
+    double by;     /* of the metric that is sorted by */
+    double mean;   /* of the metric over the newest window */
+    double shift;  /* against the baseline; NaN = none */
+    uint64_t rank; /* whose message `value` is from */
     char pattern[MODEL_PATTERN_MAX];
-    /* The gravest alert that fires here; -1 = none. An alert of the layer as a whole counts where
-     * the head has none of its own. */
-    int alert;
-    bool alert_own;
+    double score;              /* of its trouble: 0 none, from 1 on the severity of what fires */
+    char rule[MODEL_RULE_MAX]; /* the rule of that; "" = none */
+    uint64_t since_step;
 };
 
 struct layer {
     struct layer_place place;
+    char module[MODULE_MAX + 1]; /* path of the module that attends; "" = not known */
     uint32_t head_count;
     uint64_t step;
     struct head *heads; /* [head_count]; owned */
     double *past;       /* [head_count][model.past.count]; owned; NULL = none */
     double *seen;       /* [head_count][MODEL_SEEN_MAX]; owned */
-    int alert;          /* the gravest alert of the layer and its heads; -1 = none */
-    uint32_t alerts;    /* that fire in it */
-    bool has_value;     /* the metric is one number of the layer: all heads have the same */
+    double score;       /* the worst of its heads, or of an alert for which none stands */
+    uint32_t firing;    /* heads and alerts */
+    char rule[MODEL_RULE_MAX];
 };
 
 /* The windows that trends are over. */
@@ -203,7 +205,7 @@ struct past {
     uint64_t last[MODEL_PAST_MAX], step[MODEL_PAST_MAX];
 };
 
-struct row {
+struct list_row {
     uint32_t layer, head; /* indices */
 };
 
@@ -211,12 +213,12 @@ struct row {
 
 struct detail_metric {
     char name[FIELD_NAME_MAX];
-    double now, mean, z, js, change;
+    double now, mean, shift, js, change;
     struct past windows;
     double past[MODEL_PAST_MAX];
 };
 
-struct detail {
+struct head_detail {
     struct layer_place place;
     uint32_t head;
     uint64_t epoch, step, rows, invalid_rows;
@@ -227,9 +229,9 @@ struct detail {
 
 /* The choices of the user */
 
-enum page { PAGE_JOBS, PAGE_HEADS, PAGE_LAYERS, PAGE_HEAD, PAGE_ALERTS };
+enum page { PAGE_JOBS, PAGE_HEADS, PAGE_LAYERS, PAGE_HEAD, PAGE_TROUBLE };
 enum overlay { OVERLAY_NONE, OVERLAY_HELP, OVERLAY_METRIC, OVERLAY_SORT };
-enum sort { SORT_URGENCY, SORT_PLACE, SORT_VALUE, SORT_DRIFT, SORT_METRIC };
+enum sort { SORT_URGENCY, SORT_DRIFT, SORT_VALUE, SORT_PLACE, SORT_METRIC };
 
 struct list {
     uint32_t at, top; /* the chosen row and the first one shown */
@@ -238,7 +240,7 @@ struct list {
 struct ui {
     enum page page, before; /* where Escape leads back to from a head */
     enum overlay overlay;
-    struct list jobs, heads, layers, metrics, alerts, picker;
+    struct list jobs, heads, layers, metrics, trouble, picker;
     uint32_t list_rows; /* rows that the list on the screen has room for */
     bool typing;        /* the filter */
     bool stays;         /* in the list of jobs, though there is only one */
@@ -249,11 +251,11 @@ struct ui {
 
 /* The questions to ask as soon as possible. */
 struct needs {
-    bool config, live, grid, alerts, detail, detail_window, series;
+    bool config, live, grid, alerts, trouble, detail, detail_window, series;
     uint32_t summary_next; /* layers before it have been asked; layer_count = all */
     uint32_t series_next;  /* of the series of a detail */
     bool windows;          /* there are new ones: grid, summaries and series, not all at once */
-    int64_t grid_ms, series_ms; /* when they were last asked for */
+    int64_t grid_ms, series_ms, trouble_ms; /* when they were last asked for */
     int64_t
         again_ms; /* then once more: a window is in the history a little later; -1 = soon, 0 = no */
 };
@@ -280,7 +282,11 @@ struct model {
 
     struct alert alerts[MODEL_ALERTS_MAX]; /* those that fire first */
     uint32_t alert_count, firing_count;
-    bool alerts_cut; /* there are older ones */
+
+    struct alert trouble[MODEL_TROUBLE_MAX]; /* what needs attention, worst first */
+    uint32_t trouble_count;
+    bool trouble_cut, judged; /* there is more; a window has been judged, the newest of this step */
+    uint64_t judged_step, watched; /* heads that are only watched */
 
     char metrics[MODEL_METRICS_MAX][FIELD_NAME_MAX];
     uint32_t metric_count;
@@ -289,12 +295,12 @@ struct model {
     char sort_metric[FIELD_NAME_MAX];
     bool reversed;
 
-    struct row *rows; /* heads that pass the filter, sorted; [head_total]; owned */
+    struct list_row *rows; /* heads that pass the filter, sorted; [head_total]; owned */
     uint32_t row_count, row_room;
     uint32_t *layer_rows; /* the same of layers; [layer_room]; owned */
     uint32_t layer_row_count;
 
-    struct detail detail;
+    struct head_detail detail;
     struct ui ui;
     struct needs needs;
     bool out_of_memory; /* something could not be kept */
@@ -334,9 +340,6 @@ void model_see(struct model *model);
 /* Forgets the windows of the trends, or makes room for others. Returns false when out of memory. */
 bool model_make_past(struct model *model, uint32_t windows);
 
-/* Says of each layer and head which alert fires there. */
-void model_place_alerts(struct model *model);
-
 /* Filters and sorts: `rows` and `layer_rows`. The selection below the first row stays. */
 void model_arrange(struct model *model);
 
@@ -348,17 +351,16 @@ uint32_t model_layer_trend(const struct model *model, uint32_t layer, double *va
 /* Whether trends are what top has seen itself. */
 bool model_trend_is_seen(const struct model *model);
 
-/* The values of the layer's heads: their mean, least and greatest; NaN without any. */
-struct spread {
-    double mean, least, greatest;
+/* The values of the layer's heads, NaN without any, and the mean of what is sorted by. */
+struct layer_spread {
+    double mean, least, greatest, by;
 };
-struct spread model_spread(const struct layer *layer);
-/* The mean over the heads of what is sorted by. */
-double model_layer_by(const struct layer *layer);
-/* The largest |z| in the layer, with its sign; NaN without any. */
-double model_layer_z(const struct layer *layer);
+struct layer_spread model_spread(const struct layer *layer);
+/* The largest |shift| in the layer, with its sign; NaN without any. */
+double model_layer_shift(const struct layer *layer);
 
-/* "decoder.3.self" or, with a head that is not negative, "decoder.3.self.h2". */
+/* "decoder.3.self" or, with a head that is not negative, "decoder.3.self.h2"; "the run" when no
+ * stack is named. */
 #define MODEL_PLACE_MAX 64
 void model_place(const struct layer_place *place, int64_t head, char ret_place[MODEL_PLACE_MAX]);
 
@@ -379,6 +381,7 @@ void read_summary(struct model *model, const msgpack_object *result);
 /* Packed, of all layers. */
 void read_grid(struct model *model, const msgpack_object *result);
 void read_alerts(struct model *model, const msgpack_object *result);
+void read_trouble(struct model *model, const msgpack_object *result);
 
 /* `live` or `summary` of the layer of the head that is looked at. */
 void read_detail_live(struct model *model, const msgpack_object *result);
@@ -411,7 +414,7 @@ double read_packed(const msgpack_object *values, uint32_t windows, uint32_t head
 /* keys: the effect of each key. Pure: a key is a number, the model changes. */
 
 /* Keys that are no characters; others are their ASCII code. */
-enum key {
+enum special_key {
     KEY_OF_TAB = '\t',
     KEY_OF_ENTER = '\n',
     KEY_OF_ESCAPE = 27,
@@ -439,8 +442,8 @@ struct key_help {
 extern const struct key_help key_help[];
 extern const int key_help_count;
 
-/* The list of metrics to sort by begins with these. */
-#define KEYS_SORTS 4
+/* The list of metrics to sort by begins with these: names of `enum sort`. */
+#define KEYS_SORTS SORT_METRIC
 extern const char *const keys_sorts[KEYS_SORTS];
 
 /* asker: asks attnd what the model needs, and gives it the answers. Several questions are on their
@@ -454,6 +457,7 @@ enum asker_kind {
     ASKER_SUMMARY,
     ASKER_GRID,
     ASKER_ALERTS,
+    ASKER_TROUBLE,
     ASKER_DETAIL_LIVE,
     ASKER_DETAIL_SUMMARY,
     ASKER_DETAIL_GRID,
@@ -494,31 +498,34 @@ bool asker_turn(struct asker *asker, struct model *model, int64_t now_ms);
 /* `now_ms` is of the model's clock, `clock` what the user's says ("14:02:31"). */
 void view_draw(struct model *model, struct screen *screen, int64_t now_ms, const char *clock);
 
-/* view_internal: shared by the parts of view. A page draws the rows from `top` on, `rows` of them.
- */
+/* view_internal: shared by the parts of view. A page draws `rows` rows, from `top` on, and its
+ * caption above them. */
 
-struct frame {
+struct view_frame {
     struct model *model;
     struct screen *screen;
     int top, rows;
 };
 
-void page_jobs(struct frame *frame);
-void page_heads(struct frame *frame);
-void page_layers(struct frame *frame);
-void page_head(struct frame *frame);
-void page_alerts(struct frame *frame);
+void page_jobs(struct view_frame *frame);
+void page_heads(struct view_frame *frame);
+void page_layers(struct view_frame *frame);
+void page_head(struct view_frame *frame);
+void page_trouble(struct view_frame *frame);
+
+/* The worst of what needs attention, on top of a page, which then has fewer rows. */
+void view_attention(struct view_frame *frame);
 
 /* On top of a page. */
-void view_help(struct frame *frame);
-void view_picker(struct frame *frame);
+void view_help(struct view_frame *frame);
+void view_picker(struct view_frame *frame);
 
 /* A number in at most eight columns: four decimals where they say something; "-" for none. */
 #define VIEW_NUMBER_MAX 16
 void view_number(double number, char ret_text[VIEW_NUMBER_MAX]);
 /* Standard deviations, with their sign; "*" before those that are marked. */
-void view_z(double z, char ret_text[VIEW_NUMBER_MAX]);
-enum style view_z_style(double z);
+void view_shift(double shift, char ret_text[VIEW_NUMBER_MAX]);
+enum style view_shift_style(double shift);
 
 /* The mark of an alert: "!!", "!", "i"; and its style. */
 const char *view_mark(enum severity severity);
@@ -530,7 +537,7 @@ void view_span(const struct past *past, char ret_text[VIEW_SPAN_MAX]);
 void view_trend_heading(const struct model *model, char ret_text[VIEW_SPAN_MAX]);
 
 /* Settles a list that has `rows` rows and remembers how many that are. */
-void view_settle(struct frame *frame, struct list *list, uint32_t count, int rows);
+void view_settle(struct view_frame *frame, struct list *list, uint32_t count, int rows);
 
 /* A column of a table: where it begins and how wide it is; 0 = it is not shown. */
 struct column {
@@ -544,19 +551,23 @@ struct columns {
     int count, at;
 };
 void view_column(struct columns *columns, int width, bool right, const char *title);
-void view_headings(struct frame *frame, int row, const struct columns *columns);
+void view_headings(struct view_frame *frame, int row, const struct columns *columns);
 /* Writes into a column; nothing when it is not shown. Returns the columns that were written. */
-int view_cell(struct frame *frame, int row, const struct column *column, enum style style,
+int view_cell(struct view_frame *frame, int row, const struct column *column, enum style style,
               const char *format, ...) __attribute__((format(printf, 5, 6)));
-void view_cell_number(struct frame *frame, int row, const struct column *column, double number);
-void view_cell_z(struct frame *frame, int row, const struct column *column, double z);
+void view_cell_number(struct view_frame *frame, int row, const struct column *column,
+                      double number);
+void view_cell_shift(struct view_frame *frame, int row, const struct column *column, double shift);
 /* A trend, on its own scale; coloured on `range`. */
-void view_cell_trend(struct frame *frame, int row, const struct column *column,
+void view_cell_trend(struct view_frame *frame, int row, const struct column *column,
                      const double *values, uint32_t count, struct range range);
 /* The row behind the last one of a settled list that is shown; marks the chosen one when the first
  * stands in row `first` of the screen. */
-uint32_t view_list_end(const struct frame *frame, const struct list *list, uint32_t count);
-void view_choose(struct frame *frame, const struct list *list, uint32_t count, int first);
+uint32_t view_list_end(const struct view_frame *frame, const struct list *list, uint32_t count);
+void view_choose(struct view_frame *frame, const struct list *list, uint32_t count, int first);
+/* Puts the module of a layer (NULL: none) at the end of the caption, of which so many columns are
+ * used: as much of both its ends as there is room for. */
+void view_put_module(struct view_frame *frame, int used, const struct layer *layer);
 
 /* terminal: the user's terminal, by ncurses, which knows one per process. After terminal_close the
  * terminal is as it was before terminal_open, whatever happens between them: also after a fatal

@@ -18,15 +18,15 @@ const struct key_help key_help[] = {
     {"r", "reverse the order"},
     {"/", "only heads with this in name, pattern or rule"},
     {"t", "trends over windows, or since top looks"},
-    {"a", "alerts"},
+    {"a", "all that needs attention"},
     {"J", "jobs"},
     {"p, Space", "pause"},
     {"?", "these keys"},
     {"q, Ctrl-C", "quit"},
     {"", ""},
-    {"DRIFT z", "standard deviations from baseline; * is 6 up"},
+    {"SHIFT", "from baseline, 20 = whole range; * is 6 up"},
     {"PATTERN", "what the head does most"},
-    {"i, !, !!", "an alert: info, warning, critical"},
+    {"i, !, !!", "trouble that fires: info, warning, critical"},
 };
 const int key_help_count = sizeof key_help / sizeof key_help[0];
 
@@ -47,7 +47,7 @@ struct list *keys_list(struct model *model, uint32_t *ret_count)
         [PAGE_HEADS] = {&ui->heads, model->row_count},
         [PAGE_LAYERS] = {&ui->layers, model->layer_row_count},
         [PAGE_HEAD] = {&ui->metrics, model->detail.count},
-        [PAGE_ALERTS] = {&ui->alerts, model->alert_count},
+        [PAGE_TROUBLE] = {&ui->trouble, model->trouble_count},
     };
     *ret_count = lists[ui->page].count;
     return lists[ui->page].list;
@@ -93,32 +93,23 @@ static bool move_choice(struct model *model, int key)
 
 static void open_alert(struct model *model, const struct alert *alert)
 {
-    int64_t layer = -1;
-    if (alert->has_layer) {
-        layer = model_find_layer(model, &alert->place);
+    int64_t layer = alert->has_layer ? model_find_layer(model, &alert->place) : -1;
+    if (layer >= 0) {
+        bool head = alert->head >= 0 && alert->head < (int64_t)model->layers[layer].head_count;
+        model_open_head(model, (uint32_t)layer, head ? (uint32_t)alert->head : 0);
     }
-    if (layer < 0) {
-        return;
-    }
-    bool head = alert->head >= 0 && alert->head < (int64_t)model->layers[layer].head_count;
-    model_open_head(model, (uint32_t)layer, head ? (uint32_t)alert->head : 0);
 }
 
 static void open_chosen(struct model *model)
 {
     uint32_t count, at = keys_list(model, &count)->at;
     if (model->ui.overlay == OVERLAY_METRIC || model->ui.overlay == OVERLAY_SORT) {
-        uint32_t picked_at = model->ui.picker.at, first = KEYS_SORTS;
-        enum overlay overlay = model->ui.overlay;
+        uint32_t first = model->ui.overlay == OVERLAY_SORT ? KEYS_SORTS : 0;
+        if (at < count) {
+            (first ? model_choose_sort : model_choose_metric)(
+                model, at < first ? keys_sorts[at] : model->metrics[at - first]);
+        }
         model->ui.overlay = OVERLAY_NONE;
-        if (overlay == OVERLAY_METRIC && picked_at < model->metric_count) {
-            model_choose_metric(model, model->metrics[picked_at]);
-        }
-        if (overlay == OVERLAY_SORT && picked_at < first) {
-            model_choose_sort(model, keys_sorts[picked_at]);
-        } else if (overlay == OVERLAY_SORT && picked_at - first < model->metric_count) {
-            model_choose_sort(model, model->metrics[picked_at - first]);
-        }
         model->ui.heads = model->ui.layers = (struct list){0};
         return;
     }
@@ -138,8 +129,8 @@ static void open_chosen(struct model *model)
         snprintf(model->ui.filter, sizeof model->ui.filter, "%.*s", MODEL_FILTER_MAX - 1, place);
         model->ui.page = PAGE_HEADS;
         model->ui.heads = (struct list){0};
-    } else if (model->ui.page == PAGE_ALERTS) {
-        open_alert(model, &model->alerts[at]);
+    } else if (model->ui.page == PAGE_TROUBLE) {
+        open_alert(model, &model->trouble[at]);
     }
 }
 
@@ -152,7 +143,7 @@ static void back(struct model *model)
         ui->overlay = OVERLAY_NONE;
     } else if (ui->page == PAGE_HEAD) {
         ui->page = ui->before;
-    } else if (ui->page == PAGE_ALERTS) {
+    } else if (ui->page == PAGE_TROUBLE) {
         ui->page = PAGE_HEADS;
     } else if (ui->page == PAGE_JOBS && model->job[0] != '\0') {
         ui->page = PAGE_HEADS;
@@ -184,16 +175,6 @@ static void show_picker(struct model *model, enum overlay overlay)
             model->ui.picker.at = first + i;
         }
     }
-}
-
-/* Typing a filter */
-
-static void begin_filter(struct model *model)
-{
-    if (model->ui.page != PAGE_LAYERS) {
-        model->ui.page = PAGE_HEADS;
-    }
-    model->ui.typing = true;
 }
 
 static void press_anywhere(struct model *model, int key)
@@ -238,14 +219,15 @@ static void press_anywhere(struct model *model, int key)
                 model->reversed = !model->reversed;
                 break;
             case '/':
-                begin_filter(model);
+                ui->page = ui->page == PAGE_LAYERS ? PAGE_LAYERS : PAGE_HEADS;
+                ui->typing = true;
                 break;
             case 't':
                 ui->trend_seen = !ui->trend_seen;
                 break;
             case 'a':
-                ui->page = PAGE_ALERTS;
-                model->needs.alerts = true;
+                ui->page = PAGE_TROUBLE;
+                model->needs.trouble = true;
                 break;
             }
         }
@@ -284,7 +266,7 @@ void keys_press(struct model *model, int key)
 
 /* Rows */
 
-/* Filtering: every word of the filter is in the name, the pattern or the rule of its alert. */
+/* Filtering: every word of the filter is in the name, the pattern or the rule of its trouble. */
 
 static bool rows_contains(const char *text, const char *word, size_t length)
 {
@@ -296,30 +278,15 @@ static bool rows_contains(const char *text, const char *word, size_t length)
     return false;
 }
 
-struct texts {
-    const char *text[3];
-};
-
-static bool any_contains(const struct texts *texts, const char *word, size_t length)
-{
-    for (int i = 0; i < 3; i++) {
-        if (rows_contains(texts->text[i], word, length)) {
-            return true;
-        }
-    }
-    return false;
-}
-
 static bool shows_head(const struct model *model, const struct layer *layer, uint32_t head)
 {
-    char place[MODEL_PLACE_MAX];
+    char place[MODEL_PLACE_MAX], text[MODEL_PLACE_MAX + MODEL_PATTERN_MAX + MODEL_RULE_MAX];
     if (model->ui.filter[0] == '\0') {
         return true;
     }
     model_place(&layer->place, head, place);
-    int alert = layer->heads[head].alert;
-    const char *rule = alert >= 0 ? model->alerts[alert].rule : "";
-    struct texts texts = {{place, layer->heads[head].pattern, rule}};
+    snprintf(text, sizeof text, "%s\n%s\n%s", place, layer->heads[head].pattern,
+             layer->heads[head].rule);
     const char *filter = model->ui.filter;
     for (;;) {
         filter += strspn(filter, " ");
@@ -327,7 +294,7 @@ static bool shows_head(const struct model *model, const struct layer *layer, uin
         if (length == 0) {
             return true;
         }
-        if (!any_contains(&texts, filter, length)) {
+        if (!rows_contains(text, filter, length)) {
             return false;
         }
         filter += length;
@@ -372,21 +339,16 @@ static int compare_keys(const struct keys *a, const struct keys *b, bool reverse
     return order ? order : compare_reversible(a->second, b->second, reversed);
 }
 
-static double urgency(const struct model *model, int alert, bool own)
-{
-    return alert < 0 ? 0 : 2 * (double)model->alerts[alert].severity + own;
-}
-
-static struct keys head_keys(const struct model *model, const struct row *row)
+static struct keys head_keys(const struct model *model, const struct list_row *row)
 {
     const struct head *head = &model->layers[row->layer].heads[row->head];
     switch (model->sort) {
     case SORT_URGENCY:
-        return (struct keys){urgency(model, head->alert, head->alert_own), fabs(head->z)};
+        return (struct keys){head->score, fabs(head->shift)};
     case SORT_VALUE:
         return (struct keys){head->value, 0};
     case SORT_DRIFT:
-        return (struct keys){fabs(head->z), 0};
+        return (struct keys){fabs(head->shift), 0};
     case SORT_METRIC:
         return (struct keys){head->by, 0};
     default:
@@ -399,13 +361,13 @@ static struct keys layer_keys(const struct model *model, uint32_t index)
     const struct layer *layer = &model->layers[index];
     switch (model->sort) {
     case SORT_URGENCY:
-        return (struct keys){urgency(model, layer->alert, true), fabs(model_layer_z(layer))};
+        return (struct keys){layer->score, fabs(model_layer_shift(layer))};
     case SORT_DRIFT:
-        return (struct keys){fabs(model_layer_z(layer)), 0};
+        return (struct keys){fabs(model_layer_shift(layer)), 0};
     case SORT_VALUE:
         return (struct keys){model_spread(layer).mean, 0};
     case SORT_METRIC:
-        return (struct keys){model_layer_by(layer), 0};
+        return (struct keys){model_spread(layer).by, 0};
     default:
         return (struct keys){0, 0};
     }
@@ -418,7 +380,7 @@ static int compare_indices(uint32_t a, uint32_t b)
 
 static int rows_compare_rows(const void *left, const void *right, void *data)
 {
-    const struct row *a = left, *b = right;
+    const struct list_row *a = left, *b = right;
     const struct model *model = data;
     struct keys key_a = head_keys(model, a), key_b = head_keys(model, b);
     int order = compare_keys(&key_a, &key_b, model->reversed);
@@ -451,7 +413,7 @@ static void rows_collect(struct model *model)
         }
         for (uint32_t head = 0; head < layer->head_count; head++) {
             if (shows_head(model, layer, head)) {
-                model->rows[model->row_count++] = (struct row){i, head};
+                model->rows[model->row_count++] = (struct list_row){i, head};
             }
         }
     }
@@ -476,7 +438,7 @@ void model_arrange(struct model *model)
     uint32_t head = model->ui.heads.at, layer = model->ui.layers.at;
     bool head_followed = head > 0 && head < model->row_count;
     bool layer_followed = layer > 0 && layer < model->layer_row_count;
-    struct row chosen_head = head_followed ? model->rows[head] : (struct row){0, 0};
+    struct list_row chosen_head = head_followed ? model->rows[head] : (struct list_row){0, 0};
     uint32_t chosen_layer = layer_followed ? model->layer_rows[layer] : 0;
     rows_collect(model);
     sort(model);

@@ -7,16 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-const struct needs model_needs_all = {true,
-                                      true,
-                                      true,
-                                      true,
-                                      true,
-                                      true,
-                                      true,
-                                      .grid_ms = INT64_MIN / 2,
-                                      .series_ms = INT64_MIN / 2,
-                                      .again_ms = -1};
+const struct needs model_needs_all = {
+    true, true, true,  true,          true,          true,          true, true,
+    0,    0,    false, INT64_MIN / 2, INT64_MIN / 2, INT64_MIN / 2, -1};
 
 /* Arrays that are given at once, of doubles that are not numbers yet. */
 static double *new_numbers(size_t count)
@@ -72,7 +65,9 @@ void model_forget(struct model *model)
     model->past = (struct past){0};
     model->seen_count = 0;
     model->seen_step = 0;
-    model->alert_count = model->firing_count = 0;
+    model->alert_count = model->firing_count = model->trouble_count = 0;
+    model->judged = model->trouble_cut = false;
+    model->watched = 0;
     model->detail.count = 0;
     model->refusal[0] = '\0';
     bool config = model->needs.config;
@@ -93,7 +88,7 @@ void model_choose_job(struct model *model, const char *job)
     }
     model->generation++;
     model->metric_count = 0;
-    model->ui.heads = model->ui.layers = model->ui.alerts = (struct list){0};
+    model->ui.heads = model->ui.layers = model->ui.trouble = (struct list){0};
     model->ui.page = *job ? PAGE_HEADS : PAGE_JOBS;
     model_forget(model);
 }
@@ -108,7 +103,7 @@ void model_choose_metric(struct model *model, const char *metric)
         struct layer *layer = &model->layers[i];
         for (uint32_t head = 0; head < layer->head_count; head++) {
             struct head *one = &layer->heads[head];
-            one->value = one->by = one->mean = one->delta = one->z = one->js = NAN;
+            one->value = one->by = one->mean = one->shift = NAN;
         }
     }
     model_make_past(model, 0);
@@ -120,8 +115,6 @@ void model_choose_metric(struct model *model, const char *metric)
 
 /* Sorting */
 
-static const char *const sort_names[] = {"urgency", "head", "value", "drift"};
-
 void model_choose_sort(struct model *model, const char *name)
 {
     bool reversed = *name == '-';
@@ -129,7 +122,7 @@ void model_choose_sort(struct model *model, const char *name)
     model->reversed = reversed;
     model->sort = SORT_METRIC;
     for (enum sort sort = SORT_URGENCY; sort < SORT_METRIC; sort++) {
-        if (strcmp(name, sort_names[sort]) == 0) {
+        if (strcmp(name, keys_sorts[sort]) == 0) {
             model->sort = sort;
         }
     }
@@ -146,7 +139,7 @@ void model_choose_sort(struct model *model, const char *name)
 void model_sort_text(const struct model *model, char ret_text[MODEL_SORT_TEXT_MAX])
 {
     static const char *const texts[][2] = {
-        [SORT_URGENCY] = {"alerts first, then drift", "alerts last"},
+        [SORT_URGENCY] = {"trouble first, then drift", "trouble last"},
         [SORT_PLACE] = {"in the model's order", "from the last layer up"},
         [SORT_DRIFT] = {"most drifted first", "least drifted first"},
     };
@@ -215,7 +208,7 @@ static bool grow_rows(struct model *model, uint32_t heads)
         return true;
     }
     uint32_t room = heads > 2 * model->row_room ? heads : 2 * model->row_room;
-    struct row *rows = realloc(model->rows, room * sizeof *rows);
+    struct list_row *rows = realloc(model->rows, room * sizeof *rows);
     if (!rows) {
         return false;
     }
@@ -230,8 +223,7 @@ static bool make_heads(struct layer *layer)
     layer->seen = new_numbers((size_t)layer->head_count * MODEL_SEEN_MAX);
     for (uint32_t i = 0; layer->heads && i < layer->head_count; i++) {
         struct head *head = &layer->heads[i];
-        head->value = head->by = head->mean = head->delta = head->z = head->js = NAN;
-        head->alert = -1;
+        head->value = head->by = head->mean = head->shift = NAN;
     }
     if (layer->heads && layer->seen) {
         return true;
@@ -254,7 +246,7 @@ struct layer *model_layer(struct model *model, const struct layer_place *place, 
         model->cut = true;
         return NULL;
     }
-    struct layer layer = {.place = *place, .head_count = heads, .alert = -1};
+    struct layer layer = {.place = *place, .head_count = heads};
     uint32_t layer_at = place_of(model, place);
     bool room = model->layer_count < model->layer_room || model_grow(model);
     if (!room || !grow_rows(model, model->head_total + heads) || !make_heads(&layer)) {
@@ -273,7 +265,7 @@ struct layer *model_layer(struct model *model, const struct layer_place *place, 
     }
     model->layer_count++;
     model->head_total += heads;
-    model->needs.grid = true;
+    model->needs.grid = model->needs.trouble = true;
     model->needs.summary_next = 0;
     return &model->layers[layer_at];
 }
@@ -353,95 +345,35 @@ uint32_t model_layer_trend(const struct model *model, uint32_t index, double *va
     return length;
 }
 
-struct spread model_spread(const struct layer *layer)
+struct layer_spread model_spread(const struct layer *layer)
 {
     struct range range = range_none;
-    double sum = 0;
-    uint32_t count = 0;
+    double sum = 0, by = 0;
+    uint32_t count = 0, by_count = 0;
     for (uint32_t i = 0; i < layer->head_count; i++) {
-        double value = layer->heads[i].value;
-        range_add(&range, value);
-        sum += isfinite(value) ? value : 0;
-        count += isfinite(value) ? 1 : 0;
+        const struct head *head = &layer->heads[i];
+        range_add(&range, head->value);
+        sum += isfinite(head->value) ? head->value : 0;
+        count += isfinite(head->value) ? 1 : 0;
+        by += isfinite(head->by) ? head->by : 0;
+        by_count += isfinite(head->by) ? 1 : 0;
     }
+    by = by_count > 0 ? by / by_count : NAN;
     if (count == 0) {
-        return (struct spread){NAN, NAN, NAN};
+        return (struct layer_spread){NAN, NAN, NAN, by};
     }
-    return (struct spread){sum / count, range.least, range.greatest};
+    return (struct layer_spread){sum / count, range.least, range.greatest, by};
 }
 
-double model_layer_by(const struct layer *layer)
-{
-    double sum = 0;
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < layer->head_count; i++) {
-        if (isfinite(layer->heads[i].by)) {
-            sum += layer->heads[i].by;
-            count++;
-        }
-    }
-    return count > 0 ? sum / count : NAN;
-}
-
-double model_layer_z(const struct layer *layer)
+double model_layer_shift(const struct layer *layer)
 {
     double most = NAN;
     for (uint32_t i = 0; i < layer->head_count; i++) {
-        if (isnan(most) || fabs(layer->heads[i].z) > fabs(most)) {
-            most = layer->heads[i].z;
+        if (isnan(most) || fabs(layer->heads[i].shift) > fabs(most)) {
+            most = layer->heads[i].shift;
         }
     }
     return most;
-}
-
-/* Alerts */
-
-static bool is_of_layer(const struct alert *alert, const struct layer *layer)
-{
-    return alert->firing && alert->has_layer &&
-           model_compare_places(&alert->place, &layer->place) == 0;
-}
-
-static bool is_graver(const struct model *model, int alert, int than)
-{
-    return than < 0 || model->alerts[alert].severity > model->alerts[than].severity;
-}
-
-static void place_on_head(const struct model *model, struct head *head, int alert, bool own)
-{
-    bool better = own != head->alert_own ? own : is_graver(model, alert, head->alert);
-    if (head->alert >= 0 && !better) {
-        return;
-    }
-    head->alert = alert;
-    head->alert_own = own;
-}
-
-void model_place_alerts(struct model *model)
-{
-    for (uint32_t i = 0; i < model->layer_count; i++) {
-        struct layer *layer = &model->layers[i];
-        layer->alert = -1;
-        layer->alerts = 0;
-        for (uint32_t head = 0; head < layer->head_count; head++) {
-            layer->heads[head].alert = -1;
-            layer->heads[head].alert_own = false;
-        }
-        for (uint32_t alert = 0; alert < model->alert_count; alert++) {
-            if (is_of_layer(&model->alerts[alert], layer)) {
-                int64_t alert_head = model->alerts[alert].head;
-                layer->alerts++;
-                if (is_graver(model, (int)alert, layer->alert)) {
-                    layer->alert = (int)alert;
-                }
-                for (uint32_t j = 0; j < layer->head_count; j++) {
-                    if (alert_head < 0 || alert_head == (int64_t)j) {
-                        place_on_head(model, &layer->heads[j], (int)alert, alert_head >= 0);
-                    }
-                }
-            }
-        }
-    }
 }
 
 /* One head */
@@ -449,7 +381,7 @@ void model_place_alerts(struct model *model)
 void model_open_head(struct model *model, uint32_t layer, uint32_t head)
 {
     const struct layer *from = &model->layers[layer];
-    struct detail *detail = &model->detail;
+    struct head_detail *detail = &model->detail;
     memset(detail, 0, sizeof *detail);
     detail->place = from->place;
     detail->head = head;
@@ -466,7 +398,9 @@ void model_place(const struct layer_place *place, int64_t head, char ret_place[M
 {
     int used = snprintf(ret_place, MODEL_PLACE_MAX, "%.15s.%" PRIu32 ".%.15s", place->stack,
                         place->layer, place->site);
-    if (head >= 0 && used > 0 && used < MODEL_PLACE_MAX) {
+    if (!place->stack[0]) {
+        snprintf(ret_place, MODEL_PLACE_MAX, "the run");
+    } else if (head >= 0 && used > 0 && used < MODEL_PLACE_MAX) {
         snprintf(ret_place + used, (size_t)(MODEL_PLACE_MAX - used), ".h%" PRId64, head);
     }
 }

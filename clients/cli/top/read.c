@@ -16,12 +16,9 @@
 
 uint32_t read_list(const msgpack_object *result, const msgpack_object **ret_maps)
 {
-    *ret_maps = NULL;
-    if (!result || result->type != MSGPACK_OBJECT_ARRAY) {
-        return 0;
-    }
-    *ret_maps = result->via.array.ptr;
-    return result->via.array.size;
+    uint32_t count = field_items(result);
+    *ret_maps = count > 0 ? result->via.array.ptr : NULL;
+    return count;
 }
 
 /* attnd */
@@ -130,7 +127,9 @@ static void follow_job(struct model *model)
     bool moved = entry->received != model->entry.received || entry->step != model->entry.step;
     model->needs.live = model->needs.live || moved;
     model->needs.detail = model->needs.detail || moved;
-    model->needs.alerts = model->needs.alerts || entry->firing != model->entry.firing;
+    if (entry->firing != model->entry.firing || strcmp(entry->state, model->entry.state) != 0) {
+        model->needs.alerts = model->needs.trouble = true;
+    }
     model->entry = *entry;
 }
 
@@ -156,6 +155,10 @@ static void follow_windows(struct model *model, int64_t now_ms)
         return;
     }
     needs->detail_window = true;
+    if (now_ms - needs->trouble_ms >= GRID_EVERY_MS) {
+        needs->trouble = true;
+        needs->trouble_ms = now_ms;
+    }
     if (head && now_ms - needs->series_ms >= SERIES_EVERY_MS) {
         needs->series = true;
         needs->series_next = 0;
@@ -225,14 +228,10 @@ void read_monitor(struct model *model, const msgpack_object *result, int64_t now
 
 static enum severity read_severity_of(const msgpack_object *map)
 {
-    static const char *const names[] = {"info", "warning", "critical"};
     const msgpack_object *value = mpk_find(map, "severity");
-    for (int i = 2; value && i > 0; i--) {
-        if (mpk_is_str(value, names[i])) {
-            return (enum severity)(SEVERITY_INFO + i);
-        }
-    }
-    return SEVERITY_INFO;
+    return value && mpk_is_str(value, "critical")  ? SEVERITY_CRITICAL
+           : value && mpk_is_str(value, "warning") ? SEVERITY_WARNING
+                                                   : SEVERITY_INFO;
 }
 
 static struct alert alert_of(const msgpack_object *map)
@@ -240,6 +239,7 @@ static struct alert alert_of(const msgpack_object *map)
     const msgpack_object *since = mpk_find(map, "since");
     struct alert alert = {
         .severity = read_severity_of(map),
+        .at_end = mpk_is_str(mpk_find(map, "state"), "firing_at_end"),
         .head = -1,
         .value = field_number(mpk_find(map, "value")),
         .bound = field_number(mpk_find(map, "bound")),
@@ -257,7 +257,8 @@ static struct alert alert_of(const msgpack_object *map)
     }
     field_text(map, "rule", alert.rule, sizeof alert.rule);
     field_text(map, "metric", alert.metric, sizeof alert.metric);
-    field_text(map, "message", alert.message, sizeof alert.message);
+    field_text(map, mpk_find(map, "why") ? "why" : "message", alert.message, sizeof alert.message);
+    field_text(map, "advice", alert.advice, sizeof alert.advice);
     return alert;
 }
 
@@ -288,9 +289,7 @@ static void add_alerts(struct model *model, const msgpack_object *list, bool fir
             int64_t at = find_alert(model, &alert);
             if (at < 0 && model->alert_count < MODEL_ALERTS_MAX) {
                 model->alerts[model->alert_count++] = alert;
-            } else if (at < 0) {
-                model->alerts_cut = true;
-            } else if (!model->alerts[at].firing) {
+            } else if (at >= 0 && !model->alerts[at].firing) {
                 model->alerts[at] = alert;
             }
         }
@@ -309,12 +308,83 @@ static int compare_alerts(const void *left, const void *right)
 
 void read_alerts(struct model *model, const msgpack_object *result)
 {
-    const msgpack_object *past;
     model->alert_count = 0;
-    model->alerts_cut = read_list(mpk_find(result, "alerts"), &past) >= MODEL_ALERTS_ASKED;
     add_alerts(model, mpk_find(result, "firing"), true);
     model->firing_count = model->alert_count;
     qsort(model->alerts, model->firing_count, sizeof *model->alerts, compare_alerts);
     add_alerts(model, mpk_find(result, "alerts"), false);
-    model_place_alerts(model);
+}
+
+/* Trouble */
+
+/* Behind those that are as grave: heads are given by their scores. */
+static void add_trouble(struct model *model, const struct alert *alert)
+{
+    uint32_t at = model->trouble_count;
+    if (at == MODEL_TROUBLE_MAX) {
+        model->trouble_cut = true;
+        return;
+    }
+    for (; at > 0 && model->trouble[at - 1].severity < alert->severity; at--) {
+        model->trouble[at] = model->trouble[at - 1];
+    }
+    model->trouble[at] = *alert;
+    model->trouble_count++;
+}
+
+static void mark_layer(struct layer *layer, double score, const char *rule)
+{
+    layer->firing += score >= 1;
+    if (score > layer->score) {
+        layer->score = score;
+        memcpy(layer->rule, rule, sizeof layer->rule);
+    }
+}
+
+/* The trouble of a head, or, when it has no score, an alert for which none stands. */
+static void read_one_trouble(struct model *model, const msgpack_object *map)
+{
+    struct alert alert = alert_of(map);
+    double score = field_number(mpk_find(map, "score"));
+    int64_t at = alert.has_layer ? model_find_layer(model, &alert.place) : -1;
+    struct layer *layer = at < 0 ? NULL : &model->layers[at];
+    score = isfinite(score) ? score : (double)alert.severity;
+    if (layer) {
+        mark_layer(layer, score, alert.rule);
+    }
+    if (layer && alert.head >= 0 && alert.head < (int64_t)layer->head_count) {
+        struct head *head = &layer->heads[alert.head];
+        head->score = score;
+        head->since_step = alert.since_step;
+        memcpy(head->rule, alert.rule, sizeof head->rule);
+    }
+    if (score >= 1) {
+        add_trouble(model, &alert);
+    }
+}
+
+void read_trouble(struct model *model, const msgpack_object *result)
+{
+    const msgpack_object *maps, *step = mpk_find(result, "step");
+    if (!read_is_run(model, result)) {
+        return;
+    }
+    model->trouble_count = 0;
+    model->trouble_cut = false;
+    model->judged = step && mpk_get_u64(step, UINT64_MAX, &model->judged_step) == 0;
+    model->watched = field_u64(result, "watched");
+    for (uint32_t i = 0; i < model->layer_count; i++) {
+        struct layer *layer = &model->layers[i];
+        layer->score = layer->firing = 0;
+        for (uint32_t head = 0; head < layer->head_count; head++) {
+            layer->heads[head].score = 0;
+            layer->heads[head].rule[0] = '\0';
+        }
+    }
+    for (int list = 0; list < 2; list++) {
+        uint32_t count = read_list(mpk_find(result, list ? "others" : "heads"), &maps);
+        for (uint32_t i = 0; i < count; i++) {
+            read_one_trouble(model, &maps[i]);
+        }
+    }
 }

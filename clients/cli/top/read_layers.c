@@ -111,7 +111,6 @@ static void read_layers_read_values(struct model *model, struct layer *layer,
     uint64_t rank = field_u64(map, "rank");
     bool in_turns = mpk_find(mpk_find(map, "spectrum"), model->metric) != NULL;
     layer->step = field_u64(map, "step");
-    layer->has_value = values && values->type != MSGPACK_OBJECT_ARRAY;
     for (uint32_t i = 0; i < layer->head_count; i++) {
         struct head *head = &layer->heads[i];
         double number = read_column(by, i);
@@ -124,14 +123,13 @@ static void read_layers_read_values(struct model *model, struct layer *layer,
     }
 }
 
-/* Reads each map of a list into its layer, and marks the layers that are new by what fires there.
- */
+/* Reads each map of a list into its layer. */
 static void read_each_layer(struct model *model, const msgpack_object *result,
                             void (*read)(struct model *model, struct layer *layer,
                                          const msgpack_object *map))
 {
     const msgpack_object *maps;
-    uint32_t count = read_list(result, &maps), before = model->layer_count;
+    uint32_t count = read_list(result, &maps);
     char chosen[FIELD_NAME_MAX];
     if (model->metric[0] == '\0' && field_choose_metric(maps, count, chosen)) {
         snprintf(model->metric, sizeof model->metric, "%s", chosen);
@@ -144,11 +142,9 @@ static void read_each_layer(struct model *model, const msgpack_object *result,
             layer = model_layer(model, &place, read_layers_heads_of(&maps[i]));
         }
         if (layer) {
+            field_text(&maps[i], "module", layer->module, sizeof layer->module);
             read(model, layer, &maps[i]);
         }
-    }
-    if (model->layer_count != before) {
-        model_place_alerts(model);
     }
 }
 
@@ -167,14 +163,11 @@ static void read_layers_read_window(struct model *model, struct layer *layer,
     const msgpack_object *newest =
         mpk_find(mpk_find(mpk_find(map, "heads"), model->metric), "last");
     const msgpack_object *drift = mpk_find(mpk_find(map, "drift"), model->metric);
-    const msgpack_object *delta = mpk_find(drift, "delta"), *z = mpk_find(drift, "z");
-    const msgpack_object *js = mpk_find(drift, "js");
+    const msgpack_object *shift = mpk_find(drift, "shift");
     for (uint32_t i = 0; i < layer->head_count; i++) {
         struct head *head = &layer->heads[i];
         head->mean = read_column(values, i);
-        head->delta = field_item(delta, i);
-        head->z = field_item(z, i);
-        head->js = field_item(js, i);
+        head->shift = field_item(shift, i);
         if (isnan(head->value)) { /* attnd was started again: there is no message yet */
             head->value = field_item(newest, i);
         }
@@ -265,7 +258,7 @@ void read_grid(struct model *model, const msgpack_object *result)
 
 /* One head */
 
-static struct detail_metric *find_detail(struct detail *detail, const char *name)
+static struct detail_metric *find_detail(struct head_detail *detail, const char *name)
 {
     for (uint32_t i = 0; i < detail->count; i++) {
         if (strcmp(detail->metrics[i].name, name) == 0) {
@@ -275,7 +268,7 @@ static struct detail_metric *find_detail(struct detail *detail, const char *name
     return NULL;
 }
 
-static struct detail_metric *add_detail(struct detail *detail, const char *name)
+static struct detail_metric *add_detail(struct head_detail *detail, const char *name)
 {
     if (detail->count == MODEL_METRICS_MAX) {
         return NULL;
@@ -283,7 +276,7 @@ static struct detail_metric *add_detail(struct detail *detail, const char *name)
     struct detail_metric *metric = &detail->metrics[detail->count++];
     memset(metric, 0, sizeof *metric);
     snprintf(metric->name, sizeof metric->name, "%s", name);
-    metric->now = metric->mean = metric->z = metric->js = metric->change = NAN;
+    metric->now = metric->mean = metric->shift = metric->js = metric->change = NAN;
     return metric;
 }
 
@@ -296,7 +289,7 @@ struct detail_reading {
 static void read_detail_metric(void *data, const char *name)
 {
     const struct detail_reading *reading = data;
-    struct detail *detail = &reading->model->detail;
+    struct head_detail *detail = &reading->model->detail;
     double value = read_column(field_metric(reading->map, name), detail->head);
     struct detail_metric *metric = find_detail(detail, name);
     if (!metric && !isnan(value)) { /* one that the head never had a number of is not listed */
@@ -311,7 +304,7 @@ static void read_detail_metric(void *data, const char *name)
     }
     const msgpack_object *drift = mpk_find(mpk_find(reading->map, "drift"), name);
     metric->mean = value;
-    metric->z = field_item(mpk_find(drift, "z"), detail->head);
+    metric->shift = field_item(mpk_find(drift, "shift"), detail->head);
     metric->js = field_item(mpk_find(drift, "js"), detail->head);
     metric->change = field_item(mpk_find(drift, "change"), detail->head);
 }
@@ -328,7 +321,7 @@ static void read_detail(struct model *model, const msgpack_object *result, bool 
             continue;
         }
         if (!summary) {
-            struct detail *detail = &model->detail;
+            struct head_detail *detail = &model->detail;
             const msgpack_object *map = &maps[i];
             const msgpack_object *pattern =
                 field_column(field_metric(map, "pattern"), detail->head);

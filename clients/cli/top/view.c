@@ -3,7 +3,8 @@
  *
  *   0  what is looked at, and the time        3  which numbers, in which order
  *   1  how attnd is                           4  the page: headings, then rows
- *   2  what fires                             last: keys */
+ *   2  what needs attention, and on a job's tables the worst of it below, which moves them down
+ *                                             last: keys */
 #include "clients/cli/top/internal.h"
 
 #include "clients/cli/base/out.h"
@@ -15,9 +16,9 @@
 #include <string.h>
 
 #define HEADER_ROWS 4
-/* Windows of a run that has not changed are seldom further from the baseline (attnctl summary
- * --drift marks the same). */
-#define Z_MARKED 6
+/* Far from the baseline: 30 % of the natural range or more (attnctl summary --drift marks the
+ * same). */
+#define SHIFT_MARKED 6
 
 /* Texts */
 
@@ -38,19 +39,19 @@ void view_number(double number, char ret_text[VIEW_NUMBER_MAX])
     }
 }
 
-void view_z(double z, char ret_text[VIEW_NUMBER_MAX])
+void view_shift(double shift, char ret_text[VIEW_NUMBER_MAX])
 {
-    if (isnan(z)) {
+    if (isnan(shift)) {
         snprintf(ret_text, VIEW_NUMBER_MAX, "-");
     } else {
-        snprintf(ret_text, VIEW_NUMBER_MAX, fabs(z) < 9999.5 ? "%s%+.1f" : "%s%+.0e",
-                 fabs(z) >= Z_MARKED ? "*" : "", z);
+        snprintf(ret_text, VIEW_NUMBER_MAX, fabs(shift) < 9999.5 ? "%s%+.1f" : "%s%+.0e",
+                 fabs(shift) >= SHIFT_MARKED ? "*" : "", shift);
     }
 }
 
-enum style view_z_style(double z)
+enum style view_shift_style(double shift)
 {
-    return fabs(z) >= Z_MARKED ? STYLE_WARNING : STYLE_PLAIN;
+    return fabs(shift) >= SHIFT_MARKED ? STYLE_WARNING : STYLE_PLAIN;
 }
 
 const char *view_mark(enum severity severity)
@@ -93,7 +94,7 @@ void view_column(struct columns *columns, int width, bool right, const char *tit
     columns->at += width > 0 ? width + 1 : 0;
 }
 
-int view_cell(struct frame *frame, int row, const struct column *column, enum style style,
+int view_cell(struct view_frame *frame, int row, const struct column *column, enum style style,
               const char *format, ...)
 {
     char text[1024];
@@ -108,48 +109,60 @@ int view_cell(struct frame *frame, int row, const struct column *column, enum st
                                                            column->width, style, text);
 }
 
-void view_headings(struct frame *frame, int row, const struct columns *columns)
+void view_headings(struct view_frame *frame, int row, const struct columns *columns)
 {
     for (int i = 0; i < columns->count; i++) {
         view_cell(frame, row, &columns->list[i], STYLE_STRONG, "%s", columns->list[i].title);
     }
 }
 
-void view_cell_number(struct frame *frame, int row, const struct column *column, double number)
+void view_cell_number(struct view_frame *frame, int row, const struct column *column, double number)
 {
     char text[VIEW_NUMBER_MAX];
     view_number(number, text);
     view_cell(frame, row, column, STYLE_PLAIN, "%s", text);
 }
 
-void view_cell_z(struct frame *frame, int row, const struct column *column, double z)
+void view_cell_shift(struct view_frame *frame, int row, const struct column *column, double shift)
 {
     char text[VIEW_NUMBER_MAX];
-    view_z(z, text);
-    view_cell(frame, row, column, view_z_style(z), "%s", text);
+    view_shift(shift, text);
+    view_cell(frame, row, column, view_shift_style(shift), "%s", text);
 }
 
-void view_cell_trend(struct frame *frame, int row, const struct column *column,
+void view_cell_trend(struct view_frame *frame, int row, const struct column *column,
                      const double *values, uint32_t count, struct range range)
 {
     bars_line(frame->screen, row, column->at, column->width, values, count, range_of(values, count),
               (struct bars_color){true, range});
 }
 
-uint32_t view_list_end(const struct frame *frame, const struct list *list, uint32_t count)
+uint32_t view_list_end(const struct view_frame *frame, const struct list *list, uint32_t count)
 {
     uint32_t rows = frame->model->ui.list_rows;
     return count - list->top < rows ? count : list->top + rows;
 }
 
-void view_choose(struct frame *frame, const struct list *list, uint32_t count, int first)
+void view_choose(struct view_frame *frame, const struct list *list, uint32_t count, int first)
 {
     if (list->at < view_list_end(frame, list, count)) {
         screen_choose_row(frame->screen, first + (int)(list->at - list->top));
     }
 }
 
-void view_settle(struct frame *frame, struct list *list, uint32_t count, int rows)
+void view_put_module(struct view_frame *frame, int used, const struct layer *layer)
+{
+    char module[MODULE_MAX + 1];
+    int room = frame->screen->width - used - 4;
+    if (!layer || !layer->module[0] || room < 16) {
+        return;
+    }
+    strcpy(module, layer->module);
+    out_shorten(module, (size_t)room);
+    screen_put_right(frame->screen, frame->top - 1, used + 3, room, STYLE_FAINT, module);
+}
+
+void view_settle(struct view_frame *frame, struct list *list, uint32_t count, int rows)
 {
     frame->model->ui.list_rows = rows > 0 ? (uint32_t)rows : 0;
     list_settle(list, count, frame->model->ui.list_rows);
@@ -231,43 +244,40 @@ static void draw_health(const struct model *model, struct screen *screen)
     put_piece(&line, STYLE_PLAIN, "up %s", size);
 }
 
-static void draw_firing(const struct model *model, struct screen *screen)
+/* How much needs attention, and of which step that is said. */
+static void draw_verdict(const struct view_frame *frame)
 {
-    struct line line = {screen, 2, 1, screen->width};
+    static const char *const names[] = {"", "info", "warning", "critical"};
+    const struct model *model = frame->model;
+    struct line line = {frame->screen, 2, 1, frame->screen->width};
+    uint32_t counts[4] = {0};
     if (!model->job_known) {
         return;
     }
-    if (model->firing_count == 0) {
-        put_piece(&line, STYLE_FAINT, "no alert is firing");
-        return;
-    }
-    static const char *const names[] = {"", "info", "warning", "critical"};
-    uint32_t counts[4] = {0};
-    for (uint32_t i = 0; i < model->firing_count; i++) {
-        counts[model->alerts[i].severity]++;
+    put_piece(&line, model->trouble_count || model->judged ? STYLE_STRONG : STYLE_FAINT,
+              model->trouble_count && model->judged ? "Needs attention at step %" PRIu64 ":"
+              : model->trouble_count                ? "Needs attention:"
+              : model->judged ? "Needs attention: nothing. All is well at step %" PRIu64 "."
+                              : "Needs attention: not known, no window has been judged yet",
+              model->judged_step);
+    for (uint32_t i = 0; i < model->trouble_count; i++) {
+        counts[model->trouble[i].severity]++;
     }
     for (enum severity severity = SEVERITY_CRITICAL; severity > SEVERITY_NONE; severity--) {
-        if (counts[severity] == 0) {
-            continue;
+        if (counts[severity] > 0) {
+            put_piece(&line, view_severity_style(severity), "%s %" PRIu32 " %s%s",
+                      view_mark(severity), counts[severity], names[severity],
+                      severity == SEVERITY_WARNING ? out_plural(counts[severity]) : "");
         }
-        put_piece(&line, view_severity_style(severity), "%s %" PRIu32 " %s%s", view_mark(severity),
-                  counts[severity], names[severity],
-                  severity == SEVERITY_WARNING ? out_plural(counts[severity]) : "");
     }
-    int room = screen->width - line.at;
-    if (screen_columns(screen, model->alerts[0].message) <= room) {
-        screen_put(screen, 2, line.at, room, STYLE_PLAIN, model->alerts[0].message);
-    } else {
-        /* The gravest alert where its sentence has no room: what, where, how much. */
-        const struct alert *alert = &model->alerts[0];
-        char place[MODEL_PLACE_MAX] = "the run", value[VIEW_NUMBER_MAX], bound[VIEW_NUMBER_MAX];
-        if (alert->has_layer) {
-            model_place(&alert->place, alert->head, place);
-        }
-        view_number(alert->value, value);
-        view_number(alert->bound, bound);
-        screen_print(screen, 2, line.at, room, STYLE_PLAIN, "%s %s, bound %s: %s", place, value,
-                     bound, alert->rule);
+    if (model->trouble_cut) {
+        put_piece(&line, STYLE_PLAIN, "and more");
+    }
+    if (model->trouble_count > 0 && model->trouble[0].at_end) {
+        put_piece(&line, STYLE_PLAIN, "firing at end");
+    }
+    if (model->watched > 0) {
+        put_piece(&line, STYLE_FAINT, "%" PRIu64 " watched", model->watched);
     }
 }
 
@@ -286,12 +296,12 @@ static const char *view_hint_of(const struct model *model)
         return model->job_count > 0 ? "Enter look at the job   ? keys   q quit" : "? keys   q quit";
     case PAGE_HEAD:
         return "Up Down metric   Esc back   p pause   ? keys   q quit";
-    case PAGE_ALERTS:
+    case PAGE_TROUBLE:
         return "Enter its head   Esc back   ? keys   q quit";
     default:
         return model->ui.page == PAGE_HEADS
-                   ? "Enter open  Tab layers  m metric  s sort  / filter  ? keys  q quit"
-                   : "Enter heads  Tab heads  m metric  s sort  / filter  ? keys  q quit";
+                   ? "Enter open  a attention  Tab layers  m metric  ? keys  q quit"
+                   : "Enter heads  a attention  Tab heads  m metric  ? keys  q quit";
     }
 }
 
@@ -318,11 +328,11 @@ static void draw_footer(struct model *model, struct screen *screen)
 
 /* Pages */
 
-static void draw_page(struct frame *frame)
+static void draw_page(struct view_frame *frame)
 {
-    static void (*const pages[])(struct frame * frame) = {
-        [PAGE_JOBS] = page_jobs, [PAGE_HEADS] = page_heads,   [PAGE_LAYERS] = page_layers,
-        [PAGE_HEAD] = page_head, [PAGE_ALERTS] = page_alerts,
+    static void (*const pages[])(struct view_frame * frame) = {
+        [PAGE_JOBS] = page_jobs, [PAGE_HEADS] = page_heads,     [PAGE_LAYERS] = page_layers,
+        [PAGE_HEAD] = page_head, [PAGE_TROUBLE] = page_trouble,
     };
     pages[frame->model->ui.page](frame);
 }
@@ -340,7 +350,7 @@ static void draw_small(struct screen *screen)
 
 void view_draw(struct model *model, struct screen *screen, int64_t now_ms, const char *clock)
 {
-    struct frame frame = {model, screen, HEADER_ROWS, screen->height - HEADER_ROWS - 1};
+    struct view_frame frame = {model, screen, HEADER_ROWS, screen->height - HEADER_ROWS - 1};
     screen_clear(screen);
     if (screen->width < VIEW_WIDTH_MIN || screen->height < VIEW_HEIGHT_MIN) {
         draw_small(screen);
@@ -380,10 +390,12 @@ void view_draw(struct model *model, struct screen *screen, int64_t now_ms, const
     } else {
         draw_health(model, screen);
     }
-    draw_firing(model, screen);
+    view_attention(&frame);
+    draw_verdict(&frame);
     draw_page(&frame);
     if (model->ui.paused) {
-        screen_put_right(screen, 3, 0, screen->width - 1, STYLE_WARNING, " PAUSED: p goes on");
+        screen_put_right(screen, frame.top - 1, 0, screen->width - 1, STYLE_WARNING,
+                         " PAUSED: p goes on");
     }
     if (model->ui.overlay == OVERLAY_HELP) {
         view_help(&frame);

@@ -12,7 +12,7 @@
 
 /* A text instead of a table */
 
-static void draw_lines(struct frame *frame, const char *const *lines)
+static void draw_lines(struct view_frame *frame, const char *const *lines)
 {
     for (int i = 0; lines[i]; i++) {
         screen_put(frame->screen, frame->top + 1 + i, 2, frame->screen->width - 2, STYLE_PLAIN,
@@ -20,7 +20,7 @@ static void draw_lines(struct frame *frame, const char *const *lines)
     }
 }
 
-static void draw_nothing(struct frame *frame)
+static void draw_nothing(struct view_frame *frame)
 {
     const struct model *model = frame->model;
     char first[JOB_NAME_MAX + 96], hint[JOB_NAME_MAX + 64];
@@ -49,7 +49,7 @@ static bool is_metric(const struct model *model, const char *name)
 
 /* A name that the job has no numbers of: said instead of the caption. Returns whether there is one.
  */
-static bool draw_wrong_metric(struct frame *frame)
+static bool draw_wrong_metric(struct view_frame *frame)
 {
     const struct model *model = frame->model;
     bool sort = model->sort == SORT_METRIC && !is_metric(model, model->sort_metric);
@@ -62,19 +62,20 @@ static bool draw_wrong_metric(struct frame *frame)
     for (uint32_t i = 0; i < model->metric_count; i++) {
         nearest_try(&nearest, model->metrics[i]);
     }
-    screen_print(frame->screen, 3, 1, frame->screen->width - 1, STYLE_WARNING,
+    screen_print(frame->screen, frame->top - 1, 1, frame->screen->width - 1, STYLE_WARNING,
                  "no metric '%s' here%s%s%s: %s chooses one", name,
                  nearest.best ? "; did you mean '" : "", nearest.best ? nearest.best : "",
                  nearest.best ? "'?" : "", sort ? "s" : "m");
     return true;
 }
 
-/* "entropy_normalized of the newest step, 12 of 144 heads, greatest first" */
-static void view_heads_draw_caption(struct frame *frame, uint32_t shown, uint32_t all,
-                                    const char *what)
+/* "entropy_normalized of step 30, 12 of 144 heads, greatest first"; the step where the header has
+ * another one, of a newer message without numbers. */
+static void view_heads_draw_caption(struct view_frame *frame, uint32_t shown, uint32_t all,
+                                    const char *what, const struct layer *chosen)
 {
     const struct model *model = frame->model;
-    char order[MODEL_SORT_TEXT_MAX], counted[64];
+    char order[MODEL_SORT_TEXT_MAX], counted[64], step[32] = "";
     if (draw_wrong_metric(frame)) {
         return;
     }
@@ -84,14 +85,19 @@ static void view_heads_draw_caption(struct frame *frame, uint32_t shown, uint32_
     } else {
         snprintf(counted, sizeof counted, "%" PRIu32 " of %" PRIu32 " %s", shown, all, what);
     }
-    int used = screen_put(frame->screen, 3, 1, frame->screen->width - 1, STYLE_STRONG,
-                          model->metric[0] != '\0' ? model->metric : "no metric");
-    used += screen_print(frame->screen, 3, 1 + used, frame->screen->width, STYLE_PLAIN,
-                         ", %s%s, %s", counted, model->cut ? " (there are more)" : "", order);
-    if (model->ui.filter[0] != '\0' && !model->ui.typing) {
-        screen_print(frame->screen, 3, 3 + used, frame->screen->width, STYLE_STRONG, "filter: %s",
-                     model->ui.filter);
+    if (model->seen_count > 0 && model->seen_step != model->entry.step) {
+        snprintf(step, sizeof step, " of step %" PRIu64, model->seen_step);
     }
+    int used = screen_put(frame->screen, frame->top - 1, 1, frame->screen->width - 1, STYLE_STRONG,
+                          model->metric[0] != '\0' ? model->metric : "no metric");
+    used +=
+        screen_print(frame->screen, frame->top - 1, 1 + used, frame->screen->width, STYLE_PLAIN,
+                     "%s, %s%s, %s", step, counted, model->cut ? " (there are more)" : "", order);
+    if (model->ui.filter[0] != '\0' && !model->ui.typing) {
+        used += 2 + screen_print(frame->screen, frame->top - 1, 3 + used, frame->screen->width,
+                                 STYLE_STRONG, "filter: %s", model->ui.filter);
+    }
+    view_put_module(frame, used, chosen);
 }
 
 static struct range range_of_all(const struct model *model)
@@ -119,30 +125,23 @@ static int place_width(const struct model *model, bool heads)
     return width < 28 ? width : 28;
 }
 
-static void draw_alert_mark(struct frame *frame, int row, const struct column *mark, int alert)
-{
-    if (alert >= 0) {
-        enum severity severity = frame->model->alerts[alert].severity;
-        view_cell(frame, row, mark, view_severity_style(severity), "%s", view_mark(severity));
-    }
-}
-
 /* Heads */
 
-static void draw_head(struct frame *frame, int row, const struct column *column, struct row which,
-                      struct range range)
+static void draw_head(struct view_frame *frame, int row, const struct column *column,
+                      struct list_row which, struct range range)
 {
     const struct layer *layer = &frame->model->layers[which.layer];
     const struct head *head = &layer->heads[which.head];
     char place[MODEL_PLACE_MAX];
     const double *trend;
     model_place(&layer->place, which.head, place);
-    draw_alert_mark(frame, row, column++, head->alert);
+    enum severity severity = (enum severity)head->score;
+    view_cell(frame, row, column++, view_severity_style(severity), "%s", view_mark(severity));
     view_cell(frame, row, column++, STYLE_PLAIN, "%s", place);
     view_cell_number(frame, row, column++, head->value);
     view_cell_number(frame, row, column++, head->by);
     view_cell_number(frame, row, column++, head->mean);
-    view_cell_z(frame, row, column++, head->z);
+    view_cell_shift(frame, row, column++, head->shift);
     uint32_t length = model_trend(frame->model, which.layer, which.head, &trend);
     view_cell_trend(frame, row, column++, trend, length, range);
     /* "previous_token" is "previous" where there is little room. */
@@ -150,22 +149,16 @@ static void draw_head(struct frame *frame, int row, const struct column *column,
     bool cut = suffix && (int)strlen(head->pattern) > column->width;
     view_cell(frame, row, column++, STYLE_FAINT, "%.*s", cut ? (int)(suffix - head->pattern) : 64,
               head->pattern);
-    if (head->alert < 0) {
-        return;
-    }
-    const struct alert *alert = &frame->model->alerts[head->alert];
-    struct column rest = *column;
-    int used = view_cell(frame, row, &rest, view_severity_style(alert->severity),
-                         head->alert_own ? "%s" : "(%s)", alert->rule);
-    rest.at += used + 1;
-    rest.width -= used + 1;
-    if (rest.width > 19) {
-        view_cell(frame, row, &rest, STYLE_PLAIN, "since step %" PRIu64 ": %s", alert->since_step,
-                  alert->message);
+    if (head->rule[0] != '\0' && severity) {
+        view_cell(frame, row, column, view_severity_style(severity), "%s since step %" PRIu64,
+                  head->rule, head->since_step);
+    } else if (head->rule[0] != '\0') {
+        view_cell(frame, row, column, STYLE_FAINT, "%s %s",
+                  head->score >= 0.5 ? "watched:" : "nearing", head->rule);
     }
 }
 
-void page_heads(struct frame *frame)
+void page_heads(struct view_frame *frame)
 {
     struct model *model = frame->model;
     struct list *list = &model->ui.heads;
@@ -184,13 +177,14 @@ void page_heads(struct frame *frame)
     view_column(&columns, 8, true, "NOW");
     view_column(&columns, by ? 8 : 0, true, model->sort_metric);
     view_column(&columns, wide ? 8 : 0, true, "WINDOW");
-    view_column(&columns, 8, true, "DRIFT z");
+    view_column(&columns, 8, true, "SHIFT");
     int left = width - columns.at, trend = wide ? left * 2 / 5 : left / 3;
     view_column(&columns, trend < 60 ? trend : 60, false, span);
     view_column(&columns, wide ? 15 : 10, false, "PATTERN");
-    view_column(&columns, width - columns.at, false, "ALERT");
+    view_column(&columns, width - columns.at, false, "TROUBLE");
     view_settle(frame, list, model->row_count, frame->rows - 1);
-    view_heads_draw_caption(frame, model->row_count, model->head_total, "heads");
+    view_heads_draw_caption(frame, model->row_count, model->head_total, "heads",
+                            model->row_count ? &model->layers[model->rows[list->at].layer] : NULL);
     view_headings(frame, frame->top, &columns);
     struct range range = range_of_all(model);
     for (uint32_t i = list->top; i < view_list_end(frame, list, model->row_count); i++) {
@@ -206,16 +200,17 @@ void page_heads(struct frame *frame)
 
 /* Layers */
 
-static void draw_layer(struct frame *frame, int row, const struct column *column, uint32_t index,
-                       struct range range)
+static void draw_layer(struct view_frame *frame, int row, const struct column *column,
+                       uint32_t index, struct range range)
 {
     const struct layer *layer = &frame->model->layers[index];
-    struct spread spread = model_spread(layer);
+    struct layer_spread spread = model_spread(layer);
     double trend[MODEL_PAST_MAX], values[256];
     uint32_t count = layer->head_count, shown = count < 256 ? count : 256;
     char place[MODEL_PLACE_MAX];
     model_place(&layer->place, -1, place);
-    draw_alert_mark(frame, row, column++, layer->alert);
+    enum severity severity = (enum severity)layer->score;
+    view_cell(frame, row, column++, view_severity_style(severity), "%s", view_mark(severity));
     view_cell(frame, row, column++, STYLE_PLAIN, "%s", place);
     view_cell_number(frame, row, column++, spread.mean);
     view_cell_number(frame, row, column++, spread.least);
@@ -227,17 +222,16 @@ static void draw_layer(struct frame *frame, int row, const struct column *column
     bars_line(frame->screen, row, column->at, column->width, values, shown, range,
               (struct bars_color){true, range});
     column++;
-    view_cell_z(frame, row, column++, model_layer_z(layer));
+    view_cell_shift(frame, row, column++, model_layer_shift(layer));
     uint32_t length = model_layer_trend(frame->model, index, trend);
     view_cell_trend(frame, row, column++, trend, length, range);
-    if (layer->alert >= 0) {
-        const struct alert *alert = &frame->model->alerts[layer->alert];
-        view_cell(frame, row, column, view_severity_style(alert->severity), "%" PRIu32 ": %s",
-                  layer->alerts, alert->rule);
+    if (layer->firing > 0) {
+        view_cell(frame, row, column, view_severity_style(severity), "%" PRIu32 ": %s",
+                  layer->firing, layer->rule);
     }
 }
 
-void page_layers(struct frame *frame)
+void page_layers(struct view_frame *frame)
 {
     struct model *model = frame->model;
     struct list *list = &model->ui.layers;
@@ -261,12 +255,14 @@ void page_layers(struct frame *frame)
     view_column(&columns, wide ? 8 : 0, true, "LEAST");
     view_column(&columns, wide ? 8 : 0, true, "GREATEST");
     view_column(&columns, heads < room ? heads : room, false, "HEADS");
-    view_column(&columns, 8, true, "DRIFT z");
+    view_column(&columns, 8, true, "SHIFT");
     int left = width - columns.at, trend = wide ? left / 2 : left * 2 / 5;
     view_column(&columns, trend < 60 ? trend : 60, false, span);
-    view_column(&columns, width - columns.at, false, "ALERTS");
+    view_column(&columns, width - columns.at, false, "TROUBLE");
     view_settle(frame, list, model->layer_row_count, frame->rows - 1);
-    view_heads_draw_caption(frame, model->layer_row_count, model->layer_count, "layers");
+    view_heads_draw_caption(frame, model->layer_row_count, model->layer_count, "layers",
+                            model->layer_row_count ? &model->layers[model->layer_rows[list->at]]
+                                                   : NULL);
     view_headings(frame, frame->top, &columns);
     struct range range = range_of_all(model);
     for (uint32_t i = list->top; i < view_list_end(frame, list, model->layer_row_count); i++) {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Jobs, alerts, and what lies on top of a page: the keys, and lists to choose from. */
+/* Jobs, what needs attention, and what lies on top of a page: the keys, and lists to choose from.
+ */
 #include "clients/cli/top/internal.h"
 
 #include "clients/cli/base/out.h"
@@ -12,7 +13,7 @@
 
 /* Jobs */
 
-static void draw_job(struct frame *frame, int row, const struct column *column,
+static void draw_job(struct view_frame *frame, int row, const struct column *column,
                      const struct job_entry *job)
 {
     char name[JOB_NAME_MAX + 1];
@@ -31,7 +32,7 @@ static void draw_job(struct frame *frame, int row, const struct column *column,
     }
 }
 
-void page_jobs(struct frame *frame)
+void page_jobs(struct view_frame *frame)
 {
     struct model *model = frame->model;
     struct list *list = &model->ui.jobs;
@@ -78,10 +79,10 @@ void page_jobs(struct frame *frame)
     view_choose(frame, list, model->job_count, frame->top + 1);
 }
 
-/* Alerts */
+/* Trouble */
 
-/* The whole sentence of the chosen alert, over at most two rows. */
-static void draw_sentence(struct frame *frame, int row, const char *text)
+/* A sentence, over at most two rows; returns how many. */
+static int draw_sentence(struct view_frame *frame, int row, enum style style, const char *text)
 {
     size_t width = (size_t)frame->screen->width - 2, cut = strlen(text);
     if (cut > width) {
@@ -90,62 +91,86 @@ static void draw_sentence(struct frame *frame, int row, const char *text)
             cut--;
         }
     }
-    screen_print(frame->screen, row, 1, (int)width, STYLE_PLAIN, "%.*s", (int)cut, text);
+    screen_print(frame->screen, row, 1, (int)width, style, "%.*s", (int)cut, text);
     if (text[cut] != '\0') {
-        screen_put(frame->screen, row + 1, 1, (int)width, STYLE_PLAIN,
-                   text + cut + (text[cut] == ' '));
+        screen_put(frame->screen, row + 1, 1, (int)width, style, text + cut + (text[cut] == ' '));
     }
+    return (text[0] != '\0') + (text[cut] != '\0');
 }
 
-void page_alerts(struct frame *frame)
+/* Entries of what needs attention, from `at` up to `end`, below its headings in row `row`. */
+static void draw_trouble(struct view_frame *frame, int row, uint32_t at, uint32_t end)
 {
-    struct model *model = frame->model;
-    struct list *list = &model->ui.alerts;
-    struct columns columns = {.at = 1};
-    screen_print(frame->screen, 3, 1, frame->screen->width - 1, STYLE_PLAIN,
-                 "%" PRIu32 " firing, %" PRIu32 " over%s", model->firing_count,
-                 model->alert_count - model->firing_count,
-                 model->alerts_cut ? "; for older ones: attnctl alerts --all" : "");
-    view_settle(frame, list, model->alert_count, frame->rows - 4);
-    if (model->alert_count == 0) {
-        screen_put(frame->screen, frame->top + 1, 2, frame->screen->width - 2, STYLE_PLAIN,
-                   "nothing has fired in this run");
-        return;
-    }
+    const struct model *model = frame->model;
     bool wide = frame->screen->width >= 100;
-    const int widths[] = {2, wide ? 28 : 18, wide ? 24 : 19, 8, 8, 10, 8};
-    static const char *const names[] = {"",      "RULE",       "WHERE", "VALUE",
-                                        "BOUND", "SINCE STEP", "STATE"};
+    const int widths[] = {2, wide ? 22 : 19, wide ? 24 : 18, 8, 8, 8, wide ? 16 : 0};
+    static const char *const names[] = {"", "WHERE", "METRIC", "VALUE", "BOUND", "SINCE", "TREND"};
+    struct columns columns = {.at = 1};
     for (int i = 0; i < (int)(sizeof widths / sizeof widths[0]); i++) {
         view_column(&columns, widths[i], i >= 3 && i <= 5, names[i]);
     }
-    view_headings(frame, frame->top, &columns);
-    for (uint32_t i = list->top; i < view_list_end(frame, list, model->alert_count); i++) {
-        int row = frame->top + 1 + (int)(i - list->top);
-        const struct alert *alert = &model->alerts[i];
+    view_column(&columns, frame->screen->width - columns.at, false, "RULE");
+    view_headings(frame, row++, &columns);
+    for (; at < end; at++, row++) {
+        const struct alert *one = &model->trouble[at];
         const struct column *column = columns.list;
-        enum style style = alert->firing ? view_severity_style(alert->severity) : STYLE_FAINT;
-        char place[MODEL_PLACE_MAX] = "the run";
-        if (alert->has_layer) {
-            model_place(&alert->place, alert->head, place);
+        enum style style = view_severity_style(one->severity);
+        char place[MODEL_PLACE_MAX];
+        int64_t layer = one->has_layer ? model_find_layer(model, &one->place) : -1;
+        model_place(&one->place, one->head, place);
+        view_cell(frame, row, column++, style, "%s", view_mark(one->severity));
+        view_cell(frame, row, column++, style, "%s", place);
+        view_cell(frame, row, column++, STYLE_PLAIN, "%s", one->metric);
+        view_cell_number(frame, row, column++, one->value);
+        view_cell_number(frame, row, column++, one->bound);
+        view_cell(frame, row, column++, STYLE_PLAIN, "%" PRIu64, one->since_step);
+        if (layer >= 0 && one->head >= 0 && one->head < (int64_t)model->layers[layer].head_count &&
+            strcmp(one->metric, model->metric) == 0) {
+            const double *trend;
+            uint32_t count = model_trend(model, (uint32_t)layer, (uint32_t)one->head, &trend);
+            view_cell_trend(frame, row, column, trend, count, range_of(trend, count));
         }
-        view_cell(frame, row, column++, style, "%s", view_mark(alert->severity));
-        view_cell(frame, row, column++, style, "%s", alert->rule);
-        view_cell(frame, row, column++, STYLE_PLAIN, "%s", place);
-        view_cell_number(frame, row, column++, alert->value);
-        view_cell_number(frame, row, column++, alert->bound);
-        view_cell(frame, row, column++, STYLE_PLAIN, "%" PRIu64, alert->since_step);
-        view_cell(frame, row, column++, style, "%s", alert->firing ? "firing" : "over");
+        view_cell(frame, row, column + 1, style, "%s", one->rule);
     }
-    view_choose(frame, list, model->alert_count, frame->top + 1);
-    draw_sentence(frame, frame->top + frame->rows - 2, model->alerts[list->at].message);
+}
+
+void view_attention(struct view_frame *frame)
+{
+    const struct model *model = frame->model;
+    int room = frame->screen->height / 8, count = (int)model->trouble_count;
+    int rows = room < count ? room : count;
+    if ((model->ui.page != PAGE_HEADS && model->ui.page != PAGE_LAYERS) || count == 0) {
+        return;
+    }
+    draw_trouble(frame, frame->top - 1, 0, (uint32_t)rows);
+    if (room > 1) { /* otherwise there is none for it */
+        rows += draw_sentence(frame, frame->top + rows, STYLE_FAINT, model->trouble[0].advice);
+    }
+    rows++; /* the headings */
+    frame->top += rows;
+    frame->rows -= rows;
+}
+
+void page_trouble(struct view_frame *frame)
+{
+    struct list *list = &frame->model->ui.trouble;
+    uint32_t count = frame->model->trouble_count;
+    view_settle(frame, list, count, frame->rows - 5);
+    if (count > 0) {
+        const struct alert *one = &frame->model->trouble[list->at];
+        int row = frame->top + frame->rows - 4;
+        draw_trouble(frame, frame->top - 1, list->top, view_list_end(frame, list, count));
+        view_choose(frame, list, count, frame->top);
+        row += draw_sentence(frame, row, STYLE_PLAIN, one->message);
+        draw_sentence(frame, row, STYLE_STRONG, one->advice);
+    }
 }
 
 /* On top of a page */
 
 /* A framed box in the middle; returns where its inside begins. */
-static void draw_box(struct frame *frame, int width, int height, const char *title, int *ret_row,
-                     int *ret_column)
+static void draw_box(struct view_frame *frame, int width, int height, const char *title,
+                     int *ret_row, int *ret_column)
 {
     struct screen *screen = frame->screen;
     bool unicode = screen->unicode;
@@ -156,25 +181,18 @@ static void draw_box(struct frame *frame, int width, int height, const char *tit
         screen_put(screen, row, column + x, 1, STYLE_FAINT, unicode ? "─" : "-");
         screen_put(screen, row + height - 1, column + x, 1, STYLE_FAINT, unicode ? "─" : "-");
     }
+    static const char *const corners[][3] = {{"+", "|", "+"}, {"┌", "│", "└"}, {"┐", "│", "┘"}};
     for (int y = 0; y < height; y++) {
-        bool top = y == 0, bottom = y == height - 1;
-        screen_put(screen, row + y, column, 1, STYLE_FAINT,
-                   !unicode ? (top || bottom ? "+" : "|")
-                   : top    ? "┌"
-                   : bottom ? "└"
-                            : "│");
-        screen_put(screen, row + y, column + width - 1, 1, STYLE_FAINT,
-                   !unicode ? (top || bottom ? "+" : "|")
-                   : top    ? "┐"
-                   : bottom ? "┘"
-                            : "│");
+        int part = y == 0 ? 0 : y < height - 1 ? 1 : 2;
+        screen_put(screen, row + y, column, 1, STYLE_FAINT, corners[unicode][part]);
+        screen_put(screen, row + y, column + width - 1, 1, STYLE_FAINT, corners[2 * unicode][part]);
     }
     screen_print(screen, row, column + 2, width - 4, STYLE_STRONG, " %s ", title);
     *ret_row = row + 1;
     *ret_column = column + 2;
 }
 
-void view_help(struct frame *frame)
+void view_help(struct view_frame *frame)
 {
     int row, column, height = key_help_count + 2;
     int width = frame->screen->width < 78 ? frame->screen->width : 78;
@@ -190,7 +208,7 @@ void view_help(struct frame *frame)
 
 static const char *picked_text(const struct model *model, uint32_t index)
 {
-    static const char *const texts[KEYS_SORTS] = {"alerts first, then drift",
+    static const char *const texts[KEYS_SORTS] = {"trouble first, then drift",
                                                   "drift from the baseline",
                                                   "the metric that is shown", "the model's order"};
     bool sort = model->ui.overlay == OVERLAY_SORT;
@@ -200,7 +218,7 @@ static const char *picked_text(const struct model *model, uint32_t index)
     return model->metrics[index - (sort ? KEYS_SORTS : 0)];
 }
 
-void view_picker(struct frame *frame)
+void view_picker(struct view_frame *frame)
 {
     struct model *model = frame->model;
     uint32_t count;
@@ -225,7 +243,7 @@ void view_picker(struct frame *frame)
 #define AXIS       9 /* columns of the numbers beside the chart */
 #define ALERTS_MAX 3 /* lines of alerts at most */
 
-static bool is_here(const struct detail *detail, const struct alert *alert)
+static bool is_here(const struct head_detail *detail, const struct alert *alert)
 {
     return alert->has_layer && model_compare_places(&alert->place, &detail->place) == 0 &&
            (alert->head < 0 || alert->head == (int64_t)detail->head);
@@ -244,8 +262,8 @@ static int64_t window_of_step(const struct past *windows, uint64_t step)
     return -1;
 }
 
-static void mark_window(struct frame *frame, const struct past *windows, int row, int64_t window,
-                        enum style style, const char *mark)
+static void mark_window(struct view_frame *frame, const struct past *windows, int row,
+                        int64_t window, enum style style, const char *mark)
 {
     int room = frame->screen->width - AXIS - 3;
     if (window >= 0) {
@@ -255,7 +273,7 @@ static void mark_window(struct frame *frame, const struct past *windows, int row
 }
 
 /* Returns the rows that it took. */
-static int draw_chart(struct frame *frame, const struct detail_metric *metric, int height)
+static int draw_chart(struct view_frame *frame, const struct detail_metric *metric, int height)
 {
     char span[VIEW_SPAN_MAX];
     struct range range = range_of(metric->past, metric->windows.count);
@@ -301,7 +319,7 @@ static int draw_chart(struct frame *frame, const struct detail_metric *metric, i
 }
 
 /* Alerts; returns the rows. */
-static int draw_alerts(struct frame *frame, int row, int rows)
+static int draw_alerts(struct view_frame *frame, int row, int rows)
 {
     int used = 0;
     for (uint32_t i = 0; i < frame->model->alert_count && used < rows; i++) {
@@ -312,7 +330,10 @@ static int draw_alerts(struct frame *frame, int row, int rows)
         enum style style = alert->firing ? view_severity_style(alert->severity) : STYLE_FAINT;
         screen_put(frame->screen, row + used, 1, 2, style, view_mark(alert->severity));
         screen_print(frame->screen, row + used, 4, frame->screen->width - 5, style,
-                     "%s%s since step %" PRIu64 ": %s", alert->rule, alert->firing ? "" : " (over)",
+                     "%s%s since step %" PRIu64 ": %s", alert->rule,
+                     !alert->firing  ? " (over)"
+                     : alert->at_end ? " (firing at end)"
+                                     : "",
                      alert->since_step, alert->message);
         used++;
     }
@@ -321,7 +342,7 @@ static int draw_alerts(struct frame *frame, int row, int rows)
 
 /* Metrics */
 
-static void draw_metrics(struct frame *frame, int row, int rows)
+static void draw_metrics(struct view_frame *frame, int row, int rows)
 {
     struct model *model = frame->model;
     struct list *list = &model->ui.metrics;
@@ -330,7 +351,7 @@ static void draw_metrics(struct frame *frame, int row, int rows)
     view_column(&columns, width >= 100 ? 26 : 24, false, "METRIC");
     view_column(&columns, 8, true, "NOW");
     view_column(&columns, 8, true, "WINDOW");
-    view_column(&columns, 8, true, "DRIFT z");
+    view_column(&columns, 8, true, "SHIFT");
     view_column(&columns, width >= 90 ? 7 : 0, true, "JS");
     view_column(&columns, 8, true, "CHANGED");
     int left = width - columns.at - 1;
@@ -344,7 +365,7 @@ static void draw_metrics(struct frame *frame, int row, int rows)
         view_cell(frame, line, column++, STYLE_PLAIN, "%s", metric->name);
         view_cell_number(frame, line, column++, metric->now);
         view_cell_number(frame, line, column++, metric->mean);
-        view_cell_z(frame, line, column++, metric->z);
+        view_cell_shift(frame, line, column++, metric->shift);
         view_cell_number(frame, line, column++, metric->js);
         view_cell(frame, line, column++, STYLE_PLAIN, isnan(metric->change) ? "-" : "%.0f",
                   metric->change);
@@ -354,22 +375,25 @@ static void draw_metrics(struct frame *frame, int row, int rows)
     view_choose(frame, list, model->detail.count, row + 1);
 }
 
-void page_head(struct frame *frame)
+void page_head(struct view_frame *frame)
 {
     struct model *model = frame->model;
     int height = frame->rows / 4 < 10 ? frame->rows / 4 : 10, used = 0;
     if (model->ui.metrics.at >= model->detail.count) {
         model->ui.metrics.at = model->detail.count > 0 ? model->detail.count - 1 : 0;
     }
-    const struct detail *detail = &frame->model->detail;
+    const struct head_detail *detail = &frame->model->detail;
     char place[MODEL_PLACE_MAX];
     model_place(&detail->place, detail->head, place);
     int caption_used =
         screen_put(frame->screen, 3, 1, frame->screen->width - 1, STYLE_STRONG, place);
-    screen_print(frame->screen, 3, 1 + caption_used, frame->screen->width, STYLE_PLAIN,
-                 "%s%s, epoch %" PRIu64 " step %" PRIu64 ", %" PRIu64 " rows, %" PRIu64 " invalid",
-                 detail->pattern[0] != '\0' ? ", " : "", detail->pattern, detail->epoch,
-                 detail->step, detail->rows, detail->invalid_rows);
+    int64_t at = model_find_layer(model, &detail->place);
+    caption_used += screen_print(
+        frame->screen, 3, 1 + caption_used, frame->screen->width, STYLE_PLAIN,
+        "%s%s, epoch %" PRIu64 " step %" PRIu64 ", %" PRIu64 " rows, %" PRIu64 " invalid",
+        detail->pattern[0] != '\0' ? ", " : "", detail->pattern, detail->epoch, detail->step,
+        detail->rows, detail->invalid_rows);
+    view_put_module(frame, caption_used, at < 0 ? NULL : &model->layers[at]);
     if (model->detail.count == 0) {
         screen_put(frame->screen, frame->top + 1, 2, frame->screen->width, STYLE_FAINT,
                    "asking attnd about this head");

@@ -85,11 +85,13 @@ def named(socket: str, endpoint_given: Optional[str], address: Any) -> Optional[
 def places(uid: int, runtime_dir: Optional[str]) -> List[str]:
     """Directories in which an attnd of this user, or the service, may listen, in the order of looking. cron, sbatch and
     `docker exec` lack XDG_RUNTIME_DIR."""
-    found = [f"{runtime_dir}/attnd"] if runtime_dir and runtime_dir.startswith("/") else []
-    for place in (f"/run/user/{uid}/attnd", f"/tmp/attnd-{uid}", SERVICE):
-        if place not in found:
-            found.append(place)
-    return found
+    *first, last = own_places(uid, runtime_dir)
+    return list(dict.fromkeys((*first, f"/run/user/{uid}/attnd", last, SERVICE)))
+
+
+def own_places(uid: int, runtime_dir: Optional[str]) -> List[str]:
+    """Directories that an attnd of this user makes when nobody names another: the first of them that can be made."""
+    return [*([f"{runtime_dir}/attnd"] if runtime_dir and runtime_dir.startswith("/") else []), f"/tmp/attnd-{uid}"]
 
 
 def distrust(directory: str, uid: int) -> Optional[str]:
@@ -117,7 +119,7 @@ def find(socket: str) -> Optional[str]:
     uid = os.geteuid()
     for directory in places(uid, os.environ.get("XDG_RUNTIME_DIR")):
         path = f"{directory}/{socket}"
-        if os.access(path, os.F_OK) and distrust(directory, uid) is None and _knock(directory, socket) is None:
+        if os.access(path, os.F_OK) and distrust(directory, uid) is None and knock(directory, socket) is None:
             return f"ipc://{path}"
     return None
 
@@ -126,13 +128,13 @@ def why_nobody(socket: str) -> str:
     """A sentence that names the places in which find() found nobody."""
     uid = os.geteuid()
     tried = places(uid, os.environ.get("XDG_RUNTIME_DIR"))
-    reasons = [distrust(directory, uid) or _knock(directory, socket) for directory in tried]
+    reasons = [distrust(directory, uid) or knock(directory, socket) for directory in tried]
     return "; ".join([f"no attnd answers in {', '.join(tried)}", *(reason for reason in reasons if reason)])
 
 
-def _knock(directory: str, socket: str) -> Optional[str]:
-    """Why nobody is there: "" when nobody listens, None when somebody does. It is closed at once, which ZeroMQ takes for
-    a peer that changed its mind."""
+def knock(directory: str, socket: str) -> Optional[str]:
+    """Why nobody is there: "" when nobody listens, None when somebody does. Does not block. The connection is closed at
+    once, which ZeroMQ takes for a peer that changed its mind."""
     path = f"{directory}/{socket}"
     if len(os.fsencode(path)) > _PATH_MAX:
         return f"{directory}: too long"

@@ -17,12 +17,14 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 import numpy as np
 import torch
 
-from . import tensors, wire
+from . import mods, tensors, wire
 from .devices import DTYPE_NAMES, HostCopy
 from .labels import ForwardLabels
 from .masks import IGNORED_AT, Visibility, describe
+from .padding import Present, valid_queries, with_queries
 from .plan import Plan
 from .publisher import Captured, fitting_labels
+from .torch_state import has_numbers
 
 
 class Queries(NamedTuple):
@@ -37,7 +39,10 @@ class Queries(NamedTuple):
     softcap as on the wire
     offset  where query 0 stands among the keys; negative when there are more queries
     documents  numbers of queries [1, Tq] and of keys [1, Tk] of a packed sequence: a query sees those of its own number
-    late_mask  instead of a mask: gives that of the first so many samples, once it is known how many are wanted
+    late_mask  instead of a mask: gives that of a part (samples, heads, rows), once it is known which one is wanted
+    late_nbytes  the bytes of such a mask per sample, query and key
+    score_mod  of flex attention: gives what takes the place of the logits
+    lowered  autocast lowers q and k on their way into the kernel
     """
     q: torch.Tensor
     k: torch.Tensor
@@ -48,7 +53,10 @@ class Queries(NamedTuple):
     softcap: float = 0.0
     offset: int = 0
     documents: Optional[Tuple[torch.Tensor, torch.Tensor]] = None
-    late_mask: Optional[Callable[[int], torch.Tensor]] = None
+    late_mask: Optional[Callable[[Sequence[slice]], torch.Tensor]] = None
+    late_nbytes: int = 1
+    score_mod: Optional[mods.ScoreMod] = None
+    lowered: bool = True
 
 
 class Weights(NamedTuple):
@@ -72,10 +80,11 @@ class Share(NamedTuple):
 
 class Context(NamedTuple):
     """The facts in a message besides the attention itself. `tokens`: HostCopy [B, Tk] of the forward's input; `labels`:
-    the texts of the first sample's."""
+    the texts of the first sample's; `present`: which queries of a cross-attention are no padding."""
     microbatch: int = 0
     tokens: Optional[HostCopy] = None
     labels: Optional[ForwardLabels] = None
+    present: Optional[Present] = None
 
 
 class Cut(NamedTuple):
@@ -112,7 +121,12 @@ class _Rows(NamedTuple):
     head_offset: int
     heads_total: int
     first: int
-    last: bool  # the block ends with the last query
+    stride: int
+    total: int
+
+    def positions(self, queries: int) -> np.ndarray:
+        """Which queries of the call the `queries` rows are."""
+        return self.first + np.arange(queries) * self.stride
 
 
 def heads_of(seen: Seen) -> int:
@@ -120,37 +134,79 @@ def heads_of(seen: Seen) -> int:
     return int((_broadcast(seen).q if isinstance(seen, Queries) else seen.weights).shape[1])
 
 
-def parts(seen: Seen, plan: Plan, step: int, share: Share, context: Context) -> List[Part]:
-    """The parts of a call that the plan wants, by range of heads; none when the call is empty. Nothing is copied yet.
-    ValueError when its queries and keys do not fit together."""
+def parts(seen: Seen, plan: Plan, step: int, share: Share, context: Context, apart: bool = True) -> List[Part]:
+    """The parts of a call that the plan wants, by range of heads; none when the call is empty or has no numbers.
+    Nothing is copied yet. `apart` as for Plan.row_slice. ValueError when its queries and keys do not fit together."""
     if isinstance(seen, Queries):
         seen = _broadcast(seen)
     whole = seen.q if isinstance(seen, Queries) else seen.weights
     keys = int(seen.k.shape[2] if isinstance(seen, Queries) else seen.weights.shape[3])
-    if whole.numel() == 0 or keys == 0 or whole.dtype not in DTYPE_NAMES:
+    if whole.numel() == 0 or keys == 0 or whole.dtype not in DTYPE_NAMES or not has_numbers(whole):
         return []
     batch, heads, queries = (int(n) for n in whole.shape[:3])
     samples = min(batch, plan.samples) if plan.samples else batch
-    first, end = plan.row_block(step, queries)
+    wanted = plan.row_slice(step, queries, apart)
     offset, total = share.number * heads, share.of * heads
     found = []
     for low, high in plan.head_ranges(total):
         low, high = max(low - offset, 0), min(high - offset, heads)
         if low < high:
-            rows = _Rows(offset + low, total, first, end == queries)
-            part = (slice(0, samples), slice(low, high), slice(first, end))
-            found.append(Part(_nbytes(seen, part), functools.partial(_cut, seen, part, rows, context)))
+            rows = _Rows(offset + low, total, wanted.start, wanted.step, queries)
+            part = (slice(0, samples), slice(low, high), wanted)
+            nbytes = _nbytes(seen, part) + (context.present.nbytes if context.present is not None else 0)
+            found.append(Part(nbytes, functools.partial(_cut, seen, part, rows, context)))
     return found
+
+
+def queries_of(seen: Seen) -> Tuple[int, int]:
+    """(samples, queries)."""
+    whole = _broadcast(seen).q if isinstance(seen, Queries) else seen.weights
+    return int(whole.shape[0]), int(whole.shape[2])
+
+
+def tells_padding(seen: Seen) -> bool:
+    """Whether a self-attention is over a whole sequence, so that its mask says which positions are padding."""
+    tensor = seen.q if isinstance(seen, Queries) else seen.weights
+    keys = int(seen.k.shape[2] if isinstance(seen, Queries) else seen.weights.shape[3] - seen.sink)
+    return int(tensor.shape[2]) == keys > 0 and has_numbers(tensor)
+
+
+def present_of(seen: Seen, samples: int) -> Optional[Present]:
+    """Which positions of a self-attention are no padding, of the first so many samples (0: of all), by its mask; None
+    when it has none."""
+    batch, queries = queries_of(seen)
+    batch = min(batch, samples) if samples else batch
+    part = (slice(0, batch), slice(None), slice(None))
+    rows = _Rows(0, 1, 0, 1, queries)
+    layer = ("decoder", 0, "self")
+    if isinstance(seen, Weights):
+        copy = HostCopy(_visible_of(seen, part))
+        return Present(copy.nbytes, lambda: valid_queries(describe(copy.numpy()), (batch, queries)))
+    mask = seen.late_mask((*part[:1], slice(0, 1), slice(0, queries))) if seen.late_mask is not None else seen.mask
+    if mask is None:
+        return None
+    copy = HostCopy(_part_of_mask(mask, part))
+    form = _Form(1.0, seen.causal, seen.window, seen.softcap, seen.offset)
+
+    def find() -> np.ndarray:
+        allowed, _ = _read_mask(copy, (batch, 1, queries, queries))
+        some = np.asarray(allowed.any(axis=1, keepdims=True))
+        whole = _visible(some, form, rows, None, (batch, 1, queries, queries))[:, 0]
+        return valid_queries(_described(whole, form, rows, layer), (batch, queries))
+
+    return Present(copy.nbytes, find)
 
 
 def _nbytes(seen: Seen, part: Tuple[slice, slice, slice]) -> int:
     """The bytes of the copy of a part; less when autocast lowers it."""
-    samples, count, rows = (int(cut.stop - cut.start) for cut in part)
+    samples, count, rows = (len(range(cut.start, cut.stop, cut.step or 1)) for cut in part)
     heads = part[1]
     if isinstance(seen, Weights):
         keys = int(seen.weights.shape[3]) - seen.sink
         return samples * rows * keys * (count * seen.weights.element_size() + 1)
     q, k = seen.q, seen.k
+    if seen.score_mod is not None and seen.score_mod.biased(*_given(seen, part)):
+        return samples * rows * int(k.shape[2]) * (count * (8 if q.dtype == torch.float64 else 4) + 1)
     group = max(1, int(q.shape[1]) // int(k.shape[1]))
     key_heads = count if heads.start % group or heads.stop % group else count // group
     nbytes = samples * (count * rows * int(q.shape[3]) * q.element_size()
@@ -159,8 +215,8 @@ def _nbytes(seen: Seen, part: Tuple[slice, slice, slice]) -> int:
         sizes = [*[1] * 4, *seen.mask.shape][-4:]
         cut_to = [wanted if size > 1 else 1 for wanted, size in zip((samples, count, rows), sizes)]
         nbytes += math.prod(cut_to) * int(sizes[3]) * seen.mask.element_size()
-    elif seen.late_mask is not None:  # of one head, as booleans
-        nbytes += samples * rows * int(k.shape[2])
+    elif seen.late_mask is not None or seen.score_mod is not None:
+        nbytes += samples * rows * int(k.shape[2]) * seen.late_nbytes
     return nbytes + sum(_size(numbers) for numbers in seen.documents or ())
 
 
@@ -171,25 +227,43 @@ def _size(tensor: torch.Tensor) -> int:
 def _cut(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, context: Context) -> Cut:
     if isinstance(seen, Weights):
         return _cut_weights(seen, part, rows, context)
-    if seen.late_mask is not None:
-        seen = seen._replace(mask=seen.late_mask(part[0].stop))
-    return _cut_queries(seen, part, rows, context)
+    if seen.score_mod is None:
+        mask = None if seen.mask is None else _part_of_mask(seen.mask, part)
+        return _cut_queries(seen, part, mask if seen.late_mask is None else seen.late_mask(part), rows, context)
+    given, mod = _given(seen, part), seen.score_mod
+    if mod.biased(*given):
+        weights = Weights(*mod.weights(*given), sink=mod.sinks is not None)
+        return _cut_weights(weights, (slice(None), slice(None), slice(None)), rows, context)
+    mask, biased = mod.hidden(*given)
+    cut, flag = _cut_queries(seen, part, mask, rows, context), HostCopy(biased)
+    return Cut(cut.nbytes, lambda layer: mod.now_biased() if flag.numpy() else cut.make(layer))
+
+
+def _given(seen: Queries, part: Tuple[slice, slice, slice]) -> Tuple[torch.Tensor, torch.Tensor, float, mods.Where]:
+    """What flex attention's kernel gets of a part."""
+    q, k = seen.q.detach()[part], _keys_of(seen._replace(k=seen.k.detach()), *part[:2])
+    return (q.to(_lowered(q, seen.lowered) or q.dtype), k.to(_lowered(k, seen.lowered) or k.dtype), _scale(seen),
+            mods.where(part, int(k.shape[2]), q.device))
 
 
 # ------------------------------------------------------------------------------------------- tier qk
 
-def _cut_queries(seen: Queries, part: Tuple[slice, slice, slice], rows: _Rows, context: Context) -> Cut:
+def _cut_queries(seen: Queries, part: Tuple[slice, slice, slice], given_mask: Optional[torch.Tensor], rows: _Rows,
+                 context: Context) -> Cut:
     samples, heads, queries = part
     seen = seen._replace(q=seen.q.detach(), k=seen.k.detach())  # else each cut is one more node of the graph
-    q = HostCopy(seen.q[samples, heads, queries], _lowered(seen.q))
-    k = HostCopy(_keys_of(seen, samples, heads), _lowered(seen.k))
-    mask = None if seen.mask is None else HostCopy(_part_of_mask(seen.mask, part))
+    q = HostCopy(seen.q[samples, heads, queries], _lowered(seen.q, seen.lowered))
+    k = HostCopy(_keys_of(seen, samples, heads), _lowered(seen.k, seen.lowered))
+    mask = None if given_mask is None else HostCopy(given_mask)
     documents = None if seen.documents is None else (HostCopy(seen.documents[0]), HostCopy(seen.documents[1]))
     nbytes = sum(copy.nbytes for copy in (q, k, mask, *(documents or ())) if copy is not None)
-    scale = seen.q.shape[3]**-0.5 if seen.scale is None else float(seen.scale)
-    form = _Form(scale, seen.causal, seen.window, seen.softcap, seen.offset)
+    form = _Form(_scale(seen), seen.causal, seen.window, seen.softcap, seen.offset)
     parts = _Parts(q, k, mask, documents)
     return Cut(nbytes, lambda layer: _finish_queries(parts, form, rows, context, layer))
+
+
+def _scale(seen: Queries) -> float:
+    return float(seen.q.shape[3]**-0.5 if seen.scale is None else seen.scale)
 
 
 def _broadcast(seen: Queries) -> Queries:
@@ -215,9 +289,9 @@ def _keys_of(seen: Queries, samples: slice, heads: slice) -> torch.Tensor:
     return k[:, torch.arange(heads.start, heads.stop, device=k.device) // group]
 
 
-def _lowered(tensor: torch.Tensor) -> Optional[torch.dtype]:
+def _lowered(tensor: torch.Tensor, lowered: bool) -> Optional[torch.dtype]:
     """As what the fused kernel gets it, when that is something else: under autocast f32 is lowered first."""
-    return _autocast_dtype(tensor.device.type) if tensor.dtype == torch.float32 else None
+    return _autocast_dtype(tensor.device.type) if lowered and tensor.dtype == torch.float32 else None
 
 
 def _autocast_dtype(kind: str) -> Optional[torch.dtype]:
@@ -276,18 +350,19 @@ def _read_documents(documents: Optional[Tuple[HostCopy, HostCopy]], causal: bool
     return of_queries, of_keys
 
 
-def _same(documents: _Documents, first: int, queries: int) -> np.ndarray:
-    """bool [1, 1, Tq, Tk]: which keys are of the query's own document."""
+def _same(documents: _Documents, query: np.ndarray) -> np.ndarray:
+    """bool [1, 1, Tq, Tk]: which keys are of the document of these queries."""
     if documents is None:
         return np.ones((1, 1, 1, 1), dtype=bool)
-    own = documents[0][:, first:first + queries]
+    own = documents[0][:, query]
     return np.asarray(own[:, None, :, None] == documents[1][:, None, None, :])
 
 
 def _visible(allowed: np.ndarray, form: _Form, rows: _Rows, documents: _Documents,
              shape: Tuple[int, int, int, int]) -> np.ndarray:
     """bool [B, H, Tq, Tk] of everything that says what is visible together."""
-    allowed = allowed & _band(form, rows.first, *shape[2:]) & _same(documents, rows.first, shape[2])
+    query = rows.positions(shape[2])
+    allowed = allowed & _band(form, query, shape[3]) & _same(documents, query)
     return np.broadcast_to(allowed, shape)
 
 
@@ -304,7 +379,8 @@ def _said_plainly(parts: _Parts, form: _Form, rows: _Rows, documents: _Documents
 
 
 def _described(allowed: np.ndarray, form: _Form, rows: _Rows, layer: wire.Layer) -> Visibility:
-    return describe(allowed, max(rows.first + form.offset, rows.first), rows.last, layer[2] == "self")
+    before = max(form.offset, 0)
+    return describe(allowed, rows.first + before, rows.stride, rows.total + before, layer[2] == "self")
 
 
 def _read_mask(mask: Optional[HostCopy], shape: Tuple[int, int, int, int]) -> Tuple[np.ndarray, Optional[np.ndarray]]:
@@ -324,10 +400,10 @@ def _read_mask(mask: Optional[HostCopy], shape: Tuple[int, int, int, int]) -> Tu
     return np.broadcast_to(allowed, (shape[0], allowed.shape[1], *shape[2:])), bias
 
 
-def _band(form: _Form, first: int, queries: int, keys: int) -> np.ndarray:
-    """bool [Tq, Tk]: what `causal` and `window` leave visible of the rows that begin with query `first`."""
-    position, key = np.arange(queries)[:, None] + first + form.offset, np.arange(keys)[None, :]
-    band = np.ones((queries, keys), dtype=bool)
+def _band(form: _Form, query: np.ndarray, keys: int) -> np.ndarray:
+    """bool [Tq, Tk]: what `causal` and `window` leave visible to these queries."""
+    position, key = query[:, None] + form.offset, np.arange(keys)[None, :]
+    band = np.ones((len(query), keys), dtype=bool)
     if form.causal:
         band &= key <= position
     if form.window:
@@ -356,20 +432,24 @@ def softmax(logits: np.ndarray, allowed: np.ndarray, bias: Optional[np.ndarray])
 
 def _cut_weights(seen: Weights, part: Tuple[slice, slice, slice], rows: _Rows, context: Context) -> Cut:
     weights = seen.weights[part]
-    # All heads say what is visible, whichever of them travel.
-    visible = (seen.logits.detach()[part[0], :, part[2]] > IGNORED_AT).any(dim=1)
     if seen.sink:
-        weights, visible = weights[..., :-1], visible[..., :-1]
-    values, allowed = HostCopy(weights), HostCopy(visible)
+        weights = weights[..., :-1]
+    values, allowed = HostCopy(weights), HostCopy(_visible_of(seen, part))
     return Cut(values.nbytes + allowed.nbytes,
                lambda layer: _finish_weights(values, allowed, seen.sink, rows, context, layer))
+
+
+def _visible_of(seen: Weights, part: Tuple[slice, slice, slice]) -> torch.Tensor:
+    """bool [B, Tq, Tk]: all heads say what is visible, whichever of them travel."""
+    visible = (seen.logits.detach()[part[0], :, part[2]] > IGNORED_AT).any(dim=1)
+    return visible[..., :-1] if seen.sink else visible
 
 
 def _finish_weights(values: HostCopy, visible: HostCopy, sink: bool, rows: _Rows, context: Context,
                     layer: wire.Layer) -> Optional[Captured]:
     frames = tensors.Frames()
     frames.add_owned("weights", values.dtype_name, values.numpy())
-    visibility = describe(visible.numpy(), rows.first, rows.last, layer[2] == "self")
+    visibility = describe(visible.numpy(), rows.first, rows.stride, rows.total, layer[2] == "self")
     return _captured("attention", frames, visibility, rows, context, layer, {"learned_sink": sink})
 
 
@@ -380,15 +460,21 @@ def _captured(kind: str, frames: tensors.Frames, visibility: Visibility, rows: _
     described = {name: shape for name, _, shape in frames.described}
     batch, heads, queries = described["q" if kind == "qk" else "weights"][:3]
     keys = described["k"][2] if kind == "qk" else described["weights"][3]
+    if layer[2] == "cross" and context.present is not None:
+        visibility = with_queries(visibility, context.present.at(rows.positions(queries))[:batch], keys)
     frames.add_mask(visibility.mask, batch, queries, keys)
     if context.tokens is not None and layer[2] == "self" and context.tokens.shape[1] == keys:
         frames.add_ids("tokens", context.tokens.numpy()[:batch], batch, keys)
     labels = None if context.labels is None else context.labels.of(layer, keys)
+    q_labels = None
+    if context.labels is not None and layer[2] == "cross" and rows.stride == 1:
+        q_labels = context.labels.of_queries(layer, rows.total, rows.positions(queries).tolist())
+    texts, q_texts = fitting_labels(labels, q_labels, (batch, heads, queries, keys))
     sliced = (rows.head_offset, heads) != (0, rows.heads_total)
     row_keys: Dict[str, Any] = {
         "causal": visibility.causal, "window": visibility.window, "q_offset": visibility.q_offset,
-        "q_len": visibility.q_len, "k_len": visibility.k_len, "microbatch": context.microbatch,
-        "labels": fitting_labels(labels, (batch, heads, queries, keys)),
+        "q_stride": rows.stride, "q_len": visibility.q_len, "k_len": visibility.k_len, "microbatch": context.microbatch,
+        "labels": texts, "q_labels": q_texts,
         "head_offset": rows.head_offset if sliced else None, "heads_total": rows.heads_total if sliced else None}
     make: Callable[..., Dict[str, Any]] = wire.qk_keys if kind == "qk" else wire.attention_keys
     return Captured(kind, frames, lambda where: make(where, frames.described, **extra, **row_keys))

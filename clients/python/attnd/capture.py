@@ -35,17 +35,22 @@ import torch
 
 from . import wire
 from .address import NOBODY, AddressError
-from .calls import Context, Cut, Part, Seen, Share, heads_of, parts
+from .arguments import check_options, check_patterns, tell_unmatched
+from .calls import Context, Cut, Part, Seen, Share, heads_of, parts, present_of, queries_of, tells_padding
 from .hooks import ForwardHook, Hook, OptimizerHook, register_optimizer_hook, remove_all
+from .judge import Judge
 from .labels import Labels, Texts, check_labels
 from .layers import guess_layer, name_layers
+from .padding import DecoderPadding
+from .paths import call_name, clean_path
 from .plan import Plan
 from .probe import Probe, run_quietly
 from .publisher import DEFAULT_QUEUE_BYTES, Maker, Publisher
 from .ranks import rank_and_world, shared_run
-from .spy import Spy, clean_path
+from .spy import Spy
+from .start import Starter, starter_for
 from .tokens import Tokens
-from .torch_state import compiled_flex, is_no_repetition
+from .torch_state import is_no_repetition
 
 log = logging.getLogger("attnd")
 
@@ -62,7 +67,8 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
           tensor_parallel: Optional[Tuple[int, int]] = None, evaluation: bool = False, tokens: bool = False,
           labels: Any = None, probe: Any = None, probe_every: int = 0, first_step: int = 0, first_epoch: int = 0, wait: float = 2.0,
           queue_bytes: int = DEFAULT_QUEUE_BYTES, run: Optional[Any] = None,
-          publisher: Optional[Publisher] = None, passive: bool = False, **options: Any) -> "Watch":
+          publisher: Optional[Publisher] = None, passive: bool = False, include: Any = None, exclude: Any = None,
+          settings: Optional[Mapping[str, Any]] = None, start: Optional[str] = None, **options: Any) -> "Watch":
     """Captures and publishes the attention of `model` while it trains, until the result is closed.
 
     model        any torch.nn.Module, compiled, wrapped (DDP, FSDP) or neither
@@ -70,8 +76,8 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     address      the daemon: a directory or "tcp://host:port" (see address.py); default $ATTND_ADDRESS, else the one that
                  answers on this machine, now or later. A bad one is told in a warning, and nothing is captured
     endpoint     exactly its socket for tensors, instead of an address
-    every        capture every n-th step; samples: of each batch, 0 = all; rows: query rows per call, 0 = all. They
-                 go before the daemon's default plan (every 50th step, 1 sample, all rows), and a plan that is made
+    every        capture every n-th step, 0 = none; samples: of each batch, 0 = all; rows: query rows per call, 0 = all.
+                 They go before the daemon's default plan (every 50th step, 1 sample, all rows), and a plan that is made
                  for the job (attnctl plan set, or the daemon's config) before them
     optimizer    whose step() ends a step; default: any that holds parameters of the model
     steps        'auto', or 'manual': only w.step() ends one
@@ -90,21 +96,34 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     queue_bytes, run, options   as for Publisher
     publisher    use this one instead of an own; it stays open on close
     passive      capture nothing but what Watch.probe runs
+    exclude      patterns of module paths ("blocks.*.router"), one or a list: nothing that these modules do, or modules
+                 in them, is captured
+    include      the same of modules whose softmaxes over [B, H, Tq, Tk] are attention, whatever they look like;
+                 judge.py has what is judged without
+    settings     what the training was started with, {"learning_rate": 3e-4, "warmup_steps": 100}: kept with the run,
+                 and compared with those of others
+    start        'auto': starts an attnd on this machine, for this user, where none answers (start.py). A failure is
+                 told in a warning, and the training goes on without
 
-    Returns a context manager with step(), epoch_end(), probe(), stats() and close(). ValueError for bad arguments,
+    Returns a context manager with step(), log(), epoch_end(), probe(), stats() and close(). ValueError for bad arguments,
     now; nothing is raised later.
     """
+    check_options(watch, options)
     own_plan = _own_plan(every=every, samples=samples, rows=rows)
     share = _share(tensor_parallel)
+    patterns = {name: check_patterns(name, given) for name, given in (("include", include), ("exclude", exclude))}
     if steps not in ("auto", "manual"):
         raise ValueError(f"steps = {steps!r}: must be 'auto' or 'manual'")
     root = _innermost(model)
     _check_names(root, layers, stack)
+    tell_unmatched(job, patterns, [clean_path(path) for path, _ in root.named_modules()])
     texts = check_labels(labels)
     probe_every = wire.check_int("probe_every", probe_every, minimum=0 if probe is None else 1)
     position = wire.check_int("first_epoch", first_epoch), wire.check_int("first_step", first_step)
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
         raise ValueError(f"optimizer: must be a torch.optim.Optimizer, not {type(optimizer).__name__}")
+    if start not in (None, "auto") or (start is not None and publisher is not None):
+        raise ValueError(f"start = {start!r}: must be 'auto' or left out, and left out when a publisher is given")
     own = publisher is None
     if publisher is None:
         rank, world = rank_and_world(rank, world)
@@ -119,12 +138,17 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
             publisher = Publisher(job, endpoint, rank, world, queue_bytes, run=run, **options)
     elif publisher.job != job:
         raise ValueError(f"job {job!r}: the given publisher is of job {publisher.job!r}")
+    starter = None if start is None else starter_for(job, endpoint, address, publisher.rank)
+    if starter is not None:
+        wait -= starter.wait(wait)
     if wait > 0:
-        if not publisher.wait_for_subscriber(wait) and own:
+        if not publisher.wait_for_subscriber(wait) and own and starter is None:
             log.warning("job %s: nobody takes tensors yet (%s); training goes on, and is captured once attnd listens "
                         "there", job, publisher.where)
+    if settings is not None:
+        publisher.describe(settings)
     made = Watch(root, publisher, own, own_plan, share, _Names(layers or {}, stack), position, evaluation, tokens,
-                 texts)
+                 texts, patterns, starter)
     if passive:
         return made
     made.follow_steps(optimizer, steps)
@@ -148,8 +172,11 @@ class Watch:
 
     def __init__(self, root: torch.nn.Module, publisher: Publisher, own_publisher: bool, own_plan: Dict[str, int],
                  share: Share, names: "_Names", position: Tuple[int, int], evaluation: bool, tokens: bool,
-                 texts: Optional[Texts]):
+                 texts: Optional[Texts], patterns: Mapping[str, Sequence[str]], starter: Optional[Starter] = None):
         self.publisher = publisher
+        self._starter = starter
+        if starter is not None:
+            weakref.finalize(self, starter.close).atexit = False
         self._root = root
         self._own_publisher = own_publisher
         self._own_plan = own_plan
@@ -164,27 +191,30 @@ class Watch:
         self._passes: Dict[str, int] = {}  # of each attention in this step: forwards that showed it
         self._pending: List[_Kept] = []
         self._pending_bytes = 0
-        self._unnamed: List[Tuple[str, int]] = []  # paths and heads
+        self._unnamed: Dict[str, int] = {}  # paths and heads, in order; 0: not known to be attention yet
         self._given_up_at: Optional[int] = None  # the newest step whose attentions are counted as dropped
         self._followed = False  # a forward of this step was
         self._unseen: Dict[str, None] = {}  # paths of attentions in it that showed none, in order
+        self._padding = DecoderPadding()
         self._told_unseen = self._told_many = self._told_untold = False
-        self._flex: Optional[bool] = None  # the model has a compiled flex attention
         self._closed = False
         self._warned = False
         self._alive_at = time.monotonic()
         self._pid = os.getpid()
         self._handles: List[Any] = []
         self._probe: Optional[Probe] = None
-        self._spy = Spy(root, self)
+        self.judge = Judge(**patterns, given=names.given, site=names.site_of, counts_heads=share.of == 1)
+        self._spy = Spy(root, self, self.judge)
         self._labels = None if texts is None else Labels(texts, self.failed)
         self._sends_tokens = tokens
         self._tokens = Tokens(root, self._spy, tokens) if tokens or texts is not None else None
         publisher.hello([])
 
     @property
-    def layers(self) -> List[wire.Layer]:
-        """The attentions seen so far as (stack, layer, site), in the order in which they run."""
+    def layers(self) -> List[wire.NamedLayer]:
+        """The attentions seen so far as (stack, layer, site), in the order in which they run; `module` of each is the
+        path of its module, "text_model.encoder.layers.3.self_attn". A module that attends several times in a forward
+        has several, "blocks.0", "blocks.0#1", ..."""
         return list(self._names.layers.values())
 
     @property
@@ -214,6 +244,17 @@ class Watch:
             self.failed("the end of an epoch could not be published")
         self._epoch += 1
 
+    def log(self, values: Optional[Mapping[str, Any]] = None, *, step: Optional[int] = None, **more: Any) -> None:
+        """Reports numbers of the training, which are drawn beside those of attention: log(loss=loss, lr=3e-4), or
+        log({"loss": loss}). `step` is that of the training, default current_step. A tensor of one number is not waited
+        for; what is no number is told once. See Publisher.log."""
+        if self._closed:
+            return
+        try:
+            self.publisher.log({**(values or {}), **more}, self._epoch, self._step if step is None else step)
+        except Exception:
+            self.failed("what was logged could not be reported")
+
     def probe(self, *args: Any, **kwargs: Any) -> None:
         """Runs model(*args, **kwargs) once, now, in eval mode, without gradients and with the random numbers of the
         training left alone, and publishes what is seen as it does in training, under the job's own name. Ranks of
@@ -234,6 +275,10 @@ class Watch:
             _here.probing = None
             if not installed:
                 self._disarm()
+
+    def judge_as(self, other: "Watch") -> None:
+        """From now on what is attention for the other is for this one."""
+        self.judge = self._spy.judge = other.judge
 
     def place(self, epoch: int, step: int) -> None:
         """Says where the training is, for what is captured next."""
@@ -257,6 +302,8 @@ class Watch:
             self._probe.close()
         _open[:] = [reference for reference in _open if reference() not in (self, None)]
         _kept_by(self._root, without=self)
+        if self._starter is not None:
+            self._starter.close()
         if self._own_publisher:
             self.publisher.close()
 
@@ -342,7 +389,7 @@ class Watch:
         """Installs or removes the spy, by whether the step that begins now is to be captured."""
         wanted = not self._closed and self.plan.takes_step(self._step) \
             and not FORWARDS_UNTOLD <= self._forwards <= FORWARDS_PER_STEP \
-            and self.publisher.listened_to and self._may_run() and not self._gives_up()
+            and self.publisher.listened_to and not self._gives_up()
         if wanted and not self._spy.installed:
             self._arm()
         elif not wanted and self._spy.installed:
@@ -369,15 +416,6 @@ class Watch:
                     self.publisher.give_up(*layer)
         return True
 
-    def _may_run(self) -> bool:
-        """Whether the model may run eagerly: a compiled flex attention would make all logits then."""
-        if self._flex is None:
-            self._flex = compiled_flex(self._root)
-            if self._flex:
-                log.warning("job %s: the model is compiled and uses flex attention, which takes too much memory when "
-                            "it runs eagerly; nothing is captured. Use attnd.publish_qk.", self.publisher.job)
-        return not self._flex
-
     def _say_alive(self) -> None:
         now = time.monotonic()
         if now - self._alive_at >= ALIVE_EVERY_S:
@@ -401,23 +439,38 @@ class Watch:
             if call >= CALLS_PER_FORWARD:
                 self._tell_many(path)
                 return
-            path = f"{path}#{call}" if call else path
+            path = call_name(path, call)
             layer = self._names.layers.get(path)
             plan = self.plan
+            place = layer or self._names.place_of(path, self._unnamed)
+            self._note_padding(place, seen, plan)
             if layer is not None and not (plan.takes_layer(layer) and self.publisher.wanted(*layer)):
                 return
             microbatch = self._passes.get(path, 0)
             self._passes[path] = microbatch + 1
             context = self._context(path, microbatch)
+            if place[0] == "decoder" and place[2] == "cross":
+                context = context._replace(present=self._padding.of(queries_of(seen)))
             if layer is None:
-                self._unnamed.append((path, heads_of(seen) * self._share.of))
-            for part in parts(seen, plan, self._step, self._share, context):
+                self._unnamed[path] = heads_of(seen) * self._share.of
+            for part in parts(seen, plan, self._step, self._share, context, self.publisher.strides):
                 if layer is not None:
-                    self._publish(layer, part.nbytes, part.copy)
+                    self._publish(path, layer, part.nbytes, part.copy)
                 else:
                     self._keep(path, part)
         except Exception:
             self.failed(f"the attention of {path or 'the model'} could not be captured")
+
+    def _note_padding(self, place: wire.Layer, seen: Seen, plan: Plan) -> None:
+        """A self-attention of the decoder may tell which queries of a cross-attention are padding."""
+        if place[0] != "decoder" or place[2] != "self" or not tells_padding(seen):
+            return
+        if self._names.layers and not any(plan.takes_layer(cross) for cross in self._names.crosses):
+            return
+        try:
+            self._padding.tell(queries_of(seen), lambda: present_of(seen, plan.samples))
+        except Exception:
+            self.failed("which queries of cross-attention are padding could not be read")
 
     def _context(self, path: str, microbatch: int) -> Context:
         if self._tokens is None:
@@ -425,25 +478,34 @@ class Watch:
         return Context(microbatch, self._tokens.of(self._names.stack_of(path)) if self._sends_tokens else None,
                        self._tokens.labelled(self._labels) if self._labels is not None else None)
 
-    def ends(self, unseen: Sequence[str]) -> None:
+    def expects(self, path: str, call: int) -> None:
+        """See spy.Watcher. Layers are named in the order in which they run."""
+        self._unnamed.setdefault(call_name(path, call), 0)
+
+    def ends(self, unseen: Optional[Sequence[str]]) -> None:
         """See spy.Watcher. Names what is new, and publishes it."""
         try:
             pending, self._pending = self._pending, []
             self._pending_bytes = 0
-            unnamed, self._unnamed = self._unnamed, []
+            unnamed = [(path, heads) for path, heads in self._unnamed.items() if heads]
+            self._unnamed = {}
             if unnamed and self._names.add(unnamed):
                 self.publisher.hello(self._names.described(), self._epoch, self._step)
             for kept in pending:
                 layer = self._names.layers[kept.path]
                 if self.plan.takes_layer(layer) and self.publisher.wanted(*layer):
-                    self._publish(layer, kept.nbytes, kept.copied)
-            self._unseen.update(dict.fromkeys(unseen))
-            self._followed = True
+                    self._publish(kept.path, layer, kept.nbytes, kept.copied)
+            for refused in self.judge.news():
+                log.warning("job %s: %s", self.publisher.job, refused)
+            if unseen is not None:
+                self._unseen.update(dict.fromkeys(path for path in unseen if not self.judge.excludes(path)))
+                self._followed = True
         except Exception:
             self.failed("a forward could not be captured")
         finally:
             if self._tokens is not None:
                 self._tokens.forget()
+            self._padding.forget()
             self.publisher.hurry()  # not before: now a backward follows, which needs no Python
 
     def failed(self, what: str) -> None:
@@ -453,11 +515,11 @@ class Watch:
             log.warning("job %s: %s; training goes on, further failures are not logged", self.publisher.job,
                         what, exc_info=True)
 
-    def _publish(self, layer: wire.Layer, nbytes: int, copy: Callable[[], Optional[Cut]]) -> None:
+    def _publish(self, path: str, layer: wire.Layer, nbytes: int, copy: Callable[[], Optional[Cut]]) -> None:
         try:
             self.publisher.publish_later(layer, self._epoch, self._step, nbytes, lambda: _maker(copy(), layer))
         except Exception:
-            self.failed(f"the attention of {'.'.join(map(str, layer))} could not be captured")
+            self.failed(f"the attention of {path or 'the model'} could not be captured")
 
     def _keep(self, path: str, part: Part) -> None:
         """Copies what has no name yet, as much as the queue may hold; the rest is counted when it has one."""
@@ -487,8 +549,8 @@ class Watch:
         self._told_unseen = True
         if unseen:
             log.warning("job %s: what %s does cannot be seen (%s%s): not scaled_dot_product_attention, "
-                        "multi_head_attention_forward or a softmax. Publish its queries and keys with "
-                        "attnd.publish_qk.",
+                        "multi_head_attention_forward or a softmax over [B, H, Tq, Tk]. Publish its queries and keys "
+                        "with attnd.publish_qk.",
                         self.publisher.job, unseen[0], type(self._module_at(unseen[0])).__name__,
                         f", and {len(unseen) - 1} more modules" if len(unseen) > 1 else "")
         else:
@@ -520,7 +582,7 @@ class Watch:
         """The plan that holds: what the daemon says, and what watch() was asked for."""
         return self.publisher.plan_with(self._own_plan)
 
-    def name(self, path: str) -> wire.Layer:
+    def name(self, path: str) -> wire.NamedLayer:
         """The layer that the module at `path` is."""
         if path not in self._names.layers:
             self._names.add([(path, 1)])
@@ -547,9 +609,10 @@ class _Names:
     """The names of attentions by module path, in the order in which they were first seen."""
 
     def __init__(self, given: Mapping[str, Sequence[Any]], stack: Optional[str]):
-        self._given = {path: wire.check_layer(*layer) for path, layer in given.items()}
+        self.given = {path: wire.check_layer(*layer) for path, layer in given.items()}
         self._stack = stack
-        self.layers: Dict[str, wire.Layer] = {}
+        self.layers: Dict[str, wire.NamedLayer] = {}
+        self.crosses: List[wire.NamedLayer] = []  # those of cross-attention
         self._heads: Dict[str, int] = {}
 
     def add(self, found: Sequence[Tuple[str, int]]) -> bool:
@@ -557,19 +620,30 @@ class _Names:
         new = {path: heads for path, heads in found if path not in self.layers}
         self._heads.update(new)
         paths = [*self.layers, *new]
-        kept = {**self.layers, **{path: self._given[path] for path in new if path in self._given}}
-        reserved = [layer for path, layer in self._given.items() if path not in kept]
-        self.layers = name_layers(paths, kept, self._stack, reserved)
+        kept = {**self.layers, **{path: self.given[path] for path in new if path in self.given}}
+        reserved = [layer for path, layer in self.given.items() if path not in kept]
+        self.layers = {path: wire.NamedLayer(*layer, wire.clean_module(path))
+                       for path, layer in name_layers(paths, kept, self._stack, reserved).items()}
+        self.crosses = [layer for layer in self.layers.values() if layer[2] == "cross"]
         return bool(new)
 
     def stack_of(self, path: str) -> str:
         """The stack that the attention at `path` is of; it may have no name yet."""
-        known = self.layers.get(path) or self._given.get(path)
+        known = self.layers.get(path) or self.given.get(path)
         return known[0] if known is not None else self._stack or guess_layer(path)[0]
 
+    def place_of(self, path: str, others: Iterable[str]) -> wire.Layer:
+        """The layer that a path without a name yet will be, as far as it and the others seen tell."""
+        stack, layer, site = self.given.get(path) or guess_layer(path, tuple(others))
+        return (stack if path in self.given else self._stack or stack), layer, site
+
+    def site_of(self, path: str) -> str:
+        """The site of the attention at `path`, as far as the path tells."""
+        return (self.given.get(path) or guess_layer(path))[2]
+
     def described(self) -> List[Tuple[Any, ...]]:
-        """The contents of a hello: (stack, layer, site, heads) of each."""
-        return [(*layer, self._heads[path]) for path, layer in self.layers.items()]
+        """The contents of a hello: (stack, layer, site, heads, module) of each."""
+        return [(*layer, self._heads[path], layer.module) for path, layer in self.layers.items()]
 
 
 class _Keeper(Hook):
@@ -594,7 +668,7 @@ def _kept_by(root: torch.nn.Module, also: Optional[Watch] = None, without: Optio
 # ----------------------------------------------------------------------------------------- arguments
 
 def _own_plan(**given: Optional[int]) -> Dict[str, int]:
-    return {name: wire.check_int(name, value, 10**9, 1 if name == "every" else 0)
+    return {name: wire.check_int(name, value, 10**9)
             for name, value in given.items() if value is not None}
 
 

@@ -42,9 +42,9 @@ class Control:
               answers on this machine when something is asked
     endpoint  exactly its control socket, instead of an address
 
-    Every method raises TimeoutError when no answer came in time, ControlError when the daemon refused, and
-    ConnectionError when something answered that is not attnd. One thread at a time. ValueError for a bad
-    address or endpoint.
+    Every method raises TimeoutError when no answer came in time, ControlError when the daemon refused, and ConnectionError
+    when something answered that is not attnd. The error says who listens there instead; finding that out takes 2 s at
+    most. One thread at a time. ValueError for a bad address or endpoint.
     """
 
     def __init__(self, endpoint: Optional[str] = None, timeout: float = DEFAULT_TIMEOUT_S, *, address: Any = None):
@@ -104,8 +104,14 @@ class Control:
         return self.call("plan.reset", {"job": job})
 
     def runs(self, job: Optional[str] = None) -> Any:
-        """The runs in the history, newest first: dicts of job, run, state, world, first_ns, last_ns, epoch, step."""
+        """The runs in the history, newest first: dicts of job, run, state, world, first_ns, last_ns, epoch, step and
+        settings: what the training was started with, as far as it said so."""
         return self.call("runs", past.given(job=job, limit=past.LIMIT_MAX))["runs"]
+
+    def log(self, job: str, run: Optional[str] = None) -> Any:
+        """What the training of a run reported itself, such as its loss: dicts of name, and of step, epoch, time_ns and
+        value, lists of one entry per point; a value is None where it was not finite."""
+        return self.call("log", past.given(job=job, run=run))["series"]
 
     def windows(self, job: str, run: Optional[str] = None, **where: Any) -> Any:
         """A run in the history: its layers, the windows of each, and their metrics."""
@@ -146,7 +152,9 @@ class Control:
 
         Returns a dict: `values`, float32 [heads, rows, columns] (NaN: nothing there, or a head in slices over ranks that
         has not come), or [rows, columns] with `head` given or another `kind`; `heads`, which they are; `labels`, the
-        texts of the keys or None; `queries` and `keys` of the message; `step`, `epoch`, `sample`, `causal`, ...
+        texts of the keys or None, `q_labels` those of the queries of cross-attention; `queries` and `keys`, which are
+        shown: without padding, from `first_query` and `first_key` on of `queries_sent` and `keys_sent`; `step`, `epoch`,
+        `sample`, `causal`, ...
 
         kind   "heads" (default), or one map of all: "mean", "sum", "max", "weighted" (metrics.head_weights), "importance"
 
@@ -164,8 +172,8 @@ class Control:
         return past.unpack_maps(answer, len(answer["layers"]))
 
     def alerts(self, job: Optional[str] = None, run: Optional[str] = None, **where: Any) -> Any:
-        """A dict: `firing`, the alerts that fire now; `alerts`, what began to fire and was resolved, newest first
-        (None without a history); `more`. `where` narrows them down: rule, severity, state, from_, to, limit."""
+        """A dict: `firing`, the alerts that fire now, or fired when their run ended (`state`: `firing_at_end`); `alerts`,
+        all that was told, newest first (None without a history); `more`. `where` narrows them down: rule, severity, state, from_, to, limit."""
         return self.call("alerts", past.given(job=job, run=run, **past.renamed(where)))
 
     def compare(self, a: str, b: str, **where: Any) -> Any:
@@ -218,14 +226,19 @@ class Control:
             try:
                 kind, number, error, result = msgpack.unpackb(frames[0], raw=False, strict_map_key=False)
             except Exception as cause:
-                raise ConnectionError(f"{self._link.endpoint}: not an answer of attnd") from cause
+                raise ConnectionError(self._explained(f"{self._link.endpoint}: not an answer of attnd")) from cause
             if len(frames) != 1 or kind != 1:
-                raise ConnectionError(f"{self._link.endpoint}: not an answer of attnd")
+                raise ConnectionError(self._explained(f"{self._link.endpoint}: not an answer of attnd"))
             if number == self._last_id:
                 return error, result
 
     def _no_answer(self, method: str) -> TimeoutError:
-        return TimeoutError(f"{self._link.endpoint}: no answer to {method} within {self._timeout:g} s")
+        return TimeoutError(self._explained(f"{self._link.endpoint}: no answer to {method} within {self._timeout:g} s"))
+
+    def _explained(self, sentence: str) -> str:
+        """With who listens instead, as far as that is known."""
+        why = self._link.wrong()
+        return sentence if why is None else f"{sentence}: {why}"
 
     def close(self) -> None:
         """Disconnects. Idempotent."""

@@ -46,6 +46,7 @@ class Drain:
             for _ in range(MESSAGES_AT_ONCE):
                 if not int(self._link.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
                     break
+                self._link.heard = True
                 self._pass_on(self._link.socket.recv_multipart(zmq.DONTWAIT))
         self._inner.close()
         self.socket.close()

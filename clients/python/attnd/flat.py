@@ -5,7 +5,7 @@
     singular_values.1         the first of each head's list; low_rank_error.8 that of k = 8
     sink_rate                 of the layer
     aggregate.mean.std        of the layer: the map over heads, then what is said of the map
-    entropy                   drift.delta, drift.z, drift.js, drift.change
+    entropy                   drift.delta, drift.shift, drift.js, drift.change
 
 A live result has one number where a summary has statistics: its statistic is `value`.
 """

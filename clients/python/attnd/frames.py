@@ -26,7 +26,7 @@ def frame(results: Union[Result, Iterable[Result]]) -> Any:
     """A pandas DataFrame of COLUMNS from summaries, live results and answers of Control.history, one or many.
 
     head                        NA for what the layer has as a whole (sink_rate, aggregate.*)
-    statistic                   mean, std, ..., drift.z, drift.js, ...; `value` in live results
+    statistic                   mean, std, ..., drift.shift, drift.js, ...; `value` in live results
     value                       float64; NaN where there is no number
     time                        when the newest message was captured, UTC
     unit, first, last, partial  the window; NA in live results

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, Tuple
 
 import torch
 
+from . import mods
 from .calls import Queries
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def _observed(lookout: Callable[[], "Lookout"], function: Callable[..., Any]) ->
              **kwargs: Any) -> Any:
         here = lookout()
         before = here.count
-        result = function(module, query, key, value, attention_mask, *args, **kwargs)
+        with here.inside_interface(kwargs.get("s_aux")):
+            result = function(module, query, key, value, attention_mask, *args, **kwargs)
         if here.count == before:
             here.tell(lambda: _queries(module, query, key, attention_mask, kwargs))
         return result
@@ -66,7 +68,7 @@ def _queries(module: Any, query: torch.Tensor, key: torch.Tensor, mask: Any, opt
     queries, keys = query.shape[2], key.shape[2]
     seen = Queries(query, key, scale=options.get("scaling"), softcap=float(options.get("softcap") or 0.0))
     if mask is not None and not isinstance(mask, torch.Tensor):
-        seen = seen._replace(late_mask=lambda samples: _dense(mask, samples, queries, keys, query.device))
+        seen = seen._replace(late_mask=lambda part: mods.visible(mask.mask_mod, mods.where(part, keys, query.device)))
     elif mask is not None and mask.dim() != 2:
         seen = seen._replace(mask=mask)
     else:
@@ -75,7 +77,8 @@ def _queries(module: Any, query: torch.Tensor, key: torch.Tensor, mask: Any, opt
             causal=_is_causal(module, options) and queries > 1, window=int(options.get("sliding_window") or 0),
             offset=keys - queries, documents=_documents(query, key, options) if mask is None else None)
     if options.get("position_bias") is not None:
-        own = seen.mask if seen.late_mask is None else seen.late_mask(query.shape[0])
+        everything = [slice(0, int(count)) for count in query.shape[:3]]
+        own = seen.mask if seen.late_mask is None else seen.late_mask(everything)
         seen = seen._replace(mask=_with_bias(options["position_bias"], own), late_mask=None)
     return seen
 
@@ -111,10 +114,3 @@ def _with_bias(bias: torch.Tensor, mask: Optional[torch.Tensor]) -> torch.Tensor
     if mask is None:
         return bias
     return bias.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else bias + mask
-
-
-def _dense(block_mask: Any, samples: int, queries: int, keys: int, device: Optional[torch.device]) -> torch.Tensor:
-    """A flex attention mask of the first samples as bool [samples or 1, H or 1, Tq, Tk]."""
-    from torch.nn.attention.flex_attention import create_mask
-    batch, heads = block_mask.shape[:2]
-    return create_mask(block_mask.mask_mod, min(batch, samples), heads, queries, keys, device=str(device))

@@ -56,8 +56,16 @@ class ForwardLabels:
 
     def of(self, layer: wire.Layer, keys: int) -> Optional[List[str]]:
         """The texts of so many keys; None when they are not the tokens. The keys of cross attention are the encoder's."""
-        tokens = self._tokens["encoder" if layer[2] == "cross" else layer[0]]
-        if tokens is None or tokens.shape[1] != keys:
+        return self._texts_of("encoder" if layer[2] == "cross" else layer[0], keys)
+
+    def of_queries(self, layer: wire.Layer, queries: int, rows: Sequence[int]) -> Optional[List[str]]:
+        """The texts of these rows of so many queries of cross attention; None when they are not the tokens."""
+        texts = self._texts_of(layer[0], queries)
+        return None if texts is None else [texts[row] for row in rows]
+
+    def _texts_of(self, stack: str, count: int) -> Optional[List[str]]:
+        tokens = self._tokens[stack]
+        if tokens is None or tokens.shape[1] != count:
             return None
         if id(tokens) not in self._texts:
             self._texts[id(tokens)] = self._labels.of(tokens)

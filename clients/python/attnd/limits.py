@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """limits: the messages that the daemon takes, which it announces by subscribing (PROTOCOL.md, "What the daemon takes"):
 
-    limits/accepts=attention,qk,weights,event;header=2;max_message=268435456;max_entries=34359738368;max_heads=1024
+    limits/accepts=attention,qk,weights,event;header=5;max_message=268435456;max_entries=34359738368;max_heads=1024
 """
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any, Dict, FrozenSet, Iterable, Mapping, NamedTuple, Optional
 
 PREFIX = b"limits/"
 PREFIX_BYTES_MAX = 1024
-HEADER_REVISION = 2  # of the keys that this client knows
+HEADER_REVISION = 5  # of the keys that this client knows
+Q_STRIDE = 4  # the revision that has q_stride: others would take the rows for a block
+LOG = 5  # the revision that has the event `log`
 TYPES = frozenset(("attention", "qk", "weights", "event"))
 
 
@@ -27,6 +29,8 @@ class Limits(NamedTuple):
         """Why a message with these keys is not taken, as a clause; None: it is. `kind` None: not known yet."""
         if kind is not None and kind not in self.accepts:
             return f"the attnd that listens does not know messages of type {kind}"
+        if keys.get("q_stride", 1) > 1 and self.header < Q_STRIDE:
+            return "the attnd that listens does not know q_stride, and would misplace the rows"
         if nbytes > self.max_message:
             return self.too_large(nbytes)
         shape = next((t["shape"] for t in keys.get("tensors", ()) if t["name"] in ("weights", "q")), (1, 1, 1, 1))

@@ -4,19 +4,22 @@
 A daemon that was named is connected to once, and ZeroMQ connects again by itself. One that nobody named is looked for
 (address.py), about once a second until it is found, and again when its connection has ended: then in all places, since
 it may come back in another one, and a place may have become somebody else's. ZeroMQ is kept from connecting there by
-itself.
+itself. Of one that was named and says nothing, somebody may want to know who listens there instead (listener.py).
 """
 from __future__ import annotations
 
 import math
+import os
+import threading
 import time
 from typing import Any, Callable, Optional
 
 import zmq
 
-from . import address as addresses
+from . import address as addresses, listener
 
 LOOK_EVERY_S = 1.0
+ASK_AFTER_S = 3.0  # who listens; then after twice as long, and so on, until that is known
 SETTLE_S = 0.1  # between the end of a connection and the next look: what came before the end has come by then
 NEVER_MS = 1 << 29  # days; not -1: then ZeroMQ takes the connection away with all that was not read yet
 MONITOR = "inproc://attnd-link"  # in this context
@@ -28,14 +31,22 @@ class Link:
     which            its name in the address: "ingest", "publish", "control"
     endpoint         exactly this socket, or None: that of the address, or of whoever is found
     set_options      is called with the socket before anything is connected
+    on_wrong         is called, on another thread and once, with a sentence when a name turns out to be somebody else's
+                     while nothing was `heard`
 
     AddressError when one of them is none.
     """
 
     def __init__(self, kind: int, which: str, endpoint: Optional[str], address: Any,
-                 set_options: Callable[["zmq.Socket[Any]"], None], look_every: float = LOOK_EVERY_S):
+                 set_options: Callable[["zmq.Socket[Any]"], None], look_every: float = LOOK_EVERY_S,
+                 on_wrong: Optional[Callable[[str], None]] = None):
         self._named = addresses.named(which, endpoint, address)
         self._which = which
+        self._name = endpoint, address or os.environ.get("ATTND_ADDRESS")
+        self.heard = False  # whether anything came that only attnd says
+        self._on_wrong = on_wrong if self._named is not None else None
+        self._ask_after = ASK_AFTER_S
+        self._ask_at = time.monotonic() + ASK_AFTER_S
         self._look_every = look_every
         self._look_at = 0.0
         self._ended = False
@@ -78,9 +89,13 @@ class Link:
     def tend(self) -> None:
         """Takes in that the connection has ended, and looks for a daemon when that is due and nothing is left to be
         received. Does not block."""
+        now = time.monotonic()
+        if self._is_asking() and now >= self._ask_at:
+            self._ask_after *= 2
+            self._ask_at = now + self._ask_after
+            threading.Thread(target=self._ask, name="attnd-ask", daemon=True).start()
         if self.monitor is None:
             return
-        now = time.monotonic()
         self._take_events(now)
         if self.up or now < self._look_at or int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             return
@@ -94,6 +109,19 @@ class Link:
             self.socket.connect(found)
             self.endpoint = found
 
+    def _is_asking(self) -> bool:
+        return self._on_wrong is not None and not self.heard
+
+    def _ask(self) -> None:
+        why, tell = self.wrong(), self._on_wrong
+        if why is not None and tell is not None and not self.heard:
+            self._on_wrong = None
+            tell(why)
+
+    def wrong(self) -> Optional[str]:
+        """What is wrong with the name, as a sentence; None: nothing that could be found out. Waits for up to 2 s."""
+        return None if self._named is None else listener.wrong(self._which, *self._name)
+
     def _take_events(self, now: float) -> None:
         """Events are told for one connection at a time, and each is the end of it."""
         assert self.monitor is not None
@@ -105,7 +133,9 @@ class Link:
 
     def idle_s(self) -> Optional[float]:
         """Seconds until tend() has something to do by itself; None: until a poll wakes."""
-        return None if self.monitor is None or self.up else max(0.0, self._look_at - time.monotonic())
+        if self.monitor is None:
+            return max(0.0, self._ask_at - time.monotonic()) if self._is_asking() else None
+        return None if self.up else max(0.0, self._look_at - time.monotonic())
 
     def wait(self, timeout: Optional[float]) -> bool:
         """Waits at most `timeout` seconds (None: for ever) for something to receive, tending itself; whether there is.

@@ -52,6 +52,7 @@ def _publish(method: Callable[..., bool], stack: Optional[str], layer: Optional[
             return False
         if tensors:
             tensors, options = _first_samples(watch.plan.samples, tensors, options)
+        options.setdefault("module", where.module)
         return method(watch.publisher, *tensors, stack=where[0], layer=where[1], site=where[2], epoch=watch.epoch,
                       step=watch.current_step, **options)
     except Exception:
@@ -59,13 +60,13 @@ def _publish(method: Callable[..., bool], stack: Optional[str], layer: Optional[
         return False
 
 
-def _where(watch: "capture.Watch", stack: Optional[str], layer: Optional[int], site: str) -> Optional[wire.Layer]:
+def _where(watch: "capture.Watch", stack: Optional[str], layer: Optional[int], site: str) -> Optional[wire.NamedLayer]:
     """The layer that is meant; None when it is not known, or when the forward that runs does not count."""
     path = watch.running()
     if path is None and not watch.counts():
         return None
     if layer is not None:
-        return wire.check_layer(stack or "decoder", layer, site)
+        return wire.NamedLayer(*wire.check_layer(stack or "decoder", layer, site), wire.clean_module(path or ""))
     return None if path is None else watch.name(path)
 
 

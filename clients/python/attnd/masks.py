@@ -2,7 +2,7 @@
 """masks: which keys each query may attend to, in the words of the wire.
 
 wire:   causal (j <= p), window (j > p - window), q_len, k_len (right padding), mask u8 [B,Tq,Tk] (1 = may attend);
-        all of them hold together. p = i + q_offset is where query i stands among the keys.
+        all of them hold together. p = q_offset + i * q_stride is where query i stands among the keys.
 
 What models say is one map of visible keys. Most of them are a causal triangle or band, or right padding, or both,
 and are told in a few bytes; what is left over travels as a mask.
@@ -31,48 +31,53 @@ class Visibility(NamedTuple):
     mask: Optional[np.ndarray] = None
 
 
-def describe(allowed: np.ndarray, keys_before: int = 0, last_row: bool = True,
+def describe(allowed: np.ndarray, first: int = 0, stride: int = 1, total: Optional[int] = None,
              self_attention: bool = True) -> Visibility:
     """The meaning of `allowed`, bool [B, Tq, Tk].
 
-    keys_before  the rows are a block that begins with this query
-    last_row     and ends with the last one
+    first, stride  the rows are every so manyth query from this one on
+    total          of so many; None: these are all
     """
-    batch, queries, keys = allowed.shape
-    whole = keys_before == 0 and last_row
-    if self_attention and whole and queries == keys:
-        allowed = _without_opened_rows(allowed)
-    for offset in dict.fromkeys((keys_before, keys - queries if last_row else keys_before)):
-        found = _simple(allowed, offset, self_attention and (not whole or queries == keys)) if offset >= 0 else None
+    queries, keys = allowed.shape[1:]
+    total = queries if total is None else total
+    position = first + np.arange(queries) * stride
+    square = self_attention and total == keys and (queries == total or stride > 1)
+    if square:
+        allowed = _without_opened_rows(allowed, position)
+    for offset in dict.fromkeys((first, first + keys - total)):
+        padded = square or (self_attention and queries != total)
+        found = _simple(allowed, offset, stride, padded) if offset >= 0 else None
         if found is not None:
             return found
-    if self_attention and whole and queries == keys:
+    if square:
         present = np.asarray(allowed.any(axis=1))
-        allowed = np.asarray(allowed & present[:, :, None])
-    return Visibility(q_offset=keys_before, mask=allowed)
+        allowed = np.asarray(allowed & present[:, position, None])
+    return Visibility(q_offset=first, mask=allowed)
 
 
-def _without_opened_rows(allowed: np.ndarray) -> np.ndarray:
+def _without_opened_rows(allowed: np.ndarray, position: np.ndarray) -> np.ndarray:
     """Rows of left padding that see all keys: emptied. They are the first rows of a sample whose other rows see
     neither the keys at those positions nor any that are later than themselves."""
     keys = np.arange(allowed.shape[2])
     opened = np.cumprod(allowed.all(axis=2), axis=1).astype(bool)  # [B, Tq]
     begin = opened.sum(axis=1)
-    hidden = (keys < begin[:, None])[:, None, :] | (keys > keys[:, None])
-    padded = (begin < len(keys)) & ~(allowed & hidden & ~opened[:, :, None]).any(axis=(1, 2))
+    edge = np.where(begin > 0, position[begin - 1] + 1, 0)
+    hidden = (keys < edge[:, None])[:, None, :] | (keys > position[:, None])
+    padded = (begin < len(position)) & ~(allowed & hidden & ~opened[:, :, None]).any(axis=(1, 2))
     return np.asarray(allowed & ~(opened & padded[:, None])[:, :, None])
 
 
-def _simple(allowed: np.ndarray, offset: int, padded_queries: bool) -> Optional[Visibility]:
+def _simple(allowed: np.ndarray, offset: int, stride: int, padded_queries: bool) -> Optional[Visibility]:
     """The map by causal, window and lengths alone, with query 0 at `offset`; None when that cannot say it."""
     batch, queries, keys = allowed.shape
-    position, key = np.arange(queries)[:, None] + offset, np.arange(keys)[None, :]
+    position, key = np.arange(queries)[:, None] * stride + offset, np.arange(keys)[None, :]
     for causal, window, base in _bases(allowed, position, key):
         if (allowed == base).all():
             return Visibility(causal, window, offset)
         lengths = (keys - np.asarray(allowed.any(axis=1))[:, ::-1].argmax(axis=1)).astype(np.int32)
         lengths[~allowed.any(axis=(1, 2))] = 0
-        q_len = np.clip(lengths - offset, 0, queries).astype(np.int32) if padded_queries else None
+        lengths[(allowed == base).all(axis=(1, 2))] = keys  # of a sample of rows, the last may see less
+        q_len = np.clip(-((offset - lengths) // stride), 0, queries).astype(np.int32) if padded_queries else None
         rows = np.ones((batch, queries), dtype=bool) if q_len is None else np.arange(queries) < q_len[:, None]
         expected = base & (key < lengths[:, None, None])
         if (allowed == expected)[rows].all():

@@ -19,6 +19,7 @@ from . import flat, wire
 from .bridge import heatmap
 from .bridge.past import window_text
 from .bridge.pump import checked_window
+from .notebook_view import View as View, follow as follow, view as view
 from .subscriber import Subscriber
 
 POINTS_MAX = 1000  # per line; a run that is longer has every 2nd of its points kept, then every 4th, ...
@@ -183,7 +184,7 @@ class _Cell:
     def __init__(self, size: Tuple[float, float]):
         import matplotlib.pyplot as plt
 
-        self._display = _notebook_display()
+        self._display = notebook_display()
         with plt.ioff():
             self.figure = plt.figure(figsize=size, layout="constrained")
         self._handle: Any = None
@@ -205,7 +206,7 @@ class _Cell:
             self._plt.close(self.figure)
 
 
-def _notebook_display() -> Any:
+def notebook_display() -> Any:
     """IPython's display() when a notebook is there to show pictures, else None."""
     try:
         from IPython import get_ipython

@@ -11,7 +11,9 @@ between the two stands what the job's own code says (`choose`).
 """
 from __future__ import annotations
 
+import itertools
 import logging
+import math
 import re
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -35,7 +37,7 @@ class Plan:
     layers   patterns of stack.layer.site ("decoder.*.self"), of which one has to match
     heads    (first, last) of each range of heads, both included; None: all
     samples  the first n of a batch; 0: all
-    rows     at most n query rows of a call, a block that moves on with each captured step; 0: all
+    rows     at most n query rows of a call, evenly spaced, others at each captured step; 0: all
     """
     every: int = 1
     layers: Tuple[str, ...] = ("*",)
@@ -69,13 +71,24 @@ class Plan:
                 ranges.append((first, end))
         return ranges
 
-    def row_block(self, step: int, queries: int) -> Tuple[int, int]:
-        """The query rows to take at this step, as (first, end): blocks of equal size take turns."""
+    def row_slice(self, step: int, queries: int, apart: bool) -> slice:
+        """The query rows to take at this step: every so manyth, from another one on each time, until each row has had
+        its turn. Not `apart`, because the daemon's header keys have no q_stride: as many blocks take turns."""
         if self.rows == 0 or queries <= self.rows:
-            return 0, queries
-        blocks = -(-queries // self.rows)
-        first = (step // max(1, self.every)) % blocks * self.rows
-        return first, min(first + self.rows, queries)
+            return slice(0, queries, 1)
+        turns = -(-queries // self.rows)
+        turn = step // max(1, self.every) * _turn(turns) % turns
+        if apart:
+            return slice(turn, queries, turns)
+        return slice(turn * self.rows, min((turn + 1) * self.rows, queries), 1)
+
+
+def _turn(n: int) -> int:
+    """The number next to the golden section of n that has no divisor in common with it; of two as near the larger. Its
+    multiples modulo n are all of 0 to n - 1, and any few in succession lie apart."""
+    middle = (n * 618034 + 500000) // 1000000
+    near = (number for away in itertools.count() for number in (middle + away, middle - away))
+    return next(number for number in near if math.gcd(number, n) == 1)
 
 
 EVERYTHING = Plan()

@@ -93,8 +93,10 @@ class Probe:
 def _watch_probe(model: torch.nn.Module, training: "Watch", endpoint: Optional[str], address: Any) -> "Watch":
     from .capture import watch
     publisher = training.publisher
-    return watch(model, f"{publisher.job}.probe", endpoint, address=address, every=1, samples=0, steps="manual", tokens=True, wait=0,
-                 rank=publisher.rank, world=publisher.world, run=_run_of_probe(publisher.run), passive=True)
+    it = watch(model, f"{publisher.job}.probe", endpoint, address=address, every=1, samples=0, steps="manual", tokens=True, wait=0,
+               rank=publisher.rank, world=publisher.world, run=_run_of_probe(publisher.run), passive=True)
+    it.judge_as(training)
+    return it
 
 
 def _run_of_probe(run: str) -> bytes:

@@ -10,9 +10,10 @@ import logging
 import math
 import os
 import weakref
-from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
-from . import tensors, wire
+from . import scalars, tensors, wire
+from .limits import LOG, Q_STRIDE
 from .plan import EVERYTHING, Plan, choose
 from .sender import Identity, Later, Message, Sender
 
@@ -21,7 +22,7 @@ log = logging.getLogger("attnd")
 DEFAULT_QUEUE_BYTES = 256 << 20
 DEFAULT_LINGER_S = 2.0
 DEFAULT_HIGH_WATER = 8
-_HEADER_SLACK_BYTES = 1024  # all keys of a header but the lengths and the labels
+_HEADER_SLACK_BYTES = 1536  # all keys of a header but the lengths and the labels
 
 
 _MAP = ("batch", "heads", "queries", "keys")
@@ -81,7 +82,8 @@ class Publisher:
         self._topics: Dict[wire.Layer, bytes] = {}
         self._event_topic = wire.event_topic(job)
         self._step = 0
-        self._warned = False
+        self._settings: Dict[str, Any] = {}
+        self._warned = self._warned_log = self._warned_old = False
         self._planned: Tuple[Tuple[bytes, ...], Dict[str, int], Plan] = ((), {}, EVERYTHING)
         self._sender = Sender(self._identity, endpoint, address, queue_bytes, linger, high_water)
         self._finalizer = weakref.finalize(self, Sender.close, self._sender)
@@ -147,6 +149,11 @@ class Publisher:
         return min(self._queue_bytes, self._sender.limits.max_message)
 
     @property
+    def strides(self) -> bool:
+        """Whether those who listen know q_stride."""
+        return self._sender.limits.header >= Q_STRIDE
+
+    @property
     def stalled(self) -> bool:
         """Whether the daemon has taken nothing for some seconds."""
         return self._sender.stalled
@@ -176,7 +183,8 @@ class Publisher:
                           learned_sink: bool = False, head_offset: Optional[int] = None,
                           heads_total: Optional[int] = None, labels: Optional[Sequence[str]] = None,
                           dtype: Optional[str] = None, grad: Any = None, tokens: Any = None,
-                          documents: Any = None) -> bool:
+                          documents: Any = None, module: Optional[str] = None,
+                          q_labels: Optional[Sequence[str]] = None) -> bool:
         """Publishes the attention weights of one layer in one step; True when they were queued.
 
         weights       [B, H, Tq, Tk] f32, f64, f16 or bf16, numpy or torch; copied once, here; rows sum to 1
@@ -190,33 +198,37 @@ class Publisher:
         learned_sink  rows may sum to less than 1
         head_offset, heads_total   when this is a slice of the layer's heads (tensor parallel)
         labels        token texts of the first sample's keys; left out when the header gets too large
+        q_labels      those of its queries, for cross-attention
         dtype         'bf16' when a numpy array of 16-bit integers holds bf16 bits
         grad          [B, H, Tq, Tk] gradient of the loss by the weights
         tokens        [B, Tk] integers: token numbers
         documents     [B, Tk] integers: which document of a packed sequence; site 'self' only
+        module        path of the module that attends, "vision_model.encoder.layers.3.self_attn": results repeat it
 
         False, and no work, when nobody is subscribed (counted as skipped), or when it is larger than attnd
         takes, the queue is full or there is no memory for the copy (counted as dropped). ValueError for arguments that contradict
         this; never another exception.
         """
-        where = self._where(stack, layer, site, epoch, step)
+        where = self._where(stack, layer, site, epoch, step, module)
         frames = tensors.Frames()
         shape = frames.add("weights", weights, _MAP, dtype)
         if grad is not None and frames.add("grad", grad, _MAP) != shape:
             raise ValueError(f"grad: must have the shape of weights, {shape}")
         batch, heads, queries, keys = shape
         rows = _check_rows((batch, heads, queries, keys), causal, window, q_len, k_len, head_offset, heads_total)
-        labels = fitting_labels(labels, shape)
-        _add_row_tensors(frames, (batch, queries, keys), site, 0, mask, tokens, documents)
+        labels, q_labels = fitting_labels(labels, q_labels, shape)
+        _add_row_tensors(frames, (batch, queries, keys), site, queries - 1, mask, tokens, documents)
         return self._publish("attention", where, frames, lambda: wire.attention_keys(
             where.layer, frames.described, dropout=bool(dropout), learned_sink=bool(learned_sink), labels=labels,
-            **rows))
+            q_labels=q_labels, **rows))
 
     def publish_qk(self, q: Any, k: Any, v: Any = None, *, stack: str, layer: int, site: str = "self",
                    epoch: int = 0, step: int = 0, scale: Optional[float] = None, softcap: float = 0.0,
-                   q_offset: int = 0, causal: bool = False, window: int = 0, q_len: Any = None, k_len: Any = None,
-                   mask: Any = None, head_offset: Optional[int] = None, heads_total: Optional[int] = None,
-                   labels: Optional[Sequence[str]] = None, tokens: Any = None, documents: Any = None) -> bool:
+                   q_offset: int = 0, q_stride: int = 1, causal: bool = False, window: int = 0, q_len: Any = None,
+                   k_len: Any = None, mask: Any = None, head_offset: Optional[int] = None,
+                   heads_total: Optional[int] = None, labels: Optional[Sequence[str]] = None, tokens: Any = None,
+                   documents: Any = None, module: Optional[str] = None,
+                   q_labels: Optional[Sequence[str]] = None) -> bool:
         """Publishes a layer's queries and keys, from which attnd computes the weights; True when queued.
 
         q             [B, H, Tq, d] f32, f64, f16 or bf16, numpy or torch, after the position encoding
@@ -225,25 +237,31 @@ class Publisher:
         scale         of Q K^T; 1 / sqrt(d) by default
         softcap       c > 0: logits S become c tanh(S / c)
         q_offset      position of query 0 among the keys' positions, with a key cache
+        q_stride      query i is at position q_offset + i * q_stride. Above 1 the rows are a sample, which has numbers
+                      of rows only, no maps
 
         The rest, what is returned and what is raised as for publish_attention.
         """
-        where = self._where(stack, layer, site, epoch, step)
+        where = self._where(stack, layer, site, epoch, step, module)
         frames = tensors.Frames()
         batch, heads, queries, width = frames.add("q", q, ("batch", "heads", "queries", "head_dim"))
         keys = _add_keys(frames, k, v, (batch, heads, width))
         scale = width**-0.5 if scale is None else _check_real("scale", scale)
         softcap = _check_real("softcap", softcap, 0.0)
         q_offset = wire.check_int("q_offset", q_offset, 2**32 - 1 - queries)
+        q_stride = wire.check_int("q_stride", q_stride, (2**32 - 2 - q_offset) // max(1, queries - 1), 1)
         rows = _check_rows((batch, heads, queries, keys), causal, window, q_len, k_len, head_offset, heads_total)
-        labels = fitting_labels(labels, (batch, heads, queries, keys))
-        _add_row_tensors(frames, (batch, queries, keys), site, q_offset, mask, tokens, documents)
+        labels, q_labels = fitting_labels(labels, q_labels, (batch, heads, queries, keys))
+        _add_row_tensors(frames, (batch, queries, keys), site, q_offset + (queries - 1) * q_stride, mask, tokens,
+                         documents)
         return self._publish("qk", where, frames, lambda: wire.qk_keys(
-            where.layer, frames.described, scale=scale, softcap=softcap, q_offset=q_offset, labels=labels, **rows))
+            where.layer, frames.described, scale=scale, softcap=softcap, q_offset=q_offset,
+            q_stride=q_stride, labels=labels, q_labels=q_labels, **rows))
 
     def publish_weights(self, *, heads: int, head_dim: int, stack: str, layer: int, site: str = "self", epoch: int = 0,
                         step: int = 0, kv_heads: Optional[int] = None, heads_total: Optional[int] = None,
-                        wq: Any = None, wk: Any = None, wv: Any = None, wo: Any = None) -> bool:
+                        wq: Any = None, wk: Any = None, wv: Any = None, wo: Any = None,
+                        module: Optional[str] = None) -> bool:
         """Publishes a layer's projection matrices; True when they were queued.
 
         wq            [heads * head_dim, in] f32, f64, f16 or bf16, numpy or torch: as nn.Linear.weight
@@ -254,7 +272,7 @@ class Publisher:
 
         The rest, what is returned and what is raised as for publish_attention.
         """
-        where = self._where(stack, layer, site, epoch, step)
+        where = self._where(stack, layer, site, epoch, step, module)
         heads = wire.check_int("heads", heads, wire.HEADS_MAX, 1)
         kv_heads = wire.check_int("kv_heads", heads if kv_heads is None else kv_heads, heads, 1)
         head_dim = wire.check_int("head_dim", head_dim, 2**31 - 1, 1)
@@ -310,10 +328,10 @@ class Publisher:
             self._on_publish(message)
         return message
 
-    def _where(self, stack: str, layer: int, site: str, epoch: int, step: int) -> "_Where":
+    def _where(self, stack: str, layer: int, site: str, epoch: int, step: int, module: Optional[str]) -> "_Where":
         topic = self._topic(stack, layer, site)
-        return _Where(topic, (stack, int(layer), site), wire.check_int("epoch", epoch),
-                      wire.check_int("step", step))
+        return _Where(topic, wire.NamedLayer(stack, int(layer), site, wire.check_module(module)),
+                      wire.check_int("epoch", epoch), wire.check_int("step", step))
 
     def _publish(self, kind: str, where: "_Where", frames: tensors.Frames,
                  make_keys: Callable[[], Dict[str, Any]]) -> bool:
@@ -339,18 +357,22 @@ class Publisher:
     # ------------------------------------------------------------------------------------------- events
 
     def hello(self, layers: Sequence[Sequence[Any]], epoch: int = 0, step: int = 0) -> None:
-        """Announces the model: `layers` is a list of (stack, layer, site, heads).
+        """Announces the model: `layers` is a list of (stack, layer, site, heads), or of (stack, layer, site, heads,
+        module) where the path of the module that attends is known.
 
         Said now, and again to every daemon that subscribes later. May be said again, as a sign of life.
         ValueError for a bad layer.
         """
         if len(layers) > wire.HELLO_LAYERS_MAX:
             raise ValueError(f"hello: {len(layers)} layers, at most {wire.HELLO_LAYERS_MAX}")
-        checked = [(*wire.check_layer(*entry[:3]), wire.check_int("heads", entry[3], 65535, 1))
-                   for entry in layers]
+        checked = [(wire.NamedLayer(*wire.check_layer(*entry[:3]), wire.check_module((*entry[4:], None)[0])),
+                    wire.check_int("heads", entry[3], 65535, 1)) for entry in layers]
         from . import __version__
-        keys = wire.hello_keys(checked, f"attnd-python/{__version__}")
-        if len(wire.pack_header(keys)) > wire.HEADER_BYTES_MAX - _HEADER_SLACK_BYTES:
+        keys = wire.hello_keys(checked, f"attnd-python/{__version__}", self._settings)
+        if not _fits_header(keys):  # messages say the modules as well
+            keys = wire.hello_keys([(wire.NamedLayer(*layer), heads) for layer, heads in checked], keys["client"],
+                                   self._settings)
+        if not _fits_header(keys):
             log.warning("job %s: too many layers for one hello; announced without them", self.job)
             keys["layers"] = []
         self._event(keys, wire.check_int("epoch", epoch), wire.check_int("step", step))
@@ -360,6 +382,59 @@ class Publisher:
         epoch = wire.check_int("epoch", epoch)
         step = self._step if step is None else wire.check_int("step", step)
         self._event({"event": "epoch_end"}, epoch, step)
+
+    def log(self, values: Mapping[str, Any], epoch: int = 0, step: Optional[int] = None) -> bool:
+        """Reports numbers of the training, such as its loss; True when they were queued. `step` defaults to the last
+        one.
+
+        values   names of 1 to 64 bytes to numbers, or tensors of one number: one on a device is read later, by the
+                 publishing thread. The first that is neither is told in a warning; NaN and infinities are kept as such
+
+        False, and no work, when nobody takes them (counted as skipped): an attnd that is too old does not, which is told
+        once.
+        ValueError for a bad epoch or step; never another exception.
+        """
+        epoch = wire.check_int("epoch", epoch)
+        step = self._step if step is None else wire.check_int("step", step)
+        is_known, is_wanted = self._sender.limits.header >= LOG, self._sender.wanted(self._event_topic)
+        if not is_known or not is_wanted:
+            if is_wanted and not self._warned_old:
+                self._warned_old = True
+                log.warning("job %s: the attnd that listens (%s) is too old for what is logged: it is not sent", self.job,
+                            self.where)
+            self._sender.skip()
+            return False
+        queued = True
+        for part in scalars.messages(scalars.taken(values, self._refuse_value)):
+            if not self._sender.reserve(self._event_topic, scalars.LOG_BYTES, "event"):
+                queued = False
+            else:
+                self._sender.put(self._log_message(part, epoch, step))
+        return queued
+
+    def _log_message(self, values: scalars.Values, epoch: int, step: int) -> Union[Message, Later]:
+        def made(numbers: Dict[str, Optional[float]]) -> Message:
+            return Message(self._event_topic, "event", wire.log_keys(numbers), epoch, step, (), scalars.LOG_BYTES)
+
+        def late() -> Optional[Message]:
+            numbers = scalars.ready(values, self._refuse_value)
+            return made(numbers) if numbers else None
+
+        return made(values) if scalars.is_ready(values) else Later(self._event_topic, epoch, step, scalars.LOG_BYTES,
+                                                                   late)
+
+    def _refuse_value(self, name: Any, why: str) -> None:
+        """The first time only."""
+        if not self._warned_log:
+            self._warned_log = True
+            log.warning("job %s: log: %.80r is not reported: %s; what else is no number is not told", self.job, name, why)
+
+    def describe(self, settings: Mapping[str, Any]) -> None:
+        """Says what the training was started with, in every hello() that follows: numbers, booleans and texts, at most
+        64. ValueError when it is no mapping."""
+        if not isinstance(settings, Mapping):
+            raise ValueError(f"settings of type {type(settings).__name__}: must be a mapping")
+        self._settings = scalars.settings(settings)
 
     def bye(self) -> None:
         """Tells that this rank publishes nothing more. close() does it by itself."""
@@ -415,6 +490,10 @@ class Publisher:
             log.warning("job %s: %s; further failures are only counted", self.job, what, exc_info=True)
 
 
+def _fits_header(keys: Dict[str, Any]) -> bool:
+    return len(wire.pack_header(keys)) <= wire.HEADER_BYTES_MAX - _HEADER_SLACK_BYTES
+
+
 def _check_run(run: Optional[Union[bytes, str]]) -> bytes:
     if run is None:
         return os.urandom(wire.RUN_BYTES)
@@ -449,13 +528,13 @@ def _check_rows(shape: Sequence[int], causal: bool, window: int, q_len: Any, k_l
             "heads_total": heads_total}
 
 
-def _add_row_tensors(frames: tensors.Frames, shape: Tuple[int, int, int], site: str, q_offset: int, mask: Any,
+def _add_row_tensors(frames: tensors.Frames, shape: Tuple[int, int, int], site: str, last: int, mask: Any,
                      tokens: Any, documents: Any) -> None:
-    """What may go with a message of `shape` [B, Tq, Tk]."""
+    """What may go with a message of `shape` [B, Tq, Tk] whose last query is at position `last`."""
     batch, queries, keys = shape
     frames.add_mask(mask, batch, queries, keys)
     frames.add_ids("tokens", tokens, batch, keys)
-    if documents is not None and (site != "self" or q_offset + queries > keys):
+    if documents is not None and (site != "self" or last >= keys):
         raise ValueError("documents: need site 'self' and a key at every query's position")
     frames.add_ids("documents", documents, batch, keys)
 
@@ -487,14 +566,23 @@ def _check_header_room(q_len: Any, k_len: Any) -> None:
         raise ValueError(f"{count} lengths: at most {limit} fit into a header; publish smaller batches")
 
 
-def fitting_labels(labels: Optional[Sequence[str]], shape: Sequence[int]) -> Optional[Sequence[str]]:
-    """The labels if they are one text per key and small enough to travel, else None or ValueError."""
-    if labels is None:
-        return None
-    labels = list(labels)
-    if len(labels) != shape[3] or not all(isinstance(text, str) for text in labels):
-        raise ValueError(f"labels: must be {shape[3]} strings, one per key")
-    lengths_room = 10 * shape[0]
-    size = sum(len(text.encode("utf-8", "replace")) + 5 for text in labels)
-    fits = size + lengths_room + _HEADER_SLACK_BYTES <= wire.HEADER_BYTES_MAX and len(labels) <= 4096
-    return labels if fits else None
+Texts = Optional[Sequence[str]]
+
+
+def fitting_labels(labels: Texts, q_labels: Texts, shape: Sequence[int]) -> Tuple[Texts, Texts]:
+    """The labels of keys and of queries if they are one text each and small enough to travel, else None or ValueError;
+    those of the keys go first."""
+    room = wire.HEADER_BYTES_MAX - _HEADER_SLACK_BYTES - 10 * shape[0]
+    fitting: List[Texts] = []
+    for name, what, count, texts in (("labels", "key", shape[3], labels), ("q_labels", "query", shape[2], q_labels)):
+        given = None if texts is None else list(texts)
+        if given is not None:
+            if len(given) != count or not all(isinstance(text, str) for text in given):
+                raise ValueError(f"{name}: must be {count} strings, one per {what}")
+            size = sum(len(text.encode("utf-8", "replace")) + 5 for text in given)
+            if size > room or len(given) > 4096:
+                given = None
+            else:
+                room -= size
+        fitting.append(given)
+    return fitting[0], fitting[1]

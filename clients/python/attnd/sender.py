@@ -122,7 +122,9 @@ class Sender:
         self._warned_made = False
         self.limits = limits.VERSION_1  # what the daemon takes; replaced as a whole
         self._told_at = -TELL_AFTER_S  # when an event last told what was dropped
-        self._link = Link(zmq.XPUB, "ingest", endpoint, address, lambda socket: _set_options(socket, high_water))
+        self._link = Link(zmq.XPUB, "ingest", endpoint, address, lambda socket: _set_options(socket, high_water),
+                          on_wrong=lambda why: log.warning("job %s: %s; training goes on, and nothing of it is captured",
+                                                           identity.job, why))
         self._socket = self._link.socket
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
@@ -217,7 +219,8 @@ class Sender:
                 self._count_drop(message.topic)
                 return
             self._queue.append(message)
-            if isinstance(message, Later) or message.keys.get("event") != "hello":
+            if message.topic != self._event_topic or not isinstance(message, Later) and \
+                    message.keys.get("event") not in ("hello", "log"):
                 self._position = (message.epoch, message.step)
             if not more or self._queued_bytes * PATIENT_PART > self._queue_bytes:
                 self._wake_once()
@@ -442,7 +445,8 @@ class Sender:
         """
         if queued and message.keys.get("event") == "hello":
             self._hello = message
-        if not self.wanted(message.topic):
+        unknown = message.keys.get("event") == "log" and self.limits.header < limits.LOG
+        if unknown or not self.wanted(message.topic):
             if queued:
                 self._done(message, None)
             return True
@@ -489,7 +493,7 @@ class Sender:
             self._pending -= 1
             if seq is not None:
                 self._count["sent"] += 1
-                self._count["sent_bytes"] += message.nbytes
+                self._count["sent_bytes"] += 0 if message.kind == "event" else message.nbytes
             elif message.kind == "event" and not too_large:
                 self._count["skipped"] += 1
             else:
@@ -503,6 +507,7 @@ class Sender:
             if not int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
                 break
             frame = self._socket.recv(zmq.DONTWAIT)
+            self._link.heard = True
             if frame[:1] == b"\x01" and len(prefixes) < SUBSCRIPTIONS_MAX:
                 prefixes.add(frame[1:])
                 if self._hello is not None and self._event_topic.startswith(frame[1:]):

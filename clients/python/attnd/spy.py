@@ -9,6 +9,10 @@ Installed only for the steps that are captured (`Spy.install`, `Spy.remove`), it
                             F.multi_head_attention_forward, a softmax over the last axis of [B, H, Tq, Tk]
     a stance                torch.compile'd code runs eagerly meanwhile, and is left as it is compiled
     interface.py            attention functions of Hugging Face transformers that are none of the above
+    flex.py, kernels_of_others.py   detours of flex attention, flash_attn and xFormers
+
+Whether a softmax is one of attention is judged once (judge.py). In the first forward that shows it, its result is
+followed until that is certain (evidence.py), at most until the forward ends.
 
 What the model computes is computed by the very calls it makes, with its own arguments; they are looked at afterwards.
 Two things in torch look at what is installed, and would compute something else. Modules of torch that would take their
@@ -23,10 +27,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import sys
 import threading
-import warnings
 from typing import Any, Callable, Dict, Iterator, List, Optional, Protocol, Sequence, Set, Tuple
 
 import torch
@@ -34,16 +36,17 @@ from torch.nn import functional
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from . import interface
+from . import flex, interface, kernels_of_others
 from .calls import Queries, Seen, Weights
-from .torch_state import graph_task_id, is_compiling
+from .detours import Detour
+from .evidence import Trail, tensors_in
+from .judge import SAYS_ATTENTION, Judge, head_count
+from .paths import call_name, module_paths
+from .torch_state import allow_global_hooks, graph_task_id, is_compiling
 
 log = logging.getLogger("attnd")
 
-HEAD_COUNTS = ("num_heads", "n_heads", "n_head", "num_attention_heads", "nhead", "heads")
-_ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)
-# The parts that wrappers add to a module's path.
-_WRAPPERS = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.|$)")
+TRAILS_MAX = 256  # softmaxes that are followed at a time
 
 
 class Watcher(Protocol):
@@ -55,19 +58,25 @@ class Watcher(Protocol):
     def saw(self, path: str, call: int, seen: Seen) -> None:
         """The module at `path` did this; `call` counts its attention calls of this forward."""
 
-    def ends(self, unseen: Sequence[str]) -> None:
-        """The forward is done. `unseen`: paths of modules that look like attention and showed none."""
+    def expects(self, path: str, call: int) -> None:
+        """The same may be told later in this forward, or may not."""
+
+    def ends(self, unseen: Optional[Sequence[str]]) -> None:
+        """The forward is done. `unseen`: paths of modules that look like attention and showed none; None: it broke
+        off, and nothing follows from what was not seen."""
 
     def failed(self, what: str) -> None:
         """Something went wrong here; called within `except`."""
 
 
 class Spy:
-    """Follows the forwards of one model. Every method is called from the training."""
+    """Follows the forwards of one model. Every method is called from the training. `judge`: of its softmaxes; without
+    one all are taken for attention."""
 
-    def __init__(self, root: torch.nn.Module, watcher: Watcher):
+    def __init__(self, root: torch.nn.Module, watcher: Watcher, judge: Optional[Judge] = None):
         self.root = root
         self.watcher = watcher
+        self.judge = judge
         self._paths: Dict[int, str] = {}
         self._handles: List[Any] = []
         self._eager = False  # compiled code runs eagerly because of this one, too
@@ -78,6 +87,7 @@ class Spy:
         self._calls: Dict[str, int] = {}
         self._entered: Dict[str, torch.nn.Module] = {}  # by path, in this forward
         self._told: Set[str] = set()  # paths of modules that publish by hand, or are passed over
+        self._altered = False  # the model wrote to weights before they were known to be such
         self._trains = True  # what this forward computes is trained with
         self._fast: Optional[torch.nn.Module] = None  # takes its fast path now, and is passed over
 
@@ -96,8 +106,9 @@ class Spy:
 
     def _force_eager(self) -> None:
         """Once something may have been compiled."""
-        if not self._eager and _set_stance is not None and "torch._dynamo" in sys.modules:
-            _allow_global_hooks()
+        if not self._eager and _set_stance is not None and ("torch._dynamo" in sys.modules
+                                                            or flex.MODULE in sys.modules):
+            allow_global_hooks()
             self._eager = True
             _stance.enter()
 
@@ -115,14 +126,41 @@ class Spy:
         if self._stack:
             self._finish()
 
-    def sees(self, seen: Seen) -> None:
-        """An attention was computed by the module that runs now."""
+    def sees(self, seen: Seen, result: Optional[torch.Tensor] = None) -> None:
+        """An attention was computed by the module that runs now; with `result`: a softmax, which may be something
+        else."""
         if not self._stack or threading.get_ident() != self._thread or not _runs(self._stack[-1][2]):
             return
         path = self._stack[-1][1]
         call = self._calls.get(path, 0)
         self._calls[path] = call + 1
-        self.watcher.saw(path, call, seen)
+        if self.judge is None:
+            self.watcher.saw(path, call, seen)
+        elif not self.judge.excludes(call_name(path, call)):
+            if result is None or not isinstance(seen, Weights):
+                self.watcher.saw(path, call, seen)
+            else:
+                self._judged(self.judge, path, call, seen, result)
+
+    def _judged(self, judge: Judge, path: str, call: int, seen: Weights, result: torch.Tensor) -> None:
+        """Tells of a softmax when it is attention, as soon as that is known."""
+        modules, name = [module for module, _, _ in self._stack[-2:]], call_name(path, call)
+        verdict = judge.known(name, modules)
+        if verdict is not None:
+            if verdict.attention:
+                self.watcher.saw(path, call, judge.ordered(name, verdict, seen))
+            return
+
+        def settle(trail: Trail) -> None:
+            decided = judge.decide(name, seen, modules, trail.findings())
+            if decided.attention and trail.altered:
+                self._altered = True  # from the next forward on it is captured before that
+            elif decided.attention:
+                self.watcher.saw(path, call, judge.ordered(name, decided, seen))
+
+        self.watcher.expects(path, call)
+        if self._lookout is not None:
+            self._lookout.begin_trail(Trail(seen, result, self, settle))
 
     @property
     def current_path(self) -> Optional[str]:
@@ -189,7 +227,7 @@ class Spy:
                 while self._pop() is not module:
                     pass
                 if not self._stack:
-                    self._finish()
+                    self._finish(whole=output is not None or sys.exc_info()[1] is None)
         except Exception:
             self.watcher.failed("a forward could not be followed")
 
@@ -211,18 +249,25 @@ class Spy:
         if not self._stack:
             self._finish()
 
-    def _finish(self) -> None:
+    def _finish(self, whole: bool = False) -> None:
+        """The forward is over. `whole`: it ran to its end, so what was not seen of a softmax is not there."""
         self._stack, self._fast = [], None
         if self._lookout is not None:
+            self._lookout.end_trails(self, whole)
             self._lookout.remove(self)
         if self._leaving:
             self.remove()
-        self.watcher.ends(self._unseen())
+        self.watcher.ends(self._unseen() if whole else None)
 
     @property
     def was_told(self) -> bool:
-        """Whether any module publishes by hand, or was said to be passed over."""
-        return bool(self._told)
+        """Whether any module publishes by hand, was said to be passed over, or is captured from the next forward on."""
+        return bool(self._told) or self._altered
+
+    @property
+    def told_here(self) -> bool:
+        """Whether the module that runs now publishes by hand."""
+        return self.current_path in self._told
 
     def told(self) -> None:
         """The module that runs now publishes what it does by hand."""
@@ -233,7 +278,7 @@ class Spy:
         """Modules that were run and look like attention, with none seen or told in or below them."""
         known = self._told.union(self._calls)
         return [path for path, module in sorted(self._entered.items(), key=lambda entry: entry[0])
-                if path not in known and _ATTENTION.search(type(module).__name__)
+                if path not in known and SAYS_ATTENTION.search(type(module).__name__)
                 and any(True for _ in module.parameters())
                 and not any(seen.startswith(path + ".") or path.startswith(seen + ".") for seen in known)]
 
@@ -245,8 +290,11 @@ class Lookout:
         self.spies: List[Spy] = []
         self.count = 0  # attentions seen so far
         self.heads: Optional[int] = None  # of the F.multi_head_attention_forward that runs now
+        self.trails: List[Trail] = []  # of softmaxes that are not judged yet
+        self.sinks: Optional[torch.Tensor] = None  # of the function of transformers that runs now
+        self.within = 0  # functions of transformers that run now
         self._mode: Optional[_Mode] = None
-        self._paused: List[Spy] = []
+        self._paused: List[Any] = []
 
     def add(self, spy: Spy) -> None:
         """The spy's forward begins."""
@@ -263,12 +311,12 @@ class Lookout:
                 _interface.leave()
         self.resume(spy)
 
-    def pause(self, spy: Spy) -> None:
+    def pause(self, spy: Any) -> None:
         """Nothing is to be seen, for the sake of this one, until resume()."""
         self._paused.append(spy)
         self._see()
 
-    def resume(self, spy: Spy) -> None:
+    def resume(self, spy: Any) -> None:
         """Undoes pause(), if there was one."""
         if spy in self._paused:
             self._paused.remove(spy)
@@ -293,25 +341,81 @@ class Lookout:
         if function is _sdpa:
             self.tell(lambda: _queries(args, kwargs))
         else:
-            self.tell(lambda: _softmax(args, kwargs, result, self._module()))
+            self.tell(lambda: _softmax(args, kwargs, result, self._module()), result)
         return result
 
-    def tell(self, look: Callable[[], Optional[Seen]]) -> None:
-        """Tells all spies what `look` finds. Nothing of it is for autograd: activation checkpointing counts what is
-        kept for backward, and the forward that it repeats would keep less."""
+    def instead(self, run: Callable[[], Any], look: Callable[[], Optional[Seen]]) -> Any:
+        """Runs a kernel, of which nothing inside is to be seen, and tells what it did."""
+        if not self.spies:
+            return run()
+        self.pause(run)
+        try:
+            result = run()
+            if not any(spy.told_here for spy in self.spies):
+                self.tell(look)
+        finally:
+            self.resume(run)
+        return result
+
+    def tell(self, look: Callable[[], Optional[Seen]], result: Optional[torch.Tensor] = None) -> None:
+        """Tells all spies what `look` finds, as Spy.sees has it. Nothing of it is for autograd: activation
+        checkpointing counts what is kept for backward, and the forward that it repeats would keep less."""
         try:
             with torch.no_grad():
                 seen = look()
                 if seen is not None:
                     self.count += 1
                     for spy in list(self.spies):
-                        spy.sees(seen)
+                        spy.sees(seen, result)
         except Exception:
-            for spy in list(self.spies):
-                spy.watcher.failed("an attention could not be captured")
+            self._failed()
+
+    def begin_trail(self, trail: Trail) -> None:
+        """Follows one more result; the oldest is judged by what is known, where there are many."""
+        if len(self.trails) == TRAILS_MAX:
+            oldest = self.trails.pop(0)
+            oldest.settle(oldest)
+        self.trails.append(trail)
+
+    def follow(self, function: Any, args: Any, kwargs: Any, made: Any) -> None:
+        """The model called this function, which made that, while there are trails."""
+        try:
+            with torch.no_grad():
+                operands = list(tensors_in((*args, *kwargs.values())))
+                for trail in [trail for trail in self.trails if trail.after(function, args, operands, made)]:
+                    self.trails.remove(trail)
+                    trail.settle(trail)
+        except Exception:
+            self.trails.clear()
+            self._failed()
+
+    def end_trails(self, spy: Spy, whole: bool) -> None:
+        """The spy's forward is over; see Spy._finish."""
+        if not self.trails:
+            return
+        ended = [trail for trail in self.trails if trail.owner is spy]
+        self.trails[:] = [trail for trail in self.trails if trail.owner is not spy]
+        with torch.no_grad():
+            for trail in ended if whole else ():
+                trail.settle(trail)
+
+    def _failed(self) -> None:
+        for spy in list(self.spies):
+            spy.watcher.failed(f"the attention of {spy.current_path or 'the model'} could not be captured")
 
     def _module(self) -> Optional[torch.nn.Module]:
         return next((spy.current_module for spy in self.spies if spy.current_module is not None), None)
+
+    @contextlib.contextmanager
+    def inside_interface(self, sinks: Optional[torch.Tensor]) -> Iterator[None]:
+        """Within an attention function of transformers, which may call kernels of others."""
+        own, self.sinks = self.sinks, sinks
+        self.within += 1
+        try:
+            yield
+        finally:
+            self.within -= 1
+            self.sinks = own
 
     @contextlib.contextmanager
     def _inside(self, args: Any, kwargs: Any) -> Iterator[None]:
@@ -367,29 +471,63 @@ class _Shared:
 
 
 class _Interface(_Shared):
-    """The attention functions of transformers are observed."""
+    """The attention functions of transformers are observed, and the kernels of other packages."""
     _observed: Any = None
+    _kernels: Sequence[Detour] = ()
 
     def place(self) -> None:
         self._observed = interface.observe(lookout_here)
+        self._kernels = kernels_of_others.observe(lookout_here)
 
     def take_away(self) -> None:
         observed, self._observed = self._observed, None
         interface.forget(observed)
+        for kernel in self._kernels:
+            kernel.end()
+        self._kernels = ()
 
 
 class _Stance(_Shared):
-    """Compiled code runs eagerly. Whoever is the last to need it restores what was before the first: watches may end in
-    any order."""
+    """Compiled code runs eagerly, flex attention as ever. Whoever is the last to need it restores what was before the
+    first: watches may end in any order, and while flex attention runs in another thread."""
     _set: Any = None
+    _flex: Optional[Detour] = None
+    _lifted = 0  # calls of flex attention that run now
 
     def place(self) -> None:
-        self._set = _set_stance("force_eager") if _set_stance is not None else None
+        if _set_stance is None:
+            return
+        self._settle()
+        self._flex = flex.observe(lookout_here, self._as_ever)
 
     def take_away(self) -> None:
-        was_set, self._set = self._set, None
-        if was_set is not None:
-            was_set.__exit__(None, None, None)
+        if self._flex is not None:
+            self._flex.end()
+            self._flex = None
+        self._settle()
+
+    @contextlib.contextmanager
+    def _as_ever(self) -> Iterator[None]:
+        """The stance is what it was, in all threads, as torch has one for all."""
+        self._lift(1)
+        try:
+            yield
+        finally:
+            self._lift(-1)
+
+    def _lift(self, count: int) -> None:
+        with self._lock, contextlib.suppress(RuntimeError):  # torch refuses within what is being compiled
+            self._lifted += count
+            self._settle()
+
+    def _settle(self) -> None:
+        """Sets the stance, or undoes that. Called locked."""
+        wanted = self._users > 0 and self._lifted == 0
+        if wanted and self._set is None and _set_stance is not None:
+            self._set = _set_stance("force_eager")
+        elif not wanted and self._set is not None:
+            self._set.__exit__(None, None, None)
+            self._set = None
 
 
 class _StandIns(_Shared):
@@ -431,16 +569,6 @@ class _StandIns(_Shared):
         return output
 
 
-_OF_GLOBAL_HOOKS = r"Using `torch.compile\(module\)` when there are global hooks"
-
-
-def _allow_global_hooks() -> None:
-    """Lets torch not warn of the hooks: they are there only while nothing compiled runs, and are meant to see what runs
-    instead. Not again while that holds: each new filter makes Python forget which warnings it has shown."""
-    if not any(getattr(message, "pattern", None) == _OF_GLOBAL_HOOKS for _, message, *_ in warnings.filters):
-        warnings.filterwarnings("ignore", message=_OF_GLOBAL_HOOKS)
-
-
 _interface = _Interface()
 _stance = _Stance()
 _stand_ins = _StandIns()
@@ -452,31 +580,23 @@ class _Mode(TorchFunctionMode):
     def __init__(self, lookout: Lookout) -> None:
         super().__init__()
         self._lookout = lookout
+        self._trails = lookout.trails  # asked for at every function
         self._open = True
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in _LOOKED_AT and self._open:
             return self._lookout.look(_stand_ins.original(func), args, kwargs)
-        return func(*args, **kwargs)
+        made = func(*args, **kwargs)
+        if self._trails and self._open:
+            self._lookout.follow(func, args, kwargs, made)
+        return made
 
     def close(self) -> None:
         """Leaves the stack of modes. If the model left another one on top, ours stays below it, and sees nothing."""
         self._open = False
         if _top_mode() is self:
             self.__exit__(None, None, None)
-
-
-def module_paths(root: torch.nn.Module) -> Dict[int, str]:
-    """{id of a module: its path, without what wrappers add}."""
-    return {id(module): clean_path(path) for path, module in root.named_modules()}
-
-
-def clean_path(path: str) -> str:
-    """A module's path as it is without wrappers."""
-    if "_orig_mod" not in path and "_wrapped_module" not in path:
-        return path  # nearly all are, and each is asked for at every captured step
-    return _WRAPPERS.sub(lambda match: match[1] if match.end() < len(path) else "", path).lstrip(".")
 
 
 def _queries(args: Any, kwargs: Any) -> Optional[Queries]:
@@ -500,7 +620,7 @@ def _softmax(args: Any, kwargs: Any, weights: torch.Tensor, module: Optional[tor
     if not isinstance(axis, int) or axis not in (-1, logits.dim() - 1) or not logits.is_floating_point():
         return None
     if logits.dim() == 3:
-        heads = heads or (_head_count(module) if _ATTENTION.search(type(module).__name__) else None)
+        heads = heads or (head_count(module) if SAYS_ATTENTION.search(type(module).__name__) else None)
         if not heads or logits.shape[0] % heads:
             return None
         shape = (-1, heads, *logits.shape[1:])
@@ -547,14 +667,6 @@ def _four_axes(given: Sequence[Optional[torch.Tensor]]) -> List[Optional[torch.T
 
 def _padded(tensor: torch.Tensor, axes: int) -> torch.Tensor:
     return tensor.reshape((1,) * (axes - tensor.dim()) + tuple(tensor.shape))
-
-
-def _head_count(module: Any) -> Optional[int]:
-    for name in HEAD_COUNTS:
-        count = getattr(module, name, None)
-        if isinstance(count, int) and count > 0:
-            return count
-    return None
 
 
 def _traced() -> bool:

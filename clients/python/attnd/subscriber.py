@@ -32,6 +32,9 @@ class Subscriber:
     endpoint  exactly this socket of it, instead of an address
     high_water  results that may wait to be taken; further ones are dropped, and counted in `dropped`
 
+    A result about a layer has `stack`, `layer` and `site`, and under `module` the path of the module that attends there,
+    when the trainer says it: attnd.watch does.
+
     On subscription the daemon sends the last value of every matching topic, with `snapshot` true. A snapshot
     that says nothing new about its topic (same run, same window or step) is skipped. One thread at a time;
     fork: do not use the parent's in the child. ValueError for a bad address, endpoint or topic.
@@ -45,8 +48,8 @@ class Subscriber:
         self._timeout = timeout
         self._known: Dict[str, Tuple[Any, ...]] = {}  # by topic: what the newest result was about
         self.malformed = 0  # messages that were not results
-        self._drain = Drain(Link(zmq.SUB, "publish", endpoint, address, lambda socket: _set_options(socket, topics)),
-                            high_water)
+        self._drain = Drain(Link(zmq.SUB, "publish", endpoint, address, lambda socket: _set_options(socket, topics),
+                                 on_wrong=lambda why: log.warning("nothing can be received: %s", why)), high_water)
         self._socket = self._drain.socket
         # Holds the socket: collected in a cycle with its context it could make the context wait for ever.
         self._finalizer = weakref.finalize(self, self._drain.close)

@@ -2,10 +2,8 @@
 """torch_state: the current state of torch, as far as its version shows it."""
 from __future__ import annotations
 
-import contextlib
-import inspect
-import sys
-from typing import Any, Callable, Iterable, Iterator, Optional
+import warnings
+from typing import Callable, Optional
 
 import torch
 
@@ -19,33 +17,25 @@ def is_no_repetition() -> bool:
     return graph_task_id is None or graph_task_id() == -1
 
 
-def compiled_flex(root: torch.nn.Module) -> Optional[bool]:
-    """Whether the model, or code next to it that uses flex attention, may be compiled; None while nothing is."""
-    flex = getattr(sys.modules.get("torch.nn.attention.flex_attention"), "flex_attention", None)
-    if flex is None or "torch._dynamo" not in sys.modules:
-        return None
-    if any(getattr(getattr(module, "config", None), "_attn_implementation", None) == "flex_attention"
-           or _has_flex(vars(module).values(), flex) for module in root.modules()):
-        return True
-    forwards = [inspect.unwrap(kind.forward) for kind in {type(module) for module in root.modules()}]
-    return any(_calls_flex(forward, flex) for forward in forwards)
+_OF_GLOBAL_HOOKS = r"Using `torch.compile\(module\)` when there are global hooks"
 
 
-def _calls_flex(forward: Any, flex: Any) -> bool:
-    """By what a forward calls, and by what it or a function next to it may: the names of its module."""
-    code = getattr(forward, "__code__", None)
-    return code is not None and (any("flex_attention" in name for name in code.co_names)
-                                 or _has_flex(getattr(forward, "__globals__", {}).values(), flex)
-                                 or _has_flex(_enclosed(forward), flex))
+def allow_global_hooks() -> None:
+    """Lets torch not warn of the hooks: they are there only while nothing compiled runs, and are meant to see what runs
+    instead. Not again while that holds: each new filter makes Python forget which warnings it has shown."""
+    if not any(getattr(message, "pattern", None) == _OF_GLOBAL_HOOKS for _, message, *_ in warnings.filters):
+        warnings.filterwarnings("ignore", message=_OF_GLOBAL_HOOKS)
 
 
-def _enclosed(function: Any) -> Iterator[Any]:
-    for cell in getattr(function, "__closure__", None) or ():
-        with contextlib.suppress(ValueError):  # it is empty
-            yield cell.cell_contents
+def has_numbers(tensor: torch.Tensor) -> bool:
+    """Whether there is something to copy: no meta tensor, and none within torch.vmap, which is gone when that ends."""
+    if tensor.is_meta:
+        return False
+    while _functorch is not None and _functorch.is_functorch_wrapped_tensor(tensor):
+        if _functorch.is_batchedtensor(tensor):
+            return False
+        tensor = _functorch.get_unwrapped(tensor)
+    return True
 
 
-def _has_flex(values: Iterable[Any], flex: Any) -> bool:
-    """Whether a compiled flex attention is among the values."""
-    return any(callable(value) and getattr(value, "_torchdynamo_orig_callable", None) is flex
-               for value in list(values) if not isinstance(value, (type, torch.nn.Module)))
+_functorch = getattr(torch._C, "_functorch", None) if hasattr(torch, "func") else None

@@ -12,7 +12,7 @@ Daemon to readers: topic, and one MessagePack map (`decode_result`).
 from __future__ import annotations
 
 import re
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import msgpack
 import numpy as np
@@ -26,6 +26,7 @@ LAYER_MAX = 65535
 WORLD_MAX = 1048576
 HEADS_MAX = 1048576
 HELLO_LAYERS_MAX = 4096
+MODULE_MAX = 256
 
 STACKS = ("encoder", "decoder")
 SITES = ("self", "cross")
@@ -35,6 +36,29 @@ DTYPE_BYTES = {"f32": 4, "f16": 2, "bf16": 2, "f64": 8, "u8": 1, "i32": 4}
 WEIGHT_DTYPES = ("f32", "f64", "f16", "bf16")
 
 Layer = Tuple[str, int, str]
+
+
+class _Place(NamedTuple):
+    stack: str
+    layer: int
+    site: str
+
+
+class NamedLayer(_Place):
+    """(stack, layer, site), and `module`: the path of the module that attends there, None when it is not known.
+
+    Equal to the plain tuple of the three, and unpacked like it: `module` is no part of which layer it is.
+    """
+    module: Optional[str] = None
+
+    def __new__(cls, stack: str, layer: int, site: str, module: Optional[str] = None) -> "NamedLayer":
+        made = super().__new__(cls, stack, layer, site)
+        made.module = module
+        return made
+
+    def __repr__(self) -> str:
+        return f"{tuple(self)!r}" if self.module is None else f"<{'.'.join(map(str, self))}: {self.module}>"
+
 
 _JOB = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 
@@ -66,6 +90,22 @@ def check_int(name: str, value: Any, maximum: int = 2**64 - 1, minimum: int = 0)
     if not minimum <= number <= maximum:
         raise ValueError(f"{name} = {number}: must be {minimum} to {maximum}")
     return number
+
+
+def check_module(module: Any) -> Optional[str]:
+    """Returns `module` if a header can carry it as a module's path, or it is None; ValueError otherwise."""
+    if module is not None and (not isinstance(module, str) or clean_module(module) != module):
+        raise ValueError(f"module {module!r:.80}: must be 1 to {MODULE_MAX} bytes of printable text")
+    return module
+
+
+def clean_module(path: str) -> Optional[str]:
+    """A module's path as a header can carry it: '?' for what is no printable character, and of a long path its end,
+    after '...'. None for the model itself, which has no path."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in path)
+    if len(text.encode()) > MODULE_MAX:
+        text = "..." + text.encode()[3 - MODULE_MAX:].decode(errors="ignore")
+    return text or None
 
 
 def tensor_topic(job: str, stack: str, layer: int, site: str) -> bytes:
@@ -102,7 +142,7 @@ def attention_keys(layer: Layer, tensors: Described, **rows: Any) -> Dict[str, A
 
     Optional keys that say nothing (False, 0, None) are left out: that is their default on the wire.
     """
-    return {**_layer_keys(layer, tensors), **_row_keys(_shape_of(tensors, "weights")[1], **rows)}
+    return {**_layer_keys(layer, tensors), **_row_keys(_shape_of(tensors, "weights")[1], **rows), **_module_keys(layer)}
 
 
 def qk_keys(layer: Layer, tensors: Described, *, scale: float, softcap: float = 0.0, **rows: Any) -> Dict[str, Any]:
@@ -111,7 +151,7 @@ def qk_keys(layer: Layer, tensors: Described, *, scale: float, softcap: float = 
     keys["scale"] = float(scale)
     if softcap:
         keys["softcap"] = float(softcap)
-    return {**keys, **_row_keys(_shape_of(tensors, "q")[1], **rows)}
+    return {**keys, **_row_keys(_shape_of(tensors, "q")[1], **rows), **_module_keys(layer)}
 
 
 def weights_keys(layer: Layer, tensors: Described, *, heads: int, head_dim: int, kv_heads: Optional[int] = None,
@@ -123,7 +163,7 @@ def weights_keys(layer: Layer, tensors: Described, *, heads: int, head_dim: int,
     keys["head_dim"] = head_dim
     if heads_total is not None and heads_total != heads:
         keys["heads_total"] = heads_total
-    return keys
+    return {**keys, **_module_keys(layer)}
 
 
 def _layer_keys(layer: Layer, tensors: Described) -> Dict[str, Any]:
@@ -131,18 +171,26 @@ def _layer_keys(layer: Layer, tensors: Described) -> Dict[str, Any]:
             "tensors": [{"name": n, "dtype": d, "shape": [int(x) for x in s]} for n, d, s in tensors]}
 
 
+def _module_keys(layer: Layer) -> Dict[str, Any]:
+    """The path of the layer's module, when it is known; the last key of a header."""
+    module = layer.module if isinstance(layer, NamedLayer) else None
+    return {} if module is None else {"module": module}
+
+
 def _shape_of(tensors: Described, name: str) -> Sequence[int]:
     return next(shape for tensor, _, shape in tensors if tensor == name)
 
 
-def _row_keys(heads: int, *, causal: bool = False, window: int = 0, q_offset: int = 0, microbatch: int = 0,
-              q_len: Optional[Iterable[int]] = None, k_len: Optional[Iterable[int]] = None,
+def _row_keys(heads: int, *, causal: bool = False, window: int = 0, q_offset: int = 0, q_stride: int = 1,
+              microbatch: int = 0, q_len: Optional[Iterable[int]] = None, k_len: Optional[Iterable[int]] = None,
               head_offset: Optional[int] = None, heads_total: Optional[int] = None, dropout: bool = False, learned_sink: bool = False,
-              labels: Optional[Sequence[str]] = None) -> Dict[str, Any]:
+              labels: Optional[Sequence[str]] = None, q_labels: Optional[Sequence[str]] = None) -> Dict[str, Any]:
     """The keys that rows may attend to, and the slice of the layer's heads in a message of `heads` heads."""
     keys: Dict[str, Any] = {}
     if q_offset:
         keys["q_offset"] = q_offset
+    if q_stride > 1:
+        keys["q_stride"] = q_stride
     if microbatch:
         keys["microbatch"] = microbatch
     if causal:
@@ -162,6 +210,8 @@ def _row_keys(heads: int, *, causal: bool = False, window: int = 0, q_offset: in
         keys["learned_sink"] = True
     if labels is not None:
         keys["labels"] = list(labels)
+    if q_labels is not None:
+        keys["q_labels"] = list(q_labels)
     return keys
 
 
@@ -170,11 +220,18 @@ def event_keys(keys: Dict[str, Any], dropped_total: int) -> Dict[str, Any]:
     return {"event": keys["event"], "dropped_total": dropped_total, **keys} if dropped_total else keys
 
 
-def hello_keys(layers: Sequence[Tuple[str, int, str, int]], client: str) -> Dict[str, Any]:
-    """The keys of a `hello`: `layers` is (stack, layer, site, heads), `client` names the library."""
+def log_keys(values: Dict[str, Optional[float]]) -> Dict[str, Any]:
+    """The keys of a `log`: names to numbers, None for what was not finite."""
+    return {"event": "log", "values": values}
+
+
+def hello_keys(layers: Sequence[Tuple[Layer, int]], client: str, settings: Optional[Dict[str, Any]] = None
+               ) -> Dict[str, Any]:
+    """The keys of a `hello`: `layers` with their heads, `client` names the library, `settings` of the training."""
     return {"event": "hello",
-            "layers": [{"stack": st, "layer": la, "site": si, "heads": h} for st, la, si, h in layers],
-            "client": client}
+            "layers": [{"stack": layer[0], "layer": layer[1], "site": layer[2], "heads": heads, **_module_keys(layer)}
+                       for layer, heads in layers],
+            "client": client, **({"settings": settings} if settings else {})}
 
 
 # ----------------------------------------------------------------------------------------- results

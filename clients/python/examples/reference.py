@@ -18,7 +18,7 @@ import reference_heads as heads
 import reference_qk as qk
 from reference_compare import Deviation, compare, worst
 from reference_heads import MAP_STATS, top_pairs
-from reference_rows import LOCAL_WINDOW, ROW_METRICS, Attention, judge, row_metrics
+from reference_rows import LOCAL_WINDOW, ROW_METRICS, Attention, judge, row_metrics, shown
 from reference_spectrum import QK_SPECTRUM_METRICS, SPECTRUM_METRICS, VECTOR_WIDTH, Spectra, spectra
 
 __all__ = ["Attention", "Deviation", "Measured", "Settings", "compare", "describe", "from_message", "measure", "pool",
@@ -56,8 +56,10 @@ class Measured(NamedTuple):
 
 
 def from_message(message: Any) -> Attention:
-    """An Attention from an attnd.sender.Message: the very arrays that travelled."""
+    """An Attention from an attnd.sender.Message: the very arrays that travelled. ValueError for a sample of rows."""
     keys = message.keys
+    if keys.get("q_stride", 1) > 1:
+        raise ValueError("a sample of rows is not verified: capture all rows (attnctl plan set JOB rows=0)")
     tensors = {t["name"]: _tensor(frame, t["dtype"]) for t, frame in zip(keys["tensors"], message.frames)}
     dtype = keys["tensors"][0]["dtype"]
     rows = {k: keys[k] for k in ("site", "causal", "window", "q_offset", "q_len", "k_len", "dropout",
@@ -86,6 +88,7 @@ def measure(a: Attention, settings: Settings = Settings()) -> Measured:
     importance = heads.importance(scores)
     values = {**heads.entry_metrics(a.weights, judged), "locality": heads.locality(rows), "importance": importance,
               "importance_gradient": heads.importance_gradient(a, judged)}
+    pairs = torch.where(shown(a), a.weights, torch.full_like(a.weights, math.nan))
     aggregate = heads.aggregates(a.weights, settings.head_weights, importance)
     spectrum, slack = spectra(a, error), {}
     if a.qk is not None:
@@ -103,8 +106,8 @@ def measure(a: Attention, settings: Settings = Settings()) -> Measured:
         rows, {**values, **spectrum.values}, spectrum.vectors,
         [heads.patterns({name: means[name][h] for name in ROW_METRICS}, nats, WEIGHT_SLACK + error)
          for h in range(a.weights.shape[1])], heads.sink_rate(means["first_token"]),
-        aggregate, heads.mean_where_finite(a.weights.mean(1)),
-        heads.mean_where_finite(a.weights) if settings.head_pairs else None,
+        aggregate, heads.mean_where_finite(pairs.mean(1)),
+        heads.mean_where_finite(pairs) if settings.head_pairs else None,
         heads.similarity(a, judged, settings.redundant_js) if settings.similarity else None,
         {name: np.asarray(value) for name, value in slack.items()},
         int(judged.sound.sum()), int((counted & ~judged.sound).sum()),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """reference_heads: the pattern name of a head, and every number of a layer across its heads.
 
-Maps, importance and pairs take all entries as they were sent; similarity and the gradient score take visible keys of
-sound rows only.
+Maps and importance take all entries as they were sent, pairs those that are no padding; similarity and the gradient
+score take visible keys of sound rows only.
 """
 from __future__ import annotations
 

@@ -96,6 +96,28 @@ def visible(a: Attention) -> Tuple[torch.Tensor, torch.Tensor]:
     return query[:, None], seen[:, None]
 
 
+def shown(a: Attention) -> torch.Tensor:
+    """[B,1,Tq,Tk]: entries that are no padding, which pairs are looked for among: of queries and keys from the first
+    to the last that exist. In self-attention a query at the place of a padding key is padding."""
+    B, _, Tq, Tk = a.weights.shape
+    k_len, p = lengths(a)[1], a.q_offset + torch.arange(Tq)
+    result = torch.zeros(B, 1, Tq, Tk, dtype=torch.bool)
+    for b, query in enumerate(visible(a)[0][:, 0]):
+        if a.site == "self":
+            inside = torch.nonzero((p < k_len[b]) | (p >= Tk))[:, 0]
+            query = query & (torch.arange(Tq) <= (inside[-1] if len(inside) else -1))
+        queries = torch.nonzero(query)[:, 0]
+        if len(queries) == 0:
+            continue
+        key = torch.arange(Tk) < k_len[b]
+        if a.mask is not None:
+            key = key & (a.mask[b, queries[0]:queries[-1] + 1] == 1).any(0)
+        keys = torch.nonzero(key)[:, 0]
+        if len(keys):
+            result[b, 0, queries, keys[0]:keys[-1] + 1] = True
+    return result
+
+
 def row_metrics(a: Attention, rows: Rows, local_window: int) -> Dict[str, List[np.ndarray]]:
     """Row metric -> one array of row values per head: those of sound rows where the number exists."""
     columns = {**_entropies(rows), **_distances(a, rows, local_window), **_neighbours(a, rows), **_tokens(a, rows)}

@@ -159,6 +159,7 @@ class Trainer:
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
+            self.watch.log(loss=loss)
             self.watch.step()
             total += loss.item()
             if self.verifier:

@@ -5,7 +5,7 @@
     clients/python/gallery/make.py                   # after ninja -C build
     clients/python/gallery/make.py --build elsewhere --to /tmp/gallery
 
-Needs an interpreter with PyTorch. Takes about a minute. The commands are those that README.md names.
+Needs an interpreter with PyTorch and matplotlib. Takes about a minute. The commands are those that README.md names.
 """
 import argparse
 import os
@@ -54,21 +54,16 @@ class Attnd:
         self.build, self.folder = build, folder
         config = folder / "attnd.yaml"
         config.write_text(RULES)
-        words = [build / "daemon" / "attnd", "--config", config, "--set", f"history.path={folder}/history.db",
-                 "--set", "http.enabled=false"]
-        for name in ("ingest", "publish", "control", "tap"):
-            words += ["--set", f"{name}.endpoint={self.endpoint(name)}"]
+        words = [build / "daemon" / "attnd", "--config", config, "--address", folder, "--set",
+                 f"history.path={folder}/history.db", "--set", "http.enabled=false"]
         for setting in WINDOWS:
             words += ["--set", setting]
         self.process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
         wait_for(folder / "control")
 
-    def endpoint(self, name):
-        return f"ipc://{self.folder}/{name}"
-
     def attnctl(self, *words, **options):
-        return subprocess.Popen([self.build / "clients" / "cli" / "attnctl", *words, "--endpoint",
-                                 self.endpoint("control")], **options)
+        return subprocess.Popen([self.build / "clients" / "cli" / "attnctl", *words, "--address", self.folder],
+                                env={**os.environ, "ATTND_PYTHON": sys.executable}, **options)
 
     def close(self):
         self.process.terminate()
@@ -79,9 +74,8 @@ def train(attnd, steps):
     """A run, recorded as it goes; returns the recording."""
     recording = attnd.folder / "run.rec"
     recorder = attnd.attnctl("record", JOB, str(recording), "--until-end", stdout=subprocess.DEVNULL)
-    subprocess.run([sys.executable, TRAIN, "--endpoint", attnd.endpoint("ingest"), "--summaries",
-                    attnd.endpoint("publish"), "--epochs", "2", "--steps-per-epoch", str(steps // 2),
-                    "--context", "24", "--text", ROOT / "workers"],
+    subprocess.run([sys.executable, TRAIN, "--address", attnd.folder, "--epochs", "2", "--steps-per-epoch",
+                    str(steps // 2), "--context", "24", "--text", ROOT / "workers"],
                    check=True, stdout=subprocess.DEVNULL)
     if recorder.wait(timeout=60) != 0:
         raise SystemExit("make: the run was not recorded")

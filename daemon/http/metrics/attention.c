@@ -33,12 +33,12 @@ static const struct layer_family families[] = {
      FAMILY_GAUGE, false, offsetof(struct metrics_layer, row_sum_error)},
     {"sink_ratio", "Share of the heads that put more than 0.3 of their weight on the first key.",
      FAMILY_GAUGE, false, offsetof(struct metrics_layer, sink_rate)},
-    {"drift_zscore_max",
-     "Largest drift of any metric of any head, newest window against the baseline, in standard "
-     "deviations of the baseline.",
-     FAMILY_GAUGE, false, offsetof(struct metrics_layer, drift_z)},
-    {"entropy_drift_zscore_max", "Largest drift of the entropy of any head, as drift_zscore_max.",
-     FAMILY_GAUGE, false, offsetof(struct metrics_layer, entropy_z)},
+    {"drift_shift_max",
+     "Largest drift of any metric of any head, newest window against the baseline, as `shift` of "
+     "summaries.",
+     FAMILY_GAUGE, false, offsetof(struct metrics_layer, drift_shift)},
+    {"entropy_drift_shift_max", "Largest drift of the entropy of any head, as drift_shift_max.",
+     FAMILY_GAUGE, false, offsetof(struct metrics_layer, entropy_shift)},
     {"drift_divergence_max_nats",
      "Largest Jensen-Shannon divergence of any metric of any head, newest window against the "
      "baseline.",
@@ -105,6 +105,23 @@ static void put_pooled(struct metrics_text *text, const struct metrics *metrics,
     }
 }
 
+/* One series per layer whose module is known: a label of its own would give every other series of
+ * the layer another identity. */
+static void put_modules(struct metrics_text *text, const struct metrics *metrics)
+{
+    const struct family family = {"attnd_layer", FAMILY_INFO,
+                                  "The path of the module that attends in the layer."};
+    char labels[2 * LAYER_KEY_MAX + 2 * MODULE_MAX + 96];
+    metrics_head(text, &family);
+    for (const struct metrics_layer *layer = metrics->layers; layer; layer = layer->hh.next) {
+        if (layer->shown && layer->module[0]) {
+            int used = snprintf(labels, sizeof labels, "%s,", layer->labels);
+            metrics_label(labels + used, sizeof labels - (size_t)used, "module", layer->module);
+            metrics_count(text, &family, labels, 1);
+        }
+    }
+}
+
 /* Heads */
 
 /* The heads of a layer that drift most, by rank: whether `head` is one of so many. The first of
@@ -112,9 +129,9 @@ static void put_pooled(struct metrics_text *text, const struct metrics *metrics,
 static bool drifts_most(const struct metrics_layer *layer, uint32_t head, uint64_t count)
 {
     uint64_t before = 0;
-    double mine = layer->z && !isnan(layer->z[head]) ? layer->z[head] : -1;
+    double mine = layer->shift && !isnan(layer->shift[head]) ? layer->shift[head] : -1;
     for (uint32_t h = 0; h < layer->heads && before < count; h++) {
-        double other = layer->z && !isnan(layer->z[h]) ? layer->z[h] : -1;
+        double other = layer->shift && !isnan(layer->shift[h]) ? layer->shift[h] : -1;
         before += other > mine || (h < head && !(mine > other));
     }
     return before < count;
@@ -123,7 +140,7 @@ static bool drifts_most(const struct metrics_layer *layer, uint32_t head, uint64
 static double *values_of(const struct metrics_layer *layer, int metric)
 {
     if (metric == ATTENTION_COUNT) {
-        return layer->z;
+        return layer->shift;
     }
     return layer->of_heads ? layer->of_heads + (size_t)metric * layer->heads : NULL;
 }
@@ -164,13 +181,14 @@ static void put_all_heads(struct metrics_text *text, const struct metrics *metri
         snprintf(name, sizeof name, "attnd_detail_%s%s", info->name, info->unit);
         metrics_attention_put_heads(text, metrics, name, info->help, chosen[i]);
     }
-    metrics_attention_put_heads(text, metrics, "attnd_detail_drift_zscore",
+    metrics_attention_put_heads(text, metrics, "attnd_detail_drift_shift",
                                 "largest drift of any metric, newest window against the baseline.",
                                 ATTENTION_COUNT);
 }
 
 void metrics_put_attention(struct metrics_text *text, const struct metrics *metrics)
 {
+    put_modules(text, metrics);
     for (size_t i = 0; i < sizeof families / sizeof families[0]; i++) {
         put_family(text, metrics, &families[i]);
     }

@@ -108,8 +108,10 @@ static void metrics_jobs_put_dropped(struct metrics_text *text, const struct fam
     }
 }
 
-static void metrics_jobs_put_firing(struct metrics_text *text, const struct family *family,
-                                    const char *labels, const msgpack_object *job)
+/* The alerts of one state. */
+static void metrics_jobs_put_alerts(struct metrics_text *text, const struct family *family,
+                                    const char *labels, const msgpack_object *job,
+                                    const char *state)
 {
     const msgpack_object *firing = mpk_find(job, "firing");
     for (uint32_t i = 0;
@@ -117,6 +119,9 @@ static void metrics_jobs_put_firing(struct metrics_text *text, const struct fami
         const msgpack_object *rule = &firing->via.array.ptr[i];
         char name[128], severity[32], all[LABELS_MAX + 512];
         size_t used = (size_t)snprintf(all, sizeof all, "%s,", labels);
+        if (!mpk_is_str(mpk_find(rule, "state"), state)) {
+            continue;
+        }
         metrics_find_text(rule, "rule", name, sizeof name);
         metrics_find_text(rule, "severity", severity, sizeof severity);
         used += metrics_label(all + used, sizeof all - used, "rule", name);
@@ -124,6 +129,18 @@ static void metrics_jobs_put_firing(struct metrics_text *text, const struct fami
         metrics_label(all + used, sizeof all - used, "severity", severity);
         metrics_count(text, family, all, metrics_find_count(rule, "count"));
     }
+}
+
+static void metrics_jobs_put_firing(struct metrics_text *text, const struct family *family,
+                                    const char *labels, const msgpack_object *job)
+{
+    metrics_jobs_put_alerts(text, family, labels, job, "firing");
+}
+
+static void metrics_jobs_put_at_end(struct metrics_text *text, const struct family *family,
+                                    const char *labels, const msgpack_object *job)
+{
+    metrics_jobs_put_alerts(text, family, labels, job, "firing_at_end");
 }
 
 void metrics_put_jobs(struct metrics_text *text, const msgpack_object *jobs)
@@ -138,7 +155,10 @@ void metrics_put_jobs(struct metrics_text *text, const msgpack_object *jobs)
                                           "reason; source: by the publisher itself."},
                                firing = {"attnd_alerts_firing", FAMILY_GAUGE,
                                          "Places where an alert rule of attnd holds now; none: "
-                                         "no line."};
+                                         "no line."},
+                               at_end = {"attnd_alerts_firing_at_end", FAMILY_GAUGE,
+                                         "Places where an alert rule held when the newest run "
+                                         "ended or went idle; none: no line."};
     each_job(text, &run, jobs, metrics_jobs_put_run);
     each_job(text, &state, jobs, metrics_jobs_put_state);
     each_job(text, &heard, jobs, put_heard);
@@ -147,4 +167,5 @@ void metrics_put_jobs(struct metrics_text *text, const msgpack_object *jobs)
     }
     each_job(text, &dropped, jobs, metrics_jobs_put_dropped);
     each_job(text, &firing, jobs, metrics_jobs_put_firing);
+    each_job(text, &at_end, jobs, metrics_jobs_put_at_end);
 }

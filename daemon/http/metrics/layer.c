@@ -69,11 +69,11 @@ struct metrics_layer *layer_new(const char *key)
     snprintf(layer->key, sizeof layer->key, "%s", key);
     metrics_layer_next_part(&at, layer->run, sizeof layer->run);
     metrics_layer_next_part(&at, layer->job, sizeof layer->job);
-    for (int i = 0; i < ATTENTION_COUNT * PART_COUNT; i++) {
+    for (int i = 0; i < (int)ATTENTION_COUNT * PART_COUNT; i++) {
         layer->pooled[i / PART_COUNT][i % PART_COUNT] = NAN;
     }
     layer->sink_rate = layer->row_sum_error = layer->time_s = NAN;
-    layer->drift_z = layer->drift_js = layer->entropy_z = NAN;
+    layer->drift_shift = layer->drift_js = layer->entropy_shift = NAN;
     if (!make_labels(layer, at)) {
         layer_free(&layer);
     }
@@ -85,7 +85,7 @@ void layer_free(struct metrics_layer **layer_p)
     struct metrics_layer *layer = *layer_p;
     free(layer->labels);
     free(layer->of_heads);
-    free(layer->z);
+    free(layer->shift);
     free(layer);
     *layer_p = NULL;
 }
@@ -100,11 +100,11 @@ static const uint8_t *pass(struct cursor *cursor)
     return at;
 }
 
-static void metrics_layer_read_run(struct cursor *cursor, char run[2 * RUN_BYTES + 1])
+static void metrics_layer_read_text(struct cursor *cursor, char *text, size_t size)
 {
     uint32_t length;
-    const char *text = cursor_text(cursor, &length);
-    snprintf(run, 2 * RUN_BYTES + 1, "%.*s", (int)length, text);
+    const char *at = cursor_text(cursor, &length);
+    snprintf(text, size, "%.*s", (int)length, at);
 }
 
 /* Heads of the message: nil for tier weights. */
@@ -158,7 +158,9 @@ static void metrics_layer_read_key(struct cursor *cursor, const char *key, uint3
                                    const struct layer_window *window, struct layer_result *result)
 {
     if (cursor_is(key, length, "run")) {
-        metrics_layer_read_run(cursor, result->run);
+        metrics_layer_read_text(cursor, result->run, sizeof result->run);
+    } else if (cursor_is(key, length, "module")) {
+        metrics_layer_read_text(cursor, result->module, sizeof result->module);
     } else if (cursor_is(key, length, "time_ns")) {
         result->time_s = (double)cursor_count(cursor) / 1e9;
     } else if (cursor_is(key, length, "shape")) {
@@ -220,8 +222,8 @@ static bool fit_heads(struct metrics_layer *layer, uint32_t heads)
         of_heads[i] = NAN;
     }
     free(layer->of_heads);
-    free(layer->z);
-    layer->z = NULL;
+    free(layer->shift);
+    layer->shift = NULL;
     layer->of_heads = of_heads;
     layer->heads = heads;
     return true;
@@ -299,6 +301,7 @@ void layer_put_live(struct metrics_layer *layer, const struct layer_result *resu
     layer->rows += result->rows;
     layer->invalid += result->invalid;
     layer->time_s = result->time_s;
+    strcpy(layer->module, result->module);
     if (result->batch_heads == 0) {
         return; /* matrices: nothing of rows */
     }
@@ -317,42 +320,42 @@ static double metrics_layer_larger(double a, double b)
 }
 
 /* [heads] of NaN; NULL before the first live, which says how many there are. */
-static double *clear_z(struct metrics_layer *layer)
+static double *clear_shift(struct metrics_layer *layer)
 {
-    if (!layer->z && layer->heads > 0) {
-        layer->z = malloc(layer->heads * sizeof *layer->z);
+    if (!layer->shift && layer->heads > 0) {
+        layer->shift = malloc(layer->heads * sizeof *layer->shift);
     }
-    for (uint32_t h = 0; layer->z && h < layer->heads; h++) {
-        layer->z[h] = NAN;
+    for (uint32_t h = 0; layer->shift && h < layer->heads; h++) {
+        layer->shift[h] = NAN;
     }
-    return layer->z;
+    return layer->shift;
 }
 
-/* One list of a metric's drift; returns the largest absolute value. `z`: by head, or NULL. */
-static double put_drift_list(struct cursor *cursor, uint32_t heads, double *z)
+/* One list of a metric's drift; returns the largest absolute value. `shift`: by head, or NULL. */
+static double put_drift_list(struct cursor *cursor, uint32_t heads, double *shift)
 {
     double largest = NAN;
     uint32_t count = cursor_list(cursor);
     for (uint32_t h = 0; h < count && !cursor->failed; h++) {
         double number = fabs(cursor_number(cursor));
         largest = metrics_layer_larger(largest, number);
-        if (z && h < heads) {
-            z[h] = metrics_layer_larger(z[h], number);
+        if (shift && h < heads) {
+            shift[h] = metrics_layer_larger(shift[h], number);
         }
     }
     return largest;
 }
 
 static void metrics_layer_put_metric_drift(struct metrics_layer *layer, struct cursor *cursor,
-                                           bool is_entropy, double *z)
+                                           bool is_entropy, double *shift)
 {
     for (uint32_t pairs = cursor_map(cursor); pairs > 0 && !cursor->failed; pairs--) {
         uint32_t length;
         const char *key = cursor_text(cursor, &length);
-        if (cursor_is(key, length, "z")) {
-            double largest = put_drift_list(cursor, layer->heads, z);
-            layer->drift_z = metrics_layer_larger(layer->drift_z, largest);
-            layer->entropy_z = is_entropy ? largest : layer->entropy_z;
+        if (cursor_is(key, length, "shift")) {
+            double largest = put_drift_list(cursor, layer->heads, shift);
+            layer->drift_shift = metrics_layer_larger(layer->drift_shift, largest);
+            layer->entropy_shift = is_entropy ? largest : layer->entropy_shift;
         } else if (cursor_is(key, length, "js")) {
             layer->drift_js =
                 metrics_layer_larger(layer->drift_js, put_drift_list(cursor, 0, NULL));
@@ -364,8 +367,8 @@ static void metrics_layer_put_metric_drift(struct metrics_layer *layer, struct c
 
 void layer_put_summary(struct metrics_layer *layer, const struct layer_result *result)
 {
-    layer->drift_z = layer->drift_js = layer->entropy_z = NAN;
-    double *z = clear_z(layer);
+    layer->drift_shift = layer->drift_js = layer->entropy_shift = NAN;
+    double *shift = clear_shift(layer);
     if (!result->drift) {
         return;
     }
@@ -374,6 +377,6 @@ void layer_put_summary(struct metrics_layer *layer, const struct layer_result *r
         uint32_t length;
         const char *key = cursor_text(&cursor, &length);
         bool is_entropy = cursor_is(key, length, metric_info[METRIC_ENTROPY_NORMALIZED].name);
-        metrics_layer_put_metric_drift(layer, &cursor, is_entropy, z);
+        metrics_layer_put_metric_drift(layer, &cursor, is_entropy, shift);
     }
 }

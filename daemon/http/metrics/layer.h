@@ -34,18 +34,19 @@ extern const struct attention_info attention_info[ATTENTION_COUNT];
 struct metrics_layer {
     char key[LAYER_KEY_MAX]; /* <run>/<job>/<stack>/<layer>/<site>/ */
     char job[JOB_NAME_MAX + 1], run[2 * RUN_BYTES + 1];
-    char *labels; /* job, stack, layer and site, escaped; owned */
+    char module[MODULE_MAX + 1]; /* "" = not known */
+    char *labels;                /* job, stack, layer and site, escaped; owned */
     size_t labels_size;
     uint64_t put_ns;  /* when the newest result came */
     bool shown;       /* on the page that is being made */
     uint32_t heads;   /* of the model */
     double *of_heads; /* [ATTENTION_COUNT][heads]; owned, NULL before there are any */
-    double *z;        /* [heads] largest drift of any metric; owned, NULL = no drift yet */
+    double *shift;    /* [heads] largest drift of any metric; owned, NULL = no drift yet */
     double pooled[ATTENTION_COUNT][PART_COUNT];
     double sink_rate, row_sum_error;  /* of the newest message */
     double time_s;                    /* of the newest message, by its publisher's clock */
     uint64_t messages, rows, invalid; /* so far */
-    double drift_z, drift_js, entropy_z;
+    double drift_shift, drift_js, entropy_shift;
     UT_hash_handle hh;
 };
 
@@ -59,7 +60,8 @@ void layer_free(struct metrics_layer **layer);
 /* The parts of a result that are read first: its layer, and the places of its numbers. */
 struct layer_result {
     char run[2 * RUN_BYTES + 1];
-    bool primary; /* of a summary: its window is that of the config */
+    char module[MODULE_MAX + 1]; /* "" = not known */
+    bool primary;                /* of a summary: its window is that of the config */
     uint32_t batch_heads;
     double time_s, row_sum_error, sink_rate;
     uint64_t rows, invalid;

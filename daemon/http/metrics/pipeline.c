@@ -97,7 +97,7 @@ static void put_limits(struct metrics_text *text, const struct config *config)
                       "Beyond so many bytes in flight messages are dropped: ingest.budget.",
                       config->ingest_budget);
     metrics_one_count(text, "attnd_worker_queue_limit", FAMILY_GAUGE,
-                      "Room of the workers' queue: workers.queue.", config->workers_queue);
+                      "Room of a job in the workers' queue: workers.queue.", config->workers_queue);
     metrics_one_count(text, "attnd_history_waiting_limit_bytes", FAMILY_GAUGE,
                       "Beyond so many waiting bytes records are dropped: history.queue.",
                       config->history_queue);

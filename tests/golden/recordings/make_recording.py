@@ -22,31 +22,34 @@ from harness import Attnd, Trainer, softmax_maps, wait_until  # noqa: E402
 ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 SETTINGS = ("metrics.spectrum_budget=0",)
 JOB = "golden"
-LAYERS = [dict(stack="decoder", layer=0, site="self", heads=2), dict(stack="encoder", layer=1, site="cross", heads=4)]
+LAYERS = [dict(stack="decoder", layer=0, site="self", heads=2, module="blocks.0.attn"),
+          dict(stack="encoder", layer=1, site="cross", heads=4)]
 
 
 def publish(trainer, rng):
     """One epoch, of which three messages were dropped at the source."""
     queries = rng.normal(size=(2, 2, 6, 4)).astype(np.float32)
     keys = rng.normal(size=(2, 1, 6, 4)).astype(np.float16)
-    trainer.event("hello", layers=LAYERS, client="golden/1")
+    trainer.event("hello", layers=LAYERS, client="golden/1", settings={"learning_rate": 0.1, "warmup_steps": 10, "fp16": True})
     trainer.attention(softmax_maps(rng, 2, 2, 6, 6), mask=np.ones((2, 6, 6), np.uint8),
                       tokens=np.arange(12, dtype=np.int32).reshape(2, 6), grad=rng.normal(size=(2, 2, 6, 6)),
-                      labels=["the", "cat", "sat", "on", "a", "mat"], microbatch=1)
+                      labels=["the", "cat", "sat", "on", "a", "mat"], microbatch=1, module="blocks.0.attn")
     trainer.attention(softmax_maps(rng, 2, 2, 6, 6, causal=True, dtype=np.float16), step=1, causal=True, window=6,
                       documents=np.zeros((2, 6), np.int32), dropout=True)
     trainer.qk(queries, keys, v=keys, step=2, scale=0.5, softcap=30.0, causal=True, q_len=[6, 4], k_len=[6, 4])
     trainer.qk(queries[:, :, 2:4], keys, step=3, scale=0.5, causal=True, q_offset=2)
+    trainer.qk(queries[:, :, 1::2], keys, step=4, scale=0.5, causal=True, q_offset=1, q_stride=2)
     for offset in (0, 2):  # a slice of the heads each
         trainer.attention(softmax_maps(rng, 1, 2, 3, 5), stack="encoder", layer=1, site="cross", step=3, head_offset=offset,
-                          heads_total=4, learned_sink=True)
+                          heads_total=4, learned_sink=True, labels=list("abcde"), q_labels=["x", "y", "z"])
     trainer.projections(wq=rng.normal(size=(8, 6)).astype(np.float32), wk=rng.normal(size=(4, 6)).astype(np.float32),
                         wo=rng.normal(size=(6, 8)), heads=2, kv_heads=1, head_dim=4, step=3)
     trainer.event("hello", step=4, layers=LAYERS, client="golden/1", dropped_total=3)
     trainer.attention(softmax_maps(rng, 2, 2, 6, 6), step=5, dropped=2)
+    trainer.event("log", step=5, values={"loss": 2.5, "grad_norm": None})
     trainer.event("epoch_end", step=5, dropped_total=3)
     trainer.event("bye", step=5, dropped_total=3)
-    return 12
+    return 14
 
 
 def said(attnd, messages):
@@ -59,10 +62,13 @@ def said(attnd, messages):
         entropy = summary["heads"].get("entropy")
         layers.append({**{key: summary[key] for key in ("stack", "layer", "site", "messages", "rows", "invalid_rows", "lost",
                                                         "dropped", "epoch", "step", "causal", "tier", "shape")},
+                       **{key: summary[key] for key in ("module",) if key in summary},
                        "last": summary["window"]["last"], "entropy": entropy and [round(x, 6) for x in entropy["mean"]]})
+    run, = wait_until(lambda: [run for run in attnd.call("runs", job=JOB)["runs"] if run["state"] == "ended"], "the run's history")
+    log = [{key: series[key] for key in ("name", "step", "epoch", "value")} for series in attnd.call("log", job=JOB)["series"]]
     return {"job": {key: job[key] for key in ("state", "world", "layers", "received", "processed", "lost", "dropped", "epoch",
                                               "step")},
-            "layers": layers}
+            "layers": layers, **({"log": log, "settings": run["settings"]} if log else {})}
 
 
 def main(name):

@@ -111,8 +111,9 @@ FILE *attnctl_start(const char *endpoint, const char *arguments)
     char command[1024];
     const char *program = getenv("ATTNCTL");
     assert_non_null(program);
-    snprintf(command, sizeof command, "ATTND_ENDPOINT=%s exec '%s' %s 2>&1", endpoint, program,
-             arguments);
+    const char *option = *endpoint && !strstr(arguments, "--address") ? "--endpoint" : "";
+    snprintf(command, sizeof command, "exec '%s' %s %s %s 2>&1", program, option,
+             *option ? endpoint : "", arguments);
     fflush(NULL);
     FILE *pipe = popen(command, "r");
     assert_non_null(pipe);

@@ -40,7 +40,8 @@ void fake_put_ok(struct mpk_writer *reply, uint64_t id);
 /* [1, id, {code, message}, nil] */
 void fake_put_error(struct mpk_writer *reply, uint64_t id, const char *code, const char *message);
 
-/* Starts `attnctl arguments` with both outputs in the returned pipe. */
+/* Starts `attnctl arguments` with both outputs in the returned pipe. The endpoint is given as an
+ * option, unless it is "" or the arguments have an address. */
 FILE *attnctl_start(const char *endpoint, const char *arguments);
 /* Reads what it says to its end, and checks that and its exit status. */
 void attnctl_finish(FILE *pipe, int expected_status, const char *expected_text);

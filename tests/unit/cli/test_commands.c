@@ -120,6 +120,23 @@ static void commands_put_drift(struct mpk_writer *reply)
     summary.stat[METRIC_MEAN] = stat;
     summary.drift[METRIC_ENTROPY_NORMALIZED] = rows;
     summary.drift[METRIC_MEAN] = message;
+    struct trouble_head head = {.head = 1,
+                                .state = TROUBLE_FIRING,
+                                .severity = ALERT_CRITICAL,
+                                .rule = "entropy_collapse",
+                                .metric = "entropy_normalized",
+                                .statistic = "mean",
+                                .condition = "below",
+                                .value = 0.0625,
+                                .bound = 0.1,
+                                .slope = NAN,
+                                .eta = NAN,
+                                .since_epoch = 3,
+                                .since_step = 1100,
+                                .windows = 3};
+    struct result_trouble trouble = {
+        .heads = 3, .score = (const double[]){0, 3.375, 0}, .worst = &head, .count = 1};
+    summary.trouble = &trouble;
     mpk_put_array(reply, 1);
     summary_encode(&summary, reply);
 }
@@ -477,27 +494,31 @@ static void test_layers_without_the_metric_are_listed(void **state)
         "pattern, sink_rate)\n");
 }
 
-static void test_drift_is_a_line_per_number_with_large_z_marked(void **state)
+static void test_drift_is_a_line_per_head_those_in_trouble_first(void **state)
 {
-    commands_assert_says(state, "summary drifting --drift", 0,
-                         "gpt-small, run abcdef01, epoch 3, step 1200\n"
-                         "window: epoch 3, 1 rank, 40 messages, 0 lost, 0 dropped\n"
-                         "entropy_normalized, compared with the baseline; *: |z| of 6 or more\n"
-                         "\n"
-                         "LAYER                        h0        h1  h2\n"
-                         "decoder.1.self delta    -0.2500    0.1250   -\n"
-                         "decoder.1.self z          *-7.2       5.9   -\n"
-                         "decoder.1.self js      6.25e-02  1.00e-05   -\n"
-                         "decoder.1.self change         -      1200   -\n");
+    commands_assert_says(
+        state, "summary drifting --drift", 0,
+        "gpt-small, run abcdef01, epoch 3, step 1200\n"
+        "window: epoch 3, 1 rank, 40 messages, 0 lost, 0 dropped\n"
+        "entropy_normalized, compared with the baseline; *: |shift| of 6 or more\n"
+        "\n"
+        "HEAD               TROUBLE              RULE   VALUE  BOUND      SINCE  SHIFT\n"
+        "decoder.1.self h1     3.38  entropy_collapse  0.0625    0.1  step 1100    5.9\n"
+        "decoder.1.self h0        -                 -       -      -          -  *-7.2\n"
+        "decoder.1.self h2        -                 -       -      -          -      -\n"
+        "\n"
+        "HEAD               DELTA      JS  CHANGE\n"
+        "decoder.1.self h1  0.125   1e-05    1200\n"
+        "decoder.1.self h0  -0.25  0.0625       -\n"
+        "decoder.1.self h2      -       -       -\n");
 }
 
 static void test_drift_of_what_is_per_message_has_no_js(void **state)
 {
-    commands_assert_says(state, "summary drifting --drift --metric mean | tail -4", 0,
-                         "LAYER                        h0        h1  h2\n"
-                         "decoder.1.self delta   0.00e+00  2.00e-05   -\n"
-                         "decoder.1.self z            0.0      *6.0   -\n"
-                         "decoder.1.self change         -         3   -\n");
+    commands_assert_says(state, "summary drifting --drift --metric mean | tail -3", 0,
+                         "decoder.1.self h1  2e-05   -       3\n"
+                         "decoder.1.self h0      0   -       -\n"
+                         "decoder.1.self h2      -   -       -\n");
 }
 
 static void test_drift_names_what_has_a_baseline(void **state)
@@ -510,10 +531,10 @@ static void test_drift_names_what_has_a_baseline(void **state)
 
 static void test_no_baseline_is_a_finding(void **state)
 {
-    commands_assert_says(
-        state, "summary gpt-small --drift", 1,
-        "attnctl: gpt-small has no baseline yet: its first windows make one (drift.windows "
-        "in attnctl config)\n");
+    commands_assert_says(state, "summary gpt-small --drift", 1,
+                         "attnctl: gpt-small has no baseline yet: its first windows that neither "
+                         "rise nor fall make one (drift.windows "
+                         "in attnctl config)\n");
 }
 
 static void test_an_unknown_metric_names_those_there_are(void **state)
@@ -985,7 +1006,7 @@ int main(void)
         WITH_FAKE(test_a_number_of_the_layer_is_one_column),
         WITH_FAKE(test_numbers_of_matrices_are_named_by_matrix),
         WITH_FAKE(test_layers_without_the_metric_are_listed),
-        WITH_FAKE(test_drift_is_a_line_per_number_with_large_z_marked),
+        WITH_FAKE(test_drift_is_a_line_per_head_those_in_trouble_first),
         WITH_FAKE(test_drift_of_what_is_per_message_has_no_js),
         WITH_FAKE(test_drift_names_what_has_a_baseline),
         WITH_FAKE(test_no_baseline_is_a_finding),

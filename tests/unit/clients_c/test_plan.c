@@ -239,22 +239,50 @@ static void test_as_many_ranges_as_a_prefix_holds_are_read(void **state)
     assert_in_range(plan.range_count, 250, ATTN_PLAN_RANGES_MAX);
 }
 
-static void test_row_blocks_take_turns(void **state)
+/* The Python client goes by the same table. */
+static void test_the_table_of_rows(void **state)
 {
-    attn_plan plan = test_plan_of("plan/0/*/every=10;rows=4");
-    uint32_t first;
+    char text[256];
+    int lines = 0;
+    FILE *table = fopen(GOLDEN_DIR "/rows.txt", "r");
 
     (void)state;
-    assert_int_equal(attn_plan_rows(&plan, 0, 10, &first), 4);
-    assert_int_equal(first, 0);
-    assert_int_equal(attn_plan_rows(&plan, 10, 10, &first), 4);
-    assert_int_equal(first, 4);
-    assert_int_equal(attn_plan_rows(&plan, 20, 10, &first), 2);
-    assert_int_equal(first, 8);
-    assert_int_equal(attn_plan_rows(&plan, 30, 10, &first), 4);
-    assert_int_equal(first, 0);
-    assert_int_equal(attn_plan_rows(&plan, 10, 4, &first), 4);
-    assert_int_equal(first, 0);
+    assert_non_null(table);
+    for (; fgets(text, sizeof text, table); lines++) {
+        uint64_t in[4], out[3];
+        uint32_t first, stride, count;
+        attn_plan plan;
+        char *at = text;
+
+        if (*text == '#') {
+            continue;
+        }
+        for (int i = 0; i < 7; i++) {
+            *(i < 4 ? &in[i] : &out[i - 4]) = strtoull(at, &at, 10);
+        }
+        attn_plan_default(&plan);
+        plan.rows = (uint32_t)in[0];
+        plan.every = (uint32_t)in[1];
+        count = attn_plan_rows(&plan, in[2], (uint32_t)in[3], &first, &stride);
+        assert_int_equal(first, out[0]);
+        assert_int_equal(stride, out[1]);
+        assert_int_equal(count, out[2]);
+    }
+    fclose(table);
+    assert_true(lines > 40);
+}
+
+static void test_blocks_of_rows_take_turns(void **state)
+{
+    static const uint32_t first[] = {0, 8, 4, 0}, count[] = {4, 2, 4, 4};
+    attn_plan plan = test_plan_of("plan/0/*/every=10;rows=4");
+
+    (void)state;
+    for (uint64_t turn = 0; turn < 4; turn++) {
+        struct plan_rows rows = plan_rows(&plan, 10 * turn, 10, false);
+
+        assert_true(rows.first == first[turn] && rows.count == count[turn] && rows.stride == 1);
+    }
 }
 
 /* ---- through a publisher ---- */
@@ -388,7 +416,8 @@ int main(void)
         cmocka_unit_test(test_the_jobs_wishes_go_before_the_default_only),
         cmocka_unit_test(test_plans_are_bounded),
         cmocka_unit_test(test_as_many_ranges_as_a_prefix_holds_are_read),
-        cmocka_unit_test(test_row_blocks_take_turns),
+        cmocka_unit_test(test_the_table_of_rows),
+        cmocka_unit_test(test_blocks_of_rows_take_turns),
         cmocka_unit_test(test_wanting_obeys_the_plan_and_publishing_does_not),
         cmocka_unit_test(test_a_plan_may_change_while_the_job_runs),
         cmocka_unit_test(test_the_plan_ends_with_its_daemon),

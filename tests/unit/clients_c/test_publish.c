@@ -14,14 +14,20 @@ struct pair {
     attn_publisher *publisher;
 };
 
-static struct pair pair_open(void)
+static struct pair pair_open_with(const char *limits)
 {
     struct pair pair = {.peer = peer_open(ZMQ_SUB, NULL, 0)};
 
     pair.publisher = publisher_for(&pair.peer);
+    peer_subscribe(&pair.peer, limits);
     peer_subscribe(&pair.peer, "tensor/");
     meet(pair.publisher, &pair.peer);
     return pair;
+}
+
+static struct pair pair_open(void)
+{
+    return pair_open_with("limits/header=3");
 }
 
 static void pair_close(struct pair *pair)
@@ -65,7 +71,8 @@ static void test_every_field_of_attention_arrives(void **state)
                               .q_offset = 2,
                               .documents = documents,
                               .labels = labels,
-                              .microbatch = 6};
+                              .microbatch = 6,
+                              .module = "vision.layers.9.attn"};
     struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
     attn_publisher_options options = options_for(peer.endpoint);
     attn_publisher *publisher;
@@ -91,6 +98,7 @@ static void test_every_field_of_attention_arrives(void **state)
     assert_memory_equal(h->k_len, k_len, sizeof k_len);
     assert_true(h->head_offset == 2 && h->heads_total == 8);
     assert_true(h->q_offset == 2 && h->microbatch == 6);
+    assert_string_equal(h->module, "vision.layers.9.attn");
     assert_memory_equal(frame_of(&got, TENSOR_WEIGHTS), weights, sizeof weights);
     assert_memory_equal(frame_of(&got, TENSOR_MASK), mask, sizeof mask);
     assert_memory_equal(frame_of(&got, TENSOR_TOKENS), tokens, sizeof tokens);
@@ -137,7 +145,8 @@ static void test_every_field_of_qk_arrives(void **state)
                         .tokens = tokens,
                         .q_offset = 2,
                         .documents = documents,
-                        .microbatch = 1};
+                        .microbatch = 1,
+                        .module = "blocks.0#1"};
     struct pair pair = pair_open();
     struct received got;
     const struct header *h = &got.header;
@@ -146,6 +155,7 @@ static void test_every_field_of_qk_arrives(void **state)
     assert_int_equal(attn_publish_qk(pair.publisher, &qk), 0);
     got = expect(&pair.peer);
     assert_int_equal(h->type, MESSAGE_QK);
+    assert_string_equal(h->module, "blocks.0#1");
     assert_true(h->heads == H && h->kv_heads == G && h->head_dim == D && h->value_dim == DV);
     assert_true(fabs(h->scale - 0.5) < 1e-12 && fabs(h->softcap - 30) < 1e-12);
     assert_true(h->q_offset == 2 && h->causal && h->window == 4 && h->q_len[1] == 2);
@@ -186,6 +196,7 @@ static void test_every_matrix_arrives(void **state)
     static const uint16_t wk[4 * 6] = {2};
     static const double wv[4 * 7] = {3};
     const attn_weights weights = {.stack = ATTN_DECODER,
+                                  .module = "blocks.0",
                                   .site = ATTN_CROSS,
                                   .heads = 4,
                                   .head_dim = 2,
@@ -204,6 +215,7 @@ static void test_every_matrix_arrives(void **state)
     assert_int_equal(got.header.type, MESSAGE_WEIGHTS);
     assert_true(got.header.heads == 4 && got.header.kv_heads == 2 && got.header.head_dim == 2);
     assert_int_equal(got.header.heads_total, 16);
+    assert_string_equal(got.header.module, "blocks.0");
     assert_memory_equal(frame_of(&got, TENSOR_WQ), wq, sizeof wq);
     assert_memory_equal(frame_of(&got, TENSOR_WK), wk, sizeof wk);
     assert_memory_equal(frame_of(&got, TENSOR_WV), wv, sizeof wv);
@@ -303,7 +315,7 @@ static void test_a_plan_cuts_samples_heads_and_rows_out_of_attention(void **stat
     const float *weights;
 
     (void)state;
-    attn_set_position(pair.publisher, 0, 1); /* the second block of rows */
+    attn_set_position(pair.publisher, 0, 2); /* the second block of rows */
     assert_int_equal(attn_publish_attention(pair.publisher, &attention), 0);
     got = expect(&pair.peer);
     assert_true(h->batch == 2 && h->heads == 2 && h->queries == 2 && h->keys == K);
@@ -320,6 +332,74 @@ static void test_a_plan_cuts_samples_heads_and_rows_out_of_attention(void **stat
     assert_memory_equal(frame_of(&got, TENSOR_TOKENS), a->tokens, 2 * sizeof a->tokens[0]);
     received_free(&got);
     pair_close(&pair);
+}
+
+/* Rows 1 and 4 of five. */
+static void test_a_plan_cuts_rows_that_are_apart_for_those_who_know_q_stride(void **state)
+{
+    const struct arrays *a = filled();
+    const attn_plan plan = plan_with(2, 2, (attn_range){3, 4});
+    const attn_attention attention = {.weights = a->weights,
+                                      .batch = B,
+                                      .heads = H,
+                                      .queries = Q,
+                                      .keys = K,
+                                      .q_len = a->q_len,
+                                      .q_offset = 1,
+                                      .mask = &a->mask[0][0][0],
+                                      .tokens = &a->tokens[0][0],
+                                      .plan = &plan};
+    struct pair pair = pair_open_with("limits/header=4");
+    struct received got;
+    const struct header *h = &got.header;
+    const float *weights;
+    const char *mask;
+
+    (void)state;
+    attn_set_position(pair.publisher, 0, 2);
+    assert_int_equal(attn_publish_attention(pair.publisher, &attention), 0);
+    got = expect(&pair.peer);
+    assert_true(h->batch == 2 && h->heads == 2 && h->queries == 2 && h->keys == K);
+    assert_true(h->q_offset == 2 && h->q_stride == 3);
+    assert_true(h->q_len[0] == 2 && h->q_len[1] == 1);
+    weights = frame_of(&got, TENSOR_WEIGHTS);
+    mask = frame_of(&got, TENSOR_MASK);
+    for (int b = 0; b < 2; b++) {
+        for (int row = 0; row < 2; row++, mask += K) {
+            assert_memory_equal(mask, a->mask[b][1 + 3 * row], K);
+        }
+        for (int head = 0; head < 2; head++) {
+            for (int row = 0; row < 2; row++, weights += K) {
+                assert_memory_equal(weights, a->weights[b][3 + head][1 + 3 * row],
+                                    K * sizeof(float));
+            }
+        }
+    }
+    assert_memory_equal(frame_of(&got, TENSOR_TOKENS), a->tokens, 2 * sizeof a->tokens[0]);
+    received_free(&got);
+    pair_close(&pair);
+}
+
+static void test_a_stride_of_the_callers_own_goes_to_those_who_know_it(void **state)
+{
+    const struct arrays *a = filled();
+    attn_attention attention = {
+        .weights = a->weights, .batch = 1, .heads = 1, .queries = 2, .keys = K, .q_stride = 6};
+
+    (void)state;
+    for (int revision = 3; revision <= 4; revision++) {
+        struct pair pair = pair_open_with(revision == 3 ? "limits/header=3" : "limits/header=4");
+        int rc = attn_publish_attention(pair.publisher, &attention);
+
+        assert_int_equal(rc, revision == 3 ? ATTN_E_TOO_LARGE : 0);
+        if (!rc) {
+            struct received got = expect(&pair.peer);
+
+            assert_int_equal(got.header.q_stride, 6);
+            received_free(&got);
+        }
+        pair_close(&pair);
+    }
 }
 
 static attn_qk qk_of(const struct arrays *a, const attn_plan *plan)
@@ -460,9 +540,16 @@ static void test_bad_attention_is_refused(void **state)
     REFUSED(attn_publish_attention, good, labels = cut_off);
     REFUSED(attn_publish_attention, good, labels = missing);
     REFUSED(attn_publish_attention, good, plan = &plan);
+    REFUSED(attn_publish_attention, good, module = "");
+    REFUSED(attn_publish_attention, good, module = "a\x1b[2J");
+    REFUSED(attn_publish_attention, good, module = "\xff");
     good.documents = documents;
     REFUSED(attn_publish_attention, good, site = ATTN_CROSS);
     REFUSED(attn_publish_attention, good, q_offset = 4);
+    good.queries = 2;
+    REFUSED(attn_publish_attention, good, q_stride = 4);
+    good.documents = NULL;
+    REFUSED(attn_publish_attention, good, q_stride = UINT32_MAX);
     assert_int_equal(attn_publisher_wait(publisher, -1), ATTN_E_ARGUMENT);
     assert_int_equal(attn_hello(publisher, NULL, 1), ATTN_E_ARGUMENT);
     assert_int_equal(checked_counts(publisher).published, 1);
@@ -490,6 +577,7 @@ static void test_bad_qk_is_refused(void **state)
     REFUSED(attn_publish_qk, good, v_dtype = (attn_dtype)9);
     REFUSED(attn_publish_qk, good, heads = 0);
     REFUSED(attn_publish_qk, good, site = (attn_site)7);
+    REFUSED(attn_publish_qk, good, module = "a\n");
     attn_publisher_free(&publisher);
 }
 
@@ -511,6 +599,7 @@ static void test_bad_weights_are_refused(void **state)
     REFUSED(attn_publish_weights, good, head_dim = 0);
     REFUSED(attn_publish_weights, good, head_dim = INT32_MAX);
     REFUSED(attn_publish_weights, good, heads_total = 3);
+    REFUSED(attn_publish_weights, good, module = "\x7f");
     attn_publisher_free(&publisher);
 }
 
@@ -567,6 +656,8 @@ int main(void)
         cmocka_unit_test(test_every_matrix_arrives),
         cmocka_unit_test(test_the_tiers_of_a_layer_share_its_sequence),
         cmocka_unit_test(test_a_plan_cuts_samples_heads_and_rows_out_of_attention),
+        cmocka_unit_test(test_a_plan_cuts_rows_that_are_apart_for_those_who_know_q_stride),
+        cmocka_unit_test(test_a_stride_of_the_callers_own_goes_to_those_who_know_it),
         cmocka_unit_test(test_whole_groups_of_heads_take_their_key_heads),
         cmocka_unit_test(test_parts_of_groups_get_a_key_head_each),
         cmocka_unit_test(test_ranges_of_heads_are_messages_of_their_own),

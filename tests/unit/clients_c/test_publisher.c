@@ -3,6 +3,7 @@
 
 #include "tests/unit/clients_c/publishing.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -216,6 +217,64 @@ static void test_events_frame_the_training(void **state)
     received_free(&received);
     attn_publisher_free(&publisher);
     expect_event(&peer, EVENT_BYE, 2);
+    peer_close(&peer);
+}
+
+static void test_a_log_arrives_at_its_position(void **state)
+{
+    static const attn_value values[] = {{"loss", 2.5}, {"grad norm", INFINITY}};
+    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
+    attn_publisher *publisher = publisher_for(&peer);
+    struct received received;
+
+    (void)state;
+    peer_subscribe(&peer, "limits/header=5");
+    peer_subscribe(&peer, "event/");
+    meet(publisher, &peer);
+    attn_set_position(publisher, 7, 700);
+    assert_int_equal(attn_log(publisher, values, 2), 0);
+    received = expect(&peer);
+    assert_int_equal(received.header.event, EVENT_LOG);
+    assert_int_equal(received.header.step, 700);
+    assert_int_equal(received.header.values.count, 2);
+    assert_string_equal(received.header.values.list[0].name, "loss");
+    assert_true(received.header.values.list[0].number == 2.5);
+    assert_int_equal(received.header.values.list[1].kind, NAMED_NONE);
+    received_free(&received);
+    attn_publisher_free(&publisher);
+    expect_event(&peer, EVENT_BYE, 1);
+    peer_close(&peer);
+}
+
+static void test_a_log_that_is_none_is_refused_and_an_older_daemon_gets_none(void **state)
+{
+    char longest[66];
+    attn_value many[33];
+    const struct {
+        attn_value values[2];
+        size_t count;
+    } bad[] = {
+        {{{NULL, 0}}, 1},   {{{"", 0}}, 1},      {{{"a\n", 0}}, 1},
+        {{{"\xff", 0}}, 1}, {{{longest, 0}}, 1}, {{{"a", 0}, {"a", 1}}, 2},
+        {{{"a", 0}}, 0},
+    };
+    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
+    attn_publisher *publisher = publisher_for(&peer);
+
+    (void)state;
+    peer_subscribe(&peer, "limits/header=4");
+    peer_subscribe(&peer, "event/");
+    meet(publisher, &peer);
+    memset(longest, 'a', 65);
+    longest[65] = '\0';
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        assert_int_equal(attn_log(publisher, bad[i].values, bad[i].count), ATTN_E_ARGUMENT);
+    }
+    assert_int_equal(attn_log(publisher, many, 33), ATTN_E_ARGUMENT);
+    assert_int_equal(attn_log(publisher, NULL, 1), ATTN_E_ARGUMENT);
+    assert_int_equal(attn_log(publisher, &(attn_value){"loss", 1}, 1), ATTN_SKIPPED);
+    attn_publisher_free(&publisher);
+    expect_event(&peer, EVENT_BYE, 0);
     peer_close(&peer);
 }
 
@@ -434,6 +493,8 @@ int main(void)
         cmocka_unit_test(test_a_burst_of_small_messages_loses_nothing),
         cmocka_unit_test(test_queued_bytes_are_bounded_and_given_back),
         cmocka_unit_test(test_events_frame_the_training),
+        cmocka_unit_test(test_a_log_arrives_at_its_position),
+        cmocka_unit_test(test_a_log_that_is_none_is_refused_and_an_older_daemon_gets_none),
         cmocka_unit_test(test_hello_to_a_present_daemon_is_said_once),
         cmocka_unit_test(test_unsubscribing_stops_a_layer),
         cmocka_unit_test(test_a_restarted_daemon_starts_with_its_own_plan),

@@ -292,7 +292,7 @@ int main(int argc, char **argv)
     }
     attnd_path = argv[1];
     for (size_t i = 0; i < HEADS * TOKENS * TOKENS; i++) {
-        numbers[i] = 1.0F / TOKENS;
+        numbers[i] = 1.0F / (float)TOKENS;
     }
     rc = cmocka_run_group_tests(tests, NULL, NULL);
     snprintf(command, sizeof command, "rm -rf '%s'", directory);

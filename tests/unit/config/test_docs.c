@@ -36,6 +36,7 @@ static const struct {
     {"rule keys", config_print_rule_keys},
     {"rule metrics", config_print_rule_metrics},
     {"rules", config_print_default_rules},
+    {"rule advice", config_print_rule_advice},
 };
 
 static char *table_text(void (*print)(FILE *out))
@@ -128,6 +129,29 @@ static void check_help(const char *help)
     assert_true(help[strlen(help) - 1] != '.');
 }
 
+/* Sentences in a table. */
+static void check_sentences(const char *text)
+{
+    assert_non_null(text);
+    assert_in_range(strlen(text), 30, 200);
+    assert_null(strpbrk(text, "\n|`"));
+    assert_true(text[strlen(text) - 1] == '.');
+}
+
+static void test_every_default_rule_says_why_and_what_to_do(void **state)
+{
+    (void)state;
+    for (int i = 0; i < RULE_DEFAULT_COUNT; i++) {
+        const struct rule *rule = &rule_defaults[i];
+        const char *metric = rule_metric_name(rule->metric);
+        check_sentences(rule_why(rule->name, metric));
+        check_sentences(rule_advice(rule->name, metric));
+        assert_null(rule_why(rule->name, "k_norm")); /* it was made to judge something else */
+    }
+    assert_null(rule_why("mine", "k_norm"));
+    assert_null(rule_advice("mine", "k_norm"));
+}
+
 static void test_every_key_is_documented(void **state)
 {
     (void)state;
@@ -149,6 +173,7 @@ int main(void)
         cmocka_unit_test(test_the_default_file_changes_nothing),
         cmocka_unit_test(test_the_readme_holds_the_tables),
         cmocka_unit_test(test_every_key_is_documented),
+        cmocka_unit_test(test_every_default_rule_says_why_and_what_to_do),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -263,8 +263,10 @@ static void test_unknown_metrics_are_refused_with_close_ones(void **state)
 static void test_a_rule_has_one_metric_and_one_condition(void **state)
 {
     (void)state;
-    assert_refused("rules:\n  mine:\n    above: 1\n", "attnd.yaml:2: rules.mine: has no metric");
-    assert_refused("rules:\n  mine:\n", "attnd.yaml:2: rules.mine: has no metric");
+    assert_refused("rules:\n  mine:\n    above: 1\n",
+                   "attnd.yaml:2: rules.mine: has no metric, and no default rule has this name");
+    assert_refused("rules:\n  mine:\n",
+                   "attnd.yaml:2: rules.mine: has no metric, and no default rule has this name");
     assert_mine_refused("metric: entropy", ": has no condition (valid: one of below, above, "
                                            "falls_by, rises_by, grows_by)");
     assert_refused("rules:\n  mine:\n    metric: entropy\n    above: 1\n    below: 0.5\n",
@@ -347,14 +349,44 @@ static void test_scope_and_statistic_fit_the_metric(void **state)
                         ".each: 'layer': the metric is about the run as a whole (valid: run)");
     assert_mine_refused("metric: lost_share, above: 0.5, statistic: max",
                         ".statistic: 'max': the metric is one number per window (valid: mean)");
-    assert_mine_refused("metric: sink_rate, above: 0.5, statistic: z",
-                        ".statistic: 'z': drift is of what heads have (valid: mean, std, min, max, "
-                        "p10, p50, p90, p99, last)");
+    assert_mine_refused(
+        "metric: sink_rate, above: 0.5, statistic: shift",
+        ".statistic: 'shift': drift is of what heads have (valid: mean, std, min, max, "
+        "p10, p50, p90, p99, last)");
     assert_mine_refused("metric: rank, above: 0.5, statistic: js",
                         ".statistic: 'js': the metric has one value per message, no histogram of "
-                        "rows (valid: delta, z, abs_z)");
+                        "rows (valid: delta, shift, abs_shift)");
     assert_mine_refused("metric: entropy, above: 0.5, per_key: true",
                         ".per_key: 'true': the value is not counted in keys (valid: false)");
+}
+
+static void test_shift_is_at_most_its_range_in_its_unit(void **state)
+{
+    (void)state;
+    assert_mine_refused("metric: entropy_normalized, above: 20, statistic: abs_shift",
+                        ".above: '20': the metric is never on one side of it (valid: at least 0, "
+                        "below 20)");
+    assert_mine_refused("metric: qk_cosine, below: -20, statistic: shift",
+                        ".below: '-20': the metric is never on one side of it (valid: above -20, "
+                        "at most 20)");
+}
+
+/* Its bound would not mean the same. */
+static void test_the_statistic_of_before_is_refused_with_the_new_one(void **state)
+{
+    (void)state;
+    static const char *const names[][2] = {{"abs_z", "abs_shift"}, {"z", "shift"}};
+    for (int i = 0; i < 2; i++) {
+        char rule[64], error[512];
+        snprintf(rule, sizeof rule, "metric: entropy, above: 10, statistic: %s", names[i][0]);
+        snprintf(error, sizeof error,
+                 ".statistic: '%s': is now %s, whose unit is the largest of the baseline's std, "
+                 "the metric's resolution and 5 %% of its range: choose the bound anew (metrics "
+                 "from 0 to 1 reach 20; 6 is far). The default rule `drift` is no more: leave a "
+                 "copy of it out",
+                 names[i][0], names[i][1]);
+        assert_mine_refused(rule, error);
+    }
 }
 
 static void test_words_are_refused_with_the_choices(void **state)
@@ -367,7 +399,7 @@ static void test_words_are_refused_with_the_choices(void **state)
                         ".each: 'token': not one of the choices (valid: head, layer, run)");
     assert_mine_refused("metric: entropy, above: 1, statistic: median",
                         ".statistic: 'median': not one of the choices (valid: mean, std, min, max, "
-                        "p10, p50, p90, p99, last; of drift: delta, z, abs_z, js)");
+                        "p10, p50, p90, p99, last; of drift: delta, shift, abs_shift, js)");
     assert_mine_refused("metric: entropy, above: 1, enabled: 'no'",
                         ".enabled: 'no': not one of the choices (valid: false, true)");
     assert_mine_refused("metric: entropy, above: 1, job: 'a b'",
@@ -459,6 +491,8 @@ int main(void)
         cmocka_unit_test(test_clear_is_on_the_other_side),
         cmocka_unit_test(test_windows_are_counted_from_one),
         cmocka_unit_test(test_scope_and_statistic_fit_the_metric),
+        cmocka_unit_test(test_shift_is_at_most_its_range_in_its_unit),
+        cmocka_unit_test(test_the_statistic_of_before_is_refused_with_the_new_one),
         cmocka_unit_test(test_words_are_refused_with_the_choices),
         cmocka_unit_test(test_the_shape_of_the_section_is_checked),
         cmocka_unit_test(test_there_are_at_most_128_rules),

@@ -8,7 +8,7 @@
 
 #include <stdlib.h>
 
-#define PATIENCE_NS UINT64_C(20000000000)
+#define PATIENCE_NS UINT64_C(60000000000)
 
 struct service_fixture {
     uv_loop_t loop;

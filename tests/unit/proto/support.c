@@ -7,15 +7,12 @@
 
 struct bytes bytes_copy(const void *data, size_t len)
 {
-    struct bytes copy = {malloc(len ? len : 1), len};
+    struct bytes copy = {malloc(len), len};
 
-    assert_non_null(copy.data);
-    if (len == 0) { /* malloc(0) may be NULL; shrink so that any read is out of bounds */
-        free(copy.data);
-        copy.data = malloc(0);
-        return copy;
+    assert_true(copy.data || len == 0); /* of malloc(0) any read is out of bounds */
+    if (len > 0) {
+        memcpy(copy.data, data, len);
     }
-    memcpy(copy.data, data, len);
     return copy;
 }
 

@@ -109,6 +109,69 @@ static void test_a_block_of_rows_is_read(void **state)
     bytes_free(&bytes);
 }
 
+static void test_the_module_of_a_layer_is_read(void **state)
+{
+    struct bytes bytes = headers_golden("attention_module");
+    struct header header;
+    const char *key;
+
+    (void)state;
+    assert_int_equal(headers_decode(&bytes, &header, &key), 0);
+    assert_string_equal(header.module, "mod\xc3\xa8le.vision_model.encoder.layers.3.self_attn#1");
+    bytes_free(&bytes);
+    bytes = headers_golden("hello_modules");
+    assert_int_equal(headers_decode(&bytes, &header, &key), 0);
+    assert_int_equal(header.layer_count, 3);
+    assert_string_equal(header.layers[0].module, "text.blocks.0.attn");
+    assert_null(header.layers[1].module);
+    assert_string_equal(header.layers[2].module, "vision.blocks.0.attn");
+    header_clear(&header);
+    bytes_free(&bytes);
+}
+
+/* 256 bytes in all, and one more. */
+static void test_a_module_has_at_most_256_bytes_and_nothing_that_moves_a_cursor(void **state)
+{
+    static const struct {
+        const char *text;
+        size_t len;
+        int rc;
+    } cases[] = {
+        {LITERAL("a"), 0},
+        {LITERAL(" \xc2\xa0~\xef\xbf\xbd\xf4\x8f\xbf\xbf"), 0},
+        {LITERAL(""), ERR_KEY_RANGE},
+        {LITERAL("a\0b"), ERR_KEY_RANGE},
+        {LITERAL("a\x1b[2J"), ERR_KEY_RANGE},
+        {LITERAL("a\n"), ERR_KEY_RANGE},
+        {LITERAL("a\x7f"), ERR_KEY_RANGE},
+        {LITERAL("a\xc2\x9b"), ERR_KEY_RANGE},
+        {LITERAL("a\xff"), ERR_KEY_RANGE},
+        {LITERAL("a\xc3"), ERR_KEY_RANGE},
+    };
+    static const char *const goldens[] = {"attention", "qk", "weights"};
+    unsigned char value[3 + MODULE_MAX + 1] = {0xda};
+    const char *key;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        value[1] = 0;
+        value[2] = (unsigned char)cases[i].len;
+        memcpy(value + 3, cases[i].text, cases[i].len);
+        for (size_t g = 0; g < 3; g++) {
+            assert_int_equal(headers_change(goldens[g], "module", value, 3 + cases[i].len, &key),
+                             cases[i].rc);
+        }
+    }
+    memset(value + 3, 'm', MODULE_MAX + 1);
+    value[1] = 1;
+    value[2] = 0;
+    assert_int_equal(headers_change("attention", "module", value, 3 + MODULE_MAX, NULL), 0);
+    value[2] = 1;
+    assert_int_equal(headers_change("attention", "module", value, 3 + MODULE_MAX + 1, &key),
+                     ERR_KEY_RANGE);
+    assert_string_equal(key, "module");
+}
+
 static void test_what_a_qk_header_leaves_out_is_none(void **state)
 {
     struct bytes bytes = headers_golden("qk");
@@ -159,10 +222,13 @@ static void test_events_are_read(void **state)
     static const struct {
         const char *name;
         enum event_type event;
-    } events[] = {{"hello", EVENT_HELLO}, {"epoch_end", EVENT_EPOCH_END}, {"bye", EVENT_BYE}};
+    } events[] = {{"hello", EVENT_HELLO},
+                  {"epoch_end", EVENT_EPOCH_END},
+                  {"bye", EVENT_BYE},
+                  {"log", EVENT_LOG}};
 
     (void)state;
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < sizeof events / sizeof events[0]; i++) {
         struct bytes bytes = headers_golden(events[i].name);
         struct header header;
         const char *key;
@@ -183,10 +249,23 @@ static void test_events_are_read(void **state)
 
 static void test_encoding_gives_the_golden_bytes(void **state)
 {
-    static const char *const names[] = {
-        "attention", "attention_full", "attention_documents", "attention_rows", "qk",
-        "qk_full",   "weights",        "weights_slice",       "hello",          "epoch_end",
-        "bye",       "bye_dropped"};
+    static const char *const names[] = {"attention",
+                                        "attention_full",
+                                        "attention_documents",
+                                        "attention_rows",
+                                        "attention_module",
+                                        "attention_sample",
+                                        "qk",
+                                        "qk_full",
+                                        "weights",
+                                        "weights_slice",
+                                        "hello",
+                                        "hello_modules",
+                                        "hello_settings",
+                                        "log",
+                                        "epoch_end",
+                                        "bye",
+                                        "bye_dropped"};
 
     (void)state;
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
@@ -330,6 +409,8 @@ static void test_every_required_key_is_required(void **state)
     }
     assert_int_equal(headers_change("bye", "event", NULL, 0, &key), ERR_KEY_MISSING);
     assert_string_equal(key, "event");
+    assert_int_equal(headers_change("log", "values", NULL, 0, &key), ERR_KEY_MISSING);
+    assert_string_equal(key, "values");
     assert_int_equal(headers_change("qk", "scale", NULL, 0, &key), ERR_KEY_MISSING);
     assert_string_equal(key, "scale");
     assert_int_equal(headers_change("weights", "heads", NULL, 0, &key), ERR_KEY_MISSING);
@@ -346,7 +427,7 @@ static void test_keys_of_other_types_are_skipped(void **state)
         {"attention", "scale"},    {"attention", "heads"},     {"qk", "heads"},
         {"qk", "head_dim"},        {"weights", "scale"},       {"weights", "causal"},
         {"weights", "q_len"},      {"weights", "head_offset"}, {"weights", "q_offset"},
-        {"weights", "microbatch"},
+        {"weights", "microbatch"}, {"weights", "q_stride"},
     };
 
     (void)state;
@@ -358,10 +439,11 @@ static void test_keys_of_other_types_are_skipped(void **state)
 static void test_every_known_key_has_a_type(void **state)
 {
     static const char *const keys[] = {
-        "type",        "job",          "run",      "rank",      "world",  "seq",     "dropped",
-        "time_ns",     "epoch",        "step",     "stack",     "layer",  "site",    "tensors",
-        "causal",      "window",       "q_len",    "k_len",     "labels", "dropout", "head_offset",
-        "heads_total", "learned_sink", "q_offset", "microbatch"};
+        "type",     "job",        "run",         "rank",        "world",        "seq",
+        "dropped",  "time_ns",    "epoch",       "step",        "stack",        "layer",
+        "site",     "tensors",    "causal",      "window",      "q_len",        "k_len",
+        "labels",   "dropout",    "head_offset", "heads_total", "learned_sink", "q_offset",
+        "q_stride", "microbatch", "module"};
     const char *key;
 
     (void)state;
@@ -386,6 +468,12 @@ static void test_every_known_key_has_a_type(void **state)
     assert_int_equal(headers_change("attention", "tensors", LITERAL("\x91\xc0"), NULL),
                      ERR_KEY_TYPE);
     assert_int_equal(headers_change("hello", "layers", LITERAL("\x91\xc0"), NULL), ERR_KEY_TYPE);
+    assert_int_equal(headers_change("hello", "layers",
+                                    LITERAL("\x91\x85\xa5stack\xa7"
+                                            "encoder\xa5layer\x00\xa4site\xa4self\xa5heads\x01"
+                                            "\xa6module\x01"),
+                                    NULL),
+                     ERR_KEY_TYPE);
     assert_int_equal(headers_change("hello", "client", LITERAL("\x01"), NULL), ERR_KEY_TYPE);
     assert_int_equal(headers_change("bye", "event", LITERAL("\x01"), NULL), ERR_KEY_TYPE);
 }
@@ -425,6 +513,10 @@ static void test_numbers_out_of_range_are_refused(void **state)
          LITERAL("\x91\x84\xa5stack\xa7"
                  "encoder\xa5layer\x00\xa4site\xa4self\xa5heads\x00"),
          "layers"},
+        {"hello", "layers",
+         LITERAL("\x91\x85\xa5stack\xa7"
+                 "encoder\xa5layer\x00\xa4site\xa4self\xa5heads\x01\xa6module\xa1\n"),
+         "layers"},
         {"qk", "scale", LITERAL("\xcb\x7f\xf0\x00\x00\x00\x00\x00\x00"), "scale"},
         {"qk", "scale", LITERAL("\xcb\x7f\xf8\x00\x00\x00\x00\x00\x00"), "scale"},
         {"qk", "softcap", LITERAL("\xff"), "softcap"},
@@ -433,6 +525,9 @@ static void test_numbers_out_of_range_are_refused(void **state)
         {"qk", "q_offset", LITERAL("\xcf\x00\x00\x00\x01\x00\x00\x00\x00"), "q_offset"},
         {"qk", "heads_total", LITERAL("\x03"), "heads_total"},
         {"attention", "q_offset", LITERAL("\xce\xff\xff\xff\xf8"), "q_offset"},
+        {"attention", "q_stride", LITERAL("\x00"), "q_stride"},
+        {"qk", "q_stride", LITERAL("\xcf\x00\x00\x00\x01\x00\x00\x00\x00"), "q_stride"},
+        {"attention_sample", "q_stride", LITERAL("\xce\x7f\xff\xff\xff"), "q_stride"}, /* 2 of 3 */
         {"attention", "microbatch", LITERAL("\xff"), "microbatch"},
         {"qk", "microbatch", LITERAL("\xcf\x00\x00\x00\x01\x00\x00\x00\x00"), "microbatch"},
         {"weights", "heads", LITERAL("\x00"), "heads"},
@@ -582,6 +677,8 @@ int main(void)
         cmocka_unit_test(test_every_optional_key_is_read),
         cmocka_unit_test(test_the_qk_header_is_read),
         cmocka_unit_test(test_a_block_of_rows_is_read),
+        cmocka_unit_test(test_the_module_of_a_layer_is_read),
+        cmocka_unit_test(test_a_module_has_at_most_256_bytes_and_nothing_that_moves_a_cursor),
         cmocka_unit_test(test_what_a_qk_header_leaves_out_is_none),
         cmocka_unit_test(test_the_weights_header_is_read),
         cmocka_unit_test(test_events_are_read),

@@ -202,6 +202,9 @@ static void test_documents_need_a_key_for_every_query(void **state)
     assert_int_equal(headers_change("qk_full", "q_offset", LITERAL("\x04"), &key), ERR_DOCUMENTS);
     assert_string_equal(key, "tensors");
     assert_int_equal(headers_change("attention_rows", "q_offset", LITERAL("\x04"), NULL), 0);
+    assert_int_equal(headers_change("attention_rows", "q_stride", LITERAL("\x02"), NULL), 0);
+    assert_int_equal(headers_change("attention_rows", "q_stride", LITERAL("\x03"), &key),
+                     ERR_DOCUMENTS);
     assert_int_equal(headers_change("attention_rows", "q_offset", LITERAL("\x05"), &key),
                      ERR_DOCUMENTS);
     assert_int_equal(headers_change("qk_full", "site",
@@ -297,9 +300,26 @@ static void test_lengths_must_fit_the_shape(void **state)
     }
 }
 
+static void test_a_sample_of_rows_is_read(void **state)
+{
+    struct bytes bytes = headers_golden("attention_sample");
+    struct header header;
+    const char *key;
+
+    (void)state;
+    assert_int_equal(headers_decode(&bytes, &header, &key), 0);
+    assert_int_equal(header.q_offset, 1);
+    assert_int_equal(header.q_stride, 3);
+    assert_int_equal(header.queries, 3);
+    assert_int_equal(header_last_position(&header), 7);
+    header_clear(&header);
+    bytes_free(&bytes);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_sample_of_rows_is_read),
         cmocka_unit_test(test_single_tensors_are_judged),
         cmocka_unit_test(test_tensors_must_agree_with_the_weights),
         cmocka_unit_test(test_more_tensors_than_roles_are_too_many),

@@ -34,7 +34,8 @@ static int decode_failing_at(const struct bytes *bytes, unsigned nth, struct hea
 
 static void test_decoding_without_memory_is_refused_as_such(void **state)
 {
-    static const char *const names[] = {"attention_full", "qk_full", "hello"};
+    static const char *const names[] = {"attention_full", "qk_full",        "hello",
+                                        "hello_modules",  "hello_settings", "log"};
 
     (void)state;
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {

@@ -156,6 +156,7 @@ static void test_find_sees_only_string_keys_of_maps(void **state)
     assert_null(mpk_find(doc.root, "kkk"));
     assert_null(mpk_find(mpk_find(doc.root, "k"), "k"));
     assert_null(mpk_find(NULL, "k"));
+    assert_false(mpk_is_str(mpk_find(doc.root, "kkk"), "k"));
     mpk_doc_clear(&doc);
 }
 

@@ -2,9 +2,11 @@
 /* The structs here and tests/golden/make.py say the same; the encoders must agree to the byte. */
 #include "tests/unit/proto/support.h"
 
+#include "proto/err.h"
 #include "proto/result.h"
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define NONE ((double)NAN)
@@ -13,7 +15,7 @@ static const uint8_t run[RUN_BYTES] = {0xa0, 0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6,
                                        0xa8, 0xa9, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf};
 static const struct result_common common = {"gpt-small", run, 3, 1200, 1700000000000000000};
 static const struct result_layer layer = {
-    {STACK_DECODER, 5, SITE_SELF}, {2, 2, 8, 8}, true, 30, 2, 0.125, MESSAGE_ATTENTION};
+    {STACK_DECODER, 5, SITE_SELF}, {2, 2, 8, 8}, true, 30, 2, 0.125, MESSAGE_ATTENTION, NULL};
 static const struct pair pairs[] = {{7, 0, 0.5}, {3, 2, 0.25}};
 
 static struct result_stat result_stat_of(double base, uint64_t count)
@@ -303,6 +305,45 @@ static void fill_drift(struct result_drift drift[METRIC_COUNT][2], struct summar
     }
 }
 
+static const struct trouble_head troubled[] = {
+    {.head = 1,
+     .score = 3.5,
+     .state = TROUBLE_FIRING,
+     .severity = ALERT_CRITICAL,
+     .rule = "entropy_collapse",
+     .metric = "entropy_normalized",
+     .statistic = "mean",
+     .condition = "below",
+     .value = 0.0625,
+     .bound = 0.125,
+     .slope = -0.015625,
+     .eta = NONE,
+     .since_epoch = 3,
+     .since_step = 1100,
+     .windows = 3},
+    {.head = 0,
+     .score = 0.25,
+     .state = TROUBLE_APPROACHING,
+     .severity = ALERT_WARNING,
+     .rule = "max_logit_growth",
+     .metric = "max_logit",
+     .statistic = "max",
+     .condition = "above",
+     .value = 90,
+     .bound = 100,
+     .slope = 2.5,
+     .eta = 4,
+     .since_epoch = 3,
+     .since_step = 1150,
+     .windows = 2},
+};
+static const struct result_trouble trouble = {.epoch = 3,
+                                              .step = 1200,
+                                              .heads = 2,
+                                              .score = (const double[]){0.25, 3.5},
+                                              .worst = troubled,
+                                              .count = 2};
+
 static void test_summary_with_every_number_has_the_golden_bytes(void **state)
 {
     struct everything all;
@@ -334,6 +375,7 @@ static void test_summary_with_every_number_has_the_golden_bytes(void **state)
         summary.stat[m] = stat[m];
     }
     fill_drift(drift, &summary);
+    summary.trouble = &trouble;
     for (unsigned s = 0; s < MAP_STAT_COUNT; s++) {
         aggregate[AGGREGATE_WEIGHTED][s] = result_stat_of(s, 300);
     }
@@ -345,6 +387,82 @@ static void test_summary_with_every_number_has_the_golden_bytes(void **state)
     mpk_writer_init(&writer);
     summary_encode(&summary, &writer);
     expect_golden(&writer, "summary_full");
+}
+
+static void expect_trouble(const struct result_trouble *got)
+{
+    assert_int_equal(got->epoch, trouble.epoch);
+    assert_int_equal(got->step, trouble.step);
+    assert_int_equal(got->heads, trouble.heads);
+    assert_int_equal(got->count, trouble.count);
+    assert_memory_equal(got->score, trouble.score, 2 * sizeof *got->score);
+    for (uint32_t i = 0; i < got->count; i++) {
+        const struct trouble_head *head = &got->worst[i], *wanted = &troubled[i];
+        assert_int_equal(head->head, wanted->head);
+        assert_int_equal(head->state, wanted->state);
+        assert_int_equal(head->severity, wanted->severity);
+        assert_string_equal(head->rule, wanted->rule);
+        assert_string_equal(head->metric, wanted->metric);
+        assert_string_equal(head->statistic, wanted->statistic);
+        assert_string_equal(head->condition, wanted->condition);
+        assert_memory_equal(&head->score, &wanted->score, sizeof head->score);
+        assert_memory_equal(&head->value, &wanted->value, sizeof head->value);
+        assert_memory_equal(&head->bound, &wanted->bound, sizeof head->bound);
+        assert_memory_equal(&head->slope, &wanted->slope, sizeof head->slope);
+        assert_true(isnan(wanted->eta) ? isnan(head->eta) : head->eta == wanted->eta);
+        assert_int_equal(head->since_epoch, wanted->since_epoch);
+        assert_int_equal(head->since_step, wanted->since_step);
+        assert_int_equal(head->windows, wanted->windows);
+    }
+}
+
+static void test_trouble_comes_back_as_it_was(void **state)
+{
+    struct result_trouble *got = NULL;
+    struct mpk_writer writer;
+    struct mpk_doc doc;
+
+    (void)state;
+    mpk_writer_init(&writer);
+    trouble_encode(&trouble, &writer);
+    assert_int_equal(mpk_parse(writer.buffer.data, writer.buffer.size, &mpk_result_limits, &doc),
+                     0);
+    assert_int_equal(trouble_decode(doc.root, &got), 0);
+    mpk_doc_clear(&doc);
+    mpk_writer_clear(&writer); /* the texts are its own */
+    expect_trouble(got);
+    free(got);
+}
+
+/* Every byte is replaced by others: it is refused, or is trouble of no more heads than it says. */
+static void test_damaged_trouble_is_refused_or_harmless(void **state)
+{
+    struct mpk_writer writer;
+    int refused = 0;
+
+    (void)state;
+    mpk_writer_init(&writer);
+    trouble_encode(&trouble, &writer);
+    for (size_t i = 0; i < writer.buffer.size; i++) {
+        char kept = writer.buffer.data[i];
+        for (unsigned bit = 0; bit < 8; bit++) {
+            struct result_trouble *got = NULL;
+            struct mpk_doc doc;
+            writer.buffer.data[i] = (char)(kept ^ 1 << bit);
+            if (mpk_parse(writer.buffer.data, writer.buffer.size, &mpk_result_limits, &doc) != 0) {
+                continue;
+            }
+            int code = trouble_decode(doc.root, &got);
+            assert_true(code == 0 || code == ERR_STORE_FORMAT);
+            refused += code != 0;
+            assert_true(code != 0 || got->count <= got->heads);
+            mpk_doc_clear(&doc);
+            free(got);
+        }
+        writer.buffer.data[i] = kept;
+    }
+    assert_true(refused > 100);
+    mpk_writer_clear(&writer);
 }
 
 /* Nothing nests deeper than weights in a summary in a control answer. */
@@ -372,11 +490,12 @@ static void test_the_deepest_answer_is_within_the_limits(void **state)
 
 static void test_job_has_the_golden_bytes(void **state)
 {
-    static const struct layer_info layers[] = {{{STACK_ENCODER, 0, SITE_SELF}, 8},
-                                               {{STACK_DECODER, 11, SITE_CROSS}, 16}};
+    static const struct layer_info layers[] = {{{STACK_ENCODER, 0, SITE_SELF}, 8, NULL},
+                                               {{STACK_DECODER, 11, SITE_CROSS}, 16, NULL}};
     static const struct reason_count dropped[] = {{"late", 10}};
     struct job_result job = {.common = common,
                              .state = JOB_ACTIVE,
+                             .heard_ns = UINT64_C(1790000000000000123),
                              .world = 2,
                              .ranks = 1,
                              .layers = layers,
@@ -462,6 +581,21 @@ static void test_alert_has_the_golden_bytes(void **state)
     expect_golden(&writer, "alert");
 }
 
+static void test_log_is_the_golden_file(void **state)
+{
+    struct named_value list[] = {{.name = "loss", .number = 2.5},
+                                 {.name = "tokens", .number = 4096},
+                                 {.name = "grad_norm", .kind = NAMED_NONE}};
+    const struct named_values values = {list, 3, NULL};
+    const struct log_result log = {alert_of_head().common, &values};
+    struct mpk_writer writer;
+
+    (void)state;
+    mpk_writer_init(&writer);
+    log_encode(&log, &writer);
+    expect_golden(&writer, "log_result");
+}
+
 static void test_alert_of_a_run_names_no_layer(void **state)
 {
     struct alert_result alert = alert_of_head();
@@ -481,6 +615,51 @@ static void test_alert_of_a_run_names_no_layer(void **state)
     mpk_writer_init(&writer);
     alert_encode(&alert, &writer);
     expect_golden(&writer, "alert_run");
+}
+
+static void expect_module_after_site(struct mpk_writer *writer, const char *list)
+{
+    struct bytes bytes = bytes_written(writer);
+    struct mpk_doc doc;
+    const msgpack_object *of;
+
+    assert_int_equal(mpk_parse(bytes.data, bytes.len, &mpk_result_limits, &doc), 0);
+    of = list ? &mpk_find(doc.root, list)->via.array.ptr[0] : doc.root;
+    assert_true(mpk_is_str(mpk_find(of, "module"), "vision.blocks.5.attn"));
+    for (uint32_t i = 1; i < of->via.map.size; i++) {
+        if (mpk_is_str(&of->via.map.ptr[i].key, "module")) {
+            assert_true(mpk_is_str(&of->via.map.ptr[i - 1].key, "site"));
+        }
+    }
+    mpk_doc_clear(&doc);
+    bytes_free(&bytes);
+}
+
+/* The goldens are those of layers without one. */
+static void test_whatever_names_a_layer_names_its_module(void **state)
+{
+    static const char module[] = "vision.blocks.5.attn";
+    struct layer_info info = {{STACK_DECODER, 5, SITE_SELF}, 8, module};
+    struct live_result live = live_bare();
+    struct summary_result summary = {.common = common, .layer = layer};
+    struct job_result job = {.common = common, .layers = &info, .layer_count = 1};
+    struct alert_result alert = alert_of_head();
+    struct mpk_writer writer;
+
+    (void)state;
+    live.layer.module = summary.layer.module = alert.module = module;
+    mpk_writer_init(&writer);
+    live_encode(&live, &writer);
+    expect_module_after_site(&writer, NULL);
+    mpk_writer_init(&writer);
+    summary_encode(&summary, &writer);
+    expect_module_after_site(&writer, NULL);
+    mpk_writer_init(&writer);
+    job_encode(&job, &writer);
+    expect_module_after_site(&writer, "layers");
+    mpk_writer_init(&writer);
+    alert_encode(&alert, &writer);
+    expect_module_after_site(&writer, NULL);
 }
 
 static void test_alerts_name_their_states_and_severities(void **state)
@@ -504,12 +683,16 @@ int main(void)
         cmocka_unit_test(test_what_was_not_computed_is_left_out),
         cmocka_unit_test(test_summary_has_the_golden_bytes),
         cmocka_unit_test(test_summary_with_every_number_has_the_golden_bytes),
+        cmocka_unit_test(test_trouble_comes_back_as_it_was),
+        cmocka_unit_test(test_damaged_trouble_is_refused_or_harmless),
         cmocka_unit_test(test_the_deepest_answer_is_within_the_limits),
         cmocka_unit_test(test_job_has_the_golden_bytes),
         cmocka_unit_test(test_snapshot_is_flipped_in_place),
         cmocka_unit_test(test_names_of_units_and_states),
         cmocka_unit_test(test_alert_has_the_golden_bytes),
+        cmocka_unit_test(test_log_is_the_golden_file),
         cmocka_unit_test(test_alert_of_a_run_names_no_layer),
+        cmocka_unit_test(test_whatever_names_a_layer_names_its_module),
         cmocka_unit_test(test_alerts_name_their_states_and_severities),
     };
 

@@ -189,6 +189,39 @@ static void test_what_goes_across_heads_needs_all_heads(void **state)
     measure_free(&m);
 }
 
+/* Sums over rows and numbers of a map would be other ones. */
+static void test_a_sample_of_rows_has_no_numbers_of_the_map(void **state)
+{
+    (void)state;
+    struct attention of[] = {by_weights(), by_qk()};
+    for (int tier = 0; tier < 2; tier++) {
+        struct attention a = of[tier];
+        a.q_stride = 2;
+        struct measure_plan plan = everything(100);
+        plan.pooled_map = true;
+        plan.head_maps_size = plan.qk_maps_max_size = T;
+        struct measure *m = must_run(&a, &plan);
+        const struct measured *r = measure_result(m);
+        for (int i = 0; i < METRIC_MAX_LOGIT; i++) {
+            assert_non_null(r->value[i]);
+        }
+        for (int i = METRIC_IMPORTANCE; i < METRIC_COUNT; i++) {
+            assert_null(r->value[i]);
+        }
+        assert_true(r->sink_rate >= 0);
+        assert_non_null(r->pattern);
+        assert_true(!r->pairs && !r->head_pairs && !r->head_similarity && !r->map);
+        assert_null(measure_take_head_maps(m));
+        assert_int_equal(r->spectra + r->spectra_skipped, 0);
+        for (uint32_t i = 0; i < AGGREGATE_COUNT; i++) {
+            assert_false(r->has_aggregate[i]);
+        }
+        measure_free(&m);
+        struct attention whole = of[tier];
+        assert_true(measure_cost(&a, &plan) < measure_cost(&whole, &plan));
+    }
+}
+
 static void test_groups_that_are_off_leave_nothing(void **state)
 {
     (void)state;
@@ -501,6 +534,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_jobs_of_any_size_give_the_same_numbers),
         cmocka_unit_test(test_what_goes_across_heads_needs_all_heads),
+        cmocka_unit_test(test_a_sample_of_rows_has_no_numbers_of_the_map),
         cmocka_unit_test(test_groups_that_are_off_leave_nothing),
         cmocka_unit_test(test_queries_and_keys_have_no_map_unless_asked),
         cmocka_unit_test(test_maps_of_queries_and_keys_are_those_of_their_weights),

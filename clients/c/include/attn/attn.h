@@ -57,6 +57,14 @@ ATTN_API const char *attn_strerror(int code);
 /* The version of the library, "major.minor.patch"; a static string. */
 ATTN_API const char *attn_version(void);
 
+/* Asks who listens at an address, for when nothing comes from there: a ZeroMQ connection to another
+ * port of attnd, to its page, or to something else altogether just stays silent. Waits for answers:
+ * some seconds at most, and for the look-up of a host's name. Writes a sentence that says what to
+ * do, cut to size - 1 bytes and a NUL; "" with 0. Returns 0 when attnd is there, ATTN_E_ARGUMENT
+ * when it is no address, ATTN_E_TRANSPORT when somebody else is there, ATTN_E_TIMEOUT when nobody
+ * is. */
+ATTN_API int attn_check_address(const char *address, char *ret_sentence, size_t size);
+
 /* ---- which attention of the model ---- */
 
 typedef enum attn_stack { ATTN_ENCODER = 0, ATTN_DECODER = 1 } attn_stack;
@@ -95,10 +103,10 @@ typedef struct attn_plan {
 /* Everything of every step. */
 ATTN_API void attn_plan_default(attn_plan *ret_plan);
 
-/* The rows of `queries` that a plan takes at a step: blocks of equal size take turns. Returns how
- * many, from *ret_first on. */
+/* The rows of `queries` that a plan takes at a step: every *ret_stride-th from *ret_first on, which
+ * is another one at each captured step, until each row has had its turn. Returns how many. */
 ATTN_API uint32_t attn_plan_rows(const attn_plan *plan, uint64_t step, uint32_t queries,
-                                 uint32_t *ret_first);
+                                 uint32_t *ret_first, uint32_t *ret_stride);
 
 /* ---- publisher ---- */
 
@@ -139,7 +147,8 @@ ATTN_API int attn_publisher_new(const attn_publisher_options *options,
 ATTN_API void attn_publisher_free(attn_publisher **publisher);
 
 /* Waits until the daemon has subscribed to anything of this job. A trainer that starts to publish
- * before that loses nothing but the first messages. timeout_ms < 0 is refused: this wait is always
+ * before that loses nothing but the first messages; after a time-out attn_check_address may know
+ * why. timeout_ms < 0 is refused: this wait is always
  * bounded. Returns 0, ATTN_E_TIMEOUT or ATTN_E_ARGUMENT. */
 ATTN_API int attn_publisher_wait(attn_publisher *publisher, int timeout_ms);
 
@@ -177,7 +186,8 @@ ATTN_API int attn_hello(attn_publisher *publisher, const attn_layer *layers, siz
  *     ATTN_E_DROPPED    the queue is full, or the daemon has taken nothing for three seconds; told
  *                       to it with the layer's next message, and with an event within 5 s
  *     ATTN_E_TOO_LARGE  it is larger than the daemon takes (its config: ingest.max_message,
- *                       limits.entries, limits.heads), or of a type that it does not know: not
+ *                       limits.entries, limits.heads), or of a type or with a q_stride that it
+ *                       does not know: not
  *                       copied, told like the above. Fewer rows or samples per message help
  *                       (`plan`, or attnctl plan set JOB rows=512), queries and keys instead of
  *                       weights (attn_publish_qk), or a larger ingest.max_message
@@ -203,8 +213,8 @@ typedef struct attn_attention {
 
     /* Everything below is optional. The visible keys are stated here and never guessed from
      * zeros. */
-    bool causal;           /* query i sees keys 0..i + q_offset */
-    uint32_t window;       /* query i sees keys after i + q_offset - window; 0 = all */
+    bool causal;           /* a query at position p sees keys 0..p */
+    uint32_t window;       /* a query at position p sees keys after p - window; 0 = all */
     const int32_t *q_len;  /* [batch] valid queries of each sample, 0..queries; NULL = all */
     const int32_t *k_len;  /* [batch] valid keys of each sample, 0..keys; NULL = all */
     const uint8_t *mask;   /* [batch][queries][keys], 1 = may attend; NULL = by the above alone */
@@ -219,12 +229,17 @@ typedef struct attn_attention {
     bool learned_sink;    /* rows may sum to less than 1 */
 
     uint32_t q_offset;         /* position of query 0 among the keys' */
+    uint32_t q_stride;         /* query i is at position q_offset + i * q_stride; 0 = 1. Above 1 the
+                                  rows are a sample, which has numbers of rows only, no maps */
     const int32_t *documents;  /* [batch][keys] which document of a packed sequence a key is of: a
-                                  query sees its own; site self, q_offset + queries <= keys */
+                                  query sees its own; site self, a key at every query's position */
     const char *const *labels; /* [keys] texts of the first sample's tokens, UTF-8; left out when
                                   the header gets too large for them */
     uint32_t microbatch;       /* which forward of the step this is, from 0 */
     const attn_plan *plan;
+    /* Path of the module that attends, "vision_model.encoder.layers.3.self_attn", which results
+       repeat: 1..256 bytes of UTF-8 without control characters; NULL = not said */
+    const char *module;
 } attn_attention;
 
 /* Sets everything to zero: encoder self-attention of layer 0, f32, no shape. */
@@ -258,10 +273,12 @@ typedef struct attn_qk {
     uint32_t head_offset, heads_total; /* of the query heads */
     bool dropout, learned_sink;
     uint32_t q_offset; /* for instance how many keys came out of a cache */
+    uint32_t q_stride;
     const int32_t *documents;
     const char *const *labels;
     uint32_t microbatch;
     const attn_plan *plan;
+    const char *module;
 } attn_qk;
 
 /* Sets everything to zero: encoder self-attention of layer 0, f32, no shape. */
@@ -287,6 +304,7 @@ typedef struct attn_weights {
     attn_matrix wq;       /* [heads * head_dim][width] */
     attn_matrix wk, wv;   /* [kv_heads * head_dim][width] */
     attn_matrix wo;       /* [width][heads * head_dim] */
+    const char *module;   /* as in attn_attention */
 } attn_weights;
 
 /* Sets everything to zero: encoder self-attention of layer 0, no matrices. */
@@ -297,6 +315,17 @@ ATTN_API int attn_publish_weights(attn_publisher *publisher, const attn_weights 
  * what is queued and are not dropped for lack of room, unless 1024 of them wait. Returns 0,
  * ATTN_SKIPPED, ATTN_E_DROPPED or ATTN_E_MEMORY. */
 ATTN_API int attn_epoch_end(attn_publisher *publisher);
+
+/* A number that the training reports, such as its loss. */
+typedef struct attn_value {
+    const char *name; /* 1..64 bytes of UTF-8 without control characters */
+    double value;     /* NaN and infinities are reported as "not finite" */
+} attn_value;
+
+/* Reports numbers of the training at the current position (attn_set_position): 1..32 of different
+ * names. Returns 0, ATTN_SKIPPED (nobody listens, or only an attnd that does not know them),
+ * ATTN_E_ARGUMENT, ATTN_E_DROPPED (the queue is full) or ATTN_E_MEMORY. */
+ATTN_API int attn_log(attn_publisher *publisher, const attn_value *values, size_t count);
 
 /* Totals since attn_publisher_new, events included; hellos that were repeated are not. At any
  * moment published = sent + skipped + dropped + queued. */
@@ -344,7 +373,7 @@ ATTN_API int attn_subscriber_next(attn_subscriber *subscriber, int timeout_ms,
                                   attn_result **ret_result);
 
 /* The topic ("summary/job/decoder/5/self/") and the result's kind ("live", "summary", "job",
- * "alert"; "" when it has none). The result's own strings, valid until it is freed. */
+ * "alert", "log"; "" when it has none). The result's own strings, valid until it is freed. */
 ATTN_API const char *attn_result_topic(const attn_result *result);
 ATTN_API const char *attn_result_kind(const attn_result *result);
 

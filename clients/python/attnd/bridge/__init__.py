@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""bridge: forwards what attnd finds out to TensorBoard, Weights & Biases, MLflow, or as JSON lines.
+"""bridge: forwards what attnd finds out to TensorBoard, Weights & Biases, Trackio, MLflow, or as JSON lines.
 
     python -m attnd.bridge tensorboard runs              # beside a daemon, until Ctrl-C
 
@@ -22,6 +22,7 @@ _HOME = {
     "Selection": "selection",
     "Sink": "sink",
     "TensorBoardSink": "tensorboard",
+    "TrackioSink": "trackio",
     "WandbSink": "wandb",
 }
 

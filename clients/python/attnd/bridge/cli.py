@@ -8,6 +8,7 @@ Exit status: 0 done; 1 something was not written; 2 wrong usage or a missing pac
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from .pump import Bridge
 from .selection import IMAGES, METRICS, STATISTICS, Selection
 from .sink import MissingPackage, Sink
 from .tensorboard import TensorBoardSink
+from .trackio import TrackioSink
 from .wandb import WandbSink
 
 DONE, NOT_ALL, USAGE, UNREACHABLE = 0, 1, 2, 3
@@ -47,10 +49,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         return USAGE
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: bridge.stop())
-    bridge.run(until_end=options.until_end)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)  # a second one does not wait for the sinks
-    bridge.close(timeout=options.linger)
+    with contextlib.redirect_stdout(sys.stderr if options.sink == "trackio" else sys.stdout):  # it tells what it does
+        bridge.run(until_end=options.until_end)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)  # a second one does not wait for the sinks
+        bridge.close(timeout=options.linger)
     return _report(bridge, options)
 
 
@@ -73,10 +76,11 @@ def _make(options: argparse.Namespace) -> Bridge:
     images = () if options.sink == "jsonl" else options.images
     selection = Selection(metrics=options.metrics, statistics=options.statistics, layers=options.layers, images=images,
                           every=options.every)
-    endpoint = options.endpoint or (None if options.address else os.environ.get("ATTND_ENDPOINT") or None)
-    address = options.address or None
+    endpoint, address = options.endpoint or None, options.address or None
     if endpoint and address:
         raise ValueError("--address and --endpoint: give one of them")
+    if not (endpoint or address or os.environ.get("ATTND_ADDRESS")) and os.environ.get("ATTND_ENDPOINT"):
+        raise ValueError("ATTND_ENDPOINT is not read: name attnd in ATTND_ADDRESS")
     summaries = options.summaries or _summaries(endpoint, address, options.timeout)
     past = not _is_stdout_taken(options) if options.past is None else options.past
     return Bridge(_sink(options), summaries, address=address, control=endpoint or "", jobs=options.job, selection=selection,
@@ -88,6 +92,8 @@ def _sink(options: argparse.Namespace) -> Sink:
         return TensorBoardSink(options.directory)
     if options.sink == "wandb":
         return WandbSink(options.project, options.entity, options.directory, "offline" if options.offline else None)
+    if options.sink == "trackio":
+        return TrackioSink(options.project, options.space)
     if options.sink == "mlflow":
         return MlflowSink(options.uri, options.experiment)
     return JsonLinesSink(options.file)
@@ -149,14 +155,14 @@ def _common() -> _Parser:
     add = common.add_argument
     add("--address", help="which attnd: a directory of sockets or tcp://host:port; default $ATTND_ADDRESS, else the"
         " one that answers on this machine")
-    add("--endpoint", help="exactly the socket where it answers, instead of an address; default $ATTND_ENDPOINT")
+    add("--endpoint", help="exactly the socket where it answers, instead of an address")
     add("--timeout", type=_seconds, default=2.0, metavar="SECONDS", help="how long to wait for an answer; default 2")
     add("--summaries", metavar="ENDPOINT", help="exactly the socket where it publishes")
     add("--job", action="append", default=[], help="only this job; may be repeated")
     add("--metrics", type=_patterns, default=METRICS, metavar="PATTERNS",
         help=f"comma-separated, * and ? allowed; default {','.join(METRICS)}")
     add("--statistics", type=_patterns, default=STATISTICS, metavar="PATTERNS",
-        help="mean,std,min,max,p10,p50,p90,p99,last,count,drift.delta,drift.z,drift.js,drift.change; default "
+        help="mean,std,min,max,p10,p50,p90,p99,last,count,drift.delta,drift.shift,drift.js,drift.change; default "
              f"{','.join(STATISTICS)}")
     add("--layers", type=_patterns, default=("*",), metavar="PATTERNS", help="such as 'decoder.*.self'; default all")
     add("--images", type=_patterns, default=IMAGES, metavar="PATTERNS",
@@ -188,6 +194,9 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--entity", help="team or user")
     one.add_argument("--directory", help="where W&B keeps its files; default $WANDB_DIR, else here")
     one.add_argument("--offline", action="store_true", help="write files only: wandb sync sends them later")
+    one = sinks.add_parser("trackio", parents=common, help="Trackio, a run per run")
+    one.add_argument("--project", default="attnd", help="default %(default)s")
+    one.add_argument("--space", help="Hugging Face Space to log to; default $TRACKIO_SPACE_ID, else files in $TRACKIO_DIR")
     one = sinks.add_parser("mlflow", parents=common, help="MLflow, a run per run")
     one.add_argument("--uri", help="tracking store; default $MLFLOW_TRACKING_URI")
     one.add_argument("--experiment", help="default: one per job, of its name")

@@ -231,7 +231,7 @@ class Bridge:
                                  self._selection.values(live), {"rank": rank}),))
 
     def _alert(self, run: Run, alert: Dict[str, Any], patience: float = 0.0) -> None:
-        text = f"{alert['severity']}, {alert['state']}: {alert['message']}"
+        text = f"{alert['severity']}, {alert['state'].replace('_', ' ')}: {alert['message']}"
         self._offer((Note(run, "alert", (), alert["epoch"], alert["step"], alert["time_ns"],
                           f"attn/alerts/{alert['rule']}", text, alert),), patience)
 

@@ -3,7 +3,7 @@
 
     attn/decoder.3.self/entropy/head_05            the window's mean
     attn/decoder.3.self/entropy.p90/head_05        another statistic
-    attn/decoder.3.self/entropy.drift.z/head_05    against the baseline
+    attn/decoder.3.self/entropy.drift.shift/head_05    against the baseline
     attn/decoder.3.self/entropy.live/head_05       of single messages of rank 0, when they are forwarded
     attn/decoder.3.self/entropy.live.rank1/head_05
     attn/decoder.3.self/entropy/heads_mean         over the heads that have the number: also heads_min, heads_max
@@ -25,9 +25,9 @@ from .. import flat
 
 METRICS = ("entropy", "entropy_normalized", "confidence", "first_token", "local_mass", "effective_rank", "max_logit",
            "sink_rate", "aggregate.mean.std")
-STATISTICS = ("mean", "drift.z")
+STATISTICS = ("mean", "drift.shift")
 IMAGES = ("entropy_normalized", "confidence", "first_token")
-_KNOWN = ("mean", "std", "min", "max", "p10", "p50", "p90", "p99", "last", "count", "drift.delta", "drift.z", "drift.js",
+_KNOWN = ("mean", "std", "min", "max", "p10", "p50", "p90", "p99", "last", "count", "drift.delta", "drift.shift", "drift.js",
           "drift.change")
 _DENSE_IMAGES = 100  # windows per doubling that get a picture: see has_picture
 
@@ -37,7 +37,7 @@ class Selection:
     """Patterns as a shell matches file names.
 
     metrics     of `entropy`, `sink_rate`, `aggregate.mean.std`, ...: attnctl summary shows what there is
-    statistics  of mean, std, min, max, p10, p50, p90, p99, last, count, drift.delta, drift.z, drift.js, drift.change
+    statistics  of mean, std, min, max, p10, p50, p90, p99, last, count, drift.delta, drift.shift, drift.js, drift.change
     layers      of `decoder.3.self`
     images      metrics that get heat maps of their means; () = none
     every       every n-th window

@@ -17,7 +17,67 @@ EPOCH = "attnd/epoch"
 _LEVELS = {"info": "INFO", "warning": "WARN", "critical": "ERROR"}
 
 
-class WandbSink(Sink):
+class RunSink(Sink):
+    """A run of the `module` per attnd run, by the calls that W&B and Trackio have in common.
+
+    directory  where the ledgers are, DIRECTORY/attnd-<project>-<run>.json
+    run        instead of runs of its own: the caller's
+    """
+
+    def __init__(self, module: Any, project: str, directory: str, run: Any):
+        self._module, self._project, self._ledgers_at = module, project, directory
+        self._given = run
+        self._runs: Dict[Run, Any] = {}
+        self._lines: Dict[Run, int] = {}  # written, of runs of our own
+        self._ledgers: Dict[Run, Ledger] = {}  # with a run of the caller's
+
+    def recall(self, run: Run) -> Ledger:
+        if self._given is not None:
+            return self._ledgers.setdefault(run, Ledger())
+        ledger = read_ledger(self._ledger_path(run))
+        self._lines[run] = ledger.written
+        return ledger
+
+    def begin(self, run: Run) -> None:
+        self._runs[run] = self._given if self._given is not None else self._init(run)
+
+    def _init(self, run: Run) -> Any:
+        """The module's run, begun or resumed."""
+        raise NotImplementedError
+
+    def write(self, item: Item) -> None:
+        if isinstance(item, Scalars):
+            self._log(item, dict(item.values))
+        elif isinstance(item, Picture):
+            self._log(item, {item.name: self._module.Image(item.pixels, caption=f"step {item.step}")})
+        elif isinstance(item, Note):
+            self._log(item, {item.name: item.text})
+            if item.result.get("state") == "firing":
+                self._notify(item)
+
+    def _notify(self, note: Note) -> None:
+        level = getattr(self._module.AlertLevel, _LEVELS.get(str(note.result.get("severity")), "WARN"))
+        self._runs[note.run].alert(title=f"{note.run.job}: {note.result.get('rule')}", text=note.text, level=level)
+
+    def _log(self, item: Item, values: Dict[str, Any]) -> None:
+        """Logs at the item's step."""
+        raise NotImplementedError
+
+    def commit(self, run: Run, ledger: Ledger) -> None:
+        # A process or thread of the module's writes what log() hands it; there is nothing to wait for but the end of the run.
+        if self._given is None:
+            write_ledger(self._ledger_path(run), ledger)
+
+    def end(self, run: Run, final: bool) -> None:
+        logged = self._runs.pop(run)
+        if self._given is None:
+            logged.finish()
+
+    def _ledger_path(self, run: Run) -> str:
+        return os.path.join(self._ledgers_at, f"attnd-{self._project}-{run.run}.json")
+
+
+class WandbSink(RunSink):
     """project    default "attnd"
     entity     team or user
     directory  where W&B keeps its files; default $WANDB_DIR, else the current directory
@@ -32,52 +92,27 @@ class WandbSink(Sink):
 
     def __init__(self, project: str = "attnd", entity: Optional[str] = None, directory: Optional[str] = None,
                  mode: Optional[str] = None, run: Any = None):
-        self._wandb = need("wandb", "'wandb>=0.20'", "the wandb bridge")
-        version = tuple(int(part) for part in self._wandb.__version__.split(".")[:2])
+        wandb = need("wandb", "'wandb>=0.20'", "the wandb bridge")
+        version = tuple(int(part) for part in wandb.__version__.split(".")[:2])
         if version < (0, 20):
-            raise MissingPackage(f"the wandb bridge needs wandb 0.20 or newer, this is {self._wandb.__version__}: "
+            raise MissingPackage(f"the wandb bridge needs wandb 0.20 or newer, this is {wandb.__version__}: "
                                  "pip install -U wandb")
-        self._project, self._entity, self._mode = project, entity, mode
+        self._entity, self._mode = entity, mode
         self._directory = directory or os.environ.get("WANDB_DIR") or "."
-        self._given = run
-        self._runs: Dict[Run, Any] = {}
-        self._lines: Dict[Run, int] = {}  # written, of runs of our own
-        self._ledgers: Dict[Run, Ledger] = {}  # with a run of the caller's
-
-    def recall(self, run: Run) -> Ledger:
-        if self._given is not None:
-            return self._ledgers.setdefault(run, Ledger())
-        ledger = read_ledger(self._ledger_path(run))
-        self._lines[run] = ledger.written
-        return ledger
+        super().__init__(wandb, project, os.path.join(self._directory, "wandb"), run)
 
     def begin(self, run: Run) -> None:
-        logged = self._given if self._given is not None else self._init(run)
-        logged.define_metric(STEP, hidden=True)
-        logged.define_metric("attn/*", step_metric=STEP)
-        self._runs[run] = logged
+        super().begin(run)
+        self._runs[run].define_metric(STEP, hidden=True)
+        self._runs[run].define_metric("attn/*", step_metric=STEP)
 
     def _init(self, run: Run) -> Any:
         os.makedirs(self._directory, exist_ok=True)
-        return self._wandb.init(
+        return self._module.init(
             project=self._project, entity=self._entity, dir=self._directory, mode=self._mode, id=run.run,
             name=f"{run.job}-{run.short}", group=run.job, resume="allow", reinit="create_new",
             config={"attnd": {"job": run.job, "run": run.run}},
-            settings=self._wandb.Settings(console="off", silent=True, x_disable_stats=True, disable_git=True))
-
-    def write(self, item: Item) -> None:
-        if isinstance(item, Scalars):
-            self._log(item, dict(item.values))
-        elif isinstance(item, Picture):
-            self._log(item, {item.name: self._wandb.Image(item.pixels, caption=f"step {item.step}")})
-        elif isinstance(item, Note):
-            self._log(item, {item.name: item.text})
-            if item.result.get("state") == "firing":
-                self._notify(item)
-
-    def _notify(self, note: Note) -> None:
-        level = getattr(self._wandb.AlertLevel, _LEVELS.get(str(note.result.get("severity")), "WARN"))
-        self._runs[note.run].alert(title=f"{note.run.job}: {note.result.get('rule')}", text=note.text, level=level)
+            settings=self._module.Settings(console="off", silent=True, x_disable_stats=True, disable_git=True))
 
     def _log(self, item: Item, values: Dict[str, Any]) -> None:
         """A line of W&B's. Offline nobody tells W&B how many lines an earlier bridge has written."""
@@ -87,16 +122,3 @@ class WandbSink(Sink):
             number = self._lines[item.run]
             self._lines[item.run] = number + 1
         logged.log({**values, STEP: item.step, EPOCH: item.epoch}, step=number)
-
-    def commit(self, run: Run, ledger: Ledger) -> None:
-        # W&B's own process writes what log() hands it; there is nothing to wait for but the end of the run.
-        if self._given is None:
-            write_ledger(self._ledger_path(run), ledger)
-
-    def end(self, run: Run, final: bool) -> None:
-        logged = self._runs.pop(run)
-        if self._given is None:
-            logged.finish()
-
-    def _ledger_path(self, run: Run) -> str:
-        return os.path.join(self._directory, "wandb", f"attnd-{self._project}-{run.run}.json")

@@ -5,12 +5,13 @@
 
 What is watched is the LightningModule. Steps are `trainer.global_step` (optimizer steps, whatever the accumulation of
 gradients), epochs `trainer.current_epoch`; both go on where a checkpoint left off. Validation is not captured:
-Lightning runs it in eval mode.
+Lightning runs it in eval mode. Every `log_every_n_steps` the metrics that are losses by their name, else what
+training_step returned, and the learning rate are reported.
 """
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple
 
 import attnd
 
@@ -37,6 +38,39 @@ else:
     Callback = type("Callback", _callback_classes(), {})
 
 
+_NOT_TRAINING = ("val", "test", "eval", "predict")
+
+
+def _losses(trainer: Any, validation: bool) -> Dict[str, Any]:
+    """The metrics that are losses by their name, of training or of validation."""
+    return {name: value for name, value in trainer.callback_metrics.items()
+            if "loss" in name.lower() and name.lower().startswith(_NOT_TRAINING) == validation}
+
+
+def _training(trainer: Any, module: Any, outputs: Any) -> Dict[str, Any]:
+    """The losses that are logged, or the one that training_step returned, and the learning rate."""
+    found = _losses(trainer, False)
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+    if not found and loss is not None:  # of one batch, which Lightning divides by those that are accumulated
+        found["loss"] = loss * trainer.accumulate_grad_batches if module.automatic_optimization else loss
+    return {**found, **_learning_rate(trainer)}
+
+
+def _learning_rate(trainer: Any) -> Dict[str, Any]:
+    groups = trainer.optimizers[0].param_groups if trainer.optimizers else [{}]
+    return {"learning_rate": groups[0]["lr"]} if "lr" in groups[0] else {}  # not every optimizer has one
+
+
+def _settings(trainer: Any, module: Any) -> Dict[str, Any]:
+    """What the training was started with, as far as Lightning knows it; the module's own hyperparameters first."""
+    own = {name: value for name, value in dict(getattr(module, "hparams", None) or {}).items()
+           if isinstance(value, (int, float, str))}
+    return {**own, **_learning_rate(trainer), "model_type": type(module).__name__, "precision": trainer.precision,
+            "batch_size": getattr(trainer.train_dataloader, "batch_size", None),
+            "accumulate_grad_batches": trainer.accumulate_grad_batches,
+            "gradient_clip_val": trainer.gradient_clip_val, "max_epochs": trainer.max_epochs}
+
+
 class AttndCallback(Callback):
     """attnd.watch for a Lightning trainer: AttndCallback(job="gpt-small", every=50)."""
 
@@ -45,6 +79,7 @@ class AttndCallback(Callback):
         ValueError for a bad job name, now; nothing is raised later."""
         super().__init__()
         self._session = Session(job, options)
+        self._logged = 0  # the step at which the loss was last reported
 
     @property
     def watch(self) -> Optional[attnd.Watch]:
@@ -52,11 +87,20 @@ class AttndCallback(Callback):
         return self._session.watch
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        self._session.begin(pl_module, trainer.global_step, trainer.current_epoch,
-                            rank=trainer.global_rank, world=trainer.world_size)
+        self._session.begin(pl_module, trainer.global_step, trainer.current_epoch, rank=trainer.global_rank,
+                            world=trainer.world_size, settings=lambda: _settings(trainer, pl_module))
+        self._logged = trainer.global_step
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._session.reached(trainer.global_step)
+        every = trainer.log_every_n_steps
+        if trainer.is_global_zero and every and trainer.global_step // every > self._logged // every:
+            self._session.log(lambda: _training(trainer, pl_module, outputs), trainer.global_step)
+            self._logged = trainer.global_step
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.is_global_zero and not trainer.sanity_checking:
+            self._session.log(lambda: _losses(trainer, True), trainer.global_step)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self._session.epoch_end()

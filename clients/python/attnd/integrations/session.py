@@ -7,7 +7,7 @@ So a training that goes on from a checkpoint goes on counting, and messages carr
 from __future__ import annotations
 
 import logging
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, Mapping, Optional
 
 import attnd
 
@@ -35,16 +35,21 @@ class Session:
             if name in options:
                 raise TypeError(f"{name}: the callback takes it from the trainer")
 
-    def begin(self, model: Any, step: int, epoch: int, **found: Any) -> None:
+    def begin(self, model: Any, step: int, epoch: int, settings: Callable[[], Dict[str, Any]] = dict,
+              **found: Any) -> None:
         """A training begins at `step` and `epoch`, both from 0. `found`: options of attnd.watch that the trainer
-        knows, unless the user said otherwise. What was open is closed."""
+        knows, unless the user said otherwise; `settings` gives those of the training. What was open is closed."""
         self.end()
         self._warned = False
-        self._try("the model could not be watched", lambda: self._open(model, step, epoch, found))
+        known: Dict[str, Any] = {}
+        self._try("what the training was started with could not be read", lambda: known.update(settings()))
+        self._warned = False
+        self._try("the model could not be watched", lambda: self._open(model, step, epoch, known, found))
 
-    def _open(self, model: Any, step: int, epoch: int, found: Dict[str, Any]) -> None:
+    def _open(self, model: Any, step: int, epoch: int, known: Dict[str, Any], found: Dict[str, Any]) -> None:
+        settings = {**known, **(self._options.get("settings") or {})}
         self.watch = attnd.watch(model, self._job, steps="manual", first_step=step, first_epoch=epoch,
-                                 **{**found, **self._options})
+                                 **{**found, **self._options, "settings": settings})
 
     def reached(self, step: int) -> None:
         """So many optimizer steps are done, those before a checkpoint included."""
@@ -54,6 +59,12 @@ class Session:
         if self.watch is not None:
             for _ in range(step - self.watch.current_step):
                 self.watch.step()
+
+    def log(self, values: Callable[[], Mapping[str, Any]], step: int) -> None:
+        """Reports what `values` gives, at so many optimizer steps."""
+        watch = self.watch
+        if watch is not None:
+            self._try("what the trainer logs could not be reported", lambda: watch.log(values(), step=step))
 
     def epoch_end(self) -> None:
         """An epoch is done."""

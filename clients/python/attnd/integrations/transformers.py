@@ -4,7 +4,8 @@
     trainer = transformers.Trainer(model, arguments, callbacks=[AttndCallback(job="gpt-small")], ...)
 
 Steps are `state.global_step` (optimizer steps, whatever the accumulation of gradients); both steps and epochs go on
-where a checkpoint left off. Evaluation is not captured: Trainer runs it in eval mode.
+where a checkpoint left off. Evaluation is not captured: Trainer runs it in eval mode. The loss, the learning rate, the
+norm of the gradient and the loss of evaluations are reported when Trainer logs them (`logging_steps`).
 
 Trainer tells nobody when a training fails. The watch then ends with the process, with the next training, or here:
 
@@ -13,7 +14,7 @@ Trainer tells nobody when a training fails. The watch then ends with the process
 """
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any, Dict, Optional
 
 from transformers import TrainerCallback
 
@@ -23,6 +24,19 @@ from .session import Session
 
 # state.epoch is a sum of fractions.
 _ROUNDING = 1e-6
+
+
+_LOGGED = ("loss", "learning_rate", "grad_norm", "eval_loss")
+_SETTINGS = ("learning_rate", "lr_scheduler_type", "warmup_steps", "warmup_ratio", "weight_decay", "max_grad_norm",
+             "optim", "per_device_train_batch_size", "gradient_accumulation_steps", "seed")
+
+
+def _settings(args: Any, model: Any) -> Dict[str, Any]:
+    """What the training was started with, as far as Trainer says it."""
+    found = {name: getattr(args, name, None) for name in _SETTINGS}
+    found["precision"] = "bf16" if getattr(args, "bf16", False) else "fp16" if getattr(args, "fp16", False) else "fp32"
+    found["model_type"] = getattr(getattr(model, "config", None), "model_type", None)
+    return found
 
 
 class AttndCallback(TrainerCallback):
@@ -53,10 +67,15 @@ class AttndCallback(TrainerCallback):
             self._session.skip("torch.nn.DataParallel over several devices; start one process for each (torchrun)")
             return
         self._session.begin(model, state.global_step, int((state.epoch or 0.0) + _ROUNDING),
-                            rank=args.process_index, world=args.world_size)
+                            rank=args.process_index, world=args.world_size, settings=lambda: _settings(args, model))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._session.reached(state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self._session.log(lambda: {name: logs[name] for name in _LOGGED if name in (logs or {})},
+                              state.global_step)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._session.epoch_end()

@@ -6,10 +6,10 @@
     figure.savefig("heads.pdf")                                                          # or show it in a notebook
     plots.save("figures/", "heatmap", {"decoder.0.self": a, "decoder.1.self": b}, every_layer=True, every_head=True)
 
-Each kind is one function. heatmap, heads, layers, flow, aggregate, rollout, similarity, spectrum and tokens draw maps;
-entropy and series draw a Timeline. All of them take `ax`, `cmap`, `vmin`, `vmax`, `title`, `size` and `font`, and
-return a Figure. They do not use pyplot and change nothing of a session. `attnctl plot` is this package on a command
-line.
+Each kind is one function. heatmap, heads, layers, flow, aggregate, rollout, similarity, spectrum and tokens draw maps,
+and take the fields of Maps: `name`, `key_tokens`, `causal`, `mask`, ...; entropy and series draw a Timeline. All of
+them take `ax`, `cmap`, `vmin`, `vmax`, `title`, `size` and `font`, and return a Figure. They do not use pyplot and
+change nothing of a session. `attnctl plot` is this package on a command line.
 """
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ _HOME = {
     "Maps": "data", "Timeline": "data", "Source": "read", "timeline": "read",
     "Figure": "output", "Receipt": "output", "Progress": "output", "render": "output", "save": "output",
     "write": "output",
-    "PlotError": "style", "NothingToDraw": "style", "NotWhole": "style", "AllBelow": "style", "TooSmall": "style",
+    "PlotError": "style", "NothingToDraw": "style", "NotWhole": "style", "AllBelow": "style", "NoQuery": "style",
+    "TooSmall": "style",
 }
 KINDS = tuple(name for name, home in _HOME.items() if home in ("maps", "curves"))
 __all__ = [*_HOME, "KINDS", "draw"]

@@ -70,7 +70,7 @@ class Chart:
     lines: List[Line] = field(default_factory=list)
     bands: List[Band] = field(default_factory=list)
     bars: Optional[Bars] = None
-    alerts: Sequence[Tuple[float, bool]] = ()  # (x, resolved)
+    alerts: Sequence[Tuple[float, str]] = ()  # (x, state)
     from_zero: bool = False
     powers: bool = False  # y is logarithmic; values of 0 and below are left out
 
@@ -112,6 +112,8 @@ class Chart:
             found.append(Patch(facecolor=CYCLE[0], linewidth=0, label=self.bars.name))
         if self.alerts:
             found.append(Line2D([], [], color=ALERT, linewidth=1, linestyle=_DASHES, label="alert (faint: resolved)"))
+        if any(state == "firing_at_end" for _, state in self.alerts):
+            found.append(Line2D([], [], color=ALERT, linewidth=1, label="alert firing at end"))
         return found
 
 
@@ -223,8 +225,9 @@ def _draw_values(ax: Any, chart: Chart, limits: Any, wide: float) -> None:
                         linewidth=0)
     if chart.bars:
         _draw_bars(ax, chart, chart.bars, wide)
-    for x, over in chart.alerts:
-        ax.axvline(x, color=ALERT, alpha=0.38 if over else 1.0, linewidth=1, linestyle=_DASHES)
+    for x, state in chart.alerts:
+        ax.axvline(x, color=ALERT, alpha=0.38 if state == "resolved" else 1.0, linewidth=1,
+                   linestyle="-" if state == "firing_at_end" else _DASHES)
     for line in chart.lines:
         y = chart.shown(line.y)
         alone = ~np.isnan(y) & np.isnan(np.append(y[1:], np.nan)) & np.isnan(np.append(np.nan, y[:-1]))

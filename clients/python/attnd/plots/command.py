@@ -289,7 +289,7 @@ def _bytes(options: Options, draw: Callable[[], Any]) -> bytes:
     except style.NotWhole as error:
         raise Refused(str(error), 1) from None
     except style.PlotError as error:
-        option = {"TooSmall": "--size: ", "AllBelow": "--vmin: "}.get(type(error).__name__, "")
+        option = {"TooSmall": "--size: ", "AllBelow": "--vmin: ", "NoQuery": "--query: "}.get(type(error).__name__, "")
         raise Refused(option + str(error)) from None
 
 
@@ -326,8 +326,6 @@ def _make(options: Options, path: str, draw: Callable[[], Any], source: Optional
     if options["json"]:
         try:
             print(Receipt(path, options.kind, layer, head).json(), file=sys.stderr if path == "-" else sys.stdout, flush=True)
-        except BrokenPipeError:
-            raise
         except OSError:
             raise Refused("cannot write the output", 1) from None
 
@@ -406,6 +404,13 @@ def _say(sentence: str) -> None:
     print(f"attnctl: {text}", file=sys.stderr, flush=True)
 
 
+def _make_sure_of_home() -> None:
+    """matplotlib ends without a home, which a user of a container may lack; in one that it cannot write to, it makes a
+    folder for the time and says so."""
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = "/"
+
+
 def _warn_of_font(font: Optional[str]) -> None:
     from . import style
 
@@ -422,18 +427,19 @@ def main(line: Sequence[str]) -> int:
         stream.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     try:
         options = Options(line)
+        _make_sure_of_home()
         _warn_of_font(options["font"])
         run(options)
     except LeftOut as error:
         _say(str(error))
         return 1
     except SourceError as error:
-        if str(error):
-            _say(str(error))
+        _say(str(error))
         return error.code
     except ModuleNotFoundError as error:
-        package = "python3-matplotlib" if error.name == "matplotlib" else f"python3-{error.name}"
-        _say(f"{sys.executable} has no {error.name}, which draws figures: install {package}, pip install {error.name}, or "
-             "take another Python (ATTND_PYTHON)")
+        is_debian = sys.executable.startswith("/usr/bin/")
+        how = f"apt install python3-{error.name}" if is_debian else f"{sys.executable} -m pip install {error.name}"
+        _say(f"{sys.executable} has no {error.name}, which draws figures: {how}; or name another Python in "
+             "ATTND_PYTHON")
         return 2
     return 0

@@ -14,7 +14,7 @@ from .labels import CellAxis, clean
 from .maps import panel_of, pooled_text
 from .panels import Look, Panel, Panels
 from .panels import draw as draw_panels
-from .style import WIDTH_TWO, NothingToDraw, NotWhole, PlotError, colors
+from .style import WIDTH_TWO, NoQuery, NothingToDraw, NotWhole, colors
 
 Array = npt.NDArray[Any]
 
@@ -67,11 +67,13 @@ def entropy(timeline: Timeline, **options: Any) -> Any:
 def series(timeline: Timeline, **options: Any) -> Any:
     """Draws a metric over time. The line of a layer is the median over its heads, with a band from their 10th to their
     90th percentile; a single layer has thin lines of its heads too. The line of a single head is the mean over the
-    window, with the band of the timeline. Alerts are upright lines."""
+    window, with the band of the timeline. Alerts are upright lines, dashed where one fires or is resolved, solid
+    where the run ends with it."""
     look, data = _take_timeline(timeline, options)
     layers = data.layers()
     chart = Chart(", ".join(part for part in (data.job, data.metric) if part), "step", axis_title(data.metric),
-                  alerts=[(float(step), over) for step, over in data.alerts])
+                  alerts=[(float(min(step, data.steps[-1]) if state == "firing_at_end" else step), state)
+                          for step, state in data.alerts])
     for index, ((name, part), color) in enumerate(zip(layers.items(), colors(len(layers), look.cmap, NAMED_MOST))):
         single = part.stop - part.start == 1
         low, middle, high = scale.percentiles(data.mean[part], (0.1, 0.5, 0.9))
@@ -129,7 +131,7 @@ def _find_query(layer: Maps, values: Array, query: Optional[int]) -> Tuple[int, 
     """The query and its row: the given one, or the last that attends to something, which excludes padding."""
     queries, rows = int(layer.queries or 0), len(values)
     if query is not None and not 0 <= query < queries:
-        raise PlotError(f"there is no query {query}: they are 0 to {queries - 1}")
+        raise NoQuery(f"there is no query {query}: they are 0 to {queries - 1}")
     if query is None:
         attended = np.flatnonzero(_attended(values))
         row = int(attended[-1]) if attended.size else rows - 1

@@ -135,9 +135,12 @@ def _array(data: Any) -> Array:
     """A numpy array; tensors may be on any device and of any type."""
     if hasattr(data, "detach"):
         data = data.detach().cpu().float().numpy()
-    array = np.asarray(data)
+    try:
+        array = np.asarray(data)
+    except ValueError:
+        raise PlotError("maps are arrays of numbers, and the parts of these differ in shape") from None
     if array.dtype.kind not in "fiub":
-        raise PlotError(f"maps are numbers, not {array.dtype}")
+        raise PlotError(f"maps are numbers, not {type(data).__name__ if array.dtype == object else array.dtype}")
     return array
 
 
@@ -147,7 +150,8 @@ def take(data: Any, sample: Optional[int] = None, **about: Any) -> Maps:
     given = {name: value for name, value in about.items() if value is not None}
     unknown = set(given) - {field.name for field in dataclasses.fields(Maps)}
     if unknown:
-        raise TypeError(f"unexpected keyword argument {sorted(unknown)[0]!r}")
+        valid = ", ".join(field.name for field in dataclasses.fields(Maps)[1:])
+        raise TypeError(f"unexpected keyword argument {sorted(unknown)[0]!r} (about maps there are {valid})")
     maps = dataclasses.replace(data, **given) if isinstance(data, Maps) else Maps(data, **given)
     weights = _array(maps.weights)
     if weights.ndim == 2:
@@ -166,7 +170,10 @@ def take(data: Any, sample: Optional[int] = None, **about: Any) -> Maps:
                                keys=maps.keys or weights.shape[2])
     if maps.mask is not None:
         mask = np.asarray(_array(maps.mask), bool)
-        maps = dataclasses.replace(maps, mask=np.broadcast_to(mask, maps.shape))
+        try:
+            maps = dataclasses.replace(maps, mask=np.broadcast_to(mask, maps.shape))
+        except ValueError:
+            raise PlotError(f"mask: its shape is {list(mask.shape)}, and that of a map {list(maps.shape)}") from None
     for what, texts, count in (("key_tokens", maps.key_tokens, maps.keys),
                                ("query_tokens", maps.query_tokens, maps.queries)):
         if texts is not None and len(texts) != count:
@@ -179,11 +186,16 @@ def take_all(data: Any, sample: Optional[int] = None, **about: Any) -> List[Maps
     first dimension is the layer."""
     if isinstance(data, Mapping):
         return [take(one, sample, **{**about, "name": name}) for name, one in data.items()]
+    if not hasattr(data, "__iter__"):
+        raise PlotError(f"layers are a list of maps, or a mapping from names to them, not {type(data).__name__}")
     layers = list(data)
     if not layers:
         raise PlotError("there are no layers")
     names: List[Any] = [{} if isinstance(one, Maps) else {"name": f"layer.{index}"} for index, one in enumerate(layers)]
     return [take(one, sample, **{**name, **about}) for one, name in zip(layers, names)]
+
+
+ALERT_STATES = ("firing", "resolved", "firing_at_end")
 
 
 @dataclass
@@ -197,7 +209,7 @@ class Timeline:
     low: Any = None  # float64 [rows, windows]: the range of a window's values, as `band` says
     high: Any = None
     band: str = "percentiles"  # low and high are the 10th and 90th; "std": mean -+ one standard deviation
-    alerts: Sequence[Tuple[int, bool]] = ()  # (step, whether it is resolved)
+    alerts: Sequence[Tuple[int, str]] = ()  # (step, one of ALERT_STATES)
     job: str = ""
 
     def __post_init__(self) -> None:
@@ -208,6 +220,8 @@ class Timeline:
         shape = (len(self.rows), len(self.steps))
         if any(edge is not None and edge.shape != shape for edge in (self.mean, self.low, self.high)):
             raise PlotError(f"a timeline of {shape[0]} rows and {shape[1]} windows has arrays of another shape")
+        if any(state not in ALERT_STATES for _, state in self.alerts):
+            raise PlotError(f"an alert of a timeline is (step, state) (valid: {', '.join(ALERT_STATES)})")
 
     def layers(self) -> Dict[str, slice]:
         """The rows of each layer."""

@@ -16,6 +16,7 @@ from . import derive
 from .data import Maps, take, take_all
 from .labels import CellAxis
 from .panels import Look, Panel, Panels, draw
+from .scale import finite
 from .style import WIDTH_ONE, WIDTH_TWO, NothingToDraw, NotWhole, PlotError
 
 Array = npt.NDArray[Any]
@@ -102,6 +103,7 @@ def aggregate(maps: Any, *, head_weights: Optional[Sequence[float]] = None, impo
     look, about = Look.split(options)
     layer = take(maps, sample, **about)
     weights = np.asarray(layer.weights)
+    _check_some([layer])
     total = weights.sum(0, dtype=np.float64)
     ways: List[Tuple[str, Array]] = [("sum", total), ("mean", total / layer.count)]
     if layer.is_whole:
@@ -115,6 +117,12 @@ def aggregate(maps: Any, *, head_weights: Optional[Sequence[float]] = None, impo
     columns = look.columns or (3 if len(items) > 4 else 2)
     title = _title(layer.name, f"{layer.count} heads in one map") + layer.details()
     return draw(Panels(items, title, "", WIDTH_TWO if columns > 2 else 5.0, shared=False, columns=columns), look)
+
+
+def _check_some(layers_: Sequence[Maps]) -> None:
+    """Sums and products of maps without a number would be figures of numbers."""
+    if not any(finite(np.asarray(layer.weights)).size for layer in layers_):
+        raise NothingToDraw("there is nothing to draw: no entry of the maps is a number")
 
 
 def _check_weights(weights: Any, heads_: int, what: str = "head_weights") -> Array:
@@ -134,6 +142,8 @@ def rollout(maps: Any, *, sample: Optional[int] = None, matrix: Any = None, **op
         raise NotWhole(f"rollout needs maps of one size, and layer {number} has another")
     if last.shape[0] != last.shape[1]:
         raise NotWhole(f"rollout needs square maps, and these are {all_[0].queries} x {all_[0].keys}")
+    if matrix is None:
+        _check_some(all_)
     values = derive.rollout([(layer.map(), int(layer.keys or 0)) for layer in all_]) if matrix is None else matrix
     stack = last.name.split(".")[0] if last.name.count(".") == 2 else ""
     title = _title(stack, f"rollout through {len(all_)} layer{'s' * (len(all_) != 1)}") + last.details()

@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.patches import Patch, Rectangle
 
@@ -230,6 +231,9 @@ def _draw_joint_titles(figure: Any, layout: layouts.Layout) -> None:
 def axes_of(ax: Any, count: int) -> List[Any]:
     """The axes of the user as a list, one for each panel."""
     axes = list(np.atleast_1d(np.asarray(ax, dtype=object)).reshape(-1))
+    other = next((one for one in axes if not isinstance(one, Axes)), None)
+    if other is not None:
+        raise PlotError(f"ax: Axes of matplotlib, one for each panel, not {type(other).__name__}")
     if len(axes) < count:
         raise PlotError(f"ax: {len(axes)} axes for {count} panels")
     return axes

@@ -15,6 +15,7 @@ import math
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
@@ -29,7 +30,7 @@ _NEEDED = 11
 
 
 class SourceError(Exception):
-    """A sentence, "" when it stands on standard error already; and the exit code that attnctl gives it."""
+    """A sentence, and the exit code that attnctl gives it."""
 
     def __init__(self, sentence: str, code: int = 2):
         super().__init__(sentence)
@@ -92,9 +93,14 @@ class Source:
 
     def __init__(self, *words: Any, kind: str = "heads", line: Sequence[str] = (), **options: Any):
         reading, writing = os.pipe()
-        command = [attnctl(), "__maps", str(reading), kind, *line, *_line(options), "--", *map(os.fspath, words)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, pass_fds=[reading])
-        os.close(reading)
+        try:
+            command = [attnctl(), "__maps", str(reading), kind, *line, *_line(options), "--", *map(os.fspath, words)]
+            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, pass_fds=[reading])
+        except BaseException:
+            os.close(writing)
+            raise
+        finally:
+            os.close(reading)
         self._requests = os.fdopen(writing, "w", encoding="utf-8", errors="surrogateescape")
         try:
             head = self._answer()
@@ -106,7 +112,7 @@ class Source:
 
     def find(self, text: str) -> int:
         """The layer that a text means: decoder.3.self, or as much of it as only one has."""
-        return int(self._ask("find " + text.replace("\n", " "))["at"])
+        return int(self._ask(f"find {text}")["at"])
 
     def maps(self, layer: Union[int, str] = 0, head: Union[int, str] = "all", sample: Optional[int] = None) -> Any:
         """The Maps of a layer, by its place in `layers` or a text: of all heads, of one, or their "mean"."""
@@ -129,7 +135,7 @@ class Source:
 
     def _ask(self, request: str) -> Dict[str, Any]:
         try:
-            print(request, file=self._requests, flush=True)
+            print(request.replace("\n", " "), file=self._requests, flush=True)
         except BrokenPipeError:
             pass  # there is no answer then
         return self._answer()
@@ -287,7 +293,7 @@ class _Course:
         more = f", ..., {len(names)} in all: see its column metric" if len(names) > _LISTED else ""
         return f" (valid: {', '.join(names[:_LISTED])}{more})"
 
-    def arrange(self, job: str, alerts: Sequence[Tuple[int, bool]]) -> Any:
+    def arrange(self, job: str, alerts: Sequence[Tuple[int, str]]) -> Any:
         import numpy as np
 
         from .data import Timeline
@@ -307,40 +313,44 @@ class _Course:
                         band="percentiles" if percentiles else "std", alerts=alerts, job=job)
 
 
+def _ask_attnctl(words: Sequence[str], good: Sequence[int]) -> str:
+    """What attnctl prints. Raises SourceError with what it says when its exit status is none of the good ones."""
+    done = subprocess.run([attnctl(), *words], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                          errors="surrogateescape")
+    if done.returncode not in good or done.returncode != 0 and not done.stdout:
+        said = " ".join(line.removeprefix("attnctl: ") for line in done.stderr.splitlines())
+        raise SourceError(said or f"attnctl {words[0]} ended with status {done.returncode}", done.returncode)
+    print(done.stderr, end="", file=sys.stderr)
+    return done.stdout
+
+
 def _export(word: str, options: Dict[str, Any]) -> List[str]:
-    words = [attnctl(), "export", word, "--csv", *_line(options)]
-    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL)
-    if done.returncode != 0:
-        raise SourceError("", done.returncode)  # it has said why
-    return done.stdout.splitlines()
+    return _ask_attnctl(["export", word, "--csv", *_line(options)], (0,)).splitlines()
 
 
 def _alerts(word: str, metric: str, wants: Callable[[str, int], bool],
-            options: Dict[str, Any]) -> List[Tuple[int, bool]]:
-    """(step, resolved) of those about the metric, and a layer that is drawn or the whole run."""
-    words = [attnctl(), "alerts", word, "--json", f"--count={_ALERTS_MAX}", *_line(options)]
-    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL)
-    if done.returncode not in (0, 1) or not done.stdout:
-        raise SourceError("", done.returncode)
+            options: Dict[str, Any]) -> List[Tuple[int, str]]:
+    """(step, state) of those about the metric, and a layer that is drawn or the whole run."""
+    answer = _ask_attnctl(["alerts", word, "--json", f"--count={_ALERTS_MAX}", *_line(options)], (0, 1))
     found = []
-    for alert in json.loads(done.stdout).get("alerts") or ():
+    for alert in json.loads(answer).get("alerts") or ():
         name = f"{alert.get('stack')}.{alert.get('layer')}.{alert.get('site')}"
         head = -1 if alert.get("head") is None else int(alert["head"])
         if alert.get("metric") == metric and (alert.get("stack") is None or wants(name, head)):
-            found.append((int(alert["step"]), alert.get("state") == "resolved"))
+            found.append((int(alert["step"]), str(alert.get("state"))))
     return found
 
 
-def timeline(word: str, metric: str = "entropy_normalized", *, layer: Optional[str] = None, head: Optional[int] = None,
-             run: Optional[str] = None, window: Optional[str] = None, start: Optional[int] = None,
-             end: Optional[int] = None, kind: str = "a timeline", **options: Any) -> Any:
+def timeline(word: str, metric: str = "entropy_normalized", *, layer: Union[int, str, None] = None,
+             head: Optional[int] = None, run: Optional[str] = None, window: Optional[str] = None,
+             start: Optional[int] = None, end: Optional[int] = None, kind: str = "a timeline", **options: Any) -> Any:
     """The Timeline of one metric: of a job that a running attnd has in its history, or of a file that attnctl export
     wrote. `start` and `end` are --from and --to; `options` are address, endpoint, timeout. Raises SourceError."""
     def wants(name: str, index: int) -> bool:
-        return (head is None or index == head) and (layer is None or matches(layer, name))
+        return (head is None or index == head) and (layer is None or matches(str(layer), name))
 
     course = _Course(word, metric, run, wants, start, end)
-    alerts: List[Tuple[int, bool]] = []
+    alerts: List[Tuple[int, str]] = []
     if _is_file(word):
         course.take(_lines(word, kind))
     else:
@@ -351,7 +361,7 @@ def timeline(word: str, metric: str = "entropy_normalized", *, layer: Optional[s
         if course.records:
             alerts = _alerts(word, metric, wants, {**options, "run": course.the_run})
         course.job = word
-    course.check(word, (f" in layer {layer}" if layer else "") + (" and this head" if head is not None else ""))
+    course.check(word, ("" if layer is None else f" in layer {layer}") + ("" if head is None else " and this head"))
     return course.arrange(course.job, alerts)
 
 

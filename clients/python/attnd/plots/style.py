@@ -72,6 +72,10 @@ class NotWhole(PlotError):
     """The kind needs whole or square maps, and these are not."""
 
 
+class NoQuery(PlotError):
+    """There is no query of this number."""
+
+
 class AllBelow(PlotError):
     """vmin is above all values."""
 

@@ -48,19 +48,6 @@ static void test_defaults(void **state)
     assert_null(args.stack);
 }
 
-static void test_an_option_outdoes_the_environment(void **state)
-{
-    (void)state;
-    struct args args;
-    char error[ARGS_ERROR_MAX];
-    setenv("ATTND_ENDPOINT", "ipc:///env", 1);
-    assert_int_equal(PARSE(&args, error, "jobs"), 0);
-    assert_string_equal(args.endpoint, "ipc:///env");
-    assert_int_equal(PARSE(&args, error, "jobs", "--endpoint", "ipc:///option"), 0);
-    assert_string_equal(args.endpoint, "ipc:///option");
-    unsetenv("ATTND_ENDPOINT");
-}
-
 static void test_attnd_is_named_by_one_address_or_endpoint(void **state)
 {
     (void)state;
@@ -70,10 +57,6 @@ static void test_attnd_is_named_by_one_address_or_endpoint(void **state)
     assert_int_equal(PARSE(&args, error, "jobs"), 0);
     assert_string_equal(args.address, "/env");
     assert_null(args.endpoint);
-    setenv("ATTND_ENDPOINT", "ipc:///env", 1);
-    assert_int_equal(PARSE(&args, error, "jobs"), 0);
-    assert_string_equal(args.endpoint, "ipc:///env");
-    assert_null(args.address);
     assert_int_equal(PARSE(&args, error, "jobs", "--address", "/option"), 0);
     assert_string_equal(args.address, "/option");
     assert_null(args.endpoint);
@@ -82,11 +65,26 @@ static void test_attnd_is_named_by_one_address_or_endpoint(void **state)
     assert_null(args.address);
     ASSERT_REFUSED("--address and --endpoint: give one of them", "jobs", "--address", "/option",
                    "--endpoint", "ipc:///option");
-    setenv("ATTND_ENDPOINT", "", 1);
     setenv("ATTND_ADDRESS", "", 1);
     assert_int_equal(PARSE(&args, error, "jobs"), 0);
     assert_null(args.endpoint);
     assert_null(args.address);
+    unsetenv("ATTND_ADDRESS");
+}
+
+static void test_the_former_variable_is_not_passed_over_in_silence(void **state)
+{
+    (void)state;
+    struct args args;
+    char error[ARGS_ERROR_MAX];
+    unsetenv("ATTND_ADDRESS");
+    setenv("ATTND_ENDPOINT", "ipc:///env", 1);
+    ASSERT_REFUSED("ATTND_ENDPOINT is not read: name attnd in ATTND_ADDRESS", "jobs");
+    assert_int_equal(PARSE(&args, error, "jobs", "--endpoint", "ipc:///option"), 0);
+    assert_string_equal(args.endpoint, "ipc:///option");
+    setenv("ATTND_ADDRESS", "/env", 1);
+    assert_int_equal(PARSE(&args, error, "jobs"), 0);
+    assert_string_equal(args.address, "/env");
     unsetenv("ATTND_ENDPOINT");
     unsetenv("ATTND_ADDRESS");
 }
@@ -208,7 +206,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults),
-        cmocka_unit_test(test_an_option_outdoes_the_environment),
+        cmocka_unit_test(test_the_former_variable_is_not_passed_over_in_silence),
         cmocka_unit_test(test_attnd_is_named_by_one_address_or_endpoint),
         cmocka_unit_test(test_options_stand_anywhere),
         cmocka_unit_test(test_timeouts_are_seconds_or_milliseconds),

@@ -130,13 +130,14 @@ static void past_put_alert(struct mpk_writer *reply, enum alert_state state, boo
     alert_encode(&alert, reply);
 }
 
-static void past_put_alerts(struct mpk_writer *reply, bool firing)
+static void past_put_alerts(struct mpk_writer *reply, bool firing, bool ended, bool older)
 {
-    mpk_put_map(reply, 3);
+    mpk_put_map(reply, 4);
+    mpk_pair_u64(reply, "older", older);
     mpk_put_str(reply, "firing");
     mpk_put_array(reply, firing);
     if (firing) {
-        past_put_alert(reply, ALERT_FIRING, false);
+        past_put_alert(reply, ended ? ALERT_FIRING_AT_END : ALERT_FIRING, false);
     }
     mpk_put_str(reply, "alerts");
     mpk_put_array(reply, 1);
@@ -247,7 +248,8 @@ static void test_past_answer(const struct fake *fake, const char *method, uint64
     } else if (strcmp(method, "windows") == 0) {
         past_put_kept(reply);
     } else if (strcmp(method, "alerts") == 0) {
-        past_put_alerts(reply, strcmp(job, "calm") != 0);
+        past_put_alerts(reply, strcmp(job, "calm") != 0, strcmp(job, "dead") == 0,
+                        strcmp(job, "again") == 0);
     } else if (strcmp(method, "compare") == 0) {
         past_put_comparison(reply, strcmp(job, "same") == 0 ? 0 : 0.25);
     } else if (strcmp(method, "runs") == 0) {
@@ -403,8 +405,24 @@ static void test_something_firing_is_bad_news(void **state)
 {
     past_assert_says(
         state, "alerts gpt", 1,
-        "SEVERITY  RULE              WHERE              VALUE    BOUND  SINCE      STATE\n"
-        "critical  entropy_collapse  decoder.3.self.h2  0.03125  0.1    step 1150  firing\n"
+        "SEVERITY  RUN       RULE              WHERE              STATE   VALUE    BOUND\n"
+        "critical  ab000000  entropy_collapse  decoder.3.self.h2  firing  0.03125  0.1\n"
+        "\n"
+        "SEVERITY  SINCE\n"
+        "critical  step 1150\n"
+        "\n"
+        "entropy of head 2 is low\n");
+}
+
+static void test_an_alert_that_fired_at_the_end_is_bad_news(void **state)
+{
+    past_assert_says(
+        state, "alerts dead", 1,
+        "SEVERITY  RUN       RULE              WHERE              STATE          VALUE\n"
+        "critical  ab000000  entropy_collapse  decoder.3.self.h2  firing at end  0.03125\n"
+        "\n"
+        "SEVERITY  BOUND  SINCE\n"
+        "critical  0.1    step 1150\n"
         "\n"
         "entropy of head 2 is low\n");
 }
@@ -412,19 +430,23 @@ static void test_something_firing_is_bad_news(void **state)
 static void test_calm_is_good_news(void **state)
 {
     past_assert_says(state, "alerts calm", 0,
-                     "nothing is firing; attnctl alerts --all shows resolved ones\n");
+                     "nothing is firing; attnctl alerts --all shows earlier ones\n");
+    past_assert_says(state, "alerts again", 0, /* what fires is of an earlier run */
+                     "nothing is firing; attnctl alerts --all shows earlier ones\n"
+                     "1 fired at the end of runs that a newer run of their job followed\n");
+    past_assert_says(state, "alerts again --json >/dev/null", 0, "");
     past_assert_says(state, "alerts calm --all", 0,
                      "nothing is firing\n"
-                     "SEVERITY  RULE     WHERE    VALUE  BOUND  SINCE      STATE\n"
-                     "warning   silence  the run  -      0.1    step 1150  resolved\n"
+                     "SEVERITY  RUN       RULE     WHERE    STATE     VALUE  BOUND  SINCE\n"
+                     "warning   ab000000  silence  the run  resolved  -      0.1    step 1150\n"
                      "there are earlier ones: --count shows more\n");
 }
 
 static void test_alerts_of_all_jobs_name_the_job(void **state)
 {
-    past_assert_says(state, "alerts | head -n 2 | cut -c1-30", 0,
-                     "SEVERITY JOB RULE             \n"
-                     "critical gpt entropy_collapse \n");
+    past_assert_says(state, "alerts | head -n 2 | cut -c1-41", 0,
+                     "SEVERITY  JOB  RUN       RULE            \n"
+                     "critical  gpt  ab000000  entropy_collapse\n");
 }
 
 /* compare ----------------------------------------------------------------------------------------
@@ -555,6 +577,7 @@ int main(void)
         WITH_FAKE(test_options_of_the_past_are_checked),
         WITH_FAKE(test_something_firing_is_bad_news),
         WITH_FAKE(test_calm_is_good_news),
+        WITH_FAKE(test_an_alert_that_fired_at_the_end_is_bad_news),
         WITH_FAKE(test_alerts_of_all_jobs_name_the_job),
         WITH_FAKE(test_compare_ranks_heads),
         WITH_FAKE(test_runs_that_are_alike_have_no_table),

@@ -8,53 +8,11 @@
 #include <cmocka.h>
 
 #include "clients/cli/show/internal.h"
-#include "clients/cli/base/utf8.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-/* UTF-8 ------------------------------------------------------------------------------------------
- */
-
-static void expect_taken(const char *text, size_t len, size_t taken, uint32_t code)
-{
-    uint32_t found;
-    assert_int_equal(utf8_take(text, len, &found), taken);
-    assert_int_equal(found, code);
-}
-
-static void test_characters_are_taken_and_what_is_none_is_replaced(void **state)
-{
-    (void)state;
-    expect_taken("a", 1, 1, 'a');
-    expect_taken("\xc3\xa9", 2, 2, 0xe9);
-    expect_taken("\xe6\x97\xa5", 3, 3, 0x65e5);
-    expect_taken("\xf0\x9f\x98\x80", 4, 4, 0x1f600);
-    expect_taken("\xc3\xa9", 1, 1, UTF8_REPLACEMENT);         /* cut */
-    expect_taken("\xc0\xaf", 2, 1, UTF8_REPLACEMENT);         /* overlong */
-    expect_taken("\xe0\x80\xaf", 3, 1, UTF8_REPLACEMENT);     /* overlong */
-    expect_taken("\xed\xa0\x80", 3, 1, UTF8_REPLACEMENT);     /* surrogate */
-    expect_taken("\xf4\x90\x80\x80", 4, 1, UTF8_REPLACEMENT); /* beyond U+10FFFF */
-    expect_taken("\xff", 1, 1, UTF8_REPLACEMENT);
-    expect_taken("\x80", 1, 1, UTF8_REPLACEMENT);
-}
-
-static void test_every_character_comes_back(void **state)
-{
-    (void)state;
-    for (uint32_t code = 1; code <= 0x10ffff; code += code < 0x3000 ? 1 : 97) {
-        char text[UTF8_MAX];
-        uint32_t found;
-        if (code >= 0xd800 && code < 0xe000) {
-            continue;
-        }
-        size_t size = utf8_put(code, text);
-        assert_int_equal(utf8_take(text, size, &found), size);
-        assert_int_equal(found, code);
-    }
-}
 
 /* Tokens -----------------------------------------------------------------------------------------
  */
@@ -167,7 +125,7 @@ static void test_names_of_files_are_cleaned(void **state)
 static void test_the_environment_says_which_characters_and_colours(void **state)
 {
     (void)state;
-    struct screen screen;
+    struct show_screen screen;
     FILE *out = tmpfile();
     assert_non_null(out);
     setenv("LC_ALL", "C.UTF-8", 1);
@@ -188,7 +146,7 @@ static void test_the_environment_says_which_characters_and_colours(void **state)
 static void expect_said(int width, const char *text, const char *lines)
 {
     char said[256] = "";
-    struct screen screen = {.out = tmpfile(), .width = width};
+    struct show_screen screen = {.out = tmpfile(), .width = width};
     assert_non_null(screen.out);
     screen_say(&screen, 2, "%s", text);
     rewind(screen.out);
@@ -378,8 +336,6 @@ static void test_a_map_without_numbers_has_none(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_characters_are_taken_and_what_is_none_is_replaced),
-        cmocka_unit_test(test_every_character_comes_back),
         cmocka_unit_test(test_tokens_are_escaped),
         cmocka_unit_test(test_blanks_at_the_ends_are_shown),
         cmocka_unit_test(test_tokens_are_cut_to_columns),

@@ -477,7 +477,7 @@ static void test_labels_are_lines(void **state)
  * (w, 1 - w). */
 struct message {
     uint8_t run;
-    uint32_t rank, layer, first_head, heads;
+    uint32_t rank, layer, first_head, heads, stride;
     uint64_t step;
     float weight;
     const char *const *labels; /* [2] or NULL */
@@ -497,6 +497,7 @@ static void source_record(struct recorder *recorder, const struct message *m, ch
         .layer = {STACK_DECODER, m->layer, SITE_SELF},
         .tensor_count = 1,
         .tensors = {{TENSOR_WEIGHTS, DTYPE_F32, 4, {1, m->heads, 1, 2}, 8 * m->heads}},
+        .q_stride = m->stride,
         .head_offset = m->first_head,
         .heads_total = 2,
         .labels = m->labels,
@@ -549,6 +550,19 @@ static void test_the_newest_message_of_each_layer_counts(void **state)
     assert_int_equal(layers[1].step, 1);
     expect_weight(f, 0, 1, 0.5);
     expect_weight(f, 1, 0, 0.125);
+}
+
+static void test_a_sample_of_rows_is_no_map(void **state)
+{
+    struct fixture *f = *state;
+    WRITE(f, {.heads = 2, .step = 1, .weight = 0.25},
+          {.heads = 2, .step = 2, .stride = 3, .weight = 0.5});
+    source_open_source(f);
+    expect_weight(f, 0, 0, 0.25);
+    source_free(&f->source);
+    WRITE(f, {.heads = 2, .step = 2, .stride = 3, .weight = 0.5});
+    expect_refusal(f, CLI_USAGE,
+                   "1 messages, but no whole map of attention nor its queries and keys");
 }
 
 static void test_a_step_is_found_or_the_nearest_named(void **state)
@@ -868,6 +882,7 @@ int main(void)
         TEST(test_tokens_are_words),
         TEST(test_labels_are_lines),
         TEST(test_the_newest_message_of_each_layer_counts),
+        TEST(test_a_sample_of_rows_is_no_map),
         TEST(test_a_step_is_found_or_the_nearest_named),
         TEST(test_heads_in_slices_are_put_together),
         TEST(test_a_head_that_did_not_come_is_named),

@@ -8,6 +8,7 @@
 #include <string.h>
 
 uint8_t maps_run[RUN_BYTES] = {0xab, 0xcd, 0xef, 0x01, 0x23};
+const char *maps_module;
 
 void answer_begin(struct answer *answer)
 {
@@ -109,7 +110,10 @@ void put_live(struct mpk_writer *writer, uint32_t layer, uint32_t heads, double 
     }
     struct live_result live = {
         .common = top_maps_common(step),
-        .layer = {.id = {STACK_DECODER, layer, SITE_SELF}, .shape = {1, heads, 8, 8}, .rows = 64},
+        .layer = {.id = {STACK_DECODER, layer, SITE_SELF},
+                  .shape = {1, heads, 8, 8},
+                  .rows = 64,
+                  .module = maps_module},
         .numbers = {.heads = heads, .pattern = pattern},
     };
     live.numbers.value[METRIC_ENTROPY_NORMALIZED] = entropy;
@@ -130,13 +134,14 @@ void give_live(struct model *model, uint32_t layer, uint32_t heads, double base,
     model_arrange(model);
 }
 
-void give_summary(struct model *model, uint32_t layer, uint32_t heads, double base, double z0)
+void give_summary(struct model *model, uint32_t layer, uint32_t heads, double base, double shift0)
 {
     struct result_stat stat[64];
     struct result_drift drift[64];
     for (uint32_t i = 0; i < heads; i++) {
         stat[i] = (struct result_stat){.mean = base + i / 100.0, .last = base};
-        drift[i] = (struct result_drift){.delta = 0.1, .z = z0 * (1 + i), .js = 0.2, .change = 4};
+        drift[i] =
+            (struct result_drift){.delta = 0.1, .shift = shift0 * (1 + i), .js = 0.2, .change = 4};
     }
     struct summary_result summary = {
         .common = top_maps_common(10),
@@ -253,6 +258,59 @@ void give_alert(struct model *model, uint32_t layer, int32_t head, enum alert_se
     model_arrange(model);
 }
 
+static void top_maps_put_trouble_head(struct mpk_writer *writer, uint32_t layer, uint32_t head,
+                                      double score)
+{
+    static const char *const severities[] = {"warning", "info", "warning", "critical"};
+    mpk_put_map(writer, 14);
+    mpk_pair_str(writer, "stack", "decoder");
+    mpk_pair_u64(writer, "layer", layer);
+    mpk_pair_str(writer, "site", "self");
+    mpk_pair_u64(writer, "head", head);
+    mpk_pair_f64(writer, "score", score);
+    mpk_pair_str(writer, "state", score < 1 ? "beyond" : "firing_at_end");
+    mpk_pair_str(writer, "rule", "entropy_collapse");
+    mpk_pair_str(writer, "severity", severities[(int)score]);
+    mpk_pair_str(writer, "metric", "entropy_normalized");
+    mpk_pair_f64(writer, "value", 0.05);
+    mpk_pair_f64(writer, "bound", 0.1);
+    mpk_put_str(writer, "since");
+    mpk_put_map(writer, 1);
+    mpk_pair_u64(writer, "step", 20);
+    mpk_pair_str(writer, "why", "Why it matters.");
+    mpk_pair_str(writer, "advice", "Lower the learning rate.");
+}
+
+void give_trouble(struct model *model, const struct trouble_given *given, uint32_t count)
+{
+    char run[2 * RUN_BYTES + 1];
+    struct answer answer;
+    uint32_t heads = 0;
+    run_hex(maps_run, run);
+    for (uint32_t i = 0; i < count; i++) {
+        heads += given[i].head >= 0;
+    }
+    answer_begin(&answer);
+    mpk_put_map(&answer.writer, 5);
+    mpk_pair_str(&answer.writer, "run", run);
+    mpk_pair_u64(&answer.writer, "step", 29);
+    mpk_pair_u64(&answer.writer, "watched", heads);
+    mpk_put_str(&answer.writer, "heads");
+    mpk_put_array(&answer.writer, heads);
+    for (uint32_t i = 0; i < heads; i++) {
+        top_maps_put_trouble_head(&answer.writer, given[i].layer, (uint32_t)given[i].head,
+                                  given[i].score);
+    }
+    mpk_put_str(&answer.writer, "others");
+    mpk_put_array(&answer.writer, count - heads);
+    for (uint32_t i = heads; i < count; i++) {
+        top_maps_put_alert(&answer.writer, given[i].layer, -1, ALERT_CRITICAL, "of all heads");
+    }
+    read_trouble(model, answer_end(&answer));
+    answer_free(&answer);
+    model_arrange(model);
+}
+
 struct model *model_of_two_layers(void)
 {
     struct model *model = model_new();
@@ -265,6 +323,7 @@ struct model *model_of_two_layers(void)
     give_summary(model, 1, 4, 0.55, -3);
     give_grid(model, "entropy_normalized", 2, 4, 12);
     give_alert(model, 0, 2, ALERT_CRITICAL, "entropy of decoder.0.self head 2 is 0.05, below 0.1");
+    give_trouble(model, &(struct trouble_given){0, 2, 3.2}, 1);
     return model;
 }
 

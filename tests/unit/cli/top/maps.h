@@ -25,6 +25,8 @@ void answer_free(struct answer *answer);
 
 /* "00", "01", ...: the run in all of these, by its last byte. */
 extern uint8_t maps_run[RUN_BYTES];
+/* The module of the layers that are given; NULL = not known. */
+extern const char *maps_module;
 
 /* `monitor` of one job, or of none when `job` is NULL. */
 struct monitor {
@@ -40,8 +42,8 @@ void give_monitor(struct model *model, const struct monitor *monitor, int64_t no
 void put_live(struct mpk_writer *writer, uint32_t layer, uint32_t heads, double base,
               uint64_t step);
 void give_live(struct model *model, uint32_t layer, uint32_t heads, double base, uint64_t step);
-/* `summary` of one layer, whose drift has z = z0 * (1 + head). */
-void give_summary(struct model *model, uint32_t layer, uint32_t heads, double base, double z0);
+/* `summary` of one layer, whose drift has shift = shift0 * (1 + head). */
+void give_summary(struct model *model, uint32_t layer, uint32_t heads, double base, double shift0);
 /* `grid` of `windows` windows: value = base + layer + head / 10 + window / 100. */
 void give_grid(struct model *model, const char *metric, uint32_t layers, uint32_t heads,
                uint32_t windows);
@@ -50,6 +52,15 @@ void give_alert(struct model *model, uint32_t layer, int32_t head, enum alert_se
                 const char *message);
 
 /* A model of job gpt-small, 2 decoder layers of 4 heads, after all of the above. */
+/* Heads in trouble, worst first, and then alerts of layers (head -1) for which none stands. All is
+ * of step 29, since step 20; as many heads are watched. */
+struct trouble_given {
+    uint32_t layer;
+    int32_t head;
+    double score;
+};
+void give_trouble(struct model *model, const struct trouble_given *given, uint32_t count);
+
 struct model *model_of_two_layers(void);
 
 /* Draws 'model' at this size. */

@@ -77,7 +77,7 @@ static void top_asker_stop(struct world *world)
 /* Turns until an answer has come. */
 static void top_asker_turn(struct world *world, int64_t now_ms)
 {
-    for (int i = 0; i < 5000; i++) {
+    for (int i = 0; i < 60000; i++) {
         if (asker_turn(&world->asker, world->model, now_ms)) {
             return;
         }
@@ -88,7 +88,7 @@ static void top_asker_turn(struct world *world, int64_t now_ms)
 
 static void turn_until(struct world *world, int64_t now_ms, const atomic_int *counter, int value)
 {
-    for (int i = 0; i < 5000 && atomic_load(counter) < value; i++) {
+    for (int i = 0; i < 60000 && atomic_load(counter) < value; i++) {
         asker_turn(&world->asker, world->model, now_ms);
         usleep(1000);
     }

@@ -121,7 +121,7 @@ static void test_an_order_is_picked_and_reversed(void **state)
     model_free(&model);
 }
 
-static void test_an_alert_leads_to_its_head(void **state)
+static void test_trouble_leads_to_its_head(void **state)
 {
     (void)state;
     struct model *model = model_of_two_layers();
@@ -129,7 +129,7 @@ static void test_an_alert_leads_to_its_head(void **state)
     assert_int_equal(model->ui.page, PAGE_HEAD);
     assert_int_equal(model->detail.head, 2);
     PRESS(model, KEY_OF_ESCAPE);
-    assert_int_equal(model->ui.page, PAGE_ALERTS);
+    assert_int_equal(model->ui.page, PAGE_TROUBLE);
     PRESS(model, KEY_OF_LEFT);
     assert_int_equal(model->ui.page, PAGE_HEADS);
     model_free(&model);
@@ -227,7 +227,7 @@ int main(void)
         cmocka_unit_test(test_a_filter_is_typed_and_erased),
         cmocka_unit_test(test_a_metric_is_picked),
         cmocka_unit_test(test_an_order_is_picked_and_reversed),
-        cmocka_unit_test(test_an_alert_leads_to_its_head),
+        cmocka_unit_test(test_trouble_leads_to_its_head),
         cmocka_unit_test(test_the_list_of_jobs_stays_until_one_is_chosen),
         cmocka_unit_test(test_without_a_job_only_what_needs_none_is_done),
         cmocka_unit_test(test_any_keys_in_any_order),

@@ -68,7 +68,7 @@ static void test_an_attnd_that_was_started_again_is_asked_everything(void **stat
                  60000);
     assert_true(isnan(model->health.rate)); /* counters began anew */
     assert_true(model->needs.config && model->needs.live && model->needs.grid &&
-                model->needs.alerts);
+                model->needs.alerts && model->needs.trouble);
     assert_int_equal(model->needs.summary_next, 0);
     model_free(&model);
 }
@@ -167,8 +167,8 @@ static void test_what_needs_a_look_comes_first(void **state)
     (void)state;
     struct model *model = model_of_two_layers();
     assert_string_equal(place_of_row(model, 0), "decoder.0.self.h2"); /* the alert */
-    assert_string_equal(place_of_row(model, 1), "decoder.1.self.h3"); /* z = -12 */
-    assert_string_equal(place_of_row(model, 7), "decoder.0.self.h0"); /* z = 1 */
+    assert_string_equal(place_of_row(model, 1), "decoder.1.self.h3"); /* shift = -12 */
+    assert_string_equal(place_of_row(model, 7), "decoder.0.self.h0"); /* shift = 1 */
     model_choose_sort(model, "drift");
     model_arrange(model);
     assert_string_equal(place_of_row(model, 0), "decoder.1.self.h3");
@@ -267,34 +267,68 @@ static void test_a_filter_wants_all_of_its_words(void **state)
     model_free(&model);
 }
 
-static void test_an_alert_of_a_layer_marks_heads_that_have_none(void **state)
+static void test_trouble_is_sorted_by_severity_and_marks_its_heads(void **state)
 {
     (void)state;
     struct model *model = model_of_two_layers();
     assert_int_equal(model->alert_count, 1); /* what the past also has is the same one */
-    assert_int_equal(model->layers[0].heads[2].alert, 0);
-    assert_true(model->layers[0].heads[2].alert_own);
-    assert_int_equal(model->layers[0].heads[1].alert, -1);
-    give_alert(model, 1, -1, ALERT_WARNING, "of all heads");
-    assert_int_equal(model->layers[0].heads[2].alert, -1);
-    for (uint32_t head = 0; head < 4; head++) {
-        assert_int_equal(model->layers[1].heads[head].alert, 0);
-        assert_false(model->layers[1].heads[head].alert_own);
+    give_trouble(model,
+                 (const struct trouble_given[]){
+                     {1, 1, 3.5}, {0, 3, 2.9}, {0, 1, 0.7}, {1, 2, 0.2}, {1, -1, 0}},
+                 5);
+    assert_int_equal(model->trouble_count, 3); /* what does not fire is not among them */
+    assert_int_equal(model->trouble[0].head, 1);
+    assert_int_equal(model->trouble[1].head, -1); /* critical, too */
+    assert_string_equal(model->trouble[1].message, "of all heads");
+    assert_int_equal(model->trouble[2].severity, SEVERITY_WARNING);
+    assert_true(model->trouble[2].at_end && model->trouble[2].bound == 0.1);
+    assert_string_equal(model->trouble[2].advice, "Lower the learning rate.");
+    assert_true(model->judged && model->judged_step == 29 && model->watched == 4);
+    static const char *const places[] = {"decoder.1.self.h1", "decoder.0.self.h3",
+                                         "decoder.0.self.h1", "decoder.1.self.h2"};
+    for (uint32_t i = 0; i < 4; i++) {
+        assert_string_equal(place_of_row(model, i), places[i]);
     }
-    assert_int_equal(model->layers[1].alerts, 1);
+    assert_int_equal(model->layers[model->layer_rows[0]].place.layer, 1);
+    assert_true(model->layers[1].firing == 2 && model->layers[1].score == 3.5);
+    assert_true(model->layers[0].firing == 1 && model->layers[0].score == 2.9);
+    assert_string_equal(model->layers[0].rule, "entropy_collapse");
+    assert_string_equal(model->layers[0].heads[3].rule, "entropy_collapse");
+    assert_string_equal(model->layers[0].heads[2].rule, ""); /* it was in trouble before */
+    give_trouble(model, NULL, 0);
+    assert_int_equal(model->trouble_count, 0);
+    assert_true(model->layers[1].heads[1].score == 0);
     model_free(&model);
 }
 
-static void test_a_layer_that_comes_by_its_window_is_marked(void **state)
+static void test_more_trouble_than_there_is_room_for_is_cut(void **state)
+{
+    (void)state;
+    static struct trouble_given given[MODEL_TROUBLE_MAX + 1];
+    struct model *model = model_of_two_layers();
+    for (uint32_t i = 0; i <= MODEL_TROUBLE_MAX; i++) {
+        given[i] = (struct trouble_given){i, 0, 3};
+    }
+    give_trouble(model, given, MODEL_TROUBLE_MAX);
+    assert_false(model->trouble_cut);
+    give_trouble(model, given, MODEL_TROUBLE_MAX + 1);
+    assert_true(model->trouble_cut);
+    assert_int_equal(model->trouble_count, MODEL_TROUBLE_MAX);
+    model_free(&model);
+}
+
+static void test_trouble_of_a_layer_that_comes_later_is_asked_for_again(void **state)
 {
     (void)state;
     struct model *model = model_new();
     give_monitor(model, &(struct monitor){.job = "gpt-small", .step = 30, .uptime_s = 5}, 1000);
-    give_alert(model, 1, 2, ALERT_CRITICAL, "of a head that is not known yet");
+    give_trouble(model, &(struct trouble_given){1, 2, 3}, 1);
+    assert_int_equal(model->trouble_count, 1);
+    model->needs.trouble = false;
     give_summary(model, 0, 4, 0.25, 1);
     give_summary(model, 1, 4, 0.55, 1);
-    assert_int_equal(model->layers[1].alert, 0);
-    assert_true(model->layers[1].heads[2].alert_own);
+    assert_true(model->needs.trouble);
+    give_trouble(model, &(struct trouble_given){1, 2, 3}, 1);
     assert_string_equal(place_of_row(model, 0), "decoder.1.self.h2");
     model_free(&model);
 }
@@ -335,7 +369,6 @@ static void test_of_an_alert_that_is_over_its_beginning_is_kept(void **state)
     assert_false(model->alerts[0].firing);
     assert_true(model->alerts[0].value == 0.05);
     assert_string_equal(model->alerts[0].message, "how it began");
-    assert_int_equal(model->layers[0].alert, -1); /* nothing is marked by it */
     answer_free(&answer);
     model_free(&model);
 }
@@ -434,7 +467,7 @@ static void test_a_head_has_all_its_metrics(void **state)
     assert_string_equal(entropy->name, "entropy_normalized");
     assert_true(fabs(entropy->now - 0.53) < 1e-12);
     assert_true(fabs(entropy->mean - 0.58) < 1e-12);
-    assert_true(entropy->z == -12 && entropy->change == 4);
+    assert_true(entropy->shift == -12 && entropy->change == 4);
     assert_string_equal(model->detail.metrics[1 - model->ui.metrics.at].name, "confidence");
     assert_int_equal(model->detail.metrics[1 - model->ui.metrics.at].windows.count, 0);
     model_free(&model);
@@ -479,9 +512,11 @@ static void test_answers_of_another_shape_change_nothing(void **state)
     assert_int_equal(model->past.count, 12);
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
         read_alerts(model, shapes[i]);
+        read_trouble(model, shapes[i]);
         read_monitor(model, shapes[i], 5000);
     }
     assert_int_equal(model->alert_count, 0);
+    assert_int_equal(model->trouble_count, 1); /* they were of no run */
     assert_int_equal(model->job_count, 0);
     assert_false(model->job_known);
     answer_free(&answer);
@@ -536,8 +571,9 @@ int main(void)
         cmocka_unit_test(test_what_has_no_number_is_last_either_way_round),
         cmocka_unit_test(test_heads_are_sorted_by_a_metric_that_is_not_shown),
         cmocka_unit_test(test_a_filter_wants_all_of_its_words),
-        cmocka_unit_test(test_an_alert_of_a_layer_marks_heads_that_have_none),
-        cmocka_unit_test(test_a_layer_that_comes_by_its_window_is_marked),
+        cmocka_unit_test(test_trouble_is_sorted_by_severity_and_marks_its_heads),
+        cmocka_unit_test(test_more_trouble_than_there_is_room_for_is_cut),
+        cmocka_unit_test(test_trouble_of_a_layer_that_comes_later_is_asked_for_again),
         cmocka_unit_test(test_of_an_alert_that_is_over_its_beginning_is_kept),
         cmocka_unit_test(test_results_of_another_run_are_not_taken),
         cmocka_unit_test(test_trends_are_of_the_metric_that_is_shown),

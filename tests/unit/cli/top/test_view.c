@@ -127,11 +127,11 @@ static void test_numbers_take_at_most_eight_columns(void **state)
         assert_string_equal(text, cases[i].text);
     }
     char text[VIEW_NUMBER_MAX];
-    view_z(-12.44, text);
+    view_shift(-12.44, text);
     assert_string_equal(text, "*-12.4");
-    view_z(5.9, text);
+    view_shift(5.9, text);
     assert_string_equal(text, "+5.9");
-    view_z(605000, text);
+    view_shift(605000, text);
     assert_string_equal(text, "*+6e+05");
 }
 
@@ -142,7 +142,7 @@ static void test_heads_at_80_columns(void **state)
     struct screen screen = {.unicode = true};
     give_monitor(model,
                  &(struct monitor){.job = "gpt-small",
-                                   .step = 30,
+                                   .step = 34, /* a message without maps */
                                    .received = 20,
                                    .bytes = 4096,
                                    .lost = 2,
@@ -151,23 +151,28 @@ static void test_heads_at_80_columns(void **state)
                  3000);
     draw(model, &screen, 80, 24);
     assert_row(&screen, 0,
-               " attnd top  gpt-small  run abcdef01  active  epoch 3 step 30"
+               " attnd top  gpt-small  run abcdef01  active  epoch 3 step 34"
                "           14:02:31");
     assert_row(&screen, 1,
                " 10.0 messages/s  2.0 KiB/s  lost 2  dropped 1 (late)  +3 NOW  queue 5"
                "  up 9.0 s");
-    assert_row(&screen, 2, " !! 1 critical  entropy of decoder.0.self head 2 is 0.05, below 0.1");
-    assert_row(&screen, 3, " entropy_normalized, 8 heads, alerts first, then drift");
+    assert_row(&screen, 2, " Needs attention at step 29:  !! 1 critical  firing at end  1 watched");
+    assert_row(&screen, 3,
+               "    WHERE               METRIC                VALUE    BOUND    SINCE RULE");
     assert_row(&screen, 4,
-               "    HEAD                   NOW  DRIFT z EPOCHS 1-12   PATTERN    ALERT");
-    assert_row(&screen, 5,
+               " !! decoder.0.self.h2   entropy_normalized   0.0500   0.1000       20 entropy_c…");
+    assert_row(&screen, 5, " Lower the learning rate.");
+    assert_row(&screen, 6, " entropy_normalized of step 30, 8 heads, trouble first, then drift");
+    assert_row(&screen, 7,
+               "    HEAD                   NOW    SHIFT EPOCHS 1-12   PATTERN    TROUBLE");
+    assert_row(&screen, 8,
                ">!! decoder.0.self.h2   0.2200     +3.0 ▁▂▂▃▄▄▅▅▆▇▇█  mixed     "
                " entropy_collap…");
-    assert_row(&screen, 6, "    decoder.1.self.h3   0.5300   *-12.0 ▁▂▂▃▄▄▅▅▆▇▇█  mixed");
+    assert_row(&screen, 9, "    decoder.1.self.h3   0.5300   *-12.0 ▁▂▂▃▄▄▅▅▆▇▇█  mixed");
     assert_shows(&screen, "induction");
     assert_row(&screen, 23,
-               " Enter open  Tab layers  m metric  s sort  / filter  ? keys  q quit"
-               "    1-8 of 8");
+               " Enter open  a attention  Tab layers  m metric  ? keys  q quit"
+               "         1-8 of 8");
     screen_free(&screen);
     model_free(&model);
 }
@@ -179,10 +184,38 @@ static void test_layers_have_their_heads_side_by_side(void **state)
     struct screen screen = {.unicode = true};
     keys_press(model, KEY_OF_TAB);
     draw(model, &screen, 120, 20);
-    assert_row(&screen, 3, " entropy_normalized, 2 layers, alerts first, then drift");
+    assert_row(&screen, 6, " entropy_normalized, 2 layers, trouble first, then drift");
     assert_shows(&screen, ">!! decoder.0.self   0.2150   0.2000   0.2300 ▁▁▁▂      +4.0 ");
     assert_shows(&screen, "    decoder.1.self   0.5150   0.5000   0.5300 ▇███    *-12.0 ");
     assert_shows(&screen, "1: entropy_collapse");
+    screen_free(&screen);
+    model_free(&model);
+}
+
+/* As much of both its ends as there is room for, on each page. */
+static void test_the_chosen_layer_says_its_module(void **state)
+{
+    (void)state;
+    struct model *model = model_of_two_layers();
+    struct screen screen = {.unicode = true};
+    maps_module = "vision_model.encoder.layers.0.self_attn";
+    give_live(model, 0, 4, 0.2, 30);
+    maps_module = "bad\x1b[2J.attn";
+    give_live(model, 1, 4, 0.2, 30);
+    maps_module = NULL;
+    draw(model, &screen, 120, 24);
+    assert_row(&screen, 6,
+               " entropy_normalized, 8 heads, trouble first, then drift"
+               "                         vision_model.encoder.layers.0.self_attn");
+    draw(model, &screen, 80, 24);
+    assert_row(&screen, 6,
+               " entropy_normalized, 8 heads, trouble first, then drift  vision_mod...self_attn");
+    keys_press(model, KEY_OF_DOWN);
+    draw(model, &screen, 120, 24);
+    assert_shows(&screen, "bad?[2J.attn");
+    keys_press(model, KEY_OF_TAB);
+    draw(model, &screen, 120, 24);
+    assert_shows(&screen, "vision_model.encoder.layers.0.self_attn");
     screen_free(&screen);
     model_free(&model);
 }
@@ -209,19 +242,48 @@ static void test_a_head_has_a_chart_with_marks(void **state)
     model_free(&model);
 }
 
-static void test_alerts_show_their_whole_sentence(void **state)
+static void test_all_that_needs_attention_has_a_page(void **state)
 {
     (void)state;
     struct model *model = model_of_two_layers();
     struct screen screen = {.unicode = true};
-    give_alert(model, 1, -1, ALERT_WARNING,
-               "a sentence that is longer than a line of this terminal, so that it is broken "
-               "between two \033[31mwords");
+    give_trouble(model, (const struct trouble_given[]){{1, 3, 2.5}, {0, -1, 0}}, 2);
+    strcpy(model->trouble[1].advice,
+           "a sentence that is longer than a line of this terminal, so that it is broken "
+           "between two \033[31mwords");
     keys_press(model, 'a');
-    draw(model, &screen, 60, 12);
-    assert_shows(&screen, ">!  entropy_collapse   decoder.1.self        0.0500   0.1000");
-    assert_row(&screen, 9, " a sentence that is longer than a line of this terminal, so");
-    assert_row(&screen, 10, " that it is broken between two ?[31mwords");
+    draw(model, &screen, 80, 14);
+    assert_row(&screen, 2, " Needs attention at step 29:  !! 1 critical  ! 1 warning  1 watched");
+    assert_shows(&screen, ">!! decoder.0.self      entropy_normalized   0.0500   0.1000       20");
+    assert_shows(&screen, " !  decoder.1.self.h3   entropy_normalized   0.0500   0.1000       20");
+    assert_row(&screen, 9, " of all heads");
+    keys_press(model, KEY_OF_DOWN);
+    draw(model, &screen, 80, 14);
+    assert_row(&screen, 9, " Why it matters.");
+    assert_row(&screen, 10,
+               " a sentence that is longer than a line of this terminal, so that it is broken");
+    assert_row(&screen, 11, " between two ?[31mwords");
+    screen_free(&screen);
+    model_free(&model);
+}
+
+static void test_when_all_is_well_it_says_so_and_of_which_step(void **state)
+{
+    (void)state;
+    struct model *model = model_of_two_layers();
+    struct screen screen = {.unicode = true};
+    give_trouble(model, &(struct trouble_given){1, 3, 0.8}, 1);
+    draw(model, &screen, 80, 24);
+    assert_row(&screen, 2, " Needs attention: nothing. All is well at step 29.  1 watched");
+    assert_row(&screen, 3, " entropy_normalized, 8 heads, trouble first, then drift");
+    assert_shows(&screen,
+                 ">   decoder.1.self.h3   0.5300   *-12.0 ▁▂▂▃▄▄▅▅▆▇▇█  mixed      watched: entro");
+    keys_press(model, 'a');
+    draw(model, &screen, 80, 24);
+    assert_shows(&screen, "All is well at step 29.");
+    model_forget(model);
+    draw(model, &screen, 80, 24);
+    assert_row(&screen, 2, " Needs attention: not known, no window has been judged yet");
     screen_free(&screen);
     model_free(&model);
 }
@@ -255,7 +317,7 @@ static void test_without_a_job_it_says_how_to_attach(void **state)
     model_choose_job(model, "mine");
     draw(model, &screen, 80, 24);
     assert_shows(&screen, "attnd knows no job 'mine' yet.");
-    assert_shows_not(&screen, "no alert is firing");
+    assert_shows_not(&screen, "Needs attention");
     give_monitor(model, &(struct monitor){.job = "mine"}, 0);
     draw(model, &screen, 80, 24);
     assert_shows(&screen, "mine has sent nothing that was measured yet.");
@@ -302,7 +364,7 @@ static void test_every_page_at_every_size(void **state)
     give_grid(model, "entropy_normalized", 1, 4, 100);
     for (int width = 1; width < 220; width += 7) {
         for (int height = 1; height < 60; height += 3) {
-            for (enum page page = PAGE_JOBS; page <= PAGE_ALERTS; page++) {
+            for (enum page page = PAGE_JOBS; page <= PAGE_TROUBLE; page++) {
                 for (enum overlay overlay = OVERLAY_NONE; overlay <= OVERLAY_SORT; overlay++) {
                     model->ui.page = page;
                     model->ui.overlay = overlay;
@@ -323,16 +385,16 @@ static void test_a_metric_that_there_is_not_is_named(void **state)
     struct screen screen = {.unicode = true};
     model_choose_metric(model, "confidense");
     draw(model, &screen, 80, 24);
-    assert_row(&screen, 3,
+    assert_row(&screen, 6,
                " no metric 'confidense' here; did you mean 'confidence'?: m chooses one");
     model_choose_metric(model, "entropy_normalized");
     model_choose_sort(model, "zzz");
     model_arrange(model);
     draw(model, &screen, 80, 24);
-    assert_row(&screen, 3, " no metric 'zzz' here: s chooses one");
+    assert_row(&screen, 6, " no metric 'zzz' here: s chooses one");
     model_choose_sort(model, "confidence");
     draw(model, &screen, 80, 24);
-    assert_row(&screen, 3, " entropy_normalized, 8 heads, greatest confidence first");
+    assert_row(&screen, 6, " entropy_normalized, 8 heads, greatest confidence first");
     screen_free(&screen);
     model_free(&model);
 }
@@ -347,25 +409,34 @@ static void test_the_keys_are_whole_at_80_columns(void **state)
     for (int i = 0; i < key_help_count; i++) {
         assert_shows(&screen, key_help[i].text);
     }
-    assert_shows(&screen, "standard deviations from baseline");
+    assert_shows(&screen, "SHIFT");
     screen_free(&screen);
     model_free(&model);
 }
 
-static void test_an_alert_whose_sentence_is_too_long_is_short(void **state)
+/* The worst of much trouble is on top of the tables, as much as a tall terminal has room for. */
+static void test_the_tables_keep_most_of_the_terminal(void **state)
 {
     (void)state;
     struct model *model = model_of_two_layers();
     struct screen screen = {.unicode = true};
-    give_alert(
-        model, 1, 3, ALERT_CRITICAL,
-        "a sentence that does not fit beside the counts of what fires: it is cut at its end");
-    draw(model, &screen, 80, 24);
-    assert_shows(&screen, "decoder.1.self.h3 ");
-    assert_shows(&screen, "bound ");
-    assert_shows_not(&screen, "a sentence that");
-    draw(model, &screen, 160, 24);
-    assert_shows(&screen, "it is cut at its end");
+    static struct trouble_given given[20];
+    for (uint32_t i = 0; i < 20; i++) {
+        given[i] = (struct trouble_given){i / 4, (int32_t)i % 4, 3};
+    }
+    give_trouble(model, given, 20);
+    for (int tables = 0; tables < 2; tables++) {
+        draw(model, &screen, 120, 40);
+        assert_shows(&screen,
+                     " !! decoder.1.self.h0      entropy_normalized         0.0500   0.1000"
+                     "       20 ▁▂▂▃▄▄▅▅▆▇▇█     entropy_collapse");
+        assert_shows_not(&screen, " !! decoder.1.self.h1      entropy_normalized");
+        assert_row(&screen, 9, " Lower the learning rate.");
+        draw(model, &screen, 80, 16);
+        assert_shows(&screen, " !! decoder.0.self.h1   entropy_normalized ");
+        assert_shows_not(&screen, " !! decoder.0.self.h2   entropy_normalized ");
+        keys_press(model, KEY_OF_TAB);
+    }
     screen_free(&screen);
     model_free(&model);
 }
@@ -380,12 +451,11 @@ static void test_what_was_cut_off_is_said(void **state)
     strcpy(model->ui.filter, "h3");
     model_arrange(model);
     draw(model, &screen, 120, 24);
-    assert_shows(&screen, "2 of 8 heads (there are more), alerts first, then drift  filter: h3");
+    assert_shows(&screen, "2 of 8 heads (there are more), trouble first, then drift  filter: h3");
     assert_shows(&screen, "PAUSED: p goes on");
-    model->alerts_cut = true;
-    model->ui.page = PAGE_ALERTS;
+    model->trouble_cut = true;
     draw(model, &screen, 80, 24);
-    assert_shows(&screen, "; for older ones: attnctl alerts --all");
+    assert_shows(&screen, "!! 1 critical  and more");
     model->ui.page = PAGE_HEADS;
     strcpy(model->ui.filter, "nothing is called this");
     model_arrange(model);
@@ -406,15 +476,17 @@ int main(void)
         cmocka_unit_test(test_numbers_take_at_most_eight_columns),
         cmocka_unit_test(test_heads_at_80_columns),
         cmocka_unit_test(test_layers_have_their_heads_side_by_side),
+        cmocka_unit_test(test_the_chosen_layer_says_its_module),
         cmocka_unit_test(test_a_head_has_a_chart_with_marks),
-        cmocka_unit_test(test_alerts_show_their_whole_sentence),
+        cmocka_unit_test(test_all_that_needs_attention_has_a_page),
+        cmocka_unit_test(test_when_all_is_well_it_says_so_and_of_which_step),
         cmocka_unit_test(test_an_attnd_that_does_not_answer_is_said_at_the_top),
         cmocka_unit_test(test_without_a_job_it_says_how_to_attach),
         cmocka_unit_test(test_a_screen_that_is_too_small_says_so),
         cmocka_unit_test(test_every_page_at_every_size),
         cmocka_unit_test(test_a_metric_that_there_is_not_is_named),
         cmocka_unit_test(test_the_keys_are_whole_at_80_columns),
-        cmocka_unit_test(test_an_alert_whose_sentence_is_too_long_is_short),
+        cmocka_unit_test(test_the_tables_keep_most_of_the_terminal),
         cmocka_unit_test(test_what_was_cut_off_is_said),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

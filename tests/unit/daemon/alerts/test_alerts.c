@@ -197,6 +197,24 @@ static void expect_resolved(struct alerts_fixture *f, const char *text)
     alerts_expect(f, ALERT_RESOLVED, text);
 }
 
+/* Into fresh alerts by way of a checkpoint, whose bytes are the same when packed again. */
+static void save_and_restore(struct alerts_fixture *f)
+{
+    struct mpk_writer writer, again;
+    mpk_writer_init(&writer);
+    mpk_writer_init(&again);
+    assert_int_equal(alerts_pack(f->alerts, &writer), 0);
+    struct alerts *restored = alerts_new(&f->config, "gpt");
+    assert_int_equal(alerts_unpack(restored, writer.buffer.data, writer.buffer.size), 0);
+    assert_int_equal(alerts_pack(restored, &again), 0);
+    assert_int_equal(again.buffer.size, writer.buffer.size);
+    assert_memory_equal(again.buffer.data, writer.buffer.data, writer.buffer.size);
+    alerts_free(&f->alerts);
+    f->alerts = restored;
+    mpk_writer_clear(&writer);
+    mpk_writer_clear(&again);
+}
+
 #define ENTROPY "metric: entropy_normalized, "
 
 /* Bounds */
@@ -226,9 +244,10 @@ static void test_a_rule_fires_after_its_windows_and_is_resolved_at_clear(void **
     give_entropy(f, 0.15);
     expect_silence(f);
     give_entropy(f, 0.2);
-    told = alerts_expect(f, ALERT_RESOLVED,
-                         "entropy_normalized of decoder.3.self head 0 is 0.2 again, at least 0.2");
-    assert_true(told->value == 0.2 && told->bound == 0.2);
+    told = alerts_expect(
+        f, ALERT_RESOLVED,
+        "entropy_normalized of decoder.3.self head 0 is 0.2, no longer below 0.1 (clear at 0.2)");
+    assert_true(told->value == 0.2 && told->bound == 0.1);
     assert_int_equal(told->since_epoch, 1);
     give_entropy(f, 0.3);
     alerts_stop(f);
@@ -261,7 +280,8 @@ static void test_a_bound_itself_is_not_beyond_it(void **state)
     expect_firing(f, "max_logit of decoder.3.self head 0 is 10.5, above 10");
     alerts_fill(&w, f, METRIC_MAX_LOGIT, 1, (double[]){10});
     alerts_give(f, &w.summary);
-    expect_resolved(f, "max_logit of decoder.3.self head 0 is 10 again, at most 10");
+    expect_resolved(f,
+                    "max_logit of decoder.3.self head 0 is 10, no longer above 10 (clear at 10)");
     alerts_stop(f);
 }
 
@@ -327,7 +347,7 @@ static void test_a_fall_is_measured_against_windows_ago(void **state)
     expect_silence(f);
     give_entropy(f, 0.05);
     expect_resolved(f, "entropy_normalized of decoder.3.self head 0 is 0.05, 0.05 lower than 2 "
-                       "windows ago, at most 0.1 again");
+                       "windows ago, no longer more than 0.3 (clear at 0.1)");
     alerts_stop(f);
 }
 
@@ -379,7 +399,9 @@ static void test_heads_are_judged_one_by_one(void **state)
     give_entropies(f, 3, (double[]){0.5, 0.05, 0.5});
     expect_firing(f, "entropy_normalized of decoder.3.self head 1 is 0.05, below 0.1");
     give_entropies(f, 3, (double[]){0.5, 0.5, 0.04});
-    expect_resolved(f, "entropy_normalized of decoder.3.self head 1 is 0.5 again, at least 0.11");
+    expect_resolved(
+        f,
+        "entropy_normalized of decoder.3.self head 1 is 0.5, no longer below 0.1 (clear at 0.11)");
     assert_int_equal(alerts_expect(f, ALERT_FIRING,
                                    "entropy_normalized of decoder.3.self head 2 is 0.04, below 0.1")
                          ->head,
@@ -503,8 +525,8 @@ static void test_another_number_of_heads_begins_anew(void **state)
 
 static void test_every_statistic_is_the_one_it_says(void **state)
 {
-    static const char *const names[] = {"mean", "std",  "min",   "max", "p10",   "p50", "p90",
-                                        "p99",  "last", "delta", "z",   "abs_z", "js"};
+    static const char *const names[] = {"mean", "std",  "min",   "max",   "p10",       "p50", "p90",
+                                        "p99",  "last", "delta", "shift", "abs_shift", "js"};
     (void)state;
     for (int i = 0; i < 13; i++) {
         char body[128], text[128];
@@ -522,7 +544,7 @@ static void test_every_statistic_is_the_one_it_says(void **state)
         snprintf(text, sizeof text,
                  "%s%sentropy_normalized of decoder.3.self head 0 is %g, above %g",
                  i == 0    ? ""
-                 : i == 11 ? "|z|"
+                 : i == 11 ? "|shift|"
                            : names[i],
                  i == 0 ? "" : " of ", expected[i], i >= 9 ? -0.5 + 0.5 * (i >= 11) : 0.0);
         assert_true(alerts_expect(f, ALERT_FIRING, text)->value == expected[i]);
@@ -534,7 +556,7 @@ static void test_a_head_without_values_or_drift_has_no_number(void **state)
 {
     struct alerts_fixture *f =
         alerts_start("  a: {" ENTROPY "below: 0.5, each: head}\n"
-                     "  b: {" ENTROPY "statistic: abs_z, above: 1, each: head}\n");
+                     "  b: {" ENTROPY "statistic: abs_shift, above: 1, each: head}\n");
     struct alerts_window w;
     (void)state;
     alerts_fill(&w, f, METRIC_ENTROPY_NORMALIZED, 1, (double[]){0});
@@ -578,7 +600,7 @@ static void test_unsound_rows_are_a_share_of_all(void **state)
     expect_silence(f);
     w.summary.layer.rows = 1;
     alerts_give(f, &w.summary);
-    expect_resolved(f, "invalid_share of decoder.3.self is 0 again, at most 0");
+    expect_resolved(f, "invalid_share of decoder.3.self is 0, no longer above 0 (clear at 0)");
     alerts_stop(f);
 }
 
@@ -596,7 +618,8 @@ static void test_row_sums_are_not_judged_after_dropout(void **state)
     expect_firing(f, "row_sum_error of decoder.3.self is 0.015, above 0.01");
     w.summary.layer.row_sum_error = 0;
     alerts_give(f, &w.summary);
-    expect_resolved(f, "row_sum_error of decoder.3.self is 0 again, at most 0.009");
+    expect_resolved(f,
+                    "row_sum_error of decoder.3.self is 0, no longer above 0.01 (clear at 0.009)");
     w.summary.layer.row_sum_error = 0.4;
     w.summary.layer.invalid_rows = 1;
     alerts_give(f, &w.summary);
@@ -659,7 +682,7 @@ static void test_losses_are_a_share_of_all_messages(void **state)
     give_run(f, 0, 0, 0);
     expect_silence(f);
     give_run(f, 100, 0, 0);
-    expect_resolved(f, "lost_share of the run is 0 again, at most 0.1");
+    expect_resolved(f, "lost_share of the run is 0, no longer above 0.25 (clear at 0.1)");
     alerts_stop(f);
 }
 
@@ -680,25 +703,78 @@ static void test_silence_is_told_and_resolved(void **state)
     alerts_stop(f);
 }
 
-static void test_the_end_resolves_what_fires(void **state)
+static void test_what_fires_at_the_end_stays_as_it_is(void **state)
+{
+    struct alerts_fixture *f = alerts_start("  mine: {" ENTROPY "below: 0.5, each: head, for: 2}\n"
+                                            "  quiet: {metric: silence, above: 60}\n");
+    const char *text = "entropy_normalized of decoder.3.self head 0 is 0.2, below 0.5 for 2 "
+                       "windows, when the run ended";
+    (void)state;
+    give_entropies(f, 2, (double[]){0.1, 0.9});
+    give_entropies(f, 2, (double[]){0.2, 0.9});
+    expect_firing(f, "entropy_normalized of decoder.3.self head 0 is 0.2, below 0.5 for 2 windows");
+    struct result_common common = alerts_common_of(f);
+    alerts_silence(f->alerts, &common, 100, &f->sink);
+    expect_firing(f, "nothing has been heard of the run for 100 s, more than 60 s");
+    alerts_end(f->alerts, &common, true, &f->sink);
+    expect_resolved(f, "the run has been heard of again"); /* by its bye */
+    const struct told *told = alerts_expect(f, ALERT_FIRING_AT_END, text);
+    assert_true(told->value == 0.2 && told->bound == 0.5);
+    assert_int_equal(told->epoch, 2);
+    assert_int_equal(told->since_epoch, 0);
+    alerts_end(f->alerts, &common, true, &f->sink);
+    expect_silence(f); /* it is told once */
+    for (int restart = 0; restart < 2; restart++) {
+        alerts_each(f->alerts, &f->sink);
+        told = alerts_expect(f, ALERT_FIRING_AT_END, text);
+        assert_true(told->value == 0.2 && told->bound == 0.5 && told->since_epoch == 0);
+        expect_silence(f);
+        save_and_restore(f);
+    }
+    alerts_stop(f);
+}
+
+static void test_an_idle_run_that_goes_on_tells_anew(void **state)
 {
     struct alerts_fixture *f = alerts_start("  mine: {" ENTROPY "below: 0.5, each: head}\n"
                                             "  quiet: {metric: silence, above: 60}\n");
     (void)state;
-    give_entropies(f, 2, (double[]){0.1, 0.9});
-    expect_firing(f, "entropy_normalized of decoder.3.self head 0 is 0.1, below 0.5");
+    give_entropies(f, 2, (double[]){0.1, 0.2});
     struct result_common common = alerts_common_of(f);
-    alerts_silence(f->alerts, &common, 100, &f->sink);
-    expect_firing(f, "nothing has been heard of the run for 100 s, more than 60 s");
-    alerts_end(f->alerts, &common, &f->sink);
-    assert_true(
-        isnan(alerts_expect(f, ALERT_RESOLVED,
-                            "entropy_normalized of decoder.3.self head 0: the run has ended")
-                  ->value));
-    expect_resolved(f, "the run has ended");
-    alerts_end(f->alerts, &common, &f->sink);
+    alerts_silence(f->alerts, &common, 600, &f->sink);
+    f->seen = f->count;
+    alerts_end(f->alerts, &common, false, &f->sink);
+    for (int h = 0; h < 2; h++) {
+        assert_int_equal(f->told[f->seen].head, h);
+        assert_int_equal(f->told[f->seen++].state, ALERT_FIRING_AT_END);
+    }
+    expect_silence(f); /* silence fires on */
+    give_entropies(f, 2, (double[]){0.3, 0.9});
+    expect_firing(f, "entropy_normalized of decoder.3.self head 0 is 0.3, below 0.5 for 2 windows");
+    expect_resolved(f, "entropy_normalized of decoder.3.self head 1 is 0.9, no longer below 0.5 "
+                       "(clear at 0.55)");
+    alerts_silence(f->alerts, &common, 0, &f->sink);
+    expect_resolved(f, "the run has been heard of again");
+    alerts_stop(f);
+}
+
+static void test_the_end_tells_at_most_so_many_that_were_never_told(void **state)
+{
+    struct alerts_fixture *f = start_mine(ENTROPY "below: 0.5, each: head");
+    (void)state;
+    alerts_free(&f->alerts);
+    f->config.alerts_per_window = 2;
+    f->alerts = alerts_new(&f->config, "gpt");
+    give_entropies(f, 6, (double[]){0.1, 0.1, 0.1, 0.1, 0.1, 0.1});
+    assert_int_equal(f->count, 2);
+    struct result_common common = alerts_common_of(f);
+    alerts_end(f->alerts, &common, true, &f->sink);
+    assert_int_equal(f->count, 2 + 2 + 2); /* the two that were told, and two more */
+    f->seen = f->count;
     alerts_each(f->alerts, &f->sink);
-    expect_silence(f);
+    assert_int_equal(f->count, 6 + 6);
+    assert_int_equal(f->told[11].state, ALERT_FIRING_AT_END);
+    f->seen = f->count;
     alerts_stop(f);
 }
 
@@ -849,24 +925,6 @@ static bool was_told(const struct alerts_fixture *f, int head)
     return false;
 }
 
-/* Into fresh alerts by way of a checkpoint, whose bytes are the same when packed again. */
-static void save_and_restore(struct alerts_fixture *f)
-{
-    struct mpk_writer writer, again;
-    mpk_writer_init(&writer);
-    mpk_writer_init(&again);
-    assert_int_equal(alerts_pack(f->alerts, &writer), 0);
-    struct alerts *restored = alerts_new(&f->config, "gpt");
-    assert_int_equal(alerts_unpack(restored, writer.buffer.data, writer.buffer.size), 0);
-    assert_int_equal(alerts_pack(restored, &again), 0);
-    assert_int_equal(again.buffer.size, writer.buffer.size);
-    assert_memory_equal(again.buffer.data, writer.buffer.data, writer.buffer.size);
-    alerts_free(&f->alerts);
-    f->alerts = restored;
-    mpk_writer_clear(&writer);
-    mpk_writer_clear(&again);
-}
-
 static void test_random_histories_agree_with_an_oracle_across_restarts(void **state)
 {
     enum { HEADS = 3, WINDOWS = 60 };
@@ -918,12 +976,12 @@ static void test_a_restart_tells_nothing_twice_and_resolves(void **state)
     give_entropy(f, 0.9);
     assert_int_equal(
         alerts_expect(f, ALERT_RESOLVED,
-                      "entropy_normalized of decoder.3.self (mean of its heads) is 0.9 "
-                      "again, at least 0.55")
+                      "entropy_normalized of decoder.3.self (mean of its heads) is 0.9, "
+                      "no longer below 0.5 (clear at 0.55)")
             ->since_epoch,
         0);
-    expect_resolved(
-        f, "entropy_normalized of the run (mean of its heads) is 0.9 again, at least 0.55");
+    expect_resolved(f, "entropy_normalized of the run (mean of its heads) is 0.9, no longer below "
+                       "0.5 (clear at 0.55)");
     alerts_stop(f);
 }
 
@@ -1012,8 +1070,10 @@ static void test_memory_is_counted_and_given_back(void **state)
     f->seen = f->count;
     uint64_t per_head = (alerts_bytes(f->alerts) - before) / 8;
     assert_in_range(per_head, 64 * sizeof(double), 64 * sizeof(double) + 120);
-    alerts_end(f->alerts, &common, &f->sink);
+    alerts_end(f->alerts, &common, true, &f->sink);
     f->seen = f->count;
+    assert_true(alerts_bytes(f->alerts) > before); /* what fired at the end is known */
+    assert_int_equal(alerts_unpack(f->alerts, "?", 1), ERR_STORE_FORMAT);
     assert_true(alerts_bytes(f->alerts) == before);
     alerts_stop(f);
 }
@@ -1080,7 +1140,9 @@ int main(void)
         cmocka_unit_test(test_sink_rate_has_statistics),
         cmocka_unit_test(test_losses_are_a_share_of_all_messages),
         cmocka_unit_test(test_silence_is_told_and_resolved),
-        cmocka_unit_test(test_the_end_resolves_what_fires),
+        cmocka_unit_test(test_what_fires_at_the_end_stays_as_it_is),
+        cmocka_unit_test(test_an_idle_run_that_goes_on_tells_anew),
+        cmocka_unit_test(test_the_end_tells_at_most_so_many_that_were_never_told),
         cmocka_unit_test(test_each_tells_what_fires_now),
         cmocka_unit_test(test_what_is_beyond_the_limit_is_told_with_later_windows),
         cmocka_unit_test(test_random_histories_agree_with_an_oracle_across_restarts),

@@ -21,7 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define WAIT_MS 10000
+#define WAIT_MS 60000
 
 static uint64_t notify_now_ms(void)
 {
@@ -217,9 +217,13 @@ static void test_a_command_that_takes_too_long_is_killed_with_its_children(void 
     set_script(&f, "sleep 1000 & echo $! > child.new; mv child.new child; wait");
     notify_set(&f, "alerts.timeout=300ms");
     test_notify_run(&f);
-    test_notify_put(&f, "x");
-    expect_counts(&f, 0, 1);
-    wait_for_file(&f, "child");
+    uint64_t begin = notify_now_ms();
+    uint64_t tries = 0;
+    do { /* a busy machine may need longer than the limit until the script has said who its child is
+          */
+        test_notify_put(&f, "x");
+        expect_counts(&f, 0, ++tries);
+    } while (access(notify_path_of(&f, "child"), F_OK) != 0 && notify_now_ms() < begin + WAIT_MS);
     pid_t child = (pid_t)atoi(content(&f, "child"));
     assert_true(child > 1);
     uint64_t until = notify_now_ms() + WAIT_MS;

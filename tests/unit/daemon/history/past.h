@@ -29,12 +29,14 @@ struct past_window {
     const char *job;
     uint8_t run; /* every byte of the run's number */
     struct layer_id layer;
+    const char *module; /* NULL: not said */
     uint32_t heads;
     enum window_unit unit;
     uint64_t length, every, last;
     bool partial;
     double shift;
     uint64_t seed;
+    const struct result_trouble *trouble; /* NULL: was not judged */
 };
 
 /* An empty history; `setting` changes the config before it is used, or is NULL. */

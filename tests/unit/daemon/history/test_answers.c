@@ -439,6 +439,78 @@ static void test_without_a_history_every_question_says_so(void **state)
     past_close(&past);
 }
 
+static int fill_point(struct store_batch *batch, const void *data)
+{
+    return batch_point(batch, data);
+}
+
+static int fill_settings(struct store_batch *batch, const void *data)
+{
+    (void)data;
+    return batch_settings(batch, "\x81\xa5model\xa4gpt2", 12);
+}
+
+/* One point is a series; a value that was not finite is nil; runs of one job are apart. */
+static void test_a_log_has_a_series_per_name_of_its_run(void **state)
+{
+    struct past *past = *state;
+    struct past_window windows[] = {history_answers_window_of("gpt", 0xa1, 0, 3),
+                                    history_answers_window_of("gpt", 0xb2, 0, 3)};
+    const struct store_point points[] = {{"loss", 0, 10, 1, 2.5},
+                                         {"loss", 1, 20, 2, NAN},
+                                         {"<b>lr", 0, 10, 1, 0.125},
+                                         {"loss", 0, 7, 3, 9.0}};
+    struct past_answer answer;
+    for (int i = 0; i < 4; i++) {
+        past_put_batch(past, &windows[i == 3], fill_point, &points[i]);
+    }
+    past_put_batch(past, &windows[1], fill_settings, NULL);
+    past_settle(past, 0);
+    past_ask(past, &answer, "log", "job:s run:s", "gpt", "a1");
+    const msgpack_object *series = mpk_find(answer.root, "series");
+    assert_int_equal(series->via.array.size, 2);
+    const msgpack_object *loss = history_answers_item(series, 0);
+    assert_true(mpk_is_str(mpk_find(loss, "name"), "loss"));
+    assert_int_equal(history_answers_item(mpk_find(loss, "step"), 1)->via.u64, 20);
+    assert_int_equal(history_answers_item(mpk_find(loss, "epoch"), 1)->via.u64, 1);
+    assert_int_equal(history_answers_item(mpk_find(loss, "time_ns"), 1)->via.u64, 2);
+    assert_true(history_answers_item(mpk_find(loss, "value"), 0)->via.f64 == 2.5);
+    assert_int_equal(history_answers_item(mpk_find(loss, "value"), 1)->type, MSGPACK_OBJECT_NIL);
+    assert_true(mpk_is_str(mpk_find(history_answers_item(series, 1), "name"), "<b>lr"));
+    past_forget(&answer);
+    past_ask(past, &answer, "log", "job:s", "gpt"); /* the newest run */
+    series = mpk_find(answer.root, "series");
+    assert_int_equal(series->via.array.size, 1);
+    loss = mpk_find(history_answers_item(series, 0), "value");
+    assert_true(history_answers_item(loss, 0)->via.f64 == 9.0);
+    past_forget(&answer);
+    past_ask(past, &answer, "runs", "");
+    const msgpack_object *runs = mpk_find(answer.root, "runs");
+    const msgpack_object *settings = mpk_find(history_answers_item(runs, 0), "settings");
+    assert_true(mpk_is_str(mpk_find(settings, "model"), "gpt2"));
+    assert_int_equal(mpk_find(history_answers_item(runs, 1), "settings")->via.map.size, 0);
+    past_forget(&answer);
+}
+
+static void test_a_run_without_a_log_has_no_series_and_an_unknown_job_is_refused(void **state)
+{
+    struct past *past = *state;
+    struct past_window window = history_answers_window_of("gpt", 0xa1, 0, 3);
+    struct past_answer answer;
+    past_put(past, &window);
+    past_settle(past, 0);
+    past_ask(past, &answer, "log", "job:s", "gpt");
+    assert_int_equal(mpk_find(answer.root, "series")->via.array.size, 0);
+    past_forget(&answer);
+    past_ask(past, &answer, "log", "job:s", "bert");
+    assert_int_equal(answer.code, ERR_JOB_UNKNOWN);
+    past_forget(&answer);
+    past_ask(past, &answer, "log", "");
+    assert_int_equal(answer.code, ERR_ARGUMENT);
+    assert_string_equal(answer.detail, "job is missing");
+    past_forget(&answer);
+}
+
 /* The store replaces a corrupt database: another file stands where it was. */
 static void test_a_database_that_was_replaced_is_opened_anew(void **state)
 {
@@ -483,6 +555,8 @@ int main(void)
         FRESH(test_a_comparison_is_symmetric),
         FRESH(test_a_run_is_at_no_distance_from_itself),
         FRESH(test_a_comparison_can_be_narrowed_down),
+        FRESH(test_a_log_has_a_series_per_name_of_its_run),
+        FRESH(test_a_run_without_a_log_has_no_series_and_an_unknown_job_is_refused),
         FRESH(test_too_many_questions_are_refused_and_the_others_answered),
         cmocka_unit_test(test_closing_answers_what_waits),
         cmocka_unit_test(test_a_question_that_takes_too_long_is_ended),

@@ -370,6 +370,48 @@ static void test_windows_say_what_there_is(void **state)
     past_forget(&answer);
 }
 
+static const char *module_of(const msgpack_object *map)
+{
+    static char text[MODULE_MAX + 1];
+    const msgpack_object *module = mpk_find(map, "module");
+    snprintf(text, sizeof text, "%.*s", module ? (int)module->via.str.size : 0,
+             module ? module->via.str.ptr : "");
+    return text;
+}
+
+/* One that a damaged database gives is not passed on. */
+static void test_the_past_names_modules(void **state)
+{
+    struct past *past = *state;
+    struct past_window window = history_window_of("clip", 0xc1, 1);
+    struct past_answer answer;
+    past_put(past, &window);
+    window.layer.layer = 2;
+    window.module = "vision_model.layers.2.self_attn";
+    past_put(past, &window);
+    past_settle(past, 128);
+    for (int i = 0; i < 2; i++) {
+        past_ask(past, &answer, i ? "grid" : "windows", i ? "job:s metric:s" : "job:s", "clip",
+                 "entropy");
+        const msgpack_object *layers = mpk_find(answer.root, "layers");
+        assert_null(mpk_find(history_item(layers, 0), "module"));
+        assert_string_equal(module_of(history_item(layers, 1)), window.module);
+        past_forget(&answer);
+    }
+    past_ask(past, &answer, "history", "job:s layer:u", "clip", (uint64_t)2);
+    assert_string_equal(module_of(history_item(mpk_find(answer.root, "heads"), 0)), window.module);
+    past_forget(&answer);
+    past_ask(past, &answer, "compare", "job:s", "clip"); /* with itself: heads in their order */
+    const msgpack_object *heads = mpk_find(answer.root, "heads");
+    assert_string_equal(module_of(history_item(heads, 0)), "");
+    assert_string_equal(module_of(history_item(heads, heads->via.array.size - 1)), window.module);
+    past_forget(&answer);
+    past_execute(past, "UPDATE layers SET module = char(27) || '[2J' WHERE module IS NOT NULL");
+    past_ask(past, &answer, "windows", "job:s layer:u", "clip", (uint64_t)2);
+    assert_string_equal(module_of(history_item(mpk_find(answer.root, "layers"), 0)), "");
+    past_forget(&answer);
+}
+
 /* Refusals */
 
 static void history_assert_refused(struct past *past, int code, const char *detail,
@@ -478,6 +520,7 @@ int main(void)
         FRESH(test_a_run_is_named_by_its_first_digits),
         FRESH(test_runs_are_listed_newest_first),
         FRESH(test_windows_say_what_there_is),
+        FRESH(test_the_past_names_modules),
         FRESH(test_what_cannot_be_read_is_said),
     };
     return cmocka_run_group_tests(shared, history_set_up, history_tear_down) +

@@ -56,6 +56,8 @@ static void test_metrics_put(const char *kind, const char *job, uint32_t layer,
     free(published);
 }
 
+static const char *put_module; /* of the layers that are put; NULL = not known */
+
 /* `heads` of the message's `total`, from `offset` on: the others are nil. */
 static void metrics_put_live(const char *job, uint8_t run, uint32_t layer,
                              const double entropy[HEADS], uint32_t heads, uint64_t now_ns)
@@ -66,7 +68,8 @@ static void metrics_put_live(const char *job, uint8_t run, uint32_t layer,
                                          .rows = 32,
                                          .invalid_rows = 2,
                                          .row_sum_error = 0.25,
-                                         .tier = MESSAGE_ATTENTION},
+                                         .tier = MESSAGE_ATTENTION,
+                                         .module = put_module},
                                .numbers = {.heads = HEADS, .sink_rate = 0.5}};
     double first[HEADS] = {0.1, 0.2, 0.3, 0.8};
     struct mpk_writer writer;
@@ -79,7 +82,7 @@ static void metrics_put_live(const char *job, uint8_t run, uint32_t layer,
 }
 
 static void metrics_put_summary(const char *job, uint8_t run, uint64_t length,
-                                const double z[HEADS])
+                                const double shift[HEADS])
 {
     struct result_drift drift[HEADS];
     struct summary_result summary = {.common = metrics_common_of(job, run),
@@ -88,7 +91,8 @@ static void metrics_put_summary(const char *job, uint8_t run, uint64_t length,
                                      .heads = HEADS};
     struct mpk_writer writer;
     for (int h = 0; h < HEADS; h++) {
-        drift[h] = (struct result_drift){.z = z[h], .js = 0.125 * h, .delta = 9, .change = NAN};
+        drift[h] =
+            (struct result_drift){.shift = shift[h], .js = 0.125 * h, .delta = 9, .change = NAN};
     }
     summary.drift[METRIC_ENTROPY_NORMALIZED] = drift;
     mpk_writer_init(&writer);
@@ -161,8 +165,22 @@ static void test_heads_are_pooled(void **state)
     assert_shows("attnd_attention_heads" LABELS("3") "4");
     assert_shows("attnd_attention_newest_message_timestamp_seconds" LABELS("3") "1700000000.5");
     assert_without("attnd_attention_effective_rank{"); /* was not measured */
-    assert_without("attnd_attention_drift_zscore_max{");
+    assert_without("attnd_attention_drift_shift_max{");
     assert_without("attnd_detail");
+}
+
+static void test_the_module_of_a_layer_is_an_info(void **state)
+{
+    (void)state;
+    metrics_put_live("gpt", 1, 3, entropy, HEADS, 1);
+    put_module = "a\"b\\.attn#1";
+    metrics_put_live("gpt", 1, 4, entropy, HEADS, 1);
+    put_module = NULL;
+    scrape(&gpt, 1, 2, false);
+    assert_shows("attnd_layer_info{job=\"gpt\",stack=\"decoder\",layer=\"4\",site=\"self\","
+                 "module=\"a\\\"b\\\\.attn#1\"} 1");
+    assert_without("layer=\"3\",site=\"self\",module=");
+    assert_shows("attnd_attention_entropy_ratio" LABELS("4") "0.4"); /* as it was */
 }
 
 static void test_rows_add_up_and_numbers_are_the_newest(void **state)
@@ -191,14 +209,14 @@ static void test_slices_of_the_heads_make_a_whole(void **state)
 
 static void test_drift_is_of_the_primary_window(void **state)
 {
-    const double z[HEADS] = {1, -5.5, NAN, 2}, other[HEADS] = {99, 99, 99, 99};
+    const double shift[HEADS] = {1, -5.5, NAN, 2}, other[HEADS] = {99, 99, 99, 99};
     (void)state;
     metrics_put_live("gpt", 1, 0, entropy, HEADS, 1);
-    metrics_put_summary("gpt", 1, 1, z);
+    metrics_put_summary("gpt", 1, 1, shift);
     metrics_put_summary("gpt", 1, 50, other); /* of window.also */
     scrape(&gpt, 1, 2, false);
-    assert_shows("attnd_attention_drift_zscore_max" LABELS("0") "5.5");
-    assert_shows("attnd_attention_entropy_drift_zscore_max" LABELS("0") "5.5");
+    assert_shows("attnd_attention_drift_shift_max" LABELS("0") "5.5");
+    assert_shows("attnd_attention_entropy_drift_shift_max" LABELS("0") "5.5");
     assert_shows("attnd_attention_drift_divergence_max_nats" LABELS("0") "0.375");
 }
 
@@ -206,15 +224,15 @@ static void test_drift_is_of_the_primary_window(void **state)
 
 static void test_heads_that_drift_most_can_be_asked_for(void **state)
 {
-    const double z[HEADS] = {1, -5.5, NAN, 2};
+    const double shift[HEADS] = {1, -5.5, NAN, 2};
     (void)state;
     config.http_metrics_heads = 2;
     metrics_put_live("gpt", 1, 0, entropy, HEADS, 1);
-    metrics_put_summary("gpt", 1, 1, z);
+    metrics_put_summary("gpt", 1, 1, shift);
     scrape(&gpt, 1, 2, false);
     assert_shows("attnd_detail_entropy_ratio" DETAIL("1") "0.25");
     assert_shows("attnd_detail_entropy_ratio" DETAIL("3") "0.1");
-    assert_shows("attnd_detail_drift_zscore" DETAIL("1") "5.5");
+    assert_shows("attnd_detail_drift_shift" DETAIL("1") "5.5");
     assert_without("head=\"0\"");
     assert_without("head=\"2\"");
 }
@@ -360,6 +378,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_heads_are_pooled, metrics_setup, metrics_teardown),
+        cmocka_unit_test_setup_teardown(test_the_module_of_a_layer_is_an_info, metrics_setup,
+                                        metrics_teardown),
         cmocka_unit_test_setup_teardown(test_rows_add_up_and_numbers_are_the_newest, metrics_setup,
                                         metrics_teardown),
         cmocka_unit_test_setup_teardown(test_slices_of_the_heads_make_a_whole, metrics_setup,

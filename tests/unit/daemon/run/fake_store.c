@@ -3,6 +3,8 @@
 
 #include "tests/unit/daemon/run/fake_store.h"
 
+#include "proto/err.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -106,6 +108,19 @@ int batch_alert(struct store_batch *batch, const struct alert_result *alert)
 {
     assert_non_null(alert->rule);
     fake_store_add(batch, ALERT);
+    return 0;
+}
+
+int batch_point(struct store_batch *batch, const struct store_point *point)
+{
+    (void)batch;
+    assert_non_null(point->name);
+    return 0;
+}
+
+int batch_settings(struct store_batch *batch, const void *settings, size_t size)
+{
+    (void)batch, (void)settings, (void)size;
     return 0;
 }
 
@@ -223,6 +238,44 @@ void store_each_kept(struct store *store,
     for (int i = 0; i < store->kept_count; i++) {
         visit(data, "job", id, store->kept[i].key, store->kept[i].value, store->kept[i].size);
     }
+}
+
+static void fake_store_give(const void *data, size_t size, struct store_bytes *ret)
+{
+    *ret = (struct store_bytes){fake_store_copy(data, size), size};
+}
+
+int store_find_newest(struct store *store, const struct store_run *run, struct layer_id layer,
+                      struct result_window *window, struct store_bytes *ret_state)
+{
+    const struct fake_window *newest = NULL;
+    assert_non_null(run->job);
+    for (int i = 0; i < store->window_count; i++) {
+        const struct fake_window *w = &store->windows[i];
+        if (w->layer == layer.layer && w->window.unit == window->unit &&
+            w->window.length == window->length && w->window.every == window->every &&
+            (!newest || w->window.last > newest->window.last)) {
+            newest = w;
+        }
+    }
+    if (!newest) {
+        return ERR_NO_HISTORY;
+    }
+    *window = newest->window;
+    fake_store_give(newest->state, newest->size, ret_state);
+    return 0;
+}
+
+int store_find_kept(struct store *store, const struct store_run *run, const char *key,
+                    struct store_bytes *ret_value)
+{
+    const struct fake_kept *kept = fake_store_find(store, key);
+    assert_non_null(run->job);
+    if (!kept) {
+        return ERR_NO_HISTORY;
+    }
+    fake_store_give(kept->value, kept->size, ret_value);
+    return 0;
 }
 
 bool store_has_room(struct store *store, size_t bytes)

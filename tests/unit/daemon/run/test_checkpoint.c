@@ -239,7 +239,7 @@ static void test_a_closed_window_leaves_no_part_behind(void **state)
     checkpoint_end(&f);
 }
 
-static void test_a_run_that_has_ended_leaves_nothing_behind(void **state)
+static void test_a_run_that_has_ended_comes_back_ended(void **state)
 {
     struct run_fixture f;
     (void)state;
@@ -247,9 +247,17 @@ static void test_a_run_that_has_ended_leaves_nothing_behind(void **state)
     fixture_send(&f, 0, 0, 0);
     save(&f);
     fixture_event(&f, 0, EVENT_BYE, 0);
-    assert_int_equal(f.sink.store->kept_count, 0);
-    save(&f);
-    assert_int_equal(f.sink.store->kept_count, 0);
+    assert_int_equal(f.run->state, JOB_ENDED);
+    assert_int_equal(fake_store_count(f.sink.store, "part/"), 0);
+    f.now += 50 * S;
+    die_and_come_back(&f);
+    assert_int_equal(f.run->state, JOB_ENDED);
+    assert_int_equal(f.run->step, 0);
+    assert_int_equal(run_counts(f.run).processed, 2);
+    assert_int_equal(f.now - f.run->last_ns, 50 * S); /* heard of when it was */
+    f.seq[0][0] = 0;
+    assert_int_equal(fixture_send(&f, 0, 0, 0), ERR_ENDED); /* an old message, once more */
+    assert_int_equal(f.run->state, JOB_ENDED);
     checkpoint_end(&f);
 }
 
@@ -313,6 +321,30 @@ static void test_a_baseline_idle_for_long_is_freed_and_stays_kept(void **state)
     assert_int_equal(fake_store_count(f.sink.store, "drift/"), 1);
     assert_int_equal(f.budget.used, 0);
     assert_false(tick_wanted(f.run));
+    checkpoint_end(&f);
+}
+
+static void send_of_module(struct run_fixture *f, uint64_t step, const char *module)
+{
+    struct sample *sample = fixture_make(f, 0, 0, step);
+    strcpy(sample->message.header.module, module);
+    fixture_queue(f, sample);
+    fixture_finish(f, sample);
+    assert_int_equal(fixture_take_all(f), 0);
+}
+
+static void test_the_module_of_a_layer_comes_back(void **state)
+{
+    struct run_fixture f;
+    (void)state;
+    test_checkpoint_begin(&f, "[]");
+    assert_int_equal(fixture_send(&f, 1, 0, 0), 0);
+    send_of_module(&f, 0, "model.layers.0.self_attn");
+    save(&f);
+    die_and_come_back(&f);
+    assert_string_equal(stream_find(f.run->streams, (struct layer_id){0})->module,
+                        "model.layers.0.self_attn");
+    assert_null(stream_find(f.run->streams, (struct layer_id){.layer = 1})->module);
     checkpoint_end(&f);
 }
 
@@ -426,6 +458,39 @@ static void test_damaged_values_are_left_out(void **state)
     }
 }
 
+/* Each part a second time, without numbers. */
+static void give_parts_twice(void *restore, const char *job, const uint8_t *id, const char *key,
+                             const void *value, size_t size)
+{
+    restore_value(restore, job, id, key, value, size);
+    if (strncmp(key, "part/", 5) == 0) {
+        struct layer_state *empty = layer_state_new(2, 48);
+        struct mpk_writer packed;
+        mpk_writer_init(&packed);
+        assert_int_equal(layer_state_pack(empty, &packed), 0);
+        restore_value(restore, job, id, key, packed.buffer.data, packed.buffer.size);
+        mpk_writer_clear(&packed);
+        layer_state_free(&empty);
+    }
+}
+
+static void test_of_two_values_for_a_part_the_first_counts(void **state)
+{
+    struct run_fixture f;
+    (void)state;
+    test_checkpoint_begin(&f, "[8 steps every 2]");
+    assert_int_equal(fixture_send(&f, 0, 0, 0), 0);
+    save(&f);
+    run_free(&f.run);
+    struct restore *restore =
+        restore_new(&f.config, &f.sink, &f.budget, checkpoint_adopt, &f, f.now);
+    store_each_kept(f.sink.store, give_parts_twice, restore);
+    assert_int_equal(restore_finish(&restore), 1);
+    const struct window_part *part = f.run->tracks[0].window.open;
+    assert_true(state_table_find(part->data, 0)->rows > 0);
+    checkpoint_end(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -434,15 +499,17 @@ int main(void)
         cmocka_unit_test(test_a_batch_that_is_dropped_is_made_up_for),
         cmocka_unit_test(test_nothing_is_saved_twice),
         cmocka_unit_test(test_a_closed_window_leaves_no_part_behind),
-        cmocka_unit_test(test_a_run_that_has_ended_leaves_nothing_behind),
+        cmocka_unit_test(test_a_run_that_has_ended_comes_back_ended),
         cmocka_unit_test(test_an_idle_run_keeps_its_numbers_but_no_parts),
         cmocka_unit_test(test_a_baseline_goes_on),
         cmocka_unit_test(test_a_baseline_idle_for_long_is_freed_and_stays_kept),
+        cmocka_unit_test(test_the_module_of_a_layer_comes_back),
         cmocka_unit_test(test_rules_may_change_while_attnd_is_away),
         cmocka_unit_test(test_seconds_that_attnd_was_away_count),
         cmocka_unit_test(test_what_was_dropped_at_the_source_goes_on),
         cmocka_unit_test(test_without_about_a_run_does_not_come_back),
         cmocka_unit_test(test_damaged_values_are_left_out),
+        cmocka_unit_test(test_of_two_values_for_a_part_the_first_counts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -311,6 +311,41 @@ static void test_a_hello_from_a_later_step_moves_no_window(void **state)
     fixture_stop(&f);
 }
 
+/* A hello announces it, messages say it, and one that does not leaves it. */
+static void test_a_layer_has_the_module_that_was_said_last(void **state)
+{
+    struct run_fixture f;
+    struct stream *stream;
+    (void)state;
+    fixture_start(&f, "[]");
+    struct layer_info layers[] = {{{STACK_ENCODER, 0, SITE_SELF}, HEADS, "text.0.attn"},
+                                  {{STACK_ENCODER, 1, SITE_SELF}, HEADS, NULL}};
+    struct message hello = {.header = {.type = MESSAGE_EVENT,
+                                       .event = EVENT_HELLO,
+                                       .run = {1},
+                                       .world = 1,
+                                       .layers = layers,
+                                       .layer_count = 2}};
+    queue_put(f.run, &hello, f.now);
+    assert_ptr_equal(queue_take(f.run), &hello);
+    stream = stream_find(f.run->streams, layers[0].id);
+    assert_string_equal(stream->module, "text.0.attn");
+    assert_null(stream_find(f.run->streams, layers[1].id)->module);
+    assert_int_equal(fixture_send(&f, 0, 0, 0), 0);
+    assert_string_equal(stream->module, "text.0.attn");
+    struct sample *sample = fixture_make(&f, 0, 0, 1);
+    strcpy(sample->message.header.module, "text.0.attn#1");
+    fixture_queue(&f, sample);
+    fixture_finish(&f, sample);
+    assert_int_equal(fixture_take_all(&f), 0);
+    assert_string_equal(stream->module, "text.0.attn#1");
+    assert_int_equal(fixture_send(&f, 0, 0, 4), 0); /* the window of steps 0 to 3 closes */
+    assert_int_equal(f.summaries, 1);
+    assert_non_null(
+        memmem(f.summary[0].data, f.summary[0].size, "\xa6module\xadtext.0.attn#1", 21));
+    fixture_stop(&f);
+}
+
 static void say_hello_for(struct run_fixture *f, uint32_t rank, uint64_t seconds)
 {
     for (uint64_t s = 0; s < seconds; s += 10) {
@@ -489,6 +524,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_message_that_comes_late_is_counted_once),
+        cmocka_unit_test(test_a_layer_has_the_module_that_was_said_last),
         cmocka_unit_test(test_a_late_message_that_is_too_late_is_counted_once),
         cmocka_unit_test(test_totals_are_judged_when_no_window_will),
         cmocka_unit_test(test_a_forged_bye_ends_nothing),

@@ -41,7 +41,8 @@ static float *measured_make_maps(const struct measured_options *options)
     float *maps = malloc(rows * options->size * sizeof *maps);
     for (size_t r = 0; maps && r < rows; r++) {
         size_t head = r / options->size % options->heads;
-        double sharpness = options->sharpness * (double)(head + 1) / options->heads;
+        bool sound = r % options->size >= head * options->invalid;
+        double sharpness = sound ? options->sharpness * (double)(head + 1) / options->heads : NAN;
         measured_fill_row(maps + r * options->size, options->size, sharpness, &state);
     }
     return maps;

@@ -11,6 +11,7 @@ struct measured_options {
     double sharpness;            /* of softmax(sharpness * normal); each head has a multiple */
     bool everything;             /* similarity and head pairs as well; else what is on by default */
     bool without_spectra;
+    uint32_t invalid; /* the first h * invalid rows of head h are NaN */
     uint64_t seed;
 };
 

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* Drift against brute force: what it says of a window is worked out again from all values of all
- * windows so far, by the definitions (two passes for a std, the cumulative sum and its extremes for
- * Page-Hinkley, a list of all keys for js). */
+ * windows so far, by the definitions (two passes for a std, the residuals of a line through all
+ * points for the slope test, the cumulative sum and its extremes for Page-Hinkley, a list of all
+ * keys for js). */
 #include "tests/unit/unit.h"
 
 #include "daemon/state/drift.h"
+#include "daemon/state/packed_hists.h"
 #include "tests/unit/heap.h"
 
 #include <math.h>
@@ -19,11 +21,16 @@
 static const struct drift_rule rule = {
     .windows = 5, .tolerance = 0.5, .threshold = 10, .buckets = KEYS};
 
-/* One window: rows of `entropy`, and `mean`, once per message. NaN = the head has none. */
+/* One window: rows of both metrics of rows, and `mean`, once per message. NaN = the head has none.
+ */
 struct drift_sample {
     double row[HEADS][ROWS];
     double message[HEADS];
 };
+
+/* `entropy` has no end and a resolution of 0.05; the others are from 0 to 1, and coarser. */
+enum { METRICS = 3, TEST_ROW_METRICS = 2 };
+static const int test_metrics[METRICS] = {METRIC_ENTROPY, METRIC_ENTROPY_NORMALIZED, METRIC_MEAN};
 
 /* About normal. */
 static double drift_random_normal(uint64_t *seed)
@@ -45,19 +52,22 @@ static struct layer_state *test_drift_state_of(const struct drift_sample *sample
     assert_non_null(state);
     assert_non_null(head);
     struct measured measured = {.tier = TIER_ATTENTION, .heads = HEADS, .head = head};
-    measured.value[METRIC_ENTROPY] = means;
+    measured.value[METRIC_ENTROPY] = measured.value[METRIC_ENTROPY_NORMALIZED] = means;
     measured.value[METRIC_MEAN] = values;
     for (int h = 0; h < HEADS; h++) {
-        struct dist *rows = &head[h].row[METRIC_ENTROPY];
-        for (int r = 0; r < ROWS; r++) {
-            assert_int_equal(dist_add(rows, sample->row[h][r]), 0);
+        for (int m = 0; m < TEST_ROW_METRICS; m++) {
+            struct dist *rows = &head[h].row[test_metrics[m]];
+            for (int r = 0; r < ROWS; r++) {
+                assert_int_equal(dist_add(rows, sample->row[h][r]), 0);
+            }
+            means[h] = moments_mean(&rows->moments);
         }
-        means[h] = moments_mean(&rows->moments);
         values[h] = sample->message[h];
     }
     assert_int_equal(layer_state_add(state, &message, &measured), 0);
     for (int h = 0; h < HEADS; h++) {
         dist_clear(&head[h].row[METRIC_ENTROPY]);
+        dist_clear(&head[h].row[METRIC_ENTROPY_NORMALIZED]);
     }
     free(head);
     return state;
@@ -129,22 +139,68 @@ struct drift_series {
     int count;
 };
 
-/* The number of windows up to t that have a value, their mean and std. */
-static int baseline_of(const struct drift_series *s, int t, double *ret_mean, double *ret_std)
+/* The windows begin .. end - 1; those of them that have a value count. */
+struct drift_block {
+    int begin, end, count;
+    double mean, std;
+    int fell; /* the first window with a value, when a block was forgotten; else -1 */
+};
+
+static double brute_grain(int metric, double around)
 {
-    int n = 0, i = 0;
-    double sum = 0, squares = 0;
-    for (; i < t && n < (int)rule.windows; i++) {
+    return metric == METRIC_ENTROPY ? fmax(0.05, 0.05 * fabs(around)) : 0.05;
+}
+
+/* Whether the line through the block's points climbs or descends by more than twice their spread
+ * around it, or by what no spread excuses. */
+static bool brute_slopes(const struct drift_series *s, const struct drift_block *block, int metric)
+{
+    double n = block->count, across = 0, along = 0, left = 0;
+    double at = 0;
+    for (int i = block->begin; i < block->end; i++) {
         if (s->has[i]) {
-            sum += s->mean[i], n++;
+            double x = at++ - (n - 1) / 2;
+            across += x * (s->mean[i] - block->mean);
+            along += x * x;
         }
     }
-    *ret_mean = sum / n;
-    for (int j = 0; j < i; j++) {
-        squares += s->has[j] ? (s->mean[j] - *ret_mean) * (s->mean[j] - *ret_mean) : 0;
+    double slope = across / along, grain = brute_grain(metric, block->mean);
+    at = 0;
+    for (int i = block->begin; i < block->end; i++) {
+        if (s->has[i]) {
+            double off = s->mean[i] - (block->mean + slope * (at++ - (n - 1) / 2));
+            left += off * off;
+        }
     }
-    *ret_std = sqrt(squares / (n - 1));
-    return n;
+    return fabs(slope) * (n - 1) > fmin(fmax(2 * sqrt(left / (n - 2)), grain), 2 * grain);
+}
+
+/* The block of the windows before t that is the baseline, or the one that is not complete. */
+static struct drift_block block_of(const struct drift_series *s, int t, int metric)
+{
+    struct drift_block block = {.fell = -1};
+    for (;;) {
+        double sum = 0, squares = 0;
+        block.count = 0;
+        for (block.end = block.begin; block.end < t && block.count < (int)rule.windows;
+             block.end++) {
+            if (s->has[block.end]) {
+                sum += s->mean[block.end], block.count++;
+            }
+        }
+        block.mean = sum / block.count;
+        for (int i = block.begin; i < block.end; i++) {
+            squares += s->has[i] ? (s->mean[i] - block.mean) * (s->mean[i] - block.mean) : 0;
+        }
+        block.std = sqrt(squares / (block.count - 1));
+        if (block.count < (int)rule.windows || !brute_slopes(s, &block, metric)) {
+            return block;
+        }
+        while (block.fell < 0 || !s->has[block.fell]) {
+            block.fell++;
+        }
+        block.begin = block.end;
+    }
 }
 
 /* Sum over i = from .. to of side * (x_i - mean of what was before since `level`) / std -
@@ -186,17 +242,13 @@ static int excursion(const struct drift_series *s, int level, int from, int t, d
 }
 
 /* The newest change at window t: every window is judged from the last restart on. */
-static double change_of(const struct drift_series *s, int t)
+static double change_of(const struct drift_series *s, const struct drift_block *baseline, int t)
 {
-    double mean, std, change = NAN;
-    int first = 0, n = 0, level = 0;
-    while (first <= t && n < (int)rule.windows) {
-        n += s->has[first++];
-    }
-    baseline_of(s, first, &mean, &std);
-    for (int i = first; i <= t; i++) {
-        int up = excursion(s, level, first, i, std, 1);
-        int down = excursion(s, level, first, i, std, -1);
+    double change = baseline->fell < 0 ? NAN : 10.0 * baseline->fell;
+    int first = baseline->end, level = baseline->begin;
+    for (int i = first; i <= t && baseline->count == (int)rule.windows; i++) {
+        int up = excursion(s, level, first, i, baseline->std, 1);
+        int down = excursion(s, level, first, i, baseline->std, -1);
         if (up < 0 && down < 0) {
             continue;
         }
@@ -242,12 +294,12 @@ static double drift_js_of(int32_t *p, int np, int32_t *q, int nq)
 }
 
 /* The divergence of head h's rows in window t against those of its baseline. */
-static double brute_js(const struct drift_sample *samples, int t, int h)
+static double brute_js(const struct drift_sample *samples, const struct drift_block *baseline,
+                       int t, int h)
 {
     int32_t p[5 * ROWS], q[ROWS];
-    int np = 0, nq = 0, windows = 0;
-    for (int i = 0; i < t && windows < (int)rule.windows; i++) {
-        windows += !isnan(samples[i].message[h]);
+    int np = 0, nq = 0;
+    for (int i = baseline->begin; i < baseline->end; i++) {
         for (int r = 0; r < ROWS; r++) {
             if (!isnan(samples[i].row[h][r])) {
                 p[np++] = hist_key(samples[i].row[h][r]);
@@ -277,34 +329,41 @@ static struct drift_series drift_series_of(const struct drift_sample *samples, i
     return s;
 }
 
+static void assert_brute_head(const struct result_drift *got, const struct drift_sample *samples,
+                              int t, int h, int metric)
+{
+    bool rows = metric != METRIC_MEAN, uniform = metric == METRIC_ENTROPY_NORMALIZED;
+    struct drift_series s = drift_series_of(samples, t + 1, h, rows);
+    struct drift_block baseline = block_of(&s, t, metric), after = block_of(&s, t + 1, metric);
+    bool learned = baseline.count == (int)rule.windows;
+    double from = learned ? baseline.mean : NAN, std = learned ? baseline.std : 0;
+    from = uniform && (!learned || baseline.fell >= 0) ? 1 : from;
+    assert_true(got || isnan(from) || isnan(s.mean[t]));
+    if (got) {
+        assert_near(got[h].delta, s.mean[t] - from, 1e-12);
+        assert_near(got[h].shift, (s.mean[t] - from) / fmax(std, brute_grain(metric, from)), 1e-9);
+        assert_near(got[h].js, learned && rows ? brute_js(samples, &baseline, t, h) : NAN, 1e-12);
+        assert_near(got[h].change, change_of(&s, &after, t), 0);
+    }
+}
+
 static void assert_brute(const struct drift *drift, const struct drift_sample *samples, int t)
 {
     for (int h = 0; h < HEADS; h++) {
-        for (int rows = 0; rows < 2; rows++) {
-            double mean, std;
-            struct drift_series s = drift_series_of(samples, t + 1, h, rows);
-            int metric = rows ? METRIC_ENTROPY : METRIC_MEAN;
-            const struct result_drift *got = drift_result(drift, metric);
-            if (baseline_of(&s, t, &mean, &std) < (int)rule.windows) {
-                assert_true(!got || (isnan(got[h].delta) && isnan(got[h].z) && isnan(got[h].js)));
-                continue;
-            }
-            assert_non_null(got);
-            assert_near(got[h].delta, s.mean[t] - mean, 1e-12);
-            assert_near(got[h].z, (s.mean[t] - mean) / std, 1e-9);
-            assert_near(got[h].js, rows ? brute_js(samples, t, h) : NAN, 1e-12);
-            assert_near(got[h].change, change_of(&s, t), 0);
+        for (int m = 0; m < METRICS; m++) {
+            assert_brute_head(drift_result(drift, test_metrics[m]), samples, t, h, test_metrics[m]);
         }
     }
 }
 
-/* Levels that jump, heads that come late or are missing now and then. */
+/* Levels that slide and jump, heads that come late or are missing now and then. */
 static void fill_samples(struct drift_sample *samples, int count, uint64_t seed)
 {
     double level[HEADS] = {1, -2, 100};
     for (int t = 0; t < count; t++) {
         for (int h = 0; h < HEADS; h++) {
             level[h] += random_unit(&seed) < 0.05 ? 2 * drift_random_normal(&seed) : 0;
+            level[h] += t < 5 * (int)(seed % 4) ? 0.25 : 0;
             for (int r = 0; r < ROWS; r++) {
                 samples[t].row[h][r] = level[h] + drift_random_normal(&seed);
             }
@@ -341,28 +400,35 @@ static void test_limited_histograms_are_those_of_one_pass(void **unused)
     struct drift_sample *samples = malloc(WINDOWS * sizeof *samples);
     assert_non_null(samples);
     struct drift *drift = new_drift(&narrow);
-    struct dist pooled = {0}, window = {0};
     fill_samples(samples, WINDOWS, 3);
-    for (int t = 0; t < 20; t++) {
+    int compared = 0;
+    for (int t = 0; t < 30; t++) {
         drift_give(drift, &samples[t], (uint64_t)t, true);
-        bool learning = !drift_result(drift, METRIC_ENTROPY);
-        for (int r = 0; r < ROWS; r++) {
-            assert_int_equal(dist_add(learning ? &pooled : &window, samples[t].row[0][r]), 0);
+        const struct result_drift *got = drift_result(drift, METRIC_ENTROPY);
+        struct drift_series s = drift_series_of(samples, t + 1, 2, true);
+        struct drift_block baseline = block_of(&s, t, METRIC_ENTROPY);
+        struct dist pooled = {0}, window = {0};
+        for (int i = baseline.begin; got && !isnan(got[2].js) && i <= t; i++) {
+            for (int r = 0; r < ROWS && (i < baseline.end || i == t); r++) {
+                assert_int_equal(dist_add(i < t ? &pooled : &window, samples[i].row[2][r]), 0);
+            }
         }
         if (window.moments.n > 0) {
             dist_limit(&pooled, narrow.buckets);
-            assert_near(drift_result(drift, METRIC_ENTROPY)[0].js, dist_js(&pooled, &window), 0);
+            assert_near(got[2].js, dist_js(&pooled, &window), 0);
+            compared++;
         }
+        dist_clear(&pooled);
         dist_clear(&window);
     }
-    dist_clear(&pooled);
+    assert_in_range(compared, 10, 29);
     drift_free(&drift);
     free(samples);
 }
 
 /* The baseline */
 
-static const double around_ten[] = {11, 9, 10, 11, 9}; /* mean 10, std 1 */
+static const double around_ten[] = {11, 9, 10, 9, 11}; /* mean 10, std 1, no slope */
 
 static void test_windows_of_the_baseline_have_no_drift(void **unused)
 {
@@ -376,7 +442,7 @@ static void test_windows_of_the_baseline_have_no_drift(void **unused)
     give_flat(drift, 12, 60);
     assert_int_equal(drift_learned(drift), 5);
     assert_near(drift_result(drift, METRIC_MEAN)[0].delta, 2, 1e-15);
-    assert_near(drift_result(drift, METRIC_MEAN)[0].z, 2, 1e-15);
+    assert_near(drift_result(drift, METRIC_MEAN)[0].shift, 2, 1e-15);
     assert_true(isnan(drift_result(drift, METRIC_MEAN)[0].js));
     assert_near(drift_result(drift, METRIC_ENTROPY)[0].js, log(2), 1e-15);
     assert_null(drift_result(drift, METRIC_MAX));
@@ -418,7 +484,7 @@ static void test_windows_are_learned_once_and_do_not_overlap(void **unused)
     drift_free(&drift);
 }
 
-static void test_a_baseline_of_one_window_has_no_z_and_no_change(void **unused)
+static void test_a_baseline_of_one_window_has_no_change(void **unused)
 {
     (void)unused;
     struct drift_rule one = rule;
@@ -426,32 +492,33 @@ static void test_a_baseline_of_one_window_has_no_z_and_no_change(void **unused)
     struct drift *drift = new_drift(&one);
     give_flat(drift, 1, 0);
     give_flat(drift, 1, 1);
-    assert_near(drift_result(drift, METRIC_ENTROPY)[0].z, 0, 0);
+    assert_near(drift_result(drift, METRIC_ENTROPY)[0].shift, 0, 0);
     for (uint64_t t = 2; t < 40; t++) {
         give_flat(drift, 2, t);
     }
     assert_near(drift_result(drift, METRIC_ENTROPY)[0].delta, 1, 0);
-    assert_true(isnan(drift_result(drift, METRIC_ENTROPY)[0].z));
+    assert_near(drift_result(drift, METRIC_ENTROPY)[0].shift, 20, 0); /* the resolution is 0.05 */
     assert_true(isnan(drift_result(drift, METRIC_ENTROPY)[0].change));
     drift_free(&drift);
 }
 
-/* Rounding is no drift, and a baseline that never moved can be left. */
-static void test_what_never_moved_does_not_drift_by_rounding(void **unused)
+/* Rounding is no drift, and what never moved by itself has no small unit either. */
+static void test_a_baseline_that_never_moved_does_not_inflate_the_shift(void **unused)
 {
     (void)unused;
     static const double level[] = {0.3, -7e5, 0, 1e-30};
     for (size_t i = 0; i < sizeof level / sizeof *level; i++) {
+        double step = fmax(0.01, fabs(level[i]) / 100), unit = fmax(0.05, fabs(level[i]) / 20);
         struct drift *drift = new_drift(&rule);
         for (uint64_t t = 0; t < 1000; t++) {
             give_flat(drift, level[i] * (1 + (double)(t % 3) * 0x1p-23), t);
         }
-        assert_near(drift_result(drift, METRIC_MEAN)[0].z, 0, 0);
+        assert_in_range(1e9 * fabs(drift_result(drift, METRIC_ENTROPY)[0].shift), 0, 3000);
         assert_true(isnan(drift_result(drift, METRIC_MEAN)[0].change));
         for (uint64_t t = 1000; t < 1010; t++) {
-            give_flat(drift, level[i] + fmax(0.01, fabs(level[i]) / 100), t);
+            give_flat(drift, level[i] + step, t);
         }
-        assert_true(isnan(drift_result(drift, METRIC_MEAN)[0].z));
+        assert_near(drift_result(drift, METRIC_ENTROPY)[0].shift, step / unit, 1e-5);
         assert_near(drift_result(drift, METRIC_MEAN)[0].change, 1000, 0);
         drift_free(&drift);
     }
@@ -465,9 +532,104 @@ static void test_a_constant_series_never_changes(void **unused)
         give_flat(drift, 0.1, t);
     }
     assert_near(drift_result(drift, METRIC_ENTROPY)[0].delta, 0, 1e-15);
-    assert_near(drift_result(drift, METRIC_ENTROPY)[0].z, 0, 0);
+    assert_near(drift_result(drift, METRIC_ENTROPY)[0].shift, 0, 0);
     assert_near(drift_result(drift, METRIC_ENTROPY)[0].js, 0, 0);
     assert_true(isnan(drift_result(drift, METRIC_ENTROPY)[0].change));
+    drift_free(&drift);
+}
+
+/* No baseline can be had of it; from 1, where uniform attention is, it is far at last. */
+static void test_a_fall_without_end_is_compared_with_uniform_attention(void **unused)
+{
+    (void)unused;
+    struct drift *drift = new_drift(&rule);
+    for (int t = 0; t < 40; t++) {
+        double x = 1 - 0.02 * t;
+        give_flat(drift, x, (uint64_t)t);
+        const struct result_drift *got = drift_result(drift, METRIC_ENTROPY_NORMALIZED);
+        assert_non_null(got);
+        assert_near(got[0].delta, x - 1, 1e-15);
+        assert_near(got[0].shift, (x - 1) / 0.05, 1e-12);
+        assert_true(isnan(got[0].js));
+        assert_near(got[0].change, t < 4 ? NAN : 0, 0);   /* it began with the first window */
+        assert_null(drift_result(drift, METRIC_ENTROPY)); /* uniform is ln T there */
+        assert_int_equal(drift_learned(drift), (t + 1) % 5);
+    }
+    drift_free(&drift);
+}
+
+static void test_the_baseline_is_the_first_plateau_and_nothing_before_it(void **unused)
+{
+    (void)unused;
+    static const double fall[] = {1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.4, 0.4, 0.4};
+    struct drift *drift = new_drift(&rule);
+    give_all(drift, fall, 10, 3); /* the second block still falls, by its first window */
+    assert_int_equal(drift_learned(drift), 0);
+    for (int t = 13; t < 40; t++) {
+        give_flat(drift, 0.4, 10 * (uint64_t)t);
+        assert_int_equal(drift_result(drift, METRIC_ENTROPY) != NULL, t >= 18);
+        for (int m = 0; m < METRICS && t >= 18; m++) {
+            const struct result_drift *got = drift_result(drift, test_metrics[m]);
+            bool uniform = test_metrics[m] == METRIC_ENTROPY_NORMALIZED;
+            assert_near(got[0].shift, uniform ? -12 : 0, 1e-12);
+            assert_near(got[0].js, m < TEST_ROW_METRICS ? 0 : NAN, 0); /* no row of the fall */
+            assert_near(got[0].change, 30, 0);
+        }
+    }
+    give_flat(drift, 0.1, 400);
+    assert_near(drift_result(drift, METRIC_MEAN)[0].shift, -6, 1e-12);
+    assert_near(drift_result(drift, METRIC_ENTROPY)[0].js, log(2), 1e-15);
+    drift_free(&drift);
+}
+
+/* It stays farther from uniform attention than a head that learns. */
+static void test_a_collapse_in_the_first_windows_does_not_become_the_baseline(void **unused)
+{
+    (void)unused;
+    static const double collapse[] = {0.8, 0.15, 0.12, 0.16, 0.02},
+                        healthy[] = {1, 0.9, 0.8, 0.7, 0.6};
+    struct drift *collapsed = new_drift(&rule), *learnt = new_drift(&rule);
+    for (int t = 0; t < 50; t++) {
+        give_flat(collapsed, collapse[t < 5 ? t : 4], (uint64_t)t);
+        give_flat(learnt, healthy[t < 5 ? t : 4], (uint64_t)t);
+    }
+    assert_near(drift_result(collapsed, METRIC_ENTROPY_NORMALIZED)[0].shift, -19.6, 1e-12);
+    assert_near(drift_result(learnt, METRIC_ENTROPY_NORMALIZED)[0].shift, -8, 1e-12);
+    drift_free(&collapsed);
+    drift_free(&learnt);
+}
+
+static void test_windows_without_values_neither_count_nor_shift(void **unused)
+{
+    (void)unused;
+    struct drift *drift = new_drift(&rule);
+    struct drift_sample none = flat(NAN);
+    for (int t = 0; t < 30; t++) {
+        if (t % 3 > 0) {
+            drift_give(drift, &none, 10 * (uint64_t)t, true);
+        } else {
+            give_flat(drift, around_ten[t / 3 % 5], 10 * (uint64_t)t);
+        }
+        const struct result_drift *got = drift_result(drift, METRIC_MEAN);
+        assert_int_equal(drift_learned(drift), t < 12 ? t / 3 + 1 : 5);
+        assert_int_equal(got != NULL, t > 12);
+        assert_true(!got || isnan(got[0].shift) == (t % 3 > 0));
+    }
+    drift_free(&drift);
+}
+
+/* Nor is it learned from. */
+static void test_a_partial_first_window_is_compared_with_uniform_attention(void **unused)
+{
+    (void)unused;
+    struct drift *drift = new_drift(&rule);
+    struct drift_sample sample = without_head(flat(0.5), 1);
+    drift_give(drift, &sample, 3, false);
+    const struct result_drift *got = drift_result(drift, METRIC_ENTROPY_NORMALIZED);
+    assert_non_null(got);
+    assert_near(got[0].shift, -10, 1e-12);
+    assert_true(isnan(got[1].shift) && isnan(got[0].js));
+    assert_int_equal(drift_learned(drift), 0);
     drift_free(&drift);
 }
 
@@ -512,11 +674,12 @@ static void test_two_shifts_are_two_changes_and_the_newest_is_kept(void **unused
     for (int i = 0; i < 4; i++) {
         give_all(drift, around_ten, 5, 5 * i);
     }
-    int found = windows_to_change(drift, 15, 20, 20);
+    give_flat(drift, 9, 200); /* ends what the noise began */
+    int found = windows_to_change(drift, 15, 21, 20);
     assert_in_range(found, 1, 4);
-    assert_near(drift_result(drift, METRIC_MEAN)[0].change, 200, 0);
-    assert_int_equal(windows_to_change(drift, 15, 20 + found, 100), -1);
-    assert_near(drift_result(drift, METRIC_MEAN)[0].change, 200, 0);
+    assert_near(drift_result(drift, METRIC_MEAN)[0].change, 210, 0);
+    assert_int_equal(windows_to_change(drift, 15, 21 + found, 100), -1);
+    assert_near(drift_result(drift, METRIC_MEAN)[0].change, 210, 0);
     found = windows_to_change(drift, 8, 200, 20);
     assert_in_range(found, 1, 4);
     assert_near(drift_result(drift, METRIC_MEAN)[0].change, 2000, 0);
@@ -544,12 +707,12 @@ static void test_a_head_that_comes_late_has_its_own_baseline(void **unused)
     struct drift *drift = new_drift(&rule);
     for (int i = 0; i < 12; i++) {
         struct drift_sample sample = flat(around_ten[i % 5]);
-        sample = i < 6 ? without_head(sample, 1) : sample;
+        sample = i < 5 ? without_head(sample, 1) : sample;
         drift_give(drift, &sample, (uint64_t)i, true);
         const struct result_drift *got = drift_result(drift, METRIC_ENTROPY);
         assert_int_equal(got != NULL, i >= 5);
-        assert_true(!got || isnan(got[1].delta) == (i < 11));
-        assert_true(!got || isnan(got[1].js) == (i < 11));
+        assert_true(!got || isnan(got[1].delta) == (i < 10));
+        assert_true(!got || isnan(got[1].js) == (i < 10));
     }
     drift_free(&drift);
 }
@@ -583,9 +746,25 @@ static void test_pinned_windows_replace_what_was_learned(void **unused)
     }
     const struct result_drift *got = drift_result(drift, METRIC_MEAN);
     assert_near(got[0].delta, 2, 1e-15);
-    assert_near(got[0].z, sqrt(2), 1e-15);
+    assert_near(got[0].shift, sqrt(2), 1e-15);
     assert_true(isnan(got[2].delta)); /* not in the baseline, and not learned later */
     assert_int_equal(drift_learned(drift), 2);
+    drift_free(&drift);
+}
+
+static void test_pinned_windows_may_fall_and_are_all_there_is(void **unused)
+{
+    (void)unused;
+    static const double pinned[] = {0.9, 0.7, 0.5}; /* mean 0.7, std 0.2 */
+    struct drift *drift = new_drift(&rule);
+    test_drift_pin(drift, pinned, 3);
+    for (int i = 0; i < 10; i++) {
+        give_flat(drift, 0.3, 10 * (uint64_t)i);
+    }
+    const struct result_drift *got = drift_result(drift, METRIC_ENTROPY_NORMALIZED);
+    assert_near(got[0].shift, -2, 1e-12);
+    assert_near(got[0].js, log(2), 1e-15);
+    assert_true(isnan(got[2].shift)); /* pinned to a run without this head: not to uniform */
     drift_free(&drift);
 }
 
@@ -651,6 +830,109 @@ static void test_what_was_packed_goes_on_bit_for_bit(void **unused)
         drift_free(&back);
     }
     free(samples);
+}
+
+static void test_what_was_said_of_the_newest_window_is_said_again(void **unused)
+{
+    (void)unused;
+    struct drift_sample *samples = malloc(WINDOWS * sizeof *samples);
+    assert_non_null(samples);
+    for (uint32_t windows = 1; windows <= 5; windows += 2) {
+        struct drift_rule of = rule;
+        of.windows = windows;
+        struct drift *drift = new_drift(&of);
+        fill_samples(samples, WINDOWS, 7);
+        for (int t = 0; t < WINDOWS; t++) {
+            struct layer_state *state = test_drift_state_of(&samples[t], KEYS);
+            struct drift *back = NULL;
+            struct mpk_writer packed;
+            assert_int_equal(drift_window(drift, state, 10 * (uint64_t)t, true), 0);
+            test_drift_pack(drift, &packed);
+            assert_int_equal(drift_unpack(&of, packed.buffer.data, packed.buffer.size, &back), 0);
+            assert_int_equal(drift_window_again(back, state, 10 * (uint64_t)t), 0);
+            assert_same_results(drift, back);
+            mpk_writer_clear(&packed);
+            layer_state_free(&state);
+            drift_free(&back);
+        }
+        drift_free(&drift);
+    }
+    free(samples);
+}
+
+/* One list of a cell in the layout of before: three heads. */
+static void put_before(struct mpk_writer *writer, const char *name, double a, double b, double c)
+{
+    bool count = strstr(name, "count") != NULL;
+    const double values[HEADS] = {a, b, c};
+    mpk_put_str(writer, name);
+    mpk_put_array(writer, HEADS);
+    for (int h = 0; h < HEADS; h++) {
+        if (count) {
+            mpk_put_u64(writer, (uint64_t)values[h]);
+        } else {
+            mpk_put_f64(writer, values[h]);
+        }
+    }
+}
+
+/* A baseline of 5 windows at 2, one of 3 windows so far, and none; rows of 2 in all. */
+static void pack_before(struct mpk_writer *writer)
+{
+    struct packed_hists hists = {0};
+    struct hist empty = {0}, full = {0};
+    hist_add(&full, 2);
+    mpk_writer_init(writer);
+    mpk_put_map(writer, 5);
+    mpk_pair_u64(writer, "heads", HEADS);
+    mpk_pair_u64(writer, "windows", 5);
+    mpk_pair_bool(writer, "pinned", false);
+    mpk_pair_u64(writer, "last", 90);
+    mpk_put_str(writer, "metrics");
+    mpk_put_map(writer, 1);
+    mpk_put_str(writer, "entropy");
+    mpk_put_map(writer, 11);
+    put_before(writer, "count", 5, 3, 0);
+    put_before(writer, "mean", 2, 2, 0);
+    put_before(writer, "m2", 4, 1, 0);
+    put_before(writer, "level_count", 8, 3, 0); /* a level from the first window on */
+    put_before(writer, "level", 2.5, 2, 0);
+    put_before(writer, "up", 0.5, 0, 0);
+    put_before(writer, "up_since", 80, 0, 0);
+    put_before(writer, "down", 0, 0, 0);
+    put_before(writer, "down_since", 0, 0, 0);
+    put_before(writer, "change", 70, NAN, NAN);
+    for (int h = 0; h < HEADS; h++) {
+        assert_int_equal(packed_hists_add(&hists, h < 2 ? &full : &empty), 0);
+    }
+    mpk_put_str(writer, "hists");
+    mpk_put_bin(writer, hists.bytes, hists.size);
+    packed_hists_clear(&hists);
+    hist_clear(&full);
+}
+
+static void test_a_checkpoint_of_before_keeps_what_was_learned(void **unused)
+{
+    (void)unused;
+    struct mpk_writer before;
+    struct drift *drift = NULL;
+    pack_before(&before);
+    assert_int_equal(drift_unpack(&rule, before.buffer.data, before.buffer.size, &drift), 0);
+    assert_int_equal(drift_learned(drift), 5);
+    for (int t = 10; t < 16; t++) {
+        give_flat(drift, 3, 10 * (uint64_t)t);
+        const struct result_drift *got = drift_result(drift, METRIC_ENTROPY);
+        assert_near(got[0].delta, 1, 0);
+        assert_near(got[0].shift, 1, 0); /* std 1 */
+        assert_near(got[0].change, 70, 0);
+        assert_near(got[0].js, log(2), 1e-15);
+        for (int h = 1; h < HEADS; h++) { /* begun over, without the rows of before */
+            assert_near(got[h].delta, t < 15 ? NAN : 0, 0);
+            assert_near(got[h].js, t < 15 ? NAN : 0, 0);
+        }
+    }
+    mpk_writer_clear(&before);
+    drift_free(&drift);
 }
 
 /* Exactly as long as it is, so that ASan sees a byte read beyond. */
@@ -802,15 +1084,23 @@ int main(void)
         cmocka_unit_test(test_windows_of_the_baseline_have_no_drift),
         cmocka_unit_test(test_partial_windows_are_compared_and_not_learned),
         cmocka_unit_test(test_windows_are_learned_once_and_do_not_overlap),
-        cmocka_unit_test(test_a_baseline_of_one_window_has_no_z_and_no_change),
-        cmocka_unit_test(test_what_never_moved_does_not_drift_by_rounding),
+        cmocka_unit_test(test_a_baseline_of_one_window_has_no_change),
+        cmocka_unit_test(test_a_baseline_that_never_moved_does_not_inflate_the_shift),
         cmocka_unit_test(test_a_constant_series_never_changes),
+        cmocka_unit_test(test_a_fall_without_end_is_compared_with_uniform_attention),
+        cmocka_unit_test(test_the_baseline_is_the_first_plateau_and_nothing_before_it),
+        cmocka_unit_test(test_a_collapse_in_the_first_windows_does_not_become_the_baseline),
+        cmocka_unit_test(test_windows_without_values_neither_count_nor_shift),
+        cmocka_unit_test(test_a_partial_first_window_is_compared_with_uniform_attention),
         cmocka_unit_test(test_a_step_of_three_stds_is_found_and_named),
         cmocka_unit_test(test_two_shifts_are_two_changes_and_the_newest_is_kept),
         cmocka_unit_test(test_huge_values_neither_overflow_nor_stick),
         cmocka_unit_test(test_a_head_that_comes_late_has_its_own_baseline),
         cmocka_unit_test(test_pinned_windows_replace_what_was_learned),
+        cmocka_unit_test(test_pinned_windows_may_fall_and_are_all_there_is),
         cmocka_unit_test(test_what_was_packed_goes_on_bit_for_bit),
+        cmocka_unit_test(test_what_was_said_of_the_newest_window_is_said_again),
+        cmocka_unit_test(test_a_checkpoint_of_before_keeps_what_was_learned),
         cmocka_unit_test(test_hostile_bytes_are_refused_or_harmless),
         cmocka_unit_test(test_bytes_that_are_no_drift_are_refused),
         cmocka_unit_test(test_a_window_without_memory_has_no_effect),

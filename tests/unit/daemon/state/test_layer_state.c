@@ -143,6 +143,7 @@ static void assert_same_states(const struct layer_state *a, const struct layer_s
     for (uint32_t h = 0; h < a->heads; h++) {
         assert_same_sets(&a->head[h].stats, &b->head[h].stats);
         assert_int_equal(a->head[h].last_arrival, b->head[h].last_arrival);
+        assert_int_equal(a->head[h].invalid_rows, b->head[h].invalid_rows);
         assert_int_equal(a->head[h].pattern, b->head[h].pattern);
     }
     assert_same_sets(&a->across, &b->across);
@@ -479,6 +480,51 @@ static void check_round_trip(struct layer_state *state)
     layer_state_free(&state);
 }
 
+/* Heads 2 to 4 of 6, of which one is sound, one has half of its rows, one has none. */
+static struct layer_state *spoiled_state(uint64_t arrival)
+{
+    const struct measured_options options = {
+        .batch = 2, .heads = 3, .size = 8, .sharpness = 1, .invalid = 4, .seed = arrival};
+    struct measured_message *spoiled = measured_message_new(&options, arrival);
+    struct layer_state *state = layer_state_new(6, BUCKETS);
+    assert_true(spoiled && state);
+    spoiled->message.header.head_offset = 2;
+    test_layer_state_add(state, spoiled);
+    return state;
+}
+
+static void assert_invalid_shares(const struct layer_state *state, const double *shares)
+{
+    static const uint8_t run[RUN_BYTES];
+    const struct result_window window = {WINDOW_STEP, 1, 1, 1, 1, false};
+    struct summary_view view;
+    assert_int_equal(summary_view_init(&view, state, (struct layer_id){0}, "job", run, &window), 0);
+    for (uint32_t h = 0; h < state->heads; h++) {
+        double share = view.result.invalid_share[h];
+        assert_true(share == shares[h] || (isnan(share) && isnan(shares[h])));
+    }
+    summary_view_clear(&view);
+}
+
+static void test_each_head_has_its_share_of_the_invalid_rows(void **unused)
+{
+    (void)unused;
+    const double of_one[] = {NAN, NAN, 0, 0.5, 1, NAN};
+    struct layer_state *state = spoiled_state(1), *later = spoiled_state(2);
+    struct mpk_writer packed;
+    assert_int_equal(state->invalid_rows, 2 * (4 + 8));
+    assert_invalid_shares(state, of_one);
+    test_layer_state_pack(later, &packed);
+    layer_state_free(&later);
+    later = test_layer_state_unpack(&packed);
+    assert_int_equal(layer_state_merge(state, later), 0);
+    assert_int_equal(state->head[4].invalid_rows, 2 * 2 * 8);
+    assert_invalid_shares(state, of_one); /* of twice as many */
+    mpk_writer_clear(&packed);
+    layer_state_free(&state);
+    layer_state_free(&later);
+}
+
 static void test_unpacked_is_what_was_packed(void **unused)
 {
     (void)unused;
@@ -545,11 +591,33 @@ static void layer_state_use(struct layer_state *state)
     layer_state_free(&state);
 }
 
+static void test_one_metric_of_a_packed_state_is_that_of_the_whole(void **unused)
+{
+    (void)unused;
+    struct layer_state *state = full_state();
+    struct mpk_writer packed;
+    test_layer_state_pack(state, &packed);
+    for (int metric = 0; metric < METRIC_COUNT; metric++) {
+        struct layer_state *back = NULL;
+        struct result_stat stat, expected;
+        assert_int_equal(
+            layer_state_unpack_metric(packed.buffer.data, packed.buffer.size, metric, &back), 0);
+        for (uint32_t head = 0; head < state->heads; head++) {
+            assert_int_equal(layer_state_stat(back, metric, head, &stat), 0);
+            assert_int_equal(layer_state_stat(state, metric, head, &expected), 0);
+            assert_memory_equal(&stat, &expected, sizeof stat);
+        }
+        layer_state_free(&back);
+    }
+    mpk_writer_clear(&packed);
+    layer_state_free(&state);
+}
+
 static void test_changed_bytes_are_refused_or_harmless(void **unused)
 {
     (void)unused;
     uint64_t seed = 5;
-    unsigned accepted = 0, refused = 0;
+    unsigned accepted = 0, refused = 0, read_metric = 0;
     struct layer_state *state = full_state();
     struct mpk_writer packed;
     test_layer_state_pack(state, &packed);
@@ -568,8 +636,17 @@ static void test_changed_bytes_are_refused_or_harmless(void **unused)
         if (code == 0) {
             layer_state_use(back);
         }
+        back = NULL;
+        int metric = round % METRIC_COUNT;
+        if (layer_state_unpack_metric(bytes, packed.buffer.size, metric, &back) == 0) {
+            struct result_stat stat;
+            read_metric++;
+            assert_int_equal(layer_state_stat(back, metric, 0, &stat), 0);
+        }
+        layer_state_free(&back);
     }
     assert_true(accepted > 100 && refused > 100);
+    assert_true(read_metric > accepted); /* others' histograms may be damaged */
     free(bytes);
     mpk_writer_clear(&packed);
     layer_state_free(&state);
@@ -792,12 +869,14 @@ int main(void)
         cmocka_unit_test(test_merging_all_at_once_is_merging_one_by_one),
         cmocka_unit_test(test_merging_is_associative),
         cmocka_unit_test(test_a_slice_adds_to_its_own_heads),
+        cmocka_unit_test(test_each_head_has_its_share_of_the_invalid_rows),
         cmocka_unit_test(test_histograms_use_as_many_buckets_as_allowed),
         cmocka_unit_test(test_summaries_state_the_error_of_the_coarsest_histogram),
         cmocka_unit_test(test_an_empty_state_has_no_numbers),
         cmocka_unit_test(test_unpacked_is_what_was_packed),
         cmocka_unit_test(test_unpacked_goes_on_as_if_nothing_had_been),
         cmocka_unit_test(test_every_prefix_is_refused),
+        cmocka_unit_test(test_one_metric_of_a_packed_state_is_that_of_the_whole),
         cmocka_unit_test(test_changed_bytes_are_refused_or_harmless),
         cmocka_unit_test(test_what_is_no_state_is_refused),
         cmocka_unit_test(test_metrics_are_found_by_name),

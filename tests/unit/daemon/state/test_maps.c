@@ -281,6 +281,9 @@ static void test_messages_without_maps_leave_those_there_are_and_say_why(void **
     message.header.keys = QK_MAX + 1;
     maps_put(&shelf, &place, &message, QK_MAX);
     assert_int_equal(place.missing, MAPS_TOO_LONG);
+    message.header.q_stride = 2;
+    maps_put(&shelf, &place, &message, QK_MAX);
+    assert_int_equal(place.missing, MAPS_SAMPLED);
     test_maps_put(whole(1));
     maps_put(&shelf, &place, &message, QK_MAX);
     assert_non_null(place.shown);
@@ -317,24 +320,25 @@ static void test_any_allocation_may_fail(void **state)
 
 /* Labels */
 
-static char *labels_of(const char *const *texts, const size_t *sizes, uint32_t count, uint32_t keys,
-                       uint32_t *ret_count)
+static char *labels_of(const char *const *texts, const size_t *sizes, uint32_t count,
+                       uint32_t first, uint32_t keys, uint32_t *ret_count)
 {
     struct mpk_writer writer;
     mpk_writer_init(&writer);
     mpk_put_map(&writer, 1);
-    mpk_put_str(&writer, "labels");
+    mpk_put_str(&writer, "q_labels");
     mpk_put_array(&writer, count);
     for (uint32_t i = 0; i < count; i++) {
         msgpack_pack_str(&writer.packer, sizes[i]);
         msgpack_pack_str_body(&writer.packer, texts[i], sizes[i]);
     }
     struct message message = {.header = whole(1)};
-    message.header.keys = keys;
     zmq_msg_init_size(&message.frames[1], writer.buffer.size);
     memcpy(zmq_msg_data(&message.frames[1]), writer.buffer.data, writer.buffer.size);
     mpk_writer_clear(&writer);
-    char *labels = message_labels(&message, ret_count);
+    uint32_t none;
+    assert_null(message_labels(&message, "labels", 0, keys, &none));
+    char *labels = message_labels(&message, "q_labels", first, keys, ret_count);
     zmq_msg_close(&message.frames[1]);
     return labels;
 }
@@ -345,12 +349,25 @@ static void test_labels_are_copied_up_to_a_nul_and_to_the_keys(void **state)
     static const char *const texts[] = {"the", "", "a\0b", "more"};
     static const size_t sizes[] = {3, 0, 3, 4};
     uint32_t count;
-    char *labels = labels_of(texts, sizes, 4, 3, &count);
+    char *labels = labels_of(texts, sizes, 4, 0, 3, &count);
     assert_int_equal(count, 3);
     assert_memory_equal(labels, "the\0\0a\0", 7);
     free(labels);
-    assert_null(labels_of(texts, sizes, 0, 3, &count));
+    assert_null(labels_of(texts, sizes, 0, 0, 3, &count));
     assert_int_equal(count, 0);
+}
+
+static void test_labels_begin_behind_padding(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {"<pad>", "the", "cat"};
+    static const size_t sizes[] = {5, 3, 3};
+    uint32_t count;
+    char *labels = labels_of(texts, sizes, 3, 1, 8, &count);
+    assert_int_equal(count, 2);
+    assert_memory_equal(labels, "the\0cat", 8);
+    free(labels);
+    assert_null(labels_of(texts, sizes, 3, 3, 8, &count));
 }
 
 int main(void)
@@ -384,6 +401,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_any_allocation_may_fail, test_maps_begin, maps_end),
         cmocka_unit_test_setup_teardown(test_labels_are_copied_up_to_a_nul_and_to_the_keys,
                                         test_maps_begin, maps_end),
+        cmocka_unit_test(test_labels_begin_behind_padding),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

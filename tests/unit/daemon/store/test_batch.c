@@ -17,7 +17,11 @@ static int store_batch_fill(struct store_batch *batch)
     uint16_t values[6] = {1, 2, 3, 4, 5, 6};
     char text[] = "text";
     struct store_window window = {.state = text, .state_size = sizeof text};
-    struct store_map map = {.rows = 2, .columns = 3, .values = values};
+    struct store_map map = {
+        .rows = 2,
+        .columns = 3,
+        .values = values,
+        .of_heads = {.heads = 2, .rows = 1, .columns = 2, .values = values + 1}};
     struct alert_result alert = {.rule = text, .metric = text, .message = text};
     int code = batch_window(batch, &window);
     code = code ? code : batch_map(batch, &map);
@@ -41,6 +45,7 @@ static void test_everything_is_copied(void **state)
     assert_memory_equal(r->of.window.state, "text", 5);
     r = r->next;
     assert_int_equal(r->of.map.values[5], 6);
+    assert_int_equal(r->of.map.of_heads.values[3], 5);
     r = r->next;
     assert_string_equal(r->of.alert.rule, "text");
     assert_string_equal(r->of.alert.message, "text");

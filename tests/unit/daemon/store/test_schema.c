@@ -52,6 +52,59 @@ static void test_an_older_version_is_migrated_and_keeps_its_rows(void **state)
     assert_int_equal(ask(fixture, "SELECT x + y FROM a"), 6);
 }
 
+/* Version 3 added the modules of layers. */
+static void test_layers_of_version_2_stay_without_a_module(void **state)
+{
+    struct store_fixture *fixture = *state;
+    const struct schema version_2 = {schema_current.migration, 2};
+    int code = 0;
+    assert_int_equal(store_schema_apply(fixture, &version_2, &code), SCHEMA_READY);
+    change(fixture, "INSERT INTO layers(run_id, stack, layer, site, heads) VALUES(1, 1, 5, 0, 4)");
+    assert_int_equal(store_schema_apply(fixture, &schema_current, &code), SCHEMA_READY);
+    assert_int_equal(ask(fixture, "SELECT layer FROM layers WHERE heads = 4 AND module IS NULL"),
+                     5);
+}
+
+/* Version 4 added what trainings report. */
+static void test_runs_of_version_3_stay_without_settings(void **state)
+{
+    struct store_fixture *fixture = *state;
+    const struct schema version_3 = {schema_current.migration, 3};
+    int code = 0;
+    assert_int_equal(store_schema_apply(fixture, &version_3, &code), SCHEMA_READY);
+    change(fixture, "INSERT INTO runs(job, run, state, world, first_ns, last_ns, epoch, step,"
+                    " stored) VALUES('j', x'07', 0, 1, 0, 0, 0, 6, 0)");
+    assert_int_equal(store_schema_apply(fixture, &schema_current, &code), SCHEMA_READY);
+    assert_int_equal(ask(fixture, "SELECT step FROM runs WHERE settings IS NULL"), 6);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM log_points JOIN logs USING(log_id)"), 0);
+}
+
+/* Version 5 made the bound of an alert the one that was crossed, and an end no resolution. */
+static void test_alerts_of_version_4_that_an_end_resolved_fired_at_the_end(void **state)
+{
+    struct store_fixture *fixture = *state;
+    const struct schema version_4 = {schema_current.migration, 4};
+    int code = 0;
+    assert_int_equal(store_schema_apply(fixture, &version_4, &code), SCHEMA_READY);
+    change(fixture,
+           "INSERT INTO alerts(run_id, epoch, step, time_ns, rule, severity, state, metric, stack,"
+           " layer, site, head, value, bound, since_epoch, since_step, message, stored) VALUES"
+           " (1, 0, 6, 0, 'low', 2, 0, 'm', 1, 0, 0, 1, 0.05, 0.1, 0, 5, 'm is 0.05', 0),"
+           " (1, 0, 7, 0, 'low', 2, 0, 'm', 1, 0, 0, 2, 0.04, 0.1, 0, 5, 'm is 0.04', 0),"
+           " (1, 0, 8, 0, 'low', 2, 1, 'm', 1, 0, 0, 1, 0.2, 0.15, 0, 5, 'm is 0.2 again', 0),"
+           " (1, 0, 9, 0, 'low', 2, 1, 'm', 1, 0, 0, 2, NULL, 0.15, 0, 5,"
+           "  'm of head 2: the run has ended', 0),"
+           " (1, 0, 9, 0, 'silence', 1, 1, 's', NULL, NULL, NULL, -1, NULL, 60, 0, 5,"
+           "  'the run has ended', 0)");
+    assert_int_equal(store_schema_apply(fixture, &schema_current, &code), SCHEMA_READY);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM alerts WHERE rule = 'low' AND bound = 0.1"),
+                     4);
+    assert_int_equal(ask(fixture, "SELECT head FROM alerts WHERE state = 2 AND value = 0.04 AND"
+                                  " message LIKE 'm of head 2 %when the run ended'"),
+                     2);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM alerts WHERE state = 1"), 2);
+}
+
 static void test_a_newer_version_is_left_alone(void **state)
 {
     struct store_fixture *fixture = *state;
@@ -93,6 +146,13 @@ int main(void)
                                         fixture_teardown),
         cmocka_unit_test_setup_teardown(test_an_older_version_is_migrated_and_keeps_its_rows,
                                         fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_layers_of_version_2_stay_without_a_module,
+                                        fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_runs_of_version_3_stay_without_settings, fixture_setup,
+                                        fixture_teardown),
+        cmocka_unit_test_setup_teardown(
+            test_alerts_of_version_4_that_an_end_resolved_fired_at_the_end, fixture_setup,
+            fixture_teardown),
         cmocka_unit_test_setup_teardown(test_a_newer_version_is_left_alone, fixture_setup,
                                         fixture_teardown),
         cmocka_unit_test_setup_teardown(test_a_migration_that_fails_changes_nothing, fixture_setup,

@@ -34,6 +34,31 @@ static void test_a_window_is_stored(void **state)
                      1);
 }
 
+/* One that does not say it leaves the module that is there; a layer may be of another one later. */
+static void test_a_layer_keeps_its_newest_module(void **state)
+{
+    struct store_fixture *fixture = *state;
+    static const char *const said[] = {"model.layers.0.attn", NULL, "model.blocks.0.attn#1"};
+    fixture_open(fixture);
+    for (uint64_t i = 0; i < 3; i++) {
+        struct store_batch *batch = batch_of(7, 3);
+        struct store_window window = window_of(3 + i, "state", 5);
+        char module[32] = "";
+        snprintf(module, sizeof module, "%s", said[i] ? said[i] : "");
+        window.module = said[i] ? module : NULL;
+        assert_int_equal(batch_window(batch, &window), 0);
+        memset(module, 'x', sizeof module); /* it was copied */
+        submit(fixture, batch);
+        wait_count(fixture, COUNT_STORED, i + 1);
+        assert_int_equal(ask(fixture, i < 2
+                                          ? "SELECT module = 'model.layers.0.attn' FROM layers"
+                                          : "SELECT module = 'model.blocks.0.attn#1' FROM layers"),
+                         1);
+    }
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM layers"), 1);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM states WHERE bytes = 5"), 3);
+}
+
 static void test_a_window_that_comes_again_is_replaced(void **state)
 {
     struct store_fixture *fixture = *state;
@@ -212,7 +237,7 @@ static void test_a_prefix_is_forgotten_of_one_run(void **state)
     assert_kept(fixture, "j 8 a/1=w;");
 }
 
-static void test_what_an_ended_run_kept_is_not_visited(void **state)
+static void test_an_ended_run_is_visited_as_well(void **state)
 {
     struct store_fixture *fixture = *state;
     const uint8_t id[RUN_BYTES] = {7};
@@ -221,7 +246,44 @@ static void test_what_an_ended_run_kept_is_not_visited(void **state)
     fixture_open(fixture);
     store_keep(fixture, 7, "a", "x");
     submit(fixture, batch);
-    assert_kept(fixture, "");
+    assert_kept(fixture, "j 7 a=x;");
+}
+
+static void test_the_newest_window_and_a_kept_value_are_found(void **state)
+{
+    struct store_fixture *fixture = *state;
+    const uint8_t id[RUN_BYTES] = {7};
+    const struct store_run run = {.job = "j", .run = id};
+    const struct layer_id layer = {STACK_DECODER, 3, SITE_SELF};
+    struct result_window window = {.unit = WINDOW_STEP, .length = 5, .every = 5};
+    struct store_bytes bytes;
+    fixture_open(fixture);
+    for (uint64_t last = 4; last < 15; last += 5) {
+        const struct store_window put = {.layer = layer,
+                                         .heads = 2,
+                                         .window = {WINDOW_STEP, last - 4, last, 5, 5, last > 10},
+                                         .final = last < 10,
+                                         .state = &"abc"[last / 5],
+                                         .state_size = 1};
+        struct store_batch *batch = batch_of(7, 1);
+        assert_int_equal(batch_window(batch, &put), 0);
+        submit(fixture, batch);
+    }
+    store_keep(fixture, 7, "drift/1", "why");
+    fixture_close(fixture);
+    fixture_open(fixture);
+    assert_int_equal(store_find_newest(fixture->store, &run, layer, &window, &bytes), 0);
+    assert_true(window.first == 10 && window.last == 14 && window.partial);
+    assert_int_equal(bytes.size, 1);
+    assert_memory_equal(bytes.data, "c", 1);
+    free(bytes.data);
+    window.every = 1;
+    assert_int_equal(store_find_newest(fixture->store, &run, layer, &window, &bytes),
+                     ERR_NO_HISTORY);
+    assert_int_equal(store_find_kept(fixture->store, &run, "drift/1", &bytes), 0);
+    assert_memory_equal(bytes.data, "why", bytes.size);
+    free(bytes.data);
+    assert_int_equal(store_find_kept(fixture->store, &run, "drift/2", &bytes), ERR_NO_HISTORY);
 }
 
 /* Transactions and the queue */
@@ -270,7 +332,7 @@ static void test_the_log_is_moved_into_the_file_without_more_to_write(void **sta
     fixture_open(fixture);
     submit_window(fixture, 1, "x", 1);
     wait_count(fixture, COUNT_STORED, 1);
-    for (int i = 0; i < 2000 && ask_file_alone(fixture, "SELECT last FROM windows") != 1; i++) {
+    for (int i = 0; i < 30000 && ask_file_alone(fixture, "SELECT last FROM windows") != 1; i++) {
         usleep(2000);
     }
     assert_int_equal(ask_file_alone(fixture, "SELECT last FROM windows"), 1);
@@ -380,13 +442,15 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(test_a_window_is_stored),
+        TEST(test_a_layer_keeps_its_newest_module),
         TEST(test_a_window_that_comes_again_is_replaced),
         TEST(test_tracks_and_layers_are_kept_apart),
         TEST(test_an_alert_is_stored),
         TEST(test_a_map_is_stored_deflated),
         TEST(test_kept_values_come_back_in_order),
         TEST(test_a_prefix_is_forgotten_of_one_run),
-        TEST(test_what_an_ended_run_kept_is_not_visited),
+        TEST(test_an_ended_run_is_visited_as_well),
+        TEST(test_the_newest_window_and_a_kept_value_are_found),
         TEST(test_a_submitted_batch_is_committed_at_the_end),
         TEST(test_batches_wait_for_each_other),
         TEST(test_the_log_is_moved_into_the_file_without_more_to_write),

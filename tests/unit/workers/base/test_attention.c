@@ -43,6 +43,43 @@ static void test_causal_is_aligned_top_left(void **state)
     assert_keys(&tall, 0, 4, "01");
 }
 
+static void assert_extent(const struct attention *a, uint32_t query, uint32_t query_end,
+                          uint32_t key, uint32_t key_end)
+{
+    struct attention_extent extent = attention_extent(a, 0);
+    assert_int_equal(extent.query, query);
+    assert_int_equal(extent.query_end, query_end);
+    assert_int_equal(extent.key, key);
+    assert_int_equal(extent.key_end, key_end);
+}
+
+static void test_a_sample_ends_where_its_padding_begins(void **state)
+{
+    (void)state;
+    static const int32_t two[] = {2}, three[] = {3};
+    struct attention a = shape(1, 5, 5);
+    assert_extent(&a, 0, 5, 0, 5);
+    a.k_len = three; /* in cross-attention that says nothing of the queries */
+    assert_extent(&a, 0, 5, 0, 3);
+    a.self = true;
+    assert_extent(&a, 0, 3, 0, 3);
+    a.q_len = two;
+    assert_extent(&a, 0, 2, 0, 3);
+    a.q_len = NULL;
+    a.queries = 2;
+    a.q_offset = 4; /* the first is at a padding key, the second behind all keys: a cache */
+    assert_extent(&a, 0, 2, 0, 3);
+    static const uint8_t before[] = {0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 1, 0};
+    struct attention left = shape(1, 3, 4);
+    left.mask = before;
+    assert_extent(&left, 1, 3, 1, 3);
+    assert_false(attention_shown(&left, &(struct attention_extent){1, 3, 1, 3}, 0, 0));
+    assert_true(attention_shown(&left, &(struct attention_extent){1, 3, 1, 3}, 0, 2));
+    static const uint8_t nothing[12] = {0};
+    left.mask = nothing;
+    assert_extent(&left, 0, 0, 0, 0);
+}
+
 static void test_lengths_are_per_sample(void **state)
 {
     (void)state;
@@ -129,6 +166,29 @@ static void test_offset_moves_the_causal_bound_and_the_window(void **state)
     a.window = 0;
     a.causal = true;
     assert_keys(&a, 0, 1, "012345");
+}
+
+/* Query i stands at position q_offset + i * q_stride. */
+static void test_the_rows_of_a_sample_stand_apart(void **state)
+{
+    (void)state;
+    const int32_t q_len = 1, k_len = 7;
+    struct attention a = shape(1, 2, 8);
+    a.q_offset = 1;
+    a.q_stride = 4;
+    a.causal = true;
+    assert_keys(&a, 0, 0, "01");
+    assert_keys(&a, 0, 1, "012345");
+    a.window = 2;
+    assert_keys(&a, 0, 1, "45");
+    assert_int_equal(attention_position_count(&a, 0), 8); /* up to where the next row would be */
+    a.q_len = &q_len;
+    assert_int_equal(attention_position_count(&a, 0), 5);
+    a.q_len = NULL;
+    a.k_len = &k_len;
+    assert_int_equal(attention_position_count(&a, 0), 7);
+    a.q_stride = UINT32_MAX; /* positions do not wrap around */
+    assert_keys(&a, 0, 1, "");
 }
 
 static void attention_assert_range(const struct attention *a, uint32_t b, uint32_t i,
@@ -316,11 +376,13 @@ int main(void)
         cmocka_unit_test(test_without_a_mask_all_keys_are_valid),
         cmocka_unit_test(test_causal_is_aligned_top_left),
         cmocka_unit_test(test_lengths_are_per_sample),
+        cmocka_unit_test(test_a_sample_ends_where_its_padding_begins),
         cmocka_unit_test(test_lengths_out_of_range_are_clamped),
         cmocka_unit_test(test_window_bounds_the_past),
         cmocka_unit_test(test_window_past_the_last_key_leaves_none),
         cmocka_unit_test(test_explicit_mask_makes_holes),
         cmocka_unit_test(test_offset_moves_the_causal_bound_and_the_window),
+        cmocka_unit_test(test_the_rows_of_a_sample_stand_apart),
         cmocka_unit_test(test_key_range_is_what_the_bounds_leave),
         cmocka_unit_test(test_documents_do_not_see_each_other),
         cmocka_unit_test(test_documents_follow_the_position_of_the_query),

@@ -91,7 +91,7 @@ static int test_pool_submit(struct pool *pool, struct fixture *f, uint32_t first
     for (uint32_t i = first; i + 1 < first + count; i++) {
         f->job[i].job.next = &f->job[i + 1].job;
     }
-    return pool_submit(pool, &f->job[first].job, count);
+    return pool_submit(pool, NULL, &f->job[first].job, count);
 }
 
 static struct pool *new_pool(uint32_t threads, uint32_t capacity)
@@ -211,15 +211,18 @@ static void test_patient_jobs_are_not_counted_as_waiting(void **state)
     make_gated(&f, 0, 1);
     f.job[1].job.low_priority = true;
     assert_int_equal(pool_new(1, JOBS, &pool), 0);
-    assert_int_equal(pool_submit(pool, &f.job[0].job, 1), 0);
+    struct pool_tenant *tenant;
+    assert_int_equal(pool_tenant_new(&tenant), 0);
+    assert_int_equal(pool_submit(pool, tenant, &f.job[0].job, 1), 0);
     pool_wait_for(&f.entered, 1);
-    assert_int_equal(pool_waiting(pool), 0);
+    assert_int_equal(pool_waiting(tenant), 0);
     for (uint32_t i = 1; i < 4; i++) {
-        assert_int_equal(pool_submit(pool, &f.job[i].job, 1), 0);
+        assert_int_equal(pool_submit(pool, tenant, &f.job[i].job, 1), 0);
     }
-    assert_int_equal(pool_waiting(pool), 2);
+    assert_int_equal(pool_waiting(tenant), 2);
     open_gate(&f, 1);
     pool_free(&pool);
+    pool_tenant_free(&tenant);
     assert_int_equal(atomic_load(&f.ran), 4);
     pool_end(&f);
 }
@@ -321,7 +324,7 @@ static void run_chain(struct pool_job *job, struct scratch *scratch)
         assert_non_null(next);
         *next = *c;
         next->left--;
-        assert_int_equal(pool_submit(c->pool, &next->job, 1), 0);
+        assert_int_equal(pool_submit(c->pool, NULL, &next->job, 1), 0);
     }
     atomic_fetch_add(c->ran, 1);
     free(c);
@@ -335,7 +338,7 @@ static void test_jobs_may_free_themselves_and_submit_more(void **state)
     struct chain *c = malloc(sizeof *c);
     assert_non_null(c);
     *c = (struct chain){.job.run = run_chain, .pool = pool, .ran = &ran, .left = 100};
-    assert_int_equal(pool_submit(pool, &c->job, 1), 0);
+    assert_int_equal(pool_submit(pool, NULL, &c->job, 1), 0);
     pool_free(&pool);
     assert_int_equal(atomic_load(&ran), 101);
 }
@@ -351,7 +354,7 @@ static void *submit_all(void *argument)
 {
     struct submitter *s = argument;
     for (uint32_t i = 0; i < JOBS / 4; i++) {
-        while (pool_submit(s->pool, &s->job[i].job, 1) == ERR_AGAIN) {
+        while (pool_submit(s->pool, NULL, &s->job[i].job, 1) == ERR_AGAIN) {
             sched_yield();
         }
     }
@@ -412,8 +415,201 @@ static void test_submitting_nothing_is_no_error(void **state)
 {
     (void)state;
     struct pool *pool = new_pool(1, 1);
-    assert_int_equal(pool_submit(pool, NULL, 0), 0);
+    assert_int_equal(pool_submit(pool, NULL, NULL, 0), 0);
     pool_free(&pool);
+}
+
+/* Tenants. */
+
+/* A job that works until something has happened, and lets others have the thread meanwhile. */
+struct patient {
+    struct pool_job job;
+    atomic_uint *until; /* reaches `least` */
+    unsigned least;
+    atomic_uint *then; /* is counted up */
+    bool kept;         /* its scratch is as it was */
+};
+
+static void run_patient(struct pool_job *job, struct scratch *scratch)
+{
+    struct patient *p = (struct patient *)job;
+    char *memory = scratch_take(scratch, 4096);
+    memset(memory, (int)p->least + 1, 4096);
+    while (p->until && atomic_load(p->until) < p->least) {
+        scratch_pause(scratch);
+    }
+    p->kept = scratch->memory == memory && memory[0] == (char)(p->least + 1) &&
+              memory[4095] == (char)(p->least + 1);
+    if (p->then) {
+        atomic_fetch_add(p->then, 1);
+    }
+}
+
+static struct pool_tenant *new_tenant(void)
+{
+    struct pool_tenant *tenant = NULL;
+    assert_int_equal(pool_tenant_new(&tenant), 0);
+    return tenant;
+}
+
+static void submit_patient(struct pool *pool, struct pool_tenant *tenant, struct patient *p)
+{
+    p->job.run = run_patient;
+    assert_int_equal(pool_submit(pool, tenant, &p->job, 1), 0);
+}
+
+static void test_a_newcomer_is_next_however_many_wait(void **state)
+{
+    (void)state;
+    struct fixture f;
+    pool_begin(&f);
+    make_gated(&f, 0, 1);
+    struct pool *pool = new_pool(1, JOBS);
+    struct pool_tenant *many = new_tenant(), *one = new_tenant();
+    for (uint32_t i = 0; i < 20; i++) {
+        assert_int_equal(pool_submit(pool, many, &f.job[i].job, 1), 0);
+    }
+    pool_wait_for(&f.entered, 1);
+    assert_int_equal(pool_submit(pool, one, &f.job[20].job, 1), 0);
+    open_gate(&f, 1);
+    pool_free(&pool);
+    assert_int_equal(f.order[0], 0);
+    assert_int_equal(f.order[1], 20);
+    assert_int_equal(f.order[2], 1); /* first in, first out */
+    assert_int_equal(f.order[20], 19);
+    pool_tenant_free(&many);
+    pool_tenant_free(&one);
+    pool_end(&f);
+}
+
+/* It would never end if it did not. */
+static void test_a_long_job_pauses_for_another_tenant(void **state)
+{
+    (void)state;
+    atomic_uint done = 0;
+    struct pool *pool = new_pool(1, JOBS);
+    struct pool_tenant *a = new_tenant(), *b = new_tenant();
+    struct patient waits = {.until = &done, .least = 1}, ends = {.then = &done};
+    submit_patient(pool, a, &waits);
+    submit_patient(pool, b, &ends);
+    pool_free(&pool);
+    assert_true(waits.kept && ends.kept);
+    pool_tenant_free(&a);
+    pool_tenant_free(&b);
+}
+
+/* Each has to get on for the other to get on. */
+static void test_long_jobs_of_two_tenants_alternate(void **state)
+{
+    (void)state;
+    atomic_uint a_done = 0, b_done = 0;
+    struct patient a_job[5], b_job[5];
+    struct pool *pool = new_pool(1, JOBS);
+    struct pool_tenant *a = new_tenant(), *b = new_tenant();
+    for (unsigned i = 0; i < 5; i++) {
+        a_job[i] = (struct patient){.until = &b_done, .least = i, .then = &a_done};
+        submit_patient(pool, a, &a_job[i]);
+    }
+    for (unsigned i = 0; i < 5; i++) {
+        b_job[i] = (struct patient){.until = &a_done, .least = i + 1, .then = &b_done};
+        submit_patient(pool, b, &b_job[i]);
+    }
+    pool_free(&pool);
+    assert_int_equal(atomic_load(&a_done), 5);
+    assert_int_equal(atomic_load(&b_done), 5);
+    pool_tenant_free(&a);
+    pool_tenant_free(&b);
+}
+
+static void test_there_is_a_thread_for_one_more_tenant(void **state)
+{
+    (void)state;
+    enum { TENANTS = 5, EACH = 4 };
+    atomic_uint done = 0;
+    struct patient job[TENANTS][EACH], last = {.then = &done};
+    struct pool *pool = new_pool(1, JOBS);
+    struct pool_tenant *tenant[TENANTS + 1];
+    for (unsigned t = 0; t < TENANTS; t++) {
+        tenant[t] = new_tenant();
+        for (unsigned i = 0; i < EACH; i++) {
+            job[t][i] = (struct patient){.until = &done, .least = 1};
+            submit_patient(pool, tenant[t], &job[t][i]);
+        }
+    }
+    tenant[TENANTS] = new_tenant();
+    submit_patient(pool, tenant[TENANTS], &last);
+    pool_free(&pool);
+    assert_int_equal(atomic_load(&done), 1);
+    for (unsigned t = 0; t <= TENANTS; t++) {
+        pool_tenant_free(&tenant[t]);
+    }
+}
+
+/* A job of low priority need not pause: beside it the only worker does another tenant's. */
+static void test_a_job_that_does_not_pause_has_one_beside_it(void **state)
+{
+    (void)state;
+    struct fixture f;
+    pool_begin(&f);
+    make_gated(&f, 0, 2);
+    f.job[0].job.low_priority = true;
+    struct pool *pool = new_pool(1, JOBS);
+    struct pool_tenant *a = new_tenant(), *b = new_tenant();
+    assert_int_equal(pool_submit(pool, a, &f.job[0].job, 1), 0);
+    pool_wait_for(&f.entered, 1);
+    assert_int_equal(pool_submit(pool, a, &f.job[2].job, 1), 0); /* has to wait */
+    assert_int_equal(pool_submit(pool, b, &f.job[1].job, 1), 0);
+    pool_wait_for(&f.entered, 1);
+    assert_int_equal(atomic_load(&f.ran), 0);
+    assert_int_equal(pool_stats(pool).queued, 1);
+    open_gate(&f, 2);
+    pool_free(&pool);
+    assert_int_equal(atomic_load(&f.ran), 3);
+    pool_tenant_free(&a);
+    pool_tenant_free(&b);
+    pool_end(&f);
+}
+
+static void test_a_full_queue_is_its_tenants_own(void **state)
+{
+    (void)state;
+    struct fixture f;
+    pool_begin(&f);
+    make_gated(&f, 0, 1);
+    struct pool *pool = new_pool(1, 1);
+    struct pool_tenant *a = new_tenant(), *b = new_tenant();
+    assert_int_equal(pool_submit(pool, a, &f.job[0].job, 1), 0);
+    pool_wait_for(&f.entered, 1);
+    assert_int_equal(pool_submit(pool, a, &f.job[1].job, 1), 0);
+    assert_int_equal(pool_submit(pool, a, &f.job[2].job, 1), ERR_AGAIN);
+    assert_int_equal(pool_submit(pool, b, &f.job[3].job, 1), 0);
+    open_gate(&f, 1);
+    pool_free(&pool);
+    assert_int_equal(atomic_load(&f.ran), 3);
+    pool_tenant_free(&a);
+    pool_tenant_free(&b);
+    pool_end(&f);
+}
+
+struct last_job {
+    struct pool_job job;
+    struct pool_tenant *tenant;
+};
+
+static void run_last(struct pool_job *job, struct scratch *scratch)
+{
+    (void)scratch;
+    pool_tenant_free(&((struct last_job *)job)->tenant);
+}
+
+static void test_a_tenant_may_end_with_its_last_job(void **state)
+{
+    (void)state;
+    struct pool *pool = new_pool(1, 1);
+    struct last_job last = {.job = {.run = run_last}, .tenant = new_tenant()};
+    assert_int_equal(pool_submit(pool, last.tenant, &last.job, 1), 0);
+    pool_free(&pool);
+    assert_null(last.tenant);
 }
 
 int main(void)
@@ -434,6 +630,13 @@ int main(void)
         cmocka_unit_test(test_arguments_out_of_range_are_refused),
         cmocka_unit_test(test_largest_pool_starts_and_stops),
         cmocka_unit_test(test_pool_out_of_memory_is_reported),
+        cmocka_unit_test(test_a_newcomer_is_next_however_many_wait),
+        cmocka_unit_test(test_a_long_job_pauses_for_another_tenant),
+        cmocka_unit_test(test_long_jobs_of_two_tenants_alternate),
+        cmocka_unit_test(test_there_is_a_thread_for_one_more_tenant),
+        cmocka_unit_test(test_a_job_that_does_not_pause_has_one_beside_it),
+        cmocka_unit_test(test_a_full_queue_is_its_tenants_own),
+        cmocka_unit_test(test_a_tenant_may_end_with_its_last_job),
         cmocka_unit_test(test_submitting_nothing_is_no_error),
     };
     return cmocka_run_group_tests_name("pool", tests, NULL, NULL);

@@ -457,11 +457,11 @@ static void test_all_values_agree_with_the_reference(void **state)
         struct attention a = spectrum_map_of(x, DTYPE_F32, N, N);
         struct spectrum want = spectrum_of(&a, 0),
                         got = test_spectrum_compute(&a, SPECTRUM_EIGENVALUES);
-        double error = N * 0x1p-24 * want.spectral_norm;
+        double error = (double)N * 0x1p-24 * want.spectral_norm;
         for (uint32_t k = 0; k < SINGULAR_VALUES_MAX; k++) {
             near(name, "value", got.singular_values[k], want.singular_values[k], error);
         }
-        near(name, "nuclear_norm", got.nuclear_norm, want.nuclear_norm, N * error);
+        near(name, "nuclear_norm", got.nuclear_norm, want.nuclear_norm, (double)N * error);
         near(name, "rank", got.rank, want.rank, 0);
         near(name, "effective_rank", got.effective_rank, want.effective_rank, 0);
         near(name, "condition_number", got.condition_number, want.condition_number, 1e-3);

@@ -101,13 +101,19 @@ static double entry(uint32_t b, uint32_t h, uint32_t i, uint32_t j)
     return largest;
 }
 
+/* The part that is checked; the padding of queries in `hidden` is inside of it. */
+static struct attention_extent part;
+static const bool *hidden;
+
 static double head_maps_brute_cell(const struct head_maps *m, uint32_t h, uint32_t r, uint32_t c)
 {
     double sum = 0;
     uint32_t n = 0;
-    for (uint32_t i = r * a.queries / m->rows; i < (r + 1) * a.queries / m->rows; i++) {
-        for (uint32_t j = c * a.keys / m->columns; j < (c + 1) * a.keys / m->columns; j++) {
-            double x = entry(m->sample, h, i, j);
+    uint32_t T = part.query_end - part.query, K = part.key_end - part.key;
+    for (uint32_t i = r * T / m->rows; i < (r + 1) * T / m->rows; i++) {
+        for (uint32_t j = c * K / m->columns; j < (c + 1) * K / m->columns; j++) {
+            bool skip = hidden && hidden[part.query + i];
+            double x = skip ? NAN : entry(m->sample, h, part.query + i, part.key + j);
             sum += isfinite(x) ? x : 0;
             n += isfinite(x) != 0;
         }
@@ -142,8 +148,14 @@ static void head_maps_check(uint32_t sample, uint32_t size, enum isa isa)
     struct scratch scratch = {0};
     struct head_maps *m;
     assert_int_equal(head_maps_new(&a, sample, size, isa, &scratch, &m), 0);
-    assert_int_equal(m->rows, a.queries < size ? a.queries : size);
-    assert_int_equal(m->columns, a.keys < size ? a.keys : size);
+    assert_int_equal(m->queries, part.query_end - part.query);
+    assert_int_equal(m->keys, part.key_end - part.key);
+    assert_int_equal(m->first_query, part.query);
+    assert_int_equal(m->first_key, part.key);
+    assert_int_equal(m->queries_sent, a.queries);
+    assert_int_equal(m->keys_sent, a.keys);
+    assert_int_equal(m->rows, m->queries < size ? m->queries : size);
+    assert_int_equal(m->columns, m->keys < size ? m->keys : size);
     assert_int_equal(m->sample, sample < a.batch ? sample : a.batch - 1);
     size_t cells = (size_t)m->rows * m->columns;
     assert_ptr_equal(m->max, m->values + a.heads * cells);
@@ -159,13 +171,82 @@ static void head_maps_check(uint32_t sample, uint32_t size, enum isa isa)
     scratch_clear(&scratch);
 }
 
-static void check_all(uint32_t sample, uint32_t size)
+static void check_part(uint32_t sample, uint32_t size)
 {
     for (int isa = 0; isa < ISA_COUNT; isa++) {
         if (isa_available((enum isa)isa)) {
             head_maps_check(sample, size, (enum isa)isa);
         }
     }
+}
+
+static void check_all(uint32_t sample, uint32_t size)
+{
+    part = (struct attention_extent){.query_end = a.queries, .key_end = a.keys};
+    check_part(sample, size);
+}
+
+/* Whatever stands in the padding, and in the middle of a cell. */
+static void test_padding_is_no_part_of_a_map(void **state)
+{
+    (void)state;
+    static const int32_t q_len[] = {60, 41}, k_len[] = {90, 33};
+    make(DTYPE_F32, 2, H, QUERIES, 90);
+    head_maps_fill();
+    for (uint32_t j = 0; j < 90; j++) {
+        head_maps_put(1, 0, 41, j, 1e6);
+        head_maps_put(1, 1, 3, j < 33 ? 33 : j, NAN);
+        head_maps_put(1, 2, 3, j < 33 ? 33 : j, 1e6);
+    }
+    a.q_len = q_len;
+    a.k_len = k_len;
+    part = (struct attention_extent){.query_end = 41, .key_end = 33};
+    check_part(1, 128);
+    check_part(1, 10);
+    part = (struct attention_extent){.query_end = 60, .key_end = 90};
+    check_part(0, 32);
+}
+
+/* The mask of left padding: 20 queries and keys before a causal text; and a query without keys. */
+static void test_padding_before_a_text_is_none_either(void **state)
+{
+    (void)state;
+    static uint8_t mask[QUERIES * QUERIES];
+    static bool none[QUERIES];
+    memset(mask, 0, sizeof mask);
+    make(DTYPE_F16, 1, H, QUERIES, QUERIES);
+    head_maps_fill();
+    for (uint32_t i = 20; i < QUERIES; i++) {
+        for (uint32_t j = 20; j <= i && i != 50; j++) {
+            mask[i * QUERIES + j] = 1;
+        }
+    }
+    a.mask = mask;
+    a.self = true;
+    none[50] = true;
+    hidden = none;
+    part = (struct attention_extent){20, QUERIES, 20, QUERIES};
+    check_part(0, 128);
+    check_part(0, 7);
+    hidden = NULL;
+}
+
+static void test_a_sample_of_padding_alone_has_no_number(void **state)
+{
+    (void)state;
+    static const int32_t none[] = {0};
+    make(DTYPE_F32, 1, 1, 3, 4);
+    head_maps_fill();
+    a.q_len = a.k_len = none;
+    struct scratch scratch = {0};
+    struct head_maps *m;
+    assert_int_equal(head_maps_new(&a, 0, 128, isa_best(), &scratch, &m), 0);
+    assert_int_equal(m->rows, 3);
+    for (uint32_t e = 0; e < 12; e++) {
+        assert_nan(m->values[e]);
+    }
+    head_maps_free(&m);
+    scratch_clear(&scratch);
 }
 
 static void test_cells_are_means_of_any_shape(void **state)
@@ -301,6 +382,9 @@ static void test_bytes_of_any_shape(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_padding_is_no_part_of_a_map),
+        cmocka_unit_test(test_padding_before_a_text_is_none_either),
+        cmocka_unit_test(test_a_sample_of_padding_alone_has_no_number),
         cmocka_unit_test(test_cells_are_means_of_any_shape),
         cmocka_unit_test(test_every_dtype_at_any_address),
         cmocka_unit_test(test_head_maps_entries_that_are_not_finite_are_left_out),

@@ -5,6 +5,7 @@
 #include "proto/err.h"
 #include "tests/unit/heap.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -651,6 +652,52 @@ static void test_a_slice_of_queries_is_placed_by_its_offset(void **state)
     scratch_clear(&scratch);
 }
 
+/* The rows of a map, sent as samples that together have each of them once, have its numbers, the
+ * last row's next token included. */
+static void test_samples_of_all_rows_have_the_numbers_of_the_map(void **state)
+{
+    (void)state;
+    enum { STRIDE = 3 };
+    static float x[2 * 2 * T * T], part[T * T];
+    int32_t tokens[T];
+    block_fill_random(x, 7);
+    for (uint32_t j = 0; j < T; j++) {
+        tokens[j] = (int32_t)(j % 5);
+    }
+    struct attention a = self_map(x, 1, T);
+    a.causal = a.dropout = true;
+    a.tokens = tokens;
+    struct block want, got;
+    test_block_compute(&want, &a);
+    struct scratch scratch = {0};
+    assert_int_equal(block_init(&got, &a, &everything), 0);
+    for (uint32_t phase = 0; phase < STRIDE; phase++) {
+        struct attention sample = a;
+        struct block one;
+        sample.weights = part;
+        sample.q_offset = phase;
+        sample.q_stride = STRIDE;
+        sample.queries = 0;
+        for (uint32_t i = phase; i < T; i += STRIDE) {
+            memcpy(part + sample.queries++ * T, x + i * T, T * sizeof *x);
+        }
+        assert_int_equal(block_init(&one, &sample, &everything), 0);
+        assert_int_equal(block_compute_ref(&one, &sample, 0, sample.queries, &scratch), 0);
+        assert_int_equal(block_merge(&got, &one), 0);
+        block_clear(&one);
+    }
+    for (uint32_t m = 0; m < METRIC_ROW_COUNT; m++) {
+        const struct moments *all = &want.head[0].row[m].moments,
+                             *sum = &got.head[0].row[m].moments;
+        assert_int_equal(sum->n, all->n);
+        assert_true(all->n == 0 || fabs(sum->mean - all->mean) < 1e-12);
+    }
+    assert_int_equal(want.head[0].row[METRIC_NEXT_TOKEN].moments.n, T - 1);
+    block_clear(&want);
+    block_clear(&got);
+    scratch_clear(&scratch);
+}
+
 /* Packed texts have the numbers of the texts apart. */
 static void test_documents_are_apart(void **state)
 {
@@ -853,6 +900,7 @@ int main(void)
         cmocka_unit_test(test_tail_is_what_the_eight_largest_leave),
         cmocka_unit_test(test_learned_sink_takes_the_deficit),
         cmocka_unit_test(test_a_slice_of_queries_is_placed_by_its_offset),
+        cmocka_unit_test(test_samples_of_all_rows_have_the_numbers_of_the_map),
         cmocka_unit_test(test_documents_are_apart),
         cmocka_unit_test(test_logit_statistics_are_read_out_and_merged),
         cmocka_unit_test(test_maps_and_pairs_are_switched_apart),

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* utf8: reads untrusted text character by character. Pure; any thread. */
-#ifndef CLIENTS_CLI_BASE_UTF8_H
-#define CLIENTS_CLI_BASE_UTF8_H
+/* utf8: reads and writes text character by character. Pure; any thread. */
+#ifndef PROTO_UTF8_H
+#define PROTO_UTF8_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -16,5 +17,8 @@ size_t utf8_take(const char *text, size_t len, uint32_t *ret_code);
 
 /* Writes a character, ret_text[UTF8_MAX], no NUL. Returns its bytes. */
 size_t utf8_put(uint32_t code, char *ret_text);
+
+/* Whether all of it is UTF-8 without control characters (U+0000 to U+001F, U+007F to U+009F). */
+bool utf8_is_plain(const char *text, size_t len);
 
 #endif

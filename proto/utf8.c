@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "clients/cli/base/utf8.h"
+#include "proto/utf8.h"
 
 /* By the first byte: how many bytes, and the bits of it that count; 0 = none begins like that. */
 static size_t utf8_length_of(unsigned char first, uint32_t *ret_bits)
@@ -46,4 +46,21 @@ size_t utf8_put(uint32_t code, char *ret_text)
     }
     ret_text[0] = (char)(lead[length] | code);
     return length;
+}
+
+bool utf8_is_plain(const char *text, size_t len)
+{
+    bool plain = true;
+
+    while (plain && len > 0) {
+        uint32_t code;
+        size_t taken = utf8_take(text, len, &code);
+
+        /* A byte that is not UTF-8 stands for U+FFFD, which itself takes three. */
+        plain =
+            code >= 0x20 && (code < 0x7f || code > 0x9f) && (code != UTF8_REPLACEMENT || taken > 1);
+        text += taken;
+        len -= taken;
+    }
+    return plain;
 }

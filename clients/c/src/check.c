@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: MIT */
+#include "clients/c/include/attn/attn.h"
+
+#include "clients/c/src/link.h"
+#include "clients/c/src/listener.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+/* The first of attnd's sockets that is wrong says it all. */
+int attn_check_address(const char *address, char *ret_sentence, size_t size)
+{
+    char endpoint[ADDRESS_MAX], text[LISTENER_TEXT_MAX], sentence[ADDRESS_REASON_MAX] = "";
+    int code = 0;
+
+    if (!ret_sentence || size == 0) {
+        return ATTN_E_ARGUMENT;
+    }
+    if (!address || !*address) {
+        address = getenv("ATTND_ADDRESS");
+    }
+    if (!address || !*address) {
+        code = address_search(getenv("XDG_RUNTIME_DIR"), ADDRESS_INGEST, endpoint, sentence)
+                   ? ATTN_E_TIMEOUT
+                   : 0;
+    } else if (address_endpoint(address, ADDRESS_INGEST, endpoint, sentence) != 0) {
+        code = ATTN_E_ARGUMENT;
+    } else if (listener_is_wrong(ADDRESS_INGEST, NULL, address, sentence) ||
+               listener_is_wrong(ADDRESS_PUBLISH, NULL, address, sentence) ||
+               listener_is_wrong(ADDRESS_CONTROL, NULL, address, sentence)) {
+        code = ATTN_E_TRANSPORT;
+    } else if (!listener_ask(endpoint, text)) {
+        snprintf(sentence, sizeof sentence, "nobody listens at %s", endpoint);
+        code = ATTN_E_TIMEOUT;
+    }
+    snprintf(ret_sentence, size, "%s", sentence);
+    return code;
+}

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT */
+/* listener: who listens where attnd was looked for, when nothing comes from there.
+ *
+ * ZeroMQ connects again and again to whatever listens at a port, and never says what it is. So the
+ * port is asked: a ZMTP peer names the type of its socket when it is greeted, which tells attnd's
+ * sockets apart, and a server of HTTP answers a request. The same questions and sentences as
+ * listener.py of the Python client.
+ *
+ * Any thread; no state. A question takes a second at most, and there are four at most; the look-up
+ * of a host's name comes on top. */
+#ifndef CLIENTS_C_SRC_LISTENER_H
+#define CLIENTS_C_SRC_LISTENER_H
+
+#include "proto/address.h"
+
+#include <stdbool.h>
+
+#define LISTENER_TEXT_MAX 128
+
+/* Whether anybody listens at a tcp:// or ipc:// endpoint. The text is the type of a ZeroMQ socket
+ * ("XPUB"), "page" (attnd's), "http", "it says '...'", or "" for somebody who is silent. */
+bool listener_ask(const char *endpoint, char ret_text[LISTENER_TEXT_MAX]);
+
+/* Whether a socket of attnd is named wrongly, by its endpoint or (NULL) by attnd's address, and as
+ * a sentence what to name instead. False also when nobody listens there. */
+bool listener_is_wrong(enum address_socket which, const char *endpoint, const char *address,
+                       char ret_sentence[ADDRESS_REASON_MAX]);
+
+#endif

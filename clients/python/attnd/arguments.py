@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: MIT
+"""arguments: those of attnd.watch that need a look."""
+from __future__ import annotations
+
+import difflib
+import inspect
+import logging
+from fnmatch import fnmatchcase
+from typing import Any, Callable, Mapping, Sequence, Tuple
+
+log = logging.getLogger("attnd")
+
+OF_PUBLISHER = ("linger", "high_water", "on_publish")  # what watch() passes on as it is
+
+
+def check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """TypeError for what the function was given besides its named arguments, and does not pass on."""
+    known = [*inspect.signature(function).parameters, *OF_PUBLISHER]
+    for name in options:
+        if name not in OF_PUBLISHER:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"{function.__name__}() has no argument {name!r}{hint}")
+
+
+def check_patterns(name: str, given: Any) -> Tuple[str, ...]:
+    """Patterns of module paths, as they were given: one, or several. ValueError when they are none."""
+    several = (given,) if isinstance(given, str) else () if given is None else given
+    if not isinstance(several, (tuple, list, set, frozenset)) or not all(isinstance(each, str) for each in several):
+        raise ValueError(f"{name} = {given!r}: must be a pattern of module paths, as 'blocks.*.router', or a list of "
+                         "them")
+    return tuple(several)
+
+
+def tell_unmatched(job: str, patterns: Mapping[str, Sequence[str]], paths: Sequence[str]) -> None:
+    """Says which patterns no module has, each with the path that is nearest to it."""
+    for name, several in patterns.items():
+        for pattern in several:
+            plain = pattern.partition("#")[0]
+            if not any(fnmatchcase(path, plain) for path in paths):
+                near = (difflib.get_close_matches(plain, [path for path in paths if path], 1, 0.0) or [""])[0]
+                log.warning("job %s: %s=%r matches no module of the model%s", job, name, pattern,
+                            f"; the nearest path is {near!r}" if near else "")

@@ -1,0 +1,387 @@
+# SPDX-License-Identifier: MIT
+"""doctor: `python -m attnd` says what is installed, where attnd is, whether it answers, and what to do about mistakes.
+
+Each check gives findings: a state, a sentence about what is there, and one about what to do. It asks, and changes
+nothing; only the programs are run, with --version. Packages are not imported: their metadata has their versions. A
+package that is missing is a finding too, so the modules that need ZeroMQ are imported late.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import shutil
+import socket as unix
+import sys
+import time
+from importlib import metadata
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+from . import __version__, address as addresses
+from .local import INSTALL, Unusable, log_name, page_of, programs, state_directory, version_of
+
+NEEDED = ("numpy", "pyzmq", "msgpack")
+FRAMEWORKS = ("torch", "transformers", "lightning", "pytorch-lightning", "flash-attn", "xformers")
+TORCH_OLDEST = (1, 13)
+ANSWER_S = 3.0
+CLOCK_S = 2.0  # from here on the clocks of two machines are not one
+FREE_BYTES = 256 << 20  # less is a disk that is as good as full
+PAGE_PORT = 5580
+OK, NOTE, WRONG = "ok", "-", "WRONG"
+
+
+class Finding(NamedTuple):
+    """What was found about a subject: `state` is OK, NOTE (neither well nor wrong) or WRONG, `remedy` what to do."""
+    subject: str
+    state: str
+    text: str
+    remedy: str = ""
+
+
+class Daemon(NamedTuple):
+    """An attnd that answered: its place ("" on another machine), its answers to `ping` and `stats`, how far its clock
+    is ahead of ours (None when it does not say), and how long `ping` took."""
+    place: str
+    ping: Dict[str, Any]
+    stats: Dict[str, Any]
+    skew_s: Optional[float]
+    answer_s: float
+
+
+Findings = Iterator[Finding]
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Prints the findings. Exit status: 0 all is well, 1 something is wrong, 2 the arguments are."""
+    parser = argparse.ArgumentParser(
+        "python -m attnd", description="Says what of attnd is installed, where the daemon is, and whether it answers. "
+        "Exit status 1: something is wrong.")
+    parser.add_argument("--address", help="the daemon: a directory or tcp://host:port; default: $ATTND_ADDRESS, else "
+                        "the one that answers on this machine")
+    findings = examine(parser.parse_args(arguments).address)
+    try:
+        print(report(findings), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return int(any(finding.state == WRONG for finding in findings))
+
+
+def report(findings: Sequence[Finding]) -> str:
+    """The findings as aligned text, and last whether all is well."""
+    widest = max(len(finding.subject) for finding in findings)
+    lines = []
+    for subject, state, text, remedy in findings:
+        lines.append(f"{subject:{widest}}  {state:5}  {text}")
+        if remedy:
+            lines.append(f"{'':{widest}}         -> {remedy}")
+    wrong = sum(finding.state == WRONG for finding in findings)
+    return "\n".join([*lines, "", f"{wrong} thing{'s' * (wrong > 1)} wrong" if wrong else "all is well"])
+
+
+def examine(address: Optional[str] = None) -> List[Finding]:
+    """All findings, in the order in which they are best read."""
+    findings = [*_about_client(), *_about_packages(), *_about_frameworks(), *_about_processor()]
+    found: List[Daemon] = []
+    about_daemon = list(_about_daemon(address, found.append))
+    daemon = found[0] if found else None
+    findings += _about_programs(daemon is not None)
+    findings += about_daemon
+    findings += _about_history(daemon)
+    return findings
+
+
+# ---------------------------------------------------------------------------------------- what is installed
+
+def _about_client() -> Findings:
+    folder = os.path.dirname(os.path.abspath(__file__))
+    installed = _version_of_package("attnd")
+    what = f"attnd {__version__} in {folder}, Python {platform.python_version()}"
+    if installed is not None and installed != __version__:
+        yield Finding("client", WRONG, f"{what}; but pip has installed {installed}: there are two",
+                      "uninstall one: pip uninstall attnd, or take the other out of PYTHONPATH")
+    else:
+        yield Finding("client", OK, what)
+
+
+def _version_of_package(name: str) -> Optional[str]:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _about_packages() -> Findings:
+    versions = {name: _version_of_package(name) for name in NEEDED}
+    missing = [name for name, version in versions.items() if version is None]
+    if missing:
+        yield Finding("packages", WRONG, f"{' and '.join(missing)} cannot be imported by {sys.executable}",
+                      f"{sys.executable} -m pip install {' '.join(missing)}")
+    else:
+        yield Finding("packages", OK, ", ".join(f"{name} {version}" for name, version in versions.items()))
+
+
+def _about_frameworks() -> Findings:
+    versions = {name: version for name in FRAMEWORKS for version in (_version_of_package(name),) if version is not None}
+    seen = ", ".join(f"{name} {version}" for name, version in versions.items())
+    if "torch" not in versions:
+        yield Finding("frameworks", NOTE, seen or "none", "attnd.watch needs torch; the rest of the client does not")
+    elif _numbers(versions["torch"]) < TORCH_OLDEST:
+        yield Finding("frameworks", WRONG, seen, "attnd.watch needs torch 1.13 or newer")
+    else:
+        yield Finding("frameworks", OK, seen)
+
+
+def _numbers(version: str) -> Tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+
+
+def _about_processor() -> Findings:
+    machine, flags = platform.machine(), _processor_flags()
+    if machine != "x86_64":
+        yield Finding("processor", OK, machine)
+    elif "avx2" in flags and "fma" in flags:
+        yield Finding("processor", OK, f"{machine} with {'AVX-512' if 'avx512f' in flags else 'AVX2'}")
+    else:
+        yield Finding("processor", NOTE, f"{machine} without AVX2",
+                      "attnd computes with its portable kernels, which are slower")
+
+
+def _processor_flags() -> List[str]:
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            return next((line.split() for line in file if line.startswith("flags")), [])
+    except OSError:
+        return []
+
+
+def _about_programs(is_answered: bool) -> Findings:
+    found = programs()
+    if not found:
+        yield Finding("program", NOTE if is_answered else WRONG, "no attnd beside this Python's scripts, nor in PATH",
+                      f"{INSTALL}; another machine's attnd is named by ATTND_ADDRESS=tcp://host:port")
+        return
+    versions: Dict[str, str] = {}
+    for place, program in enumerate(found):
+        try:
+            versions[program] = version_of(program)
+        except Unusable as why:
+            yield Finding("program", NOTE if place else WRONG, why.why, why.remedy)
+    for program, version in versions.items():
+        if version != __version__ and program == found[0]:
+            yield Finding("program", WRONG, f"{program} is version {version}, this client {__version__}", INSTALL)
+        elif version != versions.get(found[0], version):
+            yield Finding("program", WRONG, f"{program} is version {version}: there are two, and this Python starts "
+                          f"{found[0]}", "remove one of them, or have ATTND_BIN name the one to start")
+        else:
+            yield Finding("program", OK, f"{program} is version {version}")
+
+
+# ---------------------------------------------------------------------------------------- the daemon
+
+def _about_daemon(given: Optional[str], found: Callable[[Daemon], None]) -> Findings:
+    """Where it is, whether it answers, and what that says about it; `found` takes one that answers."""
+    name = given or os.environ.get("ATTND_ADDRESS")
+    what = "--address" if given else "ATTND_ADDRESS"
+    if name:
+        try:
+            endpoint: Optional[str] = addresses.endpoint(name, "control")
+        except addresses.AddressError as error:
+            yield Finding("address", WRONG, f"{what}: {error}", f"name a directory, or leave {what} out")
+            return
+        yield Finding("address", OK, f"{name} ({what})")
+        if name.startswith("/"):
+            yield from _about_named(name.rstrip("/") or "/")
+    else:
+        endpoint = addresses.find("control")
+        yield from _about_places(NOTE if endpoint else WRONG)
+        if endpoint is None:
+            yield Finding("daemon", WRONG, "no attnd answers", _how_to_start())
+            yield from _about_port()
+            return
+    yield from _about_answer(name, str(endpoint), found)
+
+
+def _how_to_start() -> str:
+    folder = state_directory()
+    log = os.path.join(folder, log_name()) if folder else ""
+    last = f"; the log of the last start is {log}" if os.path.exists(log) else ""
+    return f'start one: attnd, or attnd.watch(..., start="auto"){last}'
+
+
+def _about_places(state: str) -> Findings:
+    """The directories in which clients of this user look; `state` of those that are of no use."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    uid = os.geteuid()
+    looked = addresses.places(uid, runtime)
+    if runtime and not os.path.isdir(runtime):
+        yield Finding("address", WRONG, f"XDG_RUNTIME_DIR is {runtime}, which is no directory: attnd uses "
+                      f"{addresses.own_places(uid, None)[0]}", "unset it, or log in anew, so that the system makes it")
+    elif not runtime and not os.path.isdir(f"/run/user/{uid}"):
+        yield Finding("address", NOTE, f"there is no runtime directory (XDG_RUNTIME_DIR): attnd uses "
+                      f"{addresses.own_places(uid, None)[0]}")
+    else:
+        yield Finding("address", OK, f"looked for in {', '.join(looked)}")
+    for place in looked:
+        why = addresses.distrust(place, os.geteuid())
+        if why:
+            yield Finding("address", state, f"{why}; clients pass it over",
+                          f"chmod 700 {place} when it is yours, else remove it; then start attnd again")
+        elif why is None:
+            yield from _about_sockets(place, state)
+
+
+def _about_named(place: str) -> Findings:
+    if os.path.isdir(place):
+        yield from _about_sockets(place, WRONG)
+    else:
+        yield Finding("address", WRONG, f"{place} is no directory",
+                      f"start attnd --address {place}, or name another place")
+
+
+def _about_sockets(place: str, state: str) -> Findings:
+    """What keeps clients from a daemon there."""
+    left = [name for name in addresses.SOCKETS if os.path.exists(f"{place}/{name}")]
+    knocked = addresses.knock(place, "control")
+    if left and knocked == "":
+        yield Finding("address", state,
+                      f"{place}/{left[0]} is left over by an attnd that was killed: nobody listens there",
+                      "start attnd again, which takes it over")
+    elif knocked:
+        yield Finding("address", state, f"{knocked} ({place}/control)",
+                      "join the group of the service (attnd), or ask its administrator" if place == addresses.SERVICE
+                      else f"chmod 600 {place}/control, or start attnd again")
+
+
+def _about_port() -> Findings:
+    """Whether the page of an attnd that is started now gets the port that is expected."""
+    with unix.socket(unix.AF_INET, unix.SOCK_STREAM) as attempt:
+        attempt.settimeout(ANSWER_S)
+        if attempt.connect_ex(("127.0.0.1", PAGE_PORT)) == 0:
+            yield Finding("page", NOTE, f"port {PAGE_PORT} of this machine is taken by another program",
+                          "attnd will have its page at another one, which attnctl page says")
+
+
+def _about_answer(name: Optional[str], endpoint: str, found: Callable[[Daemon], None]) -> Findings:
+    try:
+        from .control import Control, ControlError
+    except ImportError as error:
+        yield Finding("daemon", WRONG, f"cannot be asked: {error}",
+                      f"{sys.executable} -m pip install {' '.join(NEEDED)}")
+        return
+    place = os.path.dirname(endpoint[len("ipc://"):]) if endpoint.startswith("ipc://") else ""
+    try:
+        with Control(address=name or place, timeout=ANSWER_S) as control:
+            asked, began = time.time_ns(), time.monotonic()
+            ping = control.ping()
+            answer_s = time.monotonic() - began
+            skew_s = None if "time_ns" not in ping else (ping["time_ns"] - asked) / 1e9 - answer_s / 2
+            daemon = Daemon(place, ping, control.stats(), skew_s, answer_s)
+    except TimeoutError as error:
+        yield Finding("daemon", WRONG, str(error), _about_silence(place))
+    except (OSError, ControlError, ValueError, TypeError, KeyError) as error:
+        yield Finding("daemon", WRONG, f"what answers at {endpoint} is not attnd: {error}", "name attnd's own address")
+    else:
+        found(daemon)
+        yield from _about_found(daemon, endpoint)
+
+
+def _about_silence(place: str) -> str:
+    if not place:
+        return "see that attnd runs there, and that its ports can be reached from here; or name another address"
+    if addresses.knock(place, "control") is None:
+        return "it is stopped (kill -CONT goes on), or very busy: look at its log, or end it and start it again"
+    return _how_to_start()
+
+
+def _about_found(daemon: Daemon, endpoint: str) -> Findings:
+    version = str(daemon.ping.get("version"))
+    what = f"attnd {version} answers at {endpoint} within {1000 * daemon.answer_s:.0f} ms"
+    if version != __version__:
+        older = "daemon" if _order(version) < _order(__version__) else "client"
+        remedy = f"{INSTALL}, then end attnd and start it again" if older == "daemon" else "pip install --upgrade attnd"
+        yield Finding("daemon", WRONG, f"{what}; this client is version {__version__}",
+                      f"the {older} is older, and what it does not know is left out: {remedy}")
+    else:
+        yield Finding("daemon", OK, f"{what}, up {daemon.ping.get('uptime_s', 0):.0f} s")
+    if daemon.stats.get("config_refused"):
+        yield Finding("config", WRONG, "attnd has refused its config when it read it again; the settings from before "
+                      "hold", "attnd --check-config FILE says why; then kill -HUP attnd")
+    if daemon.place:
+        page = page_of(daemon.place)
+        yield Finding("page", OK if page else NOTE, page or "there is none: http.enabled is false")
+    if daemon.skew_s is None:
+        yield Finding("clock", NOTE, "this attnd is too old to say what time it is")
+    elif abs(daemon.skew_s) > CLOCK_S + daemon.answer_s:
+        side = "ahead of" if daemon.skew_s > 0 else "behind"
+        yield Finding("clock", WRONG, f"attnd's clock is {abs(daemon.skew_s):.1f} s {side} this machine's",
+                      "set both clocks (NTP: timedatectl, chronyc): the times of runs are wrong")
+    else:
+        yield Finding("clock", OK, f"{1000 * abs(daemon.skew_s):.0f} ms from attnd's")
+
+
+def _order(version: str) -> List[int]:
+    return [int(number) for number in re.findall(r"\d+", version)]
+
+
+# ---------------------------------------------------------------------------------------- the history
+
+def _about_history(daemon: Optional[Daemon]) -> Findings:
+    if daemon is None:
+        folder = state_directory()
+        if folder is None:
+            yield Finding("history", WRONG, "there is no place for it: neither XDG_STATE_HOME nor HOME is set",
+                          "set one of them")
+            return
+        yield from _about_disk(folder)
+        return
+    history = daemon.stats.get("history", {})
+    path, reason = history.get("path"), history.get("reason")
+    if path is None or reason:
+        yield Finding("history", WRONG, f"attnd keeps {'none' if path is None else 'nothing new'}: {reason}",
+                      _about_reason(str(reason)))
+    elif not daemon.place:
+        yield Finding("history", OK, f"{path} on attnd's machine, {_bytes(history['size'])}")
+    else:
+        yield from _about_disk(path, f", {_bytes(history['size'])}")
+
+
+def _about_reason(reason: str) -> str:
+    if "switched off" in reason or "history.enabled" in reason:
+        return "set history.enabled to true"
+    if "another attnd" in reason:
+        return "one attnd per history: end the other one, or give this one its own history.path (or XDG_STATE_HOME)"
+    if "full" in reason or "No space" in reason:
+        return "free some space there, or set history.path (or XDG_STATE_HOME) to another disk; then start attnd again"
+    return "make the file and its directory writable for this user, or set history.path (or XDG_STATE_HOME) to " \
+           "another place; then start attnd again"
+
+
+def _about_disk(path: str, more: str = "") -> Findings:
+    """The disk that has, or would have, this path."""
+    there = path
+    while not os.path.exists(there) and there != os.path.dirname(there):
+        there = os.path.dirname(there)
+    try:
+        free = shutil.disk_usage(there).free
+    except OSError as error:
+        yield Finding("history", WRONG, f"{there}: {error.strerror}", "set XDG_STATE_HOME to a place that can be read")
+        return
+    what = f"{path}{more}, {_bytes(free)} are free there"
+    if free < FREE_BYTES:
+        yield Finding("history", WRONG, what,
+                      "free some space, or set XDG_STATE_HOME (or history.path) to another disk")
+    elif not os.access(there, os.W_OK):
+        yield Finding("history", WRONG, f"{there} cannot be written",
+                      "set XDG_STATE_HOME (or history.path) to a place that can")
+    else:
+        yield Finding("history", OK, what)
+
+
+def _bytes(count: float) -> str:
+    """1536 -> "1.5 KiB"."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} TiB"

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: MIT
+"""evidence: what becomes of the result of a softmax, and where its input came from.
+
+The weights of an attention are next multiplied with values of the same keys, which each sample has of its own:
+[B, H, Tq, Tk] with [B, H or 1, Tk, d]. A Trail follows a result through the torch functions of a forward, by the
+identity of tensors, until such a product. A tensor made of it with as many numbers (dropout, a cast, another shape),
+or a slice of it (without a learned sink), is followed as well. Until then the trail keeps what it follows alive, and
+copies nothing.
+"""
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import torch
+from torch.nn import functional
+
+from .calls import Weights
+
+FOLLOWED_MAX = 64  # tensors of one trail
+
+OWN, SHARED, MIXED = "own", "shared", "mixed"
+
+
+class Findings(NamedTuple):
+    """The facts about a softmax when its judgement is due.
+
+    product      OWN: multiplied with values of its keys that each sample has; SHARED: with what all samples share;
+                 MIXED: with what each query has of its own; None: not multiplied in sight
+    selected     its largest values were looked for
+    heads_first  the values' heads are the first axis; None: they do not tell
+    linear       its input is the output of a layer, and no product of queries and keys; None: not known
+    """
+    product: Optional[str]
+    selected: bool
+    heads_first: Optional[bool]
+    linear: Optional[bool]
+
+
+class Trail:
+    """One softmax that is followed. `result`: the very tensor that the model got; `settle` is called with this trail
+    when its judgement is due."""
+
+    def __init__(self, seen: Weights, result: torch.Tensor, owner: Any, settle: Callable[[Trail], None]):
+        self.seen = seen
+        self.owner = owner
+        self.settle = settle
+        self._result = result
+        self._version = _version(result)
+        self._keys: Dict[int, Tuple[torch.Tensor, int]] = {id(result): (result, int(result.shape[-1]))}
+        self._product: Optional[str] = None
+        self._selected = False
+        self._heads_first: Optional[bool] = None
+
+    @property
+    def altered(self) -> bool:
+        """Whether the model has written to the result since."""
+        return _version(self._result) != self._version
+
+    def findings(self) -> Findings:
+        """What is known now."""
+        return Findings(self._product, self._selected, self._heads_first, _is_of_layer(self.seen.logits))
+
+    def after(self, function: Any, args: Any, operands: Sequence[torch.Tensor], made: Any) -> bool:
+        """The model has called a torch function, which made this; whether the trail is at its end."""
+        own = next((x for x in operands if id(x) in self._keys), None)
+        if own is None:
+            return False
+        keys = self._keys[id(own)][1]
+        if function in _EINSUM:
+            self._product = self._of_einsum(args, own, keys)
+        elif function is functional.linear:
+            self._product = SHARED if own is operands[0] else None
+        elif function in _PRODUCTS:
+            left, right = (operands[i] for i in _PRODUCTS[function])
+            self._product = self._of_product(left, right, own, keys)
+        elif getattr(function, "__name__", "") in _SELECTING and not (function in _LARGEST and torch.is_tensor(made)):
+            self._selected = True
+        elif isinstance(made, torch.Tensor) and len(self._keys) < FOLLOWED_MAX:
+            if made.numel() == own.numel():
+                self._keys[id(made)] = made, keys
+            elif function in _SLICES and made.dim():
+                self._keys[id(made)] = made, int(made.shape[-1])
+        return self._product is not None
+
+    def _of_product(self, left: torch.Tensor, right: torch.Tensor, own: torch.Tensor, keys: int) -> Optional[str]:
+        """The kind of a matrix product; None when it does not sum over the keys."""
+        values, axes = (right, (-1, -2)) if left is own else (left, (-2, -1))
+        if own.dim() < 2 or own.shape[axes[0]] != keys:
+            return None
+        queries, samples = int(self.seen.weights.shape[2]), int(self.seen.weights[..., 0, 0].numel())
+        if own.shape[axes[1]] == 1 and queries > 1:
+            return MIXED
+        if own.dim() > values.dim() or (own.dim() == 2 and samples > 1) \
+                or (values.shape[0] == 1 and own.shape[0] > 1) or _is_shared(values, 0):
+            return SHARED
+        if own.shape == self._result.shape and values.dim() == 4 and left is own:
+            self._heads_first = _heads_first(values.stride(), values.shape)
+        return OWN
+
+    def _of_einsum(self, args: Any, own: torch.Tensor, keys: int) -> Optional[str]:
+        if not args or not isinstance(args[0], str):
+            return None
+        named, _, made = args[0].replace(" ", "").partition("->")
+        letters = named.split(",")
+        operands = list(tensors_in(args[1:]))
+        if len(letters) != len(operands):
+            return None
+        at = next(i for i, operand in enumerate(operands) if operand is own)
+        mine = letters[at]
+        key = next((x for x in reversed(mine.replace(".", "")) if x not in made and _size(mine, own, x) == keys), None)
+        if key is None:
+            return None
+        for i, values in enumerate(operands):
+            if i != at and key in letters[i]:
+                return self._of_values(mine, letters[i], key, own, values)
+        return None
+
+    def _of_values(self, mine: str, theirs: str, key: str, own: torch.Tensor, values: torch.Tensor) -> str:
+        """The kind of an einsum of weights and values, by the names of their axes."""
+        query = next((x for x in reversed(mine.replace(".", "")) if x != key), "")
+        if query in theirs and int(self.seen.weights.shape[2]) > 1:
+            return MIXED
+        if "..." in mine:
+            shared = "..." not in theirs or _is_shared(values, 0)
+        else:
+            at = theirs.find(mine[0])
+            shared = at < 0 or _is_shared(values, at) or (values.shape[at] == 1 and own.shape[0] > 1)
+        if shared:
+            return SHARED
+        if len(mine) == 4 and len(theirs) == 4 and own.shape == self._result.shape and set(mine[:2]) < set(theirs):
+            axes = [theirs.find(x) for x in (*mine[:2], key)]
+            axes.append(6 - sum(axes))  # the features
+            self._heads_first = _heads_first([values.stride(i) for i in axes], [int(values.shape[i]) for i in axes])
+        return OWN
+
+
+def tensors_in(given: Any) -> Iterator[torch.Tensor]:
+    """The tensors among arguments, and in lists of them."""
+    for value in given:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from (inner for inner in value if isinstance(inner, torch.Tensor))
+
+
+def _version(tensor: torch.Tensor) -> int:
+    return -1 if tensor.is_inference() else int(tensor._version)
+
+
+def _size(letters: str, tensor: torch.Tensor, letter: str) -> int:
+    """Of the axis of that name."""
+    at = letters.find(letter)
+    return int(tensor.shape[at if "." not in letters[:at] else at - len(letters)])
+
+
+def _is_shared(values: torch.Tensor, axis: int) -> bool:
+    """Whether all samples, which are this axis, have the same: a parameter, or one that is expanded."""
+    if isinstance(values, torch.nn.Parameter) or isinstance(values._base, torch.nn.Parameter):
+        return True
+    return bool(values.shape[axis] > 1 and values.stride(axis) == 0)
+
+
+def _heads_first(strides: Any, sizes: Any) -> Optional[bool]:
+    """Which of the first two axes of values [., ., Tk, d] are the heads: the one whose neighbours are d apart in a
+    projection [.., H * d] that was cut into heads."""
+    if strides[3] != 1 or min(sizes) < 2:
+        return None
+    beside = [stride == sizes[3] for stride in strides[:2]]
+    return beside[0] if beside[0] != beside[1] else None
+
+
+# ------------------------------------------------------------------------------------------ where it comes from
+
+def _is_of_layer(logits: torch.Tensor) -> Optional[bool]:
+    """Whether these are the output of a linear layer or the like, by what autograd has noted of them; None when it
+    has not, or that leads elsewhere."""
+    nodes, found = [logits.grad_fn], False
+    for _ in range(64):
+        if not nodes:
+            return found or None
+        node = nodes.pop()
+        if node is None:
+            continue
+        name = type(node).__name__.partition("Backward")[0]
+        if name in _OF_PRODUCT:
+            return False
+        if name in _OF_LAYER:
+            found = True
+        elif name in _PASSED_ON:
+            nodes.extend(before for before, _ in node.next_functions)
+        else:
+            return None
+    return None
+
+
+_OF_PRODUCT = {"Bmm", "Baddbmm"}
+_OF_LAYER = {"Addmm", "Mm", "Linear", "Convolution", "NativeLayerNorm", "Embedding", "Cdist", "EuclideanDist",
+             "AccumulateGrad"}
+_PASSED_ON = {"Mul", "Div", "Add", "Sub", "Rsub", "Neg", "Pow", "Sqrt", "Sum", "Tanh", "Clamp", "MaskedFill", "Where",
+              "View", "UnsafeView", "ReshapeAlias", "Transpose", "T", "Permute", "Unsqueeze", "Squeeze", "Clone",
+              "ToCopy", "Expand", "Slice", "Select", "Split", "Unbind", "Cat"}
+
+_EINSUM = {torch.einsum, functional.__dict__.get("einsum")} - {None}
+_PRODUCTS: Dict[Any, Tuple[int, int]] = {
+    torch.matmul: (0, 1), torch.Tensor.matmul: (0, 1), torch.Tensor.__matmul__: (0, 1),
+    torch.Tensor.__rmatmul__: (1, 0),
+    torch.bmm: (0, 1), torch.Tensor.bmm: (0, 1), torch.mm: (0, 1), torch.Tensor.mm: (0, 1),
+    torch.baddbmm: (1, 2), torch.Tensor.baddbmm: (1, 2)}
+_SELECTING = {"topk", "argmax", "argsort", "sort", "multinomial", "max"}
+_LARGEST = {torch.max, torch.Tensor.max}  # of all, or along an axis
+_SLICES = {torch.Tensor.__getitem__, torch.narrow, torch.Tensor.narrow}

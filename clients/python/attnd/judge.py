@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: MIT
+"""judge: whether a softmax over [B, H, Tq, Tk] is one of attention.
+
+Routers, codebooks, mixtures and softmaxes over features have such results too. By what is found about one (evidence.py)
+in the first forward that is captured:
+
+    multiplied with values that each sample has        attention, when Tq = Tk, or the path says cross, or the path or
+                                                       class says attention and its input is no layer's output
+    with what all samples share, or each query has     none: a codebook, a mixture
+    not multiplied in sight                            attention, when path or class says so, Tq = Tk or cross, its
+                                                       input is no layer's output, and nobody looks for its largest
+
+A verdict holds for good, by module and call, so that layers do not come and go. `include` and `layers` of watch() go
+before all that, `exclude` before those.
+
+Weights may be laid out [H, B, Tq, Tk]: so they are when the values were cut into heads that way, or when the module
+states as many heads as its first axis has, and not as many as its second.
+"""
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatchcase
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
+
+import torch
+
+from .calls import Weights
+from .evidence import MIXED, OWN, SHARED, Findings
+
+HEAD_COUNTS = ("num_heads", "n_heads", "n_head", "num_attention_heads", "nhead", "heads")
+SAYS_ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)
+
+
+class Verdict(NamedTuple):
+    """Decided about one softmax. `heads`: stated by its module; `heads_first`: told by the values."""
+    attention: bool
+    heads: Optional[int] = None
+    heads_first: Optional[bool] = None
+
+
+class Judge:
+    """Of one watched model. `include`, `exclude`: patterns; `given`: paths that the user has named layers; `site`: that
+    of a path; `counts_heads`: whether the modules state as many heads as this process has."""
+
+    def __init__(self, include: Sequence[str] = (), exclude: Sequence[str] = (), given: Iterable[str] = (),
+                 site: Callable[[str], str] = lambda path: "self", counts_heads: bool = True):
+        self._include, self._exclude = tuple(include), tuple(exclude)
+        self._given = set(given)
+        self._site = site
+        self._counts_heads = counts_heads
+        self._verdicts: Dict[str, Verdict] = {}
+        self._excluded: Dict[str, bool] = {}
+        self._shapes: Dict[str, Tuple[int, int]] = {}  # of calls whose layout nothing tells: the first two axes
+        self._news: List[str] = []
+        self._told: Set[str] = set()  # patterns and paths
+        self._refused: Dict[str, List[Tuple[str, str, str]]] = {}  # by pattern: path, class, reason
+
+    def excludes(self, path: str) -> bool:
+        """Whether nothing that this module or call does is captured."""
+        if not self._exclude:
+            return False
+        if path not in self._excluded:
+            self._excluded[path] = _matches(self._exclude, path)
+        return self._excluded[path]
+
+    def known(self, path: str, modules: Sequence[torch.nn.Module]) -> Optional[Verdict]:
+        """The verdict about a call's softmax, if there is one yet. `modules`: those that run, the innermost last."""
+        verdict = self._verdicts.get(path)
+        if verdict is None and (path in self._given or _matches(self._include, path)):
+            verdict = self._verdicts[path] = Verdict(True, self._heads(modules))
+        return verdict
+
+    def decide(self, path: str, seen: Weights, modules: Sequence[torch.nn.Module], found: Findings) -> Verdict:
+        """Judges a call's softmax for good."""
+        reason = self._against(path, seen, modules, found)
+        verdict = self._verdicts[path] = Verdict(reason is None, self._heads(modules), found.heads_first)
+        if reason is not None:
+            plain = path.partition("#")[0]
+            pattern = re.sub(r"(?<![^.])\d+(?![^.])", "*", plain)
+            if pattern not in self._told:
+                self._refused.setdefault(pattern, []).append((plain, type(modules[-1]).__name__, reason))
+        return verdict
+
+    def ordered(self, path: str, verdict: Verdict, seen: Weights) -> Weights:
+        """[B, H, Tq, Tk], however it is laid out."""
+        first, second = (int(size) for size in seen.weights.shape[:2])
+        swapped = verdict.heads_first
+        if swapped is None and verdict.heads is not None:
+            swapped = first == verdict.heads != second
+        elif swapped is None:
+            before = self._shapes.setdefault(path, (first, second))
+            if before[0] == first and before[1] != second and path not in self._told:
+                self._told.add(path)
+                shape = list(seen.weights.shape)
+                self._news.append(
+                    f"the weights of {path or 'the model'} were {[*before, *shape[2:]]} and are {shape}: captured as "
+                    f"{second} heads now. If the first axis is the heads, let the module say so: num_heads = {first}")
+        if not swapped:
+            return seen
+        return seen._replace(weights=seen.weights.transpose(0, 1), logits=seen.logits.transpose(0, 1))
+
+    def news(self) -> List[str]:
+        """What there is to tell since, once: for all modules of one place in the model together."""
+        if not self._refused and not self._news:
+            return []
+        refused, self._refused = self._refused, {}
+        news, self._news = self._news, []
+        self._told.update(refused)
+        return news + [_told(pattern, found) for pattern, found in refused.items()]
+
+    def _against(self, path: str, seen: Weights, modules: Sequence[torch.nn.Module], found: Findings) -> Optional[str]:
+        """Why it is no attention; None: it is one."""
+        queries, keys = int(seen.weights.shape[2]), int(seen.weights.shape[3]) - seen.sink
+        shape = list(seen.weights.shape)
+        square, cross = queries == keys, self._site(path) == "cross"
+        named = _is_named(path, modules)
+        if found.product == SHARED:
+            return f"its result {shape} is multiplied with what all samples share, as a codebook is"
+        if found.product == MIXED:
+            return f"its result {shape} is multiplied with values that each row has of its own, as in a mixture"
+        if found.product == OWN and (square or ((cross or named) and not found.linear)):
+            return None
+        if found.product == OWN:
+            return f"its {queries} rows and {keys} columns are not the queries and keys of self-attention"
+        if named and (square or cross) and not found.linear and not found.selected:
+            return None
+        return f"its result {shape} is not multiplied with values [.., {keys}, d] of each sample"
+
+    def _heads(self, modules: Sequence[torch.nn.Module]) -> Optional[int]:
+        """Stated by the module, or by the one that it is a part of."""
+        counts = (head_count(module) for module in reversed(modules[-2:])) if self._counts_heads else ()
+        return next((count for count in counts if count is not None), None)
+
+
+def head_count(module: Any) -> Optional[int]:
+    """Stated by a module as its number of heads."""
+    for name in HEAD_COUNTS:
+        count = getattr(module, name, None)
+        if isinstance(count, int) and count > 0:
+            return count
+    return None
+
+
+def _is_named(path: str, modules: Sequence[torch.nn.Module]) -> bool:
+    """Whether the module, or the one that a mere nn.Softmax is a part of, is called an attention."""
+    parent = modules[-2:-1] if not any(True for _ in modules[-1].parameters()) else ()
+    names = [*path.split(".")[-1 - len(parent):], *(type(module).__name__ for module in (modules[-1], *parent))]
+    return any(SAYS_ATTENTION.search(name) for name in names)
+
+
+def _told(pattern: str, found: Sequence[Tuple[str, str, str]]) -> str:
+    path, kind, reason = found[0]
+    others = len({other for other, _, _ in found}) - 1
+    more = f", and {others} more like it" if others else ""
+    wanted = pattern if others else path
+    return (f"the softmax of {path or 'the model'} ({kind}{more}) is not captured, as {reason}. If it is attention, "
+            f"pass include={wanted!r} to attnd.watch; exclude={wanted!r} silences this")
+
+
+def _matches(patterns: Sequence[str], path: str) -> bool:
+    """Whether one names the call, its module, or one that this is a part of."""
+    plain = path.partition("#")[0]
+    parts = plain.split(".")
+    names = {path, *(".".join(parts[:count]) for count in range(1, len(parts) + 1))}
+    return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: MIT
+"""local: the attnd of this machine: its program, the directory of its state, and its page. Needs Python alone."""
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import re
+import signal
+import socket
+import subprocess
+import sysconfig
+from typing import List, Optional
+
+INSTALL = "pip install 'attnd[daemon]'"
+_OTHERWISE = f"{INSTALL}, or build attnd here, from source"
+VERSION_S = 10.0  # how long a program may take to say its version
+_MACHINES = {3: "i386", 21: "ppc64", 22: "s390x", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv"}  # of ELF
+
+
+class Unusable(Exception):
+    """A program cannot be run: why, and what to do."""
+
+    def __init__(self, why: str, remedy: str):
+        super().__init__(f"{why}: {remedy}")
+        self.why, self.remedy = why, remedy
+
+
+def programs() -> List[str]:
+    """Every file that may be the daemon, the one to use first: $ATTND_BIN alone when it is set; else beside the scripts
+    of this Python, where a wheel installs it, then in PATH. Those that can be executed go before others."""
+    named = os.environ.get("ATTND_BIN")
+    if named:
+        return [os.path.abspath(named)]
+    schemes = [scheme for scheme in ("posix_user",) if scheme in sysconfig.get_scheme_names()]
+    folders = [sysconfig.get_path("scripts"), *(sysconfig.get_path("scripts", scheme) for scheme in schemes),
+               *os.environ.get("PATH", os.defpath).split(os.pathsep)]
+    found: List[str] = []
+    for folder in folders:
+        path = os.path.join(os.path.abspath(folder), "attnd")
+        if os.path.isfile(path) and not any(os.path.samefile(path, other) for other in found):
+            found.append(path)
+    return sorted(found, key=lambda path: not os.access(path, os.X_OK))  # a stable order
+
+
+def version_of(program: str) -> str:
+    """What the program says with --version: "0.1.0". Unusable."""
+    if not os.path.exists(program):
+        raise Unusable(f"{program} is not there", f"{INSTALL}, or have ATTND_BIN name one that is")
+    if not os.access(program, os.X_OK) or os.path.isdir(program):
+        raise Unusable(f"{program} may not be executed", f"chmod +x {program}, or {INSTALL}")
+    try:
+        done = subprocess.run([program, "--version"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, timeout=VERSION_S, cwd="/")
+    except subprocess.TimeoutExpired:
+        raise Unusable(f"{program} --version says nothing for {VERSION_S:.0f} s", _OTHERWISE) from None
+    except OSError as error:
+        raise Unusable(f"{program} {_why_not_run(program, error)}", _OTHERWISE) from None
+    said = re.match(r"attnd (\S+)", done.stdout.decode("utf-8", "replace"))
+    if done.returncode == 0 and said:
+        return said[1]
+    if done.returncode == -signal.SIGILL:
+        raise Unusable(f"{program} needs instructions that this processor lacks", "build attnd here, from source")
+    lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    last = lines[-1] if lines else f"it ends with status {done.returncode}"
+    raise Unusable(f"{program} does not run here ({last[:300]})", _OTHERWISE)
+
+
+def _why_not_run(program: str, error: OSError) -> str:
+    """A clause about a file that is there, and that the kernel does not execute."""
+    if error.errno == errno.ENOENT:
+        return "needs the loader of another C library (glibc), which this system lacks"
+    if error.errno != errno.ENOEXEC:
+        return f"cannot be run ({error.strerror})"
+    with open(program, "rb") as file:
+        header = file.read(20)
+    if header[:4] != b"\x7fELF" or len(header) < 20:
+        return "is no program"
+    number = int.from_bytes(header[18:20], "little" if header[5] == 1 else "big")
+    return f"is for {_MACHINES.get(number, f'machine {number}')} processors, and this one is {platform.machine()}"
+
+
+def state_directory() -> Optional[str]:
+    """Where attnd keeps its history unless it is told otherwise; None: there is no place for it."""
+    state, home = os.environ.get("XDG_STATE_HOME", ""), os.environ.get("HOME", "")
+    if state.startswith("/"):
+        return f"{state}/attnd"
+    if os.geteuid() == 0:
+        return "/var/lib/attnd"
+    return f"{home}/.local/state/attnd" if home.startswith("/") else None
+
+
+def log_name() -> str:
+    """The file in it that a started daemon logs to: homes may be shared by hosts."""
+    return f"attnd-{socket.gethostname()}.log"
+
+
+def page_of(directory: str) -> Optional[str]:
+    """The address of the page of an attnd with its sockets there; None: it has none."""
+    try:
+        with open(os.path.join(directory, "page"), encoding="ascii", errors="replace") as file:
+            return file.readline(256).strip() or None
+    except OSError:
+        return None

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: MIT
+"""padding: which queries of a cross-attention are padding.
+
+The masks of a cross-attention tell of its keys alone. Its queries are the decoder's positions, and what is known of
+these is what the decoder's own self-attention was given, earlier in the same forward:
+
+    known      a self-attention of the decoder over as many samples and positions had a mask: a position whose key no
+               query may see is padding, and so is the query there (masks.py). Left out or not by the plan, it was seen
+    not known  no such self-attention came before, or its kernel was given no mask but a causal one, as models are that
+               are called without a mask of the decoder's padding. Then nothing is sent: that a token number stands for
+               padding is a guess
+
+The first such self-attention of a forward counts. On the training thread its mask is copied, once for all
+cross-attentions that follow; the sender thread works out what it says.
+"""
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, Optional, Tuple
+
+import numpy as np
+
+from .masks import Visibility
+
+
+class Present:
+    """Which positions of the decoder are no padding. `find` gives them as bool [B, T], and is called once, on the
+    sender thread; `nbytes`: of the copies that it holds."""
+
+    def __init__(self, nbytes: int, find: Callable[[], np.ndarray]):
+        self.nbytes = nbytes
+        self._find: Optional[Callable[[], np.ndarray]] = find
+        self._found: Any = None
+
+    def at(self, positions: np.ndarray) -> np.ndarray:
+        """bool [B, rows]: of the queries at these positions."""
+        if self._find is not None:
+            self._found, self._find = self._find(), None
+        return np.asarray(self._found[:, positions])
+
+
+class DecoderPadding:
+    """What the forward that runs has told so far."""
+
+    def __init__(self) -> None:
+        self._told: Dict[Tuple[int, int], Present] = {}  # by samples and positions
+
+    def tell(self, size: Tuple[int, int], look: Callable[[], Optional[Present]]) -> None:
+        """A self-attention of the decoder was computed over so many samples and positions."""
+        told = None if size in self._told else look()
+        if told is not None:
+            self._told[size] = told
+
+    def of(self, size: Tuple[int, int]) -> Optional[Present]:
+        """That of a cross-attention with so many samples and queries; None: it is not known."""
+        return self._told.get(size)
+
+    def forget(self) -> None:
+        """The forward is done."""
+        self._told = {}
+
+
+def valid_queries(visibility: Visibility, shape: Tuple[int, int]) -> np.ndarray:
+    """bool [B, Tq]: the queries of self-attention that are no padding."""
+    valid = np.ones(shape, dtype=bool)
+    if visibility.q_len is not None:
+        valid &= np.arange(shape[1]) < visibility.q_len[:, None]
+    if visibility.mask is not None:
+        valid &= np.asarray(visibility.mask.any(axis=2))
+    return valid
+
+
+def with_queries(visibility: Visibility, valid: np.ndarray, keys: int) -> Visibility:
+    """The same of these queries, bool [B, rows], alone: by a length, else by the mask, which leaves the others none."""
+    if valid.all():
+        return visibility
+    lengths = valid.sum(axis=1).astype(np.int32)
+    if (valid == (np.arange(valid.shape[1]) < lengths[:, None])).all():
+        return visibility._replace(q_len=lengths)
+    mask = np.ones((*valid.shape, keys), dtype=bool) if visibility.mask is None else visibility.mask
+    return visibility._replace(mask=np.asarray(mask & valid[:, :, None]))

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: MIT
+// The scale of layers by heads: which end is worse, where rules have their bounds, and what outlines and marks mean.
+/* global d3 */
+import { h, number } from "./dom.js";
+import { svg as newSvg } from "./figure.js";
+
+/** A change is marked for so many windows. */
+export const RECENT = 10;
+
+const LONG = 230;
+
+const WORSE = { low: "◀ worse", high: "worse ▶", neither: "both ends can be healthy" };
+
+function scaleNode([low, high], interpolate, metric, bounds) {
+    const root = newSvg(LONG + 22, 32, `colour scale of ${metric.name}`),
+        gradient = root.append("defs").append("linearGradient").attr("id", "overview-scale"),
+        x = d3.scaleLinear([low, high], [0, LONG]);
+    for (let i = 0; i <= 16; i++)
+        gradient
+            .append("stop")
+            .attr("offset", i / 16)
+            .attr("stop-color", interpolate(i / 16));
+    const plot = root.append("g").attr("transform", "translate(8,2)");
+    plot.append("rect").attr("width", LONG).attr("height", 10).attr("fill", "url(#overview-scale)");
+    plot.append("g")
+        .attr("transform", "translate(0,10)")
+        .call(d3.axisBottom(x).ticks(4).tickSize(3).tickFormat(number))
+        .call((g) => g.select(".domain").remove());
+    for (const { value, name } of bounds.filter((bound) => bound.value >= low && bound.value <= high))
+        plot.append("path")
+            .attr("class", "bound")
+            .attr("d", `M${x(value)},-2v14`)
+            .append("title")
+            .text(name);
+    return root.node();
+}
+
+function swatch(name) {
+    const root = newSvg(16, 14, "").attr("aria-hidden", "true");
+    if (name === "missing") root.append("rect").attr("class", "missing").attr("x", 2).attr("y", 1).attr("width", 12).attr("height", 12);
+    else root.append("path").attr("class", `outline ${name}`).attr("d", "M2.5,2h11v10h-11z");
+    return root.node();
+}
+
+/** `bounds` as boundsOf() gives them. */
+export function drawLegend(box, limits, interpolate, metric, bounds) {
+    const part = (name, text) => h("span", {}, swatch(name), text);
+    const side = h("span", { class: "worse" }, WORSE[metric.worse] ?? "");
+    box.replaceChildren(
+        ...(metric.worse === "low" ? [side, scaleNode(limits, interpolate, metric, bounds)] : [scaleNode(limits, interpolate, metric, bounds), side]),
+        ...bounds.map((bound) => h("span", { class: "bounds" }, bound.name)),
+        part("firing", "alert fires"),
+        part("near", "near or beyond the bound of a rule, of any metric"),
+        h("span", {}, "● alert of the layer"),
+        h("span", {}, `▲ lasting change within the last ${RECENT} windows`),
+        part("missing", "no number"),
+    );
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: MIT
+// The maps of the heads of a layer beside one another: on one scale with one bar, or each on its own; below each the
+// positions that stand out.
+import { h, headName, layerName, note, withModule } from "./dom.js";
+import { figure } from "./figure.js";
+import { colorRange, lyingBar, rangeOfLayer, scaleOf } from "./map_scale.js";
+import { drawMap } from "./map_view.js";
+import { topPairs } from "./pairs.js";
+import { mapStep, NOT_KEPT } from "./run.js";
+import { Thumbs } from "./thumbs.js";
+
+/** Of more heads thumbnails are shown, which are drawn as one scrolls. */
+const FRAMES = 64;
+
+/** "step 9, sample 0, 48 queries × 48 keys, causal" */
+function mapsText(found, live) {
+    const pooled = found.rows < found.queries ? `, pooled to ${found.rows} × ${found.columns}` : "";
+    const one = found.ofWindow ? "" : " (attnd keeps one of each batch: maps.sample)";
+    return `${mapStep(found, live)}${one}, ${found.queries} queries × ${found.keys} keys${pooled}${found.causal ? ", causal" : ""}`;
+}
+
+/** Whose the scale is, where it is not that of the layer. */
+function scaleText() {
+    if (colorRange() === "row" && scaleOf() !== "limits") return "each row has its own scale";
+    return scaleOf() === "map" ? "each map has its own scale" : "";
+}
+
+export class LayerHeads {
+    /** `toHead(head)`: the address of a head; `openHead(head)` goes there; `isCurrent()`. */
+    constructor(map, { toHead, openHead, isCurrent }) {
+        Object.assign(this, { map, toHead, openHead, isCurrent, frames: new Map(), thumbs: null });
+        this.frame = figure(layerName(map), withModule(map, ""), "wide").plain();
+        this.box = h("div", { class: "grid small" });
+        this.legend = h("div", {});
+    }
+
+    frameOf(head) {
+        if (!this.frames.has(head)) {
+            const frame = figure(`head ${head}`);
+            frame.link = h("a", {}, `head ${head}`);
+            frame.querySelector("h2").replaceChildren(frame.link);
+            frame.pairs = h("ol", { class: "pairs top" });
+            frame.append(frame.pairs);
+            this.frames.set(head, frame);
+            this.box.append(frame);
+        }
+        return this.frames.get(head);
+    }
+
+    draw(found, live) {
+        this.frame.setTitle(
+            found.heads ? `${layerName(this.map)}: ${found.heads.length} heads` : layerName(this.map),
+            withModule(this.map, mapsText(found, live)),
+        );
+        if (!found.heads) return this.frame.body.replaceChildren(note(NOT_KEPT));
+        const range = rangeOfLayer(found, found.heads.length);
+        this.legend.replaceChildren(lyingBar(range, scaleText()));
+        if (found.heads.length > FRAMES) return this.drawThumbs(found);
+        this.frame.body.replaceChildren(this.legend, this.box);
+        found.heads.forEach((head, i) => this.drawHead(found, i, range, live?.heads?.pattern?.[head] ?? ""));
+    }
+
+    drawHead(found, i, range, pattern) {
+        const cells = found.rows * found.columns,
+            head = found.heads[i],
+            frame = this.frameOf(head),
+            values = found.values.subarray(i * cells, (i + 1) * cells),
+            name = `map of ${headName(this.map, head)}`;
+        frame.link.href = this.toHead(head); // at the moment that is shown
+        frame.about(headName(this.map, head), "map", mapStep(found, null));
+        frame.querySelector(".sub").textContent = pattern;
+        drawMap(
+            frame.body,
+            { ...found, values },
+            { size: 190, bar: false, axes: false, range, name, onPick: () => this.openHead(head) },
+        );
+        frame.pairs.replaceChildren(...topPairs(found, i).map(({ text, short }) => h("li", { title: text }, short)));
+    }
+
+    drawThumbs(found) {
+        this.thumbs ??= new Thumbs({
+            load: async () => this.found,
+            hrefOf: () => "",
+            onOpen: (layer, head) => this.openHead(head),
+            isCurrent: this.isCurrent,
+        });
+        this.found = found;
+        if (!this.thumbs.element.isConnected) {
+            this.frame.body.replaceChildren(this.legend, this.thumbs.element);
+            this.thumbs.element.classList.add("wrapped");
+            const { stack, layer, site, module } = this.map;
+            this.thumbs.show([{ stack, layer, site, module, heads: found.heads.length }], 0, 64);
+        }
+        this.thumbs.reload();
+    }
+
+    stop() {
+        this.thumbs?.stop();
+    }
+}

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: MIT
+// The alert rules in force, as attnd has them: what each compares, in words, and its bounds on a chart.
+import { find } from "./api.js";
+import { h, layerName, number } from "./dom.js";
+
+/** Rules that apply to a job; [] when attnd cannot say. */
+export const loadRules = (job) => find("rules", { job }).then((rules) => rules ?? [], () => []);
+
+/** Statistics of a window that stand on the axis of the metric itself. */
+const OF_VALUES = new Set(["mean", "min", "max", "p10", "p50", "p90", "p99", "last"]);
+
+/** Whether the bound of a rule is a place on the axis of its metric: those of rates, shares of the keys and drift are not. */
+export const isOnAxis = (rule) =>
+    ["below", "above"].includes(rule.condition) && OF_VALUES.has(rule.statistic) && !rule.per_key;
+
+const RATES = { falls_by: "fell by", rises_by: "rose by", grows_by: "grew by a factor of" };
+
+/** What a rule compares: "entropy_normalized", "max of max_logit", "entropy_normalized fell by". */
+export function comparedText({ metric, statistic, condition }) {
+    const name = statistic === "mean" ? metric : `${statistic} of ${metric}`;
+    return RATES[condition] ? `${name} ${RATES[condition]}` : name;
+}
+
+/** "below 0.1", "more than 0.5 within 2 windows" */
+export function conditionText({ condition, within }, bound) {
+    if (!RATES[condition]) return `${condition} ${number(bound)}`;
+    return `more than ${number(bound)}${within > 1 ? ` within ${within} windows` : " from window to window"}`;
+}
+
+/** What a head must have been for some rules to judge it: heads that begin there are no trouble. */
+const beforeText = ({ after_clear: isAfter, condition, clear }) =>
+    isAfter ? ` after it was ${condition === "above" ? "below" : "above"} ${number(clear)}` : "";
+
+/** Why a rule matters and what people do about it; empty for rules that are not attnd's own. */
+export const whyNode = ({ why, advice }) =>
+    h("p", { class: "why" }, why ?? "", advice ? h("span", {}, " ", h("b", {}, "What helps: "), advice) : "");
+
+/** A head of the answer of `trouble` in one line: "on its way to head_uniform: entropy_normalized 0.92, bound: above 0.97". */
+export function troubleText(head, rules) {
+    const rule = rules.find((one) => one.name === head.rule) ?? head,
+        states = { firing: `${head.rule} fires`, firing_at_end: `${head.rule} fired at the end` },
+        how = { ...states, beyond: `beyond the bound of ${head.rule}` }[head.state],
+        value = head.value === undefined ? "" : ` ${number(head.value)}`,
+        soon = head.eta > 0 ? `, in about ${Math.ceil(head.eta)} windows` : "";
+    return `${how ?? `on its way to ${head.rule}`}: ${comparedText(rule)}${value}, bound: ${conditionText(rule, head.bound)}${soon}`;
+}
+
+/** A pattern of the config, as fnmatch reads it. */
+function patternOf(text) {
+    const source = text.replace(/\[!|[.+^${}()|\\*?]/g, (c) => ({ "[!": "[^", "*": ".*", "?": "." })[c] ?? `\\${c}`);
+    try {
+        return new RegExp(`^${source}$`, "s");
+    } catch {
+        return /(?!)/; // no pattern: nothing is meant
+    }
+}
+
+/**
+ * Bounds of rules on the axis of a metric: [{rule, value, side, name}]; `side` is "below" or "above". Of a layer where one
+ * is given, else of any.
+ */
+export function boundsOf(rules, metric, layer = null) {
+    return rules
+        .filter(
+            (rule) =>
+                rule.metric === metric.name &&
+                isOnAxis(rule) &&
+                (!layer || patternOf(rule.layer).test(layerName(layer))),
+        )
+        .map((rule) => ({
+            rule: rule.name,
+            value: rule.bound,
+            side: rule.condition,
+            name: `${rule.name}: ${rule.each === "head" ? "" : `${rule.statistic} of a ${rule.each} `}${conditionText(rule, rule.bound)}${beforeText(rule)}`,
+        }));
+}

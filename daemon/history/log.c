@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: MIT */
+/* log: the numbers that a training reported itself, such as its loss. The store keeps few enough of
+ * them (STORE_POINTS_MAX) to give them all. */
+#include "daemon/history/find.h"
+#include "daemon/store/store.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+struct log_point {
+    uint64_t number[3]; /* step, epoch, time_ns */
+    double value;       /* NaN: was not finite */
+};
+
+/* Returns how many there are, or an error. */
+static int log_read(struct query *query, uint64_t log_id, struct log_point *ret_points)
+{
+    sqlite3_stmt *statement;
+    int count = 0;
+    int code = query_open(query,
+                          "SELECT step, epoch, time_ns, value FROM log_points WHERE log_id = ?1"
+                          " ORDER BY step LIMIT ?2",
+                          &statement, "ii", log_id, (uint64_t)STORE_POINTS_MAX);
+    while (!code && (code = query_next(query, statement)) == 1) {
+        struct log_point *point = &ret_points[count++];
+        for (int i = 0; i < 3; i++) {
+            point->number[i] = column_u64(statement, i);
+        }
+        point->value = sqlite3_column_type(statement, 3) == SQLITE_NULL
+                           ? NAN
+                           : sqlite3_column_double(statement, 3);
+        code = 0;
+    }
+    sqlite3_finalize(statement);
+    return code ? code : count;
+}
+
+static void log_put(struct query *query, const char *name, const struct log_point *points,
+                    uint32_t count)
+{
+    static const char *const keys[] = {"step", "epoch", "time_ns"};
+    mpk_put_map(query->result, 5);
+    put_text(query, "name", name);
+    for (int i = 0; i < 3; i++) {
+        mpk_put_str(query->result, keys[i]);
+        mpk_put_array(query->result, count);
+        for (uint32_t p = 0; p < count; p++) {
+            mpk_put_u64(query->result, points[p].number[i]);
+        }
+    }
+    mpk_put_str(query->result, "value");
+    mpk_put_array(query->result, count);
+    for (uint32_t p = 0; p < count; p++) {
+        mpk_put_f64(query->result, points[p].value);
+    }
+}
+
+/* The names in the order in which they were first reported. */
+static int log_put_all(struct query *query, const struct found_run *run, struct log_point *points)
+{
+    struct mpk_writer names;
+    sqlite3_stmt *statement;
+    int code = query_open(query,
+                          "SELECT log_id, name FROM logs WHERE run_id = ?1 ORDER BY log_id"
+                          " LIMIT ?2",
+                          &statement, "ii", run->id, (uint64_t)STORE_NAMES_MAX);
+    struct mpk_writer *result = query->result;
+    uint32_t count = 0;
+    mpk_writer_init(&names);
+    query->result = &names;
+    while (!code && (code = query_next(query, statement)) == 1) {
+        int found = log_read(query, column_u64(statement, 0), points);
+        code = found < 0 ? found : 0;
+        if (!code) {
+            log_put(query, column_text(statement, 1), points, (uint32_t)found);
+            count++;
+        }
+    }
+    query->result = result;
+    if (!code) {
+        mpk_put_map(result, 3);
+        put_run(query, run);
+        mpk_put_str(result, "series");
+        mpk_put_array(result, count);
+        mpk_put_raw(result, names.buffer.data, names.buffer.size);
+        result->failed = result->failed || !mpk_writer_ok(&names);
+    }
+    mpk_writer_clear(&names);
+    sqlite3_finalize(statement);
+    return code;
+}
+
+int history_log(struct query *query)
+{
+    struct found_run run;
+    int code = find_run(query, query->params.job, query->params.run, &run);
+    if (code) {
+        return code;
+    }
+    struct log_point *points = calloc(STORE_POINTS_MAX, sizeof *points);
+    code = points ? log_put_all(query, &run, points) : ERR_MEMORY;
+    free(points);
+    return code;
+}

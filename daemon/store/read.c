@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: MIT */
+/* Reads what runs have kept, and what they looked like last: at the start, on the store's own
+ * connection. */
+#include "daemon/store/internal.h"
+
+#include "daemon/base/log.h"
+#include "daemon/store/series.h"
+#include "proto/err.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* No state is larger: a damaged database may claim anything. */
+#define STATE_BYTES_MAX (UINT64_C(1) << 30)
+
+/* Rows that no attnd wrote, of another type or size, are passed over. Returns an SQLite code. */
+static int read_each_kept(const struct sql *sql,
+                          void (*visit)(void *data, const char *job, const uint8_t *run,
+                                        const char *key, const void *value, size_t size),
+                          void *data)
+{
+    struct sql_query query = query_begin(sql, STATEMENT_EACH_KEPT);
+    sqlite3_stmt *row = query.statement;
+    int code;
+    while ((code = query_row(&query)) == SQLITE_ROW) {
+        const char *job = (const char *)sqlite3_column_text(row, 0);
+        const void *run = sqlite3_column_blob(row, 1), *value = sqlite3_column_blob(row, 3);
+        const char *key = (const char *)sqlite3_column_text(row, 2);
+        size_t size = (size_t)sqlite3_column_bytes(row, 3);
+        bool named = job && job_name_valid(job, strlen(job));
+        if (named && key && run && sqlite3_column_bytes(row, 1) == RUN_BYTES) {
+            visit(data, job, run, key, value, size);
+        }
+    }
+    query_end(&query);
+    return code == SQLITE_DONE ? SQLITE_OK : code;
+}
+
+void store_each_kept(struct store *store,
+                     void (*visit)(void *data, const char *job, const uint8_t *run, const char *key,
+                                   const void *value, size_t size),
+                     void *data)
+{
+    const struct sql *sql = store_begin_read(store);
+    int code = sql ? read_each_kept(sql, visit, data) : SQLITE_OK;
+    store_end_read(store);
+    if (code != SQLITE_OK) {
+        log_event(LOG_ERROR, "history_kept_unreadable", LOG_STR("reason", sqlite3_errstr(code)));
+    }
+}
+
+/* A blob that is `bytes` bytes, or unpacks to so many. */
+static int read_blob(sqlite3_stmt *row, int column, uint64_t bytes, struct store_bytes *ret)
+{
+    const void *blob = sqlite3_column_blob(row, column);
+    size_t size = (size_t)sqlite3_column_bytes(row, column);
+    if (!blob || bytes == 0 || bytes > STATE_BYTES_MAX) {
+        return ERR_STORE_FORMAT;
+    }
+    void *plain = malloc(bytes);
+    if (!plain) {
+        return ERR_MEMORY;
+    }
+    int code = blob_inflate(blob, size, plain, bytes);
+    if (code) {
+        free(plain);
+        return code;
+    }
+    *ret = (struct store_bytes){plain, bytes};
+    return 0;
+}
+
+int store_find_newest(struct store *store, const struct store_run *run, struct layer_id layer,
+                      struct result_window *window, struct store_bytes *ret_state)
+{
+    const struct sql *sql = store_begin_read(store);
+    int code = ERR_NO_HISTORY;
+    if (sql) {
+        struct sql_query query = query_begin(sql, STATEMENT_GET_NEWEST);
+        sqlite3_stmt *row = query.statement;
+        query_text(&query, run->job);
+        query_blob(&query, run->run, RUN_BYTES);
+        query_u64(&query, layer.stack);
+        query_u64(&query, layer.layer);
+        query_u64(&query, layer.site);
+        query_u64(&query, window->unit);
+        query_u64(&query, window->length);
+        query_u64(&query, window->every);
+        if (query_row(&query) == SQLITE_ROW) {
+            window->first = (uint64_t)sqlite3_column_int64(row, 0);
+            window->last = (uint64_t)sqlite3_column_int64(row, 1);
+            window->partial = sqlite3_column_int(row, 2) != 0;
+            code = read_blob(row, 4, (uint64_t)sqlite3_column_int64(row, 3), ret_state);
+        }
+        query_end(&query);
+    }
+    store_end_read(store);
+    return code;
+}
+
+int store_find_kept(struct store *store, const struct store_run *run, const char *key,
+                    struct store_bytes *ret_value)
+{
+    const struct sql *sql = store_begin_read(store);
+    int code = ERR_NO_HISTORY;
+    if (sql) {
+        struct sql_query query = query_begin(sql, STATEMENT_GET_KEPT);
+        query_text(&query, run->job);
+        query_blob(&query, run->run, RUN_BYTES);
+        query_text(&query, key);
+        if (query_row(&query) == SQLITE_ROW) {
+            uint64_t bytes = (uint64_t)sqlite3_column_bytes(query.statement, 0);
+            code = read_blob(query.statement, 0, bytes, ret_value);
+        }
+        query_end(&query);
+    }
+    store_end_read(store);
+    return code;
+}

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: MIT
+"""The page for everyone: what axe-core finds (where it is installed), and targets that can be hit."""
+import glob
+import importlib.util
+import os
+
+import pytest
+from conftest import JOB, ROOT
+
+VIEWS = ["overview", "layer", "head", "model", "tokens", "runs"]
+SMALLEST_PX = 24
+
+# Controls that are shown, but for links within a sentence, as [what it is, width, height].
+TARGETS = """
+const found = [];
+for (const one of document.querySelectorAll("a[href], button, select, input, summary")) {
+    const box = one.getBoundingClientRect(), style = getComputedStyle(one);
+    if (!box.width || style.visibility === "hidden" || one.classList.contains("skip")) continue;
+    if (one.tagName === "A" && style.display === "inline" && one.closest("p")) continue;
+    found.push([`${one.tagName} ${one.getAttribute("aria-label") ?? one.textContent}`, box.width, box.height]);
+}
+return found;
+"""
+
+
+def axe_script():
+    """Of the package in this Python, or in the environment that deploy/frameworks has made."""
+    spec = importlib.util.find_spec("axe_core_python")
+    places = list(spec.submodule_search_locations) if spec else glob.glob(
+        os.path.join(ROOT, "build-frameworks", "lib", "python3*", "site-packages", "axe_core_python"))
+    if not places:
+        pytest.skip("no axe-core: pip install axe-core-python, or deploy/frameworks --install")
+    with open(os.path.join(places[0], "axe.min.js"), encoding="utf-8") as file:
+        return file.read()
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("view", VIEWS)
+def test_axe_finds_nothing_serious(site, page, view, dark):
+    script = axe_script()
+    page.open(site, f"#/{view}?job={JOB}", dark=dark).ready()
+    page.js(script)
+    found = page.driver.execute_async_script(
+        "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']}).then(({violations}) =>"
+        "done(violations.map(({id, impact, nodes}) => [impact, id, nodes.map((node) => node.html.slice(0, 120)).slice(0, 3)])))")
+    assert [one for one in found if one[0] in ("serious", "critical", "moderate")] == []
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("width", [1440, 390])
+def test_targets_can_be_hit(site, page, view, width):
+    page.open(site, f"#/{view}?job={JOB}", width=width).ready()
+    targets = page.js(TARGETS)
+    assert len(targets) > 10
+    assert [one for one in targets if min(one[1], one[2]) < SMALLEST_PX - 0.5] == []

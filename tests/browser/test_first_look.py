@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: MIT
+"""What a person sees who opens the page for the first time: the head in trouble, why, and since when; or that all is well."""
+import numpy as np
+import pytest
+from conftest import Site
+from harness import Trainer, softmax_maps, wait_until
+from test_page import shown, where
+
+LAYERS, HEADS, T, STEPS, ONSET = 3, 8, 8, 14, 6
+RUNS = {"falls": 1, "single": 2, "well": None, "broken": 0}  # the layer in trouble
+
+
+def weights(rng, job, layer, step):
+    """Healthy maps; in a layer that collapses each query attends to the first key alone, of head 5 to it most."""
+    maps = softmax_maps(rng, 1, HEADS, T, T)
+    if step >= ONSET and RUNS[job] == layer and job == "falls":
+        sharp = np.full((1, HEADS, T, T), 0.01 / (T - 1), np.float32)
+        sharp[..., 0] = 0.99
+        sharp[0, 5] = np.eye(T, dtype=np.float32)[0]
+        maps = sharp
+    if step >= ONSET and RUNS[job] == layer and job == "single":
+        maps[0, 3] = np.eye(T, dtype=np.float32)[0]
+    if step >= ONSET and RUNS[job] == layer and job == "broken":
+        maps[0, 3] = np.nan
+    return maps
+
+
+def publish(site, job, module=None):
+    trainer, rng = Trainer(site.daemon, job), np.random.default_rng(5)
+    for step in range(STEPS):
+        for layer in range(LAYERS):
+            trainer.attention(weights(rng, job, layer, step), layer=layer, step=step, **({"module": module} if module else {}))
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def looked():
+    """A collapse that has ended, a run of which one head has collapsed, a healthy one, and one with a head of NaN."""
+    site = Site("window.unit=step", "window.length=2", "window.every=2", "window.rank_grace=0", "http.live_interval=0s")
+    for job in RUNS:
+        trainer = publish(site, job, module="<b>blocks.0</b>" if job == "well" else None)
+        if job == "falls":
+            trainer.event("bye", step=STEPS - 1)
+            wait_until(lambda: any(run["job"] == "falls" and run["state"] == "ended" for run in site.api("runs")["runs"]), "its end")
+        wait_until(lambda: ((site.api("trouble", job=job, or_null=1) or {}).get("step") or 0) >= STEPS - 3, "the last window of " + job)  # noqa: B023
+    yield site
+    site.close()
+
+
+def attention(page):
+    return " ".join(page.text(".attention").split())
+
+
+def test_the_head_in_trouble_stands_first(looked, page):
+    page.open(looked, "#/overview?job=falls").ready()
+    wait_until(lambda: page.js("return document.querySelectorAll('.attention .spark svg').length"), "its line")
+    trouble = looked.api("trouble", job="falls")
+    worst, (rule,) = trouble["heads"][0], [one for one in looked.api("rules", job="falls") if one["name"] == trouble["heads"][0]["rule"]]
+    assert (worst["layer"], worst["head"], worst["rule"]) == (1, 5, "entropy_collapse")
+    text = attention(page)
+    assert text.startswith(f"Needs attention at the end of the run, step {trouble['step']} · {len(trouble['heads'])} heads critical entropy_collapse")
+    assert f"{where(worst)}.h5 entropy_normalized {shown(worst['value'])} · below 0.1 since step {worst['since']['step']}" in text
+    assert f"worst of {len(trouble['heads'])} heads of decoder.1.self" in text and rule["why"] in text and rule["advice"] in text
+    size = page.js("const s = (q) => parseFloat(getComputedStyle(document.querySelector(q)).fontSize);"
+                   "return s('.trouble .who') / s('.trouble .what')")
+    assert size > 1.3 and page.js("return document.querySelector('.trouble .who').getBoundingClientRect().bottom") < 300
+    assert page.js("return document.querySelector('.trouble .spark .threshold') !== null"), "the bound is on its line"
+    page.screenshot("first-look-falls-1440-light")
+    page.js("document.querySelector('.trouble .who').click()")
+    wait_until(lambda: "#/head" in page.js("return location.hash"), "the head")
+    assert "layer=1" in page.js("return location.hash") and "head=5" in page.js("return location.hash")
+    page.ready()
+    wait_until(lambda: "entropy_collapse: mean of a layer below 0.1" in page.text(".figure.wide .legend"), "the bound on the chart")
+    assert page.js("return document.querySelectorAll('.figure.wide svg .threshold').length") >= 1
+
+
+def test_a_run_in_which_all_is_well_says_so_and_of_when(looked, page):
+    page.open(looked, "#/overview?job=well").ready()
+    step = looked.api("trouble", job="well")["step"]
+    wait_until(lambda: "All is well" in page.text(".attention"), "that all is well")
+    assert f"No alert fires in the window to step {step}." in attention(page) and page.texts(".attention .trouble") == []
+    assert page.js("return document.querySelectorAll('.attention b, .heat b, main b').length") == page.js(
+        "return document.querySelectorAll('.attention .soft b').length"), "names with markup are texts"
+    page.screenshot("first-look-well-1440-light")
+
+
+def test_one_head_beyond_the_bound_of_its_layer_is_one_quiet_line(looked, page):
+    page.open(looked, "#/overview?job=single").ready()
+    wait_until(lambda: "Watched: 1 head" in page.text(".attention"), "that it is watched")
+    assert looked.api("trouble", job="single")["watched"] == 1
+    assert "All is well" in page.text(".attention") and "decoder.2.self.h3" in page.text(".attention")
+    assert outlines(page) == {"beyond": 1, "firing": 0}
+
+
+def scores_at(site, job, last):
+    """{(layer, head): score} of the window that ends there, and the window's place in a grid."""
+    grid = site.api("grid", job=job, metric="trouble")
+    at = grid["windows"]["last"].index(last)
+    return {(where(layer), head): values[at] for layer in grid["layers"] for head, values in enumerate(layer["values"])}, at
+
+
+def slide(page, at):
+    page.js("const s = document.querySelector('.time input'); s.value = arguments[0]; s.dispatchEvent(new Event('input'))", at)
+
+
+def test_attention_is_of_the_moment_that_the_slider_stands_at(looked, page):
+    last = ONSET + 3
+    scores, at = scores_at(looked, "falls", last)
+    firing = sorted((name for name, score in scores.items() if score >= 1), key=lambda name: -scores[name])
+    assert len(firing) == HEADS and looked.api("trouble", job="falls")["step"] > last
+    page.open(looked, f"#/overview?job=falls&at=step{last}").ready()
+    wait_until(lambda: page.js("return document.querySelectorAll('.attention .spark circle').length"), "the line with its window")
+    text = attention(page)
+    then = page.text(".alerts ul.list")
+    assert "since epoch 0, step" in then and "firing at end" not in then and "when the run ended" not in then
+    assert text.startswith(f"Needed attention in the window to step {last} · {len(firing)} heads critical entropy_collapse")
+    layer, head = firing[0]
+    (grid,) = looked.api("grid", job="falls", layer=1, metric="entropy_normalized")["layers"]
+    assert f"{layer}.h{head} entropy_normalized {shown(float(np.float32(grid['values'][head][at])))} · below 0.1 since step" in text
+    assert f"At the newest step, {STEPS - 1}: {len(firing)} heads in trouble." in text and "What helps" in text
+    links = page.js("return [...document.querySelectorAll('.trouble a, .one-head a, .alerts .body a')].map((a) => a.hash)")
+    assert links and all(f"at=step{last}" in link for link in links)
+    page.screenshot("first-look-past-1440-light")
+    slide(page, 0)
+    wait_until(lambda: "All was well" in page.text(".attention"), "that all was well")
+    assert f"No alert fired in the window to step 1. At the newest step, {STEPS - 1}: {len(firing)} heads in trouble." in attention(page)
+    assert all("at=step1" in link for link in page.js("return [...document.querySelectorAll('.tabs a')].map((a) => a.hash)"))
+    page.js("document.querySelector('.attention .body a').click()")
+    wait_until(lambda: attention(page).startswith("Needs attention at the end of the run"), "the newest moment")
+
+
+def test_a_way_from_the_past_leads_to_the_same_moment(looked, page):
+    last = ONSET + 3
+    page.open(looked, f"#/overview?job=falls&at=step{last}&cell=decoder.1.self.h2").ready()
+    for leave in ("document.querySelector('.attention .who').click()", "document.querySelector('.one-head .links a').click()",
+                  "document.querySelector('.tabs a:nth-child(4)').click()"):
+        page.js(leave)
+        wait_until(lambda: "overview" not in page.js("return location.hash"), "another view")
+        assert f"at=step{last}" in page.js("return location.hash")
+        wait_until(lambda: page.text(".controls .time").endswith(f"step {last}"), "its slider at the same moment")
+        page.js("history.back()")
+        wait_until(lambda: page.text(".attention"), "the overview")
+
+
+def test_the_watched_heads_can_be_seen_one_by_one(looked, page):
+    """Of five heads beyond the bound of their layer, which keeps it."""
+    trainer, rng = Trainer(looked.daemon, "some"), np.random.default_rng(4)
+    for step in range(8):
+        maps = softmax_maps(rng, 1, HEADS, T, T)
+        maps[0, :5] = np.eye(T, dtype=np.float32)
+        trainer.attention(maps, step=step)
+    wait_until(lambda: ((looked.api("trouble", job="some", or_null=1) or {}).get("step") or 0) >= 5, "the windows")
+    page.open(looked, "#/overview?job=some").ready()
+    wait_until(lambda: "Watched: 5 heads" in page.text(".attention"), "that they are watched")
+    assert "decoder.0.self.h4" not in page.text(".attention")
+    page.js("document.querySelector('.watched summary').click()")
+    watched = [head for head in looked.api("trouble", job="some", state="beyond")["heads"] if head["score"] < 1]
+    wait_until(lambda: len(page.texts(".watched li")) == 5, "each of them")
+    assert page.texts(".watched li a") == [f"decoder.0.self.h{head['head']}" for head in watched]
+    assert all(f"entropy_normalized {shown(head['value'])} · below 0.1" in text for head, text in zip(watched, page.texts(".watched li")))
+
+
+def test_every_chart_has_the_bounds_of_rules_and_the_onsets_of_alerts(looked, page):
+    alerts = [alert for alert in looked.api("alerts", job="falls")["alerts"] if alert["layer"] == 1]
+    rules, steps = {alert["rule"] for alert in alerts}, {alert["since"]["step"] for alert in alerts}
+    bound = "entropy_collapse: mean of a layer below 0.1"
+    (run,) = {alert["run"] for alert in alerts}
+    other = looked.api("runs", job="well")["runs"][0]["run"]
+    for address, chart, before in ((f"#/runs?a=falls/{run}&b=well/{other}&cell=decoder.1.self.h5", ".figure.wide", "A: "),
+                                   ("#/layer?job=falls&stack=decoder&layer=1&site=self", ".figure.series", ""),
+                                   ("#/head?job=falls&stack=decoder&layer=1&site=self&head=5", ".figure.wide", "")):
+        page.open(looked, address).ready()
+        assert page.js(f"return document.querySelectorAll('{chart} .body svg .threshold').length") >= 1 and bound in page.text(f"{chart} .legend")
+        events = page.texts(f"{chart} .body svg .event:not(.change) title")
+        assert len(events) == len(steps) and all(event.startswith(before) and event.endswith(" began") for event in events), address
+        assert set(", ".join(event.removeprefix(before).removesuffix(" began") for event in events).split(", ")) == rules
+        page.screenshot(f"marks-{address[2:6].strip('?')}-1440-light")
+    page.open(looked, "#/model?job=falls").ready()
+    strips = "[aria-label='entropy_normalized by layer']"
+    assert page.js(f"return document.querySelectorAll(\"{strips} .threshold\").length") == 2, "of the two rules about this metric"
+    (told,) = page.texts(f"{strips} .onset title")
+    assert told.startswith("decoder.1.self: ") and {one.split()[0] for one in told.partition(": ")[2].split(", ")} == {
+        alert["rule"] for alert in looked.api("alerts", job="falls")["firing"] if alert["layer"] == 1}
+    page.screenshot("marks-model-1440-light")
+    page.open(looked, "#/overview?job=falls&cell=decoder.1.self.h5").ready()
+    assert page.js("return ['.threshold', '.line.bad'].map((s) => document.querySelectorAll(`.one-head svg ${s}`).length)") == [1, 1]
+
+
+def test_the_page_of_a_head_says_what_fires_and_what_helps(looked, page):
+    (worst, *_), last = looked.api("trouble", job="falls")["heads"], ONSET + 3
+    (rule,) = [one for one in looked.api("rules", job="falls") if one["name"] == worst["rule"]]
+    place = "#/head?job=falls&stack=decoder&layer=1&site=self&head=5"
+    page.open(looked, place).ready()
+    said = "[aria-label='trouble']"
+    wait_until(lambda: rule["advice"] in page.text(said), "what helps")
+    assert worst["head"] == 5 and f"{rule['name']} fired at the end: entropy_normalized {shown(worst['value'])}, bound: below 0.1" in page.text(said)
+    assert rule["why"] in page.text(said) and f"since step {worst['since']['step']}" in page.text(said)
+    page.screenshot("head-trouble-1440-light")
+    scores, at = scores_at(looked, "falls", last)
+    page.open(looked, f"{place}&at=step{last}", width=390, dark=True).ready()
+    (grid,) = looked.api("grid", job="falls", layer=1, metric="entropy_normalized")["layers"]
+    wait_until(lambda: f"entropy_normalized {shown(float(np.float32(grid['values'][5][at])))}, bound: below 0.1" in page.text(said), "its value then")
+    assert scores["decoder.1.self", 5] >= 3 and rule["advice"] in page.text(said)
+    assert page.js("return document.documentElement.scrollWidth <= innerWidth")
+    page.screenshot("head-trouble-past-390-dark")
+    slide(page, 0)
+    wait_until(lambda: page.texts(said) == [], "the window in which all was well")
+    assert "at=step1" in page.js("return document.querySelector('a[rel=next]').hash")
+    page.open(looked, "#/head?job=broken&stack=decoder&layer=0&site=self&head=3").ready()
+    wait_until(lambda: "invalid_rows" in page.text(said) and "Check the mask" in page.text(said), "what fires for its rows")
+
+
+def test_a_head_that_gives_everything_to_one_key_is_not_taken_for_padding(looked, page):
+    maps = softmax_maps(np.random.default_rng(6), 1, HEADS, T, T)
+    maps[0, 5] = np.eye(T, dtype=np.float32)[0]
+    Trainer(looked.daemon, "one-key").attention(maps, step=0)
+    wait_until(lambda: looked.api("maps", job="one-key", or_null=1), "its map")
+    page.open(looked, "#/head?job=one-key&head=5").ready()
+    wait_until(lambda: page.js("return document.querySelector('.picture image')"), "its map")
+    assert not any(text.startswith("none") for text in page.texts(".picture svg text")), "no cell is hidden"
+    assert f"100 %, {T} × an even spread" in page.texts(".picture .pairs li")[0]
+    page.keys(".picture svg", "ArrowRight")
+    assert page.text("#tooltip") == "query 0 → key 1: 0"
+    page.open(looked, "#/model?job=one-key").ready()
+    alpha = """const c = document.querySelector('.thumb-row').querySelector('canvas'), side = c.height;
+        return [...c.getContext('2d').getImageData(5 * (side + 3), 0, side, side).data].filter((x, i) => i % 4 === 3 && x < 255).length"""
+    wait_until(lambda: page.js("return [...document.querySelectorAll('.thumb-row')].every((row) => row.querySelector('canvas'))"), "the thumbnails")
+    assert page.js(alpha) == 0, "nor is any pixel of its thumbnail"
+
+
+def test_a_head_without_numbers_is_named_by_its_rule(looked, page):
+    page.open(looked, "#/overview?job=broken").ready()
+    (head,) = looked.api("trouble", job="broken")["heads"]
+    assert (head["layer"], head["head"], head["rule"], head["value"]) == (0, 3, "invalid_rows", 1)
+    wait_until(lambda: "invalid_rows" in page.text(".attention"), "the rule")
+    text = attention(page)
+    assert f"{where(head)}.h3 invalid_share 1 · above 0 since step {head['since']['step']}" in text and "What helps: Check the mask" in text
+    assert "metric=" not in page.js("return document.querySelector('.trouble .who').hash"), "it is no metric to choose"
+    assert page.js("return document.querySelectorAll('.heat .cell.missing').length") == 1 and page.texts(".heat .value.none") == ["–"]
+    assert not any(word in page.text("body") for word in ("undefined", "null", "[object"))
+    page.screenshot("first-look-broken-1440-light")
+
+
+def outlines(page):
+    return page.js("const n = (k) => (document.querySelector(`.heat .outline.${k}`)?.getAttribute('d')?.match(/M/g) ?? []).length;"
+                   "return {firing: n('firing'), beyond: n('beyond')}")
+
+
+@pytest.mark.parametrize("width, dark", [(1440, True), (390, False)])
+def test_cells_are_outlined_by_trouble_and_say_their_number(looked, page, width, dark):
+    page.open(looked, "#/overview?job=falls", width=width, dark=dark).ready()
+    firing = [head for head in looked.api("trouble", job="falls")["heads"] if head["score"] >= 1]
+    wait_until(lambda: outlines(page)["firing"] == len(firing), "the outlines")
+    assert page.texts(".legend .worse") == ["◀ worse"] and page.texts(".legend .tick text")[-1] == "1"
+    assert page.js("return document.querySelectorAll('.legend .bound').length") == 2, "of the rules about this metric"
+    if width == 1440:
+        (live,) = looked.api("live", job="falls", layer=1)
+        drawn = [float(text) for text in page.texts(".heat .value")][HEADS:2 * HEADS]
+        np.testing.assert_allclose(drawn, live["heads"]["entropy_normalized"], rtol=0.06, atol=1e-6)
+    onsets = page.js("return document.querySelectorAll('.time-map .onset').length")
+    began = {(alert["layer"], alert["since"]["step"]) for alert in looked.api("alerts", job="falls")["alerts"] if alert["layer"] is not None}
+    assert onsets == len(began) > 0
+    page.screenshot(f"first-look-cells-{width}-{'dark' if dark else 'light'}")
+    slide(page, 0)
+    assert outlines(page)["firing"] == 0, "at the first window all was well"
+
+
+def test_many_heads_of_many_layers_stay_readable(page):
+    """100 layers of 128 heads, or one of 4,096: each cell can be seen, on a phone in several lines per layer."""
+    site = Site("window.unit=step", "window.length=1", "window.every=1", "window.rank_grace=0", "metrics.spectrum=false", "limits.heads=4096")
+    try:
+        trainer, rng = Trainer(site.daemon, "large"), np.random.default_rng(2)
+        maps = softmax_maps(rng, 1, 128, 4, 4)
+        for layer in range(100):
+            trainer.attention(maps, layer=layer, step=0)
+        Trainer(site.daemon, "wide").attention(softmax_maps(rng, 1, 4096, 2, 2), step=0)
+        site.daemon.settled(101)
+        for job, width, count in (("wide", 1440, 4096), ("large", 1440, 12800), ("large", 390, 12800)):
+            page.open(site, f"#/overview?job={job}", width=width).ready()
+            cells = page.js("const c = [...document.querySelectorAll('.heat .cell')].map((e) => e.getBoundingClientRect());"
+                            "const shown = document.querySelector('.heat .body').getBoundingClientRect();"
+                            "return [c.length, Math.min(...c.map((b) => b.width)), Math.min(...c.map((b) => b.height)),"
+                            "Math.max(...c.map((b) => b.right)) <= shown.right + 1]")
+            assert cells[0] == count and cells[1] >= 5.5 and cells[2] >= 5.5 and cells[3], (job, width, cells)
+            assert page.js("return document.documentElement.scrollWidth <= innerWidth")
+            page.screenshot(f"first-look-{job}-{width}-light")
+        page.keys(".heat svg", "ArrowRight", "ArrowDown", "End")
+        assert page.text(".columns > .stack:last-child h2") == "decoder.1.self.h0"
+    finally:
+        page.driver.get("about:blank")
+        site.close()

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: MIT
+"""Maps of many heads: thumbnails of a model, a layer on one scale, lines between tokens, and windows that have passed."""
+import numpy as np
+import pytest
+from conftest import JOB, Site
+from harness import Trainer, softmax_maps, wait_until
+from test_page import shown
+from test_pictures import alone
+
+LAYER = dict(stack="decoder", layer=1, site="self")
+PLACE = "&".join(f"{name}={value}" for name, value in LAYER.items())
+MANY, MARKED = 1024, "<b>bold</b>&amp;"
+
+# The colours at the middle of each cell of a thumbnail: [rows][columns] of RGBA; of a row of the list, and a head.
+THUMB = """
+const [at, head, rows, columns, side] = arguments, gap = 3, canvas = document.querySelectorAll('.thumb-row')[at].querySelector('canvas');
+const context = canvas.getContext('2d'), out = [];
+for (let r = 0; r < rows; r++) for (let c = 0; c < columns; c++)
+  out.push([...context.getImageData(head * (side + gap) + Math.floor((c + 0.5) * side / columns), Math.floor((r + 0.5) * side / rows), 1, 1).data]);
+return out;
+"""
+
+
+def viridis(page, shares):
+    """The colours of numbers from 0 to 1, as tables of colours have them."""
+    return np.array(page.js("return arguments[0].map((x) => { const {r, g, b} = d3.rgb(d3.interpolateViridis(Math.min(255, Math.floor(256 * x)) / 255));"
+                            "return [r, g, b]; })", [float(x) for x in np.clip(shares, 0, 1)]))
+
+
+def maps_of(daemon, job=JOB, **what):
+    return np.array(daemon.api("maps", job=job, **what)["values"], float)
+
+
+def thumbs_drawn(page, count):
+    wait_until(lambda: page.js("return document.querySelectorAll('.thumbs canvas').length") >= count, "the thumbnails")
+
+
+def past(site, at):
+    """Where the window `at` ends, in the run that is shown."""
+    return site.api("grid", job=JOB)["windows"]["last"][at]
+
+
+def test_thumbnails_have_the_colours_of_the_weights(site, page):
+    page.open(site, f"#/model?job={JOB}").ready()
+    thumbs_drawn(page, 6)
+    page.choose("scale", "limits")
+    for name, value in (("from weight", 0.05), ("to weight", 0.5)):
+        page.js("const b = document.querySelector(`input[aria-label='${arguments[0]}']`); b.value = arguments[1]; b.dispatchEvent(new Event('change'))", name, value)
+    names = page.js("return [...document.querySelectorAll('.thumb-block')].flatMap((b) => [...b.querySelectorAll('.thumb-name a')].map((a) => b.querySelector('h3').textContent + ' ' + a.textContent))")
+    assert names == [f"{kind} L{i}" for kind in ("encoder self-attention", "decoder self-attention", "decoder cross attention") for i in (0, 1)]
+    wait_until(lambda: "0.05 – 0.5" in page.texts(".thumb-bar")[3], "the limits")
+    side = page.js("return document.querySelector('.thumbs canvas').height")
+    for head in (0, 3):
+        values = maps_of(site, head=head, **LAYER)[0]
+        pixels = np.array(page.js(THUMB, 3, head, *values.shape, side)).reshape(*values.shape, 4)
+        visible = np.tril(np.ones_like(values, bool)) & values.any(0) & values.any(1)[:, None]
+        assert ((pixels[..., 3] == 255) == visible).all(), "what the mask hides, and padding, is clear"
+        wanted = viridis(page, (values[visible] - 0.05) / 0.45)
+        assert np.abs(pixels[visible][:, :3] - wanted).max() <= 4
+    page.screenshot("thumbnails-1440-light")
+    page.choose("scale", "layer")
+
+
+def test_thumbnails_are_reached_by_keys_and_say_what_stands_out(site, page):
+    page.open(site, f"#/model?job={JOB}").ready()
+    thumbs_drawn(page, 6)
+    page.keys(".thumbs", *["ArrowDown"] * 4, *["ArrowRight"] * 2)
+    said = page.js("return document.getElementById('readout').textContent")
+    assert said.startswith("decoder.1.self.h2\nquery ") and said.count("an even spread") == 3
+    page.keys(".thumbs", "Enter")
+    wait_until(lambda: "#/head" in page.js("return location.hash"), "the head")
+    assert "layer=1" in page.js("return location.hash") and "head=2" in page.js("return location.hash")
+
+
+def test_maps_of_a_layer_share_one_scale(site, page):
+    page.open(site, f"#/layer?job={JOB}&{PLACE}").ready()
+    page.choose("map colours", "full")
+    values = maps_of(site, **LAYER)
+    visible = np.tril(np.ones(values.shape[1:], bool)) & values.any(1)[:, None] & values.any(2)[..., None]
+    low, high = values[visible].min(), values[visible].max()
+    wait_until(lambda: len(page.texts(".wide > .body > div > .legend .tick text")) == 3, "one bar")
+    pixels = page.driver.execute_async_script("""const done = arguments[0];
+        Promise.all([...document.querySelectorAll('.grid.small image')].map((picture) => new Promise((drawn) => {
+            const image = new Image();
+            image.onload = () => { const canvas = document.createElement('canvas'), context = canvas.getContext('2d');
+                canvas.width = image.width; canvas.height = image.height; context.drawImage(image, 0, 0);
+                drawn([...context.getImageData(0, 0, image.width, image.height).data]); };
+            image.src = picture.getAttribute('href'); }))).then(done)""")
+    pixels = np.array(pixels).reshape(*values.shape, 4)
+    wanted = viridis(page, (values[visible] - low) / (high - low))
+    assert np.abs(pixels[visible][:, :3] - wanted).max() <= 4
+    page.choose("scale", "map")
+    wait_until(lambda: "each map has its own scale" in page.text(".wide > .body .legend"), "that maps have their own")
+    page.choose("scale", "layer")
+    page.choose("map colours", "auto")
+    assert [len(page.texts(f".grid.small .figure:nth-child({i}) .top li")) for i in range(1, 5)] == [3] * 4, "positions that stand out"
+
+
+def test_lines_have_the_weights_of_the_heads_that_are_chosen(site, page):
+    page.open(site, f"#/head?job={JOB}&{PLACE}&head=3&lines=1,3").ready()
+    wait_until(lambda: page.js("return document.querySelectorAll('svg.head-lines line').length"), "the lines")
+    assert page.texts(".head-toggle[aria-pressed=true]") == ["1", "3"]
+    page.keys("svg.head-lines", *["ArrowDown"] * 6)
+    row = maps_of(site, **LAYER)[:, 5]
+    said = page.js("return document.getElementById('readout').textContent").splitlines()
+    assert said[0].startswith("query 5 ") and len(said) == 6
+    ends = page.js("return [...document.querySelectorAll('svg.head-lines line')].map((l) => l.getAttribute('stroke-width'))")
+    widths = sorted((float(x) for x in ends), reverse=True)
+    weights = np.sort(row[[1, 3], :6].ravel())[::-1]
+    np.testing.assert_allclose(widths, 0.5 + 2.5 * weights[weights > 0] / weights[0], rtol=1e-5)
+    marks = page.texts("svg.head-lines text.weight")
+    means = row[[1, 3], :6].mean(0)
+    assert sorted(float(text.split()[0]) for text in marks) == sorted(
+        float(f"{100 * x:.1f}" if x < 0.1 else f"{100 * x:.0f}") for x in means if x >= 0.01)
+    page.screenshot("lines-1440-light")
+    page.js("document.querySelector(\".head-toggle[aria-label='lines of head 0']\").click()")
+    wait_until(lambda: "lines=0%2C1%2C3" in page.js("return location.hash"), "the head in the address")
+    wait_until(lambda: len(page.texts(".head-toggle[aria-pressed=true]")) == 3, "its lines")
+
+
+def test_a_head_goes_through_its_windows(site, page):
+    at = past(site, 3)
+    page.open(site, f"#/head?job={JOB}&{PLACE}&head=2&at=step{at}").ready()
+    grid = site.api("grid", job=JOB, metric="first_token", **LAYER)
+    wait_until(lambda: "Numbers of the window" in page.text(".numbers header"), "its numbers")
+    rows = dict(row.split("\t")[:2] for row in page.text(".numbers tbody").splitlines())
+    assert rows["first_token"] == shown(float(np.float32(grid["layers"][0]["values"][2][3])))
+    kept = site.api("map", kind="heads", last=at, job=JOB, **LAYER)
+    wait_until(lambda: f"window of step {at - 4} to {at}" in page.text(".picture header"), "its map")
+    page.keys(".picture svg", *["ArrowDown"] * 9, *["ArrowRight"] * 3)
+    assert page.text("#tooltip").endswith(shown(kept["values"][2][9][3])) and page.texts(".head-toggle[aria-pressed=true]") == ["2"]
+    assert "step" in page.text(".time")
+    page.js("const s = document.querySelector('.time input'); s.value = 5; s.dispatchEvent(new Event('input'))")
+    wait_until(lambda: f"to {past(site, 5)}" in page.text(".picture header"), "the other window")
+    assert f"at=step{past(site, 5)}" in page.js("return location.hash")
+    assert page.js("return document.querySelectorAll('.figure.wide .now').length") == 1
+    page.screenshot("head-past-1440-light")
+
+
+def test_layers_and_the_model_go_through_their_windows(site, page):
+    at = past(site, 2)
+    page.open(site, f"#/layer?job={JOB}&{PLACE}&at=step{at}").ready()
+    wait_until(lambda: "Numbers of the window" in page.text("main"), "its numbers")
+    grid = site.api("grid", job=JOB, metric="entropy_normalized", **LAYER)
+    column = page.js("return [...document.querySelectorAll('main table tbody tr')].map((row) => row.children[2].textContent)")
+    assert page.texts(".grid.small h2") == [f"head {head}" for head in range(4)], "maps that were kept of the window"
+    assert column == [shown(float(np.float32(head[2]))) for head in grid["layers"][0]["values"]]
+    page.screenshot("layer-past-1440-light")
+    page.open(site, f"#/model?job={JOB}&at=step{at}").ready()
+    assert f"step {at}" in page.text(".time") and f"step {at}" in page.text(".figure.wide header")
+    assert page.js("return document.querySelectorAll('circle.dot').length") == 24
+    page.open(site, f"#/layer?job={JOB}&{PLACE}&at=nonsense").ready()
+    assert "at=nonsense names no window of this run" in page.text("main")
+
+
+@pytest.fixture(scope="module")
+def strange():
+    """Four layers of as many heads as attnd takes, 4,096 in all; none has tokens. Another job has one window, maps with NaN, and names with markup."""
+    one = Site("window.unit=step", "window.length=1", "window.every=1")
+    rng = np.random.default_rng(2)
+    many = Trainer(one.daemon, "many")
+    for layer in range(4):
+        many.attention(softmax_maps(rng, 1, MANY, 4, 4), layer=layer)
+    weights = softmax_maps(rng, 1, 3, 6, 6)
+    weights[0, 1] = np.nan
+    weights[0, 2, 3, 2:] = np.nan
+    odd = Trainer(one.daemon, "odd")
+    for step in (0, 1):
+        odd.attention(weights, step=step, module=MARKED, labels=[MARKED] * 6)
+    for job in ("many", "odd"):
+        wait_until(lambda: one.api("maps", job=job, size=2, head=0, or_null=1), "its maps")  # noqa: B023
+    yield one
+    one.close()
+
+
+def test_four_thousand_heads_are_drawn_as_one_comes_to_them(strange, page):
+    for view in ("model", "layer"):
+        page.open(strange, f"#/{view}?job=many").ready()
+        thumbs_drawn(page, 1)
+        assert page.js("return document.querySelectorAll('.thumbs canvas').length") < page.js("return document.querySelectorAll('.thumb-tile').length")
+        page.screenshot(f"many-{view}-1440-light")
+    page.open(strange, "#/head?job=many&head=1023").ready()
+    assert page.texts(".head-toggle") == ["1023"], "a list has the others"
+    page.choose("head to add", "7")
+    wait_until(lambda: page.texts(".head-toggle") == ["7", "1023"], "another head")
+
+
+@pytest.mark.parametrize("view", ["model", "layer", "head"])
+def test_names_with_markup_and_maps_with_nan_are_drawn_soundly(strange, page, view):
+    page.open(strange, f"#/{view}?job=odd&head=2", width=390, dark=True).ready()
+    assert page.js("return [...document.querySelectorAll('main b, main i')].filter((e) => e.textContent === 'bold').length") == 0
+    page.js("document.querySelectorAll('main .why').forEach((advice) => advice.remove())")  # which may speak of NaN
+    assert "undefined" not in page.text("main") and "NaN" not in page.text("main")
+    assert page.js("return document.documentElement.scrollWidth <= innerWidth"), "the page is wider than the window"
+    page.screenshot(f"strange-{view}-390-dark")
+
+
+def test_the_scale_of_thumbnails_covers_most_cells(site, page):
+    page.open(site, f"#/model?job={JOB}").ready()
+    scale = alone(page, "thumb_paint.js", """const values = new Float32Array(10000).fill(0.01); values.fill(0.2, 0, 150); values.fill(1, 0, 20);
+        return m.scaleOfThumbs({values})""")
+    assert scale[0] == 0 and 0.2 <= scale[1] < 0.21 and scale[2] == 1

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: MIT
+"""Series that are looked into: a part of the run, smoothed lines, by mouse and by keys."""
+import numpy as np
+from conftest import JOB
+from harness import wait_until
+from test_pictures import alone
+
+HEAD = f"#/head?job={JOB}&stack=decoder&layer=1&site=self&head=3"
+CHART = ".figure.wide svg"
+
+
+def ticks(page):
+    return [int(text) for text in page.texts(f"{CHART} > g:first-of-type .tick text")]
+
+
+def drag(page, start, end):
+    """From one share of the chart's width to another."""
+    box = page.js(f"const b = document.querySelector('{CHART}').getBoundingClientRect(); return [b.left, b.top, b.width, b.height]")
+    y = box[1] + box[3] / 2
+    places = [box[0] + share * box[2] for share in (start, (start + end) / 2, end)]
+    for kind, x in (("mouseMoved", places[0]), ("mousePressed", places[0]), ("mouseMoved", places[1]), ("mouseMoved", places[2]), ("mouseReleased", places[2])):
+        page.driver.execute_cdp_cmd("Input.dispatchMouseEvent", dict(type=kind, x=x, y=y, button="left", buttons=int("Released" not in kind), clickCount=1))
+
+
+def test_dragging_shows_a_part_of_the_run(site, page):
+    page.open(site, HEAD).ready()
+    whole = page.js(f"return document.querySelector('{CHART} path.line').getAttribute('d').split('L').length")
+    drag(page, 0.4, 0.8)
+    part = page.js(f"return document.querySelector('{CHART} path.line').getAttribute('d').split('L').length")
+    assert 2 <= part < whole
+    assert page.js("return document.querySelectorAll('.brush').length") == 0
+    page.js("[...document.querySelectorAll('.chart-tools button')].find((b) => b.textContent === 'whole run').click()")
+    assert page.js(f"return document.querySelector('{CHART} path.line').getAttribute('d').split('L').length") == whole
+
+
+def test_keys_zoom_where_they_are_and_back(site, page):
+    page.open(site, HEAD).ready()
+    before = ticks(page)
+    page.keys(CHART, "End", "+", "+")
+    assert ticks(page)[0] > before[0] and ticks(page)[-1] >= before[-1]
+    assert page.js("return document.activeElement === document.querySelector(arguments[0])", CHART)
+    page.keys(CHART, "0")
+    assert ticks(page) == before
+
+
+def test_lines_are_smoothed_over_the_numbers_there_are(site, page):
+    page.open(site, HEAD).ready()
+    values = [1, 2, None, 4, 9, 1]
+    got = alone(page, "chart_zoom.js", "return m.smoothed([1, 2, null, 4, 9, 1], 3)")
+    numbers = np.array([np.nan if x is None else x for x in values], float)
+    wanted = [np.nanmean(numbers[max(0, i - 1):i + 2]) for i in range(6)]
+    assert got[2] is None
+    np.testing.assert_allclose([got[i] for i in (0, 1, 3, 4, 5)], [wanted[i] for i in (0, 1, 3, 4, 5)])
+    page.open(site, HEAD).ready()
+    page.choose("smoothing", "5")
+    wait_until(lambda: page.js(f"return document.querySelectorAll('{CHART} path.line.raw').length") == 2, "the lines as they are, faintly")
+    assert "mean, mean of 5 windows" in page.text(".figure.wide .legend")
+    page.choose("smoothing", "0")
+    assert page.js(f"return document.querySelectorAll('{CHART} path.line.raw').length") == 0

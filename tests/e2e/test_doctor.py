@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: MIT
+"""`python -m attnd` on set-ups that are really broken: each is named, with what to do; and on one that is well."""
+import http.server
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import msgpack
+import pytest
+import zmq
+from harness import ATTND, Attnd, Trainer, softmax_maps, wait_until
+from test_start import PROGRAMS, executable
+
+ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
+
+
+def doctor(tmp_path, *arguments, flags=(), **more):
+    """(exit status, {subject: [its lines, each with what to do]})"""
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "XDG_RUNTIME_DIR": os.environ["XDG_RUNTIME_DIR"],
+                   "XDG_STATE_HOME": os.environ["XDG_STATE_HOME"], "PYTHONPATH": os.path.join(ROOT, "clients", "python"),
+                   "PYTHONDONTWRITEBYTECODE": "1", "ATTND_BIN": os.path.abspath(ATTND), **more}
+    done = subprocess.run([sys.executable, *flags, "-m", "attnd", *arguments], env=environment, capture_output=True, text=True,
+                          timeout=120)
+    assert done.stderr == ""
+    lines = re.sub(r"\n {6,}-> ", " -> ", done.stdout).splitlines()
+    found = {}
+    for line in lines[:-2]:
+        found.setdefault(line.split()[0], []).append(" ".join(line.split()[1:]))
+    wrong = sum(text.startswith("WRONG") for texts in found.values() for text in texts)
+    assert lines[-1] == (f"{wrong} thing{'s' * (wrong > 1)} wrong" if wrong else "all is well")
+    assert done.returncode == (1 if wrong else 0)
+    return done.returncode, found
+
+
+def place():
+    return f"{os.environ['XDG_RUNTIME_DIR']}/attnd"
+
+
+def start(*settings, **more):
+    os.makedirs(place(), 0o700, exist_ok=True)
+    return Attnd(*settings, directory=place(), **more)
+
+
+class Responder:
+    """Answers control requests as an attnd of another version or with another clock would."""
+
+    def __init__(self, directory, **ping):
+        os.makedirs(directory, 0o700)
+        self.ping = {"version": "0.1.0", "uptime_s": 1.0, "directory": directory, "ingest": "", **ping}
+        self.context = zmq.Context()
+        self.sockets = [self.context.socket(zmq.SUB), self.context.socket(zmq.ROUTER)]
+        self.sockets[0].bind(f"ipc://{directory}/ingest")
+        self.sockets[1].bind(f"ipc://{directory}/control")
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self.serve)
+        self.thread.start()
+
+    def serve(self):
+        while not self.ended.is_set():
+            if self.sockets[1].poll(20):
+                *route, request = self.sockets[1].recv_multipart()
+                _, number, method, _ = msgpack.unpackb(request)
+                history = {"path": None, "reason": "switched off", "size": 0, "waiting": 0}
+                answer = self.ping if method == "ping" else {"history": history}
+                self.sockets[1].send_multipart([*route, msgpack.packb([1, number, None, answer])])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.ended.set()
+        self.thread.join()
+        self.context.destroy(linger=0)
+
+
+def test_all_is_well(tmp_path):
+    start()
+    status, found = doctor(tmp_path)
+    assert status == 0 and re.fullmatch(r"ok attnd \S+ answers at ipc://\S+/attnd/control within \d+ ms, up \d+ s", found["daemon"][0])
+    assert found["program"] == [f"ok {os.path.abspath(ATTND)} is version {found['client'][0].split()[2]}"]
+    assert found["history"][0].startswith(f"ok {place()}/history.db, ") and found["clock"][0].startswith("ok ")
+    assert "pyzmq" in found["packages"][0] and found["processor"]
+
+
+def test_nothing_that_is_heavy_is_imported():
+    """And importing attnd takes nothing but Python's own."""
+    script = "import sys, attnd{}; heavy = {{'torch', 'numpy', 'zmq', 'msgpack', 'transformers', 'ctypes', 'subprocess'}}\n" \
+             "print(sorted(heavy.intersection(sys.modules)))"
+    for more, expected in (("", "[]"), (", attnd.doctor", "['subprocess']")):
+        done = subprocess.run([sys.executable, "-c", script.format(more)], capture_output=True, text=True, check=True,
+                              env={"PYTHONPATH": os.path.join(ROOT, "clients", "python"), "PYTHONDONTWRITEBYTECODE": "1"})
+        assert done.stdout.strip() == expected
+
+
+def test_no_daemon(tmp_path):
+    _, found = doctor(tmp_path)
+    assert found["daemon"] == ['WRONG no attnd answers -> start one: attnd, or attnd.watch(..., start="auto")']
+
+
+def test_a_socket_that_is_left_over(tmp_path):
+    daemon = start()
+    daemon.stop(signal.SIGKILL)
+    _, found = doctor(tmp_path)
+    assert (f"WRONG {place()}/ingest is left over by an attnd that was killed: nobody listens there -> "
+            "start attnd again, which takes it over") in found["address"]
+
+
+def test_a_directory_that_others_can_write_to(tmp_path):
+    start()
+    os.chmod(place(), 0o777)
+    _, found = doctor(tmp_path)
+    assert (f"WRONG {place()}: others can write to it (mode 0777); clients pass it over -> chmod 700 {place()} when it is "
+            "yours, else remove it; then start attnd again") in found["address"]
+
+
+@pytest.mark.parametrize("version, older", [("0.0.9", "the daemon is older"), ("99.0.0", "the client is older")])
+def test_a_daemon_of_another_version(tmp_path, version, older):
+    with Responder(place(), version=version, time_ns=time.time_ns()):
+        _, found = doctor(tmp_path)
+    assert re.match(rf"WRONG attnd {version} answers at .*; this client is version \S+ -> {older}", found["daemon"][0])
+    assert found["history"] == ["WRONG attnd keeps none: switched off -> set history.enabled to true"]
+
+
+def test_a_clock_that_is_wrong(tmp_path):
+    with Responder(place(), time_ns=time.time_ns() - 3600 * 10**9):
+        _, found = doctor(tmp_path)
+    assert re.match(r"WRONG attnd's clock is 3\d\d\d\.\d s behind this machine's -> set both clocks", found["clock"][0])
+
+
+def test_a_disk_that_is_full(tmp_path, rng):
+    daemon = start("history.commit=20ms", "history.checkpoint=100ms")
+    resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    trainer = Trainer(daemon, "job")
+    trainer.attention(softmax_maps(rng, 1, 1, 8, 8))
+    trainer.event("epoch_end")
+    reason = wait_until(lambda: daemon.stats()["history"]["reason"], "the disk is full")
+    _, found = doctor(tmp_path)
+    assert found["history"][0].startswith(f"WRONG attnd keeps nothing new: {reason} -> ")
+
+
+def test_a_history_that_cannot_be_read(tmp_path):
+    os.makedirs(place(), 0o700)
+    with open(f"{place()}/history.db", "w") as file:
+        file.write("this is a letter")
+    start()
+    _, found = doctor(tmp_path)
+    assert found["history"][0].startswith(f"WRONG attnd keeps none: {place()}/history.db: the file is there and is not a "
+                                          "database -> make the file")
+
+
+def test_a_config_that_was_broken(tmp_path):
+    daemon = start(config="plan: {every: 5}\n")
+    with open(f"{place()}/attnd.yaml", "w") as file:
+        file.write("plan: {every: often}\n")
+    daemon.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: daemon.stats()["config_refused"], "the refusal")
+    _, found = doctor(tmp_path)
+    assert found["config"][0].startswith("WRONG attnd has refused its config") and "--check-config" in found["config"][0]
+
+
+def test_a_daemon_that_is_stopped(tmp_path):
+    daemon = start()
+    daemon.process.send_signal(signal.SIGSTOP)
+    _, found = doctor(tmp_path)
+    assert found["daemon"][0].startswith("WRONG ") and "it is stopped (kill -CONT goes on), or very busy" in found["daemon"][0]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_program_that_cannot_be_used(tmp_path, program):
+    make, expected = PROGRAMS[program]
+    _, found = doctor(tmp_path, ATTND_BIN=make(tmp_path / "attnd"))
+    if program == "version":
+        assert re.match(r"WRONG \S+/attnd is version 0.0.1, this client \S+ -> pip install", found["program"][0])
+    else:
+        assert re.search(re.sub(": (?=pip|chmod)", " -> ", expected), found["program"][0]) and found["program"][0].startswith("WRONG ")
+
+
+def test_no_program(tmp_path):
+    _, found = doctor(tmp_path, ATTND_BIN="", PATH="/nowhere")
+    assert found["program"][0].startswith("WRONG no attnd beside this Python's scripts, nor in PATH -> pip install")
+
+
+def test_two_programs_and_two_clients(tmp_path):
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder, version in zip(folders, ("0.1.0", "0.0.8")):
+        folder.mkdir()
+        executable(folder / "attnd", f"#!/bin/sh\necho attnd {version}\n")
+    package = tmp_path / "packages" / "attnd-0.0.7.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: attnd\nVersion: 0.0.7\n")
+    _, found = doctor(tmp_path, ATTND_BIN="", PATH=f"{folders[0]}:{folders[1]}:/usr/bin:/bin", PYTHONPATH=":".join(
+        (os.path.join(ROOT, "clients", "python"), str(package.parent))))
+    assert f"WRONG {folders[1]}/attnd is version 0.0.8: there are two, and this Python starts {folders[0]}/attnd -> remove " \
+           "one of them, or have ATTND_BIN name the one to start" in found["program"]
+    assert "but pip has installed 0.0.7: there are two -> uninstall one" in found["client"][0]
+
+
+def test_a_port_of_somebody_else(tmp_path):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
+        server.RequestHandlerClass.log_message = lambda *said: None
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        address = f"tcp://127.0.0.1:{server.server_port}"
+        _, found = doctor(tmp_path, "--address", address)
+        server.shutdown()
+        serving.join()
+    assert found["address"] == [f"ok {address} (--address)"]
+    assert f"{address} is a server of HTTP, not attnd" in found["daemon"][0] and "name another address" in found["daemon"][0]
+
+
+def test_an_address_that_is_none(tmp_path):
+    _, found = doctor(tmp_path, ATTND_ADDRESS="localhost:5570")
+    assert found["address"] == ["WRONG ATTND_ADDRESS: 'localhost:5570': write tcp://localhost:5570 -> name a directory, or "
+                                "leave ATTND_ADDRESS out"]
+
+
+def test_no_runtime_directory(tmp_path):
+    _, found = doctor(tmp_path, XDG_RUNTIME_DIR=f"{tmp_path}/gone")
+    assert found["address"][0] == (f"WRONG XDG_RUNTIME_DIR is {tmp_path}/gone, which is no directory: attnd uses "
+                                   f"/tmp/attnd-{os.geteuid()} -> unset it, or log in anew, so that the system makes it")
+
+
+def test_packages_that_are_missing(tmp_path):
+    """-S: without those of the distribution."""
+    if subprocess.run([sys.executable, "-S", "-c", "import zmq"], capture_output=True).returncode == 0:
+        pytest.skip("this Python has its packages without `site`")
+    start()
+    _, found = doctor(tmp_path, flags=["-S"])
+    assert re.match(r"WRONG .*pyzmq.* cannot be imported by \S+ -> \S+ -m pip install ", found["packages"][0])
+    assert found["daemon"][0].startswith("WRONG cannot be asked: ")

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: MIT
+"""What a training reports itself: its loss, its settings."""
+import os
+import subprocess
+
+import pytest
+from harness import PATIENCE_S, Attnd, Reader, Trainer, softmax_maps, wait_until
+
+ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
+
+
+def series_of(attnd, **params):
+    """Name to {step: value} of what is stored of a run."""
+    answer = attnd.call("log", **params)
+    return {one["name"]: dict(zip(one["step"], one["value"])) for one in answer["series"]}
+
+
+def await_steps(attnd, steps, job="gpt"):
+    """The history commits now and then, and knows nothing of the run before."""
+    def stored():
+        known = any(run["job"] == job for run in attnd.call("runs")["runs"])
+        return known and list(series_of(attnd, job=job).get("loss", {})) == steps
+    wait_until(stored, f"a loss of steps {steps}")
+
+
+def test_a_loss_is_published_and_kept(attnd):
+    reader, trainer = Reader(attnd, "log/gpt/"), Trainer(attnd, "gpt")
+    trainer.event("log", epoch=1, step=40, values={"loss": 2.5, "lr": 3e-4})
+    topic, result = reader.next()
+    assert topic == "log/gpt/"
+    assert (result["kind"], result["run"], result["epoch"], result["step"]) == ("log", trainer.run.hex(), 1, 40)
+    assert result["values"] == {"loss": 2.5, "lr": 3e-4} and result["snapshot"] is False
+    trainer.event("log", epoch=1, step=50, values={"loss": None})
+    assert reader.next()[1]["values"] == {"loss": None}
+    await_steps(attnd, [40, 50])
+    assert series_of(attnd, job="gpt") == {"loss": {40: 2.5, 50: None}, "lr": {40: 3e-4}}
+    late = Reader(attnd, "log/").next()[1]
+    assert (late["step"], late["values"], late["snapshot"]) == (50, {"loss": None}, True)
+    attnd.settled(2)
+    assert attnd.stats()["events"] == 2
+
+
+def test_a_log_moves_neither_windows_nor_the_position_of_the_run(attnd, rng):
+    reader, trainer = Reader(attnd, "summary/", "job/"), Trainer(attnd, "gpt")
+    trainer.attention(softmax_maps(rng, 1, 2, 4, 4), epoch=0, step=7)
+    trainer.event("log", epoch=5, step=10**6, values={"loss": 1.0})
+    trainer.attention(softmax_maps(rng, 1, 2, 4, 4), epoch=0, step=8)
+    trainer.event("epoch_end", epoch=0, step=8)
+    summary = next(result for topic, result in iter(reader.next, None) if topic.startswith("summary/"))
+    assert (summary["messages"], summary["window"]["partial"], summary["step"]) == (2, False, 8)
+    assert [job["step"] for job in attnd.call("jobs")] == [8]
+    attnd.settled(4)
+
+
+BAD = {"nan": ({"loss": float("nan")}, "key_range"), "infinite": ({"loss": float("inf")}, "key_range"),
+       "none": ({}, "key_range"), "33": ({f"n{i}": 0 for i in range(33)}, "key_range"),
+       "long": ({"n" * 65: 0}, "key_range"), "control": ({"\x1b[2J": 0}, "key_range"), "text": ({"loss": "1"}, "key_type"),
+       "list": ([1], "key_type")}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_no_log_is_refused_and_counted(attnd, name):
+    values, reason = BAD[name]
+    trainer = Trainer(attnd, "gpt")
+    trainer.event("log", step=1, values={"loss": 1.0})
+    trainer.event("log", step=2, values=values)
+    attnd.settled(2)
+    assert attnd.stats()["dropped"] == {reason: 1}
+    await_steps(attnd, [1])
+
+
+def test_names_beyond_64_are_counted(attnd):
+    trainer = Trainer(attnd, "gpt")
+    for first in range(0, 96, 32):
+        trainer.event("log", step=1, values={f"n{first + i}": i for i in range(32)})
+    wait_until(lambda: attnd.stats()["log_refused"] == 32, "the names beyond")
+    assert len(attnd.call("log", job="gpt")["series"]) == 64
+
+
+def test_settings_are_kept_with_their_run(attnd):
+    settings = {"learning_rate": 3e-4, "warmup_steps": 100, "fp16": True, "model_type": "<b>gpt2"}
+    first = Trainer(attnd, "gpt")
+    first.event("hello", settings=settings)
+    second = Trainer(attnd, "gpt")
+    second.event("hello", settings={**settings, "learning_rate": 1e-2})
+    third = Trainer(attnd, "gpt")
+    third.event("hello")
+    third.event("log", step=1, values={"loss": 1.0})
+
+    def found():
+        return {run["run"]: run["settings"] for run in attnd.call("runs", job="gpt")["runs"]}
+    wait_until(lambda: len(found()) == 3 and found()[second.run.hex()], "the runs")
+    assert found() == {first.run.hex(): settings, second.run.hex(): {**settings, "learning_rate": 1e-2},
+                       third.run.hex(): {}}
+
+
+def test_a_restart_keeps_the_log_and_goes_on(attnd):
+    trainer = Trainer(attnd, "gpt")
+    trainer.event("log", step=1, values={"loss": 3.0})
+    attnd.settled(1)
+    trainer.close()
+    attnd.stop()
+    attnd.start()
+    again = Trainer(attnd, "gpt", run=trainer.run)
+    again.sequence = trainer.sequence
+    again.event("log", step=2, values={"loss": 2.0})
+    await_steps(attnd, [1, 2])
+    assert attnd.stats()["lost"] == 0
+
+
+def attnctl(attnd, *words):
+    return subprocess.Popen([ATTNCTL, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            env=dict(os.environ, ATTND_ADDRESS=attnd.directory, TZ="UTC"))
+
+
+def test_a_recording_has_what_was_logged_and_replays_it(attnd, rng, tmp_path):
+    path = tmp_path / "run.rec"
+    recorder = attnctl(attnd, "record", "gpt", path, "--until-end")
+    assert "recording" in recorder.stderr.readline()
+    trainer = Trainer(attnd, "gpt")
+    trainer.event("hello", settings={"lr": 0.5})
+    for step in range(4):
+        trainer.attention(softmax_maps(rng, 1, 2, 8, 8), step=step)
+        trainer.event("log", step=step, values={"loss": 4.0 - step, "norm": None})
+    trainer.event("bye", step=3)
+    out, err = recorder.communicate(timeout=PATIENCE_S)
+    assert recorder.returncode == 0, err
+    await_steps(attnd, [0, 1, 2, 3])
+    fresh = Attnd()
+    try:
+        assert attnctl(fresh, "replay", path).wait(PATIENCE_S) == 0
+        await_steps(fresh, [0, 1, 2, 3])
+        assert fresh.call("log", job="gpt")["series"] == attnd.call("log", job="gpt")["series"]
+        assert [run["settings"] for run in fresh.call("runs")["runs"]] == [{"lr": 0.5}]
+    finally:
+        fresh.close()
+    judged = attnctl(attnd, "check", path)
+    assert judged.wait(PATIENCE_S) == 0, judged.communicate()
+
+
+def test_tail_prints_what_is_logged(attnd):
+    trainer = Trainer(attnd, "gpt")
+    trainer.event("log", step=40, values={"loss": 2.5, "norm": None})
+    attnd.settled(1)
+    tail = attnctl(attnd, "tail", "log/gpt/", "--count", 1)
+    out, err = tail.communicate(timeout=PATIENCE_S)
+    assert (tail.returncode, out) == (0, "log     gpt step 40: loss 2.5 norm - (last value)\n"), err
+    assert "no topic begins with 'lo/'" in attnctl(attnd, "tail", "lo/").communicate(timeout=PATIENCE_S)[1]

@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: MIT
+"""attnd.watch(..., start="auto"): one daemon for all ranks, which belongs to no training, ends when nobody uses it, and
+whose failure costs a training one warning."""
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+
+import pytest
+from harness import ATTND, PATIENCE_S, Attnd, Trainer, wait_until
+
+ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
+
+TRAIN = """
+import time, torch, attnd, attnd.start
+attnd.start.IDLE = "5s"
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+    def forward(self, x):
+        return self.attention(x, x, x)[0]
+model = Model()
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+with attnd.watch(model, "auto", start="auto", every=1, wait=WAIT) as w:
+    until = time.monotonic() + (90 if WAIT else 0)
+    while True:
+        model(torch.randn(2, 4, 8)).sum().backward()
+        optimizer.step()
+        w.step()
+        if w.stats()["sent_bytes"] or time.monotonic() > until:
+            break
+print("trained")
+input()
+"""
+
+RANK = """
+import sys, attnd.start
+rank = attnd.start.starter_for("auto", None, ADDRESS, int(sys.argv[1]))
+rank.wait(60)
+print("there" if attnd.start.addresses.knock(DIRECTORY, "ingest") is None else "not there", flush=True)
+input()
+"""
+
+
+class Host:
+    """What the environment of a training says, and the processes of it."""
+
+    def __init__(self, tmp_path):
+        self.runtime = os.environ["XDG_RUNTIME_DIR"]  # as conftest.py has made it
+        self.place = f"{self.runtime}/attnd"
+        self.state = f"{tmp_path}/state/attnd"
+        self.environment = {
+            "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "XDG_RUNTIME_DIR": self.runtime, "OMP_NUM_THREADS": "1",
+            "XDG_STATE_HOME": f"{tmp_path}/state", "PYTHONPATH": os.path.join(ROOT, "clients", "python"),
+            "PYTHONDONTWRITEBYTECODE": "1", "ATTND_BIN": os.path.abspath(ATTND), "NOTIFY_SOCKET": f"{tmp_path}/none"}
+        self.running = []
+
+    def python(self, script, *arguments, **more):
+        process = subprocess.Popen([sys.executable, "-c", script, *arguments], env={**self.environment, **more}, text=True,
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   start_new_session=True)
+        self.running.append(process)
+        return process
+
+    def train(self, wait=60, **more):
+        return self.python(TRAIN.replace("WAIT", str(wait)), **more)
+
+    def logged(self):
+        names = [name for name in os.listdir(self.state) if name.endswith(".log")] if os.path.isdir(self.state) else []
+        return "".join(open(f"{self.state}/{name}", errors="replace").read() for name in names)
+
+    def pids(self):
+        """Of all daemons that were started, dead or alive."""
+        return [int(pid) for pid in re.findall(r"event=started .* pid=(\d+)", self.logged())]
+
+    def leave(self):
+        for process in self.running:
+            process.kill()
+            process.communicate()
+        for pid in self.pids():
+            if alive(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def host(tmp_path):
+    here = Host(tmp_path)
+    yield here
+    here.leave()
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as stat, open(f"/proc/{pid}/cmdline") as command:
+            return stat.read().rpartition(")")[2].split()[0] not in "ZX" and "attnd" in command.read()
+    except OSError:
+        return False
+
+
+def descriptors(pid):
+    """Its pipes and sockets, which two processes have in common when one has inherited them."""
+    links = set()
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            links.add(os.readlink(f"/proc/{pid}/fd/{name}"))
+    return {link for link in links if link.startswith(("pipe:", "socket:"))}
+
+
+def finish(process):
+    """What a process has said once it may go on to its end; it was to say "trained" or "there"."""
+    out, said = process.communicate("\n", timeout=PATIENCE_S + 60)
+    assert process.returncode == 0, said
+    return out.strip(), said
+
+
+def test_the_daemon_belongs_to_nobody_and_ends_when_nobody_uses_it(host):
+    training = host.train()
+    assert training.stdout.readline() == "trained\n"
+    pid, = host.pids()
+    assert os.getsid(pid) not in (os.getsid(0), training.pid) and os.getpgid(pid) != training.pid
+    with open(f"/proc/{pid}/stat") as stat:
+        parent, _, _, terminal = stat.read().rpartition(")")[2].split()[1:5]
+    assert int(parent) not in (training.pid, os.getpid()) and terminal == "0"
+    assert os.readlink(f"/proc/{pid}/cwd") == "/"
+    with open(f"/proc/{pid}/environ") as environment:
+        assert "NOTIFY_SOCKET" not in environment.read()
+    assert not descriptors(pid) & descriptors(training.pid)
+    os.killpg(training.pid, signal.SIGKILL)
+    wait_until(lambda: not alive(pid), "the daemon ends")
+    assert "event=stopping reason=idle" in host.logged() and "event=stopped received=" in host.logged()
+    _, said = training.communicate()
+    assert said.splitlines()[1:] == [f"attnd: the page is {page} on {os.uname().nodename}" for page in
+                                     re.findall(r"http=tcp(://\S+)", host.logged()) for page in [f"http{page}/"]]
+    assert re.fullmatch(rf"attnd: version \S+ was started \(process {pid}, log {host.state}/\S+\.log\); "
+                        r"it ends when nobody has used it for 5s", said.splitlines()[0])
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_eight_ranks_start_one(host, named):
+    place = tempfile.mkdtemp(prefix="attnd-") if named else host.place
+    script = RANK.replace("ADDRESS", repr(place if named else None)).replace("DIRECTORY", repr(place))
+    ranks = [host.python(script, str(rank)) for rank in range(8)]
+    try:
+        said = [finish(rank) for rank in ranks]
+        assert [out for out, _ in said] == ["there"] * 8
+        assert len(host.pids()) == 1
+        words = "".join(err for _, err in said)
+        assert words.count("was started") == 1 and words.count("the page is http://") == 1
+        assert "the page is" in said[0][1] and "WARNING" not in words and len(words.splitlines()) == 2
+    finally:
+        if named:
+            shutil.rmtree(place)
+
+
+def test_one_that_was_killed_is_started_again(host):
+    script = "import attnd.start; attnd.start.LOOK_EVERY_S = attnd.start.AGAIN_S = 0.1\n" + RANK
+    rank = host.python(script.replace("ADDRESS", "None").replace("DIRECTORY", repr(host.place)), "0")
+    assert rank.stdout.readline() == "there\n"
+    first, = host.pids()
+    os.kill(first, signal.SIGKILL)
+    second = wait_until(lambda: host.pids()[1:], "another one")[0]
+    wait_until(lambda: os.path.exists(f"{host.place}/page") and alive(second), "it serves")
+    assert finish(rank)[1].count("the page is") == 1, "told once"
+
+
+def test_one_that_is_there_already_is_used(host):
+    os.mkdir(host.place, 0o700)
+    Attnd(directory=host.place)
+    script = RANK.replace("ADDRESS", "None").replace("DIRECTORY", repr(host.place))
+    assert finish(host.python(script, "0", ATTND_BIN="/nowhere/attnd")) == ("there", "") and not host.pids()
+
+
+def test_tcp_and_one_socket_are_not_started(host):
+    script = "import attnd.start as s; print(s.starter_for('auto', None, 'tcp://127.0.0.1:1', 0), " \
+             "s.starter_for('auto', 'ipc:///tmp/none', None, 0))\ninput()"
+    assert finish(host.python(script)) == ("None None", "")
+    assert finish(host.python(script.replace("'tcp://127.0.0.1:1'", "None"), ATTND_ADDRESS="tcp://h:1")) == ("None None", "")
+
+
+def executable(path, text, mode=0o755):
+    with open(path, "wb") as file:
+        file.write(text if isinstance(text, bytes) else text.encode())
+    os.chmod(path, mode)
+    return str(path)
+
+
+def of_another_processor(path):
+    with open(ATTND, "rb") as file:
+        start = bytearray(file.read(4096))
+    start[18:20] = (4660).to_bytes(2, "little")
+    return executable(path, bytes(start))
+
+
+PROGRAMS = {
+    "missing": (lambda path: str(path), "is not there: pip install"),
+    "closed": (lambda path: executable(path, "#!/bin/sh\n", 0o644), "may not be executed: chmod \\+x"),
+    "processor": (of_another_processor, "is for machine 4660 processors, and this one is .*: pip install"),
+    "broken": (lambda path: executable(path, "#!/bin/sh\necho 'libc.so.6: GLIBC_9.9 not found' >&2; exit 127\n"),
+               "does not run here .libc.so.6: GLIBC_9.9 not found.: pip install"),
+    "loader": (lambda path: executable(path, "#!/lib/ld-of-another-libc\n"), "needs the loader of another C library"),
+    "version": (lambda path: executable(path, '#!/bin/sh\n[ "$1" = --version ] && echo attnd 0.0.1 && exit\n'
+                                        "echo \"attnd: unknown key 'shutdown.idle'\" >&2; exit 2\n"),
+                r"attnd: unknown key 'shutdown.idle' \(its log is .*\) \(it is version 0.0.1, this client .*: pip install"),
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_program_that_cannot_be_used_is_one_warning(host, tmp_path, program):
+    make, expected = PROGRAMS[program]
+    script = RANK.replace("ADDRESS", "None").replace("DIRECTORY", repr(host.place))
+    out, said = finish(host.python(script, "0", ATTND_BIN=make(tmp_path / "attnd")))
+    assert out == "not there" and len(said.splitlines()) == 1
+    assert re.search(expected, said) and said.startswith("job auto: attnd could not be started: ")
+    assert finish(host.python(script, "1", ATTND_BIN=make(tmp_path / "attnd")))[1] == "", "rank 0 tells"
+
+
+def test_a_training_without_a_program_goes_on_with_one_warning(host):
+    out, said = finish(host.train(wait=0, ATTND_BIN="/nowhere/attnd"))
+    assert out == "trained"
+    assert [line for line in said.splitlines() if "attnd" in line] in (
+        [], ["job auto: attnd could not be started: /nowhere/attnd is not there: pip install 'attnd[daemon]', or have ATTND_BIN "
+             "name one that is. Training goes on, and is captured once one runs"])
+
+
+def test_another_version_is_started_and_told(host, tmp_path):
+    program = executable(tmp_path / "attnd", f'#!/bin/sh\n[ "$1" = --version ] && echo attnd 99.0.0 && exit\n'
+                         f'exec {os.path.abspath(ATTND)} "$@"\n')
+    script = RANK.replace("ADDRESS", "None").replace("DIRECTORY", repr(host.place))
+    out, said = finish(host.python(script, "0", ATTND_BIN=program))
+    assert out == "there" and "attnd is version 99.0.0 and this client is version" in said
+
+
+def test_a_home_that_cannot_be_written_costs_the_history_and_one_warning(host, tmp_path):
+    (tmp_path / "file").write_text("no directory")
+    script = RANK.replace("ADDRESS", "None").replace("DIRECTORY", repr(host.place))
+    out, said = finish(host.python(script, "0", XDG_STATE_HOME=f"{tmp_path}/file"))
+    pid = int(re.search(r"process (\d+), log (\S+)\)", said)[1])
+    try:
+        assert out == "there" and f"log {host.place}/attnd-" in said
+        warning, = [line for line in said.splitlines() if line.startswith("job auto: ")]
+        assert "attnd keeps no history: " in warning and f"{tmp_path}/file" in warning and "Set XDG_STATE_HOME" in warning
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_a_directory_that_others_can_write_to_is_one_warning(host):
+    os.mkdir(host.place)
+    os.chmod(host.place, 0o777)
+    script = RANK.replace("ADDRESS", "None").replace("DIRECTORY", repr(host.place))
+    out, said = finish(host.python(script, "0"))
+    assert out == "not there" and len(said.splitlines()) == 1
+    assert f"{host.place}: others can write to it (mode 0777): remove it, or have ATTND_ADDRESS name another" in said
+
+
+def test_without_a_runtime_directory_it_is_in_tmp(person):
+    script = RANK.replace("ADDRESS", "None").replace("DIRECTORY", repr(person.elsewhere))
+    wrapped = f"import os; os.environ.update(ATTND_BIN={os.path.abspath(ATTND)!r}, HOME={person.home!r}, " \
+              f"XDG_RUNTIME_DIR='{person.home}/gone')\n{script}"
+    rank = person.start(sys.executable, "-c", wrapped, "0", runtime=False, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    out, said = finish(rank)
+    pid = int(re.search(r"process (\d+), log", said)[1])
+    os.kill(pid, signal.SIGTERM)
+    assert out == "there" and "could not" not in said
+    wait_until(lambda: not alive(pid), "its end")
+
+
+def test_an_idle_daemon_stays_while_a_trainer_is_connected():
+    daemon = Attnd("shutdown.idle=3s")
+    trainer = Trainer(daemon, "job")
+    for _ in range(80):
+        assert daemon.process.poll() is None
+        trainer.socket.poll(50)
+    trainer.close()
+    daemon.context.destroy(linger=0)  # the connections of questions, too
+    assert daemon.process.wait(PATIENCE_S) == 0 and "event=stopping reason=idle" in daemon.log_text()

@@ -1,0 +1,501 @@
+# SPDX-License-Identifier: MIT
+"""What is a softmax of attention, and what is none; patterns of module paths; and the arguments of watch()."""
+import logging
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import attnd
+from attnd import calls
+from conftest import free_endpoint
+from torch.nn import functional
+
+B, H, T, D, SLOTS = 2, 4, 6, 8, 5
+
+
+class Attention(torch.nn.Module):
+    """Explicit attention; `product` multiplies weights [B, H, T, T] with values [B, H, T, d]."""
+
+    def __init__(self, product=torch.matmul, heads=H):
+        super().__init__()
+        self.qkv, self.product, self.num_heads = torch.nn.Linear(H * D, 3 * heads * D), product, heads
+
+    def forward(self, x):
+        q, k, v = (part.unflatten(-1, (self.num_heads, D)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        weights = (q @ k.transpose(-1, -2) / D**0.5).softmax(-1)
+        return x + functional.pad(self.product(weights, v).transpose(1, 2).flatten(2), (0, (H - self.num_heads) * D))
+
+
+class Layer(torch.nn.Module):
+    """Something before an attention, and the attention."""
+
+    def __init__(self, before):
+        super().__init__()
+        self.before, self.attn = before, Attention()
+
+    def forward(self, x):
+        self.before(x)
+        return self.attn(x)
+
+
+class Model(torch.nn.Module):
+    def __init__(self, *layers):
+        super().__init__()
+        self.layers = torch.nn.ModuleList(layers)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def heads_of(x, count=H):
+    """[B, T, H * d] as [B, H, T, d]."""
+    return x.unflatten(-1, (count, -1)).transpose(1, 2)
+
+
+class Router(torch.nn.Module):
+    """Experts by group and token: [B, G, S, E]."""
+
+    def __init__(self, experts=SLOTS):
+        super().__init__()
+        self.gate = torch.nn.Linear(D, experts)
+
+    def forward(self, x):
+        weights, chosen = self.gate(heads_of(x)).softmax(-1).topk(2)
+        return weights.sum(), chosen
+
+
+class RouterAttention(Router):
+    """The same, called an attention."""
+
+
+class Codebook(torch.nn.Module):
+    def __init__(self, slots=SLOTS):
+        super().__init__()
+        self.codes = torch.nn.Parameter(torch.randn(slots, D))
+
+    def forward(self, x):
+        return (heads_of(x) @ self.codes.t()).softmax(-1) @ self.codes
+
+
+class CodebookAttention(Codebook):
+    """Of as many codes as tokens, and called an attention."""
+
+    def __init__(self):
+        super().__init__(T)
+
+
+class Mixture(torch.nn.Module):
+    """Experts whose outputs are mixed by token."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.experts = torch.nn.Linear(D, T), torch.nn.Linear(D, T * D)
+
+    def forward(self, x):
+        x = heads_of(x)
+        return torch.einsum("bgse,bgsed->bgsd", self.gate(x).softmax(-1), self.experts(x).unflatten(-1, (T, D)))
+
+
+class MatrixMixture(Mixture):
+    def forward(self, x):
+        x = heads_of(x)
+        return self.gate(x).softmax(-1).unsqueeze(-2) @ self.experts(x).unflatten(-1, (T, D))
+
+
+class LinearAttention(torch.nn.Module):
+    """A softmax over features, and one over tokens by feature."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = torch.nn.Linear(H * D, 3 * H * D)
+
+    def forward(self, x):
+        q, k, v = (heads_of(part) for part in self.qkv(x).chunk(3, -1))
+        return q.softmax(-1) @ (k.transpose(-1, -2).softmax(-1) @ v)
+
+
+class Classes(torch.nn.Module):
+    def forward(self, x):
+        return heads_of(x).softmax(-1).log().mean()
+
+
+NONE = [Router, RouterAttention, Codebook, CodebookAttention, Mixture, MatrixMixture, LinearAttention, Classes]
+
+
+@pytest.fixture
+def watched(daemon):
+    """watch() on the daemon that plays along; closed at the end."""
+    publishers = []
+
+    def start(model, **options):
+        publishers.append(attnd.Publisher("job", daemon.endpoint))
+        daemon.attach(publishers[-1])
+        return attnd.watch(model, job="job", publisher=publishers[-1], steps="manual", **options)
+
+    yield start
+    for publisher in publishers:
+        publisher.close()
+
+
+def run(it, model, steps=2, tokens=T):
+    """Some steps of training; the messages that are sent: {layer: [its shapes]}."""
+    for _ in range(steps):
+        model(torch.randn(B, tokens, H * D)).sum().backward()
+        it.step()
+    it.close()
+
+
+def shapes(daemon, watches):
+    """{number of the layer: [shape of each message's weights]} after the end of a watch."""
+    watches.publisher.close()
+    found = {}
+    for _, header, _ in daemon.until_bye():
+        if header["type"] == "attention":
+            found.setdefault(header["layer"], []).append(header["tensors"][0]["shape"])
+    return found
+
+
+@pytest.mark.parametrize("kind", NONE, ids=lambda kind: kind.__name__)
+def test_what_is_no_attention_is_no_layer_and_renumbers_none(daemon, watched, caplog, kind):
+    model = Model(Layer(kind()), Layer(kind()))
+    it = watched(model)
+    run(it, model)
+    assert it.layers == [("decoder", 0, "self"), ("decoder", 1, "self")]
+    assert shapes(daemon, it) == {0: [[B, H, T, T]] * 2, 1: [[B, H, T, T]] * 2}
+    assert len(caplog.records) == 1
+    assert f"the softmax of layers.0.before ({kind.__name__}, and 1 more like it) is not captured" in caplog.text
+    assert "include='layers.*.before'" in caplog.text and "exclude='layers.*.before' silences this" in caplog.text
+
+
+PRODUCTS = {
+    "matmul": torch.matmul, "@": lambda w, v: w @ v, "method": lambda w, v: w.matmul(v),
+    "einsum": lambda w, v: torch.einsum("bhij,bhjd->bhid", w, v),
+    "einsum with dots": lambda w, v: torch.einsum("... i j, ... j d -> ... i d", w, v),
+    "bmm": lambda w, v: torch.bmm(w.flatten(0, 1), v.reshape(-1, T, D)).unflatten(0, (B, H)),
+    "baddbmm": lambda w, v: torch.baddbmm(torch.zeros(1), w.flatten(0, 1), v.reshape(-1, T, D)).unflatten(0, (B, H)),
+    "transposed": lambda w, v: (v.transpose(-1, -2) @ w.transpose(-1, -2)).transpose(-1, -2),
+    "after dropout and a cast": lambda w, v: functional.dropout(w.to(torch.float64), 0.5).to(v.dtype) @ v,
+    "one head of values": lambda w, v: w @ v[:, :1],
+    "masked and sliced": lambda w, v: (w * torch.ones(1, H, 1, 1))[..., 1:] @ v[:, :, 1:]}
+
+
+@pytest.mark.parametrize("product", PRODUCTS.values(), ids=PRODUCTS)
+def test_weights_that_are_multiplied_with_values_are_attention_whatever_their_name(daemon, watched, caplog, product):
+    model = Model(type("Block", (Attention,), {})(product))
+    it = watched(model)
+    run(it, model)
+    assert shapes(daemon, it) == {0: [[B, H, T, T]] * 2} and not caplog.records
+
+
+def by_sum(weights, values):
+    """A product that is none of torch's."""
+    return (weights.unsqueeze(-1) * values.unsqueeze(-3)).sum(-2)
+
+
+def test_without_a_product_in_sight_the_name_decides(daemon, watched, caplog):
+    model = Model(type("Block", (Attention,), {})(by_sum), Attention(by_sum))
+    it = watched(model)
+    run(it, model)
+    assert shapes(daemon, it) == {1: [[B, H, T, T]] * 2}
+    assert len(caplog.records) == 1 and "the softmax of layers.0 (Block) is not captured" in caplog.text
+
+
+class Scores(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.softmax, self.drop = torch.nn.Softmax(-1), torch.nn.Dropout(0.5)
+
+    def forward(self, logits):
+        return self.drop(self.softmax(logits))
+
+
+def test_the_product_may_be_in_a_module_around_that_of_the_softmax(daemon, watched, caplog):
+    class Outer(Attention):
+        def __init__(self):
+            super().__init__()
+            self.scores = Scores()
+
+        def forward(self, x):
+            q, k, v = (heads_of(part) for part in self.qkv(x).chunk(3, -1))
+            return x + (self.scores(q @ k.transpose(-1, -2)) @ v).transpose(1, 2).flatten(2)
+
+    model = Model(Outer())
+    it = watched(model)
+    run(it, model)
+    assert shapes(daemon, it) == {0: [[B, H, T, T]] * 2} and not caplog.records
+
+
+def test_layers_are_named_in_the_order_in_which_they_run(watched):
+    """Though what is judged by its name is judged when the forward is over."""
+    model = torch.nn.Sequential()
+    model.first_attn, model.second_attn = Attention(by_sum), Attention()
+    it = watched(model)
+    run(it, model)
+    assert list(it._names.layers.items()) == [("first_attn", ("decoder", 0, "self")),
+                                              ("second_attn", ("decoder", 1, "self"))]
+
+
+def test_a_key_cache_has_more_keys_than_queries(daemon, watched, caplog):
+    class CachedAttention(Attention):
+        def forward(self, x):
+            q, k, v = (heads_of(part) for part in self.qkv(x).chunk(3, -1))
+            return x[:, -2:] + ((q[:, :, -2:] @ k.transpose(-1, -2)).softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+    model = Model(CachedAttention())
+    it = watched(model)
+    run(it, model)
+    assert shapes(daemon, it) == {0: [[B, H, 2, T]] * 2} and not caplog.records
+
+
+def test_heads_that_differ_between_layers_are_each_layers_own(daemon, watched, caplog):
+    model = Model(Attention(heads=4), Attention(heads=3), Attention(heads=1))
+    it = watched(model)
+    run(it, model)
+    assert shapes(daemon, it) == {0: [[B, 4, T, T]] * 2, 1: [[B, 3, T, T]] * 2, 2: [[B, 1, T, T]] * 2}
+    assert not caplog.records
+
+
+class Masked(Attention):
+    """With a mask that may change from step to step."""
+
+    def __init__(self, mask):
+        super().__init__()
+        self.mask = mask
+
+    def forward(self, x):
+        q, k, v = (heads_of(part) for part in self.qkv(x).chunk(3, -1))
+        return x + ((q @ k.transpose(-1, -2)).masked_fill(~self.mask, -torch.inf).softmax(-1) @ v
+                    ).transpose(1, 2).flatten(2)
+
+
+def test_masks_that_change_between_layers_and_steps_are_each_calls_own(daemon, watched, caplog):
+    everything = torch.ones(T, T, dtype=torch.bool)
+    masks = [everything.tril(), everything, everything.tril().triu(-2), torch.rand(B, 1, T, T) < 0.5]
+    masks[3] |= torch.eye(T, dtype=torch.bool)
+    model = Model(*[Masked(mask) for mask in masks])
+    it = watched(model)
+    for _ in range(2):
+        model(torch.randn(B, T, H * D)).sum().backward()
+        it.step()
+        model.layers[0].mask, model.layers[1].mask = everything, everything.tril()
+    it.close()
+    it.publisher.close()
+    said = {}
+    for _, header, _ in daemon.until_bye():
+        if header["type"] == "attention":
+            names = [tensor["name"] for tensor in header["tensors"]]
+            said.setdefault(header["layer"], []).append((header.get("causal", False), header.get("window", 0), names))
+    plain, masked = ["weights"], ["weights", "mask"]
+    assert said == {0: [(True, 0, plain), (False, 0, plain)], 1: [(False, 0, plain), (True, 0, plain)],
+                    2: [(True, 3, plain)] * 2, 3: [(False, 0, masked)] * 2}
+    assert not caplog.records
+
+
+def test_a_length_that_changes_between_steps_changes_no_verdict(daemon, watched, caplog):
+    model = Model(Layer(Router(experts=T)))
+    it = watched(model)
+    for tokens in (T + 1, T, SLOTS):
+        model(torch.randn(B, tokens, H * D)).sum().backward()
+        it.step()
+    it.close()
+    assert shapes(daemon, it) == {0: [[B, H, tokens, tokens] for tokens in (T + 1, T, SLOTS)]}
+    assert len(caplog.records) == 1
+
+
+def test_a_forward_that_fails_judges_nothing(daemon, watched, caplog):
+    def fail(weights, values):
+        if not torch.is_tensor(values) or fail.broken:
+            raise RuntimeError("the user's own mistake")
+        return weights @ values
+
+    fail.broken = True
+    model = Model(type("Block", (Attention,), {})(fail))
+    it = watched(model)
+    with pytest.raises(RuntimeError):
+        model(torch.randn(B, T, H * D))
+    fail.broken = False
+    run(it, model)
+    assert shapes(daemon, it) == {0: [[B, H, T, T]] * 2} and not caplog.records
+
+
+def test_weights_that_the_model_overwrites_are_not_sent_as_they_are_then(daemon, watched):
+    """Once it is known what they are they are copied before."""
+    model = Model(Attention(lambda weights, values: weights.detach().mul_(2) @ values))
+    it = watched(model)
+    run(it, model)
+    it.publisher.close()
+    sums = [torch.frombuffer(bytearray(frames[0]), dtype=torch.float32).view(B, H, T, T).sum(-1)
+            for _, header, frames in daemon.until_bye() if header["type"] == "attention"]
+    assert len(sums) == 1 and torch.allclose(sums[0], torch.ones(()))
+
+
+def test_nothing_is_copied_before_it_is_needed(daemon, watched, monkeypatch):
+    copied, before = [], []
+    own = calls._cut_weights
+    monkeypatch.setattr(calls, "_cut_weights", lambda *given: copied.append(given) or own(*given))
+
+    def product(weights, values):
+        before.append(len(copied))
+        return weights @ values
+
+    model = Model(Layer(Router()), Attention(product))
+    it = watched(model)
+    run(it, model, steps=1)
+    assert before == [1] and len(copied) == 2 and set(shapes(daemon, it)) == {0, 1}
+
+
+# ------------------------------------------------------------------------------------------------ layouts
+
+class HeadsFirst(torch.nn.Module):
+    """Weights [H, B, T, T]."""
+
+    def __init__(self, says=None, contiguous=False, product=torch.matmul):
+        super().__init__()
+        self.qkv, self.contiguous, self.product = torch.nn.Linear(H * D, 3 * H * D), contiguous, product
+        if says:
+            self.n_heads = says
+
+    def forward(self, x):
+        q, k, v = (part.unflatten(-1, (H, D)).permute(2, 0, 1, 3) for part in self.qkv(x).chunk(3, -1))
+        v = v.contiguous() if self.contiguous else v
+        self.weights = (q @ k.transpose(-1, -2)).softmax(-1)
+        return x + self.product(self.weights, v).permute(1, 2, 0, 3).flatten(2)
+
+
+@pytest.mark.parametrize(
+    "model", [HeadsFirst(), HeadsFirst(product=PRODUCTS["einsum"]), HeadsFirst(H, contiguous=True), HeadsFirst(B)],
+    ids=["by the values", "by an einsum's values", "by the module's count", "the values before the count"])
+def test_weights_of_heads_and_samples_in_the_other_order_are_understood(daemon, watched, model):
+    it = watched(model, rows=0)
+    run(it, model)
+    it.publisher.close()
+    got = [torch.frombuffer(bytearray(frames[0]), dtype=torch.float32).view(header["tensors"][0]["shape"])
+           for _, header, frames in daemon.until_bye() if header["type"] == "attention"]
+    assert [list(each.shape) for each in got] == [[B, H, T, T]] * 2
+    assert torch.equal(got[1], model.weights.detach().transpose(0, 1))
+
+
+def test_as_many_samples_as_heads_are_understood_by_the_values(daemon, watched):
+    model = HeadsFirst(says=H)
+    it = watched(model)
+    model(torch.randn(H, T, H * D)).sum().backward()
+    it.close()
+    it.publisher.close()
+    got = next(torch.frombuffer(bytearray(frames[0]), dtype=torch.float32).view(header["tensors"][0]["shape"])
+               for _, header, frames in daemon.until_bye() if header["type"] == "attention")
+    assert torch.equal(got, model.weights.detach().transpose(0, 1))
+
+
+def test_an_unknown_layout_whose_heads_change_is_told(watched, caplog):
+    model = HeadsFirst(contiguous=True)
+    it = watched(model)
+    for samples in (3, 5, 3):
+        model(torch.randn(samples, T, H * D)).sum().backward()
+        it.step()
+    it.close()
+    assert len(caplog.records) == 1
+    assert "the weights of the model were [4, 3, 6, 6] and are [4, 5, 6, 6]" in caplog.text
+    assert "num_heads = 4" in caplog.text
+
+
+# ----------------------------------------------------------------------------------------------- patterns
+
+def test_included_modules_are_attention(daemon, watched, caplog):
+    model = Model(Layer(Router()), Layer(Classes()))
+    it = watched(model, include=["*.0.before"], exclude="*.1.before")
+    run(it, model)
+    assert not caplog.records and len(it.layers) == 3
+    assert sorted(shape for several in shapes(daemon, it).values() for shape in several) == \
+        [[B, H, T, SLOTS]] * 2 + [[B, H, T, T]] * 4
+
+
+class Fused(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attn = torch.nn.MultiheadAttention(H * D, H, batch_first=True)
+
+    def forward(self, x):
+        return self.attn(x, x, x)[0]
+
+
+@pytest.mark.parametrize("exclude, left", [
+    ("layers.0", ["layers.1.attn"]), ("*.0.attn", ["layers.1.attn"]), (("layers.?.attn",), []),
+    (["layers.0.attn#1"], ["layers.0.attn", "layers.1.attn"])])
+def test_excluded_modules_and_what_is_in_them_are_never_captured(watched, exclude, left):
+    model = Model(Fused(), Fused())
+    it = watched(model, exclude=exclude, include="layers.0.attn")
+    run(it, model)
+    assert list(it._names.layers) == left
+
+
+class SilentAttention(Attention):
+    """Does what nobody sees."""
+
+    def forward(self, x):
+        return self.qkv(x)[..., :H * D]
+
+
+def test_an_excluded_module_is_not_missed(watched, caplog):
+    model = Model(SilentAttention(), Attention())
+    it = watched(model, exclude="layers.0")
+    run(it, model)
+    assert it.layers == [("decoder", 1, "self")] and not caplog.records
+
+
+def test_a_probe_is_judged_as_the_training_is():
+    model = Model(Layer(Router()))
+    it = attnd.watch(model, job="job", endpoint=free_endpoint(), wait=0, exclude="*.before",
+                     probe=torch.randn(B, T, H * D), probe_every=1)
+    assert it._probe._watch.judge is it.judge and it._probe._watch._spy.judge is it.judge
+    it.close()
+
+
+def test_a_named_layer_is_attention(watched, caplog):
+    model = Model(Layer(Router()))
+    it = watched(model, layers={"layers.0.before": ("decoder", 7, "cross")})
+    run(it, model)
+    assert ("decoder", 7, "cross") in it.layers and not caplog.records
+
+
+def test_a_pattern_that_matches_nothing_is_told_with_the_nearest_path(watched, caplog):
+    it = watched(Model(Layer(Router())), exclude=["layer.0.befor", "layers.*.attn"], include="layers.0.before#1")
+    it.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        "job job: exclude='layer.0.befor' matches no module of the model; the nearest path is 'layers.0.before'"]
+
+
+@pytest.mark.parametrize("given", [3, ["a", 3], {"a": 1}, b"a"])
+@pytest.mark.parametrize("name", ["include", "exclude"])
+def test_patterns_that_are_none_are_refused(name, given):
+    with pytest.raises(ValueError, match=f"{name} = .*: must be a pattern of module paths"):
+        attnd.watch(Model(), job="job", endpoint=free_endpoint(), wait=0, **{name: given})
+
+
+# ---------------------------------------------------------------------------------------------- arguments
+
+@pytest.mark.parametrize("name, near", [("evry", "every"), ("sample", "samples"), ("linge", "linger"),
+                                        ("excludes", "exclude"), ("tensor_paralel", "tensor_parallel")])
+def test_a_misspelt_argument_is_told_with_the_nearest(name, near):
+    with pytest.raises(TypeError, match=rf"watch\(\) has no argument '{name}'; did you mean '{near}'\?"):
+        attnd.watch(Model(), "job", free_endpoint(), wait=0, **{name: 1})
+
+
+def test_an_argument_that_is_like_none_is_told(watched):
+    with pytest.raises(TypeError, match=r"watch\(\) has no argument 'zzz'$"):
+        watched(Model(), zzz=1)
+
+
+def test_an_argument_that_is_given_twice_names_watch():
+    with pytest.raises(TypeError, match=r"watch\(\) got multiple values for argument 'job'"):
+        attnd.watch(Model(), "job", job="job")
+
+
+def test_every_0_captures_nothing_as_in_a_plan(daemon, watched, caplog):
+    model = Model(Attention())
+    with caplog.at_level(logging.WARNING, "attnd"):
+        it = watched(model, every=0)
+        run(it, model)
+    assert not it.layers and shapes(daemon, it) == {} and not caplog.records

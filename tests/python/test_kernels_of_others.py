@@ -1,0 +1,427 @@
+# SPDX-License-Identifier: MIT
+"""Direct calls of flash_attn and xFormers, through stand-ins: the packages need a GPU.
+
+The stand-ins have the signatures of the real functions (flash_attn 2.8, its version 3, xFormers 0.0.30, by their
+documentation) and compute in plain torch. What a call means is written here a second time, query by query, from that
+documentation, and the weights of every message are compared with float64."""
+import sys
+import types
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from attnd.calls import Queries
+from attnd.detours import Detour
+from attnd.plan import EVERYTHING, Plan
+from attnd.spy import Spy, lookout_here
+from test_calls import messages, random, truth, visible, weights_of
+from test_spy import Watcher
+
+B, H, D = 2, 4, 8
+BEGIN, KEYS_BEGIN = [0, 3, 4, 9], [0, 5, 7, 13]  # three packed sequences of queries, and of keys
+
+
+# ---------------------------------------------------------------------------------------------- stand-ins
+
+def attention(q, k, v):
+    """Something that softmax and a product make of [B, T, H, d]: what is seen must not come from here."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    return (torch.softmax(q @ k.transpose(2, 3), -1) @ v).transpose(1, 2)
+
+
+def flash_attn_func(q, k, v, dropout_p=0.0, softmax_scale=None, causal=False, window_size=(-1, -1), softcap=0.0,
+                    alibi_slopes=None, deterministic=False, return_attn_probs=False):
+    return attention(q, k, v)
+
+
+def flash_attn_qkvpacked_func(qkv, dropout_p=0.0, softmax_scale=None, causal=False, window_size=(-1, -1), softcap=0.0,
+                              alibi_slopes=None, deterministic=False, return_attn_probs=False):
+    return attention(*qkv.unbind(2))
+
+
+def flash_attn_kvpacked_func(q, kv, dropout_p=0.0, softmax_scale=None, causal=False, window_size=(-1, -1), softcap=0.0,
+                             alibi_slopes=None, deterministic=False, return_attn_probs=False):
+    return attention(q, *kv.unbind(2))
+
+
+def flash_attn_varlen_func(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p=0.0,
+                           softmax_scale=None, causal=False, window_size=(-1, -1), softcap=0.0, alibi_slopes=None,
+                           deterministic=False, return_attn_probs=False, block_table=None):
+    return attention(q[None], k[None], v[None])[0]
+
+
+def flash_attn_varlen_qkvpacked_func(qkv, cu_seqlens, max_seqlen, dropout_p=0.0, softmax_scale=None, causal=False,
+                                     window_size=(-1, -1), softcap=0.0, alibi_slopes=None, deterministic=False,
+                                     return_attn_probs=False):
+    return attention(*qkv[None].unbind(2))[0]
+
+
+def flash_attn_varlen_kvpacked_func(q, kv, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p=0.0,
+                                    softmax_scale=None, causal=False, window_size=(-1, -1), softcap=0.0,
+                                    alibi_slopes=None, deterministic=False, return_attn_probs=False):
+    return attention(q[None], *kv[None].unbind(2))[0]
+
+
+def flash_attn_3_func(q, k, v, softmax_scale=None, causal=False, qv=None, q_descale=None, k_descale=None,
+                      v_descale=None, window_size=(-1, -1), attention_chunk=0, softcap=0.0, num_splits=1, pack_gqa=None,
+                      deterministic=False, sm_margin=0, return_attn_probs=False):
+    return attention(q, k, v)
+
+
+def memory_efficient_attention(query, key, value, attn_bias=None, p=0.0, scale=None, *, op=None, output_dtype=None):
+    if query.dim() != 4:
+        return value
+    return attention(query, key, value)
+
+
+class LowerTriangularMask:
+    pass
+
+
+class LowerTriangularFromBottomRightMask(LowerTriangularMask):
+    pass
+
+
+class LocalAttentionFromBottomRightMask:
+    def __init__(self, window_left, window_right):
+        self.window_left, self.window_right = window_left, window_right
+
+
+class SequenceInfo:
+    def __init__(self, begin):
+        self.seqstart, self.seqstart_py = torch.tensor(begin, dtype=torch.int32), begin
+
+
+class BlockDiagonalMask:
+    def __init__(self, begin, keys_begin):
+        self.q_seqinfo = SequenceInfo(begin)
+        self.k_seqinfo = self.q_seqinfo if keys_begin is begin else SequenceInfo(keys_begin)
+
+
+class BlockDiagonalCausalMask(BlockDiagonalMask):
+    pass
+
+
+class BlockDiagonalCausalFromBottomRightMask(BlockDiagonalCausalMask):
+    pass
+
+
+class SomeOtherMask:
+    """One that has no words here: hides a third of the keys from each query."""
+
+    def materialize(self, shape, dtype=torch.float32, device="cpu"):
+        hidden = torch.from_numpy(~third(*shape[-2:]))
+        return torch.zeros(shape, dtype=dtype, device=device).masked_fill(hidden, -np.inf)
+
+
+def third(queries, keys):
+    """What SomeOtherMask leaves."""
+    return (np.arange(queries)[:, None] + np.arange(keys)[None]) % 3 != 0
+
+
+STAND_INS = {
+    "flash_attn.flash_attn_interface": [
+        flash_attn_func, flash_attn_qkvpacked_func, flash_attn_kvpacked_func, flash_attn_varlen_func,
+        flash_attn_varlen_qkvpacked_func, flash_attn_varlen_kvpacked_func],
+    "xformers.ops.fmha": [memory_efficient_attention]}
+
+
+@pytest.fixture(autouse=True)
+def packages(monkeypatch):
+    """They are imported. The package flash_attn gives the same functions as its module."""
+    for name, functions in STAND_INS.items():
+        module = types.ModuleType(name)
+        for function in functions:
+            setattr(module, function.__name__, function)
+        monkeypatch.setitem(sys.modules, name, module)
+        monkeypatch.setitem(sys.modules, name.partition(".")[0], module)
+    third = types.ModuleType("flash_attn_interface")
+    third.flash_attn_func = flash_attn_3_func
+    monkeypatch.setitem(sys.modules, "flash_attn_interface", third)
+    codes = {function: function.__code__ for functions in STAND_INS.values() for function in functions}
+    names = set(globals())
+    yield
+    assert all(function.__code__ is code for function, code in codes.items()) and set(globals()) == names
+
+
+def test_who_has_begun_a_call_arrives_although_the_detour_ends():
+    factor = 3
+
+    def scaled(x, more=1):
+        return factor * x + more
+
+    detour = Detour(scaled, lambda original, args, kwargs: -original(*args, **kwargs))
+    begun = types.FunctionType(scaled.__code__, scaled.__globals__, "begun", None, scaled.__closure__)
+    assert scaled(2) == -7
+    detour.end()  # by another thread
+    assert scaled(2, more=2) == 8 and begun(2, more=2) == -8
+
+
+def test_functions_of_one_name_have_a_detour_each():
+    def decorated(factor):
+        def kernel(x):
+            return factor * x
+        return kernel
+
+    kernels = [decorated(2), decorated(3)]
+    detours = [Detour(kernel, lambda original, args, kwargs: -original(*args, **kwargs)) for kernel in kernels]
+    assert [kernel(1) for kernel in kernels] == [-2, -3]
+    for detour in detours:
+        detour.end()
+    assert [kernel(1) for kernel in kernels] == [2, 3]
+
+
+class Calls(torch.nn.Module):
+    """Calls a kernel that it has bound long ago."""
+
+    def __init__(self, kernel):
+        super().__init__()
+        self.attn = torch.nn.Module()
+        self.attn.forward = kernel
+
+    def forward(self, *args, **kwargs):
+        return self.attn(*args, **kwargs)
+
+
+def seen_of(kernel, *args, **kwargs):
+    """What is seen of one call; its result is that of a call without attnd."""
+    model, watcher = Calls(kernel), Watcher()
+    spy = Spy(model, watcher)
+    spy.install()
+    try:
+        result = model(*args, **kwargs)
+    finally:
+        spy.remove()
+    assert torch.equal(result, kernel(*args, **kwargs)) and not watcher.failures, watcher.failures
+    (path, seen), = watcher.seen
+    assert path == "attn" and isinstance(seen, Queries)
+    return seen
+
+
+def check(seen, q, k, allowed, plan=EVERYTHING, layer=("decoder", 0, "self"), **more):
+    """The messages of what was seen say these weights: q [B, H, Tq, d], allowed [Tq, Tk] or a function of both."""
+    message, = messages(seen, plan, layer=layer)
+    part = slice(0, plan.samples or len(q)), slice(None), plan.row_slice(0, q.shape[2], True)
+    allowed = np.broadcast_to(allowed, (len(q), 1, q.shape[2], k.shape[2]))
+    expected = truth(q, k, allowed, **more)[part]
+    assert (visible(message).any(-1) == allowed[part][:, 0].any(-1)).all()
+    sees = allowed[part].any(-1)[..., None]
+    np.testing.assert_allclose(weights_of(message) * sees, expected, atol=3e-6)
+
+
+def band(queries, keys, left=-1, right=-1, aligned="last"):
+    """bool [queries, keys], as the documentation of flash_attn says it, one by one."""
+    allowed = np.zeros((queries, keys), bool)
+    for i in range(queries):
+        stands = i + (keys - queries if aligned == "last" else 0)
+        for j in range(keys):
+            allowed[i, j] = (left < 0 or j >= stands - left) and (right < 0 or j <= stands + right)
+    return allowed
+
+
+def packed(begin, keys_begin, left=-1, right=-1, aligned="last"):
+    """The same of packed sequences."""
+    allowed = np.zeros((begin[-1], keys_begin[-1]), bool)
+    for a, b, c, d in zip(begin, begin[1:], keys_begin, keys_begin[1:]):
+        allowed[a:b, c:d] = band(b - a, d - c, left, right, aligned)
+    return allowed
+
+
+def alibi(slopes, queries, keys):
+    """[B or 1, H, queries, keys] that is added."""
+    distance = abs(np.arange(queries)[:, None] + keys - queries - np.arange(keys)[None])
+    slopes = slopes.numpy()
+    return -(slopes[None] if slopes.ndim == 1 else slopes)[:, :, None, None] * distance
+
+
+# ---------------------------------------------------------------------------------------------- flash_attn
+
+FORMS = {"all": {}, "causal": {"causal": True}, "window": {"causal": True, "window_size": (2, 0)},
+         "causal within a wide window": {"causal": True, "window_size": (2, 5)}, "right": {"window_size": (-1, 1)},
+         "both sides": {"window_size": (2, 2)}, "more on the left": {"window_size": (3, 1)},
+         "left": {"window_size": (2, -1)}}
+
+
+def band_of(form):
+    left, right = form.get("window_size", (-1, -1))
+    return left, 0 if form.get("causal") else right
+
+
+@pytest.mark.parametrize("lengths", [(9, 9), (4, 9), (9, 4)])
+@pytest.mark.parametrize("form", FORMS)
+def test_flash_attention_is_captured_with_its_window_at_the_last_key(form, lengths):
+    q, k = random(B, lengths[0], H, D), random(B, lengths[1], 2, D, seed=1)
+    seen = seen_of(flash_attn_func, q, k, k, softmax_scale=0.3, **FORMS[form])
+    layer = ("decoder", 0, "self" if lengths[0] == lengths[1] else "cross")
+    check(seen, q.transpose(1, 2), k.transpose(1, 2), band(*lengths, *band_of(FORMS[form])), layer=layer, scale=0.3)
+
+
+@pytest.mark.parametrize("name", ["qkv", "kv", "keywords", "third"])
+def test_all_ways_to_pass_them_are_the_same(name):
+    q, k = random(B, 6, H, D), random(B, 6, H, D, seed=1)
+    calls = {"qkv": lambda: seen_of(flash_attn_qkvpacked_func, torch.stack([q, k, k], 2), 0.0, 0.3, True),
+             "kv": lambda: seen_of(flash_attn_kvpacked_func, q, torch.stack([k, k], 2), causal=True, softmax_scale=0.3),
+             "keywords": lambda: seen_of(flash_attn_func, v=k, k=k, q=q, causal=True, softmax_scale=0.3),
+             "third": lambda: seen_of(flash_attn_3_func, q, k, k, 0.3, True)}
+    seen = calls[name]()
+    assert seen.causal and seen.mask is seen.late_mask is None
+    check(seen, q.transpose(1, 2), k.transpose(1, 2), band(6, 6, -1, 0), scale=0.3)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("begin, keys_begin", [(BEGIN, BEGIN), (BEGIN, KEYS_BEGIN)], ids=["self", "cross"])
+def test_packed_sequences_are_documents(form, begin, keys_begin):
+    q, k = random(begin[-1], H, D), random(keys_begin[-1], H, D, seed=1)
+    starts = [torch.tensor(x, dtype=torch.int32) for x in (begin, keys_begin)]
+    seen = seen_of(flash_attn_varlen_func, q, k, k, *starts, 5, 6, **FORMS[form])
+    layer = ("decoder", 0, "self" if begin is keys_begin else "cross")
+    check(seen, q.transpose(0, 1)[None], k.transpose(0, 1)[None], packed(begin, keys_begin, *band_of(FORMS[form])),
+          layer=layer)
+
+
+def test_packed_sequences_in_one_tensor():
+    q, k = random(9, H, D), random(9, H, D, seed=1)
+    begin = torch.tensor(BEGIN, dtype=torch.int32)
+    for seen in (seen_of(flash_attn_varlen_qkvpacked_func, torch.stack([q, k, k], 1), begin, 5, causal=True),
+                 seen_of(flash_attn_varlen_kvpacked_func, q, torch.stack([k, k], 1), begin, begin, 5, 5, causal=True)):
+        assert seen.documents is not None and seen.late_mask is None
+        check(seen, q.transpose(0, 1)[None], k.transpose(0, 1)[None], packed(BEGIN, BEGIN, -1, 0))
+
+
+@pytest.mark.parametrize("slopes", [random(H).abs(), random(B, H).abs()], ids=["heads", "samples"])
+@pytest.mark.parametrize("plan", [EVERYTHING, Plan(samples=1, rows=3)], ids=["all", "part"])
+def test_slopes_are_a_bias(slopes, plan):
+    q, k = random(B, 6, H, D), random(B, 8, H, D, seed=1)
+    seen = seen_of(flash_attn_func, q, k, k, causal=True, alibi_slopes=slopes, softcap=2.0)
+    check(seen, q.transpose(1, 2), k.transpose(1, 2), band(6, 8, -1, 0), plan, ("decoder", 0, "cross"),
+          bias=alibi(slopes, 6, 8), softcap=2.0)
+
+
+def test_slopes_of_packed_sequences_are_those_of_the_sequence():
+    q, k, slopes = random(9, H, D), random(13, H, D, seed=1), random(3, H).abs()
+    starts = [torch.tensor(x, dtype=torch.int32) for x in (BEGIN, KEYS_BEGIN)]
+    seen = seen_of(flash_attn_varlen_func, q, k, k, *starts, 5, 6, alibi_slopes=slopes)
+    bias = np.zeros((1, H, 9, 13))
+    for n, (a, b, c, d) in enumerate(zip(BEGIN, BEGIN[1:], KEYS_BEGIN, KEYS_BEGIN[1:])):
+        bias[0, :, a:b, c:d] = alibi(slopes[n], b - a, d - c)[0]
+    check(seen, q.transpose(0, 1)[None], k.transpose(0, 1)[None], packed(BEGIN, KEYS_BEGIN),
+          layer=("decoder", 0, "cross"), bias=bias)
+
+
+# ------------------------------------------------------------------------------------------------ xFormers
+
+MASKS = {
+    "none": (None, lambda q, k: band(q, k)), "causal": (LowerTriangularMask(), lambda q, k: band(q, k, -1, 0, "first")),
+    "from bottom right": (LowerTriangularFromBottomRightMask(), lambda q, k: band(q, k, -1, 0)),
+    "local": (LocalAttentionFromBottomRightMask(2, 1), lambda q, k: band(q, k, 2, 1)),
+    "other": (SomeOtherMask(), third)}
+
+
+@pytest.mark.parametrize("lengths", [(9, 9), (4, 9)])
+@pytest.mark.parametrize("name", MASKS)
+def test_xformers_is_captured_with_its_mask(name, lengths):
+    q, k = random(B, lengths[0], H, D), random(B, lengths[1], H, D, seed=1)
+    mask, allowed = MASKS[name]
+    seen = seen_of(memory_efficient_attention, q, k, k, attn_bias=mask, scale=0.3)
+    layer = ("decoder", 0, "self" if lengths[0] == lengths[1] else "cross")
+    check(seen, q.transpose(1, 2), k.transpose(1, 2), allowed(*lengths), layer=layer, scale=0.3)
+
+
+@pytest.mark.parametrize("kind, aligned, right", [
+    (BlockDiagonalMask, "first", -1), (BlockDiagonalCausalMask, "first", 0),
+    (BlockDiagonalCausalFromBottomRightMask, "last", 0)])
+@pytest.mark.parametrize("begin, keys_begin", [(BEGIN, BEGIN), (BEGIN, KEYS_BEGIN)], ids=["self", "cross"])
+def test_blocks_of_xformers_are_documents(kind, aligned, right, begin, keys_begin):
+    q, k = random(1, begin[-1], H, D), random(1, keys_begin[-1], H, D, seed=1)
+    seen = seen_of(memory_efficient_attention, q, k, k, kind(begin, keys_begin))
+    layer = ("decoder", 0, "self" if begin is keys_begin else "cross")
+    check(seen, q.transpose(1, 2), k.transpose(1, 2), packed(begin, keys_begin, -1, right, aligned), layer=layer)
+
+
+def test_a_bias_of_xformers_is_a_bias():
+    q, k, bias = random(B, 5, H, D), random(B, 5, H, D, seed=1), random(B, H, 5, 5, seed=2)
+    check(seen_of(memory_efficient_attention, q, k, k, bias), q.transpose(1, 2), k.transpose(1, 2), True,
+          bias=bias.numpy())
+
+
+def test_groups_of_heads_share_keys_and_three_axes_are_one_head():
+    q, k = random(B, 5, 2, 3, D), random(B, 5, 2, 1, D, seed=1)
+    seen = seen_of(memory_efficient_attention, q, k.expand(-1, -1, -1, 3, -1), k)
+    assert seen.k.shape == (B, 2, 5, D)
+    check(seen, q.flatten(2, 3).transpose(1, 2), k[:, :, :, 0].transpose(1, 2), True)
+    q, k, bias = random(B, 5, D), random(B, 5, D, seed=1), random(B, 5, 5, seed=2)
+    check(seen_of(memory_efficient_attention, q, k, k, bias), q[:, None], k[:, None], True, bias=bias[:, None].numpy())
+
+
+# ------------------------------------------------------------------------------------------- around a call
+
+def test_what_is_not_understood_is_said_with_the_path_and_runs():
+    q, watcher = random(5, H, D), Watcher()
+    begin = torch.tensor([0, 5], dtype=torch.int32)
+    model = Calls(flash_attn_varlen_func)
+    spy = Spy(model, watcher)
+    spy.install()
+    result = model(q, q, q, begin, begin, 5, 5, block_table=torch.zeros(1, 1, dtype=torch.int32))
+    spy.remove()
+    assert result.shape == q.shape and watcher.seen == []
+    (said, error), = watcher.failures
+    assert "attention of attn" in said and "block_table is not captured" in str(error)
+
+
+def test_an_exception_of_a_kernel_is_that_of_the_model():
+    watcher = Watcher()
+    spy = Spy(Calls(flash_attn_func), watcher)
+    spy.install()
+    try:
+        with pytest.raises(RuntimeError, match="Expected size"):
+            spy.root(random(1, 4, H, D), random(1, 4, H, 3), random(1, 4, H, 3))
+    finally:
+        spy.remove()
+    assert watcher.seen == watcher.failures == []
+
+
+def test_a_function_of_transformers_says_what_its_kernel_did():
+    q, watcher = random(B, 5, H, D), Watcher()
+    model = Calls(flash_attn_func)
+
+    def through_interface(*args):
+        with lookout_here().inside_interface(None):
+            return flash_attn_func(*args)
+
+    model.attn.forward = through_interface
+    spy = Spy(model, watcher)
+    spy.install()
+    with_it = model(q, q, q)
+    spy.remove()
+    assert torch.equal(with_it, flash_attn_func(q, q, q))
+    assert all(not isinstance(seen, Queries) for _, seen in watcher.seen)
+
+
+def test_what_is_published_by_hand_is_not_captured_twice():
+    q, watcher = random(B, 5, H, D), Watcher()
+    model = Calls(None)
+    spy = Spy(model, watcher)
+
+    def publishes(*args):
+        spy.told()  # as attnd.publish_qk does
+        return flash_attn_func(*args)
+
+    model.attn.forward = publishes
+    spy.install()
+    model(q, q, q)
+    spy.remove()
+    assert watcher.seen == watcher.failures == []
+
+
+def test_functions_with_enclosed_variables_and_defaults_are_seen_too(monkeypatch):
+    def made(scaled, *, offset=0):
+        def flash_attn_func(q, k, v, dropout_p=0.0, softmax_scale=None, *, twice=2):
+            return attention(q * scaled, k, v) * twice + offset
+        return flash_attn_func
+
+    kernel, q = made(0.5), random(B, 5, H, D)
+    monkeypatch.setattr(sys.modules["flash_attn.flash_attn_interface"], "flash_attn_func", kernel)
+    check(seen_of(kernel, q, q, q, softmax_scale=0.2), q.transpose(1, 2), q.transpose(1, 2), True, scale=0.2)

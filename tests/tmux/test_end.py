@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: MIT
+"""A run ends in collapse: every reader says the same of it, also after a restart of attnd and after kill -9."""
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+
+import numpy as np
+import pytest
+
+from conftest import ATTNCTL
+from harness import Attnd, Trainer, wait_until
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "clients", "python"))
+
+pytestmark = pytest.mark.skipif(not shutil.which("tmux"), reason="no tmux: apt install tmux")
+T, HEADS, BYE = 16, 4, 9
+
+
+def one_key():
+    weights = np.zeros((1, HEADS, T, T), np.float32)
+    weights[..., 0] = 1
+    return weights
+
+
+def attnctl(attnd, *arguments):
+    done = subprocess.run([ATTNCTL, *arguments, "--endpoint", attnd.endpoint("control")], capture_output=True, text=True,
+                          check=False)
+    return done.returncode, done.stdout
+
+
+def facts(alert):
+    return {key: alert[key] for key in ("run", "rule", "state", "layer", "head", "since", "value", "bound", "message")}
+
+
+class Readers:
+    """What each of them says of the run."""
+
+    def __init__(self, attnd, run, open_terminal, command):
+        self.attnd, self.run, self.open_terminal, self.command = attnd, run, open_terminal, command
+
+    def page(self, path):
+        port = self.attnd.call("config")["http.endpoint"].rsplit(":", 1)[1]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/{path}", timeout=60) as answer:
+            return json.load(answer)
+
+    def top(self):
+        """The header and what needs attention."""
+        terminal = self.open_terminal(120, 24)
+        terminal.run(self.command(self.attnd, "gpt"))
+        state = terminal.wait_for(r"attnd top  gpt  run ([0-9a-f]{8})  (\w+) .*").groups()
+        verdict = terminal.wait_for(r"Needs attention at step (\d+):  !! 4 critical  firing at end").group(1)
+        worst = terminal.wait_for(r"^ !! +(\S+) +(entropy\S+) +(\S+) +(\S+) +(\d+) .*(entropy_collapse)").groups()
+        terminal.close()
+        return state, verdict, worst
+
+    def series(self):
+        """The marks of a figure, as attnd.plots reads them."""
+        from attnd.plots.read import timeline
+
+        data = timeline("gpt", run=self.run, endpoint=self.attnd.endpoint("control"))
+        return sorted(data.alerts)
+
+    def all(self):
+        text, plain = attnctl(self.attnd, "alerts"), attnctl(self.attnd, "alerts", "gpt", "--json")
+        told = json.loads(plain[1])
+        answer = self.page("alerts?job=gpt")
+        return {
+            "states": (text[0], plain[0], re.findall(r"gpt +([0-9a-f]{8}) +(\S+) +\S+ +(firing at end)", text[1])),
+            "json": [facts(one) for one in told["firing"]],
+            "page": [facts(one) for one in answer["firing"]],
+            "past": ([facts(one) for one in told["alerts"]], [facts(one) for one in answer["alerts"]]),
+            "runs": self.page("runs?job=gpt"),
+            "jobs": self.page("jobs"),
+            "summary": self.page("summary?job=gpt"),
+            "trouble": self.page("trouble?job=gpt"),
+            "top": self.top(),
+            "series": self.series(),
+        }
+
+
+def test_a_run_that_ended_in_collapse_is_so_for_all_readers_and_after_restarts(open_terminal, command, monkeypatch):
+    monkeypatch.setenv("ATTND_ATTNCTL", os.path.abspath(ATTNCTL))
+    attnd = Attnd("window.unit=step", "window.rank_grace=0", "history.commit=20ms", "http.enabled=true",
+                  "http.endpoint=tcp://127.0.0.1:*")
+    trainer = Trainer(attnd, "gpt")
+    for step in range(BYE + 1):
+        trainer.attention(one_key(), step=step)
+    trainer.event("bye", step=BYE)
+    run = trainer.run.hex()
+    readers = Readers(attnd, run, open_terminal, command)
+    wait_until(lambda: len(attnd.call("alerts", job="gpt")["alerts"] or ()) == 2, "the end in the history")
+    before = readers.all()
+    (alert,) = before["page"]
+    assert (alert["run"], alert["rule"], alert["state"]) == (run, "entropy_collapse", "firing_at_end")
+    assert (alert["since"], alert["value"], alert["bound"]) == ({"epoch": 0, "step": 0}, 0, 0.1)
+    assert before["json"] == before["page"] and before["past"][0] == before["past"][1]
+    assert before["states"] == (1, 1, [(run[:8], "entropy_collapse", "firing at end")])
+    state, verdict, (place, metric, value, bound, since, rule) = before["top"]
+    assert (state, verdict) == ((run[:8], "ended"), str(BYE))
+    assert (place, metric, float(value), bound) == ("decoder.0.self.h0", "entropy_normalized", 0, "0.1000")
+    assert (since, rule) == ("0", "entropy_collapse")
+    assert before["series"] == [(1, "firing"), (BYE, "firing_at_end")]
+    assert [one["state"] for one in before["jobs"]] == [one["state"] for one in before["runs"]["runs"]] == ["ended"]
+    assert before["summary"][0]["step"] == before["jobs"][0]["step"] == BYE
+    for sig in (signal.SIGTERM, signal.SIGKILL):
+        attnd.stop(sig)
+        attnd.start()
+        assert readers.all() == before
+    attnd.close()

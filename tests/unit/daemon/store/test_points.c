@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: MIT */
+/* The numbers that a training reports, and its settings. */
+#include "tests/unit/daemon/store/fixture.h"
+
+#include "tests/unit/unit.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+
+static struct store_point point_of(const char *name, uint64_t step, double value)
+{
+    return (struct store_point){
+        .name = name, .epoch = step / 100, .step = step, .time_ns = 5 + step, .value = value};
+}
+
+static void put_point(struct store_fixture *fixture, const char *name, uint64_t step, double value)
+{
+    struct store_batch *batch = batch_of(7, 1);
+    struct store_point point = point_of(name, step, value);
+    assert_int_equal(batch_point(batch, &point), 0);
+    submit(fixture, batch);
+}
+
+/* Steps from..to of "loss", every `every`-th; the value is the step. */
+static void put_points(struct store_fixture *fixture, uint64_t from, uint64_t to, uint64_t every)
+{
+    struct store_batch *batch = batch_of(7, 1);
+    for (uint64_t step = from; step <= to; step += every) {
+        struct store_point point = point_of("loss", step, (double)step);
+        assert_int_equal(batch_point(batch, &point), 0);
+    }
+    submit(fixture, batch);
+}
+
+static void test_a_point_is_stored_with_its_name_and_step(void **state)
+{
+    struct store_fixture *fixture = *state;
+    char name[] = "loss";
+    fixture_open(fixture);
+    struct store_batch *batch = batch_of(7, 1);
+    struct store_point point = point_of(name, 200, 2.5);
+    assert_int_equal(batch_point(batch, &point), 0);
+    name[0] = 'x'; /* it was copied */
+    submit(fixture, batch);
+    put_point(fixture, "loss", 210, NAN);
+    put_point(fixture, "learning rate", 200, -0.25);
+    wait_count(fixture, COUNT_STORED, 3);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM log_points JOIN logs USING(log_id)"
+                                  " JOIN runs USING(run_id) WHERE job = 'j' AND name = 'loss'"
+                                  " AND log_points.step = 200 AND log_points.epoch = 2"
+                                  " AND time_ns = 205 AND value = 2.5"),
+                     1);
+    assert_int_equal(ask(fixture, "SELECT step FROM log_points WHERE value IS NULL"), 210);
+    assert_int_equal(ask(fixture, "SELECT points FROM logs WHERE name = 'loss'"), 2);
+    assert_int_equal(ask(fixture, "SELECT value = -0.25 FROM log_points JOIN logs USING(log_id)"
+                                  " WHERE name = 'learning rate'"),
+                     1);
+}
+
+static void test_of_one_step_the_newest_value_counts(void **state)
+{
+    struct store_fixture *fixture = *state;
+    fixture_open(fixture);
+    put_point(fixture, "loss", 4, 9.0);
+    put_point(fixture, "loss", 4, 8.0);
+    wait_count(fixture, COUNT_STORED, 2);
+    assert_int_equal(ask(fixture, "SELECT sum(value) FROM log_points"), 8);
+    assert_int_equal(ask(fixture, "SELECT points FROM logs"), 1);
+}
+
+/* 10,000 of them: each eighth stays, the newest of its neighbours, and the last. */
+static void test_a_name_has_at_most_2000_points_evenly_spread(void **state)
+{
+    struct store_fixture *fixture = *state;
+    fixture_open(fixture);
+    put_points(fixture, 0, 9999, 1);
+    wait_count(fixture, COUNT_STORED, 10000);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM log_points"), 1250);
+    assert_int_equal(ask(fixture, "SELECT points FROM logs"), 1250);
+    assert_int_equal(ask(fixture, "SELECT max(step) FROM log_points"), 9999);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM log_points WHERE step % 8 = 7"), 1250);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM log_points WHERE value = step"), 1250);
+}
+
+/* One step that is far from all others costs them nothing but one halving. */
+static void test_a_step_far_away_leaves_the_others_as_they_are(void **state)
+{
+    struct store_fixture *fixture = *state;
+    fixture_open(fixture);
+    put_points(fixture, 0, 1998, 1);
+    put_point(fixture, "loss", UINT64_C(1) << 62, 1.0);
+    wait_count(fixture, COUNT_STORED, 2000);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM log_points"), 2000);
+    put_point(fixture, "loss", 1999, 1.0);
+    wait_count(fixture, COUNT_STORED, 2001);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM log_points"), 1001);
+}
+
+static void test_a_run_that_is_replayed_changes_nothing(void **state)
+{
+    struct store_fixture *fixture = *state;
+    int64_t sum, points;
+    fixture_open(fixture);
+    put_points(fixture, 0, 50000, 10);
+    wait_count(fixture, COUNT_STORED, 5001);
+    sum = ask(fixture, "SELECT sum(step) FROM log_points");
+    points = ask(fixture, "SELECT count(*) FROM log_points");
+    assert_true(points > 1000 && points <= 2000);
+    fixture_close(fixture);
+    fixture_open(fixture);
+    put_points(fixture, 0, 50000, 10);
+    wait_count(fixture, COUNT_STORED, 10002);
+    assert_int_equal(ask(fixture, "SELECT sum(step) FROM log_points"), sum);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM log_points"), points);
+    assert_int_equal(ask(fixture, "SELECT points FROM logs"), points);
+}
+
+static void test_a_run_has_at_most_64_names_and_the_rest_is_counted(void **state)
+{
+    struct store_fixture *fixture = *state;
+    fixture_open(fixture);
+    for (int i = 0; i < 66; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "n%d", i);
+        put_point(fixture, name, 1, i);
+    }
+    put_point(fixture, "n0", 2, 5.0);
+    wait_count(fixture, COUNT_STORED, 67);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM logs"), 64);
+    assert_int_equal(stats_get(&fixture->stats, COUNT_LOG_REFUSED), 2);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM log_points"), 65);
+}
+
+static void test_a_run_has_the_settings_that_were_said_last(void **state)
+{
+    struct store_fixture *fixture = *state;
+    fixture_open(fixture);
+    for (int i = 0; i < 2; i++) {
+        struct store_batch *batch = batch_of(7, 1);
+        assert_int_equal(batch_settings(batch, i ? "\x81\xa1s\x02" : "\x80", i ? 4 : 1), 0);
+        submit(fixture, batch);
+    }
+    put_point(fixture, "loss", 1, 1.0);
+    wait_count(fixture, COUNT_STORED, 3);
+    assert_int_equal(ask(fixture, "SELECT settings = x'81a17302' FROM runs"), 1);
+}
+
+static void test_logs_go_with_their_run(void **state)
+{
+    struct store_fixture *fixture = *state;
+    fixture->config.history_trust_clock = true;
+    fixture->config.history_max_age = 1000000000000;
+    fixture_open(fixture);
+    put_points(fixture, 0, 9, 1);
+    fixture_close(fixture);
+    change(fixture, "UPDATE runs SET stored = stored - 2000");
+    fixture_open(fixture);
+    wait_answer(fixture, "SELECT count(*) FROM runs", 0);
+    fixture_close(fixture);
+    assert_int_equal(ask(fixture, "SELECT (SELECT count(*) FROM logs)"
+                                  " + (SELECT count(*) FROM log_points)"),
+                     0);
+    assert_sound(fixture);
+}
+
+/* Where there is no window, the oldest run that has only logged makes room. */
+static void test_runs_that_only_log_do_not_fill_the_history(void **state)
+{
+    struct store_fixture *fixture = *state;
+    fixture->config.history_max_size = 1 << 20;
+    fixture_open(fixture);
+    put_point(fixture, "loss", 1, 1.0);
+    fixture_close(fixture);
+    change(fixture,
+           "UPDATE runs SET stored = stored - 2;"
+           "WITH RECURSIVE n(i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < 90000)"
+           " INSERT INTO log_points SELECT log_id, i, 0, 1700000000000000000 + i, i / 3.0"
+           " FROM n, logs");
+    fixture_open(fixture);
+    wait_answer(fixture, "SELECT count(*) FROM runs", 0);
+    fixture_close(fixture);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM log_points"), 0);
+}
+
+/* Whoever begins many of them does not drive the windows out. */
+static void test_many_runs_that_only_log_make_room_before_windows(void **state)
+{
+    struct store_fixture *fixture = *state;
+    fixture->config.history_max_size = 1 << 20;
+    fixture_open(fixture);
+    for (uint64_t last = 0; last < 5; last++) {
+        submit_window(fixture, last, "state", 5);
+    }
+    fixture_close(fixture);
+    change(fixture, "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 600)"
+                    " INSERT INTO runs SELECT 100 + i, 'j', randomblob(16), 0, 1, 0, 0, 0, 0,"
+                    " unixepoch(), NULL FROM n;"
+                    "INSERT INTO logs SELECT run_id, run_id, 'loss', 0, 60 FROM runs"
+                    " WHERE run_id > 100;"
+                    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 60)"
+                    " INSERT INTO log_points SELECT log_id, i, 0, 1700000000000000000 + i, i / 3.0"
+                    " FROM logs, n");
+    fixture_open(fixture);
+    wait_answer(fixture, "SELECT count(*) < 500 FROM runs", 1);
+    fixture_close(fixture);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 5);
+    assert_true(ask(fixture, "SELECT count(*) FROM runs") > 256);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM logs WHERE run_id NOT IN"
+                                  " (SELECT run_id FROM runs)"),
+                     0);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_a_point_is_stored_with_its_name_and_step),
+        TEST(test_of_one_step_the_newest_value_counts),
+        TEST(test_a_name_has_at_most_2000_points_evenly_spread),
+        TEST(test_a_step_far_away_leaves_the_others_as_they_are),
+        TEST(test_a_run_that_is_replayed_changes_nothing),
+        TEST(test_a_run_has_at_most_64_names_and_the_rest_is_counted),
+        TEST(test_a_run_has_the_settings_that_were_said_last),
+        TEST(test_logs_go_with_their_run),
+        TEST(test_runs_that_only_log_do_not_fill_the_history),
+        TEST(test_many_runs_that_only_log_make_room_before_windows),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT */
+#include "tests/unit/proto/support.h"
+
+#include "proto/utf8.h"
+
+static void expect_taken(const char *text, size_t len, size_t taken, uint32_t code)
+{
+    uint32_t found;
+    assert_int_equal(utf8_take(text, len, &found), taken);
+    assert_int_equal(found, code);
+}
+
+static void test_characters_are_taken_and_what_is_none_is_replaced(void **state)
+{
+    (void)state;
+    expect_taken("a", 1, 1, 'a');
+    expect_taken("\xc3\xa9", 2, 2, 0xe9);
+    expect_taken("\xe6\x97\xa5", 3, 3, 0x65e5);
+    expect_taken("\xf0\x9f\x98\x80", 4, 4, 0x1f600);
+    expect_taken("\xc3\xa9", 1, 1, UTF8_REPLACEMENT);         /* cut */
+    expect_taken("\xc0\xaf", 2, 1, UTF8_REPLACEMENT);         /* overlong */
+    expect_taken("\xe0\x80\xaf", 3, 1, UTF8_REPLACEMENT);     /* overlong */
+    expect_taken("\xed\xa0\x80", 3, 1, UTF8_REPLACEMENT);     /* surrogate */
+    expect_taken("\xf4\x90\x80\x80", 4, 1, UTF8_REPLACEMENT); /* beyond U+10FFFF */
+    expect_taken("\xff", 1, 1, UTF8_REPLACEMENT);
+    expect_taken("\x80", 1, 1, UTF8_REPLACEMENT);
+}
+
+static void test_every_character_comes_back(void **state)
+{
+    (void)state;
+    for (uint32_t code = 1; code <= 0x10ffff; code += code < 0x3000 ? 1 : 97) {
+        char text[UTF8_MAX];
+        uint32_t found;
+        if (code >= 0xd800 && code < 0xe000) {
+            continue;
+        }
+        size_t size = utf8_put(code, text);
+        assert_int_equal(utf8_take(text, size, &found), size);
+        assert_int_equal(found, code);
+    }
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_characters_are_taken_and_what_is_none_is_replaced),
+        cmocka_unit_test(test_every_character_comes_back),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
