@@ -62,6 +62,25 @@ def test_a_release_that_is_none_is_refused():
     assert result.returncode == 1 and "no option '--frobnicate'" in result.stderr
 
 
+def test_sources_are_from_where_the_packages_are(tmp_path):
+    """Both formats of apt, one place named twice, a release that is not this one, and a place that is switched off."""
+    release = re.search(r"^VERSION_CODENAME=(\w+)$", Path("/etc/os-release").read_text(), re.M).group(1)
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "sources.list").write_text(f"deb http://one.example/debian {release} main\n"
+                                           f"#deb http://off.example/debian {release} main\n"
+                                           "deb http://two.example/tools stable main\n")
+    (tmp_path / "parts/debian.sources").write_text(
+        "Types: deb\nURIs: http://one.example/debian/ https://three.example/debian-security\n"
+        f"Suites: {release} {release}-security\nComponents: main contrib\n")
+    (tmp_path / "apt.conf").write_text(f'Dir::Etc::SourceList "{tmp_path}/sources.list";\n'
+                                       f'Dir::Etc::SourceParts "{tmp_path}/parts";\n')
+    said = run(ROOT / "deploy/attnd-bin/sources", env={**os.environ, "APT_CONFIG": str(tmp_path / "apt.conf")})
+    assert [line.split("] ")[1] for line in said.splitlines()] == [
+        f"http://one.example/debian {release} main", f"http://one.example/debian {release}-security main",
+        f"https://three.example/debian-security {release} main",
+        f"https://three.example/debian-security {release}-security main"]
+
+
 @with_wheel
 def test_it_is_small_enough():
     assert BUILT[-1].stat().st_size <= MEGABYTES * 1000 * 1000
