@@ -150,7 +150,7 @@ const struct command commands[] = {
      .run_alone = cmd_bridge, .options = ARGS_ADDRESS | ARGS_ENDPOINT | ARGS_TIMEOUT,
      .words_min = 1, .passes_on = true, .each_option = bridge_each_option,
      .help = "forward to TensorBoard, W&B, Trackio, MLflow or as JSON lines",
-     .text = "SINK is tensorboard, wandb, trackio, mlflow or jsonl; attnctl bridge SINK --help explains each. The Python package attnd does the work, with python3 or the Python that $ATTND_PYTHON names, until Ctrl-C.",
+     .text = "SINK is tensorboard, wandb, trackio, mlflow or jsonl; attnctl bridge SINK --help explains each. The Python package attnd does the work, with python3 (beside attnctl, else in PATH) or the Python that $ATTND_PYTHON names, until Ctrl-C.",
      .finding = "something was not written",
      .examples = {"attnctl bridge tensorboard runs",
                   "attnctl bridge wandb --project attention --job gpt-small",

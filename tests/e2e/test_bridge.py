@@ -311,6 +311,25 @@ def test_attnctl_finds_the_package_in_its_source_tree(tmp_path):
     assert found.returncode == 0 and found.stdout.startswith("usage: attnctl bridge")
 
 
+def test_attnctl_takes_the_python_of_its_own_environment(tmp_path):
+    """In a virtual environment that is not activated another Python is in PATH."""
+    for place, says in (("own", "beside"), ("path", "in PATH"), ("named", "named")):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "python3").write_text(f"#!/bin/sh\necho {says}\n")
+        (tmp_path / place / "python3").chmod(0o755)
+    shutil.copy(ATTNCTL, tmp_path / "own/attnctl")
+    (tmp_path / "path/attnctl").symlink_to(tmp_path / "own/attnctl")
+    there = {"PATH": f"{tmp_path}/path:/usr/bin:/bin"}
+
+    def asked(program="own/attnctl", **more):
+        return subprocess.run([tmp_path / program, "bridge", "jsonl"], env={**there, **more}, capture_output=True, text=True).stdout
+
+    assert asked() == asked("path/attnctl") == asked(ATTND_PYTHON="") == "beside\n"
+    assert asked(ATTND_PYTHON=f"{tmp_path}/named/python3") == "named\n"
+    (tmp_path / "own/python3").chmod(0o644)
+    assert asked() == "in PATH\n", "what may not be executed is no Python"
+
+
 def test_attnctl_without_a_python():
     code, said = refused("jsonl", ATTND_PYTHON="/nonexistent/python")
     assert code == 2 and said.startswith("attnctl: cannot run '/nonexistent/python': No such file or directory; ")

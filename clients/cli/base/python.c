@@ -5,6 +5,7 @@
 #include "clients/cli/base/cli.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -57,16 +58,30 @@ static void find_beside(const char *self, char ret_path[PATH_BYTES + 32])
     *ret_path = '\0';
 }
 
+/* The interpreter of the environment that attnctl was installed in; "python3" when there is none.
+ * In /usr/bin the system's lies beside it, and whoever has another in PATH has put it there. */
+static const char *interpreter_of(const char *self, char path[PATH_BYTES + 32])
+{
+    const char *name = strrchr(self, '/');
+    int folder = name ? (int)(name - self) : 0;
+    snprintf(path, PATH_BYTES + 32, "%.*s/python3", folder, self);
+    bool system = strcmp(path, "/usr/bin/python3") == 0 || strcmp(path, "/bin/python3") == 0;
+    return folder > 0 && !system && access(path, X_OK) == 0 ? path : "python3";
+}
+
 int python_start(struct cli *cli, const char *name, int argc, const char *const *argv)
 {
-    const char *chosen = getenv("ATTND_PYTHON"), *python = chosen && *chosen ? chosen : "python3";
-    char self[PATH_BYTES], beside[PATH_BYTES + 32], module[32];
+    const char *python = getenv("ATTND_PYTHON");
+    char self[PATH_BYTES], own[PATH_BYTES + 32], beside[PATH_BYTES + 32], module[32];
     const char **arguments = calloc((size_t)argc + 6, sizeof *arguments);
     if (!arguments) {
         return cli_fail(cli, CLI_FINDING, "out of memory");
     }
     ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
     self[length > 0 ? length : 0] = '\0';
+    if (!python || !*python) {
+        python = interpreter_of(self, own);
+    }
     find_beside(self, beside);
     snprintf(module, sizeof module, "attnd.%s", name);
     const char *const first[] = {python, "-c", start, module, beside};

@@ -20,7 +20,8 @@ ENVIRONMENT = (
      "Without it, the first that answers in $XDG_RUNTIME_DIR/attnd, /run/user/UID/attnd, /tmp/attnd-UID or /run/attnd, which "
      "is the service's: it lets in members of group attnd. A directory that others can write to is passed over. All clients "
      "read this variable, and attnd itself, which listens there."),
-    ("ATTND_PYTHON", "The Python that runs attnctl plot and attnctl bridge; python3 by default."),
+    ("ATTND_PYTHON", "The Python that runs attnctl plot and attnctl bridge. Without it, python3 beside attnctl, where pip "
+     "installs both, else the one in PATH."),
     ("NO_COLOR, TERM, COLORTERM", "Whether a terminal has colours, and which."),
 )
 
