@@ -59,16 +59,23 @@ int store_file_path(const char *configured, char ret_path[STORE_PATH_MAX],
 
 /* Ownership */
 
-/* Every directory on the way. Whether that went well shows when the file is opened. */
-static void make_directories(const char *path)
+/* Every directory on the way: 0, or -1 with why one cannot be made. */
+static int make_directories(const char *path, char reterr_reason[STORE_REASON_MAX])
 {
     char part[STORE_PATH_MAX];
+    struct stat there;
     for (const char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
         size_t length = (size_t)(slash - path);
         memcpy(part, path, length);
         part[length] = '\0';
-        mkdir(part, 0700);
+        if (mkdir(part, 0700) != 0 && errno != EEXIST) {
+            int error = errno;
+            if (stat(part, &there) != 0) {
+                return store_file_refuse(reterr_reason, part, strerror(error));
+            }
+        }
     }
+    return 0;
 }
 
 static const char magic[16] = "SQLite format 3";
@@ -105,7 +112,9 @@ int store_file_lock(const char *path, char reterr_reason[STORE_REASON_MAX])
 {
     char lock_path[PATH_MAX];
     snprintf(lock_path, sizeof lock_path, "%s.lock", path);
-    make_directories(path);
+    if (make_directories(path, reterr_reason) != 0) {
+        return -1;
+    }
     const char *why = why_not(path, lock_path);
     if (why) {
         return store_file_refuse(reterr_reason, path, why);

@@ -6,9 +6,11 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import urllib.request
 
 import pytest
 from harness import ATTND, PATIENCE_S, Attnd, Trainer, wait_until
@@ -60,8 +62,8 @@ class Host:
             "PYTHONDONTWRITEBYTECODE": "1", "ATTND_BIN": os.path.abspath(ATTND), "NOTIFY_SOCKET": f"{tmp_path}/none"}
         self.running = []
 
-    def python(self, script, *arguments, **more):
-        process = subprocess.Popen([sys.executable, "-c", script, *arguments], env={**self.environment, **more}, text=True,
+    def python(self, script, *arguments, before=(), **more):
+        process = subprocess.Popen([*before, sys.executable, "-c", script, *arguments], env={**self.environment, **more}, text=True,
                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                    start_new_session=True)
         self.running.append(process)
@@ -243,9 +245,41 @@ def test_a_home_that_cannot_be_written_costs_the_history_and_one_warning(host, t
     try:
         assert out == "there" and f"log {host.place}/attnd-" in said
         warning, = [line for line in said.splitlines() if line.startswith("job auto: ")]
-        assert "attnd keeps no history: " in warning and f"{tmp_path}/file" in warning and "Set XDG_STATE_HOME" in warning
+        assert "attnd keeps no history: " in warning and f"{tmp_path}/file" in warning and "set XDG_STATE_HOME" in warning
     finally:
         os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a disk")
+def test_a_full_disk_costs_the_history_and_one_warning(host, tmp_path):
+    """Of the state, log and history; the training sees one disk, the test another."""
+    script = RANK.replace("ADDRESS", "None").replace("DIRECTORY", repr(host.place))
+    wrapped = f"""
+import os, subprocess
+os.mkdir({host.environment["XDG_STATE_HOME"]!r})
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", {host.environment["XDG_STATE_HOME"]!r}], check=True)
+subprocess.run(["dd", "if=/dev/zero", "of={host.environment["XDG_STATE_HOME"]}/filler"], stderr=subprocess.DEVNULL)
+{script}"""
+    out, said = finish(host.python(wrapped, "0", before=("unshare", "--mount")))
+    pid = int(re.search(r"process (\d+), log (\S+)\)", said)[1])
+    os.kill(pid, signal.SIGKILL)
+    assert out == "there"
+    warning, = [line for line in said.splitlines() if line.startswith("job auto: ")]
+    assert "attnd keeps no history: " in warning and "disk is full. Make room there, or set XDG_STATE_HOME" in warning
+
+
+def test_a_taken_port_is_another_port_of_the_page(host):
+    with socket.socket() as taken:
+        with contextlib.suppress(OSError):  # taken by somebody else
+            taken.bind(("127.0.0.1", 5580))
+            taken.listen()
+        script = RANK.replace("ADDRESS", "None").replace("DIRECTORY", repr(host.place))
+        rank = host.python(script, "0")
+        assert rank.stdout.readline() == "there\n"
+        page = open(f"{host.place}/page").read().strip()
+        assert not page.endswith(":5580/") and b"<title" in urllib.request.urlopen(page, timeout=PATIENCE_S).read()
+        _, said = finish(rank)
+    assert said.splitlines()[1:] == [f"attnd: the page is {page} on {os.uname().nodename}"]
 
 
 def test_a_directory_that_others_can_write_to_is_one_warning(host):

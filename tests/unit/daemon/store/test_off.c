@@ -88,6 +88,13 @@ static void test_a_path_through_a_file_cannot_be(void **state)
     store_off_assert_reason(fixture, "history.db.lock: Not a directory");
 }
 
+static void test_the_directory_that_cannot_be_made_is_named(void **state)
+{
+    struct store_fixture *fixture = *state;
+    set_path(fixture, "/proc/none/attnd/history.db");
+    store_off_assert_reason(fixture, "/proc/none: No such file or directory");
+}
+
 static void test_a_directory_is_no_database(void **state)
 {
     struct store_fixture *fixture = *state;
@@ -228,6 +235,7 @@ int main(void)
         TEST(test_store_off_a_database_of_another_program_is_left_alone),
         TEST(test_a_file_that_is_no_database_is_left_alone),
         TEST(test_a_path_through_a_file_cannot_be),
+        TEST(test_the_directory_that_cannot_be_made_is_named),
         TEST(test_a_directory_is_no_database),
         TEST(test_directories_are_made),
         TEST(test_history_can_be_switched_off),
