@@ -112,8 +112,8 @@ FILE *attnctl_start(const char *endpoint, const char *arguments)
     const char *program = getenv("ATTNCTL");
     assert_non_null(program);
     const char *option = *endpoint && !strstr(arguments, "--address") ? "--endpoint" : "";
-    snprintf(command, sizeof command, "exec '%s' %s %s %s 2>&1", program, option,
-             *option ? endpoint : "", arguments);
+    snprintf(command, sizeof command, "exec '%s' %s %s %s %s 2>&1", program, option,
+             *option ? endpoint : "", *endpoint ? "--timeout 60" : "", arguments);
     fflush(NULL);
     FILE *pipe = popen(command, "r");
     assert_non_null(pipe);

@@ -27,7 +27,7 @@ attn_publisher_options options_for(const char *endpoint)
     attn_publisher_options_default(&options);
     options.endpoint = endpoint;
     options.job = "unit";
-    options.linger_ms = 200;
+    options.linger_ms = PEER_WAIT_MS;
     return options;
 }
 

@@ -10,7 +10,7 @@ uint64_t now_ms(void);
 /* A millisecond between two looks at a condition. */
 void rest(void);
 
-/* Job "unit", little linger. */
+/* Job "unit"; what it says last has time to arrive. */
 attn_publisher_options options_for(const char *endpoint);
 attn_publisher *publisher_for(const struct peer *peer);
 attn_publisher *publisher_with(const attn_publisher_options *options);

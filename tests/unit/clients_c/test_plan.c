@@ -7,6 +7,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 static const struct plan_requests nothing = {ATTN_UNSAID, ATTN_UNSAID, ATTN_UNSAID};
 
@@ -61,7 +62,7 @@ static void test_patterns_match_as_in_a_shell(void **state)
 static void test_a_pattern_of_stars_takes_no_time(void **state)
 {
     char text[129];
-    uint64_t start = now_ms();
+    clock_t begin = clock();
 
     (void)state;
     memset(text, 'a', 128);
@@ -70,7 +71,7 @@ static void test_a_pattern_of_stars_takes_no_time(void **state)
         assert_false(
             plan_matches("*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*ab", text));
     }
-    assert_true(now_ms() - start < 2000);
+    assert_true(clock() - begin < 2 * CLOCKS_PER_SEC);
 }
 
 static void test_every_setting_is_read(void **state)

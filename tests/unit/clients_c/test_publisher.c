@@ -9,17 +9,25 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+/* A call that waits for somebody takes longer: then all are slow, and few where the machine stands
+ * still for a while. */
+#define SLOW_MS 20
+
 static void test_publishing_without_a_daemon_returns_at_once(void **state)
 {
     struct peer nobody = {.endpoint = "tcp://127.0.0.1:1"};
     attn_publisher *publisher = publisher_for(&nobody);
     attn_publisher_counts counts;
-    uint64_t start = now_ms();
+    int slow = 0;
 
     (void)state;
     for (int i = 0; i < 1000; i++) {
+        uint64_t start = now_ms();
+
         assert_int_equal(publish(publisher, 0), ATTN_SKIPPED);
+        slow += now_ms() - start > SLOW_MS;
     }
+    assert_true(slow < 1000 / 10);
     assert_int_equal(attn_epoch_end(publisher), ATTN_SKIPPED);
     assert_int_equal(attn_publisher_wait(publisher, 20), ATTN_E_TIMEOUT);
     counts = checked_counts(publisher);
@@ -28,7 +36,6 @@ static void test_publishing_without_a_daemon_returns_at_once(void **state)
     assert_int_equal(counts.sent + counts.dropped + counts.bytes + counts.queued_bytes, 0);
     attn_publisher_free(&publisher);
     assert_null(publisher);
-    assert_true(now_ms() - start < 1000);
 }
 
 static void test_nothing_is_sent_before_a_subscription(void **state)
@@ -105,19 +112,22 @@ static void test_a_stalled_reader_costs_counted_drops_only(void **state)
     attn_publisher_counts counts;
     struct received received;
     uint64_t start, accepted, next;
+    int slow = 0;
 
     (void)state;
     options.max_queued_messages = 8;
     assert_int_equal(attn_publisher_new(&options, &publisher), 0);
     peer_subscribe(&peer, "tensor/");
     meet(publisher, &peer);
-    start = now_ms();
     for (int i = 0; i < TRIES; i++) {
-        int rc = attn_publish_attention(publisher, &attention);
+        int rc;
 
+        start = now_ms();
+        rc = attn_publish_attention(publisher, &attention);
         assert_true(rc == 0 || rc == ATTN_E_DROPPED);
+        slow += now_ms() - start > SLOW_MS;
     }
-    assert_true(now_ms() - start < 2000);
+    assert_true(slow < TRIES / 10);
     counts = checked_counts(publisher);
     assert_int_equal(counts.published, TRIES);
     accepted = counts.sent + counts.queued;
@@ -126,6 +136,7 @@ static void test_a_stalled_reader_costs_counted_drops_only(void **state)
     for (next = 0; next < accepted; next++) {
         expect_tensor(&peer, 5, next);
     }
+    start = now_ms();
     while (attn_publish_attention(publisher, &attention) != 0) {
         assert_true(now_ms() - start < PEER_WAIT_MS);
         rest();
@@ -352,7 +363,7 @@ static void use_in_child(attn_publisher *publisher)
                  !attn_publisher_wants(publisher, ATTN_DECODER, 0, ATTN_SELF) &&
                  attn_epoch_end(publisher) == ATTN_SKIPPED &&
                  attn_hello(publisher, &layer, 1) == ATTN_SKIPPED &&
-                 attn_publisher_wait(publisher, 10000) == ATTN_E_TIMEOUT &&
+                 attn_publisher_wait(publisher, 2 * PEER_WAIT_MS) == ATTN_E_TIMEOUT &&
                  attn_publisher_plan(publisher, &plan) == ATTN_SKIPPED;
 
     attn_set_position(publisher, 9, 9);
@@ -382,7 +393,7 @@ static void test_a_forked_child_is_inert_and_the_parent_goes_on(void **state)
     }
     assert_int_equal(waitpid(child, &status, 0), child);
     assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
-    assert_true(now_ms() - start < 5000);
+    assert_true(now_ms() - start < PEER_WAIT_MS);
     assert_int_equal(publish(publisher, 0), 0);
     expect_tensor(&peer, 0, 0);
     expect_tensor(&peer, 0, 1);

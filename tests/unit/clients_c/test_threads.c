@@ -23,9 +23,9 @@
 #include <unistd.h>
 
 enum { THREADS = 4, HEADS = 4, TOKENS = 64, DIM = 16, WAIT_MS = 60000 };
-/* A call that waited for the network would take the seconds that attnd is stopped. Less than
- * this is the machine being busy. */
-#define CALL_MS_MAX 2000
+/* A call that waits for attnd takes longer: then all are slow while it is stopped. Where the
+ * machine stands still for a while, few are. */
+#define SLOW_MS     100
 #define QUEUE_BYTES ((uint64_t)8 << 20)
 
 extern char **environ;
@@ -81,7 +81,7 @@ struct trainer {
     attn_publisher *publisher;
     pthread_t threads[THREADS];
     _Atomic bool stop;
-    _Atomic uint64_t calls, wrong, slowest_ms, step;
+    _Atomic uint64_t calls, wrong, slow, step;
 };
 
 struct worker {
@@ -148,14 +148,13 @@ static void *threads_work(void *argument)
     struct trainer *trainer = worker->trainer;
 
     for (uint64_t number = worker->layer; !trainer->stop; number++) {
-        uint64_t start = threads_now_ms(), took;
+        uint64_t start = threads_now_ms();
 
         if (!threads_turn(worker, number)) {
             trainer->wrong++;
         }
-        took = threads_now_ms() - start;
-        if (took > trainer->slowest_ms) {
-            trainer->slowest_ms = took;
+        if (threads_now_ms() - start > SLOW_MS) {
+            trainer->slow++;
         }
         trainer->calls++;
         nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
@@ -218,9 +217,14 @@ static void threads_wait_until_wanted(struct trainer *trainer, bool wanted)
 /* Stopped with its pipe full: drops, and after a while nobody is said to want anything. */
 static void stop_and_go_on(struct trainer *trainer, pid_t attnd)
 {
+    uint64_t calls, slow;
+
     assert_int_equal(kill(attnd, SIGSTOP), 0);
+    calls = trainer->calls;
+    slow = trainer->slow;
     threads_wait_for(trainer, dropped_more, counts_of(trainer).dropped);
     threads_wait_until_wanted(trainer, false);
+    assert_true(20 * (trainer->slow - slow) < trainer->calls - calls);
     assert_int_equal(kill(attnd, SIGCONT), 0);
     threads_wait_until_wanted(trainer, true);
     threads_wait_for(trainer, sent_more, counts_of(trainer).sent + 100);
@@ -271,11 +275,10 @@ static void test_threads_publish_whatever_the_daemon_does(void **state)
     assert_true(identity_holds(trainer.publisher));
     start = threads_now_ms();
     attn_publisher_free(&trainer.publisher);
-    assert_true(threads_now_ms() - start < options.linger_ms + CALL_MS_MAX);
-    print_message("%llu calls, the slowest %llu ms\n", (unsigned long long)trainer.calls,
-                  (unsigned long long)trainer.slowest_ms);
+    assert_true(threads_now_ms() - start < options.linger_ms + WAIT_MS);
+    print_message("%llu calls, %llu of them slow\n", (unsigned long long)trainer.calls,
+                  (unsigned long long)trainer.slow);
     assert_int_equal(trainer.wrong, 0);
-    assert_true(trainer.slowest_ms < CALL_MS_MAX);
     end_attnd(attnd, SIGKILL);
 }
 

@@ -367,13 +367,14 @@ static void test_a_stop_does_not_wait_for_a_command_that_hangs(void **state)
     (void)state;
     test_notify_start(&f);
     set_script(&f, "touch started; exec sleep 1000");
+    notify_set(&f, "alerts.timeout=1h");
     test_notify_run(&f);
     test_notify_put(&f, "x");
     test_notify_put(&f, "y");
     wait_for_file(&f, "started");
     uint64_t begin = notify_now_ms();
     notify_free(&f.notify, 50);
-    assert_in_range(notify_now_ms() - begin, 50, 2000);
+    assert_in_range(notify_now_ms() - begin, 50, WAIT_MS);
     expect_counts(&f, 0, 2);
     test_notify_stop(&f);
 }
@@ -487,7 +488,7 @@ static void wait_for_connections(struct server *server, int count)
     while (server->connections < count && notify_now_ms() < until) {
         pause_ms();
     }
-    assert_int_equal(server->connections, count);
+    assert_true(server->connections >= count);
 }
 
 /* Webhooks */
@@ -525,7 +526,7 @@ static void test_a_server_error_is_tried_again_after_a_second(void **state)
     test_notify_run(&f);
     test_notify_put(&f, "low");
     expect_counts(&f, 1, 0);
-    assert_in_range(notify_now_ms() - begin, 1000, 5000);
+    assert_true(notify_now_ms() - begin >= 1000);
     assert_int_equal(server.connections, 2);
     notify_server_stop(&server);
     test_notify_stop(&f);
@@ -579,12 +580,13 @@ static void test_a_stop_does_not_wait_for_a_server_that_hangs(void **state)
     notify_server_start(&server, statuses, 1);
     test_notify_start(&f);
     set_webhook(&f, &server);
+    notify_set(&f, "alerts.timeout=1h");
     test_notify_run(&f);
     test_notify_put(&f, "x");
     wait_for_connections(&server, 1);
     uint64_t begin = notify_now_ms();
     notify_free(&f.notify, 50);
-    assert_in_range(notify_now_ms() - begin, 50, 2000);
+    assert_in_range(notify_now_ms() - begin, 50, WAIT_MS);
     expect_counts(&f, 0, 1);
     notify_server_stop(&server);
     test_notify_stop(&f);
@@ -605,7 +607,7 @@ static void test_a_stop_does_not_wait_for_the_next_try(void **state)
     wait_for_connections(&server, 1);
     uint64_t begin = notify_now_ms();
     notify_free(&f.notify, 50);
-    assert_in_range(notify_now_ms() - begin, 0, 2000);
+    assert_true(notify_now_ms() - begin < WAIT_MS);
     expect_counts(&f, 0, 1);
     notify_server_stop(&server);
     test_notify_stop(&f);
