@@ -181,37 +181,37 @@ int cli_fail_output(struct cli *cli)
     return CLI_FINDING;
 }
 
-int cli_print_json(struct cli *cli, const msgpack_object *value)
+static int print_value(struct cli *cli, const msgpack_object *value, unsigned indent, FILE *out)
 {
-    char *text = mpk_to_json(value, 2);
-    if (!text) {
-        return cli_fail(cli, CLI_FINDING, "out of memory");
-    }
-    fprintf(cli->out, "%s\n", text);
-    free(text);
-    return CLI_OK;
-}
-
-int cli_print_written(struct cli *cli, const struct mpk_writer *writer, unsigned indent, FILE *out)
-{
-    struct mpk_doc doc;
-    char *text = NULL;
-    int rc = ERR_MEMORY;
-    if (mpk_writer_ok(writer)) {
-        rc = mpk_parse(writer->buffer.data, writer->buffer.size, &mpk_result_limits, &doc);
-    }
-    if (rc == 0) {
-        text = mpk_to_json(doc.root, indent);
-        mpk_doc_clear(&doc);
-    } else if (rc != ERR_MEMORY) {
-        return cli_fail(cli, CLI_FINDING, "this is too much for one JSON document");
-    }
+    char *text = mpk_to_json(value, indent);
     if (!text) {
         return cli_fail(cli, CLI_FINDING, "out of memory");
     }
     fprintf(out, "%s\n", text);
     free(text);
     return CLI_OK;
+}
+
+int cli_print_json(struct cli *cli, const msgpack_object *value)
+{
+    return print_value(cli, value, 2, cli->out);
+}
+
+int cli_print_written(struct cli *cli, const struct mpk_writer *writer, unsigned indent, FILE *out)
+{
+    struct mpk_doc doc;
+    int rc = ERR_MEMORY;
+    if (mpk_writer_ok(writer)) {
+        rc = mpk_parse(writer->buffer.data, writer->buffer.size, &mpk_result_limits, &doc);
+    }
+    if (rc != 0) {
+        return cli_fail(cli, CLI_FINDING,
+                        rc == ERR_MEMORY ? "out of memory"
+                                         : "this is too much for one JSON document");
+    }
+    int code = print_value(cli, doc.root, indent, out);
+    mpk_doc_clear(&doc);
+    return code;
 }
 
 /* Questions */

@@ -61,9 +61,14 @@ double field_number(const msgpack_object *value)
     return value && mpk_get_f64(value, &number) == 0 ? number : NAN;
 }
 
+const msgpack_object *field_at(const msgpack_object *array, uint32_t index)
+{
+    return index < field_items(array) ? &array->via.array.ptr[index] : NULL;
+}
+
 double field_item(const msgpack_object *array, uint32_t index)
 {
-    return index < field_items(array) ? field_number(&array->via.array.ptr[index]) : NAN;
+    return field_number(field_at(array, index));
 }
 
 /* The value itself, or of a window's statistics what stands for all of them. */
@@ -240,6 +245,16 @@ void field_layer(const msgpack_object *map, char ret_text[LAYER_TEXT_MAX])
     } else {
         snprintf(ret_text, LAYER_TEXT_MAX, "%s.%" PRIu64 ".%s", stack, field_u64(map, "layer"),
                  site);
+    }
+}
+
+void field_place(const msgpack_object *map, char ret_text[LAYER_TEXT_MAX])
+{
+    double head = field_number(mpk_find(map, "head"));
+    field_layer(map, ret_text);
+    size_t used = strlen(ret_text);
+    if (head >= 0) {
+        snprintf(ret_text + used, LAYER_TEXT_MAX - used, ".h%.0f", head);
     }
 }
 

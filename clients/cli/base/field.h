@@ -27,7 +27,9 @@ uint32_t field_pairs(const msgpack_object *value);
 
 /* A value as a number; NaN when it is NULL or no number. */
 double field_number(const msgpack_object *value);
-/* Element `index` of an array as a number; NaN when it is not there or no number. */
+/* Element `index` of an array; NULL when it is not there. */
+const msgpack_object *field_at(const msgpack_object *array, uint32_t index);
+/* The same as a number; NaN when it is not there or no number. */
 double field_item(const msgpack_object *array, uint32_t index);
 
 /* A result's numbers for one metric: an array over the heads, or one value of the layer
@@ -60,6 +62,8 @@ void field_show(const msgpack_object *value, char *ret_text, size_t size);
 /* "decoder.3.self" of a layer result; "-" when it names no layer. */
 #define LAYER_TEXT_MAX 64
 void field_layer(const msgpack_object *map, char ret_text[LAYER_TEXT_MAX]);
+/* The same with ".h2" when it is about a head. */
+void field_place(const msgpack_object *map, char ret_text[LAYER_TEXT_MAX]);
 
 /* The state of an alert, for people: "firing at end". */
 #define FIELD_STATE_MAX 16

@@ -84,6 +84,17 @@ void out_number(struct out_table *table, const msgpack_object *value)
     out_cell(table, isnan(number) ? "-" : "%.4g", number);
 }
 
+bool out_is_plain(double value)
+{
+    double size = fabs(value);
+    return !isfinite(size) || size == 0 || (size >= 0.001 && size < 10000);
+}
+
+void out_value(struct out_table *table, double value, bool plain)
+{
+    out_cell(table, !isfinite(value) ? "-" : plain ? "%.4f" : "%.2e", value);
+}
+
 void out_run(struct out_table *table, const msgpack_object *run)
 {
     char digits[9];                  /* 8 of 32 tell runs apart */

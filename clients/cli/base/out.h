@@ -36,6 +36,10 @@ void out_text(struct out_table *table, const msgpack_object *map, const char *ke
 void out_count(struct out_table *table, const msgpack_object *map, const char *key);
 /* Any number, "-" for none. */
 void out_number(struct out_table *table, const msgpack_object *value);
+/* Whether four decimals show a value, as far as there is one. */
+bool out_is_plain(double value);
+/* With four decimals when all of its column are plain, else with an exponent; "-" for none. */
+void out_value(struct out_table *table, double value, bool plain);
 /* The cells that the row of a run begins with: job, first digits, state. */
 void out_run(struct out_table *table, const msgpack_object *run);
 

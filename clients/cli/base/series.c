@@ -35,18 +35,10 @@ struct series series_of(const msgpack_object *map)
     return series;
 }
 
-static const msgpack_object *series_item(const msgpack_object *list, uint32_t index)
-{
-    if (!list || list->type != MSGPACK_OBJECT_ARRAY || index >= list->via.array.size) {
-        return NULL;
-    }
-    return &list->via.array.ptr[index];
-}
-
 static const msgpack_object *window_item(const struct series *series, const char *key,
                                          uint32_t window)
 {
-    return series_item(mpk_find(mpk_find(series->map, "windows"), key), window);
+    return field_at(mpk_find(mpk_find(series->map, "windows"), key), window);
 }
 
 uint64_t series_window(const struct series *series, const char *key, uint32_t window)
@@ -68,27 +60,9 @@ double series_value(const struct series *series, const char *statistic, uint32_t
 {
     const msgpack_object *list = mpk_find(mpk_find(series->map, "values"), statistic);
     if (series->nested) {
-        list = series_item(list, head);
+        list = field_at(list, head);
     }
     return field_item(list, window);
-}
-
-static const msgpack_object *head_map(const struct series *series, uint32_t head)
-{
-    return series_item(mpk_find(series->map, "heads"), head);
-}
-
-void series_place(const struct series *series, uint32_t head, char ret_place[SERIES_PLACE_MAX])
-{
-    const msgpack_object *map = head_map(series, head);
-    const msgpack_object *number = mpk_find(map, "head");
-    char layer[LAYER_TEXT_MAX];
-    field_layer(map, layer);
-    if (number && number->type == MSGPACK_OBJECT_POSITIVE_INTEGER) {
-        snprintf(ret_place, SERIES_PLACE_MAX, "%.40s.h%" PRIu64, layer, number->via.u64);
-    } else {
-        snprintf(ret_place, SERIES_PLACE_MAX, "%.40s", layer);
-    }
 }
 
 /* Rows */
@@ -183,7 +157,7 @@ static void series_print_rows(const struct series *series, struct form *form, co
             series_print_u64(form, "time_ns", series_window(series, "time_ns", window));
             begin_value(form, "partial");
             fputs(series_partial(series, window) ? "true" : "false", form->out);
-            const msgpack_object *where_head = head_map(series, head);
+            const msgpack_object *where_head = field_at(mpk_find(series->map, "heads"), head);
             series_print_text(form, "stack", where_head);
             series_print_u64(form, "layer", field_u64(where_head, "layer"));
             series_print_text(form, "site", where_head);

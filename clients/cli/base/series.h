@@ -25,9 +25,6 @@ bool series_partial(const struct series *series, uint32_t window);
 /* NaN when there is none. */
 double series_value(const struct series *series, const char *statistic, uint32_t head,
                     uint32_t window);
-/* "decoder.3.self.h2"; without ".h2" for a number of the whole layer. */
-#define SERIES_PLACE_MAX 64
-void series_place(const struct series *series, uint32_t head, char ret_place[SERIES_PLACE_MAX]);
 
 /* The names of the columns below. */
 void series_print_header(FILE *out);

@@ -20,21 +20,13 @@ static void alerts_add_alert(struct out_table *table, const msgpack_object *aler
     if (with_job) {
         out_text(table, alert, "job", JOB_WIDTH);
     }
-    char run[9], layer[LAYER_TEXT_MAX], state[FIELD_STATE_MAX];
+    char run[9], place[LAYER_TEXT_MAX], state[FIELD_STATE_MAX];
     field_text(alert, "run", run, sizeof run);
     out_cell(table, "%s", run);
     out_text(table, alert, "rule", 0);
-    /* "decoder.3.self.h2", "decoder.3.self", "the run". */
-    const msgpack_object *head = mpk_find(alert, "head");
-    field_layer(alert, layer);
+    field_place(alert, place);
     field_alert_state(alert, state);
-    if (strcmp(layer, "-") == 0) {
-        out_cell(table, "the run");
-    } else if (head && head->type == MSGPACK_OBJECT_POSITIVE_INTEGER) {
-        out_cell(table, "%s.h%" PRIu64, layer, head->via.u64);
-    } else {
-        out_cell(table, "%s", layer);
-    }
+    out_cell(table, "%s", strcmp(place, "-") == 0 ? "the run" : place);
     out_cell(table, "%s", state);
     out_number(table, mpk_find(alert, "value"));
     out_number(table, mpk_find(alert, "bound"));

@@ -85,9 +85,9 @@ static int show_comparison(struct cli *cli, const msgpack_object *result)
         for (uint32_t i = 0; i < heads->via.array.size; i++) {
             const msgpack_object *head = &heads->via.array.ptr[i];
             const msgpack_object_kv *most = most_different(head);
-            char layer[LAYER_TEXT_MAX], metric[FIELD_NAME_MAX] = "-";
-            field_layer(head, layer);
-            out_cell(&table, "%s.h%" PRIu64, layer, field_u64(head, "head"));
+            char place[LAYER_TEXT_MAX], metric[FIELD_NAME_MAX] = "-";
+            field_place(head, place);
+            out_cell(&table, "%s", place);
             out_number(&table, mpk_find(head, "distance"));
             if (most) {
                 field_show(&most->key, metric, sizeof metric);

@@ -20,27 +20,16 @@
 static const char *const shown[] = {"mean", "std", "min", "p10", "p50", "p90", "max"};
 enum { SHOWN = sizeof shown / sizeof shown[0] };
 
-/* Whether four decimals show every value; otherwise all are shown with an exponent. */
 static bool history_is_plain(const struct series *series)
 {
     for (uint32_t head = 0; head < series->heads; head++) {
         for (uint32_t window = 0; window < series->windows; window++) {
-            double value = fabs(series_value(series, "mean", head, window));
-            if (isfinite(value) && value != 0 && (value < 0.001 || value >= 10000)) {
+            if (!out_is_plain(series_value(series, "mean", head, window))) {
                 return false;
             }
         }
     }
     return true;
-}
-
-static void history_add_value(struct out_table *table, double value, bool plain)
-{
-    if (isfinite(value)) {
-        out_cell(table, plain ? "%.4f" : "%.2e", value);
-    } else {
-        out_cell(table, "-");
-    }
 }
 
 /* A line of bars over all windows, where there is a terminal to see it. */
@@ -62,17 +51,14 @@ static void print_spark(struct cli *cli, const struct series *series)
 
 static void history_print_heading(struct cli *cli, const struct series *series)
 {
-    char job[JOB_NAME_MAX + 1], run[40], metric[FIELD_NAME_MAX], unit[16], place[SERIES_PLACE_MAX];
+    char job[JOB_NAME_MAX + 1], run[40], metric[FIELD_NAME_MAX], unit[16], place[LAYER_TEXT_MAX];
     uint64_t length = field_u64(series->map, "length"), every = field_u64(series->map, "every");
     field_text(series->map, "job", job, sizeof job);
     field_text(series->map, "run", run, sizeof run);
     field_text(series->map, "metric", metric, sizeof metric);
     field_text(series->map, "unit", unit, sizeof unit);
-    series_place(series, 0, place);
-    char *last = strrchr(place, '.');
-    if (series->heads > 1 && last) { /* "decoder.3.self" */
-        *last = '\0';
-    }
+    (series->heads > 1 ? field_layer : field_place)(field_at(mpk_find(series->map, "heads"), 0),
+                                                    place);
     fprintf(cli->out, "%s, run %.8s, %s\n%s, ", job, run, place, metric);
     if (series->heads > 1) {
         fputs("means, ", cli->out);
@@ -149,10 +135,10 @@ static int show_series(struct cli *cli, const msgpack_object *result)
         }
         out_cell(&table, "%" PRIu64, series_window(&series, "step", window));
         for (int i = 0; series.heads == 1 && i < SHOWN; i++) {
-            history_add_value(&table, series_value(&series, shown[i], 0, window), plain);
+            out_value(&table, series_value(&series, shown[i], 0, window), plain);
         }
         for (uint32_t head = 0; series.heads > 1 && head < series.heads; head++) {
-            history_add_value(&table, series_value(&series, "mean", head, window), plain);
+            out_value(&table, series_value(&series, "mean", head, window), plain);
         }
     }
     out_print(&table, cli->width, false, cli->out);

@@ -43,14 +43,12 @@ static int summary_compare_rows(const void *left, const void *right)
     return order ? order : strcmp(b->site, a->site);
 }
 
-/* Whether four decimals show every value; otherwise all are shown with an exponent. */
 static bool summary_is_plain(const struct summary_row *rows, uint32_t count)
 {
     bool plain = true;
     for (uint32_t i = 0; i < count && plain; i++) {
         for (uint32_t head = 0; head < field_columns(rows[i].values) && plain; head++) {
-            double value = fabs(field_number(field_column(rows[i].values, head)));
-            plain = !isfinite(value) || value == 0 || (value >= 0.001 && value < 10000);
+            plain = out_is_plain(field_number(field_column(rows[i].values, head)));
         }
     }
     return plain;
@@ -58,14 +56,13 @@ static bool summary_is_plain(const struct summary_row *rows, uint32_t count)
 
 static void summary_add_value(struct out_table *table, const msgpack_object *value, bool plain)
 {
-    char text[32] = "-";
-    double number = field_number(value);
-    if (!isnan(number)) {
-        snprintf(text, sizeof text, plain ? "%.4f" : "%.2e", number);
-    } else if (value && value->type == MSGPACK_OBJECT_STR) {
-        field_show(value, text, sizeof text);
+    char name[32];
+    if (value && value->type == MSGPACK_OBJECT_STR) {
+        field_show(value, name, sizeof name);
+        out_cell(table, "%s", name);
+    } else {
+        out_value(table, field_number(value), plain);
     }
-    out_cell(table, "%s", text);
 }
 
 static uint32_t heads_max(const struct summary_row *rows, uint32_t count)
@@ -75,17 +72,6 @@ static uint32_t heads_max(const struct summary_row *rows, uint32_t count)
         heads = field_columns(rows[i].values) > heads ? field_columns(rows[i].values) : heads;
     }
     return heads;
-}
-
-/* Whether the columns are heads; otherwise there is one, of the whole layer. */
-static bool is_per_head(const struct summary_row *rows, uint32_t count)
-{
-    for (uint32_t i = 0; i < count; i++) {
-        if (rows[i].values && rows[i].values->type == MSGPACK_OBJECT_ARRAY) {
-            return true;
-        }
-    }
-    return false;
 }
 
 /* Drift: a line per head, those in trouble first. A mark says that a head is far from the baseline,
@@ -174,39 +160,27 @@ static void print_drift_table(struct cli *cli, const struct summary_row *rows, u
     free(row);
 }
 
-/* Totals over the layers of one window. */
-struct totals {
-    uint64_t epoch, step, ranks, messages, lost, dropped;
-    bool partial;
-};
-
-static struct totals summary_add_up(const struct summary_row *rows, uint32_t count)
-{
-    struct totals totals = {0};
-    for (uint32_t i = 0; i < count; i++) {
-        const msgpack_object *map = rows[i].map;
-        uint64_t epoch = field_u64(map, "epoch"), step = field_u64(map, "step");
-        uint64_t ranks = field_u64(map, "ranks");
-        totals.epoch = epoch > totals.epoch ? epoch : totals.epoch;
-        totals.step = step > totals.step ? step : totals.step;
-        totals.ranks = ranks > totals.ranks ? ranks : totals.ranks;
-        totals.messages += field_u64(map, "messages");
-        totals.lost += field_u64(map, "lost");
-        totals.dropped += field_sum(mpk_find(map, "dropped"));
-        totals.partial = totals.partial || field_bool(mpk_find(map, "window"), "partial");
-    }
-    return totals;
-}
-
+/* With totals over the layers of one window. */
 static void summary_print_heading(struct cli *cli, const struct summary_row *rows, uint32_t count)
 {
-    struct totals totals = summary_add_up(rows, count);
     const struct summary_row *row = &rows[0];
+    uint64_t epoch = 0, step = 0, ranks = 0, messages = 0, lost = 0, dropped = 0;
+    bool partial = false;
+    for (uint32_t i = 0; i < count; i++) {
+        const msgpack_object *map = rows[i].map;
+        epoch = field_u64(map, "epoch") > epoch ? field_u64(map, "epoch") : epoch;
+        step = field_u64(map, "step") > step ? field_u64(map, "step") : step;
+        ranks = field_u64(map, "ranks") > ranks ? field_u64(map, "ranks") : ranks;
+        messages += field_u64(map, "messages");
+        lost += field_u64(map, "lost");
+        dropped += field_sum(mpk_find(map, "dropped"));
+        partial = partial || field_bool(mpk_find(map, "window"), "partial");
+    }
     char job[JOB_NAME_MAX + 1], unit[16];
     field_text(row->map, "job", job, sizeof job);
     field_text(mpk_find(row->map, "window"), "unit", unit, sizeof unit);
-    fprintf(cli->out, "%s, run %.8s, epoch %" PRIu64 ", step %" PRIu64 "\n", job, row->run,
-            totals.epoch, totals.step);
+    fprintf(cli->out, "%s, run %.8s, epoch %" PRIu64 ", step %" PRIu64 "\n", job, row->run, epoch,
+            step);
     fprintf(cli->out, "window: %s %" PRIu64, unit, row->first);
     if (row->last != row->first) {
         fprintf(cli->out, " to %" PRIu64, row->last);
@@ -214,8 +188,8 @@ static void summary_print_heading(struct cli *cli, const struct summary_row *row
     fprintf(cli->out,
             "%s, %" PRIu64 " rank%s, %" PRIu64 " message%s, %" PRIu64 " lost, %" PRIu64
             " dropped\n",
-            totals.partial ? " (partial)" : "", totals.ranks, out_plural(totals.ranks),
-            totals.messages, out_plural(totals.messages), totals.lost, totals.dropped);
+            partial ? " (partial)" : "", ranks, out_plural(ranks), messages, out_plural(messages),
+            lost, dropped);
     if (cli->args->given & ARGS_DRIFT) {
         fprintf(cli->out, "%s, compared with the baseline; *: |shift| of %d or more\n\n",
                 cli->args->metric, SHIFT_MARKED);
@@ -251,14 +225,14 @@ static void print_groups(struct cli *cli, const struct summary_row *rows, uint32
             struct out_table table;
             uint32_t heads = heads_max(table_rows, table_count);
             bool plain = summary_is_plain(table_rows, table_count);
-            bool modules = false;
+            bool modules = false, per_head = false; /* or one column, of the whole layer */
             for (uint32_t i = 0; i < table_count; i++) {
                 modules = modules || mpk_find(table_rows[i].map, "module");
+                per_head = per_head || field_items(table_rows[i].values) > 0;
             }
             heads = heads > 0 ? heads : 1; /* other windows have the metric */
             out_init(&table, 1 + (int)heads + modules);
             out_cell(&table, "LAYER");
-            bool per_head = is_per_head(table_rows, table_count);
             for (uint32_t head = 0; head < heads; head++) {
                 out_cell(&table, per_head ? "h%" PRIu32 : "ALL HEADS", head);
             }

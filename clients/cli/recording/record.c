@@ -126,8 +126,7 @@ static void note_number(struct live_recording *recording, const struct tapped *t
 
 static int fail_file(struct live_recording *recording)
 {
-    fprintf(recording->cli->err, "attnctl: %s\n", recording->error);
-    return CLI_FINDING;
+    return cli_fail(recording->cli, CLI_FINDING, recording->error);
 }
 
 static int write_tapped(struct live_recording *recording, struct tapped *tapped)
@@ -146,8 +145,7 @@ static int write_tapped(struct live_recording *recording, struct tapped *tapped)
         ranks_note(&recording->ranks, frames, count) == 0) {
         return CLI_OK;
     }
-    fputs("attnctl: out of memory\n", recording->cli->err);
-    return CLI_FINDING;
+    return cli_fail(recording->cli, CLI_FINDING, "out of memory");
 }
 
 /* Start --------------------------------------------------------------------------------------- */
@@ -188,8 +186,7 @@ static int record_begin(struct live_recording *recording)
     }
     if (!heard) {
         if (interrupt_came()) {
-            fputs("attnctl: interrupted\n", recording->cli->err);
-            return CLI_FINDING;
+            return cli_fail(recording->cli, CLI_FINDING, "interrupted");
         }
         fprintf(recording->cli->err,
                 "attnctl: attnd does not answer at %s, its tap.endpoint, within %g s\n",

@@ -72,15 +72,10 @@ int recorder_open(const char *path, bool replace, uint64_t now_ns, struct record
     /* It tells what was trained on: not for others, not in a file that was theirs to read either.
      */
     struct stat file;
-    if (fstat(fd, &file) == 0 && S_ISREG(file.st_mode) && file.st_mode & 077 &&
-        fchmod(fd, file.st_mode & 0700) != 0) {
-        fail_system(path, reterr);
-        close(fd);
-        return -1;
-    }
+    bool open = fstat(fd, &file) == 0 && S_ISREG(file.st_mode) && file.st_mode & 077;
     recording_encode_header(now_ns, header);
     struct iovec parts[] = {part(header, sizeof header)};
-    if (recorder_write_all(fd, parts, 1) != 0) {
+    if ((open && fchmod(fd, file.st_mode & 0700) != 0) || recorder_write_all(fd, parts, 1) != 0) {
         fail_system(path, reterr);
         close(fd);
         return -1;

@@ -128,10 +128,6 @@ void view_plan(const struct view *view, uint32_t *ret_rows, uint32_t *ret_column
 
 /* Colours ------------------------------------------------------------------------------------- */
 
-struct rgb {
-    unsigned r, g, b;
-};
-
 /* xterm's 256 colours have no dark purples: from dark grey by blue and green to yellow instead,
  * each lighter than the one before. */
 static unsigned index_of(double share)
@@ -145,18 +141,18 @@ static unsigned index_of(double share)
 static void put_color(const struct show_screen *screen, int ground, double share)
 {
     /* Viridis (Smith and van der Walt 2015, CC0) at ninths, straight lines between. */
-    static const struct rgb table[] = {{0x44, 0x01, 0x54}, {0x48, 0x28, 0x78}, {0x3e, 0x4a, 0x89},
+    static const uint8_t table[][3] = {{0x44, 0x01, 0x54}, {0x48, 0x28, 0x78}, {0x3e, 0x4a, 0x89},
                                        {0x31, 0x68, 0x8e}, {0x26, 0x82, 0x8e}, {0x1f, 0x9e, 0x89},
                                        {0x35, 0xb7, 0x79}, {0x6e, 0xce, 0x58}, {0xb5, 0xde, 0x2b},
                                        {0xfd, 0xe7, 0x25}};
     double at = share * 9;
     int i = at >= 9 ? 8 : (int)at;
-    double rest = at - i, keep = 1 - rest;
-    struct rgb c = (struct rgb){(unsigned)(table[i].r * keep + table[i + 1].r * rest + 0.5),
-                                (unsigned)(table[i].g * keep + table[i + 1].g * rest + 0.5),
-                                (unsigned)(table[i].b * keep + table[i + 1].b * rest + 0.5)};
+    unsigned rgb[3];
+    for (int k = 0; k < 3; k++) {
+        rgb[k] = (unsigned)(table[i][k] + (at - i) * (table[i + 1][k] - table[i][k]) + 0.5);
+    }
     if (screen->colors == COLORS_TRUE) {
-        fprintf(screen->out, "\x1b[%d;2;%u;%u;%um", ground, c.r, c.g, c.b);
+        fprintf(screen->out, "\x1b[%d;2;%u;%u;%um", ground, rgb[0], rgb[1], rgb[2]);
     } else {
         fprintf(screen->out, "\x1b[%d;5;%um", ground, index_of(share));
     }

@@ -314,19 +314,13 @@ static bool shows_layer(const struct model *model, const struct layer *layer)
 
 /* Sorting */
 
-static int compare_numbers(double a, double b)
+/* Heads without a number come last in either order. */
+static int compare_reversible(double a, double b, bool reversed)
 {
     if (isnan(a) || isnan(b)) {
         return !!isnan(a) - !!isnan(b);
     }
-    return (a < b) - (a > b);
-}
-
-/* Heads without a number come last in either order. */
-static int compare_reversible(double a, double b, bool reversed)
-{
-    int order = compare_numbers(a, b);
-    return reversed && !isnan(a) && !isnan(b) ? -order : order;
+    return reversed ? (a > b) - (a < b) : (a < b) - (a > b);
 }
 
 struct keys {
@@ -339,38 +333,30 @@ static int compare_keys(const struct keys *a, const struct keys *b, bool reverse
     return order ? order : compare_reversible(a->second, b->second, reversed);
 }
 
+static struct keys keys_of(const struct model *model, double score, double shift, double value,
+                           double by)
+{
+    const struct keys keys[] = {
+        [SORT_URGENCY] = {score, fabs(shift)},
+        [SORT_DRIFT] = {fabs(shift), 0},
+        [SORT_VALUE] = {value, 0},
+        [SORT_METRIC] = {by, 0},
+        [SORT_PLACE] = {0, 0},
+    };
+    return keys[model->sort];
+}
+
 static struct keys head_keys(const struct model *model, const struct list_row *row)
 {
     const struct head *head = &model->layers[row->layer].heads[row->head];
-    switch (model->sort) {
-    case SORT_URGENCY:
-        return (struct keys){head->score, fabs(head->shift)};
-    case SORT_VALUE:
-        return (struct keys){head->value, 0};
-    case SORT_DRIFT:
-        return (struct keys){fabs(head->shift), 0};
-    case SORT_METRIC:
-        return (struct keys){head->by, 0};
-    default:
-        return (struct keys){0, 0};
-    }
+    return keys_of(model, head->score, head->shift, head->value, head->by);
 }
 
 static struct keys layer_keys(const struct model *model, uint32_t index)
 {
     const struct layer *layer = &model->layers[index];
-    switch (model->sort) {
-    case SORT_URGENCY:
-        return (struct keys){layer->score, fabs(model_layer_shift(layer))};
-    case SORT_DRIFT:
-        return (struct keys){fabs(model_layer_shift(layer)), 0};
-    case SORT_VALUE:
-        return (struct keys){model_spread(layer).mean, 0};
-    case SORT_METRIC:
-        return (struct keys){model_spread(layer).by, 0};
-    default:
-        return (struct keys){0, 0};
-    }
+    struct layer_spread spread = model_spread(layer);
+    return keys_of(model, layer->score, model_layer_shift(layer), spread.mean, spread.by);
 }
 
 static int compare_indices(uint32_t a, uint32_t b)
