@@ -150,6 +150,11 @@ def test_padding_and_masks_of_queries_and_keys_count(attnd, rng, tmp_path):
     expected = np.exp(logits - logits.max(-1, keepdims=True))
     expected /= expected.sum(-1, keepdims=True)
     got = numbers(attnd, path, "--sample", 1, "--token", 2)
+    np.testing.assert_allclose(got["token"]["weights"], expected[2, :4], atol=2e-6)
+    assert got["row_sums"]["sound"] == 4 and got["row_sums"]["zero"] == 0
+    assert "without the padding of sample 1: 1 query and 1 key (--padding shows them)" in " ".join(
+        show(attnd, path, "--sample", 1).split())
+    got = numbers(attnd, path, "--sample", 1, "--token", 2, "--padding")
     np.testing.assert_allclose(got["token"]["weights"], expected[2], atol=2e-6)
     assert got["row_sums"]["sound"] == 4 and got["row_sums"]["zero"] == 1  # the query that is padding
 

@@ -100,15 +100,18 @@ static void answer_map(struct cli *cli, struct source *source, size_t at, uint32
     source_layers(source, &layers);
     bool all = strcmp(which, "all") == 0, mean = strcmp(which, "mean") == 0;
     uint32_t head = 0, maps = all ? layers[at].heads : 1;
-    size_t cells = (size_t)layers[at].rows * layers[at].columns;
     if (!all && !mean && !option_whole_u32(which, UINT32_MAX, &head)) {
         answer_error(cli, CLI_USAGE, "no such head (valid: a number from 0, mean, all)");
         return;
     }
     int code = source_check(source, at, sample, head, error);
     if (code == CLI_OK) {
+        code = source_trim(source, at, sample, error);
+    }
+    if (code == CLI_OK) {
         code = source_check_labels(source, at, error);
     }
+    size_t cells = (size_t)layers[at].rows * layers[at].columns;
     float *values = code == CLI_OK ? calloc(maps * cells, sizeof *values) : NULL;
     if (code == CLI_OK && !values) {
         code = CLI_FINDING;

@@ -140,6 +140,7 @@ static const struct option_info option_info[] = {
     DRAW(AGGREGATE, "head-weights", "A,B,..", NULL, "aggregate: the weights of the weighted map"),
     DRAW(SIMILARITY, "js", NULL, NULL, "similarity: Jensen-Shannon divergence, not cosine"),
     SET("step", "N", source, set_step, NULL, "recordings: this step, not the newest"),
+    FIELD(MAPS, "padding", NULL, OPTION_FLAG, source.padding, NULL, NULL, "recordings: padding too, which maps leave out"),
     ASK(ALL, "run", "RUN", NULL, "recordings, jobs: by its first digits (default: the newest)"),
     TEXT(LABELLED, "tokens", "TEXT", tokens, NULL, "the tokens' texts, with blanks between them"),
     TEXT(LABELLED, "labels", "FILE", labels, "FILE", "the same from a file, one on each line"),

@@ -73,6 +73,9 @@ static int show_choose(const struct show_options *options, struct view *view,
     request->sample = options->sample != SAMPLE_FIRST ? options->sample : view->layer->first_sample;
     code = source_check(view->source, request->layer, request->sample,
                         request->head == HEAD_MEAN ? 0 : request->head, reterr);
+    if (code == CLI_OK) {
+        code = source_trim(view->source, request->layer, request->sample, reterr);
+    }
     uint32_t queries = view->layer->queries;
     if (code == CLI_OK && options->token != TOKEN_AUTO && options->token >= queries) {
         snprintf(reterr, SOURCE_ERROR_MAX,

@@ -96,6 +96,14 @@ void view_report(const struct view *view)
                    "not to be seen; a recording has every entry",
                    layer->rows, layer->columns);
     }
+    if (layer->padding_queries + layer->padding_keys > 0) {
+        screen_say(&view->screen, 4,
+                   "  without the padding of sample %" PRIu32 ": %" PRIu32 " quer%s and %" PRIu32
+                   " key%s (--padding shows them)",
+                   view->request->sample, layer->padding_queries,
+                   layer->padding_queries == 1 ? "y" : "ies", layer->padding_keys,
+                   layer->padding_keys == 1 ? "" : "s");
+    }
     say_sums(view);
     say_others(view);
 }

@@ -69,6 +69,7 @@ static const struct option_row option_info[] = {
         "to one key at most, the last one that attends to any)"),
     SET("step", "N", source, set_step, NULL, "recordings: this step, not the newest"),
     SET("run", "RUN", source.run, option_set_run, NULL, "recordings, jobs: by its first digits (default: the newest)"),
+    FLAG("padding", source.padding, "recordings: padding too, which maps leave out"),
     TITLE("output"),
     SET("only", "LIST", part, set_only, "report|map|token|heads|pairs,", "any of report, map, token, heads, pairs (default: all)"),
     COUNT("pairs", pairs, 1, TOP_PAIRS_MOST, "number of largest entries (10)"),

@@ -178,7 +178,7 @@ static int files_fill_layers(struct files *files, struct source *source, char *r
 
 int source_open_files(const struct source_request *request, struct source *source, char *reterr)
 {
-    static const struct source_ops ops = {files_rows, NULL, free_files};
+    static const struct source_ops ops = {files_rows, NULL, NULL, free_files};
     struct files *files = calloc(1, sizeof *files);
     if (!files) {
         return source_fail_memory(reterr);

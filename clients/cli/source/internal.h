@@ -43,7 +43,7 @@ struct source {
     size_t layer_count;
     char run[2 * RUN_BYTES + 1];
     struct labels given, given_queries; /* by the request */
-    bool together;                      /* as the request says */
+    bool together, padding;             /* as the request says */
     const struct source_ops *ops;
     void *own; /* of the kind; owned; NULL before it was opened */
 };
@@ -52,8 +52,10 @@ struct source_ops {
     /* Sample, head and layer were checked. */
     int (*rows)(struct source *source, size_t layer, uint32_t sample, uint32_t head,
                 const struct sink *sink, char *reterr);
-    /* The source's own text of a key of its first sample, or NULL; NULL = it has none. */
+    /* The source's own text of a key of its first sample as sent, or NULL; NULL = it has none. */
     const char *(*label)(struct source *source, size_t layer, uint32_t key);
+    /* As source_trim; NULL = maps come without padding, or it is not known. */
+    int (*trim)(struct source *source, size_t layer, uint32_t sample, char *reterr);
     void (*free)(void *own);
 };
 

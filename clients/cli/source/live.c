@@ -85,12 +85,6 @@ static enum rpc_status call_maps(struct live *live, const struct source *source,
 
 /* Answers ------------------------------------------------------------------------------------- */
 
-static bool live_is_text(const msgpack_object *map, const char *key, const char *text)
-{
-    const msgpack_object *value = mpk_find(map, key);
-    return value && mpk_is_str(value, text);
-}
-
 static bool live_read_u32(const msgpack_object *map, const char *key, uint32_t *ret_number)
 {
     const msgpack_object *value = mpk_find(map, key);
@@ -105,7 +99,7 @@ static bool live_read_u32(const msgpack_object *map, const char *key, uint32_t *
 /* The layer's description without its heads; false when attnd does not make sense. */
 static bool live_read_layer(const msgpack_object *result, struct source_layer *layer)
 {
-    layer->tier = live_is_text(result, "tier", "qk") ? MESSAGE_QK : MESSAGE_ATTENTION;
+    layer->tier = mpk_is_str(mpk_find(result, "tier"), "qk") ? MESSAGE_QK : MESSAGE_ATTENTION;
     field_text(result, "module", layer->module, sizeof layer->module);
     layer->batch = 1;
     layer->causal = field_bool(result, "causal");
@@ -211,7 +205,7 @@ static const msgpack_object *live_find_run(const msgpack_object *jobs,
         const msgpack_object *map = &jobs->via.array.ptr[i];
         char run[2 * RUN_BYTES + 1];
         field_text(map, "run", run, sizeof run);
-        if (live_is_text(map, "job", request->job) &&
+        if (mpk_is_str(mpk_find(map, "job"), request->job) &&
             (!request->run || strncmp(run, request->run, strlen(request->run)) == 0)) {
             return map;
         }
@@ -243,8 +237,8 @@ static int live_add_layer(struct live *live, struct source *source, const msgpac
     struct rpc_reply reply;
     struct source_layer layer = {0};
     *ret_any = false;
-    layer.id.stack = live_is_text(map, "stack", "encoder") ? STACK_ENCODER : STACK_DECODER;
-    layer.id.site = live_is_text(map, "site", "cross") ? SITE_CROSS : SITE_SELF;
+    layer.id.stack = mpk_is_str(mpk_find(map, "stack"), "encoder") ? STACK_ENCODER : STACK_DECODER;
+    layer.id.site = mpk_is_str(mpk_find(map, "site"), "cross") ? SITE_CROSS : SITE_SELF;
     if (!live_read_u32(map, "layer", &layer.id.layer) ||
         !live_read_u32(map, "heads", &layer.heads) || layer.heads == 0 ||
         layer.heads > HEADS_TOTAL_MAX) {
@@ -294,7 +288,7 @@ static int live_add_layers(struct live *live, struct source *source, const msgpa
 
 int source_open_daemon(const struct source_request *request, struct source *source, char *reterr)
 {
-    static const struct source_ops ops = {live_rows, live_label, free_live};
+    static const struct source_ops ops = {live_rows, live_label, NULL, free_live};
     struct rpc_reply reply;
     if (request->at_step) {
         return source_fail(reterr, CLI_USAGE,

@@ -124,41 +124,63 @@ static int recorded_load(struct recording *recording, uint64_t at, char *reterr)
 
 /* Maps ---------------------------------------------------------------------------------------- */
 
-static int recorded_give(struct recording *recording, uint32_t sample, uint32_t head,
-                         const struct sink *sink, char *reterr)
+/* The message in memory, as the engine sees it. */
+static struct attention recorded_attention(const struct recording *recording)
 {
     const struct header *h = &recording->header;
-    const char *weights = recorded_frame_of(recording, TENSOR_WEIGHTS);
-    if (h->type == MESSAGE_QK) {
-        /* Queries and keys of the message in memory, as the engine sees them. */
-        struct attention a = (struct attention){
-            .qk = {.q = recorded_frame_of(recording, TENSOR_Q),
-                   .k = recorded_frame_of(recording, TENSOR_K),
-                   .q_dtype = recorded_dtype_of(h, TENSOR_Q),
-                   .k_dtype = recorded_dtype_of(h, TENSOR_K),
-                   .kv_heads = h->kv_heads,
-                   .head_dim = h->head_dim,
-                   .scale = h->scale,
-                   .softcap = h->softcap},
-            .batch = h->batch,
-            .heads = h->heads,
-            .queries = h->queries,
-            .keys = h->keys,
-            .self = h->layer.site == SITE_SELF,
-            .q_offset = h->q_offset,
-            .causal = h->causal,
-            .window = h->window,
-            .q_len = h->q_len,
-            .k_len = h->k_len,
-            .mask = recorded_frame_of(recording, TENSOR_MASK),
-            .documents = recorded_frame_of(recording, TENSOR_DOCUMENTS),
-        };
-        return source_give_qk(&a, sample, head, sink, reterr);
+    return (struct attention){
+        .weights = recorded_frame_of(recording, TENSOR_WEIGHTS),
+        .dtype = recorded_dtype_of(h, TENSOR_WEIGHTS),
+        .qk = {.q = recorded_frame_of(recording, TENSOR_Q),
+               .k = recorded_frame_of(recording, TENSOR_K),
+               .q_dtype = recorded_dtype_of(h, TENSOR_Q),
+               .k_dtype = recorded_dtype_of(h, TENSOR_K),
+               .kv_heads = h->kv_heads,
+               .head_dim = h->head_dim,
+               .scale = h->scale,
+               .softcap = h->softcap},
+        .batch = h->batch,
+        .heads = h->heads,
+        .queries = h->queries,
+        .keys = h->keys,
+        .self = h->layer.site == SITE_SELF,
+        .q_offset = h->q_offset,
+        .causal = h->causal,
+        .window = h->window,
+        .q_len = h->q_len,
+        .k_len = h->k_len,
+        .mask = recorded_frame_of(recording, TENSOR_MASK),
+        .documents = recorded_frame_of(recording, TENSOR_DOCUMENTS),
+    };
+}
+
+/* Rows of the message, on their way to a sink without the padding. */
+struct recorded_cut {
+    const struct source_layer *layer;
+    const struct sink *sink;
+};
+
+static void recorded_cut_row(void *data, uint32_t row, const float *weights)
+{
+    const struct recorded_cut *cut = data;
+    const struct source_layer *l = cut->layer;
+    if (row >= l->first_query && row - l->first_query < l->rows) {
+        cut->sink->visit(cut->sink->data, row - l->first_query, weights + l->first_key);
     }
-    enum dtype dtype = recorded_dtype_of(h, TENSOR_WEIGHTS);
-    size_t map = (size_t)h->queries * h->keys * dtype_size(dtype);
-    return source_give_map(weights + ((size_t)sample * h->heads + head) * map, dtype, h->queries,
-                           h->keys, sink, reterr);
+}
+
+static int recorded_give(struct recording *recording, const struct source_layer *layer,
+                         uint32_t sample, uint32_t head, const struct sink *sink, char *reterr)
+{
+    struct attention a = recorded_attention(recording);
+    struct recorded_cut cut = {layer, sink};
+    struct sink whole = {recorded_cut_row, &cut};
+    if (!a.weights) {
+        return source_give_qk(&a, sample, head, &whole, reterr);
+    }
+    size_t map = (size_t)a.queries * a.keys * dtype_size(a.dtype);
+    return source_give_map((const char *)a.weights + ((size_t)sample * a.heads + head) * map,
+                           a.dtype, a.queries, a.keys, &whole, reterr);
 }
 
 static bool is_alike(const struct header *header, const struct source_layer *layer)
@@ -176,6 +198,46 @@ static bool is_piece(const struct header *header, const struct recorded_layer *l
            header->head_offset == piece->first_head && header->heads == piece->heads;
 }
 
+static int recorded_load_piece(struct recording *recording, const struct recorded_layer *layer,
+                               const struct recorded_piece *piece, char *reterr)
+{
+    int code = recorded_load(recording, piece->at, reterr);
+    bool other = code == CLI_OK && !is_piece(&recording->header, layer, piece);
+    return other ? source_fail(reterr, CLI_USAGE, CHANGED) : code;
+}
+
+static int recording_trim(struct source *source, size_t layer, uint32_t sample, char *reterr)
+{
+    struct recording *recording = source->own;
+    const struct recorded_layer *from = &recording->layers[layer];
+    struct source_layer *l = &source->layers[layer];
+    int code = recorded_load_piece(recording, from, &from->pieces[0], reterr);
+    if (code != CLI_OK) {
+        return code;
+    }
+    struct attention a = recorded_attention(recording);
+    struct attention_extent shown = attention_extent(&a, sample);
+    *l = from->layer;
+    if (shown.query == shown.query_end || shown.key == shown.key_end) {
+        char name[PLACE_TEXT_MAX];
+        place_layer(l->id, name);
+        return source_fail(reterr, CLI_USAGE,
+                           "--sample: sample %" PRIu32 " of %s is all padding (--padding shows it)",
+                           sample, name);
+    }
+    uint64_t position = (uint64_t)l->q_offset + shown.query;
+    l->first_query = shown.query;
+    l->first_key = shown.key;
+    l->rows = l->queries = shown.query_end - shown.query;
+    l->columns = l->keys = shown.key_end - shown.key;
+    l->padding_queries = a.queries - l->queries;
+    l->padding_keys = a.keys - l->keys;
+    if (a.self) {
+        l->q_offset = position > shown.key ? (uint32_t)(position - shown.key) : 0;
+    }
+    return CLI_OK;
+}
+
 static int recording_rows(struct source *source, size_t layer, uint32_t sample, uint32_t head,
                           const struct sink *sink, char *reterr)
 {
@@ -187,13 +249,10 @@ static int recording_rows(struct source *source, size_t layer, uint32_t sample, 
         if (head < piece->first_head || head - piece->first_head >= piece->heads) {
             continue;
         }
-        int code = recorded_load(recording, piece->at, reterr);
-        if (code == CLI_OK && !is_piece(&recording->header, l, piece)) {
-            code = source_fail(reterr, CLI_USAGE, CHANGED);
-        }
-        return code == CLI_OK
-                   ? recorded_give(recording, sample, head - piece->first_head, sink, reterr)
-                   : code;
+        int code = recorded_load_piece(recording, l, piece, reterr);
+        return code == CLI_OK ? recorded_give(recording, &source->layers[layer], sample,
+                                              head - piece->first_head, sink, reterr)
+                              : code;
     }
     place_layer(l->layer.id, name);
     return source_fail(reterr, CLI_USAGE,
@@ -414,14 +473,11 @@ static int recorded_fill_layers(struct recording *recording, struct source *sour
     if (recording->layer_count == 0) {
         const char *path = recording->playback.path;
         if (recording->maps > 0) {
-            char nearest[64] = "";
+            char nearest[64];
             uint64_t before = recording->step_before, behind = recording->step_behind;
-            if (before != UINT64_MAX && behind != UINT64_MAX) {
-                snprintf(nearest, sizeof nearest, "%" PRIu64 ", %" PRIu64, before, behind);
-            } else {
-                snprintf(nearest, sizeof nearest, "%" PRIu64,
-                         before != UINT64_MAX ? before : behind);
-            }
+            bool both = before != UINT64_MAX && behind != UINT64_MAX;
+            snprintf(nearest, sizeof nearest, both ? "%" PRIu64 ", %" PRIu64 : "%" PRIu64,
+                     before != UINT64_MAX ? before : behind, behind);
             return source_fail(reterr, CLI_USAGE,
                                "--step: %.300s has no map of step %" PRIu64 " (the nearest: %s)",
                                recording->playback.path, recording->request->step, nearest);
@@ -450,7 +506,8 @@ static int recorded_fill_layers(struct recording *recording, struct source *sour
 
 int source_open_recording(const struct source_request *request, struct source *source, char *reterr)
 {
-    static const struct source_ops ops = {recording_rows, recording_label, free_recording};
+    static const struct source_ops ops = {recording_rows, recording_label, recording_trim,
+                                          free_recording};
     struct recording *recording = calloc(1, sizeof *recording);
     char error[PLAYBACK_ERROR_MAX];
     if (!recording) {

@@ -151,6 +151,7 @@ int source_open(const struct source_request *request, struct source **ret_source
         return source_fail_memory(reterr);
     }
     source->together = request->together;
+    source->padding = request->padding;
     struct given keys = {request->labels, request->tokens, "--labels", "--tokens"};
     struct given queries = {request->query_labels, request->query_tokens, "--query-labels",
                             "--query-tokens"};
@@ -292,6 +293,12 @@ int source_check(const struct source *source, size_t layer, uint32_t sample, uin
     return head < l->heads ? CLI_OK : fail_range("head", head, 0, l->heads, name, reterr);
 }
 
+int source_trim(struct source *source, size_t layer, uint32_t sample, char *reterr)
+{
+    bool any = source->ops->trim && !source->padding;
+    return any ? source->ops->trim(source, layer, sample, reterr) : CLI_OK;
+}
+
 /* The request's labels for a layer's keys. */
 static const struct labels *given_keys(const struct source *source, const struct source_layer *l)
 {
@@ -314,7 +321,7 @@ const char *source_label(struct source *source, size_t layer, uint32_t sample, u
     if (given->count > 0) {
         return labels_get(given, key);
     }
-    return source_own_label(source, layer, sample, key);
+    return source_own_label(source, layer, sample, source->layers[layer].first_key + key);
 }
 
 const char *source_query_label(struct source *source, size_t layer, uint32_t sample, uint32_t query)
@@ -330,8 +337,9 @@ const char *source_query_label(struct source *source, size_t layer, uint32_t sam
         for (size_t i = 0; i < source->layer_count; i++) {
             const struct source_layer *own = &source->layers[i];
             if (own->id.stack == l->id.stack && own->id.site == SITE_SELF && own->step == l->step &&
-                own->keys == l->queries && l->q_offset == 0) {
-                return source_own_label(source, i, sample, query);
+                own->keys + own->padding_keys == l->queries + l->padding_queries &&
+                l->q_offset == 0) {
+                return source_own_label(source, i, sample, l->first_query + query);
             }
         }
         return NULL;

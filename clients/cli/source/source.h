@@ -32,6 +32,8 @@ struct source_layer {
      * row r covers the queries from source_edge(r, queries, rows) on, a cell is the mean of its
      * finite entries, NaN without any. */
     uint32_t rows, columns;
+    /* How many source_trim has left out, and of these those before the others. */
+    uint32_t padding_queries, padding_keys, first_query, first_key;
     bool causal;
     uint32_t q_offset;    /* position of query 0 among the keys */
     uint64_t epoch, step; /* recording, daemon */
@@ -47,6 +49,7 @@ struct source_request {
     const char *run; /* recording, daemon: its first digits; NULL = the newest */
     bool at_step;    /* recording: `step`, and not the newest */
     uint64_t step;
+    bool padding;                /* recording: maps have it */
     const struct naming *naming; /* files; NULL = the names of arrays/name.h, decoder */
     /* files: facts that they lack */
     bool causal;
@@ -87,6 +90,9 @@ int source_find_layer(const struct source *source, const char *text, size_t *ret
  * ones. */
 int source_check(const struct source *source, size_t layer, uint32_t sample, uint32_t head,
                  char *reterr);
+/* Makes the layer's maps begin and end where the sample does, without its padding: for maps of this
+ * sample only. Nothing with `padding` in the request. The sample was checked. */
+int source_trim(struct source *source, size_t layer, uint32_t sample, char *reterr);
 
 /* Row `row` of a map, [columns] numbers as they were sent, NaN where there is none. The pointer is
  * good until the visitor returns. */

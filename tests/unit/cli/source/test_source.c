@@ -481,6 +481,8 @@ struct message {
     uint64_t step;
     float weight;
     const char *const *labels; /* [2] or NULL */
+    int32_t *k_len;            /* [1] or NULL */
+    const uint8_t *mask;       /* [1, 1, 2] or NULL */
 };
 
 static void source_record(struct recorder *recorder, const struct message *m, char *reterr)
@@ -495,21 +497,26 @@ static void source_record(struct recorder *recorder, const struct message *m, ch
         .world = 4,
         .step = m->step,
         .layer = {STACK_DECODER, m->layer, SITE_SELF},
-        .tensor_count = 1,
-        .tensors = {{TENSOR_WEIGHTS, DTYPE_F32, 4, {1, m->heads, 1, 2}, 8 * m->heads}},
+        .tensor_count = m->mask ? 2 : 1,
+        .tensors = {{TENSOR_WEIGHTS, DTYPE_F32, 4, {1, m->heads, 1, 2}, 8 * m->heads},
+                    {TENSOR_MASK, DTYPE_U8, 3, {1, 1, 2}, 2}},
         .q_stride = m->stride,
         .head_offset = m->first_head,
         .heads_total = 2,
         .labels = m->labels,
         .label_count = m->labels ? 2 : 0,
+        .batch = 1,
+        .k_len = m->k_len,
+        .q_offset = m->mask ? 1 : 0, /* behind the padding */
     };
     struct mpk_writer writer;
     mpk_writer_init(&writer);
     assert_int_equal(header_encode(&header, &writer), 0);
     struct recording_frame frames[] = {{topic, topic_layer("tensor", "job", header.layer, topic)},
                                        {writer.buffer.data, writer.buffer.size},
-                                       {weights, 8 * m->heads}};
-    assert_int_equal(recorder_write(recorder, 1, frames, 3, reterr), 0);
+                                       {weights, 8 * m->heads},
+                                       {m->mask, 2}};
+    assert_int_equal(recorder_write(recorder, 1, frames, m->mask ? 4 : 3, reterr), 0);
     mpk_writer_clear(&writer);
 }
 
@@ -657,6 +664,53 @@ static void test_labels_of_a_recording_are_of_its_first_sample(void **state)
     assert_null(source_label(f->source, 0, 0, 2));
     assert_null(source_label(f->source, 0, 1, 0));
     expect_weight(f, 0, 1, 0.25);
+}
+
+static void test_padding_of_a_recording_is_left_out(void **state)
+{
+    static const char *const labels[] = {"the", "cat"};
+    static int32_t one = 1;
+    static const uint8_t second[] = {0, 1};
+    struct fixture *f = *state;
+    float weight = -1;
+    WRITE(f, {.heads = 2, .step = 1, .weight = 0.25, .labels = labels, .k_len = &one},
+          {.layer = 1, .heads = 2, .step = 1, .weight = 0.25, .labels = labels, .mask = second});
+    source_open_source(f);
+    for (uint32_t layer = 0; layer < 2; layer++) {
+        const struct source_layer *l = layer_of(f, layer);
+        assert_int_equal(source_trim(f->source, layer, 0, f->error), CLI_OK);
+        assert_int_equal(l->keys, 1);
+        assert_int_equal(l->columns, 1);
+        assert_int_equal(l->padding_keys, 1);
+        assert_int_equal(l->padding_queries, 0);
+        assert_int_equal(source_map(f->source, layer, 0, 1, &weight, f->error), CLI_OK);
+        assert_true(weight == (layer == 0 ? 0.25f : 0.75f));
+        assert_string_equal(source_label(f->source, layer, 0, 0), labels[layer]);
+        assert_string_equal(source_query_label(f->source, layer, 0, 0), labels[layer]);
+    }
+}
+
+static void test_padding_of_a_recording_is_shown_when_asked_for(void **state)
+{
+    static int32_t one = 1;
+    struct fixture *f = *state;
+    WRITE(f, {.heads = 2, .step = 1, .weight = 0.25, .k_len = &one});
+    f->request.padding = true;
+    source_open_source(f);
+    assert_int_equal(source_trim(f->source, 0, 0, f->error), CLI_OK);
+    assert_int_equal(layer_of(f, 0)->keys, 2);
+    expect_weight(f, 0, 1, 0.25);
+}
+
+static void test_a_sample_of_padding_alone_is_refused(void **state)
+{
+    static int32_t none = 0;
+    struct fixture *f = *state;
+    WRITE(f, {.heads = 2, .step = 1, .weight = 0.25, .k_len = &none});
+    source_open_source(f);
+    assert_int_equal(source_trim(f->source, 0, 0, f->error), CLI_USAGE);
+    assert_string_equal(f->error, "--sample: sample 0 of decoder.0.self is all padding (--padding "
+                                  "shows it)");
 }
 
 /* attnd ------------------------------------------------------------------------------------------
@@ -890,6 +944,9 @@ int main(void)
         TEST(test_the_nearest_steps_are_of_the_run_that_is_looked_at),
         TEST(test_a_recording_that_is_written_again_meanwhile_is_refused),
         TEST(test_labels_of_a_recording_are_of_its_first_sample),
+        TEST(test_padding_of_a_recording_is_left_out),
+        TEST(test_padding_of_a_recording_is_shown_when_asked_for),
+        TEST(test_a_sample_of_padding_alone_is_refused),
         TEST(test_an_attnd_gives_the_maps_it_keeps),
         TEST(test_sizes_that_attnd_makes_up_are_held_against_what_came),
         TEST(test_an_attnd_without_the_job_says_so),
