@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TIMEOUT_MS 2000
+#define TIMEOUT_MS 5000
 
 static const char *const stacks[] = {"encoder", "decoder"}, *const sites[] = {"self", "cross"};
 
@@ -126,7 +126,7 @@ static const struct args_row {
     TEXT("endpoint", "ENDPOINT", NULL, ARGS_ENDPOINT, endpoint, SOCKET,
          "exactly the socket where it answers, instead of an address"),
     SET("timeout", "SECONDS", NULL, ARGS_TIMEOUT, offsetof(struct args, timeout_ms), args_set_timeout,
-        "how long to wait for an answer (default 2)"),
+        "how long to wait for an answer (default 5)"),
     FLAG("help", ARGS_HELP, "explain a command"),
     FLAG("version", ARGS_VERSION, "the version of attnctl"),
 };

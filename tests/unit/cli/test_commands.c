@@ -979,7 +979,7 @@ static void test_version_and_help(void **state)
         "  --address ADDRESS      which attnd: a directory of sockets or tcp://host:port\n"
         "  --endpoint ENDPOINT    exactly the socket where it answers, instead of an\n"
         "                         address\n"
-        "  --timeout SECONDS      how long to wait for an answer (default 2)\n"
+        "  --timeout SECONDS      how long to wait for an answer (default 5)\n"
         "  --help                 explain a command\n"
         "\n"
         "example:\n"

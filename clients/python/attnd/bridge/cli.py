@@ -16,7 +16,7 @@ import signal
 import sys
 from typing import List, NoReturn, Optional, Sequence
 
-from ..control import Control, ControlError
+from ..control import DEFAULT_TIMEOUT_S, Control, ControlError
 from .jsonl import JsonLinesSink
 from .mlflow import MlflowSink
 from .pump import Bridge
@@ -156,7 +156,8 @@ def _common() -> _Parser:
     add("--address", help="which attnd: a directory of sockets or tcp://host:port; default $ATTND_ADDRESS, else the"
         " one that answers on this machine")
     add("--endpoint", help="exactly the socket where it answers, instead of an address")
-    add("--timeout", type=_seconds, default=2.0, metavar="SECONDS", help="how long to wait for an answer; default 2")
+    add("--timeout", type=_seconds, default=DEFAULT_TIMEOUT_S, metavar="SECONDS",
+        help=f"how long to wait for an answer; default {DEFAULT_TIMEOUT_S:g}")
     add("--summaries", metavar="ENDPOINT", help="exactly the socket where it publishes")
     add("--job", action="append", default=[], help="only this job; may be repeated")
     add("--metrics", type=_patterns, default=METRICS, metavar="PATTERNS",

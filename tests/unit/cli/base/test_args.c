@@ -42,7 +42,7 @@ static void test_defaults(void **state)
     assert_null(args.endpoint);
     assert_null(args.address);
     assert_null(args.metric);
-    assert_int_equal(args.timeout_ms, 2000);
+    assert_int_equal(args.timeout_ms, 5000);
     assert_int_equal(args.count, 0);
     assert_int_equal(args.given, 0);
     assert_null(args.stack);
