@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Packs the wheel attnd-bin from what deploy/wheel put together, and prints its path.
+"""Packs the wheel attnd-bin from what deploy/wheel put together, and prints its path; and beside it the source archive
+that says why where no wheel fits (refuse.py).
 
 Usage: pack.py --version VERSION --tag PLATFORM --readme FILE TREE OUTPUT
 
@@ -9,8 +10,11 @@ order is by name, and the time $SOURCE_DATE_EPOCH.
 """
 import argparse
 import base64
+import gzip
 import hashlib
+import io
 import os
+import tarfile
 import time
 import zipfile
 from pathlib import Path
@@ -34,6 +38,14 @@ Wheel-Version: 1.0
 Generator: attnd deploy/wheel
 Root-Is-Purelib: false
 Tag: py3-none-{tag}
+"""
+
+
+PYPROJECT = """\
+[build-system]
+requires = []
+build-backend = "refuse"
+backend-path = ["."]
 """
 
 
@@ -80,6 +92,19 @@ def pack(options):
     return path
 
 
+def pack_refusal(options):
+    stem = f"attnd_bin-{options.version}"
+    epoch = int(os.environ["SOURCE_DATE_EPOCH"])
+    contents = {"PKG-INFO": METADATA.format(version=options.version, readme=options.readme.read_text()),
+                "pyproject.toml": PYPROJECT, "refuse.py": Path(__file__).with_name("refuse.py").read_text()}
+    with gzip.GzipFile(options.output / f"{stem}.tar.gz", "wb", mtime=epoch) as file, \
+            tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, text in contents.items():
+            entry = tarfile.TarInfo(f"{stem}/{name}")
+            entry.mtime, entry.size, entry.mode = epoch, len(text.encode()), 0o644
+            archive.addfile(entry, io.BytesIO(text.encode()))
+
+
 def main():
     parser = argparse.ArgumentParser()
     for name in ("--version", "--tag"):
@@ -87,7 +112,9 @@ def main():
     parser.add_argument("--readme", required=True, type=Path)
     parser.add_argument("tree", type=Path)
     parser.add_argument("output", type=Path)
-    print(pack(parser.parse_args()))
+    options = parser.parse_args()
+    pack_refusal(options)
+    print(pack(options))
 
 
 if __name__ == "__main__":

@@ -63,6 +63,11 @@ def version_of(program: str) -> str:
         raise Unusable(f"{program} needs instructions that this processor lacks", "build attnd here, from source")
     lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
     last = lines[-1] if lines else f"it ends with status {done.returncode}"
+    needed = re.findall(r"version `GLIBC_([\d.]+)' not found", done.stderr.decode("utf-8", "replace"))
+    if needed:
+        newest = max(needed, key=lambda one: [int(number) for number in one.split(".")])
+        raise Unusable(f"{program} needs glibc {newest}, and this system has {platform.libc_ver()[1] or 'an older one'}",
+                       "build attnd here, from source, or use one on another machine (ATTND_ADDRESS)")
     raise Unusable(f"{program} does not run here ({last[:300]})", _OTHERWISE)
 
 
