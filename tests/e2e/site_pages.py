@@ -18,7 +18,7 @@ from harness import ATTND, PATIENCE_S, free_ports, wait_until
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGES = ROOT / "deploy" / "site" / "pages"
-BLOCK = re.compile(r'^(?:<!-- not run: (?P<reason>.*) -->\n)?```(?P<language>\w*)(?: title="(?P<title>[^"]+)")?\n'
+BLOCK = re.compile(r'^(?:<!-- not run: (?P<reason>[^\n]*) -->\n)?```(?P<language>\w*)(?: title="(?P<title>[^"]+)")?\n'
                    r"(?P<text>.*?)^```$", re.S | re.M)
 FRAMEWORKS = {"transformers", "lightning", "accelerate", "pandas"}  # tests/frameworks runs what imports them
 END = "end_of_the_block"
@@ -106,7 +106,20 @@ class Reader:
                 wait_until(lambda one=group: not self._signal(one, 0), "the end of what a page has started")
             finally:
                 self._signal(group, signal.SIGKILL)
+        for pid in self._started_by_trainings():
+            os.kill(pid, signal.SIGKILL)
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _started_by_trainings(self):
+        """start="auto" leaves attnd in a session of its own."""
+        logs = "".join(path.read_text() for path in (self.directory / "state" / "attnd").glob("*.log"))
+        for pid in map(int, re.findall(r" event=started .* pid=(\d+)", logs)):
+            try:
+                command = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+            except FileNotFoundError:
+                continue
+            if os.path.basename(ATTND).encode() in command:
+                yield pid
 
     @staticmethod
     def _signal(group, number):
