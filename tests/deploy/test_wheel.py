@@ -4,10 +4,17 @@
 import base64
 import csv
 import hashlib
+import http.server
+import importlib.util
 import os
 import re
 import shutil
+import signal
+import ssl
 import subprocess
+import sys
+import tempfile
+import threading
 import zipfile
 from pathlib import Path
 
@@ -16,6 +23,9 @@ import pytest
 from test_hardening import missing, readelf
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests/e2e"))
+from harness import Attnd, Trainer, wait_until  # noqa: E402
+
 BUILT = sorted((ROOT / "dist").glob("attnd_bin-*.whl"))
 MEGABYTES = 25
 OLD_CPU = "Nehalem"  # SSE4.2, no AVX
@@ -60,6 +70,39 @@ def test_the_client_asks_for_its_own_version():
 def test_a_release_that_is_none_is_refused():
     result = subprocess.run([ROOT / "deploy/wheel", "--frobnicate"], capture_output=True, text=True)
     assert result.returncode == 1 and "no option '--frobnicate'" in result.stderr
+
+
+REFUSED = {
+    "musl": ("confstr", ValueError("unrecognized configuration name"), "this system has another C library, such as musl"),
+    "old": ("confstr", "glibc 2.31", "this system has glibc 2.31"),
+    "new": ("confstr", "glibc 2.100", "pip did not find that one here, or is older than 20.3"),
+    "arm": ("machine", "aarch64", "this processor is aarch64"),
+    "mac": ("system", "Darwin", "this is Darwin"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_where_no_wheel_fits_pip_is_told_why(case, monkeypatch):
+    name, answer, why = REFUSED[case]
+    monkeypatch.syspath_prepend(ROOT / "deploy/attnd-bin")
+    refuse = importlib.import_module("refuse")
+
+    def answered(*_):
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(refuse.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(refuse.os if name == "confstr" else refuse.platform, name, answered)
+    with pytest.raises(SystemExit) as said:
+        refuse.get_requires_for_build_wheel()
+    assert f" and {why}: build attnd from source here" in str(said.value)
+
+
+def test_the_refusal_and_the_wheel_agree():
+    tag = re.search(r"^tag=manylinux_(\d+)_(\d+)_x86_64$", (ROOT / "deploy/wheel").read_text(), re.M).groups()
+    text = (ROOT / "deploy/attnd-bin/refuse.py").read_text()
+    assert f"OLDEST = ({', '.join(tag)})" in text and f"glibc {'.'.join(tag)} or newer" in text
 
 
 def test_sources_are_from_where_the_packages_are(tmp_path):
@@ -182,3 +225,103 @@ def test_a_processor_without_avx_gets_the_same_numbers(wheel, arrays):
     here = numbers(arrays, program(wheel, "attnctl"))
     there = numbers(arrays, "qemu-x86_64", "-cpu", OLD_CPU, program(wheel, "attnctl"))
     np.testing.assert_allclose(there, here, rtol=1e-4, atol=1e-5)
+
+
+TRAINED = """
+import torch
+model = torch.nn.Sequential(torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2))
+epochs = 2
+def train_one_epoch(model):
+    model.train()
+    model(torch.rand(3, 5, 8)).sum().backward()
+"""
+
+
+@with_wheel
+@pytest.mark.skipif(not importlib.util.find_spec("ensurepip"), reason="there is no pip (python3-venv)")
+def test_the_readme_begins_with_commands_that_do_what_they_say(tmp_path):
+    """As they stand there, but for the first, which has built the wheel; and one job, as it says."""
+    pytest.importorskip("torch")
+    text = (ROOT / "README.md").read_text()
+    (builds, installs), looks = (re.findall(r"^```sh\n(.*?)^```", text, re.S | re.M)[:2][n].splitlines() for n in (0, 1))
+    assert builds.startswith("deploy/wheel ")
+    (tmp_path / "train.py").write_text(TRAINED + re.search(r"^```python\n(.*?)^```", text, re.S | re.M).group(1))
+    run(sys.executable, "-m", "venv", "--system-site-packages", tmp_path / "venv")
+    runtime = tempfile.mkdtemp(prefix="attnd-")  # a socket's path is short
+    there = {"PATH": f"{tmp_path}/venv/bin:/usr/bin:/bin", "HOME": str(tmp_path), "XDG_RUNTIME_DIR": runtime,
+             "PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "OMP_NUM_THREADS": "1"}
+    run("bash", "-euc", installs, cwd=ROOT, env=there)
+    trained = subprocess.run(["python", "train.py"], cwd=tmp_path, env=there, capture_output=True, text=True, timeout=300)
+    pid = int(re.search(r"was started \(process (\d+), ", trained.stderr).group(1))
+    try:
+        assert trained.returncode == 0
+        page = re.search(r"^attnd: the page is (\S+) on ", trained.stderr, re.M).group(1)
+        said = run("bash", "-euc", "\n".join(looks), cwd=tmp_path, env=there)
+        assert said.startswith(f"{page}\n") and "all is well" in said
+        assert re.search(r"^decoder\.1\.self( +[01]\.\d+){2}", said, re.M), said
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(runtime)
+
+
+BUNDLES = re.findall(r'^    "(/etc/.*?)"', (ROOT / "deploy/attnd-bin/portable.c").read_text(), re.M)
+ELSEWHERE = "/etc/elsewhere.pem"
+
+
+@pytest.fixture(scope="module")
+def hook(tmp_path_factory):
+    """A place for webhooks on TLS: its port, what was posted, and the file with its authority."""
+    made = tmp_path_factory.mktemp("authority")
+    run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+        "-subj", "/CN=attnd", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", made / "key", "-out", made / "authority")
+    posted = []
+
+    class Hook(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            posted.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hook)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made / "authority", made / "key")
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port, posted, made / "authority"
+    server.shutdown()
+
+
+@with_wheel
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("openssl"), reason="needs root, and the program openssl")
+@pytest.mark.parametrize("place", [*BUNDLES, ELSEWHERE, None])
+def test_a_webhook_trusts_the_authorities_where_a_distribution_keeps_them(wheel, hook, place, tmp_path, monkeypatch):
+    """The daemon's /etc has nothing but the file at `place`."""
+    port, posted, authority = hook
+    put = f"mkdir -p {os.path.dirname(place)} && cp {authority} {place} &&" if place else ""
+    alone = tmp_path / "attnd"
+    alone.write_text(f"#!/bin/sh\nexec unshare -m sh -c 'mount -t tmpfs none /etc && {put} exec {program(wheel, 'attnd')} "
+                     "\"$@\"' sh \"$@\"\n")
+    alone.chmod(0o755)
+    monkeypatch.setattr("harness.ATTND", str(alone))
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    if place == ELSEWHERE:
+        monkeypatch.setenv("SSL_CERT_FILE", place)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    attnd = Attnd("window.unit=step", "window.rank_grace=0", "alerts.retries=0", f"alerts.webhook=https://127.0.0.1:{port}/")
+    try:
+        trainer, before = Trainer(attnd, "gpt"), len(posted)
+        for step in range(4):
+            trainer.attention(np.eye(16, dtype=np.float32)[None, None], step=step, causal=True)
+        if place:
+            wait_until(lambda: attnd.stats()["notified"] >= 1, "the notification")
+            assert len(posted) > before
+        else:
+            wait_until(lambda: attnd.stats()["notify_failed"] >= 1, "the refusal")
+            assert "certificate" in attnd.log_text() and len(posted) == before
+        trainer.close()
+    finally:
+        attnd.discard()
