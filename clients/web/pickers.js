@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Choosing a metric, a statistic, a layer, a head, and whether padding is shown: the same in all views.
 import { showPadding, showsPadding } from "./cells.js";
-import { h, layerName, number, select, withModule } from "./dom.js";
-import { go, here, keep } from "./router.js";
+import { h, layerName, note, number, select, withModule } from "./dom.js";
+import { go, here, keep, link } from "./router.js";
 
 export const STATISTICS = ["mean", "std", "min", "max", "p10", "p50", "p90", "p99", "last"];
 
@@ -66,6 +66,38 @@ export function headPicker(map, head, more = []) {
         const now = here();
         go(now.view, { ...now.params, ...place(map), head: value });
     });
+}
+
+/** So many layers are offered in a sentence; the picker has all. */
+const OFFERED = 20;
+
+/**
+ * What is said when the address names a layer or a head that the run has not; `map` is the layer that is shown instead.
+ * Takes them out of `params`.
+ */
+export function mendPlace(store, params, map) {
+    const said = [],
+        asked = Object.keys(place(map)).filter((name) => params[name] !== undefined),
+        heads = headCount(map);
+    if (asked.some((name) => params[name] !== String(map[name]))) {
+        const layers = store.layers(),
+            { head, ...others } = params,
+            to = (one) => [h("a", { href: link(here().view, { ...others, ...place(one) }) }, layerName(one)), " "];
+        said.push(
+            note(
+                `This run has no layer ${asked.map((name) => params[name]).join(".")}. This is ${layerName(map)}. There are: `,
+                ...layers.slice(0, OFFERED).flatMap(to),
+                layers.length > OFFERED ? `and ${layers.length - OFFERED} more.` : "",
+            ),
+        );
+        Object.assign(params, place(map));
+    }
+    const isHead = /^\d+$/.test(params.head) && Number(params.head) < heads;
+    if (heads && params.head !== undefined && params.head !== "mean" && !isHead) {
+        said.push(note(`${layerName(map)} has no head ${params.head}. Valid: 0${heads > 1 ? ` to ${heads - 1}` : ""}.`));
+        delete params.head;
+    }
+    return said;
 }
 
 /** Whether padding is shown, as the address has it in "padding"; `params` of the view, whose links keep it. */

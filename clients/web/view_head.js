@@ -16,7 +16,17 @@ import { someHeads } from "./load_maps.js";
 import { scalePicker } from "./map_scale.js";
 import { drawMap } from "./map_view.js";
 import { pairText } from "./pairs.js";
-import { chosenLayer, facts, headCount, headPicker, layerPicker, metricPicker, paddingPicker, unitOf } from "./pickers.js";
+import {
+    chosenLayer,
+    facts,
+    headCount,
+    headPicker,
+    layerPicker,
+    mendPlace,
+    metricPicker,
+    paddingPicker,
+    unitOf,
+} from "./pickers.js";
 import { go, keep, link } from "./router.js";
 import { isOnAxis, loadRules } from "./rules.js";
 import { mapStep, NOT_KEPT, openRun } from "./run.js";
@@ -224,7 +234,7 @@ class HeadView {
     constructor(params, { run, map, store, isCurrent }) {
         Object.assign(this, { params, run, map, store, isCurrent });
         this.heads = headCount(map);
-        this.head = Math.max(0, Math.min(this.heads - 1, Number(params.head ?? 0) || 0));
+        this.head = Number(params.head ?? 0) || 0;
         this.metric = store.metric(params.metric || "entropy_normalized");
         this.where = { stack: map.stack, layer: map.layer, site: map.site };
         this.name = headName(map, this.head);
@@ -474,6 +484,7 @@ export async function show(root, params, { store, isCurrent }) {
         map = chosenLayer(run, params);
     if (!isCurrent()) return null;
     if (!map) return void root.append(note(`${params.job} has no layer that was measured yet.`));
+    root.append(...mendPlace(run, params, map));
     const view = new HeadView(params, { run, map, store, isCurrent });
     [view.rules] = await Promise.all([loadRules(params.job), view.loadAlerts(), view.time.load()]);
     if (!isCurrent()) return null;

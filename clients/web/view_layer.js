@@ -10,7 +10,7 @@ import { LayerSeries } from "./layer_series.js";
 import { overHeads } from "./load_maps.js";
 import { scalePicker } from "./map_scale.js";
 import { drawMap } from "./map_view.js";
-import { chosenLayer, headCount, layerPicker, metricPicker, paddingPicker } from "./pickers.js";
+import { chosenLayer, headCount, layerPicker, mendPlace, metricPicker, paddingPicker } from "./pickers.js";
 import { go, link } from "./router.js";
 import { loadRules } from "./rules.js";
 import { mapStep, openRun } from "./run.js";
@@ -163,6 +163,7 @@ export async function show(root, params, { store, isCurrent }) {
         map = chosenLayer(run, params);
     if (!isCurrent()) return null;
     if (!map) return void root.append(note(`${params.job} has no layer that was measured yet.`));
+    root.append(...mendPlace(run, params, map));
     const where = { stack: map.stack, layer: map.layer, site: map.site },
         toHead = (head) => link("head", { ...params, ...where, head }),
         openHead = (head) => go("head", { ...params, ...where, head }),

@@ -6,7 +6,7 @@ import { COLOR_MAPS } from "./colors.js";
 import { h, headName, isolated, layerName, note, number, percent, say, visible } from "./dom.js";
 import { figure, svg as newSvg } from "./figure.js";
 import { overHeads, someHeads } from "./load_maps.js";
-import { chosenLayer, headPicker, layerPicker, paddingPicker } from "./pickers.js";
+import { chosenLayer, headPicker, layerPicker, mendPlace, paddingPicker } from "./pickers.js";
 import { keep } from "./router.js";
 import { mapStep, NOT_KEPT, openRun } from "./run.js";
 import { settings } from "./settings.js";
@@ -222,6 +222,7 @@ export async function show(root, params, { store, isCurrent }) {
         map = chosenLayer(run, params);
     if (!isCurrent()) return null;
     if (!map) return void root.append(note(`${params.job} has no layer that was measured yet.`));
+    root.append(...mendPlace(run, params, map));
     const head = params.head ?? "mean",
         where = { stack: map.stack, layer: map.layer, site: map.site };
     const tokens = new Tokens(map, head),

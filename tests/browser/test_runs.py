@@ -228,6 +228,20 @@ def test_what_the_address_has_wrong_is_mended_and_said(place, twice, page):
     assert "entropy_normalized" in page.text(".heat header") and page.js("return document.querySelectorAll('.heat .cell.missing').length") == 0
 
 
+def test_a_layer_or_a_head_that_is_none_is_said_to_be_none(place, twice, page):
+    for view in ("head", "layer", "tokens"):
+        page.open(place, f"#/{view}?job=twice&stack=decoder&layer=77&site=self").ready()
+        assert "This run has no layer decoder.77.self. This is decoder.0.self. There are: decoder.0.self" in page.text("main"), view
+        page.open(place, f"#/{view}?job=twice&layer=0&head=9").ready()
+        assert f"decoder.0.self has no head 9. Valid: 0 to {HEADS - 1}." in page.text("main"), view
+        page.open(place, f"#/{view}?job=twice&layer=0&head=1").ready()
+        assert " has no " not in page.text("main"), view
+    page.open(place, "#/head?job=twice&layer=77&head=9").ready()
+    page.screenshot("wrong-place-1440-light")
+    page.js("document.querySelector('main .note a').click()")
+    wait_until(lambda: "layer=0" in address(page) and "head=" not in address(page), "a layer that there is")
+
+
 def test_a_run_without_epochs_is_told_what_to_do(page):
     site = Site(*SETTINGS)
     try:
