@@ -113,7 +113,7 @@ def test_what_fires_when_the_run_ends_stays_so_after_a_restart_and_a_kill():
 
 
 def test_what_fires_when_a_run_goes_idle_is_told_anew_when_it_goes_on():
-    attnd = Attnd(*STEPS, "limits.idle=1s")
+    attnd = Attnd(*STEPS, "limits.idle=4s")
     reader, trainer = Reader(attnd, "alert/gpt/"), Trainer(attnd, "gpt")
     send_steps(trainer, 500, range(4))
     states = [next_alert(reader, "entropy_collapse")["state"] for _ in range(2)]

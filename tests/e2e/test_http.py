@@ -876,12 +876,20 @@ def test_malformed_requests_are_refused(attnd_web, data, statuses):
     assert attnd_web.get("/healthz")[0].status == 200
 
 
+def answers(daemon, path, status=200):
+    """Whether this is the answer: where http.timeout is short, who is slow to ask is let go as well, and asks again."""
+    try:
+        return daemon.get(path)[0].status == status
+    except ConnectionError:
+        return False
+
+
 def test_half_open_connections_are_closed_after_a_while():
     daemon = Web("http.timeout=1s", "http.connections=20")
     clients = [socket.create_connection(("127.0.0.1", daemon.port)) for _ in range(30)]
     for client in clients[:15]:
         client.sendall(b"GET / HTTP/1.1\r\nHo")
-    assert daemon.get("/healthz")[0].status == 200, "answers once the others have been let go"
+    wait_until(lambda: answers(daemon, "/healthz"), "an answer once the others have been let go")
     for client in clients:
         client.settimeout(PATIENCE_S)
         assert ended(client)
@@ -920,7 +928,7 @@ def test_thousands_of_connections_break_nothing(rng):
         for client in clients:
             client.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    wait_until(lambda: daemon.get("/healthz")[0].status == 200, "HTTP answers again")
+    wait_until(lambda: answers(daemon, "/healthz"), "HTTP answers again")
     assert before < (2_000_000 if SANITIZED else 200_000)
     daemon.close()
 
@@ -1036,7 +1044,7 @@ def test_a_stream_whose_client_has_hung_up_is_noticed():
 
 def test_a_stream_that_is_never_read_is_cut_off(rng):
     """The kernel takes what it can; then it is silence for http.timeout."""
-    daemon = Web("http.timeout=1s", "http.live_interval=0s")
+    daemon = Web("http.timeout=5s", "http.live_interval=0s")
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(("127.0.0.1", daemon.port))
@@ -1062,7 +1070,7 @@ def test_head_of_the_event_stream_ends(web):
 
 def test_answers_that_nobody_reads_are_bounded():
     """They wait in memory up to http.answers; then others are told to come back, until they are gone."""
-    daemon = Web("http.answers=1MiB", "http.timeout=2s")
+    daemon = Web("http.answers=1MiB", "http.timeout=5s")
     request = b"GET /assets/d3.min.js HTTP/1.1\r\nHost: localhost\r\n\r\n"  # 270 kB, unpacked for each
     clients = []
     for _ in range(8):

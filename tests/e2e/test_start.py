@@ -307,9 +307,9 @@ def test_without_a_runtime_directory_it_is_in_tmp(person):
 
 
 def test_an_idle_daemon_stays_while_a_trainer_is_connected():
-    daemon = Attnd("shutdown.idle=3s")
+    daemon = Attnd("shutdown.idle=5s")
     trainer = Trainer(daemon, "job")
-    for _ in range(80):
+    for _ in range(120):
         assert daemon.process.poll() is None
         trainer.socket.poll(50)
     trainer.close()

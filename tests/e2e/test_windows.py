@@ -114,8 +114,10 @@ def test_a_slow_trainer_is_shown_but_loses_nothing(rng):
     assert shown["window"]["partial"] and shown["messages"] == 1
     trainer.attention(softmax_maps(rng, 1, 1, 4, 4), step=1)
     trainer.event("epoch_end", epoch=0)
-    full = windows(reader, 1)[0]
-    assert not full["window"]["partial"] and full["messages"] == 2
+    full = shown
+    while full["window"]["partial"]:  # also what was shown while the end of the epoch was on its way
+        full = windows(reader, 1)[0]
+    assert full["messages"] == 2
     attnd.close()
 
 
