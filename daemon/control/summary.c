@@ -197,6 +197,14 @@ static void summary_describe_nothing(struct control_request *request, const stru
     if (summary_captured_anything(run)) {
         return;
     }
+    if (run->has_other_windows) {
+        snprintf(request->detail, CONTROL_DETAIL_MAX,
+                 "nothing has come since attnd was started again with other windows (window.unit, "
+                 "window.length, window.every, window.also); attnctl history %s shows those of "
+                 "before",
+                 run->job);
+        return;
+    }
     summary_explain_nothing(run, plans_for(request->view->plans, run->job), why, sizeof why);
     if (ended && !*why) {
         snprintf(why, sizeof why, "it sent no attention");

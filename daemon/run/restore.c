@@ -470,6 +470,7 @@ static void say_unknown(struct restore *restore, const char *name, size_t length
         return;
     }
     strcpy(restore->unknown_track, unknown);
+    restore->run->has_other_windows = true;
     log_event(LOG_WARNING, "windows_dropped", LOG_STR("job", restore->job),
               LOG_STR("window", unknown), LOG_STR("reason", "it is not in the config any more"));
 }

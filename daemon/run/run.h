@@ -41,7 +41,9 @@ struct run {
     struct drop_totals drop_totals;
     bool judge_losses;     /* no tensors came between two events: no window judges what is lost */
     struct alerts *alerts; /* NULL: none */
-    uint64_t last_ns;      /* when it was last heard of */
+    /* It was restored, and layers of it have windows that are not in the config any more. */
+    bool has_other_windows;
+    uint64_t last_ns;              /* when it was last heard of */
     uint64_t epoch, step, time_ns; /* newest seen */
     uint64_t maps_epoch,
         maps_step; /* the step whose messages are asked for the maps of their heads */

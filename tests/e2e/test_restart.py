@@ -3,6 +3,7 @@
 import os
 import resource
 import sqlite3
+import subprocess
 import threading
 import time
 
@@ -12,6 +13,7 @@ import pytest
 import zmq
 from harness import SANITIZED, Attnd, Reader, Trainer, wait_until
 
+ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 LAYERS, RANKS = 2, 2
 SETTINGS = ("window.unit=step", "window.length=10", "window.every=10", "window.also=[25 steps, 20 steps every 10]",
             "history.checkpoint=100ms", "history.commit=20ms", "window.timeout=60s", "metrics.spectrum=false")
@@ -259,6 +261,28 @@ def test_windows_may_change_while_attnd_is_away(after):
             trainer.attention(WEIGHTS, step=step)
     stats = attnd.settled(96)
     assert stats["processed"] == 96 and stats["lost"] == 0 and stats["dropped"] == {}
+    attnd.close()
+
+
+def test_what_was_captured_in_other_windows_is_not_said_to_be_nothing():
+    attnd = Attnd("window.unit=step", "window.length=2", "window.every=2", "window.rank_grace=0")
+    trainer = Trainer(attnd, "job")
+    for step in range(6):
+        trainer.attention(WEIGHTS, step=step)
+    trainer.event("bye", step=5)
+    wait_until(lambda: attnd.call("jobs")[0]["state"] == "ended", "the end of the run")
+    assert attnd.stop() == 0
+    attnd.settings = ("window.unit=epoch",)
+    for _ in range(2):
+        attnd.start()
+        done = subprocess.run([ATTNCTL, "--endpoint", attnd.endpoint("control"), "summary", "job"], capture_output=True,
+                              text=True, timeout=60)
+        assert done.returncode == 1 and done.stderr.startswith(
+            "attnctl: nothing has come since attnd was started again with other windows"), done
+        assert attnd.stop() == 0
+    attnd.start()
+    history = attnd.call("history", job="job")
+    assert history["unit"] == "step" and len(history["windows"]["last"]) == 3
     attnd.close()
 
 
