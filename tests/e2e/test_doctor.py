@@ -177,7 +177,7 @@ def test_a_program_that_cannot_be_used(tmp_path, program):
     if program == "version":
         assert re.match(r"WRONG \S+/attnd is version 0.0.1, this client \S+ -> pip install", found["program"][0])
     else:
-        assert re.search(re.sub(": (?=pip|chmod)", " -> ", expected), found["program"][0]) and found["program"][0].startswith("WRONG ")
+        assert re.search(re.sub(": (?=pip|chmod|build)", " -> ", expected), found["program"][0]) and found["program"][0].startswith("WRONG ")
 
 
 def test_no_program(tmp_path):

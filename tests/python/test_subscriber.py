@@ -8,7 +8,7 @@ import pytest
 import zmq
 
 import attnd
-from conftest import ROOT, free_endpoint
+from conftest import ROOT, free_endpoint, wait_until
 
 
 class FakePublisher:
@@ -74,11 +74,14 @@ def test_next_is_bounded(subscriber):
     assert time.monotonic() - begin < 30
 
 
-def test_iteration_ends_after_silence(source):
+def test_iteration_ends_after_silence(source, monkeypatch):
     with attnd.Subscriber(source.endpoint, timeout=0.3) as subscriber:
+        came, pass_on = [], subscriber._drain._pass_on
+        monkeypatch.setattr(subscriber._drain, "_pass_on", lambda frames: came.append(pass_on(frames)))
         source.subscription()
         source.send(TOPIC, summary(last=0))
         source.send(TOPIC, summary(last=1))
+        wait_until(lambda: len(came) == 2, "both have come")
         assert [r["window"]["last"] for r in subscriber] == [0, 1]
 
 

@@ -620,7 +620,7 @@ static void commands_publish(struct fake *fake, const char *topic, const struct 
 static void await_subscription(struct fake *fake, const char *prefix)
 {
     char frame[128];
-    int timeout_ms = 5000;
+    int timeout_ms = 60000;
     zmq_setsockopt(fake->pub, ZMQ_RCVTIMEO, &timeout_ms, sizeof timeout_ms);
     int size = zmq_recv(fake->pub, frame, sizeof frame, 0);
     assert_int_equal(size, 1 + strlen(prefix));

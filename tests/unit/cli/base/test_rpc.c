@@ -96,7 +96,7 @@ static void test_method_and_parameters_arrive(void **state)
     (void)state;
     struct fake fake;
     struct rpc rpc;
-    open_to(&fake, echo, 5000, &rpc);
+    open_to(&fake, echo, 60000, &rpc);
     assert_echo(&rpc, "summary", "gpt-small");
     assert_echo(&rpc, "flush", "a job with a name beyond the small-message size of ZeroMQ");
     close_both(&fake, &rpc);
@@ -108,7 +108,7 @@ static void test_parameters_may_be_left_out(void **state)
     struct fake fake;
     struct rpc rpc;
     struct rpc_reply reply;
-    open_to(&fake, echo, 5000, &rpc);
+    open_to(&fake, echo, 60000, &rpc);
     assert_int_equal(rpc_call(&rpc, "ping", NULL, &reply), RPC_OK);
     assert_int_equal(field_length(reply.result), 2);
     rpc_reply_clear(&reply);
@@ -121,7 +121,7 @@ static void test_a_refusal_carries_its_code_and_clean_text(void **state)
     struct fake fake;
     struct rpc rpc;
     struct rpc_reply reply;
-    open_to(&fake, rpc_refuse, 5000, &rpc);
+    open_to(&fake, rpc_refuse, 60000, &rpc);
     assert_int_equal(rpc_call(&rpc, "summary", NULL, &reply), RPC_REFUSED);
     assert_string_equal(reply.code, "job_unknown");
     assert_string_equal(reply.message, "no such job?");
@@ -133,7 +133,7 @@ static uint64_t take_next(struct rpc *rpc, struct rpc_reply *reply)
 {
     zmq_pollitem_t item = {.socket = rpc->socket, .events = ZMQ_POLLIN};
     uint64_t id = 0;
-    assert_int_equal(zmq_poll(&item, 1, 5000), 1);
+    assert_int_equal(zmq_poll(&item, 1, 60000), 1);
     assert_int_equal(rpc_take(rpc, reply, &id), RPC_OK);
     return id;
 }
@@ -146,7 +146,7 @@ static void test_several_questions_may_be_on_their_way(void **state)
     struct rpc_reply reply;
     uint64_t asked[2];
     char text[64];
-    open_to(&fake, echo, 5000, &rpc);
+    open_to(&fake, echo, 60000, &rpc);
     assert_int_equal(rpc_take(&rpc, &reply, &asked[0]), RPC_UNREACHABLE); /* none yet */
     assert_int_equal(rpc_send(&rpc, "ping", NULL, &asked[0]), RPC_OK);
     assert_int_equal(rpc_send(&rpc, "jobs", NULL, &asked[1]), RPC_OK);
@@ -167,10 +167,10 @@ static void test_a_refusal_that_was_not_waited_for_has_its_id(void **state)
     struct rpc rpc;
     struct rpc_reply reply;
     uint64_t asked, id = 0;
-    open_to(&fake, rpc_refuse, 5000, &rpc);
+    open_to(&fake, rpc_refuse, 60000, &rpc);
     assert_int_equal(rpc_send(&rpc, "live", NULL, &asked), RPC_OK);
     zmq_pollitem_t item = {.socket = rpc.socket, .events = ZMQ_POLLIN};
-    assert_int_equal(zmq_poll(&item, 1, 5000), 1);
+    assert_int_equal(zmq_poll(&item, 1, 60000), 1);
     assert_int_equal(rpc_take(&rpc, &reply, &id), RPC_REFUSED);
     assert_int_equal(id, asked);
     assert_string_equal(reply.code, "job_unknown");
@@ -216,7 +216,7 @@ static void test_what_is_no_answer_is_broken(void **state)
     struct fake fake;
     struct rpc rpc;
     struct rpc_reply reply;
-    open_to(&fake, answer_bytes, 5000, &rpc);
+    open_to(&fake, answer_bytes, 60000, &rpc);
     for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++) {
         assert_int_equal(rpc_call(&rpc, methods[i], NULL, &reply), RPC_BROKEN);
     }

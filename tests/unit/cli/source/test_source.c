@@ -825,7 +825,7 @@ static int open_job(struct fixture *f, struct fake *fake, const char *job)
 {
     static struct args args;
     static struct cli cli;
-    args = (struct args){.endpoint = fake->endpoint, .timeout_ms = 5000};
+    args = (struct args){.endpoint = fake->endpoint, .timeout_ms = 60000};
     cli = (struct cli){.args = &args, .out = stdout, .err = stderr};
     f->request = (struct source_request){.cli = &cli, .job = job};
     return source_open(&f->request, &f->source, f->error);

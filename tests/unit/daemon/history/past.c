@@ -190,7 +190,7 @@ static sqlite3 *open_own(struct past *past)
 {
     sqlite3 *db = NULL;
     assert_int_equal(sqlite3_open(past->config.history_path.text, &db), SQLITE_OK);
-    sqlite3_busy_timeout(db, 5000);
+    sqlite3_busy_timeout(db, 60000);
     return db;
 }
 

@@ -168,7 +168,7 @@ static sqlite3 *store_fixture_connect_to(struct store_fixture *fixture, int flag
 {
     sqlite3 *db = NULL;
     assert_int_equal(sqlite3_open_v2(fixture->path, &db, flags, NULL), SQLITE_OK);
-    sqlite3_busy_timeout(db, 5000);
+    sqlite3_busy_timeout(db, 60000);
     return db;
 }
 
