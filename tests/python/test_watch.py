@@ -720,6 +720,39 @@ def test_whether_any_attention_is_seen_is_judged_by_the_step(watched, caplog, at
         " no attention was seen "] * (not attends)
 
 
+def uncalled(caplog):
+    return [record.message for record in caplog.records if "is not called itself" in record.message]
+
+
+@pytest.mark.parametrize("called", [False, True])
+def test_a_model_that_is_never_called_itself_is_told_once(watched, caplog, called):
+    model = torch.nn.ParameterDict({"q": torch.nn.Parameter(torch.ones(D, D))}) if not called else Model()
+    it = watched(model, steps="manual")
+    for _ in range(3 * capture.STEPS_UNCALLED):
+        if called:
+            model(*[torch.ones(1, 4, D)] * 3)
+        else:
+            x = torch.ones(1, H, 4, D) @ model["q"]
+            torch.softmax(x @ x.transpose(2, 3), -1)
+        assert called or it.current_step >= capture.STEPS_UNCALLED or not caplog.records
+        it.step()
+    assert len(uncalled(caplog)) == (not called)
+    assert called or "the watched ParameterDict is not called itself" in caplog.text
+
+
+@pytest.mark.skipif(hasattr(torch, "compiler"), reason="torch 2 follows parts that are run alone")
+def test_parts_that_run_alone_are_told_where_they_cannot_be_followed(watched, caplog):
+    model = Parts()
+    watched(model)
+    for _ in range(capture.PARTS_UNCALLED):
+        with torch.no_grad():  # a validation says nothing
+            model.training_step(torch.ones(1, 4, dtype=torch.long))
+    assert not caplog.records
+    for _ in range(capture.PARTS_UNCALLED):
+        model.training_step(torch.ones(1, 4, dtype=torch.long))
+    assert len(uncalled(caplog)) == 1 and "before torch 2 its parts cannot be followed alone" in caplog.text
+
+
 class Explicit(torch.nn.Module):
     """Attention by an explicit softmax, of which `breaks` makes something first."""
 

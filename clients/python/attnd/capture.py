@@ -56,6 +56,8 @@ log = logging.getLogger("attnd")
 
 FORWARDS_PER_STEP = 64  # without the end of a step in so many forwards, forwards are steps
 FORWARDS_UNTOLD = 4  # captured of those, while nobody has said yet when a step ends
+STEPS_UNCALLED = 3  # captured ones without a forward of the model, until that is told
+PARTS_UNCALLED = 64  # forwards of parts of it alone that cannot be followed, until that is told
 CALLS_PER_FORWARD = 256  # of one module; what it attends beyond, as a recurrent one does, is not captured
 ALIVE_EVERY_S = 30.0  # how often a training that goes on says so when it has nothing else to say
 
@@ -197,6 +199,8 @@ class Watch:
         self._unseen: Dict[str, None] = {}  # paths of attentions in it that showed none, in order
         self._padding = DecoderPadding()
         self._told_unseen = self._told_many = self._told_untold = False
+        self._called = False  # a forward of the model was, or one of a part that is followed
+        self._steps_uncalled = self._parts_uncalled = 0
         self._closed = False
         self._warned = False
         self._alive_at = time.monotonic()
@@ -346,6 +350,7 @@ class Watch:
 
     def forward_done(self, module: torch.nn.Module) -> None:
         """The model's forward is done: the end of a step, when nobody else says where steps end."""
+        self._called = True
         if self._closed or self._stepped or _probing() is not None or not (
                 module.training or torch.is_grad_enabled() or self._evaluation):
             return
@@ -372,6 +377,9 @@ class Watch:
     def _advance(self) -> None:
         self._step += 1
         self._passes = {}
+        self._steps_uncalled += self._spy.installed
+        if self._steps_uncalled >= STEPS_UNCALLED:
+            self._tell_uncalled()
         if self._followed:
             self._guarded(self._tell_unseen)
         if self._probe is not None:
@@ -431,7 +439,15 @@ class Watch:
         probing = _probing()
         if probing is not None:  # what a probe runs is no step of the training
             return probing is self
-        return module.training or torch.is_grad_enabled() or self._evaluation
+        begins = module.training or torch.is_grad_enabled() or self._evaluation
+        self._called = self._called or begins
+        return begins
+
+    def passes_over(self) -> None:
+        """See spy.Watcher. With steps="manual" nobody says whether the model itself was called before."""
+        self._parts_uncalled += 1
+        if self._parts_uncalled >= PARTS_UNCALLED and self._handles:
+            self._tell_uncalled()
 
     def saw(self, path: str, call: int, seen: Seen) -> None:
         """See spy.Watcher. Calls without a name yet are kept until the forward ends."""
@@ -556,6 +572,16 @@ class Watch:
         else:
             log.warning("job %s: no attention was seen in a forward of the model; attnd.publish_qk and "
                         "attnd.publish_attention publish what is computed by other means", self.publisher.job)
+
+    def _tell_uncalled(self) -> None:
+        """Says once that nothing is captured because the model itself is never called."""
+        if self._called or self._told_unseen or self._warned:
+            return
+        self._told_unseen = True
+        log.warning("job %s: nothing is captured: the watched %s is not called itself, model(...), in steps that are to be "
+                    "captured, or only without gradients (evaluation=True). Watch the module that is called%s",
+                    self.publisher.job, type(self._root).__name__,
+                    "; before torch 2 its parts cannot be followed alone" if self._parts_uncalled else "")
 
     def _module_at(self, path: str) -> Any:
         return next((module for name, module in self._root.named_modules() if clean_path(name) == path), None)

@@ -55,6 +55,9 @@ class Watcher(Protocol):
     def begins(self, module: torch.nn.Module) -> bool:
         """A forward begins, of the model or of a part of it; whether it is to be followed."""
 
+    def passes_over(self) -> None:
+        """A part of the model runs by itself, which this torch cannot tell from a repeated forward."""
+
     def saw(self, path: str, call: int, seen: Seen) -> None:
         """The module at `path` did this; `call` counts its attention calls of this forward."""
 
@@ -191,7 +194,13 @@ class Spy:
             self.watcher.failed("a forward could not be followed")
 
     def _begin(self, module: torch.nn.Module, path: str) -> bool:
-        if _traced() or _recorded() or _repeated(path) or not self.watcher.begins(module):
+        if _traced() or _recorded():
+            return False
+        if _repeated(path):
+            if graph_task_id is None and torch.is_grad_enabled():
+                self.watcher.passes_over()
+            return False
+        if not self.watcher.begins(module):
             return False
         self._thread = threading.get_ident()
         self._calls, self._entered = {}, {}
