@@ -21,7 +21,8 @@ struct firing_rule {
 /* Runs come job by job, the newest of each first; a job is written when the next one begins. */
 struct jobs_visit {
     struct mpk_writer *result;
-    const struct run *newest; /* of the job at hand; NULL before the first */
+    const struct run *newest; /* of the job at hand, or `wanted`; NULL before the first */
+    const struct run *wanted; /* stands for its job; NULL = none is asked for */
     uint32_t runs;
     struct firing_rule firing[FIRING_MAX];
     uint32_t firing_count;
@@ -31,7 +32,7 @@ static void count_alert(void *data, const struct alert_result *alert)
 {
     struct jobs_visit *visit = data;
     uint32_t i = 0;
-    if (alert->state == ALERT_FIRING_AT_END && visit->runs > 1) {
+    if (alert->state == ALERT_FIRING_AT_END && visit->runs > 1 && visit->newest != visit->wanted) {
         return; /* of a run that another one came after */
     }
     while (i < visit->firing_count && (visit->firing[i].severity != alert->severity ||
@@ -108,11 +109,12 @@ static void control_monitor_visit_run(void *data, struct run *run)
         if (visit->newest) {
             control_monitor_put_job(visit);
         }
-        visit->newest = run;
+        bool asked = visit->wanted && strcmp(visit->wanted->job, run->job) == 0;
+        visit->newest = asked ? visit->wanted : run;
         visit->runs = visit->firing_count = 0;
     }
     visit->runs++;
-    if (run->alerts) {
+    if (run->alerts && (visit->newest != visit->wanted || run == visit->wanted)) {
         alerts_each(run->alerts, &sink);
     }
 }
@@ -120,9 +122,20 @@ static void control_monitor_visit_run(void *data, struct run *run)
 int method_monitor(struct control_request *request)
 {
     const struct registry *registry = request->view->registry;
+    static const char *const keys[] = {"job", "run"};
     struct jobs_visit visit = {.result = request->result};
-    if (!request_takes(request, NULL, 0)) {
+    char job[JOB_NAME_MAX + 1], digits[2 * RUN_BYTES + 1];
+    if (!request_takes(request, keys, 2) || !string_param(request, "job", "", job, sizeof job) ||
+        !string_param(request, "run", "", digits, sizeof digits)) {
         return ERR_ARGUMENT;
+    }
+    if (*digits) {
+        struct run *run;
+        int code = request_find_run(request, job, digits, &run);
+        if (code) {
+            return code;
+        }
+        visit.wanted = run;
     }
     mpk_put_map(request->result, 2);
     mpk_put_str(request->result, "stats");

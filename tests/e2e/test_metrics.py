@@ -266,7 +266,7 @@ def test_a_config_that_is_refused_shows():
     daemon.close()
 
 
-def test_monitor_takes_no_parameters_and_answers_what_jobs_answers(scraped, rng):
+def test_monitor_answers_what_jobs_answers(scraped, rng):
     train(scraped, rng)
     scraped.settled(12)
     (job,) = scraped.call("monitor")["jobs"]
@@ -275,4 +275,18 @@ def test_monitor_takes_no_parameters_and_answers_what_jobs_answers(scraped, rng)
                                                    "processed", "lost", "dropped"))
     assert (job["runs"], job["layers"], job["firing"]) == (1, 2, [])
     with pytest.raises(RuntimeError, match="argument"):
-        scraped.call("monitor", job="gpt")
+        scraped.call("monitor", layer=0)
+
+
+def test_monitor_answers_about_the_run_that_is_asked_for(scraped, rng):
+    first = Trainer(scraped, "gpt", run=b"1" * 16)
+    first.attention(softmax_maps(rng, 1, 2, 4, 4), step=7)
+    wait_until(lambda: scraped.call("jobs"), "the first run")
+    second = Trainer(scraped, "gpt", run=b"2" * 16)
+    second.attention(softmax_maps(rng, 1, 2, 4, 4), step=9)
+    wait_until(lambda: len(scraped.call("jobs")) == 2, "the second one")
+    (newest,), (asked,) = (scraped.call("monitor", **which)["jobs"] for which in ({}, dict(job="gpt", run="3131")))
+    assert (newest["run"], newest["step"]) == ("32" * 16, 9) and (asked["run"], asked["step"]) == ("31" * 16, 7)
+    assert asked["runs"] == newest["runs"] == 2 and asked["received"] == 1
+    with pytest.raises(RuntimeError, match="run_unknown"):
+        scraped.call("monitor", job="gpt", run="33")

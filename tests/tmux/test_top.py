@@ -94,6 +94,20 @@ def test_sorting_and_the_order_of_the_command_line(open_terminal, command):
     assert rows(terminal)[-1] == "decoder.1.self.h3"
 
 
+def test_the_run_of_the_command_line_is_shown(open_terminal, command):
+    attnd, terminal = Attnd(*STEPS), open_terminal()
+    first = collapsed(attnd).run.hex()
+    trainer = Trainer(attnd, "gpt-small")
+    send_steps(trainer, ([3, 4, 5, 6], [3, 4, 5, 6]), range(4))
+    attnd.settled(40)
+    terminal.run(command(attnd, "gpt-small", "--run", first[:12]))
+    terminal.wait_for(rf"attnd top  gpt-small  run {first[:8]}  active  epoch 0 step 15")
+    terminal.wait_for(r"^ !! decoder\.0\.self\.h\d +entropy_normalized +0\.0\d+ +0\.1000 +6 entropy_c")
+    terminal.type("q")
+    terminal.run(command(attnd, "gpt-small", "--run", "ffff"))
+    terminal.wait_for("no such run of this job in memory")
+
+
 def test_another_metric_is_chosen_from_a_list(open_terminal, command):
     attnd, terminal = Attnd(*STEPS), open_terminal()
     collapsed(attnd)

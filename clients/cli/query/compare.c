@@ -108,32 +108,27 @@ static int show_comparison(struct cli *cli, const msgpack_object *result)
     return CLI_OK;
 }
 
-static int refuse_subject(struct cli *cli, const char *word)
-{
-    return cli_usage(cli, "'%.80s': not a run (valid: JOB, or JOB/RUN with the first digits of it)",
-                     word);
-}
-
 int cmd_compare(struct cli *cli)
 {
     const struct args *args = cli->args;
-    struct subject a, b;
+    struct subject side[2];
     struct ask ask;
-    if (!read_subject(args->words[1], &a)) {
-        return refuse_subject(cli, args->words[1]);
-    }
-    if (!read_subject(args->words[2], &b)) {
-        return refuse_subject(cli, args->words[2]);
+    for (int i = 0; i < 2; i++) {
+        if (!read_subject(args->words[1 + i], &side[i])) {
+            return cli_usage(
+                cli, "'%.80s': not a run (valid: JOB, or JOB/RUN with the first digits of it)",
+                args->words[1 + i]);
+        }
     }
     if (unknown_check_metric(cli) != CLI_OK) {
         return CLI_USAGE;
     }
     ask_init(&ask);
     ask.patient = true;
-    ask_text(&ask, "job", a.job);
-    ask_text(&ask, "run", a.run);
-    ask_text(&ask, "job_b", b.job);
-    ask_text(&ask, "run_b", b.run);
+    ask_text(&ask, "job", side[0].job);
+    ask_text(&ask, "run", side[0].run);
+    ask_text(&ask, "job_b", side[1].job);
+    ask_text(&ask, "run_b", side[1].run);
     ask_text(&ask, "metric", args->metric);
     ask_range(&ask, args);
     ask_limit(&ask, args, HEADS_DEFAULT);

@@ -21,11 +21,8 @@ struct export_piece {
 static bool print_page(struct cli *cli, const msgpack_object *result, uint64_t *from)
 {
     struct series series = series_of(result);
-    if (cli->args->given & ARGS_CSV) {
-        series_print_csv(&series, cli->out);
-    } else {
-        series_print_json(&series, cli->out);
-    }
+    bool csv = cli->args->given & ARGS_CSV;
+    (csv ? series_print_csv : series_print_json)(&series, cli->out);
     if (series.windows == 0) {
         return false;
     }

@@ -264,21 +264,20 @@ int measure_map(struct source *source, const struct show_request *request,
         snprintf(reterr, SOURCE_ERROR_MAX, "out of memory");
     }
     if (code == CLI_OK) {
-        struct findings *f = pass.findings;
-        const struct source_layer *l = pass.layer;
+        struct findings *f = &findings;
         int chosen = 0;
         choose_query(&pass, pass.kept[0], f->query);
         bool other = pass.candidates[1] != ROW_NONE && pass.candidates[1] != pass.candidates[0];
-        if (pass.request->query == TOKEN_AUTO && other && says_little(f->query, l->columns)) {
+        if (pass.request->query == TOKEN_AUTO && other && says_little(f->query, layer->columns)) {
             chosen = 1;
             f->moved = true;
             choose_query(&pass, pass.kept[1], f->query);
         }
         f->row = pass.candidates[chosen];
-        for (uint32_t h = 0; h < l->heads; h++) {
+        for (uint32_t h = 0; h < layer->heads; h++) {
             struct entry *tops = f->tops + (size_t)h * f->top_count;
-            uint32_t found = measure_top(pass.kept[chosen] + (size_t)h * l->columns, l->columns,
-                                         f->top_count, tops);
+            uint32_t found = measure_top(pass.kept[chosen] + (size_t)h * layer->columns,
+                                         layer->columns, f->top_count, tops);
             for (; found < f->top_count; found++) {
                 tops[found] = (struct entry){.weight = NAN};
             }

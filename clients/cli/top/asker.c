@@ -66,8 +66,9 @@ static bool asker_send(struct asker *asker, enum asker_kind kind, const struct a
     struct ask ask;
     uint64_t id;
     ask_init(&ask);
-    if (kind > ASKER_CONFIG) {
+    if (kind > ASKER_CONFIG || (kind == ASKER_MONITOR && model->run)) {
         ask_text(&ask, "job", model->job);
+        ask_text(&ask, "run", model->run);
     }
     if (kind == ASKER_ALERTS) {
         ask_number(&ask, "limit", MODEL_ALERTS_ASKED);
@@ -77,7 +78,7 @@ static bool asker_send(struct asker *asker, enum asker_kind kind, const struct a
         ask_number(&ask, "limit", TROUBLE_ASKED);
     }
     if (about->metric) { /* trends over the run, in as many points as are kept */
-        ask_text(&ask, "run", model->entry.run[0] != '\0' ? model->entry.run : NULL);
+        ask_text(&ask, "run", !model->run && model->entry.run[0] ? model->entry.run : NULL);
         ask_text(&ask, "metric", about->metric);
         ask_number(&ask, "points", MODEL_PAST_MAX);
         ask_flag(&ask, "packed", true);
@@ -244,6 +245,7 @@ static bool asker_take(struct asker *asker, struct model *model, int64_t now_ms)
         asker->asked[kind].id = 0;
     }
     if (current && status == RPC_REFUSED) {
+        model->run = kind == ASKER_MONITOR ? NULL : model->run; /* attnd has forgotten it */
         bool nothing = strcmp(reply.code, err_slug(ERR_NO_HISTORY)) == 0 ||
                        strcmp(reply.code, err_slug(ERR_RUN_UNKNOWN)) == 0;
         if (kind == ASKER_GRID || kind == ASKER_DETAIL_GRID) {

@@ -267,6 +267,7 @@ struct model {
     uint32_t job_count, jobs_left_out;
 
     char job[JOB_NAME_MAX + 1]; /* "" = none is chosen */
+    const char *run;            /* digits of the run of it that is shown; NULL = the newest */
     bool job_known;             /* attnd has it now */
     struct job_entry entry;     /* of the job, as far as it is known */
     uint64_t generation; /* one more with each choice of a job: older answers are of another */
@@ -311,6 +312,8 @@ extern const struct needs model_needs_all;
 struct model *model_new(void);
 void model_free(struct model **model);
 
+/* The chosen job among the jobs; NULL = it is not there. */
+const struct job_entry *model_find_job(const struct model *model);
 /* Looks at another job: all that is known of the one before is forgotten. "" = none. */
 void model_choose_job(struct model *model, const char *job);
 /* Forgets layers and heads: of another run the numbers are others. */

@@ -156,11 +156,8 @@ static void keys_show_jobs(struct model *model)
 {
     model->ui.page = PAGE_JOBS;
     model->ui.stays = true;
-    for (uint32_t i = 0; i < model->job_count; i++) {
-        if (strcmp(model->jobs[i].job, model->job) == 0) {
-            model->ui.jobs.at = i;
-        }
-    }
+    const struct job_entry *entry = model_find_job(model);
+    model->ui.jobs.at = entry ? (uint32_t)(entry - model->jobs) : model->ui.jobs.at;
 }
 
 static void show_picker(struct model *model, enum overlay overlay)

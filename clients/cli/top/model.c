@@ -75,17 +75,23 @@ void model_forget(struct model *model)
     model->needs.config = config;
 }
 
+const struct job_entry *model_find_job(const struct model *model)
+{
+    for (uint32_t i = 0; i < model->job_count; i++) {
+        if (strcmp(model->jobs[i].job, model->job) == 0) {
+            return &model->jobs[i];
+        }
+    }
+    return NULL;
+}
+
 void model_choose_job(struct model *model, const char *job)
 {
     snprintf(model->job, sizeof model->job, "%.*s", JOB_NAME_MAX, job);
-    memset(&model->entry, 0, sizeof model->entry);
-    model->job_known = false;
-    for (uint32_t i = 0; i < model->job_count; i++) {
-        if (strcmp(model->jobs[i].job, model->job) == 0) {
-            model->entry = model->jobs[i];
-            model->job_known = true;
-        }
-    }
+    model->run = NULL;
+    const struct job_entry *entry = model_find_job(model);
+    model->job_known = entry != NULL;
+    model->entry = entry ? *entry : (struct job_entry){.epoch = 0};
     model->generation++;
     model->metric_count = 0;
     model->ui.heads = model->ui.layers = model->ui.trouble = (struct list){0};

@@ -103,20 +103,10 @@ static uint64_t count_firing(const msgpack_object *firing)
     return count;
 }
 
-static const struct job_entry *read_find_job(const struct model *model)
-{
-    for (uint32_t i = 0; i < model->job_count; i++) {
-        if (strcmp(model->jobs[i].job, model->job) == 0) {
-            return &model->jobs[i];
-        }
-    }
-    return NULL;
-}
-
 /* Takes from the job's own numbers what is new. */
 static void follow_job(struct model *model)
 {
-    const struct job_entry *entry = read_find_job(model);
+    const struct job_entry *entry = model_find_job(model);
     model->job_known = entry != NULL;
     if (!entry) {
         return;
@@ -131,12 +121,6 @@ static void follow_job(struct model *model)
         model->needs.alerts = model->needs.trouble = true;
     }
     model->entry = *entry;
-}
-
-static int64_t grid_every(const struct model *model)
-{
-    int64_t every_ms = GRID_SHARE * model->grid_took_ms;
-    return every_ms > GRID_EVERY_MS ? every_ms : GRID_EVERY_MS;
 }
 
 /* New windows: what follows from them, as often as is sensible. */
@@ -163,7 +147,8 @@ static void follow_windows(struct model *model, int64_t now_ms)
         needs->series = true;
         needs->series_next = 0;
         needs->windows = false;
-    } else if (!head && now_ms - needs->grid_ms >= grid_every(model)) {
+    } else if (!head && now_ms - needs->grid_ms >= GRID_EVERY_MS &&
+               now_ms - needs->grid_ms >= GRID_SHARE * model->grid_took_ms) {
         needs->grid = true;
         needs->summary_next = 0;
         needs->windows = false;

@@ -192,23 +192,31 @@ static int show_with_signals(struct top *top)
 /* Whether top can begin; explains if not. */
 static int top_check(struct cli *cli)
 {
+    const struct args *args = cli->args;
     struct rpc_reply reply;
-    if (cli->args->given & ARGS_JSON) {
+    struct ask ask;
+    bool any;
+    if (args->given & ARGS_JSON) {
         return cli_usage(cli, "top is for people; attnctl summary --json is for programs");
+    }
+    if (args->run && args->word_count < 2) {
+        return cli_usage(cli, "--run: name its job: attnctl top JOB --run RUN");
     }
     if (unknown_check_metric(cli) != CLI_OK) {
         return CLI_USAGE;
     }
-    int code = cli_call(cli, "ping", NULL, &reply);
+    ask_init(&ask);
+    ask_text(&ask, "job", args->run ? args->words[1] : NULL);
+    ask_text(&ask, "run", args->run);
+    int code = ask_for_any(cli, args->run ? "monitor" : "ping", &ask, &reply, &any);
     if (code != CLI_OK) {
         return code;
     }
     rpc_reply_clear(&reply);
-    if (!terminal_is_there()) {
-        return cli_usage(cli, "top needs a terminal on both its input and its output; attnctl "
-                              "summary prints the same numbers once");
-    }
-    return CLI_OK;
+    return terminal_is_there()
+               ? CLI_OK
+               : cli_usage(cli, "top needs a terminal on both its input and its output; attnctl "
+                                "summary prints the same numbers once");
 }
 
 int cmd_top(struct cli *cli)
@@ -233,6 +241,7 @@ int cmd_top(struct cli *cli)
     }
     if (cli->args->word_count > 1) {
         model_choose_job(top.model, cli->args->words[1]);
+        top.model->run = cli->args->run;
     }
     code = show_with_signals(&top);
     bool starved = top.model->out_of_memory;
