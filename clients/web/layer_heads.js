@@ -28,7 +28,7 @@ function scaleText() {
 export class LayerHeads {
     /** `toHead(head)`: the address of a head; `openHead(head)` goes there; `isCurrent()`. */
     constructor(map, { toHead, openHead, isCurrent }) {
-        Object.assign(this, { map, toHead, openHead, isCurrent, frames: new Map(), thumbs: null });
+        Object.assign(this, { map, toHead, openHead, isCurrent, frames: new Map(), shown: null, thumbs: null });
         this.frame = figure(layerName(map), withModule(map, ""), "wide").plain();
         this.box = h("div", { class: "grid small" });
         this.legend = h("div", {});
@@ -47,20 +47,31 @@ export class LayerHeads {
         return this.frames.get(head);
     }
 
-    draw(found, live) {
+    /** The numbers beside the maps that are shown: of the same moment, or on their way there. */
+    tell(live) {
+        const { map, shown } = this;
+        if (!shown) return;
         this.frame.setTitle(
-            found.heads ? `${layerName(this.map)}: ${found.heads.length} heads` : layerName(this.map),
-            withModule(this.map, mapsText(found, live)),
+            shown.heads ? `${layerName(map)}: ${shown.heads.length} heads` : layerName(map),
+            withModule(map, mapsText(shown, live)),
         );
+        for (const [head, frame] of this.frames)
+            frame.querySelector(".sub").textContent = live?.heads?.pattern?.[head] ?? "";
+    }
+
+    draw(found, live) {
+        this.shown = found;
+        this.tell(live);
         if (!found.heads) return this.frame.body.replaceChildren(note(NOT_KEPT));
         const range = rangeOfLayer(found, found.heads.length);
         this.legend.replaceChildren(lyingBar(range, scaleText()));
         if (found.heads.length > FRAMES) return this.drawThumbs(found);
         this.frame.body.replaceChildren(this.legend, this.box);
-        found.heads.forEach((head, i) => this.drawHead(found, i, range, live?.heads?.pattern?.[head] ?? ""));
+        found.heads.forEach((_, i) => this.drawHead(found, i, range));
+        this.tell(live);
     }
 
-    drawHead(found, i, range, pattern) {
+    drawHead(found, i, range) {
         const cells = found.rows * found.columns,
             head = found.heads[i],
             frame = this.frameOf(head),
@@ -68,7 +79,6 @@ export class LayerHeads {
             name = `map of ${headName(this.map, head)}`;
         frame.link.href = this.toHead(head); // at the moment that is shown
         frame.about(headName(this.map, head), "map", mapStep(found, null));
-        frame.querySelector(".sub").textContent = pattern;
         drawMap(
             frame.body,
             { ...found, values },

@@ -97,7 +97,7 @@ class Run {
             if (values) heads[metric] = values;
         };
         await Promise.all(names.map(load));
-        return { ...this.newest(where), heads, spectrum: {}, similarity: null, past: true };
+        return { ...this.newest(where), heads, spectrum: {}, similarity: null, past: true, last: undefined };
     }
 
     async valuesAt(metric, where, moment) {

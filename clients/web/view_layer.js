@@ -231,6 +231,7 @@ export async function show(root, params, { store, isCurrent }) {
                     : { ...(await run.numbersAt(COLUMNS, where, time.moment)), when: `window of ${time.text()}` };
         if (!isCurrent() || mine !== turn) return;
         numbers = found;
+        heads.tell(numbers);
         drawNumbers();
     }
     function drawNumbers() {

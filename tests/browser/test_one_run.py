@@ -194,6 +194,13 @@ def test_what_is_left_of_both_runs_after_a_restart(twice, page):
     page.keys(".stack > .grid .figure:not([hidden]) svg", "ArrowDown", "ArrowDown", "ArrowRight")
     assert page.text("#tooltip") == f"query 2 → key 1: {shown(stored['values'][2][1])}"
     page.screenshot("layer-restarted-1440-light")
+    windows = twice.api("grid", metric="entropy_normalized", **where)["windows"]
+    page.open(twice, f"#/layer?at=step{windows['step'][0]}&" + "&".join(f"{name}={value}" for name, value in where.items())).ready()
+    ends = f"window of step {windows['first'][0]} to {windows['last'][0]}"
+    wait_until(lambda: ends in page.text(".figure.wide header"), "the map of the first window")
+    wait_until(lambda: "numbers are of" not in page.text(".figure.wide header"), "its numbers: " + page.text(".figure.wide header"))
+    assert "last window" not in page.text("main")
+    page.screenshot("layer-moment-1440-light")
     page.open(twice, "#/head?head=2&" + "&".join(f"{name}={value}" for name, value in where.items())).ready()
     assert f"{kept}; numbers are of the last window, step 13" in page.text(".picture header")
     page.keys(".picture svg", "ArrowDown", "ArrowDown", "ArrowRight")
