@@ -17,6 +17,7 @@ const KEPT_BYTES = 48e6;
 const LEFT = 92,
     BAR = 20, // of scrolling
     SMALL = 46; // beside smaller ones a name has two lines
+const KINDS = { firing: "■ an alert fires", beyond: "□ beyond the bound of an alert", near: "□ near the bound of an alert" };
 /** Layers that are asked for at the same time. */
 const AT_ONCE = 2;
 
@@ -129,6 +130,7 @@ export class Thumbs {
     constructor({ load, hrefOf, onOpen, isCurrent }) {
         Object.assign(this, { load, hrefOf, onOpen, isCurrent, rows: [], side: 64, asked: 0, turn: 0, at: null });
         this.onTake = () => {}; // a layer has come
+        this.kindOf = () => null; // see mark()
         this.tasks = new Tasks();
         this.byPlace = new Map();
         this.cursor = h("div", { class: "thumb-cursor", hidden: true });
@@ -265,8 +267,25 @@ export class Thumbs {
                 scale: row.scale,
                 colors: table(COLOR_MAPS[settings.colorMap]),
             });
-            if (!tile.canvas.isConnected) tile.place.replaceChildren(tile.canvas);
+            tile.place.replaceChildren(tile.canvas, ...this.marksOf(tile));
         });
+    }
+
+    /** Frames heads in trouble: `kindOf(layer, head)` is "firing", "beyond", "near" or null. */
+    mark(kindOf) {
+        this.kindOf = kindOf;
+        for (const tile of this.byPlace.values())
+            if (tile.canvas?.isConnected) tile.place.replaceChildren(tile.canvas, ...this.marksOf(tile));
+    }
+
+    marksOf({ row, first, count }) {
+        return Array.from({ length: count }, (_, i) => {
+            const head = this.headOf({ row, index: first + i }),
+                kind = head === null ? null : this.kindOf(row.layer, head),
+                mark = kind && h("div", { class: `thumb-mark ${kind}` });
+            if (mark) mark.style.left = `${i * (this.side + GAP)}px`;
+            return mark;
+        }).filter(Boolean);
     }
 
     /* Pointer and keys */
@@ -289,7 +308,9 @@ export class Thumbs {
             head = this.headOf(place),
             name = head === null ? `${layerName(row.layer)}, mean over the heads` : headName(row.layer, head);
         if (!row.found) return name;
-        return [name, ...topPairs(row.found, place.index).map((pair) => pair.text)].join("\n");
+        const kind = head === null ? null : this.kindOf(row.layer, head),
+            trouble = kind ? [KINDS[kind]] : [];
+        return [name, ...trouble, ...topPairs(row.found, place.index).map((pair) => pair.text)].join("\n");
     }
 
     point(event) {

@@ -9,6 +9,7 @@ import { drawBound, leftRoom, legendOf, nameLeft, valueDomain } from "./chart.js
 import { alertsAbout, alertsAt } from "./chart_marks.js";
 import { byLayer, h, hideTooltip, layerName, note, number, refill, select, showTooltip } from "./dom.js";
 import { figure, svg as newSvg } from "./figure.js";
+import { outlinesOf } from "./layer_marks.js";
 import { allHeads, overHeads } from "./load_maps.js";
 import { scalePicker } from "./map_scale.js";
 import { drawMap } from "./map_view.js";
@@ -16,6 +17,7 @@ import { headCount, metricPicker, paddingPicker, unitOf } from "./pickers.js";
 import { go, keep, link } from "./router.js";
 import { boundsOf, loadRules } from "./rules.js";
 import { mapStep, NOT_KEPT, openRun } from "./run.js";
+import { RunTrouble } from "./run_trouble.js";
 import { set, settings } from "./settings.js";
 import { liveValues } from "./store.js";
 import { Thumbs } from "./thumbs.js";
@@ -254,6 +256,7 @@ class ModelView {
     constructor(params, { run, metric, layers, store, isCurrent }) {
         Object.assign(this, { params, run, metric, layers, store, isCurrent, rules: [], alerts: [] });
         this.time = new ViewTime({ run, metric, where: {}, params, isCurrent, onTime: () => this.drawMoment() });
+        this.trouble = new RunTrouble({ store, job: params.job, run: run.run });
     }
 
     place(map) {
@@ -334,6 +337,20 @@ class ModelView {
         this.alerts = await loadIntervals(this.params.job, this.run.run).catch(() => this.alerts);
     }
 
+    /** Beside all else: heads in trouble are marked when they are known. */
+    async loadTrouble() {
+        await Promise.all([this.trouble.load(), this.trouble.loadScores()]);
+        if (this.isCurrent()) this.markThumbs();
+    }
+
+    markThumbs() {
+        const { time, trouble, alerts } = this;
+        trouble.goTo(time.last === null ? undefined : time.moment, alerts);
+        const held = alertsAt(alerts, time.at === null ? null : time.grid.windows.step[time.at]),
+            kinds = new Map(this.layers.map((map) => [layerName(map), outlinesOf(map, held, trouble.scoresOf(map))]));
+        this.thumbs.mark((layer, head) => kinds.get(layerName(layer))?.(head) ?? null);
+    }
+
     async loadRollout(stack) {
         if (this.time.last !== null) return null;
         const asked = { job: this.params.job, run: this.run.run, stack, packed: 1 },
@@ -397,6 +414,7 @@ class ModelView {
     /** Another moment, or more windows. */
     drawMoment() {
         this.thumbs.reload();
+        this.markThumbs();
         return this.drawAll();
     }
 
@@ -419,11 +437,18 @@ class ModelView {
         const alertsSoon = paced(async () => {
             await this.loadAlerts();
             if (this.isCurrent()) this.drawStrips();
+            this.loadTrouble();
         });
+        const troubleSoon = paced(() => this.loadTrouble(), REFRESH_MS);
         this.thumbs.onTake = () => this.drawHeading();
         const ends = [
             store.on("live", (live) => live.run === run.run && drawSoon()),
-            store.on("summary", (summary) => summary.run === run.run && time.reloadSoon()),
+            store.on("summary", (summary) => {
+                if (summary.run !== run.run) return;
+                time.reloadSoon();
+                troubleSoon();
+            }),
+            troubleSoon.stop,
             store.on("alerts", alertsSoon),
             drawSoon.stop,
             alertsSoon.stop,
@@ -449,5 +474,6 @@ export async function show(root, params, { store, isCurrent }) {
     const end = view.listen();
     await view.drawAll();
     performance.mark("data");
+    view.loadTrouble();
     return end;
 }

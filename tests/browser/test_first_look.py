@@ -2,6 +2,7 @@
 """What a person sees who opens the page for the first time: the head in trouble, why, and since when; or that all is well."""
 import numpy as np
 import pytest
+import time
 from conftest import Site
 from harness import Trainer, softmax_maps, wait_until
 from test_page import shown, where
@@ -165,7 +166,7 @@ def test_every_chart_has_the_bounds_of_rules_and_the_onsets_of_alerts(looked, pa
     rules, steps = {alert["rule"] for alert in alerts}, {alert["since"]["step"] for alert in alerts}
     bound = "entropy_collapse: mean of a layer below 0.1"
     (run,) = {alert["run"] for alert in alerts}
-    other = looked.api("runs", job="well")["runs"][0]["run"]
+    other = wait_until(lambda: looked.api("runs", job="well")["runs"], "the other run in the history")[0]["run"]
     for address, chart, before in ((f"#/runs?a=falls/{run}&b=well/{other}&cell=decoder.1.self.h5", ".figure.wide", "A: "),
                                    ("#/layer?job=falls&stack=decoder&layer=1&site=self", ".figure.series", ""),
                                    ("#/head?job=falls&stack=decoder&layer=1&site=self&head=5", ".figure.wide", "")):
@@ -181,7 +182,14 @@ def test_every_chart_has_the_bounds_of_rules_and_the_onsets_of_alerts(looked, pa
     (told,) = page.texts(f"{strips} .onset title")
     assert told.startswith("decoder.1.self: ") and {one.split()[0] for one in told.partition(": ")[2].split(", ")} == {
         alert["rule"] for alert in looked.api("alerts", job="falls")["firing"] if alert["layer"] == 1}
+    troubled = sorted(head["layer"] for head in looked.api("trouble", job="falls")["heads"] if head["score"] >= 1)
+    marked = """return [...document.querySelectorAll('.thumb-row')].flatMap((row) => [...row.querySelectorAll('.thumb-mark.firing')].map(
+        () => Number(row.querySelector('a').textContent.slice(1))))"""
+    wait_until(lambda: page.js(marked) == troubled, f"marks of {troubled}")
     page.screenshot("marks-model-1440-light")
+    page.open(looked, "#/model?job=falls&at=step1").ready()
+    wait_until(lambda: page.js("return document.querySelectorAll('.thumb-tile canvas').length") > 0, "the maps of the beginning")
+    wait_until(lambda: page.js(marked) == [], "no mark before the onset")
     page.open(looked, "#/overview?job=falls&cell=decoder.1.self.h5").ready()
     assert page.js("return ['.threshold', '.line.bad'].map((s) => document.querySelectorAll(`.one-head svg ${s}`).length)") == [1, 1]
 
