@@ -123,28 +123,43 @@ export function drawBound(root, { ys, left }, { value, name }, width) {
         .text(name);
 }
 
+/** Windows farther apart than so many times those on either side have a gap between them. */
+const APART = 3;
+
+/** Indices of windows in pieces without a gap: what was while attnd or its job was away is not known, and not drawn. */
+export function piecesOf(x) {
+    const far = d3.pairs(x, (a, b) => b - a),
+        begins = far.flatMap((by, i) => (far.length > 1 && by > APART * Math.max(far[i - 1] ?? 0, far[i + 1] ?? 0) ? [i + 1] : [])),
+        ends = [...begins, x.length];
+    return [0, ...begins].map((from, i) => d3.range(from, ends[i]));
+}
+
+/** The path of a generator over indices, piece by piece. */
+const pathOf = (shape, x) => piecesOf(x).map((piece) => shape(piece) ?? "").join("");
+
 function drawBand(root, { xs, ys }, band, x) {
     const area = d3
         .area()
-        .defined((_, i) => finite(band.low[i]) && finite(band.high[i]))
-        .x((_, i) => xs(x[i]))
-        .y0((_, i) => ys(band.low[i]))
-        .y1((_, i) => ys(band.high[i]));
-    root.append("path").attr("class", band.class).attr("d", area(x));
+        .defined((i) => finite(band.low[i]) && finite(band.high[i]))
+        .x((i) => xs(x[i]))
+        .y0((i) => ys(band.low[i]))
+        .y1((i) => ys(band.high[i]));
+    root.append("path").attr("class", band.class).attr("d", pathOf(area, x));
 }
 
 /** A line, and a ring round each number that no line leads to or from. */
 function drawLine(root, { xs, ys }, { values, x, class: name }) {
     const line = d3
         .line()
-        .defined((_, i) => finite(values[i]))
-        .x((_, i) => xs(x[i]))
-        .y((_, i) => ys(values[i]));
-    root.append("path").attr("class", name).attr("d", line(x));
-    values.forEach((value, i) => {
-        if (!finite(value) || finite(values[i - 1]) || finite(values[i + 1])) return;
-        root.append("circle").attr("class", `${name} alone`).attr("r", 3.5).attr("cx", xs(x[i])).attr("cy", ys(value));
-    });
+        .defined((i) => finite(values[i]))
+        .x((i) => xs(x[i]))
+        .y((i) => ys(values[i]));
+    root.append("path").attr("class", name).attr("d", pathOf(line, x));
+    for (const piece of piecesOf(x))
+        piece.forEach((i, k) => {
+            if (!finite(values[i]) || finite(values[piece[k - 1]]) || finite(values[piece[k + 1]])) return;
+            root.append("circle").attr("class", `${name} alone`).attr("r", 3.5).attr("cx", xs(x[i])).attr("cy", ys(values[i]));
+        });
 }
 
 function drawEvent(root, at, event, bottom) {

@@ -2,7 +2,6 @@
 """What a person sees who opens the page for the first time: the head in trouble, why, and since when; or that all is well."""
 import numpy as np
 import pytest
-import time
 from conftest import Site
 from harness import Trainer, softmax_maps, wait_until
 from test_page import shown, where

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Series that are looked into: a part of the run, smoothed lines, by mouse and by keys."""
 import numpy as np
-from conftest import JOB
-from harness import wait_until
+from conftest import JOB, Site
+from harness import Trainer, wait_until
 from test_pictures import alone
 
 HEAD = f"#/head?job={JOB}&stack=decoder&layer=1&site=self&head=3"
@@ -41,6 +41,41 @@ def test_keys_zoom_where_they_are_and_back(site, page):
     assert page.js("return document.activeElement === document.querySelector(arguments[0])", CHART)
     page.keys(CHART, "0")
     assert ticks(page) == before
+
+
+def test_what_came_while_attnd_was_away_is_a_gap(page):
+    site = Site("window.unit=step", "window.length=1", "window.every=1", "window.rank_grace=0", "history.checkpoint=100ms")
+    trainer, maps = Trainer(site.daemon, "killed"), np.full((1, 2, 8, 8), 1 / 8, np.float32)
+
+    def windows(count):
+        stored = (site.api("grid", job="killed", or_null=1) or {"windows": {"last": []}})["windows"]["last"]
+        return len(stored) >= count
+
+    for step in range(10):
+        trainer.attention(maps, step=step)
+    wait_until(lambda: windows(9), "windows of before")
+    site.daemon.process.kill()
+    site.daemon.process.wait()
+    trainer.wait_forgotten()
+    site.daemon.start()
+    trainer.wait_subscribed()
+    for step in range(60, 70):
+        trainer.attention(maps, step=step)
+    wait_until(lambda: windows(18), "windows of after")
+    for view, path in (("head", ".figure.wide svg path.line"), ("layer", ".figure.series svg path.line:not(.one)")):
+        page.open(site, f"#/{view}?job=killed").ready()
+        pieces = page.js("return document.querySelector(arguments[0]).getAttribute('d').split('M').length - 1", path)
+        assert pieces == 2, view
+        assert page.js("return document.querySelectorAll(arguments[0].split(' path')[0] + ' circle.alone').length", path) == 0
+    page.screenshot("gap-1440-light")
+    site.close()
+
+
+def test_windows_that_come_less_often_are_no_gap(site, page):
+    page.open(site, HEAD).ready()
+    for x, pieces in (([0, 10, 20, 500, 510], [[0, 1, 2], [3, 4]]), ([0, 10, 20, 120, 220], [[0, 1, 2, 3, 4]]), ([3, 900], [[0, 1]]),
+                      ([1, 2, 3, 50], [[0, 1, 2], [3]]), ([7], [[0]]), ([], [[]])):
+        assert alone(page, "chart.js", f"return m.piecesOf({x})") == pieces, x
 
 
 def test_lines_are_smoothed_over_the_numbers_there_are(site, page):
