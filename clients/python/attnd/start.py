@@ -19,6 +19,7 @@ import threading
 import time
 import weakref
 from typing import Any, Optional
+from urllib.parse import quote
 
 import zmq
 
@@ -182,7 +183,7 @@ class Starter:
         directory = self._found() if self._tells else None
         page = page_of(directory) if directory is not None and _answers(directory, READY_S) else None
         if page is not None:
-            _say(f"the page is {page} on {os.uname().nodename}")
+            _say(f"the page is {page}#/overview?job={quote(self._job, safe='')} on {os.uname().nodename}")
 
 
 _live: "weakref.WeakSet[Starter]" = weakref.WeakSet()
