@@ -270,7 +270,8 @@ class Reader:
     """A subscriber to results."""
 
     def __init__(self, attnd, *topics):
-        self.attnd = attnd
+        self.attnd, self.topics, self.taken = attnd, topics, 0
+        self.before = self.counted()
         self.socket = attnd.context.socket(zmq.SUB)
         self.socket.linger = 0
         before = attnd.stats()["subscriptions"]
@@ -283,7 +284,32 @@ class Reader:
         timeout_ms = int(1000 * (timeout or PATIENCE_S))
         assert self.socket.poll(timeout_ms), f"no result came; {self.attnd.describe()}"
         topic, body = self.socket.recv_multipart()
-        return topic.decode(), msgpack.unpackb(body)
+        result = msgpack.unpackb(body)
+        self.taken += not result["snapshot"]
+        return topic.decode(), result
+
+    def everything(self):
+        """[(topic, result)] of all summaries and alerts until now: as many as attnd counts since the reader came."""
+        count, found = self.counted() - self.before, []
+        while self.taken < count:
+            found.append(self.next())
+        return found
+
+    def counted(self):
+        stats = self.attnd.stats()
+        return sum(stats[count] for kind, count in (("summary/", "summaries"), ("alert/", "alerts"))
+                   if any(topic.startswith(kind) for topic in self.topics))
+
+    def rest(self):
+        """Stops attnd; all that comes until its connection has ended."""
+        end = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        assert self.attnd.stop() == 0
+        assert end.poll(int(1000 * PATIENCE_S)), "the end of the connection was not seen"
+        self.socket.disable_monitor()
+        found = []
+        while not self.silent(0):
+            found.append(self.next())
+        return found
 
     def silent(self, seconds=0.2):
         return not self.socket.poll(int(1000 * seconds))

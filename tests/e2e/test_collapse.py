@@ -61,8 +61,7 @@ def collect(reader, attnd, jobs):
     """{job: ([alert], [summary])} once the jobs have ended; in the order of publication."""
     wait_until(lambda: all(job["state"] == "ended" for job in attnd.call("jobs")), "the end of the runs")
     found = {job: ([], []) for job in jobs}
-    while not reader.silent():
-        topic, result = reader.next()
+    for topic, result in reader.everything():
         found[result["job"]][topic.startswith("summary/")].append(result)
     return found
 

@@ -58,8 +58,7 @@ class Stream:
     def restart(self):
         """A clean stop, at which open windows are shown as they are, and a start on the same history."""
         self.settle()
-        assert self.attnd.stop() == 0
-        self.read()
+        self.keep(self.reader.rest())
         self.reader.close()
         for trainer in self.trainers:
             trainer.close()
@@ -72,13 +71,11 @@ class Stream:
         self.read()
 
     def read(self):
-        """Everything that was published; attnd is at rest or has stopped."""
-        summaries = []
-        while not self.reader.silent(0.1):
-            summary = self.reader.next()[1]
-            if not summary["snapshot"]:
-                summaries.append(summary)
-        self.lives.append((len(self.sent), summaries))
+        """Everything that was published; attnd is at rest."""
+        self.keep(self.reader.everything())
+
+    def keep(self, results):
+        self.lives.append((len(self.sent), [summary for _, summary in results if not summary["snapshot"]]))
 
     def flush(self):
         """Shows all windows as they are; they go on."""

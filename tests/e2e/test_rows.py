@@ -101,8 +101,7 @@ def train(daemon, job, model, steps, rows):
     assert stats["dropped"] == 0 and stats["sent"] == stats["published"], stats
     wait_until(lambda: any(run["job"] == job and run["state"] == "ended" for run in daemon.call("jobs")), "the end")
     found = {}
-    while not reader.silent(0.2):
-        _, summary = reader.next()
+    for _, summary in reader.everything():
         if not summary["window"]["partial"] and not summary["snapshot"]:
             found.setdefault(summary["window"]["length"], []).append(summary)
     return found

@@ -50,7 +50,7 @@ class Session:
         """Everything of every step, unless told otherwise; what is sent last is waited for on a busy machine too."""
         watch = attnd.watch(model, job=self.job, endpoint=self.endpoint,
                             **{"every": 1, "samples": 0, "wait": 10.0, "linger": 20.0, **options})
-        assert watch.publisher.wait_for_subscriber(10.0)
+        assert watch.publisher.wait_for_subscriber(60.0)
         self.watches.append(watch)
         return watch
 

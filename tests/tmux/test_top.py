@@ -282,7 +282,7 @@ def test_an_attnd_that_goes_away_is_noticed_and_found_again(open_terminal, comma
     terminal.run(command(attnd, "--timeout", "1"))
     terminal.wait_for("8 heads")
     attnd.process.send_signal(sig)
-    terminal.wait_for(r"^ attnd does not answer since [1-9] s; trying again")
+    terminal.wait_for(r"^ attnd does not answer since [1-9][0-9]* s; trying again")
     assert "decoder.0.self.h0" in terminal.text(), "what is known is still shown"
     if sig == signal.SIGSTOP:
         attnd.process.send_signal(signal.SIGCONT)
