@@ -71,6 +71,14 @@ def test_rows_that_are_no_distribution_have_no_numbers():
     assert values[0][1] is None
 
 
+def test_negative_weights_are_refused_with_the_reason():
+    maps = np.full((1, 2, 4, 4), 0.25)
+    maps[0, 1, 2, 3] = np.nan  # is shown as none
+    view(maps - 1e-6)  # rounding
+    with pytest.raises(ValueError, match=r"decoder.0.self has weights below 0, down to -0.75: .* not logits or differences"):
+        view(maps - 1)
+
+
 def test_many_heads_are_shown_in_larger_cells():
     weights = softmax(2, 2048, 40, 40).astype(np.float32)
     data, maps = data_of(view(weights))

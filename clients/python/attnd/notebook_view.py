@@ -33,6 +33,7 @@ CELLS_MAX = 4_000_000  # in one document, about 21 MB; larger maps are pooled
 SIDE_MAX = 256
 SIDE_MIN = 4
 HEADS_MAX = 65536
+LEAST = -1e-3  # of half precision; what is below is no rounding
 SUM_TOLERANCE = 2e-2  # a row whose sum is farther from 1 is no distribution
 _HERE = pathlib.Path(__file__).resolve().parent
 _PAGE = _HERE / "page"  # a link to clients/web where it is run from its sources
@@ -199,6 +200,10 @@ def _layer(place: Tuple[str, int, str], given: Any, sample: int) -> Layer:
     if weights.ndim != 3 or 0 in weights.shape:
         raise ValueError(f"{name} has the shape {list(np.shape(given))}: {SHAPE}")
     queries, keys = int(weights.shape[1]), int(weights.shape[2])
+    least = np.nanmin(weights, initial=0)
+    if least < LEAST:
+        raise ValueError(f"{name} has weights below 0, down to {least:.3g}: weights of attention are never negative; pass "
+                         "them as they are after the softmax, not logits or differences")
     return Layer(weights, *place, queries, keys)
 
 
