@@ -315,3 +315,16 @@ def test_a_run_that_has_ended_is_known_after_a_restart(place, twice, page):
     assert (known["state"], row["layers"], row["messages"]) == ("ended", "4", str(known["received"]))
     assert cells(page) == 4 * HEADS
     page.screenshot("restarted-1440-light")
+
+
+def test_no_column_of_the_runs_is_cut(place, twice, page):
+    name = "gpt-small-with-a-name-as-long-as-people-give-them-learning-rate-0.0003-seed-0017"
+    long = Trainer(place.daemon, name)
+    publish(long, [123456], layers=2)
+    end(place, long, 1234567)
+    for width in (1440, 1280):
+        page.open(place, "#/overview?job=twice", width=width).ready()
+        wait_until(lambda: name in page.text(".all-runs"), "the run")
+        page.screenshot(f"runs-{width}-light")
+        whole, seen = page.js("const s = document.querySelector('.all-runs .scroll'); return [s.scrollWidth, s.clientWidth]")
+        assert whole <= seen, width
