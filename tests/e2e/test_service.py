@@ -140,7 +140,7 @@ def test_a_busy_attnd_is_alive_and_says_how_busy(watching, rng):
     attnd.close()
 
 
-@pytest.mark.parametrize("point", ["loop:3", "ingest:3", "store:2"])
+@pytest.mark.parametrize("point", ["loop:12", "ingest:3", "store:2"])  # the loop answers for some seconds first
 def test_a_thread_that_stands_still_makes_the_watchdog_fall_silent(watching, monkeypatch, rng, point):
     monkeypatch.setenv("ATTND_STALL_AT", point)
     thread = point.split(":")[0]

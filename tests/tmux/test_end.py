@@ -91,6 +91,7 @@ def test_a_run_that_ended_in_collapse_is_so_for_all_readers_and_after_restarts(o
     for step in range(BYE + 1):
         trainer.attention(one_key(), step=step)
     trainer.event("bye", step=BYE)
+    attnd.settled(BYE + 2)
     run = trainer.run.hex()
     readers = Readers(attnd, run, open_terminal, command)
     wait_until(lambda: len(attnd.call("alerts", job="gpt")["alerts"] or ()) == 2, "the end in the history")
