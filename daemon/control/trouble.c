@@ -39,9 +39,10 @@ struct trouble_answer {
     uint64_t epoch, step;
     struct trouble_row *row; /* [count], owned */
     uint32_t count, room, watched;
-    bool failed;              /* out of memory */
-    struct mpk_writer others; /* maps of alerts */
-    uint32_t others_count;
+    bool failed;               /* out of memory */
+    struct mpk_writer others;  /* maps of alerts */
+    uint32_t others_count;     /* `limit` at most */
+    bool more_others;          /* than these */
     struct pending *pending;   /* while the history is asked */
     struct trouble_past *past; /* [past_count], owned */
     uint32_t past_count;
@@ -108,6 +109,10 @@ static void trouble_on_alert(void *data, const struct alert_result *alert)
     struct trouble_answer *answer = data;
     if (alert->head >= 0 || trouble_has_cause(answer, alert->has_layer ? &alert->layer : NULL,
                                               alert->rule, strlen(alert->rule))) {
+        return;
+    }
+    if (answer->others_count == answer->limit) {
+        answer->more_others = true;
         return;
     }
     const struct alert_result named = run_with_module(answer->source, alert);
@@ -204,7 +209,7 @@ static int trouble_put(struct trouble_answer *answer, struct mpk_writer *result)
     for (uint32_t i = 0; i < shown; i++) {
         trouble_put_row(answer, &answer->row[i], result);
     }
-    mpk_pair_bool(result, "more", wanted > shown);
+    mpk_pair_bool(result, "more", wanted > shown || answer->more_others);
     mpk_put_str(result, "others");
     mpk_put_array(result, answer->others_count);
     mpk_put_raw(result, answer->others.buffer.data, answer->others.buffer.size);
@@ -325,6 +330,10 @@ static void trouble_read_alerts(struct trouble_answer *answer, const msgpack_obj
         if (trouble_has_cause(answer, of_layer ? &id : NULL, rule->via.str.ptr,
                               rule->via.str.size)) {
             continue;
+        }
+        if (answer->others_count == answer->limit) {
+            answer->more_others = true;
+            return;
         }
         if (msgpack_pack_object(&answer->others.packer, *alert) != 0) {
             answer->others.failed = true;

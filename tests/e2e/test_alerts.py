@@ -246,6 +246,26 @@ rules:
     attnd.close()
 
 
+def test_alerts_for_which_no_head_stands_have_a_limit():
+    attnd = Attnd(*STEPS, config="rules: {sinks: {metric: sink_rate, above: 0.5}, entropy_collapse: {enabled: false}, "
+                                 "entropy_falls: {enabled: false}}\n")
+    trainer, first = Trainer(attnd, "gpt"), np.zeros((1, 2, 8, 8), np.float32)
+    first[..., 0] = 1
+    for step in range(3):
+        for layer in range(3):
+            trainer.attention(first, step=step, layer=layer)
+    wait_until(lambda: len(attnd.call("alerts", job="gpt")["firing"]) >= 3, "the alerts")
+
+    def others(**limit):
+        answer = attnd.call("trouble", job="gpt", **limit)
+        return [(one["rule"], one["layer"]) for one in answer["others"]], answer["more"]
+
+    every = [("sinks", layer) for layer in range(3)]
+    assert others() == (every, False) and others(limit=3) == (every, False)
+    assert others(limit=2) == (every[:2], True) and others(limit=0) == ([], True)
+    attnd.close()
+
+
 def test_a_flood_is_held_back_and_told_later():
     attnd = Attnd(*STEPS, "alerts.per_window=1",
                   config="rules: {mine: {metric: confidence, each: head, above: 0}, entropy_collapse: {enabled: false}}\n")
