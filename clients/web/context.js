@@ -17,15 +17,39 @@ const TALL = { loss: 84, rate: 44 },
     TOP = 6;
 /** How often a view that is followed asks again for what is logged. */
 export const LOG_MS = 5000;
+/** ... and for all of it. */
+const WHOLE_MS = 60000;
 /** Losses of one chart, the first that were reported. */
 const LOSSES = 3;
 /** Values above zero that differ by more than this are drawn by their logarithm. */
 const WIDE = 30;
 
-/** The logged series of a run: [{name, step, value}]; [] where there are none, or no history. */
+/** The run whose log was asked for last: {job, run, of: the run that answered, asked: when the whole was, log}. */
+let known = null;
+
+/** The points of a log before a step, and those of an answer from there on. */
+const joined = (before, from, { name, step, value }) => {
+    const old = before.find((one) => one.name === name) ?? { step: [], value: [] },
+        count = d3.bisectLeft(old.step, from);
+    return { name, step: [...old.step.slice(0, count), ...step], value: [...old.value.slice(0, count), ...value] };
+};
+
+/**
+ * The logged series of a run: [{name, step, value}]; [] where there are none, or no history. Of a run that is followed
+ * only what is new is asked for, and now and then the whole, as older steps may be logged later.
+ */
 export async function loadLog(job, run) {
-    const answer = await find("log", { job, run }).catch(() => null);
-    return (answer?.series ?? []).map(({ name, step, value }) => ({ name, step, value }));
+    const base = known?.job === job && known.run === run && performance.now() - known.asked < WHOLE_MS ? known : null,
+        from = base ? d3.max(base.log, ({ step }) => step[step.length - 1]) : undefined,
+        answer = await find("log", { job, run, from }).catch(() => null);
+    if (!answer) return base?.log ?? [];
+    if (base && answer.run !== base.of) {
+        known = null;
+        return loadLog(job, run);
+    }
+    const log = answer.series.map((one) => joined(base?.log ?? [], from ?? 0, one));
+    known = { job, run, of: answer.run, asked: base?.asked ?? performance.now(), log };
+    return log;
 }
 
 /** The part of a run's log that is drawn: {loss: [series], rate: [series]}; a log without a loss shows its first series. */

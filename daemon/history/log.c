@@ -16,11 +16,12 @@ struct log_point {
 static int log_read(struct query *query, uint64_t log_id, struct log_point *ret_points)
 {
     sqlite3_stmt *statement;
+    uint64_t from = query->params.from < INT64_MAX ? query->params.from : INT64_MAX;
     int count = 0;
     int code = query_open(query,
                           "SELECT step, epoch, time_ns, value FROM log_points WHERE log_id = ?1"
-                          " ORDER BY step LIMIT ?2",
-                          &statement, "ii", log_id, (uint64_t)STORE_POINTS_MAX);
+                          " AND step >= ?3 ORDER BY step LIMIT ?2",
+                          &statement, "iii", log_id, (uint64_t)STORE_POINTS_MAX, from);
     while (!code && (code = query_next(query, statement)) == 1) {
         struct log_point *point = &ret_points[count++];
         for (int i = 0; i < 3; i++) {

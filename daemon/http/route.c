@@ -81,7 +81,7 @@ const struct route routes[] = {
     {"/api/v1/compare", JSON, handle_method, "compare",
      RUNS | A(job_b) | A(run_b) | A(metric) | WINDOWS | A(windows) | A(limit) | A(or_null), A(job),
      FOR_KNOWN, "{a b heads only_a only_b more}", "two runs, head by head"},
-    {"/api/v1/log", JSON, handle_method, "log", RUNS | A(or_null), A(job), FOR_KNOWN,
+    {"/api/v1/log", JSON, handle_method, "log", RUNS | A(from) | A(or_null), A(job), FOR_KNOWN,
      "{job run series}", "what the training itself reported, such as its loss"},
     {"/api/v1/plan", JSON, handle_method, "plan.get", A(job) | A(or_null), 0, FOR_KNOWN, NULL,
      "what a job is asked to capture"},

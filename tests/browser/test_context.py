@@ -154,3 +154,23 @@ def test_runs_are_compared_with_the_one_before_and_with_any_more(place, page):
     assert len(set(colours)) == 4
     page.js("document.querySelector('.overlay').removeAttribute('open')")
     page.screenshot("context-runs")
+
+
+def test_of_a_run_that_is_followed_only_what_is_new_is_asked_for(place, page):
+    trainer, maps = Trainer(place.daemon, "goes-on"), softmax_maps(np.random.default_rng(4), 1, HEADS, T, T)
+
+    def train(steps):
+        for step in steps:
+            trainer.attention(maps, step=step)
+            trainer.event("log", step=step, values={"loss": 3.0 - step / 10})
+
+    train(range(6))
+    wait_until(lambda: (place.api("log", job="goes-on", or_null=1) or {"series": [{"step": []}]})["series"][0]["step"][-1:] == [5], "the log")
+    wait_until(lambda: place.api("live", job="goes-on", or_null=1), "its layer")
+    page.open(place, HEAD.format("goes-on")).ready()
+    wait_until(lambda: len(points(page)) == 6, "the loss")
+    train(range(6, 9))
+    wait_until(lambda: len(points(page)) == 9, "what is new of it")
+    asked = [url.partition("from=")[2].partition("&")[0] for url in
+             page.js("return performance.getEntriesByType('resource').map((one) => one.name).filter((url) => url.includes('/log?'))")]
+    assert asked[0] == "" and asked.count("") <= 2 and "5" in asked, asked

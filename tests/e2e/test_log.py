@@ -40,6 +40,16 @@ def test_a_loss_is_published_and_kept(attnd):
     assert attnd.stats()["events"] == 2
 
 
+def test_only_what_is_new_may_be_asked_for(attnd):
+    trainer = Trainer(attnd, "gpt")
+    for step in (10, 20, 30):
+        trainer.event("log", step=step, values={"loss": float(step)} if step < 30 else {"lr": 0.5})
+    wait_until(lambda: any(run["job"] == "gpt" for run in attnd.call("runs")["runs"])
+               and len(series_of(attnd, job="gpt")) == 2, "both names")
+    assert series_of(attnd, job="gpt", **{"from": 20}) == {"loss": {20: 20.0}, "lr": {30: 0.5}}
+    assert series_of(attnd, job="gpt", **{"from": 2**64 - 1}) == {"loss": {}, "lr": {}}
+
+
 def test_a_log_moves_neither_windows_nor_the_position_of_the_run(attnd, rng):
     reader, trainer = Reader(attnd, "summary/", "job/"), Trainer(attnd, "gpt")
     trainer.attention(softmax_maps(rng, 1, 2, 4, 4), epoch=0, step=7)
