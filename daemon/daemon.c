@@ -345,7 +345,8 @@ static int open_history(struct daemon *daemon, char *reterr)
     }
     if (daemon->config.history_enabled) {
         daemon->sink.store = daemon->store;
-        registry_restore(daemon->registry, clock_monotonic_ns());
+        daemon->arrival_ns = clock_monotonic_ns(); /* no message has come before its run is back */
+        registry_restore(daemon->registry, daemon->arrival_ns);
     }
     return history_new(&daemon->loop, &daemon->config, store_path(daemon->store, &reason),
                        &daemon->history, reterr);

@@ -5,6 +5,7 @@
 #include "daemon/run/checkpoint.h"
 
 #include "daemon/alerts/trouble.h"
+#include "daemon/base/clock.h"
 #include "daemon/base/crash.h"
 #include "daemon/base/log.h"
 #include "daemon/state/stored.h"
@@ -269,7 +270,7 @@ static void put_about(struct mpk_writer *writer, const struct run *run, uint64_t
     mpk_pair_u64(writer, "time_ns", run->time_ns);
     mpk_pair_u64(writer, "age_ns", window_age(window, now_ns));
     mpk_pair_u64(writer, "wall_ns", now_ns + run->sink->wall_offset_ns);
-    mpk_pair_u64(writer, "silent_ns", now_ns > run->last_ns ? now_ns - run->last_ns : 0);
+    mpk_pair_u64(writer, "silent_ns", clock_since_ns(run->last_ns, now_ns));
     mpk_pair_u64(writer, "world", window->world);
     checkpoint_put_counts(writer, &run->counts);
     put_sequences(writer, &run->events);

@@ -5,6 +5,7 @@
 #include "daemon/run/closing.h"
 
 #include "daemon/alerts/trouble.h"
+#include "daemon/base/clock.h"
 #include "daemon/base/crash.h"
 #include "daemon/base/log.h"
 #include "daemon/run/checkpoint.h"
@@ -115,7 +116,7 @@ void closing_judge_silence(struct run *run, uint64_t now_ns)
     struct closing closing = {.run = run};
     struct alert_sink sink = closing_alert_sink(&closing);
     struct result_common common = run_common(run);
-    double silent_s = now_ns > run->last_ns ? (double)(now_ns - run->last_ns) / 1e9 : 0;
+    double silent_s = (double)clock_since_ns(run->last_ns, now_ns) / 1e9;
     if (!run->alerts || run->state == JOB_ENDED) {
         return;
     }

@@ -2,6 +2,7 @@
 #include "daemon/run/registry.h"
 
 #include "daemon/run/checkpoint.h"
+#include "daemon/base/clock.h"
 #include "daemon/base/log.h"
 #include "daemon/run/closing.h"
 #include "daemon/run/queue.h"
@@ -186,7 +187,7 @@ static void remove_run(struct job *job, struct run *run)
 /* A run that is over, or silent for so long that it may be a trainer that was killed. */
 static bool run_may_go(const struct registry *registry, const struct run *run, uint64_t now_ns)
 {
-    bool silent = now_ns - run->last_ns >= registry->config->window_timeout;
+    bool silent = clock_since_ns(run->last_ns, now_ns) >= registry->config->window_timeout;
     return !run_busy(run) && (run->state != JOB_ACTIVE || silent);
 }
 

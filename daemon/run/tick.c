@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/run/tick.h"
 
+#include "daemon/base/clock.h"
 #include "daemon/base/log.h"
 #include "daemon/run/closing.h"
 
@@ -16,7 +17,7 @@ static void tick_go_idle(struct run *run)
 static void tick_evict(struct run *run, uint64_t now_ns)
 {
     for (struct stream *stream = run->streams; stream; stream = stream->hh.next) {
-        if (now_ns - stream->last_ns < run->config->limits_stream_idle) {
+        if (clock_since_ns(stream->last_ns, now_ns) < run->config->limits_stream_idle) {
             continue;
         }
         for (uint32_t t = 0; t < run->track_count; t++) {
@@ -44,7 +45,7 @@ void tick_run(struct run *run, uint64_t now_ns)
     closing_settle(run, time_ns);
     closing_show_quiet(run, time_ns);
     if (run->state == JOB_ACTIVE && !run_busy(run) &&
-        now_ns - run->last_ns >= run->config->limits_idle) {
+        clock_since_ns(run->last_ns, now_ns) >= run->config->limits_idle) {
         tick_go_idle(run);
     }
     closing_judge_silence(run, now_ns);

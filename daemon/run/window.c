@@ -11,6 +11,7 @@
  * for rank_grace: often one rank of many is watched. */
 #include "daemon/run/window.h"
 
+#include "daemon/base/clock.h"
 #include "proto/err.h"
 
 #include <stdlib.h>
@@ -80,7 +81,7 @@ int window_rank(struct window *window, uint32_t rank, uint32_t world, uint64_t l
 
 uint64_t window_age(const struct window *window, uint64_t now_ns)
 {
-    return window->age_ns + (now_ns > window->first_ns ? now_ns - window->first_ns : 0);
+    return window->age_ns + (clock_since_ns(window->first_ns, now_ns));
 }
 
 uint64_t window_unit_of(const struct window *window, uint64_t epoch, uint64_t step, uint64_t now_ns)
@@ -269,7 +270,7 @@ void window_take_bye_back(struct window *window, uint32_t rank_index, uint64_t n
 {
     struct window_rank *rank = &window->ranks[rank_index];
     rank->bye = false;
-    if (now_ns - rank->bye_ns >= window->rule.timeout_ns) {
+    if (clock_since_ns(rank->bye_ns, now_ns) >= window->rule.timeout_ns) {
         rank->bye_ns = 0;
     }
 }
@@ -278,7 +279,7 @@ void window_settle_byes(struct window *window, uint64_t now_ns)
 {
     for (uint32_t i = 0; i < window->rank_count; i++) {
         struct window_rank *rank = &window->ranks[i];
-        if (rank->bye_ns && now_ns - rank->last_ns >= window->rule.timeout_ns) {
+        if (rank->bye_ns && clock_since_ns(rank->last_ns, now_ns) >= window->rule.timeout_ns) {
             rank->bye = true;
         }
     }
@@ -316,7 +317,7 @@ static uint32_t count_awaited(const struct window *window, const struct window_p
     for (uint32_t i = 0; i < window->rank_count; i++) {
         const struct window_rank *rank = &window->ranks[i];
         bool finished = rank->bye || rank_completed(window, rank, part);
-        count += !finished && now_ns - rank->last_ns < window->rule.timeout_ns;
+        count += !finished && clock_since_ns(rank->last_ns, now_ns) < window->rule.timeout_ns;
     }
     return count;
 }
@@ -420,7 +421,7 @@ static void note_shown(struct window *window, uint64_t boundary)
 struct window_part *window_quiet(struct window *window, uint64_t now_ns)
 {
     for (struct window_part *part = window->open; part; part = part->next) {
-        bool silent = now_ns - part->last_ns >= window->rule.timeout_ns;
+        bool silent = clock_since_ns(part->last_ns, now_ns) >= window->rule.timeout_ns;
         if (silent && part->arrivals > part->shown) {
             note_shown(window, boundary_index(window, part->index));
             return part;
