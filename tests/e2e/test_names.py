@@ -115,6 +115,10 @@ NAMES = ["publish", "control", "tap", "page", "http", "greets", "silent", "pull"
 def test_whoever_names_a_wrong_port_is_told_who_listens_there(name, daemon, strangers, monkeypatch, caplog, capsys,
                                                                   tmp_path):
     monkeypatch.setattr(link, "ASK_AFTER_S", 0.2)
+    monkeypatch.setattr(link.listener, "WAIT_S", PATIENCE_S)
+    if name != "silent":  # who stands still for a while is not
+        monkeypatch.setattr(link.listener, "CONNECT_S", PATIENCE_S)
+        monkeypatch.setattr(link.listener, "ANSWER_S", 2.5)
     address, sentence = said_of(name, daemon, strangers)
     with caplog.at_level(logging.WARNING, "attnd"), attnd.Publisher("job", address=address, linger=0), \
             attnd.Subscriber(address=address):
@@ -127,23 +131,29 @@ def test_whoever_names_a_wrong_port_is_told_who_listens_there(name, daemon, stra
     assert bridge.main(["jsonl", "--address", address, "--timeout", "0.1"]) == 3
     assert sentence in capsys.readouterr().err
     for command in ("ping",), ("tail",), ("record", "job", tmp_path / "job.rec"):
-        done = subprocess.run([ATTNCTL, *command, "--timeout", "0.1", "--address", address], capture_output=True, text=True,
-                              timeout=PATIENCE_S)
-        assert (done.returncode, done.stderr) == (3, f"attnctl: {sentence}\n")
-    done = subprocess.run([TRAIN, "--address", address, "1", "1"], capture_output=True, text=True, timeout=PATIENCE_S)
-    assert (done.returncode, done.stderr) == (0, f"train: no attnd yet, training begins without: {sentence}\n")
+        is_told(3, f"attnctl: {sentence}\n", ATTNCTL, *command, "--timeout", "0.1", "--address", address)
+    is_told(0, f"train: no attnd yet, training begins without: {sentence}\n", TRAIN, "--address", address, "1", "1")
 
 
-def test_a_wrong_socket_is_told_by_its_type(daemon):
+def is_told(status, sentence, *command):
+    """Asks again where somebody stood still for longer than a listener is given to answer."""
+    def told():
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+        return (done.returncode, done.stderr) == (status, sentence)
+
+    wait_until(told, f"{command} to say {sentence!r}")
+
+
+def test_a_wrong_socket_is_told_by_its_type(daemon, monkeypatch):
+    for limit in ("WAIT_S", "CONNECT_S", "ANSWER_S"):
+        monkeypatch.setattr(link.listener, limit, PATIENCE_S)
     tap = daemon.endpoint("tap")
     sentence = (f"{tap} is attnd's publish or tap socket, by its type, but the control socket is wanted: name attnd by its "
                 "address")
     with attnd.Control(tap, timeout=0.1) as control, pytest.raises(TimeoutError) as error:
         control.ping()
     assert str(error.value) == f"{tap}: no answer to ping within 0.1 s: {sentence}"
-    done = subprocess.run([ATTNCTL, "ping", "--timeout", "0.1", "--endpoint", tap], capture_output=True, text=True,
-                          timeout=PATIENCE_S)
-    assert (done.returncode, done.stderr) == (3, f"attnctl: {sentence}\n")
+    is_told(3, f"attnctl: {sentence}\n", ATTNCTL, "ping", "--timeout", "0.1", "--endpoint", tap)
 
 
 def test_a_socket_in_place_of_its_directory_is_told(tmp_path):

@@ -80,11 +80,19 @@ def test_usage_errors_exit_2():
     assert result.returncode == 2 and "window.unit" in result.stderr and "epoch, step, second" in result.stderr
 
 
+def attnd_at_work(rng, *settings):
+    """It has eigenvalues to compute for half a minute and more."""
+    attnd = Attnd("workers.threads=1", "metrics.spectrum_max_size=4096", "metrics.spectrum_budget=0",
+                  "metrics.spectrum_effort=eigenvalues", *settings)
+    trainer, weights = Trainer(attnd, "job"), softmax_maps(rng, 1, 1, 1200, 1200)
+    for step in range(40):
+        trainer.attention(weights, step=step)
+    wait_until(lambda: attnd.stats()["in_flight"] > 0, "the heavy messages")
+    return attnd
+
+
 def test_a_second_sigterm_ends_at_once(rng):
-    attnd = Attnd("workers.threads=1", "metrics.spectrum_max_size=4096", "shutdown.timeout=600s")
-    trainer = Trainer(attnd, "job")
-    trainer.attention(softmax_maps(rng, 1, 1, 2000, 2000))
-    wait_until(lambda: attnd.stats()["in_flight"] == 1, "the heavy message")
+    attnd = attnd_at_work(rng, "shutdown.timeout=600s")
     attnd.process.send_signal(signal.SIGTERM)
     wait_until(lambda: "event=stopping" in attnd.log_text(), "the first signal")
     assert attnd.stop() == 1  # of its own accord it would end with 0
@@ -92,10 +100,7 @@ def test_a_second_sigterm_ends_at_once(rng):
 
 
 def test_a_stop_does_not_wait_longer_than_its_timeout(rng):
-    attnd = Attnd("workers.threads=1", "metrics.spectrum_max_size=4096", "shutdown.timeout=200ms")
-    trainer = Trainer(attnd, "job")
-    trainer.attention(softmax_maps(rng, 1, 1, 2000, 2000))
-    wait_until(lambda: attnd.stats()["in_flight"] == 1, "the heavy message")
+    attnd = attnd_at_work(rng, "shutdown.timeout=200ms")
     assert attnd.stop() == 0
     assert "stop_timed_out" in attnd.log_text()
     attnd.context.destroy(linger=0)

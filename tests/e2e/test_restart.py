@@ -55,7 +55,6 @@ class Training:
         self.step += 1
 
     def go(self):
-        self.is_waiting.clear()
         self.may_run.set()
 
     def begin(self, attnd):
@@ -65,6 +64,7 @@ class Training:
 
     def wait(self):
         self.may_run.clear()
+        self.is_waiting.clear()  # the thread may say only now that it was waiting before it could go
         assert self.is_waiting.wait(60)
 
     def finish(self, attnd):
