@@ -127,9 +127,14 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     if start not in (None, "auto") or (start is not None and publisher is not None):
         raise ValueError(f"start = {start!r}: must be 'auto' or left out, and left out when a publisher is given")
     own = publisher is None
+    starter = None
     if publisher is None:
         rank, world = rank_and_world(rank, world)
         run = run if run is not None else shared_run(rank, world)
+        if start is not None:
+            starter = starter_for(job, endpoint, address, rank)
+        if starter is not None:  # first: a publisher looks for attnd at once, and then once a second
+            wait -= starter.wait(wait)
         try:
             publisher = Publisher(job, endpoint, rank, world, queue_bytes, run=run, address=address, **options)
         except AddressError as error:
@@ -138,11 +143,12 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
             log.warning("job %s: %s; training goes on, and nothing of it is captured", job, error)
             endpoint, address, wait = NOBODY, None, 0
             publisher = Publisher(job, endpoint, rank, world, queue_bytes, run=run, **options)
+        except Exception:
+            if starter is not None:
+                starter.close()
+            raise
     elif publisher.job != job:
         raise ValueError(f"job {job!r}: the given publisher is of job {publisher.job!r}")
-    starter = None if start is None else starter_for(job, endpoint, address, publisher.rank)
-    if starter is not None:
-        wait -= starter.wait(wait)
     if wait > 0:
         if not publisher.wait_for_subscriber(wait) and own and starter is None:
             log.warning("job %s: nobody takes tensors yet (%s); training goes on, and is captured once attnd listens "
