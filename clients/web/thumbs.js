@@ -310,7 +310,7 @@ export class Thumbs {
         if (!row.found) return name;
         const kind = head === null ? null : this.kindOf(row.layer, head),
             trouble = kind ? [KINDS[kind]] : [];
-        return [name, ...trouble, ...topPairs(row.found, place.index).map((pair) => pair.text)].join("\n");
+        return [name, ...topPairs(row.found, place.index).map((pair) => pair.text), ...trouble].join("\n");
     }
 
     point(event) {
