@@ -138,8 +138,9 @@ function mendMetric(params) {
 async function showView(root, { view, params }, mine, again) {
     const asked = params.run ?? "",
         isOther = again || !store.shows(params.job, asked),
-        layers = isOther ? store.choose(params.job, asked) : Promise.resolve();
+        layers = isOther ? store.choose(params.job, asked, params.metric) : Promise.resolve();
     await Promise.all([store.loadMetrics(), VIEWS[view].isEarly ? null : layers]);
+    if (!isOther && store.metrics.some(({ name }) => name === params.metric)) await store.loadLive(params.metric);
     if (mine !== turn) return;
     root.replaceChildren(mendMetric(params));
     const context = { store, events, params, layers, isCurrent: () => mine === turn };

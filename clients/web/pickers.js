@@ -58,7 +58,7 @@ export function layerPicker(store, map) {
     );
 }
 
-export const headCount = (map) => Math.max(0, ...Object.values(map.heads ?? {}).map((list) => list.length));
+export const headCount = (map) => Math.max(0, ...Object.values(map.heads ?? {}).map((list) => list?.length ?? 0));
 
 export function headPicker(map, head, more = []) {
     const options = [...more, ...Array.from({ length: headCount(map) }, (_, i) => [String(i), `head ${i}`])];

@@ -27,6 +27,8 @@ function withKnown(map, known) {
 }
 
 const SUMMARIES_MS = 400;
+/** The metric whose numbers are always there. */
+const USUAL = "entropy_normalized";
 /** After a window has closed, until it is on the disk. */
 const STARTS_MS = 2000;
 
@@ -37,6 +39,7 @@ export class Store {
         this.heard = new Map(); // run -> {epoch, step, time_ns, at, interval}: when something came last, and how often (ms)
         this.past = []; // runs in the history, newest first
         this.metrics = [];
+        this.asking = null; // for them
         this.job = "";
         this.run = ""; // everything below is of this run of the job alone
         this.asked = ""; // the run that the address asks for; "": the newest, also when another begins
@@ -194,7 +197,9 @@ export class Store {
     }
 
     async loadMetrics() {
-        if (this.metrics.length === 0) this.metrics = await get("metrics");
+        if (this.metrics.length > 0) return;
+        this.asking ??= get("metrics").finally(() => (this.asking = null));
+        this.metrics = await this.asking;
     }
 
     /** Whether choose() would change nothing. */
@@ -202,8 +207,9 @@ export class Store {
         return this.isLoaded && this.job === job && this.asked === asked;
     }
 
-    /** The newest numbers of one run of a job: of the newest run when `asked` is "". Listeners then get events of it. */
-    async choose(job, asked = "") {
+    /** The newest numbers of one run of a job: of the newest run when `asked` is ""; of all layers those of `metric`. Listeners
+     * then get events of it. */
+    async choose(job, asked = "", metric = "") {
         const mine = ++this.turn,
             runs = this.runsOf(job);
         this.job = job;
@@ -215,7 +221,7 @@ export class Store {
         this.summaries.clear();
         this.summarized.clear();
         if (!this.run) return;
-        const live = await this.newestLayers();
+        const live = await this.newestLayers(metric);
         if (mine !== this.turn) return;
         this.isLoaded = true;
         for (const map of live) if (this.newest(map) === undefined) this.live.set(layerName(map), map);
@@ -223,12 +229,42 @@ export class Store {
 
     /** Live maps of the run that is shown, or its layers in the history. For a run that another one followed the history
      * comes first: the last value of a layer is replaced by that of the next run. */
-    async newestLayers() {
+    async newestLayers(metric) {
         const { job, run } = this,
-            live = this.isNewest() ? await this.inMemory("live") : null;
+            live = this.isNewest() ? await this.numbersOf(metric) : null;
         if (live?.length) return live;
         const past = await find("layers", { job, run });
-        return past ? past.layers.map(pastLayer) : ((await this.inMemory("live")) ?? []);
+        return past ? past.layers.map(pastLayer) : ((await this.numbersOf(metric)) ?? []);
+    }
+
+    /** Live maps with the numbers of one metric and the usual one: of all metrics they are megabytes. */
+    async numbersOf(metric) {
+        await this.loadMetrics();
+        const names = this.metrics.map((one) => one.name).filter((name) => name === USUAL || name === metric),
+            live = await this.inMemory("live", { metrics: names.join(",") });
+        return live?.map((map) => ({ ...map, isPartial: true })) ?? null;
+    }
+
+    /** The numbers of one more metric, where some of it are left out. */
+    async loadLive(metric) {
+        const lacks = (map) => map?.isPartial && map.heads?.[metric] === null;
+        if (![...this.live.values()].some(lacks)) return;
+        const mine = this.turn,
+            found = await this.numbersOf(metric).catch(() => null);
+        if (mine !== this.turn) return;
+        for (const map of found ?? []) if (lacks(this.live.get(layerName(map)))) this.live.set(layerName(map), map);
+    }
+
+    /** All numbers of a layer; what is returned is the layer then. */
+    async complete(map) {
+        const mine = this.turn,
+            { stack, layer, site } = map,
+            lacks = () => this.live.get(layerName(map))?.isPartial;
+        if (map.past || !lacks()) return map;
+        const found = await this.inMemory("live", { stack, layer, site }).catch(() => null);
+        if (mine !== this.turn) return map;
+        if (found?.length && lacks()) this.live.set(layerName(map), found[0]);
+        return this.live.get(layerName(map));
     }
 
     /** Whether the run that is shown is the newest of its job. */

@@ -160,7 +160,8 @@ function keepAggregate(run, map, [kind, frame], { time, isCurrent }) {
 
 export async function show(root, params, { store, isCurrent }) {
     const run = await openRun(store, params),
-        map = chosenLayer(run, params);
+        chosen = chosenLayer(run, params),
+        map = chosen && (await store.complete(chosen));
     if (!isCurrent()) return null;
     if (!map) return void root.append(note(`${params.job} has no layer that was measured yet.`));
     root.append(...mendPlace(run, params, map));

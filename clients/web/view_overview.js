@@ -333,6 +333,7 @@ class Overview {
     drawCell() {
         if (!this.chosen) return drawNoHead(this.cellBox);
         const { layer, head } = this.chosen;
+        if (this.newestOf(layer)?.isPartial) this.completeCell(layer);
         drawHead(this.cellBox, {
             layer,
             head,
@@ -346,6 +347,12 @@ class Overview {
             marks: this.marksOf(layer).filter((mark) => mark.head === head || mark.head === null),
             place: this.placeOf(layer, head),
         });
+    }
+
+    /** The other numbers of the chosen head. */
+    async completeCell(layer) {
+        const full = await this.store.complete(layer);
+        if (this.isCurrent() && full && !full.isPartial && this.chosen?.layer === layer) this.drawCell();
     }
 
     /** The window in which the first of the alerts that fire about a head began. */

@@ -65,6 +65,29 @@ def test_few_requests_go_before_the_first_numbers(site, page):
     assert ["metrics=entropy_normalized" in name for name in page.js(asked)] == [True], "all numbers of a large model are megabytes"
 
 
+def test_the_overview_asks_for_the_numbers_that_it_shows(site, page):
+    asked = "return performance.getEntriesByType('resource').map((e) => e.name).filter((name) => name.includes('/api/v1/live?'))"
+    page.open(site, f"#/overview?job={JOB}").ready()
+    assert ["metrics=entropy_normalized" in name for name in page.js(asked)] == [True]
+    page.choose("metric", "confidence")
+    wait_until(lambda: len(page.js(asked)) == 2, "the other metric")
+    assert "metrics=entropy_normalized%2Cconfidence" in page.js(asked)[1]
+    page.js("location.hash = arguments[0]", f"#/head?job={JOB}&stack=decoder&layer=1&site=self&head=3")
+    wait_until(lambda: len(page.js(asked)) == 3, "all numbers of one layer")
+    assert "layer=1" in page.js(asked)[2] and "metrics=" not in page.js(asked)[2]
+    (live,) = site.api("live", job=JOB, stack="decoder", layer=1, site="self")
+    wait_until(lambda: shown(live["heads"]["mean_distance"][3]) in page.text(".numbers table"), "its numbers")
+
+
+def test_the_numbers_of_the_chosen_head_are_asked_for(page):
+    own = Site()
+    Trainer(own.daemon, "goes-on").attention(softmax_maps(np.random.default_rng(5), 1, 2, 8, 8), step=0)
+    wait_until(lambda: own.api("live", job="goes-on", or_null=1), "a run that goes on")
+    page.open(own, "#/overview?job=goes-on&cell=decoder.0.self.h1").ready()
+    wait_until(lambda: "importance" in page.text(".one-head"), "the chosen head's")
+    own.close()
+
+
 def test_the_overview_colours_each_head_by_its_number(site, page):
     page.open(site, f"#/overview?job={JOB}").ready()
     lives = site.api("summary", job=JOB)  # the run has ended: of its last window
