@@ -211,7 +211,7 @@ def test_what_is_left_of_both_runs_after_a_restart(twice, page):
     page.open(twice, f"#/model?job={JOB}&run={OLD}").ready()
     assert "No layer has" not in page.text("main") and "not kept over a restart" in page.text(".stack > .grid:last-child")
     assert page.js("return document.querySelectorAll('main image').length") == 1, "a mean map in the flow"
-    wait_until(lambda: page.js("return [...document.querySelectorAll('.thumb-tile')].map((t) => t.children.length)") == [1, 1], "the maps of two layers")
+    wait_until(lambda: page.js("return [...document.querySelectorAll('.thumb-tile')].map((t) => t.querySelectorAll('canvas').length)") == [1, 1], "the maps of two layers")
     page.screenshot("model-restarted-1440-light")
     page.open(twice, f"#/tokens?job={JOB}&run={OLD}&layer=1&head=2", width=390, dark=True).ready()
     assert page.text(".time b") == str(T - 1) and "not kept over a restart" in page.text("main")
