@@ -248,7 +248,7 @@ def test_the_readme_begins_with_commands_that_do_what_they_say(tmp_path):
     (tmp_path / "train.py").write_text(TRAINED + re.search(r"^```python\n(.*?)^```", text, re.S | re.M).group(1))
     run(sys.executable, "-m", "venv", "--system-site-packages", tmp_path / "venv")
     runtime = tempfile.mkdtemp(prefix="attnd-")  # a socket's path is short
-    there = {"PATH": f"{tmp_path}/venv/bin:/usr/bin:/bin", "HOME": str(tmp_path), "XDG_RUNTIME_DIR": runtime,
+    there = {"PATH": f"{tmp_path}/venv/bin:/usr/bin:/bin", "XDG_STATE_HOME": f"{tmp_path}/state", "XDG_RUNTIME_DIR": runtime,
              "PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "OMP_NUM_THREADS": "1"}
     run("bash", "-euc", installs, cwd=ROOT, env=there)
     trained = subprocess.run(["python", "train.py"], cwd=tmp_path, env=there, capture_output=True, text=True, timeout=300)
