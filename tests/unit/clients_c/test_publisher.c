@@ -430,8 +430,9 @@ static void test_a_job_that_publishes_nothing_shows_that_it_lives(void **state)
     peer_close(&peer);
 }
 
-/* ZeroMQ takes 64 messages twice: for the connection, and at its end before it is noticed. */
-static void test_messages_of_a_reader_that_left_are_dropped(void **state)
+/* Whether any were: ZeroMQ takes what it is given, for nobody, from the end of the connection until
+ * its own thread has dealt with that. */
+static bool leaves_some_dropped(void)
 {
     enum { KEYS = 1 << 14, TRIES = 1000 };
     float *weights = calloc(KEYS, sizeof *weights);
@@ -441,7 +442,6 @@ static void test_messages_of_a_reader_that_left_are_dropped(void **state)
     attn_publisher_counts counts;
     attn_publisher *publisher;
 
-    (void)state;
     options.max_queued_messages = TRIES;
     publisher = publisher_with(&options);
     peer_subscribe(&peer, "");
@@ -453,10 +453,20 @@ static void test_messages_of_a_reader_that_left_are_dropped(void **state)
     assert_true(checked_counts(publisher).queued > 0);
     peer_close(&peer);
     counts = settled(publisher);
-    assert_true(counts.dropped > 0);
     assert_int_equal(counts.sent + counts.dropped, TRIES);
     wait_until_wanted(publisher, NULL, 0, false);
     attn_publisher_free(&publisher);
+    return counts.dropped > 0;
+}
+
+static void test_messages_of_a_reader_that_left_are_dropped(void **state)
+{
+    uint64_t deadline = now_ms() + PEER_WAIT_MS;
+
+    (void)state;
+    while (!leaves_some_dropped()) {
+        assert_true(now_ms() < deadline);
+    }
 }
 
 static void test_publisher_bad_options_are_refused(void **state)
