@@ -78,7 +78,7 @@ static int apply_schema(sqlite3 *connection, const char **ret_why)
     int code = SQLITE_OK;
     switch (schema_apply(connection, &schema_current, &code)) {
     case SCHEMA_NEWER:
-        *ret_why = "a newer attnd wrote it";
+        *ret_why = "a newer attnd wrote it: update this one, or name another file (history.path)";
         return SQLITE_MISMATCH;
     case SCHEMA_FOREIGN:
         *ret_why = "it is a database of another program";

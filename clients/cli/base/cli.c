@@ -137,6 +137,10 @@ int cli_explain(struct cli *cli, enum rpc_status status, const struct rpc_reply 
         } else if (speaks_for_itself(reply->code)) {
             fprintf(cli->err, "attnctl: %s%s\n", reply->message,
                     cli_needs_hint(reply) ? cli_hint_of(reply->code) : "");
+        } else if (strcmp(reply->code, err_slug(ERR_METHOD_UNKNOWN)) == 0) {
+            fputs("attnctl: this attnd is too old for what was asked (method_unknown): update "
+                  "attnd\n",
+                  cli->err);
         } else {
             fprintf(cli->err, "attnctl: attnd refused: %s (%s)\n", reply->message, reply->code);
         }

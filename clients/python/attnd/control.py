@@ -29,6 +29,8 @@ class ControlError(Exception):
     """The daemon refused a request. `code` is one of its reasons, such as 'job_unknown'."""
 
     def __init__(self, code: str, message: str):
+        if code == "method_unknown":
+            message = f"{message}: this attnd is too old for what was asked, update attnd"
         super().__init__(f"{message} ({code})" if message else code)
         self.code = code
         self.message = message

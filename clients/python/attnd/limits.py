@@ -28,9 +28,9 @@ class Limits(NamedTuple):
     def refusal(self, kind: Optional[str], nbytes: int, keys: Mapping[str, Any]) -> Optional[str]:
         """Why a message with these keys is not taken, as a clause; None: it is. `kind` None: not known yet."""
         if kind is not None and kind not in self.accepts:
-            return f"the attnd that listens does not know messages of type {kind}"
+            return f"the attnd that listens does not know messages of type {kind}: update attnd"
         if keys.get("q_stride", 1) > 1 and self.header < Q_STRIDE:
-            return "the attnd that listens does not know q_stride, and would misplace the rows"
+            return "the attnd that listens does not know q_stride, and would misplace the rows: update attnd"
         if nbytes > self.max_message:
             return self.too_large(nbytes)
         shape = next((t["shape"] for t in keys.get("tensors", ()) if t["name"] in ("weights", "q")), (1, 1, 1, 1))

@@ -400,8 +400,8 @@ class Publisher:
         if not is_known or not is_wanted:
             if is_wanted and not self._warned_old:
                 self._warned_old = True
-                log.warning("job %s: the attnd that listens (%s) is too old for what is logged: it is not sent", self.job,
-                            self.where)
+                log.warning("job %s: the attnd that listens (%s) is too old for what is logged: it is not sent. Update attnd",
+                            self.job, self.where)
             self._sender.skip()
             return False
         queued = True

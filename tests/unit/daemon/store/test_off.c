@@ -56,7 +56,8 @@ static void test_a_newer_database_is_left_alone(void **state)
     fixture_open(fixture);
     fixture_close(fixture);
     change(fixture, "PRAGMA user_version = 99");
-    store_off_assert_reason(fixture, "history.db: a newer attnd wrote it");
+    store_off_assert_reason(fixture, "history.db: a newer attnd wrote it: "
+                                     "update this one, or name another file (history.path)");
     assert_int_equal(ask(fixture, "SELECT user_version FROM pragma_user_version"), 99);
     assert_int_equal(count_files(fixture, "corrupt"), 0);
 }

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: MIT
+"""One version everywhere: meson.build says it, and all else that says it agrees."""
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import ATTND
+
+ROOT = Path(__file__).resolve().parents[2]
+ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
+BUILD = Path(ATTND).resolve().parents[1]
+VERSION = re.search(r"version: '([0-9.]+)'", (ROOT / "meson.build").read_text()).group(1)
+
+
+def said(*command):
+    environment = dict(os.environ, PYTHONPATH=str(ROOT / "clients" / "python"))
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout.strip()
+
+
+@pytest.mark.parametrize("program, name", [(ATTND, "attnd"), (ATTNCTL, "attnctl")])
+def test_programs_say_the_version(program, name):
+    assert said(program, "--version") == f"{name} {VERSION}"
+
+
+def test_the_python_client_says_it():
+    assert said(sys.executable, "-c", "import attnd; print(attnd.__version__)") == VERSION
+
+
+def test_the_client_asks_for_the_daemon_of_its_version():
+    project = (ROOT / "clients" / "python" / "pyproject.toml").read_text()
+    assert re.findall(r"attnd-bin==([^\"]+)", project) == [VERSION]
+
+
+def test_pkg_config_and_the_library_say_it():
+    pc = next(BUILD.glob("meson-private/attn.pc")).read_text()
+    assert re.search(r"^Version: (.*)$", pc, re.M).group(1) == VERSION
+    assert (BUILD / "clients" / "c" / f"libattn.so.{VERSION}").exists()
+
+
+def test_all_pages_of_the_manual_say_it():
+    pages = [page for page in BUILD.glob("clients/cli/**/*.[18]") if page.is_file()]
+    assert {"attnd.8", "attnctl.1"} <= {page.name for page in pages}
+    assert {re.search(r'"attnd ([0-9.]+)"', page.read_text()).group(1) for page in pages} == {VERSION}
+
+
+def test_no_released_version_is_newer():
+    released = re.findall(r"^## ([0-9]+)\.([0-9]+)\.([0-9]+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert all(tuple(map(int, one)) <= tuple(map(int, VERSION.split("."))) for one in released)
+
+
+def test_a_request_that_attnd_is_too_old_for_says_what_to_update():
+    told = said(sys.executable, "-c", "from attnd import control; print(control.ControlError('method_unknown', 'x'))")
+    assert told == "x: this attnd is too old for what was asked, update attnd (method_unknown)"
