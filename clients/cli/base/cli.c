@@ -50,12 +50,12 @@ static int explain_unreachable(struct cli *cli, const struct rpc *rpc)
 static const struct {
     const char *code, *hint;
 } hints[] = {
-    {"history_off", " (the log of attnd says more; see history.enabled and history.path in attnctl "
-                    "config)"},
+    {"history_off", " (attnd's log says why; see history.enabled, history.path in attnctl config)"},
     {"query_time", ": ask for less with --from and --to, or raise it"},
     {"no_summary", "; windows end with the job's epochs, or with its steps if window.unit says so. "
                    "attnctl flush JOB shows what is open"},
     {"again", " (too many questions are waiting)"},
+    {"method_unknown", ": this attnd is too old for what was asked, update attnd"},
 };
 
 static const char *cli_hint_of(const char *code)
@@ -137,10 +137,6 @@ int cli_explain(struct cli *cli, enum rpc_status status, const struct rpc_reply 
         } else if (speaks_for_itself(reply->code)) {
             fprintf(cli->err, "attnctl: %s%s\n", reply->message,
                     cli_needs_hint(reply) ? cli_hint_of(reply->code) : "");
-        } else if (strcmp(reply->code, err_slug(ERR_METHOD_UNKNOWN)) == 0) {
-            fputs("attnctl: this attnd is too old for what was asked (method_unknown): update "
-                  "attnd\n",
-                  cli->err);
         } else {
             fprintf(cli->err, "attnctl: attnd refused: %s (%s)\n", reply->message, reply->code);
         }

@@ -218,6 +218,7 @@ static bool past_refuse(const char *job, uint64_t id, struct mpk_writer *reply)
         {"run_unknown", "no run of gpt begins with 'b'; there are a1, a2"},
         {"job_unknown", "no such job"},
         {"argument", "from is greater than to"},
+        {"method_unknown", "method is unknown"},
     };
     for (size_t i = 0; i < sizeof refusals / sizeof refusals[0]; i++) {
         if (strcmp(job, refusals[i][0]) == 0) {
@@ -364,11 +365,14 @@ static void test_refusals_say_what_to_do(void **state)
     past_assert_says(
         state, "history history_off", 1,
         "attnctl: there is no history: it is switched off, or its database cannot be used "
-        "(the log of attnd says more; see history.enabled and history.path in attnctl "
+        "(attnd's log says why; see history.enabled, history.path in attnctl "
         "config)\n");
     past_assert_says(state, "history query_time", 1,
                      "attnctl: the question took longer than history.query_time: ask for less with "
                      "--from and --to, or raise it\n");
+    past_assert_says(state, "history method_unknown", 1,
+                     "attnctl: method is unknown: this attnd is too old for what was asked, "
+                     "update attnd\n");
     past_assert_says(state, "history run_unknown", 1,
                      "attnctl: no run of gpt begins with 'b'; there are a1, a2\n");
     past_assert_says(state, "history job_unknown", 1,
