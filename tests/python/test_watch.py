@@ -753,6 +753,21 @@ def test_parts_that_run_alone_are_told_where_they_cannot_be_followed(watched, ca
     assert len(uncalled(caplog)) == 1 and "before torch 2 its parts cannot be followed alone" in caplog.text
 
 
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_model_that_is_only_evaluated_is_told_at_the_end(watched, caplog, trained):
+    model = Model()
+    it = watched(model)
+    model.eval()
+    with torch.no_grad():
+        for _ in range(3):
+            model(*[torch.ones(1, 4, D)] * 3)
+    if trained:
+        model.train()(*[torch.ones(1, 4, D)] * 3)
+    assert not caplog.records
+    it.close()
+    assert ("the model ran only in eval mode without gradients" in caplog.text) == (not trained)
+
+
 class Explicit(torch.nn.Module):
     """Attention by an explicit softmax, of which `breaks` makes something first."""
 

@@ -206,6 +206,7 @@ class Watch:
         self._padding = DecoderPadding()
         self._told_unseen = self._told_many = self._told_untold = False
         self._called = False  # a forward of the model was, or one of a part that is followed
+        self._begun = self._evaluated = False  # a forward was followed; one was left out as a validation
         self._steps_uncalled = self._parts_uncalled = 0
         self._closed = False
         self._warned = False
@@ -305,6 +306,7 @@ class Watch:
             return
         if self._followed:
             self._guarded(self._tell_unseen)
+        self._guarded(self._tell_evaluated)
         self._closed = True
         self._disarm()
         remove_all(self._handles)
@@ -447,6 +449,7 @@ class Watch:
             return probing is self
         begins = module.training or torch.is_grad_enabled() or self._evaluation
         self._called = self._called or begins
+        self._begun, self._evaluated = self._begun or begins, self._evaluated or not begins
         return begins
 
     def passes_over(self) -> None:
@@ -588,6 +591,13 @@ class Watch:
                     "captured, or only without gradients (evaluation=True). Watch the module that is called%s",
                     self.publisher.job, type(self._root).__name__,
                     "; before torch 2 its parts cannot be followed alone" if self._parts_uncalled else "")
+
+    def _tell_evaluated(self) -> None:
+        """Says at the end that nothing was captured because the model never trained."""
+        if self._evaluated and not self._begun and not self._told_unseen and not self._warned:
+            log.warning("job %s: nothing was captured: the model ran only in eval mode without gradients, which is taken for "
+                        "validation. watch(..., evaluation=True) captures that as well; model.train() begins a training",
+                        self.publisher.job)
 
     def _module_at(self, path: str) -> Any:
         return next((module for name, module in self._root.named_modules() if clean_path(name) == path), None)
