@@ -9,14 +9,16 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 
 import msgpack
 import pytest
 import zmq
-from harness import ATTND, Attnd, Trainer, softmax_maps, wait_until
-from test_start import PROGRAMS, executable
+from harness import ATTND, PATIENCE_S, Attnd, Trainer, softmax_maps, wait_until
+from test_start import PROGRAMS, executable, without_users
 
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
+PAGE = ("http.enabled=true", "http.endpoint=tcp://127.0.0.1:*")
 
 
 def doctor(tmp_path, *arguments, flags=(), **more):
@@ -161,6 +163,35 @@ def test_a_config_that_was_broken(tmp_path):
     wait_until(lambda: daemon.stats()["config_refused"], "the refusal")
     _, found = doctor(tmp_path)
     assert found["config"][0].startswith("WRONG attnd has refused its config") and "--check-config" in found["config"][0]
+
+
+def test_a_page_that_answers(tmp_path):
+    start(*PAGE)
+    status, found = doctor(tmp_path)
+    assert status == 0 and re.fullmatch(r"ok http://127.0.0.1:\d+/", found["page"][0])
+
+
+def test_a_page_that_refuses_its_user(tmp_path, monkeypatch):
+    """What it says to do is done."""
+    monkeypatch.setattr("harness.ATTND", without_users(tmp_path / "attnd"))
+    daemon = start(*PAGE)
+    _, found = doctor(tmp_path)
+    make, setting = re.fullmatch(
+        r"WRONG http://127.0.0.1:\d+/ refuses you: the kernel does not say whose connection this is: it needs a token; this "
+        r"attnd has none: start it with http.token_file -> make a token: (\(.*> FILE\)); start attnd anew by "
+        r"hand: kill \$\(pidof attnd\); sleep 1; attnd --set (\S+=FILE); the page then asks for what is in FILE", found["page"][0]).groups()
+    token = tmp_path / "token"
+    subprocess.run(make.replace("FILE", str(token)), shell=True, check=True)
+    assert token.stat().st_mode & 0o777 == 0o600
+    daemon.close()
+    start(*PAGE, setting.replace("FILE", str(token)))
+    status, found = doctor(tmp_path)
+    assert status == 0 and found["page"][0].endswith(
+        " -> give it the first line of the file that http.token_file names (attnctl config)")
+    page = re.match(r"- (\S+) asks for a token: the kernel does not say", found["page"][0])[1]
+    question = urllib.request.Request(f"{page}api/v1/jobs", headers={"Authorization": f"Bearer {token.read_text().strip()}"})
+    with urllib.request.urlopen(question, timeout=PATIENCE_S) as answer:
+        assert answer.read() == b"[]"
 
 
 def test_a_daemon_that_is_stopped(tmp_path):

@@ -212,6 +212,13 @@ PROGRAMS = {
 }
 
 
+def without_users(path):
+    """An attnd in a namespace in which no user has a number, so that it knows nobody."""
+    if subprocess.run(["unshare", "--user", "true"], capture_output=True).returncode != 0:
+        pytest.skip("no user namespace can be made here")
+    return executable(path, f'#!/bin/sh\nexec unshare --user {os.path.abspath(ATTND)} "$@"\n')
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_program_that_cannot_be_used_is_one_warning(host, tmp_path, program):
     make, expected = PROGRAMS[program]
@@ -285,6 +292,26 @@ print("<title" in urllib.request.urlopen(open("{host.place}/page").read().strip(
     assert out.split() == ["there", "True"]
     port, = re.findall(r"^attnd: the page is http://127.0.0.1:(\d+)/#/overview\?job=auto on ", said, re.M)
     assert port != "5580" and len(said.splitlines()) == 2
+
+
+def test_a_page_that_refuses_its_user_is_told_with_the_reason(host, tmp_path, monkeypatch):
+    """By one that was started, and by one that was there and has a token."""
+    program = without_users(tmp_path / "attnd")
+    script = f"import attnd.start; attnd.start.ANSWER_S = {PATIENCE_S}\n" + RANK
+    script = script.replace("ADDRESS", "None").replace("DIRECTORY", repr(host.place))
+    out, said = finish(host.python(script, "0", ATTND_BIN=program))
+    assert out == "there" and "event=http_users_unknown" in host.logged()
+    assert re.fullmatch(r"attnd: the page is http://127.0.0.1:\d+/#/overview\?job=auto on \S+, but it refuses you: the kernel does "
+                        "not say whose connection this is: it needs a token; this attnd has none: start it with "
+                        "http.token_file; `python -m attnd` says how", said.splitlines()[1])
+    pid, = host.pids()
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: not alive(pid), "its end")
+    (tmp_path / "token").write_text("0123456789abcdef\n")
+    monkeypatch.setattr("harness.ATTND", program)
+    Attnd("http.enabled=true", "http.endpoint=tcp://127.0.0.1:*", f"http.token_file={tmp_path}/token", directory=host.place)
+    out, said = finish(host.python(script, "0"))
+    assert re.fullmatch(r"attnd: the page is \S+ on \S+; it asks for the token of http.token_file\n", said)
 
 
 def test_a_directory_that_others_can_write_to_is_one_warning(host):

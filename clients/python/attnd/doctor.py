@@ -19,7 +19,7 @@ from importlib import metadata
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from . import __version__, address as addresses
-from .local import INSTALL, Unusable, log_name, page_of, programs, state_directory, version_of
+from .local import INSTALL, Unusable, log_name, page_of, page_refusal, programs, state_directory, version_of
 
 NEEDED = ("numpy", "pyzmq", "msgpack")
 FRAMEWORKS = ("torch", "transformers", "lightning", "pytorch-lightning", "flash-attn", "xformers")
@@ -28,6 +28,8 @@ ANSWER_S = 3.0
 CLOCK_S = 2.0  # from here on the clocks of two machines are not one
 FREE_BYTES = 256 << 20  # less is a disk that is as good as full
 PAGE_PORT = 5580
+GIVE_TOKEN = 'make a token: (umask 077; python3 -c "import secrets; print(secrets.token_hex())" > FILE); start attnd anew ' \
+             "by hand: kill $(pidof attnd); sleep 1; attnd --set http.token_file=FILE; the page then asks for what is in FILE"
 OK, NOTE, WRONG = "ok", "-", "WRONG"
 
 
@@ -308,8 +310,7 @@ def _about_found(daemon: Daemon, endpoint: str) -> Findings:
         yield Finding("config", WRONG, "attnd has refused its config when it read it again; the settings from before "
                       "hold", "attnd --check-config FILE says why; then kill -HUP attnd")
     if daemon.place:
-        page = page_of(daemon.place)
-        yield Finding("page", OK if page else NOTE, page or "there is none: http.enabled is false")
+        yield _about_page(page_of(daemon.place))
     if daemon.skew_s is None:
         yield Finding("clock", NOTE, "this attnd is too old to say what time it is")
     elif abs(daemon.skew_s) > CLOCK_S + daemon.answer_s:
@@ -318,6 +319,18 @@ def _about_found(daemon: Daemon, endpoint: str) -> Findings:
                       "set both clocks (NTP: timedatectl, chronyc): the times of runs are wrong")
     else:
         yield Finding("clock", OK, f"{1000 * abs(daemon.skew_s):.0f} ms from attnd's")
+
+
+def _about_page(page: Optional[str]) -> Finding:
+    if page is None:
+        return Finding("page", NOTE, "there is none: http.enabled is false")
+    status, why = page_refusal(page, ANSWER_S)
+    if status == 403:
+        return Finding("page", WRONG, f"{page} refuses you: {why}", GIVE_TOKEN)
+    if status == 401:
+        return Finding("page", NOTE, f"{page} asks for a token: {why}",
+                       "give it the first line of the file that http.token_file names (attnctl config)")
+    return Finding("page", OK, page)
 
 
 def _order(version: str) -> List[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import platform
 import re
@@ -10,11 +11,14 @@ import signal
 import socket
 import subprocess
 import sysconfig
-from typing import List, Optional
+from contextlib import closing
+from typing import List, Optional, Tuple
+from urllib.parse import urlsplit
 
 INSTALL = "pip install 'attnd[daemon]'"
 _OTHERWISE = f"{INSTALL}, or build attnd here, from source"
 VERSION_S = 10.0  # how long a program may take to say its version
+_REFUSAL_MAX = 1 << 16  # bytes
 _MACHINES = {3: "i386", 21: "ppc64", 22: "s390x", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv"}  # of ELF
 
 
@@ -107,3 +111,18 @@ def page_of(directory: str) -> Optional[str]:
             return file.readline(256).strip() or None
     except OSError:
         return None
+
+
+def page_refusal(page: str, timeout: float) -> Tuple[int, str]:
+    """Asks the page for data, as this user and through no proxy: (401 or 403, attnd's reason) when it refuses them, else
+    (0, "")."""
+    from http import client  # late: most who import attnd never ask
+    try:
+        with closing(client.HTTPConnection(urlsplit(page).netloc, timeout=timeout)) as connection:
+            connection.request("GET", "/api/v1/version")
+            answer = connection.getresponse()
+            if answer.status not in (401, 403):
+                return 0, ""
+            return answer.status, str(json.loads(answer.read(_REFUSAL_MAX))["error"]["message"])
+    except (OSError, client.HTTPException, ValueError, TypeError, KeyError):
+        return 0, ""

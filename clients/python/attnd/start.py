@@ -25,7 +25,7 @@ import zmq
 
 from . import __version__, address as addresses
 from .control import Control, ControlError
-from .local import INSTALL, Unusable, log_name, page_of, programs, state_directory, version_of
+from .local import INSTALL, Unusable, log_name, page_of, page_refusal, programs, state_directory, version_of
 
 log = logging.getLogger("attnd")
 
@@ -183,7 +183,10 @@ class Starter:
         directory = self._found() if self._tells else None
         page = page_of(directory) if directory is not None and _answers(directory, READY_S) else None
         if page is not None:
-            _say(f"the page is {page}#/overview?job={quote(self._job, safe='')} on {os.uname().nodename}")
+            status, why = page_refusal(page, ANSWER_S)
+            refused = {401: "; it asks for the token of http.token_file",
+                       403: f", but it refuses you: {why}; `python -m attnd` says how"}.get(status, "")
+            _say(f"the page is {page}#/overview?job={quote(self._job, safe='')} on {os.uname().nodename}{refused}")
 
 
 _live: "weakref.WeakSet[Starter]" = weakref.WeakSet()
