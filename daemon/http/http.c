@@ -278,17 +278,25 @@ static void http_on_closed(uv_handle_t *asked)
 }
 
 /* The default port is the first attnd's on a machine that many share; the next one takes any, and
- * says which. A port that somebody chose is that one or an error. */
+ * says which. One that follows an attnd that was killed has the page where it was, for those who
+ * have it open. A port that somebody chose is that one or an error. */
 static int open_port(struct config *config, char *reterr)
 {
-    char *endpoint = config->http_endpoint.text;
+    char *endpoint = config->http_endpoint.text, left[ENDPOINT_MAX];
     struct config defaults;
     int fd = activation_take("http", endpoint);
+    config_defaults(&defaults);
+    bool is_default = strcmp(endpoint, defaults.http_endpoint.text) == 0;
+    if (fd < 0 && is_default && *config->directory && page_url_left(config->directory, left)) {
+        fd = http_listen(left, reterr);
+        if (fd >= 0) {
+            strcpy(endpoint, left);
+        }
+    }
     if (fd < 0) {
         fd = http_listen(endpoint, reterr);
     }
-    config_defaults(&defaults);
-    if (fd >= 0 || errno != EADDRINUSE || strcmp(endpoint, defaults.http_endpoint.text) != 0) {
+    if (fd >= 0 || errno != EADDRINUSE || !is_default) {
         return fd;
     }
     strcpy(endpoint, "tcp://127.0.0.1:*");

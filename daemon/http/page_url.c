@@ -91,6 +91,25 @@ int page_url_write(const char *directory, const char *endpoint)
     return rc;
 }
 
+bool page_url_left(const char *directory, char ret_endpoint[ENDPOINT_MAX])
+{
+    char path[PATH_MAX], line[64] = "";
+    unsigned port;
+    int fd = page_url_path(directory, "page", path) == 0
+                 ? open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)
+                 : -1;
+    if (fd < 0) {
+        return false;
+    }
+    ssize_t length = read(fd, line, sizeof line - 1);
+    close(fd);
+    if (length <= 0 || sscanf(line, "http://127.0.0.1:%5u/", &port) != 1 || !port || port > 65535) {
+        return false;
+    }
+    snprintf(ret_endpoint, ENDPOINT_MAX, "tcp://127.0.0.1:%u", port);
+    return true;
+}
+
 bool page_url_is_there(const char *directory)
 {
     char path[PATH_MAX];

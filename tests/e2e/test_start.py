@@ -38,12 +38,44 @@ print("trained")
 input()
 """
 
+LEFT = """
+import logging, time, torch, attnd, attnd.sender, attnd.start
+attnd.sender.GONE_AFTER_S = 0
+attnd.start.AGAIN_S = 1
+said = []
+class Handler(logging.Handler):
+    def emit(self, record):
+        said.append(record.getMessage())
+logging.getLogger("attnd").addHandler(Handler())
+model = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+with attnd.watch(model, "left", start=START, every=1, steps="manual", wait=60) as w:
+    def train_until(done):
+        until = time.monotonic() + 90
+        while not done() and time.monotonic() < until:
+            model(*[torch.randn(2, 4, 8)] * 3)
+            w.step()
+    train_until(lambda: w.stats()["sent_bytes"])
+    sent = w.stats()["sent_bytes"]
+    print("trained", flush=True)
+    train_until(lambda: len(said) == 2)
+    train_until(lambda: w.stats()["sent_bytes"] > sent)
+    print(w.stats()["sent_bytes"] > sent, *said, sep=chr(10), flush=True)
+"""
+
 RANK = """
 import sys, attnd.start
 rank = attnd.start.starter_for("auto", None, ADDRESS, int(sys.argv[1]))
 rank.wait(60)
 print("there" if attnd.start.addresses.knock(DIRECTORY, "ingest") is None else "not there", flush=True)
 input()
+"""
+
+TAKE_PORT = """
+import fcntl, socket, struct
+taken = socket.socket()
+fcntl.ioctl(taken, 0x8914, struct.pack("16sh14x", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
+taken.bind(("127.0.0.1", 5580))
+taken.listen()
 """
 
 
@@ -157,15 +189,43 @@ def test_eight_ranks_start_one(host, named):
             shutil.rmtree(place)
 
 
-def test_one_that_was_killed_is_started_again(host):
-    script = "import attnd.start; attnd.start.LOOK_EVERY_S = attnd.start.AGAIN_S = 0.1\n" + RANK
-    rank = host.python(script.replace("ADDRESS", "None").replace("DIRECTORY", repr(host.place)), "0")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can have ports of its own")
+@pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGTERM])
+def test_one_that_has_ended_is_started_again(host, sig):
+    """Beside somebody who has the default port: after a kill with its page where it was, else with a page that is told."""
+    script = f"{TAKE_PORT}\nimport attnd.start; attnd.start.LOOK_EVERY_S = attnd.start.AGAIN_S = 0.1\n{RANK}"
+    rank = host.python(script.replace("ADDRESS", "None").replace("DIRECTORY", repr(host.place)), "0", before=("unshare", "--net"))
     assert rank.stdout.readline() == "there\n"
-    first, = host.pids()
-    os.kill(first, signal.SIGKILL)
-    second = wait_until(lambda: host.pids()[1:], "another one")[0]
-    wait_until(lambda: os.path.exists(f"{host.place}/page") and alive(second), "it serves")
-    assert finish(rank)[1].count("the page is") == 1, "told once"
+    os.kill(host.pids()[0], sig)
+    wait_until(lambda: len(host.pids()) == 2, "another one", 2 * PATIENCE_S)
+    pages = re.findall(r"http=tcp(://127.0.0.1:\d+)", host.logged())
+    told = [f"attnd: the page is http{page}/#/overview?job=auto on {os.uname().nodename}" for page in dict.fromkeys(pages)]
+    lines = [rank.stderr.readline().strip() for _ in range(2 + len(told))]
+    assert [line for line in lines if "page" in line] == told and len(pages) == 2
+    assert sum("was started" in line for line in lines) == 2 and finish(rank)[1] == ""
+    assert sig == signal.SIGTERM or len(told) == 1
+
+
+@pytest.mark.parametrize("start", ["auto", None])
+def test_a_training_says_that_attnd_has_gone_and_that_it_is_back(host, start):
+    daemon = None
+    if start is None:
+        os.mkdir(host.place, 0o700)
+        daemon = Attnd(directory=host.place)
+    training = host.python(LEFT.replace("START", repr(start)))
+    assert training.stdout.readline() == "trained\n"
+    if daemon is None:
+        os.kill(host.pids()[0], signal.SIGKILL)
+    else:
+        daemon.stop(signal.SIGKILL)
+        daemon.start()
+    then = "Start it again: attnd" if start is None else "If it has ended, it is started again within 1 s"
+    captured, gone, back = finish(training)[0].split("\n")
+    place = f"ipc://{host.place}/ingest"
+    assert gone == f"job left: attnd at {place} has gone, or does not answer: nothing is captured until it is back; " \
+                   f"training goes on. {then}"
+    assert re.fullmatch(rf"job left: attnd is back, at {place}: what follows is captured, \d+ s were not", back)
+    assert captured == "True"
 
 
 def test_one_that_is_there_already_is_used(host):
@@ -280,11 +340,8 @@ subprocess.run(["dd", "if=/dev/zero", "of={host.environment["XDG_STATE_HOME"]}/f
 def test_a_taken_port_is_another_port_of_the_page(host):
     """In a network where nobody else takes or leaves it."""
     script = f"""
-import fcntl, socket, struct, urllib.request
-taken = socket.socket()
-fcntl.ioctl(taken, 0x8914, struct.pack("16sh14x", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
-taken.bind(("127.0.0.1", 5580))
-taken.listen()
+import urllib.request
+{TAKE_PORT}
 {RANK.replace("ADDRESS", "None").replace("DIRECTORY", repr(host.place))}
 print("<title" in urllib.request.urlopen(open("{host.place}/page").read().strip(), timeout={PATIENCE_S}).read().decode())
 """

@@ -2,6 +2,7 @@
 """The publisher never blocks, never raises at runtime, and every message is sent, dropped or skipped."""
 import logging
 import os
+import re
 import threading
 import time
 
@@ -273,6 +274,26 @@ def test_a_daemon_that_restarts_hears_hello_again_and_seq_goes_on():
 
 
 # -------------------------------------------------------------------------------------- slow daemons
+
+@pytest.mark.parametrize("after_s", [0, 3600])
+def test_a_daemon_that_is_away_for_long_is_told_once_and_one_that_restarts_is_not(after_s, monkeypatch, caplog):
+    monkeypatch.setattr(sender, "GONE_AFTER_S", after_s)
+    fake = FakeDaemon()
+    with attnd.Publisher("job", fake.endpoint) as p:
+        p.tell_absences(lambda: "Start it")
+        fake.attach(p)
+        for count in (1, 3):
+            fake.close()
+            wait_until(lambda: not p.stats()["subscribed"], "its end is known")
+            wait_until(lambda: after_s or len(caplog.messages) == count, "its end is told")
+            fake = FakeDaemon(fake.endpoint)
+            fake.attach(p)
+            wait_until(lambda: after_s or len(caplog.messages) == count + 1, "its return is told")
+    said = [f"job job: attnd at {fake.endpoint} has gone, or does not answer: nothing is captured until it is back; training "
+            "goes on. Start it", f"job job: attnd is back, at {fake.endpoint}: what follows is captured, 0 s were not"]
+    assert [re.sub(r"\d+ s were", "0 s were", message) for message in caplog.messages] == ([] if after_s else 2 * said)
+    fake.close()
+
 
 def fill(publisher):
     """Publishes until ZeroMQ and the kernel take no more; how many messages that were."""

@@ -48,7 +48,7 @@ from .probe import Probe, run_quietly
 from .publisher import DEFAULT_QUEUE_BYTES, Maker, Publisher
 from .ranks import rank_and_world, shared_run
 from .spy import Spy
-from .start import Starter, starter_for
+from .start import START_IT, Starter, local_rank, starter_for
 from .tokens import Tokens
 from .torch_state import is_no_repetition
 
@@ -147,6 +147,8 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
             if starter is not None:
                 starter.close()
             raise
+        if local_rank(rank) == 0:  # one of a host tells, for all
+            publisher.tell_absences(starter.say_next if starter is not None else lambda: START_IT)
     elif publisher.job != job:
         raise ValueError(f"job {job!r}: the given publisher is of job {publisher.job!r}")
     if wait > 0:

@@ -451,6 +451,11 @@ class Publisher:
         """Blocks until tensors of this job are subscribed to, at most `timeout` seconds; whether they are."""
         return self._sender.wait_for_subscriber(timeout)
 
+    def tell_absences(self, say_next: Callable[[], str]) -> None:
+        """From now on a warning tells when attnd has gone for some seconds, and another when it is back. The first ends
+        with the sentence that `say_next` returns, on the publishing thread: what happens next, or is to be done."""
+        self._sender.tell_absences(say_next)
+
     def drain(self, timeout: float = 10.0) -> bool:
         """Blocks until everything queued is in ZeroMQ's hands, at most `timeout` seconds; whether it is."""
         return self._sender.drain(timeout)

@@ -57,6 +57,7 @@ PAUSE_MIN_S, PAUSE_MAX_S = 0.001, 0.050
 PAUSE_STALLED_S = 1.0  # each attempt takes the training's lock of the interpreter for a moment
 STALLED_AFTER_S = 3.0
 TELL_AFTER_S = 5.0  # how often what was dropped is told when nothing else is
+GONE_AFTER_S = 5.0  # without a subscriber; a daemon that is back sooner was only restarted
 REMEDIES = ("Remedy: fewer query rows (rows=512 of attnd.watch, or now: attnctl plan set %s rows=512; or still fewer; "
             "what is published by hand is cut by hand), fewer samples (samples=1), or a fused kernel, of which queries "
             "and keys are sent instead of weights")
@@ -122,6 +123,10 @@ class Sender:
         self._warned_made = False
         self.limits = limits.VERSION_1  # what the daemon takes; replaced as a whole
         self._told_at = -TELL_AFTER_S  # when an event last told what was dropped
+        self._home: Optional[str] = None  # where the daemon is, or was last
+        self._left_at: Optional[float] = None  # since when nobody subscribes to anything
+        self._told_gone = False
+        self._say_next: Optional[Callable[[], str]] = None
         self._link = Link(zmq.XPUB, "ingest", endpoint, address, lambda socket: _set_options(socket, high_water),
                           on_wrong=lambda why: log.warning("job %s: %s; training goes on, and nothing of it is captured",
                                                            identity.job, why))
@@ -242,6 +247,10 @@ class Sender:
             return self._changed.wait_for(lambda: self.has_subscriber() or not self._open,
                                           max(0.0, timeout_s)) and self.has_subscriber()
 
+    def tell_absences(self, say_next: Callable[[], str]) -> None:
+        """As Publisher.tell_absences."""
+        self._say_next = say_next
+
     def drain(self, timeout_s: float) -> bool:
         """Blocks until the queue is handed to ZeroMQ, at most `timeout_s`; whether it is empty."""
         self.hurry()
@@ -339,6 +348,8 @@ class Sender:
                 if deadline is not None and (not self._queue or time.monotonic() >= deadline):
                     return
             self._judge_stall(full and not sent)
+            if deadline is None and self._gone_in_s() == 0:
+                self._tell_gone()
             longest_s = PAUSE_STALLED_S if self.stalled else PAUSE_MAX_S
             pause_s = min(2 * pause_s, longest_s) if full and not sent else PAUSE_MIN_S
             poller.poll(milliseconds(_until(deadline, pause_s) if full else self._idle_s()))
@@ -346,7 +357,30 @@ class Sender:
 
     def _idle_s(self) -> Optional[float]:
         """Seconds until there is something to do by itself; None: until a poll wakes."""
-        return min((at for at in (self._link.idle_s(), self._tell_in_s()) if at is not None), default=None)
+        return min((at for at in (self._link.idle_s(), self._tell_in_s(), self._gone_in_s()) if at is not None), default=None)
+
+    def _gone_in_s(self) -> Optional[float]:
+        """Seconds until it has to tell that the daemon has gone; None: it has not, or that is told."""
+        if self._left_at is None or self._told_gone or self._say_next is None:
+            return None
+        return max(0.0, self._left_at + GONE_AFTER_S - time.monotonic())
+
+    def _tell_gone(self) -> None:
+        assert self._say_next is not None
+        self._told_gone = True
+        log.warning("job %s: attnd at %s has gone, or does not answer: nothing is captured until it is back; training goes "
+                    "on. %s", self.identity.job, self._home, self._say_next())
+
+    def _notice_who_is_there(self) -> None:
+        """Subscriptions have changed."""
+        if self.has_subscriber():
+            self._home = self._link.endpoint
+            if self._told_gone and self._left_at is not None:
+                log.warning("job %s: attnd is back, at %s: what follows is captured, %.0f s were not", self.identity.job,
+                            self._home, time.monotonic() - self._left_at)
+            self._left_at, self._told_gone = None, False
+        elif not self.prefixes and self._home is not None and self._left_at is None:
+            self._left_at = time.monotonic()
 
     def _tell_in_s(self) -> Optional[float]:
         """Seconds until it has to tell what was dropped; None: there is nothing to tell."""
@@ -520,6 +554,7 @@ class Sender:
                 self.prefixes = tuple(sorted(prefixes))
                 self.limits = limits.strictest(self.prefixes)
                 self._changed.notify_all()
+            self._notice_who_is_there()
 
     def _shut(self) -> None:
         with self._changed:

@@ -37,6 +37,7 @@ ANSWER_S = 0.5
 _PAUSE_S = 0.02
 _PAUSE_ENDING_S = 0.5  # until one that is about to end has gone
 _LOG_MAX = 1 << 20  # then it begins anew
+START_IT = "Start it again: attnd"
 _RUNS_ALREADY = "another attnd runs here"  # of daemon/base/directory.c
 _OF_SERVICES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 # Its parent is the shell, which ends at once.
@@ -62,6 +63,7 @@ class Starter:
         self._closed = threading.Event()
         self._looked = threading.Event()
         self._failed = False
+        self._page: Optional[str] = ""  # that was told last; None: there is none
         _live.add(self)
         threading.Thread(target=self._run, name="attnd-start", daemon=True).start()
 
@@ -71,6 +73,10 @@ class Starter:
         self._looked.wait(max(0.0, timeout))
         return timeout if self._failed else time.monotonic() - began
 
+    def say_next(self) -> str:
+        """What happens when attnd has gone, as a sentence."""
+        return START_IT if self._failed else f"If it has ended, it is started again within {AGAIN_S:.0f} s"
+
     def close(self) -> None:
         """Starts none from now on. Does not wait; idempotent."""
         self._closed.set()
@@ -78,16 +84,13 @@ class Starter:
     # ------------------------------------------------------------------------------------ on its thread
 
     def _run(self) -> None:
-        told = False
         try:
             while not self._closed.is_set():
                 pause_s = LOOK_EVERY_S
                 if self._found() is None:
                     self._start()
                     pause_s = AGAIN_S
-                if not told:
-                    told = True
-                    self._tell_page()
+                self._tell_page()
                 self._looked.set()
                 self._closed.wait(pause_s)
         except (Failed, Unusable) as why:
@@ -180,13 +183,17 @@ class Starter:
                         "can be written, and end attnd (kill %d)", self._job, history["reason"], pid)
 
     def _tell_page(self) -> None:
+        """Where it is now, unless that was told: one that is started again may have another port."""
         directory = self._found() if self._tells else None
-        page = page_of(directory) if directory is not None and _answers(directory, READY_S) else None
-        if page is not None:
+        if directory is None or page_of(directory) == self._page or not _answers(directory, READY_S):
+            return
+        page = page_of(directory)
+        if page is not None and page != self._page:
             status, why = page_refusal(page, ANSWER_S)
             refused = {401: "; it asks for the token of http.token_file",
                        403: f", but it refuses you: {why}; `python -m attnd` says how"}.get(status, "")
             _say(f"the page is {page}#/overview?job={quote(self._job, safe='')} on {os.uname().nodename}{refused}")
+        self._page = page
 
 
 _live: "weakref.WeakSet[Starter]" = weakref.WeakSet()
@@ -207,7 +214,7 @@ def starter_for(job: str, endpoint: Optional[str], address: Any, rank: int) -> O
     named = os.fspath(address or os.environ.get("ATTND_ADDRESS") or "")
     if named and (not named.startswith("/") or _is_wrong(named)):
         return None  # who connects to it will say so
-    return Starter(job, named.rstrip("/") or None, _local_rank(rank) == 0)
+    return Starter(job, named.rstrip("/") or None, local_rank(rank) == 0)
 
 
 def _is_wrong(directory: str) -> bool:
@@ -218,7 +225,7 @@ def _is_wrong(directory: str) -> bool:
     return False
 
 
-def _local_rank(rank: int) -> int:
+def local_rank(rank: int) -> int:
     """Among the ranks of this host."""
     for name in ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK"):
         if os.environ.get(name, "").isdigit():

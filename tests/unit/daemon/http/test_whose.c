@@ -429,6 +429,7 @@ static void test_a_page_has_an_address_that_a_browser_opens(void **state)
 static void test_the_page_is_told_in_the_directory(void **state)
 {
     char directory[] = "/tmp/attnd-page-XXXXXX", path[64], fresh[64], line[64] = "";
+    char endpoint[ENDPOINT_MAX];
     static const mode_t modes[][2] = {{0700, 0600}, {0750, 0640}, {0755, 0644}};
     struct stat file;
     (void)state;
@@ -450,7 +451,12 @@ static void test_the_page_is_told_in_the_directory(void **state)
     fclose(page);
     assert_string_equal(line, "http://127.0.0.1:5581/\n");
     assert_int_equal(access(fresh, F_OK), -1);
+    assert_true(page_url_left(directory, endpoint));
+    assert_string_equal(endpoint, "tcp://127.0.0.1:5581");
+    assert_int_equal(page_url_write(directory, "tcp://gpu7:5581"), 0);
+    assert_false(page_url_left(directory, endpoint));
     page_url_remove(directory);
+    assert_false(page_url_left(directory, endpoint));
     assert_int_equal(rmdir(directory), 0);
     assert_int_equal(page_url_write(directory, "tcp://127.0.0.1:5581"), -1);
     assert_int_equal(errno, ENOENT);
