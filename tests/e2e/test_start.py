@@ -333,7 +333,7 @@ subprocess.run(["dd", "if=/dev/zero", "of={host.environment["XDG_STATE_HOME"]}/f
     os.kill(pid, signal.SIGKILL)
     assert out == "there"
     warning, = [line for line in said.splitlines() if line.startswith("job auto: ")]
-    assert "attnd keeps no history: " in warning and "disk is full. Make room there, or set XDG_STATE_HOME" in warning
+    assert "attnd keeps no history: " in warning and "disk is full. Mend that, or set XDG_STATE_HOME" in warning
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can have ports of its own")

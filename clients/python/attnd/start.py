@@ -179,7 +179,7 @@ class Starter:
         except (OSError, ControlError, zmq.ZMQError, KeyError):
             return
         if history["path"] is None:
-            log.warning("job %s: attnd keeps no history: %s. Make room there, or set XDG_STATE_HOME to a place that "
+            log.warning("job %s: attnd keeps no history: %s. Mend that, or set XDG_STATE_HOME to a place that "
                         "can be written, and end attnd (kill %d)", self._job, history["reason"], pid)
 
     def _tell_page(self) -> None:
