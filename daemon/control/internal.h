@@ -32,7 +32,8 @@ struct pending *request_defer(struct control_request *request);
 void pending_answer(struct pending **pending, int code, const char *detail,
                     const struct mpk_writer *result);
 
-/* A string parameter: `fallback` when it is missing, NULL when it does not fit or is no string. */
+/* A string parameter, or `fallback` when it is missing, in `buffer`, which is returned; NULL when
+ * it does not fit or is no string, or is missing without a fallback. */
 const char *string_param(const struct control_request *request, const char *key,
                          const char *fallback, char *buffer, size_t size);
 /* Whether params is a map (or nil) with no other keys than these; else `detail` names one. */

@@ -44,26 +44,16 @@ static bool map_answer_read_packed(const struct control_request *request, bool *
     return !value || value->type == MSGPACK_OBJECT_NIL || mpk_get_bool(value, ret_packed) == 0;
 }
 
-static const char *map_answer_read_text(const struct control_request *request, const char *key,
-                                        const char *fallback, char *ret_text, size_t size)
-{
-    const char *text = string_param(request, key, fallback, ret_text, size);
-    if (text && text != ret_text) {
-        strcpy(ret_text, text);
-    }
-    return text;
-}
-
 int maps_read(struct control_request *request, const char *const *keys, int count,
               struct maps_asked *ret_asked)
 {
     struct maps_asked *asked = ret_asked;
     memset(asked, 0, sizeof *asked);
     bool ok = request_takes(request, keys, count) &&
-              map_answer_read_text(request, "job", NULL, asked->job, sizeof asked->job) &&
-              map_answer_read_text(request, "run", "", asked->run, sizeof asked->run) &&
-              map_answer_read_text(request, "stack", "", asked->stack, sizeof asked->stack) &&
-              map_answer_read_text(request, "site", "", asked->site, sizeof asked->site) &&
+              string_param(request, "job", NULL, asked->job, sizeof asked->job) &&
+              string_param(request, "run", "", asked->run, sizeof asked->run) &&
+              string_param(request, "stack", "", asked->stack, sizeof asked->stack) &&
+              string_param(request, "site", "", asked->site, sizeof asked->site) &&
               map_answer_read_number(request, "layer", &asked->layer) &&
               map_answer_read_number(request, "head", &asked->head) &&
               map_answer_read_number(request, "heads", &asked->heads) &&

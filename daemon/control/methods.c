@@ -18,8 +18,10 @@ const char *string_param(const struct control_request *request, const char *key,
     if (!value || value->type == MSGPACK_OBJECT_NIL) {
         if (!fallback) {
             snprintf(request->detail, CONTROL_DETAIL_MAX, "%s is needed", key);
+            return NULL;
         }
-        return fallback;
+        snprintf(buffer, size, "%s", fallback);
+        return buffer;
     }
     if (value->type != MSGPACK_OBJECT_STR || value->via.str.size >= size ||
         memchr(value->via.str.ptr, '\0', value->via.str.size)) {
