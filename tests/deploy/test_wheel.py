@@ -106,11 +106,12 @@ def test_the_refusal_and_the_wheel_agree():
 
 
 def test_sources_are_from_where_the_packages_are(tmp_path):
-    """Both formats of apt, one place named twice, a release that is not this one, and a place that is switched off."""
+    """Both formats of apt, one place named twice, backports, a release that is not this one, and a place that is switched off."""
     release = re.search(r"^VERSION_CODENAME=(\w+)$", Path("/etc/os-release").read_text(), re.M).group(1)
     (tmp_path / "parts").mkdir()
     (tmp_path / "sources.list").write_text(f"deb http://one.example/debian {release} main\n"
                                            f"#deb http://off.example/debian {release} main\n"
+                                           f"deb http://one.example/debian {release}-backports main\n"
                                            "deb http://two.example/tools stable main\n")
     (tmp_path / "parts/debian.sources").write_text(
         "Types: deb\nURIs: http://one.example/debian/ https://three.example/debian-security\n"

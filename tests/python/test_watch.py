@@ -768,6 +768,18 @@ def test_a_model_that_is_only_evaluated_is_told_at_the_end(watched, caplog, trai
     assert ("the model ran only in eval mode without gradients" in caplog.text) == (not trained)
 
 
+def test_a_validation_after_steps_that_are_not_captured_is_no_evaluation_alone(watched, caplog):
+    model = Model()
+    it = watched(model, every=50, first_step=1, steps="manual")
+    for _ in range(49):
+        model.train()(*[torch.ones(1, 4, D)] * 3)
+        it.step()
+    with torch.no_grad():
+        model.eval()(*[torch.ones(1, 4, D)] * 3)
+    it.close()
+    assert it.current_step == 50 and not caplog.records
+
+
 class Explicit(torch.nn.Module):
     """Attention by an explicit softmax, of which `breaks` makes something first."""
 

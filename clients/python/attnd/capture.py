@@ -208,7 +208,7 @@ class Watch:
         self._padding = DecoderPadding()
         self._told_unseen = self._told_many = self._told_untold = False
         self._called = False  # a forward of the model was, or one of a part that is followed
-        self._begun = self._evaluated = False  # a forward was followed; one was left out as a validation
+        self._begun = self._evaluated = False  # a step was, or a forward was followed; one was left out as a validation
         self._steps_uncalled = self._parts_uncalled = 0
         self._closed = False
         self._warned = False
@@ -386,6 +386,7 @@ class Watch:
 
     def _advance(self) -> None:
         self._step += 1
+        self._begun = True
         self._passes = {}
         self._steps_uncalled += self._spy.installed
         if self._steps_uncalled >= STEPS_UNCALLED:
