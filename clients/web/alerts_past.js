@@ -32,12 +32,14 @@ export async function loadIntervals(job, run) {
     return intervalsOf([...(answer?.alerts ?? [])].reverse()).reverse();
 }
 
-/** Those that fired at a step, from where one began to where it was over, which is a step at which it did not fire; in
- * the words of when they began. */
+/**
+ * The alerts that fired at a step, from where one began to where it was over, a step at which it did not fire; in the words
+ * of when they began.
+ */
 export const firingAt = (intervals, step) =>
     intervals.filter((one) => one.from <= step && step < one.to).map((one) => ({ ...one, ...one.began }));
 
-/** Those that fire, or did when the run ended. */
+/** The alerts that fire, or did when the run ended. */
 export const firingAtEnd = (intervals) => intervals.filter((one) => one.to === Infinity);
 
 /** How many alerts fired at the end of runs that have ended: `.of(run)` is a number, "–" for none, and "" of a run that is

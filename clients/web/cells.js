@@ -35,9 +35,9 @@ export const showsPadding = () => padding.isShown;
 export const showPadding = (isShown) => void (padding.isShown = isShown);
 
 /**
- * Of each column 1 where it is padding, as far as weights tell: at an end, and without weight in any of the maps that
- * `values` holds. A single column with weight is no sequence: it is a key that every query looks at. Few queries of a
- * causal map see its last keys, which may have no weight without being padding.
+ * A number for each column, 1 where it is padding, as far as weights tell: at an end, and without weight in any of the
+ * maps that `values` holds. A single column with weight is no sequence: it is a key that every query looks at. Few
+ * queries of a causal map see its last keys, which may have no weight without being padding.
  */
 function paddedColumns({ columns, values, causal }) {
     const isUsed = new Uint8Array(columns),

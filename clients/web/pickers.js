@@ -3,6 +3,7 @@
 import { showPadding, showsPadding } from "./cells.js";
 import { h, layerName, note, number, select, withModule } from "./dom.js";
 import { go, here, keep, link } from "./router.js";
+import { openRun } from "./run.js";
 
 export const STATISTICS = ["mean", "std", "min", "max", "p10", "p50", "p90", "p99", "last"];
 
@@ -32,7 +33,7 @@ export function statisticPicker(value, onchange) {
 }
 
 /** The layer that is meant by the address: the first one when it does not say. */
-export function chosenLayer(store, params) {
+function chosenLayer(store, params) {
     const layers = store.layers();
     return (
         layers.find(
@@ -75,7 +76,7 @@ const OFFERED = 20;
  * What is said when the address names a layer or a head that the run has not; `map` is the layer that is shown instead.
  * Takes them out of `params`.
  */
-export function mendPlace(store, params, map) {
+function mendPlace(store, params, map) {
     const said = [],
         asked = Object.keys(place(map)).filter((name) => params[name] !== undefined),
         heads = headCount(map);
@@ -98,6 +99,19 @@ export function mendPlace(store, params, map) {
         delete params.head;
     }
     return said;
+}
+
+/**
+ * The run and the layer that the address means, { run, map }; null when there is none, and when the view was left meanwhile.
+ * `root` says what the address names and the run has not.
+ */
+export async function openLayer(root, params, { store, isCurrent }) {
+    const run = await openRun(store, params),
+        map = chosenLayer(run, params);
+    if (!isCurrent()) return null;
+    if (!map) return void root.append(note(`${params.job} has no layer that was measured yet.`));
+    root.append(...mendPlace(run, params, map));
+    return { run, map };
 }
 
 /** Whether padding is shown, as the address has it in "padding"; `params` of the view, whose links keep it. */

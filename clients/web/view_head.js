@@ -17,19 +17,18 @@ import { scalePicker } from "./map_scale.js";
 import { drawMap } from "./map_view.js";
 import { pairText } from "./pairs.js";
 import {
-    chosenLayer,
     facts,
     headCount,
     headPicker,
     layerPicker,
-    mendPlace,
     metricPicker,
+    openLayer,
     paddingPicker,
     unitOf,
 } from "./pickers.js";
 import { go, keep, link } from "./router.js";
 import { isOnAxis, loadRules } from "./rules.js";
-import { mapStep, NOT_KEPT, openRun } from "./run.js";
+import { mapStep, NOT_KEPT } from "./run.js";
 import { RunTrouble } from "./run_trouble.js";
 import { liveValues, summaryValues } from "./store.js";
 import { kept, paced } from "./view_state.js";
@@ -480,12 +479,11 @@ class HeadView {
 }
 
 export async function show(root, params, { store, isCurrent }) {
-    const run = await openRun(store, params),
-        chosen = chosenLayer(run, params),
-        map = chosen && (await store.complete(chosen));
+    const opened = await openLayer(root, params, { store, isCurrent });
+    if (!opened) return null;
+    const run = opened.run,
+        map = await store.complete(opened.map);
     if (!isCurrent()) return null;
-    if (!map) return void root.append(note(`${params.job} has no layer that was measured yet.`));
-    root.append(...mendPlace(run, params, map));
     const view = new HeadView(params, { run, map, store, isCurrent });
     [view.rules] = await Promise.all([loadRules(params.job), view.loadAlerts(), view.time.load()]);
     if (!isCurrent()) return null;

@@ -10,10 +10,10 @@ import { LayerSeries } from "./layer_series.js";
 import { overHeads } from "./load_maps.js";
 import { scalePicker } from "./map_scale.js";
 import { drawMap } from "./map_view.js";
-import { chosenLayer, headCount, layerPicker, mendPlace, metricPicker, paddingPicker } from "./pickers.js";
+import { headCount, layerPicker, metricPicker, openLayer, paddingPicker } from "./pickers.js";
 import { go, link } from "./router.js";
 import { loadRules } from "./rules.js";
-import { mapStep, openRun } from "./run.js";
+import { mapStep } from "./run.js";
 import { kept, paced } from "./view_state.js";
 import { ViewTime, wrongMoment } from "./view_time.js";
 
@@ -159,12 +159,11 @@ function keepAggregate(run, map, [kind, frame], { time, isCurrent }) {
 }
 
 export async function show(root, params, { store, isCurrent }) {
-    const run = await openRun(store, params),
-        chosen = chosenLayer(run, params),
-        map = chosen && (await store.complete(chosen));
+    const opened = await openLayer(root, params, { store, isCurrent });
+    if (!opened) return null;
+    const run = opened.run,
+        map = await store.complete(opened.map);
     if (!isCurrent()) return null;
-    if (!map) return void root.append(note(`${params.job} has no layer that was measured yet.`));
-    root.append(...mendPlace(run, params, map));
     const where = { stack: map.stack, layer: map.layer, site: map.site },
         toHead = (head) => link("head", { ...params, ...where, head }),
         openHead = (head) => go("head", { ...params, ...where, head }),

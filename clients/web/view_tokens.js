@@ -6,9 +6,9 @@ import { COLOR_MAPS } from "./colors.js";
 import { h, headName, isolated, layerName, note, number, percent, say, visible } from "./dom.js";
 import { figure, svg as newSvg } from "./figure.js";
 import { overHeads, someHeads } from "./load_maps.js";
-import { chosenLayer, headPicker, layerPicker, mendPlace, paddingPicker } from "./pickers.js";
+import { headPicker, layerPicker, openLayer, paddingPicker } from "./pickers.js";
 import { keep } from "./router.js";
-import { mapStep, NOT_KEPT, openRun } from "./run.js";
+import { mapStep, NOT_KEPT } from "./run.js";
 import { settings } from "./settings.js";
 import { kept } from "./view_state.js";
 
@@ -218,12 +218,10 @@ class Tokens {
 }
 
 export async function show(root, params, { store, isCurrent }) {
-    const run = await openRun(store, params),
-        map = chosenLayer(run, params);
-    if (!isCurrent()) return null;
-    if (!map) return void root.append(note(`${params.job} has no layer that was measured yet.`));
-    root.append(...mendPlace(run, params, map));
-    const head = params.head ?? "mean",
+    const opened = await openLayer(root, params, { store, isCurrent });
+    if (!opened) return null;
+    const { run, map } = opened,
+        head = params.head ?? "mean",
         where = { stack: map.stack, layer: map.layer, site: map.site };
     const tokens = new Tokens(map, head),
         box = h("div", {});

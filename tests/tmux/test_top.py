@@ -104,6 +104,7 @@ def test_the_run_of_the_command_line_is_shown(open_terminal, command):
     terminal.wait_for(rf"attnd top  gpt-small  run {first[:8]}  active  epoch 0 step 15")
     terminal.wait_for(r"^ !! decoder\.0\.self\.h\d +entropy_normalized +0\.0\d+ +0\.1000 +6 entropy_c")
     terminal.type("q")
+    terminal.wait_for(r"^[#$] ?$")
     terminal.run(command(attnd, "gpt-small", "--run", "ffff"))
     terminal.wait_for("no such run of this job in memory")
 

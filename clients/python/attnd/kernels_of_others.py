@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Given = Mapping[str, Any]
 Reader = Callable[[Given], Queries]
 MATERIALIZED = 1 << 26  # numbers of a mask of xFormers that has no words here
-# What changes the weights and is not read here.
+# Arguments that change the weights and are not read here.
 _UNKNOWN = ("qv", "attention_chunk", "block_table", "page_table", "seqused_q", "seqused_k", "s_aux", "learnable_sink",
             "sink", "score_mod", "mask_mod")
 

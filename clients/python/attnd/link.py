@@ -4,7 +4,7 @@
 A daemon that was named is connected to once, and ZeroMQ connects again by itself. One that nobody named is looked for
 (address.py), about once a second until it is found, and again when its connection has ended: then in all places, since
 it may come back in another one, and a place may have become somebody else's. ZeroMQ is kept from connecting there by
-itself. Of one that was named and says nothing, somebody may want to know who listens there instead (listener.py).
+itself. If one that was named says nothing, listener.py tells who listens there instead.
 """
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Unusable(Exception):
 
 def programs() -> List[str]:
     """Every file that may be the daemon, the one to use first: $ATTND_BIN alone when it is set; else beside the scripts
-    of this Python, where a wheel installs it, then in PATH. Those that can be executed go before others."""
+    of this Python, where a wheel installs it, then in PATH. Executable ones go before others."""
     named = os.environ.get("ATTND_BIN")
     if named:
         return [os.path.abspath(named)]

@@ -38,7 +38,7 @@ class Session:
     def begin(self, model: Any, step: int, epoch: int, settings: Callable[[], Dict[str, Any]] = dict,
               **found: Any) -> None:
         """A training begins at `step` and `epoch`, both from 0. `found`: options of attnd.watch that the trainer
-        knows, unless the user said otherwise; `settings` gives those of the training. What was open is closed."""
+        knows, unless the user said otherwise; `settings` gives those of the training. It closes one that was open."""
         self.end()
         self._warned = False
         known: Dict[str, Any] = {}
