@@ -245,11 +245,15 @@ static bool asker_take(struct asker *asker, struct model *model, int64_t now_ms)
         asker->asked[kind].id = 0;
     }
     if (current && status == RPC_REFUSED) {
-        model->run = kind == ASKER_MONITOR ? NULL : model->run; /* attnd has forgotten it */
-        bool nothing = strcmp(reply.code, err_slug(ERR_NO_HISTORY)) == 0 ||
-                       strcmp(reply.code, err_slug(ERR_RUN_UNKNOWN)) == 0;
+        bool gone = strcmp(reply.code, err_slug(ERR_RUN_UNKNOWN)) == 0;
+        bool nothing = gone || strcmp(reply.code, err_slug(ERR_NO_HISTORY)) == 0;
         if (kind == ASKER_GRID || kind == ASKER_DETAIL_GRID) {
             snprintf(model->refusal, sizeof model->refusal, "%s", nothing ? "" : reply.message);
+        } else if (kind == ASKER_MONITOR && gone) {
+            model->gone = model->run;
+            model->run = NULL;
+        } else if (kind == ASKER_MONITOR) {
+            snprintf(model->refused, sizeof model->refused, "%s", reply.message);
         }
     }
     if (status == RPC_OK) {

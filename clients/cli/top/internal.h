@@ -268,6 +268,8 @@ struct model {
 
     char job[JOB_NAME_MAX + 1]; /* "" = none is chosen */
     const char *run;            /* digits of the run of it that is shown; NULL = the newest */
+    const char *gone;           /* those of the run that was shown until attnd forgot it */
+    char refused[256];          /* why attnd does not answer `monitor`; "" = it does */
     bool job_known;             /* attnd has it now */
     struct job_entry entry;     /* of the job, as far as it is known */
     uint64_t generation; /* one more with each choice of a job: older answers are of another */

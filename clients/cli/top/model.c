@@ -88,7 +88,7 @@ const struct job_entry *model_find_job(const struct model *model)
 void model_choose_job(struct model *model, const char *job)
 {
     snprintf(model->job, sizeof model->job, "%.*s", JOB_NAME_MAX, job);
-    model->run = NULL;
+    model->run = model->gone = NULL;
     const struct job_entry *entry = model_find_job(model);
     model->job_known = entry != NULL;
     model->entry = entry ? *entry : (struct job_entry){.epoch = 0};

@@ -176,6 +176,7 @@ void read_monitor(struct model *model, const msgpack_object *result, int64_t now
         model->needs.alerts = model->needs.alerts || health.alerts != before.alerts;
     }
     model->health = health;
+    model->refused[0] = '\0';
     const msgpack_object *jobs = mpk_find(result, "jobs");
     const msgpack_object *maps;
     uint32_t count = read_list(jobs, &maps);

@@ -357,11 +357,9 @@ void view_draw(struct model *model, struct screen *screen, int64_t now_ms, const
         return;
     }
     const struct job_entry *entry = &model->entry;
-    char text[160];
+    char text[300] = "";
     struct line line = {screen, 0, 1, screen->width - (int)strlen(clock) - 2};
-    for (int column = 0; column < screen->width; column++) {
-        screen_put(screen, 0, column, 1, STYLE_TITLE, " ");
-    }
+    screen_print(screen, 0, 0, screen->width, STYLE_TITLE, "%*s", screen->width, "");
     put_piece(&line, STYLE_TITLE, "attnd top");
     if (model->job[0] != '\0') {
         snprintf(text, sizeof text, "%s", model->job);
@@ -369,12 +367,14 @@ void view_draw(struct model *model, struct screen *screen, int64_t now_ms, const
         put_piece(&line, STYLE_TITLE, "%s", text);
     }
     if (model->job_known) {
-        put_piece(&line, STYLE_TITLE, "run %.8s", entry->run);
+        put_piece(&line, STYLE_TITLE, model->gone ? "run %.8s (%.8s is gone)" : "run %.8s",
+                  entry->run, model->gone);
         put_piece(&line, STYLE_TITLE, "%s", entry->state);
         put_piece(&line, STYLE_TITLE, "epoch %" PRIu64 " step %" PRIu64, entry->epoch, entry->step);
         put_piece(&line, STYLE_TITLE, "ranks %" PRIu64 "/%" PRIu64, entry->ranks, entry->world);
     }
     screen_put_right(screen, 0, 0, screen->width - 1, STYLE_TITLE, clock);
+    snprintf(text, sizeof text, "%s", model->refused);
     if (model->silent_since_ms >= 0) {
         int64_t seconds = (now_ms - model->silent_since_ms) / 1000;
         char time[OUT_TIME_MAX];
@@ -382,11 +382,10 @@ void view_draw(struct model *model, struct screen *screen, int64_t now_ms, const
         if (seconds < 60) {
             snprintf(time, sizeof time, "%" PRId64 " s", seconds);
         }
-        for (int column = 0; column < screen->width; column++) {
-            screen_put(screen, 1, column, 1, STYLE_BANNER, " ");
-        }
-        screen_print(screen, 1, 1, screen->width - 1, STYLE_BANNER,
-                     "attnd does not answer since %s; trying again", time);
+        snprintf(text, sizeof text, "attnd does not answer since %s; trying again", time);
+    }
+    if (text[0] != '\0') {
+        screen_print(screen, 1, 0, screen->width, STYLE_BANNER, " %-*s", screen->width - 1, text);
     } else {
         draw_health(model, screen);
     }

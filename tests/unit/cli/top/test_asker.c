@@ -11,6 +11,7 @@
 
 /* Between the fake's thread and the test. */
 static atomic_int monitors, lives, silent, holds_live;
+static const char *_Atomic refused_as; /* code of the refusal of `monitor` of a run; NULL = none */
 
 /* Answers `monitor`, each with one more message than the one before, and `live`; nothing at all
  * while it is silent. */
@@ -18,14 +19,16 @@ static void top_asker_answer(const struct fake *fake, const char *method, uint64
                              const msgpack_object *params, struct mpk_writer *reply)
 {
     int count = atomic_load(&monitors);
-    (void)fake, (void)params;
+    (void)fake;
     if (strcmp(method, "monitor") == 0) {
         atomic_fetch_add(&monitors, 1);
     }
     if (atomic_load(&silent)) {
         return;
     }
-    if (strcmp(method, "monitor") == 0) {
+    if (atomic_load(&refused_as) && mpk_find(params, "run") && strcmp(method, "monitor") == 0) {
+        fake_put_error(reply, id, atomic_load(&refused_as), "not now");
+    } else if (strcmp(method, "monitor") == 0) {
         fake_put_ok(reply, id);
         put_monitor(reply, &(struct monitor){.job = "gpt-small",
                                              .second = "other",
@@ -60,6 +63,7 @@ static struct world *top_asker_start(int timeout_ms)
     atomic_store(&lives, 0);
     atomic_store(&silent, 0);
     atomic_store(&holds_live, 0);
+    atomic_store(&refused_as, NULL);
     fake_start(&world.fake, top_asker_answer);
     assert_int_equal(rpc_open(world.fake.endpoint, NULL, timeout_ms, &world.rpc), RPC_OK);
     asker_init(&world.asker, &world.rpc, 0);
@@ -256,6 +260,42 @@ static void test_an_answer_about_the_job_before_is_dropped(void **state)
     top_asker_stop(world);
 }
 
+/* Ticks, takes the answer to `monitor` and draws. */
+static void top_asker_look(struct world *world, struct screen *screen, int64_t now_ms)
+{
+    asker_tick(&world->asker, world->model, now_ms);
+    while (world->asker.asked[ASKER_MONITOR].id != 0) {
+        top_asker_turn(world, now_ms);
+    }
+    draw(world->model, screen, 80, 24);
+}
+
+static void test_only_a_run_that_is_gone_gives_way_to_the_newest(void **state)
+{
+    (void)state;
+    struct world *world = top_asker_start(60000);
+    struct screen screen = {.unicode = true};
+    model_choose_job(world->model, "gpt-small");
+    world->model->run = "1234567890ab";
+    atomic_store(&refused_as, "busy");
+    top_asker_look(world, &screen, 1000);
+    assert_string_equal(world->model->run, "1234567890ab");
+    assert_row(&screen, 1, " not now");
+    atomic_store(&refused_as, NULL);
+    top_asker_look(world, &screen, 1200);
+    assert_shows_not(&screen, "not now");
+    assert_shows_not(&screen, "gone");
+    atomic_store(&refused_as, "run_unknown");
+    top_asker_look(world, &screen, 1400);
+    assert_null(world->model->run);
+    top_asker_look(world, &screen, 1600);
+    assert_row(&screen, 0,
+               " attnd top  gpt-small  run abcdef01 (12345678 is gone)  active"
+               "         14:02:31");
+    screen_free(&screen);
+    top_asker_stop(world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -267,6 +307,7 @@ int main(void)
         cmocka_unit_test(test_what_a_stall_left_unanswered_of_a_head_is_needed_again),
         cmocka_unit_test(test_what_cannot_be_sent_is_still_needed),
         cmocka_unit_test(test_an_answer_about_the_job_before_is_dropped),
+        cmocka_unit_test(test_only_a_run_that_is_gone_gives_way_to_the_newest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
