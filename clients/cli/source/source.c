@@ -66,6 +66,7 @@ struct given {
 
 static int read_given(const struct given *given, struct labels *labels, char *reterr)
 {
+    const char *option = given->file ? given->file_option : given->words_option;
     int rc = 0;
     if (given->file && given->words) {
         return source_fail(reterr, CLI_USAGE, "%s and %s: give one of them", given->file_option,
@@ -80,16 +81,14 @@ static int read_given(const struct given *given, struct labels *labels, char *re
         return source_fail_memory(reterr);
     }
     if (rc == ERR_TOO_LARGE) {
-        return source_fail(reterr, CLI_USAGE, "%s: more than %d tokens",
-                           given->file ? given->file_option : given->words_option, LABELS_MAX);
+        return source_fail(reterr, CLI_USAGE, "%s: more than %d tokens", option, LABELS_MAX);
     }
     if (rc != 0) {
-        return source_fail(reterr, CLI_USAGE, "%s: %.300s: %s", given->file_option, given->file,
+        return source_fail(reterr, CLI_USAGE, "%s: %.300s: %s", option, given->file,
                            strerror(errno));
     }
     if ((given->file || given->words) && labels->count == 0) {
-        return source_fail(reterr, CLI_USAGE, "%s: there are no tokens in it",
-                           given->file ? given->file_option : given->words_option);
+        return source_fail(reterr, CLI_USAGE, "%s: there are no tokens in it", option);
     }
     return CLI_OK;
 }
@@ -111,18 +110,6 @@ static const char *find_foreign(const struct source_request *request, bool array
                                                 : NULL;
 }
 
-static int check_foreign(const struct source_request *request, bool arrays, char *reterr)
-{
-    const char *option = find_foreign(request, arrays);
-    if (!option) {
-        return CLI_OK;
-    }
-    return source_fail(reterr, CLI_USAGE,
-                       arrays ? "--%s: array files have no runs and steps"
-                              : "--%s: is about array files; recordings and attnd know it",
-                       option);
-}
-
 static int open_kind(const struct source_request *request, struct source *source, char *reterr)
 {
     int recordings = 0;
@@ -134,9 +121,12 @@ static int open_kind(const struct source_request *request, struct source *source
                            "a recording is looked at alone: give one file at a time");
     }
     bool arrays = request->files && recordings == 0;
-    int code = check_foreign(request, arrays, reterr);
-    if (code != CLI_OK) {
-        return code;
+    const char *foreign = find_foreign(request, arrays);
+    if (foreign) {
+        return source_fail(reterr, CLI_USAGE,
+                           arrays ? "--%s: array files have no runs and steps"
+                                  : "--%s: is about array files; recordings and attnd know it",
+                           foreign);
     }
     return arrays           ? source_open_files(request, source, reterr)
            : recordings > 0 ? source_open_recording(request, source, reterr)
