@@ -13,6 +13,7 @@ enum dim {
     DIM_KV_HEADS,
     DIM_HEAD,
     DIM_VALUE,
+    DIM_WRITTEN,
     DIM_COUNT
 };
 /* A matrix's sides are judged by heads * head_dim, in header_check_tensors. */
@@ -25,6 +26,7 @@ enum dim {
 #define G DIM_KV_HEADS
 #define D DIM_HEAD
 #define V DIM_VALUE
+#define R DIM_WRITTEN
 
 #define FLOATS    (1u << DTYPE_F32 | 1u << DTYPE_F16 | 1u << DTYPE_BF16 | 1u << DTYPE_F64)
 #define ATTENTION (1u << MESSAGE_ATTENTION)
@@ -51,6 +53,9 @@ static const struct {
     [TENSOR_Q] = {QK, FLOATS, 4, {B, H, Q, D}},
     [TENSOR_K] = {QK, FLOATS, 4, {B, G, K, D}},
     [TENSOR_V] = {QK, FLOATS, 4, {B, G, K, V}},
+    [TENSOR_DOUT] = {QK, FLOATS, 4, {B, H, Q, V}},
+    [TENSOR_WO_R] = {QK, 1u << DTYPE_F32, 3, {H, R, V}},
+    [TENSOR_X_NORM] = {QK, 1u << DTYPE_F32, 2, {B, Q}},
     [TENSOR_WQ] = MATRIX,
     [TENSOR_WK] = MATRIX,
     [TENSOR_WV] = MATRIX,
@@ -264,6 +269,23 @@ static bool documents_fit(const struct header *header)
     return header->layer.site == SITE_SELF && header_last_position(header) < header->keys;
 }
 
+/* A tensor that says nothing without another one. */
+static bool tensors_stand(const struct header *header)
+{
+    bool v = header_find_tensor(header, TENSOR_V), wo_r = header_find_tensor(header, TENSOR_WO_R);
+
+    return (v || !(wo_r || header_find_tensor(header, TENSOR_DOUT))) &&
+           (wo_r || !header_find_tensor(header, TENSOR_X_NORM));
+}
+
+/* R of a QR has no more rows than columns. */
+static bool wo_r_fits(const struct header *header)
+{
+    const struct tensor *tensor = header_find_tensor(header, TENSOR_WO_R);
+
+    return !tensor || tensor->shape[1] <= tensor->shape[2];
+}
+
 int header_check_tensors(const struct header *header, const char **reterr_key)
 {
     if (header->heads % header->kv_heads != 0) {
@@ -273,6 +295,14 @@ int header_check_tensors(const struct header *header, const char **reterr_key)
     if (header->type == MESSAGE_WEIGHTS && !matrices_fit(header)) {
         *reterr_key = "head_dim";
         return ERR_HEAD_DIM;
+    }
+    if (!tensors_stand(header)) {
+        *reterr_key = "tensors";
+        return ERR_TENSOR_NEEDS;
+    }
+    if (!wo_r_fits(header)) {
+        *reterr_key = "tensors";
+        return ERR_SHAPE;
     }
     if (!documents_fit(header)) {
         *reterr_key = "tensors";

@@ -22,6 +22,9 @@ enum tensor_role {
     TENSOR_Q,         /* [B,H,Tq,d] f32 f16 bf16 f64, after the position encoding */
     TENSOR_K,         /* [B,Hkv,Tk,d] */
     TENSOR_V,         /* [B,Hkv,Tk,dv] */
+    TENSOR_DOUT,      /* [B,H,Tq,dv]: the loss's gradient by the heads' outputs A V */
+    TENSOR_WO_R,      /* [H,r,dv] f32, r <= dv: R of the QR of each head's slice of W_o */
+    TENSOR_X_NORM,    /* [B,Tq] f32: |x| of the layer's input at each query */
     TENSOR_WQ,        /* [out,in] */
     TENSOR_WK,
     TENSOR_WV,

@@ -50,6 +50,8 @@ HEADER_CASES = {
     "head_dim": dict(type="weights", heads=2, head_dim=4, tensors=[dict(name="wq", dtype="f32", shape=[7, 4])]),
     "documents": dict(site="cross", tensors=[dict(name="weights", dtype="f32", shape=[1, 2, 4, 4]),
                                              dict(name="documents", dtype="i32", shape=[1, 4])]),
+    "tensor_needs": dict(type="qk", scale=1.0, tensors=[dict(name=name, dtype="f32", shape=[1, 2, 4, 4])
+                                                        for name in ("q", "k", "dout")]),
     "lengths": dict(k_len=[5]),
     "topic_mismatch": dict(layer=7),
 }

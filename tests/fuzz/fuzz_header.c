@@ -52,6 +52,15 @@ static void check_tensors(const struct header *header)
     REQUIRE(side(header, TENSOR_K, 1) == header->kv_heads);
     REQUIRE(side(header, TENSOR_K, 3) == header->head_dim);
     REQUIRE(!header_frame_of(header, TENSOR_V) || side(header, TENSOR_V, 3) == header->value_dim);
+    REQUIRE(!header_frame_of(header, TENSOR_DOUT) ||
+            side(header, TENSOR_DOUT, 3) == header->value_dim);
+    REQUIRE(!header_frame_of(header, TENSOR_WO_R) ||
+            (side(header, TENSOR_WO_R, 0) == header->heads &&
+             side(header, TENSOR_WO_R, 2) == header->value_dim &&
+             side(header, TENSOR_WO_R, 1) <= header->value_dim));
+    REQUIRE(!header_frame_of(header, TENSOR_X_NORM) || header_frame_of(header, TENSOR_WO_R));
+    REQUIRE(header->value_dim > 0 ||
+            !(header_frame_of(header, TENSOR_DOUT) || header_frame_of(header, TENSOR_WO_R)));
     REQUIRE(isfinite(header->scale) && isfinite(header->softcap) && header->softcap >= 0);
 }
 

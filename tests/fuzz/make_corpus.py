@@ -19,6 +19,8 @@ def weights(*shape, dtype="f32", name="weights"):
     return {"name": name, "dtype": dtype, "shape": list(shape)}
 
 
+OUTPUT = [weights(2, 4, 8, 3, name="q"), weights(2, 2, 8, 3, name="k"), weights(2, 2, 8, 5, name="v"),
+          weights(2, 4, 8, 5, name="dout", dtype="bf16"), weights(4, 3, 5, name="wo_r"), weights(2, 8, name="x_norm")]
 attention = (GOLDEN / "attention.msgpack").read_bytes()
 FILES = {
     "empty_map": b"\x80",
@@ -45,6 +47,12 @@ FILES = {
     "qk_softcap_negative": changed("qk", softcap=-1.0),
     "qk_offset_end": changed("qk", q_offset=2**32 - 1),
     "qk_documents": changed("qk_full", q_offset=4),
+    "qk_dout": changed("qk", tensors=OUTPUT),
+    "qk_dout_without_v": changed("qk", tensors=OUTPUT[:2] + OUTPUT[3:4]),
+    "qk_dout_shape": changed("qk", tensors=OUTPUT[:3] + [weights(2, 4, 8, 4, name="dout")]),
+    "qk_wo_r_tall": changed("qk", tensors=OUTPUT[:3] + [weights(4, 6, 5, name="wo_r")]),
+    "qk_wo_r_dtype": changed("qk", tensors=OUTPUT[:3] + [weights(4, 5, 5, name="wo_r", dtype="f64")]),
+    "qk_x_norm_alone": changed("qk", tensors=OUTPUT[:3] + OUTPUT[5:]),
     "qk_max_offset": changed("qk", q_offset=2**32 - 9),
     "documents_cross": changed("attention_documents", site="cross"),
     "rows_documents": changed("attention_rows", q_offset=5),

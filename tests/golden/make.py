@@ -70,6 +70,12 @@ qk_full = common("qk", seq=9, epoch=3, step=1201, rank=1, world=2) | layer("deco
     "scale": 0.5, "softcap": 50.0, "q_offset": 3, "causal": True, "window": 4, "q_len": [3, 2], "k_len": [6, 5],
     "head_offset": 3, "heads_total": 6}
 
+# With what the output is judged by.
+qk_output = common("qk", seq=10, epoch=3, step=1202) | layer("decoder", 5, "self") | {
+    "tensors": [tensor("q", "f32", 2, 4, 3, 4), tensor("k", "f32", 2, 2, 6, 4), tensor("v", "f16", 2, 2, 6, 5),
+                tensor("dout", "bf16", 2, 4, 3, 5), tensor("wo_r", "f32", 4, 2, 5), tensor("x_norm", "f32", 2, 3)],
+    "scale": 0.5, "q_offset": 3, "causal": True}
+
 weights = common("weights", seq=0, epoch=3, step=1250) | layer("decoder", 5, "self") | {
     "tensors": [tensor("wq", "f32", 32, 24), tensor("wk", "f32", 16, 24), tensor("wv", "f32", 16, 24),
                 tensor("wo", "f32", 24, 32)], "heads": 4, "kv_heads": 2, "head_dim": 8}
@@ -280,7 +286,7 @@ def readable(value):
 
 
 NAMES = ["attention", "attention_full", "attention_unknown_keys", "attention_documents", "attention_rows",
-         "attention_module", "attention_sample", "qk", "qk_full", "weights", "weights_slice", "epoch_end", "bye",
+         "attention_module", "attention_sample", "qk", "qk_full", "qk_output", "weights", "weights_slice", "epoch_end", "bye",
          "bye_dropped", "hello", "hello_modules", "hello_settings", "log", "log_result", "live", "live_bare", "summary", "job", "alert", "alert_run", "live_full",
          "live_weights", "summary_full", "analysis_layer", "analysis_weights"]
 

@@ -108,6 +108,28 @@ def test_queries_and_keys_arrive_as_they_were_published(daemon, publisher):
     assert frames[:3] == [q.tobytes(), k.tobytes(), v.tobytes()]
 
 
+def output_tensors(generator):
+    q, k = generator.random((2, 4, 3, 8), dtype=np.float32), generator.random((2, 2, 5, 8), dtype=np.float32)
+    v, dout = generator.random((2, 2, 5, 6)).astype(np.float16), generator.random((2, 4, 3, 6))
+    return dict(q=q, k=k, v=v, dout=dout, wo_r=generator.random((4, 6, 6)), x_norm=generator.random((2, 3), dtype=np.float32))
+
+
+def test_the_tensors_of_the_output_go_to_those_who_know_them():
+    for revision in (5, 6):
+        daemon = FakeDaemon(topics=(b"", b"limits/header=%d;max_message=90000" % revision))
+        with attnd.Publisher("job", daemon.endpoint) as publisher:
+            daemon.attach(publisher)
+            wait_until(lambda: daemon.serve() or publisher.message_bytes == 90000, "the limits arrive")
+            assert publisher.takes_output == (revision == 6)
+            sent = output_tensors(np.random.default_rng(5))
+            assert publisher.publish_qk(**sent, **AT)
+            _, header, frames = daemon.next("qk")
+            assert [(t["name"], t["dtype"], t["shape"]) for t in header["tensors"]][3:] == [
+                ("dout", "f64", [2, 4, 3, 6]), ("wo_r", "f32", [4, 6, 6]), ("x_norm", "f32", [2, 3])][:3 * (revision - 5)]
+            assert frames[3:] == [sent["dout"].tobytes(), sent["wo_r"].astype(np.float32).tobytes(),
+                                  sent["x_norm"].tobytes()][:3 * (revision - 5)]
+
+
 def test_torch_queries_and_keys_travel(daemon, publisher):
     torch = pytest.importorskip("torch")
     q, k = torch.rand(1, 2, 3, 4).bfloat16(), torch.rand(1, 1, 3, 4).bfloat16().requires_grad_()
@@ -613,7 +635,15 @@ def maps(*shape):
     ({"tokens": [[1, 2]]}, "tokens"), ({"tokens": np.full((1, 4), 2**31)}, "32 bits"),
     ({"documents": np.zeros((1, 4), int), "q_offset": 2}, "documents"),
     ({"documents": np.zeros((1, 4), int), "q_stride": 2}, "documents"),
-    ({"documents": np.zeros((1, 4), int), "site": "cross"}, "documents")])
+    ({"documents": np.zeros((1, 4), int), "site": "cross"}, "documents"),
+    ({"dout": maps(1, 4, 3, 8)}, "dout: needs v"), ({"wo_r": maps(4, 8, 8)}, "wo_r: needs v"),
+    ({"v": maps(1, 2, 4, 8), "x_norm": maps(1, 3)}, "x_norm: needs wo_r"),
+    ({"v": maps(1, 2, 4, 8), "dout": maps(1, 2, 3, 8)}, "dout: must be"),
+    ({"v": maps(1, 2, 4, 6), "dout": maps(1, 4, 3, 8)}, "dout: must be"),
+    ({"v": maps(1, 2, 4, 6), "wo_r": maps(4, 7, 6)}, "at most 6"),
+    ({"v": maps(1, 2, 4, 6), "wo_r": maps(2, 6, 6)}, "wo_r of shape"),
+    ({"v": maps(1, 2, 4, 6), "wo_r": maps(4, 6, 6), "x_norm": maps(1, 4)}, "x_norm: must be"),
+    ({"v": maps(1, 2, 4, 6), "wo_r": np.ones((4, 6, 6), int)}, "dtype")])
 def test_bad_queries_and_keys_are_value_errors(arguments, says, publisher):
     with pytest.raises(ValueError, match=says):
         publisher.publish_qk(**{"q": maps(1, 4, 3, 8), "k": maps(1, 2, 4, 8), **AT, **arguments})

@@ -73,7 +73,8 @@ static bool parse_role(const char *word, enum tensor_role *ret_role)
     } else if (strcmp(word, NAME_INPUT_IDS) == 0) {
         *ret_role = TENSOR_TOKENS;
     } else {
-        return tensor_role_parse(word, strlen(word), ret_role) == 0;
+        return tensor_role_parse(word, strlen(word), ret_role) == 0 &&
+               !(*ret_role > TENSOR_V && *ret_role < TENSOR_WQ);
     }
     return true;
 }

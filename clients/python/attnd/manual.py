@@ -70,7 +70,7 @@ def _where(watch: "capture.Watch", stack: Optional[str], layer: Optional[int], s
     return None if path is None else watch.name(path)
 
 
-PER_SAMPLE = ("q_len", "k_len", "mask", "grad", "tokens", "documents")
+PER_SAMPLE = ("q_len", "k_len", "mask", "grad", "tokens", "documents", "dout", "x_norm")
 
 
 def _first_samples(count: int, tensors: Tuple[Any, ...], options: Dict[str, Any]

@@ -13,7 +13,7 @@ import weakref
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 from . import scalars, tensors, wire
-from .limits import LOG, Q_STRIDE
+from .limits import DOUT, LOG, Q_STRIDE
 from .plan import EVERYTHING, Plan, choose
 from .sender import Identity, Later, Message, Sender
 
@@ -154,6 +154,11 @@ class Publisher:
         return self._sender.limits.header >= Q_STRIDE
 
     @property
+    def takes_output(self) -> bool:
+        """Whether those who listen know dout, wo_r and x_norm."""
+        return self._sender.limits.header >= DOUT
+
+    @property
     def stalled(self) -> bool:
         """Whether the daemon has taken nothing for some seconds."""
         return self._sender.stalled
@@ -228,7 +233,8 @@ class Publisher:
                    k_len: Any = None, mask: Any = None, head_offset: Optional[int] = None,
                    heads_total: Optional[int] = None, labels: Optional[Sequence[str]] = None, tokens: Any = None,
                    documents: Any = None, module: Optional[str] = None,
-                   q_labels: Optional[Sequence[str]] = None) -> bool:
+                   q_labels: Optional[Sequence[str]] = None, dout: Any = None, wo_r: Any = None,
+                   x_norm: Any = None) -> bool:
         """Publishes a layer's queries and keys, from which attnd computes the weights; True when queued.
 
         q             [B, H, Tq, d] f32, f64, f16 or bf16, numpy or torch, after the position encoding
@@ -239,13 +245,17 @@ class Publisher:
         q_offset      position of query 0 among the keys' positions, with a key cache
         q_stride      query i is at position q_offset + i * q_stride. Above 1 the rows are a sample, which has numbers
                       of rows only, no maps
+        dout          [B, H, Tq, dv] gradient of the loss by the heads' outputs, before the output projection; needs v
+        wo_r          [H, r, dv] R of the QR of each head's slice of the output projection, r <= dv; needs v
+        x_norm        [B, Tq] norms of the layer's input, the residual stream; needs wo_r
 
-        The rest, what is returned and what is raised as for publish_attention.
+        An attnd that is too old for the last three gets the message without them. The rest, what is returned and what is raised as for publish_attention.
         """
         where = self._where(stack, layer, site, epoch, step, module)
         frames = tensors.Frames()
         batch, heads, queries, width = frames.add("q", q, ("batch", "heads", "queries", "head_dim"))
         keys = _add_keys(frames, k, v, (batch, heads, width))
+        _add_output(frames, (batch, heads, queries), self.takes_output, dout, wo_r, x_norm)
         scale = width**-0.5 if scale is None else _check_real("scale", scale)
         softcap = _check_real("softcap", softcap, 0.0)
         q_offset = wire.check_int("q_offset", q_offset, 2**32 - 1 - queries)
@@ -555,6 +565,27 @@ def _add_keys(frames: tensors.Frames, k: Any, v: Any, queries: Tuple[int, int, i
     if v is not None and frames.add("v", v, ("batch", "key heads", "keys", "value_dim"))[:3] != shape[:3]:
         raise ValueError(f"v: batch, key heads and keys must be those of k, {shape[:3]}")
     return shape[2]
+
+
+def _add_output(frames: tensors.Frames, shape: Tuple[int, int, int], known: bool, dout: Any, wo_r: Any,
+                x_norm: Any) -> None:
+    """Checks what belongs to the output of a message of `shape` [B, H, Tq], and adds it when it is `known`."""
+    batch, heads, queries = shape
+    value = next((size for name, _, size in frames.described if name == "v"), None)
+    for name, given, needed, there in (("dout", dout, "v", value), ("wo_r", wo_r, "v", value),
+                                       ("x_norm", x_norm, "wo_r", wo_r)):
+        if given is not None and there is None:
+            raise ValueError(f"{name}: needs {needed}")
+    width = value[3] if value else 0
+    added = frames if known else tensors.Frames()  # checked all the same
+    if dout is not None and added.add("dout", dout, ("batch", "heads", "queries", "value_dim")) != (*shape, width):
+        raise ValueError(f"dout: must be [batch, heads, queries, value_dim] = {(*shape, width)}")
+    if wo_r is not None:
+        size = added.add_f32("wo_r", wo_r, ("heads", "r", "value_dim"))
+        if (size[0], size[2]) != (heads, width) or size[1] > width:
+            raise ValueError(f"wo_r of shape {size}: must be [heads, r, value_dim] = [{heads}, at most {width}, {width}]")
+    if x_norm is not None and added.add_f32("x_norm", x_norm, ("batch", "queries")) != (batch, queries):
+        raise ValueError(f"x_norm: must be [batch, queries] = {(batch, queries)}")
 
 
 def _check_heads(offset: Optional[int], total: Optional[int], heads: int) -> None:

@@ -57,6 +57,13 @@ class Frames:
         self._append((name, kind, shape), nbytes, array, False)
         return shape
 
+    def add_f32(self, name: str, array: Any, axes: Sequence[str]) -> Tuple[int, ...]:
+        """A small tensor of real numbers that travels as f32, copied now; returns its shape."""
+        shape, _, _ = describe(name, array, axes)
+        numbers = array.detach().cpu().float().numpy() if is_torch(array) else array
+        self.add_owned(name, "f32", np.array(numbers, dtype="<f4", order="C", copy=True))
+        return shape
+
     def add_mask(self, mask: Any, batch: int, queries: int, keys: int) -> None:
         """A mask for copy_mask, or None: no mask."""
         if mask is not None:

@@ -92,6 +92,25 @@ static void test_the_qk_header_is_read(void **state)
     bytes_free(&bytes);
 }
 
+static void test_the_tensors_of_the_output_are_read(void **state)
+{
+    struct bytes bytes = headers_golden("qk_output");
+    struct header header;
+    const char *key;
+
+    (void)state;
+    assert_int_equal(headers_decode(&bytes, &header, &key), 0);
+    assert_int_equal(header.heads, 4);
+    assert_int_equal(header.kv_heads, 2);
+    assert_int_equal(header.value_dim, 5);
+    assert_int_equal(header_frame_of(&header, TENSOR_DOUT), 5);
+    assert_int_equal(header_frame_of(&header, TENSOR_WO_R), 6);
+    assert_int_equal(header.tensors[4].shape[1], 2);
+    assert_int_equal(header_frame_of(&header, TENSOR_X_NORM), 7);
+    header_clear(&header);
+    bytes_free(&bytes);
+}
+
 static void test_a_block_of_rows_is_read(void **state)
 {
     struct bytes bytes = headers_golden("attention_rows");
@@ -257,6 +276,7 @@ static void test_encoding_gives_the_golden_bytes(void **state)
                                         "attention_sample",
                                         "qk",
                                         "qk_full",
+                                        "qk_output",
                                         "weights",
                                         "weights_slice",
                                         "hello",
@@ -676,6 +696,7 @@ int main(void)
         cmocka_unit_test(test_the_attention_header_is_read),
         cmocka_unit_test(test_every_optional_key_is_read),
         cmocka_unit_test(test_the_qk_header_is_read),
+        cmocka_unit_test(test_the_tensors_of_the_output_are_read),
         cmocka_unit_test(test_a_block_of_rows_is_read),
         cmocka_unit_test(test_the_module_of_a_layer_is_read),
         cmocka_unit_test(test_a_module_has_at_most_256_bytes_and_nothing_that_moves_a_cursor),

@@ -189,6 +189,51 @@ static void test_queries_keys_and_values_must_agree(void **state)
     }
 }
 
+static void test_tensors_of_the_output_must_agree_with_the_values(void **state)
+{
+    static const struct tensor_case v = {"v", "f16", 4, {2, 2, 9, 5}};
+    static const struct tensor_case dout = {"dout", "f64", 4, {2, 4, 8, 5}};
+    static const struct tensor_case wo_r = {"wo_r", "f32", 3, {4, 5, 5}};
+    static const struct tensor_case x_norm = {"x_norm", "f32", 2, {2, 8}};
+    const struct {
+        struct tensor_case tensors[6];
+        uint32_t count;
+        int rc;
+    } cases[] = {
+        {{TENSOR_Q4, TENSOR_K2, v, dout, wo_r, x_norm}, 6, 0},
+        {{dout, TENSOR_Q4, TENSOR_K2, v}, 4, 0},
+        {{x_norm, wo_r, TENSOR_Q4, TENSOR_K2, v}, 5, 0},
+        {{TENSOR_Q4, TENSOR_K2, v, {"wo_r", "f32", 3, {4, 1, 5}}}, 4, 0},
+        {{TENSOR_Q4, TENSOR_K2, dout}, 3, ERR_TENSOR_NEEDS},
+        {{TENSOR_Q4, TENSOR_K2, wo_r}, 3, ERR_TENSOR_NEEDS},
+        {{TENSOR_Q4, TENSOR_K2, v, x_norm}, 4, ERR_TENSOR_NEEDS},
+        {{TENSOR_Q4, TENSOR_K2, v, dout, x_norm}, 5, ERR_TENSOR_NEEDS},
+        {{TENSOR_Q4, TENSOR_K2, v, dout, dout}, 5, ERR_TENSOR_NAME},
+        {{TENSOR_Q4, TENSOR_K2, v, {"dout", "u8", 4, {2, 4, 8, 5}}}, 4, ERR_DTYPE},
+        {{TENSOR_Q4, TENSOR_K2, v, {"dout", "f32", 4, {2, 4, 8, 4}}}, 4, ERR_SHAPE},
+        {{TENSOR_Q4, TENSOR_K2, v, {"dout", "f32", 4, {2, 2, 8, 5}}}, 4, ERR_SHAPE},
+        {{TENSOR_Q4, TENSOR_K2, v, {"dout", "f32", 4, {2, 4, 9, 5}}}, 4, ERR_SHAPE},
+        {{TENSOR_Q4, TENSOR_K2, v, {"dout", "f32", 3, {4, 8, 5}}}, 4, ERR_SHAPE},
+        {{TENSOR_Q4, TENSOR_K2, v, {"wo_r", "f32", 3, {4, 6, 5}}}, 4, ERR_SHAPE},
+        {{TENSOR_Q4, TENSOR_K2, v, {"wo_r", "f32", 3, {2, 5, 5}}}, 4, ERR_SHAPE},
+        {{TENSOR_Q4, TENSOR_K2, v, {"wo_r", "f32", 3, {4, 5, 4}}}, 4, ERR_SHAPE},
+        {{TENSOR_Q4, TENSOR_K2, v, {"wo_r", "f32", 3, {4, 0, 5}}}, 4, ERR_SHAPE_ZERO},
+        {{TENSOR_Q4, TENSOR_K2, v, {"wo_r", "f64", 3, {4, 5, 5}}}, 4, ERR_DTYPE},
+        {{TENSOR_Q4, TENSOR_K2, v, wo_r, {"x_norm", "f32", 2, {2, 9}}}, 5, ERR_SHAPE},
+        {{TENSOR_Q4, TENSOR_K2, v, wo_r, {"x_norm", "f16", 2, {2, 8}}}, 5, ERR_DTYPE},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        int rc = verdict_of("qk", cases[i].tensors, cases[i].count);
+
+        if (rc != cases[i].rc) {
+            fail_msg("case %zu: %s", i, err_slug(rc));
+        }
+    }
+    assert_int_equal(verdict_tensors((struct tensor_case[]){WEIGHTS, dout}, 2), ERR_TENSOR_NAME);
+}
+
 /* A query's document is that of the key at its position. The golden `qk_full` has three queries
  * from position 3 on, and six keys. */
 static void test_documents_need_a_key_for_every_query(void **state)
@@ -324,6 +369,7 @@ int main(void)
         cmocka_unit_test(test_tensors_must_agree_with_the_weights),
         cmocka_unit_test(test_more_tensors_than_roles_are_too_many),
         cmocka_unit_test(test_queries_keys_and_values_must_agree),
+        cmocka_unit_test(test_tensors_of_the_output_must_agree_with_the_values),
         cmocka_unit_test(test_documents_need_a_key_for_every_query),
         cmocka_unit_test(test_matrices_must_be_heads_times_head_dim),
         cmocka_unit_test(test_a_tensor_needs_its_three_keys),
