@@ -70,7 +70,7 @@ void out_text(struct out_table *table, const msgpack_object *map, const char *ke
     if (width > 0) {
         out_shorten(text, width);
     }
-    out_cell(table, "%s", text);
+    out_cell(table, "%s", *text ? text : "-");
 }
 
 void out_count(struct out_table *table, const msgpack_object *map, const char *key)

@@ -30,7 +30,7 @@ void out_more(struct out_table *table, const char *names);
 void out_cell(struct out_table *table, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
-/* A text of a map, cut to `width` columns; 0 = whole. */
+/* A text of a map, cut to `width` columns; 0 = whole; "-" for none. */
 void out_text(struct out_table *table, const msgpack_object *map, const char *key, size_t width);
 /* A whole number of a map. */
 void out_count(struct out_table *table, const msgpack_object *map, const char *key);

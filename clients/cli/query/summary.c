@@ -108,7 +108,8 @@ static uint32_t summary_drift_heads(const struct summary_row *rows, uint32_t cou
     return heads;
 }
 
-static void add_drift_row(struct out_table *table, const struct drift_row *row)
+/* Whether it is in trouble, and no rule fires for it. */
+static bool add_drift_row(struct out_table *table, const struct drift_row *row)
 {
     static const char *const numbers[] = {"delta", "js", "change"};
     const msgpack_object *heads = mpk_find(mpk_find(row->layer->map, "trouble"), "heads"),
@@ -120,12 +121,8 @@ static void add_drift_row(struct out_table *table, const struct drift_row *row)
     }
     field_layer(row->layer->map, layer);
     out_cell(table, "%s h%" PRIu32, layer, row->head);
-    out_cell(table, row->score > 0 ? "%.2f" : "-", row->score);
-    if (reason) {
-        out_text(table, reason, "rule", 0);
-    } else {
-        out_cell(table, "-");
-    }
+    out_text(table, reason, "state", 0);
+    out_text(table, reason, "rule", 0);
     out_number(table, mpk_find(reason, "value"));
     out_number(table, mpk_find(reason, "bound"));
     out_cell(table, reason ? "step %" PRIu64 : "-", field_u64(mpk_find(reason, "since"), "step"));
@@ -134,12 +131,14 @@ static void add_drift_row(struct out_table *table, const struct drift_row *row)
     for (int i = 0; i < 3; i++) {
         out_number(table, field_column(mpk_find(row->layer->drift, numbers[i]), row->head));
     }
+    return reason && row->score < 1;
 }
 
 static void print_drift_table(struct cli *cli, const struct summary_row *rows, uint32_t count)
 {
     struct out_table table;
     uint32_t heads = summary_drift_heads(rows, count), used = 0;
+    bool unfired = false;
     struct drift_row *row = calloc((size_t)heads * count, sizeof *row);
     out_begin(&table, "HEAD|TROUBLE|RULE|VALUE|BOUND|SINCE|SHIFT|DELTA|JS|CHANGE");
     for (uint32_t i = 0; row && i < heads * count; i++) {
@@ -154,9 +153,14 @@ static void print_drift_table(struct cli *cli, const struct summary_row *rows, u
         qsort(row, used, sizeof *row, compare_drift);
     }
     for (uint32_t i = 0; i < used; i++) {
-        add_drift_row(&table, &row[i]);
+        unfired = add_drift_row(&table, &row[i]) || unfired;
     }
     out_print(&table, cli->width, false, cli->out);
+    if (unfired) {
+        fputs("\nbeyond: the rule judges the layer or the run as a whole, which is within the bound"
+              "\napproaching: within the bound, and near it or on its way there\n",
+              cli->out);
+    }
     free(row);
 }
 

@@ -99,8 +99,8 @@ static void commands_put_mixed(struct mpk_writer *reply)
     commands_put_summary(reply, (struct layer_id){STACK_DECODER, 1, SITE_SELF}, 0.2);
 }
 
-/* A layer that has a baseline: of a row metric, and of one per message. */
-static void commands_put_drift(struct mpk_writer *reply)
+/* A layer that has a baseline: of a row metric, and of one per message; and a head in trouble. */
+static void commands_put_drift(struct mpk_writer *reply, enum trouble_state state)
 {
     struct result_stat stat[3] = {{.mean = 0.5}, {.mean = 0.25}, {.mean = NAN}};
     struct result_drift rows[3] = {
@@ -121,7 +121,7 @@ static void commands_put_drift(struct mpk_writer *reply)
     summary.drift[METRIC_ENTROPY_NORMALIZED] = rows;
     summary.drift[METRIC_MEAN] = message;
     struct trouble_head head = {.head = 1,
-                                .state = TROUBLE_FIRING,
+                                .state = state,
                                 .severity = ALERT_CRITICAL,
                                 .rule = "entropy_collapse",
                                 .metric = "entropy_normalized",
@@ -135,7 +135,10 @@ static void commands_put_drift(struct mpk_writer *reply)
                                 .since_step = 1100,
                                 .windows = 3};
     struct result_trouble trouble = {
-        .heads = 3, .score = (const double[]){0, 3.375, 0}, .worst = &head, .count = 1};
+        .heads = 3,
+        .score = (const double[]){0, state == TROUBLE_FIRING ? 3.375 : 0.75, 0},
+        .worst = &head,
+        .count = 1};
     summary.trouble = &trouble;
     mpk_put_array(reply, 1);
     summary_encode(&summary, reply);
@@ -239,8 +242,8 @@ static void commands_answer(const struct fake *fake, const char *method, uint64_
         commands_put_weights(reply);
         return;
     }
-    if (strcmp(job, "drifting") == 0) {
-        commands_put_drift(reply);
+    if (strcmp(job, "drifting") == 0 || strcmp(job, "watched") == 0) {
+        commands_put_drift(reply, *job == 'd' ? TROUBLE_FIRING : TROUBLE_BEYOND);
         return;
     }
     if (strcmp(job, "mixed") == 0) {
@@ -503,7 +506,7 @@ static void test_drift_is_a_line_per_head_those_in_trouble_first(void **state)
         "entropy_normalized, compared with the baseline; *: |shift| of 6 or more\n"
         "\n"
         "HEAD               TROUBLE              RULE   VALUE  BOUND      SINCE  SHIFT\n"
-        "decoder.1.self h1     3.38  entropy_collapse  0.0625    0.1  step 1100    5.9\n"
+        "decoder.1.self h1   firing  entropy_collapse  0.0625    0.1  step 1100    5.9\n"
         "decoder.1.self h0        -                 -       -      -          -  *-7.2\n"
         "decoder.1.self h2        -                 -       -      -          -      -\n"
         "\n"
@@ -511,6 +514,15 @@ static void test_drift_is_a_line_per_head_those_in_trouble_first(void **state)
         "decoder.1.self h1  0.125   1e-05    1200\n"
         "decoder.1.self h0  -0.25  0.0625       -\n"
         "decoder.1.self h2      -       -       -\n");
+}
+
+static void test_drift_explains_trouble_for_which_no_rule_fires(void **state)
+{
+    commands_assert_says(
+        state, "summary watched --drift | sed -n -e 6p -e '/^beyond/,$p'", 0,
+        "decoder.1.self h1   beyond  entropy_collapse  0.0625    0.1  step 1100    5.9\n"
+        "beyond: the rule judges the layer or the run as a whole, which is within the bound\n"
+        "approaching: within the bound, and near it or on its way there\n");
 }
 
 static void test_drift_of_what_is_per_message_has_no_js(void **state)
@@ -1007,6 +1019,7 @@ int main(void)
         WITH_FAKE(test_numbers_of_matrices_are_named_by_matrix),
         WITH_FAKE(test_layers_without_the_metric_are_listed),
         WITH_FAKE(test_drift_is_a_line_per_head_those_in_trouble_first),
+        WITH_FAKE(test_drift_explains_trouble_for_which_no_rule_fires),
         WITH_FAKE(test_drift_of_what_is_per_message_has_no_js),
         WITH_FAKE(test_drift_names_what_has_a_baseline),
         WITH_FAKE(test_no_baseline_is_a_finding),
