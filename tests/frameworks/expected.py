@@ -79,7 +79,7 @@ class Attended:
                         self.learned_sink)
 
 
-def _case(attended: Attended) -> SimpleNamespace:
+def case_of(attended: Attended) -> SimpleNamespace:
     """As formulas wants it."""
     return SimpleNamespace(weights=attended.weights, dtype="f64", is_self=attended.site == "self", q_offset=0,
                            q_stride=1, window=0, causal=attended.causal, q_len=attended.q_len, k_len=attended.k_len,
@@ -89,7 +89,7 @@ def _case(attended: Attended) -> SimpleNamespace:
 
 def rows_of(attended: Attended) -> Dict[str, List[np.ndarray]]:
     """{metric: the values of its rows, per head}."""
-    case = _case(attended)
+    case = case_of(attended)
     weights = attended.weights
     seen, query = formulas.visible(case)
     sound, _, _ = formulas.judge(case, weights, seen, query)

@@ -210,6 +210,29 @@ def test_a_sample_of_rows_copies_only_them(kind):
     assert part.nbytes == part.copy().nbytes == rows + keys
 
 
+@pytest.mark.parametrize("batch", [1, B])
+@pytest.mark.parametrize("heads", [None, ((0, 1),), ((1, 2),)])
+def test_values_are_cut_as_keys_are(heads, batch):
+    q, k, v = random(B, H, T, D), random(B, 2, T, D, seed=1), random(batch, 2, T, 5, seed=2)
+    (_, tensors), = messages(Queries(q, k, v=v), Plan(samples=2, rows=4, heads=heads))
+    of_heads = {None: [0, 1], ((0, 1),): [0], ((1, 2),): [0, 1]}[heads]  # of 4 heads, two read the same keys
+    for name, whole in (("k", k), ("v", v.expand(B, -1, -1, -1))):
+        np.testing.assert_array_equal(tensors[name], whole[:2, of_heads].numpy())
+
+
+def test_keys_that_share_a_head_and_values_that_do_not_travel_one_per_head():
+    q, k, v = random(B, H, T, D), random(B, 1, T, D, seed=1), random(B, H, T, D, seed=2)
+    (_, tensors), = messages(Queries(q, k, v=v))
+    np.testing.assert_array_equal(tensors["k"], k.expand_as(q).numpy())
+    np.testing.assert_array_equal(tensors["v"], v.numpy())
+
+
+@pytest.mark.parametrize("shape", [(2, H, T, D), (B, 3, T, D), (B, H, T - 1, D), (B, H, T, 0)])
+def test_values_that_fit_no_message_are_left_out(shape):
+    (_, tensors), = messages(Queries(random(B, H, T, D), random(B, H, T, D), v=torch.zeros(shape)))
+    assert set(tensors) == {"q", "k"}
+
+
 def test_the_copy_is_the_trainings_own_no_longer():
     q, k = random(B, H, T, D), random(B, H, T, D, seed=1)
     parts = cut(Queries(q, k), EVERYTHING, 0, Share(), Context())
@@ -300,7 +323,7 @@ class OfModule:
 
 
 def through_interface(q, k, mask=None, plan=EVERYTHING, **options):
-    return visible(messages(interface._queries(OfModule(), q, k, mask, options), plan)[0])
+    return visible(messages(interface._queries(OfModule(), q, k, k, mask, options), plan)[0])
 
 
 @pytest.mark.parametrize("options", [

@@ -400,6 +400,29 @@ def test_a_function_of_transformers_says_what_its_kernel_did():
     assert all(not isinstance(seen, Queries) for _, seen in watcher.seen)
 
 
+ONE_SEQUENCE = torch.tensor([0, 5])
+
+
+@pytest.mark.parametrize("kernel, given", [
+    (flash_attn_func, lambda q, k, v: (q, k, v)),
+    (flash_attn_qkvpacked_func, lambda q, k, v: (torch.stack([q, k, v], 2),)),
+    (flash_attn_kvpacked_func, lambda q, k, v: (q, torch.stack([k, v], 2))),
+    (flash_attn_varlen_func, lambda q, k, v: (q[0], k[0], v[0], ONE_SEQUENCE, ONE_SEQUENCE, 5, 5)),
+    (flash_attn_varlen_qkvpacked_func, lambda q, k, v: (torch.stack([q, k, v], 2)[0], ONE_SEQUENCE, 5)),
+    (flash_attn_varlen_kvpacked_func,
+     lambda q, k, v: (q[0], torch.stack([k, v], 2)[0], ONE_SEQUENCE, ONE_SEQUENCE, 5, 5)),
+    (memory_efficient_attention, lambda q, k, v: (q, k, v)),
+    (memory_efficient_attention, lambda q, k, v: (q[:, :, 0], k[:, :, 0], v[:, :, 0])),
+    (memory_efficient_attention, lambda q, k, v: tuple(x.unflatten(2, (2, 2)) for x in (q, k, v))),
+    (memory_efficient_attention, lambda q, k, v: (
+        q.unflatten(2, (2, 2)), *(x[:, :, :2, None].expand(-1, -1, -1, 2, -1) for x in (k, v))))])
+def test_the_values_of_a_kernel_are_those_that_it_is_given(kernel, given):
+    q, k, v = (random(1, 5, H, D, seed=seed) for seed in range(3))
+    seen = seen_of(kernel, *given(q, k, v))
+    assert torch.equal(seen.v, v.transpose(1, 2)[:, :seen.k.shape[1]])
+    assert torch.equal(seen.k, k.transpose(1, 2)[:, :seen.v.shape[1]])
+
+
 def test_what_is_published_by_hand_is_not_captured_twice():
     q, watcher = random(B, 5, H, D), Watcher()
     model = Calls(None)

@@ -199,6 +199,8 @@ MASK = torch.zeros(3, 1, 6, 5)
     calls.Queries(torch.rand(3, 4, 6, 8), torch.rand(1, 2, 5, 8).bfloat16(), MASK),
     calls.Queries(torch.rand(3, 4, 6, 8), torch.rand(3, 2, 5, 8), torch.ones(6, 5, dtype=torch.bool)),
     calls.Queries(torch.rand(1, 4, 6, 8), torch.rand(3, 2, 5, 8)),
+    calls.Queries(torch.rand(3, 4, 6, 8), torch.rand(3, 2, 5, 8), v=torch.rand(1, 2, 5, 3)),
+    calls.Queries(torch.rand(3, 4, 6, 8), torch.rand(3, 1, 5, 8), v=torch.rand(3, 2, 5, 8)),
     calls.Queries(torch.rand(1, 4, 6, 8), torch.rand(1, 2, 6, 8), documents=(torch.zeros(1, 6), torch.zeros(1, 6))),
     calls.Queries(torch.rand(3, 4, 6, 8), torch.rand(3, 2, 5, 8),
                   late_mask=lambda part: torch.ones(3, 1, 6, 5, dtype=torch.bool)[part[0], :, part[2]]),

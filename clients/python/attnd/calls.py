@@ -43,6 +43,7 @@ class Queries(NamedTuple):
     late_nbytes  the bytes of such a mask per sample, query and key
     score_mod  of flex attention: gives what takes the place of the logits
     lowered  autocast lowers q and k on their way into the kernel
+    v       [B or 1, Hkv, Tk, dv]: the values, where they are known and wanted
     """
     q: torch.Tensor
     k: torch.Tensor
@@ -57,6 +58,7 @@ class Queries(NamedTuple):
     late_nbytes: int = 1
     score_mod: Optional[mods.ScoreMod] = None
     lowered: bool = True
+    v: Optional[torch.Tensor] = None
 
 
 class Weights(NamedTuple):
@@ -112,6 +114,7 @@ class _Parts(NamedTuple):
     """The tensors of Queries, copied; documents of all queries and keys."""
     q: HostCopy
     k: HostCopy
+    v: Optional[HostCopy]
     mask: Optional[HostCopy]
     documents: Optional[Tuple[HostCopy, HostCopy]]
 
@@ -207,10 +210,9 @@ def _nbytes(seen: Seen, part: Tuple[slice, slice, slice]) -> int:
     q, k = seen.q, seen.k
     if seen.score_mod is not None and seen.score_mod.biased(*_given(seen, part)):
         return samples * rows * int(k.shape[2]) * (count * (8 if q.dtype == torch.float64 else 4) + 1)
-    group = max(1, int(q.shape[1]) // int(k.shape[1]))
-    key_heads = count if heads.start % group or heads.stop % group else count // group
-    nbytes = samples * (count * rows * int(q.shape[3]) * q.element_size()
-                        + key_heads * int(k.shape[2] * k.shape[3]) * k.element_size())
+    nbytes = samples * (count * rows * int(q.shape[3]) * q.element_size() + sum(
+        len(_key_heads(seen, shared, heads)) * int(shared.shape[2] * shared.shape[3]) * shared.element_size()
+        for shared in (k, seen.v) if shared is not None))
     if seen.mask is not None:
         sizes = [*[1] * 4, *seen.mask.shape][-4:]
         cut_to = [wanted if size > 1 else 1 for wanted, size in zip((samples, count, rows), sizes)]
@@ -241,7 +243,7 @@ def _cut(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, context: Con
 
 def _given(seen: Queries, part: Tuple[slice, slice, slice]) -> Tuple[torch.Tensor, torch.Tensor, float, mods.Where]:
     """What flex attention's kernel gets of a part."""
-    q, k = seen.q.detach()[part], _keys_of(seen._replace(k=seen.k.detach()), *part[:2])
+    q, k = seen.q.detach()[part], _of_heads(seen, seen.k.detach(), *part[:2])
     return (q.to(_lowered(q, seen.lowered) or q.dtype), k.to(_lowered(k, seen.lowered) or k.dtype), _scale(seen),
             mods.where(part, int(k.shape[2]), q.device))
 
@@ -251,14 +253,16 @@ def _given(seen: Queries, part: Tuple[slice, slice, slice]) -> Tuple[torch.Tenso
 def _cut_queries(seen: Queries, part: Tuple[slice, slice, slice], given_mask: Optional[torch.Tensor], rows: _Rows,
                  context: Context) -> Cut:
     samples, heads, queries = part
-    seen = seen._replace(q=seen.q.detach(), k=seen.k.detach())  # else each cut is one more node of the graph
-    q = HostCopy(seen.q[samples, heads, queries], _lowered(seen.q, seen.lowered))
-    k = HostCopy(_keys_of(seen, samples, heads), _lowered(seen.k, seen.lowered))
+    # Detached, else each cut is one more node of the graph.
+    q = HostCopy(seen.q.detach()[samples, heads, queries], _lowered(seen.q, seen.lowered))
+    k, v = (None if shared is None else HostCopy(_of_heads(seen, shared.detach(), samples, heads),
+                                                 _lowered(shared, seen.lowered)) for shared in (seen.k, seen.v))
+    assert k is not None
     mask = None if given_mask is None else HostCopy(given_mask)
     documents = None if seen.documents is None else (HostCopy(seen.documents[0]), HostCopy(seen.documents[1]))
-    nbytes = sum(copy.nbytes for copy in (q, k, mask, *(documents or ())) if copy is not None)
+    nbytes = sum(copy.nbytes for copy in (q, k, v, mask, *(documents or ())) if copy is not None)
     form = _Form(_scale(seen), seen.causal, seen.window, seen.softcap, seen.offset)
-    parts = _Parts(q, k, mask, documents)
+    parts = _Parts(q, k, v, mask, documents)
     return Cut(nbytes, lambda layer: _finish_queries(parts, form, rows, context, layer))
 
 
@@ -267,7 +271,8 @@ def _scale(seen: Queries) -> float:
 
 
 def _broadcast(seen: Queries) -> Queries:
-    """With the queries of all samples and heads, where torch would broadcast them. ValueError when it would not."""
+    """With the queries of all samples and heads, where torch would broadcast them. ValueError when it would not. Values
+    that fit no message with these keys are left out."""
     q, k = seen.q, seen.k
     mask = (1, 1) if seen.mask is None else ((1, 1) + tuple(seen.mask.shape[:-2]))[-2:]
     batch, heads = (next((int(n) for n in sizes if n != 1), 1)
@@ -277,16 +282,30 @@ def _broadcast(seen: Queries) -> Queries:
     if not fits or (k.shape[1] and heads % k.shape[1]):
         raise ValueError(f"queries {list(q.shape)}, keys {list(k.shape)} and a mask of {list(mask)} samples and heads "
                          "do not fit together")
-    return seen._replace(q=q.expand(batch, heads, -1, -1))
+    v = seen.v
+    if v is not None and not (v.dim() == 4 and v.dtype in DTYPE_NAMES and v.shape[0] in (1, batch) and v.shape[3]
+                              and v.shape[1] and heads % v.shape[1] == 0 and v.shape[2] == k.shape[2]):
+        v = None
+    return seen._replace(q=q.expand(batch, heads, -1, -1), v=v)
 
 
-def _keys_of(seen: Queries, samples: slice, heads: slice) -> torch.Tensor:
-    """The keys of these samples and of these heads: a range of the key heads, or when that is cut, one per head."""
-    k = seen.k.expand(seen.q.shape[0], -1, -1, -1)[samples]
-    group = seen.q.shape[1] // k.shape[1]
-    if heads.start % group == 0 and heads.stop % group == 0:
-        return k[:, heads.start // group:heads.stop // group]
-    return k[:, torch.arange(heads.start, heads.stop, device=k.device) // group]
+def _key_heads(seen: Queries, shared: torch.Tensor, heads: slice) -> Sequence[int]:
+    """The heads of keys or values that these heads read: a range of them; or one for each when that is cut, or when
+    keys and values differ in how many they have."""
+    group = max(1, int(seen.q.shape[1]) // int(shared.shape[1]))
+    alike = seen.v is None or seen.v.shape[1] == seen.k.shape[1]
+    if alike and heads.start % group == 0 and heads.stop % group == 0:
+        return range(heads.start // group, heads.stop // group)
+    return [head // group for head in range(heads.start, heads.stop)]
+
+
+def _of_heads(seen: Queries, shared: torch.Tensor, samples: slice, heads: slice) -> torch.Tensor:
+    """The keys or values of these samples and heads."""
+    wanted = _key_heads(seen, shared, heads)
+    cut = shared.expand(seen.q.shape[0], -1, -1, -1)[samples]
+    if isinstance(wanted, range):
+        return cut[:, wanted.start:wanted.stop]
+    return cut[:, torch.tensor(wanted, device=cut.device)]
 
 
 def _lowered(tensor: torch.Tensor, lowered: bool) -> Optional[torch.dtype]:
@@ -323,6 +342,8 @@ def _finish_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context,
         frames = tensors.Frames()
         frames.add_owned("q", q.dtype_name, q.numpy())
         frames.add_owned("k", k.dtype_name, k.numpy())
+        if parts.v is not None:
+            frames.add_owned("v", parts.v.dtype_name, parts.v.numpy())
         frames.add_ids("documents", ids, batch, keys)
         return _captured("qk", frames, visibility, rows, context, layer,
                          {"scale": form.scale, "softcap": form.softcap})

@@ -36,7 +36,7 @@ import torch
 from . import wire
 from .address import NOBODY, AddressError
 from .arguments import check_options, check_patterns, tell_unmatched
-from .calls import Context, Cut, Part, Seen, Share, heads_of, parts, present_of, queries_of, tells_padding
+from .calls import Context, Cut, Part, Queries, Seen, Share, heads_of, parts, present_of, queries_of, tells_padding
 from .hooks import ForwardHook, Hook, OptimizerHook, register_optimizer_hook, remove_all
 from .judge import Judge
 from .labels import Labels, Texts, check_labels
@@ -67,7 +67,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
           stack: Optional[str] = None, layers: Optional[Mapping[str, Sequence[Any]]] = None,
           rank: Optional[int] = None, world: Optional[int] = None,
           tensor_parallel: Optional[Tuple[int, int]] = None, evaluation: bool = False, tokens: bool = False,
-          labels: Any = None, probe: Any = None, probe_every: int = 0, first_step: int = 0, first_epoch: int = 0, wait: float = 2.0,
+          values: bool = False, labels: Any = None, probe: Any = None, probe_every: int = 0, first_step: int = 0, first_epoch: int = 0, wait: float = 2.0,
           queue_bytes: int = DEFAULT_QUEUE_BYTES, run: Optional[Any] = None,
           publisher: Optional[Publisher] = None, passive: bool = False, include: Any = None, exclude: Any = None,
           settings: Optional[Mapping[str, Any]] = None, start: Optional[str] = None, **options: Any) -> "Watch":
@@ -89,6 +89,8 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     tensor_parallel   (index, size) when this process computes the index-th of `size` slices of every layer's heads
     evaluation   capture forwards in eval mode without gradients too
     tokens       publish the token numbers of the model's input along: `induction` and `duplicate_token` need them
+    values       publish the values of fused attention with its queries and keys: `output_norm` and
+                 `norm_weighted_entropy` need them
     labels       texts of the tokens, which are shown with the maps: a function from a list of token numbers to as many
                  texts (tokenizer.convert_ids_to_tokens), or the text of each number, as a sequence or mapping
     probe        inputs of the model, a tensor, tuple or dict: run without gradients after every `probe_every` steps and
@@ -158,7 +160,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     if settings is not None:
         publisher.describe(settings)
     made = Watch(root, publisher, own, own_plan, share, _Names(layers or {}, stack), position, evaluation, tokens,
-                 texts, patterns, starter)
+                 values, texts, patterns, starter)
     if passive:
         return made
     made.follow_steps(optimizer, steps)
@@ -182,7 +184,7 @@ class Watch:
 
     def __init__(self, root: torch.nn.Module, publisher: Publisher, own_publisher: bool, own_plan: Dict[str, int],
                  share: Share, names: "_Names", position: Tuple[int, int], evaluation: bool, tokens: bool,
-                 texts: Optional[Texts], patterns: Mapping[str, Sequence[str]], starter: Optional[Starter] = None):
+                 values: bool, texts: Optional[Texts], patterns: Mapping[str, Sequence[str]], starter: Optional[Starter] = None):
         self.publisher = publisher
         self._starter = starter
         if starter is not None:
@@ -220,6 +222,7 @@ class Watch:
         self._spy = Spy(root, self, self.judge)
         self._labels = None if texts is None else Labels(texts, self.failed)
         self._sends_tokens = tokens
+        self.sends_values = values
         self._tokens = Tokens(root, self._spy, tokens) if tokens or texts is not None else None
         publisher.hello([])
 
@@ -470,6 +473,8 @@ class Watch:
             path = call_name(path, call)
             layer = self._names.layers.get(path)
             plan = self.plan
+            if isinstance(seen, Queries) and not self.sends_values:
+                seen = seen._replace(v=None)
             place = layer or self._names.place_of(path, self._unnamed)
             self._note_padding(place, seen, plan)
             if layer is not None and not (plan.takes_layer(layer) and self.publisher.wanted(*layer)):

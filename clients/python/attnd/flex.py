@@ -112,7 +112,7 @@ def _has_own_blocks(block_mask: Any) -> bool:
 def _queries(given: Mapping[str, Any], compiled: bool, sinks: Optional[torch.Tensor]) -> Queries:
     q, k, score_mod = given["query"], given["key"], given.get("score_mod")
     mask_mod = _mask_mod(given.get("block_mask"), compiled)
-    seen = Queries(q, k, scale=given.get("scale"), lowered=_lowers(q.device.type))
+    seen = Queries(q, k, scale=given.get("scale"), lowered=_lowers(q.device.type), v=given["value"])
     if score_mod is not None and mods.is_identity(score_mod, q.device):
         score_mod = None
     if score_mod is not None or sinks is not None:

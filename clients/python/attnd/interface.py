@@ -54,19 +54,21 @@ def _observed(lookout: Callable[[], "Lookout"], function: Callable[..., Any]) ->
         with here.inside_interface(kwargs.get("s_aux")):
             result = function(module, query, key, value, attention_mask, *args, **kwargs)
         if here.count == before:
-            here.tell(lambda: _queries(module, query, key, attention_mask, kwargs))
+            here.tell(lambda: _queries(module, query, key, value, attention_mask, kwargs))
         return result
 
     return call
 
 
-def _queries(module: Any, query: torch.Tensor, key: torch.Tensor, mask: Any, options: Any) -> Queries:
+def _queries(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any,
+             options: Any) -> Queries:
     """The meaning of the call. A mask of all queries says everything; else the last query stands at the last key, as
     flash attention has it."""
     if options.get("s_aux") is not None:
         raise TypeError("learned sinks are not captured")
     queries, keys = query.shape[2], key.shape[2]
-    seen = Queries(query, key, scale=options.get("scaling"), softcap=float(options.get("softcap") or 0.0))
+    seen = Queries(query, key, scale=options.get("scaling"), softcap=float(options.get("softcap") or 0.0),
+                   v=value)
     if mask is not None and not isinstance(mask, torch.Tensor):
         seen = seen._replace(late_mask=lambda part: mods.visible(mask.mask_mod, mods.where(part, keys, query.device)))
     elif mask is not None and mask.dim() != 2:

@@ -68,12 +68,13 @@ class _Band(NamedTuple):
     slopes: Optional[torch.Tensor] = None
 
 
-def _seen(q: torch.Tensor, k: torch.Tensor, scale: Optional[float], band: _Band, softcap: float = 0.0) -> Queries:
-    """q [B, H, Tq, d] and k [B, Hkv, Tk, d] of a call. The common bands have words, others are a mask."""
+def _seen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: Optional[float], band: _Band,
+          softcap: float = 0.0) -> Queries:
+    """q [B, H, Tq, d], k and v [B, Hkv, Tk, d] of a call. The common bands have words, others are a mask."""
     queries, keys = int(q.shape[2]), int(k.shape[2])
     offset = 0 if band.aligned == "first" else keys - queries
     causal, window = band.right == 0, 0 if band.left is None else band.left + 1
-    seen = Queries(q, k, None, causal, scale, window, softcap, offset)
+    seen = Queries(q, k, None, causal, scale, window, softcap, offset, v=v)
     plain = causal or band.left == band.right
     if band.starts is not None:
         numbers = _numbers(band.starts[0], queries), _numbers(band.starts[1], keys)
@@ -83,7 +84,7 @@ def _seen(q: torch.Tensor, k: torch.Tensor, scale: Optional[float], band: _Band,
     if band.slopes is None and plain:
         return seen
     heads = 1 if band.slopes is None else 4 * int(q.shape[1])
-    return Queries(q, k, None, False, scale, 0, softcap, max(0, offset), late_nbytes=heads,
+    return Queries(q, k, None, False, scale, 0, softcap, max(0, offset), late_nbytes=heads, v=v,
                    late_mask=lambda part: _mask(band, mods.where(part, keys, q.device), queries))
 
 
@@ -125,7 +126,7 @@ def _numbers(begin: torch.Tensor, length: int) -> torch.Tensor:
 
 # ------------------------------------------------------------------------------------------ flash_attn
 
-def _flash(q: torch.Tensor, k: torch.Tensor, given: Given,
+def _flash(given: Given, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *,
            starts: Optional[Tuple[torch.Tensor, torch.Tensor]] = None) -> Queries:
     """[B, T, H, d] each; packed [T, H, d]."""
     for name in _UNKNOWN:
@@ -133,10 +134,10 @@ def _flash(q: torch.Tensor, k: torch.Tensor, given: Given,
         if isinstance(value, torch.Tensor) or value:
             raise TypeError(f"a call of flash_attn with {name} is not captured")
     if starts is not None:
-        q, k = q[None], k[None]
+        q, k, v = q[None], k[None], v[None]
     left, right = (None if size is None or size < 0 else int(size) for size in given.get("window_size") or (-1, -1))
     band = _Band(left, 0 if given.get("causal") else right, starts, slopes=given.get("alibi_slopes"))
-    return _seen(q.transpose(1, 2), k.transpose(1, 2), given.get("softmax_scale"), band,
+    return _seen(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), given.get("softmax_scale"), band,
                  float(given.get("softcap") or 0.0))
 
 
@@ -145,56 +146,56 @@ def _starts(given: Given) -> Tuple[torch.Tensor, torch.Tensor]:
 
 
 def _flash_func(given: Given) -> Queries:
-    return _flash(given["q"], given["k"], given)
+    return _flash(given, given["q"], given["k"], given["v"])
 
 
 def _flash_qkvpacked(given: Given) -> Queries:
     qkv = given["qkv"]
     if qkv.dim() != 5:
         raise TypeError("packed queries, keys and values of this shape are not captured")
-    return _flash(qkv[:, :, 0], qkv[:, :, 1], given)
+    return _flash(given, *qkv.unbind(2))
 
 
 def _flash_kvpacked(given: Given) -> Queries:
-    return _flash(given["q"], given["kv"][:, :, 0], given)
+    return _flash(given, given["q"], *given["kv"].unbind(2))
 
 
 def _flash_varlen(given: Given) -> Queries:
-    return _flash(given["q"], given["k"], given, _starts(given))
+    return _flash(given, given["q"], given["k"], given["v"], starts=_starts(given))
 
 
 def _flash_varlen_qkvpacked(given: Given) -> Queries:
-    return _flash(given["qkv"][:, 0], given["qkv"][:, 1], given, (given["cu_seqlens"], given["cu_seqlens"]))
+    return _flash(given, *given["qkv"].unbind(1), starts=(given["cu_seqlens"], given["cu_seqlens"]))
 
 
 def _flash_varlen_kvpacked(given: Given) -> Queries:
-    return _flash(given["q"], given["kv"][:, 0], given, _starts(given))
+    return _flash(given, given["q"], *given["kv"].unbind(1), starts=_starts(given))
 
 
 # -------------------------------------------------------------------------------------------- xFormers
 
 def _xformers(given: Given) -> Queries:
     """[B, T, H, d], [B, T, d] of one head, or [B, T, G, H, d] where the H heads of a group share keys."""
-    q, k, bias = given["query"], given["key"], given.get("attn_bias")
+    q, k, v, bias = given["query"], given["key"], given["value"], given.get("attn_bias")
     if q.dim() == 3:
-        q, k = q.unsqueeze(2), k.unsqueeze(2)
+        q, k, v = (tensor.unsqueeze(2) for tensor in (q, k, v))
         bias = bias.unsqueeze(1) if isinstance(bias, torch.Tensor) else bias
     elif q.dim() == 5:
-        shared = k.shape[3] == 1 or k.stride(3) == 0
-        q, k = q.flatten(2, 3), k[:, :, :, 0] if shared else k.flatten(2, 3)
+        shared = all(tensor.shape[3] == 1 or tensor.stride(3) == 0 for tensor in (k, v))
+        k, v = (tensor[:, :, :, 0] if shared else tensor.flatten(2, 3) for tensor in (k, v))
+        q = q.flatten(2, 3)
         bias = bias.flatten(1, 2) if isinstance(bias, torch.Tensor) and bias.dim() == 5 else bias
-    q, k, scale = q.transpose(1, 2), k.transpose(1, 2), given.get("scale")
-    if bias is None:
-        return Queries(q, k, scale=scale)
-    if isinstance(bias, torch.Tensor):
-        return Queries(q, k, bias, scale=scale)
+    q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
+    scale = given.get("scale")
+    if bias is None or isinstance(bias, torch.Tensor):
+        return Queries(q, k, bias, scale=scale, v=v)
     band = _band_of(bias, q.device)
     if band is not None:
-        return _seen(q, k, scale, band)
+        return _seen(q, k, v, scale, band)
     if q.shape[2] * k.shape[2] > MATERIALIZED:
         raise TypeError(f"a mask of xFormers ({type(bias).__name__}) for {q.shape[2]} queries is not captured")
     shape = (1, q.shape[1] if "Bias" in type(bias).__name__ else 1, q.shape[2], k.shape[2])
-    return Queries(q, k, bias.materialize(shape, torch.float32, q.device), scale=scale)
+    return Queries(q, k, bias.materialize(shape, torch.float32, q.device), scale=scale, v=v)
 
 
 def _band_of(bias: Any, device: torch.device) -> Optional[_Band]:

@@ -94,7 +94,8 @@ def _watch_probe(model: torch.nn.Module, training: "Watch", endpoint: Optional[s
     from .capture import watch
     publisher = training.publisher
     it = watch(model, f"{publisher.job}.probe", endpoint, address=address, every=1, samples=0, steps="manual", tokens=True, wait=0,
-               rank=publisher.rank, world=publisher.world, run=_run_of_probe(publisher.run), passive=True)
+               rank=publisher.rank, world=publisher.world, run=_run_of_probe(publisher.run), passive=True,
+               values=training.sends_values)
     it.judge_as(training)
     return it
 

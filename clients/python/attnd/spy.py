@@ -612,12 +612,12 @@ def _queries(args: Any, kwargs: Any) -> Optional[Queries]:
     """The arguments of F.scaled_dot_product_attention, as [B, H, T, d]."""
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
     given = {**dict(zip(names, args)), **kwargs}
-    q, k, mask = given["query"], given["key"], given.get("attn_mask")
+    q, k, v, mask = given["query"], given["key"], given["value"], given.get("attn_mask")
     if getattr(q, "is_nested", False):
         raise TypeError("nested tensors are not captured")
-    q, k, mask = _four_axes([_local(q), _local(k), None if mask is None else _local(mask)])
+    q, k, v, mask = _four_axes([_local(q), _local(k), _local(v), None if mask is None else _local(mask)])
     assert q is not None and k is not None
-    return Queries(q, k, mask, bool(given.get("is_causal")), given.get("scale"))
+    return Queries(q, k, mask, bool(given.get("is_causal")), given.get("scale"), v=v)
 
 
 def _softmax(args: Any, kwargs: Any, weights: torch.Tensor, module: Optional[torch.nn.Module],
@@ -661,7 +661,7 @@ def _local(tensor: Any) -> torch.Tensor:
 
 
 def _four_axes(given: Sequence[Optional[torch.Tensor]]) -> List[Optional[torch.Tensor]]:
-    """Queries [..., H, T, d], keys and mask as torch broadcasts them, as [B, H, T, d]: axes that are missing are the
+    """Queries [..., H, T, d], keys, values and mask as torch broadcasts them, as [B, H, T, d]: axes that are missing are the
     leading ones, and all before the heads are samples. [B, T, d] are samples of one head."""
     axes = max(tensor.dim() for tensor in given if tensor is not None)
     if axes == 3:

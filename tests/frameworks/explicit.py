@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: MIT
+"""explicit: what autograd says of the attentions of a model, in float64.
+
+A second model of the same weights, which nobody watches, runs with an attention that is computed step by step in place
+of torch's own; autograd keeps the gradients of its weights.
+"""
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from expected import Attended, case_of, formulas
+from torch.nn import functional
+from zoo import Batch, Kind, doubled, in_float64
+
+
+class Call(NamedTuple):
+    """One attention: weights [B, H, Tq, Tk], whose gradient autograd keeps, and values [B, H, Tk, dv] where known."""
+    weights: torch.Tensor
+    values: Optional[torch.Tensor]
+
+
+@contextmanager
+def recording() -> Iterator[List[Call]]:
+    """The attentions that are computed within, in their order."""
+    calls: List[Call] = []
+    softmax_of = {owner: owner.softmax for owner in (functional, torch, torch.Tensor)}
+
+    def keep(weights: torch.Tensor, values: Optional[torch.Tensor] = None) -> torch.Tensor:
+        if weights.requires_grad:
+            weights.retain_grad()
+        calls.append(Call(weights, values))
+        return weights
+
+    def attend(query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False,
+               scale: Optional[float] = None, enable_gqa: bool = False) -> torch.Tensor:
+        key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
+        logits = query @ key.mT * (query.shape[-1]**-0.5 if scale is None else scale)
+        if is_causal:
+            attn_mask = torch.ones(logits.shape[-2:], dtype=torch.bool).tril()
+        if attn_mask is not None:
+            logits = logits.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else logits + attn_mask
+        return keep(softmax_of[torch.Tensor](logits, -1), value) @ value
+
+    def softmax(owner: Any) -> Any:
+        return lambda *args, **kwargs: keep(softmax_of[owner](*args, **kwargs))
+
+    patches = [patch.object(owner, "softmax", softmax(owner)) for owner in softmax_of]
+    patches.append(patch.object(functional, "scaled_dot_product_attention", attend, create=True))
+    for one in patches:
+        one.start()
+    try:
+        yield calls
+    finally:
+        for one in patches:
+            one.stop()
+
+
+def calls_of(kind: Kind, state: Dict[str, torch.Tensor], batch: Batch) -> List[Call]:
+    """The attentions of one forward, in the order in which they run; backward has run."""
+    model = in_float64(kind.build, state)
+    with recording() as calls:
+        kind.loss(model, doubled(batch)).backward()
+    return calls
+
+
+def values_numbers(call: Call, attended: Attended) -> Dict[str, np.ndarray]:
+    """{metric of values: one number per head} of one message."""
+    assert call.values is not None
+    weights, values = (x.detach().numpy()[:len(attended.weights)] for x in call)
+    _, query = formulas.visible(case_of(attended))
+    valid = np.broadcast_to(query, (len(weights), weights.shape[2]))
+    values = np.broadcast_to(values, (len(weights), *values.shape[1:]))
+    mass = weights * np.linalg.norm(values, axis=-1)[:, :, None]
+    share = mass / mass.sum(-1, keepdims=True)
+    entropy = -(share * np.log(np.where(share > 0, share, 1))).sum(-1)
+    norm = np.linalg.norm(weights @ values, axis=-1)
+    return {name: np.array([rows[:, head][valid].mean() for head in range(weights.shape[1])])
+            for name, rows in (("output_norm", norm), ("norm_weighted_entropy", entropy))}

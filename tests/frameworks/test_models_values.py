@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: MIT
+"""What `attnd.watch(values=True)` adds: the numbers of a head's output, equal to those of an attention that is computed
+step by step in float64."""
+import pytest
+
+torch = pytest.importorskip("torch")
+import numpy as np  # noqa: E402
+from explicit import calls_of, values_numbers  # noqa: E402
+from session import Session, expected_of, report, train  # noqa: E402
+from zoo import decoder_kind, fused, multihead_kind, transformer_kind  # noqa: E402
+
+pytest_plugins = ("one_daemon",)
+HAS_FUSED = hasattr(torch.nn.functional, "scaled_dot_product_attention")
+METRICS = ("output_norm", "norm_weighted_entropy")
+KINDS = [decoder_kind("sdpa", fused), transformer_kind(), transformer_kind("nn.Transformer-seq-first", batch_first=False),
+         multihead_kind("nn.MultiheadAttention-no-weights", need_weights=False)]
+try:
+    from zoo_transformers import transformers_kind
+    KINDS += [transformers_kind(name, "sdpa", batch) for name, batch in
+              (("gpt2", ""), ("gpt2", "-right-padded"), ("llama", ""), ("llama", "-left-padded"), ("bert", "-right-padded"),
+               ("bart", ""))]
+    OWN_KERNEL = [transformers_kind(name, "own-kernel") for name in ("gpt2", "llama")]
+except ImportError:
+    OWN_KERNEL = []
+
+
+@pytest.mark.skipif(not HAS_FUSED, reason="torch has no scaled_dot_product_attention")
+@pytest.mark.parametrize("samples", [0, 1])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_the_numbers_of_outputs_are_right(stepwise, kind, samples):
+    """Errors are those of float32: 24 bits of sums of some dozen terms, twice; the entropies of the kernels' tests."""
+    model = kind.build()
+    with Session(stepwise) as session:
+        watch = session.watch(model, samples=samples, values=True)
+        trained = list(train(model, kind, 1))
+        layers = list(watch.layers)
+    summaries, expected = session.summaries(), expected_of(kind, trained, samples)
+    (_, (batch,), state), = trained
+    worst = 0.0
+    for layer, call in zip(layers, calls_of(kind, state, batch)):
+        attended, = expected[0, tuple(layer)]
+        for name, want in values_numbers(call, attended).items():
+            found = summaries[0, tuple(layer)]["heads"][name]["mean"]
+            worst = max(worst, float((np.abs(found - want) / np.maximum(1, want)).max()))
+    report.append((f"{kind.name} values", len(layers), worst))
+    assert worst < 1e-5
+
+
+@pytest.mark.parametrize("kind", OWN_KERNEL, ids=lambda kind: kind.name)
+def test_a_kernel_that_is_called_by_transformers_has_values_too(stepwise, kind):
+    model = kind.build()
+    with Session(stepwise) as session:
+        session.watch(model, values=True)
+        list(train(model, kind, 1))
+    assert all(np.isfinite(summary["heads"][name]["mean"]).all()
+               for summary in session.summaries().values() for name in METRICS)
+
+
+@pytest.mark.skipif(not HAS_FUSED, reason="torch has no scaled_dot_product_attention")
+def test_without_being_asked_for_values_do_not_travel(stepwise):
+    kind = decoder_kind("sdpa", fused)
+    model = kind.build()
+    with Session(stepwise) as session:
+        session.watch(model)
+        list(train(model, kind, 1))
+    numbers = [summary["heads"].get(name, {}).get("mean") for summary in session.summaries().values() for name in METRICS]
+    assert numbers and all(number is None or np.isnan(np.array(number, float)).all() for number in numbers)
