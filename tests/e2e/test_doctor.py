@@ -18,6 +18,9 @@ from harness import ATTND, PATIENCE_S, Attnd, Trainer, softmax_maps, wait_until
 from test_start import PROGRAMS, executable, without_users
 
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
+sys.path.insert(0, os.path.join(ROOT, "clients", "python"))
+from attnd.doctor import examine  # noqa: E402
+
 PAGE = ("http.enabled=true", "http.endpoint=tcp://127.0.0.1:*")
 
 
@@ -192,6 +195,17 @@ def test_a_page_that_refuses_its_user(tmp_path, monkeypatch):
     question = urllib.request.Request(f"{page}api/v1/jobs", headers={"Authorization": f"Bearer {token.read_text().strip()}"})
     with urllib.request.urlopen(question, timeout=PATIENCE_S) as answer:
         assert answer.read() == b"[]"
+
+
+def test_a_page_of_the_service_that_refuses_its_user(tmp_path, monkeypatch):
+    """Its administrator can change that, and nobody else."""
+    monkeypatch.setattr("harness.ATTND", without_users(tmp_path / "attnd"))
+    monkeypatch.setattr("attnd.address.SERVICE", place())
+    start(*PAGE)
+    page, = (finding for finding in examine(place()) if finding.subject == "page")
+    assert page.state == "WRONG" and " refuses you: the kernel does not say" in page.text
+    assert page.remedy == ("ask the administrator of this service: the page answers root, members of the group attnd, users that "
+                           "http.users names, and all who have the token of http.token_file")
 
 
 def test_a_daemon_that_is_stopped(tmp_path):

@@ -30,6 +30,8 @@ FREE_BYTES = 256 << 20  # less is a disk that is as good as full
 PAGE_PORT = 5580
 GIVE_TOKEN = 'make a token: (umask 077; python3 -c "import secrets; print(secrets.token_hex())" > FILE); start attnd anew ' \
              "by hand: kill $(pidof attnd); sleep 1; attnd --set http.token_file=FILE; the page then asks for what is in FILE"
+ASK_SERVICE = "ask the administrator of this service: the page answers root, members of the group attnd, users that " \
+              "http.users names, and all who have the token of http.token_file"
 OK, NOTE, WRONG = "ok", "-", "WRONG"
 
 
@@ -310,7 +312,7 @@ def _about_found(daemon: Daemon, endpoint: str) -> Findings:
         yield Finding("config", WRONG, "attnd has refused its config when it read it again; the settings from before "
                       "hold", "attnd --check-config FILE says why; then kill -HUP attnd")
     if daemon.place:
-        yield _about_page(page_of(daemon.place))
+        yield _about_page(daemon.place)
     if daemon.skew_s is None:
         yield Finding("clock", NOTE, "this attnd is too old to say what time it is")
     elif abs(daemon.skew_s) > CLOCK_S + daemon.answer_s:
@@ -321,12 +323,14 @@ def _about_found(daemon: Daemon, endpoint: str) -> Findings:
         yield Finding("clock", OK, f"{1000 * abs(daemon.skew_s):.0f} ms from attnd's")
 
 
-def _about_page(page: Optional[str]) -> Finding:
+def _about_page(place: str) -> Finding:
+    page = page_of(place)
     if page is None:
         return Finding("page", NOTE, "there is none: http.enabled is false")
     status, why = page_refusal(page, ANSWER_S)
     if status == 403:
-        return Finding("page", WRONG, f"{page} refuses you: {why}", GIVE_TOKEN)
+        return Finding("page", WRONG, f"{page} refuses you: {why}",
+                       ASK_SERVICE if place == addresses.SERVICE else GIVE_TOKEN)
     if status == 401:
         return Finding("page", NOTE, f"{page} asks for a token: {why}",
                        "give it the first line of the file that http.token_file names (attnctl config)")
