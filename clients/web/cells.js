@@ -132,10 +132,18 @@ export function hiddenCells(map) {
 
 /** The largest weight of each row that has one. */
 function rowPeaks({ rows, columns, values }, hidden) {
-    return d3
-        .range(rows)
-        .map((r) => d3.max(d3.range(columns), (c) => (hidden[r * columns + c] ? undefined : values[r * columns + c])))
-        .filter((x) => x !== undefined);
+    const peaks = new Float64Array(rows).fill(-Infinity);
+    for (let r = 0, i = 0; r < rows; r++)
+        for (let c = 0; c < columns; c++, i++) if (!hidden[i] && values[i] > peaks[r]) peaks[r] = values[i];
+    return peaks.filter((peak) => peak > -Infinity);
+}
+
+/** The weights that are not hidden. */
+function visibleCells({ values }, hidden) {
+    const visible = new (values instanceof Float32Array ? Float32Array : Float64Array)(values.length);
+    let count = 0;
+    for (let i = 0; i < values.length; i++) if (!hidden[i]) visible[count++] = values[i];
+    return visible.subarray(0, count);
 }
 
 /**
@@ -144,7 +152,7 @@ function rowPeaks({ rows, columns, values }, hidden) {
  * largest weight of an ordinary row is always told apart.
  */
 export function rangeOf(map, hidden, mode) {
-    const visible = Float64Array.from(map.values).filter((_, i) => !hidden[i]),
+    const visible = visibleCells(map, hidden),
         [low, high] = extent(visible);
     if (mode !== "auto" || visible.length < 4) return { low, high, most: high };
     const top = Math.max(d3.quantile(visible.sort(), SHARE), d3.median(rowPeaks(map, hidden)));

@@ -7,10 +7,12 @@ import { colorRange, lyingBar, rangeOfLayer, scaleOf } from "./map_scale.js";
 import { drawMap } from "./map_view.js";
 import { topPairs } from "./pairs.js";
 import { mapStep, NOT_KEPT } from "./run.js";
-import { Thumbs } from "./thumbs.js";
+import { scaleOfThumbs } from "./thumb_paint.js";
+import { cellsOf, Thumbs } from "./thumbs.js";
 
-/** Of more heads thumbnails are shown, which are drawn as one scrolls. */
-const FRAMES = 64;
+/** With more heads thumbnails are shown, which are drawn as one scrolls; px of their sides. */
+const FRAMES = 64,
+    SIDE = 64;
 
 /** "step 9, sample 0, 48 queries × 48 keys, causal" */
 function mapsText(found, live) {
@@ -19,9 +21,12 @@ function mapsText(found, live) {
     return `${mapStep(found, live)}${one}, ${found.queries} queries × ${found.keys} keys${pooled}${found.causal ? ", causal" : ""}`;
 }
 
+/** Cells of a side of the maps that are shown of so many heads; null: those that there are. */
+export const cellsShown = (heads) => (heads > FRAMES ? cellsOf(SIDE, heads) : null);
+
 /** Whose the scale is, where it is not that of the layer. */
-function scaleText() {
-    if (colorRange() === "row" && scaleOf() !== "limits") return "each row has its own scale";
+function scaleText(isOfThumbs) {
+    if (colorRange() === "row" && scaleOf() !== "limits" && !isOfThumbs) return "each row has its own scale";
     return scaleOf() === "map" ? "each map has its own scale" : "";
 }
 
@@ -63,9 +68,10 @@ export class LayerHeads {
         this.shown = found;
         this.tell(live);
         if (!found.heads) return this.frame.body.replaceChildren(note(NOT_KEPT));
-        const range = rangeOfLayer(found, found.heads.length);
-        this.legend.replaceChildren(lyingBar(range, scaleText()));
-        if (found.heads.length > FRAMES) return this.drawThumbs(found);
+        const isOfThumbs = found.heads.length > FRAMES,
+            range = isOfThumbs ? scaleOfThumbs(found) : rangeOfLayer(found, found.heads.length);
+        this.legend.replaceChildren(lyingBar(range, scaleText(isOfThumbs)));
+        if (isOfThumbs) return this.drawThumbs(found);
         this.frame.body.replaceChildren(this.legend, this.box);
         found.heads.forEach((_, i) => this.drawHead(found, i, range));
         this.tell(live);
@@ -93,13 +99,13 @@ export class LayerHeads {
             hrefOf: () => "",
             onOpen: (layer, head) => this.openHead(head),
             isCurrent: this.isCurrent,
+            isWrapped: true,
         });
         this.found = found;
         if (!this.thumbs.element.isConnected) {
             this.frame.body.replaceChildren(this.legend, this.thumbs.element);
-            this.thumbs.element.classList.add("wrapped");
             const { stack, layer, site, module } = this.map;
-            this.thumbs.show([{ stack, layer, site, module, heads: found.heads.length }], 0, 64);
+            this.thumbs.show([{ stack, layer, site, module, heads: found.heads.length }], 0, SIDE);
         }
         this.thumbs.reload();
     }

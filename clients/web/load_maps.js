@@ -2,9 +2,8 @@
 // Maps of many heads as one answer, asked for in parts that take the page little time each; as they are shown.
 import { asShown, withPadded } from "./cells.js";
 
-/** Heads, and cells, that are asked for at once. */
-const HEADS = 32,
-    CELLS = 1 << 16;
+/** Cells that are asked for at once. */
+const CELLS = 1 << 16;
 /** While a part came that is of a newer step than those before it, all are asked for again, so many times. */
 const TRIES = 3;
 
@@ -43,10 +42,10 @@ async function partByPart(ask, asks) {
     return joined(parts.filter((part) => part.step === parts[0].step && part.rows === parts[0].rows));
 }
 
-/** The maps of all heads of a layer in at most `size` cells a side, as Run.map gives them. */
+/** The maps of all heads of a layer in at most `size` cells a side, null for those that there are; as Run.map gives them. */
 export async function allHeads(run, layer, size, last = null) {
-    if (last !== null) return shown(await run.map(layer, { last }));
-    const each = Math.max(1, Math.min(HEADS, Math.floor(CELLS / (size * size)))),
+    if (last !== null || size === null) return shown(await run.map(layer, { last }));
+    const each = Math.max(1, Math.floor(CELLS / (size * size))),
         asks = [];
     for (let head = 0; head < layer.heads; head += each) asks.push({ head, heads: each, size, last });
     return shown(await partByPart((what) => run.map(layer, what), asks));

@@ -7,9 +7,10 @@ import { settings } from "./settings.js";
 import { topPairs } from "./pairs.js";
 import { paint, scaleOfThumbs } from "./thumb_paint.js";
 
-/** Px between thumbnails; a tile is so many px wide at most. */
+/** Px between thumbnails; a tile is so many px wide at most, where tiles go on in the next line fewer. */
 const GAP = 3,
-    TILE = 1000;
+    TILE = 1000,
+    WRAPPED_TILE = 270;
 /** Px of a side: what is chosen for all heads to fit lies between. */
 const SIDES = [28, 132];
 /** Bytes of maps that are kept for when one scrolls back. */
@@ -20,6 +21,9 @@ const LEFT = 92,
 const KINDS = { firing: "■ an alert fires", beyond: "□ beyond the bound of an alert", near: "□ near the bound of an alert" };
 /** Layers that are asked for at the same time. */
 const AT_ONCE = 2;
+
+/** Cells of a side that a thumbnail of so many px can show, fewer where a layer has very many heads. */
+export const cellsOf = (side, heads) => (heads > 512 ? 16 : side < 40 ? 24 : side < 72 ? 40 : 64);
 
 const TITLES = { self: "self-attention", cross: "cross attention" };
 const titleOf = (layer) => `${layer.stack} ${TITLES[layer.site]}`;
@@ -76,9 +80,9 @@ class Row {
 
     /** Places for tiles, which are empty until they are in view. */
     layOut() {
-        const { side } = this.thumbs,
+        const { side, isWrapped } = this.thumbs,
             count = this.found?.heads ? this.found.heads.length : this.found ? 1 : this.layer.heads,
-            each = Math.max(1, Math.floor(TILE / (side + GAP)));
+            each = Math.max(1, Math.floor((isWrapped ? WRAPPED_TILE : TILE) / (side + GAP)));
         this.tiles.forEach((tile) => this.thumbs.unwatch(tile));
         this.tiles = [];
         for (let first = 0; first < count; first += each) {
@@ -125,17 +129,19 @@ class Row {
 export class Thumbs {
     /**
      * `load(layer, cells)`: a map of each head in at most so many cells a side, as Run.map gives it, or null;
-     * `hrefOf(layer)`: the layer's view; `onOpen(layer, head)`: a head was chosen; `isCurrent()`.
+     * `hrefOf(layer)`: the layer's view; `onOpen(layer, head)`: a head was chosen; `isCurrent()`; `isWrapped`: layers
+     * go on in the next line.
      */
-    constructor({ load, hrefOf, onOpen, isCurrent }) {
-        Object.assign(this, { load, hrefOf, onOpen, isCurrent, rows: [], side: 64, asked: 0, turn: 0, at: null });
+    constructor({ load, hrefOf, onOpen, isCurrent, isWrapped = false }) {
+        Object.assign(this, { load, hrefOf, onOpen, isCurrent, isWrapped });
+        Object.assign(this, { rows: [], side: 64, asked: 0, turn: 0, at: null });
         this.onTake = () => {}; // a layer has come
         this.kindOf = () => null; // see mark()
         this.tasks = new Tasks();
         this.byPlace = new Map();
         this.cursor = h("div", { class: "thumb-cursor", hidden: true });
         this.element = h("div", {
-            class: "thumbs",
+            class: isWrapped ? "thumbs wrapped" : "thumbs",
             tabindex: 0,
             role: "group",
             "aria-label": "maps of all heads: arrow keys go from head to head, Enter opens one",
@@ -184,9 +190,7 @@ export class Thumbs {
 
     /** Cells of a side that a thumbnail of this many px can show. */
     cells() {
-        const { side, rows } = this,
-            most = Math.max(1, ...rows.map((row) => row.layer.heads));
-        return most > 512 ? 16 : side < 40 ? 24 : side < 72 ? 40 : 64;
+        return cellsOf(this.side, Math.max(1, ...this.rows.map((row) => row.layer.heads)));
     }
 
     /** What has been asked for is of another moment: everything in view is asked for again. */

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
-// Trouble of heads, as attnd ranks it: the score of each head, and what fires by rule and layer, the worst first.
+// Trouble of heads, as attnd ranks it: the score of each head, what fires by rule and layer, the worst first, and the
+// trouble of one head in words.
 import { find } from "./api.js";
-import { layerName } from "./dom.js";
+import { h, layerName } from "./dom.js";
+import { troubleText, whyNode } from "./rules.js";
 
 /** Heads that are asked for, the worst of a run. */
 const HEADS = 1000;
@@ -61,4 +63,30 @@ export function groupsOf({ heads, others }, rules) {
         };
     });
     return groups.sort((a, b) => b.worst - a.worst);
+}
+
+const section = ({ severity, since, windows }, text, rule) =>
+    h(
+        "section",
+        { class: `trouble ${severity}`, "aria-label": "trouble" },
+        h("header", {}, severity ? h("span", { class: `badge ${severity}` }, severity) : "", " ", text),
+        h("p", { class: "soft" }, sinceText({ since, windows })),
+        rule ? whyNode(rule) : "",
+    );
+
+/**
+ * Nodes for a head of `layer` and for alerts about the layer that no head stands for. `trouble`: a RunTrouble at the moment
+ * that is shown; `rules` in force; `valueOf(rule)`: what the rule compares of the head, where the trouble does not say.
+ */
+export function headTrouble(trouble, layer, head, rules, valueOf) {
+    const ruleOf = ({ rule }) => rules.find((one) => one.name === rule),
+        own = trouble.headsOf(layer).find((one) => one.head === head),
+        others = (trouble.isKnown ? (trouble.found?.others ?? []) : []).filter(
+            (alert) => alert.stack !== null && layerName(alert) === layerName(layer),
+        );
+    const nodes = others.map((alert) => section(alert, `${alert.rule}: ${alert.message}`, ruleOf(alert)));
+    if (!own?.rule) return nodes;
+    const rule = ruleOf(own),
+        told = { ...own, value: own.value ?? (rule && valueOf(rule)) };
+    return [section(own.score >= 1 ? own : { ...own, severity: "" }, troubleText(told, rules), own.score >= 0.5 ? rule : null), ...nodes];
 }

@@ -11,7 +11,6 @@ import { contextOptions, loadLog, LOG_MS } from "./context.js";
 import { h, headName, layerName, note, number, refill, withModule } from "./dom.js";
 import { figure, svg as newSvg } from "./figure.js";
 import { headChooser, headColor, HeadLines } from "./head_lines.js";
-import { headTrouble } from "./head_trouble.js";
 import { someHeads } from "./load_maps.js";
 import { scalePicker } from "./map_scale.js";
 import { drawMap } from "./map_view.js";
@@ -31,6 +30,7 @@ import { isOnAxis, loadRules } from "./rules.js";
 import { mapStep, NOT_KEPT } from "./run.js";
 import { RunTrouble } from "./run_trouble.js";
 import { liveValues, summaryValues } from "./store.js";
+import { headTrouble } from "./trouble.js";
 import { kept, paced } from "./view_state.js";
 import { ViewTime, wrongMoment } from "./view_time.js";
 

@@ -2,12 +2,12 @@
 // One layer: the maps of all heads, what they are together, how alike they are, how much each matters.
 /* global d3 */
 import { loadIntervals } from "./alerts_past.js";
-import { asShown, withPadded } from "./cells.js";
-import { h, layerName, note, number } from "./dom.js";
+import { h, layerName, note, number, percent } from "./dom.js";
 import { figure, svg as newSvg } from "./figure.js";
-import { LayerHeads } from "./layer_heads.js";
+import { COLUMNS, HeadsTable } from "./heads_table.js";
+import { cellsShown, LayerHeads } from "./layer_heads.js";
 import { LayerSeries } from "./layer_series.js";
-import { overHeads } from "./load_maps.js";
+import { allHeads, overHeads } from "./load_maps.js";
 import { scalePicker } from "./map_scale.js";
 import { drawMap } from "./map_view.js";
 import { headCount, layerPicker, metricPicker, openLayer, paddingPicker } from "./pickers.js";
@@ -21,24 +21,19 @@ const AGGREGATES = [
     ["mean", "mean over heads"],
     ["max", "largest over heads"],
 ];
-const COLUMNS = [
-    "entropy_normalized",
-    "first_token",
-    "previous_token",
-    "local_mass",
-    "confidence",
-    "max_logit",
-    "importance",
-];
+/** Bars of the importance; the table sorts the other heads by it too. */
+const BARS = 32;
 
 function drawImportance(frame, values, onPick) {
-    const order = d3
+    const all = d3
         .range(values.length)
         .filter((i) => Number.isFinite(values[i]))
         .sort((a, b) => values[b] - values[a]);
+    const order = all.slice(0, BARS),
+        share = d3.sum(order, (head) => values[head]) / d3.sum(all, (head) => values[head]);
     const width = 420,
         step = Math.max(13, Math.min(24, 300 / order.length)),
-        height = order.length * step + 30,
+        height = order.length * step + (all.length > BARS ? 46 : 30),
         left = 54;
     const root = newSvg(width, height, "importance of the heads"),
         x = d3.scaleLinear([0, d3.max(values) || 1], [left, width - 62]);
@@ -64,41 +59,17 @@ function drawImportance(frame, values, onPick) {
             .attr("y", step / 2 + 4)
             .text(number(values[head]));
     });
-    root.append("text")
-        .attr("class", "soft")
-        .attr("x", left)
-        .attr("y", height - 6)
-        .text("importance: variance and entropy score, sums to 1");
-    frame.body.replaceChildren(root.node());
-}
-
-function drawTable(frame, live, { sort, onSort, toHead }) {
-    const of = (name) => live.heads?.[name] ?? live.spectrum?.[name],
-        columns = COLUMNS.filter((name) => of(name));
-    const heads = d3.range(headCount(live));
-    if (sort.by) heads.sort((a, b) => sort.down * ((of(sort.by)?.[a] ?? -Infinity) - (of(sort.by)?.[b] ?? -Infinity)));
-    const th = (name) =>
-        h(
-            "th",
-            { "aria-sort": sort.by === name ? (sort.down > 0 ? "ascending" : "descending") : null },
-            h("button", { type: "button", onclick: () => onSort(name) }, name),
-        );
-    const row = (head) =>
-        h(
-            "tr",
-            {},
-            h("td", {}, h("a", { href: toHead(head) }, head)),
-            h("td", { class: "text" }, live.heads?.pattern?.[head] ?? "–"),
-            columns.map((name) => h("td", {}, number(of(name)?.[head]))),
-        );
-    const names = [h("th", { class: "text" }, "head"), h("th", { class: "text" }, "pattern"), columns.map(th)];
-    frame.body.replaceChildren(
-        h(
-            "div",
-            { class: "scroll" },
-            h("table", {}, h("thead", {}, h("tr", {}, names.flat())), h("tbody", {}, heads.map(row))),
-        ),
+    const below = ["importance: variance and entropy score, sums to 1"];
+    if (all.length > BARS) below.push(`the first ${BARS} of ${all.length} heads, together ${percent(share)}`);
+    below.forEach((text, i) =>
+        root
+            .append("text")
+            .attr("class", "soft")
+            .attr("x", left)
+            .attr("y", order.length * step + 24 + 16 * i)
+            .text(text),
     );
+    frame.body.replaceChildren(root.node());
 }
 
 function drawSimilarity(frame, live) {
@@ -162,17 +133,15 @@ export async function show(root, params, { store, isCurrent }) {
     const opened = await openLayer(root, params, { store, isCurrent });
     if (!opened) return null;
     const run = opened.run,
-        map = await store.complete(opened.map);
-    if (!isCurrent()) return null;
-    const where = { stack: map.stack, layer: map.layer, site: map.site },
+        where = { stack: opened.map.stack, layer: opened.map.layer, site: opened.map.site },
         toHead = (head) => link("head", { ...params, ...where, head }),
         openHead = (head) => go("head", { ...params, ...where, head }),
-        name = layerName(map);
+        name = layerName(where);
     const metric = store.metric(params.metric || "entropy_normalized"),
         time = new ViewTime({ run, metric, where, params, isCurrent, onTime: () => drawMoment() });
     let alerts = [];
     const loadAlerts = async () => (alerts = await loadIntervals(params.job, run.run).catch(() => alerts)),
-        [rules] = await Promise.all([loadRules(params.job), loadAlerts(), time.load()]);
+        [map, rules] = await Promise.all([store.complete(opened.map), loadRules(params.job), loadAlerts(), time.load()]);
     if (!isCurrent()) return null;
     const heads = new LayerHeads(map, { toHead, openHead, isCurrent }),
         series = new LayerSeries(map, metric, (last) => time.goTo(last)),
@@ -182,8 +151,8 @@ export async function show(root, params, { store, isCurrent }) {
             "similarity",
         );
     const importance = figure("Importance of the heads").about(name, "importance"),
-        table = figure("", "", "wide").plain();
-    const sort = { by: null, down: -1 };
+        table = figure("", "", "wide").plain(),
+        tableRows = new HeadsTable(table, toHead);
     root.append(
         ...[wrongMoment(time)].filter(Boolean),
         h(
@@ -213,7 +182,7 @@ export async function show(root, params, { store, isCurrent }) {
     const maps = kept({
         body: heads.frame.body,
         isCurrent,
-        load: async () => asShown(withPadded(await run.map(where, { last: time.last }))),
+        load: () => allHeads(run, { ...where, heads: headCount(map) }, cellsShown(headCount(map)), time.last),
         draw: (found) => heads.draw(found, numbers),
         nothing: () => (time.last === null ? NO_MAPS : NO_PAST_MAP),
     });
@@ -239,12 +208,7 @@ export async function show(root, params, { store, isCurrent }) {
         if (!live) return;
         importance.hidden = !live.heads?.importance?.some(Number.isFinite);
         if (!importance.hidden) drawImportance(importance, live.heads.importance, openHead);
-        const onSort = (by) => {
-            sort.down = sort.by === by ? -sort.down : -1;
-            sort.by = by;
-            drawNumbers();
-        };
-        drawTable(table, live, { sort, onSort, toHead });
+        tableRows.draw(live);
         table.setTitle(tableTitle(live, time), live.past ? live.when : run.when(live));
         similarity.hidden = Boolean(live.past);
         if (!live.past) drawSimilarity(similarity, live);
@@ -261,10 +225,10 @@ export async function show(root, params, { store, isCurrent }) {
         drawSeries();
         await Promise.all([loadNumbers(), everyMap("now")]);
     }
+    const coming = [everyMap("now"), run.load(COLUMNS, where).then(loadNumbers)];
     drawNumbers();
     drawSeries();
-    const numbersOfPast = run.load(COLUMNS, where).then(loadNumbers);
-    await Promise.all([everyMap("now"), numbersOfPast]);
+    await Promise.all(coming);
     performance.mark("data");
     const numbersSoon = paced(loadNumbers),
         isOurs = (one) => layerName(one) === name && one.run === run.run;

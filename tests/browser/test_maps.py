@@ -185,6 +185,30 @@ def test_four_thousand_heads_are_drawn_as_one_comes_to_them(strange, page):
     wait_until(lambda: page.texts(".head-toggle") == ["7", "1023"], "another head")
 
 
+def test_numbers_of_a_thousand_heads_are_drawn_as_one_comes_to_them(strange, page):
+    rows = "return [...document.querySelectorAll('tbody tr')].map((tr) => [...tr.cells].map((cell) => cell.textContent))"
+    page.open(strange, "#/layer?job=many").ready()
+    wait_until(lambda: len(page.js(rows)) == 64, "the first rows")
+    assert page.js("return document.querySelector('table').ariaRowCount") == str(MANY + 1)
+    assert page.js("return document.querySelectorAll('svg rect.bar').length") == 32
+    assert f"the first 32 of {MANY} heads, together" in page.text("main")
+    page.js("const box = document.querySelector('.scroll'); box.scrollTop = box.scrollHeight")
+    wait_until(lambda: [row[0] for row in page.js(rows)] == [str(head) for head in range(128)], "the next rows")
+    page.js("[...document.querySelectorAll('th button')].find((one) => one.textContent === 'confidence').click()")
+    (live,) = strange.api("live", job="many", stack="decoder", layer=0, site="self")
+    most = np.argsort(-np.array(live["heads"]["confidence"]), kind="stable")[:64]
+    assert [int(row[0]) for row in page.js(rows)] == list(most) and page.js("return document.querySelector('.scroll').scrollTop") == 0
+    assert page.js("return document.querySelector('[aria-sort]').textContent + document.querySelector('[aria-sort]').ariaSort") == "confidencedescending"
+
+
+def test_maps_of_a_thousand_heads_come_in_as_few_cells_as_are_shown(strange, page):
+    page.open(strange, "#/layer?job=many").ready()
+    thumbs_drawn(page, 1)
+    maps = page.js("return performance.getEntriesByType('resource').map((one) => one.name).filter((url) => url.includes('/maps?'))")
+    parts = [url for url in maps if "size=16" in url]
+    assert len(parts) == MANY // 256 and len(maps) == len(parts) + 2, "beside these the mean and the largest over the heads"
+
+
 @pytest.mark.parametrize("view", ["model", "layer", "head"])
 def test_names_with_markup_and_maps_with_nan_are_drawn_soundly(strange, page, view):
     page.open(strange, f"#/{view}?job=odd&head=2", width=390, dark=True).ready()
