@@ -280,7 +280,7 @@ def test_it_follows_the_size_of_the_terminal(open_terminal, command):
 def test_an_attnd_that_goes_away_is_noticed_and_found_again(open_terminal, command, sig):
     attnd, terminal = Attnd(*STEPS), open_terminal()
     trainer = collapsed(attnd)
-    terminal.run(command(attnd, "--timeout", "1"))
+    terminal.run(command(attnd, "--timeout", "5"))
     terminal.wait_for("8 heads")
     attnd.process.send_signal(sig)
     terminal.wait_for(r"^ attnd does not answer since [1-9][0-9]* s; trying again")
@@ -389,7 +389,7 @@ def test_it_waits_and_does_not_spin(open_terminal, command):
     """Looking five times a second, at an attnd that is there and at one that is gone."""
     attnd, terminal = Attnd(*STEPS), open_terminal()
     collapsed(attnd)
-    terminal.run(command(attnd, "--timeout", "0.5"))
+    terminal.run(command(attnd, "--timeout", "5"))
     terminal.wait_for("8 heads")
     pid = top_pid(terminal)
     before, began, looks = cpu_seconds(pid), time.monotonic(), asked_by_top(attnd)
@@ -412,7 +412,7 @@ def test_it_ends_with_its_terminal(open_terminal, command):
 def test_a_rare_look_still_notices_that_attnd_is_gone(open_terminal, command):
     attnd, terminal = Attnd(*STEPS), open_terminal()
     collapsed(attnd)
-    terminal.run(command(attnd, "--timeout", "0.5").replace(f"--interval {INTERVAL_S}", "--interval 3"))
+    terminal.run(command(attnd, "--timeout", "5").replace(f"--interval {INTERVAL_S}", "--interval 6"))
     terminal.wait_for("8 heads")
     attnd.process.kill()
     terminal.wait_for("attnd does not answer since")
