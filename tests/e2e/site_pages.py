@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The pages of the documentation site as what they tell a reader to do, and a place in which that is done.
+"""Pages as what they tell a reader to do, and a place in which that is done: those of the documentation site, and others.
 
 Shell blocks and programs of a page are run in their order. A program with a title is written to a file of that name.
 A block is left out when the line above it says why: <!-- not run: REASON -->.
@@ -25,8 +25,9 @@ END = "end_of_the_block"
 
 
 def blocks(page):
-    """The blocks of a page that a reader would run, as matches of BLOCK, whether or not they are run here."""
-    text = (PAGES / f"{page}.md").read_text(encoding="utf-8")
+    """The blocks of a page that a reader would run, as matches of BLOCK, whether or not they are run here. A page is the
+    name of one of the site, or a path."""
+    text = (PAGES / f"{page}.md" if isinstance(page, str) else page).read_text(encoding="utf-8")
     found = list(BLOCK.finditer(text))
     assert len(re.findall(r"^```", text, re.M)) == 2 * len(found), f"{page}: a block that is not understood"
     return [block for block in found if block["language"] != "text"]

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Every command and every program of the documentation site does what its page says, with a real daemon.
+"""Every command and every program of the documentation site, and of clients/python/EXAMPLES.md, does what its page says,
+with a real daemon.
 
 tests/frameworks/test_site.py runs those that need more than PyTorch, and builds the site.
 """
@@ -75,6 +76,16 @@ def test_a_page_that_goes_on_from_the_first(shared, page):
 def trains(page):
     """What such a page says, with the program of the first."""
     return script(block for block in blocks(BEGINS) if block["title"]) + what_is_run(page)
+
+
+def test_examples(reader):
+    reader.does(what_is_run(ROOT / "clients" / "python" / "EXAMPLES.md"))
+    drawn = [*reader.made(".").glob("*.png"), *reader.made("figures").glob("*.png")]
+    assert len(drawn) == 11 + 6 * 4 and all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
+    statistics = json.loads(reader.made("statistics.json").read_text())
+    assert {stack: len(sites) for stack, sites in statistics.items()} == {"encoder": 2, "decoder": 4}
+    said = reader.log.read_text(errors="replace")
+    assert re.search(r"^\(4, 32, 32\)$", said, re.M) and re.search(r"^example, run [0-9a-f]{8}, epoch 3, step 1\d$", said, re.M)
 
 
 def test_alerts(reader):
