@@ -154,6 +154,44 @@ def test_nobody_else_reads_what_is_written(tmp_path, rng):
         os.umask(umask)
 
 
+def test_token_numbers_are_in_recordings_and_in_nothing_that_attnd_says(tmp_path, rng):
+    """Results, answers, exports, what is on the disk: nothing has them, in no encoding of a number."""
+    numbers = [0x5EA1C0DE + i for i in range(5)]
+    looks = [form for n in numbers for form in (struct.pack("<i", n), struct.pack(">i", n), struct.pack("<d", n),
+                                                struct.pack(">d", n), str(n).encode())]
+    rule = "rules:\n  copies:\n    metric: induction\n    each: head\n    above: 0.0\n    for: 1\n    severity: warning\n"
+    attnd = Attnd("history.commit=10ms", "window.unit=step", "window.length=1", config=rule)
+    everything = Reader(attnd, "summary/", "alert/", "live/")
+    recorder = Recorder(attnd, "gpt", tmp_path / "gpt.rec", "--until-end")
+    trainer = Trainer(attnd, "gpt")
+    for step in range(3):
+        trainer.attention(softmax_maps(rng, 1, 2, 10, 10, causal=True), causal=True, step=step,
+                          tokens=np.array([numbers * 2], np.int32))
+    trainer.event("epoch_end", step=2)
+    trainer.event("bye", step=2)
+    attnd.settled(5)
+    code, out, _ = recorder.end()
+    assert code == 0 and out.endswith("\ntoken numbers of the training's data are in it\n")
+    assert all(struct.pack("<i", n) in (tmp_path / "gpt.rec").read_bytes() for n in numbers)
+    (tmp_path / "gpt.rec").unlink()
+    wait_until(lambda: any(run["state"] == "ended" for run in attnd.call("jobs")), "the end of the run")
+    said = [everything.socket.recv_multipart() for _ in iter(lambda: everything.socket.poll(500), 0)]
+    assert {topic.split(b"/")[0] for topic, _ in said} == {b"summary", b"alert", b"live"}
+    place = dict(job="gpt", stack="decoder", layer=0, site="self")
+    wait_until(lambda: attnd.stats()["history"]["waiting"] == 0, "the windows on the disk")
+    asked = [attnd.call(method, **place) for method in ("summary", "live", "map", "maps", "windows")]
+    asked += [attnd.call(method, **place, metric="induction") for method in ("history", "grid")]
+    asked += [attnd.call(method, job="gpt") for method in ("runs", "alerts", "trouble", "rollout")] + [attnd.call("jobs")]
+    exports = [attnctl("export", "gpt", form, attnd=attnd) for form in ("--csv", "--json")]
+    assert all(export.returncode == 0 and "induction" in export.stdout for export in exports)
+    files = [path for path in Path(attnd.directory).rglob("*") if path.is_file()]
+    assert {"history.db", "history.db-wal", "log"} <= {path.name for path in files}
+    for text in (b"".join(body for _, body in said), msgpack.packb(asked, default=repr),
+                 "".join(export.stdout for export in exports).encode(), *(path.read_bytes() for path in files)):
+        assert not [look for look in looks if look in text]
+    attnd.close()
+
+
 def publish_run(attnd, rng, job="gpt", ranks=2, epochs=3, slowly=False):
     """Random messages of several ranks, layers and tiers, which begin and end as a run does; `slowly` waits for attnd
     after each step. Returns how many."""

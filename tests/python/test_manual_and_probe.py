@@ -153,7 +153,7 @@ def test_a_probe_is_a_job_of_its_own_and_leaves_the_training_alone(daemon, publi
     plain = losses(model, lambda m: attnd.watch(m, job="other", endpoint="tcp://127.0.0.1:1", wait=0, steps="manual"))
     tokens = attnd.repeated_tokens(50, 4)
     probed = losses(model, lambda m: attnd.watch(m, job="job", endpoint=daemon.endpoint, publisher=publisher,
-                                                 steps="manual", probe=tokens, probe_every=2), daemon)
+                                                 steps="manual", probe=tokens, probe_every=2, tokens=True), daemon)
     assert probed == plain and model.training and model.layer.training
     publisher.close()
     probes = [(h, dict(zip((t["name"] for t in h["tensors"]), frames)))

@@ -16,7 +16,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import attnd
-from attnd import calls, capture, ranks
+from attnd import calls, capture, ranks, torch_state
 from attnd import tokens as tokens_module
 from conftest import FakeDaemon, free_endpoint, identity_holds
 
@@ -212,6 +212,31 @@ def test_a_watch_lives_and_dies_with_its_model():
     gc.collect()
     assert alive() is None and not sender._thread.is_alive() and capture.innermost() is None
     assert hooks is None or len(hooks) == before - 1
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_was_opened_is_closed_when_watch_fails(monkeypatch, late):
+    closed = []
+
+    class Starter:
+        def wait(self, timeout):
+            return 0.0
+
+        def say_next(self):
+            return ""
+
+        def close(self):
+            closed.append("starter")
+
+    monkeypatch.setattr(capture, "starter_for", lambda *args: Starter())
+    if late:  # when hooks are in the model already
+        monkeypatch.setattr(capture.Watch, "open", lambda self: 1 / 0)
+    senders = {id(thread) for thread in threading.enumerate()}
+    model = Model()
+    with pytest.raises(ZeroDivisionError if late else ValueError):
+        attnd.watch(model, job="job", endpoint=free_endpoint(), start="auto", wait=0, settings={} if late else 7)
+    assert closed and set(closed) == {"starter"} and not model._forward_hooks
+    assert [thread.name for thread in threading.enumerate() if id(thread) not in senders] == []
 
 
 def test_watching_again_closes_the_earlier_watch():
@@ -740,6 +765,16 @@ def test_a_model_that_is_never_called_itself_is_told_once(watched, caplog, calle
     assert called or "the watched ParameterDict is not called itself" in caplog.text
 
 
+@pytest.mark.parametrize("unseen", [False, True])
+def test_that_compiled_code_is_unseen_before_torch_2_6_is_told(watched, caplog, monkeypatch, unseen):
+    monkeypatch.setattr(torch_state, "compiled_is_unseen", unseen)
+    it = watched(Model(), steps="manual")
+    for _ in range(capture.STEPS_UNCALLED):  # as where the model runs compiled, and its hooks do not
+        it.step()
+    assert len(uncalled(caplog)) == 1
+    assert (", or it is compiled: then this needs torch 2.6 or newer. Watch the" in caplog.text) == unseen
+
+
 @pytest.mark.skipif(hasattr(torch, "compiler"), reason="torch 2 follows parts that are run alone")
 def test_parts_that_run_alone_are_told_where_they_cannot_be_followed(watched, caplog):
     model = Parts()
@@ -1124,6 +1159,57 @@ def test_tokens_in_a_dict_are_found(daemon, watched):
     model, tokens = OfBatch(), torch.randint(50, (2, 5))
     with watched(model, tokens=True):
         model({"attention_mask": torch.ones(2, 5, dtype=torch.int64), "input_ids": tokens})
+    assert (tensors_of(next_tensors(daemon))["tokens"] == tokens.numpy()).all()
+
+
+@pytest.mark.parametrize("given, over_ipc, travel", [(None, True, True), (None, False, False), (True, False, True),
+                                                     (False, True, False)])
+def test_tokens_travel_by_default_through_a_unix_socket_only(tmp_path, given, over_ipc, travel):
+    fake = FakeDaemon(f"ipc://{tmp_path}/ingest" if over_ipc else "tcp://127.0.0.1:*")
+    model, mask, tokens = Embedded(), torch.ones(2, 5, dtype=torch.int64), torch.randint(50, (2, 5))
+    with attnd.Publisher("job", fake.endpoint) as publisher:
+        fake.attach(publisher)
+        with attnd.watch(model, job="job", publisher=publisher, tokens=given, samples=1):
+            model(mask, tokens)
+        publisher.close()
+        got = [tensors_of(message).get("tokens") for message in fake.until_bye() if message[1]["type"] != "event"]
+    assert [numbers is not None for numbers in got] == [travel] * 2
+    assert all(numbers.tolist() == tokens[:1].tolist() for numbers in got if numbers is not None)
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+@pytest.mark.parametrize("name", ["attention_mask", "position_ids", "labels", "token_type_ids", "cache_position", "pos",
+                                  "targets", "segment_ids", "seq_lens"])
+def test_other_integers_are_never_taken_for_tokens(daemon, watched, name, by_name):
+    scope = {}
+    exec(f"def forward(self, {name}, x=None):\n    return self.attn(x, x, x)", scope)
+    model = type("Given", (Model,), {"forward": scope["forward"]})()
+    other, x = torch.arange(10).view(2, 5), torch.rand(2, 5, D)
+    with watched(model, tokens=True):
+        model(**{name: other, "x": x}) if by_name else model(other, x)
+        model(**{name: {"input_ids": other}, "x": x})
+    assert ["tokens" in tensors_of(next_tensors(daemon)) for _ in range(2)] == [False, True]
+
+
+@pytest.mark.parametrize("tokens", [torch.ones(3, 5).long(), torch.ones(2, 4).long(), torch.ones(2, 5).long() << 40,
+                                    torch.ones(2).long(), torch.ones(2, 5, 1).long()],
+                         ids=["samples", "length", "large", "classes", "deep"])
+def test_integers_that_fit_no_attention_cost_no_message(daemon, watched, tokens):
+    class Given(Model):
+        def forward(self, tokens, x):
+            return self.attn(x, x, x)
+
+    model = Given()
+    with watched(model, tokens=True, samples=0) as it:
+        model(tokens, torch.rand(2, 5, D))
+    assert "tokens" not in tensors_of(next_tensors(daemon))
+    assert it.stats()["dropped"] == 0
+
+
+def test_tokens_that_are_given_by_name_are_found_after_those_by_place(daemon, watched):
+    model, mask, tokens = Embedded(), torch.ones(2, 5, dtype=torch.int64), torch.randint(50, (2, 5))
+    with watched(model, tokens=True, samples=0):
+        model(mask, input_ids=tokens)
     assert (tensors_of(next_tensors(daemon))["tokens"] == tokens.numpy()).all()
 
 

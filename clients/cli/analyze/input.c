@@ -46,8 +46,7 @@ static uint32_t axis(const struct array *array, uint32_t from_end)
     return from_end < array->rank ? (uint32_t)array->shape[array->rank - 1 - from_end] : 1;
 }
 
-/* Whether the array has `axes` to 4 axes of a size we can count, and is of one of the four dtypes.
- */
+/* Whether the array has `axes` to 4 axes of a size we can count, and one of the four dtypes. */
 static int check_map(const struct array *array, uint32_t axes, const char *wanted,
                      enum dtype *ret_dtype, char *reterr)
 {

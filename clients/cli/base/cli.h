@@ -46,8 +46,7 @@ int cli_connect(struct cli *cli, struct rpc *ret_rpc);
 /* Explains on err what is wrong with the command line; returns CLI_USAGE. */
 int cli_usage(struct cli *cli, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* Prints a sentence on err, control characters as '?'; nothing when it is empty. Returns the code.
- */
+/* Prints a sentence on err, control characters as '?'; nothing when it is empty. Returns `code`. */
 int cli_fail(struct cli *cli, int code, const char *sentence);
 /* Explains on err that the output cannot be written; returns CLI_FINDING. */
 int cli_fail_output(struct cli *cli);

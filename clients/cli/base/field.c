@@ -235,6 +235,13 @@ void field_show(const msgpack_object *value, char *ret_text, size_t size)
     }
 }
 
+void field_unquote(char *text)
+{
+    while ((text = strpbrk(text, ",\"\\"))) {
+        *text++ = '?';
+    }
+}
+
 void field_layer(const msgpack_object *map, char ret_text[LAYER_TEXT_MAX])
 {
     char stack[16], site[16];

@@ -10,8 +10,7 @@
 /* The number of a key; 0 when it is not there or no whole number. */
 uint64_t field_u64(const msgpack_object *map, const char *key);
 
-/* The text of a key, "" when it is not there; shortened to fit, control characters replaced by '?'.
- */
+/* The text of a key, "" when it is not there; shortened to fit, '?' for control characters. */
 void field_text(const msgpack_object *map, const char *key, char *ret_text, size_t size);
 
 /* Whether a key is `true`. */
@@ -58,6 +57,9 @@ uint64_t field_sum(const msgpack_object *map);
 /* Any scalar as text: numbers, true, false, "-" for nil, strings like field_text; containers as
  * their size. */
 void field_show(const msgpack_object *value, char *ret_text, size_t size);
+
+/* Puts '?' in the place of what JSON and CSV would have to escape. */
+void field_unquote(char *text);
 
 /* "decoder.3.self" of a layer result; "-" when it names no layer. */
 #define LAYER_TEXT_MAX 64

@@ -100,11 +100,7 @@ static void series_print_text(struct form *form, const char *name, const msgpack
 {
     char text[JOB_NAME_MAX + 1];
     field_text(map, name, text, sizeof text);
-    for (char *at = text; *at; at++) {
-        if (*at == ',' || *at == '"' || *at == '\\') {
-            *at = '?';
-        }
-    }
+    field_unquote(text);
     begin_value(form, name);
     fprintf(form->out, form->json ? "\"%s\"" : "%s", text);
 }

@@ -20,8 +20,7 @@ void sockopt_int(void *socket, int option, int value);
 /* The limit of incoming frames: the sender of a larger one loses the connection. */
 void sockopt_frame_max(void *socket, uint64_t bytes);
 
-/* From now on the first Ctrl-C or SIGTERM does not end the process; a waiting poll returns early.
- */
+/* From now on the first Ctrl-C or SIGTERM does not end the process; a poll returns early. */
 void interrupt_catch(void);
 bool interrupt_came(void);
 

@@ -33,8 +33,7 @@ static void alerts_add_alert(struct out_table *table, const msgpack_object *aler
     out_cell(table, "step %" PRIu64, field_u64(mpk_find(alert, "since"), "step"));
 }
 
-/* How many fire that are not over with their run because its job has a newer one: those come first.
- */
+/* How many fire that are not over with their run, whose job has a newer one: those come first. */
 static uint32_t alerts_current(const msgpack_object *result)
 {
     uint32_t all = field_items(mpk_find(result, "firing"));

@@ -10,6 +10,7 @@
 #include "clients/cli/base/field.h"
 #include "clients/cli/base/system.h"
 #include "clients/cli/base/out.h"
+#include "proto/header.h"
 #include "proto/ranks.h"
 #include "clients/cli/recording/internal.h"
 
@@ -40,6 +41,7 @@ struct live_recording {
     uint64_t drained; /* dropped by our drain, of what is counted as lost */
     uint64_t lost;    /* dropped by attnd or here */
     uint64_t breaks;  /* connections that broke; what was lost then is not known */
+    bool tokens;      /* a message has token numbers */
     char error[RECORDER_ERROR_MAX];
 };
 
@@ -141,6 +143,13 @@ static int write_tapped(struct live_recording *recording, struct tapped *tapped)
                        recording->error) != 0) {
         return fail_file(recording);
     }
+    struct header header;
+    const char *key;
+    if (!recording->tokens && count > 2 &&
+        header_decode(frames[1].data, frames[1].size, &header, &key) == 0) {
+        recording->tokens = header_frame_of(&header, TENSOR_TOKENS) != 0;
+        header_clear(&header);
+    }
     if (!(recording->cli->args->given & ARGS_UNTIL_END) ||
         ranks_note(&recording->ranks, frames, count) == 0) {
         return CLI_OK;
@@ -239,9 +248,9 @@ static int record_finish(struct live_recording *recording)
     if (cli->args->given & ARGS_JSON) {
         fprintf(cli->out,
                 "{\"messages\": %" PRIu64 ", \"bytes\": %" PRIu64 ", \"file_bytes\": %" PRIu64
-                ", \"lost\": %" PRIu64 ", \"breaks\": %" PRIu64 "}\n",
+                ", \"lost\": %" PRIu64 ", \"breaks\": %" PRIu64 ", \"tokens\": %s}\n",
                 recorder->messages, recorder->payload, recorder->bytes, recording->lost,
-                recording->breaks);
+                recording->breaks, recording->tokens ? "true" : "false");
     } else {
         char payload[OUT_SIZE_MAX], file[OUT_SIZE_MAX];
         out_size(recorder->payload, payload);
@@ -249,6 +258,9 @@ static int record_finish(struct live_recording *recording)
         fprintf(cli->out, "%s: %" PRIu64 " message%s of %s, %s in %s, %" PRIu64 " lost\n",
                 recorder->path, recorder->messages, out_plural(recorder->messages), recording->job,
                 payload, file, recording->lost);
+        if (recording->tokens) {
+            fputs("token numbers of the training's data are in it\n", cli->out);
+        }
         if (recording->breaks > 0) {
             fprintf(cli->out,
                     "the connection broke %" PRIu64

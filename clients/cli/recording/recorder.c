@@ -69,8 +69,7 @@ int recorder_open(const char *path, bool replace, uint64_t now_ns, struct record
     if (fd < 0) {
         return fail_system(path, reterr);
     }
-    /* It tells what was trained on: not for others, not in a file that was theirs to read either.
-     */
+    /* It tells what was trained on: not for others, nor in a file that was theirs to read. */
     struct stat file;
     bool open = fstat(fd, &file) == 0 && S_ISREG(file.st_mode) && file.st_mode & 077;
     recording_encode_header(now_ns, header);

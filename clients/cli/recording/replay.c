@@ -52,6 +52,7 @@ static int replay_count(struct cli *cli, struct replay_counts *ret_counts)
         const msgpack_object_kv *pair = &dropped->via.map.ptr[i];
         struct replay_reason *reason = &ret_counts->reasons[ret_counts->reason_count++];
         field_show(&pair->key, reason->name, sizeof reason->name);
+        field_unquote(reason->name);
         if (mpk_get_u64(&pair->val, UINT64_MAX, &reason->count) != 0) {
             reason->count = 0;
         }
@@ -79,22 +80,8 @@ void replay_print_dropped(const struct replay_counts *counts, bool json, FILE *o
         if (reason->count == 0) {
             continue;
         }
-        fputs(separator, out);
-        if (json) {
-            /* The names are printable ASCII, but attnd's: not all of it is the same in JSON. */
-            const char *name = reason->name;
-            putc('"', out);
-            for (; *name; name++) {
-                if (*name == '"' || *name == '\\') {
-                    putc('\\', out);
-                }
-                putc(*name, out);
-            }
-            putc('"', out);
-        } else {
-            fputs(reason->name, out);
-        }
-        fprintf(out, json ? ": %" PRIu64 : " %" PRIu64, reason->count);
+        fprintf(out, json ? "%s\"%s\": %" PRIu64 : "%s%s %" PRIu64, separator, reason->name,
+                reason->count);
         separator = ", ";
     }
 }

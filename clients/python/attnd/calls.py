@@ -10,6 +10,7 @@ in f32 on the sender thread, and travel as tier `attention`.
 """
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
@@ -485,7 +486,8 @@ def _captured(kind: str, frames: tensors.Frames, visibility: Visibility, rows: _
         visibility = with_queries(visibility, context.present.at(rows.positions(queries))[:batch], keys)
     frames.add_mask(visibility.mask, batch, queries, keys)
     if context.tokens is not None and layer[2] == "self" and context.tokens.shape[1] == keys:
-        frames.add_ids("tokens", context.tokens.numpy()[:batch], batch, keys)
+        with contextlib.suppress(ValueError):  # what does not fit 32 bits is no token
+            frames.add_ids("tokens", context.tokens.numpy()[:batch], batch, keys)
     labels = None if context.labels is None else context.labels.of(layer, keys)
     q_labels = None
     if context.labels is not None and layer[2] == "cross" and rows.stride == 1:

@@ -23,6 +23,7 @@ captured step computes the same bits.
 """
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -33,7 +34,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Named
 
 import torch
 
-from . import wire
+from . import torch_state, wire
 from .address import NOBODY, AddressError
 from .arguments import check_options, check_patterns, tell_unmatched
 from .calls import Context, Cut, Part, Queries, Seen, Share, heads_of, parts, present_of, queries_of, tells_padding
@@ -50,7 +51,6 @@ from .ranks import rank_and_world, shared_run
 from .spy import Spy
 from .start import START_IT, Starter, local_rank, starter_for
 from .tokens import Tokens
-from .torch_state import is_no_repetition
 
 log = logging.getLogger("attnd")
 
@@ -66,7 +66,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
           samples: Optional[int] = None, rows: Optional[int] = None, optimizer: Any = None, steps: str = "auto",
           stack: Optional[str] = None, layers: Optional[Mapping[str, Sequence[Any]]] = None,
           rank: Optional[int] = None, world: Optional[int] = None,
-          tensor_parallel: Optional[Tuple[int, int]] = None, evaluation: bool = False, tokens: bool = False,
+          tensor_parallel: Optional[Tuple[int, int]] = None, evaluation: bool = False, tokens: Optional[bool] = None,
           values: bool = False, labels: Any = None, probe: Any = None, probe_every: int = 0, first_step: int = 0, first_epoch: int = 0, wait: float = 2.0,
           queue_bytes: int = DEFAULT_QUEUE_BYTES, run: Optional[Any] = None,
           publisher: Optional[Publisher] = None, passive: bool = False, include: Any = None, exclude: Any = None,
@@ -88,7 +88,9 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     rank, world  default: torch.distributed if initialised, else the environment's RANK and WORLD_SIZE
     tensor_parallel   (index, size) when this process computes the index-th of `size` slices of every layer's heads
     evaluation   capture forwards in eval mode without gradients too
-    tokens       publish the token numbers of the model's input along: `induction` and `duplicate_token` need them
+    tokens       whether the token numbers of the model's first integer input [B, T] are published along, which the
+                 metrics `induction` and `duplicate_token` need. Default: only to an attnd that is reached through a Unix
+                 socket, on this machine. They leave the process then; False keeps them in it
     values       publish the values of fused attention with its queries and keys: `output_norm` and
                  `norm_weighted_entropy` need them
     labels       texts of the tokens, which are shown with the maps: a function from a list of token numbers to as many
@@ -130,43 +132,43 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
         raise ValueError(f"start = {start!r}: must be 'auto' or left out, and left out when a publisher is given")
     own = publisher is None
     starter = None
-    if publisher is None:
-        rank, world = rank_and_world(rank, world)
-        run = run if run is not None else shared_run(rank, world)
-        if start is not None:
-            starter = starter_for(job, endpoint, address, rank)
-        if starter is not None:  # first: a publisher looks for attnd at once, and then once a second
-            wait -= starter.wait(wait)
-        try:
-            publisher = Publisher(job, endpoint, rank, world, queue_bytes, run=run, address=address, **options)
-        except AddressError as error:
-            if endpoint is not None:
-                raise
-            log.warning("job %s: %s; training goes on, and nothing of it is captured", job, error)
-            endpoint, address, wait = NOBODY, None, 0
-            publisher = Publisher(job, endpoint, rank, world, queue_bytes, run=run, **options)
-        except Exception:
-            if starter is not None:
-                starter.close()
-            raise
-        if local_rank(rank) == 0:  # one of a host tells, for all
-            publisher.tell_absences(starter.say_next if starter is not None else lambda: START_IT)
-    elif publisher.job != job:
-        raise ValueError(f"job {job!r}: the given publisher is of job {publisher.job!r}")
-    if wait > 0:
-        if not publisher.wait_for_subscriber(wait) and own and starter is None:
-            log.warning("job %s: nobody takes tensors yet (%s); training goes on, and is captured once attnd listens "
-                        "there", job, publisher.where)
-    if settings is not None:
-        publisher.describe(settings)
-    made = Watch(root, publisher, own, own_plan, share, _Names(layers or {}, stack), position, evaluation, tokens,
-                 values, texts, patterns, starter)
-    if passive:
-        return made
-    made.follow_steps(optimizer, steps)
-    if probe is not None:
-        made.follow_probe(probe, probe_every, endpoint, address)
-    made.open()
+    with contextlib.ExitStack() as opened:  # when anything fails, it is closed again
+        if publisher is None:
+            rank, world = rank_and_world(rank, world)
+            run = run if run is not None else shared_run(rank, world)
+            if start is not None:
+                starter = starter_for(job, endpoint, address, rank)
+            if starter is not None:  # first: a publisher looks for attnd at once, and then once a second
+                opened.callback(starter.close)
+                wait -= starter.wait(wait)
+            try:
+                publisher = Publisher(job, endpoint, rank, world, queue_bytes, run=run, address=address, **options)
+            except AddressError as error:
+                if endpoint is not None:
+                    raise
+                log.warning("job %s: %s; training goes on, and nothing of it is captured", job, error)
+                endpoint, address, wait = NOBODY, None, 0
+                publisher = Publisher(job, endpoint, rank, world, queue_bytes, run=run, **options)
+            opened.callback(publisher.close)
+            if local_rank(rank) == 0:  # one of a host tells, for all
+                publisher.tell_absences(starter.say_next if starter is not None else lambda: START_IT)
+        elif publisher.job != job:
+            raise ValueError(f"job {job!r}: the given publisher is of job {publisher.job!r}")
+        if wait > 0:
+            if not publisher.wait_for_subscriber(wait) and own and starter is None:
+                log.warning("job %s: nobody takes tensors yet (%s); training goes on, and is captured once attnd listens "
+                            "there", job, publisher.where)
+        if settings is not None:
+            publisher.describe(settings)
+        made = Watch(root, publisher, own, own_plan, share, _Names(layers or {}, stack), position, evaluation, tokens,
+                     values, texts, patterns, starter)
+        if not passive:
+            opened.callback(made.close)
+            made.follow_steps(optimizer, steps)
+            if probe is not None:
+                made.follow_probe(probe, probe_every, endpoint, address)
+            made.open()
+        opened.pop_all()
     return made
 
 
@@ -183,7 +185,7 @@ class Watch:
     """A watched model. Made by watch(); used from the training thread."""
 
     def __init__(self, root: torch.nn.Module, publisher: Publisher, own_publisher: bool, own_plan: Dict[str, int],
-                 share: Share, names: "_Names", position: Tuple[int, int], evaluation: bool, tokens: bool,
+                 share: Share, names: "_Names", position: Tuple[int, int], evaluation: bool, tokens: Optional[bool],
                  values: bool, texts: Optional[Texts], patterns: Mapping[str, Sequence[str]], starter: Optional[Starter] = None):
         self.publisher = publisher
         self._starter = starter
@@ -220,10 +222,9 @@ class Watch:
         self._probe: Optional[Probe] = None
         self.judge = Judge(**patterns, given=names.given, site=names.site_of, counts_heads=share.of == 1)
         self._spy = Spy(root, self, self.judge)
-        self._labels = None if texts is None else Labels(texts, self.failed)
-        self._sends_tokens = tokens
-        self.sends_values = values
-        self._tokens = Tokens(root, self._spy, tokens) if tokens or texts is not None else None
+        self.sends_tokens, self.sends_values = tokens, values
+        labels = None if texts is None else Labels(texts, self.failed)
+        self._tokens = Tokens(root, self._spy, lambda: publisher.is_local if tokens is None else tokens, labels)
         publisher.hello([])
 
     @property
@@ -419,13 +420,11 @@ class Watch:
 
     def _arm(self) -> None:
         self._spy.install()
-        if self._tokens is not None:
-            self._tokens.install()
+        self._tokens.install()
 
     def _disarm(self) -> None:
         self._spy.remove()
-        if self._tokens is not None:
-            self._tokens.remove()
+        self._tokens.remove()
 
     def _gives_up(self) -> bool:
         """Whether the daemon takes nothing any more: then what would be captured is counted as dropped, once a step."""
@@ -481,7 +480,8 @@ class Watch:
                 return
             microbatch = self._passes.get(path, 0)
             self._passes[path] = microbatch + 1
-            context = self._context(path, microbatch)
+            stack = self._names.stack_of(path)
+            context = Context(microbatch, self._tokens.sent(stack, queries_of(seen)[0]), self._tokens.labelled)
             if place[0] == "decoder" and place[2] == "cross":
                 context = context._replace(present=self._padding.of(queries_of(seen)))
             if layer is None:
@@ -504,12 +504,6 @@ class Watch:
             self._padding.tell(queries_of(seen), lambda: present_of(seen, plan.samples))
         except Exception:
             self.failed("which queries of cross-attention are padding could not be read")
-
-    def _context(self, path: str, microbatch: int) -> Context:
-        if self._tokens is None:
-            return Context(microbatch)
-        return Context(microbatch, self._tokens.of(self._names.stack_of(path)) if self._sends_tokens else None,
-                       self._tokens.labelled(self._labels) if self._labels is not None else None)
 
     def expects(self, path: str, call: int) -> None:
         """See spy.Watcher. Layers are named in the order in which they run."""
@@ -536,8 +530,7 @@ class Watch:
         except Exception:
             self.failed("a forward could not be captured")
         finally:
-            if self._tokens is not None:
-                self._tokens.forget()
+            self._tokens.forget()
             self._padding.forget()
             self.publisher.hurry()  # not before: now a backward follows, which needs no Python
 
@@ -596,8 +589,9 @@ class Watch:
             return
         self._told_unseen = True
         log.warning("job %s: nothing is captured: the watched %s is not called itself, model(...), in steps that are to be "
-                    "captured, or only without gradients (evaluation=True). Watch the module that is called%s",
+                    "captured, or only without gradients (evaluation=True)%s. Watch the module that is called%s",
                     self.publisher.job, type(self._root).__name__,
+                    ", or it is compiled: then this needs torch 2.6 or newer" if torch_state.compiled_is_unseen else "",
                     "; before torch 2 its parts cannot be followed alone" if self._parts_uncalled else "")
 
     def _tell_evaluated(self) -> None:
@@ -620,7 +614,7 @@ class Watch:
     def counts(self) -> bool:
         """Whether what runs now in this thread, though it is not followed, is training: not a validation, not a
         forward that a backward pass repeats, not the probe of another watch."""
-        return is_no_repetition() and self.begins(self._root)
+        return torch_state.is_no_repetition() and self.begins(self._root)
 
     def wants(self, layer: wire.Layer) -> bool:
         """Whether this attention is to be published at this step."""

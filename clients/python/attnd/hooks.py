@@ -50,6 +50,8 @@ class TokensHook(Hook):
         owner = self.owner()
         if owner is not None:
             try:
+                if kwargs is None:  # torch 1.13 hands none on: whoever calls the hook has them
+                    kwargs = sys._getframe(1).f_locals.get("kwargs")
                 owner.take(args, kwargs or {})
             except Exception:
                 owner.forget()  # the attention is published without them

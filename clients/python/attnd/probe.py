@@ -93,7 +93,7 @@ class Probe:
 def _watch_probe(model: torch.nn.Module, training: "Watch", endpoint: Optional[str], address: Any) -> "Watch":
     from .capture import watch
     publisher = training.publisher
-    it = watch(model, f"{publisher.job}.probe", endpoint, address=address, every=1, samples=0, steps="manual", tokens=True, wait=0,
+    it = watch(model, f"{publisher.job}.probe", endpoint, address=address, every=1, samples=0, steps="manual", wait=0, tokens=training.sends_tokens,
                rank=publisher.rank, world=publisher.world, run=_run_of_probe(publisher.run), passive=True,
                values=training.sends_values)
     it.judge_as(training)

@@ -169,6 +169,11 @@ class Publisher:
         return self._sender.where
 
     @property
+    def is_local(self) -> bool:
+        """Whether the daemon is reached through a Unix socket, on this machine."""
+        return self._sender.is_local
+
+    @property
     def listened_to(self) -> bool:
         """Whether tensors of this job are subscribed to now."""
         return self._sender.has_subscriber()

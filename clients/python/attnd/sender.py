@@ -241,6 +241,11 @@ class Sender:
         """As Publisher.where."""
         return self._link.where
 
+    @property
+    def is_local(self) -> bool:
+        """As Publisher.is_local."""
+        return (self._link.endpoint or "").startswith("ipc://")
+
     def wait_for_subscriber(self, timeout_s: float) -> bool:
         """Blocks until tensors of this job are subscribed to, at most `timeout_s`; whether they are."""
         with self._changed:

@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""tokens: the token numbers that a model is given."""
+"""tokens: the token numbers that a model is given.
+
+Whoever watches says whether they travel: `tokens=True` always, False never. None, the default, means that they do when
+attnd is reached through a Unix socket, so that they stay on the machine. That is asked for each message, as the attnd
+that is found may be another one later.
+"""
 from __future__ import annotations
 
 import inspect
 import re
 from collections.abc import Mapping
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
 
@@ -18,14 +23,15 @@ from .spy import Spy
 class Tokens:
     """The token numbers of the model's input: of the integer tensors [B, T] among its arguments, also in one that is a
     dict, `input_ids`, else the first one that is not called something else. `decoder_input_ids` or `tgt` are those of
-    the decoder. Of all samples, or of the first alone.
+    the decoder. Of all samples when they travel, else of the first alone, which labels are made of.
 
     Its hook is in the model only while forwards are followed, and what it copies is kept for one forward."""
 
-    def __init__(self, root: torch.nn.Module, spy: Spy, all_samples: bool = True):
+    def __init__(self, root: torch.nn.Module, spy: Spy, travel: Callable[[], bool], labels: Optional[Labels]):
         self._root = root
         self._spy = spy
-        self._samples = slice(None) if all_samples else slice(1)
+        self._travel = travel
+        self._labels = labels
         self._handle: Any = None
         self._copies: Dict[str, HostCopy] = {}  # by stack; "": of the model
         self._labelled: Optional[ForwardLabels] = None  # these
@@ -39,7 +45,8 @@ class Tokens:
     def take(self, args: Sequence[Any], kwargs: "Mapping[str, Any]") -> None:
         """A forward begins with these arguments."""
         self.forget()
-        if self._spy.current_path is None:  # this forward is not followed
+        travel = self._travel()
+        if self._spy.current_path is None or not (travel or self._labels):  # this forward is not followed
             return
         names = [*self._names, *[""] * len(args)]
         named = _flat([*zip(names, args), *kwargs.items()])
@@ -48,7 +55,12 @@ class Tokens:
         for name, value in given:
             stack = "decoder" if _OF_DECODER.match(name) else ""
             if stack not in self._copies:
-                self._copies[stack] = HostCopy(value[self._samples])
+                self._copies[stack] = HostCopy(value if travel else value[:1])
+
+    def sent(self, stack: str, samples: int) -> Optional[HostCopy]:
+        """Those that travel with an attention of so many samples in the forward that runs; None: none."""
+        tokens = self.of(stack) if self._travel() else None
+        return tokens if tokens is not None and tokens.shape[0] == samples else None
 
     def of(self, stack: str) -> Optional[HostCopy]:
         """Those that the stack reads in the forward that runs; None when they are not known."""
@@ -56,10 +68,11 @@ class Tokens:
             return self._copies.get("decoder")
         return self._copies.get("")
 
-    def labelled(self, labels: Labels) -> ForwardLabels:
-        """The texts of those of the forward that runs."""
-        if self._labelled is None:
-            self._labelled = ForwardLabels(labels, self.of)
+    @property
+    def labelled(self) -> Optional[ForwardLabels]:
+        """The texts of those of the forward that runs; None when there are no labels."""
+        if self._labelled is None and self._labels is not None:
+            self._labelled = ForwardLabels(self._labels, self.of)
         return self._labelled
 
     def forget(self) -> None:
@@ -75,7 +88,7 @@ class Tokens:
 
 
 _OF_DECODER = re.compile(r"decoder_|tgt")
-_NO_TOKENS = re.compile(r"mask|type|position|pos_|label|target|segment|length|cache|index|embed")
+_NO_TOKENS = re.compile(r"mask|type|position|(^|_)pos(_|$)|label|target|segment|length|(^|_)lens?(_|$)|cache|index|embed")
 
 
 def _flat(named: List[Tuple[str, Any]]) -> List[Tuple[str, Any]]:
