@@ -9,10 +9,10 @@ import pytest
 torch = pytest.importorskip("torch", minversion="2.0")
 import distributed_worker  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-from session import Session, assert_right, expected_of, train  # noqa: E402
+from session import Session, assert_right, attnd, expected_of, train, wait_until  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
-from zoo import (Block, Decoder, Kind, decoder_kind, decoder_reference, eager, fused, next_token_loss,  # noqa: E402
-                 seeded, token_batch, transformer_kind)
+from zoo import (HEADS, LENGTH, WORDS, Block, Decoder, Kind, decoder_kind, decoder_reference, eager,  # noqa: E402
+                 fused, next_token_loss, seeded, token_batch, transformer_kind)
 
 try:
     from zoo_transformers import transformers_kind
@@ -272,3 +272,52 @@ def test_two_ranks_make_one_summary(stepwise, tmp_path, how):
     assert_right(how, summaries, expected_of(kind, trained))
     for _, stats in results:
         assert stats["dropped"] == 0 and stats["sent"] == stats["published"]
+
+
+# ----------------------------------------------------------------------------------------- probe="induction"
+
+def assert_probed(stepwise, kind, model):
+    """Trains with the probe, which then has the score of each head of each layer."""
+    with Session(stepwise) as session:
+        watch = session.watch(model, probe="induction", probe_every=1)
+        assert watch._probe.publisher.wait_for_subscriber(60.0)
+        layers = {layer for _, layer in expected_of(kind, list(train(model, kind, 2)))}
+    probed = f"{session.job}.probe"
+    wait_until(lambda: any((job["job"], job["state"]) == (probed, "ended") for job in stepwise.call("jobs")), "its end")
+    found = stepwise.call("summary", job=probed)
+    assert {(summary["stack"], summary["layer"], summary["site"]) for summary in found} == layers
+    assert {tuple(summary["shape"]) for summary in found} == {(1, HEADS, LENGTH, LENGTH)}
+    tokens = attnd.repeated_tokens(WORDS, LENGTH // 2)[0].tolist()
+    again = sum(token in tokens[:i] for i, token in enumerate(tokens))
+    assert again >= LENGTH // 2
+    assert all(summary["heads"]["induction"]["count"] == [again] * HEADS for summary in found)
+
+
+@pytest.mark.parametrize("attend", [eager, fused])
+def test_the_induction_probe_runs_in_a_decoder_that_is_compiled(stepwise, compiler, attend):
+    kind = decoder_kind(attend.__name__, attend)
+    assert_probed(stepwise, kind, compiler(kind.build()))
+
+
+@needs_transformers
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", [*BIG, "bert"])
+def test_the_induction_probe_runs_in_models_of_transformers(stepwise, name, implementation):
+    kind = transformers_kind(name, implementation)
+    assert_probed(stepwise, kind, kind.build())
+
+
+@needs_transformers
+@pytest.mark.parametrize("name", ["bart", "t5"])
+def test_the_induction_probe_refuses_an_encoder_with_a_decoder(stepwise, name):
+    with Session(stepwise) as session, pytest.raises(ValueError, match="has an encoder and a decoder"):
+        session.watch(transformers_kind(name, "sdpa").build(), probe="induction")
+
+
+@needs_transformers
+def test_the_induction_probe_refuses_a_model_of_images(stepwise):
+    import transformers
+    model = transformers.ViTForImageClassification(transformers.ViTConfig(
+        image_size=8, patch_size=4, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16))
+    with Session(stepwise) as session, pytest.raises(ValueError, match="no torch.nn.Embedding that tokens are looked up"):
+        session.watch(model, probe="induction")

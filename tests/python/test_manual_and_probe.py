@@ -181,6 +181,126 @@ def test_a_probe_that_fails_does_not_reach_the_training(daemon, publisher, caplo
     assert "probe" in caplog.text and model.training
 
 
+# ----------------------------------------------------------------------------------- probe="induction"
+
+class Placed(Lookup):
+    """With places, whose table comes first and is the larger one."""
+
+    def __init__(self):
+        torch.nn.Module.__init__(self)
+        self.place, self.embed = torch.nn.Embedding(300, D), torch.nn.Embedding(50, D)
+        self.layer = torch.nn.TransformerEncoderLayer(D, H, 16, 0.5, batch_first=True)
+
+    def forward(self, input_ids, attention_mask=None):
+        assert input_ids.max() < 50, "an index that is none would end the training"
+        return self.layer(self.embed(input_ids) + self.place(torch.arange(input_ids.shape[1])[None]))
+
+
+class OfDict(Placed):
+    def forward(self, batch):
+        return super().forward(batch["input_ids"])
+
+
+class Padded(Placed):
+    def __init__(self):
+        super().__init__()
+        self.embed.padding_idx = 7
+
+
+class Said(Placed):
+    """As models of transformers say it."""
+
+    class config:
+        max_position_embeddings, vocab_size, pad_token_id = 10, 40, None
+
+    def get_input_embeddings(self):
+        return self.embed
+
+
+def probed_tokens(daemon, publisher, model, call, **options):
+    """Trains three steps with probe="induction"; the tokens of the job's messages (None: none), and of its probe's."""
+    with attnd.watch(model, job="job", endpoint=daemon.endpoint, publisher=publisher, steps="manual", probe="induction",
+                     probe_every=1, **options) as it:
+        daemon.attach(it._probe.publisher)
+        for _ in range(3):
+            call(model)
+            it.step()
+    publisher.close()
+    found = {"job": [], "job.probe": []}
+    for topic, h, frames in until_byes(daemon, 2):
+        if h["type"] != "event":
+            tensors = dict(zip((t["name"] for t in h["tensors"]), frames))
+            found[topic.split("/")[1]].append(
+                np.frombuffer(tensors["tokens"], np.int32) if "tokens" in tensors else None)
+    return found["job"], found["job.probe"]
+
+
+def repeated(vocabulary, length):
+    return attnd.repeated_tokens(vocabulary, (length + 1) // 2)[0, :length].tolist()
+
+
+@pytest.mark.parametrize("make, length, call", [
+    (Lookup, 6, lambda model, tokens: model(tokens)),
+    (Placed, 7, lambda model, tokens: model(tokens, attention_mask=torch.ones_like(tokens))),
+    (Placed, 200, lambda model, tokens: model(input_ids=tokens)),
+    (OfDict, 9, lambda model, tokens: model({"attention_mask": torch.ones_like(tokens), "input_ids": tokens})),
+    (Said, 9, lambda model, tokens: model(tokens % 40)),
+])
+def test_the_induction_probe_fits_the_model(daemon, publisher, make, length, call):
+    tokens = torch.randint(50, (2, length))
+    training, probes = probed_tokens(daemon, publisher, make(), lambda model: call(model, tokens), tokens=False)
+    assert training == [None] * 3 and len(probes) == 3
+    assert all(numbers.tolist() == repeated(40 if make is Said else 50, min(length, 128)) for numbers in probes)
+
+
+def test_the_induction_probe_has_no_padding(daemon, publisher):
+    tokens = torch.randint(50, (1, 128))
+    _, probes = probed_tokens(daemon, publisher, Padded(), lambda model: model(tokens))
+    assert 7 in repeated(50, 128) and probes[0].tolist() == [8 if n == 7 else n for n in repeated(50, 128)]
+
+
+@pytest.mark.parametrize("make, options, why", [
+    (Model, {}, "Model has no torch.nn.Embedding that tokens are looked up in; probe=attnd.repeated_tokens"),
+    (lambda: torch.nn.Sequential(torch.nn.Embedding(50, D), torch.nn.Transformer(D, H, 1, 1, 8)), {}, "an encoder and a decoder"),
+    (Lookup, {"world": 2, "rank": 0, "run": bytes(16)}, "does not say, in get_input_embeddings"),
+    (Lookup, {"probe": "repetition"}, "probe = 'repetition': must be inputs of the model, or 'induction'"),
+])
+def test_models_that_cannot_be_asked_for_induction_are_refused_at_once(make, options, why):
+    with pytest.raises(ValueError, match=why):
+        attnd.watch(make(), job="job", endpoint=free_endpoint(), wait=0, **{"probe": "induction", **options})
+
+
+def test_ranks_run_what_the_model_says_without_a_captured_step(daemon):
+    model = Said()
+    with attnd.watch(model, job="job", endpoint=free_endpoint(), wait=0, steps="manual", probe="induction", world=2,
+                     rank=1, run=bytes(16), probe_every=1) as it:
+        given = []
+        model.register_forward_pre_hook(lambda module, args: given.append(args[0].tolist()))
+        it.step()
+    assert given == [[repeated(40, 10)]]
+
+
+class Unindexed(Lookup):
+    def forward(self, tokens):
+        return self.layer(self.embed(tokens * 0 + 3))
+
+
+class OfFloats(Lookup):
+    def forward(self, x):
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("make, given, why", [
+    (Unindexed, torch.randint(4, 50, (1, T)), "no torch.nn.Embedding of the model is indexed by its tokens"),
+    (OfFloats, torch.rand(1, T, D), "no captured step has shown yet that the model is given tokens, 4 or more"),
+    (Lookup, torch.randint(50, (1, 3)), "no captured step has shown yet that the model is given tokens, 4 or more"),
+])
+def test_why_the_induction_probe_is_not_run_is_told_once(daemon, publisher, caplog, make, given, why):
+    training, probes = probed_tokens(daemon, publisher, make(), lambda model: [model(given) for _ in range(3)])
+    assert len(training) == 9 and probes == []
+    assert [why in record.message for record in caplog.records] == [True]
+
+
 @pytest.mark.parametrize("world, forwards", [(1, 0), (2, 3)])
 def test_a_probe_that_nobody_listens_to_is_run_only_as_one_of_several_ranks(world, forwards):
     model, tokens = Counting(), torch.randint(50, (1, T))

@@ -20,10 +20,10 @@ if TYPE_CHECKING:  # what type checkers see of the names below
     from .capture import Watch as Watch, watch as watch
     from .control import Control as Control, ControlError as ControlError
     from .frames import frame as frame
+    from .induction import repeated_tokens as repeated_tokens
     from .manual import publish_attention as publish_attention, publish_qk as publish_qk
     from .manual import publish_weights as publish_weights
     from .notebook import live_plot as live_plot
-    from .probe import repeated_tokens as repeated_tokens
     from .publisher import Publisher as Publisher
     from .subscriber import Subscriber as Subscriber
 
@@ -39,7 +39,7 @@ _HOME = {
     "publish_attention": "manual",
     "publish_qk": "manual",
     "publish_weights": "manual",
-    "repeated_tokens": "probe",
+    "repeated_tokens": "induction",
     "frame": "frames",
     "live_plot": "notebook",
 }

@@ -39,6 +39,7 @@ from .address import NOBODY, AddressError
 from .arguments import check_options, check_patterns, tell_unmatched
 from .calls import Context, Cut, Part, Queries, Seen, Share, heads_of, parts, present_of, queries_of, tells_padding
 from .hooks import ForwardHook, Hook, OptimizerHook, register_optimizer_hook, remove_all
+from .induction import InductionInputs
 from .judge import Judge
 from .labels import Labels, Texts, check_labels
 from .layers import guess_layer, name_layers
@@ -67,7 +68,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
           stack: Optional[str] = None, layers: Optional[Mapping[str, Sequence[Any]]] = None,
           rank: Optional[int] = None, world: Optional[int] = None,
           tensor_parallel: Optional[Tuple[int, int]] = None, evaluation: bool = False, tokens: Optional[bool] = None,
-          values: bool = False, labels: Any = None, probe: Any = None, probe_every: int = 0, first_step: int = 0, first_epoch: int = 0, wait: float = 2.0,
+          values: bool = False, labels: Any = None, probe: Any = None, probe_every: int = 100, first_step: int = 0, first_epoch: int = 0, wait: float = 2.0,
           queue_bytes: int = DEFAULT_QUEUE_BYTES, run: Optional[Any] = None,
           publisher: Optional[Publisher] = None, passive: bool = False, include: Any = None, exclude: Any = None,
           settings: Optional[Mapping[str, Any]] = None, start: Optional[str] = None, **options: Any) -> "Watch":
@@ -95,8 +96,9 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
                  `norm_weighted_entropy` need them
     labels       texts of the tokens, which are shown with the maps: a function from a list of token numbers to as many
                  texts (tokenizer.convert_ids_to_tokens), or the text of each number, as a sequence or mapping
-    probe        inputs of the model, a tensor, tuple or dict: run without gradients after every `probe_every` steps and
-                 published as job "<job>.probe", when somebody is subscribed to that or world > 1; see Watch.probe
+    probe        inputs of the model, a tensor, tuple or dict, or "induction": random tokens that come twice and fit the
+                 model (induction.py). They are run without gradients after every `probe_every` steps and published as job
+                 "<job>.probe", when somebody is subscribed to that or world > 1; see Watch.probe
     first_step, first_epoch   where a resumed training goes on
     wait         seconds to wait, once and now, for the daemon's subscription; without one the job just goes on
     queue_bytes, run, options   as for Publisher
@@ -125,6 +127,10 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     tell_unmatched(job, patterns, [clean_path(path) for path, _ in root.named_modules()])
     texts = check_labels(labels)
     probe_every = wire.check_int("probe_every", probe_every, minimum=0 if probe is None else 1)
+    if isinstance(probe, str):
+        if probe != "induction":
+            raise ValueError(f"probe = {probe!r}: must be inputs of the model, or 'induction'")
+        probe = InductionInputs(root, job)
     position = wire.check_int("first_epoch", first_epoch), wire.check_int("first_step", first_step)
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
         raise ValueError(f"optimizer: must be a torch.optim.Optimizer, not {type(optimizer).__name__}")
@@ -357,6 +363,8 @@ class Watch:
     def follow_probe(self, inputs: Any, every: int, endpoint: Optional[str], address: Any) -> None:
         """Runs a probe every so many steps; called once, by watch()."""
         self._probe = Probe(self._root, inputs, every, self, endpoint, address)
+        if isinstance(inputs, InductionInputs):
+            self._tokens.inputs = inputs
 
     def optimizer_stepped(self) -> None:
         """An optimizer of the model has stepped."""

@@ -5,30 +5,25 @@ A probe runs in eval mode, without gradients, and leaves the random numbers of t
 computes what it would have computed without it. Its attention is published as the job "<job>.probe", whose summaries
 are apart from those of the training.
 
-With random tokens that come twice (`repeated_tokens`) a probe tells induction heads: what they attend to is the token
-after the earlier copy (Olsson et al. 2022, "In-context Learning and Induction Heads").
+With random tokens that come twice (induction.py) a probe tells induction heads: what they attend to is the token after
+the earlier copy (Olsson et al. 2022, "In-context Learning and Induction Heads").
 """
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import logging
-from typing import TYPE_CHECKING, Any, Iterator, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Iterator, Mapping, Optional, Sequence
 
 import torch
+
+from .induction import Call, InductionInputs
 
 if TYPE_CHECKING:
     from .capture import Watch
     from .publisher import Publisher
 
 log = logging.getLogger("attnd")
-
-
-def repeated_tokens(vocabulary: int, length: int, batch: int = 1, seed: int = 0) -> torch.Tensor:
-    """int64 [batch, 2 * length]: random tokens below `vocabulary`, and the same ones again."""
-    generator = torch.Generator().manual_seed(seed)
-    once = torch.randint(vocabulary, (batch, length), generator=generator)
-    return torch.cat([once, once], dim=1)
 
 
 def run_quietly(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
@@ -59,26 +54,34 @@ class Probe:
     Not while nobody is subscribed to it; but with more than one rank always, as a sharded model takes all of them,
     whatever each of them knows of subscriptions.
 
-    inputs   a tensor, or a tuple or dict of them: the model's arguments; kept, and brought to the model's device
+    inputs   a tensor, or a tuple or dict of them: the model's arguments; kept, and brought to the model's device. Or
+             those of induction.py, whose tokens always travel, as they are nobody's
     """
 
     def __init__(self, model: torch.nn.Module, inputs: Any, every: int, training: "Watch",
                  endpoint: Optional[str], address: Any):
         self._every = every
         self._model = model
-        self._args, self._kwargs = _arguments(inputs)
+        self._inputs = inputs if isinstance(inputs, InductionInputs) else None
+        self._call: Optional[Call] = None if self._inputs is not None else _arguments(inputs)
         self._training = training
-        self._watch = _watch_probe(model, training, endpoint, address)
+        if self._inputs is not None and training.publisher.world > 1:
+            self._inputs.make_on_all_ranks()
+        self._watch = _watch_probe(model, training, endpoint, address, self._inputs is not None or training.sends_tokens)
 
     def after_step(self, step: int) -> None:
         """A step of the training is done, and the next one is `step`."""
         publisher = self._watch.publisher
         if step % self._every or (publisher.world == 1 and not publisher.listened_to):
             return
+        if self._call is None and self._inputs is not None:
+            self._call = self._inputs.take()
+        if self._call is None:
+            return
         self._watch.place(self._training.epoch, step)
         device = next((p.device for p in self._model.parameters()), torch.device("cpu"))
-        args = [_to(value, device) for value in self._args]
-        self._watch.probe(*args, **{name: _to(value, device) for name, value in self._kwargs.items()})
+        args, kwargs = _to(self._call, device)
+        self._watch.probe(*args, **kwargs)
 
     @property
     def publisher(self) -> "Publisher":
@@ -90,10 +93,11 @@ class Probe:
         self._watch.close()
 
 
-def _watch_probe(model: torch.nn.Module, training: "Watch", endpoint: Optional[str], address: Any) -> "Watch":
+def _watch_probe(model: torch.nn.Module, training: "Watch", endpoint: Optional[str], address: Any,
+                 tokens: Optional[bool]) -> "Watch":
     from .capture import watch
     publisher = training.publisher
-    it = watch(model, f"{publisher.job}.probe", endpoint, address=address, every=1, samples=0, steps="manual", wait=0, tokens=training.sends_tokens,
+    it = watch(model, f"{publisher.job}.probe", endpoint, address=address, every=1, samples=0, steps="manual", wait=0, tokens=tokens,
                rank=publisher.rank, world=publisher.world, run=_run_of_probe(publisher.run), passive=True,
                values=training.sends_values)
     it.judge_as(training)
@@ -105,11 +109,16 @@ def _run_of_probe(run: str) -> bytes:
     return hashlib.md5(f"{run}/probe".encode()).digest()
 
 
-def _arguments(inputs: Any) -> Tuple[Sequence[Any], Mapping[str, Any]]:
+def _arguments(inputs: Any) -> Call:
     if isinstance(inputs, Mapping):
         return (), inputs
     return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
 
 
 def _to(value: Any, device: torch.device) -> Any:
+    """The same on a device, and what is in it."""
+    if type(value) in (tuple, list):
+        return type(value)(_to(inner, device) for inner in value)
+    if isinstance(value, dict):
+        return {name: _to(inner, device) for name, inner in value.items()}
     return value.to(device) if isinstance(value, torch.Tensor) else value

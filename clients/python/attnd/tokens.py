@@ -16,6 +16,7 @@ import torch
 
 from .devices import HostCopy
 from .hooks import TokensHook
+from .induction import InductionInputs, Named
 from .labels import ForwardLabels, Labels
 from .spy import Spy
 
@@ -36,6 +37,7 @@ class Tokens:
         self._copies: Dict[str, HostCopy] = {}  # by stack; "": of the model
         self._labelled: Optional[ForwardLabels] = None  # these
         self._names = _parameter_names(root)
+        self.inputs: Optional[InductionInputs] = None  # made of them
 
     def install(self) -> None:
         """Begins to look at what forwards are given."""
@@ -46,13 +48,15 @@ class Tokens:
         """A forward begins with these arguments."""
         self.forget()
         travel = self._travel()
-        if self._spy.current_path is None or not (travel or self._labels):  # this forward is not followed
+        if self._spy.current_path is None or not (travel or self._labels or self.inputs):  # this one is not followed
             return
         names = [*self._names, *[""] * len(args)]
         named = _flat([*zip(names, args), *kwargs.items()])
-        given = [(name, value) for name, value in named if _like_tokens(name, value)]
-        given.sort(key=lambda entry: entry[0] != "input_ids")
-        for name, value in given:
+        given = [Named(name, value) for name, value in named if _like_tokens(name, value)]
+        given.sort(key=lambda entry: entry.name != "input_ids")
+        if self.inputs is not None:
+            self.inputs.look(args, kwargs, given, any(_OF_DECODER.match(entry.name) for entry in given))
+        for name, value in given if travel or self._labels else ():
             stack = "decoder" if _OF_DECODER.match(name) else ""
             if stack not in self._copies:
                 self._copies[stack] = HostCopy(value if travel else value[:1])
@@ -78,6 +82,8 @@ class Tokens:
     def forget(self) -> None:
         """The forward is done."""
         self._copies, self._labelled = {}, None
+        if self.inputs is not None:
+            self.inputs.done()
 
     def remove(self) -> None:
         """Takes its hook out of the model."""
