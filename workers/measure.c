@@ -66,6 +66,8 @@ static struct block_plan block_plan(const struct measure *m)
         block.maps = measure_across(plan, METRIC_GROUP_CORE) && !attention_sampled(&m->attention);
         block.group[METRIC_GROUP_IMPORTANCE] = measure_across(plan, METRIC_GROUP_IMPORTANCE);
         block.group[METRIC_GROUP_PAIRS] = measure_across(plan, METRIC_GROUP_PAIRS);
+    } else {
+        block.gradient = wants_gradient(&m->attention, plan);
     }
     return block;
 }

@@ -46,7 +46,7 @@ static inline bool wants_weighted(const struct attention *a, const struct measur
 
 static inline bool wants_gradient(const struct attention *a, const struct measure_plan *plan)
 {
-    return measure_across(plan, METRIC_GROUP_IMPORTANCE) && a->grad;
+    return measure_across(plan, METRIC_GROUP_IMPORTANCE) && (a->weights ? a->grad : a->qk.dout);
 }
 
 static inline bool wants_maps_of_qk(const struct attention *a, const struct measure_plan *plan)
@@ -75,7 +75,7 @@ struct measure_state {
     const struct measure_plan *plan;
     const struct block *block;
     const struct similarity *similarity;
-    double *gradient; /* [heads], not yet normalised */
+    const double *gradient; /* [heads], not yet normalised; of tier qk it is in the block */
     const struct moments *weighted;
     const struct spectra *spectra; /* of the map, or of Q K^T */
     const struct pair *head_pairs;

@@ -34,7 +34,11 @@ static bool metric_on(const struct measure_state *s, enum metric metric)
         return s->spectra && of_qk(s) == (metric >= METRIC_QK_SPECTRAL_NORM);
     }
     if (metric == METRIC_IMPORTANCE_GRADIENT) {
-        return s->gradient != NULL;
+        return s->gradient || s->block->plan.gradient;
+    }
+    if ((metric == METRIC_WRITE_NORM && !s->attention->qk.wo_r) ||
+        (metric == METRIC_RESIDUAL_SHARE && !s->attention->qk.x_norm)) {
+        return false;
     }
     return s->block->plan.group[metric_info[metric].group];
 }
@@ -43,7 +47,7 @@ static bool metric_on(const struct measure_state *s, enum metric metric)
 static bool metric_of_tier(const struct measure_state *s, enum metric metric)
 {
     bool only_qk = metric == METRIC_MAX_LOGIT ||
-                   (metric >= METRIC_MAX_ABS_LOGIT && metric <= METRIC_NORM_WEIGHTED_ENTROPY);
+                   (metric >= METRIC_MAX_ABS_LOGIT && metric <= METRIC_RESIDUAL_SHARE);
     return !only_qk || of_qk(s);
 }
 
@@ -124,9 +128,12 @@ static void add_spectra(const struct measure_state *s, struct measured *m)
 
 static void add_gradient(const struct measure_state *s, struct measured *m)
 {
-    if (s->gradient) {
-        across_gradient_normalize(s->gradient, m->heads);
-        memcpy(m->value[METRIC_IMPORTANCE_GRADIENT], s->gradient, m->heads * sizeof(double));
+    double *value = m->value[METRIC_IMPORTANCE_GRADIENT];
+    for (uint32_t h = 0; value && h < m->heads; h++) {
+        value[h] = s->gradient ? s->gradient[h] : s->block->head[h].gradient;
+    }
+    if (value) {
+        across_gradient_normalize(value, m->heads);
     }
 }
 

@@ -186,16 +186,22 @@ static enum dtype tensor_dtype(const struct header *header, enum tensor_role rol
 
 static struct qk message_describe_qk(const struct header *header, struct message *message)
 {
+    uint32_t wo_r = header_frame_of(header, TENSOR_WO_R);
     return (struct qk){
         .q = tensor_data(header, message, TENSOR_Q),
         .k = tensor_data(header, message, TENSOR_K),
         .v = tensor_data(header, message, TENSOR_V),
+        .dout = tensor_data(header, message, TENSOR_DOUT),
+        .wo_r = tensor_data(header, message, TENSOR_WO_R),
+        .x_norm = tensor_data(header, message, TENSOR_X_NORM),
         .q_dtype = tensor_dtype(header, TENSOR_Q),
         .k_dtype = tensor_dtype(header, TENSOR_K),
         .v_dtype = tensor_dtype(header, TENSOR_V),
+        .dout_dtype = tensor_dtype(header, TENSOR_DOUT),
         .kv_heads = header->kv_heads,
         .head_dim = header->head_dim,
         .value_dim = header->value_dim,
+        .written_dim = wo_r ? (uint32_t)header->tensors[wo_r - 2].shape[1] : 0,
         .scale = header->scale,
         .softcap = header->softcap,
     };

@@ -248,9 +248,9 @@ class Trainer:
     def attention(self, weights, **keys):
         self.send(*self.attention_frames(weights, **keys))
 
-    def qk(self, q, k, v=None, mask=None, tokens=None, documents=None, **keys):
+    def qk(self, q, k, v=None, mask=None, tokens=None, documents=None, dout=None, wo_r=None, x_norm=None, **keys):
         """Queries [B,H,Tq,d], keys and values [B,Hkv,Tk,d]; `scale` is a key that must be given."""
-        tensors = dict(q=q, k=k, v=v, mask=mask, tokens=tokens, documents=documents)
+        tensors = dict(q=q, k=k, v=v, dout=dout, wo_r=wo_r, x_norm=x_norm, mask=mask, tokens=tokens, documents=documents)
         self.send(*self.tensor_frames("qk", tensors, **keys))
 
     def projections(self, wq=None, wk=None, wv=None, wo=None, **keys):

@@ -405,6 +405,53 @@ def test_logits_norms_and_outputs(attnd, rng, name, softcap, dtype):
     attnd.settled(1)
 
 
+@pytest.mark.parametrize("name", ["causal", "causal-lengths", "offset", "documents"])
+def test_what_the_output_is_judged_by(attnd, rng, name):
+    """importance_gradient from dO as from dL/dA = dO V^T, and what heads write; in summaries and the answer of `live`."""
+    m = QK_MASKS[name]
+    x = vectors(rng, queries=LENGTH - m.offset)
+    B, H, Tq, _ = x.q.shape
+    v, seen = of_head(x.v, H), visible(m, Tq)
+    queries = (np.arange(Tq) < np.array(m.q_len or [Tq] * B)[:, None]) & seen.any(-1)
+    weights = np.where(queries[:, None, :, None] & seen[:, None], softmax(logits_of(x), seen), 0)
+    dout, grown = rng.normal(size=(B, H, Tq, v.shape[3])), rng.normal(size=(B, Tq))
+    factors = np.linalg.qr(rng.normal(size=(H, 24, v.shape[3])))[1]
+    score = np.abs(weights * np.einsum("bhid,bhjd->bhij", dout, v)).sum((0, 2, 3))
+    written = np.linalg.norm(np.einsum("hrd,bhid->bhir", factors, weights @ v), axis=-1)
+    share = written / np.abs(grown)[:, None]
+    want = {"importance_gradient": score / np.linalg.norm(score),
+            "write_norm": [written[:, h][queries].mean() for h in range(H)],
+            "residual_share": [share[:, h][queries].mean() for h in range(H)]}
+    reader, trainer = Reader(attnd, "summary/"), Trainer(attnd, "job")
+    send_qk(trainer, x, m, dout=dout, wo_r=factors.astype(np.float32), x_norm=np.abs(grown).astype(np.float32))
+    if not m.offset:
+        trainer.attention(weights, grad=np.einsum("bhid,bhjd->bhij", dout, v), layer=1, **tensors_of(m), **header_of(m))
+    attnd.settled(1 if m.offset else 2)
+    live = [answer["heads"] for answer in attnd.call("live", job="job")]
+    for metric, numbers in want.items():
+        np.testing.assert_allclose(live[0][metric], numbers, rtol=2e-5, err_msg=metric)
+    if not m.offset:
+        np.testing.assert_allclose(live[1]["importance_gradient"], want["importance_gradient"], rtol=2e-5)
+        assert not {"write_norm", "residual_share"} & set(live[1])
+    trainer.event("epoch_end")
+    heads = reader.next()[1]["heads"]
+    for metric, numbers in want.items():
+        np.testing.assert_allclose(heads[metric]["mean"], numbers, rtol=2e-5, err_msg=metric)
+    attnd.settled(3 - bool(m.offset))
+
+
+def test_a_sample_or_a_slice_has_no_gradient_score(attnd, rng):
+    x = vectors(rng)
+    dout, factors = np.ones(x.q.shape[:3] + x.v.shape[3:]), np.ones((4, 2, x.v.shape[3]), np.float32)
+    trainer = Trainer(attnd, "job")
+    for layer, more in enumerate((dict(q_stride=2), dict(head_offset=0, heads_total=8), {})):
+        send_qk(trainer, x, MASKS["none"], layer=layer, dout=dout, wo_r=factors, **more)
+    attnd.settled(3)
+    answers = [answer["heads"] for answer in attnd.call("live", job="job")]
+    assert ["importance_gradient" in heads for heads in answers] == [False, False, True]
+    assert all(None not in heads["write_norm"][:4] and "residual_share" not in heads for heads in answers)
+
+
 def test_the_largest_logit_of_every_row_is_pooled(attnd, rng):
     m, reader, trainer = MASKS["causal"], Reader(attnd, "summary/"), Trainer(attnd, "job")
     rows = []

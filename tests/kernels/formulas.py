@@ -15,7 +15,7 @@ ROW_METRICS = ["entropy", "entropy_normalized", "effective_keys", "confidence", 
                "entropy_sans_first", "tail_mass", "induction", "duplicate_token", "sink_deficit", "max_logit"]
 # by queries and keys only
 QK_METRICS = ["max_abs_logit", "mean_logit", "std_logit", "qk_cosine", "qk_cosine_max", "q_norm", "k_norm",
-              "output_norm", "norm_weighted_entropy"]
+              "output_norm", "norm_weighted_entropy", "write_norm", "residual_share"]
 
 
 def lengths(case):

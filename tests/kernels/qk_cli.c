@@ -4,11 +4,11 @@
  *
  * For test_qk.py, which owns the truth; nothing is checked here beyond what would crash.
  *
- *     qk_cli shape=B,H,Tq,Tk dims=KV_HEADS,HEAD_DIM,VALUE_DIM q=FILE k=FILE [v=FILE]
- * dtypes=f32,f16,f64 scale=X [softcap=X] [self=1] [causal=1] [window=W] [q_offset=N] [q_stride=N]
- *            [q_len=n,...] [k_len=n,...] [mask=FILE] [documents=FILE] [tokens=FILE]
- * [local_window=W] [core=1] [cuts=row,...] [offset=BYTES] [weights=1] [spectrum=1] isa=NAME,...
- *     qk_cli isa=list
+ *     qk_cli shape=B,H,Tq,Tk dims=KV_HEADS,HEAD_DIM,VALUE_DIM,WRITTEN_DIM q=FILE k=FILE [v=FILE]
+ *            [dout=FILE] [wo_r=FILE] [x_norm=FILE] dtypes=f32,f16,f64,f32 (q, k, v, dout) scale=X
+ * [softcap=X] [self=1] [causal=1] [window=W] [q_offset=N] [q_stride=N] [q_len=n,...] [k_len=n,...]
+ * [mask=FILE] [documents=FILE] [tokens=FILE] [local_window=W] [core=1] [cuts=row,...]
+ * [offset=BYTES] [weights=1] [spectrum=1] isa=NAME,... qk_cli isa=list
  *
  * cuts: the rows where a new block begins. offset: misalignment of all tensors in memory. Numbers
  * are printed with 17 digits; NaN and Infinity in Python's spelling. */
@@ -23,8 +23,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum file { FILE_Q, FILE_K, FILE_V, FILE_MASK, FILE_DOCUMENTS, FILE_TOKENS, FILE_COUNT };
-static const char *const file_key[FILE_COUNT] = {"q", "k", "v", "mask", "documents", "tokens"};
+enum file {
+    FILE_Q,
+    FILE_K,
+    FILE_V,
+    FILE_DOUT,
+    FILE_WO_R,
+    FILE_X_NORM,
+    FILE_MASK,
+    FILE_DOCUMENTS,
+    FILE_TOKENS,
+    FILE_COUNT
+};
+static const char *const file_key[FILE_COUNT] = {"q",      "k",    "v",         "dout",  "wo_r",
+                                                 "x_norm", "mask", "documents", "tokens"};
 
 struct options {
     const char *path[FILE_COUNT];
@@ -137,7 +149,7 @@ static const void *qk_cli_read_tensor(struct options *o, enum file file, size_t 
 static void qk_cli_read_tensors(struct options *o)
 {
     struct attention *a = &o->a;
-    if (o->shape.count != 4 || o->dims.count != 3 || !o->dtypes) {
+    if (o->shape.count != 4 || o->dims.count != 4 || !o->dtypes) {
         die("shape, dims and dtypes are needed");
     }
     a->batch = (uint32_t)o->shape.value[0];
@@ -147,9 +159,11 @@ static void qk_cli_read_tensors(struct options *o)
     a->qk.kv_heads = (uint32_t)o->dims.value[0];
     a->qk.head_dim = (uint32_t)o->dims.value[1];
     a->qk.value_dim = (uint32_t)o->dims.value[2];
+    a->qk.written_dim = (uint32_t)o->dims.value[3];
     a->qk.q_dtype = next_dtype(&o->dtypes);
     a->qk.k_dtype = next_dtype(&o->dtypes);
     a->qk.v_dtype = next_dtype(&o->dtypes);
+    a->qk.dout_dtype = next_dtype(&o->dtypes);
     a->q_len = o->q_len.count > 0 ? o->q_len.value : NULL;
     a->k_len = o->k_len.count > 0 ? o->k_len.value : NULL;
     size_t b = a->batch, keys = b * a->qk.kv_heads * a->keys;
@@ -159,6 +173,13 @@ static void qk_cli_read_tensors(struct options *o)
         qk_cli_read_tensor(o, FILE_K, keys * a->qk.head_dim * dtype_size(a->qk.k_dtype), o->offset);
     a->qk.v = qk_cli_read_tensor(o, FILE_V, keys * a->qk.value_dim * dtype_size(a->qk.v_dtype),
                                  o->offset);
+    size_t rows = b * a->heads * a->queries;
+    a->qk.dout = qk_cli_read_tensor(
+        o, FILE_DOUT, rows * a->qk.value_dim * dtype_size(a->qk.dout_dtype), o->offset);
+    a->qk.wo_r = qk_cli_read_tensor(
+        o, FILE_WO_R, (size_t)a->heads * a->qk.written_dim * a->qk.value_dim * 4, o->offset);
+    a->qk.x_norm = qk_cli_read_tensor(o, FILE_X_NORM, b * a->queries * 4, o->offset);
+    o->plan.gradient = a->qk.dout;
     a->mask = qk_cli_read_tensor(o, FILE_MASK, b * a->queries * a->keys, o->offset);
     a->documents = qk_cli_read_tensor(o, FILE_DOCUMENTS, b * a->keys * 4, o->offset);
     a->tokens = qk_cli_read_tensor(o, FILE_TOKENS, b * a->keys * 4, o->offset);
@@ -227,13 +248,20 @@ static void print_moment_sets(const struct block *block)
                                        &head->q_norm,
                                        &head->k_norm,
                                        &head->output_norm,
-                                       &head->norm_weighted_entropy};
+                                       &head->norm_weighted_entropy,
+                                       &head->write_norm,
+                                       &head->residual_share};
         printf(h > 0 ? ",[" : "[");
         for (size_t i = 0; i < sizeof set / sizeof set[0]; i++) {
             printf(i > 0 ? "," : "");
             print_moments(set[i]);
         }
         printf("]");
+    }
+    printf("],\n\"gradient\":[");
+    for (uint32_t h = 0; h < block->heads; h++) {
+        printf(h > 0 ? "," : "");
+        print_number(block->head[h].gradient);
     }
     printf("],\n");
 }

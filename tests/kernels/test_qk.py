@@ -7,7 +7,8 @@ Tolerances. `scalar` is f64 and held to 1e-12, with what exp makes of the roundi
 products in f32: a logit is off by up to about delta = LOGIT * lambda, lambda = scale max |q| |k|, since that is
 what the rounding errors of a sum of products q_c k_c are in proportion to, whatever is left of the sum. That
 moves a weight by the factor e^delta and an entropy by at most 2 delta (H + 1), and comes on top of the 1e-5 for
-sums of weights and the 1e-4 nats of every kernel. QK_CLI names the executable; KERNEL_CASES=1 runs all
+sums of weights and the 1e-4 nats of every kernel. dL/dA = dO V^T is such a product too: sums of |A dL/dA| may be
+off by LOGIT of the sum of A |dO| |v| more, and norms of R_h A V by their share of |R_h| sum A |v|. QK_CLI names the executable; KERNEL_CASES=1 runs all
 cases, not only a tenth; KERNEL_REPORT=1 prints the largest error of each kind, as a share of its tolerance."""
 
 import os
@@ -25,7 +26,8 @@ CLI = os.environ.get("QK_CLI", "")
 LOGIT = 2.0**-21
 LAMBDA_MAX = 2.0**15  # beyond, rows go through the reference
 NATS = ("entropy", "entropy_normalized", "effective_keys", "entropy_sans_first")
-SETS = ("entries", "logits", "cosine", "q_norm", "k_norm", "output_norm", "norm_weighted_entropy")
+SETS = ("entries", "logits", "cosine", "q_norm", "k_norm", "output_norm", "norm_weighted_entropy", "write_norm",
+        "residual_share")
 ROWS = [name for name in formulas.ROW_METRICS if name not in ("sink_deficit", "max_logit")]
 
 
@@ -41,6 +43,9 @@ class Qk:
     scale: float
     softcap: float
     core: bool = True
+    dout: np.ndarray = None
+    wo_r: np.ndarray = None
+    x_norm: np.ndarray = None
 
 
 # the definitions
@@ -96,6 +101,30 @@ def outputs(m, a):
     return np.where(lost, np.nan, norm), np.where(lost | (total[..., 0] == 0), np.nan, entropy)
 
 
+def writes(m, a):
+    """|R_h A V|, its share of |x|, [B, H, Tq], NaN where they do not exist; and the sizes that they come from."""
+    v = np.repeat(m.v, m.q.shape[1] // m.v.shape[1], axis=1)
+    seen = formulas.visible(m.case)[0][:, None]
+    with np.errstate(all="ignore"):
+        lost = (seen & ~np.isfinite(v).all(-1)[:, :, None, :]).any(-1) | ~np.isfinite(m.wo_r).all((1, 2))[:, None]
+        v = np.where(np.isfinite(v), v, 0)
+        norm = length(np.einsum("hrd,bhid->bhir", m.wo_r, np.einsum("bhij,bhjd->bhid", a, v)))
+        size = length(m.wo_r.reshape(len(m.wo_r), -1))[:, None] * (a * length(v)[:, :, None, :]).sum(-1)
+        x = np.full((a.shape[0], a.shape[2]), np.nan) if m.x_norm is None else m.x_norm
+        x = np.where((x > 0) & np.isfinite(x), x, np.nan)[:, None]
+    return [np.where(lost, np.nan, n) for n in (norm, norm / x)], [np.where(lost, np.nan, n) for n in (size, size / x)]
+
+
+def gradient_score(m, a, sound):
+    """sum |A dL/dA| of each head over its sound rows, dL/dA = dO V^T; and by how much f32 may be off."""
+    v = np.repeat(m.v, m.q.shape[1] // m.v.shape[1], axis=1)
+    with np.errstate(all="ignore"):
+        product = np.abs(a * np.einsum("bhid,bhjd->bhij", m.dout, v))
+        size = a * length(m.dout)[..., None] * length(v)[:, :, None, :]
+        kept = np.isfinite(product) & sound[..., None]
+        return np.where(kept, product, 0).sum((0, 2, 3)), LOGIT * np.where(kept, size, 0).sum((0, 2, 3))
+
+
 def summary(x):
     x = x[np.isfinite(x)]
     if x.size == 0:
@@ -123,6 +152,9 @@ def truth(m):
     cosine, norms = cosines(m, product, k), None
     if m.v is not None:
         norms = outputs(m, a)
+    written, sizes = writes(m, a) if m.wo_r is not None else ((), ())
+    if m.x_norm is None:
+        written, sizes = written[:1], sizes[:1]
     for h in range(a.shape[1]):
         pick = seen & sound[:, h][..., None]
         per_head["entries"].append(summary(a[:, h][pick]))
@@ -130,25 +162,29 @@ def truth(m):
         per_head["cosine"].append(summary(cosine[:, h][pick]))
         per_head["q_norm"].append(summary(q_norm[:, h][query]))
         per_head["k_norm"].append(summary(k_norm[:, h][inside]))
-        for name, norm in zip(SETS[5:], norms if norms else ()):
+        for name, norm in zip(SETS[5:], [*(norms if norms else ()), *written]):
             per_head[name].append(summary(norm[:, h][sound[:, h]]))
     rows = formulas.row_values(case, np.where(sound[..., None], a, 0), seen, case.local_window)
     with np.errstate(invalid="ignore"):
         rows["max_logit"] = np.where(seen[:, None], s, -np.inf).max(-1), True
-    return dict(a=a, s=s, sound=sound, queries=queries, rows=rows, sets=per_head,
+    size_of = {name: np.array([np.nanmax(np.append(size[:, h][sound[:, h]], 0)) for h in range(a.shape[1])])
+               for name, size in zip(SETS[7:], sizes)}
+    return dict(gradient=None if m.dout is None else gradient_score(m, a, sound), size_of=size_of, a=a, s=s, sound=sound, queries=queries, rows=rows, sets=per_head,
                 delta=LOGIT * (reach.max() if reach.size else 0), product=product)
 
 
 # running the C code
+
+TENSORS = ("q", "k", "v", "dout", "wo_r", "x_norm")
 
 
 def arguments(m, folder, cuts):
     case = m.case
     b, h, tq, d = m.q.shape
     yield f"shape={b},{h},{tq},{m.k.shape[2]}"
-    yield f"dims={m.k.shape[1]},{d},{m.v.shape[3] if m.v is not None else 0}"
+    yield f"dims={m.k.shape[1]},{d},{m.v.shape[3] if m.v is not None else 0},{0 if m.wo_r is None else m.wo_r.shape[1]}"
     yield "dtypes=" + ",".join(m.dtypes)
-    for name, x, dtype in zip("qkv", (m.q, m.k, m.v), m.dtypes):
+    for name, x, dtype in zip(TENSORS, (getattr(m, name) for name in TENSORS), (*m.dtypes, "f32", "f32")):
         if x is not None:
             yield write(folder, name, encode(x, dtype))
     for name, value in (("self", case.is_self), ("causal", case.causal), ("window", case.window),
@@ -232,6 +268,8 @@ def check_sets(isa, got, t, sets, nats):
             scale = max(spread, 1e-300)
             if name == "norm_weighted_entropy":
                 scale = max(1, spread)
+            if name in t["size_of"]:
+                scale = max(t["size_of"][name][h], 1e-300)
             if name == "logits":  # relative to the products' size
                 scale, tolerance = max(scale, t["delta"] / LOGIT), min(tolerance, 1e-5)
             if name == "cosine":
@@ -239,6 +277,15 @@ def check_sets(isa, got, t, sets, nats):
             close(isa, name, [one[1], *one[3:5]], [want[1], *want[3:]], tolerance, scale)
             std = max(tolerance, 1e-3 if isa != "scalar" else 1e-6)
             close(isa, name + " std", one[2], want[2], std, scale)
+
+
+def check_gradient(isa, got, t):
+    if t["gradient"] is None:
+        assert got == [0] * len(got)
+        return
+    for one, want, slack in zip(got, *t["gradient"]):
+        slack = 0 if isa == "scalar" else slack
+        close(isa, "gradient", one, want, tolerance_of(isa, "gradient", t["delta"], 0) + slack / max(want, 1e-300), 0)
 
 
 def check(m, t, results):
@@ -255,6 +302,7 @@ def check(m, t, results):
             continue
         check_rows(isa, got, t, sound, nats)
         check_sets(isa, got, t, t["sets"], nats)
+        check_gradient(isa, got["gradient"], t)
         want = formulas.locality(m.case, t["a"], formulas.visible(m.case)[0], sound)
         close(isa, "locality", got["values"]["locality"], want, tolerance_of(isa, "locality", t["delta"], nats))
         largest = [max(abs(one[3]), abs(one[4])) if one[0] else np.nan for one in t["sets"]["logits"]]
@@ -393,16 +441,36 @@ def build(shape, dtype, mask, kind):
     case.cuts = sorted(int(c) for c in cuts)
     kv = int(rng.choice([n for n in range(1, h + 1) if h % n == 0]))
     d, dv = int(rng.choice(HEAD_DIMS)), int(rng.choice(HEAD_DIMS))
-    dtypes = (dtype, dtype, dtype) if rng.random() < 0.8 else tuple(rng.choice(DTYPES, 3))
+    dtypes = (dtype,) * 4 if rng.random() < 0.8 else tuple(rng.choice(DTYPES, 4))
     q, k = draw(rng, (b, h, tq, d), dtypes[0]), draw(rng, (b, kv, tk, d), dtypes[1])
     v = draw(rng, (b, kv, tk, dv), dtypes[2]) if rng.random() < 0.6 else None
     softcap = float(rng.choice([0, 0, 0, 5.0, 50.0]))
     m = KINDS[kind](rng, Qk(case, q, k, v, dtypes, 1 / np.sqrt(d), softcap, rng.random() < 0.95))
-    for name, dtype in zip("qkv", dtypes):
+    if m.v is not None and m.core:
+        add_output(rng, m)
+    for name, dtype in zip(TENSORS, (*dtypes, "f32", "f32")):
         x = getattr(m, name)
         if x is not None:
             setattr(m, name, decode(encode(x, dtype), dtype))
     return m
+
+
+def add_output(rng, m):
+    """What the output is judged by, at times of a size that f32 or its squares cannot hold, or not finite."""
+    b, h, tq, _ = m.q.shape
+    dv = m.v.shape[3]
+    far = 2.0**10 if m.dtypes[3] == "f16" else 2.0**70
+    if rng.random() < 0.8:
+        m.dout = rng.normal(size=(b, h, tq, dv)) * rng.choice([1, 1, far, 1 / far])
+        m.dout[rng.random((b, h, tq)) < 0.1] *= rng.choice([0, far, 1 / far])
+        m.dout[rng.random(m.dout.shape) < 0.02] = rng.choice([np.nan, np.inf, 0, 0])
+    if rng.random() < 0.8:
+        m.wo_r = rng.normal(size=(h, int(rng.integers(1, dv + 1)), dv)) * rng.choice([1, 1, 2.0**80, 2.0**-80])
+        m.wo_r[rng.random(h) < 0.1] *= rng.choice([0, 2.0**20])
+        m.wo_r[rng.random(m.wo_r.shape) < 0.1 / m.wo_r[0].size] = rng.choice([np.nan, np.inf])
+    if m.wo_r is not None and rng.random() < 0.8:
+        m.x_norm = 10 ** rng.uniform(-3, 3, size=(b, tq))
+        m.x_norm[rng.random((b, tq)) < 0.1] = rng.choice([0, np.nan, np.inf, -1])
 
 
 def grid():
@@ -462,7 +530,7 @@ def test_a_sink_leaves_the_rest_its_digits(tmp_path):
     q[..., 0], k[..., 0] = 1, 0
     k[:, :, 0] = 0
     k[:, :, 0, 0] = 4 * 20
-    m = Qk(case, *(decode(encode(x, "f32"), "f32") for x in (q, k)), None, ("f32",) * 3, 0.25, 0.0)
+    m = Qk(case, *(decode(encode(x, "f32"), "f32") for x in (q, k)), None, ("f32",) * 4, 0.25, 0.0)
     t = truth(m)
     assert np.median(t["a"][0, 0, 2:, 0]) > 1 - 1e-5
     check(m, t, run_cli(m, tmp_path))
@@ -471,7 +539,7 @@ def test_a_sink_leaves_the_rest_its_digits(tmp_path):
 def test_equal_logits_give_a_uniform_row(tmp_path):
     case = Case(np.zeros((1, 1, 700, 700)), "f64", causal=True)
     ones = np.ones((1, 1, 700, 8))
-    m = Qk(case, ones, ones * 3, ones, ("f32",) * 3, 0.5, 0.0)
+    m = Qk(case, ones, ones * 3, ones, ("f32",) * 4, 0.5, 0.0)
     for got in run_cli(m, tmp_path):
         value = got["values"]
         assert abs(value["entropy_normalized"][0] - 1) < 1e-6

@@ -516,6 +516,19 @@ def test_what_values_become():
     assert m.values["norm_weighted_entropy"][0] == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
 
 
+def test_what_heads_write_and_what_of_it_matters():
+    q, v = np.zeros((2, 2, 1)), torch.tensor([[[[3.0, 0.0], [0.0, 1.0]]]], dtype=torch.float64)  # outputs (1.5, 0.5)
+    sent = dict(q=torch.as_tensor(q)[None], k=torch.ones(1, 1, 2, 1), v=v,
+                dout=torch.tensor([[[[1.0, 0.0], [0.0, 0.0]], [[0.0, 2.0], [math.nan, 1.0]]]]),
+                wo_r=torch.tensor([[[2.0, 0.0]], [[0.0, 4.0]]]), x_norm=torch.tensor([[2.0, 0.0]]))
+    m = measure(reference_qk.attention(sent, "f32", 1.0))
+    assert m.values["write_norm"] == pytest.approx([3, 2]) and m.values["residual_share"] == pytest.approx([1.5, 1])
+    # A = 1/2: head 0 has 3/2, head 1 2/2, and nothing from the row that is not finite
+    assert m.values["importance_gradient"] == pytest.approx(np.array([1.5, 1]) / math.hypot(1.5, 1))
+    without = measure(reference_qk.attention({name: sent[name] for name in "qkv"}, "f32", 1.0))
+    assert np.isnan([without.values[name] for name in ("write_norm", "residual_share", "importance_gradient")]).all()
+
+
 def test_the_spectrum_of_queries_times_keys_is_unmasked():
     q = np.array([[[2.0, 0.0], [0.0, 1.0], [0.0, 0.0]]])
     m = measure(vectors(q, np.array([np.eye(3, 2)]), scale=3.0, causal=True))

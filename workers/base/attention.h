@@ -15,11 +15,16 @@
  *     S = scale * Q K^T; with softcap c > 0, S = c tanh(S / c);  A = softmax over the valid keys.
  * Head h reads key head h / (heads / kv_heads). */
 struct qk {
-    const void *q; /* [B, H, Tq, head_dim] */
-    const void *k; /* [B, kv_heads, Tk, head_dim] */
-    const void *v; /* [B, kv_heads, Tk, value_dim]; NULL = not sent */
-    enum dtype q_dtype, k_dtype, v_dtype;
+    const void *q;      /* [B, H, Tq, head_dim] */
+    const void *k;      /* [B, kv_heads, Tk, head_dim] */
+    const void *v;      /* [B, kv_heads, Tk, value_dim]; NULL = not sent */
+    const void *dout;   /* [B, H, Tq, value_dim] dLoss/d(A V); needs v; NULL = not sent */
+    const void *wo_r;   /* [H, written_dim, value_dim] f32: R of the QR of each head's slice of W_o;
+                           needs v; NULL = not sent */
+    const void *x_norm; /* [B, Tq] f32: |x| of the layer's input; needs wo_r; NULL = not sent */
+    enum dtype q_dtype, k_dtype, v_dtype, dout_dtype;
     uint32_t kv_heads, head_dim, value_dim; /* kv_heads divides heads */
+    uint32_t written_dim;                   /* at most value_dim */
     double scale, softcap;                  /* softcap 0 = none */
 };
 

@@ -310,19 +310,41 @@ static double norm_weighted_entropy(const struct qk_finish *f, const struct stat
     return sum > 0 ? qk_finish_larger(0, log(sum) - LN2 * logs / sum) : NAN;
 }
 
-static void qk_finish_add_output(const struct qk_finish *f, const struct state *s,
-                                 const float *output)
+/* |x| over all keys, x without key 0 and of key 0. */
+static double whole_norm(const struct state *s, const float *rest, const float *first, uint32_t n)
 {
     double sum = 0;
-    for (uint32_t c = 0; c < f->a->qk.value_dim; c++) {
-        double x = s->down * (double)output[c] + s->first * (double)f->first_value[c];
+    for (uint32_t c = 0; c < n; c++) {
+        double x = s->down * (double)rest[c] + s->first * (double)first[c];
         sum += x * x;
     }
+    return sqrt(sum) * s->scale;
+}
+
+static void qk_finish_add_output(const struct qk_finish *f, const struct state *s,
+                                 const struct qk_row_extra *extra)
+{
+    double norm = whole_norm(s, extra->output, f->first_value, f->a->qk.value_dim);
     double entropy = norm_weighted_entropy(f, s);
-    moments_add(&f->head->output_norm, sqrt(sum) * s->scale);
+    moments_add(&f->head->output_norm, norm);
     if (!isnan(entropy)) {
         moments_add(&f->head->norm_weighted_entropy, entropy);
     }
+    if (extra->written) {
+        double written =
+            f->written_unit * whole_norm(s, extra->written, f->first_written, f->a->qk.written_dim);
+        moments_add(&f->head->write_norm, written);
+        if (!isnan(extra->x_norm)) {
+            moments_add(&f->head->residual_share, written / extra->x_norm);
+        }
+    }
+}
+
+static void qk_finish_add_gradient(const struct qk_finish *f, const struct state *s,
+                                   const struct qk_gradient *gradient)
+{
+    double sum = s->down * gradient->sum + s->first * gradient->first;
+    f->head->gradient += gradient->unit * sum * s->scale;
 }
 
 void qk_finish_begin(struct qk_finish *f, enum isa isa, void *memory)
@@ -354,7 +376,10 @@ int qk_finish_rows(struct qk_finish *f, const struct qk_row *row, const struct q
         add_logits(f, &s);
         add_cosines(f, &s, extra[r].inverse_length);
         if (extra[r].output) {
-            qk_finish_add_output(f, &s, extra[r].output);
+            qk_finish_add_output(f, &s, &extra[r]);
+        }
+        if (extra[r].gradient) {
+            qk_finish_add_gradient(f, &s, extra[r].gradient);
         }
         rc = f->batch.used == ROW_BATCH ? row_values_add(&f->values, &f->batch, f->head) : 0;
     }

@@ -24,7 +24,8 @@ struct qk_ref {
     struct attention a; /* borrowed, but for learned_sink: a softmax leaves nothing to a sink */
     uint32_t sample, local_window;
     bool core;
-    double *query, *vector, *output;         /* [head_dim], [either], [value_dim] */
+    double *query, *vector;                  /* [head_dim], [either] */
+    double *output, *written, *gradient;     /* [value_dim] */
     double *logit, *cosine, *weight, *share; /* [keys] */
     uint32_t *key;                           /* [keys] */
     uint32_t *previous; /* [keys] chains of the sample's tokens, then room to sort; NULL without */
@@ -59,6 +60,8 @@ struct qk_finish {
     double slope;                                    /* base 2 logits per logit */
     double first_inverse_length, first_value_length; /* of key 0 */
     const float *first_value;                        /* [value_dim]; NULL = no values */
+    const float *first_written; /* [written_dim] R_h of it; NULL = the head has no R_h */
+    double written_unit;        /* what that is to be multiplied by */
     const uint32_t *first_same; /* the first key with the same token; NULL = no tokens */
     struct row_batch batch;
     struct row_values values;
@@ -70,6 +73,9 @@ struct qk_row_extra {
     double inverse_length; /* 1 / |q|; 0 for a zero vector */
     const float *output;   /* [value_dim] A V without key 0, relative to the row's maximum; NULL =
                               none */
+    const float *written;  /* [written_dim] R_h of that, in the head's unit; NULL = none */
+    double x_norm;         /* |x|; NaN = none */
+    const struct qk_gradient *gradient; /* NULL = none */
 };
 
 /* Begins a head: what is above `batch` is set. `memory` is of row_values_bytes(1). */
@@ -113,7 +119,7 @@ struct qk_work {
     const struct attention *a;
     struct scratch *scratch;
     uint32_t row_begin, row_end;
-    bool core, values;
+    bool core, values, gradient;
     uint32_t sample, kv, head; /* current */
     /* by row, of the sample */
     struct qk_span *span;
@@ -126,10 +132,15 @@ struct qk_work {
     uint32_t *infinite_run, *run_key;
     double longest_key; /* of those that are not odd */
     float *first_value;
+    /* of the head: R_h, whose unit is 0 when it is not there, and R_h of the first value */
+    float *wo_r, *first_written;
+    double written_unit;
     /* by key, of the sample: chains of equal tokens; NULL without */
     uint32_t *next_same, *previous_same, *first_same, *sort;
     /* tile */
     float *query, *key, *value, *product, *output, *room, *vector;
+    float *dout, *gradient_product, *written;
+    struct qk_gradient *gradient_row;
     uint32_t *list;
     struct qk_row *row;
     struct qk_row_extra *extra;
@@ -146,17 +157,24 @@ enum qk_verdict { QK_SOUND, QK_UNSOUND, QK_REFERENCE };
 int qk_work_begin(struct qk_work *w, struct scratch *scratch);
 void qk_work_begin_sample(struct qk_work *w, uint32_t b);
 void qk_work_begin_key_head(struct qk_work *w, uint32_t kv);
+void qk_work_begin_head(struct qk_work *w, uint32_t h);
 
 /* The way that row i goes, whose query is valid and |q| long. The query of a
  * sound one is then at w->query + at * head_dim, as f32. */
 enum qk_verdict qk_work_judge(const struct qk_work *w, uint32_t i, uint32_t at,
                               double query_length);
+/* Puts dO of row i at w->dout + at * value_dim and begins w->gradient_row[at]. Returns whether f32
+ * can do it; otherwise the row is the reference's. */
+bool qk_work_load_gradient(struct qk_work *w, uint32_t i, uint32_t at);
+/* |x| of row i; NaN when it was not sent, or is none to divide by. */
+double qk_work_x_norm(const struct qk_work *w, uint32_t i);
 /* Whether a value that the row sees is not finite. */
 bool qk_work_sees_lost(const struct qk_work *w, uint32_t i);
 /* The length of query i of the current head; NaN with a NaN in it. */
 double qk_work_query_length(const struct qk_work *w, uint32_t i);
-/* Keys or values [begin, end) of the current key head as f32, in place or converted; values that
- * are not finite as zeros: nobody who sees them has an output. */
+/* Keys or values [begin, end) of the current key head as f32, in place or converted. A value with
+ * an element that is not finite is zeros: who sees it has no output, and its products with dO are
+ * not finite either; so is one of a key that only the reference can handle. */
 const float *qk_work_keys(const struct qk_work *w, uint32_t begin, uint32_t end);
 const float *qk_work_values(const struct qk_work *w, uint32_t begin, uint32_t end);
 

@@ -83,6 +83,13 @@ struct qk_tile {
     uint32_t *key; /* as many as the tile has columns */
 };
 
+/* One row's sum |A dL/dA|, as far as it has come. */
+struct qk_gradient {
+    double sum;   /* of e |dL/dA| without key 0, relative to the row's maximum */
+    double unit;  /* what both are to be multiplied by; 0 when no product is finite */
+    double first; /* |dL/dA| of key 0 */
+};
+
 /* Compacted columns of a row with holes, and candidates for the top. */
 #define QK_ROOM(columns) (6 * ((size_t)(columns) + 2 * QK_LANES))
 
@@ -94,6 +101,9 @@ struct qk_totals {
 
 struct qk_kernels {
     void (*fold_tile)(const struct qk_tile *tile);
+    /* Afterwards, of a tile that keeps e: adds the products with dL/dA, which lies as they do. */
+    void (*fold_gradient)(const struct qk_tile *tile, const float *gradient,
+                          struct qk_gradient *row);
     /* A row over its lanes. */
     void (*add_lanes)(const struct qk_row *row, struct qk_totals *ret_totals);
     /* x[n] = 2^x[n], in place; x <= 126. n is a multiple of QK_LANES. */

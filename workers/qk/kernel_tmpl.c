@@ -531,6 +531,37 @@ static void fold_tile(const struct qk_tile *tile)
     }
 }
 
+/* sum |e g| */
+static float sum_products(const float *e, const float *g, uint32_t n)
+{
+    vf sum = v_set(0);
+    uint32_t k = 0;
+    for (; k + SIMD_WIDTH <= n; k += SIMD_WIDTH) {
+        sum = v_fma(v_load(e + k), v_abs(v_load(g + k)), sum);
+    }
+    if (k < n) {
+        sum = v_fma(v_load_part(e + k, n - k), v_abs(v_load_part(g + k, n - k)), sum);
+    }
+    return v_sum(sum);
+}
+
+static void fold_gradient(const struct qk_tile *tile, const float *gradient,
+                          struct qk_gradient *row)
+{
+    for (uint32_t r = 0; r < tile->rows; r++) {
+        const float *g = gradient + r * tile->stride, *e = tile->product + r * tile->stride;
+        uint32_t begin, end;
+        row[r].sum *= (double)tile->row[r].rescale;
+        if (tile->key_begin == 0) {
+            row[r].first = (double)fabsf(g[0]);
+        }
+        if (clip(tile, &tile->row[r], &begin, &end)) {
+            uint32_t from = begin - tile->key_begin;
+            row[r].sum += (double)sum_products(e + from, g + from, end - begin);
+        }
+    }
+}
+
 static void add_lanes(const struct qk_row *row, struct qk_totals *ret_totals)
 {
     for (uint32_t s = 0; s < QK_SUMS; s++) {
@@ -571,6 +602,7 @@ static float length_of(const float *x, size_t n)
 }
 
 const struct qk_kernels SIMD_NAME(qk_kernels) = {.fold_tile = fold_tile,
+                                                 .fold_gradient = fold_gradient,
                                                  .add_lanes = add_lanes,
                                                  .exp2 = exp2_array,
                                                  .load = load_array,

@@ -44,7 +44,10 @@ static void qk_begin_row(const struct qk_work *w, uint32_t i, double query_lengt
     bool output = w->values && !qk_work_sees_lost(w, i);
     w->extra[at] = (struct qk_row_extra){
         .inverse_length = query_length > 0 ? 1 / query_length : 0,
-        .output = output ? w->output + (size_t)at * w->a->qk.value_dim : NULL};
+        .output = output ? w->output + (size_t)at * w->a->qk.value_dim : NULL,
+        .written = w->written_unit > 0 ? w->written + (size_t)at * w->a->qk.written_dim : NULL,
+        .x_norm = qk_work_x_norm(w, i),
+        .gradient = w->gradient ? &w->gradient_row[at] : NULL};
 }
 
 static void qk_count_row(struct block *block, bool sound)
@@ -65,6 +68,9 @@ static int qk_take_row(struct qk_work *w, uint32_t i, uint32_t *active)
     }
     double length = qk_work_query_length(w, i);
     enum qk_verdict verdict = qk_work_judge(w, i, *active, length);
+    if (verdict == QK_SOUND && w->gradient && !qk_work_load_gradient(w, i, *active)) {
+        verdict = QK_REFERENCE;
+    }
     if (verdict == QK_REFERENCE) {
         scratch_pause(w->scratch);
         return qk_ref_row(&w->ref, w->block, w->head, i);
@@ -82,9 +88,9 @@ static int qk_take_row(struct qk_work *w, uint32_t i, uint32_t *active)
 
 /* Tiles. */
 
-static void qk_add_output(const struct qk_work *w, const float *weights, uint32_t rows,
-                          uint32_t begin, uint32_t end)
+static void qk_add_output(const struct qk_work *w, const struct qk_tile *tile, const float *values)
 {
+    uint32_t rows = tile->rows, keys = tile->key_end - tile->key_begin;
     uint32_t dim = w->a->qk.value_dim;
     for (uint32_t r = 0; r < rows; r++) {
         float factor = w->row[r].rescale;
@@ -92,9 +98,20 @@ static void qk_add_output(const struct qk_work *w, const float *weights, uint32_
             w->output[(size_t)r * dim + c] *= factor;
         }
     }
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, (int)dim, (int)(end - begin),
-                1, weights, QK_TILE_STRIDE, qk_work_values(w, begin, end), (int)dim, 1, w->output,
-                (int)dim);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, (int)dim, (int)keys, 1,
+                tile->product, QK_TILE_STRIDE, values, (int)dim, 1, w->output, (int)dim);
+}
+
+/* dL/dA = dO V^T of the tile, beside its e. */
+static void qk_add_gradient(const struct qk_work *w, const struct qk_tile *tile,
+                            const float *values)
+{
+    int dim = (int)w->a->qk.value_dim;
+    float *gradient = w->gradient_product + (tile->product - w->product);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)tile->rows,
+                (int)(tile->key_end - tile->key_begin), dim, 1, w->dout, dim, values, dim, 0,
+                gradient, QK_TILE_STRIDE);
+    w->kernel->fold_gradient(tile, gradient, w->gradient_row);
 }
 
 static void run_tile(const struct qk_work *w, struct qk_tile *tile, uint32_t begin, uint32_t end)
@@ -109,8 +126,12 @@ static void run_tile(const struct qk_work *w, struct qk_tile *tile, uint32_t beg
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)tile->rows, (int)(end - begin), d, 1,
                 w->query, d, qk_work_keys(w, begin, end), d, 0, tile->product, QK_TILE_STRIDE);
     w->kernel->fold_tile(tile);
+    const float *values = w->values ? qk_work_values(w, begin, end) : NULL;
+    if (w->gradient) {
+        qk_add_gradient(w, tile, values);
+    }
     if (w->values) {
-        qk_add_output(w, tile->product, tile->rows, begin, end);
+        qk_add_output(w, tile, values);
     }
 }
 
@@ -152,13 +173,18 @@ static int run_rows(struct qk_work *w, uint32_t rows)
         run_tile(w, &tile, begin, next);
         begin = next;
     }
+    if (w->written_unit > 0) {
+        int r = (int)a->qk.written_dim, dim = (int)a->qk.value_dim;
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, r, dim, 1, w->output, dim,
+                    w->wo_r, dim, 0, w->written, r);
+    }
     return qk_finish_rows(&w->finish, w->row, w->extra, rows, w->room);
 }
 
 static int run_head(struct qk_work *w, uint32_t h)
 {
     int rc = 0;
-    w->head = h;
+    qk_work_begin_head(w, h);
     w->finish = (struct qk_finish){.kernel = w->kernel,
                                    .a = w->a,
                                    .head = &w->block->head[h],
@@ -168,6 +194,8 @@ static int run_head(struct qk_work *w, uint32_t h)
                                    .first_inverse_length = (double)w->inverse_length[0],
                                    .first_value_length = w->values ? (double)w->value_length[0] : 0,
                                    .first_value = w->values ? w->first_value : NULL,
+                                   .first_written = w->first_written,
+                                   .written_unit = w->written_unit,
                                    .first_same = w->first_same};
     qk_finish_begin(&w->finish, w->isa, w->columns);
     for (uint32_t i = w->row_begin; rc == 0 && i < w->row_end;) {
@@ -190,13 +218,15 @@ int qk_compute(struct block *block, const struct attention *a, uint32_t row_begi
     }
     assert(block->batch == a->batch && block->heads == a->heads && row_end <= a->queries);
     assert(a->qk.kv_heads > 0 && a->heads % a->qk.kv_heads == 0 && row_begin <= row_end);
+    bool core = block->plan.group[METRIC_GROUP_CORE] || block->plan.gradient;
     struct qk_work w = {.isa = isa,
                         .block = block,
                         .a = a,
                         .row_begin = row_begin,
                         .row_end = row_end,
-                        .core = block->plan.group[METRIC_GROUP_CORE],
-                        .values = block->plan.group[METRIC_GROUP_CORE] && a->qk.v};
+                        .core = core,
+                        .values = core && a->qk.v,
+                        .gradient = block->plan.gradient};
     int rc = qk_work_begin(&w, scratch);
     uint32_t group = a->heads / a->qk.kv_heads;
     for (uint32_t b = 0; rc == 0 && b < a->batch; b++) {

@@ -5,7 +5,8 @@
  *
  * A row's soundness: its logits at valid keys are finite (-infinity at a valid key is weight 0) and
  * at least one key is left. Fills the same struct block as block_compute, without importance, maps
- * and pairs, plus the logit, cosine, norm and output statistics. Any thread. */
+ * and pairs, plus the logit, cosine, norm and output statistics, and with plan.gradient the sum
+ * |A dL/dA|, which goes through the core metrics even where their group is off. Any thread. */
 #ifndef WORKERS_QK_QK_H
 #define WORKERS_QK_QK_H
 
@@ -15,6 +16,8 @@
 /* The scalar reference, f64, row by row with the whole row in memory. Returns 0 or ERR_MEMORY. */
 int qk_compute_ref(struct block *block, const struct attention *a, uint32_t row_begin,
                    uint32_t row_end, struct scratch *scratch);
+/* Bytes of scratch that the other takes for so many rows. */
+uint64_t qk_scratch(const struct attention *a, uint32_t rows, bool gradient);
 int qk_compute(struct block *block, const struct attention *a, uint32_t row_begin, uint32_t row_end,
                enum isa isa, struct scratch *scratch);
 

@@ -11,8 +11,9 @@
 #include <assert.h>
 #include <math.h>
 
-#define KEYS_F64 4 /* arrays of [keys] */
-#define KEYS_U32 4 /* key, previous, and 2 to sort */
+#define KEYS_F64   4 /* arrays of [keys] */
+#define KEYS_U32   4 /* key, previous, and 2 to sort */
+#define VALUES_F64 3 /* arrays of [value_dim] */
 
 static uint32_t qk_ref_larger(uint32_t a, uint32_t b)
 {
@@ -21,10 +22,10 @@ static uint32_t qk_ref_larger(uint32_t a, uint32_t b)
 
 size_t qk_ref_bytes(const struct attention *a)
 {
-    /* Below 2^32 * 2^6 + 2^34: no overflow in 64 bits. */
+    /* Below 2^32 * 2^6 + 2^37: no overflow in 64 bits. */
     uint64_t bytes = (uint64_t)a->keys * (KEYS_F64 * sizeof(double) + KEYS_U32 * sizeof(uint32_t));
     bytes += ((uint64_t)a->qk.head_dim + qk_ref_larger(a->qk.head_dim, a->qk.value_dim) +
-              a->qk.value_dim) *
+              VALUES_F64 * (uint64_t)a->qk.value_dim) *
              sizeof(double);
     return bytes <= SIZE_MAX / 2 ? (size_t)bytes : 0;
 }
@@ -32,21 +33,22 @@ size_t qk_ref_bytes(const struct attention *a)
 void qk_ref_init(struct qk_ref *ref, const struct block *block, const struct attention *a,
                  void *memory)
 {
-    size_t n = a->keys, d = a->qk.head_dim,
-           longest = qk_ref_larger(a->qk.head_dim, a->qk.value_dim);
+    size_t n = a->keys, d = a->qk.head_dim, dv = a->qk.value_dim;
+    size_t longest = qk_ref_larger(a->qk.head_dim, a->qk.value_dim);
     double *f64 = memory, *vectors = f64 + KEYS_F64 * n;
-    uint32_t *u32 = (uint32_t *)(void *)(vectors + d + longest + a->qk.value_dim);
-    bool core = block->plan.group[METRIC_GROUP_CORE];
+    uint32_t *u32 = (uint32_t *)(void *)(vectors + d + longest + VALUES_F64 * dv);
+    bool core = block->plan.group[METRIC_GROUP_CORE] || block->plan.gradient;
     *ref = (struct qk_ref){.a = *a,
                            .local_window = block->plan.local_window,
                            .core = core,
                            .query = vectors,
                            .vector = vectors + d,
                            .output = vectors + d + longest,
+                           .written = vectors + d + longest + dv,
+                           .gradient = block->plan.gradient ? vectors + d + longest + 2 * dv : NULL,
                            .logit = f64,
                            .cosine = f64 + n,
                            .weight = f64 + 2 * n,
-
                            .share = f64 + 3 * n,
                            .key = u32,
                            .previous = core && a->self && a->tokens ? u32 + n : NULL};
@@ -198,9 +200,45 @@ static void qk_ref_add_finite(struct moments *m, double x)
     }
 }
 
+/* |R_h A V|, and its share of |x|; the output is there. */
+static void qk_ref_add_write(const struct qk_ref *ref, struct head_block *head, uint32_t h,
+                             uint32_t i)
+{
+    const struct qk *qk = &ref->a.qk;
+    double x_norm = NAN;
+    for (uint32_t r = 0; r < qk->written_dim; r++) {
+        size_t row = (size_t)h * qk->written_dim + r;
+        attention_load(qk->wo_r, DTYPE_F32, row * qk->value_dim, qk->value_dim, ref->vector);
+        ref->written[r] = qk_ref_dot(ref->vector, ref->output, qk->value_dim);
+    }
+    double norm = qk_ref_length(ref->written, qk->written_dim);
+    qk_ref_add_finite(&head->write_norm, norm);
+    if (qk->x_norm) {
+        attention_load(qk->x_norm, DTYPE_F32, (size_t)ref->sample * ref->a.queries + i, 1, &x_norm);
+    }
+    if (x_norm > 0 && isfinite(x_norm)) {
+        qk_ref_add_finite(&head->residual_share, norm / x_norm);
+    }
+}
+
+/* sum |A dL/dA|, dL/dA = dO v_j, products that are not finite left out. */
+static void qk_ref_add_gradient(const struct qk_ref *ref, struct head_block *head, uint32_t h,
+                                uint32_t i, uint32_t n)
+{
+    const struct attention *a = &ref->a;
+    size_t row = ((size_t)ref->sample * a->heads + h) * a->queries + i;
+    uint32_t dim = a->qk.value_dim;
+    attention_load(a->qk.dout, a->qk.dout_dtype, row * dim, dim, ref->gradient);
+    for (uint32_t k = 0; k < n; k++) {
+        load_value(ref, h, ref->key[k]);
+        double product = fabs(ref->weight[k] * qk_ref_dot(ref->gradient, ref->vector, dim));
+        head->gradient += isfinite(product) ? product : 0;
+    }
+}
+
 /* A V, and the shares |A v_j|. */
 static void qk_ref_add_output(const struct qk_ref *ref, struct head_block *head, uint32_t h,
-                              uint32_t n)
+                              uint32_t i, uint32_t n)
 {
     uint32_t dim = ref->a.qk.value_dim;
     for (uint32_t c = 0; c < dim; c++) {
@@ -217,6 +255,9 @@ static void qk_ref_add_output(const struct qk_ref *ref, struct head_block *head,
     qk_ref_add_finite(&head->output_norm, norm);
     if (isfinite(norm)) {
         qk_ref_add_finite(&head->norm_weighted_entropy, entropy_of_shares(ref->share, n));
+    }
+    if (ref->a.qk.wo_r) {
+        qk_ref_add_write(ref, head, h, i);
     }
 }
 
@@ -248,7 +289,10 @@ static int add_core(struct qk_ref *ref, struct head_block *head, uint32_t h, uin
     merge_finite(&head->logits, ref->logit, n);
     merge_finite(&head->cosine, ref->cosine, n);
     if (ref->a.qk.v) {
-        qk_ref_add_output(ref, head, h, n);
+        qk_ref_add_output(ref, head, h, i, n);
+    }
+    if (ref->gradient) {
+        qk_ref_add_gradient(ref, head, h, i, n);
     }
     return rc;
 }

@@ -16,6 +16,7 @@
 #include "proto/err.h"
 #include "workers/rows/occurrence.h"
 #include "workers/rows/row.h"
+#include <cblas.h>
 #include <float.h>
 #include <math.h>
 #include <stddef.h>
@@ -60,6 +61,14 @@ static void carve_all(struct qk_work *w, struct carver *c)
     w->sort = qk_work_carve(c, tokens ? 2 * (uint64_t)a->keys : 0, sizeof *w->sort);
     w->list = qk_work_carve(c, a->keys > QK_TILE_KEYS ? a->keys : QK_TILE_KEYS, sizeof *w->list);
     w->first_value = qk_work_carve(c, dv, sizeof *w->first_value);
+    uint64_t r = w->values && a->qk.wo_r ? a->qk.written_dim : 0, dg = w->gradient ? dv : 0;
+    w->wo_r = qk_work_carve(c, r * dv, sizeof *w->wo_r);
+    w->first_written = qk_work_carve(c, r, sizeof *w->first_written);
+    w->written = qk_work_carve(c, QK_TILE_ROWS * r, sizeof *w->written);
+    w->dout = qk_work_carve(c, QK_TILE_ROWS * dg, sizeof *w->dout);
+    w->gradient_product = qk_work_carve(c, w->gradient ? QK_TILE_ROWS * QK_TILE_STRIDE : 0,
+                                        sizeof *w->gradient_product);
+    w->gradient_row = qk_work_carve(c, w->gradient ? QK_TILE_ROWS : 0, sizeof *w->gradient_row);
     w->vector = qk_work_carve(c, longest + QK_LANES, sizeof *w->vector);
     w->query = qk_work_carve(c, QK_TILE_ROWS * d + QK_LANES, sizeof *w->query);
     w->key = qk_work_carve(c, QK_TILE_KEYS * d + QK_LANES, sizeof *w->key);
@@ -71,6 +80,15 @@ static void carve_all(struct qk_work *w, struct carver *c)
     w->row = qk_work_carve(c, QK_TILE_ROWS, sizeof *w->row);
     w->extra = qk_work_carve(c, QK_TILE_ROWS, sizeof *w->extra);
     w->columns = qk_work_carve(c, row_values_bytes(1), 1);
+}
+
+uint64_t qk_scratch(const struct attention *a, uint32_t rows, bool gradient)
+{
+    struct qk_work w = {
+        .a = a, .row_end = rows, .core = true, .values = a->qk.v, .gradient = gradient};
+    struct carver count = {0};
+    carve_all(&w, &count);
+    return count.bytes + qk_ref_bytes(a);
 }
 
 int qk_work_begin(struct qk_work *w, struct scratch *scratch)
@@ -308,11 +326,16 @@ static void qk_work_add_key_norms(struct qk_work *w)
     }
 }
 
-/* For the rows that do not see them: their weight 0 times that must be 0. */
-static void zero_infinite(float *x, size_t n)
+/* Makes a value that is not finite zeros, and one of a key that rows see by the reference only.
+ * Rows that do not see it have weight 0 there, and that times what is in its place must be 0. */
+static void zero_extraordinary(const struct qk_work *w, uint32_t begin, uint32_t end, float *value)
 {
-    for (size_t c = 0; c < n; c++) {
-        x[c] = isfinite(x[c]) ? x[c] : 0;
+    size_t dim = w->a->qk.value_dim;
+    for (uint32_t j = begin; j < end; j++) {
+        const struct qk_counts *from = &w->before[j], *to = &w->before[j + 1];
+        if (from->lost != to->lost || from->odd != to->odd) {
+            memset(value + (j - begin) * dim, 0, dim * sizeof *value);
+        }
     }
 }
 
@@ -328,8 +351,90 @@ void qk_work_begin_key_head(struct qk_work *w, uint32_t kv)
         w->kernel->load((const unsigned char *)qk->v +
                             key_begin_of(w, 0, qk->value_dim) * dtype_size(qk->v_dtype),
                         qk->v_dtype, qk->value_dim, w->first_value);
-        zero_infinite(w->first_value, qk->value_dim);
+        if (attention_key_count(w->a, w->sample) > 0) {
+            zero_extraordinary(w, 0, 1, w->first_value);
+        }
     }
+}
+
+/* The head, and its rows' gradients. */
+
+/* An element that f32 has as `rounded`. */
+static double exact_element(const void *tensor, enum dtype dtype, size_t at, float rounded)
+{
+    double x = (double)rounded;
+    if (dtype == DTYPE_F64) {
+        attention_load(tensor, dtype, at, 1, &x);
+    }
+    return x;
+}
+
+/* Rows of n elements each as f32; where f32 or its squares may not hold them, a power of two is
+ * taken out. Returns it, 1 otherwise; 0 when an element is not finite. */
+static double load_scaled(const struct qk_work *w, const void *tensor, enum dtype dtype,
+                          size_t first, uint32_t rows, uint32_t n, float *ret)
+{
+    const unsigned char *p = tensor;
+    size_t count = (size_t)rows * n;
+    w->kernel->load(p + first * dtype_size(dtype), dtype, count, ret);
+    double length = (double)w->kernel->length(ret, count), largest = 0;
+    if (length >= LENGTH_MIN && length <= LENGTH_MAX) {
+        return 1;
+    }
+    for (size_t c = 0; c < count; c++) {
+        double x = exact_element(tensor, dtype, first + c, ret[c]);
+        largest = fabs(x) > largest || isnan(x) ? fabs(x) : largest;
+    }
+    if (!isfinite(largest)) {
+        return 0;
+    }
+    int exponent = largest > 0 ? ilogb(largest) : 0;
+    for (size_t c = 0; c < count; c++) {
+        ret[c] = (float)ldexp(exact_element(tensor, dtype, first + c, ret[c]), -exponent);
+    }
+    return ldexp(1, exponent);
+}
+
+void qk_work_begin_head(struct qk_work *w, uint32_t h)
+{
+    const struct qk *qk = &w->a->qk;
+    w->head = h;
+    w->written_unit = 0;
+    if (!w->values || !qk->wo_r) {
+        return;
+    }
+    size_t first = (size_t)h * qk->written_dim * qk->value_dim;
+    w->written_unit =
+        load_scaled(w, qk->wo_r, DTYPE_F32, first, qk->written_dim, qk->value_dim, w->wo_r);
+    cblas_sgemv(CblasRowMajor, CblasNoTrans, (int)qk->written_dim, (int)qk->value_dim, 1, w->wo_r,
+                (int)qk->value_dim, w->first_value, 1, 0, w->first_written, 1);
+}
+
+/* A unit beyond is that of an f64: sums in it may pass f64 where the single products do not. */
+#define UNIT_MAX 0x1p200
+
+bool qk_work_load_gradient(struct qk_work *w, uint32_t i, uint32_t at)
+{
+    const struct qk *qk = &w->a->qk;
+    size_t row = ((size_t)w->sample * w->a->heads + w->head) * w->a->queries + i;
+    float *dout = w->dout + (size_t)at * qk->value_dim;
+    double unit =
+        load_scaled(w, qk->dout, qk->dout_dtype, row * qk->value_dim, 1, qk->value_dim, dout);
+    if (unit <= 0) {
+        memset(dout, 0, qk->value_dim * sizeof *dout);
+    }
+    w->gradient_row[at] = (struct qk_gradient){.unit = unit};
+    return unit <= 0 || (unit >= 1 / UNIT_MAX && unit <= UNIT_MAX);
+}
+
+double qk_work_x_norm(const struct qk_work *w, uint32_t i)
+{
+    double x_norm = NAN;
+    if (w->a->qk.x_norm) {
+        attention_load(w->a->qk.x_norm, DTYPE_F32, (size_t)w->sample * w->a->queries + i, 1,
+                       &x_norm);
+    }
+    return x_norm > 0 && isfinite(x_norm) ? x_norm : NAN;
 }
 
 /* Rows and tiles. */
@@ -470,7 +575,7 @@ const float *qk_work_values(const struct qk_work *w, uint32_t begin, uint32_t en
         elements(w, qk->v, qk->v_dtype, key_begin_of(w, begin, qk->value_dim), n, w->value);
     if (from->lost != to->lost || from->odd != to->odd) {
         memmove(w->value, v, n * sizeof *v);
-        zero_infinite(w->value, n);
+        zero_extraordinary(w, begin, end, w->value);
         return w->value;
     }
     return v;

@@ -83,6 +83,9 @@ static int block_merge_head(struct head_block *into, const struct head_block *fr
     moments_merge(&into->k_norm, &from->k_norm);
     moments_merge(&into->output_norm, &from->output_norm);
     moments_merge(&into->norm_weighted_entropy, &from->norm_weighted_entropy);
+    moments_merge(&into->write_norm, &from->write_norm);
+    moments_merge(&into->residual_share, &from->residual_share);
+    into->gradient += from->gradient;
     into->neighbour_sum += from->neighbour_sum;
     into->neighbour_count += from->neighbour_count;
     return 0;
@@ -101,7 +104,7 @@ int block_merge(struct block *into, const struct block *from)
 {
     assert(into->batch == from->batch && into->heads == from->heads);
     assert(memcmp(into->plan.group, from->plan.group, sizeof into->plan.group) == 0);
-    assert(into->plan.maps == from->plan.maps);
+    assert(into->plan.maps == from->plan.maps && into->plan.gradient == from->plan.gradient);
     assert(into->plan.local_window == from->plan.local_window);
     for (uint32_t h = 0; h < into->heads; h++) {
         int rc = block_merge_head(&into->head[h], &from->head[h]);
@@ -192,6 +195,8 @@ static const struct {
     {METRIC_OUTPUT_NORM, offsetof(struct head_block, output_norm), moments_mean},
     {METRIC_NORM_WEIGHTED_ENTROPY, offsetof(struct head_block, norm_weighted_entropy),
      moments_mean},
+    {METRIC_WRITE_NORM, offsetof(struct head_block, write_norm), moments_mean},
+    {METRIC_RESIDUAL_SHARE, offsetof(struct head_block, residual_share), moments_mean},
 };
 
 static double locality(const struct head_block *head)
@@ -246,7 +251,7 @@ void block_values(const struct block *block, double *const ret_value[METRIC_COUN
         importance_values(block, ret_value[METRIC_IMPORTANCE]);
     }
     for (uint32_t h = 0; ret_value[METRIC_IMPORTANCE_GRADIENT] && h < block->heads; h++) {
-        ret_value[METRIC_IMPORTANCE_GRADIENT][h] = NAN; /* across.h */
+        ret_value[METRIC_IMPORTANCE_GRADIENT][h] = NAN; /* measure_numbers.c */
     }
 }
 

@@ -20,8 +20,9 @@
 struct block_plan {
     bool group[METRIC_GROUP_COUNT]; /* CORE, IMPORTANCE, PAIRS; others are not a block's business */
     bool maps;                      /* sum, mean and max over the heads */
-    uint32_t top_pairs;             /* 1..TOP_PAIRS_MAX */
-    uint32_t local_window;          /* local_mass: keys at most so many positions away */
+    bool gradient;         /* tier qk: the sums of importance_gradient, from dout, which was sent */
+    uint32_t top_pairs;    /* 1..TOP_PAIRS_MAX */
+    uint32_t local_window; /* local_mass: keys at most so many positions away */
 };
 
 /* One head's share. */
@@ -36,6 +37,9 @@ struct head_block {
     struct moments q_norm, k_norm; /* lengths of the vectors of valid queries, of valid keys */
     struct moments output_norm;    /* |A V| of sound rows */
     struct moments norm_weighted_entropy; /* of |A_ij v_j| made a distribution over j */
+    struct moments write_norm;            /* |R_h A V| of sound rows */
+    struct moments residual_share;        /* the same over |x| */
+    double gradient;                      /* sum |A dL/dA| over sound rows */
 };
 
 /* One (sample, head)'s share of the importance score. */
@@ -80,8 +84,8 @@ void block_offer_pair(struct block *block, struct pair pair);
 
 /* The message's own numbers: ret_value[metric][heads] for every metric of the plan's groups but
  * SPECTRUM (NaN where it does not exist); other groups' entries are left as they are, NULL entries
- * are skipped. Row metrics give their mean over the rows; importance_gradient is across.h's, and
- * NaN here. */
+ * are skipped. Row metrics give their mean over the rows; importance_gradient is
+ * measure's, and NaN here. */
 void block_values(const struct block *block, double *const ret_value[METRIC_COUNT]);
 /* mean, max, min, std of an across-head map; NaN without entries. */
 void block_map_stats(const struct moments *map, double ret_stat[MAP_STAT_COUNT]);

@@ -24,7 +24,7 @@ from reference_spectrum import QK_SPECTRUM_METRICS, SINGULAR_VALUES, Spectra, la
 LOGIT = 1e-5  # of a logit or a cosine
 QK_ROW_METRICS = ("max_logit",)
 QK_METRICS = ("max_abs_logit", "mean_logit", "std_logit", "qk_cosine", "qk_cosine_max", "q_norm", "k_norm",
-              "output_norm", "norm_weighted_entropy")
+              "output_norm", "norm_weighted_entropy", "write_norm", "residual_share")
 
 
 class Vectors(NamedTuple):
@@ -35,6 +35,9 @@ class Vectors(NamedTuple):
     scale: float
     logits: torch.Tensor  # [B,H,Tq,Tk]
     eps: float            # of the dtype that was sent
+    dout: Optional[torch.Tensor] = None    # [B,H,Tq,dv] gradient of the loss by A V
+    wo_r: Optional[torch.Tensor] = None    # [H,r,dv] R of the QR of each head's slice of W_o
+    x_norm: Optional[torch.Tensor] = None  # [B,Tq] norms of the layer's input
 
 
 def attention(tensors: Mapping[str, torch.Tensor], dtype: str, scale: float, softcap: float = 0.0,
@@ -45,7 +48,9 @@ def attention(tensors: Mapping[str, torch.Tensor], dtype: str, scale: float, sof
     logits = scale * q @ k.transpose(-1, -2)
     if softcap:
         logits = softcap * (logits / softcap).tanh()
-    a = Attention(logits, "f32", qk=Vectors(q, k, v, scale, logits, EPS[dtype]), **rows)
+    dout, wo_r, x_norm = (tensors[name].double() if name in tensors else None for name in ("dout", "wo_r", "x_norm"))
+    a = Attention(logits, "f32", grad=None if dout is None else dout @ v.transpose(-1, -2),
+                  qk=Vectors(q, k, v, scale, logits, EPS[dtype], dout, wo_r, x_norm), **rows)
     return a._replace(weights=_softmax(a))
 
 
@@ -84,14 +89,28 @@ def metrics(a: Attention, rows: Rows) -> Dict[str, np.ndarray]:
 
 
 def _outputs(a: Attention, rows: Rows) -> Dict[str, np.ndarray]:
+    none = np.full(a.weights.shape[1], math.nan)
     if a.qk.v is None:
-        return {name: np.full(a.weights.shape[1], math.nan) for name in ("output_norm", "norm_weighted_entropy")}
+        return dict.fromkeys(("output_norm", "norm_weighted_entropy", "write_norm", "residual_share"), none)
     output = (rows.A @ a.qk.v).norm(dim=-1)
     shares = rows.A * a.qk.v.norm(dim=-1)[:, :, None]
     total = shares.sum(-1, keepdim=True)
     entropy = torch.special.entr(shares / total).sum(-1)
     return {"output_norm": _each(_of_each_head(output, rows.sound), torch.mean),
-            "norm_weighted_entropy": _each(_of_each_head(entropy, rows.sound & (total[..., 0] > 0)), torch.mean)}
+            "norm_weighted_entropy": _each(_of_each_head(entropy, rows.sound & (total[..., 0] > 0)), torch.mean),
+            "write_norm": none, "residual_share": none, **_writes(a, rows)}
+
+
+def _writes(a: Attention, rows: Rows) -> Dict[str, np.ndarray]:
+    """What heads write to the residual stream, |R_h A V|, and its share of the stream that they read."""
+    if a.qk.wo_r is None:
+        return {}
+    written = ((rows.A @ a.qk.v) @ a.qk.wo_r.transpose(-1, -2)).norm(dim=-1)
+    found = {"write_norm": _each(_of_each_head(written, rows.sound), torch.mean)}
+    if a.qk.x_norm is not None:
+        divides = ((a.qk.x_norm > 0) & torch.isfinite(a.qk.x_norm))[:, None]
+        found["residual_share"] = _each(_of_each_head(written / a.qk.x_norm[:, None], rows.sound & divides), torch.mean)
+    return found
 
 
 def _of_each_head(x: torch.Tensor, chosen: torch.Tensor) -> List[torch.Tensor]:
@@ -149,6 +168,17 @@ def slack(a: Attention, rows: Mapping[str, List[np.ndarray]], values: Mapping[st
     logit = LOGIT * max(1.0, largest_logit(a))
     result.update(dict.fromkeys(("max_logit", "max_abs_logit", "mean_logit", "std_logit"), logit))
     result.update(dict.fromkeys(("qk_cosine", "qk_cosine_max"), LOGIT))
+    if a.qk.dout is not None:  # of the sum of A |dO| |v|, for each head and for the norm over them
+        sizes = a.weights * a.qk.dout.norm(dim=-1)[..., None] * a.qk.v.norm(dim=-1)[:, :, None]
+        scores = (a.weights * a.grad).abs()
+        off = 2.0**-21 * sizes.nansum((0, 2, 3)) / scores.nansum((0, 2, 3)).norm()
+        result["importance_gradient"] = 4 * delta * values["importance_gradient"] + off.numpy() + float(off.norm())
+    if a.qk.wo_r is not None:
+        sizes = a.qk.wo_r.flatten(1).norm(dim=1)[:, None] * (a.weights * a.qk.v.norm(dim=-1)[:, :, None]).sum(-1)
+        share = sizes / a.qk.x_norm[:, None] if a.qk.x_norm is not None else sizes
+        for name, size in (("write_norm", sizes), ("residual_share", share)):
+            largest = size.masked_fill(~torch.isfinite(size), 0).amax((0, 2)).numpy()
+            result[name] = (1e-5 + 2 * delta) * largest
     result["norm_weighted_entropy"] = 1e-4 + 2 * delta * (nats + 1)
     result.update({f"aggregate.{name}": 2 * delta * max(map(abs, stats.values()))
                    for name, stats in aggregate.items()})

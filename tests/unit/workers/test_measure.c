@@ -167,6 +167,43 @@ static void test_jobs_of_any_size_give_the_same_numbers(void **state)
     measure_free(&cut);
 }
 
+/* With blocks of one row and without the map, and as one block with it. */
+static void test_the_gradient_score_of_qk_is_that_of_its_map(void **state)
+{
+    (void)state;
+    static float map[B * H * T * T], slope[B * H * T * T];
+    struct scratch scratch = {0};
+    struct attention qk = by_qk(), a = by_weights();
+    qk.qk.v = k_data;
+    qk.qk.dout = q_data;
+    qk.qk.value_dim = D;
+    assert_int_equal(qk_weights(&qk, 0, T, map, isa_best(), &scratch), 0);
+    for (size_t row = 0; row < B * H * T; row++) {
+        for (size_t j = 0; j < T; j++) {
+            slope[row * T + j] = 0;
+            for (size_t c = 0; c < D; c++) {
+                slope[row * T + j] += q_data[row * D + c] * k_data[(row / T * T + j) * D + c];
+            }
+        }
+    }
+    a.weights = map;
+    a.grad = slope;
+    a.causal = true;
+    for (uint32_t size = 0; size <= T; size += T) {
+        struct measure_plan plan = everything(size == 0 ? 1 : 1 << 20);
+        plan.qk_maps_max_size = size;
+        struct measure *of_qk = must_run(&qk, &plan), *of_map = must_run(&a, &plan);
+        for (uint32_t h = 0; h < H; h++) {
+            assert_close(measure_result(of_qk)->value[METRIC_IMPORTANCE_GRADIENT][h],
+                         measure_result(of_map)->value[METRIC_IMPORTANCE_GRADIENT][h], 1e-5);
+        }
+        assert_null(measure_result(of_qk)->value[METRIC_WRITE_NORM]);
+        measure_free(&of_qk);
+        measure_free(&of_map);
+    }
+    scratch_clear(&scratch);
+}
+
 static void test_what_goes_across_heads_needs_all_heads(void **state)
 {
     (void)state;
@@ -187,6 +224,25 @@ static void test_what_goes_across_heads_needs_all_heads(void **state)
         assert_false(r->has_aggregate[i]);
     }
     measure_free(&m);
+}
+
+static void test_the_gradient_score_needs_all_heads_and_rows(void **state)
+{
+    (void)state;
+    struct attention a = by_qk();
+    struct measure_plan plan = everything(1 << 20);
+    a.qk.v = a.qk.dout = q_data;
+    a.qk.value_dim = D;
+    plan.whole = false;
+    struct measure *slice = must_run(&a, &plan);
+    plan.whole = true;
+    a.q_stride = 2;
+    struct measure *sample = must_run(&a, &plan);
+    assert_non_null(measure_result(slice)->value[METRIC_OUTPUT_NORM]);
+    assert_null(measure_result(slice)->value[METRIC_IMPORTANCE_GRADIENT]);
+    assert_null(measure_result(sample)->value[METRIC_IMPORTANCE_GRADIENT]);
+    measure_free(&slice);
+    measure_free(&sample);
 }
 
 /* Sums over rows and numbers of a map would be other ones. */
@@ -527,12 +583,18 @@ static void test_cost_saturates(void **state)
     plan.threads = 8;                                /* scratch of each */
     a.keys = 1 << 23;
     assert_true(measure_scratch(&a, &plan) > UINT64_C(8) * 68 * (1 << 23));
+    a = by_qk(); /* R_h as it is multiplied */
+    a.qk.v = a.qk.wo_r = q_data;
+    a.qk.value_dim = a.qk.written_dim = 1 << 12;
+    assert_true(measure_scratch(&a, &plan) > UINT64_C(4) << 24);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_jobs_of_any_size_give_the_same_numbers),
+        cmocka_unit_test(test_the_gradient_score_of_qk_is_that_of_its_map),
+        cmocka_unit_test(test_the_gradient_score_needs_all_heads_and_rows),
         cmocka_unit_test(test_what_goes_across_heads_needs_all_heads),
         cmocka_unit_test(test_a_sample_of_rows_has_no_numbers_of_the_map),
         cmocka_unit_test(test_groups_that_are_off_leave_nothing),

@@ -3,6 +3,7 @@
 #include "tests/unit/unit.h"
 #include "proto/err.h"
 #include "tests/unit/heap.h"
+#include "workers/across/ref.h"
 #include "workers/qk/qk.h"
 
 #include <stdlib.h>
@@ -14,6 +15,7 @@
 #define QUERIES 150
 #define KEYS    150
 #define DIM     12
+#define WRITTEN 7
 
 static const struct block_plan core = {.group = {[METRIC_GROUP_CORE] = true}, .local_window = 3};
 
@@ -22,7 +24,8 @@ struct message {
     float q[BATCH * HEADS * QUERIES * DIM], k[BATCH * KV * KEYS * DIM], v[BATCH * KV * KEYS * DIM];
     int32_t documents[BATCH * KEYS], tokens[BATCH * KEYS], length[BATCH];
     uint8_t mask[BATCH * QUERIES * KEYS];
-    double weights[BATCH * HEADS * QUERIES * KEYS];
+    float dout[BATCH * HEADS * QUERIES * DIM], wo_r[HEADS * WRITTEN * DIM], x_norm[BATCH * QUERIES];
+    double weights[BATCH * HEADS * QUERIES * KEYS], grad[BATCH * HEADS * QUERIES * KEYS];
     struct attention a;
 };
 
@@ -37,6 +40,15 @@ static struct message *new_message(void)
     for (size_t i = 0; i < sizeof m->k / sizeof m->k[0]; i++) {
         m->k[i] = (float)(4 * random_unit(&seed) - 2);
         m->v[i] = (float)(4 * random_unit(&seed) - 2);
+    }
+    for (size_t i = 0; i < sizeof m->dout / sizeof m->dout[0]; i++) {
+        m->dout[i] = (float)(4 * random_unit(&seed) - 2);
+    }
+    for (size_t i = 0; i < sizeof m->wo_r / sizeof m->wo_r[0]; i++) {
+        m->wo_r[i] = (float)(4 * random_unit(&seed) - 2);
+    }
+    for (size_t i = 0; i < BATCH * QUERIES; i++) {
+        m->x_norm[i] = (float)(1 + random_unit(&seed));
     }
     for (size_t j = 0; j < BATCH * KEYS; j++) {
         m->documents[j] = (int32_t)(j % KEYS / 40);
@@ -56,6 +68,16 @@ static struct message *new_message(void)
         .qk = {
             .q = m->q, .k = m->k, .kv_heads = KV, .head_dim = DIM, .value_dim = DIM, .scale = 0.3}};
     return m;
+}
+
+/* With all that the output is judged by. */
+static void add_output(struct message *m)
+{
+    m->a.qk.v = m->v;
+    m->a.qk.dout = m->dout;
+    m->a.qk.wo_r = m->wo_r;
+    m->a.qk.x_norm = m->x_norm;
+    m->a.qk.written_dim = WRITTEN;
 }
 
 /* Masks of every kind: how many, and the n-th set. */
@@ -182,6 +204,103 @@ static void test_it_says_what_the_attention_tier_says_for_every_mask(void **stat
     free(m);
 }
 
+static struct block compute_gradient(const struct attention *a, bool with_core, enum isa isa)
+{
+    struct block_plan plan = {.group = {[METRIC_GROUP_CORE] = with_core}, .gradient = true};
+    struct scratch scratch = {0};
+    struct block block;
+    assert_int_equal(block_init(&block, a, &plan), 0);
+    assert_int_equal(qk_compute(&block, a, 0, QUERIES, isa, &scratch), 0);
+    scratch_clear(&scratch);
+    return block;
+}
+
+/* dL/dA = dO V^T, as a trainer would have sent it. */
+static void fill_grad(struct message *m)
+{
+    for (size_t row = 0; row < BATCH * HEADS * QUERIES; row++) {
+        size_t head = row / QUERIES, kv = head / HEADS * KV + head % HEADS / (HEADS / KV);
+        for (size_t j = 0; j < KEYS; j++) {
+            m->grad[row * KEYS + j] = qk_dot(m->dout + row * DIM, m->v + (kv * KEYS + j) * DIM);
+        }
+    }
+}
+
+/* Core metrics on and off, in turn. */
+static void test_its_gradient_score_is_that_of_the_attention_tier(void **state)
+{
+    (void)state;
+    struct message *m = new_message();
+    struct scratch scratch = {0};
+    add_output(m);
+    m->v[33 * DIM] = NAN; /* sample 0, value head 0: no product with it is finite */
+    m->v[40 * DIM + 1] = INFINITY;
+    m->dout[(HEADS + 3) * QUERIES * DIM] = NAN; /* sample 1, head 3, row 0 */
+    fill_grad(m);
+    for (unsigned kind = 0; kind < MASK_KINDS; kind++) {
+        set_mask(m, kind);
+        struct attention a = as_weights(m);
+        double want[HEADS] = {0};
+        a.grad = m->grad;
+        a.grad_dtype = DTYPE_F64;
+        assert_int_equal(across_gradient_ref(want, &a, 0, QUERIES, &scratch), 0);
+        for (int isa = 0; isa < ISA_COUNT; isa++) {
+            if (!isa_available((enum isa)isa)) {
+                continue;
+            }
+            struct block got = compute_gradient(&m->a, kind % 2 == 0, (enum isa)isa);
+            for (uint32_t h = 0; h < HEADS; h++) {
+                assert_true(want[h] > 1);
+                assert_close(got.head[h].gradient / want[h], 1, isa == ISA_SCALAR ? 1e-12 : 2e-5);
+            }
+            block_clear(&got);
+        }
+    }
+    scratch_clear(&scratch);
+    free(m);
+}
+
+/* A row that sees itself only writes R_h v_i. */
+static void test_a_row_of_one_key_writes_its_value(void **state)
+{
+    (void)state;
+    struct message *m = new_message();
+    add_output(m);
+    m->a.causal = true;
+    m->a.window = 1;
+    m->x_norm[0] = 0; /* sample 0, row 0: nothing to divide by */
+    for (int isa = 0; isa < ISA_COUNT; isa++) {
+        if (!isa_available((enum isa)isa)) {
+            continue;
+        }
+        struct block block = test_qk_compute(&m->a, 0, QUERIES, (enum isa)isa);
+        for (uint32_t h = 0; h < HEADS; h++) {
+            double sum = 0, share = 0;
+            for (uint32_t b = 0; b < BATCH; b++) {
+                for (uint32_t i = 0; i < QUERIES; i++) {
+                    double square = 0;
+                    for (uint32_t r = 0; r < WRITTEN; r++) {
+                        double x =
+                            qk_dot(m->wo_r + ((size_t)h * WRITTEN + r) * DIM,
+                                   m->v + (((size_t)b * KV + h / (HEADS / KV)) * KEYS + i) * DIM);
+                        square += x * x;
+                    }
+                    sum += sqrt(square);
+                    share += b + i > 0 ? sqrt(square) / (double)m->x_norm[b * QUERIES + i] : 0;
+                }
+            }
+            const struct head_block *got = &block.head[h];
+            double tolerance = isa == ISA_SCALAR ? 1e-12 : 1e-6;
+            assert_int_equal(got->write_norm.n, BATCH * QUERIES);
+            assert_int_equal(got->residual_share.n, BATCH * QUERIES - 1);
+            assert_close(got->write_norm.mean * BATCH * QUERIES / sum, 1, tolerance);
+            assert_close(got->residual_share.mean * (BATCH * QUERIES - 1) / share, 1, tolerance);
+        }
+        block_clear(&block);
+    }
+    free(m);
+}
+
 static void test_qk_blocks_merge_to_the_whole(void **state)
 {
     (void)state;
@@ -295,6 +414,8 @@ static void test_memory_grows_with_the_keys_only(void **state)
     assert_int_equal(block_init(&block, &a, &core), 0);
     assert_int_equal(qk_compute(&block, &a, keys - 64, keys, isa_best(), &scratch), 0);
     assert_true(scratch.bytes < 4 << 20);
+    assert_true(scratch.bytes >= qk_scratch(&a, 64, false));
+    assert_true(qk_scratch(&a, 64, false) > 3 << 19);
     assert_close(block.head[0].row[METRIC_ENTROPY_NORMALIZED].moments.mean, 1, 1e-6);
     block_clear(&block);
     scratch_clear(&scratch);
@@ -369,6 +490,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_it_says_what_the_attention_tier_says_for_every_mask),
+        cmocka_unit_test(test_its_gradient_score_is_that_of_the_attention_tier),
+        cmocka_unit_test(test_a_row_of_one_key_writes_its_value),
         cmocka_unit_test(test_qk_blocks_merge_to_the_whole),
         cmocka_unit_test(test_a_row_with_a_nan_counts_as_invalid),
         cmocka_unit_test(test_no_sound_row_gives_no_numbers),

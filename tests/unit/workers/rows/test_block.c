@@ -749,6 +749,11 @@ static void test_logit_statistics_are_read_out_and_merged(void **state)
     moments_add(&two.head[0].k_norm, 7);
     moments_add(&two.head[0].output_norm, 11);
     moments_add(&two.head[0].norm_weighted_entropy, 13);
+    moments_add(&one.head[0].write_norm, 17);
+    moments_add(&two.head[0].write_norm, 21);
+    moments_add(&two.head[0].residual_share, 0.5);
+    one.head[0].gradient = 2;
+    two.head[0].gradient = 3;
     assert_int_equal(dist_add(&two.head[0].row[METRIC_MAX_LOGIT], 2), 0);
     assert_int_equal(block_merge(&one, &two), 0);
     struct numbers n = block_read_out(&one);
@@ -759,6 +764,9 @@ static void test_logit_statistics_are_read_out_and_merged(void **state)
     assert_true(n.value[METRIC_Q_NORM][0] == 4 && n.value[METRIC_K_NORM][0] == 7);
     assert_true(n.value[METRIC_OUTPUT_NORM][0] == 11);
     assert_true(n.value[METRIC_NORM_WEIGHTED_ENTROPY][0] == 13);
+    assert_true(n.value[METRIC_WRITE_NORM][0] == 19);
+    assert_true(n.value[METRIC_RESIDUAL_SHARE][0] == 0.5);
+    assert_true(one.head[0].gradient == 5);
     assert_nan(n.value[METRIC_ENTROPY][0]);
     block_clear(&one);
     block_clear(&two);
