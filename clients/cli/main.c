@@ -111,5 +111,5 @@ int main(int argc, char **argv)
     int code = strcmp(first, COMPLETE_COMMAND) == 0    ? complete_print(argc - 2, argv + 2, stdout)
                : strcmp(first, PLOT_MAPS_COMMAND) == 0 ? plot_maps(&cli, argc - 2, argv + 2)
                                                        : main_dispatch(&cli, &args, argc, argv);
-    return out_end(stdout) ? code : cli_fail_output(&cli);
+    return out_end(stdout) ? code : cli_fail(&cli, CLI_FINDING, "cannot write the output");
 }

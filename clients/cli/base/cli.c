@@ -15,6 +15,7 @@
 #define LOOK_EVERY_MS 50
 #define PATIENCE_MS   60000
 #define LIMIT_MAX     200000
+#define SENTENCE_MAX  2048 /* bytes; what is more is cut */
 
 int cli_check_entry(struct cli *cli, const char *endpoint)
 {
@@ -23,11 +24,10 @@ int cli_check_entry(struct cli *cli, const char *endpoint)
         errno != EACCES) {
         return CLI_OK;
     }
-    fprintf(cli->err,
-            "attnctl: cannot reach attnd at %s: permission denied: it is for another user; join "
-            "group attnd if it runs as a service\n",
-            endpoint);
-    return CLI_UNREACHABLE;
+    return cli_fail(cli, CLI_UNREACHABLE,
+                    "cannot reach attnd at %s: permission denied: it is for another user; join "
+                    "group attnd if it runs as a service",
+                    endpoint);
 }
 
 static int explain_unreachable(struct cli *cli, const struct rpc *rpc)
@@ -35,13 +35,13 @@ static int explain_unreachable(struct cli *cli, const struct rpc *rpc)
     const struct args *args = cli->args;
     char why[ADDRESS_REASON_MAX];
     if (!rpc->found && listener_is_wrong(ADDRESS_CONTROL, args->endpoint, args->address, why)) {
-        return cli_fail(cli, CLI_UNREACHABLE, why);
+        return cli_fail(cli, CLI_UNREACHABLE, "%s", why);
     }
     if (cli_check_entry(cli, rpc->endpoint) == CLI_OK) {
-        fprintf(cli->err,
-                "attnctl: cannot reach attnd at %s within %g s: is it running? start it with "
-                "`attnd` or give --address\n",
-                rpc->endpoint, args->timeout_ms / 1000.0);
+        cli_fail(cli, CLI_UNREACHABLE,
+                 "cannot reach attnd at %s within %g s: is it running? start it with `attnd` or "
+                 "give --address",
+                 rpc->endpoint, args->timeout_ms / 1000.0);
     }
     return CLI_UNREACHABLE;
 }
@@ -89,13 +89,11 @@ static int base_cli_explain(struct cli *cli, enum rpc_status status, const struc
     case RPC_UNREACHABLE:
         return explain_unreachable(cli, rpc);
     case RPC_NOBODY:
-        fprintf(cli->err, "attnctl: %s. " CLI_NOBODY_HINT "\n", rpc->reason);
-        return CLI_UNREACHABLE;
+        return cli_fail(cli, CLI_UNREACHABLE, "%s. " CLI_NOBODY_HINT, rpc->reason);
     case RPC_ADDRESS:
         return cli_usage(cli, "address %s", rpc->reason);
     case RPC_BROKEN:
-        fprintf(cli->err, "attnctl: what answers at %s is not attnd\n", rpc->endpoint);
-        return CLI_UNREACHABLE;
+        return cli_fail(cli, CLI_UNREACHABLE, "what answers at %s is not attnd", rpc->endpoint);
     case RPC_ENDPOINT:
         return cli_usage(cli,
                          "--endpoint: '%.200s': not an endpoint (valid: tcp://host:port, "
@@ -131,16 +129,15 @@ int cli_connect(struct cli *cli, struct rpc *ret_rpc)
 int cli_explain(struct cli *cli, enum rpc_status status, const struct rpc_reply *reply)
 {
     if (status == RPC_REFUSED) {
+        int code = strcmp(reply->code, err_slug(ERR_ARGUMENT)) == 0 ? CLI_USAGE : CLI_FINDING;
         if (strcmp(reply->code, err_slug(ERR_JOB_UNKNOWN)) == 0 && cli->args->word_count > 1) {
-            fprintf(cli->err, "attnctl: no such job: '%.80s' (see attnctl jobs)\n",
-                    cli->args->words[1]);
-        } else if (speaks_for_itself(reply->code)) {
-            fprintf(cli->err, "attnctl: %s%s\n", reply->message,
-                    cli_needs_hint(reply) ? cli_hint_of(reply->code) : "");
-        } else {
-            fprintf(cli->err, "attnctl: attnd refused: %s (%s)\n", reply->message, reply->code);
+            return cli_fail(cli, code, "no such job: '%.80s' (see attnctl jobs)",
+                            cli->args->words[1]);
         }
-        return strcmp(reply->code, err_slug(ERR_ARGUMENT)) == 0 ? CLI_USAGE : CLI_FINDING;
+        return speaks_for_itself(reply->code)
+                   ? cli_fail(cli, code, "%s%s", reply->message,
+                              cli_needs_hint(reply) ? cli_hint_of(reply->code) : "")
+                   : cli_fail(cli, code, "attnd refused: %s (%s)", reply->message, reply->code);
     }
     return status == RPC_OK ? CLI_OK : base_cli_explain(cli, status, cli->rpc);
 }
@@ -162,8 +159,13 @@ int cli_usage(struct cli *cli, const char *format, ...)
     return CLI_USAGE;
 }
 
-int cli_fail(struct cli *cli, int code, const char *sentence)
+int cli_fail(struct cli *cli, int code, const char *format, ...)
 {
+    char sentence[SENTENCE_MAX];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(sentence, sizeof sentence, format, args);
+    va_end(args);
     if (*sentence == '\0') {
         return code;
     }
@@ -173,12 +175,6 @@ int cli_fail(struct cli *cli, int code, const char *sentence)
     }
     putc('\n', cli->err);
     return code;
-}
-
-int cli_fail_output(struct cli *cli)
-{
-    fputs("attnctl: cannot write the output\n", cli->err);
-    return CLI_FINDING;
 }
 
 static int print_value(struct cli *cli, const msgpack_object *value, unsigned indent, FILE *out)
@@ -427,7 +423,7 @@ int reach_endpoint(struct cli *cli, enum address_socket which, char ret_endpoint
         return cli_usage(cli, "address %s", reason);
     }
     if (cli->args->address && listener_is_wrong(which, NULL, cli->args->address, reason)) {
-        return cli_fail(cli, CLI_UNREACHABLE, reason);
+        return cli_fail(cli, CLI_UNREACHABLE, "%s", reason);
     }
     return cli_check_entry(cli, ret_endpoint);
 }

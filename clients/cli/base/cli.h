@@ -47,9 +47,8 @@ int cli_connect(struct cli *cli, struct rpc *ret_rpc);
 int cli_usage(struct cli *cli, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* Prints a sentence on err, control characters as '?'; nothing when it is empty. Returns `code`. */
-int cli_fail(struct cli *cli, int code, const char *sentence);
-/* Explains on err that the output cannot be written; returns CLI_FINDING. */
-int cli_fail_output(struct cli *cli);
+int cli_fail(struct cli *cli, int code, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 
 /* Whether this user may connect to an endpoint, as far as a file's mode tells. Returns CLI_OK, or
  * CLI_UNREACHABLE with a sentence on err. */

@@ -233,7 +233,7 @@ int cmd_plot(struct cli *cli, int argc, char **argv)
     char error[PLOT_ERROR_MAX];
     int rc = plot_options_parse(argc, argv, &options, error), count = 0;
     if (rc != 0) {
-        return cli_fail(cli, rc == ERR_MEMORY ? CLI_FINDING : CLI_USAGE, error);
+        return cli_fail(cli, rc == ERR_MEMORY ? CLI_FINDING : CLI_USAGE, "%s", error);
     }
     size_t size = (size_t)options.whole_count + (size_t)options.word_count + 2;
     const char **line = calloc(size, sizeof *line);

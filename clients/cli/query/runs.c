@@ -49,10 +49,10 @@ static int read_runs(struct cli *cli, const msgpack_object *result)
     bool none = cli->args->word_count > 1 && field_length(mpk_find(result, "runs")) == 0;
     int code = json ? cli_print_json(cli, result) : none ? CLI_OK : show_runs(cli, result);
     if (none) {
-        fprintf(cli->err, "attnctl: the history has no run of '%.80s' (see attnctl runs)\n",
-                cli->args->words[1]);
+        return cli_fail(cli, CLI_FINDING, "the history has no run of '%.80s' (see attnctl runs)",
+                        cli->args->words[1]);
     }
-    return none ? CLI_FINDING : code;
+    return code;
 }
 
 int cmd_runs(struct cli *cli)

@@ -295,24 +295,21 @@ static int show_summary(struct cli *cli, const msgpack_object *result)
     struct args args = *cli->args;
     struct cli shown = *cli;
     if (count == 0) {
-        fprintf(cli->err, "attnctl: no summary of %s matches yet\n", cli->args->words[1]);
-        return CLI_FINDING;
+        return cli_fail(cli, CLI_FINDING, "no summary of %s matches yet", args.words[1]);
     }
     bool any = !(args.given & ARGS_DRIFT); /* any layer has a baseline */
     for (uint32_t i = 0; i < count && !any; i++) {
         any = field_length(mpk_find(&result->via.array.ptr[i], "drift")) > 0;
     }
     if (!any) {
-        fprintf(cli->err,
-                "attnctl: %s has no baseline yet: its first windows that neither rise nor fall "
-                "make one (drift.windows in attnctl config)\n",
-                args.words[1]);
-        return CLI_FINDING;
+        return cli_fail(cli, CLI_FINDING,
+                        "%s has no baseline yet: its first windows that neither rise nor fall make "
+                        "one (drift.windows in attnctl config)",
+                        args.words[1]);
     }
     if (!args.metric) {
         if (!field_choose_metric(result->via.array.ptr, count, chosen)) {
-            fprintf(cli->err, "attnctl: the summary of %s has no metrics\n", args.words[1]);
-            return CLI_FINDING;
+            return cli_fail(cli, CLI_FINDING, "the summary of %s has no metrics", args.words[1]);
         }
         args.metric = chosen;
     }

@@ -273,7 +273,7 @@ static int tail(struct cli *cli, const char *endpoint, const char *prefix)
     struct link link = {.socket = zmq_socket(cli->rpc->context, ZMQ_SUB)};
     struct drain drain;
     if (!link.socket) {
-        return cli_fail(cli, CLI_FINDING, zmq_strerror(errno));
+        return cli_fail(cli, CLI_FINDING, "%s", zmq_strerror(errno));
     }
     sockopt_int(link.socket, ZMQ_LINGER, 0);
     sockopt_int(link.socket, ZMQ_RCVHWM, 0);

@@ -128,7 +128,7 @@ static void note_number(struct live_recording *recording, const struct tapped *t
 
 static int fail_file(struct live_recording *recording)
 {
-    return cli_fail(recording->cli, CLI_FINDING, recording->error);
+    return cli_fail(recording->cli, CLI_FINDING, "%s", recording->error);
 }
 
 static int write_tapped(struct live_recording *recording, struct tapped *tapped)
@@ -197,10 +197,9 @@ static int record_begin(struct live_recording *recording)
         if (interrupt_came()) {
             return cli_fail(recording->cli, CLI_FINDING, "interrupted");
         }
-        fprintf(recording->cli->err,
-                "attnctl: attnd does not answer at %s, its tap.endpoint, within %g s\n",
-                recording->endpoint, recording->cli->args->timeout_ms / 1000.0);
-        return CLI_UNREACHABLE;
+        return cli_fail(recording->cli, CLI_UNREACHABLE,
+                        "attnd does not answer at %s, its tap.endpoint, within %g s",
+                        recording->endpoint, recording->cli->args->timeout_ms / 1000.0);
     }
     if (recorder_open(args->words[2], args->given & ARGS_FORCE, now_wall_ns(), &recording->recorder,
                       recording->error) != 0) {

@@ -96,21 +96,17 @@ static int replay_explain(struct cli *cli, enum sender_status status, const char
         return cli_usage(cli, "'%.200s': not an endpoint (valid: tcp://host:port, ipc://path)",
                          endpoint);
     case SENDER_NOBODY:
-        fprintf(cli->err,
-                "attnctl: attnd does not subscribe at %s, its ingest.endpoint, within %g s\n",
-                endpoint, cli->args->timeout_ms / 1000.0);
-        return CLI_UNREACHABLE;
+        return cli_fail(cli, CLI_UNREACHABLE,
+                        "attnd does not subscribe at %s, its ingest.endpoint, within %g s",
+                        endpoint, cli->args->timeout_ms / 1000.0);
     case SENDER_GONE:
-        fprintf(cli->err, "attnctl: attnd went away after %" PRIu64 " message%s\n", sent,
-                out_plural(sent));
-        return CLI_UNREACHABLE;
+        return cli_fail(cli, CLI_UNREACHABLE, "attnd went away after %" PRIu64 " message%s", sent,
+                        out_plural(sent));
     case SENDER_INTERRUPTED:
-        fprintf(cli->err, "attnctl: interrupted after %" PRIu64 " message%s\n", sent,
-                out_plural(sent));
-        return CLI_FINDING;
+        return cli_fail(cli, CLI_FINDING, "interrupted after %" PRIu64 " message%s", sent,
+                        out_plural(sent));
     default:
-        fputs("attnctl: out of memory\n", cli->err);
-        return CLI_FINDING;
+        return cli_fail(cli, CLI_FINDING, "out of memory");
     }
 }
 
@@ -138,11 +134,10 @@ static int replay_await(struct cli *cli, const struct replay_counts *before, uin
             last.in_flight != now->in_flight) {
             changed_ns = now_ns();
         } else if (now_ns() - changed_ns > (now->in_flight ? STALL_NS : IDLE_NS)) {
-            fprintf(cli->err,
-                    "attnctl: attnd has received %" PRIu64 " of %" PRIu64
-                    " messages, and is computing %" PRIu64 "; nothing moves any more\n",
-                    now->received - before->received, messages, now->in_flight);
-            return CLI_FINDING;
+            return cli_fail(cli, CLI_FINDING,
+                            "attnd has received %" PRIu64 " of %" PRIu64
+                            " messages, and is computing %" PRIu64 "; nothing moves any more",
+                            now->received - before->received, messages, now->in_flight);
         }
         last = *now;
         poll(NULL, 0, wait_ms);
@@ -315,8 +310,7 @@ static int replay_send(struct cli *cli, struct playback *playback, struct sender
     if (status == PLAYBACK_END) {
         return CLI_OK;
     }
-    fprintf(cli->err, "attnctl: %s\n", error);
-    return status == PLAYBACK_CUT ? CLI_OK : CLI_USAGE;
+    return cli_fail(cli, status == PLAYBACK_CUT ? CLI_OK : CLI_USAGE, "%s", error);
 }
 
 /* The command ---------------------------------------------------------------------------------- */

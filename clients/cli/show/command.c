@@ -97,12 +97,11 @@ static int show_choose(const struct show_options *options, struct view *view,
 
 static int fail_missing(struct cli *cli, const struct view *view)
 {
-    char text[SOURCE_ERROR_MAX], head[48];
+    char head[48];
     view_head_text(view, head);
-    snprintf(text, sizeof text,
-             "%s, sample %" PRIu32 ", %s: no entry is a number: there is nothing to show",
-             view->name, view->request->sample, head);
-    return cli_fail(cli, CLI_FINDING, text);
+    return cli_fail(cli, CLI_FINDING,
+                    "%s, sample %" PRIu32 ", %s: no entry is a number: there is nothing to show",
+                    view->name, view->request->sample, head);
 }
 
 static int clients_show_show(struct cli *cli, const struct show_options *options, struct view *view)
@@ -115,7 +114,7 @@ static int clients_show_show(struct cli *cli, const struct show_options *options
         code = measure_map(view->source, &request, &found, error);
     }
     if (code != CLI_OK) {
-        return cli_fail(cli, code, error);
+        return cli_fail(cli, code, "%s", error);
     }
     view->found = &found;
     static void (*const parts[PART_COUNT])(const struct view *view) = {
@@ -143,7 +142,7 @@ int cmd_show(struct cli *cli, int argc, char **argv)
     char error[SOURCE_ERROR_MAX];
     struct show_options options;
     if (show_options_parse(argc, argv, &options, error) != 0) {
-        return cli_fail(cli, CLI_USAGE, error);
+        return cli_fail(cli, CLI_USAGE, "%s", error);
     }
     if (options.word_count == 0) {
         return cli_usage(cli,
@@ -161,7 +160,7 @@ int cmd_show(struct cli *cli, int argc, char **argv)
             snprintf(error + used, SOURCE_ERROR_MAX - used, "; nor is there a file '%.80s'",
                      options.words[0]);
         }
-        return cli_fail(cli, code, error);
+        return cli_fail(cli, code, "%s", error);
     }
     screen_detect(cli->out, options.ascii, options.color, (int)options.width, &view.screen);
     /* The name of the source, fit for the screen. */

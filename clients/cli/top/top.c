@@ -177,8 +177,7 @@ static int show_with_signals(struct top *top)
 {
     struct sigaction before[CAUGHT];
     if (open_signals(before) != 0) {
-        fprintf(top->cli->err, "attnctl: cannot make a pipe: %s\n", strerror(errno));
-        return CLI_FINDING;
+        return cli_fail(top->cli, CLI_FINDING, "cannot make a pipe: %s", strerror(errno));
     }
     int code = top_show(top);
     for (int i = 0; i < CAUGHT; i++) {

@@ -214,10 +214,9 @@ static void put_losses(struct line *line, const struct health *health)
               : health->source_dropped >= health->dropped ? "by the job"
                                                           : health->reason,
               all > 0 ? ")" : "");
-    if (health->new_losses == 0) {
-        return;
+    if (health->new_losses > 0) {
+        put_piece(line, STYLE_CRITICAL, "+%" PRIu64 " NOW", health->new_losses);
     }
-    put_piece(line, STYLE_CRITICAL, "+%" PRIu64 " NOW", health->new_losses);
 }
 
 static void draw_health(const struct model *model, struct screen *screen)
@@ -328,15 +327,6 @@ static void draw_footer(struct model *model, struct screen *screen)
 
 /* Pages */
 
-static void draw_page(struct view_frame *frame)
-{
-    static void (*const pages[])(struct view_frame * frame) = {
-        [PAGE_JOBS] = page_jobs, [PAGE_HEADS] = page_heads,     [PAGE_LAYERS] = page_layers,
-        [PAGE_HEAD] = page_head, [PAGE_TROUBLE] = page_trouble,
-    };
-    pages[frame->model->ui.page](frame);
-}
-
 static void draw_small(struct screen *screen)
 {
     int row = screen->height / 2;
@@ -350,6 +340,10 @@ static void draw_small(struct screen *screen)
 
 void view_draw(struct model *model, struct screen *screen, int64_t now_ms, const char *clock)
 {
+    static void (*const pages[])(struct view_frame * frame) = {
+        [PAGE_JOBS] = page_jobs, [PAGE_HEADS] = page_heads,     [PAGE_LAYERS] = page_layers,
+        [PAGE_HEAD] = page_head, [PAGE_TROUBLE] = page_trouble,
+    };
     struct view_frame frame = {model, screen, HEADER_ROWS, screen->height - HEADER_ROWS - 1};
     screen_clear(screen);
     if (screen->width < VIEW_WIDTH_MIN || screen->height < VIEW_HEIGHT_MIN) {
@@ -391,7 +385,7 @@ void view_draw(struct model *model, struct screen *screen, int64_t now_ms, const
     }
     view_attention(&frame);
     draw_verdict(&frame);
-    draw_page(&frame);
+    pages[model->ui.page](&frame);
     if (model->ui.paused) {
         screen_put_right(screen, frame.top - 1, 0, screen->width - 1, STYLE_WARNING,
                          " PAUSED: p goes on");
