@@ -289,6 +289,14 @@ int source_trim(struct source *source, size_t layer, uint32_t sample, char *rete
     return any ? source->ops->trim(source, layer, sample, reterr) : CLI_OK;
 }
 
+/* The label of query or key `at` of those shown, the first of which is `first` of `all`: labels are
+ * of the ones shown, or of all with their padding. */
+static const char *label_shown(const struct labels *given, uint32_t at, uint32_t first,
+                               uint32_t all)
+{
+    return labels_get(given, given->count == all ? first + at : at);
+}
+
 /* The request's labels for a layer's keys. */
 static const struct labels *given_keys(const struct source *source, const struct source_layer *l)
 {
@@ -307,11 +315,12 @@ static const char *source_own_label(struct source *source, size_t layer, uint32_
 
 const char *source_label(struct source *source, size_t layer, uint32_t sample, uint32_t key)
 {
-    const struct labels *given = given_keys(source, &source->layers[layer]);
+    const struct source_layer *l = &source->layers[layer];
+    const struct labels *given = given_keys(source, l);
     if (given->count > 0) {
-        return labels_get(given, key);
+        return label_shown(given, key, l->first_key, l->keys + l->padding_keys);
     }
-    return source_own_label(source, layer, sample, source->layers[layer].first_key + key);
+    return source_own_label(source, layer, sample, l->first_key + key);
 }
 
 const char *source_query_label(struct source *source, size_t layer, uint32_t sample, uint32_t query)
@@ -322,7 +331,8 @@ const char *source_query_label(struct source *source, size_t layer, uint32_t sam
         /* The queries of cross-attention are the tokens that its stack attends to itself, in the
          * same forward: what was given for the keys is not about them. */
         if (source->given_queries.count > 0) {
-            return labels_get(&source->given_queries, query);
+            return label_shown(&source->given_queries, query, l->first_query,
+                               l->queries + l->padding_queries);
         }
         for (size_t i = 0; i < source->layer_count; i++) {
             const struct source_layer *own = &source->layers[i];
@@ -342,16 +352,21 @@ static int check_count(const struct labels *labels, const struct source_layer *l
                        char *reterr)
 {
     uint32_t there = keys ? l->keys : l->queries;
+    uint32_t all = there + (keys ? l->padding_keys : l->padding_queries);
     bool pooled = (keys ? l->columns : l->rows) < there;
-    char name[PLACE_TEXT_MAX];
+    char name[PLACE_TEXT_MAX], more[48] = "";
     place_layer(l->id, name);
-    if (labels->count == 0 || labels->count == there || (pooled && labels->count < there)) {
+    if (labels->count == 0 || labels->count == there || labels->count == all ||
+        (pooled && labels->count < there)) {
         return CLI_OK;
     }
-    return source_fail(reterr, CLI_USAGE, "%" PRIu32 " token%s given%s, but %s has %" PRIu32 " %s",
-                       labels->count, labels->count == 1 ? " was" : "s were",
-                       keys ? "" : " for queries", name, there,
-                       keys ? (there == 1 ? "key" : "keys") : (there == 1 ? "query" : "queries"));
+    if (all > there) {
+        snprintf(more, sizeof more, ", %" PRIu32 " with padding", all);
+    }
+    return source_fail(
+        reterr, CLI_USAGE, "%" PRIu32 " token%s given%s, but %s has %" PRIu32 " %s%s",
+        labels->count, labels->count == 1 ? " was" : "s were", keys ? "" : " for queries", name,
+        there, keys ? (there == 1 ? "key" : "keys") : (there == 1 ? "query" : "queries"), more);
 }
 
 int source_check_labels(const struct source *source, size_t layer, char *reterr)

@@ -114,8 +114,9 @@ const char *source_label(struct source *source, size_t layer, uint32_t sample, u
  * of the request, or the source's own of the tokens that its stack attends to itself. */
 const char *source_query_label(struct source *source, size_t layer, uint32_t sample,
                                uint32_t query);
-/* Whether the labels of the request, if any, are as many as the layer's keys and queries, or no
- * more where it is pooled; and only those of cross-attention have queries of their own. */
+/* Whether the labels of the request, if any, are as many as the layer's keys and queries, without
+ * or with those that source_trim has left out, or no more where it is pooled; and only those of
+ * cross-attention have queries of their own. */
 int source_check_labels(const struct source *source, size_t layer, char *reterr);
 
 /* The first of `length` queries or keys in cell `cell` of `cells`; of `cells` itself, `length`. */

@@ -690,6 +690,27 @@ static void test_padding_of_a_recording_is_left_out(void **state)
     }
 }
 
+static void test_given_labels_are_of_the_keys_shown_or_of_all(void **state)
+{
+    static const uint8_t second[] = {0, 1};
+    static const char *const tokens[] = {"cat", "the cat"};
+    struct fixture *f = *state;
+    WRITE(f, {.heads = 2, .step = 1, .weight = 0.25, .mask = second});
+    for (int i = 0; i < 2; i++) {
+        f->request.tokens = tokens[i];
+        source_open_source(f);
+        assert_int_equal(source_trim(f->source, 0, 0, f->error), CLI_OK);
+        assert_int_equal(source_check_labels(f->source, 0, f->error), CLI_OK);
+        assert_string_equal(source_label(f->source, 0, 0, 0), "cat");
+        assert_string_equal(source_query_label(f->source, 0, 0, 0), "cat");
+        source_free(&f->source);
+    }
+    f->request.tokens = "a b c";
+    source_open_source(f);
+    assert_int_equal(source_trim(f->source, 0, 0, f->error), CLI_OK);
+    expect_labels_refused(f, "3 tokens were given, but decoder.0.self has 1 key, 2 with padding");
+}
+
 static void test_padding_of_a_recording_is_shown_when_asked_for(void **state)
 {
     static int32_t one = 1;
@@ -945,6 +966,7 @@ int main(void)
         TEST(test_a_recording_that_is_written_again_meanwhile_is_refused),
         TEST(test_labels_of_a_recording_are_of_its_first_sample),
         TEST(test_padding_of_a_recording_is_left_out),
+        TEST(test_given_labels_are_of_the_keys_shown_or_of_all),
         TEST(test_padding_of_a_recording_is_shown_when_asked_for),
         TEST(test_a_sample_of_padding_alone_is_refused),
         TEST(test_an_attnd_gives_the_maps_it_keeps),
