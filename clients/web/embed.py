@@ -4,10 +4,10 @@
 
 usage: embed.py OUTPUT FILE...      (this file and other Python among them are left out)
 
-A module that index.html names becomes one script with all that it imports: the browser asks once. The style and the
-script of the first paint stand in index.html itself, which so needs no further file to be painted; the page's policy
-names them by their hashes (asset_policy_*). The same files give the same bytes: nothing of the time or the place is in
-them.
+A module that index.html or start.js names becomes one script with all that it imports: the browser asks once. The
+style and the script of the first paint stand in index.html itself, which so needs no further file to be painted; the
+page's policy names them by their hashes (asset_policy_*). The same files give the same bytes: nothing of the time or the
+place is in them.
 """
 import base64
 import gzip
@@ -34,9 +34,10 @@ def array(name, data):
 
 
 def scripts(modules):
-    """The modules that index.html names, each with all that it imports; together they use those that are given."""
-    index = (HERE / "index.html").read_text(encoding="utf-8")
-    texts = {name: bundle(HERE, name) for name in sorted(set(re.findall(r'"/assets/(\w+\.js)"', index)))}
+    """The modules that index.html and start.js name, each with all that it imports; together they use those that are
+    given."""
+    naming = "".join((HERE / name).read_text(encoding="utf-8") for name in ("index.html", "start.js"))
+    texts = {name: bundle(HERE, name) for name in sorted(set(re.findall(r'"/assets/(\w+\.js)"', naming)))}
     used = {f"{name}.js" for text in texts.values() for name in re.findall(r"^\$modules\.(\w+) = ", text, re.MULTILINE)}
     for names, why in ((used - modules, "is not listed"), (modules - used, "is not used by the page")):
         if names:

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: MIT
-// Puts the first questions, and lets the browser paint the page's frame, in its theme, before D3 and the page's modules
-// run, which takes longer than a frame. They are being loaded meanwhile (index.html). A tab that nobody looks at paints
-// nothing, and does not wait.
+// Lets the browser paint the page's frame, in its theme, before anything else: then come the first questions, D3 and the
+// page's modules, which take longer than a frame even to be parsed. A tab that nobody looks at paints nothing, and does
+// not wait.
 import { askEarly } from "./api.js";
 import { applyTheme } from "./settings.js";
 
 const SCRIPTS = ["/assets/d3.min.js", "/assets/main.js"];
-const LONGEST_MS = 100;
+const LONGEST_MS = 500;
 let isBegun = false;
 
 function begin() {
     if (isBegun) return;
     isBegun = true;
+    askEarly();
     for (const src of SCRIPTS) {
         const script = document.createElement("script");
         script.src = src;
@@ -21,6 +22,8 @@ function begin() {
 }
 
 applyTheme();
-askEarly();
-requestAnimationFrame(() => setTimeout(begin));
-setTimeout(begin, LONGEST_MS);
+document.addEventListener("DOMContentLoaded", () => {
+    if (document.hidden) return begin();
+    requestAnimationFrame(() => setTimeout(begin));
+    setTimeout(begin, LONGEST_MS);
+});

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Every view on a real run: the numbers that stand there are the API's, and the API's are those of the summaries."""
 import math
+import re
+import urllib.request
 import xml.dom.minidom
 
 import attnd
@@ -63,6 +65,20 @@ def test_few_requests_go_before_the_first_numbers(site, page):
     asked = "return performance.getEntriesByType('resource').map((e) => e.name).filter((name) => name.includes('/api/v1/summary?'))"
     wait_until(lambda: page.js(asked), "the last windows")
     assert ["metrics=entropy_normalized" in name for name in page.js(asked)] == [True], "all numbers of a large model are megabytes"
+
+
+NOTES_THE_FIRST_QUESTION = """const ask = window.fetch;
+window.fetch = function (...given) { window.askedWhile ??= document.readyState; return ask.apply(this, given); };"""
+
+
+def test_the_frame_of_the_page_waits_for_nothing(site, page):
+    with urllib.request.urlopen(f"http://127.0.0.1:{site.port}/") as answer:
+        named = set(re.findall(r'(?:src|href)="(/[^"]*)"', answer.read().decode()))
+    assert named == {"/assets/icon.svg"}, "other files compete with the first paint"
+    added = page.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": NOTES_THE_FIRST_QUESTION})
+    page.open(site, f"#/overview?job={JOB}").ready()
+    page.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+    assert page.js("return askedWhile") != "loading", "questions come after the frame is there"
 
 
 def test_the_overview_asks_for_the_numbers_that_it_shows(site, page):
