@@ -2,12 +2,14 @@
 /* bench qk: how fast tier `qk` is, and how much of its time is the matrix product.
  *
  *     qk [isa=auto] [heads=16] [keys=2048] [dim=64] [dtype=f32] [values=0] [tokens=0]
- *        [window=0] [runs=9]
+ *        [window=0] [dout=0] [written=0] [runs=9]
  *     qk memory=16384 [...]
  *
  * One thread, causal, [1, heads, keys, dim]; tokens: how many different ones. The first form
  * alternates between qk_compute and the same sequence of sgemm calls alone, and prints a JSON line
- * with the medians of both and of their ratio, pair by pair. The second prints how much the process
+ * with the medians of both and of their ratio, pair by pair; with dout=1 (dO is there) or written=R
+ * (R_h of so many rows), which need values=1, also of the ratio to the message without these, in
+ * the same runs. The second prints how much the process
  * grew at most while one head of so many keys was computed. */
 #include "proto/err.h"
 #include "workers/base/isa.h"
@@ -25,7 +27,7 @@
 
 struct options {
     const char *isa, *dtype;
-    uint32_t heads, keys, dim, runs, memory, values, tokens, window;
+    uint32_t heads, keys, dim, runs, memory, values, tokens, window, dout, written;
 };
 
 static _Noreturn void qk_die(const char *what)
@@ -52,7 +54,8 @@ static void qk_parse(int argc, char **argv, struct options *o)
                  {"heads=", &o->heads, NULL},   {"keys=", &o->keys, NULL},
                  {"dim=", &o->dim, NULL},       {"runs=", &o->runs, NULL},
                  {"memory=", &o->memory, NULL}, {"values=", &o->values, NULL},
-                 {"tokens=", &o->tokens, NULL}, {"window=", &o->window, NULL}};
+                 {"tokens=", &o->tokens, NULL}, {"window=", &o->window, NULL},
+                 {"dout=", &o->dout, NULL},     {"written=", &o->written, NULL}};
     for (int i = 1; i < argc; i++) {
         bool known = false;
         for (size_t k = 0; k < sizeof table / sizeof table[0]; k++) {
@@ -70,7 +73,8 @@ static void qk_parse(int argc, char **argv, struct options *o)
             qk_die("unknown option");
         }
     }
-    if (o->runs < 1 || o->runs > RUNS_MAX || o->heads < 1 || o->keys < 1 || o->dim < 1) {
+    if (o->runs < 1 || o->runs > RUNS_MAX || o->heads < 1 || o->keys < 1 || o->dim < 1 ||
+        o->written > o->dim || (o->values == 0 && o->dout + o->written > 0)) {
         qk_die("out of range");
     }
 }
@@ -121,13 +125,18 @@ static struct attention qk_message(const struct options *o, enum dtype dtype)
                           .qk = {.q_dtype = dtype,
                                  .k_dtype = dtype,
                                  .v_dtype = dtype,
+                                 .dout_dtype = dtype,
                                  .kv_heads = o->heads,
                                  .head_dim = o->dim,
                                  .value_dim = o->dim,
+                                 .written_dim = o->written,
                                  .scale = 1 / sqrt(o->dim)}};
     a.qk.q = random_tensor(n, dtype, 1);
     a.qk.k = random_tensor(n, dtype, 2);
     a.qk.v = o->values != 0 ? random_tensor(n, dtype, 3) : NULL;
+    a.qk.dout = o->dout != 0 ? random_tensor(n, dtype, 5) : NULL;
+    n = (size_t)o->heads * o->written * o->dim;
+    a.qk.wo_r = o->written != 0 ? random_tensor(n, DTYPE_F32, 6) : NULL;
     if (o->tokens != 0) {
         int32_t *tokens = qk_must_have(malloc(o->keys * sizeof *tokens));
         uint64_t seed = 4;
@@ -144,13 +153,15 @@ static void qk_release(struct attention *a)
     free((void *)(uintptr_t)a->qk.q);
     free((void *)(uintptr_t)a->qk.k);
     free((void *)(uintptr_t)a->qk.v);
+    free((void *)(uintptr_t)a->qk.dout);
+    free((void *)(uintptr_t)a->qk.wo_r);
     free((void *)(uintptr_t)a->tokens);
 }
 
 static double time_compute(const struct attention *a, enum isa isa, struct scratch *scratch)
 {
-    static const struct block_plan plan = {.group = {[METRIC_GROUP_CORE] = true},
-                                           .local_window = 8};
+    const struct block_plan plan = {
+        .group = {[METRIC_GROUP_CORE] = true}, .gradient = a->qk.dout, .local_window = 8};
     struct block block;
     double begin = qk_now();
     if (block_init(&block, a, &plan) < 0 ||
@@ -200,24 +211,29 @@ static double qk_median(double *x, uint32_t n)
 
 static void qk_bench(const struct options *o, enum dtype dtype, enum isa isa)
 {
-    struct attention a = qk_message(o, dtype);
+    struct attention a = qk_message(o, dtype), plain = a;
+    plain.qk.dout = plain.qk.wo_r = NULL;
     size_t n = (size_t)o->heads * o->keys * o->dim;
     float *q = random_tensor(n, DTYPE_F32, 1), *k = random_tensor(n, DTYPE_F32, 2);
     float *tile = qk_must_have(aligned_alloc(64, QK_TILE_ROWS * QK_TILE_STRIDE * sizeof *tile));
     struct scratch scratch = {0};
-    double all[RUNS_MAX], product[RUNS_MAX], share[RUNS_MAX];
+    double all[RUNS_MAX], product[RUNS_MAX], share[RUNS_MAX], ratio[RUNS_MAX];
     time_compute(&a, isa, &scratch);
     for (uint32_t r = 0; r < o->runs; r++) {
         all[r] = time_compute(&a, isa, &scratch);
         product[r] = time_products(&a, q, k, tile);
         share[r] = product[r] / all[r];
+        bool more = a.qk.dout || a.qk.wo_r;
+        ratio[r] = more ? all[r] / time_compute(&plain, isa, &scratch) : 1;
     }
     printf("{\"bench\":\"qk\",\"isa\":\"%s\",\"dtype\":\"%s\",\"shape\":[1,%u,%u,%u],"
-           "\"values\":%s,\"tokens\":%u,\"window\":%u,\"runs\":%u,\"seconds\":%.5f,"
+           "\"values\":%s,\"dout\":%s,\"written\":%u,\"tokens\":%u,\"window\":%u,\"runs\":%u,"
+           "\"seconds\":%.5f,\"ratio_to_plain\":%.3f,"
            "\"product_seconds\":%.5f,\"product_share\":%.3f}\n",
            isa_name[isa], dtype_name(dtype), o->heads, o->keys, o->dim,
-           o->values != 0 ? "true" : "false", o->tokens, o->window, o->runs,
-           qk_median(all, o->runs), qk_median(product, o->runs), qk_median(share, o->runs));
+           o->values != 0 ? "true" : "false", o->dout != 0 ? "true" : "false", o->written,
+           o->tokens, o->window, o->runs, qk_median(all, o->runs), qk_median(ratio, o->runs),
+           qk_median(product, o->runs), qk_median(share, o->runs));
     qk_release(&a);
     free(q);
     free(k);

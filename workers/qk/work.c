@@ -389,8 +389,9 @@ static double load_scaled(const struct qk_work *w, const void *tensor, enum dtyp
         return 0;
     }
     int exponent = largest > 0 ? ilogb(largest) : 0;
+    double factor = ldexp(1, -exponent);
     for (size_t c = 0; c < count; c++) {
-        ret[c] = (float)ldexp(exact_element(tensor, dtype, first + c, ret[c]), -exponent);
+        ret[c] = (float)(factor * exact_element(tensor, dtype, first + c, ret[c]));
     }
     return ldexp(1, exponent);
 }
