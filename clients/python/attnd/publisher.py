@@ -254,7 +254,8 @@ class Publisher:
         wo_r          [H, r, dv] R of the QR of each head's slice of the output projection, r <= dv; needs v
         x_norm        [B, Tq] norms of the layer's input, the residual stream; needs wo_r
 
-        An attnd that is too old for the last three gets the message without them. The rest, what is returned and what is raised as for publish_attention.
+        An attnd that is too old for the last three gets the message without them. The rest, what is returned and what
+        is raised as for publish_attention.
         """
         where = self._where(stack, layer, site, epoch, step, module)
         frames = tensors.Frames()
