@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""make: trains a small transformer under attnd and draws every kind of figure of it, as README.md here shows them.
+"""make: trains a small transformer under attnd and draws every kind of figure of it, and induction heads as they emerge
+in another one, as README.md here shows them.
 
     clients/python/gallery/make.py                   # after ninja -C build
     clients/python/gallery/make.py --build elsewhere --to /tmp/gallery
 
-Needs an interpreter with PyTorch and matplotlib. Takes about a minute. The commands are those that README.md names.
+Needs an interpreter with PyTorch and matplotlib. Takes about two minutes. The commands are those that README.md names.
 """
 import argparse
 import os
@@ -17,7 +18,8 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
-TRAIN = ROOT / "clients" / "python" / "examples" / "train_chars.py"
+EXAMPLES = ROOT / "clients" / "python" / "examples"
+TRAIN, EMERGE = EXAMPLES / "train_chars.py", EXAMPLES / "induction_heads.py"
 JOB = "chars-encoder-decoder"
 WINDOWS = ("window.unit=step", "window.length=5", "window.every=5", "maps.size=256")
 RULES = "rules: {sharp: {metric: confidence, each: head, layer: 'decoder.*.cross', above: 0.5, clear: 0.45}}\n"
@@ -91,6 +93,12 @@ def draw(attnd, recording, to, dpi):
         print(f"{target}: {os.path.getsize(target)} bytes")
 
 
+def emerge(attnd, target):
+    subprocess.run([sys.executable, EMERGE, "--address", attnd.folder, "--figure", target], check=True,
+                   stdout=subprocess.DEVNULL)
+    print(f"{target}: {os.path.getsize(target)} bytes")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build", help="where attnd was built")
@@ -103,6 +111,7 @@ def main():
         attnd = Attnd(arguments.build.resolve(), pathlib.Path(folder))
         try:
             draw(attnd, train(attnd, arguments.steps), arguments.to, arguments.dpi)
+            emerge(attnd, arguments.to / "induction.png")
         finally:
             attnd.close()
 
