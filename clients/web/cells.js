@@ -4,13 +4,13 @@
 /* global d3 */
 import { extent } from "./colors.js";
 
-/** What the colours can be spread over, as [value, text] of a picker. */
+/** The colours can be spread over these: [value, text] of a picker. */
 export const RANGES = [
     ["auto", "of most cells"],
     ["full", "up to the largest"],
     ["row", "of each row"],
 ];
-/** Of the cells that are visible, as many as this have a colour of their own; those above share the brightest. */
+/** This share of the visible cells have colours of their own; the cells above share the brightest. */
 const SHARE = 0.99;
 
 /** Whether a square map has no weight after its queries, where an answer does not say that it is causal. */
@@ -65,7 +65,7 @@ export function withPadded(found, mean = null) {
     return { ...found, padded: paddedColumns(isLike ? mean : found) };
 }
 
-/** What stands for a token of padding. */
+/** Stands for a token of padding. */
 const PAD = "[pad]";
 const pads = (count) => Array(count).fill(PAD);
 
@@ -108,7 +108,7 @@ export function paddingText({ queries, keys, queries_sent: sent = queries, keys_
 /* Cells */
 
 /**
- * Of each cell whether it stands for nothing (1) or for a weight (0): no number, after its query, in a row without any
+ * Tells of each cell whether it stands for nothing (1) or for a weight (0): no number, after its query, in a row without any
  * weight or in a column of padding. Where padding is shown rows and columns are as they came. Tables of other numbers have
  * no cells but those without a number.
  */

@@ -22,7 +22,7 @@ const boundsNear = (bounds, [low, high], domain) =>
         return domain || (value > low - FAR * spread && value < high + FAR * spread);
     });
 
-/** What an axis of values covers: all numbers, the bounds that are near them, and nothing that cannot be. */
+/** The range of an axis of values: it covers all numbers, the bounds that are near them, and nothing that cannot be. */
 export function valueDomain({ lines, bands = [], baseline = null, domain, bounds }) {
     const numbers = lines
         .flatMap((line) => line.values)
@@ -177,7 +177,7 @@ function drawEvent(root, at, event, bottom) {
         .text(event.label ?? event.name);
 }
 
-/** What the series are at a place of the axis, in words; one that has no window there is left out. */
+/** Puts the series at a place of the axis into words; one that has no window there is left out. */
 function describer({ x, lines, bands, unit, say: sayMore }) {
     const at = lines.map((line) => new Map(line.x.map((place, i) => [place, line.values[i]])));
     return (i) => {
@@ -234,7 +234,7 @@ export function nearest(sorted, value) {
     return sorted.length > 1 && value - sorted[i - 1] > sorted[i] - value ? i : i - 1;
 }
 
-/** What lines, bands and bounds are called. */
+/** Names lines, bands and bounds. */
 export function legendOf({ lines = [], bands = [], baseline = null, bounds }, { ys }) {
     const parts = [...bands.map((band) => ({ ...band, band: true })), ...lines].filter((part) => !part.quiet),
         [low, high] = ys.domain();

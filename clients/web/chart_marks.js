@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What alert rules say about a metric, as marks of any chart: their bounds on its axis, and when alerts began.
+// Marks on any chart for the alert rules of its metric: their bounds on its axis, and when alerts began.
 /* global d3 */
 import { firingAt, firingAtEnd } from "./alerts_past.js";
 import { layerName } from "./dom.js";
@@ -17,7 +17,7 @@ export const alertsAbout = (alerts, layer, head = null) =>
         (alert) => layerName(alert) === layerName(layer) && (head === null || alert.head === null || alert.head === head),
     );
 
-/** Those that fire at a step of the past; with null those that fire, or did when the run ended. */
+/** Alerts that fire at a step of the past; with null those that fire, or did when the run ended. */
 export const alertsAt = (alerts, step) =>
     step === null ? firingAtEnd(alerts) : firingAt(alerts, step);
 

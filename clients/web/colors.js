@@ -17,7 +17,7 @@ export const COLOR_MAPS = {
     hot,
     cool,
 };
-/** Of differences: blue below, red above. */
+/** Colours of differences: blue below, red above. */
 export const diverging = (t) => d3.interpolateRdBu(1 - t);
 
 const tables = new Map();

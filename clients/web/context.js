@@ -35,8 +35,8 @@ const joined = (before, from, { name, step, value }) => {
 };
 
 /**
- * The logged series of a run: [{name, step, value}]; [] where there are none, or no history. Of a run that is followed
- * only what is new is asked for, and now and then the whole, as older steps may be logged later.
+ * The logged series of a run: [{name, step, value}]; [] where there are none, or no history. A run that is followed
+ * is only asked for what is new, and now and then the whole, as older steps may be logged later.
  */
 export async function loadLog(job, run) {
     const base = known?.job === job && known.run === run && performance.now() - known.asked < WHOLE_MS ? known : null,

@@ -48,7 +48,7 @@ export const byLayer = (a, b) =>
     a.layer - b.layer ||
     (a.site === b.site ? 0 : a.site === "self" ? -1 : 1);
 
-/** What cannot be seen or turns the line round is shown by a name. */
+/** Shows by a name each character that cannot be seen or turns the line round. */
 export function visible(text) {
     if (text === "") return "∅";
     return text.replace(/[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g, (c) =>

@@ -148,7 +148,7 @@ function fileName({ place, what }, ending) {
     return `${["attnd", job, run, place, what].map(clean).filter(Boolean).join("-")}.${ending}`;
 }
 
-/** What stands over a saved picture: of what it is, then its own title. */
+/** The lines over a saved picture: what it shows, then its own title. */
 function titleLines({ place, moment }, title) {
     const { job, run } = subject();
     return [[job, run && `run ${run}`, place].filter(Boolean).join(" · "), title, moment].filter(Boolean);

@@ -10,7 +10,7 @@ const POINTS = 400;
 
 const FORM = /^(epoch|step|second)(\d{1,15})$/;
 
-/** Of the window of a grid. */
+/** Names the moment at which a window of a grid ends. */
 export const momentOf = (grid, window) => `${grid.unit}${grid.windows.last[window]}`;
 
 /** The window that a moment is in; null when the text is no moment of the run, or there is no grid. */
@@ -45,13 +45,13 @@ export async function loadLoggedGrid(what) {
     return grid && { ...grid, log };
 }
 
-/** Of a head over the run; [] when the grid has not its layer. */
+/** The values of a head over the run; [] when the grid has not its layer. */
 export function seriesOf(grid, layer, head) {
     const row = grid?.layers.get(layerName(layer));
     return row ? Array.from(row.values.subarray(head * grid.count, (head + 1) * grid.count)) : [];
 }
 
-/** Of a layer's heads in one window; null when the grid has not the layer. */
+/** The values of a layer's heads in one window; null when the grid has not the layer. */
 export function valuesAt(grid, layer, window) {
     const row = grid?.layers.get(layerName(layer));
     return row ? Array.from({ length: row.heads }, (_, head) => row.values[head * grid.count + window]) : null;

@@ -13,7 +13,7 @@ const alertMark = (alert) => ({
     text: `● ${alert.rule} since epoch ${alert.since.epoch}, step ${alert.since.step}`,
 });
 
-/** Of past windows the scores alone are kept. */
+/** A head of a past window has a score alone. */
 const troubleMark = (head, rules) => ({
     head: head.head,
     kind: head.state,

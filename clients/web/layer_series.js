@@ -9,7 +9,7 @@ import { figure } from "./figure.js";
 import { meanOf } from "./heat_map.js";
 import { unitOf } from "./pickers.js";
 
-/** Of more heads only the band between them is drawn. */
+/** With more heads only the band between them is drawn. */
 const LINES = 16;
 
 /** `statistic(numbers)` over the finite numbers of the heads, window by window. */

@@ -30,7 +30,7 @@ const METRIC = "entropy_normalized";
 /** How often the header looks whether a run has fallen silent, and how long layers that come together are waited for. */
 const SILENCE_MS = 5000,
     LAYERS_MS = 300;
-/** What goes along from view to view. */
+/** Parameters that go along from view to view. */
 const SHARED = ["job", "run", "stack", "layer", "site", "head", "metric", "at", "padding"];
 
 const byId = (id) => document.getElementById(id);
@@ -151,7 +151,7 @@ async function showView(root, { view, params }, mine, again) {
     } else store.loadSummaries(params.metric || METRIC);
 }
 
-/** What the address says, with the job and the run that it means. */
+/** Reads the address, and adds the job and the run that it means. */
 function placeNow() {
     const place = here(),
         { params } = place;

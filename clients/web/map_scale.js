@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What the colours of maps stand for: one scale for the maps of a layer, one for each map, or limits that are given; the
-// same in all views.
+// The scale of the colours of maps: one for the maps of a layer, one for each map, or limits that are given; the same in
+// all views.
 /* global d3 */
 import { hiddenCells, RANGES, rangeOf } from "./cells.js";
 import { COLOR_MAPS } from "./colors.js";
@@ -15,7 +15,7 @@ const SCALES = [
 ];
 let gradients = 0;
 
-/** What the colours of a scale are spread over: "auto", "full" or "row". */
+/** The colours of a scale are spread over "auto", "full" or "row". */
 export const colorRange = () => (RANGES.some(([name]) => name === settings.cells) ? settings.cells : "auto");
 
 /** Whose weights a scale is of: "layer", "map" or "limits". */

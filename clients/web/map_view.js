@@ -207,7 +207,7 @@ function drawAxes(root, plot, { w, tall, left, top, across, down }, { xText, yNa
         .text(yName);
 }
 
-/** What a cell is, in words. */
+/** Puts a cell into words. */
 function describer(map, { describe }) {
     const { columns, values } = map;
     return (r, c) => {

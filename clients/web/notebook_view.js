@@ -20,7 +20,7 @@ import { Thumbs } from "./thumbs.js";
 /** Px of a side of the map of a head. */
 const SIDE = 400;
 const PAIRS = 8;
-/** Of larger maps no lines are drawn. */
+/** Larger maps have no lines. */
 const LINES_MAX = 200;
 
 /** Numbers of 32 bits, little-endian, in base64. */

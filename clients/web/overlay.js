@@ -12,7 +12,7 @@ const OFFERED = 200;
 export const runKey = (run) => `${run.job}/${run.run}`;
 export const runName = (run) => `${run.job} / ${run.run.slice(0, 8)}`;
 const CLASSES = ["line", "line second", "line third"];
-/** Of the i-th run that is drawn. */
+/** The class of the i-th run that is drawn. */
 export const runClass = (i) => CLASSES[i % COLOURS] ?? `line run${i % COLOURS}`;
 /** A, B, C, ..., Z, 27, 28, ... */
 export const runLetter = (i) => (i < 26 ? String.fromCharCode(65 + i) : String(i + 1));

@@ -9,7 +9,7 @@ export function queryLabels(map) {
     return map.site === "cross" ? null : (map.labels ?? null);
 }
 
-/** What cells a row or a column stands for: "3", "3 “the”", "12–15". */
+/** Names the positions that a row or a column stands for: "3", "3 “the”", "12–15". */
 function positions(i, count, total, offset, textOf) {
     const from = Math.floor((i * total) / count) + offset,
         to = Math.floor(((i + 1) * total) / count) - 1 + offset;

@@ -73,8 +73,8 @@ export function headPicker(map, head, more = []) {
 const OFFERED = 20;
 
 /**
- * What is said when the address names a layer or a head that the run has not; `map` is the layer that is shown instead.
- * Takes them out of `params`.
+ * Says that the run has not the layer or the head that the address names; `map` is the layer that is shown instead.
+ * Takes the wrong names out of `params`.
  */
 function mendPlace(store, params, map) {
     const said = [],
@@ -129,7 +129,7 @@ export function paddingPicker(params, onchange) {
     return h("label", { class: "pick", title: "queries and keys of padding, which maps leave out" }, box, "padding");
 }
 
-/** What `unit metric` is called on an axis. */
+/** Names a metric on an axis, with its unit. */
 export const unitOf = (metric) => (metric.unit === "1" ? metric.name : `${metric.name} (${metric.unit})`);
 export const facts = (entries) =>
     h(

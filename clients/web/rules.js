@@ -15,7 +15,7 @@ export const isOnAxis = (rule) =>
 
 const RATES = { falls_by: "fell by", rises_by: "rose by", grows_by: "grew by a factor of" };
 
-/** What a rule compares: "entropy_normalized", "max of max_logit", "entropy_normalized fell by". */
+/** Names the number that a rule compares: "entropy_normalized", "max of max_logit", "entropy_normalized fell by". */
 export function comparedText({ metric, statistic, condition }) {
     const name = statistic === "mean" ? metric : `${statistic} of ${metric}`;
     return RATES[condition] ? `${name} ${RATES[condition]}` : name;
@@ -27,13 +27,13 @@ export function conditionText({ condition, within }, bound) {
     return `more than ${number(bound)}${within > 1 ? ` within ${within} windows` : " from window to window"}`;
 }
 
-/** What a head must have been for some rules to judge it: heads that begin there are no trouble. */
+/** Some rules judge a head only after it was clear of their bound: heads that begin there are no trouble. */
 const beforeText = ({ after_clear: isAfter, condition, clear }) =>
     isAfter ? ` after it was ${condition === "above" ? "below" : "above"} ${number(clear)}` : "";
 
 /** Why a rule matters and what people do about it; empty for rules that are not attnd's own. */
 export const whyNode = ({ why, advice }) =>
-    h("p", { class: "why" }, why ?? "", advice ? h("span", {}, " ", h("b", {}, "What helps: "), advice) : "");
+    h("p", { class: "why" }, why ?? "", advice ? h("span", {}, " ", h("b", {}, "Advice: "), advice) : "");
 
 /** A head of the answer of `trouble` in one line: "on its way to head_uniform: entropy_normalized 0.92, bound: above 0.97". */
 export function troubleText(head, rules) {
@@ -56,8 +56,8 @@ function patternOf(text) {
 }
 
 /**
- * Bounds of rules on the axis of a metric: [{rule, value, side, name}]; `side` is "below" or "above". Of a layer where one
- * is given, else of any.
+ * Bounds of rules on the axis of a metric: [{rule, value, side, name}]; `side` is "below" or "above". With a `layer`
+ * they are the bounds of rules that judge it.
  */
 export function boundsOf(rules, metric, layer = null) {
     return rules

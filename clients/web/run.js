@@ -133,7 +133,7 @@ class Run {
         return stored ?? (found?.error && !this.past ? found : null);
     }
 
-    /** What was kept of a window: the maps of heads in few cells, or else their mean. */
+    /** The maps that were kept of a window: those of heads in few cells, or else their mean. */
     async windowMap(asked, { kind = "heads", head = null, heads = 1 }) {
         const ofHeads = kind === "heads" ? await find("map", { ...asked, kind }).catch(() => null) : null;
         if (ofHeads) return someOf(windowMap(ofHeads), head, heads);
@@ -170,7 +170,7 @@ function windowMap(stored) {
     return { ...map, causal: map.site === "self" && looksCausal(first) };
 }
 
-/** What a view is about, from the address. */
+/** Opens the run that a view is about, from the address. */
 export async function openRun(store, params) {
     const run = runMeant(store, params);
     const maps = [...store.live.values()];
@@ -181,7 +181,7 @@ export async function openRun(store, params) {
     return new Run(store, params.job, kept?.run ?? run, new Map(layers.map((map) => [layerName(map), map])));
 }
 
-/** What a map is of, and what the numbers beside it are of when that is something else. */
+/** Says the moment of a map, and that of the numbers beside it when it is another. */
 export function mapStep(found, numbers) {
     const own = found.ofWindow
         ? `${found.heads ? `map of step ${found.step}, kept in ${found.rows} × ${found.columns} cells` : "mean over heads"}, window of ${found.unit} ${found.first} to ${found.last}`

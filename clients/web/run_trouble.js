@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Trouble of a run's heads at the moment that a view shows: the newest as attnd ranks it, or that of a window that has
-// passed. Of the past attnd keeps the score of each head and when alerts fired, which together say what the trouble was.
+// passed. For the past attnd keeps the score of each head and when alerts fired, which together say what the trouble was.
 import { firingAt } from "./alerts_past.js";
 import { layerName } from "./dom.js";
 import { loadGrid, valuesAt, windowAt } from "./grid.js";
@@ -63,12 +63,12 @@ export class RunTrouble {
         Object.assign(this, { store, job, run, where, newest: null, scores: null, past: null, layers: new Map(), isKnown: true });
     }
 
-    /** Of the moment, or the newest where the scores of the moment are not known; null when attnd knows nothing of the run. */
+    /** The trouble at the moment, or the newest where its scores are not known; null when attnd knows nothing of the run. */
     get found() {
         return this.past ?? this.newest;
     }
 
-    /** What was there stays when attnd does not answer. */
+    /** Keeps the answer before when attnd does not answer. */
     async load() {
         this.newest = await loadTrouble(this.job, this.run).catch(() => this.newest);
         this.sort();

@@ -46,7 +46,7 @@ function droppedOf(run) {
     return h("td", { title: reasons.join(", ") || null }, droppedCount(run));
 }
 
-/** What attnd counts while it has a run in memory; of others the history knows the layers alone. */
+/** The counts that attnd keeps of a run in memory; of other runs the history knows the layers alone. */
 function countsOf(store, run) {
     if (run.received !== undefined)
         return [cell(run.layers?.length ?? ""), cell(run.received), cell(run.lost ?? ""), droppedOf(run)];

@@ -5,7 +5,7 @@ import { showsPadding } from "./cells.js";
 import { colorRange, givenLimits, scaleOf } from "./map_scale.js";
 
 const BINS = 512;
-/** Of the cells with a weight, as many as this have a colour of their own. */
+/** This share of the cells with a weight have colours of their own. */
 const SHARE = 0.99;
 
 /** The range [0, high, most] that most cells of numbers are in, by counting them in bins. */

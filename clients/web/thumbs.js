@@ -193,7 +193,7 @@ export class Thumbs {
         return cellsOf(this.side, Math.max(1, ...this.rows.map((row) => row.layer.heads)));
     }
 
-    /** What has been asked for is of another moment: everything in view is asked for again. */
+    /** Asks again for everything in view: the maps that are there are of another moment. */
     reload() {
         this.turn++;
         this.asked = 0;
@@ -248,7 +248,7 @@ export class Thumbs {
         this.askNext();
     }
 
-    /** Of what is out of view only so much is kept. */
+    /** Forgets rows that are out of view, beyond so many bytes. */
     forgetSome(newest) {
         let bytes = 0;
         for (const row of this.rows) bytes += row.found?.values.byteLength ?? 0;

@@ -41,7 +41,7 @@ const rowsOf = (heads, alerts) => [
 const RANK = { critical: 3, warning: 2, info: 1 };
 
 /**
- * What fires, by rule, the worst first: [{rule, severity, why, advice, heads, rows}]. A row is {heads}, of one layer, the
+ * Groups what fires by rule, the worst first: [{rule, severity, why, advice, heads, rows}]. A row is {heads}, of one layer, the
  * worst first, or {alert} of a layer or run for which no head stands. `rules`: those in force.
  */
 export function groupsOf({ heads, others }, rules) {

@@ -163,7 +163,7 @@ const pairsList = (found) => [
 
 const hasMoved = (drift, head) => drift?.delta?.[head] !== undefined && drift.delta[head] !== null;
 
-/** What is said of a head beside its series. */
+/** The facts beside the series of a head. */
 function factsOf(live, summary, metric, head) {
     const drift = summary?.drift?.[metric.name],
         change = drift?.change?.[head] ?? null,
@@ -329,7 +329,7 @@ class HeadView {
         return isOnAxis(rule) && rule.statistic === "mean" ? this.moment?.heads?.[rule.metric]?.[this.head] : undefined;
     }
 
-    /** Of the head that is shown, and of those whose lines are drawn. */
+    /** Asks for the maps of the head that is shown, and of the heads whose lines are drawn. */
     loadMaps() {
         const heads = [...new Set([this.head, ...this.chosen])].sort((a, b) => a - b);
         return someHeads(this.run, this.where, heads, this.time.last);
@@ -446,7 +446,7 @@ class HeadView {
         await this.pictures.now();
     }
 
-    /* What comes */
+    /* Events */
 
     /** Returns how to stop. */
     listen() {

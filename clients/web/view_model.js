@@ -28,9 +28,9 @@ const REFRESH_MS = 2000;
 const HEIGHT = 300,
     TOP = 30,
     BOTTOM = 86;
-/** Of more heads no dots are drawn. */
+/** More heads than these have no dots. */
 const DOTS = 1500;
-/** Of the first, second and third kind of attention. */
+/** Classes of the first, second and third kind of attention. */
 const COLORS = ["", "second", "third"];
 const siteOf = (map) => `${map.stack} ${map.site}`;
 const sitesOf = (layers) => [...new Set(layers.map(siteOf))];
@@ -55,7 +55,7 @@ function drawDots(root, map, { x, y, metric, color, toHead }) {
     });
 }
 
-/** Of many heads: how far apart they are in a layer, and where the middle eight of ten are. */
+/** Draws many heads as their spread: how far apart they are in a layer, and where the middle eight of ten are. */
 function drawSpread(root, map, { x, y, metric, color }) {
     const values = liveValues(map, metric.name).filter(Number.isFinite).sort(d3.ascending),
         at = x(layerName(map));
@@ -232,7 +232,7 @@ const SIDES = [
     [128, "large"],
 ];
 
-/** What the address chooses among the layers there are. */
+/** Reads from the address what it chooses among the layers there are. */
 function choices(layers, params) {
     const stacks = [...new Set(layers.map((map) => map.stack))],
         numbers = [...new Set(layers.map((map) => map.layer))].sort((a, b) => a - b);
@@ -424,7 +424,7 @@ class ModelView {
         return Promise.all([this.drawFlow(), this.rolled.now()]);
     }
 
-    /* What comes */
+    /* Events */
 
     /** Returns how to stop. */
     listen() {

@@ -80,7 +80,7 @@ class Overview {
         this.onTrouble = paced(() => this.reloadTrouble(), TROUBLE_MS);
     }
 
-    /* What is asked for */
+    /* Questions to attnd */
 
     loadGrid() {
         const { params, run, metric, statistic } = this;
@@ -134,9 +134,9 @@ class Overview {
         if (this.isCurrent()) this.drawTrouble();
     }
 
-    /* What is shown: of a layer, at the moment */
+    /* Numbers of a layer at the moment */
 
-    /** Of a layer, what came last: of a run that goes on, while no moment of the past is shown. */
+    /** The newest message of a layer, while the run goes on and no moment of the past is shown. */
     newestOf(layer) {
         const isShown = this.at === null && !(this.hasEnded() && this.grid?.count);
         return isShown ? this.store.newest(layer) : null;
@@ -264,7 +264,7 @@ class Overview {
         this.map.moveTo(row, wanted.head, false);
     }
 
-    /** Of "decoder.3.self.h1"; null when there is no such layer. */
+    /** The layer and the head that "decoder.3.self.h1" names; null when there is no such layer. */
     headOf(text = "") {
         const layer = this.layers.find((one) => text.startsWith(`${layerName(one)}.h`));
         return layer ? { layer, head: Number(text.split(".h")[1]) } : null;
@@ -395,14 +395,14 @@ class Overview {
         this.attention.draw();
     }
 
-    /* What comes */
+    /* Events */
 
     onLive(live) {
         if (this.changed.size === 0) requestAnimationFrame(() => this.drawChanged());
         this.changed.add(layerName(live));
     }
 
-    /** What came since the last frame is drawn at once. */
+    /** Draws at once all that came since the last frame. */
     drawChanged() {
         const names = this.changed;
         this.changed = new Set();

@@ -49,7 +49,7 @@ async function loadSeries(job, run, head, metric) {
     );
 }
 
-/** What the axis counts; a warning where it is not the same in all runs. */
+/** Names the unit of the axis; warns where it is not the same in all runs. */
 function unitsOf(series) {
     const units = [...new Set(series.map(({ found }) => found.unit))];
     return units.length < 2
@@ -172,7 +172,7 @@ function drawRuns(chart, drawn, { metric, head, rules }) {
     });
 }
 
-/** What runs have logged, where they have no head in common; whether there is any. */
+/** Draws the logged series of runs that have no head in common. Returns whether there is any. */
 function drawLoggedAlone(frame, { log, runs }) {
     frame.setTitle("Logged by the runs", runs.map((run, i) => `${runLetter(i)}: ${runName(run)}`).join(", "));
     return drawLogs(

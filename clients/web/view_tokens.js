@@ -16,7 +16,7 @@ const BARS = 64;
 const PAIRS = 15;
 const REFRESH_MS = 1500;
 
-/** What a row or column of cells is called: its token, or its positions. */
+/** Names rows or columns of cells: the token of each, or its positions. */
 function names(map, count, total, offset) {
     return d3.range(count).map((i) => {
         const from = Math.floor((i * total) / count) + offset,
@@ -175,7 +175,7 @@ class Tokens {
         say(this.bars.querySelector("h2").textContent);
     }
 
-    /** Of a row the share of each column: all weights of the keys that it stands for; NaN where the query sees none. */
+    /** The share of each column in a row: all weights of the keys that it stands for; NaN where the query sees none. */
     shares() {
         const { columns, keys, values } = this.found,
             from = this.row * columns;

@@ -117,7 +117,7 @@ def test_attention_is_of_the_moment_that_the_slider_stands_at(looked, page):
     layer, head = firing[0]
     (grid,) = looked.api("grid", job="falls", layer=1, metric="entropy_normalized")["layers"]
     assert f"{layer}.h{head} entropy_normalized {shown(float(np.float32(grid['values'][head][at])))} · below 0.1 since step" in text
-    assert f"At the newest step, {STEPS - 1}: {len(firing)} heads in trouble." in text and "What helps" in text
+    assert f"At the newest step, {STEPS - 1}: {len(firing)} heads in trouble." in text and "Advice:" in text
     links = page.js("return [...document.querySelectorAll('.trouble a, .one-head a, .alerts .body a')].map((a) => a.hash)")
     assert links and all(f"at=step{last}" in link for link in links)
     page.screenshot("first-look-past-1440-light")
@@ -241,7 +241,7 @@ def test_a_head_without_numbers_is_named_by_its_rule(looked, page):
     assert (head["layer"], head["head"], head["rule"], head["value"]) == (0, 3, "invalid_rows", 1)
     wait_until(lambda: "invalid_rows" in page.text(".attention"), "the rule")
     text = attention(page)
-    assert f"{where(head)}.h3 invalid_share 1 · above 0 since step {head['since']['step']}" in text and "What helps: Check the mask" in text
+    assert f"{where(head)}.h3 invalid_share 1 · above 0 since step {head['since']['step']}" in text and "Advice: Check the mask" in text
     assert "metric=" not in page.js("return document.querySelector('.trouble .who').hash"), "it is no metric to choose"
     assert page.js("return document.querySelectorAll('.heat .cell.missing').length") == 1 and page.texts(".heat .value.none") == ["–"]
     assert not any(word in page.text("body") for word in ("undefined", "null", "[object"))
