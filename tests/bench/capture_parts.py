@@ -57,6 +57,12 @@ class Nobody:
     def saw(self, path: str, call: int, seen: calls.Seen) -> None:
         pass
 
+    def awaits(self, path: str) -> bool:
+        return False
+
+    def saw_again(self, path: str, call: int, seen: calls.Seen) -> None:
+        pass
+
     def expects(self, path: str, call: int) -> None:
         pass
 

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from expected import Attended, case_of, formulas
 from torch.nn import functional
-from zoo import Batch, Kind, doubled, in_float64
+from zoo import HEADS, Batch, Kind, doubled, in_float64
 
 
 class Call(NamedTuple):
-    """One attention: weights [B, H, Tq, Tk], whose gradient autograd keeps, and values [B, H, Tk, dv] where known."""
+    """One attention: weights [B, H, Tq, Tk] or [B * H, Tq, Tk], whose gradient autograd keeps, and values [B, H, Tk, dv] where known."""
     weights: torch.Tensor
     values: Optional[torch.Tensor]
 
@@ -45,8 +45,12 @@ def recording() -> Iterator[List[Call]]:
             logits = logits.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else logits + attn_mask
         return keep(softmax_of[torch.Tensor](logits, -1), value) @ value
 
-    def softmax(owner: Any) -> Any:
-        return lambda *args, **kwargs: keep(softmax_of[owner](*args, **kwargs))
+    def softmax(owner: Any) -> Any:  # that of functional calls that of Tensor: the result is kept once
+        def call(*args: Any, **kwargs: Any) -> torch.Tensor:
+            made = softmax_of[owner](*args, **kwargs)
+            return made if calls and made is calls[-1].weights else keep(made)
+
+        return call
 
     patches = [patch.object(owner, "softmax", softmax(owner)) for owner in softmax_of]
     patches.append(patch.object(functional, "scaled_dot_product_attention", attend, create=True))
@@ -80,3 +84,11 @@ def values_numbers(call: Call, attended: Attended) -> Dict[str, np.ndarray]:
     norm = np.linalg.norm(weights @ values, axis=-1)
     return {name: np.array([rows[:, head][valid].mean() for head in range(weights.shape[1])])
             for name, rows in (("output_norm", norm), ("norm_weighted_entropy", entropy))}
+
+
+def importance(call: Call, samples: int = 0) -> np.ndarray:
+    """importance_gradient of one message: of each head the sum of |A dL/dA|, divided by the norm over the heads."""
+    assert call.weights.grad is not None
+    products = (call.weights.detach() * call.weights.grad).abs()
+    products = products.view(-1, HEADS, *products.shape[-2:])[:samples or None].sum((0, 2, 3))
+    return np.asarray(products / products.norm())

@@ -421,6 +421,17 @@ def test_the_values_of_a_kernel_are_those_that_it_is_given(kernel, given):
     seen = seen_of(kernel, *given(q, k, v))
     assert torch.equal(seen.v, v.transpose(1, 2)[:, :seen.k.shape[1]])
     assert torch.equal(seen.k, k.transpose(1, 2)[:, :seen.v.shape[1]])
+    made = seen.output.tensor  # as a gradient of it is laid out
+    assert torch.equal(made, kernel(*given(q, k, v))) and not seen.output.dropped
+    if kernel is not memory_efficient_attention or made.dim() == 4:
+        assert torch.equal(seen.output.arrange(made), attention(q, k, v).transpose(1, 2))
+    assert seen.output.arrange(made).shape == (*seen.q.shape[:3], D)
+
+
+@pytest.mark.parametrize("kernel, option", [(flash_attn_func, "dropout_p"), (memory_efficient_attention, "p")])
+def test_dropout_of_a_kernel_is_seen(kernel, option):
+    q = random(1, 5, H, D)
+    assert seen_of(kernel, q, q, q, **{option: 0.1}).output.dropped
 
 
 def test_what_is_published_by_hand_is_not_captured_twice():

@@ -23,6 +23,9 @@ class Watcher:
     def passes_over(self):
         pass
 
+    def awaits(self, path):
+        return False
+
     def begins(self, module):
         return True
 

@@ -94,8 +94,9 @@ def test_without_a_subscriber_a_step_costs_a_few_calls_whatever_the_model():
     assert 0 < found[0] == found[1] <= CALLS_PER_STEP
 
 
-def test_so_it_is_between_captured_steps(daemon):
-    with Training(10, daemon.endpoint, every=1000) as training:
+@pytest.mark.parametrize("options", [{}, {"values": True, "gradients": True}])
+def test_so_it_is_between_captured_steps(daemon, options):
+    with Training(10, daemon.endpoint, every=1000, **options) as training:
         daemon.attach(training.publisher)
         training.watch.rearm()
         assert not nothing_is_in_the_way(training.model)  # step 0 is captured

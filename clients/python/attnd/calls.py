@@ -13,19 +13,31 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Type, Union
 
 import numpy as np
 import torch
 
 from . import mods, tensors, wire
-from .devices import DTYPE_NAMES, HostCopy
+from .devices import DTYPE_NAMES, HeldCopy, HostCopy
 from .labels import ForwardLabels
 from .masks import IGNORED_AT, Visibility, describe
 from .padding import Present, valid_queries, with_queries
 from .plan import Plan
 from .publisher import Captured, fitting_labels
 from .torch_state import has_numbers
+
+
+class Output(NamedTuple):
+    """What the model got of an attention, for who waits for its gradient.
+
+    tensor   the very tensor
+    arrange  makes a gradient of it one [B, H, Tq, dv] of a fused call, [B, H, Tq, Tk] of weights
+    dropped  the kernel has dropped weights at random, so that the gradient is none of those that travel
+    """
+    tensor: torch.Tensor
+    arrange: Callable[[torch.Tensor], torch.Tensor]
+    dropped: bool = False
 
 
 class Queries(NamedTuple):
@@ -60,6 +72,7 @@ class Queries(NamedTuple):
     score_mod: Optional[mods.ScoreMod] = None
     lowered: bool = True
     v: Optional[torch.Tensor] = None
+    output: Optional[Output] = None
 
 
 class Weights(NamedTuple):
@@ -70,6 +83,7 @@ class Weights(NamedTuple):
     weights: torch.Tensor
     logits: torch.Tensor
     sink: bool = False
+    output: Optional[Output] = None
 
 
 Seen = Union[Queries, Weights]
@@ -91,15 +105,36 @@ class Context(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """A part of a call, copied: `nbytes`, and how it becomes a message."""
+    """A part of a call, copied: `nbytes`, and how it becomes a message of a layer, with the copy of its gradient if
+    there is one.
+
+    part   the samples, heads and rows
+    held   of the copies, those that are references until take()
+    """
     nbytes: int
-    make: Callable[[wire.Layer], Optional[Captured]]
+    make: Callable[..., Optional[Captured]]
+    part: Tuple[slice, slice, slice]
+    held: Sequence[HeldCopy] = ()
+
+    def take(self) -> None:
+        """Copies what was held."""
+        for copy in self.held:
+            copy.take()
 
 
 class Part(NamedTuple):
-    """A part of a call that the plan takes: how many bytes its copy takes, at most, and how it is copied."""
+    """A part of a call that the plan takes.
+
+    nbytes   of its copy, at most
+    copy     copies it; copy(HostCopy): so that its gradient may follow; copy(HeldCopy): the same, but the tensors of
+             the model are held
+    whole    all rows of its heads are in it
+    kept     what is large of it are tensors of the model
+    """
     nbytes: int
-    copy: Callable[[], Cut]
+    copy: Callable[..., Cut]
+    whole: bool = True
+    kept: bool = True
 
 
 class _Form(NamedTuple):
@@ -158,7 +193,8 @@ def parts(seen: Seen, plan: Plan, step: int, share: Share, context: Context, apa
             rows = _Rows(offset + low, total, wanted.start, wanted.step, queries)
             part = (slice(0, samples), slice(low, high), wanted)
             nbytes = _nbytes(seen, part) + (context.present.nbytes if context.present is not None else 0)
-            found.append(Part(nbytes, functools.partial(_cut, seen, part, rows, context)))
+            found.append(Part(nbytes, functools.partial(_cut, seen, part, rows, context), rows.stride == 1,
+                              isinstance(seen, Weights) or seen.score_mod is None))
     return found
 
 
@@ -227,19 +263,23 @@ def _size(tensor: torch.Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def _cut(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, context: Context) -> Cut:
+def _cut(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, context: Context,
+         copy: Optional[Type[HostCopy]] = None) -> Cut:
+    waits, copy = copy is not None, copy or HostCopy
     if isinstance(seen, Weights):
-        return _cut_weights(seen, part, rows, context)
+        return _cut_weights(seen, part, rows, context, copy)
     if seen.score_mod is None:
         mask = None if seen.mask is None else _part_of_mask(seen.mask, part)
-        return _cut_queries(seen, part, mask if seen.late_mask is None else seen.late_mask(part), rows, context)
+        return _cut_queries(seen, part, mask if seen.late_mask is None else seen.late_mask(part), rows, context, copy)
     given, mod = _given(seen, part), seen.score_mod
     if mod.biased(*given):
         weights = Weights(*mod.weights(*given), sink=mod.sinks is not None)
-        return _cut_weights(weights, (slice(None), slice(None), slice(None)), rows, context)
+        v = HostCopy(_of_heads(seen, seen.v.detach(), *part[:2])) if waits and seen.v is not None else None
+        everything = (slice(None), slice(None), slice(None))
+        return _cut_weights(weights, everything, rows, context, HostCopy, v)._replace(part=part)
     mask, biased = mod.hidden(*given)
-    cut, flag = _cut_queries(seen, part, mask, rows, context), HostCopy(biased)
-    return Cut(cut.nbytes, lambda layer: mod.now_biased() if flag.numpy() else cut.make(layer))
+    cut, flag = _cut_queries(seen, part, mask, rows, context, copy), HostCopy(biased)
+    return cut._replace(make=lambda layer, gradient=None: mod.now_biased() if flag.numpy() else cut.make(layer, gradient))
 
 
 def _given(seen: Queries, part: Tuple[slice, slice, slice]) -> Tuple[torch.Tensor, torch.Tensor, float, mods.Where]:
@@ -252,19 +292,21 @@ def _given(seen: Queries, part: Tuple[slice, slice, slice]) -> Tuple[torch.Tenso
 # ------------------------------------------------------------------------------------------- tier qk
 
 def _cut_queries(seen: Queries, part: Tuple[slice, slice, slice], given_mask: Optional[torch.Tensor], rows: _Rows,
-                 context: Context) -> Cut:
+                 context: Context, copy: Type[HostCopy]) -> Cut:
     samples, heads, queries = part
     # Detached, else each cut is one more node of the graph.
-    q = HostCopy(seen.q.detach()[samples, heads, queries], _lowered(seen.q, seen.lowered))
-    k, v = (None if shared is None else HostCopy(_of_heads(seen, shared.detach(), samples, heads),
-                                                 _lowered(shared, seen.lowered)) for shared in (seen.k, seen.v))
+    q = copy(seen.q.detach()[samples, heads, queries], _lowered(seen.q, seen.lowered))
+    k, v = (None if shared is None else copy(_of_heads(seen, shared.detach(), samples, heads),
+                                             _lowered(shared, seen.lowered)) for shared in (seen.k, seen.v))
     assert k is not None
     mask = None if given_mask is None else HostCopy(given_mask)
     documents = None if seen.documents is None else (HostCopy(seen.documents[0]), HostCopy(seen.documents[1]))
-    nbytes = sum(copy.nbytes for copy in (q, k, v, mask, *(documents or ())) if copy is not None)
+    copies = [one for one in (q, k, v, mask, *(documents or ())) if one is not None]
     form = _Form(_scale(seen), seen.causal, seen.window, seen.softcap, seen.offset)
     parts = _Parts(q, k, v, mask, documents)
-    return Cut(nbytes, lambda layer: _finish_queries(parts, form, rows, context, layer))
+    return Cut(sum(one.nbytes for one in copies),
+               lambda layer, gradient=None: _finish_queries(parts, form, rows, context, layer, gradient), part,
+               [one for one in copies if isinstance(one, HeldCopy)])
 
 
 def _scale(seen: Queries) -> float:
@@ -329,8 +371,8 @@ def _part_of_mask(mask: torch.Tensor, part: Sequence[slice]) -> torch.Tensor:
     return mask[tuple(cut if size > 1 else slice(None) for cut, size in zip(part, mask.shape))]
 
 
-def _finish_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context,
-                    layer: wire.Layer) -> Optional[Captured]:
+def _finish_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context, layer: wire.Layer,
+                    gradient: Optional[HostCopy]) -> Optional[Captured]:
     q, k = parts.q, parts.k
     batch, heads, queries, keys = *q.shape[:3], k.shape[2]
     allowed, bias = _read_mask(parts.mask, (batch, heads, queries, keys))
@@ -345,6 +387,8 @@ def _finish_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context,
         frames.add_owned("k", k.dtype_name, k.numpy())
         if parts.v is not None:
             frames.add_owned("v", parts.v.dtype_name, parts.v.numpy())
+            if gradient is not None:
+                frames.add_owned("dout", gradient.dtype_name, gradient.numpy())
         frames.add_ids("documents", ids, batch, keys)
         return _captured("qk", frames, visibility, rows, context, layer,
                          {"scale": form.scale, "softcap": form.softcap})
@@ -352,6 +396,8 @@ def _finish_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context,
     weights = softmax(_logits(q.floats(), k.floats(), form.scale, form.softcap), allowed, bias)
     frames = tensors.Frames()
     frames.add_owned("weights", "f64" if weights.dtype == np.float64 else "f32", weights)
+    if parts.v is not None and gradient is not None:
+        _add_product(frames, gradient, parts.v)
     visibility = _described(np.asarray(allowed.any(axis=1)), form, rows, layer)
     return _captured("attention", frames, visibility, rows, context, layer, {})
 
@@ -439,6 +485,12 @@ def _logits(q: np.ndarray, k: np.ndarray, scale: float, softcap: float) -> np.nd
     return np.asarray(softcap * np.tanh(product / softcap) if softcap else product)
 
 
+def _add_product(frames: tensors.Frames, gradient: HostCopy, v: HostCopy) -> None:
+    """Adds dL/dA, of the gradient of the output and the values."""
+    product = _logits(gradient.floats(), v.floats(), 1.0, 0.0)
+    frames.add_owned("grad", "f64" if product.dtype == np.float64 else "f32", product)
+
+
 def softmax(logits: np.ndarray, allowed: np.ndarray, bias: Optional[np.ndarray]) -> np.ndarray:
     """Weights of what is allowed; a row that may attend to nothing is 0."""
     if bias is not None:
@@ -452,13 +504,15 @@ def softmax(logits: np.ndarray, allowed: np.ndarray, bias: Optional[np.ndarray])
 
 # ------------------------------------------------------------------------------------- tier attention
 
-def _cut_weights(seen: Weights, part: Tuple[slice, slice, slice], rows: _Rows, context: Context) -> Cut:
-    weights = seen.weights[part]
-    if seen.sink:
+def _cut_weights(seen: Weights, part: Tuple[slice, slice, slice], rows: _Rows, context: Context, copy: Type[HostCopy],
+                 v: Optional[HostCopy] = None) -> Cut:
+    weights, sink = seen.weights.detach()[part], seen.sink
+    if sink:
         weights = weights[..., :-1]
-    values, allowed = HostCopy(weights), HostCopy(_visible_of(seen, part))
-    return Cut(values.nbytes + allowed.nbytes,
-               lambda layer: _finish_weights(values, allowed, seen.sink, rows, context, layer))
+    values, allowed = copy(weights), HostCopy(_visible_of(seen, part))
+    return Cut(values.nbytes + allowed.nbytes + (0 if v is None else v.nbytes),
+               lambda layer, gradient=None: _finish_weights(values, allowed, sink, rows, context, layer, gradient, v),
+               part, [values] if isinstance(values, HeldCopy) else [])
 
 
 def _visible_of(seen: Weights, part: Tuple[slice, slice, slice]) -> torch.Tensor:
@@ -467,10 +521,14 @@ def _visible_of(seen: Weights, part: Tuple[slice, slice, slice]) -> torch.Tensor
     return visible[..., :-1] if seen.sink else visible
 
 
-def _finish_weights(values: HostCopy, visible: HostCopy, sink: bool, rows: _Rows, context: Context,
-                    layer: wire.Layer) -> Optional[Captured]:
+def _finish_weights(values: HostCopy, visible: HostCopy, sink: bool, rows: _Rows, context: Context, layer: wire.Layer,
+                    gradient: Optional[HostCopy], v: Optional[HostCopy]) -> Optional[Captured]:
     frames = tensors.Frames()
     frames.add_owned("weights", values.dtype_name, values.numpy())
+    if gradient is not None and v is not None:
+        _add_product(frames, gradient, v)
+    elif gradient is not None:
+        frames.add_owned("grad", gradient.dtype_name, gradient.numpy()[..., :values.shape[3]])
     visibility = describe(visible.numpy(), rows.first, rows.stride, rows.total, layer[2] == "self")
     return _captured("attention", frames, visibility, rows, context, layer, {"learned_sink": sink})
 

@@ -38,6 +38,7 @@ from . import torch_state, wire
 from .address import NOBODY, AddressError
 from .arguments import check_options, check_patterns, tell_unmatched
 from .calls import Context, Cut, Part, Queries, Seen, Share, heads_of, parts, present_of, queries_of, tells_padding
+from .gradients import Gradients
 from .hooks import ForwardHook, Hook, OptimizerHook, register_optimizer_hook, remove_all
 from .induction import InductionInputs
 from .judge import Judge
@@ -68,7 +69,8 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
           stack: Optional[str] = None, layers: Optional[Mapping[str, Sequence[Any]]] = None,
           rank: Optional[int] = None, world: Optional[int] = None,
           tensor_parallel: Optional[Tuple[int, int]] = None, evaluation: bool = False, tokens: Optional[bool] = None,
-          values: bool = False, labels: Any = None, probe: Any = None, probe_every: int = 100, first_step: int = 0, first_epoch: int = 0, wait: float = 2.0,
+          values: bool = False, gradients: bool = False, labels: Any = None, probe: Any = None, probe_every: int = 100,
+          first_step: int = 0, first_epoch: int = 0, wait: float = 2.0,
           queue_bytes: int = DEFAULT_QUEUE_BYTES, run: Optional[Any] = None,
           publisher: Optional[Publisher] = None, passive: bool = False, include: Any = None, exclude: Any = None,
           settings: Optional[Mapping[str, Any]] = None, start: Optional[str] = None, **options: Any) -> "Watch":
@@ -94,6 +96,8 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
                  socket, on this machine. They leave the process then; False keeps them in it
     values       publish the values of fused attention with its queries and keys: `output_norm` and
                  `norm_weighted_entropy` need them
+    gradients    publish what backward brings as well, and values: `importance_gradient` needs it. Messages leave in
+                 backward then; see gradients.py
     labels       texts of the tokens, which are shown with the maps: a function from a list of token numbers to as many
                  texts (tokenizer.convert_ids_to_tokens), or the text of each number, as a sequence or mapping
     probe        inputs of the model, a tensor, tuple or dict, or "induction": random tokens that come twice and fit the
@@ -167,7 +171,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
         if settings is not None:
             publisher.describe(settings)
         made = Watch(root, publisher, own, own_plan, share, _Names(layers or {}, stack), position, evaluation, tokens,
-                     values, texts, patterns, starter)
+                     values, gradients, texts, patterns, starter)
         if not passive:
             opened.callback(made.close)
             made.follow_steps(optimizer, steps)
@@ -192,7 +196,8 @@ class Watch:
 
     def __init__(self, root: torch.nn.Module, publisher: Publisher, own_publisher: bool, own_plan: Dict[str, int],
                  share: Share, names: "_Names", position: Tuple[int, int], evaluation: bool, tokens: Optional[bool],
-                 values: bool, texts: Optional[Texts], patterns: Mapping[str, Sequence[str]], starter: Optional[Starter] = None):
+                 values: bool, gradients: bool, texts: Optional[Texts], patterns: Mapping[str, Sequence[str]],
+                 starter: Optional[Starter] = None):
         self.publisher = publisher
         self._starter = starter
         if starter is not None:
@@ -214,6 +219,7 @@ class Watch:
         self._unnamed: Dict[str, int] = {}  # paths and heads, in order; 0: not known to be attention yet
         self._given_up_at: Optional[int] = None  # the newest step whose attentions are counted as dropped
         self._followed = False  # a forward of this step was
+        self._trains = False  # the forward that runs began with gradients, and it is known when backward repeats it
         self._unseen: Dict[str, None] = {}  # paths of attentions in it that showed none, in order
         self._padding = DecoderPadding()
         self._told_unseen = self._told_many = self._told_untold = False
@@ -228,7 +234,8 @@ class Watch:
         self._probe: Optional[Probe] = None
         self.judge = Judge(**patterns, given=names.given, site=names.site_of, counts_heads=share.of == 1)
         self._spy = Spy(root, self, self.judge)
-        self.sends_tokens, self.sends_values = tokens, values
+        self.sends_tokens, self.sends_values = tokens, values or gradients
+        self._gradients = Gradients(publisher, self._taken, self.failed) if gradients else None
         labels = None if texts is None else Labels(texts, self.failed)
         self._tokens = Tokens(root, self._spy, lambda: publisher.is_local if tokens is None else tokens, labels)
         publisher.hello([])
@@ -308,8 +315,10 @@ class Watch:
         self._epoch, self._step, self._passes = epoch, step, {}
 
     def stats(self) -> Dict[str, Any]:
-        """The publisher's counters; see Publisher.stats."""
-        return self.publisher.stats()
+        """The publisher's counters; see Publisher.stats. With gradients=True also `gradients_not_finite`: messages that
+        went without a gradient, because theirs was not finite."""
+        stats = self.publisher.stats()
+        return stats if self._gradients is None else {**stats, "gradients_not_finite": self._gradients.not_finite}
 
     def close(self) -> None:
         """Takes everything out of the model and, unless the publisher was given, closes it (bounded by its linger
@@ -321,6 +330,8 @@ class Watch:
         self._guarded(self._tell_evaluated)
         self._closed = True
         self._disarm()
+        if self._gradients is not None:
+            self._gradients.settle(None)
         remove_all(self._handles)
         if self._probe is not None:
             self._probe.close()
@@ -383,7 +394,7 @@ class Watch:
             log.warning("job %s: no step of an optimizer was seen in %d forwards, so each counts as a step; call "
                         "step() of what attnd.watch returned at the end of each", self.publisher.job, FORWARDS_PER_STEP)
         if forwards_are_steps or self._forwards > FORWARDS_PER_STEP:
-            self._advance()
+            self._advance(before_backward=True)
         else:
             self._guarded(self.rearm)  # a daemon may have come since the first one
 
@@ -396,7 +407,9 @@ class Watch:
             self._step = self._first_step  # whatever the forwards of the first step had counted
         self._advance()
 
-    def _advance(self) -> None:
+    def _advance(self, before_backward: bool = False) -> None:
+        if self._gradients is not None:
+            self._gradients.settle(self._step if before_backward else None)
         self._step += 1
         self._begun = True
         self._passes = {}
@@ -458,9 +471,12 @@ class Watch:
         if self._closed or os.getpid() != self._pid:
             return False
         probing = _probing()
+        self._trains = probing is None and torch.is_grad_enabled() and torch_state.graph_task_id is not None
         if probing is not None:  # what a probe runs is no step of the training
             return probing is self
         begins = module.training or torch.is_grad_enabled() or self._evaluation
+        if begins and self._gradients is not None:
+            self._gradients.settle()
         self._called = self._called or begins
         self._begun, self._evaluated = self._begun or begins, self._evaluated or not begins
         return begins
@@ -494,7 +510,14 @@ class Watch:
                 context = context._replace(present=self._padding.of(queries_of(seen)))
             if layer is None:
                 self._unnamed[path] = heads_of(seen) * self._share.of
-            for part in parts(seen, plan, self._step, self._share, context, self.publisher.strides):
+            output = None
+            if self._gradients is not None:
+                output = self._gradients.awaited(path, seen, is_repeated=self._trains and not self._spy.records)
+            seen = seen._replace(output=None)  # what is kept of it must not keep the graph
+            found: Sequence[Part] = parts(seen, plan, self._step, self._share, context, self.publisher.strides)
+            if self._gradients is not None and output is not None:
+                found = self._gradients.wait(path, found, output, self._epoch, self._step)
+            for part in found:
                 if layer is not None:
                     self._publish(path, layer, part.nbytes, part.copy)
                 else:
@@ -517,6 +540,15 @@ class Watch:
         """See spy.Watcher. Layers are named in the order in which they run."""
         self._unnamed.setdefault(call_name(path, call), 0)
 
+    def awaits(self, path: str) -> bool:
+        """See spy.Watcher."""
+        return self._gradients is not None and self._gradients.awaits(path)
+
+    def saw_again(self, path: str, call: int, seen: Seen) -> None:
+        """See spy.Watcher."""
+        if self._gradients is not None:
+            self._gradients.repeated(call_name(path, call), seen.output)
+
     def ends(self, unseen: Optional[Sequence[str]]) -> None:
         """See spy.Watcher. Names what is new, and publishes it."""
         try:
@@ -527,8 +559,8 @@ class Watch:
             if unnamed and self._names.add(unnamed):
                 self.publisher.hello(self._names.described(), self._epoch, self._step)
             for kept in pending:
-                layer = self._names.layers[kept.path]
-                if self.plan.takes_layer(layer) and self.publisher.wanted(*layer):
+                layer = self._taken(kept.path)
+                if layer is not None:
                     self._publish(kept.path, layer, kept.nbytes, kept.copied)
             for refused in self.judge.news():
                 log.warning("job %s: %s", self.publisher.job, refused)
@@ -548,6 +580,11 @@ class Watch:
             self._warned = True
             log.warning("job %s: %s; training goes on, further failures are not logged", self.publisher.job,
                         what, exc_info=True)
+
+    def _taken(self, path: str) -> Optional[wire.NamedLayer]:
+        """The layer at `path`, if it has a name, and somebody wants it."""
+        layer = self._names.layers.get(path)
+        return layer if layer is not None and self.plan.takes_layer(layer) and self.publisher.wanted(*layer) else None
 
     def _publish(self, path: str, layer: wire.Layer, nbytes: int, copy: Callable[[], Optional[Cut]]) -> None:
         try:

@@ -60,6 +60,30 @@ class HostCopy:
         tensor = self._tensor.cpu()
         return np.asarray((tensor if tensor.dtype == torch.float64 else tensor.float()).numpy())
 
+    def is_finite(self) -> bool:
+        """Whether all numbers are, as is their sum; waits as well."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        precision = torch.float64 if self.dtype == torch.float64 else torch.float32
+        return bool(self._tensor.sum(dtype=precision).isfinite())
+
+
+class HeldCopy(HostCopy):
+    """The same of a tensor that is kept by reference until take()."""
+
+    def __init__(self, tensor: torch.Tensor, dtype: Optional[torch.dtype] = None):
+        self.dtype = tensor.dtype if dtype is None else dtype
+        self.shape = tuple(tensor.shape)
+        self.nbytes = tensor.numel() * torch.empty(0, dtype=self.dtype).element_size()
+        self._held: Any = (tensor.detach(), tensor._version)
+
+    def take(self) -> None:
+        """Copies it. RuntimeError when somebody has written to it since."""
+        (tensor, version), self._held = self._held, None
+        if tensor._version != version:
+            raise RuntimeError("the model wrote to what it attends with before backward")
+        super().__init__(tensor, self.dtype)
+
 
 _streams: Dict[Any, Any] = {}
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Callable, ContextManager, Dict, Mapping, 
 import torch
 
 from . import mods
-from .calls import Queries
+from .calls import Output, Queries
 from .detours import Detour, Original
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def observe(lookout: Callable[[], "Lookout"], as_ever: Callable[[], ContextManag
                     _tell_uncompiled()
                 return original(*args, **kwargs)
 
-        return here.instead(run, lambda: _queries(given, runner is not original, sinks))
+        return here.instead(run, lambda result: _queries(given, runner is not original, sinks)._replace(
+            output=Output(result[0] if isinstance(result, tuple) else result, lambda gradient: gradient)))
 
     return Detour(function, attend)
 

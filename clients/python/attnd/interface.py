@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, Tuple
 import torch
 
 from . import mods
-from .calls import Queries
+from .calls import Output, Queries
 
 if TYPE_CHECKING:
     from .spy import Lookout
@@ -54,10 +54,16 @@ def _observed(lookout: Callable[[], "Lookout"], function: Callable[..., Any]) ->
         with here.inside_interface(kwargs.get("s_aux")):
             result = function(module, query, key, value, attention_mask, *args, **kwargs)
         if here.count == before:
-            here.tell(lambda: _queries(module, query, key, value, attention_mask, kwargs))
+            here.tell(lambda: _queries(module, query, key, value, attention_mask, kwargs)._replace(
+                output=Output(result[0], _heads_second, bool(kwargs.get("dropout")))))
         return result
 
     return call
+
+
+def _heads_second(gradient: torch.Tensor) -> torch.Tensor:
+    """[B, H, Tq, dv] of [B, Tq, H, dv]."""
+    return gradient.transpose(1, 2)
 
 
 def _queries(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any,

@@ -97,7 +97,11 @@ class Judge:
                     f"{second} heads now. If the first axis is the heads, let the module say so: num_heads = {first}")
         if not swapped:
             return seen
-        return seen._replace(weights=seen.weights.transpose(0, 1), logits=seen.logits.transpose(0, 1))
+        output = seen.output
+        if output is not None:
+            arrange = output.arrange
+            output = output._replace(arrange=lambda gradient: arrange(gradient).transpose(0, 1))
+        return Weights(seen.weights.transpose(0, 1), seen.logits.transpose(0, 1), seen.sink, output)
 
     def news(self) -> List[str]:
         """What there is to tell since, once: for all modules of one place in the model together."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, NamedTuple
 import torch
 
 from . import mods
-from .calls import Queries
+from .calls import Output, Queries
 from .detours import Detour, Original
 
 if TYPE_CHECKING:
@@ -47,9 +47,22 @@ def _observed(lookout: Callable[[], "Lookout"], function: FunctionType, read: Re
         if here.within:
             return original(*args, **kwargs)
         given = {**dict(zip(names, args)), **kwargs}
-        return here.instead(lambda: original(*args, **kwargs), lambda: read(given))
+        return here.instead(lambda: original(*args, **kwargs),
+                            lambda result: read(given)._replace(output=_output(result, given)))
 
     return Detour(function, call)
+
+
+def _output(result: Any, given: Given) -> Output:
+    """[B, T, H, d], packed [T, H, d] of flash_attn; of xFormers also [B, T, d] and [B, T, G, H, d]."""
+    made, packed = result[0] if isinstance(result, tuple) else result, "cu_seqlens_q" in given or "cu_seqlens" in given
+
+    def arrange(gradient: torch.Tensor) -> torch.Tensor:
+        if gradient.dim() == 3:
+            gradient = gradient[None] if packed else gradient.unsqueeze(2)
+        return (gradient.flatten(2, 3) if gradient.dim() == 5 else gradient).transpose(1, 2)
+
+    return Output(made, arrange, bool(given.get("dropout_p") or given.get("p")))
 
 
 # ------------------------------------------------------------------------------------------ visibility

@@ -18,7 +18,8 @@ What the model computes is computed by the very calls it makes, with its own arg
 Two things in torch look at what is installed, and would compute something else. Modules of torch that would take their
 fast path, in a forward that is trained with, run without the mode and are not seen. Compiled code runs eagerly, which
 agrees with it to rounding. While a CUDA graph is captured nothing is seen.
-A forward that activation checkpointing repeats runs within backward, where nothing is seen.
+A forward that activation checkpointing repeats runs within backward, where nothing is seen but the attentions whose
+gradients are awaited.
 
 Of one model one forward is followed at a time, in the thread that began it; others of it run unseen meanwhile. Several
 models may be followed in several threads. Failures in here are reported to the watcher and never to the model.
@@ -37,7 +38,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.overrides import TorchFunctionMode
 
 from . import flex, interface, kernels_of_others
-from .calls import Queries, Seen, Weights
+from .calls import Output, Queries, Seen, Weights
 from .detours import Detour
 from .evidence import Trail, tensors_in
 from .judge import SAYS_ATTENTION, Judge, head_count
@@ -63,6 +64,12 @@ class Watcher(Protocol):
 
     def expects(self, path: str, call: int) -> None:
         """The same may be told later in this forward, or may not."""
+
+    def awaits(self, path: str) -> bool:
+        """Backward repeats the module at `path`, which ran without gradients before; whether that is to be followed."""
+
+    def saw_again(self, path: str, call: int, seen: Seen) -> None:
+        """The same that saw() was told then, with gradients now."""
 
     def ends(self, unseen: Optional[Sequence[str]]) -> None:
         """The forward is done. `unseen`: paths of modules that look like attention and showed none; None: it broke
@@ -92,6 +99,7 @@ class Spy:
         self._told: Set[str] = set()  # paths of modules that publish by hand, or are passed over
         self._altered = False  # the model wrote to weights before they were known to be such
         self._trains = True  # what this forward computes is trained with
+        self._again = False  # it is repeated by backward
         self._fast: Optional[torch.nn.Module] = None  # takes its fast path now, and is passed over
 
     @property
@@ -137,7 +145,9 @@ class Spy:
         path = self._stack[-1][1]
         call = self._calls.get(path, 0)
         self._calls[path] = call + 1
-        if self.judge is None:
+        if self._again:
+            self.watcher.saw_again(path, call, seen)
+        elif self.judge is None:
             self.watcher.saw(path, call, seen)
         elif not self.judge.excludes(call_name(path, call)):
             if result is None or not isinstance(seen, Weights):
@@ -196,11 +206,12 @@ class Spy:
     def _begin(self, module: torch.nn.Module, path: str) -> bool:
         if _traced() or _recorded():
             return False
-        if _repeated(path):
-            if graph_task_id is None and torch.is_grad_enabled():
+        self._again = _repeated(path)
+        if self._again and graph_task_id is None:
+            if torch.is_grad_enabled():
                 self.watcher.passes_over()
             return False
-        if not self.watcher.begins(module):
+        if not (self.watcher.awaits(path) if self._again else self.watcher.begins(module)):
             return False
         self._thread = threading.get_ident()
         self._calls, self._entered = {}, {}
@@ -266,12 +277,18 @@ class Spy:
             self._lookout.remove(self)
         if self._leaving:
             self.remove()
-        self.watcher.ends(self._unseen() if whole else None)
+        if not self._again:
+            self.watcher.ends(self._unseen() if whole else None)
 
     @property
     def was_told(self) -> bool:
         """Whether any module publishes by hand, was said to be passed over, or is captured from the next forward on."""
         return bool(self._told) or self._altered
+
+    @property
+    def records(self) -> bool:
+        """Whether autograd records what the model computes now."""
+        return self._lookout is None or self._lookout.records
 
     @property
     def told_here(self) -> bool:
@@ -302,6 +319,7 @@ class Lookout:
         self.trails: List[Trail] = []  # of softmaxes that are not judged yet
         self.sinks: Optional[torch.Tensor] = None  # of the function of transformers that runs now
         self.within = 0  # functions of transformers that run now
+        self.records = True  # autograd does, what is looked at
         self._mode: Optional[_Mode] = None
         self._paused: List[Any] = []
 
@@ -348,20 +366,20 @@ class Lookout:
                 return function(*args, **kwargs)
         result = function(*args, **kwargs)
         if function is _sdpa:
-            self.tell(lambda: _queries(args, kwargs))
+            self.tell(lambda: _queries(args, kwargs, result))
         else:
             self.tell(lambda: _softmax(args, kwargs, result, self._module()), result)
         return result
 
-    def instead(self, run: Callable[[], Any], look: Callable[[], Optional[Seen]]) -> Any:
-        """Runs a kernel, of which nothing inside is to be seen, and tells what it did."""
+    def instead(self, run: Callable[[], Any], look: Callable[[Any], Optional[Seen]]) -> Any:
+        """Runs a kernel, of which nothing inside is to be seen, and tells what it did, by its result."""
         if not self.spies:
             return run()
         self.pause(run)
         try:
             result = run()
             if not any(spy.told_here for spy in self.spies):
-                self.tell(look)
+                self.tell(lambda: look(result))
         finally:
             self.resume(run)
         return result
@@ -369,6 +387,7 @@ class Lookout:
     def tell(self, look: Callable[[], Optional[Seen]], result: Optional[torch.Tensor] = None) -> None:
         """Tells all spies what `look` finds, as Spy.sees has it. Nothing of it is for autograd: activation
         checkpointing counts what is kept for backward, and the forward that it repeats would keep less."""
+        self.records = torch.is_grad_enabled()
         try:
             with torch.no_grad():
                 seen = look()
@@ -388,6 +407,7 @@ class Lookout:
 
     def follow(self, function: Any, args: Any, kwargs: Any, made: Any) -> None:
         """The model called this function, which made that, while there are trails."""
+        self.records = torch.is_grad_enabled()
         try:
             with torch.no_grad():
                 operands = list(tensors_in((*args, *kwargs.values())))
@@ -574,7 +594,7 @@ class _StandIns(_Shared):
         output = self.own["scaled_dot_product_attention"](*args, **kwargs)
         here = lookout_here()
         if here.heads is not None:
-            here.tell(lambda: _queries(args, kwargs))
+            here.tell(lambda: _queries(args, kwargs, output))
         return output
 
 
@@ -608,8 +628,8 @@ class _Mode(TorchFunctionMode):
             self.__exit__(None, None, None)
 
 
-def _queries(args: Any, kwargs: Any) -> Optional[Queries]:
-    """The arguments of F.scaled_dot_product_attention, as [B, H, T, d]."""
+def _queries(args: Any, kwargs: Any, result: torch.Tensor) -> Optional[Queries]:
+    """The arguments of F.scaled_dot_product_attention and its result, as [B, H, T, d]."""
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
     given = {**dict(zip(names, args)), **kwargs}
     q, k, v, mask = given["query"], given["key"], given["value"], given.get("attn_mask")
@@ -617,7 +637,8 @@ def _queries(args: Any, kwargs: Any) -> Optional[Queries]:
         raise TypeError("nested tensors are not captured")
     q, k, v, mask = _four_axes([_local(q), _local(k), _local(v), None if mask is None else _local(mask)])
     assert q is not None and k is not None
-    return Queries(q, k, mask, bool(given.get("is_causal")), given.get("scale"), v=v)
+    output = Output(result, _in_four_axes, bool(given.get("dropout_p")))
+    return Queries(q, k, mask, bool(given.get("is_causal")), given.get("scale"), v=v, output=output)
 
 
 def _softmax(args: Any, kwargs: Any, weights: torch.Tensor, module: Optional[torch.nn.Module],
@@ -628,6 +649,7 @@ def _softmax(args: Any, kwargs: Any, weights: torch.Tensor, module: Optional[tor
     axis = kwargs.get("dim", args[1] if len(args) > 1 else None)
     if not isinstance(axis, int) or axis not in (-1, logits.dim() - 1) or not logits.is_floating_point():
         return None
+    result, shape = weights, tuple(logits.shape)
     if logits.dim() == 3:
         heads = heads or (head_count(module) if SAYS_ATTENTION.search(type(module).__name__) else None)
         if not heads or logits.shape[0] % heads:
@@ -636,7 +658,8 @@ def _softmax(args: Any, kwargs: Any, weights: torch.Tensor, module: Optional[tor
         logits, weights = logits.reshape(shape), weights.reshape(shape)
     if logits.dim() != 4:
         return None
-    return Weights(weights, logits, getattr(module, "sinks", None) is not None)
+    return Weights(weights, logits, getattr(module, "sinks", None) is not None,
+                   Output(result, lambda gradient: gradient.reshape(shape)))
 
 
 def _takes_fast_path(module: torch.nn.Module, args: Any) -> bool:
@@ -672,6 +695,13 @@ def _four_axes(given: Sequence[Optional[torch.Tensor]]) -> List[Optional[torch.T
     leading = torch.broadcast_shapes(  # type: ignore[no-untyped-call]
         *(tensor.shape[:-3] for tensor in padded if tensor is not None))
     return [None if tensor is None else tensor.expand(*leading, *tensor.shape[-3:]).flatten(0, -4) for tensor in padded]
+
+
+def _in_four_axes(tensor: torch.Tensor) -> torch.Tensor:
+    """One that nothing is to be broadcast with."""
+    made = _four_axes([tensor])[0]
+    assert made is not None
+    return made
 
 
 def _padded(tensor: torch.Tensor, axes: int) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 import torch
 
@@ -19,6 +19,13 @@ def is_no_repetition() -> bool:
     return graph_task_id is None or graph_task_id() == -1
 
 
+def saves_elsewhere() -> bool:
+    """Whether something takes what autograd keeps for backward, as activation checkpointing does."""
+    return _saving is not None and _saving(False) is not None
+
+
+_saving: Optional[Callable[[bool], Any]] = getattr(getattr(torch._C, "_autograd", None),
+                                                   "_top_saved_tensors_default_hooks", None)
 _OF_GLOBAL_HOOKS = r"Using `torch.compile\(module\)` when there are global hooks"
 
 
