@@ -36,7 +36,9 @@ def publish(trainer, rng):
                       labels=["the", "cat", "sat", "on", "a", "mat"], microbatch=1, module="blocks.0.attn")
     trainer.attention(softmax_maps(rng, 2, 2, 6, 6, causal=True, dtype=np.float16), step=1, causal=True, window=6,
                       documents=np.zeros((2, 6), np.int32), dropout=True)
-    trainer.qk(queries, keys, v=keys, step=2, scale=0.5, softcap=30.0, causal=True, q_len=[6, 4], k_len=[6, 4])
+    trainer.qk(queries, keys, v=keys, step=2, scale=0.5, softcap=30.0, causal=True, q_len=[6, 4], k_len=[6, 4],
+               dout=rng.normal(size=(2, 2, 6, 4)), wo_r=rng.normal(size=(2, 3, 4)).astype(np.float32),
+               x_norm=np.full((2, 6), 2, np.float32))
     trainer.qk(queries[:, :, 2:4], keys, step=3, scale=0.5, causal=True, q_offset=2)
     trainer.qk(queries[:, :, 1::2], keys, step=4, scale=0.5, causal=True, q_offset=1, q_stride=2)
     for offset in (0, 2):  # a slice of the heads each
