@@ -283,7 +283,7 @@ def _cut(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, context: Con
 
 
 def _given(seen: Queries, part: Tuple[slice, slice, slice]) -> Tuple[torch.Tensor, torch.Tensor, float, mods.Where]:
-    """What flex attention's kernel gets of a part."""
+    """The arguments of flex attention's kernel for a part."""
     q, k = seen.q.detach()[part], _of_heads(seen, seen.k.detach(), *part[:2])
     return (q.to(_lowered(q, seen.lowered) or q.dtype), k.to(_lowered(k, seen.lowered) or k.dtype), _scale(seen),
             mods.where(part, int(k.shape[2]), q.device))
@@ -436,7 +436,7 @@ def _visible(allowed: np.ndarray, form: _Form, rows: _Rows, documents: _Document
 
 def _said_plainly(parts: _Parts, form: _Form, rows: _Rows, documents: _Documents,
                   layer: wire.Layer) -> Optional[Visibility]:
-    """What is visible when it is said without looking at what is; None when it is not."""
+    """The visible keys, where the call states them in words; None where it does not."""
     offset = rows.first + (form.offset if form.causal or form.window else 0)
     if parts.mask is not None or (form.window and not form.causal) or offset < 0:
         return None

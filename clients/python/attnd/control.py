@@ -111,8 +111,8 @@ class Control:
         return self.call("runs", past.given(job=job, limit=past.LIMIT_MAX))["runs"]
 
     def log(self, job: str, run: Optional[str] = None) -> Any:
-        """What the training of a run reported itself, such as its loss: dicts of name, and of step, epoch, time_ns and
-        value, lists of one entry per point; a value is None where it was not finite."""
+        """The numbers that the training of a run reported itself, such as its loss: dicts of name, and of step, epoch,
+        time_ns and value, lists of one entry per point; a value is None where it was not finite."""
         return self.call("log", past.given(job=job, run=run))["series"]
 
     def windows(self, job: str, run: Optional[str] = None, **where: Any) -> Any:

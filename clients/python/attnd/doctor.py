@@ -36,7 +36,7 @@ OK, NOTE, WRONG = "ok", "-", "WRONG"
 
 
 class Finding(NamedTuple):
-    """What was found about a subject: `state` is OK, NOTE (neither well nor wrong) or WRONG, `remedy` what to do."""
+    """A finding about a subject: `state` is OK, NOTE (neither well nor wrong) or WRONG, `remedy` what to do."""
     subject: str
     state: str
     text: str
@@ -244,7 +244,7 @@ def _about_named(place: str) -> Findings:
 
 
 def _about_sockets(place: str, state: str) -> Findings:
-    """What keeps clients from a daemon there."""
+    """Names what keeps clients from a daemon there."""
     left = [name for name in addresses.SOCKETS if os.path.exists(f"{place}/{name}")]
     knocked = addresses.knock(place, "control")
     if left and knocked == "":

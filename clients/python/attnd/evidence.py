@@ -57,7 +57,7 @@ class Trail:
         return _version(self._result) != self._version
 
     def findings(self) -> Findings:
-        """What is known now."""
+        """The findings so far."""
         return Findings(self._product, self._selected, self._heads_first, _is_of_layer(self.seen.logits))
 
     def after(self, function: Any, args: Any, operands: Sequence[torch.Tensor], made: Any) -> bool:
@@ -148,7 +148,7 @@ def _version(tensor: torch.Tensor) -> int:
 
 
 def _size(letters: str, tensor: torch.Tensor, letter: str) -> int:
-    """Of the axis of that name."""
+    """The size of the axis of that name."""
     at = letters.find(letter)
     return int(tensor.shape[at if "." not in letters[:at] else at - len(letters)])
 

@@ -65,8 +65,8 @@ def observe(lookout: Callable[[], "Lookout"], as_ever: Callable[[], ContextManag
 
 
 def _as_compiled(original: Original, caller: Any, given: Mapping[str, Any]) -> Tuple[Original, bool]:
-    """What runs when the model calls flex attention and no stance makes that eager, and whether it is compiled here.
-    `caller` is the frame that calls."""
+    """The function that runs when the model calls flex attention and no stance makes that eager, and whether it is
+    compiled here. `caller` is the frame that calls."""
     frame, direct = caller, True
     while frame is not None:
         code = frame.f_code
@@ -81,7 +81,7 @@ def _as_compiled(original: Original, caller: Any, given: Mapping[str, Any]) -> T
 
 
 def _within_compiled(original: Original, given: Mapping[str, Any]) -> Original:
-    """What runs in a model that is compiled as a whole."""
+    """The function that runs in a model that is compiled as a whole."""
     q, k = given["query"], given["key"]
     nbytes = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] * 4
     backend = "inductor" if nbytes > LOGITS_BYTES or _has_own_blocks(given.get("block_mask")) else "eager"
@@ -129,7 +129,7 @@ def _identity(score: torch.Tensor, *numbers: torch.Tensor) -> torch.Tensor:
 
 
 def _mask_mod(block_mask: Any, compiled: bool) -> Optional[mods.MaskMod]:
-    """What the kernel takes from a BlockMask; None when it hides nothing. Compiled code visits the blocks alone."""
+    """The mask_mod of a BlockMask in the kernel; None when it hides nothing. Compiled code visits the blocks alone."""
     if block_mask is None:
         return None
     module = sys.modules[MODULE]

@@ -11,7 +11,7 @@ import torch
 
 from .torch_state import is_compiling
 
-# What a copy or pickle of a watched model has where the model has a hook of ours: takes anything and does nothing, and
+# Stands in a copy or pickle of a watched model where the model has a hook of ours: takes anything and does nothing, and
 # is no part of attnd, so that a saved model can be loaded without it.
 _no_hook = contextlib.nullcontext().__exit__
 
@@ -72,7 +72,7 @@ class OptimizerHook(Hook):
             owner.optimizer_stepped()
 
     def _counts(self, optimizer: Any) -> bool:
-        """Of several optimizers of one model the first that steps counts, as long as it lives."""
+        """Whether steps of the optimizer count: the first of a model that steps does, as long as it lives."""
         if self._root is None:
             return True
         if optimizer not in self._judged:

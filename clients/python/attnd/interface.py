@@ -2,7 +2,7 @@
 """interface: the attention functions of Hugging Face transformers that are kernels of their own.
 
 Its models look an attention function up by name and call it with queries and keys after the position encoding,
-[B, H, T, d]. What `eager` and `sdpa` do is seen anyway (spy.py); for the others (flash attention, flex attention,
+[B, H, T, d]. `spy.py` sees `eager` and `sdpa` anyway; for the others (flash attention, flex attention,
 what users register) the call itself is looked at.
 """
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _numbers(begin: torch.Tensor, length: int) -> torch.Tensor:
 
 
 def _with_bias(bias: torch.Tensor, mask: Optional[torch.Tensor]) -> torch.Tensor:
-    """What is added to the logits, of a bias [1, H, Tq, Tk] and a mask that allows, or is added itself."""
+    """Joins a bias [1, H, Tq, Tk] and a mask that allows, or is added itself: what is added to the logits."""
     if mask is None:
         return bias
     return bias.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else bias + mask

@@ -39,8 +39,8 @@ class Verdict(NamedTuple):
 
 
 class Judge:
-    """Of one watched model. `include`, `exclude`: patterns; `given`: paths that the user has named layers; `site`: that
-    of a path; `counts_heads`: whether the modules state as many heads as this process has."""
+    """Judges the modules of one watched model. `include`, `exclude`: patterns; `given`: paths that the user has named
+    layers; `site`: that of a path; `counts_heads`: whether the modules state as many heads as this process has."""
 
     def __init__(self, include: Sequence[str] = (), exclude: Sequence[str] = (), given: Iterable[str] = (),
                  site: Callable[[str], str] = lambda path: "self", counts_heads: bool = True):
@@ -104,7 +104,7 @@ class Judge:
         return Weights(seen.weights.transpose(0, 1), seen.logits.transpose(0, 1), seen.sink, output)
 
     def news(self) -> List[str]:
-        """What there is to tell since, once: for all modules of one place in the model together."""
+        """Tells what is new since, once: for all modules of one place in the model together."""
         if not self._refused and not self._news:
             return []
         refused, self._refused = self._refused, {}

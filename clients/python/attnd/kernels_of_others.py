@@ -102,7 +102,7 @@ def _seen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: Optional[flo
 
 
 def _mask(band: _Band, at: mods.Where, queries: int) -> torch.Tensor:
-    """What is allowed, bool [1, 1, rows, Tk]; with slopes what is added, [B or 1, H, rows, Tk]."""
+    """The mask of what is allowed, bool [1, 1, rows, Tk]; with slopes the bias, [B or 1, H, rows, Tk]."""
     keys = len(at.keys)
     allowed = torch.ones(len(at.queries), keys, dtype=torch.bool, device=at.keys.device)
     if band.starts is None:
@@ -212,7 +212,7 @@ def _xformers(given: Given) -> Queries:
 
 
 def _band_of(bias: Any, device: torch.device) -> Optional[_Band]:
-    """What a mask of xFormers says, None when it has no words here."""
+    """The band that a mask of xFormers means; None when it has no words here."""
     name = type(bias).__name__
     if name == "LocalAttentionFromBottomRightMask":
         return _Band(bias.window_left, bias.window_right)

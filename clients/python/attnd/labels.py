@@ -17,7 +17,7 @@ Texts = Callable[[List[int]], Any]
 
 
 def check_labels(given: Any) -> Optional[Texts]:
-    """What watch() was given, as a function from a list of token numbers to as many texts: that itself, or the text of
+    """Makes of what watch() was given a function from a list of token numbers to as many texts: that itself, or the text of
     each number, as a sequence or mapping; None for None. ValueError for something else."""
     if given is None or callable(given):
         return given  # type: ignore[no-any-return]

@@ -5,7 +5,7 @@
     layer   the last number in the path (of `block.3.layer.1`, as T5 has it, the first); 0 without one
     site    'cross' after that number (anywhere, without one), or 'encoder_attn', 'encdec', 'enc_dec', 'src_attn': cross;
             'multihead_attn' next to another attention of the same parent, as in torch's TransformerDecoderLayer: cross;
-            otherwise self. What says cross says nothing about the stack
+            otherwise self. A sign of cross says nothing about the stack
 
     encoder.layers.3.self_attn       encoder 3 self
     decoder.layers.0.multihead_attn  decoder 0 cross
@@ -13,7 +13,7 @@
     blocks.5.attn                    decoder 5 self
 
 When two of one stack and site get the same number, all of that stack and site are numbered 0, 1, ... in the order in
-which they run instead. What the user names by path is kept as named, and so is what has a name already.
+which they run instead. Names that the user gives by path stay, and so do those that are there already.
 
 A module that attends several times in one forward has several: "blocks.0", "blocks.0#1", ...
 """

@@ -119,7 +119,7 @@ class Link:
             tell(why)
 
     def wrong(self) -> Optional[str]:
-        """What is wrong with the name, as a sentence; None: nothing that could be found out. Waits for up to 2 s."""
+        """Says what is wrong with the name, as a sentence; None: nothing that could be found out. Waits for up to 2 s."""
         return None if self._named is None else listener.wrong(self._which, *self._name)
 
     def _take_events(self, now: float) -> None:

@@ -26,7 +26,7 @@ _PAGE = b'{"error":{"code":'  # attnd's answer to it, whoever asks
 
 
 def wrong(which: str, endpoint: Optional[str], address: Any) -> Optional[str]:
-    """What is wrong with the name of one of attnd's sockets, as a sentence that says what to name instead; None: nothing,
+    """Says what is wrong with the name of one of attnd's sockets, and what to name instead, as a sentence; None: nothing,
     or nobody listens there. Waits for answers, 2 s at most."""
     found: List[Optional[str]] = []
 
@@ -81,7 +81,7 @@ def _wrong_directory(address: str) -> Optional[str]:
 
 
 def _described(found: str) -> str:
-    """What ask() found, when it is none of attnd's sockets."""
+    """Describes what ask() found, when it is none of attnd's sockets."""
     if found == "page":
         return ("attnd's page, for browsers; attnd's address has another port, by default 5570, and is not needed on attnd's "
                 "machine")
@@ -91,8 +91,8 @@ def _described(found: str) -> str:
 
 
 def ask(endpoint: str) -> Optional[str]:
-    """Who listens at a tcp:// or ipc:// endpoint: the type of a ZeroMQ socket ("XPUB"), "page" (attnd's), "http", "it says
-    '...'", or "" for somebody who is silent; None: nobody, or it cannot be known."""
+    """Finds who listens at a tcp:// or ipc:// endpoint: the type of a ZeroMQ socket ("XPUB"), "page" (attnd's), "http",
+    "it says '...'", or "" for somebody who is silent; None: nobody, or it cannot be known."""
     try:
         said = _said(endpoint, _GREETING)
         ready = _READY.match(said)
@@ -109,7 +109,7 @@ def ask(endpoint: str) -> Optional[str]:
 
 
 def _said(endpoint: str, question: bytes) -> bytes:
-    """What comes back. OSError when nobody is there, ValueError for another transport."""
+    """The answer. OSError when nobody is there, ValueError for another transport."""
     answer = b""
     with _connect(endpoint) as connection:
         connection.settimeout(ANSWER_S)

@@ -48,7 +48,7 @@ def programs() -> List[str]:
 
 
 def version_of(program: str) -> str:
-    """What the program says with --version: "0.1.0". Unusable."""
+    """The version that the program prints with --version: "0.1.0". Unusable."""
     if not os.path.exists(program):
         raise Unusable(f"{program} is not there", f"{INSTALL}, or have ATTND_BIN name one that is")
     if not os.access(program, os.X_OK) or os.path.isdir(program):

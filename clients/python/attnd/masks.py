@@ -4,8 +4,8 @@
 wire:   causal (j <= p), window (j > p - window), q_len, k_len (right padding), mask u8 [B,Tq,Tk] (1 = may attend);
         all of them hold together. p = q_offset + i * q_stride is where query i stands among the keys.
 
-What models say is one map of visible keys. Most of them are a causal triangle or band, or right padding, or both,
-and are told in a few bytes; what is left over travels as a mask.
+Models say in many ways which keys are visible: it is one map. Most maps are a causal triangle or band, or right padding,
+or both, and are told in a few bytes; what is left over travels as a mask.
 
 Decisions: an additive mask at or below -9e3 ignores the key, whatever larger value is a bias: exp(-9e3) is 0 in every
 dtype, and the common -1e4 is -9984 in bf16, or has a logit added to it. In self-attention a key that no query may see is padding, and so is the query at its position. Libraries let
@@ -86,7 +86,7 @@ def _simple(allowed: np.ndarray, offset: int, stride: int, padded_queries: bool)
 
 
 def _bases(allowed: np.ndarray, position: np.ndarray, key: np.ndarray) -> Tuple[Tuple[bool, int, np.ndarray], ...]:
-    """What could be below the padding: (causal, window, map [Tq, Tk]), everything, the triangle, a band."""
+    """The maps that could be below the padding: (causal, window, map [Tq, Tk]), everything, the triangle, a band."""
     everything = np.ones((position.shape[0], key.shape[1]), dtype=bool)
     triangle = key <= position
     window = int(allowed.sum(axis=2).max(initial=0))

@@ -38,7 +38,7 @@ class Where(NamedTuple):
 
 
 def where(part: Sequence[slice], keys: int, device: torch.device) -> Where:
-    """Those of a part of a call."""
+    """The positions of a part of a call."""
     samples, heads, queries = (torch.arange(cut.start, cut.stop, cut.step or 1, device=device) for cut in part)
     return Where(samples, heads, queries, torch.arange(keys, device=device))
 

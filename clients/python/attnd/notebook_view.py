@@ -63,7 +63,7 @@ class Layer(NamedTuple):
 
 
 class View:
-    """What view() gives back: shown by a notebook as it is. `document` is the whole as a file of its own (save())."""
+    """A view that a notebook shows as it is. `document` is the whole as a file of its own (save())."""
 
     def __init__(self, document: str, height: int):
         self.document = document
@@ -102,7 +102,7 @@ def view(what: Any, *, tokens: Any = None, query_tokens: Any = None, sample: int
     run           of the job: its first digits; the newest
     address, control   of attnd: as for Control, or one that is open
 
-    Of maps that together have more than 4 million cells larger cells are shown. ValueError says what to pass instead.
+    Maps that together have more than 4 million cells are shown in larger cells. ValueError says what to pass instead.
     """
     height = _whole("height", height, 100, 20000)
     sample = _whole("sample", sample, 0, 2**31)
@@ -349,7 +349,7 @@ def _of_job(job: str, run: Optional[str], address: Any, control: Any) -> _Found:
 
 
 def _job_metrics(live: Any, layers: Sequence[Layer]) -> List[Dict[str, Any]]:
-    """What the overview may show, of the newest numbers of each head."""
+    """The metrics that the overview may show, by the newest numbers of each head."""
     by_place = {(one["stack"], one["layer"], one["site"]): one["heads"] for one in live}
     heads = [by_place[layer.stack, layer.layer, layer.site] for layer in layers]
     found = []

@@ -39,7 +39,7 @@ class Present:
 
 
 class DecoderPadding:
-    """What the forward that runs has told so far."""
+    """The padding that the forward that runs has told so far."""
 
     def __init__(self) -> None:
         self._told: Dict[Tuple[int, int], Present] = {}  # by samples and positions

@@ -6,7 +6,7 @@ has (PROTOCOL.md):
 
     plan/<order>/<pattern>/<settings>        plan/0/gpt-*/every=10;layers=decoder.*.self;samples=2
 
-Of those whose pattern matches the job the lowest order holds, alone. The daemon's default has the highest order;
+The plan of the lowest order whose pattern matches the job holds, alone. The daemon's default has the highest order;
 between the two stands what the job's own code says (`choose`).
 """
 from __future__ import annotations

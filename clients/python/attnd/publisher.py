@@ -128,7 +128,7 @@ class Publisher:
 
     @property
     def plan(self) -> Plan:
-        """What the daemon wants captured of this job; everything, when it has not said or there is none."""
+        """The plan of the daemon for this job; everything, when it has not said or there is none."""
         return self.plan_with({})
 
     def plan_with(self, own: Dict[str, int]) -> Plan:
@@ -314,7 +314,7 @@ class Publisher:
         copy     is called now, when there is room, and returns what makes the message then, or None for none (counted
                  as dropped, like one that raises)
 
-        What `copy` raises is counted as dropped, and raised. For capture.py, which calls hurry() after the last of a
+        An exception of `copy` is counted as dropped, and raised. For capture.py, which calls hurry() after the last of a
         forward. The arguments are taken as checked.
         """
         topic = self._topic(*layer)
@@ -551,7 +551,7 @@ def _check_rows(shape: Sequence[int], causal: bool, window: int, q_len: Any, k_l
 
 def _add_row_tensors(frames: tensors.Frames, shape: Tuple[int, int, int], site: str, last: int, mask: Any,
                      tokens: Any, documents: Any) -> None:
-    """What may go with a message of `shape` [B, Tq, Tk] whose last query is at position `last`."""
+    """Adds what may go with a message of `shape` [B, Tq, Tk] whose last query is at position `last`."""
     batch, queries, keys = shape
     frames.add_mask(mask, batch, queries, keys)
     frames.add_ids("tokens", tokens, batch, keys)

@@ -62,7 +62,7 @@ def messages(values: Values) -> Iterator[Values]:
 
 
 def settings(given: Mapping[Any, Any]) -> Dict[str, Any]:
-    """What a `hello` can carry of them: numbers, booleans and texts as they are, anything else as text; None is left
+    """Keeps of them what a `hello` can carry: numbers, booleans and texts as they are, anything else as text; None is left
     out, and so is what is beyond the 64th."""
     found: Dict[str, Any] = {}
     for name, value in given.items():

@@ -231,7 +231,7 @@ class Sender:
                 self._wake_once()
 
     def hurry(self) -> None:
-        """What is queued is to be sent now."""
+        """Asks for what is queued to be sent now."""
         with self._changed:
             if self._queue:
                 self._wake_once()

@@ -5,7 +5,7 @@ Installed only for the steps that are captured (`Spy.install`, `Spy.remove`), it
 
     hooks of all modules    which module runs now: the name of what is seen
     a TorchFunctionMode     while a module of the watched model runs: sees torch functions wherever they are called
-                            from. Those that are attention: F.scaled_dot_product_attention,
+                            from. These are attention: F.scaled_dot_product_attention,
                             F.multi_head_attention_forward, a softmax over the last axis of [B, H, Tq, Tk]
     a stance                torch.compile'd code runs eagerly meanwhile, and is left as it is compiled
     interface.py            attention functions of Hugging Face transformers that are none of the above
@@ -14,14 +14,14 @@ Installed only for the steps that are captured (`Spy.install`, `Spy.remove`), it
 Whether a softmax is one of attention is judged once (judge.py). In the first forward that shows it, its result is
 followed until that is certain (evidence.py), at most until the forward ends.
 
-What the model computes is computed by the very calls it makes, with its own arguments; they are looked at afterwards.
+The model computes by the very calls that it makes, with its own arguments; they are looked at afterwards.
 Two things in torch look at what is installed, and would compute something else. Modules of torch that would take their
 fast path, in a forward that is trained with, run without the mode and are not seen. Compiled code runs eagerly, which
 agrees with it to rounding. While a CUDA graph is captured nothing is seen.
 A forward that activation checkpointing repeats runs within backward, where nothing is seen but the attentions whose
 gradients are awaited.
 
-Of one model one forward is followed at a time, in the thread that began it; others of it run unseen meanwhile. Several
+One forward of a model is followed at a time, in the thread that began it; others of it run unseen meanwhile. Several
 models may be followed in several threads. Failures in here are reported to the watcher and never to the model.
 """
 from __future__ import annotations
@@ -560,8 +560,8 @@ class _Stance(_Shared):
 
 
 class _StandIns(_Shared):
-    """What F.multi_head_attention_forward computes its attention by is looked up in the module it is in: functions of
-    ours stand there meanwhile. Calls from elsewhere pass through them."""
+    """F.multi_head_attention_forward looks up in its own module what it computes attention by: functions of ours
+    stand there meanwhile. Calls from elsewhere pass through them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -579,7 +579,7 @@ class _StandIns(_Shared):
             setattr(functional, name, function)
 
     def original(self, function: Any) -> Any:
-        """What a function stands for: torch names the one that it finds, which may be ours."""
+        """The function of torch behind one: torch names the one that it finds, which may be ours."""
         found = next((name for name, ours in self.ours.items() if ours == function), None)
         return function if found is None else self.own[found]
 
@@ -643,7 +643,7 @@ def _queries(args: Any, kwargs: Any, result: torch.Tensor) -> Optional[Queries]:
 
 def _softmax(args: Any, kwargs: Any, weights: torch.Tensor, module: Optional[torch.nn.Module],
              heads: Optional[int] = None) -> Optional[Weights]:
-    """What a softmax shows when it is one of attention: of [B, H, Tq, Tk], or [B * H, Tq, Tk] when it is known how
+    """The weights that a softmax of attention shows: of [B, H, Tq, Tk], or [B * H, Tq, Tk] when it is known how
     many heads there are."""
     logits = args[0] if args else kwargs.get("input", kwargs.get("self"))
     axis = kwargs.get("dim", args[1] if len(args) > 1 else None)

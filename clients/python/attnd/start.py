@@ -74,7 +74,7 @@ class Starter:
         return timeout if self._failed else time.monotonic() - began
 
     def say_next(self) -> str:
-        """What happens when attnd has gone, as a sentence."""
+        """Says what happens when attnd has gone, as a sentence."""
         return START_IT if self._failed else f"If it has ended, it is started again within {AGAIN_S:.0f} s"
 
     def close(self) -> None:

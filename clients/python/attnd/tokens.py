@@ -24,7 +24,7 @@ from .spy import Spy
 class Tokens:
     """The token numbers of the model's input: of the integer tensors [B, T] among its arguments, also in one that is a
     dict, `input_ids`, else the first one that is not called something else. `decoder_input_ids` or `tgt` are those of
-    the decoder. Of all samples when they travel, else of the first alone, which labels are made of.
+    the decoder. All samples are kept when they travel, else the first alone, which labels are made of.
 
     Its hook is in the model only while forwards are followed, and what it copies is kept for one forward."""
 
@@ -62,12 +62,12 @@ class Tokens:
                 self._copies[stack] = HostCopy(value if travel else value[:1])
 
     def sent(self, stack: str, samples: int) -> Optional[HostCopy]:
-        """Those that travel with an attention of so many samples in the forward that runs; None: none."""
+        """The tokens that travel with an attention of so many samples in the forward that runs; None: none."""
         tokens = self.of(stack) if self._travel() else None
         return tokens if tokens is not None and tokens.shape[0] == samples else None
 
     def of(self, stack: str) -> Optional[HostCopy]:
-        """Those that the stack reads in the forward that runs; None when they are not known."""
+        """The tokens that the stack reads in the forward that runs; None when they are not known."""
         if stack == "decoder" and ("decoder" in self._copies or _encodes_and_decodes(self._root)):
             return self._copies.get("decoder")
         return self._copies.get("")

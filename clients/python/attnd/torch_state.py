@@ -10,7 +10,7 @@ import torch
 is_compiling: Callable[[], bool] = getattr(getattr(torch, "compiler", None), "is_compiling", lambda: False)
 # The number of the backward pass that runs in this thread, -1 when none does; None: torch 1.13 cannot tell.
 graph_task_id: Optional[Callable[[], int]] = getattr(torch._C, "_current_graph_task_id", None)
-# What is compiled stays so in captured steps, and nothing of it is seen: torch 2.0 to 2.5.
+# Compiled code stays so in captured steps, and nothing of it is seen: torch 2.0 to 2.5.
 compiled_is_unseen: bool = hasattr(torch, "compile") and not hasattr(getattr(torch, "compiler", None), "set_stance")
 
 

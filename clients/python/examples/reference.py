@@ -132,7 +132,7 @@ def _mean(x: np.ndarray) -> float:
 # --------------------------------------------------------------------------------------------- a window
 
 def pool(messages: Sequence[Measured]) -> Dict[str, Any]:
-    """The summary of a window: as the daemon's map, `messages` in the order of their steps. What is not in that map:
+    """The summary of a window: as the daemon's map, `messages` in the order of their steps. Beyond that map:
     pair_map and head_maps, `patterns` (the names each head may have) and `slack`."""
     count = len(messages[0].patterns)
     newest = messages[-1]
@@ -168,7 +168,7 @@ def pool(messages: Sequence[Measured]) -> Dict[str, Any]:
 
 
 def _names(measured: Measured) -> List[Sequence[str]]:
-    """What there is, in the order of a summary: of rows, of messages, of spectra, and their lists."""
+    """The metrics that there are, in the order of a summary: of rows, of messages, of spectra, and their lists."""
     known = (ROW_METRICS + qk.QK_ROW_METRICS, MESSAGE_METRICS + qk.QK_METRICS, SPECTRUM_METRICS + QK_SPECTRUM_METRICS,
              tuple(VECTOR_WIDTH))
     there = {*measured.rows, *measured.values, *measured.vectors}

@@ -2,7 +2,7 @@
 """reference_compare: the numbers that came back against those of the reference, and how far apart they may be.
 
 The kernels compute in single precision inside a row and in double precision across rows. Against float64, sums of
-weights are right within 1e-5, relative, and entropies within 1e-4 nats. Of singular values the first is right within
+weights are right within 1e-5, relative, and entropies within 1e-4 nats. The first singular value is right within
 1e-4, the others within 1e-3, or within 1e-5 of the first where they are below a hundredth of it. Quantiles come from a
 histogram whose buckets are 2.2 % wide, or wider where values spread so far that this takes too many.
 """
@@ -70,7 +70,7 @@ class Deviation(NamedTuple):
 
     @property
     def error(self) -> float:
-        """What is off: nats for entropies and weight for differences from 1 (not their quantiles), relative to the
+        """The error: in nats for entropies and weight for differences from 1 (not their quantiles), relative to the
         right number for all others."""
         if math.isnan(self.got) or math.isnan(self.want):
             return self.share
@@ -148,7 +148,7 @@ def _padded(column: Any, shape: Sequence[int], stat: str) -> np.ndarray:
 
 
 def tolerance_of(metric: str, stat: str) -> Tolerance:
-    """What a statistic of a metric may be off, before what _extra adds; quantiles: besides their buckets' width."""
+    """How far a statistic of a metric may be off, before what _extra adds; quantiles: besides their buckets' width."""
     if stat == "count":
         return Tolerance(0, 0)
     return TOLERANCES.get(metric, Tolerance())

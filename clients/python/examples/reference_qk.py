@@ -28,7 +28,7 @@ QK_METRICS = ("max_abs_logit", "mean_logit", "std_logit", "qk_cosine", "qk_cosin
 
 
 class Vectors(NamedTuple):
-    """What was sent, f64: q [B,H,Tq,d], k [B,H,Tk,d] and v [B,H,Tk,dv] as each head reads them, and the logits."""
+    """The vectors as sent, f64: q [B,H,Tq,d], k [B,H,Tk,d] and v [B,H,Tk,dv] as each head reads them, and the logits."""
     q: torch.Tensor
     k: torch.Tensor
     v: Optional[torch.Tensor]
@@ -102,7 +102,7 @@ def _outputs(a: Attention, rows: Rows) -> Dict[str, np.ndarray]:
 
 
 def _writes(a: Attention, rows: Rows) -> Dict[str, np.ndarray]:
-    """What heads write to the residual stream, |R_h A V|, and its share of the stream that they read."""
+    """The norms that heads write to the residual stream, |R_h A V|, and its share of the stream that they read."""
     if a.qk.wo_r is None:
         return {}
     written = ((rows.A @ a.qk.v) @ a.qk.wo_r.transpose(-1, -2)).norm(dim=-1)
@@ -123,7 +123,7 @@ def _each(values: List[torch.Tensor], what: Any, least: int = 1) -> np.ndarray:
 
 
 def spectra(a: Attention) -> Spectra:
-    """Of scale Q K^T of sample 0 over its valid queries and keys, unmasked and without softcap."""
+    """The spectra of scale Q K^T of sample 0 over its valid queries and keys, unmasked and without softcap."""
     m, n = (int(length[0]) for length in lengths(a))
     products = a.qk.scale * a.qk.q[0, :, :m] @ a.qk.k[0, :, :n].transpose(-1, -2)
     kept = min(m, n, a.qk.q.shape[3])
@@ -143,7 +143,7 @@ def spectra(a: Attention) -> Spectra:
 # --------------------------------------------------------------------------------- how far it may be off
 
 def largest_logit(a: Attention) -> float:
-    """What no logit exceeds: scale max|q| max|k|; 0 for weights that were sent themselves."""
+    """The bound that no logit exceeds: scale max|q| max|k|; 0 for weights that were sent themselves."""
     return 0.0 if a.qk is None else a.qk.scale * float(a.qk.q.norm(dim=-1).max() * a.qk.k.norm(dim=-1).max())
 
 

@@ -40,7 +40,7 @@ class Spectrum(NamedTuple):
 
 
 def spectra(a: Attention, error: float = 0.0) -> Spectra:
-    """Of the valid rectangle of sample 0; nothing where that is empty or not finite. `error`: how far weights
+    """The spectra of the valid rectangle of sample 0; nothing where that is empty or not finite. `error`: how far weights
     may be off, relative to them."""
     H = a.weights.shape[1]
     m, n = (int(length[0]) for length in lengths(a))
@@ -71,7 +71,7 @@ def largest_share(weights: torch.Tensor, error: float) -> np.ndarray:
 
 
 def of_values(s: np.ndarray, shape: Tuple[int, int], eps: float, off: float = 0.0) -> Spectrum:
-    """What follows from the singular values of a matrix of this shape, each right within `off`."""
+    """The numbers that follow from the singular values of a matrix of this shape, each right within `off`."""
     values, errors = np.full(SINGULAR_VALUES, math.nan), np.full(len(LOW_RANKS), math.nan)
     values[:len(s)] = s[:SINGULAR_VALUES]
     numbers = {"spectral_norm": s[0], "nuclear_norm": s.sum()}

@@ -24,7 +24,7 @@ JOB = "chars-encoder-decoder"
 WINDOWS = ("window.unit=step", "window.length=5", "window.every=5", "maps.size=256")
 RULES = "rules: {sharp: {metric: confidence, each: head, layer: 'decoder.*.cross', above: 0.5, clear: 0.45}}\n"
 
-# What is drawn: the file's name, then attnctl plot's arguments. {run} is the recording.
+# The figures: the file's name, then attnctl plot's arguments. {run} is the recording.
 FIGURES = {
     "heatmap": "heatmap {run} --layer decoder.0.cross --head 1 --size 3.3",
     "heads": "heads {run} --layer decoder.1.self",

@@ -57,7 +57,7 @@ class JsonLinesSink(Sink):
             os.fsync(self._stream.fileno())
 
     def _gone(self) -> SinkGone:
-        """What is left in the stream's buffer goes nowhere, so that the end of the program does not fail on it."""
+        """Sends what is left in the stream's buffer nowhere, so that the end of the program does not fail on it."""
         if self._stream is sys.stdout.buffer:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, sys.stdout.fileno())

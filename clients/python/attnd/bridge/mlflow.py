@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """mlflow: an MLflow run per attnd run, found again by its tag `attnd.run`.
 
-Pictures and alerts are artifacts under attn/. What has been forwarded is in the run's tags `attnd.bridge.*`, which
+Pictures and alerts are artifacts under attn/. The run's tags `attnd.bridge.*` say what has been forwarded; they
 travel in the same request as the last metrics that they are about.
 """
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """pump: reads what the daemon publishes, makes items of it and hands them to the sinks' threads.
 
-What is new is decided twice: Subscriber skips snapshots of what this bridge has had, a sink's ledger whatever an
+Two places decide what is new: Subscriber skips snapshots of what this bridge has had, a sink's ledger whatever an
 earlier bridge has written. So nothing here needs to know why something comes again: a restart of the bridge, of the
 daemon, of both.
 """
@@ -124,7 +124,7 @@ class Bridge:
             self._done.set()
 
     def _ask_alive(self) -> None:
-        """The runs that go on now. What has been subscribed to brings their ends, if they come before their maps do."""
+        """The runs that go on now. Their ends come by subscription, if they come before their maps do."""
         try:
             jobs: List[Dict[str, Any]] = self._control.jobs() if self._control is not None else []
             self._alive.update(Run(str(job["job"]), str(job["run"])) for job in jobs

@@ -38,7 +38,7 @@ class Sink:
         raise NotImplementedError
 
     def commit(self, run: Run, ledger: Ledger) -> None:
-        """What was written of the run, and then the ledger, are safe when this returns."""
+        """Makes safe what was written of the run, and then the ledger, before it returns."""
         raise NotImplementedError
 
     def end(self, run: Run, final: bool) -> None:
@@ -52,7 +52,7 @@ class Sink:
 
 
 def read_ledger(path: str) -> Ledger:
-    """Of a file that write_ledger() made; empty when there is none. ValueError when it is something else."""
+    """The ledger in a file that write_ledger() made; empty when there is none. ValueError when it is something else."""
     try:
         with open(path, encoding="utf-8") as file:
             return Ledger.of_json(json.load(file))

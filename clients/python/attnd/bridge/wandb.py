@@ -2,7 +2,7 @@
 """wandb: a Weights & Biases run per attnd run, whose id is the attnd run's digits, so that it is resumed.
 
 Numbers are logged with `attnd/step`, the run's own step, which W&B is told to draw them over: its own counter would
-drop whatever comes for an earlier step. What has been forwarded is in DIRECTORY/wandb/attnd-<project>-<run>.json.
+drop whatever comes for an earlier step. DIRECTORY/wandb/attnd-<project>-<run>.json says what has been forwarded.
 """
 from __future__ import annotations
 

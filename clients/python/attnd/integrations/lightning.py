@@ -3,7 +3,7 @@
 
     trainer = lightning.Trainer(callbacks=[AttndCallback(job="gpt-small")])
 
-What is watched is the LightningModule. Steps are `trainer.global_step` (optimizer steps, whatever the accumulation of
+The LightningModule is watched. Steps are `trainer.global_step` (optimizer steps, whatever the accumulation of
 gradients), epochs `trainer.current_epoch`; both go on where a checkpoint left off. Validation is not captured:
 Lightning runs it in eval mode. Every `log_every_n_steps` the metrics that are losses by their name, else what
 training_step returned, and the learning rate are reported.
@@ -62,7 +62,7 @@ def _learning_rate(trainer: Any) -> Dict[str, Any]:
 
 
 def _settings(trainer: Any, module: Any) -> Dict[str, Any]:
-    """What the training was started with, as far as Lightning knows it; the module's own hyperparameters first."""
+    """The settings of the training, as far as Lightning knows them; the module's own hyperparameters first."""
     own = {name: value for name, value in dict(getattr(module, "hparams", None) or {}).items()
            if isinstance(value, (int, float, str))}
     return {**own, **_learning_rate(trainer), "model_type": type(module).__name__, "precision": trainer.precision,

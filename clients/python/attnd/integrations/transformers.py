@@ -32,7 +32,7 @@ _SETTINGS = ("learning_rate", "lr_scheduler_type", "warmup_steps", "warmup_ratio
 
 
 def _settings(args: Any, model: Any) -> Dict[str, Any]:
-    """What the training was started with, as far as Trainer says it."""
+    """The settings of the training, as far as Trainer says them."""
     found = {name: getattr(args, name, None) for name in _SETTINGS}
     found["precision"] = "bf16" if getattr(args, "bf16", False) else "fp16" if getattr(args, "fp16", False) else "fp32"
     found["model_type"] = getattr(getattr(model, "config", None), "model_type", None)

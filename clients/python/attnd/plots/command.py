@@ -35,7 +35,7 @@ class LeftOut(Exception):
 # ------------------------------------------------------------------------------------------------ values
 
 class Wrong(Exception):
-    """What would be valid, or what is wrong with a value."""
+    """Says what would be valid, or what is wrong with a value."""
 
 
 def _index(text: str) -> int:
@@ -113,7 +113,7 @@ _VALUES: Dict[str, Callable[[str], Any]] = {
 
 
 class Options(Dict[str, Any]):
-    """What the command line says, by the options' names; None is what it does not."""
+    """The values on the command line by the options' names; None for an option that is not there."""
 
     def __init__(self, line: Sequence[str]):
         super().__init__()
@@ -145,7 +145,7 @@ class Options(Dict[str, Any]):
 
     @property
     def head(self) -> Any:
-        """Of the maps: a number, or the mean."""
+        """The head of the maps: a number, or the mean."""
         return "mean" if self["head"] is None else self["head"]
 
     def _check_output(self) -> None:
@@ -191,7 +191,7 @@ class Options(Dict[str, Any]):
             raise Refused(f"--size and --dpi make {pixels / 1e6:.0f} million pixels; at most {PIXELS_MAX / 1e6:.0f} million")
 
     def look(self) -> Dict[str, Any]:
-        """What every kind takes."""
+        """The arguments that every kind takes."""
         names = {"colormap": "cmap", "vmin": "vmin", "vmax": "vmax", "title": "title", "size": "size", "font": "font",
                  "columns": "columns"}
         return {ours: self[name] for name, ours in names.items() if self[name] is not None}
@@ -200,7 +200,7 @@ class Options(Dict[str, Any]):
 # ------------------------------------------------------------------------------------------------ one figure
 
 class Choice(NamedTuple):
-    """What one figure is about."""
+    """The subject of one figure."""
 
     layer: int  # its place in the source
     head: Any  # a number, or "mean"

@@ -46,7 +46,7 @@ def attnctl() -> str:
 
 
 def _line(options: Dict[str, Any]) -> List[str]:
-    """Of query_tokens="a b", causal=True: --query-tokens=a b, --causal. A list gives an option several times."""
+    """Makes of query_tokens="a b", causal=True: --query-tokens=a b, --causal. A list gives an option several times."""
     words = []
     for name, value in options.items():
         for one in value if isinstance(value, (list, tuple)) else [value]:
@@ -173,7 +173,7 @@ class Source:
 # ------------------------------------------------------------------------------------------------ a metric's course
 
 def noun(path: str) -> Optional[str]:
-    """What a file of maps is; None for others."""
+    """Names the kind of a file of maps; None for others."""
     try:
         if os.path.isfile(path):  # a pipe is read once, by who draws
             with open(path, "rb") as file:
@@ -314,7 +314,7 @@ class _Course:
 
 
 def _ask_attnctl(words: Sequence[str], good: Sequence[int]) -> str:
-    """What attnctl prints. Raises SourceError with what it says when its exit status is none of the good ones."""
+    """Returns what attnctl prints. Raises SourceError with what it says when its exit status is none of the good ones."""
     done = subprocess.run([attnctl(), *words], stdin=subprocess.DEVNULL, capture_output=True, text=True,
                           errors="surrogateescape")
     if done.returncode not in good or done.returncode != 0 and not done.stdout:
