@@ -186,7 +186,7 @@ def pipeline() -> Dict[str, Any]:
                     min=0),
              quantiles("HTTP requests take", "Event streams excepted.", "attnd_http_request_duration_seconds"),
              series("Processor", "Cores in use.", "short", (rate("process_cpu_seconds_total"), "cores"), min=0),
-             series("Memory", "Of the process.", "bytes", (f"process_resident_memory_bytes{HERE_ONLY}", "resident"), min=0),
+             series("Memory", "Resident memory.", "bytes", (f"process_resident_memory_bytes{HERE_ONLY}", "resident"), min=0),
              series("Descriptors", "Open files and connections.", "short", (f"process_open_fds{HERE_ONLY}", "open"),
                     (f"process_max_fds{HERE_ONLY}", "limit"), min=0),
          ])], ("attnd-job", "One job"))
@@ -207,9 +207,9 @@ def job() -> Dict[str, Any]:
         "attnd-job", "attnd: a job", "The attention of one training job, layer by layer, newest run.",
         [variable("job", "Job", "label_values(attnd_training_info, job)")],
         [("Now", 4, [
-            named(stat("State", "Of the newest run.", "short", (f"attnd_training_state{OF_JOB} == 1", "{{state}}"))),
-            stat("Epoch", "Of the newest message.", "short", (f"attnd_training_epoch{OF_JOB}", ""), decimals=0),
-            stat("Step", "Of the newest message.", "short", (f"attnd_training_step{OF_JOB}", ""), decimals=0),
+            named(stat("State", "State of the newest run.", "short", (f"attnd_training_state{OF_JOB} == 1", "{{state}}"))),
+            stat("Epoch", "Epoch of the newest message.", "short", (f"attnd_training_epoch{OF_JOB}", ""), decimals=0),
+            stat("Step", "Step of the newest message.", "short", (f"attnd_training_step{OF_JOB}", ""), decimals=0),
             stat("Ranks", "That have been heard of.", "short", (f"attnd_training_ranks{OF_JOB}", ""), decimals=0),
             stat("Last message", "How long ago attnd heard of the run.", "s",
                  (f"time() - attnd_training_last_message_timestamp_seconds{OF_JOB}", ""), decimals=0),
@@ -224,7 +224,7 @@ def job() -> Dict[str, Any]:
              of_layers("Entropy, largest of any head", "A head near 1 attends to everything alike.", "percentunit",
                        "entropy_max_ratio", min=0, max=1),
          ]),
-         ("What heads look at", 8, [
+         ("Where heads look", 8, [
              of_layers("First key, largest of any head", "Weight on the first key: attention sinks.", "percentunit",
                        "first_token_max_ratio", min=0, max=1),
              of_layers("Sinks", "Share of the heads that put more than 0.3 of their weight on the first key.",
@@ -240,7 +240,7 @@ def job() -> Dict[str, Any]:
          ("Signs of trouble", 8, [
              of_layers("Largest logit of any head", "Averaged over rows. Growth beyond 100 comes before a collapse.", "short",
                        "max_logit_max"),
-             of_layers("Effective rank, mean over heads", "Of the attention maps: heads of rank 1 do the same for every query.",
+             of_layers("Effective rank, mean over heads", "Rank of the attention maps: heads of rank 1 do the same for every query.",
                        "short", "effective_rank", min=0),
              series("Unsound rows", "Rows per second that were not finite or no distribution.", "short",
                     (rate("attnd_attention_invalid_rows_total", OF_JOB), LAYER), min=0),
@@ -254,7 +254,7 @@ def job() -> Dict[str, Any]:
          ("Alerts and messages", 8, [
              table("Alerts that fire", "Rules of attnd that hold now, and in how many places. attnctl alerts says where.",
                    (f"attnd_alerts_firing{OF_JOB}", "")),
-             series("Messages", "Of the newest run, per second.", "short",
+             series("Messages", "Messages of the newest run, per second.", "short",
                     (rate("attnd_training_messages_received_total", OF_JOB), "received"),
                     (rate("attnd_training_messages_processed_total", OF_JOB), "processed"),
                     (rate("attnd_training_messages_lost_total", OF_JOB), "lost"), min=0),
