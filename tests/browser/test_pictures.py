@@ -20,7 +20,7 @@ image.onload = () => {
 };
 image.src = picture.getAttribute('href');
 """
-# What a button of a figure saves: its name, and its bytes in base64.
+# The file that a button of a figure saves: its name, and its bytes in base64.
 SAVED = """
 const done = arguments[1], make = URL.createObjectURL, blobs = [];
 URL.createObjectURL = (blob) => { blobs.push(blob); return make.call(URL, blob); };

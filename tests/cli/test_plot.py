@@ -820,7 +820,7 @@ def test_the_date_of_a_pdf(file, tmp_path):
     assert b"20231114221320Z" in (tmp_path / "b.pdf").read_bytes()
 
 
-# What cannot be drawn
+# Figures that cannot be drawn
 
 
 @pytest.mark.parametrize("words, sentence", [

@@ -103,7 +103,7 @@ def going_on(tmp_path_factory):
     run.close()
 
 
-# What ends an example that goes on until Ctrl-C.
+# Options that end an example that goes on until Ctrl-C.
 ENDINGS = {"tail": "--count 2", "record": "--count 3 --force"}
 
 

@@ -335,7 +335,7 @@ def test_no_rule_is_in_force_while_alerts_are_off():
     web.close()
 
 
-# Who may ask
+# Access: users and tokens
 
 
 def test_strange_methods_bodies_hosts_and_origins_are_refused(attnd_web):

@@ -232,7 +232,7 @@ def test_every_expression_runs_on_what_is_scraped(watched, rng):
     wait_until(lambda: len(prometheus.query("count_over_time(attnd_jobs[1m]) > 2")) == 1, "three scrapes")
     nothing = [where for where, expression in dashboard_expressions()
                if not prometheus.query(fill(expression, instance=instance))]
-    # What is not so here: no token numbers, no drift after 8 windows of learning, nothing dropped, no alert, and no
+    # Absent here: no token numbers, no drift after 8 windows of learning, nothing dropped, no alert, and no
     # quantile of what has not happened since the first scrape.
     quiet = ("Induction", "Drift", "Dropped", "Alerts that fire", "logit", "Waiting for a worker", "Computing", "Processing",
              "HTTP requests take")

@@ -389,7 +389,7 @@ def test_the_users_exception_is_the_users(stepwise, where):
         assert torch._C._len_torch_function_stack() == 0
         trained = list(train(model, KIND, 2))
     summaries = session.summaries()
-    # What had run before it died was attention all the same.
+    # The part that had run before it died was attention all the same.
     wanted = expected_of(KIND, trained)
     whole = {key: summary for key, summary in summaries.items() if summary["messages"] == 1}
     assert sorted(summaries) == sorted(wanted)

@@ -14,7 +14,7 @@ from site_pages import PAGES, Reader, blocks, for_frameworks, script
 NEEDING = [(needs, block) for page in sorted(PAGES.glob("*.md")) for block in blocks(page.stem)
            for needs in for_frameworks(block)]
 STARTED = "attnd &\nattnctl ping\n"
-# What was there before, and what is said afterwards.
+# The blocks and the command that come before a block; what `attnctl jobs` or the block says in the end.
 BEFORE = {"pandas": ("start", "python3 train.py\n"), "torchrun": ("nodes", "")}
 AFTER = {"transformers": r"^trainer .* ended ", "lightning": r"^lightning .* ended ",
          "accelerate": r"^accelerate .* ended ",

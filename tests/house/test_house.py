@@ -178,6 +178,15 @@ class House(unittest.TestCase):
         self.assert_code('    say("not so. What counts is this");\n', '"What"')
         self.assert_code("    /* The Of What is Who. */\n    a = What * Of;\n")
 
+    def test_sentences_of_scripts(self):
+        said = "/**\n * Rows. What is left\n * goes.\n */\n// Of all rows.\nsay(`Those`, 'Who asks');\n"
+        self.assert_broken({"page/a.js": said}, 'a.js:2: prose: a sentence begins with "What"', 'a.js:5: prose: a sentence begins '
+                           'with "Of"', 'a.js:6: prose: a sentence begins with "Who"')
+        said = '"""Rows.\n\n    Who asks."""\n# Those: of all\n# What is left.\nsay("so. Of those", b"What is")\n'
+        self.assert_broken({"client/a.py": said}, 'a.py:3: prose: a sentence begins with "Who"', 'a.py:5: prose: a sentence begins '
+                           'with "What"', 'a.py:6: prose: a sentence begins with "Of"', 'a.py:6: prose: a sentence begins with "What"')
+        self.assert_broken({"tests/a.py": '"""What it is."""\nsay("Of it")\n', "tests/b.js": "// The Of What is Who.\nsay('Who is')\n"})
+
     def test_markdown(self):
         table = "| " + "x" * 130 + " |\n"
         code = "```\n" + "x" * 130 + "\nWhat it prints\n```\n\n    " + "x" * 130 + "\n"

@@ -8,7 +8,7 @@ import subprocess
 import numpy as np
 
 DTYPES = ["f32", "f64", "f16", "bf16"]
-# Of the arithmetic, which is f32 for the narrow ones.
+# Precision of the arithmetic, which is f32 for the narrow ones.
 EPS = {"f32": 2.0**-23, "f64": 2.0**-52, "f16": 2.0**-23, "bf16": 2.0**-23}
 # The part of the cases that is run.
 SHARE = float(os.environ.get("KERNEL_CASES", "0.1"))
