@@ -29,7 +29,7 @@ from .torch_state import has_numbers
 
 
 class Output(NamedTuple):
-    """What the model got of an attention, for who waits for its gradient.
+    """The output that the model got of an attention, for who waits for its gradient.
 
     tensor   the very tensor
     arrange  makes a gradient of it one [B, H, Tq, dv] of a fused call, [B, H, Tq, Tk] of weights

@@ -10,8 +10,8 @@ autograd keeps the same tensors for backward, so nothing more is retained. They 
 within backward. Where autograd keeps something else (activation checkpointing, offloading: torch's hooks of saved
 tensors), the part that the plan takes is copied in the forward instead.
 
-Of a block that the older, reentrant checkpointing runs without gradients first, the forward that backward repeats has
-the hook; the first one is what is published. Where several forwards wait for that at once, they go without.
+The older, reentrant checkpointing runs a block without gradients first: then the forward that backward repeats has the
+hook, and the first one is published. Where several forwards wait for that at once, they go without.
 
 A call goes without a gradient when backward has not come by the end of the step, or once its graph is gone: that is
 looked for when the next forward begins. The gradient is what autograd has, scaled as the loss is: attnd divides by the
