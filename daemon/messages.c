@@ -177,8 +177,16 @@ void messages_put_result(void *data, const struct run *run, const char *topic, u
 {
     struct daemon *daemon = data;
     stats_add(&daemon->stats, COUNT_SUMMARIES, kind == RESULT_SUMMARY);
+    char held[TOPIC_MAX];
+    /* Events of one topic take each other's place; what is kept under a track of its own does not.
+     */
+    if (kind == RESULT_OTHER && track > 0) {
+        snprintf(held, sizeof held, "%s%u", topic, track);
+    } else {
+        snprintf(held, sizeof held, "%s", topic);
+    }
     if (mpk_writer_ok(writer)) {
-        http_put(daemon->http, topic, writer->buffer.data, writer->buffer.size);
+        http_put(daemon->http, held, writer->buffer.data, writer->buffer.size);
     }
     if (kind == RESULT_ALERT) {
         publisher_send(daemon->publisher, topic, writer);

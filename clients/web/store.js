@@ -83,6 +83,7 @@ export class Store {
         if (map.job !== this.job) return;
         if (map.run !== this.run && !this.follow(map.run)) return;
         const isNew = !this.live.has(layerName(map));
+        if (map.tier === "weights" && !isNew) return this.tell("weights", map); // the newest of attention stays
         this.live.set(layerName(map), map);
         this.tell("live", map);
         if (isNew) this.tell("layers", map);

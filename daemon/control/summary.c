@@ -6,6 +6,7 @@
 
 #include "daemon/history/params.h"
 #include "daemon/ingest/plan.h"
+#include "daemon/run/live.h"
 
 #include <fnmatch.h>
 #include <inttypes.h>
@@ -110,6 +111,23 @@ static bool control_summary_read_track(const struct control_request *request,
     return found >= 0;
 }
 
+/* Results about projection matrices are apart from the newest of attention (live.h). */
+static bool control_summary_read_tier(const struct control_request *request,
+                                      struct value_filter *filter)
+{
+    char tier[16];
+    if (!string_param(request, "tier", "", tier, sizeof tier)) {
+        return false;
+    }
+    if (*tier && strcmp(tier, message_type_name(MESSAGE_WEIGHTS)) != 0) {
+        snprintf(request->detail, CONTROL_DETAIL_MAX, "tier is not accepted (valid: %s)",
+                 message_type_name(MESSAGE_WEIGHTS));
+        return false;
+    }
+    filter->track = *tier ? LIVE_PROJECTIONS : filter->track;
+    return true;
+}
+
 static bool control_summary_read_filter(const struct control_request *request,
                                         struct value_filter *filter)
 {
@@ -117,7 +135,8 @@ static bool control_summary_read_filter(const struct control_request *request,
            string_param(request, "run", "", filter->run, sizeof filter->run) &&
            string_param(request, "stack", "", filter->stack, sizeof filter->stack) &&
            string_param(request, "site", "", filter->site, sizeof filter->site) &&
-           read_layer_number(request, filter) && control_summary_read_track(request, filter);
+           read_layer_number(request, filter) && control_summary_read_track(request, filter) &&
+           control_summary_read_tier(request, filter);
 }
 
 /* Nothing captured */
@@ -241,13 +260,13 @@ static int control_summary_put_values(struct control_request *request, struct va
     return 0;
 }
 
-/* The last key is of summaries only. */
+/* `own_key`: what is asked of this method alone. */
 static int control_summary_answer(struct control_request *request, const char *prefix,
-                                  int key_count)
+                                  const char *own_key)
 {
-    static const char *const keys[] = {"job", "run", "stack", "layer", "site", "window"};
+    const char *const keys[] = {"job", "run", "stack", "layer", "site", own_key};
     struct value_filter filter = {.prefix = prefix};
-    if (!request_takes(request, keys, key_count) ||
+    if (!request_takes(request, keys, sizeof keys / sizeof keys[0]) ||
         !control_summary_read_filter(request, &filter)) {
         return ERR_ARGUMENT;
     }
@@ -258,10 +277,10 @@ static int control_summary_answer(struct control_request *request, const char *p
 
 int method_summary(struct control_request *request)
 {
-    return control_summary_answer(request, "summary/", 6);
+    return control_summary_answer(request, "summary/", "window");
 }
 
 int method_live(struct control_request *request)
 {
-    return control_summary_answer(request, "live/", 5);
+    return control_summary_answer(request, "live/", "tier");
 }

@@ -49,10 +49,10 @@ static void plan_write_limits(const struct config *config, char *ret_text)
                                                                       : config->ingest_budget;
     snprintf(ret_text, PLAN_PREFIX_MAX + 1,
              "limits/accepts=%s,%s,%s,%s;header=%d;max_message=%" PRIu64 ";max_entries=%" PRIu64
-             ";max_heads=%" PRIu64,
+             ";max_heads=%" PRIu64 ";weights_max_size=%" PRIu64,
              message_type_name(MESSAGE_ATTENTION), message_type_name(MESSAGE_QK),
              message_type_name(MESSAGE_WEIGHTS), message_type_name(MESSAGE_EVENT), HEADER_REVISION,
-             max, config->limits_entries, config->limits_heads);
+             max, config->limits_entries, config->limits_heads, config->metrics_weights_max_size);
 }
 
 struct plans *plans_new(const struct config *config)

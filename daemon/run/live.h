@@ -5,6 +5,10 @@
 
 #include "daemon/run/run.h"
 
+/* The track (publisher.h) of a result about the projection matrices of a layer that has numbers of
+ * attention too: as last values of one topic neither takes the other's place. */
+#define LIVE_PROJECTIONS 1
+
 /* In the order in which messages came, so that the last value of a topic is the newest; those that
  * are computed in the background when they are done. A message with a slice of the heads gives
  * arrays of heads_total with null for the heads it does not have. Without memory there is none. */

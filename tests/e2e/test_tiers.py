@@ -639,6 +639,27 @@ def test_projections_and_attention_of_one_layer_share_a_window(attnd, rng):
     assert summary["tier"] == "attention" and set(summary["weights"]) == {"wq", "wk", "wv", "wo", "wq_wk", "wv_wo"}
 
 
+def test_the_newest_numbers_of_attention_stay_when_projections_come(attnd, rng):
+    reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
+    given = dict(**projections(rng), heads=4, kv_heads=2, head_dim=HEAD_DIM)
+
+    def newest(**where):
+        return [(live["tier"], live["step"]) for live in attnd.call("live", job="job", **where)]
+
+    trainer.projections(**given)
+    reader.next()
+    assert newest() == [("weights", 0)]  # the layer has no others
+    trainer.attention(softmax(rng.normal(size=(2, 4, 6, 6)), np.ones((2, 6, 6), bool)), step=1)
+    reader.next()
+    trainer.projections(**given, step=2)
+    reader.next()
+    assert (newest(), newest(tier="weights")) == ([("attention", 1)], [("weights", 2)])
+    late = Reader(attnd, "live/")
+    assert sorted((late.next()[1]["tier"], late.next()[1]["tier"])) == ["attention", "weights"]
+    with pytest.raises(RuntimeError, match="argument"):
+        newest(tier="qk")
+
+
 def test_a_matrix_with_a_nan_has_no_numbers_and_the_others_have(attnd, rng):
     matrices = projections(rng)
     matrices["wk"][1, 1] = np.nan
