@@ -82,10 +82,11 @@ class Results:
             kinds[result["kind"]].append(result)
 
     def steps(self):
-        """{layer: [(epoch, step) of each message, as they came]}"""
+        """{layer: [(epoch, step) of each message about attention, as they came]}"""
         found = collections.defaultdict(list)
         for result in self.live:
-            found[layer_of(result)].append((result["epoch"], result["step"]))
+            if result["tier"] != "weights":
+                found[layer_of(result)].append((result["epoch"], result["step"]))
         return dict(found)
 
     def windows(self):

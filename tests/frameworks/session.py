@@ -117,7 +117,8 @@ def assert_right(name: str, summaries: Summaries, expected: Dict[Tuple[int, Laye
     for key, messages in expected.items():
         summary = summaries[key]
         assert summary["tier"] in tiers, (key, summary["tier"])
-        assert (summary["messages"], summary["invalid_rows"]) == (len(messages), 0), (key, summary["messages"])
+        count = len(messages) + ("weights" in summary)  # one more, of the layer's matrices
+        assert (summary["messages"], summary["invalid_rows"]) == (count, 0), (key, summary["messages"])
         assert tuple(summary["shape"]) == messages[-1].weights.shape
         found, error = differences(summary, messages, tolerance)
         worst = max(worst, error)

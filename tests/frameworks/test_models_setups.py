@@ -244,7 +244,7 @@ def test_validation_is_captured_when_it_is_asked_for(stepwise, kind):
 # --------------------------------------------------------------------------------------------------- ranks
 
 def run_ranks(session, how, tmp_path, world=2):
-    """(states that the steps met, publishers' counters) of every rank."""
+    """(states that the steps met, publishers' counters, messages with matrices) of every rank."""
     files = [str(tmp_path / f"rank{rank}") for rank in range(world)]
     common = {"world": world, "how": how, "store": tmp_path / "store", "endpoint": session.endpoint, "job": session.job}
     ranks = [subprocess.Popen([sys.executable, distributed_worker.__file__, f"rank={rank}", f"results={files[rank]}",
@@ -270,8 +270,9 @@ def test_two_ranks_make_one_summary(stepwise, tmp_path, how):
     summaries = session.finished()
     assert {summary["ranks"] for summary in summaries.values()} == {2}
     assert_right(how, summaries, expected_of(kind, trained))
-    for _, stats in results:
+    for _, stats, _ in results:
         assert stats["dropped"] == 0 and stats["sent"] == stats["published"]
+    assert [sent for _, _, sent in results] == [len(distributed_worker.KIND.build().blocks) if how == "ddp" else 0, 0]
 
 
 # ----------------------------------------------------------------------------------------- probe="induction"

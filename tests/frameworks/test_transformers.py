@@ -71,7 +71,9 @@ def test_every_layer_arrives_with_the_steps_and_epochs_of_the_trainer(daemon, re
     for summaries in windows.values():
         assert set(summaries) == {0, 1}
         for summary in summaries.values():
-            assert (summary["tier"], summary["messages"], summary["causal"]) == ("qk", STEPS * ACCUMULATED, True)
+            messages = STEPS * ACCUMULATED + 1  # one of the layer's projection matrices
+            assert (summary["tier"], summary["messages"], summary["causal"]) == ("qk", messages, True)
+            assert set(summary["weights"]) == {"wq", "wk", "wv", "wo", "wq_wk", "wv_wo"}
             entropy = summary["heads"]["entropy"]["mean"]
             assert entropy.shape == (HEADS,) and np.all((entropy > 0) & (entropy < math.log(TOKENS)))
 

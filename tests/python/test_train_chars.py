@@ -202,7 +202,8 @@ def test_summaries_that_do_not_come_are_missed_and_messages_are_right():
         output = job.stdout.read()
     assert job.returncode == 1 and "MISSING" in output and "encoder.0.self" in output
     got = fake.until_bye()
-    tensors = [h for _, h, _ in got if h["type"] != "event"]
+    tensors = [h for _, h, _ in got if h["type"] not in ("event", "weights")]
+    assert len({(h["stack"], h["site"]) for _, h, _ in got if h["type"] == "weights"}) == 3
     assert {h["type"] for h in tensors} == {"qk" if hasattr(torch.nn.functional, "scaled_dot_product_attention")
                                             else "attention"}
     assert [(h["stack"], h["site"]) for h in tensors] == [("encoder", "self"), ("decoder", "self"),

@@ -338,7 +338,7 @@ def test_a_stalled_daemon_costs_what_would_have_been_captured_once_a_step():
 def test_explicit_steps_and_epochs(daemon, watched):
     model = Model()
     x = torch.rand(3, 5, D)
-    it = watched(model, steps="manual")
+    it = watched(model, steps="manual", weights_every=0)
     for _ in range(2):  # epochs
         for _ in range(2):  # steps
             for _ in range(2):  # microbatches
@@ -586,7 +586,7 @@ def test_torch_transformer_layers_and_hello(daemon):
     model = torch.nn.Transformer(D, H, 2, 2, 16, dropout=0.0, batch_first=True)
     publisher = attnd.Publisher("job", daemon.endpoint)
     daemon.attach(publisher)
-    with attnd.watch(model, job="job", publisher=publisher) as it:
+    with attnd.watch(model, job="job", publisher=publisher, weights_every=0) as it:
         source, target = torch.rand(2, 6, D), torch.rand(2, 5, D)
         model(source, target, tgt_mask=CAUSAL)
         it.epoch_end()

@@ -48,6 +48,7 @@ from .padding import DecoderPadding
 from .paths import call_name, clean_path
 from .plan import Plan
 from .probe import Probe, run_quietly
+from .projections import Projections, check_projections
 from .publisher import DEFAULT_QUEUE_BYTES, Maker, Publisher
 from .ranks import rank_and_world, shared_run
 from .spy import Spy
@@ -69,7 +70,8 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
           stack: Optional[str] = None, layers: Optional[Mapping[str, Sequence[Any]]] = None,
           rank: Optional[int] = None, world: Optional[int] = None,
           tensor_parallel: Optional[Tuple[int, int]] = None, evaluation: bool = False, tokens: Optional[bool] = None,
-          values: bool = False, gradients: bool = False, labels: Any = None, probe: Any = None, probe_every: int = 100,
+          values: bool = False, gradients: bool = False, labels: Any = None, weights_every: Optional[int] = None,
+          projections: Optional[Mapping[str, str]] = None, probe: Any = None, probe_every: int = 100,
           first_step: int = 0, first_epoch: int = 0, wait: float = 2.0,
           queue_bytes: int = DEFAULT_QUEUE_BYTES, run: Optional[Any] = None,
           publisher: Optional[Publisher] = None, passive: bool = False, include: Any = None, exclude: Any = None,
@@ -100,6 +102,13 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
                  backward then; see gradients.py
     labels       texts of the tokens, which are shown with the maps: a function from a list of token numbers to as many
                  texts (tokenizer.convert_ids_to_tokens), or the text of each number, as a sequence or mapping
+    weights_every  publish W_q, W_k, W_v and W_o of each layer at the end of every so manyth epoch, 0 = never; default: of
+                 every one, when their sides are at most attnd's metrics.weights_max_size (2048). Until epoch_end() is
+                 called for the first time, 1000 steps are an epoch. Rank 0 does, of what it holds; projections.py has
+                 what is found
+    projections  {"wq": name, "wk": name, "wv": name, "wo": name} of modules or parameters within each attention, as
+                 "to_q" or "to_out.0", when their names do not tell; "wqkv" for one that has all queries, then keys, then
+                 values, "wqkv_by_head" for one that has them head by head
     probe        inputs of the model, a tensor, tuple or dict, or "induction": random tokens that come twice and fit the
                  model (induction.py). They are run without gradients after every `probe_every` steps and published as job
                  "<job>.probe", when somebody is subscribed to that or world > 1; see Watch.probe
@@ -130,6 +139,8 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     _check_names(root, layers, stack)
     tell_unmatched(job, patterns, [clean_path(path) for path, _ in root.named_modules()])
     texts = check_labels(labels)
+    weights_every = None if weights_every is None else wire.check_int("weights_every", weights_every, 10**9)
+    names = check_projections(projections, root)
     probe_every = wire.check_int("probe_every", probe_every, minimum=0 if probe is None else 1)
     if isinstance(probe, str):
         if probe != "induction":
@@ -175,6 +186,8 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
         if not passive:
             opened.callback(made.close)
             made.follow_steps(optimizer, steps)
+            if weights_every != 0 and publisher.rank == 0:
+                made.follow_projections(Projections(root, publisher, weights_every, names, share.of))
             if probe is not None:
                 made.follow_probe(probe, probe_every, endpoint, address)
             made.open()
@@ -232,6 +245,7 @@ class Watch:
         self._pid = os.getpid()
         self._handles: List[Any] = []
         self._probe: Optional[Probe] = None
+        self._projections: Optional[Projections] = None
         self.judge = Judge(**patterns, given=names.given, site=names.site_of, counts_heads=share.of == 1)
         self._spy = Spy(root, self, self.judge)
         self.sends_tokens, self.sends_values = tokens, values or gradients
@@ -268,6 +282,8 @@ class Watch:
         """One epoch is done: tells the daemon, and counts on."""
         if self._closed:
             return
+        if self._projections is not None:
+            self._guarded(self._projections.epoch_ends, self._wanted_layers, *self._position)
         try:
             self.publisher.epoch_end(self._epoch, self._step)
         except Exception:
@@ -377,6 +393,10 @@ class Watch:
         if isinstance(inputs, InductionInputs):
             self._tokens.inputs = inputs
 
+    def follow_projections(self, projections: Projections) -> None:
+        """Publishes projection matrices; called once, by watch()."""
+        self._projections = projections
+
     def optimizer_stepped(self) -> None:
         """An optimizer of the model has stepped."""
         self._end_step()
@@ -420,12 +440,14 @@ class Watch:
             self._guarded(self._tell_unseen)
         if self._probe is not None:
             self._probe.after_step(self._step)
+        if self._projections is not None:
+            self._guarded(self._projections.step_ends, self._wanted_layers, *self._position)
         self._guarded(self._say_alive)
         self._guarded(self.rearm)
 
-    def _guarded(self, what: Callable[[], None]) -> None:
+    def _guarded(self, what: Callable[..., None], *args: Any) -> None:
         try:
-            what()
+            what(*args)
         except Exception:
             self.failed("a step could not be watched")
 
@@ -457,6 +479,17 @@ class Watch:
                 if self.plan.takes_layer(layer) and self.publisher.wanted(*layer):
                     self.publisher.give_up(*layer)
         return True
+
+    @property
+    def _position(self) -> Tuple[int, int]:
+        """The epoch, and the step that was done last."""
+        return self._epoch, max(self._first_step, self._step - 1)
+
+    def _wanted_layers(self) -> Dict[str, wire.NamedLayer]:
+        """The layers that the plan takes of those seen so far, by path, when it takes any step."""
+        plan = self.plan
+        return {path: layer for path, layer in self._names.layers.items()
+                if plan.every and plan.takes_layer(layer) and self.publisher.wanted(*layer)}
 
     def _say_alive(self) -> None:
         now = time.monotonic()
@@ -510,6 +543,8 @@ class Watch:
                 context = context._replace(present=self._padding.of(queries_of(seen)))
             if layer is None:
                 self._unnamed[path] = heads_of(seen) * self._share.of
+                if self._projections is not None:
+                    self._projections.note(path, seen)
             output = None
             if self._gradients is not None:
                 output = self._gradients.awaited(path, seen, is_repeated=self._trains and not self._spy.records)

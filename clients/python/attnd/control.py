@@ -70,7 +70,8 @@ class Control:
         return self.call("summary", {"job": job, **where})
 
     def live(self, job: str, **where: Any) -> Any:
-        """The newest live values of a run's layers; `where` narrows them down: run, stack, layer, site."""
+        """The newest live values of a run's layers; `where` narrows them down: run, stack, layer, site;
+        tier="weights" asks for those of the projection matrices."""
         return self.call("live", {"job": job, **where})
 
     def stats(self) -> Any:

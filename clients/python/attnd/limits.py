@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """limits: the messages that the daemon takes, which it announces by subscribing (PROTOCOL.md, "What the daemon takes"):
 
-    limits/accepts=attention,qk,weights,event;header=6;max_message=268435456;max_entries=34359738368;max_heads=1024
+    limits/accepts=attention,qk,weights,event;header=6;max_message=268435456;max_entries=34359738368;max_heads=1024;
+        weights_max_size=2048
 """
 from __future__ import annotations
 
@@ -19,12 +20,14 @@ TYPES = frozenset(("attention", "qk", "weights", "event"))
 
 class Limits(NamedTuple):
     """The message types that are accepted, the newest revision of header keys, and bounds of a message: its bytes with
-    topic and header, its pairs of queries and keys, the heads of its layer."""
+    topic and header, its pairs of queries and keys, the heads of its layer. `weights_max_size`: the side of the largest
+    projection matrix that has a spectrum as a whole."""
     accepts: FrozenSet[str] = TYPES
     header: int = 1
     max_message: float = math.inf
     max_entries: float = math.inf
     max_heads: float = math.inf
+    weights_max_size: float = 2048
 
     def refusal(self, kind: Optional[str], nbytes: int, keys: Mapping[str, Any]) -> Optional[str]:
         """Why a message with these keys is not taken, as a clause; None: it is. `kind` None: not known yet."""

@@ -148,6 +148,16 @@ class Publisher:
         """Payload bytes of the largest message that is worth copying."""
         return min(self._queue_bytes, self._sender.limits.max_message)
 
+    def has_room(self, nbytes: int) -> bool:
+        """Whether so many bytes more fill no more than half of the queue, or nothing else is in it."""
+        queued = self._sender.queued_bytes
+        return queued == 0 or 2 * (queued + nbytes) <= self._queue_bytes
+
+    @property
+    def weights_max_size(self) -> float:
+        """The side of the largest projection matrix that those who listen make a whole spectrum of."""
+        return self._sender.limits.weights_max_size
+
     @property
     def strides(self) -> bool:
         """Whether those who listen know q_stride."""

@@ -262,6 +262,12 @@ class Sender:
         with self._changed:
             return self._changed.wait_for(lambda: self._pending == 0, max(0.0, timeout_s))
 
+    @property
+    def queued_bytes(self) -> int:
+        """Payload bytes that wait."""
+        with self._changed:
+            return self._queued_bytes
+
     def stats(self) -> Dict[str, Any]:
         """Counters of messages and bytes; see Publisher.stats."""
         with self._changed:

@@ -1,0 +1,435 @@
+# SPDX-License-Identifier: MIT
+"""projections: W_q, W_k, W_v and W_o of the layers of a watched model, found by name and published now and then.
+
+They are looked for in the module that attends, then in those around it, up to its block (the nearest with a number):
+
+    separate   q_proj k_proj v_proj, and the names in SEPARATE; the output by a name in OUT, or BERT's output.dense
+    in one     qkv and the names in FUSED, when the order of its rows is certain: by the name (in_proj_weight, GPT-2's
+               c_attn, which is transposed), by the class of the module (BY_CLASS), or by where queries and keys of
+               the first captured forward lie within one tensor. It is never guessed
+    told       projections={"wq": "to_q", ...}, names as above
+
+The heads are those that were captured, and all shapes have to agree with them. LoRA: base + scale B A, put together on
+the sender thread. A matrix that is sharded, quantised or parametrised is not there in words that attnd understands: its
+layer is skipped, and a warning says so, once for each kind of reason.
+
+Nothing here is a collective call, so ranks may differ in what they publish, and whether. All matrices are sent each
+time: a tensor's `_version` does not count what is written through `.data`, so it cannot tell that one has not changed.
+
+The training thread clones the matrices (on CUDA as devices.py has it); splitting, transposing and LoRA's product are
+left to the sender thread. Queued matrices fill half of the queue at most, unless one layer is larger: the layers that
+find no room wait for the ends of the next steps.
+"""
+from __future__ import annotations
+
+import functools
+import logging
+import re
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
+
+import numpy as np
+import torch
+
+from . import tensors, wire
+from .calls import Queries, Seen, heads_of
+from .devices import DTYPE_NAMES, HostCopy
+from .paths import clean_path
+from .publisher import Captured, Maker, Publisher
+
+log = logging.getLogger("attnd")
+
+STEPS_WITHOUT_EPOCH = 1000  # as long as no epoch has ended, so many steps are one
+
+SEPARATE = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), ("q", "k", "v"), ("to_q", "to_k", "to_v"),
+            ("wq", "wk", "wv"), ("w_q", "w_k", "w_v"), ("W_q", "W_k", "W_v"), ("Wq", "Wk", "Wv"), ("q_lin", "k_lin", "v_lin"),
+            ("query_proj", "key_proj", "value_proj"), ("q_proj_weight", "k_proj_weight", "v_proj_weight"))
+FUSED = ("in_proj_weight", "c_attn", "qkv", "qkv_proj", "to_qkv", "Wqkv", "W_pack", "in_proj", "query_key_value")
+OUT = ("out_proj", "o_proj", "o", "c_proj", "proj", "to_out", "to_out.0", "wo", "w_o", "W_o", "Wo", "out_lin", "out", "dense",
+       "output.dense")
+
+# The orders of the rows of a fused matrix: those of all queries, then keys, then values; or of each key head its queries,
+# its key and its value.
+BLOCKS, BY_HEAD = "wqkv", "wqkv_by_head"
+BY_NAME = {"in_proj_weight": BLOCKS, "c_attn": BLOCKS}
+BY_CLASS = {"GPTNeoXAttention": BY_HEAD, "BloomAttention": BY_HEAD, "PersimmonAttention": BY_HEAD,
+            "Phi3Attention": BLOCKS, "ModernBertAttention": BLOCKS, "MptAttention": BLOCKS}
+GIVEN = ("wq", "wk", "wv", "wo", BLOCKS, BY_HEAD)  # the names in projections=
+
+
+class Refused(Exception):
+    """The matrices of a layer cannot be published: `kind` of reason, of which each is told once, and the reason."""
+
+    def __init__(self, kind: str, reason: str):
+        super().__init__(reason)
+        self.kind = kind
+
+
+class _Attends(NamedTuple):
+    """Facts of the first captured call of a layer: its heads, head_dim, and the order of the rows of a fused matrix."""
+    heads: int
+    head_dim: Optional[int]
+    order: Optional[str]
+
+
+class _Matrix(NamedTuple):
+    """A matrix of the model, [out, in] or `transposed`, and what LoRA adds to it: scale B A of each."""
+    tensor: torch.Tensor
+    transposed: bool = False
+    added: Tuple[Tuple[float, torch.Tensor, torch.Tensor], ...] = ()
+
+    @property
+    def shape(self) -> Tuple[int, int]:
+        rows, columns = (int(n) for n in self.tensor.shape)
+        return (columns, rows) if self.transposed else (rows, columns)
+
+    @property
+    def nbytes(self) -> int:
+        sources = [self.tensor, *(tensor for _, *pair in self.added for tensor in pair)]
+        return sum(tensor.numel() * tensor.element_size() for tensor in sources)
+
+    def copy(self) -> Callable[[], Tuple[str, np.ndarray]]:
+        """Copies it now; what is returned gives dtype and numbers, [out, in]."""
+        whole = HostCopy(self.tensor)
+        added = [(scale, HostCopy(b), HostCopy(a)) for scale, b, a in self.added]
+
+        def finish() -> Tuple[str, np.ndarray]:
+            kind, array = (whole.dtype_name, whole.numpy()) if not added else ("f32", whole.floats())
+            array = array.T if self.transposed else array
+            for scale, b, a in added:
+                array = array + np.float32(scale) * (b.floats() @ a.floats())
+            return ("f64" if array.dtype == np.float64 else kind), array
+
+        return finish
+
+
+class _Layer(NamedTuple):
+    """The matrices of a layer by their names of GIVEN, and what its heads are."""
+    matrices: Mapping[str, _Matrix]
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+    @property
+    def nbytes(self) -> int:
+        return sum(matrix.nbytes for matrix in self.matrices.values())
+
+    @property
+    def size(self) -> int:
+        """The largest side of what is sent."""
+        sides = [self.heads * self.head_dim]
+        for name, matrix in self.matrices.items():
+            sides += matrix.shape[1:] if name in (BLOCKS, BY_HEAD) else matrix.shape
+        return max(sides)
+
+    def copy(self, ranks: int) -> Maker:
+        """Copies them now; what is returned makes the message. `ranks` as for Projections."""
+        copies = {name: matrix.copy() for name, matrix in self.matrices.items()}
+
+        def make() -> Captured:
+            arrays: Dict[str, Tuple[str, np.ndarray]] = {}
+            for name, finish in copies.items():
+                kind, array = finish()
+                parts = self._split(name, array) if name in (BLOCKS, BY_HEAD) else {name: array}
+                arrays.update((part, (kind, numbers)) for part, numbers in parts.items())
+            frames = tensors.Frames()
+            for name in (name for name in GIVEN if name in arrays):
+                frames.add_owned(name, *arrays[name])
+            return Captured("weights", frames, lambda where: wire.weights_keys(
+                where, frames.described, heads=self.heads, head_dim=self.head_dim, kv_heads=self.kv_heads,
+                heads_total=self.heads * ranks))
+
+        return make
+
+    def _split(self, order: str, fused: np.ndarray) -> Dict[str, np.ndarray]:
+        d, group, width = self.head_dim, self.heads // self.kv_heads, fused.shape[1]
+        if order == BLOCKS:
+            q, k, v = np.split(fused, (self.heads * d, (self.heads + self.kv_heads) * d))
+        else:
+            by_head = fused.reshape(self.kv_heads, group + 2, d, width)
+            q, k, v = (part.reshape(-1, width) for part in (by_head[:, :group], by_head[:, group], by_head[:, group + 1]))
+        return {"wq": q, "wk": k, "wv": v}
+
+
+Modules = Mapping[str, torch.nn.Module]  # by path
+Layers = Callable[[], Mapping[str, wire.Layer]]  # gives layers by the path of their module
+
+
+class Projections:
+    """Finds the matrices of a model, and publishes them. Used by capture.Watch, from the training thread.
+
+    every   epochs from one time to the next; None: each, when they are no larger than attnd makes whole spectra of
+    given   names of the matrices, as projections= has them
+    ranks   how many ranks the heads of a layer are split over; this one publishes its own
+    """
+
+    def __init__(self, root: torch.nn.Module, publisher: Publisher, every: Optional[int], given: Mapping[str, str],
+                 ranks: int = 1):
+        self._root = root
+        self._publisher = publisher
+        self._every = every
+        self._given = given
+        self._ranks = ranks
+        self._attends: Dict[str, _Attends] = {}
+        self._waiting: Dict[str, wire.Layer] = {}  # by path, in order
+        self._needs = 0  # bytes of the first of them
+        self._sent: Dict[int, str] = {}  # paths by where their first matrix lies, of this time
+        self._epochs = False  # one has ended
+        self._refused: Dict[str, List[Tuple[str, str]]] = {}  # paths and reasons, by kind
+        self._told: List[str] = []
+
+    def note(self, path: str, seen: Seen) -> None:
+        """An attention was seen for the first time."""
+        heads = heads_of(seen)
+        self._attends[path] = _Attends(heads, int(seen.q.shape[3]), _order_of(seen)) if isinstance(seen, Queries) \
+            else _Attends(heads, None, None)
+
+    def epoch_ends(self, layers: Layers, epoch: int, step: int) -> None:
+        """The epoch is over, of which `step` was the last; `layers` gives those that are wanted."""
+        self._epochs = True
+        if (epoch + 1) % (self._every or 1) == 0:
+            self._begin(layers(), epoch, step)
+
+    def step_ends(self, layers: Layers, epoch: int, step: int) -> None:
+        """A step is over: layers that wait may have room, and a training without epochs goes by its steps."""
+        if not self._epochs and (step + 1) % (STEPS_WITHOUT_EPOCH * (self._every or 1)) == 0:
+            self._begin(layers(), epoch, step)
+        elif self._waiting and self._publisher.has_room(self._needs):
+            self._send(epoch, step)
+
+    def _begin(self, layers: Mapping[str, wire.Layer], epoch: int, step: int) -> None:
+        first = [path for path in self._waiting if path in layers]
+        self._waiting = {path: layers[path] for path in (*first, *layers) if path in self._attends and "#" not in path}
+        self._sent = {}
+        self._send(epoch, step)
+
+    def _send(self, epoch: int, step: int) -> None:
+        """Queues those that wait, as far as there is room."""
+        modules: Dict[str, torch.nn.Module] = {}
+        while self._waiting:
+            path = next(iter(self._waiting))
+            layer = self._waiting.pop(path)
+            if self._publisher.give_up(*layer):
+                continue
+            modules = modules or _modules(self._root)
+            found = self._found(modules, path)
+            if found is None or (self._every is None and found.size > self._publisher.weights_max_size):
+                continue
+            self._needs = found.nbytes
+            if not self._publisher.has_room(self._needs):
+                self._waiting = {path: layer, **self._waiting}
+                break
+            self._publisher.publish_later(layer, epoch, step, self._needs, functools.partial(found.copy, self._ranks))
+        self._publisher.hurry()
+        self._tell(modules)
+
+    def _found(self, modules: Modules, path: str) -> Optional[_Layer]:
+        """The matrices of a layer; None: they cannot be published."""
+        try:
+            found = _find(modules, path, self._attends[path], self._given)
+            place = next(iter(found.matrices.values())).tensor.data_ptr()
+            other = self._sent.setdefault(place, path)
+            if other != path:
+                raise Refused("tied", f"they are those of {other}, of which they are published")
+            return found
+        except Refused as refused:
+            self._refused.setdefault(refused.kind, []).append((path, str(refused)))
+            return None
+
+    def _tell(self, modules: Modules) -> None:
+        refused, self._refused = self._refused, {}
+        for kind, found in refused.items():
+            if kind not in self._told:
+                self._told.append(kind)
+                path, reason = found[0]
+                log.warning("job %s: W_q, W_k, W_v and W_o of %s (%s%s) are not published: %s", self._publisher.job,
+                            path or "the model", type(modules.get(path)).__name__,
+                            f", and {len(found) - 1} more layers" if len(found) > 1 else "", reason)
+
+
+def check_projections(given: Any, root: torch.nn.Module) -> Mapping[str, str]:
+    """The argument `projections` of watch(); ValueError when it names nothing that the model has."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping) or not set(given) <= set(GIVEN) or \
+            not all(isinstance(name, str) and name for name in given.values()):
+        raise ValueError(f"projections = {given!r}: must map some of {', '.join(GIVEN)} to names of modules or parameters "
+                         "within the attention, as {'wq': 'to_q', 'wo': 'to_out.0'}")
+    known = [*_modules(root), *(clean_path(path) for path, _ in root.named_parameters())]
+    for name in given.values():
+        if not any(path == name or path.endswith(f".{name}") for path in known):
+            raise ValueError(f"projections: no module or parameter of the model is called {name!r}")
+    return dict(given)
+
+
+# ------------------------------------------------------------------------------------------- finding them
+
+def _modules(root: torch.nn.Module) -> Dict[str, torch.nn.Module]:
+    """By path, one that is in several places under each."""
+    return {clean_path(path): module for path, module in root.named_modules(remove_duplicate=False)}
+
+
+def _find(modules: Modules, path: str, attends: _Attends, given: Mapping[str, str]) -> _Layer:
+    """The matrices of the attention at `path`. Refused."""
+    found: Dict[str, _Matrix] = {}
+    for holder in _around(path):
+        if given:
+            for name in (name for name in given if name not in found):
+                matrix = _matrix_at(modules, holder, given[name])
+                found.update({} if matrix is None else {name: matrix})
+        elif not found:
+            found = _separate(modules, holder) or _fused(modules, holder, attends)
+            out = _output(modules, holder, found, attends.heads) if found else None
+            found.update({} if out is None else {"wo": out})
+    if not found:
+        looked_at = ", ".join(given.values()) if given else ", ".join((*(" ".join(each) for each in SEPARATE), *FUSED))
+        raise Refused("names", f"it has none of {looked_at}. projections={{'wq': 'NAME', 'wk': 'NAME', 'wv': 'NAME', 'wo': "
+                      "'NAME'} tells their names within an attention, weights_every=0 silences this")
+    return _checked(found, attends)
+
+
+def _around(path: str) -> List[str]:
+    """The path and those of the modules around it, up to the first with a number, which is a block."""
+    found = [path]
+    while path and not re.search(r"\d$", path):
+        path = path.rpartition(".")[0]
+        found.append(path)
+    return found
+
+
+def _separate(modules: Modules, holder: str) -> Dict[str, _Matrix]:
+    for names in SEPARATE:
+        found = [_matrix_at(modules, holder, name) for name in names]
+        if all(matrix is not None for matrix in found):
+            return {key: matrix for key, matrix in zip(("wq", "wk", "wv"), found) if matrix is not None}
+    return {}
+
+
+def _fused(modules: Modules, holder: str, attends: _Attends) -> Dict[str, _Matrix]:
+    for name in FUSED:
+        matrix = _matrix_at(modules, holder, name)
+        if matrix is None:
+            continue
+        module = modules[holder]
+        order = BY_NAME.get(name) or BY_CLASS.get(type(module).__name__) or attends.order
+        if hasattr(module, "q_attn") or hasattr(module, "multi_query") and name == "c_attn":
+            order = None  # queries of their own, or GPTBigCode's order
+        if order is None:
+            raise Refused("order", f"{name} has them in one, in an order that is not certain. projections={{'{BLOCKS}': "
+                          f"'{name}'}} says: all queries, then keys, then values; '{BY_HEAD}': head by head")
+        return {order: matrix}
+    return {}
+
+
+def _output(modules: Modules, holder: str, found: Mapping[str, _Matrix], heads: int) -> Optional[_Matrix]:
+    """W_o, which leads back to where W_q reads from."""
+    first = next(iter(found.values()))
+    inner = first.shape[0] if "wq" in found else None
+    places = [(holder, name) for name in OUT] + [(holder.rpartition(".")[0], "output.dense")]
+    for place, name in places:
+        matrix = _matrix_at(modules, place, name)
+        if matrix is not None and matrix.shape[0] == first.shape[1] and matrix.shape[1] % heads == 0 and \
+                inner in (None, matrix.shape[1]):
+            return matrix
+    return None
+
+
+def _checked(found: Mapping[str, _Matrix], attends: _Attends) -> _Layer:
+    """With its heads. Refused when shapes do not agree with them."""
+    heads, order = attends.heads, next((name for name in (BLOCKS, BY_HEAD) if name in found), None)
+    shapes = {name: matrix.shape for name, matrix in found.items()}
+    rows = {name: shape[name == "wo"] for name, shape in shapes.items()}  # of W_o the columns are the heads'
+    inner = rows.get("wq", rows.get("wo", heads * (attends.head_dim or 0)))
+    head_dim = inner // heads
+    if head_dim == 0:
+        raise Refused("heads", f"the dimension of its {heads} heads is not known")
+    keys = (rows[order] - inner) // 2 if order is not None else rows.get("wk", rows.get("wv", inner))
+    kv_heads = max(1, keys // head_dim)
+    expected = {"wq": heads, "wo": heads, "wk": kv_heads, "wv": kv_heads, order: heads + 2 * kv_heads}
+    inputs = {shapes[name][1] for name in ("wk", "wv") if name in shapes}
+    if heads % kv_heads or attends.head_dim not in (None, head_dim) or len(inputs) > 1 or \
+            any(rows[name] != expected[name] * head_dim for name in rows):
+        raise Refused("shapes", " and ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+                      + f" do not fit {heads} heads of {attends.head_dim or head_dim} dimensions")
+    return _Layer(found, heads, kv_heads, head_dim)
+
+
+def _order_of(seen: Queries) -> Optional[str]:
+    """The order of the rows of the fused matrix that queries and keys were made by, when they are views of its product
+    and so lie in one tensor; None: they do not."""
+    q, k = seen.q, seen.k
+    heads, d = int(q.shape[1]), int(q.shape[3])
+    if heads < 2 or k.shape[1] != heads or q.stride() != k.stride() or q.stride(3) != 1 or _storage(q).data_ptr() != _storage(k).data_ptr():
+        return None
+    row, apart = 3 * heads * d, k.storage_offset() - q.storage_offset()
+    if q.storage_offset() % row or row not in (q.stride(0), q.stride(2)) or q.stride(2) % row:
+        return None
+    return {(d, heads * d): BLOCKS, (3 * d, d): BY_HEAD}.get((int(q.stride(1)), int(apart)))
+
+
+# --------------------------------------------------------------------------------------- one of them
+
+def _matrix_at(modules: Modules, holder: str, name: str) -> Optional[_Matrix]:
+    """The matrix that a module or parameter of `holder` is; None: there is no such thing. Refused."""
+    module = modules.get(f"{holder}.{name}".lstrip("."))
+    if module is not None:
+        return _matrix_of(name, module)
+    *inner, last = name.split(".")
+    owner = modules.get(".".join(filter(None, (holder, *inner))))
+    parameter = None if owner is None else owner._parameters.get(last)
+    return None if parameter is None else _Matrix(_plain(name, parameter))
+
+
+def _matrix_of(name: str, module: torch.nn.Module) -> Optional[_Matrix]:
+    base: Any = getattr(module, "base_layer", None)
+    if isinstance(base, torch.nn.Module) and hasattr(module, "lora_A"):
+        matrix = _matrix_of(name, base)
+        return None if matrix is None else matrix._replace(added=_lora(name, module))
+    if hasattr(module, "parametrizations"):
+        raise Refused("parametrised", f"{name} is parametrised (torch.nn.utils.parametrize)")
+    weight: Any = getattr(module, "weight", None)
+    if weight is None:
+        packed = next((part for part in ("qweight", "W_q") if hasattr(module, part)), None)
+        if packed is not None:
+            raise Refused("quantised", f"{name} is quantised ({type(module).__name__})")
+        return None
+    weight = _plain(name, weight)
+    declared = getattr(module, "out_features", None), getattr(module, "in_features", None)
+    if None not in declared and tuple(weight.shape) != declared:
+        raise Refused("sharded", f"this process has a part of {name} alone")
+    return _Matrix(weight, type(module).__name__ == "Conv1D")
+
+
+def _lora(name: str, module: Any) -> Tuple[Tuple[float, torch.Tensor, torch.Tensor], ...]:
+    """The addends of LoRA in a forward, as peft has it."""
+    if module.merged or module.disable_adapters:
+        return ()
+    active = [adapter for adapter in module.active_adapters if adapter in module.lora_A]
+    if any(adapter in getattr(module, "lora_variant", ()) or getattr(module, "use_dora", {}).get(adapter)
+           for adapter in active):
+        raise Refused("parametrised", f"{name} has a variant of LoRA that does more than add B A")
+    return tuple((float(module.scaling[adapter]), _plain(name, module.lora_B[adapter].weight),
+                  _plain(name, module.lora_A[adapter].weight)) for adapter in active)
+
+
+def _plain(name: str, weight: Any) -> torch.Tensor:
+    """The tensor, when its numbers are all here as they are. Refused."""
+    if "DTensor" in type(weight).__name__:
+        raise Refused("sharded", f"{name} is sharded (DTensor), and no rank has all of it")
+    if not isinstance(weight, torch.Tensor) or type(weight) not in (torch.Tensor, torch.nn.Parameter) or \
+            weight.dtype not in DTYPE_NAMES:
+        what = getattr(weight, "dtype", None) or type(weight).__name__
+        raise Refused("quantised", f"{name} is quantised ({type(weight).__name__}, {what})")
+    if weight.dim() != 2 or weight.numel() == 0 or weight.device.type == "meta" or not _is_held(weight):
+        raise Refused("sharded", f"this process has no matrix {name} now: it is sharded (FSDP, ZeRO), or none")
+    return weight.detach()
+
+
+def _storage(tensor: Any) -> Any:
+    return tensor.untyped_storage() if hasattr(tensor, "untyped_storage") else tensor.storage()  # torch 1.13
+
+
+def _is_held(tensor: torch.Tensor) -> bool:
+    """Whether its memory is there: FSDP frees that of views and leaves them."""
+    storage = _storage(tensor)
+    last = tensor.storage_offset() + sum((int(n) - 1) * step for n, step in zip(tensor.shape, tensor.stride()))
+    return bool(storage.nbytes() >= (last + 1) * tensor.element_size())

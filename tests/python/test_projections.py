@@ -1,0 +1,508 @@
+# SPDX-License-Identifier: MIT
+"""W_q, W_k, W_v and W_o of watched models: where they are found, when they are sent, and what is skipped and said."""
+import numpy as np
+import pytest
+import zmq
+
+torch = pytest.importorskip("torch")
+
+import attnd
+from attnd import projections
+from conftest import FakeDaemon, wait_until
+from torch import nn
+
+T, D, H = 6, 16, 4
+
+
+class Attention(nn.Module):
+    """Attention by an explicit softmax, of one or several projections, which `names` has; `split` makes q, k and v."""
+
+    def __init__(self, names, split, kv_heads=H):
+        super().__init__()
+        self.split, self.kv_heads = split, kv_heads
+        for name, (rows, columns) in names.items():
+            setattr(self, name, nn.Linear(columns, rows, bias=False))
+
+    def forward(self, x):
+        q, k, v = self.split(self, x)
+        k, v = (part.repeat_interleave(H // self.kv_heads, dim=1) for part in (k, v))
+        return ((q @ k.transpose(2, 3)).softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+def heads(x, count=H):
+    return x.view(*x.shape[:2], count, -1).transpose(1, 2)
+
+
+def separate(q, k, v, kv_heads=H):
+    return lambda self, x: [heads(getattr(self, name)(x), count) for name, count in
+                            ((q, H), (k, kv_heads), (v, kv_heads))]
+
+
+class Model(nn.Module):
+    def __init__(self, make, layers=2):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.ModuleDict({"attn": make()}) for _ in range(layers))
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = x + block["attn"](x).mean()
+        return x
+
+
+def simple(q="q_proj", k="k_proj", v="v_proj", o="o_proj"):
+    """An attention of four Linears of these names."""
+    return Attention({name: (D, D) for name in (q, k, v, o)}, separate(q, k, v))
+
+
+def attn(model, layer=0):
+    return model.blocks[layer]["attn"]
+
+
+@pytest.fixture
+def watched(daemon):
+    """Watches a model that takes [B, T, D]; what is published is in its `.messages`."""
+    opened = []
+
+    def watch(model, **options):
+        messages = []
+        it = attnd.watch(model, job="job", endpoint=daemon.endpoint, every=1, steps="manual", wait=0,
+                         on_publish=messages.append, **options)
+        daemon.attach(it.publisher)
+        it.rearm()  # now somebody listens
+        it.messages = messages
+        opened.append(it)
+        return it
+
+    yield watch
+    for it in opened:
+        it.close()
+
+
+def train(it, model, steps=1):
+    for _ in range(steps):
+        model(torch.rand(1, T, D))
+        it.step()
+
+
+def sent(it):
+    """[(layer, epoch, step, {name: matrix})] of the matrices that were published so far."""
+    assert it.publisher.drain(60)
+    return [(m.keys["layer"], m.epoch, m.step, dict(zip((t["name"] for t in m.keys["tensors"]), m.frames)))
+            for m in it.messages if m.kind == "weights"]
+
+
+def matrices_of(it, model):
+    """{name: matrix} of the first layer, and its keys, after a step and an epoch."""
+    train(it, model)
+    it.epoch_end()
+    found = sent(it)
+    assert [layer for layer, *_ in found] == [0, 1]
+    keys = next(m.keys for m in it.messages if m.kind == "weights")
+    assert keys["module"] == "blocks.0.attn"
+    return found[0][3], keys
+
+
+def assert_equal(got, **want):
+    assert set(got) == set(want)
+    for name, matrix in want.items():
+        np.testing.assert_array_equal(got[name], matrix.detach().numpy())
+
+
+# ------------------------------------------------------------------------------------------ where they are
+
+@pytest.mark.parametrize("names", [*(names for names in projections.SEPARATE if not names[0].endswith("weight"))])
+@pytest.mark.parametrize("out", ["out_proj", "wo", "proj"])
+def test_linears_are_found_by_their_names(watched, names, out):
+    model = Model(lambda: simple(*names, out))
+    got, _ = matrices_of(watched(model), model)
+    it = attn(model)
+    assert_equal(got, **{key: getattr(it, name).weight for key, name in zip(("wq", "wk", "wv", "wo"), (*names, out))})
+
+
+def test_fewer_heads_of_keys_are_told_by_the_shapes(watched):
+    names = {"q_proj": (D, D), "k_proj": (D // 2, D), "v_proj": (D // 2, D), "o_proj": (D, D)}
+    model = Model(lambda: Attention(names, separate("q_proj", "k_proj", "v_proj", 2), kv_heads=2))
+    got, keys = matrices_of(watched(model), model)
+    assert (keys["heads"], keys["kv_heads"], keys["head_dim"]) == (4, 2, 4)
+    assert got["wk"].shape == (D // 2, D)
+
+
+class Conv1D(nn.Module):
+    """As GPT-2 has it: the weight is transposed."""
+
+    def __init__(self, rows, columns):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(columns, rows))
+
+    def forward(self, x):
+        return x @ self.weight
+
+
+def test_the_fused_projection_of_gpt2_is_transposed_and_split(watched):
+    def make():
+        it = Attention({}, lambda self, x: [heads(part) for part in self.c_attn(x).chunk(3, -1)])
+        it.c_attn, it.c_proj = Conv1D(3 * D, D), Conv1D(D, D)
+        return it
+
+    model = Model(make)
+    got, _ = matrices_of(watched(model), model)
+    wq, wk, wv = attn(model).c_attn.weight.T.chunk(3)
+    assert_equal(got, wq=wq, wk=wk, wv=wv, wo=attn(model).c_proj.weight.T)
+
+
+def test_the_fused_projection_of_torch_is_split(watched):
+    class Core(nn.MultiheadAttention):
+        def forward(self, x):
+            return super().forward(x, x, x)[0]
+
+    model = Model(lambda: Core(D, H, batch_first=True))
+    got, _ = matrices_of(watched(model), model)
+    wq, wk, wv = attn(model).in_proj_weight.chunk(3)
+    assert_equal(got, wq=wq, wk=wk, wv=wv, wo=attn(model).out_proj.weight)
+
+
+def by_head(self, x):
+    return self.mix(x).view(*x.shape[:2], H, 3, D // H).permute(3, 0, 2, 1, 4)
+
+
+@pytest.mark.parametrize("order", ["wqkv", "wqkv_by_head"])
+def test_names_that_are_told_go_before_all(watched, order):
+    in_turn = lambda self, x: [heads(part) for part in self.mix(x).chunk(3, -1)]  # noqa: E731
+    model = Model(lambda: Attention({"mix": (3 * D, D), "back": (D, D), "q_proj": (D, D)},
+                                    in_turn if order == "wqkv" else by_head))
+    got, _ = matrices_of(watched(model, projections={order: "mix", "wo": "back"}), model)
+    x = torch.rand(1, T, D)
+    q, k, v = attn(model).split(attn(model), x)
+    for name, part in (("wq", q), ("wk", k), ("wv", v)):
+        np.testing.assert_allclose(x.numpy() @ got[name].T, part.transpose(1, 2).flatten(2).detach().numpy(), atol=1e-5)
+    np.testing.assert_array_equal(got["wo"], attn(model).back.weight.detach().numpy())
+
+
+fused = getattr(nn.functional, "scaled_dot_product_attention", None)
+
+
+@pytest.mark.skipif(fused is None, reason="torch 1.13 has no fused attention")
+@pytest.mark.parametrize("split", [lambda self, x: [heads(part) for part in self.qkv(x).chunk(3, -1)],
+                                   lambda self, x: self.qkv(x).view(*x.shape[:2], H, 3, D // H).permute(3, 0, 2, 1, 4),
+                                   lambda self, x: heads(self.qkv(x)).chunk(3, -1),
+                                   lambda self, x: self.qkv(x).view(*x.shape[:2], 3, H, D // H).permute(2, 0, 3, 1, 4)])
+def test_the_order_of_a_fused_projection_is_told_by_where_queries_and_keys_lie(watched, split):
+    class Fused(Attention):
+        def forward(self, x):
+            return fused(*self.split(self, x)).transpose(1, 2).flatten(2)
+
+    model = Model(lambda: Fused({"qkv": (3 * D, D)}, split))
+    got, _ = matrices_of(watched(model), model)
+    x = torch.rand(1, T, D)
+    for name, part in zip(("wq", "wk", "wv"), split(attn(model), x)):
+        np.testing.assert_allclose(x.numpy() @ got[name].T, part.transpose(1, 2).flatten(2).detach().numpy(), atol=1e-5)
+
+
+def test_projections_around_a_module_that_only_attends_are_found(watched):
+    class Core(nn.Module):
+        def forward(self, q, k, v):
+            return (q @ k.transpose(2, 3)).softmax(-1) @ v
+
+    class Around(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.k, self.v, self.o = (nn.Linear(D, D) for _ in range(4))
+            self.core = Core()
+
+        def forward(self, x):
+            return self.o(self.core(*(heads(part(x)) for part in (self.q, self.k, self.v))).transpose(1, 2).flatten(2))
+
+    model = Model(Around)
+    it = watched(model)
+    train(it, model)
+    it.epoch_end()
+    assert_equal(sent(it)[0][3], **{f"w{name}": getattr(attn(model), name).weight for name in "qkvo"})
+
+
+class LoraLinear(nn.Module):
+    """As peft makes them."""
+
+    def __init__(self, base, disabled=False, merged=False):
+        super().__init__()
+        self.base_layer, self.merged, self.disable_adapters = base, merged, disabled
+        self.lora_A = nn.ModuleDict({name: nn.Linear(D, 2, bias=False) for name in "abc"})
+        self.lora_B = nn.ModuleDict({name: nn.Linear(2, D, bias=False) for name in "abc"})
+        self.scaling, self.active_adapters = {"a": 2.0, "b": 0.5, "c": 1.0}, ["a", "b"]
+
+    def forward(self, x):
+        return self.base_layer(x) + sum(self.scaling[name] * self.lora_B[name](self.lora_A[name](x))
+                                        for name in self.active_adapters)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_lora_adds_is_added(watched, dtype):
+    model = Model(simple).to(dtype)
+    for block in model.blocks:
+        block["attn"].q_proj = LoraLinear(block["attn"].q_proj).to(dtype)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    it = watched(model)
+    model(torch.rand(1, T, D, dtype=dtype))
+    it.step()
+    it.epoch_end()
+    got = sent(it)[0][3]
+    q = attn(model).q_proj
+    want = q.base_layer.weight.double() + sum(
+        q.scaling[name] * q.lora_B[name].weight.double() @ q.lora_A[name].weight.double() for name in "ab")
+    assert got["wq"].dtype == np.float32
+    np.testing.assert_allclose(got["wq"], want.detach().numpy(), atol=1e-6)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("state", [{"disabled": True}, {"merged": True}])
+def test_an_adapter_that_adds_nothing_adds_nothing(watched, state):
+    model = Model(simple)
+    for block in model.blocks:
+        block["attn"].q_proj = LoraLinear(block["attn"].q_proj, **state)
+    got, _ = matrices_of(watched(model), model)
+    np.testing.assert_array_equal(got["wq"], attn(model).q_proj.base_layer.weight.detach().numpy())
+
+
+# ------------------------------------------------------------------------------------------ when
+
+def times(it):
+    return [(epoch, step) for layer, epoch, step, _ in sent(it) if layer == 0]
+
+
+@pytest.mark.parametrize("every,expected", [(None, [(0, 1), (1, 3), (2, 5), (3, 7)]), (2, [(1, 3), (3, 7)]), (0, [])])
+def test_they_are_sent_at_the_end_of_every_so_manyth_epoch(watched, every, expected):
+    model = Model(simple)
+    it = watched(model, weights_every=every)
+    for _ in range(4):
+        train(it, model, 2)
+        it.epoch_end()
+    assert times(it) == expected
+
+
+def test_without_epochs_a_thousand_steps_are_one(watched):
+    model = Model(simple)
+    it = watched(model)
+    train(it, model)
+    for _ in range(2 * projections.STEPS_WITHOUT_EPOCH):
+        it.step()
+    assert times(it) == [(0, 999), (0, 1999)]
+    it.epoch_end()
+    for _ in range(projections.STEPS_WITHOUT_EPOCH):
+        it.step()
+    assert times(it) == [(0, 999), (0, 1999), (0, 2000)]
+
+
+def test_they_are_those_of_the_moment(watched):
+    model = Model(simple)
+    it = watched(model)
+    train(it, model)
+    before = attn(model).q_proj.weight.detach().clone()
+    it.epoch_end()
+    with torch.no_grad():
+        attn(model).q_proj.weight.zero_()
+    np.testing.assert_array_equal(sent(it)[0][3]["wq"], before.numpy())
+
+
+def test_only_wanted_layers_are_sent_and_none_when_nothing_is_captured(daemon):
+    fake = FakeDaemon(topics=(b"tensor/job/", b"event/", b"plan/0/job/layers=decoder.1.*"))
+    messages, model = [], Model(simple)
+    with attnd.watch(model, job="job", endpoint=fake.endpoint, every=1, steps="manual", wait=0,
+                     on_publish=messages.append) as it:
+        fake.attach(it.publisher)
+        wait_until(lambda: fake.serve() or it.plan.layers != ("*",), "the plan")
+        it.rearm()
+        it.messages = messages
+        train(it, model)
+        it.epoch_end()
+        assert [layer for layer, *_ in sent(it)] == [1]
+        fake.socket.setsockopt(zmq.SUBSCRIBE, b"plan/0/job/every=0")
+        fake.socket.setsockopt(zmq.UNSUBSCRIBE, b"plan/0/job/layers=decoder.1.*")
+        wait_until(lambda: fake.serve() or it.plan.every == 0, "the plan")
+        it.epoch_end()
+        assert len(sent(it)) == 1
+    fake.close()
+
+
+def test_by_default_none_that_is_larger_than_attnd_decomposes(watched, daemon):
+    model = Model(simple)
+    it = watched(model)
+    daemon.socket.setsockopt(zmq.SUBSCRIBE, f"limits/weights_max_size={D - 1}".encode())
+    wait_until(lambda: daemon.serve() or it.publisher.weights_max_size == D - 1, "the limits")
+    train(it, model)
+    it.epoch_end()
+    asked = watched(model, weights_every=1)
+    wait_until(lambda: daemon.serve() or asked.publisher.weights_max_size == D - 1, "the limits")
+    train(asked, model)
+    asked.epoch_end()
+    assert (sent(it), len(sent(asked))) == ([], 2)
+
+
+def test_layers_wait_for_the_ends_of_steps_when_the_queue_has_no_room(daemon, monkeypatch):
+    model, published = Model(simple, layers=3), []
+    nbytes = 4 * D * D * 4
+    publisher = attnd.Publisher("job", daemon.endpoint, queue_bytes=2 * nbytes)
+    daemon.attach(publisher)
+    later = attnd.Publisher.publish_later
+    monkeypatch.setattr(attnd.Publisher, "publish_later", lambda self, layer, epoch, step, count, copy:
+                        published.append((layer[1], step, count)) or later(self, layer, epoch, step, count, copy))
+    with attnd.watch(model, job="job", publisher=publisher, every=1, steps="manual") as it:
+        train(it, model)
+        assert publisher.drain(60)
+        published.clear()
+        held = publisher._sender.reserve(b"tensor/job/x/", 1)  # the queue is not empty: one layer fills half of it
+        it.epoch_end()
+        assert held and published == []
+        publisher._sender.cancel(b"tensor/job/x/", 1)
+        for _ in range(3):
+            assert publisher.drain(60)
+            it.step()
+        assert [layer for layer, *_ in published] == [0, 1, 2]
+        assert all(step > 0 and count == nbytes for _, step, count in published)
+        assert publisher.stats()["dropped_by_topic"] == {"tensor/job/x/": 1}
+    publisher.close()
+
+
+def test_one_rank_sends_them(daemon):
+    for rank in range(2):
+        messages, model = [], Model(simple)
+        with attnd.watch(model, job="job", endpoint=daemon.endpoint, every=1, steps="manual", wait=0, rank=rank, world=2,
+                         run=b"r" * 16, on_publish=messages.append) as it:
+            daemon.attach(it.publisher)
+            it.rearm()
+            it.messages = messages
+            train(it, model)
+            it.epoch_end()
+            assert len(sent(it)) == (2 if rank == 0 else 0)
+
+
+# ------------------------------------------------------------------------------------------ what is skipped
+
+def told(caplog):
+    return [record.message for record in caplog.records]
+
+
+def skipped(it, model, caplog):
+    """What is said, once, of a model none of whose matrices can be sent."""
+    for _ in range(2):
+        train(it, model)
+        it.epoch_end()
+    assert sent(it) == []
+    said, = told(caplog)
+    return said
+
+
+def test_a_model_without_the_names_is_told_which_were_looked_at(watched, caplog):
+    model = Model(lambda: simple("a", "b", "c", "d"))
+    said = skipped(watched(model), model, caplog)
+    assert said.startswith("job job: W_q, W_k, W_v and W_o of blocks.0.attn (Attention, and 1 more layers) are not published: "
+                           "it has none of q_proj k_proj v_proj, query key value, ")
+    assert said.endswith("projections={'wq': 'NAME', 'wk': 'NAME', 'wv': 'NAME', 'wo': 'NAME'} tells their names within "
+                         "an attention, weights_every=0 silences this")
+
+
+def test_of_an_explicit_softmax_the_order_of_rows_is_not_guessed(watched, caplog):
+    model = Model(lambda: Attention({"qkv": (3 * D, D)}, lambda self, x: [heads(p) for p in self.qkv(x).chunk(3, -1)]))
+    assert "qkv has them in one, in an order that is not certain. projections={'wqkv': 'qkv'}" in \
+        skipped(watched(model), model, caplog)
+
+
+def test_quantised_matrices_are_skipped(watched, caplog):
+    class Int8(nn.Linear):
+        def __init__(self):
+            super().__init__(D, D, bias=False)
+            del self.weight
+            self.weight = nn.Parameter(torch.ones(D, D, dtype=torch.int8), requires_grad=False)
+
+        def forward(self, x):
+            return x @ self.weight.float().T
+
+    model = Model(simple)
+    attn(model, 0).k_proj, attn(model, 1).k_proj = Int8(), Int8()
+    assert "k_proj is quantised (Parameter, torch.int8)" in skipped(watched(model), model, caplog)
+
+
+def test_matrices_quantised_by_torch_are_skipped(watched, caplog):
+    model = torch.ao.quantization.quantize_dynamic(Model(simple), {nn.Linear}, dtype=torch.qint8)
+    assert "q_proj is quantised" in skipped(watched(model), model, caplog)
+
+
+def test_parametrised_matrices_are_skipped_and_not_computed(watched, caplog):
+    model = Model(simple)
+    for layer in range(2):
+        nn.utils.parametrizations.spectral_norm(attn(model, layer).q_proj)
+    it = watched(model)
+    train(it, model)
+    before = attn(model).q_proj.parametrizations.weight[0]._u.clone()
+    it.epoch_end()
+    assert torch.equal(before, attn(model).q_proj.parametrizations.weight[0]._u)
+    assert "q_proj is parametrised" in skipped(it, model, caplog)
+
+
+def test_what_is_sharded_away_is_skipped_and_not_touched(watched, caplog):
+    model = Model(simple)
+    it = watched(model)
+    train(it, model)
+    for layer in range(2):
+        weight = attn(model, layer).q_proj.weight  # as FSDP leaves views of what it frees
+        (weight.untyped_storage() if hasattr(weight, "untyped_storage") else weight.storage()).resize_(0)
+    it.epoch_end()
+    it.epoch_end()
+    assert sent(it) == []
+    assert [message.partition("published: ")[2] for message in told(caplog)] == [
+        "this process has no matrix q_proj now: it is sharded (FSDP, ZeRO), or none"]
+
+
+def test_matrices_that_layers_share_are_sent_once(watched, caplog):
+    model = Model(simple)
+    model.blocks[1]["attn"].q_proj = attn(model).q_proj
+    it = watched(model)
+    for _ in range(2):
+        train(it, model)
+        it.epoch_end()
+    assert [(layer, epoch) for layer, epoch, *_ in sent(it)] == [(0, 0), (0, 1)]
+    assert told(caplog) == ["job job: W_q, W_k, W_v and W_o of blocks.1.attn (Attention) are not published: they are those "
+                            "of blocks.0.attn, of which they are published"]
+
+
+def test_shapes_that_do_not_fit_the_heads_are_skipped(watched, caplog):
+    names = {"q_proj": (D, D), "k_proj": (D, D), "v_proj": (D, D)}
+    model = Model(lambda: Attention(names, lambda self, x: separate("q_proj", "k_proj", "v_proj")(self, x)))
+    attn(model, 0).v_proj, attn(model, 1).v_proj = nn.Linear(D, 2 * D), nn.Linear(D, 2 * D)
+    assert "wv [32, 16] do not fit 4 heads of 4 dimensions" in skipped(watched(model), model, caplog)
+
+
+def test_an_output_that_does_not_fit_is_left_out(watched):
+    model = Model(simple)
+    attn(model).o_proj = nn.Linear(2 * D, D)
+    got, _ = matrices_of(watched(model), model)
+    assert set(got) == {"wq", "wk", "wv"}
+
+
+def test_frozen_matrices_are_sent_all_the_same(watched):
+    model = Model(simple).requires_grad_(False)
+    it = watched(model)
+    for _ in range(2):
+        train(it, model)
+        it.epoch_end()
+    assert len(times(it)) == 2
+
+
+def test_a_broken_model_is_told_and_never_raises(watched, monkeypatch, caplog):
+    model = Model(simple)
+    it = watched(model)
+    train(it, model)
+    monkeypatch.setattr(projections, "_find", lambda *a: 1 / 0)
+    it.epoch_end()
+    assert it.epoch == 1 and "training goes on" in told(caplog)[0]
+
+
+@pytest.mark.parametrize("given,why", [({"wx": "q_proj"}, "must map some of wq, wk, wv, wo, wqkv, wqkv_by_head"),
+                                       ({"wq": 3}, "must map some of"), (["q_proj"], "must map some of"),
+                                       ({"wq": "missing"}, "no module or parameter of the model is called 'missing'")])
+def test_bad_names_are_errors_at_once(given, why):
+    with pytest.raises(ValueError, match=why):
+        attnd.watch(Model(simple), job="job", projections=given, wait=0)
+
+
+def test_a_bad_count_of_epochs_is_an_error_at_once():
+    with pytest.raises(ValueError, match="weights_every = -1"):
+        attnd.watch(Model(simple), job="job", weights_every=-1, wait=0)
