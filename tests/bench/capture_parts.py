@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """bench capture_parts: where the cost of attnd.watch lies, piece by piece, in processor time of the calling thread.
 
-    capture_parts.py [--device cpu] [--shape gpt2] [--profile]
+    capture_parts.py [--device cpu] [--shape gpt2] [--profile] [--added PAIRS]
 
     between    microseconds that a step is longer by when nothing is captured: hook of the optimizer, hook of the forward
     arming     microseconds to install and remove the spy, by the number of modules
@@ -9,6 +9,9 @@
     structure  microseconds that a captured step of GPT-2's 12 layers is longer by, when the layers are so narrow that
                nothing else counts: what it takes of the training thread beside the copies; and the step without
     calls      microseconds a captured call takes of the training thread, and of the sender's, by the size of q and k
+    added      with --added alone: what a captured step of GPT-2 small (T = 256, batch 1, every sample captured) takes,
+               relative to the next, which is not: of the training thread and, the sender included, of the process; as it
+               is, with values, and with gradients, by fused and by explicit attention
 
 With --profile a captured step of the model is profiled (cProfile) and what attnd does in it is listed. JSON lines.
 """
@@ -21,7 +24,7 @@ import statistics
 import sys
 import tempfile
 import time
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, Iterator, List
 
 try:
     import torch
@@ -34,7 +37,7 @@ import attnd  # noqa: E402
 import zmq  # noqa: E402
 from attnd import calls, devices, spy  # noqa: E402
 from attnd.plan import Plan  # noqa: E402
-from capture_model import SHAPES, Decoder, Training  # noqa: E402
+from capture_model import SHAPES, Attention, Decoder, Training, explicit  # noqa: E402
 
 
 def microseconds(what: Callable[[], Any], times: int, rounds: int = 9) -> float:
@@ -81,6 +84,7 @@ class Listener:
         self._context: "zmq.Context[Any]" = zmq.Context()
         self.socket = self._context.socket(zmq.SUB)
         self.socket.setsockopt(zmq.RCVHWM, 8)
+        self.socket.setsockopt(zmq.SUBSCRIBE, b"limits/header=6")
         self.socket.setsockopt(zmq.SUBSCRIBE, b"")
         self.socket.bind(self.endpoint)
 
@@ -205,6 +209,40 @@ def captured(device: str) -> List[Dict[str, Any]]:
     return lines
 
 
+WATCHED: Dict[str, Dict[str, Any]] = {"plain": {}, "values": {"values": True}, "gradients": {"gradients": True}}
+
+
+def added(folder: str, device: str, pairs: int) -> Iterator[Dict[str, Any]]:
+    """Captured steps and others in turns; models with each kind of attention."""
+    for kind, attend in (("fused", Attention.attend), ("explicit", explicit)):
+        training = Training(SHAPES["gpt2"]._replace(tokens=256, batch=1), device, False)
+        for block in training.model.blocks:
+            block.attn.attend = attend
+        for name, options in WATCHED.items():
+            if kind == "explicit" and name == "values":
+                continue
+            listener = Listener(folder)
+            publisher = attnd.Publisher("bench", listener.endpoint, linger=0.0)
+            listener.attach(publisher)
+            found: List[List[float]] = [[], []]
+            before = 0
+            with attnd.watch(training.model, "bench", publisher=publisher, every=2, samples=0, wait=0, **options):
+                for step in range(2 * pairs + 2):
+                    begin = time.thread_time(), time.process_time()
+                    training.step()
+                    own = time.thread_time() - begin[0]
+                    publisher.drain(60)
+                    found[step % 2] += [own, time.process_time() - begin[1]]
+                    listener.discard()
+                    before = publisher.stats()["sent_bytes"]
+            publisher.close()
+            listener.close()
+            ratios = [[a / b for a, b in zip(found[0][at::2][1:], found[1][at::2][1:])] for at in (0, 1)]
+            yield {"attention": kind, "watched": name, "step_ms": round(1e3 * statistics.median(found[1][2::2])),
+                   "training": round(statistics.median(ratios[0]), 3), "process": round(statistics.median(ratios[1]), 3),
+                   "from": round(min(ratios[1]), 3), "to": round(max(ratios[1]), 3), "MiB": round(before / (pairs + 1) / 2**20, 1)}
+
+
 def profile(device: str, shape: str, folder: str) -> None:
     """What attnd's functions take of captured steps, by their own time."""
     training = Training(SHAPES[shape], device, False)
@@ -242,11 +280,16 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--shape", choices=list(SHAPES), default="tiny")
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--added", type=int, metavar="PAIRS", default=0, help="so many pairs of steps")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         if options.profile:
             profile(options.device, options.shape, folder)
+            return
+        if options.added:
+            for line in added(folder, options.device, options.added):
+                print(json.dumps({"added": line}), flush=True)
             return
         print(json.dumps({"between": between(folder)}), flush=True)
         print(json.dumps({"arming_us": arming()}), flush=True)

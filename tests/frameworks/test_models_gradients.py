@@ -196,3 +196,17 @@ def test_compiled_models_have_them(stepwise, kind):
     with Watched(stepwise, compiled) as watched:
         (_, (batch,), state), = train(compiled, kind, 1)
     assert worst(f"{kind.name}-compiled", watched.gradients()[0, 0], calls_of(kind, state, batch)) < 2e-6
+
+
+@needs_torch2
+@pytest.mark.parametrize("kind", ONE_OF_EACH, ids=lambda kind: kind.name)
+def test_distributed_models_have_them(stepwise, kind, tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = torch.nn.parallel.DistributedDataParallel(kind.build())
+        with Watched(stepwise, model) as watched:
+            (_, (batch,), state), = train(model, kind, 1)
+    finally:
+        torch.distributed.destroy_process_group()
+    state = {name.replace("module.", "", 1): value for name, value in state.items()}
+    assert worst(f"{kind.name}-ddp", watched.gradients()[0, 0], calls_of(kind, state, batch)) < 2e-6

@@ -5,9 +5,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from attnd import interface
+from attnd import interface, mods
 from attnd.calls import Context, Queries, Share, Weights, heads_of, parts
-from attnd.devices import HostCopy
+from attnd.devices import HeldCopy, HostCopy
 from attnd.plan import EVERYTHING, Plan
 
 B, H, T, D = 3, 4, 10, 8
@@ -231,6 +231,44 @@ def test_keys_that_share_a_head_and_values_that_do_not_travel_one_per_head():
 def test_values_that_fit_no_message_are_left_out(shape):
     (_, tensors), = messages(Queries(random(B, H, T, D), random(B, H, T, D), v=torch.zeros(shape)))
     assert set(tensors) == {"q", "k"}
+
+
+@pytest.mark.parametrize("copy", [HostCopy, HeldCopy])
+@pytest.mark.parametrize("kind", ["plain", "biased", "score_mod"])
+def test_the_gradient_of_an_output_goes_along_or_becomes_that_of_weights(kind, copy):
+    """Two samples; two of four heads, which read two of two key heads."""
+    q, k, v = random(B, H, T, D), random(B, 2, T, D, seed=1), random(B, 2, T, 5, seed=2)
+    dout, bias = random(B, H, T, 5, seed=3), random(H, T, T, seed=4)
+    seen = Queries(q, k, bias if kind == "biased" else None, v=v)
+    if kind == "score_mod":
+        if not hasattr(torch, "func"):
+            pytest.skip("torch has no flex attention")
+        seen = seen._replace(score_mod=mods.ScoreMod(lambda score, b, h, i, j: score + bias[h, i, j]))
+    part, = parts(seen, Plan(samples=2, heads=((1, 2),)), 0, Share(), Context())
+    assert part.whole and part.kept == (kind != "score_mod")
+    cut = part.copy(copy if part.kept else HostCopy)
+    cut.take()
+    captured = cut.make(LAYER, HostCopy(dout[cut.part]))
+    tensors = dict(zip((name for name, _, _ in captured.frames.described), captured.frames.copies()))
+    mine = dout[:2, 1:3]
+    if kind == "plain":
+        np.testing.assert_array_equal(tensors["dout"], mine.numpy())
+    else:
+        np.testing.assert_allclose(tensors["grad"], (mine.double() @ v[:2].double().mT).numpy(), atol=2e-6)
+        check((captured.keys(LAYER), tensors), truth(q, k, bias=bias.numpy())[:2, 1:3])
+
+
+def test_what_is_held_is_copied_late_and_not_when_it_was_written_to():
+    x = torch.arange(6.0)
+    held = HeldCopy(x[::2], torch.float64)
+    assert (held.shape, held.nbytes, held.dtype_name) == ((3,), 24, "f64")
+    held.take()
+    x += 1
+    assert held.numpy().tolist() == [0, 2, 4] and held.is_finite()
+    held = HeldCopy(x[::2])
+    x += 1
+    with pytest.raises(RuntimeError, match="wrote to what it attends with"):
+        held.take()
 
 
 def test_the_copy_is_the_trainings_own_no_longer():
