@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 import pytest
-from harness import SANITIZED, ATTND, DTYPE_NAME, Attnd, Reader, Trainer, as_bf16, as_f64
+from harness import SANITIZED, ATTND, DTYPE_NAME, Attnd, Reader, Trainer, as_bf16, as_f64, wait_until
 
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
 sys.path[:0] = [os.path.join(ROOT, "clients", "python"), os.path.join(ROOT, "clients", "python", "examples")]
@@ -437,7 +437,18 @@ def test_what_the_output_is_judged_by(attnd, rng, name):
     heads = reader.next()[1]["heads"]
     for metric, numbers in want.items():
         np.testing.assert_allclose(heads[metric]["mean"], numbers, rtol=2e-5, err_msg=metric)
+        kept = wait_until(lambda: kept_of(attnd, metric), "the window in the history")
+        np.testing.assert_allclose(np.ravel(kept["values"]["mean"]), numbers, rtol=2e-5, err_msg=metric)
     attnd.settled(3 - bool(m.offset))
+
+
+def kept_of(attnd, metric):
+    """What the history has of layer 0, or None."""
+    try:
+        return attnd.call("history", job="job", layer=0, metric=metric)
+    except RuntimeError as error:
+        assert str(error) in ("no_history", "job_unknown", "run_unknown")
+        return None
 
 
 def test_a_sample_or_a_slice_has_no_gradient_score(attnd, rng):

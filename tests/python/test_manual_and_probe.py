@@ -67,11 +67,12 @@ def test_by_hand_goes_to_the_watch_with_the_name_of_the_module(daemon, publisher
 def test_by_hand_sends_as_many_samples_as_the_plan_says(daemon, publisher):
     q, weights = torch.rand(3, H, T, D), torch.full((3, H, T, T), 1 / T)
     with attnd.watch(Model(), job="job", publisher=publisher, samples=2):
-        assert attnd.publish_qk(q, q, layer=0, k_len=[T, 2, 1], tokens=np.zeros((3, T), np.int64))
+        assert attnd.publish_qk(q, q, q, layer=0, k_len=[T, 2, 1], tokens=np.zeros((3, T), np.int64), dout=q,
+                                wo_r=torch.ones(H, D, D), x_norm=torch.ones(3, T))
         assert attnd.publish_attention(weights, layer=0)
     publisher.close()
     got = [h for _, h, _ in daemon.until_bye() if h["type"] != "event"]
-    assert [t["shape"][0] for h in got for t in h["tensors"]] == [2] * 4 and got[0]["k_len"] == [T, 2]
+    assert [t["shape"][0] for h in got for t in h["tensors"]] == [2] * 5 and got[0]["k_len"] == [T, 2]
 
 
 class Checkpointed(torch.nn.Module):

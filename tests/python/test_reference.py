@@ -529,6 +529,21 @@ def test_what_heads_write_and_what_of_it_matters():
     assert np.isnan([without.values[name] for name in ("write_norm", "residual_share", "importance_gradient")]).all()
 
 
+def test_the_gradient_by_the_output_says_what_autograd_says_of_the_weights():
+    generator = torch.Generator().manual_seed(1)
+    q, k, v, wo = (torch.randn(*shape, generator=generator, dtype=torch.float64)
+                   for shape in ((2, 4, 6, 8), (2, 4, 6, 8), (2, 4, 6, 5), (4, 5, 20)))
+    hidden = torch.ones(6, 6, dtype=torch.bool).triu(1)
+    weights = (q @ k.transpose(-1, -2) / 3).masked_fill(hidden, -math.inf).softmax(-1).requires_grad_()
+    output = weights @ v
+    output.retain_grad()
+    torch.einsum("bhid,hdo->bio", output, wo).tanh().square().sum().backward()
+    sent = dict(q=q, k=k, v=v, dout=output.grad)
+    by_output = measure(reference_qk.attention(sent, "f64", 1 / 3, causal=True)).values["importance_gradient"]
+    by_weights = measure(Attention(weights.detach(), "f64", causal=True, grad=weights.grad)).values["importance_gradient"]
+    assert by_output == pytest.approx(by_weights, rel=1e-12) and by_output.min() > 0.1
+
+
 def test_the_spectrum_of_queries_times_keys_is_unmasked():
     q = np.array([[[2.0, 0.0], [0.0, 1.0], [0.0, 0.0]]])
     m = measure(vectors(q, np.array([np.eye(3, 2)]), scale=3.0, causal=True))
