@@ -51,6 +51,7 @@ class Attended:
     site      'self' or 'cross'
     causal, q_len, k_len, mask   what may be attended to, in the words of the wire; they hold together
     learned_sink   rows sum to less than 1
+    tokens    int [B, Tk], the numbers that its keys are of; None: nobody says
     """
     weights: np.ndarray
     logits: Optional[np.ndarray] = None
@@ -60,6 +61,7 @@ class Attended:
     k_len: Optional[Sequence[int]] = None
     mask: Optional[np.ndarray] = None
     learned_sink: bool = False
+    tokens: Optional[np.ndarray] = None
 
     def first(self, samples: int) -> "Attended":
         """The same of the first samples of the batch; 0: all."""
@@ -70,20 +72,20 @@ class Attended:
             return None if x is None else x[:samples]
 
         return Attended(self.weights[:samples], cut(self.logits), self.site, self.causal, cut(self.q_len),
-                        cut(self.k_len), cut(self.mask), self.learned_sink)
+                        cut(self.k_len), cut(self.mask), self.learned_sink, cut(self.tokens))
 
     def heads(self, chosen: Sequence[int]) -> "Attended":
         """The same of some heads."""
         logits = None if self.logits is None else self.logits[:, chosen]
         return Attended(self.weights[:, chosen], logits, self.site, self.causal, self.q_len, self.k_len, self.mask,
-                        self.learned_sink)
+                        self.learned_sink, self.tokens)
 
 
 def case_of(attended: Attended) -> SimpleNamespace:
     """As formulas wants it."""
     return SimpleNamespace(weights=attended.weights, dtype="f64", is_self=attended.site == "self", q_offset=0,
                            q_stride=1, window=0, causal=attended.causal, q_len=attended.q_len, k_len=attended.k_len,
-                           mask=attended.mask, documents=None, tokens=None, dropout=False,
+                           mask=attended.mask, documents=None, tokens=attended.tokens, dropout=False,
                            learned_sink=attended.learned_sink)
 
 

@@ -128,6 +128,15 @@ def assert_right(name: str, summaries: Summaries, expected: Dict[Tuple[int, Laye
     assert not said, f"{len(said)} of {name} wrong, worst {worst:.3g}:\n" + "\n".join(said[:20])
 
 
+def tokens_of(batch: Batch, layer: Layer, shape: Sequence[int]) -> Any:
+    """The token numbers that travel with an attention, as they are told by the names of the arguments; None: none. What
+    a model with an encoder makes of its targets by itself nobody sees."""
+    names = ("source", "input_ids") if layer[0] == "encoder" else ("tokens", "input_ids")
+    found = next((batch[name] for name in names if name in batch), None)
+    fits = layer[2] == "self" and found is not None and tuple(found.shape) == (shape[0], shape[3])
+    return found.numpy() if fits else None
+
+
 def expected_of(kind: Kind, trained: Sequence[Tuple[int, List[Batch], State]],
                 samples: int = 0) -> Dict[Tuple[int, Layer], List[Attended]]:
     """What the summaries of these steps must say."""
@@ -135,5 +144,6 @@ def expected_of(kind: Kind, trained: Sequence[Tuple[int, List[Batch], State]],
     for step, batches, state in trained:
         for batch in batches:
             for layer, attended in kind.reference(state, batch).items():
+                attended.tokens = tokens_of(batch, layer, attended.weights.shape) if kind.told else None
                 expected.setdefault((step, layer), []).append(attended.first(samples))
     return expected

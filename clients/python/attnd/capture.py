@@ -538,7 +538,7 @@ class Watch:
             microbatch = self._passes.get(path, 0)
             self._passes[path] = microbatch + 1
             stack = self._names.stack_of(path)
-            context = Context(microbatch, self._tokens.sent(stack, queries_of(seen)[0]), self._tokens.labelled)
+            context = Context(microbatch, self._tokens.sent(stack, *queries_of(seen)), self._tokens.labelled)
             if place[0] == "decoder" and place[2] == "cross":
                 context = context._replace(present=self._padding.of(queries_of(seen)))
             if layer is None:

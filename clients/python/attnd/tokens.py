@@ -24,7 +24,8 @@ from .spy import Spy
 class Tokens:
     """The token numbers of the model's input: of the integer tensors [B, T] among its arguments, also in one that is a
     dict, `input_ids`, else the first one that is not called something else. `decoder_input_ids` or `tgt` are those of
-    the decoder. All samples are kept when they travel, else the first alone, which labels are made of.
+    the decoder; those that an encoder has read are not, though its texts may be as long. All samples are kept when
+    they travel, else the first alone, which labels are made of.
 
     Its hook is in the model only while forwards are followed, and what it copies is kept for one forward."""
 
@@ -35,6 +36,7 @@ class Tokens:
         self._labels = labels
         self._handle: Any = None
         self._copies: Dict[str, HostCopy] = {}  # by stack; "": of the model
+        self._encoded = False  # an encoder has read those
         self._labelled: Optional[ForwardLabels] = None  # these
         self._names = _parameter_names(root)
         self.inputs: Optional[InductionInputs] = None  # made of them
@@ -46,9 +48,11 @@ class Tokens:
 
     def take(self, args: Sequence[Any], kwargs: "Mapping[str, Any]") -> None:
         """A forward begins with these arguments."""
+        if self._spy.current_path is None:  # it is not followed, and another one may be, in another thread
+            return
         self.forget()
         travel = self._travel()
-        if self._spy.current_path is None or not (travel or self._labels or self.inputs):  # this one is not followed
+        if not (travel or self._labels or self.inputs):
             return
         names = [*self._names, *[""] * len(args)]
         named = _flat([*zip(names, args), *kwargs.items()])
@@ -61,14 +65,17 @@ class Tokens:
             if stack not in self._copies:
                 self._copies[stack] = HostCopy(value if travel else value[:1])
 
-    def sent(self, stack: str, samples: int) -> Optional[HostCopy]:
-        """The tokens that travel with an attention of so many samples in the forward that runs; None: none."""
-        tokens = self.of(stack) if self._travel() else None
-        return tokens if tokens is not None and tokens.shape[0] == samples else None
+    def sent(self, stack: str, samples: int, queries: int) -> Optional[HostCopy]:
+        """The tokens that travel with an attention of so many samples and queries in the forward that runs; None: none."""
+        tokens = self.of(stack)
+        if tokens is None or tokens.shape[1] != queries:
+            return None
+        self._encoded = self._encoded or stack == "encoder"
+        return tokens if self._travel() and tokens.shape[0] == samples else None
 
     def of(self, stack: str) -> Optional[HostCopy]:
         """The tokens that the stack reads in the forward that runs; None when they are not known."""
-        if stack == "decoder" and ("decoder" in self._copies or _encodes_and_decodes(self._root)):
+        if stack == "decoder" and ("decoder" in self._copies or self._encoded or _encodes_and_decodes(self._root)):
             return self._copies.get("decoder")
         return self._copies.get("")
 
@@ -81,7 +88,7 @@ class Tokens:
 
     def forget(self) -> None:
         """The forward is done."""
-        self._copies, self._labelled = {}, None
+        self._copies, self._labelled, self._encoded = {}, None, False
         if self.inputs is not None:
             self.inputs.done()
 
@@ -94,7 +101,7 @@ class Tokens:
 
 
 _OF_DECODER = re.compile(r"decoder_|tgt")
-_NO_TOKENS = re.compile(r"mask|type|position|(^|_)pos(_|$)|label|target|segment|length|(^|_)lens?(_|$)|cache|index|embed")
+_NO_TOKENS = re.compile(r"mask|type|position|(^|_)pos(_|$)|label|target|segment|padding|length|(^|_)lens?(_|$)|cache|index|embed")
 
 
 def _flat(named: List[Tuple[str, Any]]) -> List[Tuple[str, Any]]:
