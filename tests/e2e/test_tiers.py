@@ -517,11 +517,12 @@ def test_spectrum_of_queries_times_keys(rng):
     attnd.close()
 
 
-def vectors_of(x, m, tokens=None):
+def vectors_of(x, m, tokens=None, **output):
     """What the reference takes, from the arrays that were sent."""
     as_torch = {name: torch.from_numpy(array) for name, array in
                 dict(mask=m.mask, documents=m.documents, tokens=tokens).items() if array is not None}
-    sent = {name: torch.from_numpy(as_f64(getattr(x, name))) for name in "qkv"}
+    sent = {name: torch.from_numpy(as_f64(array)) for name, array in
+            dict(q=x.q, k=x.k, v=x.v, **output).items()}
     return reference_qk.attention(sent, DTYPE_NAME[str(x.q.dtype)], x.scale, x.softcap, q_offset=m.offset,
                                   **header_of(m), **as_torch)
 
@@ -537,8 +538,11 @@ def test_every_number_of_queries_and_keys_is_right(rng, name, dtype, softcap):
     for step in range(2):
         x = vectors(rng, dtype, softcap, queries=LENGTH - m.offset)
         tokens = rng.integers(0, 4, (2, LENGTH)).astype(np.int32)
-        send_qk(trainer, x, m, step=step, tokens=tokens)
-        measured.append(reference.measure(vectors_of(x, m, tokens), EVERYTHING))
+        output = dict(dout=ROUND[dtype](rng.normal(size=x.q.shape[:3] + x.v.shape[3:])),
+                      wo_r=rng.normal(size=(4, 3, x.v.shape[3])).astype(np.float32),
+                      x_norm=rng.integers(0, 5, (2, x.q.shape[2])).astype(np.float32))
+        send_qk(trainer, x, m, step=step, tokens=tokens, **output)
+        measured.append(reference.measure(vectors_of(x, m, tokens, **output), EVERYTHING))
     summary = of_window(reader, trainer)
     assert summary["tier"] == "qk" and {"aggregate", "top_pairs", "head_top_pairs", "similarity"} <= set(summary)
     assert wrong(summary, measured) == []
