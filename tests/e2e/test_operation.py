@@ -162,9 +162,10 @@ def test_the_reserve_is_there_however_far_the_last_message_exceeds_the_budget(rn
     attnd = Attnd("ingest.budget=64MiB", "ingest.max_message=64MiB", "workers.threads=1",
                   "metrics.spectrum_max_size=1500", "metrics.spectrum_budget=0",
                   "metrics.spectrum_effort=eigenvalues")
-    trainer = Trainer(attnd, "job")
-    trainer.attention(softmax_maps(rng, 1, 1, 1500, 1500), layer=1)  # 44 MiB with its scratch, for seconds
-    Trainer(attnd, "other").attention(np.full((1, 1, 3000, 4600), 1 / 4600, "f4"))
+    trainer, other = Trainer(attnd, "job"), Trainer(attnd, "other")
+    first, second = softmax_maps(rng, 1, 2, 1500, 1500), np.full((1, 1, 3000, 4600), 1 / 4600, "f4")
+    trainer.attention(first, layer=1)  # 54 MiB with its scratch, for seconds
+    other.attention(second)
     wait_until(lambda: attnd.stats()["in_flight"] == 2, "both at work")
     small = softmax_maps(rng, 1, 1, 4, 4)
     for step in range(20):
