@@ -92,12 +92,13 @@ function drawSeries(chart, series, { metric, summary, head, marks, last }) {
 }
 
 function drawBars(container, values, yName) {
-    const width = 420,
-        height = 170,
-        left = 46,
+    const width = 320,
+        height = 160,
+        left = 40,
+        foot = height - 36,
         root = newSvg(width, height, yName);
     const x = d3.scaleBand(d3.range(values.length), [left, width - 6]).padding(0.15),
-        y = d3.scaleLinear([0, d3.max(values) || 1], [height - 26, 8]).nice(4);
+        y = d3.scaleLinear([0, d3.max(values) || 1], [foot, 8]).nice(4);
     root.append("g").attr("transform", `translate(${left},0)`).call(d3.axisLeft(y).ticks(4).tickFormat(number));
     values.forEach((value, i) => {
         root.append("rect")
@@ -105,14 +106,14 @@ function drawBars(container, values, yName) {
             .attr("x", x(i))
             .attr("width", x.bandwidth())
             .attr("y", y(value))
-            .attr("height", height - 26 - y(value))
+            .attr("height", foot - y(value))
             .append("title")
             .text(`${i + 1}: ${number(value)}`);
         if (i % Math.ceil(values.length / 16) === 0)
             root.append("text")
                 .attr("class", "soft")
                 .attr("x", x(i) + x.bandwidth() / 2)
-                .attr("y", height - 13)
+                .attr("y", foot + 13)
                 .attr("text-anchor", "middle")
                 .text(i + 1);
     });

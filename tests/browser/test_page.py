@@ -67,6 +67,15 @@ def test_few_requests_go_before_the_first_numbers(site, page):
     assert ["metrics=entropy_normalized" in name for name in page.js(asked)] == [True], "all numbers of a large model are megabytes"
 
 
+@pytest.mark.parametrize("width", [1200, 1280, 1440])
+def test_the_header_has_one_line(site, page, width):
+    page.open(site, f"#/overview?job={JOB}", width=width).ready()
+    tops, bottoms = page.js("const boxes = [...document.querySelectorAll('.bar > :not(h1, .grow)')].map((e) => e.getBoundingClientRect());"
+                            "return [boxes.map((box) => box.top), boxes.map((box) => box.bottom)]")
+    assert max(tops) < min(bottoms) and "step 60" in page.text("#where")
+    assert page.js("return document.documentElement.scrollWidth <= innerWidth"), "the page is wider than the window"
+
+
 NOTES_THE_FIRST_QUESTION = """const ask = window.fetch;
 window.fetch = function (...given) { window.askedWhile ??= document.readyState; return ask.apply(this, given); };"""
 
