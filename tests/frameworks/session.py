@@ -144,6 +144,6 @@ def expected_of(kind: Kind, trained: Sequence[Tuple[int, List[Batch], State]],
     for step, batches, state in trained:
         for batch in batches:
             for layer, attended in kind.reference(state, batch).items():
-                attended.tokens = tokens_of(batch, layer, attended.weights.shape) if kind.told else None
+                attended.tokens = tokens_of(batch, layer, attended.weights.shape)
                 expected.setdefault((step, layer), []).append(attended.first(samples))
     return expected

@@ -7,7 +7,7 @@ torch's own; those of transformers are in zoo_transformers.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
@@ -37,7 +37,6 @@ class Kind:
     loss        a scalar from the model and a batch
     reference   what the attentions of a model with the given state do on a batch
     tiers       as what its attention may travel
-    told        whether attnd.watch finds its attention by itself; then token numbers go along
     """
     name: str
     build: Callable[[], nn.Module]
@@ -45,7 +44,6 @@ class Kind:
     loss: Callable[[nn.Module, Batch], torch.Tensor]
     reference: Callable[[Dict[str, torch.Tensor], Batch], References]
     tiers: Tuple[str, ...] = ("qk",)
-    told: bool = True
 
 
 def seeded(build: Callable[[], nn.Module], seed: int = 5) -> Callable[[], nn.Module]:
@@ -376,7 +374,7 @@ def handmade_kinds() -> List[Kind]:
     """All kinds of this file that this torch can have."""
     kinds = [
         decoder_kind("eager", eager, ("attention",)),
-        replace(decoder_kind("published-by-hand", by_hand, ("attention",)), told=False),
+        decoder_kind("published-by-hand", by_hand, ("attention",)),
         transformer_kind(),
         transformer_kind("nn.Transformer-seq-first", batch_first=False),
         multihead_kind("nn.MultiheadAttention-weights", need_weights=True),

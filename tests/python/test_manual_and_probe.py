@@ -75,6 +75,23 @@ def test_by_hand_sends_as_many_samples_as_the_plan_says(daemon, publisher):
     assert [t["shape"][0] for h in got for t in h["tensors"]] == [2] * 5 and got[0]["k_len"] == [T, 2]
 
 
+@pytest.mark.parametrize("given", [True, None])
+def test_by_hand_has_the_tokens_of_the_input_as_what_is_captured(daemon, publisher, given):
+    class OfTokens(Model):
+        def forward(self, tokens):
+            return super().forward(torch.nn.functional.one_hot(tokens, D).float())
+
+    tokens = torch.randint(D, (2, T))
+    with attnd.watch(OfTokens(), job="job", publisher=publisher, samples=1, tokens=given) as it:
+        it._root(tokens)
+        attnd.publish_qk(torch.rand(2, H, T, D), torch.rand(2, H, T, D), layer=9)  # of no forward
+    publisher.close()
+    sent = [[frame for t, frame in zip(h["tensors"], frames) if t["name"] == "tokens"]
+            for _, h, frames in daemon.until_bye() if h["type"] != "event"]
+    expected = [[tokens[:1].numpy().astype("<i4").tobytes()]] * 4 if given else [[]] * 4
+    assert sent == [*expected, []]
+
+
 class Checkpointed(torch.nn.Module):
     """One attention that is run again in the backward pass."""
 

@@ -32,6 +32,7 @@ import time
 import weakref
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
+import numpy as np
 import torch
 
 from . import torch_state, wire
@@ -695,6 +696,14 @@ class Watch:
         """Whether what runs now in this thread, though it is not followed, is training: not a validation, not a
         forward that a backward pass repeats, not the probe of another watch."""
         return torch_state.is_no_repetition() and self.begins(self._root)
+
+    def tokens(self, stack: str, samples: int, queries: int) -> Any:
+        """The token numbers that travel with an attention of the forward that runs, int32 [B, T]; None: none."""
+        copy = self._tokens.sent(stack, samples, queries)
+        if copy is None:
+            return None
+        numbers = copy.numpy().astype("int32")
+        return numbers if np.array_equal(numbers, copy.numpy()) else None  # what does not fit 32 bits is no token
 
     def wants(self, layer: wire.Layer) -> bool:
         """Whether this attention is to be published at this step."""

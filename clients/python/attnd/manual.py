@@ -51,6 +51,7 @@ def _publish(method: Callable[..., bool], stack: Optional[str], layer: Optional[
         if where is None or not watch.wants(where):
             return False
         if tensors:
+            options.setdefault("tokens", _tokens(watch, where, tensors))
             tensors, options = _first_samples(watch.plan.samples, tensors, options)
         options.setdefault("module", where.module)
         return method(watch.publisher, *tensors, stack=where[0], layer=where[1], site=where[2], epoch=watch.epoch,
@@ -68,6 +69,15 @@ def _where(watch: "capture.Watch", stack: Optional[str], layer: Optional[int], s
     if layer is not None:
         return wire.NamedLayer(*wire.check_layer(stack or "decoder", layer, site), wire.clean_module(path or ""))
     return None if path is None else watch.name(path)
+
+
+def _tokens(watch: "capture.Watch", where: wire.NamedLayer, tensors: Tuple[Any, ...]) -> Any:
+    """The tokens of the forward that runs, where they are the keys of the attention; else None. `tensors` are its
+    weights, or queries, keys and values."""
+    shapes = [tuple(getattr(tensor, "shape", ())) for tensor in tensors if tensor is not None]
+    if where[2] != "self" or len(shapes[0]) != 4 or shapes[0][2] != (shapes[1][2] if len(shapes) > 1 else shapes[0][3]):
+        return None
+    return watch.tokens(where[0], shapes[0][0], shapes[0][2])
 
 
 PER_SAMPLE = ("q_len", "k_len", "mask", "grad", "tokens", "documents", "dout", "x_norm")

@@ -39,6 +39,7 @@ class Tokens:
         self._encoded = False  # an encoder has read those
         self._labelled: Optional[ForwardLabels] = None  # these
         self._names = _parameter_names(root)
+        self._two_stacks = bool(getattr(getattr(root, "config", None), "is_encoder_decoder", False))
         self.inputs: Optional[InductionInputs] = None  # made of them
 
     def install(self) -> None:
@@ -75,7 +76,7 @@ class Tokens:
 
     def of(self, stack: str) -> Optional[HostCopy]:
         """The tokens that the stack reads in the forward that runs; None when they are not known."""
-        if stack == "decoder" and ("decoder" in self._copies or self._encoded or _encodes_and_decodes(self._root)):
+        if stack == "decoder" and ("decoder" in self._copies or self._encoded or self._two_stacks):
             return self._copies.get("decoder")
         return self._copies.get("")
 
@@ -114,10 +115,6 @@ def _flat(named: List[Tuple[str, Any]]) -> List[Tuple[str, Any]]:
 def _like_tokens(name: str, value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.dim() == 2 and value.dtype in (torch.int64, torch.int32) \
         and not _NO_TOKENS.search(name)
-
-
-def _encodes_and_decodes(root: torch.nn.Module) -> bool:
-    return bool(getattr(getattr(root, "config", None), "is_encoder_decoder", False))
 
 
 def _parameter_names(root: torch.nn.Module) -> List[str]:
