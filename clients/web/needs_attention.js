@@ -2,6 +2,7 @@
 // The first look: which heads need attention at the moment that is shown, since when, why it matters and what helps; or
 // that all is well.
 import { where } from "./alerts_list.js";
+import { sparkline } from "./chart.js";
 import { windowOfStep } from "./chart_marks.js";
 import { h, headName, layerName, number, refill, withModule } from "./dom.js";
 import { figure } from "./figure.js";
@@ -9,7 +10,6 @@ import { loadGrid, seriesOf, windowAt } from "./grid.js";
 import { link } from "./router.js";
 import { comparedText, conditionText, isOnAxis, whyNode } from "./rules.js";
 import { isOver } from "./run_text.js";
-import { sparkline } from "./sparkline.js";
 import { groupsOf, sinceText } from "./trouble.js";
 
 /** More heads of one layer than this share a row; rows of a rule that are shown at first. */

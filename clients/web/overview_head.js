@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 // The head that is chosen on the overview: its number, its line over the run, what fires there, and links.
+import { sparkline } from "./chart.js";
 import { h, headName, number, refill } from "./dom.js";
 import { facts } from "./pickers.js";
 import { link } from "./router.js";
-import { sparkline } from "./sparkline.js";
 
 /** Numbers of the newest message. */
 const factsOf = (live, head) =>

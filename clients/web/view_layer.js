@@ -6,6 +6,7 @@ import { h, layerName, note, number, percent } from "./dom.js";
 import { figure, svg as newSvg } from "./figure.js";
 import { COLUMNS, HeadsTable } from "./heads_table.js";
 import { cellsShown, LayerHeads } from "./layer_heads.js";
+import { LayerProjections } from "./layer_projections.js";
 import { LayerSeries } from "./layer_series.js";
 import { allHeads, overHeads } from "./load_maps.js";
 import { scalePicker } from "./map_scale.js";
@@ -153,6 +154,8 @@ export async function show(root, params, { store, isCurrent }) {
     const importance = figure("Importance of the heads").about(name, "importance"),
         table = figure("", "", "wide").plain(),
         tableRows = new HeadsTable(table, toHead);
+    const newestMatrices = () => store.inMemory("live", { ...where, tier: "weights" }).catch(() => null),
+        matrices = new LayerProjections(map, { load: async () => (await newestMatrices())?.[0], isCurrent });
     root.append(
         ...[wrongMoment(time)].filter(Boolean),
         h(
@@ -175,6 +178,7 @@ export async function show(root, params, { store, isCurrent }) {
                 together.map(([, frame]) => frame),
                 similarity,
                 importance,
+                matrices.frames,
             ),
             table,
         ),
@@ -223,9 +227,9 @@ export async function show(root, params, { store, isCurrent }) {
     /** Another moment, or more windows. */
     async function drawMoment() {
         drawSeries();
-        await Promise.all([loadNumbers(), everyMap("now")]);
+        await Promise.all([loadNumbers(), everyMap("now"), matrices.show(time.last !== null)]);
     }
-    const coming = [everyMap("now"), run.load(COLUMNS, where).then(loadNumbers)];
+    const coming = [everyMap("now"), run.load(COLUMNS, where).then(loadNumbers), matrices.show(time.last !== null)];
     drawNumbers();
     drawSeries();
     await Promise.all(coming);
@@ -238,6 +242,7 @@ export async function show(root, params, { store, isCurrent }) {
             numbersSoon();
             everyMap("soon");
         }),
+        store.on("weights", (live) => isOurs(live) && matrices.show(time.last !== null)),
         store.on("summary", (summary) => isOurs(summary) && time.reloadSoon()),
         store.on("alerts", alertsSoon),
         () => numbersSoon.stop(),

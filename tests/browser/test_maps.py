@@ -224,3 +224,47 @@ def test_the_scale_of_thumbnails_covers_most_cells(site, page):
     scale = alone(page, "thumb_paint.js", """const values = new Float32Array(10000).fill(0.01); values.fill(0.2, 0, 150); values.fill(1, 0, 20);
         return m.scaleOfThumbs({values})""")
     assert scale[0] == 0 and 0.2 <= scale[1] < 0.21 and scale[2] == 1
+
+
+# ------------------------------------------------------------------------------------- projection matrices
+
+def described(page, figure, *keys):
+    """The text about the cell that keys lead to, from the first one."""
+    page.keys(f".{figure} svg[tabindex]", *keys)
+    return page.text("#tooltip")
+
+
+def test_matrices_of_a_layer_are_compared_and_decomposed(site, page):
+    where = "&".join(f"{name}={value}" for name, value in {**LAYER, "site": "cross"}.items())
+    weights = site.api("live", job=JOB, tier="weights", **{**LAYER, "site": "cross"})[0]["weights"]
+    page.open(site, f"#/layer?job={JOB}&{where}").ready()
+    page.choose("matrix", "wv")
+    assert described(page, "alike", "ArrowRight", "ArrowRight") == \
+        f"key heads 0 and 2: cosine {shown(weights['wv']['head_correlation'][0][2])}"
+    page.choose("spectrum of", "wv_wo")
+    heads = {name: values[1] for name, values in weights["wv_wo"]["heads"].items()}
+    assert described(page, "spectra", "ArrowDown", "ArrowRight") == \
+        f"head 1: singular value 2 is {shown(heads['singular_values'][1])}; norm {shown(heads['spectral_norm'])}, " \
+        f"stable rank {shown(heads['stable_rank'])}, effective rank {shown(heads['effective_rank_entropy'])}, " \
+        f"log10 of the condition {shown(heads['condition_number'])}"
+    page.screenshot("matrices-1440-light")
+    page.open(site, f"#/layer?job={JOB}&{where}&at=step{past(site, 3)}").ready()
+    assert page.js("return [...document.querySelectorAll('.alike, .spectra')].map((e) => e.hidden)") == [True, True]
+
+
+def test_newer_matrices_replace_older_ones_and_no_number_of_attention(page):
+    one, rng = Site(), np.random.default_rng(4)
+    trainer = Trainer(one.daemon, JOB)
+    try:
+        trainer.attention(softmax_maps(rng, 1, 2, 6, 6), step=3, **LAYER)
+        given = dict(heads=2, head_dim=4, **LAYER)
+        page.open(one, f"#/layer?job={JOB}").ready()
+        assert page.js("return document.querySelector('.alike').hidden")
+        for step in (4, 5):
+            trainer.projections(wq=rng.normal(size=(8, 8)).astype(np.float32), step=step, **given)
+            wait_until(lambda: f"step {step}" in page.text(".alike .sub"), "what came")
+        assert page.texts("select[aria-label='spectrum of'] option") == ["W_q"]
+        assert "step 3" in page.texts(".figure .sub")
+        assert one.api("live", job=JOB)[0]["tier"] == "attention"
+    finally:
+        one.close()
