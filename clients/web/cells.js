@@ -174,19 +174,21 @@ export function rowRanges({ rows, columns, values }, hidden) {
 export function strongestPairs(map, count) {
     const { rows, columns, keys = columns, values } = map,
         hidden = hiddenCells(map),
-        seen = d3.range(rows).map((r) => columns - d3.sum(hidden.subarray(r * columns, (r + 1) * columns)));
-    const times = (i) => ((values[i] * keys) / columns) * seen[Math.floor(i / columns)];
-    return d3
-        .range(values.length)
-        .filter((i) => !hidden[i] && values[i] > 0)
-        .sort((a, b) => times(b) - times(a))
-        .slice(0, count)
-        .map((i) => ({
-            row: Math.floor(i / columns),
-            column: i % columns,
-            weight: (values[i] * keys) / columns,
-            times: times(i),
-        }));
+        best = [];
+    for (let row = 0; row < rows; row++) {
+        const from = row * columns,
+            seen = columns - d3.sum(hidden.subarray(from, from + columns));
+        for (let i = from; i < from + columns; i++) {
+            if (hidden[i] || !(values[i] > 0)) continue;
+            const weight = (values[i] * keys) / columns,
+                times = weight * seen;
+            if (best.length === count && !(times > best[count - 1].times)) continue;
+            const before = best.findIndex((pair) => pair.times < times);
+            best.splice(before < 0 ? best.length : before, 0, { row, column: i - from, weight, times });
+            if (best.length > count) best.pop();
+        }
+    }
+    return best;
 }
 
 /** The last query that looks anywhere, and is not padding itself where keys of padding have no weight. */

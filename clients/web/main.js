@@ -101,8 +101,9 @@ function drawConnection() {
 
 /** That attnd does not answer is said once, over all views; they keep what they have. */
 function drawLost() {
-    byId("lost").hidden = events.state !== "lost" || events.isRefused;
-    byId("lost-since").textContent = `since ${new Date(events.since).toLocaleTimeString()}`;
+    const isLost = events.state === "lost" && !events.isRefused;
+    byId("lost").hidden = !isLost;
+    if (isLost) byId("lost-since").textContent = `since ${new Date(events.since).toLocaleTimeString()}`;
 }
 
 const linksTo = (entries) =>

@@ -20,12 +20,13 @@ function paint({ values, rows, columns }, hidden, rangeOfRow, colors) {
     canvas.width = columns;
     canvas.height = rows;
     const context = canvas.getContext("2d"),
-        image = context.createImageData(columns, rows);
+        image = context.createImageData(columns, rows),
+        pixels = new Uint32Array(image.data.buffer),
+        words = new Uint32Array(colors.buffer, colors.byteOffset, 256);
     for (let i = 0; i < rows * columns; i++) {
         if (hidden[i]) continue;
         const [low, high] = rangeOfRow(Math.floor(i / columns));
-        const at = 4 * Math.max(0, Math.min(255, Math.floor((256 * (values[i] - low)) / (high - low))));
-        image.data.set(colors.subarray(at, at + 4), 4 * i);
+        pixels[i] = words[Math.max(0, Math.min(255, Math.floor((256 * (values[i] - low)) / (high - low))))];
     }
     context.putImageData(image, 0, 0);
     return canvas.toDataURL();
