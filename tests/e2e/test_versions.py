@@ -1,16 +1,24 @@
 # SPDX-License-Identifier: MIT
-"""One version everywhere: meson.build says it, and all else that says it agrees."""
+"""One version everywhere: meson.build says it, and all else that says it agrees. Files of earlier ones are understood."""
+import gzip
+import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from harness import ATTND
+from harness import ATTND, Attnd
 
 ROOT = Path(__file__).resolve().parents[2]
+HISTORIES = ROOT / "tests" / "golden" / "histories"
+sys.path.insert(0, str(HISTORIES))
+import make_history  # noqa: E402
+
 ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 BUILD = Path(ATTND).resolve().parents[1]
 VERSION = re.search(r"version: '([0-9.]+)'", (ROOT / "meson.build").read_text()).group(1)
@@ -47,9 +55,23 @@ def test_all_pages_of_the_manual_say_it():
     assert {re.search(r'"attnd ([0-9.]+)"', page.read_text()).group(1) for page in pages} == {VERSION}
 
 
-def test_no_released_version_is_newer():
-    released = re.findall(r"^## ([0-9]+)\.([0-9]+)\.([0-9]+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
-    assert all(tuple(map(int, one)) <= tuple(map(int, VERSION.split("."))) for one in released)
+def schema_of(database):
+    with closing(sqlite3.connect(database)) as connection:
+        return connection.execute("PRAGMA user_version").fetchone()[0]
+
+
+@pytest.mark.parametrize("path", sorted(HISTORIES.glob("*.db.gz")), ids=lambda path: path.name.split(".")[0])
+def test_a_history_of_an_earlier_schema_says_what_it_always_said(path, tmp_path):
+    """None is ever edited: see its README."""
+    database, name = tmp_path / "history.db", path.name[:-len(".db.gz")]
+    database.write_bytes(gzip.decompress(path.read_bytes()))
+    assert name == f"schema-{schema_of(database)}"
+    attnd = Attnd(*make_history.SETTINGS, f"history.path={database}")
+    assert make_history.said(attnd) == json.loads((HISTORIES / f"{name}.json").read_text())
+    assert attnd.call("alerts", job=make_history.JOB)["alerts"][0]["state"] == "firing_at_end", "it was a resolved one"
+    attnd.close()
+    schema = (ROOT / "daemon" / "store" / "schema.c").read_text()
+    assert schema_of(database) == max(map(int, re.findall(r"version_(\d+)", schema)))
 
 
 def test_a_request_that_attnd_is_too_old_for_says_what_to_update():
