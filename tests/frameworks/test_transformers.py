@@ -13,7 +13,7 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")  # Trainer does not do without
 
 from attnd.integrations.transformers import AttndCallback  # noqa: E402
-from conftest import logged  # noqa: E402
+from conftest import logged, wait_until  # noqa: E402
 
 LAYERS, HEADS, TOKENS, VOCABULARY = 3, 4, 16, 40
 SAMPLES, BATCH, ACCUMULATED = 24, 2, 2
@@ -76,6 +76,17 @@ def test_every_layer_arrives_with_the_steps_and_epochs_of_the_trainer(daemon, re
             assert set(summary["weights"]) == {"wq", "wk", "wv", "wo", "wq_wk", "wv_wo"}
             entropy = summary["heads"]["entropy"]["mean"]
             assert entropy.shape == (HEADS,) and np.all((entropy > 0) & (entropy < math.log(TOKENS)))
+
+
+def test_the_induction_probe_is_one_argument_of_the_callback(daemon, results, tmp_path):
+    with attached(daemon, probe="induction", probe_every=2) as callback:
+        trainer(tmp_path, callback).train()
+    results.wait_ended()
+    wait_until(lambda: [job["state"] for job in daemon.call("jobs") if job["job"] == "gpt-tiny.probe"] == ["ended"], "its end")
+    found = daemon.call("summary", job="gpt-tiny.probe")
+    assert {(summary["stack"], summary["layer"], summary["site"]) for summary in found} == ALL_LAYERS
+    assert all(summary["shape"] == [1, HEADS, TOKENS, TOKENS] and min(summary["heads"]["induction"]["count"]) >= TOKENS // 2
+               for summary in found)
 
 
 def test_a_training_that_goes_on_from_a_checkpoint_goes_on_counting(daemon, results, tmp_path):
