@@ -6,8 +6,9 @@ of torch's own; autograd keeps the gradients of its weights.
 """
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 from unittest.mock import patch
 
 import numpy as np
@@ -84,6 +85,36 @@ def values_numbers(call: Call, attended: Attended) -> Dict[str, np.ndarray]:
     norm = np.linalg.norm(weights @ values, axis=-1)
     return {name: np.array([rows[:, head][valid].mean() for head in range(weights.shape[1])])
             for name, rows in (("output_norm", norm), ("norm_weighted_entropy", entropy))}
+
+
+def block_of(path: str) -> str:
+    """The path of the block that an attention is in: up to the last number."""
+    return path[:max(at.end() for at in re.finditer(r"\.\d+(?=\.)", path))]
+
+
+def streams_of(kind: Kind, state: Dict[str, torch.Tensor], batch: Batch, paths: Sequence[str]) -> Dict[str, np.ndarray]:
+    """{path of an attention: [B, T, width] that its block is called with}."""
+    model, found = in_float64(kind.build, state), {}
+    for path in paths:
+        model.get_submodule(block_of(path)).register_forward_pre_hook(
+            lambda module, args, path=path: found.update({path: args[0].detach().numpy()}))
+    kind.loss(model, doubled(batch))
+    return {path: x.swapaxes(0, 1) if "seq-first" in kind.name else x for path, x in found.items()}
+
+
+def residual_numbers(call: Call, attended: Attended, wo: np.ndarray, x: Optional[np.ndarray]) -> Dict[str, np.ndarray]:
+    """{metric of what is written to the residual stream: one number per head} of one message. `wo` [out, H * dv]."""
+    assert call.values is not None
+    weights, values = (tensor.detach().numpy()[:len(attended.weights)] for tensor in call)
+    _, query = formulas.visible(case_of(attended))
+    valid = np.broadcast_to(query, (len(weights), weights.shape[2]))
+    by_head = wo.reshape(len(wo), weights.shape[1], -1).swapaxes(0, 1)
+    written = np.linalg.norm(weights @ values @ by_head.swapaxes(1, 2), axis=-1)
+    numbers = {"write_norm": written}
+    if x is not None:
+        numbers["residual_share"] = written / np.linalg.norm(x[:len(weights)], axis=-1)[:, None]
+    return {name: np.array([rows[:, head][valid].mean() for head in range(weights.shape[1])])
+            for name, rows in numbers.items()}
 
 
 def importance(call: Call, samples: int = 0) -> np.ndarray:

@@ -91,19 +91,15 @@ def worst(name, got, calls, samples=0):
 @pytest.mark.parametrize("samples", [0, 1])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_importance_is_that_of_autograd_in_float64(stepwise, kind, samples):
-    """The model's own arithmetic is in float32, backward through all its layers."""
+    """The model's own arithmetic is in float32, backward through all its layers; attnd's kernels promise 1e-5."""
     model = kind.build()
     with Watched(stepwise, model, samples=samples) as watched:
         (_, (batch,), state), = train(model, kind, 1)
-    assert worst(kind.name, watched.gradients()[0, 0], calls_of(kind, state, batch), samples) < 2e-6
-
-
-def test_attnd_publishes_it(stepwise):
-    model = EAGER.build()
-    with Watched(stepwise, model) as watched:
-        (_, (batch,), state), = train(model, EAGER, 1)
-    for numbers, call in zip(watched.published().values(), calls_of(EAGER, state, batch)):
-        np.testing.assert_allclose(numbers, importance(call), rtol=1e-5)
+    calls = calls_of(kind, state, batch)
+    assert worst(kind.name, watched.gradients()[0, 0], calls, samples) < 2e-6
+    errors = [np.abs(numbers - importance(call, samples)).max() for numbers, call in zip(watched.published().values(), calls)]
+    report.append((f"{kind.name} importance_gradient", len(errors), float(max(errors))))
+    assert max(errors) < 1e-5
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)

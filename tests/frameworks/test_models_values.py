@@ -5,7 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 import numpy as np  # noqa: E402
-from explicit import calls_of, values_numbers  # noqa: E402
+from explicit import calls_of, residual_numbers, streams_of, values_numbers  # noqa: E402
 from session import Session, expected_of, report, train  # noqa: E402
 from zoo import decoder_kind, fused, multihead_kind, transformer_kind  # noqa: E402
 
@@ -43,6 +43,42 @@ def test_the_numbers_of_outputs_are_right(stepwise, kind, samples):
             found = summaries[0, tuple(layer)]["heads"][name]["mean"]
             worst = max(worst, float((np.abs(found - want) / np.maximum(1, want)).max()))
     report.append((f"{kind.name} values", len(layers), worst))
+    assert worst < 1e-5
+
+
+OUTPUTS = {"sdpa": ".out", "gpt2": ".c_proj", "llama": ".o_proj", "bert": ".output.dense"}  # else .out_proj
+
+
+def output_weight(kind, state, path):
+    """W_o [out, H * dv] of an attention."""
+    name = next((suffix for start, suffix in OUTPUTS.items() if kind.name.startswith(start)), ".out_proj")
+    weight = state[f"{path[:-5] if name == '.output.dense' else path}{name}.weight"].double().numpy()
+    return weight.T if name == ".c_proj" else weight
+
+
+@pytest.mark.skipif(not HAS_FUSED, reason="torch has no scaled_dot_product_attention")
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "Multihead" not in kind.name], ids=lambda kind: kind.name)
+def test_what_heads_write_to_the_residual_stream_is_right(stepwise, kind):
+    """R is made in f32, by a QR of some dozen columns. A cross-attention has no share."""
+    model = kind.build()
+    with Session(stepwise) as session:
+        watch = session.watch(model, samples=2, residual=True)
+        trained = list(train(model, kind, 2))
+        layers = list(watch.layers)
+    summaries, expected = session.summaries(), expected_of(kind, trained, 2)
+    worst = 0.0
+    for step, (batch,), state in trained:
+        streams = streams_of(kind, state, batch, [layer.module for layer in layers])
+        for layer, call in zip(layers, calls_of(kind, state, batch)):
+            attended, = expected[step, tuple(layer)]
+            is_self = layer[2] == "self"
+            got = summaries[step, tuple(layer)]["heads"]
+            want = residual_numbers(call, attended, output_weight(kind, state, layer.module),
+                                    streams[layer.module] if is_self else None)
+            for name, numbers in want.items():
+                worst = max(worst, float((np.abs(np.array(got[name]["mean"], float) - numbers) / np.maximum(1, numbers)).max()))
+            assert is_self or np.isnan(np.array(got.get("residual_share", {}).get("mean", [None]), float)).all()
+    report.append((f"{kind.name} residual", 2 * len(layers), worst))
     assert worst < 1e-5
 
 

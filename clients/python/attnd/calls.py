@@ -57,6 +57,8 @@ class Queries(NamedTuple):
     score_mod  of flex attention: gives what takes the place of the logits
     lowered  autocast lowers q and k on their way into the kernel
     v       [B or 1, Hkv, Tk, dv]: the values, where they are known and wanted
+    wo_r    gives [H, r, dv] f32 on the sender thread: residual.py
+    x       [B, Tq, width]: the residual stream that the layer reads
     """
     q: torch.Tensor
     k: torch.Tensor
@@ -73,6 +75,8 @@ class Queries(NamedTuple):
     lowered: bool = True
     v: Optional[torch.Tensor] = None
     output: Optional[Output] = None
+    wo_r: Optional[Callable[[], np.ndarray]] = None
+    x: Optional[torch.Tensor] = None
 
 
 class Weights(NamedTuple):
@@ -153,6 +157,8 @@ class _Parts(NamedTuple):
     v: Optional[HostCopy]
     mask: Optional[HostCopy]
     documents: Optional[Tuple[HostCopy, HostCopy]]
+    x_norm: Optional[HostCopy]
+    wo_r: Optional[Callable[[], np.ndarray]]
 
 
 class _Rows(NamedTuple):
@@ -256,6 +262,8 @@ def _nbytes(seen: Seen, part: Tuple[slice, slice, slice]) -> int:
         nbytes += math.prod(cut_to) * int(sizes[3]) * seen.mask.element_size()
     elif seen.late_mask is not None or seen.score_mod is not None:
         nbytes += samples * rows * int(k.shape[2]) * seen.late_nbytes
+    if seen.v is not None:
+        nbytes += (0 if seen.x is None else 4 * samples * rows) + (0 if seen.wo_r is None else 4 * count * int(seen.v.shape[3])**2)
     return nbytes + sum(_size(numbers) for numbers in seen.documents or ())
 
 
@@ -301,9 +309,12 @@ def _cut_queries(seen: Queries, part: Tuple[slice, slice, slice], given_mask: Op
     assert k is not None
     mask = None if given_mask is None else HostCopy(given_mask)
     documents = None if seen.documents is None else (HostCopy(seen.documents[0]), HostCopy(seen.documents[1]))
-    copies = [one for one in (q, k, v, mask, *(documents or ())) if one is not None]
+    x_norm = None if seen.x is None or v is None else HostCopy(
+        seen.x.detach()[samples, queries].to(mods.precision(seen.x)).norm(dim=-1), torch.float32)
+    copies = [one for one in (q, k, v, mask, *(documents or ()), x_norm) if one is not None]
+    wo_r = seen.wo_r
     form = _Form(_scale(seen), seen.causal, seen.window, seen.softcap, seen.offset)
-    parts = _Parts(q, k, v, mask, documents)
+    parts = _Parts(q, k, v, mask, documents, x_norm, None if wo_r is None or v is None else lambda: wo_r()[heads])
     return Cut(sum(one.nbytes for one in copies),
                lambda layer, gradient=None: _finish_queries(parts, form, rows, context, layer, gradient), part,
                [one for one in copies if isinstance(one, HeldCopy)])
@@ -389,6 +400,10 @@ def _finish_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context, l
             frames.add_owned("v", parts.v.dtype_name, parts.v.numpy())
             if gradient is not None:
                 frames.add_owned("dout", gradient.dtype_name, gradient.numpy())
+            if parts.wo_r is not None:
+                frames.add_owned("wo_r", "f32", parts.wo_r())
+                if parts.x_norm is not None:
+                    frames.add_owned("x_norm", "f32", parts.x_norm.numpy())
         frames.add_ids("documents", ids, batch, keys)
         return _captured("qk", frames, visibility, rows, context, layer,
                          {"scale": form.scale, "softcap": form.softcap})

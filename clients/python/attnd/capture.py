@@ -52,6 +52,7 @@ from .probe import Probe, run_quietly
 from .projections import Projections, check_projections
 from .publisher import DEFAULT_QUEUE_BYTES, Maker, Publisher
 from .ranks import rank_and_world, shared_run
+from .residual import Residual
 from .spy import Spy
 from .start import START_IT, Starter, local_rank, starter_for
 from .tokens import Tokens
@@ -71,7 +72,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
           stack: Optional[str] = None, layers: Optional[Mapping[str, Sequence[Any]]] = None,
           rank: Optional[int] = None, world: Optional[int] = None,
           tensor_parallel: Optional[Tuple[int, int]] = None, evaluation: bool = False, tokens: Optional[bool] = None,
-          values: bool = False, gradients: bool = False, labels: Any = None, weights_every: Optional[int] = None,
+          values: bool = False, gradients: bool = False, residual: bool = False, labels: Any = None, weights_every: Optional[int] = None,
           projections: Optional[Mapping[str, str]] = None, probe: Any = None, probe_every: int = 100,
           first_step: int = 0, first_epoch: int = 0, wait: float = 2.0,
           queue_bytes: int = DEFAULT_QUEUE_BYTES, run: Optional[Any] = None,
@@ -101,6 +102,8 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
                  `norm_weighted_entropy` need them
     gradients    publish what backward brings as well, and values: `importance_gradient` needs it. Messages leave in
                  backward then; see gradients.py
+    residual     publish, with values, what attnd needs to tell what each head of fused attention writes to the residual
+                 stream (`write_norm`, `residual_share`); see residual.py
     labels       texts of the tokens, which are shown with the maps: a function from a list of token numbers to as many
                  texts (tokenizer.convert_ids_to_tokens), or the text of each number, as a sequence or mapping
     weights_every  publish W_q, W_k, W_v and W_o of each layer at the end of every so manyth epoch, 0 = never; default: of
@@ -183,7 +186,9 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
         if settings is not None:
             publisher.describe(settings)
         made = Watch(root, publisher, own, own_plan, share, _Names(layers or {}, stack), position, evaluation, tokens,
-                     values, gradients, texts, patterns, starter)
+                     values or gradients or residual, gradients, texts, patterns, starter)
+        if residual:
+            made.follow_residual(Residual(root, publisher, names))
         if not passive:
             opened.callback(made.close)
             made.follow_steps(optimizer, steps)
@@ -247,9 +252,10 @@ class Watch:
         self._handles: List[Any] = []
         self._probe: Optional[Probe] = None
         self._projections: Optional[Projections] = None
+        self._residual: Optional[Residual] = None
         self.judge = Judge(**patterns, given=names.given, site=names.site_of, counts_heads=share.of == 1)
         self._spy = Spy(root, self, self.judge)
-        self.sends_tokens, self.sends_values = tokens, values or gradients
+        self.sends_tokens, self.sends_values = tokens, values
         self._gradients = Gradients(publisher, self._taken, self.failed) if gradients else None
         labels = None if texts is None else Labels(texts, self.failed)
         self._tokens = Tokens(root, self._spy, lambda: publisher.is_local if tokens is None else tokens, labels)
@@ -394,6 +400,10 @@ class Watch:
         if isinstance(inputs, InductionInputs):
             self._tokens.inputs = inputs
 
+    def follow_residual(self, residual: Residual) -> None:
+        """Adds the residual stream to what is captured; called once, by watch()."""
+        self._residual = residual
+
     def follow_projections(self, projections: Projections) -> None:
         """Publishes projection matrices; called once, by watch()."""
         self._projections = projections
@@ -431,6 +441,8 @@ class Watch:
     def _advance(self, before_backward: bool = False) -> None:
         if self._gradients is not None:
             self._gradients.settle(self._step if before_backward else None)
+        if self._residual is not None:
+            self._residual.step_ends()
         self._step += 1
         self._begun = True
         self._passes = {}
@@ -546,6 +558,8 @@ class Watch:
                 self._unnamed[path] = heads_of(seen) * self._share.of
                 if self._projections is not None:
                     self._projections.note(path, seen)
+            if self._residual is not None and isinstance(seen, Queries):
+                seen = self._residual.added(path, seen, self._spy.entered, place[2] == "self")
             output = None
             if self._gradients is not None:
                 output = self._gradients.awaited(path, seen, is_repeated=self._trains and not self._spy.records)

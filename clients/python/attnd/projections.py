@@ -210,7 +210,7 @@ class Projections:
             layer = self._waiting.pop(path)
             if self._publisher.give_up(*layer):
                 continue
-            modules = modules or _modules(self._root)
+            modules = modules or modules_of(self._root)
             found = self._found(modules, path)
             if found is None or (self._every is None and found.size > self._publisher.weights_max_size):
                 continue
@@ -254,7 +254,7 @@ def check_projections(given: Any, root: torch.nn.Module) -> Mapping[str, str]:
             not all(isinstance(name, str) and name for name in given.values()):
         raise ValueError(f"projections = {given!r}: must map some of {', '.join(GIVEN)} to names of modules or parameters "
                          "within the attention, as {'wq': 'to_q', 'wo': 'to_out.0'}")
-    known = [*_modules(root), *(clean_path(path) for path, _ in root.named_parameters())]
+    known = [*modules_of(root), *(clean_path(path) for path, _ in root.named_parameters())]
     for name in given.values():
         if not any(path == name or path.endswith(f".{name}") for path in known):
             raise ValueError(f"projections: no module or parameter of the model is called {name!r}")
@@ -263,7 +263,15 @@ def check_projections(given: Any, root: torch.nn.Module) -> Mapping[str, str]:
 
 # ------------------------------------------------------------------------------------------- finding them
 
-def _modules(root: torch.nn.Module) -> Dict[str, torch.nn.Module]:
+def find_output(modules: Modules, path: str, seen: Queries, given: Mapping[str, str]) -> "_Matrix":
+    """W_o of the attention at `path`, of which this was seen. Refused."""
+    found = _find(modules, path, _Attends(heads_of(seen), int(seen.q.shape[3]), _order_of(seen)), given).matrices.get("wo")
+    if found is None:
+        raise Refused("names", f"it has none of {', '.join(OUT)}. projections={{'wo': 'NAME'}} tells its name")
+    return found
+
+
+def modules_of(root: torch.nn.Module) -> Dict[str, torch.nn.Module]:
     """By path, one that is in several places under each."""
     return {clean_path(path): module for path, module in root.named_modules(remove_duplicate=False)}
 

@@ -30,7 +30,7 @@ import contextlib
 import logging
 import sys
 import threading
-from typing import Any, Callable, Dict, Iterator, List, Optional, Protocol, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Protocol, Sequence, Set
 
 import torch
 from torch.nn import functional
@@ -79,6 +79,14 @@ class Watcher(Protocol):
         """Something went wrong here; called within `except`."""
 
 
+class Entered(NamedTuple):
+    """A module that runs, its path, the Python frame that runs it, and its positional arguments."""
+    module: torch.nn.Module
+    path: str
+    frame: Any
+    args: Sequence[Any]
+
+
 class Spy:
     """Follows the forwards of one model. Every method is called from the training. `judge`: of its softmaxes; without
     one all are taken for attention."""
@@ -93,7 +101,7 @@ class Spy:
         self._thread = 0  # of the forward that is followed
         self._lookout: Optional[Lookout] = None  # of that thread
         self._leaving = False  # removed by another thread meanwhile
-        self._stack: List[Tuple[torch.nn.Module, str, Any]] = []  # and the Python frame that runs it
+        self._stack: List[Entered] = []
         self._calls: Dict[str, int] = {}
         self._entered: Dict[str, torch.nn.Module] = {}  # by path, in this forward
         self._told: Set[str] = set()  # paths of modules that publish by hand, or are passed over
@@ -140,9 +148,9 @@ class Spy:
     def sees(self, seen: Seen, result: Optional[torch.Tensor] = None) -> None:
         """An attention was computed by the module that runs now; with `result`: a softmax, which may be something
         else."""
-        if not self._stack or threading.get_ident() != self._thread or not _runs(self._stack[-1][2]):
+        if not self._stack or threading.get_ident() != self._thread or not _runs(self._stack[-1].frame):
             return
-        path = self._stack[-1][1]
+        path = self._stack[-1].path
         call = self._calls.get(path, 0)
         self._calls[path] = call + 1
         if self._again:
@@ -157,7 +165,7 @@ class Spy:
 
     def _judged(self, judge: Judge, path: str, call: int, seen: Weights, result: torch.Tensor) -> None:
         """Tells of a softmax when it is attention, as soon as that is known."""
-        modules, name = [module for module, _, _ in self._stack[-2:]], call_name(path, call)
+        modules, name = [entered.module for entered in self._stack[-2:]], call_name(path, call)
         verdict = judge.known(name, modules)
         if verdict is not None:
             if verdict.attention:
@@ -178,12 +186,17 @@ class Spy:
     @property
     def current_path(self) -> Optional[str]:
         """The path of the module that runs now, in this thread."""
-        return self._stack[-1][1] if self._stack and threading.get_ident() == self._thread else None
+        return self._stack[-1].path if self._stack and threading.get_ident() == self._thread else None
 
     @property
     def current_module(self) -> Optional[torch.nn.Module]:
         """The module that runs now, in this thread."""
-        return self._stack[-1][0] if self._stack and threading.get_ident() == self._thread else None
+        return self._stack[-1].module if self._stack and threading.get_ident() == self._thread else None
+
+    @property
+    def entered(self) -> Sequence[Entered]:
+        """The modules that run, the innermost last."""
+        return self._stack
 
     # -------------------------------------------------------------------------------- hooks of modules
 
@@ -197,7 +210,7 @@ class Spy:
             if path is None or self._elsewhere():
                 return
             if self._stack or self._begin(module, path):
-                self._stack.append((module, path, sys._getframe(1)))
+                self._stack.append(Entered(module, path, sys._getframe(1), args))
                 self._entered[path] = module
                 self._pass_over(module, path, args)
         except Exception:
@@ -243,7 +256,7 @@ class Spy:
         try:
             if not self._stack or threading.get_ident() != self._thread:
                 return
-            if any(entered is module for entered, _, _ in reversed(self._stack)):
+            if any(entered.module is module for entered in reversed(self._stack)):
                 while self._pop() is not module:
                     pass
                 if not self._stack:
@@ -253,7 +266,7 @@ class Spy:
 
     def _pop(self) -> torch.nn.Module:
         """The module that runs now is done."""
-        module = self._stack.pop()[0]
+        module = self._stack.pop().module
         if module is self._fast:
             self._fast = None
             if self._lookout is not None:
@@ -264,7 +277,7 @@ class Spy:
         """Ends what died without a word: torch tells of no KeyboardInterrupt, and before torch 2 of no exception."""
         if not self._stack or threading.get_ident() != self._thread or _runs(self._stack[-1][2]):
             return
-        while self._stack and not _runs(self._stack[-1][2]):
+        while self._stack and not _runs(self._stack[-1].frame):
             self._pop()
         if not self._stack:
             self._finish()

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: MIT
+"""residual: what a head writes to the residual stream, and the stream that its layer reads.
+
+    wo_r     [H, r, dv]: R of the QR of W_o's columns of each head, so that abs(R u) = abs(W_o,h u). W_o is found as
+             projections.py has it, and copied once a step; the sender thread makes the QR
+    x_norm   [B, Tq]: norms of what the layer gets: the first positional argument [B, Tq, width] of the block that a
+             self-attention is in (the nearest module around it with a number). A cross-attention reads the stream
+             later in its block, where no module gets it, so it has none
+
+Both are for queries and keys that travel with values. Each is left out where it is not found; the first W_o that is not
+is told.
+"""
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING, Callable, Dict, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+
+from .calls import Queries, heads_of, queries_of
+from .projections import Refused, find_output, modules_of
+from .publisher import Publisher
+
+if TYPE_CHECKING:
+    from .spy import Entered
+
+log = logging.getLogger("attnd")
+
+
+class Residual:
+    """Finds them for the captured calls of one watch, from the training thread. `given`: as projections= has it."""
+
+    def __init__(self, root: torch.nn.Module, publisher: Publisher, given: Mapping[str, str]):
+        self._root = root
+        self._publisher = publisher
+        self._given = given
+        self._modules: Dict[str, torch.nn.Module] = {}
+        self._factors: Dict[str, Optional[Factor]] = {}  # of this step, by path
+        self._told = False
+
+    def step_ends(self) -> None:
+        """The optimizer has changed the weights."""
+        self._modules, self._factors = {}, {}
+
+    def added(self, path: str, seen: Queries, entered: Sequence[Entered], is_self: bool) -> Queries:
+        """The call at `path` with them. `entered`: the modules that run, the innermost last."""
+        if seen.v is None or not self._publisher.takes_output:
+            return seen
+        path = path.partition("#")[0]
+        if path not in self._factors:
+            self._factors[path] = self._factor(path, seen)
+        factor = self._factors[path]
+        if factor is None or factor.width != int(seen.v.shape[3]):
+            return seen
+        return seen._replace(wo_r=factor, x=_stream(queries_of(seen), entered) if is_self else None)
+
+    def _factor(self, path: str, seen: Queries) -> Optional["Factor"]:
+        self._modules = self._modules or modules_of(self._root)
+        try:
+            matrix = find_output(self._modules, path, seen, self._given)
+            if not self._publisher.has_room(matrix.nbytes):
+                return None
+            return Factor(matrix.copy(), heads_of(seen), matrix.shape[1])
+        except Refused as refused:
+            if not self._told:
+                self._told = True
+                log.warning("job %s: what the heads of %s write is not known, as W_o is not: %s", self._publisher.job,
+                            path or "the model", refused)
+            return None
+
+
+class Factor:
+    """W_o of a layer in one step, copied; what it gives, on the sender thread, is R of the QR of each head's columns: f32
+    [H, r, dv]. `columns`: of all heads."""
+
+    def __init__(self, copied: Callable[[], Tuple[str, np.ndarray]], heads: int, columns: int):
+        self.width = columns // heads
+        self._heads = heads
+        self._copied: Optional[Callable[[], Tuple[str, np.ndarray]]] = copied
+        self._made: Optional[np.ndarray] = None
+
+    def __call__(self) -> np.ndarray:
+        if self._made is None and self._copied is not None:
+            whole = floats_of(*self._copied())
+            by_head = torch.from_numpy(np.ascontiguousarray(whole)).view(len(whole), self._heads, self.width).transpose(0, 1)
+            self._made, self._copied = np.asarray(torch.linalg.qr(by_head, mode="r")[1].float().numpy()), None
+        assert self._made is not None
+        return self._made
+
+
+def floats_of(kind: str, array: np.ndarray) -> np.ndarray:
+    """Numbers as they travel, in f32, or f64 if they are."""
+    if kind == "bf16":
+        return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return array if kind == "f64" else array.astype(np.float32, copy=False)
+
+
+def _stream(size: Tuple[int, int], entered: Sequence["Entered"]) -> Optional[torch.Tensor]:
+    """[B, Tq, width]: what the block of the attention that runs was called with; `size`: its samples and queries."""
+    *around, attention = entered
+    block = next((module for module in reversed(around) if re.search(r"\d$", module.path)), None)
+    if block is None or re.search(r"\d$", attention.path) or not block.args or not isinstance(block.args[0], torch.Tensor):
+        return None
+    given = block.args[0].detach()
+    if given.dim() != 3 or not given.is_floating_point():
+        return None
+    given = given.transpose(0, 1) if getattr(attention.module, "batch_first", True) is False else given
+    return given if tuple(given.shape[:2]) == size else None

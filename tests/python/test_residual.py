@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: MIT
+"""residual=True: R of each head's slice of W_o and the norms of the stream go along with values, where they are known."""
+import logging
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from attnd.calls import Context, Queries, Share, parts
+from attnd.plan import Plan
+from attnd.residual import Factor, floats_of
+from test_calls import LAYER, messages, random
+from test_gradients import NEWEST, needs_sdpa, watched  # noqa: F401
+from test_watch import tensors_of
+
+B, T, H, D, WIDTH = 2, 6, 2, 4, 8
+
+
+class Attention(torch.nn.Module):
+    """Fused, with one projection in, and W_o by that name."""
+
+    def __init__(self, out="out_proj"):
+        super().__init__()
+        self.qkv = torch.nn.Linear(WIDTH, 3 * H * D)
+        setattr(self, out, torch.nn.Linear(H * D, WIDTH))
+        self.out = out
+
+    def forward(self, x):
+        q, k, v = (part.view(B, T, H, D).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        y = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        return getattr(self, self.out)(y.transpose(1, 2).flatten(2))
+
+
+class Block(torch.nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.norm, self.attn = torch.nn.LayerNorm(WIDTH), Attention(**options)
+
+    def forward(self, x, scale=1.0):
+        return x + self.attn(self.norm(x)) * scale
+
+
+class Model(torch.nn.Module):
+    def __init__(self, named=False, **options):
+        super().__init__()
+        self.blocks, self.named = torch.nn.ModuleList([Block(**options)]), named
+
+    def forward(self, x):
+        return self.blocks[0](x=x) if self.named else self.blocks[0](x)
+
+
+def x(seed=0):
+    return random(B, T, WIDTH, seed=seed)
+
+
+def one(it):
+    message, = it.sent()
+    return tensors_of(message)
+
+
+@needs_sdpa
+@pytest.mark.parametrize("plan, samples, rows", [({}, B, slice(None)), ({"samples": 1}, 1, slice(None)),
+                                                 ({"rows": 3}, B, slice(0, None, 2))])
+def test_what_a_head_writes_follows_from_the_message(watched, plan, samples, rows):  # noqa: F811
+    model = Model()
+    it = watched(model, gradients=False, residual=True, **plan)
+    model(x())
+    tensors, wo = one(it), model.blocks[0].attn.out_proj.weight.detach().double().numpy()
+    assert tensors["wo_r"].shape == (H, D, D) and tensors["x_norm"].shape == tensors["q"].shape[::2][:1] + tensors["q"].shape[2:3]
+    for head in range(H):
+        u = np.random.default_rng(head).standard_normal(D)
+        assert np.linalg.norm(tensors["wo_r"][head] @ u) == pytest.approx(np.linalg.norm(wo[:, head * D:(head + 1) * D] @ u), rel=1e-6)
+    np.testing.assert_allclose(tensors["x_norm"], x().norm(dim=-1)[:samples, rows].numpy(), rtol=1e-6)
+
+
+@needs_sdpa
+def test_it_goes_along_with_gradients_and_is_of_the_weights_before_the_step(watched):  # noqa: F811
+    model = Model()
+    it = watched(model, residual=True, steps="manual")
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    found = []
+    for step in range(2):
+        before = model.blocks[0].attn.out_proj.weight.detach().clone()
+        model(x(step)).square().sum().backward()
+        optimizer.step()
+        it.step()
+        tensors = one(it)
+        assert {"dout", "wo_r", "x_norm", "v"} < set(tensors)
+        found.append(float(np.linalg.norm(tensors["wo_r"])) - float(before.norm()))
+    assert np.abs(found).max() < 1e-5
+
+
+@needs_sdpa
+def test_what_is_not_found_is_left_out_and_told_once(watched, caplog):  # noqa: F811
+    model = Model(out="mixer")
+    it = watched(model, gradients=False, residual=True, steps="manual", weights_every=0)
+    for step in range(2):
+        model(x(step))
+        it.step()
+    assert [set(tensors_of(message)) for message in it.sent()] == 2 * [{"q", "k", "v"}]
+    said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(said) == 1 and "what the heads of blocks.0.attn write is not known" in said[0]
+    it = watched(Model(out="mixer"), gradients=False, residual=True, projections={"wo": "mixer"})
+    it._root(x())
+    assert {"wo_r", "x_norm"} < set(one(it))
+
+
+@needs_sdpa
+def test_a_block_that_is_called_by_names_has_no_stream(watched):  # noqa: F811
+    model = Model(named=True)
+    it = watched(model, gradients=False, residual=True)
+    model(x())
+    assert set(one(it)) == {"q", "k", "v", "wo_r"}
+
+
+@needs_sdpa
+def test_an_older_attnd_is_sent_none(watched):  # noqa: F811
+    model = Model()
+    it = watched(model, limits=NEWEST.replace(b"6", b"5"), gradients=False, residual=True)
+    model(x())
+    assert set(one(it)) == {"q", "k", "v"}
+
+
+def test_a_range_of_heads_has_its_own_part():
+    q, whole = random(B, 4, T, D), np.arange(4 * D * D, dtype=np.float32).reshape(4, D, D)
+    seen = Queries(q, q, v=q, wo_r=lambda: whole, x=x())
+    (keys, tensors), = messages(seen, Plan(heads=((1, 2),), samples=1))
+    np.testing.assert_array_equal(tensors["wo_r"], whole[1:3])
+    assert keys["head_offset"] == 1 and tensors["x_norm"].shape == (1, T)
+    part, = parts(seen, Plan(heads=((1, 2),), samples=1), 0, Share(), Context())
+    assert part.nbytes == sum(array.nbytes for array in tensors.values())
+    assert part.copy().make(LAYER).kind == "qk"
+
+
+@pytest.mark.parametrize("dtype, kind", [(torch.float32, "f32"), (torch.float16, "f16"), (torch.bfloat16, "bf16"), (torch.float64, "f64")])
+def test_the_factor_of_any_dtype_is_that_of_its_numbers(dtype, kind):
+    wo = random(5, 3 * D).to(dtype)
+    travels = wo.view(torch.int16).numpy() if dtype == torch.bfloat16 else wo.numpy()
+    np.testing.assert_array_equal(floats_of(kind, travels), wo.to(torch.float64 if kind == "f64" else torch.float32).numpy())
+    factor = Factor(lambda: (kind, travels), 3, 3 * D)
+    gram = wo.double().view(5, 3, D).transpose(0, 1)
+    made = torch.from_numpy(factor()).double()
+    assert made.shape == (3, D, D) and factor.width == D and factor() is factor()
+    np.testing.assert_allclose(made.mT @ made, gram.mT @ gram, atol=2e-5)
