@@ -75,5 +75,10 @@ def test_a_history_of_an_earlier_schema_says_what_it_always_said(path, tmp_path)
 
 
 def test_a_request_that_attnd_is_too_old_for_says_what_to_update():
-    told = said(sys.executable, "-c", "from attnd import control; print(control.ControlError('method_unknown', 'x'))")
-    assert told == "x: this attnd is too old for what was asked, update attnd (method_unknown)"
+    attnd = Attnd()
+    ask = "from attnd import control\ncontrol.__version__ = {!r}\ntry:\n    control.Control(address={!r}).call('dance')\n" \
+          "except control.ControlError as error:\n    print(error)"
+    assert said(sys.executable, "-c", ask.format(VERSION, attnd.directory)) == "the method is unknown: dance (method_unknown)"
+    assert said(sys.executable, "-c", ask.format("99.0.0", attnd.directory)) == (
+        f"the method is unknown: dance; attnd {VERSION} is too old for what was asked, update attnd (method_unknown)")
+    attnd.close()

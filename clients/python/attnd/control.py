@@ -17,8 +17,9 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 import msgpack
 import zmq
 
-from . import past, wire
+from . import __version__, past, wire
 from .link import Link
+from .local import version_order
 
 DEFAULT_TIMEOUT_S = 5.0
 LOOK_EVERY_S = 0.05  # somebody waits for an answer meanwhile
@@ -29,8 +30,6 @@ class ControlError(Exception):
     """The daemon refused a request. `code` is one of its reasons, such as 'job_unknown'."""
 
     def __init__(self, code: str, message: str):
-        if code == "method_unknown":
-            message = f"{message}: this attnd is too old for what was asked, update attnd"
         super().__init__(f"{message} ({code})" if message else code)
         self.code = code
         self.message = message
@@ -203,7 +202,12 @@ class Control:
         if error is None:
             return result
         if isinstance(error, dict):
-            raise ControlError(str(error.get("code", "error")), str(error.get("message", "")))
+            code, message = str(error.get("code", "error")), str(error.get("message", ""))
+            if code == "method_unknown" and method != "ping":
+                version = str(self.ping().get("version"))
+                old = version_order(version) < version_order(__version__)
+                message += f": {method}" + old * f"; attnd {version} is too old for what was asked, update attnd"
+            raise ControlError(code, message)
         raise ControlError("error", str(error))
 
     def _reach(self, deadline: float) -> None:

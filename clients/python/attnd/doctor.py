@@ -10,16 +10,16 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import re
 import shutil
 import socket as unix
 import sys
 import time
 from importlib import metadata
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 from . import __version__, address as addresses
-from .local import INSTALL, Unusable, log_name, page_of, page_refusal, programs, state_directory, version_of
+from .local import INSTALL, Unusable, log_name, page_of, page_refusal, programs, state_directory, version_of, \
+    version_order
 
 NEEDED = ("numpy", "pyzmq", "msgpack")
 FRAMEWORKS = ("torch", "transformers", "lightning", "pytorch-lightning", "flash-attn", "xformers")
@@ -130,14 +130,10 @@ def _about_frameworks() -> Findings:
     seen = ", ".join(f"{name} {version}" for name, version in versions.items())
     if "torch" not in versions:
         yield Finding("frameworks", NOTE, seen or "none", "attnd.watch needs torch; the rest of the client does not")
-    elif _numbers(versions["torch"]) < TORCH_OLDEST:
+    elif version_order(versions["torch"]) < TORCH_OLDEST:
         yield Finding("frameworks", WRONG, seen, "attnd.watch needs torch 1.13 or newer")
     else:
         yield Finding("frameworks", OK, seen)
-
-
-def _numbers(version: str) -> Tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
 
 
 def _about_processor() -> Findings:
@@ -302,7 +298,7 @@ def _about_found(daemon: Daemon, endpoint: str) -> Findings:
     version = str(daemon.ping.get("version"))
     what = f"attnd {version} answers at {endpoint} within {1000 * daemon.answer_s:.0f} ms"
     if version != __version__:
-        older = "daemon" if _order(version) < _order(__version__) else "client"
+        older = "daemon" if version_order(version) < version_order(__version__) else "client"
         remedy = f"{INSTALL}, then end attnd and start it again" if older == "daemon" else "pip install --upgrade attnd"
         yield Finding("daemon", WRONG, f"{what}; this client is version {__version__}",
                       f"the {older} is older, and what it does not know is left out: {remedy}")
@@ -335,10 +331,6 @@ def _about_page(place: str) -> Finding:
         return Finding("page", NOTE, f"{page} asks for a token: {why}",
                        "give it the first line of the file that http.token_file names (attnctl config)")
     return Finding("page", OK, page)
-
-
-def _order(version: str) -> List[int]:
-    return [int(number) for number in re.findall(r"\d+", version)]
 
 
 # ---------------------------------------------------------------------------------------- the history

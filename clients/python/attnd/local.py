@@ -75,6 +75,11 @@ def version_of(program: str) -> str:
     raise Unusable(f"{program} does not run here ({last[:300]})", _OTHERWISE)
 
 
+def version_order(version: str) -> Tuple[int, ...]:
+    """Its numbers: versions are in the order of these."""
+    return tuple(int(number) for number in re.findall(r"\d+", version))
+
+
 def _why_not_run(program: str, error: OSError) -> str:
     """A clause about a file that is there, and that the kernel does not execute."""
     if error.errno == errno.ENOENT:
