@@ -293,8 +293,9 @@ def test_a_training_without_a_program_goes_on_with_one_warning(host):
     out, said = finish(host.train(wait=0, ATTND_BIN="/nowhere/attnd"))
     assert out == "trained"
     assert [line for line in said.splitlines() if "attnd" in line] in (
-        [], ["job auto: attnd could not be started: /nowhere/attnd is not there: pip install 'attnd[daemon]', or have ATTND_BIN "
-             "name one that is. Training goes on, and is captured once one runs"])
+        [], ["job auto: attnd could not be started: /nowhere/attnd is not there: pip install 'attnd[daemon]' (with --find-links "
+             "dist after deploy/wheel in a checkout of attnd), or have ATTND_BIN name one that is. Training "
+             "goes on, and is captured once one runs"])
 
 
 def test_another_version_is_started_and_told(host, tmp_path):

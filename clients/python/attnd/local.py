@@ -15,7 +15,7 @@ from contextlib import closing
 from typing import List, Optional, Tuple
 from urllib.parse import urlsplit
 
-INSTALL = "pip install 'attnd[daemon]'"
+INSTALL = "pip install 'attnd[daemon]' (with --find-links dist after deploy/wheel in a checkout of attnd)"
 _OTHERWISE = f"{INSTALL}, or build attnd here, from source"
 VERSION_S = 10.0  # how long a program may take to say its version
 _REFUSAL_MAX = 1 << 16  # bytes
