@@ -9,6 +9,8 @@
     structure  microseconds that a captured step of GPT-2's 12 layers is longer by, when the layers are so narrow that
                nothing else counts: what it takes of the training thread beside the copies; and the step without
     calls      microseconds a captured call takes of the training thread, and of the sender's, by the size of q and k
+    epoch      milliseconds that the end of an epoch takes, in which the projection matrices of GPT-2's 12 layers are
+               copied, and microseconds that a step is longer by because they may be waiting
     added      with --added alone: what a captured step of GPT-2 small (T = 256, batch 1, every sample captured) takes,
                relative to the next, which is not: of the training thread and, the sender included, of the process; as it
                is, with values, and with gradients, by fused and by explicit attention
@@ -209,6 +211,33 @@ def captured(device: str) -> List[Dict[str, Any]]:
     return lines
 
 
+def epoch(folder: str, device: str) -> Dict[str, Any]:
+    """Ends of epochs after one captured step."""
+    training = Training(SHAPES["gpt2"]._replace(words=16, tokens=8, batch=1), device, False)
+    listener = Listener(folder)
+    publisher = attnd.Publisher("bench", listener.endpoint, linger=0.0)
+    listener.attach(publisher)
+    found: List[List[float]] = []
+    with attnd.watch(training.model, "bench", publisher=publisher, every=1, samples=1, wait=0) as watch:
+        training.step()
+        publisher.drain(60)
+        before = publisher.stats()["sent_bytes"]
+        for _ in range(9):
+            begin = time.thread_time(), time.perf_counter()
+            watch.epoch_end()
+            found.append([1e3 * (time.thread_time() - begin[0]), 1e3 * (time.perf_counter() - begin[1])])
+            while not publisher.drain(0.05):
+                listener.discard()
+            listener.discard()
+        sent = publisher.stats()["sent_bytes"] - before
+        step = microseconds(lambda: watch._guarded(watch._projections.step_ends, watch._wanted_layers, *watch._position), 2000)
+    publisher.close()
+    listener.close()
+    own, whole = (sorted(times) for times in zip(*found))
+    return {"MiB": round(sent / len(found) / 2**20, 1), "training_ms": round(statistics.median(own), 1),
+            "wall_ms": round(statistics.median(whole), 1), "step_us": step}
+
+
 WATCHED: Dict[str, Dict[str, Any]] = {"plain": {}, "values": {"values": True}, "gradients": {"gradients": True}}
 
 
@@ -295,6 +324,7 @@ def main() -> None:
         print(json.dumps({"arming_us": arming()}), flush=True)
         print(json.dumps({"following": following()}), flush=True)
         print(json.dumps({"structure": structure(folder)}), flush=True)
+        print(json.dumps({"epoch": epoch(folder, options.device)}), flush=True)
         for line in captured(options.device):
             print(json.dumps({"call": line}), flush=True)
 
