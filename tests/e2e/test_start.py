@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 
 import pytest
 from harness import ATTND, PATIENCE_S, Attnd, Trainer, wait_until
@@ -143,6 +144,16 @@ def descriptors(pid):
     return {link for link in links if link.startswith(("pipe:", "socket:"))}
 
 
+def line_of(pipe):
+    """The next line that a process says; one that says none fails the test."""
+    lines = []
+    reader = threading.Thread(target=lambda: lines.append(pipe.readline()), daemon=True)
+    reader.start()
+    reader.join(PATIENCE_S + 60)
+    assert lines, "nothing was said"
+    return lines[0]
+
+
 def finish(process):
     """What a process has said once it may go on to its end; it was to say "trained" or "there"."""
     out, said = process.communicate("\n", timeout=PATIENCE_S + 60)
@@ -152,7 +163,7 @@ def finish(process):
 
 def test_the_daemon_belongs_to_nobody_and_ends_when_nobody_uses_it(host):
     training = host.train()
-    assert training.stdout.readline() == "trained\n"
+    assert line_of(training.stdout) == "trained\n"
     pid, = host.pids()
     assert os.getsid(pid) not in (os.getsid(0), training.pid) and os.getpgid(pid) != training.pid
     with open(f"/proc/{pid}/stat") as stat:
@@ -195,12 +206,12 @@ def test_one_that_has_ended_is_started_again(host, sig):
     """Beside somebody who has the default port: after a kill with its page where it was, else with a page that is told."""
     script = f"{TAKE_PORT}\nimport attnd.start; attnd.start.LOOK_EVERY_S = attnd.start.AGAIN_S = 0.1\n{RANK}"
     rank = host.python(script.replace("ADDRESS", "None").replace("DIRECTORY", repr(host.place)), "0", before=("unshare", "--net"))
-    assert rank.stdout.readline() == "there\n"
+    assert line_of(rank.stdout) == "there\n"
     os.kill(host.pids()[0], sig)
     wait_until(lambda: len(host.pids()) == 2, "another one", 2 * PATIENCE_S)
     pages = re.findall(r"http=tcp(://127.0.0.1:\d+)", host.logged())
     told = [f"attnd: the page is http{page}/#/overview?job=auto on {os.uname().nodename}" for page in dict.fromkeys(pages)]
-    lines = [rank.stderr.readline().strip() for _ in range(2 + len(told))]
+    lines = [line_of(rank.stderr).strip() for _ in range(2 + len(told))]
     assert [line for line in lines if "page" in line] == told and len(pages) == 2
     assert sum("was started" in line for line in lines) == 2 and finish(rank)[1] == ""
     assert sig == signal.SIGTERM or len(told) == 1
@@ -213,7 +224,7 @@ def test_a_training_says_that_attnd_has_gone_and_that_it_is_back(host, start):
         os.mkdir(host.place, 0o700)
         daemon = Attnd(directory=host.place)
     training = host.python(LEFT.replace("START", repr(start)))
-    assert training.stdout.readline() == "trained\n"
+    assert line_of(training.stdout) == "trained\n"
     if daemon is None:
         os.kill(host.pids()[0], signal.SIGKILL)
     else:
