@@ -13,7 +13,7 @@
                copied, and microseconds that a step is longer by because they may be waiting
     added      with --added alone: what a captured step of GPT-2 small (T = 256, batch 1, every sample captured) takes,
                relative to the next, which is not: of the training thread and, the sender included, of the process; as it
-               is, with values, and with gradients, by fused and by explicit attention
+               is, with values, with gradients, and with the residual stream, by fused and by explicit attention
 
 With --profile a captured step of the model is profiled (cProfile) and what attnd does in it is listed. JSON lines.
 """
@@ -238,7 +238,8 @@ def epoch(folder: str, device: str) -> Dict[str, Any]:
             "wall_ms": round(statistics.median(whole), 1), "step_us": step}
 
 
-WATCHED: Dict[str, Dict[str, Any]] = {"plain": {}, "values": {"values": True}, "gradients": {"gradients": True}}
+WATCHED: Dict[str, Dict[str, Any]] = {"plain": {}, "values": {"values": True}, "gradients": {"gradients": True},
+                                      "residual too": {"gradients": True, "residual": True}}
 
 
 def added(folder: str, device: str, pairs: int) -> Iterator[Dict[str, Any]]:
@@ -248,7 +249,7 @@ def added(folder: str, device: str, pairs: int) -> Iterator[Dict[str, Any]]:
         for block in training.model.blocks:
             block.attn.attend = attend
         for name, options in WATCHED.items():
-            if kind == "explicit" and name == "values":
+            if kind == "explicit" and name in ("values", "residual too"):  # of fused attention
                 continue
             listener = Listener(folder)
             publisher = attnd.Publisher("bench", listener.endpoint, linger=0.0)

@@ -106,7 +106,7 @@ def test_importance_is_that_of_autograd_in_float64(stepwise, kind, samples):
 def test_losses_and_weights_have_the_same_bits(stepwise, kind):
     expected_losses, expected_weights = losses_and_weights(kind, kind.build())
     model = kind.build()
-    with Watched(stepwise, model, every=2):
+    with Watched(stepwise, model, every=2, residual=True):
         losses, weights = losses_and_weights(kind, model)
     assert torch.equal(losses, expected_losses)
     assert all(torch.equal(weights[name], expected_weights[name]) for name in expected_weights)
