@@ -206,7 +206,8 @@ class Control:
             if code == "method_unknown" and method != "ping":
                 version = str(self.ping().get("version"))
                 old = version_order(version) < version_order(__version__)
-                message += f": {method}" + old * f"; attnd {version} is too old for what was asked, update attnd"
+                remedy = f"; attnd {version} is too old for what was asked, update attnd" if old else ""
+                message += f": {method}{remedy}"
             raise ControlError(code, message)
         raise ControlError("error", str(error))
 
