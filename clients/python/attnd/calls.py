@@ -310,7 +310,7 @@ def _cut_queries(seen: Queries, part: Tuple[slice, slice, slice], given_mask: Op
     mask = None if given_mask is None else HostCopy(given_mask)
     documents = None if seen.documents is None else (HostCopy(seen.documents[0]), HostCopy(seen.documents[1]))
     x_norm = None if seen.x is None or v is None else HostCopy(
-        seen.x.detach()[samples, queries].to(mods.precision(seen.x)).norm(dim=-1), torch.float32)
+        seen.x.detach()[samples, queries].to(mods.precision_of(seen.x)).norm(dim=-1), torch.float32)
     copies = [one for one in (q, k, v, mask, *(documents or ()), x_norm) if one is not None]
     wo_r = seen.wo_r
     form = _Form(_scale(seen), seen.causal, seen.window, seen.softcap, seen.offset)

@@ -90,7 +90,7 @@ class ScoreMod:
                 at: Where) -> Tuple[torch.Tensor, torch.Tensor]:
         """(weights, logits), each [B, H, Tq, Tk], with one more key when there are sinks: the sink."""
         shape = (*q.shape[:3], k.shape[2] + (self.sinks is not None))
-        logits = torch.empty(shape, dtype=precision(q), device=q.device)
+        logits = torch.empty(shape, dtype=precision_of(q), device=q.device)
         if self.sinks is not None:
             logits[..., -1] = self.sinks.detach()[at.heads][:, None]
         weights = torch.empty_like(logits)
@@ -102,7 +102,7 @@ class ScoreMod:
     def _chunks(self, q: torch.Tensor, k: torch.Tensor, scale: float,
                 at: Where) -> Iterator[Tuple[int, slice, torch.Tensor, torch.Tensor]]:
         """(sample, rows, logits [H, rows, Tk], what the functions make of them), in the precision of torch's own."""
-        heads, queries, keys, precision = q.shape[1], q.shape[2], k.shape[2], precision(q)
+        heads, queries, keys, precision = q.shape[1], q.shape[2], k.shape[2], precision_of(q)
         count = max(1, ELEMENTS // (heads * keys))
         for sample in range(len(q)):
             across = k[sample].detach().to(precision).transpose(1, 2)
@@ -156,7 +156,7 @@ def _identity_of(function: Callable[..., Any]) -> Any:
     return code, tuple(enclosed)
 
 
-def precision(q: torch.Tensor) -> torch.dtype:
+def precision_of(q: torch.Tensor) -> torch.dtype:
     """In which numbers like these are computed with here: f64 or f32."""
     return torch.float64 if q.dtype == torch.float64 else torch.float32
 
