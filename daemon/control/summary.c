@@ -14,11 +14,13 @@
 
 /* The filters of a request; empty = any. */
 struct value_filter {
+    const struct publisher *publisher;
     const char *prefix; /* of the topics */
     char job[JOB_NAME_MAX + 1], stack[16], layer[16], site[16];
     char run[2 * RUN_BYTES + 1]; /* its first digits */
     uint8_t run_id[RUN_BYTES];
     uint32_t track;
+    bool falls_back; /* to projection matrices, of a layer that has nothing in `track` */
     uint32_t count;
     struct mpk_writer *result; /* NULL: only count */
 };
@@ -32,14 +34,23 @@ static bool segment_matches(const char **topic, const char *wanted)
     return matches;
 }
 
+static bool control_summary_takes_track(const struct value_filter *filter, const char *topic,
+                                        uint32_t track)
+{
+    return track == filter->track ||
+           (filter->falls_back && track == LIVE_PROJECTIONS &&
+            !publisher_has(filter->publisher, filter->run_id, topic, filter->track));
+}
+
 static void visit_value(void *data, const char *topic, const uint8_t *run, uint32_t track,
                         const void *value, size_t size)
 {
     struct value_filter *filter = data;
-    topic += strlen(filter->prefix);
-    if (track != filter->track || memcmp(run, filter->run_id, RUN_BYTES) != 0) {
+    if (memcmp(run, filter->run_id, RUN_BYTES) != 0 ||
+        !control_summary_takes_track(filter, topic, track)) {
         return;
     }
+    topic += strlen(filter->prefix);
     if (!segment_matches(&topic, filter->job) || !segment_matches(&topic, filter->stack) ||
         !segment_matches(&topic, filter->layer) || !segment_matches(&topic, filter->site)) {
         return;
@@ -111,7 +122,8 @@ static bool control_summary_read_track(const struct control_request *request,
     return found >= 0;
 }
 
-/* Results about projection matrices are apart from the newest of attention (live.h). */
+/* Results about projection matrices are apart from the newest of attention (live.h), and stand in
+ * for those of a layer that has none. */
 static bool control_summary_read_tier(const struct control_request *request,
                                       struct value_filter *filter)
 {
@@ -248,24 +260,23 @@ static int find_run_id(struct control_request *request, struct value_filter *fil
 static int control_summary_put_values(struct control_request *request, struct value_filter *filter,
                                       const struct run *run)
 {
-    const struct publisher *publisher = request->view->publisher;
-    publisher_each(publisher, filter->prefix, visit_value, filter);
+    filter->publisher = request->view->publisher;
+    publisher_each(filter->publisher, filter->prefix, visit_value, filter);
     if (filter->count == 0) {
         summary_describe_nothing(request, run);
         return ERR_NO_SUMMARY;
     }
     mpk_put_array(request->result, filter->count);
     filter->result = request->result;
-    publisher_each(publisher, filter->prefix, visit_value, filter);
+    publisher_each(filter->publisher, filter->prefix, visit_value, filter);
     return 0;
 }
 
 /* `own_key`: what is asked of this method alone. */
-static int control_summary_answer(struct control_request *request, const char *prefix,
+static int control_summary_answer(struct control_request *request, struct value_filter filter,
                                   const char *own_key)
 {
     const char *const keys[] = {"job", "run", "stack", "layer", "site", own_key};
-    struct value_filter filter = {.prefix = prefix};
     if (!request_takes(request, keys, sizeof keys / sizeof keys[0]) ||
         !control_summary_read_filter(request, &filter)) {
         return ERR_ARGUMENT;
@@ -277,10 +288,12 @@ static int control_summary_answer(struct control_request *request, const char *p
 
 int method_summary(struct control_request *request)
 {
-    return control_summary_answer(request, "summary/", "window");
+    struct value_filter filter = {.prefix = "summary/"};
+    return control_summary_answer(request, filter, "window");
 }
 
 int method_live(struct control_request *request)
 {
-    return control_summary_answer(request, "live/", "tier");
+    struct value_filter filter = {.prefix = "live/", .falls_back = true};
+    return control_summary_answer(request, filter, "tier");
 }

@@ -410,6 +410,20 @@ void publisher_each(const struct publisher *publisher, const char *prefix,
     }
 }
 
+bool publisher_has(const struct publisher *publisher, const uint8_t *run, const char *topic,
+                   uint32_t track)
+{
+    struct value_key key = make_key(topic, track);
+    for (int worth = WORTH_LITTLE; worth < WORTH_COUNT; worth++) {
+        const struct last_value *now = find_value(publisher, (enum worth)worth, &key);
+        if (now && memcmp(now->run, run, RUN_BYTES) == 0) {
+            return true;
+        }
+    }
+    memcpy(key.run, run, RUN_BYTES);
+    return find_value(publisher, WORTH_OTHER_RUN, &key) != NULL;
+}
+
 static void on_part_closed(struct publisher *publisher)
 {
     if (--publisher->open == 0) {

@@ -48,6 +48,10 @@ void publisher_each(const struct publisher *publisher, const char *prefix,
                                   const void *value, size_t size),
                     void *data);
 
+/* Whether the topic and the track have a last value of the run. */
+bool publisher_has(const struct publisher *publisher, const uint8_t *run, const char *topic,
+                   uint32_t track);
+
 /* Binds again when clients no longer find the socket. `data` is the publisher. */
 void publisher_keep(void *data);
 

@@ -97,10 +97,9 @@ void live_publish(struct run *run, const struct message *message)
     mpk_writer_init(&writer);
     live_encode(&live, &writer);
     if (mpk_writer_ok(&writer)) {
-        bool beside = header->type == MESSAGE_WEIGHTS && stream && stream->attended;
+        uint32_t track = header->type == MESSAGE_WEIGHTS ? LIVE_PROJECTIONS : 0;
         topic_layer("live", run->job, header->layer, topic);
-        run->sink->put(run->sink->data, run, topic, beside ? LIVE_PROJECTIONS : 0, &writer,
-                       RESULT_OTHER);
+        run->sink->put(run->sink->data, run, topic, track, &writer, RESULT_OTHER);
     }
     mpk_writer_clear(&writer);
     free(buffer);

@@ -5,8 +5,8 @@
 
 #include "daemon/run/run.h"
 
-/* The track (publisher.h) of a result about the projection matrices of a layer that has numbers of
- * attention too: as last values of one topic neither takes the other's place. */
+/* The track (publisher.h) of a result about projection matrices. A result about attention has
+ * track 0: as last values of one topic neither takes the other's place, whichever comes first. */
 #define LIVE_PROJECTIONS 1
 
 /* In the order in which messages came, so that the last value of a topic is the newest; those that

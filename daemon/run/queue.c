@@ -219,8 +219,6 @@ static int queue_place(struct run *run, struct stream *stream, struct message *m
         stream->heads = header->heads_total;
     }
     stream->measured = stream->measured || !message->code;
-    stream->attended =
-        stream->attended || (!message->code && message->header.type != MESSAGE_WEIGHTS);
     code = queue_find_parts(run, stream, message, places);
     if (!code) {
         code = message->code;

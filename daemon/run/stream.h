@@ -39,7 +39,6 @@ struct stream {
                        none yet */
     uint32_t heads; /* of the model; fixed with the first tensor, a hello only announces it */
     bool measured;  /* a tensor has come */
-    bool attended;  /* one of attention, or of queries and keys, since attnd runs */
     uint32_t *spectrum_next; /* [heads] by head_offset of a message: the one of its heads that the
                                 next one's spectra begin with; owned, NULL until there is one */
     uint64_t mapped_part;    /* 1 + the last part that a map was asked for in; 0 = none */

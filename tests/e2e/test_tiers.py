@@ -654,7 +654,7 @@ def test_projections_and_attention_of_one_layer_share_a_window(attnd, rng):
     assert summary["tier"] == "attention" and set(summary["weights"]) == {"wq", "wk", "wv", "wo", "wq_wk", "wv_wo"}
 
 
-def test_the_newest_numbers_of_attention_stay_when_projections_come(attnd, rng):
+def test_the_newest_of_attention_and_of_projections_both_stay(attnd, rng):
     reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
     given = dict(**projections(rng), heads=4, kv_heads=2, head_dim=HEAD_DIM)
 
@@ -663,14 +663,20 @@ def test_the_newest_numbers_of_attention_stay_when_projections_come(attnd, rng):
 
     trainer.projections(**given)
     reader.next()
-    assert newest() == [("weights", 0)]  # the layer has no others
-    trainer.attention(softmax(rng.normal(size=(2, 4, 6, 6)), np.ones((2, 6, 6), bool)), step=1)
+    assert newest() == newest(tier="weights") == [("weights", 0)]  # the layer has no others
+    weights = softmax(rng.normal(size=(2, 4, 6, 6)), np.ones((2, 6, 6), bool))
+    trainer.attention(weights, step=1)
     reader.next()
+    assert (newest(), newest(tier="weights")) == ([("attention", 1)], [("weights", 0)])
     trainer.projections(**given, step=2)
     reader.next()
     assert (newest(), newest(tier="weights")) == ([("attention", 1)], [("weights", 2)])
     late = Reader(attnd, "live/")
     assert sorted((late.next()[1]["tier"], late.next()[1]["tier"])) == ["attention", "weights"]
+    Trainer(attnd, "job").attention(weights, step=3)  # of another run
+    wait_until(lambda: newest() == [("attention", 3)], "the other run")
+    assert newest(run=trainer.run.hex()) == [("attention", 1)]
+    assert newest(run=trainer.run.hex(), tier="weights") == [("weights", 2)]
     with pytest.raises(RuntimeError, match="argument"):
         newest(tier="qk")
 
