@@ -1003,6 +1003,13 @@ def test_bad_arguments_are_value_errors():
                       {"stack": "middle"}, {"rank": -1}, {"world": 0}, {"probe": torch.rand(1), "probe_every": 0}):
         with pytest.raises(ValueError):
             attnd.watch(model, **{"job": "job", "endpoint": free_endpoint(), "wait": 0, **arguments})
+    for flag in ("evaluation", "values", "gradients", "residual", "tokens", "passive"):
+        for value in ("no", "off", [], 5, 0, *[None] * (flag != "tokens")):
+            with pytest.raises(ValueError, match=f"{flag} = .*: must be True(, False or None| or False)$"):
+                attnd.watch(model, job="job", endpoint=free_endpoint(), wait=0, **{flag: value})
+    for name, value in (("weights_every", True), ("weights_every", False), ("probe", 5), ("probe", True)):
+        with pytest.raises(ValueError, match=f"{name} = {value}: must be"):
+            attnd.watch(model, job="job", endpoint=free_endpoint(), wait=0, **{name: value})
     with pytest.raises(ValueError):
         attnd.watch("no model", job="job")
     assert not model._forward_hooks and threading.active_count() == threads

@@ -23,6 +23,14 @@ def check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> N
             raise TypeError(f"{function.__name__}() has no argument {name!r}{hint}")
 
 
+def check_flags(choices: Sequence[Any], **flags: Any) -> None:
+    """ValueError for a flag that is none of the choices: a text that says "no" must not count as yes."""
+    for name, value in flags.items():
+        if not any(value is choice for choice in choices):
+            *others, last = map(str, choices)
+            raise ValueError(f"{name} = {value!r:.80}: must be {', '.join(others)} or {last}")
+
+
 def check_patterns(name: str, given: Any) -> Tuple[str, ...]:
     """Patterns of module paths, as they were given: one, or several. ValueError when they are none."""
     several = (given,) if isinstance(given, str) else () if given is None else given

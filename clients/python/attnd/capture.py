@@ -37,7 +37,7 @@ import torch
 
 from . import torch_state, wire
 from .address import NOBODY, AddressError
-from .arguments import check_options, check_patterns, tell_unmatched
+from .arguments import check_flags, check_options, check_patterns, tell_unmatched
 from .calls import Context, Cut, Part, Queries, Seen, Share, heads_of, parts, present_of, queries_of, tells_padding
 from .gradients import Gradients
 from .hooks import ForwardHook, Hook, OptimizerHook, register_optimizer_hook, remove_all
@@ -113,7 +113,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     projections  {"wq": name, "wk": name, "wv": name, "wo": name} of modules or parameters within each attention, as
                  "to_q" or "to_out.0", when their names do not tell; "wqkv" for one that has all queries, then keys, then
                  values, "wqkv_by_head" for one that has them head by head
-    probe        inputs of the model, a tensor, tuple or dict, or "induction": random tokens that come twice and fit the
+    probe        inputs of the model, a tensor, tuple, list or dict, or "induction": random tokens that come twice and fit the
                  model (induction.py). They are run without gradients after every `probe_every` steps and published as job
                  "<job>.probe", when somebody is subscribed to that or world > 1; see Watch.probe
     first_step, first_epoch   where a resumed training goes on
@@ -134,6 +134,8 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     now; nothing is raised later.
     """
     check_options(watch, options)
+    check_flags((True, False), evaluation=evaluation, values=values, gradients=gradients, residual=residual, passive=passive)
+    check_flags((True, False, None), tokens=tokens)
     own_plan = _own_plan(every=every, samples=samples, rows=rows)
     share = _share(tensor_parallel)
     patterns = {name: check_patterns(name, given) for name, given in (("include", include), ("exclude", exclude))}
@@ -143,6 +145,8 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     _check_names(root, layers, stack)
     tell_unmatched(job, patterns, [clean_path(path) for path, _ in root.named_modules()])
     texts = check_labels(labels)
+    if isinstance(weights_every, bool):
+        raise ValueError(f"weights_every = {weights_every}: must be a number of epochs, 0 for never, or left out")
     weights_every = None if weights_every is None else wire.check_int("weights_every", weights_every, 10**9)
     names = check_projections(projections, root)
     probe_every = wire.check_int("probe_every", probe_every, minimum=0 if probe is None else 1)
@@ -150,6 +154,8 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
         if probe != "induction":
             raise ValueError(f"probe = {probe!r}: must be inputs of the model, or 'induction'")
         probe = InductionInputs(root, job)
+    elif probe is not None and not isinstance(probe, (torch.Tensor, tuple, list, Mapping)):
+        raise ValueError(f"probe = {probe!r:.80}: must be inputs of the model, a tensor, tuple, list or dict, or 'induction'")
     position = wire.check_int("first_epoch", first_epoch), wire.check_int("first_step", first_step)
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
         raise ValueError(f"optimizer: must be a torch.optim.Optimizer, not {type(optimizer).__name__}")
