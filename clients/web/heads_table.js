@@ -4,7 +4,7 @@
 import { h, number } from "./dom.js";
 import { headCount } from "./pickers.js";
 
-/** The metrics that have a column. */
+/** The metrics that have a column, in layers that have their numbers. */
 export const COLUMNS = [
     "entropy_normalized",
     "first_token",
@@ -13,6 +13,11 @@ export const COLUMNS = [
     "confidence",
     "max_logit",
     "importance",
+    "importance_gradient",
+    "output_norm",
+    "write_norm",
+    "residual_share",
+    "induction",
 ];
 /** Rows that are added at once, and px before the last row at which they are. */
 const ROWS = 64,
@@ -33,7 +38,7 @@ export class HeadsTable {
     /** The numbers of a live map; rows, their place and the focus stay. */
     draw(live) {
         this.live = live;
-        const columns = COLUMNS.filter((name) => valuesOf(live, name));
+        const columns = COLUMNS.filter((name) => this.hasColumn(name));
         if (String(columns) !== String(this.columns)) this.begin(columns);
         const count = headCount(live);
         this.table.setAttribute("aria-rowcount", count + 1);
@@ -41,6 +46,12 @@ export class HeadsTable {
         for (const row of this.rows.splice(count)) row.element.remove();
         this.rows.forEach((row, i) => this.fill(row, this.order[i]));
         this.add(Math.min(ROWS, count) - this.rows.length);
+    }
+
+    /** A metric whose numbers come now and then, as those of probes, keeps its column. */
+    hasColumn(name) {
+        const values = valuesOf(this.live, name);
+        return Boolean(values && (this.columns?.includes(name) || values.some(Number.isFinite)));
     }
 
     sorted(count) {

@@ -201,6 +201,38 @@ def test_numbers_of_a_thousand_heads_are_drawn_as_one_comes_to_them(strange, pag
     assert page.js("return document.querySelector('[aria-sort]').textContent + document.querySelector('[aria-sort]').ariaSort") == "confidencedescending"
 
 
+def test_numbers_that_only_some_layers_have_get_columns_there(page):
+    one, rng = Site(), np.random.default_rng(5)
+    trainer = Trainer(one.daemon, JOB)
+    always = ["entropy_normalized", "first_token", "previous_token", "local_mass", "confidence"]
+    of_output = ["importance_gradient", "output_norm", "write_norm", "residual_share"]
+    q = rng.normal(size=(1, 2, 8, 4)).astype(np.float32)
+    output = dict(dout=q, wo_r=rng.normal(size=(2, 3, 4)).astype(np.float32), x_norm=np.full((1, 8), 2, np.float32))
+    tokens = np.tile(np.arange(4, dtype=np.int32), 2)[None]
+
+    def headers():
+        return page.texts("main table th")
+
+    def rows():
+        return page.js("return [...document.querySelectorAll('main tbody tr')].map((tr) => [...tr.cells].map((cell) => cell.textContent))")
+
+    try:
+        trainer.attention(softmax_maps(rng, 1, 2, 6, 6), layer=0)
+        trainer.qk(q, q, v=q, scale=0.5, causal=True, tokens=tokens, layer=1, **output)
+        wait_until(lambda: len(one.api("live", job=JOB, or_null=1) or []) == 2, "both layers")
+        page.open(one, f"#/layer?job={JOB}&stack=decoder&layer=0&site=self").ready()
+        assert headers() == ["head", "pattern", *always, "importance"]
+        page.open(one, f"#/layer?job={JOB}&stack=decoder&layer=1&site=self").ready()
+        assert headers() == ["head", "pattern", *always, "max_logit", "importance", *of_output, "induction"]
+        heads = one.api("live", job=JOB, layer=1)[0]["heads"]
+        assert [row[-5:] for row in rows()] == [[shown(heads[name][h]) for name in (*of_output, "induction")] for h in range(2)]
+        trainer.qk(q, q, v=q, scale=0.5, causal=True, step=1, layer=1, **output)  # without tokens
+        wait_until(lambda: [row[-1] for row in rows()] == ["–", "–"], "the next message")
+        assert headers()[-1] == "induction", "a column that is there stays"
+    finally:
+        one.close()
+
+
 def test_maps_of_a_thousand_heads_come_in_as_few_cells_as_are_shown(strange, page):
     page.open(strange, "#/layer?job=many").ready()
     thumbs_drawn(page, 1)
