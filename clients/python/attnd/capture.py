@@ -72,9 +72,9 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
           stack: Optional[str] = None, layers: Optional[Mapping[str, Sequence[Any]]] = None,
           rank: Optional[int] = None, world: Optional[int] = None,
           tensor_parallel: Optional[Tuple[int, int]] = None, evaluation: bool = False, tokens: Optional[bool] = None,
-          values: bool = False, gradients: bool = False, residual: bool = False, labels: Any = None, weights_every: Optional[int] = None,
-          projections: Optional[Mapping[str, str]] = None, probe: Any = None, probe_every: int = 100,
-          first_step: int = 0, first_epoch: int = 0, wait: float = 2.0,
+          values: bool = False, gradients: bool = False, residual: bool = False, labels: Any = None,
+          weights_every: Optional[int] = None, projections: Optional[Mapping[str, str]] = None, probe: Any = None,
+          probe_every: int = 100, first_step: int = 0, first_epoch: int = 0, wait: float = 2.0,
           queue_bytes: int = DEFAULT_QUEUE_BYTES, run: Optional[Any] = None,
           publisher: Optional[Publisher] = None, passive: bool = False, include: Any = None, exclude: Any = None,
           settings: Optional[Mapping[str, Any]] = None, start: Optional[str] = None, **options: Any) -> "Watch":
