@@ -178,6 +178,21 @@ def test_names_that_are_told_go_before_all(watched, order):
     np.testing.assert_array_equal(got["wo"], attn(model).back.weight.detach().numpy())
 
 
+def test_names_that_are_told_leave_the_others_to_be_found(watched):
+    model = Model(lambda: simple(o="mixer"))
+    got, _ = matrices_of(watched(model, projections={"wo": "mixer"}), model)
+    it = attn(model)
+    assert_equal(got, wq=it.q_proj.weight, wk=it.k_proj.weight, wv=it.v_proj.weight, wo=it.mixer.weight)
+
+
+def test_one_that_is_told_goes_before_the_one_of_its_row(watched):
+    model = Model(lambda: Attention({name: (D, D) for name in ("mine", "k_proj", "v_proj", "o_proj")},
+                                    separate("mine", "k_proj", "v_proj")))
+    got, _ = matrices_of(watched(model, projections={"wq": "mine"}), model)
+    it = attn(model)
+    assert_equal(got, wq=it.mine.weight, wk=it.k_proj.weight, wv=it.v_proj.weight, wo=it.o_proj.weight)
+
+
 fused = getattr(nn.functional, "scaled_dot_product_attention", None)
 
 
@@ -453,7 +468,8 @@ def test_what_is_sharded_away_is_skipped_and_not_touched(watched, caplog):
 
 def test_matrices_that_layers_share_are_sent_once(watched, caplog):
     model = Model(simple)
-    model.blocks[1]["attn"].q_proj = attn(model).q_proj
+    for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+        setattr(attn(model, 1), name, getattr(attn(model), name))
     it = watched(model)
     for _ in range(2):
         train(it, model)
@@ -461,6 +477,18 @@ def test_matrices_that_layers_share_are_sent_once(watched, caplog):
     assert [(layer, epoch) for layer, epoch, *_ in sent(it)] == [(0, 0), (0, 1)]
     assert told(caplog) == ["job job: W_q, W_k, W_v and W_o of blocks.1.attn (Attention) are not published: they are those "
                             "of blocks.0.attn, of which they are published"]
+
+
+@pytest.mark.parametrize("shared", [["q_proj"], ["q_proj", "k_proj", "v_proj"]])
+def test_layers_that_share_some_matrices_are_all_sent(watched, caplog, shared):
+    model = Model(simple)
+    for name in shared:
+        setattr(attn(model, 1), name, getattr(attn(model), name))
+    it = watched(model)
+    train(it, model)
+    it.epoch_end()
+    assert [layer for layer, *_ in sent(it)] == [0, 1] and told(caplog) == []
+    assert_equal(sent(it)[1][3], **{f"w{name}": getattr(attn(model, 1), f"{name}_proj").weight for name in "qkvo"})
 
 
 def test_shapes_that_do_not_fit_the_heads_are_skipped(watched, caplog):
@@ -496,6 +524,8 @@ def test_a_broken_model_is_told_and_never_raises(watched, monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("given,why", [({"wx": "q_proj"}, "must map some of wq, wk, wv, wo, wqkv, wqkv_by_head"),
+                                       ({"wq": "q_proj", "wqkv": "q_proj"}, "so one of them goes with wo alone"),
+                                       ({"wqkv": "q_proj", "wqkv_by_head": "q_proj"}, "so one of them goes with wo alone"),
                                        ({"wq": 3}, "must map some of"), (["q_proj"], "must map some of"),
                                        ({"wq": "missing"}, "no module or parameter of the model is called 'missing'")])
 def test_bad_names_are_errors_at_once(given, why):

@@ -7,7 +7,7 @@ They are looked for in the module that attends, then in those around it, up to i
     in one     qkv and the names in FUSED, when the order of its rows is certain: by the name (in_proj_weight, GPT-2's
                c_attn, which is transposed), by the class of the module (BY_CLASS), or by where queries and keys of
                the first captured forward lie within one tensor. It is never guessed
-    told       projections={"wq": "to_q", ...}, names as above
+    told       projections={"wq": "to_q", ...}, names as above; what it does not name is looked for all the same
 
 The heads are those that were captured, and all shapes have to agree with them. LoRA: base + scale B A, put together on
 the sender thread. A matrix that is sharded, quantised or parametrised is not there in words that attnd understands: its
@@ -53,7 +53,8 @@ BLOCKS, BY_HEAD = "wqkv", "wqkv_by_head"
 BY_NAME = {"in_proj_weight": BLOCKS, "c_attn": BLOCKS}
 BY_CLASS = {"GPTNeoXAttention": BY_HEAD, "BloomAttention": BY_HEAD, "PersimmonAttention": BY_HEAD,
             "Phi3Attention": BLOCKS, "ModernBertAttention": BLOCKS, "MptAttention": BLOCKS}
-GIVEN = ("wq", "wk", "wv", "wo", BLOCKS, BY_HEAD)  # the names in projections=
+READ = ("wq", "wk", "wv")
+GIVEN = (*READ, "wo", BLOCKS, BY_HEAD)  # the names in projections=
 
 
 class Refused(Exception):
@@ -86,6 +87,11 @@ class _Matrix(NamedTuple):
     def nbytes(self) -> int:
         sources = [self.tensor, *(tensor for _, *pair in self.added for tensor in pair)]
         return sum(tensor.numel() * tensor.element_size() for tensor in sources)
+
+    @property
+    def places(self) -> Tuple[int, ...]:
+        """Where its numbers lie."""
+        return (self.tensor.data_ptr(), *(tensor.data_ptr() for _, *pair in self.added for tensor in pair))
 
     def copy(self) -> Callable[[], Tuple[str, np.ndarray]]:
         """Copies it now; what is returned gives dtype and numbers, [out, in]."""
@@ -172,7 +178,7 @@ class Projections:
         self._attends: Dict[str, _Attends] = {}
         self._waiting: Dict[str, wire.Layer] = {}  # by path, in order
         self._needs = 0  # bytes of the first of them
-        self._sent: Dict[int, str] = {}  # paths by where their first matrix lies, of this time
+        self._sent: Dict[Any, str] = {}  # paths by where their matrices lie, of this time
         self._epochs = False  # one has ended
         self._refused: Dict[str, List[Tuple[str, str]]] = {}  # paths and reasons, by kind
         self._told: List[str] = []
@@ -226,8 +232,8 @@ class Projections:
         """The matrices of a layer; None: they cannot be published."""
         try:
             found = _find(modules, path, self._attends[path], self._given)
-            place = next(iter(found.matrices.values())).tensor.data_ptr()
-            other = self._sent.setdefault(place, path)
+            places = tuple((name, found.matrices[name].places) for name in GIVEN if name in found.matrices)
+            other = self._sent.setdefault(places, path)
             if other != path:
                 raise Refused("tied", f"they are those of {other}, of which they are published")
             return found
@@ -254,6 +260,10 @@ def check_projections(given: Any, root: torch.nn.Module) -> Mapping[str, str]:
             not all(isinstance(name, str) and name for name in given.values()):
         raise ValueError(f"projections = {given!r}: must map some of {', '.join(GIVEN)} to names of modules or parameters "
                          "within the attention, as {'wq': 'to_q', 'wo': 'to_out.0'}")
+    orders = [name for name in (BLOCKS, BY_HEAD) if name in given]
+    if len(orders) > 1 or orders and set(READ) & set(given):
+        raise ValueError(f"projections = {given!r}: {BLOCKS} and {BY_HEAD} are each W_q, W_k and W_v in one, so one of "
+                         "them goes with wo alone")
     known = [*modules_of(root), *(clean_path(path) for path, _ in root.named_parameters())]
     for name in given.values():
         if not any(path == name or path.endswith(f".{name}") for path in known):
@@ -279,17 +289,20 @@ def modules_of(root: torch.nn.Module) -> Dict[str, torch.nn.Module]:
 def _find(modules: Modules, path: str, attends: _Attends, given: Mapping[str, str]) -> _Layer:
     """The matrices of the attention at `path`. Refused."""
     found: Dict[str, _Matrix] = {}
+    wanted = () if BLOCKS in given or BY_HEAD in given else tuple(name for name in READ if name not in given)
+    automatic = [*(" ".join(names) for names in SEPARATE), *FUSED] if wanted else []
     for holder in _around(path):
-        if given:
-            for name in (name for name in given if name not in found):
-                matrix = _matrix_at(modules, holder, given[name])
-                found.update({} if matrix is None else {name: matrix})
-        elif not found:
-            found = _separate(modules, holder) or _fused(modules, holder, attends)
-            out = _output(modules, holder, found, attends.heads) if found else None
-            found.update({} if out is None else {"wo": out})
+        told = {name: _matrix_at(modules, holder, given[name]) for name in given if name not in found}
+        here = {name: matrix for name, matrix in told.items() if matrix is not None}
+        if wanted:
+            read = _separate(modules, holder, wanted) or (_fused(modules, holder, attends) if wanted == READ else {})
+            wanted = () if read else wanted
+            here.update(read)
+        found.update(here)
+        out = _output(modules, holder, found, attends.heads) if here and "wo" not in {**given, **found} else None
+        found.update({} if out is None else {"wo": out})
     if not found:
-        looked_at = ", ".join(given.values()) if given else ", ".join((*(" ".join(each) for each in SEPARATE), *FUSED))
+        looked_at = ", ".join((*given.values(), *automatic))
         raise Refused("names", f"it has none of {looked_at}. projections={{'wq': 'NAME', 'wk': 'NAME', 'wv': 'NAME', 'wo': "
                       "'NAME'} tells their names within an attention, weights_every=0 silences this")
     return _checked(found, attends)
@@ -304,11 +317,12 @@ def _around(path: str) -> List[str]:
     return found
 
 
-def _separate(modules: Modules, holder: str) -> Dict[str, _Matrix]:
+def _separate(modules: Modules, holder: str, wanted: Tuple[str, ...]) -> Dict[str, _Matrix]:
     for names in SEPARATE:
-        found = [_matrix_at(modules, holder, name) for name in names]
-        if all(matrix is not None for matrix in found):
-            return {key: matrix for key, matrix in zip(("wq", "wk", "wv"), found) if matrix is not None}
+        told = {key: _matrix_at(modules, holder, name) for key, name in zip(READ, names) if key in wanted}
+        found = {key: matrix for key, matrix in told.items() if matrix is not None}
+        if len(found) == len(wanted):
+            return found
     return {}
 
 
@@ -330,7 +344,9 @@ def _fused(modules: Modules, holder: str, attends: _Attends) -> Dict[str, _Matri
 
 def _output(modules: Modules, holder: str, found: Mapping[str, _Matrix], heads: int) -> Optional[_Matrix]:
     """W_o, which leads back to where W_q reads from."""
-    first = next(iter(found.values()))
+    first = next((found[name] for name in ("wq", BLOCKS, BY_HEAD) if name in found), None)
+    if first is None:
+        return None
     inner = first.shape[0] if "wq" in found else None
     places = [(holder, name) for name in OUT] + [(holder.rpartition(".")[0], "output.dense")]
     for place, name in places:
