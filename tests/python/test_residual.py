@@ -27,7 +27,7 @@ class Attention(torch.nn.Module):
         self.out = out
 
     def forward(self, x):
-        q, k, v = (part.view(B, T, H, D).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        q, k, v = (part.view(*x.shape[:2], H, D).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
         y = torch.nn.functional.scaled_dot_product_attention(q, k, v)
         return getattr(self, self.out)(y.transpose(1, 2).flatten(2))
 
@@ -101,9 +101,107 @@ def test_what_is_not_found_is_left_out_and_told_once(watched, caplog):  # noqa: 
     assert [set(tensors_of(message)) for message in it.sent()] == 2 * [{"q", "k", "v"}]
     said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(said) == 1 and "what the heads of blocks.0.attn write is not known" in said[0]
+    assert said[0].endswith("projections={'wo': 'NAME'} tells its name; residual=False silences this")
     it = watched(Model(out="mixer"), gradients=False, residual=True, projections={"wo": "mixer"})
     it._root(x())
     assert {"wo_r", "x_norm"} < set(one(it))
+
+
+class Separate(Attention):
+    """Its queries, keys and values are of these names."""
+
+    def __init__(self, q, k, v):
+        super().__init__()
+        del self.qkv
+        self.names = q, k, v
+        for name in self.names:
+            setattr(self, name, torch.nn.Linear(WIDTH, H * D))
+
+    def forward(self, x):
+        q, k, v = (getattr(self, name)(x).view(*x.shape[:2], H, D).transpose(1, 2) for name in self.names)
+        return self.out_proj(torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+def parametrised(model):
+    model.blocks[0].attn = Separate("q_proj", "k_proj", "v_proj")
+    torch.nn.utils.parametrizations.weight_norm(model.blocks[0].attn.q_proj)
+
+
+def of_uncertain_order(model):
+    class Apart(Attention):
+        """Its queries and keys do not lie within one tensor."""
+
+        def forward(self, x):
+            q, k, v = (part.reshape(*x.shape[:2], H, D).transpose(1, 2).clone() for part in self.qkv(x).chunk(3, -1))
+            return self.out_proj(torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+    model.blocks[0].attn = Apart()
+
+
+def of_other_names(model):
+    model.blocks[0].attn = Separate("a", "b", "c")
+
+
+def without_readers(model):
+    model.blocks[0].attn = Separate("q_proj", "b", "c")
+
+
+@needs_sdpa
+@pytest.mark.parametrize("changed", [parametrised, of_uncertain_order, of_other_names, without_readers])
+def test_the_output_is_found_whatever_the_queries_are_made_by(watched, caplog, changed):  # noqa: F811
+    model = Model()
+    changed(model)
+    it = watched(model, gradients=False, residual=True, weights_every=0)
+    model(x())
+    tensors, wo = one(it), model.blocks[0].attn.out_proj.weight.detach()
+    assert np.linalg.norm(tensors["wo_r"]) == pytest.approx(float(wo.norm()), rel=1e-5)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+@needs_sdpa
+def test_an_output_that_is_told_and_does_not_fit_is_told(watched, caplog):  # noqa: F811
+    model = Model()
+    model.blocks[0].attn.other = torch.nn.Linear(2 * WIDTH, WIDTH)
+    it = watched(model, gradients=False, residual=True, projections={"wo": "other"})
+    model(x())
+    assert set(one(it)) == {"q", "k", "v"}
+    assert any("wo [8, 16] does not fit 2 heads of 4 dimensions" in record.getMessage() for record in caplog.records)
+
+
+@needs_sdpa
+def test_as_many_samples_as_queries_are_not_taken_for_each_other(watched):  # noqa: F811
+    square = random(T, T, WIDTH)
+    for batch_first, known in ((None, False), (False, False), (True, True)):
+        model = Model()
+        if batch_first is not None:
+            model.blocks[0].attn.batch_first = batch_first
+        it = watched(model, gradients=False, residual=True)
+        model(square)
+        tensors = one(it)
+        assert ("x_norm" in tensors, "wo_r" in tensors) == (known, True)
+    np.testing.assert_allclose(tensors["x_norm"], square.norm(dim=-1).numpy(), rtol=1e-6)
+
+
+@needs_sdpa
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_the_order_of_the_blocks_of_torch_is_known(watched, batch_first):  # noqa: F811
+    layer = torch.nn.TransformerEncoderLayer(WIDTH, H, WIDTH, dropout=0.0, batch_first=batch_first)
+    model, square = torch.nn.TransformerEncoder(layer, 1, enable_nested_tensor=False), random(T, T, WIDTH)
+    it = watched(model, gradients=False, residual=True)
+    model(square)
+    np.testing.assert_allclose(one(it)["x_norm"], (square if batch_first else square.transpose(0, 1)).norm(dim=-1).numpy(), rtol=1e-6)
+
+
+@needs_sdpa
+def test_what_cannot_be_read_costs_no_message(watched, caplog):  # noqa: F811
+    model = Model()
+    it = watched(model, gradients=False, residual=True, steps="manual", weights_every=0)
+    for step in range(2):
+        torch.func.grad(lambda weights: torch.func.functional_call(model, weights, (x(step),)).sum())(dict(model.named_parameters()))
+        it.step()
+    assert [set(tensors_of(message)) for message in it.sent()] == 2 * [{"q", "k", "v"}]
+    said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(said) == 1 and "could not be read" in said[0] and said[0].endswith("residual=False silences this")
 
 
 @needs_sdpa

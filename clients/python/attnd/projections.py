@@ -273,12 +273,47 @@ def check_projections(given: Any, root: torch.nn.Module) -> Mapping[str, str]:
 
 # ------------------------------------------------------------------------------------------- finding them
 
-def find_output(modules: Modules, path: str, seen: Queries, given: Mapping[str, str]) -> "_Matrix":
-    """W_o of the attention at `path`, of which this was seen. Refused."""
-    found = _find(modules, path, _Attends(heads_of(seen), int(seen.q.shape[3]), _order_of(seen)), given).matrices.get("wo")
-    if found is None:
-        raise Refused("names", f"it has none of {', '.join(OUT)}. projections={{'wo': 'NAME'}} tells its name")
-    return found
+def find_output(modules: Modules, path: str, heads: int, width: int, given: Mapping[str, str]) -> _Matrix:
+    """W_o of the attention at `path`, which has so many heads whose outputs are so wide. It is looked for alone, so W_q,
+    W_k and W_v may be what cannot be published, or have other names. Refused."""
+    for holder in _around(path):
+        if "wo" in given:
+            found = _matrix_at(modules, holder, given["wo"])
+            if found is not None and found.shape[1] != heads * width:
+                raise Refused("shapes", f"wo {list(found.shape)} does not fit {heads} heads of {width} dimensions")
+        else:
+            reader = _reader(modules, holder, given)
+            found = _named_output(modules, holder, reader, heads * width) if reader is not None or holder == path else None
+            if found is None and reader is not None:
+                break
+        if found is not None:
+            return found
+    raise Refused("names", f"it has none of {given.get('wo') or ', '.join(OUT)} that fits {heads} heads of {width} dimensions. "
+                  "projections={'wo': 'NAME'} tells its name")
+
+
+def _reader(modules: Modules, holder: str, given: Mapping[str, str]) -> Optional[str]:
+    """The name of what makes queries in `holder`; None: there is no such thing. It need not be what can be published."""
+    told = [(given[name],) for name in ("wq", BLOCKS, BY_HEAD) if name in given]
+    for names in told or (*SEPARATE, *((name,) for name in FUSED)):
+        if all(_is_there(modules, holder, name) for name in names):
+            return names[0]
+    return None
+
+
+def _named_output(modules: Modules, holder: str, reader: Optional[str], columns: int) -> Optional[_Matrix]:
+    """W_o of these columns by a name in OUT, or with a reader BERT's in the module around, which leads back to where it
+    reads from, when that is known."""
+    try:
+        read = None if reader is None else _matrix_at(modules, holder, reader)
+    except Refused:
+        read = None
+    around = [] if reader is None else [(holder.rpartition(".")[0], "output.dense")]
+    for place, name in [(holder, name) for name in OUT] + around:
+        matrix = _matrix_at(modules, place, name)
+        if matrix is not None and matrix.shape[1] == columns and (read is None or matrix.shape[0] == read.shape[1]):
+            return matrix
+    return None
 
 
 def modules_of(root: torch.nn.Module) -> Dict[str, torch.nn.Module]:
@@ -401,6 +436,14 @@ def _matrix_at(modules: Modules, holder: str, name: str) -> Optional[_Matrix]:
     owner = modules.get(".".join(filter(None, (holder, *inner))))
     parameter = None if owner is None else owner._parameters.get(last)
     return None if parameter is None else _Matrix(_plain(name, parameter))
+
+
+def _is_there(modules: Modules, holder: str, name: str) -> bool:
+    """Whether `holder` has a module or parameter of this name, be it a matrix or not."""
+    module = modules.get(f"{holder}.{name}".lstrip("."))
+    *inner, last = name.split(".")
+    owner = modules.get(".".join(filter(None, (holder, *inner))))
+    return module is not None or owner is not None and owner._parameters.get(last) is not None
 
 
 def _matrix_of(name: str, module: torch.nn.Module) -> Optional[_Matrix]:

@@ -5,10 +5,11 @@
              projections.py has it, and copied once a step; the sender thread makes the QR
     x_norm   [B, Tq]: norms of what the layer gets: the first positional argument [B, Tq, width] of the block that a
              self-attention is in (the nearest module around it with a number). A cross-attention reads the stream
-             later in its block, where no module gets it, so it has none
+             later in its block, where no module gets it, so it has none. Where B = Tq the shape does not tell samples
+             from queries: it is taken of blocks of torch and transformers, and of attentions that say batch_first
 
 Both are for queries and keys that travel with values. Each is left out where it is not found; the first W_o that is not
-is told.
+is told. Nothing here loses a message: what fails is told once, and the message goes without them.
 """
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ class Residual:
         self._given = given
         self._modules: Dict[str, torch.nn.Module] = {}
         self._factors: Dict[str, Optional[Factor]] = {}  # of this step, by path
-        self._told = False
+        self._told = self._failed = False
 
     def step_ends(self) -> None:
         """The optimizer has changed the weights."""
@@ -49,25 +50,33 @@ class Residual:
         if seen.v is None or not self._publisher.takes_output:
             return seen
         path = path.partition("#")[0]
-        if path not in self._factors:
-            self._factors[path] = self._factor(path, seen)
-        factor = self._factors[path]
-        if factor is None or factor.width != int(seen.v.shape[3]):
+        try:
+            if path not in self._factors:
+                self._factors[path] = self._factor(path, heads_of(seen), int(seen.v.shape[3]))
+            factor = self._factors[path]
+            if factor is None or factor.width != int(seen.v.shape[3]):
+                return seen
+            return seen._replace(wo_r=factor, x=_stream(queries_of(seen), entered) if is_self else None)
+        except Exception as error:  # as tensors of torch.func.grad do, which have no memory
+            self._factors[path] = None
+            if not self._failed:
+                self._failed = True
+                log.warning("job %s: what the heads of %s write is left out, as it could not be read (%s: %s); residual=False "
+                            "silences this", self._publisher.job, path or "the model", type(error).__name__, error)
             return seen
-        return seen._replace(wo_r=factor, x=_stream(queries_of(seen), entered) if is_self else None)
 
-    def _factor(self, path: str, seen: Queries) -> Optional["Factor"]:
+    def _factor(self, path: str, heads: int, width: int) -> Optional["Factor"]:
         self._modules = self._modules or modules_of(self._root)
         try:
-            matrix = find_output(self._modules, path, seen, self._given)
+            matrix = find_output(self._modules, path, heads, width, self._given)
             if not self._publisher.has_room(matrix.nbytes):
                 return None
-            return Factor(matrix.copy(), heads_of(seen), matrix.shape[1])
+            return Factor(matrix.copy(), heads, matrix.shape[1])
         except Refused as refused:
             if not self._told:
                 self._told = True
-                log.warning("job %s: what the heads of %s write is not known, as W_o is not: %s", self._publisher.job,
-                            path or "the model", refused)
+                log.warning("job %s: what the heads of %s write is not known, as W_o is not: %s; residual=False silences "
+                            "this", self._publisher.job, path or "the model", refused)
             return None
 
 
@@ -107,4 +116,14 @@ def _stream(size: Tuple[int, int], entered: Sequence["Entered"]) -> Optional[tor
     if given.dim() != 3 or not given.is_floating_point():
         return None
     given = given.transpose(0, 1) if getattr(attention.module, "batch_first", True) is False else given
+    if size[0] == size[1] > 1 and not _order_is_known(block, attention):
+        return None
     return given if tuple(given.shape[:2]) == size else None
+
+
+def _order_is_known(block: "Entered", attention: "Entered") -> bool:
+    """Whether samples come first where `_stream` says so, without a look at the shape. batch_first=False is the default,
+    so a block by hand may well transpose."""
+    forward = str(getattr(type(block.module).forward, "__module__", ""))
+    return getattr(attention.module, "batch_first", None) is True or \
+        forward.startswith(("torch.nn.modules.transformer", "transformers."))
