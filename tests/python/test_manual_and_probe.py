@@ -6,7 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import attnd
-from conftest import free_endpoint
+from conftest import FakeDaemon, free_endpoint
 
 T, D, H = 6, 8, 2
 
@@ -90,6 +90,23 @@ def test_by_hand_has_the_tokens_of_the_input_as_what_is_captured(daemon, publish
             for _, h, frames in daemon.until_bye() if h["type"] != "event"]
     expected = [[tokens[:1].numpy().astype("<i4").tobytes()]] * 4 if given else [[]] * 4
     assert sent == [*expected, []]
+
+
+def test_what_an_encoder_by_hand_reads_that_is_not_wanted_is_not_the_decoders():
+    class TwoStacks(torch.nn.Module):
+        def forward(self, tokens):
+            q = torch.rand(*tokens.shape[:1], H, tokens.shape[1], D)
+            self.queued = [attnd.publish_qk(q, q, stack=stack, layer=0) for stack in ("encoder", "decoder")]
+
+    fake = FakeDaemon(topics=(b"tensor/job/decoder/",))
+    model = TwoStacks()
+    with attnd.Publisher("job", fake.endpoint) as publisher:
+        fake.attach(publisher)
+        with attnd.watch(model, job="job", publisher=publisher, tokens=True):
+            model(torch.randint(50, (2, T)))
+        assert model.queued == [False, True]
+        assert [t["name"] for t in fake.next()[1]["tensors"]] == ["q", "k"]
+    fake.close()
 
 
 class Checkpointed(torch.nn.Module):

@@ -1139,6 +1139,33 @@ def test_tokens_are_those_that_the_stack_reads(daemon, watched, own_decoder):
         assert decoder is None, "what the encoder has read"
 
 
+@pytest.mark.parametrize("options, topic", [({"exclude": "encoder"}, b""), ({}, b"tensor/job/decoder/")])
+def test_what_an_encoder_reads_that_is_not_captured_is_not_the_decoders(options, topic):
+    fake = FakeDaemon(topics=(topic,))
+    model, mask, tokens = Embedded(), torch.ones(2, 5, dtype=torch.int64), torch.randint(50, (2, 5))
+    with attnd.Publisher("job", fake.endpoint) as publisher:
+        fake.attach(publisher)
+        with attnd.watch(model, job="job", publisher=publisher, tokens=True, labels=WORDS, steps="manual", samples=0,
+                         **options):
+            for _ in range(2):
+                model(mask, tokens)
+        messages = [next_tensors(fake) for _ in range(2)]
+    assert [(m[1]["stack"], "tokens" in tensors_of(m), "labels" in m[1]) for m in messages] == 2 * [("decoder", False, False)]
+    fake.close()
+
+
+def test_an_encoder_of_something_else_leaves_the_decoder_its_tokens(daemon, watched):
+    class Captions(Embedded):
+        def forward(self, image, input_ids):
+            y = self.embed(input_ids)
+            return self.encoder(image, image, image)[0].mean() + self.decoder(y, y, y)[0]
+
+    tokens = torch.randint(50, (2, 5))
+    with watched(Captions(), tokens=True, exclude="encoder", samples=0) as it:
+        it._root(torch.rand(2, 9, D), tokens)
+    assert (tensors_of(next_tensors(daemon))["tokens"] == tokens.numpy()).all()
+
+
 def test_tokens_are_copied_once_and_only_when_they_travel(daemon, watched, monkeypatch):
     copied = []
 

@@ -552,11 +552,13 @@ class Watch:
                 seen = seen._replace(v=None)
             place = layer or self._names.place_of(path, self._unnamed)
             self._note_padding(place, seen, plan)
+            stack = self._names.stack_of(path)
+            if stack == "encoder":
+                self._tokens.encoder_attends(queries_of(seen)[1])
             if layer is not None and not (plan.takes_layer(layer) and self.publisher.wanted(*layer)):
                 return
             microbatch = self._passes.get(path, 0)
             self._passes[path] = microbatch + 1
-            stack = self._names.stack_of(path)
             context = Context(microbatch, self._tokens.sent(stack, *queries_of(seen)), self._tokens.labelled)
             if place[0] == "decoder" and place[2] == "cross":
                 context = context._replace(present=self._padding.of(queries_of(seen)))
@@ -595,6 +597,16 @@ class Watch:
     def expects(self, path: str, call: int) -> None:
         """See spy.Watcher. Layers are named in the order in which they run."""
         self._unnamed.setdefault(call_name(path, call), 0)
+        if self._names.stack_of(call_name(path, call)) == "encoder":
+            self._tokens.encoder_attends()
+
+    def leaves_out(self, path: str, call: int, seen: Seen) -> None:
+        """See spy.Watcher. The decoder does not read what its encoder does, captured or not."""
+        try:
+            if self._names.stack_of(call_name(path, call)) == "encoder":
+                self._tokens.encoder_attends(queries_of(seen)[1])
+        except Exception:
+            self.failed(f"what {path or 'the model'} reads could not be told")
 
     def awaits(self, path: str) -> bool:
         """See spy.Watcher."""
@@ -726,9 +738,12 @@ class Watch:
         return numbers if np.array_equal(numbers, copy.numpy()) else None  # what does not fit 32 bits is no token
 
     def wants(self, layer: wire.Layer) -> bool:
-        """Whether this attention is to be published at this step."""
+        """Whether this attention, which is computed now, is to be published at this step."""
         plan = self.plan
-        return plan.takes_step(self._step) and plan.takes_layer(layer) and self.publisher.wanted(*layer)
+        wanted = plan.takes_step(self._step) and plan.takes_layer(layer) and self.publisher.wanted(*layer)
+        if layer[0] == "encoder" and not wanted:
+            self._tokens.encoder_attends()
+        return wanted
 
     @property
     def plan(self) -> Plan:

@@ -65,6 +65,9 @@ class Watcher(Protocol):
     def expects(self, path: str, call: int) -> None:
         """The same may be told later in this forward, or may not."""
 
+    def leaves_out(self, path: str, call: int, seen: Seen) -> None:
+        """It did this, and the user wants nothing of it; a softmax may be no attention."""
+
     def awaits(self, path: str) -> bool:
         """Backward repeats the module at `path`, which ran without gradients before; whether that is to be followed."""
 
@@ -157,7 +160,9 @@ class Spy:
             self.watcher.saw_again(path, call, seen)
         elif self.judge is None:
             self.watcher.saw(path, call, seen)
-        elif not self.judge.excludes(call_name(path, call)):
+        elif self.judge.excludes(call_name(path, call)):
+            self.watcher.leaves_out(path, call, seen)
+        else:
             if result is None or not isinstance(seen, Weights):
                 self.watcher.saw(path, call, seen)
             else:

@@ -71,8 +71,15 @@ class Tokens:
         tokens = self.of(stack)
         if tokens is None or tokens.shape[1] != queries:
             return None
-        self._encoded = self._encoded or stack == "encoder"
+        if stack == "encoder":
+            self.encoder_attends(queries)
         return tokens if self._travel() and tokens.shape[0] == samples else None
+
+    def encoder_attends(self, queries: Optional[int] = None) -> None:
+        """An encoder attends in the forward that runs, captured or not, with so many queries; None: it is not known."""
+        read = self._copies.get("")
+        if read is not None and queries in (None, read.shape[1]):
+            self._encoded = True
 
     def of(self, stack: str) -> Optional[HostCopy]:
         """The tokens that the stack reads in the forward that runs; None when they are not known."""
