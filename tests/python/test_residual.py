@@ -7,9 +7,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import attnd
 from attnd.calls import Context, Queries, Share, parts
 from attnd.plan import Plan
 from attnd.residual import Factor, floats_of
+from conftest import FakeDaemon
 from test_calls import LAYER, messages, random
 from test_gradients import NEWEST, needs_sdpa, watched  # noqa: F401
 from test_watch import tensors_of
@@ -89,6 +91,25 @@ def test_it_goes_along_with_gradients_and_is_of_the_weights_before_the_step(watc
         assert {"dout", "wo_r", "x_norm", "v"} < set(tensors)
         found.append(float(np.linalg.norm(tensors["wo_r"])) - float(before.norm()))
     assert np.abs(found).max() < 1e-5
+
+
+@needs_sdpa
+def test_a_probe_has_them_of_the_weights_that_it_runs_with():
+    fake, model, found = FakeDaemon(topics=(b"", NEWEST)), Model(out="mixer"), []
+    with attnd.watch(model, job="job", endpoint=fake.endpoint, residual=True, steps="manual", projections={"wo": "mixer"},
+                     weights_every=0, probe=x(), probe_every=1) as it:
+        fake.attach(it._probe.publisher)
+        for _ in range(2):
+            with torch.no_grad():
+                model.blocks[0].attn.mixer.weight *= 3
+            it.step()
+            while not (message := fake.next())[0].startswith("tensor/job.probe/"):
+                pass
+            tensors = tensors_of(message)
+            np.testing.assert_allclose(tensors["x_norm"], x().norm(dim=-1).numpy(), rtol=1e-6)
+            found.append((np.linalg.norm(tensors["wo_r"]), model.blocks[0].attn.mixer.weight.detach().norm().item()))
+    assert found == [pytest.approx(pair[::-1], rel=1e-5) for pair in found]
+    fake.close()
 
 
 @needs_sdpa

@@ -194,7 +194,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
         made = Watch(root, publisher, own, own_plan, share, _Names(layers or {}, stack), position, evaluation, tokens,
                      values or gradients or residual, gradients, texts, patterns, starter)
         if residual:
-            made.follow_residual(Residual(root, publisher, names))
+            made.follow_residual(Residual(root, publisher, names), names)
         if not passive:
             opened.callback(made.close)
             made.follow_steps(optimizer, steps)
@@ -259,6 +259,7 @@ class Watch:
         self._probe: Optional[Probe] = None
         self._projections: Optional[Projections] = None
         self._residual: Optional[Residual] = None
+        self.sends_residual: Optional[Mapping[str, str]] = None  # and how projections are called
         self.judge = Judge(**patterns, given=names.given, site=names.site_of, counts_heads=share.of == 1)
         self._spy = Spy(root, self, self.judge)
         self.sends_tokens, self.sends_values = tokens, values
@@ -342,6 +343,8 @@ class Watch:
     def place(self, epoch: int, step: int) -> None:
         """Says where the training is, for what is captured next."""
         self._epoch, self._step, self._passes = epoch, step, {}
+        if self._residual is not None:
+            self._residual.step_ends()
 
     def stats(self) -> Dict[str, Any]:
         """The publisher's counters; see Publisher.stats. With gradients=True also `gradients_not_finite`: messages that
@@ -406,9 +409,9 @@ class Watch:
         if isinstance(inputs, InductionInputs):
             self._tokens.inputs = inputs
 
-    def follow_residual(self, residual: Residual) -> None:
-        """Adds the residual stream to what is captured; called once, by watch()."""
-        self._residual = residual
+    def follow_residual(self, residual: Residual, names: Mapping[str, str]) -> None:
+        """Adds the residual stream to what is captured; called once, by watch(). `names`: of projections."""
+        self._residual, self.sends_residual = residual, names
 
     def follow_projections(self, projections: Projections) -> None:
         """Publishes projection matrices; called once, by watch()."""
