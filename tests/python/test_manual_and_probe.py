@@ -6,6 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import attnd
+from attnd.integrations.session import Session
 from conftest import FakeDaemon, free_endpoint
 
 T, D, H = 6, 8, 2
@@ -303,6 +304,22 @@ def test_the_induction_probe_has_no_padding(daemon, publisher):
 def test_models_that_cannot_be_asked_for_induction_are_refused_at_once(make, options, why):
     with pytest.raises(ValueError, match=why):
         attnd.watch(make(), job="job", endpoint=free_endpoint(), wait=0, **{"probe": "induction", **options})
+
+
+@pytest.mark.parametrize("options", [{}, {"world": 2, "rank": 0, "run": bytes(16)}])
+def test_a_trainer_gives_up_the_induction_probe_alone(daemon, caplog, options):
+    model = Model() if not options else Lookup()
+    session = Session("job", {"endpoint": daemon.endpoint, "wait": 0, "probe": "induction", **options})
+    session.begin(model, 7, 1)
+    daemon.attach(session.watch.publisher)
+    session.reached(8)
+    model(torch.rand(1, T, D) if not options else torch.randint(50, (1, T)))
+    session.end()
+    while (message := daemon.next())[1]["type"] == "event":
+        pass
+    assert message[1]["step"] == 8
+    assert [("probe='induction'" in record.message, "everything else is watched" in record.message)
+            for record in caplog.records] == [(True, True)]
 
 
 def test_ranks_run_what_the_model_says_without_a_captured_step(daemon):

@@ -40,8 +40,12 @@ def repeated_tokens(vocabulary: int, length: int, batch: int = 1, seed: int = 0)
     return torch.cat([once, once], dim=1)
 
 
+class NoInduction(ValueError):
+    """The model cannot be asked for induction."""
+
+
 class InductionInputs:
-    """The arguments with which a model is run. ValueError for a model that has no use for them."""
+    """The arguments with which a model is run. NoInduction for a model that has no use for them."""
 
     def __init__(self, root: torch.nn.Module, job: str):
         self._what = f"probe='induction': {type(root).__name__}"
@@ -54,16 +58,16 @@ class InductionInputs:
         self._told = False
         if getattr(self._config, "is_encoder_decoder", False) or \
                 any(isinstance(module, torch.nn.Transformer) for module in root.modules()):
-            raise ValueError(f"{self._what} has an encoder and a decoder; induction is asked of decoders alone")
+            raise NoInduction(f"{self._what} has an encoder and a decoder; induction is asked of decoders alone")
         if not self._embeddings:
-            raise ValueError(f"{self._what} has no torch.nn.Embedding that tokens are looked up in; {_REMEDY}")
+            raise NoInduction(f"{self._what} has no torch.nn.Embedding that tokens are looked up in; {_REMEDY}")
 
     def make_on_all_ranks(self) -> None:
-        """Makes them of what the model says itself. ValueError when it does not."""
+        """Makes them of what the model says itself. NoInduction when it does not."""
         longest = getattr(self._config, "max_position_embeddings", None)
         if len(self._embeddings) > 1 or not isinstance(longest, int):
-            raise ValueError(f"{self._what} does not say, in get_input_embeddings() and config.max_position_embeddings, what "
-                             f"all ranks have to run; {_REMEDY}")
+            raise NoInduction(f"{self._what} does not say, in get_input_embeddings() and config.max_position_embeddings, what "
+                              f"all ranks have to run; {_REMEDY}")
         self._make(self._embeddings[0], longest, lambda made: ((made,), {}))
 
     def take(self) -> Optional[Call]:

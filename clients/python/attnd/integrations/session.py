@@ -12,6 +12,7 @@ from typing import Any, Callable, Dict, Mapping, Optional
 import attnd
 
 from .. import wire
+from ..induction import NoInduction
 
 log = logging.getLogger("attnd")
 
@@ -48,8 +49,12 @@ class Session:
 
     def _open(self, model: Any, step: int, epoch: int, known: Dict[str, Any], found: Dict[str, Any]) -> None:
         settings = {**known, **(self._options.get("settings") or {})}
-        self.watch = attnd.watch(model, self._job, steps="manual", first_step=step, first_epoch=epoch,
-                                 **{**found, **self._options, "settings": settings})
+        options = {**found, **self._options, "settings": settings, "steps": "manual", "first_step": step, "first_epoch": epoch}
+        try:
+            self.watch = attnd.watch(model, self._job, **options)
+        except NoInduction as refused:
+            log.warning("job %s: %s; everything else is watched", self._job, refused)
+            self.watch = attnd.watch(model, self._job, **{**options, "probe": None})
 
     def reached(self, step: int) -> None:
         """So many optimizer steps are done, those before a checkpoint included."""
