@@ -17,16 +17,20 @@ import attnd as client  # noqa: E402
 from harness import Attnd, wait_until  # noqa: E402
 
 
+@pytest.fixture(autouse=True)
+def nothing_left_behind():
+    yield
+    while Attnd.all:
+        Attnd.all.pop().discard()
+
+
 @pytest.fixture
 def daemon(tmp_path, monkeypatch):
     """A daemon with defaults; it must stop cleanly."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     started = Attnd()
     yield started
-    try:
-        started.close()
-    finally:
-        started.discard()
+    started.close()
 
 
 @pytest.fixture
