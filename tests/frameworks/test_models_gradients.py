@@ -8,8 +8,8 @@ import numpy as np  # noqa: E402
 from explicit import calls_of, importance  # noqa: E402
 from session import Session, report, snapshot, train  # noqa: E402
 from test_models_untouched import losses_and_weights  # noqa: E402
-from torch.utils.checkpoint import checkpoint  # noqa: E402
-from zoo import HEADS, Block, decoder_kind, eager, fused, multihead_kind, transformer_kind  # noqa: E402
+from zoo import (HEADS, CheckpointedBlock, ReentrantBlock, decoder_kind, eager, fused,  # noqa: E402
+                 multihead_kind, transformer_kind)
 
 pytest_plugins = ("one_daemon",)
 HAS_FUSED = hasattr(torch.nn.functional, "scaled_dot_product_attention")
@@ -154,19 +154,6 @@ def test_a_scaled_loss_has_the_same_importance(stepwise, kind):
     assert all(gradient is None for gradient in got[0, 0].values())
     assert watched.watch.stats()["gradients_not_finite"] == 3
     assert worst(f"{kind.name}-scaled", got[1, 0], calls_of(kind, states[1], kind.batch(1))) < 2e-6
-
-
-class CheckpointedBlock(Block):
-    """Is run again in the backward pass."""
-    reentrant = False
-
-    def forward(self, x):
-        return checkpoint(super().forward, x, use_reentrant=self.reentrant)
-
-
-class ReentrantBlock(CheckpointedBlock):
-    """The older way, whose first run is without gradients."""
-    reentrant = True
 
 
 @needs_torch2

@@ -10,9 +10,8 @@ torch = pytest.importorskip("torch", minversion="2.0")
 import distributed_worker  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from session import Session, assert_right, attnd, expected_of, train, wait_until  # noqa: E402
-from torch.utils.checkpoint import checkpoint  # noqa: E402
-from zoo import (HEADS, LENGTH, WORDS, Block, Decoder, Kind, decoder_kind, decoder_reference, eager,  # noqa: E402
-                 fused, next_token_loss, seeded, token_batch, transformer_kind)
+from zoo import (HEADS, LENGTH, WORDS, CheckpointedBlock, Decoder, Kind, ReentrantBlock, decoder_kind,  # noqa: E402
+                 decoder_reference, eager, fused, next_token_loss, seeded, token_batch, transformer_kind)
 
 try:
     from zoo_transformers import transformers_kind
@@ -95,19 +94,6 @@ def test_a_compiled_decoder_whose_every_step_is_captured(stepwise, compiler):
 
 
 # -------------------------------------------------------------------------------------------- checkpointed
-
-class CheckpointedBlock(Block):
-    """Is run again in the backward pass."""
-    reentrant = False
-
-    def forward(self, x):
-        return checkpoint(super().forward, x, use_reentrant=self.reentrant)
-
-
-class ReentrantBlock(CheckpointedBlock):
-    """The older way, whose first run has no gradients."""
-    reentrant = True
-
 
 @pytest.mark.parametrize("block", [CheckpointedBlock, ReentrantBlock])
 @pytest.mark.parametrize("attend", [fused, eager])

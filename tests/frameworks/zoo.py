@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from expected import Attended, Layer
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 try:
     from torch.nn.functional import scaled_dot_product_attention
@@ -171,6 +172,19 @@ class Block(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x + self.attn(self.norm(x))
         return x + self.mlp(x)
+
+
+class CheckpointedBlock(Block):
+    """Is run again in the backward pass."""
+    reentrant = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return checkpoint(super().forward, x, use_reentrant=self.reentrant)
+
+
+class ReentrantBlock(CheckpointedBlock):
+    """The older way, whose first run has no gradients."""
+    reentrant = True
 
 
 class Decoder(nn.Module):
