@@ -10,7 +10,8 @@ torch = pytest.importorskip("torch")
 import attnd
 from attnd.calls import Context, Queries, Share, parts
 from attnd.plan import Plan
-from attnd.residual import Factor, floats_of
+from attnd.projections import _Matrix
+from attnd.residual import Factor
 from conftest import FakeDaemon
 from test_calls import LAYER, messages, random
 from test_gradients import NEWEST, needs_sdpa, watched  # noqa: F401
@@ -255,9 +256,9 @@ def test_a_range_of_heads_has_its_own_part():
 @pytest.mark.parametrize("dtype, kind", [(torch.float32, "f32"), (torch.float16, "f16"), (torch.bfloat16, "bf16"), (torch.float64, "f64")])
 def test_the_factor_of_any_dtype_is_that_of_its_numbers(dtype, kind):
     wo = random(5, 3 * D).to(dtype)
-    travels = wo.view(torch.int16).numpy() if dtype == torch.bfloat16 else wo.numpy()
-    np.testing.assert_array_equal(floats_of(kind, travels), wo.to(torch.float64 if kind == "f64" else torch.float32).numpy())
-    factor = Factor(lambda: (kind, travels), 3, 3 * D)
+    copied = _Matrix(wo).copy(floats=True)
+    np.testing.assert_array_equal(copied()[1], wo.to(torch.float64 if kind == "f64" else torch.float32).numpy())
+    factor = Factor(copied, 3, 3 * D)
     gram = wo.double().view(5, 3, D).transpose(0, 1)
     made = torch.from_numpy(factor()).double()
     assert made.shape == (3, D, D) and factor.width == D and factor() is factor()

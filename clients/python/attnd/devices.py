@@ -44,28 +44,28 @@ class HostCopy:
         """The dtype as it travels: f32, f64, f16 or bf16."""
         return DTYPE_NAMES[self.dtype]
 
-    def numpy(self) -> np.ndarray:
-        """The numbers, bf16 as the bits of int16; waits until they have arrived."""
+    def _on_host(self) -> torch.Tensor:
+        """Waits until the numbers have arrived."""
         if self._arrived is not None:
             self._arrived.synchronize()
-        tensor = self._tensor.cpu()
+        return self._tensor.cpu()
+
+    def numpy(self) -> np.ndarray:
+        """The numbers, bf16 as the bits of int16; waits until they have arrived."""
+        tensor = self._on_host()
         if tensor.dtype == torch.bfloat16:
             tensor = tensor.view(torch.int16)
         return np.asarray(tensor.numpy())
 
     def floats(self) -> np.ndarray:
         """The numbers as f32 or f64; waits as well."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        tensor = self._tensor.cpu()
+        tensor = self._on_host()
         return np.asarray((tensor if tensor.dtype == torch.float64 else tensor.float()).numpy())
 
     def is_finite(self) -> bool:
         """Whether all numbers are, as is their sum; waits as well."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
         precision = torch.float64 if self.dtype == torch.float64 else torch.float32
-        return bool(self._tensor.sum(dtype=precision).isfinite())
+        return bool(self._on_host().sum(dtype=precision).isfinite())
 
 
 class HeldCopy(HostCopy):

@@ -33,6 +33,7 @@ from .torch_state import saves_elsewhere
 
 log = logging.getLogger("attnd")
 
+
 class Gradients:
     """The calls of one watch that wait. `layer_of`: the layer at a path, when it is to be sent; `failed` logs the current
     exception."""

@@ -93,13 +93,13 @@ class _Matrix(NamedTuple):
         """Where its numbers lie."""
         return (self.tensor.data_ptr(), *(tensor.data_ptr() for _, *pair in self.added for tensor in pair))
 
-    def copy(self) -> Callable[[], Tuple[str, np.ndarray]]:
-        """Copies it now; what is returned gives dtype and numbers, [out, in]."""
+    def copy(self, floats: bool = False) -> Callable[[], Tuple[str, np.ndarray]]:
+        """Copies it now; what is returned gives dtype and numbers, [out, in]. `floats`: f16 and bf16 as f32."""
         whole = HostCopy(self.tensor)
         added = [(scale, HostCopy(b), HostCopy(a)) for scale, b, a in self.added]
 
         def finish() -> Tuple[str, np.ndarray]:
-            kind, array = (whole.dtype_name, whole.numpy()) if not added else ("f32", whole.floats())
+            kind, array = ("f32", whole.floats()) if added or floats else (whole.dtype_name, whole.numpy())
             array = array.T if self.transposed else array
             for scale, b, a in added:
                 array = array + np.float32(scale) * (b.floats() @ a.floats())

@@ -71,7 +71,7 @@ class Residual:
             matrix = find_output(self._modules, path, heads, width, self._given)
             if not self._publisher.has_room(matrix.nbytes):
                 return None
-            return Factor(matrix.copy(), heads, matrix.shape[1])
+            return Factor(matrix.copy(floats=True), heads, matrix.shape[1])
         except Refused as refused:
             if not self._told:
                 self._told = True
@@ -92,18 +92,11 @@ class Factor:
 
     def __call__(self) -> np.ndarray:
         if self._made is None and self._copied is not None:
-            whole = floats_of(*self._copied())
+            _, whole = self._copied()
             by_head = torch.from_numpy(np.ascontiguousarray(whole)).view(len(whole), self._heads, self.width).transpose(0, 1)
             self._made, self._copied = np.asarray(torch.linalg.qr(by_head, mode="r")[1].float().numpy()), None
         assert self._made is not None
         return self._made
-
-
-def floats_of(kind: str, array: np.ndarray) -> np.ndarray:
-    """Numbers as they travel, in f32, or f64 if they are."""
-    if kind == "bf16":
-        return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    return array if kind == "f64" else array.astype(np.float32, copy=False)
 
 
 def _stream(size: Tuple[int, int], entered: Sequence["Entered"]) -> Optional[torch.Tensor]:
