@@ -509,9 +509,7 @@ class Watch:
 
     def _wanted_layers(self) -> Dict[str, wire.NamedLayer]:
         """The layers that the plan takes of those seen so far, by path, when it takes any step."""
-        plan = self.plan
-        return {path: layer for path, layer in self._names.layers.items()
-                if plan.every and plan.takes_layer(layer) and self.publisher.wanted(*layer)}
+        return {path: layer for path, layer in self._names.layers.items() if self.plan.every and self._taken(path)}
 
     def _say_alive(self) -> None:
         now = time.monotonic()
