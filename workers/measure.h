@@ -13,7 +13,7 @@
 #include "workers/rows/block.h"
 #include "workers/maps/head_maps.h"
 #include "workers/rows/map_pool.h"
-#include "workers/rows/pattern.h"
+#include "proto/pattern.h"
 #include "workers/qk/qk.h"
 #include "proto/metric.h"
 #include "workers/across/similarity.h"

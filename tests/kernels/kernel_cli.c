@@ -19,7 +19,7 @@
 #include "workers/rows/block.h"
 #include "workers/stats/dist.h"
 #include "proto/metric.h"
-#include "workers/rows/pattern.h"
+#include "proto/pattern.h"
 #include "workers/linear/spectrum.h"
 
 #include <math.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "tests/unit/unit.h"
-#include "workers/rows/pattern.h"
+#include "proto/pattern.h"
 
 struct set {
     enum metric metric;
@@ -91,6 +91,31 @@ static void test_distance_names_the_rest(void **state)
     }
 }
 
+static void test_the_evidence_of_a_pattern_is_what_decides(void **state)
+{
+    (void)state;
+    uint32_t read = 0;
+    for (enum metric m = 0; m < METRIC_COUNT; m++) {
+        read += pattern_reads(m) ? 1 : 0;
+    }
+    assert_int_equal(read, 10);
+    assert_true(pattern_reads(METRIC_ENTROPY) && !pattern_reads(METRIC_CONFIDENCE));
+    for (enum pattern pattern = 0; pattern < PATTERN_COUNT; pattern++) {
+        struct pattern_condition all[PATTERN_CONDITIONS_MAX] = {{.bound = NAN}, {.bound = NAN}};
+        bool named = pattern != PATTERN_MIXED && pattern != PATTERN_NONE;
+        assert_int_equal(pattern_conditions(pattern, all), named + (pattern == PATTERN_LOCAL));
+        if (named) { /* just so it has the name; a bit off it has not */
+            struct set set[] = {ENTROPY, {all[0].metric, all[0].bound}, {METRIC_MEAN_DISTANCE, 1}};
+            if (pattern == PATTERN_LOCAL) {
+                set[2] = (struct set){all[1].metric, all[1].bound};
+            }
+            assert_int_equal(name_of(set, 3), pattern);
+            set[1].value -= 0.01;
+            assert_int_equal(name_of(set, 3), PATTERN_MIXED);
+        }
+    }
+}
+
 static void test_sink_rate_counts_heads_that_have_the_number(void **state)
 {
     (void)state;
@@ -107,6 +132,7 @@ int main(void)
         cmocka_unit_test(test_uniform_comes_first),
         cmocka_unit_test(test_every_focus_has_its_name),
         cmocka_unit_test(test_distance_names_the_rest),
+        cmocka_unit_test(test_the_evidence_of_a_pattern_is_what_decides),
         cmocka_unit_test(test_sink_rate_counts_heads_that_have_the_number),
     };
     return cmocka_run_group_tests_name("pattern", tests, NULL, NULL);
