@@ -220,7 +220,7 @@ static int history_grid_read_layer(struct query *query, struct grid *grid,
     series.of_layer = series.number >= 0 && number_is_of_layer(series.number);
     series.heads = series.of_layer ? 1 : layer->heads;
     series_choose(&series, query->params.statistics);
-    code = series_read(query, &series);
+    code = series_read(query, &series, 1);
     if (!code && series.any) {
         code = history_grid_put_grid_layer(query, grid, &series);
     }

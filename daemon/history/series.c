@@ -57,7 +57,7 @@ static int read_metric(struct query *query, struct value_series *series, const c
         code = windows_read(query, &series->layer, &series->track, window_limit(query, series),
                             &series->rows);
     }
-    return code ? code : series_read(query, series);
+    return code ? code : series_read(query, series, 1);
 }
 
 /* Says which numbers there are. */

@@ -157,44 +157,49 @@ static int history_values_add_state(struct value_series *series, const struct la
     return code;
 }
 
-static int read_state(struct query *query, struct value_series *series, sqlite3_stmt *statement,
-                      uint32_t row)
+static int read_state(struct query *query, struct value_series *series, uint32_t count,
+                      sqlite3_stmt *statement, uint32_t row)
 {
     struct layer_state *state = NULL;
     sqlite3_reset(statement);
     sqlite3_bind_int64(statement, 1, (sqlite3_int64)series->rows.row[row].window_id);
     int code = query_next(query, statement);
     if (code == 1) {
-        code = state_read_number(statement, 0, series->number, &state);
+        code = count == 1 ? state_read_number(statement, 0, series->number, &state)
+                          : state_read(statement, 0, &state);
     }
-    if (!code && state) {
-        code = history_values_add_state(series, state, row);
+    for (uint32_t i = 0; !code && state && i < count; i++) {
+        code = history_values_add_state(&series[i], state, row);
     }
     layer_state_free(&state);
     return code ? code : query_check(query);
 }
 
-static int history_values_read_states(struct query *query, struct value_series *series)
+static int history_values_read_states(struct query *query, struct value_series *series,
+                                      uint32_t count)
 {
     sqlite3_stmt *statement;
     int code = query_open(query, "SELECT bytes, data FROM states WHERE window_id = ?1", &statement,
                           "i", (uint64_t)0);
     for (uint32_t row = 0; !code && row < series->rows.count; row++) {
         if (!series->rows.row[row].chunk_id) {
-            code = read_state(query, series, statement, row);
+            code = read_state(query, series, count, statement, row);
         }
     }
     sqlite3_finalize(statement);
     return code;
 }
 
-int series_read(struct query *query, struct value_series *series)
+int series_read(struct query *query, struct value_series *series, uint32_t count)
 {
-    int code = reset_values(series);
-    if (!code) {
-        code = history_values_read_chunks(query, series);
+    int code = 0;
+    for (uint32_t i = 0; !code && i < count; i++) {
+        code = reset_values(&series[i]);
+        if (!code) {
+            code = history_values_read_chunks(query, &series[i]);
+        }
     }
-    return code ? code : history_values_read_states(query, series);
+    return code ? code : history_values_read_states(query, series, count);
 }
 
 void series_choose(struct value_series *series, unsigned statistics)

@@ -29,9 +29,9 @@ struct value_series {
 /* The statistics that are wanted, as bits. */
 void series_choose(struct value_series *series, unsigned statistics);
 /* Reads metric, number, heads of series->rows, in which it may skip what it likes of the layer's
- * windows, but keeps their order. A number that a window lacks is NaN, with a count of 0. Returns 0
- * or an error. */
-int series_read(struct query *query, struct value_series *series);
+ * windows, but keeps their order; of `count` series, which differ in metric and number only and may
+ * share the rows. A number that a window lacks is NaN, with a count of 0. Returns 0 or an error. */
+int series_read(struct query *query, struct value_series *series, uint32_t count);
 /* Over the windows, of a statistic that is wanted. */
 double *series_column(struct value_series *series, uint32_t head, int statistic);
 /* Frees rows and values. */

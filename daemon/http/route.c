@@ -55,6 +55,9 @@ const struct route routes[] = {
      LAYERS | A(metric) | A(statistic) | WINDOWS | A(points) | A(packed) | A(or_null), A(job),
      FOR_KNOWN, "{job run metric statistic unit length every total windows layers}",
      "one metric of all layers and heads over a run"},
+    {"/api/v1/roles", JSON, handle_method, "roles", LAYERS | A(head) | A(window) | A(or_null),
+     A(job), FOR_KNOWN, "{job run unit length every heads more}",
+     "what each head does, the evidence for it, and since when"},
     {"/api/v1/map", JSON, handle_method, "map",
      LAYERS | A(window) | A(last) | A(kind) | A(packed) | A(or_null), A(job), FOR_KNOWN,
      "{job run stack layer site unit length every first last epoch step queries keys rows columns "
