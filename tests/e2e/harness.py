@@ -22,8 +22,9 @@ PATIENCE_S = float(os.environ.get("ATTND_TEST_PATIENCE", "30"))
 
 
 def free_ports(count):
-    """The first of so many ports in a row that were free a moment ago."""
-    for first in range(20000 + os.getpid() % 20000, 60000, count + 1):
+    """The first of so many ports in a row that were free a moment ago; below those the kernel gives to connections."""
+    start = 10000 + os.getpid() * 16 % 20000
+    for first in (*range(start, 32000, count + 1), *range(10000, start, count + 1)):
         taken = [socket.socket() for _ in range(count)]
         try:
             for offset, one in enumerate(taken):

@@ -281,10 +281,10 @@ def test_monitor_answers_what_jobs_answers(scraped, rng):
 def test_monitor_answers_about_the_run_that_is_asked_for(scraped, rng):
     first = Trainer(scraped, "gpt", run=b"1" * 16)
     first.attention(softmax_maps(rng, 1, 2, 4, 4), step=7)
-    wait_until(lambda: scraped.call("jobs"), "the first run")
+    wait_until(lambda: [job["step"] for job in scraped.call("jobs")] == [7], "the first run's step")
     second = Trainer(scraped, "gpt", run=b"2" * 16)
     second.attention(softmax_maps(rng, 1, 2, 4, 4), step=9)
-    wait_until(lambda: len(scraped.call("jobs")) == 2, "the second one")
+    wait_until(lambda: {job["step"] for job in scraped.call("jobs")} == {7, 9}, "the second one's")
     (newest,), (asked,) = (scraped.call("monitor", **which)["jobs"] for which in ({}, dict(job="gpt", run="3131")))
     assert (newest["run"], newest["step"]) == ("32" * 16, 9) and (asked["run"], asked["step"]) == ("31" * 16, 7)
     assert asked["runs"] == newest["runs"] == 2 and asked["received"] == 1
