@@ -69,6 +69,8 @@ void daemon_finish_if_drained(struct daemon *daemon);
 void messages_on_note(void *data, struct note *note);
 /* Takes the messages of all runs that are computed, also behind others that are not. */
 void messages_take_finished(struct daemon *daemon);
+/* Accounts for the parts of matrices that runs have given up. */
+void messages_give_up(struct daemon *daemon);
 /* The time as messages see it: while some wait in the inbox it is not later than these. */
 uint64_t messages_now_ns(struct daemon *daemon);
 /* The sink of all runs: HTTP, subscribers, and receivers of alerts. */

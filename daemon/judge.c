@@ -147,8 +147,9 @@ static bool judge_is_busy(struct judge *judge)
 {
     struct stats *stats = &judge->daemon->stats;
     return inbox_depth(&judge->daemon->inbox) > 0 ||
-           stats_get(stats, COUNT_RECEIVED) >
-               stats_get(stats, COUNT_PROCESSED) + stats_dropped_total(stats);
+           stats_get(stats, COUNT_RECEIVED) > stats_get(stats, COUNT_PROCESSED) +
+                                                  stats_dropped_total(stats) +
+                                                  registry_waiting(judge->daemon->registry);
 }
 
 /* One message as if it had been received, once there is room for it. Nothing overtakes, so that

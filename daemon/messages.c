@@ -3,10 +3,12 @@
  * to compute it) -> work_new -> pool; when its job's queue there is full it waits in the job's
  * work_queue, bounded by the byte budget, and goes on when messages of the job finish. NOTE_DONE ->
  * work_finish -> the run takes it in its turn, and its results come back to messages_put_result ->
- * it is counted and freed, and its bytes are released to ingest. */
+ * it is counted and freed, and its bytes are released to ingest. Parts of matrices are taken first,
+ * and computed with the last of them. */
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
 #include "daemon/internal.h"
+#include "daemon/run/assembly.h"
 #include "daemon/run/queue.h"
 
 #include <stdlib.h>
@@ -16,11 +18,17 @@ uint64_t messages_now_ns(struct daemon *daemon)
     return inbox_depth(&daemon->inbox) > 0 ? daemon->arrival_ns : clock_monotonic_ns();
 }
 
-/* The end: it is counted by its code. */
+/* The end: it is counted by its code, and so are those that it stands for. */
 static void messages_account(struct daemon *daemon, struct message *message)
 {
     struct stats *stats = &daemon->stats;
     const struct header *header = &message->header;
+    while (message->parts) {
+        struct message *part = message->parts;
+        message->parts = part->queued_next;
+        part->code = message->code;
+        messages_account(daemon, part);
+    }
     bool is_event = header->type == MESSAGE_EVENT, reserved = message->reserved;
     struct ingest_share *share = message->share;
     uint64_t cost = message->cost;
@@ -48,21 +56,62 @@ static void messages_account(struct daemon *daemon, struct message *message)
     ingest_release(daemon->ingest, share, cost, reserved);
 }
 
+/* Has it computed, once its job's queue in the pool has room. Whether that goes on now; else it is
+ * finished with a code. */
+static bool messages_compute(struct daemon *daemon, struct message *message)
+{
+    struct run *run = message->run;
+    message->code = work_new(message, &run->job_config, &daemon->machine,
+                             queue_spectrum_turn(run, message), run->work, &daemon->inbox);
+    if (message->code) {
+        queue_finish(run, message);
+        return false;
+    }
+    daemon->in_flight++;
+    work_submit(run->work, daemon->pool);
+    return true;
+}
+
+static void messages_account_lost(void *data, struct run *run)
+{
+    struct message *message;
+    while ((message = assembly_take_lost(run))) {
+        messages_account(data, message);
+    }
+}
+
+/* Takes messages in their turn, as far as they are finished. */
+static void messages_take(struct daemon *daemon, struct run *run)
+{
+    struct message *message;
+    while ((message = queue_take(run))) {
+        bool whole = message->detached; /* the last part of matrices */
+        if (message->waits || (whole && messages_compute(daemon, message))) {
+            continue;
+        }
+        if (whole) {
+            queue_join(run, message, messages_now_ns(daemon));
+        }
+        messages_account(daemon, message);
+    }
+    messages_account_lost(daemon, run);
+}
+
 /* Takes what has its turn now that this message is finished. */
 static void messages_settle(struct daemon *daemon, struct message *message)
 {
     struct run *run = message->run;
+    bool part = message->header.in_parts && !message->code;
     if (message->detached) {
         queue_join(run, message, messages_now_ns(daemon));
         messages_account(daemon, message);
-    } else if (message != run->queue) { /* it has to wait for its turn: its numbers are enough */
+    } else if (message != run->queue && !part) { /* it has to wait for its turn: its numbers are
+                                                    enough */
         uint64_t bytes = message_free_tensors(message);
         message->cost -= bytes;
         ingest_release(daemon->ingest, message->share, bytes, message->reserved);
     }
-    while ((message = queue_take(run))) {
-        messages_account(daemon, message);
-    }
+    messages_take(daemon, run);
 }
 
 static void messages_on_arrived(struct daemon *daemon, struct message *message)
@@ -78,20 +127,9 @@ static void messages_on_arrived(struct daemon *daemon, struct message *message)
     if (code) {
         message->code = code;
         messages_account(daemon, message);
-        return;
+    } else if (!compute || !messages_compute(daemon, message)) {
+        messages_settle(daemon, message);
     }
-    struct run *run = message->run;
-    if (compute) {
-        message->code = work_new(message, &run->job_config, &daemon->machine,
-                                 queue_spectrum_turn(run, message), run->work, &daemon->inbox);
-        if (!message->code) {
-            daemon->in_flight++;
-            work_submit(run->work, daemon->pool);
-            return;
-        }
-        queue_finish(run, message);
-    }
-    messages_settle(daemon, message);
 }
 
 static void messages_on_done(struct daemon *daemon, struct message *message)
@@ -163,8 +201,22 @@ static void messages_take_finished_of(void *data, struct run *run)
     struct message *message;
     queue_skip_unfinished(run);
     while ((message = queue_take(run))) {
+        if (message->waits) {
+            continue;
+        }
+        if (message->detached) { /* nobody computes it any more */
+            message->code = ERR_INCOMPLETE;
+            queue_join(run, message, messages_now_ns(data));
+        }
         messages_account(data, message);
     }
+    assembly_give_up_all(run);
+    messages_account_lost(data, run);
+}
+
+void messages_give_up(struct daemon *daemon)
+{
+    registry_each(daemon->registry, messages_account_lost, daemon);
 }
 
 void messages_take_finished(struct daemon *daemon)

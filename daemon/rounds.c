@@ -30,6 +30,7 @@ static void rounds_on_tick(uv_timer_t *timer)
     if (!registry_tick(daemon->registry, messages_now_ns(daemon))) {
         uv_timer_stop(timer); /* nobody is training: no wake-ups */
     }
+    messages_give_up(daemon);
     control_settle(daemon->control);
 }
 

@@ -234,6 +234,13 @@ static int header_read_heads(const struct header_rule *rule, const msgpack_objec
     return rc;
 }
 
+static int proto_header_read_parts(const struct header_rule *rule, const msgpack_object *value,
+                                   struct header *header)
+{
+    (void)rule;
+    return header_read_parts(value, header);
+}
+
 static int read_real(const struct header_rule *rule, const msgpack_object *value,
                      struct header *header)
 {
@@ -470,6 +477,7 @@ static int header_read_values(const struct header_rule *rule, const msgpack_obje
     KEY(heads, IN_WEIGHTS, IN_WEIGHTS, header_read_heads, FIELD(heads, HEADS_TOTAL_MAX))           \
     KEY(kv_heads, OPTIONAL, IN_WEIGHTS, read_positive, FIELD(kv_heads, HEADS_TOTAL_MAX))           \
     KEY(head_dim, IN_WEIGHTS, IN_WEIGHTS, read_positive, FIELD(head_dim, INT32_MAX))               \
+    KEY(parts, OPTIONAL, IN_WEIGHTS, proto_header_read_parts, NO_FIELD)                            \
     KEY(scale, IN_QK, IN_QK, read_scale, FIELD(scale, 0))                                          \
     KEY(softcap, OPTIONAL, IN_QK, read_softcap, FIELD(softcap, 0))                                 \
     KEY(q_offset, OPTIONAL, IN_MAPS, header_read_u32, FIELD(q_offset, UINT32_MAX))                 \

@@ -9,6 +9,7 @@
 #ifndef PROTO_HEADER_H
 #define PROTO_HEADER_H
 
+#include "proto/metric.h"
 #include "proto/named.h"
 #include "proto/tensor.h"
 #include <stdbool.h>
@@ -16,7 +17,7 @@
 #include <stdint.h>
 
 #define PROTO_VERSION    1
-#define HEADER_REVISION  6 /* of the keys: PROTOCOL.md, "What the daemon takes" */
+#define HEADER_REVISION  7 /* of the keys: PROTOCOL.md, "What the daemon takes" */
 #define HEADER_BYTES_MAX 65536
 #define JOB_NAME_MAX     128
 #define RUN_BYTES        16
@@ -51,6 +52,12 @@ struct layer_info {
     const char *module; /* the path of the module that attends; NULL = not said */
 };
 
+/* A projection matrix of the layer, and where the message's tensor begins in it. */
+struct matrix_place {
+    uint32_t out, in; /* of the whole; 0 = the layer has none, or none was sent */
+    uint32_t row, column;
+};
+
 struct header {
     enum message_type type;
     char job[JOB_NAME_MAX + 1];
@@ -79,9 +86,11 @@ struct header {
     uint32_t batch, heads, queries, keys; /* B, H, Tq, Tk; MESSAGE_WEIGHTS: 1, heads, 1, 1 */
     uint32_t kv_heads;                    /* divides heads */
     uint32_t head_dim, value_dim; /* of q and k, of v (0 = not sent); of matrices: head_dim */
-    double scale, softcap;        /* qk: finite; softcap >= 0, 0 = none */
-    uint32_t q_offset;            /* position of query 0 */
-    uint32_t q_stride;            /* positions from a query to the next; 0 in other types */
+    bool in_parts; /* weights: the tensors are blocks of their matrices, as `matrix` says */
+    struct matrix_place matrix[PROJECTION_COUNT]; /* weights */
+    double scale, softcap;                        /* qk: finite; softcap >= 0, 0 = none */
+    uint32_t q_offset;                            /* position of query 0 */
+    uint32_t q_stride; /* positions from a query to the next; 0 in other types */
     bool causal;
     uint32_t window;                   /* keys a query may look back; 0 = all */
     int32_t *q_len, *k_len;            /* valid lengths per sample [B]; owned, NULL = all valid */
@@ -110,6 +119,9 @@ uint64_t header_last_position(const struct header *header);
 /* Checks the `frames` sizes of the frames after the header, frame_bytes[0] being frame 2's. Returns
  * 0, ERR_FRAMES_MISSING, ERR_FRAMES_EXTRA or ERR_SIZE_MISMATCH. */
 int header_check_frames(const struct header *header, const size_t *frame_bytes, size_t frames);
+
+/* The role of a projection's tensor. */
+enum tensor_role header_role_of(enum projection projection);
 
 /* The frame index (2..) of a tensor, or 0 when the message has none of that role. */
 uint32_t header_frame_of(const struct header *header, enum tensor_role role);

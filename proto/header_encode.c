@@ -105,10 +105,33 @@ static void put_slice(struct mpk_writer *writer, const struct header *header)
 static uint32_t count_typed(const struct header *header)
 {
     if (header->type == MESSAGE_WEIGHTS) {
-        return 2 + (header->kv_heads != header->heads);
+        return 2 + (uint32_t)(header->kv_heads != header->heads) + (uint32_t)header->in_parts;
     }
     return (header->type == MESSAGE_QK ? 1 + (uint32_t)(header->softcap != 0) : 0) +
            (uint32_t)(header->q_offset != 0) + (uint32_t)(header->q_stride > 1);
+}
+
+static void header_encode_put_parts(struct mpk_writer *writer, const struct header *header)
+{
+    uint32_t count = 0;
+
+    for (int p = 0; p < PROJECTION_COUNT; p++) {
+        count += header->matrix[p].out != 0;
+    }
+    mpk_put_str(writer, "parts");
+    mpk_put_map(writer, count);
+    for (int p = 0; p < PROJECTION_COUNT; p++) {
+        const struct matrix_place *place = &header->matrix[p];
+
+        if (place->out) {
+            mpk_put_str(writer, projection_name[p]);
+            mpk_put_array(writer, 4);
+            mpk_put_u64(writer, place->out);
+            mpk_put_u64(writer, place->in);
+            mpk_put_u64(writer, place->row);
+            mpk_put_u64(writer, place->column);
+        }
+    }
 }
 
 static void put_typed(struct mpk_writer *writer, const struct header *header)
@@ -119,6 +142,9 @@ static void put_typed(struct mpk_writer *writer, const struct header *header)
             mpk_pair_u64(writer, "kv_heads", header->kv_heads);
         }
         mpk_pair_u64(writer, "head_dim", header->head_dim);
+    }
+    if (header->in_parts) {
+        header_encode_put_parts(writer, header);
     }
     if (header->type == MESSAGE_QK) {
         mpk_pair_f64(writer, "scale", header->scale);

@@ -11,6 +11,10 @@
  * the like. Returns 0 or an error of err.def. */
 int header_read_tensors(const msgpack_object *value, struct header *header);
 
+/* Reads the map under `parts`, after the list: the matrices whose blocks the tensors are. Returns 0
+ * or an error of err.def. */
+int header_read_parts(const msgpack_object *value, struct header *header);
+
 /* Checks that need all keys: heads against key heads, matrices against heads * head_dim, documents
  * against positions. Returns 0 or an error, with the key at fault. */
 int header_check_tensors(const struct header *header, const char **reterr_key);

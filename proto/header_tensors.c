@@ -164,6 +164,31 @@ static bool has_required(const struct header *header)
     }
 }
 
+enum tensor_role header_role_of(enum projection projection)
+{
+    static const enum tensor_role roles[PROJECTION_COUNT] = {
+        [PROJECTION_Q] = TENSOR_WQ,
+        [PROJECTION_K] = TENSOR_WK,
+        [PROJECTION_V] = TENSOR_WV,
+        [PROJECTION_O] = TENSOR_WO,
+    };
+
+    return roles[projection];
+}
+
+/* Matrices are whole unless `parts` says otherwise. */
+static void header_tensors_set_matrices(struct header *header)
+{
+    for (int p = 0; p < PROJECTION_COUNT; p++) {
+        const struct tensor *tensor = header_find_tensor(header, header_role_of(p));
+
+        if (tensor) { /* at most INT32_MAX: read_shape */
+            header->matrix[p].out = (uint32_t)tensor->shape[0];
+            header->matrix[p].in = (uint32_t)tensor->shape[1];
+        }
+    }
+}
+
 /* Sets ret_dims[DIM_COUNT], 0 where no tensor has the dimension. */
 static int read_dims(const struct header *header, uint32_t *ret_dims)
 {
@@ -236,28 +261,79 @@ int header_read_tensors(const msgpack_object *value, struct header *header)
     }
     /* Heads are told by keys; whoever multiplies dimensions gets the number of heads. */
     header->batch = header->queries = header->keys = 1;
+    header_tensors_set_matrices(header);
     return 0;
+}
+
+/* ---- parts of matrices ---- */
+
+/* [out, in, row, column], and whether a tensor that is there lies within. */
+static int header_tensors_read_place(const msgpack_object *value, const struct tensor *tensor,
+                                     struct matrix_place *ret_place)
+{
+    uint32_t *const fields[] = {&ret_place->out, &ret_place->in, &ret_place->row,
+                                &ret_place->column};
+    uint64_t numbers[4], bytes;
+    int rc = 0;
+
+    if (value->type != MSGPACK_OBJECT_ARRAY) {
+        return ERR_KEY_TYPE;
+    }
+    if (value->via.array.size != 4) {
+        return ERR_SHAPE;
+    }
+    for (uint32_t i = 0; i < 4 && !rc; i++) {
+        rc = mpk_get_u64(&value->via.array.ptr[i], INT32_MAX, &numbers[i]);
+        *fields[i] = rc ? 0 : (uint32_t)numbers[i];
+    }
+    if (!rc) {
+        rc = tensor_bytes(DTYPE_F64, numbers, 2, &bytes);
+    }
+    if (!rc && tensor &&
+        (numbers[2] + tensor->shape[0] > numbers[0] ||
+         numbers[3] + tensor->shape[1] > numbers[1])) {
+        rc = ERR_SHAPE;
+    }
+    return rc;
+}
+
+int header_read_parts(const msgpack_object *value, struct header *header)
+{
+    const msgpack_object *found[PROJECTION_COUNT];
+    const char *duplicate;
+    uint32_t known = 0;
+    int rc = mpk_collect(value, projection_name, PROJECTION_COUNT, found, &duplicate);
+
+    for (int p = 0; p < PROJECTION_COUNT && !rc; p++) {
+        const struct tensor *tensor = header_find_tensor(header, header_role_of(p));
+
+        known += found[p] != NULL;
+        if (found[p]) {
+            rc = header_tensors_read_place(found[p], tensor, &header->matrix[p]);
+        } else if (tensor) {
+            rc = ERR_TENSOR_NAME;
+        }
+    }
+    if (!rc && value->via.map.size != known) {
+        rc = ERR_TENSOR_NAME;
+    }
+    header->in_parts = true;
+    return rc;
 }
 
 /* ---- against the other keys ---- */
 
-/* Whether a side of a matrix is `heads` slices of head_dim; a matrix that was not sent fits. */
-static bool side_fits(const struct header *header, enum tensor_role role, unsigned side,
-                      uint32_t heads)
-{
-    const struct tensor *tensor = header_find_tensor(header, role);
-
-    return !tensor || tensor->shape[side] == (uint64_t)heads * header->head_dim;
-}
-
+/* A matrix of which nothing was sent fits. */
 static bool matrices_fit(const struct header *header)
 {
-    enum { OUT, IN };
+    uint64_t width = (uint64_t)header->heads * header->head_dim,
+             kv_width = (uint64_t)header->kv_heads * header->head_dim;
+    const struct matrix_place *m = header->matrix;
 
-    return side_fits(header, TENSOR_WQ, OUT, header->heads) &&
-           side_fits(header, TENSOR_WK, OUT, header->kv_heads) &&
-           side_fits(header, TENSOR_WV, OUT, header->kv_heads) &&
-           side_fits(header, TENSOR_WO, IN, header->heads);
+    return (!m[PROJECTION_Q].out || m[PROJECTION_Q].out == width) &&
+           (!m[PROJECTION_K].out || m[PROJECTION_K].out == kv_width) &&
+           (!m[PROJECTION_V].out || m[PROJECTION_V].out == kv_width) &&
+           (!m[PROJECTION_O].out || m[PROJECTION_O].in == width);
 }
 
 /* A query's document is that of the key at its position, so there must be one. */

@@ -235,30 +235,83 @@ static struct attention message_describe_attention(const struct header *header,
     };
 }
 
+/* Matrices in parts are those that their messages are joined to (message_join). */
 static struct weights message_describe_weights(const struct header *header, struct message *message)
 {
-    static const enum tensor_role roles[PROJECTION_COUNT] = {
-        [PROJECTION_Q] = TENSOR_WQ,
-        [PROJECTION_K] = TENSOR_WK,
-        [PROJECTION_V] = TENSOR_WV,
-        [PROJECTION_O] = TENSOR_WO,
-    };
     struct weights weights = {
         .heads = header->heads, .kv_heads = header->kv_heads, .head_dim = header->head_dim};
+    size_t at = 0;
     for (int p = 0; p < PROJECTION_COUNT; p++) {
-        uint32_t frame = header_frame_of(header, roles[p]);
-        if (!frame) {
-            continue;
+        const struct matrix_place *place = &header->matrix[p];
+        struct projection_matrix *matrix = &weights.matrix[p];
+        matrix->out = place->out;
+        matrix->in = place->in;
+        if (!header->in_parts) {
+            matrix->data = tensor_data(header, message, header_role_of(p));
+            matrix->dtype = tensor_dtype(header, header_role_of(p));
+        } else if (place->out) {
+            matrix->data = message ? message->joined + at : (const char *)place;
+            matrix->dtype = message ? message->joined_dtype[p] : DTYPE_F64;
+            at += (size_t)place->out * place->in * dtype_size(matrix->dtype);
         }
-        const struct tensor *tensor = &header->tensors[frame - 2];
-        weights.matrix[p] = (struct projection_matrix){
-            .data = tensor_data(header, message, roles[p]),
-            .dtype = tensor->dtype,
-            .out = (uint32_t)tensor->shape[0],
-            .in = (uint32_t)tensor->shape[1],
-        };
     }
     return weights;
+}
+
+int message_join(struct message *message, struct message *parts)
+{
+    const struct header *header = &message->header;
+    size_t bytes = 0;
+    for (int p = 0; p < PROJECTION_COUNT; p++) {
+        const struct message *has = message;
+        for (const struct message *next = parts;
+             next && !header_frame_of(&has->header, header_role_of(p)); next = next->queued_next) {
+            has = next;
+        }
+        message->joined_dtype[p] = tensor_dtype(&has->header, header_role_of(p));
+        bytes += (size_t)header->matrix[p].out * header->matrix[p].in *
+                 dtype_size(message->joined_dtype[p]);
+    }
+    message->joined = malloc(bytes);
+    if (!message->joined) {
+        return ERR_MEMORY;
+    }
+    message->parts = parts;
+    return 0;
+}
+
+static void message_gather_block(struct message *into, struct message *from, enum projection p,
+                                 char *whole)
+{
+    const struct matrix_place *place = &from->header.matrix[p];
+    uint32_t frame = header_frame_of(&from->header, header_role_of(p));
+    if (!frame) {
+        return;
+    }
+    const struct tensor *tensor = &from->header.tensors[frame - 2];
+    const char *data = zmq_msg_data(&from->frames[frame]);
+    size_t size = dtype_size(into->joined_dtype[p]), width = tensor->shape[1] * size;
+    for (uint64_t row = 0; row < tensor->shape[0]; row++) {
+        memcpy(whole + ((place->row + row) * place->in + place->column) * size, data + row * width,
+               width);
+    }
+}
+
+void message_gather(struct message *message)
+{
+    char *whole = message->joined;
+    for (int p = 0; p < PROJECTION_COUNT; p++) {
+        const struct matrix_place *place = &message->header.matrix[p];
+        message_gather_block(message, message, p, whole);
+        for (struct message *part = message->parts; part; part = part->queued_next) {
+            message_gather_block(message, part, p, whole);
+        }
+        whole += (size_t)place->out * place->in * dtype_size(message->joined_dtype[p]);
+    }
+    message_free_tensors(message);
+    for (struct message *part = message->parts; part; part = part->queued_next) {
+        message_free_tensors(part);
+    }
 }
 
 struct attention message_attention(struct message *message)
@@ -332,6 +385,12 @@ void message_free(struct message **message_p)
     for (uint32_t i = 0; i < message->frame_count; i++) {
         zmq_msg_close(&message->frames[i]);
     }
+    while (message->parts) {
+        struct message *part = message->parts;
+        message->parts = part->queued_next;
+        message_free(&part);
+    }
+    free(message->joined);
     header_clear(&message->header);
     head_maps_free(&message->head_maps);
     free(message->small_maps);

@@ -61,6 +61,11 @@ struct message {
     uint64_t begun_ns, computed_ns;  /* monotonic; set by workers, 0 = was not computed */
     bool finished;                   /* no work is left to do: it can be taken in its turn */
     bool detached; /* tier weights: taken in its turn, before its numbers were there */
+    bool waits;    /* a part of matrices whose others are not there: its layer's assembly has it */
+    struct message *parts; /* the others of its matrices, which it stands for; owned, by
+                              queued_next */
+    char *joined;          /* the matrices that they make together; owned */
+    enum dtype joined_dtype[PROJECTION_COUNT];
     uint64_t held[1 + CONFIG_WINDOWS_MAX]; /* of it: by track, 1 + index of the part that waits for
                                               the numbers; 0 = none */
     struct message *next;                  /* of its job, waiting for room in the pool */
@@ -91,6 +96,12 @@ int message_check(struct message *message, const struct config *config, const ch
 struct attention message_attention(struct message *message);
 /* Type weights. */
 struct weights message_weights(struct message *message);
+/* Makes it the one that stands for the matrices of which it and `parts` have the blocks, all of
+ * them and of one dtype each: message_weights gives them whole. On 0 it owns the parts. Returns 0
+ * or ERR_MEMORY. */
+int message_join(struct message *message, struct message *parts);
+/* Fills what it was joined to; frees the frames that came. On a worker, before it is computed. */
+void message_gather(struct message *message);
 /* The same from the header alone, for estimating the cost: pointers only mark which tensors exist
  * and must not be followed. */
 struct attention message_attention_shape(const struct header *header);

@@ -111,6 +111,24 @@ static struct measure_plan work_plan_of(const struct header *header, const struc
     return plan;
 }
 
+/* The parts of matrices share what they cost together, which they are joined for. Each costs all of
+ * it when that is more than there is. */
+static uint64_t work_part_cost(const struct header *header, uint64_t all,
+                               const struct config *config)
+{
+    double whole = 0, here = 0;
+    for (int p = 0; p < PROJECTION_COUNT; p++) {
+        whole += (double)header->matrix[p].out * header->matrix[p].in;
+    }
+    for (uint32_t i = 0; i < header->tensor_count; i++) {
+        const struct tensor *tensor = &header->tensors[i];
+        here += (double)tensor->shape[0] * (double)tensor->shape[1];
+    }
+    double joined = (double)all + whole * (double)dtype_size(DTYPE_F64);
+    return joined > (double)config->ingest_budget ? UINT64_MAX / 2
+                                                  : (uint64_t)(joined * here / whole);
+}
+
 uint64_t work_cost(const struct header *header, const struct config *config,
                    const struct machine *machine, uint64_t *ret_scratch)
 {
@@ -121,7 +139,8 @@ uint64_t work_cost(const struct header *header, const struct config *config,
     plan.head_maps_size = config->maps_enabled ? (uint32_t)config->maps_size : 0;
     if (header->type == MESSAGE_WEIGHTS) {
         struct weights shape = message_weights_shape(header);
-        return cost + measure_weights_cost(&shape);
+        uint64_t all = measure_weights_cost(&shape);
+        return cost + (header->in_parts ? work_part_cost(header, all, config) : all);
     }
     struct attention shape = message_attention_shape(header);
     *ret_scratch = measure_scratch(&shape, &plan);
@@ -144,8 +163,11 @@ static void work_run(struct pool_job *pool_job, struct scratch *scratch)
     struct work_job *job = (struct work_job *)pool_job;
     struct work *work = job->work;
     struct message *message = work->message;
-    if (job->index == 0) { /* the first in the queue */
+    if (job->index == 0) { /* the first in the queue, and of matrices the only one */
         message->begun_ns = clock_monotonic_ns();
+        if (message->joined) {
+            message_gather(message);
+        }
     }
     measure_run(work->measure, job->index, scratch);
     if (atomic_fetch_sub(&work->remaining, 1) == 1) {

@@ -8,6 +8,7 @@
 #include "daemon/base/clock.h"
 #include "daemon/base/crash.h"
 #include "daemon/base/log.h"
+#include "daemon/run/assembly.h"
 #include "daemon/run/checkpoint.h"
 
 #include <inttypes.h>
@@ -468,6 +469,7 @@ void closing_settle(struct run *run, uint64_t now_ns)
         settle_track(run, &run->tracks[t], now_ns);
     }
     if (run->state != JOB_ENDED && has_ended(run)) {
+        assembly_give_up_all(run);
         end_run(run, now_ns);
     }
 }

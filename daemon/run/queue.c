@@ -13,6 +13,7 @@
  * window: a refused message itself may belong to a window that is long closed. */
 #include "daemon/run/queue.h"
 
+#include "daemon/run/assembly.h"
 #include "daemon/run/closing.h"
 #include "daemon/run/events.h"
 #include "daemon/run/live.h"
@@ -122,7 +123,8 @@ bool queue_put(struct run *run, struct message *message, uint64_t now_ns)
     if (tensors && !message->code) {
         message->code = queue_foresee(run, message);
     }
-    message->finished = !tensors || message->code != 0;
+    /* Parts of matrices are computed when all of them have been taken. */
+    message->finished = !tensors || message->code != 0 || message->header.in_parts;
     message->wants_map = !message->finished && queue_wants_map(run, message);
     message->wants_head_maps = !message->finished && queue_wants_head_maps(run, message, now_ns);
     message->small_maps_size = queue_small_maps_size(run, message);
@@ -226,11 +228,15 @@ static int queue_place(struct run *run, struct stream *stream, struct message *m
     if (!code && state_budget_full(&run->budget)) {
         code = ERR_STATE_LIMIT;
     }
-    for (uint32_t t = 0; t < run->track_count && !code; t++) {
+    if (!code && message->header.in_parts) {
+        code = assembly_put(run, stream, message);
+    }
+    for (uint32_t t = 0; t < run->track_count && !code && !message->waits; t++) {
         if (places->part[t]) {
             code = track_state(&run->tracks[t], places->part[t], stream, &places->state[t]);
         }
     }
+    message->detached |= !code && message->joined; /* now it can be computed */
     return code;
 }
 
@@ -261,16 +267,6 @@ static void queue_mark_unsaved(struct run *run, struct stream *stream)
     }
 }
 
-/* One that was late and is refused after all: some window has counted it as lost. */
-static void queue_count_dropped(struct run *run, struct stream *stream,
-                                const struct message *message, int code)
-{
-    tally_drop(&stream->counts.tally, code);
-    for (uint32_t t = 0; t < run->track_count && !message->losses.found; t++) {
-        tally_drop(&stream->tracks[t].pending, code);
-    }
-}
-
 static int queue_take_tensors(struct run *run, struct stream *stream, struct message *message)
 {
     struct queue_places places = {.part = {NULL}};
@@ -279,16 +275,19 @@ static int queue_take_tensors(struct run *run, struct stream *stream, struct mes
     stream->last_ns = message->received_ns;
     run->judge_losses = false;
     queue_mark_unsaved(run, stream);
-    if (!code && !message->detached) {
+    if (!code && !message->detached && !message->waits) {
         code = queue_add_numbers(run, stream, message, &places);
     }
     if (code) {
-        queue_count_dropped(run, stream, message, code);
+        run_count_dropped(run, stream, message, code);
         return code;
     }
     if (message->header.module[0]) {
         const char *module = message->header.module;
         run->dirty |= stream_set_module(stream, module, strlen(module));
+    }
+    if (message->waits) {
+        return 0;
     }
     if (message->detached) { /* the parts wait for the numbers */
         for (int t = 0; t < TRACKS_MAX; t++) {
@@ -400,6 +399,12 @@ static void queue_end_flush(struct run *run)
     closing_show(run);
 }
 
+static void queue_detach(struct run *run, struct message *message)
+{
+    run->detached++;
+    run->flush_detached += message->arrival <= run->flush_arrival;
+}
+
 struct message *queue_take(struct run *run)
 {
     struct message *message;
@@ -409,15 +414,17 @@ struct message *queue_take(struct run *run)
            message->header.type == MESSAGE_WEIGHTS) {
         queue_pop(run);
         message->detached = true;
-        run->detached++;
         message->code = queue_take_message(run, message);
-        run->flush_detached += message->arrival <= run->flush_arrival;
+        queue_detach(run, message);
     }
     if (!message || !message->finished) {
         return NULL;
     }
     queue_pop(run);
     message->code = queue_take_message(run, message);
+    if (message->detached) {
+        queue_detach(run, message);
+    }
     queue_end_flush(run);
     closing_settle(run, message->received_ns);
     return message;
@@ -463,9 +470,12 @@ void queue_join(struct run *run, struct message *message, uint64_t now_ns)
         }
         queue_mark_unsaved(run, stream);
         if (code) {
-            queue_count_dropped(run, stream, message, code);
+            run_count_dropped(run, stream, message, code);
         } else {
-            stream->counts.processed++;
+            for (const struct message *part = message; part;
+                 part = part == message ? message->parts : part->queued_next) {
+                stream->counts.processed++;
+            }
         }
         message->code = code;
     }

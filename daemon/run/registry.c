@@ -508,6 +508,19 @@ uint32_t registry_flushing(const struct registry *registry)
     return count;
 }
 
+static void count_waiting(void *data, struct run *run)
+{
+    uint64_t *count = data;
+    *count += run->waiting;
+}
+
+uint64_t registry_waiting(const struct registry *registry)
+{
+    uint64_t count = 0;
+    registry_each(registry, count_waiting, &count);
+    return count;
+}
+
 bool registry_knows(const struct registry *registry, const char *job)
 {
     return registry_find_job(registry, job) != NULL;

@@ -49,6 +49,9 @@ int registry_flush(struct registry *registry, const char *job);
 /* Runs that still have to show their windows after a flush. */
 uint32_t registry_flushing(const struct registry *registry);
 
+/* Messages that wait for other parts of their matrices: assembly.h. */
+uint64_t registry_waiting(const struct registry *registry);
+
 bool registry_knows(const struct registry *registry, const char *job);
 /* The run of a job whose digits begin with `prefix`, the newest of them; NULL when there is none.
  */

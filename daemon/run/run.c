@@ -108,7 +108,19 @@ int run_stream(struct run *run, struct layer_id id, uint32_t heads, uint64_t now
 
 bool run_busy(const struct run *run)
 {
-    return run->queued > 0 || run->detached > 0;
+    return run->queued > 0 || run->detached > 0 || run->waiting > 0 || run->lost;
+}
+
+void run_count_dropped(struct run *run, struct stream *stream, const struct message *message,
+                       int code)
+{
+    for (const struct message *part = message; part;
+         part = part == message ? message->parts : part->queued_next) {
+        tally_drop(&stream->counts.tally, code);
+        for (uint32_t t = 0; t < run->track_count && !part->losses.found; t++) {
+            tally_drop(&stream->tracks[t].pending, code);
+        }
+    }
 }
 
 uint64_t run_time_ns(const struct run *run, uint64_t now_ns)

@@ -56,6 +56,8 @@ struct run {
     struct message *queue, **queue_last; /* received and not taken, oldest first */
     uint32_t queued;
     uint32_t detached;       /* taken, and still computed: tier weights */
+    uint32_t waiting;        /* taken: parts of matrices whose others are not there, assembly.h */
+    struct message *lost;    /* of those, given up; by queued_next */
     bool flushing;           /* show the windows once all up to flush_arrival are taken, */
     uint64_t flush_arrival;  /* and joined if they were taken unfinished */
     uint32_t flush_detached; /* so many of those are still computed */
@@ -89,6 +91,10 @@ struct drift_rule run_drift_rule(const struct config *config);
 void run_charge_drift(struct run *run, struct layer_track *layer);
 /* Frees a layer's baseline. */
 void run_free_drift(struct run *run, struct layer_track *layer);
+/* One of its layer's messages that was refused, with those it stands for: counts them to the layer
+ * and, unless a window has counted it as lost, to the window of the layer's next message. */
+void run_count_dropped(struct run *run, struct stream *stream, const struct message *message,
+                       int code);
 /* Frees the states of all parts, and every baseline: the run has ended. */
 void run_free_state(struct run *run);
 /* The totals of all layers, and of messages that belong to none. */

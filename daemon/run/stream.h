@@ -14,6 +14,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct message;
+
 /* The messages that were taken in: received = processed + the tally's drops. */
 struct counts {
     uint64_t received, processed;
@@ -31,6 +33,13 @@ struct layer_track {
     struct sequences restored; /* while checkpoints are read: what this track has */
 };
 
+/* The parts of a layer's matrices that wait for the others. */
+struct assembly {
+    struct message *first; /* in the order of arrival, by queued_next; owned */
+    uint64_t entries;      /* of the matrices, that they have together */
+    uint64_t heard_ns;     /* when the newest came */
+};
+
 struct stream {
     uint32_t key; /* packed layer_id */
     uint32_t index;
@@ -44,6 +53,7 @@ struct stream {
     uint64_t mapped_part;    /* 1 + the last part that a map was asked for in; 0 = none */
     struct map_place maps;   /* the newest of its heads */
     struct sequences sequences;
+    struct assembly assembly;
     struct counts counts;
     uint64_t last_ns;           /* when it was last heard of */
     struct layer_track *tracks; /* [of the run]; owned */

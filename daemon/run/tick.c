@@ -3,6 +3,7 @@
 
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
+#include "daemon/run/assembly.h"
 #include "daemon/run/closing.h"
 
 static void tick_go_idle(struct run *run)
@@ -42,6 +43,7 @@ void tick_run(struct run *run, uint64_t now_ns)
     for (uint32_t t = 0; t < run->track_count; t++) {
         window_settle_byes(&run->tracks[t].window, time_ns);
     }
+    assembly_give_up_late(run, now_ns);
     closing_settle(run, time_ns);
     closing_show_quiet(run, time_ns);
     if (run->state == JOB_ACTIVE && !run_busy(run) &&

@@ -22,10 +22,19 @@ static void check_matrices(const struct header *header)
     REQUIRE(header->tensor_count >= 1 && header->head_dim > 0);
     REQUIRE(header->batch == 1 && header->queries == 1 && header->keys == 1);
     REQUIRE(!header->q_len && !header->k_len && header->head_offset == 0);
-    REQUIRE(!header_frame_of(header, TENSOR_WQ) || side(header, TENSOR_WQ, 0) == width);
-    REQUIRE(!header_frame_of(header, TENSOR_WK) || side(header, TENSOR_WK, 0) == kv_width);
-    REQUIRE(!header_frame_of(header, TENSOR_WV) || side(header, TENSOR_WV, 0) == kv_width);
-    REQUIRE(!header_frame_of(header, TENSOR_WO) || side(header, TENSOR_WO, 1) == width);
+    for (int p = 0; p < PROJECTION_COUNT; p++) {
+        const struct matrix_place *place = &header->matrix[p];
+        uint32_t frame = header_frame_of(header, header_role_of(p));
+        bool keys = p == PROJECTION_K || p == PROJECTION_V;
+
+        REQUIRE(!frame || place->out > 0);
+        REQUIRE(!frame || place->row + header->tensors[frame - 2].shape[0] <= place->out);
+        REQUIRE(!frame || place->column + header->tensors[frame - 2].shape[1] <= place->in);
+        REQUIRE(header->in_parts || (place->row == 0 && place->column == 0));
+        REQUIRE(header->in_parts || (place->out > 0) == (frame > 0));
+        REQUIRE(place->out == 0 ||
+                (p == PROJECTION_O ? place->in : place->out) == (keys ? kv_width : width));
+    }
 }
 
 /* Checks everything that the kernels take for granted. */

@@ -73,6 +73,8 @@ FILES = {
     "weights_head_dim": changed("weights", head_dim=9),
     "weights_head_dim_max": changed("weights_slice", heads=2**20, heads_total=2**20, head_dim=2**31 - 1),
     "weights_gqa": changed("weights", kv_heads=3),
+    "weights_part_beyond": changed("weights_part", parts={"wq": [32, 24, 21, 0], "wo": [24, 32, 0, 16]}),
+    "weights_part_large": changed("weights_part", parts={"wq": [32, 2**31 - 1, 20, 2**31 - 25], "wo": [2**31 - 1, 32, 0, 16]}),
     "weights_none": changed("weights", tensors=[]),
     "weights_of_attention": changed("weights", tensors=[weights(1, 4, 8, 8)]),
     "weights_only_wo": changed("weights", tensors=[weights(1, 32, name="wo")]),

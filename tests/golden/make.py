@@ -83,6 +83,11 @@ weights = common("weights", seq=0, epoch=3, step=1250) | layer("decoder", 5, "se
 weights_slice = common("weights", seq=1, epoch=3, step=1250) | layer("encoder", 0, "cross") | {
     "tensors": [tensor("wo", "bf16", 7, 6)], "heads": 2, "head_dim": 3, "heads_total": 4}
 
+# Matrices that are spread over two ranks: the second one's part, with nothing of W_k.
+weights_part = common("weights", seq=2, epoch=3, step=1250, rank=1, world=2) | layer("decoder", 5, "self") | {
+    "tensors": [tensor("wq", "f32", 12, 24), tensor("wo", "bf16", 24, 16)], "heads": 4, "kv_heads": 2, "head_dim": 8,
+    "parts": {"wq": [32, 24, 20, 0], "wk": [16, 24, 0, 0], "wo": [24, 32, 0, 16]}}
+
 epoch_end = common("event", seq=2, epoch=3, step=1250) | {"event": "epoch_end"}
 bye = common("event", seq=3, epoch=3, step=1250) | {"event": "bye"}
 bye_dropped = common("event", seq=4, epoch=3, step=1250) | {"event": "bye", "dropped_total": 300}
@@ -286,7 +291,7 @@ def readable(value):
 
 
 NAMES = ["attention", "attention_full", "attention_unknown_keys", "attention_documents", "attention_rows",
-         "attention_module", "attention_sample", "qk", "qk_full", "qk_output", "weights", "weights_slice", "epoch_end", "bye",
+         "attention_module", "attention_sample", "qk", "qk_full", "qk_output", "weights", "weights_slice", "weights_part", "epoch_end", "bye",
          "bye_dropped", "hello", "hello_modules", "hello_settings", "log", "log_result", "live", "live_bare", "summary", "job", "alert", "alert_run", "live_full",
          "live_weights", "summary_full", "analysis_layer", "analysis_weights"]
 

@@ -56,10 +56,10 @@ def test_qk_header_encodes_to_the_golden_bytes(name):
     assert wire.pack_header({**common_of(twin), **wire.qk_keys(layer, tensors, **keys)}) == payload
 
 
-@pytest.mark.parametrize("name", ["weights", "weights_slice"])
+@pytest.mark.parametrize("name", ["weights", "weights_slice", "weights_part"])
 def test_weights_header_encodes_to_the_golden_bytes(name):
     payload, twin = golden(name)
-    layer, tensors, keys = layer_of(twin, ("heads", "kv_heads", "head_dim", "heads_total"))
+    layer, tensors, keys = layer_of(twin, ("heads", "kv_heads", "head_dim", "parts", "heads_total"))
     assert wire.pack_header({**common_of(twin), **wire.weights_keys(layer, tensors, **keys)}) == payload
 
 

@@ -155,12 +155,15 @@ def qk_keys(layer: Layer, tensors: Described, *, scale: float, softcap: float = 
 
 
 def weights_keys(layer: Layer, tensors: Described, *, heads: int, head_dim: int, kv_heads: Optional[int] = None,
-                 heads_total: Optional[int] = None) -> Dict[str, Any]:
-    """The keys a weights message adds; `tensors` as for attention, of wq, wk, wv, wo any."""
+                 heads_total: Optional[int] = None, parts: Optional[Dict[str, Sequence[int]]] = None) -> Dict[str, Any]:
+    """The keys a weights message adds; `tensors` as for attention, of wq, wk, wv, wo any. `parts`: the tensors are parts
+    of these matrices, name to [out, in, row, column]: the size of each, and where its tensor begins in it."""
     keys = {**_layer_keys(layer, tensors), "heads": heads}
     if kv_heads is not None and kv_heads != heads:
         keys["kv_heads"] = kv_heads
     keys["head_dim"] = head_dim
+    if parts is not None:
+        keys["parts"] = {name: [int(x) for x in place] for name, place in parts.items()}
     if heads_total is not None and heads_total != heads:
         keys["heads_total"] = heads_total
     return {**keys, **_module_keys(layer)}

@@ -9,14 +9,14 @@
 #include <string.h>
 
 /* A publisher and somebody who wants everything. */
-struct pair {
+struct pairing {
     struct peer peer;
     attn_publisher *publisher;
 };
 
-static struct pair pair_open_with(const char *limits)
+static struct pairing pair_open_with(const char *limits)
 {
-    struct pair pair = {.peer = peer_open(ZMQ_SUB, NULL, 0)};
+    struct pairing pair = {.peer = peer_open(ZMQ_SUB, NULL, 0)};
 
     pair.publisher = publisher_for(&pair.peer);
     peer_subscribe(&pair.peer, limits);
@@ -25,12 +25,12 @@ static struct pair pair_open_with(const char *limits)
     return pair;
 }
 
-static struct pair pair_open(void)
+static struct pairing pair_open(void)
 {
     return pair_open_with("limits/header=3");
 }
 
-static void pair_close(struct pair *pair)
+static void pair_close(struct pairing *pair)
 {
     attn_publisher_free(&pair->publisher);
     peer_close(&pair->peer);
@@ -147,7 +147,7 @@ static void test_every_field_of_qk_arrives(void **state)
                         .documents = documents,
                         .microbatch = 1,
                         .module = "blocks.0#1"};
-    struct pair pair = pair_open();
+    struct pairing pair = pair_open();
     struct received got;
     const struct header *h = &got.header;
 
@@ -173,7 +173,7 @@ static void test_scale_and_key_heads_have_the_usual_defaults(void **state)
 {
     static const float vectors[2 * 16];
     attn_qk qk;
-    struct pair pair = pair_open();
+    struct pairing pair = pair_open();
     struct received got;
 
     (void)state;
@@ -206,7 +206,7 @@ static void test_every_matrix_arrives(void **state)
                                   .wk = {wk, ATTN_F16, 6},
                                   .wv = {wv, ATTN_F64, 7},
                                   .wo = {wo, ATTN_F32, 5}};
-    struct pair pair = pair_open();
+    struct pairing pair = pair_open();
     struct received got;
 
     (void)state;
@@ -229,7 +229,7 @@ static void test_the_tiers_of_a_layer_share_its_sequence(void **state)
     static const float numbers[4] = {1};
     attn_weights weights = {
         .stack = ATTN_DECODER, .heads = 1, .head_dim = 2, .wq = {numbers, ATTN_F32, 2}};
-    struct pair pair = pair_open();
+    struct pairing pair = pair_open();
     struct received got;
 
     (void)state;
@@ -309,7 +309,7 @@ static void test_a_plan_cuts_samples_heads_and_rows_out_of_attention(void **stat
                                       .head_offset = 2,
                                       .heads_total = 10,
                                       .plan = &plan};
-    struct pair pair = pair_open();
+    struct pairing pair = pair_open();
     struct received got;
     const struct header *h = &got.header;
     const float *weights;
@@ -349,7 +349,7 @@ static void test_a_plan_cuts_rows_that_are_apart_for_those_who_know_q_stride(voi
                                       .mask = &a->mask[0][0][0],
                                       .tokens = &a->tokens[0][0],
                                       .plan = &plan};
-    struct pair pair = pair_open_with("limits/header=4");
+    struct pairing pair = pair_open_with("limits/header=4");
     struct received got;
     const struct header *h = &got.header;
     const float *weights;
@@ -388,7 +388,7 @@ static void test_a_stride_of_the_callers_own_goes_to_those_who_know_it(void **st
 
     (void)state;
     for (int revision = 3; revision <= 4; revision++) {
-        struct pair pair = pair_open_with(revision == 3 ? "limits/header=3" : "limits/header=4");
+        struct pairing pair = pair_open_with(revision == 3 ? "limits/header=3" : "limits/header=4");
         int rc = attn_publish_attention(pair.publisher, &attention);
 
         assert_int_equal(rc, revision == 3 ? ATTN_E_TOO_LARGE : 0);
@@ -421,7 +421,7 @@ static void test_whole_groups_of_heads_take_their_key_heads(void **state)
     const struct arrays *a = filled();
     const attn_plan plan = plan_with(1, 0, (attn_range){2, 99});
     const attn_qk qk = qk_of(a, &plan);
-    struct pair pair = pair_open();
+    struct pairing pair = pair_open();
     struct received got;
 
     (void)state;
@@ -441,7 +441,7 @@ static void test_parts_of_groups_get_a_key_head_each(void **state)
     const struct arrays *a = filled();
     const attn_plan plan = plan_with(0, 0, (attn_range){1, 3});
     const attn_qk qk = qk_of(a, &plan);
-    struct pair pair = pair_open();
+    struct pairing pair = pair_open();
     struct received got;
     const float *k;
 
@@ -465,7 +465,7 @@ static void test_ranges_of_heads_are_messages_of_their_own(void **state)
     const struct arrays *a = filled();
     attn_plan plan = plan_with(0, 0, (attn_range){0, 0});
     attn_qk qk = qk_of(a, &plan);
-    struct pair pair = pair_open();
+    struct pairing pair = pair_open();
     struct received got;
 
     (void)state;
@@ -609,7 +609,7 @@ static void test_a_header_that_does_not_fit_is_refused(void **state)
     enum { BATCH = 20000 };
     float *weights = calloc(BATCH, sizeof *weights);
     int32_t *lengths = calloc(BATCH, sizeof *lengths);
-    struct pair pair = pair_open();
+    struct pairing pair = pair_open();
     attn_attention attention = attention_of(0, weights, 1);
     attn_publisher_counts counts;
 
@@ -629,7 +629,7 @@ static void test_labels_that_do_not_fit_are_left_out(void **state)
     enum { KEYS = 16384 };
     float *weights = calloc(KEYS, sizeof *weights);
     const char **labels = calloc(KEYS, sizeof *labels);
-    struct pair pair = pair_open();
+    struct pairing pair = pair_open();
     attn_attention attention = attention_of(0, weights, KEYS);
     struct received got;
 

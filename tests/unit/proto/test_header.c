@@ -236,6 +236,32 @@ static void test_the_weights_header_is_read(void **state)
     bytes_free(&bytes);
 }
 
+static void test_parts_of_matrices_say_where_they_lie(void **state)
+{
+    struct bytes bytes = headers_golden("weights_part");
+    struct header header;
+    const char *key;
+
+    (void)state;
+    assert_int_equal(headers_decode(&bytes, &header, &key), 0);
+    assert_true(header.in_parts);
+    assert_int_equal(header.matrix[PROJECTION_Q].out, 32);
+    assert_int_equal(header.matrix[PROJECTION_Q].row, 20);
+    assert_int_equal(header.matrix[PROJECTION_K].out, 16);
+    assert_int_equal(header.matrix[PROJECTION_V].out, 0);
+    assert_int_equal(header.matrix[PROJECTION_O].in, 32);
+    assert_int_equal(header.matrix[PROJECTION_O].column, 16);
+    header_clear(&header);
+    bytes_free(&bytes);
+    bytes = headers_golden("weights");
+    assert_int_equal(headers_decode(&bytes, &header, &key), 0);
+    assert_false(header.in_parts);
+    assert_int_equal(header.matrix[PROJECTION_O].in, 32);
+    assert_int_equal(header.matrix[PROJECTION_O].column, 0);
+    header_clear(&header);
+    bytes_free(&bytes);
+}
+
 static void test_events_are_read(void **state)
 {
     static const struct {
@@ -279,6 +305,7 @@ static void test_encoding_gives_the_golden_bytes(void **state)
                                         "qk_output",
                                         "weights",
                                         "weights_slice",
+                                        "weights_part",
                                         "hello",
                                         "hello_modules",
                                         "hello_settings",
@@ -702,6 +729,7 @@ int main(void)
         cmocka_unit_test(test_a_module_has_at_most_256_bytes_and_nothing_that_moves_a_cursor),
         cmocka_unit_test(test_what_a_qk_header_leaves_out_is_none),
         cmocka_unit_test(test_the_weights_header_is_read),
+        cmocka_unit_test(test_parts_of_matrices_say_where_they_lie),
         cmocka_unit_test(test_events_are_read),
         cmocka_unit_test(test_encoding_gives_the_golden_bytes),
         cmocka_unit_test(test_unknown_keys_are_skipped),

@@ -309,6 +309,43 @@ static void test_matrices_must_be_heads_times_head_dim(void **state)
         ERR_HEAD_DIM);
 }
 
+/* The golden `weights_part` has wq [12, 24] at row 20 of 32, and wo [24, 16] at column 16 of 32. */
+static void test_parts_must_lie_within_their_matrices(void **state)
+{
+#define WQ "\xa2wq\x94\x20\x18\x14\x00"
+#define WK "\xa2wk\x94\x10\x18\x00\x00"
+#define WO "\xa2wo\x94\x18\x20\x00\x10"
+    static const struct {
+        const char *value;
+        size_t len;
+        int rc;
+    } cases[] = {
+        {LITERAL("\x83" WQ WK WO), 0},
+        {LITERAL("\x82" WQ WO), 0},
+        {LITERAL("\x82\xa2wq\x94\x20\x18\x15\x00" WO), ERR_SHAPE},
+        {LITERAL("\x82\xa2wq\x94\x20\x18\x14\x01" WO), ERR_SHAPE},
+        {LITERAL("\x82" WQ "\xa2wo\x94\x18\x20\x00\xce\x7f\xff\xff\xff"), ERR_SHAPE},
+        {LITERAL("\x82" WQ "\xa2wo\x93\x18\x20\x00"), ERR_SHAPE},
+        {LITERAL("\x82" WQ "\xa2wo\x94\x18\x20\x00\xff"), ERR_KEY_RANGE},
+        {LITERAL("\x83" WQ WO "\xa2wk\x94\x00\x18\x00\x00"), ERR_SHAPE_ZERO},
+        {LITERAL("\x83" WQ WO "\xa2wk\x94\x10\xce\x80\x00\x00\x00\x00\x00"), ERR_KEY_RANGE},
+        {LITERAL("\x83" WQ WO "\xa2wk\x94\x11\x18\x00\x00"), ERR_HEAD_DIM},
+        {LITERAL("\x81" WQ), ERR_TENSOR_NAME},
+        {LITERAL("\x83" WQ WO "\xa2wx\x94\x10\x18\x00\x00"), ERR_TENSOR_NAME},
+        {LITERAL("\x83" WQ WO WQ), ERR_KEY_DUPLICATE},
+        {LITERAL("\x90"), ERR_KEY_TYPE},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        int rc = headers_change("weights_part", "parts", cases[i].value, cases[i].len, NULL);
+
+        if (rc != cases[i].rc) {
+            fail_msg("case %zu: %s", i, err_slug(rc));
+        }
+    }
+}
+
 static void test_a_tensor_needs_its_three_keys(void **state)
 {
     (void)state;
@@ -372,6 +409,7 @@ int main(void)
         cmocka_unit_test(test_tensors_of_the_output_must_agree_with_the_values),
         cmocka_unit_test(test_documents_need_a_key_for_every_query),
         cmocka_unit_test(test_matrices_must_be_heads_times_head_dim),
+        cmocka_unit_test(test_parts_must_lie_within_their_matrices),
         cmocka_unit_test(test_a_tensor_needs_its_three_keys),
         cmocka_unit_test(test_lengths_must_fit_the_shape),
     };
