@@ -3,6 +3,7 @@
 // thousands, laying them all out takes seconds.
 import { h, number } from "./dom.js";
 import { headCount } from "./pickers.js";
+import { roleSince } from "./run_text.js";
 
 /** The metrics that have a column, in layers that have their numbers. */
 export const COLUMNS = [
@@ -29,6 +30,7 @@ export class HeadsTable {
     /** Draws into the body of `frame`; `toHead(head)`: the address of a head. */
     constructor(frame, toHead) {
         Object.assign(this, { frame, toHead, live: null, columns: null, by: null, down: -1, order: [], rows: [] });
+        this.roles = new Map(); // of heads that were seen to take their role: [role, since when]
         this.head = h("tr", {});
         this.body = h("tbody", {});
         this.table = h("table", {}, h("thead", {}, this.head), this.body);
@@ -46,6 +48,20 @@ export class HeadsTable {
         for (const row of this.rows.splice(count)) row.element.remove();
         this.rows.forEach((row, i) => this.fill(row, this.order[i]));
         this.add(Math.min(ROWS, count) - this.rows.length);
+    }
+
+    /** The answer of roles, or null. */
+    drawRoles(answer) {
+        const emerged = answer?.heads.filter((found) => found.emerged) ?? [];
+        this.roles = new Map(emerged.map((found) => [found.head, [found.role, roleSince(found, answer.unit)]]));
+        if (this.live) this.draw(this.live);
+    }
+
+    /** The pattern of the newest message, and since when the head does that. */
+    patternText(head) {
+        const pattern = this.live.heads?.pattern?.[head] ?? "–",
+            [role, since] = this.roles.get(head) ?? [];
+        return role === pattern ? `${pattern} ${since}` : pattern;
     }
 
     /** A metric whose numbers come now and then, as those of probes, keeps its column. */
@@ -90,7 +106,7 @@ export class HeadsTable {
 
     fill({ link, texts }, head) {
         const { live, columns } = this,
-            shown = [live.heads?.pattern?.[head] ?? "–", ...columns.map((name) => number(valuesOf(live, name)[head]))];
+            shown = [this.patternText(head), ...columns.map((name) => number(valuesOf(live, name)[head]))];
         link.textContent = head;
         link.href = this.toHead(head);
         shown.forEach((text, i) => (texts[i].textContent = text));

@@ -114,6 +114,11 @@ class Run {
         return at === null ? null : valuesAt(grid, where, at);
     }
 
+    /** The roles of the heads of a layer, or of one of them, and since when, from the history: the answer, or null. */
+    roles({ stack, layer, site, head }) {
+        return find("roles", { job: this.job, run: this.run, stack, layer, site, head }).catch(() => null);
+    }
+
     /** Which step or window a layer's numbers are of. */
     when(map) {
         return map?.past ? (map.when ?? "last window") : `step ${map?.step ?? "–"}`;

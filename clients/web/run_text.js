@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-// The name of a run, its start, and the time since its last message.
+// A run in words: its name, its start, the time since its last message, and what its heads do since when.
 import { now } from "./api.js";
+import { number } from "./dom.js";
 
 /** A run that goes on is called silent after so many of its own intervals, and never before so many ms. */
 const INTERVALS = 3,
@@ -42,4 +43,30 @@ export function silenceOf(run, heard) {
     if (run?.state !== "active" || !heard) return "";
     const ms = now() - heard.at;
     return ms > Math.max(SILENT_MS, INTERVALS * (heard.interval ?? 0)) ? `last heard ${span(ms)} ago` : "";
+}
+
+/** "step 290", and "epoch 3" where windows are epochs. */
+const windowText = (unit, { epoch, step }) => (unit === "epoch" ? `epoch ${epoch}` : `step ${step}`);
+
+/** "since step 290" of a head of the answer of roles; one that nobody saw emerge may have had its role earlier. */
+export const roleSince = ({ emerged, spans }, unit) =>
+    `since ${windowText(unit, spans.at(-1).since)}${emerged ? "" : " or before"}`;
+
+/** "induction since step 290 (0.83 of its weight)" */
+export function roleText(found, unit) {
+    const { role, evidence, spans } = found,
+        { windows, others } = spans.at(-1),
+        short = (value) => number(Number(value.toPrecision(2))),
+        numbers = evidence.map(({ metric, value }) =>
+            metric === role ? `${short(value)} of its weight` : `${metric} ${short(value)}`,
+        );
+    const because = numbers.length ? ` (${numbers.join(", ")})` : "",
+        share = others ? `, in ${windows} of ${windows + others} windows` : "";
+    return `${role} ${roleSince(found, unit)}${because}${share}`;
+}
+
+/** "first_token until step 120, mixed until step 280"; null without earlier roles. */
+export function rolesBefore({ changes, spans }, unit) {
+    const before = spans.slice(0, -1).map(({ role, until }) => `${role} until ${windowText(unit, until)}`);
+    return before.length ? (changes > before.length ? "…, " : "") + before.join(", ") : null;
 }

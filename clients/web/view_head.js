@@ -28,6 +28,7 @@ import {
 import { go, keep, link } from "./router.js";
 import { isOnAxis, loadRules } from "./rules.js";
 import { mapStep, NOT_KEPT } from "./run.js";
+import { rolesBefore, roleText } from "./run_text.js";
 import { RunTrouble } from "./run_trouble.js";
 import { liveValues, summaryValues } from "./store.js";
 import { headTrouble } from "./trouble.js";
@@ -164,13 +165,23 @@ const pairsList = (found) => [
 
 const hasMoved = (drift, head) => drift?.delta?.[head] !== undefined && drift.delta[head] !== null;
 
+/** Names the role of the head and its earlier ones; and the pattern of the newest message, where that is another. */
+function roleFacts(roles, pattern) {
+    const found = roles?.heads[0];
+    return [
+        ["role", found && roleText(found, roles.unit)],
+        ["before", found && rolesBefore(found, roles.unit)],
+        ["pattern", pattern === found?.role ? null : pattern],
+    ];
+}
+
 /** The facts beside the series of a head. */
-function factsOf(live, summary, metric, head) {
+function factsOf(live, summary, { metric, head, roles }) {
     const drift = summary?.drift?.[metric.name],
         change = drift?.change?.[head] ?? null,
         shift = drift?.shift?.[head];
     return facts([
-        ["pattern", live?.heads?.pattern?.[head]],
+        ...roleFacts(roles, live?.heads?.pattern?.[head]),
         ["tier", live?.tier],
         ["shape", live?.shape?.join(" × ")],
         [metric.name, liveValues(live, metric.name)?.[head]],
@@ -242,6 +253,7 @@ class HeadView {
         this.rules = []; // in force
         this.trouble = new RunTrouble({ store, job: params.job, run: run.run, where: this.where });
         this.chosen = chosenHeads(params.lines, this.head, this.heads);
+        this.roles = null; // of this head
         this.moment = null; // the numbers of a window, when one is shown
         this.turn = 0;
         const { run: r, metric, where } = this;
@@ -319,9 +331,11 @@ class HeadView {
         this.intervals = await loadIntervals(this.params.job, this.run.run).catch(() => this.intervals);
     }
 
-    /** Beside all else: what is in trouble is said when it is known. */
+    /** Beside all else: what is in trouble, and what the head does, is said when it is known. */
     async loadTrouble() {
+        const roles = this.run.roles({ ...this.where, head: this.head });
         await Promise.all([this.trouble.load(), this.trouble.loadScores()]);
+        this.roles = await roles;
         if (this.isCurrent()) this.drawNumbers();
     }
 
@@ -392,7 +406,7 @@ class HeadView {
         this.about.setTitle(name, withModule(map, live ? run.when(live) : ""));
         this.about.body.replaceChildren(
             ...headTrouble(trouble, map, head, rules, (rule) => this.valueOf(rule)),
-            factsOf(live, summary, metric, head),
+            factsOf(live, summary, this),
             h("h3", {}, "Alerts of the run"),
             alertsList(this.alerts(), this.params),
         );

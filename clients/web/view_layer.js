@@ -217,9 +217,14 @@ export async function show(root, params, { store, isCurrent }) {
         similarity.hidden = Boolean(live.past);
         if (!live.past) drawSimilarity(similarity, live);
     }
+    async function loadRoles() {
+        const found = await run.roles(where);
+        if (isCurrent()) tableRows.drawRoles(found);
+    }
     function drawSeries() {
         series.draw(time.grid, time.last, { rules, alerts });
     }
+    const rolesSoon = paced(loadRoles);
     const alertsSoon = paced(async () => {
         await loadAlerts();
         if (isCurrent()) drawSeries();
@@ -229,7 +234,7 @@ export async function show(root, params, { store, isCurrent }) {
         drawSeries();
         await Promise.all([loadNumbers(), everyMap("now"), matrices.show(time.last !== null)]);
     }
-    const coming = [everyMap("now"), run.load(COLUMNS, where).then(loadNumbers), matrices.show(time.last !== null)];
+    const coming = [everyMap("now"), run.load(COLUMNS, where).then(loadNumbers), loadRoles(), matrices.show(time.last !== null)];
     drawNumbers();
     drawSeries();
     await Promise.all(coming);
@@ -243,9 +248,14 @@ export async function show(root, params, { store, isCurrent }) {
             everyMap("soon");
         }),
         store.on("weights", (live) => isOurs(live) && matrices.show(time.last !== null)),
-        store.on("summary", (summary) => isOurs(summary) && time.reloadSoon()),
+        store.on("summary", (summary) => {
+            if (!isOurs(summary)) return;
+            time.reloadSoon();
+            rolesSoon();
+        }),
         store.on("alerts", alertsSoon),
         () => numbersSoon.stop(),
+        rolesSoon.stop,
         () => alertsSoon.stop(),
         () => everyMap("stop"),
         () => time.stop(),
