@@ -5,12 +5,11 @@ import contextlib
 import functools
 import http.server
 import os
-import socket
 import threading
 
 import msgpack
 import pytest
-from harness import Attnd, Trainer
+from harness import Attnd, Trainer, free_ports
 
 HTTP = ("http.enabled=true", "http.endpoint=tcp://127.0.0.1:*")
 JOB = "mine"
@@ -149,8 +148,7 @@ class Open(Attnd):
     """One with control on TCP, as somebody has asked for."""
 
     def __init__(self):
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_ports(1)
         super().__init__("insecure=true", f"control.endpoint=tcp://127.0.0.1:{self.port}")
 
     def endpoint(self, name):

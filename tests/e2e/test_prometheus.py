@@ -5,14 +5,13 @@ import json
 import pathlib
 import re
 import shutil
-import socket
 import subprocess
 import urllib.parse
 import urllib.request
 
 import numpy as np
 import pytest
-from harness import PATIENCE_S, Trainer, softmax_maps, wait_until
+from harness import PATIENCE_S, Trainer, free_ports, softmax_maps, wait_until
 from test_metrics import Scraped
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -136,9 +135,7 @@ class Prometheus:
     """Scrapes one attnd every second; rules fire without delay."""
 
     def __init__(self, directory, target):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.address = "127.0.0.1:%d" % probe.getsockname()[1]
+        self.address = f"127.0.0.1:{free_ports(1)}"
         (directory / "attnd.rules.yml").write_text(re.sub(r"for: \d+m", "for: 1s", RULES.read_text()))
         config = (PROMETHEUS / "prometheus.yml").read_text()
         (directory / "prometheus.yml").write_text(config.replace("15s", "1s").replace("127.0.0.1:5580", target))
