@@ -29,6 +29,7 @@ def elements(page):
 def wait_for_window(page, number):
     wait_until(lambda: page.js("return document.querySelector('main').innerText.includes(arguments[0])", str(number)),
                f"window {number}")
+    page.ready()
 
 
 def publish(place, trainer, maps, epochs):

@@ -9,7 +9,7 @@ import threading
 
 import msgpack
 import pytest
-from harness import Attnd, Trainer, free_ports
+from harness import Attnd, Trainer, free_ports, wait_until
 
 HTTP = ("http.enabled=true", "http.endpoint=tcp://127.0.0.1:*")
 JOB = "mine"
@@ -159,6 +159,6 @@ def test_the_same_page_does_harm_where_it_can(browser, elsewhere):
     """Sockets of ZeroMQ take its requests for ZMTP/1.0: that is why TCP has to be asked for by name."""
     daemon = Open()
     attack(browser, elsewhere, daemon.port, ["/"])
-    assert daemon.call("plan.get", job=JOB)["every"] == 7
+    wait_until(lambda: daemon.call("plan.get", job=JOB)["every"] == 7, "the plan of the page")
     daemon.close()
     daemon.discard()

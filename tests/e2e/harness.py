@@ -39,10 +39,18 @@ def free_ports(count):
 
 
 def wait_until(condition, what, timeout=None):
-    """Polls `condition` until it returns something true, and returns that; ever more rarely, since asking costs."""
+    """Polls `condition` until it returns something true, and returns that; ever more rarely, since asking costs.
+
+    A job or run that attnd does not know is one that it does not know yet.
+    """
     deadline, pause_s = time.monotonic() + (timeout or PATIENCE_S), 0.01
     while True:
-        value = condition()
+        try:
+            value = condition()
+        except RuntimeError as error:
+            if str(error) not in ("job_unknown", "run_unknown"):
+                raise
+            value = None
         if value:
             return value
         if time.monotonic() > deadline:

@@ -82,7 +82,7 @@ def entropies(summaries):
 def watch(*trainings, tier="qk"):
     """Runs trainings (job, lr, steps) side by side; returns them with their alerts and summaries."""
     attnd = Attnd("window.unit=step", f"window.length={WINDOW}", f"window.every={WINDOW}", "window.timeout=1h",
-                  "limits.idle=24h")
+                  "limits.idle=24h", "ingest.budget=4GiB")
     reader = Reader(attnd, "alert/", "summary/")
     running = [Training(attnd, *training, tier=tier) for training in trainings]
     for training in running:
