@@ -17,7 +17,7 @@
 #include <stdint.h>
 
 #define PROTO_VERSION    1
-#define HEADER_REVISION  7 /* of the keys: PROTOCOL.md, "What the daemon takes" */
+#define HEADER_REVISION  8 /* of the keys: PROTOCOL.md, "What the daemon takes" */
 #define HEADER_BYTES_MAX 65536
 #define JOB_NAME_MAX     128
 #define RUN_BYTES        16

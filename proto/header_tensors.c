@@ -52,10 +52,10 @@ static const struct {
     [TENSOR_DOCUMENTS] = {ATTENTION | QK, 1u << DTYPE_I32, 2, {B, K}},
     [TENSOR_Q] = {QK, FLOATS, 4, {B, H, Q, D}},
     [TENSOR_K] = {QK, FLOATS, 4, {B, G, K, D}},
-    [TENSOR_V] = {QK, FLOATS, 4, {B, G, K, V}},
+    [TENSOR_V] = {ATTENTION | QK, FLOATS, 4, {B, G, K, V}},
     [TENSOR_DOUT] = {QK, FLOATS, 4, {B, H, Q, V}},
-    [TENSOR_WO_R] = {QK, 1u << DTYPE_F32, 3, {H, R, V}},
-    [TENSOR_X_NORM] = {QK, 1u << DTYPE_F32, 2, {B, Q}},
+    [TENSOR_WO_R] = {ATTENTION | QK, 1u << DTYPE_F32, 3, {H, R, V}},
+    [TENSOR_X_NORM] = {ATTENTION | QK, 1u << DTYPE_F32, 2, {B, Q}},
     [TENSOR_WQ] = MATRIX,
     [TENSOR_WK] = MATRIX,
     [TENSOR_WV] = MATRIX,
@@ -223,7 +223,7 @@ static int header_tensors_set_shape(struct header *header)
     header->heads = dims[DIM_HEADS];
     header->queries = dims[DIM_QUERIES];
     header->keys = dims[DIM_KEYS];
-    header->kv_heads = header->type == MESSAGE_QK ? dims[DIM_KV_HEADS] : header->heads;
+    header->kv_heads = dims[DIM_KV_HEADS] > 0 ? dims[DIM_KV_HEADS] : header->heads;
     header->head_dim = dims[DIM_HEAD];
     header->value_dim = dims[DIM_VALUE];
     /* Defaults; the keys of the same names come later in the table. */

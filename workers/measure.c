@@ -294,6 +294,9 @@ static int measure_run_part(struct measure *m, struct measure_part *p, struct sc
         return qk_compute(&p->block, a, p->begin, p->end, isa, scratch);
     }
     rc = block_compute(&p->block, a, p->begin, p->end, isa, scratch);
+    if (rc == 0 && wants_outputs(a, &p->block.plan)) {
+        rc = outputs_compute(p->block.head, a, p->begin, p->end, isa, scratch);
+    }
     if (rc == 0 && m->head_weights) {
         rc = across_weighted_map(&p->weighted, a, m->head_weights, p->begin, p->end, isa, scratch);
     }

@@ -59,6 +59,9 @@ static double row_scratch(const struct attention *a, const struct measure_plan *
     if (a->weights && measure_across(plan, METRIC_GROUP_SIMILARITY)) {
         bytes += 16 * heads * keys; /* a row of every head, in f32 or f64 */
     }
+    if (a->weights && a->qk.v && plan->group[METRIC_GROUP_CORE]) {
+        bytes = fmax(bytes, (double)outputs_scratch(a));
+    }
     if (!a->weights) {
         uint32_t rows = a->queries / measure_parts(a, plan) + 1;
         bytes = fmax(bytes, (double)qk_scratch(a, rows, wants_gradient(a, plan)));

@@ -4,6 +4,7 @@
 #ifndef WORKERS_MEASURE_INTERNAL_H
 #define WORKERS_MEASURE_INTERNAL_H
 
+#include "workers/across/outputs.h"
 #include "workers/linear/spectra.h"
 #include "workers/measure.h"
 
@@ -47,6 +48,13 @@ static inline bool wants_weighted(const struct attention *a, const struct measur
 static inline bool wants_gradient(const struct attention *a, const struct measure_plan *plan)
 {
     return measure_across(plan, METRIC_GROUP_IMPORTANCE) && (a->weights ? a->grad : a->qk.dout);
+}
+
+/* Numbers of the values that were sent beside weights; `block` is without the group core where
+ * queries and keys have given them. */
+static inline bool wants_outputs(const struct attention *a, const struct block_plan *block)
+{
+    return a->weights && a->qk.v && block->group[METRIC_GROUP_CORE];
 }
 
 static inline bool wants_maps_of_qk(const struct attention *a, const struct measure_plan *plan)

@@ -43,12 +43,14 @@ static bool metric_on(const struct measure_state *s, enum metric metric)
     return s->block->plan.group[metric_info[metric].group];
 }
 
-/* Metrics of one tier have no place among the results of the other. */
+/* Metrics of one tier have no place among the results of the other; those of values have, where
+ * there are values. */
 static bool metric_of_tier(const struct measure_state *s, enum metric metric)
 {
-    bool only_qk = metric == METRIC_MAX_LOGIT ||
-                   (metric >= METRIC_MAX_ABS_LOGIT && metric <= METRIC_RESIDUAL_SHARE);
-    return !only_qk || of_qk(s);
+    bool of_values = metric >= METRIC_OUTPUT_NORM && metric <= METRIC_RESIDUAL_SHARE;
+    bool of_logits = metric == METRIC_MAX_LOGIT ||
+                     (metric >= METRIC_MAX_ABS_LOGIT && metric < METRIC_OUTPUT_NORM);
+    return of_qk(s) || !(of_logits || (of_values && !s->attention->qk.v));
 }
 
 static bool vector_on(const struct measure_state *s, enum vector vector)

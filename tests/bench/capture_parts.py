@@ -86,7 +86,7 @@ class Listener:
         self._context: "zmq.Context[Any]" = zmq.Context()
         self.socket = self._context.socket(zmq.SUB)
         self.socket.setsockopt(zmq.RCVHWM, 8)
-        self.socket.setsockopt(zmq.SUBSCRIBE, b"limits/header=6")
+        self.socket.setsockopt(zmq.SUBSCRIBE, b"limits/header=8")
         self.socket.setsockopt(zmq.SUBSCRIBE, b"")
         self.socket.bind(self.endpoint)
 

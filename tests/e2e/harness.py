@@ -250,8 +250,9 @@ class Trainer:
         header.update(keys)
         return [topic.encode(), msgpack.packb(header)] + [a.tobytes() for a in tensors.values()]
 
-    def attention_frames(self, weights, mask=None, tokens=None, documents=None, grad=None, **keys):
-        tensors = dict(weights=weights, mask=mask, tokens=tokens, documents=documents, grad=grad)
+    def attention_frames(self, weights, mask=None, tokens=None, documents=None, grad=None, v=None, wo_r=None, x_norm=None,
+                         **keys):
+        tensors = dict(weights=weights, mask=mask, tokens=tokens, documents=documents, grad=grad, v=v, wo_r=wo_r, x_norm=x_norm)
         return self.tensor_frames("attention", tensors, **keys)
 
     def attention(self, weights, **keys):

@@ -426,13 +426,17 @@ def test_what_the_output_is_judged_by(attnd, rng, name):
     send_qk(trainer, x, m, dout=dout, wo_r=factors.astype(np.float32), x_norm=np.abs(grown).astype(np.float32))
     if not m.offset:
         trainer.attention(weights, grad=np.einsum("bhid,bhjd->bhij", dout, v), layer=1, **tensors_of(m), **header_of(m))
-    attnd.settled(1 if m.offset else 2)
+        trainer.attention(weights, v=x.v, wo_r=factors.astype(np.float32), x_norm=np.abs(grown).astype(np.float32), layer=2,
+                          **tensors_of(m), **header_of(m))
+    attnd.settled(1 if m.offset else 3)
     live = [answer["heads"] for answer in attnd.call("live", job="job")]
     for metric, numbers in want.items():
         np.testing.assert_allclose(live[0][metric], numbers, rtol=2e-5, err_msg=metric)
     if not m.offset:
         np.testing.assert_allclose(live[1]["importance_gradient"], want["importance_gradient"], rtol=2e-5)
-        assert not {"write_norm", "residual_share"} & set(live[1])
+        assert not {"output_norm", "write_norm", "residual_share"} & set(live[1])
+        for metric in ("output_norm", "norm_weighted_entropy", "write_norm", "residual_share"):
+            np.testing.assert_allclose(live[2][metric], live[0][metric], rtol=2e-5, atol=1e-4, err_msg=metric)
     trainer.event("epoch_end")
     heads = reader.next()[1]["heads"]
     for metric, numbers in want.items():

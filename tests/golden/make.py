@@ -60,6 +60,11 @@ attention_module = common("attention", seq=0, epoch=0, step=50) | layer("encoder
 attention_sample = common("attention", seq=4, epoch=0, step=100) | layer("decoder", 1, "self") | {
     "tensors": [tensor("weights", "f32", 1, 2, 3, 8)], "q_offset": 1, "q_stride": 3, "causal": True}
 
+# With values, which two heads share.
+attention_output = common("attention", seq=11, epoch=3, step=1203) | layer("decoder", 5, "self") | {
+    "tensors": [tensor("weights", "bf16", 2, 4, 3, 6), tensor("v", "f16", 2, 2, 6, 5), tensor("wo_r", "f32", 4, 2, 5),
+                tensor("x_norm", "f32", 2, 3)], "q_offset": 3, "causal": True}
+
 # Grouped queries: four heads read two key heads.
 qk = common("qk", seq=8, epoch=3, step=1200) | layer("decoder", 5, "self") | {
     "tensors": [tensor("q", "bf16", 2, 4, 8, 16), tensor("k", "bf16", 2, 2, 8, 16)], "scale": 0.25, "causal": True}
@@ -291,7 +296,8 @@ def readable(value):
 
 
 NAMES = ["attention", "attention_full", "attention_unknown_keys", "attention_documents", "attention_rows",
-         "attention_module", "attention_sample", "qk", "qk_full", "qk_output", "weights", "weights_slice", "weights_part", "epoch_end", "bye",
+         "attention_module", "attention_sample", "attention_output", "qk", "qk_full", "qk_output", "weights",
+         "weights_slice", "weights_part", "epoch_end", "bye",
          "bye_dropped", "hello", "hello_modules", "hello_settings", "log", "log_result", "live", "live_bare", "summary", "job", "alert", "alert_run", "live_full",
          "live_weights", "summary_full", "analysis_layer", "analysis_weights"]
 

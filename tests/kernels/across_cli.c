@@ -5,13 +5,15 @@
  *     across_cli weights=FILE dtype=f32 shape=B,H,Tq,Tk [grad=FILE grad_dtype=f32] [head_weights=
  * FILE of H doubles] [self=1] [causal=1] [window=W] [q_offset=N] [q_len=n,...] [k_len=n,...]
  * [mask=FILE] [documents=FILE] [dropout=1] [learned_sink=1] [limit=K] [cuts=row,...] [isa=NAME]
- *                [offset=BYTES] [bound=X]
+ *                [offset=BYTES] [bound=X] [v=FILE v_dtype=f32 dims=KV_HEADS,VALUE_DIM,WRITTEN_DIM]
+ *                [wo_r=FILE] [x_norm=FILE]
  *
  * cuts: the rows where a new block begins; blocks are merged in the order of their rows. offset:
  * misalignment of the tensors in memory. Numbers have 17 digits; NaN and Infinity in Python's
  * spelling. */
 #include "tests/kernels/cli.h"
 #include "workers/across/across.h"
+#include "workers/across/outputs.h"
 #include "workers/across/similarity.h"
 
 #include <math.h>
@@ -20,8 +22,8 @@
 #include <string.h>
 
 struct options {
-    const char *weights, *grad, *head_weights, *mask, *documents;
-    struct list shape, q_len, k_len, cuts;
+    const char *weights, *grad, *head_weights, *mask, *documents, *v, *wo_r, *x_norm;
+    struct list shape, q_len, k_len, cuts, dims;
     uint32_t offset, limit;
     double bound;
     enum isa isa;
@@ -35,11 +37,19 @@ static bool parse_text(struct options *o, const char *key, const char *value)
         const char **text;
         struct list *list;
     } table[] = {
-        {"weights", &o->weights, NULL}, {"grad", &o->grad, NULL},
-        {"mask", &o->mask, NULL},       {"head_weights", &o->head_weights, NULL},
-        {"shape", NULL, &o->shape},     {"documents", &o->documents, NULL},
-        {"q_len", NULL, &o->q_len},     {"k_len", NULL, &o->k_len},
+        {"weights", &o->weights, NULL},
+        {"grad", &o->grad, NULL},
+        {"mask", &o->mask, NULL},
+        {"head_weights", &o->head_weights, NULL},
+        {"shape", NULL, &o->shape},
+        {"documents", &o->documents, NULL},
+        {"q_len", NULL, &o->q_len},
+        {"k_len", NULL, &o->k_len},
         {"cuts", NULL, &o->cuts},
+        {"dims", NULL, &o->dims},
+        {"v", &o->v, NULL},
+        {"wo_r", &o->wo_r, NULL},
+        {"x_norm", &o->x_norm, NULL},
     };
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
         if (strcmp(key, table[i].key) == 0) {
@@ -74,6 +84,8 @@ static void across_cli_parse_option(struct options *o, const char *key, const ch
         o->a.dtype = parse_dtype(value);
     } else if (strcmp(key, "grad_dtype") == 0) {
         o->a.grad_dtype = parse_dtype(value);
+    } else if (strcmp(key, "v_dtype") == 0) {
+        o->a.qk.v_dtype = parse_dtype(value);
     } else if (strcmp(key, "bound") == 0) {
         o->bound = strtod(value, NULL);
     } else if (strcmp(key, "isa") == 0) {
@@ -97,14 +109,25 @@ struct found {
     double *score;
     struct pair *pairs;
     uint32_t *count;
+    struct head_block *head;
 };
+
+#define OUTPUT_SETS 4
+
+static struct moments *output_set(struct head_block *head, uint32_t set)
+{
+    struct moments *const sets[OUTPUT_SETS] = {&head->output_norm, &head->norm_weighted_entropy,
+                                               &head->write_norm, &head->residual_share};
+    return sets[set];
+}
 
 static void found_init(struct found *f, const struct options *o)
 {
     uint32_t heads = o->a.heads;
     *f = (struct found){.score = must_have(calloc(heads, sizeof *f->score)),
                         .pairs = must_have(calloc((size_t)heads * o->limit, sizeof *f->pairs)),
-                        .count = must_have(calloc(heads, sizeof *f->count))};
+                        .count = must_have(calloc(heads, sizeof *f->count)),
+                        .head = must_have(calloc(heads, sizeof *f->head))};
     if (similarity_init(&f->similarity, heads) < 0) {
         die("out of memory");
     }
@@ -116,6 +139,7 @@ static void found_clear(struct found *f)
     free(f->score);
     free(f->pairs);
     free(f->count);
+    free(f->head);
 }
 
 static void across_cli_compute(struct found *f, const struct options *o, const double *weight,
@@ -129,6 +153,9 @@ static void across_cli_compute(struct found *f, const struct options *o, const d
     }
     if (rc == 0 && a->grad) {
         rc = across_gradient(f->score, a, begin, end, o->isa, &scratch);
+    }
+    if (rc == 0 && a->qk.v) {
+        rc = outputs_compute(f->head, a, begin, end, o->isa, &scratch);
     }
     if (rc == 0) {
         rc = across_head_pairs(f->pairs, f->count, o->limit, a, begin, end, o->isa, &scratch);
@@ -150,6 +177,9 @@ static void across_cli_add_block(struct found *total, const struct options *o, c
     moments_merge(&total->map, &part.map);
     for (uint32_t h = 0; h < o->a.heads; h++) {
         total->score[h] += part.score[h];
+        for (uint32_t s = 0; s < OUTPUT_SETS; s++) {
+            moments_merge(output_set(&total->head[h], s), output_set(&part.head[h], s));
+        }
     }
     across_head_pairs_merge(total->pairs, total->count, o->limit, o->a.heads, part.pairs,
                             part.count);
@@ -194,6 +224,23 @@ static void across_cli_print_pairs(const struct found *f, const struct options *
     printf("],\n");
 }
 
+static void across_cli_print_outputs(const struct found *f, uint32_t heads)
+{
+    printf("\"outputs\":[");
+    for (uint32_t h = 0; h < heads; h++) {
+        printf(h > 0 ? ",[" : "[");
+        for (uint32_t s = 0; s < OUTPUT_SETS; s++) {
+            const struct moments *m = output_set(&f->head[h], s);
+            double number[] = {(double)m->n, moments_mean(m), moments_std(m),
+                               m->n > 0 ? m->min : NAN, m->n > 0 ? m->max : NAN};
+            printf(s > 0 ? "," : "");
+            print_array(number, 5);
+        }
+        printf("]");
+    }
+    printf("],\n");
+}
+
 static void across_cli_report(struct found *f, const struct options *o)
 {
     printf("{");
@@ -206,6 +253,7 @@ static void across_cli_report(struct found *f, const struct options *o)
     across_gradient_normalize(f->score, o->a.heads);
     across_cli_print_numbers("gradient", f->score, o->a.heads);
     across_cli_print_pairs(f, o);
+    across_cli_print_outputs(f, o->a.heads);
     printf("\"end\":true}\n");
 }
 
@@ -218,11 +266,16 @@ static void across_cli_set_shape(struct options *o)
     a->keys = (uint32_t)o->shape.value[3];
     a->q_len = o->q_len.count > 0 ? o->q_len.value : NULL;
     a->k_len = o->k_len.count > 0 ? o->k_len.value : NULL;
+    if (o->v) {
+        a->qk.kv_heads = (uint32_t)o->dims.value[0];
+        a->qk.value_dim = (uint32_t)o->dims.value[1];
+        a->qk.written_dim = (uint32_t)o->dims.value[2];
+    }
 }
 
 /* The files of one message; NULL where none was named. */
 struct files {
-    unsigned char *weights, *grad, *mask, *documents, *head_weights;
+    unsigned char *weights, *grad, *mask, *documents, *head_weights, *v, *wo_r, *x_norm;
 };
 
 static struct files read_files(struct options *o)
@@ -242,6 +295,20 @@ static struct files read_files(struct options *o)
     if (o->documents) {
         f.documents = read_file(o->documents, (size_t)a->batch * a->keys * 4, 0);
         a->documents = (const int32_t *)(void *)f.documents;
+    }
+    if (o->v) {
+        size_t values = (size_t)a->batch * a->qk.kv_heads * a->keys * a->qk.value_dim;
+        f.v = read_file(o->v, values * dtype_size(a->qk.v_dtype), o->offset);
+        a->qk.v = f.v + o->offset;
+    }
+    if (o->wo_r) {
+        size_t factors = (size_t)a->heads * a->qk.written_dim * a->qk.value_dim;
+        f.wo_r = read_file(o->wo_r, factors * sizeof(float), o->offset);
+        a->qk.wo_r = f.wo_r + o->offset;
+    }
+    if (o->x_norm) {
+        f.x_norm = read_file(o->x_norm, (size_t)a->batch * a->queries * sizeof(float), o->offset);
+        a->qk.x_norm = f.x_norm + o->offset;
     }
     if (o->head_weights) {
         f.head_weights = read_file(o->head_weights, a->heads * sizeof(double), 0);
@@ -281,5 +348,8 @@ int main(int argc, char **argv)
     free(files.mask);
     free(files.documents);
     free(files.head_weights);
+    free(files.v);
+    free(files.wo_r);
+    free(files.x_norm);
     return 0;
 }

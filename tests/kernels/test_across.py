@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Similarity of heads, weighted maps, the gradient score and each head's top pairs, computed a second time in
-float64 numpy from the formulas of workers/KERNELS.md and not from the C code.
+"""Similarity of heads, weighted maps, the gradient score, each head's top pairs and what heads make of values,
+computed a second time in float64 numpy from the formulas of workers/KERNELS.md and not from the C code.
 
 Each case is one message, run by every instruction set that is here, as one block or cut at random rows. The
 scalar reference is held to TIGHT, the others to LOOSE (1e-5 of the largest value involved, 1e-5 nats); counts
@@ -32,6 +32,10 @@ class Case:
     grad: np.ndarray = None
     grad_dtype: str = "f32"
     head_weights: np.ndarray = None
+    v: np.ndarray = None
+    v_dtype: str = "f32"
+    wo_r: np.ndarray = None
+    x_norm: np.ndarray = None
     is_self: bool = True
     causal: bool = False
     window: int = 0
@@ -55,6 +59,8 @@ def arguments(case, folder):
              "head_weights": case.head_weights}
     if case.grad is not None:
         files["grad"] = encode(case.grad, case.grad_dtype)
+    if case.v is not None:
+        files.update(v=encode(case.v, case.v_dtype), wo_r=case.wo_r, x_norm=case.x_norm)
     if case.mask is not None:
         files["mask"] = case.mask.astype(np.uint8)
     if case.documents is not None:
@@ -63,6 +69,9 @@ def arguments(case, folder):
     for name, content in files.items():
         if content is not None:
             args.append(write(folder, name, content))
+    if case.v is not None:
+        args += [f"v_dtype={case.v_dtype}",
+                 f"dims={csv((case.v.shape[1], case.v.shape[3], 0 if case.wo_r is None else case.wo_r.shape[1]))}"]
     for name in ("causal", "window", "q_offset", "dropout", "learned_sink", "limit", "offset"):
         args.append(f"{name}={int(getattr(case, name))}")
     for name in ("q_len", "k_len"):
@@ -175,6 +184,67 @@ def gradient(a, grad, seen, sound):
     return np.where(counted, product, 0).sum((0, 2, 3))
 
 
+def length(x):
+    """l2 norm along the last axis; no square overflows."""
+    unit = np.abs(x).max(-1, keepdims=True)
+    unit = np.where((unit > 0) & np.isfinite(unit), unit, 1)
+    return unit[..., 0] * np.linalg.norm(x / unit, axis=-1)
+
+
+def outputs(case, a, seen, sound):
+    """name -> [B, H, Tq] of |A V|, the entropy of |A v_j|, |R_h A V| and its share of |x|, NaN where they do not
+    exist; and the sizes that their errors are measured by."""
+    heads = a.shape[1]
+    v = np.repeat(decode(encode(case.v, case.v_dtype), case.v_dtype), heads // case.v.shape[1], axis=1)
+    w = np.where(seen[:, None] & sound[..., None], np.where(np.isfinite(a), a, 0), 0)
+    with np.errstate(all="ignore"):
+        there = sound & ~(seen[:, None] & ~np.isfinite(v).all(-1)[:, :, None, :]).any(-1)
+        v = np.where(np.isfinite(v), v, 0)
+        output = np.einsum("bhij,bhjd->bhid", w, v)
+        share = np.maximum(w, 0) * length(v)[:, :, None, :]
+        total = share.sum(-1)
+        p = share / total[..., None]
+        entropy = -np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0).sum(-1)
+        size = (np.abs(w) * length(v)[:, :, None, :]).sum(-1)
+        norm = length(output)
+        there &= np.isfinite(norm)
+        found = {"output_norm": (norm, there, size),
+                 "norm_weighted_entropy": (entropy, there & (total > 0) & np.isfinite(total), np.ones_like(size))}
+        if case.wo_r is not None:
+            r = case.wo_r.astype(float)
+            finite = np.isfinite(r).all((1, 2))[:, None]
+            written = length(np.einsum("hrd,bhid->bhir", np.where(np.isfinite(r), r, 0), output))
+            reach = size * length(np.where(np.isfinite(r), r, 0).reshape(heads, -1))[:, None]
+            finite = finite & np.isfinite(written)
+            found["write_norm"] = written, there & finite, reach
+            if case.x_norm is not None:
+                x = case.x_norm.astype(float)[:, None]
+                divides = (x > 0) & np.isfinite(x)
+                found["residual_share"] = written / x, there & finite & divides & np.isfinite(written / x), reach / x
+    return found
+
+
+def check_outputs(got, want, tolerance, isa):
+    tight = isa == "scalar"
+    for h, moments in enumerate(got):
+        for name, one in zip(("output_norm", "norm_weighted_entropy", "write_norm", "residual_share"), moments):
+            if name not in want:
+                assert one[0] == 0
+                continue
+            values, there, size = (np.broadcast_to(x, want[name][1].shape)[:, h] for x in want[name])
+            values, size = values[there], size[there]
+            assert one[0] == values.size, f"{name} {isa}: {one[0]} values, want {values.size}"
+            if not values.size:
+                continue
+            scale = max(size.max(), 1e-300)
+            loose = 1e-4 if name == "norm_weighted_entropy" else tolerance
+            close(f"{name} {isa}", [one[1], *one[3:]], [values.mean(), values.min(), values.max()],
+                  tolerance if tight else loose, scale)
+            if 1e-140 < scale < 1e140:  # else moments have no room for squares
+                std = values.std(ddof=1) if values.size > 1 else np.nan
+                close(f"{name} std {isa}", one[2], std, 1e-9 if tight else 1e-4, scale)
+
+
 def head_pairs(a, unpadded, limit):
     finite = np.isfinite(a) & unpadded[:, None]
     total = np.zeros(a.shape[1:])
@@ -198,6 +268,8 @@ def truth(case):
         found["map"], found["map_n"], found["map_scale"] = weighted_map(case, a)
     if case.grad is not None:
         found["score"] = gradient(a, decode(encode(case.grad, case.grad_dtype), case.grad_dtype), seen, sound)
+    if case.v is not None:
+        found["outputs"] = outputs(case, a, seen, sound)
     return found
 
 
@@ -245,6 +317,7 @@ def compare(case, got, want, isa):
         assert len(one) == len(other)
         close("pairs", [p[2] for p in one], [p[2] for p in other], 0)
     check_redundant(got, heads)
+    check_outputs(got["outputs"], want.get("outputs", {}), tolerance, isa)
 
 
 def check_norm(got, score):
@@ -441,6 +514,35 @@ def set_head_weights(case, rng):
     case.head_weights = weights
 
 
+def set_values(case, rng):
+    batch, heads, queries, keys = case.weights.shape
+    groups = [n for n in range(1, heads + 1) if heads % n == 0]
+    case.v_dtype = str(rng.choice(DTYPES))
+    dim = int(rng.choice([1, 3, 16, 65]))
+    case.v = rng.normal(0, 1, (batch, int(rng.choice(groups)), keys, dim))
+    per_key, top = case.v.shape[:3] + (1,), {"f32": 1e38, "f64": 1e300, "f16": 6e4, "bf16": 1e38}[case.v_dtype]
+    kind = rng.integers(0, 8)
+    if kind == 0:
+        case.v[rng.random(case.v.shape) < 0.3 / keys] = np.nan
+        case.v[rng.random(case.v.shape) < 0.3 / keys] = rng.choice([np.inf, -np.inf])
+    if kind == 1:
+        case.v[:] = 0
+    if kind == 2:
+        case.v *= rng.random(per_key) < 0.5
+    if kind == 3:  # some so long that beside them the others vanish in f32
+        case.v *= np.where(rng.random(per_key) < 0.2, top / 100, 1)
+    if kind == 4:
+        case.v /= top
+    if kind == 5:
+        case.v[:] = case.v[:, :, :1]
+    if rng.random() < 0.7:
+        case.wo_r = rng.normal(0, 1, (heads, int(rng.integers(1, dim + 1)), dim)).astype(np.float32)
+        case.wo_r *= rng.choice([1, 1, 1e-30, 1e30], (heads, 1, 1)).astype(np.float32)
+        case.wo_r[rng.random(heads) < 0.1] = np.nan
+        if rng.random() < 0.7:
+            case.x_norm = rng.choice([1, 2.5, 0, -1, np.nan, np.inf, 1e-20, 30], (batch, queries)).astype(np.float32)
+
+
 def build(shape, dtype, mask, distribution):
     rng = np.random.default_rng(zlib.crc32(repr((shape, dtype, mask, distribution)).encode()))
     case = Case(np.zeros(shape), dtype, is_self=shape[2] == shape[3] or mask == "documents")
@@ -450,6 +552,8 @@ def build(shape, dtype, mask, distribution):
         set_gradient(case, rng)
     if rng.random() < 0.9:
         set_head_weights(case, rng)
+    if rng.random() < 0.8:
+        set_values(case, rng)
     case.limit = int(rng.choice([1, 3, 10, 100]))
     case.offset = int(rng.integers(0, 8))
     case.cuts = sorted(int(c) for c in rng.integers(0, shape[2] + 1, rng.integers(1, 6)))
@@ -514,6 +618,24 @@ def test_a_uniform_head_and_a_one_hot_head(tmp_path):
     for got in analytic([[[[1, 0]], [[0.5, 0.5]]]], tmp_path):
         assert abs(got["js"][1] - 0.75 * np.log(4 / 3)) < 1e-6
         assert abs(got["cosine"][1] - 0.5**0.5) < 1e-6
+
+
+def test_the_output_of_two_keys(tmp_path):
+    """A = (1/4, 3/4) of (4, 0) and (0, 4): |A V| = |(1, 3)|, shares as the weights; R = (1, 0) of a stream of 2."""
+    entropy = -(0.25 * np.log(0.25) + 0.75 * np.log(0.75))
+    for got in analytic([[[[0.25, 0.75]]]], tmp_path, v=np.array([[[[4.0, 0], [0, 4]]]]), is_self=False,
+                        wo_r=np.array([[[1, 0]]], np.float32), x_norm=np.array([[2]], np.float32)):
+        assert [one[0] for one in got["outputs"][0]] == [1] * 4
+        assert [one[1] for one in got["outputs"][0]] == pytest.approx([10**0.5, entropy, 1, 0.5], rel=1e-6)
+
+
+def test_long_rows_are_summed_piece_by_piece(tmp_path):
+    """More keys than one product or one sum takes, with holes; heads that share values."""
+    rng = np.random.default_rng(7)
+    case = Case(np.zeros((1, 4, 40, 6000)), "bf16", is_self=False, v=rng.normal(0, 1, (1, 2, 6000, 24)), v_dtype="bf16")
+    case.mask = (rng.random((1, 40, 6000)) < 0.9).astype(np.uint8)
+    case.weights = plain(case, rng)
+    check(case, tmp_path)
 
 
 @pytest.fixture(scope="module", autouse=True)

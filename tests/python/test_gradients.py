@@ -16,7 +16,7 @@ from test_watch import tensors_of
 from torch.utils.checkpoint import checkpoint
 
 B, T, H, D = 3, 6, 2, 8
-NEWEST = b"limits/accepts=attention,qk,weights,event;header=6"
+NEWEST = b"limits/accepts=attention,qk,weights,event;header=8"
 SDPA = getattr(torch.nn.functional, "scaled_dot_product_attention", None)
 needs_sdpa = pytest.mark.skipif(SDPA is None, reason="torch has no scaled_dot_product_attention")
 

@@ -527,6 +527,9 @@ def test_what_heads_write_and_what_of_it_matters():
     assert m.values["importance_gradient"] == pytest.approx(np.array([1.5, 1]) / math.hypot(1.5, 1))
     without = measure(reference_qk.attention({name: sent[name] for name in "qkv"}, "f32", 1.0))
     assert np.isnan([without.values[name] for name in ("write_norm", "residual_share", "importance_gradient")]).all()
+    weights = torch.full((1, 2, 2, 2), 0.5, dtype=torch.float64)
+    beside = measure(Attention(weights, values=reference_qk.values_of({**sent, "weights": weights}, "weights")))
+    assert all(beside.values[name] == pytest.approx(m.values[name]) for name in reference_qk.VALUE_METRICS)
 
 
 def test_the_gradient_by_the_output_says_what_autograd_says_of_the_weights():

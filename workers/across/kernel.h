@@ -37,6 +37,11 @@ struct across_products {
     bool finite;   /* all products */
 };
 
+/* Sums over y = x length, x below 0 taken as 0. */
+struct across_shares {
+    double sum, logs; /* y; y log2 y */
+};
+
 struct across_largest {
     float max;   /* of the finite ones; -infinity without */
     bool finite; /* all of them */
@@ -59,6 +64,8 @@ struct across_kernels {
                  float *ret);
     struct across_judged (*judge)(const float *x, uint32_t n);
     struct across_products (*products)(const float *x, const float *g, uint32_t n);
+    /* y at most 2^100; products below 2^-126 are lost. */
+    struct across_shares (*shares)(const float *x, const float *length, uint32_t n);
     struct across_largest (*largest)(const unsigned char *source, enum dtype dtype, uint32_t n);
     /* sum[j] += source[j]; largest[j] = the larger of it and source[j], which is not taken when it
      * is NaN. */

@@ -277,6 +277,19 @@ SIMD_INLINE vf halve_at(const float *x, float factor, uint32_t k, uint32_t n)
     return v_fma(load_at(x, k, n), v_set(factor), v_set(FLT_MIN));
 }
 
+/* The lanes past the end are the smallest normal number, too. */
+static struct across_shares shares(const float *x, const float *length, uint32_t n)
+{
+    vf sum = v_set(0), logs = v_set(0);
+    for (uint32_t k = 0; k < n; k += SIMD_WIDTH) {
+        vf weight = v_max(load_at(x, k, n), v_set(0));
+        vf y = v_fma(weight, load_at(length, k, n), v_set(FLT_MIN));
+        sum = v_add(sum, y);
+        logs = v_add(logs, x_log2(y, y));
+    }
+    return (struct across_shares){.sum = sum_lanes(sum), .logs = sum_lanes(logs)};
+}
+
 static double halve(const float *x, float factor, uint32_t n, const struct across_halves *ret)
 {
     vf squares = v_set(0);
@@ -343,6 +356,7 @@ const struct across_kernels SIMD_NAME(across_kernels) = {
     .judge = judge,
     .products = products,
     .accumulate = accumulate,
+    .shares = shares,
     .largest = largest,
     .halve = halve,
     .pairs = pairs,

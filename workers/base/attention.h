@@ -13,7 +13,8 @@
 
 /* Queries and keys instead of weights (tier `qk`):
  *     S = scale * Q K^T; with softcap c > 0, S = c tanh(S / c);  A = softmax over the valid keys.
- * Head h reads key head h / (heads / kv_heads). */
+ * Head h reads key head h / (heads / kv_heads). v, wo_r, x_norm and what they need (v_dtype,
+ * kv_heads, value_dim, written_dim) may stand beside weights, too. */
 struct qk {
     const void *q;      /* [B, H, Tq, head_dim] */
     const void *k;      /* [B, kv_heads, Tk, head_dim] */
@@ -34,7 +35,7 @@ struct attention {
     const void
         *weights;     /* [B, H, Tq, Tk], rows sum to 1 within attention_tolerance; NULL = by qk */
     enum dtype dtype; /* of weights: F32, F64, F16 or BF16 */
-    struct qk qk;     /* when weights is NULL */
+    struct qk qk;     /* when weights is NULL; its values beside weights, too */
     const void *grad; /* [B, H, Tq, Tk] dLoss/dA; NULL = not sent */
     enum dtype grad_dtype;
     uint32_t batch, heads, queries, keys;

@@ -45,9 +45,6 @@ int qk_ref_row(struct qk_ref *ref, struct block *block, uint32_t h, uint32_t i);
  * valid ones when the row is not sound. */
 void qk_ref_weights(struct qk_ref *ref, uint32_t h, uint32_t i, float *ret_weight);
 
-/* |x|, scaled against overflow; not finite when an element is not. */
-double qk_ref_length(const double *x, uint32_t n);
-
 /* finish.c */
 
 /* The values that the rows of a head share, and the sums of theirs that are still to be added to

@@ -7,6 +7,7 @@
 
 #include "proto/err.h"
 #include "workers/rows/occurrence.h"
+#include "workers/rows/output_ref.h"
 #include "workers/rows/row_metrics.h"
 #include <assert.h>
 #include <math.h>
@@ -67,22 +68,6 @@ void qk_ref_sample(struct qk_ref *ref, uint32_t b)
 
 /* Formulas. */
 
-double qk_ref_length(const double *x, uint32_t n)
-{
-    double largest = 0, sum = 0;
-    for (uint32_t c = 0; c < n; c++) {
-        double magnitude = fabs(x[c]);
-        largest = magnitude > largest || isnan(magnitude) ? magnitude : largest;
-    }
-    if (!isfinite(largest) || !(largest > 0)) {
-        return largest;
-    }
-    for (uint32_t c = 0; c < n; c++) {
-        sum += x[c] / largest * (x[c] / largest);
-    }
-    return largest * sqrt(sum);
-}
-
 static double qk_ref_dot(const double *x, const double *y, uint32_t n)
 {
     double sum = 0;
@@ -134,31 +119,7 @@ static void qk_ref_softmax(const double *logit, uint32_t n, double *ret_weight)
     }
 }
 
-/* -sum p ln p, p = share / sum of the shares; NaN when that is no distribution */
-static double entropy_of_shares(const double *share, uint32_t n)
-{
-    double sum = 0, entropy = 0;
-    for (uint32_t k = 0; k < n; k++) {
-        sum += share[k];
-    }
-    if (!isfinite(sum) || !(sum > 0)) {
-        return NAN;
-    }
-    for (uint32_t k = 0; k < n; k++) {
-        double p = share[k] / sum;
-        entropy -= p > 0 ? p * log(p) : 0;
-    }
-    return entropy;
-}
-
 /* The row. */
-
-/* First element of a key or value vector of the head. */
-static size_t vector_begin(const struct qk_ref *ref, uint32_t h, uint32_t j, uint32_t dim)
-{
-    uint32_t kv_heads = ref->a.qk.kv_heads, kv = h / (ref->a.heads / kv_heads);
-    return (((size_t)ref->sample * kv_heads + kv) * ref->a.keys + j) * dim;
-}
 
 static void load_query(const struct qk_ref *ref, uint32_t h, uint32_t i)
 {
@@ -170,15 +131,15 @@ static void load_query(const struct qk_ref *ref, uint32_t h, uint32_t i)
 static void load_key(const struct qk_ref *ref, uint32_t h, uint32_t j)
 {
     const struct qk *qk = &ref->a.qk;
-    attention_load(qk->k, qk->k_dtype, vector_begin(ref, h, j, qk->head_dim), qk->head_dim,
-                   ref->vector);
+    attention_load(qk->k, qk->k_dtype, output_ref_vector(&ref->a, ref->sample, h, j, qk->head_dim),
+                   qk->head_dim, ref->vector);
 }
 
 static void load_value(const struct qk_ref *ref, uint32_t h, uint32_t j)
 {
     const struct qk *qk = &ref->a.qk;
-    attention_load(qk->v, qk->v_dtype, vector_begin(ref, h, j, qk->value_dim), qk->value_dim,
-                   ref->vector);
+    attention_load(qk->v, qk->v_dtype, output_ref_vector(&ref->a, ref->sample, h, j, qk->value_dim),
+                   qk->value_dim, ref->vector);
 }
 
 /* Logits and cosines of the row's n keys; the query is loaded. */
@@ -189,7 +150,7 @@ static void fill_logits(const struct qk_ref *ref, uint32_t h, uint32_t n, double
         load_key(ref, h, ref->key[k]);
         double product = qk_ref_dot(ref->query, ref->vector, qk->head_dim);
         ref->logit[k] = logit_of(qk, product);
-        ref->cosine[k] = product / query_length / qk_ref_length(ref->vector, qk->head_dim);
+        ref->cosine[k] = product / query_length / output_ref_length(ref->vector, qk->head_dim);
     }
 }
 
@@ -197,27 +158,6 @@ static void qk_ref_add_finite(struct moments *m, double x)
 {
     if (isfinite(x)) {
         moments_add(m, x);
-    }
-}
-
-/* |R_h A V|, and its share of |x|; the output is there. */
-static void qk_ref_add_write(const struct qk_ref *ref, struct head_block *head, uint32_t h,
-                             uint32_t i)
-{
-    const struct qk *qk = &ref->a.qk;
-    double x_norm = NAN;
-    for (uint32_t r = 0; r < qk->written_dim; r++) {
-        size_t row = (size_t)h * qk->written_dim + r;
-        attention_load(qk->wo_r, DTYPE_F32, row * qk->value_dim, qk->value_dim, ref->vector);
-        ref->written[r] = qk_ref_dot(ref->vector, ref->output, qk->value_dim);
-    }
-    double norm = qk_ref_length(ref->written, qk->written_dim);
-    qk_ref_add_finite(&head->write_norm, norm);
-    if (qk->x_norm) {
-        attention_load(qk->x_norm, DTYPE_F32, (size_t)ref->sample * ref->a.queries + i, 1, &x_norm);
-    }
-    if (x_norm > 0 && isfinite(x_norm)) {
-        qk_ref_add_finite(&head->residual_share, norm / x_norm);
     }
 }
 
@@ -233,31 +173,6 @@ static void qk_ref_add_gradient(const struct qk_ref *ref, struct head_block *hea
         load_value(ref, h, ref->key[k]);
         double product = fabs(ref->weight[k] * qk_ref_dot(ref->gradient, ref->vector, dim));
         head->gradient += isfinite(product) ? product : 0;
-    }
-}
-
-/* A V, and the shares |A v_j|. */
-static void qk_ref_add_output(const struct qk_ref *ref, struct head_block *head, uint32_t h,
-                              uint32_t i, uint32_t n)
-{
-    uint32_t dim = ref->a.qk.value_dim;
-    for (uint32_t c = 0; c < dim; c++) {
-        ref->output[c] = 0;
-    }
-    for (uint32_t k = 0; k < n; k++) {
-        load_value(ref, h, ref->key[k]);
-        for (uint32_t c = 0; c < dim; c++) {
-            ref->output[c] += ref->weight[k] * ref->vector[c];
-        }
-        ref->share[k] = ref->weight[k] * qk_ref_length(ref->vector, dim);
-    }
-    double norm = qk_ref_length(ref->output, dim);
-    qk_ref_add_finite(&head->output_norm, norm);
-    if (isfinite(norm)) {
-        qk_ref_add_finite(&head->norm_weighted_entropy, entropy_of_shares(ref->share, n));
-    }
-    if (ref->a.qk.wo_r) {
-        qk_ref_add_write(ref, head, h, i);
     }
 }
 
@@ -289,7 +204,8 @@ static int add_core(struct qk_ref *ref, struct head_block *head, uint32_t h, uin
     merge_finite(&head->logits, ref->logit, n);
     merge_finite(&head->cosine, ref->cosine, n);
     if (ref->a.qk.v) {
-        qk_ref_add_output(ref, head, h, i, n);
+        struct output_ref work = {ref->vector, ref->output, ref->written, ref->share};
+        output_ref_add(&work, &ref->a, head, ref->sample, h, i, &r);
     }
     if (ref->gradient) {
         qk_ref_add_gradient(ref, head, h, i, n);
@@ -300,7 +216,7 @@ static int add_core(struct qk_ref *ref, struct head_block *head, uint32_t h, uin
 int qk_ref_row(struct qk_ref *ref, struct block *block, uint32_t h, uint32_t i)
 {
     load_query(ref, h, i);
-    double length = qk_ref_length(ref->query, ref->a.qk.head_dim);
+    double length = output_ref_length(ref->query, ref->a.qk.head_dim);
     uint32_t n = attention_valid_keys(&ref->a, ref->sample, i, ref->key);
     fill_logits(ref, h, n, length);
     bool sound = logits_sound(ref->logit, n);
@@ -338,7 +254,8 @@ static void qk_ref_add_key_norms(struct qk_ref *ref, struct block *block, uint32
     uint32_t keys = attention_key_count(&ref->a, ref->sample);
     for (uint32_t j = 0; j < keys; j++) {
         load_key(ref, h, j);
-        qk_ref_add_finite(&block->head[h].k_norm, qk_ref_length(ref->vector, ref->a.qk.head_dim));
+        qk_ref_add_finite(&block->head[h].k_norm,
+                          output_ref_length(ref->vector, ref->a.qk.head_dim));
     }
 }
 

@@ -15,6 +15,7 @@
 
 #include "proto/err.h"
 #include "workers/rows/occurrence.h"
+#include "workers/rows/output_ref.h"
 #include "workers/rows/row.h"
 #include <cblas.h>
 #include <float.h>
@@ -213,7 +214,7 @@ static double exact_length(const struct qk_work *w, const void *tensor, enum dty
                            size_t first, uint32_t n)
 {
     attention_load(tensor, dtype, first, n, w->ref.vector);
-    return qk_ref_length(w->ref.vector, n);
+    return output_ref_length(w->ref.vector, n);
 }
 
 static bool has_infinity(const float *x, uint32_t n)

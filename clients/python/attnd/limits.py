@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """limits: the messages that the daemon takes, which it announces by subscribing (PROTOCOL.md, "What the daemon takes"):
 
-    limits/accepts=attention,qk,weights,event;header=7;max_message=268435456;max_entries=34359738368;max_heads=1024;
+    limits/accepts=attention,qk,weights,event;header=8;max_message=268435456;max_entries=34359738368;max_heads=1024;
         weights_max_size=2048
 """
 from __future__ import annotations

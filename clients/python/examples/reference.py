@@ -68,7 +68,7 @@ def from_message(message: Any) -> Attention:
     if "q" in tensors:
         return qk.attention(tensors, dtype, keys["scale"], keys.get("softcap", 0.0), **rows)
     grad = tensors["grad"].double() if "grad" in tensors else None
-    return Attention(tensors["weights"].double(), dtype, grad=grad, **rows)
+    return Attention(tensors["weights"].double(), dtype, grad=grad, values=qk.values_of(tensors, "weights"), **rows)
 
 
 def _tensor(frame: Any, dtype: str) -> torch.Tensor:
@@ -95,6 +95,9 @@ def measure(a: Attention, settings: Settings = Settings()) -> Measured:
         rows, values = {**rows, **qk.row_metrics(a, judged)}, {**values, **qk.metrics(a, judged)}
         slack = qk.slack(a, rows, values, aggregate, spectrum)
         spectrum = _both(spectrum, qk.spectra(a))
+    if a.qk is not None or a.values is not None:
+        values = {**values, **qk.outputs(a, judged)}
+        slack = {**slack, **qk.outputs_slack(a, rows)}
     share = heads.importance_slack(scores, error)
     slack = {**slack, **spectrum.slack, "importance": importance * share,
              "sink_rate": _sink_slack(means["first_token"], error),

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """reference_qk: attention that was sent as queries and keys: the weights they stand for, in float64, the numbers that
-only such a message has, and how far all of its numbers may be off.
+only such a message has, and how far all of its numbers may be off; and the numbers of values, beside weights, too.
 
     S = scale Q K^T, with a softcap c > 0 S = c tanh(S / c);  A = softmax of S over the visible keys
 
@@ -23,19 +23,24 @@ from reference_spectrum import QK_SPECTRUM_METRICS, SINGULAR_VALUES, Spectra, la
 
 LOGIT = 1e-5  # of a logit or a cosine
 QK_ROW_METRICS = ("max_logit",)
+VALUE_METRICS = ("output_norm", "norm_weighted_entropy", "write_norm", "residual_share")
 QK_METRICS = ("max_abs_logit", "mean_logit", "std_logit", "qk_cosine", "qk_cosine_max", "q_norm", "k_norm",
-              "output_norm", "norm_weighted_entropy", "write_norm", "residual_share")
+              *VALUE_METRICS)
 
 
 class Vectors(NamedTuple):
-    """The vectors as sent, f64: q [B,H,Tq,d], k [B,H,Tk,d] and v [B,H,Tk,dv] as each head reads them, and the logits."""
+    """The vectors as sent, f64: q [B,H,Tq,d] and k [B,H,Tk,d] as each head reads it, and the logits."""
     q: torch.Tensor
     k: torch.Tensor
-    v: Optional[torch.Tensor]
     scale: float
     logits: torch.Tensor  # [B,H,Tq,Tk]
     eps: float            # of the dtype that was sent
     dout: Optional[torch.Tensor] = None    # [B,H,Tq,dv] gradient of the loss by A V
+
+
+class Values(NamedTuple):
+    """The values as sent, f64, as each head reads them."""
+    v: torch.Tensor                        # [B,H,Tk,dv]
     wo_r: Optional[torch.Tensor] = None    # [H,r,dv] R of the QR of each head's slice of W_o
     x_norm: Optional[torch.Tensor] = None  # [B,Tq] norms of the layer's input
 
@@ -44,14 +49,22 @@ def attention(tensors: Mapping[str, torch.Tensor], dtype: str, scale: float, sof
               **rows: Any) -> Attention:
     """The attention of q [B,H,Tq,d] and k [B,Hkv,Tk,d]; `rows`: what else an Attention has."""
     q = tensors["q"].double()
-    k, v = (_of_heads(tensors[name].double(), q.shape[1]) if name in tensors else None for name in ("k", "v"))
+    k = _of_heads(tensors["k"].double(), q.shape[1])
     logits = scale * q @ k.transpose(-1, -2)
     if softcap:
         logits = softcap * (logits / softcap).tanh()
-    dout, wo_r, x_norm = (tensors[name].double() if name in tensors else None for name in ("dout", "wo_r", "x_norm"))
-    a = Attention(logits, "f32", grad=None if dout is None else dout @ v.transpose(-1, -2),
-                  qk=Vectors(q, k, v, scale, logits, EPS[dtype], dout, wo_r, x_norm), **rows)
+    values, dout = values_of(tensors, "q"), tensors["dout"].double() if "dout" in tensors else None
+    a = Attention(logits, "f32", grad=None if dout is None else dout @ values.v.transpose(-1, -2),
+                  qk=Vectors(q, k, scale, logits, EPS[dtype], dout), values=values, **rows)
     return a._replace(weights=_softmax(a))
+
+
+def values_of(tensors: Mapping[str, torch.Tensor], beside: str) -> Optional[Values]:
+    """The values of a message, if there are any; `beside`: a tensor of it that has all heads."""
+    if "v" not in tensors:
+        return None
+    wo_r, x_norm = (tensors[name].double() if name in tensors else None for name in ("wo_r", "x_norm"))
+    return Values(_of_heads(tensors["v"].double(), tensors[beside].shape[1]), wo_r, x_norm)
 
 
 def _of_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
@@ -75,7 +88,7 @@ def row_metrics(a: Attention, rows: Rows) -> Dict[str, List[np.ndarray]]:
 
 
 def metrics(a: Attention, rows: Rows) -> Dict[str, np.ndarray]:
-    """name -> [heads]."""
+    """name -> [heads], of queries and keys."""
     x, entries = a.qk, rows.seen & rows.sound[..., None] & torch.isfinite(a.qk.logits)
     q_norm, k_norm = x.q.norm(dim=-1), x.k.norm(dim=-1)
     cosine = x.q @ x.k.transpose(-1, -2) / (q_norm[..., None] * k_norm[:, :, None])
@@ -85,15 +98,16 @@ def metrics(a: Attention, rows: Rows) -> Dict[str, np.ndarray]:
             "std_logit": _each(logits, torch.std, 2), "qk_cosine": _each(cosines, torch.mean),
             "qk_cosine_max": _each(cosines, torch.max),
             "q_norm": _each(_of_each_head(q_norm, rows.queries), torch.mean),
-            "k_norm": _each(_of_each_head(k_norm, keys), torch.mean), **_outputs(a, rows)}
+            "k_norm": _each(_of_each_head(k_norm, keys), torch.mean)}
 
 
-def _outputs(a: Attention, rows: Rows) -> Dict[str, np.ndarray]:
+def outputs(a: Attention, rows: Rows) -> Dict[str, np.ndarray]:
+    """name -> [heads] of the numbers of values, NaN without."""
     none = np.full(a.weights.shape[1], math.nan)
-    if a.qk.v is None:
-        return dict.fromkeys(("output_norm", "norm_weighted_entropy", "write_norm", "residual_share"), none)
-    output = (rows.A @ a.qk.v).norm(dim=-1)
-    shares = rows.A * a.qk.v.norm(dim=-1)[:, :, None]
+    if a.values is None:
+        return dict.fromkeys(VALUE_METRICS, none)
+    output = (rows.A @ a.values.v).norm(dim=-1)
+    shares = rows.A.clamp(min=0) * a.values.v.norm(dim=-1)[:, :, None]
     total = shares.sum(-1, keepdim=True)
     entropy = torch.special.entr(shares / total).sum(-1)
     return {"output_norm": _each(_of_each_head(output, rows.sound), torch.mean),
@@ -103,13 +117,14 @@ def _outputs(a: Attention, rows: Rows) -> Dict[str, np.ndarray]:
 
 def _writes(a: Attention, rows: Rows) -> Dict[str, np.ndarray]:
     """The norms that heads write to the residual stream, |R_h A V|, and its share of the stream that they read."""
-    if a.qk.wo_r is None:
+    x = a.values
+    if x.wo_r is None:
         return {}
-    written = ((rows.A @ a.qk.v) @ a.qk.wo_r.transpose(-1, -2)).norm(dim=-1)
+    written = ((rows.A @ x.v) @ x.wo_r.transpose(-1, -2)).norm(dim=-1)
     found = {"write_norm": _each(_of_each_head(written, rows.sound), torch.mean)}
-    if a.qk.x_norm is not None:
-        divides = ((a.qk.x_norm > 0) & torch.isfinite(a.qk.x_norm))[:, None]
-        found["residual_share"] = _each(_of_each_head(written / a.qk.x_norm[:, None], rows.sound & divides), torch.mean)
+    if x.x_norm is not None:
+        divides = ((x.x_norm > 0) & torch.isfinite(x.x_norm))[:, None]
+        found["residual_share"] = _each(_of_each_head(written / x.x_norm[:, None], rows.sound & divides), torch.mean)
     return found
 
 
@@ -169,21 +184,31 @@ def slack(a: Attention, rows: Mapping[str, List[np.ndarray]], values: Mapping[st
     result.update(dict.fromkeys(("max_logit", "max_abs_logit", "mean_logit", "std_logit"), logit))
     result.update(dict.fromkeys(("qk_cosine", "qk_cosine_max"), LOGIT))
     if a.qk.dout is not None:  # of the sum of A |dO| |v|, for each head and for the norm over them
-        sizes = a.weights * a.qk.dout.norm(dim=-1)[..., None] * a.qk.v.norm(dim=-1)[:, :, None]
+        sizes = a.weights * a.qk.dout.norm(dim=-1)[..., None] * a.values.v.norm(dim=-1)[:, :, None]
         scores = (a.weights * a.grad).abs()
         off = 2.0**-21 * sizes.nansum((0, 2, 3)) / scores.nansum((0, 2, 3)).norm()
         result["importance_gradient"] = 4 * delta * values["importance_gradient"] + off.numpy() + float(off.norm())
-    if a.qk.wo_r is not None:
-        sizes = a.qk.wo_r.flatten(1).norm(dim=1)[:, None] * (a.weights * a.qk.v.norm(dim=-1)[:, :, None]).sum(-1)
-        share = sizes / a.qk.x_norm[:, None] if a.qk.x_norm is not None else sizes
-        for name, size in (("write_norm", sizes), ("residual_share", share)):
-            largest = size.masked_fill(~torch.isfinite(size), 0).amax((0, 2)).numpy()
-            result[name] = (1e-5 + 2 * delta) * largest
-    result["norm_weighted_entropy"] = 1e-4 + 2 * delta * (nats + 1)
     result.update({f"aggregate.{name}": 2 * delta * max(map(abs, stats.values()))
                    for name, stats in aggregate.items()})
     result["top_pairs"] = 2 * delta
     return {**result, **_spectrum_slack(a, spectrum, np.zeros(heads))}
+
+
+def outputs_slack(a: Attention, rows: Mapping[str, List[np.ndarray]]) -> Dict[str, Any]:
+    """name -> how far the numbers of values may be off besides the tolerance, in all or per head."""
+    delta, x = delta_of(a), a.values
+    nats = max((float(x.max()) for x in rows["entropy"] if len(x)), default=0.0)
+    result: Dict[str, Any] = {"norm_weighted_entropy": 1e-4 + 2 * delta * (nats + 1)}
+    if x is not None:
+        shares = (a.weights.abs() * x.v.norm(dim=-1)[:, :, None]).sum(-1)
+        sizes = {"output_norm": shares}
+        if x.wo_r is not None:
+            sizes["write_norm"] = x.wo_r.flatten(1).norm(dim=1)[:, None] * shares
+        if x.x_norm is not None:
+            sizes["residual_share"] = sizes["write_norm"] / x.x_norm[:, None]
+        for name, size in sizes.items():
+            result[name] = (1e-5 + 2 * delta) * size.masked_fill(~torch.isfinite(size), 0).amax((0, 2)).numpy()
+    return result
 
 
 def _spectrum_slack(a: Attention, spectrum: Spectra, none: np.ndarray) -> Dict[str, Any]:

@@ -45,6 +45,7 @@ class Attention(NamedTuple):
     dropout: bool = False
     learned_sink: bool = False
     qk: Any = None                            # reference_qk.Vectors, when those were sent
+    values: Any = None                        # reference_qk.Values, the same
 
 
 class Rows(NamedTuple):

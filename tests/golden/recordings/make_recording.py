@@ -35,7 +35,8 @@ def publish(trainer, rng):
                       tokens=np.arange(12, dtype=np.int32).reshape(2, 6), grad=rng.normal(size=(2, 2, 6, 6)),
                       labels=["the", "cat", "sat", "on", "a", "mat"], microbatch=1, module="blocks.0.attn")
     trainer.attention(softmax_maps(rng, 2, 2, 6, 6, causal=True, dtype=np.float16), step=1, causal=True, window=6,
-                      documents=np.zeros((2, 6), np.int32), dropout=True)
+                      documents=np.zeros((2, 6), np.int32), dropout=True, v=keys,
+                      wo_r=rng.normal(size=(2, 3, 4)).astype(np.float32), x_norm=np.full((2, 6), 2, np.float32))
     trainer.qk(queries, keys, v=keys, step=2, scale=0.5, softcap=30.0, causal=True, q_len=[6, 4], k_len=[6, 4],
                dout=rng.normal(size=(2, 2, 6, 4)), wo_r=rng.normal(size=(2, 3, 4)).astype(np.float32),
                x_norm=np.full((2, 6), 2, np.float32))
@@ -46,12 +47,15 @@ def publish(trainer, rng):
                           heads_total=4, learned_sink=True, labels=list("abcde"), q_labels=["x", "y", "z"])
     trainer.projections(wq=rng.normal(size=(8, 6)).astype(np.float32), wk=rng.normal(size=(4, 6)).astype(np.float32),
                         wo=rng.normal(size=(6, 8)), heads=2, kv_heads=1, head_dim=4, step=3)
+    for row in (0, 5):  # a matrix in parts
+        trainer.projections(wq=rng.normal(size=(8, 6)).astype(np.float32)[row:row + 5], heads=2, head_dim=4, step=4,
+                            parts={"wq": [8, 6, row, 0]})
     trainer.event("hello", step=4, layers=LAYERS, client="golden/1", dropped_total=3)
     trainer.attention(softmax_maps(rng, 2, 2, 6, 6), step=5, dropped=2)
     trainer.event("log", step=5, values={"loss": 2.5, "grad_norm": None})
     trainer.event("epoch_end", step=5, dropped_total=3)
     trainer.event("bye", step=5, dropped_total=3)
-    return 14
+    return 16
 
 
 def said(attnd, messages):

@@ -111,6 +111,29 @@ static void test_the_tensors_of_the_output_are_read(void **state)
     bytes_free(&bytes);
 }
 
+static void test_values_beside_weights_are_read(void **state)
+{
+    struct bytes bytes = headers_golden("attention_output");
+    struct header header;
+    const char *key;
+
+    (void)state;
+    assert_int_equal(headers_decode(&bytes, &header, &key), 0);
+    assert_int_equal(header.type, MESSAGE_ATTENTION);
+    assert_int_equal(header.kv_heads, 2);
+    assert_int_equal(header.value_dim, 5);
+    assert_int_equal(header.head_dim, 0);
+    assert_int_equal(header_frame_of(&header, TENSOR_V), 3);
+    assert_int_equal(header_frame_of(&header, TENSOR_X_NORM), 5);
+    header_clear(&header);
+    bytes_free(&bytes);
+    bytes = headers_golden("attention");
+    assert_int_equal(headers_decode(&bytes, &header, &key), 0);
+    assert_int_equal(header.kv_heads, header.heads);
+    header_clear(&header);
+    bytes_free(&bytes);
+}
+
 static void test_a_block_of_rows_is_read(void **state)
 {
     struct bytes bytes = headers_golden("attention_rows");
@@ -300,6 +323,7 @@ static void test_encoding_gives_the_golden_bytes(void **state)
                                         "attention_rows",
                                         "attention_module",
                                         "attention_sample",
+                                        "attention_output",
                                         "qk",
                                         "qk_full",
                                         "qk_output",
@@ -724,6 +748,7 @@ int main(void)
         cmocka_unit_test(test_every_optional_key_is_read),
         cmocka_unit_test(test_the_qk_header_is_read),
         cmocka_unit_test(test_the_tensors_of_the_output_are_read),
+        cmocka_unit_test(test_values_beside_weights_are_read),
         cmocka_unit_test(test_a_block_of_rows_is_read),
         cmocka_unit_test(test_the_module_of_a_layer_is_read),
         cmocka_unit_test(test_a_module_has_at_most_256_bytes_and_nothing_that_moves_a_cursor),

@@ -234,6 +234,41 @@ static void test_tensors_of_the_output_must_agree_with_the_values(void **state)
     assert_int_equal(verdict_tensors((struct tensor_case[]){WEIGHTS, dout}, 2), ERR_TENSOR_NAME);
 }
 
+static void test_values_beside_weights_must_agree_with_them(void **state)
+{
+    static const struct tensor_case v = {"v", "f16", 4, {2, 1, 5, 7}};
+    static const struct tensor_case wo_r = {"wo_r", "f32", 3, {3, 7, 7}};
+    static const struct tensor_case x_norm = {"x_norm", "f32", 2, {2, 4}};
+    const struct {
+        struct tensor_case tensors[4];
+        uint32_t count;
+        int rc;
+    } cases[] = {
+        {{WEIGHTS, v, wo_r, x_norm}, 4, 0},
+        {{v, WEIGHTS}, 2, 0},
+        {{WEIGHTS, {"v", "f32", 4, {2, 3, 5, 1}}}, 2, 0},
+        {{WEIGHTS, {"v", "f32", 4, {2, 2, 5, 7}}}, 2, ERR_GQA},
+        {{WEIGHTS, {"v", "f32", 4, {2, 3, 4, 7}}}, 2, ERR_SHAPE},
+        {{WEIGHTS, {"v", "f32", 4, {1, 3, 5, 7}}}, 2, ERR_SHAPE},
+        {{WEIGHTS, {"v", "i32", 4, {2, 3, 5, 7}}}, 2, ERR_DTYPE},
+        {{v}, 1, ERR_TENSOR_NAME}, /* no weights */
+        {{WEIGHTS, wo_r}, 2, ERR_TENSOR_NEEDS},
+        {{WEIGHTS, v, x_norm}, 3, ERR_TENSOR_NEEDS},
+        {{WEIGHTS, v, {"wo_r", "f32", 3, {3, 8, 7}}}, 3, ERR_SHAPE},
+        {{WEIGHTS, v, {"wo_r", "f32", 3, {1, 7, 7}}}, 3, ERR_SHAPE},
+        {{WEIGHTS, v, wo_r, {"x_norm", "f32", 2, {2, 5}}}, 4, ERR_SHAPE},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        int rc = verdict_tensors(cases[i].tensors, cases[i].count);
+
+        if (rc != cases[i].rc) {
+            fail_msg("case %zu: %s", i, err_slug(rc));
+        }
+    }
+}
+
 /* A query's document is that of the key at its position. The golden `qk_full` has three queries
  * from position 3 on, and six keys. */
 static void test_documents_need_a_key_for_every_query(void **state)
@@ -407,6 +442,7 @@ int main(void)
         cmocka_unit_test(test_more_tensors_than_roles_are_too_many),
         cmocka_unit_test(test_queries_keys_and_values_must_agree),
         cmocka_unit_test(test_tensors_of_the_output_must_agree_with_the_values),
+        cmocka_unit_test(test_values_beside_weights_must_agree_with_them),
         cmocka_unit_test(test_documents_need_a_key_for_every_query),
         cmocka_unit_test(test_matrices_must_be_heads_times_head_dim),
         cmocka_unit_test(test_parts_must_lie_within_their_matrices),

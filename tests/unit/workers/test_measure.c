@@ -204,6 +204,43 @@ static void test_the_gradient_score_of_qk_is_that_of_its_map(void **state)
     scratch_clear(&scratch);
 }
 
+/* In blocks of one row, and without the numbers that nothing was sent for. */
+static void test_values_have_the_same_numbers_beside_weights(void **state)
+{
+    (void)state;
+    static const enum metric of_values[] = {METRIC_OUTPUT_NORM, METRIC_NORM_WEIGHTED_ENTROPY,
+                                            METRIC_WRITE_NORM, METRIC_RESIDUAL_SHARE};
+    static float map[B * H * T * T], x_norm[B * T];
+    struct scratch scratch = {0};
+    struct attention qk = by_qk(), a = by_weights();
+    assert_int_equal(qk_weights(&qk, 0, T, map, isa_best(), &scratch), 0);
+    for (size_t i = 0; i < B * T; i++) {
+        x_norm[i] = 2;
+    }
+    a.weights = map;
+    a.causal = true;
+    a.qk.kv_heads = qk.qk.kv_heads;
+    a.qk.value_dim = qk.qk.value_dim = D;
+    a.qk.written_dim = qk.qk.written_dim = 2;
+    for (uint32_t sent = 0; sent <= 3; sent++) { /* of v, wo_r, x_norm */
+        a.qk.v = qk.qk.v = sent > 0 ? k_data : NULL;
+        a.qk.wo_r = qk.qk.wo_r = sent > 1 ? q_data : NULL;
+        a.qk.x_norm = qk.qk.x_norm = sent > 2 ? x_norm : NULL;
+        struct measure_plan plan = everything(1);
+        struct measure *of_map = must_run(&a, &plan), *of_qk = must_run(&qk, &plan);
+        for (uint32_t k = 0; k < 4; k++) {
+            const double *found = measure_result(of_map)->value[of_values[k]];
+            assert_true((found != NULL) == (sent > (k > 1 ? k - 1 : 0)));
+            for (uint32_t h = 0; found && h < H; h++) {
+                assert_close(found[h], measure_result(of_qk)->value[of_values[k]][h], 1e-5);
+            }
+        }
+        measure_free(&of_map);
+        measure_free(&of_qk);
+    }
+    scratch_clear(&scratch);
+}
+
 static void test_what_goes_across_heads_needs_all_heads(void **state)
 {
     (void)state;
@@ -595,6 +632,7 @@ int main(void)
         cmocka_unit_test(test_jobs_of_any_size_give_the_same_numbers),
         cmocka_unit_test(test_the_gradient_score_of_qk_is_that_of_its_map),
         cmocka_unit_test(test_the_gradient_score_needs_all_heads_and_rows),
+        cmocka_unit_test(test_values_have_the_same_numbers_beside_weights),
         cmocka_unit_test(test_what_goes_across_heads_needs_all_heads),
         cmocka_unit_test(test_a_sample_of_rows_has_no_numbers_of_the_map),
         cmocka_unit_test(test_groups_that_are_off_leave_nothing),
