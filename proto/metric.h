@@ -17,8 +17,11 @@ enum metric {
 
 /* The first METRIC_ROW_COUNT metrics have one value per attention row. */
 #define METRIC_ROW_COUNT METRIC_MEAN
+/* The metrics from METRIC_MATRIX_FIRST on have one value per message of tier weights. */
+#define METRIC_MATRIX_FIRST METRIC_WQ_WK_SPECTRAL_NORM
+#define METRIC_MATRIX_COUNT (METRIC_COUNT - METRIC_MATRIX_FIRST)
 
-enum metric_kind { METRIC_KIND_ROW, METRIC_KIND_MESSAGE };
+enum metric_kind { METRIC_KIND_ROW, METRIC_KIND_MESSAGE, METRIC_KIND_MATRIX };
 
 enum metric_group {
     METRIC_GROUP_CORE,       /* entropy, distances, moments */

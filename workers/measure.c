@@ -411,7 +411,10 @@ int measure_finish(struct measure *measure, struct scratch *scratch)
                                         .row_sum_error = NAN,
                                         .sink_rate = NAN,
                                         .weights = &m->weights_result};
-        return 0;
+        /* Nobody says which of the layer's heads a slice has. */
+        return m->plan.whole
+                   ? measure_numbers_matrices(&m->weights_result, &m->measured, &m->numbers)
+                   : 0;
     }
     if (m->part[0].pool.count > 0) {
         rc = pool_parts(m);

@@ -154,7 +154,8 @@ uint64_t measure_weights_cost(const struct weights *w)
         factors += heads * d * fmin(d, length);
     }
     double spectra = (3 * heads + 2 * w->kv_heads + 2 * heads) * (double)sizeof(struct spectrum);
-    return saturated(OWN_BYTES + spectra +
+    double numbers = (double)measure_numbers_matrix_bytes(w->heads);
+    return saturated(OWN_BYTES + spectra + numbers +
                      sizeof(double) *
                          (3 * largest + factors + (double)PROJECTION_COUNT * heads * heads));
 }

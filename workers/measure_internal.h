@@ -100,4 +100,11 @@ int measure_numbers(struct measure_state *state, struct scratch *scratch,
  * that came from queries and keys; both must outlive *into. */
 void measure_numbers_add_maps(struct measured *into, const struct measured *maps);
 
+/* Bytes of the numbers of a message of tier weights with so many heads. */
+size_t measure_numbers_matrix_bytes(uint32_t heads);
+/* The numbers of each head's matrices as values of *measured, which points into *ret_storage
+ * (free). One that no head has is left out. Returns 0 or ERR_MEMORY. */
+int measure_numbers_matrices(const struct weights_result *weights, struct measured *measured,
+                             void **ret_storage);
+
 #endif

@@ -6,14 +6,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The storage: [METRIC_COUNT][heads] values, [heads][VECTORS_WIDTH] vectors (one after the other,
- * by vector), two [heads][heads] matrices when similarity is on, then redundant pairs, then
+/* The storage: [METRIC_MATRIX_FIRST][heads] values, [heads][VECTORS_WIDTH] vectors (one after the
+ * other, by vector), two [heads][heads] matrices when similarity is on, then redundant pairs, then
  * patterns. */
 
 static size_t doubles_of(uint32_t heads, bool similarity)
 {
     size_t n = heads;
-    return n * (METRIC_COUNT + VECTORS_WIDTH) + (similarity ? 2 * n * n : 0);
+    return n * (METRIC_MATRIX_FIRST + VECTORS_WIDTH) + (similarity ? 2 * n * n : 0);
 }
 
 size_t measure_numbers_bytes(uint32_t heads, bool similarity)
@@ -61,7 +61,7 @@ static bool vector_on(const struct measure_state *s, enum vector vector)
 static void measure_numbers_lay_out(const struct measure_state *s, struct measured *m, double *next)
 {
     uint32_t heads = m->heads;
-    for (int i = 0; i < METRIC_COUNT; i++, next += heads) {
+    for (int i = 0; i < METRIC_MATRIX_FIRST; i++, next += heads) {
         enum metric metric = (enum metric)i;
         m->value[i] = metric_on(s, metric) && metric_of_tier(s, metric) ? next : NULL;
     }
@@ -255,6 +255,62 @@ void measure_numbers_add_maps(struct measured *into, const struct measured *maps
     }
     merged.vector[VECTOR_QK_SINGULAR_VALUES] = into->vector[VECTOR_QK_SINGULAR_VALUES];
     *into = merged;
+}
+
+/* The matrices in the order of metric.def, and the numbers of each. */
+static const size_t matrix_numbers[] = {
+    offsetof(struct spectrum, spectral_norm), offsetof(struct spectrum, condition_number),
+    offsetof(struct spectrum, effective_rank_entropy), offsetof(struct spectrum, stable_rank)};
+enum {
+    MATRIX_NUMBERS = sizeof matrix_numbers / sizeof matrix_numbers[0],
+    MATRICES = CIRCUIT_COUNT + PROJECTION_COUNT
+};
+_Static_assert(METRIC_MATRIX_COUNT == MATRICES * MATRIX_NUMBERS, "one metric for each number");
+
+size_t measure_numbers_matrix_bytes(uint32_t heads)
+{
+    return (size_t)METRIC_MATRIX_COUNT * heads * sizeof(double);
+}
+
+/* The spectra of the heads' matrices; several heads may read one of keys or values. */
+static const struct spectrum *spectra_of_matrix(const struct weights_result *weights, int matrix,
+                                                uint32_t *ret_shared)
+{
+    *ret_shared = 1;
+    if (matrix < CIRCUIT_COUNT) {
+        return weights->circuit[matrix];
+    }
+    const struct projection_result *projection = &weights->projection[matrix - CIRCUIT_COUNT];
+    if (projection->present) {
+        *ret_shared = weights->heads / projection->heads;
+    }
+    return projection->head;
+}
+
+int measure_numbers_matrices(const struct weights_result *weights, struct measured *measured,
+                             void **ret_storage)
+{
+    uint32_t heads = weights->heads, shared;
+    double *next = malloc(measure_numbers_matrix_bytes(heads));
+    if (!next) {
+        return ERR_MEMORY;
+    }
+    *ret_storage = next;
+    for (int i = 0; i < METRIC_MATRIX_COUNT; i++) {
+        const struct spectrum *of = spectra_of_matrix(weights, i / MATRIX_NUMBERS, &shared);
+        bool some = false;
+        for (uint32_t h = 0; of && h < heads; h++) {
+            const char *spectrum = (const char *)&of[h / shared];
+            next[h] =
+                *(const double *)(const void *)(spectrum + matrix_numbers[i % MATRIX_NUMBERS]);
+            some = some || isfinite(next[h]);
+        }
+        if (some) {
+            measured->value[METRIC_MATRIX_FIRST + i] = next;
+            next += heads;
+        }
+    }
+    return 0;
 }
 
 void measured_numbers(const struct measured *measured, struct layer_numbers *ret_numbers)

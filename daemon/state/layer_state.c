@@ -37,6 +37,7 @@ void layer_state_free(struct layer_state **state_p)
     }
     for (uint32_t h = 0; state->head && h < state->heads; h++) {
         stat_set_clear(&state->head[h].stats);
+        stat_set_clear(&state->head[h].matrices);
     }
     free(state->head);
     stat_set_clear(&state->across);
@@ -177,7 +178,7 @@ uint32_t layer_state_leader(uint32_t slot)
         }
         return leader;
     }
-    if (slot >= METRIC_COUNT || metric_info[slot].group != METRIC_GROUP_SPECTRUM) {
+    if (slot >= METRIC_MATRIX_FIRST || metric_info[slot].group != METRIC_GROUP_SPECTRUM) {
         return STAT_SLOTS;
     }
     return slot < METRIC_QK_SPECTRAL_NORM ? METRIC_SPECTRAL_NORM : METRIC_QK_SPECTRAL_NORM;
@@ -221,7 +222,7 @@ static int layer_state_add_head(struct layer_state *state, const struct measured
     bool newest = arrival >= head->last_arrival;
     struct head_input input;
     input.mask = (struct stat_mask){{0}};
-    for (uint32_t m = 0; m < METRIC_COUNT; m++) {
+    for (uint32_t m = 0; m < METRIC_MATRIX_FIRST; m++) {
         if (!state->on[m]) {
             continue;
         }
@@ -311,14 +312,43 @@ static int layer_state_add_rows(struct layer_state *state, const struct message 
     return code;
 }
 
+static int layer_state_add_matrices(struct layer_state *state, const struct message *message,
+                                    const struct measured *measured)
+{
+    add_kinds(state, measured);
+    struct stat_writer *writer = stat_writer_new(state->buckets);
+    int code = writer ? 0 : ERR_MEMORY;
+    for (uint32_t h = 0; h < message->header.heads && !code; h++) {
+        struct head_state *head = &state->head[message->header.head_offset + h];
+        struct head_input input;
+        input.mask = (struct stat_mask){{0}};
+        for (uint32_t i = 0; i < METRIC_MATRIX_COUNT; i++) {
+            const double *values = measured->value[METRIC_MATRIX_FIRST + i];
+            input.slot[i] =
+                (struct stat_input){.value = values ? values[h] : NAN,
+                                    .newest = message->arrival >= head->weights_arrival};
+            set_bit(&input.mask, i);
+        }
+        code = layer_state_update(state, &head->matrices, &input, writer);
+        if (!code && message->arrival >= head->weights_arrival) {
+            head->weights_arrival = message->arrival;
+        }
+    }
+    stat_writer_free(&writer);
+    if (!code && message->arrival > state->weights_arrival) { /* the matrices are not pooled */
+        code = add_newest_weights(state, message, measured);
+    }
+    return code;
+}
+
 int layer_state_add(struct layer_state *state, const struct message *message,
                     const struct measured *measured)
 {
     int code = mark_rank(state, message->rank_index);
-    if (!code && message->header.type != MESSAGE_WEIGHTS) {
-        code = layer_state_add_rows(state, message, measured);
-    } else if (!code && message->arrival > state->weights_arrival) { /* they are not pooled */
-        code = add_newest_weights(state, message, measured);
+    if (!code) {
+        code = (message->header.type == MESSAGE_WEIGHTS
+                    ? layer_state_add_matrices
+                    : layer_state_add_rows)(state, message, measured);
     }
     if (!code) {
         state->messages++;
@@ -451,6 +481,38 @@ static int merge_heads(struct layer_state *into, const struct layer_state *const
     return code;
 }
 
+static int merge_matrices(struct layer_state *into, const struct layer_state *const *from,
+                          uint32_t count)
+{
+    uint8_t leader[STAT_SLOTS];
+    bool some = into->weights_arrival > 0;
+    for (uint32_t i = 0; i < count; i++) {
+        some = some || from[i]->weights_arrival > 0;
+    }
+    if (!some) {
+        return 0;
+    }
+    memset(leader, STAT_SLOTS, sizeof leader);
+    struct stat_sums *sums = stat_sums_new(into->buckets, leader);
+    int code = sums ? 0 : ERR_MEMORY;
+    for (uint32_t h = 0; h < into->heads && !code; h++) {
+        struct head_state *head = &into->head[h];
+        code = stat_sums_add(sums, &head->matrices, true);
+        for (uint32_t i = 0; i < count && !code; i++) {
+            if (h >= from[i]->heads || from[i]->head[h].weights_arrival == 0) {
+                continue;
+            }
+            const struct head_state *part = &from[i]->head[h];
+            bool newer = part->weights_arrival >= head->weights_arrival;
+            code = stat_sums_add(sums, &part->matrices, newer);
+            head->weights_arrival = newer ? part->weights_arrival : head->weights_arrival;
+        }
+        code = code ? code : layer_state_merge_take(into, sums, &head->matrices);
+    }
+    stat_sums_free(&sums);
+    return code;
+}
+
 static int merge_across(struct layer_state *into, const struct layer_state *const *from,
                         uint32_t count)
 {
@@ -481,6 +543,9 @@ int layer_state_merge_all(struct layer_state *into, const struct layer_state *co
         code = merge_heads(into, from, count);
     }
     if (!code) {
+        code = merge_matrices(into, from, count);
+    }
+    if (!code) {
         code = merge_across(into, from, count);
     }
     for (uint32_t i = 0; i < count && !code; i++) {
@@ -500,7 +565,7 @@ int layer_state_merge(struct layer_state *into, const struct layer_state *from)
 int layer_state_dist(const struct layer_state *state, int metric, uint32_t head,
                      struct dist *ret_dist)
 {
-    struct stat_record stat = stat_find(&state->head[head].stats, (uint32_t)metric);
+    struct stat_record stat = layer_metric_stat(state, metric, head);
     struct dist copy = {0};
     int code = stat_dist(&stat, &copy);
     if (!code) {
@@ -511,5 +576,5 @@ int layer_state_dist(const struct layer_state *state, int metric, uint32_t head,
 
 struct moments layer_state_moments(const struct layer_state *state, int metric, uint32_t head)
 {
-    return stat_find(&state->head[head].stats, (uint32_t)metric).moments;
+    return layer_metric_stat(state, metric, head).moments;
 }

@@ -5,13 +5,24 @@
 
 #include "daemon/state/layer_state.h"
 
-/* Slots of a head: a metric's is its number. */
-_Static_assert(METRIC_COUNT <= STAT_HISTS, "metrics have histograms");
+/* Slots of a head: a metric's is its number. Metrics of matrices have a set of their own, so that
+ * messages and windows that have none do not pay for them. */
+_Static_assert(METRIC_MATRIX_FIRST <= STAT_HISTS, "metrics have histograms");
+_Static_assert(METRIC_MATRIX_COUNT <= STAT_HISTS, "metrics of matrices have histograms");
 _Static_assert(STAT_HISTS + VECTORS_WIDTH <= STAT_SLOTS, "vectors come after them");
 
 static inline uint32_t layer_vector_slot(int vector, uint32_t i)
 {
     return STAT_HISTS + vector_info[vector].offset + i;
+}
+
+static inline struct stat_record layer_metric_stat(const struct layer_state *state, int metric,
+                                                   uint32_t head)
+{
+    const struct head_state *of = &state->head[head];
+    return metric < METRIC_MATRIX_FIRST
+               ? stat_find(&of->stats, (uint32_t)metric)
+               : stat_find(&of->matrices, (uint32_t)(metric - METRIC_MATRIX_FIRST));
 }
 
 /* Slots of what goes across heads. */

@@ -16,7 +16,7 @@ HELD, SLOPED, SLOPED_LEAST, AHEAD, MOST = 3, 5, 3, 10, 0.99
 RATES = "falls_by", "rises_by", "grows_by"
 DRIFT = "delta", "shift", "abs_shift", "js"
 METRIC_DEF = pathlib.Path(__file__).resolve().parents[2] / "proto" / "metric.def"
-METRIC_ROW = re.compile(r'METRIC\(\w+, "(\w+)", \w+, \w+, "[^"]*", ([^,]+), ([^,]+), \w+, ([^,]+),')
+METRIC_ROW = re.compile(r'METRIC\(\w+, "([\w.]+)", \w+, \w+, "[^"]*", ([^,]+), ([^,]+), \w+, ([^,]+),')
 
 
 def metric_table() -> Dict[str, Tuple[float, float, float]]:

@@ -165,9 +165,8 @@ summary = layer_result("summary") | {
     "snapshot": False}
 
 # Every number there is; head 1 has none. The metric names are those of proto/metric.def.
-METRICS = re.findall(r'^METRIC\(\w+, "(\w+)", \w+, (\w+),', (HERE.parent.parent / "proto" / "metric.def").read_text(),
+METRICS = re.findall(r'^METRIC\(\w+, "([\w.]+)", (\w+), (\w+),', (HERE.parent.parent / "proto" / "metric.def").read_text(),
                      re.M)
-KINDS = re.findall(r'^METRIC\(\w+, "(\w+)", (\w+),', (HERE.parent.parent / "proto" / "metric.def").read_text(), re.M)
 SINGULAR = [[1.0, 0.5, 0.25], []]
 SIMILARITY = {"head_similarity": [[1.0, 0.5], [0.5, 1.0]], "head_js": [[0.0, 0.03125], [0.03125, 0.0]],
               "redundant_pairs": [{"heads": [0, 1], "js": 0.03125}], "redundant_total": 7}
@@ -175,7 +174,8 @@ HEAD_PAIRS = [PAIRS, [{"query": 1, "key": 1, "weight": 1.0}]]
 
 
 def metrics(spectrum, of):
-    return {name: of(i) for i, (name, group) in enumerate(METRICS) if (group == "SPECTRUM") == spectrum}
+    return {name: of(i) for i, (name, kind, group) in enumerate(METRICS)
+            if (group == "SPECTRUM" and kind != "MATRIX") == spectrum}
 
 
 def numbers():
@@ -239,7 +239,7 @@ def of_both_heads(i):
 def drifts():
     """Row metrics have histograms to compare; head 1 was never seen in the baseline."""
     return {name: {"delta": [i / 4, None], "shift": [i / 2 - 8, None]} | ({"js": [i / 64, None]} if kind == "ROW" else {}) |
-            {"change": [float(i), None]} for i, (name, kind) in enumerate(KINDS)}
+            {"change": [float(i), None]} for i, (name, kind, _) in enumerate(METRICS)}
 
 
 TROUBLE = {"epoch": 3, "step": 1200, "score": [0.25, 3.5], "heads": [

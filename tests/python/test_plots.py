@@ -235,7 +235,7 @@ def test_series_is_the_median_in_a_band():
 
 def test_units_are_those_of_the_metrics():
     table = (ROOT / "proto" / "metric.def").read_text()
-    units = dict(re.findall(r'^METRIC\(\w+, "(\w+)", \w+, \w+, "([^"]+)",', table, re.MULTILINE))
+    units = dict(re.findall(r'^METRIC\(\w+, "([\w.]+)", \w+, \w+, "([^"]+)",', table, re.MULTILINE))
     assert {name: unit for name, unit in units.items() if unit != "1"} == UNITS
 
 

@@ -81,29 +81,11 @@ static const msgpack_object *representative(const msgpack_object *value)
     return mean ? mean : mpk_find(value, "last");
 }
 
-/* "wq.spectral_norm": of each head's slice of W_q. */
-static const msgpack_object *of_matrices(const msgpack_object *map, const char *name)
-{
-    char matrix[16];
-    const char *dot = strchr(name, '.');
-    size_t length = dot ? (size_t)(dot - name) : 0;
-    if (length == 0 || length >= sizeof matrix) {
-        return NULL;
-    }
-    memcpy(matrix, name, length);
-    matrix[length] = '\0';
-    const msgpack_object *heads = mpk_find(mpk_find(mpk_find(map, "weights"), matrix), "heads");
-    return mpk_find(heads, dot + 1);
-}
-
 const msgpack_object *field_metric(const msgpack_object *map, const char *name)
 {
     const msgpack_object *value = mpk_find(mpk_find(map, "heads"), name);
     if (!value) {
         value = mpk_find(mpk_find(map, "spectrum"), name);
-    }
-    if (!value) {
-        value = of_matrices(map, name);
     }
     if (!value && strcmp(name, "sink_rate") == 0) {
         value = mpk_find(map, name);
@@ -123,15 +105,13 @@ const msgpack_object *field_metric(const msgpack_object *map, const char *name)
     return column_value;
 }
 
-/* Visits the keys of a map that are metrics of the whole result, with a prefix. */
+/* Visits the keys of a map that are metrics of the whole result. */
 static void field_each_key(const msgpack_object *map, const msgpack_object *keys,
-                           const char *prefix, void (*visit)(void *data, const char *name),
-                           void *data)
+                           void (*visit)(void *data, const char *name), void *data)
 {
     for (uint32_t i = 0; i < field_pairs(keys); i++) {
-        char key[64], name[FIELD_NAME_MAX];
-        field_show(&keys->via.map.ptr[i].key, key, sizeof key);
-        snprintf(name, sizeof name, "%s%s", prefix, key);
+        char name[FIELD_NAME_MAX];
+        field_show(&keys->via.map.ptr[i].key, name, sizeof name);
         if (field_metric(map, name)) {
             visit(data, name);
         }
@@ -141,18 +121,11 @@ static void field_each_key(const msgpack_object *map, const msgpack_object *keys
 void field_each_metric(const msgpack_object *map, void (*visit)(void *data, const char *name),
                        void *data)
 {
-    const msgpack_object *weights = mpk_find(map, "weights");
-    field_each_key(map, mpk_find(map, "heads"), "", visit, data);
+    field_each_key(map, mpk_find(map, "heads"), visit, data);
     if (field_metric(map, "sink_rate")) {
         visit(data, "sink_rate");
     }
-    field_each_key(map, mpk_find(map, "spectrum"), "", visit, data);
-    for (uint32_t i = 0; i < field_pairs(weights); i++) {
-        char matrix[16], prefix[24];
-        field_show(&weights->via.map.ptr[i].key, matrix, sizeof matrix);
-        snprintf(prefix, sizeof prefix, "%s.", matrix);
-        field_each_key(map, mpk_find(&weights->via.map.ptr[i].val, "heads"), prefix, visit, data);
-    }
+    field_each_key(map, mpk_find(map, "spectrum"), visit, data);
 }
 
 static void keep_first(void *data, const char *name)

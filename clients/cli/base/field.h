@@ -32,8 +32,8 @@ const msgpack_object *field_at(const msgpack_object *array, uint32_t index);
 double field_item(const msgpack_object *array, uint32_t index);
 
 /* A result's numbers for one metric: an array over the heads, or one value of the layer
- * (`sink_rate`). Summaries give the means, patterns the newest values. Numbers of weight matrices
- * are called "wq.spectral_norm". NULL when it is not there, or is a list per head. */
+ * (`sink_rate`). Summaries give the means, patterns the newest values. NULL when it is not there,
+ * or is a list per head. */
 const msgpack_object *field_metric(const msgpack_object *map, const char *name);
 
 /* Calls `visit` with every name that field_metric knows in this result. */

@@ -70,14 +70,14 @@ bool unknown_in_layers(const msgpack_object *layers, const char *metric, const c
     return true;
 }
 
-/* Names with a dot are numbers of a matrix or an aggregate, which are many. */
+/* The numbers of aggregates are many. */
 static bool is_slip(const char *metric, char ret_text[UNKNOWN_TEXT_MAX])
 {
     static const char *const others[] = {"pattern", "sink_rate"};
     enum { OTHERS = sizeof others / sizeof others[0] };
     struct unknown unknown;
     unknown_init(&unknown, metric);
-    if (strchr(metric, '.')) {
+    if (strncmp(metric, "aggregate.", strlen("aggregate.")) == 0) {
         return false;
     }
     for (int i = 0; i < METRIC_COUNT + OTHERS; i++) {

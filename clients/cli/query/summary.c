@@ -199,8 +199,8 @@ static void summary_print_heading(struct cli *cli, const struct summary_row *row
                 cli->args->metric, SHIFT_MARKED);
         return;
     }
-    /* A number without a mean is the newest message's. */
-    bool newest = strcmp(cli->args->metric, "pattern") == 0 || strchr(cli->args->metric, '.');
+    /* It has no mean. */
+    bool newest = strcmp(cli->args->metric, "pattern") == 0;
     fprintf(cli->out, "%s, %s\n\n", cli->args->metric,
             newest ? "of the newest message" : "mean over the window");
 }

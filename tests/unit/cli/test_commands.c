@@ -72,17 +72,13 @@ static void commands_put_summary(struct mpk_writer *reply, struct layer_id id, d
 /* A job whose summary is of weight matrices. */
 static void commands_put_weights(struct mpk_writer *reply)
 {
-    struct spectrum head[2] = {{.spectral_norm = 1.5}, {.spectral_norm = 2.5}};
-    double correlation[4] = {1, 0, 0, 1};
-    struct weights_result weights = {.heads = 2};
+    struct result_stat stat[2] = {{.mean = 1.5}, {.mean = 2.5}};
     struct summary_result summary = {
         .common = commands_common(3, 1200),
         .layer = {.id = {STACK_DECODER, 1, SITE_SELF}, .tier = MESSAGE_WEIGHTS},
         .heads = 2,
-        .weights = &weights,
+        .stat = {[METRIC_WQ_SPECTRAL_NORM] = stat, [METRIC_WQ_STABLE_RANK] = stat},
     };
-    weights.projection[PROJECTION_Q] = (struct projection_result){
-        .present = true, .heads = 2, .head = head, .correlation = correlation};
     mpk_put_array(reply, 1);
     summary_encode(&summary, reply);
 }
@@ -460,15 +456,17 @@ static void test_numbers_of_matrices_are_named_by_matrix(void **state)
         commands_assert_says(state, commands[i], 0,
                              "gpt-small, run abcdef01, epoch 3, step 1200\n"
                              "window: epoch 0, 0 ranks, 0 messages, 0 lost, 0 dropped\n"
-                             "wq.spectral_norm, of the newest message\n"
+                             "wq.spectral_norm, mean over the window\n"
                              "\n"
                              "LAYER               h0      h1\n"
                              "decoder.1.self  1.5000  2.5000\n");
     }
     commands_assert_says(state, "summary matrices --metric entropy", 2,
                          "attnctl: --metric: 'entropy': not in this summary (valid: "
-                         "wq.spectral_norm, wq.condition_number, wq.rank, wq.effective_rank, "
-                         "wq.effective_rank_entropy, wq.stable_rank, wq.nuclear_norm)\n");
+                         "wq.spectral_norm, wq.stable_rank)\n");
+    commands_assert_says(state, "summary matrices --metric wq.stable_rnak", 2,
+                         "attnctl: --metric: 'wq.stable_rnak': not in this summary: did you mean "
+                         "'wq.stable_rank'?\n");
 }
 
 static void test_layers_without_the_metric_are_listed(void **state)
@@ -492,9 +490,7 @@ static void test_layers_without_the_metric_are_listed(void **state)
     commands_assert_says(
         state, "summary mixed --metric nothing", 2,
         "attnctl: --metric: 'nothing': not in this summary (valid: "
-        "wq.spectral_norm, wq.condition_number, wq.rank, wq.effective_rank, "
-        "wq.effective_rank_entropy, wq.stable_rank, wq.nuclear_norm, entropy_normalized, "
-        "pattern, sink_rate)\n");
+        "wq.spectral_norm, wq.stable_rank, entropy_normalized, pattern, sink_rate)\n");
 }
 
 static void test_drift_is_a_line_per_head_those_in_trouble_first(void **state)

@@ -82,12 +82,13 @@ static void test_the_largest_size_is_int64_max(void **state)
     assert_int_equal(tensor_bytes(DTYPE_U8, shape, 2, &bytes), ERR_SHAPE_OVERFLOW);
 }
 
-static void test_row_metrics_come_first(void **state)
+static void test_row_metrics_come_first_and_those_of_matrices_last(void **state)
 {
     (void)state;
     for (unsigned i = 0; i < METRIC_COUNT; i++) {
         assert_true(strlen(metric_info[i].name) > 0);
         assert_int_equal(metric_info[i].kind == METRIC_KIND_ROW, i < METRIC_ROW_COUNT);
+        assert_int_equal(metric_info[i].kind == METRIC_KIND_MATRIX, i >= METRIC_MATRIX_FIRST);
     }
 }
 
@@ -100,7 +101,7 @@ int main(void)
         cmocka_unit_test(test_rank_zero_and_five_are_refused),
         cmocka_unit_test(test_a_zero_is_a_zero_even_beside_an_overflow),
         cmocka_unit_test(test_the_largest_size_is_int64_max),
-        cmocka_unit_test(test_row_metrics_come_first),
+        cmocka_unit_test(test_row_metrics_come_first_and_those_of_matrices_last),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

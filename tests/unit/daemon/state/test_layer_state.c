@@ -245,7 +245,7 @@ static void test_last_is_of_the_newest_message_that_has_it(void **unused)
     }
     for (uint32_t h = 0; h < HEADS; h++) {
         const struct stat_set *set = &state->head[h].stats;
-        for (uint32_t m = 0; m < METRIC_COUNT; m++) {
+        for (uint32_t m = 0; m < METRIC_MATRIX_FIRST; m++) {
             bool in_turn = metric_info[m].group == METRIC_GROUP_SPECTRUM;
             const struct measured *of = in_turn ? spectra : newest;
             assert_relative(stat_find(set, m).last, of->value[m] ? of->value[m][h] : NAN, 0);

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: MIT
+"""The numbers of the projection matrices over a run: in summaries, in the history, judged by rules, after a restart;
+against numpy."""
+import os
+import subprocess
+
+import numpy as np
+import pytest
+from harness import Attnd, Reader, Trainer, softmax_maps, wait_until
+
+ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
+HEADS, KV_HEADS, HEAD_DIM, MODEL = 4, 2, 4, 24
+SHAPES = {"wq": (HEADS * HEAD_DIM, MODEL), "wk": (KV_HEADS * HEAD_DIM, MODEL), "wv": (KV_HEADS * HEAD_DIM, MODEL),
+          "wo": (MODEL, HEADS * HEAD_DIM)}
+SHARED = HEADS // KV_HEADS
+NUMBERS = {
+    "spectral_norm": lambda s: s[0],
+    "condition_number": lambda s: np.log10(s[0] / s[-1]),
+    "effective_rank_entropy": lambda s: np.exp(-(s / s.sum() * np.log(s / s.sum())).sum()),
+    "stable_rank": lambda s: (s**2).sum() / s[0]**2,
+}
+
+
+def matrices(rng):
+    return {name: rng.normal(size=shape) for name, shape in SHAPES.items()}
+
+
+def slice_of(given, name, head):
+    """The part of a matrix that a head reads, [HEAD_DIM, MODEL] or, of W_o, [MODEL, HEAD_DIM]."""
+    at = head if name in ("wq", "wo") else head // SHARED
+    part = slice(at * HEAD_DIM, (at + 1) * HEAD_DIM)
+    return given[name][:, part] if name == "wo" else given[name][part]
+
+
+def expected(given):
+    """{name: [HEADS]} of all that can be said of the matrices that are given, by numpy in float64."""
+    found = {}
+
+    def add(name, make):
+        spectra = [np.linalg.svd(make(head), compute_uv=False)[:HEAD_DIM] for head in range(HEADS)]
+        found.update({f"{name}.{number}": [of(s) for s in spectra] for number, of in NUMBERS.items()})
+
+    for name in given:
+        add(name, lambda head, name=name: slice_of(given, name, head))
+    if {"wq", "wk"} <= set(given):
+        add("wq_wk", lambda head: slice_of(given, "wq", head).T @ slice_of(given, "wk", head))
+    if {"wv", "wo"} <= set(given):
+        add("wv_wo", lambda head: slice_of(given, "wo", head) @ slice_of(given, "wv", head))
+    return found
+
+
+def of_matrices(names):
+    return {name for name in names if "." in name and not name.startswith("aggregate.")}
+
+
+def send_epoch(trainer, epoch, **given):
+    """Attention, the matrices, and the end."""
+    trainer.attention(softmax_maps(np.random.default_rng(3), 1, HEADS, 8, 8), epoch=epoch, step=10 * epoch)
+    if given:
+        trainer.projections(**given, heads=HEADS, kv_heads=KV_HEADS, head_dim=HEAD_DIM, epoch=epoch, step=10 * epoch + 9)
+    trainer.event("epoch_end", epoch=epoch, step=10 * epoch + 9)
+
+
+def kept(attnd, metric, epochs, **where):
+    """The mean of a metric, [HEADS][epochs], nil where there is none, when the history has so many."""
+    def ask():
+        try:
+            answer = attnd.call("history", job="job", metric=metric, **where)
+        except RuntimeError as error:
+            assert str(error) in ("no_history", "job_unknown")
+            return None
+        return answer if len(answer["windows"]["last"]) == epochs else None
+    return wait_until(ask, f"{epochs} windows of {metric}")["values"]["mean"]
+
+
+def test_several_epochs_of_changing_matrices_against_numpy(rng):
+    attnd = Attnd()
+    reader, trainer = Reader(attnd, "summary/"), Trainer(attnd, "job")
+    epochs = [matrices(rng) for _ in range(4)]
+    for epoch, given in enumerate(epochs):
+        send_epoch(trainer, epoch, **given)
+        heads, want = reader.next()[1]["heads"], expected(given)
+        assert of_matrices(heads) == set(want) and "entropy" in heads
+        for name, numbers in want.items():
+            for statistic in ("mean", "min", "max", "last", "p50"):
+                np.testing.assert_allclose(heads[name][statistic], numbers, rtol=1e-9, err_msg=name)
+            assert heads[name]["count"] == [1] * HEADS
+    for name in expected(epochs[0]):
+        np.testing.assert_allclose(kept(attnd, name, 4), np.transpose([expected(given)[name] for given in epochs]), rtol=1e-9)
+    grid = attnd.call("grid", job="job", metric="wv_wo.stable_rank", packed=True)["layers"][0]
+    np.testing.assert_allclose(np.frombuffer(grid["values"], np.float32).reshape(HEADS, 4),
+                               np.transpose([expected(given)["wv_wo.stable_rank"] for given in epochs]), rtol=1e-6)
+    assert of_matrices(attnd.call("windows", job="job")["layers"][0]["metrics"]) == set(expected(epochs[0]))
+    attnd.close()
+
+
+def test_several_messages_of_a_window_are_pooled(rng):
+    attnd = Attnd()
+    reader, trainer = Reader(attnd, "summary/"), Trainer(attnd, "job")
+    steps = [matrices(rng) for _ in range(3)]
+    for step, given in enumerate(steps):
+        trainer.projections(**given, heads=HEADS, kv_heads=KV_HEADS, head_dim=HEAD_DIM, step=step)
+    trainer.event("epoch_end", step=3)
+    numbers = reader.next()[1]["heads"]["wq_wk.spectral_norm"]
+    want = np.array([expected(given)["wq_wk.spectral_norm"] for given in steps])
+    for statistic, of in (("mean", want.mean(0)), ("min", want.min(0)), ("max", want.max(0)), ("last", want[-1])):
+        np.testing.assert_allclose(numbers[statistic], of, rtol=1e-9)
+    assert numbers["count"] == [3] * HEADS
+    attnd.close()
+
+
+def test_what_is_missing_is_absent_and_not_zero(rng):
+    attnd = Attnd()
+    reader, trainer = Reader(attnd, "summary/"), Trainer(attnd, "job")
+    given = matrices(rng)
+    only, spoilt = {"wq": given["wq"]}, dict(given, wk=given["wk"].copy())
+    spoilt["wk"][1, 1] = np.nan
+    for epoch, sent in enumerate(({}, only, spoilt, given)):
+        send_epoch(trainer, epoch, **sent)
+        heads = reader.next()[1]["heads"]
+        want = {name for name in expected(given)
+                if sent is given or sent is spoilt and not name.startswith(("wk.", "wq_wk."))
+                or sent is only and name.startswith("wq.")}
+        assert of_matrices(heads) == want
+    for name, there in (("wq.stable_rank", (1, 2, 3)), ("wv_wo.stable_rank", (2, 3)), ("wk.stable_rank", (3,)),
+                        ("wq_wk.stable_rank", (3,))):
+        numbers = kept(attnd, name, 4)
+        assert [[number is not None for number in head] for head in numbers] == [[e in there for e in range(4)]] * HEADS
+        np.testing.assert_allclose([head[3] for head in numbers], expected(given)[name], rtol=1e-9)
+    attnd.close()
+
+
+def test_a_slice_of_the_heads_has_no_place_among_them(rng):
+    """A rank of two that has half of them: its matrices are shown, and are not taken for those of the first heads."""
+    attnd = Attnd()
+    reader, trainer = Reader(attnd, "live/", "summary/"), Trainer(attnd, "job")
+    trainer.projections(wq=matrices(rng)["wq"], heads=HEADS, head_dim=HEAD_DIM, heads_total=2 * HEADS)
+    trainer.event("epoch_end")
+    for _ in range(2):
+        result = reader.next()[1]
+        assert set(result["weights"]) == {"wq"} and of_matrices(result["heads"]) == set()
+    attnd.close()
+
+
+def test_a_restart_goes_on_in_the_window_and_with_the_baseline(rng):
+    attnd = Attnd("drift.windows=2", "history.checkpoint=100ms")
+    reader, trainer = Reader(attnd, "summary/"), Trainer(attnd, "job")
+    given = matrices(rng)
+    for epoch in range(2):
+        send_epoch(trainer, epoch, **given)
+        reader.next()
+    trainer.projections(**given, heads=HEADS, kv_heads=KV_HEADS, head_dim=HEAD_DIM, epoch=2, step=20)
+    wait_until(lambda: attnd.call("jobs")[0]["processed"] == 7, "the matrices")
+    trainer.close()
+    assert attnd.stop() == 0
+    attnd.start()
+    reader, again = Reader(attnd, "summary/"), Trainer(attnd, "job", run=trainer.run)
+    again.sequence = trainer.sequence
+    send_epoch(again, 2, **dict(given, wq=3 * given["wq"]))
+    summary = reader.next()[1]
+    while summary["window"]["last"] < 2 or summary["window"]["partial"]:  # what was published before, as a snapshot
+        summary = reader.next()[1]
+    want = np.array(expected(given)["wq.spectral_norm"])
+    numbers, drift = summary["heads"]["wq.spectral_norm"], summary["drift"]["wq.spectral_norm"]
+    assert numbers["count"] == [2] * HEADS
+    np.testing.assert_allclose([numbers["mean"], numbers["last"]], [2 * want, 3 * want], rtol=1e-9)
+    np.testing.assert_allclose([drift["delta"], drift["shift"]], [want, want / np.maximum(0.05 * want, 0.01)], rtol=1e-9)
+    wait_until(lambda: np.allclose(kept(attnd, "wq.spectral_norm", 3), np.outer(want, [1, 1, 2]), rtol=1e-9),
+               "the whole window in the history")
+    attnd.close()
+
+
+RULE = """
+rules:
+  rank_of_qk_halves:
+    metric: wq_wk.stable_rank
+    statistic: shift
+    each: head
+    below: -10
+"""
+
+
+def test_a_rule_judges_what_became_of_the_baseline_and_attnctl_shows_it(rng):
+    """The stable rank of one head's W_q^T W_k falls below half of what it was: 10 times 5 % of the baseline."""
+    attnd = Attnd("drift.windows=3", config=RULE)
+    reader, trainer = Reader(attnd, "alert/job/"), Trainer(attnd, "job")
+    given = matrices(rng)
+    first = expected(given)["wq_wk.stable_rank"]
+    u, s, vt = np.linalg.svd(slice_of(given, "wq", 2), full_matrices=False)
+    fallen = dict(given, wq=given["wq"].copy())
+    fallen["wq"][2 * HEAD_DIM:3 * HEAD_DIM] = u * (s * [1, 0.01, 0.01, 0.01]) @ vt
+    now = expected(fallen)["wq_wk.stable_rank"]
+    assert now[2] < first[2] / 2 and now[2] < first[2] - 10 * 0.1
+    for epoch in range(5):
+        send_epoch(trainer, epoch, **(given if epoch < 4 else fallen))
+    alert = reader.next()[1]
+    assert (alert["rule"], alert["state"], alert["head"], alert["epoch"]) == ("rank_of_qk_halves", "firing", 2, 4)
+    assert alert["value"] == pytest.approx((now[2] - first[2]) / max(0.05 * first[2], 0.1))
+    told = subprocess.run([ATTNCTL, "--address", attnd.directory, "summary", "job", "--metric", "wq_wk.stable_rank"],
+                          capture_output=True, text=True)
+    assert (told.returncode, told.stderr) == (0, "")
+    assert "decoder.0.self " + " ".join(f"{value:.4f}" for value in now) in " ".join(told.stdout.split())
+    attnd.close()
