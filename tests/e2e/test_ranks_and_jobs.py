@@ -100,9 +100,11 @@ def test_runs_of_one_name_that_go_on_side_by_side_keep_their_last_values(attnd, 
     runs = [bytes([number]) * 16 for number in (1, 2)]
     trainers = [Trainer(attnd, "gpt", run=run) for run in runs]
     reader = Reader(attnd, "summary/gpt/")
+    for count, trainer in enumerate(trainers, 1):
+        trainer.event("hello")
+        wait_until(lambda: len(attnd.call("jobs")) == count, "the run, the newest then")
     for epoch in range(2):
         for trainer in trainers:
-            trainer.event("hello")
             trainer.attention(softmax_maps(rng, 1, 2, 6, 6), epoch=epoch, step=epoch)
         for trainer in reversed(trainers):  # the older run's window is published last
             trainer.event("epoch_end", epoch=epoch, step=epoch)
