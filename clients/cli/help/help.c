@@ -107,7 +107,7 @@ int help_refuse_command(struct cli *cli, const char *name)
 int help_refuse_words(struct cli *cli, const struct command *command)
 {
     int words = cli->args->word_count - 1;
-    const char *argument, *usage = *command->arguments ? " " : "";
+    const char *blank, *usage = *command->arguments ? " " : "";
     if (words > command->words_max) {
         return cli_usage(cli, "'%.80s' is too much; usage: attnctl %s%s%s [OPTIONS]",
                          cli->args->words[command->words_max + 1], command->name, usage,
@@ -115,19 +115,13 @@ int help_refuse_words(struct cli *cli, const struct command *command)
     }
     /* "JOB FILE" and 1: "FILE"; the last one when there are fewer. Alternatives cannot be told
      * apart. */
-    const char *arguments = command->arguments;
-    int index = words;
-    const char *blank;
-    if (strchr(arguments, '|')) {
-        arguments = "something";
+    const char *argument = strchr(command->arguments, '|') ? "something" : command->arguments;
+    while (words-- > 0 && (blank = strchr(argument, ' '))) {
+        argument = blank + 1;
     }
-    while (index-- > 0 && (blank = strchr(arguments, ' ')) != NULL) {
-        arguments = blank + 1;
-    }
-    argument = arguments;
-    int length = (int)strcspn(arguments, " ");
-    return cli_usage(cli, "%.*s is missing; usage: attnctl %s%s%s [OPTIONS]", length, argument,
-                     command->name, usage, command->arguments);
+    return cli_usage(cli, "%.*s is missing; usage: attnctl %s%s%s [OPTIONS]",
+                     (int)strcspn(argument, " "), argument, command->name, usage,
+                     command->arguments);
 }
 
 int cmd_help(struct cli *cli)
@@ -175,28 +169,27 @@ int help_print_json(struct cli *cli, const struct command *command)
     mpk_put_str(&writer, "commands");
     mpk_put_array(&writer, command ? 1 : (uint32_t)command_count);
     for (int i = 0; i < command_count; i++) {
-        if (!command || command == &commands[i]) {
-            const struct command *command_command = &commands[i];
-            mpk_put_map(&writer, 6);
-            mpk_pair_str(&writer, "name", command_command->name);
-            mpk_pair_str(&writer, "arguments", command_command->arguments);
-            mpk_pair_str(&writer, "help", command_command->help);
-            mpk_pair_str(&writer, "exit_1", command_command->finding);
-            uint32_t count = 0;
-            command_each_option(command_command, count_option, &count);
-            mpk_put_str(&writer, "options");
-            mpk_put_array(&writer, count);
-            command_each_option(command_command, put_option, &writer);
-            uint32_t examples_count = 0;
-            while (examples_count < COMMAND_EXAMPLES_MAX &&
-                   command_command->examples[examples_count]) {
-                examples_count++;
-            }
-            mpk_put_str(&writer, "examples");
-            mpk_put_array(&writer, examples_count);
-            for (uint32_t j = 0; j < examples_count; j++) {
-                mpk_put_str(&writer, command_command->examples[j]);
-            }
+        const struct command *one = &commands[i];
+        uint32_t options = 0, examples = 0;
+        if (command && command != one) {
+            continue;
+        }
+        mpk_put_map(&writer, 6);
+        mpk_pair_str(&writer, "name", one->name);
+        mpk_pair_str(&writer, "arguments", one->arguments);
+        mpk_pair_str(&writer, "help", one->help);
+        mpk_pair_str(&writer, "exit_1", one->finding);
+        command_each_option(one, count_option, &options);
+        mpk_put_str(&writer, "options");
+        mpk_put_array(&writer, options);
+        command_each_option(one, put_option, &writer);
+        while (examples < COMMAND_EXAMPLES_MAX && one->examples[examples]) {
+            examples++;
+        }
+        mpk_put_str(&writer, "examples");
+        mpk_put_array(&writer, examples);
+        for (uint32_t j = 0; j < examples; j++) {
+            mpk_put_str(&writer, one->examples[j]);
         }
     }
     int code = cli_print_written(cli, &writer, 2, cli->out);

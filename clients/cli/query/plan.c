@@ -46,11 +46,8 @@ static int show_plans(struct cli *cli, const msgpack_object *result)
 {
     struct out_table table;
     out_begin(&table, "JOBS|EVERY|LAYERS|HEADS|SAMPLES|ROWS|FROM");
-    if (result->type == MSGPACK_OBJECT_MAP) {
-        add_plan(&table, result);
-    }
-    for (uint32_t i = 0; result->type == MSGPACK_OBJECT_ARRAY && i < result->via.array.size; i++) {
-        add_plan(&table, &result->via.array.ptr[i]);
+    for (uint32_t i = 0; i < field_columns(result); i++) {
+        add_plan(&table, field_column(result, i));
     }
     out_print(&table, cli->width, true, cli->out);
     return CLI_OK;

@@ -20,18 +20,6 @@
 #define RESULTS_MAX       1000
 #define RESULTS_BYTES_MAX (UINT64_C(256) << 20)
 
-static int tail_ask_endpoint(struct cli *cli, char ret_endpoint[ENDPOINT_MAX])
-{
-    int code = reach_endpoint(cli, ADDRESS_PUBLISH, ret_endpoint);
-    if (code != CLI_OK) {
-        return code;
-    }
-    if (!*ret_endpoint) {
-        return cli_usage(cli, "attnd does not say where it publishes: give --summaries ENDPOINT");
-    }
-    return CLI_OK;
-}
-
 /* Lines --------------------------------------------------------------------------------------- */
 
 /* Mean, smallest and largest of the numbers that exist. */
@@ -335,7 +323,10 @@ int cmd_tail(struct cli *cli)
     if (cli->args->summaries) {
         snprintf(endpoint, sizeof endpoint, "%s", cli->args->summaries);
     } else {
-        code = tail_ask_endpoint(cli, endpoint);
+        code = reach_endpoint(cli, ADDRESS_PUBLISH, endpoint);
+    }
+    if (code == CLI_OK && !*endpoint) {
+        return cli_usage(cli, "attnd does not say where it publishes: give --summaries ENDPOINT");
     }
     return code == CLI_OK ? tail(cli, endpoint, prefix) : code;
 }

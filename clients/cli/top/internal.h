@@ -399,9 +399,6 @@ uint64_t read_size(const char *text);
 
 /* read_internal: shared by the parts of read. */
 
-/* The maps of an answer that is a list; 0 for anything else. */
-uint32_t read_list(const msgpack_object *result, const msgpack_object **ret_maps);
-
 /* False: it names no layer. */
 bool read_place(const msgpack_object *map, struct layer_place *ret_place);
 

@@ -14,13 +14,6 @@
 #define SERIES_EVERY_MS 5000
 #define AGAIN_MS        2000 /* more than history.commit */
 
-uint32_t read_list(const msgpack_object *result, const msgpack_object **ret_maps)
-{
-    uint32_t count = field_items(result);
-    *ret_maps = count > 0 ? result->via.array.ptr : NULL;
-    return count;
-}
-
 /* attnd */
 
 uint64_t read_size(const char *text)
@@ -95,10 +88,9 @@ static struct health health_of(const msgpack_object *stats, int64_t now_ms)
 
 static uint64_t count_firing(const msgpack_object *firing)
 {
-    const msgpack_object *rules;
     uint64_t count = 0;
-    for (uint32_t i = 0, length = read_list(firing, &rules); i < length; i++) {
-        count += field_u64(&rules[i], "count");
+    for (uint32_t i = 0; i < field_items(firing); i++) {
+        count += field_u64(field_at(firing, i), "count");
     }
     return count;
 }
@@ -178,12 +170,11 @@ void read_monitor(struct model *model, const msgpack_object *result, int64_t now
     model->health = health;
     model->refused[0] = '\0';
     const msgpack_object *jobs = mpk_find(result, "jobs");
-    const msgpack_object *maps;
-    uint32_t count = read_list(jobs, &maps);
+    uint32_t count = field_items(jobs);
     model->job_count = count < MODEL_JOBS_MAX ? count : MODEL_JOBS_MAX;
     model->jobs_left_out = count - model->job_count;
     for (uint32_t i = 0; i < model->job_count; i++) {
-        const msgpack_object *map = &maps[i];
+        const msgpack_object *map = field_at(jobs, i);
         struct job_entry entry = {
             .epoch = field_u64(map, "epoch"),
             .step = field_u64(map, "step"),
@@ -264,12 +255,10 @@ static int64_t find_alert(const struct model *model, const struct alert *alert)
 
 static void add_alerts(struct model *model, const msgpack_object *list, bool firing)
 {
-    const msgpack_object *maps;
-    uint32_t count = read_list(list, &maps);
-    for (uint32_t i = 0; i < count; i++) {
-        struct alert alert = alert_of(&maps[i]);
+    for (uint32_t i = 0; i < field_items(list); i++) {
+        struct alert alert = alert_of(field_at(list, i));
         alert.firing = firing;
-        if (read_is_run(model, &maps[i])) {
+        if (read_is_run(model, field_at(list, i))) {
             /* The past, newest first, has an alert twice: how it was resolved, and how it began,
              * which says more and is kept. */
             int64_t at = find_alert(model, &alert);
@@ -351,7 +340,7 @@ static void read_one_trouble(struct model *model, const msgpack_object *map)
 
 void read_trouble(struct model *model, const msgpack_object *result)
 {
-    const msgpack_object *maps, *step = mpk_find(result, "step");
+    const msgpack_object *step = mpk_find(result, "step");
     if (!read_is_run(model, result)) {
         return;
     }
@@ -367,10 +356,10 @@ void read_trouble(struct model *model, const msgpack_object *result)
             layer->heads[head].rule[0] = '\0';
         }
     }
-    for (int list = 0; list < 2; list++) {
-        uint32_t count = read_list(mpk_find(result, list ? "others" : "heads"), &maps);
-        for (uint32_t i = 0; i < count; i++) {
-            read_one_trouble(model, &maps[i]);
+    for (int others = 0; others < 2; others++) {
+        const msgpack_object *list = mpk_find(result, others ? "others" : "heads");
+        for (uint32_t i = 0; i < field_items(list); i++) {
+            read_one_trouble(model, field_at(list, i));
         }
     }
 }

@@ -2,6 +2,7 @@
 /* Numbers of layers and heads: of the whole job, for the metric that is shown. */
 #include "clients/cli/top/internal.h"
 
+#include <endian.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -128,8 +129,8 @@ static void read_each_layer(struct model *model, const msgpack_object *result,
                             void (*read)(struct model *model, struct layer *layer,
                                          const msgpack_object *map))
 {
-    const msgpack_object *maps;
-    uint32_t count = read_list(result, &maps);
+    uint32_t count = field_items(result);
+    const msgpack_object *maps = count > 0 ? result->via.array.ptr : NULL;
     char chosen[FIELD_NAME_MAX];
     if (model->metric[0] == '\0' && field_choose_metric(maps, count, chosen)) {
         snprintf(model->metric, sizeof model->metric, "%s", chosen);
@@ -184,13 +185,10 @@ void read_summary(struct model *model, const msgpack_object *result)
 static uint64_t packed_u64(const msgpack_object *list, uint32_t index)
 {
     uint64_t number = 0;
-    if (!list || list->type != MSGPACK_OBJECT_BIN || list->via.bin.size / 8 <= index) {
-        return 0;
+    if (list && list->type == MSGPACK_OBJECT_BIN && index < list->via.bin.size / 8) {
+        memcpy(&number, list->via.bin.ptr + 8 * (size_t)index, sizeof number);
     }
-    for (int byte = 7; byte >= 0; byte--) {
-        number = number << 8 | (uint8_t)list->via.bin.ptr[8 * index + (uint32_t)byte];
-    }
-    return number;
+    return le64toh(number);
 }
 
 void read_windows(const msgpack_object *result, struct past *ret_past)
@@ -209,22 +207,20 @@ void read_windows(const msgpack_object *result, struct past *ret_past)
 double read_packed(const msgpack_object *values, uint32_t windows, uint32_t head, uint32_t window)
 {
     size_t at = 4 * ((size_t)head * windows + window);
-    uint32_t bits = 0;
+    uint32_t bits;
     float number;
     if (!values || values->type != MSGPACK_OBJECT_BIN || at + 4 > values->via.bin.size) {
         return NAN;
     }
-    for (size_t byte = 4; byte > 0; byte--) {
-        bits = bits << 8 | (uint8_t)values->via.bin.ptr[at + byte - 1];
-    }
+    memcpy(&bits, values->via.bin.ptr + at, sizeof bits);
+    bits = le32toh(bits);
     memcpy(&number, &bits, sizeof number);
     return (double)number;
 }
 
 void read_grid(struct model *model, const msgpack_object *result)
 {
-    const msgpack_object *maps;
-    uint32_t count = read_list(mpk_find(result, "layers"), &maps);
+    const msgpack_object *layers = mpk_find(result, "layers");
     char metric[FIELD_NAME_MAX];
     field_text(result, "metric", metric, sizeof metric);
     if (strcmp(metric, model->metric) != 0 || !read_is_run(model, result)) {
@@ -235,15 +231,12 @@ void read_grid(struct model *model, const msgpack_object *result)
     if (!model_make_past(model, model->past.count)) {
         return;
     }
-    for (uint32_t i = 0; i < count; i++) {
+    for (uint32_t i = 0; i < field_items(layers); i++) {
+        const msgpack_object *map = field_at(layers, i);
         struct layer_place place;
-        int64_t at = -1;
-        if (read_place(&maps[i], &place)) {
-            at = model_find_layer(model, &place);
-        }
+        int64_t at = read_place(map, &place) ? model_find_layer(model, &place) : -1;
         if (at >= 0 && model->past.count > 0) {
             struct layer *layer = &model->layers[at];
-            const msgpack_object *map = &maps[i];
             const msgpack_object *values = mpk_find(map, "values");
             uint32_t windows = model->past.count, heads = (uint32_t)field_u64(map, "heads");
             for (uint32_t head = 0; head < layer->head_count && heads > 0; head++) {
@@ -311,18 +304,17 @@ static void read_detail_metric(void *data, const char *name)
 
 static void read_detail(struct model *model, const msgpack_object *result, bool summary)
 {
-    const msgpack_object *maps;
-    uint32_t count = read_list(result, &maps), before = model->detail.count;
-    for (uint32_t i = 0; i < count; i++) {
-        struct detail_reading reading = {model, &maps[i], summary};
+    uint32_t before = model->detail.count;
+    for (uint32_t i = 0; i < field_items(result); i++) {
+        const msgpack_object *map = field_at(result, i);
+        struct detail_reading reading = {model, map, summary};
         struct layer_place place;
-        if (!read_is_run(model, &maps[i]) || !read_place(&maps[i], &place) ||
+        if (!read_is_run(model, map) || !read_place(map, &place) ||
             model_compare_places(&place, &model->detail.place) != 0) {
             continue;
         }
         if (!summary) {
             struct head_detail *detail = &model->detail;
-            const msgpack_object *map = &maps[i];
             const msgpack_object *pattern =
                 field_column(field_metric(map, "pattern"), detail->head);
             detail->epoch = field_u64(map, "epoch");
@@ -333,7 +325,7 @@ static void read_detail(struct model *model, const msgpack_object *result, bool 
                 field_show(pattern, detail->pattern, sizeof detail->pattern);
             }
         }
-        field_each_metric(&maps[i], read_detail_metric, &reading);
+        field_each_metric(map, read_detail_metric, &reading);
     }
     if (model->detail.count != before) {
         model->needs.series = true;
@@ -360,12 +352,11 @@ void read_detail_summary(struct model *model, const msgpack_object *result)
 
 void read_detail_grid(struct model *model, const msgpack_object *result)
 {
-    const msgpack_object *maps;
-    uint32_t count = read_list(mpk_find(result, "layers"), &maps);
+    const msgpack_object *map = field_at(mpk_find(result, "layers"), 0);
     char name[FIELD_NAME_MAX];
     struct layer_place place;
     field_text(result, "metric", name, sizeof name);
-    if (count == 0 || !read_place(&maps[0], &place) ||
+    if (!map || !read_place(map, &place) ||
         model_compare_places(&place, &model->detail.place) != 0) {
         return;
     }
@@ -374,9 +365,9 @@ void read_detail_grid(struct model *model, const msgpack_object *result)
         return;
     }
     read_windows(result, &metric->windows);
-    uint32_t heads = (uint32_t)field_u64(&maps[0], "heads"), head = model->detail.head;
+    uint32_t heads = (uint32_t)field_u64(map, "heads"), head = model->detail.head;
     for (uint32_t i = 0; i < metric->windows.count; i++) {
-        metric->past[i] = read_packed(mpk_find(&maps[0], "values"), metric->windows.count,
+        metric->past[i] = read_packed(mpk_find(map, "values"), metric->windows.count,
                                       head < heads || heads == 0 ? head : heads - 1, i);
     }
 }
