@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: MIT
 """The role of a head, the evidence for it, and since when: of heads that change what they do at known steps."""
+import json
+import os
+import subprocess
+
 import numpy as np
 import pytest
-from harness import Attnd, Trainer, wait_until
+from harness import ATTND, Attnd, Trainer, wait_until
 
 LENGTH, PERIOD = 16, 8
 TOKENS = np.tile(np.arange(PERIOD, dtype=np.int32), LENGTH // PERIOD)[None]
@@ -34,7 +38,7 @@ def train(attnd, heads, job="gpt", trainer=None, first=0, tokens=lambda step: TO
 def ended(attnd, trainer, windows, **where):
     """The run's roles, by head, once the history has all its windows."""
     trainer.event("bye")
-    wait_until(lambda: attnd.call("jobs")[0]["state"] == "ended", "the end")
+    wait_until(lambda: [run["state"] for run in attnd.call("jobs")] == ["ended"], "the end")
     return kept(attnd, windows, **where)
 
 
@@ -164,3 +168,17 @@ def test_what_is_not_there_is_said(attnd):
                          (dict(job="gpt", metric="induction"), "argument"), (dict(), "argument")):
         with pytest.raises(RuntimeError, match=code):
             attnd.call("roles", **params)
+
+
+def test_attnctl_prints_a_line_per_head(attnd):
+    steps = [("mixed" if step < 5 else ("induction", 0.83), "mixed" if step == 3 else "first_token") for step in range(8)]
+    ended(attnd, train(attnd, steps), 8)
+    attnctl = os.environ.get("ATTNCTL_BIN", os.path.join(os.path.dirname(ATTND), "..", "clients", "cli", "attnctl"))
+    shown = subprocess.run([attnctl, "roles", "gpt", "--address", attnd.directory], capture_output=True, text=True, check=True)
+    assert shown.stdout.splitlines() == [
+        "HEAD              ROLE        EVIDENCE SINCE            WINDOWS BEFORE CHANGES",
+        "decoder.0.self.h0 induction   0.8441   step 5           3/3     mixed  1",
+        "decoder.0.self.h1 first_token 0.8317   step 0 or before 7/8     -      0"]
+    one = subprocess.run([attnctl, "roles", "gpt", "--head", "0", "--json", "--address", attnd.directory], capture_output=True,
+                         text=True, check=True)
+    assert json.loads(one.stdout)["heads"] == attnd.call("roles", job="gpt", head=0)["heads"]

@@ -264,6 +264,9 @@ void ask_layer(struct ask *ask, const struct args *args)
 void ask_range(struct ask *ask, const struct args *args)
 {
     ask_text(ask, "window", args->window);
+    if (args->given & ARGS_HEAD) {
+        ask_number(ask, "head", args->head);
+    }
     if (args->given & ARGS_FROM) {
         ask_number(ask, "from", args->from);
     }

@@ -79,7 +79,7 @@ void ask_past(struct ask *ask, const struct args *args);
 void ask_text(struct ask *ask, const char *key, const char *text);
 void ask_number(struct ask *ask, const char *key, uint64_t number);
 void ask_flag(struct ask *ask, const char *key, bool value);
-/* stack, layer, site; window, from, to; limit: those that the command line has. */
+/* stack, layer, site; window, head, from, to; limit: those that the command line has. */
 void ask_layer(struct ask *ask, const struct args *args);
 void ask_range(struct ask *ask, const struct args *args);
 void ask_limit(struct ask *ask, const struct args *args, uint64_t otherwise);
@@ -129,6 +129,7 @@ int cmd_alerts(struct cli *cli);
 int cmd_compare(struct cli *cli);
 int cmd_export(struct cli *cli);
 int cmd_runs(struct cli *cli);
+int cmd_roles(struct cli *cli);
 int cmd_plan(struct cli *cli);
 int cmd_record(struct cli *cli);
 int cmd_replay(struct cli *cli);

@@ -167,9 +167,6 @@ int cmd_history(struct cli *cli)
     bool any, table = !(args->given & (ARGS_JSON | ARGS_CSV | ARGS_FROM));
     ask_past(&ask, args);
     ask_layer(&ask, args);
-    if (args->given & ARGS_HEAD) {
-        ask_number(&ask, "head", args->head);
-    }
     ask_text(&ask, "metric", args->metric);
     ask_range(&ask, args);
     ask_limit(&ask, args, table ? WINDOWS_DEFAULT : UINT64_MAX);

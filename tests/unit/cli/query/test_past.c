@@ -344,7 +344,7 @@ static void test_history_as_csv(void **state)
         "entropy_normalized,0,0,2,3,4,5,6,7,8,9\n");
 }
 
-static void test_what_history_asks(void **state)
+static void test_what_questions_to_the_past_ask(void **state)
 {
     past_assert_says(state,
                      "history gpt --run ab --stack decoder --layer 3 --site self --head 2 --metric "
@@ -352,8 +352,12 @@ static void test_what_history_asks(void **state)
                      1,
                      "attnctl: attnd refused: "
                      "{\"job\":\"gpt\",\"run\":\"ab\",\"stack\":\"decoder\",\"layer\":3,\"site\":"
-                     "\"self\",\"head\":2,\"metric\":\"entropy\",\"window\":\"1 epoch\",\"from\":1,"
+                     "\"self\",\"metric\":\"entropy\",\"window\":\"1 epoch\",\"head\":2,\"from\":1,"
                      "\"to\":9,\"limit\":7} (echo)\n");
+    past_assert_says(
+        state, "roles gpt --site self --head 2 --window '1 epoch'", 1,
+        "attnctl: attnd refused: {\"job\":\"gpt\",\"site\":\"self\",\"window\":\"1 epoch\","
+        "\"head\":2} (echo)\n");
     past_assert_says(state, "history gpt", 1,
                      "attnctl: attnd refused: {\"job\":\"gpt\",\"limit\":20} (echo)\n");
     past_assert_says(state, "history gpt --json", 1,
@@ -576,7 +580,7 @@ int main(void)
         WITH_FAKE(test_one_head_has_a_row_per_window),
         WITH_FAKE(test_all_heads_have_a_column_each),
         WITH_FAKE(test_history_as_csv),
-        WITH_PARAMS(test_what_history_asks),
+        WITH_PARAMS(test_what_questions_to_the_past_ask),
         WITH_FAKE(test_refusals_say_what_to_do),
         WITH_FAKE(test_options_of_the_past_are_checked),
         WITH_FAKE(test_something_firing_is_bad_news),
