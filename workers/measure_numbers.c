@@ -257,56 +257,28 @@ void measure_numbers_add_maps(struct measured *into, const struct measured *maps
     *into = merged;
 }
 
-/* The matrices in the order of metric.def, and the numbers of each. */
-static const size_t matrix_numbers[] = {
-    offsetof(struct spectrum, spectral_norm), offsetof(struct spectrum, condition_number),
-    offsetof(struct spectrum, effective_rank_entropy), offsetof(struct spectrum, stable_rank)};
-enum {
-    MATRIX_NUMBERS = sizeof matrix_numbers / sizeof matrix_numbers[0],
-    MATRICES = CIRCUIT_COUNT + PROJECTION_COUNT
-};
-_Static_assert(METRIC_MATRIX_COUNT == MATRICES * MATRIX_NUMBERS, "one metric for each number");
-
 size_t measure_numbers_matrix_bytes(uint32_t heads)
 {
     return (size_t)METRIC_MATRIX_COUNT * heads * sizeof(double);
 }
 
-/* The spectra of the heads' matrices; several heads may read one of keys or values. */
-static const struct spectrum *spectra_of_matrix(const struct weights_result *weights, int matrix,
-                                                uint32_t *ret_shared)
-{
-    *ret_shared = 1;
-    if (matrix < CIRCUIT_COUNT) {
-        return weights->circuit[matrix];
-    }
-    const struct projection_result *projection = &weights->projection[matrix - CIRCUIT_COUNT];
-    if (projection->present) {
-        *ret_shared = weights->heads / projection->heads;
-    }
-    return projection->head;
-}
-
 int measure_numbers_matrices(const struct weights_result *weights, struct measured *measured,
                              void **ret_storage)
 {
-    uint32_t heads = weights->heads, shared;
+    uint32_t heads = weights->heads;
     double *next = malloc(measure_numbers_matrix_bytes(heads));
     if (!next) {
         return ERR_MEMORY;
     }
     *ret_storage = next;
-    for (int i = 0; i < METRIC_MATRIX_COUNT; i++) {
-        const struct spectrum *of = spectra_of_matrix(weights, i / MATRIX_NUMBERS, &shared);
+    for (int i = METRIC_MATRIX_FIRST; i < METRIC_COUNT; i++) {
         bool some = false;
-        for (uint32_t h = 0; of && h < heads; h++) {
-            const char *spectrum = (const char *)&of[h / shared];
-            next[h] =
-                *(const double *)(const void *)(spectrum + matrix_numbers[i % MATRIX_NUMBERS]);
+        for (uint32_t h = 0; h < heads; h++) {
+            next[h] = weights_number(weights, (enum metric)i, h);
             some = some || isfinite(next[h]);
         }
         if (some) {
-            measured->value[METRIC_MATRIX_FIRST + i] = next;
+            measured->value[i] = next;
             next += heads;
         }
     }

@@ -37,7 +37,6 @@ void layer_state_free(struct layer_state **state_p)
     }
     for (uint32_t h = 0; state->head && h < state->heads; h++) {
         stat_set_clear(&state->head[h].stats);
-        stat_set_clear(&state->head[h].matrices);
     }
     free(state->head);
     stat_set_clear(&state->across);
@@ -149,6 +148,25 @@ static int add_newest(struct layer_state *state, const struct message *message,
     return 0;
 }
 
+double layer_state_matrix_number(const struct layer_state *state, int metric, uint32_t head)
+{
+    const struct weights_result *weights = state->weights ? state->weights->weights : NULL;
+    /* Nobody says which of the layer's heads a slice has. */
+    return weights && weights->heads == state->heads
+               ? weights_number(weights, (enum metric)metric, head)
+               : NAN;
+}
+
+void layer_state_find_matrices(struct layer_state *state)
+{
+    for (int m = METRIC_MATRIX_FIRST; m < METRIC_COUNT; m++) {
+        state->on[m] = false;
+        for (uint32_t h = 0; h < state->heads && !state->on[m]; h++) {
+            state->on[m] = isfinite(layer_state_matrix_number(state, m, h));
+        }
+    }
+}
+
 static int add_newest_weights(struct layer_state *state, const struct message *message,
                               const struct measured *measured)
 {
@@ -159,6 +177,7 @@ static int add_newest_weights(struct layer_state *state, const struct message *m
     detail_release(&state->weights);
     state->weights = detail;
     state->weights_arrival = message->arrival;
+    layer_state_find_matrices(state);
     if (!state->newest) {
         set_newest(state, message);
     }
@@ -280,7 +299,7 @@ static int add_across(struct layer_state *state, const struct measured *measured
 /* The numbers that exist at all. */
 static void add_kinds(struct layer_state *state, const struct measured *measured)
 {
-    for (int m = 0; m < METRIC_COUNT; m++) {
+    for (int m = 0; m < METRIC_MATRIX_FIRST; m++) {
         state->on[m] = state->on[m] || measured->value[m];
     }
     for (int a = 0; a < AGGREGATE_COUNT; a++) {
@@ -312,43 +331,14 @@ static int layer_state_add_rows(struct layer_state *state, const struct message 
     return code;
 }
 
-static int layer_state_add_matrices(struct layer_state *state, const struct message *message,
-                                    const struct measured *measured)
-{
-    add_kinds(state, measured);
-    struct stat_writer *writer = stat_writer_new(state->buckets);
-    int code = writer ? 0 : ERR_MEMORY;
-    for (uint32_t h = 0; h < message->header.heads && !code; h++) {
-        struct head_state *head = &state->head[message->header.head_offset + h];
-        struct head_input input;
-        input.mask = (struct stat_mask){{0}};
-        for (uint32_t i = 0; i < METRIC_MATRIX_COUNT; i++) {
-            const double *values = measured->value[METRIC_MATRIX_FIRST + i];
-            input.slot[i] =
-                (struct stat_input){.value = values ? values[h] : NAN,
-                                    .newest = message->arrival >= head->weights_arrival};
-            set_bit(&input.mask, i);
-        }
-        code = layer_state_update(state, &head->matrices, &input, writer);
-        if (!code && message->arrival >= head->weights_arrival) {
-            head->weights_arrival = message->arrival;
-        }
-    }
-    stat_writer_free(&writer);
-    if (!code && message->arrival > state->weights_arrival) { /* the matrices are not pooled */
-        code = add_newest_weights(state, message, measured);
-    }
-    return code;
-}
-
 int layer_state_add(struct layer_state *state, const struct message *message,
                     const struct measured *measured)
 {
     int code = mark_rank(state, message->rank_index);
-    if (!code) {
-        code = (message->header.type == MESSAGE_WEIGHTS
-                    ? layer_state_add_matrices
-                    : layer_state_add_rows)(state, message, measured);
+    if (!code && message->header.type != MESSAGE_WEIGHTS) {
+        code = layer_state_add_rows(state, message, measured);
+    } else if (!code && message->arrival > state->weights_arrival) { /* they are not pooled */
+        code = add_newest_weights(state, message, measured);
     }
     if (!code) {
         state->messages++;
@@ -373,6 +363,7 @@ static void merge_newest(struct layer_state *into, const struct layer_state *fro
     if (from->weights_arrival >= into->weights_arrival) {
         into->weights_arrival = from->weights_arrival;
         take_detail(&into->weights, from->weights);
+        layer_state_find_matrices(into);
     }
     if (from->map && (!into->map || from->newest >= into->newest)) {
         take_detail(&into->map, from->map);
@@ -400,7 +391,7 @@ static void merge_counts(struct layer_state *into, const struct layer_state *fro
     into->row_sum_error = fmax(into->row_sum_error, from->row_sum_error);
     into->messages += from->messages;
     tally_merge(&into->tally, &from->tally);
-    for (int m = 0; m < METRIC_COUNT; m++) {
+    for (int m = 0; m < METRIC_MATRIX_FIRST; m++) {
         into->on[m] = into->on[m] || from->on[m];
     }
     for (int a = 0; a < AGGREGATE_COUNT; a++) {
@@ -481,38 +472,6 @@ static int merge_heads(struct layer_state *into, const struct layer_state *const
     return code;
 }
 
-static int merge_matrices(struct layer_state *into, const struct layer_state *const *from,
-                          uint32_t count)
-{
-    uint8_t leader[STAT_SLOTS];
-    bool some = into->weights_arrival > 0;
-    for (uint32_t i = 0; i < count; i++) {
-        some = some || from[i]->weights_arrival > 0;
-    }
-    if (!some) {
-        return 0;
-    }
-    memset(leader, STAT_SLOTS, sizeof leader);
-    struct stat_sums *sums = stat_sums_new(into->buckets, leader);
-    int code = sums ? 0 : ERR_MEMORY;
-    for (uint32_t h = 0; h < into->heads && !code; h++) {
-        struct head_state *head = &into->head[h];
-        code = stat_sums_add(sums, &head->matrices, true);
-        for (uint32_t i = 0; i < count && !code; i++) {
-            if (h >= from[i]->heads || from[i]->head[h].weights_arrival == 0) {
-                continue;
-            }
-            const struct head_state *part = &from[i]->head[h];
-            bool newer = part->weights_arrival >= head->weights_arrival;
-            code = stat_sums_add(sums, &part->matrices, newer);
-            head->weights_arrival = newer ? part->weights_arrival : head->weights_arrival;
-        }
-        code = code ? code : layer_state_merge_take(into, sums, &head->matrices);
-    }
-    stat_sums_free(&sums);
-    return code;
-}
-
 static int merge_across(struct layer_state *into, const struct layer_state *const *from,
                         uint32_t count)
 {
@@ -543,9 +502,6 @@ int layer_state_merge_all(struct layer_state *into, const struct layer_state *co
         code = merge_heads(into, from, count);
     }
     if (!code) {
-        code = merge_matrices(into, from, count);
-    }
-    if (!code) {
         code = merge_across(into, from, count);
     }
     for (uint32_t i = 0; i < count && !code; i++) {
@@ -565,9 +521,14 @@ int layer_state_merge(struct layer_state *into, const struct layer_state *from)
 int layer_state_dist(const struct layer_state *state, int metric, uint32_t head,
                      struct dist *ret_dist)
 {
-    struct stat_record stat = layer_metric_stat(state, metric, head);
     struct dist copy = {0};
-    int code = stat_dist(&stat, &copy);
+    int code;
+    if (metric < METRIC_MATRIX_FIRST) {
+        struct stat_record stat = stat_find(&state->head[head].stats, (uint32_t)metric);
+        code = stat_dist(&stat, &copy);
+    } else {
+        code = dist_add(&copy, layer_state_matrix_number(state, metric, head));
+    }
     if (!code) {
         *ret_dist = copy;
     }
@@ -576,5 +537,13 @@ int layer_state_dist(const struct layer_state *state, int metric, uint32_t head,
 
 struct moments layer_state_moments(const struct layer_state *state, int metric, uint32_t head)
 {
-    return layer_metric_stat(state, metric, head).moments;
+    struct moments moments = {0};
+    if (metric < METRIC_MATRIX_FIRST) {
+        return stat_find(&state->head[head].stats, (uint32_t)metric).moments;
+    }
+    double number = layer_state_matrix_number(state, metric, head);
+    if (isfinite(number)) {
+        moments_add(&moments, number);
+    }
+    return moments;
 }

@@ -29,12 +29,10 @@
 #include <stdint.h>
 
 struct head_state {
-    struct stat_set stats;    /* metrics, and vectors from STAT_HISTS on */
-    struct stat_set matrices; /* metrics of tier weights */
-    uint64_t last_arrival;    /* of the newest message with that head; 0 = none yet */
-    uint64_t weights_arrival; /* likewise, of tier weights */
-    uint64_t invalid_rows;    /* its share of the layer's; 0 with metrics.core off */
-    uint8_t pattern;          /* enum pattern, of that message */
+    struct stat_set stats; /* metrics, and vectors from STAT_HISTS on */
+    uint64_t last_arrival; /* of the newest message with that head; 0 = none yet */
+    uint64_t invalid_rows; /* its share of the layer's; 0 with metrics.core off */
+    uint8_t pattern;       /* enum pattern, of that message */
 };
 
 /* Fields are private to the files of layer_state, except the counts. */

@@ -5,24 +5,14 @@
 
 #include "daemon/state/layer_state.h"
 
-/* Slots of a head: a metric's is its number. Metrics of matrices have a set of their own, so that
- * messages and windows that have none do not pay for them. */
+/* Slots of a head: a metric's is its number. Metrics of matrices have none: they are of the newest
+ * message alone, whose spectra are in state->weights, be they new or from the history. */
 _Static_assert(METRIC_MATRIX_FIRST <= STAT_HISTS, "metrics have histograms");
-_Static_assert(METRIC_MATRIX_COUNT <= STAT_HISTS, "metrics of matrices have histograms");
 _Static_assert(STAT_HISTS + VECTORS_WIDTH <= STAT_SLOTS, "vectors come after them");
 
 static inline uint32_t layer_vector_slot(int vector, uint32_t i)
 {
     return STAT_HISTS + vector_info[vector].offset + i;
-}
-
-static inline struct stat_record layer_metric_stat(const struct layer_state *state, int metric,
-                                                   uint32_t head)
-{
-    const struct head_state *of = &state->head[head];
-    return metric < METRIC_MATRIX_FIRST
-               ? stat_find(&of->stats, (uint32_t)metric)
-               : stat_find(&of->matrices, (uint32_t)(metric - METRIC_MATRIX_FIRST));
 }
 
 /* Slots of what goes across heads. */
@@ -38,6 +28,11 @@ static inline uint32_t layer_aggregate_slot(int aggregate, int stat)
  * the first of these numbers, the spectral norm or the largest singular value; for metrics of which
  * every message has one it is STAT_SLOTS. */
 uint32_t layer_state_leader(uint32_t slot);
+
+/* Says which metrics of matrices there are, after state->weights has changed. */
+void layer_state_find_matrices(struct layer_state *state);
+/* The number of a metric of matrices; NaN when there is none. */
+double layer_state_matrix_number(const struct layer_state *state, int metric, uint32_t head);
 
 /* Room for so many bytes of ranks. Returns 0 or ERR_MEMORY. */
 int layer_state_reserve_ranks(struct layer_state *state, uint32_t bytes);

@@ -61,23 +61,17 @@ static void put_detail(const struct layer_state *state, struct mpk_writer *write
 
 /* The slots of the sets by name, so that another version finds its own. */
 
-static void put_metric_names(const struct layer_state *state, int first, int end,
-                             struct mpk_writer *writer)
+static void put_names(const struct layer_state *state, struct mpk_writer *writer)
 {
     mpk_put_str(writer, "metrics");
-    mpk_put_array(writer, (uint32_t)(end - first));
-    for (int m = first; m < end; m++) {
+    mpk_put_array(writer, METRIC_MATRIX_FIRST);
+    for (int m = 0; m < METRIC_MATRIX_FIRST; m++) {
         if (state->on[m]) {
             mpk_put_str(writer, metric_info[m].name);
         } else {
             mpk_put_nil(writer);
         }
     }
-}
-
-static void put_names(const struct layer_state *state, struct mpk_writer *writer)
-{
-    put_metric_names(state, 0, METRIC_MATRIX_FIRST, writer);
     mpk_put_str(writer, "vectors");
     mpk_put_array(writer, VECTOR_COUNT);
     for (int v = 0; v < VECTOR_COUNT; v++) {
@@ -123,25 +117,6 @@ static void layer_state_pack_put_heads(const struct layer_state *state, struct m
     put_set(&state->across, writer);
 }
 
-/* The numbers of the heads' matrices; only where there are any. */
-static void layer_state_pack_put_matrices(const struct layer_state *state,
-                                          struct mpk_writer *writer)
-{
-    mpk_put_str(writer, "matrices");
-    mpk_put_map(writer, 3);
-    put_metric_names(state, METRIC_MATRIX_FIRST, METRIC_COUNT, writer);
-    mpk_put_str(writer, "heads");
-    mpk_put_array(writer, state->heads);
-    for (uint32_t h = 0; h < state->heads; h++) {
-        put_set(&state->head[h].matrices, writer);
-    }
-    mpk_put_str(writer, "arrivals");
-    mpk_put_array(writer, state->heads);
-    for (uint32_t h = 0; h < state->heads; h++) {
-        mpk_put_u64(writer, state->head[h].weights_arrival);
-    }
-}
-
 /* By head; only where there are any. */
 static void layer_state_pack_put_invalid(const struct layer_state *state, struct mpk_writer *writer)
 {
@@ -155,8 +130,8 @@ static void layer_state_pack_put_invalid(const struct layer_state *state, struct
 int layer_state_pack_judged(const struct layer_state *state, const double *trouble,
                             struct mpk_writer *writer)
 {
-    bool invalid = state->invalid_rows > 0, matrices = state->weights_arrival > 0;
-    mpk_put_map(writer, KEYS + (uint32_t)invalid + (uint32_t)matrices + (trouble != NULL));
+    bool invalid = state->invalid_rows > 0;
+    mpk_put_map(writer, KEYS + (uint32_t)invalid + (trouble != NULL));
     mpk_pair_u64(writer, "v", PACK_VERSION);
     mpk_pair_u64(writer, "buckets", state->buckets);
     layer_state_pack_put_newest(state, writer);
@@ -165,9 +140,6 @@ int layer_state_pack_judged(const struct layer_state *state, const double *troub
     put_detail(state, writer);
     put_names(state, writer);
     layer_state_pack_put_heads(state, writer);
-    if (matrices) {
-        layer_state_pack_put_matrices(state, writer);
-    }
     if (invalid) {
         layer_state_pack_put_invalid(state, writer);
     }
@@ -285,6 +257,7 @@ static int get_detail(struct layer_state *state, const msgpack_object *map)
     if (!code) {
         code = stored_u64(map, "weights_arrival", UINT64_MAX, &state->weights_arrival);
     }
+    layer_state_find_matrices(state);
     return code;
 }
 
@@ -300,27 +273,26 @@ struct slots {
     uint8_t to[STAT_SLOTS];
 };
 
-/* One of those from `first` to before `end`, which is returned when there is none. A state of this
- * version has each at its own place. */
-static int metric_named(const msgpack_object *name, int first, int end, int likely)
+/* METRIC_MATRIX_FIRST when there is none. A state of this version has each at its own place. */
+static int metric_named(const msgpack_object *name, int likely)
 {
-    if (likely < end && mpk_is_str(name, metric_info[likely].name)) {
+    if (likely < METRIC_MATRIX_FIRST && mpk_is_str(name, metric_info[likely].name)) {
         return likely;
     }
-    int m = first;
-    while (m < end && !mpk_is_str(name, metric_info[m].name)) {
+    int m = 0;
+    while (m < METRIC_MATRIX_FIRST && !mpk_is_str(name, metric_info[m].name)) {
         m++;
     }
     return m;
 }
 
-static void get_metric_names(struct layer_state *state, const msgpack_object *names, int first,
-                             int end, struct slots *slots)
+static void get_metric_names(struct layer_state *state, const msgpack_object *names,
+                             struct slots *slots)
 {
     for (uint32_t i = 0; i < names->via.array.size && i < STAT_HISTS; i++) {
-        int m = metric_named(&names->via.array.ptr[i], first, end, first + (int)i);
-        if (m < end) {
-            slots->to[i] = (uint8_t)(m - first);
+        int m = metric_named(&names->via.array.ptr[i], (int)i);
+        if (m < METRIC_MATRIX_FIRST) {
+            slots->to[i] = (uint8_t)m;
             state->on[m] = true;
         }
     }
@@ -379,7 +351,7 @@ static int get_names(struct layer_state *state, const msgpack_object *map, struc
     if (!metrics || !vectors || !aggregates || aggregates->via.array.size != AGGREGATE_COUNT) {
         return ERR_STORE_FORMAT;
     }
-    get_metric_names(state, metrics, 0, METRIC_MATRIX_FIRST, slots);
+    get_metric_names(state, metrics, slots);
     int code = get_vector_names(state, vectors, slots);
     for (int a = 0; a < AGGREGATE_COUNT && !code; a++) {
         if (mpk_get_bool(&aggregates->via.array.ptr[a], &state->has_aggregate[a]) != 0) {
@@ -416,15 +388,13 @@ static bool is_in_place(const struct stat_set *set, const struct slots *slots)
     return true;
 }
 
-static int move_sets(struct layer_state *state, const struct slots *slots, bool matrices)
+static int move_sets(struct layer_state *state, const struct slots *slots)
 {
     struct stat_writer *writer = stat_writer_new(state->buckets);
     int code = writer ? 0 : ERR_MEMORY;
     for (uint32_t h = 0; h < state->heads && !code; h++) {
-        struct head_state *head = &state->head[h];
-        struct stat_set *set = matrices ? &head->matrices : &head->stats;
-        if (!is_in_place(set, slots)) {
-            code = stat_set_move(set, slots->to, writer);
+        if (!is_in_place(&state->head[h].stats, slots)) {
+            code = stat_set_move(&state->head[h].stats, slots->to, writer);
         }
     }
     stat_writer_free(&writer);
@@ -464,35 +434,6 @@ static int layer_state_pack_get_heads(struct layer_state *state, const msgpack_o
         get_pattern(&patterns->via.array.ptr[h], head);
     }
     return get_set(state, mpk_find(map, "across"), NULL, &state->across);
-}
-
-/* States of an older attnd have none. */
-static int layer_state_pack_get_matrices(struct layer_state *state, const msgpack_object *map)
-{
-    const msgpack_object *metrics = layer_state_pack_get_array(map, "metrics"),
-                         *heads = layer_state_pack_get_array(map, "heads"),
-                         *arrivals = layer_state_pack_get_array(map, "arrivals");
-    struct slots slots;
-    memset(slots.to, STAT_SLOTS, sizeof slots.to);
-    if (!metrics || !heads || heads->via.array.size != state->heads || !arrivals ||
-        arrivals->via.array.size != state->heads) {
-        return ERR_STORE_FORMAT;
-    }
-    get_metric_names(state, metrics, METRIC_MATRIX_FIRST, METRIC_COUNT, &slots);
-    if (!is_injective(&slots)) {
-        return ERR_STORE_FORMAT;
-    }
-    for (uint32_t h = 0; h < state->heads; h++) {
-        struct head_state *head = &state->head[h];
-        int code = get_set(state, &heads->via.array.ptr[h], NULL, &head->matrices);
-        if (code) {
-            return code;
-        }
-        if (mpk_get_u64(&arrivals->via.array.ptr[h], UINT64_MAX, &head->weights_arrival) != 0) {
-            return ERR_STORE_FORMAT;
-        }
-    }
-    return move_sets(state, &slots, true);
 }
 
 /* States of an older attnd have none. */
@@ -548,10 +489,7 @@ static int layer_state_pack_fill(struct layer_state *state, const msgpack_object
         code = layer_state_pack_get_heads(state, map, metric ? &wanted : NULL);
     }
     if (!code) {
-        code = move_sets(state, &slots, false);
-    }
-    if (!code && mpk_find(map, "matrices")) {
-        code = layer_state_pack_get_matrices(state, mpk_find(map, "matrices"));
+        code = move_sets(state, &slots);
     }
     if (!code) {
         code = layer_state_pack_get_invalid(state, map);

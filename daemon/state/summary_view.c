@@ -61,8 +61,9 @@ static int summary_view_stat_of(const struct stat_record *stat, struct dist *dis
     return 0;
 }
 
-static int summary_view_one(struct stat_record stat, struct result_stat *ret_stat)
+static int stat_in(const struct stat_set *set, uint32_t slot, struct result_stat *ret_stat)
 {
+    struct stat_record stat = stat_find(set, slot);
     struct dist dist = {0};
     double error = NAN;
     int code = summary_view_stat_of(&stat, &dist, &error, ret_stat);
@@ -70,22 +71,34 @@ static int summary_view_one(struct stat_record stat, struct result_stat *ret_sta
     return code;
 }
 
+/* One value, which is the newest. */
+static struct result_stat summary_view_matrix(const struct layer_state *state, int metric,
+                                              uint32_t head)
+{
+    double x = layer_state_matrix_number(state, metric, head);
+    struct result_stat stat = {x, NAN, x, x, x, x, x, x, x, 1};
+    return isfinite(x) ? stat : no_stat;
+}
+
 int layer_state_stat(const struct layer_state *state, int metric, uint32_t head,
                      struct result_stat *ret_stat)
 {
-    return summary_view_one(layer_metric_stat(state, metric, head), ret_stat);
+    if (metric >= METRIC_MATRIX_FIRST) {
+        *ret_stat = summary_view_matrix(state, metric, head);
+        return 0;
+    }
+    return stat_in(&state->head[head].stats, (uint32_t)metric, ret_stat);
 }
 
 int layer_state_map_stat(const struct layer_state *state, int aggregate, int stat,
                          struct result_stat *ret_stat)
 {
-    return summary_view_one(stat_find(&state->across, layer_aggregate_slot(aggregate, stat)),
-                            ret_stat);
+    return stat_in(&state->across, layer_aggregate_slot(aggregate, stat), ret_stat);
 }
 
 int layer_state_sink_rate(const struct layer_state *state, struct result_stat *ret_stat)
 {
-    return summary_view_one(stat_find(&state->across, LAYER_SLOT_SINK_RATE), ret_stat);
+    return stat_in(&state->across, LAYER_SLOT_SINK_RATE, ret_stat);
 }
 
 struct result_stat layer_state_trouble_stat(double score)
@@ -106,7 +119,7 @@ struct result_stat layer_state_trouble_stat(double score)
 static struct result_stat *summary_view_place(const struct summary_stats *stats, uint32_t slot,
                                               uint32_t h)
 {
-    if (slot < METRIC_MATRIX_FIRST) {
+    if (slot < METRIC_COUNT) {
         return stats->metric[slot] ? stats->metric[slot] + h : NULL;
     }
     for (int v = VECTOR_COUNT - 1; v >= 0; v--) {
@@ -136,11 +149,10 @@ static int summary_view_fill_head(const struct layer_state *state, uint32_t h, s
             *to = stat_of_moments(&stat);
         }
     }
-    stat_reader_init(&reader, &state->head[h].matrices);
-    while (!code && stat_read(&reader, &slot, &stat)) {
-        struct result_stat *to =
-            slot < METRIC_MATRIX_COUNT ? stats->metric[METRIC_MATRIX_FIRST + slot] : NULL;
-        code = to ? summary_view_stat_of(&stat, dist, error, to + h) : 0;
+    for (int m = METRIC_MATRIX_FIRST; m < METRIC_COUNT; m++) {
+        if (stats->metric[m]) {
+            stats->metric[m][h] = summary_view_matrix(state, m, h);
+        }
     }
     return code;
 }

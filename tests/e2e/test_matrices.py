@@ -94,18 +94,21 @@ def test_several_epochs_of_changing_matrices_against_numpy(rng):
     attnd.close()
 
 
-def test_several_messages_of_a_window_are_pooled(rng):
-    attnd = Attnd()
+def test_a_window_has_the_newest_matrices(rng):
+    """Also one that is put together of others."""
+    attnd = Attnd("window.also=[2 epochs]")
     reader, trainer = Reader(attnd, "summary/"), Trainer(attnd, "job")
-    steps = [matrices(rng) for _ in range(3)]
+    steps = [matrices(rng) for _ in range(6)]
     for step, given in enumerate(steps):
-        trainer.projections(**given, heads=HEADS, kv_heads=KV_HEADS, head_dim=HEAD_DIM, step=step)
-    trainer.event("epoch_end", step=3)
-    numbers = reader.next()[1]["heads"]["wq_wk.spectral_norm"]
-    want = np.array([expected(given)["wq_wk.spectral_norm"] for given in steps])
-    for statistic, of in (("mean", want.mean(0)), ("min", want.min(0)), ("max", want.max(0)), ("last", want[-1])):
-        np.testing.assert_allclose(numbers[statistic], of, rtol=1e-9)
-    assert numbers["count"] == [3] * HEADS
+        trainer.projections(**given, heads=HEADS, kv_heads=KV_HEADS, head_dim=HEAD_DIM, epoch=step // 3, step=step)
+        if step % 3 == 2:
+            trainer.event("epoch_end", epoch=step // 3, step=step)
+    windows = sorted((reader.next()[1] for _ in range(3)), key=lambda summary: summary["window"]["last"])
+    for summary, given in zip(windows, (steps[2], steps[5], steps[5])):
+        numbers = summary["heads"]["wq_wk.spectral_norm"]
+        for statistic in ("mean", "min", "max", "last"):
+            np.testing.assert_allclose(numbers[statistic], expected(given)["wq_wk.spectral_norm"], rtol=1e-9)
+        assert (summary["messages"], numbers["count"]) == (3 * summary["window"]["length"], [1] * HEADS)
     attnd.close()
 
 
@@ -162,10 +165,10 @@ def test_a_restart_goes_on_in_the_window_and_with_the_baseline(rng):
         summary = reader.next()[1]
     want = np.array(expected(given)["wq.spectral_norm"])
     numbers, drift = summary["heads"]["wq.spectral_norm"], summary["drift"]["wq.spectral_norm"]
-    assert numbers["count"] == [2] * HEADS
-    np.testing.assert_allclose([numbers["mean"], numbers["last"]], [2 * want, 3 * want], rtol=1e-9)
-    np.testing.assert_allclose([drift["delta"], drift["shift"]], [want, want / np.maximum(0.05 * want, 0.01)], rtol=1e-9)
-    wait_until(lambda: np.allclose(kept(attnd, "wq.spectral_norm", 3), np.outer(want, [1, 1, 2]), rtol=1e-9),
+    np.testing.assert_allclose(numbers["mean"], 3 * want, rtol=1e-9)
+    np.testing.assert_allclose([drift["delta"], drift["shift"]], [2 * want, 2 * want / np.maximum(0.05 * want, 0.01)],
+                               rtol=1e-9)
+    wait_until(lambda: np.allclose(kept(attnd, "wq.spectral_norm", 3), np.outer(want, [1, 1, 3]), rtol=1e-9),
                "the whole window in the history")
     attnd.close()
 

@@ -27,6 +27,7 @@
 #include <cblas.h>
 #include <lapacke.h>
 #include <math.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -522,4 +523,36 @@ int weights_compute(const struct weights *w, struct scratch *scratch,
         weights_result_clear(ret_result);
     }
     return rc;
+}
+
+/* Metrics: matrix by matrix in this order, circuits first, the numbers of each in this one. */
+
+static const size_t matrix_numbers[] = {
+    offsetof(struct spectrum, spectral_norm), offsetof(struct spectrum, condition_number),
+    offsetof(struct spectrum, effective_rank_entropy), offsetof(struct spectrum, stable_rank)};
+enum { MATRIX_NUMBERS = sizeof matrix_numbers / sizeof matrix_numbers[0] };
+_Static_assert(METRIC_MATRIX_COUNT == (CIRCUIT_COUNT + PROJECTION_COUNT) * MATRIX_NUMBERS,
+               "one metric for each number");
+
+static const struct spectrum *weights_spectrum(const struct weights_result *result, int matrix,
+                                               uint32_t head)
+{
+    if (matrix < CIRCUIT_COUNT) {
+        return result->circuit[matrix] ? &result->circuit[matrix][head] : NULL;
+    }
+    const struct projection_result *projection = &result->projection[matrix - CIRCUIT_COUNT];
+    return projection->present && projection->head
+               ? &projection->head[(uint64_t)head * projection->heads / result->heads]
+               : NULL;
+}
+
+double weights_number(const struct weights_result *result, enum metric metric, uint32_t head)
+{
+    int number = (int)metric - METRIC_MATRIX_FIRST;
+    const struct spectrum *spectrum = weights_spectrum(result, number / MATRIX_NUMBERS, head);
+    if (!spectrum) {
+        return NAN;
+    }
+    size_t offset = matrix_numbers[number % MATRIX_NUMBERS];
+    return *(const double *)(const void *)((const char *)spectrum + offset);
 }

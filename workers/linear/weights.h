@@ -40,5 +40,8 @@ int weights_check(const struct weights *w);
 int weights_compute(const struct weights *w, struct scratch *scratch,
                     struct weights_result *ret_result);
 void weights_result_clear(struct weights_result *result);
+/* The number of a metric of kind MATRIX that one of the heads has; NaN when there is none. Heads
+ * that share a slice of keys or values have its number each. */
+double weights_number(const struct weights_result *result, enum metric metric, uint32_t head);
 
 #endif
