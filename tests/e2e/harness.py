@@ -41,20 +41,20 @@ def free_ports(count):
 def wait_until(condition, what, timeout=None):
     """Polls `condition` until it returns something true, and returns that; ever more rarely, since asking costs.
 
-    A job or run that attnd does not know is one that it does not know yet.
+    What attnd does not know, and what is not in an answer, is not there yet.
     """
-    deadline, pause_s = time.monotonic() + (timeout or PATIENCE_S), 0.01
+    deadline, pause_s, missing = time.monotonic() + (timeout or PATIENCE_S), 0.01, None
     while True:
         try:
             value = condition()
-        except RuntimeError as error:
-            if str(error) not in ("job_unknown", "run_unknown"):
+            if value:
+                return value
+        except (LookupError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and str(error) not in ("job_unknown", "run_unknown"):
                 raise
-            value = None
-        if value:
-            return value
+            missing = error
         if time.monotonic() > deadline:
-            raise AssertionError(f"timed out waiting for {what}")
+            raise AssertionError(f"timed out waiting for {what}") from missing
         time.sleep(pause_s)
         pause_s = min(1.5 * pause_s, 0.1)
 

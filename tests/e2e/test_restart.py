@@ -189,16 +189,14 @@ POINTS = ["window_published", "window_submitted", "checkpoint_packed", "checkpoi
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("passing", [4] if SANITIZED else [4, 9])
 def test_killed_at_a_named_point(monkeypatch, point, passing):
-    """Not at the first passing: what nothing was saved of yet is not known to have been. Windows pass sooner than the
-    disk may be through with the first of them, which is waited for."""
-    passing *= 20 if point.startswith("window") else 1
-    monkeypatch.setenv("ATTND_CRASH_AT", f"{point}:{passing}")
+    """By an attnd that has found something saved: what nothing was saved of is not known to have been."""
     attnd = Attnd(*SETTINGS)
     training = Training(attnd)
-    if point.startswith("window"):
-        for _ in range(12):
-            training.one_step()
-        wait_until(lambda: messages_kept(attnd) >= 12 * RANKS * LAYERS, "the first checkpoint")
+    training.begin(attnd)
+    training.wait()
+    assert attnd.stop() == 0
+    monkeypatch.setenv("ATTND_CRASH_AT", f"{point}:{passing}")
+    start_again(attnd, *training.ranks)
     training.go()
     assert attnd.process.wait(60) == -9
     training.wait()
