@@ -55,6 +55,7 @@ def microseconds(what: Callable[[], Any], times: int, rounds: int = 9) -> float:
 
 class Nobody:
     """A watcher that follows everything and keeps nothing."""
+    wants_values = False
 
     def begins(self, module: torch.nn.Module) -> bool:
         return True

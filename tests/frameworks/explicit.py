@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 from unittest.mock import patch
 
 import numpy as np
@@ -19,9 +19,16 @@ from zoo import HEADS, Batch, Kind, doubled, in_float64
 
 
 class Call(NamedTuple):
-    """One attention: weights [B, H, Tq, Tk] or [B * H, Tq, Tk], whose gradient autograd keeps, and values [B, H, Tk, dv] where known."""
+    """One attention: weights [B, H, Tq, Tk] or [B * H, Tq, Tk], whose gradient autograd keeps, and what they are multiplied
+    with: values [B, H, Tk, dv] or [B * H, Tk, dv]."""
     weights: torch.Tensor
     values: Optional[torch.Tensor]
+
+    def by_head(self) -> Tuple[np.ndarray, np.ndarray]:
+        """Both as [B, H, ...]."""
+        assert self.values is not None
+        weights, values = (x.detach().reshape(-1, HEADS, *x.shape[-2:]).numpy() for x in self)
+        return weights, values
 
 
 @contextmanager
@@ -53,7 +60,19 @@ def recording() -> Iterator[List[Call]]:
 
         return call
 
+    def product(multiply: Any) -> Any:
+        def call(left: Any, right: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+            last = calls[-1] if calls else None
+            if last is not None and last.values is None and left.numel() == last.weights.numel() \
+                    and torch.allclose(left.double().reshape(-1), last.weights.double().reshape(-1), 0, 0, equal_nan=True):
+                calls[-1] = last._replace(values=right)
+            return multiply(left, right, *args, **kwargs)
+
+        return call
+
     patches = [patch.object(owner, "softmax", softmax(owner)) for owner in softmax_of]
+    patches += [patch.object(owner, name, product(getattr(owner, name))) for owner, name in (
+        (torch, "matmul"), (torch, "bmm"), (torch.Tensor, "matmul"), (torch.Tensor, "__matmul__"))]
     patches.append(patch.object(functional, "scaled_dot_product_attention", attend, create=True))
     for one in patches:
         one.start()
@@ -74,8 +93,7 @@ def calls_of(kind: Kind, state: Dict[str, torch.Tensor], batch: Batch) -> List[C
 
 def values_numbers(call: Call, attended: Attended) -> Dict[str, np.ndarray]:
     """{metric of values: one number per head} of one message."""
-    assert call.values is not None
-    weights, values = (x.detach().numpy()[:len(attended.weights)] for x in call)
+    weights, values = (x[:len(attended.weights)] for x in call.by_head())
     _, query = formulas.visible(case_of(attended))
     valid = np.broadcast_to(query, (len(weights), weights.shape[2]))
     values = np.broadcast_to(values, (len(weights), *values.shape[1:]))
@@ -104,8 +122,7 @@ def streams_of(kind: Kind, state: Dict[str, torch.Tensor], batch: Batch, paths: 
 
 def residual_numbers(call: Call, attended: Attended, wo: np.ndarray, x: Optional[np.ndarray]) -> Dict[str, np.ndarray]:
     """{metric of what is written to the residual stream: one number per head} of one message. `wo` [out, H * dv]."""
-    assert call.values is not None
-    weights, values = (tensor.detach().numpy()[:len(attended.weights)] for tensor in call)
+    weights, values = (x[:len(attended.weights)] for x in call.by_head())
     _, query = formulas.visible(case_of(attended))
     valid = np.broadcast_to(query, (len(weights), weights.shape[2]))
     by_head = wo.reshape(len(wo), weights.shape[1], -1).swapaxes(0, 1)

@@ -7,11 +7,12 @@ torch = pytest.importorskip("torch")
 import numpy as np  # noqa: E402
 from explicit import calls_of, residual_numbers, streams_of, values_numbers  # noqa: E402
 from session import Session, expected_of, report, train  # noqa: E402
-from zoo import decoder_kind, fused, multihead_kind, transformer_kind  # noqa: E402
+from zoo import decoder_kind, eager, fused, multihead_kind, transformer_kind  # noqa: E402
 
 pytest_plugins = ("one_daemon",)
 HAS_FUSED = hasattr(torch.nn.functional, "scaled_dot_product_attention")
 METRICS = ("output_norm", "norm_weighted_entropy")
+EXPLICIT = [decoder_kind("eager", eager), multihead_kind("nn.MultiheadAttention", need_weights=True)]
 KINDS = [decoder_kind("sdpa", fused), transformer_kind(), transformer_kind("nn.Transformer-seq-first", batch_first=False),
          multihead_kind("nn.MultiheadAttention-no-weights", need_weights=False)]
 try:
@@ -19,12 +20,15 @@ try:
     KINDS += [transformers_kind(name, "sdpa", batch) for name, batch in
               (("gpt2", ""), ("gpt2", "-right-padded"), ("llama", ""), ("llama", "-left-padded"), ("bert", "-right-padded"),
                ("bart", ""))]
+    EXPLICIT += [transformers_kind(name, "eager", batch) for name, batch in
+                 (("gpt2", ""), ("gpt2", "-right-padded"), ("llama", ""), ("llama", "-left-padded"), ("bert", "-right-padded"),
+                  ("t5", ""), ("bart", ""))]
     OWN_KERNEL = [transformers_kind(name, "own-kernel") for name in ("gpt2", "llama")]
 except ImportError:
     OWN_KERNEL = []
+KINDS = [*(KINDS if HAS_FUSED else ()), *EXPLICIT]
 
 
-@pytest.mark.skipif(not HAS_FUSED, reason="torch has no scaled_dot_product_attention")
 @pytest.mark.parametrize("samples", [0, 1])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_the_numbers_of_outputs_are_right(stepwise, kind, samples):
@@ -46,7 +50,7 @@ def test_the_numbers_of_outputs_are_right(stepwise, kind, samples):
     assert worst < 1e-5
 
 
-OUTPUTS = {"sdpa": ".out", "gpt2": ".c_proj", "llama": ".o_proj", "bert": ".output.dense"}  # else .out_proj
+OUTPUTS = {"sdpa": ".out", "eager": ".out", "t5": ".o", "gpt2": ".c_proj", "llama": ".o_proj", "bert": ".output.dense"}  # else .out_proj
 
 
 def output_weight(kind, state, path):
@@ -56,7 +60,6 @@ def output_weight(kind, state, path):
     return weight.T if name == ".c_proj" else weight
 
 
-@pytest.mark.skipif(not HAS_FUSED, reason="torch has no scaled_dot_product_attention")
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "Multihead" not in kind.name], ids=lambda kind: kind.name)
 def test_what_heads_write_to_the_residual_stream_is_right(stepwise, kind):
     """R is made in f32, by a QR of some dozen columns. A cross-attention has no share."""
@@ -92,9 +95,8 @@ def test_a_kernel_that_is_called_by_transformers_has_values_too(stepwise, kind):
                for summary in session.summaries().values() for name in METRICS)
 
 
-@pytest.mark.skipif(not HAS_FUSED, reason="torch has no scaled_dot_product_attention")
-def test_without_being_asked_for_values_do_not_travel(stepwise):
-    kind = decoder_kind("sdpa", fused)
+@pytest.mark.parametrize("kind", [KINDS[0], EXPLICIT[0]], ids=lambda kind: kind.name)
+def test_without_being_asked_for_values_do_not_travel(stepwise, kind):
     model = kind.build()
     with Session(stepwise) as session:
         session.watch(model)

@@ -172,7 +172,7 @@ def test_without_backward_the_step_ends_without_gradients_and_nothing_is_kept(wa
     assert it.sent() == []
     it.step()
     messages = it.sent()
-    assert [names(message) for message in messages] == 2 * [{"weights"}] and it.stats()["dropped"] == 0
+    assert [names(message) for message in messages] == 2 * [{"weights", "v"}] and it.stats()["dropped"] == 0
     loss.backward()  # too late
     assert it.sent() == [] and held_copies() <= before
     for block in model.blocks:
@@ -190,9 +190,9 @@ def test_what_the_graph_kept_goes_with_it_by_the_next_forward(watched):
     model.blocks[1].made.clear()
     assert graph() is None and it.sent() == []
     loss = model(x(1)).sum()
-    assert [names(message) for message in it.sent()] == 2 * [{"weights"}]
+    assert [names(message) for message in it.sent()] == 2 * [{"weights", "v"}]
     loss.backward()
-    assert [names(message) for message in it.sent()] == 2 * [{"weights", "grad"}]
+    assert [names(message) for message in it.sent()] == 2 * [{"weights", "v", "grad"}]
 
 
 def test_a_forward_that_breaks_off_does_no_harm(watched):
@@ -204,7 +204,7 @@ def test_a_forward_that_breaks_off_does_no_harm(watched):
     del model.head.forward
     model(x()).sum().backward()
     it.step()
-    assert {frozenset(names(message)) for message in it.sent()} == {frozenset({"weights"}), frozenset({"weights", "grad"})}
+    assert {frozenset(names(message)) for message in it.sent()} == {frozenset({"weights", "v"}), frozenset({"weights", "v", "grad"})}
 
 
 def test_closing_sends_what_waits(watched):
@@ -212,7 +212,7 @@ def test_closing_sends_what_waits(watched):
     it = watched(model)
     loss = model(x()).sum()
     it.close()
-    assert [names(message) for message in it.sent()] == 2 * [{"weights"}]
+    assert [names(message) for message in it.sent()] == 2 * [{"weights", "v"}]
     loss.backward()
 
 
@@ -221,11 +221,11 @@ def test_what_is_frozen_has_no_gradient_and_does_not_wait(watched):
     model.blocks.requires_grad_(False)
     it = watched(model)
     loss = model(x()).sum()
-    assert [names(message) for message in it.sent()] == 2 * [{"weights"}]
+    assert [names(message) for message in it.sent()] == 2 * [{"weights", "v"}]
     loss.backward()
     model.blocks[1].requires_grad_(True)
     model(x()).sum().backward()
-    assert [names(message) for message in it.sent()] == [{"weights"}, {"weights", "grad"}]
+    assert [names(message) for message in it.sent()] == [{"weights", "v"}, {"weights", "v", "grad"}]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -235,7 +235,7 @@ def test_a_gradient_that_is_not_finite_is_left_out_and_counted(watched, caplog, 
     for _ in range(2):
         (model(x()).sum() * bad).backward()
         end_step(it, model)
-    assert [names(message) for message in it.sent()] == 4 * [{"weights"}]
+    assert [names(message) for message in it.sent()] == 4 * [{"weights", "v"}]
     assert it.stats()["gradients_not_finite"] == 4
     said = [record.getMessage() for record in caplog.records if "not finite" in record.getMessage()]
     assert len(said) == 1 and "decoder.1.self at step 0" in said[0]
@@ -266,14 +266,14 @@ def test_a_sample_of_rows_has_no_gradient(watched):
     model = Model()
     it = watched(model, rows=3)
     model(x()).sum()
-    assert [names(message) for message in it.sent()] == 2 * [{"weights"}]
+    assert [names(message) for message in it.sent()] == 2 * [{"weights", "v"}]
 
 
 def test_what_fits_only_without_its_gradient_goes_without(watched):
     model = Model()
-    it = watched(model, limits=NEWEST + b";max_message=%d" % (B * H * T * T * 4 + B * T * T + 600))
+    it = watched(model, limits=NEWEST + b";max_message=%d" % (B * H * T * T * 4 + B * T * T + B * T * D * 4 + 600))
     model(x()).sum().backward()
-    assert [names(message) for message in it.sent()] == 2 * [{"weights"}] and it.stats()["too_large"] == 0
+    assert [names(message) for message in it.sent()] == 2 * [{"weights", "v"}] and it.stats()["too_large"] == 0
 
 
 def test_a_failure_in_a_hook_is_not_the_trainings(watched, monkeypatch, caplog):
@@ -299,10 +299,10 @@ def test_where_autograd_keeps_something_else_a_copy_waits_if_there_is_room(watch
         loss = model(x()).sum()
     before = [block.made[1][0].detach().clone() for block in model.blocks]
     if room == 100:
-        assert [names(message) for message in it.sent()] == 2 * [{"weights"}]
+        assert [names(message) for message in it.sent()] == 2 * [{"weights", "v"}]
     loss.backward()
     messages = it.sent()
-    assert [names(message) for message in messages] == (2 * [{"weights", "grad"}] if room > 100 else [])
+    assert [names(message) for message in messages] == (2 * [{"weights", "v", "grad"}] if room > 100 else [])
     for message, weights in zip(messages, before):
         np.testing.assert_array_equal(tensors_of(message)["weights"], weights.numpy())
 
@@ -358,7 +358,7 @@ def test_a_probe_waits_for_nothing(watched):
     model(x()).sum().backward()
     it.sent()
     it.probe(x(1))
-    assert [names(message) for message in it.sent()] == 2 * [{"weights"}]
+    assert [names(message) for message in it.sent()] == 2 * [{"weights", "v"}]
 
 
 class Reentrant(torch.nn.Module):
@@ -383,8 +383,8 @@ def test_reentrant_checkpoints_that_wait_together_go_without(watched):
     sum(losses).backward()
     model(x(2).requires_grad_()).sum().backward()
     it.step()
-    assert [names(message) for message in it.sent()] == (6 if is_told else 2) * [{"weights"}]
+    assert [names(message) for message in it.sent()] == (6 if is_told else 2) * [{"weights", "v"}]
     model(x(3).requires_grad_()).sum().backward()
-    assert [names(message) for message in it.sent()] == 2 * [{"weights", "grad"} if is_told else {"weights"}]
+    assert [names(message) for message in it.sent()] == 2 * [{"weights", "v", "grad"} if is_told else {"weights", "v"}]
     it.step()
     assert it._gradients.idle

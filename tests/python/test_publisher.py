@@ -130,6 +130,33 @@ def test_the_tensors_of_the_output_go_to_those_who_know_them():
                                   sent["x_norm"].tobytes()][:3 * (revision - 5)]
 
 
+def test_values_beside_weights_go_to_those_who_know_them():
+    generator = np.random.default_rng(6)
+    sent = dict(v=generator.random((2, 2, 5, 6)).astype(np.float16), wo_r=generator.random((4, 3, 6)),
+                x_norm=generator.random((2, 3), dtype=np.float32))
+    weights = generator.random((2, 4, 3, 5), dtype=np.float32)
+    for revision in (7, 8):
+        daemon = FakeDaemon(topics=(b"", b"limits/header=%d;max_message=90000" % revision))
+        with attnd.Publisher("job", daemon.endpoint) as publisher:
+            daemon.attach(publisher)
+            wait_until(lambda: daemon.serve() or publisher.message_bytes == 90000, "the limits arrive")
+            assert publisher.takes_values == (revision == 8)
+            assert publisher.publish_attention(weights, **sent, **AT)
+            _, header, frames = daemon.next("attention")
+            known = 3 * (revision - 7)
+            assert [(t["name"], t["dtype"], t["shape"]) for t in header["tensors"]][1:] == [
+                ("v", "f16", [2, 2, 5, 6]), ("wo_r", "f32", [4, 3, 6]), ("x_norm", "f32", [2, 3])][:known]
+            assert frames[1:] == [sent["v"].tobytes(), sent["wo_r"].astype(np.float32).tobytes(),
+                                  sent["x_norm"].tobytes()][:known]
+            for bad, says in ((dict(v=sent["v"][:, :, :4]), r"must be \[2, key heads, 5, value_dim\]"),
+                              (dict(v=generator.random((2, 3, 5, 6))), "key heads divide 4"),
+                              (dict(wo_r=sent["wo_r"]), "wo_r: needs v"),
+                              (dict(v=sent["v"], x_norm=sent["x_norm"]), "x_norm: needs wo_r"),
+                              (dict(v=sent["v"], wo_r=sent["wo_r"][:2]), r"must be \[heads, r, value_dim\]")):
+                with pytest.raises(ValueError, match=says):
+                    publisher.publish_attention(weights, **bad, **AT)
+
+
 def test_torch_queries_and_keys_travel(daemon, publisher):
     torch = pytest.importorskip("torch")
     q, k = torch.rand(1, 2, 3, 4).bfloat16(), torch.rand(1, 1, 3, 4).bfloat16().requires_grad_()

@@ -83,11 +83,16 @@ class Weights(NamedTuple):
     """The result of an explicit softmax: weights [B, H, Tq, Tk], before dropout, of logits of the same shape.
 
     sink   the last key is a learned sink and no key
+    v      [B or 1, Hkv, Tk, dv]: the values that the keys have, where they are known and wanted; Hkv divides H
+    wo_r, x  as of Queries
     """
     weights: torch.Tensor
     logits: torch.Tensor
     sink: bool = False
     output: Optional[Output] = None
+    v: Optional[torch.Tensor] = None
+    wo_r: Optional[Callable[[], np.ndarray]] = None
+    x: Optional[torch.Tensor] = None
 
 
 Seen = Union[Queries, Weights]
@@ -101,11 +106,13 @@ class Share(NamedTuple):
 
 class Context(NamedTuple):
     """The facts in a message besides the attention itself. `tokens`: HostCopy [B, Tk] of the forward's input; `labels`:
-    the texts of the first sample's; `present`: which queries of a cross-attention are no padding."""
+    the texts of the first sample's; `present`: which queries of a cross-attention are no padding; `beside`: attnd takes
+    values beside weights."""
     microbatch: int = 0
     tokens: Optional[HostCopy] = None
     labels: Optional[ForwardLabels] = None
     present: Optional[Present] = None
+    beside: bool = False
 
 
 class Cut(NamedTuple):
@@ -150,15 +157,32 @@ class _Form(NamedTuple):
     offset: int
 
 
+class _Values(NamedTuple):
+    """The values, and what goes along with them, copied."""
+    v: HostCopy
+    wo_r: Optional[Callable[[], np.ndarray]] = None
+    x_norm: Optional[HostCopy] = None
+
+    def copies(self) -> List[HostCopy]:
+        """The tensors that were copied."""
+        return [self.v] if self.x_norm is None else [self.v, self.x_norm]
+
+    def add(self, frames: tensors.Frames) -> None:
+        """Adds them to a message."""
+        frames.add_owned("v", self.v.dtype_name, self.v.numpy())
+        if self.wo_r is not None:
+            frames.add_owned("wo_r", "f32", self.wo_r())
+            if self.x_norm is not None:
+                frames.add_owned("x_norm", "f32", self.x_norm.numpy())
+
+
 class _Parts(NamedTuple):
     """The tensors of Queries, copied; documents of all queries and keys."""
     q: HostCopy
     k: HostCopy
-    v: Optional[HostCopy]
+    values: Optional[_Values]
     mask: Optional[HostCopy]
     documents: Optional[Tuple[HostCopy, HostCopy]]
-    x_norm: Optional[HostCopy]
-    wo_r: Optional[Callable[[], np.ndarray]]
 
 
 class _Rows(NamedTuple):
@@ -182,8 +206,7 @@ def heads_of(seen: Seen) -> int:
 def parts(seen: Seen, plan: Plan, step: int, share: Share, context: Context, apart: bool = True) -> List[Part]:
     """The parts of a call that the plan wants, by range of heads; none when the call is empty or has no numbers.
     Nothing is copied yet. `apart` as for Plan.row_slice. ValueError when its queries and keys do not fit together."""
-    if isinstance(seen, Queries):
-        seen = _broadcast(seen)
+    seen = _broadcast(seen) if isinstance(seen, Queries) else _fitting(seen)
     whole = seen.q if isinstance(seen, Queries) else seen.weights
     keys = int(seen.k.shape[2] if isinstance(seen, Queries) else seen.weights.shape[3])
     if whole.numel() == 0 or keys == 0 or whole.dtype not in DTYPE_NAMES or not has_numbers(whole):
@@ -249,22 +272,30 @@ def _nbytes(seen: Seen, part: Tuple[slice, slice, slice]) -> int:
     heads = part[1]
     if isinstance(seen, Weights):
         keys = int(seen.weights.shape[3]) - seen.sink
-        return samples * rows * keys * (count * seen.weights.element_size() + 1)
+        return samples * rows * keys * (count * seen.weights.element_size() + 1) + _values_nbytes(seen, samples, heads, rows)
     q, k = seen.q, seen.k
+    nbytes = _values_nbytes(seen, samples, heads, rows)
     if seen.score_mod is not None and seen.score_mod.biased(*_given(seen, part)):
-        return samples * rows * int(k.shape[2]) * (count * (8 if q.dtype == torch.float64 else 4) + 1)
-    nbytes = samples * (count * rows * int(q.shape[3]) * q.element_size() + sum(
-        len(_key_heads(seen, shared, heads)) * int(shared.shape[2] * shared.shape[3]) * shared.element_size()
-        for shared in (k, seen.v) if shared is not None))
+        return nbytes + samples * rows * int(k.shape[2]) * (count * (8 if q.dtype == torch.float64 else 4) + 1)
+    nbytes += samples * (count * rows * int(q.shape[3]) * q.element_size()
+                         + len(_key_heads(seen, k, heads)) * int(k.shape[2] * k.shape[3]) * k.element_size())
     if seen.mask is not None:
         sizes = [*[1] * 4, *seen.mask.shape][-4:]
         cut_to = [wanted if size > 1 else 1 for wanted, size in zip((samples, count, rows), sizes)]
         nbytes += math.prod(cut_to) * int(sizes[3]) * seen.mask.element_size()
     elif seen.late_mask is not None or seen.score_mod is not None:
         nbytes += samples * rows * int(k.shape[2]) * seen.late_nbytes
-    if seen.v is not None:
-        nbytes += (0 if seen.x is None else 4 * samples * rows) + (0 if seen.wo_r is None else 4 * count * int(seen.v.shape[3])**2)
     return nbytes + sum(_size(numbers) for numbers in seen.documents or ())
+
+
+def _values_nbytes(seen: Seen, samples: int, heads: slice, rows: int) -> int:
+    """The bytes of the values, and of what goes along with them."""
+    if seen.v is None:
+        return 0
+    keys, width = (int(size) for size in seen.v.shape[2:])
+    nbytes = samples * len(_key_heads(seen, seen.v, heads)) * keys * width * seen.v.element_size()
+    return nbytes + (0 if seen.x is None else 4 * samples * rows) \
+        + (0 if seen.wo_r is None else 4 * (heads.stop - heads.start) * width**2)
 
 
 def _size(tensor: torch.Tensor) -> int:
@@ -282,9 +313,9 @@ def _cut(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, context: Con
     given, mod = _given(seen, part), seen.score_mod
     if mod.biased(*given):
         weights = Weights(*mod.weights(*given), sink=mod.sinks is not None)
-        v = HostCopy(_of_heads(seen, seen.v.detach(), *part[:2])) if waits and seen.v is not None else None
+        values = _copied_values(seen, part, HostCopy, None) if waits or context.beside else None
         everything = (slice(None), slice(None), slice(None))
-        return _cut_weights(weights, everything, rows, context, HostCopy, v)._replace(part=part)
+        return _cut_weights(weights, everything, rows, context, HostCopy, values)._replace(part=part)
     mask, biased = mod.hidden(*given)
     cut, flag = _cut_queries(seen, part, mask, rows, context, copy), HostCopy(biased)
     return cut._replace(make=lambda layer, gradient=None: mod.now_biased() if flag.numpy() else cut.make(layer, gradient))
@@ -304,20 +335,28 @@ def _cut_queries(seen: Queries, part: Tuple[slice, slice, slice], given_mask: Op
     samples, heads, queries = part
     # Detached, else each cut is one more node of the graph.
     q = copy(seen.q.detach()[samples, heads, queries], _lowered(seen.q, seen.lowered))
-    k, v = (None if shared is None else copy(_of_heads(seen, shared.detach(), samples, heads),
-                                             _lowered(shared, seen.lowered)) for shared in (seen.k, seen.v))
-    assert k is not None
+    k = copy(_of_heads(seen, seen.k.detach(), samples, heads), _lowered(seen.k, seen.lowered))
+    values = _copied_values(seen, part, copy, None if seen.v is None else _lowered(seen.v, seen.lowered))
     mask = None if given_mask is None else HostCopy(given_mask)
     documents = None if seen.documents is None else (HostCopy(seen.documents[0]), HostCopy(seen.documents[1]))
-    x_norm = None if seen.x is None or v is None else HostCopy(
-        seen.x.detach()[samples, queries].to(mods.precision_of(seen.x)).norm(dim=-1), torch.float32)
-    copies = [one for one in (q, k, v, mask, *(documents or ()), x_norm) if one is not None]
-    wo_r = seen.wo_r
+    copies = [one for one in (q, k, *(values.copies() if values else ()), mask, *(documents or ())) if one is not None]
     form = _Form(_scale(seen), seen.causal, seen.window, seen.softcap, seen.offset)
-    parts = _Parts(q, k, v, mask, documents, x_norm, None if wo_r is None or v is None else lambda: wo_r()[heads])
+    parts = _Parts(q, k, values, mask, documents)
     return Cut(sum(one.nbytes for one in copies),
                lambda layer, gradient=None: _finish_queries(parts, form, rows, context, layer, gradient), part,
                [one for one in copies if isinstance(one, HeldCopy)])
+
+
+def _copied_values(seen: Seen, part: Tuple[slice, slice, slice], copy: Type[HostCopy],
+                   lowered: Optional[torch.dtype]) -> Optional[_Values]:
+    samples, heads, queries = part
+    if seen.v is None:
+        return None
+    wo_r = seen.wo_r
+    return _Values(copy(_of_heads(seen, seen.v.detach(), samples, heads), lowered),
+                   None if wo_r is None else lambda: wo_r()[heads],
+                   None if seen.x is None else HostCopy(
+                       seen.x.detach()[samples, queries].to(mods.precision_of(seen.x)).norm(dim=-1), torch.float32))
 
 
 def _scale(seen: Queries) -> float:
@@ -336,27 +375,35 @@ def _broadcast(seen: Queries) -> Queries:
     if not fits or (k.shape[1] and heads % k.shape[1]):
         raise ValueError(f"queries {list(q.shape)}, keys {list(k.shape)} and a mask of {list(mask)} samples and heads "
                          "do not fit together")
-    v = seen.v
-    if v is not None and not (v.dim() == 4 and v.dtype in DTYPE_NAMES and v.shape[0] in (1, batch) and v.shape[3]
-                              and v.shape[1] and heads % v.shape[1] == 0 and v.shape[2] == k.shape[2]):
-        v = None
+    v = seen.v if _fits(seen.v, batch, heads, int(k.shape[2])) else None
     return seen._replace(q=q.expand(batch, heads, -1, -1), v=v)
 
 
-def _key_heads(seen: Queries, shared: torch.Tensor, heads: slice) -> Sequence[int]:
+def _fitting(seen: Weights) -> Weights:
+    """Without values that fit no message with these weights."""
+    batch, heads, _, keys = (int(size) for size in seen.weights.shape)
+    return seen if _fits(seen.v, batch, heads, keys - seen.sink) else seen._replace(v=None)
+
+
+def _fits(v: Optional[torch.Tensor], batch: int, heads: int, keys: int) -> bool:
+    return v is not None and v.dim() == 4 and v.dtype in DTYPE_NAMES and v.shape[0] in (1, batch) and v.shape[3] > 0 \
+        and v.shape[1] > 0 and heads % v.shape[1] == 0 and v.shape[2] == keys and has_numbers(v)
+
+
+def _key_heads(seen: Seen, shared: torch.Tensor, heads: slice) -> Sequence[int]:
     """The heads of keys or values that these heads read: a range of them; or one for each when that is cut, or when
     keys and values differ in how many they have."""
-    group = max(1, int(seen.q.shape[1]) // int(shared.shape[1]))
-    alike = seen.v is None or seen.v.shape[1] == seen.k.shape[1]
+    group = max(1, heads_of(seen) // int(shared.shape[1]))
+    alike = isinstance(seen, Weights) or seen.v is None or seen.v.shape[1] == seen.k.shape[1]
     if alike and heads.start % group == 0 and heads.stop % group == 0:
         return range(heads.start // group, heads.stop // group)
     return [head // group for head in range(heads.start, heads.stop)]
 
 
-def _of_heads(seen: Queries, shared: torch.Tensor, samples: slice, heads: slice) -> torch.Tensor:
+def _of_heads(seen: Seen, shared: torch.Tensor, samples: slice, heads: slice) -> torch.Tensor:
     """The keys or values of these samples and heads."""
     wanted = _key_heads(seen, shared, heads)
-    cut = shared.expand(seen.q.shape[0], -1, -1, -1)[samples]
+    cut = shared.expand(queries_of(seen)[0], -1, -1, -1)[samples]
     if isinstance(wanted, range):
         return cut[:, wanted.start:wanted.stop]
     return cut[:, torch.tensor(wanted, device=cut.device)]
@@ -396,14 +443,10 @@ def _finish_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context, l
         frames = tensors.Frames()
         frames.add_owned("q", q.dtype_name, q.numpy())
         frames.add_owned("k", k.dtype_name, k.numpy())
-        if parts.v is not None:
-            frames.add_owned("v", parts.v.dtype_name, parts.v.numpy())
+        if parts.values is not None:
+            parts.values.add(frames)
             if gradient is not None:
                 frames.add_owned("dout", gradient.dtype_name, gradient.numpy())
-            if parts.wo_r is not None:
-                frames.add_owned("wo_r", "f32", parts.wo_r())
-                if parts.x_norm is not None:
-                    frames.add_owned("x_norm", "f32", parts.x_norm.numpy())
         frames.add_ids("documents", ids, batch, keys)
         return _captured("qk", frames, visibility, rows, context, layer,
                          {"scale": form.scale, "softcap": form.softcap})
@@ -411,8 +454,7 @@ def _finish_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context, l
     weights = softmax(_logits(q.floats(), k.floats(), form.scale, form.softcap), allowed, bias)
     frames = tensors.Frames()
     frames.add_owned("weights", "f64" if weights.dtype == np.float64 else "f32", weights)
-    if parts.v is not None and gradient is not None:
-        _add_product(frames, gradient, parts.v)
+    _add_beside(frames, parts.values, gradient, context)
     visibility = _described(np.asarray(allowed.any(axis=1)), form, rows, layer)
     return _captured("attention", frames, visibility, rows, context, layer, {})
 
@@ -500,10 +542,17 @@ def _logits(q: np.ndarray, k: np.ndarray, scale: float, softcap: float) -> np.nd
     return np.asarray(softcap * np.tanh(product / softcap) if softcap else product)
 
 
-def _add_product(frames: tensors.Frames, gradient: HostCopy, v: HostCopy) -> None:
-    """Adds dL/dA, of the gradient of the output and the values."""
-    product = _logits(gradient.floats(), v.floats(), 1.0, 0.0)
-    frames.add_owned("grad", "f64" if product.dtype == np.float64 else "f32", product)
+def _add_beside(frames: tensors.Frames, values: Optional[_Values], gradient: Optional[HostCopy],
+                context: Context) -> None:
+    """Adds to weights that were computed here what goes along with them: dL/dA, of the gradient of the output and the
+    values, and these themselves."""
+    if values is None:
+        return
+    if gradient is not None:
+        product = _logits(gradient.floats(), values.v.floats(), 1.0, 0.0)
+        frames.add_owned("grad", "f64" if product.dtype == np.float64 else "f32", product)
+    if context.beside:
+        values.add(frames)
 
 
 def softmax(logits: np.ndarray, allowed: np.ndarray, bias: Optional[np.ndarray]) -> np.ndarray:
@@ -520,14 +569,18 @@ def softmax(logits: np.ndarray, allowed: np.ndarray, bias: Optional[np.ndarray])
 # ------------------------------------------------------------------------------------- tier attention
 
 def _cut_weights(seen: Weights, part: Tuple[slice, slice, slice], rows: _Rows, context: Context, copy: Type[HostCopy],
-                 v: Optional[HostCopy] = None) -> Cut:
+                 of_output: Optional[_Values] = None) -> Cut:
+    """`of_output`: the values, when a gradient is of the output."""
     weights, sink = seen.weights.detach()[part], seen.sink
     if sink:
         weights = weights[..., :-1]
-    values, allowed = copy(weights), HostCopy(_visible_of(seen, part))
-    return Cut(values.nbytes + allowed.nbytes + (0 if v is None else v.nbytes),
-               lambda layer, gradient=None: _finish_weights(values, allowed, sink, rows, context, layer, gradient, v),
-               part, [values] if isinstance(values, HeldCopy) else [])
+    copied, allowed = copy(weights), HostCopy(_visible_of(seen, part))
+    beside = _copied_values(seen, part, copy, None)
+    copies = [copied, allowed, *(values for some in (of_output, beside) if some is not None for values in some.copies())]
+    return Cut(sum(one.nbytes for one in copies),
+               lambda layer, gradient=None: _finish_weights(copied, allowed, sink, rows, context, layer, gradient, of_output,
+                                                            beside),
+               part, [one for one in copies if isinstance(one, HeldCopy)])
 
 
 def _visible_of(seen: Weights, part: Tuple[slice, slice, slice]) -> torch.Tensor:
@@ -536,14 +589,15 @@ def _visible_of(seen: Weights, part: Tuple[slice, slice, slice]) -> torch.Tensor
     return visible[..., :-1] if seen.sink else visible
 
 
-def _finish_weights(values: HostCopy, visible: HostCopy, sink: bool, rows: _Rows, context: Context, layer: wire.Layer,
-                    gradient: Optional[HostCopy], v: Optional[HostCopy]) -> Optional[Captured]:
+def _finish_weights(weights: HostCopy, visible: HostCopy, sink: bool, rows: _Rows, context: Context, layer: wire.Layer,
+                    gradient: Optional[HostCopy], of_output: Optional[_Values], beside: Optional[_Values]) -> Optional[Captured]:
     frames = tensors.Frames()
-    frames.add_owned("weights", values.dtype_name, values.numpy())
-    if gradient is not None and v is not None:
-        _add_product(frames, gradient, v)
-    elif gradient is not None:
-        frames.add_owned("grad", gradient.dtype_name, gradient.numpy()[..., :values.shape[3]])
+    frames.add_owned("weights", weights.dtype_name, weights.numpy())
+    _add_beside(frames, of_output, gradient, context)
+    if gradient is not None and of_output is None:
+        frames.add_owned("grad", gradient.dtype_name, gradient.numpy()[..., :weights.shape[3]])
+    if beside is not None:
+        beside.add(frames)
     visibility = describe(visible.numpy(), rows.first, rows.stride, rows.total, layer[2] == "self")
     return _captured("attention", frames, visibility, rows, context, layer, {"learned_sink": sink})
 

@@ -98,12 +98,11 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     tokens       whether the token numbers of the model's first integer input [B, T] are published along, which the
                  metrics `induction` and `duplicate_token` need. Default: only to an attnd that is reached through a Unix
                  socket, on this machine. They leave the process then; False keeps them in it
-    values       publish the values of fused attention with its queries and keys: `output_norm` and
-                 `norm_weighted_entropy` need them
+    values       publish the values of attention as well: `output_norm` and `norm_weighted_entropy` need them
     gradients    publish what backward brings as well, and values: `importance_gradient` needs it. Messages leave in
                  backward then; see gradients.py
-    residual     publish, with values, what attnd needs to tell what each head of fused attention writes to the residual
-                 stream (`write_norm`, `residual_share`); see residual.py
+    residual     publish, with values, what attnd needs to tell what each head writes to the residual stream
+                 (`write_norm`, `residual_share`); see residual.py
     labels       texts of the tokens, which are shown with the maps: a function from a list of token numbers to as many
                  texts (tokenizer.convert_ids_to_tokens), or the text of each number, as a sequence or mapping
     weights_every  publish W_q, W_k, W_v and W_o of each layer at the end of every so manyth epoch, 0 = never; default: of
@@ -549,7 +548,7 @@ class Watch:
             path = call_name(path, call)
             layer = self._names.layers.get(path)
             plan = self.plan
-            if isinstance(seen, Queries) and not self.sends_values:
+            if not (self.sends_values if isinstance(seen, Queries) else self.wants_values):
                 seen = seen._replace(v=None)
             place = layer or self._names.place_of(path, self._unnamed)
             self._note_padding(place, seen, plan)
@@ -560,14 +559,15 @@ class Watch:
                 return
             microbatch = self._passes.get(path, 0)
             self._passes[path] = microbatch + 1
-            context = Context(microbatch, self._tokens.sent(stack, *queries_of(seen)), self._tokens.labelled)
+            context = Context(microbatch, self._tokens.sent(stack, *queries_of(seen)), self._tokens.labelled,
+                              beside=self.wants_values)
             if place[0] == "decoder" and place[2] == "cross":
                 context = context._replace(present=self._padding.of(queries_of(seen)))
             if layer is None:
                 self._unnamed[path] = heads_of(seen) * self._share.of
                 if self._projections is not None:
                     self._projections.note(path, seen)
-            if self._residual is not None and isinstance(seen, Queries):
+            if self._residual is not None:
                 seen = self._residual.added(path, seen, self._spy.entered, place[2] == "self")
             output = None
             if self._gradients is not None:
@@ -595,8 +595,15 @@ class Watch:
         except Exception:
             self.failed("which queries of cross-attention are padding could not be read")
 
+    @property
+    def wants_values(self) -> bool:
+        """See spy.Watcher."""
+        return self.sends_values and self.publisher.takes_values
+
     def expects(self, path: str, call: int) -> None:
         """See spy.Watcher. Layers are named in the order in which they run."""
+        if call_name(path, call) in self._names.layers:
+            return
         self._unnamed.setdefault(call_name(path, call), 0)
         if self._names.stack_of(call_name(path, call)) == "encoder":
             self._tokens.encoder_attends()

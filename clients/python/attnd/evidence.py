@@ -5,11 +5,12 @@ The weights of an attention are next multiplied with values of the same keys, wh
 [B, H, Tq, Tk] with [B, H or 1, Tk, d]. A Trail follows a result through the torch functions of a forward, by the
 identity of tensors, until such a product. A tensor made of it with as many numbers (dropout, a cast, another shape),
 or a slice of it (without a learned sink), is followed as well. Until then the trail keeps what it follows alive, and
-copies nothing.
+copies nothing. The values are those of whose axes the product is certain.
 """
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+import math
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import torch
 from torch.nn import functional
@@ -46,7 +47,9 @@ class Trail:
         self.settle = settle
         self._result = result
         self._version = _version(result)
+        self.values: Optional[torch.Tensor] = None  # [B or 1, Hkv, Tk, dv], in the order of the weights' axes
         self._keys: Dict[int, Tuple[torch.Tensor, int]] = {id(result): (result, int(result.shape[-1]))}
+        self._turned: Set[int] = set()  # of those, which have their axes in another order
         self._product: Optional[str] = None
         self._selected = False
         self._heads_first: Optional[bool] = None
@@ -80,6 +83,8 @@ class Trail:
                 self._keys[id(made)] = made, keys
             elif function in _SLICES and made.dim():
                 self._keys[id(made)] = made, int(made.shape[-1])
+            if id(own) in self._turned or getattr(function, "__name__", "") in _TURNING:
+                self._turned.add(id(made))
         return self._product is not None
 
     def _of_product(self, left: torch.Tensor, right: torch.Tensor, own: torch.Tensor, keys: int) -> Optional[str]:
@@ -95,7 +100,20 @@ class Trail:
             return SHARED
         if own.shape == self._result.shape and values.dim() == 4 and left is own:
             self._heads_first = _heads_first(values.stride(), values.shape)
+        if left is own:
+            self._find_values(own, values)
         return OWN
+
+    def _find_values(self, own: torch.Tensor, values: torch.Tensor) -> None:
+        """`values`, [..., Tk, dv], are what the weights `own` were multiplied with."""
+        batch, heads, queries = (int(size) for size in self.seen.weights.shape[:3])
+        before = [int(size) for size in values.shape[:-2]]
+        if id(own) in self._turned or own.shape[-2] != queries or math.prod(own.shape[:-2]) != batch * heads:
+            return
+        if before[0] == batch and (len(before) == 2 or (len(before) == 3 and before[2] == 1)) and heads % before[1] == 0:
+            self.values = values if len(before) == 2 else values.squeeze(2)
+        elif math.prod(before) == batch * heads:
+            self.values = values.reshape(batch, heads, *values.shape[-2:])
 
     def _of_einsum(self, args: Any, own: torch.Tensor, keys: int) -> Optional[str]:
         if not args or not isinstance(args[0], str):
@@ -131,6 +149,8 @@ class Trail:
             axes = [theirs.find(x) for x in (*mine[:2], key)]
             axes.append(6 - sum(axes))  # the features
             self._heads_first = _heads_first([values.stride(i) for i in axes], [int(values.shape[i]) for i in axes])
+            if id(own) not in self._turned and mine[2:] == query + key:
+                self.values = values.permute(axes)
         return OWN
 
 
@@ -208,4 +228,5 @@ _PRODUCTS: Dict[Any, Tuple[int, int]] = {
     torch.baddbmm: (1, 2), torch.Tensor.baddbmm: (1, 2)}
 _SELECTING = {"topk", "argmax", "argsort", "sort", "multinomial", "max"}
 _LARGEST = {torch.max, torch.Tensor.max}  # of all, or along an axis
+_TURNING = {"transpose", "permute", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "__get__"}
 _SLICES = {torch.Tensor.__getitem__, torch.narrow, torch.Tensor.narrow}

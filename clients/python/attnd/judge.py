@@ -101,7 +101,8 @@ class Judge:
         if output is not None:
             arrange = output.arrange
             output = output._replace(arrange=lambda gradient: arrange(gradient).transpose(0, 1))
-        return Weights(seen.weights.transpose(0, 1), seen.logits.transpose(0, 1), seen.sink, output)
+        v = None if seen.v is None else seen.v.transpose(0, 1)
+        return Weights(seen.weights.transpose(0, 1), seen.logits.transpose(0, 1), seen.sink, output, v)
 
     def news(self) -> List[str]:
         """Tells what is new since, once: for all modules of one place in the model together."""

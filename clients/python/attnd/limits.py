@@ -11,10 +11,11 @@ from typing import Any, Dict, FrozenSet, Iterable, Mapping, NamedTuple, Optional
 
 PREFIX = b"limits/"
 PREFIX_BYTES_MAX = 1024
-HEADER_REVISION = 6  # of the keys that this client knows
+HEADER_REVISION = 8  # of the keys that this client knows
 Q_STRIDE = 4  # the revision that has q_stride: others would take the rows for a block
 LOG = 5  # the revision that has the event `log`
 DOUT = 6  # the revision that has the tensors dout, wo_r and x_norm
+VALUES = 8  # the revision that has v, wo_r and x_norm beside weights
 TYPES = frozenset(("attention", "qk", "weights", "event"))
 
 

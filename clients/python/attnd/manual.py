@@ -80,7 +80,7 @@ def _tokens(watch: "capture.Watch", where: wire.NamedLayer, tensors: Tuple[Any, 
     return watch.tokens(where[0], shapes[0][0], shapes[0][2])
 
 
-PER_SAMPLE = ("q_len", "k_len", "mask", "grad", "tokens", "documents", "dout", "x_norm")
+PER_SAMPLE = ("q_len", "k_len", "mask", "grad", "tokens", "documents", "v", "dout", "x_norm")
 
 
 def _first_samples(count: int, tensors: Tuple[Any, ...], options: Dict[str, Any]

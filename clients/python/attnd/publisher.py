@@ -13,7 +13,7 @@ import weakref
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 from . import scalars, tensors, wire
-from .limits import DOUT, LOG, Q_STRIDE
+from .limits import DOUT, LOG, Q_STRIDE, VALUES
 from .plan import EVERYTHING, Plan, choose
 from .sender import Identity, Later, Message, Sender
 
@@ -169,6 +169,11 @@ class Publisher:
         return self._sender.limits.header >= DOUT
 
     @property
+    def takes_values(self) -> bool:
+        """Whether those who listen know v, wo_r and x_norm beside weights."""
+        return self._sender.limits.header >= VALUES
+
+    @property
     def stalled(self) -> bool:
         """Whether the daemon has taken nothing for some seconds."""
         return self._sender.stalled
@@ -204,7 +209,8 @@ class Publisher:
                           heads_total: Optional[int] = None, labels: Optional[Sequence[str]] = None,
                           dtype: Optional[str] = None, grad: Any = None, tokens: Any = None,
                           documents: Any = None, module: Optional[str] = None,
-                          q_labels: Optional[Sequence[str]] = None) -> bool:
+                          q_labels: Optional[Sequence[str]] = None, v: Any = None, wo_r: Any = None,
+                          x_norm: Any = None) -> bool:
         """Publishes the attention weights of one layer in one step; True when they were queued.
 
         weights       [B, H, Tq, Tk] f32, f64, f16 or bf16, numpy or torch; copied once, here; rows sum to 1
@@ -224,6 +230,9 @@ class Publisher:
         tokens        [B, Tk] integers: token numbers
         documents     [B, Tk] integers: which document of a packed sequence; site 'self' only
         module        path of the module that attends, "vision_model.encoder.layers.3.self_attn": results repeat it
+        v             [B, Hkv, Tk, dv] values, with which attnd has numbers of the output; Hkv divides H, head h reads
+                      head h / (H / Hkv) of them
+        wo_r, x_norm  as for publish_qk. An attnd that is too old for these three gets the message without them
 
         False, and no work, when nobody is subscribed (counted as skipped), or when it is larger than attnd
         takes, the queue is full or there is no memory for the copy (counted as dropped). ValueError for arguments that contradict
@@ -235,6 +244,13 @@ class Publisher:
         if grad is not None and frames.add("grad", grad, _MAP) != shape:
             raise ValueError(f"grad: must have the shape of weights, {shape}")
         batch, heads, queries, keys = shape
+        beside = frames if self.takes_values else tensors.Frames()  # checked all the same
+        if v is not None:
+            size = beside.add("v", v, ("batch", "key heads", "keys", "value_dim"))
+            if (size[0], size[2]) != (batch, keys) or heads % size[1]:
+                raise ValueError(f"v of shape {size}: must be [{batch}, key heads, {keys}, value_dim], and key heads divide "
+                                 f"{heads}")
+        _add_output(beside, (batch, heads, queries), True, None, wo_r, x_norm)
         rows = _check_rows((batch, heads, queries, keys), causal, window, q_len, k_len, head_offset, heads_total)
         labels, q_labels = fitting_labels(labels, q_labels, shape)
         _add_row_tensors(frames, (batch, queries, keys), site, queries - 1, mask, tokens, documents)

@@ -8,7 +8,7 @@
              later in its block, where no module gets it, so it has none. Where B = Tq the shape does not tell samples
              from queries: it is taken of blocks of torch and transformers, and of attentions that say batch_first
 
-Both are for queries and keys that travel with values. Each is left out where it is not found; the first W_o that is not
+Both are for attention that travels with values. Each is left out where it is not found; the first W_o that is not
 is told. Nothing here loses a message: what fails is told once, and the message goes without them.
 """
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Callable, Dict, Mapping, Optional, Sequence, T
 import numpy as np
 import torch
 
-from .calls import Queries, heads_of, queries_of
+from .calls import Queries, Seen, heads_of, queries_of
 from .projections import Refused, find_output, modules_of
 from .publisher import Publisher
 
@@ -45,9 +45,9 @@ class Residual:
         """The optimizer has changed the weights."""
         self._modules, self._factors = {}, {}
 
-    def added(self, path: str, seen: Queries, entered: Sequence[Entered], is_self: bool) -> Queries:
+    def added(self, path: str, seen: Seen, entered: Sequence[Entered], is_self: bool) -> Seen:
         """The call at `path` with them. `entered`: the modules that run, the innermost last."""
-        if seen.v is None or not self._publisher.takes_output:
+        if seen.v is None or (isinstance(seen, Queries) and not self._publisher.takes_output):
             return seen
         path = path.partition("#")[0]
         try:

@@ -62,6 +62,10 @@ class Watcher(Protocol):
     def saw(self, path: str, call: int, seen: Seen) -> None:
         """The module at `path` did this; `call` counts its attention calls of this forward."""
 
+    @property
+    def wants_values(self) -> bool:
+        """Whether saw() wants to know what weights are multiplied with."""
+
     def expects(self, path: str, call: int) -> None:
         """The same may be told later in this forward, or may not."""
 
@@ -108,6 +112,7 @@ class Spy:
         self._calls: Dict[str, int] = {}
         self._entered: Dict[str, torch.nn.Module] = {}  # by path, in this forward
         self._told: Set[str] = set()  # paths of modules that publish by hand, or are passed over
+        self._written: Set[str] = set()  # calls whose weights the model writes to before they meet the values
         self._altered = False  # the model wrote to weights before they were known to be such
         self._trains = True  # what this forward computes is trained with
         self._again = False  # it is repeated by backward
@@ -172,17 +177,18 @@ class Spy:
         """Tells of a softmax when it is attention, as soon as that is known."""
         modules, name = [entered.module for entered in self._stack[-2:]], call_name(path, call)
         verdict = judge.known(name, modules)
-        if verdict is not None:
+        if verdict is not None and not (verdict.attention and self.watcher.wants_values and name not in self._written):
             if verdict.attention:
                 self.watcher.saw(path, call, judge.ordered(name, verdict, seen))
             return
 
         def settle(trail: Trail) -> None:
-            decided = judge.decide(name, seen, modules, trail.findings())
+            decided = verdict or judge.decide(name, seen, modules, trail.findings())
             if decided.attention and trail.altered:
                 self._altered = True  # from the next forward on it is captured before that
+                self._written.add(name)
             elif decided.attention:
-                self.watcher.saw(path, call, judge.ordered(name, decided, seen))
+                self.watcher.saw(path, call, judge.ordered(name, decided, seen._replace(v=trail.values)))
 
         self.watcher.expects(path, call)
         if self._lookout is not None:
@@ -605,7 +611,8 @@ class _StandIns(_Shared):
         weights = self.own["softmax"](*args, **kwargs)
         here = lookout_here()
         if here.heads is not None:
-            here.tell(lambda: _softmax(args, kwargs, weights, None, here.heads))
+            inside = sys._getframe(1)
+            here.tell(lambda: _with_values(_softmax(args, kwargs, weights, None, here.heads), inside.f_locals.get("v")))
         return weights
 
     def _fused(self, *args: Any, **kwargs: Any) -> Any:
@@ -678,6 +685,13 @@ def _softmax(args: Any, kwargs: Any, weights: torch.Tensor, module: Optional[tor
         return None
     return Weights(weights, logits, getattr(module, "sinks", None) is not None,
                    Output(result, lambda gradient: gradient.reshape(shape)))
+
+
+def _with_values(seen: Optional[Weights], v: Any) -> Optional[Weights]:
+    """With the values [B * H, Tk, dv] that F.multi_head_attention_forward multiplies them with next."""
+    if seen is None or not isinstance(v, torch.Tensor) or v.dim() != 3 or v.shape[0] != seen.weights.shape[0] * seen.weights.shape[1]:
+        return seen
+    return seen._replace(v=v.reshape(*seen.weights.shape[:2], *v.shape[1:]))
 
 
 def _takes_fast_path(module: torch.nn.Module, args: Any) -> bool:

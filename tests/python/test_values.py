@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: MIT
+"""values=True: what weights are multiplied with goes along with them, however the model says so."""
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from test_calls import random
+from test_gradients import NEWEST, names, watched  # noqa: F401
+from test_watch import tensors_of
+
+B, H, T, D = 2, 4, 6, 3
+OLDER = b"limits/accepts=attention,qk,weights,event;header=7"
+DROP = torch.nn.functional.dropout
+
+
+def flat(x):
+    return x.flatten(0, 1)
+
+
+# How weights [B, H, T, T] meet values [B, H or fewer, T, D].
+PRODUCTS = {
+    "@": lambda a, v: a @ v,
+    "matmul": torch.matmul,
+    "after dropout": lambda a, v: DROP(a, 0.5) @ v,
+    "cast": lambda a, v: a.double().float() @ v,
+    "bmm": lambda a, v: torch.bmm(flat(a), flat(v)).view(B, H, T, -1),
+    "einsum": lambda a, v: torch.einsum("bhqk,bhkd->bhqd", a, v),
+    "einsum of [B, T, H, D]": lambda a, v: torch.einsum("bhij,bjhd->bhid", a, v.transpose(1, 2)),
+    "one head for all": lambda a, v: a @ v[:, :1],
+    "heads in groups": lambda a, v: (a.view(B, 2, 2, T, T) @ v[:, :2, None]).view(B, H, T, -1),
+}
+VALUES = {"one head for all": 1, "heads in groups": 2}
+# Here it is not certain which values they are.
+TURNED = {
+    "heads last": lambda a, v: (a.permute(0, 2, 1, 3).transpose(1, 2) @ v),
+    "on the right": lambda a, v: (v.mT @ a.mT).mT,
+}
+
+
+class Attention(torch.nn.Module):
+    def __init__(self, product, keep=False):
+        super().__init__()
+        self.qkv, self.product, self.keep = torch.nn.Linear(H * D, 3 * H * D), product, keep
+        self.out_proj = torch.nn.Linear(H * D, H * D)
+
+    def forward(self, x):
+        q, k, v = (part.view(B, T, H, D).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        self.v = v
+        weights = (q @ k.transpose(2, 3)).softmax(-1)
+        if self.keep:
+            weights = weights.detach().mul_(0.5)  # in place: what was captured is not there any more
+        return self.out_proj(self.product(weights, v).transpose(1, 2).flatten(2))
+
+
+class Model(torch.nn.Module):
+    def __init__(self, *args):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList(torch.nn.ModuleDict({"attn": Attention(*args)}) for _ in range(2))
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block["attn"](x)
+        return x
+
+
+def x(seed=0):
+    return random(B, T, H * D, seed=seed)
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_the_values_go_along_in_every_forward(watched, name):  # noqa: F811
+    """In the first one the softmax is judged by the product, in later ones it is known before."""
+    model = Model(PRODUCTS[name])
+    it = watched(model, gradients=False, values=True, steps="manual")
+    for step in range(2):
+        model(x(step))
+        it.step()
+        found = [tensors_of(message) for message in it.sent()]
+        assert [set(tensors) for tensors in found] == 2 * [{"weights", "v"}]
+        for block, tensors in zip(model.blocks, found):
+            want = block["attn"].v.detach()[:, :VALUES.get(name, H)]
+            np.testing.assert_array_equal(tensors["v"], want.numpy())
+
+
+@pytest.mark.parametrize("name", TURNED)
+def test_where_the_values_are_not_certain_weights_go_alone(watched, name):  # noqa: F811
+    model = Model(TURNED[name])
+    it = watched(model, gradients=False, values=True)
+    model(x())
+    assert [names(message) for message in it.sent()] == 2 * [{"weights"}]
+
+
+@pytest.mark.parametrize("plan, samples", [({"samples": 1}, 1), ({"rows": 3}, B)])
+def test_what_heads_write_goes_along_with_weights(watched, plan, samples):  # noqa: F811
+    model = Model(PRODUCTS["@"])
+    it = watched(model, gradients=False, residual=True, **plan)
+    model(x())
+    found = [tensors_of(message) for message in it.sent()]
+    assert [set(tensors) for tensors in found] == 2 * [{"weights", "v", "wo_r"}]  # this block gets no stream of its own
+    for block, tensors in zip(model.blocks, found):
+        wo = block["attn"].out_proj.weight.detach().double().numpy()
+        np.testing.assert_array_equal(tensors["v"], block["attn"].v.detach()[:samples].numpy())
+        for head in range(H):
+            u = np.random.default_rng(head).standard_normal(D)
+            assert np.linalg.norm(tensors["wo_r"][head] @ u) == pytest.approx(np.linalg.norm(wo[:, head * D:(head + 1) * D] @ u), rel=1e-6)
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_multi_head_attention_that_computes_its_weights_has_values(watched, batch_first):  # noqa: F811
+    class Block(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.self_attn = torch.nn.MultiheadAttention(H * D, H, batch_first=batch_first)
+
+        def forward(self, x):
+            return self.self_attn(x, x, x, need_weights=True)[0]
+
+    model = torch.nn.Sequential(Block())
+    it = watched(model, gradients=False, residual=True)
+    given = x() if batch_first else x().transpose(0, 1)
+    model(given)
+    message, = it.sent()
+    tensors, own = tensors_of(message), model[0].self_attn
+    assert set(tensors) == {"weights", "v", "wo_r", "x_norm"}
+    v = torch.nn.functional.linear(x(), own.in_proj_weight[2 * H * D:], own.in_proj_bias[2 * H * D:])
+    np.testing.assert_allclose(tensors["v"], v.detach().view(B, T, H, D).transpose(1, 2).numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(tensors["x_norm"], x().norm(dim=-1).numpy(), rtol=1e-6)
+
+
+def test_an_older_attnd_gets_the_weights_alone(watched):  # noqa: F811
+    model = Model(PRODUCTS["@"])
+    it = watched(model, limits=OLDER, gradients=False, residual=True)
+    model(x())
+    assert [names(message) for message in it.sent()] == 2 * [{"weights"}]
+
+
+def test_weights_that_are_written_to_are_captured_before_that(watched):  # noqa: F811
+    """From the second forward on."""
+    model = Model(PRODUCTS["@"], True)
+    it = watched(model, gradients=False, values=True, steps="manual")
+    model(x())
+    it.step()
+    it.sent()
+    model(x(1))
+    it.step()
+    found = [tensors_of(message) for message in it.sent()]
+    assert [set(tensors) for tensors in found] == 2 * [{"weights"}]
+    assert all(np.allclose(tensors["weights"].sum(-1), 1) for tensors in found)
+
+
+def test_a_bias_that_makes_weights_of_queries_and_keys_keeps_the_values(watched):  # noqa: F811
+    class Biased(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attn = torch.nn.Linear(H * D, 3 * H * D)
+
+        def forward(self, x):
+            q, k, self.v = (part.view(B, T, H, D).transpose(1, 2) for part in self.attn(x).chunk(3, -1))
+            bias = torch.arange(T, dtype=torch.float32).repeat(H, T, 1)
+            return torch.nn.functional.scaled_dot_product_attention(q, k, self.v, attn_mask=bias)
+
+    if not hasattr(torch.nn.functional, "scaled_dot_product_attention"):
+        pytest.skip("torch has no scaled_dot_product_attention")
+    for limits, more in ((NEWEST, {"v"}), (OLDER, set())):
+        model = torch.nn.Sequential(Biased())
+        it = watched(model, limits=limits, gradients=False, values=True)
+        model(x())
+        message, = it.sent()
+        assert names(message) == {"weights"} | more
+        if more:
+            np.testing.assert_array_equal(tensors_of(message)["v"], model[0].v.detach().numpy())
