@@ -173,6 +173,14 @@ class Control:
         answer = self.call("rollout", past.given(job=job, run=run, stack=stack, packed=True))
         return past.unpack_maps(answer, len(answer["layers"]))
 
+    def roles(self, job: str, run: Optional[str] = None, **where: Any) -> Any:
+        """Names what each head of a run in the history does, and since when: dicts of stack, layer, site, head; `role`,
+        such as "induction"; `evidence`, the numbers that decide: dicts of metric, value, and at_least or at_most;
+        `emerged`, the `{window, epoch, step}` since which it has its role (None: nobody saw it emerge, it may be older);
+        `spans`, the roles that it has had: dicts of role, since, until, windows and others; `changes`, how often it
+        changed. `where` narrows them down: stack, layer, site, head; window."""
+        return self.call("roles", past.given(job=job, run=run, **where))["heads"]
+
     def alerts(self, job: Optional[str] = None, run: Optional[str] = None, **where: Any) -> Any:
         """A dict: `firing`, the alerts that fire now, or fired when their run ended (`state`: `firing_at_end`); `alerts`,
         all that was told, newest first (None without a history); `more`. `where` narrows them down: rule, severity, state, from_, to, limit."""

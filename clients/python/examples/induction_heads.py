@@ -9,8 +9,8 @@ A model of nothing but attention, 2 layers of 4 heads, learns to go on with rand
 10 to 32. Only an induction head can: it attends to the symbol after the earlier copy, which a head of the layer before
 has told it of. `attnd.watch(..., probe="induction")` asks after every 10th step whether there is one.
 
-Prints one JSON object per line: {"step", "loss"} for each step, {"head", "since", "score"} for each head whose pattern
-is `induction` in the end, and from which step on it has been, and {"loss_fell_most_at"}. Same seed, same losses.
+Prints one JSON object per line: {"step", "loss"} for each step, {"head", "since", "score"} for each head whose role is
+`induction` in the end, and since which step it has been, and {"loss_fell_most_at"}. Same seed, same losses.
 """
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import math
 import pathlib
 import sys
 import time
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List
 
 import torch
 from torch import nn
@@ -36,8 +36,6 @@ EVERY = 10  # steps from probe to probe
 SMOOTHED_OVER = 20  # steps
 WAIT_S = 60.0
 COLORS = ("#1f6fb4", "#d1495b", "#2a9d60", "#8057b8")  # of the heads of the second layer
-
-Probed = Dict[Tuple[int, int], List[Tuple[int, float, str]]]  # of layer and head: (step, score, pattern)
 
 
 class Attention(nn.Module):
@@ -92,19 +90,15 @@ def train(watch: attnd.Watch, model: Decoder, steps: int, lr: float) -> Iterator
         yield loss.item()
 
 
-def note(probed: Probed, summary: Dict[str, Any]) -> None:
-    """Takes in what attnd says of a layer in a window."""
-    scores, patterns = summary["heads"]["induction"]["mean"], summary["heads"]["pattern"]["last"]
-    for head, (score, pattern) in enumerate(zip(scores, patterns)):
-        probed.setdefault((summary["layer"], head), []).append((summary["step"], float(score), pattern))
-
-
-def emerged(course: List[Tuple[int, float, str]]) -> Optional[int]:
-    """The first step from which on a head has been an induction head; None: it is none in the end."""
-    since = None
-    for step, _, pattern in course:
-        since = None if pattern != "induction" else since if since is not None else step
-    return since
+def run_of_probe(control: attnd.Control, job: str, began_ns: int) -> str:
+    """Waits until the history has all of what was probed since."""
+    until = time.monotonic() + WAIT_S
+    while time.monotonic() < until:
+        for run in control.runs(job):
+            if run["first_ns"] >= began_ns and run["state"] == "ended":
+                return str(run["run"])
+        time.sleep(0.05)
+    raise SystemExit(f"induction_heads: the history of attnd has no run of {job} that has ended")
 
 
 def fell_most_at(losses: List[float]) -> int:
@@ -114,18 +108,18 @@ def fell_most_at(losses: List[float]) -> int:
     return falls.index(max(falls)) + SMOOTHED_OVER
 
 
-def draw(path: str, losses: List[float], probed: Probed) -> None:
-    """The loss over the scores of all heads."""
+def draw(path: str, losses: List[float], scores: List[Dict[str, Any]], since: List[int]) -> None:
+    """The loss over the scores of all heads, which come as histories of the layers."""
     from attnd import plots
     figure = plots.Figure(figsize=(5.5, 4.2), layout="constrained")
     top, below = figure.subplots(2, 1, sharex=True)
     top.plot(losses, color="#404040", linewidth=0.8)
     top.set_ylabel("loss [nats]")
-    for (layer, head), course in sorted(probed.items()):
-        steps, scores, _ = zip(*course)
-        color = COLORS[head] if layer else "#b0b0b0"
-        below.plot(steps, scores, color=color, linewidth=1.2, label=f"layer {layer}" + (f", head {head}" if layer else ""))
-    since = [step for step in map(emerged, probed.values()) if step is not None]
+    for layer, history in enumerate(scores):
+        for head, course in enumerate(history["values"]["mean"]):
+            color = COLORS[head] if layer else "#b0b0b0"
+            below.plot(history["windows"]["step"], course, color=color, linewidth=1.2,
+                       label=f"layer {layer}" + (f", head {head}" if layer else ""))
     for axes in (top, below):
         if since:
             axes.axvspan(min(since), max(since), color="#ffe08a", alpha=0.5, linewidth=0)
@@ -158,28 +152,22 @@ def main() -> int:
     torch.manual_seed(a.seed)
     torch.set_num_threads(1)
     model = Decoder()
-    probed: Probed = {}
     losses: List[float] = []
-    with attnd.Subscriber(topics=(f"summary/{a.job}.probe/",), address=a.address) as summaries:
-        with attnd.watch(model, job=a.job, address=a.address, steps="manual", probe="induction", probe_every=EVERY) as watch:
-            for step, loss in enumerate(train(watch, model, a.steps, a.lr)):
-                losses.append(loss)
-                show(step=step, loss=loss)
-        until = time.monotonic() + WAIT_S
-        with attnd.Control(address=a.address) as control:
-            while any(job["job"] == f"{a.job}.probe" and job["state"] != "ended" for job in control.jobs()):
-                if time.monotonic() > until:
-                    break
-                time.sleep(0.05)
-        while (summary := summaries.next(1.0)) is not None:
-            note(probed, summary)
-    for (layer, head), course in sorted(probed.items()):
-        since = emerged(course)
-        if since is not None:
-            show(head=f"decoder.{layer}.self.h{head}", since=since, score=course[-1][1])
+    began_ns, probe = time.time_ns(), f"{a.job}.probe"
+    with attnd.watch(model, job=a.job, address=a.address, steps="manual", probe="induction", probe_every=EVERY) as watch:
+        for step, loss in enumerate(train(watch, model, a.steps, a.lr)):
+            losses.append(loss)
+            show(step=step, loss=loss)
+    with attnd.Control(address=a.address) as control:
+        run = run_of_probe(control, probe, began_ns)
+        heads = [head for head in control.roles(probe, run) if head["role"] == "induction" and head["emerged"]]
+        scores = [control.history(probe, run, layer=layer, metric="induction", statistics=["mean"]) for layer in range(LAYERS)]
+    for head in heads:
+        show(head=f"decoder.{head['layer']}.self.h{head['head']}", since=head["emerged"]["step"],
+             score=head["evidence"][0]["value"])
     show(loss_fell_most_at=fell_most_at(losses))
     if a.figure:
-        draw(a.figure, losses, probed)
+        draw(a.figure, losses, scores, [head["emerged"]["step"] for head in heads])
     return 0
 
 
