@@ -203,14 +203,16 @@ def publish_run(attnd, rng, job="gpt", ranks=2, epochs=3, slowly=False):
         sent += 1
     for epoch in range(epochs):
         for step in range(3 * epoch, 3 * epoch + 3):
-            for trainer in trainers:
+            shared = rng.normal(size=(8, 12)).astype(np.float32)
+            for rows, trainer in zip(np.array_split(np.arange(8), len(trainers)), trainers):
                 place = dict(epoch=epoch, step=step)
                 trainer.attention(softmax_maps(rng, 2, 3, 7, 7, causal=True), causal=True, layer=0, **place)
                 trainer.attention(softmax_maps(rng, 1, 2, 5, 9), layer=0, site="cross", **place)
                 q, k = rng.normal(size=(2, 1, 4, 6, 8)).astype(np.float32)
                 trainer.qk(q, k[:, :2], scale=0.35, causal=True, layer=1, **place)
                 trainer.projections(wq=rng.normal(size=(8, 12)).astype(np.float32), heads=2, head_dim=4, layer=2, **place)
-                sent += 4
+                trainer.projections(wq=shared[rows], heads=2, head_dim=4, layer=3, parts={"wq": [8, 12, int(rows[0]), 0]}, **place)
+                sent += 5
             if slowly:
                 attnd.settled(sent)
         for trainer in trainers:

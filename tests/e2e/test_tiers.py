@@ -643,6 +643,47 @@ def test_projection_matrices_against_numpy(attnd, rng, dtype):
             assert_spectrum(head_of(live["weights"][name]["heads"], h), product, HEAD_DIM, eps)
 
 
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_matrices_in_parts_are_those_of_the_whole(attnd, rng, dtype):
+    """Three ranks: rows of all but W_o, of which they have columns; of W_k the last has none."""
+    matrices, run = projections(rng, dtype), rng.bytes(16)
+    sizes = {name: list(matrix.shape) for name, matrix in matrices.items()}
+    given = dict(heads=4, kv_heads=2, head_dim=HEAD_DIM)
+    reader, ranks = Reader(attnd, "live/"), [Trainer(attnd, "job", rank, 3, run) for rank in range(3)]
+    for (first, last), (kv_first, kv_last), rank in zip([(0, 3), (3, 6), (6, 8)], [(0, 2), (2, 4), (4, 4)], ranks):
+        parts = {name: matrix[kv_first:kv_last] for name, matrix in matrices.items() if name in ("wk", "wv")}
+        parts = {name: part for name, part in parts.items() if len(part)}
+        parts.update(wq=matrices["wq"][first:last], wo=np.ascontiguousarray(matrices["wo"][:, first:last]))
+        begins = {"wq": [first, 0], "wk": [kv_first % 4, 0], "wv": [kv_first % 4, 0], "wo": [0, first]}
+        rank.projections(**parts, **given, parts={name: sizes[name] + begins[name] for name in sizes})
+    together = reader.next()[1]
+    ranks[0].projections(**matrices, **given, step=1)
+    whole = reader.next()[1]
+    assert (together["step"], whole["step"]) == (0, 1) and together["weights"] == whole["weights"]
+    stats = attnd.settled(4)
+    assert (stats["processed"], stats["dropped"]) == (4, {})
+
+
+def test_parts_that_do_not_become_whole_are_counted(attnd, rng):
+    wq, run = projections(rng)["wq"], rng.bytes(16)
+    first, second = (Trainer(attnd, "job", rank, 2, run) for rank in range(2))
+
+    def send(trainer, step, begin):
+        trainer.projections(wq=wq[begin:begin + 4], heads=4, head_dim=HEAD_DIM, parts={"wq": [8, MODEL, begin, 0]}, step=step)
+
+    send(first, 0, 0)
+    send(first, 1, 0)
+    wait_until(lambda: attnd.stats()["received"] == 2, "the parts of the first rank")
+    send(second, 1, 4)
+    send(second, 2, 4)
+    first.event("bye", step=2)
+    second.event("bye", step=2)
+    stats = attnd.settled(6)
+    assert stats["dropped"] == {"incomplete": 2} and stats["received"] == stats["processed"] + 2
+    (job,) = attnd.call("jobs")
+    assert (job["dropped"], job["received"], job["processed"]) == ({"incomplete": 2}, 6, 4)
+
+
 def test_some_matrices_only(attnd, rng):
     reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
     trainer.projections(wq=projections(rng)["wq"], heads=4, kv_heads=2, head_dim=HEAD_DIM)

@@ -37,12 +37,11 @@ def whole_state(model):
 
 
 def train_rank(rank, world, how, endpoint, job, results):
-    """Three steps, which are an epoch; what they met goes to the file `results`. The first rank alone publishes its
-    projection matrices: what it asks of the model then may not need the other."""
+    """Three steps, which are an epoch; what they met goes to the file `results`."""
     model = wrapped(KIND.build(), how)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     states, kinds = [], []
-    with attnd.watch(model, job=job, endpoint=endpoint, every=1, samples=0, wait=20.0, weights_every=int(rank == 0),
+    with attnd.watch(model, job=job, endpoint=endpoint, every=1, samples=0, wait=20.0, weights_every=1,
                      on_publish=lambda message: kinds.append(message.kind)) as watch:
         assert watch.publisher.wait_for_subscriber(20.0)
         for step in range(STEPS):

@@ -106,6 +106,13 @@ def test_a_sample_of_rows_goes_to_those_who_know_q_stride(revision):
         assert [header.get("q_stride") for header in headers] == ([3, None] if revision == 4 else [None])
 
 
+def test_parts_of_matrices_go_to_those_who_put_them_together():
+    parts = {"tensors": [], "parts": {"wq": [4, 4, 0, 0]}}
+    old, new = (limits.strictest([b"limits/header=%d" % revision]) for revision in (6, 7))
+    assert old.refusal("weights", 0, parts) == "the attnd that listens does not know parts of matrices: update attnd"
+    assert new.refusal("weights", 0, parts) is None
+
+
 def test_the_header_counts(strict):
     daemon, publisher = strict
     weights = uniform(1, 1, 7, 35, np.float64)

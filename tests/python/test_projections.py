@@ -536,3 +536,16 @@ def test_bad_names_are_errors_at_once(given, why):
 def test_a_bad_count_of_epochs_is_an_error_at_once():
     with pytest.raises(ValueError, match="weights_every = -1"):
         attnd.watch(Model(simple), job="job", weights_every=-1, wait=0)
+
+
+def test_a_block_of_a_fused_matrix_falls_into_parts_of_those_it_consists_of():
+    from attnd.shards import blocks
+    matrix = np.arange(48.0).reshape(12, 4)
+    by_head = [("wq", np.array([0, 1, 6, 7])), ("wk", np.array([2, 3, 8, 9])), ("wv", np.array([4, 5, 10, 11]))]
+    together = {name: np.zeros((4, 4)) for name, _ in by_head}
+    for first, last in ((0, 3), (3, 9), (9, 12)):
+        for name, (row, column), numbers in blocks(by_head, matrix[first:last, 1:], (first, 1)):
+            together[name][row:row + len(numbers), column:] = numbers
+    for name, rows in by_head:
+        assert np.array_equal(together[name][:, 1:], matrix[rows, 1:])
+    assert [name for name, _, _ in blocks(by_head, matrix[:2], (0, 0))] == ["wq"]

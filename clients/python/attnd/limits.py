@@ -15,6 +15,7 @@ HEADER_REVISION = 8  # of the keys that this client knows
 Q_STRIDE = 4  # the revision that has q_stride: others would take the rows for a block
 LOG = 5  # the revision that has the event `log`
 DOUT = 6  # the revision that has the tensors dout, wo_r and x_norm
+PARTS = 7  # the revision that has parts of matrices: others would refuse them
 VALUES = 8  # the revision that has v, wo_r and x_norm beside weights
 TYPES = frozenset(("attention", "qk", "weights", "event"))
 
@@ -36,6 +37,8 @@ class Limits(NamedTuple):
             return f"the attnd that listens does not know messages of type {kind}: update attnd"
         if keys.get("q_stride", 1) > 1 and self.header < Q_STRIDE:
             return "the attnd that listens does not know q_stride, and would misplace the rows: update attnd"
+        if "parts" in keys and self.header < PARTS:
+            return "the attnd that listens does not know parts of matrices: update attnd"
         if nbytes > self.max_message:
             return self.too_large(nbytes)
         shape = next((t["shape"] for t in keys.get("tensors", ()) if t["name"] in ("weights", "q")), (1, 1, 1, 1))

@@ -10,14 +10,19 @@ They are looked for in the module that attends, then in those around it, up to i
     told       projections={"wq": "to_q", ...}, names as above; what it does not name is looked for all the same
 
 The heads are those that were captured, and all shapes have to agree with them. LoRA: base + scale B A, put together on
-the sender thread. A matrix that is sharded, quantised or parametrised is not there in words that attnd understands: its
-layer is skipped, and a warning says so, once for each kind of reason.
+the sender thread. A matrix that is quantised or parametrised is not there in words that attnd understands: its layer is
+skipped, and a warning says so, once for each kind of reason.
+
+The first rank publishes, of what it holds. Matrices that FSDP2 shares out are published by all, each the rows that it
+has (shards.py). Their rows have to be of one step on all ranks, and nobody asks the others: so the layers of a time
+are sent in their order, at the end of each step as many as fill a part of the queue that all ranks reckon alike,
+whether or not a rank's queue has that room then. attnd drops, and counts, parts that do not become whole.
 
 Nothing here is a collective call, so ranks may differ in what they publish, and whether. All matrices are sent each
 time: a tensor's `_version` does not count what is written through `.data`, so it cannot tell that one has not changed.
 
 The training thread clones the matrices (on CUDA as devices.py has it); splitting, transposing and LoRA's product are
-left to the sender thread. Queued matrices fill half of the queue at most, unless one layer is larger: the layers that
+left to the sender thread. Queued matrices fill half of the queue at most, unless one layer is larger: whole layers that
 find no room wait for the ends of the next steps.
 """
 from __future__ import annotations
@@ -35,9 +40,11 @@ from .calls import Queries, Seen, heads_of
 from .devices import DTYPE_NAMES, HostCopy
 from .paths import clean_path
 from .publisher import Captured, Maker, Publisher
+from .shards import Shard, blocks, is_sharded, shard_of
 
 log = logging.getLogger("attnd")
 
+SHARDS_PART = 4  # the part of the queue that shards fill at the end of a step
 STEPS_WITHOUT_EPOCH = 1000  # as long as no epoch has ended, so many steps are one
 
 SEPARATE = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), ("q", "k", "v"), ("to_q", "to_k", "to_v"),
@@ -73,15 +80,27 @@ class _Attends(NamedTuple):
 
 
 class _Matrix(NamedTuple):
-    """A matrix of the model, [out, in] or `transposed`, and what LoRA adds to it: scale B A of each."""
+    """A matrix of the model, [out, in] or `transposed`, and what LoRA adds to it: scale B A of each. `shard`: the tensor
+    is a part of it."""
     tensor: torch.Tensor
     transposed: bool = False
     added: Tuple[Tuple[float, torch.Tensor, torch.Tensor], ...] = ()
+    shard: Optional[Shard] = None
 
     @property
     def shape(self) -> Tuple[int, int]:
-        rows, columns = (int(n) for n in self.tensor.shape)
+        rows, columns = self.shard.shape if self.shard is not None else (int(n) for n in self.tensor.shape)
         return (columns, rows) if self.transposed else (rows, columns)
+
+    @property
+    def at(self) -> Tuple[int, int]:
+        """The row and column of the whole where the tensor begins."""
+        first = self.shard.first if self.shard is not None else 0
+        return (0, first) if self.transposed else (first, 0)
+
+    def is_sent(self, by_first: bool) -> bool:
+        """Whether this rank sends it, as a part; `by_first`: it is the rank that sends what all have."""
+        return by_first if self.shard is None else self.shard.sent
 
     @property
     def nbytes(self) -> int:
@@ -91,6 +110,8 @@ class _Matrix(NamedTuple):
     @property
     def places(self) -> Tuple[int, ...]:
         """Where its numbers lie."""
+        if self.shard is not None:
+            return (self.shard.identity,)
         return (self.tensor.data_ptr(), *(tensor.data_ptr() for _, *pair in self.added for tensor in pair))
 
     def copy(self, floats: bool = False) -> Callable[[], Tuple[str, np.ndarray]]:
@@ -120,6 +141,22 @@ class _Layer(NamedTuple):
         return sum(matrix.nbytes for matrix in self.matrices.values())
 
     @property
+    def is_spread(self) -> bool:
+        """Whether ranks have parts of it."""
+        return any(matrix.shard is not None for matrix in self.matrices.values())
+
+    @property
+    def most_bytes(self) -> int:
+        """Bytes of the largest part that a rank has of it: the same on all."""
+        return sum(matrix.tensor.element_size() * (matrix.shape[0] * matrix.shape[1] if matrix.shard is None
+                                                   else matrix.shard.most * matrix.shard.shape[1])
+                   for matrix in self.matrices.values())
+
+    def sent(self, by_first: bool) -> "_Layer":
+        """The matrices of which this rank sends parts. `by_first` as for is_sent."""
+        return self._replace(matrices={name: matrix for name, matrix in self.matrices.items() if matrix.is_sent(by_first)})
+
+    @property
     def size(self) -> int:
         """The largest side of what is sent."""
         sides = [self.heads * self.head_dim]
@@ -146,6 +183,40 @@ class _Layer(NamedTuple):
 
         return make
 
+    def copy_parts(self, ranks: int, by_first: bool) -> Maker:
+        """The same of what this rank has of a layer that is spread."""
+        places = {part: [*shape, 0, 0] for part, shape in self._parts()}
+        copies = [(name, matrix.at, matrix.copy()) for name, matrix in self.sent(by_first).matrices.items()]
+
+        def make() -> Captured:
+            found: Dict[str, Tuple[str, np.ndarray]] = {}
+            for name, at, finish in copies:
+                kind, array = finish()
+                for part, place, numbers in blocks(self._rows(name), array, at):
+                    found[part] = kind, numbers
+                    places[part][2:] = place
+            frames = tensors.Frames()
+            for part in (part for part in GIVEN if part in found):
+                frames.add_owned(part, *found[part])
+            return Captured("weights", frames, lambda where: wire.weights_keys(
+                where, frames.described, heads=self.heads, head_dim=self.head_dim, kv_heads=self.kv_heads,
+                heads_total=self.heads * ranks, parts=places))
+
+        return make
+
+    def _parts(self) -> List[Tuple[str, Tuple[int, int]]]:
+        """wq, wk, wv and wo, those that there are, and how large they are."""
+        found = [(part, (len(rows), matrix.shape[1])) for name, matrix in self.matrices.items()
+                 for part, rows in self._rows(name)]
+        return sorted(found, key=lambda each: GIVEN.index(each[0]))
+
+    def _rows(self, name: str) -> List[Tuple[str, np.ndarray]]:
+        """The matrices that this one consists of, and the rows of each."""
+        rows = np.arange(self.matrices[name].shape[0])
+        if name not in (BLOCKS, BY_HEAD):
+            return [(name, rows)]
+        return [(part, own[:, 0]) for part, own in self._split(name, rows[:, None]).items()]
+
     def _split(self, order: str, fused: np.ndarray) -> Dict[str, np.ndarray]:
         d, group, width = self.head_dim, self.heads // self.kv_heads, fused.shape[1]
         if order == BLOCKS:
@@ -166,6 +237,8 @@ class Projections:
     every   epochs from one time to the next; None: each, when they are no larger than attnd makes whole spectra of
     given   names of the matrices, as projections= has them
     ranks   how many ranks the heads of a layer are split over; this one publishes its own
+
+    The publisher's first rank publishes what it has; the others, parts of what they share out.
     """
 
     def __init__(self, root: torch.nn.Module, publisher: Publisher, every: Optional[int], given: Mapping[str, str],
@@ -175,9 +248,11 @@ class Projections:
         self._every = every
         self._given = given
         self._ranks = ranks
+        self._first = publisher.rank == 0
         self._attends: Dict[str, _Attends] = {}
         self._waiting: Dict[str, wire.Layer] = {}  # by path, in order
         self._needs = 0  # bytes of the first of them
+        self._spread = False  # one of them is shared out: its step is due
         self._sent: Dict[Any, str] = {}  # paths by where their matrices lie, of this time
         self._epochs = False  # one has ended
         self._refused: Dict[str, List[Tuple[str, str]]] = {}  # paths and reasons, by kind
@@ -199,7 +274,7 @@ class Projections:
         """A step is over: layers that wait may have room, and a training without epochs goes by its steps."""
         if not self._epochs and (step + 1) % (STEPS_WITHOUT_EPOCH * (self._every or 1)) == 0:
             self._begin(layers(), epoch, step)
-        elif self._waiting and self._publisher.has_room(self._needs):
+        elif self._waiting and (self._spread or self._publisher.has_room(self._needs)):
             self._send(epoch, step)
 
     def _begin(self, layers: Mapping[str, wire.Layer], epoch: int, step: int) -> None:
@@ -209,29 +284,45 @@ class Projections:
         self._send(epoch, step)
 
     def _send(self, epoch: int, step: int) -> None:
-        """Queues those that wait, as far as there is room."""
-        modules: Dict[str, torch.nn.Module] = {}
-        while self._waiting:
-            path = next(iter(self._waiting))
-            layer = self._waiting.pop(path)
-            if self._publisher.give_up(*layer):
+        """Queues those that wait, as far as there is room; shards as far as they have their turn."""
+        modules = modules_of(self._root) if self._waiting else {}
+        waiting, self._waiting = self._waiting, {}
+        self._spread, self._needs, shards = False, 0, 0
+        for path, layer in waiting.items():
+            if self._spread or self._publisher.give_up(*layer):
+                if self._spread:
+                    self._waiting[path] = layer
                 continue
-            modules = modules or modules_of(self._root)
             found = self._found(modules, path)
             if found is None or (self._every is None and found.size > self._publisher.weights_max_size):
                 continue
-            self._needs = found.nbytes
-            if not self._publisher.has_room(self._needs):
-                self._waiting = {path: layer, **self._waiting}
-                break
-            self._publisher.publish_later(layer, epoch, step, self._needs, functools.partial(found.copy, self._ranks))
+            if found.is_spread:
+                shards += found.most_bytes
+                if found.most_bytes < shards and shards * SHARDS_PART > self._publisher.queue_bytes:
+                    self._spread = True
+                    self._waiting[path] = layer
+                else:
+                    self._queue(layer, epoch, step, found.sent(self._first).nbytes,
+                                functools.partial(found.copy_parts, self._ranks, self._first))
+            elif self._first and (self._needs or not self._publisher.has_room(found.nbytes)):
+                self._needs = self._needs or found.nbytes
+                self._waiting[path] = layer
+            elif self._first:
+                self._queue(layer, epoch, step, found.nbytes, functools.partial(found.copy, self._ranks))
         self._publisher.hurry()
         self._tell(modules)
+
+    def _queue(self, layer: wire.Layer, epoch: int, step: int, nbytes: int, copy: Callable[[], Maker]) -> None:
+        if nbytes:  # else another rank has all
+            self._publisher.publish_later(layer, epoch, step, nbytes, copy)
 
     def _found(self, modules: Modules, path: str) -> Optional[_Layer]:
         """The matrices of a layer; None: they cannot be published."""
         try:
             found = _find(modules, path, self._attends[path], self._given)
+            if found.is_spread and not self._publisher.takes_parts:
+                raise Refused("parts", "ranks have parts of them, which the attnd that listens is too old to put together: "
+                              "update attnd")
             places = tuple((name, found.matrices[name].places) for name in GIVEN if name in found.matrices)
             other = self._sent.setdefault(places, path)
             if other != path:
@@ -244,7 +335,7 @@ class Projections:
     def _tell(self, modules: Modules) -> None:
         refused, self._refused = self._refused, {}
         for kind, found in refused.items():
-            if kind not in self._told:
+            if self._first and kind not in self._told:
                 self._told.append(kind)
                 path, reason = found[0]
                 log.warning("job %s: W_q, W_k, W_v and W_o of %s (%s%s) are not published: %s", self._publisher.job,
@@ -286,6 +377,9 @@ def find_output(modules: Modules, path: str, heads: int, width: int, given: Mapp
             found = _named_output(modules, holder, reader, heads * width) if reader is not None or holder == path else None
             if found is None and reader is not None:
                 break
+        if found is not None and found.shard is not None:
+            raise Refused("sharded", f"{given.get('wo', 'the output projection')} is sharded (DTensor), and no rank has all "
+                          "of it")
         if found is not None:
             return found
     raise Refused("names", f"it has none of {given.get('wo') or ', '.join(OUT)} that fits {heads} heads of {width} dimensions. "
@@ -435,7 +529,7 @@ def _matrix_at(modules: Modules, holder: str, name: str) -> Optional[_Matrix]:
     *inner, last = name.split(".")
     owner = modules.get(".".join(filter(None, (holder, *inner))))
     parameter = None if owner is None else owner._parameters.get(last)
-    return None if parameter is None else _Matrix(_plain(name, parameter))
+    return None if parameter is None else _held(name, parameter)
 
 
 def _is_there(modules: Modules, holder: str, name: str) -> bool:
@@ -459,11 +553,11 @@ def _matrix_of(name: str, module: torch.nn.Module) -> Optional[_Matrix]:
         if packed is not None:
             raise Refused("quantised", f"{name} is quantised ({type(module).__name__})")
         return None
-    weight = _plain(name, weight)
+    matrix = _held(name, weight)
     declared = getattr(module, "out_features", None), getattr(module, "in_features", None)
-    if None not in declared and tuple(weight.shape) != declared:
+    if None not in declared and matrix.shape != declared:
         raise Refused("sharded", f"this process has a part of {name} alone")
-    return _Matrix(weight, type(module).__name__ == "Conv1D")
+    return matrix._replace(transposed=type(module).__name__ == "Conv1D")
 
 
 def _lora(name: str, module: Any) -> Tuple[Tuple[float, torch.Tensor, torch.Tensor], ...]:
@@ -478,9 +572,24 @@ def _lora(name: str, module: Any) -> Tuple[Tuple[float, torch.Tensor, torch.Tens
                   _plain(name, module.lora_A[adapter].weight)) for adapter in active)
 
 
+def _held(name: str, weight: Any) -> _Matrix:
+    """The matrix, or the rows of it that are shared out to this process. Refused."""
+    if not is_sharded(weight):
+        return _Matrix(_plain(name, weight))
+    try:
+        local, shard = shard_of(weight)
+    except ValueError as why:
+        raise Refused("sharded", f"{name} {why}") from None
+    if local.dtype not in DTYPE_NAMES:
+        raise Refused("quantised", f"{name} is quantised ({local.dtype})")
+    if shard.sent and (local.device.type == "meta" or not _is_held(local)):
+        raise Refused("sharded", f"this process has no part of {name} now, as it should")
+    return _Matrix(local.detach(), shard=shard)
+
+
 def _plain(name: str, weight: Any) -> torch.Tensor:
     """The tensor, when its numbers are all here as they are. Refused."""
-    if "DTensor" in type(weight).__name__:
+    if is_sharded(weight):
         raise Refused("sharded", f"{name} is sharded (DTensor), and no rank has all of it")
     if not isinstance(weight, torch.Tensor) or type(weight) not in (torch.Tensor, torch.nn.Parameter) or \
             weight.dtype not in DTYPE_NAMES:

@@ -12,7 +12,7 @@ Daemon to readers: topic, and one MessagePack map (`decode_result`).
 from __future__ import annotations
 
 import re
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import msgpack
 import numpy as np
@@ -155,7 +155,7 @@ def qk_keys(layer: Layer, tensors: Described, *, scale: float, softcap: float = 
 
 
 def weights_keys(layer: Layer, tensors: Described, *, heads: int, head_dim: int, kv_heads: Optional[int] = None,
-                 heads_total: Optional[int] = None, parts: Optional[Dict[str, Sequence[int]]] = None) -> Dict[str, Any]:
+                 heads_total: Optional[int] = None, parts: Optional[Mapping[str, Sequence[int]]] = None) -> Dict[str, Any]:
     """The keys a weights message adds; `tensors` as for attention, of wq, wk, wv, wo any. `parts`: the tensors are parts
     of these matrices, name to [out, in, row, column]: the size of each, and where its tensor begins in it."""
     keys = {**_layer_keys(layer, tensors), "heads": heads}
