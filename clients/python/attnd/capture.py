@@ -74,7 +74,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
           tensor_parallel: Optional[Tuple[int, int]] = None, evaluation: bool = False, tokens: Optional[bool] = None,
           values: bool = False, gradients: bool = False, residual: bool = False, labels: Any = None,
           weights_every: Optional[int] = None, projections: Optional[Mapping[str, str]] = None, probe: Any = None,
-          probe_every: int = 100, first_step: int = 0, first_epoch: int = 0, wait: float = 2.0,
+          probe_every: int = 100, first_step: int = 0, first_epoch: int = 0, wait: Optional[float] = None,
           queue_bytes: int = DEFAULT_QUEUE_BYTES, run: Optional[Any] = None,
           publisher: Optional[Publisher] = None, passive: bool = False, include: Any = None, exclude: Any = None,
           settings: Optional[Mapping[str, Any]] = None, start: Optional[str] = None, **options: Any) -> "Watch":
@@ -116,7 +116,8 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
                  model (induction.py). They are run without gradients after every `probe_every` steps and published as job
                  "<job>.probe", when somebody is subscribed to that or world > 1; see Watch.probe
     first_step, first_epoch   where a resumed training goes on
-    wait         seconds to wait, once and now, for the daemon's subscription; without one the job just goes on
+    wait         seconds to wait, once and now, for the daemon's subscription; without one the job just goes on. By default
+                 2, and 10 with start='auto'
     queue_bytes, run, options   as for Publisher
     publisher    use this one instead of an own; it stays open on close
     passive      capture nothing but what Watch.probe runs
@@ -160,6 +161,8 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
         raise ValueError(f"optimizer: must be a torch.optim.Optimizer, not {type(optimizer).__name__}")
     if start not in (None, "auto") or (start is not None and publisher is not None):
         raise ValueError(f"start = {start!r}: must be 'auto' or left out, and left out when a publisher is given")
+    if wait is None:
+        wait = 2.0 if start is None else 10.0
     own = publisher is None
     starter = None
     with contextlib.ExitStack() as opened:  # when anything fails, it is closed again

@@ -13,7 +13,7 @@ import weakref
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 from . import scalars, tensors, wire
-from .limits import DOUT, LOG, PARTS, Q_STRIDE, VALUES
+from .limits import DOUT, LOG, Q_STRIDE, VALUES
 from .plan import EVERYTHING, Plan, choose
 from .sender import Identity, Later, Message, Sender
 
@@ -169,7 +169,9 @@ class Publisher:
         return self._sender.limits.header >= DOUT
 
     @property
-from .limits import DOUT, LOG, PARTS, Q_STRIDE, VALUES
+    def takes_values(self) -> bool:
+        """Whether those who listen know v, wo_r and x_norm beside weights."""
+        return self._sender.limits.header >= VALUES
 
     @property
     def stalled(self) -> bool:
