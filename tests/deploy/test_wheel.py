@@ -322,7 +322,8 @@ def test_a_webhook_trusts_the_authorities_where_a_distribution_keeps_them(wheel,
             assert len(posted) > before
         else:
             wait_until(lambda: attnd.stats()["notify_failed"] >= 1, "the refusal")
-            assert "certificate" in attnd.log_text() and len(posted) == before
+            wait_until(lambda: "certificate" in attnd.log_text(), "the reason in the log")
+            assert len(posted) == before
         trainer.close()
     finally:
         attnd.discard()

@@ -59,6 +59,12 @@ def wait_until(condition, what, timeout=None):
         pause_s = min(1.5 * pause_s, 0.1)
 
 
+def wait_log(attnd, *texts):
+    """Waits until one line of the log has all of the texts."""
+    wait_until(lambda: any(all(text in line for text in texts) for line in attnd.log_text().splitlines()),
+               f"a line of the log with {texts}")
+
+
 def softmax_maps(rng, batch, heads, queries, keys, causal=False, dtype=np.float32):
     """Random attention weights [B, H, Tq, Tk] whose rows sum to 1."""
     logits = rng.normal(size=(batch, heads, queries, keys))

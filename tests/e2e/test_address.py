@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from harness import ATTND, PATIENCE_S, Attnd, Reader, Trainer, free_ports, softmax_maps, wait_until
+from harness import ATTND, PATIENCE_S, Attnd, Reader, Trainer, free_ports, softmax_maps, wait_log, wait_until
 
 SOCKETS = ("ingest", "publish", "control", "tap")
 REASON = ("over TCP any user of this machine, and any web page, could speak to attnd: leave it out, and attnd listens on "
@@ -76,7 +76,7 @@ def test_the_runtime_directory_is_the_place(runtime):
     attnd = Placed(runtime / "attnd")
     shown = attnd.call("config")
     assert [shown[f"{name}.endpoint"] for name in SOCKETS] == [attnd.endpoint(name) for name in SOCKETS]
-    assert f"ingest={attnd.endpoint('ingest')} publish={attnd.endpoint('publish')}" in attnd.log_text()
+    wait_log(attnd, f"ingest={attnd.endpoint('ingest')} publish={attnd.endpoint('publish')}")
     attnd.close()
 
 
@@ -351,7 +351,7 @@ def test_a_tcp_address_is_four_ports_and_the_log_says_so(rng):
             return f"tcp://127.0.0.1:{base + SOCKETS.index(name)}"
 
     attnd = Insecure("", "--address", f"tcp://127.0.0.1:{base}", "--set", "insecure=true")
-    assert "level=warning event=insecure" in attnd.log_text()
+    wait_log(attnd, "level=warning event=insecure")
     reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
     trainer.attention(softmax_maps(rng, 1, 2, 8, 8))
     assert reader.next()[0].startswith("live/job/")

@@ -10,7 +10,7 @@ import threading
 import numpy as np
 import pytest
 
-from harness import ATTND, PATIENCE_S, Attnd, Reader, Trainer, wait_until
+from harness import ATTND, PATIENCE_S, Attnd, Reader, Trainer, wait_log, wait_until
 
 ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 STEPS = ("window.unit=step", "window.rank_grace=0")
@@ -63,7 +63,7 @@ def test_a_collapse_fires_and_is_resolved():
     assert (resolved["state"], resolved["step"], resolved["bound"]) == ("resolved", 10, 0.1)
     assert resolved["message"].endswith(", no longer below 0.1 (clear at 0.15)")
     assert attnd.call("alerts", job="gpt")["firing"] == []
-    assert " event=alert job=gpt rule=entropy_collapse state=firing severity=critical " in attnd.log_text()
+    wait_log(attnd, " event=alert job=gpt rule=entropy_collapse state=firing severity=critical ")
     assert attnd.stats()["alerts"] >= 4
     attnd.close()
 

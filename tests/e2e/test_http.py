@@ -19,7 +19,7 @@ import time
 import urllib.request
 
 import pytest
-from harness import ATTND, PATIENCE_S, SANITIZED, Attnd, Trainer, softmax_maps, wait_until
+from harness import ATTND, PATIENCE_S, SANITIZED, Attnd, Trainer, softmax_maps, wait_log, wait_until
 
 HTTP = ("http.enabled=true", "http.endpoint=tcp://127.0.0.1:*")
 
@@ -583,7 +583,7 @@ def test_a_taken_default_port_becomes_a_free_one(tmp_path):
         pass  # somebody else holds it
     daemon = Web("http.endpoint=tcp://127.0.0.1:5580")
     assert daemon.port != 5580 and daemon.get("/api/v1/version")[0].status == 200
-    assert f"event=http_port_taken endpoint=tcp://127.0.0.1:5580 instead=tcp://127.0.0.1:{daemon.port}" in daemon.log_text()
+    wait_log(daemon, f"event=http_port_taken endpoint=tcp://127.0.0.1:5580 instead=tcp://127.0.0.1:{daemon.port}")
     chosen = start(f"http.endpoint=tcp://127.0.0.1:{daemon.port}", directory=tmp_path)
     assert chosen.returncode == 1 and "Address already in use" in chosen.stderr, "a port that somebody chose is that one"
     daemon.close()
@@ -810,7 +810,8 @@ def test_a_history_that_cannot_be_written_is_not_ready(rng):
     assert daemon.get("/healthz")[0].status == 200
     resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     wait_until(lambda: readiness(daemon) == (200, ""), "room again")
-    assert "event=history_recovered" in daemon.log_text() and daemon.stats()["history"]["reason"] is None
+    wait_log(daemon, "event=history_recovered")
+    assert daemon.stats()["history"]["reason"] is None
     daemon.close()
 
 

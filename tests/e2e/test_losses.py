@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
-from harness import Attnd, Reader, Trainer, softmax_maps, wait_until
+from harness import Attnd, Reader, Trainer, softmax_maps, wait_log, wait_until
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "clients", "python"))
 import attnd as package  # noqa: E402
@@ -155,7 +155,7 @@ def test_a_message_larger_than_the_limit_is_counted_and_is_no_gap(rng):
     stats = attnd.settled(6)
     assert stats["dropped"] == {"too_large": 3} and stats["lost"] == 0
     assert reader.next()[1]["dropped"] == {"too_large": 3}
-    assert "reason=too_large" in attnd.log_text()
+    wait_log(attnd, "reason=too_large")
     attnd.close()
 
 

@@ -11,7 +11,7 @@ import msgpack
 import numpy as np
 import pytest
 import zmq
-from harness import ATTND, PATIENCE_S, SANITIZED, Attnd, Reader, Trainer, softmax_maps, wait_until
+from harness import ATTND, PATIENCE_S, SANITIZED, Attnd, Reader, Trainer, softmax_maps, wait_log, wait_until
 
 KEPT_BACK = "a sanitizer keeps freed memory back on purpose"
 
@@ -70,7 +70,7 @@ def test_the_instruction_set_can_be_forced():
     result = run_attnd("--isa", "sse9", "--print-config")
     assert result.returncode == 2 and "workers.isa: 'sse9'" in result.stderr and "avx512" in result.stderr
     attnd = Attnd("workers.isa=portable")
-    assert "isa=portable" in attnd.log_text()
+    wait_log(attnd, "isa=portable")
     attnd.close()
 
 

@@ -11,7 +11,7 @@ import msgpack
 import numpy as np
 import pytest
 import zmq
-from harness import PATIENCE_S, SANITIZED, Attnd, Reader, Trainer, wait_until
+from harness import PATIENCE_S, SANITIZED, Attnd, Reader, Trainer, wait_log, wait_until
 
 ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 LAYERS, RANKS = 2, 2
@@ -255,7 +255,7 @@ def test_a_window_that_is_no_longer_configured_is_dropped_aloud():
     assert attnd.stop() == 0
     attnd.settings = ("window.also=[5 epochs]",)
     attnd.start()
-    assert "event=windows_dropped" in attnd.log_text() and "window=epoch-10-10" in attnd.log_text()
+    wait_log(attnd, "event=windows_dropped", "window=epoch-10-10")
     assert attnd.call("jobs")[0]["state"] == "active"
     attnd.close()
 
@@ -375,7 +375,7 @@ def test_a_database_that_is_gone_is_written_again(tmp_path, how):
     send(1)
     wait_until(lambda: attnd.stats()["store_replaced"] == 1, "it is noticed")
     wait_until(lambda: kept() == [0, 2, 4], "a checkpoint with all")
-    assert attnd.log_text().count("event=history_gone") == 1
+    wait_until(lambda: attnd.log_text().count("event=history_gone") == 1, "one line about it")
     assert {run["job"] for run in attnd.call("runs")["runs"]} == ({"job", "older"} if how == "replaced" else {"job"})
     send(1)
     wait_until(lambda: kept() == [0, 2, 4, 6], "one more round")

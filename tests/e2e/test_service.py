@@ -75,8 +75,8 @@ def test_ready_means_that_everything_is_bound(manager):
     """Whoever connects after READY=1 is answered, and the history is open."""
     attnd = Attnd()
     manager.wait("READY")
-    log = attnd.log_text()
-    assert "event=history_open" in log and "event=started" in log
+    harness.wait_log(attnd, "event=history_open")
+    harness.wait_log(attnd, "event=started")
     attnd.close()
 
 
@@ -232,8 +232,8 @@ def directory():
 def test_sockets_that_are_handed_over_are_served(directory, rng):
     sockets = Sockets(directory)
     attnd = Activated(directory, sockets)
-    assert f"http=tcp://127.0.0.1:{sockets.port}" in attnd.log_text()
-    assert f"ingest=ipc://{directory}/ingest" in attnd.log_text()
+    harness.wait_log(attnd, f"http=tcp://127.0.0.1:{sockets.port}")
+    harness.wait_log(attnd, f"ingest=ipc://{directory}/ingest")
     reader = harness.Reader(attnd, "live/")
     trainer = Trainer(attnd, "job")
     trainer.attention(softmax_maps(rng, 1, 2, 8, 8))
