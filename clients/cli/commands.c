@@ -295,7 +295,9 @@ static struct lookup lookup_of(const char *option)
     return (struct lookup){.name = option + 2, .length = is_option ? strcspn(option + 2, "=") : 0};
 }
 
-bool command_has_option(const struct command *command, const char *option)
+/* Whether a command, or every command, has an option "--name" or "--name=value", perhaps
+ * abbreviated. */
+static bool command_has_option(const struct command *command, const char *option)
 {
     struct lookup lookup = lookup_of(option);
     command_each_option(command, look_up, &lookup);

@@ -304,6 +304,32 @@ def test_importance_by_gradients(tmp_path):
     close(layer["heads"]["importance_gradient"], score / np.linalg.norm(score))
 
 
+@pytest.mark.parametrize("dtype", ["<f8", "<f4"])
+def test_what_the_output_is_judged_by(tmp_path, dtype):
+    """Beside weights, and beside queries and keys, whose gradient is that of the output."""
+    random = np.random.default_rng(14)
+    q, k, v, dout = (random.normal(size=(B, heads, T, d)).astype(dtype) for heads, d in ((H, 8), (2, 8), (2, 5), (H, 5)))
+    wo_r, x_norm = random.normal(size=(H, 3, 5)).astype(dtype), np.abs(random.normal(size=(B, T))).astype(dtype)
+    a = f64.softmax(np.einsum("bhid,bhjd->bhij", q, np.repeat(k, 2, 1)).astype(float) / np.sqrt(8), np.ones((T, T), bool))
+    beside = {"v": v, "wo_r": wo_r, "x_norm": x_norm}
+    np.savez(tmp_path / "x.npz", **{"decoder.0.self": a.astype(dtype), "decoder.1.self.q": q, "decoder.1.self.k": k,
+                                    "decoder.1.self.dout": dout,
+                                    **{f"decoder.{i}.self.{name}": x for name, x in beside.items() for i in (0, 1)}})
+    weights, qk = (layer["heads"] for layer in analyze(tmp_path / "x.npz"))
+    values = np.repeat(v, 2, 1).astype(float)
+    written = np.linalg.norm(np.einsum("hrd,bhid->bhir", wo_r, a @ values), axis=-1)
+    share = a * np.linalg.norm(values, axis=-1)[:, :, None]
+    share = share / share.sum(-1, keepdims=True)
+    score = np.abs(a * np.einsum("bhid,bhjd->bhij", dout, values)).sum((0, 2, 3))
+    for heads in (weights, qk):
+        close(heads["output_norm"], np.linalg.norm(a @ values, axis=-1).mean((0, 2)))
+        close(heads["write_norm"], written.mean((0, 2)))
+        close(heads["residual_share"], (written / x_norm[:, None]).mean((0, 2)))
+        assert heads["norm_weighted_entropy"] == pytest.approx(-(share * np.log(share)).sum(-1).mean((0, 2)), abs=1e-4)
+    close(qk["importance_gradient"], score / np.linalg.norm(score))
+    assert weights.get("importance_gradient") is None
+
+
 def test_queries_and_keys_give_what_their_weights_give(tmp_path):
     random = np.random.default_rng(13)
     q, k, v = random.normal(size=(B, H, T, 8)), random.normal(size=(B, 2, T, 8)), random.normal(size=(B, 2, T, 8))
@@ -320,6 +346,7 @@ def test_queries_and_keys_give_what_their_weights_give(tmp_path):
     output = np.linalg.norm(np.einsum("bhij,bhjd->bhid", a, np.repeat(v, 2, 1)), axis=-1)
     close(qk["heads"]["output_norm"], output.mean((0, 2)))
     close(qk["heads"]["q_norm"], np.linalg.norm(q, axis=-1).mean((0, 2)))
+    close(weights["heads"]["output_norm"], output.mean((0, 2)))  # the values are beside either
     scaled, = analyze(tmp_path / "x.npz", "--causal", "--scale", 0.125, "--ignore", "decoder.0.self")
     close(scaled["heads"]["max_logit"], (logits * np.sqrt(8) / 8).max(-1).mean((0, 2)))
 
@@ -821,7 +848,19 @@ def test_shapes_that_do_not_fit(tmp_path):
     assert says(mask=np.ones((T, T), bool)) == "decoder.0.self: there are neither attention weights nor .q and .k"
     assert says(q=q) == "decoder.0.self: there is .q but no .k"
     assert says(k=q) == "decoder.0.self: there is .k but no .q"
-    assert says(v=q) == "decoder.0.self: there is .v but no .q and .k"
+    assert says(v=q) == "decoder.0.self: there are neither attention weights nor .q and .k"
+    assert says(wq=np.eye(8), v=q) == "decoder.0.self: there are neither attention weights nor .q and .k"
+    assert says(weights=a, dout=q) == "decoder.0.self: there is .dout but no .q and .k"
+    assert says(q=q, k=q, dout=q) == "decoder.0.self: there is .dout but no .v"
+    assert says(weights=a, wo_r=np.ones((H, 8, 8))) == "decoder.0.self: there is .wo_r but no .v"
+    assert says(weights=a, v=q, x_norm=np.ones((B, T))) == "decoder.0.self: there is .x_norm but no .wo_r"
+    assert says(weights=a, v=q[:, :3]).endswith(
+        "not of the B and Tk of the weights, and a number of heads that divides theirs")
+    assert says(q=q, k=q, v=q, dout=q[..., :7]).endswith("not of the B, H and T of .q and the d of .v")
+    for wrong in (np.ones((H, 9, 8)), np.ones((H, 0, 8)), np.ones((2, 8, 8)), np.ones((H, 8, 7)), np.ones((1, H, 8))):
+        assert says(weights=a, v=q, wo_r=wrong).endswith("not [H,r,d] of the d of .v, r at most that")
+    assert says(weights=a, v=q, wo_r=np.ones((H, 8, 8)), x_norm=np.ones((B, 9))).endswith("not [B,Tq]")
+    assert says(weights=a, v=q, wo_r=np.ones((H, 8, 8), int)).endswith("its dtype is <i8, not f32, f64, f16 or bf16")
     assert says(q=q, k=q[..., :4]).endswith("decoder.0.self.k: its shape is [2, 4, 24, 4], not of the same B and d as .q")
     assert says(q=q[..., :0], k=q[..., :0]).endswith("its shape is [2, 4, 24, 0], not of a d of at least 1")
     assert says(q=q, k=q, v=q[..., :0]).endswith("its shape is [2, 4, 24, 0], not of a d of at least 1")

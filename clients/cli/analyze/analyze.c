@@ -22,12 +22,6 @@ struct analysis {
     char error[ARRAY_ERROR_MAX];
 };
 
-/* Running out of memory may be legitimate here. */
-static int analyze_exit_of(int rc)
-{
-    return rc == ERR_MEMORY ? CLI_FINDING : CLI_USAGE;
-}
-
 static int fail_code(struct cli *cli, int code)
 {
     if (code == ERR_MEMORY) {
@@ -52,7 +46,7 @@ static int analyze_measure(struct cli *cli, struct analysis *analysis)
         }
         int rc = input_load(input, analysis->error);
         if (rc != 0) {
-            code = cli_fail(cli, analyze_exit_of(rc), "%s", analysis->error);
+            code = cli_fail(cli, input_exit_of(rc), "%s", analysis->error);
         } else {
             rc = statistics ? statistics_measure(&input->attention, &analysis->entries[i])
                             : engine_measure(input, &analysis->options, &analysis->results[i]);
@@ -120,7 +114,7 @@ int cmd_analyze(struct cli *cli, int argc, char **argv)
     struct analysis analysis = {0};
     int rc = options_parse(argc, argv, &analysis.options, analysis.error);
     if (rc != 0) {
-        return cli_fail(cli, analyze_exit_of(rc), "%s", analysis.error);
+        return cli_fail(cli, input_exit_of(rc), "%s", analysis.error);
     }
     if (analysis.options.file_count == 0) {
         options_clear(&analysis.options);
@@ -128,7 +122,7 @@ int cmd_analyze(struct cli *cli, int argc, char **argv)
     }
     struct inputs *inputs = &analysis.inputs;
     rc = inputs_open(&analysis.options, false, inputs, analysis.error);
-    int code = rc == 0 ? CLI_OK : cli_fail(cli, analyze_exit_of(rc), "%s", analysis.error);
+    int code = rc == 0 ? CLI_OK : cli_fail(cli, input_exit_of(rc), "%s", analysis.error);
     analysis.results = calloc(inputs->count + 1, sizeof *analysis.results);
     analysis.entries = calloc(inputs->count + 1, sizeof *analysis.entries);
     if (code == CLI_OK && (!analysis.results || !analysis.entries)) {

@@ -6,6 +6,7 @@
 
 #include "proto/err.h"
 #include "clients/cli/arrays/array.h"
+#include "clients/cli/base/cli.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -70,43 +71,51 @@ static int input_check_heads(const struct array *array, uint32_t heads, char *re
                       array->file->path, array->name, heads, HEADS_MOST);
 }
 
-#define WEIGHTS_SHAPES "[B,H,Tq,Tk], [H,Tq,Tk] or [Tq,Tk]"
+/* Whether keys and values are shared by as many heads each. */
+static bool group_fits(const struct attention *a)
+{
+    return a->qk.kv_heads == 0 ? a->heads == 0 : a->heads % a->qk.kv_heads == 0;
+}
+
+static bool has_sizes(const struct array *array, uint32_t batch, uint32_t heads, uint32_t rows,
+                      uint32_t columns)
+{
+    return axis(array, 3) == batch && axis(array, 2) == heads && axis(array, 1) == rows &&
+           axis(array, 0) == columns;
+}
 
 static int check_weights(struct input *input, char *reterr)
 {
+    static const char *const wanted = "[B,H,Tq,Tk], [H,Tq,Tk] or [Tq,Tk]";
     struct attention *a = &input->attention;
     const struct array *weights = input->array[TENSOR_WEIGHTS], *grad = input->array[TENSOR_GRAD];
-    if (check_map(weights, 2, WEIGHTS_SHAPES, &a->dtype, reterr) != 0) {
+    if (check_map(weights, 2, wanted, &a->dtype, reterr) != 0) {
         return -1;
     }
     a->batch = axis(weights, 3);
     a->heads = axis(weights, 2);
     a->queries = axis(weights, 1);
     a->keys = axis(weights, 0);
-    if (input_check_heads(weights, a->heads, reterr) != 0) {
+    if (input_check_heads(weights, a->heads, reterr) != 0 ||
+        (grad && check_map(grad, 2, wanted, &a->grad_dtype, reterr) != 0)) {
         return -1;
     }
-    if (grad && check_map(grad, 2, WEIGHTS_SHAPES, &a->grad_dtype, reterr) != 0) {
-        return -1;
-    }
-    if (grad && (axis(grad, 3) != a->batch || axis(grad, 2) != a->heads ||
-                 axis(grad, 1) != a->queries || axis(grad, 0) != a->keys)) {
-        return fail_array(grad, reterr, "that of the weights");
-    }
-    return 0;
+    return !grad || has_sizes(grad, a->batch, a->heads, a->queries, a->keys)
+               ? 0
+               : fail_array(grad, reterr, "that of the weights");
 }
+
+#define VECTOR_SHAPES "[B,H,T,d] or [H,T,d]"
 
 static int check_qk(struct input *input, char *reterr)
 {
-    static const char *const wanted = "[B,H,T,d] or [H,T,d]";
     struct attention *a = &input->attention;
     const struct array *q = input->array[TENSOR_Q], *k = input->array[TENSOR_K];
-    const struct array *v = input->array[TENSOR_V];
     if (!q || !k) {
         return fail_layer(input->id, reterr, q ? "there is .q but no .k" : "there is .k but no .q");
     }
-    if (check_map(q, 3, wanted, &a->qk.q_dtype, reterr) != 0 ||
-        check_map(k, 3, wanted, &a->qk.k_dtype, reterr) != 0) {
+    if (check_map(q, 3, VECTOR_SHAPES, &a->qk.q_dtype, reterr) != 0 ||
+        check_map(k, 3, VECTOR_SHAPES, &a->qk.k_dtype, reterr) != 0) {
         return -1;
     }
     a->batch = axis(q, 3);
@@ -125,20 +134,53 @@ static int check_qk(struct input *input, char *reterr)
     if (axis(k, 3) != a->batch || axis(k, 0) != a->qk.head_dim) {
         return fail_array(k, reterr, "of the same B and d as .q");
     }
-    if (a->qk.kv_heads == 0 ? a->heads != 0 : a->heads % a->qk.kv_heads != 0) {
-        return fail_array(k, reterr, "of a number of heads that divides those of .q");
-    }
+    return group_fits(a) ? 0
+                         : fail_array(k, reterr, "of a number of heads that divides those of .q");
+}
+
+/* The values and what comes with them, in either tier; weights leave them their own number of
+ * heads.
+ */
+static int check_values(struct input *input, char *reterr)
+{
+    struct attention *a = &input->attention;
+    const struct array *v = input->array[TENSOR_V], *dout = input->array[TENSOR_DOUT];
+    const struct array *wo_r = input->array[TENSOR_WO_R], *x_norm = input->array[TENSOR_X_NORM];
+    static const char *const factors = "[H,r,d] of the d of .v, r at most that";
+    enum dtype any;
     if (!v) {
         return 0;
     }
-    if (check_map(v, 3, wanted, &a->qk.v_dtype, reterr) != 0) {
+    if (check_map(v, 3, VECTOR_SHAPES, &a->qk.v_dtype, reterr) != 0 ||
+        (dout && check_map(dout, 3, VECTOR_SHAPES, &a->qk.dout_dtype, reterr) != 0) ||
+        (wo_r && check_map(wo_r, 2, factors, &any, reterr) != 0) ||
+        (x_norm && check_map(x_norm, 1, "[B,Tq]", &any, reterr) != 0)) {
         return -1;
     }
-    a->qk.value_dim = axis(v, 0);
-    if (axis(v, 3) != a->batch || axis(v, 2) != a->qk.kv_heads || axis(v, 1) != a->keys) {
-        return fail_array(v, reterr, "of the same B, H and T as .k");
+    if (input->tier == TIER_ATTENTION) {
+        a->qk.kv_heads = axis(v, 2);
     }
-    return a->qk.value_dim == 0 ? fail_array(v, reterr, "of a d of at least 1") : 0;
+    a->qk.value_dim = axis(v, 0);
+    if (!group_fits(a) || !has_sizes(v, a->batch, a->qk.kv_heads, a->keys, a->qk.value_dim)) {
+        return fail_array(v, reterr,
+                          input->tier == TIER_QK ? "of the same B, H and T as .k"
+                                                 : "of the B and Tk of the weights, and a number "
+                                                   "of heads that divides theirs");
+    }
+    if (a->qk.value_dim == 0) {
+        return fail_array(v, reterr, "of a d of at least 1");
+    }
+    if (dout && !has_sizes(dout, a->batch, a->heads, a->queries, a->qk.value_dim)) {
+        return fail_array(dout, reterr, "of the B, H and T of .q and the d of .v");
+    }
+    a->qk.written_dim = wo_r ? axis(wo_r, 1) : 0;
+    if (wo_r && (!has_sizes(wo_r, 1, a->heads, a->qk.written_dim, a->qk.value_dim) ||
+                 a->qk.written_dim - 1 >= a->qk.value_dim)) {
+        return fail_array(wo_r, reterr, factors);
+    }
+    return !x_norm || has_sizes(x_norm, 1, 1, a->batch, a->queries)
+               ? 0
+               : fail_array(x_norm, reterr, "[B,Tq]");
 }
 
 /* Masks, tokens, lengths ---------------------------------------------------------------------- */
@@ -304,15 +346,6 @@ static int fail_projections(const struct input *input, char *reterr)
 
 /* The inputs ---------------------------------------------------------------------------------- */
 
-static bool has_any(const struct layer_arrays *layer, enum tensor_role first, enum tensor_role last)
-{
-    bool any = false;
-    for (enum tensor_role role = first; role <= last; role++) {
-        any = any || layer->array[role];
-    }
-    return any;
-}
-
 static int check_projections(struct input *input, const struct options *options, char *reterr)
 {
     for (int p = 0; p < PROJECTION_COUNT; p++) {
@@ -337,9 +370,6 @@ static int check_projections(struct input *input, const struct options *options,
     if (w->head_dim == 0) {
         w->head_dim = kv_out / (w->kv_heads > 0 ? w->kv_heads : w->heads);
     }
-    if (w->head_dim == 0) {
-        w->head_dim = kv_out / w->heads;
-    }
     if (w->kv_heads == 0 && w->head_dim > 0) {
         w->kv_heads = kv_out / w->head_dim;
     }
@@ -349,6 +379,27 @@ static int check_projections(struct input *input, const struct options *options,
     return weights_check(&input->weights) == 0 ? 0 : fail_projections(input, reterr);
 }
 
+/* The roles that a tier uses. */
+#define ROLE(role) (1u << TENSOR_##role)
+#define OF_ATTENTION                                                                               \
+    (ROLE(MASK) | ROLE(TOKENS) | ROLE(DOCUMENTS) | ROLE(V) | ROLE(WO_R) | ROLE(X_NORM))
+static const unsigned tier_roles[TIER_COUNT] = {
+    [TIER_ATTENTION] = OF_ATTENTION | ROLE(WEIGHTS) | ROLE(GRAD),
+    [TIER_QK] = OF_ATTENTION | ROLE(Q) | ROLE(K) | ROLE(DOUT),
+    [TIER_WEIGHTS] = ROLE(WQ) | ROLE(WK) | ROLE(WV) | ROLE(WO),
+};
+
+static const struct {
+    enum tensor_role role, needed;
+    const char *sentence;
+} needs[] = {
+    {TENSOR_GRAD, TENSOR_WEIGHTS, "there is .grad but no attention weights"},
+    {TENSOR_DOUT, TENSOR_Q, "there is .dout but no .q and .k"},
+    {TENSOR_DOUT, TENSOR_V, "there is .dout but no .v"},
+    {TENSOR_WO_R, TENSOR_V, "there is .wo_r but no .v"},
+    {TENSOR_X_NORM, TENSOR_WO_R, "there is .x_norm but no .wo_r"},
+};
+
 /* The tiers that a layer has; it has something to measure, and nothing that it does not need. */
 static int input_add_layer(const struct layers *layers, const struct layer_arrays *layer,
                            const struct options *options, struct inputs *inputs, char *reterr)
@@ -356,15 +407,16 @@ static int input_add_layer(const struct layers *layers, const struct layer_array
     bool has[TIER_COUNT] = {
         [TIER_ATTENTION] = layer->array[TENSOR_WEIGHTS] != NULL,
         [TIER_QK] = layer->array[TENSOR_Q] || layer->array[TENSOR_K],
-        [TIER_WEIGHTS] = has_any(layer, TENSOR_WQ, TENSOR_WO),
     };
-    if (layer->array[TENSOR_GRAD] && !has[TIER_ATTENTION]) {
-        return fail_layer(layer->id, reterr, "there is .grad but no attention weights");
+    for (enum tensor_role role = TENSOR_WQ; role <= TENSOR_WO; role++) {
+        has[TIER_WEIGHTS] = has[TIER_WEIGHTS] || layer->array[role];
     }
-    if (layer->array[TENSOR_V] && !has[TIER_QK]) {
-        return fail_layer(layer->id, reterr, "there is .v but no .q and .k");
+    for (size_t i = 0; i < sizeof needs / sizeof needs[0]; i++) {
+        if (layer->array[needs[i].role] && !layer->array[needs[i].needed]) {
+            return fail_layer(layer->id, reterr, needs[i].sentence);
+        }
     }
-    if (!has[TIER_ATTENTION] && !has[TIER_QK] && !has[TIER_WEIGHTS]) {
+    if (!has[TIER_ATTENTION] && !has[TIER_QK] && (!has[TIER_WEIGHTS] || layer->array[TENSOR_V])) {
         return fail_layer(layer->id, reterr, "there are neither attention weights nor .q and .k");
     }
     for (enum tier tier = 0; tier < TIER_COUNT; tier++) {
@@ -374,17 +426,12 @@ static int input_add_layer(const struct layers *layers, const struct layer_array
         struct input *input = &inputs->items[inputs->count];
         *input = (struct input){.id = layer->id, .tier = tier};
         for (enum tensor_role role = 0; role < TENSOR_ROLE_COUNT; role++) {
-            bool projection = role >= TENSOR_WQ && role <= TENSOR_WO;
-            bool qkv = role == TENSOR_Q || role == TENSOR_K || role == TENSOR_V;
-            bool map = role == TENSOR_WEIGHTS || role == TENSOR_GRAD;
-            bool used = tier == TIER_WEIGHTS ? projection
-                        : tier == TIER_QK    ? !projection && !map
-                                             : !projection && !qkv;
-            input->array[role] = used ? layer->array[role] : NULL;
+            input->array[role] = (tier_roles[tier] >> role & 1u) != 0 ? layer->array[role] : NULL;
         }
         int rc = tier == TIER_WEIGHTS ? check_projections(input, options, reterr)
                  : tier == TIER_QK    ? check_qk(input, reterr)
                                       : check_weights(input, reterr);
+        rc = rc == 0 ? check_values(input, reterr) : rc;
         if (rc == 0 && tier != TIER_WEIGHTS) {
             rc = check_rows(input, options, layers->mixed, reterr);
         }
@@ -409,6 +456,11 @@ static int check_self(const struct inputs *inputs, const struct options *options
         return 0;
     }
     return array_fail(reterr, "--%s: there is no self-attention that it is about", name);
+}
+
+int input_exit_of(int rc)
+{
+    return rc == ERR_MEMORY ? CLI_FINDING : CLI_USAGE;
 }
 
 int inputs_open(const struct options *options, bool maps, struct inputs *inputs, char *reterr)
@@ -479,8 +531,11 @@ static int convert_mask(struct input *input, const uint8_t **ret_mask, char *ret
 {
     const struct attention *a = &input->attention;
     const struct array *array = input->array[TENSOR_MASK];
-    uint64_t count = array->bytes / array_type_size(array->type);
+    uint64_t count = array ? array->bytes / array_type_size(array->type) : 0;
     uint64_t map = (uint64_t)a->queries * a->keys;
+    if (!array) {
+        return 0;
+    }
     uint8_t *flags = malloc(count), *mask = NULL;
     int rc = flags ? 0 : array_fail_memory(reterr);
     for (uint64_t i = 0; i < count && rc == 0; i++) {
@@ -524,12 +579,11 @@ static int convert_ids(struct input *input, enum tensor_role role, const int32_t
                        char *reterr)
 {
     const struct array *array = input->array[role];
-    uint64_t count = array->bytes / array_type_size(array->type);
-    int32_t *ids = malloc(count * sizeof *ids);
-    if (!ids) {
+    uint64_t count = array ? array->bytes / array_type_size(array->type) : 0;
+    int32_t *ids = input->converted[role] = array ? malloc(count * sizeof *ids) : NULL;
+    if (array && !ids) {
         return array_fail_memory(reterr);
     }
-    input->converted[role] = ids;
     for (uint64_t i = 0; i < count; i++) {
         int64_t number = read_integer(array->type, input->contents[role].data, i);
         if (number < INT32_MIN || number > INT32_MAX) {
@@ -539,6 +593,26 @@ static int convert_ids(struct input *input, enum tensor_role role, const int32_t
     }
     *ret_ids = ids;
     return 0;
+}
+
+/* Numbers as f32. */
+static int convert_floats(struct input *input, enum tensor_role role, const void **ret_floats,
+                          char *reterr)
+{
+    const struct array *array = input->array[role];
+    enum dtype dtype;
+    if (!array || !array_type_dtype(array->type, &dtype)) {
+        return 0;
+    }
+    uint64_t count = array->bytes / array_type_size(array->type);
+    float *floats = input->converted[role] = malloc(count * sizeof *floats);
+    for (uint64_t i = 0; i < count && floats; i++) {
+        double number;
+        attention_load(input->contents[role].data, dtype, i, 1, &number);
+        floats[i] = (float)number;
+    }
+    *ret_floats = floats;
+    return floats ? 0 : array_fail_memory(reterr);
 }
 
 static int load_contents(struct input *input, char *reterr)
@@ -567,19 +641,15 @@ int input_load(struct input *input, char *reterr)
     a->qk.q = input->contents[TENSOR_Q].data;
     a->qk.k = input->contents[TENSOR_K].data;
     a->qk.v = input->contents[TENSOR_V].data;
+    a->qk.dout = input->contents[TENSOR_DOUT].data;
     for (int p = 0; p < PROJECTION_COUNT; p++) {
         input->weights.matrix[p].data = input->contents[TENSOR_WQ + p].data;
     }
-    if (input->array[TENSOR_MASK]) {
-        rc = convert_mask(input, &a->mask, reterr);
-    }
-    if (rc == 0 && input->array[TENSOR_TOKENS]) {
-        rc = convert_ids(input, TENSOR_TOKENS, &a->tokens, reterr);
-    }
-    if (rc == 0 && input->array[TENSOR_DOCUMENTS]) {
-        rc = convert_ids(input, TENSOR_DOCUMENTS, &a->documents, reterr);
-    }
-    return rc;
+    rc = convert_floats(input, TENSOR_WO_R, &a->qk.wo_r, reterr);
+    rc = rc == 0 ? convert_floats(input, TENSOR_X_NORM, &a->qk.x_norm, reterr) : rc;
+    rc = rc == 0 ? convert_mask(input, &a->mask, reterr) : rc;
+    rc = rc == 0 ? convert_ids(input, TENSOR_TOKENS, &a->tokens, reterr) : rc;
+    return rc == 0 ? convert_ids(input, TENSOR_DOCUMENTS, &a->documents, reterr) : rc;
 }
 
 void input_unload(struct input *input)

@@ -64,6 +64,9 @@ struct inputs {
 int inputs_open(const struct options *options, bool maps, struct inputs *inputs, char *reterr);
 void inputs_clear(struct inputs *inputs);
 
+/* The exit code of what failed: running out of memory may be legitimate. */
+int input_exit_of(int rc);
+
 /* Reads the contents; input_unload afterwards, on failure too. Returns 0, or -1 or
  * ERR_MEMORY with a sentence. */
 int input_load(struct input *input, char *reterr);

@@ -269,10 +269,10 @@ int layers_keep_maps(struct layers *layers, char *reterr)
         *layer = layers->items[i];
         bool weights = layer->array[TENSOR_WEIGHTS] != NULL;
         bool qk = layer->array[TENSOR_Q] || layer->array[TENSOR_K];
+        unsigned of_qk =
+            1u << TENSOR_Q | 1u << TENSOR_K | 1u << TENSOR_MASK | 1u << TENSOR_DOCUMENTS;
         for (int role = 0; role < TENSOR_ROLE_COUNT; role++) {
-            bool takes = role == TENSOR_Q || role == TENSOR_K || role == TENSOR_MASK ||
-                         role == TENSOR_DOCUMENTS;
-            if (role != TENSOR_WEIGHTS && (weights || !takes)) {
+            if (((weights ? 1u << TENSOR_WEIGHTS : of_qk) >> role & 1u) == 0) {
                 layer->array[role] = NULL;
             }
         }

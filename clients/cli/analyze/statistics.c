@@ -2,6 +2,7 @@
 #include "clients/cli/analyze/internal.h"
 
 #include "proto/err.h"
+#include "workers/rows/row.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -9,41 +10,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Two passes: the mean, then the squared deviations from it. */
-static struct moments measure_row(const double *row, uint32_t keys)
-{
-    struct moments m = {.min = INFINITY, .max = -INFINITY};
-    double sum = 0;
-    for (uint32_t j = 0; j < keys; j++) {
-        if (!isfinite(row[j])) {
-            continue;
-        }
-        m.n++;
-        sum += row[j];
-        m.min = fmin(m.min, row[j]);
-        m.max = fmax(m.max, row[j]);
-    }
-    if (m.n == 0) {
-        return (struct moments){0};
-    }
-    m.mean = sum / (double)m.n;
-    for (uint32_t j = 0; j < keys; j++) {
-        if (isfinite(row[j])) {
-            m.m2 += (row[j] - m.mean) * (row[j] - m.mean);
-        }
-    }
-    return m;
-}
-
-/* The rows of one map; merged map by map, so that no merge is of very unequal parts for long. */
+/* The finite entries of one map; merged map by map, so that no merge is of very unequal parts for
+ * long. */
 static struct moments statistics_measure_map(const struct attention *a, uint32_t b, uint32_t h,
                                              double *row)
 {
     struct moments map = {0};
     for (uint32_t i = 0; i < a->queries; i++) {
+        uint32_t n = 0;
         attention_load_row(a, b, h, i, row);
-        struct moments m = measure_row(row, a->keys);
-        moments_merge(&map, &m);
+        for (uint32_t j = 0; j < a->keys; j++) {
+            row[n] = row[j];
+            n += isfinite(row[n]) != 0;
+        }
+        row_merge_moments(&map, row, n);
     }
     return map;
 }
@@ -91,16 +71,14 @@ static void put_stack(const struct inputs *inputs, const struct moments *entries
         }
         fputs(before, out);
         const struct input *input = &inputs->items[i];
-        const struct moments *layer_entries = &entries[i];
-        const struct array *array = input->array[TENSOR_WEIGHTS];
         char shape[ARRAY_SHAPE_TEXT_MAX];
-        array_shape_text(array, shape);
+        array_shape_text(input->array[TENSOR_WEIGHTS], shape);
         fprintf(out, "\n    {\"layer\": %" PRIu32 ", \"type\": \"%s_attention\", ", input->id.layer,
                 site_name(input->id.site));
-        statistics_put_number("mean", moments_mean(layer_entries), out);
-        statistics_put_number("std", moments_std(layer_entries), out);
-        statistics_put_number("min", layer_entries->n ? layer_entries->min : NAN, out);
-        statistics_put_number("max", layer_entries->n ? layer_entries->max : NAN, out);
+        statistics_put_number("mean", moments_mean(&entries[i]), out);
+        statistics_put_number("std", moments_std(&entries[i]), out);
+        statistics_put_number("min", entries[i].n ? entries[i].min : NAN, out);
+        statistics_put_number("max", entries[i].n ? entries[i].max : NAN, out);
         fprintf(out, "\"shape\": %s}", shape);
         before = ",";
     }

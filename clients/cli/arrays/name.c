@@ -73,8 +73,7 @@ static bool parse_role(const char *word, enum tensor_role *ret_role)
     } else if (strcmp(word, NAME_INPUT_IDS) == 0) {
         *ret_role = TENSOR_TOKENS;
     } else {
-        return tensor_role_parse(word, strlen(word), ret_role) == 0 &&
-               !(*ret_role > TENSOR_V && *ret_role < TENSOR_WQ);
+        return tensor_role_parse(word, strlen(word), ret_role) == 0;
     }
     return true;
 }
@@ -321,13 +320,10 @@ const char *naming_add_ignored(void *to, const char *pattern)
 const char *naming_set_stack(void *to, const char *text)
 {
     struct naming *naming = to;
-    for (int i = 0; i < 2; i++) {
-        if (strcmp(text, stack_name((enum stack)i)) == 0) {
-            naming->stack = (enum stack)i;
-            return NULL;
-        }
-    }
-    return "valid: encoder, decoder";
+    int stack;
+    bool good = take_either(&text, stack_name(0), stack_name(1), &stack) && *text == '\0';
+    naming->stack = good ? (enum stack)stack : naming->stack;
+    return good ? NULL : "valid: encoder, decoder";
 }
 
 bool name_rule_matches(const struct name_rule *rule, const char *name)

@@ -2,7 +2,8 @@
 /* name: derives the layer and role of an array from its name.
  *
  *     decoder.3.self              attention weights (also decoder.3.self.weights)
- *     decoder.3.self.q            .k .v .mask .tokens .grad .documents .wq .wk .wv .wo
+ *     decoder.3.self.q            .k .v .dout .wo_r .x_norm .mask .tokens .grad .documents .wq .wk
+ *                                 .wv .wo
  *     weights.3.wq                the same as STACK.3.self.wq
  *     attentions.3, attentions_3  STACK.3.self: tuples as Hugging Face's models return them;
  *     arr_3                       the same: np.savez(file, *tuple)

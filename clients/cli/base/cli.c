@@ -17,7 +17,9 @@
 #define LIMIT_MAX     200000
 #define SENTENCE_MAX  2048 /* bytes; what is more is cut */
 
-int cli_check_entry(struct cli *cli, const char *endpoint)
+/* Whether this user may connect to an endpoint, as far as a file's mode tells. Returns CLI_OK, or
+ * CLI_UNREACHABLE with a sentence on err. */
+static int cli_check_entry(struct cli *cli, const char *endpoint)
 {
     static const char ipc[] = "ipc://";
     if (strncmp(endpoint, ipc, strlen(ipc)) != 0 || access(endpoint + strlen(ipc), W_OK) == 0 ||

@@ -50,10 +50,6 @@ int cli_usage(struct cli *cli, const char *format, ...) __attribute__((format(pr
 int cli_fail(struct cli *cli, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* Whether this user may connect to an endpoint, as far as a file's mode tells. Returns CLI_OK, or
- * CLI_UNREACHABLE with a sentence on err. */
-int cli_check_entry(struct cli *cli, const char *endpoint);
-
 /* The value as indented JSON on out. Returns CLI_OK, or CLI_FINDING when out of memory. */
 int cli_print_json(struct cli *cli, const msgpack_object *value);
 /* Prints a writer's value as JSON on `out`, `indent` 0 for one line. Returns CLI_OK; or

@@ -73,10 +73,6 @@ void command_each_option_of(const struct command *command, const struct option_k
 const char *command_nearest(const char *name);
 const char *command_nearest_option(const struct command *command, const char *option);
 
-/* Whether a command, or every command, has an option "--name" or "--name=value", perhaps
- * abbreviated. */
-bool command_has_option(const struct command *command, const char *option);
-
 /* Whether the next word is the value of an option "--name", perhaps abbreviated, of a command;
  * NULL: of whichever command has such an option first. */
 bool command_option_takes_next(const struct command *command, const char *option);

@@ -248,7 +248,8 @@ void out_prepare(void)
     }
 }
 
-bool out_reader_gone(FILE *out)
+/* Whether whoever read the output has had enough: the pipe's other end is closed. */
+static bool out_reader_gone(FILE *out)
 {
     struct pollfd item = {.fd = fileno(out)};
     return poll(&item, 1, 0) > 0 && (item.revents & (POLLERR | POLLHUP)) != 0;

@@ -68,9 +68,6 @@ const char *out_plural(unsigned long long count);
  * error to be asked for, not a signal. */
 void out_prepare(void);
 
-/* Whether whoever read the output has had enough: the pipe's other end is closed. */
-bool out_reader_gone(FILE *out);
-
 /* Writes what is left. Returns whether everything was written that somebody wanted to read. */
 bool out_end(FILE *out);
 

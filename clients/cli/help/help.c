@@ -124,24 +124,6 @@ int help_refuse_words(struct cli *cli, const struct command *command)
                      command->arguments);
 }
 
-int cmd_help(struct cli *cli)
-{
-    const struct args *args = cli->args;
-    const struct command *command = args->word_count > 1 ? command_find(args->words[1]) : NULL;
-    if (args->word_count > 1 && !command) {
-        return help_refuse_command(cli, args->words[1]);
-    }
-    if (args->given & ARGS_JSON) {
-        return help_print_json(cli, command);
-    }
-    if (command) {
-        help_print_command(command, NULL, cli->out);
-    } else {
-        help_print(cli->out);
-    }
-    return CLI_OK;
-}
-
 /* JSON */
 
 /* Titles are for people. */
@@ -161,7 +143,8 @@ static void put_option(const struct option_text *option, void *data)
     mpk_pair_str(data, "help", option->help);
 }
 
-int help_print_json(struct cli *cli, const struct command *command)
+/* One command, or all of them when it is NULL. Returns an exit code. */
+static int help_print_json(struct cli *cli, const struct command *command)
 {
     struct mpk_writer writer;
     mpk_writer_init(&writer);
@@ -195,4 +178,22 @@ int help_print_json(struct cli *cli, const struct command *command)
     int code = cli_print_written(cli, &writer, 2, cli->out);
     mpk_writer_clear(&writer);
     return code;
+}
+
+int cmd_help(struct cli *cli)
+{
+    const struct args *args = cli->args;
+    const struct command *command = args->word_count > 1 ? command_find(args->words[1]) : NULL;
+    if (args->word_count > 1 && !command) {
+        return help_refuse_command(cli, args->words[1]);
+    }
+    if (args->given & ARGS_JSON) {
+        return help_print_json(cli, command);
+    }
+    if (command) {
+        help_print_command(command, NULL, cli->out);
+    } else {
+        help_print(cli->out);
+    }
+    return CLI_OK;
 }

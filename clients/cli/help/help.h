@@ -10,9 +10,6 @@ void help_print(FILE *out);
 /* One command; or what it is when its first argument is of a kind, otherwise NULL. */
 void help_print_command(const struct command *command, const struct option_kind *kind, FILE *out);
 
-/* One command, or all of them when it is NULL, as JSON. Returns an exit code. */
-int help_print_json(struct cli *cli, const struct command *command);
-
 /* Explains that there is no such command; returns CLI_USAGE. */
 int help_refuse_command(struct cli *cli, const char *name);
 

@@ -32,14 +32,11 @@ struct measure_pass {
 /* A cell counts as often as it has keys in it. */
 static double sum_row(const struct source_layer *layer, const float *weights, bool *ret_zero)
 {
-    bool pooled = layer->columns < layer->keys;
     double sum = 0;
     unsigned any = 0;
     for (uint32_t c = 0; c < layer->columns; c++) {
-        uint32_t keys = pooled ? source_edge(c + 1, layer->keys, layer->columns) -
-                                     source_edge(c, layer->keys, layer->columns)
-                               : 1;
-        sum += (double)weights[c] * keys;
+        uint32_t begin = source_edge(c, layer->keys, layer->columns);
+        sum += (double)weights[c] * (source_edge(c + 1, layer->keys, layer->columns) - begin);
         any |= weights[c] != 0;
     }
     *ret_zero = !any;

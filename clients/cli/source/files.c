@@ -36,11 +36,6 @@ static void free_files(void *own)
     free(files);
 }
 
-static int files_exit_of(int rc)
-{
-    return rc == ERR_MEMORY ? CLI_FINDING : CLI_USAGE;
-}
-
 /* Rows ---------------------------------------------------------------------------------------- */
 
 /* A map in the order of its rows. */
@@ -105,7 +100,7 @@ static int files_rows(struct source *source, size_t layer, uint32_t sample, uint
         const struct attention *a = &input->attention;
         int rc = files_load(files, input, reterr);
         if (rc != 0) {
-            return files_exit_of(rc);
+            return input_exit_of(rc);
         }
         size_t map = (size_t)a->queries * a->keys * dtype_size(a->dtype);
         size_t from = ((size_t)sample * a->heads + head) * map;
@@ -117,7 +112,7 @@ static int files_rows(struct source *source, size_t layer, uint32_t sample, uint
     if (rc == 0) {
         return CLI_OK;
     }
-    return source_fail(reterr, files_exit_of(rc), "%.200s: %.700s", weights->file->path, error);
+    return source_fail(reterr, input_exit_of(rc), "%.200s: %.700s", weights->file->path, error);
 }
 
 /* Opening ------------------------------------------------------------------------------------- */
@@ -129,7 +124,7 @@ static int files_set_options(const struct source_request *request, struct option
     char *nothing[] = {(char *)"attnctl", NULL};
     int rc = options_parse(1, nothing, ret_options, reterr);
     if (rc != 0) {
-        return files_exit_of(rc);
+        return input_exit_of(rc);
     }
     if (request->naming) {
         ret_options->naming = *request->naming;
@@ -190,7 +185,7 @@ int source_open_files(const struct source_request *request, struct source *sourc
     int code = files_set_options(request, &files->options, reterr);
     if (code == CLI_OK) {
         int rc = inputs_open(&files->options, true, &files->inputs, reterr);
-        code = rc == 0 ? CLI_OK : files_exit_of(rc);
+        code = rc == 0 ? CLI_OK : input_exit_of(rc);
     }
     return code == CLI_OK ? files_fill_layers(files, source, reterr) : code;
 }

@@ -85,9 +85,6 @@ struct range range_of(const double *values, uint32_t count);
  * number. */
 int bars_level(double value, struct range range);
 
-/* A level as a character. */
-const char *bars_glyph(int level, bool unicode);
-
 /* How a line is coloured: by where the values are in `range`; without one it is plain. */
 struct bars_color {
     bool any;
@@ -405,14 +402,6 @@ bool read_place(const msgpack_object *map, struct layer_place *ret_place);
 /* Whether a result is of the run that is looked at. */
 bool read_is_run(const struct model *model, const msgpack_object *map);
 
-/* A head's number of what field_metric gave: of a number of the layer every head has the same. */
-double read_column(const msgpack_object *values, uint32_t head);
-
-/* Windows of a packed answer, at most MODEL_PAST_MAX. */
-void read_windows(const msgpack_object *result, struct past *ret_past);
-/* One number of packed values [heads][windows]; NaN when they are shorter. */
-double read_packed(const msgpack_object *values, uint32_t windows, uint32_t head, uint32_t window);
-
 /* keys: the effect of each key. Pure: a key is a number, the model changes. */
 
 /* Keys that are no characters; others are their ASCII code. */
@@ -527,7 +516,6 @@ void view_picker(struct view_frame *frame);
 void view_number(double number, char ret_text[VIEW_NUMBER_MAX]);
 /* Standard deviations, with their sign; "*" before those that are marked. */
 void view_shift(double shift, char ret_text[VIEW_NUMBER_MAX]);
-enum style view_shift_style(double shift);
 
 /* The mark of an alert: "!!", "!", "i"; and its style. */
 const char *view_mark(enum severity severity);

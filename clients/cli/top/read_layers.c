@@ -85,7 +85,8 @@ static void read_names(struct model *model, const msgpack_object *maps, uint32_t
 
 /* Newest messages */
 
-double read_column(const msgpack_object *values, uint32_t head)
+/* A head's number of what field_metric gave: of a number of the layer every head has the same. */
+static double read_column(const msgpack_object *values, uint32_t head)
 {
     return field_number(
         field_column(values, values && values->type == MSGPACK_OBJECT_ARRAY ? head : 0));
@@ -191,7 +192,8 @@ static uint64_t packed_u64(const msgpack_object *list, uint32_t index)
     return le64toh(number);
 }
 
-void read_windows(const msgpack_object *result, struct past *ret_past)
+/* Windows of a packed answer, at most MODEL_PAST_MAX. */
+static void read_windows(const msgpack_object *result, struct past *ret_past)
 {
     const msgpack_object *windows = mpk_find(result, "windows");
     const msgpack_object *last = mpk_find(windows, "last"), *step = mpk_find(windows, "step");
@@ -204,7 +206,9 @@ void read_windows(const msgpack_object *result, struct past *ret_past)
     }
 }
 
-double read_packed(const msgpack_object *values, uint32_t windows, uint32_t head, uint32_t window)
+/* One number of packed values [heads][windows]; NaN when they are shorter. */
+static double read_packed(const msgpack_object *values, uint32_t windows, uint32_t head,
+                          uint32_t window)
 {
     size_t at = 4 * ((size_t)head * windows + window);
     uint32_t bits;

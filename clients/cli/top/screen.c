@@ -194,7 +194,8 @@ int bars_level(double value, struct range range)
     return isnan(place) ? -1 : (int)(place * (BARS_LEVELS - 1) + 0.5);
 }
 
-const char *bars_glyph(int level, bool unicode)
+/* A level as a character. */
+static const char *bars_glyph(int level, bool unicode)
 {
     if (level < 0) {
         return " ";

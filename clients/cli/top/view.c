@@ -49,7 +49,7 @@ void view_shift(double shift, char ret_text[VIEW_NUMBER_MAX])
     }
 }
 
-enum style view_shift_style(double shift)
+static enum style view_shift_style(double shift)
 {
     return fabs(shift) >= SHIFT_MARKED ? STYLE_WARNING : STYLE_PLAIN;
 }
