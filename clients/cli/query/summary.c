@@ -199,10 +199,10 @@ static void summary_print_heading(struct cli *cli, const struct summary_row *row
                 cli->args->metric, SHIFT_MARKED);
         return;
     }
-    /* It has no mean. */
-    bool newest = strcmp(cli->args->metric, "pattern") == 0;
+    bool pattern = strcmp(cli->args->metric, "pattern") == 0; /* it has no mean */
     fprintf(cli->out, "%s, %s\n\n", cli->args->metric,
-            newest ? "of the newest message" : "mean over the window");
+            pattern ? "of the newest message (attnctl roles: why, and since when)"
+                    : "mean over the window");
 }
 
 static void print_groups(struct cli *cli, const struct summary_row *rows, uint32_t count)

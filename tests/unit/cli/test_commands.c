@@ -425,7 +425,7 @@ static void test_patterns_are_a_table_of_names(void **state)
         state, "summary gpt-small --metric pattern --layer 1", 0,
         "gpt-small, run abcdef01, epoch 3, step 1200\n"
         "window: epoch 2 to 3, 1 rank, 40 messages, 1 lost, 0 dropped\n"
-        "pattern, of the newest message\n"
+        "pattern, of the newest message (attnctl roles: why, and since when)\n"
         "\n"
         "LAYER              h0  h1     h2               h3     h4     h5     h6     h7\n"
         "decoder.1.self  local   -  local  duplicate_token  local  local  local  local\n"
