@@ -2,6 +2,7 @@
 """The role of a head, the evidence for it, and since when: of heads that change what they do at known steps."""
 import json
 import os
+import sqlite3
 import subprocess
 
 import numpy as np
@@ -62,7 +63,7 @@ def spans(found):
 
 @pytest.fixture
 def attnd():
-    daemon = Attnd("window.unit=step", "window.length=1", "window.every=1")
+    daemon = Attnd("window.unit=step", "window.length=1", "window.every=1", "window.timeout=1h")
     yield daemon
     daemon.close()
 
@@ -108,6 +109,19 @@ def test_a_number_that_did_not_exist_before_shows_no_emergence(attnd):
         assert (one["emerged"] and one["emerged"]["step"]) == emerged
 
 
+def test_a_window_without_attention_is_passed_over(attnd, rng):
+    """As one that has projection matrices only."""
+    trainer, matrix = Trainer(attnd, "gpt"), rng.normal(size=(8, 8)).astype(np.float32)
+    for step in range(12):
+        if step % 2:
+            trainer.projections(wq=matrix, wk=matrix, heads=2, kv_heads=2, head_dim=4, step=step)
+        else:
+            train(attnd, [["diagonal" if step < 6 else "previous_token", "mixed"]], trainer=trainer, first=step)
+    found = ended(attnd, trainer, 12)
+    assert [spans(one) for one in found] == [[("diagonal", 0, 4, 3, 0), ("previous_token", 6, 10, 3, 0)],
+                                             [("mixed", 0, 10, 6, 0)]]
+
+
 def test_old_windows_and_new_ones_are_one_history_and_outlive_a_restart(attnd):
     """64 windows make a chunk; the newest are states of their own."""
     def roles(step):
@@ -126,6 +140,16 @@ def test_old_windows_and_new_ones_are_one_history_and_outlive_a_restart(attnd):
     attnd.start()
     assert attnd.call("roles", job="gpt")["heads"] == found
     assert attnd.call("roles", job="gpt", head=0, layer=0)["heads"] == found[:1]
+    assert attnd.stop() == 0
+    with sqlite3.connect(attnd.history_path) as database:  # the oldest chunk, as history.max_size takes it away
+        (oldest,) = database.execute("SELECT chunk_id FROM chunks ORDER BY last LIMIT 1").fetchone()
+        for table in ("series", "windows", "chunks"):
+            database.execute(f"DELETE FROM {table} WHERE chunk_id = ?", (oldest,))
+    database.close()
+    attnd.start()
+    diagonal, mixed = attnd.call("roles", job="gpt")["heads"]
+    assert spans(diagonal) == [("previous_token", 64, 138, 75, 0), ("first_token", 139, 149, 11, 0)]
+    assert spans(mixed) == [("mixed", 64, 149, 86, 0)] and mixed["emerged"] is None
 
 
 def test_the_newest_spans_are_told_and_all_changes_counted(attnd):
@@ -168,6 +192,14 @@ def test_what_is_not_there_is_said(attnd):
                          (dict(job="gpt", metric="induction"), "argument"), (dict(), "argument")):
         with pytest.raises(RuntimeError, match=code):
             attnd.call("roles", **params)
+
+
+def test_without_numbers_of_rows_there_is_no_role():
+    attnd = Attnd("window.unit=step", "window.length=1", "window.every=1", "metrics.core=false")
+    trainer = train(attnd, [["mixed"]] * 3)
+    with pytest.raises(RuntimeError, match="no_history"):
+        ended(attnd, trainer, 3)
+    attnd.close()
 
 
 def test_attnctl_prints_a_line_per_head(attnd):
