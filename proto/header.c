@@ -15,10 +15,8 @@
 #include <string.h>
 
 static const char *const types[] = {
-    [MESSAGE_ATTENTION] = "attention",
-    [MESSAGE_QK] = "qk",
-    [MESSAGE_WEIGHTS] = "weights",
-    [MESSAGE_EVENT] = "event",
+    [MESSAGE_ATTENTION] = "attention", [MESSAGE_QK] = "qk",       [MESSAGE_WEIGHTS] = "weights",
+    [MESSAGE_STATE] = "state",         [MESSAGE_EVENT] = "event",
 };
 
 static const char *const events[] = {
@@ -45,10 +43,13 @@ enum scope {
     IN_QK = 2,
     IN_MAPS = IN_ATTENTION | IN_QK,
     IN_WEIGHTS = 4,
-    IN_TENSORS = IN_MAPS | IN_WEIGHTS,
-    IN_EVENTS = 8,
-    IN_HELLO = 16,
-    IN_LOG = 32,
+    IN_STATE = 8,
+    IN_TENSORS = IN_MAPS | IN_WEIGHTS | IN_STATE,
+    IN_EVENTS = 16,
+    IN_HELLO = 32,
+    IN_LOG = 64,
+    IN_SLICED = IN_MAPS | IN_WEIGHTS,
+    IN_COUNTED = IN_WEIGHTS | IN_STATE, /* whose heads no tensor tells */
     IN_ALL = IN_TENSORS | IN_EVENTS | IN_HELLO | IN_LOG
 };
 
@@ -115,7 +116,8 @@ static int read_type(const struct header_rule *rule, const msgpack_object *value
                      struct header *header)
 {
     unsigned type;
-    int rc = header_read_word(value, types, 4, ERR_TYPE_UNKNOWN, &type);
+    int rc =
+        header_read_word(value, types, sizeof types / sizeof types[0], ERR_TYPE_UNKNOWN, &type);
 
     (void)rule;
     if (rc) {
@@ -474,7 +476,7 @@ static int header_read_values(const struct header_rule *rule, const msgpack_obje
     KEY(layer, IN_TENSORS, IN_TENSORS, header_read_u32, FIELD(layer.layer, LAYER_MAX))             \
     KEY(site, IN_TENSORS, IN_TENSORS, read_site, NO_FIELD)                                         \
     KEY(tensors, IN_TENSORS, IN_TENSORS, proto_header_read_tensors, NO_FIELD)                      \
-    KEY(heads, IN_WEIGHTS, IN_WEIGHTS, header_read_heads, FIELD(heads, HEADS_TOTAL_MAX))           \
+    KEY(heads, IN_COUNTED, IN_COUNTED, header_read_heads, FIELD(heads, HEADS_TOTAL_MAX))           \
     KEY(kv_heads, OPTIONAL, IN_WEIGHTS, read_positive, FIELD(kv_heads, HEADS_TOTAL_MAX))           \
     KEY(head_dim, IN_WEIGHTS, IN_WEIGHTS, read_positive, FIELD(head_dim, INT32_MAX))               \
     KEY(parts, OPTIONAL, IN_WEIGHTS, proto_header_read_parts, NO_FIELD)                            \
@@ -487,7 +489,9 @@ static int header_read_values(const struct header_rule *rule, const msgpack_obje
     KEY(q_len, OPTIONAL, IN_MAPS, read_q_len, NO_FIELD)                                            \
     KEY(k_len, OPTIONAL, IN_MAPS, read_k_len, NO_FIELD)                                            \
     KEY(head_offset, OPTIONAL, IN_MAPS, header_read_u32, FIELD(head_offset, HEADS_TOTAL_MAX))      \
-    KEY(heads_total, OPTIONAL, IN_TENSORS, header_read_u32, FIELD(heads_total, HEADS_TOTAL_MAX))   \
+    KEY(first_epoch, IN_STATE, IN_STATE, header_read_u64, FIELD(first_epoch, COUNT_MAX))           \
+    KEY(first_step, IN_STATE, IN_STATE, header_read_u64, FIELD(first_step, COUNT_MAX))             \
+    KEY(heads_total, OPTIONAL, IN_SLICED, header_read_u32, FIELD(heads_total, HEADS_TOTAL_MAX))    \
     KEY(dropout, OPTIONAL, IN_MAPS, read_bool, FIELD(dropout, 0))                                  \
     KEY(learned_sink, OPTIONAL, IN_MAPS, read_bool, FIELD(learned_sink, 0))                        \
     KEY(labels, OPTIONAL, IN_MAPS, header_read_labels, NO_FIELD)                                   \
@@ -510,8 +514,10 @@ static const char *const key_names[] = {KEYS(NAME)};
 
 static unsigned scope_of(const struct header *header)
 {
-    static const enum scope tensors[] = {
-        [MESSAGE_ATTENTION] = IN_ATTENTION, [MESSAGE_QK] = IN_QK, [MESSAGE_WEIGHTS] = IN_WEIGHTS};
+    static const enum scope tensors[] = {[MESSAGE_ATTENTION] = IN_ATTENTION,
+                                         [MESSAGE_QK] = IN_QK,
+                                         [MESSAGE_WEIGHTS] = IN_WEIGHTS,
+                                         [MESSAGE_STATE] = IN_STATE};
 
     if (header->type != MESSAGE_EVENT) {
         return tensors[header->type];
@@ -554,6 +560,12 @@ static int header_check_numbers(const struct header *header, const char **reterr
     if (header->heads_total > HEADS_TOTAL_MAX ||
         (uint64_t)header->head_offset + header->heads > header->heads_total) {
         *reterr_key = "heads_total";
+        return ERR_KEY_RANGE;
+    }
+    if (header->type == MESSAGE_STATE &&
+        (header->first_epoch > header->epoch ||
+         (header->first_epoch == header->epoch && header->first_step > header->step))) {
+        *reterr_key = "first_step";
         return ERR_KEY_RANGE;
     }
     if (header_last_position(header) >= UINT32_MAX) {

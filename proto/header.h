@@ -33,7 +33,7 @@
 #define CLIENT_NAME_MAX  64
 #define MODULE_MAX       256 /* bytes of a module's path */
 
-enum message_type { MESSAGE_ATTENTION, MESSAGE_QK, MESSAGE_WEIGHTS, MESSAGE_EVENT };
+enum message_type { MESSAGE_ATTENTION, MESSAGE_QK, MESSAGE_WEIGHTS, MESSAGE_STATE, MESSAGE_EVENT };
 enum event_type { EVENT_HELLO, EVENT_EPOCH_END, EVENT_BYE, EVENT_LOG };
 enum stack { STACK_ENCODER, STACK_DECODER };
 enum site { SITE_SELF, SITE_CROSS };
@@ -83,7 +83,7 @@ struct header {
     char module[MODULE_MAX + 1]; /* the path of the module that attends; "" = not said */
     uint32_t tensor_count;
     struct tensor tensors[TENSORS_MAX];
-    uint32_t batch, heads, queries, keys; /* B, H, Tq, Tk; MESSAGE_WEIGHTS: 1, heads, 1, 1 */
+    uint32_t batch, heads, queries, keys; /* B, H, Tq, Tk; of weights and states: 1, heads, 1, 1 */
     uint32_t kv_heads;                    /* divides heads */
     uint32_t head_dim, value_dim; /* of q and k, of v (0 = not sent); of matrices: head_dim */
     bool in_parts; /* weights: the tensors are blocks of their matrices, as `matrix` says */
@@ -98,6 +98,7 @@ struct header {
     bool dropout;                      /* weights are after dropout */
     bool learned_sink;                 /* rows may sum to less than 1 */
     uint32_t microbatch;               /* which forward of the step this was, from 0 */
+    uint64_t first_epoch, first_step;  /* of a state: where it begins; it ends at epoch and step */
     const char *const *labels; /* of the encoder: [label_count] texts; not owned, not read */
     uint32_t label_count;
 };

@@ -107,6 +107,9 @@ static uint32_t count_typed(const struct header *header)
     if (header->type == MESSAGE_WEIGHTS) {
         return 2 + (uint32_t)(header->kv_heads != header->heads) + (uint32_t)header->in_parts;
     }
+    if (header->type == MESSAGE_STATE) {
+        return 3;
+    }
     return (header->type == MESSAGE_QK ? 1 + (uint32_t)(header->softcap != 0) : 0) +
            (uint32_t)(header->q_offset != 0) + (uint32_t)(header->q_stride > 1);
 }
@@ -145,6 +148,11 @@ static void put_typed(struct mpk_writer *writer, const struct header *header)
     }
     if (header->in_parts) {
         header_encode_put_parts(writer, header);
+    }
+    if (header->type == MESSAGE_STATE) {
+        mpk_pair_u64(writer, "heads", header->heads);
+        mpk_pair_u64(writer, "first_epoch", header->first_epoch);
+        mpk_pair_u64(writer, "first_step", header->first_step);
     }
     if (header->type == MESSAGE_QK) {
         mpk_pair_f64(writer, "scale", header->scale);

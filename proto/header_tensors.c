@@ -60,6 +60,7 @@ static const struct {
     [TENSOR_WK] = MATRIX,
     [TENSOR_WV] = MATRIX,
     [TENSOR_WO] = MATRIX,
+    [TENSOR_STATE] = {1u << MESSAGE_STATE, 1u << DTYPE_U8, 1, {DIM_FREE}},
 };
 
 const struct tensor *header_find_tensor(const struct header *header, enum tensor_role role)
@@ -256,7 +257,7 @@ int header_read_tensors(const msgpack_object *value, struct header *header)
     if (!has_required(header)) {
         return ERR_TENSOR_NAME;
     }
-    if (header->type != MESSAGE_WEIGHTS) {
+    if (header->type != MESSAGE_WEIGHTS && header->type != MESSAGE_STATE) {
         return header_tensors_set_shape(header);
     }
     /* Heads are told by keys; whoever multiplies dimensions gets the number of heads. */

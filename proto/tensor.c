@@ -26,6 +26,7 @@ static const char *const roles[TENSOR_ROLE_COUNT] = {
     [TENSOR_WK] = "wk",
     [TENSOR_WV] = "wv",
     [TENSOR_WO] = "wo",
+    [TENSOR_STATE] = "state",
 };
 
 static bool same(const char *known, const char *name, size_t len)

@@ -29,6 +29,7 @@ enum tensor_role {
     TENSOR_WK,
     TENSOR_WV,
     TENSOR_WO,
+    TENSOR_STATE, /* [n] u8: a layer's statistics (PROTOCOL.md, section 6) */
     TENSOR_ROLE_COUNT
 };
 

@@ -52,7 +52,6 @@ struct ingest {
     pthread_t thread;
     bool thread_started;
     int wake_fd;
-    uint64_t arrivals;
     struct note stopped;
     struct plan_prefixes *plans;                /* subscribed to; the thread's, once it runs */
     _Atomic(struct plan_prefixes *) next_plans; /* for the thread to take; NULL = no change */
@@ -208,7 +207,6 @@ static int price(const struct ingest *ingest, struct message *message)
 static void ingest_admit(struct ingest *ingest, struct message *message)
 {
     message->note.kind = NOTE_ARRIVED;
-    message->arrival = ++ingest->arrivals;
     message->received_ns = clock_monotonic_ns();
     struct ingest_share *share = message->share;
     uint64_t held = atomic_fetch_add(&share->held[message->reserved], message->cost);

@@ -36,13 +36,13 @@ struct message {
     uint64_t scratch;     /* the same of what the largest of all messages counts for */
     bool reserved;        /* its cost counts against the reserve instead (ingest.h) */
     struct ingest_share *share; /* its job's, as long as it costs something */
-    uint64_t arrival;           /* position in the order of reception */
     uint64_t received_ns;       /* monotonic clock */
     struct header header;       /* valid when decoded */
 
     /* the loop's, while the message is worked on */
     struct run *run;
     uint32_t rank_index;
+    uint64_t arrival; /* position in the order in which its run took messages */
     /* Set before work_new when history.maps is on, on the first message of a layer in a primary
      * window: its map is pooled (workers/rows/map_pool.h), and is layer_state.map afterwards. */
     bool wants_map;

@@ -411,14 +411,6 @@ static int restore_put_state(struct restore *restore, const struct restore_place
     return 0;
 }
 
-/* Layers may have been saved after the run was: what comes now must count as newer. */
-static void note_arrivals(struct run *run, const struct layer_state *state)
-{
-    uint64_t newest =
-        state->newest > state->weights_arrival ? state->newest : state->weights_arrival;
-    run->taken = newest > run->taken ? newest : run->taken;
-}
-
 static int read_part(struct restore *restore, const struct restore_place *place, const void *value,
                      size_t size)
 {
@@ -428,7 +420,6 @@ static int read_part(struct restore *restore, const struct restore_place *place,
     }
     int code = layer_state_unpack(value, size, &state);
     if (!code) {
-        note_arrivals(restore->run, state);
         code = restore_put_state(restore, place, &state);
         layer_state_free(&state);
     }

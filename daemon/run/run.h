@@ -52,7 +52,7 @@ struct run {
     struct counts counts; /* of what is no layer's: events, what ingest refused; see run_counts */
     struct counts judged; /* run_counts when the alerts were last asked about the run */
     uint64_t found;       /* messages that were lost, and came after all */
-    uint64_t taken;       /* messages: their order for the states */
+    uint64_t taken;       /* messages: their order for a flush */
     struct message *queue, **queue_last; /* received and not taken, oldest first */
     uint32_t queued;
     uint32_t detached;       /* taken, and still computed: tier weights */

@@ -76,26 +76,35 @@ uint64_t layer_state_bytes(const struct layer_state *state)
 
 /* Ranks */
 
-int layer_state_reserve_ranks(struct layer_state *state, uint32_t bytes)
+int layer_state_reserve_ranks(struct layer_state *state, uint32_t first, uint32_t bytes)
 {
-    if (bytes <= state->rank_bytes) {
+    uint32_t begin = first / 8, had = state->rank_first / 8, end = begin + bytes;
+    if (state->rank_bytes > 0) {
+        begin = begin < had ? begin : had;
+        end = end > had + state->rank_bytes ? end : had + state->rank_bytes;
+    }
+    if (end - begin == state->rank_bytes) {
         return 0;
     }
-    uint8_t *bits = realloc(state->rank_bits, bytes);
+    uint8_t *bits = calloc(end - begin, 1);
     if (!bits) {
         return ERR_MEMORY;
     }
-    memset(bits + state->rank_bytes, 0, bytes - state->rank_bytes);
+    if (state->rank_bytes > 0) {
+        memcpy(bits + (had - begin), state->rank_bits, state->rank_bytes);
+    }
+    free(state->rank_bits);
     state->rank_bits = bits;
-    state->rank_bytes = bytes;
+    state->rank_first = 8 * begin;
+    state->rank_bytes = end - begin;
     return 0;
 }
 
-static int mark_rank(struct layer_state *state, uint32_t rank_index)
+static int mark_rank(struct layer_state *state, uint32_t rank)
 {
-    int code = layer_state_reserve_ranks(state, rank_index / 8 + 1);
+    int code = layer_state_reserve_ranks(state, rank - rank % 8, 1);
     if (!code) {
-        state->rank_bits[rank_index / 8] |= (uint8_t)(1u << rank_index % 8);
+        state->rank_bits[(rank - state->rank_first) / 8] |= (uint8_t)(1u << rank % 8);
     }
     return code;
 }
@@ -123,17 +132,21 @@ static void set_newest(struct layer_state *state, const struct message *message)
     memcpy(state->shape, shape, sizeof shape);
 }
 
+static int add_map(struct layer_state *state, const struct message *message,
+                   const struct measured *measured)
+{
+    struct detail *map = detail_map_new(measured->map, message);
+    if (!map) {
+        return ERR_MEMORY;
+    }
+    detail_release(&state->map);
+    state->map = map;
+    return 0;
+}
+
 static int add_newest(struct layer_state *state, const struct message *message,
                       const struct measured *measured)
 {
-    if (measured->map) {
-        struct detail *map = detail_map_new(measured->map, message);
-        if (!map) {
-            return ERR_MEMORY;
-        }
-        detail_release(&state->map);
-        state->map = map;
-    }
     if (measured->pairs || measured->head_similarity) {
         struct detail *detail = detail_new(measured);
         if (!detail) {
@@ -142,7 +155,7 @@ static int add_newest(struct layer_state *state, const struct message *message,
         detail_release(&state->detail);
         state->detail = detail;
     }
-    state->newest = message->arrival;
+    state->newest = position_of(&message->header);
     state->local_window = measured->local_window;
     set_newest(state, message);
     return 0;
@@ -176,9 +189,9 @@ static int add_newest_weights(struct layer_state *state, const struct message *m
     }
     detail_release(&state->weights);
     state->weights = detail;
-    state->weights_arrival = message->arrival;
+    state->weights_newest = position_of(&message->header);
     layer_state_find_matrices(state);
-    if (!state->newest) {
+    if (!position_exists(&state->newest)) {
         set_newest(state, message);
     }
     return 0;
@@ -234,11 +247,11 @@ static uint64_t layer_state_head_invalid(const struct measured *measured, uint32
 
 /* Head h of the message is head `to` of the model. */
 static int layer_state_add_head(struct layer_state *state, const struct measured *measured,
-                                uint32_t h, uint32_t to, uint64_t arrival,
+                                uint32_t h, uint32_t to, const struct position *position,
                                 struct stat_writer *writer)
 {
     struct head_state *head = &state->head[to];
-    bool newest = arrival >= head->last_arrival;
+    bool newest = position_reaches(position, &head->newest);
     struct head_input input;
     input.mask = (struct stat_mask){{0}};
     for (uint32_t m = 0; m < METRIC_MATRIX_FIRST; m++) {
@@ -273,7 +286,7 @@ static int layer_state_add_head(struct layer_state *state, const struct measured
         head->invalid_rows += layer_state_head_invalid(measured, h);
     }
     if (!code && newest) {
-        head->last_arrival = arrival;
+        head->newest = *position;
         head->pattern = (uint8_t)(measured->pattern ? measured->pattern[h] : PATTERN_NONE);
     }
     return code;
@@ -314,30 +327,32 @@ static int layer_state_add_rows(struct layer_state *state, const struct message 
                                 const struct measured *measured)
 {
     const struct header *header = &message->header;
+    const struct position position = position_of(header);
+    bool newest = position_reaches(&position, &state->newest);
     add_kinds(state, measured);
     struct stat_writer *writer = stat_writer_new(state->buckets);
     int code = writer ? 0 : ERR_MEMORY;
     for (uint32_t h = 0; h < header->heads && !code; h++) {
-        code = layer_state_add_head(state, measured, h, header->head_offset + h, message->arrival,
-                                    writer);
+        code = layer_state_add_head(state, measured, h, header->head_offset + h, &position, writer);
     }
     if (!code) {
-        code = add_across(state, measured, message->arrival > state->newest, writer);
+        code = add_across(state, measured, newest, writer);
     }
     stat_writer_free(&writer);
-    if (!code && message->arrival > state->newest) {
-        code = add_newest(state, message, measured);
+    if (!code && measured->map && (newest || !state->map)) {
+        code = add_map(state, message, measured);
     }
-    return code;
+    return code || !newest ? code : add_newest(state, message, measured);
 }
 
 int layer_state_add(struct layer_state *state, const struct message *message,
                     const struct measured *measured)
 {
-    int code = mark_rank(state, message->rank_index);
+    const struct position position = position_of(&message->header);
+    int code = mark_rank(state, message->header.rank);
     if (!code && message->header.type != MESSAGE_WEIGHTS) {
         code = layer_state_add_rows(state, message, measured);
-    } else if (!code && message->arrival > state->weights_arrival) { /* they are not pooled */
+    } else if (!code && position_reaches(&position, &state->weights_newest)) { /* not pooled */
         code = add_newest_weights(state, message, measured);
     }
     if (!code) {
@@ -360,15 +375,16 @@ static void take_detail(struct detail **into, struct detail *from)
 
 static void merge_newest(struct layer_state *into, const struct layer_state *from)
 {
-    if (from->weights_arrival >= into->weights_arrival) {
-        into->weights_arrival = from->weights_arrival;
+    bool newer = position_reaches(&from->newest, &into->newest);
+    if (position_reaches(&from->weights_newest, &into->weights_newest)) {
+        into->weights_newest = from->weights_newest;
         take_detail(&into->weights, from->weights);
         layer_state_find_matrices(into);
     }
-    if (from->map && (!into->map || from->newest >= into->newest)) {
+    if (from->map && (!into->map || newer)) {
         take_detail(&into->map, from->map);
     }
-    if (from->newest < into->newest) {
+    if (!newer) {
         return;
     }
     into->newest = from->newest;
@@ -404,9 +420,11 @@ static void merge_counts(struct layer_state *into, const struct layer_state *fro
 
 static int merge_ranks(struct layer_state *into, const struct layer_state *from)
 {
-    int code = layer_state_reserve_ranks(into, from->rank_bytes);
+    int code = from->rank_bytes > 0
+                   ? layer_state_reserve_ranks(into, from->rank_first, from->rank_bytes)
+                   : 0;
     for (uint32_t i = 0; i < from->rank_bytes && !code; i++) {
-        into->rank_bits[i] |= from->rank_bits[i];
+        into->rank_bits[(from->rank_first - into->rank_first) / 8 + i] |= from->rank_bits[i];
     }
     return code;
 }
@@ -445,11 +463,11 @@ static int layer_state_merge_head(struct layer_state *into, const struct layer_s
             continue;
         }
         const struct head_state *part = &from[i]->head[h];
-        bool newer = part->last_arrival >= head->last_arrival;
+        bool newer = position_reaches(&part->newest, &head->newest);
         code = stat_sums_add(sums, &part->stats, newer);
         head->invalid_rows += part->invalid_rows;
         if (newer) {
-            head->last_arrival = part->last_arrival;
+            head->newest = part->newest;
             head->pattern = part->pattern;
         }
     }
@@ -476,13 +494,14 @@ static int merge_across(struct layer_state *into, const struct layer_state *cons
                         uint32_t count)
 {
     uint8_t leader[STAT_SLOTS];
-    uint64_t newest = into->newest;
+    struct position newest = into->newest;
     memset(leader, STAT_SLOTS, sizeof leader);
     struct stat_sums *sums = stat_sums_new(into->buckets, leader);
     int code = sums ? stat_sums_add(sums, &into->across, true) : ERR_MEMORY;
     for (uint32_t i = 0; i < count && !code; i++) {
-        code = stat_sums_add(sums, &from[i]->across, from[i]->newest >= newest);
-        newest = from[i]->newest > newest ? from[i]->newest : newest;
+        bool newer = position_reaches(&from[i]->newest, &newest);
+        code = stat_sums_add(sums, &from[i]->across, newer);
+        newest = newer ? from[i]->newest : newest;
     }
     if (!code) {
         code = layer_state_merge_take(into, sums, &into->across);

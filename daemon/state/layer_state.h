@@ -21,6 +21,7 @@
 #include "proto/header.h"
 #include "daemon/ingest/message.h"
 #include "proto/result.h"
+#include "daemon/state/position.h"
 #include "daemon/state/stat_set.h"
 #include "daemon/state/tally.h"
 #include "workers/measure.h"
@@ -29,10 +30,10 @@
 #include <stdint.h>
 
 struct head_state {
-    struct stat_set stats; /* metrics, and vectors from STAT_HISTS on */
-    uint64_t last_arrival; /* of the newest message with that head; 0 = none yet */
-    uint64_t invalid_rows; /* its share of the layer's; 0 with metrics.core off */
-    uint8_t pattern;       /* enum pattern, of that message */
+    struct stat_set stats;  /* metrics, and vectors from STAT_HISTS on */
+    struct position newest; /* of the messages with that head; none yet: no position */
+    uint64_t invalid_rows;  /* its share of the layer's; 0 with metrics.core off */
+    uint8_t pattern;        /* enum pattern, of that message */
 };
 
 /* Fields are private to the files of layer_state, except the counts. */
@@ -41,7 +42,7 @@ struct layer_state {
     uint32_t buckets; /* of a histogram, at most */
     /* The shape of the newest message that has rows; of one of tier weights while there is no
      * other. */
-    uint64_t newest; /* arrival; 0 = none yet */
+    struct position newest; /* of the messages that have rows; none yet: no position */
     uint64_t epoch, step, time_ns;
     uint32_t shape[4];
     bool causal;
@@ -51,8 +52,8 @@ struct layer_state {
     double row_sum_error;
     uint64_t messages;
     struct tally tally;
-    uint8_t *rank_bits; /* bit per rank index; owned */
-    uint32_t rank_bytes;
+    uint8_t *rank_bits; /* bit per rank from rank_first on, a multiple of 8; owned */
+    uint32_t rank_first, rank_bytes;
     bool on[METRIC_COUNT]; /* whether any message had this metric */
     bool has_aggregate[AGGREGATE_COUNT], has_vector[VECTOR_COUNT];
     struct head_state *head; /* [heads]; owned */
@@ -62,7 +63,7 @@ struct layer_state {
     struct detail *map;      /* of the newest message that was asked for one (message.wants_map):
                                 map->map; shared, NULL = none. Not packed. */
     struct detail *weights;  /* of the newest message of tier weights; shared, NULL = none yet */
-    uint64_t weights_arrival;
+    struct position weights_newest;
     double *trouble; /* [heads] scores of the window; owned; only in states that come from the
                         history, NULL = was not judged */
 };
@@ -105,9 +106,10 @@ int layer_state_sink_rate(const struct layer_state *state, struct result_stat *r
 /* A score as the only value of its window. */
 struct result_stat layer_state_trouble_stat(double score);
 
-/* For history, checkpoints and baselines: one MessagePack map with everything, metrics by name, so
- * that a newer attnd with other metrics can read it; unpack of pack is the same state, bit for bit.
- * Return 0, ERR_MEMORY, or ERR_STORE_FORMAT for what is no such map. */
+/* For history, checkpoints, baselines and `state` messages: one MessagePack map with everything
+ * (proto/PROTOCOL.md, section 6); unpack of pack is the same state, bit for bit. Unpack believes
+ * nothing. Return 0, ERR_MEMORY, or ERR_STORE_FORMAT for what is no such map, or one of a later
+ * version. */
 int layer_state_pack(const struct layer_state *state, struct mpk_writer *writer);
 /* With the scores of trouble, [heads]; NULL: none. */
 int layer_state_pack_judged(const struct layer_state *state, const double *trouble,

@@ -5,6 +5,10 @@
 
 #include "daemon/state/layer_state.h"
 
+/* The packed state: its version, and how many numbers its lists have. */
+#define LAYER_STATE_VERSION 2
+enum { LAYER_POSITION_NUMBERS = 4, LAYER_SHAPE_NUMBERS = 4 };
+
 /* Slots of a head: a metric's is its number. Metrics of matrices have none: they are of the newest
  * message alone, whose spectra are in state->weights, be they new or from the history. */
 _Static_assert(METRIC_MATRIX_FIRST <= STAT_HISTS, "metrics have histograms");
@@ -34,7 +38,8 @@ void layer_state_find_matrices(struct layer_state *state);
 /* The number of a metric of matrices; NaN when there is none. */
 double layer_state_matrix_number(const struct layer_state *state, int metric, uint32_t head);
 
-/* Room for so many bytes of ranks. Returns 0 or ERR_MEMORY. */
-int layer_state_reserve_ranks(struct layer_state *state, uint32_t bytes);
+/* Room for the bits of `bytes` bytes from rank `first`, a multiple of 8, on. Returns 0 or
+ * ERR_MEMORY. */
+int layer_state_reserve_ranks(struct layer_state *state, uint32_t first, uint32_t bytes);
 
 #endif

@@ -405,16 +405,35 @@ static bool numbers_fit(const uint8_t *at, const uint8_t *end, bool has_hist, si
            (some || ((flags & FLAG_SAME) && stat_last_of(flags) != LAST_IS_MEAN));
 }
 
-/* There are as many counts as values, or one of them is saturated. */
+/* Beyond it sums of values are not numbers. */
+#define VALUE_MOST 1e300
+
+/* Numbers that values can have; rounding may push a mean past its bounds. */
+static bool moments_are_sound(const struct moments *m)
+{
+    double slack = 1e-6 * fmax(fabs(m->min), fabs(m->max));
+    return m->n == 0 || (m->min >= -VALUE_MOST && m->max <= VALUE_MOST && m->min <= m->max &&
+                         m->mean >= m->min - slack && m->mean <= m->max + slack && m->m2 >= 0);
+}
+
+/* There are as many counts as values, or one of them is saturated, and all are within their bounds.
+ */
 static bool hist_fits(const struct stat_record *stat, uint32_t buckets)
 {
-    uint32_t used;
-    uint64_t total;
-    if (!hist_bytes_check(stat->hist, stat->hist_size, &used, &total)) {
+    struct hist_extent extent;
+    if (!hist_bytes_check(stat->hist, stat->hist_size, &extent)) {
         return false;
     }
-    return used <= (buckets > HIST_LIMIT_MIN ? buckets : HIST_LIMIT_MIN) &&
-           total <= stat->moments.n && (total == stat->moments.n || total >= UINT32_MAX);
+    const struct moments *m = &stat->moments;
+    uint32_t halvings = stat->hist[0];
+    int32_t lowest = hist_key_halve(hist_key(m->min), 0, halvings),
+            highest = hist_key_halve(hist_key(m->max), 0, halvings);
+    bool may_cut = halvings == HIST_HALVINGS_MAX; /* small ones count as zero */
+    lowest = may_cut && lowest > 0 ? 0 : lowest;
+    highest = may_cut && highest < 0 ? 0 : highest;
+    return extent.used <= (buckets > HIST_LIMIT_MIN ? buckets : HIST_LIMIT_MIN) &&
+           extent.lowest >= lowest && extent.highest <= highest && extent.total <= m->n &&
+           (extent.total == m->n || extent.total >= UINT32_MAX);
 }
 
 static const uint8_t *check_record(const uint8_t *at, const uint8_t *end, bool has_hist,
@@ -427,7 +446,7 @@ static const uint8_t *check_record(const uint8_t *at, const uint8_t *end, bool h
     }
     /* All that this looks at is there; it does not look into the histogram. */
     const uint8_t *after = stat_read_record(at, has_hist, &stat);
-    if ((size_t)(end - at) - bytes < stat.hist_size) {
+    if ((size_t)(end - at) - bytes < stat.hist_size || !moments_are_sound(&stat.moments)) {
         return NULL;
     }
     return !stat.hist || !looks_into || hist_fits(&stat, buckets) ? after : NULL;

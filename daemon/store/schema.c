@@ -144,8 +144,11 @@ static const char version_7[] = "ALTER TABLE maps ADD COLUMN heads INTEGER;"
                                 "ALTER TABLE maps ADD COLUMN head_columns INTEGER;"
                                 "ALTER TABLE maps ADD COLUMN head_data BLOB;";
 
+/* States are of their version 2 (PROTOCOL.md, section 6): an older attnd cannot read them. */
+static const char *const version_8 = "";
+
 static const char *const migrations[] = {version_1, version_2, version_3, version_4,
-                                         version_5, version_6, version_7};
+                                         version_5, version_6, version_7, version_8};
 
 const struct schema schema_current = {migrations, sizeof migrations / sizeof migrations[0]};
 

@@ -42,7 +42,8 @@ static void check_tensors(const struct header *header)
 {
     REQUIRE(header->batch > 0 && header->heads > 0 && header->queries > 0 && header->keys > 0);
     REQUIRE(header->kv_heads > 0 && header->heads % header->kv_heads == 0);
-    REQUIRE(header->type == MESSAGE_WEIGHTS || header->q_stride > 0);
+    REQUIRE(header->type == MESSAGE_WEIGHTS || header->type == MESSAGE_STATE ||
+            header->q_stride > 0);
     REQUIRE(header->q_offset + (header->queries - UINT64_C(1)) * header->q_stride < UINT32_MAX);
     REQUIRE(!header_frame_of(header, TENSOR_DOCUMENTS) ||
             (header->layer.site == SITE_SELF &&
@@ -52,6 +53,11 @@ static void check_tensors(const struct header *header)
     }
     if (header->type == MESSAGE_WEIGHTS) {
         check_matrices(header);
+    }
+    if (header->type == MESSAGE_STATE) {
+        REQUIRE(header->tensor_count == 1 && header_frame_of(header, TENSOR_STATE) == 2);
+        REQUIRE(header->heads == header->heads_total && header->first_epoch <= header->epoch);
+        REQUIRE(header->first_epoch < header->epoch || header->first_step <= header->step);
     }
     if (header->type != MESSAGE_QK) {
         return;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Any bytes as the packed state of a layer: what is accepted is packed into what gives the same
- * again, can be added to another and summed up. */
+ * again, can be added to another and summed up, and the sum is a state again. */
 #include "tests/fuzz/fuzz.h"
 
 #include "daemon/state/layer_state.h"
@@ -9,6 +9,8 @@
 
 /* Larger ones are only read: time. */
 #define HEADS_MOST 8
+
+#define COUNTS_MOST (UINT64_C(1) << 50)
 
 static void fuzz_state_pack(const struct layer_state *state, struct mpk_writer *ret_packed)
 {
@@ -34,6 +36,23 @@ static void fuzz_state_use(struct layer_state *state, struct layer_state *other)
     REQUIRE(layer_state_bytes(state) > 0);
 }
 
+/* Twice these still are counts of a state. */
+static bool fuzz_state_may_double(const struct layer_state *state)
+{
+    return state->rows < COUNTS_MOST && state->invalid_rows < COUNTS_MOST &&
+           state->messages < COUNTS_MOST && state->tally.lost < COUNTS_MOST;
+}
+
+static void fuzz_state_read_sum(const struct layer_state *state)
+{
+    struct layer_state *sum;
+    struct mpk_writer packed;
+    fuzz_state_pack(state, &packed);
+    REQUIRE(layer_state_unpack(packed.buffer.data, packed.buffer.size, &sum) == 0);
+    layer_state_free(&sum);
+    mpk_writer_clear(&packed);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
     struct layer_state *state, *again;
@@ -47,7 +66,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     REQUIRE(packed.buffer.size == packed_again.buffer.size);
     REQUIRE(memcmp(packed.buffer.data, packed_again.buffer.data, packed.buffer.size) == 0);
     if (state->heads <= HEADS_MOST) {
+        bool may_double = fuzz_state_may_double(state);
         fuzz_state_use(state, again);
+        if (may_double) {
+            fuzz_state_read_sum(state);
+        }
     }
     mpk_writer_clear(&packed);
     mpk_writer_clear(&packed_again);

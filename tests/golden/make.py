@@ -9,10 +9,15 @@ smallest width and real numbers are float64, which is what msgpack.packb does by
 import json
 import pathlib
 import re
+import sys
 
 import msgpack
+import numpy as np
 
 HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE.parents[1] / "clients" / "python"))
+from attnd.layer_state import LayerState  # noqa: E402
+
 RUN = bytes(range(0xA0, 0xB0))
 TIME_NS = 1_700_000_000_000_000_000
 
@@ -285,6 +290,33 @@ alert_run = result("alert") | {
     "message": "the run has ended", "snapshot": False}
 
 
+# ---- the state of a layer: two forwards of a step on rank 9, the second with two of the three heads. Numbers are such
+# that their sums are exact, in whatever order ----
+
+NAN = float("nan")
+
+
+def layer_state_of():
+    state = LayerState(3, buckets=48)
+    rows = {"entropy": [[1.5, 2.5], [0.25, 0.25], [NAN, NAN]],
+            "confidence": [[0.5, 0.25], [1.0, 1.0], [NAN, NAN]],
+            "first_token": [[NAN, 0.5], [NAN, 0.125], [NAN, NAN]],
+            "max_logit": [[-3.0, 2.0**41], [2.0**-41, 96.0], [NAN, NAN]]}
+    state.add({name: np.array([values]) for name, values in rows.items()}, keys=2, epoch=3, step=1200, rank=9,
+              time_ns=TIME_NS, causal=True, valid=np.ones((1, 2), dtype=bool), row_sum_error=2.0**-20,
+              values={"importance": np.array([0.5, 0.25, 0.25]), "q_norm": np.array([4.0, NAN, 0.1])})
+    state.add({"entropy": np.array([[[1.5, 3.5], [300.0, 2.25]]]), "confidence": np.array([[[0.5, NAN], [1.0, 1.0]]])},
+              keys=2, epoch=3, step=1200, microbatch=1, rank=9, time_ns=TIME_NS + 1, causal=True)
+    return state
+
+
+state_bytes = layer_state_of().pack()
+layer_state = msgpack.unpackb(state_bytes)
+
+state = common("state", seq=11, epoch=3, step=1200, rank=9, world=16) | layer("decoder", 5, "self") | {
+    "tensors": [tensor("state", "u8", len(state_bytes))], "heads": 3, "first_epoch": 3, "first_step": 1200}
+
+
 def readable(value):
     if isinstance(value, bytes):
         return value.hex()
@@ -299,7 +331,7 @@ NAMES = ["attention", "attention_full", "attention_unknown_keys", "attention_doc
          "attention_module", "attention_sample", "attention_output", "qk", "qk_full", "qk_output", "weights",
          "weights_slice", "weights_part", "epoch_end", "bye",
          "bye_dropped", "hello", "hello_modules", "hello_settings", "log", "log_result", "live", "live_bare", "summary", "job", "alert", "alert_run", "live_full",
-         "live_weights", "summary_full", "analysis_layer", "analysis_weights"]
+         "live_weights", "summary_full", "analysis_layer", "analysis_weights", "layer_state", "state"]
 
 if __name__ == "__main__":
     for name in NAMES:

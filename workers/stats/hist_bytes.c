@@ -82,21 +82,23 @@ static bool block_is_sound(const uint8_t *at, const uint8_t *end, uint32_t last,
            counts_are_sound(block, total);
 }
 
-bool hist_bytes_check(const uint8_t *bytes, size_t size, uint32_t *ret_used, uint64_t *ret_total)
+bool hist_bytes_check(const uint8_t *bytes, size_t size, struct hist_extent *ret_extent)
 {
     if (size < 2 || bytes[0] > HIST_HALVINGS_MAX) {
         return false;
     }
     const uint8_t *at = bytes + 1, *end = bytes + size;
-    uint32_t last = 2 * (uint32_t)hist_key_max(bytes[0]), used = 0;
-    uint64_t total = 0;
+    int32_t key_max = hist_key_max(bytes[0]);
+    struct hist_extent extent = {.used = 0};
     for (struct hist_block block = {0}; at < end; at = hist_block_end(&block), block.index++) {
-        if (!block_is_sound(at, end, last, &block, &total)) {
+        if (!block_is_sound(at, end, 2 * (uint32_t)key_max, &block, &extent.total)) {
             return false;
         }
-        used += (uint32_t)__builtin_popcount(block.used);
+        int32_t first = (int32_t)(block.index * HIST_BLOCK) - key_max;
+        extent.lowest = extent.used > 0 ? extent.lowest : first + __builtin_ctz(block.used);
+        extent.highest = first + 31 - __builtin_clz(block.used);
+        extent.used += (uint32_t)__builtin_popcount(block.used);
     }
-    *ret_used = used;
-    *ret_total = total;
+    *ret_extent = extent;
     return true;
 }

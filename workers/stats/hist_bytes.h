@@ -25,9 +25,15 @@ size_t hist_bytes_max(uint32_t buckets);
 /* Reads a histogram into one that has had other contents. Returns 0 or ERR_MEMORY, then without
  * effect. */
 int hist_bytes_read(const uint8_t *bytes, size_t size, struct hist *h);
-/* Whether bytes[size] are as hist_sum_write writes a histogram that is not empty; then *ret_used
- * buckets and *ret_total counts. */
-bool hist_bytes_check(const uint8_t *bytes, size_t size, uint32_t *ret_used, uint64_t *ret_total);
+/* The contents of a histogram as bytes. */
+struct hist_extent {
+    uint32_t used;           /* buckets */
+    uint64_t total;          /* counts */
+    int32_t lowest, highest; /* keys */
+};
+
+/* Whether bytes[size] are as hist_sum_write writes a histogram that is not empty. */
+bool hist_bytes_check(const uint8_t *bytes, size_t size, struct hist_extent *ret_extent);
 
 #define HIST_BLOCK      8     /* keys side by side that are written together */
 #define HIST_BLOCK_FULL 0xffu /* used */

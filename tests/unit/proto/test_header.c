@@ -330,6 +330,7 @@ static void test_encoding_gives_the_golden_bytes(void **state)
                                         "weights",
                                         "weights_slice",
                                         "weights_part",
+                                        "state",
                                         "hello",
                                         "hello_modules",
                                         "hello_settings",

@@ -74,14 +74,14 @@ static void add_message(struct layer_state *state, const struct past_window *win
 {
     struct head_block *blocks = calloc(window->heads, sizeof *blocks);
     double *values = calloc((size_t)METRICS * window->heads, sizeof *values);
-    struct message message = {.arrival = (uint64_t)i + 1,
-                              .header = {.type = MESSAGE_ATTENTION,
+    struct message message = {.header = {.type = MESSAGE_ATTENTION,
                                          .heads = window->heads,
                                          .epoch = window->last,
                                          .step = window->last * 10,
+                                         .microbatch = (uint32_t)i,
                                          .time_ns = window->last * 1000}};
     struct measured measured = {.heads = window->heads,
-                                .rows = 1,
+                                .rows = window->heads,
                                 .head = blocks,
                                 .row_sum_error = NAN,
                                 .sink_rate = i == ROWS - 1 ? 0.25 + window->shift : NAN};
@@ -113,7 +113,6 @@ struct layer_state *past_state(const struct past_window *window)
     for (int i = 0; i < ROWS; i++) {
         add_message(state, window, i);
     }
-    state->messages = 1;
     return state;
 }
 

@@ -74,7 +74,7 @@ static int test_registry_arrive(struct registry_fixture *f, struct message *mess
 static int registry_event(struct registry_fixture *f, const char *job, uint8_t run,
                           enum event_type registry_event, uint64_t seq)
 {
-    struct message message = {.arrival = 0};
+    struct message message = {.code = 0};
     message.header = (struct header){
         .type = MESSAGE_EVENT, .event = registry_event, .world = 1, .seq = seq, .run = {run}};
     strcpy(message.header.job, job);
@@ -248,7 +248,7 @@ static void test_a_rank_that_comes_after_the_end_revives_the_run(void **state)
     registry_event(f, "a", 1, EVENT_HELLO, 0);
     registry_event(f, "a", 1, EVENT_BYE, 1);
     assert_false(registry_tick(f->registry, f->now));
-    struct message late = {.arrival = 0};
+    struct message late = {.code = 0};
     late.header = (struct header){
         .type = MESSAGE_EVENT, .event = EVENT_HELLO, .rank = 1, .world = 2, .run = {1}};
     strcpy(late.header.job, "a");

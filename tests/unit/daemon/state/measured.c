@@ -82,13 +82,12 @@ static int measured_run(struct measure *measure)
     return code;
 }
 
-static void measured_describe(struct message *message, const struct attention *a, uint64_t arrival)
+static void measured_describe(struct message *message, const struct attention *a, uint64_t step)
 {
-    message->arrival = arrival;
     message->header = (struct header){
         .type = MESSAGE_ATTENTION,
-        .step = arrival,
-        .time_ns = 1000 + arrival,
+        .step = step,
+        .time_ns = 1000 + step,
         .batch = a->batch,
         .heads = a->heads,
         .queries = a->queries,
@@ -133,8 +132,7 @@ double measured_seconds(const struct measured_options *options, int times)
     return fastest;
 }
 
-struct measured_message *measured_message_new(const struct measured_options *options,
-                                              uint64_t arrival)
+struct measured_message *measured_message_new(const struct measured_options *options, uint64_t step)
 {
     struct measured_message *message = calloc(1, sizeof *message);
     float *maps = measured_make_maps(options);
@@ -144,13 +142,13 @@ struct measured_message *measured_message_new(const struct measured_options *opt
         measured_run(message->measure) != 0) {
         measured_message_free(&message);
     } else {
-        measured_describe(&message->message, &a, arrival);
+        measured_describe(&message->message, &a, step);
     }
     free(maps);
     return message;
 }
 
-struct measured_message *measured_weights_new(uint32_t heads, uint64_t arrival)
+struct measured_message *measured_weights_new(uint32_t heads, uint64_t step)
 {
     enum { WIDTH = 4 };
     struct measured_message *message = calloc(1, sizeof *message);
@@ -172,7 +170,7 @@ struct measured_message *measured_weights_new(uint32_t heads, uint64_t arrival)
         measured_message_free(&message);
     } else {
         struct attention shape = {.batch = 1, .heads = heads, .queries = 1, .keys = 1};
-        measured_describe(&message->message, &shape, arrival);
+        measured_describe(&message->message, &shape, step);
         message->message.header.type = MESSAGE_WEIGHTS;
     }
     free(numbers);

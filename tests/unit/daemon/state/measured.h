@@ -20,13 +20,13 @@ struct measured_message {
     struct measure *measure;
 };
 
-/* NULL when out of memory. Arrival and step are `arrival`, the rank index is 0. */
+/* NULL when out of memory. Its step is `step`, its rank 0. */
 struct measured_message *measured_message_new(const struct measured_options *options,
-                                              uint64_t arrival);
+                                              uint64_t step);
 /* Processor time of one measurement, the fastest of so many; 0 when out of memory. */
 double measured_seconds(const struct measured_options *options, int times);
 /* One of tier weights, with this many heads. */
-struct measured_message *measured_weights_new(uint32_t heads, uint64_t arrival);
+struct measured_message *measured_weights_new(uint32_t heads, uint64_t step);
 void measured_message_free(struct measured_message **message);
 
 #endif

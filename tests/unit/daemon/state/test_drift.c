@@ -45,8 +45,7 @@ static double drift_random_normal(uint64_t *seed)
 static struct layer_state *test_drift_state_of(const struct drift_sample *sample, uint32_t buckets)
 {
     struct layer_state *state = layer_state_new(HEADS, buckets);
-    struct message message = {.arrival = 1,
-                              .header = {.heads = HEADS, .heads_total = HEADS, .batch = 1}};
+    struct message message = {.header = {.heads = HEADS, .heads_total = HEADS, .batch = 1}};
     struct head_block *head = calloc(HEADS, sizeof *head);
     double means[HEADS], values[HEADS];
     assert_non_null(state);

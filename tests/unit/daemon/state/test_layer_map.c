@@ -12,20 +12,19 @@ static const uint16_t first_cells[] = {1, 2, 3, 4, 5, 6}, later_cells[] = {7};
 static const struct layer_map first_map = {20, 30, 2, 3, first_cells},
                               later_map = {1, 1, 1, 1, later_cells};
 
-static int layer_map_add(struct layer_state *state, uint64_t arrival, const struct layer_map *map)
+static int layer_map_add(struct layer_state *state, uint64_t step, const struct layer_map *map)
 {
     struct message message = {
-        .arrival = arrival,
-        .header = {.heads = 1, .heads_total = 1, .epoch = 3, .step = arrival, .time_ns = 9}};
+        .header = {.heads = 1, .heads_total = 1, .epoch = 3, .step = step, .time_ns = 9}};
     struct measured measured = {.heads = 1, .sink_rate = NAN, .map = map};
     return layer_state_add(state, &message, &measured);
 }
 
-static struct layer_state *state_with(uint64_t arrival, const struct layer_map *map)
+static struct layer_state *state_with(uint64_t step, const struct layer_map *map)
 {
     struct layer_state *state = layer_state_new(1, 48);
     assert_non_null(state);
-    assert_int_equal(layer_map_add(state, arrival, map), 0);
+    assert_int_equal(layer_map_add(state, step, map), 0);
     return state;
 }
 

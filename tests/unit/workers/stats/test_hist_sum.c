@@ -51,15 +51,16 @@ static void test_bytes_are_the_histogram(void **state)
     struct hist back = {0};
     for (int round = 0; round < 2000; round++) {
         struct hist h = random_hist(&seed);
-        uint32_t used;
-        uint64_t total;
+        struct hist_extent extent;
         hist_sum_add(sum, &h);
         size_t size = hist_sum_write(sum, HIST_KEYS, bytes);
         assert_empty(sum);
         assert_true(size <= hist_bytes_max(h.used));
-        assert_true(hist_bytes_check(bytes, size, &used, &total));
-        assert_int_equal(used, h.used);
-        assert_int_equal(total, hist_total(&h));
+        assert_true(hist_bytes_check(bytes, size, &extent));
+        assert_int_equal(extent.used, h.used);
+        assert_int_equal(extent.total, hist_total(&h));
+        assert_int_equal(extent.lowest, h.buckets[0].key);
+        assert_int_equal(extent.highest, h.buckets[h.used - 1].key);
         assert_int_equal(hist_bytes_read(bytes, size, &back), 0);
         hist_sum_assert_same_hist(&back, &h);
         hist_clear(&h);
@@ -182,15 +183,14 @@ static void test_what_is_no_histogram_is_told(void **state)
             changed[(size_t)((double)cut * random_unit(&seed))] ^=
                 (uint8_t)(1 << (int)(8 * random_unit(&seed)));
         }
-        uint32_t used;
-        uint64_t total;
-        if (hist_bytes_check(changed, cut, &used, &total)) {
+        struct hist_extent extent;
+        if (hist_bytes_check(changed, cut, &extent)) {
             passed++;
             assert_int_equal(hist_bytes_read(changed, cut, &back), 0);
-            assert_int_equal(back.used, used);
-            assert_int_equal(hist_total(&back), total);
+            assert_int_equal(back.used, extent.used);
+            assert_int_equal(hist_total(&back), extent.total);
             assert_true(back.buckets[0].key >= -hist_key_max(back.halvings));
-            assert_true(back.buckets[used - 1].key <= hist_key_max(back.halvings));
+            assert_true(back.buckets[extent.used - 1].key <= hist_key_max(back.halvings));
             hist_sum_add_bytes(sum, changed, cut);
             hist_sum_clear(sum);
         }

@@ -1,0 +1,389 @@
+# SPDX-License-Identifier: MIT
+"""layer_state: the statistics of one layer as bytes that attnd merges (PROTOCOL.md, section 6).
+
+Whoever has the numbers of attention rows already, because a kernel computed them where the queries and keys are,
+packs them here. A state takes a kilobyte or two per head, whatever the length of the rows.
+"""
+from __future__ import annotations
+
+import math
+import struct
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple
+
+import msgpack
+import numpy as np
+
+from .tensors import is_torch
+from .wire import HEADS_MAX, WORLD_MAX
+
+VERSION = 2
+BUCKETS = 48  # window.buckets of a daemon that was not asked
+
+# The metrics by their slots, as proto/metric.def begins: those with one value per attention row first.
+ROW_METRICS = (
+    "entropy", "entropy_normalized", "effective_keys", "confidence", "diagonal", "local_mass", "mean_distance",
+    "mean_distance_normalized", "previous_token", "next_token", "first_token", "entropy_sans_first", "tail_mass",
+    "induction", "duplicate_token", "sink_deficit", "max_logit")
+MESSAGE_METRICS = (
+    "mean", "min", "max", "std", "variance", "locality", "max_abs_logit", "mean_logit", "std_logit", "qk_cosine",
+    "qk_cosine_max", "q_norm", "k_norm", "output_norm", "norm_weighted_entropy", "write_norm", "residual_share",
+    "importance", "importance_gradient")
+METRICS = ROW_METRICS + MESSAGE_METRICS
+_SLOT = {name: slot for slot, name in enumerate(METRICS)}
+_AGGREGATES = 5  # maps over heads, none of which is here; the sink rate comes after their four numbers each
+_SINK = 0.3
+
+# Buckets: 2^(u/32) < x <= 2^((u+1)/32), counted from 2^-40 to 2^40, on either side of zero.
+_BOUNDS = 1280
+_KEY_MAX = 2 * _BOUNDS + 1
+_HALVINGS_MAX, _SPAN = 3, 47
+_COUNT_MAX = 0xFFFFFFFF
+# 2^(m/32), correctly rounded: the 53 bits of each, in units of 2^-52.
+_STEP = np.array([
+    0x10000000000000, 0x1059b0d3158574, 0x10b5586cf9890f, 0x111301d0125b51, 0x1172b83c7d517b, 0x11d4873168b9aa,
+    0x12387a6e756238, 0x129e9df51fdee1, 0x1306fe0a31b715, 0x1371a7373aa9cb, 0x13dea64c123422, 0x144e086061892d,
+    0x14bfdad5362a27, 0x15342b569d4f82, 0x15ab07dd485429, 0x16247eb03a5585, 0x16a09e667f3bcd, 0x171f75e8ec5f74,
+    0x17a11473eb0187, 0x182589994cce13, 0x18ace5422aa0db, 0x193737b0cdc5e5, 0x19c49182a3f090, 0x1a5503b23e255d,
+    0x1ae89f995ad3ad, 0x1b7f76f2fb5e47, 0x1c199bdd85529c, 0x1cb720dcef9069, 0x1d5818dcfba487, 0x1dfc97337b9b5f,
+    0x1ea4afa2a490da, 0x1f50765b6e4540, 0x20000000000000], dtype=np.uint64).astype(np.float64) * 2.0**-52
+
+
+def bucket_keys(values: Any) -> np.ndarray:
+    """The histogram key of each finite value, at full resolution: -2561 to 2561, 0 for what is below 2^-40."""
+    values = np.asarray(values, dtype=np.float64)
+    magnitude = np.clip(np.abs(values), 2.0**-40, 2.0**40)
+    fraction, exponent = np.frexp(magnitude)  # 0.5 <= fraction < 1
+    keys = (exponent.astype(np.int64) + 39) * 32 + np.searchsorted(_STEP, 2 * fraction, side="left") + 1
+    return np.where(np.abs(values) < 2.0**-40, 0, np.where(values < 0, -keys, keys))
+
+
+class _Counts(NamedTuple):
+    """Counts of the keys from `first` on, a row per head."""
+    first: int
+    counts: np.ndarray
+
+    def plus(self, other: "_Counts") -> "_Counts":
+        first = min(self.first, other.first)
+        end = max(self.first + self.counts.shape[1], other.first + other.counts.shape[1])
+        total = np.zeros((len(self.counts), end - first), dtype=np.int64)
+        for one in (self, other):
+            total[:, one.first - first:one.first - first + one.counts.shape[1]] += one.counts
+        return _Counts(first, total)
+
+
+class _Numbers:
+    """The statistics of one metric of all heads."""
+
+    def __init__(self, heads: int) -> None:
+        self.n = np.zeros(heads, dtype=np.int64)
+        self.mean, self.m2 = np.zeros(heads), np.zeros(heads)
+        self.min, self.max = np.full(heads, np.inf), np.full(heads, -np.inf)
+        self.last = np.full(heads, np.nan)
+        self.counts: Optional[_Counts] = None
+
+    def add(self, values: np.ndarray) -> np.ndarray:
+        """Adds values [heads, rows], of which those that are not finite do not exist; returns the means of the rest."""
+        exists = np.isfinite(values)
+        n = exists.sum(axis=1)
+        some = n > 0
+        filled = np.where(exists, values, 0.0)
+        mean = np.where(some, filled.sum(axis=1) / np.maximum(n, 1), 0.0)
+        m2 = np.where(exists, (values - mean[:, None])**2, 0.0).sum(axis=1)
+        low = np.where(exists, values, np.inf).min(axis=1, initial=np.inf)
+        high = np.where(exists, values, -np.inf).max(axis=1, initial=-np.inf)
+        same = low == high  # a sum rounds: the mean of equal values is that value
+        mean, m2 = np.where(same, low, mean), np.where(same, 0.0, m2)
+        total = np.maximum(self.n + n, 1)
+        delta, share = np.where(self.n > 0, mean - self.mean, 0.0), n / total
+        first = (self.n == 0) & some
+        self.m2 = np.where(first, m2, self.m2 + np.where(some, m2 + delta * delta * self.n * share, 0.0))
+        self.mean = np.where(first, mean, self.mean + np.where(some, delta * share, 0.0))
+        self.n = self.n + n
+        self.min, self.max = np.minimum(self.min, low), np.maximum(self.max, high)
+        if exists.any():
+            self._count(values, exists)
+        return np.where(some, mean, np.nan)
+
+    def _count(self, values: np.ndarray, exists: np.ndarray) -> None:
+        heads = len(values)
+        keys = bucket_keys(values[exists])
+        first, width = int(keys.min()), int(keys.max() - keys.min()) + 1
+        place = np.nonzero(exists)[0] * width + (keys - first)
+        counts = _Counts(first, np.bincount(place, minlength=heads * width).reshape(heads, width))
+        self.counts = counts if self.counts is None else self.counts.plus(counts)
+
+    def pack(self, head: int, buckets: int) -> bytes:
+        """The record of one head; empty when it has nothing."""
+        return _record(int(self.n[head]), float(self.mean[head]), float(self.m2[head]), float(self.min[head]),
+                       float(self.max[head]), float(self.last[head]),
+                       lambda: self._histogram(head, buckets))
+
+    def _histogram(self, head: int, buckets: int) -> bytes:
+        assert self.counts is not None
+        counts = self.counts.counts[head]
+        used = np.nonzero(counts)[0]
+        return _histogram(used + self.counts.first, counts[used], buckets)
+
+
+class LayerState:
+    """The statistics of one layer over some captures: steps, microbatches, or parts of their rows.
+
+    `heads` are all heads of the layer; a rank that has a slice of them adds its own. All captures of one state must
+    belong to the same window of the daemon: its summaries cannot take them apart.
+    """
+
+    def __init__(self, heads: int, buckets: int = BUCKETS) -> None:
+        if not 1 <= heads <= HEADS_MAX or not 1 <= buckets <= 2 * _KEY_MAX + 1:
+            raise ValueError(f"heads={heads}, buckets={buckets}: out of range")
+        self._heads, self._buckets = heads, buckets
+        self._numbers: Dict[str, _Numbers] = {}
+        self._sink = _Numbers(1)
+        self._newest: List[Optional[Tuple[int, int, int, int]]] = [None] * heads
+        self._first: Optional[Tuple[int, int]] = None
+        self._about: Dict[str, Any] = {}
+        self._ranks: Set[int] = set()
+        self._rows = self._messages = 0
+        self._invalid = np.zeros(heads, dtype=np.int64)
+        self._row_sum_error = math.nan
+
+    @property
+    def heads(self) -> int:
+        """The heads of the layer."""
+        return self._heads
+
+    @property
+    def newest(self) -> Tuple[int, int, int, int]:
+        """(epoch, step, microbatch, rank) of the newest capture. ValueError when there is none."""
+        found = max((one for one in self._newest if one is not None), default=None)
+        if found is None:
+            raise ValueError("a state without a capture")
+        return found
+
+    @property
+    def first(self) -> Tuple[int, int]:
+        """(epoch, step) of the oldest capture. ValueError when there is none."""
+        if self._first is None:
+            raise ValueError("a state without a capture")
+        return self._first
+
+    def add(self, rows: Mapping[str, Any], *, keys: int, epoch: int = 0, step: int = 0, microbatch: int = 0,
+            rank: int = 0, time_ns: int = 0, causal: bool = False, local_window: int = 8, valid: Any = None,
+            values: Optional[Mapping[str, Any]] = None, row_sum_error: float = math.nan, head_offset: int = 0) -> None:
+        """Adds one capture: `rows` maps the names of row metrics to arrays [B, H, Tq], NaN where a row has no such
+        number; a metric that is not in it is absent.
+
+        keys          of a row, Tk
+        valid         [B, Tq] or [B, H, Tq]: queries that are no padding; each without any number is an invalid row.
+                      Left out: rows without any number are padding
+        values        names of metrics of a message to arrays [H], such as `mean` and `importance`
+        local_window  of `local_mass`
+        head_offset   the first of the layer's heads that the arrays are of
+
+        Arrays may be numpy's or torch's, of any floating type. ValueError for names and shapes that do not fit.
+        """
+        arrays = {name: _rows_of(name, array) for name, array in rows.items()}
+        shapes = {array.shape for array in arrays.values()}
+        if len(shapes) != 1:
+            raise ValueError(f"rows: {'no metric' if not shapes else 'metrics of several shapes'}")
+        batch, heads, queries = shapes.pop()
+        if 0 in (batch, heads, queries) or head_offset < 0 or head_offset + heads > self._heads:
+            raise ValueError(f"rows of shape {(batch, heads, queries)} from head {head_offset} on: the layer has {self._heads} heads")
+        ones = {name: _values_of(name, array, heads) for name, array in (values or {}).items()}
+        if not 0 <= rank < WORLD_MAX or min(epoch, step, microbatch, keys, local_window) < 0:
+            raise ValueError("a position is out of range")
+        sound = np.zeros((batch, heads, queries), dtype=bool)
+        for array in arrays.values():
+            sound |= np.isfinite(array)
+        position = (int(epoch), int(step), int(microbatch), int(rank))
+        mine = slice(head_offset, head_offset + heads)
+        newest = [self._newest[h] is None or position >= self._newest[h]  # type: ignore[operator]
+                  for h in range(mine.start, mine.stop)]
+        before = max((one for one in self._newest if one is not None), default=None)
+        is_newest = before is None or position >= before
+        for numbers in self._numbers.values():  # a capture without a number is the newest all the same
+            numbers.last[mine] = np.where(newest, np.nan, numbers.last[mine])
+        means = {}
+        for name, array in arrays.items():
+            means[name] = self._add(name, array.transpose(1, 0, 2).reshape(heads, -1), mine, newest)
+        for name, array in ones.items():
+            self._add(name, array[:, None], mine, newest)
+        self._add_sink_rate(means.get("first_token") if heads == self._heads else None, is_newest)
+        sound_rows = sound.sum(axis=(0, 2))
+        self._rows += int(sound_rows.sum())
+        if valid is not None:
+            mask = np.asarray(_plain(valid), dtype=bool)
+            mask = np.broadcast_to(mask[:, None] if mask.ndim == 2 else mask, sound.shape)
+            self._invalid[mine] += (mask & ~sound).sum(axis=(0, 2))
+        self._row_sum_error = float(np.fmax(self._row_sum_error, row_sum_error))
+        self._messages += 1
+        self._ranks.add(int(rank))
+        self._first = min(self._first or (int(epoch), int(step)), (int(epoch), int(step)))
+        for h in range(mine.start, mine.stop):
+            if newest[h - mine.start]:
+                self._newest[h] = position
+        if is_newest:
+            self._about = {"time_ns": int(time_ns), "shape": [batch, heads, queries, int(keys)],
+                           "causal": bool(causal), "tier": "state", "local_window": int(local_window)}
+
+    def _add(self, name: str, values: np.ndarray, mine: slice, newest: List[bool]) -> np.ndarray:
+        numbers = self._numbers.setdefault(name, _Numbers(self._heads))
+        whole = np.full((self._heads, values.shape[1]), np.nan)
+        whole[mine] = values
+        means = numbers.add(whole)[mine]
+        numbers.last[mine] = np.where(newest, means, numbers.last[mine])
+        return means
+
+    def _add_sink_rate(self, means: Optional[np.ndarray], is_newest: bool) -> None:
+        """The share of sinks among the heads, from their means of first_token."""
+        known = 0 if means is None else int(np.isfinite(means).sum())
+        rate = int((means > _SINK).sum()) / known if known else math.nan
+        mean = self._sink.add(np.array([[rate]]))
+        if is_newest:
+            self._sink.last = mean
+
+    def pack(self) -> bytes:
+        """The state as bytes. ValueError when nothing was added."""
+        newest = self.newest
+        invalid = int(self._invalid.sum())
+        on = max(_SLOT[name] for name in self._numbers) + 1
+        first_rank, ranks = _rank_bits(self._ranks)
+        whole = all(one == newest for one in self._newest)
+        state: Dict[str, Any] = {
+            "v": VERSION, "buckets": self._buckets, "newest": list(newest), **self._about,
+            "rows": self._rows, "invalid_rows": invalid,
+            "row_sum_error": self._row_sum_error if math.isfinite(self._row_sum_error) else None,
+            "messages": self._messages, "rank_first": first_rank, "ranks": ranks,
+            "lost": 0, "source": 0, "dropped": {}, "detail": None, "weights": None, "weights_newest": None,
+            "metrics": [name if name in self._numbers else None for name in METRICS[:on]],
+            "vectors": [], "aggregates": [None] * _AGGREGATES,
+            "heads": [self._pack_head(head) for head in range(self._heads)],
+            "heads_newest": None if whole else [None if one is None else list(one) for one in self._newest],
+            "patterns": [None] * self._heads,
+            "across": _pack_set({4 * _AGGREGATES: self._sink.pack(0, self._buckets)})}
+        if invalid:
+            state["heads_invalid_rows"] = self._invalid.tolist()
+        return msgpack.packb(state, use_bin_type=True)  # type: ignore[no-any-return]
+
+    def _pack_head(self, head: int) -> bytes:
+        return _pack_set({_SLOT[name]: numbers.pack(head, self._buckets) for name, numbers in self._numbers.items()})
+
+
+def pack_state(rows: Mapping[str, Any], *, heads: Optional[int] = None, buckets: int = BUCKETS, **about: Any) -> bytes:
+    """The state of a single capture as bytes: `rows` maps the names of row metrics to arrays [B, H, Tq], NaN where a
+    row has no such number. `heads` are those of the layer (default: H); the rest as for LayerState.add()."""
+    if heads is None:
+        heads = max((int(array.shape[1]) for array in rows.values()), default=1)
+    state = LayerState(heads, buckets)
+    state.add(rows, **about)
+    return state.pack()
+
+
+def _plain(array: Any) -> Any:
+    return array.detach().cpu().double().numpy() if is_torch(array) else array
+
+
+def _rows_of(name: str, array: Any) -> np.ndarray:
+    if name not in ROW_METRICS:
+        raise ValueError(f"rows: {name!r} is no metric of a row")
+    plain = np.asarray(_plain(array), dtype=np.float64)
+    if plain.ndim != 3:
+        raise ValueError(f"rows: {name!r} of shape {plain.shape}: must be [B, H, Tq]")
+    return plain
+
+
+def _values_of(name: str, array: Any, heads: int) -> np.ndarray:
+    one = np.asarray(_plain(array), dtype=np.float64)
+    if name not in MESSAGE_METRICS or one.shape != (heads,):
+        raise ValueError(f"values: {name!r} of shape {one.shape}: no metric of a message, or not of {heads} heads")
+    return one
+
+
+def _rank_bits(ranks: Set[int]) -> Tuple[int, bytes]:
+    first = min(ranks) // 8 * 8
+    bits = bytearray((max(ranks) - first) // 8 + 1)
+    for rank in ranks:
+        bits[(rank - first) // 8] |= 1 << rank % 8
+    return first, bytes(bits)
+
+
+# ------------------------------------------------------------------------------------------ bytes of one head
+
+
+def _pack_set(records: Dict[int, bytes]) -> bytes:
+    """A mask of the slots in use, and their records."""
+    used = sorted(slot for slot, record in records.items() if record)
+    if not used:
+        return b""
+    return sum(1 << slot for slot in used).to_bytes(16, "little") + b"".join(records[slot] for slot in used)
+
+
+def _record(n: int, mean: float, m2: float, low: float, high: float, last: float, histogram: Any) -> bytes:
+    if n == 0 and not math.isfinite(last):
+        return b""
+    if n == 0:
+        mean = m2 = low = high = 0.0
+    size = 0 if n < 1 << 8 else 1 if n < 1 << 16 else 2 if n < 1 << 32 else 3
+    same = m2 == 0 and _bits(low) == _bits(mean) == _bits(high)
+    mean32, range32 = _is_f32(mean), _is_f32(low) and _is_f32(high)
+    kind = (0 if math.isnan(last) else 1 if n > 0 and _bits(last) == _bits(mean) else 2 if _is_f32(last) else 3)
+    flags = same * 1 | mean32 * 2 | range32 * 4 | kind * 8 | size * 32
+    out = n.to_bytes(1 << size, "little")
+    if n > 0:
+        out += _real(mean, mean32)
+    if n > 0 and not same:
+        out += _real(m2, False) + _real(low, range32) + _real(high, range32)
+    if kind >= 2:
+        out += _real(last, kind == 2)
+    if not same:
+        counted = histogram()
+        flags |= 128 * (len(counted) > 255)
+        out += len(counted).to_bytes(2 if len(counted) > 255 else 1, "little") + counted
+    return bytes([flags]) + out
+
+
+def _bits(x: float) -> bytes:
+    return struct.pack("<d", x)
+
+
+def _is_f32(x: float) -> bool:
+    return math.isfinite(x) and abs(x) <= 3.4028234663852886e38 and float(np.float32(x)) == x
+
+
+def _real(x: float, f32: bool) -> bytes:
+    return struct.pack("<f" if f32 else "<d", x)
+
+
+def _halve(keys: np.ndarray, halvings: int) -> np.ndarray:
+    """Keys at full resolution as those after so many halvings."""
+    size = np.abs(keys)
+    coarse = -(-(size - 1 - _BOUNDS) >> halvings) + (_BOUNDS >> halvings) + 1
+    return np.where(keys == 0, 0, np.sign(keys) * coarse)
+
+
+def _histogram(keys: np.ndarray, counts: np.ndarray, buckets: int) -> bytes:
+    """Bytes of a histogram from sorted keys at full resolution: halved until at most `buckets` are used."""
+    halvings, coarse = 0, keys
+    while len(np.unique(coarse)) > buckets and halvings < _HALVINGS_MAX:
+        halvings += 1
+        coarse = _halve(keys, halvings)
+    if halvings == _HALVINGS_MAX:
+        cut = max(int(np.abs(coarse).max()) - _SPAN, 0)
+        coarse = np.where(np.abs(coarse) <= cut, 0, coarse)
+    coarse, place = np.unique(coarse, return_inverse=True)
+    total = np.minimum(np.bincount(place, weights=counts), _COUNT_MAX).astype(np.int64)
+    key_max = -(-_BOUNDS >> halvings) + (_BOUNDS >> halvings) + 1
+    index = coarse + key_max
+    out, after = bytearray([halvings]), 0
+    for block in np.unique(index // 8):
+        here = index // 8 == block
+        width = (int(total[here].max()).bit_length() + 7) // 8
+        skipped = int(block) - after
+        if skipped >= 48:
+            out += bytes([(48 | skipped >> 8) << 2 | width - 1, skipped & 255])
+        else:
+            out.append(skipped << 2 | width - 1)
+        out.append(int(sum(1 << int(at) for at in index[here] % 8)))
+        for count in total[here]:
+            out += int(count).to_bytes(width, "little")
+        after = int(block) + 1
+    return bytes(out)

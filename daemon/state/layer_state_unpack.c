@@ -1,0 +1,597 @@
+/* SPDX-License-Identifier: MIT */
+/* Reads what layer_state_pack.c writes, from anybody: whatever is accepted can be merged, packed
+ * and summed up.
+ *
+ * Version 1, which attnd stored before there were `state` messages, told what is newest by the
+ * order in which messages had arrived, and its ranks by the order in which they had appeared. A
+ * message of such a state is read as one of the newest step, of rank 0, and the ranks by their
+ * number. */
+#include "daemon/state/layer_state_internal.h"
+#include "daemon/state/stored.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define HEADS_MAX 65536 /* as limits.heads */
+#define ROWS_MOST (UINT64_C(1) << 53)
+
+static int get_tier(struct layer_state *state, const msgpack_object *map)
+{
+    const msgpack_object *value = mpk_find(map, "tier");
+    for (int i = 0; value && i < MESSAGE_EVENT; i++) {
+        if (mpk_is_str(value, message_type_name((enum message_type)i))) {
+            state->tier = (enum message_type)i;
+            return 0;
+        }
+    }
+    return ERR_STORE_FORMAT;
+}
+
+/* nil is none. */
+static int get_position(const msgpack_object *value, struct position *ret_position)
+{
+    static const uint64_t most[LAYER_POSITION_NUMBERS] = {COUNT_MAX, COUNT_MAX, UINT32_MAX,
+                                                          WORLD_MAX - 1};
+    uint64_t numbers[LAYER_POSITION_NUMBERS];
+    if (value && value->type == MSGPACK_OBJECT_NIL) {
+        *ret_position = (struct position){0};
+        return 0;
+    }
+    if (!value || value->type != MSGPACK_OBJECT_ARRAY ||
+        value->via.array.size != LAYER_POSITION_NUMBERS) {
+        return ERR_STORE_FORMAT;
+    }
+    for (int i = 0; i < LAYER_POSITION_NUMBERS; i++) {
+        if (mpk_get_u64(&value->via.array.ptr[i], most[i], &numbers[i]) != 0) {
+            return ERR_STORE_FORMAT;
+        }
+    }
+    *ret_position =
+        (struct position){numbers[0], numbers[1], (uint32_t)numbers[2], (uint32_t)numbers[3] + 1};
+    return 0;
+}
+
+static const msgpack_object *layer_state_unpack_get_array(const msgpack_object *map,
+                                                          const char *key)
+{
+    const msgpack_object *array = mpk_find(map, key);
+    return array && array->type == MSGPACK_OBJECT_ARRAY ? array : NULL;
+}
+
+static int get_shape(struct layer_state *state, const msgpack_object *map)
+{
+    const msgpack_object *shape = layer_state_unpack_get_array(map, "shape");
+    uint64_t number;
+    if (!shape || shape->via.array.size != LAYER_SHAPE_NUMBERS) {
+        return ERR_STORE_FORMAT;
+    }
+    for (int i = 0; i < LAYER_SHAPE_NUMBERS; i++) {
+        if (mpk_get_u64(&shape->via.array.ptr[i], UINT32_MAX, &number) != 0) {
+            return ERR_STORE_FORMAT;
+        }
+        state->shape[i] = (uint32_t)number;
+    }
+    return 0;
+}
+
+/* The position of a version 1 that had an arrival number under this key, once epoch and step are
+ * known. */
+static int get_arrival(const struct layer_state *state, const msgpack_object *map, const char *key,
+                       struct position *ret_position)
+{
+    uint64_t arrival;
+    int code = stored_u64(map, key, UINT64_MAX, &arrival);
+    if (!code && arrival > 0) {
+        *ret_position = (struct position){state->epoch, state->step, 0, 1};
+    }
+    return code;
+}
+
+static int get_positions_1(struct layer_state *state, const msgpack_object *map)
+{
+    int code = stored_u64(map, "epoch", COUNT_MAX, &state->epoch);
+    if (!code) {
+        code = stored_u64(map, "step", COUNT_MAX, &state->step);
+    }
+    if (!code) {
+        code = get_arrival(state, map, "newest", &state->newest);
+    }
+    if (!code) {
+        code = get_arrival(state, map, "weights_arrival", &state->weights_newest);
+    }
+    return code ? code : stored_fill(map, "shape", state->shape, sizeof state->shape);
+}
+
+static int get_positions(struct layer_state *state, const msgpack_object *map)
+{
+    int code = get_position(mpk_find(map, "newest"), &state->newest);
+    if (!code) {
+        code = get_position(mpk_find(map, "weights_newest"), &state->weights_newest);
+    }
+    if (!code) {
+        const struct position *shown =
+            position_exists(&state->newest) ? &state->newest : &state->weights_newest;
+        state->epoch = shown->epoch;
+        state->step = shown->step;
+        code = get_shape(state, map);
+    }
+    return code;
+}
+
+static int get_newest(struct layer_state *state, const msgpack_object *map, uint32_t version)
+{
+    int code = version == 1 ? get_positions_1(state, map) : get_positions(state, map);
+    if (!code) {
+        code = stored_u64(map, "time_ns", UINT64_MAX, &state->time_ns);
+    }
+    if (!code) {
+        code = stored_bool(map, "causal", &state->causal);
+    }
+    if (!code) {
+        code = get_tier(state, map);
+    }
+    if (!code) {
+        code = stored_u32(map, "local_window", UINT32_MAX, &state->local_window);
+    }
+    return code;
+}
+
+static int get_ranks(struct layer_state *state, const msgpack_object *map, uint32_t version)
+{
+    const uint8_t *bits;
+    uint32_t first = 0;
+    size_t bytes;
+    int code = stored_bytes(map, "ranks", &bits, &bytes);
+    if (!code && version > 1) {
+        code = stored_u32(map, "rank_first", WORLD_MAX, &first);
+        bool trimmed = bytes > 0 ? bits[0] && bits[bytes - 1] : first == 0;
+        code = code || trimmed ? code : ERR_STORE_FORMAT;
+    }
+    if (!code && (first % 8 != 0 || bytes > (WORLD_MAX - first) / 8)) {
+        code = ERR_STORE_FORMAT;
+    }
+    if (!code && bytes > 0) {
+        code = layer_state_reserve_ranks(state, first, (uint32_t)bytes);
+    }
+    if (!code && bytes > 0) {
+        memcpy(state->rank_bits, bits, bytes);
+    }
+    return code;
+}
+
+static int get_row_sum_error(struct layer_state *state, const msgpack_object *map, uint32_t version)
+{
+    const msgpack_object *value = mpk_find(map, "row_sum_error");
+    if (version == 1) {
+        return stored_fill(map, "row_sum_error", &state->row_sum_error,
+                           sizeof state->row_sum_error);
+    }
+    return value && mpk_get_f64(value, &state->row_sum_error) == 0 ? 0 : ERR_STORE_FORMAT;
+}
+
+static int get_counts(struct layer_state *state, const msgpack_object *map, uint32_t version)
+{
+    int code = stored_u64(map, "rows", ROWS_MOST, &state->rows);
+    if (!code) {
+        code = stored_u64(map, "invalid_rows", ROWS_MOST, &state->invalid_rows);
+    }
+    if (!code) {
+        code = get_row_sum_error(state, map, version);
+    }
+    if (!code) {
+        code = stored_u64(map, "messages", ROWS_MOST, &state->messages);
+    }
+    return code ? code : get_ranks(state, map, version);
+}
+
+/* Reasons that this version does not know are not among its counts. */
+static int get_tally(struct tally *tally, const msgpack_object *map)
+{
+    const msgpack_object *dropped = mpk_find(map, "dropped");
+    int code = dropped && dropped->type == MSGPACK_OBJECT_MAP ? 0 : ERR_STORE_FORMAT;
+    if (!code) {
+        code = stored_u64(map, "lost", UINT64_MAX, &tally->lost);
+    }
+    if (!code) {
+        code = stored_u64(map, "source", UINT64_MAX, &tally->source);
+    }
+    for (int i = 0; i < ERR_COUNT && !code; i++) {
+        const char *slug = err_slug(ERR_BASE - i);
+        if (mpk_find(dropped, slug)) {
+            code = stored_u64(dropped, slug, UINT64_MAX, &tally->dropped[i]);
+        }
+    }
+    return code;
+}
+
+static int get_detail(struct layer_state *state, const msgpack_object *map)
+{
+    int code = detail_unpack(mpk_find(map, "detail"), state->heads, &state->detail);
+    if (!code) {
+        code = detail_unpack(mpk_find(map, "weights"), state->heads, &state->weights);
+    }
+    layer_state_find_matrices(state);
+    return code;
+}
+
+/* Where the numbers of a head belong that the document numbers by its own lists; STAT_SLOTS: this
+ * version has no such number. */
+struct slots {
+    uint8_t to[STAT_SLOTS];     /* of a head */
+    uint8_t across[STAT_SLOTS]; /* of what goes across heads */
+};
+
+/* METRIC_MATRIX_FIRST when there is none. A state of this version has each at its own place. */
+static int metric_named(const msgpack_object *name, int likely)
+{
+    if (likely < METRIC_MATRIX_FIRST && mpk_is_str(name, metric_info[likely].name)) {
+        return likely;
+    }
+    int m = 0;
+    while (m < METRIC_MATRIX_FIRST && !mpk_is_str(name, metric_info[m].name)) {
+        m++;
+    }
+    return m;
+}
+
+static void get_metric_names(struct layer_state *state, const msgpack_object *names,
+                             struct slots *slots)
+{
+    for (uint32_t i = 0; i < names->via.array.size && i < STAT_HISTS; i++) {
+        int m = metric_named(&names->via.array.ptr[i], (int)i);
+        if (m < METRIC_MATRIX_FIRST) {
+            slots->to[i] = (uint8_t)m;
+            state->on[m] = true;
+        }
+    }
+}
+
+static void map_vector(int v, uint32_t at, uint32_t width, struct slots *slots)
+{
+    for (uint32_t i = 0; i < width && i < vector_info[v].width; i++) {
+        slots->to[at + i] = (uint8_t)layer_vector_slot(v, i);
+    }
+}
+
+static int get_vector_names(struct layer_state *state, const msgpack_object *vectors,
+                            struct slots *slots)
+{
+    uint32_t at = STAT_HISTS, width;
+    bool on;
+    for (uint32_t i = 0; i < vectors->via.array.size; i++, at += width) {
+        const msgpack_object *vector = &vectors->via.array.ptr[i], *name = mpk_find(vector, "name");
+        if (!name || stored_u32(vector, "width", STAT_SLOTS - at, &width) != 0 ||
+            stored_bool(vector, "on", &on) != 0) {
+            return ERR_STORE_FORMAT;
+        }
+        for (int v = 0; v < VECTOR_COUNT; v++) {
+            if (mpk_is_str(name, vector_info[v].name)) {
+                map_vector(v, at, width, slots);
+                state->has_vector[v] = on;
+            }
+        }
+    }
+    return 0;
+}
+
+/* Four numbers of each kind of map, and the sink rate after them. */
+static int get_aggregate_names(struct layer_state *state, const msgpack_object *names,
+                               uint32_t version, struct slots *slots)
+{
+    uint32_t count = names->via.array.size;
+    if (count * MAP_STAT_COUNT >= STAT_HISTS || (version == 1 && count != AGGREGATE_COUNT)) {
+        return ERR_STORE_FORMAT;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        const msgpack_object *name = &names->via.array.ptr[i];
+        for (int a = 0; a < AGGREGATE_COUNT; a++) {
+            bool on = false;
+            if (version == 1 ? (int)i != a : !mpk_is_str(name, aggregate_name[a])) {
+                continue;
+            }
+            if (version == 1 && mpk_get_bool(name, &on) != 0) {
+                return ERR_STORE_FORMAT;
+            }
+            state->has_aggregate[a] = version > 1 || on;
+            for (int s = 0; s < MAP_STAT_COUNT; s++) {
+                slots->across[layer_aggregate_slot((int)i, s)] =
+                    (uint8_t)layer_aggregate_slot(a, s);
+            }
+        }
+    }
+    slots->across[layer_aggregate_slot((int)count, 0)] = LAYER_SLOT_SINK_RATE;
+    return 0;
+}
+
+/* Whether no two numbers go to the same place. */
+static bool is_injective(const uint8_t to[STAT_SLOTS])
+{
+    bool taken[STAT_SLOTS] = {false};
+    for (uint32_t i = 0; i < STAT_SLOTS; i++) {
+        if (to[i] == STAT_SLOTS) {
+            continue;
+        }
+        if (taken[to[i]]) {
+            return false;
+        }
+        taken[to[i]] = true;
+    }
+    return true;
+}
+
+static int get_names(struct layer_state *state, const msgpack_object *map, uint32_t version,
+                     struct slots *slots)
+{
+    const msgpack_object *metrics = layer_state_unpack_get_array(map, "metrics"),
+                         *vectors = layer_state_unpack_get_array(map, "vectors"),
+                         *aggregates = layer_state_unpack_get_array(map, "aggregates");
+    memset(slots, STAT_SLOTS, sizeof *slots);
+    if (!metrics || !vectors || !aggregates) {
+        return ERR_STORE_FORMAT;
+    }
+    get_metric_names(state, metrics, slots);
+    int code = get_vector_names(state, vectors, slots);
+    if (!code) {
+        code = get_aggregate_names(state, aggregates, version, slots);
+    }
+    return code || (is_injective(slots->to) && is_injective(slots->across)) ? code
+                                                                            : ERR_STORE_FORMAT;
+}
+
+static int get_set(struct layer_state *state, const msgpack_object *bin,
+                   const struct stat_mask *hists, struct stat_set *set)
+{
+    if (!bin || bin->type != MSGPACK_OBJECT_BIN ||
+        !stat_set_check((const uint8_t *)bin->via.bin.ptr, bin->via.bin.size, state->buckets,
+                        hists)) {
+        return ERR_STORE_FORMAT;
+    }
+    int code = stat_set_assign(set, (const uint8_t *)bin->via.bin.ptr, bin->via.bin.size);
+    state->stats_bytes += stat_set_bytes(set);
+    return code;
+}
+
+static bool is_in_place(const struct stat_set *set, const uint8_t to[STAT_SLOTS])
+{
+    struct stat_reader reader;
+    struct stat_record record;
+    uint32_t slot;
+    stat_reader_init(&reader, set);
+    while (stat_read(&reader, &slot, &record)) {
+        if (to[slot] != slot) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static int move_sets(struct layer_state *state, const struct slots *slots)
+{
+    struct stat_writer *writer = stat_writer_new(state->buckets);
+    int code = writer ? 0 : ERR_MEMORY;
+    for (uint32_t h = 0; h < state->heads && !code; h++) {
+        if (!is_in_place(&state->head[h].stats, slots->to)) {
+            code = stat_set_move(&state->head[h].stats, slots->to, writer);
+        }
+    }
+    if (!code && !is_in_place(&state->across, slots->across)) {
+        code = stat_set_move(&state->across, slots->across, writer);
+    }
+    stat_writer_free(&writer);
+    return code;
+}
+
+/* Patterns that this version does not know are none. */
+static void get_pattern(const msgpack_object *name, struct head_state *head)
+{
+    for (uint8_t i = 0; i < PATTERN_COUNT; i++) {
+        if (pattern_name[i] && mpk_is_str(name, pattern_name[i])) {
+            head->pattern = i;
+        }
+    }
+}
+
+/* nil: of all heads it is the state's. */
+static int get_heads_newest(struct layer_state *state, const msgpack_object *map, uint32_t version)
+{
+    const char *key = version == 1 ? "arrivals" : "heads_newest";
+    const msgpack_object *list = mpk_find(map, key);
+    if (version > 1 && list && list->type == MSGPACK_OBJECT_NIL) {
+        for (uint32_t h = 0; h < state->heads; h++) {
+            state->head[h].newest = state->newest;
+        }
+        return 0;
+    }
+    if (!list || list->type != MSGPACK_OBJECT_ARRAY || list->via.array.size != state->heads) {
+        return ERR_STORE_FORMAT;
+    }
+    for (uint32_t h = 0; h < state->heads; h++) {
+        const msgpack_object *value = &list->via.array.ptr[h];
+        struct position *newest = &state->head[h].newest;
+        uint64_t arrival = 0;
+        if (version == 1 ? mpk_get_u64(value, UINT64_MAX, &arrival) != 0
+                         : get_position(value, newest) != 0) {
+            return ERR_STORE_FORMAT;
+        }
+        if (arrival > 0) {
+            *newest = (struct position){state->epoch, state->step, 0, 1};
+        }
+        if (!position_reaches(&state->newest, newest)) {
+            return ERR_STORE_FORMAT;
+        }
+    }
+    return 0;
+}
+
+/* `hists`: those of the document's slots whose histograms will be read; NULL: all. */
+static int layer_state_unpack_get_heads(struct layer_state *state, const msgpack_object *map,
+                                        const struct stat_mask *hists)
+{
+    const msgpack_object *heads = layer_state_unpack_get_array(map, "heads"),
+                         *patterns = layer_state_unpack_get_array(map, "patterns");
+    if (!patterns || patterns->via.array.size != state->heads) {
+        return ERR_STORE_FORMAT;
+    }
+    for (uint32_t h = 0; h < state->heads; h++) {
+        struct head_state *head = &state->head[h];
+        int code = get_set(state, &heads->via.array.ptr[h], hists, &head->stats);
+        if (code) {
+            return code;
+        }
+        get_pattern(&patterns->via.array.ptr[h], head);
+    }
+    return get_set(state, mpk_find(map, "across"), NULL, &state->across);
+}
+
+/* States of an older attnd have none. */
+static int layer_state_unpack_get_invalid(struct layer_state *state, const msgpack_object *map)
+{
+    const msgpack_object *counts = mpk_find(map, "heads_invalid_rows");
+    if (!counts) {
+        return 0;
+    }
+    if (counts->type != MSGPACK_OBJECT_ARRAY || counts->via.array.size != state->heads ||
+        state->invalid_rows == 0) {
+        return ERR_STORE_FORMAT;
+    }
+    for (uint32_t h = 0; h < state->heads; h++) {
+        if (mpk_get_u64(&counts->via.array.ptr[h], UINT64_MAX, &state->head[h].invalid_rows) != 0) {
+            return ERR_STORE_FORMAT;
+        }
+    }
+    return 0;
+}
+
+/* Whether no number was counted more often than there are rows, or messages, that may have it. */
+static bool counts_fit(const struct layer_state *state)
+{
+    uint64_t rows[METRIC_ROW_COUNT] = {0}, invalid = 0;
+    struct stat_reader reader;
+    struct stat_record record;
+    uint32_t slot;
+    for (uint32_t h = 0; h < state->heads; h++) {
+        stat_reader_init(&reader, &state->head[h].stats);
+        while (stat_read(&reader, &slot, &record)) {
+            uint64_t most = state->messages;
+            if (slot < METRIC_ROW_COUNT) {
+                most = state->rows - rows[slot];
+                rows[slot] += record.moments.n;
+            }
+            if (record.moments.n > most) {
+                return false;
+            }
+        }
+        if (state->head[h].invalid_rows > state->invalid_rows - invalid) {
+            return false;
+        }
+        invalid += state->head[h].invalid_rows;
+    }
+    stat_reader_init(&reader, &state->across);
+    while (stat_read(&reader, &slot, &record)) {
+        if (record.moments.n > state->messages) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Where the document has a metric. */
+static struct stat_mask slots_of(int metric, const struct slots *slots)
+{
+    struct stat_mask mask = {{0}};
+    for (uint32_t i = 0; i < STAT_HISTS; i++) {
+        if (slots->to[i] == metric) {
+            stat_mask_set(&mask, i);
+        }
+    }
+    return mask;
+}
+
+static int layer_state_unpack_fill(struct layer_state *state, const msgpack_object *map,
+                                   uint32_t version, const int *metric)
+{
+    struct slots slots;
+    int code = get_newest(state, map, version);
+    if (!code) {
+        code = get_counts(state, map, version);
+    }
+    if (!code) {
+        code = get_tally(&state->tally, map);
+    }
+    if (!code) {
+        code = get_detail(state, map);
+    }
+    if (!code) {
+        code = get_names(state, map, version, &slots);
+    }
+    if (!code) {
+        code = get_heads_newest(state, map, version);
+    }
+    if (!code) {
+        struct stat_mask wanted = metric ? slots_of(*metric, &slots) : (struct stat_mask){{0}};
+        code = layer_state_unpack_get_heads(state, map, metric ? &wanted : NULL);
+    }
+    if (!code) {
+        code = move_sets(state, &slots);
+    }
+    if (!code) {
+        code = layer_state_unpack_get_invalid(state, map);
+    }
+    if (!code && !metric && !counts_fit(state)) {
+        code = ERR_STORE_FORMAT;
+    }
+    if (!code && mpk_find(map, "trouble")) {
+        code = stored_copy(map, "trouble", state->heads, sizeof *state->trouble,
+                           (void **)&state->trouble);
+    }
+    return code;
+}
+
+static int new_state(const msgpack_object *map, uint32_t *ret_version,
+                     struct layer_state **ret_state)
+{
+    const msgpack_object *heads = layer_state_unpack_get_array(map, "heads");
+    uint32_t buckets;
+    if (stored_u32(map, "v", LAYER_STATE_VERSION, ret_version) != 0 || *ret_version == 0 ||
+        !heads || heads->via.array.size == 0 || heads->via.array.size > HEADS_MAX ||
+        stored_u32(map, "buckets", HIST_KEYS, &buckets) != 0) {
+        return ERR_STORE_FORMAT;
+    }
+    *ret_state = layer_state_new(heads->via.array.size, buckets);
+    return *ret_state ? 0 : ERR_MEMORY;
+}
+
+/* `metric`: the only one whose histograms will be read; NULL: all. */
+static int unpack_some(const void *data, size_t size, const int *metric,
+                       struct layer_state **ret_state)
+{
+    struct mpk_doc doc;
+    struct layer_state *state = NULL;
+    int code = mpk_parse(data, size, &stored_limits, &doc);
+    if (code) {
+        return code == ERR_MEMORY ? code : ERR_STORE_FORMAT;
+    }
+    uint32_t version;
+    code = new_state(doc.root, &version, &state);
+    if (!code) {
+        code = layer_state_unpack_fill(state, doc.root, version, metric);
+    }
+    mpk_doc_clear(&doc);
+    if (code) {
+        layer_state_free(&state);
+    } else {
+        *ret_state = state;
+    }
+    return code;
+}
+
+int layer_state_unpack(const void *data, size_t size, struct layer_state **ret_state)
+{
+    return unpack_some(data, size, NULL, ret_state);
+}
+
+int layer_state_unpack_metric(const void *data, size_t size, int metric,
+                              struct layer_state **ret_state)
+{
+    return unpack_some(data, size, &metric, ret_state);
+}
