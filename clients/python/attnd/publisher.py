@@ -13,7 +13,7 @@ import weakref
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 from . import scalars, tensors, wire
-from .limits import DOUT, LOG, Q_STRIDE, VALUES
+from .limits import DOUT, LOG, PARTS, Q_STRIDE, VALUES
 from .plan import EVERYTHING, Plan, choose
 from .sender import Identity, Later, Message, Sender
 
@@ -167,6 +167,11 @@ class Publisher:
     def takes_output(self) -> bool:
         """Whether those who listen know dout, wo_r and x_norm."""
         return self._sender.limits.header >= DOUT
+
+    @property
+    def takes_parts(self) -> bool:
+        """Whether those who listen know parts of projection matrices."""
+        return self._sender.limits.header >= PARTS
 
     @property
     def takes_values(self) -> bool:
