@@ -181,7 +181,8 @@ enum tensor_role header_role_of(enum projection projection)
 static void header_tensors_set_matrices(struct header *header)
 {
     for (int p = 0; p < PROJECTION_COUNT; p++) {
-        const struct tensor *tensor = header_find_tensor(header, header_role_of(p));
+        const struct tensor *tensor =
+            header_find_tensor(header, header_role_of((enum projection)p));
 
         if (tensor) { /* at most INT32_MAX: read_shape */
             header->matrix[p].out = (uint32_t)tensor->shape[0];
@@ -306,7 +307,8 @@ int header_read_parts(const msgpack_object *value, struct header *header)
     int rc = mpk_collect(value, projection_name, PROJECTION_COUNT, found, &duplicate);
 
     for (int p = 0; p < PROJECTION_COUNT && !rc; p++) {
-        const struct tensor *tensor = header_find_tensor(header, header_role_of(p));
+        const struct tensor *tensor =
+            header_find_tensor(header, header_role_of((enum projection)p));
 
         known += found[p] != NULL;
         if (found[p]) {

@@ -295,7 +295,7 @@ int history_roles(struct query *query)
         return ERR_MEMORY;
     }
     for (int m = 0; m < METRIC_COUNT; m++) {
-        if (pattern_reads(m)) {
+        if (pattern_reads((enum metric)m)) {
             roles->place[m] = roles->metrics;
             roles->series[roles->metrics++].number = m;
         }

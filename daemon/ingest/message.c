@@ -247,8 +247,8 @@ static struct weights message_describe_weights(const struct header *header, stru
         matrix->out = place->out;
         matrix->in = place->in;
         if (!header->in_parts) {
-            matrix->data = tensor_data(header, message, header_role_of(p));
-            matrix->dtype = tensor_dtype(header, header_role_of(p));
+            matrix->data = tensor_data(header, message, header_role_of((enum projection)p));
+            matrix->dtype = tensor_dtype(header, header_role_of((enum projection)p));
         } else if (place->out) {
             matrix->data = message ? message->joined + at : (const char *)place;
             matrix->dtype = message ? message->joined_dtype[p] : DTYPE_F64;

@@ -76,8 +76,8 @@ static bool assembly_goes_with(const struct header *a, const struct header *b)
 {
     bool fits = true;
     for (int p = 0; p < PROJECTION_COUNT && fits; p++) {
-        uint32_t frame_a = header_frame_of(a, header_role_of(p)),
-                 frame_b = header_frame_of(b, header_role_of(p));
+        uint32_t frame_a = header_frame_of(a, header_role_of((enum projection)p)),
+                 frame_b = header_frame_of(b, header_role_of((enum projection)p));
         if (frame_a && frame_b) {
             const struct tensor *size_a = &a->tensors[frame_a - 2],
                                 *size_b = &b->tensors[frame_b - 2];

@@ -24,7 +24,7 @@ static void check_matrices(const struct header *header)
     REQUIRE(!header->q_len && !header->k_len && header->head_offset == 0);
     for (int p = 0; p < PROJECTION_COUNT; p++) {
         const struct matrix_place *place = &header->matrix[p];
-        uint32_t frame = header_frame_of(header, header_role_of(p));
+        uint32_t frame = header_frame_of(header, header_role_of((enum projection)p));
         bool keys = p == PROJECTION_K || p == PROJECTION_V;
 
         REQUIRE(!frame || place->out > 0);
