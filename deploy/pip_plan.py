@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
-CUDA = re.compile(r"(nvidia|cuda|cupy|triton|pytorch-triton)(-|$)")
+CUDA = re.compile(r"(nvidia|cuda|cupy|pytorch-triton)(-|$)")
 TIMEOUT_S = 30
 
 

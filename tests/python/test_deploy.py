@@ -45,10 +45,10 @@ def index():
         server.shutdown()
 
 
-@pytest.mark.parametrize("name", ["nvidia-cublas", "NVIDIA-cudnn-cu13", "triton", "cuda-bindings", "pytorch-triton"])
+@pytest.mark.parametrize("name", ["nvidia-cublas", "NVIDIA-cudnn-cu13", "cuda-bindings", "pytorch-triton"])
 def test_nothing_made_for_cuda_is_installed(name):
     assert "CUDA build" in judge([("torch", "file:///torch.whl"), (name, "file:///other.whl")])
-    assert judge([("torch", "file:///torch.whl"), ("tritonclient", "file:///other.whl")]) is None
+    assert judge([("torch", "file:///torch.whl"), ("triton", "file:///other.whl")]) is None
 
 
 def test_downloads_have_a_bound_that_files_of_this_machine_do_not_count_for():

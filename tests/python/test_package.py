@@ -32,4 +32,4 @@ def test_type_checkers_see_every_name_that_the_package_has():
     tree = ast.parse((PACKAGE / "attnd" / "__init__.py").read_text(encoding="utf-8"))
     (typed,) = [node for node in tree.body if isinstance(node, ast.If)]
     seen = {name.asname: line.module for line in typed.body for name in line.names}
-    assert seen == {**attnd._HOME, "bridge": None}
+    assert seen == {**attnd._HOME, "bridge": None, "device": None}

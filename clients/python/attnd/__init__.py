@@ -9,6 +9,7 @@
     attnd.Control().summary("gpt-small")           # questions and answers
     attnd.frame(attnd.Control().summary("gpt-small"))   # as a pandas DataFrame
     attnd.live_plot("gpt-small")                   # a notebook cell that follows a run
+    attnd.device.row_statistics(q, k)              # the numbers of every row, computed where q and k are
 
 Importing attnd imports neither torch nor ZeroMQ; each name loads its module when it is first used.
 """
@@ -16,7 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, List
 
 if TYPE_CHECKING:  # what type checkers see of the names below
-    from . import bridge as bridge
+    from . import bridge as bridge, device as device
     from .capture import Watch as Watch, watch as watch
     from .control import Control as Control, ControlError as ControlError
     from .frames import frame as frame
@@ -44,12 +45,14 @@ _HOME = {
     "live_plot": "notebook",
 }
 
-__all__ = ["__version__", "bridge", *_HOME]
+_PACKAGES = ("bridge", "device")
+
+__all__ = ["__version__", *_PACKAGES, *_HOME]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "bridge":
-        return import_module("attnd.bridge")
+    if name in _PACKAGES:
+        return import_module(f"attnd.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'attnd' has no attribute {name!r}")
     value = getattr(import_module(f"attnd.{_HOME[name]}"), name)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: MIT
+"""attnd.device: the numbers of attention computed where the queries and keys are, without the map of weights.
+
+    numbers = attnd.device.row_statistics(q, k, causal=True)
+    numbers["entropy"]             # float32 [B, H, Tq], NaN where a row has no such number
+
+Definitions are those of workers/KERNELS.md; importing this needs PyTorch 1.13 or later.
+"""
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, Optional
+
+import torch
+
+from . import launch, reference
+from .problem import Problem
+
+__all__ = ["BACKENDS", "row_statistics"]
+
+BACKENDS = ("auto", "reference", "triton")
+
+
+def row_statistics(q: torch.Tensor, k: torch.Tensor, *, scale: Optional[float] = None, causal: bool = False,
+                   q_offset: int = 0, window: Optional[int] = None, k_len: Any = None, q_len: Any = None,
+                   bias: Optional[torch.Tensor] = None, softcap: Optional[float] = None,
+                   sinks: Optional[torch.Tensor] = None, backend: str = "auto",
+                   documents: Optional[torch.Tensor] = None, cross: bool = False,
+                   local_window: int = 8) -> Dict[str, torch.Tensor]:
+    """Every row metric of softmax(scale Q K^T) that needs no token numbers: name to float32 [B, H, Tq], on q's device.
+
+    q             [B, H, Tq, d] f16, bf16, f32 or f64 (f64 is computed in f64, all else in f32), any strides
+    k             [B, Hk, Tk, d] of q's dtype and device; Hk divides H, head h reads key head h / (H / Hk)
+    scale         of Q K^T; 1 / sqrt(d) by default
+    causal        query i, which stands at position p = q_offset + i of the keys, sees keys j <= p
+    q_offset      keys before query 0 (a key cache)
+    window        w > 0: keys j > p - w
+    k_len, q_len  [B] integers, a sequence or a tensor: how many keys and queries of each sample are no padding
+    bias          broadcastable to [B, H, Tq, Tk]. Bool: True may attend. Else added to the logits; what is at or below
+                  -9000 hides its key, as everywhere in this client
+    softcap       c > 0: logits S become c tanh(S / c), before the bias
+    sinks         [H] learned logits that take part in each row's softmax and in nothing else
+    backend       "reference" is chunked PyTorch, for any device; "triton" one pass of a kernel, in f32, for a head
+                  dimension of at most 256, on a GPU or, with TRITON_INTERPRET=1, on the CPU. It leaves tail_mass out.
+                  "auto" is triton where a GPU's driver is and the kernel can, else the reference
+    documents     [B, Tk] integers; a query sees keys of its own document. Self-attention only
+    cross         keys belong to another sequence: there is no diagonal, previous_token or next_token
+    local_window  of local_mass; the daemon's metrics.local_window
+
+    A number that does not exist is NaN: of padding, of a row with a NaN or +infinity among its logits or without a
+    finite one, and where KERNELS.md says so (sink_deficit without sinks). max_logit is of the logits with their bias.
+    It takes memory for its results (15 float32 per row at most) and never more than 48 MiB beside them, up to 500,000
+    keys. Tensors of lengths on another device than the CPU are read by the reference, which waits for that device.
+
+    ValueError for bad arguments, and for backend="triton" where it cannot compute them.
+    """
+    problem = Problem(q, k, scale, causal, q_offset, window, k_len, q_len, bias, softcap, sinks, documents, cross,
+                      local_window)
+    return _rows_of(backend, problem)(problem)
+
+
+def _rows_of(backend: str, problem: Problem) -> Callable[[Problem], Dict[str, torch.Tensor]]:
+    """The function that computes it."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend = {backend!r}: must be one of {', '.join(BACKENDS)}")
+    if backend == "reference":
+        return reference.rows
+    why = launch.unable(problem)
+    if backend == "triton" and why:
+        raise ValueError(f"backend = 'triton': {why}")
+    return reference.rows if why or (backend == "auto" and problem.q.device.type == "cpu") else launch.rows

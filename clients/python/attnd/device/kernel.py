@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: MIT
+"""kernel: the sums of rows in one pass over the keys, in Triton. launch.py calls it; importing it needs triton.
+
+As in flash attention a program has a block of queries and takes the keys block by block, keeps the largest logit so
+far, and shrinks its sums when a block has a larger one; no product with the values follows. Numbers of single keys
+travel as logits, which need no shrinking. All elementwise arithmetic is in f32; f16 and bf16 enter the product as they
+are, f32 with "ieee", since TF32 has 10 bits. WIDEN makes them f32 before: the interpreter of triton 3.9 multiplies the
+bits of bf16 as integers.
+
+Nothing is autotuned: triton.autotune asks for a driver even under TRITON_INTERPRET=1.
+"""
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def row_sums(q, k, bias, documents, q_len, k_len, out, out_stride, first_head,
+             heads, group, queries, keys, width, scale, softcap, q_offset, window, local_window,
+             q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k,
+             CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
+             DOCUMENTS: tl.constexpr, Q_LEN: tl.constexpr, K_LEN: tl.constexpr, WIDEN: tl.constexpr,
+             ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr):
+    """Writes the sums of ROWS queries of one head to out[field, n, query], f32, in the order below.
+
+    Grid: (blocks of queries, heads of all samples, counted from first_head = sample * heads + head as n = 0). Strides
+    are of elements. A query beyond q_len has no visible key.
+    """
+    block = tl.program_id(0)
+    sample, head = (first_head + tl.program_id(1)) // heads, (first_head + tl.program_id(1)) % heads
+    sample_64, head_64 = sample.to(tl.int64), head.to(tl.int64)
+    i = block * ROWS + tl.arange(0, ROWS)
+    i_64, p = i.to(tl.int64), q_offset + i
+    channel = tl.arange(0, WIDTH)
+    q_tile = tl.load(q + sample_64 * q_b + head_64 * q_h + i_64[:, None] * q_t + channel[None, :] * q_d,
+                     mask=(i[:, None] < queries) & (channel[None, :] < width), other=0.0)
+    if WIDEN:
+        q_tile = q_tile.to(tl.float32)
+    k += sample_64 * k_b + (head // group).to(tl.int64) * k_h
+    rows_end = queries
+    if Q_LEN:
+        rows_end = tl.load(q_len + sample).to(tl.int32)
+    keys_end = keys
+    if K_LEN:
+        keys_end = tl.load(k_len + sample).to(tl.int32)
+    if DOCUMENTS:
+        documents += sample_64 * doc_b
+        own = tl.load(documents + tl.minimum(p, keys - 1).to(tl.int64) * doc_k)
+    lowest, highest = q_offset + block * ROWS, q_offset + block * ROWS + ROWS - 1
+    begin, end = 0, keys_end
+    if CAUSAL:
+        end = tl.minimum(end, highest + 1)
+    if WINDOW:
+        begin = tl.maximum(0, lowest - window + 1) // KEYS * KEYS
+    reach = tl.maximum(local_window, 1)
+
+    none = tl.full((ROWS,), float("-inf"), tl.float32)
+    zero = tl.zeros((ROWS,), tl.float32)
+    largest, first, previous, same, following = none, none, none, none, none
+    total, weighted, distances, local = zero, zero, zero, zero
+    with_first, count, farthest, broken = zero, zero, zero, zero
+    for start in range(begin, end, KEYS):
+        j = start + tl.arange(0, KEYS)
+        k_tile = tl.load(k + j.to(tl.int64)[:, None] * k_t + channel[None, :] * k_d,
+                         mask=(j[:, None] < keys) & (channel[None, :] < width), other=0.0)
+        if WIDEN:
+            k_tile = k_tile.to(tl.float32)
+        s = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee") * scale
+        if SOFTCAP:
+            s = softcap * (2.0 * tl.sigmoid(2.0 * s / softcap) - 1.0)
+        seen = (j[None, :] < keys_end) & (i[:, None] < rows_end)
+        if CAUSAL:
+            seen &= j[None, :] <= p[:, None]
+        if WINDOW:
+            seen &= j[None, :] > p[:, None] - window
+        if DOCUMENTS:
+            theirs = tl.load(documents + j.to(tl.int64) * doc_k, mask=j < keys, other=0)
+            seen &= (own[:, None] == theirs[None, :]) & (p[:, None] < keys)
+        if BIAS != 0:
+            at = bias + sample_64 * bias_b + head_64 * bias_h + i_64[:, None] * bias_q + j.to(tl.int64)[None, :] * bias_k
+            added = tl.load(at, mask=(i[:, None] < queries) & (j[None, :] < keys), other=0)
+            if BIAS == 1:
+                seen &= (added <= -9000.0) == 0
+                s += added.to(tl.float32)
+            else:
+                seen &= added != 0
+        wrong = (s != s) | (s == float("inf"))
+        broken = tl.maximum(broken, tl.max((seen & wrong).to(tl.float32), 1))
+        s = tl.where(seen & (wrong == 0), s, float("-inf"))
+        gap = (p[:, None] - j[None, :]).to(tl.float32)
+        distance = tl.abs(gap)
+        if BIAS != 0 or DOCUMENTS:
+            count += tl.sum(seen.to(tl.float32), 1)
+            farthest = tl.maximum(farthest, tl.max(tl.where(seen, distance, 0.0), 1))
+        if start == 0:
+            first = tl.max(tl.where(j[None, :] == 0, s, float("-inf")), 1)
+            with_first = tl.max((seen & (j[None, :] == 0)).to(tl.float32), 1)
+            s = tl.where(j[None, :] == 0, float("-inf"), s)
+
+        grown = tl.maximum(largest, tl.max(s, 1))
+        base = tl.where(grown == float("-inf"), 0.0, grown)
+        some = largest > float("-inf")
+        fall = tl.where(some, largest - base, 0.0)
+        shrink = tl.where(some, tl.exp(fall), 0.0)
+        x = tl.where(s > float("-inf"), s - base[:, None], 0.0)
+        e = tl.where(s > float("-inf"), tl.exp(x), 0.0)
+        weighted = shrink * (weighted + tl.where(some, total * fall, 0.0)) + tl.sum(e * x, 1)
+        total = shrink * total + tl.sum(e, 1)
+        distances = shrink * distances + tl.sum(e * distance, 1)
+        local = shrink * local
+        if (start <= highest + reach) & (start + KEYS > lowest - reach):
+            local += tl.sum(tl.where(distance <= local_window, e, 0.0), 1)
+            previous = tl.maximum(previous, tl.max(tl.where(gap == 1.0, s, float("-inf")), 1))
+            same = tl.maximum(same, tl.max(tl.where(gap == 0.0, s, float("-inf")), 1))
+            following = tl.maximum(following, tl.max(tl.where(gap == -1.0, s, float("-inf")), 1))
+        largest = grown
+
+    out += tl.program_id(1).to(tl.int64) * queries + i_64
+    there = i < queries
+    tl.store(out, largest, mask=there)
+    tl.store(out + out_stride, total, mask=there)
+    tl.store(out + 2 * out_stride, weighted, mask=there)
+    tl.store(out + 3 * out_stride, distances, mask=there)
+    tl.store(out + 4 * out_stride, local, mask=there)
+    tl.store(out + 5 * out_stride, previous, mask=there)
+    tl.store(out + 6 * out_stride, same, mask=there)
+    tl.store(out + 7 * out_stride, following, mask=there)
+    tl.store(out + 8 * out_stride, first, mask=there)
+    tl.store(out + 9 * out_stride, with_first, mask=there)
+    tl.store(out + 10 * out_stride, broken, mask=there)
+    if BIAS != 0 or DOCUMENTS:
+        tl.store(out + 11 * out_stride, count, mask=there)
+        tl.store(out + 12 * out_stride, farthest, mask=there)

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: MIT
+"""launch: row metrics by the Triton kernel, in slices of heads so that its sums stay small."""
+from __future__ import annotations
+
+import math
+from typing import Dict, Optional, Tuple
+
+import torch
+
+from .problem import Problem
+from .sums import ROW_METRICS, Place, Sums, finish, visible_keys
+
+WIDTH_MAX = 256
+_SUMS = 13  # numbers that the kernel leaves of a row
+_SLICE_ROWS = 1 << 17  # rows whose sums are held at once: 6.5 MiB, and what finishing them takes
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def unable(problem: Problem) -> Optional[str]:
+    """Why the kernel cannot compute this here; None when it can."""
+    if problem.q.dtype == torch.float64:
+        return "f64 is not computed"
+    if problem.width > WIDTH_MAX:
+        return f"a head dimension of {problem.width} is above {WIDTH_MAX}"
+    if problem.documents is not None and problem.documents.dtype not in _INTEGERS:
+        return f"documents of {problem.documents.dtype} are not read"
+    try:
+        from triton import knobs
+        from triton.runtime import driver
+    except ImportError:
+        return "the package triton 3.4 or later is not installed"
+    if knobs.runtime.interpret:
+        return None
+    if problem.q.device.type == "cpu":
+        return "tensors on the CPU need TRITON_INTERPRET=1"
+    try:
+        driver.active.get_current_device()
+    except Exception as error:  # each backend of triton raises its own
+        return f"triton has no driver: {error}"
+    return None
+
+
+@torch.no_grad()
+def rows(problem: Problem) -> Dict[str, torch.Tensor]:
+    """The row metrics, name to f32 [B, H, Tq]; tail_mass is none of them."""
+    p = problem
+    flat = (p.batch * p.heads, p.queries)
+    found: Dict[str, torch.Tensor] = {}
+    heads = max(1, _SLICE_ROWS // p.queries)
+    for begin in range(0, flat[0], heads):
+        some = slice(begin, min(begin + heads, flat[0]))
+        place, sums = _sums(p, some)
+        sinks = None if p.sinks is None else p.sinks.repeat(p.batch)[some, None]
+        for name, value in finish(sums, place, sinks, p.cross, p.local_window).items():
+            if name not in found:
+                found[name] = torch.empty(flat, device=p.q.device)
+            found[name][some] = value
+    whole = (p.batch, p.heads, p.queries)
+    return {name: found[name].view(whole) if name in found else p.nothing() for name in ROW_METRICS}
+
+
+def _sums(p: Problem, some: slice) -> Tuple[Place, Sums]:
+    """The sums of so many heads, counted over all samples: [heads, Tq] each."""
+    from triton import knobs
+
+    from . import kernel
+
+    device = p.q.device
+    q_len, k_len = (None if n is None else n.to(device) for n in (p.q_len, p.k_len))
+    bias, kind = (p.q, 0) if p.bias is None else (p.bias, 1)
+    if bias.dtype == torch.bool:
+        bias, kind = bias.view(torch.uint8), 2
+    documents = p.q if p.documents is None else p.documents
+    bias_strides = [0 if n == 1 else stride for n, stride in zip(bias.shape, bias.stride())]
+    out = torch.empty((_SUMS, some.stop - some.start, p.queries), device=device)
+    wide = p.q.dtype == torch.float32 or p.width > 128
+    rows_of_block, keys_of_block = (32, 32) if wide else (64, 64)
+    grid = (-(-p.queries // rows_of_block), some.stop - some.start)
+    kernel.row_sums[grid](
+        p.q, p.k, bias, documents, p.q if q_len is None else q_len, p.q if k_len is None else k_len, out, out.stride(0),
+        some.start, p.heads, p.group, p.queries, p.keys, p.width, p.scale, p.softcap, p.q_offset, p.window,
+        p.local_window, *p.q.stride(), *p.k.stride(), *bias_strides, documents.stride(0), documents.stride(1),
+        CAUSAL=p.causal, WINDOW=p.window > 0, SOFTCAP=p.softcap > 0, BIAS=kind, DOCUMENTS=p.documents is not None,
+        Q_LEN=q_len is not None, K_LEN=k_len is not None, WIDEN=bool(knobs.runtime.interpret), ROWS=rows_of_block, KEYS=keys_of_block,
+        WIDTH=max(16, 1 << (p.width - 1).bit_length()))
+
+    place = p.q_offset + torch.arange(p.queries, device=device)[None]
+    ends = torch.full((p.batch,), p.keys, device=device) if k_len is None else k_len.long()
+    known = torch.full((p.batch,), p.q_offset + p.queries, device=device) if q_len is None else p.q_offset + q_len
+    ends, positions = (n.repeat_interleave(p.heads)[some, None] for n in (ends, torch.minimum(ends, known)))
+    (largest, total, weighted, distance, local, previous, own, following, first, with_first, broken, count,
+     farthest) = out.unbind()
+    if kind == 0 and p.documents is None:
+        with_first, count, farthest = visible_keys(place.expand(out.shape[1:]), ends, p.causal, p.window)
+    previous, own, following = (torch.where(s > -math.inf, torch.exp(s - largest), torch.zeros_like(s))
+                                for s in (previous, own, following))
+    return Place(place, positions), Sums(largest, total, weighted, distance, local, previous, own, following, first,
+                                         with_first > 0, count, farthest, broken > 0)

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: MIT
+"""problem: what is asked for, checked once, in the form that both backends read."""
+from __future__ import annotations
+
+import math
+from typing import Any, Optional
+
+import torch
+
+from ..masks import IGNORED_AT
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+POSITION_MAX = 2**31 - 1
+
+
+class Problem:
+    """The arguments of `row_statistics`, whose words these are. `bias` has four dimensions, each full or 1; `group` is
+    how many heads read a key head. ValueError when they do not fit each other."""
+
+    def __init__(self, q: torch.Tensor, k: torch.Tensor, scale: Optional[float] = None, causal: bool = False,
+                 q_offset: int = 0, window: Optional[int] = None, k_len: Any = None, q_len: Any = None,
+                 bias: Optional[torch.Tensor] = None, softcap: Optional[float] = None,
+                 sinks: Optional[torch.Tensor] = None, documents: Optional[torch.Tensor] = None, cross: bool = False,
+                 local_window: int = 8):
+        if q.dim() != 4 or k.dim() != 4 or 0 in q.shape or 0 in k.shape:
+            raise ValueError(f"q {tuple(q.shape)}, k {tuple(k.shape)}: must be [B, H, Tq, d] and [B, Hk, Tk, d]")
+        if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3] or q.shape[1] % k.shape[1]:
+            raise ValueError(f"q {tuple(q.shape)}, k {tuple(k.shape)}: B and d must be equal, and Hk divide H")
+        if q.dtype not in DTYPES or k.dtype != q.dtype or k.device != q.device:
+            raise ValueError(f"q {q.dtype} on {q.device}, k {k.dtype} on {k.device}: must be of one device and one of "
+                             "f16, bf16, f32, f64")
+        self.q, self.k = q.detach(), k.detach()
+        self.batch, self.heads, self.queries, self.width = q.shape
+        self.key_heads, self.keys = k.shape[1:3]
+        self.group = self.heads // self.key_heads
+        self.scale = _real("scale", self.width**-0.5 if scale is None else scale)
+        self.causal = bool(causal)
+        self.q_offset = _count("q_offset", q_offset, POSITION_MAX - self.queries)
+        self.window = _count("window", window or 0, POSITION_MAX)
+        self.local_window = _count("local_window", local_window, POSITION_MAX)
+        self.softcap = _real("softcap", softcap or 0.0, 0.0)
+        self.k_len = _lengths("k_len", k_len, self.batch, self.keys)
+        self.q_len = _lengths("q_len", q_len, self.batch, self.queries)
+        self.bias = self._fitted(bias)
+        self.sinks = _tensor("sinks", sinks, (self.heads,), q.device)
+        documents = _tensor("documents", documents, (self.batch, self.keys), q.device)
+        self.documents = None if cross else documents
+        self.cross = bool(cross)
+
+    def _fitted(self, bias: Optional[torch.Tensor]) -> Optional[torch.Tensor]:
+        full = (self.batch, self.heads, self.queries, self.keys)
+        if bias is None:
+            return None
+        if bias.dim() > 4 or bias.device != self.q.device or not (bias.dtype == torch.bool or bias.is_floating_point()):
+            raise ValueError(f"bias {bias.dtype} {tuple(bias.shape)} on {bias.device}: must be bool or real, "
+                             f"broadcastable to {full}, on {self.q.device}")
+        bias = bias.detach()[(None,) * (4 - bias.dim())]
+        if any(one not in (1, all_of_it) for one, all_of_it in zip(bias.shape, full)):
+            raise ValueError(f"bias {tuple(bias.shape)}: must be broadcastable to {full}")
+        return bias
+
+    def hidden(self, bias: torch.Tensor) -> torch.Tensor:
+        """Which entries of a part of the bias hide their key."""
+        return ~bias if bias.dtype == torch.bool else bias <= IGNORED_AT
+
+    def nothing(self) -> torch.Tensor:
+        """The numbers that no row has: NaN [B, H, Tq], one number in memory."""
+        nan = torch.full((), math.nan, device=self.q.device)
+        return nan.expand(self.batch, self.heads, self.queries)
+
+
+def _count(name: str, value: Any, maximum: int) -> int:
+    if isinstance(value, bool) or int(value) != value or not 0 <= value <= maximum:
+        raise ValueError(f"{name} = {value!r}: must be an integer, 0 to {maximum}")
+    return int(value)
+
+
+def _real(name: str, value: Any, minimum: float = -math.inf) -> float:
+    if not math.isfinite(value) or value < minimum:
+        raise ValueError(f"{name} = {value!r}: must be a finite number" + (", 0 or more" if minimum == 0 else ""))
+    return float(value)
+
+
+def _lengths(name: str, lengths: Any, batch: int, most: int) -> Optional[torch.Tensor]:
+    """Integers [B], where they are; those given as a sequence are judged, and a tensor's are clamped unread, lest this
+    waits for its device."""
+    if lengths is None:
+        return None
+    if isinstance(lengths, torch.Tensor):
+        found = lengths.detach().clamp(0, most)
+    else:
+        found = torch.as_tensor([_count(name, one, most) for one in lengths])
+    if tuple(found.shape) != (batch,) or found.dtype.is_floating_point:
+        raise ValueError(f"{name} {found.dtype} {tuple(found.shape)}: must be {batch} integers")
+    return found
+
+
+def _tensor(name: str, value: Optional[torch.Tensor], shape: Any, device: torch.device) -> Optional[torch.Tensor]:
+    if value is None:
+        return None
+    if tuple(value.shape) != shape or value.device != device:
+        raise ValueError(f"{name} {tuple(value.shape)} on {value.device}: must be {shape} on {device}")
+    return value.detach()

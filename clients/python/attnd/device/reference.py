@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: MIT
+"""reference: row metrics by PyTorch alone, a few rows of a few heads at a time.
+
+All of a row's logits are at hand, so nothing is rescaled. Keys that no row of a chunk may see (beyond the causal bound,
+the window or the lengths) are not computed. Fused passes would be faster; they are the kernel's.
+"""
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+import torch
+
+from .problem import Problem
+from .sums import ROW_METRICS, Place, Sums, finish, visible_keys
+
+_ENTRIES = 1 << 20  # logits of a chunk on the CPU
+_ENTRIES_DEVICE = 1 << 21  # elsewhere, where each call costs more
+_NUMBERS = 1 << 20  # of queries, or of keys, that are copied at once
+_CHUNK_ROWS = 1 << 15
+_ROWS = 128  # of a head in a chunk: what causal bound, windows and local mass leave out goes by these
+_FLOOR = -1e4  # exp of it is 0 in f32 and f64
+_TOP = 8
+
+
+class Chunk(NamedTuple):
+    """The part of a problem whose logits are held at once: slices of key heads, of heads of each, of queries, keys."""
+    sample: int
+    key_heads: slice
+    group: slice
+    queries: slice
+    keys: slice
+
+
+@torch.no_grad()
+def rows(problem: Problem) -> Dict[str, torch.Tensor]:
+    """The row metrics, name to f32 [B, H, Tq]."""
+    q = problem.q
+    shape = (problem.batch, problem.key_heads, problem.group, problem.queries)
+    sinks = None if problem.sinks is None else problem.sinks.view(shape[1:3])
+    found: Dict[str, torch.Tensor] = {}
+    with _exact(q.device):
+        for chunk, place, sums in _chunks(problem):
+            sink = None if sinks is None else sinks[chunk.key_heads, chunk.group, None]
+            for name, value in finish(sums, place, sink, problem.cross, problem.local_window).items():
+                if name not in found:
+                    found[name] = torch.full(shape, math.nan, device=q.device)
+                found[name][chunk.sample, chunk.key_heads, chunk.group, chunk.queries] = value
+    flat = (problem.batch, problem.heads, problem.queries)
+    return {name: found[name].view(flat) if name in found else problem.nothing() for name in ROW_METRICS}
+
+
+def _exact(device: torch.device) -> Any:
+    """No autocast of what is computed here."""
+    try:
+        return torch.autocast(device.type, enabled=False)
+    except RuntimeError:  # there is none for this device
+        return contextlib.nullcontext()
+
+
+def _chunks(p: Problem) -> Iterator[Tuple[Chunk, Place, Sums]]:
+    working = torch.float64 if p.q.dtype == torch.float64 else torch.float32
+    entries = _ENTRIES if p.q.device.type == "cpu" else _ENTRIES_DEVICE
+    buffers = torch.empty((3, max(entries, p.keys)), dtype=working, device=p.q.device)
+    lengths = zip(_list(p.q_len, p.queries, p.batch), _list(p.k_len, p.keys, p.batch))
+    for sample, (q_len, k_len) in enumerate(lengths):
+        several = max(1, min(entries // p.keys, _NUMBERS // p.width, _ROWS))
+        for begin in range(0, q_len, several):
+            queries = slice(begin, min(begin + several, q_len))
+            keys = _visible_keys(p, queries, k_len)
+            if keys.start >= keys.stop:
+                continue
+            count = queries.stop - begin
+            most = min(entries // (count * (keys.stop - keys.start)), _NUMBERS // (count * p.width),
+                       _CHUNK_ROWS // count)
+            for key_heads, group in _head_slices(p.key_heads, p.group, max(1, most)):
+                chunk = Chunk(sample, key_heads, group, queries, keys)
+                yield (chunk, *_measure(p, chunk, min(k_len, p.q_offset + q_len), buffers))
+
+
+def _list(lengths: Optional[torch.Tensor], most: int, batch: int) -> List[int]:
+    return [most] * batch if lengths is None else [int(n) for n in lengths.tolist()]
+
+
+def _visible_keys(p: Problem, queries: slice, k_len: int) -> slice:
+    """The keys that some of these queries may see by causal bound, window and length."""
+    end = min(k_len, p.q_offset + queries.stop) if p.causal else k_len
+    return slice(max(0, p.q_offset + queries.start - p.window + 1) if p.window else 0, end)
+
+
+def _head_slices(key_heads: int, group: int, most: int) -> Iterator[Tuple[slice, slice]]:
+    """Cuts [key heads, heads of each] into blocks of at most so many heads."""
+    if most >= group:
+        for begin in range(0, key_heads, most // group):
+            yield slice(begin, min(begin + most // group, key_heads)), slice(0, group)
+        return
+    for one in range(key_heads):
+        for begin in range(0, group, most):
+            yield slice(one, one + 1), slice(begin, min(begin + most, group))
+
+
+def _measure(p: Problem, chunk: Chunk, positions: int, buffers: torch.Tensor) -> Tuple[Place, Sums]:
+    """The sums of a chunk, [key heads, heads of each, queries] each."""
+    q = _split(p.q, 1, p.key_heads, p.group)[chunk.sample, chunk.key_heads, chunk.group, chunk.queries]
+    begin, shape = chunk.keys.start, (*q.shape[:-1], chunk.keys.stop - chunk.keys.start)
+    s, e, spare = (buffer[:math.prod(shape)].view(shape) for buffer in buffers)
+    _logits(p, chunk, q, s)
+    place = p.q_offset + torch.arange(chunk.queries.start, chunk.queries.stop, device=q.device)
+    j = torch.arange(begin, chunk.keys.stop, device=q.device)
+    seen = _hide(p, chunk, s, place, j)
+
+    first = torch.full_like(s[..., 0], -math.inf)
+    if begin == 0:
+        first.copy_(s[..., 0])
+        s[..., 0] = -math.inf
+    largest = s.amax(-1)
+    broken = torch.isnan(largest) | torch.isnan(first) | (torch.maximum(largest, first) == math.inf)
+    s.sub_(torch.where(torch.isfinite(largest), largest, torch.zeros_like(largest))[..., None]).clamp_(min=_FLOOR)
+    torch.exp(s, out=e)
+    weighted = torch.mul(e, s, out=spare).sum(-1)
+    distance = ((place - begin).to(e.dtype)[:, None] - (j - begin).to(e.dtype)).abs_()
+    distances = torch.mul(e, distance, out=spare).sum(-1)
+    near = slice(*(min(max(0, edge - begin), shape[-1]) for edge in (
+        p.q_offset + chunk.queries.start - p.local_window, p.q_offset + chunk.queries.stop + p.local_window)))
+    local = (e[..., near] * (distance[:, near] <= p.local_window)).sum(-1)
+    with_first, seen_keys, reach = _counted(p, chunk, seen, place, distance, spare)
+    previous, own, following = (_at(e, place + step - begin) for step in (-1, 0, 1))
+    top, eighth = _largest(e)
+    return Place(place, positions), Sums(largest, e.sum(-1), weighted, distances, local, previous, own, following, first,
+                                         with_first, seen_keys, reach, broken, top, eighth)
+
+
+def _logits(p: Problem, chunk: Chunk, q: torch.Tensor, s: torch.Tensor) -> None:
+    """Writes the logits of a chunk, masks apart, to s; copies of keys are never more than _NUMBERS."""
+    q = (q.to(s.dtype) * p.scale).flatten(1, 2)
+    k = p.k[chunk.sample, chunk.key_heads, chunk.keys]
+    flat = s.flatten(1, 2)
+    heads = max(1, _NUMBERS // (k.shape[1] * p.width))
+    keys = max(1, _NUMBERS // p.width)
+    for begin in range(0, k.shape[0], heads):
+        some = slice(begin, begin + heads)
+        if k.shape[1] <= keys:
+            torch.bmm(q[some], k[some].to(s.dtype).transpose(1, 2), out=flat[some])
+            continue
+        for j in range(0, k.shape[1], keys):
+            torch.mm(q[begin], k[begin, j:j + keys].to(s.dtype).t(), out=flat[begin, :, j:j + keys])
+    if p.softcap:
+        s.div_(p.softcap).tanh_().mul_(p.softcap)
+    if p.bias is not None and p.bias.dtype != torch.bool:
+        s.add_(_bias_part(p, p.bias, chunk))
+
+
+def _bias_part(p: Problem, bias: torch.Tensor, chunk: Chunk) -> torch.Tensor:
+    """[key heads, heads of each, queries, keys] of a chunk, each dimension full or 1."""
+    heads = (p.key_heads, p.group) if bias.shape[1] > 1 else (1, 1)
+    part = _split(bias, 1, *heads)[chunk.sample if bias.shape[0] > 1 else 0]
+    for dimension, taken in enumerate((chunk.key_heads, chunk.group, chunk.queries, chunk.keys)):
+        if part.shape[dimension] > 1:
+            part = part.narrow(dimension, taken.start, taken.stop - taken.start)
+    return part
+
+
+def _hide(p: Problem, chunk: Chunk, s: torch.Tensor, place: torch.Tensor, j: torch.Tensor) -> Optional[torch.Tensor]:
+    """Makes the logits of keys that a query does not see -inf. Returns which it sees, broadcastable to s, when a bias
+    or documents have a say in that."""
+    unseen: Optional[torch.Tensor] = None
+    if p.bias is not None:
+        unseen = p.hidden(_bias_part(p, p.bias, chunk)).expand(-1, -1, len(place), len(j))
+    if p.documents is not None:
+        document = p.documents[chunk.sample]
+        own = document[place.clamp(max=p.keys - 1)]
+        other = (own[:, None] != document[chunk.keys]) | (place >= p.keys)[:, None]
+        unseen = other[None, None] if unseen is None else unseen | other
+    base, begin, end = chunk.keys.start, p.q_offset + chunk.queries.start, p.q_offset + chunk.queries.stop
+    if unseen is not None:
+        if p.causal:
+            unseen = unseen | (j > place[:, None])
+        if p.window:
+            unseen = unseen | (j <= place[:, None] - p.window)
+        s.masked_fill_(unseen, -math.inf)
+        return ~unseen
+    if p.causal:
+        late = slice(max(0, begin + 1 - base), len(j))
+        s[..., late].masked_fill_(j[late] > place[:, None], -math.inf)
+    if p.window:
+        early = slice(0, max(0, end - p.window - base))
+        s[..., early].masked_fill_(j[early] <= place[:, None] - p.window, -math.inf)
+    return None
+
+
+def _counted(p: Problem, chunk: Chunk, seen: Optional[torch.Tensor], place: torch.Tensor, distance: torch.Tensor,
+             spare: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Whether key 0 is visible, how many keys are, and the largest distance of these."""
+    if seen is not None:
+        room = spare.flatten()[:seen.numel()].view(seen.shape)
+        farthest = torch.mul(distance, seen, out=room).amax(-1)
+        with_first = seen[..., 0] if chunk.keys.start == 0 else torch.zeros_like(farthest, dtype=torch.bool)
+        return with_first, seen.sum(-1), farthest
+    return visible_keys(place, chunk.keys.stop, p.causal, p.window)
+
+
+def _split(tensor: torch.Tensor, dimension: int, outer: int, inner: int) -> torch.Tensor:
+    """Makes two dimensions of one, without a copy whatever the strides."""
+    return tensor.view(*tensor.shape[:dimension], outer, inner, *tensor.shape[dimension + 1:])
+
+
+def _at(e: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
+    """e of every query at a key of its own, 0 where the chunk has no such key."""
+    there = (column >= 0) & (column < e.shape[-1])
+    index = torch.where(there, column, torch.zeros_like(column))[:, None].expand(*e.shape[:-1], 1)
+    return e.gather(-1, index)[..., 0] * there
+
+
+def _largest(e: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    """The sum of the 8 largest of each row, and the eighth. Every one of them is in one of the 8 lanes with the largest
+    maxima, a lane being every so manyth key."""
+    found = e.flatten(0, -2)
+    keys = found.shape[1]
+    lanes = 1 << (_TOP * keys).bit_length() // 2  # about sqrt(8 keys): lanes and what is in 8 of them are as many
+    depth = keys // lanes
+    if depth > 1:
+        whole = _split(found[:, :depth * lanes], 1, depth, lanes)
+        best = whole.amax(1).topk(_TOP, sorted=False)[1]
+        chosen = whole.gather(2, best[:, None].expand(-1, depth, _TOP)).flatten(1)
+        found = torch.cat([chosen, found[:, depth * lanes:]], 1)
+    top = found.topk(min(_TOP, keys), sorted=False)[0]
+    eighth = top.amin(1) if keys >= _TOP else torch.zeros_like(top[:, 0])
+    return top.sum(1).view(e.shape[:-1]), eighth.view(e.shape[:-1])

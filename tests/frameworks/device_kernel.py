@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: MIT
+"""The Triton kernel of attnd.device, interpreted on the CPU: against float64 numpy and the reference. The interpreter
+shows nothing about races or the rounding of tensor cores. test_device_kernel.py runs this with TRITON_INTERPRET=1, which
+triton reads when it is imported."""
+import itertools
+import pathlib
+import sys
+
+import pytest
+import torch
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "python"))
+
+import attnd  # noqa: E402
+from device_grid import MASKS, SHAPES, VALUES, agree, make  # noqa: E402
+
+DTYPES = ("f32", "bf16", "f16")
+
+
+def triton(q, k, words):
+    return attnd.device.row_statistics(q, k, backend="triton", **words)
+
+
+@pytest.mark.parametrize("values", VALUES)
+@pytest.mark.parametrize("mask", MASKS)
+def test_the_kernel_agrees_with_numpy(mask, values):
+    turn = MASKS.index(mask) + VALUES.index(values)
+    for shape, dtype in ((SHAPES[(turn + n) % len(SHAPES)], DTYPES[(turn + n) % 3]) for n in (0, 2)):
+        q, k, words = make(mask, values, shape, dtype)
+        agree(triton(q, k, words), q, k, words, without=("tail_mass",))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_kernel_agrees_with_the_reference(dtype):
+    for mask, shape in itertools.product(("full", "causal window offset"), ((2, 4, 2, 33, 33, 32), (1, 1, 1, 3, 200, 64))):
+        q, k, words = make(mask, "plain", shape, dtype)
+        expected = attnd.device.row_statistics(q, k, backend="reference", **words)
+        for name, value in triton(q, k, words).items():
+            if name != "tail_mass":
+                torch.testing.assert_close(value, expected[name], rtol=2e-5, atol=2e-5, equal_nan=True)
+
+
+def test_strides_of_a_fused_projection_are_read_as_they_are():
+    packed = torch.randn(2, 20, 3, 4, 32, generator=torch.Generator().manual_seed(1))  # [B, T, qkv, H, d]
+    q, k = packed[:, :, 0].transpose(1, 2), packed[:, :, 1].transpose(1, 2)
+    agree(triton(q, k, {"causal": True, "cross": False}), q, k, {"causal": True, "cross": False}, without=("tail_mass",))
+
+
+def test_what_the_kernel_does_not_compute_is_said():
+    wide = torch.zeros(1, 1, 2, 512)
+    with pytest.raises(ValueError, match="a head dimension of 512 is above 256"):
+        triton(wide, wide, {})
+    assert torch.isfinite(attnd.device.row_statistics(wide, wide)["entropy"]).all()

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: MIT
+"""The problems that attnd.device is tried on, and their row metrics in float64 numpy: the formulas of
+tests/kernels/formulas.py, which are those of workers/KERNELS.md, over logits made here.
+
+Tolerances are KERNELS.md's for tier qk: a logit from an f32 product is off by up to delta = 2^-21 lambda, lambda =
+scale max |q| |k|; a weight by the factor e^delta, an entropy by at most 2 delta (H + 1)."""
+import pathlib
+import sys
+import zlib
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "kernels"))
+import formulas  # noqa: E402
+
+NATS = ("entropy", "entropy_normalized", "entropy_sans_first", "effective_keys")
+NO_TOKENS = [name for name in formulas.ROW_METRICS if name not in ("induction", "duplicate_token")]
+DTYPES = {"f32": torch.float32, "f64": torch.float64, "f16": torch.float16, "bf16": torch.bfloat16}
+# B, H, Hk, Tq, Tk, d
+SHAPES = [(1, 1, 1, 1, 1, 16), (2, 4, 2, 33, 33, 32), (1, 2, 1, 5, 70, 64), (1, 2, 2, 67, 67, 128), (1, 1, 1, 40, 40, 256),
+          (2, 3, 3, 17, 17, 80), (1, 4, 1, 9, 9, 24)]
+MASKS = ["full", "causal", "causal offset", "window", "causal window offset", "lengths", "causal lengths", "documents",
+         "causal documents lengths", "bias", "causal hidden", "hidden bool lengths", "softcap", "sinks causal", "cross lengths",
+         "sinks softcap bias causal window offset lengths"]
+VALUES = ["plain", "one_hot", "uniform", "offset_200", "sink", "infinities"]
+
+
+def make(mask, values, shape, dtype):
+    """(q, k, arguments) of row_statistics: torch tensors, always the same."""
+    rng = np.random.default_rng(zlib.crc32(f"{mask} {values} {shape} {dtype}".encode()))
+    batch, heads, key_heads, queries, keys, width = shape
+    q, k = rng.normal(size=(batch, heads, queries, width)), rng.normal(size=(batch, key_heads, keys, width))
+    if values == "one_hot":
+        q, k = 40 * q, 40 * k
+    elif values == "uniform":
+        q[:] = 0
+    elif values == "offset_200":
+        q[..., 0], k[..., 0] = 200 * width**0.5 / 4, 4
+    elif values == "sink":
+        q[..., 0], k[..., 0], k[:, :, 0, 0] = 4, 0, 6 * width**0.5
+    elif values == "infinities":
+        k[rng.random(k.shape) < 0.5 / (keys * width)] = -np.inf
+        q[rng.random(q.shape) < 0.5 / (queries * width)] = np.nan
+        q[..., 0], k[:, :, rng.integers(keys), 0] = np.abs(q[..., 0]), -np.inf  # a weight of 0 for all but NaN
+    words = {"causal": "causal" in mask, "cross": "cross" in mask}
+    if "offset" in mask:
+        words["q_offset"] = int(rng.integers(0, keys + 2))
+    if "window" in mask:
+        words["window"] = int(rng.integers(1, keys + 2))
+    if "lengths" in mask:
+        words["k_len"] = [int(n) for n in rng.integers(0, keys + 1, batch)]
+        words["q_len"] = words["k_len"] if queries == keys else [int(n) for n in rng.integers(0, queries + 1, batch)]
+    if "documents" in mask:
+        words["documents"] = torch.as_tensor(np.sort(rng.integers(0, 1 + keys // 8, (batch, keys))))
+    if "bias" in mask:
+        bias = rng.normal(size=(heads, queries, keys))
+        bias[rng.random(bias.shape) < 0.1] = -np.inf
+        words["bias"] = torch.as_tensor(bias, dtype=torch.float32)
+    if "hidden" in mask:
+        allowed = rng.random((batch, 1, queries, keys)) < 0.6
+        allowed[rng.random((batch, 1, queries)) < 0.1] = False
+        words["bias"] = torch.as_tensor(allowed if "bool" in mask else np.where(allowed, 0, -1e4).astype(np.float32))
+    if "softcap" in mask:
+        words["softcap"] = 5.0
+    if "sinks" in mask:
+        words["sinks"] = torch.as_tensor(rng.normal(0, 2, heads), dtype=torch.float32)
+    kind = DTYPES[dtype]
+    return torch.as_tensor(q).to(kind), torch.as_tensor(k).to(kind), words
+
+
+def truth(q, k, words, local_window=8):
+    """name -> float64 [B, H, Tq], NaN where there is none; and 2 delta of each row, [B, H, Tq]."""
+    q, k = q.double().numpy(), k.double().numpy()
+    k = np.repeat(k, q.shape[1] // k.shape[1], axis=1)
+    scale = q.shape[3] ** -0.5
+    with np.errstate(all="ignore"):
+        s = scale * np.einsum("bhid,bhjd->bhij", q, k)
+        size = scale * np.linalg.norm(np.where(np.isfinite(q), q, 0), axis=-1) * np.linalg.norm(
+            np.where(np.isfinite(k), k, 0), axis=-1).max(-1)[..., None]
+        if words.get("softcap"):
+            s = words["softcap"] * np.tanh(s / words["softcap"])
+    bias = words.get("bias")
+    bias = np.zeros((1, 1, 1, 1)) if bias is None else np.where(bias, 0, -np.inf) if bias.dtype == torch.bool else bias.numpy()
+    shown = np.broadcast_to(bias > -9e3, s.shape)
+    s = np.where(shown, s, 0) + bias
+    found = [_head(s, shown, h, words, local_window) for h in range(q.shape[1])]
+    return {name: np.concatenate([one[name] for one in found], 1) for name in NO_TOKENS}, 2 * 2.0**-21 * size
+
+
+def _head(s, shown, h, words, local_window):
+    documents, sinks = words.get("documents"), words.get("sinks")
+    case = SimpleNamespace(
+        weights=s[:, h:h + 1], is_self=not words["cross"], causal=words["causal"], window=words.get("window", 0),
+        q_offset=words.get("q_offset", 0), q_stride=1, q_len=words.get("q_len"), k_len=words.get("k_len"), mask=shown[:, h],
+        documents=None if documents is None else documents.numpy(), tokens=None, learned_sink=sinks is not None)
+    seen, query = formulas.visible(case)
+    logits = np.where(seen, s[:, h], -np.inf)[:, None]
+    with np.errstate(all="ignore"):
+        largest = logits.max(-1, keepdims=True)
+        sound = (query & np.isfinite(largest[:, 0, :, 0]) & ~np.isnan(logits).any(-1)[:, 0])[:, None]
+        sink = -np.inf if sinks is None else float(sinks[h])
+        shift = np.maximum(np.where(sound[..., None], largest, 0), sink)
+        e = np.exp(logits - shift)
+        weights = e / (e.sum(-1, keepdims=True) + np.exp(sink - shift))
+        values = formulas.row_values(case, weights, seen, local_window)
+    values["max_logit"] = largest[..., 0], True
+    result = {}
+    for name in NO_TOKENS:
+        value, exists = values[name]
+        value = np.where(np.broadcast_to(exists, value.shape) & sound, value, np.nan)
+        result[name] = np.where(np.isfinite(value), value, np.nan)
+    return result
+
+
+def agree(found, q, k, words, without=()):
+    """AssertionError where numbers are further from the truth than their tolerance, or exist when they should not."""
+    expected, twice_delta = truth(q, k, words)
+    exact = q.dtype == torch.float64
+    assert set(found) == set(NO_TOKENS)
+    entropy = np.nan_to_num(expected["entropy"])
+    for name in NO_TOKENS:
+        got, want = found[name].double().cpu().numpy(), expected[name]
+        assert found[name].dtype == torch.float32 and got.shape == want.shape
+        if name in without:
+            assert np.isnan(got).all()
+            continue
+        delta = 0 if exact else twice_delta
+        size = np.maximum(1, np.abs(np.nan_to_num(want)))
+        bound = size * (1e-6 if exact else 1e-5) + size * delta
+        if name in NATS and not exact:
+            bound = size * (1e-4 + delta * (entropy + 1))
+        assert (np.isnan(got) == np.isnan(want)).all(), f"{name}: {got} instead of {want}"
+        error = np.nan_to_num(np.abs(got - want))
+        assert (error <= bound).all(), f"{name}: off by {error.max()}, {(error / bound).max()} of what is allowed"

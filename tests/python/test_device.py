@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: MIT
+"""attnd.device: the reference against float64 numpy, its arguments, and what it holds."""
+import itertools
+import subprocess
+import sys
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import attnd  # noqa: E402
+from attnd.device import reference  # noqa: E402
+from conftest import PACKAGE  # noqa: E402
+from device_grid import DTYPES, MASKS, SHAPES, VALUES, agree, make  # noqa: E402
+
+
+@pytest.mark.parametrize("values", VALUES)
+@pytest.mark.parametrize("mask", MASKS)
+def test_the_reference_agrees_with_numpy(mask, values):
+    turn = MASKS.index(mask) + VALUES.index(values)
+    for shape, dtype in zip(SHAPES, itertools.islice(itertools.cycle(DTYPES), turn, None)):
+        q, k, words = make(mask, values, shape, dtype)
+        agree(attnd.device.row_statistics(q, k, backend="reference", **words), q, k, words)
+
+
+def test_chunks_of_keys_heads_and_queries_give_the_same(monkeypatch):
+    q, k, words = make("causal offset", "plain", (2, 6, 2, 50, 70, 16), "f64")
+    whole = attnd.device.row_statistics(q, k, backend="reference", **words)
+    monkeypatch.setattr(reference, "_ENTRIES", 300)
+    monkeypatch.setattr(reference, "_NUMBERS", 400)
+    for name, value in attnd.device.row_statistics(q, k, backend="reference", **words).items():
+        torch.testing.assert_close(value, whole[name], equal_nan=True)
+
+
+def test_autocast_and_gradients_do_not_reach_it():
+    q, k, words = make("causal", "plain", SHAPES[1], "f32")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = attnd.device.row_statistics(q.requires_grad_(), k, **words)
+    assert not any(value.requires_grad for value in found.values())
+    agree(found, q.detach(), k, words)
+
+
+@pytest.mark.parametrize("wrong, said", [
+    ({"k": torch.zeros(1, 3, 5, 16)}, "Hk divide H"), ({"k": torch.zeros(1, 2, 5, 8)}, "B and d must be equal"),
+    ({"k": torch.zeros(1, 2, 5, 16).half()}, "one of f16, bf16, f32, f64"), ({"k": torch.zeros(2, 5, 16)}, "must be [B, H, Tq, d]"),
+    ({"window": -1}, "window = -1"), ({"window": 1.5}, "window = 1.5"), ({"q_offset": -1}, "q_offset = -1"),
+    ({"scale": float("nan")}, "scale = nan"), ({"softcap": -1.0}, "softcap = -1.0"), ({"k_len": [6]}, "k_len = 6"),
+    ({"q_len": [1, 1]}, "must be 1 integers"), ({"k_len": torch.ones(1)}, "must be 1 integers"),
+    ({"bias": torch.zeros(3, 5)}, "broadcastable to (1, 4, 5, 5)"), ({"bias": torch.zeros(5, 5).int()}, "must be bool or real"),
+    ({"sinks": torch.zeros(2)}, "must be (4,)"), ({"documents": torch.zeros(1, 4)}, "must be (1, 5)"),
+    ({"backend": "cuda"}, "must be one of auto, reference, triton")])
+def test_bad_arguments_are_named(wrong, said):
+    right = {"q": torch.zeros(1, 4, 5, 16), "k": torch.zeros(1, 2, 5, 16)}
+    with pytest.raises(ValueError) as error:
+        attnd.device.row_statistics(**{**right, **wrong})
+    assert said in str(error.value)
+
+
+def test_auto_is_the_reference_on_the_cpu_and_triton_says_why_it_cannot():
+    q = torch.zeros(1, 1, 4, 16)
+    assert torch.isfinite(attnd.device.row_statistics(q, q)["tail_mass"]).all()  # the kernel has none
+    with pytest.raises(ValueError, match="backend = 'triton': (the package triton|tensors on the CPU)"):
+        attnd.device.row_statistics(q, q, backend="triton")
+    with pytest.raises(ValueError, match="f64 is not computed"):
+        attnd.device.row_statistics(q.double(), q.double(), backend="triton")
+
+
+MEASURED = """
+import resource, sys
+import torch
+import attnd
+torch.set_num_threads(1)
+q = torch.randn(1, 4, 8192, 128).{dtype}()
+k = torch.randn(1, 2, 8192, 128).{dtype}()
+attnd.device.row_statistics(q[:, :, :64], k[:, :, :64], causal=True)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+rows = attnd.device.row_statistics(q, k, causal={causal})
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert torch.isfinite(rows["entropy"]).all()
+print(after - before)
+"""
+
+
+@pytest.mark.parametrize("dtype, causal", [("float", True), ("bfloat16", False)])
+def test_no_map_is_held_at_8192(dtype, causal):
+    """A map of one head in f32 is 256 MiB; the results of four are 2 MiB."""
+    code = MEASURED.format(dtype=dtype, causal=causal)
+    run = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE, capture_output=True, text=True, timeout=300, check=True)
+    assert int(run.stdout) < 64 << 10, f"{run.stdout} KiB"
