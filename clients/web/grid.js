@@ -5,6 +5,7 @@
 import { find, floats, integers } from "./api.js";
 import { loadLog } from "./context.js";
 import { layerName } from "./dom.js";
+import { isOfMatrices } from "./store.js";
 
 const POINTS = 400;
 
@@ -26,6 +27,25 @@ export function windowAt(grid, text) {
 export const momentText = ({ unit, windows }, window) =>
     `${unit} ${windows.last[window]}${unit === "step" ? "" : ` · step ${windows.step[window]}`}`;
 
+/** Without the windows in which no head has a number: matrices come now and then. Null when that is all of them. */
+function withNumbers(grid) {
+    const rows = [...grid.layers.values()],
+        numbers = (row, w) => d3.range(row.heads).map((head) => row.values[head * grid.count + w]),
+        keep = d3.range(grid.count).filter((w) => rows.some((row) => numbers(row, w).some(Number.isFinite))),
+        pick = (list) => keep.map((w) => list[w]);
+    const kept = (row) => ({
+        ...row,
+        values: new Float32Array(d3.range(row.heads).flatMap((head) => keep.map((w) => row.values[head * grid.count + w]))),
+    });
+    if (keep.length === 0) return null;
+    return {
+        ...grid,
+        count: keep.length,
+        windows: Object.fromEntries(Object.entries(grid.windows).map(([name, list]) => [name, pick(list)])),
+        layers: new Map([...grid.layers].map(([name, row]) => [name, kept(row)])),
+    };
+}
+
 /** `job`, `run`, `metric`, `statistic`, and of one layer `stack`, `layer`, `site`; null when there is no window of it. */
 export async function loadGrid({ job, run, stack, layer, site, metric, statistic, points = POINTS }) {
     const grid = await find("grid", { job, run, stack, layer, site, metric, statistic, points, packed: 1 });
@@ -36,7 +56,8 @@ export async function loadGrid({ job, run, stack, layer, site, metric, statistic
         epoch: integers(grid.windows.epoch),
     };
     const layers = new Map(grid.layers.map((layer) => [layerName(layer), { ...layer, values: floats(layer.values) }]));
-    return { ...grid, windows, layers, count: windows.last.length };
+    const all = { ...grid, windows, layers, count: windows.last.length };
+    return isOfMatrices(metric) ? withNumbers(all) : all;
 }
 
 /** The same with `log`, what the run has logged. */

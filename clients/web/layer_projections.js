@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
-// The projection matrices of a layer: which of its heads have alike ones, and the spectrum of what each head compares
-// and writes.
-import { layerName, number, select } from "./dom.js";
+// The projection matrices of a layer: their numbers over the run, which of its heads have alike ones, and the spectrum
+// of what each head compares and writes.
+import { h, layerName, number, select } from "./dom.js";
 import { figure } from "./figure.js";
+import { loadGrid } from "./grid.js";
+import { LayerSeries } from "./layer_series.js";
 import { drawMap } from "./map_view.js";
 
 const MATRICES = [
@@ -32,22 +34,84 @@ function choice(all, weights, part, chosen) {
 const textOf = (there, name) => there.find(([one]) => one === name)[1];
 
 export class LayerProjections {
-    /** `load()` gives the newest map of the layer of tier `weights`, or undefined; `isCurrent()`. */
-    constructor(map, { load, isCurrent }) {
-        Object.assign(this, { load, isCurrent, live: undefined, matrix: "wq", spectrum: "wq_wk" });
+    /**
+     * `run`; `load()` gives the newest map of the layer of tier `weights`, or undefined; `onPick(last)`: a window was chosen;
+     * `isCurrent()`.
+     */
+    constructor(map, { run, load, onPick, isCurrent }) {
+        Object.assign(this, { map, run, load, onPick, isCurrent, live: undefined, matrix: "wq", spectrum: "wq_wk" });
+        Object.assign(this, { course: "wq_wk", number: "stable_rank", grid: null, marks: null, shows: 0, loads: 0 });
         const name = layerName(map);
         this.alike = figure("How alike the heads' matrices are", "", "alike").about(name, "matrices");
         this.spectra = figure("Spectra of the heads' matrices", "", "spectra").about(name, "spectra");
-        this.frames = [this.alike, this.spectra];
-        for (const frame of this.frames) frame.hidden = true;
+        this.over = h("div", { class: "stack" });
+        this.element = h(
+            "section",
+            { class: "stack", id: "weights" },
+            h("h2", {}, "Weights"),
+            this.over,
+            h("div", { class: "grid" }, this.alike, this.spectra),
+        );
+        this.alike.hidden = this.spectra.hidden = this.element.hidden = true;
     }
 
-    /** Shows the newest, or nothing of a moment that is past. */
-    async show(isPast) {
-        const found = isPast ? undefined : await this.load();
-        if (!this.isCurrent()) return;
+    /** Shows the newest, or nothing of a moment that is past, and the course over the run, which `marks` belong to. */
+    async show(isPast, marks) {
+        const mine = ++this.shows,
+            [found] = await Promise.all([isPast ? undefined : this.load(), this.loadCourse()]);
+        if (!this.isCurrent() || mine !== this.shows) return;
         this.live = found;
+        this.marks = marks;
         this.draw();
+        this.drawCourse();
+    }
+
+    /** The matrices whose numbers are known; all when none is, as after a restart of attnd. */
+    offered() {
+        const known = this.run.newest(this.map)?.heads ?? {},
+            there = SPECTRA.filter(([name]) => known[`${name}.${this.number}`]);
+        return there.length ? there : SPECTRA;
+    }
+
+    /** The windows of the chosen number; of the first matrix that has one, when the chosen one has none. */
+    async loadCourse() {
+        const { stack, layer, site } = this.map,
+            { job, run } = this.run,
+            mine = ++this.loads;
+        for (const name of new Set([this.course, ...this.offered().map(([one]) => one)])) {
+            const metric = `${name}.${this.number}`,
+                grid = await loadGrid({ job, run, stack, layer, site, metric, statistic: "mean" }).catch(() => null);
+            if (!this.isCurrent() || mine !== this.loads) return;
+            this.grid = grid;
+            if (grid) return void (this.course = name);
+        }
+    }
+
+    drawCourse() {
+        this.element.hidden = !this.grid && this.alike.hidden && this.spectra.hidden;
+        if (!this.grid) return this.over.replaceChildren();
+        const metric = this.run.metric(this.grid.metric),
+            offered = this.offered();
+        if (this.series?.metric.name !== metric.name || this.offers !== offered.length) {
+            this.offers = offered.length;
+            this.series = new LayerSeries(this.map, metric, this.onPick);
+            const choose = async (what) => {
+                Object.assign(this, what);
+                await this.loadCourse();
+                if (this.isCurrent()) this.drawCourse();
+            };
+            this.over.replaceChildren(
+                h(
+                    "div",
+                    { class: "controls" },
+                    select("matrix over the run", offered, this.course, (course) => choose({ course })),
+                    select("number of it", NUMBERS, this.number, (number) => choose({ number })),
+                ),
+                this.series.frame,
+            );
+        }
+        this.over.querySelector("select").value = this.course; // not a chosen one without numbers
+        this.series.draw(this.grid, this.marks.last, this.marks);
     }
 
     draw() {

@@ -4,21 +4,27 @@ import { showPadding, showsPadding } from "./cells.js";
 import { h, layerName, note, number, select, withModule } from "./dom.js";
 import { go, here, keep, link } from "./router.js";
 import { openRun } from "./run.js";
+import { isOfMatrices } from "./store.js";
 
 export const STATISTICS = ["mean", "std", "min", "max", "p10", "p50", "p90", "p99", "last"];
 
-/** Metrics that the layers have, in two groups. */
+/** Metrics that the layers have, in groups. */
 export function metricPicker(store, value, onchange) {
     const has = new Set(
         store.layers().flatMap((map) => [...Object.keys(map.heads ?? {}), ...Object.keys(map.spectrum ?? {})]),
     );
-    const group = (name, label) => ({
+    const group = (label, isIn) => ({
         label,
         options: store.metrics
-            .filter((metric) => metric.group === name && (has.size === 0 || has.has(metric.name)))
+            .filter((metric) => isIn(metric) && (has.size === 0 || has.has(metric.name)))
             .map((metric) => [metric.name, metric.name]),
     });
-    const box = select("metric", [group("heads", "of heads"), group("spectrum", "spectrum")], value, onchange);
+    const groups = [
+        group("of heads", (metric) => metric.group === "heads" && !isOfMatrices(metric.name)),
+        group("spectrum", (metric) => metric.group === "spectrum"),
+        group("of matrices", (metric) => isOfMatrices(metric.name)),
+    ];
+    const box = select("metric", groups, value, onchange);
     box.title = store.metric(value).description;
     return box;
 }

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 // One run, as a view shows it: its layers, their newest numbers and maps. For the run that the store follows they come
 // from the newest messages; for any other, or after a restart of attnd, from the last window in the history.
-import { bytes, find, floats, integers } from "./api.js";
+import { bytes, find, floats } from "./api.js";
 import { looksCausal, paddingText } from "./cells.js";
 import { byLayer, layerName } from "./dom.js";
 import { loadGrid, valuesAt, windowAt } from "./grid.js";
 import { isOver } from "./run_text.js";
+import { isOfMatrices } from "./store.js";
 
 /** Said where a run's own maps would be. */
 export const NOT_KEPT =
@@ -70,17 +71,17 @@ class Run {
         if (this.loaded.has(key)) return;
         this.loaded.set(key, true);
         const { job, run } = this,
-            grid = await find("grid", { job, run, ...where, metric, points: 2, packed: 1 }).catch(() => null);
-        for (const layer of grid?.layers ?? []) this.takeLast(grid, layer);
+            points = isOfMatrices(metric) ? undefined : 2, // the last window may have none
+            grid = await loadGrid({ job, run, ...where, metric, statistic: "mean", points }).catch(() => null);
+        for (const layer of grid?.layers.values() ?? []) this.takeLast(grid, layer);
     }
 
     takeLast(grid, layer) {
-        const map = this.past.get(layerName(layer)),
-            last = integers(grid.windows.last),
-            values = floats(layer.values);
+        const map = this.past.get(layerName(layer));
         if (!map) return;
-        map.heads[grid.metric] = Array.from({ length: layer.heads }, (_, h) => values[(h + 1) * last.length - 1]);
-        map.last = last[last.length - 1];
+        map.heads[grid.metric] = valuesAt(grid, layer, grid.count - 1);
+        if (isOfMatrices(grid.metric)) return;
+        map.last = grid.windows.last.at(-1);
         map.when = `last window, ${grid.unit} ${map.last}`;
     }
 

@@ -26,6 +26,15 @@ function withKnown(map, known) {
     return { ...map, heads: both("heads"), drift: both("drift") };
 }
 
+/** Metrics of projection matrices, such as "wq_wk.stable_rank". */
+export const isOfMatrices = (metric) => /^w\w+\./.test(metric);
+
+/** The newest numbers of attention with those of the newest matrices, which come in messages of their own. */
+function withMatrices(map, of) {
+    const known = Object.entries(of?.heads ?? {}).filter(([name]) => isOfMatrices(name));
+    return { ...map, heads: { ...map.heads, ...Object.fromEntries(known) } };
+}
+
 const SUMMARIES_MS = 400;
 /** The metric whose numbers are always there. */
 const USUAL = "entropy_normalized";
@@ -82,9 +91,13 @@ export class Store {
         this.hear(map);
         if (map.job !== this.job) return;
         if (map.run !== this.run && !this.follow(map.run)) return;
-        const isNew = !this.live.has(layerName(map));
-        if (map.tier === "weights" && !isNew) return this.tell("weights", map); // the newest of attention stays
-        this.live.set(layerName(map), map);
+        const before = this.live.get(layerName(map)),
+            isNew = !before;
+        if (map.tier === "weights" && before) {
+            this.live.set(layerName(map), withMatrices(before, map)); // the newest of attention stays
+            return this.tell("weights", map);
+        }
+        this.live.set(layerName(map), withMatrices(map, before));
         this.tell("live", map);
         if (isNew) this.tell("layers", map);
     }
@@ -242,8 +255,10 @@ export class Store {
     async numbersOf(metric) {
         await this.loadMetrics();
         const names = this.metrics.map((one) => one.name).filter((name) => name === USUAL || name === metric),
-            live = await this.inMemory("live", { metrics: names.join(",") });
-        return live?.map((map) => ({ ...map, isPartial: true })) ?? null;
+            ask = (more) => this.inMemory("live", { metrics: names.join(","), ...more }),
+            [live, matrices] = await Promise.all([ask({}), ask({ tier: "weights" })]),
+            of = new Map(matrices?.map((map) => [layerName(map), map]));
+        return live?.map((map) => ({ ...withMatrices(map, of.get(layerName(map))), isPartial: true })) ?? null;
     }
 
     /** The numbers of one more metric, where some of it are left out. */
@@ -262,9 +277,10 @@ export class Store {
             { stack, layer, site } = map,
             lacks = () => this.live.get(layerName(map))?.isPartial;
         if (map.past || !lacks()) return map;
-        const found = await this.inMemory("live", { stack, layer, site }).catch(() => null);
+        const ask = (more) => this.inMemory("live", { stack, layer, site, ...more }).catch(() => null),
+            [found, matrices] = await Promise.all([ask({}), ask({ tier: "weights" })]);
         if (mine !== this.turn) return map;
-        if (found?.length && lacks()) this.live.set(layerName(map), found[0]);
+        if (found?.length && lacks()) this.live.set(layerName(map), withMatrices(found[0], matrices?.[0]));
         return this.live.get(layerName(map));
     }
 

@@ -155,7 +155,13 @@ export async function show(root, params, { store, isCurrent }) {
         table = figure("", "", "wide").plain(),
         tableRows = new HeadsTable(table, toHead);
     const newestMatrices = () => store.inMemory("live", { ...where, tier: "weights" }).catch(() => null),
-        matrices = new LayerProjections(map, { load: async () => (await newestMatrices())?.[0], isCurrent });
+        matrices = new LayerProjections(map, {
+            run,
+            load: async () => (await newestMatrices())?.[0],
+            onPick: (last) => time.goTo(last),
+            isCurrent,
+        }),
+        showMatrices = () => matrices.show(time.last !== null, { last: time.last, rules, alerts });
     root.append(
         ...[wrongMoment(time)].filter(Boolean),
         h(
@@ -178,9 +184,9 @@ export async function show(root, params, { store, isCurrent }) {
                 together.map(([, frame]) => frame),
                 similarity,
                 importance,
-                matrices.frames,
             ),
             table,
+            matrices.element,
         ),
     );
     const maps = kept({
@@ -232,9 +238,9 @@ export async function show(root, params, { store, isCurrent }) {
     /** Another moment, or more windows. */
     async function drawMoment() {
         drawSeries();
-        await Promise.all([loadNumbers(), everyMap("now"), matrices.show(time.last !== null)]);
+        await Promise.all([loadNumbers(), everyMap("now"), showMatrices()]);
     }
-    const coming = [everyMap("now"), run.load(COLUMNS, where).then(loadNumbers), loadRoles(), matrices.show(time.last !== null)];
+    const coming = [everyMap("now"), run.load(COLUMNS, where).then(loadNumbers), loadRoles(), showMatrices()];
     drawNumbers();
     drawSeries();
     await Promise.all(coming);
@@ -247,7 +253,7 @@ export async function show(root, params, { store, isCurrent }) {
             numbersSoon();
             everyMap("soon");
         }),
-        store.on("weights", (live) => isOurs(live) && matrices.show(time.last !== null)),
+        store.on("weights", (live) => isOurs(live) && showMatrices()),
         store.on("summary", (summary) => {
             if (!isOurs(summary)) return;
             time.reloadSoon();

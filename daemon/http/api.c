@@ -18,11 +18,15 @@ static bool is_one_of(const msgpack_object *name, const bool *metrics)
 }
 
 /* A list of live or summary maps without the numbers of other metrics: they become null, and their
- * names stay. */
+ * names stay. So do the spectra of matrices, which are longer than all numbers of the heads. */
 static void api_leave_out(const msgpack_object *list, const bool *metrics)
 {
     static const char *const of_heads[] = {"heads", "drift"};
     for (uint32_t i = 0; list->type == MSGPACK_OBJECT_ARRAY && i < list->via.array.size; i++) {
+        msgpack_object *weights = (msgpack_object *)mpk_find(&list->via.array.ptr[i], "weights");
+        if (weights) {
+            weights->type = MSGPACK_OBJECT_NIL;
+        }
         for (size_t k = 0; k < sizeof of_heads / sizeof of_heads[0]; k++) {
             const msgpack_object *map = mpk_find(&list->via.array.ptr[i], of_heads[k]);
             bool is_map = map && map->type == MSGPACK_OBJECT_MAP;

@@ -300,3 +300,45 @@ def test_newer_matrices_replace_older_ones_and_no_number_of_attention(page):
         assert one.api("live", job=JOB)[0]["tier"] == "attention"
     finally:
         one.close()
+
+
+def test_numbers_of_matrices_are_drawn_over_the_run(page):
+    """Of windows in which matrices came; also after a restart, when no message is in memory."""
+    one, rng = Site("window.unit=step"), np.random.default_rng(4)
+    trainer, norms = Trainer(one.daemon, JOB), {}
+    try:
+        for step in range(12):
+            trainer.attention(softmax_maps(rng, 1, 2, 6, 6), step=step, **LAYER)
+            if step % 3 == 1:
+                given = {name: rng.normal(size=(8, 8)) for name in ("wq", "wk")}
+                trainer.projections(**given, heads=2, head_dim=4, step=step, **LAYER)
+                norms[step] = [np.linalg.norm(given["wq"][4 * h:4 * h + 4].T @ given["wk"][4 * h:4 * h + 4], 2) for h in range(2)]
+        trainer.event("bye", step=11)
+        wait_until(lambda: [run["state"] for run in one.api("runs", job=JOB)["runs"]] == ["ended"], "the run in the history")
+
+        def drawn():
+            page.choose("number of it", "spectral_norm")
+            wait_until(lambda: "wq_wk.spectral_norm" in page.text("#weights h2 ~ .stack .figure h2"), "the norms")
+            page.keys("#weights .series svg[tabindex]", "End")
+            assert page.texts("select[aria-label='matrix over the run'] option:checked") == ["W_qᵀ W_k, compares"]
+            return page.text("#tooltip")
+
+        page.open(one, f"#/layer?job={JOB}").ready()
+        told = drawn()
+        assert all(f"head {head} {shown(norms[10][head])}" in " ".join(told.split()) for head in range(2))
+        assert "step 10" in told
+        assert page.texts("select[aria-label='matrix over the run'] option") == ["W_qᵀ W_k, compares", "W_q", "W_k"]
+        wait_until(lambda: "step 10" in page.text(".spectra .sub"), "the newest")
+        page.screenshot("weights-1440-light")
+        assert page.texts("optgroup[label='of matrices'] option")[:2] == ["wq_wk.spectral_norm", "wq_wk.condition_number"]
+        assert one.daemon.stop() == 0
+        one.daemon.start()
+        page.open(one, f"#/layer?job={JOB}").ready()
+        assert drawn() == told
+        page.choose("matrix over the run", "wk")
+        wait_until(lambda: "wk.spectral_norm" in page.text("#weights h2 ~ .stack .figure h2"), "the norms of another matrix")
+        page.open(one, f"#/model?job={JOB}&metric=wq.spectral_norm").ready()
+        assert "largest singular value of the head's W_q" in page.text("main") and "No layer has" not in page.text("main")
+        page.screenshot("weights-model-1440-light")
+    finally:
+        one.close()

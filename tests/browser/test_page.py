@@ -93,13 +93,13 @@ def test_the_frame_of_the_page_waits_for_nothing(site, page):
 def test_the_overview_asks_for_the_numbers_that_it_shows(site, page):
     asked = "return performance.getEntriesByType('resource').map((e) => e.name).filter((name) => name.includes('/api/v1/live?'))"
     page.open(site, f"#/overview?job={JOB}").ready()
-    assert ["metrics=entropy_normalized" in name for name in page.js(asked)] == [True]
+    assert ["metrics=entropy_normalized" in name for name in page.js(asked)] == [True] * 2  # of attention and of matrices
     page.choose("metric", "confidence")
-    wait_until(lambda: len(page.js(asked)) == 2, "the other metric")
-    assert "metrics=entropy_normalized%2Cconfidence" in page.js(asked)[1]
+    wait_until(lambda: len(page.js(asked)) == 4, "the other metric")
+    assert all("metrics=entropy_normalized%2Cconfidence" in name for name in page.js(asked)[2:])
     page.js("location.hash = arguments[0]", f"#/head?job={JOB}&stack=decoder&layer=1&site=self&head=3")
-    wait_until(lambda: len(page.js(asked)) == 3, "all numbers of one layer")
-    assert "layer=1" in page.js(asked)[2] and "metrics=" not in page.js(asked)[2]
+    wait_until(lambda: len(page.js(asked)) == 6, "all numbers of one layer")
+    assert all("layer=1" in name and "metrics=" not in name for name in page.js(asked)[4:])
     (live,) = site.api("live", job=JOB, stack="decoder", layer=1, site="self")
     wait_until(lambda: shown(live["heads"]["mean_distance"][3]) in page.text(".numbers table"), "its numbers")
 
