@@ -265,10 +265,11 @@ int message_join(struct message *message, struct message *parts)
     for (int p = 0; p < PROJECTION_COUNT; p++) {
         const struct message *has = message;
         for (const struct message *next = parts;
-             next && !header_frame_of(&has->header, header_role_of(p)); next = next->queued_next) {
+             next && !header_frame_of(&has->header, header_role_of((enum projection)p));
+             next = next->queued_next) {
             has = next;
         }
-        message->joined_dtype[p] = tensor_dtype(&has->header, header_role_of(p));
+        message->joined_dtype[p] = tensor_dtype(&has->header, header_role_of((enum projection)p));
         bytes += (size_t)header->matrix[p].out * header->matrix[p].in *
                  dtype_size(message->joined_dtype[p]);
     }
