@@ -398,7 +398,7 @@ def check_texts(figure):
 
 
 @pytest.mark.parametrize("kind", FIGURES)
-@pytest.mark.parametrize("size", [None, 0.5, (3.3, 1), (1.5, 3), (0.6, 0.6)])
+@pytest.mark.parametrize("size", [None, 0.5, 1, (1, 1), (3.3, 1), (1.5, 3), (0.6, 0.6), (2, 1.2)])
 def test_texts_stay_apart_at_every_size(kind, size):
     """A small figure leaves titles and ticks out, or is refused with a size that then works."""
     try:

@@ -392,8 +392,14 @@ def a_lie_instead_of(value, path):
     return value * 1.0025 + (0.025 if deviation else 0.0025)
 
 
+def only_with(window, path):
+    """The window with no other statistics than those in which the number of that path is."""
+    return {group: {name: stats for name, stats in value.items() if (group, name) == path[:2]}
+            if group in ("heads", "spectrum", "aggregate") else value for group, value in window.items()}
+
+
 def test_no_number_can_be_wrong_unnoticed(window):
-    """Every single number of the window, changed by a little more than its tolerance, is found."""
+    """Every single number of the window, changed by a little more than its tolerance, is found where it is."""
     checked = 0
     for path in paths_of(summary_of(window)):
         lie = summary_of(window)
@@ -404,7 +410,7 @@ def test_no_number_can_be_wrong_unnoticed(window):
         if wrong is None:
             continue
         inside[path[-1]] = wrong
-        assert any(not d.ok for d in reference.compare(lie, window)), path
+        assert any(not d.ok for d in reference.compare(lie, only_with(window, path))), path
         checked += 1
     assert checked > 1000
 
