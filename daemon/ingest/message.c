@@ -303,9 +303,9 @@ void message_gather(struct message *message)
     char *whole = message->joined;
     for (int p = 0; p < PROJECTION_COUNT; p++) {
         const struct matrix_place *place = &message->header.matrix[p];
-        message_gather_block(message, message, p, whole);
+        message_gather_block(message, message, (enum projection)p, whole);
         for (struct message *part = message->parts; part; part = part->queued_next) {
-            message_gather_block(message, part, p, whole);
+            message_gather_block(message, part, (enum projection)p, whole);
         }
         whole += (size_t)place->out * place->in * dtype_size(message->joined_dtype[p]);
     }
