@@ -16,7 +16,7 @@ import attnd as package  # noqa: E402
 
 PUBLISH = os.environ.get("ATTN_PUBLISH_ARRAYS", "build/tests/e2e/publish_arrays")
 TRAIN = os.environ.get("ATTN_TRAIN", "build/clients/c/train")
-B, H, G, T, D = 2, 6, 3, 12, 8
+B, H, G, T, D, R = 2, 6, 3, 12, 8, 5
 LENGTHS = np.array([12, 7], np.int32)
 # Whose the message is, and when it came.
 OWN = ("job", "run", "time_ns", "window")
@@ -89,15 +89,20 @@ def as_arrays(kind, *arrays):
     return [torch.from_numpy(as_bf16(x).astype(np.int16)).view(torch.bfloat16) for x in arrays]
 
 
+def of_output(rng):
+    """What the output is judged by, besides values."""
+    return dict(wo_r=rng.normal(size=(H, R, D)).astype(np.float32), x_norm=rng.random((B, T), np.float32))
+
+
 @pytest.mark.parametrize("case", MAPS)
 def test_attention_from_c_is_that_from_python(case, rng, tmp_path):
     daemon = everything()
     weights = softmax_maps(rng, B, H, T, T, causal="causal" in MAPS[case]).astype(np.float16)
     extra = dict(tokens=rng.integers(0, 5, (B, T), np.int32), grad=rng.normal(size=weights.shape),
-                 mask=np.ones((B, T, T), np.uint8))
+                 mask=np.ones((B, T, T), np.uint8), v=rng.normal(size=(B, G, T, D)), **of_output(rng))
     reader = Reader(daemon, "summary/")
-    from_c(daemon, tmp_path, "attention", weights=weights, dtype="f16", grad_dtype="f64", **shape(), **extra,
-           **as_numbers(MAPS[case]))
+    from_c(daemon, tmp_path, "attention", weights=weights, dtype="f16", grad_dtype="f64", v_dtype="f64", kv_heads=G,
+           value_dim=D, written_dim=R, **shape(), **extra, **as_numbers(MAPS[case]))
     from_python(daemon, "attention", weights, **extra, **MAPS[case])
     assert_same(reader)
     daemon.close()
@@ -111,10 +116,12 @@ def test_queries_and_keys_from_c_are_those_from_python(case, kind, rng, tmp_path
     q = rng.normal(size=(B, H, T, D)).astype(np.float32)
     k, v = (rng.normal(size=(B, G, T, D)).astype(np.float32) for _ in range(2))
     said = {key: value for key, value in MAPS[case].items() if key not in ("dropout", "learned_sink")}
+    output = dict(dout=rng.normal(size=(B, H, T, D)), **of_output(rng))
     reader = Reader(daemon, "summary/")
     from_c(daemon, tmp_path, "qk", q=cast(q), k=cast(k), v=cast(v), q_dtype=dtype, k_dtype=dtype, v_dtype=dtype,
-           head_dim=D, kv_heads=G, softcap=20, scale=0.3, **shape(), **as_numbers(said))
-    from_python(daemon, "qk", *as_arrays(kind, q, k, v), softcap=20.0, scale=0.3, **said)
+           dout_dtype="f64", written_dim=R, head_dim=D, kv_heads=G, softcap=20, scale=0.3, **output, **shape(),
+           **as_numbers(said))
+    from_python(daemon, "qk", *as_arrays(kind, q, k, v), softcap=20.0, scale=0.3, **output, **said)
     assert_same(reader)
     daemon.close()
 
@@ -123,12 +130,14 @@ def test_what_a_plan_leaves_is_that_part_published_from_python(rng, tmp_path):
     """One sample, heads 1 to 3 (key heads 0, 1 and 1), of the 12 rows 1, 4, 7 and 10."""
     daemon = everything()
     q = rng.normal(size=(B, H, T, D)).astype(np.float32)
-    k = rng.normal(size=(B, G, T, D)).astype(np.float32)
+    k, v = (rng.normal(size=(B, G, T, D)).astype(np.float32) for _ in range(2))
+    dout, output = rng.normal(size=(B, H, T, D)).astype(np.float32), of_output(rng)
     reader = Reader(daemon, "summary/")
-    from_c(daemon, tmp_path, "qk", q=q, k=k, head_dim=D, kv_heads=G, causal=1, scale=0.3, q_len=LENGTHS, k_len=LENGTHS,
-           step=2, plan_samples=1, plan_rows=4, plan_first=1, plan_last=3, **shape())
-    from_python(daemon, "qk", q[:1, 1:4, 1::3], k[:1, [0, 1, 1]], causal=True, scale=0.3, q_len=[4], k_len=[12],
-                q_offset=1, q_stride=3, step=2, head_offset=1, heads_total=H)
+    from_c(daemon, tmp_path, "qk", q=q, k=k, v=v, dout=dout, written_dim=R, head_dim=D, kv_heads=G, causal=1, scale=0.3,
+           q_len=LENGTHS, k_len=LENGTHS, step=2, plan_samples=1, plan_rows=4, plan_first=1, plan_last=3, **output, **shape())
+    from_python(daemon, "qk", q[:1, 1:4, 1::3], k[:1, [0, 1, 1]], v[:1, [0, 1, 1]], causal=True, scale=0.3, q_len=[4],
+                k_len=[12], q_offset=1, q_stride=3, step=2, head_offset=1, heads_total=H, dout=dout[:1, 1:4, 1::3],
+                wo_r=output["wo_r"][1:4], x_norm=output["x_norm"][:1, 1::3])
     assert_same(reader)
     daemon.close()
 

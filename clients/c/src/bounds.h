@@ -11,6 +11,8 @@
 #include "clients/c/src/prefixes.h"
 
 #define BOUNDS_Q_STRIDE 4 /* the revision that has q_stride: others would take rows for a block */
+#define BOUNDS_OUTPUT   6 /* the revision that has dout, wo_r and x_norm */
+#define BOUNDS_VALUES   8 /* the revision that has v, wo_r and x_norm beside weights */
 
 struct bounds {
     unsigned accepts; /* a bit per message type */

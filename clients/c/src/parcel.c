@@ -18,16 +18,19 @@ static uint32_t dim(const struct tensor *tensor, uint32_t from_last)
     return tensor->rank >= from_last ? (uint32_t)tensor->shape[tensor->rank - from_last] : 1;
 }
 
-/* Tokens and documents have no rows, matrices nothing else. */
+/* Tokens and documents have no rows, norms of the stream nothing in theirs, factors no samples, and
+ * matrices nothing but rows. */
 static struct parcel_view view_of(const struct tensor *tensor, const void *data)
 {
     bool per_key = tensor->role == TENSOR_TOKENS || tensor->role == TENSOR_DOCUMENTS;
+    bool per_query = tensor->role == TENSOR_X_NORM, per_head = tensor->role == TENSOR_WO_R;
+    bool matrix = tensor->rank == 2 && !per_key && !per_query;
     struct parcel_view view = {.data = data, .share = 1, .stride = 1};
 
-    view.samples_taken = tensor->rank == 2 && !per_key ? 1 : (uint32_t)tensor->shape[0];
-    view.heads = view.heads_taken = tensor->rank == 4 ? dim(tensor, 3) : 1;
-    view.rows = view.rows_taken = per_key ? 1 : dim(tensor, 2);
-    view.row_bytes = dim(tensor, 1) * dtype_size(tensor->dtype);
+    view.samples_taken = matrix || per_head ? 1 : (uint32_t)tensor->shape[0];
+    view.heads = view.heads_taken = tensor->rank == 4 || per_head ? dim(tensor, 3) : 1;
+    view.rows = view.rows_taken = per_key ? 1 : dim(tensor, per_query ? 1 : 2);
+    view.row_bytes = (per_query ? 1 : dim(tensor, 1)) * dtype_size(tensor->dtype);
     return view;
 }
 
@@ -94,14 +97,20 @@ static void parcel_take(enum tensor_role role, const struct parcel_part *part,
     case TENSOR_WEIGHTS:
     case TENSOR_GRAD:
     case TENSOR_Q:
+    case TENSOR_DOUT:
         take_heads(view, part);
         parcel_take_rows(view, part);
+        break;
+    case TENSOR_WO_R:
+        take_heads(view, part);
+        view->samples_taken = 1;
         break;
     case TENSOR_K:
     case TENSOR_V:
         take_key_heads(view, part);
         break;
     case TENSOR_MASK:
+    case TENSOR_X_NORM:
         parcel_take_rows(view, part);
         break;
     default:
@@ -111,12 +120,15 @@ static void parcel_take(enum tensor_role role, const struct parcel_part *part,
 
 static void parcel_set_shape(struct tensor *tensor, const struct parcel_view *view)
 {
-    tensor->shape[0] = view->samples_taken;
+    tensor->shape[0] = tensor->role == TENSOR_WO_R ? view->heads_taken : view->samples_taken;
     if (tensor->rank == 4) {
         tensor->shape[1] = view->heads_taken;
     }
     if (tensor->rank > 2) {
         tensor->shape[tensor->rank - 2] = view->rows_taken;
+    }
+    if (tensor->role == TENSOR_X_NORM) {
+        tensor->shape[1] = view->rows_taken;
     }
     tensor->bytes =
         (uint64_t)view->samples_taken * view->heads_taken * view->rows_taken * view->row_bytes;

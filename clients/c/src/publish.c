@@ -150,6 +150,54 @@ static int add_row_tensors(struct parcel *parcel, const struct row_tensors *rows
     return rc ? rc : parcel_add(parcel, &documents, rows->documents);
 }
 
+/* The tensors about what heads make of values; those that attnd does not know are checked, too, and
+ * left out. */
+struct output_tensors {
+    const void *v; /* NULL = there are none */
+    uint32_t value_dim, written_dim;
+    const void *dout;
+    attn_dtype dout_dtype;
+    const float *wo_r, *x_norm;
+    uint32_t revision; /* that has them */
+};
+
+/* Nobody listens to the copy of a forked process, whose lock may be held for ever. */
+static bool listeners_know(attn_publisher *publisher, uint32_t revision)
+{
+    return !publisher_is_orphan(publisher) && publisher_revision(publisher) >= revision;
+}
+
+static int add_output(attn_publisher *publisher, struct parcel *parcel,
+                      const struct output_tensors *o)
+{
+    const struct header *h = &parcel->header;
+    const struct tensor dout = {TENSOR_DOUT,
+                                dtypes[o->dout_dtype],
+                                4,
+                                {h->batch, h->heads, h->queries, o->value_dim},
+                                0},
+                        wo_r = {TENSOR_WO_R,
+                                DTYPE_F32,
+                                3,
+                                {h->heads, o->written_dim, o->value_dim},
+                                0},
+                        x_norm = {TENSOR_X_NORM, DTYPE_F32, 2, {h->batch, h->queries}, 0};
+    int rc;
+
+    if ((!o->v && (o->dout || o->wo_r)) || (!o->wo_r && o->x_norm) ||
+        (o->wo_r && (!dim_valid(o->written_dim) || o->written_dim > o->value_dim))) {
+        return ATTN_E_ARGUMENT;
+    }
+    if (!(o->dout || o->wo_r) || !listeners_know(publisher, o->revision)) {
+        return 0;
+    }
+    rc = parcel_add(parcel, &dout, o->dout);
+    if (!rc) {
+        rc = parcel_add(parcel, &wo_r, o->wo_r);
+    }
+    return rc ? rc : parcel_add(parcel, &x_norm, o->x_norm);
+}
+
 static void publish_begin(const attn_publisher *publisher, enum message_type type,
                           struct parcel *ret_parcel)
 {
@@ -173,7 +221,7 @@ static int queue_planned(attn_publisher *publisher, const struct parcel *whole,
     const attn_range *ranges = plan->range_count ? plan->ranges : &all;
     uint32_t first = whole->header.head_offset, last = first + whole->header.heads - 1;
     int result = ATTN_SKIPPED;
-    bool any = false, apart = publisher_strides(publisher);
+    bool any = false, apart = publisher_revision(publisher) >= BOUNDS_Q_STRIDE;
 
     for (uint32_t i = 0; i < (plan->range_count ? plan->range_count : 1); i++) {
         attn_range range = {ranges[i].first > first ? ranges[i].first : first,
@@ -211,7 +259,30 @@ void attn_attention_default(attn_attention *ret_attention)
     *ret_attention = (attn_attention){.stack = ATTN_ENCODER};
 }
 
-static int publish_describe_attention(const attn_attention *a, struct parcel *parcel)
+static int add_values(attn_publisher *publisher, const attn_attention *a, struct parcel *parcel)
+{
+    const struct header *h = &parcel->header;
+    const struct output_tensors output = {.v = a->v,
+                                          .value_dim = a->value_dim,
+                                          .written_dim = a->written_dim,
+                                          .wo_r = a->wo_r,
+                                          .x_norm = a->x_norm,
+                                          .revision = BOUNDS_VALUES};
+    const struct tensor v = {
+        TENSOR_V, dtypes[a->v_dtype], 4, {h->batch, h->kv_heads, h->keys, a->value_dim}, 0};
+    int rc = 0;
+
+    if (a->v && !dim_valid(a->value_dim)) {
+        return ATTN_E_ARGUMENT;
+    }
+    if (a->v && listeners_know(publisher, BOUNDS_VALUES)) {
+        rc = parcel_add(parcel, &v, a->v);
+    }
+    return rc ? rc : add_output(publisher, parcel, &output);
+}
+
+static int publish_describe_attention(attn_publisher *publisher, const attn_attention *a,
+                                      struct parcel *parcel)
 {
     struct header *header = &parcel->header;
     const struct row_tensors rows = {a->mask, a->tokens, a->documents};
@@ -219,7 +290,7 @@ static int publish_describe_attention(const attn_attention *a, struct parcel *pa
     int rc;
 
     FILL_ROWS(header, a);
-    header->kv_heads = a->heads;
+    header->kv_heads = a->v && a->kv_heads ? a->kv_heads : a->heads;
     if (!rows_valid(header) || !documents_valid(header, a->documents) ||
         !take_module(header, a->module)) {
         return ATTN_E_ARGUMENT;
@@ -234,7 +305,10 @@ static int publish_describe_attention(const attn_attention *a, struct parcel *pa
     if (!rc) {
         rc = add_row_tensors(parcel, &rows);
     }
-    return rc ? rc : parcel_add(parcel, &grad, a->grad);
+    if (!rc) {
+        rc = parcel_add(parcel, &grad, a->grad);
+    }
+    return rc ? rc : add_values(publisher, a, parcel);
 }
 
 int attn_publish_attention(attn_publisher *publisher, const attn_attention *attention)
@@ -243,11 +317,12 @@ int attn_publish_attention(attn_publisher *publisher, const attn_attention *atte
     struct parcel parcel;
 
     if (!a || !a->weights || !layer_valid(a->stack, a->layer, a->site) || !dtype_valid(a->dtype) ||
-        !dtype_valid(a->grad_dtype) || (a->plan && !plan_valid(a->plan))) {
+        !dtype_valid(a->grad_dtype) || !dtype_valid(a->v_dtype) ||
+        (a->plan && !plan_valid(a->plan))) {
         return ATTN_E_ARGUMENT;
     }
     publish_begin(publisher, MESSAGE_ATTENTION, &parcel);
-    if (publish_describe_attention(a, &parcel) != 0) {
+    if (publish_describe_attention(publisher, a, &parcel) != 0) {
         return ATTN_E_ARGUMENT;
     }
     return queue(publisher, &parcel, a->plan);
@@ -282,10 +357,18 @@ static int add_vectors(const attn_qk *qk, struct parcel *parcel)
     return rc ? rc : parcel_add(parcel, &v, qk->v);
 }
 
-static int publish_describe_qk(const attn_qk *qk, struct parcel *parcel)
+static int publish_describe_qk(attn_publisher *publisher, const attn_qk *qk, struct parcel *parcel)
 {
     struct header *header = &parcel->header;
     const struct row_tensors rows = {qk->mask, qk->tokens, qk->documents};
+    const struct output_tensors output = {.v = qk->v,
+                                          .value_dim = qk->value_dim ? qk->value_dim : qk->head_dim,
+                                          .written_dim = qk->written_dim,
+                                          .dout = qk->dout,
+                                          .dout_dtype = qk->dout_dtype,
+                                          .wo_r = qk->wo_r,
+                                          .x_norm = qk->x_norm,
+                                          .revision = BOUNDS_OUTPUT};
     int rc;
 
     FILL_ROWS(header, qk);
@@ -298,7 +381,10 @@ static int publish_describe_qk(const attn_qk *qk, struct parcel *parcel)
         return ATTN_E_ARGUMENT;
     }
     rc = add_vectors(qk, parcel);
-    return rc ? rc : add_row_tensors(parcel, &rows);
+    if (!rc) {
+        rc = add_row_tensors(parcel, &rows);
+    }
+    return rc ? rc : add_output(publisher, parcel, &output);
 }
 
 int attn_publish_qk(attn_publisher *publisher, const attn_qk *qk)
@@ -307,11 +393,11 @@ int attn_publish_qk(attn_publisher *publisher, const attn_qk *qk)
 
     if (!qk || !qk->q || !qk->k || !layer_valid(qk->stack, qk->layer, qk->site) ||
         !dtype_valid(qk->q_dtype) || !dtype_valid(qk->k_dtype) || !dtype_valid(qk->v_dtype) ||
-        !logits_valid(qk) || (qk->plan && !plan_valid(qk->plan))) {
+        !dtype_valid(qk->dout_dtype) || !logits_valid(qk) || (qk->plan && !plan_valid(qk->plan))) {
         return ATTN_E_ARGUMENT;
     }
     publish_begin(publisher, MESSAGE_QK, &parcel);
-    if (publish_describe_qk(qk, &parcel) != 0) {
+    if (publish_describe_qk(publisher, qk, &parcel) != 0) {
         return ATTN_E_ARGUMENT;
     }
     return queue(publisher, &parcel, qk->plan);

@@ -440,14 +440,14 @@ void attn_set_position(attn_publisher *publisher, uint64_t epoch, uint64_t step)
     pthread_mutex_unlock(&publisher->lock);
 }
 
-bool publisher_strides(attn_publisher *publisher)
+uint32_t publisher_revision(attn_publisher *publisher)
 {
-    bool strides;
+    uint32_t revision;
 
     pthread_mutex_lock(&publisher->lock);
-    strides = publisher->bounds.header >= BOUNDS_Q_STRIDE;
+    revision = publisher->bounds.header;
     pthread_mutex_unlock(&publisher->lock);
-    return strides;
+    return revision;
 }
 
 void publisher_position(attn_publisher *publisher, uint64_t *ret_epoch, uint64_t *ret_step)

@@ -91,8 +91,8 @@ void *sender_run(void *publisher);
 /* Whether this process is a fork's child, and the publisher its parent's. */
 bool publisher_is_orphan(const attn_publisher *publisher);
 
-/* Whether those who listen know q_stride. */
-bool publisher_strides(attn_publisher *publisher);
+/* The revision of header keys that those who listen know. */
+uint32_t publisher_revision(attn_publisher *publisher);
 
 /* Where the training is. */
 void publisher_position(attn_publisher *publisher, uint64_t *ret_epoch, uint64_t *ret_step);

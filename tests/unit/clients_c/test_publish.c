@@ -415,6 +415,90 @@ static attn_qk qk_of(const struct arrays *a, const attn_plan *plan)
                      .plan = plan};
 }
 
+/* Values beside weights came with revision 8, the rest with 6. */
+static void test_tensors_of_the_output_go_to_those_who_know_them(void **state)
+{
+    static const float dout[B][H][Q][D], wo_r[H][2][D], x_norm[B][Q];
+    static const char *const limits[] = {"limits/header=5", "limits/header=6", "limits/header=7",
+                                         "limits/header=8"};
+    const struct arrays *a = filled();
+    attn_qk qk = qk_of(a, NULL);
+    attn_attention attention = {.weights = a->weights,
+                                .batch = B,
+                                .heads = H,
+                                .queries = Q,
+                                .keys = K,
+                                .v = a->k,
+                                .kv_heads = G,
+                                .value_dim = D};
+
+    (void)state;
+    qk.v = a->k;
+    qk.dout = dout;
+    qk.wo_r = attention.wo_r = &wo_r[0][0][0];
+    qk.x_norm = attention.x_norm = &x_norm[0][0];
+    qk.written_dim = attention.written_dim = 2;
+    for (int i = 0; i < 4; i++) {
+        struct pairing pair = pair_open_with(limits[i]);
+        struct received got;
+
+        assert_int_equal(attn_publish_qk(pair.publisher, &qk), 0);
+        got = expect(&pair.peer);
+        assert_int_equal(got.header.tensor_count, i == 0 ? 3 : 6);
+        received_free(&got);
+        assert_int_equal(attn_publish_attention(pair.publisher, &attention), 0);
+        got = expect(&pair.peer);
+        assert_int_equal(got.header.tensor_count, i < 3 ? 1 : 4);
+        assert_int_equal(got.header.kv_heads, i < 3 ? H : G);
+        received_free(&got);
+        pair_close(&pair);
+    }
+}
+
+/* Whether or not anybody knows the tensors. */
+static void test_bad_tensors_of_the_output_are_refused(void **state)
+{
+    static const float numbers[B * H * Q * K * D];
+    const struct arrays *a = filled();
+    const attn_attention good = {.weights = a->weights,
+                                 .batch = B,
+                                 .heads = H,
+                                 .queries = Q,
+                                 .keys = K,
+                                 .v = numbers,
+                                 .kv_heads = G,
+                                 .value_dim = D,
+                                 .wo_r = numbers,
+                                 .written_dim = D,
+                                 .x_norm = numbers};
+    attn_attention bad[7];
+    attn_qk qk = qk_of(a, NULL);
+    struct pairing pair = pair_open_with("limits/header=5");
+
+    (void)state;
+    for (int i = 0; i < 7; i++) {
+        bad[i] = good;
+    }
+    bad[0].v = NULL;
+    bad[1].kv_heads = 4;
+    bad[2].value_dim = 0;
+    bad[3].written_dim = 0;
+    bad[4].written_dim = D + 1;
+    bad[5].wo_r = NULL;
+    bad[6].v_dtype = (attn_dtype)9;
+    for (int i = 0; i < 7; i++) {
+        assert_int_equal(attn_publish_attention(pair.publisher, &bad[i]), ATTN_E_ARGUMENT);
+    }
+    assert_int_equal(attn_publish_attention(pair.publisher, &good), 0);
+    qk.dout = numbers;
+    assert_int_equal(attn_publish_qk(pair.publisher, &qk), ATTN_E_ARGUMENT);
+    qk.v = numbers;
+    assert_int_equal(attn_publish_qk(pair.publisher, &qk), 0);
+    qk.dout_dtype = (attn_dtype)9;
+    assert_int_equal(attn_publish_qk(pair.publisher, &qk), ATTN_E_ARGUMENT);
+    pair_close(&pair);
+}
+
 /* Heads 2 to 5 of 6 are two groups of two, which read key heads 1 and 2. */
 static void test_whole_groups_of_heads_take_their_key_heads(void **state)
 {
@@ -663,6 +747,8 @@ int main(void)
         cmocka_unit_test(test_ranges_of_heads_are_messages_of_their_own),
         cmocka_unit_test(test_bad_attention_is_refused),
         cmocka_unit_test(test_bad_qk_is_refused),
+        cmocka_unit_test(test_tensors_of_the_output_go_to_those_who_know_them),
+        cmocka_unit_test(test_bad_tensors_of_the_output_are_refused),
         cmocka_unit_test(test_bad_weights_are_refused),
         cmocka_unit_test(test_a_header_that_does_not_fit_is_refused),
         cmocka_unit_test(test_labels_that_do_not_fit_are_left_out),

@@ -240,6 +240,18 @@ typedef struct attn_attention {
     /* Path of the module that attends, "vision_model.encoder.layers.3.self_attn", which results
        repeat: 1..256 bytes of UTF-8 without control characters; NULL = not said */
     const char *module;
+
+    /* With values attnd has numbers of the output. An attnd that is too old for the rest gets the
+       message without. */
+    const void *v; /* [batch][kv_heads][keys][value_dim]: head h reads
+                      h / (heads / kv_heads); NULL = not given */
+    attn_dtype v_dtype;
+    uint32_t kv_heads; /* divides heads; 0 = heads */
+    uint32_t value_dim;
+    const float *wo_r;    /* [heads][written_dim][value_dim] R of the QR of each head's columns of
+                             the output projection; needs v; NULL = not given */
+    uint32_t written_dim; /* 1..value_dim */
+    const float *x_norm;  /* [batch][queries] norms of the layer's input; needs wo_r */
 } attn_attention;
 
 /* Sets everything to zero: encoder self-attention of layer 0, f32, no shape. */
@@ -279,6 +291,14 @@ typedef struct attn_qk {
     uint32_t microbatch;
     const attn_plan *plan;
     const char *module;
+
+    const void *dout; /* [batch][heads][queries][value_dim] gradient of the loss by the output of
+                         the heads, before the output projection; needs v; NULL = not given */
+    attn_dtype dout_dtype;
+    /* As in attn_attention. */
+    const float *wo_r;
+    uint32_t written_dim;
+    const float *x_norm;
 } attn_qk;
 
 /* Sets everything to zero: encoder self-attention of layer 0, f32, no shape. */
