@@ -10,7 +10,6 @@ in f32 on the sender thread, and travel as tier `attention`.
 """
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Type, Union
@@ -137,8 +136,7 @@ class Part(NamedTuple):
     """A part of a call that the plan takes.
 
     nbytes   of its copy, at most
-    copy     copies it; copy(HostCopy): so that its gradient may follow; copy(HeldCopy): the same, but the tensors of
-             the model are held
+    copy     copies it; `waits`: so that its gradient may follow; `held`: the tensors of the model are held until then
     whole    all rows of its heads are in it
     kept     what is large of it are tensors of the model
     """
@@ -303,8 +301,8 @@ def _size(tensor: torch.Tensor) -> int:
 
 
 def _cut(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, context: Context,
-         copy: Optional[Type[HostCopy]] = None) -> Cut:
-    waits, copy = copy is not None, copy or HostCopy
+         waits: bool = False, held: bool = False) -> Cut:
+    copy = HeldCopy if held else HostCopy
     if isinstance(seen, Weights):
         return _cut_weights(seen, part, rows, context, copy)
     if seen.score_mod is None:
@@ -613,8 +611,9 @@ def _captured(kind: str, frames: tensors.Frames, visibility: Visibility, rows: _
         visibility = with_queries(visibility, context.present.at(rows.positions(queries))[:batch], keys)
     frames.add_mask(visibility.mask, batch, queries, keys)
     if context.tokens is not None and layer[2] == "self" and context.tokens.shape[1] == keys:
-        with contextlib.suppress(ValueError):  # what does not fit 32 bits is no token
-            frames.add_ids("tokens", context.tokens.numpy()[:batch], batch, keys)
+        numbers = context.tokens.numpy()[:batch]
+        if tensors.fit_32_bits(numbers):
+            frames.add_ids("tokens", numbers, batch, keys)
     labels = None if context.labels is None else context.labels.of(layer, keys)
     q_labels = None
     if context.labels is not None and layer[2] == "cross" and rows.stride == 1:

@@ -32,7 +32,6 @@ import time
 import weakref
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-import numpy as np
 import torch
 
 from . import torch_state, wire
@@ -55,6 +54,7 @@ from .ranks import rank_and_world, shared_run
 from .residual import Residual
 from .spy import Spy
 from .start import START_IT, Starter, local_rank, starter_for
+from .tensors import fit_32_bits
 from .tokens import Tokens
 
 log = logging.getLogger("attnd")
@@ -741,12 +741,11 @@ class Watch:
         return torch_state.is_no_repetition() and self.begins(self._root)
 
     def tokens(self, stack: str, samples: int, queries: int) -> Any:
-        """The token numbers that travel with an attention of the forward that runs, int32 [B, T]; None: none."""
+        """The token numbers that travel with an attention of the forward that runs, integers [B, T]; None: none."""
         copy = self._tokens.sent(stack, samples, queries)
         if copy is None:
             return None
-        numbers = copy.numpy().astype("int32")
-        return numbers if np.array_equal(numbers, copy.numpy()) else None  # what does not fit 32 bits is no token
+        return copy.numpy() if fit_32_bits(copy.numpy()) else None
 
     def wants(self, layer: wire.Layer) -> bool:
         """Whether this attention, which is computed now, is to be published at this step."""

@@ -27,7 +27,7 @@ import torch
 
 from . import wire
 from .calls import Cut, Output, Part, Queries, Seen
-from .devices import HeldCopy, HostCopy
+from .devices import HostCopy
 from .publisher import Captured, Maker, Publisher
 from .torch_state import saves_elsewhere
 
@@ -80,7 +80,7 @@ class Gradients:
             if part.whole and part.nbytes <= self._publisher.message_bytes and (
                     nbytes == 0 or self._copied_bytes + copied + nbytes <= self._publisher.queue_bytes):
                 copied += nbytes
-                cuts.append(part.copy(HostCopy if nbytes else HeldCopy))
+                cuts.append(part.copy(waits=True, held=not nbytes))
             else:
                 others.append(part)
         if cuts:

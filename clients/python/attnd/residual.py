@@ -3,13 +3,13 @@
 
     wo_r     [H, r, dv]: R of the QR of W_o's columns of each head, so that abs(R u) = abs(W_o,h u). W_o is found as
              projections.py has it, and copied once a step; the sender thread makes the QR
-    x_norm   [B, Tq]: norms of what the layer gets: the first positional argument [B, Tq, width] of the block that a
+    x_norm   [B, Tq]: norms of what the layer gets: the first argument [B, Tq, width] of the block that a
              self-attention is in (the nearest module around it with a number). A cross-attention reads the stream
              later in its block, where no module gets it, so it has none. Where B = Tq the shape does not tell samples
              from queries: it is taken of blocks of torch and transformers, and of attentions that say batch_first
 
-Both are for attention that travels with values. Each is left out where it is not found; the first W_o that is not
-is told. Nothing here loses a message: what fails is told once, and the message goes without them.
+Both are for attention that travels with values. Each is left out where it is not found; the first that is not is
+told. Nothing here loses a message: what fails is told once, and the message goes without them.
 """
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Residual:
         self._given = given
         self._modules: Dict[str, torch.nn.Module] = {}
         self._factors: Dict[str, Optional[Factor]] = {}  # of this step, by path
-        self._told = self._failed = False
+        self._told = self._told_stream = self._failed = False
 
     def step_ends(self) -> None:
         """The optimizer has changed the weights."""
@@ -56,7 +56,12 @@ class Residual:
             factor = self._factors[path]
             if factor is None or factor.width != int(seen.v.shape[3]):
                 return seen
-            return seen._replace(wo_r=factor, x=_stream(queries_of(seen), entered) if is_self else None)
+            stream = _stream(queries_of(seen), entered) if is_self else None
+            if is_self and stream is None and not self._told_stream:
+                self._told_stream = True
+                log.warning("job %s: residual_share of %s is left out: the first argument of the block around it is no tensor "
+                            "[B, T, width], or its order is not certain", self._publisher.job, path or "the model")
+            return seen._replace(wo_r=factor, x=stream)
         except Exception as error:  # as tensors of torch.func.grad do, which have no memory
             self._factors[path] = None
             if not self._failed:
@@ -103,9 +108,9 @@ def _stream(size: Tuple[int, int], entered: Sequence["Entered"]) -> Optional[tor
     """[B, Tq, width]: what the block of the attention that runs was called with; `size`: its samples and queries."""
     *around, attention = entered
     block = next((module for module in reversed(around) if re.search(r"\d$", module.path)), None)
-    if block is None or re.search(r"\d$", attention.path) or not block.args or not isinstance(block.args[0], torch.Tensor):
+    if block is None or re.search(r"\d$", attention.path) or not isinstance(block.first, torch.Tensor):
         return None
-    given = block.args[0].detach()
+    given = block.first.detach()
     if given.dim() != 3 or not given.is_floating_point():
         return None
     given = given.transpose(0, 1) if getattr(attention.module, "batch_first", True) is False else given

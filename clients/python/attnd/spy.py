@@ -27,6 +27,7 @@ models may be followed in several threads. Failures in here are reported to the 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import sys
 import threading
@@ -92,6 +93,15 @@ class Entered(NamedTuple):
     path: str
     frame: Any
     args: Sequence[Any]
+
+    @property
+    def first(self) -> Any:
+        """Its first argument, by position or by name; None: it has none. torch tells hooks of all modules no names, but
+        the frame has them."""
+        if self.args:
+            return self.args[0]
+        named = self.frame.f_locals.get("kwargs") or {}
+        return named.get(next(iter(inspect.signature(self.module.forward).parameters), None))
 
 
 class Spy:

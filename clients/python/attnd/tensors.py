@@ -140,9 +140,14 @@ def copy_ids(name: str, ids: Any, want: Tuple[int, int]) -> np.ndarray:
     ids = np.asarray(ids)
     if ids.shape != want or ids.dtype.kind not in "iu":
         raise ValueError(f"{name} of shape {ids.shape}, {ids.dtype}: must be integers [batch, keys] = {want}")
-    if ids.min() < -2**31 or ids.max() >= 2**31:
+    if not fit_32_bits(ids):
         raise ValueError(f"{name}: must fit 32 bits")
     return _freeze(ids.astype("<i4", order="C"))
+
+
+def fit_32_bits(ids: np.ndarray) -> bool:
+    """Whether the integers can travel as i32: larger ones are no token numbers."""
+    return bool(ids.size == 0 or (ids.min() >= -2**31 and ids.max() < 2**31))
 
 
 def check_lengths(name: str, lengths: Any, batch: int, limit: int) -> Optional[np.ndarray]:
