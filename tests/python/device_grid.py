@@ -71,7 +71,8 @@ def make(mask, values, shape, dtype):
 
 
 def truth(q, k, words, local_window=8):
-    """name -> float64 [B, H, Tq], NaN where there is none; and 2 delta of each row, [B, H, Tq]."""
+    """name -> float64 [B, H, Tq], NaN where there is none, and `valid`: the queries that are no padding; and 2 delta of
+    each row, [B, H, Tq]."""
     q, k = q.double().numpy(), k.double().numpy()
     k = np.repeat(k, q.shape[1] // k.shape[1], axis=1)
     scale = q.shape[3] ** -0.5
@@ -86,7 +87,8 @@ def truth(q, k, words, local_window=8):
     shown = np.broadcast_to(bias > -9e3, s.shape)
     s = np.where(shown, s, 0) + bias
     found = [_head(s, shown, h, words, local_window) for h in range(q.shape[1])]
-    return {name: np.concatenate([one[name] for one in found], 1) for name in NO_TOKENS}, 2 * 2.0**-21 * size
+    names = [*NO_TOKENS, "valid"]
+    return {name: np.concatenate([one[name] for one in found], 1) for name in names}, 2 * 2.0**-21 * size
 
 
 def _head(s, shown, h, words, local_window):
@@ -106,7 +108,7 @@ def _head(s, shown, h, words, local_window):
         weights = e / (e.sum(-1, keepdims=True) + np.exp(sink - shift))
         values = formulas.row_values(case, weights, seen, local_window)
     values["max_logit"] = largest[..., 0], True
-    result = {}
+    result = {"valid": query[:, None]}
     for name in NO_TOKENS:
         value, exists = values[name]
         value = np.where(np.broadcast_to(exists, value.shape) & sound, value, np.nan)

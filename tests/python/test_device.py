@@ -4,14 +4,17 @@ import itertools
 import subprocess
 import sys
 
+import msgpack
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
 import attnd  # noqa: E402
-from attnd.device import reference  # noqa: E402
+from attnd import layer_state  # noqa: E402
+from attnd.device import reference, state  # noqa: E402
 from conftest import PACKAGE  # noqa: E402
-from device_grid import DTYPES, MASKS, SHAPES, VALUES, agree, make  # noqa: E402
+from device_grid import DTYPES, MASKS, SHAPES, VALUES, agree, make, truth  # noqa: E402
 
 
 @pytest.mark.parametrize("values", VALUES)
@@ -54,6 +57,57 @@ def test_bad_arguments_are_named(wrong, said):
     with pytest.raises(ValueError) as error:
         attnd.device.row_statistics(**{**right, **wrong})
     assert said in str(error.value)
+
+
+def test_buckets_are_those_of_the_daemon_bit_for_bit():
+    rng = np.random.default_rng(3)
+    bounds = np.float32(2.0) ** (np.arange(-1290, 1291) / 32)
+    near = np.concatenate([np.nextafter(bounds, np.float32(0)), bounds, np.nextafter(bounds, np.float32(np.inf))])
+    values = np.concatenate([near, -near, [0, 1e-38, 3e38], rng.integers(0, 0x7F800000, 10**6).astype(np.uint32).view("f4")])
+    values = values.astype(np.float32)
+    found = state.bucket_keys(torch.as_tensor(values))
+    assert (found.numpy() == layer_state.bucket_keys(values)).all()
+
+
+def test_rows_are_reduced_as_on_the_host():
+    q, k, words = make("sinks softcap bias causal window offset lengths", "infinities", SHAPES[1], "f32")
+    for values in attnd.device.row_statistics(q, k, **words).values():
+        found = state.reduce_rows(values)
+        expected = layer_state.reduce_rows(values.double().numpy().transpose(1, 0, 2).reshape(values.shape[1], -1))
+        for name in ("n", "low", "high", "counts"):
+            assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+        assert found.first == expected.first or not expected.n.any()
+        assert found.mean == pytest.approx(expected.mean, rel=1e-12) and found.m2 == pytest.approx(expected.m2, rel=1e-9)
+
+
+@pytest.mark.parametrize("values", ["plain", "infinities"])
+@pytest.mark.parametrize("mask", MASKS)
+def test_a_state_counts_its_rows_and_those_without_numbers(mask, values):
+    for shape in SHAPES[1:4]:
+        q, k, words = make(mask, values, shape, "f32")
+        expected, _ = truth(q, k, words)
+        found = msgpack.unpackb(attnd.device.layer_state(q, k, step=7, rank=3, **words))
+        exists = np.isfinite(expected["entropy"])
+        invalid = (expected["valid"] & ~exists).sum((0, 2))
+        assert found["rows"] == exists.sum() and found["invalid_rows"] == invalid.sum()
+        assert found.get("heads_invalid_rows", [0] * shape[1]) == list(invalid)
+        assert [name for name in found["metrics"] if name not in (None, "entropy")] == [
+            name for name in layer_state.ROW_METRICS if name in expected and np.isfinite(expected[name]).any()
+            and name != "entropy"]
+
+
+def test_a_state_is_that_of_its_rows():
+    q, k, words = make("causal lengths", "plain", SHAPES[1], "f32")
+    rows = attnd.device.row_statistics(q, k, **words)
+    del rows["sink_deficit"]
+    about = {"epoch": 1, "step": 7, "rank": 3, "time_ns": 5, "causal": True, "heads": 8, "head_offset": 2}
+    expected = msgpack.unpackb(layer_state.pack_state(rows, keys=33, row_sum_error=0.0, **about))
+    found = msgpack.unpackb(attnd.device.layer_state(q, k, **{**about, **words}))
+    for name in expected:
+        if name not in ("heads", "invalid_rows", "heads_invalid_rows"):
+            assert found[name] == expected[name], name
+    for one, other in zip(found["heads"], expected["heads"]):
+        assert one[:16] == other[:16] and len(one) == len(other)
 
 
 def test_auto_is_the_reference_on_the_cpu_and_triton_says_why_it_cannot():

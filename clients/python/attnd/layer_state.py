@@ -35,11 +35,11 @@ _SINK = 0.3
 
 # Buckets: 2^(u/32) < x <= 2^((u+1)/32), counted from 2^-40 to 2^40, on either side of zero.
 _BOUNDS = 1280
-_KEY_MAX = 2 * _BOUNDS + 1
+KEY_MAX = 2 * _BOUNDS + 1
 _HALVINGS_MAX, _SPAN = 3, 47
 _COUNT_MAX = 0xFFFFFFFF
 # 2^(m/32), correctly rounded: the 53 bits of each, in units of 2^-52.
-_STEP = np.array([
+STEP = np.array([
     0x10000000000000, 0x1059b0d3158574, 0x10b5586cf9890f, 0x111301d0125b51, 0x1172b83c7d517b, 0x11d4873168b9aa,
     0x12387a6e756238, 0x129e9df51fdee1, 0x1306fe0a31b715, 0x1371a7373aa9cb, 0x13dea64c123422, 0x144e086061892d,
     0x14bfdad5362a27, 0x15342b569d4f82, 0x15ab07dd485429, 0x16247eb03a5585, 0x16a09e667f3bcd, 0x171f75e8ec5f74,
@@ -53,7 +53,7 @@ def bucket_keys(values: Any) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     magnitude = np.clip(np.abs(values), 2.0**-40, 2.0**40)
     fraction, exponent = np.frexp(magnitude)  # 0.5 <= fraction < 1
-    keys = (exponent.astype(np.int64) + 39) * 32 + np.searchsorted(_STEP, 2 * fraction, side="left") + 1
+    keys = (exponent.astype(np.int64) + 39) * 32 + np.searchsorted(STEP, 2 * fraction, side="left") + 1
     return np.where(np.abs(values) < 2.0**-40, 0, np.where(values < 0, -keys, keys))
 
 
@@ -71,6 +71,34 @@ class _Counts(NamedTuple):
         return _Counts(first, total)
 
 
+class Reduced(NamedTuple):
+    """The rows of one metric of one capture, as what they add: arrays with one number per head."""
+    n: np.ndarray  # rows that have the metric
+    mean: np.ndarray  # f64; 0 without rows
+    m2: np.ndarray  # sum of (x - mean)^2
+    low: np.ndarray  # inf without rows
+    high: np.ndarray  # -inf without rows
+    first: int  # the key of the first column of
+    counts: np.ndarray  # [heads, keys]: rows by bucket_keys()
+
+
+def reduce_rows(values: np.ndarray) -> Reduced:
+    """Reduces values [heads, rows]; those that are not finite do not exist."""
+    exists = np.isfinite(values)
+    n = exists.sum(axis=1)
+    mean = np.where(n > 0, np.where(exists, values, 0.0).sum(axis=1) / np.maximum(n, 1), 0.0)
+    m2 = np.where(exists, (values - mean[:, None])**2, 0.0).sum(axis=1)
+    low = np.where(exists, values, np.inf).min(axis=1, initial=np.inf)
+    high = np.where(exists, values, -np.inf).max(axis=1, initial=-np.inf)
+    same = low == high  # a sum rounds: the mean of equal values is that value
+    mean, m2 = np.where(same, low, mean), np.where(same, 0.0, m2)
+    keys = bucket_keys(values[exists])
+    heads, first = len(values), int(keys.min(initial=KEY_MAX))
+    width = max(0, int(keys.max(initial=-KEY_MAX)) - first + 1)
+    counts = np.bincount(np.nonzero(exists)[0] * width + (keys - first), minlength=heads * width)
+    return Reduced(n, mean, m2, low, high, first, counts.reshape(heads, width))
+
+
 class _Numbers:
     """The statistics of one metric of all heads."""
 
@@ -81,36 +109,22 @@ class _Numbers:
         self.last = np.full(heads, np.nan)
         self.counts: Optional[_Counts] = None
 
-    def add(self, values: np.ndarray) -> np.ndarray:
-        """Adds values [heads, rows], of which those that are not finite do not exist; returns the means of the rest."""
-        exists = np.isfinite(values)
-        n = exists.sum(axis=1)
-        some = n > 0
-        filled = np.where(exists, values, 0.0)
-        mean = np.where(some, filled.sum(axis=1) / np.maximum(n, 1), 0.0)
-        m2 = np.where(exists, (values - mean[:, None])**2, 0.0).sum(axis=1)
-        low = np.where(exists, values, np.inf).min(axis=1, initial=np.inf)
-        high = np.where(exists, values, -np.inf).max(axis=1, initial=-np.inf)
-        same = low == high  # a sum rounds: the mean of equal values is that value
-        mean, m2 = np.where(same, low, mean), np.where(same, 0.0, m2)
-        total = np.maximum(self.n + n, 1)
-        delta, share = np.where(self.n > 0, mean - self.mean, 0.0), n / total
-        first = (self.n == 0) & some
-        self.m2 = np.where(first, m2, self.m2 + np.where(some, m2 + delta * delta * self.n * share, 0.0))
-        self.mean = np.where(first, mean, self.mean + np.where(some, delta * share, 0.0))
-        self.n = self.n + n
-        self.min, self.max = np.minimum(self.min, low), np.maximum(self.max, high)
-        if exists.any():
-            self._count(values, exists)
-        return np.where(some, mean, np.nan)
-
-    def _count(self, values: np.ndarray, exists: np.ndarray) -> None:
-        heads = len(values)
-        keys = bucket_keys(values[exists])
-        first, width = int(keys.min()), int(keys.max() - keys.min()) + 1
-        place = np.nonzero(exists)[0] * width + (keys - first)
-        counts = _Counts(first, np.bincount(place, minlength=heads * width).reshape(heads, width))
-        self.counts = counts if self.counts is None else self.counts.plus(counts)
+    def add(self, rows: Reduced, mine: slice) -> np.ndarray:
+        """Adds rows of some heads; returns their means, NaN without rows."""
+        some = rows.n > 0
+        n, mean, m2 = self.n[mine], self.mean[mine], self.m2[mine]
+        delta, share = np.where(n > 0, rows.mean - mean, 0.0), rows.n / np.maximum(n + rows.n, 1)
+        first = (n == 0) & some
+        self.m2[mine] = np.where(first, rows.m2, m2 + np.where(some, rows.m2 + delta * delta * n * share, 0.0))
+        self.mean[mine] = np.where(first, rows.mean, mean + np.where(some, delta * share, 0.0))
+        self.n[mine] = n + rows.n
+        self.min[mine], self.max[mine] = np.minimum(self.min[mine], rows.low), np.maximum(self.max[mine], rows.high)
+        if rows.counts.shape[1]:
+            counts = np.zeros((len(self.n), rows.counts.shape[1]), dtype=np.int64)
+            counts[mine] = rows.counts
+            added = _Counts(rows.first, counts)
+            self.counts = added if self.counts is None else self.counts.plus(added)
+        return np.where(some, rows.mean, np.nan)
 
     def pack(self, head: int, buckets: int) -> bytes:
         """The record of one head; empty when it has nothing."""
@@ -133,7 +147,7 @@ class LayerState:
     """
 
     def __init__(self, heads: int, buckets: int = BUCKETS) -> None:
-        if not 1 <= heads <= HEADS_MAX or not 1 <= buckets <= 2 * _KEY_MAX + 1:
+        if not 1 <= heads <= HEADS_MAX or not 1 <= buckets <= 2 * KEY_MAX + 1:
             raise ValueError(f"heads={heads}, buckets={buckets}: out of range")
         self._heads, self._buckets = heads, buckets
         self._numbers: Dict[str, _Numbers] = {}
@@ -185,15 +199,36 @@ class LayerState:
         shapes = {array.shape for array in arrays.values()}
         if len(shapes) != 1:
             raise ValueError(f"rows: {'no metric' if not shapes else 'metrics of several shapes'}")
-        batch, heads, queries = shapes.pop()
+        shape = shapes.pop()
+        sound = np.zeros(shape, dtype=bool)
+        for array in arrays.values():
+            sound |= np.isfinite(array)
+        invalid = np.zeros(shape, dtype=bool)
+        if valid is not None:
+            mask = np.asarray(_plain(valid), dtype=bool)
+            invalid[:] = (mask[:, None] if mask.ndim == 2 else mask) & ~sound
+        self.add_reduced(
+            {name: reduce_rows(array.transpose(1, 0, 2).reshape(shape[1], -1)) for name, array in arrays.items()},
+            shape=(*shape, keys), sound=sound.sum(axis=(0, 2)), invalid=invalid.sum(axis=(0, 2)), epoch=epoch,
+            step=step, microbatch=microbatch, rank=rank, time_ns=time_ns, causal=causal, local_window=local_window,
+            values=values, row_sum_error=row_sum_error, head_offset=head_offset)
+
+    def add_reduced(self, rows: Mapping[str, Reduced], *, shape: Tuple[int, int, int, int], sound: np.ndarray,
+                    invalid: np.ndarray, epoch: int = 0, step: int = 0, microbatch: int = 0, rank: int = 0,
+                    time_ns: int = 0, causal: bool = False, local_window: int = 8,
+                    values: Optional[Mapping[str, Any]] = None, row_sum_error: float = math.nan,
+                    head_offset: int = 0) -> None:
+        """The same of rows that were reduced elsewhere, such as on the device that made them.
+
+        shape           [B, H, Tq, Tk] of the capture
+        sound, invalid  [H]: how many rows of each head have a number, and how many valid queries have none
+        """
+        batch, heads, queries, keys = shape
         if 0 in (batch, heads, queries) or head_offset < 0 or head_offset + heads > self._heads:
             raise ValueError(f"rows of shape {(batch, heads, queries)} from head {head_offset} on: the layer has {self._heads} heads")
         ones = {name: _values_of(name, array, heads) for name, array in (values or {}).items()}
         if not 0 <= rank < WORLD_MAX or min(epoch, step, microbatch, keys, local_window) < 0:
             raise ValueError("a position is out of range")
-        sound = np.zeros((batch, heads, queries), dtype=bool)
-        for array in arrays.values():
-            sound |= np.isfinite(array)
         position = (int(epoch), int(step), int(microbatch), int(rank))
         mine = slice(head_offset, head_offset + heads)
         newest = [self._newest[h] is None or position >= self._newest[h]  # type: ignore[operator]
@@ -202,18 +237,12 @@ class LayerState:
         is_newest = before is None or position >= before
         for numbers in self._numbers.values():  # a capture without a number is the newest all the same
             numbers.last[mine] = np.where(newest, np.nan, numbers.last[mine])
-        means = {}
-        for name, array in arrays.items():
-            means[name] = self._add(name, array.transpose(1, 0, 2).reshape(heads, -1), mine, newest)
+        means = {name: self._add(name, reduced, mine, newest) for name, reduced in rows.items()}
         for name, array in ones.items():
-            self._add(name, array[:, None], mine, newest)
+            self._add(name, reduce_rows(array[:, None]), mine, newest)
         self._add_sink_rate(means.get("first_token") if heads == self._heads else None, is_newest)
-        sound_rows = sound.sum(axis=(0, 2))
-        self._rows += int(sound_rows.sum())
-        if valid is not None:
-            mask = np.asarray(_plain(valid), dtype=bool)
-            mask = np.broadcast_to(mask[:, None] if mask.ndim == 2 else mask, sound.shape)
-            self._invalid[mine] += (mask & ~sound).sum(axis=(0, 2))
+        self._rows += int(sound.sum())
+        self._invalid[mine] += invalid
         self._row_sum_error = float(np.fmax(self._row_sum_error, row_sum_error))
         self._messages += 1
         self._ranks.add(int(rank))
@@ -225,19 +254,18 @@ class LayerState:
             self._about = {"time_ns": int(time_ns), "shape": [batch, heads, queries, int(keys)],
                            "causal": bool(causal), "tier": "state", "local_window": int(local_window)}
 
-    def _add(self, name: str, values: np.ndarray, mine: slice, newest: List[bool]) -> np.ndarray:
+    def _add(self, name: str, rows: Reduced, mine: slice, newest: List[bool]) -> np.ndarray:
         numbers = self._numbers.setdefault(name, _Numbers(self._heads))
-        whole = np.full((self._heads, values.shape[1]), np.nan)
-        whole[mine] = values
-        means = numbers.add(whole)[mine]
+        means = numbers.add(rows, mine)
         numbers.last[mine] = np.where(newest, means, numbers.last[mine])
         return means
 
     def _add_sink_rate(self, means: Optional[np.ndarray], is_newest: bool) -> None:
         """The share of sinks among the heads, from their means of first_token."""
-        known = 0 if means is None else int(np.isfinite(means).sum())
-        rate = int((means > _SINK).sum()) / known if known else math.nan
-        mean = self._sink.add(np.array([[rate]]))
+        rate = math.nan
+        if means is not None and np.isfinite(means).any():
+            rate = np.count_nonzero(means > _SINK) / np.count_nonzero(np.isfinite(means))
+        mean = self._sink.add(reduce_rows(np.array([[rate]])), slice(0, 1))
         if is_newest:
             self._sink.last = mean
 

@@ -3,19 +3,22 @@
 
     numbers = attnd.device.row_statistics(q, k, causal=True)
     numbers["entropy"]             # float32 [B, H, Tq], NaN where a row has no such number
+    attnd.device.layer_state(q, k, causal=True, step=step)   # bytes, which attnd merges
 
 Definitions are those of workers/KERNELS.md; importing this needs PyTorch 1.13 or later.
 """
 from __future__ import annotations
 
+import math
 from typing import Any, Callable, Dict, Optional
 
 import torch
 
-from . import launch, reference
+from ..layer_state import BUCKETS, LayerState
+from . import launch, reference, state
 from .problem import Problem
 
-__all__ = ["BACKENDS", "row_statistics"]
+__all__ = ["BACKENDS", "layer_state", "row_statistics"]
 
 BACKENDS = ("auto", "reference", "triton")
 
@@ -56,6 +59,33 @@ def row_statistics(q: torch.Tensor, k: torch.Tensor, *, scale: Optional[float] =
     problem = Problem(q, k, scale, causal, q_offset, window, k_len, q_len, bias, softcap, sinks, documents, cross,
                       local_window)
     return _rows_of(backend, problem)(problem)
+
+
+def layer_state(q: torch.Tensor, k: torch.Tensor, *, backend: str = "auto", epoch: int = 0, step: int = 0,
+                microbatch: int = 0, rank: int = 0, time_ns: int = 0, heads: Optional[int] = None, head_offset: int = 0,
+                buckets: int = BUCKETS, **asked: Any) -> bytes:
+    """The state of one capture, which attnd merges as if it had computed the rows (PROTOCOL.md, section 6).
+
+    epoch, step, microbatch, rank, time_ns  of the capture
+    heads        of the layer, when q has a slice of them from head_offset on; those of q by default
+    buckets      window.buckets of the daemon
+
+    The rest as for row_statistics. Rows become moments and histograms where they are, and only these are brought to
+    the host, which waits for them. Numbers that are not of rows, and those that the backend leaves out, are absent.
+    ValueError as for row_statistics, and for positions out of range.
+    """
+    problem = Problem(q, k, **asked)
+    rows = _rows_of(backend, problem)(problem)
+    sound = torch.isfinite(rows["entropy"])
+    reduced = {name: state.reduce_rows(values) for name, values in rows.items()}
+    made = LayerState(problem.heads if heads is None else heads, buckets)
+    made.add_reduced({name: one for name, one in reduced.items() if one.n.any() or name == "entropy"},
+                     shape=(problem.batch, problem.heads, problem.queries, problem.keys),
+                     sound=sound.sum((0, 2)).cpu().numpy(), invalid=state.invalid_rows(problem, sound).cpu().numpy(),
+                     epoch=epoch, step=step, microbatch=microbatch, rank=rank, time_ns=time_ns, causal=problem.causal,
+                     local_window=problem.local_window, head_offset=head_offset,
+                     row_sum_error=0.0 if sound.any() else math.nan)
+    return made.pack()
 
 
 def _rows_of(backend: str, problem: Problem) -> Callable[[Problem], Dict[str, torch.Tensor]]:

@@ -41,22 +41,27 @@ class Place(NamedTuple):
     positions: Union[int, torch.Tensor]  # how many there are: P of KERNELS.md
 
 
+def wide(device: torch.device) -> torch.dtype:
+    """f64, where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def finish(sums: Sums, place: Place, sinks: Optional[torch.Tensor], cross: bool,
            local_window: int) -> Dict[str, torch.Tensor]:
     """name -> f32 of the sums' shape, NaN where there is none; a metric that no row has is left out. `sinks`: logits,
     broadcastable to the sums."""
-    wide = torch.float32 if sums.largest.device.type == "mps" else torch.float64
-    largest, first = sums.largest.to(wide), sums.first.to(wide)
+    f64 = wide(sums.largest.device)
+    largest, first = sums.largest.to(f64), sums.first.to(f64)
     top = torch.maximum(largest, first)
     sound = ~sums.broken & torch.isfinite(top)
-    sink = torch.full_like(top, -math.inf) if sinks is None else sinks.to(wide).expand_as(top)
+    sink = torch.full_like(top, -math.inf) if sinks is None else sinks.to(f64).expand_as(top)
     shift = torch.where(sound, torch.maximum(top, sink), torch.zeros_like(top))
     share, one = torch.exp(largest - shift), torch.exp(first - shift)
-    total, weighted = sums.total.to(wide), sums.weighted.to(wide)
+    total, weighted = sums.total.to(f64), sums.weighted.to(f64)
     zero = torch.zeros_like(top)
 
     def scaled(part: torch.Tensor) -> torch.Tensor:
-        return torch.where(share > 0, share * part.to(wide), zero)
+        return torch.where(share > 0, share * part.to(f64), zero)
 
     rest = scaled(total)
     mass = rest + one
@@ -64,9 +69,9 @@ def finish(sums: Sums, place: Place, sinks: Optional[torch.Tensor], cross: bool,
     logs = (scaled(weighted) + torch.where(share > 0, rest * (largest - shift), zero)
             + torch.where(one > 0, one * (first - shift), zero))
     entropy = ((mass * torch.log(z) - logs) / z).clamp(min=0)
-    n, p = sums.seen.to(wide), place.position
+    n, p = sums.seen.to(f64), place.position
     mean_distance = (scaled(sums.distance) + one * p) / z
-    left = n - sums.with_first.to(wide)
+    left = n - sums.with_first.to(f64)
     sans_first = (torch.log(total) - weighted / total).clamp(min=0) / torch.log(left)
     found = {
         "entropy": entropy,
@@ -75,7 +80,7 @@ def finish(sums: Sums, place: Place, sinks: Optional[torch.Tensor], cross: bool,
         "confidence": torch.maximum(scaled(torch.ones_like(total)), one) / z,
         "local_mass": (scaled(sums.local) + torch.where(p <= local_window, one, zero)) / z,
         "mean_distance": mean_distance,
-        "mean_distance_normalized": _where(sums.farthest > 0, mean_distance / sums.farthest.to(wide)),
+        "mean_distance_normalized": _where(sums.farthest > 0, mean_distance / sums.farthest.to(f64)),
         "first_token": _where(p >= 1, one / z),
         "entropy_sans_first": _where((n >= 3) & (rest > 0), sans_first),
         "max_logit": top,

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: MIT
+"""state: row metrics reduced to moments and histograms on the device that made them.
+
+A record per metric and head travels, and the buckets in use; the rows do not. The table of bounds is that of
+layer_state, rounded down to f32: a value in f32 is at most a bound exactly when it is at most that.
+"""
+from __future__ import annotations
+
+from typing import Tuple
+
+import numpy as np
+import torch
+
+from ..layer_state import KEY_MAX, STEP, Reduced
+from .problem import Problem
+from .sums import wide
+
+_LOWEST, _HIGHEST = 2.0**-40, 2.0**40
+_ENTRIES = 1 << 21  # of a bias that are looked at, or values that are reduced, at once
+
+
+def bucket_keys(values: torch.Tensor) -> torch.Tensor:
+    """The histogram key of finite f32 values, as layer_state.bucket_keys has it: int64."""
+    bounds = torch.as_tensor(_rounded_down(STEP), device=values.device)
+    fraction, exponent = torch.frexp(values.abs().clamp(_LOWEST, _HIGHEST))
+    keys = (exponent.long() + 39) * 32 + torch.searchsorted(bounds, 2 * fraction) + 1
+    return torch.where(values.abs() < _LOWEST, torch.zeros_like(keys), torch.where(values < 0, -keys, keys))
+
+
+def _rounded_down(bounds: np.ndarray) -> np.ndarray:
+    near = bounds.astype(np.float32)
+    return np.where(near > bounds, np.nextafter(near, np.float32(0)), near)
+
+
+@torch.no_grad()
+def reduce_rows(values: torch.Tensor) -> Reduced:
+    """layer_state.reduce_rows of [B, H, Tq], on its device."""
+    step = max(1, _ENTRIES // (values.shape[0] * values.shape[2]))
+    parts = [_reduce_heads(values[:, begin:begin + step]) for begin in range(0, values.shape[1], step)]
+    n, mean, m2, low, high = (np.concatenate([part[0][at] for part in parts]) for at in range(5))
+    counts = np.concatenate([part[1] for part in parts])
+    used = np.flatnonzero(counts.any(0))
+    begin, end = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
+    return Reduced(n.astype(np.int64), mean, m2, low, high, begin - KEY_MAX, counts[:, begin:end])
+
+
+def _reduce_heads(values: torch.Tensor) -> Tuple[np.ndarray, np.ndarray]:
+    """n, mean, m2, lowest and highest as f64 [5, H], and counts of all keys [H, 2 KEY_MAX + 1], on the host."""
+    heads = values.shape[1]
+    values = values.transpose(0, 1).reshape(heads, -1)
+    exists = torch.isfinite(values)
+    filled = torch.where(exists, values, torch.zeros_like(values))
+    precise = filled.to(wide(values.device))
+    n = exists.sum(1)
+    mean = precise.sum(1) / n.clamp(min=1)
+    m2 = torch.where(exists, (precise - mean[:, None]) ** 2, torch.zeros_like(precise)).sum(1)
+    low = torch.where(exists, values, torch.full_like(values, float("inf"))).amin(1).to(mean.dtype)
+    high = torch.where(exists, values, torch.full_like(values, float("-inf"))).amax(1).to(mean.dtype)
+    same = low == high
+    moments = torch.stack([n.to(mean.dtype), torch.where(same, low, mean), torch.where(same, torch.zeros_like(m2), m2),
+                           low, high])
+    width = 2 * KEY_MAX + 1
+    counts = torch.zeros(heads, width, dtype=torch.int32, device=values.device)
+    counts.scatter_add_(1, bucket_keys(filled) + KEY_MAX, exists.int())
+    used = counts.nonzero()
+    place, number = used.cpu().numpy(), counts[used[:, 0], used[:, 1]].cpu().numpy()
+    dense = np.zeros((heads, width), dtype=np.int64)
+    dense[place[:, 0], place[:, 1]] = number
+    return moments.cpu().double().numpy(), dense
+
+
+@torch.no_grad()
+def invalid_rows(p: Problem, sound: torch.Tensor) -> torch.Tensor:
+    """[H]: valid queries, by KERNELS.md, that are not among `sound` [B, H, Tq]."""
+    position = torch.arange(p.queries, device=p.q.device)
+    valid = torch.ones(p.batch, 1, p.queries, dtype=torch.bool, device=p.q.device)
+    if p.q_len is not None:
+        valid = position < p.q_len.to(p.q.device)[:, None, None]
+    total = torch.zeros(p.heads, dtype=torch.int64, device=p.q.device)
+    step = p.queries
+    if p.bias is not None:
+        step = max(1, _ENTRIES // (p.batch * p.bias.shape[1] * p.keys))
+    for begin in range(0, p.queries, step):
+        rows = slice(begin, begin + step)
+        counts = valid[..., rows] & _has_keys(p, position[rows])
+        total += (counts & ~sound[..., rows]).sum((0, 2))
+    return total
+
+
+def _has_keys(p: Problem, queries: torch.Tensor) -> torch.Tensor:
+    """Which of these queries the bias and the documents leave some key, broadcastable to [B, H, queries]."""
+    some = torch.ones(len(queries), 1, dtype=torch.bool, device=queries.device)
+    if p.documents is not None:
+        place = queries + p.q_offset
+        own = p.documents[:, place.clamp(max=p.keys - 1)]
+        some = (place < p.keys)[:, None]
+        if p.bias is not None:
+            some = some & (own[:, None, :, None] == p.documents[:, None, None, :])
+    if p.bias is not None:
+        part = p.bias[:, :, queries] if p.bias.shape[2] > 1 else p.bias
+        some = some & ~p.hidden(part)
+    return some.any(-1)
