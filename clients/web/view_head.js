@@ -186,6 +186,7 @@ function factsOf(live, summary, { metric, head, roles }) {
         ["shape", live?.shape?.join(" × ")],
         [metric.name, liveValues(live, metric.name)?.[head]],
         ["importance", live?.heads?.importance?.[head]],
+        ["importance_gradient", live?.heads?.importance_gradient?.[head]],
         [
             "from baseline",
             hasMoved(drift, head) ? `${number(drift.delta[head])}${shift ? `, shift ${number(shift)}` : ""}` : null,

@@ -25,7 +25,17 @@ const AGGREGATES = [
 /** Bars of the importance; the table sorts the other heads by it too. */
 const BARS = 32;
 
-function drawImportance(frame, values, onPick) {
+/** The scores of importance, the better one first: it is about the loss, and there when a training sends gradients. */
+const SCORES = [
+    ["importance_gradient", "importance_gradient: what the loss makes of it, norm 1"],
+    ["importance", "importance: variance and entropy score, sums to 1"],
+];
+const scoreOf = (live) => SCORES.find(([name]) => live.heads?.[name]?.some(Number.isFinite));
+
+function drawImportance(frame, live, onPick) {
+    const [name, what] = scoreOf(live),
+        values = live.heads[name];
+    frame.setTitle("Importance of the heads", name === "importance" ? "by their weights" : "by gradients");
     const all = d3
         .range(values.length)
         .filter((i) => Number.isFinite(values[i]))
@@ -60,7 +70,7 @@ function drawImportance(frame, values, onPick) {
             .attr("y", step / 2 + 4)
             .text(number(values[head]));
     });
-    const below = ["importance: variance and entropy score, sums to 1"];
+    const below = [what];
     if (all.length > BARS) below.push(`the first ${BARS} of ${all.length} heads, together ${percent(share)}`);
     below.forEach((text, i) =>
         root
@@ -216,8 +226,8 @@ export async function show(root, params, { store, isCurrent }) {
     function drawNumbers() {
         const live = numbers;
         if (!live) return;
-        importance.hidden = !live.heads?.importance?.some(Number.isFinite);
-        if (!importance.hidden) drawImportance(importance, live.heads.importance, openHead);
+        importance.hidden = !scoreOf(live);
+        if (!importance.hidden) drawImportance(importance, live, openHead);
         tableRows.draw(live);
         table.setTitle(tableTitle(live, time), live.past ? live.when : run.when(live));
         similarity.hidden = Boolean(live.past);

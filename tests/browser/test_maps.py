@@ -225,6 +225,10 @@ def test_numbers_that_only_some_layers_have_get_columns_there(page):
         page.open(one, f"#/layer?job={JOB}&stack=decoder&layer=1&site=self").ready()
         assert headers() == ["head", "pattern", *always, "max_logit", "importance", *of_output, "induction"]
         heads = one.api("live", job=JOB, layer=1)[0]["heads"]
+        title = page.js("return [...document.querySelectorAll('.figure')].find((one) => one.textContent.includes('Importance of')).innerText")
+        assert "by gradients" in title and "importance_gradient: what the loss makes of it" in title
+        bars = [text for text in page.texts(".grid svg text") if text.startswith("head ")]
+        assert bars == [f"head {head}" for head in np.argsort(heads["importance_gradient"])[::-1]], "the better score is shown"
         assert [row[-5:] for row in rows()] == [[shown(heads[name][h]) for name in (*of_output, "induction")] for h in range(2)]
         trainer.qk(q, q, v=q, scale=0.5, causal=True, step=1, layer=1, **output)  # without tokens
         wait_until(lambda: [row[-1] for row in rows()] == ["–", "–"], "the next message")

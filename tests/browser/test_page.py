@@ -194,6 +194,7 @@ def test_a_layer_has_all_its_heads(site, page):
     ranking = np.argsort(live["heads"]["importance"])[::-1]
     bars = [text for text in page.texts(".grid svg text") if text.startswith("head ")]
     assert bars == [f"head {head}" for head in ranking]
+    assert "importance: variance and entropy score, sums to 1" in page.texts(".grid svg text")
     page.js("[...document.querySelectorAll('th button')].find((b) => b.textContent === 'entropy_normalized').click()")
     order = [int(text) for text in page.texts("tbody tr td:first-child")]
     assert order == list(np.argsort(live["heads"]["entropy_normalized"])[::-1])
