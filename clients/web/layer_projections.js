@@ -20,6 +20,11 @@ const NUMBERS = [
     ["effective_rank_entropy", "effective rank"],
     ["condition_number", "log10 of the condition"],
 ];
+/** Projections alone have them, over the run. */
+const CORRELATIONS = [
+    ["correlation_mean", "cosine with the others, mean"],
+    ["correlation_max", "cosine with the others, largest"],
+];
 /** With more heads only some have their number beside them. */
 const NAMED = 16;
 /** Keys and values may have fewer heads, which several queries read. */
@@ -105,7 +110,7 @@ export class LayerProjections {
                     "div",
                     { class: "controls" },
                     select("matrix over the run", offered, this.course, (course) => choose({ course })),
-                    select("number of it", NUMBERS, this.number, (number) => choose({ number })),
+                    select("number of it", [...NUMBERS, ...CORRELATIONS], this.number, (number) => choose({ number })),
                 ),
                 this.series.frame,
             );

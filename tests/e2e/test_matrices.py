@@ -41,6 +41,12 @@ def expected(given):
         found.update({f"{name}.{number}": [of(s) for s in spectra] for number, of in NUMBERS.items()})
 
     for name in given:
+        flat = np.array([slice_of(given, name, head).ravel() for head in range(HEADS)])
+        cosines = flat @ flat.T / np.outer(*[np.linalg.norm(flat, axis=1)] * 2)
+        shared = 1 if name in ("wq", "wo") else SHARED
+        others = [[cosines[head, g] for g in range(0, HEADS, shared) if g // shared != head // shared] for head in range(HEADS)]
+        found.update({f"{name}.correlation_mean": [np.mean(row) for row in others],
+                      f"{name}.correlation_max": [np.max(row) for row in others]})
         add(name, lambda head, name=name: slice_of(given, name, head))
     if {"wq", "wk"} <= set(given):
         add("wq_wk", lambda head: slice_of(given, "wq", head).T @ slice_of(given, "wk", head))

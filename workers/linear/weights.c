@@ -525,14 +525,24 @@ int weights_compute(const struct weights *w, struct scratch *scratch,
     return rc;
 }
 
-/* Metrics: matrix by matrix in this order, circuits first, the numbers of each in this one. */
+/* Metrics: matrix by matrix, circuits first, the numbers of each in this order; then the mean and
+ * the largest correlation of each projection. */
 
 static const size_t matrix_numbers[] = {
     offsetof(struct spectrum, spectral_norm), offsetof(struct spectrum, condition_number),
     offsetof(struct spectrum, effective_rank_entropy), offsetof(struct spectrum, stable_rank)};
-enum { MATRIX_NUMBERS = sizeof matrix_numbers / sizeof matrix_numbers[0] };
-_Static_assert(METRIC_MATRIX_COUNT == (CIRCUIT_COUNT + PROJECTION_COUNT) * MATRIX_NUMBERS,
+enum {
+    MATRIX_NUMBERS = sizeof matrix_numbers / sizeof matrix_numbers[0],
+    MATRIX_SPECTRA = (CIRCUIT_COUNT + PROJECTION_COUNT) * MATRIX_NUMBERS,
+};
+_Static_assert(METRIC_MATRIX_COUNT == MATRIX_SPECTRA + 2 * PROJECTION_COUNT,
                "one metric for each number");
+
+static uint32_t slice_of_head(const struct weights_result *result,
+                              const struct projection_result *projection, uint32_t head)
+{
+    return (uint32_t)((uint64_t)head * projection->heads / result->heads);
+}
 
 static const struct spectrum *weights_spectrum(const struct weights_result *result, int matrix,
                                                uint32_t head)
@@ -542,13 +552,37 @@ static const struct spectrum *weights_spectrum(const struct weights_result *resu
     }
     const struct projection_result *projection = &result->projection[matrix - CIRCUIT_COUNT];
     return projection->present && projection->head
-               ? &projection->head[(uint64_t)head * projection->heads / result->heads]
+               ? &projection->head[slice_of_head(result, projection, head)]
                : NULL;
+}
+
+/* Its slice with the other slices that have one: the mean or the largest. */
+static double weights_correlation(const struct weights_result *result,
+                                  const struct projection_result *projection, bool largest,
+                                  uint32_t head)
+{
+    if (!projection->present || !projection->correlation) {
+        return NAN;
+    }
+    uint32_t own = slice_of_head(result, projection, head), count = 0;
+    const double *row = projection->correlation + (size_t)own * projection->heads;
+    double sum = 0, most = NAN;
+    for (uint32_t g = 0; g < projection->heads; g++) {
+        if (g != own && !isnan(row[g])) {
+            sum += row[g];
+            most = fmax(most, row[g]);
+            count++;
+        }
+    }
+    return largest ? most : count > 0 ? sum / count : NAN;
 }
 
 double weights_number(const struct weights_result *result, enum metric metric, uint32_t head)
 {
-    int number = (int)metric - METRIC_MATRIX_FIRST;
+    int number = (int)metric - METRIC_MATRIX_FIRST, after = number - MATRIX_SPECTRA;
+    if (after >= 0) {
+        return weights_correlation(result, &result->projection[after / 2], after % 2 == 1, head);
+    }
     const struct spectrum *spectrum = weights_spectrum(result, number / MATRIX_NUMBERS, head);
     if (!spectrum) {
         return NAN;

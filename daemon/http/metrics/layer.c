@@ -302,8 +302,9 @@ void layer_put_live(struct metrics_layer *layer, const struct layer_result *resu
     layer->invalid += result->invalid;
     layer->time_s = result->time_s;
     strcpy(layer->module, result->module);
-    if (result->batch_heads == 0) {
-        return; /* matrices: nothing of rows */
+    if (result->batch_heads == 0) { /* matrices: nothing of rows */
+        put_group(layer, result->heads, result->end, false);
+        return;
     }
     layer->sink_rate = isnan(result->sink_rate) ? layer->sink_rate : result->sink_rate;
     layer->row_sum_error = result->row_sum_error;
