@@ -22,7 +22,8 @@ DTYPES = {"f32": torch.float32, "f64": torch.float64, "f16": torch.float16, "bf1
 SHAPES = [(1, 1, 1, 1, 1, 16), (2, 4, 2, 33, 33, 32), (1, 2, 1, 5, 70, 64), (1, 2, 2, 67, 67, 128), (1, 1, 1, 40, 40, 256),
           (2, 3, 3, 17, 17, 80), (1, 4, 1, 9, 9, 24)]
 MASKS = ["full", "causal", "causal offset", "window", "causal window offset", "lengths", "causal lengths", "documents",
-         "causal documents lengths", "bias", "causal hidden", "hidden bool lengths", "softcap", "sinks causal", "cross lengths",
+         "causal documents lengths", "documents offset", "bias", "causal hidden", "hidden bool lengths", "softcap",
+         "sinks causal", "cross lengths",
          "sinks softcap bias causal window offset lengths"]
 VALUES = ["plain", "one_hot", "uniform", "offset_200", "sink", "infinities"]
 
@@ -71,8 +72,8 @@ def make(mask, values, shape, dtype):
 
 
 def truth(q, k, words, local_window=8):
-    """name -> float64 [B, H, Tq], NaN where there is none, and `valid`: the queries that are no padding; and 2 delta of
-    each row, [B, H, Tq]."""
+    """name -> float64 [B, H, Tq], NaN where there is none; also `valid`, the queries that are no padding, and `weights`
+    [B, H, Tq, Tk]. And 2 delta of each row, [B, H, Tq]."""
     q, k = q.double().numpy(), k.double().numpy()
     k = np.repeat(k, q.shape[1] // k.shape[1], axis=1)
     scale = q.shape[3] ** -0.5
@@ -87,7 +88,7 @@ def truth(q, k, words, local_window=8):
     shown = np.broadcast_to(bias > -9e3, s.shape)
     s = np.where(shown, s, 0) + bias
     found = [_head(s, shown, h, words, local_window) for h in range(q.shape[1])]
-    names = [*NO_TOKENS, "valid"]
+    names = [*NO_TOKENS, "valid", "weights"]
     return {name: np.concatenate([one[name] for one in found], 1) for name in names}, 2 * 2.0**-21 * size
 
 
@@ -108,7 +109,8 @@ def _head(s, shown, h, words, local_window):
         weights = e / (e.sum(-1, keepdims=True) + np.exp(sink - shift))
         values = formulas.row_values(case, weights, seen, local_window)
     values["max_logit"] = largest[..., 0], True
-    result = {"valid": query[:, None]}
+    query = query[:, None]
+    result = {"valid": query, "weights": np.where(sound[..., None], weights, np.where(query, np.nan, 0)[..., None])}
     for name in NO_TOKENS:
         value, exists = values[name]
         value = np.where(np.broadcast_to(exists, value.shape) & sound, value, np.nan)

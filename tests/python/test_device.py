@@ -14,7 +14,8 @@ import attnd  # noqa: E402
 from attnd import layer_state  # noqa: E402
 from attnd.device import reference, state  # noqa: E402
 from conftest import PACKAGE  # noqa: E402
-from device_grid import DTYPES, MASKS, SHAPES, VALUES, agree, make, truth  # noqa: E402
+from attnd.device.problem import Problem  # noqa: E402
+from device_grid import DTYPES, MASKS, SHAPES, VALUES, agree, formulas, make, truth  # noqa: E402
 
 
 @pytest.mark.parametrize("values", VALUES)
@@ -91,9 +92,23 @@ def test_a_state_counts_its_rows_and_those_without_numbers(mask, values):
         invalid = (expected["valid"] & ~exists).sum((0, 2))
         assert found["rows"] == exists.sum() and found["invalid_rows"] == invalid.sum()
         assert found.get("heads_invalid_rows", [0] * shape[1]) == list(invalid)
-        assert [name for name in found["metrics"] if name not in (None, "entropy")] == [
+        assert [name for name in found["metrics"] if name not in (None, "entropy", "importance")] == [
             name for name in layer_state.ROW_METRICS if name in expected and np.isfinite(expected[name]).any()
             and name != "entropy"]
+
+
+@pytest.mark.parametrize("values", ["plain", "sink", "infinities"])
+@pytest.mark.parametrize("mask", MASKS)
+def test_importance_agrees_with_numpy(mask, values):
+    for shape, dtype in zip(SHAPES, itertools.cycle(("f32", "f64"))):
+        q, k, words = make(mask, values, shape, dtype)
+        problem = Problem(q, k, **words)
+        scores = reference.Scores(problem)
+        sound = torch.isfinite(reference.rows(problem, scores)["entropy"])
+        found = scores.importance(problem, state.invalid_rows(problem, sound))
+        expected = formulas.scores(truth(q, k, words)[0]["weights"])
+        size = np.nanmax(np.abs(expected), initial=1)
+        assert found.numpy() == pytest.approx(formulas.softmax(expected), abs=2e-6 * size, nan_ok=True), shape
 
 
 def test_a_state_is_that_of_its_rows():

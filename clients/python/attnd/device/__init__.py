@@ -71,17 +71,22 @@ def layer_state(q: torch.Tensor, k: torch.Tensor, *, backend: str = "auto", epoc
     buckets      window.buckets of the daemon
 
     The rest as for row_statistics. Rows become moments and histograms where they are, and only these are brought to
-    the host, which waits for them. Numbers that are not of rows, and those that the backend leaves out, are absent.
+    the host, which waits for them. The one number of another kind is `importance`, by the reference, of all heads of a
+    layer; what the backend leaves out is absent.
     ValueError as for row_statistics, and for positions out of range.
     """
     problem = Problem(q, k, **asked)
-    rows = _rows_of(backend, problem)(problem)
+    compute = _rows_of(backend, problem)
+    scores = reference.Scores(problem) if compute is reference.rows and heads in (None, problem.heads) else None
+    rows = compute(problem) if scores is None else reference.rows(problem, scores)
     sound = torch.isfinite(rows["entropy"])
+    invalid = state.invalid_rows(problem, sound)
+    values = {} if scores is None else {"importance": scores.importance(problem, invalid)}
     reduced = {name: state.reduce_rows(values) for name, values in rows.items()}
     made = LayerState(problem.heads if heads is None else heads, buckets)
     made.add_reduced({name: one for name, one in reduced.items() if one.n.any() or name == "entropy"},
                      shape=(problem.batch, problem.heads, problem.queries, problem.keys),
-                     sound=sound.sum((0, 2)).cpu().numpy(), invalid=state.invalid_rows(problem, sound).cpu().numpy(),
+                     sound=sound.sum((0, 2)).cpu().numpy(), invalid=invalid.sum(0).cpu().numpy(), values=values,
                      epoch=epoch, step=step, microbatch=microbatch, rank=rank, time_ns=time_ns, causal=problem.causal,
                      local_window=problem.local_window, head_offset=head_offset,
                      row_sum_error=0.0 if sound.any() else math.nan)

@@ -94,5 +94,6 @@ def _sums(p: Problem, some: slice) -> Tuple[Place, Sums]:
         with_first, count, farthest = visible_keys(place.expand(out.shape[1:]), ends, p.causal, p.window)
     previous, own, following = (torch.where(s > -math.inf, torch.exp(s - largest), torch.zeros_like(s))
                                 for s in (previous, own, following))
+    largest = torch.where(broken > 0, torch.full_like(largest, math.nan), largest)
     return Place(place, positions), Sums(largest, total, weighted, distance, local, previous, own, following, first,
-                                         with_first > 0, count, farthest, broken > 0)
+                                         with_first > 0, count, farthest)

@@ -13,7 +13,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 import torch
 
 from .problem import Problem
-from .sums import ROW_METRICS, Place, Sums, finish, visible_keys
+from .sums import ROW_METRICS, Place, Sums, finish, visible_keys, wide
 
 _ENTRIES = 1 << 20  # logits of a chunk on the CPU
 _ENTRIES_DEVICE = 1 << 21  # elsewhere, where each call costs more
@@ -33,17 +33,65 @@ class Chunk(NamedTuple):
     keys: slice
 
 
+class Scores:
+    """The sums that `importance` is made of, [B, Hk, H / Hk] each, over the rows that have numbers."""
+
+    def __init__(self, p: Problem):
+        zeros = torch.zeros(p.batch, p.key_heads, p.group, dtype=wide(p.q.device), device=p.q.device)
+        self.entropy, self.weights, self.squares, self.rows = (zeros.clone() for _ in range(4))
+
+    def add(self, p: Problem, chunk: Chunk, sums: Sums, sink: Optional[torch.Tensor], sound: torch.Tensor,
+            buffers: torch.Tensor) -> None:
+        """Adds a chunk, whose e is still in its buffer."""
+        f64, keys = self.entropy.dtype, p.keys
+        first, largest = sums.first.to(f64), sums.largest.to(f64)
+        one = torch.where(torch.isfinite(largest), first - largest, torch.zeros_like(first))
+        z = torch.logaddexp(torch.log(sums.total.to(f64)), one)
+        if sink is not None:
+            z = torch.logaddexp(z, torch.where(torch.isfinite(largest), sink.to(f64) - largest, sink.to(f64) - first))
+        shape = (*largest.shape, chunk.keys.stop - chunk.keys.start)
+        spare, a = (buffer[:math.prod(shape)].view(shape) for buffer in (buffers[0], buffers[1]))
+        a.mul_(torch.exp(-z)[..., None].to(a.dtype))
+        a_0 = torch.exp(one - z) * (first > -math.inf)
+        squares = torch.mul(a, a, out=spare).sum(-1).to(f64) + a_0**2
+        weights = a.sum(-1).to(f64) + a_0
+        grown = torch.expm1(a, out=spare).sum(-1).to(f64) + torch.expm1(a_0)
+        tilted = spare.mul_(a).sum(-1).to(f64) + a_0 * torch.expm1(a_0) + weights
+        entropy = math.log(keys) + torch.log1p(grown / keys) - tilted / (keys + grown) - 1e-8 * keys
+        for total, row in ((self.entropy, entropy), (self.weights, weights), (self.squares, squares),
+                           (self.rows, torch.ones_like(weights))):
+            total[chunk.sample, chunk.key_heads, chunk.group] += torch.where(sound, row, torch.zeros_like(row)).sum(-1)
+
+    def importance(self, p: Problem, invalid: torch.Tensor) -> torch.Tensor:
+        """[H], by KERNELS.md; `invalid` [B, H]: rows to be left out. All others that have no numbers are padding, whose
+        weights are 0."""
+        entropy, weights, squares, rows = (one.flatten(1) for one in (self.entropy, self.weights, self.squares, self.rows))
+        padding = p.queries - rows - invalid
+        entropy = entropy - padding * math.log(1 / p.keys + 1e-8)
+        entries = (rows + padding) * p.keys
+        variance = (squares - weights**2 / entries) / (entries - 1)
+        there = entries >= 2
+        count = there.sum(0)
+        scores = torch.where(there, variance + entropy, torch.zeros_like(entropy)).sum(0) / count / 2
+        known = torch.isfinite(scores)
+        found = torch.softmax(torch.where(known, scores, torch.full_like(scores, -math.inf)), 0)
+        return torch.where(known, found, torch.full_like(found, math.nan))
+
+
 @torch.no_grad()
-def rows(problem: Problem) -> Dict[str, torch.Tensor]:
-    """The row metrics, name to f32 [B, H, Tq]."""
+def rows(problem: Problem, scores: Optional[Scores] = None) -> Dict[str, torch.Tensor]:
+    """The row metrics, name to f32 [B, H, Tq]; adds to `scores`."""
     q = problem.q
     shape = (problem.batch, problem.key_heads, problem.group, problem.queries)
     sinks = None if problem.sinks is None else problem.sinks.view(shape[1:3])
     found: Dict[str, torch.Tensor] = {}
     with _exact(q.device):
-        for chunk, place, sums in _chunks(problem):
+        for chunk, place, sums, buffers in _chunks(problem):
             sink = None if sinks is None else sinks[chunk.key_heads, chunk.group, None]
-            for name, value in finish(sums, place, sink, problem.cross, problem.local_window).items():
+            numbers = finish(sums, place, sink, problem.cross, problem.local_window)
+            if scores is not None:
+                scores.add(problem, chunk, sums, sink, torch.isfinite(numbers["entropy"]), buffers)
+            for name, value in numbers.items():
                 if name not in found:
                     found[name] = torch.full(shape, math.nan, device=q.device)
                 found[name][chunk.sample, chunk.key_heads, chunk.group, chunk.queries] = value
@@ -59,7 +107,7 @@ def _exact(device: torch.device) -> Any:
         return contextlib.nullcontext()
 
 
-def _chunks(p: Problem) -> Iterator[Tuple[Chunk, Place, Sums]]:
+def _chunks(p: Problem) -> Iterator[Tuple[Chunk, Place, Sums, torch.Tensor]]:
     working = torch.float64 if p.q.dtype == torch.float64 else torch.float32
     entries = _ENTRIES if p.q.device.type == "cpu" else _ENTRIES_DEVICE
     buffers = torch.empty((3, max(entries, p.keys)), dtype=working, device=p.q.device)
@@ -76,7 +124,7 @@ def _chunks(p: Problem) -> Iterator[Tuple[Chunk, Place, Sums]]:
                        _CHUNK_ROWS // count)
             for key_heads, group in _head_slices(p.key_heads, p.group, max(1, most)):
                 chunk = Chunk(sample, key_heads, group, queries, keys)
-                yield (chunk, *_measure(p, chunk, min(k_len, p.q_offset + q_len), buffers))
+                yield (chunk, *_measure(p, chunk, min(k_len, p.q_offset + q_len), buffers), buffers)
 
 
 def _list(lengths: Optional[torch.Tensor], most: int, batch: int) -> List[int]:
@@ -115,7 +163,6 @@ def _measure(p: Problem, chunk: Chunk, positions: int, buffers: torch.Tensor) ->
         first.copy_(s[..., 0])
         s[..., 0] = -math.inf
     largest = s.amax(-1)
-    broken = torch.isnan(largest) | torch.isnan(first) | (torch.maximum(largest, first) == math.inf)
     s.sub_(torch.where(torch.isfinite(largest), largest, torch.zeros_like(largest))[..., None]).clamp_(min=_FLOOR)
     torch.exp(s, out=e)
     weighted = torch.mul(e, s, out=spare).sum(-1)
@@ -128,7 +175,7 @@ def _measure(p: Problem, chunk: Chunk, positions: int, buffers: torch.Tensor) ->
     previous, own, following = (_at(e, place + step - begin) for step in (-1, 0, 1))
     top, eighth = _largest(e)
     return Place(place, positions), Sums(largest, e.sum(-1), weighted, distances, local, previous, own, following, first,
-                                         with_first, seen_keys, reach, broken, top, eighth)
+                                         with_first, seen_keys, reach, top, eighth)
 
 
 def _logits(p: Problem, chunk: Chunk, q: torch.Tensor, s: torch.Tensor) -> None:

@@ -71,19 +71,19 @@ def _reduce_heads(values: torch.Tensor) -> Tuple[np.ndarray, np.ndarray]:
 
 @torch.no_grad()
 def invalid_rows(p: Problem, sound: torch.Tensor) -> torch.Tensor:
-    """[H]: valid queries, by KERNELS.md, that are not among `sound` [B, H, Tq]."""
+    """[B, H]: valid queries, by KERNELS.md, that are not among `sound` [B, H, Tq]."""
     position = torch.arange(p.queries, device=p.q.device)
     valid = torch.ones(p.batch, 1, p.queries, dtype=torch.bool, device=p.q.device)
     if p.q_len is not None:
         valid = position < p.q_len.to(p.q.device)[:, None, None]
-    total = torch.zeros(p.heads, dtype=torch.int64, device=p.q.device)
+    total = torch.zeros(p.batch, p.heads, dtype=torch.int64, device=p.q.device)
     step = p.queries
     if p.bias is not None:
         step = max(1, _ENTRIES // (p.batch * p.bias.shape[1] * p.keys))
     for begin in range(0, p.queries, step):
         rows = slice(begin, begin + step)
         counts = valid[..., rows] & _has_keys(p, position[rows])
-        total += (counts & ~sound[..., rows]).sum((0, 2))
+        total += (counts & ~sound[..., rows]).sum(2)
     return total
 
 

@@ -18,7 +18,7 @@ ROW_METRICS = ("entropy", "entropy_normalized", "effective_keys", "confidence", 
 
 class Sums(NamedTuple):
     """Tensors of one shape, the last dimension being queries: of a row's visible keys without key 0."""
-    largest: torch.Tensor  # logit; -inf without any
+    largest: torch.Tensor  # logit; -inf without any, NaN or +inf when the row is not sound
     total: torch.Tensor  # sum of e
     weighted: torch.Tensor  # sum of e (s - largest)
     distance: torch.Tensor  # sum of e |p - j|
@@ -30,7 +30,6 @@ class Sums(NamedTuple):
     with_first: torch.Tensor  # bool: key 0 is visible
     seen: torch.Tensor  # how many keys are visible, with key 0
     farthest: torch.Tensor  # largest |p - j| of these
-    broken: torch.Tensor  # bool: one of these has a logit that is NaN or +inf
     top: Optional[torch.Tensor] = None  # sum of the 8 largest e
     eighth: Optional[torch.Tensor] = None  # the smallest of these, 0 when there are fewer
 
@@ -53,7 +52,7 @@ def finish(sums: Sums, place: Place, sinks: Optional[torch.Tensor], cross: bool,
     f64 = wide(sums.largest.device)
     largest, first = sums.largest.to(f64), sums.first.to(f64)
     top = torch.maximum(largest, first)
-    sound = ~sums.broken & torch.isfinite(top)
+    sound = torch.isfinite(top)
     sink = torch.full_like(top, -math.inf) if sinks is None else sinks.to(f64).expand_as(top)
     shift = torch.where(sound, torch.maximum(top, sink), torch.zeros_like(top))
     share, one = torch.exp(largest - shift), torch.exp(first - shift)
