@@ -101,12 +101,13 @@ static void messages_take(struct daemon *daemon, struct run *run)
 static void messages_settle(struct daemon *daemon, struct message *message)
 {
     struct run *run = message->run;
-    bool part = message->header.in_parts && !message->code;
+    bool uncomputed =
+        !message->code && (message->header.in_parts || message->header.type == MESSAGE_STATE);
     if (message->detached) {
         queue_join(run, message, messages_now_ns(daemon));
         messages_account(daemon, message);
-    } else if (message != run->queue && !part) { /* it has to wait for its turn: its numbers are
-                                                    enough */
+    } else if (message != run->queue && !uncomputed) { /* it has to wait for its turn: its
+ numbers are enough */
         uint64_t bytes = message_free_tensors(message);
         message->cost -= bytes;
         ingest_release(daemon->ingest, message->share, bytes, message->reserved);

@@ -27,7 +27,8 @@
  * as it takes to make so many misses the rest. */
 #define SUBSCRIPTIONS_MAX 10000
 /* How long it goes on reading at most. */
-#define DRAIN_NS UINT64_C(1000000000)
+#define STATE_COST 4 /* a state is read into memory of its own, and merged */
+#define DRAIN_NS   UINT64_C(1000000000)
 
 /* So many times what is free may a job have in flight; see ingest_has_room. */
 #define SHARE_OF_FREE 8
@@ -192,7 +193,9 @@ static void ingest_refuse(struct ingest *ingest, struct message *message, int co
 /* A message and its computation are admitted together; a message that never fits is refused. */
 static int price(const struct ingest *ingest, struct message *message)
 {
-    if (message->header.type != MESSAGE_EVENT) {
+    if (message->header.type == MESSAGE_STATE) {
+        message->cost += STATE_COST * message->bytes;
+    } else if (message->header.type != MESSAGE_EVENT) {
         struct config config;
         config_for_job(ingest->config, message->header.job, &config);
         message->cost += work_cost(&message->header, &config, ingest->machine, &message->scratch);

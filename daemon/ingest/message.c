@@ -160,7 +160,7 @@ int message_check(struct message *message, const struct config *config, const ch
     if (code) {
         return code;
     }
-    code = header->type == MESSAGE_STATE ? ERR_TYPE_UNKNOWN : check_limits(header, config);
+    code = check_limits(header, config);
     if (!code && message->bytes > config->ingest_max_message) {
         code = ERR_TOO_LARGE;
     }

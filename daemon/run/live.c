@@ -78,29 +78,87 @@ static double *live_spread(const struct header *header, struct layer_numbers *nu
     return buffer;
 }
 
-void live_publish(struct run *run, const struct message *message)
+static void live_put(struct run *run, const struct header *header, struct live_result *live)
 {
-    const struct header *header = &message->header;
     const struct stream *stream = stream_find(run->streams, header->layer);
-    struct live_result live;
-    double *buffer = NULL;
     char topic[TOPIC_MAX];
     struct mpk_writer writer;
-    live_describe(message, &live);
-    live.layer.module = stream ? stream->module : NULL;
-    if (header->heads_total != header->heads) {
-        buffer = live_spread(header, &live.numbers);
-        if (!buffer) {
-            return;
-        }
-    }
+    live->layer.module = stream ? stream->module : NULL;
     mpk_writer_init(&writer);
-    live_encode(&live, &writer);
+    live_encode(live, &writer);
     if (mpk_writer_ok(&writer)) {
         uint32_t track = header->type == MESSAGE_WEIGHTS ? LIVE_PROJECTIONS : 0;
         topic_layer("live", run->job, header->layer, topic);
         run->sink->put(run->sink->data, run, topic, track, &writer, RESULT_OTHER);
     }
     mpk_writer_clear(&writer);
+}
+
+void live_publish(struct run *run, const struct message *message)
+{
+    const struct header *header = &message->header;
+    struct live_result live;
+    double *buffer = NULL;
+    live_describe(message, &live);
+    if (header->heads_total != header->heads) {
+        buffer = live_spread(header, &live.numbers);
+        if (!buffer) {
+            return;
+        }
+    }
+    live_put(run, header, &live);
     free(buffer);
+}
+
+/* [METRIC_COUNT][heads] newest numbers, and the patterns after them. */
+static void live_read_state(const struct layer_state *state, double *values, enum pattern *patterns)
+{
+    struct stat_reader reader;
+    struct stat_record record;
+    uint32_t slot;
+    for (size_t i = 0; i < (size_t)METRIC_COUNT * state->heads; i++) {
+        values[i] = NAN;
+    }
+    for (uint32_t h = 0; h < state->heads; h++) {
+        patterns[h] = (enum pattern)state->head[h].pattern;
+        stat_reader_init(&reader, &state->head[h].stats);
+        while (stat_read(&reader, &slot, &record)) {
+            if (slot < METRIC_COUNT) {
+                values[(size_t)slot * state->heads + h] = record.last;
+            }
+        }
+    }
+}
+
+void live_publish_state(struct run *run, const struct message *message,
+                        const struct layer_state *state)
+{
+    const struct header *header = &message->header;
+    size_t heads = state->heads, count = METRIC_COUNT * heads;
+    double *values = malloc(count * sizeof *values + heads * sizeof(enum pattern));
+    struct live_result live = {
+        .common = {header->job, header->run, header->epoch, header->step, header->time_ns},
+        .layer = {.id = header->layer,
+                  .causal = state->causal,
+                  .rows = state->rows,
+                  .invalid_rows = state->invalid_rows,
+                  .row_sum_error = state->row_sum_error,
+                  .tier = header->type},
+        .rank = header->rank,
+        .numbers = {.heads = state->heads, .local_window = state->local_window}};
+    struct result_stat sink_rate;
+    if (!values || layer_state_sink_rate(state, &sink_rate) != 0) {
+        free(values);
+        return;
+    }
+    enum pattern *patterns = (enum pattern *)(void *)(values + count);
+    live_read_state(state, values, patterns);
+    memcpy(live.layer.shape, state->shape, sizeof state->shape);
+    live.numbers.sink_rate = sink_rate.last;
+    live.numbers.pattern = patterns;
+    for (uint32_t m = 0; m < METRIC_COUNT; m++) {
+        live.numbers.value[m] = state->on[m] ? values + m * heads : NULL;
+    }
+    live_put(run, header, &live);
+    free(values);
 }

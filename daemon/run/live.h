@@ -4,6 +4,7 @@
 #define DAEMON_RUN_LIVE_H
 
 #include "daemon/run/run.h"
+#include "daemon/state/layer_state.h"
 
 /* The track (publisher.h) of a result about projection matrices. A result about attention has
  * track 0: as last values of one topic neither takes the other's place, whichever comes first. */
@@ -13,5 +14,9 @@
  * are computed in the background when they are done. A message with a slice of the heads gives
  * arrays of heads_total with null for the heads it does not have. Without memory there is none. */
 void live_publish(struct run *run, const struct message *message);
+
+/* The same of the newest message in a state. */
+void live_publish_state(struct run *run, const struct message *message,
+                        const struct layer_state *state);
 
 #endif

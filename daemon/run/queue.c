@@ -17,6 +17,7 @@
 #include "daemon/run/closing.h"
 #include "daemon/run/events.h"
 #include "daemon/run/live.h"
+#include "daemon/state/state_message.h"
 
 #include <stdlib.h>
 
@@ -123,8 +124,9 @@ bool queue_put(struct run *run, struct message *message, uint64_t now_ns)
     if (tensors && !message->code) {
         message->code = queue_foresee(run, message);
     }
-    /* Parts of matrices are computed when all of them have been taken. */
-    message->finished = !tensors || message->code != 0 || message->header.in_parts;
+    /* Parts of matrices are computed when all of them have been taken; states are computed. */
+    message->finished = !tensors || message->code != 0 || message->header.in_parts ||
+                        message->header.type == MESSAGE_STATE;
     message->wants_map = !message->finished && queue_wants_map(run, message);
     message->wants_head_maps = !message->finished && queue_wants_head_maps(run, message, now_ns);
     message->small_maps_size = queue_small_maps_size(run, message);
@@ -158,12 +160,24 @@ struct queue_places {
     struct layer_state *state[TRACKS_MAX];
 };
 
+/* Whether a state begins in an earlier part than it ends in. */
+static bool queue_spans(const struct track *track, const struct message *message)
+{
+    const struct header *header = &message->header;
+    uint64_t part = track->window.rule.part;
+    return header->type == MESSAGE_STATE &&
+           window_unit_of(&track->window, header->first_epoch, header->first_step,
+                          message->received_ns) /
+                   part !=
+               queue_unit_of(track, message) / part;
+}
+
 /* The windows see it first, even if there is no memory left to keep its numbers: a rank that moves
  * on lets older parts close, which gives memory back. */
 static int queue_find_parts(struct run *run, struct stream *stream, struct message *message,
                             struct queue_places *places)
 {
-    int code = ERR_LATE;
+    int code = ERR_LATE, why[TRACKS_MAX];
     for (uint32_t t = 0; t < run->track_count; t++) {
         struct track *track = &run->tracks[t];
         int rc = window_arrive(&track->window, message->rank_index, queue_unit_of(track, message),
@@ -171,15 +185,20 @@ static int queue_find_parts(struct run *run, struct stream *stream, struct messa
         if (rc && rc != ERR_LATE) {
             return rc;
         }
-        code = rc ? code : 0;
-        if (!rc && (message->losses.joined_late || track->joins_late)) {
+        why[t] = rc;
+        if (!rc && queue_spans(track, message)) {
+            places->part[t] = NULL;
+            why[t] = ERR_STATE_SPAN;
+        }
+        code = !why[t] ? 0 : code ? why[t] : code;
+        if (!why[t] && (message->losses.joined_late || track->joins_late)) {
             window_joined_late(&track->window, places->part[t]);
         }
         track->joins_late = track->joins_late && rc;
     }
     for (uint32_t t = 0; t < run->track_count && !code; t++) {
         if (!places->part[t]) {
-            tally_drop(&stream->tracks[t].pending, ERR_LATE);
+            tally_drop(&stream->tracks[t].pending, why[t]);
         }
     }
     return code;
@@ -242,7 +261,7 @@ static int queue_place(struct run *run, struct stream *stream, struct message *m
 
 /* The layer_state of every window takes the numbers, and what waited for a window. */
 static int queue_add_numbers(struct run *run, struct stream *stream, const struct message *message,
-                             const struct queue_places *places)
+                             const struct layer_state *given, const struct queue_places *places)
 {
     int code = 0;
     for (uint32_t t = 0; t < run->track_count && !code; t++) {
@@ -253,7 +272,8 @@ static int queue_add_numbers(struct run *run, struct stream *stream, const struc
         tally_merge(&state->tally, &stream->tracks[t].pending);
         state->tally.lost -= message->losses.found && state->tally.lost;
         stream->tracks[t].pending = (struct tally){0};
-        code = layer_state_add(state, message, message->measured);
+        code = given ? layer_state_merge(state, given)
+                     : layer_state_add(state, message, message->measured);
         state_table_grown(places->part[t]->data, stream->index);
     }
     return code;
@@ -267,7 +287,9 @@ static void queue_mark_unsaved(struct run *run, struct stream *stream)
     }
 }
 
-static int queue_take_tensors(struct run *run, struct stream *stream, struct message *message)
+/* `given`: the state that it brings; NULL: its numbers were computed here. */
+static int queue_take_numbers(struct run *run, struct stream *stream, struct message *message,
+                              const struct layer_state *given)
 {
     struct queue_places places = {.part = {NULL}};
     int code = queue_place(run, stream, message, &places);
@@ -276,7 +298,7 @@ static int queue_take_tensors(struct run *run, struct stream *stream, struct mes
     run->judge_losses = false;
     queue_mark_unsaved(run, stream);
     if (!code && !message->detached && !message->waits) {
-        code = queue_add_numbers(run, stream, message, &places);
+        code = queue_add_numbers(run, stream, message, given, &places);
     }
     if (code) {
         run_count_dropped(run, stream, message, code);
@@ -299,6 +321,10 @@ static int queue_take_tensors(struct run *run, struct stream *stream, struct mes
         return 0;
     }
     stream->counts.processed++;
+    if (given) {
+        live_publish_state(run, message, given);
+        return 0;
+    }
     live_publish(run, message);
     if (run->sink->maps) {
         maps_put(run->sink->maps, &stream->maps, message,
@@ -309,6 +335,17 @@ static int queue_take_tensors(struct run *run, struct stream *stream, struct mes
                                  message->measured->spectrum_next);
     }
     return 0;
+}
+
+static int queue_take_tensors(struct run *run, struct stream *stream, struct message *message)
+{
+    struct layer_state *given = NULL;
+    if (message->header.type == MESSAGE_STATE && !message->code) {
+        message->code = state_message_read(message, &given);
+    }
+    int code = queue_take_numbers(run, stream, message, given);
+    layer_state_free(&given);
+    return code;
 }
 
 /* Its turn: any message */
@@ -466,7 +503,7 @@ void queue_join(struct run *run, struct message *message, uint64_t now_ns)
     if (taken) {
         code = message->code ? message->code : code;
         if (!code) {
-            code = queue_add_numbers(run, stream, message, &places);
+            code = queue_add_numbers(run, stream, message, NULL, &places);
         }
         queue_mark_unsaved(run, stream);
         if (code) {

@@ -266,8 +266,8 @@ static int get_vector_names(struct layer_state *state, const msgpack_object *vec
         }
         for (int v = 0; v < VECTOR_COUNT; v++) {
             if (mpk_is_str(name, vector_info[v].name)) {
-                map_vector(v, at, width, slots);
                 state->has_vector[v] = on;
+                map_vector(v, at, on ? width : 0, slots);
             }
         }
     }
@@ -293,7 +293,7 @@ static int get_aggregate_names(struct layer_state *state, const msgpack_object *
                 return ERR_STORE_FORMAT;
             }
             state->has_aggregate[a] = version > 1 || on;
-            for (int s = 0; s < MAP_STAT_COUNT; s++) {
+            for (int s = 0; s < MAP_STAT_COUNT && state->has_aggregate[a]; s++) {
                 slots->across[layer_aggregate_slot((int)i, s)] =
                     (uint8_t)layer_aggregate_slot(a, s);
             }

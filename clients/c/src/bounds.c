@@ -73,8 +73,13 @@ static unsigned bounds_types(struct piece text)
     return types;
 }
 
+/* The types that were there before an attnd announced any. */
+static const unsigned bounds_version_1 =
+    1u << MESSAGE_ATTENTION | 1u << MESSAGE_QK | 1u << MESSAGE_WEIGHTS | 1u << MESSAGE_EVENT;
+
 /* Keys that are not known say something to newer clients. */
-static bool bounds_setting(struct piece setting, struct bounds *bounds, uint64_t *revision)
+static bool bounds_setting(struct piece setting, struct bounds *bounds, unsigned *types,
+                           uint64_t *revision)
 {
     struct piece key;
 
@@ -85,7 +90,7 @@ static bool bounds_setting(struct piece setting, struct bounds *bounds, uint64_t
         return false;
     }
     if (bounds_word(key, "accepts")) {
-        bounds->accepts &= bounds_types(setting);
+        *types = bounds_types(setting);
     } else if (bounds_word(key, "header")) {
         return bounds_number(setting, revision);
     } else if (bounds_word(key, "max_message")) {
@@ -103,13 +108,14 @@ static bool bounds_read(const struct prefix *prefix, struct bounds *bounds)
     struct piece rest = {prefix->text + strlen(BOUNDS_PREFIX), prefix->len - strlen(BOUNDS_PREFIX)};
     struct piece setting;
     struct bounds read = *bounds;
+    unsigned types = bounds_version_1;
     uint64_t revision = UINT32_MAX;
 
     if (prefix->len > BOUNDS_BYTES_MAX) {
         return false;
     }
     while (bounds_next(&rest, ';', &setting)) {
-        if (!bounds_setting(setting, &read, &revision)) {
+        if (!bounds_setting(setting, &read, &types, &revision)) {
             return false;
         }
     }
@@ -119,6 +125,7 @@ static bool bounds_read(const struct prefix *prefix, struct bounds *bounds)
     if (revision < read.header) {
         read.header = (uint32_t)revision;
     }
+    read.accepts &= types;
     *bounds = read;
     return true;
 }
@@ -142,6 +149,7 @@ struct bounds bounds_of(const struct prefixes *prefixes, uint64_t *ret_malformed
         }
     }
     if (!any) {
+        bounds.accepts = bounds_version_1;
         bounds.header = 1;
     }
     return bounds;

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+import time
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 import msgpack
@@ -181,12 +182,13 @@ class LayerState:
         return self._first
 
     def add(self, rows: Mapping[str, Any], *, keys: int, epoch: int = 0, step: int = 0, microbatch: int = 0,
-            rank: int = 0, time_ns: int = 0, causal: bool = False, local_window: int = 8, valid: Any = None,
+            rank: int = 0, time_ns: Optional[int] = None, causal: bool = False, local_window: int = 8, valid: Any = None,
             values: Optional[Mapping[str, Any]] = None, row_sum_error: float = math.nan, head_offset: int = 0) -> None:
         """Adds one capture: `rows` maps the names of row metrics to arrays [B, H, Tq], NaN where a row has no such
         number; a metric that is not in it is absent.
 
         keys          of a row, Tk
+        time_ns       when, in nanoseconds since 1970; default: now
         valid         [B, Tq] or [B, H, Tq]: queries that are no padding; each without any number is an invalid row.
                       Left out: rows without any number are padding
         values        names of metrics of a message to arrays [H], such as `mean` and `importance`
@@ -215,7 +217,7 @@ class LayerState:
 
     def add_reduced(self, rows: Mapping[str, Reduced], *, shape: Tuple[int, int, int, int], sound: np.ndarray,
                     invalid: np.ndarray, epoch: int = 0, step: int = 0, microbatch: int = 0, rank: int = 0,
-                    time_ns: int = 0, causal: bool = False, local_window: int = 8,
+                    time_ns: Optional[int] = None, causal: bool = False, local_window: int = 8,
                     values: Optional[Mapping[str, Any]] = None, row_sum_error: float = math.nan,
                     head_offset: int = 0) -> None:
         """The same of rows that were reduced elsewhere, such as on the device that made them.
@@ -251,8 +253,9 @@ class LayerState:
             if newest[h - mine.start]:
                 self._newest[h] = position
         if is_newest:
-            self._about = {"time_ns": int(time_ns), "shape": [batch, heads, queries, int(keys)],
-                           "causal": bool(causal), "tier": "state", "local_window": int(local_window)}
+            self._about = {"time_ns": time.time_ns() if time_ns is None else int(time_ns),
+                           "shape": [batch, heads, queries, int(keys)], "causal": bool(causal), "tier": "state",
+                           "local_window": int(local_window)}
 
     def _add(self, name: str, rows: Reduced, mine: slice, newest: List[bool]) -> np.ndarray:
         numbers = self._numbers.setdefault(name, _Numbers(self._heads))
@@ -304,6 +307,24 @@ def pack_state(rows: Mapping[str, Any], *, heads: Optional[int] = None, buckets:
     state = LayerState(heads, buckets)
     state.add(rows, **about)
     return state.pack()
+
+
+class Packed(NamedTuple):
+    """A state as bytes, and what a message says of it."""
+    data: bytes
+    heads: int
+    epoch: int
+    step: int
+
+
+def read_packed(data: bytes) -> Packed:
+    """The bytes of pack() with what they say of themselves; ValueError when they are no state with a capture."""
+    try:
+        state = msgpack.unpackb(data, raw=False, strict_map_key=True)
+        epoch, step, _, _ = (int(number) for number in state["newest"])
+        return Packed(data, len(state["heads"]), epoch, step)
+    except Exception as error:  # msgpack raises a dozen kinds; to the caller they are one
+        raise ValueError(f"no state of a layer: {error}") from error
 
 
 def _plain(array: Any) -> Any:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """limits: the messages that the daemon takes, which it announces by subscribing (PROTOCOL.md, "What the daemon takes"):
 
-    limits/accepts=attention,qk,weights,event;header=8;max_message=268435456;max_entries=34359738368;max_heads=1024;
-        weights_max_size=2048
+    limits/accepts=attention,qk,weights,state,event;header=8;max_message=268435456;max_entries=34359738368;
+        max_heads=1024;weights_max_size=2048;buckets=48
 """
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ LOG = 5  # the revision that has the event `log`
 DOUT = 6  # the revision that has the tensors dout, wo_r and x_norm
 PARTS = 7  # the revision that has parts of matrices: others would refuse them
 VALUES = 8  # the revision that has v, wo_r and x_norm beside weights
-TYPES = frozenset(("attention", "qk", "weights", "event"))
+TYPES = frozenset(("attention", "qk", "weights", "event"))  # that were there before an attnd announced any
+KNOWN_TYPES = TYPES | {"state"}
 
 
 class Limits(NamedTuple):
     """The message types that are accepted, the newest revision of header keys, and bounds of a message: its bytes with
     topic and header, its pairs of queries and keys, the heads of its layer. `weights_max_size`: the side of the largest
-    projection matrix that has a spectrum as a whole."""
+    projection matrix that has a spectrum as a whole. `buckets`: of the histograms in its windows."""
     accepts: FrozenSet[str] = TYPES
     header: int = 1
     max_message: float = math.inf
     max_entries: float = math.inf
     max_heads: float = math.inf
     weights_max_size: float = 2048
+    buckets: float = 48
 
     def refusal(self, kind: Optional[str], nbytes: int, keys: Mapping[str, Any]) -> Optional[str]:
         """Why a message with these keys is not taken, as a clause; None: it is. `kind` None: not known yet."""
@@ -84,7 +86,7 @@ def _read(prefix: bytes) -> Optional[Limits]:
             if not equals:
                 return None
             if key == "accepts":
-                values[key] = TYPES.intersection(value.split(","))
+                values[key] = KNOWN_TYPES.intersection(value.split(","))
             elif key in Limits._fields:
                 values[key] = _number(value)
     except ValueError:

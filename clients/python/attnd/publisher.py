@@ -12,7 +12,9 @@ import os
 import weakref
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
-from . import scalars, tensors, wire
+import numpy as np
+
+from . import layer_state, scalars, tensors, wire
 from .limits import DOUT, LOG, PARTS, Q_STRIDE, VALUES
 from .plan import EVERYTHING, Plan, choose
 from .sender import Identity, Later, Message, Sender
@@ -179,6 +181,11 @@ class Publisher:
         return self._sender.limits.header >= VALUES
 
     @property
+    def buckets(self) -> int:
+        """How many buckets the histograms of those who listen have: for LayerState."""
+        return int(self._sender.limits.buckets)
+
+    @property
     def stalled(self) -> bool:
         """Whether the daemon has taken nothing for some seconds."""
         return self._sender.stalled
@@ -337,6 +344,29 @@ class Publisher:
         return self._publish("weights", where, frames, lambda: wire.weights_keys(
             where.layer, frames.described, heads=heads, head_dim=head_dim, kv_heads=kv_heads,
             heads_total=heads_total))
+
+    def publish_state(self, state: Union[layer_state.LayerState, bytes], *, stack: str, layer: int, site: str = "self",
+                      first: Optional[Tuple[int, int]] = None, module: Optional[str] = None) -> bool:
+        """Publishes the statistics of one layer that were computed here; True when they were queued.
+
+        state         a LayerState (attnd.layer_state), or its bytes, of this rank's captures. Its `buckets` should be
+                      those of the daemon (`buckets`), or histograms agree only as far as the coarser one goes
+        first         (epoch, step) of the oldest capture in bytes of several, which must belong to one window; by
+                      default the newest one's
+
+        The rest, what is returned and what is raised as for publish_attention.
+        """
+        packed = layer_state.read_packed(state if isinstance(state, bytes) else state.pack())
+        if first is None:
+            first = (packed.epoch, packed.step) if isinstance(state, bytes) else state.first
+        if tuple(first) > (packed.epoch, packed.step):
+            raise ValueError(f"first = {first!r}: after the newest capture, {(packed.epoch, packed.step)}")
+        where = self._where(stack, layer, site, packed.epoch, packed.step, module)
+        begin = (wire.check_int("first epoch", first[0]), wire.check_int("first step", first[1]))
+        frames = tensors.Frames()
+        frames.add_owned("state", "u8", np.frombuffer(packed.data, dtype=np.uint8))
+        return self._publish("state", where, frames, lambda: wire.state_keys(
+            where.layer, frames.described, heads=packed.heads, first=begin))
 
     def publish_later(self, layer: wire.Layer, epoch: int, step: int, nbytes: int, copy: Callable[[], "Maker"]) -> bool:
         """Queues a message that is made on the publishing thread when its turn comes; True when queued.

@@ -169,6 +169,12 @@ def weights_keys(layer: Layer, tensors: Described, *, heads: int, head_dim: int,
     return {**keys, **_module_keys(layer)}
 
 
+def state_keys(layer: Layer, tensors: Described, *, heads: int, first: Tuple[int, int]) -> Dict[str, Any]:
+    """The keys that a state message adds; `tensors` is its one frame, `first` the (epoch, step) that it begins with."""
+    return {**_layer_keys(layer, tensors), "heads": heads, "first_epoch": first[0], "first_step": first[1],
+            **_module_keys(layer)}
+
+
 def _layer_keys(layer: Layer, tensors: Described) -> Dict[str, Any]:
     return {"stack": layer[0], "layer": layer[1], "site": layer[2],
             "tensors": [{"name": n, "dtype": d, "shape": [int(x) for x in s]} for n, d, s in tensors]}

@@ -80,7 +80,7 @@ static size_t read_hex(const char *text, const char *name, unsigned char *ret_by
 
 static void test_the_byte_examples_are_the_golden_files(void **state)
 {
-    static const char *const names[] = {"attention", "qk", "weights", "epoch_end", "log"};
+    static const char *const names[] = {"attention", "qk", "weights", "state", "epoch_end", "log"};
     char *text = document();
 
     (void)state;

@@ -210,9 +210,10 @@ static void test_limits_are_told_before_all_plans(void **state)
     config.limits_heads = 5; /* read again: what is in force stays */
     assert_int_equal(plans_configure(plans, &config), 0);
     struct plan_prefixes *prefixes = plans_prefixes(plans);
-    assert_string_equal(prefixes->text[0],
-                        "limits/accepts=attention,qk,weights,event;header=8;max_message=1048576;"
-                        "max_entries=34359738368;max_heads=32;weights_max_size=2048");
+    assert_string_equal(
+        prefixes->text[0],
+        "limits/accepts=attention,qk,weights,state,event;header=8;max_message=1048576;"
+        "max_entries=34359738368;max_heads=32;weights_max_size=2048;buckets=48");
     free(prefixes);
 }
 
