@@ -116,7 +116,9 @@ static void read_layers_read_values(struct model *model, struct layer *layer,
     for (uint32_t i = 0; i < layer->head_count; i++) {
         struct head *head = &layer->heads[i];
         double number = read_column(by, i);
-        read_layers_read_head(head, i, values, rank, in_turns);
+        if (values) { /* matrices come in messages of their own */
+            read_layers_read_head(head, i, values, rank, in_turns);
+        }
         head->by = isnan(number) ? head->by : number;
         const msgpack_object *pattern = field_column(patterns, i);
         if (pattern && pattern->type == MSGPACK_OBJECT_STR) {
@@ -170,7 +172,8 @@ static void read_layers_read_window(struct model *model, struct layer *layer,
         struct head *head = &layer->heads[i];
         head->mean = read_column(values, i);
         head->shift = field_item(shift, i);
-        if (isnan(head->value)) { /* attnd was started again: there is no message yet */
+        /* Matrices: in no message of attention. Else attnd was started again. */
+        if (isnan(head->value) || strchr(model->metric, '.')) {
             head->value = field_item(newest, i);
         }
     }

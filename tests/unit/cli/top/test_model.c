@@ -373,6 +373,38 @@ static void test_of_an_alert_that_is_over_its_beginning_is_kept(void **state)
     model_free(&model);
 }
 
+static void top_model_give_rank(struct model *model, double rank)
+{
+    struct result_stat stat = {.mean = rank, .last = rank};
+    struct summary_result summary = {
+        .common = {"gpt-small", maps_run, 3, 30, 1},
+        .layer = {.id = {STACK_DECODER, 0, SITE_SELF}, .shape = {1, 1, 8, 8}},
+        .heads = 1,
+        .stat = {[METRIC_WQ_WK_STABLE_RANK] = &stat},
+    };
+    struct answer answer;
+    answer_begin(&answer);
+    mpk_put_array(&answer.writer, 1);
+    summary_encode(&summary, &answer.writer);
+    read_summary(model, answer_end(&answer));
+    answer_free(&answer);
+}
+
+/* Newest messages are of attention, which has no such number. */
+static void test_numbers_of_matrices_are_those_of_the_newest_window(void **state)
+{
+    (void)state;
+    struct model *model = model_of_two_layers();
+    model_choose_metric(model, "wq_wk.stable_rank");
+    for (int rank = 2; rank < 4; rank++) {
+        top_model_give_rank(model, rank);
+        assert_true(model->layers[0].heads[0].value == rank);
+        give_live(model, 0, 4, 0.25, 40);
+        assert_true(model->layers[0].heads[0].value == rank);
+    }
+    model_free(&model);
+}
+
 static void test_results_of_another_run_are_not_taken(void **state)
 {
     (void)state;
@@ -575,6 +607,7 @@ int main(void)
         cmocka_unit_test(test_more_trouble_than_there_is_room_for_is_cut),
         cmocka_unit_test(test_trouble_of_a_layer_that_comes_later_is_asked_for_again),
         cmocka_unit_test(test_of_an_alert_that_is_over_its_beginning_is_kept),
+        cmocka_unit_test(test_numbers_of_matrices_are_those_of_the_newest_window),
         cmocka_unit_test(test_results_of_another_run_are_not_taken),
         cmocka_unit_test(test_trends_are_of_the_metric_that_is_shown),
         cmocka_unit_test(test_without_windows_trends_are_what_was_seen),
