@@ -56,8 +56,7 @@ def test_layers_over_time_lead_to_a_window(site, page):
 def test_the_run_is_played_to_its_end(site, page):
     at = site.api("grid", job=JOB)["windows"]["last"][-3]
     page.open(site, f"#/overview?job={JOB}&at=step{at}").ready()
-    page.js("document.querySelector('.time button').click()")
-    assert "stop" in page.text(".time button")
+    assert "stop" in page.js("const button = document.querySelector('.time button'); button.click(); return button.innerText")
     wait_until(lambda: page.text(".controls .time").endswith("end of the run") and "play" in page.text(".time button"), "the end")
     assert "at=" not in page.js("return location.hash")
 

@@ -194,7 +194,7 @@ def test_token_numbers_are_in_recordings_and_in_nothing_that_attnd_says(tmp_path
 
 def publish_run(attnd, rng, job="gpt", ranks=2, epochs=3, slowly=False):
     """Random messages of several ranks, layers and tiers, which begin and end as a run does; `slowly` waits for attnd
-    after each step. Returns how many."""
+    after each step, without which parts of matrices of two ranks might overtake each other. Returns how many."""
     run = rng.bytes(16)
     trainers = [Trainer(attnd, job, rank, ranks, run) for rank in range(ranks)]
     sent = 0
@@ -211,7 +211,8 @@ def publish_run(attnd, rng, job="gpt", ranks=2, epochs=3, slowly=False):
                 q, k = rng.normal(size=(2, 1, 4, 6, 8)).astype(np.float32)
                 trainer.qk(q, k[:, :2], scale=0.35, causal=True, layer=1, **place)
                 trainer.projections(wq=rng.normal(size=(8, 12)).astype(np.float32), heads=2, head_dim=4, layer=2, **place)
-                trainer.projections(wq=shared[rows], heads=2, head_dim=4, layer=3, parts={"wq": [8, 12, int(rows[0]), 0]}, **place)
+                of_parts = trainer if slowly else trainers[0]
+                of_parts.projections(wq=shared[rows], heads=2, head_dim=4, layer=3, parts={"wq": [8, 12, int(rows[0]), 0]}, **place)
                 sent += 5
             if slowly:
                 attnd.settled(sent)
@@ -384,6 +385,7 @@ def test_recording_ends_as_it_is_told_to(tmp_path, attnd, rng):
     summary = json.loads(out)
     assert code == 0 and (summary["messages"], summary["lost"], summary["breaks"]) == (3, 0, 0)
     assert summary["file_bytes"] == (tmp_path / "count.rec").stat().st_size > summary["bytes"]
+    attnd.settled(5)
     code, out, err = Recorder(attnd, "gpt", tmp_path / "seconds.rec", "--seconds", 0.2).end()
     assert code == 0 and "0 messages of gpt" in out
     assert err == "attnctl: no message of gpt arrived: is it running? (see attnctl jobs)\n"
