@@ -141,18 +141,17 @@ import attnd
 torch.set_num_threads(1)
 q = torch.randn(1, 4, 8192, 128).{dtype}()
 k = torch.randn(1, 2, 8192, 128).{dtype}()
-attnd.device.row_statistics(q[:, :, :64], k[:, :, :64], causal=True)
+attnd.device.{function}(q[:, :, :64], k[:, :, :64], causal=True)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-rows = attnd.device.row_statistics(q, k, causal={causal})
+assert attnd.device.{function}(q, k, causal={causal})
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-assert torch.isfinite(rows["entropy"]).all()
 print(after - before)
 """
 
 
-@pytest.mark.parametrize("dtype, causal", [("float", True), ("bfloat16", False)])
-def test_no_map_is_held_at_8192(dtype, causal):
+@pytest.mark.parametrize("function, dtype, causal", [("row_statistics", "bfloat16", False), ("layer_state", "float", True)])
+def test_no_map_is_held_at_8192(function, dtype, causal):
     """A map of one head in f32 is 256 MiB; the results of four are 2 MiB."""
-    code = MEASURED.format(dtype=dtype, causal=causal)
+    code = MEASURED.format(function=function, dtype=dtype, causal=causal)
     run = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE, capture_output=True, text=True, timeout=300, check=True)
     assert int(run.stdout) < 64 << 10, f"{run.stdout} KiB"

@@ -51,7 +51,7 @@ def row_statistics(q: torch.Tensor, k: torch.Tensor, *, scale: Optional[float] =
 
     A number that does not exist is NaN: of padding, of a row with a NaN or +infinity among its logits or without a
     finite one, and where KERNELS.md says so (sink_deficit without sinks). max_logit is of the logits with their bias.
-    It takes memory for its results (15 float32 per row at most) and never more than 48 MiB beside them, up to 500,000
+    It takes memory for its results (15 float32 per row at most) and never more than 64 MiB beside them, up to 500,000
     keys. Tensors of lengths on another device than the CPU are read by the reference, which waits for that device.
 
     ValueError for bad arguments, and for backend="triton" where it cannot compute them.

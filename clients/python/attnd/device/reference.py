@@ -109,7 +109,7 @@ def _exact(device: torch.device) -> Any:
 
 def _chunks(p: Problem) -> Iterator[Tuple[Chunk, Place, Sums, torch.Tensor]]:
     working = torch.float64 if p.q.dtype == torch.float64 else torch.float32
-    entries = _ENTRIES if p.q.device.type == "cpu" else _ENTRIES_DEVICE
+    entries = (_ENTRIES if p.q.device.type == "cpu" else _ENTRIES_DEVICE) // (2 if working == torch.float64 else 1)
     buffers = torch.empty((3, max(entries, p.keys)), dtype=working, device=p.q.device)
     lengths = zip(_list(p.q_len, p.queries, p.batch), _list(p.k_len, p.keys, p.batch))
     for sample, (q_len, k_len) in enumerate(lengths):

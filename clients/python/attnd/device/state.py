@@ -16,7 +16,8 @@ from .problem import Problem
 from .sums import wide
 
 _LOWEST, _HIGHEST = 2.0**-40, 2.0**40
-_ENTRIES = 1 << 21  # of a bias that are looked at, or values that are reduced, at once
+_ENTRIES = 1 << 21  # of a bias that are looked at, at once
+_VALUES = 1 << 18  # that are reduced at once, but for those of one head
 
 
 def bucket_keys(values: torch.Tensor) -> torch.Tensor:
@@ -35,7 +36,7 @@ def _rounded_down(bounds: np.ndarray) -> np.ndarray:
 @torch.no_grad()
 def reduce_rows(values: torch.Tensor) -> Reduced:
     """layer_state.reduce_rows of [B, H, Tq], on its device."""
-    step = max(1, _ENTRIES // (values.shape[0] * values.shape[2]))
+    step = max(1, _VALUES // (values.shape[0] * values.shape[2]))
     parts = [_reduce_heads(values[:, begin:begin + step]) for begin in range(0, values.shape[1], step)]
     n, mean, m2, low, high = (np.concatenate([part[0][at] for part in parts]) for at in range(5))
     counts = np.concatenate([part[1] for part in parts])
