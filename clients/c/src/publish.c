@@ -477,3 +477,45 @@ int attn_publish_weights(attn_publisher *publisher, const attn_weights *weights)
     }
     return queue(publisher, &parcel, NULL);
 }
+
+/* ---- states ---- */
+
+void attn_state_default(attn_state *ret_state)
+{
+    *ret_state = (attn_state){.stack = ATTN_ENCODER};
+}
+
+static int publish_describe_state(attn_publisher *publisher, const attn_state *s,
+                                  struct parcel *parcel)
+{
+    struct header *header = &parcel->header;
+    const struct tensor state = {TENSOR_STATE, DTYPE_U8, 1, {s->size}, 0};
+    uint64_t epoch, step;
+
+    publisher_position(publisher, &epoch, &step);
+    header->layer = layer_id_of(s->stack, s->layer, s->site);
+    header->batch = header->queries = header->keys = 1;
+    header->heads = header->kv_heads = header->heads_total = s->heads;
+    header->first_epoch = s->first_epoch;
+    header->first_step = s->first_step;
+    if (s->heads < 1 || s->heads > HEADS_TOTAL_MAX || s->first_epoch > epoch ||
+        (s->first_epoch == epoch && s->first_step > step) || !take_module(header, s->module)) {
+        return ATTN_E_ARGUMENT;
+    }
+    return parcel_add(parcel, &state, s->state);
+}
+
+int attn_publish_state(attn_publisher *publisher, const attn_state *state)
+{
+    struct parcel parcel;
+
+    if (!state || !state->state || state->size < 1 ||
+        !layer_valid(state->stack, state->layer, state->site)) {
+        return ATTN_E_ARGUMENT;
+    }
+    publish_begin(publisher, MESSAGE_STATE, &parcel);
+    if (publish_describe_state(publisher, state, &parcel) != 0) {
+        return ATTN_E_ARGUMENT;
+    }
+    return queue(publisher, &parcel, NULL);
+}

@@ -687,6 +687,48 @@ static void test_bad_weights_are_refused(void **state)
     attn_publisher_free(&publisher);
 }
 
+/* To those who know them, as bytes. */
+static void test_a_state_arrives(void **state)
+{
+    static const unsigned char bytes[] = {0x81, 0xa1, 'v', 2};
+    const attn_state good = {.stack = ATTN_DECODER,
+                             .layer = 3,
+                             .heads = 4,
+                             .state = bytes,
+                             .size = sizeof bytes,
+                             .first_epoch = 2,
+                             .first_step = 8,
+                             .module = "blocks.3"};
+    struct pairing pair = pair_open_with("limits/accepts=attention,state,event;header=8"), older;
+    attn_publisher *publisher = pair.publisher;
+    attn_state bad;
+    struct received got;
+
+    (void)state;
+    assert_int_equal(attn_publish_state(publisher, &good), ATTN_E_ARGUMENT);
+    attn_set_position(publisher, 2, 9);
+    REFUSED(attn_publish_state, good, first_step = 10);
+    REFUSED(attn_publish_state, good, first_epoch = 3);
+    REFUSED(attn_publish_state, good, heads = 0);
+    REFUSED(attn_publish_state, good, size = 0);
+    REFUSED(attn_publish_state, good, state = NULL);
+    REFUSED(attn_publish_state, good, site = (attn_site)7);
+    assert_int_equal(attn_publish_state(publisher, &good), 0);
+    got = expect(&pair.peer);
+    assert_int_equal(got.header.type, MESSAGE_STATE);
+    assert_true(got.header.heads == 4 && got.header.epoch == 2 && got.header.step == 9);
+    assert_true(got.header.first_epoch == 2 && got.header.first_step == 8);
+    assert_string_equal(got.header.module, "blocks.3");
+    assert_memory_equal(frame_of(&got, TENSOR_STATE), bytes, sizeof bytes);
+    received_free(&got);
+    pair_close(&pair);
+
+    older = pair_open();
+    attn_set_position(older.publisher, 2, 9);
+    assert_int_equal(attn_publish_state(older.publisher, &good), ATTN_E_TOO_LARGE);
+    pair_close(&older);
+}
+
 /* Lengths that make the header larger than 64 KiB are the caller's error, not a drop. */
 static void test_a_header_that_does_not_fit_is_refused(void **state)
 {
@@ -749,6 +791,7 @@ int main(void)
         cmocka_unit_test(test_bad_qk_is_refused),
         cmocka_unit_test(test_tensors_of_the_output_go_to_those_who_know_them),
         cmocka_unit_test(test_bad_tensors_of_the_output_are_refused),
+        cmocka_unit_test(test_a_state_arrives),
         cmocka_unit_test(test_bad_weights_are_refused),
         cmocka_unit_test(test_a_header_that_does_not_fit_is_refused),
         cmocka_unit_test(test_labels_that_do_not_fit_are_left_out),

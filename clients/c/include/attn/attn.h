@@ -331,6 +331,27 @@ typedef struct attn_weights {
 ATTN_API void attn_weights_default(attn_weights *ret_weights);
 ATTN_API int attn_publish_weights(attn_publisher *publisher, const attn_weights *weights);
 
+/* The statistics of one attention layer that were computed here, in the format of PROTOCOL.md,
+ * section 6: of one or several steps or microbatches, the newest of which are at the current
+ * position (attn_set_position). */
+typedef struct attn_state {
+    attn_stack stack;
+    uint32_t layer; /* 0..65535 */
+    attn_site site;
+
+    uint32_t heads; /* of the whole layer, as in the state */
+    const void *state;
+    uint32_t size; /* bytes of it */
+    /* Where its oldest message is; not after the current position, and in the same window. */
+    uint64_t first_epoch, first_step;
+    const char *module; /* as in attn_attention */
+} attn_state;
+
+/* Sets everything to zero: encoder self-attention of layer 0, no state. */
+ATTN_API void attn_state_default(attn_state *ret_state);
+/* As attn_publish_attention; an attnd that does not know states is sent none (ATTN_E_TOO_LARGE). */
+ATTN_API int attn_publish_state(attn_publisher *publisher, const attn_state *state);
+
 /* Says that the current epoch (attn_set_position) is complete on this rank. Events wait behind
  * what is queued and are not dropped for lack of room, unless 1024 of them wait. Returns 0,
  * ATTN_SKIPPED, ATTN_E_DROPPED or ATTN_E_MEMORY. */
