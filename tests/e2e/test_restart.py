@@ -16,7 +16,8 @@ from harness import PATIENCE_S, SANITIZED, Attnd, Reader, Trainer, wait_log, wai
 ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 LAYERS, RANKS = 2, 2
 SETTINGS = ("window.unit=step", "window.length=10", "window.every=10", "window.also=[25 steps, 20 steps every 10]",
-            "history.checkpoint=100ms", "history.commit=20ms", "window.timeout=60s", "metrics.spectrum=false")
+            "history.checkpoint=100ms", "history.commit=20ms", "window.timeout=60s", "metrics.spectrum=false",
+            "ingest.budget=4GiB")  # whatever waits: what is dropped would be in no window
 KILLS = int(os.environ.get("RESTART_KILLS", "5" if SANITIZED else "12"))
 WEIGHTS = np.full((1, 2, 4, 4), 0.25, np.float32)
 
