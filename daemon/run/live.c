@@ -123,7 +123,7 @@ static void live_read_state(const struct layer_state *state, double *values, enu
         patterns[h] = (enum pattern)state->head[h].pattern;
         stat_reader_init(&reader, &state->head[h].stats);
         while (stat_read(&reader, &slot, &record)) {
-            if (slot < METRIC_COUNT) {
+            if (slot < METRIC_MATRIX_FIRST) {
                 values[(size_t)slot * state->heads + h] = record.last;
             }
         }

@@ -44,7 +44,7 @@ static void state_message_name_pattern(struct head_state *head)
     }
     stat_reader_init(&reader, &head->stats);
     while (stat_read(&reader, &slot, &record)) {
-        if (slot < METRIC_COUNT) {
+        if (slot < METRIC_MATRIX_FIRST) {
             value[slot] = record.last;
         }
     }

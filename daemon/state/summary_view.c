@@ -119,7 +119,7 @@ struct result_stat layer_state_trouble_stat(double score)
 static struct result_stat *summary_view_place(const struct summary_stats *stats, uint32_t slot,
                                               uint32_t h)
 {
-    if (slot < METRIC_COUNT) {
+    if (slot < METRIC_MATRIX_FIRST) {
         return stats->metric[slot] ? stats->metric[slot] + h : NULL;
     }
     for (int v = VECTOR_COUNT - 1; v >= 0; v--) {
