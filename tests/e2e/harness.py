@@ -19,6 +19,7 @@ ATTND = os.environ.get("ATTND_BIN", "build/daemon/attnd")
 # Sanitizer builds are slower by an order of magnitude.
 SANITIZED = "ATTND_TEST_SANITIZED" in os.environ
 PATIENCE_S = float(os.environ.get("ATTND_TEST_PATIENCE", "30"))
+NOT_YET = ("job_unknown", "run_unknown", "no_summary")  # from control, by whichever client
 
 
 def free_ports(count):
@@ -49,8 +50,8 @@ def wait_until(condition, what, timeout=None):
             value = condition()
             if value:
                 return value
-        except (LookupError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and str(error) not in ("job_unknown", "run_unknown"):
+        except Exception as error:
+            if not isinstance(error, LookupError) and getattr(error, "code", str(error)) not in NOT_YET:
                 raise
             missing = error
         if time.monotonic() > deadline:
