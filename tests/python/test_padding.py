@@ -127,3 +127,23 @@ def test_labels_of_the_queries_are_the_decoders_tokens(daemon):
     for header in crossing:
         assert header["labels"] == [f"t{i}" for i in source[0].tolist()]
         assert header["q_labels"] == [f"t{i}" for i in target[0].tolist()]
+
+
+@pytest.mark.parametrize("where", [(slice(None), 3), (0, slice(None)), (slice(None), slice(None))])
+def test_numbers_that_are_none_are_no_padding(daemon, where):
+    """A model that has become NaN says so in its rows: they are there, and not valid."""
+    class Explicit(torch.nn.Module):
+        def forward(self, logits):
+            return logits.masked_fill(LATER, float("-inf")).softmax(-1) @ torch.ones(2, 4, TARGET, 3)
+
+    logits = torch.zeros(2, 4, TARGET, TARGET)
+    logits.transpose(0, 1)[(slice(None), *where)] = float("nan")
+    publisher = attnd.Publisher("job", daemon.endpoint)
+    daemon.attach(publisher)
+    with attnd.watch(torch.nn.Sequential(Explicit()), job="job", publisher=publisher) as watched:
+        watched._root(logits)
+    publisher.close()
+    ((_, header, frames),) = [message for message in daemon.until_bye() if message[1]["type"] != "event"]
+    assert header["causal"] and "q_len" not in header and "mask" not in [tensor["name"] for tensor in header["tensors"]]
+    weights = np.frombuffer(frames[0], np.float32).reshape(2, 4, TARGET, TARGET)
+    assert np.isnan(weights.swapaxes(0, 1)[(slice(None), *where)]).all()

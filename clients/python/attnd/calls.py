@@ -582,8 +582,8 @@ def _cut_weights(seen: Weights, part: Tuple[slice, slice, slice], rows: _Rows, c
 
 
 def _visible_of(seen: Weights, part: Tuple[slice, slice, slice]) -> torch.Tensor:
-    """bool [B, Tq, Tk]: all heads say what is visible, whichever of them travel."""
-    visible = (seen.logits.detach()[part[0], :, part[2]] > IGNORED_AT).any(dim=1)
+    """bool [B, Tq, Tk]: all heads say what is visible, whichever of them travel. NaN hides nothing: it is an error."""
+    visible = ~(seen.logits.detach()[part[0], :, part[2]] <= IGNORED_AT).all(dim=1)
     return visible[..., :-1] if seen.sink else visible
 
 
