@@ -318,6 +318,8 @@ void model_choose_job(struct model *model, const char *job);
 /* Forgets layers and heads: of another run the numbers are others. */
 void model_forget(struct model *model);
 
+/* Whether numbers of that name have come. */
+bool model_has_metric(const struct model *model, const char *name);
 /* Shows another metric: its values are asked anew. */
 void model_choose_metric(struct model *model, const char *metric);
 /* "urgency", "head", "value", "drift" or a metric; with a '-' before it the other way round. */

@@ -99,6 +99,15 @@ void model_choose_job(struct model *model, const char *job)
     model_forget(model);
 }
 
+bool model_has_metric(const struct model *model, const char *name)
+{
+    bool has = false;
+    for (uint32_t i = 0; i < model->metric_count && !has; i++) {
+        has = strcmp(model->metrics[i], name) == 0;
+    }
+    return has;
+}
+
 void model_choose_metric(struct model *model, const char *metric)
 {
     if (strcmp(model->metric, metric) == 0) {

@@ -60,22 +60,17 @@ static uint32_t read_layers_heads_of(const msgpack_object *map)
 static void add_metric(void *data, const char *name)
 {
     struct model *model = data;
-    if (strcmp(name, "pattern") == 0 || model->metric_count == MODEL_METRICS_MAX) {
-        return;
+    if (strcmp(name, "pattern") != 0 && model->metric_count < MODEL_METRICS_MAX &&
+        !model_has_metric(model, name)) {
+        snprintf(model->metrics[model->metric_count++], FIELD_NAME_MAX, "%s", name);
     }
-    for (uint32_t i = 0; i < model->metric_count; i++) {
-        if (strcmp(model->metrics[i], name) == 0) {
-            return;
-        }
-    }
-    snprintf(model->metrics[model->metric_count++], FIELD_NAME_MAX, "%s", name);
 }
 
-/* Layers of one kind have the same names: only those of a list that is looked at, or is empty, are
- * read again. */
+/* Layers of one kind have the same names: only those of a list that is looked at, is empty, or
+ * lacks the metric that is shown, are read again. */
 static void read_names(struct model *model, const msgpack_object *maps, uint32_t count)
 {
-    if (model->metric_count > 0 && model->ui.overlay == OVERLAY_NONE) {
+    if (model_has_metric(model, model->metric) && model->ui.overlay == OVERLAY_NONE) {
         return;
     }
     for (uint32_t i = 0; i < count; i++) {

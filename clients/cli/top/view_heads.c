@@ -37,25 +37,15 @@ static void draw_nothing(struct view_frame *frame)
                           first, "It is asked to capture every 50th step by default:", hint, NULL});
 }
 
-static bool is_metric(const struct model *model, const char *name)
-{
-    for (uint32_t i = 0; i < model->metric_count; i++) {
-        if (strcmp(model->metrics[i], name) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
 /* A name that the job has no numbers of: said instead of the caption. Returns whether there is one.
  */
 static bool draw_wrong_metric(struct view_frame *frame)
 {
     const struct model *model = frame->model;
-    bool sort = model->sort == SORT_METRIC && !is_metric(model, model->sort_metric);
+    bool sort = model->sort == SORT_METRIC && !model_has_metric(model, model->sort_metric);
     const char *name = sort ? model->sort_metric : model->metric;
     struct nearest nearest;
-    if (model->metric_count == 0 || *name == '\0' || is_metric(model, name)) {
+    if (model->metric_count == 0 || *name == '\0' || model_has_metric(model, name)) {
         return false;
     }
     nearest_init(&nearest, name);
