@@ -165,6 +165,9 @@ def main() -> int:
     for head in heads:
         show(head=f"decoder.{head['layer']}.self.h{head['head']}", since=head["emerged"]["step"],
              score=head["evidence"][0]["value"])
+    if not heads:
+        print("no head became an induction head within the run; are the windows of attnd, by default epochs, as short as the "
+              "first lines of this file say?", file=sys.stderr)
     show(loss_fell_most_at=fell_most_at(losses))
     if a.figure:
         draw(a.figure, losses, scores, [head["emerged"]["step"] for head in heads])
