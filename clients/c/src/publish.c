@@ -158,7 +158,7 @@ struct output_tensors {
     const void *dout;
     attn_dtype dout_dtype;
     const float *wo_r, *x_norm;
-    uint32_t revision; /* that has them */
+    bool known; /* all but v, by those who listen */
 };
 
 /* Nobody listens to the copy of a forked process, whose lock may be held for ever. */
@@ -167,8 +167,7 @@ static bool listeners_know(attn_publisher *publisher, uint32_t revision)
     return !publisher_is_orphan(publisher) && publisher_revision(publisher) >= revision;
 }
 
-static int add_output(attn_publisher *publisher, struct parcel *parcel,
-                      const struct output_tensors *o)
+static int add_output(struct parcel *parcel, const struct output_tensors *o)
 {
     const struct header *h = &parcel->header;
     const struct tensor dout = {TENSOR_DOUT,
@@ -188,7 +187,7 @@ static int add_output(attn_publisher *publisher, struct parcel *parcel,
         (o->wo_r && (!dim_valid(o->written_dim) || o->written_dim > o->value_dim))) {
         return ATTN_E_ARGUMENT;
     }
-    if (!(o->dout || o->wo_r) || !listeners_know(publisher, o->revision)) {
+    if (!(o->dout || o->wo_r) || !o->known) {
         return 0;
     }
     rc = parcel_add(parcel, &dout, o->dout);
@@ -262,12 +261,13 @@ void attn_attention_default(attn_attention *ret_attention)
 static int add_values(attn_publisher *publisher, const attn_attention *a, struct parcel *parcel)
 {
     const struct header *h = &parcel->header;
+    bool known = a->v && listeners_know(publisher, BOUNDS_VALUES); /* once: they go together */
     const struct output_tensors output = {.v = a->v,
                                           .value_dim = a->value_dim,
                                           .written_dim = a->written_dim,
                                           .wo_r = a->wo_r,
                                           .x_norm = a->x_norm,
-                                          .revision = BOUNDS_VALUES};
+                                          .known = known};
     const struct tensor v = {
         TENSOR_V, dtypes[a->v_dtype], 4, {h->batch, h->kv_heads, h->keys, a->value_dim}, 0};
     int rc = 0;
@@ -275,10 +275,10 @@ static int add_values(attn_publisher *publisher, const attn_attention *a, struct
     if (a->v && !dim_valid(a->value_dim)) {
         return ATTN_E_ARGUMENT;
     }
-    if (a->v && listeners_know(publisher, BOUNDS_VALUES)) {
+    if (known) {
         rc = parcel_add(parcel, &v, a->v);
     }
-    return rc ? rc : add_output(publisher, parcel, &output);
+    return rc ? rc : add_output(parcel, &output);
 }
 
 static int publish_describe_attention(attn_publisher *publisher, const attn_attention *a,
@@ -368,7 +368,8 @@ static int publish_describe_qk(attn_publisher *publisher, const attn_qk *qk, str
                                           .dout_dtype = qk->dout_dtype,
                                           .wo_r = qk->wo_r,
                                           .x_norm = qk->x_norm,
-                                          .revision = BOUNDS_OUTPUT};
+                                          .known = (qk->dout || qk->wo_r) &&
+                                                   listeners_know(publisher, BOUNDS_OUTPUT)};
     int rc;
 
     FILL_ROWS(header, qk);
@@ -384,7 +385,7 @@ static int publish_describe_qk(attn_publisher *publisher, const attn_qk *qk, str
     if (!rc) {
         rc = add_row_tensors(parcel, &rows);
     }
-    return rc ? rc : add_output(publisher, parcel, &output);
+    return rc ? rc : add_output(parcel, &output);
 }
 
 int attn_publish_qk(attn_publisher *publisher, const attn_qk *qk)
@@ -512,6 +513,9 @@ int attn_publish_state(attn_publisher *publisher, const attn_state *state)
     if (!state || !state->state || state->size < 1 ||
         !layer_valid(state->stack, state->layer, state->site)) {
         return ATTN_E_ARGUMENT;
+    }
+    if (publisher_is_orphan(publisher)) { /* as for listeners_know */
+        return ATTN_SKIPPED;
     }
     publish_begin(publisher, MESSAGE_STATE, &parcel);
     if (publish_describe_state(publisher, state, &parcel) != 0) {
