@@ -12,6 +12,7 @@ import torch
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "python"))
 
 import attnd  # noqa: E402
+from attnd.device import launch  # noqa: E402
 from device_grid import MASKS, SHAPES, VALUES, agree, make  # noqa: E402
 
 DTYPES = ("f32", "bf16", "f16")
@@ -38,6 +39,12 @@ def test_the_kernel_agrees_with_the_reference(dtype):
         for name, value in triton(q, k, words).items():
             if name != "tail_mass":
                 torch.testing.assert_close(value, expected[name], rtol=2e-5, atol=2e-5, equal_nan=True)
+
+
+def test_slices_of_heads_give_the_same(monkeypatch):
+    q, k, words = make("causal window offset", "plain", (2, 4, 2, 5, 9, 16), "f32")
+    monkeypatch.setattr(launch, "_SLICE_HEADS", 3)
+    agree(triton(q, k, words), q, k, words, without=("tail_mass",))
 
 
 def test_strides_of_a_fused_projection_are_read_as_they_are():

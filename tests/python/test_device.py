@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 import sys
+import time
 
 import msgpack
 import numpy as np
@@ -123,6 +124,12 @@ def test_a_state_is_that_of_its_rows():
             assert found[name] == expected[name], name
     for one, other in zip(found["heads"], expected["heads"]):
         assert one[:16] == other[:16] and len(one) == len(other)
+
+
+def test_a_state_that_is_told_no_time_is_of_now():
+    began = time.time_ns()
+    made = msgpack.unpackb(attnd.device.layer_state(torch.ones(1, 1, 2, 4), torch.ones(1, 1, 2, 4)))
+    assert began <= made["time_ns"] <= time.time_ns()
 
 
 def test_auto_is_the_reference_on_the_cpu_and_triton_says_why_it_cannot():

@@ -62,11 +62,12 @@ def row_statistics(q: torch.Tensor, k: torch.Tensor, *, scale: Optional[float] =
 
 
 def layer_state(q: torch.Tensor, k: torch.Tensor, *, backend: str = "auto", epoch: int = 0, step: int = 0,
-                microbatch: int = 0, rank: int = 0, time_ns: int = 0, heads: Optional[int] = None, head_offset: int = 0,
-                buckets: int = BUCKETS, **asked: Any) -> bytes:
+                microbatch: int = 0, rank: int = 0, time_ns: Optional[int] = None, heads: Optional[int] = None,
+                head_offset: int = 0, buckets: int = BUCKETS, **asked: Any) -> bytes:
     """The state of one capture, which attnd merges as if it had computed the rows (PROTOCOL.md, section 6).
 
-    epoch, step, microbatch, rank, time_ns  of the capture
+    epoch, step, microbatch, rank  of the capture
+    time_ns      when, in nanoseconds since 1970; default: now
     heads        of the layer, when q has a slice of them from head_offset on; those of q by default
     buckets      window.buckets of the daemon
 

@@ -13,6 +13,7 @@ from .sums import ROW_METRICS, Place, Sums, finish, visible_keys
 WIDTH_MAX = 256
 _SUMS = 13  # numbers that the kernel leaves of a row
 _SLICE_ROWS = 1 << 17  # rows whose sums are held at once: 6.5 MiB, and what finishing them takes
+_SLICE_HEADS = 65535  # of a slice: the most blocks that CUDA has along the second axis of a grid
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -46,7 +47,7 @@ def rows(problem: Problem) -> Dict[str, torch.Tensor]:
     p = problem
     flat = (p.batch * p.heads, p.queries)
     found: Dict[str, torch.Tensor] = {}
-    heads = max(1, _SLICE_ROWS // p.queries)
+    heads = min(_SLICE_HEADS, max(1, _SLICE_ROWS // p.queries))
     for begin in range(0, flat[0], heads):
         some = slice(begin, min(begin + heads, flat[0]))
         place, sums = _sums(p, some)
