@@ -61,6 +61,21 @@ class Transposed(Fused):
         return self.c_attn(x)
 
 
+class Lora(nn.Module):
+    """A Linear with an adapter, as peft makes it."""
+    merged = disable_adapters = False
+    active_adapters, scaling = ("a",), {"a": 1.0}
+
+    def __init__(self, base):
+        super().__init__()
+        self.base_layer = base
+        self.lora_A = nn.ModuleDict({"a": nn.Linear(WIDTH, 2, bias=False)})
+        self.lora_B = nn.ModuleDict({"a": nn.Linear(2, WIDTH, bias=False)})
+
+    def forward(self, x):
+        return self.base_layer(x) + self.lora_B["a"](self.lora_A["a"](x))
+
+
 class Model(nn.Module):
     def __init__(self):
         super().__init__()
@@ -85,12 +100,15 @@ def matrices(state):
 
 
 def shared_out(model, how):
-    """fully_shard of each block; replicated over two groups of ranks; some of it not."""
+    """fully_shard of each block; replicated over two groups of ranks; some of it not; but for an adapter."""
     from torch.distributed.fsdp import fully_shard
     world = dist.get_world_size()
     mesh = dist.device_mesh.init_device_mesh("cpu", (2, world // 2), mesh_dim_names=("twice", "once")) \
         if how == "twice" else dist.device_mesh.init_device_mesh("cpu", (world,))
     kept = {model.blocks[0].out.weight, model.blocks[0].out.bias} if how == "some" else set()
+    if how == "lora":
+        out = model.blocks[0].out = Lora(model.blocks[0].out)
+        kept = {*out.lora_A.parameters(), *out.lora_B.parameters()}
     for block in model.blocks:
         fully_shard(block, mesh=mesh, ignored_params=kept)
     return fully_shard(model, mesh=mesh, ignored_params=kept)

@@ -544,7 +544,10 @@ def _matrix_of(name: str, module: torch.nn.Module) -> Optional[_Matrix]:
     base: Any = getattr(module, "base_layer", None)
     if isinstance(base, torch.nn.Module) and hasattr(module, "lora_A"):
         matrix = _matrix_of(name, base)
-        return None if matrix is None else matrix._replace(added=_lora(name, module))
+        added = () if matrix is None else _lora(name, module)
+        if added and matrix is not None and matrix.shard is not None:
+            raise Refused("sharded", f"{name} is sharded (DTensor), and what LoRA adds to it is not")
+        return None if matrix is None else matrix._replace(added=added)
     if hasattr(module, "parametrizations"):
         raise Refused("parametrised", f"{name} is parametrised (torch.nn.utils.parametrize)")
     weight: Any = getattr(module, "weight", None)
