@@ -17,15 +17,15 @@ LOG = 5  # the revision that has the event `log`
 DOUT = 6  # the revision that has the tensors dout, wo_r and x_norm
 PARTS = 7  # the revision that has parts of matrices: others would refuse them
 VALUES = 8  # the revision that has v, wo_r and x_norm beside weights
-TYPES = frozenset(("attention", "qk", "weights", "event"))  # that were there before an attnd announced any
-KNOWN_TYPES = TYPES | {"state"}
+TYPES_1 = frozenset(("attention", "qk", "weights", "event"))  # that were there before an attnd announced any
+KNOWN_TYPES = TYPES_1 | {"state"}
 
 
 class Limits(NamedTuple):
     """The message types that are accepted, the newest revision of header keys, and bounds of a message: its bytes with
     topic and header, its pairs of queries and keys, the heads of its layer. `weights_max_size`: the side of the largest
     projection matrix that has a spectrum as a whole. `buckets`: of the histograms in its windows."""
-    accepts: FrozenSet[str] = TYPES
+    accepts: FrozenSet[str] = TYPES_1
     header: int = 1
     max_message: float = math.inf
     max_entries: float = math.inf

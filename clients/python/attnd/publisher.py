@@ -356,9 +356,13 @@ class Publisher:
 
         The rest, what is returned and what is raised as for publish_attention.
         """
-        packed = layer_state.read_packed(state if isinstance(state, bytes) else state.pack())
-        if first is None:
-            first = (packed.epoch, packed.step) if isinstance(state, bytes) else state.first
+        if isinstance(state, bytes):
+            packed = layer_state.read_packed(state)
+            oldest = packed.epoch, packed.step
+        else:
+            packed = layer_state.Packed(state.pack(), state.heads, *state.newest[:2])
+            oldest = state.first
+        first = oldest if first is None else first
         if tuple(first) > (packed.epoch, packed.step):
             raise ValueError(f"first = {first!r}: after the newest capture, {(packed.epoch, packed.step)}")
         where = self._where(stack, layer, site, packed.epoch, packed.step, module)
