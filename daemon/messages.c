@@ -106,8 +106,8 @@ static void messages_settle(struct daemon *daemon, struct message *message)
     if (message->detached) {
         queue_join(run, message, messages_now_ns(daemon));
         messages_account(daemon, message);
-    } else if (message != run->queue && !uncomputed) { /* it has to wait for its turn: its
- numbers are enough */
+    } else if (message != run->queue && !uncomputed) {
+        /* it has to wait for its turn: its numbers are enough */
         uint64_t bytes = message_free_tensors(message);
         message->cost -= bytes;
         ingest_release(daemon->ingest, message->share, bytes, message->reserved);

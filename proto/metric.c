@@ -20,6 +20,12 @@ double metric_grain(enum metric metric, double around)
     return fmax(info->resolution, GRAIN_SHARE * (isfinite(range) ? range : fabs(around)));
 }
 
+bool metric_in_spectrum(unsigned metric)
+{
+    return metric_info[metric].group == METRIC_GROUP_SPECTRUM &&
+           metric_info[metric].kind != METRIC_KIND_MATRIX;
+}
+
 const struct vector_info vector_info[VECTOR_COUNT] = {
     [VECTOR_SINGULAR_VALUES] = {"singular_values", SINGULAR_VALUES_MAX, 0, true},
     [VECTOR_LOW_RANK_ERROR] = {"low_rank_error", LOW_RANK_COUNT, SINGULAR_VALUES_MAX, false},

@@ -51,6 +51,9 @@ extern const struct metric_info metric_info[METRIC_COUNT];
  * of the natural range, or of `around` where the range has no end. */
 double metric_grain(enum metric metric, double around);
 
+/* Whether a metric is listed under `spectrum`; all others are under `heads`. */
+bool metric_in_spectrum(unsigned metric);
+
 /* Lists of numbers that a head has, under `spectrum`. */
 enum vector {
     VECTOR_SINGULAR_VALUES,    /* the largest, descending */

@@ -47,7 +47,4 @@ void part_pattern(struct mpk_writer *writer, const char *key, const enum pattern
 /* The map under `weights`. */
 void part_weights(struct mpk_writer *writer, const struct weights_result *weights);
 
-/* Whether a metric is listed under `spectrum`; all others are under `heads`. */
-bool part_in_spectrum(unsigned metric);
-
 #endif

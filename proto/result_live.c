@@ -7,7 +7,7 @@ static uint32_t count_values(const struct layer_numbers *numbers, bool spectrum)
     uint32_t count = 0;
 
     for (unsigned i = 0; i < METRIC_COUNT; i++) {
-        count += numbers->value[i] && part_in_spectrum(i) == spectrum;
+        count += numbers->value[i] && metric_in_spectrum(i) == spectrum;
     }
     return count;
 }
@@ -16,7 +16,7 @@ static void result_live_put_values(struct mpk_writer *writer, const struct layer
                                    bool spectrum)
 {
     for (unsigned i = 0; i < METRIC_COUNT; i++) {
-        if (numbers->value[i] && part_in_spectrum(i) == spectrum) {
+        if (numbers->value[i] && metric_in_spectrum(i) == spectrum) {
             part_list(writer, metric_info[i].name, numbers->value[i], numbers->heads);
         }
     }

@@ -204,9 +204,3 @@ void part_pattern(struct mpk_writer *writer, const char *key, const enum pattern
         }
     }
 }
-
-bool part_in_spectrum(unsigned metric)
-{
-    return metric_info[metric].group == METRIC_GROUP_SPECTRUM &&
-           metric_info[metric].kind != METRIC_KIND_MATRIX;
-}

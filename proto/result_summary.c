@@ -58,7 +58,7 @@ static uint32_t count_stats(const struct summary_result *summary, bool spectrum)
     uint32_t count = 0;
 
     for (unsigned i = 0; i < METRIC_COUNT; i++) {
-        count += summary->stat[i] && part_in_spectrum(i) == spectrum;
+        count += summary->stat[i] && metric_in_spectrum(i) == spectrum;
     }
     return count;
 }
@@ -67,7 +67,7 @@ static void result_summary_put_stats(struct mpk_writer *writer,
                                      const struct summary_result *summary, bool spectrum)
 {
     for (unsigned i = 0; i < METRIC_COUNT; i++) {
-        if (!summary->stat[i] || part_in_spectrum(i) != spectrum) {
+        if (!summary->stat[i] || metric_in_spectrum(i) != spectrum) {
             continue;
         }
         mpk_put_str(writer, metric_info[i].name);

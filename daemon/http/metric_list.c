@@ -20,12 +20,11 @@ static json_t *metric_list_describe(int i)
 {
     const struct metric_info *info = &metric_info[i];
     static const char *const worse[] = {"low", "high", "neither"};
-    bool spectrum = info->group == METRIC_GROUP_SPECTRUM && info->kind != METRIC_KIND_MATRIX;
     return json_pack("{s:s, s:s, s:s, s:s, s:o, s:s, s:f, s:s}", "name", info->name, "unit",
                      info->unit, "per", info->kind == METRIC_KIND_ROW ? "row" : "message", "group",
-                     spectrum ? "spectrum" : "heads", "domain", domain_of(info), "worse",
-                     worse[info->worse], "resolution", info->resolution, "description",
-                     info->description);
+                     metric_in_spectrum((unsigned)i) ? "spectrum" : "heads", "domain",
+                     domain_of(info), "worse", worse[info->worse], "resolution", info->resolution,
+                     "description", info->description);
 }
 
 /* The scores of trouble (alerts/trouble.h): in the history like a metric, of no group of results.

@@ -27,8 +27,9 @@
  * as it takes to make so many misses the rest. */
 #define SUBSCRIPTIONS_MAX 10000
 /* How long it goes on reading at most. */
-#define STATE_COST 4 /* a state is read into memory of its own, and merged */
-#define DRAIN_NS   UINT64_C(1000000000)
+#define DRAIN_NS UINT64_C(1000000000)
+/* A state is read into memory of its own, and merged. */
+#define STATE_COST 4
 
 /* So many times what is free may a job have in flight; see ingest_has_room. */
 #define SHARE_OF_FREE 8
