@@ -111,22 +111,25 @@ static struct measure_plan work_plan_of(const struct header *header, const struc
     return plan;
 }
 
-/* The parts of matrices share what they cost together, which they are joined for. Each costs all of
- * it when that is more than there is. */
+/* A part of matrices costs its share of what computing them takes, and of what they are joined in,
+ * which are as many bytes as it has; more than there is, when all parts, of entries as large as its
+ * own, can never be there at once. */
 static uint64_t work_part_cost(const struct header *header, uint64_t all,
                                const struct config *config)
 {
-    double whole = 0, here = 0;
+    double whole = 0, here = 0, bytes = 0;
     for (int p = 0; p < PROJECTION_COUNT; p++) {
         whole += (double)header->matrix[p].out * header->matrix[p].in;
     }
     for (uint32_t i = 0; i < header->tensor_count; i++) {
         const struct tensor *tensor = &header->tensors[i];
         here += (double)tensor->shape[0] * (double)tensor->shape[1];
+        bytes += (double)tensor->bytes;
     }
-    double joined = (double)all + whole * (double)dtype_size(DTYPE_F64);
-    return joined > (double)config->ingest_budget ? UINT64_MAX / 2
-                                                  : (uint64_t)(joined * here / whole);
+    double together = (double)all + 2 * bytes * whole / here;
+    return together > (double)config->ingest_budget
+               ? UINT64_MAX / 2
+               : (uint64_t)((double)all * here / whole + bytes);
 }
 
 uint64_t work_cost(const struct header *header, const struct config *config,
