@@ -10,6 +10,7 @@
 #include "daemon/run/assembly.h"
 
 #include "daemon/base/clock.h"
+#include "daemon/state/position.h"
 
 static void assembly_lose(struct run *run, struct stream *stream)
 {
@@ -32,7 +33,7 @@ void assembly_give_up_late(struct run *run, uint64_t now_ns)
 {
     for (struct stream *stream = run->streams; stream && run->waiting; stream = stream->hh.next) {
         if (stream->assembly.first &&
-            clock_since_ns(stream->assembly.heard_ns, now_ns) >= ASSEMBLY_PATIENCE_NS) {
+            clock_since_ns(stream->assembly.first->received_ns, now_ns) >= ASSEMBLY_PATIENCE_NS) {
             assembly_lose(run, stream);
         }
     }
@@ -54,6 +55,12 @@ struct message *assembly_take_lost(struct run *run)
     return message;
 }
 
+/* Where its matrices belong, whichever rank sent it. */
+static struct position assembly_position_of(const struct header *header)
+{
+    return (struct position){.epoch = header->epoch, .step = header->step, .rank = 1};
+}
+
 /* Whether two parts are of the same matrices. */
 static bool assembly_is_alike(const struct header *a, const struct header *b)
 {
@@ -64,8 +71,8 @@ static bool assembly_is_alike(const struct header *a, const struct header *b)
     return alike;
 }
 
-static bool overlaps(const struct matrix_place *a, const struct tensor *size_a,
-                     const struct matrix_place *b, const struct tensor *size_b)
+static bool assembly_overlaps(const struct matrix_place *a, const struct tensor *size_a,
+                              const struct matrix_place *b, const struct tensor *size_b)
 {
     return a->row < b->row + size_b->shape[0] && b->row < a->row + size_a->shape[0] &&
            a->column < b->column + size_b->shape[1] && b->column < a->column + size_a->shape[1];
@@ -82,7 +89,7 @@ static bool assembly_goes_with(const struct header *a, const struct header *b)
             const struct tensor *size_a = &a->tensors[frame_a - 2],
                                 *size_b = &b->tensors[frame_b - 2];
             fits = size_a->dtype == size_b->dtype &&
-                   !overlaps(&a->matrix[p], size_a, &b->matrix[p], size_b);
+                   !assembly_overlaps(&a->matrix[p], size_a, &b->matrix[p], size_b);
         }
     }
     return fits;
@@ -112,14 +119,18 @@ int assembly_put(struct run *run, struct stream *stream, struct message *message
     const struct header *header = &message->header;
     if (assembly->first) {
         const struct header *there = &assembly->first->header;
-        if (header->step < there->step) {
+        struct position own = assembly_position_of(header), theirs = assembly_position_of(there);
+        if (!position_reaches(&own, &theirs)) {
             return ERR_INCOMPLETE;
         }
-        if (header->step > there->step || header->epoch != there->epoch) {
+        if (!position_reaches(&theirs, &own)) {
             assembly_lose(run, stream);
         } else if (!assembly_is_alike(header, there)) {
             return ERR_SHAPE;
         }
+    }
+    if (assembly->count >= run->config->limits_ranks) {
+        return ERR_RANK_LIMIT;
     }
     struct message **end = &assembly->first;
     for (; *end; end = &(*end)->queued_next) {
@@ -140,7 +151,7 @@ int assembly_put(struct run *run, struct stream *stream, struct message *message
         return code;
     }
     assembly->entries = entries;
-    assembly->heard_ns = message->received_ns;
+    assembly->count++;
     message->waits = true;
     message->queued_next = NULL;
     *end = message;

@@ -2,9 +2,10 @@
 /* assembly: the parts of a layer's projection matrices, which ranks that share them out (FSDP) send
  * one by one, until all entries are there.
  *
- * A layer assembles the matrices of one step at a time. Parts that do not become whole are given up
- * as `incomplete`: when a part of another step comes, when ASSEMBLY_PATIENCE_NS have passed since
- * the newest, and when the run ends. Loop thread only. */
+ * A layer assembles the matrices of one epoch and step at a time, of which no more than
+ * limits.ranks parts wait. Parts that do not become whole are given up as `incomplete`: when a part
+ * of a later epoch or step comes, when ASSEMBLY_PATIENCE_NS have passed since the first, and when
+ * the run ends. Loop thread only. */
 #ifndef DAEMON_RUN_ASSEMBLY_H
 #define DAEMON_RUN_ASSEMBLY_H
 
@@ -15,7 +16,7 @@
 /* Takes a part in its turn, with its place in the sequence known. On 0 it either waits
  * (message->waits), and is the stream's, or is the last: then it stands for all of them
  * (message_join). Returns 0, ERR_INCOMPLETE when its step was given up before, ERR_SHAPE when it
- * does not go with the others, or ERR_MEMORY. */
+ * does not go with the others, ERR_RANK_LIMIT when too many wait, or ERR_MEMORY. */
 int assembly_put(struct run *run, struct stream *stream, struct message *message);
 
 /* Gives up the parts that have waited too long at `now_ns`, or all of them, of all layers: they are

@@ -37,7 +37,7 @@ struct layer_track {
 struct assembly {
     struct message *first; /* in the order of arrival, by queued_next; owned */
     uint64_t entries;      /* of the matrices, that they have together */
-    uint64_t heard_ns;     /* when the newest came */
+    uint32_t count;
 };
 
 struct stream {

@@ -86,6 +86,15 @@ struct sample *fixture_make(struct run_fixture *f, uint32_t layer, uint32_t rank
     return sample;
 }
 
+struct sample *fixture_make_weights(struct run_fixture *f, uint64_t step)
+{
+    static const struct weights_result nothing;
+    struct sample *sample = fixture_make(f, 0, 0, step);
+    sample->message.header.type = MESSAGE_WEIGHTS;
+    sample->measured.weights = &nothing;
+    return sample;
+}
+
 bool fixture_queue(struct run_fixture *f, struct sample *sample)
 {
     return queue_put(f->run, &sample->message, f->now);

@@ -42,6 +42,8 @@ struct sample {
     double value[METRIC_COUNT][HEADS];
 };
 struct sample *fixture_make(struct run_fixture *f, uint32_t layer, uint32_t rank, uint64_t step);
+/* A message of tier weights, from layer 0 and rank 0, without numbers. */
+struct sample *fixture_make_weights(struct run_fixture *f, uint64_t step);
 bool fixture_queue(struct run_fixture *f, struct sample *sample);
 void fixture_finish(struct run_fixture *f, struct sample *sample);
 /* Takes what has its turn; returns the code of the last one, or 1 when there was none. */

@@ -2,7 +2,6 @@
 /* Messages of one run, computed in an order that the test chooses. */
 #include "tests/unit/unit.h"
 
-#include "daemon/run/assembly.h"
 #include "tests/unit/daemon/run/fixture.h"
 
 #include <stdlib.h>
@@ -215,22 +214,12 @@ static void test_a_flush_waits_for_what_was_received_before_it(void **state)
     fixture_stop(&f);
 }
 
-/* A message of tier weights. */
-static struct sample *make_weights(struct run_fixture *f, uint64_t step)
-{
-    static const struct weights_result nothing;
-    struct sample *sample = fixture_make(f, 0, 0, step);
-    sample->message.header.type = MESSAGE_WEIGHTS;
-    sample->measured.weights = &nothing;
-    return sample;
-}
-
 static void test_weights_hold_up_their_windows_and_no_message(void **state)
 {
     struct run_fixture f;
     (void)state;
     fixture_start(&f, "[100 steps]");
-    struct sample *weights = make_weights(&f, 0);
+    struct sample *weights = fixture_make_weights(&f, 0);
     fixture_queue(&f, weights);
     for (uint64_t step = 1; step <= 8; step++) {
         assert_int_equal(fixture_send(&f, 0, 0, step), 0);
@@ -248,155 +237,14 @@ static void test_weights_hold_up_their_windows_and_no_message(void **state)
     fixture_stop(&f);
 }
 
-/* Rows [row, row + rows) of a W_q of [2, 3] entries in f32, as rank `rank` of two has them. */
-static struct sample *make_part(struct run_fixture *f, uint32_t rank, uint64_t step, uint32_t row,
-                                uint32_t rows)
-{
-    struct sample *sample = make_weights(f, step);
-    struct header *header = &sample->message.header;
-    header->rank = rank;
-    header->world = 2;
-    f->seq[0][0]--; /* which make_weights has taken */
-    header->seq = f->seq[0][rank]++;
-    header->in_parts = true;
-    header->kv_heads = HEADS;
-    header->head_dim = 1;
-    header->matrix[PROJECTION_Q] = (struct matrix_place){HEADS, 3, row, 0};
-    header->tensor_count = 1;
-    header->tensors[0] = (struct tensor){
-        .role = TENSOR_WQ, .dtype = DTYPE_F32, .rank = 2, .shape = {rows, 3}, .bytes = rows * 12};
-    sample->message.frame_count = 3;
-    zmq_msg_init(&sample->message.frames[0]);
-    zmq_msg_init(&sample->message.frames[1]);
-    zmq_msg_init_size(&sample->message.frames[2], rows * 12);
-    float *numbers = zmq_msg_data(&sample->message.frames[2]);
-    for (uint32_t i = 0; i < rows * 3; i++) {
-        numbers[i] = (float)(row * 3 + i);
-    }
-    return sample;
-}
-
-/* Sends a part; returns what queue_take gives for it. */
-static struct message *take_part(struct run_fixture *f, struct sample *part)
-{
-    assert_false(fixture_queue(f, part));
-    struct message *message = queue_take(f->run);
-    assert_ptr_equal(message, &part->message);
-    assert_null(queue_take(f->run));
-    return message;
-}
-
-static uint64_t dropped_as(const struct run_fixture *f, int code)
-{
-    return run_counts(f->run).tally.dropped[err_index(code)];
-}
-
-static void free_lost(struct run_fixture *f, uint32_t count)
-{
-    struct message *message;
-    for (; (message = assembly_take_lost(f->run)); count--) {
-        assert_int_equal(message->code, ERR_INCOMPLETE);
-        message_free(&message);
-    }
-    assert_int_equal(count, 0);
-}
-
-static void test_parts_of_matrices_are_computed_when_all_of_them_have_come(void **state)
-{
-    struct run_fixture f;
-    (void)state;
-    fixture_start(&f, "[]");
-    struct message *first = take_part(&f, make_part(&f, 1, 3, 1, 1));
-    assert_true(first->waits && !first->detached);
-    assert_int_equal(run_counts(f.run).processed, 0);
-    struct sample *second = make_part(&f, 0, 3, 0, 1);
-    struct message *last = take_part(&f, second);
-    assert_true(last->detached && !last->waits && last->parts == first);
-    message_gather(last);
-    const float *whole = message_weights(last).matrix[PROJECTION_Q].data;
-    for (int i = 0; i < 6; i++) {
-        assert_true(whole[i] == (float)i);
-    }
-    fixture_finish(&f, second);
-    queue_join(f.run, last, f.now);
-    assert_int_equal(run_counts(f.run).processed, 2);
-    assert_false(run_busy(f.run));
-    fixture_event(&f, 0, EVENT_BYE, 0);
-    fixture_event(&f, 1, EVENT_BYE, 0);
-    assert_int_equal(f.summaries, 1);
-    assert_int_equal(fixture_number(&f, 0, NULL, "messages"), 1);
-    message_free(&last);
-    fixture_stop(&f);
-}
-
-static void test_parts_that_do_not_become_whole_are_dropped_by_reason(void **state)
-{
-    struct run_fixture f;
-    (void)state;
-    fixture_start(&f, "[]");
-    take_part(&f, make_part(&f, 0, 3, 0, 1));
-    /* the next step gives the one before up, and what comes of that then is too late */
-    take_part(&f, make_part(&f, 0, 4, 0, 1));
-    free_lost(&f, 1);
-    struct message *late = take_part(&f, make_part(&f, 1, 3, 1, 1));
-    assert_int_equal(late->code, ERR_INCOMPLETE);
-    message_free(&late);
-    assert_int_equal(dropped_as(&f, ERR_INCOMPLETE), 2);
-    /* patience is of the newest */
-    tick_run(f.run, f.now + ASSEMBLY_PATIENCE_NS - 1);
-    assert_true(run_busy(f.run));
-    tick_run(f.run, f.now + ASSEMBLY_PATIENCE_NS);
-    free_lost(&f, 1);
-    assert_false(run_busy(f.run));
-    assert_int_equal(dropped_as(&f, ERR_INCOMPLETE), 3);
-    assert_int_equal(run_counts(f.run).received, 3);
-    fixture_stop(&f);
-}
-
-static void test_the_end_of_a_run_gives_up_what_is_not_whole(void **state)
-{
-    struct run_fixture f;
-    (void)state;
-    fixture_start(&f, "[]");
-    take_part(&f, make_part(&f, 0, 3, 0, 1));
-    fixture_event(&f, 0, EVENT_BYE, 0);
-    assert_true(run_busy(f.run));
-    fixture_event(&f, 1, EVENT_BYE, 0);
-    free_lost(&f, 1);
-    assert_int_equal(f.run->state, JOB_ENDED);
-    assert_int_equal(f.summaries, 0); /* of a layer that has no numbers */
-    assert_int_equal(dropped_as(&f, ERR_INCOMPLETE), 1);
-    fixture_stop(&f);
-}
-
-static void test_parts_that_do_not_go_together_are_refused(void **state)
-{
-    struct run_fixture f;
-    (void)state;
-    fixture_start(&f, "[]");
-    take_part(&f, make_part(&f, 0, 3, 0, 1));
-    struct sample *parts[] = {make_part(&f, 1, 3, 0, 1), make_part(&f, 1, 3, 1, 1),
-                              make_part(&f, 1, 3, 1, 1)};
-    parts[1]->message.header.matrix[PROJECTION_Q].in = 4;
-    parts[2]->message.header.tensors[0].dtype = DTYPE_F64;
-    for (size_t i = 0; i < 3; i++) {
-        struct message *message = take_part(&f, parts[i]);
-        assert_int_equal(message->code, ERR_SHAPE);
-        message_free(&message);
-    }
-    assembly_give_up_all(f.run);
-    free_lost(&f, 1);
-    fixture_stop(&f);
-}
-
 static void test_weights_that_are_refused_in_their_turn_are_counted_once(void **state)
 {
     struct run_fixture f;
     (void)state;
     fixture_start(&f, "[]");
-    struct sample *weights = make_weights(&f, 3);
+    struct sample *weights = fixture_make_weights(&f, 3);
     fixture_queue(&f, weights);
-    struct sample *again = make_weights(&f, 3);
+    struct sample *again = fixture_make_weights(&f, 3);
     again->message.header.seq = 0;
     assert_true(fixture_queue(&f, again)); /* nobody could know */
     assert_null(queue_take(f.run));
@@ -683,10 +531,6 @@ int main(void)
         cmocka_unit_test(test_a_repeated_message_costs_no_work),
         cmocka_unit_test(test_a_flush_waits_for_what_was_received_before_it),
         cmocka_unit_test(test_weights_hold_up_their_windows_and_no_message),
-        cmocka_unit_test(test_parts_of_matrices_are_computed_when_all_of_them_have_come),
-        cmocka_unit_test(test_parts_that_do_not_become_whole_are_dropped_by_reason),
-        cmocka_unit_test(test_the_end_of_a_run_gives_up_what_is_not_whole),
-        cmocka_unit_test(test_parts_that_do_not_go_together_are_refused),
         cmocka_unit_test(test_weights_that_are_refused_in_their_turn_are_counted_once),
         cmocka_unit_test(test_without_state_memory_messages_are_refused_and_windows_go_on),
         cmocka_unit_test(test_a_hello_from_a_later_step_moves_no_window),
