@@ -216,11 +216,6 @@ uint32_t layer_state_leader(uint32_t slot)
     return slot < METRIC_QK_SPECTRAL_NORM ? METRIC_SPECTRAL_NORM : METRIC_QK_SPECTRAL_NORM;
 }
 
-static void set_bit(struct stat_mask *mask, uint32_t slot)
-{
-    mask->bits[slot / 64] |= 1ull << slot % 64;
-}
-
 /* The numbers of a message for one head; `mask` has every slot in use, so that numbers which are
  * off now are not taken for the newest. */
 struct head_input {
@@ -269,7 +264,7 @@ static int layer_state_add_head(struct layer_state *state, const struct measured
             input.slot[m].newest =
                 newest && measured->value[leader] && !isnan(measured->value[leader][h]);
         }
-        set_bit(&input.mask, m);
+        stat_mask_set(&input.mask, m);
     }
     for (int v = 0; v < VECTOR_COUNT; v++) {
         uint32_t width = vector_info[v].width;
@@ -278,7 +273,7 @@ static int layer_state_add_head(struct layer_state *state, const struct measured
             uint32_t slot = layer_vector_slot(v, i);
             input.slot[slot] =
                 (struct stat_input){.value = values[i], .newest = newest && !isnan(values[0])};
-            set_bit(&input.mask, slot);
+            stat_mask_set(&input.mask, slot);
         }
     }
     int code = layer_state_update(state, &head->stats, &input, writer);
@@ -359,7 +354,9 @@ int layer_state_add(struct layer_state *state, const struct message *message,
         state->messages++;
         state->rows += measured->rows;
         state->invalid_rows += measured->invalid_rows;
-        state->row_sum_error = fmax(state->row_sum_error, measured->row_sum_error);
+        if (measured->row_sum_error <= STAT_VALUE_MOST) {
+            state->row_sum_error = fmax(state->row_sum_error, measured->row_sum_error);
+        }
     }
     return code;
 }

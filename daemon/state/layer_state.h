@@ -115,6 +115,10 @@ int layer_state_pack(const struct layer_state *state, struct mpk_writer *writer)
 int layer_state_pack_judged(const struct layer_state *state, const double *trouble,
                             struct mpk_writer *writer);
 int layer_state_unpack(const void *data, size_t size, struct layer_state **ret_state);
+/* From a sender, about so many heads: of the version that is written now, and with no more values
+ * than such a state may have. */
+int layer_state_unpack_sent(const void *data, size_t size, uint32_t heads,
+                            struct layer_state **ret_state);
 /* In half the time, for a question about one metric of the heads: the histograms of their other
  * metrics are not checked, and may not be read. Any other `metric`: none is. */
 int layer_state_unpack_metric(const void *data, size_t size, int metric,

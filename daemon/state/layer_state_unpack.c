@@ -9,11 +9,17 @@
 #include "daemon/state/layer_state_internal.h"
 #include "daemon/state/stored.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define HEADS_MAX 65536 /* as limits.heads */
 #define ROWS_MOST (UINT64_C(1) << 53)
+
+/* The values of a state without details: a head has at most its numbers, a pattern, invalid rows
+ * and a position of five; there are less than 400 besides. The rest is for names of other versions.
+ */
+enum { SENT_ELEMENTS = 1024, SENT_HEAD_ELEMENTS = 16 };
 
 static int get_tier(struct layer_state *state, const msgpack_object *map)
 {
@@ -162,11 +168,15 @@ static int get_ranks(struct layer_state *state, const msgpack_object *map, uint3
 static int get_row_sum_error(struct layer_state *state, const msgpack_object *map, uint32_t version)
 {
     const msgpack_object *value = mpk_find(map, "row_sum_error");
+    double *error = &state->row_sum_error;
     if (version == 1) {
-        return stored_fill(map, "row_sum_error", &state->row_sum_error,
-                           sizeof state->row_sum_error);
+        int code = stored_fill(map, "row_sum_error", error, sizeof *error);
+        *error = fabs(*error) <= STAT_VALUE_MOST ? *error : NAN;
+        return code;
     }
-    return value && mpk_get_f64(value, &state->row_sum_error) == 0 ? 0 : ERR_STORE_FORMAT;
+    bool sound = value && mpk_get_f64(value, error) == 0 &&
+                 (isnan(*error) || fabs(*error) <= STAT_VALUE_MOST);
+    return sound ? 0 : ERR_STORE_FORMAT;
 }
 
 static int get_counts(struct layer_state *state, const msgpack_object *map, uint32_t version)
@@ -547,12 +557,19 @@ static int layer_state_unpack_fill(struct layer_state *state, const msgpack_obje
     return code;
 }
 
-static int new_state(const msgpack_object *map, uint32_t *ret_version,
+/* Which documents are read, and how much of them. */
+struct reading {
+    struct mpk_limits limits;
+    uint32_t oldest;   /* version */
+    const int *metric; /* the only one whose histograms will be read; NULL: all */
+};
+
+static int new_state(const msgpack_object *map, uint32_t oldest, uint32_t *ret_version,
                      struct layer_state **ret_state)
 {
     const msgpack_object *heads = layer_state_unpack_get_array(map, "heads");
     uint32_t buckets;
-    if (stored_u32(map, "v", LAYER_STATE_VERSION, ret_version) != 0 || *ret_version == 0 ||
+    if (stored_u32(map, "v", LAYER_STATE_VERSION, ret_version) != 0 || *ret_version < oldest ||
         !heads || heads->via.array.size == 0 || heads->via.array.size > HEADS_MAX ||
         stored_u32(map, "buckets", HIST_KEYS, &buckets) != 0) {
         return ERR_STORE_FORMAT;
@@ -561,20 +578,19 @@ static int new_state(const msgpack_object *map, uint32_t *ret_version,
     return *ret_state ? 0 : ERR_MEMORY;
 }
 
-/* `metric`: the only one whose histograms will be read; NULL: all. */
-static int unpack_some(const void *data, size_t size, const int *metric,
+static int unpack_some(const void *data, size_t size, const struct reading *reading,
                        struct layer_state **ret_state)
 {
     struct mpk_doc doc;
     struct layer_state *state = NULL;
-    int code = mpk_parse(data, size, &stored_limits, &doc);
+    int code = mpk_parse(data, size, &reading->limits, &doc);
     if (code) {
         return code == ERR_MEMORY ? code : ERR_STORE_FORMAT;
     }
     uint32_t version;
-    code = new_state(doc.root, &version, &state);
+    code = new_state(doc.root, reading->oldest, &version, &state);
     if (!code) {
-        code = layer_state_unpack_fill(state, doc.root, version, metric);
+        code = layer_state_unpack_fill(state, doc.root, version, reading->metric);
     }
     mpk_doc_clear(&doc);
     if (code) {
@@ -587,11 +603,22 @@ static int unpack_some(const void *data, size_t size, const int *metric,
 
 int layer_state_unpack(const void *data, size_t size, struct layer_state **ret_state)
 {
-    return unpack_some(data, size, NULL, ret_state);
+    const struct reading reading = {stored_limits, 1, NULL};
+    return unpack_some(data, size, &reading, ret_state);
+}
+
+int layer_state_unpack_sent(const void *data, size_t size, uint32_t heads,
+                            struct layer_state **ret_state)
+{
+    struct reading reading = {stored_limits, 2, NULL};
+    reading.limits.elements =
+        SENT_ELEMENTS + SENT_HEAD_ELEMENTS * (heads < HEADS_MAX ? heads : HEADS_MAX);
+    return unpack_some(data, size, &reading, ret_state);
 }
 
 int layer_state_unpack_metric(const void *data, size_t size, int metric,
                               struct layer_state **ret_state)
 {
-    return unpack_some(data, size, &metric, ret_state);
+    const struct reading reading = {stored_limits, 1, &metric};
+    return unpack_some(data, size, &reading, ret_state);
 }

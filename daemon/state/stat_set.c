@@ -134,10 +134,25 @@ void stat_writer_free(struct stat_writer **writer)
     *writer = NULL;
 }
 
+/* Numbers that values can have; rounding may push a mean past its bounds. */
+static bool moments_are_sound(const struct moments *m)
+{
+    double slack = 1e-6 * fmax(fabs(m->min), fabs(m->max));
+    return m->n == 0 ||
+           (m->min >= -STAT_VALUE_MOST && m->max <= STAT_VALUE_MOST && m->min <= m->max &&
+            m->mean >= m->min - slack && m->mean <= m->max + slack && m->m2 >= 0);
+}
+
+static bool value_exists(double value)
+{
+    return fabs(value) <= STAT_VALUE_MOST;
+}
+
 /* Whether something is added to the number, besides its newest value. */
 static bool adds(const struct stat_input *input)
 {
-    return input->rows ? input->rows->moments.n > 0 : isfinite(input->value);
+    return input->rows ? input->rows->moments.n > 0 && moments_are_sound(&input->rows->moments)
+                       : value_exists(input->value);
 }
 
 static uint8_t *write_unchanged(uint8_t *to, const struct stat_record *old)
@@ -164,7 +179,8 @@ static uint8_t *write_sum(uint8_t *to, const struct stat_record *old,
 {
     struct moments moments = old->moments;
     struct stat_hist_source hist = {.bytes = old->hist, .size = old->hist_size};
-    double last = input->newest ? input->value : old->last;
+    double newest = value_exists(input->value) ? input->value : NAN;
+    double last = input->newest ? newest : old->last;
     if (adds(input)) {
         if (input->rows) {
             moments_merge(&moments, &input->rows->moments);
@@ -182,7 +198,7 @@ static uint8_t *write_sum(uint8_t *to, const struct stat_record *old,
 
 static bool says_nothing(const struct stat_input *input)
 {
-    return !adds(input) && (!input->newest || isnan(input->value));
+    return !adds(input) && (!input->newest || !value_exists(input->value));
 }
 
 int stat_set_add(struct stat_set *set, const struct stat_input inputs[STAT_SLOTS],
@@ -405,17 +421,6 @@ static bool numbers_fit(const uint8_t *at, const uint8_t *end, bool has_hist, si
            (some || ((flags & FLAG_SAME) && stat_last_of(flags) != LAST_IS_MEAN));
 }
 
-/* Beyond it sums of values are not numbers. */
-#define VALUE_MOST 1e300
-
-/* Numbers that values can have; rounding may push a mean past its bounds. */
-static bool moments_are_sound(const struct moments *m)
-{
-    double slack = 1e-6 * fmax(fabs(m->min), fabs(m->max));
-    return m->n == 0 || (m->min >= -VALUE_MOST && m->max <= VALUE_MOST && m->min <= m->max &&
-                         m->mean >= m->min - slack && m->mean <= m->max + slack && m->m2 >= 0);
-}
-
 /* There are as many counts as values, or one of them is saturated, and all are within their bounds.
  */
 static bool hist_fits(const struct stat_record *stat, uint32_t buckets)
@@ -446,7 +451,8 @@ static const uint8_t *check_record(const uint8_t *at, const uint8_t *end, bool h
     }
     /* All that this looks at is there; it does not look into the histogram. */
     const uint8_t *after = stat_read_record(at, has_hist, &stat);
-    if ((size_t)(end - at) - bytes < stat.hist_size || !moments_are_sound(&stat.moments)) {
+    if ((size_t)(end - at) - bytes < stat.hist_size || stat.hist_size > hist_bytes_max(buckets) ||
+        !moments_are_sound(&stat.moments) || !(isnan(stat.last) || value_exists(stat.last))) {
         return NULL;
     }
     return !stat.hist || !looks_into || hist_fits(&stat, buckets) ? after : NULL;

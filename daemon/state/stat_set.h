@@ -19,6 +19,9 @@
 #define STAT_SLOTS 128
 #define STAT_WORDS (STAT_SLOTS / 64)
 
+/* The magnitude of values: sums of larger ones are not numbers. */
+#define STAT_VALUE_MOST 1e300
+
 /* Bit per slot. */
 struct stat_mask {
     uint64_t bits[STAT_WORDS];
@@ -46,7 +49,8 @@ uint64_t stat_set_bytes(const struct stat_set *set);
 /* Takes a copy of bytes that are already a set. Returns 0 or ERR_MEMORY, then without effect. */
 int stat_set_assign(struct stat_set *set, const uint8_t *bytes, uint32_t size);
 /* Whether bytes[size] are a set whose histograms have at most so many buckets. Only the histograms
- * of `slots` are looked into, and only they may be read then; NULL: all. */
+ * of `slots` are looked into, and only they may be read then; NULL: all. The others are no larger,
+ * either. */
 bool stat_set_check(const uint8_t *bytes, size_t size, uint32_t buckets,
                     const struct stat_mask *slots);
 
@@ -78,8 +82,8 @@ int stat_dist(const struct stat_record *stat, struct dist *dist);
 
 /* The contribution of a message to a number. */
 struct stat_input {
-    double value;            /* added when there are no rows and it is finite */
-    const struct dist *rows; /* added; NULL = there are none */
+    double value;            /* beyond STAT_VALUE_MOST as NaN; added when there are no rows */
+    const struct dist *rows; /* added if all are within STAT_VALUE_MOST; NULL = there are none */
     bool newest;             /* `value` is the newest, even if NaN */
 };
 

@@ -7,8 +7,8 @@
 #include <math.h>
 
 /* So that no number of messages makes a count wrap. */
-#define ROWS_MOST     (UINT64_C(1) << 40)
-#define MESSAGES_MOST (UINT64_C(1) << 20)
+#define SENT_ROWS_MOST     (UINT64_C(1) << 40)
+#define SENT_MESSAGES_MOST (UINT64_C(1) << 20)
 
 static bool has_losses(const struct tally *tally)
 {
@@ -24,8 +24,8 @@ static int state_message_check(const struct layer_state *state, const struct hea
     const struct position *newest = &state->newest;
     if (!position_exists(newest) || position_exists(&state->weights_newest) ||
         state->tier == MESSAGE_WEIGHTS || state->detail || state->weights || state->trouble ||
-        has_losses(&state->tally) || state->messages == 0 || state->messages > MESSAGES_MOST ||
-        state->rows > ROWS_MOST || state->invalid_rows > ROWS_MOST) {
+        has_losses(&state->tally) || state->messages == 0 || state->messages > SENT_MESSAGES_MOST ||
+        state->rows > SENT_ROWS_MOST || state->invalid_rows > SENT_ROWS_MOST) {
         return ERR_STATE;
     }
     bool same = state->heads == header->heads && newest->epoch == header->epoch &&
@@ -55,7 +55,8 @@ int state_message_read(struct message *message, struct layer_state **ret_state)
 {
     zmq_msg_t *frame = &message->frames[header_frame_of(&message->header, TENSOR_STATE)];
     struct layer_state *state = NULL;
-    int code = layer_state_unpack(zmq_msg_data(frame), zmq_msg_size(frame), &state);
+    int code = layer_state_unpack_sent(zmq_msg_data(frame), zmq_msg_size(frame),
+                                       message->header.heads, &state);
     if (code) {
         return code == ERR_MEMORY ? code : ERR_STATE;
     }

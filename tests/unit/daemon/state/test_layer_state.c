@@ -723,6 +723,203 @@ static void test_metrics_are_found_by_name(void **unused)
     layer_state_free(&state);
 }
 
+/* Two metrics whose histograms nobody asks for, of more bytes than any histogram has. */
+static void put_long_histograms(struct stat_set *set)
+{
+    enum { LONG = 65000 };
+    static uint8_t bytes[sizeof(struct stat_mask) + 2 * (1 + 1 + 4 + 8 + 8 + 2 + LONG)];
+    static const float one = 1, range[2] = {0, 2};
+    static const double squares = 2;
+    struct stat_mask mask = {{0}};
+    stat_mask_set(&mask, METRIC_DIAGONAL);
+    stat_mask_set(&mask, METRIC_LOCALITY);
+    memcpy(bytes, &mask, sizeof mask);
+    for (uint8_t *at = bytes + sizeof mask; at < bytes + sizeof bytes;) {
+        *at++ =
+            2 | 4 | 128; /* mean, minimum and maximum are f32; the histogram's size has 2 bytes */
+        *at++ = 2;
+        memcpy(at, &one, sizeof one);
+        memcpy(at + 4, &squares, sizeof squares);
+        memcpy(at + 12, range, sizeof range);
+        at[20] = LONG & 255;
+        at[21] = LONG >> 8;
+        at += 22 + LONG;
+    }
+    assert_int_equal(stat_set_assign(set, bytes, sizeof bytes), 0);
+}
+
+static void test_long_histograms_are_refused_even_if_nobody_reads_them(void **unused)
+{
+    (void)unused;
+    struct layer_state *state = layer_state_new(1, BUCKETS), *back = NULL;
+    struct mpk_writer packed;
+    assert_non_null(state);
+    state->on[METRIC_DIAGONAL] = state->on[METRIC_LOCALITY] = true;
+    put_long_histograms(&state->head[0].stats);
+    test_layer_state_pack(state, &packed);
+    /* Each is at the other's place, so they are moved. */
+    layer_state_replace(&packed, "diagonal", "diagXnal");
+    layer_state_replace(&packed, "locality", "diagonal");
+    layer_state_replace(&packed, "diagXnal", "locality");
+    assert_int_equal(
+        layer_state_unpack_metric(packed.buffer.data, packed.buffer.size, METRIC_ENTROPY, &back),
+        ERR_STORE_FORMAT);
+    assert_null(back);
+    mpk_writer_clear(&packed);
+    layer_state_free(&state);
+}
+
+/* Sums of them would not be numbers; the newest of them is none. */
+static void test_values_beyond_1e300_do_not_exist(void **unused)
+{
+    (void)unused;
+    struct layer_state *state = full_state();
+    const struct measured *sound = measure_result(stream[0]->measure);
+    struct measured measured = *sound;
+    struct head_block blocks[HEADS];
+    struct dist large = {0};
+    double values[HEADS] = {1e305, -1e305, INFINITY};
+    uint64_t before = layer_state_moments(state, METRIC_ENTROPY, 0).n;
+    uint64_t spectra = layer_state_moments(state, METRIC_SPECTRAL_NORM, 0).n;
+    assert_int_equal(dist_add(&large, 1e305), 0);
+    memcpy(blocks, sound->head, sizeof blocks);
+    blocks[0].row[METRIC_ENTROPY] = large;
+    measured.head = blocks;
+    measured.value[METRIC_ENTROPY] = measured.value[METRIC_SPECTRAL_NORM] = values;
+    measured.row_sum_error = 1e305;
+    measured.sink_rate = 1e305;
+    stream[0]->message.header.step += STREAM; /* the newest */
+    assert_int_equal(layer_state_add(state, &stream[0]->message, &measured), 0);
+    stream[0]->message.header.step -= STREAM;
+    assert_int_equal(layer_state_moments(state, METRIC_ENTROPY, 0).n, before);
+    for (uint32_t h = 0; h < HEADS; h++) {
+        assert_int_equal(layer_state_moments(state, METRIC_SPECTRAL_NORM, h).n, spectra);
+        assert_true(isnan(stat_find(&state->head[h].stats, METRIC_ENTROPY).last));
+    }
+    assert_true(state->row_sum_error < 1);
+    struct mpk_writer packed;
+    test_layer_state_pack(state, &packed);
+    struct layer_state *back = test_layer_state_unpack(&packed);
+    assert_same_states(back, state);
+    dist_clear(&large);
+    mpk_writer_clear(&packed);
+    layer_state_free(&back);
+    layer_state_free(&state);
+}
+
+/* A set with one number that has been the same, 1, and a newest value. */
+static void put_last(struct stat_set *set, double last)
+{
+    uint8_t bytes[sizeof(struct stat_mask) + 1 + 1 + 4 + 8];
+    static const float one = 1;
+    struct stat_mask mask = {{0}};
+    stat_mask_set(&mask, METRIC_ENTROPY);
+    memcpy(bytes, &mask, sizeof mask);
+    bytes[sizeof mask] = 1 | 2 | 3 << 3; /* all are the same; the mean is f32; the newest f64 */
+    bytes[sizeof mask + 1] = 1;
+    memcpy(bytes + sizeof mask + 2, &one, sizeof one);
+    memcpy(bytes + sizeof mask + 6, &last, sizeof last);
+    assert_int_equal(stat_set_assign(set, bytes, sizeof bytes), 0);
+}
+
+static int code_of(const struct layer_state *state)
+{
+    struct layer_state *back = NULL;
+    struct mpk_writer packed;
+    test_layer_state_pack(state, &packed);
+    int code = layer_state_unpack(packed.buffer.data, packed.buffer.size, &back);
+    layer_state_free(&back);
+    mpk_writer_clear(&packed);
+    return code;
+}
+
+static void test_newest_values_and_errors_are_numbers(void **unused)
+{
+    (void)unused;
+    static const double numbers[] = {0.1, -1e300, 1e300}, none[] = {INFINITY, -INFINITY, 1.1e300};
+    struct layer_state *state = layer_state_new(1, BUCKETS);
+    assert_non_null(state);
+    state->on[METRIC_ENTROPY] = true;
+    state->rows = 1;
+    for (int i = 0; i < 3; i++) {
+        put_last(&state->head[0].stats, numbers[i]);
+        assert_int_equal(code_of(state), 0);
+        put_last(&state->head[0].stats, none[i]);
+        assert_int_equal(code_of(state), ERR_STORE_FORMAT);
+    }
+    put_last(&state->head[0].stats, 0.1);
+    state->row_sum_error = 1e300;
+    assert_int_equal(code_of(state), 0);
+    state->row_sum_error = 1.1e300;
+    assert_int_equal(code_of(state), ERR_STORE_FORMAT);
+    layer_state_free(&state);
+}
+
+static int code_of_sent(const struct mpk_writer *sent, uint32_t heads)
+{
+    struct layer_state *back = NULL;
+    int code = layer_state_unpack_sent(sent->buffer.data, sent->buffer.size, heads, &back);
+    layer_state_free(&back);
+    return code;
+}
+
+/* The same state, and `junk` pairs that this version does not know. */
+static void put_junk(const struct layer_state *state, uint32_t junk, struct mpk_writer *writer)
+{
+    struct mpk_writer packed;
+    test_layer_state_pack(state, &packed);
+    const uint8_t *bytes = (const uint8_t *)packed.buffer.data;
+    assert_int_equal(bytes[0], 0xde); /* a map of so many pairs, in two bytes */
+    mpk_writer_init(writer);
+    mpk_put_map(writer, (uint32_t)(bytes[1] << 8 | bytes[2]) + junk);
+    mpk_put_raw(writer, bytes + 3, packed.buffer.size - 3);
+    for (uint32_t i = 0; i < junk; i++) {
+        mpk_pair_u64(writer, "", 0);
+    }
+    mpk_writer_clear(&packed);
+}
+
+static void test_what_is_sent_has_no_more_values_than_a_state(void **unused)
+{
+    (void)unused;
+    struct layer_state *state = full_state(), *back = NULL;
+    struct mpk_writer sent;
+    put_junk(state, 100000, &sent);
+    assert_int_equal(layer_state_unpack(sent.buffer.data, sent.buffer.size, &back), 0);
+    layer_state_free(&back);
+    assert_int_equal(code_of_sent(&sent, HEADS), ERR_STORE_FORMAT);
+    mpk_writer_clear(&sent);
+    layer_state_free(&state);
+}
+
+/* Everything that each head can have, and all names; no head has what goes across heads. */
+static void test_the_largest_state_may_be_sent(void **unused)
+{
+    (void)unused;
+    for (uint32_t heads = 1; heads <= 65536; heads *= 256) {
+        struct layer_state *state = layer_state_new(heads, BUCKETS);
+        struct mpk_writer sent;
+        assert_non_null(state);
+        state->newest = (struct position){2, 2, 2, 1};
+        state->invalid_rows = heads;
+        memset(state->on, true, sizeof state->on);
+        memset(state->has_vector, true, sizeof state->has_vector);
+        memset(state->has_aggregate, true, sizeof state->has_aggregate);
+        for (int i = 0; i < ERR_COUNT; i++) {
+            state->tally.dropped[i] = 1;
+        }
+        for (uint32_t h = 0; h < heads; h++) {
+            state->head[h].newest = (struct position){1, h, 1, 1};
+            state->head[h].invalid_rows = 1;
+            state->head[h].pattern = 0;
+        }
+        test_layer_state_pack(state, &sent);
+        assert_int_equal(code_of_sent(&sent, heads), 0);
+        mpk_writer_clear(&sent);
+        layer_state_free(&state);
+    }
+}
+
 /* Memory */
 
 /* With what the heap keeps beside each block. */
@@ -880,6 +1077,11 @@ int main(void)
         cmocka_unit_test(test_changed_bytes_are_refused_or_harmless),
         cmocka_unit_test(test_what_is_no_state_is_refused),
         cmocka_unit_test(test_metrics_are_found_by_name),
+        cmocka_unit_test(test_long_histograms_are_refused_even_if_nobody_reads_them),
+        cmocka_unit_test(test_values_beyond_1e300_do_not_exist),
+        cmocka_unit_test(test_newest_values_and_errors_are_numbers),
+        cmocka_unit_test(test_what_is_sent_has_no_more_values_than_a_state),
+        cmocka_unit_test(test_the_largest_state_may_be_sent),
         cmocka_unit_test(test_bytes_are_what_the_heap_gave_out),
         cmocka_unit_test(test_out_of_memory_is_an_error_everywhere),
     };

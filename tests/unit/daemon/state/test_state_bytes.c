@@ -162,6 +162,25 @@ static void test_golden_bytes_are_read_and_written_again(void **unused)
     bytes_free(&golden);
 }
 
+/* Version 1 is read where an earlier attnd stored it, and nowhere else. */
+static void test_version_1_is_not_sent(void **unused)
+{
+    (void)unused;
+    struct bytes stored = bytes_file(GOLDEN_DIR "/../fuzz/state/v1_part_step-2-2_7_2"),
+                 golden = golden_state();
+    struct layer_state *state = NULL;
+    assert_int_equal(layer_state_unpack(stored.data, stored.len, &state), 0);
+    uint32_t heads = state->heads;
+    layer_state_free(&state);
+    assert_int_equal(layer_state_unpack_sent(stored.data, stored.len, heads, &state),
+                     ERR_STORE_FORMAT);
+    assert_null(state);
+    assert_int_equal(layer_state_unpack_sent(golden.data, golden.len, HEADS, &state), 0);
+    layer_state_free(&state);
+    bytes_free(&stored);
+    bytes_free(&golden);
+}
+
 struct piece {
     const char *text;
     size_t len;
@@ -272,6 +291,7 @@ int main(void)
         cmocka_unit_test(test_golden_bytes_are_what_the_messages_make),
         cmocka_unit_test(test_order_and_parts_do_not_matter),
         cmocka_unit_test(test_golden_bytes_are_read_and_written_again),
+        cmocka_unit_test(test_version_1_is_not_sent),
         cmocka_unit_test(test_hostile_states_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
