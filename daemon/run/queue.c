@@ -509,8 +509,7 @@ void queue_join(struct run *run, struct message *message, uint64_t now_ns)
         if (code) {
             run_count_dropped(run, stream, message, code);
         } else {
-            for (const struct message *part = message; part;
-                 part = part == message ? message->parts : part->queued_next) {
+            for (const struct message *part = message; part; part = message_after(message, part)) {
                 stream->counts.processed++;
             }
         }

@@ -114,8 +114,7 @@ bool run_busy(const struct run *run)
 void run_count_dropped(struct run *run, struct stream *stream, const struct message *message,
                        int code)
 {
-    for (const struct message *part = message; part;
-         part = part == message ? message->parts : part->queued_next) {
+    for (const struct message *part = message; part; part = message_after(message, part)) {
         tally_drop(&stream->counts.tally, code);
         for (uint32_t t = 0; t < run->track_count && !part->losses.found; t++) {
             tally_drop(&stream->tracks[t].pending, code);
