@@ -186,15 +186,15 @@ static int queue_find_parts(struct run *run, struct stream *stream, struct messa
             return rc;
         }
         why[t] = rc;
+        if (!rc && (message->losses.joined_late || track->joins_late)) {
+            window_joined_late(&track->window, places->part[t]);
+            track->joins_late = false;
+        }
         if (!rc && queue_spans(track, message)) {
             places->part[t] = NULL;
             why[t] = ERR_STATE_SPAN;
         }
         code = !why[t] ? 0 : code ? why[t] : code;
-        if (!why[t] && (message->losses.joined_late || track->joins_late)) {
-            window_joined_late(&track->window, places->part[t]);
-        }
-        track->joins_late = track->joins_late && rc;
     }
     for (uint32_t t = 0; t < run->track_count && !code; t++) {
         if (!places->part[t]) {

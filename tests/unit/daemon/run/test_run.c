@@ -237,6 +237,24 @@ static void test_weights_hold_up_their_windows_and_no_message(void **state)
     fixture_stop(&f);
 }
 
+static void test_a_state_that_spans_parts_marks_where_a_track_was_joined_late(void **state)
+{
+    struct run_fixture f;
+    (void)state;
+    fixture_start(&f, "[]");
+    f.run->tracks[0].joins_late = true;
+    struct sample *spanning = fixture_make(&f, 0, 0, 9);
+    spanning->message.header.type = MESSAGE_STATE;
+    spanning->message.header.first_step = 7;
+    spanning->message.code = ERR_STATE; /* which is not read for its place */
+    assert_false(fixture_queue(&f, spanning));
+    assert_int_equal(fixture_take_all(&f), ERR_STATE_SPAN);
+    assert_int_equal(f.run->tracks[0].window.complete_from, 12 / 4);
+    assert_int_equal(fixture_send(&f, 0, 0, 12), 0); /* of the next, which is whole */
+    assert_int_equal(f.run->tracks[0].window.complete_from, 12 / 4);
+    fixture_stop(&f);
+}
+
 static void test_weights_that_are_refused_in_their_turn_are_counted_once(void **state)
 {
     struct run_fixture f;
@@ -531,6 +549,7 @@ int main(void)
         cmocka_unit_test(test_a_repeated_message_costs_no_work),
         cmocka_unit_test(test_a_flush_waits_for_what_was_received_before_it),
         cmocka_unit_test(test_weights_hold_up_their_windows_and_no_message),
+        cmocka_unit_test(test_a_state_that_spans_parts_marks_where_a_track_was_joined_late),
         cmocka_unit_test(test_weights_that_are_refused_in_their_turn_are_counted_once),
         cmocka_unit_test(test_without_state_memory_messages_are_refused_and_windows_go_on),
         cmocka_unit_test(test_a_hello_from_a_later_step_moves_no_window),
