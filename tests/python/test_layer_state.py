@@ -51,6 +51,13 @@ def test_rows_without_numbers_are_padding_unless_they_are_valid():
     assert (packed["rows"], packed["invalid_rows"], packed["heads_invalid_rows"]) == (1, 1, [1])
 
 
+def test_values_beyond_1e300_do_not_exist():
+    def packed(beyond):
+        return pack_state({"max_logit": np.array([[[1.0, beyond, 3.0, beyond]]])}, keys=4, time_ns=1, row_sum_error=beyond,
+                          valid=np.array([[True, True, True, False]]), values={"q_norm": np.array([beyond])})
+    assert packed(1e305) == packed(np.inf) == packed(NAN)
+
+
 def test_a_state_of_many_captures_has_the_counts_of_all():
     rng = np.random.default_rng(0)
     values = rng.lognormal(size=(6, 2, 3, 50)) * rng.choice([1.0, -1.0], size=(6, 2, 3, 50))

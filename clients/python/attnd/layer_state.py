@@ -33,6 +33,7 @@ METRICS = ROW_METRICS + MESSAGE_METRICS
 _SLOT = {name: slot for slot, name in enumerate(METRICS)}
 _AGGREGATES = 5  # maps over heads, none of which is here; the sink rate comes after their four numbers each
 _SINK = 0.3
+_VALUE_MOST = 1e300  # sums of larger values are not numbers
 
 # Buckets: 2^(u/32) < x <= 2^((u+1)/32), counted from 2^-40 to 2^40, on either side of zero.
 _BOUNDS = 1280
@@ -84,8 +85,8 @@ class Reduced(NamedTuple):
 
 
 def reduce_rows(values: np.ndarray) -> Reduced:
-    """Reduces values [heads, rows]; those that are not finite do not exist."""
-    exists = np.isfinite(values)
+    """Reduces values [heads, rows]; those that are not finite, or beyond 1e300, do not exist."""
+    exists = np.abs(values) <= _VALUE_MOST
     n = exists.sum(axis=1)
     mean = np.where(n > 0, np.where(exists, values, 0.0).sum(axis=1) / np.maximum(n, 1), 0.0)
     m2 = np.where(exists, (values - mean[:, None])**2, 0.0).sum(axis=1)
@@ -204,7 +205,7 @@ class LayerState:
         shape = shapes.pop()
         sound = np.zeros(shape, dtype=bool)
         for array in arrays.values():
-            sound |= np.isfinite(array)
+            sound |= np.abs(array) <= _VALUE_MOST
         invalid = np.zeros(shape, dtype=bool)
         if valid is not None:
             mask = np.asarray(_plain(valid), dtype=bool)
@@ -282,7 +283,7 @@ class LayerState:
         state: Dict[str, Any] = {
             "v": VERSION, "buckets": self._buckets, "newest": list(newest), **self._about,
             "rows": self._rows, "invalid_rows": invalid,
-            "row_sum_error": self._row_sum_error if math.isfinite(self._row_sum_error) else None,
+            "row_sum_error": self._row_sum_error if abs(self._row_sum_error) <= _VALUE_MOST else None,
             "messages": self._messages, "rank_first": first_rank, "ranks": ranks,
             "lost": 0, "source": 0, "dropped": {}, "detail": None, "weights": None, "weights_newest": None,
             "metrics": [name if name in self._numbers else None for name in METRICS[:on]],
