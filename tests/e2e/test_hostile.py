@@ -11,7 +11,6 @@ import os
 import random
 import resource
 import select
-import socket
 import subprocess
 import sys
 import threading
@@ -19,7 +18,7 @@ import threading
 import msgpack
 import pytest
 import zmtp
-from harness import PATIENCE_S, SANITIZED, Attnd, Trainer, softmax_maps, wait_until
+from harness import PATIENCE_S, SANITIZED, Attnd, Trainer, free_ports, softmax_maps, wait_until
 
 ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 TRAIN = os.environ.get("ATTN_TRAIN", "build/clients/c/train")
@@ -40,14 +39,11 @@ class TcpAttnd(Attnd):
     """On ports of loopback."""
 
     def __init__(self, *settings):
-        self.ports = {}
+        self.first = free_ports(len(PEERS))
         super().__init__(*settings, "insecure=true", *(f"{name}.endpoint={self.endpoint(name)}" for name in PEERS))
 
     def endpoint(self, name):
-        if name not in self.ports:
-            with socket.create_server(("127.0.0.1", 0)) as free:
-                self.ports[name] = free.getsockname()[1]
-        return f"tcp://127.0.0.1:{self.ports[name]}"
+        return f"tcp://127.0.0.1:{self.first + list(PEERS).index(name)}"
 
 
 class Healthy:
@@ -296,8 +292,7 @@ def test_who_listens_in_the_place_of_attnd_does_not_end_a_training(tmp_path, tra
     """Subscriptions without end, then a ping: this ended every training that was attached."""
     address, endpoint = str(tmp_path), f"ipc://{tmp_path}/ingest"
     if transport == "tcp":
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            address = endpoint = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        address = endpoint = f"tcp://127.0.0.1:{free_ports(1)}"
     listener = zmtp.listen(endpoint)
     wanted = zmtp.subscription(b"tensor/") + zmtp.subscription(b"event/")
     many = b"".join(zmtp.subscription(b"%d" % number) for number in range(1300))
