@@ -53,6 +53,14 @@ def test_strides_of_a_fused_projection_are_read_as_they_are():
     agree(triton(q, k, {"causal": True, "cross": False}), q, k, {"causal": True, "cross": False}, without=("tail_mass",))
 
 
+def test_a_sample_of_rows_has_the_numbers_of_these_rows():
+    q, k, words = make("causal window", "plain", (2, 4, 2, 90, 90, 16), "f32")
+    expected = attnd.device.row_statistics(q, k, backend="reference", **words)
+    for name, value in triton(q[:, :, 1::3], k, {**words, "q_offset": 1, "q_stride": 3}).items():
+        if name != "tail_mass":
+            torch.testing.assert_close(value, expected[name][:, :, 1::3], rtol=2e-5, atol=2e-5, equal_nan=True)
+
+
 def test_what_the_kernel_does_not_compute_is_said():
     wide = torch.zeros(1, 1, 2, 512)
     with pytest.raises(ValueError, match="a head dimension of 512 is above 256"):

@@ -37,6 +37,24 @@ def test_chunks_of_keys_heads_and_queries_give_the_same(monkeypatch):
         torch.testing.assert_close(value, whole[name], equal_nan=True)
 
 
+def test_a_sample_of_rows_has_the_numbers_of_these_rows():
+    for mask in ("causal", "window", "causal documents lengths", "bias", "causal hidden", "sinks softcap bias causal window offset lengths"):
+        q, k, words = make(mask, "plain", (2, 4, 2, 35, 35, 16), "f64")
+        if "offset" in mask:
+            words["q_offset"] = 0
+        whole = attnd.device.row_statistics(q, k, **words)
+        for first, stride in ((0, 2), (3, 5), (30, 40)):
+            some = dict(words, q_offset=first, q_stride=stride)
+            if "bias" in words and words["bias"].shape[-2] > 1:
+                some["bias"] = words["bias"][..., first::stride, :]
+            if "q_len" in words:
+                some["q_len"] = [max(0, -((first - n) // stride)) for n in words["q_len"]]
+            for name, value in attnd.device.row_statistics(q[:, :, first::stride], k, **some).items():
+                torch.testing.assert_close(value, whole[name][:, :, first::stride], equal_nan=True, msg=lambda m: f"{mask} {name}: {m}")
+    with pytest.raises(ValueError, match="q_stride = 0: must be an integer, 1 to"):
+        attnd.device.row_statistics(q, k, q_stride=0)
+
+
 def test_autocast_and_gradients_do_not_reach_it():
     q, k, words = make("causal", "plain", SHAPES[1], "f32")
     with torch.autocast("cpu", dtype=torch.bfloat16):

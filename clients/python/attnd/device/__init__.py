@@ -28,13 +28,13 @@ def row_statistics(q: torch.Tensor, k: torch.Tensor, *, scale: Optional[float] =
                    bias: Optional[torch.Tensor] = None, softcap: Optional[float] = None,
                    sinks: Optional[torch.Tensor] = None, backend: str = "auto",
                    documents: Optional[torch.Tensor] = None, cross: bool = False,
-                   local_window: int = 8) -> Dict[str, torch.Tensor]:
+                   local_window: int = 8, q_stride: int = 1) -> Dict[str, torch.Tensor]:
     """Every row metric of softmax(scale Q K^T) that needs no token numbers: name to float32 [B, H, Tq], on q's device.
 
     q             [B, H, Tq, d] f16, bf16, f32 or f64 (f64 is computed in f64, all else in f32), any strides
     k             [B, Hk, Tk, d] of q's dtype and device; Hk divides H, head h reads key head h / (H / Hk)
     scale         of Q K^T; 1 / sqrt(d) by default
-    causal        query i, which stands at position p = q_offset + i of the keys, sees keys j <= p
+    causal        query i, which stands at position p = q_offset + i q_stride of the keys, sees keys j <= p
     q_offset      keys before query 0 (a key cache)
     window        w > 0: keys j > p - w
     k_len, q_len  [B] integers, a sequence or a tensor: how many keys and queries of each sample are no padding
@@ -48,6 +48,7 @@ def row_statistics(q: torch.Tensor, k: torch.Tensor, *, scale: Optional[float] =
     documents     [B, Tk] integers; a query sees keys of its own document. Self-attention only
     cross         keys belong to another sequence: there is no diagonal, previous_token or next_token
     local_window  of local_mass; the daemon's metrics.local_window
+    q_stride      above 1: the queries are a sample, every so manyth of them
 
     A number that does not exist is NaN: of padding, of a row with a NaN or +infinity among its logits or without a
     finite one, and where KERNELS.md says so (sink_deficit without sinks). max_logit is of the logits with their bias.
@@ -57,7 +58,7 @@ def row_statistics(q: torch.Tensor, k: torch.Tensor, *, scale: Optional[float] =
     ValueError for bad arguments, and for backend="triton" where it cannot compute them.
     """
     problem = Problem(q, k, scale, causal, q_offset, window, k_len, q_len, bias, softcap, sinks, documents, cross,
-                      local_window)
+                      local_window, q_stride)
     return _rows_of(backend, problem)(problem)
 
 
@@ -72,13 +73,14 @@ def layer_state(q: torch.Tensor, k: torch.Tensor, *, backend: str = "auto", epoc
     buckets      window.buckets of the daemon
 
     The rest as for row_statistics. Rows become moments and histograms where they are, and only these are brought to
-    the host, which waits for them. The one number of another kind is `importance`, by the reference, of all heads of a
-    layer; what the backend leaves out is absent.
+    the host, which waits for them. The one number of another kind is `importance`, by the reference, of all heads and rows
+    of a layer; what the backend leaves out is absent.
     ValueError as for row_statistics, and for positions out of range.
     """
     problem = Problem(q, k, **asked)
     compute = _rows_of(backend, problem)
-    scores = reference.Scores(problem) if compute is reference.rows and heads in (None, problem.heads) else None
+    whole = heads in (None, problem.heads) and problem.q_stride == 1
+    scores = reference.Scores(problem) if compute is reference.rows and whole else None
     rows = compute(problem) if scores is None else reference.rows(problem, scores)
     sound = torch.isfinite(rows["entropy"])
     invalid = state.invalid_rows(problem, sound)

@@ -15,7 +15,7 @@ import triton.language as tl
 
 @triton.jit
 def row_sums(q, k, bias, documents, q_len, k_len, out, out_stride, first_head,
-             heads, group, queries, keys, width, scale, softcap, q_offset, window, local_window,
+             heads, group, queries, keys, width, scale, softcap, q_offset, q_stride, window, local_window,
              q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k,
              CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
              DOCUMENTS: tl.constexpr, Q_LEN: tl.constexpr, K_LEN: tl.constexpr, WIDEN: tl.constexpr,
@@ -29,7 +29,7 @@ def row_sums(q, k, bias, documents, q_len, k_len, out, out_stride, first_head,
     sample, head = (first_head + tl.program_id(1)) // heads, (first_head + tl.program_id(1)) % heads
     sample_64, head_64 = sample.to(tl.int64), head.to(tl.int64)
     i = block * ROWS + tl.arange(0, ROWS)
-    i_64, p = i.to(tl.int64), q_offset + i
+    i_64, p = i.to(tl.int64), q_offset + i * q_stride
     channel = tl.arange(0, WIDTH)
     q_tile = tl.load(q + sample_64 * q_b + head_64 * q_h + i_64[:, None] * q_t + channel[None, :] * q_d,
                      mask=(i[:, None] < queries) & (channel[None, :] < width), other=0.0)
@@ -45,7 +45,8 @@ def row_sums(q, k, bias, documents, q_len, k_len, out, out_stride, first_head,
     if DOCUMENTS:
         documents += sample_64 * doc_b
         own = tl.load(documents + tl.minimum(p, keys - 1).to(tl.int64) * doc_k)
-    lowest, highest = q_offset + block * ROWS, q_offset + block * ROWS + ROWS - 1
+    lowest = q_offset + block * ROWS * q_stride
+    highest = lowest + (ROWS - 1) * q_stride
     begin, end = 0, keys_end
     if CAUSAL:
         end = tl.minimum(end, highest + 1)

@@ -79,15 +79,15 @@ def _sums(p: Problem, some: slice) -> Tuple[Place, Sums]:
     grid = (-(-p.queries // rows_of_block), some.stop - some.start)
     kernel.row_sums[grid](
         p.q, p.k, bias, documents, p.q if q_len is None else q_len, p.q if k_len is None else k_len, out, out.stride(0),
-        some.start, p.heads, p.group, p.queries, p.keys, p.width, p.scale, p.softcap, p.q_offset, p.window,
+        some.start, p.heads, p.group, p.queries, p.keys, p.width, p.scale, p.softcap, p.q_offset, p.q_stride, p.window,
         p.local_window, *p.q.stride(), *p.k.stride(), *bias_strides, documents.stride(0), documents.stride(1),
         CAUSAL=p.causal, WINDOW=p.window > 0, SOFTCAP=p.softcap > 0, BIAS=kind, DOCUMENTS=p.documents is not None,
         Q_LEN=q_len is not None, K_LEN=k_len is not None, WIDEN=bool(knobs.runtime.interpret), ROWS=rows_of_block, KEYS=keys_of_block,
         WIDTH=max(16, 1 << (p.width - 1).bit_length()))
 
-    place = p.q_offset + torch.arange(p.queries, device=device)[None]
+    place = p.position(torch.arange(p.queries, device=device))[None]
     ends = torch.full((p.batch,), p.keys, device=device) if k_len is None else k_len.long()
-    known = torch.full((p.batch,), p.q_offset + p.queries, device=device) if q_len is None else p.q_offset + q_len
+    known = torch.full((p.batch,), p.position(p.queries), device=device) if q_len is None else p.position(q_len)
     ends, positions = (n.repeat_interleave(p.heads)[some, None] for n in (ends, torch.minimum(ends, known)))
     (largest, total, weighted, distance, local, previous, own, following, first, with_first, broken, count,
      farthest) = out.unbind()

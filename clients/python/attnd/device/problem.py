@@ -21,7 +21,7 @@ class Problem:
                  q_offset: int = 0, window: Optional[int] = None, k_len: Any = None, q_len: Any = None,
                  bias: Optional[torch.Tensor] = None, softcap: Optional[float] = None,
                  sinks: Optional[torch.Tensor] = None, documents: Optional[torch.Tensor] = None, cross: bool = False,
-                 local_window: int = 8):
+                 local_window: int = 8, q_stride: int = 1):
         if q.dim() != 4 or k.dim() != 4 or 0 in q.shape or 0 in k.shape:
             raise ValueError(f"q {tuple(q.shape)}, k {tuple(k.shape)}: must be [B, H, Tq, d] and [B, Hk, Tk, d]")
         if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3] or q.shape[1] % k.shape[1]:
@@ -35,7 +35,8 @@ class Problem:
         self.group = self.heads // self.key_heads
         self.scale = _real("scale", self.width**-0.5 if scale is None else scale)
         self.causal = bool(causal)
-        self.q_offset = _count("q_offset", q_offset, POSITION_MAX - self.queries)
+        self.q_stride = _count("q_stride", q_stride, POSITION_MAX // self.queries, 1)
+        self.q_offset = _count("q_offset", q_offset, POSITION_MAX - self.queries * self.q_stride)
         self.window = _count("window", window or 0, POSITION_MAX)
         self.local_window = _count("local_window", local_window, POSITION_MAX)
         self.softcap = _real("softcap", softcap or 0.0, 0.0)
@@ -59,6 +60,10 @@ class Problem:
             raise ValueError(f"bias {tuple(bias.shape)}: must be broadcastable to {full}")
         return bias
 
+    def position(self, query: Any) -> Any:
+        """Where a query, or each of some, stands among the keys."""
+        return self.q_offset + query * self.q_stride
+
     def hidden(self, bias: torch.Tensor) -> torch.Tensor:
         """Which entries of a part of the bias hide their key."""
         return ~bias if bias.dtype == torch.bool else bias <= IGNORED_AT
@@ -69,9 +74,9 @@ class Problem:
         return nan.expand(self.batch, self.heads, self.queries)
 
 
-def _count(name: str, value: Any, maximum: int) -> int:
-    if isinstance(value, bool) or int(value) != value or not 0 <= value <= maximum:
-        raise ValueError(f"{name} = {value!r}: must be an integer, 0 to {maximum}")
+def _count(name: str, value: Any, maximum: int, minimum: int = 0) -> int:
+    if isinstance(value, bool) or int(value) != value or not minimum <= value <= maximum:
+        raise ValueError(f"{name} = {value!r}: must be an integer, {minimum} to {maximum}")
     return int(value)
 
 

@@ -124,7 +124,7 @@ def _chunks(p: Problem) -> Iterator[Tuple[Chunk, Place, Sums, torch.Tensor]]:
                        _CHUNK_ROWS // count)
             for key_heads, group in _head_slices(p.key_heads, p.group, max(1, most)):
                 chunk = Chunk(sample, key_heads, group, queries, keys)
-                yield (chunk, *_measure(p, chunk, min(k_len, p.q_offset + q_len), buffers), buffers)
+                yield (chunk, *_measure(p, chunk, min(k_len, p.position(q_len)), buffers), buffers)
 
 
 def _list(lengths: Optional[torch.Tensor], most: int, batch: int) -> List[int]:
@@ -133,8 +133,8 @@ def _list(lengths: Optional[torch.Tensor], most: int, batch: int) -> List[int]:
 
 def _visible_keys(p: Problem, queries: slice, k_len: int) -> slice:
     """The keys that some of these queries may see by causal bound, window and length."""
-    end = min(k_len, p.q_offset + queries.stop) if p.causal else k_len
-    return slice(max(0, p.q_offset + queries.start - p.window + 1) if p.window else 0, end)
+    end = min(k_len, p.position(queries.stop - 1) + 1) if p.causal else k_len
+    return slice(max(0, p.position(queries.start) - p.window + 1) if p.window else 0, end)
 
 
 def _head_slices(key_heads: int, group: int, most: int) -> Iterator[Tuple[slice, slice]]:
@@ -154,7 +154,7 @@ def _measure(p: Problem, chunk: Chunk, positions: int, buffers: torch.Tensor) ->
     begin, shape = chunk.keys.start, (*q.shape[:-1], chunk.keys.stop - chunk.keys.start)
     s, e, spare = (buffer[:math.prod(shape)].view(shape) for buffer in buffers)
     _logits(p, chunk, q, s)
-    place = p.q_offset + torch.arange(chunk.queries.start, chunk.queries.stop, device=q.device)
+    place = p.position(torch.arange(chunk.queries.start, chunk.queries.stop, device=q.device))
     j = torch.arange(begin, chunk.keys.stop, device=q.device)
     seen = _hide(p, chunk, s, place, j)
 
@@ -169,7 +169,7 @@ def _measure(p: Problem, chunk: Chunk, positions: int, buffers: torch.Tensor) ->
     distance = ((place - begin).to(e.dtype)[:, None] - (j - begin).to(e.dtype)).abs_()
     distances = torch.mul(e, distance, out=spare).sum(-1)
     near = slice(*(min(max(0, edge - begin), shape[-1]) for edge in (
-        p.q_offset + chunk.queries.start - p.local_window, p.q_offset + chunk.queries.stop + p.local_window)))
+        p.position(chunk.queries.start) - p.local_window, p.position(chunk.queries.stop - 1) + 1 + p.local_window)))
     local = (e[..., near] * (distance[:, near] <= p.local_window)).sum(-1)
     with_first, seen_keys, reach = _counted(p, chunk, seen, place, distance, spare)
     previous, own, following = (_at(e, place + step - begin) for step in (-1, 0, 1))
@@ -219,7 +219,7 @@ def _hide(p: Problem, chunk: Chunk, s: torch.Tensor, place: torch.Tensor, j: tor
         own = document[place.clamp(max=p.keys - 1)]
         other = (own[:, None] != document[chunk.keys]) | (place >= p.keys)[:, None]
         unseen = other[None, None] if unseen is None else unseen | other
-    base, begin, end = chunk.keys.start, p.q_offset + chunk.queries.start, p.q_offset + chunk.queries.stop
+    base, begin, last = chunk.keys.start, p.position(chunk.queries.start), p.position(chunk.queries.stop - 1)
     if unseen is not None:
         if p.causal:
             unseen = unseen | (j > place[:, None])
@@ -231,7 +231,7 @@ def _hide(p: Problem, chunk: Chunk, s: torch.Tensor, place: torch.Tensor, j: tor
         late = slice(max(0, begin + 1 - base), len(j))
         s[..., late].masked_fill_(j[late] > place[:, None], -math.inf)
     if p.window:
-        early = slice(0, max(0, end - p.window - base))
+        early = slice(0, max(0, last + 1 - p.window - base))
         s[..., early].masked_fill_(j[early] <= place[:, None] - p.window, -math.inf)
     return None
 

@@ -92,7 +92,7 @@ def _has_keys(p: Problem, queries: torch.Tensor) -> torch.Tensor:
     """Which of these queries the bias and the documents leave some key, broadcastable to [B, H, queries]."""
     some = torch.ones(len(queries), 1, dtype=torch.bool, device=queries.device)
     if p.documents is not None:
-        place = queries + p.q_offset
+        place = p.position(queries)
         own = p.documents[:, place.clamp(max=p.keys - 1)]
         some = (place < p.keys)[:, None]
         if p.bias is not None:
