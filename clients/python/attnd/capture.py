@@ -38,6 +38,7 @@ from . import torch_state, wire
 from .address import NOBODY, AddressError
 from .arguments import check_flags, check_options, check_patterns, tell_unmatched
 from .calls import Context, Cut, Part, Queries, Seen, Share, heads_of, parts, present_of, queries_of, tells_padding
+from .cost import Cost, percent
 from .gradients import Gradients
 from .hooks import ForwardHook, Hook, OptimizerHook, register_optimizer_hook, remove_all
 from .induction import InductionInputs
@@ -264,8 +265,10 @@ class Watch:
         self.sends_residual: Optional[Mapping[str, str]] = None  # and how projections are called
         self.judge = Judge(**patterns, given=names.given, site=names.site_of, counts_heads=share.of == 1)
         self._spy = Spy(root, self, self.judge)
+        self.cost = Cost()
+        self._told_cost = False
         self.sends_tokens, self.sends_values = tokens, values
-        self._gradients = Gradients(publisher, self._taken, self.failed) if gradients else None
+        self._gradients = Gradients(publisher, self._taken, self.failed, self.cost) if gradients else None
         labels = None if texts is None else Labels(texts, self.failed)
         self._tokens = Tokens(root, self._spy, lambda: publisher.is_local if tokens is None else tokens, labels)
         publisher.hello([])
@@ -450,6 +453,9 @@ class Watch:
         self._advance()
 
     def _advance(self, before_backward: bool = False) -> None:
+        self._note_spent(self._step)
+        if self.cost.step_ends(self._step):
+            self._guarded(self._tell_cost)
         if self._gradients is not None:
             self._gradients.settle(self._step if before_backward else None)
         if self._residual is not None:
@@ -484,14 +490,33 @@ class Watch:
             self._arm()
         elif not wanted and self._spy.installed:
             self._disarm()
+            self._note_spent(max(self._first_step, self._step - 1))
 
     def _arm(self) -> None:
+        began = time.perf_counter()
         self._spy.install()
         self._tokens.install()
+        self._spy.seconds += time.perf_counter() - began
 
     def _disarm(self) -> None:
+        began = time.perf_counter()
         self._spy.remove()
         self._tokens.remove()
+        self._spy.seconds += time.perf_counter() - began
+
+    def _note_spent(self, step: int) -> None:
+        """Counts the time that the spy took since the last call to this step."""
+        if self._spy.seconds > 0:
+            self.cost.spent(step, self._spy.seconds)
+            self._spy.seconds = 0.0
+
+    def _tell_cost(self) -> None:
+        """Says what capturing costs, when that is news."""
+        news, every = self.cost.news(), self.plan.every
+        if news is not None and every and not self._told_cost:
+            self._told_cost = True
+            log.info("job %s: capture: %s of step time (every %d: %.3g ms beside a step of %.3g ms)", self.publisher.job,
+                     percent(news.ratio / every), every, 1e3 * news.capture_seconds, 1e3 * news.step_seconds)
 
     def _gives_up(self) -> bool:
         """Whether the daemon takes nothing any more: then what would be captured is counted as dropped, once a step."""

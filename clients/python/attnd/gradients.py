@@ -20,6 +20,7 @@ norm over the heads, in which a scale cancels, and dividing f16 here would lose 
 from __future__ import annotations
 
 import logging
+import time
 import weakref
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set
 
@@ -27,6 +28,7 @@ import torch
 
 from . import wire
 from .calls import Cut, Output, Part, Queries, Seen
+from .cost import Cost
 from .devices import HostCopy
 from .publisher import Captured, Maker, Publisher
 from .torch_state import saves_elsewhere
@@ -36,14 +38,15 @@ log = logging.getLogger("attnd")
 
 class Gradients:
     """The calls of one watch that wait. `layer_of`: the layer at a path, when it is to be sent; `failed` logs the current
-    exception."""
+    exception; `cost` is told the time of hooks."""
 
     def __init__(self, publisher: Publisher, layer_of: Callable[[str], Optional[wire.Layer]],
-                 failed: Callable[[str], None]):
+                 failed: Callable[[str], None], cost: Cost):
         self.not_finite = 0  # messages that went without, because theirs was not
         self._publisher = publisher
         self._layer_of = layer_of
         self._failed = failed
+        self.cost = cost
         self._waiting: Dict[int, _Call] = {}
         self._unrepeated: Dict[str, List[_Call]] = {}  # of those, by path, which backward has to repeat
         self._copied_bytes = 0  # that wait and are no references
@@ -188,4 +191,6 @@ class _Hook:
         self._call = call
 
     def __call__(self, gradient: torch.Tensor) -> None:
+        began = time.perf_counter()
         self._gradients.came(self._call, gradient)
+        self._gradients.cost.spent(self._call.step, time.perf_counter() - began)

@@ -31,6 +31,7 @@ import inspect
 import logging
 import sys
 import threading
+import time
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Protocol, Sequence, Set
 
 import torch
@@ -127,6 +128,7 @@ class Spy:
         self._trains = True  # what this forward computes is trained with
         self._again = False  # it is repeated by backward
         self._fast: Optional[torch.nn.Module] = None  # takes its fast path now, and is passed over
+        self.seconds = 0.0  # that the hooks took, and what is told from within the mode
 
     @property
     def installed(self) -> bool:
@@ -224,6 +226,7 @@ class Spy:
     def _enter(self, module: torch.nn.Module, args: Any) -> None:
         if is_compiling():
             return
+        began = time.perf_counter()
         try:
             self._force_eager()
             self.settle()
@@ -236,6 +239,8 @@ class Spy:
                 self._pass_over(module, path, args)
         except Exception:
             self.watcher.failed("a forward could not be followed")
+        finally:
+            self.seconds += time.perf_counter() - began
 
     def _begin(self, module: torch.nn.Module, path: str) -> bool:
         if _traced() or _recorded():
@@ -274,6 +279,7 @@ class Spy:
     def _leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:
         if is_compiling():
             return
+        began = time.perf_counter()
         try:
             if not self._stack or threading.get_ident() != self._thread:
                 return
@@ -284,6 +290,8 @@ class Spy:
                     self._finish(whole=output is not None or sys.exc_info()[1] is None)
         except Exception:
             self.watcher.failed("a forward could not be followed")
+        finally:
+            self.seconds += time.perf_counter() - began
 
     def _pop(self) -> torch.nn.Module:
         """The module that runs now is done."""
@@ -422,15 +430,25 @@ class Lookout:
         """Tells all spies what `look` finds, as Spy.sees has it. Nothing of it is for autograd: activation
         checkpointing counts what is kept for backward, and the forward that it repeats would keep less."""
         self.records = torch.is_grad_enabled()
+        with self._timed():
+            seen = look()
+            if seen is not None:
+                self.count += 1
+                for spy in list(self.spies):
+                    spy.sees(seen, result)
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Looks at what the model does: nothing of it is for autograd, and all spies know how long it took."""
+        began, spies = time.perf_counter(), list(self.spies)
         try:
             with torch.no_grad():
-                seen = look()
-                if seen is not None:
-                    self.count += 1
-                    for spy in list(self.spies):
-                        spy.sees(seen, result)
+                yield
         except Exception:
             self._failed()
+        finally:
+            for spy in spies:
+                spy.seconds += time.perf_counter() - began
 
     def begin_trail(self, trail: Trail) -> None:
         """Follows one more result; the oldest is judged by what is known, where there are many."""
@@ -442,15 +460,15 @@ class Lookout:
     def follow(self, function: Any, args: Any, kwargs: Any, made: Any) -> None:
         """The model called this function, which made that, while there are trails."""
         self.records = torch.is_grad_enabled()
-        try:
-            with torch.no_grad():
+        with self._timed():
+            try:
                 operands = list(tensors_in((*args, *kwargs.values())))
                 for trail in [trail for trail in self.trails if trail.after(function, args, operands, made)]:
                     self.trails.remove(trail)
                     trail.settle(trail)
-        except Exception:
-            self.trails.clear()
-            self._failed()
+            except Exception:
+                self.trails.clear()
+                raise
 
     def end_trails(self, spy: Spy, whole: bool) -> None:
         """The spy's forward is over; see Spy._finish."""

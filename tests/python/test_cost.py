@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: MIT
+"""What capturing costs a training is measured, by a clock that the test winds."""
+import pytest
+
+pytest.importorskip("torch")
+
+from attnd import cost
+from attnd.cost import BLOCK_STEPS, CAPTURES_MIN, STEPS_UNSETTLED, Cost, percent
+
+
+class Training:
+    """Steps of so many seconds, of which every so manyth is captured, at some seconds more."""
+
+    def __init__(self, monkeypatch, every, device=False):
+        self.now, self.step, self.every, self.device = 100.0, 0, every, device
+        self.cost = Cost()
+        monkeypatch.setattr(cost.time, "perf_counter", lambda: self.now)
+
+    def run(self, steps, step_seconds=0.1, capture_seconds=0.05):
+        """Trains; the steps after which there may be news."""
+        telling = []
+        for _ in range(steps):
+            captured = self.step % self.every == 0
+            if captured:
+                self.cost.spent(self.step, capture_seconds, device=self.device)
+            self.now += step_seconds + (capture_seconds if captured and not self.device else 0)
+            if self.cost.step_ends(self.step):
+                telling.append(self.step)
+            self.step += 1
+        return telling
+
+
+@pytest.mark.parametrize("device", [False, True])
+@pytest.mark.parametrize("every", [1, 2, 50])
+def test_a_step_and_a_capture_are_told_apart(monkeypatch, every, device):
+    training = Training(monkeypatch, every, device)
+    training.run(4 * every + BLOCK_STEPS + STEPS_UNSETTLED + 1)
+    assert training.cost.measured() == pytest.approx((0.1, 0.05))
+    assert training.cost.measured().ratio == pytest.approx(0.5)
+
+
+def test_nothing_is_known_before_some_captures_beside_the_first_and_some_steps(monkeypatch):
+    training = Training(monkeypatch, 50)
+    training.run(CAPTURES_MIN * 50)
+    assert training.cost.measured() is None
+    training.run(1)
+    assert training.cost.measured() is not None
+
+
+def test_the_first_steps_and_the_first_capture_count_for_nothing(monkeypatch):
+    training = Training(monkeypatch, 10)
+    training.run(STEPS_UNSETTLED, step_seconds=30, capture_seconds=20)
+    training.run(50)
+    assert training.cost.measured() == pytest.approx((0.1, 0.05))
+
+
+def test_a_pause_of_the_machine_is_no_cost(monkeypatch):
+    training = Training(monkeypatch, 4)
+    training.run(60)
+    training.run(1, step_seconds=60, capture_seconds=60)
+    training.run(20)
+    assert training.cost.measured() == pytest.approx((0.1, 0.05))
+
+
+def test_steps_that_wait_for_the_device_now_and_then_tell_their_mean(monkeypatch):
+    training = Training(monkeypatch, 50)
+    for _ in range(40):
+        training.run(BLOCK_STEPS - 1, step_seconds=0.01)
+        training.run(1, step_seconds=0.73)
+    assert training.cost.measured().step_seconds == pytest.approx(0.1)
+
+
+def test_what_the_device_may_still_do_is_not_told(monkeypatch):
+    training = Training(monkeypatch, 5, device=True)
+    training.run(50)
+    training.cost.spent(training.step, 1e-6)  # of the thread; the device reports later
+    assert training.cost.measured() == pytest.approx((0.1, 0.05))
+
+
+def test_news_are_told_once_and_again_when_they_differ_by_much(monkeypatch):
+    training = Training(monkeypatch, 5)
+    training.run(60)
+    assert training.cost.news() == pytest.approx((0.1, 0.05)) and training.cost.news() is None
+    training.run(200, capture_seconds=0.055)
+    assert training.cost.news() is None
+    training.run(200, capture_seconds=0.08)
+    assert training.cost.news() == pytest.approx((0.1, 0.08))
+    training.run(200, step_seconds=0.2, capture_seconds=0.08)
+    assert training.cost.news() == pytest.approx((0.2, 0.08))
+
+
+def test_next_to_nothing_is_no_news(monkeypatch):
+    training = Training(monkeypatch, 2)
+    training.run(60, capture_seconds=1e-6)
+    assert training.cost.news() is not None
+    training.run(200, capture_seconds=4e-6)
+    assert training.cost.news() is None
+
+
+def test_there_may_be_news_after_each_block(monkeypatch):
+    training = Training(monkeypatch, 50)
+    first = STEPS_UNSETTLED + BLOCK_STEPS
+    assert training.run(3 * BLOCK_STEPS + STEPS_UNSETTLED + 1) == [first, first + BLOCK_STEPS, first + 2 * BLOCK_STEPS]
+
+
+@pytest.mark.parametrize("part, text", [(0.003, "0.3 %"), (0.0004, "less than 0.1 %"), (0.012, "1.2 %"),
+                                        (0.123, "12 %"), (2.5, "250 %")])
+def test_a_part_of_step_time_reads(part, text):
+    assert percent(part) == text
