@@ -31,6 +31,7 @@ enum config_effort {
     CONFIG_EFFORT_FULL,
     CONFIG_EFFORT_EIGENVALUES
 };
+enum config_tier { CONFIG_TIER_AUTO, CONFIG_TIER_RAW, CONFIG_TIER_STATE };
 enum config_isa {
     CONFIG_ISA_AUTO,
     CONFIG_ISA_SCALAR,
@@ -40,6 +41,8 @@ enum config_isa {
 };
 /* The word a user writes for it: "auto", "scalar", ... */
 const char *config_isa_name(enum config_isa isa);
+/* "auto", "raw", "state". */
+const char *config_tier_name(enum config_tier tier);
 
 typedef struct {
     char text[ENDPOINT_MAX]; /* "" = by the address, until config_use_address */
@@ -103,6 +106,7 @@ typedef struct {
 #define CONFIG_TYPE_LEVEL    enum config_level
 #define CONFIG_TYPE_FORMAT   enum config_format
 #define CONFIG_TYPE_EFFORT   enum config_effort
+#define CONFIG_TYPE_TIER     enum config_tier
 #define CONFIG_TYPE_ISA      enum config_isa
 
 /* Overrides of `metrics` and `plan` keys for jobs whose name matches a pattern. */
@@ -151,6 +155,7 @@ struct config_plan {
     config_layers layers;
     config_heads heads;
     uint64_t samples, rows; /* 0 = all */
+    enum config_tier tier;
 };
 
 /* The values of the section `plan`. */

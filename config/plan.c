@@ -15,6 +15,7 @@ static void config_plan_get(const struct config *config, struct config_plan *ret
         .heads = config->plan_heads,
         .samples = config->plan_samples,
         .rows = config->plan_rows,
+        .tier = config->plan_tier,
     };
 }
 
@@ -25,6 +26,7 @@ static void plan_put(const struct config_plan *plan, struct config *config)
     config->plan_heads = plan->heads;
     config->plan_samples = plan->samples;
     config->plan_rows = plan->rows;
+    config->plan_tier = plan->tier;
 }
 
 static bool is_plan_key(int key)

@@ -10,7 +10,7 @@
  *   WINDOWS   a list of windows: [100 steps every 10, 10 epochs]
  *   LAYERS    patterns of layers: decoder.*.self encoder.0.cross
  *   HEADS     * or numbers and ranges: 0-3,7
- *   BOOL, UNIT, LEVEL, FORMAT, EFFORT, ISA  one word of a list
+ *   BOOL, UNIT, LEVEL, FORMAT, EFFORT, TIER, ISA  one word of a list
  *   ENDPOINT  tcp://host:port or ipc://path, as ZeroMQ binds them, or nothing
  *
  * Sizes and durations have no fractions: 1536MiB says what 1.5GiB would. Every value prints back
@@ -74,6 +74,7 @@ static const char *const unit_words[] = {"epoch", "step", "second", NULL};
 static const char *const level_words[] = {"error", "warning", "info", "debug", NULL};
 static const char *const format_words[] = {"text", "json", NULL};
 static const char *const effort_words[] = {"norm", "leading", "full", "eigenvalues", NULL};
+static const char *const tier_words[] = {"auto", "raw", "state", NULL};
 static const char *const isa_words[] = {"auto", "scalar", "portable", "avx2", "avx512", NULL};
 
 /* Everything about a type; `scales` or `words` or neither (endpoint, numbers) is set. */
@@ -102,6 +103,7 @@ static const struct type_info type_info[] = {
     [VALUE_LEVEL] = {"choice", "not one of the choices", NULL, level_words},
     [VALUE_FORMAT] = {"choice", "not one of the choices", NULL, format_words},
     [VALUE_EFFORT] = {"choice", "not one of the choices", NULL, effort_words},
+    [VALUE_TIER] = {"choice", "not one of the choices", NULL, tier_words},
     [VALUE_ISA] = {"choice", "not one of the choices", NULL, isa_words},
 };
 
@@ -109,11 +111,17 @@ static_assert(sizeof(enum config_unit) == sizeof(unsigned), "choices are stored 
 static_assert(sizeof(enum config_level) == sizeof(unsigned), "choices are stored as unsigned");
 static_assert(sizeof(enum config_format) == sizeof(unsigned), "choices are stored as unsigned");
 static_assert(sizeof(enum config_effort) == sizeof(unsigned), "choices are stored as unsigned");
+static_assert(sizeof(enum config_tier) == sizeof(unsigned), "choices are stored as unsigned");
 static_assert(sizeof(enum config_isa) == sizeof(unsigned), "choices are stored as unsigned");
 
 const char *config_isa_name(enum config_isa isa)
 {
     return isa_words[isa];
+}
+
+const char *config_tier_name(enum config_tier tier)
+{
+    return tier_words[tier];
 }
 
 const char *value_type_name(enum value_type type)
@@ -606,31 +614,19 @@ static void windows_print(const config_windows *windows, char *ret_text)
 int value_parse(const struct value_rule *rule, const char *text, void *ret_value,
                 char reterr_reason[VALUE_REASON_MAX])
 {
+    static int (*const parse[])(const struct value_rule *, const char *, void *, char *) = {
+        [VALUE_ENDPOINT] = endpoint_parse, [VALUE_REAL] = real_parse,
+        [VALUE_NUMBERS] = numbers_parse,   [VALUE_TEXT] = text_parse,
+        [VALUE_WINDOWS] = windows_parse,   [VALUE_LAYERS] = layers_parse,
+        [VALUE_HEADS] = heads_parse,
+    };
     if (type_info[rule->type].scales) {
         return number_parse(rule, text, ret_value, reterr_reason);
     }
     if (type_info[rule->type].words) {
         return word_parse(rule, text, ret_value, reterr_reason);
     }
-    if (rule->type == VALUE_REAL) {
-        return real_parse(rule, text, ret_value, reterr_reason);
-    }
-    if (rule->type == VALUE_NUMBERS) {
-        return numbers_parse(rule, text, ret_value, reterr_reason);
-    }
-    if (rule->type == VALUE_TEXT) {
-        return text_parse(rule, text, ret_value, reterr_reason);
-    }
-    if (rule->type == VALUE_WINDOWS) {
-        return windows_parse(rule, text, ret_value, reterr_reason);
-    }
-    if (rule->type == VALUE_LAYERS) {
-        return layers_parse(rule, text, ret_value, reterr_reason);
-    }
-    if (rule->type == VALUE_HEADS) {
-        return heads_parse(rule, text, ret_value, reterr_reason);
-    }
-    return endpoint_parse(rule, text, ret_value, reterr_reason);
+    return parse[rule->type](rule, text, ret_value, reterr_reason);
 }
 
 static void real_print(const void *value, char *ret_text)

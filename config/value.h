@@ -26,6 +26,7 @@ enum value_type {
     VALUE_LEVEL,
     VALUE_FORMAT,
     VALUE_EFFORT,
+    VALUE_TIER,
     VALUE_ISA,
 };
 

@@ -97,7 +97,7 @@ const struct command commands[] = {
      .words = "get|set|reset JOB every=|layers=|heads=|samples=|rows=...", .group = COMMANDS_ASK,
      .run = cmd_plan, .words_min = 1, .words_max = ARGS_WORDS_MAX - 1,
      .help = "show or change what jobs capture",
-     .text = "KEY is every, layers, heads, samples or rows. A plan that is set holds until attnd ends; lasting plans belong in its config.",
+     .text = "KEY is every, layers, heads, samples, rows or tier. A plan that is set holds until attnd ends; lasting plans belong in its config.",
      .examples = {"attnctl plan get gpt-small",
                   "attnctl plan set 'gpt-*' every=10 layers='decoder.*.self' heads=0-3,7",
                   "attnctl plan reset 'gpt-*'"}},

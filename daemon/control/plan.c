@@ -9,14 +9,14 @@
 #include <inttypes.h>
 #include <string.h>
 
-static const char *const keys[] = {"job", "every", "layers", "heads", "samples", "rows"};
+static const char *const keys[] = {"job", "every", "layers", "heads", "samples", "rows", "tier"};
 enum { KEYS = sizeof keys / sizeof keys[0] };
 
 /* `job` as it was asked for; NULL in the list of all. */
 static void control_plan_put_plan(struct mpk_writer *result, const char *job,
                                   const struct plan *plan)
 {
-    mpk_put_map(result, 8);
+    mpk_put_map(result, 9);
     mpk_pair_str(result, "job", job);
     mpk_pair_str(result, "pattern", plan->pattern);
     mpk_pair_str(result, "from", plan_from_name(plan->from));
@@ -25,6 +25,7 @@ static void control_plan_put_plan(struct mpk_writer *result, const char *job,
     mpk_pair_str(result, "heads", plan->what.heads.text);
     put_number(result, "samples", plan->what.samples);
     put_number(result, "rows", plan->what.rows);
+    mpk_pair_str(result, "tier", config_tier_name(plan->what.tier));
 }
 
 static void control_plan_put_all(struct mpk_writer *result, const struct plans *plans)

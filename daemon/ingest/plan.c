@@ -24,7 +24,7 @@ struct plans {
 static_assert(sizeof("plan/999999/") - 1 + JOB_NAME_MAX + sizeof("/every=1000000000") - 1 +
                       sizeof(";layers=") - 1 + (CONFIG_LAYERS_MAX - 1) + sizeof(";heads=") - 1 +
                       (CONFIG_HEADS_MAX - 1) + sizeof(";samples=2147483647") - 1 +
-                      sizeof(";rows=2147483647") - 1 <=
+                      sizeof(";rows=2147483647") - 1 + sizeof(";tier=state") - 1 <=
                   PLAN_PREFIX_MAX,
               "every plan fits a prefix");
 
@@ -201,9 +201,9 @@ static void write_prefix(const struct plan *plan, uint32_t order, char *ret_text
     const struct config_plan *what = &plan->what;
     snprintf(ret_text, PLAN_PREFIX_MAX + 1,
              "plan/%" PRIu32 "/%s/every=%" PRIu64 ";layers=%s;heads=%s;samples=%" PRIu64
-             ";rows=%" PRIu64,
+             ";rows=%" PRIu64 ";tier=%s",
              order, plan->pattern, what->every, what->layers.text, what->heads.text, what->samples,
-             what->rows);
+             what->rows, config_tier_name(what->tier));
 }
 
 struct plan_prefixes *plans_prefixes(const struct plans *plans)

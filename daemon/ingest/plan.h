@@ -29,7 +29,8 @@ struct plan {
 /* A trainer accepts 1024 bytes of a subscription, with what ZeroMQ adds to it. */
 #define PLAN_PREFIX_MAX 1000
 /* "limits/accepts=...", then of each plan
- * "plan/<order>/<pattern>/every=...;layers=...;heads=...;samples=...;rows=...", with their NULs. */
+ * "plan/<order>/<pattern>/every=...;layers=...;heads=...;samples=...;rows=...;tier=...", with
+ * their NULs. */
 struct plan_prefixes {
     uint32_t count;
     char text[][PLAN_PREFIX_MAX + 1];

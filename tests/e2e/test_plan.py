@@ -20,7 +20,7 @@ sys.path.insert(0, os.path.join(ROOT, "clients", "python"))
 from attnd import Control, ControlError  # noqa: E402
 
 ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
-DEFAULT = b"plan/999999/*/every=50;layers=*;heads=*;samples=1;rows=0"
+DEFAULT = b"plan/999999/*/every=50;layers=*;heads=*;samples=1;rows=0;tier=auto"
 EVERYTHING = {b"tensor/", b"event/"}
 
 
@@ -61,8 +61,8 @@ class Listener(Trainer):
         return min(holding)[2], min(holding)[4]
 
 
-def plan(order, pattern, every=50, layers="*", heads="*", samples=1, rows=0):
-    return order, pattern, f"every={every};layers={layers};heads={heads};samples={samples};rows={rows}"
+def plan(order, pattern, every=50, layers="*", heads="*", samples=1, rows=0, tier="auto"):
+    return order, pattern, f"every={every};layers={layers};heads={heads};samples={samples};rows={rows};tier={tier}"
 
 
 THE_DEFAULT = plan(999999, "*")
@@ -94,9 +94,9 @@ def test_the_default_plan_is_there_before_what_is_asked_for(attnd):
 
 def test_the_settings_of_the_default():
     attnd = Attnd("plan.every=7", "plan.layers=decoder.*.self encoder.0.cross", "plan.heads=0-3,7", "plan.samples=0",
-                  "plan.rows=64")
+                  "plan.rows=64", "plan.tier=state")
     trainer = Listener(attnd, "gpt-small")
-    trainer.wait_plans(plan(999999, "*", 7, "decoder.*.self encoder.0.cross", "0-3,7", 0, 64))
+    trainer.wait_plans(plan(999999, "*", 7, "decoder.*.self encoder.0.cross", "0-3,7", 0, 64, "state"))
     attnd.close()
 
 
@@ -104,7 +104,7 @@ def test_a_plan_changes_while_the_job_is_connected(attnd):
     trainer = Listener(attnd, "gpt-small")
     answer = attnd.call("plan.set", job="gpt-*", every=10, layers="decoder.*")
     assert answer == dict(job="gpt-*", pattern="gpt-*", **{"from": "set"}, every=10, layers="decoder.*", heads="*",
-                          samples=1, rows=0)
+                          samples=1, rows=0, tier="auto")
     trainer.wait_plans(plan(0, "gpt-*", 10, "decoder.*"), THE_DEFAULT)
     attnd.call("plan.set", job="gpt-small", every="2")
     trainer.wait_plans(plan(0, "gpt-small", 2, "decoder.*"), plan(1, "gpt-*", 10, "decoder.*"), THE_DEFAULT)
@@ -122,7 +122,7 @@ def test_the_new_plan_comes_before_the_old_one_goes(attnd):
     trainer.notices.clear()
     attnd.call("plan.set", job="gpt-small", every=20)
     trainer.wait_plans(plan(0, "gpt-small", 20), THE_DEFAULT)
-    text = b"plan/0/gpt-small/every=%d;layers=*;heads=*;samples=1;rows=0"
+    text = b"plan/0/gpt-small/every=%d;layers=*;heads=*;samples=1;rows=0;tier=auto"
     assert trainer.notices == [(True, text % 20), (False, text % 10)]
 
 
@@ -241,7 +241,7 @@ def test_after_a_restart_the_config_holds():
 def test_what_holds_for_a_job_and_what_a_new_plan_begins_as(attnd):
     assert attnd.call("plan.get", job="gpt-small") == {
         "job": "gpt-small", "pattern": "*", "from": "default", "every": 50, "layers": "*", "heads": "*", "samples": 1,
-        "rows": 0}
+        "rows": 0, "tier": "auto"}
     attnd.call("plan.set", job="gpt-*", every=10, samples=0)
     of_name = attnd.call("plan.set", job="gpt-small", rows=8)
     assert (of_name["every"], of_name["samples"], of_name["rows"]) == (10, 0, 8)
@@ -365,19 +365,20 @@ def attnctl(attnd, *arguments):
 
 def test_attnctl_shows_sets_and_resets(attnd):
     trainer = Listener(attnd, "gpt-small")
-    assert attnctl(attnd, "plan", "set", "gpt-*", "every=10", "layers=decoder.*.self encoder.*", "heads=0-3,7") == (
-        0, "JOBS   EVERY  LAYERS                    HEADS  SAMPLES  ROWS  FROM\n"
-           "gpt-*  10     decoder.*.self encoder.*  0-3,7  1        all   set\n")
-    trainer.wait_plans(plan(0, "gpt-*", 10, "decoder.*.self encoder.*", "0-3,7"), THE_DEFAULT)
+    assert attnctl(attnd, "plan", "set", "gpt-*", "every=10", "layers=decoder.*.self encoder.*", "heads=0-3,7",
+                   "tier=state") == (
+        0, "JOBS   EVERY  LAYERS                    HEADS  SAMPLES  ROWS  TIER   FROM\n"
+           "gpt-*  10     decoder.*.self encoder.*  0-3,7  1        all   state  set\n")
+    trainer.wait_plans(plan(0, "gpt-*", 10, "decoder.*.self encoder.*", "0-3,7", tier="state"), THE_DEFAULT)
     assert attnctl(attnd, "plan", "set", "gpt-small", "every=0", "samples=0")[0] == 0
     assert attnctl(attnd, "plan", "get") == (
-        0, "JOBS       EVERY  LAYERS                    HEADS  SAMPLES  ROWS  FROM\n"
-           "gpt-small  never  decoder.*.self encoder.*  0-3,7  all      all   set\n"
-           "gpt-*      10     decoder.*.self encoder.*  0-3,7  1        all   set\n"
-           "*          50     *                         *      1        all   default\n")
+        0, "JOBS       EVERY  LAYERS                    HEADS  SAMPLES  ROWS  TIER   FROM\n"
+           "gpt-small  never  decoder.*.self encoder.*  0-3,7  all      all   state  set\n"
+           "gpt-*      10     decoder.*.self encoder.*  0-3,7  1        all   state  set\n"
+           "*          50     *                         *      1        all   auto   default\n")
     assert attnctl(attnd, "plan", "reset", "gpt-small")[0] == 0
     assert attnctl(attnd, "plan", "get", "gpt-small")[1].endswith("\ngpt-*  10     decoder.*.self encoder.*  0-3,7  1"
-                                                                 "        all   set\n")
+                                                                 "        all   state  set\n")
     assert attnctl(attnd, "plan", "reset", "gpt-small") == (
         2, "attnctl: no plan was set for 'gpt-small'\n")
     assert attnctl(attnd, "plan", "set", "gpt-small", "every=x") == (

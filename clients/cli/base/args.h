@@ -41,7 +41,7 @@ enum args_option {
     ARGS_EVERY_COMMAND = ARGS_ADDRESS | ARGS_ENDPOINT | ARGS_TIMEOUT | ARGS_JSON | ARGS_HELP,
 };
 
-#define ARGS_WORDS_MAX   8 /* plan set JOB and its five keys */
+#define ARGS_WORDS_MAX   9 /* plan set JOB and its six keys */
 #define ARGS_METRICS_MAX 64
 #define ARGS_ERROR_MAX   256
 

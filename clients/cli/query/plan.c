@@ -12,9 +12,9 @@
 #define LAYERS_WIDTH  32
 #define HEADS_WIDTH   16
 
-static const char *const keys[] = {"every", "layers", "heads", "samples", "rows"};
+static const char *const keys[] = {"every", "layers", "heads", "samples", "rows", "tier"};
 enum { KEYS = sizeof keys / sizeof keys[0] };
-#define KEY_LIST "every, layers, heads, samples, rows"
+#define KEY_LIST "every, layers, heads, samples, rows, tier"
 
 /* Showing */
 
@@ -38,6 +38,7 @@ static void add_plan(struct out_table *table, const msgpack_object *plan)
     out_text(table, plan, "heads", HEADS_WIDTH);
     plan_add_number(table, plan, "samples", "all");
     plan_add_number(table, plan, "rows", "all");
+    out_text(table, plan, "tier", 0);
     out_text(table, plan, "from", 0);
 }
 
@@ -45,7 +46,7 @@ static void add_plan(struct out_table *table, const msgpack_object *plan)
 static int show_plans(struct cli *cli, const msgpack_object *result)
 {
     struct out_table table;
-    out_begin(&table, "JOBS|EVERY|LAYERS|HEADS|SAMPLES|ROWS|FROM");
+    out_begin(&table, "JOBS|EVERY|LAYERS|HEADS|SAMPLES|ROWS|TIER|FROM");
     for (uint32_t i = 0; i < field_columns(result); i++) {
         add_plan(&table, field_column(result, i));
     }

@@ -23,7 +23,7 @@ from .local import version_order
 
 DEFAULT_TIMEOUT_S = 5.0
 LOOK_EVERY_S = 0.05  # somebody waits for an answer meanwhile
-PLAN_KEYS = ("every", "layers", "heads", "samples", "rows")
+PLAN_KEYS = ("every", "layers", "heads", "samples", "rows", "tier")
 
 
 class ControlError(Exception):
@@ -87,14 +87,14 @@ class Control:
 
     def plan(self, job: Optional[str] = None) -> Any:
         """The capture plan of a job: a dict of job, pattern, from ("default", "config" or "set"), every (0 =
-        nothing), layers, heads, samples and rows (0 = all). Without a job the list of all plans; the first one whose
-        pattern matches a job holds for it."""
+        nothing), layers, heads, samples and rows (0 = all), tier. Without a job the list of all plans; the first one
+        whose pattern matches a job holds for it."""
         return self.call("plan.get", past.given(job=job))
 
     def set_plan(self, job: str, **keys: Any) -> Any:
         """Changes what a job is asked to capture, from now on and until the daemon ends: every=10,
-        layers="decoder.*.self", heads="0-3,7", samples=0, rows=64. `job` may be a pattern ("gpt-*"); what is not named
-        stays as it is. The plan as of `plan`; ControlError when a value is none, TypeError for another key."""
+        layers="decoder.*.self", heads="0-3,7", samples=0, rows=64, tier="state". `job` may be a pattern ("gpt-*"); what
+        is not named stays as it is. The plan as of `plan`; ControlError when a value is none, TypeError for another key."""
         for key in keys:
             if key not in PLAN_KEYS:
                 raise TypeError(f"set_plan() has no key {key!r} (valid: {', '.join(PLAN_KEYS)})")

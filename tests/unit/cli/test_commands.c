@@ -199,17 +199,17 @@ static void put_ping(struct mpk_writer *reply)
 static void commands_put_plan(struct mpk_writer *reply, const msgpack_object *params,
                               const char *from)
 {
-    static const char *const keys[] = {"every", "layers", "heads", "samples", "rows"};
+    static const char *const keys[] = {"every", "layers", "heads", "samples", "rows", "tier"};
     char job[64], text[128];
     field_text(params, "job", job, sizeof job);
-    mpk_put_map(reply, 8);
+    mpk_put_map(reply, 9);
     mpk_pair_str(reply, "job", job);
     mpk_pair_str(reply, "pattern", *job ? job : "*");
     mpk_pair_str(reply, "from", from);
-    for (int i = 0; i < 5; i++) {
+    for (int i = 0; i < 6; i++) {
         field_text(params, keys[i], text, sizeof text);
-        if (i == 1 || i == 2) {
-            mpk_pair_str(reply, keys[i], *text ? text : "*");
+        if (i == 1 || i == 2 || i == 5) {
+            mpk_pair_str(reply, keys[i], *text ? text : i == 5 ? "auto" : "*");
         } else {
             mpk_pair_u64(reply, keys[i], strtoul(text, NULL, 10));
         }
@@ -917,21 +917,21 @@ static void test_wrong_usage_is_explained(void **state)
 static void test_plans_are_shown_and_set(void **state)
 {
     commands_assert_says(state, "plan get", 0,
-                         "JOBS  EVERY  LAYERS  HEADS  SAMPLES  ROWS  FROM\n"
-                         "*     never  *       *      all      all   default\n");
+                         "JOBS  EVERY  LAYERS  HEADS  SAMPLES  ROWS  TIER  FROM\n"
+                         "*     never  *       *      all      all   auto  default\n");
     commands_assert_says(state, "plan get gpt", 0,
-                         "JOBS  EVERY  LAYERS  HEADS  SAMPLES  ROWS  FROM\n"
-                         "gpt   never  *       *      all      all   default\n");
+                         "JOBS  EVERY  LAYERS  HEADS  SAMPLES  ROWS  TIER  FROM\n"
+                         "gpt   never  *       *      all      all   auto  default\n");
     commands_assert_says(
         state,
         "plan set 'gpt-*' every=10 layers='decoder.*.self encoder.*' heads=0-3,7 samples=2 "
-        "rows=64",
+        "rows=64 tier=state",
         0,
-        "JOBS   EVERY  LAYERS                    HEADS  SAMPLES  ROWS  FROM\n"
-        "gpt-*  10     decoder.*.self encoder.*  0-3,7  2        64    set\n");
+        "JOBS   EVERY  LAYERS                    HEADS  SAMPLES  ROWS  TIER   FROM\n"
+        "gpt-*  10     decoder.*.self encoder.*  0-3,7  2        64    state  set\n");
     commands_assert_says(state, "plan reset gpt", 0,
-                         "JOBS  EVERY  LAYERS  HEADS  SAMPLES  ROWS  FROM\n"
-                         "gpt   never  *       *      all      all   default\n");
+                         "JOBS  EVERY  LAYERS  HEADS  SAMPLES  ROWS  TIER  FROM\n"
+                         "gpt   never  *       *      all      all   auto  default\n");
     commands_assert_says(state, "plan set gpt every=3 --json | grep -A1 from", 0,
                          "  \"from\": \"set\",\n  \"every\": 3,\n");
 }
@@ -939,7 +939,7 @@ static void test_plans_are_shown_and_set(void **state)
 static void test_a_plan_is_not_set_by_halves(void **state)
 {
     const char *form = "not of the form KEY=VALUE (valid keys: every, layers, heads, samples, "
-                       "rows)";
+                       "rows, tier)";
     char expected[256];
     snprintf(expected, sizeof expected, "attnctl: 'evry=3': %s\n", form);
     commands_assert_says(state, "plan set gpt rows=1 evry=3", 2, expected);

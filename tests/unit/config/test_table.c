@@ -196,6 +196,9 @@ static void check_key(int index)
     case VALUE_EFFORT:
         check_words(index, (const char *const[]){"norm", "leading", "full", NULL});
         break;
+    case VALUE_TIER:
+        check_words(index, (const char *const[]){"auto", "raw", "state", NULL});
+        break;
     case VALUE_ISA:
         check_words(index,
                     (const char *const[]){"auto", "scalar", "portable", "avx2", "avx512", NULL});

@@ -199,7 +199,7 @@ static void test_mistakes_are_named(void **state)
     ASSERT_REFUSED("--count: '0': not accepted (valid: 1 or more)", "--count", "0");
     ASSERT_REFUSED("--count: '99999999999999999999': not accepted (valid: 1 or more)", "--count",
                    "99999999999999999999");
-    ASSERT_REFUSED("too many words: 'i'", "a", "b", "c", "d", "e", "f", "g", "h", "i");
+    ASSERT_REFUSED("too many words: 'j'", "a", "b", "c", "d", "e", "f", "g", "h", "i", "j");
 }
 
 int main(void)

@@ -82,7 +82,7 @@ static void test_without_anything_the_default_holds(void **state)
     assert_holds("gpt-small", "*", PLAN_FROM_DEFAULT, 50);
     assert_holds(".hidden", "*", PLAN_FROM_DEFAULT, 50);
     static const char *const expected[] = {
-        "plan/999999/*/every=50;layers=*;heads=*;samples=1;rows=0"};
+        "plan/999999/*/every=50;layers=*;heads=*;samples=1;rows=0;tier=auto"};
     assert_prefixes(expected, 1);
 }
 
@@ -93,15 +93,16 @@ static void test_the_order_is_set_newest_first_then_config_then_default(void **s
         "plan: {samples: 0, rows: 64}\n"
         "jobs:\n"
         "  'gpt-*': {plan.every: 10}\n"
-        "  '*': {plan.every: 20, plan.layers: 'decoder.*.self encoder.*', plan.heads: '0-3,7'}\n");
+        "  '*': {plan.every: 20, plan.layers: 'decoder.*.self encoder.*', plan.heads: '0-3,7', "
+        "plan.tier: raw}\n");
     assert_int_equal(test_plan_set("bert", 1), 0);
     assert_int_equal(test_plan_set("gpt-[!0-9]*", 2), 0);
     static const char *const expected[] = {
-        "plan/0/gpt-[!0-9]*/every=2;layers=*;heads=*;samples=1;rows=0",
-        "plan/1/bert/every=1;layers=*;heads=*;samples=1;rows=0",
-        "plan/64/gpt-*/every=10;layers=*;heads=*;samples=0;rows=64",
-        "plan/65/*/every=20;layers=decoder.*.self encoder.*;heads=0-3,7;samples=0;rows=64",
-        "plan/999999/*/every=50;layers=*;heads=*;samples=0;rows=64"};
+        "plan/0/gpt-[!0-9]*/every=2;layers=*;heads=*;samples=1;rows=0;tier=auto",
+        "plan/1/bert/every=1;layers=*;heads=*;samples=1;rows=0;tier=auto",
+        "plan/64/gpt-*/every=10;layers=*;heads=*;samples=0;rows=64;tier=auto",
+        "plan/65/*/every=20;layers=decoder.*.self encoder.*;heads=0-3,7;samples=0;rows=64;tier=raw",
+        "plan/999999/*/every=50;layers=*;heads=*;samples=0;rows=64;tier=auto"};
     assert_prefixes(expected, 5);
     assert_holds("gpt-small", "gpt-[!0-9]*", PLAN_FROM_SET, 2);
     assert_holds("gpt-2", "gpt-*", PLAN_FROM_CONFIG, 10);
@@ -182,7 +183,8 @@ static void test_what_is_set_survives_a_new_config(void **state)
 static void test_the_longest_plan_fits_a_prefix(void **state)
 {
     char pattern[JOB_NAME_MAX + 1];
-    struct config_plan plan = {.every = 1000000000, .samples = INT32_MAX, .rows = INT32_MAX};
+    struct config_plan plan = {
+        .every = 1000000000, .samples = INT32_MAX, .rows = INT32_MAX, .tier = CONFIG_TIER_STATE};
     (void)state;
     plan_begin("");
     memset(pattern, '*', JOB_NAME_MAX);
@@ -192,7 +194,7 @@ static void test_the_longest_plan_fits_a_prefix(void **state)
     assert_int_equal(plans_set(plans, pattern, &plan), 0);
     struct plan_prefixes *prefixes = plans_prefixes(plans);
     const char *end = strstr(prefixes->text[1], ";samples=");
-    assert_string_equal(end, ";samples=2147483647;rows=2147483647");
+    assert_string_equal(end, ";samples=2147483647;rows=2147483647;tier=state");
     assert_true(strlen(prefixes->text[1]) <= PLAN_PREFIX_MAX);
     assert_true(plan_prefixes_have(prefixes, prefixes->text[2]));
     assert_false(plan_prefixes_have(prefixes, "plan/0/*/"));
