@@ -134,8 +134,9 @@ def differences(summary: Dict[str, Any], several: Sequence[Attended],
 
 
 def _metrics_missing(want: Dict[str, Any], got: Dict[str, Any], tier: str) -> List[str]:
-    """Metrics that ought to be there. Only queries and keys tell of logits."""
-    needed = {name for name in want if name != "max_logit" or tier == "qk"}
+    """Metrics that ought to be there. Only queries and keys tell of logits; a state need not know token numbers."""
+    optional = {"qk": (), "state": ("max_logit", "induction", "duplicate_token")}.get(tier, ("max_logit",))
+    needed = want.keys() - optional
     return [f"{name} is missing" for name in sorted(needed - got.keys())]
 
 

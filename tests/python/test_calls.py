@@ -1,14 +1,22 @@
 # SPDX-License-Identifier: MIT
-"""A seen attention as a message: what travels means what the model computed."""
+"""A seen attention as a message: what travels means what the model computed, and its numbers, which travel instead with
+tier `state`, are those of the same words."""
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from attnd import interface, mods
+from attnd import interface, mods, states
 from attnd.calls import Context, Queries, Share, Weights, heads_of, parts
 from attnd.devices import HeldCopy, HostCopy
 from attnd.plan import EVERYTHING, Plan
+from conftest import ROOT
+
+sys.path.append(str(ROOT / "tests" / "kernels"))
+import formulas  # noqa: E402
 
 B, H, T, D = 3, 4, 10, 8
 LAYER = ("decoder", 0, "self")
@@ -36,9 +44,39 @@ def truth(q, k, allowed=None, bias=0.0, scale=None, softcap=0.0):
 
 
 def messages(seen, plan=EVERYTHING, step=0, share=Share(), context=Context(), layer=LAYER, apart=True):
-    return [(lambda captured: (captured.keys(layer), {t[0]: frame for t, frame in zip(
+    found = [(lambda captured: (captured.keys(layer), {t[0]: frame for t, frame in zip(
         captured.frames.described, captured.frames.copies())}))(part.make(layer))
-            for part in cut(seen, plan, step, share, context, apart)]
+             for part in cut(seen, plan, step, share, context, apart)]
+    context = context._replace(state=states.Origin(0, step, 0, 48))
+    for message, part in zip(found, cut(seen, plan, step, share, context, apart)):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(states, "captured", lambda measured, *where: (measured, *where))
+            says_the_same(part.make(layer), message, layer)
+    return found
+
+
+def says_the_same(state, message, layer):
+    """The rows of a state are those that a message tells."""
+    measured, _, microbatch, heads, causal = state
+    keys, tensors = message
+    weights = np.array(weights_of(message))
+    case = SimpleNamespace(
+        weights=weights, dtype="f64", is_self=layer[2] == "self", documents=tensors.get("documents"),
+        mask=tensors.get("mask"), tokens=tensors.get("tokens"), dropout=False, causal=False, window=0, q_offset=0,
+        q_stride=1, learned_sink=False, q_len=None, k_len=None)
+    vars(case).update({name: keys[name] for name in vars(case) if name in keys and keys[name] is not None})
+    seen, query = formulas.visible(case)
+    sound, _, _ = formulas.judge(case, weights, seen, query)
+    assert (measured.valid == query).all() and measured.keys == weights.shape[3]
+    assert (microbatch, causal) == (keys.get("microbatch", 0), keys.get("causal", False))
+    assert heads == (keys.get("head_offset", 0), keys.get("heads_total", weights.shape[1]))
+    assert ("importance" in measured.values) <= (heads.total == weights.shape[1])
+    expected = {name: np.where(sound & exists, value, np.nan)
+                for name, (value, exists) in formulas.row_values(case, weights, seen, 8).items()}
+    needed = {name for name, values in expected.items() if np.isfinite(values).any()}
+    assert needed - set(measured.rows) <= {"induction", "duplicate_token"}
+    for name in measured.rows.keys() - {"max_logit"}:
+        np.testing.assert_allclose(measured.rows[name].numpy(), expected[name], rtol=2e-4, atol=2e-4, err_msg=name)
 
 
 def weights_of(message):
@@ -48,6 +86,7 @@ def weights_of(message):
     if "weights" in tensors:
         return tensors["weights"].astype(np.float64)
     q, k = (torch.from_numpy(tensors[name].copy()) for name in "qk")
+    q, k = (x.view(torch.bfloat16) if x.dtype == torch.int16 else x for x in (q, k))
     return truth(q, k, allowed, scale=keys["scale"], softcap=keys.get("softcap", 0))
 
 

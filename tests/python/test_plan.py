@@ -24,6 +24,15 @@ def test_the_codes_own_words_go_before_the_default_and_after_a_plan_for_the_job(
     assert choose([DEFAULT, b"plan/3/job/every=5"], "job", {"every": 7}) == Plan(every=5)
 
 
+def test_a_tier_that_a_plan_leaves_open_is_the_codes_own():
+    assert choose([b"plan/3/job/every=5;tier=state"], "job") == Plan(every=5, tier="state")
+    assert choose([b"plan/3/job/every=5;tier=later"], "job") == Plan(every=5)
+    for said, own, tier in ((b"raw", "state", "raw"), (b"auto", "state", "state"), (b"state", "raw", "state")):
+        assert choose([DEFAULT, b"plan/3/job/every=5;tier=" + said], "job", {"tier": own}) == Plan(every=5, tier=tier)
+        assert choose([DEFAULT + b";tier=" + said], "job", {"tier": own}).tier == own
+    assert choose([b"plan/3/job/every=5"], "job", {"every": 7, "tier": "state"}) == Plan(every=5, tier="state")
+
+
 def test_the_lowest_order_that_matches_holds_alone():
     prefixes = [DEFAULT, b"plan/2/gpt-*/every=2;samples=4", b"plan/1/gpt-[ab]/every=3", b"plan/0/bert/every=9"]
     assert choose(prefixes, "gpt-a") == Plan(every=3)

@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 import attnd
 from attnd import calls, capture, ranks, torch_state
 from attnd import tokens as tokens_module
-from conftest import FakeDaemon, free_endpoint, identity_holds
+from conftest import FakeDaemon, free_endpoint, identity_holds, wait_until
 
 MHA = torch.nn.MultiheadAttention
 D, H = 8, 2
@@ -997,6 +997,32 @@ def test_the_users_own_errors_reach_the_user(watched):
     model(x, x, x)
 
 
+def test_states_travel_where_they_are_taken_and_nothing_needs_tensors(daemon):
+    x = torch.rand(2, 5, D)
+    limits = b"limits/accepts=attention,qk,weights,event"
+    for accepted, options, tier in ((b"", {"tier": "state"}, "raw"), (b",state", {"tier": "state"}, "state"), (b",state", {}, "raw"),
+                                    (b",state", {"tier": "raw"}, "raw"), (b",state", {"plan": b"state"}, "state"),
+                                    (b",state", {"plan": b"state", "values": True}, "raw")):
+        fake = FakeDaemon(topics=(b"", limits + accepted, b"plan/1/job/every=1;tier=" + options.pop("plan", b"auto")))
+        with attnd.Publisher("job", fake.endpoint) as publisher:
+            fake.attach(publisher)
+            wait_until(lambda: fake.serve() or len(publisher._sender.prefixes) == 3, "the subscriptions arrive")
+            model = Model()
+            attnd.watch(model, job="job", publisher=publisher, **options)
+            model(x, x, x)
+            assert (next_tensors(fake)[1]["type"] == "state") == (tier == "state"), (accepted, options)
+
+
+def test_a_state_needs_no_room_in_a_message_for_what_it_is_made_of():
+    fake = FakeDaemon(topics=(b"", b"limits/accepts=attention,qk,state,event;max_message=4000"))
+    model, x = Model(), torch.rand(2, 50, D)
+    with attnd.Publisher("job", fake.endpoint) as publisher:
+        wait_until(lambda: fake.serve() or publisher.takes_states, "the subscriptions arrive")
+        attnd.watch(model, job="job", publisher=publisher, tier="state")
+        model(x, x, x)
+        assert next_tensors(fake)[1]["type"] == "state" and publisher.stats()["too_large"] == 0
+
+
 def test_bad_arguments_are_value_errors():
     model, threads = Model(), threading.active_count()
     for arguments in ({"every": -1}, {"exclude": 3}, {"include": ["a", None]}, {"job": "a/b"}, {"layers": {"nowhere": ("decoder", 0, "self")}},
@@ -1010,6 +1036,10 @@ def test_bad_arguments_are_value_errors():
     for name, value in (("weights_every", True), ("weights_every", False), ("probe", 5), ("probe", True)):
         with pytest.raises(ValueError, match=f"{name} = {value}: must be"):
             attnd.watch(model, job="job", endpoint=free_endpoint(), wait=0, **{name: value})
+    for more, said in (({"tier": "device"}, "tier = 'device': must be one of auto, raw, state"),
+                       ({"tier": "state", "values": True, "residual": True}, "values and residual need tier 'raw'")):
+        with pytest.raises(ValueError, match=said):
+            attnd.watch(model, job="job", endpoint=free_endpoint(), wait=0, **more)
     with pytest.raises(ValueError):
         attnd.watch("no model", job="job")
     assert not model._forward_hooks and threading.active_count() == threads

@@ -6,7 +6,7 @@
 
 Queries and keys travel as tier `qk` when a mask, in the wire's words, is all that was added to their product. A bias
 that differs by key (ALiBi, relative positions) or by head has no words there: then the weights are computed here,
-in f32 on the sender thread, and travel as tier `attention`.
+in f32 on the sender thread, and travel as tier `attention`. With tier `state` their numbers travel (states.py).
 """
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 import numpy as np
 import torch
 
-from . import mods, tensors, wire
+from . import mods, states, tensors, wire
 from .devices import DTYPE_NAMES, HeldCopy, HostCopy
 from .labels import ForwardLabels
 from .masks import IGNORED_AT, Visibility, describe
@@ -106,12 +106,13 @@ class Share(NamedTuple):
 class Context(NamedTuple):
     """The facts in a message besides the attention itself. `tokens`: HostCopy [B, Tk] of the forward's input; `labels`:
     the texts of the first sample's; `present`: which queries of a cross-attention are no padding; `beside`: attnd takes
-    values beside weights."""
+    values beside weights; `state`: what is sent is their numbers, of this capture."""
     microbatch: int = 0
     tokens: Optional[HostCopy] = None
     labels: Optional[ForwardLabels] = None
     present: Optional[Present] = None
     beside: bool = False
+    state: Optional[states.Origin] = None
 
 
 class Cut(NamedTuple):
@@ -139,11 +140,13 @@ class Part(NamedTuple):
     copy     copies it; `waits`: so that its gradient may follow; `held`: the tensors of the model are held until then
     whole    all rows of its heads are in it
     kept     what is large of it are tensors of the model
+    kind     of the message, when that is known: 'state'
     """
     nbytes: int
     copy: Callable[..., Cut]
     whole: bool = True
     kept: bool = True
+    kind: Optional[str] = None
 
 
 class _Form(NamedTuple):
@@ -221,7 +224,8 @@ def parts(seen: Seen, plan: Plan, step: int, share: Share, context: Context, apa
             part = (slice(0, samples), slice(low, high), wanted)
             nbytes = _nbytes(seen, part) + (context.present.nbytes if context.present is not None else 0)
             found.append(Part(nbytes, functools.partial(_cut, seen, part, rows, context), rows.stride == 1,
-                              isinstance(seen, Weights) or seen.score_mod is None))
+                              isinstance(seen, Weights) or seen.score_mod is None,
+                              None if context.state is None else "state"))
     return found
 
 
@@ -438,6 +442,8 @@ def _finish_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context, l
         visibility = plain or _described(_visible(allowed, form, rows, documents, (batch, 1, queries, keys))[:, 0],
                                          form, rows, layer)
         ids = None if plain is None or documents is None else np.broadcast_to(documents[1], (batch, keys))
+        if context.state is not None:
+            return _state_of_queries(parts, form, rows, context, layer, visibility, documents=ids)
         frames = tensors.Frames()
         frames.add_owned("q", q.dtype_name, q.numpy())
         frames.add_owned("k", k.dtype_name, k.numpy())
@@ -448,13 +454,37 @@ def _finish_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context, l
         frames.add_ids("documents", ids, batch, keys)
         return _captured("qk", frames, visibility, rows, context, layer,
                          {"scale": form.scale, "softcap": form.softcap})
-    allowed = _visible(allowed, form, rows, documents, (batch, heads, queries, keys))
+    unbanded, allowed = allowed, _visible(allowed, form, rows, documents, (batch, heads, queries, keys))
+    visibility = _described(np.asarray(allowed.any(axis=1)), form, rows, layer)
+    if context.state is not None and bias is not None and unbanded.shape[1] == 1:
+        hidden = unbanded if _has_band(visibility, form, rows) and documents is None else allowed
+        return _state_of_queries(parts, form, rows, context, layer, visibility, bias=np.where(hidden, bias, -np.inf))
     weights = softmax(_logits(q.floats(), k.floats(), form.scale, form.softcap), allowed, bias)
+    if context.state is not None:
+        return _state_of_weights(torch.from_numpy(weights), visibility, False, rows, context, layer)
     frames = tensors.Frames()
     frames.add_owned("weights", "f64" if weights.dtype == np.float64 else "f32", weights)
     _add_beside(frames, parts.values, gradient, context)
-    visibility = _described(np.asarray(allowed.any(axis=1)), form, rows, layer)
     return _captured("attention", frames, visibility, rows, context, layer, {})
+
+
+def _has_band(visibility: Visibility, form: _Form, rows: _Rows) -> bool:
+    """Whether a description has the causal bound and the window of the call."""
+    return (visibility.causal, visibility.window) == (form.causal, form.window) and \
+        visibility.q_offset == rows.first + (form.offset if form.causal else 0) and (form.causal or not form.window)
+
+
+def _state_of_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context, layer: wire.Layer, visibility: Visibility,
+                      **says: Any) -> Captured:
+    """Tier state; `says`: documents or bias."""
+    assert context.state is not None
+    heads, queries = parts.q.shape[1:3]
+    visibility = _of_present(visibility, context, rows, layer, parts.q.shape[0], queries, parts.k.shape[2])
+    whole = heads == rows.heads_total and rows.stride == 1
+    measured = states.of_queries(parts.q.tensor(), parts.k.tensor(), visibility, rows.stride, scale=form.scale,
+                                 softcap=form.softcap, cross=layer[2] == "cross", whole=whole, **says)
+    return states.captured(measured, context.state, context.microbatch, states.Heads(rows.head_offset, rows.heads_total),
+                           visibility.causal)
 
 
 _Documents = Optional[Tuple[np.ndarray, np.ndarray]]  # of queries [1, Tq] and of keys [1, Tk]
@@ -589,6 +619,9 @@ def _visible_of(seen: Weights, part: Tuple[slice, slice, slice]) -> torch.Tensor
 
 def _finish_weights(weights: HostCopy, visible: HostCopy, sink: bool, rows: _Rows, context: Context, layer: wire.Layer,
                     gradient: Optional[HostCopy], of_output: Optional[_Values], beside: Optional[_Values]) -> Optional[Captured]:
+    visibility = describe(visible.numpy(), rows.first, rows.stride, rows.total, layer[2] == "self")
+    if context.state is not None:
+        return _state_of_weights(weights.tensor(), visibility, sink, rows, context, layer)
     frames = tensors.Frames()
     frames.add_owned("weights", weights.dtype_name, weights.numpy())
     _add_beside(frames, of_output, gradient, context)
@@ -596,24 +629,47 @@ def _finish_weights(weights: HostCopy, visible: HostCopy, sink: bool, rows: _Row
         frames.add_owned("grad", gradient.dtype_name, gradient.numpy()[..., :weights.shape[3]])
     if beside is not None:
         beside.add(frames)
-    visibility = describe(visible.numpy(), rows.first, rows.stride, rows.total, layer[2] == "self")
     return _captured("attention", frames, visibility, rows, context, layer, {"learned_sink": sink})
 
 
+def _state_of_weights(weights: torch.Tensor, visibility: Visibility, sink: bool, rows: _Rows, context: Context,
+                      layer: wire.Layer) -> Captured:
+    """Tier state."""
+    assert context.state is not None
+    batch, _, queries, keys = weights.shape
+    visibility = _of_present(visibility, context, rows, layer, batch, queries, keys)
+    measured = states.of_weights(weights, visibility, rows.stride, cross=layer[2] == "cross", sink=sink,
+                                 tokens=_tokens_of(context, layer, batch, keys))
+    return states.captured(measured, context.state, context.microbatch, states.Heads(rows.head_offset, rows.heads_total),
+                           visibility.causal)
+
+
 # ----------------------------------------------------------------------------------------- the header
+
+def _of_present(visibility: Visibility, context: Context, rows: _Rows, layer: wire.Layer, batch: int, queries: int,
+                keys: int) -> Visibility:
+    """With what is known of the queries of a cross-attention."""
+    if layer[2] != "cross" or context.present is None:
+        return visibility
+    return with_queries(visibility, context.present.at(rows.positions(queries))[:batch], keys)
+
+
+def _tokens_of(context: Context, layer: wire.Layer, batch: int, keys: int) -> Optional[np.ndarray]:
+    """The token numbers of the keys, where they are known."""
+    if context.tokens is None or layer[2] != "self" or context.tokens.shape[1] != keys:
+        return None
+    numbers = context.tokens.numpy()[:batch]
+    return numbers if tensors.fit_32_bits(numbers) else None
+
 
 def _captured(kind: str, frames: tensors.Frames, visibility: Visibility, rows: _Rows, context: Context,
               layer: wire.Layer, extra: Dict[str, Any]) -> Captured:
     described = {name: shape for name, _, shape in frames.described}
     batch, heads, queries = described["q" if kind == "qk" else "weights"][:3]
     keys = described["k"][2] if kind == "qk" else described["weights"][3]
-    if layer[2] == "cross" and context.present is not None:
-        visibility = with_queries(visibility, context.present.at(rows.positions(queries))[:batch], keys)
+    visibility = _of_present(visibility, context, rows, layer, batch, queries, keys)
     frames.add_mask(visibility.mask, batch, queries, keys)
-    if context.tokens is not None and layer[2] == "self" and context.tokens.shape[1] == keys:
-        numbers = context.tokens.numpy()[:batch]
-        if tensors.fit_32_bits(numbers):
-            frames.add_ids("tokens", numbers, batch, keys)
+    frames.add_ids("tokens", _tokens_of(context, layer, batch, keys), batch, keys)
     labels = None if context.labels is None else context.labels.of(layer, keys)
     q_labels = None
     if context.labels is not None and layer[2] == "cross" and rows.stride == 1:

@@ -47,7 +47,7 @@ from .labels import Labels, Texts, check_labels
 from .layers import guess_layer, name_layers
 from .padding import DecoderPadding
 from .paths import call_name, clean_path
-from .plan import Plan
+from .plan import TIERS, Plan
 from .probe import Probe, run_quietly
 from .projections import Projections, check_projections
 from .publisher import DEFAULT_QUEUE_BYTES, Maker, Publisher
@@ -55,6 +55,7 @@ from .ranks import rank_and_world, shared_run
 from .residual import Residual
 from .spy import Spy
 from .start import START_IT, Starter, local_rank, starter_for
+from .states import Origin
 from .tensors import fit_32_bits
 from .tokens import Tokens
 
@@ -69,7 +70,8 @@ ALIVE_EVERY_S = 30.0  # how often a training that goes on says so when it has no
 
 
 def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, address: Any = None, every: Optional[int] = None,
-          samples: Optional[int] = None, rows: Optional[int] = None, optimizer: Any = None, steps: str = "auto",
+          samples: Optional[int] = None, rows: Optional[int] = None, tier: Optional[str] = None, optimizer: Any = None,
+          steps: str = "auto",
           stack: Optional[str] = None, layers: Optional[Mapping[str, Sequence[Any]]] = None,
           rank: Optional[int] = None, world: Optional[int] = None,
           tensor_parallel: Optional[Tuple[int, int]] = None, evaluation: bool = False, tokens: Optional[bool] = None,
@@ -89,6 +91,9 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     every        capture every n-th step, 0 = none; samples: of each batch, 0 = all; rows: query rows per call, 0 = all.
                  They go before the daemon's default plan (every 50th step, 1 sample, all rows), and a plan that is made
                  for the job (attnctl plan set, or the daemon's config) before them
+    tier         'state': the numbers of each attention are computed in this process, and they alone are sent; 'raw': its
+                 queries and keys are sent, or its weights, of which attnd has more numbers and maps; default 'auto':
+                 'raw'. A plan that was made for the job goes before it, if it says either
     optimizer    whose step() ends a step; default: any that holds parameters of the model
     steps        'auto', or 'manual': only w.step() ends one
     stack        'encoder' or 'decoder' for all layers, when their paths do not tell
@@ -137,7 +142,8 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     check_options(watch, options)
     check_flags((True, False), evaluation=evaluation, values=values, gradients=gradients, residual=residual, passive=passive)
     check_flags((True, False, None), tokens=tokens)
-    own_plan = _own_plan(every=every, samples=samples, rows=rows)
+    own_plan: Dict[str, Any] = _own_plan(every=every, samples=samples, rows=rows)
+    own_plan.update(_own_tier(tier, values=values, gradients=gradients, residual=residual))
     share = _share(tensor_parallel)
     patterns = {name: check_patterns(name, given) for name, given in (("include", include), ("exclude", exclude))}
     if steps not in ("auto", "manual"):
@@ -222,7 +228,7 @@ def _probing() -> Optional["Watch"]:
 class Watch:
     """A watched model. Made by watch(); used from the training thread."""
 
-    def __init__(self, root: torch.nn.Module, publisher: Publisher, own_publisher: bool, own_plan: Dict[str, int],
+    def __init__(self, root: torch.nn.Module, publisher: Publisher, own_publisher: bool, own_plan: Dict[str, Any],
                  share: Share, names: "_Names", position: Tuple[int, int], evaluation: bool, tokens: Optional[bool],
                  values: bool, gradients: bool, texts: Optional[Texts], patterns: Mapping[str, Sequence[str]],
                  starter: Optional[Starter] = None):
@@ -588,7 +594,7 @@ class Watch:
             microbatch = self._passes.get(path, 0)
             self._passes[path] = microbatch + 1
             context = Context(microbatch, self._tokens.sent(stack, *queries_of(seen)), self._tokens.labelled,
-                              beside=self.wants_values)
+                              beside=self.wants_values, state=self._origin(plan))
             if place[0] == "decoder" and place[2] == "cross":
                 context = context._replace(present=self._padding.of(queries_of(seen)))
             if layer is None:
@@ -606,11 +612,17 @@ class Watch:
                 found = self._gradients.wait(path, found, output, self._epoch, self._step)
             for part in found:
                 if layer is not None:
-                    self._publish(path, layer, part.nbytes, part.copy)
+                    self._publish(path, layer, part.nbytes, part.copy, part.kind)
                 else:
                     self._keep(path, part)
         except Exception:
             self.failed(f"the attention of {path or 'the model'} could not be captured")
+
+    def _origin(self, plan: Plan) -> Optional[Origin]:
+        """The origin of the states that travel instead of tensors; None: tensors do."""
+        if plan.tier != "state" or self.sends_values or not self.publisher.takes_states:
+            return None
+        return Origin(self._epoch, self._step, self.publisher.rank, self.publisher.buckets)
 
     def _note_padding(self, place: wire.Layer, seen: Seen, plan: Plan) -> None:
         """A self-attention of the decoder may tell which queries of a cross-attention are padding."""
@@ -665,7 +677,7 @@ class Watch:
             for kept in pending:
                 layer = self._taken(kept.path)
                 if layer is not None:
-                    self._publish(kept.path, layer, kept.nbytes, kept.copied)
+                    self._publish(kept.path, layer, kept.nbytes, kept.copied, kept.kind)
             for refused in self.judge.news():
                 log.warning("job %s: %s", self.publisher.job, refused)
             if unseen is not None:
@@ -690,9 +702,10 @@ class Watch:
         layer = self._names.layers.get(path)
         return layer if layer is not None and self.plan.takes_layer(layer) and self.publisher.wanted(*layer) else None
 
-    def _publish(self, path: str, layer: wire.Layer, nbytes: int, copy: Callable[[], Optional[Cut]]) -> None:
+    def _publish(self, path: str, layer: wire.Layer, nbytes: int, copy: Callable[[], Optional[Cut]],
+                 kind: Optional[str]) -> None:
         try:
-            self.publisher.publish_later(layer, self._epoch, self._step, nbytes, lambda: _maker(copy(), layer))
+            self.publisher.publish_later(layer, self._epoch, self._step, nbytes, lambda: _maker(copy(), layer), kind)
         except Exception:
             self.failed(f"the attention of {path or 'the model'} could not be captured")
 
@@ -700,13 +713,13 @@ class Watch:
         """Copies what has no name yet, as much as the queue may hold; the rest is counted when it has one."""
         copied: Optional[Cut] = None
         if self._pending_bytes + part.nbytes <= self.publisher.queue_bytes and \
-                part.nbytes <= self.publisher.message_bytes:
+                (part.kind == "state" or part.nbytes <= self.publisher.message_bytes):
             self._pending_bytes += part.nbytes
             try:
                 copied = part.copy()
             except Exception:
                 self.failed(f"the attention of {path or 'the model'} could not be captured")
-        self._pending.append(_Kept(path, part.nbytes, lambda: copied))
+        self._pending.append(_Kept(path, part.nbytes, lambda: copied, part.kind))
 
     def _tell_many(self, path: str) -> None:
         if not self._told_many:
@@ -802,6 +815,7 @@ class _Kept(NamedTuple):
     path: str
     nbytes: int
     copied: Callable[[], Optional[Cut]]
+    kind: Optional[str]
 
 
 def _maker(part: Optional[Cut], layer: wire.Layer) -> Maker:
@@ -873,6 +887,19 @@ def _kept_by(root: torch.nn.Module, also: Optional[Watch] = None, without: Optio
 def _own_plan(**given: Optional[int]) -> Dict[str, int]:
     return {name: wire.check_int(name, value, 10**9)
             for name, value in given.items() if value is not None}
+
+
+def _own_tier(tier: Optional[str], **raw: bool) -> Dict[str, str]:
+    """The tier that was asked for; `raw`: what else was, and needs tensors."""
+    if tier is None:
+        return {}
+    if tier not in TIERS:
+        raise ValueError(f"tier = {tier!r}: must be one of {', '.join(TIERS)}")
+    needing = [name for name, asked in raw.items() if asked]
+    if tier == "state" and needing:
+        raise ValueError(f"tier = 'state': {' and '.join(needing)} need{'s' if len(needing) == 1 else ''} tier 'raw', since "
+                         "attnd computes them from what is sent")
+    return {} if tier == "auto" else {"tier": tier}
 
 
 def _share(tensor_parallel: Optional[Tuple[int, int]]) -> Share:

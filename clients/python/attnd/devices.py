@@ -50,6 +50,10 @@ class HostCopy:
             self._arrived.synchronize()
         return self._tensor.cpu()
 
+    def tensor(self) -> torch.Tensor:
+        """The numbers, on the CPU; waits until they have arrived."""
+        return self._on_host()
+
     def numpy(self) -> np.ndarray:
         """The numbers, bf16 as the bits of int16; waits until they have arrived."""
         tensor = self._on_host()

@@ -33,6 +33,11 @@ class Limits(NamedTuple):
     weights_max_size: float = 2048
     buckets: float = 48
 
+    @property
+    def states(self) -> bool:
+        """Whether messages of type state are taken."""
+        return "state" in self.accepts
+
     def refusal(self, kind: Optional[str], nbytes: int, keys: Mapping[str, Any]) -> Optional[str]:
         """Why a message with these keys is not taken, as a clause; None: it is. `kind` None: not known yet."""
         if kind is not None and kind not in self.accepts:

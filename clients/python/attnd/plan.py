@@ -27,6 +27,7 @@ PREFIX = b"plan/"
 PREFIX_BYTES_MAX = 1024  # of a whole one
 DEFAULT_ORDER = 999999
 NUMBER_MAX = 10**9
+TIERS = ("auto", "raw", "state")
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,15 @@ class Plan:
     heads    (first, last) of each range of heads, both included; None: all
     samples  the first n of a batch; 0: all
     rows     at most n query rows of a call, evenly spaced, others at each captured step; 0: all
+    tier     what travels: 'state', the numbers of an attention; 'raw', its queries and keys, or weights; 'auto': the
+             client decides
     """
     every: int = 1
     layers: Tuple[str, ...] = ("*",)
     heads: Optional[Tuple[Tuple[int, int], ...]] = None
     samples: int = 0
     rows: int = 0
+    tier: str = "auto"
 
     def takes_step(self, step: int) -> bool:
         """Whether this step is captured."""
@@ -97,12 +101,16 @@ EVERYTHING = Plan()
 def choose(prefixes: Iterable[bytes], job: str, own: Optional[Mapping[str, Any]] = None) -> Plan:
     """The plan that holds for a job, given what is subscribed to and what the job's own code asks for.
 
-    `own`: some of every, samples and rows. A plan that was made for the job goes before it, the daemon's default
-    does not.
+    `own`: some of every, samples, rows and tier. A plan that was made for the job goes before it, the daemon's default
+    does not; a plan whose tier is 'auto' leaves that to the code.
     """
     found = [entry for entry in (_read(prefix, job) for prefix in prefixes if prefix.startswith(PREFIX)) if entry]
     order, _, _, plan = min(found, key=lambda entry: entry[:3], default=(DEFAULT_ORDER, 0, b"", EVERYTHING))
-    return plan if order < DEFAULT_ORDER or not own else replace(plan, **own)
+    if not own:
+        return plan
+    if order == DEFAULT_ORDER:
+        return replace(plan, **own)
+    return replace(plan, tier=own.get("tier", "auto")) if plan.tier == "auto" else plan
 
 
 _PREFIX = re.compile(rb"plan/(\d{1,6})/([^/]{1,128})/([ -~]*)\Z")
@@ -161,8 +169,13 @@ def _range(text: str) -> Tuple[int, int]:
     return numbers
 
 
+def _tier(text: str) -> str:
+    """One of a later attnd is as good as none."""
+    return text if text in TIERS else "auto"
+
+
 _READERS: Dict[str, Callable[[str], Any]] = {
-    "every": _number, "layers": _patterns, "heads": _heads, "samples": _number, "rows": _number}
+    "every": _number, "layers": _patterns, "heads": _heads, "samples": _number, "rows": _number, "tier": _tier}
 
 _warned: Sequence[bytes] = ()
 

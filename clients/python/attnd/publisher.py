@@ -86,7 +86,7 @@ class Publisher:
         self._step = 0
         self._settings: Dict[str, Any] = {}
         self._warned = self._warned_log = self._warned_old = False
-        self._planned: Tuple[Tuple[bytes, ...], Dict[str, int], Plan] = ((), {}, EVERYTHING)
+        self._planned: Tuple[Tuple[bytes, ...], Dict[str, Any], Plan] = ((), {}, EVERYTHING)
         self._sender = Sender(self._identity, endpoint, address, queue_bytes, linger, high_water)
         self._finalizer = weakref.finalize(self, Sender.close, self._sender)
         self._finalizer.atexit = False  # sender closes what is open then, in the right order
@@ -133,8 +133,8 @@ class Publisher:
         """The plan of the daemon for this job; everything, when it has not said or there is none."""
         return self.plan_with({})
 
-    def plan_with(self, own: Dict[str, int]) -> Plan:
-        """The plan, when the job's own code asks for `own`: some of every, samples and rows."""
+    def plan_with(self, own: Dict[str, Any]) -> Plan:
+        """The plan, when the job's own code asks for `own`: some of every, samples, rows and tier."""
         prefixes = self._sender.prefixes
         if prefixes is not self._planned[0] or own != self._planned[1]:
             self._planned = prefixes, dict(own), choose(prefixes, self.job, own)
@@ -184,6 +184,11 @@ class Publisher:
     def buckets(self) -> int:
         """How many buckets the histograms of those who listen have: for LayerState."""
         return int(self._sender.limits.buckets)
+
+    @property
+    def takes_states(self) -> bool:
+        """Whether those who listen take messages of type state."""
+        return self._sender.limits.states
 
     @property
     def stalled(self) -> bool:
@@ -372,10 +377,12 @@ class Publisher:
         return self._publish("state", where, frames, lambda: wire.state_keys(
             where.layer, frames.described, heads=packed.heads, first=begin))
 
-    def publish_later(self, layer: wire.Layer, epoch: int, step: int, nbytes: int, copy: Callable[[], "Maker"]) -> bool:
+    def publish_later(self, layer: wire.Layer, epoch: int, step: int, nbytes: int, copy: Callable[[], "Maker"],
+                      kind: Optional[str] = None) -> bool:
         """Queues a message that is made on the publishing thread when its turn comes; True when queued.
 
         nbytes   what it holds on to until then, reserved now; when the message is larger there has to be room
+        kind     its type, when that is known; a state is smaller than what it is made of
         copy     is called now, when there is room, and returns what makes the message then, or None for none (counted
                  as dropped, like one that raises)
 
@@ -384,7 +391,7 @@ class Publisher:
         """
         topic = self._topic(*layer)
         self._step = step
-        if not self._sender.reserve(topic, nbytes):
+        if not self._sender.reserve(topic, nbytes, kind, travels=0 if kind == "state" else nbytes):
             return False
         try:
             make = copy()

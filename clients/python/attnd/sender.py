@@ -170,12 +170,13 @@ class Sender:
             self._count["published"] += 1
             self._count_drop(topic)
 
-    def reserve(self, topic: bytes, nbytes: int, kind: Optional[str] = None, keys: Mapping[str, Any] = NO_KEYS) -> bool:
+    def reserve(self, topic: bytes, nbytes: int, kind: Optional[str] = None, keys: Mapping[str, Any] = NO_KEYS,
+                travels: Optional[int] = None) -> bool:
         """Takes `nbytes` of the queue before they are copied. False: the message was counted as dropped.
 
-        `kind` and `keys` as far as they are known. After True comes exactly one put() or cancel().
+        `kind` and `keys` as far as they are known; `travels`: how many bytes of the message are known, if not all. After True comes exactly one put() or cancel().
         """
-        refusal = self.limits.refusal(kind, nbytes + len(topic), keys)
+        refusal = self.limits.refusal(kind, (nbytes if travels is None else travels) + len(topic), keys)
         with self._changed:
             self._count["published"] += 1
             if not self._open:

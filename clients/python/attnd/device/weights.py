@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: MIT
+"""weights: row metrics of a map of weights that exists anyway, as that of an explicit softmax, some rows at a time.
+
+Nothing is renormalised, as in workers/KERNELS.md: a row whose sum is off is not sound, and has no numbers. Shapes do not
+depend on what the tensors hold, so that nothing waits for their device.
+"""
+from __future__ import annotations
+
+import math
+from typing import Dict, List, NamedTuple, Optional, Tuple
+
+import torch
+
+from .sums import wide
+
+_ENTRIES = 1 << 20  # weights that are looked at, at once, but for those of one row
+_TOP = 8
+
+
+class Words(NamedTuple):
+    """The words of the wire for what may be attended to and is no padding; all of them hold together."""
+    causal: bool = False
+    window: int = 0
+    q_offset: int = 0
+    q_stride: int = 1
+    q_len: Optional[torch.Tensor] = None
+    k_len: Optional[torch.Tensor] = None
+    mask: Optional[torch.Tensor] = None  # bool [B, Tq, Tk]
+    cross: bool = False
+
+
+class Judged(NamedTuple):
+    """The numbers of rows [B, H, Tq], NaN where there is none, and which of the queries [B, Tq] are no padding."""
+    rows: Dict[str, torch.Tensor]
+    valid: torch.Tensor
+    row_sum_error: torch.Tensor
+
+
+@torch.no_grad()
+def rows(weights: torch.Tensor, words: Words, learned_sink: bool = False, tokens: Optional[torch.Tensor] = None,
+         local_window: int = 8) -> Judged:
+    """Every row metric of weights [B, H, Tq, Tk], logits apart. `learned_sink`: rows may sum to less than 1; `tokens`:
+    integers [B, Tk], which `induction` and `duplicate_token` need."""
+    heads, queries, keys = weights.shape[1:]
+    step = max(1, _ENTRIES // (heads * keys))
+    found: List[List[Judged]] = []
+    for sample in range(len(weights)):
+        q_len, k_len, mask = (None if one is None else one[sample] for one in (words.q_len, words.k_len, words.mask))
+        one = words._replace(q_len=q_len, k_len=k_len, mask=mask)
+        known = None if tokens is None or words.cross else tokens[sample]
+        found.append([_some(weights[sample, :, begin:begin + step], begin, one, learned_sink, known, local_window, queries)
+                      for begin in range(0, queries, step)])
+    names = found[0][0].rows
+    return Judged({name: torch.stack([torch.cat([part.rows[name] for part in parts], 1) for parts in found])
+                   for name in names},
+                  torch.stack([torch.cat([part.valid for part in parts]) for parts in found]),
+                  torch.stack([part.row_sum_error for parts in found for part in parts]).amax())
+
+
+def _some(weights: torch.Tensor, begin: int, words: Words, learned_sink: bool, tokens: Optional[torch.Tensor],
+          local_window: int, queries: int) -> Judged:
+    """The same of some rows [H, rows, Tk] of a sample."""
+    count, keys, device = weights.shape[1], weights.shape[2], weights.device
+    query, j = torch.arange(begin, begin + count, device=device), torch.arange(keys, device=device)
+    p = words.q_offset + query * words.q_stride
+    seen, valid = _visible(words, query, p, j)
+    n = seen.sum(-1)
+    given = weights.to(wide(device))
+    a = torch.where(seen, given, torch.zeros_like(given))
+    total = a.sum(-1)
+    sound, error = _judge(a, total, valid & (n > 0), weights.dtype, learned_sink)
+    length, known_queries = (torch.full((), most, device=device) if given_length is None else given_length
+                             for given_length, most in ((words.k_len, keys), (words.q_len, queries)))
+    end = torch.minimum(length, words.q_offset + known_queries * words.q_stride)
+    gap = (p[:, None] - j).abs()
+    distance = gap.to(a.dtype)
+    rest = torch.cat([torch.zeros_like(a[..., :1]), a[..., 1:]], -1)
+    mass = rest.sum(-1)
+    left = (n - seen[:, 0].long()).to(a.dtype)
+    entropy, mean_distance = _nats(a), (a * distance).sum(-1)
+    farthest = (distance * seen).amax(-1)
+    always = torch.ones_like(n, dtype=torch.bool)
+    numbers = {
+        "entropy": (entropy, always),
+        "entropy_normalized": (entropy / torch.log(n.to(a.dtype)), n >= 2),
+        "effective_keys": (torch.exp(entropy), always),
+        "confidence": (torch.where(seen, a, torch.full_like(a, -math.inf)).amax(-1), always),
+        "local_mass": ((a * (gap <= local_window)).sum(-1), always),
+        "mean_distance": (mean_distance, always),
+        "mean_distance_normalized": (mean_distance / farthest, farthest > 0),
+        "first_token": (a[..., 0], p >= 1),
+        "entropy_sans_first": ((_nats(rest) / mass + torch.log(mass)) / torch.log(left), (n >= 3) & (mass > 0)),
+        "tail_mass": (1 - a.topk(min(_TOP, keys), sorted=False)[0].sum(-1), always)}
+    if not words.cross:
+        for name, key in (("previous_token", p - 1), ("diagonal", p), ("next_token", p + 1)):
+            numbers[name] = _at(a, key), (key >= 0) & (key < end)
+    if learned_sink:
+        numbers["sink_deficit"] = 1 - total, always
+    if tokens is not None:
+        earlier = (tokens == tokens[p.clamp(max=keys - 1)][:, None]) & (j < p[:, None])
+        known = (p < length) & earlier.any(-1)
+        numbers["duplicate_token"] = (a * earlier).sum(-1), known
+        numbers["induction"] = (a[..., 1:] * earlier[:, :-1]).sum(-1), known
+    return Judged({name: torch.where(sound & exists & torch.isfinite(value), value, torch.full_like(value, math.nan))
+                   for name, (value, exists) in numbers.items()}, valid, error)
+
+
+def _visible(words: Words, query: torch.Tensor, p: torch.Tensor, j: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Which keys these rows see, bool [rows, Tk], and which of them are no padding."""
+    seen = torch.ones(len(p), len(j), dtype=torch.bool, device=p.device)
+    valid = torch.ones_like(p, dtype=torch.bool)
+    if words.mask is not None:
+        seen = words.mask[query]
+        valid = seen.any(-1)
+    if words.causal:
+        seen = seen & (j <= p[:, None])
+    if words.window:
+        seen = seen & (j > p[:, None] - words.window)
+    if words.k_len is not None:
+        seen = seen & (j < words.k_len)
+    return seen, valid if words.q_len is None else valid & (query < words.q_len)
+
+
+def _judge(a: torch.Tensor, total: torch.Tensor, counts: torch.Tensor, dtype: torch.dtype,
+           learned_sink: bool) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Which of the rows that count are distributions, bool [H, rows], and how far sums are off 1 at most."""
+    sum_off, below = (2e-2, -1e-3) if dtype in (torch.float16, torch.bfloat16) else (1e-3, -1e-6)
+    off = total - 1
+    sound = counts & torch.isfinite(a).all(-1) & (a >= below).all(-1)
+    sound = sound & ((off if learned_sink else off.abs()) <= sum_off)
+    known = torch.where(counts & torch.isfinite(off), off.abs(), torch.full_like(off, -1.0)).amax()
+    return sound, torch.where(known >= 0, known, torch.full_like(known, math.nan))
+
+
+def _nats(a: torch.Tensor) -> torch.Tensor:
+    positive = a.clamp(min=0)
+    return -torch.xlogy(positive, positive).sum(-1)
+
+
+def _at(a: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """The weight of each row at a key of its own; of none, any number."""
+    return a.gather(-1, key.clamp(0, a.shape[-1] - 1).expand(a.shape[0], -1)[..., None])[..., 0]

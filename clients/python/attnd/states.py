@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: MIT
+"""states: tier `state`, the numbers of a captured attention instead of its tensors (calls.py decides which).
+
+    on the CPU   queries, keys or weights are copied as for the other tiers, and the sender thread computes the state
+                 from them and the same words: what is visible, and what is padding
+"""
+from __future__ import annotations
+
+import math
+from typing import Any, Dict, List, NamedTuple, Optional
+
+import numpy as np
+import torch
+
+from . import tensors, wire
+from .device import reference, weights
+from .device.problem import Problem
+from .layer_state import LayerState
+from .masks import Visibility
+from .padding import valid_queries
+from .publisher import Captured
+
+
+class Origin(NamedTuple):
+    """The capture that a state is of, and how many buckets its histograms have."""
+    epoch: int
+    step: int
+    rank: int
+    buckets: int
+
+
+class Heads(NamedTuple):
+    """Which of the layer's heads it is about: so many from the first on."""
+    first: int
+    total: int
+
+
+class Measured(NamedTuple):
+    """The numbers that were computed: row metrics [B, H, Tq]; `valid` bool [B, Tq]: queries that are no padding; numbers [H]."""
+    rows: Dict[str, torch.Tensor]
+    valid: np.ndarray
+    keys: int
+    values: Dict[str, torch.Tensor]
+    row_sum_error: float
+
+
+def of_queries(q: torch.Tensor, k: torch.Tensor, visibility: Visibility, stride: int, *, scale: float, softcap: float,
+               cross: bool, whole: bool, documents: Optional[np.ndarray] = None,
+               bias: Optional[np.ndarray] = None) -> Measured:
+    """The numbers of queries [B, H, Tq, d] and keys. `bias`: says what is visible instead of the mask, and what is
+    added; `whole`: all rows of all heads of the layer."""
+    exact = torch.promote_types(q.dtype, k.dtype)
+    given = visibility.mask if bias is None else bias
+    problem = Problem(
+        q.to(exact), k.to(exact), scale, visibility.causal, visibility.q_offset, visibility.window,
+        _list(visibility.k_len), _list(visibility.q_len),
+        None if given is None else torch.from_numpy(np.array(given[:, None] if bias is None else given)),
+        softcap, None, None if documents is None else torch.from_numpy(np.array(documents)), cross, q_stride=stride)
+    scores = reference.Scores(problem) if whole else None
+    rows = reference.rows(problem, scores)
+    valid = valid_queries(visibility, (problem.batch, problem.queries))
+    counts = torch.from_numpy(valid)[:, None]
+    sound = torch.isfinite(rows["entropy"]) & counts
+    invalid = (counts & ~sound).sum(2)
+    if bias is not None:  # which leaves padding its keys
+        rows = {name: torch.where(counts, values, torch.full_like(values, math.nan)) for name, values in rows.items()}
+    values = {} if scores is None else {"importance": scores.importance(problem, invalid)}
+    return Measured(rows, valid, problem.keys, values, 0.0 if sound.any() else math.nan)
+
+
+def of_weights(given: torch.Tensor, visibility: Visibility, stride: int, *, cross: bool, sink: bool,
+               tokens: Optional[np.ndarray] = None) -> Measured:
+    """The numbers of weights [B, H, Tq, Tk]. `sink`: a learned one has taken its share; `tokens`: integers [B, Tk]."""
+    q_len, k_len = (None if one is None else torch.from_numpy(np.asarray(one, dtype=np.int64))
+                    for one in (visibility.q_len, visibility.k_len))
+    mask = None if visibility.mask is None else torch.from_numpy(np.array(visibility.mask, dtype=bool))
+    words = weights.Words(visibility.causal, visibility.window, visibility.q_offset, stride, q_len, k_len, mask, cross)
+    judged = weights.rows(given, words, sink, None if tokens is None else torch.from_numpy(np.array(tokens)))
+    return Measured(judged.rows, judged.valid.numpy(), int(given.shape[3]), {}, float(judged.row_sum_error))
+
+
+def captured(measured: Measured, origin: Origin, microbatch: int, heads: Heads, causal: bool) -> Captured:
+    """The message."""
+    state = LayerState(heads.total, origin.buckets)
+    kept = {name: values for name, values in measured.rows.items() if name == "entropy" or torch.isfinite(values).any()}
+    state.add(kept, keys=measured.keys, valid=measured.valid, values=measured.values, row_sum_error=measured.row_sum_error,
+              epoch=origin.epoch, step=origin.step, microbatch=microbatch, rank=origin.rank, causal=causal,
+              head_offset=heads.first)
+    frames = tensors.Frames()
+    frames.add_owned("state", "u8", np.frombuffer(state.pack(), dtype=np.uint8))
+    return Captured("state", frames, lambda where: wire.state_keys(where, frames.described, heads=heads.total,
+                                                                   first=(origin.epoch, origin.step)))
+
+
+def _list(lengths: Any) -> Optional[List[int]]:
+    return None if lengths is None else [int(n) for n in lengths]
