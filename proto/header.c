@@ -252,6 +252,14 @@ static int read_real(const struct header_rule *rule, const msgpack_object *value
     return !rc && !isfinite(*field) ? ERR_KEY_RANGE : rc;
 }
 
+static int read_positive_real(const struct header_rule *rule, const msgpack_object *value,
+                              struct header *header)
+{
+    int rc = read_real(rule, value, header);
+
+    return !rc && !(*(double *)(void *)((char *)header + rule->offset) > 0) ? ERR_KEY_RANGE : rc;
+}
+
 /* 0 would leave nothing of the queries and keys. */
 static int read_scale(const struct header_rule *rule, const msgpack_object *value,
                       struct header *header)
@@ -261,12 +269,12 @@ static int read_scale(const struct header_rule *rule, const msgpack_object *valu
     return !rc && !(fabs(header->scale) > 0) ? ERR_KEY_RANGE : rc;
 }
 
-static int read_softcap(const struct header_rule *rule, const msgpack_object *value,
-                        struct header *header)
+static int read_not_negative(const struct header_rule *rule, const msgpack_object *value,
+                             struct header *header)
 {
     int rc = read_real(rule, value, header);
 
-    return !rc && header->softcap < 0 ? ERR_KEY_RANGE : rc;
+    return !rc && *(double *)(void *)((char *)header + rule->offset) < 0 ? ERR_KEY_RANGE : rc;
 }
 
 static int read_lengths(const msgpack_object *value, uint32_t batch, uint32_t max,
@@ -481,7 +489,7 @@ static int header_read_values(const struct header_rule *rule, const msgpack_obje
     KEY(head_dim, IN_WEIGHTS, IN_WEIGHTS, read_positive, FIELD(head_dim, INT32_MAX))               \
     KEY(parts, OPTIONAL, IN_WEIGHTS, proto_header_read_parts, NO_FIELD)                            \
     KEY(scale, IN_QK, IN_QK, read_scale, FIELD(scale, 0))                                          \
-    KEY(softcap, OPTIONAL, IN_QK, read_softcap, FIELD(softcap, 0))                                 \
+    KEY(softcap, OPTIONAL, IN_QK, read_not_negative, FIELD(softcap, 0))                            \
     KEY(q_offset, OPTIONAL, IN_MAPS, header_read_u32, FIELD(q_offset, UINT32_MAX))                 \
     KEY(q_stride, OPTIONAL, IN_MAPS, read_positive, FIELD(q_stride, UINT32_MAX))                   \
     KEY(causal, OPTIONAL, IN_MAPS, read_bool, FIELD(causal, 0))                                    \
@@ -502,6 +510,9 @@ static int header_read_values(const struct header_rule *rule, const msgpack_obje
     KEY(layers, OPTIONAL, IN_HELLO, header_read_layers, NO_FIELD)                                  \
     KEY(client, OPTIONAL, IN_HELLO, read_client, NO_FIELD)                                         \
     KEY(settings, OPTIONAL, IN_HELLO, header_read_settings, NO_FIELD)                              \
+    KEY(step_seconds, OPTIONAL, IN_HELLO, read_positive_real, FIELD(step_seconds, 0))              \
+    KEY(capture_seconds, OPTIONAL, IN_HELLO, read_not_negative, FIELD(capture_seconds, 0))         \
+    KEY(own_every, OPTIONAL, IN_HELLO, read_positive, FIELD(own_every, EVERY_MAX))                 \
     KEY(values, IN_LOG, IN_LOG, header_read_values, NO_FIELD)
 
 #define RULE(name, needed, used, read, field)  {#name, needed, used, read, field},
@@ -552,6 +563,10 @@ static int header_check_numbers(const struct header *header, const char **reterr
     if (header->rank >= header->world) {
         *reterr_key = "rank";
         return ERR_KEY_RANGE;
+    }
+    if (header->capture_seconds > 0 && !(header->step_seconds > 0)) {
+        *reterr_key = "step_seconds";
+        return ERR_KEY_MISSING;
     }
     if (header->type == MESSAGE_EVENT) {
         return 0;

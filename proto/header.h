@@ -17,7 +17,7 @@
 #include <stdint.h>
 
 #define PROTO_VERSION    1
-#define HEADER_REVISION  8 /* of the keys: PROTOCOL.md, "What the daemon takes" */
+#define HEADER_REVISION  9 /* of the keys: PROTOCOL.md, "What the daemon takes" */
 #define HEADER_BYTES_MAX 65536
 #define JOB_NAME_MAX     128
 #define RUN_BYTES        16
@@ -31,7 +31,8 @@
 #define TOPIC_MAX        256 /* longest topic with its NUL: summary/<128>/encoder/65535/cross/ is 160 */
 #define HELLO_LAYERS_MAX 4096
 #define CLIENT_NAME_MAX  64
-#define MODULE_MAX       256 /* bytes of a module's path */
+#define EVERY_MAX        1000000000u /* of the steps from one capture to the next */
+#define MODULE_MAX       256         /* bytes of a module's path */
 
 enum message_type { MESSAGE_ATTENTION, MESSAGE_QK, MESSAGE_WEIGHTS, MESSAGE_STATE, MESSAGE_EVENT };
 enum event_type { EVENT_HELLO, EVENT_EPOCH_END, EVENT_BYE, EVENT_LOG };
@@ -76,7 +77,10 @@ struct header {
     uint32_t layer_count;
     char client[CLIENT_NAME_MAX + 1]; /* hello; who publishes, printable ASCII; "" = not said */
     struct named_values settings;     /* hello; owned */
-    struct named_values values;       /* log; owned; numbers */
+    double step_seconds;        /* hello; of a step in which nothing is captured; 0 = not said */
+    double capture_seconds;     /* hello; that a captured step takes in addition */
+    uint32_t own_every;         /* hello; as the job's own code asks for; 0 = it does not */
+    struct named_values values; /* log; owned; numbers */
 
     /* tensors */
     struct layer_id layer;

@@ -227,10 +227,13 @@ static void header_encode_put_event(struct mpk_writer *writer, const struct head
     bool client = header->event == EVENT_HELLO && header->client[0] != '\0';
     bool dropped = header->dropped_total > 0;
     bool settings = header->event == EVENT_HELLO && header->settings.count > 0;
+    bool cost = header->event == EVENT_HELLO && header->step_seconds > 0;
+    bool own_every = header->event == EVENT_HELLO && header->own_every > 0;
     bool values = header->event == EVENT_LOG;
 
     mpk_put_map(writer, COMMON_PAIRS + 1 + (uint32_t)dropped + (uint32_t)layers + (uint32_t)client +
-                            (uint32_t)settings + (uint32_t)values);
+                            (uint32_t)settings + 2 * (uint32_t)cost + (uint32_t)own_every +
+                            (uint32_t)values);
     put_common(writer, header);
     mpk_pair_str(writer, "event", event_name(header->event));
     if (dropped) {
@@ -245,6 +248,15 @@ static void header_encode_put_event(struct mpk_writer *writer, const struct head
     if (settings) {
         mpk_put_str(writer, "settings");
         named_put(&header->settings, writer);
+    }
+    if (cost) {
+        mpk_put_str(writer, "step_seconds");
+        mpk_put_f64(writer, header->step_seconds);
+        mpk_put_str(writer, "capture_seconds");
+        mpk_put_f64(writer, header->capture_seconds);
+    }
+    if (own_every) {
+        mpk_pair_u64(writer, "own_every", header->own_every);
     }
     if (values) {
         mpk_put_str(writer, "values");

@@ -107,6 +107,11 @@ FILES = {
     "settings_many": changed("hello", settings={f"s{i}": i for i in range(65)}),
     "settings_text_long": changed("hello", settings={"s": "t" * 257}),
     "settings_nested": changed("hello", settings={"s": ["t"]}),
+    "cost_zero": changed("hello_cost", step_seconds=0),
+    "cost_negative": changed("hello_cost", capture_seconds=-1e-9),
+    "cost_infinite": changed("hello_cost", step_seconds=float("inf")),
+    "cost_alone": changed("hello", capture_seconds=1),
+    "cost_every": changed("hello_cost", own_every=10**9 + 1),
     "bad_utf8": b"\x93\xa4\xff\xfe\xc3\x28\xa3\xed\xa0\x80\xa2\xe2\x82",
     "nul_in_key": b"\x82\xa2a\x00\xa3b\x00c\xa0\x01",
     "numbers": b"\x97\xcb\x7f\xf8\x00\x00\x00\x00\x00\x00\xca\x7f\x80\x00\x00\xcf" + b"\xff" * 8 + b"\xd3\x80"

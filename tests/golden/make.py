@@ -112,6 +112,9 @@ hello_modules = hello | {"layers": [layer("encoder", 0, "self") | {"heads": 4, "
 
 hello_settings = hello | {"settings": {"learning_rate": 0.0003, "warmup_steps": 100, "fp16": True, "model_type": "gpt2"}}
 
+# As told after the first captured steps, by a job that asks for a capture every 20 steps.
+hello_cost = hello | {"step_seconds": 0.25, "capture_seconds": 0.0625, "own_every": 20}
+
 # The gradient's norm was not finite.
 log = common("event", seq=5, epoch=3, step=1250) | {
     "event": "log", "values": {"loss": 2.5, "learning_rate": 0.0003, "tokens": 4096, "grad_norm": None}}
@@ -330,7 +333,7 @@ def readable(value):
 NAMES = ["attention", "attention_full", "attention_unknown_keys", "attention_documents", "attention_rows",
          "attention_module", "attention_sample", "attention_output", "qk", "qk_full", "qk_output", "weights",
          "weights_slice", "weights_part", "epoch_end", "bye",
-         "bye_dropped", "hello", "hello_modules", "hello_settings", "log", "log_result", "live", "live_bare", "summary", "job", "alert", "alert_run", "live_full",
+         "bye_dropped", "hello", "hello_modules", "hello_settings", "hello_cost", "log", "log_result", "live", "live_bare", "summary", "job", "alert", "alert_run", "live_full",
          "live_weights", "summary_full", "analysis_layer", "analysis_weights", "layer_state", "state"]
 
 if __name__ == "__main__":

@@ -70,10 +70,11 @@ def test_event_header_encodes_to_the_golden_bytes(name):
                                                                   twin.get("dropped_total", 0))}) == payload
 
 
-@pytest.mark.parametrize("name", ["hello", "hello_modules"])
+@pytest.mark.parametrize("name", ["hello", "hello_modules", "hello_cost"])
 def test_hello_encodes_to_the_golden_bytes(name):
     payload, twin = golden(name)
-    keys = wire.hello_keys([(named(x), x["heads"]) for x in twin["layers"]], twin["client"])
+    cost = {key: twin[key] for key in ("step_seconds", "capture_seconds", "own_every") if key in twin}
+    keys = wire.hello_keys([(named(x), x["heads"]) for x in twin["layers"]], twin["client"], cost=cost)
     assert wire.pack_header({**common_of(twin), **keys}) == payload
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """limits: the messages that the daemon takes, which it announces by subscribing (PROTOCOL.md, "What the daemon takes"):
 
-    limits/accepts=attention,qk,weights,state,event;header=8;max_message=268435456;max_entries=34359738368;
+    limits/accepts=attention,qk,weights,state,event;header=9;max_message=268435456;max_entries=34359738368;
         max_heads=1024;weights_max_size=2048;buckets=48
 """
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Dict, FrozenSet, Iterable, Mapping, NamedTuple, Optional
 
 PREFIX = b"limits/"
 PREFIX_BYTES_MAX = 1024
-HEADER_REVISION = 8  # of the keys that this client knows
+HEADER_REVISION = 9  # of the keys that this client knows
 Q_STRIDE = 4  # the revision that has q_stride: others would take the rows for a block
 LOG = 5  # the revision that has the event `log`
 DOUT = 6  # the revision that has the tensors dout, wo_r and x_norm

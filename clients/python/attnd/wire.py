@@ -234,13 +234,14 @@ def log_keys(values: Dict[str, Optional[float]]) -> Dict[str, Any]:
     return {"event": "log", "values": values}
 
 
-def hello_keys(layers: Sequence[Tuple[Layer, int]], client: str, settings: Optional[Dict[str, Any]] = None
-               ) -> Dict[str, Any]:
-    """The keys of a `hello`: `layers` with their heads, `client` names the library, `settings` of the training."""
+def hello_keys(layers: Sequence[Tuple[Layer, int]], client: str, settings: Optional[Dict[str, Any]] = None,
+               cost: Optional[Mapping[str, float]] = None) -> Dict[str, Any]:
+    """The keys of a `hello`: `layers` with their heads, `client` names the library, `settings` of the training. `cost` of
+    capturing: step_seconds, capture_seconds and, as far as the job's own code asks for it, own_every."""
     return {"event": "hello",
             "layers": [{"stack": layer[0], "layer": layer[1], "site": layer[2], "heads": heads, **_module_keys(layer)}
                        for layer, heads in layers],
-            "client": client, **({"settings": settings} if settings else {})}
+            "client": client, **({"settings": settings} if settings else {}), **(cost or {})}
 
 
 # ----------------------------------------------------------------------------------------- results

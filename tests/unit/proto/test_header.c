@@ -334,6 +334,7 @@ static void test_encoding_gives_the_golden_bytes(void **state)
                                         "hello",
                                         "hello_modules",
                                         "hello_settings",
+                                        "hello_cost",
                                         "log",
                                         "epoch_end",
                                         "bye",
@@ -609,6 +610,11 @@ static void test_numbers_out_of_range_are_refused(void **state)
         {"weights", "head_dim", LITERAL("\xce\x80\x00\x00\x00"), "head_dim"},
         {"weights", "heads_total", LITERAL("\x03"), "heads_total"},
         {"hello", "client", LITERAL("\xa1\n"), "client"},
+        {"hello", "step_seconds", LITERAL("\x00"), "step_seconds"},
+        {"hello", "step_seconds", LITERAL("\xca\x7f\x80\x00\x00"), "step_seconds"},
+        {"hello_cost", "capture_seconds", LITERAL("\xff"), "capture_seconds"},
+        {"hello_cost", "own_every", LITERAL("\x00"), "own_every"},
+        {"hello_cost", "own_every", LITERAL("\xce\x3b\x9a\xca\x01"), "own_every"},
         {"hello", "client",
          LITERAL("\xd9\x41"
                  "0123456789012345678901234567890123456789012345678901234567890123x"),
@@ -625,6 +631,18 @@ static void test_numbers_out_of_range_are_refused(void **state)
         }
         assert_string_equal(key, cases[i].err_key);
     }
+}
+
+static void test_what_a_capture_costs_needs_what_a_step_takes(void **state)
+{
+    const char *key;
+
+    (void)state;
+    assert_int_equal(headers_change("hello", "capture_seconds", LITERAL("\x01"), &key),
+                     ERR_KEY_MISSING);
+    assert_string_equal(key, "step_seconds");
+    assert_int_equal(headers_change("hello", "capture_seconds", LITERAL("\x00"), &key), 0);
+    assert_int_equal(headers_change("hello", "step_seconds", LITERAL("\x01"), &key), 0);
 }
 
 static void test_real_numbers_may_be_integers(void **state)
@@ -770,6 +788,7 @@ int main(void)
         cmocka_unit_test(test_keys_of_other_types_are_skipped),
         cmocka_unit_test(test_every_known_key_has_a_type),
         cmocka_unit_test(test_numbers_out_of_range_are_refused),
+        cmocka_unit_test(test_what_a_capture_costs_needs_what_a_step_takes),
         cmocka_unit_test(test_real_numbers_may_be_integers),
         cmocka_unit_test(test_job_names_are_checked),
         cmocka_unit_test(test_repeated_keys_are_refused),
