@@ -45,6 +45,7 @@ enum scope {
     IN_WEIGHTS = 4,
     IN_STATE = 8,
     IN_TENSORS = IN_MAPS | IN_WEIGHTS | IN_STATE,
+    IN_SHOWN = IN_MAPS | IN_STATE, /* those that have maps to look at */
     IN_EVENTS = 16,
     IN_HELLO = 32,
     IN_LOG = 64,
@@ -490,20 +491,27 @@ static int header_read_values(const struct header_rule *rule, const msgpack_obje
     KEY(parts, OPTIONAL, IN_WEIGHTS, proto_header_read_parts, NO_FIELD)                            \
     KEY(scale, IN_QK, IN_QK, read_scale, FIELD(scale, 0))                                          \
     KEY(softcap, OPTIONAL, IN_QK, read_not_negative, FIELD(softcap, 0))                            \
-    KEY(q_offset, OPTIONAL, IN_MAPS, header_read_u32, FIELD(q_offset, UINT32_MAX))                 \
+    KEY(q_offset, OPTIONAL, IN_SHOWN, header_read_u32, FIELD(q_offset, UINT32_MAX))                \
     KEY(q_stride, OPTIONAL, IN_MAPS, read_positive, FIELD(q_stride, UINT32_MAX))                   \
     KEY(causal, OPTIONAL, IN_MAPS, read_bool, FIELD(causal, 0))                                    \
     KEY(window, OPTIONAL, IN_MAPS, header_read_u32, FIELD(window, UINT32_MAX))                     \
     KEY(q_len, OPTIONAL, IN_MAPS, read_q_len, NO_FIELD)                                            \
     KEY(k_len, OPTIONAL, IN_MAPS, read_k_len, NO_FIELD)                                            \
-    KEY(head_offset, OPTIONAL, IN_MAPS, header_read_u32, FIELD(head_offset, HEADS_TOTAL_MAX))      \
+    KEY(head_offset, OPTIONAL, IN_SHOWN, header_read_u32, FIELD(head_offset, HEADS_TOTAL_MAX))     \
     KEY(first_epoch, IN_STATE, IN_STATE, header_read_u64, FIELD(first_epoch, COUNT_MAX))           \
     KEY(first_step, IN_STATE, IN_STATE, header_read_u64, FIELD(first_step, COUNT_MAX))             \
+    KEY(queries, OPTIONAL, IN_STATE, read_positive, FIELD(maps.queries, INT32_MAX))                \
+    KEY(keys, OPTIONAL, IN_STATE, read_positive, FIELD(maps.keys, INT32_MAX))                      \
+    KEY(queries_sent, OPTIONAL, IN_STATE, read_positive, FIELD(maps.queries_sent, INT32_MAX))      \
+    KEY(keys_sent, OPTIONAL, IN_STATE, read_positive, FIELD(maps.keys_sent, INT32_MAX))            \
+    KEY(first_query, OPTIONAL, IN_STATE, header_read_u32, FIELD(maps.first_query, INT32_MAX))      \
+    KEY(first_key, OPTIONAL, IN_STATE, header_read_u32, FIELD(maps.first_key, INT32_MAX))          \
+    KEY(sample, OPTIONAL, IN_STATE, header_read_u32, FIELD(maps.sample, INT32_MAX))                \
     KEY(heads_total, OPTIONAL, IN_SLICED, header_read_u32, FIELD(heads_total, HEADS_TOTAL_MAX))    \
     KEY(dropout, OPTIONAL, IN_MAPS, read_bool, FIELD(dropout, 0))                                  \
     KEY(learned_sink, OPTIONAL, IN_MAPS, read_bool, FIELD(learned_sink, 0))                        \
-    KEY(labels, OPTIONAL, IN_MAPS, header_read_labels, NO_FIELD)                                   \
-    KEY(q_labels, OPTIONAL, IN_MAPS, header_read_labels, NO_FIELD)                                 \
+    KEY(labels, OPTIONAL, IN_SHOWN, header_read_labels, NO_FIELD)                                  \
+    KEY(q_labels, OPTIONAL, IN_SHOWN, header_read_labels, NO_FIELD)                                \
     KEY(microbatch, OPTIONAL, IN_MAPS, header_read_u32, FIELD(microbatch, UINT32_MAX))             \
     KEY(module, OPTIONAL, IN_TENSORS, read_module, NO_FIELD)                                       \
     KEY(dropped_total, OPTIONAL, IN_EVENTS, header_read_u64, FIELD(dropped_total, COUNT_MAX))      \
@@ -573,7 +581,7 @@ static int header_check_numbers(const struct header *header, const char **reterr
     }
     /* Neither number is above 2^31, so the sum is exact. */
     if (header->heads_total > HEADS_TOTAL_MAX ||
-        (uint64_t)header->head_offset + header->heads > header->heads_total) {
+        (uint64_t)header->head_offset + header_map_heads(header) > header->heads_total) {
         *reterr_key = "heads_total";
         return ERR_KEY_RANGE;
     }

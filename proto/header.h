@@ -33,6 +33,7 @@
 #define CLIENT_NAME_MAX  64
 #define EVERY_MAX        1000000000u /* of the steps from one capture to the next */
 #define MODULE_MAX       256         /* bytes of a module's path */
+#define STATE_MAPS_SIDE  64          /* rows, and columns, of the maps that a state brings */
 
 enum message_type { MESSAGE_ATTENTION, MESSAGE_QK, MESSAGE_WEIGHTS, MESSAGE_STATE, MESSAGE_EVENT };
 enum event_type { EVENT_HELLO, EVENT_EPOCH_END, EVENT_BYE, EVENT_LOG };
@@ -57,6 +58,15 @@ struct layer_info {
 struct matrix_place {
     uint32_t out, in; /* of the whole; 0 = the layer has none, or none was sent */
     uint32_t row, column;
+};
+
+/* The pooled maps that a state brings, of one sample of its newest message. */
+struct state_maps {
+    uint32_t heads, rows, columns; /* 0 = it has none */
+    uint32_t sample;
+    uint32_t queries, keys; /* that they are of, without padding */
+    uint32_t first_query, first_key;
+    uint32_t queries_sent, keys_sent; /* with padding */
 };
 
 struct header {
@@ -103,6 +113,7 @@ struct header {
     bool learned_sink;                 /* rows may sum to less than 1 */
     uint32_t microbatch;               /* which forward of the step this was, from 0 */
     uint64_t first_epoch, first_step;  /* of a state: where it begins; it ends at epoch and step */
+    struct state_maps maps; /* of a state; their first head is head_offset, queries at q_offset */
     const char *const *labels; /* of the encoder: [label_count] texts; not owned, not read */
     uint32_t label_count;
 };
@@ -117,6 +128,12 @@ void header_clear(struct header *header);
 /* Appends the header's map to an empty writer, with the keys its type needs.
  * Returns 0 or ERR_MEMORY. */
 int header_encode(const struct header *header, struct mpk_writer *writer);
+
+/* The heads that maps of the message are of, from head_offset on; of a state without maps none. */
+static inline uint32_t header_map_heads(const struct header *header)
+{
+    return header->type == MESSAGE_STATE ? header->maps.heads : header->heads;
+}
 
 /* Where the last query of type `attention` or `qk` stands. */
 uint64_t header_last_position(const struct header *header);

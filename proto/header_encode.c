@@ -76,29 +76,55 @@ static void header_encode_put_labels(struct mpk_writer *writer, const struct hea
     }
 }
 
-static bool is_slice(const struct header *header)
+/* Where the heads begin is said of maps only, and of how many heads there are by `heads` of a
+ * state. */
+static bool says_offset(const struct header *header)
 {
-    return header->heads_total != header->heads;
+    return header->type == MESSAGE_STATE
+               ? header->head_offset != 0
+               : header->heads_total != header->heads && header->type != MESSAGE_WEIGHTS;
 }
 
-/* Where the heads begin is said of maps only. */
 static uint32_t count_slice(const struct header *header)
 {
-    if (!is_slice(header)) {
-        return 0;
-    }
-    return header->type == MESSAGE_WEIGHTS ? 1 : 2;
+    return (uint32_t)says_offset(header) + (uint32_t)(header->heads_total != header->heads);
 }
 
 static void put_slice(struct mpk_writer *writer, const struct header *header)
 {
-    if (!is_slice(header)) {
-        return;
-    }
-    if (header->type != MESSAGE_WEIGHTS) {
+    if (says_offset(header)) {
         mpk_pair_u64(writer, "head_offset", header->head_offset);
     }
-    mpk_pair_u64(writer, "heads_total", header->heads_total);
+    if (header->heads_total != header->heads) {
+        mpk_pair_u64(writer, "heads_total", header->heads_total);
+    }
+}
+
+/* The keys of the maps that a state brings; returns how many. `writer` NULL: counts them. */
+static uint32_t put_maps(struct mpk_writer *writer, const struct header *header)
+{
+    const struct state_maps *maps = &header->maps;
+    const struct {
+        const char *key;
+        uint32_t number;
+    } keys[] = {{"queries", maps->queries},
+                {"keys", maps->keys},
+                {"queries_sent", maps->queries_sent},
+                {"keys_sent", maps->keys_sent},
+                {"first_query", maps->first_query},
+                {"first_key", maps->first_key},
+                {"sample", maps->sample}};
+    uint32_t count = 0;
+
+    for (int i = 0; i < 7 && maps->heads > 0; i++) {
+        if (keys[i].number > 0) {
+            count++;
+            if (writer) {
+                mpk_pair_u64(writer, keys[i].key, keys[i].number);
+            }
+        }
+    }
+    return count;
 }
 
 /* The keys of one type alone, between `tensors` and what is optional for all. */
@@ -108,7 +134,7 @@ static uint32_t count_typed(const struct header *header)
         return 2 + (uint32_t)(header->kv_heads != header->heads) + (uint32_t)header->in_parts;
     }
     if (header->type == MESSAGE_STATE) {
-        return 3;
+        return 3 + (uint32_t)(header->q_offset != 0);
     }
     return (header->type == MESSAGE_QK ? 1 + (uint32_t)(header->softcap != 0) : 0) +
            (uint32_t)(header->q_offset != 0) + (uint32_t)(header->q_stride > 1);
@@ -173,7 +199,7 @@ static uint32_t count_optional(const struct header *header)
     return (uint32_t)header->causal + (header->window != 0) + (header->q_len != NULL) +
            (header->k_len != NULL) + count_slice(header) + (uint32_t)header->dropout +
            (uint32_t)header->learned_sink + (header->label_count != 0) + (header->microbatch != 0) +
-           (header->module[0] != '\0');
+           (header->module[0] != '\0') + put_maps(NULL, header);
 }
 
 static void put_tensor_message(struct mpk_writer *writer, const struct header *header)
@@ -194,6 +220,7 @@ static void put_tensor_message(struct mpk_writer *writer, const struct header *h
     put_lengths(writer, "q_len", header->q_len, header->batch);
     put_lengths(writer, "k_len", header->k_len, header->batch);
     put_slice(writer, header);
+    put_maps(writer, header);
     header_encode_put_flag(writer, "dropout", header->dropout);
     header_encode_put_flag(writer, "learned_sink", header->learned_sink);
     header_encode_put_labels(writer, header);

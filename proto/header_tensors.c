@@ -16,7 +16,7 @@ enum dim {
     DIM_WRITTEN,
     DIM_COUNT
 };
-/* A matrix's sides are judged by heads * head_dim, in header_check_tensors. */
+/* Judged in header_check_tensors: a matrix's sides, by heads * head_dim, and those of maps. */
 #define DIM_FREE DIM_COUNT
 
 #define B DIM_BATCH
@@ -61,6 +61,7 @@ static const struct {
     [TENSOR_WV] = MATRIX,
     [TENSOR_WO] = MATRIX,
     [TENSOR_STATE] = {1u << MESSAGE_STATE, 1u << DTYPE_U8, 1, {DIM_FREE}},
+    [TENSOR_MAPS] = {1u << MESSAGE_STATE, 1u << DTYPE_F16, 3, {DIM_FREE, DIM_FREE, DIM_FREE}},
 };
 
 const struct tensor *header_find_tensor(const struct header *header, enum tensor_role role)
@@ -160,6 +161,8 @@ static bool has_required(const struct header *header)
         return header_find_tensor(header, TENSOR_WEIGHTS);
     case MESSAGE_QK:
         return header_find_tensor(header, TENSOR_Q) && header_find_tensor(header, TENSOR_K);
+    case MESSAGE_STATE:
+        return header_find_tensor(header, TENSOR_STATE);
     default:
         return header->tensor_count > 0;
     }
@@ -234,6 +237,21 @@ static int header_tensors_set_shape(struct header *header)
     return 0;
 }
 
+static int header_tensors_set_maps(struct header *header)
+{
+    const struct tensor *tensor = header_find_tensor(header, TENSOR_MAPS);
+
+    if (tensor && (tensor->shape[1] > STATE_MAPS_SIDE || tensor->shape[2] > STATE_MAPS_SIDE)) {
+        return ERR_SHAPE;
+    }
+    if (tensor) { /* at most INT32_MAX: read_shape */
+        header->maps.heads = (uint32_t)tensor->shape[0];
+        header->maps.rows = (uint32_t)tensor->shape[1];
+        header->maps.columns = (uint32_t)tensor->shape[2];
+    }
+    return 0;
+}
+
 int header_read_tensors(const msgpack_object *value, struct header *header)
 {
     if (value->type != MSGPACK_OBJECT_ARRAY) {
@@ -264,7 +282,7 @@ int header_read_tensors(const msgpack_object *value, struct header *header)
     /* Heads are told by keys; whoever multiplies dimensions gets the number of heads. */
     header->batch = header->queries = header->keys = 1;
     header_tensors_set_matrices(header);
-    return 0;
+    return header_tensors_set_maps(header);
 }
 
 /* ---- parts of matrices ---- */
@@ -365,8 +383,55 @@ static bool wo_r_fits(const struct header *header)
     return !tensor || tensor->shape[1] <= tensor->shape[2];
 }
 
+static uint32_t header_tensors_cells(uint32_t T, uint32_t side)
+{
+    return T < side ? T : side;
+}
+
+/* Rows and columns are those of some number of cells a side, and lie within what was sent. */
+static int header_tensors_check_maps(const struct header *header, const char **reterr_key)
+{
+    const struct state_maps *maps = &header->maps;
+    uint32_t side = maps->rows > maps->columns ? maps->rows : maps->columns;
+    const struct {
+        const char *key;
+        uint32_t number;
+    } needed[] = {{"queries", maps->queries},
+                  {"keys", maps->keys},
+                  {"queries_sent", maps->queries_sent},
+                  {"keys_sent", maps->keys_sent}};
+
+    for (int i = 0; i < 4; i++) {
+        if (needed[i].number == 0) {
+            *reterr_key = needed[i].key;
+            return ERR_KEY_MISSING;
+        }
+    }
+    if (maps->rows != header_tensors_cells(maps->queries, side) ||
+        maps->columns != header_tensors_cells(maps->keys, side)) {
+        *reterr_key = "tensors";
+        return ERR_SHAPE;
+    }
+    if ((uint64_t)maps->first_query + maps->queries > maps->queries_sent) {
+        *reterr_key = "queries_sent";
+        return ERR_KEY_RANGE;
+    }
+    if ((uint64_t)maps->first_key + maps->keys > maps->keys_sent) {
+        *reterr_key = "keys_sent";
+        return ERR_KEY_RANGE;
+    }
+    if ((uint64_t)header->q_offset + maps->queries_sent > UINT32_MAX) {
+        *reterr_key = "q_offset";
+        return ERR_KEY_RANGE;
+    }
+    return 0;
+}
+
 int header_check_tensors(const struct header *header, const char **reterr_key)
 {
+    if (header->maps.heads > 0) {
+        return header_tensors_check_maps(header, reterr_key);
+    }
     if (header->heads % header->kv_heads != 0) {
         *reterr_key = header->type == MESSAGE_WEIGHTS ? "kv_heads" : "tensors";
         return ERR_GQA;

@@ -27,6 +27,7 @@ static const char *const roles[TENSOR_ROLE_COUNT] = {
     [TENSOR_WV] = "wv",
     [TENSOR_WO] = "wo",
     [TENSOR_STATE] = "state",
+    [TENSOR_MAPS] = "maps",
 };
 
 static bool same(const char *known, const char *name, size_t len)

@@ -30,6 +30,7 @@ enum tensor_role {
     TENSOR_WV,
     TENSOR_WO,
     TENSOR_STATE, /* [n] u8: a layer's statistics (PROTOCOL.md, section 6) */
+    TENSOR_MAPS,  /* [H,rows,columns] f16: pooled maps of its heads */
     TENSOR_ROLE_COUNT
 };
 

@@ -68,7 +68,11 @@ static int fill_max(struct control_request *request, const struct layer_maps *ma
 {
     const struct head_maps *shape = maps_shape(maps);
     size_t cells = (size_t)picture->rows * picture->columns;
-    bool pooled = shape->rows < shape->queries || shape->columns < shape->keys;
+    bool pooled = head_maps_pooled(shape);
+    if (pooled && maps->type == MESSAGE_STATE) {
+        return control_maps_refuse(request, "the largest weights over heads are not known of maps "
+                                            "that were pooled before they came");
+    }
     if (pooled && maps->slices->next) {
         return control_maps_refuse(
             request, "the largest weights over heads in slices are not known of maps that "
@@ -105,6 +109,8 @@ static int control_maps_weigh(struct control_request *request, enum maps_kind ki
     if (kind == MAPS_IMPORTANCE && !importance) {
         return control_maps_refuse(request, maps->slices->next
                                                 ? "heads in slices have no importance"
+                                            : maps->type == MESSAGE_STATE
+                                                ? "the state that they came with has no importance"
                                                 : "metrics.importance is false");
     }
     if (kind == MAPS_WEIGHTED && given->count != maps->heads) {
@@ -173,7 +179,6 @@ static void control_maps_put_heads(struct mpk_writer *result, const struct maps_
 static void control_maps_put_layer(struct mpk_writer *result, const struct maps_asked *asked,
                                    const struct run *run, const struct stream *stream)
 {
-    static const char *const tier[] = {[MESSAGE_ATTENTION] = "attention", [MESSAGE_QK] = "qk"};
     const struct layer_maps *maps = stream->maps.shown;
     mpk_put_map(result, MAPS_COMMON_KEYS + 11 + (stream->module ? 1 : 0));
     maps_put_common(result, asked, run, maps);
@@ -183,7 +188,7 @@ static void control_maps_put_layer(struct mpk_writer *result, const struct maps_
     if (stream->module) {
         maps_put_text(result, "module", stream->module);
     }
-    maps_put_text(result, "tier", tier[maps->type]);
+    maps_put_text(result, "tier", message_type_name(maps->type));
     put_number(result, "time_ns", maps->time_ns);
     put_number(result, "sample", maps_shape(maps)->sample);
     put_number(result, "q_offset", maps->q_offset);

@@ -366,6 +366,17 @@ char *message_labels(struct message *message, const char *key, uint32_t first, u
     return labels;
 }
 
+void message_label_maps(struct message *message)
+{
+    const struct head_maps *maps = message->head_maps;
+    if (maps && maps->sample == 0) {
+        message->labels =
+            message_labels(message, "labels", maps->first_key, maps->keys, &message->label_count);
+        message->q_labels = message_labels(message, "q_labels", maps->first_query, maps->queries,
+                                           &message->q_label_count);
+    }
+}
+
 uint64_t message_free_tensors(struct message *message)
 {
     uint64_t bytes = 0;

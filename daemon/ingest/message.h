@@ -45,13 +45,13 @@ struct message {
     uint64_t arrival; /* position in the order in which its run took messages */
     /* Set before work_new when history.maps is on, on the first message of a layer in a primary
      * window: its map is pooled (workers/rows/map_pool.h), and is layer_state.map afterwards. */
-    bool wants_map;
+    bool wants_map; /* of a state: takes the map that it brings */
     /* Set before work_new: the maps of its heads are made (maps.h), and its labels copied. */
     bool wants_head_maps;
-    struct head_maps *head_maps;   /* made by the work; owned until maps_put */
+    struct head_maps *head_maps;   /* made by the work, or brought; owned until maps_put */
     uint32_t small_maps_size;      /* set before work_new: maps of its heads in so many cells a side
                                       are made for its window; 0 = none */
-    struct small_maps *small_maps; /* made by the work; owned, NULL = none */
+    struct small_maps *small_maps; /* made by the work, or of those brought; owned, NULL = none */
     char *labels, *q_labels;       /* of its keys, of its queries; owned; NULL = none */
     uint32_t label_count, q_label_count;
     struct losses losses; /* what its sequence number says was lost before it */
@@ -117,6 +117,9 @@ struct weights message_weights_shape(const struct header *header);
  * from `first` on, `most` at most. NULL when it has none or there is no memory. On a worker. */
 char *message_labels(struct message *message, const char *key, uint32_t first, uint32_t most,
                      uint32_t *ret_count);
+
+/* Takes the texts of what message->head_maps show, if these are of the sample that texts are of. */
+void message_label_maps(struct message *message);
 
 /* Frees the tensors, which nothing may need any more; the header stays. Returns their bytes. */
 uint64_t message_free_tensors(struct message *message);

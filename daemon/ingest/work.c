@@ -176,13 +176,7 @@ static void work_run(struct pool_job *pool_job, struct scratch *scratch)
     if (atomic_fetch_sub(&work->remaining, 1) == 1) {
         work->code = measure_finish(work->measure, scratch);
         message->head_maps = measure_take_head_maps(work->measure);
-        const struct head_maps *maps = message->head_maps;
-        if (maps && maps->sample == 0) { /* which the labels are of */
-            message->labels = message_labels(message, "labels", maps->first_key, maps->keys,
-                                             &message->label_count);
-            message->q_labels = message_labels(message, "q_labels", maps->first_query,
-                                               maps->queries, &message->q_label_count);
-        }
+        message_label_maps(message);
         if (message->head_maps && message->small_maps_size) {
             message->small_maps = small_maps_new(message->head_maps, message->small_maps_size);
         }

@@ -70,8 +70,7 @@ static bool queue_wants_map(const struct run *run, const struct message *message
     const struct track *track = &run->tracks[0];
     struct stream *stream = stream_find(run->streams, message->header.layer);
     uint64_t part = queue_unit_of(track, message) / track->window.rule.part;
-    if (!run->config->history_maps || !run->sink->store ||
-        message->header.type == MESSAGE_WEIGHTS) {
+    if (!run->config->history_maps || !run->sink->store) {
         return false;
     }
     bool first = !stream || stream->mapped_part != part + 1;
@@ -86,7 +85,7 @@ static bool queue_wants_map(const struct run *run, const struct message *message
 static uint32_t queue_small_maps_size(const struct run *run, const struct message *message)
 {
     const struct header *header = &message->header;
-    bool has_all = header->heads == header->heads_total;
+    bool has_all = header_map_heads(header) == header->heads_total;
     return message->wants_map && has_all && run->config->maps_enabled
                ? (uint32_t)run->config->history_head_maps
                : 0;
@@ -101,8 +100,11 @@ static bool queue_wants_head_maps(struct run *run, const struct message *message
     const struct header *header = &message->header;
     struct stream *stream = stream_find(run->streams, header->layer);
     uint64_t every = run->config->maps_every;
-    if (!run->config->maps_enabled || header->type == MESSAGE_WEIGHTS) {
+    if (!run->config->maps_enabled) {
         return false;
+    }
+    if (header->type == MESSAGE_STATE) { /* its sender chose the step */
+        return !stream || maps_wanted(&stream->maps, header, every / 2, now_ns);
     }
     bool begins = header->epoch != run->queued_epoch || header->step != run->queued_step;
     run->queued_epoch = header->epoch;
@@ -127,8 +129,10 @@ bool queue_put(struct run *run, struct message *message, uint64_t now_ns)
     /* Parts of matrices are computed when all of them have been taken; states are computed. */
     message->finished = !tensors || message->code != 0 || message->header.in_parts ||
                         message->header.type == MESSAGE_STATE;
-    message->wants_map = !message->finished && queue_wants_map(run, message);
-    message->wants_head_maps = !message->finished && queue_wants_head_maps(run, message, now_ns);
+    bool shows = tensors && message->header.type != MESSAGE_WEIGHTS && !message->code &&
+                 header_map_heads(&message->header) > 0;
+    message->wants_map = shows && queue_wants_map(run, message);
+    message->wants_head_maps = shows && queue_wants_head_maps(run, message, now_ns);
     message->small_maps_size = queue_small_maps_size(run, message);
     message->queued_next = NULL;
     *run->queue_last = message;
@@ -287,6 +291,18 @@ static void queue_mark_unsaved(struct run *run, struct stream *stream)
     }
 }
 
+static void queue_put_maps(struct run *run, struct stream *stream, struct message *message,
+                           const struct layer_state *given)
+{
+    double *known = given && message->head_maps ? state_message_importance(message, given) : NULL;
+    const double *importance = given ? known : message->measured->value[METRIC_IMPORTANCE];
+    if (run->sink->maps) {
+        maps_put(run->sink->maps, &stream->maps, message, importance,
+                 (uint32_t)run->job_config.metrics_qk_maps_max_size);
+    }
+    free(known);
+}
+
 /* `given`: the state that it brings; NULL: its numbers were computed here. */
 static int queue_take_numbers(struct run *run, struct stream *stream, struct message *message,
                               const struct layer_state *given)
@@ -321,15 +337,12 @@ static int queue_take_numbers(struct run *run, struct stream *stream, struct mes
         return 0;
     }
     stream->counts.processed++;
+    queue_put_maps(run, stream, message, given);
     if (given) {
         live_publish_state(run, message, given);
         return 0;
     }
     live_publish(run, message);
-    if (run->sink->maps) {
-        maps_put(run->sink->maps, &stream->maps, message,
-                 (uint32_t)run->job_config.metrics_qk_maps_max_size);
-    }
     if (message->measured->has_spectra) {
         stream_end_spectrum_turn(stream, message->header.head_offset,
                                  message->measured->spectrum_next);
@@ -342,6 +355,9 @@ static int queue_take_tensors(struct run *run, struct stream *stream, struct mes
     struct layer_state *given = NULL;
     if (message->header.type == MESSAGE_STATE && !message->code) {
         message->code = state_message_read(message, &given);
+    }
+    if (given && !message->code) {
+        message->code = state_message_maps(message, given);
     }
     int code = queue_take_numbers(run, stream, message, given);
     layer_state_free(&given);

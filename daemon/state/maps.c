@@ -20,7 +20,7 @@ static void maps_begin_round(struct map_place *place, const struct header *heade
     place->asked_step = header->step;
     place->asked_microbatch = header->microbatch;
     place->asked_heads = header->heads_total;
-    if (header->heads < header->heads_total) {
+    if (header_map_heads(header) < header->heads_total) {
         place->asked_first = calloc(header->heads_total, sizeof *place->asked_first);
     }
 }
@@ -28,7 +28,7 @@ static void maps_begin_round(struct map_place *place, const struct header *heade
 /* Whether it is a slice of the step that is asked about, and was not asked for. */
 static bool is_another(const struct map_place *place, const struct header *header)
 {
-    return place->asked && place->asked_first && header->heads < header->heads_total &&
+    return place->asked && place->asked_first && header_map_heads(header) < header->heads_total &&
            place->asked_epoch == header->epoch && place->asked_step == header->step &&
            place->asked_microbatch == header->microbatch &&
            place->asked_heads == header->heads_total && !place->asked_first[header->head_offset];
@@ -145,9 +145,8 @@ static uint64_t labels_bytes(const char *labels, uint32_t count)
 }
 
 /* Takes the maps of the message. */
-static struct map_slice *slice_new(struct message *message)
+static struct map_slice *slice_new(struct message *message, const double *importance)
 {
-    const double *importance = message->measured->value[METRIC_IMPORTANCE];
     struct map_slice *slice = calloc(1, sizeof *slice);
     if (!slice) {
         return NULL;
@@ -230,11 +229,11 @@ static struct map_slice **link_for(struct layer_maps *maps, uint32_t first, uint
 
 /* Adds the message's heads; false when they are here already, or there is no memory. Maps on the
  * shelf are moved to its newest end. */
-static bool add_slice(struct layer_maps *maps, struct message *message)
+static bool add_slice(struct layer_maps *maps, struct message *message, const double *importance)
 {
     struct map_slice **link =
         link_for(maps, message->header.head_offset, message->head_maps->heads);
-    struct map_slice *slice = link ? slice_new(message) : NULL;
+    struct map_slice *slice = link ? slice_new(message, importance) : NULL;
     if (!slice) {
         return false;
     }
@@ -252,10 +251,11 @@ static bool add_slice(struct layer_maps *maps, struct message *message)
 }
 
 /* A new step begins: what came of the one before is all there will be. */
-static bool maps_begin(struct map_shelf *shelf, struct map_place *place, struct message *message)
+static bool maps_begin(struct map_shelf *shelf, struct map_place *place, struct message *message,
+                       const double *importance)
 {
     struct layer_maps *maps = layer_maps_new(message);
-    if (!maps || !add_slice(maps, message)) {
+    if (!maps || !add_slice(maps, message, importance)) {
         if (maps) {
             free(maps->labels);
             free(maps->q_labels);
@@ -279,15 +279,17 @@ static void maps_note_missing(struct map_place *place, const struct header *head
     bool too_long = header->queries > qk_max_size || header->keys > qk_max_size;
     if (header->q_stride > 1) {
         place->missing = MAPS_SAMPLED;
+    } else if (header->type == MESSAGE_STATE && place->missing == MAPS_NEVER_CAME) {
+        place->missing = MAPS_NOT_SENT;
     } else if (header->type == MESSAGE_QK) {
         place->missing = too_long ? MAPS_TOO_LONG : MAPS_TOO_COSTLY;
     }
 }
 
 void maps_put(struct map_shelf *shelf, struct map_place *place, struct message *message,
-              uint32_t qk_max_size)
+              const double *importance, uint32_t qk_max_size)
 {
-    if (!message->wants_head_maps) {
+    if (!message->wants_head_maps && header_map_heads(&message->header) > 0) {
         return;
     }
     if (!message->head_maps) {
@@ -297,7 +299,8 @@ void maps_put(struct map_shelf *shelf, struct map_place *place, struct message *
     struct layer_maps *begun = belongs(place->shown, message)    ? place->shown
                                : belongs(place->coming, message) ? place->coming
                                                                  : NULL;
-    bool put = begun ? add_slice(begun, message) : maps_begin(shelf, place, message);
+    bool put = begun ? add_slice(begun, message, importance)
+                     : maps_begin(shelf, place, message, importance);
     if (!put) {
         return;
     }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* maps: the newest maps of the heads of each layer, for people to look at. Kept in memory only,
  * maps.memory of them at most: the stalest make room. Loop thread; maps themselves are made by
- * workers (head_maps.h).
+ * workers (head_maps.h), or come with states.
  *
  * A message that has all heads of its layer is a picture by itself. With heads split over ranks,
  * each message is a slice of a layer. Slices of one step belong together: `coming` collects them,
@@ -52,6 +52,7 @@ struct map_shelf {
 /* Why a layer has none. */
 enum maps_missing {
     MAPS_NEVER_CAME, /* no message that could have had one */
+    MAPS_NOT_SENT,   /* states came, without maps */
     MAPS_TOO_LONG,   /* queries and keys beyond metrics.qk_maps_max_size */
     MAPS_SAMPLED,    /* a sample of its rows came */
     MAPS_TOO_COSTLY, /* queries and keys of a batch too large to make maps of */
@@ -74,10 +75,11 @@ struct map_place {
  * a layer, except for the other slices of the same step. */
 bool maps_wanted(struct map_place *place, const struct header *header, uint64_t every_ns,
                  uint64_t now_ns);
-/* Takes over the maps of a measured message that was asked for them. Existing maps stay when it has
- * none; maps beyond the shelf's limit are removed, the stalest first. */
+/* Takes over the maps of a message that was asked for them. Existing maps stay when it has none;
+ * maps beyond the shelf's limit are removed, the stalest first. `importance` is of the heads of the
+ * message; NULL: not measured. */
 void maps_put(struct map_shelf *shelf, struct map_place *place, struct message *message,
-              uint32_t qk_max_size);
+              const double *importance, uint32_t qk_max_size);
 void maps_clear(struct map_place *place);
 
 /* The slice that has a head; NULL when it is not here. */

@@ -2,9 +2,12 @@
 /* Senders are strangers: layer_state_unpack has bounded every number, this bounds what they say. */
 #include "daemon/state/state_message.h"
 
+#include "daemon/state/detail.h"
 #include "proto/pattern.h"
+#include "workers/rows/map_pool.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 /* So that no number of messages makes a count wrap. */
 #define SENT_ROWS_MOST     (UINT64_C(1) << 40)
@@ -72,4 +75,71 @@ int state_message_read(struct message *message, struct layer_state **ret_state)
     }
     *ret_state = state;
     return 0;
+}
+
+/* The mean over the heads is what is kept with the window. */
+static struct detail *state_message_map_new(const struct message *message)
+{
+    const struct head_maps *maps = message->head_maps;
+    uint16_t cells[STATE_MAPS_SIDE * STATE_MAPS_SIDE];
+    struct layer_map map = {.queries = maps->queries,
+                            .keys = maps->keys,
+                            .rows = maps->rows,
+                            .columns = maps->columns,
+                            .values = cells};
+    for (uint32_t i = 0; i < maps->rows * maps->columns; i++) {
+        cells[i] = map_pool_half((double)maps->mean[i]);
+    }
+    return detail_map_new(&map, message);
+}
+
+int state_message_maps(struct message *message, struct layer_state *state)
+{
+    struct header *header = &message->header;
+    const struct state_maps *brought = &header->maps;
+    if (!message->wants_map && !message->wants_head_maps) {
+        return 0;
+    }
+    struct head_maps shape = {.heads = brought->heads,
+                              .queries = brought->queries,
+                              .keys = brought->keys,
+                              .first_query = brought->first_query,
+                              .first_key = brought->first_key,
+                              .queries_sent = brought->queries_sent,
+                              .keys_sent = brought->keys_sent,
+                              .rows = brought->rows,
+                              .columns = brought->columns,
+                              .sample = brought->sample};
+    zmq_msg_t *frame = &message->frames[header_frame_of(header, TENSOR_MAPS)];
+    int code = head_maps_given(&shape, zmq_msg_data(frame), &message->head_maps);
+    if (code) {
+        return code;
+    }
+    /* The header of another message says these itself. */
+    header->causal = state->causal;
+    header->microbatch = state->newest.microbatch;
+    message_label_maps(message);
+    if (message->wants_map && message->small_maps_size) {
+        message->small_maps = small_maps_new(message->head_maps, message->small_maps_size);
+    }
+    if (message->wants_map) {
+        state->map = state_message_map_new(message);
+    }
+    return message->wants_map && !state->map ? ERR_MEMORY : 0;
+}
+
+double *state_message_importance(const struct message *message, const struct layer_state *state)
+{
+    uint32_t heads = message->header.maps.heads;
+    double *importance = heads == state->heads ? malloc(heads * sizeof *importance) : NULL;
+    bool known = importance;
+    for (uint32_t h = 0; known && h < heads; h++) {
+        importance[h] = stat_find(&state->head[h].stats, METRIC_IMPORTANCE).last;
+        known = isfinite(importance[h]);
+    }
+    if (!known) {
+        free(importance);
+        importance = NULL;
+    }
+    return importance;
 }

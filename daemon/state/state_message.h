@@ -10,4 +10,12 @@
  * ERR_STATE_MISMATCH when it says something else than the header. */
 int state_message_read(struct message *message, struct layer_state **ret_state);
 
+/* Reads the maps that it brings, as far as message->wants_map and wants_head_maps say: those of the
+ * heads into the message, as if they had been made of it, and the one of the window into the state.
+ * Returns 0 or ERR_MEMORY. */
+int state_message_maps(struct message *message, struct layer_state *state);
+/* The newest importance of the heads of these maps, [header.maps.heads], to be freed; NULL when a
+ * head has none, they are not all heads of the layer, or there is no memory. */
+double *state_message_importance(const struct message *message, const struct layer_state *state);
+
 #endif

@@ -37,6 +37,26 @@ static void check_matrices(const struct header *header)
     }
 }
 
+/* Cells that whoever reads them has room for, of what was sent. */
+static void check_maps(const struct header *header)
+{
+    const struct state_maps *maps = &header->maps;
+
+    REQUIRE(header->tensor_count == 1 + (uint32_t)(header_frame_of(header, TENSOR_MAPS) > 0));
+    REQUIRE((maps->heads > 0) == (header->tensor_count == 2));
+    if (maps->heads > 0) {
+        REQUIRE(maps->rows > 0 && maps->rows <= STATE_MAPS_SIDE && maps->rows <= maps->queries);
+        REQUIRE(maps->columns > 0 && maps->columns <= STATE_MAPS_SIDE);
+        REQUIRE(maps->columns <= maps->keys && maps->heads <= header->heads - header->head_offset);
+        REQUIRE(maps->queries <= maps->queries_sent - maps->first_query);
+        REQUIRE(maps->keys <= maps->keys_sent - maps->first_key);
+        REQUIRE(maps->queries_sent <= INT32_MAX && maps->keys_sent <= INT32_MAX);
+        REQUIRE(side(header, TENSOR_MAPS, 0) == maps->heads);
+        REQUIRE(side(header, TENSOR_MAPS, 1) == maps->rows);
+        REQUIRE(side(header, TENSOR_MAPS, 2) == maps->columns);
+    }
+}
+
 /* Checks everything that the kernels take for granted. */
 static void check_tensors(const struct header *header)
 {
@@ -55,7 +75,8 @@ static void check_tensors(const struct header *header)
         check_matrices(header);
     }
     if (header->type == MESSAGE_STATE) {
-        REQUIRE(header->tensor_count == 1 && header_frame_of(header, TENSOR_STATE) == 2);
+        REQUIRE(header_frame_of(header, TENSOR_STATE) >= 2);
+        check_maps(header);
         REQUIRE(header->heads == header->heads_total && header->first_epoch <= header->epoch);
         REQUIRE(header->first_epoch < header->epoch || header->first_step <= header->step);
     }
@@ -88,7 +109,7 @@ static void fuzz_header_check_bounds(const struct header *header)
         return;
     }
     check_tensors(header);
-    REQUIRE((uint64_t)header->head_offset + header->heads <= header->heads_total);
+    REQUIRE((uint64_t)header->head_offset + header_map_heads(header) <= header->heads_total);
     for (uint32_t i = 0; i < header->batch; i++) {
         REQUIRE(!header->q_len ||
                 (header->q_len[i] >= 0 && (uint32_t)header->q_len[i] <= header->queries));

@@ -319,6 +319,11 @@ layer_state = msgpack.unpackb(state_bytes)
 state = common("state", seq=11, epoch=3, step=1200, rank=9, world=16) | layer("decoder", 5, "self") | {
     "tensors": [tensor("state", "u8", len(state_bytes))], "heads": 3, "first_epoch": 3, "first_step": 1200}
 
+# Maps of the first two of its heads, a slice: of 300 queries after a cache of 20 keys, with padding of keys before and after.
+state_maps = state | {
+    "tensors": [tensor("state", "u8", len(state_bytes)), tensor("maps", "f16", 2, 4, 4)], "q_offset": 20,
+    "head_offset": 1, "queries": 300, "keys": 310, "queries_sent": 300, "keys_sent": 330, "first_key": 8, "sample": 2}
+
 
 def readable(value):
     if isinstance(value, bytes):
@@ -334,7 +339,7 @@ NAMES = ["attention", "attention_full", "attention_unknown_keys", "attention_doc
          "attention_module", "attention_sample", "attention_output", "qk", "qk_full", "qk_output", "weights",
          "weights_slice", "weights_part", "epoch_end", "bye",
          "bye_dropped", "hello", "hello_modules", "hello_settings", "hello_cost", "log", "log_result", "live", "live_bare", "summary", "job", "alert", "alert_run", "live_full",
-         "live_weights", "summary_full", "analysis_layer", "analysis_weights", "layer_state", "state"]
+         "live_weights", "summary_full", "analysis_layer", "analysis_weights", "layer_state", "state", "state_maps"]
 
 if __name__ == "__main__":
     for name in NAMES:

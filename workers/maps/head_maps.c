@@ -62,17 +62,26 @@ static struct attention_extent head_maps_extent(const struct attention *a, uint3
     return extent;
 }
 
+/* Maps of this shape, with cells that are not filled. */
+static struct head_maps *head_maps_alloc(const struct head_maps *shape)
+{
+    uint64_t bytes = head_maps_bytes(shape->heads, shape->rows, shape->columns, UINT32_MAX);
+    struct head_maps *maps = bytes < SIZE_MAX ? malloc((size_t)bytes) : NULL;
+    if (maps) {
+        *maps = *shape;
+        maps->values = (float *)(maps + 1);
+        maps->max = maps->values + (size_t)maps->heads * maps->rows * maps->columns;
+        maps->mean = maps->max + (size_t)maps->rows * maps->columns;
+    }
+    return maps;
+}
+
 static struct head_maps *maps_new(const struct attention *a, uint32_t sample, uint32_t size)
 {
     sample = sample < a->batch ? sample : a->batch - 1;
     struct attention_extent extent = head_maps_extent(a, sample);
     uint32_t queries = extent.query_end - extent.query, keys = extent.key_end - extent.key;
-    uint64_t bytes = head_maps_bytes(a->heads, queries, keys, size);
-    struct head_maps *maps = bytes < SIZE_MAX ? malloc((size_t)bytes) : NULL;
-    if (!maps) {
-        return NULL;
-    }
-    *maps = (struct head_maps){
+    struct head_maps shape = {
         .heads = a->heads,
         .queries = queries,
         .keys = keys,
@@ -83,11 +92,8 @@ static struct head_maps *maps_new(const struct attention *a, uint32_t sample, ui
         .rows = head_maps_cells(queries, size),
         .columns = head_maps_cells(keys, size),
         .sample = sample,
-        .values = (float *)(maps + 1),
     };
-    maps->max = maps->values + (size_t)a->heads * maps->rows * maps->columns;
-    maps->mean = maps->max + (size_t)maps->rows * maps->columns;
-    return maps;
+    return head_maps_alloc(&shape);
 }
 
 void head_maps_free(struct head_maps **maps)
@@ -213,21 +219,20 @@ static void head_maps_make_row(const struct making *m, uint32_t r)
     }
 }
 
-/* The mean over heads of each cell. */
-static void average(const struct making *m)
+/* The mean over heads of each cell; `sum` has room for a row of them. */
+static void average(struct head_maps *maps, double *sum)
 {
-    struct head_maps *maps = m->maps;
     size_t count = (size_t)maps->rows * maps->columns;
     for (uint32_t r = 0; r < maps->rows; r++) {
         size_t row = (size_t)r * maps->columns;
-        memset(m->sum, 0, maps->columns * sizeof *m->sum);
+        memset(sum, 0, maps->columns * sizeof *sum);
         for (uint32_t h = 0; h < maps->heads; h++) {
             for (uint32_t c = 0; c < maps->columns; c++) {
-                m->sum[c] += (double)maps->values[h * count + row + c];
+                sum[c] += (double)maps->values[h * count + row + c];
             }
         }
         for (uint32_t c = 0; c < maps->columns; c++) {
-            maps->mean[row + c] = (float)(m->sum[c] / maps->heads);
+            maps->mean[row + c] = (float)(sum[c] / maps->heads);
         }
     }
 }
@@ -248,7 +253,35 @@ int head_maps_new(const struct attention *a, uint32_t sample, uint32_t size, enu
         scratch_pause(scratch);
         head_maps_make_row(&making, r);
     }
-    average(&making);
+    average(maps, making.sum);
+    *ret_maps = maps;
+    return 0;
+}
+
+int head_maps_given(const struct head_maps *shape, const void *halves, struct head_maps **ret_maps)
+{
+    struct head_maps *maps = head_maps_alloc(shape);
+    double *row = malloc(shape->columns * sizeof *row);
+    if (!maps || !row) {
+        free(row);
+        head_maps_free(&maps);
+        return ERR_MEMORY;
+    }
+    size_t cells = (size_t)maps->rows * maps->columns;
+    bool pooled = head_maps_pooled(maps);
+    for (size_t i = 0; i < cells; i++) {
+        maps->max[i] = NAN;
+    }
+    for (size_t at = 0; at < maps->heads * cells; at += maps->columns) {
+        attention_load(halves, DTYPE_F16, at, maps->columns, row);
+        for (uint32_t c = 0; c < maps->columns; c++) {
+            float *max = &maps->max[at % cells + c], value = isfinite(row[c]) ? (float)row[c] : NAN;
+            maps->values[at + c] = value;
+            *max = pooled ? NAN : fmaxf(*max, value);
+        }
+    }
+    average(maps, row);
+    free(row);
     *ret_maps = maps;
     return 0;
 }

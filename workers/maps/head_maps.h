@@ -35,6 +35,15 @@ struct head_maps {
 /* `sample` beyond the batch is its last one. a->weights must be there. Returns 0 or ERR_MEMORY. */
 int head_maps_new(const struct attention *a, uint32_t sample, uint32_t size, enum isa isa,
                   struct scratch *scratch, struct head_maps **ret_maps);
+/* Takes maps that were made elsewhere, of `shape`, which has all but pointers: cells in half
+ * precision; infinities become NaN. `max` is NaN where the maps are pooled, since it is not known.
+ * Returns 0 or ERR_MEMORY. */
+int head_maps_given(const struct head_maps *shape, const void *halves, struct head_maps **ret_maps);
+/* Whether cells are of several entries. */
+static inline bool head_maps_pooled(const struct head_maps *maps)
+{
+    return maps->rows < maps->queries || maps->columns < maps->keys;
+}
 /* Accepts NULL. */
 void head_maps_free(struct head_maps **maps);
 /* Bytes that they take at most, of so many queries and keys, and those that making them takes; both

@@ -99,6 +99,12 @@ static bool bounds_setting(struct piece setting, struct bounds *bounds, unsigned
         return bounds_number(setting, &bounds->max_entries);
     } else if (bounds_word(key, "max_heads")) {
         return bounds_number(setting, &bounds->max_heads);
+    } else if (bounds_word(key, "maps")) {
+        bounds->maps = STATE_MAPS_SIDE;
+        return bounds_number(setting, &bounds->maps);
+    } else if (bounds_word(key, "maps_every")) {
+        bounds->maps_every = UINT64_MAX;
+        return bounds_number(setting, &bounds->maps_every);
     }
     return true;
 }
@@ -114,6 +120,7 @@ static bool bounds_read(const struct prefix *prefix, struct bounds *bounds)
     if (prefix->len > BOUNDS_BYTES_MAX) {
         return false;
     }
+    read.maps = read.maps_every = 0;
     while (bounds_next(&rest, ';', &setting)) {
         if (!bounds_setting(setting, &read, &types, &revision)) {
             return false;
@@ -126,13 +133,16 @@ static bool bounds_read(const struct prefix *prefix, struct bounds *bounds)
         read.header = (uint32_t)revision;
     }
     read.accepts &= types;
+    read.maps = read.maps < bounds->maps ? read.maps : bounds->maps;
+    read.maps_every = read.maps_every > bounds->maps_every ? read.maps_every : bounds->maps_every;
     *bounds = read;
     return true;
 }
 
 struct bounds bounds_of(const struct prefixes *prefixes, uint64_t *ret_malformed)
 {
-    struct bounds bounds = {~0u, HEADER_REVISION, UINT64_MAX, UINT64_MAX, UINT64_MAX};
+    struct bounds bounds = {~0u,        HEADER_REVISION, UINT64_MAX, UINT64_MAX,
+                            UINT64_MAX, UINT64_MAX,      0};
     bool any = false;
 
     *ret_malformed = 0;
@@ -151,6 +161,7 @@ struct bounds bounds_of(const struct prefixes *prefixes, uint64_t *ret_malformed
     if (!any) {
         bounds.accepts = bounds_version_1;
         bounds.header = 1;
+        bounds.maps = 0;
     }
     return bounds;
 }

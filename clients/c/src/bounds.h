@@ -12,12 +12,14 @@
 
 #define BOUNDS_Q_STRIDE 4 /* the revision that has q_stride: others would take rows for a block */
 #define BOUNDS_OUTPUT   6 /* the revision that has dout, wo_r and x_norm */
+#define BOUNDS_MAPS     9 /* the revision that has maps beside states */
 #define BOUNDS_VALUES   8 /* the revision that has v, wo_r and x_norm beside weights */
 
 struct bounds {
     unsigned accepts; /* a bit per message type */
     uint32_t header;  /* revision of its keys */
     uint64_t max_message, max_entries, max_heads;
+    uint64_t maps, maps_every; /* cells a side, 0 = none are wanted; ms between those of a layer */
 };
 
 /* The strictest of all announced limits; without any, the types of version 1 without bounds. Sets

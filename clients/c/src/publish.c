@@ -486,12 +486,55 @@ void attn_state_default(attn_state *ret_state)
     *ret_state = (attn_state){.stack = ATTN_ENCODER};
 }
 
+/* Maps that nobody wants are checked all the same. */
+static int publish_describe_maps(attn_publisher *publisher, const attn_maps *maps,
+                                 struct parcel *parcel)
+{
+    struct header *header = &parcel->header;
+    const struct tensor tensor = {
+        TENSOR_MAPS, DTYPE_F16, 3, {maps->heads, maps->rows, maps->columns}, 0};
+    uint32_t side = maps->rows > maps->columns ? maps->rows : maps->columns;
+    uint64_t queries = (uint64_t)maps->first_query + maps->queries,
+             keys = (uint64_t)maps->first_key + maps->keys;
+    uint64_t queries_sent = maps->queries_sent ? maps->queries_sent : queries,
+             keys_sent = maps->keys_sent ? maps->keys_sent : keys, every_ms;
+
+    if (!maps->values || maps->heads < 1 || side < 1 || side > STATE_MAPS_SIDE ||
+        maps->rows != (maps->queries < side ? maps->queries : side) ||
+        maps->columns != (maps->keys < side ? maps->keys : side) ||
+        (uint64_t)maps->first_head + maps->heads > header->heads || queries > queries_sent ||
+        keys > keys_sent || queries_sent > INT32_MAX || keys_sent > INT32_MAX ||
+        maps->sample > INT32_MAX || maps->q_offset + queries_sent > UINT32_MAX ||
+        !labels_valid(maps->labels, (uint32_t)keys_sent)) {
+        return ATTN_E_ARGUMENT;
+    }
+    if (attn_publisher_maps(publisher, &every_ms) == 0) {
+        return 0;
+    }
+    header->head_offset = maps->first_head;
+    header->q_offset = maps->q_offset;
+    header->maps = (struct state_maps){.heads = maps->heads,
+                                       .rows = maps->rows,
+                                       .columns = maps->columns,
+                                       .sample = maps->sample,
+                                       .queries = maps->queries,
+                                       .keys = maps->keys,
+                                       .first_query = maps->first_query,
+                                       .first_key = maps->first_key,
+                                       .queries_sent = (uint32_t)queries_sent,
+                                       .keys_sent = (uint32_t)keys_sent};
+    header->labels = maps->labels;
+    header->label_count = maps->labels ? (uint32_t)keys_sent : 0;
+    return parcel_add(parcel, &tensor, maps->values);
+}
+
 static int publish_describe_state(attn_publisher *publisher, const attn_state *s,
                                   struct parcel *parcel)
 {
     struct header *header = &parcel->header;
     const struct tensor state = {TENSOR_STATE, DTYPE_U8, 1, {s->size}, 0};
     uint64_t epoch, step;
+    int rc;
 
     publisher_position(publisher, &epoch, &step);
     header->layer = layer_id_of(s->stack, s->layer, s->site);
@@ -503,7 +546,8 @@ static int publish_describe_state(attn_publisher *publisher, const attn_state *s
         (s->first_epoch == epoch && s->first_step > step) || !take_module(header, s->module)) {
         return ATTN_E_ARGUMENT;
     }
-    return parcel_add(parcel, &state, s->state);
+    rc = parcel_add(parcel, &state, s->state);
+    return rc || !s->maps ? rc : publish_describe_maps(publisher, s->maps, parcel);
 }
 
 int attn_publish_state(attn_publisher *publisher, const attn_state *state)

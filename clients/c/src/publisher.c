@@ -450,6 +450,23 @@ uint32_t publisher_revision(attn_publisher *publisher)
     return revision;
 }
 
+uint32_t attn_publisher_maps(attn_publisher *publisher, uint64_t *ret_every_ms)
+{
+    uint64_t side = 0;
+
+    *ret_every_ms = 0;
+    if (publisher_is_orphan(publisher)) {
+        return 0;
+    }
+    pthread_mutex_lock(&publisher->lock);
+    if (publisher->bounds.header >= BOUNDS_MAPS) {
+        side = publisher->bounds.maps;
+        *ret_every_ms = publisher->bounds.maps_every;
+    }
+    pthread_mutex_unlock(&publisher->lock);
+    return (uint32_t)side;
+}
+
 void publisher_position(attn_publisher *publisher, uint64_t *ret_epoch, uint64_t *ret_step)
 {
     pthread_mutex_lock(&publisher->lock);

@@ -94,6 +94,18 @@ static void test_of_several_the_strictest_holds(void **state)
                  bounds_takes(&bounds, MESSAGE_ATTENTION, 1, 1, 1));
 }
 
+static void test_maps_are_wanted_by_all_who_listen_or_not_sent(void **state)
+{
+    struct bounds one = SAID("limits/header=9;maps=100;maps_every=7"),
+                  both = SAID("limits/maps=32;maps_every=7", "limits/maps=16;maps_every=900"),
+                  no = SAID("limits/maps=32;maps_every=7", "limits/header=9"), none = SAID("plan/");
+
+    (void)state;
+    assert_true(one.maps == STATE_MAPS_SIDE && one.maps_every == 7);
+    assert_true(both.maps == 16 && both.maps_every == 900);
+    assert_true(no.maps == 0 && none.maps == 0);
+}
+
 static void test_a_newer_revision_than_ours_changes_nothing(void **state)
 {
     (void)state;
@@ -209,6 +221,7 @@ int main(void)
         cmocka_unit_test(test_each_bound_holds),
         cmocka_unit_test(test_what_is_left_out_is_that_of_version_1),
         cmocka_unit_test(test_of_several_the_strictest_holds),
+        cmocka_unit_test(test_maps_are_wanted_by_all_who_listen_or_not_sent),
         cmocka_unit_test(test_a_newer_revision_than_ours_changes_nothing),
         cmocka_unit_test(test_a_malformed_prefix_counts_for_nothing),
         cmocka_unit_test(test_a_message_that_is_too_large_is_not_copied_and_is_told),

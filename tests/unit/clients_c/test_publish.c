@@ -729,6 +729,70 @@ static void test_a_state_arrives(void **state)
     pair_close(&older);
 }
 
+/* To those who want them, as halves; checked in any case. */
+static void test_maps_go_with_a_state(void **state)
+{
+    enum { HEADS = 2, ROWS = 4, COLUMNS = 3 };
+    static const char *const labels[] = {"a", "b", "c", "d", "e"};
+    static const unsigned char bytes[] = {0x81, 0xa1, 'v', 2};
+    static const uint16_t cells[HEADS * ROWS * COLUMNS] = {0x3c00};
+    const attn_maps good = {.values = cells,
+                            .heads = HEADS,
+                            .rows = ROWS,
+                            .columns = COLUMNS,
+                            .first_head = 1,
+                            .queries = 9,
+                            .keys = 3,
+                            .first_key = 1,
+                            .keys_sent = 5,
+                            .q_offset = 7,
+                            .labels = labels};
+    attn_maps maps = good;
+    const attn_state s = {.heads = 3, .state = bytes, .size = sizeof bytes, .maps = &maps};
+    struct pairing pair = pair_open_with("limits/accepts=state;header=9;maps=4;maps_every=500"),
+                   older = pair_open_with("limits/accepts=state;header=8;maps=4");
+    uint64_t every_ms;
+    struct received got;
+
+    (void)state;
+#define MAPS_REFUSED(change)                                                                       \
+    do {                                                                                           \
+        maps = good;                                                                               \
+        maps.change;                                                                               \
+        assert_int_equal(attn_publish_state(pair.publisher, &s), ATTN_E_ARGUMENT);                 \
+    } while (0)
+    MAPS_REFUSED(values = NULL);
+    MAPS_REFUSED(heads = 0);
+    MAPS_REFUSED(first_head = 2);
+    MAPS_REFUSED(rows = 65);
+    MAPS_REFUSED(queries = 3);
+    MAPS_REFUSED(keys = 4);
+    MAPS_REFUSED(keys = 0);
+    MAPS_REFUSED(keys_sent = 3);
+    MAPS_REFUSED(queries_sent = 8);
+    MAPS_REFUSED(first_query = INT32_MAX);
+    MAPS_REFUSED(q_offset = UINT32_MAX - 8);
+    maps = good;
+    assert_int_equal(attn_publisher_maps(pair.publisher, &every_ms), 4);
+    assert_int_equal(every_ms, 500);
+    assert_int_equal(attn_publish_state(pair.publisher, &s), 0);
+    got = expect(&pair.peer);
+    assert_memory_equal(frame_of(&got, TENSOR_STATE), bytes, sizeof bytes);
+    assert_memory_equal(frame_of(&got, TENSOR_MAPS), cells, sizeof cells);
+    assert_true(got.header.heads == 3 && got.header.head_offset == 1 && got.header.q_offset == 7);
+    assert_true(got.header.maps.queries == 9 && got.header.maps.queries_sent == 9);
+    assert_true(got.header.maps.first_key == 1 && got.header.maps.keys_sent == 5);
+    received_free(&got);
+    pair_close(&pair);
+
+    assert_int_equal(attn_publisher_maps(older.publisher, &every_ms), 0);
+    assert_int_equal(attn_publish_state(older.publisher, &s), 0);
+    got = expect(&older.peer);
+    assert_int_equal(got.header.tensor_count, 1);
+    received_free(&got);
+    pair_close(&older);
+}
+
 /* Lengths that make the header larger than 64 KiB are the caller's error, not a drop. */
 static void test_a_header_that_does_not_fit_is_refused(void **state)
 {
@@ -792,6 +856,7 @@ int main(void)
         cmocka_unit_test(test_tensors_of_the_output_go_to_those_who_know_them),
         cmocka_unit_test(test_bad_tensors_of_the_output_are_refused),
         cmocka_unit_test(test_a_state_arrives),
+        cmocka_unit_test(test_maps_go_with_a_state),
         cmocka_unit_test(test_bad_weights_are_refused),
         cmocka_unit_test(test_a_header_that_does_not_fit_is_refused),
         cmocka_unit_test(test_labels_that_do_not_fit_are_left_out),

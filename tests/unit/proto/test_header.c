@@ -331,6 +331,7 @@ static void test_encoding_gives_the_golden_bytes(void **state)
                                         "weights_slice",
                                         "weights_part",
                                         "state",
+                                        "state_maps",
                                         "hello",
                                         "hello_modules",
                                         "hello_settings",

@@ -433,6 +433,75 @@ static void test_a_sample_of_rows_is_read(void **state)
     bytes_free(&bytes);
 }
 
+/* The golden `state_maps` has 2 heads of 4 x 4 cells, from head 1 of 3 on, of 300 queries and the
+ * keys 8 to 317 of 330, at positions from 20 on. */
+static void test_maps_of_a_state_must_fit_what_they_are_of(void **state)
+{
+    static const struct {
+        const char *key, *value;
+        size_t len;
+        int rc;
+        const char *fault;
+    } cases[] = {
+        {"queries", LITERAL("\x04"), 0, NULL},
+        {"queries", LITERAL("\x03"), ERR_SHAPE, "tensors"},
+        {"keys", LITERAL("\x03"), ERR_SHAPE, "tensors"},
+        {"queries", LITERAL("\x00"), ERR_KEY_RANGE, "queries"},
+        {"queries", LITERAL("\xcd\x01\x2d"), ERR_KEY_RANGE, "queries_sent"},
+        {"queries_sent", LITERAL("\xce\x80\x00\x00\x00"), ERR_KEY_RANGE, "queries_sent"},
+        {"keys_sent", LITERAL("\xcd\x01\x3e"), 0, NULL},
+        {"keys_sent", LITERAL("\xcd\x01\x3d"), ERR_KEY_RANGE, "keys_sent"},
+        {"first_key", LITERAL("\x15"), ERR_KEY_RANGE, "keys_sent"},
+        {"head_offset", LITERAL("\x00"), 0, NULL},
+        {"head_offset", LITERAL("\x02"), ERR_KEY_RANGE, "heads_total"},
+        {"q_offset", LITERAL("\xce\xff\xff\xfe\xd3"), 0, NULL},
+        {"q_offset", LITERAL("\xce\xff\xff\xfe\xd4"), ERR_KEY_RANGE, "q_offset"},
+        {"sample", LITERAL("\xff"), ERR_KEY_RANGE, "sample"},
+    };
+    struct bytes bytes = headers_golden("state_maps");
+    struct header header;
+    const char *key;
+
+    (void)state;
+    assert_int_equal(headers_decode(&bytes, &header, &key), 0);
+    assert_true(header.maps.heads == 2 && header.maps.rows == 4 && header.maps.columns == 4);
+    assert_true(header.maps.queries == 300 && header.maps.keys == 310 && header.maps.sample == 2);
+    assert_true(header.maps.first_query == 0 && header.maps.first_key == 8);
+    assert_true(header.maps.queries_sent == 300 && header.maps.keys_sent == 330);
+    assert_true(header.head_offset == 1 && header.q_offset == 20 && header.heads == 3);
+    header_clear(&header);
+    bytes_free(&bytes);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        int rc = headers_change("state_maps", cases[i].key, cases[i].value, cases[i].len, &key);
+
+        if (rc != cases[i].rc || (rc && strcmp(key, cases[i].fault) != 0)) {
+            fail_msg("case %zu: %s", i, err_slug(rc));
+        }
+    }
+}
+
+static void test_a_state_needs_its_frame_and_maps_their_numbers(void **state)
+{
+    static const struct tensor_case with[] = {{"state", "u8", 1, {9}},
+                                              {"maps", "f16", 3, {1, 4, 4}}},
+                                    wide[] = {{"state", "u8", 1, {9}},
+                                              {"maps", "f16", 3, {1, 4, 65}}},
+                                    tall[] = {{"state", "u8", 1, {9}},
+                                              {"maps", "f16", 3, {1, 65, 4}}},
+                                    real[] = {{"state", "u8", 1, {9}},
+                                              {"maps", "f32", 3, {1, 4, 4}}};
+
+    (void)state;
+    assert_int_equal(verdict_of("state_maps", with, 2), 0);
+    assert_int_equal(verdict_of("state_maps", with + 1, 1), ERR_TENSOR_NAME);
+    assert_int_equal(verdict_of("state_maps", wide, 2), ERR_SHAPE);
+    assert_int_equal(verdict_of("state_maps", tall, 2), ERR_SHAPE);
+    assert_int_equal(verdict_of("state_maps", real, 2), ERR_DTYPE);
+    assert_int_equal(verdict_of("state", with, 2), ERR_KEY_MISSING);
+    assert_int_equal(verdict_of("state_maps", with, 1), 0); /* what is said of none is skipped */
+    assert_int_equal(verdict_of("weights", with + 1, 1), ERR_TENSOR_NAME);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -448,6 +517,8 @@ int main(void)
         cmocka_unit_test(test_parts_must_lie_within_their_matrices),
         cmocka_unit_test(test_a_tensor_needs_its_three_keys),
         cmocka_unit_test(test_lengths_must_fit_the_shape),
+        cmocka_unit_test(test_maps_of_a_state_must_fit_what_they_are_of),
+        cmocka_unit_test(test_a_state_needs_its_frame_and_maps_their_numbers),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

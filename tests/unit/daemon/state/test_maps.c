@@ -130,7 +130,7 @@ static void maps_put_at(struct map_place *at, struct header header)
                               .labels = strdup("x"),
                               .label_count = 1};
     message.head_maps = maps_make_maps(header.heads, 128);
-    maps_put(&shelf, at, &message, QK_MAX);
+    maps_put(&shelf, at, &message, message.measured->value[METRIC_IMPORTANCE], QK_MAX);
     head_maps_free(&message.head_maps); /* what was not taken */
     free(message.labels);
 }
@@ -216,7 +216,7 @@ static void test_slices_of_another_shape_are_another_picture(void **state)
         .header = slice(1, 3, 3), .wants_head_maps = true, .measured = &measured};
     message.head_maps = maps_make_maps(3, 128);
     message.head_maps->keys = LENGTH + 1; /* what it says it is of */
-    maps_put(&shelf, &place, &message, QK_MAX);
+    maps_put(&shelf, &place, &message, message.measured->value[METRIC_IMPORTANCE], QK_MAX);
     assert_int_equal(place.shown->here, 3);
     assert_int_equal(place.coming->here, 3);
 }
@@ -265,6 +265,30 @@ static void test_what_grows_too_large_is_removed(void **state)
     assert_int_equal(place.missing, MAPS_TOO_LARGE);
 }
 
+/* A state has all heads of its layer, its maps perhaps some. */
+static void test_maps_of_states_are_asked_and_put_by_their_own_heads(void **state)
+{
+    (void)state;
+    struct header first = whole(1), second;
+    first.type = MESSAGE_STATE;
+    first.maps.heads = 4;
+    second = first;
+    second.head_offset = 4;
+    second.maps.heads = 2;
+    assert_true(maps_wanted(&place, &first, EVERY, 0));
+    assert_false(maps_wanted(&place, &first, EVERY, 1));
+    assert_true(maps_wanted(&place, &second, EVERY, 1));
+    struct message message = {.header = second, .wants_head_maps = true};
+    message.head_maps = maps_make_maps(2, 128);
+    maps_put(&shelf, &place, &message, NULL, QK_MAX);
+    message.header = first;
+    message.head_maps = maps_make_maps(4, 128);
+    maps_put(&shelf, &place, &message, importance, QK_MAX);
+    assert_int_equal(place.shown->here, HEADS);
+    assert_int_equal(maps_find(place.shown, 5)->first, 4);
+    assert_true(maps_find(place.shown, 3)->importance && !maps_find(place.shown, 4)->importance);
+}
+
 /* Missing maps */
 
 static void test_messages_without_maps_leave_those_there_are_and_say_why(void **state)
@@ -272,20 +296,23 @@ static void test_messages_without_maps_leave_those_there_are_and_say_why(void **
     (void)state;
     struct measured measured = {.heads = HEADS};
     struct message message = {.header = whole(1), .measured = &measured};
-    maps_put(&shelf, &place, &message, QK_MAX);
+    maps_put(&shelf, &place, &message, message.measured->value[METRIC_IMPORTANCE], QK_MAX);
     assert_int_equal(place.missing, MAPS_NEVER_CAME);
+    message.header.type = MESSAGE_STATE;
+    maps_put(&shelf, &place, &message, NULL, QK_MAX);
+    assert_int_equal(place.missing, MAPS_NOT_SENT);
     message.wants_head_maps = true;
     message.header.type = MESSAGE_QK;
-    maps_put(&shelf, &place, &message, QK_MAX);
+    maps_put(&shelf, &place, &message, message.measured->value[METRIC_IMPORTANCE], QK_MAX);
     assert_int_equal(place.missing, MAPS_TOO_COSTLY);
     message.header.keys = QK_MAX + 1;
-    maps_put(&shelf, &place, &message, QK_MAX);
+    maps_put(&shelf, &place, &message, message.measured->value[METRIC_IMPORTANCE], QK_MAX);
     assert_int_equal(place.missing, MAPS_TOO_LONG);
     message.header.q_stride = 2;
-    maps_put(&shelf, &place, &message, QK_MAX);
+    maps_put(&shelf, &place, &message, message.measured->value[METRIC_IMPORTANCE], QK_MAX);
     assert_int_equal(place.missing, MAPS_SAMPLED);
     test_maps_put(whole(1));
-    maps_put(&shelf, &place, &message, QK_MAX);
+    maps_put(&shelf, &place, &message, message.measured->value[METRIC_IMPORTANCE], QK_MAX);
     assert_non_null(place.shown);
 }
 
@@ -302,7 +329,7 @@ static void test_any_allocation_may_fail(void **state)
         message.label_count = 1;
         message.head_maps = maps_make_maps(HEADS, 128);
         heap_fail_at(nth);
-        maps_put(&shelf, &place, &message, QK_MAX);
+        maps_put(&shelf, &place, &message, message.measured->value[METRIC_IMPORTANCE], QK_MAX);
         failed = heap_has_failed();
         heap_fail_at(0);
         assert_int_equal(!place.shown, nth <= 2); /* without importance there are maps */
@@ -395,6 +422,8 @@ int main(void)
                                         test_maps_begin, maps_end),
         cmocka_unit_test_setup_teardown(test_what_grows_too_large_is_removed, test_maps_begin,
                                         maps_end),
+        cmocka_unit_test_setup_teardown(test_maps_of_states_are_asked_and_put_by_their_own_heads,
+                                        test_maps_begin, maps_end),
         cmocka_unit_test_setup_teardown(
             test_messages_without_maps_leave_those_there_are_and_say_why, test_maps_begin,
             maps_end),

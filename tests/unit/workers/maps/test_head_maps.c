@@ -353,6 +353,34 @@ static void test_a_weighted_sum_is_added(void **state)
     scratch_clear(&scratch);
 }
 
+/* 2 heads of 2 x 2 cells: 1, 0.5, NaN, infinity; NaN, 2, NaN, 0. */
+static void test_given_maps_are_read_from_half_precision(void **state)
+{
+    static const uint16_t halves[] = {0x3c00, 0x3800, 0x7e00, 0x7c00, 0x7e00, 0x4000, 0xfe00, 0};
+    struct head_maps shape = {.heads = 2, .queries = 2, .keys = 2, .rows = 2, .columns = 2}, *m;
+    (void)state;
+    assert_int_equal(head_maps_given(&shape, halves, &m), 0);
+    const float want[] = {1, 0.5F, NAN, NAN, NAN, 2, NAN, 0}, max[] = {1, 2, NAN, 0};
+    for (int i = 0; i < 8; i++) {
+        assert_cell(m->values[i], want[i]);
+    }
+    for (int i = 0; i < 4; i++) {
+        assert_cell(m->max[i], max[i]);
+        assert_cell(m->mean[i], i == 1 ? 1.25F : NAN);
+    }
+    head_maps_free(&m);
+    shape.keys = 3; /* what was largest in a cell is not known */
+    assert_int_equal(head_maps_given(&shape, halves, &m), 0);
+    assert_cell(m->values[5], 2);
+    assert_cell(m->max[1], NAN);
+    head_maps_free(&m);
+    for (unsigned nth = 1; nth <= 2; nth++) {
+        heap_fail_at(nth);
+        assert_int_equal(head_maps_given(&shape, halves, &m), ERR_MEMORY);
+        heap_fail_at(0);
+    }
+}
+
 static void test_head_maps_out_of_memory(void **state)
 {
     (void)state;
@@ -391,6 +419,7 @@ int main(void)
         cmocka_unit_test(test_nothing_but_nan),
         cmocka_unit_test(test_numbers_that_are_too_large_for_f32),
         cmocka_unit_test(test_a_weighted_sum_is_added),
+        cmocka_unit_test(test_given_maps_are_read_from_half_precision),
         cmocka_unit_test(test_head_maps_out_of_memory),
         cmocka_unit_test(test_bytes_of_any_shape),
     };
