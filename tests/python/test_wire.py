@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from attnd import wire
+from attnd.head_maps import HeadMaps
 from conftest import ROOT
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -61,6 +62,18 @@ def test_weights_header_encodes_to_the_golden_bytes(name):
     payload, twin = golden(name)
     layer, tensors, keys = layer_of(twin, ("heads", "kv_heads", "head_dim", "parts", "heads_total"))
     assert wire.pack_header({**common_of(twin), **wire.weights_keys(layer, tensors, **keys)}) == payload
+
+
+@pytest.mark.parametrize("name", ["state", "state_maps"])
+def test_state_header_encodes_to_the_golden_bytes(name):
+    payload, twin = golden(name)
+    layer, tensors, maps = layer_of(twin, ("q_offset", "head_offset", "queries", "keys", "queries_sent", "keys_sent",
+                                           "first_query", "first_key", "sample"))
+    keys = wire.state_keys(layer, tensors, heads=twin["heads"], first=(twin["first_epoch"], twin["first_step"]), maps=maps)
+    assert wire.pack_header({**common_of(twin), **keys}) == payload
+    if maps:
+        said = HeadMaps(np.zeros((2, 4, 4), np.float16), **maps).keys_of_header()
+        assert said == maps and list(said) == list(maps)
 
 
 @pytest.mark.parametrize("name", ["epoch_end", "bye", "bye_dropped"])

@@ -2,7 +2,7 @@
 """limits: the messages that the daemon takes, which it announces by subscribing (PROTOCOL.md, "What the daemon takes"):
 
     limits/accepts=attention,qk,weights,state,event;header=9;max_message=268435456;max_entries=34359738368;
-        max_heads=1024;weights_max_size=2048;buckets=48
+        max_heads=1024;weights_max_size=2048;buckets=48;maps=64;maps_every=1000
 """
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ LOG = 5  # the revision that has the event `log`
 DOUT = 6  # the revision that has the tensors dout, wo_r and x_norm
 PARTS = 7  # the revision that has parts of matrices: others would refuse them
 VALUES = 8  # the revision that has v, wo_r and x_norm beside weights
+MAPS = 9  # the revision that has maps beside states: others would refuse them
 TYPES_1 = frozenset(("attention", "qk", "weights", "event"))  # that were there before an attnd announced any
 KNOWN_TYPES = TYPES_1 | {"state"}
 
@@ -24,7 +25,8 @@ KNOWN_TYPES = TYPES_1 | {"state"}
 class Limits(NamedTuple):
     """The message types that are accepted, the newest revision of header keys, and bounds of a message: its bytes with
     topic and header, its pairs of queries and keys, the heads of its layer. `weights_max_size`: the side of the largest
-    projection matrix that has a spectrum as a whole. `buckets`: of the histograms in its windows."""
+    projection matrix that has a spectrum as a whole. `buckets`: of the histograms in its windows. `maps`: cells a side
+    of maps that come with states, 0 for none; `maps_every`: milliseconds between those of a layer."""
     accepts: FrozenSet[str] = TYPES_1
     header: int = 1
     max_message: float = math.inf
@@ -32,6 +34,8 @@ class Limits(NamedTuple):
     max_heads: float = math.inf
     weights_max_size: float = 2048
     buckets: float = 48
+    maps: float = 0
+    maps_every: float = 0
 
     @property
     def states(self) -> bool:
@@ -78,7 +82,8 @@ def strictest(prefixes: Iterable[bytes]) -> Limits:
         return VERSION_1
     return Limits(frozenset.intersection(*(limits.accepts for limits in said)),
                   min(HEADER_REVISION, *(limits.header for limits in said)),
-                  *(min(numbers) for numbers in zip(*(limits[2:] for limits in said))))
+                  *(min(numbers) for numbers in zip(*(limits[2:-1] for limits in said))),
+                  max(limits.maps_every for limits in said))
 
 
 def _read(prefix: bytes) -> Optional[Limits]:

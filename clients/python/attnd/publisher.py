@@ -15,7 +15,8 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Seq
 import numpy as np
 
 from . import layer_state, scalars, tensors, wire
-from .limits import DOUT, LOG, PARTS, Q_STRIDE, VALUES
+from .head_maps import HeadMaps
+from .limits import DOUT, LOG, MAPS, PARTS, Q_STRIDE, VALUES
 from .plan import EVERYTHING, Plan, choose
 from .sender import Identity, Later, Message, Sender
 
@@ -179,6 +180,17 @@ class Publisher:
     def takes_values(self) -> bool:
         """Whether those who listen know v, wo_r and x_norm beside weights."""
         return self._sender.limits.header >= VALUES
+
+    @property
+    def maps_side(self) -> int:
+        """Cells a side of the maps that those who listen want with states; 0: none."""
+        limits = self._sender.limits
+        return int(limits.maps) if limits.header >= MAPS else 0
+
+    @property
+    def maps_every(self) -> float:
+        """The shortest interval between the maps of a layer, in seconds."""
+        return self._sender.limits.maps_every / 1000
 
     @property
     def buckets(self) -> int:
@@ -351,13 +363,15 @@ class Publisher:
             heads_total=heads_total))
 
     def publish_state(self, state: Union[layer_state.LayerState, bytes], *, stack: str, layer: int, site: str = "self",
-                      first: Optional[Tuple[int, int]] = None, module: Optional[str] = None) -> bool:
+                      first: Optional[Tuple[int, int]] = None, module: Optional[str] = None,
+                      maps: Optional[HeadMaps] = None) -> bool:
         """Publishes the statistics of one layer that were computed here; True when they were queued.
 
         state         a LayerState (attnd.layer_state), or its bytes, of this rank's captures. Its `buckets` should be
                       those of the daemon (`buckets`), or histograms agree only as far as the coarser one goes
         first         (epoch, step) of the oldest capture in bytes of several, which must belong to one window; by
                       default the newest one's
+        maps          of the heads of one sample of the newest capture, to look at; left out where `maps_side` is 0
 
         The rest, what is returned and what is raised as for publish_attention.
         """
@@ -374,8 +388,9 @@ class Publisher:
         begin = (wire.check_int("first epoch", first[0]), wire.check_int("first step", first[1]))
         frames = tensors.Frames()
         frames.add_owned("state", "u8", np.frombuffer(packed.data, dtype=np.uint8))
+        shown = add_maps(frames, maps, packed.heads, self.maps_side > 0)
         return self._publish("state", where, frames, lambda: wire.state_keys(
-            where.layer, frames.described, heads=packed.heads, first=begin))
+            where.layer, frames.described, heads=packed.heads, first=begin, maps=shown))
 
     def publish_later(self, layer: wire.Layer, epoch: int, step: int, nbytes: int, copy: Callable[[], "Maker"],
                       kind: Optional[str] = None) -> bool:
@@ -678,6 +693,20 @@ def _check_header_room(q_len: Any, k_len: Any) -> None:
     limit = min((wire.HEADER_BYTES_MAX - _HEADER_SLACK_BYTES) // 5, wire.HEADER_ELEMENTS_MAX - 200)
     if count > limit:
         raise ValueError(f"{count} lengths: at most {limit} fit into a header; publish smaller batches")
+
+
+def add_maps(frames: tensors.Frames, maps: Optional[HeadMaps], heads: int, wanted: bool) -> Dict[str, Any]:
+    """Adds the maps of a layer with so many heads, if they are wanted; returns what the header says of them. ValueError
+    when they do not fit, wanted or not."""
+    if maps is None:
+        return {}
+    maps.check(heads)
+    if not wanted:
+        return {}
+    labels, q_labels = fitting_labels(maps.labels, maps.q_labels, (1, heads, *maps.sent()))
+    frames.add_owned("maps", "f16", np.array(maps.values, dtype="<f2", order="C", copy=True))
+    texts = {"labels": labels, "q_labels": q_labels}
+    return {**maps.keys_of_header(), **{name: list(said) for name, said in texts.items() if said is not None}}
 
 
 Texts = Optional[Sequence[str]]

@@ -169,10 +169,12 @@ def weights_keys(layer: Layer, tensors: Described, *, heads: int, head_dim: int,
     return {**keys, **_module_keys(layer)}
 
 
-def state_keys(layer: Layer, tensors: Described, *, heads: int, first: Tuple[int, int]) -> Dict[str, Any]:
-    """The keys that a state message adds; `tensors` is its one frame, `first` the (epoch, step) that it begins with."""
+def state_keys(layer: Layer, tensors: Described, *, heads: int, first: Tuple[int, int],
+               maps: Optional[Mapping[str, Any]] = None) -> Dict[str, Any]:
+    """The keys that a state message adds; `first` is the (epoch, step) that it begins with, `maps` what is said of its
+    maps when they are among the tensors."""
     return {**_layer_keys(layer, tensors), "heads": heads, "first_epoch": first[0], "first_step": first[1],
-            **_module_keys(layer)}
+            **(maps or {}), **_module_keys(layer)}
 
 
 def _layer_keys(layer: Layer, tensors: Described) -> Dict[str, Any]:

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: MIT
+"""head_maps: pooled maps of a layer's heads, for people to look at, which a message of type `state` may bring."""
+from __future__ import annotations
+
+import time
+from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Set, Tuple
+
+import numpy as np
+
+from . import wire
+
+SIDE_MAX = 64  # cells
+
+
+class HeadMaps(NamedTuple):
+    """Maps of the heads of one sample, each cell the mean over its queries and keys as KERNELS.md, "The maps of the
+    heads", has it: of T queries (keys) in min(T, n) rows (columns), for one n of at most 64.
+
+    values       float16 [heads, rows, columns], numpy; NaN where there is no number
+    queries, keys             that they are of, without padding
+    first_query, first_key    of the sample; what is before them is padding
+    queries_sent, keys_sent   of the sample, with padding; by default none comes after the others
+    q_offset     position of the sample's first query, padding or not
+    head_offset  when these are a slice of the layer's heads
+    sample       of the batch
+    labels, q_labels          texts of all keys, and of the queries of cross-attention, when `sample` is 0
+    """
+    values: np.ndarray
+    queries: int
+    keys: int
+    first_query: int = 0
+    first_key: int = 0
+    queries_sent: Optional[int] = None
+    keys_sent: Optional[int] = None
+    q_offset: int = 0
+    head_offset: int = 0
+    sample: int = 0
+    labels: Optional[Sequence[str]] = None
+    q_labels: Optional[Sequence[str]] = None
+
+    def sent(self) -> Tuple[int, int]:
+        """Queries and keys of the sample, with padding."""
+        return (self.first_query + self.queries if self.queries_sent is None else self.queries_sent,
+                self.first_key + self.keys if self.keys_sent is None else self.keys_sent)
+
+    def check(self, heads: int) -> None:
+        """ValueError unless they fit a layer of so many heads."""
+        shape = self.values.shape
+        if self.values.dtype != np.float16 or len(shape) != 3 or 0 in shape or max(shape[1:]) > SIDE_MAX:
+            raise ValueError(f"maps of {self.values.dtype} {shape}: must be float16 [heads, rows, columns], at most "
+                             f"{SIDE_MAX} rows and columns")
+        for name in ("first_query", "first_key", "sample"):
+            wire.check_int(name, getattr(self, name), 2**31 - 1)
+        for name in ("queries", "keys"):
+            wire.check_int(name, getattr(self, name), 2**31 - 1, 1)
+        if shape[1:] != cells(self.queries, self.keys, max(shape[1:])):
+            raise ValueError(f"maps of {shape[1]} x {shape[2]} cells: not what {self.queries} queries and {self.keys} keys "
+                             "are pooled to")
+        wire.check_int("head_offset", self.head_offset, heads - shape[0])
+        queries, keys = self.sent()
+        wire.check_int("queries_sent", queries, 2**31 - 1, self.first_query + self.queries)
+        wire.check_int("keys_sent", keys, 2**31 - 1, self.first_key + self.keys)
+        wire.check_int("q_offset", self.q_offset, 2**32 - 1 - queries)
+
+    def keys_of_header(self) -> Dict[str, Any]:
+        """The header's keys about them, labels apart; 0 is left out."""
+        sent = self.sent()
+        said = {"q_offset": self.q_offset, "head_offset": self.head_offset, "queries": self.queries, "keys": self.keys,
+                "queries_sent": sent[0], "keys_sent": sent[1], "first_query": self.first_query,
+                "first_key": self.first_key, "sample": self.sample}
+        return {name: int(number) for name, number in said.items() if number}
+
+
+def cells(queries: int, keys: int, side: int) -> Tuple[int, int]:
+    """Rows and columns of a map in at most `side` cells a side."""
+    return min(queries, side), min(keys, side)
+
+
+class Turns:
+    """Which captures make maps: those of one step, each layer once, so that they belong together; and then none for as
+    long as attnd says. Any thread, one at a time."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._step: Optional[Tuple[int, int]] = None
+        self._begun = 0.0
+        self._made: Set[Any] = set()
+
+    def take(self, layer: Any, epoch: int, step: int, every: float) -> bool:
+        """Whether it is the turn of this capture, at most one every so many seconds; it is taken then."""
+        if (epoch, step) != self._step and (self._step is None or self._clock() - self._begun >= every):
+            self._step, self._begun, self._made = (epoch, step), self._clock(), set()
+        if (epoch, step) != self._step or layer in self._made:
+            return False
+        self._made.add(layer)
+        return True
