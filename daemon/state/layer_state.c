@@ -471,13 +471,18 @@ static int layer_state_merge_head(struct layer_state *into, const struct layer_s
     return code ? code : layer_state_merge_take(into, sums, &head->stats);
 }
 
+static void find_leaders(uint8_t leader[STAT_SLOTS])
+{
+    for (uint32_t slot = 0; slot < STAT_SLOTS; slot++) {
+        leader[slot] = (uint8_t)layer_state_leader(slot);
+    }
+}
+
 static int merge_heads(struct layer_state *into, const struct layer_state *const *from,
                        uint32_t count)
 {
     uint8_t leader[STAT_SLOTS];
-    for (uint32_t slot = 0; slot < STAT_SLOTS; slot++) {
-        leader[slot] = (uint8_t)layer_state_leader(slot);
-    }
+    find_leaders(leader);
     struct stat_sums *sums = stat_sums_new(into->buckets, leader);
     int code = sums ? 0 : ERR_MEMORY;
     for (uint32_t h = 0; h < into->heads && !code; h++) {
@@ -527,9 +532,55 @@ int layer_state_merge_all(struct layer_state *into, const struct layer_state *co
     return code;
 }
 
+static int layer_state_merge_set(struct layer_state *into, struct stat_set *set,
+                                 const struct stat_set *from, bool newer, const uint8_t *leader,
+                                 struct stat_merger *merger)
+{
+    uint64_t before = stat_set_bytes(set);
+    int code = stat_set_merge(set, from, newer, leader, merger);
+    into->stats_bytes += stat_set_bytes(set) - before;
+    return code;
+}
+
+static int merge_one_heads(struct layer_state *into, const struct layer_state *from,
+                           struct stat_merger *merger)
+{
+    uint8_t leader[STAT_SLOTS];
+    int code = 0;
+    find_leaders(leader);
+    for (uint32_t h = 0; h < into->heads && h < from->heads && !code; h++) {
+        struct head_state *head = &into->head[h];
+        const struct head_state *part = &from->head[h];
+        bool newer = position_reaches(&part->newest, &head->newest);
+        code = layer_state_merge_set(into, &head->stats, &part->stats, newer, leader, merger);
+        head->invalid_rows += part->invalid_rows;
+        if (newer) {
+            head->newest = part->newest;
+            head->pattern = part->pattern;
+        }
+    }
+    return code;
+}
+
 int layer_state_merge(struct layer_state *into, const struct layer_state *from)
 {
-    return layer_state_merge_all(into, &from, 1);
+    uint8_t leader[STAT_SLOTS];
+    struct stat_merger *merger = stat_merger_new(into->buckets);
+    int code = merger ? merge_ranks(into, from) : ERR_MEMORY;
+    memset(leader, STAT_SLOTS, sizeof leader); /* what goes across heads is of all that have any */
+    if (!code) {
+        code = merge_one_heads(into, from, merger);
+    }
+    if (!code) {
+        bool newer = position_reaches(&from->newest, &into->newest);
+        code = layer_state_merge_set(into, &into->across, &from->across, newer, leader, merger);
+    }
+    if (!code) {
+        merge_counts(into, from);
+        merge_newest(into, from);
+    }
+    stat_merger_free(&merger);
+    return code;
 }
 
 /* One number of one head */

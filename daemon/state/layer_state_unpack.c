@@ -361,34 +361,49 @@ static int get_set(struct layer_state *state, const msgpack_object *bin,
     return code;
 }
 
-static bool is_in_place(const struct stat_set *set, const uint8_t to[STAT_SLOTS])
+/* Whether a set has only slots that are their own. */
+static bool is_in_place(const struct stat_set *set, const struct stat_mask *own)
 {
     struct stat_reader reader;
-    struct stat_record record;
-    uint32_t slot;
+    bool all = true;
     stat_reader_init(&reader, set);
-    while (stat_read(&reader, &slot, &record)) {
-        if (to[slot] != slot) {
-            return false;
+    for (uint32_t w = 0; w < STAT_WORDS; w++) {
+        all = all && (reader.left.bits[w] & ~own->bits[w]) == 0;
+    }
+    return all;
+}
+
+static struct stat_mask own_slots(const uint8_t to[STAT_SLOTS])
+{
+    struct stat_mask own = {{0}};
+    for (uint32_t slot = 0; slot < STAT_SLOTS; slot++) {
+        if (to[slot] == slot) {
+            stat_mask_set(&own, slot);
         }
     }
-    return true;
+    return own;
+}
+
+static int move_set(struct stat_set *set, const uint8_t to[STAT_SLOTS], const struct stat_mask *own,
+                    uint32_t buckets)
+{
+    if (is_in_place(set, own)) {
+        return 0;
+    }
+    struct stat_writer *writer = stat_writer_new(buckets);
+    int code = writer ? stat_set_move(set, to, writer) : ERR_MEMORY;
+    stat_writer_free(&writer);
+    return code;
 }
 
 static int move_sets(struct layer_state *state, const struct slots *slots)
 {
-    struct stat_writer *writer = stat_writer_new(state->buckets);
-    int code = writer ? 0 : ERR_MEMORY;
+    const struct stat_mask own = own_slots(slots->to), own_across = own_slots(slots->across);
+    int code = 0;
     for (uint32_t h = 0; h < state->heads && !code; h++) {
-        if (!is_in_place(&state->head[h].stats, slots->to)) {
-            code = stat_set_move(&state->head[h].stats, slots->to, writer);
-        }
+        code = move_set(&state->head[h].stats, slots->to, &own, state->buckets);
     }
-    if (!code && !is_in_place(&state->across, slots->across)) {
-        code = stat_set_move(&state->across, slots->across, writer);
-    }
-    stat_writer_free(&writer);
-    return code;
+    return code ? code : move_set(&state->across, slots->across, &own_across, state->buckets);
 }
 
 /* Patterns that this version does not know are none. */

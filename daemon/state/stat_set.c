@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* A set is written anew, slot by slot. A writer writes what was there and what is added, with one
- * sum for all histograms in turn; sums unpack everything once, at the first set, and pack it once,
- * at the end. */
+ * sum for all histograms in turn; a merger does so with two sets; sums unpack everything once, at
+ * the first set, and pack it once, at the end. */
 #include "daemon/state/stat_set.h"
 
 #include "daemon/base/block_bytes.h"
@@ -249,6 +249,116 @@ int stat_set_move(struct stat_set *set, const uint8_t slots[STAT_SLOTS], struct 
         to = write_unchanged(to, &stats[slot]);
     }
     return stat_set_store(set, writer->bytes, &written, to);
+}
+
+/* Adding one set */
+
+struct stat_merger {
+    uint32_t buckets;
+    struct hist_pair hists;
+    uint8_t *bytes; /* room for any set */
+};
+
+struct stat_merger *stat_merger_new(uint32_t buckets)
+{
+    struct stat_merger *merger = malloc(sizeof *merger);
+    uint8_t *bytes = malloc(stat_set_size_max(buckets));
+    if (!merger || !bytes) {
+        free(merger);
+        free(bytes);
+        return NULL;
+    }
+    merger->buckets = buckets;
+    merger->bytes = bytes;
+    return merger;
+}
+
+void stat_merger_free(struct stat_merger **merger)
+{
+    if (*merger) {
+        free((*merger)->bytes);
+    }
+    free(*merger);
+    *merger = NULL;
+}
+
+/* A set that is read slot by slot, and the leaders that have a newest value in it. */
+struct stat_side {
+    struct stat_reader reader;
+    struct stat_mask there, has_turn;
+    struct stat_record stat; /* of the slot; empty when it is not there */
+};
+
+static struct stat_side side_of(const struct stat_set *set)
+{
+    struct stat_side side = {.has_turn = {{0}}};
+    stat_reader_init(&side.reader, set);
+    side.there = side.reader.left;
+    return side;
+}
+
+/* Leaders come before the others of their group. */
+static void side_read(struct stat_side *side, uint32_t slot, uint32_t leader)
+{
+    if (!stat_mask_has(&side->there, slot)) {
+        side->stat = nothing;
+        return;
+    }
+    side->reader.at = stat_read_record(side->reader.at, slot < STAT_HISTS, &side->stat);
+    if (slot == leader && !isnan(side->stat.last)) {
+        stat_mask_set(&side->has_turn, slot);
+    }
+}
+
+static bool side_has_turn(const struct stat_side *side, uint32_t leader)
+{
+    return leader == STAT_SLOTS || stat_mask_has(&side->has_turn, leader);
+}
+
+/* One value is made at the resolution of the other side's histogram. */
+static struct hist_span side_hist(const struct stat_side *side, int number,
+                                  const struct stat_side *other, struct hist_pair *hists)
+{
+    const struct stat_record *stat = &side->stat;
+    if (stat->hist) {
+        return (struct hist_span){stat->hist, stat->hist_size};
+    }
+    uint32_t halvings = other->stat.hist ? other->stat.hist[0] : 0;
+    return stat->moments.n > 0 ? hist_pair_single(hists, number, stat->moments.mean,
+                                                  stat_saturated(stat->moments.n), halvings)
+                               : (struct hist_span){NULL, 0};
+}
+
+int stat_set_merge(struct stat_set *set, const struct stat_set *from, bool newer,
+                   const uint8_t leader[STAT_SLOTS], struct stat_merger *merger)
+{
+    struct stat_side old = side_of(set), more = side_of(from);
+    struct stat_mask all, written = {{0}};
+    uint8_t *to = merger->bytes + sizeof written;
+    for (uint32_t w = 0; w < STAT_WORDS; w++) {
+        all.bits[w] = old.there.bits[w] | more.there.bits[w];
+    }
+    for (uint32_t slot = stat_take_slot(&all); slot < STAT_SLOTS; slot = stat_take_slot(&all)) {
+        side_read(&old, slot, leader[slot]);
+        side_read(&more, slot, leader[slot]);
+        struct moments moments = old.stat.moments;
+        moments_merge(&moments, &more.stat.moments);
+        double last = newer && side_has_turn(&more, leader[slot]) ? more.stat.last
+                      : side_has_turn(&old, leader[slot])         ? old.stat.last
+                                                                  : NAN;
+        if (moments.n == 0 && isnan(last)) {
+            continue;
+        }
+        struct hist_span hist = {NULL, 0};
+        if (slot < STAT_HISTS) {
+            hist = hist_pair_sum(&merger->hists, side_hist(&old, 0, &more, &merger->hists),
+                                 side_hist(&more, 1, &old, &merger->hists), merger->buckets);
+        }
+        to = stat_write(to, &moments, last,
+                        &(struct stat_hist_source){.bytes = hist.bytes, .size = hist.size});
+        stat_mask_set(&written, slot);
+    }
+    return stat_set_store(set, merger->bytes, &written, to);
 }
 
 /* Adding sets */

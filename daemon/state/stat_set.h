@@ -100,17 +100,29 @@ int stat_set_add(struct stat_set *set, const struct stat_input inputs[STAT_SLOTS
 int stat_set_move(struct stat_set *set, const uint8_t slots[STAT_SLOTS],
                   struct stat_writer *writer);
 
-/* Adding sets */
+/* Adding sets
+ *
+ * Numbers that are measured together have the newest value together: leader[slot] is the first slot
+ * of its group, and a set without a newest value there has none of the group; STAT_SLOTS: a group
+ * of its own that every set has. `newer`: the newest values of what is added replace those so far.
+ */
+
+struct stat_merger;
+
+/* For histograms of at most so many buckets. NULL when out of memory. */
+struct stat_merger *stat_merger_new(uint32_t buckets);
+void stat_merger_free(struct stat_merger **merger);
+/* Adds one set to another: several are faster by sums. Returns 0 or ERR_MEMORY, then without
+ * effect. */
+int stat_set_merge(struct stat_set *set, const struct stat_set *from, bool newer,
+                   const uint8_t leader[STAT_SLOTS], struct stat_merger *merger);
 
 struct stat_sums;
 
-/* Numbers that are measured together have the newest value together: leader[slot] is the first slot
- * of its group, and a set without a newest value there has none of the group; STAT_SLOTS: a group
- * of its own that every set has. Borrowed. NULL when out of memory. */
+/* Borrows `leader`. NULL when out of memory. */
 struct stat_sums *stat_sums_new(uint32_t buckets, const uint8_t leader[STAT_SLOTS]);
 void stat_sums_free(struct stat_sums **sums);
-/* Adds a set. `newer`: its newest values replace those so far. Returns 0 or ERR_MEMORY (the sums
- * are then only good for freeing). */
+/* Adds a set. Returns 0 or ERR_MEMORY (the sums are then only good for freeing). */
 int stat_sums_add(struct stat_sums *sums, const struct stat_set *set, bool newer);
 /* Writes the sum to a set, and begins anew. Returns 0 or ERR_MEMORY, as above. */
 int stat_sums_take(struct stat_sums *sums, struct stat_set *set);

@@ -18,6 +18,7 @@
 #ifndef DAEMON_STATE_STAT_SET_INTERNAL_H
 #define DAEMON_STATE_STAT_SET_INTERNAL_H
 
+#include "workers/stats/hist_pair.h"
 #include "workers/stats/hist_sum.h"
 #include "daemon/state/stat_set.h"
 

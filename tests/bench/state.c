@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* Measures the memory of a window: bytes per head stream, merging parts of windows, and adding a
- * message where a thousand and a million head streams are live. JSON lines; one thread.
+/* Measures the memory of a window: bytes per head stream, merging parts of windows, adding a
+ * message where a thousand and a million head streams are live, and merging the states that
+ * messages of type `state` bring. JSON lines; one thread.
  *
- *   state [bytes|merge|add] [buckets=N] [messages=N] [adds=N] [parts=N] [runs=N] [streams=N]
+ *   state [bytes|merge|add|given] [buckets=N] [messages=N] [adds=N] [parts=N] [runs=N] [streams=N]
  *
  * Random softmax maps of many temperatures go through the kernels; their results are what is added.
  * Times are processor time of this thread. */
 #include "daemon/state/layer_state.h"
+#include "daemon/state/state_message.h"
 #include "tests/unit/daemon/state/measured.h"
 
 #include <malloc.h>
@@ -251,6 +253,79 @@ static void bench_add(const struct options *options)
     free_pool(pool, ADD_POOL);
 }
 
+/* Messages of type `state`, for layers in turn: read, believed and merged as attnd does it. */
+
+enum { GIVEN_HEADS = 32, GIVEN_SIZE = 256, GIVEN_LAYERS = 32, GIVEN_POOL = 24, GIVEN_ROUNDS = 100 };
+
+/* A device names no patterns, and has no spectra. */
+static void make_given(struct message *message, uint32_t buckets, uint32_t i)
+{
+    struct measured_options options = {.batch = 1,
+                                       .heads = GIVEN_HEADS,
+                                       .size = GIVEN_SIZE,
+                                       .sharpness = 0.5 + 8.0 * (i * 7 % GIVEN_POOL) / GIVEN_POOL,
+                                       .without_spectra = true,
+                                       .seed = i + 1};
+    struct measured_message *measured = measured_message_new(&options, i + 1);
+    struct layer_state *state = layer_state_new(GIVEN_HEADS, buckets);
+    struct mpk_writer packed;
+    mpk_writer_init(&packed);
+    state_check(measured && state, "measuring");
+    bench_state_add(state, measured);
+    for (uint32_t h = 0; h < GIVEN_HEADS; h++) {
+        state->head[h].pattern = PATTERN_NONE;
+    }
+    detail_release(&state->detail);
+    state_check(layer_state_pack(state, &packed) == 0, "packing");
+    message->header = (struct header){.type = MESSAGE_STATE,
+                                      .step = i + 1,
+                                      .heads = GIVEN_HEADS,
+                                      .tensor_count = 1,
+                                      .tensors = {{.role = TENSOR_STATE}}};
+    zmq_msg_t *frame = &message->frames[header_frame_of(&message->header, TENSOR_STATE)];
+    state_check(zmq_msg_init_size(frame, packed.buffer.size) == 0, "packing");
+    memcpy(zmq_msg_data(frame), packed.buffer.data, packed.buffer.size);
+    message->bytes = packed.buffer.size;
+    mpk_writer_clear(&packed);
+    layer_state_free(&state);
+    measured_message_free(&measured);
+}
+
+static void bench_given(const struct options *options)
+{
+    struct message *pool = calloc(GIVEN_POOL, sizeof *pool);
+    state_check(pool != NULL, "allocation");
+    uint64_t most = 0;
+    for (uint32_t i = 0; i < GIVEN_POOL; i++) {
+        make_given(&pool[i], options->buckets, i);
+        most = pool[i].bytes > most ? pool[i].bytes : most;
+    }
+    struct layer_state **layers = new_states(GIVEN_LAYERS, GIVEN_HEADS, options->buckets);
+    for (uint32_t run = 0; run < options->runs; run++) {
+        double read = 0, merged = 0;
+        for (uint32_t i = 0; i < GIVEN_ROUNDS * GIVEN_LAYERS; i++) {
+            struct layer_state *given = NULL;
+            double begin = state_seconds();
+            state_check(state_message_read(&pool[i * 7 % GIVEN_POOL], &given) == 0, "reading");
+            double then = state_seconds();
+            state_check(layer_state_merge(layers[i % GIVEN_LAYERS], given) == 0, "merging");
+            layer_state_free(&given);
+            read += then - begin;
+            merged += state_seconds() - then;
+        }
+        double messages = (double)GIVEN_ROUNDS * GIVEN_LAYERS;
+        printf("{\"bench\": \"state_given\", \"heads\": %d, \"buckets\": %u, \"bytes_most\": %llu, "
+               "\"read_us\": %.1f, \"merge_us\": %.1f, \"per_second\": %.0f}\n",
+               GIVEN_HEADS, options->buckets, (unsigned long long)most, 1e6 * read / messages,
+               1e6 * merged / messages, messages / (read + merged));
+    }
+    state_free_states(layers, GIVEN_LAYERS);
+    for (uint32_t i = 0; i < GIVEN_POOL; i++) {
+        zmq_msg_close(&pool[i].frames[header_frame_of(&pool[i].header, TENSOR_STATE)]);
+    }
+    free(pool);
+}
+
 static bool state_take(const char *argument, const char *name, uint32_t *number)
 {
     size_t length = strlen(name);
@@ -284,6 +359,9 @@ int main(int argc, char **argv)
     }
     if (!options.only || strcmp(options.only, "add") == 0) {
         bench_add(&options);
+    }
+    if (!options.only || strcmp(options.only, "given") == 0) {
+        bench_given(&options);
     }
     return 0;
 }

@@ -19,9 +19,12 @@
 #include "workers/stats/hist.h"
 
 #include <stdbool.h>
+#include <string.h>
 
 /* Most bytes of a histogram of so many buckets. */
 size_t hist_bytes_max(uint32_t buckets);
+/* How many buckets they use. */
+uint32_t hist_bytes_used(const uint8_t *bytes, size_t size);
 /* Reads a histogram into one that has had other contents. Returns 0 or ERR_MEMORY, then without
  * effect. */
 int hist_bytes_read(const uint8_t *bytes, size_t size, struct hist *h);
@@ -45,9 +48,17 @@ struct hist_block {
     const uint8_t *counts; /* as many as bits in `used` */
 };
 
+/* Without an instruction for it, which not every x86-64 has, this is faster than a call. */
+static inline uint32_t hist_block_keys(uint32_t used)
+{
+    used -= used >> 1 & 0x55;
+    used = (used & 0x33) + (used >> 2 & 0x33);
+    return (used + (used >> 4)) & 0xf;
+}
+
 static inline const uint8_t *hist_block_end(const struct hist_block *block)
 {
-    return block->counts + (uint32_t)__builtin_popcount(block->used) * block->width;
+    return block->counts + hist_block_keys(block->used) * block->width;
 }
 
 /* How many bytes come before the counts. */
@@ -96,6 +107,95 @@ static inline uint32_t hist_block_count(const uint8_t *at, uint32_t width)
         count |= (uint32_t)at[i] << 8 * i;
     }
     return count;
+}
+
+/* hist_key_halve, from keys to indices, with all that does not depend on the key worked out before.
+ */
+struct hist_halving {
+    int32_t zero_from, zero_to; /* index of key 0 */
+    int32_t before, shift, after;
+};
+
+static inline struct hist_halving hist_halving_between(uint32_t from, uint32_t to)
+{
+    uint32_t shift = to - from;
+    return (struct hist_halving){.zero_from = hist_key_max(from),
+                                 .zero_to = hist_key_max(to),
+                                 .before = (1 << shift) - 2 - hist_key_offset(from),
+                                 .shift = (int32_t)shift,
+                                 .after = hist_key_offset(to) + 1};
+}
+
+static inline uint32_t hist_halve_key(const struct hist_halving *h, int32_t key)
+{
+    int32_t magnitude = key < 0 ? -key : key;
+    int32_t halved = ((magnitude + h->before) >> h->shift) + h->after;
+    return (uint32_t)(h->zero_to + (key > 0 ? halved : key < 0 ? -halved : 0));
+}
+
+static inline uint32_t hist_saturating_sum(uint32_t a, uint32_t b)
+{
+    uint32_t sum = a + b;
+    return sum | (0u - (sum < a));
+}
+
+/* `width` is a constant where this is inlined. Bits of `used` do not decide where the code goes:
+ * nobody could guess them. */
+static inline void hist_block_add_width(uint32_t *count, const struct hist_block *block,
+                                        uint32_t width)
+{
+    uint32_t next[HIST_BLOCK];
+    if (block->used == HIST_BLOCK_FULL) {
+        for (uint32_t i = 0; i < HIST_BLOCK; i++) {
+            next[i] = hist_block_count(block->counts + i * width, width);
+        }
+    } else {
+        uint32_t at = 0;
+        for (uint32_t i = 0; i < HIST_BLOCK; i++) {
+            uint32_t mask = 0u - (block->used >> i & 1);
+            next[i] = mask & hist_block_count(block->counts + (at & mask), width);
+            at += mask & width;
+        }
+    }
+    for (uint32_t i = 0; i < HIST_BLOCK; i++) {
+        count[i] = hist_saturating_sum(count[i], next[i]);
+    }
+}
+
+/* Adds its counts to count[HIST_BLOCK]. */
+static inline void hist_block_add(uint32_t *count, const struct hist_block *block)
+{
+    if (block->width == 1) {
+        hist_block_add_width(count, block, 1);
+    } else if (block->width == 2) {
+        hist_block_add_width(count, block, 2);
+    } else {
+        hist_block_add_width(count, block, block->width);
+    }
+}
+
+/* Writes the block of these counts, of which those not in `used` are 0; returns its end, and writes
+ * up to 4 bytes past it. */
+static inline uint8_t *hist_block_put(uint8_t *to, uint32_t skipped, uint32_t used,
+                                      const uint32_t count[HIST_BLOCK])
+{
+    uint32_t largest = 0;
+    for (uint32_t i = 0; i < HIST_BLOCK; i++) {
+        largest |= count[i];
+    }
+    uint32_t width = hist_block_width(largest);
+    to = hist_block_write(to, skipped, used, width);
+    if (used == HIST_BLOCK_FULL && width == 1) {
+        for (uint32_t i = 0; i < HIST_BLOCK; i++) {
+            to[i] = (uint8_t)count[i];
+        }
+        return to + HIST_BLOCK;
+    }
+    for (uint32_t i = 0; i < HIST_BLOCK; i++) {
+        memcpy(to, &count[i], sizeof count[i]);
+        to += (0u - (used >> i & 1)) & width;
+    }
+    return to;
 }
 
 #endif

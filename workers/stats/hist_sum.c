@@ -21,47 +21,17 @@ static uint32_t *counters(struct hist_sum *sum, uint32_t halvings)
     return &sum->count[ranges[halvings].block * HIST_BLOCK];
 }
 
-static uint32_t hist_sum_saturating_sum(uint32_t a, uint32_t b)
-{
-    uint32_t sum = a + b;
-    return sum | (0u - (sum < a));
-}
-
 static void add_at(struct hist_sum *sum, uint32_t halvings, uint32_t index, uint32_t count)
 {
     uint32_t *at = counters(sum, halvings) + index;
     touch(sum, halvings, index / HIST_BLOCK);
-    *at = hist_sum_saturating_sum(*at, count);
+    *at = hist_saturating_sum(*at, count);
 }
 
 void hist_sum_add_value(struct hist_sum *sum, double x, uint32_t count)
 {
     sum->resolutions |= 1;
     add_at(sum, 0, (uint32_t)(hist_key(x) + HIST_KEY_MAX), count);
-}
-
-/* hist_key_halve, from keys to indices, with all that does not depend on the key worked out before.
- */
-struct halving {
-    int32_t zero_from, zero_to; /* index of key 0 */
-    int32_t before, shift, after;
-};
-
-static struct halving halving_between(uint32_t from, uint32_t to)
-{
-    uint32_t shift = to - from;
-    return (struct halving){.zero_from = hist_key_max(from),
-                            .zero_to = hist_key_max(to),
-                            .before = (1 << shift) - 2 - hist_key_offset(from),
-                            .shift = (int32_t)shift,
-                            .after = hist_key_offset(to) + 1};
-}
-
-static inline uint32_t halve_key(const struct halving *h, int32_t key)
-{
-    int32_t magnitude = key < 0 ? -key : key;
-    int32_t halved = ((magnitude + h->before) >> h->shift) + h->after;
-    return (uint32_t)(h->zero_to + (key > 0 ? halved : key < 0 ? -halved : 0));
 }
 
 static uint32_t lowest_resolution(const struct hist_sum *sum)
@@ -73,11 +43,11 @@ static uint32_t lowest_resolution(const struct hist_sum *sum)
 void hist_sum_add(struct hist_sum *sum, const struct hist *h)
 {
     uint32_t lowest = lowest_resolution(sum), to = lowest > h->halvings ? lowest : h->halvings;
-    struct halving halving = halving_between(h->halvings, to);
+    struct hist_halving halving = hist_halving_between(h->halvings, to);
     for (uint32_t i = 0; i < h->used;) {
-        uint32_t index = halve_key(&halving, h->buckets[i].key), count = h->buckets[i].count;
-        for (i++; i < h->used && halve_key(&halving, h->buckets[i].key) == index; i++) {
-            count = hist_sum_saturating_sum(count, h->buckets[i].count);
+        uint32_t index = hist_halve_key(&halving, h->buckets[i].key), count = h->buckets[i].count;
+        for (i++; i < h->used && hist_halve_key(&halving, h->buckets[i].key) == index; i++) {
+            count = hist_saturating_sum(count, h->buckets[i].count);
         }
         add_at(sum, to, index, count);
     }
@@ -123,41 +93,19 @@ static void hist_sum_forget(struct hist_sum *sum, uint32_t halvings)
 /* Moves all counts of one resolution to another. */
 static void hist_sum_move(struct hist_sum *sum, uint32_t from, uint32_t to)
 {
-    struct halving halving = halving_between(from, to);
+    struct hist_halving halving = hist_halving_between(from, to);
     struct blocks blocks = all_blocks(sum, from);
     uint32_t *count = counters(sum, from), block;
     while (next_block(&blocks, &block)) {
         for (uint32_t i = block * HIST_BLOCK; i < (block + 1) * HIST_BLOCK; i++) {
             if (count[i] > 0) {
-                add_at(sum, to, halve_key(&halving, (int32_t)i - halving.zero_from), count[i]);
+                add_at(sum, to, hist_halve_key(&halving, (int32_t)i - halving.zero_from), count[i]);
                 count[i] = 0;
             }
         }
     }
     hist_sum_forget(sum, from);
     sum->resolutions |= 1u << to;
-}
-
-/* Adds a block's counts; returns what follows them. `width` is a constant where this is inlined. */
-static inline const uint8_t *hist_sum_add_block(uint32_t *count, const struct hist_block *block,
-                                                uint32_t width)
-{
-    const uint8_t *at = block->counts;
-    if (block->used != HIST_BLOCK_FULL) {
-        for (uint32_t used = block->used; used != 0; used &= used - 1, at += width) {
-            uint32_t *next = &count[__builtin_ctz(used)];
-            *next = hist_sum_saturating_sum(*next, hist_block_count(at, width));
-        }
-        return at;
-    }
-    uint32_t next[HIST_BLOCK]; /* first all loads, so that the compiler takes 8 at once */
-    for (uint32_t i = 0; i < HIST_BLOCK; i++) {
-        next[i] = hist_block_count(at + i * width, width);
-    }
-    for (uint32_t i = 0; i < HIST_BLOCK; i++) {
-        count[i] = hist_sum_saturating_sum(count[i], next[i]);
-    }
-    return at + HIST_BLOCK * width;
 }
 
 void hist_sum_add_bytes(struct hist_sum *sum, const uint8_t *bytes, size_t size)
@@ -169,9 +117,8 @@ void hist_sum_add_bytes(struct hist_sum *sum, const uint8_t *bytes, size_t size)
         hist_block_read(at, &block);
         uint32_t *count = counter + block.index * HIST_BLOCK;
         touch(sum, halvings, block.index);
-        at = block.width == 1   ? hist_sum_add_block(count, &block, 1)
-             : block.width == 2 ? hist_sum_add_block(count, &block, 2)
-                                : hist_sum_add_block(count, &block, block.width);
+        hist_block_add(count, &block);
+        at = hist_block_end(&block);
     }
 }
 
@@ -227,7 +174,7 @@ static void hist_sum_cut(struct hist_sum *sum, uint32_t halvings)
     while (key > 0 && next_block(&blocks, &block)) {
         for (uint32_t i = block * HIST_BLOCK; i < (block + 1) * HIST_BLOCK; i++) {
             if (hist_sum_magnitude_of(i, halvings) <= key) {
-                small = hist_sum_saturating_sum(small, count[i]);
+                small = hist_saturating_sum(small, count[i]);
                 count[i] = 0;
             }
         }
@@ -256,23 +203,6 @@ static uint32_t hist_sum_settle(struct hist_sum *sum, uint32_t limit)
     return halvings;
 }
 
-/* Writes up to 3 bytes past the end. */
-static inline uint8_t *write_block(uint8_t *to, uint32_t *count, uint32_t used, uint32_t skipped)
-{
-    uint32_t largest = 0;
-    for (uint32_t i = 0; i < HIST_BLOCK; i++) {
-        largest |= count[i];
-    }
-    uint32_t width = hist_block_width(largest);
-    to = hist_block_write(to, skipped, used, width);
-    for (; used != 0; used &= used - 1, to += width) {
-        uint32_t *next = &count[__builtin_ctz(used)];
-        memcpy(to, next, sizeof *next);
-        *next = 0;
-    }
-    return to;
-}
-
 size_t hist_sum_write(struct hist_sum *sum, uint32_t limit, uint8_t *bytes)
 {
     if (sum->resolutions == 0) {
@@ -285,7 +215,8 @@ size_t hist_sum_write(struct hist_sum *sum, uint32_t limit, uint8_t *bytes)
     while (next_block(&blocks, &block)) {
         uint32_t *count = counters(sum, halvings) + block * HIST_BLOCK, used = used_in(count);
         if (used != 0) { /* else its counts were cut */
-            to = write_block(to, count, used, block - next);
+            to = hist_block_put(to, block - next, used, count);
+            memset(count, 0, HIST_BLOCK * sizeof *count);
             next = block + 1;
         }
     }

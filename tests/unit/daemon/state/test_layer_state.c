@@ -1010,6 +1010,14 @@ static int merge_fixture(void)
     return code;
 }
 
+static int merge_one_fixture(void)
+{
+    struct layer_state *state = layer_state_new(HEADS, BUCKETS);
+    int code = state ? layer_state_merge(state, fixture[0]) : ERR_MEMORY;
+    layer_state_free(&state);
+    return code;
+}
+
 static int view_fixture(void)
 {
     struct summary_view view;
@@ -1049,6 +1057,7 @@ static void test_out_of_memory_is_an_error_everywhere(void **unused)
     fixture[1] = whole_state();
     fail_each(build);
     fail_each(merge_fixture);
+    fail_each(merge_one_fixture);
     fail_each(view_fixture);
     fail_each(store_fixture);
     fail_each(read_fixture);

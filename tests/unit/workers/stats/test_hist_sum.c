@@ -3,6 +3,7 @@
 #include "tests/unit/unit.h"
 #include "proto/err.h"
 #include "tests/unit/heap.h"
+#include "workers/stats/hist_pair.h"
 #include "workers/stats/hist_sum.h"
 
 #include <stdlib.h>
@@ -102,6 +103,51 @@ static void test_sums_are_those_of_lists(void **state)
     free(one);
 }
 
+/* Pairs are added block beside block; the sum takes more again and again, as windows do. */
+static void test_sums_of_pairs_are_those_of_counters(void **state)
+{
+    (void)state;
+    static uint8_t kept[sizeof bytes], more[sizeof bytes];
+    uint64_t seed = 5;
+    struct hist_sum *sum = calloc(1, sizeof *sum);
+    struct hist_pair *pair = calloc(1, sizeof *pair);
+    for (int round = 0; round < 1000; round++) {
+        uint32_t limit = 2 + (uint32_t)(120 * random_unit(&seed)), size = 0;
+        for (int part = (int)(6 * random_unit(&seed)); part >= 0; part--) {
+            struct hist_span a = {kept, size}, b = {more, 0};
+            double x = exp(40 * random_unit(&seed) - 20) - exp(40 * random_unit(&seed) - 20);
+            uint32_t n = 1 + (uint32_t)(exp(22 * random_unit(&seed)));
+            if (size > 0) {
+                hist_sum_add_bytes(sum, kept, size);
+            }
+            if (random_unit(&seed) < 0.3) {
+                uint32_t halvings = size > 0 && random_unit(&seed) < 0.5 ? kept[0] : 0;
+                b = hist_pair_single(pair, 1, x, n, halvings);
+                hist_sum_add_value(sum, x, n);
+            } else {
+                struct hist h = random_hist(&seed);
+                struct hist_sum *one = calloc(1, sizeof *one);
+                hist_sum_add(one, &h);
+                b.size = (uint32_t)hist_sum_write(one, HIST_KEYS, more);
+                hist_sum_add_bytes(sum, more, b.size);
+                hist_clear(&h);
+                free(one);
+            }
+            struct hist_span got =
+                part % 2 ? hist_pair_sum(pair, a, b, limit) : hist_pair_sum(pair, b, a, limit);
+            size_t want = hist_sum_write(sum, limit, bytes);
+            assert_int_equal(got.size, want);
+            assert_memory_equal(got.bytes, bytes, want);
+            assert_true(want <= hist_bytes_max(limit));
+            memcpy(kept, bytes, want);
+            size = (uint32_t)want;
+        }
+    }
+    assert_int_equal(hist_pair_sum(pair, (struct hist_span){0}, (struct hist_span){0}, 8).size, 0);
+    free(sum);
+    free(pair);
+}
+
 static void test_the_widest_histogram_fits(void **state)
 {
     (void)state;
@@ -114,6 +160,12 @@ static void test_the_widest_histogram_fits(void **state)
     assert_true(size <= hist_bytes_max(HIST_KEYS));
     assert_int_equal(hist_bytes_read(bytes, size, &back), 0);
     assert_int_equal(back.used, HIST_KEYS);
+    struct hist_pair *pair = calloc(1, sizeof *pair);
+    struct hist_span all = {bytes, (uint32_t)size};
+    struct hist_span twice = hist_pair_sum(pair, all, all, HIST_KEYS);
+    assert_int_equal(twice.size, size); /* all are saturated */
+    assert_memory_equal(twice.bytes, bytes, size);
+    free(pair);
     for (uint32_t limit = HIST_KEYS / 2; limit >= HIST_LIMIT_MIN; limit /= 2) {
         hist_sum_add_bytes(sum, bytes, size);
         size = hist_sum_write(sum, limit, bytes);
@@ -222,6 +274,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bytes_are_the_histogram),
         cmocka_unit_test(test_sums_are_those_of_lists),
+        cmocka_unit_test(test_sums_of_pairs_are_those_of_counters),
         cmocka_unit_test(test_the_widest_histogram_fits),
         cmocka_unit_test(test_hist_sum_counts_saturate),
         cmocka_unit_test(test_clearing_empties_every_resolution),
