@@ -6,8 +6,8 @@
  * `control` and `tap` lie, or tcp://host:port, from which the other ports follow: publish is
  * port + 1, control + 2, tap + 3.
  *
- * The only part of proto/ that looks at the file system or the environment: address_is_trusted,
- * address_search, address_find.
+ * With key.h the only part of proto/ that looks at the file system or the environment:
+ * address_is_trusted, address_search, address_find.
  * Any thread; no state. */
 #ifndef PROTO_ADDRESS_H
 #define PROTO_ADDRESS_H

@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: MIT */
+/* Words between blanks: a key may contain #, but does not begin with it, nor does a role or a
+ * pattern; so a word that begins with # begins a comment. */
+#include "config/access.h"
+
+#include "config/table.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <fnmatch.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Bytes of a file, and of a job pattern. */
+#define ACCESS_FILE_MAX (1 << 20)
+#define PATTERN_MAX     128
+
+const char *const access_role_name[ACCESS_ROLES] = {"publish", "read", "plan", "admin"};
+
+/* The roles that a role includes. */
+#define BIT(role) (1U << ACCESS_##role)
+static const unsigned includes[ACCESS_ROLES] = {
+    [ACCESS_PUBLISH] = BIT(PUBLISH),
+    [ACCESS_READ] = BIT(READ),
+    [ACCESS_PLAN] = BIT(READ) | BIT(PLAN),
+    [ACCESS_ADMIN] = BIT(PUBLISH) | BIT(READ) | BIT(PLAN) | BIT(ADMIN),
+};
+
+struct access_entry {
+    char key[KEY_LENGTH];
+    enum access_role role;
+    char pattern[PATTERN_MAX + 1];
+    size_t line;
+};
+
+struct access {
+    uint32_t count;
+    struct access_entry entry[ACCESS_KEYS_MAX];
+};
+
+/* Words -----------------------------------------------------------------------------------------
+ */
+
+struct word {
+    const char *text;
+    size_t length;
+};
+
+static bool is_blank(char c)
+{
+    return c == ' ' || c == '\t' || c == '\r';
+}
+
+/* The next word of a line; *at moves behind it. Its length is 0 at the end. */
+static struct word access_take_word(const char **at, const char *end)
+{
+    while (*at < end && is_blank(**at)) {
+        ++*at;
+    }
+    struct word word = {*at, 0};
+    while (*at < end && !is_blank(**at)) {
+        ++*at;
+        word.length++;
+    }
+    return word;
+}
+
+/* For a message. */
+static const char *access_quote(struct word word, char ret_text[QUOTE_MAX + 4])
+{
+    char text[QUOTE_MAX + 8];
+    snprintf(text, sizeof text, "%.*s", (int)(word.length < INT16_MAX ? word.length : INT16_MAX),
+             word.text);
+    return config_quotable(text, ret_text);
+}
+
+/* Lines -----------------------------------------------------------------------------------------
+ */
+
+static int access_read_role(struct word word, enum access_role *ret_role, struct origin origin,
+                            char *reterr)
+{
+    char quoted[QUOTE_MAX + 4];
+    for (int i = 0; i < ACCESS_ROLES; i++) {
+        if (strlen(access_role_name[i]) == word.length &&
+            memcmp(access_role_name[i], word.text, word.length) == 0) {
+            *ret_role = (enum access_role)i;
+            return 0;
+        }
+    }
+    return config_error(reterr, origin,
+                        "role: '%s': not a role (valid: publish, read, plan, admin)",
+                        access_quote(word, quoted));
+}
+
+static int access_read_pattern(struct word word, char *ret_pattern, struct origin origin,
+                               char *reterr)
+{
+    char quoted[QUOTE_MAX + 4];
+    if (word.length > 0 && word.length <= PATTERN_MAX && !memchr(word.text, '\0', word.length)) {
+        memcpy(ret_pattern, word.text, word.length);
+        ret_pattern[word.length] = '\0';
+        if (config_is_pattern(ret_pattern)) {
+            return 0;
+        }
+    }
+    return config_error(
+        reterr, origin,
+        "job-pattern: '%s': not a pattern of job names (valid: * for all jobs, or 1 "
+        "to 128 of A-Z a-z 0-9 . _ - * ? [ ] !)",
+        access_quote(word, quoted));
+}
+
+/* The line that says the same, or NULL. */
+static const struct access_entry *access_find(const struct access *access,
+                                              const struct access_entry *entry)
+{
+    for (uint32_t i = 0; i < access->count; i++) {
+        const struct access_entry *other = &access->entry[i];
+        if (memcmp(other->key, entry->key, KEY_LENGTH) == 0 && other->role == entry->role &&
+            strcmp(other->pattern, entry->pattern) == 0) {
+            return other;
+        }
+    }
+    return NULL;
+}
+
+/* One line without its end. */
+static int access_read_line(struct access *access, const char *at, const char *end,
+                            struct origin origin, char *reterr)
+{
+    char quoted[QUOTE_MAX + 4];
+    struct access_entry entry = {.line = origin.line};
+    struct word key = access_take_word(&at, end);
+    if (key.length == 0 || *key.text == '#') {
+        return 0;
+    }
+    if (!key_is_text(key.text, key.length)) {
+        return config_error(reterr, origin,
+                            "public-key: '%s': not a key of 40 characters (attnctl key show FILE "
+                            "prints it)",
+                            access_quote(key, quoted));
+    }
+    memcpy(entry.key, key.text, KEY_LENGTH);
+    if (access_read_role(access_take_word(&at, end), &entry.role, origin, reterr) != 0 ||
+        access_read_pattern(access_take_word(&at, end), entry.pattern, origin, reterr) != 0) {
+        return -1;
+    }
+    struct word rest = access_take_word(&at, end);
+    if (rest.length > 0 && *rest.text != '#') {
+        return config_error(reterr, origin, "'%s': only a # comment may follow the job-pattern",
+                            access_quote(rest, quoted));
+    }
+    const struct access_entry *same = access_find(access, &entry);
+    if (same) {
+        return config_error(reterr, origin, "given twice (first on line %zu)", same->line);
+    }
+    if (access->count == ACCESS_KEYS_MAX) {
+        return config_error(reterr, origin, "more than %d keys", ACCESS_KEYS_MAX);
+    }
+    access->entry[access->count++] = entry;
+    return 0;
+}
+
+int access_parse(const char *text, size_t size, const char *path, struct access **ret_access,
+                 char *reterr)
+{
+    struct access *access = calloc(1, sizeof *access);
+    struct origin origin = {path, 0};
+    const char *end = text + size;
+    if (!access) {
+        return config_error(reterr, origin, "out of memory");
+    }
+    while (text < end) {
+        const char *newline = memchr(text, '\n', (size_t)(end - text));
+        const char *line_end = newline ? newline : end;
+        origin.line++;
+        if (access_read_line(access, text, line_end, origin, reterr) != 0) {
+            access_free(&access);
+            return -1;
+        }
+        text = newline ? newline + 1 : end;
+    }
+    *ret_access = access;
+    return 0;
+}
+
+/* Files -----------------------------------------------------------------------------------------
+ */
+
+/* Why such a file is no access list, or NULL. */
+static const char *access_flaw(const struct stat *status)
+{
+    if (!S_ISREG(status->st_mode)) {
+        return "not a regular file";
+    }
+    if (status->st_mode & (S_IWGRP | S_IWOTH)) {
+        return "others can write to it, and let themselves in (chmod go-w)";
+    }
+    return status->st_size > ACCESS_FILE_MAX ? "larger than 1 MiB, so not an access list" : NULL;
+}
+
+/* Returns the bytes read, or -1 with errno. */
+static ssize_t access_read_all(int fd, char *ret_text)
+{
+    size_t size = 0;
+    ssize_t got;
+    while ((got = read(fd, ret_text + size, ACCESS_FILE_MAX - size)) > 0) {
+        size += (size_t)got;
+    }
+    return got < 0 ? -1 : (ssize_t)size;
+}
+
+int access_load(const char *path, struct access **ret_access, char *reterr)
+{
+    struct origin origin = {path, 0};
+    struct stat status;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0 || fstat(fd, &status) != 0) {
+        int rc = config_error(reterr, origin, "%s", strerror(errno));
+        if (fd >= 0) {
+            close(fd);
+        }
+        return rc;
+    }
+    const char *why = access_flaw(&status);
+    char *text = why ? NULL : malloc(ACCESS_FILE_MAX);
+    ssize_t size = text ? access_read_all(fd, text) : 0;
+    if (!why && !text) {
+        why = "out of memory";
+    } else if (size < 0) {
+        why = strerror(errno);
+    }
+    close(fd);
+    int rc = why ? config_error(reterr, origin, "%s", why)
+                 : access_parse(text, (size_t)size, path, ret_access, reterr);
+    free(text);
+    return rc;
+}
+
+void access_free(struct access **access)
+{
+    free(*access);
+    *access = NULL;
+}
+
+/* Judging ---------------------------------------------------------------------------------------
+ */
+
+uint32_t access_count(const struct access *access)
+{
+    return access->count;
+}
+
+bool access_same(const struct access *a, const struct access *b)
+{
+    bool same = a->count == b->count; /* no line is in a list twice */
+    for (uint32_t i = 0; same && i < a->count; i++) {
+        same = access_find(b, &a->entry[i]);
+    }
+    return same;
+}
+
+bool access_knows(const struct access *access, const char *key)
+{
+    for (uint32_t i = 0; i < access->count; i++) {
+        if (memcmp(access->entry[i].key, key, KEY_LENGTH) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Whether an entry gives this key the role. */
+static bool access_gives(const struct access_entry *entry, const char *key, enum access_role role)
+{
+    return (includes[entry->role] & (1U << role)) && memcmp(entry->key, key, KEY_LENGTH) == 0;
+}
+
+bool access_allows(const struct access *access, const char *key, enum access_role role,
+                   const char *job)
+{
+    for (uint32_t i = 0; i < access->count; i++) {
+        const struct access_entry *entry = &access->entry[i];
+        bool holds = strcmp(entry->pattern, "*") == 0 || (job && !fnmatch(entry->pattern, job, 0));
+        if (holds && access_gives(entry, key, role)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool access_allows_some(const struct access *access, const char *key, enum access_role role)
+{
+    for (uint32_t i = 0; i < access->count; i++) {
+        if (access_gives(&access->entry[i], key, role)) {
+            return true;
+        }
+    }
+    return false;
+}

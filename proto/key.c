@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: MIT */
+#include "proto/key.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Five characters stand for four bytes. */
+#define GROUP 5
+/* A key and some lines about it. */
+#define FILE_MAX 4096
+
+static const char alphabet[] = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                               ".-:+=^!/*?&<>()[]{}@%$#";
+
+bool key_is_text(const char *text, size_t length)
+{
+    if (length != KEY_LENGTH) {
+        return false;
+    }
+    for (size_t i = 0; i < length; i += GROUP) {
+        uint64_t group = 0;
+        for (size_t j = i; j < i + GROUP; j++) {
+            const char *at = text[j] ? strchr(alphabet, text[j]) : NULL;
+            if (!at) {
+                return false;
+            }
+            group = group * (sizeof alphabet - 1) + (uint64_t)(at - alphabet);
+        }
+        if (group > UINT32_MAX) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static int key_fail(char *reterr, const char *path, const char *why)
+{
+    snprintf(reterr, KEY_REASON_MAX, "%.512s: %s", path, why);
+    return -1;
+}
+
+/* Why a secret in such a file is none, or NULL. */
+static const char *key_exposure(const struct stat *status)
+{
+    bool handed_over = status->st_uid == 0 && geteuid() != 0;
+    if (!S_ISREG(status->st_mode)) {
+        return "not a regular file";
+    }
+    if (status->st_mode & (handed_over ? S_IRWXO | S_IWGRP : S_IRWXG | S_IRWXO)) {
+        return "others can read it, so it is no secret (chmod 600; better, make a new key)";
+    }
+    return NULL;
+}
+
+/* The one line that counts. Returns false when there is none, several, or another text. */
+static bool key_find_line(const char *text, char *ret_secret)
+{
+    bool found = false;
+    for (size_t length; *text; text += length + (text[length] != '\0')) {
+        length = strcspn(text, "\n");
+        size_t used = length > 0 && text[length - 1] == '\r' ? length - 1 : length;
+        if (used == 0 || *text == '#') {
+            continue;
+        }
+        if (found || !key_is_text(text, used)) {
+            return false;
+        }
+        memcpy(ret_secret, text, KEY_LENGTH);
+        ret_secret[KEY_LENGTH] = '\0';
+        found = true;
+    }
+    return found;
+}
+
+int key_read(const char *path, char ret_secret[KEY_LENGTH + 1], char reterr[KEY_REASON_MAX])
+{
+    char text[FILE_MAX + 1], secret[KEY_LENGTH + 1];
+    struct stat status;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0 || fstat(fd, &status) != 0) {
+        int rc = key_fail(reterr, path, strerror(errno));
+        if (fd >= 0) {
+            close(fd);
+        }
+        return rc;
+    }
+    const char *why = key_exposure(&status);
+    ssize_t size = why ? 0 : read(fd, text, FILE_MAX);
+    if (size < 0) {
+        why = strerror(errno);
+    }
+    close(fd);
+    text[size > 0 ? size : 0] = '\0';
+    if (!why && !key_find_line(text, secret)) {
+        why = "has no line with a secret key of 40 characters (attnctl key new makes such a file)";
+    }
+    if (!why) {
+        strcpy(ret_secret, secret);
+    }
+    explicit_bzero(text, sizeof text);
+    explicit_bzero(secret, sizeof secret);
+    return why ? key_fail(reterr, path, why) : 0;
+}

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: MIT */
+/* key: CURVE keys as texts of 40 characters (Z85), and the files that hold secret ones.
+ *
+ * The file of a secret key has it on a line of its own; blank lines, and lines that begin with "#
+ * ", do not count. Any thread; no state. */
+#ifndef PROTO_KEY_H
+#define PROTO_KEY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/* Characters of a key, without a NUL. */
+#define KEY_LENGTH 40
+/* Bytes of the sentence in reterr, with the NUL. */
+#define KEY_REASON_MAX 1024
+
+/* Whether these bytes are a key: 40 characters of Z85 that stand for 32 bytes. */
+bool key_is_text(const char *text, size_t length);
+
+/* Reads the secret key in a file that nobody else can read: mode 0600 or less. A file of root's may
+ * be readable by its group, because service managers hand secrets over like that. Returns 0, or -1
+ * with a sentence that begins with the path. */
+int key_read(const char *path, char ret_secret[KEY_LENGTH + 1], char reterr[KEY_REASON_MAX]);
+
+#endif

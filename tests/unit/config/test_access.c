@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: MIT */
+/* The access list: its errors, and what its lines allow. */
+#include "tests/unit/config/helpers.h"
+
+#include "config/access.h"
+
+#include <sys/stat.h>
+
+#define ALICE "QCqOhHeiYrA@(c>zYKtZxY8L9IFv3D@Z[2lh#2p5"
+#define BOB   "ygC!lJ}$#xjTDn^bF=qQ69}.E!@WqTcyN<5io<0+"
+
+static struct access *read_list(const char *text)
+{
+    char error[CONFIG_ERROR_MAX] = "";
+    struct access *access = NULL;
+    int result = access_parse(text, strlen(text), "access", &access, error);
+    assert_string_equal(error, "");
+    assert_int_equal(result, 0);
+    return access;
+}
+
+static void assert_list_refused(const char *text, const char *message)
+{
+    char error[CONFIG_ERROR_MAX] = "";
+    struct access *access = NULL;
+    assert_int_equal(access_parse(text, strlen(text), "access", &access, error), -1);
+    assert_string_equal(error, message);
+    assert_null(access);
+}
+
+static void test_comments_and_blanks_do_not_count(void **state)
+{
+    (void)state;
+    struct access *access = read_list("# all of us\n\n  \t\n#" BOB " admin *\n" ALICE
+                                      "\tread   *   # alice\r\n" BOB " publish gpt-* #bob");
+    assert_int_equal(access_count(access), 2);
+    assert_true(access_knows(access, ALICE) && access_knows(access, BOB));
+    assert_false(access_allows_some(access, BOB, ACCESS_ADMIN));
+    access_free(&access);
+    access = read_list("");
+    assert_int_equal(access_count(access), 0);
+    assert_false(access_knows(access, ALICE));
+    access_free(&access);
+}
+
+static void test_a_mistake_names_its_line(void **state)
+{
+    (void)state;
+    assert_list_refused("# first\nabc read *\n",
+                        "access:2: public-key: 'abc': not a key of 40 characters (attnctl key show "
+                        "FILE prints it)");
+    assert_list_refused(ALICE "\n",
+                        "access:1: role: '': not a role (valid: publish, read, plan, admin)");
+    assert_list_refused(ALICE " write *\n",
+                        "access:1: role: 'write': not a role (valid: publish, read, plan, admin)");
+    assert_list_refused(ALICE " read # all\n",
+                        "access:1: job-pattern: '#': not a pattern of job names (valid: * for all "
+                        "jobs, or 1 to 128 of A-Z a-z 0-9 . _ - * ? [ ] !)");
+    assert_list_refused(ALICE " read * please\n",
+                        "access:1: 'please': only a # comment may follow the job-pattern");
+    assert_list_refused(ALICE " read *\n" BOB " read *\n" ALICE " read * # again\n",
+                        "access:3: given twice (first on line 1)");
+}
+
+/* The roles that a key has for a job, as letters: p r l(plan) a. */
+static void assert_may(const struct access *access, const char *key, const char *job,
+                       const char *letters)
+{
+    char found[ACCESS_ROLES + 1] = "";
+    for (int i = 0; i < ACCESS_ROLES; i++) {
+        if (access_allows(access, key, (enum access_role)i, job)) {
+            found[strlen(found)] = "prla"[i];
+        }
+    }
+    assert_string_equal(found, letters);
+}
+
+static void test_a_role_includes_what_is_less(void **state)
+{
+    static const char *const lines[ACCESS_ROLES] = {ALICE " publish *", ALICE " read *",
+                                                    ALICE " plan *", ALICE " admin *"};
+    static const char *const may[ACCESS_ROLES] = {"p", "r", "rl", "prla"};
+    (void)state;
+    for (int i = 0; i < ACCESS_ROLES; i++) {
+        struct access *access = read_list(lines[i]);
+        assert_may(access, ALICE, "any", may[i]);
+        assert_may(access, ALICE, NULL, may[i]);
+        assert_may(access, BOB, "any", "");
+        access_free(&access);
+    }
+}
+
+static void test_a_pattern_bounds_a_role(void **state)
+{
+    (void)state;
+    struct access *access = read_list(ALICE " publish gpt-*\n" ALICE " plan bert\n");
+    assert_may(access, ALICE, "gpt-small", "p");
+    assert_may(access, ALICE, "bert", "rl");
+    assert_may(access, ALICE, "gpt", "");
+    assert_may(access, ALICE, NULL, "");
+    assert_true(access_allows_some(access, ALICE, ACCESS_READ));
+    assert_false(access_allows_some(access, ALICE, ACCESS_ADMIN));
+    access_free(&access);
+}
+
+static void test_lists_are_the_same_in_any_order(void **state)
+{
+    (void)state;
+    struct access *a = read_list(ALICE " read *\n" BOB " read *\n");
+    struct access *b = read_list("#\n" BOB " read * # bob\n" ALICE " read *\n");
+    struct access *c = read_list(ALICE " read *\n" BOB " plan *\n");
+    assert_true(access_same(a, b));
+    assert_false(access_same(a, c));
+    access_free(&a);
+    access_free(&b);
+    access_free(&c);
+}
+
+static void test_a_list_has_a_limit(void **state)
+{
+    size_t size = 0;
+    char *text = NULL, error[CONFIG_ERROR_MAX] = "";
+    struct access *access = NULL;
+    (void)state;
+    FILE *out = open_memstream(&text, &size);
+    for (int i = 0; i <= ACCESS_KEYS_MAX; i++) {
+        fprintf(out, ALICE " read job-%d\n", i);
+    }
+    fclose(out);
+    assert_int_equal(access_parse(text, size, "access", &access, error), -1);
+    assert_string_equal(error, "access:1025: more than 1024 keys");
+    free(text);
+}
+
+/* Writes the list with this mode; access_load then says `message`, NULL = takes it. */
+static void assert_loads(mode_t mode, const char *message)
+{
+    char path[] = "/tmp/attnd-access-XXXXXX", error[CONFIG_ERROR_MAX] = "";
+    char expected[CONFIG_ERROR_MAX];
+    struct access *access = NULL;
+    int fd = mkstemp(path);
+    assert_true(fd >= 0 && write(fd, ALICE " read *\n", 48) == 48 && fchmod(fd, mode) == 0);
+    close(fd);
+    assert_int_equal(access_load(path, &access, error), message ? -1 : 0);
+    snprintf(expected, sizeof expected, "%s%s", message ? path : "", message ? message : "");
+    assert_string_equal(error, expected);
+    access_free(&access);
+    unlink(path);
+    assert_int_equal(access_load(path, &access, error), -1);
+    assert_non_null(strstr(error, ": No such file or directory"));
+}
+
+static void test_a_list_that_others_can_write_is_refused(void **state)
+{
+    (void)state;
+    assert_loads(0644, NULL);
+    assert_loads(0664, ": others can write to it, and let themselves in (chmod go-w)");
+    assert_loads(0602, ": others can write to it, and let themselves in (chmod go-w)");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_comments_and_blanks_do_not_count),
+        cmocka_unit_test(test_a_mistake_names_its_line),
+        cmocka_unit_test(test_a_role_includes_what_is_less),
+        cmocka_unit_test(test_a_pattern_bounds_a_role),
+        cmocka_unit_test(test_lists_are_the_same_in_any_order),
+        cmocka_unit_test(test_a_list_has_a_limit),
+        cmocka_unit_test(test_a_list_that_others_can_write_is_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: MIT */
+#include "tests/unit/proto/support.h"
+
+#include "proto/key.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define SECRET "^X*zO7g]A(9Y{2p0=v*eEwqDj&R^bXT%*)rcVCLA"
+
+static void test_a_key_is_40_characters_of_z85(void **state)
+{
+    (void)state;
+    assert_true(key_is_text(SECRET, 40));
+    assert_true(key_is_text("%nSc0%nSc0%nSc0%nSc0%nSc0%nSc0%nSc0%nSc0", 40));
+    assert_false(key_is_text("%nSc1%nSc0%nSc0%nSc0%nSc0%nSc0%nSc0%nSc0", 40)); /* 2^32 */
+    assert_false(key_is_text("#0000%nSc0%nSc0%nSc0%nSc0%nSc0%nSc0%nSc0", 40));
+    assert_false(key_is_text(SECRET, 39));
+    assert_false(key_is_text(SECRET "A", 41));
+    assert_false(key_is_text("^X*zO7g]A(9Y{2p0=v*eEwqDj&R^bXT%*)rcVC_A", 40));
+    assert_false(key_is_text("^X*zO7g]A(9Y{2p0=v*eEwqDj&R^bXT%*)rcVC\0A", 40));
+}
+
+/* A file of this text and mode gives SECRET, or `message` behind its path. */
+static void assert_reads(const char *text, mode_t mode, const char *message)
+{
+    char path[] = "/tmp/attnd-key-XXXXXX", secret[KEY_LENGTH + 1] = "", reason[KEY_REASON_MAX] = "";
+    char expected[KEY_REASON_MAX];
+    int fd = mkstemp(path);
+    size_t size = strlen(text);
+    assert_true(fd >= 0 && write(fd, text, size) == (ssize_t)size && fchmod(fd, mode) == 0);
+    close(fd);
+    assert_int_equal(key_read(path, secret, reason), message ? -1 : 0);
+    unlink(path);
+    snprintf(expected, sizeof expected, "%s%s", message ? path : "", message ? message : "");
+    assert_string_equal(reason, expected);
+    assert_string_equal(secret, message ? "" : SECRET);
+}
+
+static void test_a_file_has_one_key_and_comments(void **state)
+{
+    static const char none[] =
+        ": has no line with a secret key of 40 characters (attnctl key new makes such a file)";
+    (void)state;
+    assert_reads("# of node 2\n\n" SECRET "\n", 0600, NULL);
+    assert_reads("#\r\n" SECRET "\r\n", 0400, NULL);
+    assert_reads(SECRET, 0600, NULL);
+    assert_reads("", 0600, none);
+    assert_reads("# nothing\n", 0600, none);
+    assert_reads(SECRET "\n" SECRET "\n", 0600, none);
+    assert_reads(" " SECRET "\n", 0600, none);
+}
+
+static void test_a_secret_that_others_can_read_is_none(void **state)
+{
+    static const char shown[] =
+        ": others can read it, so it is no secret (chmod 600; better, make a new key)";
+    (void)state;
+    assert_reads(SECRET "\n", 0640, shown);
+    assert_reads(SECRET "\n", 0604, shown);
+    assert_reads(SECRET "\n", 0620, shown);
+}
+
+static void test_what_is_no_file_is_named(void **state)
+{
+    char secret[KEY_LENGTH + 1] = "", reason[KEY_REASON_MAX] = "";
+    (void)state;
+    assert_int_equal(key_read("/nonexistent/key", secret, reason), -1);
+    assert_string_equal(reason, "/nonexistent/key: No such file or directory");
+    assert_int_equal(key_read("/tmp", secret, reason), -1);
+    assert_string_equal(reason, "/tmp: not a regular file");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_key_is_40_characters_of_z85),
+        cmocka_unit_test(test_a_file_has_one_key_and_comments),
+        cmocka_unit_test(test_a_secret_that_others_can_read_is_none),
+        cmocka_unit_test(test_what_is_no_file_is_named),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
