@@ -3,7 +3,9 @@
 
     numbers = attnd.device.row_statistics(q, k, causal=True)
     numbers["entropy"]             # float32 [B, H, Tq], NaN where a row has no such number
-    attnd.device.layer_state(q, k, causal=True, step=step)   # bytes, which attnd merges
+    state = attnd.device.layer_state(q, k, causal=True, step=step)   # bytes, which attnd merges
+    maps = attnd.device.pooled_maps(q, k, causal=True)               # to look at
+    publisher.publish_state(state, stack="decoder", layer=0, maps=maps)
 
 Definitions are those of workers/KERNELS.md; importing this needs PyTorch 1.13 or later.
 """
@@ -14,11 +16,12 @@ from typing import Any, Callable, Dict, Optional
 
 import torch
 
+from ..head_maps import SIDE_MAX, HeadMaps
 from ..layer_state import BUCKETS, LayerState
-from . import launch, reference, state
+from . import launch, pooled, reference, state
 from .problem import Problem
 
-__all__ = ["BACKENDS", "layer_state", "row_statistics"]
+__all__ = ["BACKENDS", "layer_state", "pooled_maps", "row_statistics"]
 
 BACKENDS = ("auto", "reference", "triton")
 
@@ -94,6 +97,27 @@ def layer_state(q: torch.Tensor, k: torch.Tensor, *, backend: str = "auto", epoc
                      local_window=problem.local_window, head_offset=head_offset,
                      row_sum_error=0.0 if sound.any() else math.nan)
     return made.pack()
+
+
+def pooled_maps(q: torch.Tensor, k: torch.Tensor, *, sample: int = 0, side: int = SIDE_MAX, head_offset: int = 0,
+                **asked: Any) -> HeadMaps:
+    """The map of each head of one sample in at most side x side cells, each the mean over its queries and keys, for
+    people to look at: Publisher.publish_state() takes it. Without padding, and in half precision.
+
+    sample       of the batch
+    side         cells, 64 at most; Publisher.maps_side says how many attnd wants
+    head_offset  when q has a slice of the layer's heads
+
+    The rest as for row_statistics: chunked PyTorch, in no more than 64 MiB up to 100,000 keys. The host waits for it. A
+    bias says what is padding by what it hides from all heads.
+    ValueError as for row_statistics, for a sample that is not there, and for a sample of the rows.
+    """
+    problem = Problem(q, k, **asked)
+    if problem.q_stride > 1:
+        raise ValueError("a sample of the rows has no map")
+    if not 0 <= sample < problem.batch or not 1 <= side <= SIDE_MAX:
+        raise ValueError(f"sample = {sample}, side = {side}: must be one of {problem.batch}, and 1 to {SIDE_MAX}")
+    return pooled.of_queries(problem, sample, side).read(head_offset)
 
 
 def _rows_of(backend: str, problem: Problem) -> Callable[[Problem], Dict[str, torch.Tensor]]:

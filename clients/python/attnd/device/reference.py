@@ -85,7 +85,7 @@ def rows(problem: Problem, scores: Optional[Scores] = None) -> Dict[str, torch.T
     shape = (problem.batch, problem.key_heads, problem.group, problem.queries)
     sinks = None if problem.sinks is None else problem.sinks.view(shape[1:3])
     found: Dict[str, torch.Tensor] = {}
-    with _exact(q.device):
+    with exact(q.device):
         for chunk, place, sums, buffers in _chunks(problem):
             sink = None if sinks is None else sinks[chunk.key_heads, chunk.group, None]
             numbers = finish(sums, place, sink, problem.cross, problem.local_window)
@@ -99,7 +99,7 @@ def rows(problem: Problem, scores: Optional[Scores] = None) -> Dict[str, torch.T
     return {name: found[name].view(flat) if name in found else problem.nothing() for name in ROW_METRICS}
 
 
-def _exact(device: torch.device) -> Any:
+def exact(device: torch.device) -> Any:
     """No autocast of what is computed here."""
     try:
         return torch.autocast(device.type, enabled=False)
@@ -116,13 +116,13 @@ def _chunks(p: Problem) -> Iterator[Tuple[Chunk, Place, Sums, torch.Tensor]]:
         several = max(1, min(entries // p.keys, _NUMBERS // p.width, _ROWS))
         for begin in range(0, q_len, several):
             queries = slice(begin, min(begin + several, q_len))
-            keys = _visible_keys(p, queries, k_len)
+            keys = seen_keys(p, queries, k_len)
             if keys.start >= keys.stop:
                 continue
             count = queries.stop - begin
             most = min(entries // (count * (keys.stop - keys.start)), _NUMBERS // (count * p.width),
                        _CHUNK_ROWS // count)
-            for key_heads, group in _head_slices(p.key_heads, p.group, max(1, most)):
+            for key_heads, group in head_slices(p.key_heads, p.group, max(1, most)):
                 chunk = Chunk(sample, key_heads, group, queries, keys)
                 yield (chunk, *_measure(p, chunk, min(k_len, p.position(q_len)), buffers), buffers)
 
@@ -131,13 +131,13 @@ def _list(lengths: Optional[torch.Tensor], most: int, batch: int) -> List[int]:
     return [most] * batch if lengths is None else [int(n) for n in lengths.tolist()]
 
 
-def _visible_keys(p: Problem, queries: slice, k_len: int) -> slice:
+def seen_keys(p: Problem, queries: slice, k_len: int) -> slice:
     """The keys that some of these queries may see by causal bound, window and length."""
     end = min(k_len, p.position(queries.stop - 1) + 1) if p.causal else k_len
     return slice(max(0, p.position(queries.start) - p.window + 1) if p.window else 0, end)
 
 
-def _head_slices(key_heads: int, group: int, most: int) -> Iterator[Tuple[slice, slice]]:
+def head_slices(key_heads: int, group: int, most: int) -> Iterator[Tuple[slice, slice]]:
     """Cuts [key heads, heads of each] into blocks of at most so many heads."""
     if most >= group:
         for begin in range(0, key_heads, most // group):
@@ -153,10 +153,10 @@ def _measure(p: Problem, chunk: Chunk, positions: int, buffers: torch.Tensor) ->
     q = _split(p.q, 1, p.key_heads, p.group)[chunk.sample, chunk.key_heads, chunk.group, chunk.queries]
     begin, shape = chunk.keys.start, (*q.shape[:-1], chunk.keys.stop - chunk.keys.start)
     s, e, spare = (buffer[:math.prod(shape)].view(shape) for buffer in buffers)
-    _logits(p, chunk, q, s)
+    logits(p, chunk, q, s)
     place = p.position(torch.arange(chunk.queries.start, chunk.queries.stop, device=q.device))
     j = torch.arange(begin, chunk.keys.stop, device=q.device)
-    seen = _hide(p, chunk, s, place, j)
+    seen = hide(p, chunk, s, place, j)
 
     first = torch.full_like(s[..., 0], -math.inf)
     if begin == 0:
@@ -178,7 +178,7 @@ def _measure(p: Problem, chunk: Chunk, positions: int, buffers: torch.Tensor) ->
                                          with_first, seen_keys, reach, top, eighth)
 
 
-def _logits(p: Problem, chunk: Chunk, q: torch.Tensor, s: torch.Tensor) -> None:
+def logits(p: Problem, chunk: Chunk, q: torch.Tensor, s: torch.Tensor) -> None:
     """Writes the logits of a chunk, masks apart, to s; copies of keys are never more than _NUMBERS."""
     q = (q.to(s.dtype) * p.scale).flatten(1, 2)
     k = p.k[chunk.sample, chunk.key_heads, chunk.keys]
@@ -208,7 +208,7 @@ def _bias_part(p: Problem, bias: torch.Tensor, chunk: Chunk) -> torch.Tensor:
     return part
 
 
-def _hide(p: Problem, chunk: Chunk, s: torch.Tensor, place: torch.Tensor, j: torch.Tensor) -> Optional[torch.Tensor]:
+def hide(p: Problem, chunk: Chunk, s: torch.Tensor, place: torch.Tensor, j: torch.Tensor) -> Optional[torch.Tensor]:
     """Makes the logits of keys that a query does not see -inf. Returns which it sees, broadcastable to s, when a bias
     or documents have a say in that."""
     unseen: Optional[torch.Tensor] = None
