@@ -16,7 +16,7 @@ from attnd import layer_state  # noqa: E402
 from attnd.device import reference, state  # noqa: E402
 from conftest import PACKAGE  # noqa: E402
 from attnd.device.problem import Problem  # noqa: E402
-from device_grid import DTYPES, MASKS, SHAPES, VALUES, agree, formulas, make, truth  # noqa: E402
+from device_grid import DTYPES, MASKS, NO_TOKENS, SHAPES, VALUES, agree, formulas, make, truth  # noqa: E402
 
 
 @pytest.mark.parametrize("values", VALUES)
@@ -157,6 +157,79 @@ def test_auto_is_the_reference_on_the_cpu_and_triton_says_why_it_cannot():
         attnd.device.row_statistics(q, q, backend="triton")
     with pytest.raises(ValueError, match="f64 is not computed"):
         attnd.device.row_statistics(q.double(), q.double(), backend="triton")
+
+
+# ------------------------------------------------------------------------------------------ the lse of other kernels
+
+
+def lse_of(q, k, words):
+    """What a kernel returns: (lse, largest logit), f64 [B, H, Tq]; -inf where a query sees no key."""
+    expected, _ = truth(q, k, {**words, "sinks": None})
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lse = expected["max_logit"] - np.log(expected["confidence"])
+    return torch.as_tensor(np.where(np.isnan(lse) & ~expected["valid"], -np.inf, lse)), torch.as_tensor(expected["max_logit"])
+
+
+@pytest.mark.parametrize("values", ["plain", "offset_200", "sink", "infinities"])
+@pytest.mark.parametrize("mask", MASKS)
+def test_what_follows_from_an_lse_agrees_with_numpy(mask, values):
+    turn = MASKS.index(mask) + VALUES.index(values)
+    for shape, dtype in zip(SHAPES[turn % 2::2], itertools.islice(itertools.cycle(DTYPES), turn, None)):
+        q, k, words = make(mask, values, shape, dtype)
+        lse, largest = lse_of(q, k, words)
+        found = attnd.device.lse_statistics(q, k, lse, max_logit=largest, **words)
+        near = [] if words["cross"] else ["previous_token", "diagonal", "next_token"]
+        assert set(found) == {"local_mass", "first_token", "max_logit", "confidence", *near,
+                              *(["sink_deficit"] if "sinks" in words else [])}
+        absent = [name for name in NO_TOKENS if name not in found]
+        whole = {**{name: torch.full(q.shape[:3], float("nan")) for name in absent}, **found}
+        agree(whole, q, k, words, without=absent)
+
+
+def test_without_the_largest_logit_there_is_no_confidence():
+    q, k, words = make("causal", "plain", SHAPES[1], "f32")
+    found = attnd.device.lse_statistics(q, k, lse_of(q, k, words)[0].float(), **words)
+    assert set(found) == {"local_mass", "first_token", "previous_token", "diagonal", "next_token"}
+
+
+@pytest.mark.parametrize("wrong, said", [
+    (lambda lse: lse / np.log(2), "it looks as if it were to base 2: multiply it by ln 2"),
+    (lambda lse: lse + np.log(2), "off, by up to 0.693"), (lambda lse: lse - np.log(2), "as if ln 2 had been subtracted"),
+    (lambda lse: lse + 0.1, "off, by up to 0.1 "), (lambda lse: torch.full_like(lse, float("nan")), "off, by up to inf"),
+    (lambda lse: lse.flip(1), "lse: "), (lambda lse: lse[:1], "lse torch.float64 (1, 4, 33) on cpu: must be real, (2, 4, 33)")])
+def test_a_wrong_lse_is_refused_with_how_far_it_is_off(wrong, said):
+    q, k, words = make("causal", "plain", SHAPES[1], "f32")
+    lse, _ = lse_of(q, k, words)
+    with pytest.raises(ValueError) as error:
+        attnd.device.lse_statistics(q, k, wrong(lse), **words)
+    assert said in str(error.value)
+
+
+def test_an_lse_of_other_arguments_is_refused():
+    q, k, words = make("sinks causal", "plain", SHAPES[1], "f32")
+    lse, largest = lse_of(q, k, words)
+    unscaled = lse_of(q * q.shape[3]**0.5, k, words)[0]
+    for given, said in ((torch.logaddexp(lse, words["sinks"][:, None]), "as if it counted the learned sinks"),
+                        (unscaled, "as if the scale were missing"), (lse_of(q, k, {**words, "causal": False})[0], "lse: ")):
+        with pytest.raises(ValueError, match=said):
+            attnd.device.lse_statistics(q, k, given, **words)
+    with pytest.raises(ValueError, match=r"max_logit: (\d+) of \1 rows that were computed again are off, by up to 1 "):
+        attnd.device.lse_statistics(q, k, lse, max_logit=largest + 1, **words)
+
+
+@pytest.mark.parametrize("mask", ["causal window offset", "causal lengths", "hidden bool lengths", "cross lengths"])
+def test_a_state_from_an_lse_is_that_of_its_rows(mask):
+    q, k, words = make(mask, "plain", SHAPES[1], "f64")
+    lse, largest = lse_of(q, k, words)
+    whole = msgpack.unpackb(attnd.device.layer_state(q, k, step=7, **words))
+    found = msgpack.unpackb(attnd.device.layer_state(q, k, step=7, lse=lse, max_logit=largest, **words))
+    assert [found[name] for name in ("rows", "invalid_rows", "shape", "newest")] == [
+        whole[name] for name in ("rows", "invalid_rows", "shape", "newest")]
+    names = [name for name in found["metrics"] if name]
+    assert names == [name for name in whole["metrics"] if name in (
+        "local_mass", "first_token", "max_logit", "confidence", "previous_token", "diagonal", "next_token")]
+    with pytest.raises(ValueError, match="max_logit is of use with lse only"):
+        attnd.device.layer_state(q, k, max_logit=largest, **words)
 
 
 MEASURED = """

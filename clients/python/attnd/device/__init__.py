@@ -18,10 +18,10 @@ import torch
 
 from ..head_maps import SIDE_MAX, HeadMaps
 from ..layer_state import BUCKETS, LayerState
-from . import launch, pooled, reference, state
+from . import foreign, launch, pooled, reference, state
 from .problem import Problem
 
-__all__ = ["BACKENDS", "layer_state", "pooled_maps", "row_statistics"]
+__all__ = ["BACKENDS", "layer_state", "lse_statistics", "pooled_maps", "row_statistics"]
 
 BACKENDS = ("auto", "reference", "triton")
 
@@ -65,32 +65,60 @@ def row_statistics(q: torch.Tensor, k: torch.Tensor, *, scale: Optional[float] =
     return _rows_of(backend, problem)(problem)
 
 
+def lse_statistics(q: torch.Tensor, k: torch.Tensor, lse: torch.Tensor, *, max_logit: Optional[torch.Tensor] = None,
+                   **asked: Any) -> Dict[str, torch.Tensor]:
+    """The row metrics that follow from the log-sum-exp of another kernel, without a pass over all keys: name to float32
+    [B, H, Tq], as row_statistics has them, and no other names.
+
+    lse        real [B, H, Tq]: the natural logarithm of the sum of exp(logit) over the keys that a query sees, without
+               learned sinks; not finite where it sees none
+    max_logit  [B, H, Tq]: the largest of these logits
+
+    The rest as for row_statistics, but for `backend`. There are local_mass, first_token, and unless `cross`
+    previous_token, diagonal and next_token; with `max_logit` max_logit and confidence, with `sinks` sink_deficit.
+    cuDNN, Transformer Engine and FlexAttention (`AuxRequest(lse=True, max_scores=True)`) return such numbers. Up to
+    eight rows of each head of a sample are computed again by PyTorch, others each time, and this waits for the device.
+
+    ValueError as for row_statistics, and with how far off they are when these rows disagree: by more than 0.001, or
+    0.02 of f16 and bf16, beside what the rounding of long queries and keys explains.
+    """
+    return foreign.rows(Problem(q, k, **asked), lse, max_logit)
+
+
 def layer_state(q: torch.Tensor, k: torch.Tensor, *, backend: str = "auto", epoch: int = 0, step: int = 0,
                 microbatch: int = 0, rank: int = 0, time_ns: Optional[int] = None, heads: Optional[int] = None,
-                head_offset: int = 0, buckets: int = BUCKETS, **asked: Any) -> bytes:
+                head_offset: int = 0, buckets: int = BUCKETS, lse: Optional[torch.Tensor] = None,
+                max_logit: Optional[torch.Tensor] = None, **asked: Any) -> bytes:
     """The state of one capture, which attnd merges as if it had computed the rows (PROTOCOL.md, section 6).
 
     epoch, step, microbatch, rank  of the capture
     time_ns      when, in nanoseconds since 1970; default: now
     heads        of the layer, when q has a slice of them from head_offset on; those of q by default
     buckets      window.buckets of the daemon
+    lse, max_logit  of another kernel: the state has what lse_statistics() gives, and no backend computes anything
 
     The rest as for row_statistics. Rows become moments and histograms where they are, and only these are brought to
     the host, which waits for them. The one number of another kind is `importance`, by the reference, of all heads and rows
     of a layer; what the backend leaves out is absent.
     ValueError as for row_statistics, and for positions out of range.
     """
+    if max_logit is not None and lse is None:
+        raise ValueError("max_logit is of use with lse only")
     problem = Problem(q, k, **asked)
     compute = _rows_of(backend, problem)
     whole = heads in (None, problem.heads) and problem.q_stride == 1
-    scores = reference.Scores(problem) if compute is reference.rows and whole else None
-    rows = compute(problem) if scores is None else reference.rows(problem, scores)
-    sound = torch.isfinite(rows["entropy"])
+    scores = reference.Scores(problem) if lse is None and compute is reference.rows and whole else None
+    if lse is not None:
+        rows = foreign.rows(problem, lse, max_logit)
+    else:
+        rows = compute(problem) if scores is None else reference.rows(problem, scores)
+    always = "entropy" if lse is None else "local_mass"
+    sound = torch.isfinite(rows[always])
     invalid = state.invalid_rows(problem, sound)
     values = {} if scores is None else {"importance": scores.importance(problem, invalid)}
     reduced = {name: state.reduce_rows(values) for name, values in rows.items()}
     made = LayerState(problem.heads if heads is None else heads, buckets)
-    made.add_reduced({name: one for name, one in reduced.items() if one.n.any() or name == "entropy"},
+    made.add_reduced({name: one for name, one in reduced.items() if one.n.any() or name == always},
                      shape=(problem.batch, problem.heads, problem.queries, problem.keys),
                      sound=sound.sum((0, 2)).cpu().numpy(), invalid=invalid.sum(0).cpu().numpy(), values=values,
                      epoch=epoch, step=step, microbatch=microbatch, rank=rank, time_ns=time_ns, causal=problem.causal,

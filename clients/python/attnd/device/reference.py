@@ -107,12 +107,15 @@ def exact(device: torch.device) -> Any:
         return contextlib.nullcontext()
 
 
+def _working(p: Problem) -> torch.dtype:
+    return torch.float64 if p.q.dtype == torch.float64 else torch.float32
+
+
 def _chunks(p: Problem) -> Iterator[Tuple[Chunk, Place, Sums, torch.Tensor]]:
-    working = torch.float64 if p.q.dtype == torch.float64 else torch.float32
+    working = _working(p)
     entries = (_ENTRIES if p.q.device.type == "cpu" else _ENTRIES_DEVICE) // (2 if working == torch.float64 else 1)
     buffers = torch.empty((3, max(entries, p.keys)), dtype=working, device=p.q.device)
-    lengths = zip(_list(p.q_len, p.queries, p.batch), _list(p.k_len, p.keys, p.batch))
-    for sample, (q_len, k_len) in enumerate(lengths):
+    for sample, (q_len, k_len) in enumerate(lengths(p)):
         several = max(1, min(entries // p.keys, _NUMBERS // p.width, _ROWS))
         for begin in range(0, q_len, several):
             queries = slice(begin, min(begin + several, q_len))
@@ -127,8 +130,10 @@ def _chunks(p: Problem) -> Iterator[Tuple[Chunk, Place, Sums, torch.Tensor]]:
                 yield (chunk, *_measure(p, chunk, min(k_len, p.position(q_len)), buffers), buffers)
 
 
-def _list(lengths: Optional[torch.Tensor], most: int, batch: int) -> List[int]:
-    return [most] * batch if lengths is None else [int(n) for n in lengths.tolist()]
+def lengths(p: Problem) -> Iterator[Tuple[int, int]]:
+    """How many queries and keys of each sample are no padding."""
+    return zip(*([most] * p.batch if given is None else [int(n) for n in given.tolist()]
+                 for given, most in ((p.q_len, p.queries), (p.k_len, p.keys))))
 
 
 def seen_keys(p: Problem, queries: slice, k_len: int) -> slice:
@@ -172,7 +177,7 @@ def _measure(p: Problem, chunk: Chunk, positions: int, buffers: torch.Tensor) ->
         p.position(chunk.queries.start) - p.local_window, p.position(chunk.queries.stop - 1) + 1 + p.local_window)))
     local = (e[..., near] * (distance[:, near] <= p.local_window)).sum(-1)
     with_first, seen_keys, reach = _counted(p, chunk, seen, place, distance, spare)
-    previous, own, following = (_at(e, place + step - begin) for step in (-1, 0, 1))
+    previous, own, following = (at(e, place + step - begin) for step in (-1, 0, 1))
     top, eighth = _largest(e)
     return Place(place, positions), Sums(largest, e.sum(-1), weighted, distances, local, previous, own, following, first,
                                          with_first, seen_keys, reach, top, eighth)
@@ -196,6 +201,16 @@ def logits(p: Problem, chunk: Chunk, q: torch.Tensor, s: torch.Tensor) -> None:
         s.div_(p.softcap).tanh_().mul_(p.softcap)
     if p.bias is not None and p.bias.dtype != torch.bool:
         s.add_(_bias_part(p, p.bias, chunk))
+
+
+def logits(p: Problem, chunk: Chunk) -> torch.Tensor:
+    """The logits of a chunk, -inf where a query does not see the key."""
+    q = _split(p.q, 1, p.key_heads, p.group)[chunk.sample, chunk.key_heads, chunk.group, chunk.queries]
+    s = torch.empty(*q.shape[:-1], chunk.keys.stop - chunk.keys.start, dtype=_working(p), device=q.device)
+    _logits(p, chunk, q, s)
+    place = p.position(torch.arange(chunk.queries.start, chunk.queries.stop, device=q.device))
+    _hide(p, chunk, s, place, torch.arange(chunk.keys.start, chunk.keys.stop, device=q.device))
+    return s
 
 
 def _bias_part(p: Problem, bias: torch.Tensor, chunk: Chunk) -> torch.Tensor:
@@ -252,7 +267,7 @@ def _split(tensor: torch.Tensor, dimension: int, outer: int, inner: int) -> torc
     return tensor.view(*tensor.shape[:dimension], outer, inner, *tensor.shape[dimension + 1:])
 
 
-def _at(e: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
+def at(e: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
     """e of every query at a key of its own, 0 where the chunk has no such key."""
     there = (column >= 0) & (column < e.shape[-1])
     index = torch.where(there, column, torch.zeros_like(column))[:, None].expand(*e.shape[:-1], 1)

@@ -83,12 +83,12 @@ def invalid_rows(p: Problem, sound: torch.Tensor) -> torch.Tensor:
         step = max(1, _ENTRIES // (p.batch * p.bias.shape[1] * p.keys))
     for begin in range(0, p.queries, step):
         rows = slice(begin, begin + step)
-        counts = valid[..., rows] & _has_keys(p, position[rows])
+        counts = valid[..., rows] & has_keys(p, position[rows])
         total += (counts & ~sound[..., rows]).sum(2)
     return total
 
 
-def _has_keys(p: Problem, queries: torch.Tensor) -> torch.Tensor:
+def has_keys(p: Problem, queries: torch.Tensor) -> torch.Tensor:
     """Which of these queries the bias and the documents leave some key, broadcastable to [B, H, queries]."""
     some = torch.ones(len(queries), 1, dtype=torch.bool, device=queries.device)
     if p.documents is not None:

@@ -14,6 +14,7 @@ import torch
 ROW_METRICS = ("entropy", "entropy_normalized", "effective_keys", "confidence", "diagonal", "local_mass",
                "mean_distance", "mean_distance_normalized", "previous_token", "next_token", "first_token",
                "entropy_sans_first", "tail_mass", "sink_deficit", "max_logit")
+_NOTHING_BELOW = -1e3  # exp of it is 0 in f64
 
 
 class Sums(NamedTuple):
@@ -50,52 +51,54 @@ def finish(sums: Sums, place: Place, sinks: Optional[torch.Tensor], cross: bool,
     """name -> f32 of the sums' shape, NaN where there is none; a metric that no row has is left out. `sinks`: logits,
     broadcastable to the sums."""
     f64 = wide(sums.largest.device)
-    largest, first = sums.largest.to(f64), sums.first.to(f64)
-    top = torch.maximum(largest, first)
+    floats = [sums.largest, sums.first, sums.total, sums.weighted, sums.distance, sums.local, sums.previous, sums.own, sums.next]
+    has_top = sums.top is not None and sums.eighth is not None
+    stacked = torch.stack(floats + [one for one in (sums.top, sums.eighth) if one is not None]).to(f64)
+    top = stacked[:2].amax(0)
     sound = torch.isfinite(top)
-    sink = torch.full_like(top, -math.inf) if sinks is None else sinks.to(f64).expand_as(top)
-    shift = torch.where(sound, torch.maximum(top, sink), torch.zeros_like(top))
-    share, one = torch.exp(largest - shift), torch.exp(first - shift)
-    total, weighted = sums.total.to(f64), sums.weighted.to(f64)
-    zero = torch.zeros_like(top)
-
-    def scaled(part: torch.Tensor) -> torch.Tensor:
-        return torch.where(share > 0, share * part.to(f64), zero)
-
-    rest = scaled(total)
-    mass = rest + one
-    z = mass + torch.exp(sink - shift)
-    logs = (scaled(weighted) + torch.where(share > 0, rest * (largest - shift), zero)
-            + torch.where(one > 0, one * (first - shift), zero))
-    entropy = ((mass * torch.log(z) - logs) / z).clamp(min=0)
+    shift = top if sinks is None else torch.maximum(top, sinks.to(f64))
+    shift = torch.where(sound, shift, torch.zeros_like(shift))
+    down = stacked[:2] - shift
+    (share, one), (fall, fall_first) = torch.exp(down), down.clamp(min=_NOTHING_BELOW)
+    total, weighted = stacked[2:4]
+    z = torch.addcmul(one, share, total)
+    if sinks is not None:
+        mass, z = z, z + torch.exp(sinks.to(f64) - shift)
+    log_z = torch.log(z)
+    parts = stacked[2:] * (share / z)
+    rest, weights, distance, local, previous, own, following = parts[:7]
+    first = one / z
+    kept = rest + first if sinks is not None else torch.ones_like(rest)
+    entropy = (kept * log_z - weights - rest * fall - first * fall_first).clamp(min=0)
     n, p = sums.seen.to(f64), place.position
-    mean_distance = (scaled(sums.distance) + one * p) / z
-    left = n - sums.with_first.to(f64)
-    sans_first = (torch.log(total) - weighted / total).clamp(min=0) / torch.log(left)
+    mean_distance = distance + first * p
+    left = torch.log(n - sums.with_first.to(f64))
+    sans_first = (torch.log(total) - weighted / total).clamp(min=0) / left
+    zero = torch.zeros_like(first)
     found = {
-        "entropy": entropy,
-        "entropy_normalized": _where(n >= 2, entropy / torch.log(n)),
-        "effective_keys": torch.exp(entropy),
-        "confidence": torch.maximum(scaled(torch.ones_like(total)), one) / z,
-        "local_mass": (scaled(sums.local) + torch.where(p <= local_window, one, zero)) / z,
-        "mean_distance": mean_distance,
-        "mean_distance_normalized": _where(sums.farthest > 0, mean_distance / sums.farthest.to(f64)),
-        "first_token": _where(p >= 1, one / z),
-        "entropy_sans_first": _where((n >= 3) & (rest > 0), sans_first),
-        "max_logit": top,
+        "entropy": (entropy, sound),
+        "entropy_normalized": (entropy / torch.log(n), n >= 2),
+        "effective_keys": (torch.exp(entropy), sound),
+        "confidence": (torch.maximum(share, one) / z, sound),
+        "local_mass": (local + torch.where(p <= local_window, first, zero), sound),
+        "mean_distance": (mean_distance, sound),
+        "mean_distance_normalized": (mean_distance / sums.farthest.to(f64), sums.farthest > 0),
+        "first_token": (first, p >= 1),
+        "entropy_sans_first": (sans_first, (n >= 3) & (rest > 0)),
+        "max_logit": (top, sound),
     }
     if not cross:
-        for name, e, step in (("previous_token", sums.previous, -1), ("diagonal", sums.own, 0),
-                              ("next_token", sums.next, 1)):
-            there = (p + step >= 0) & (p + step < place.positions)
-            found[name] = _where(there, (scaled(e) + torch.where(p + step == 0, one, zero)) / z)
-    if sums.top is not None and sums.eighth is not None:
-        largest_8 = scaled(sums.top) + one - torch.minimum(scaled(sums.eighth), one)
-        found["tail_mass"] = 1 - largest_8 / z
+        for name, weight, step in (("previous_token", previous, -1), ("diagonal", own, 0), ("next_token", following, 1)):
+            found[name] = (weight + torch.where(p + step == 0, first, zero),
+                           (p + step >= 0) & (p + step < place.positions))
+    if has_top:
+        found["tail_mass"] = 1 - parts[7] - first + torch.minimum(parts[8], first), sound
     if sinks is not None:
-        found["sink_deficit"] = 1 - mass / z
-    finite = ((name, _where(sound, value)) for name, value in found.items())
-    return {name: _where(torch.isfinite(value), value).float() for name, value in finite}
+        found["sink_deficit"] = 1 - mass / z, sound
+    shape = top.shape
+    values = torch.stack([value.expand(shape) for value, _ in found.values()]).float()
+    exists = torch.stack([there.expand(shape) for _, there in found.values()]) & sound & torch.isfinite(values)
+    return dict(zip(found, values.masked_fill_(~exists, math.nan)))
 
 
 def visible_keys(place: torch.Tensor, k_len: Union[int, torch.Tensor], causal: bool,
@@ -108,6 +111,3 @@ def visible_keys(place: torch.Tensor, k_len: Union[int, torch.Tensor], causal: b
     count = (last - begin + 1).clamp(min=0)
     return (begin == 0) & (count > 0), count, torch.maximum((place - begin).abs(), (place - last).abs())
 
-
-def _where(condition: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    return torch.where(condition, value, torch.full_like(value, math.nan))
