@@ -203,13 +203,13 @@ def logits(p: Problem, chunk: Chunk, q: torch.Tensor, s: torch.Tensor) -> None:
         s.add_(_bias_part(p, p.bias, chunk))
 
 
-def logits(p: Problem, chunk: Chunk) -> torch.Tensor:
+def masked_logits(p: Problem, chunk: Chunk) -> torch.Tensor:
     """The logits of a chunk, -inf where a query does not see the key."""
     q = _split(p.q, 1, p.key_heads, p.group)[chunk.sample, chunk.key_heads, chunk.group, chunk.queries]
     s = torch.empty(*q.shape[:-1], chunk.keys.stop - chunk.keys.start, dtype=_working(p), device=q.device)
-    _logits(p, chunk, q, s)
+    logits(p, chunk, q, s)
     place = p.position(torch.arange(chunk.queries.start, chunk.queries.stop, device=q.device))
-    _hide(p, chunk, s, place, torch.arange(chunk.keys.start, chunk.keys.stop, device=q.device))
+    hide(p, chunk, s, place, torch.arange(chunk.keys.start, chunk.keys.stop, device=q.device))
     return s
 
 
