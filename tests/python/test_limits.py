@@ -44,6 +44,8 @@ def test_of_several_the_strictest_holds():
                             b"limits/accepts=qk,event;max_message=70;max_heads=3"])
     assert got == limits.Limits(frozenset(["qk"]), 1, 50, max_heads=3)
     assert limits.strictest([b"limits/header=99"]).header == limits.HEADER_REVISION
+    got = limits.strictest([b"limits/maps=32;maps_every=7", b"limits/maps=16;maps_every=900"])
+    assert (got.maps, got.maps_every) == (16, 900) and limits.strictest([b"limits/maps=32", b"limits/header=9"]).maps == 0
 
 
 @pytest.mark.parametrize("said", [b"max_heads=x", b"header=", b"header", b"max_message=99999999999999999999",

@@ -481,8 +481,9 @@ def _state_of_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context,
     heads, queries = parts.q.shape[1:3]
     visibility = _of_present(visibility, context, rows, layer, parts.q.shape[0], queries, parts.k.shape[2])
     whole = heads == rows.heads_total and rows.stride == 1
-    measured = states.of_queries(parts.q.tensor(), parts.k.tensor(), visibility, rows.stride, scale=form.scale,
-                                 softcap=form.softcap, cross=layer[2] == "cross", whole=whole, **says)
+    found = states.of_queries(parts.q.tensor(), parts.k.tensor(), visibility, rows.stride, scale=form.scale,
+                              softcap=form.softcap, cross=layer[2] == "cross", whole=whole, side=context.state.maps, **says)
+    measured = _labelled(found, context, layer, rows, queries, parts.k.shape[2])
     return states.captured(measured, context.state, context.microbatch, states.Heads(rows.head_offset, rows.heads_total),
                            visibility.causal)
 
@@ -638,8 +639,9 @@ def _state_of_weights(weights: torch.Tensor, visibility: Visibility, sink: bool,
     assert context.state is not None
     batch, _, queries, keys = weights.shape
     visibility = _of_present(visibility, context, rows, layer, batch, queries, keys)
-    measured = states.of_weights(weights, visibility, rows.stride, cross=layer[2] == "cross", sink=sink,
-                                 tokens=_tokens_of(context, layer, batch, keys))
+    found = states.of_weights(weights, visibility, rows.stride, cross=layer[2] == "cross", sink=sink,
+                              tokens=_tokens_of(context, layer, batch, keys), side=context.state.maps)
+    measured = _labelled(found, context, layer, rows, queries, keys)
     return states.captured(measured, context.state, context.microbatch, states.Heads(rows.head_offset, rows.heads_total),
                            visibility.causal)
 
@@ -662,6 +664,28 @@ def _tokens_of(context: Context, layer: wire.Layer, batch: int, keys: int) -> Op
     return numbers if tensors.fit_32_bits(numbers) else None
 
 
+_Texts = Tuple[Optional[List[str]], Optional[List[str]]]
+
+
+def _labelled(measured: states.Measured, context: Context, layer: wire.Layer, rows: _Rows, queries: int,
+              keys: int) -> states.Measured:
+    """With the texts of what its maps are of, if it has any."""
+    if measured.maps is None:
+        return measured
+    labels, q_labels = _texts_of(context, layer, rows, queries, keys)
+    return measured._replace(maps=measured.maps._replace(labels=labels, q_labels=q_labels))
+
+
+def _texts_of(context: Context, layer: wire.Layer, rows: _Rows, queries: int, keys: int) -> _Texts:
+    """The labels of the keys, and of the queries of a cross-attention."""
+    if context.labels is None:
+        return None, None
+    labels = context.labels.of(layer, keys)
+    if layer[2] != "cross" or rows.stride > 1:
+        return labels, None
+    return labels, context.labels.of_queries(layer, rows.total, rows.positions(queries).tolist())
+
+
 def _captured(kind: str, frames: tensors.Frames, visibility: Visibility, rows: _Rows, context: Context,
               layer: wire.Layer, extra: Dict[str, Any]) -> Captured:
     described = {name: shape for name, _, shape in frames.described}
@@ -670,11 +694,7 @@ def _captured(kind: str, frames: tensors.Frames, visibility: Visibility, rows: _
     visibility = _of_present(visibility, context, rows, layer, batch, queries, keys)
     frames.add_mask(visibility.mask, batch, queries, keys)
     frames.add_ids("tokens", _tokens_of(context, layer, batch, keys), batch, keys)
-    labels = None if context.labels is None else context.labels.of(layer, keys)
-    q_labels = None
-    if context.labels is not None and layer[2] == "cross" and rows.stride == 1:
-        q_labels = context.labels.of_queries(layer, rows.total, rows.positions(queries).tolist())
-    texts, q_texts = fitting_labels(labels, q_labels, (batch, heads, queries, keys))
+    texts, q_texts = fitting_labels(*_texts_of(context, layer, rows, queries, keys), (batch, heads, queries, keys))
     sliced = (rows.head_offset, heads) != (0, rows.heads_total)
     row_keys: Dict[str, Any] = {
         "causal": visibility.causal, "window": visibility.window, "q_offset": visibility.q_offset,

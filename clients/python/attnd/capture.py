@@ -40,6 +40,7 @@ from .arguments import check_flags, check_options, check_patterns, tell_unmatche
 from .calls import Context, Cut, Part, Queries, Seen, Share, heads_of, parts, present_of, queries_of, tells_padding
 from .cost import Cost, percent
 from .gradients import Gradients
+from .head_maps import Turns
 from .hooks import ForwardHook, Hook, OptimizerHook, register_optimizer_hook, remove_all
 from .induction import InductionInputs
 from .judge import Judge
@@ -248,6 +249,7 @@ class Watch:
         self._explicit = False  # that is step()
         self._forwards = 0
         self._passes: Dict[str, int] = {}  # of each attention in this step: forwards that showed it
+        self._maps = Turns()
         self._pending: List[_Kept] = []
         self._pending_bytes = 0
         self._unnamed: Dict[str, int] = {}  # paths and heads, in order; 0: not known to be attention yet
@@ -594,7 +596,7 @@ class Watch:
             microbatch = self._passes.get(path, 0)
             self._passes[path] = microbatch + 1
             context = Context(microbatch, self._tokens.sent(stack, *queries_of(seen)), self._tokens.labelled,
-                              beside=self.wants_values, state=self._origin(plan))
+                              beside=self.wants_values, state=self._origin(plan, path))
             if place[0] == "decoder" and place[2] == "cross":
                 context = context._replace(present=self._padding.of(queries_of(seen)))
             if layer is None:
@@ -618,11 +620,14 @@ class Watch:
         except Exception:
             self.failed(f"the attention of {path or 'the model'} could not be captured")
 
-    def _origin(self, plan: Plan) -> Optional[Origin]:
-        """The origin of the states that travel instead of tensors; None: tensors do."""
+    def _origin(self, plan: Plan, path: str) -> Optional[Origin]:
+        """The origin of the states that travel instead of tensors; None: tensors do. At most now and then maps go along."""
         if plan.tier != "state" or self.sends_values or not self.publisher.takes_states:
             return None
-        return Origin(self._epoch, self._step, self.publisher.rank, self.publisher.buckets)
+        side = self.publisher.maps_side
+        if side and not self._maps.take(path, self._epoch, self._step, self.publisher.maps_every):
+            side = 0
+        return Origin(self._epoch, self._step, self.publisher.rank, self.publisher.buckets, side)
 
     def _note_padding(self, place: wire.Layer, seen: Seen, plan: Plan) -> None:
         """A self-attention of the decoder may tell which queries of a cross-attention are padding."""

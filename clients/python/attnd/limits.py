@@ -80,10 +80,10 @@ def strictest(prefixes: Iterable[bytes]) -> Limits:
     said = [limits for limits in (_read(p) for p in prefixes if p.startswith(PREFIX)) if limits is not None]
     if not said:
         return VERSION_1
-    return Limits(frozenset.intersection(*(limits.accepts for limits in said)),
-                  min(HEADER_REVISION, *(limits.header for limits in said)),
-                  *(min(numbers) for numbers in zip(*(limits[2:-1] for limits in said))),
-                  max(limits.maps_every for limits in said))
+    strict = Limits(frozenset.intersection(*(limits.accepts for limits in said)),
+                    min(HEADER_REVISION, *(limits.header for limits in said)),
+                    *(min(numbers) for numbers in zip(*(limits[2:] for limits in said))))
+    return strict._replace(maps_every=max(limits.maps_every for limits in said))
 
 
 def _read(prefix: bytes) -> Optional[Limits]:

@@ -13,20 +13,23 @@ import numpy as np
 import torch
 
 from . import tensors, wire
-from .device import reference, weights
+from .device import pooled, reference, weights
 from .device.problem import Problem
+from .head_maps import HeadMaps
 from .layer_state import LayerState
 from .masks import Visibility
 from .padding import valid_queries
-from .publisher import Captured
+from .publisher import Captured, add_maps
 
 
 class Origin(NamedTuple):
-    """The capture that a state is of, and how many buckets its histograms have."""
+    """The capture that a state is of, how many buckets its histograms have, and how many cells a side the maps of its first
+    sample that go along; 0: none do."""
     epoch: int
     step: int
     rank: int
     buckets: int
+    maps: int = 0
 
 
 class Heads(NamedTuple):
@@ -42,13 +45,14 @@ class Measured(NamedTuple):
     keys: int
     values: Dict[str, torch.Tensor]
     row_sum_error: float
+    maps: Optional[HeadMaps]
 
 
 def of_queries(q: torch.Tensor, k: torch.Tensor, visibility: Visibility, stride: int, *, scale: float, softcap: float,
                cross: bool, whole: bool, documents: Optional[np.ndarray] = None,
-               bias: Optional[np.ndarray] = None) -> Measured:
+               bias: Optional[np.ndarray] = None, side: int = 0) -> Measured:
     """The numbers of queries [B, H, Tq, d] and keys. `bias`: says what is visible instead of the mask, and what is
-    added; `whole`: all rows of all heads of the layer."""
+    added; `whole`: all rows of all heads of the layer; `side`: cells of the maps of the first sample, 0 for none."""
     exact = torch.promote_types(q.dtype, k.dtype)
     given = visibility.mask if bias is None else bias
     problem = Problem(
@@ -65,18 +69,18 @@ def of_queries(q: torch.Tensor, k: torch.Tensor, visibility: Visibility, stride:
     if bias is not None:  # which leaves padding its keys
         rows = {name: torch.where(counts, values, torch.full_like(values, math.nan)) for name, values in rows.items()}
     values = {} if scores is None else {"importance": scores.importance(problem, invalid)}
-    return Measured(rows, valid, problem.keys, values, 0.0 if sound.any() else math.nan)
+    maps = pooled.of_queries(problem, 0, side, _words(visibility, stride, cross)).read() if side and stride == 1 else None
+    return Measured(rows, valid, problem.keys, values, 0.0 if sound.any() else math.nan, maps)
 
 
 def of_weights(given: torch.Tensor, visibility: Visibility, stride: int, *, cross: bool, sink: bool,
-               tokens: Optional[np.ndarray] = None) -> Measured:
-    """The numbers of weights [B, H, Tq, Tk]. `sink`: a learned one has taken its share; `tokens`: integers [B, Tk]."""
-    q_len, k_len = (None if one is None else torch.from_numpy(np.asarray(one, dtype=np.int64))
-                    for one in (visibility.q_len, visibility.k_len))
-    mask = None if visibility.mask is None else torch.from_numpy(np.array(visibility.mask, dtype=bool))
-    words = weights.Words(visibility.causal, visibility.window, visibility.q_offset, stride, q_len, k_len, mask, cross)
+               tokens: Optional[np.ndarray] = None, side: int = 0) -> Measured:
+    """The numbers of weights [B, H, Tq, Tk]. `sink`: a learned one has taken its share; `tokens`: integers [B, Tk]; `side`
+    as for queries."""
+    words = _words(visibility, stride, cross)
     judged = weights.rows(given, words, sink, None if tokens is None else torch.from_numpy(np.array(tokens)))
-    return Measured(judged.rows, judged.valid.numpy(), int(given.shape[3]), {}, float(judged.row_sum_error))
+    maps = pooled.of_weights(given, words, 0, side).read() if side and stride == 1 else None
+    return Measured(judged.rows, judged.valid.numpy(), int(given.shape[3]), {}, float(judged.row_sum_error), maps)
 
 
 def captured(measured: Measured, origin: Origin, microbatch: int, heads: Heads, causal: bool) -> Captured:
@@ -88,8 +92,19 @@ def captured(measured: Measured, origin: Origin, microbatch: int, heads: Heads, 
               head_offset=heads.first)
     frames = tensors.Frames()
     frames.add_owned("state", "u8", np.frombuffer(state.pack(), dtype=np.uint8))
+    maps = measured.maps
+    if maps is not None:
+        maps = maps._replace(head_offset=heads.first)
+    shown = add_maps(frames, maps, heads.total, True)
     return Captured("state", frames, lambda where: wire.state_keys(where, frames.described, heads=heads.total,
-                                                                   first=(origin.epoch, origin.step)))
+                                                                   first=(origin.epoch, origin.step), maps=shown))
+
+
+def _words(visibility: Visibility, stride: int, cross: bool) -> weights.Words:
+    q_len, k_len = (None if one is None else torch.from_numpy(np.asarray(one, dtype=np.int64))
+                    for one in (visibility.q_len, visibility.k_len))
+    mask = None if visibility.mask is None else torch.from_numpy(np.array(visibility.mask, dtype=bool))
+    return weights.Words(visibility.causal, visibility.window, visibility.q_offset, stride, q_len, k_len, mask, cross)
 
 
 def _list(lengths: Any) -> Optional[List[int]]:

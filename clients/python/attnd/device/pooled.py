@@ -105,7 +105,7 @@ def of_weights(weights: torch.Tensor, words: Words, sample: int = 0, side: int =
 def _softmax_in_cells(p: Problem, chunk: reference.Chunk, k_len: Optional[torch.Tensor], room: torch.Tensor,
                       cut: "_Cut") -> Tuple[torch.Tensor, torch.Tensor]:
     """The weights of a chunk added up into columns of cells, 0 for rows that have none; and which rows have some."""
-    q = p.q.unflatten(1, (p.key_heads, p.group))[chunk.sample, chunk.key_heads, chunk.group, chunk.queries]
+    q = reference.by_key_heads(p)[chunk.sample, chunk.key_heads, chunk.group, chunk.queries]
     shape = (*q.shape[:-1], chunk.keys.stop - chunk.keys.start)
     s = room[:math.prod(shape)].view(shape)
     reference.logits(p, chunk, q, s)
@@ -144,12 +144,11 @@ class _Cut:
 
     def add_keys(self, weights: torch.Tensor, begin: int) -> torch.Tensor:
         """[..., keys from `begin` on] as sums by column."""
-        count, total = weights.shape[-1], None
-        for first in range(0, count, _KEYS):
-            some = slice(first, min(first + _KEYS, count))
-            ones = self._ones(self._column[begin + some.start:begin + some.stop], self.shape[1])
-            part = weights[..., some] @ ones
-            total = part if total is None else total.add_(part)
+        total = weights.new_zeros((*weights.shape[:-1], self.shape[1]))
+        for first in range(0, weights.shape[-1], _KEYS):
+            some = weights[..., first:first + _KEYS]
+            column = self._column[begin + first:begin + first + some.shape[-1]]
+            total += some @ self._ones(column, self.shape[1])
         return total
 
     def keys_of_columns(self) -> torch.Tensor:

@@ -155,7 +155,7 @@ def head_slices(key_heads: int, group: int, most: int) -> Iterator[Tuple[slice, 
 
 def _measure(p: Problem, chunk: Chunk, positions: int, buffers: torch.Tensor) -> Tuple[Place, Sums]:
     """The sums of a chunk, [key heads, heads of each, queries] each."""
-    q = _split(p.q, 1, p.key_heads, p.group)[chunk.sample, chunk.key_heads, chunk.group, chunk.queries]
+    q = by_key_heads(p)[chunk.sample, chunk.key_heads, chunk.group, chunk.queries]
     begin, shape = chunk.keys.start, (*q.shape[:-1], chunk.keys.stop - chunk.keys.start)
     s, e, spare = (buffer[:math.prod(shape)].view(shape) for buffer in buffers)
     logits(p, chunk, q, s)
@@ -181,6 +181,11 @@ def _measure(p: Problem, chunk: Chunk, positions: int, buffers: torch.Tensor) ->
     top, eighth = _largest(e)
     return Place(place, positions), Sums(largest, e.sum(-1), weighted, distances, local, previous, own, following, first,
                                          with_first, seen_keys, reach, top, eighth)
+
+
+def by_key_heads(p: Problem) -> torch.Tensor:
+    """The queries as [B, Hk, H / Hk, Tq, d]."""
+    return _split(p.q, 1, p.key_heads, p.group)
 
 
 def logits(p: Problem, chunk: Chunk, q: torch.Tensor, s: torch.Tensor) -> None:
