@@ -5,7 +5,7 @@
  * Version 1, which attnd stored before there were `state` messages, told what is newest by the
  * order in which messages had arrived, and its ranks by the order in which they had appeared. A
  * message of such a state is read as one of the newest step, of rank 0, and the ranks by their
- * number. */
+ * number; bytes without any rank may be before and after them. */
 #include "daemon/state/layer_state_internal.h"
 #include "daemon/state/stored.h"
 
@@ -152,6 +152,11 @@ static int get_ranks(struct layer_state *state, const msgpack_object *map, uint3
         code = stored_u32(map, "rank_first", WORLD_MAX, &first);
         bool trimmed = bytes > 0 ? bits[0] && bits[bytes - 1] : first == 0;
         code = code || trimmed ? code : ERR_STORE_FORMAT;
+    }
+    for (; !code && bytes > 0 && !bits[bytes - 1]; bytes--) {
+    }
+    for (; !code && bytes > 0 && !bits[0]; bits++, bytes--) {
+        first += 8;
     }
     if (!code && (first % 8 != 0 || bytes > (WORLD_MAX - first) / 8)) {
         code = ERR_STORE_FORMAT;

@@ -181,6 +181,38 @@ static void test_version_1_is_not_sent(void **unused)
     bytes_free(&golden);
 }
 
+/* Ranks of version 1 may have bytes without any, which are not written again. */
+static void test_version_1_is_written_again(void **unused)
+{
+    static const uint8_t of_one[] = "\xa5ranks\xc4\x01\x01",
+                         of_more[] = "\xa5ranks\xc4\x04\0\x81\1";
+    (void)unused;
+    struct bytes stored = bytes_file(GOLDEN_DIR "/../fuzz/state/v1_part_step-2-2_7_2");
+    unsigned char *at = memmem(stored.data, stored.len, of_one, sizeof of_one - 1);
+    assert_non_null(at);
+    size_t before = (size_t)(at - stored.data),
+           size = stored.len + sizeof of_more - sizeof of_one + 1;
+    unsigned char *changed = malloc(size);
+    assert_non_null(changed);
+    memcpy(changed, stored.data, before);
+    memcpy(changed + before, of_more, sizeof of_more);
+    memcpy(changed + before + sizeof of_more, at + sizeof of_one - 1,
+           stored.len - before - sizeof of_one + 1);
+    struct layer_state *state = NULL, *again = NULL;
+    assert_int_equal(layer_state_unpack(changed, size, &state), 0);
+    assert_int_equal(layer_state_ranks(state), 3);
+    struct mpk_writer packed;
+    mpk_writer_init(&packed);
+    assert_int_equal(layer_state_pack(state, &packed), 0);
+    assert_int_equal(layer_state_unpack(packed.buffer.data, packed.buffer.size, &again), 0);
+    assert_int_equal(layer_state_ranks(again), 3);
+    mpk_writer_clear(&packed);
+    layer_state_free(&state);
+    layer_state_free(&again);
+    free(changed);
+    bytes_free(&stored);
+}
+
 struct piece {
     const char *text;
     size_t len;
@@ -292,6 +324,7 @@ int main(void)
         cmocka_unit_test(test_order_and_parts_do_not_matter),
         cmocka_unit_test(test_golden_bytes_are_read_and_written_again),
         cmocka_unit_test(test_version_1_is_not_sent),
+        cmocka_unit_test(test_version_1_is_written_again),
         cmocka_unit_test(test_hostile_states_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
