@@ -254,13 +254,14 @@ uint32_t access_count(const struct access *access)
     return access->count;
 }
 
-bool access_same(const struct access *a, const struct access *b)
+bool access_covers(const struct access *access, const struct access *other)
 {
-    bool same = a->count == b->count; /* no line is in a list twice */
-    for (uint32_t i = 0; same && i < a->count; i++) {
-        same = access_find(b, &a->entry[i]);
+    for (uint32_t i = 0; i < other->count; i++) {
+        if (!access_find(access, &other->entry[i])) {
+            return false;
+        }
     }
-    return same;
+    return true;
 }
 
 bool access_knows(const struct access *access, const char *key)

@@ -33,8 +33,8 @@ int access_parse(const char *text, size_t size, const char *path, struct access 
 void access_free(struct access **access);
 
 uint32_t access_count(const struct access *access);
-/* Whether two lists say the same; the order and comments do not count. */
-bool access_same(const struct access *a, const struct access *b);
+/* Whether the list has every line of the other one; comments do not count. */
+bool access_covers(const struct access *access, const struct access *other);
 
 /* Whether the list knows this public key (KEY_LENGTH characters). */
 bool access_knows(const struct access *access, const char *key);

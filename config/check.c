@@ -190,11 +190,29 @@ static int check_alerts(const struct config *config, char *reterr)
     return 0;
 }
 
+/* One without the other would let in nobody, or everybody. */
+static int check_keys(const struct config *config, char *reterr)
+{
+    bool server = *config->keys_server.text, access = *config->keys_access.text;
+    if (server != access) {
+        snprintf(reterr, CONFIG_ERROR_MAX, "keys.%s: needed with keys.%s",
+                 server ? "access" : "server", server ? "server" : "access");
+        return -1;
+    }
+    if (server && config->insecure) {
+        snprintf(reterr, CONFIG_ERROR_MAX,
+                 "insecure: 'true': there are keys, so TCP has access control (valid: false)");
+        return -1;
+    }
+    return 0;
+}
+
 int config_check(const struct config *config, char *reterr)
 {
     if (check_budget(config, reterr) != 0 || check_endpoints(config, reterr) != 0 ||
         config_check_windows(config, reterr) != 0 || check_drift(config, reterr) != 0 ||
-        check_alerts(config, reterr) != 0 || check_metrics(config, "metrics", reterr) != 0) {
+        check_alerts(config, reterr) != 0 || check_keys(config, reterr) != 0 ||
+        check_metrics(config, "metrics", reterr) != 0) {
         return -1;
     }
     return check_jobs(config, reterr);

@@ -189,9 +189,9 @@ int config_load(struct config *config, const char *path, char *reterr);
 int config_set(struct config *config, const char *assignment, char *reterr);
 
 /* Gives the endpoints that are empty those of an address: "/run/attnd", "tcp://127.0.0.1:5570". All
- * four must then be Unix sockets, unless `insecure` is set. `origin` is the source of the address,
- * and `path` the file that was loaded, for messages; NULL = none. Returns 0, or -1 with a
- * message. */
+ * four must then be Unix sockets, unless there are keys or `insecure` is set. `origin` is the
+ * source of the address, and `path` the file that was loaded, for messages; NULL = none. Returns 0,
+ * or -1 with a message. */
 int config_use_address(struct config *config, const char *address, const char *origin,
                        const char *path, char *reterr);
 /* Puts the sockets that lie in config->directory, and it, elsewhere. Returns 0, or -1 with a

@@ -29,7 +29,7 @@ static int refuse_tcp(struct origin origin, const char *label, const char *text,
         reterr, origin,
         "%s: '%s': over TCP any user of this machine, and any web page, could speak "
         "to attnd: leave it out, and attnd listens on Unix sockets that only its "
-        "user reaches, or set insecure: true (--set insecure=true)",
+        "user reaches, or configure keys, or set insecure: true (--set insecure=true)",
         label, text);
 }
 
@@ -57,12 +57,12 @@ int config_use_address(struct config *config, const char *address, const char *o
 {
     char reason[ADDRESS_REASON_MAX];
     struct origin nowhere = {NULL, 0};
-    bool uses_tcp = false;
+    bool uses_tcp = false, allowed = config->insecure || *config->keys_server.text;
     *config->directory = '\0';
     for (int i = 0; i < ADDRESS_COUNT; i++) {
         config_endpoint *endpoint = endpoint_of(config, i);
         char text[ADDRESS_MAX];
-        if (!config->insecure && check_tcp(config, i, path, reterr) != 0) {
+        if (!allowed && check_tcp(config, i, path, reterr) != 0) {
             return -1;
         }
         if (address_endpoint(address, (enum address_socket)i, text, reason) != 0) {
@@ -74,7 +74,7 @@ int config_use_address(struct config *config, const char *address, const char *o
         }
         set_directory(config, text, i);
     }
-    return uses_tcp && !config->insecure ? refuse_tcp(nowhere, origin, address, reterr) : 0;
+    return uses_tcp && !allowed ? refuse_tcp(nowhere, origin, address, reterr) : 0;
 }
 
 int config_move(struct config *config, const char *directory, char *reterr)

@@ -161,19 +161,28 @@ static int announce_plans(void *data)
     return 0;
 }
 
-/* A terminal that is closed hangs up, too: without a file it ends attnd. */
-static void on_hangup(uv_signal_t *signal, int number)
+/* Cuts readers off that may no longer read; what comes in is judged as it comes. */
+static void daemon_reload_keys(struct daemon *daemon)
 {
-    struct daemon *daemon = signal->data;
-    (void)number;
-    if (daemon->stopping) {
+    char error[CONFIG_ERROR_MAX];
+    bool revoked = false;
+    if (!daemon->keys) {
         return;
     }
-    if (!reload_possible(&daemon->reload)) {
-        begin_stop(daemon, "signal", "SIGHUP");
+    if (keys_reload(daemon->keys, &revoked, error) != 0) {
+        log_event(LOG_ERROR, "keys_refused", LOG_STR("detail", error));
         return;
     }
-    service_reloading(daemon->service);
+    log_event(LOG_INFO, "keys_read", LOG_NUM("keys", keys_count(daemon->keys)),
+              LOG_STR("connections", revoked ? "ended" : "kept"));
+    if (revoked) {
+        publisher_renew(daemon->publisher);
+        tap_renew(daemon->tap);
+    }
+}
+
+static void daemon_reload_config(struct daemon *daemon)
+{
     bool taken = reload_read(&daemon->reload, daemon->plans);
     atomic_store(&daemon->stats.config_refused, !taken);
     if (taken) {
@@ -181,6 +190,25 @@ static void on_hangup(uv_signal_t *signal, int number)
     }
     if (taken && announce_plans(daemon) != 0) {
         log_event(LOG_ERROR, "plans_not_announced", LOG_STR("reason", err_slug(ERR_MEMORY)));
+    }
+}
+
+/* A terminal that is closed hangs up, too: when there is nothing to be read again it ends attnd. */
+static void on_hangup(uv_signal_t *signal, int number)
+{
+    struct daemon *daemon = signal->data;
+    (void)number;
+    if (daemon->stopping) {
+        return;
+    }
+    if (!reload_possible(&daemon->reload) && !daemon->keys) {
+        begin_stop(daemon, "signal", "SIGHUP");
+        return;
+    }
+    service_reloading(daemon->service);
+    daemon_reload_keys(daemon);
+    if (reload_possible(&daemon->reload)) {
+        daemon_reload_config(daemon);
     }
     service_reloaded(daemon->service);
 }
@@ -221,7 +249,8 @@ static int open_service(struct daemon *daemon, char *reterr)
 {
     int code = service_new(&daemon->loop, &daemon->stats, &daemon->service);
     return code ? daemon_fail(reterr, "start", err_text(code))
-                : activation_check(daemon->config.insecure, reterr);
+                : activation_check(daemon->config.insecure || *daemon->config.keys_server.text,
+                                   reterr);
 }
 
 static int open_workers(struct daemon *daemon, char *reterr)
@@ -283,6 +312,7 @@ static int open_control(struct daemon *daemon, char *reterr)
     struct control_view view = {
         .config = &daemon->config,
         .stats = &daemon->stats,
+        .keys = daemon->keys,
         .registry = daemon->registry,
         .publisher = daemon->publisher,
         .pool = daemon->pool,
@@ -305,20 +335,26 @@ static int open_keeper(struct daemon *daemon, char *reterr)
     return keeper_new(&daemon->loop, &daemon->config, &daemon->keeper, reterr);
 }
 
-static int daemon_open_publisher(struct daemon *daemon, char *reterr)
+/* Before the first socket that asks for keys. */
+static int open_keys(struct daemon *daemon, char *reterr)
 {
     daemon->zmq = endpoint_context_new();
     if (!daemon->zmq) {
         return daemon_fail(reterr, "create the ZeroMQ context", zmq_strerror(zmq_errno()));
     }
-    return publisher_new(&daemon->loop, daemon->zmq, &daemon->config, &daemon->stats,
+    return keys_new(daemon->zmq, &daemon->config, &daemon->stats, &daemon->keys, reterr);
+}
+
+static int daemon_open_publisher(struct daemon *daemon, char *reterr)
+{
+    return publisher_new(&daemon->loop, daemon->zmq, daemon->keys, &daemon->config, &daemon->stats,
                          &daemon->publisher, reterr);
 }
 
 static int open_tap(struct daemon *daemon, char *reterr)
 {
-    return tap_new(&daemon->loop, daemon->zmq, &daemon->config, &daemon->stats, &daemon->tap,
-                   reterr);
+    return tap_new(&daemon->loop, daemon->zmq, daemon->keys, &daemon->config, &daemon->stats,
+                   &daemon->tap, reterr);
 }
 
 static int open_ingest(struct daemon *daemon, char *reterr)
@@ -331,7 +367,7 @@ static int open_ingest(struct daemon *daemon, char *reterr)
     if (!prefixes) {
         return daemon_fail(reterr, "start", err_text(ERR_MEMORY));
     }
-    return ingest_new(daemon->zmq, &daemon->config, &daemon->machine, &daemon->inbox,
+    return ingest_new(daemon->zmq, daemon->keys, &daemon->config, &daemon->machine, &daemon->inbox,
                       &daemon->stats, &prefixes, &daemon->ingest, reterr);
 }
 
@@ -441,11 +477,25 @@ static int start_signals(struct daemon *daemon, char *reterr)
 /* Each returns 0, or -1 with a sentence; in this order. */
 typedef int daemon_opener(struct daemon *daemon, char *reterr);
 static daemon_opener *const openers[] = {
-    daemon_open_loop, open_service,  open_keeper,  open_workers,
-    open_registry,    start_signals, open_notify,  daemon_open_publisher,
-    open_tap,         open_ingest,   open_http,    open_history,
-    open_control,     start_http,    start_keeper, start_idle,
-    start_ingest,     NULL,
+    daemon_open_loop,
+    open_service,
+    open_keeper,
+    open_workers,
+    open_registry,
+    start_signals,
+    open_notify,
+    open_keys,
+    daemon_open_publisher,
+    open_tap,
+    open_ingest,
+    open_http,
+    open_history,
+    open_control,
+    start_http,
+    start_keeper,
+    start_idle,
+    start_ingest,
+    NULL,
 };
 static daemon_opener *const openers_apart[] = {
     daemon_open_loop, open_workers, open_registry, start_signals, open_ingest, NULL,
@@ -543,6 +593,7 @@ void daemon_run(struct daemon *daemon)
     service_extend(daemon->service, 0);
     notify_free(&daemon->notify, 0);
     store_free(&daemon->store);
+    keys_free(&daemon->keys);
     zmq_ctx_term(daemon->zmq);
     _exit(EXIT_SUCCESS);
 }
@@ -574,6 +625,7 @@ void daemon_free(struct daemon **daemon_p)
     service_extend(daemon->service, 0);
     notify_free(&daemon->notify, NOTIFY_STOP_MS);
     store_free(&daemon->store);
+    keys_free(&daemon->keys);
     if (daemon->zmq) {
         zmq_ctx_term(daemon->zmq);
     }

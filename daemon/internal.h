@@ -28,6 +28,7 @@ struct daemon {
     uv_timer_t saver;    /* runs while there may be something to save */
     uv_timer_t deadline; /* runs while stopping */
     void *zmq;
+    struct keyring *keys; /* NULL: none are configured */
     struct stats stats;
     struct inbox inbox;
     struct pool *pool;

@@ -124,7 +124,7 @@ static bool is_known(const char *name)
 }
 
 /* Why this socket cannot be used, or NULL. */
-static const char *complaint(int fd, const char *name, bool insecure)
+static const char *complaint(int fd, const char *name, bool tcp_allowed)
 {
     char endpoint[ENDPOINT_MAX];
     if (!is_known(name)) {
@@ -144,9 +144,9 @@ static const char *complaint(int fd, const char *name, bool insecure)
     if (is_http && !is_tcp) {
         return "HTTP needs TCP";
     }
-    if (is_tcp && !is_http && !insecure) {
+    if (is_tcp && !is_http && !tcp_allowed) {
         return "over TCP anybody could speak to attnd: give its unit a path (ListenStream=), or "
-               "set insecure: true";
+               "configure keys, or set insecure: true";
     }
     return NULL;
 }
@@ -160,7 +160,7 @@ static int activation_prepare(int fd)
     return fcntl(fd, F_SETFD, FD_CLOEXEC);
 }
 
-int activation_check(bool insecure, char *reterr)
+int activation_check(bool tcp_allowed, char *reterr)
 {
     char name[NAME_SIZE];
     int count = count_sockets();
@@ -171,7 +171,7 @@ int activation_check(bool insecure, char *reterr)
     }
     for (int i = 0; i < count; i++) {
         read_name(i, name);
-        const char *why = complaint(FIRST_FD + i, name, insecure);
+        const char *why = complaint(FIRST_FD + i, name, tcp_allowed);
         if (!why && activation_prepare(FIRST_FD + i) != 0) {
             why = strerror(errno);
         }

@@ -11,10 +11,10 @@
 #include <stdbool.h>
 
 /* Whether the sockets can be used: every one listens, for TCP or for ipc, and has a unique name;
- * TCP needs `insecure`, except for http. They are made non-blocking, and closed in programs that
+ * TCP must be allowed, except for http. They are made non-blocking, and closed in programs that
  * attnd starts. Once, at the start. Returns 0, or -1 with a sentence in reterr (CONFIG_ERROR_MAX
  * bytes). */
-int activation_check(bool insecure, char *reterr);
+int activation_check(bool tcp_allowed, char *reterr);
 
 /* The socket of this name, whose address ("tcp://127.0.0.1:5570") replaces `endpoint`
  * (ENDPOINT_MAX bytes); the caller's to close. -1 when there is none. After activation_check. */

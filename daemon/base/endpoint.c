@@ -8,15 +8,18 @@
 #include "daemon/base/endpoint.h"
 
 #include "daemon/base/activation.h"
+#include "daemon/base/clock.h"
 #include "config/config.h"
 #include "daemon/base/log.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 #include <zmq.h>
 
@@ -32,6 +35,11 @@
 #define PROBES           2
 #define VANISHED_MS      15000
 #define HANDSHAKE_MS     5000
+/* The limit of a frame is also that of the frames of a handshake with keys: at most 257 bytes and a
+ * peer's metadata. */
+#define HANDSHAKE_BYTES 1024
+/* How long a socket that takes the place of another one waits for it. */
+#define AGAIN_NS UINT64_C(2000000000)
 
 enum io_thread { THREAD_IN, THREAD_OUT, THREAD_COUNT };
 
@@ -195,21 +203,68 @@ static void endpoint_read_bound(void *socket, char *endpoint)
     }
 }
 
-/* The socket that a service manager opened for this key's section, or -1. */
+/* "ingest" of "ingest.endpoint" */
+static void endpoint_name(const struct endpoint_options *options, char ret_name[32])
+{
+    snprintf(ret_name, 32, "%.*s", (int)strcspn(options->key, "."), options->key);
+}
+
+bool endpoint_is_secured(const struct keyring *keys, const char *endpoint)
+{
+    return keys && strncmp(endpoint, "tcp://", strlen("tcp://")) == 0;
+}
+
+/* The socket that a service manager opened for this key's section, or -1. One that asks for keys
+ * may be closed and taken once more. */
 static int take_handed_over(const struct endpoint_options *options)
 {
     char name[32];
-    snprintf(name, sizeof name, "%.*s", (int)strcspn(options->key, "."), options->key);
-    return activation_take(name, options->endpoint);
+    endpoint_name(options, name);
+    int fd = activation_take(name, options->endpoint);
+    return fd >= 0 && endpoint_is_secured(options->keys, options->endpoint)
+               ? fcntl(fd, F_DUPFD_CLOEXEC, 0)
+               : fd;
 }
 
-/* ZeroMQ takes over a descriptor when it binds, and only then. */
+/* ZeroMQ takes over a descriptor when it binds, and only then. A socket that is closed lets go of
+ * its port a moment later. */
 static int bind_socket(void *socket, const struct endpoint_options *options, int fd)
 {
+    uint64_t until_ns = clock_monotonic_ns() + AGAIN_NS;
+    int rc;
     if (fd >= 0 && set_int(socket, ZMQ_USE_FD, fd) != 0) {
         return -1;
     }
-    return zmq_bind(socket, options->endpoint);
+    while ((rc = zmq_bind(socket, options->endpoint)) != 0 && options->again &&
+           zmq_errno() == EADDRINUSE && clock_monotonic_ns() < until_ns) {
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    return rc;
+}
+
+/* A socket that strangers can reach must have turned one away before it is used. */
+static int endpoint_test(const struct endpoint_options *options, char *reterr)
+{
+    char name[32];
+    endpoint_name(options, name);
+    return endpoint_is_secured(options->keys, options->endpoint)
+               ? keys_test(options->keys, name, options->type, options->endpoint, reterr)
+               : 0;
+}
+
+static int endpoint_secure(void *socket, const struct endpoint_options *options)
+{
+    const int64_t handshake = HANDSHAKE_BYTES;
+    char name[32];
+    if (!endpoint_is_secured(options->keys, options->endpoint)) {
+        return 0;
+    }
+    endpoint_name(options, name);
+    int rc = keys_secure(options->keys, socket, name);
+    if (options->max_message < handshake) {
+        rc |= zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &handshake, sizeof handshake);
+    }
+    return rc;
 }
 
 void *endpoint_context_new(void)
@@ -231,10 +286,15 @@ void *endpoint_bind(void *zmq_context, const struct endpoint_options *options, c
     if (!socket) {
         return endpoint_fail(NULL, options, zmq_errno(), reterr);
     }
-    if (set_limits(socket, options) != 0 || bind_socket(socket, options, fd) != 0) {
+    if (set_limits(socket, options) != 0 || endpoint_secure(socket, options) != 0 ||
+        bind_socket(socket, options, fd) != 0) {
         return endpoint_fail(socket, options, zmq_errno(), reterr);
     }
     endpoint_read_bound(socket, options->endpoint);
+    if (endpoint_test(options, reterr) != 0) {
+        zmq_close(socket);
+        return NULL;
+    }
     options->ret_file->key = options->key;
     if (fd < 0) {
         know_file(options->ret_file, options->endpoint);

@@ -4,6 +4,8 @@
 #ifndef DAEMON_BASE_ENDPOINT_H
 #define DAEMON_BASE_ENDPOINT_H
 
+#include "daemon/base/keys.h"
+
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -26,14 +28,20 @@ struct endpoint_options {
     int send_queue;                 /* messages; 0 = ZeroMQ's default */
     int64_t max_message;            /* bytes of one frame */
     int linger_ms;                  /* how long closing may go on sending */
+    struct keyring *keys;           /* that TCP asks for; NULL = none */
+    bool again;                     /* a socket of ours had the endpoint until a moment ago */
     struct endpoint_file *ret_file; /* outlives the socket */
 };
 
 /* Returns the bound socket and replaces options->endpoint by the address it has
  * ("tcp://127.0.0.1:41234" for port *), or NULL with a sentence in reterr (CONFIG_ERROR_MAX bytes):
  * the key, the endpoint, the reason, and what to do. The file of an ipc:// socket is for this user,
- * and for the group if its directory is (0750), whatever the umask. */
+ * and for the group if its directory is (0750), whatever the umask. A TCP socket that asks for keys
+ * has refused an unknown one when it is returned. */
 void *endpoint_bind(void *zmq_context, const struct endpoint_options *options, char *reterr);
+
+/* Whether a socket with these keys asks for them there: over TCP. */
+bool endpoint_is_secured(const struct keyring *keys, const char *endpoint);
 
 /* Any thread: whether clients no longer find the socket, because its file has gone, or the endpoint
  * is another one than it was. */

@@ -20,21 +20,30 @@ struct zsock;
 
 /* Something is to be read: receive one message, with ZMQ_DONTWAIT. */
 typedef void (*zsock_reader)(struct zsock *zsock);
+/* Opens a socket in the place of one that is closed; NULL when that fails. */
+typedef void *(*zsock_opener)(void *data);
 
 struct zsock {
-    void *socket; /* the ZeroMQ socket; owned once zsock_init succeeded */
+    void *socket; /* the ZeroMQ socket; owned once zsock_init succeeded; NULL: see zsock_renew */
     void *data;   /* the user's */
     zsock_reader read;
     uv_poll_t poll;
     uv_prepare_t prepare;
     uv_check_t check;
     uv_idle_t idle;
+    uv_loop_t *loop;
     int open_handles;
+    zsock_opener open;
     void (*on_closed)(struct zsock *zsock);
 };
 
 /* Takes the bound socket over. Returns 0 or libuv's error (then the caller keeps the socket). */
 int zsock_init(struct zsock *zsock, uv_loop_t *loop, void *socket, zsock_reader read, void *data);
+
+/* Closes the socket, with all its connections, and takes the one that `open` returns in its place
+ * when libuv has let go of it. When there is none, `socket` is NULL, which ZeroMQ refuses to send
+ * to, until zsock_renew is called again. */
+void zsock_renew(struct zsock *zsock, zsock_opener open);
 
 /* Stops reading; the ZeroMQ socket is closed in the last close callback, never before libuv has let
  * go of its descriptor. `on_closed` is called after that, from the loop, and may free the zsock. */

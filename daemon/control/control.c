@@ -241,16 +241,29 @@ void control_settle(struct control *control)
 
 /* Requests */
 
+/* By name; `role` is what a client with a key needs for it. */
 static const struct {
     const char *name;
     int (*run)(struct control_request *request);
+    enum access_role role;
 } methods[] = {
-    {"ping", method_ping},         {"jobs", method_jobs},         {"summary", method_summary},
-    {"live", method_live},         {"maps", method_maps},         {"rollout", method_rollout},
-    {"stats", method_stats},       {"monitor", method_monitor},   {"config", method_config},
-    {"flush", method_flush},       {"alerts", method_alerts},     {"baseline", method_baseline},
-    {"plan.get", method_plan_get}, {"plan.set", method_plan_set}, {"plan.reset", method_plan_reset},
-    {"rules", method_rules},       {"trouble", method_trouble},
+    {"ping", method_ping, ACCESS_READ},
+    {"jobs", method_jobs, ACCESS_READ},
+    {"summary", method_summary, ACCESS_READ},
+    {"live", method_live, ACCESS_READ},
+    {"maps", method_maps, ACCESS_READ},
+    {"rollout", method_rollout, ACCESS_READ},
+    {"stats", method_stats, ACCESS_READ},
+    {"monitor", method_monitor, ACCESS_READ},
+    {"config", method_config, ACCESS_READ},
+    {"flush", method_flush, ACCESS_ADMIN},
+    {"alerts", method_alerts, ACCESS_READ},
+    {"baseline", method_baseline, ACCESS_ADMIN},
+    {"plan.get", method_plan_get, ACCESS_READ},
+    {"plan.set", method_plan_set, ACCESS_PLAN},
+    {"plan.reset", method_plan_reset, ACCESS_PLAN},
+    {"rules", method_rules, ACCESS_READ},
+    {"trouble", method_trouble, ACCESS_READ},
 };
 
 static int control_run_method(struct control_request *request, const char *name)
@@ -270,13 +283,54 @@ static int run_request(struct control_request *request, const char *name)
     return !code && !mpk_writer_ok(request->result) ? ERR_MEMORY : code;
 }
 
-static int run_named(struct control_request *request, const msgpack_object *method)
+/* The questions about the past read. */
+static enum access_role control_role(const char *name)
+{
+    for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++) {
+        if (strcmp(name, methods[i].name) == 0) {
+            return methods[i].role;
+        }
+    }
+    return ACCESS_READ;
+}
+
+/* Whether the client may do it to the job in this parameter. Without one, or with a pattern, it is
+ * about all jobs. */
+static bool control_allows_job(struct control_request *request, zmq_msg_t *body,
+                               enum access_role role, const char *key)
+{
+    char name[JOB_NAME_MAX + 1];
+    const char *job = string_param(request, key, "", name, sizeof name);
+    bool one = job && job_name_valid(job, strlen(job));
+    return keys_allow(request->view->keys, body, role, one ? job : NULL);
+}
+
+/* Everybody with a key may ask whether attnd is there. */
+static int control_judge(struct control_request *request, zmq_msg_t *body, const char *name)
+{
+    struct keyring *keys = request->view->keys;
+    enum access_role role = control_role(name);
+    bool two = request->params->type == MSGPACK_OBJECT_MAP && mpk_find(request->params, "job_b");
+    if (!keys || (strcmp(name, "ping") == 0 && keys_know(keys, body)) ||
+        (control_allows_job(request, body, role, "job") &&
+         (!two || control_allows_job(request, body, role, "job_b")))) {
+        return 0;
+    }
+    snprintf(request->detail, CONTROL_DETAIL_MAX,
+             "the key of this client may not do that: %s needs the role %s in keys.access, for the "
+             "job that is named, or for all jobs (*)",
+             name, access_role_name[role]);
+    return ERR_ACCESS;
+}
+
+static int run_named(struct control_request *request, zmq_msg_t *body, const msgpack_object *method)
 {
     char name[METHOD_NAME_MAX] = "";
     if (method->via.str.size < sizeof name) {
         memcpy(name, method->via.str.ptr, method->via.str.size);
     }
-    return run_request(request, name);
+    int code = control_judge(request, body, name);
+    return code ? code : run_request(request, name);
 }
 
 /* [0, id, method, params]; a request too broken to have an id is answered with id 0. */
@@ -300,11 +354,12 @@ static int control_read_request(const msgpack_object *root, struct envelope *env
     return 0;
 }
 
-static int serve_parsed(struct control_request *request, const msgpack_object *root)
+static int serve_parsed(struct control_request *request, zmq_msg_t *body,
+                        const msgpack_object *root)
 {
     const msgpack_object *method = NULL;
     int code = control_read_request(root, request->envelope, &method, &request->params);
-    return code ? code : run_named(request, method);
+    return code ? code : run_named(request, body, method);
 }
 
 static void control_serve(struct control *control, struct envelope *envelope, zmq_msg_t *body)
@@ -323,7 +378,7 @@ static void control_serve(struct control *control, struct envelope *envelope, zm
         return;
     }
     mpk_writer_init(&result);
-    code = serve_parsed(&request, doc.root);
+    code = serve_parsed(&request, body, doc.root);
     if (code != CONTROL_WAIT) {
         control_answer(control, envelope, code, detail, &result);
     }
@@ -408,6 +463,7 @@ int control_new(uv_loop_t *loop, void *zmq_context, const struct control_view *v
         .send_queue = ANSWERS_MAX,
         .max_message = REQUEST_BYTES_MAX,
         .linger_ms = 200,
+        .keys = view->keys,
     };
     struct control *control = calloc(1, sizeof *control);
     options.ret_file = control ? &control->file : NULL;

@@ -14,6 +14,7 @@
 #define DAEMON_CONTROL_CONTROL_H
 
 #include "config/config.h"
+#include "daemon/base/keys.h"
 #include "daemon/publish/publisher.h"
 #include "daemon/run/registry.h"
 #include "daemon/base/stats.h"
@@ -30,6 +31,7 @@ struct control_view {
     uv_loop_t *loop; /* control_new sets it */
     struct config *config;
     struct stats *stats;
+    struct keyring *keys; /* NULL = none: every client may do everything */
     struct registry *registry;
     struct publisher *publisher;
     struct pool *pool;

@@ -45,6 +45,7 @@ struct ingest_share {
 struct ingest {
     void *socket; /* the thread's, once it runs */
     struct endpoint_file file;
+    struct keyring *keys;
     _Atomic(char *) next_endpoint; /* for the thread to bind again; NULL = nothing to do */
     struct config own;             /* as it was at the start: the loop moves endpoints of its own */
     const struct config *config;
@@ -239,12 +240,21 @@ static void ingest_shed(struct ingest *ingest, struct message *message, int code
     }
 }
 
+static bool ingest_may_send(struct ingest *ingest, struct message *message)
+{
+    const char *job = message->header.job;
+    return !*job || keys_allow(ingest->keys, &message->frames[0], ACCESS_PUBLISH, job);
+}
+
 int ingest_take(struct ingest *ingest, struct message *message)
 {
     const char *key = NULL;
     int code = message_check(message, ingest->config, &key);
     if (!code) {
         code = price(ingest, message);
+    }
+    if (!ingest_may_send(ingest, message)) {
+        code = ERR_KEY; /* whatever else: nobody speaks for the job of another key */
     }
     message->reserved = message->header.type == MESSAGE_EVENT;
     bool valid = !code || code == ERR_TOO_LARGE || code == ERR_ENTRIES_LIMIT;
@@ -429,6 +439,7 @@ static int ingest_open_socket(struct ingest *ingest, void *zmq_context, struct c
         /* ZeroMQ ends the connection of a larger frame, and nobody could say why: what trainers
            that were not told send is read, and counted. */
         .max_message = 2 * (int64_t)config->ingest_max_message,
+        .keys = ingest->keys,
         .ret_file = &ingest->file,
     };
     ingest->socket = endpoint_bind(zmq_context, &options, reterr);
@@ -466,9 +477,9 @@ static int open_ends(struct ingest *ingest, void *zmq_context, struct config *co
     return zmq_context ? ingest_open_socket(ingest, zmq_context, config, reterr) : 0;
 }
 
-int ingest_new(void *zmq_context, struct config *config, const struct machine *machine,
-               struct inbox *inbox, struct stats *stats, struct plan_prefixes **plans,
-               struct ingest **ret_ingest, char *reterr)
+int ingest_new(void *zmq_context, struct keyring *keys, struct config *config,
+               const struct machine *machine, struct inbox *inbox, struct stats *stats,
+               struct plan_prefixes **plans, struct ingest **ret_ingest, char *reterr)
 {
     struct ingest *ingest = calloc(1, sizeof *ingest);
     if (!ingest) {
@@ -476,6 +487,7 @@ int ingest_new(void *zmq_context, struct config *config, const struct machine *m
         snprintf(reterr, CONFIG_ERROR_MAX, "%s", err_text(ERR_MEMORY));
         return -1;
     }
+    ingest->keys = keys;
     ingest->own = *config;
     ingest->config = &ingest->own;
     ingest->machine = machine;

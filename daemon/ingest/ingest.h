@@ -11,6 +11,7 @@
 #ifndef DAEMON_INGEST_INGEST_H
 #define DAEMON_INGEST_INGEST_H
 
+#include "daemon/base/keys.h"
 #include "config/config.h"
 #include "daemon/base/inbox.h"
 #include "daemon/ingest/message.h"
@@ -26,9 +27,9 @@ struct ingest_share;
  * back to *config; without a context there is no socket, only ingest_take. Returns 0, or -1 with a
  * sentence in reterr (CONFIG_ERROR_MAX bytes). `config`, `machine`, `inbox` and `stats` outlive the
  * ingest; *plans is taken over in any case. */
-int ingest_new(void *zmq_context, struct config *config, const struct machine *machine,
-               struct inbox *inbox, struct stats *stats, struct plan_prefixes **plans,
-               struct ingest **ret_ingest, char *reterr);
+int ingest_new(void *zmq_context, struct keyring *keys, struct config *config,
+               const struct machine *machine, struct inbox *inbox, struct stats *stats,
+               struct plan_prefixes **plans, struct ingest **ret_ingest, char *reterr);
 
 /* Starts the thread, which has a copy of the config. Returns as above. */
 int ingest_start(struct ingest *ingest, char *reterr);

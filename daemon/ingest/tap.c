@@ -17,6 +17,7 @@
 #include "daemon/base/clock.h"
 #include "daemon/base/endpoint.h"
 #include "daemon/base/hash.h"
+#include "daemon/base/log.h"
 #include "proto/header.h"
 #include "proto/mpk.h"
 #include "daemon/base/zsock.h"
@@ -67,7 +68,9 @@ struct tapped_job {
 struct tap {
     struct zsock zsock;
     struct endpoint_file file;
-    const struct config *config;
+    void *zmq;
+    struct keyring *keys;
+    struct config *config;
     struct stats *stats;
     struct flight *flight;
     struct tapped_job *jobs; /* listened to, and heard of since */
@@ -382,19 +385,20 @@ static void tap_on_subscription(struct zsock *zsock)
 
 /* Life ----------------------------------------------------------------------------------------- */
 
-static void *tap_open_socket(void *zmq_context, struct config *config,
-                             struct endpoint_file *ret_file, char *reterr)
+static void *tap_open_socket(struct tap *tap, bool again, char *reterr)
 {
     struct endpoint_options options = {
         .key = "tap.endpoint",
-        .endpoint = config->tap_endpoint.text,
+        .endpoint = tap->config->tap_endpoint.text,
         .type = ZMQ_XPUB,
         .send_queue = SEND_QUEUE,
         .max_message = SUBSCRIPTION_BYTES_MAX,
         .linger_ms = LINGER_MS,
-        .ret_file = ret_file,
+        .keys = tap->keys,
+        .again = again,
+        .ret_file = &tap->file,
     };
-    void *socket = endpoint_bind(zmq_context, &options, reterr);
+    void *socket = endpoint_bind(tap->zmq, &options, reterr);
     int verbose = 1;
     if (socket) {
         zmq_setsockopt(socket, ZMQ_XPUB_VERBOSE, &verbose, sizeof verbose);
@@ -402,7 +406,31 @@ static void *tap_open_socket(void *zmq_context, struct config *config,
     return socket;
 }
 
-static struct tap *make_tap(struct config *config, struct stats *stats)
+/* Nobody listens until recorders have come back. */
+static void *tap_open_again(void *data)
+{
+    struct tap *tap = data;
+    char error[CONFIG_ERROR_MAX] = "";
+    void *socket = tap_open_socket(tap, true, error);
+    tap->prefix_count = 0;
+    tap->others = 0;
+    tap->listened = false;
+    forget_jobs(tap, true);
+    if (!socket) {
+        log_event(LOG_ERROR, "socket_lost", LOG_STR("reason", error));
+    }
+    return socket;
+}
+
+void tap_renew(struct tap *tap)
+{
+    if (endpoint_is_secured(tap->keys, tap->config->tap_endpoint.text)) {
+        zsock_renew(&tap->zsock, tap_open_again);
+    }
+}
+
+static struct tap *make_tap(void *zmq_context, struct keyring *keys, struct config *config,
+                            struct stats *stats)
 {
     struct tap *tap = calloc(1, sizeof *tap);
     struct flight *flight = calloc(1, sizeof *flight);
@@ -412,6 +440,8 @@ static struct tap *make_tap(struct config *config, struct stats *stats)
         return NULL;
     }
     flight->references = 1;
+    tap->zmq = zmq_context;
+    tap->keys = keys;
     tap->config = config;
     tap->stats = stats;
     tap->flight = flight;
@@ -425,15 +455,15 @@ static void free_tap(struct tap *tap)
     free(tap);
 }
 
-int tap_new(uv_loop_t *loop, void *zmq_context, struct config *config, struct stats *stats,
-            struct tap **ret_tap, char *reterr)
+int tap_new(uv_loop_t *loop, void *zmq_context, struct keyring *keys, struct config *config,
+            struct stats *stats, struct tap **ret_tap, char *reterr)
 {
-    struct tap *tap = make_tap(config, stats);
+    struct tap *tap = make_tap(zmq_context, keys, config, stats);
     if (!tap) {
         snprintf(reterr, CONFIG_ERROR_MAX, "tap.endpoint: %s", err_text(ERR_MEMORY));
         return -1;
     }
-    void *socket = tap_open_socket(zmq_context, config, &tap->file, reterr);
+    void *socket = tap_open_socket(tap, false, reterr);
     if (!socket) {
         goto fail;
     }
@@ -455,6 +485,10 @@ fail:
 void tap_keep(void *data)
 {
     struct tap *tap = data;
+    if (!tap->zsock.socket) {
+        tap_renew(tap);
+        return;
+    }
     endpoint_keep(tap->zsock.socket, tap->config->tap_endpoint.text, &tap->file);
 }
 

@@ -12,6 +12,7 @@
 #define DAEMON_INGEST_TAP_H
 
 #include "config/config.h"
+#include "daemon/base/keys.h"
 #include "daemon/ingest/message.h"
 #include "daemon/base/stats.h"
 
@@ -21,10 +22,12 @@ struct tap;
 
 /* Binds tap.endpoint, and writes the address it got back to *config. Returns 0, or -1 with a
  * sentence in reterr (CONFIG_ERROR_MAX bytes). */
-int tap_new(uv_loop_t *loop, void *zmq_context, struct config *config, struct stats *stats,
-            struct tap **ret_tap, char *reterr);
+int tap_new(uv_loop_t *loop, void *zmq_context, struct keyring *keys, struct config *config,
+            struct stats *stats, struct tap **ret_tap, char *reterr);
 /* A message that has just arrived, before anything else is done with it. Accepts NULL. */
 void tap_message(struct tap *tap, struct message *message);
+/* Ends the connections of all recorders that came with keys; those who still may come back. */
+void tap_renew(struct tap *tap);
 /* Binds again when recorders no longer find the socket. `data` is the tap. */
 void tap_keep(void *data);
 /* Stops; freed once the loop has run the close callbacks. Accepts NULL. */

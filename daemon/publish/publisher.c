@@ -44,7 +44,9 @@ struct publisher {
     struct endpoint_file file;
     uv_timer_t snapshot_timer;
     int open; /* zsock and timer not closed yet */
-    const struct config *config;
+    void *zmq;
+    struct keyring *keys;
+    struct config *config;
     struct stats *stats;
     struct last_value *values[WORTH_COUNT];
     uint64_t value_bytes;
@@ -315,20 +317,21 @@ static void publisher_on_subscription(struct zsock *zsock)
     }
 }
 
-static void *publisher_open_socket(void *zmq_context, struct config *config,
-                                   struct endpoint_file *ret_file, char *reterr)
+static void *publisher_open_socket(struct publisher *publisher, bool again, char *reterr)
 {
     struct endpoint_options options = {
         .key = "publish.endpoint",
-        .endpoint = config->publish_endpoint.text,
+        .endpoint = publisher->config->publish_endpoint.text,
         .type = ZMQ_XPUB,
-        .send_queue = (int)config->publish_send_queue,
+        .send_queue = (int)publisher->config->publish_send_queue,
         .max_message = SUBSCRIPTION_BYTES_MAX,
         .linger_ms = LINGER_MS,
-        .ret_file = ret_file,
+        .keys = publisher->keys,
+        .again = again,
+        .ret_file = &publisher->file,
     };
     int verbose = 1;
-    void *socket = endpoint_bind(zmq_context, &options, reterr);
+    void *socket = endpoint_bind(publisher->zmq, &options, reterr);
     if (socket) { /* every subscription is handed up, also one that another subscriber already has
                    */
         zmq_setsockopt(socket, ZMQ_XPUB_VERBOSE, &verbose, sizeof verbose);
@@ -336,17 +339,38 @@ static void *publisher_open_socket(void *zmq_context, struct config *config,
     return socket;
 }
 
-int publisher_new(uv_loop_t *loop, void *zmq_context, struct config *config, struct stats *stats,
-                  struct publisher **ret_publisher, char *reterr)
+static void *publisher_open_again(void *data)
+{
+    char error[CONFIG_ERROR_MAX] = "";
+    void *socket = publisher_open_socket(data, true, error);
+    if (!socket) {
+        log_event(LOG_ERROR, "socket_lost", LOG_STR("reason", error));
+    }
+    return socket;
+}
+
+void publisher_renew(struct publisher *publisher)
+{
+    if (endpoint_is_secured(publisher->keys, publisher->config->publish_endpoint.text)) {
+        zsock_renew(&publisher->zsock, publisher_open_again);
+    }
+}
+
+int publisher_new(uv_loop_t *loop, void *zmq_context, struct keyring *keys, struct config *config,
+                  struct stats *stats, struct publisher **ret_publisher, char *reterr)
 {
     struct publisher *publisher = calloc(1, sizeof *publisher);
-    void *socket =
-        publisher ? publisher_open_socket(zmq_context, config, &publisher->file, reterr) : NULL;
+    void *socket = NULL;
+    if (publisher) {
+        publisher->zmq = zmq_context;
+        publisher->keys = keys;
+        publisher->config = config;
+        publisher->stats = stats;
+        socket = publisher_open_socket(publisher, false, reterr);
+    }
     if (!socket) {
         goto fail;
     }
-    publisher->config = config;
-    publisher->stats = stats;
     int rc = zsock_init(&publisher->zsock, loop, socket, publisher_on_subscription, publisher);
     if (rc != 0) {
         snprintf(reterr, CONFIG_ERROR_MAX, "publish.endpoint: %s", uv_strerror(rc));
@@ -376,6 +400,10 @@ static bool is_topic_of(const char *topic, const char *job)
 void publisher_keep(void *data)
 {
     struct publisher *publisher = data;
+    if (!publisher->zsock.socket) {
+        publisher_renew(publisher);
+        return;
+    }
     endpoint_keep(publisher->zsock.socket, publisher->config->publish_endpoint.text,
                   &publisher->file);
 }

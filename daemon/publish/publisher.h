@@ -11,6 +11,7 @@
 #define DAEMON_PUBLISH_PUBLISHER_H
 
 #include "config/config.h"
+#include "daemon/base/keys.h"
 #include "proto/mpk.h"
 #include "daemon/base/stats.h"
 
@@ -20,8 +21,8 @@ struct publisher;
 
 /* Binds publish.endpoint, and writes the address it got back to *config. Returns 0, or -1 with a
  * sentence in reterr (CONFIG_ERROR_MAX bytes). */
-int publisher_new(uv_loop_t *loop, void *zmq_context, struct config *config, struct stats *stats,
-                  struct publisher **ret_publisher, char *reterr);
+int publisher_new(uv_loop_t *loop, void *zmq_context, struct keyring *keys, struct config *config,
+                  struct stats *stats, struct publisher **ret_publisher, char *reterr);
 
 /* Sends an encoded result of a run[RUN_BYTES] and keeps it as the last value of the topic and the
  * track (the window rule of a summary; else 0): a late subscriber gets the newest summary of every
@@ -52,6 +53,8 @@ void publisher_each(const struct publisher *publisher, const char *prefix,
 bool publisher_has(const struct publisher *publisher, const uint8_t *run, const char *topic,
                    uint32_t track);
 
+/* Ends the connections of all subscribers that came with keys; those who still may come back. */
+void publisher_renew(struct publisher *publisher);
 /* Binds again when clients no longer find the socket. `data` is the publisher. */
 void publisher_keep(void *data);
 

@@ -17,7 +17,7 @@ from harness import ATTND, PATIENCE_S, Attnd, Reader, Trainer, free_ports, softm
 
 SOCKETS = ("ingest", "publish", "control", "tap")
 REASON = ("over TCP any user of this machine, and any web page, could speak to attnd: leave it out, and attnd listens on "
-          "Unix sockets that only its user reaches, or set insecure: true (--set insecure=true)")
+          "Unix sockets that only its user reaches, or configure keys, or set insecure: true (--set insecure=true)")
 # The default config of the version before sockets were the default.
 OLD_CONFIG = Path(__file__).with_name("attnd-0.1.0.yaml")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")

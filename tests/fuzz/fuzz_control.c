@@ -92,7 +92,7 @@ static void fuzz_control_start(void)
                                 .messages_in_flight = nothing,
                                 .plans = plans_new(&config)};
     REQUIRE(view.plans && pool_new(1, 4, &view.pool) == 0);
-    REQUIRE(publisher_new(&loop, zmq, &config, &stats, &publisher, error) == 0);
+    REQUIRE(publisher_new(&loop, zmq, NULL, &config, &stats, &publisher, error) == 0);
     REQUIRE(store_new(&config, &stats, &view.store) == 0);
     sink = (struct result_sink){
         .put = fuzz_control_put, .store = view.store, .stats = &stats, .maps = &maps};

@@ -38,6 +38,16 @@ static void test_a_message_fits_the_budget(void **state)
                    "could never be read (valid: at most 100MiB)");
 }
 
+static void test_keys_come_together(void **state)
+{
+    (void)state;
+    assert_fits(WITH("keys.server=/k", "keys.access=/a"));
+    assert_clashes(WITH("keys.server=/k"), "keys.access: needed with keys.server");
+    assert_clashes(WITH("keys.access=/a"), "keys.server: needed with keys.access");
+    assert_clashes(WITH("keys.server=/k", "keys.access=/a", "insecure=true"),
+                   "insecure: 'true': there are keys, so TCP has access control (valid: false)");
+}
+
 static void test_every_window_is_another(void **state)
 {
     (void)state;
@@ -193,6 +203,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_message_fits_the_budget),
+        cmocka_unit_test(test_keys_come_together),
         cmocka_unit_test(test_every_window_is_another),
         cmocka_unit_test(test_a_window_has_at_most_64_parts),
         cmocka_unit_test(test_endpoints_differ),

@@ -4,8 +4,8 @@
 
 #define REASON                                                                                     \
     "over TCP any user of this machine, and any web page, could speak to attnd: leave it out, "    \
-    "and attnd listens on Unix sockets that only its user reaches, or set insecure: true (--set "  \
-    "insecure=true)"
+    "and attnd listens on Unix sockets that only its user reaches, or configure keys, or set "     \
+    "insecure: true (--set insecure=true)"
 
 static struct config endpoints_at(const char *address, const char *first, const char *second)
 {
@@ -40,6 +40,14 @@ static void test_an_address_is_where_all_four_are(void **state)
     assert_at(&config, "ipc:///run/attnd/ingest", "ipc:///run/attnd/publish",
               "ipc:///run/attnd/control", "ipc:///run/attnd/tap", "/run/attnd");
     config = endpoints_at("tcp://node:7000", "insecure=true", NULL);
+    assert_at(&config, "tcp://node:7000", "tcp://node:7001", "tcp://node:7002", "tcp://node:7003",
+              "");
+}
+
+static void test_tcp_with_keys_is_no_stranger(void **state)
+{
+    (void)state;
+    struct config config = endpoints_at("tcp://node:7000", "keys.server=/k", "keys.access=/a");
     assert_at(&config, "tcp://node:7000", "tcp://node:7001", "tcp://node:7002", "tcp://node:7003",
               "");
 }
@@ -134,6 +142,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_an_address_is_where_all_four_are),
+        cmocka_unit_test(test_tcp_with_keys_is_no_stranger),
         cmocka_unit_test(test_an_endpoint_that_is_named_stays),
         cmocka_unit_test(test_the_directory_counts_by_what_lies_in_it),
         cmocka_unit_test(test_a_wrong_address_names_who_gave_it),

@@ -35,7 +35,7 @@ static int tap_set_up(void **state)
     strcpy(f.config.tap_endpoint.text, "inproc://tap");
     f.config.tap_budget = BUDGET;
     uv_loop_init(&f.loop);
-    assert_int_equal(tap_new(&f.loop, f.zmq, &f.config, &f.stats, &f.tap, error), 0);
+    assert_int_equal(tap_new(&f.loop, f.zmq, NULL, &f.config, &f.stats, &f.tap, error), 0);
     *state = &f;
     return 0;
 }
@@ -459,7 +459,7 @@ static void test_an_endpoint_that_cannot_be_bound_is_said(void **state)
     struct tap_fixture *f = *state;
     struct tap *second;
     char error[CONFIG_ERROR_MAX] = "";
-    assert_int_equal(tap_new(&f->loop, f->zmq, &f->config, &f->stats, &second, error), -1);
+    assert_int_equal(tap_new(&f->loop, f->zmq, NULL, &f->config, &f->stats, &second, error), -1);
     assert_string_equal(error, "tap.endpoint: cannot bind inproc://tap: Address already in use; is "
                                "another attnd running? stop it, or choose another endpoint with "
                                "--set");

@@ -1,0 +1,436 @@
+/* SPDX-License-Identifier: MIT */
+/* libzmq lets everybody in when no handler answers, unless the socket has a ZAP domain and
+ * ZMQ_ZAP_ENFORCE_DOMAIN. Nothing here relies on having read that right: keys_test knocks at every
+ * socket after it was bound. The handler must outlive the sockets; if it fails, the process ends at
+ * once, since its peers could no longer be told apart.
+ *
+ * The User-Id of a connection is its public key, by which its messages are judged. */
+#include "daemon/base/keys.h"
+
+#include "daemon/base/clock.h"
+#include "daemon/base/log.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+/* In the draft block of zmq.h, but handled by every libzmq that has it (4.3.3 on). */
+#define ENFORCE_DOMAIN 93
+#define HANDLER        "inproc://zeromq.zap.01"
+/* Bytes of a key, and of a frame of a request that is worth reading. */
+#define KEY_BYTES     32
+#define ZAP_FRAME_MAX 256
+/* How long a socket may take to refuse the test; it takes milliseconds. */
+#define TEST_MS 30000
+
+struct keyring {
+    char path[CONFIG_TEXT_MAX];
+    char secret[KEY_LENGTH + 1], public[KEY_LENGTH + 1];
+    pthread_rwlock_t lock; /* of the two below */
+    struct access *access;
+    char test[KEY_LENGTH + 1]; /* the key of a test that goes on */
+    struct stats *stats;
+    void *handler;
+    int stop_fd;
+    pthread_t thread;
+};
+
+/* Judging ---------------------------------------------------------------------------------------
+ */
+
+/* A connection to a socket. Subscribers get everything, so they must be allowed to read all jobs.
+ */
+static bool keys_admit(const struct access *access, const char *key, const char *socket)
+{
+    if (strcmp(socket, "ingest") == 0) {
+        return access_allows_some(access, key, ACCESS_PUBLISH);
+    }
+    if (strcmp(socket, "control") == 0) {
+        return access_knows(access, key);
+    }
+    return access_allows(access, key, ACCESS_READ, NULL);
+}
+
+static const char *keys_sender(zmq_msg_t *frame)
+{
+    const char *key = zmq_msg_gets(frame, "User-Id");
+    return key && key_is_text(key, strlen(key)) ? key : NULL;
+}
+
+bool keys_allow(struct keyring *keys, zmq_msg_t *frame, enum access_role role, const char *job)
+{
+    const char *key = keys ? keys_sender(frame) : NULL;
+    if (!key) {
+        return true;
+    }
+    pthread_rwlock_rdlock(&keys->lock);
+    bool allowed = access_allows(keys->access, key, role, job);
+    pthread_rwlock_unlock(&keys->lock);
+    return allowed;
+}
+
+bool keys_know(struct keyring *keys, zmq_msg_t *frame)
+{
+    const char *key = keys ? keys_sender(frame) : NULL;
+    if (!key) {
+        return true;
+    }
+    pthread_rwlock_rdlock(&keys->lock);
+    bool known = access_knows(keys->access, key);
+    pthread_rwlock_unlock(&keys->lock);
+    return known;
+}
+
+/* The handler -----------------------------------------------------------------------------------
+ */
+
+/* The frames of a ZAP request, in their order. */
+enum {
+    ZAP_VERSION,
+    ZAP_ID,
+    ZAP_DOMAIN,
+    ZAP_ADDRESS,
+    ZAP_ROUTING,
+    ZAP_MECHANISM,
+    ZAP_CREDENTIALS,
+    ZAP_FRAMES
+};
+
+struct zap_request {
+    char text[ZAP_FRAMES][ZAP_FRAME_MAX];
+    size_t size[ZAP_FRAMES]; /* of the frame, however much of it is in the text */
+    int count;
+};
+
+static void keys_die(const char *what)
+{
+    log_event(LOG_ERROR, "keys_handler_failed", LOG_STR("call", what),
+              LOG_STR("reason", zmq_strerror(zmq_errno())));
+    abort();
+}
+
+static void keys_read_request(void *socket, struct zap_request *ret_request)
+{
+    int more = 1;
+    size_t size = sizeof more;
+    *ret_request = (struct zap_request){.count = 0};
+    while (more) {
+        char beyond[ZAP_FRAME_MAX];
+        bool fits = ret_request->count < ZAP_FRAMES;
+        int index = ret_request->count;
+        int length =
+            zmq_recv(socket, fits ? ret_request->text[index] : beyond, ZAP_FRAME_MAX - 1, 0);
+        if (length < 0 && zmq_errno() == EINTR) {
+            continue;
+        }
+        if (length < 0 || zmq_getsockopt(socket, ZMQ_RCVMORE, &more, &size) != 0) {
+            keys_die("zmq_recv");
+        }
+        if (fits) {
+            ret_request->size[index] = (size_t)length;
+        }
+        ret_request->count++;
+    }
+}
+
+static void zap_send(void *socket, const void *data, size_t size, int flags)
+{
+    while (zmq_send(socket, data, size, flags) < 0) {
+        if (zmq_errno() != EINTR) {
+            keys_die("zmq_send");
+        }
+    }
+}
+
+/* Whether the connection may be; its key, "" when it has none. */
+static bool keys_judge(struct keyring *keys, const struct zap_request *request,
+                       char ret_key[KEY_LENGTH + 1], bool *ret_is_test)
+{
+    bool sound =
+        request->count == ZAP_FRAMES && strcmp(request->text[ZAP_VERSION], "1.0") == 0 &&
+        strcmp(request->text[ZAP_MECHANISM], "CURVE") == 0 &&
+        request->size[ZAP_CREDENTIALS] == KEY_BYTES &&
+        zmq_z85_encode(ret_key, (const uint8_t *)request->text[ZAP_CREDENTIALS], KEY_BYTES);
+    if (!sound) {
+        *ret_key = '\0';
+        *ret_is_test = false;
+        return false;
+    }
+    pthread_rwlock_rdlock(&keys->lock);
+    bool admitted = keys_admit(keys->access, ret_key, request->text[ZAP_DOMAIN]);
+    *ret_is_test = strcmp(ret_key, keys->test) == 0;
+    pthread_rwlock_unlock(&keys->lock);
+    return admitted;
+}
+
+static void keys_answer(struct keyring *keys)
+{
+    struct zap_request request;
+    char key[KEY_LENGTH + 1];
+    bool is_test;
+    keys_read_request(keys->handler, &request);
+    bool admitted = keys_judge(keys, &request, key, &is_test);
+    const char *status = admitted ? "200" : "400", *text = admitted ? "OK" : "No access";
+    if (!admitted && !is_test) {
+        uint64_t before = stats_get(keys->stats, COUNT_KEYS_REFUSED);
+        stats_add(keys->stats, COUNT_KEYS_REFUSED, 1);
+        if (log_is_round(before)) {
+            log_event(LOG_WARNING, "connection_refused",
+                      LOG_STR("socket", request.text[ZAP_DOMAIN]),
+                      LOG_STR("from", request.text[ZAP_ADDRESS]), LOG_STR("public_key", key),
+                      LOG_NUM("count", before + 1));
+        }
+    }
+    zap_send(keys->handler, "1.0", 3, ZMQ_SNDMORE);
+    zap_send(keys->handler, request.text[ZAP_ID], strlen(request.text[ZAP_ID]), ZMQ_SNDMORE);
+    zap_send(keys->handler, status, 3, ZMQ_SNDMORE);
+    zap_send(keys->handler, text, strlen(text), ZMQ_SNDMORE);
+    zap_send(keys->handler, key, admitted ? strlen(key) : 0, ZMQ_SNDMORE);
+    zap_send(keys->handler, "", 0, 0);
+}
+
+static void *keys_main(void *data)
+{
+    struct keyring *keys = data;
+    zmq_pollitem_t items[] = {{.socket = keys->handler, .events = ZMQ_POLLIN},
+                              {.fd = keys->stop_fd, .events = ZMQ_POLLIN}};
+    pthread_setname_np(pthread_self(), "attnd-keys");
+    while (!items[1].revents) {
+        if (zmq_poll(items, 2, -1) < 0) {
+            if (zmq_errno() != EINTR) {
+                keys_die("zmq_poll");
+            }
+            continue;
+        }
+        if (items[0].revents) {
+            keys_answer(keys);
+        }
+    }
+    zmq_close(keys->handler);
+    return NULL;
+}
+
+/* Sockets ---------------------------------------------------------------------------------------
+ */
+
+static int keys_set_int(void *socket, int option, int value)
+{
+    return zmq_setsockopt(socket, option, &value, sizeof value);
+}
+
+int keys_secure(struct keyring *keys, void *socket, const char *name)
+{
+    int rc = keys_set_int(socket, ZMQ_CURVE_SERVER, 1);
+    rc |= zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, keys->secret, sizeof keys->secret);
+    rc |= zmq_setsockopt(socket, ZMQ_ZAP_DOMAIN, name, strlen(name));
+    rc |= keys_set_int(socket, ENFORCE_DOMAIN, 1);
+    return rc == 0 ? 0 : -1;
+}
+
+/* An address to connect to, of what is bound: any address of this machine is its own, too. */
+static void keys_reach(const char *endpoint, char ret_endpoint[ENDPOINT_MAX])
+{
+    static const char *const any[][2] = {{"tcp://0.0.0.0:", "tcp://127.0.0.1:"},
+                                         {"tcp://[::]:", "tcp://[::1]:"}};
+    snprintf(ret_endpoint, ENDPOINT_MAX, "%s", endpoint);
+    for (int i = 0; i < 2; i++) {
+        size_t length = strlen(any[i][0]);
+        if (strncmp(endpoint, any[i][0], length) == 0) {
+            snprintf(ret_endpoint, ENDPOINT_MAX, "%s%s", any[i][1], endpoint + length);
+        }
+    }
+}
+
+/* The socket type that such a one talks to. */
+static int keys_peer(int type)
+{
+    return type == ZMQ_SUB ? ZMQ_PUB : type == ZMQ_XPUB ? ZMQ_SUB : ZMQ_DEALER;
+}
+
+/* Waits for the end of a handshake. Returns its event, 0 when none came. */
+static int keys_handshake(void *monitor)
+{
+    uint64_t until_ns = clock_monotonic_ns() + TEST_MS * UINT64_C(1000000);
+    zmq_pollitem_t item = {.socket = monitor, .events = ZMQ_POLLIN};
+    while (clock_monotonic_ns() < until_ns) {
+        char frame[ENDPOINT_MAX];
+        uint16_t event = 0;
+        if (zmq_poll(&item, 1, TEST_MS / 100) <= 0) {
+            continue;
+        }
+        if (zmq_recv(monitor, frame, sizeof frame, 0) >= (int)sizeof event) {
+            memcpy(&event, frame, sizeof event);
+        }
+        zmq_recv(monitor, frame, sizeof frame, 0); /* the address */
+        if (event == ZMQ_EVENT_HANDSHAKE_FAILED_AUTH || event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) {
+            return event;
+        }
+    }
+    return 0;
+}
+
+/* Connects as a stranger, in a context of its own. */
+static int keys_knock(struct keyring *keys, int type, const char *endpoint)
+{
+    char secret[KEY_LENGTH + 1], public[KEY_LENGTH + 1], reachable[ENDPOINT_MAX];
+    void *context = zmq_ctx_new();
+    void *socket = context ? zmq_socket(context, keys_peer(type)) : NULL;
+    void *monitor = context ? zmq_socket(context, ZMQ_PAIR) : NULL;
+    int event = 0;
+    keys_reach(endpoint, reachable);
+    if (socket && monitor && zmq_curve_keypair(public, secret) == 0) {
+        pthread_rwlock_wrlock(&keys->lock);
+        strcpy(keys->test, public);
+        pthread_rwlock_unlock(&keys->lock);
+        int rc = keys_set_int(socket, ZMQ_LINGER, 0);
+        rc |= zmq_setsockopt(socket, ZMQ_CURVE_SERVERKEY, keys->public, sizeof keys->public);
+        rc |= zmq_setsockopt(socket, ZMQ_CURVE_PUBLICKEY, public, sizeof public);
+        rc |= zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, secret, sizeof secret);
+        rc |= zmq_socket_monitor(socket, "inproc://test", ZMQ_EVENT_ALL);
+        rc |= zmq_connect(monitor, "inproc://test");
+        rc |= zmq_connect(socket, reachable);
+        event = rc == 0 ? keys_handshake(monitor) : 0;
+    }
+    if (socket) {
+        zmq_close(socket);
+    }
+    if (monitor) {
+        zmq_close(monitor);
+    }
+    if (context) {
+        zmq_ctx_term(context);
+    }
+    return event;
+}
+
+int keys_test(struct keyring *keys, const char *name, int type, const char *endpoint, char *reterr)
+{
+    int event = keys_knock(keys, type, endpoint);
+    if (event == ZMQ_EVENT_HANDSHAKE_FAILED_AUTH) {
+        return 0;
+    }
+    snprintf(reterr, CONFIG_ERROR_MAX, "keys: the test of %s at %s failed: %s", name, endpoint,
+             event ? "an unknown key got in" : "an unknown key was not refused in 30 s");
+    return -1;
+}
+
+/* Life ------------------------------------------------------------------------------------------
+ */
+
+int keys_reload(struct keyring *keys, bool *ret_revoked, char *reterr)
+{
+    struct access *next = NULL;
+    if (access_load(keys->path, &next, reterr) != 0) {
+        return -1;
+    }
+    *ret_revoked = !access_covers(next, keys->access);
+    pthread_rwlock_wrlock(&keys->lock);
+    struct access *before = keys->access;
+    keys->access = next;
+    pthread_rwlock_unlock(&keys->lock);
+    access_free(&before);
+    return 0;
+}
+
+uint32_t keys_count(struct keyring *keys)
+{
+    return access_count(keys->access);
+}
+
+static int keys_read(struct keyring *keys, const struct config *config, char *reterr)
+{
+    char reason[KEY_REASON_MAX];
+    if (!zmq_has("curve")) {
+        snprintf(reterr, CONFIG_ERROR_MAX,
+                 "keys.server: this libzmq has no CURVE, so keys would be worth nothing");
+        return -1;
+    }
+    if (key_read(config->keys_server.text, keys->secret, reason) != 0 ||
+        zmq_curve_public(keys->public, keys->secret) != 0) {
+        snprintf(reterr, CONFIG_ERROR_MAX, "keys.server: %.900s", reason);
+        return -1;
+    }
+    if (access_load(config->keys_access.text, &keys->access, reason) != 0) {
+        snprintf(reterr, CONFIG_ERROR_MAX, "keys.access: %.900s", reason);
+        return -1;
+    }
+    strcpy(keys->path, config->keys_access.text);
+    return 0;
+}
+
+/* Signals are the loop's business: the thread starts with all of them blocked. */
+static int keys_start(struct keyring *keys, void *zmq_context, char *reterr)
+{
+    sigset_t all, before;
+    keys->stop_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    keys->handler = zmq_socket(zmq_context, ZMQ_REP);
+    if (keys->stop_fd < 0 || !keys->handler || keys_set_int(keys->handler, ZMQ_LINGER, 0) != 0 ||
+        zmq_bind(keys->handler, HANDLER) != 0) {
+        snprintf(reterr, CONFIG_ERROR_MAX, "keys: cannot bind the handler: %s",
+                 zmq_strerror(zmq_errno()));
+        return -1;
+    }
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int rc = pthread_create(&keys->thread, NULL, keys_main, keys);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (rc != 0) {
+        snprintf(reterr, CONFIG_ERROR_MAX, "keys: cannot start the handler: %s", strerror(rc));
+    }
+    return rc == 0 ? 0 : -1;
+}
+
+static void keys_clear(struct keyring *keys)
+{
+    if (keys->stop_fd >= 0) {
+        close(keys->stop_fd);
+    }
+    access_free(&keys->access);
+    pthread_rwlock_destroy(&keys->lock);
+    explicit_bzero(keys, sizeof *keys);
+    free(keys);
+}
+
+int keys_new(void *zmq_context, const struct config *config, struct stats *stats,
+             struct keyring **ret_keys, char *reterr)
+{
+    *ret_keys = NULL;
+    if (!*config->keys_server.text) {
+        return 0;
+    }
+    struct keyring *keys = calloc(1, sizeof *keys);
+    if (!keys) {
+        snprintf(reterr, CONFIG_ERROR_MAX, "keys: %s", err_text(ERR_MEMORY));
+        return -1;
+    }
+    keys->stats = stats;
+    keys->stop_fd = -1;
+    pthread_rwlock_init(&keys->lock, NULL);
+    if (keys_read(keys, config, reterr) != 0 || keys_start(keys, zmq_context, reterr) != 0) {
+        if (keys->handler) {
+            zmq_close(keys->handler);
+        }
+        keys_clear(keys);
+        return -1;
+    }
+    *ret_keys = keys;
+    return 0;
+}
+
+void keys_free(struct keyring **keys_p)
+{
+    struct keyring *keys = *keys_p;
+    uint64_t one = 1;
+    if (!keys) {
+        return;
+    }
+    (void)!write(keys->stop_fd, &one, sizeof one);
+    pthread_join(keys->thread, NULL);
+    keys_clear(keys);
+    *keys_p = NULL;
+}

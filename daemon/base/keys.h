@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: MIT */
+/* keys: who may do what over TCP, when the section `keys` is configured.
+ *
+ * TCP sockets are CURVE servers. A thread judges each connection by the list in force when it is
+ * made (ZAP); what comes in later is judged message by message, by the list as it is then, because
+ * ZeroMQ cannot end a connection. Unix sockets need no key: the permissions of their directory say
+ * who may use them.
+ *
+ * Any thread, if nothing else is said. Functions accept NULL for keys: none are configured, and
+ * everything is allowed. */
+#ifndef DAEMON_BASE_KEYS_H
+#define DAEMON_BASE_KEYS_H
+
+#include "config/access.h"
+#include "config/config.h"
+#include "daemon/base/stats.h"
+
+#include <zmq.h>
+
+struct keyring;
+
+/* Reads keys.server and keys.access and starts the handler in the context; before any socket is
+ * bound. Leaves *ret_keys NULL when none are configured. Returns 0, or -1 with a sentence in reterr
+ * (CONFIG_ERROR_MAX bytes). */
+int keys_new(void *zmq_context, const struct config *config, struct stats *stats,
+             struct keyring **ret_keys, char *reterr);
+/* Ends the handler; when every socket of the context is closed, and before the context ends.
+ * Accepts NULL. */
+void keys_free(struct keyring **keys);
+
+/* Makes the socket of this name ("ingest", "publish", "control", "tap") ask for keys at what it is
+ * bound to from now on. Returns 0, or -1 with zmq_errno(). */
+int keys_secure(struct keyring *keys, void *socket, const char *name);
+/* Connects to such a socket, of this type, with a key that nobody knows. Returns 0 when it is
+ * refused; else -1 with a sentence in reterr. */
+int keys_test(struct keyring *keys, const char *name, int type, const char *endpoint, char *reterr);
+
+/* Whether the sender of this frame may do what the role says to the job; NULL: to all jobs. What
+ * came over a Unix socket may. */
+bool keys_allow(struct keyring *keys, zmq_msg_t *frame, enum access_role role, const char *job);
+/* Whether it is somebody that the list knows. */
+bool keys_know(struct keyring *keys, zmq_msg_t *frame);
+
+/* Reads keys.access again; a mistake changes nothing. Returns 0, or -1 with a sentence in reterr;
+ * *ret_revoked: whether a line has gone, so that connections that only read must end. The loop. */
+int keys_reload(struct keyring *keys, bool *ret_revoked, char *reterr);
+/* Lines of the list. */
+uint32_t keys_count(struct keyring *keys);
+
+#endif

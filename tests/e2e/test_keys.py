@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: MIT
+"""Keys: who can do what over TCP, at wire level, and that attnd and the trainers live."""
+import os
+import signal
+import subprocess
+
+import msgpack
+import numpy as np
+import pytest
+import zmq
+
+from harness import ATTND, PATIENCE_S, Attnd, Reader, Trainer, free_ports, wait_log, wait_until
+
+REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+SOCKETS = {"ingest": zmq.XPUB, "publish": zmq.SUB, "control": zmq.DEALER, "tap": zmq.SUB}
+
+
+class Pair:
+    def __init__(self):
+        public, secret = zmq.curve_keypair()
+        self.public, self.secret = public.decode(), secret.decode()
+
+
+class Keyed(Attnd):
+    """An attnd on TCP whose access list has the lines of these roles: (pair, role, pattern)."""
+
+    def __init__(self, *lines, config=None):
+        self.server, self.owner = Pair(), Pair()
+        self.port = free_ports(4)
+        self.files = [f"/tmp/attnd-keys-{os.getpid()}-{self.port}.{end}" for end in ("key", "access")]
+        with open(os.open(self.files[0], os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
+            file.write(self.server.secret + "\n")
+        self.write(*lines)
+        keys = [f"keys.server={self.files[0]}", f"keys.access={self.files[1]}"]
+        ports = [f"{name}.endpoint={self.endpoint(name)}" for name in SOCKETS]
+        super().__init__(*keys, *ports, config=config)
+
+    def endpoint(self, name):
+        return f"tcp://127.0.0.1:{self.port + list(SOCKETS).index(name)}"
+
+    def write(self, *lines):
+        """The list: the owner, who may do everything, and these."""
+        lines = [(self.owner, "admin", "*"), *lines]
+        with open(self.files[1], "w") as file:
+            file.write("".join(f"{pair.public}  {role}  {pattern}  # test\n" for pair, role, pattern in lines))
+
+    def reload(self):
+        before = self.log_text().count("keys_read")
+        self.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: self.log_text().count("keys_read") > before, "keys_read in the log")
+
+    def start(self):
+        self.context = give_key(self.context, self.server, self.owner)
+        super().start()
+
+    def discard(self):
+        super().discard()
+        for path in self.files:
+            os.unlink(path)
+
+
+def give_key(context, server, pair):
+    """Sockets that are made from now on come with this key."""
+    context.setsockopt(zmq.CURVE_SERVERKEY, server.public.encode())
+    context.setsockopt(zmq.CURVE_PUBLICKEY, pair.public.encode())
+    context.setsockopt(zmq.CURVE_SECRETKEY, pair.secret.encode())
+    return context
+
+
+class Person(Attnd):
+    """Somebody else's view of a running attnd: with a key, or None."""
+
+    def __init__(self, attnd, pair):
+        self.attnd, self.endpoint, self.directory = attnd, attnd.endpoint, attnd.directory
+        self.context = give_key(zmq.Context(), attnd.server, pair) if pair else zmq.Context()
+        self.process, self.request_id = attnd.process, 0
+
+    def is_refused(self, name):
+        """Whether attnd turns this person away at a socket; waits until it has done one or the other."""
+        socket = self.context.socket(SOCKETS[name])
+        socket.linger = 0
+        monitor = socket.get_monitor_socket(REFUSED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        socket.connect(self.endpoint(name))
+        assert monitor.poll(int(1000 * PATIENCE_S)), f"no handshake at {name}: {self.log_text()}"
+        event = int.from_bytes(monitor.recv_multipart()[0][:2], "little")
+        socket.disable_monitor()
+        monitor.close()
+        socket.close()
+        return event != zmq.EVENT_HANDSHAKE_SUCCEEDED
+
+    def refused_at(self):
+        return [name for name in SOCKETS if self.is_refused(name)]
+
+    def error(self, method, **params):
+        """The code that a request is refused with; None: it is not."""
+        try:
+            self.call(method, **params)
+        except RuntimeError as error:
+            return str(error)
+        return None
+
+
+@pytest.fixture
+def people():
+    """Closes whoever a test makes."""
+    made = []
+
+    def make(attnd, pair):
+        made.append(Person(attnd, pair))
+        return made[-1]
+    yield make
+    for person in made:
+        person.context.destroy(linger=0)
+
+
+def train(trainer, step, **keys):
+    trainer.attention(np.full((1, 2, 4, 4), 0.25, np.float32), step=step, **keys)
+
+
+def test_who_can_do_what(people):
+    reader, publisher, planner, scoped = Pair(), Pair(), Pair(), Pair()
+    attnd = Keyed((reader, "read", "*"), (publisher, "publish", "other-*"), (planner, "plan", "*"), (scoped, "read", "mine"))
+    victim = Trainer(attnd, "mine")
+    train(victim, 0)
+    wait_until(lambda: attnd.call("live", job="mine"), "the job")
+
+    for nobody in (people(attnd, None), people(attnd, Pair())):  # without a key, and with an unknown one
+        assert nobody.refused_at() == ["ingest", "publish", "control", "tap"]
+
+    person = people(attnd, reader)
+    assert person.refused_at() == ["ingest"]
+    assert person.call("live", job="mine") and person.error("stats") is None
+    assert [person.error(method, job="mine") for method in ("plan.set", "plan.reset", "flush", "baseline")] == 4 * ["access"]
+
+    person = people(attnd, publisher)
+    assert person.refused_at() == ["publish", "tap"]
+    assert person.error("ping") is None
+    assert [person.error(method) for method in ("jobs", "stats", "flush")] == 3 * ["access"]
+    assert person.error("live", job="other-1") == "access"
+    train(Trainer(person, "other-1"), 0)
+    wait_until(lambda: attnd.call("live", job="other-1"), "its own job")
+
+    person = people(attnd, planner)
+    assert person.refused_at() == ["ingest"]
+    assert person.call("plan.set", job="mine", every=7)["every"] == 7
+    assert person.error("flush") == "access"
+
+    person = people(attnd, scoped)  # subscribers get all jobs
+    assert person.refused_at() == ["ingest", "publish", "tap"]
+    assert person.call("live", job="mine")
+    assert [person.error("live", job="other-1"), person.error("jobs"), person.error("compare", job="mine", job_b="other-1")] == 3 * ["access"]
+
+    train(victim, 1)
+    wait_until(lambda: attnd.call("live", job="mine")[0]["step"] == 1, "that the victim goes on")
+    victim.close()
+    attnd.close()
+
+
+def test_nobody_speaks_for_the_job_of_another_key(people):
+    owner, other = Pair(), Pair()
+    attnd = Keyed((owner, "publish", "mine"), (other, "publish", "other-*"))
+    victim = Trainer(people(attnd, owner), "mine")
+    train(victim, 0)
+    wait_until(lambda: attnd.call("live", job="mine"), "the job")
+
+    forger = Trainer(people(attnd, other), "mine", run=victim.run)
+    forger.event("bye")
+    train(forger, 5, seq=2**62)
+    forger.send(b"event/mine/", b"nonsense")
+    stats = attnd.settled(4)
+    assert stats["dropped"]["key"] == 2 and stats["lost"] == 0
+    assert sum(stats["dropped"].values()) == 3
+
+    train(victim, 1)
+    live = wait_until(lambda: [one for one in attnd.call("live", job="mine") if one["step"] == 1], "that the victim goes on")
+    assert live and attnd.call("jobs")[0]["state"] == "active"
+    forger.close()
+    victim.close()
+    attnd.close()
+
+
+def ask(socket, method):
+    """The result of a request on a connection that stays, or the error."""
+    socket.send(msgpack.packb([0, 1, method, {}]))
+    assert socket.poll(int(1000 * PATIENCE_S)), f"no answer to {method}"
+    _, _, error, result = msgpack.unpackb(socket.recv())
+    return error or result
+
+
+def test_a_key_that_is_taken_away_is_worth_nothing(people):
+    reader, publisher = Pair(), Pair()
+    attnd = Keyed((reader, "read", "*"), (publisher, "publish", "*"))
+    trainer = Trainer(people(attnd, publisher), "mine")
+    train(trainer, 0)
+    wait_until(lambda: attnd.call("live", job="mine"), "the job")
+    person = people(attnd, reader)
+    subscriber = Reader(person, "live/")
+    assert subscriber.next()[1]["step"] == 0
+
+    asker = person.context.socket(zmq.DEALER)
+    asker.connect(person.endpoint("control"))
+    assert ask(asker, "ping")["version"]
+
+    ended = subscriber.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    attnd.write()
+    attnd.reload()
+    assert ended.poll(int(1000 * PATIENCE_S)), "the connection of the reader goes on"
+    assert person.refused_at() == list(SOCKETS)
+    assert ask(asker, "ping")["code"] == "access"  # on the connection that it had
+    before = attnd.stats()["received"]
+    train(trainer, 1)
+    stats = attnd.settled(before + 1)
+    assert stats["dropped"]["key"] == 1
+
+    mine = Reader(attnd, "live/")  # who still may can come back
+    assert mine.next()[1]["step"] == 0
+    attnd.write((publisher, "publish", "*"))
+    attnd.reload()
+    train(trainer, 2)
+    assert wait_until(lambda: [one for one in [mine.next()[1]] if one["step"] == 2], "a result")
+    subscriber.socket.disable_monitor()
+    for one in (subscriber, mine, trainer):
+        one.close()
+    attnd.close()
+
+
+def test_a_list_with_a_mistake_changes_nothing():
+    attnd = Keyed()
+    with open(attnd.files[1], "a") as file:
+        file.write("nonsense\n")
+    attnd.process.send_signal(signal.SIGHUP)
+    wait_log(attnd, "keys_refused", f"{attnd.files[1]}:2: public-key: 'nonsense': not a key")
+    assert attnd.call("ping")["version"]
+    attnd.close()
+
+
+def refusal(*settings):
+    command = [ATTND, "--address", "tcp://127.0.0.1:1", "--set", "history.enabled=false", "--set", "http.enabled=false"]
+    for setting in settings:
+        command += ["--set", setting]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert ended.returncode != 0
+    return ended.stderr
+
+
+def test_attnd_does_not_start_with_bad_keys(tmp_path):
+    key, access = tmp_path / "key", tmp_path / "access"
+    key.write_text(Pair().secret + "\n")
+    access.write_text("")
+    files = f"keys.server={key}", f"keys.access={access}"
+    key.chmod(0o644)
+    assert f"keys.server: {key}: others can read it" in refusal(*files)
+    key.chmod(0o600)
+    access.write_text("x read *\n")
+    assert f"keys.access: {access}:1: public-key: 'x'" in refusal(*files)
+    assert "keys.access: needed with keys.server" in refusal(files[0])
+    assert "keys.server: needed with keys.access" in refusal(files[1], "insecure=true")
+    assert "insecure: 'true': there are keys" in refusal(*files, "insecure=true")

@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: MIT */
+/* Keys on real sockets: strangers stay out, and a socket that lets them in does not pass. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "daemon/base/endpoint.h"
+#include "daemon/base/keys.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct keys_fixture {
+    struct config config;
+    struct stats stats;
+    void *zmq;
+    struct keyring *keys;
+    char directory[32], server[KEY_LENGTH + 1], secret[KEY_LENGTH + 1], error[CONFIG_ERROR_MAX];
+};
+
+static void write_file(const char *path, const char *text)
+{
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fputs(text, file);
+    fclose(file);
+    assert_int_equal(chmod(path, 0600), 0);
+}
+
+static int keys_set_up(void **state)
+{
+    static struct keys_fixture f;
+    f = (struct keys_fixture){.directory = "/tmp/attnd-keys-XXXXXX", .zmq = endpoint_context_new()};
+    assert_non_null(mkdtemp(f.directory));
+    assert_int_equal(zmq_curve_keypair(f.server, f.secret), 0);
+    config_defaults(&f.config);
+    snprintf(f.config.keys_server.text, CONFIG_TEXT_MAX, "%s/key", f.directory);
+    snprintf(f.config.keys_access.text, CONFIG_TEXT_MAX, "%s/access", f.directory);
+    write_file(f.config.keys_server.text, f.secret);
+    write_file(f.config.keys_access.text, "");
+    assert_int_equal(keys_new(f.zmq, &f.config, &f.stats, &f.keys, f.error), 0);
+    *state = &f;
+    return 0;
+}
+
+static int keys_tear_down(void **state)
+{
+    struct keys_fixture *f = *state;
+    keys_free(&f->keys);
+    assert_int_equal(zmq_ctx_term(f->zmq), 0);
+    unlink(f->config.keys_server.text);
+    unlink(f->config.keys_access.text);
+    rmdir(f->directory);
+    return 0;
+}
+
+static void test_a_stranger_is_refused_at_every_socket(void **state)
+{
+    static const struct {
+        const char *key;
+        int type;
+    } sockets[] = {{"ingest.endpoint", ZMQ_SUB},
+                   {"publish.endpoint", ZMQ_XPUB},
+                   {"control.endpoint", ZMQ_ROUTER}};
+    struct keys_fixture *f = *state;
+    for (int i = 0; i < 3; i++) {
+        char endpoint[ENDPOINT_MAX] = "tcp://*:*";
+        struct endpoint_file file = {.key = NULL};
+        void *socket = endpoint_bind(f->zmq,
+                                     &(struct endpoint_options){.key = sockets[i].key,
+                                                                .endpoint = endpoint,
+                                                                .type = sockets[i].type,
+                                                                .max_message = 257,
+                                                                .keys = f->keys,
+                                                                .ret_file = &file},
+                                     f->error);
+        assert_string_equal(f->error, "");
+        assert_non_null(socket);
+        zmq_close(socket);
+    }
+    assert_int_equal(stats_get(&f->stats, COUNT_KEYS_REFUSED), 0); /* a test is no attack */
+}
+
+/* libzmq lets everybody in when nobody handles the question and nobody enforces it. */
+static void test_a_socket_that_lets_anybody_in_does_not_pass(void **state)
+{
+    struct keys_fixture *f = *state;
+    char endpoint[ENDPOINT_MAX], expected[CONFIG_ERROR_MAX];
+    const int yes = 1;
+    size_t size = sizeof endpoint;
+    void *open = zmq_ctx_new(), *socket = zmq_socket(open, ZMQ_ROUTER);
+    assert_int_equal(zmq_setsockopt(socket, ZMQ_CURVE_SERVER, &yes, sizeof yes), 0);
+    assert_int_equal(zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, f->secret, sizeof f->secret), 0);
+    assert_int_equal(zmq_bind(socket, "tcp://127.0.0.1:*"), 0);
+    assert_int_equal(zmq_getsockopt(socket, ZMQ_LAST_ENDPOINT, endpoint, &size), 0);
+    assert_int_equal(keys_test(f->keys, "control", ZMQ_ROUTER, endpoint, f->error), -1);
+    snprintf(expected, sizeof expected,
+             "keys: the test of control at %s failed: an unknown key got in", endpoint);
+    assert_string_equal(f->error, expected);
+    zmq_close(socket);
+    zmq_ctx_term(open);
+}
+
+/* Without the handler the same sockets let nobody in. */
+static void test_without_a_handler_nobody_gets_in(void **state)
+{
+    struct keys_fixture *f = *state;
+    char endpoint[ENDPOINT_MAX], public[KEY_LENGTH + 1], secret[KEY_LENGTH + 1];
+    size_t size = sizeof endpoint;
+    uint16_t event = 0;
+    void *lonely = zmq_ctx_new(), *socket = zmq_socket(lonely, ZMQ_ROUTER);
+    assert_int_equal(keys_secure(f->keys, socket, "control"), 0);
+    assert_int_equal(zmq_bind(socket, "tcp://127.0.0.1:*"), 0);
+    assert_int_equal(zmq_getsockopt(socket, ZMQ_LAST_ENDPOINT, endpoint, &size), 0);
+    void *monitor = zmq_socket(lonely, ZMQ_PAIR), *client = zmq_socket(lonely, ZMQ_DEALER);
+    assert_int_equal(zmq_curve_keypair(public, secret), 0);
+    zmq_setsockopt(client, ZMQ_CURVE_SERVERKEY, f->server, sizeof f->server);
+    zmq_setsockopt(client, ZMQ_CURVE_PUBLICKEY, public, sizeof public);
+    zmq_setsockopt(client, ZMQ_CURVE_SECRETKEY, secret, sizeof secret);
+    zmq_socket_monitor(client, "inproc://events",
+                       ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED |
+                           ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH);
+    zmq_connect(monitor, "inproc://events");
+    zmq_connect(client, endpoint);
+    assert_int_equal(zmq_recv(monitor, &event, sizeof event, 0), 6);
+    assert_int_not_equal(event, ZMQ_EVENT_HANDSHAKE_SUCCEEDED);
+    zmq_close(client);
+    zmq_close(monitor);
+    zmq_close(socket);
+    zmq_ctx_term(lonely);
+}
+
+static void test_a_mistake_in_the_list_changes_nothing(void **state)
+{
+    struct keys_fixture *f = *state;
+    char line[128];
+    bool revoked = true;
+    snprintf(line, sizeof line, "%s read *\n", f->server);
+    write_file(f->config.keys_access.text, line);
+    assert_int_equal(keys_reload(f->keys, &revoked, f->error), 0);
+    assert_false(revoked);
+    assert_int_equal(keys_count(f->keys), 1);
+    write_file(f->config.keys_access.text, "x\n");
+    assert_int_equal(keys_reload(f->keys, &revoked, f->error), -1);
+    assert_int_equal(keys_count(f->keys), 1);
+    write_file(f->config.keys_access.text, "");
+    assert_int_equal(keys_reload(f->keys, &revoked, f->error), 0);
+    assert_true(revoked);
+    assert_int_equal(keys_count(f->keys), 0);
+}
+
+static void test_without_keys_everything_is_allowed(void **state)
+{
+    struct config config;
+    struct stats stats = {0};
+    struct keyring *keys = NULL;
+    char error[CONFIG_ERROR_MAX];
+    (void)state;
+    config_defaults(&config);
+    assert_int_equal(keys_new(NULL, &config, &stats, &keys, error), 0);
+    assert_null(keys);
+    assert_true(keys_allow(keys, NULL, ACCESS_ADMIN, NULL) && keys_know(keys, NULL));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_a_stranger_is_refused_at_every_socket, keys_set_up,
+                                        keys_tear_down),
+        cmocka_unit_test_setup_teardown(test_a_socket_that_lets_anybody_in_does_not_pass,
+                                        keys_set_up, keys_tear_down),
+        cmocka_unit_test_setup_teardown(test_without_a_handler_nobody_gets_in, keys_set_up,
+                                        keys_tear_down),
+        cmocka_unit_test_setup_teardown(test_a_mistake_in_the_list_changes_nothing, keys_set_up,
+                                        keys_tear_down),
+        cmocka_unit_test(test_without_keys_everything_is_allowed),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
