@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -54,3 +55,11 @@ def test_rows_with_nan_or_infinities_cost_no_multiple_of_others(home):
     lines = [json.loads(line) for line in run(home, ODD, "heads=4", "size=256", "runs=3").stdout.splitlines()]
     assert {(line["tier"], line["kind"]) for line in lines} >= {("attention", "nan"), ("qk", "inf"), ("qk", "channel")}
     assert [line for line in lines if line["ratio"] > 10] == []
+
+
+def test_tiers_ends(home):
+    pytest.importorskip("torch")
+    bench = Path(__file__).with_name("tiers.py")
+    result = run(home, sys.executable, bench, "heads=2", "keys=16", "dim=8", "layers=2", "steps=2", "queries=1")
+    line = json.loads(result.stdout)
+    assert result.returncode == 0 and line["state_ms_per_step"] > 0 and line["qk_ms_per_layer"] > 0, result.stderr
