@@ -14,6 +14,9 @@ import torch
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "kernels"))
 import formulas  # noqa: E402
+from attnd.device import state  # noqa: E402
+from attnd.device.entries import Entries  # noqa: E402
+from attnd.device.problem import Problem  # noqa: E402
 
 NATS = ("entropy", "entropy_normalized", "entropy_sans_first", "effective_keys")
 NO_TOKENS = [name for name in formulas.ROW_METRICS if name not in ("induction", "duplicate_token")]
@@ -89,7 +92,33 @@ def truth(q, k, words, local_window=8):
     s = np.where(shown, s, 0) + bias
     found = [_head(s, shown, h, words, local_window) for h in range(q.shape[1])]
     names = [*NO_TOKENS, "valid", "weights"]
-    return {name: np.concatenate([one[name] for one in found], 1) for name in names}, 2 * 2.0**-21 * size
+    result = {name: np.concatenate([one[name] for one in found], 1) for name in names}
+    result["message"] = {name: np.array([one["message"][name] for one in found]) for name in found[0]["message"]}
+    result["message"].update(_norms(q, k, result["valid"], words))
+    result["message"].update(_cosines(q, k, [one["logits"] for one in found]))
+    return result, 2 * 2.0**-21 * size
+
+
+def _norms(q, k, valid, words):
+    """q_norm, k_norm [H]; k has been repeated for each head."""
+    there = np.broadcast_to(np.arange(k.shape[2]) < np.array(words.get("k_len") or [k.shape[2]] * len(k))[:, None, None], k.shape[:3])
+    return {name: np.array([_mean(length[:, h][counts[:, h]]) for h in range(q.shape[1])])
+            for name, length, counts in (("q_norm", np.linalg.norm(q, axis=-1), valid), ("k_norm", np.linalg.norm(k, axis=-1), there))}
+
+
+def _cosines(q, k, logits):
+    """qk_cosine, qk_cosine_max [H]."""
+    with np.errstate(all="ignore"):
+        cosine = np.einsum("bhid,bhjd->bhij", q, k) / (
+            np.linalg.norm(q, axis=-1)[..., None] * np.linalg.norm(k, axis=-1)[:, :, None])
+    some = [cosine[:, h][np.isfinite(one) & np.isfinite(cosine[:, h])] for h, one in enumerate(logits)]
+    return {"qk_cosine": np.array([_mean(one) for one in some]),
+            "qk_cosine_max": np.array([one.max() if one.size else np.nan for one in some])}
+
+
+def _mean(values):
+    values = values[np.isfinite(values)]
+    return values.mean() if values.size else np.nan
 
 
 def _head(s, shown, h, words, local_window):
@@ -111,6 +140,12 @@ def _head(s, shown, h, words, local_window):
     values["max_logit"] = largest[..., 0], True
     query = query[:, None]
     result = {"valid": query, "weights": np.where(sound[..., None], weights, np.where(query, np.nan, 0)[..., None])}
+    result["logits"] = np.where(sound[:, 0, :, None] & seen, logits[:, 0], np.nan)
+    finite = result["logits"][np.isfinite(result["logits"])]
+    moments, _ = formulas.head_moments(weights, seen, sound, 0)
+    result["message"] = {**dict(zip(formulas.MOMENTS, moments)), "locality": formulas.locality(case, weights, seen, sound)[0],
+                         "max_abs_logit": np.abs(finite).max() if finite.size else np.nan, "mean_logit": _mean(finite),
+                         "std_logit": finite.std(ddof=1) if finite.size > 1 else np.nan}
     for name in NO_TOKENS:
         value, exists = values[name]
         value = np.where(np.broadcast_to(exists, value.shape) & sound, value, np.nan)
@@ -138,3 +173,35 @@ def agree(found, q, k, words, without=()):
         assert (np.isnan(got) == np.isnan(want)).all(), f"{name}: {got} instead of {want}"
         error = np.nan_to_num(np.abs(got - want))
         assert (error <= bound).all(), f"{name}: off by {error.max()}, {(error / bound).max()} of what is allowed"
+
+
+def message(q, k, words, rows):
+    """The numbers of a message by a backend, name -> [H]."""
+    problem = Problem(q, k, **words)
+    valid = state.valid_rows(problem)
+    entries = Entries(problem, True, valid)
+    found = rows(problem, entries)
+    return entries.values(problem, found, (valid & ~torch.isfinite(found["entropy"])).sum(2))
+
+
+def agree_of_message(found, q, k, words):
+    """The same of numbers of a message, name -> [H]: all that need no map."""
+    expected, twice_delta = truth(q, k, words)
+    message = expected["message"]
+    assert set(found) == {*message, "importance"} - ({"locality"} if words["cross"] else set())
+    exact = q.dtype == torch.float64
+    delta = 0 if exact else np.nan_to_num(twice_delta).max()
+    size = delta * 2.0**20  # the largest lambda
+    largest = np.nan_to_num(message["max"])
+    for name, got in found.items():
+        if name == "importance":
+            scores = formulas.scores(expected["weights"])
+            want, bound = formulas.softmax(scores), (2e-6 + delta) * np.nanmax(np.abs(scores), initial=1)
+        else:
+            want = message[name]
+            bound = 1e-5 * np.maximum(1, np.abs(np.nan_to_num(want))) + 1e-5 * size + delta
+            if name in ("std", "std_logit"):
+                bound = 1e-3 * (largest if name == "std" else np.maximum(1, np.nan_to_num(message["max_abs_logit"]))) + delta
+        got = got.double().cpu().numpy()
+        assert (np.isnan(got) == np.isnan(want)).all(), f"{name}: {got} instead of {want}"
+        assert (np.nan_to_num(np.abs(got - want)) <= bound).all(), f"{name}: {got} instead of {want}, {bound}"

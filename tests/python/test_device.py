@@ -16,7 +16,7 @@ from attnd import layer_state  # noqa: E402
 from attnd.device import reference, state  # noqa: E402
 from conftest import PACKAGE  # noqa: E402
 from attnd.device.problem import Problem  # noqa: E402
-from device_grid import DTYPES, MASKS, NO_TOKENS, SHAPES, VALUES, agree, formulas, make, truth  # noqa: E402
+from device_grid import DTYPES, MASKS, NO_TOKENS, SHAPES, VALUES, agree, agree_of_message, make, message, truth  # noqa: E402
 
 
 @pytest.mark.parametrize("values", VALUES)
@@ -111,23 +111,17 @@ def test_a_state_counts_its_rows_and_those_without_numbers(mask, values):
         invalid = (expected["valid"] & ~exists).sum((0, 2))
         assert found["rows"] == exists.sum() and found["invalid_rows"] == invalid.sum()
         assert found.get("heads_invalid_rows", [0] * shape[1]) == list(invalid)
-        assert [name for name in found["metrics"] if name not in (None, "entropy", "importance")] == [
+        assert [name for name in found["metrics"] if name in layer_state.ROW_METRICS and name != "entropy"] == [
             name for name in layer_state.ROW_METRICS if name in expected and np.isfinite(expected[name]).any()
             and name != "entropy"]
 
 
-@pytest.mark.parametrize("values", ["plain", "sink", "infinities"])
+@pytest.mark.parametrize("values", VALUES)
 @pytest.mark.parametrize("mask", MASKS)
-def test_importance_agrees_with_numpy(mask, values):
+def test_the_numbers_of_a_message_agree_with_numpy(mask, values):
     for shape, dtype in zip(SHAPES, itertools.cycle(("f32", "f64"))):
         q, k, words = make(mask, values, shape, dtype)
-        problem = Problem(q, k, **words)
-        scores = reference.Scores(problem)
-        sound = torch.isfinite(reference.rows(problem, scores)["entropy"])
-        found = scores.importance(problem, state.invalid_rows(problem, sound))
-        expected = formulas.scores(truth(q, k, words)[0]["weights"])
-        size = np.nanmax(np.abs(expected), initial=1)
-        assert found.numpy() == pytest.approx(formulas.softmax(expected), abs=2e-6 * size, nan_ok=True), shape
+        agree_of_message(message(q, k, words, reference.rows), q, k, words)
 
 
 def test_a_state_is_that_of_its_rows():
@@ -138,10 +132,12 @@ def test_a_state_is_that_of_its_rows():
     expected = msgpack.unpackb(layer_state.pack_state(rows, keys=33, row_sum_error=0.0, **about))
     found = msgpack.unpackb(attnd.device.layer_state(q, k, **{**about, **words}))
     for name in expected:
-        if name not in ("heads", "invalid_rows", "heads_invalid_rows"):
+        if name not in ("heads", "metrics", "invalid_rows", "heads_invalid_rows"):
             assert found[name] == expected[name], name
+    rows_of = (1 << len(layer_state.ROW_METRICS)) - 1
+    assert found["metrics"][:17] == expected["metrics"] + [None] * (17 - len(expected["metrics"]))
     for one, other in zip(found["heads"], expected["heads"]):
-        assert one[:16] == other[:16] and len(one) == len(other)
+        assert [int.from_bytes(head[:16], "little") & rows_of for head in (one, other)] == [int.from_bytes(other[:16], "little")] * 2
 
 
 def test_a_state_that_is_told_no_time_is_of_now():

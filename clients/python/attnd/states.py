@@ -14,6 +14,7 @@ import torch
 
 from . import tensors, wire
 from .device import pooled, reference, weights
+from .device.entries import Entries
 from .device.problem import Problem
 from .head_maps import HeadMaps
 from .layer_state import LayerState
@@ -60,15 +61,14 @@ def of_queries(q: torch.Tensor, k: torch.Tensor, visibility: Visibility, stride:
         _list(visibility.k_len), _list(visibility.q_len),
         None if given is None else torch.from_numpy(np.array(given[:, None] if bias is None else given)),
         softcap, None, None if documents is None else torch.from_numpy(np.array(documents)), cross, q_stride=stride)
-    scores = reference.Scores(problem) if whole else None
-    rows = reference.rows(problem, scores)
     valid = valid_queries(visibility, (problem.batch, problem.queries))
     counts = torch.from_numpy(valid)[:, None]
+    entries = Entries(problem, whole, counts)
+    rows = reference.rows(problem, entries)
     sound = torch.isfinite(rows["entropy"]) & counts
-    invalid = (counts & ~sound).sum(2)
     if bias is not None:  # which leaves padding its keys
         rows = {name: torch.where(counts, values, torch.full_like(values, math.nan)) for name, values in rows.items()}
-    values = {} if scores is None else {"importance": scores.importance(problem, invalid)}
+    values = entries.values(problem, rows, (counts & ~sound).sum(2))
     maps = pooled.of_queries(problem, 0, side, _words(visibility, stride, cross)).read() if side and stride == 1 else None
     return Measured(rows, valid, problem.keys, values, 0.0 if sound.any() else math.nan, maps)
 
@@ -87,7 +87,8 @@ def captured(measured: Measured, origin: Origin, microbatch: int, heads: Heads, 
     """The message."""
     state = LayerState(heads.total, origin.buckets)
     kept = {name: values for name, values in measured.rows.items() if name == "entropy" or torch.isfinite(values).any()}
-    state.add(kept, keys=measured.keys, valid=measured.valid, values=measured.values, row_sum_error=measured.row_sum_error,
+    values = {name: one for name, one in measured.values.items() if torch.isfinite(one).any()}
+    state.add(kept, keys=measured.keys, valid=measured.valid, values=values, row_sum_error=measured.row_sum_error,
               epoch=origin.epoch, step=origin.step, microbatch=microbatch, rank=origin.rank, causal=causal,
               head_offset=heads.first)
     frames = tensors.Frames()

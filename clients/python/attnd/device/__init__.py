@@ -19,6 +19,7 @@ import torch
 from ..head_maps import SIDE_MAX, HeadMaps
 from ..layer_state import BUCKETS, LayerState
 from . import foreign, launch, pooled, reference, state
+from .entries import Entries
 from .problem import Problem
 
 __all__ = ["BACKENDS", "layer_state", "lse_statistics", "pooled_maps", "row_statistics"]
@@ -98,29 +99,28 @@ def layer_state(q: torch.Tensor, k: torch.Tensor, *, backend: str = "auto", epoc
     lse, max_logit  of another kernel: the state has what lse_statistics() gives, and no backend computes anything
 
     The rest as for row_statistics. Rows become moments and histograms where they are, and only these are brought to
-    the host, which waits for them. The one number of another kind is `importance`, by the reference, of all heads and rows
-    of a layer; what the backend leaves out is absent.
+    the host, which waits for them. With them go the numbers of a message that follow from weights and logits: mean, min,
+    max, std, variance, locality, max_abs_logit, mean_logit, std_logit (of the logits with their bias), qk_cosine,
+    qk_cosine_max, q_norm, k_norm, and of all heads and rows of a layer importance.
     ValueError as for row_statistics, and for positions out of range.
     """
     if max_logit is not None and lse is None:
         raise ValueError("max_logit is of use with lse only")
     problem = Problem(q, k, **asked)
     compute = _rows_of(backend, problem)
-    whole = heads in (None, problem.heads) and problem.q_stride == 1
-    scores = reference.Scores(problem) if lse is None and compute is reference.rows and whole else None
-    if lse is not None:
-        rows = foreign.rows(problem, lse, max_logit)
-    else:
-        rows = compute(problem) if scores is None else reference.rows(problem, scores)
+    valid = state.valid_rows(problem)
+    entries = Entries(problem, heads in (None, problem.heads) and problem.q_stride == 1, valid)
+    rows = compute(problem, entries) if lse is None else foreign.rows(problem, lse, max_logit)
     always = "entropy" if lse is None else "local_mass"
     sound = torch.isfinite(rows[always])
-    invalid = state.invalid_rows(problem, sound)
-    values = {} if scores is None else {"importance": scores.importance(problem, invalid)}
+    invalid = (valid & ~sound).sum(2)
+    values = entries.values(problem, rows, invalid) if lse is None else {}
+    known = {name: one for name, one in values.items() if torch.isfinite(one).any()}
     reduced = {name: state.reduce_rows(values) for name, values in rows.items()}
     made = LayerState(problem.heads if heads is None else heads, buckets)
     made.add_reduced({name: one for name, one in reduced.items() if one.n.any() or name == always},
                      shape=(problem.batch, problem.heads, problem.queries, problem.keys),
-                     sound=sound.sum((0, 2)).cpu().numpy(), invalid=invalid.sum(0).cpu().numpy(), values=values,
+                     sound=sound.sum((0, 2)).cpu().numpy(), invalid=invalid.sum(0).cpu().numpy(), values=known,
                      epoch=epoch, step=step, microbatch=microbatch, rank=rank, time_ns=time_ns, causal=problem.causal,
                      local_window=problem.local_window, head_offset=head_offset,
                      row_sum_error=0.0 if sound.any() else math.nan)
@@ -148,7 +148,7 @@ def pooled_maps(q: torch.Tensor, k: torch.Tensor, *, sample: int = 0, side: int 
     return pooled.of_queries(problem, sample, side).read(head_offset)
 
 
-def _rows_of(backend: str, problem: Problem) -> Callable[[Problem], Dict[str, torch.Tensor]]:
+def _rows_of(backend: str, problem: Problem) -> Callable[..., Dict[str, torch.Tensor]]:
     """The function that computes it."""
     if backend not in BACKENDS:
         raise ValueError(f"backend = {backend!r}: must be one of {', '.join(BACKENDS)}")

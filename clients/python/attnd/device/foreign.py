@@ -16,7 +16,7 @@ import torch
 from . import reference
 from .problem import Problem
 from .reference import Chunk
-from .state import has_keys
+from .state import valid_rows
 from .sums import visible_keys, wide
 
 _CHECKED = 8  # rows of each head that are computed again
@@ -62,19 +62,12 @@ def rows(p: Problem, lse: torch.Tensor, max_logit: Optional[torch.Tensor]) -> Di
 
 
 def _rows_with_keys(p: Problem) -> torch.Tensor:
-    """Which rows are no padding and see a key, broadcastable to [B, H, Tq]. Whether a bias or documents leave one that
-    causal bound and window do not is for the lse to say: it is -infinity then."""
+    """Which rows are valid and see a key, broadcastable to [B, H, Tq]. Whether a bias or documents leave one that causal
+    bound and window do not is for the lse to say: it is -infinity then."""
     device = p.q.device
-    query = torch.arange(p.queries, device=device)
-    q_len, k_len = (torch.full((p.batch,), most, device=device) if n is None else n.to(device)
-                    for n, most in ((p.q_len, p.queries), (p.k_len, p.keys)))
-    place = p.position(query).expand(p.batch, -1)
-    seen = visible_keys(place, k_len[:, None], p.causal, p.window)[1] > 0
-    some = (seen & (query < q_len[:, None]))[:, None]
-    if p.bias is None and p.documents is None:
-        return some
-    step = max(1, (1 << 21) // (p.batch * (1 if p.bias is None else p.bias.shape[1]) * p.keys))
-    return some & torch.cat([has_keys(p, part) for part in torch.split(query, step)], -1)
+    k_len = torch.full((p.batch,), p.keys, device=device) if p.k_len is None else p.k_len.to(device)
+    place = p.position(torch.arange(p.queries, device=device)).expand(p.batch, -1)
+    return valid_rows(p) & (visible_keys(place, k_len[:, None], p.causal, p.window)[1] > 0)[:, None]
 
 
 def _bands(p: Problem) -> Iterator[Tuple[Chunk, int]]:

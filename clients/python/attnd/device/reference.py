@@ -12,8 +12,9 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
 
+from .entries import Entries, Logits, Scaled, inverse, norms, scaled
 from .problem import Problem
-from .sums import ROW_METRICS, Place, Sums, finish, visible_keys, wide
+from .sums import ROW_METRICS, Place, Sums, finish, visible_keys
 
 _ENTRIES = 1 << 20  # logits of a chunk on the CPU
 _ENTRIES_DEVICE = 1 << 21  # elsewhere, where each call costs more
@@ -33,64 +34,21 @@ class Chunk(NamedTuple):
     keys: slice
 
 
-class Scores:
-    """The sums that `importance` is made of, [B, Hk, H / Hk] each, over the rows that have numbers."""
-
-    def __init__(self, p: Problem):
-        zeros = torch.zeros(p.batch, p.key_heads, p.group, dtype=wide(p.q.device), device=p.q.device)
-        self.entropy, self.weights, self.squares, self.rows = (zeros.clone() for _ in range(4))
-
-    def add(self, p: Problem, chunk: Chunk, sums: Sums, sink: Optional[torch.Tensor], sound: torch.Tensor,
-            buffers: torch.Tensor) -> None:
-        """Adds a chunk, whose e is still in its buffer."""
-        f64, keys = self.entropy.dtype, p.keys
-        first, largest = sums.first.to(f64), sums.largest.to(f64)
-        one = torch.where(torch.isfinite(largest), first - largest, torch.zeros_like(first))
-        z = torch.logaddexp(torch.log(sums.total.to(f64)), one)
-        if sink is not None:
-            z = torch.logaddexp(z, torch.where(torch.isfinite(largest), sink.to(f64) - largest, sink.to(f64) - first))
-        shape = (*largest.shape, chunk.keys.stop - chunk.keys.start)
-        spare, a = (buffer[:math.prod(shape)].view(shape) for buffer in (buffers[0], buffers[1]))
-        a.mul_(torch.exp(-z)[..., None].to(a.dtype))
-        a_0 = torch.exp(one - z) * (first > -math.inf)
-        squares = torch.mul(a, a, out=spare).sum(-1).to(f64) + a_0**2
-        weights = a.sum(-1).to(f64) + a_0
-        grown = torch.expm1(a, out=spare).sum(-1).to(f64) + torch.expm1(a_0)
-        tilted = spare.mul_(a).sum(-1).to(f64) + a_0 * torch.expm1(a_0) + weights
-        entropy = math.log(keys) + torch.log1p(grown / keys) - tilted / (keys + grown) - 1e-8 * keys
-        for total, row in ((self.entropy, entropy), (self.weights, weights), (self.squares, squares),
-                           (self.rows, torch.ones_like(weights))):
-            total[chunk.sample, chunk.key_heads, chunk.group] += torch.where(sound, row, torch.zeros_like(row)).sum(-1)
-
-    def importance(self, p: Problem, invalid: torch.Tensor) -> torch.Tensor:
-        """[H], by KERNELS.md; `invalid` [B, H]: rows to be left out. All others that have no numbers are padding, whose
-        weights are 0."""
-        entropy, weights, squares, rows = (one.flatten(1) for one in (self.entropy, self.weights, self.squares, self.rows))
-        padding = p.queries - rows - invalid
-        entropy = entropy - padding * math.log(1 / p.keys + 1e-8)
-        entries = (rows + padding) * p.keys
-        variance = (squares - weights**2 / entries) / (entries - 1)
-        there = entries >= 2
-        count = there.sum(0)
-        scores = torch.where(there, variance + entropy, torch.zeros_like(entropy)).sum(0) / count / 2
-        known = torch.isfinite(scores)
-        found = torch.softmax(torch.where(known, scores, torch.full_like(scores, -math.inf)), 0)
-        return torch.where(known, found, torch.full_like(found, math.nan))
-
-
 @torch.no_grad()
-def rows(problem: Problem, scores: Optional[Scores] = None) -> Dict[str, torch.Tensor]:
-    """The row metrics, name to f32 [B, H, Tq]; adds to `scores`."""
+def rows(problem: Problem, entries: Optional[Entries] = None) -> Dict[str, torch.Tensor]:
+    """The row metrics, name to f32 [B, H, Tq]; adds to `entries`."""
     q = problem.q
     shape = (problem.batch, problem.key_heads, problem.group, problem.queries)
     sinks = None if problem.sinks is None else problem.sinks.view(shape[1:3])
     found: Dict[str, torch.Tensor] = {}
     with exact(q.device):
-        for chunk, place, sums, buffers in _chunks(problem):
+        for chunk, place, sums, logits_seen, buffers in _chunks(problem, entries is not None):
             sink = None if sinks is None else sinks[chunk.key_heads, chunk.group, None]
             numbers = finish(sums, place, sink, problem.cross, problem.local_window)
-            if scores is not None:
-                scores.add(problem, chunk, sums, sink, torch.isfinite(numbers["entropy"]), buffers)
+            if entries is not None and logits_seen is not None:
+                row = scaled(sums, sink)
+                entries.add(problem, shape[:3], (chunk.sample, chunk.key_heads, chunk.group), chunk.queries, sums, row,
+                            _of_weights(row, buffers, (*row.top.shape, chunk.keys.stop - chunk.keys.start)), logits_seen)
             for name, value in numbers.items():
                 if name not in found:
                     found[name] = torch.full(shape, math.nan, device=q.device)
@@ -111,7 +69,38 @@ def _working(p: Problem) -> torch.dtype:
     return torch.float64 if p.q.dtype == torch.float64 else torch.float32
 
 
-def _chunks(p: Problem) -> Iterator[Tuple[Chunk, Place, Sums, torch.Tensor]]:
+def _of_weights(row: Scaled, buffers: torch.Tensor, shape: Tuple[int, ...]) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Sums of A^2, e^A - 1 and A e^A of a chunk whose e is still in its buffer."""
+    f64 = row.unit.dtype
+    spare, a = (buffer[:math.prod(shape)].view(shape) for buffer in (buffers[0], buffers[1]))
+    a.mul_(row.unit[..., None].to(a.dtype))
+    squares = torch.mul(a, a, out=spare).sum(-1).to(f64)
+    total = a.sum(-1).to(f64)
+    grown = torch.expm1(a, out=spare).sum(-1).to(f64)
+    return squares, grown, spare.mul_(a).sum(-1).to(f64) + total
+
+
+def _of_logits(p: Problem, chunk: Chunk, s: torch.Tensor, spare: torch.Tensor, lengths_of: Tuple[torch.Tensor, torch.Tensor]) -> Logits:
+    """The logits of a chunk for Entries, hidden ones being -inf."""
+    finite = torch.isfinite(s)
+    zero, infinite = torch.zeros((), dtype=s.dtype, device=s.device), torch.full((), math.inf, dtype=s.dtype, device=s.device)
+    count = finite.sum(-1)
+    lowest = torch.where(finite, s, infinite).amin(-1)
+    known = torch.where(finite, s, zero)
+    total, squares = known.sum(-1), torch.mul(known, known, out=spare).sum(-1)
+    inverse_q = lengths_of[0].view(p.batch, p.key_heads, p.group, -1)[chunk.sample, chunk.key_heads, chunk.group, chunk.queries]
+    inverse_k = lengths_of[1][chunk.sample, chunk.key_heads, None, None, chunk.keys]
+    q = _split(p.q, 1, p.key_heads, p.group)[chunk.sample, chunk.key_heads, chunk.group, chunk.queries]
+    products(p, chunk, q.to(s.dtype), spare)
+    spare.mul_(inverse_q[..., None]).mul_(inverse_k)
+    finite &= (inverse_q[..., None] > 0) & (inverse_k > 0)
+    cosines = torch.where(finite, spare, zero)
+    highest = torch.where(finite, spare, -infinite).amax(-1)
+    return Logits(count, total, squares, lowest, cosines.sum(-1), finite.sum(-1), highest)
+
+
+def _chunks(p: Problem, with_logits: bool) -> Iterator[Tuple[Chunk, Place, Sums, Optional[Logits], torch.Tensor]]:
+    lengths_of = (inverse(norms(p.q)), inverse(norms(p.k))) if with_logits else None
     working = _working(p)
     entries = (_ENTRIES if p.q.device.type == "cpu" else _ENTRIES_DEVICE) // (2 if working == torch.float64 else 1)
     buffers = torch.empty((3, max(entries, p.keys)), dtype=working, device=p.q.device)
@@ -127,7 +116,7 @@ def _chunks(p: Problem) -> Iterator[Tuple[Chunk, Place, Sums, torch.Tensor]]:
                        _CHUNK_ROWS // count)
             for key_heads, group in head_slices(p.key_heads, p.group, max(1, most)):
                 chunk = Chunk(sample, key_heads, group, queries, keys)
-                yield (chunk, *_measure(p, chunk, min(k_len, p.position(q_len)), buffers), buffers)
+                yield (chunk, *_measure(p, chunk, min(k_len, p.position(q_len)), buffers, lengths_of), buffers)
 
 
 def lengths(p: Problem) -> Iterator[Tuple[int, int]]:
@@ -153,7 +142,8 @@ def head_slices(key_heads: int, group: int, most: int) -> Iterator[Tuple[slice, 
             yield slice(one, one + 1), slice(begin, min(begin + most, group))
 
 
-def _measure(p: Problem, chunk: Chunk, positions: int, buffers: torch.Tensor) -> Tuple[Place, Sums]:
+def _measure(p: Problem, chunk: Chunk, positions: int, buffers: torch.Tensor,
+             lengths_of: Optional[Tuple[torch.Tensor, torch.Tensor]]) -> Tuple[Place, Sums, Optional[Logits]]:
     """The sums of a chunk, [key heads, heads of each, queries] each."""
     q = by_key_heads(p)[chunk.sample, chunk.key_heads, chunk.group, chunk.queries]
     begin, shape = chunk.keys.start, (*q.shape[:-1], chunk.keys.stop - chunk.keys.start)
@@ -162,6 +152,7 @@ def _measure(p: Problem, chunk: Chunk, positions: int, buffers: torch.Tensor) ->
     place = p.position(torch.arange(chunk.queries.start, chunk.queries.stop, device=q.device))
     j = torch.arange(begin, chunk.keys.stop, device=q.device)
     seen = hide(p, chunk, s, place, j)
+    of_logits = None if lengths_of is None else _of_logits(p, chunk, s, spare, lengths_of)
 
     first = torch.full_like(s[..., 0], -math.inf)
     if begin == 0:
@@ -180,7 +171,7 @@ def _measure(p: Problem, chunk: Chunk, positions: int, buffers: torch.Tensor) ->
     previous, own, following = (at(e, place + step - begin) for step in (-1, 0, 1))
     top, eighth = _largest(e)
     return Place(place, positions), Sums(largest, e.sum(-1), weighted, distances, local, previous, own, following, first,
-                                         with_first, seen_keys, reach, top, eighth)
+                                         with_first, seen_keys, reach, top, eighth), of_logits
 
 
 def by_key_heads(p: Problem) -> torch.Tensor:
@@ -189,8 +180,17 @@ def by_key_heads(p: Problem) -> torch.Tensor:
 
 
 def logits(p: Problem, chunk: Chunk, q: torch.Tensor, s: torch.Tensor) -> None:
-    """Writes the logits of a chunk, masks apart, to s; copies of keys are never more than _NUMBERS."""
-    q = (q.to(s.dtype) * p.scale).flatten(1, 2)
+    """Writes the logits of a chunk, masks apart, to s."""
+    products(p, chunk, q.to(s.dtype) * p.scale, s)
+    if p.softcap:
+        s.div_(p.softcap).tanh_().mul_(p.softcap)
+    if p.bias is not None and p.bias.dtype != torch.bool:
+        s.add_(_bias_part(p, p.bias, chunk))
+
+
+def products(p: Problem, chunk: Chunk, q: torch.Tensor, s: torch.Tensor) -> None:
+    """Writes q K^T of a chunk to s; copies of keys are never more than _NUMBERS."""
+    q = q.flatten(1, 2)
     k = p.k[chunk.sample, chunk.key_heads, chunk.keys]
     flat = s.flatten(1, 2)
     heads = max(1, _NUMBERS // (k.shape[1] * p.width))
@@ -202,10 +202,6 @@ def logits(p: Problem, chunk: Chunk, q: torch.Tensor, s: torch.Tensor) -> None:
             continue
         for j in range(0, k.shape[1], keys):
             torch.mm(q[begin], k[begin, j:j + keys].to(s.dtype).t(), out=flat[begin, :, j:j + keys])
-    if p.softcap:
-        s.div_(p.softcap).tanh_().mul_(p.softcap)
-    if p.bias is not None and p.bias.dtype != torch.bool:
-        s.add_(_bias_part(p, p.bias, chunk))
 
 
 def masked_logits(p: Problem, chunk: Chunk) -> torch.Tensor:

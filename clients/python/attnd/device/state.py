@@ -71,21 +71,16 @@ def _reduce_heads(values: torch.Tensor) -> Tuple[np.ndarray, np.ndarray]:
 
 
 @torch.no_grad()
-def invalid_rows(p: Problem, sound: torch.Tensor) -> torch.Tensor:
-    """[B, H]: valid queries, by KERNELS.md, that are not among `sound` [B, H, Tq]."""
+def valid_rows(p: Problem) -> torch.Tensor:
+    """The valid queries, by KERNELS.md: bool [B, H, Tq], where B and H may be 1."""
     position = torch.arange(p.queries, device=p.q.device)
-    valid = torch.ones(p.batch, 1, p.queries, dtype=torch.bool, device=p.q.device)
+    valid = torch.ones(1, 1, p.queries, dtype=torch.bool, device=p.q.device)
     if p.q_len is not None:
-        valid = position < p.q_len.to(p.q.device)[:, None, None]
-    total = torch.zeros(p.batch, p.heads, dtype=torch.int64, device=p.q.device)
-    step = p.queries
-    if p.bias is not None:
-        step = max(1, _ENTRIES // (p.batch * p.bias.shape[1] * p.keys))
-    for begin in range(0, p.queries, step):
-        rows = slice(begin, begin + step)
-        counts = valid[..., rows] & has_keys(p, position[rows])
-        total += (counts & ~sound[..., rows]).sum(2)
-    return total
+        valid = (position < p.q_len.to(p.q.device)[:, None])[:, None]
+    if p.bias is None:
+        return valid & has_keys(p, position)
+    step = max(1, _ENTRIES // (p.batch * p.bias.shape[1] * p.keys))
+    return valid & torch.cat([has_keys(p, some) for some in torch.split(position, step)], -1)
 
 
 def has_keys(p: Problem, queries: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: MIT
+"""entries: the numbers of a message, from sums over the weights and logits of its rows.
+
+Each row leaves a few sums, which are added up by head in f64, where the device has it. `importance` needs the sums of
+e^A - 1 and of A e^A over a row's weights A: a backend that does not keep the weights takes them from power sums, since
+both functions are within 3e-8 A of polynomials of degree 7 between 0 and 1.
+"""
+from __future__ import annotations
+
+import math
+from typing import Any, Dict, NamedTuple, Optional, Tuple
+
+import numpy as np
+import torch
+
+from .problem import Problem
+from .sums import Sums, wide
+
+POWERS = 7
+_VECTORS = 1 << 20  # numbers of queries or keys that are looked at, at once
+
+
+class Logits(NamedTuple):
+    """Sums over the finite logits at a row's visible keys, key 0 as well, and over cosines where no vector is zero."""
+    finite: torch.Tensor
+    total: torch.Tensor
+    squares: torch.Tensor
+    lowest: torch.Tensor  # inf without any
+    cosines: torch.Tensor
+    cosine_count: torch.Tensor
+    cosine_max: torch.Tensor  # -inf without any
+
+
+class Scaled(NamedTuple):
+    """A row's scale in f64: sums of e are multiplied by `unit`."""
+    unit: torch.Tensor
+    first: torch.Tensor  # the weight of key 0
+    top: torch.Tensor  # the largest logit
+    z: torch.Tensor  # ln of the sum of exp(logit)
+    sound: torch.Tensor
+
+
+def scaled(sums: Sums, sinks: Optional[torch.Tensor]) -> Scaled:
+    """Numbers of rows that are not sound are any."""
+    f64 = wide(sums.largest.device)
+    largest, first = sums.largest.to(f64), sums.first.to(f64)
+    top = torch.maximum(largest, first)
+    sound = torch.isfinite(top)
+    shift = top if sinks is None else torch.maximum(top, sinks.to(f64))
+    shift = torch.where(sound, shift, torch.zeros_like(shift))
+    share, one = torch.exp(largest - shift), torch.exp(first - shift)
+    z = one + share * sums.total.to(f64)
+    if sinks is not None:
+        z = z + torch.exp(sinks.to(f64) - shift)
+    return Scaled(share / z, one / z, top, shift + torch.log(z), sound)
+
+
+def _fitted() -> Tuple[Tuple[float, ...], Tuple[float, ...]]:
+    """Coefficients of x, x^2, ... that are e^x - 1 and x e^x between 0 and 1."""
+    chebyshev = np.polynomial.Chebyshev
+    return tuple(tuple(float(c) for c in chebyshev.interpolate(f, POWERS - 1, domain=[0, 1]).convert(
+        kind=np.polynomial.Polynomial).coef) for f in (lambda x: np.expm1(x) / x, np.exp))  # type: ignore[return-value]
+
+
+_GROWN, _TILTED = _fitted()
+
+
+def from_powers(powers: torch.Tensor, unit: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Sums of A^2, e^A - 1 and A e^A from those of e, e^2, ... e^7, [POWERS, ...]."""
+    grown, tilted, power = torch.zeros_like(unit), torch.zeros_like(unit), torch.ones_like(unit)
+    squares = power
+    for n in range(POWERS):
+        power = power * unit
+        part = powers[n].to(unit.dtype) * power
+        grown, tilted = grown + _GROWN[n] * part, tilted + _TILTED[n] * part
+        if n == 1:
+            squares = part
+    return squares, grown, tilted
+
+
+_TOTALS = ("rows", "seen", "weights", "squares", "entropy", "count", "total", "logit_squares", "cosines", "cosine_count")
+_EXTREMES = ("least_weight", "lowest", "most_weight", "highest", "cosine_max")  # the first two are minima
+
+
+class Entries:
+    """Sums and extremes over the sound rows of each sample and head. `whole`: the rows are all of a layer's, and so are
+    the heads; without that there is no `importance`. `valid`: bool, broadcastable to [B, H, Tq]: no other rows count."""
+
+    def __init__(self, p: Problem, whole: bool, valid: torch.Tensor):
+        f64 = wide(p.q.device)
+        self._whole = whole
+        self._valid = valid.expand(p.batch, p.heads, p.queries)
+        self._flat_valid = self._valid.reshape(p.batch * p.heads, p.queries)
+        self._totals = torch.zeros(len(_TOTALS), p.batch * p.heads, dtype=f64, device=p.q.device)
+        self._extremes = torch.full((len(_EXTREMES), p.batch * p.heads), -math.inf, dtype=f64, device=p.q.device)
+        self._extremes[:2] = math.inf
+
+    def add(self, p: Problem, shape: Tuple[int, ...], place: Any, queries: slice, sums: Sums, row: Scaled,
+            weights: Tuple[torch.Tensor, torch.Tensor, torch.Tensor], logits: Logits) -> None:
+        """Adds these rows of the heads at `place` of all samples and heads in this shape; the last dimension of each tensor
+        is rows. `weights`: sums of A^2, e^A - 1 and A e^A without key 0."""
+        f64, keys = row.unit.dtype, p.keys
+        first = row.first
+        squares, grown, tilted = weights[0] + first**2, weights[1] + torch.expm1(first), weights[2] + first * torch.exp(first)
+        weight = row.unit * sums.total.to(f64) + first
+        entropy = math.log(keys) + torch.log1p(grown / keys) - tilted / (keys + grown) - 1e-8 * keys
+        count, lowest = logits.finite.to(f64), logits.lowest.to(f64)
+        seen = sums.seen.expand_as(row.top).to(f64)
+        least = torch.where(count < seen, torch.zeros_like(lowest), torch.exp(lowest - row.z))
+        most = torch.maximum(row.unit, first)
+        totals = (torch.ones_like(first), seen, weight, squares, entropy, count, logits.total, logits.squares, logits.cosines,
+                  logits.cosine_count)
+        added = torch.stack([one.to(f64) for one in totals])
+        counts = row.sound & self._flat_valid.view(*shape, -1)[(*place, queries)]
+        mine = self._totals.view(-1, *shape)[(slice(None), *place)]
+        mine += torch.where(counts, added, torch.zeros_like(added)).sum(-1)
+        extremes = torch.stack([-least, -lowest, most, row.top, logits.cosine_max.to(f64)])
+        extremes = torch.where(counts, extremes, torch.full_like(extremes, -math.inf)).amax(-1)
+        extremes[:2].neg_()
+        mine = self._extremes.view(-1, *shape)[(slice(None), *place)]
+        mine[:2] = torch.minimum(mine[:2], extremes[:2])
+        mine[2:] = torch.maximum(mine[2:], extremes[2:])
+
+    def values(self, p: Problem, rows: Dict[str, torch.Tensor], invalid: torch.Tensor) -> Dict[str, torch.Tensor]:
+        """name -> [H], NaN where there is none, by KERNELS.md; `invalid` [B, H]: how many valid rows are not sound."""
+        by_sample = dict(zip(_TOTALS, self._totals.view(-1, p.batch, p.heads)))
+        t = {name: one.sum(0) for name, one in by_sample.items()}
+        extremes = self._extremes.view(-1, p.batch, p.heads)
+        least, lowest = extremes[:2].amin(1)
+        most, highest, cosine_max = extremes[2:].amax(1)
+        some = t["rows"] > 0
+        mean, variance = _moments(t["seen"], t["weights"], t["squares"])
+        mean_logit, logit_variance = _moments(t["count"], t["total"], t["logit_squares"])
+        found = {
+            "mean": mean, "min": _where(some, least), "max": _where(some, most), "std": variance.sqrt(), "variance": variance,
+            "max_abs_logit": _where(t["count"] > 0, torch.maximum(lowest.abs(), highest.abs())),
+            "mean_logit": mean_logit, "std_logit": logit_variance.sqrt(),
+            "qk_cosine": _where(t["cosine_count"] > 0, t["cosines"] / t["cosine_count"]),
+            "qk_cosine_max": _where(t["cosine_count"] > 0, cosine_max),
+            "q_norm": _mean_norm(p.q, self._valid),
+            "k_norm": _mean_norm(p.k, _keys_there(p)).repeat_interleave(p.group)}
+        if not p.cross:
+            beside = torch.stack([rows["previous_token"], rows["next_token"]]).to(mean.dtype)
+            exists = torch.isfinite(beside)
+            number = exists.sum((0, 1, 3))
+            found["locality"] = _where(number > 0, torch.where(exists, beside, torch.zeros_like(beside)).sum((0, 1, 3)) / number)
+        if self._whole:
+            found["importance"] = _importance(p, by_sample, invalid)
+        return found
+
+
+def _moments(count: torch.Tensor, total: torch.Tensor, squares: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance."""
+    mean = total / count
+    return _where(count > 0, mean), _where(count > 1, ((squares - total * mean) / (count - 1)).clamp(min=0))
+
+
+def _importance(p: Problem, t: Dict[str, torch.Tensor], invalid: torch.Tensor) -> torch.Tensor:
+    """Rows that are neither sound nor invalid are padding, whose weights are 0."""
+    padding = p.queries - t["rows"] - invalid
+    entropy = t["entropy"] - padding * math.log(1 / p.keys + 1e-8)
+    entries = (t["rows"] + padding) * p.keys
+    variance = (t["squares"] - t["weights"]**2 / entries) / (entries - 1)
+    there = entries >= 2
+    scores = torch.where(there, variance + entropy, torch.zeros_like(entropy)).sum(0) / there.sum(0) / 2
+    known = torch.isfinite(scores)
+    return _where(known, torch.softmax(torch.where(known, scores, torch.full_like(scores, -math.inf)), 0))
+
+
+def _keys_there(p: Problem) -> Optional[torch.Tensor]:
+    return None if p.k_len is None else (
+        torch.arange(p.keys, device=p.k.device) < p.k_len.to(p.k.device)[:, None])[:, None]
+
+
+def norms(vectors: torch.Tensor) -> torch.Tensor:
+    """[B, H, T], f64 of f64, else f32; a few heads and vectors are converted at a time."""
+    working = torch.float64 if vectors.dtype == torch.float64 else torch.float32
+    found = torch.empty(vectors.shape[:3], dtype=working, device=vectors.device)
+    step = max(1, _VECTORS // (vectors.shape[0] * vectors.shape[1] * vectors.shape[3]))
+    for begin in range(0, vectors.shape[2], step):
+        found[:, :, begin:begin + step] = vectors[:, :, begin:begin + step].to(working).norm(dim=-1)
+    return found
+
+
+def inverse(lengths: torch.Tensor) -> torch.Tensor:
+    """1 / x, and 0 of zero and of what is not finite."""
+    return torch.where(torch.isfinite(lengths) & (lengths > 0), 1 / lengths, torch.zeros_like(lengths))
+
+
+def _mean_norm(vectors: torch.Tensor, there: Optional[torch.Tensor]) -> torch.Tensor:
+    """[H]: of those that are there and finite."""
+    length = norms(vectors).to(wide(vectors.device))
+    counts = torch.isfinite(length) if there is None else torch.isfinite(length) & there
+    number = counts.sum((0, 2))
+    return _where(number > 0, torch.where(counts, length, torch.zeros_like(length)).sum((0, 2)) / number)
+
+
+def _where(condition: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    return torch.where(condition, value, torch.full_like(value, math.nan))
