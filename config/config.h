@@ -149,7 +149,7 @@ void config_clear(struct config *config);
  * nothing. */
 void config_for_job(const struct config *config, const char *job, struct config *ret_config);
 
-/* The capture plan of trainers: the keys of the section `plan`. */
+/* The capture plan of trainers: the keys of the section `plan`, but for `cost_max`. */
 struct config_plan {
     uint64_t every; /* 0 = nothing */
     config_layers layers;
@@ -160,7 +160,7 @@ struct config_plan {
 
 /* The values of the section `plan`. */
 void config_default_plan(const struct config *config, struct config_plan *ret_plan);
-/* The index-th pattern of the section `jobs` that names keys of `plan`, in the order of the file,
+/* The index-th pattern of the section `jobs` that names keys of a plan, in the order of the file,
  * and its plan: what it does not name is as in the section. NULL when there are no more. */
 const char *config_job_plan(const struct config *config, uint32_t index,
                             struct config_plan *ret_plan);

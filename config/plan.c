@@ -39,10 +39,11 @@ bool config_is_plan_key(const char *of_section, const char *name)
     return strcmp(of_section, section) == 0 || strncmp(name, "plan.", strlen("plan.")) == 0;
 }
 
+/* A bound on the default plan makes no plan. */
 static bool names_plan(const struct job_rule *rule)
 {
     for (int i = 0; i < KEY_COUNT; i++) {
-        if (rule->key_line[i] && is_plan_key(i)) {
+        if (rule->key_line[i] && is_plan_key(i) && strcmp(config_keys[i].name, "cost_max") != 0) {
             return true;
         }
     }

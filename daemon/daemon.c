@@ -161,6 +161,41 @@ static int announce_plans(void *data)
     return 0;
 }
 
+struct cost_list {
+    const struct config *config;
+    struct plan_cost *costs;
+    uint32_t count, capacity;
+};
+
+static void daemon_visit_cost(void *data, const char *job, const struct capture_cost *cost)
+{
+    struct cost_list *list = data;
+    struct config config;
+    if (list->count < list->capacity && cost->own_every == 0) {
+        config_for_job(list->config, job, &config);
+        list->costs[list->count++] =
+            (struct plan_cost){job, cost_ratio(cost), config.plan_cost_max};
+    }
+}
+
+void daemon_limit_costs(struct daemon *daemon)
+{
+    uint32_t jobs = registry_jobs(daemon->registry);
+    struct cost_list list = {
+        .config = &daemon->reload.plans,
+        .costs = malloc((jobs + 1) * sizeof *list.costs),
+        .capacity = jobs,
+    };
+    if (!list.costs) {
+        return; /* the next time */
+    }
+    registry_each_cost(daemon->registry, daemon_visit_cost, &list);
+    if (plans_limit_costs(daemon->plans, list.costs, list.count) && announce_plans(daemon) != 0) {
+        log_event(LOG_ERROR, "plans_not_announced", LOG_STR("reason", err_slug(ERR_MEMORY)));
+    }
+    free(list.costs);
+}
+
 /* Cuts readers off that may no longer read; what comes in is judged as it comes. */
 static void daemon_reload_keys(struct daemon *daemon)
 {
@@ -188,6 +223,7 @@ static void daemon_reload_config(struct daemon *daemon)
     if (taken) {
         atomic_store(&daemon->stats.config_read_ns, clock_wall_ns());
     }
+    daemon_limit_costs(daemon);
     if (taken && announce_plans(daemon) != 0) {
         log_event(LOG_ERROR, "plans_not_announced", LOG_STR("reason", err_slug(ERR_MEMORY)));
     }

@@ -66,6 +66,10 @@ int daemon_new_apart(const struct config *config, struct daemon **ret_daemon, ch
 /* Ends the loop when ingest has stopped and no message is in flight. */
 void daemon_finish_if_drained(struct daemon *daemon);
 
+/* Lengthens default plans that cost more than plan.cost_max, and tells trainers when that changes
+ * something. */
+void daemon_limit_costs(struct daemon *daemon);
+
 /* The reader of the inbox; `data` is the daemon. */
 void messages_on_note(void *data, struct note *note);
 /* Takes the messages of all runs that are computed, also behind others that are not. */

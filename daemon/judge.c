@@ -52,7 +52,7 @@ int judge_settle(struct config *config, const char *path, char *reterr)
     static const char *const fixed[] = {
         "history.enabled=false", "http.enabled=false", "alerts.enabled=true",
         "alerts.command=",       "alerts.webhook=",    "alerts.per_window=100000",
-        "limits.idle=7d",        "log.level=error",
+        "plan.cost_max=0",       "limits.idle=7d",     "log.level=error",
     };
     char error[CONFIG_ERROR_MAX];
     for (size_t i = 0; i < sizeof fixed / sizeof fixed[0]; i++) {

@@ -31,6 +31,7 @@ static void rounds_on_tick(uv_timer_t *timer)
         uv_timer_stop(timer); /* nobody is training: no wake-ups */
     }
     messages_give_up(daemon);
+    daemon_limit_costs(daemon);
     control_settle(daemon->control);
 }
 

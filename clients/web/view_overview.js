@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The heat map of layers by heads and the layers over time: live, or at any window of the run.
 import { OverviewAlerts } from "./alerts_list.js";
+import { find } from "./api.js";
 import { alertsAbout, windowOfStep } from "./chart_marks.js";
 import { COLOR_MAPS, extent } from "./colors.js";
 import { contextOverTime } from "./context.js";
@@ -87,6 +88,12 @@ class Overview {
         return loadLoggedGrid({ job: params.job, run, metric: metric.name, statistic });
     }
 
+    /** A sentence about what capturing costs the job's runs that go on; "" when none has told. */
+    async loadCost() {
+        const plan = await find("plan", { job: this.params.job }).catch(() => null);
+        this.cost = plan?.cost?.message ?? "";
+    }
+
     async load() {
         const { params, trouble, alerts, attention } = this;
         [this.grid, this.rules] = await Promise.all([
@@ -94,6 +101,7 @@ class Overview {
             loadRules(params.job),
             alerts.load(),
             trouble.load(),
+            this.loadCost(),
             this.moment === undefined ? null : trouble.loadScores(),
             this.arrival,
         ]);
@@ -130,8 +138,10 @@ class Overview {
     }
 
     async reloadTrouble() {
-        await Promise.all([this.trouble.load(), this.trouble.loadScores()]);
-        if (this.isCurrent()) this.drawTrouble();
+        await Promise.all([this.trouble.load(), this.trouble.loadScores(), this.loadCost()]);
+        if (!this.isCurrent()) return;
+        this.drawTrouble();
+        this.drawCost();
     }
 
     /* Numbers of a layer at the moment */
@@ -185,7 +195,8 @@ class Overview {
         this.cellBox = figure("Head", "", "one-head").plain();
         this.timeBox = figure("Layers × time", "", "time-map");
         this.map = this.makeMap();
-        this.heat.append(this.legend);
+        this.costLine = h("p", { class: "soft cost" });
+        this.heat.append(this.legend, this.costLine);
         this.placeSlider();
         root.append(
             ...[wrongMoment(this)].filter(Boolean),
@@ -367,6 +378,10 @@ class Overview {
         this.drawOutlines();
     }
 
+    drawCost() {
+        this.costLine.textContent = this.hasEnded() ? "" : this.cost;
+    }
+
     drawAlerts() {
         this.takeMoment();
         this.alerts.draw();
@@ -376,6 +391,7 @@ class Overview {
 
     drawRuns() {
         this.runs.draw();
+        this.drawCost();
         if (this.layers.length === 0) return this.drawNothing();
         if (this.isOver === this.hasEnded()) return;
         this.recolor(false);

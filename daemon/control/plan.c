@@ -5,6 +5,7 @@
 
 #include "config/config.h"
 #include "daemon/ingest/plan.h"
+#include "daemon/run/cost.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -12,11 +13,73 @@
 static const char *const keys[] = {"job", "every", "layers", "heads", "samples", "rows", "tier"};
 enum { KEYS = sizeof keys / sizeof keys[0] };
 
-/* `job` as it was asked for; NULL in the list of all. */
-static void control_plan_put_plan(struct mpk_writer *result, const char *job,
+#define SENTENCE_MAX 256
+
+/* The sentence for people. `part` of step time is captured for, `every` is in force instead of
+ * `instead_of`, unless that is 0. */
+static void control_plan_say_cost(double part, double max, uint64_t every, uint64_t instead_of,
+                                  bool asked, char ret_text[SENTENCE_MAX])
+{
+    int used = part < 0.001 ? snprintf(ret_text, SENTENCE_MAX, "capture: less than 0.1 %%")
+                            : snprintf(ret_text, SENTENCE_MAX, "capture: %.*f %%", part < 0.0995,
+                                       100 * part);
+    size_t left = SENTENCE_MAX - (size_t)used;
+    if (instead_of > 0) {
+        snprintf(ret_text + used, left,
+                 " of step time: every %" PRIu64 " instead of %" PRIu64
+                 ", so that it costs at most %g %%",
+                 every, instead_of, 100 * max);
+    } else if (asked && max > 0 && part > max) {
+        snprintf(ret_text + used, left,
+                 " of step time, more than %g %% (plan.cost_max): every %" PRIu64 " was asked for",
+                 100 * max, every);
+    } else {
+        snprintf(ret_text + used, left, " of step time");
+    }
+}
+
+/* The cost of capturing the job under its plan; nil as long as the job has not told. */
+static void control_plan_put_cost(const struct control_request *request, const char *job,
                                   const struct plan *plan)
 {
-    mpk_put_map(result, 9);
+    struct mpk_writer *result = request->result;
+    const struct capture_cost *cost = job ? registry_cost(request->view->registry, job) : NULL;
+    bool chosen = plan->from == PLAN_FROM_CONFIG || plan->from == PLAN_FROM_SET;
+    bool own = cost && cost->own_every > 0 && !chosen;
+    uint64_t every = own ? cost->own_every : plan->what.every;
+    mpk_put_str(result, "cost");
+    if (!cost || every == 0) {
+        mpk_put_nil(result);
+        return;
+    }
+    struct config config;
+    char sentence[SENTENCE_MAX];
+    uint64_t instead_of =
+        plan->from == PLAN_FROM_COST && !own ? plans_default(request->view->plans)->what.every : 0;
+    double part = cost_ratio(cost) / (double)every;
+    config_for_job(request->view->plan_config, job, &config);
+    control_plan_say_cost(part, config.plan_cost_max, every, instead_of, own || chosen, sentence);
+    mpk_put_map(result, 7);
+    mpk_pair_f64(result, "part", part);
+    mpk_pair_f64(result, "max", config.plan_cost_max);
+    put_number(result, "every", every);
+    mpk_put_str(result, "instead_of");
+    if (instead_of > 0) {
+        mpk_put_u64(result, instead_of);
+    } else {
+        mpk_put_nil(result);
+    }
+    mpk_pair_f64(result, "step_seconds", cost->step_seconds);
+    mpk_pair_f64(result, "capture_seconds", cost->capture_seconds);
+    mpk_pair_str(result, "message", sentence);
+}
+
+/* `job` as it was asked for; NULL in the list of all. */
+static void control_plan_put_plan(const struct control_request *request, const char *job,
+                                  const struct plan *plan)
+{
+    struct mpk_writer *result = request->result;
+    mpk_put_map(result, 10);
     mpk_pair_str(result, "job", job);
     mpk_pair_str(result, "pattern", plan->pattern);
     mpk_pair_str(result, "from", plan_from_name(plan->from));
@@ -26,13 +89,14 @@ static void control_plan_put_plan(struct mpk_writer *result, const char *job,
     put_number(result, "samples", plan->what.samples);
     put_number(result, "rows", plan->what.rows);
     mpk_pair_str(result, "tier", config_tier_name(plan->what.tier));
+    control_plan_put_cost(request, plan->from == PLAN_FROM_COST ? plan->pattern : job, plan);
 }
 
-static void control_plan_put_all(struct mpk_writer *result, const struct plans *plans)
+static void control_plan_put_all(const struct control_request *request, const struct plans *plans)
 {
-    mpk_put_array(result, plans_count(plans));
+    mpk_put_array(request->result, plans_count(plans));
     for (uint32_t i = 0; i < plans_count(plans); i++) {
-        control_plan_put_plan(result, NULL, plans_at(plans, i));
+        control_plan_put_plan(request, NULL, plans_at(plans, i));
     }
 }
 
@@ -51,9 +115,9 @@ int method_plan_get(struct control_request *request)
     }
     const char *job = string_param(request, "job", "", name, sizeof name);
     if (job && !*job) {
-        control_plan_put_all(request->result, plans);
+        control_plan_put_all(request, plans);
     } else if (job && job_name_valid(job, strlen(job))) {
-        control_plan_put_plan(request->result, job, plans_for(plans, job));
+        control_plan_put_plan(request, job, plans_for(plans, job));
     } else {
         return control_plan_refuse(
             request, "job: not the name of one (valid: 1 to 128 of A-Z a-z 0-9 . _ -; "
@@ -128,7 +192,7 @@ int method_plan_set(struct control_request *request)
     if (plans_set(view->plans, pattern, &what) != 0) {
         return control_plan_refuse(request, "64 plans are set already; plan.reset forgets one");
     }
-    control_plan_put_plan(request->result, pattern, plans_at(view->plans, 0));
+    control_plan_put_plan(request, pattern, plans_at(view->plans, 0));
     return view->plans_changed(view->data);
 }
 
@@ -147,6 +211,6 @@ int method_plan_reset(struct control_request *request)
         snprintf(request->detail, CONTROL_DETAIL_MAX, "no plan was set for '%s'", pattern);
         return ERR_ARGUMENT;
     }
-    control_plan_put_plan(request->result, pattern, plans_before(view->plans, pattern));
+    control_plan_put_plan(request, pattern, plans_before(view->plans, pattern));
     return view->plans_changed(view->data);
 }

@@ -18,6 +18,8 @@ struct plans {
     uint32_t set_count;
     struct plan *config; /* owned; the last one is the default */
     uint32_t config_count;
+    struct plan lengthened[PLANS_LENGTHENED_MAX]; /* of single jobs */
+    uint32_t lengthened_count;
 };
 
 /* The longest of each part: "plan/", an order, a pattern, a settings text. */
@@ -31,7 +33,11 @@ static_assert(sizeof("plan/999999/") - 1 + JOB_NAME_MAX + sizeof("/every=1000000
 const char *plan_from_name(enum plan_from from)
 {
     static const char *const names[] = {
-        [PLAN_FROM_DEFAULT] = "default", [PLAN_FROM_CONFIG] = "config", [PLAN_FROM_SET] = "set"};
+        [PLAN_FROM_DEFAULT] = "default",
+        [PLAN_FROM_COST] = "cost",
+        [PLAN_FROM_CONFIG] = "config",
+        [PLAN_FROM_SET] = "set",
+    };
     return names[from];
 }
 
@@ -155,15 +161,23 @@ int plans_reset(struct plans *plans, const char *pattern)
 
 uint32_t plans_count(const struct plans *plans)
 {
-    return plans->set_count + plans->config_count;
+    return plans->set_count + plans->config_count + plans->lengthened_count;
 }
 
 const struct plan *plans_at(const struct plans *plans, uint32_t index)
 {
-    return index < plans->set_count ? &plans->set[index] : &plans->config[index - plans->set_count];
+    if (index < plans->set_count) {
+        return &plans->set[index];
+    }
+    index -= plans->set_count;
+    if (index < plans->config_count - 1) {
+        return &plans->config[index];
+    }
+    index -= plans->config_count - 1;
+    return index < plans->lengthened_count ? &plans->lengthened[index] : plans_default(plans);
 }
 
-static const struct plan *default_of(const struct plans *plans)
+const struct plan *plans_default(const struct plans *plans)
 {
     return &plans->config[plans->config_count - 1];
 }
@@ -175,7 +189,7 @@ const struct plan *plans_for(const struct plans *plans, const char *job)
             return plans_at(plans, i);
         }
     }
-    return default_of(plans); /* not reached: its pattern matches every name */
+    return plans_default(plans); /* not reached: its pattern matches every name */
 }
 
 const struct plan *plans_before(const struct plans *plans, const char *pattern)
@@ -188,7 +202,69 @@ const struct plan *plans_before(const struct plans *plans, const char *pattern)
             return plans_at(plans, i);
         }
     }
-    return default_of(plans);
+    return plans_default(plans);
+}
+
+/* Costs */
+
+/* The least of `every` times 1, 2, 4, ... at which so many captures cost at most `max`; the largest
+ * that there is when none does. */
+static uint64_t plan_bounded(uint64_t every, double ratio, double max)
+{
+    while (ratio / (double)every > max && 2 * every <= EVERY_MAX) {
+        every *= 2;
+    }
+    return every;
+}
+
+/* The plan that a job has got already. */
+static const struct plan *plan_find_lengthened(const struct plans *plans, const char *job)
+{
+    for (uint32_t i = 0; i < plans->lengthened_count; i++) {
+        if (strcmp(plans->lengthened[i].pattern, job) == 0) {
+            return &plans->lengthened[i];
+        }
+    }
+    return NULL;
+}
+
+/* `now` is what it was lengthened to before. It stays while it is long enough, is one of those that
+ * it may be, and is not twice as long as is needed with a quarter to spare. */
+static uint64_t plan_lengthen(uint64_t every, uint64_t now, const struct plan_cost *cost)
+{
+    uint64_t least = plan_bounded(every, cost->ratio, cost->max);
+    uint64_t most = plan_bounded(every, cost->ratio, cost->max * 3 / 4);
+    uint64_t factor = now / every;
+    bool possible = now % every == 0 && factor > 0 && (factor & (factor - 1)) == 0;
+    return !possible || now < least ? least : now > most ? most : now;
+}
+
+bool plans_limit_costs(struct plans *plans, const struct plan_cost *costs, uint32_t count)
+{
+    struct plan next[PLANS_LENGTHENED_MAX];
+    const struct config_plan *whole = &plans_default(plans)->what;
+    uint32_t next_count = 0;
+    for (uint32_t i = 0; i < count && next_count < PLANS_LENGTHENED_MAX; i++) {
+        enum plan_from from = plans_for(plans, costs[i].job)->from;
+        const struct plan *before = plan_find_lengthened(plans, costs[i].job);
+        if (whole->every == 0 || !(costs[i].max > 0) || from == PLAN_FROM_SET ||
+            from == PLAN_FROM_CONFIG) {
+            continue;
+        }
+        uint64_t every = plan_lengthen(whole->every, before ? before->what.every : 0, &costs[i]);
+        if (every > whole->every) {
+            struct plan *plan = &next[next_count++];
+            memset(plan, 0, sizeof *plan); /* they are compared as a whole */
+            name_plan(plan, costs[i].job, PLAN_FROM_COST);
+            memcpy(&plan->what, whole, sizeof plan->what);
+            plan->what.every = every;
+        }
+    }
+    bool same = next_count == plans->lengthened_count &&
+                memcmp(next, plans->lengthened, next_count * sizeof next[0]) == 0;
+    memcpy(plans->lengthened, next, next_count * sizeof next[0]);
+    plans->lengthened_count = next_count;
+    return !same;
 }
 
 static uint32_t order_of(const struct plans *plans, uint32_t index)
@@ -196,8 +272,14 @@ static uint32_t order_of(const struct plans *plans, uint32_t index)
     if (index < plans->set_count) {
         return index;
     }
-    bool is_default = index == plans_count(plans) - 1;
-    return is_default ? PLAN_ORDER_DEFAULT : PLAN_ORDER_CONFIG + (index - plans->set_count);
+    switch (plans_at(plans, index)->from) {
+    case PLAN_FROM_DEFAULT:
+        return PLAN_ORDER_DEFAULT;
+    case PLAN_FROM_COST:
+        return PLAN_ORDER_LENGTHENED;
+    default:
+        return PLAN_ORDER_CONFIG + (index - plans->set_count);
+    }
 }
 
 static void write_prefix(const struct plan *plan, uint32_t order, char *ret_text)

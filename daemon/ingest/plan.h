@@ -15,9 +15,13 @@
 /* Where those of the config begin, and the default. */
 #define PLAN_ORDER_CONFIG  PLANS_SET_MAX
 #define PLAN_ORDER_DEFAULT 999999
+/* The default with a longer `every`, for one job. The requests of the job's own code go before it,
+ * as before the default. */
+#define PLAN_ORDER_LENGTHENED (PLAN_ORDER_DEFAULT - 1)
+#define PLANS_LENGTHENED_MAX  64
 
-enum plan_from { PLAN_FROM_DEFAULT, PLAN_FROM_CONFIG, PLAN_FROM_SET };
-/* "default", "config", "set". */
+enum plan_from { PLAN_FROM_DEFAULT, PLAN_FROM_COST, PLAN_FROM_CONFIG, PLAN_FROM_SET };
+/* "default", "cost", "config", "set". */
 const char *plan_from_name(enum plan_from from);
 
 struct plan {
@@ -54,10 +58,23 @@ int plans_set(struct plans *plans, const char *pattern, const struct config_plan
  * was. */
 int plans_reset(struct plans *plans, const char *pattern);
 
-/* All plans in their order: set, newest first; of the config; the default. Borrowed until the next
- * change. */
+/* The cost of capturing every step of a job, as a part of its step time, and how much of that the
+ * default plan may take; 0 = any. */
+struct plan_cost {
+    const char *job; /* borrowed */
+    double ratio, max;
+};
+/* Lengthens `every` of the default plan for the first PLANS_LENGTHENED_MAX of these jobs for which
+ * it is the plan, and costs too much; for no others. Returns whether anything has changed. Plans
+ * that are lengthened by more than they need stay so, unless they need at most half of it with a
+ * quarter to spare: numbers that are measured vary. */
+bool plans_limit_costs(struct plans *plans, const struct plan_cost *costs, uint32_t count);
+
+/* All plans in their order: set, newest first; of the config; lengthened; the default. Borrowed
+ * until the next change. */
 uint32_t plans_count(const struct plans *plans);
 const struct plan *plans_at(const struct plans *plans, uint32_t index);
+const struct plan *plans_default(const struct plans *plans);
 /* The plan that holds for a job. */
 const struct plan *plans_for(const struct plans *plans, const char *job);
 /* The plan that a new one for it begins as: for a name the plan of the job; for a pattern the plan

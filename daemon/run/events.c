@@ -103,6 +103,9 @@ int events_take(struct run *run, struct message *message)
         run->counts.processed++;
         return 0;
     }
+    if (header->event == EVENT_HELLO && !code) {
+        code = costs_take(&run->costs, message->rank_index, header);
+    }
     if (header->event == EVENT_HELLO && header->settings.count > 0) {
         events_keep_settings(run, &header->settings);
     }

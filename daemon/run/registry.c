@@ -343,6 +343,39 @@ void registry_each(const struct registry *registry, void (*visit)(void *data, st
     }
 }
 
+/* Costs */
+
+static const struct capture_cost *registry_cost_of(const struct job *job)
+{
+    const struct capture_cost *largest = NULL;
+    for (const struct run *run = job->runs; run; run = run->next) {
+        const struct capture_cost *cost = costs_largest(&run->costs);
+        if (cost && run->state != JOB_ENDED &&
+            (!largest || cost_ratio(cost) > cost_ratio(largest))) {
+            largest = cost;
+        }
+    }
+    return largest;
+}
+
+const struct capture_cost *registry_cost(const struct registry *registry, const char *job)
+{
+    const struct job *known = registry_find_job(registry, job);
+    return known ? registry_cost_of(known) : NULL;
+}
+
+void registry_each_cost(const struct registry *registry,
+                        void (*visit)(void *data, const char *job, const struct capture_cost *cost),
+                        void *data)
+{
+    for (const struct job *job = registry->jobs; job; job = job->hh.next) {
+        const struct capture_cost *cost = registry_cost_of(job);
+        if (cost) {
+            visit(data, job->name, cost);
+        }
+    }
+}
+
 /* Checkpoints */
 
 static bool adopt_run(void *data, struct run *run)

@@ -70,6 +70,7 @@ void run_free(struct run **run_p)
     stream_free_all(&run->streams, run->track_count);
     sequences_clear(&run->events);
     drop_totals_clear(&run->drop_totals);
+    costs_clear(&run->costs);
     free(run);
     *run_p = NULL;
 }

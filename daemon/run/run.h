@@ -14,6 +14,7 @@
 #include "daemon/ingest/drop_totals.h"
 #include "daemon/ingest/work.h"
 #include "daemon/base/stats.h"
+#include "daemon/run/cost.h"
 #include "daemon/run/sink.h"
 #include "daemon/run/track.h"
 #include "daemon/store/store.h"
@@ -39,6 +40,7 @@ struct run {
     struct stream *streams; /* by key, in order of appearance */
     struct sequences events;
     struct drop_totals drop_totals;
+    struct capture_costs costs;
     bool judge_losses;     /* no tensors came between two events: no window judges what is lost */
     struct alerts *alerts; /* NULL: none */
     /* It was restored, and layers of it have windows that are not in the config any more. */

@@ -39,6 +39,9 @@ def looked():
     site = Site("window.unit=step", "window.length=2", "window.every=2", "window.rank_grace=0", "http.live_interval=0s")
     for job in RUNS:
         trainer = publish(site, job, module="<b>blocks.0</b>" if job == "well" else None)
+        if job in ("well", "falls"):
+            trainer.event("hello", step=STEPS - 1, step_seconds=0.5, capture_seconds=0.075)
+            wait_until(lambda: site.api("plan", job=job)["cost"], "the cost")  # noqa: B023
         if job == "falls":
             trainer.event("bye", step=STEPS - 1)
             wait_until(lambda: any(run["job"] == "falls" and run["state"] == "ended" for run in site.api("runs")["runs"]), "its end")
@@ -49,6 +52,13 @@ def looked():
 
 def attention(page):
     return " ".join(page.text(".attention").split())
+
+
+def test_what_captures_cost_is_said_while_the_run_goes_on(looked, page):
+    page.open(looked, "#/overview?job=well").ready()
+    assert page.text(".cost") == "capture: 0.3 % of step time"
+    page.open(looked, "#/overview?job=falls").ready()
+    assert page.text(".cost") == ""
 
 
 def test_the_head_in_trouble_stands_first(looked, page):

@@ -117,6 +117,8 @@ class Attnd:
     def start(self):
         arguments = [ATTND, "--address", self.directory]
         arguments += ["--set", f"history.path={self.history_path}", "--set", "http.enabled=false"]
+        if "cost_max" not in (self.config or ""):  # models of tests are small: each capture costs them much
+            arguments += ["--set", "plan.cost_max=0"]
         for setting in self.settings:
             arguments += ["--set", setting]
         if self.config is not None:

@@ -104,7 +104,7 @@ def test_a_plan_changes_while_the_job_is_connected(attnd):
     trainer = Listener(attnd, "gpt-small")
     answer = attnd.call("plan.set", job="gpt-*", every=10, layers="decoder.*")
     assert answer == dict(job="gpt-*", pattern="gpt-*", **{"from": "set"}, every=10, layers="decoder.*", heads="*",
-                          samples=1, rows=0, tier="auto")
+                          samples=1, rows=0, tier="auto", cost=None)
     trainer.wait_plans(plan(0, "gpt-*", 10, "decoder.*"), THE_DEFAULT)
     attnd.call("plan.set", job="gpt-small", every="2")
     trainer.wait_plans(plan(0, "gpt-small", 2, "decoder.*"), plan(1, "gpt-*", 10, "decoder.*"), THE_DEFAULT)
@@ -241,7 +241,7 @@ def test_after_a_restart_the_config_holds():
 def test_what_holds_for_a_job_and_what_a_new_plan_begins_as(attnd):
     assert attnd.call("plan.get", job="gpt-small") == {
         "job": "gpt-small", "pattern": "*", "from": "default", "every": 50, "layers": "*", "heads": "*", "samples": 1,
-        "rows": 0, "tier": "auto"}
+        "rows": 0, "tier": "auto", "cost": None}
     attnd.call("plan.set", job="gpt-*", every=10, samples=0)
     of_name = attnd.call("plan.set", job="gpt-small", rows=8)
     assert (of_name["every"], of_name["samples"], of_name["rows"]) == (10, 0, 8)

@@ -24,6 +24,14 @@ def test_the_codes_own_words_go_before_the_default_and_after_a_plan_for_the_job(
     assert choose([DEFAULT, b"plan/3/job/every=5"], "job", {"every": 7}) == Plan(every=5)
 
 
+def test_a_default_that_was_made_rarer_for_the_job_is_a_default():
+    rarer = b"plan/999998/job/every=200;layers=*;heads=*;samples=1;rows=0"
+    assert choose([DEFAULT, rarer], "job") == Plan(every=200, samples=1)
+    assert choose([DEFAULT, rarer], "job", {"every": 7}) == Plan(every=7, samples=1)
+    assert choose([DEFAULT, rarer], "job", {"samples": 4}) == Plan(every=200, samples=4)
+    assert choose([DEFAULT, rarer, b"plan/64/*/every=5"], "job") == Plan(every=5)
+
+
 def test_a_tier_that_a_plan_leaves_open_is_the_codes_own():
     assert choose([b"plan/3/job/every=5;tier=state"], "job") == Plan(every=5, tier="state")
     assert choose([b"plan/3/job/every=5;tier=later"], "job") == Plan(every=5)

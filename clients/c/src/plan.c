@@ -418,7 +418,7 @@ bool plans_choose(const struct plan_table *plans, const struct plan_requests *ow
     } else {
         attn_plan_default(ret_plan);
     }
-    if (!best || best->order == PLAN_ORDER_DEFAULT) {
+    if (!best || best->order >= PLAN_ORDER_LENGTHENED) {
         plan_override(own->every, &ret_plan->every);
         plan_override(own->samples, &ret_plan->samples);
         plan_override(own->rows, &ret_plan->rows);

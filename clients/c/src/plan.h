@@ -14,7 +14,9 @@
 #define PLAN_PREFIX        "plan/"
 #define PLAN_PREFIX_MAX    1024 /* bytes of a whole prefix */
 #define PLAN_ORDER_DEFAULT 999999
-#define PLAN_NUMBER_MAX    1000000000u /* of every, samples, rows */
+/* The default, less often, as it would cost this job too much. */
+#define PLAN_ORDER_LENGTHENED (PLAN_ORDER_DEFAULT - 1)
+#define PLAN_NUMBER_MAX       1000000000u /* of every, samples, rows */
 /* Plans for one job; further ones are ignored and counted. */
 #define PLANS_MAX 256
 

@@ -46,27 +46,18 @@ static void add_plan(struct out_table *table, const msgpack_object *plan)
 static int show_plans(struct cli *cli, const msgpack_object *result)
 {
     struct out_table table;
+    char cost[256];
     out_begin(&table, "JOBS|EVERY|LAYERS|HEADS|SAMPLES|ROWS|TIER|FROM");
     for (uint32_t i = 0; i < field_columns(result); i++) {
         add_plan(&table, field_column(result, i));
     }
     out_print(&table, cli->width, true, cli->out);
+    field_text(mpk_find(result, "cost"), "message", cost, sizeof cost);
+    fprintf(cli->out, "%s%s", cost, *cost ? "\n" : "");
     return CLI_OK;
 }
 
 /* Setting */
-
-/* The index of the key that "KEY=VALUE" sets; -1 when it is of no such form. */
-static int find_key(const char *assignment)
-{
-    size_t length = strcspn(assignment, "=");
-    for (int i = 0; i < KEYS && assignment[length] == '='; i++) {
-        if (strlen(keys[i]) == length && strncmp(keys[i], assignment, length) == 0) {
-            return i;
-        }
-    }
-    return -1;
-}
 
 /* Adds words[3...]; explains what is wrong with one. */
 static int add_assignments(struct cli *cli, struct ask *ask)
@@ -74,7 +65,12 @@ static int add_assignments(struct cli *cli, struct ask *ask)
     const struct args *args = cli->args;
     unsigned given = 0;
     for (int i = 3; i < args->word_count; i++) {
-        int key = find_key(args->words[i]);
+        size_t length = strcspn(args->words[i], "=");
+        int key = args->words[i][length] == '=' ? KEYS - 1 : -1;
+        while (key >= 0 &&
+               (strlen(keys[key]) != length || strncmp(keys[key], args->words[i], length) != 0)) {
+            key--;
+        }
         if (key < 0) {
             return cli_usage(cli, "'%.80s': not of the form KEY=VALUE (valid keys: " KEY_LIST ")",
                              args->words[i]);
@@ -83,7 +79,7 @@ static int add_assignments(struct cli *cli, struct ask *ask)
             return cli_usage(cli, "%s: given twice", keys[key]);
         }
         given |= 1u << key;
-        ask_text(ask, keys[key], strchr(args->words[i], '=') + 1);
+        ask_text(ask, keys[key], args->words[i] + length + 1);
     }
     return CLI_OK;
 }

@@ -521,7 +521,11 @@ class Watch:
     def _tell_cost(self) -> None:
         """Says what capturing costs, when that is news."""
         news, every = self.cost.news(), self.plan.every
-        if news is not None and every and not self._told_cost:
+        if news is None:
+            return
+        self.publisher.tell_cost(news.step_seconds, news.capture_seconds, self._own_plan.get("every"))
+        self._say_hello()
+        if every and not self._told_cost:
             self._told_cost = True
             log.info("job %s: capture: %s of step time (every %d: %.3g ms beside a step of %.3g ms)", self.publisher.job,
                      percent(news.ratio / every), every, 1e3 * news.capture_seconds, 1e3 * news.step_seconds)
@@ -547,10 +551,12 @@ class Watch:
         return {path: layer for path, layer in self._names.layers.items() if self.plan.every and self._taken(path)}
 
     def _say_alive(self) -> None:
-        now = time.monotonic()
-        if now - self._alive_at >= ALIVE_EVERY_S:
-            self._alive_at = now
-            self.publisher.hello(self._names.described(), self._epoch, self._step)
+        if time.monotonic() - self._alive_at >= ALIVE_EVERY_S:
+            self._say_hello()
+
+    def _say_hello(self) -> None:
+        self._alive_at = time.monotonic()
+        self.publisher.hello(self._names.described(), self._epoch, self._step)
 
     # ---------------------------------------------------------------------------------- what the spy sees
 

@@ -6,8 +6,9 @@ has (PROTOCOL.md):
 
     plan/<order>/<pattern>/<settings>        plan/0/gpt-*/every=10;layers=decoder.*.self;samples=2
 
-The plan of the lowest order whose pattern matches the job holds, alone. The daemon's default has the highest order;
-between the two stands what the job's own code says (`choose`).
+The plan of the lowest order whose pattern matches the job holds, alone. The daemon's default has the highest order, and
+the one before it where the daemon makes it rarer for a job; before these stands what the job's own code says
+(`choose`).
 """
 from __future__ import annotations
 
@@ -26,6 +27,7 @@ log = logging.getLogger("attnd")
 PREFIX = b"plan/"
 PREFIX_BYTES_MAX = 1024  # of a whole one
 DEFAULT_ORDER = 999999
+LENGTHENED_ORDER = DEFAULT_ORDER - 1  # the default, less often, as it would cost this job too much
 NUMBER_MAX = 10**9
 TIERS = ("auto", "raw", "state")
 
@@ -108,7 +110,7 @@ def choose(prefixes: Iterable[bytes], job: str, own: Optional[Mapping[str, Any]]
     order, _, _, plan = min(found, key=lambda entry: entry[:3], default=(DEFAULT_ORDER, 0, b"", EVERYTHING))
     if not own:
         return plan
-    if order == DEFAULT_ORDER:
+    if order >= LENGTHENED_ORDER:
         return replace(plan, **own)
     return replace(plan, tier=own.get("tier", "auto")) if plan.tier == "auto" else plan
 

@@ -86,6 +86,7 @@ class Publisher:
         self._event_topic = wire.event_topic(job)
         self._step = 0
         self._settings: Dict[str, Any] = {}
+        self._cost: Dict[str, float] = {}
         self._warned = self._warned_log = self._warned_old = False
         self._planned: Tuple[Tuple[bytes, ...], Dict[str, Any], Plan] = ((), {}, EVERYTHING)
         self._sender = Sender(self._identity, endpoint, address, queue_bytes, linger, high_water)
@@ -471,10 +472,10 @@ class Publisher:
         checked = [(wire.NamedLayer(*wire.check_layer(*entry[:3]), wire.check_module((*entry[4:], None)[0])),
                     wire.check_int("heads", entry[3], 65535, 1)) for entry in layers]
         from . import __version__
-        keys = wire.hello_keys(checked, f"attnd-python/{__version__}", self._settings)
+        keys = wire.hello_keys(checked, f"attnd-python/{__version__}", self._settings, self._cost)
         if not _fits_header(keys):  # messages say the modules as well
             keys = wire.hello_keys([(wire.NamedLayer(*layer), heads) for layer, heads in checked], keys["client"],
-                                   self._settings)
+                                   self._settings, self._cost)
         if not _fits_header(keys):
             log.warning("job %s: too many layers for one hello; announced without them", self.job)
             keys["layers"] = []
@@ -538,6 +539,14 @@ class Publisher:
         if not isinstance(settings, Mapping):
             raise ValueError(f"settings of type {type(settings).__name__}: must be a mapping")
         self._settings = scalars.settings(settings)
+
+    def tell_cost(self, step_seconds: float, capture_seconds: float, own_every: Optional[int] = None) -> None:
+        """Says in every hello() that follows what capturing costs: a step in which nothing is captured takes
+        `step_seconds`, a captured one `capture_seconds` more. `own_every`: the job's own code asks for every n-th step,
+        which attnd then leaves as it is. For capture.py; the arguments are taken as checked."""
+        self._cost = {"step_seconds": step_seconds, "capture_seconds": capture_seconds}
+        if own_every:
+            self._cost["own_every"] = own_every
 
     def bye(self) -> None:
         """Tells that this rank publishes nothing more. close() does it by itself."""

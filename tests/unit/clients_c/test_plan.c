@@ -199,7 +199,13 @@ static void test_the_jobs_wishes_go_before_the_default_only(void **state)
     assert_int_equal(plan.every, 5);
     assert_int_equal(plan.samples, 1);
     assert_int_equal(plan.rows, 8);
-    assert_true(plan_add(&plans, "plan/999998/*/every=2"));
+    assert_true(plan_add(&plans, "plan/999998/gpt-small/every=200;samples=1;rows=3"));
+    assert_true(plans_choose(&plans, &own, &plan));
+    assert_int_equal(plan.every, 5);
+    assert_int_equal(plan.rows, 8);
+    assert_true(plans_choose(&plans, &nothing, &plan));
+    assert_int_equal(plan.every, 200);
+    assert_true(plan_add(&plans, "plan/999997/*/every=2"));
     assert_true(plans_choose(&plans, &own, &plan));
     assert_int_equal(plan.every, 2);
     assert_int_equal(plan.rows, 0);

@@ -53,6 +53,17 @@ static void test_patterns_that_name_plan_keys_come_in_the_order_of_the_file(void
     config_clear(&config);
 }
 
+static void test_a_bound_on_what_captures_cost_makes_no_plan(void **state)
+{
+    (void)state;
+    struct config config = plan_load("jobs: {gpt: {plan.cost_max: 0.5}}\n"), of_job;
+    struct config_plan plan;
+    assert_null(config_job_plan(&config, 0, &plan));
+    config_for_job(&config, "gpt", &of_job);
+    assert_true(of_job.plan_cost_max == 0.5 && config.plan_cost_max == 0.01);
+    config_clear(&config);
+}
+
 static void test_they_are_printed_with_their_section_and_load_again(void **state)
 {
     (void)state;
@@ -84,8 +95,9 @@ static void test_each_visits_them_as_they_are_written(void **state)
     char visited[512] = "";
     struct config config = plan_load("jobs: {'a*': {spectrum: false, plan.every: 3}}\n");
     config_each(&config, plan_visit_key, visited);
-    assert_string_equal(visited, "plan.every=50;plan.layers=*;plan.heads=*;plan.samples=1;"
-                                 "plan.rows=0;plan.tier=auto;jobs.a*.plan.every=3;");
+    assert_string_equal(visited,
+                        "plan.every=50;plan.layers=*;plan.heads=*;plan.samples=1;"
+                        "plan.rows=0;plan.tier=auto;plan.cost_max=0.01;jobs.a*.plan.every=3;");
     config_clear(&config);
 }
 
@@ -102,14 +114,14 @@ static void test_mistakes_name_the_line_and_what_would_do(void **state)
                    "numbers and ranges such as 0-3,7; at most 255 characters)");
     assert_refused("jobs: {gpt: {plan.evry: 1}}\n",
                    "attnd.yaml:1: jobs.gpt.plan.evry: unknown key (valid in plan: every, layers, "
-                   "heads, samples, rows, tier; did you mean every?)");
+                   "heads, samples, rows, tier, cost_max; did you mean every?)");
     assert_refused("jobs: {gpt: {every: 1}}\n",
                    "attnd.yaml:1: jobs.gpt.every: unknown key (did you mean plan.every?)");
     assert_refused("jobs:\n  gpt:\n    plan.rows: 1\n    plan.rows: 2\n",
                    "attnd.yaml:4: jobs.gpt.plan.rows: given twice (first on line 3)");
     assert_refused("plan: {plan.rows: 1}\n",
                    "attnd.yaml:1: plan.plan.rows: unknown key (valid in plan: every, layers, "
-                   "heads, samples, rows, tier)");
+                   "heads, samples, rows, tier, cost_max)");
 }
 
 static void test_texts_have_a_length_at_which_they_still_fit_a_subscription(void **state)
@@ -146,7 +158,7 @@ static void test_keys_are_set_one_by_one(void **state)
     assert_string_equal(error, "plan.rows: 'x': not a whole number (valid: 0 to 2147483647)");
     assert_int_equal(config_plan_set(&plan, "row", "1", error), -1);
     assert_string_equal(error, "plan.row: unknown key (valid in plan: every, layers, heads, "
-                               "samples, rows, tier; did you mean rows?)");
+                               "samples, rows, tier, cost_max; did you mean rows?)");
     assert_plan(&plan, 7, "encoder.*", "*", 1, 0);
     assert_int_equal(plan.tier, CONFIG_TIER_AUTO);
     assert_int_equal(config_plan_set(&plan, "tier", "state", error), 0);
@@ -192,6 +204,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_default_is_every_50th_step_and_one_sample),
         cmocka_unit_test(test_patterns_that_name_plan_keys_come_in_the_order_of_the_file),
+        cmocka_unit_test(test_a_bound_on_what_captures_cost_makes_no_plan),
         cmocka_unit_test(test_they_are_printed_with_their_section_and_load_again),
         cmocka_unit_test(test_each_visits_them_as_they_are_written),
         cmocka_unit_test(test_mistakes_name_the_line_and_what_would_do),

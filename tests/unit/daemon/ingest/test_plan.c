@@ -232,6 +232,100 @@ static void test_a_message_larger_than_the_budget_never_fits(void **state)
     free(prefixes);
 }
 
+/* `every` of the plan of `job`, which says what each capture of every step would cost. */
+static uint64_t plan_every_at(const char *job, double ratio, double max, bool changes)
+{
+    const struct plan_cost cost = {job, ratio, max};
+    assert_int_equal(plans_limit_costs(plans, &cost, 1), changes);
+    return plans_for(plans, job)->what.every;
+}
+
+static void test_a_default_that_costs_too_much_is_made_rarer(void **state)
+{
+    (void)state;
+    plan_begin("");
+    assert_int_equal(plan_every_at("gpt", 0.5, 0.01, false), 50);
+    assert_int_equal(plan_every_at("gpt", 0.51, 0.01, true), 100);
+    assert_holds("gpt", "gpt", PLAN_FROM_COST, 100);
+    assert_holds("gpt-2", "*", PLAN_FROM_DEFAULT, 50);
+    static const char *const expected[] = {
+        "plan/999998/gpt/every=100;layers=*;heads=*;samples=1;rows=0;tier=auto",
+        "plan/999999/*/every=50;layers=*;heads=*;samples=1;rows=0;tier=auto"};
+    assert_prefixes(expected, 2);
+    assert_int_equal(plan_every_at("gpt", 7, 0.01, true), 800);
+    assert_int_equal(plans_count(plans), 2);
+    assert_true(plans_limit_costs(plans, NULL, 0)); /* its run has ended */
+    assert_holds("gpt", "*", PLAN_FROM_DEFAULT, 50);
+}
+
+static void test_without_a_bound_or_captures_nothing_is_made_rarer(void **state)
+{
+    (void)state;
+    plan_begin("plan: {every: 0}\n");
+    assert_int_equal(plan_every_at("gpt", 1, 0.01, false), 0);
+    config_clear(&config);
+    plan_start("");
+    assert_int_equal(plans_configure(plans, &config), 0);
+    assert_int_equal(plan_every_at("gpt", 1, 0, false), 50);
+    assert_int_equal(plan_every_at("gpt", 0, 0.01, false), 50);
+}
+
+/* Numbers that are measured vary by some; a plan does not. */
+static void test_a_plan_is_made_denser_only_with_a_quarter_to_spare(void **state)
+{
+    (void)state;
+    plan_begin("");
+    assert_int_equal(plan_every_at("gpt", 0.9, 0.01, true), 100);
+    assert_int_equal(plan_every_at("gpt", 0.49, 0.01, false), 100);
+    assert_int_equal(plan_every_at("gpt", 0.376, 0.01, false), 100);
+    assert_int_equal(plan_every_at("gpt", 0.374, 0.01, true), 50);
+    assert_int_equal(plan_every_at("gpt", 3, 0.01, true), 400);
+    assert_int_equal(plan_every_at("gpt", 0.7, 0.01, true), 100);
+}
+
+static void test_a_plan_that_was_chosen_stays(void **state)
+{
+    (void)state;
+    plan_begin("jobs: {'bert*': {plan.every: 3}, 't5': {plan.cost_max: 0.5}}\n");
+    test_plan_set("gpt-*", 2);
+    assert_int_equal(plan_every_at("gpt-2", 1, 0.01, false), 2);
+    assert_int_equal(plan_every_at("bert-large", 1, 0.01, false), 3);
+    assert_int_equal(plan_every_at("t5", 1, 0.01, true), 100); /* a bound is no plan */
+    assert_int_equal(test_plan_set("t5", 4), 0);
+    assert_int_equal(plan_every_at("t5", 1, 0.01, true), 4);
+    assert_int_equal(plans_reset(plans, "t5"), 0);
+    assert_int_equal(plan_every_at("t5", 1, 0.01, true), 100);
+}
+
+static void test_a_new_default_is_made_rarer_as_it_needs(void **state)
+{
+    (void)state;
+    plan_begin("");
+    assert_int_equal(plan_every_at("gpt", 1.5, 0.01, true), 200);
+    config_clear(&config);
+    plan_start("plan: {every: 30, samples: 3}\n");
+    assert_int_equal(plans_configure(plans, &config), 0);
+    assert_int_equal(plan_every_at("gpt", 1.5, 0.01, true), 240);
+    assert_int_equal(plans_for(plans, "gpt")->what.samples, 3);
+}
+
+static void test_at_most_64_jobs_have_a_rarer_plan(void **state)
+{
+    static char names[65][16];
+    struct plan_cost all[65];
+    (void)state;
+    plan_begin("");
+    for (int i = 0; i < 65; i++) {
+        snprintf(names[i], sizeof names[i], "job%d", i);
+        all[i] = (struct plan_cost){names[i], 1e9, 0.01};
+    }
+    assert_true(plans_limit_costs(plans, all, 65));
+    assert_int_equal(plans_count(plans), 65);
+    assert_holds("job63", "job63", PLAN_FROM_COST, 838860800);
+    assert_holds("job64", "*", PLAN_FROM_DEFAULT, 50);
+    assert_false(plans_limit_costs(plans, all, 65));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -246,6 +340,14 @@ int main(void)
         cmocka_unit_test_teardown(test_the_longest_plan_fits_a_prefix, plan_stop),
         cmocka_unit_test_teardown(test_limits_are_told_before_all_plans, plan_stop),
         cmocka_unit_test_teardown(test_a_message_larger_than_the_budget_never_fits, plan_stop),
+        cmocka_unit_test_teardown(test_a_default_that_costs_too_much_is_made_rarer, plan_stop),
+        cmocka_unit_test_teardown(test_without_a_bound_or_captures_nothing_is_made_rarer,
+                                  plan_stop),
+        cmocka_unit_test_teardown(test_a_plan_is_made_denser_only_with_a_quarter_to_spare,
+                                  plan_stop),
+        cmocka_unit_test_teardown(test_a_plan_that_was_chosen_stays, plan_stop),
+        cmocka_unit_test_teardown(test_a_new_default_is_made_rarer_as_it_needs, plan_stop),
+        cmocka_unit_test_teardown(test_at_most_64_jobs_have_a_rarer_plan, plan_stop),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -189,6 +189,32 @@ static void test_the_one_beyond_the_limit_needs_a_place_for_its_tensors(void **s
     assert_int_equal(registry_jobs(f->registry), 2);
 }
 
+static void test_what_captures_cost_a_job_is_known_until_its_runs_end(void **state)
+{
+    struct registry_fixture *f = *state;
+    assert_null(registry_cost(f->registry, "a"));
+    for (uint8_t run = 1; run <= 2; run++) {
+        struct message message = {.code = 0};
+        message.header = (struct header){.type = MESSAGE_EVENT,
+                                         .event = EVENT_HELLO,
+                                         .world = 1,
+                                         .run = {run},
+                                         .step_seconds = 1,
+                                         .capture_seconds = run};
+        strcpy(message.header.job, "a");
+        assert_int_equal(test_registry_arrive(f, &message), 0);
+    }
+    assert_true(cost_ratio(registry_cost(f->registry, "a")) == 2);
+    registry_event(f, "a", 2, EVENT_BYE, 1);
+    f->now += f->config.window_timeout;
+    registry_tick(f->registry, f->now);
+    assert_true(cost_ratio(registry_cost(f->registry, "a")) == 1);
+    registry_event(f, "a", 1, EVENT_BYE, 1);
+    f->now += f->config.window_timeout;
+    registry_tick(f->registry, f->now);
+    assert_null(registry_cost(f->registry, "a"));
+}
+
 static void test_only_a_hello_goes_beyond_the_limit(void **state)
 {
     struct registry_fixture *f = *state;
@@ -281,6 +307,7 @@ int main(void)
         TEST(test_jobs_without_tensors_push_out_each_other_only),
         TEST(test_a_job_without_tensors_makes_room_though_it_is_active),
         TEST(test_the_one_beyond_the_limit_needs_a_place_for_its_tensors),
+        TEST(test_what_captures_cost_a_job_is_known_until_its_runs_end),
         TEST(test_only_a_hello_goes_beyond_the_limit),
         TEST(test_the_longest_silent_run_makes_room),
         TEST(test_runs_without_tensors_push_out_each_other_only),
