@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from harness import Attnd, Trainer, softmax_maps, wait_until
 from test_maps import ask, pooled, refused
+from test_show import numbers, show
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "clients", "python"))
 from attnd.head_maps import HeadMaps  # noqa: E402
@@ -130,6 +131,20 @@ def test_rollout_and_history_have_maps_of_states(attnd, rng):
             assert values.shape == (HEADS, 8, 8)
         else:
             np.testing.assert_allclose(values, pooled(layers[1][0].mean(0), SIDE), rtol=2**-8)
+
+
+def test_attnctl_shows_them_and_says_where_they_were_pooled(attnd, rng):
+    weights = softmax_maps(rng, 1, HEADS, 40, 40)
+    with publisher_of(attnd) as publisher:
+        maps = HeadMaps(cells_of(weights[0]), 40, 40)
+        assert publisher.publish_state(state_of(weights, 3), stack="decoder", layer=0, maps=maps)
+        attnd.settled(1)
+        got = numbers(attnd, "job", "--head", 1, "--token", 39)
+        np.testing.assert_allclose(got["token"]["weights"], pooled(weights[0, 1], SIDE)[-1], **HALF)
+        assert got["row_sums"]["sound"] == HEADS * SIDE  # in spite of the rounding
+        text = " ".join(show(attnd, "job", "--head", 1, "--token", 39).split())
+        assert "the training has pooled it into 16 x 16 cells (maps.size): each is the mean of its entries, so single tokens " \
+            "are not to be seen " in text
 
 
 def test_a_layer_whose_states_bring_none_says_so_and_keeps_what_it_has(attnd, rng):

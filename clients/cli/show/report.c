@@ -89,12 +89,14 @@ void view_report(const struct view *view)
         screen_say(&view->screen, 4,
                    "  made of queries and keys: softmax(scale q k), excluded keys are 0");
     }
+    bool brought = layer->tier == MESSAGE_STATE;
     if (layer->rows < layer->queries || layer->columns < layer->keys) {
         screen_say(&view->screen, 4,
-                   "  attnd has pooled it into %" PRIu32 " x %" PRIu32
+                   "  %s has pooled it into %" PRIu32 " x %" PRIu32
                    " cells (maps.size): each is the mean of its entries, so single tokens are "
-                   "not to be seen; a recording has every entry",
-                   layer->rows, layer->columns);
+                   "not to be seen%s",
+                   brought ? "the training" : "attnd", layer->rows, layer->columns,
+                   brought ? "" : "; a recording has every entry");
     }
     if (layer->padding_queries + layer->padding_keys > 0) {
         screen_say(&view->screen, 4,

@@ -99,7 +99,10 @@ static bool live_read_u32(const msgpack_object *map, const char *key, uint32_t *
 /* The layer's description without its heads; false when attnd does not make sense. */
 static bool live_read_layer(const msgpack_object *result, struct source_layer *layer)
 {
-    layer->tier = mpk_is_str(mpk_find(result, "tier"), "qk") ? MESSAGE_QK : MESSAGE_ATTENTION;
+    const msgpack_object *tier = mpk_find(result, "tier");
+    layer->tier = mpk_is_str(tier, "qk")      ? MESSAGE_QK
+                  : mpk_is_str(tier, "state") ? MESSAGE_STATE
+                                              : MESSAGE_ATTENTION;
     field_text(result, "module", layer->module, sizeof layer->module);
     layer->batch = 1;
     layer->causal = field_bool(result, "causal");
