@@ -105,6 +105,12 @@ export function paddingText({ queries, keys, queries_sent: sent = queries, keys_
     return parts.length ? `${parts.join(" and ")} of padding left out` : "";
 }
 
+/** "pooled to 64 × 64", and where, unless that is attnd; or "". */
+export function pooledText({ rows, columns, queries, keys, tier }) {
+    if (!(rows < queries || columns < keys)) return "";
+    return `pooled to ${rows} × ${columns}${tier === "state" ? " by the training" : ""}`;
+}
+
 /* Cells */
 
 /**

@@ -16,9 +16,8 @@ const FRAMES = 64,
 
 /** "step 9, sample 0, 48 queries × 48 keys, causal" */
 function mapsText(found, live) {
-    const pooled = found.rows < found.queries ? `, pooled to ${found.rows} × ${found.columns}` : "";
-    const one = found.ofWindow ? "" : " (attnd keeps one of each batch: maps.sample)";
-    return `${mapStep(found, live)}${one}, ${found.queries} queries × ${found.keys} keys${pooled}${found.causal ? ", causal" : ""}`;
+    const one = found.ofWindow || found.tier === "state" ? "" : " (attnd keeps one of each batch: maps.sample)";
+    return `${mapStep(found, live)}${one}, ${found.queries} queries × ${found.keys} keys${found.causal ? ", causal" : ""}`;
 }
 
 /** Cells of a side of the maps that are shown of so many heads; null: those that there are. */

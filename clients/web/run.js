@@ -2,7 +2,7 @@
 // One run, as a view shows it: its layers, their newest numbers and maps. For the run that the store follows they come
 // from the newest messages; for any other, or after a restart of attnd, from the last window in the history.
 import { bytes, find, floats } from "./api.js";
-import { looksCausal, paddingText } from "./cells.js";
+import { looksCausal, paddingText, pooledText } from "./cells.js";
 import { byLayer, layerName } from "./dom.js";
 import { loadGrid, valuesAt, windowAt } from "./grid.js";
 import { isOver } from "./run_text.js";
@@ -191,7 +191,7 @@ export async function openRun(store, params) {
 export function mapStep(found, numbers) {
     const own = found.ofWindow
         ? `${found.heads ? `map of step ${found.step}, kept in ${found.rows} × ${found.columns} cells` : "mean over heads"}, window of ${found.unit} ${found.first} to ${found.last}`
-        : [`map of step ${found.step}, sample ${found.sample}`, paddingText(found)].filter(Boolean).join(", ");
+        : [`map of step ${found.step}, sample ${found.sample}`, pooledText(found), paddingText(found)].filter(Boolean).join(", ");
     if (numbers?.past)
         return numbers.last === undefined || numbers.last === found.last
             ? own

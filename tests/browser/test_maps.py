@@ -2,10 +2,13 @@
 """Maps of many heads: thumbnails of a model, a layer on one scale, lines between tokens, and windows that have passed."""
 import numpy as np
 import pytest
+import torch
 from conftest import JOB, Site
 from harness import Trainer, softmax_maps, wait_until
 from test_page import shown
 from test_pictures import alone
+
+import attnd
 
 LAYER = dict(stack="decoder", layer=1, site="self")
 PLACE = "&".join(f"{name}={value}" for name, value in LAYER.items())
@@ -344,5 +347,56 @@ def test_numbers_of_matrices_are_drawn_over_the_run(page):
         page.open(one, f"#/model?job={JOB}&metric=wq.spectral_norm").ready()
         assert "largest singular value of the head's W_q" in page.text("main") and "No layer has" not in page.text("main")
         page.screenshot("weights-model-1440-light")
+    finally:
+        one.close()
+
+
+class Letters(torch.nn.Module):
+    """Two layers of causal attention over letters."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = torch.nn.Embedding(26, 32)
+        self.layers = torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), 2)
+        self.out = torch.nn.Linear(32, 26)
+
+    def forward(self, letters):
+        seen = torch.triu(torch.full((letters.shape[1],) * 2, float("-inf")), 1)
+        return self.out(self.layers(self.embed(letters), mask=seen))
+
+
+def train_by_states(site, steps=10):
+    model = Letters()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    with attnd.watch(model, job=JOB, endpoint=site.daemon.endpoint("ingest"), every=1, tier="state", wait=60.0, linger=60.0,
+                     labels=list("abcdefghijklmnopqrstuvwxyz")):
+        for step in range(steps):
+            letters = torch.randint(26, (2, 40), generator=torch.Generator().manual_seed(step))
+            torch.nn.functional.cross_entropy(model(letters)[:, 1:].flatten(0, 1), letters[:, :-1].flatten()).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def test_a_training_that_sends_states_alone_has_maps_everywhere(page):
+    """Of the newest message and of windows; the page says that their cells were made in the training."""
+    one = Site("window.unit=step", "window.length=5", "window.every=5", "maps.size=16", "maps.every=0s")
+    try:
+        train_by_states(one)
+        wait_until(lambda: [run["state"] for run in one.api("runs", job=JOB)["runs"]] == ["ended"], "the run in the history")
+        assert {map_["tier"] for map_ in one.api("live", job=JOB)} == {"state"}
+        page.open(one, f"#/head?job={JOB}&{PLACE}&head=2").ready()
+        wait_until(lambda: "Newest map" in page.text(".picture header"), "the map of the head")
+        assert "map of step 9, sample 0, pooled to 16 × 16 by the training" in page.text(".picture header")
+        page.screenshot("head-of-states-1440-light")
+        page.open(one, f"#/layer?job={JOB}&{PLACE}").ready()
+        wait_until(lambda: any("by the training, 40 queries" in text for text in page.texts(".figure header")), "the maps of the layer")
+        page.screenshot("layer-of-states-1440-light")
+        page.open(one, f"#/model?job={JOB}").ready()
+        thumbs_drawn(page, 2)
+        page.screenshot("model-of-states-1440-light")
+        page.open(one, f"#/head?job={JOB}&{PLACE}&head=2&at=step{past(one, 0)}").ready()
+        wait_until(lambda: "kept in 16 × 16 cells, window of step 0 to 4" in page.text(".picture header"), "the map of the window")
+        page.screenshot("window-of-states-1440-light")
+        assert page.complaints() == []
     finally:
         one.close()
