@@ -4,6 +4,7 @@
 #include "tests/unit/proto/support.h"
 
 #include "daemon/state/layer_state.h"
+#include "daemon/state/state_message.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -274,6 +275,7 @@ static const struct spoiled spoiled[] = {
      {LITERAL(ENTROPY_M2)},
      {LITERAL("\x00\x00\x00\x00\x00\x00\xf8\x7f")}},
     {"a least above the largest", {LITERAL(ENTROPY_MIN)}, {LITERAL("\x00\x00\x80\x40")}},
+    {"a least that is infinite", {LITERAL(ENTROPY_MIN)}, {LITERAL("\x00\x00\x80\xff")}},
     {"a resolution that there is not", {LITERAL(ENTROPY_HIST)}, {LITERAL("\x04")}},
     {"a bucket beyond all keys", {LITERAL(ENTROPY_HIST)}, {LITERAL("\x00\xff\xff")}},
     {"a bucket below all values", {LITERAL(ENTROPY_HIST "\x00\xc4\xe2")}, {LITERAL("\x10")}},
@@ -317,6 +319,119 @@ static void test_hostile_states_are_refused(void **unused)
     }
 }
 
+/* Messages */
+
+/* A golden state, and the header that announces it. */
+struct brought {
+    const char *what, *key; /* changed to `value`, MessagePack; left out without; NULL: as it is */
+    struct piece value;
+    uint32_t heads;
+    uint64_t epoch, step;
+    int code;
+};
+
+static const struct brought brought[] = {
+    {"as it is", NULL, {NULL, 0}, HEADS, 3, 1200, 0},
+    {"more heads than announced", NULL, {NULL, 0}, HEADS - 1, 3, 1200, ERR_STATE_MISMATCH},
+    {"fewer heads than announced", NULL, {NULL, 0}, HEADS + 1, 3, 1200, ERR_STATE_MISMATCH},
+    {"of another epoch", NULL, {NULL, 0}, HEADS, 4, 1200, ERR_STATE_MISMATCH},
+    {"of another step", NULL, {NULL, 0}, HEADS, 3, 1199, ERR_STATE_MISMATCH},
+    {"of a time to come",
+     "time_ns",
+     {LITERAL("\xcf\xff\0\0\0\0\0\0\0")},
+     HEADS,
+     3,
+     1200,
+     ERR_STATE_MISMATCH},
+    {"a version of the future", "v", {LITERAL("\x03")}, HEADS, 3, 1200, ERR_STATE},
+    {"of the version before", "v", {LITERAL("\x01")}, HEADS, 3, 1200, ERR_STATE},
+    {"no heads", "heads", {LITERAL("\x90")}, HEADS, 3, 1200, ERR_STATE},
+    {"without heads", "heads", {NULL, 0}, HEADS, 3, 1200, ERR_STATE},
+    {"more buckets than keys", "buckets", {LITERAL("\xcd\x14\x04")}, HEADS, 3, 1200, ERR_STATE},
+    {"fewer rows than values", "rows", {LITERAL("\x07")}, HEADS, 3, 1200, ERR_STATE},
+    {"a negative number of rows", "rows", {LITERAL("\xff")}, HEADS, 3, 1200, ERR_STATE},
+    {"more rows than are believed",
+     "rows",
+     {LITERAL("\xcf\0\0\1\0\0\0\0\1")},
+     HEADS,
+     3,
+     1200,
+     ERR_STATE},
+    {"no messages", "messages", {LITERAL("\x00")}, HEADS, 3, 1200, ERR_STATE},
+    {"more messages than are believed",
+     "messages",
+     {LITERAL("\xce\0\x10\0\1")},
+     HEADS,
+     3,
+     1200,
+     ERR_STATE},
+    {"an error that is no number",
+     "row_sum_error",
+     {LITERAL("\xcb\x7f\xf0\0\0\0\0\0\0")},
+     HEADS,
+     3,
+     1200,
+     ERR_STATE},
+    {"no newest message", "newest", {LITERAL("\xc0")}, HEADS, 3, 1200, ERR_STATE},
+    {"losses, which attnd counts", "lost", {LITERAL("\x01")}, HEADS, 3, 1200, ERR_STATE},
+    {"reasons to drop", "dropped", {LITERAL("\x81\xa4late\x01")}, HEADS, 3, 1200, ERR_STATE},
+    {"matrices' position", "weights_newest", {LITERAL("\x94\0\0\0\0")}, HEADS, 3, 1200, ERR_STATE},
+    {"a judgement",
+     "trouble",
+     {LITERAL("\xc4\x18\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0")},
+     HEADS,
+     3,
+     1200,
+     ERR_STATE},
+    {"not all of it", "across", {NULL, 0}, HEADS, 3, 1200, ERR_STATE},
+};
+
+/* Reads it as attnd does. */
+static int read_brought(const struct bytes *bytes, uint32_t heads, uint64_t epoch, uint64_t step)
+{
+    struct message message = {.header = {.type = MESSAGE_STATE,
+                                         .epoch = epoch,
+                                         .step = step,
+                                         .heads = heads,
+                                         .tensor_count = 1,
+                                         .tensors = {{.role = TENSOR_STATE}}}};
+    zmq_msg_t *frame = &message.frames[header_frame_of(&message.header, TENSOR_STATE)];
+    struct layer_state *state = NULL;
+    assert_int_equal(zmq_msg_init_size(frame, bytes->len), 0);
+    memcpy(zmq_msg_data(frame), bytes->data, bytes->len);
+    int code = state_message_read(&message, &state);
+    assert_int_equal(state != NULL, code == 0);
+    layer_state_free(&state);
+    zmq_msg_close(frame);
+    return code;
+}
+
+static void test_what_messages_bring_is_refused_with_its_reason(void **unused)
+{
+    (void)unused;
+    for (size_t i = 0; i < sizeof brought / sizeof brought[0]; i++) {
+        const struct brought *one = &brought[i];
+        struct bytes bytes = golden_state();
+        if (one->key) {
+            bytes_change(&bytes, one->key, one->value.text, one->value.len);
+        }
+        int code = read_brought(&bytes, one->heads, one->epoch, one->step);
+        if (code != one->code) {
+            fail_msg("%s: %d", one->what, code);
+        }
+        bytes_free(&bytes);
+    }
+    for (size_t i = 0; i < sizeof spoiled / sizeof spoiled[0]; i++) {
+        struct bytes bytes = golden_state();
+        assert_true(spoil(&bytes, &spoiled[i]));
+        int code = read_brought(&bytes, HEADS, 3, 1200);
+        if (code != ERR_STATE) {
+            fail_msg("%s: %d", spoiled[i].what, code);
+        }
+        bytes_free(&bytes);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -326,6 +441,7 @@ int main(void)
         cmocka_unit_test(test_version_1_is_not_sent),
         cmocka_unit_test(test_version_1_is_written_again),
         cmocka_unit_test(test_hostile_states_are_refused),
+        cmocka_unit_test(test_what_messages_bring_is_refused_with_its_reason),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
