@@ -258,6 +258,15 @@ int head_maps_new(const struct attention *a, uint32_t sample, uint32_t size, enu
     return 0;
 }
 
+/* In f32, exactly: the exponent is moved by a multiplication, which numbers near 0 survive too. */
+static float head_maps_half(uint16_t code)
+{
+    uint32_t bits = (uint32_t)(code & 0x8000) << 16 | (uint32_t)(code & 0x7fff) << 13;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return (code & 0x7c00) == 0x7c00 ? NAN : x * 0x1p112F;
+}
+
 int head_maps_given(const struct head_maps *shape, const void *halves, struct head_maps **ret_maps)
 {
     struct head_maps *maps = head_maps_alloc(shape);
@@ -268,17 +277,16 @@ int head_maps_given(const struct head_maps *shape, const void *halves, struct he
         return ERR_MEMORY;
     }
     size_t cells = (size_t)maps->rows * maps->columns;
-    bool pooled = head_maps_pooled(maps);
+    for (size_t at = 0; at < maps->heads * cells; at++) {
+        uint16_t code;
+        memcpy(&code, (const char *)halves + at * sizeof code, sizeof code);
+        maps->values[at] = head_maps_half(code);
+    }
     for (size_t i = 0; i < cells; i++) {
         maps->max[i] = NAN;
     }
-    for (size_t at = 0; at < maps->heads * cells; at += maps->columns) {
-        attention_load(halves, DTYPE_F16, at, maps->columns, row);
-        for (uint32_t c = 0; c < maps->columns; c++) {
-            float *max = &maps->max[at % cells + c], value = isfinite(row[c]) ? (float)row[c] : NAN;
-            maps->values[at + c] = value;
-            *max = pooled ? NAN : fmaxf(*max, value);
-        }
+    for (size_t at = 0; at < maps->heads * cells && !head_maps_pooled(maps); at++) {
+        maps->max[at % cells] = fmaxf(maps->max[at % cells], maps->values[at]);
     }
     average(maps, row);
     free(row);

@@ -353,14 +353,16 @@ static void test_a_weighted_sum_is_added(void **state)
     scratch_clear(&scratch);
 }
 
-/* 2 heads of 2 x 2 cells: 1, 0.5, NaN, infinity; NaN, 2, NaN, 0. */
+/* 2 heads of 2 x 2 cells: 1, 0.5, NaN, infinity; NaN, 2, NaN, -3 / 2^24. */
 static void test_given_maps_are_read_from_half_precision(void **state)
 {
-    static const uint16_t halves[] = {0x3c00, 0x3800, 0x7e00, 0x7c00, 0x7e00, 0x4000, 0xfe00, 0};
+    static const uint16_t halves[] = {0x3c00, 0x3800, 0x7e00, 0x7c00,
+                                      0x7e00, 0x4000, 0xfe00, 0x8003};
     struct head_maps shape = {.heads = 2, .queries = 2, .keys = 2, .rows = 2, .columns = 2}, *m;
     (void)state;
     assert_int_equal(head_maps_given(&shape, halves, &m), 0);
-    const float want[] = {1, 0.5F, NAN, NAN, NAN, 2, NAN, 0}, max[] = {1, 2, NAN, 0};
+    const float least = -3 * 0x1p-24F, want[] = {1, 0.5F, NAN, NAN, NAN, 2, NAN, least};
+    const float max[] = {1, 2, NAN, least};
     for (int i = 0; i < 8; i++) {
         assert_cell(m->values[i], want[i]);
     }
