@@ -3,8 +3,9 @@
 every layer and head equals that of float64 weights computed independently."""
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 from session import Session, assert_right, expected_of, train  # noqa: E402
+from attnd import capture  # noqa: E402
 from zoo import handmade_kinds  # noqa: E402
 
 try:
@@ -17,13 +18,20 @@ pytest_plugins = ("one_daemon",)
 STEPS = 2
 
 
-@pytest.mark.parametrize("tier, samples", [("raw", 0), ("raw", 1), ("state", 0), ("state", 2)])
+@pytest.mark.parametrize("tier, samples", [("raw", 0), ("raw", 1), ("state", 0), ("state", 2), ("accelerator", 0)])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_every_number_of_every_head_is_right(stepwise, kind, tier, samples):
+def test_every_number_of_every_head_is_right(stepwise, kind, tier, samples, monkeypatch):
+    """`accelerator`: by the code for one, which runs on the CPU as well; what it leaves to tier raw travels as that."""
     model = kind.build()
+    if tier == "accelerator":
+        if not hasattr(torch.cpu, "Stream"):
+            pytest.skip("this torch has no streams of the CPU")
+        monkeypatch.setattr(capture, "computes", lambda device: True)
     with Session(stepwise) as session:
-        session.watch(model, samples=samples, tier=tier)
+        watch = session.watch(model, samples=samples, tier="auto" if tier == "accelerator" else tier)
         trained = list(train(model, kind, STEPS))
-    by_hand = kind.name == "published-by-hand"
-    tiers = ("state",) if tier == "state" and not by_hand else kind.tiers
+    tiers = {"state": ("state",), "accelerator": ("state", *kind.tiers)}.get(tier, kind.tiers)
+    if kind.name == "published-by-hand":
+        tiers = kind.tiers
+    assert watch._accelerator.is_trusted
     assert_right(f"{kind.name}, {tier}", session.summaries(), expected_of(kind, trained, samples), tiers)

@@ -6,6 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 from session import Session, snapshot  # noqa: E402
+from attnd import capture  # noqa: E402
 from zoo import decoder_kind, eager, fused, multihead_kind, transformer_kind  # noqa: E402
 
 pytest_plugins = ("one_daemon",)
@@ -42,11 +43,18 @@ def unwatched():
     return {kind.name: losses_and_weights(kind, kind.build()) for kind in KINDS}
 
 
-@pytest.mark.parametrize("options", [{"every": 1}, {"every": 10}, {"every": 1, "samples": 1, "rows": 7}],
-                         ids=["every-step", "every-10th", "parts-of-every-step"])
+OPTIONS = {"every-step": {"every": 1}, "every-10th": {"every": 10}, "parts-of-every-step": {"every": 1, "samples": 1, "rows": 7},
+           "states-of-every-step": {"every": 1, "tier": "state"}}
+if hasattr(torch.cpu, "Stream"):
+    OPTIONS["states-as-on-an-accelerator"] = {"every": 1}
+
+
+@pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_losses_and_weights_have_the_same_bits(stepwise, unwatched, kind, options):
-    model = kind.build()
+def test_losses_and_weights_have_the_same_bits(stepwise, unwatched, kind, options, monkeypatch):
+    if "accelerator" in options:
+        monkeypatch.setattr(capture, "computes", lambda device: True)
+    model, options = kind.build(), OPTIONS[options]
     with Session(stepwise) as session:
         watch = session.watch(model, **options)
         losses, weights = losses_and_weights(kind, model)

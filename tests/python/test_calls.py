@@ -9,9 +9,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from attnd import interface, mods, states
-from attnd.calls import Context, Queries, Share, Weights, heads_of, parts
+from attnd import accelerator, interface, mods, states
+from attnd.calls import Context, Queries, Share, Weights, beyond_device, heads_of, parts
+from attnd.cost import Cost
 from attnd.devices import HeldCopy, HostCopy
+from attnd.layer_state import reduce_rows
 from attnd.plan import EVERYTHING, Plan
 from conftest import ROOT
 
@@ -52,12 +54,57 @@ def messages(seen, plan=EVERYTHING, step=0, share=Share(), context=Context(), la
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(states, "captured", lambda measured, *where: (measured, *where))
             says_the_same(part.make(layer), message, layer)
+    if hasattr(torch.cpu, "Stream"):  # as on an accelerator
+        computer = accelerator.Accelerator("job", Cost())
+        context = context._replace(state=states.Origin(0, step, 0, 48, 0, computer, layer[2] == "cross"))
+        if beyond_device(seen, layer[2] == "cross", context) is None:
+            for message, part in zip(found, cut(seen, plan, step, share, context, apart)):
+                with pytest.MonkeyPatch.context() as patched:
+                    patched.setattr(states, "arrived", lambda numbers, *where: (numbers, *where))
+                    adds_up_to_the_same(part.make(layer), message, layer)
+            assert computer.is_trusted and computer._trusted[-1] == "reference"
     return found
+
+
+def adds_up_to_the_same(state, message, layer):
+    """The moments and counts of a state are those of the rows that a message tells."""
+    numbers, _, microbatch, heads, _ = state
+    rows, sound, query = rows_of(message, layer)
+    valid = np.broadcast_to(query[:, None], sound.shape)
+    assert (numbers.sound == sound.sum((0, 2))).all() and (numbers.invalid == (valid & ~sound).sum((0, 2))).all()
+    assert numbers.shape == weights_of(message).shape and (microbatch, heads) == about(message)
+    for name in rows.keys() - {"induction", "duplicate_token", "max_logit"}:
+        expected = reduce_rows(rows[name].transpose(1, 0, 2).reshape(sound.shape[1], -1))
+        if not expected.n.any():
+            assert name not in numbers.rows or not numbers.rows[name].n.any()
+            continue
+        for field in ("n", "mean", "low", "high"):
+            np.testing.assert_allclose(getattr(numbers.rows[name], field), getattr(expected, field), rtol=2e-4, atol=2e-4,
+                                       err_msg=f"{name}.{field}")
+        assert (numbers.rows[name].counts.sum(1) == expected.n).all()
+
+
+def about(message):
+    keys, _ = message
+    heads = weights_of(message).shape[1]
+    return keys.get("microbatch", 0), (keys.get("head_offset", 0), keys.get("heads_total", heads))
 
 
 def says_the_same(state, message, layer):
     """The rows of a state are those that a message tells."""
     measured, _, microbatch, heads, causal = state
+    expected, _, query = rows_of(message, layer)
+    assert (measured.valid == query).all() and measured.keys == weights_of(message).shape[3]
+    assert causal == message[0].get("causal", False) and (microbatch, heads) == about(message)
+    assert ("importance" in measured.values) <= (heads.total == weights_of(message).shape[1])
+    needed = {name for name, values in expected.items() if np.isfinite(values).any()}
+    assert needed - set(measured.rows) <= {"induction", "duplicate_token"}
+    for name in measured.rows.keys() - {"max_logit"}:
+        np.testing.assert_allclose(measured.rows[name].numpy(), expected[name], rtol=2e-4, atol=2e-4, err_msg=name)
+
+
+def rows_of(message, layer):
+    """(name: f64 [B, H, Tq], NaN where there is none; which rows are sound; which queries are no padding)."""
     keys, tensors = message
     weights = np.array(weights_of(message))
     case = SimpleNamespace(
@@ -67,16 +114,8 @@ def says_the_same(state, message, layer):
     vars(case).update({name: keys[name] for name in vars(case) if name in keys and keys[name] is not None})
     seen, query = formulas.visible(case)
     sound, _, _ = formulas.judge(case, weights, seen, query)
-    assert (measured.valid == query).all() and measured.keys == weights.shape[3]
-    assert (microbatch, causal) == (keys.get("microbatch", 0), keys.get("causal", False))
-    assert heads == (keys.get("head_offset", 0), keys.get("heads_total", weights.shape[1]))
-    assert ("importance" in measured.values) <= (heads.total == weights.shape[1])
-    expected = {name: np.where(sound & exists, value, np.nan)
-                for name, (value, exists) in formulas.row_values(case, weights, seen, 8).items()}
-    needed = {name for name, values in expected.items() if np.isfinite(values).any()}
-    assert needed - set(measured.rows) <= {"induction", "duplicate_token"}
-    for name in measured.rows.keys() - {"max_logit"}:
-        np.testing.assert_allclose(measured.rows[name].numpy(), expected[name], rtol=2e-4, atol=2e-4, err_msg=name)
+    return {name: np.where(sound & exists, value, np.nan)
+            for name, (value, exists) in formulas.row_values(case, weights, seen, 8).items()}, sound, query
 
 
 def weights_of(message):

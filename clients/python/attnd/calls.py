@@ -18,7 +18,9 @@ import numpy as np
 import torch
 
 from . import mods, states, tensors, wire
+from .accelerator import MASK_BYTES_MAX, Asked, OfQueries, OfWeights
 from .devices import DTYPE_NAMES, HeldCopy, HostCopy
+from .head_maps import HeadMaps
 from .labels import ForwardLabels
 from .masks import IGNORED_AT, Visibility, describe
 from .padding import Present, valid_queries, with_queries
@@ -222,7 +224,8 @@ def parts(seen: Seen, plan: Plan, step: int, share: Share, context: Context, apa
         if low < high:
             rows = _Rows(offset + low, total, wanted.start, wanted.step, queries)
             part = (slice(0, samples), slice(low, high), wanted)
-            nbytes = _nbytes(seen, part) + (context.present.nbytes if context.present is not None else 0)
+            nbytes = NUMBERS_BYTES * (high - low) if _computer(context) is not None else \
+                _nbytes(seen, part) + (context.present.nbytes if context.present is not None else 0)
             found.append(Part(nbytes, functools.partial(_cut, seen, part, rows, context), rows.stride == 1,
                               isinstance(seen, Weights) or seen.score_mod is None,
                               None if context.state is None else "state"))
@@ -233,6 +236,12 @@ def queries_of(seen: Seen) -> Tuple[int, int]:
     """(samples, queries)."""
     whole = _broadcast(seen).q if isinstance(seen, Queries) else seen.weights
     return int(whole.shape[0]), int(whole.shape[2])
+
+
+def logits_of(seen: Queries, plan: Plan) -> int:
+    """How many logits the part of a call has that a plan takes."""
+    (batch, queries), keys = queries_of(seen), int(seen.k.shape[2])
+    return min(batch, plan.samples or batch) * heads_of(seen) * min(queries, plan.rows or queries) * keys
 
 
 def tells_padding(seen: Seen) -> bool:
@@ -306,6 +315,8 @@ def _size(tensor: torch.Tensor) -> int:
 
 def _cut(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, context: Context,
          waits: bool = False, held: bool = False) -> Cut:
+    if _computer(context) is not None:
+        return _cut_on_device(seen, part, rows, context)
     copy = HeldCopy if held else HostCopy
     if isinstance(seen, Weights):
         return _cut_weights(seen, part, rows, context, copy)
@@ -328,6 +339,70 @@ def _given(seen: Queries, part: Tuple[slice, slice, slice]) -> Tuple[torch.Tenso
     q, k = seen.q.detach()[part], _of_heads(seen, seen.k.detach(), *part[:2])
     return (q.to(_lowered(q, seen.lowered) or q.dtype), k.to(_lowered(k, seen.lowered) or k.dtype), _scale(seen),
             mods.where(part, int(k.shape[2]), q.device))
+
+
+# ----------------------------------------------------------------------------------- on an accelerator
+
+NUMBERS_BYTES = 20 << 10  # of a head, about
+
+
+def _computer(context: Context) -> Any:
+    return None if context.state is None else context.state.computer
+
+
+def beyond_device(seen: Seen, cross: bool, context: Context) -> Optional[str]:
+    """Why an accelerator does not compute the state of a call, which then travels as another tier; None when it does."""
+    if isinstance(seen, Weights):
+        queries, keys, offset, masked = int(seen.weights.shape[2]), int(seen.weights.shape[3]) - seen.sink, 0, True
+        if int(seen.weights.shape[0]) * queries * keys > MASK_BYTES_MAX:
+            return "a map that is too large"
+    else:
+        queries, keys, offset = int(seen.q.shape[2]), int(seen.k.shape[2]), seen.offset
+        masked = seen.mask is not None or seen.late_mask is not None
+        if seen.score_mod is not None:
+            return "a score_mod"
+        if offset < 0 or (seen.window and not seen.causal):
+            return "a window to both sides, or fewer keys than queries"
+        if seen.documents is not None and (masked or cross or offset or seen.documents[0] is not seen.documents[1]):
+            return "documents of another kind"
+        if seen.mask is not None and seen.mask.dim() > 2 and seen.mask.shape[-3] > 1 and seen.mask.dtype == torch.bool:
+            return "a mask for each head"
+        if seen.late_mask is not None and queries * keys > MASK_BYTES_MAX:
+            return "a mask that is too large"
+    if masked and not cross and queries + offset != keys:
+        return "a mask with a cache"
+    return "padding of cross-attention" if cross and context.present is not None else None
+
+
+def _cut_on_device(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, context: Context) -> Cut:
+    """Launches the computation of a state."""
+    origin, (samples, heads, queries) = context.state, part
+    assert origin is not None and origin.computer is not None
+    causal = False
+    if isinstance(seen, Weights):
+        asked: Asked = OfWeights(seen.weights.detach()[part], seen.logits.detach()[part], seen.sink, rows.first, rows.stride,
+                                 origin.cross)
+    else:
+        q, k = seen.q.detach(), seen.k.detach().expand(seen.q.shape[0], -1, -1, -1)
+        mask = seen.late_mask(part) if seen.late_mask is not None else None if seen.mask is None else _part_of_mask(seen.mask, part)
+        banded, before, causal = seen.causal or seen.window > 0 or mask is not None, max(seen.offset, 0), seen.causal
+        before = before if banded else 0
+        documents = None if seen.documents is None else seen.documents[0].expand(q.shape[0], -1)[samples]
+        asked = OfQueries(
+            q[part], k[samples], heads.start, int(q.shape[1]) // int(k.shape[1]),
+            _lowered(q, seen.lowered) or torch.promote_types(q.dtype, k.dtype), _scale(seen), seen.softcap, seen.causal,
+            seen.window, mask, documents, rows.first + before, rows.stride, origin.cross)
+    wait = origin.computer.launch(asked, origin.buckets, origin.step, origin.maps)
+
+    def make(layer: wire.Layer, gradient: Optional[HostCopy] = None) -> Optional[Captured]:
+        numbers = wait()
+        if numbers is None or (layer[2] == "cross") != origin.cross:
+            return None
+        if numbers.maps is not None:
+            numbers = numbers._replace(maps=_labelled(numbers.maps, context, layer, rows, *numbers.shape[2:]))
+        return states.arrived(numbers, origin, context.microbatch, states.Heads(rows.head_offset, rows.heads_total), causal)
+
+    return Cut(NUMBERS_BYTES * (heads.stop - heads.start), make, part)
 
 
 # ------------------------------------------------------------------------------------------- tier qk
@@ -483,8 +558,9 @@ def _state_of_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context,
     whole = heads == rows.heads_total and rows.stride == 1
     found = states.of_queries(parts.q.tensor(), parts.k.tensor(), visibility, rows.stride, scale=form.scale,
                               softcap=form.softcap, cross=layer[2] == "cross", whole=whole, side=context.state.maps, **says)
-    measured = _labelled(found, context, layer, rows, queries, parts.k.shape[2])
-    return states.captured(measured, context.state, context.microbatch, states.Heads(rows.head_offset, rows.heads_total),
+    if found.maps is not None:
+        found = found._replace(maps=_labelled(found.maps, context, layer, rows, queries, parts.k.shape[2]))
+    return states.captured(found, context.state, context.microbatch, states.Heads(rows.head_offset, rows.heads_total),
                            visibility.causal)
 
 
@@ -641,8 +717,9 @@ def _state_of_weights(weights: torch.Tensor, visibility: Visibility, sink: bool,
     visibility = _of_present(visibility, context, rows, layer, batch, queries, keys)
     found = states.of_weights(weights, visibility, rows.stride, cross=layer[2] == "cross", sink=sink,
                               tokens=_tokens_of(context, layer, batch, keys), side=context.state.maps)
-    measured = _labelled(found, context, layer, rows, queries, keys)
-    return states.captured(measured, context.state, context.microbatch, states.Heads(rows.head_offset, rows.heads_total),
+    if found.maps is not None:
+        found = found._replace(maps=_labelled(found.maps, context, layer, rows, queries, keys))
+    return states.captured(found, context.state, context.microbatch, states.Heads(rows.head_offset, rows.heads_total),
                            visibility.causal)
 
 
@@ -667,13 +744,10 @@ def _tokens_of(context: Context, layer: wire.Layer, batch: int, keys: int) -> Op
 _Texts = Tuple[Optional[List[str]], Optional[List[str]]]
 
 
-def _labelled(measured: states.Measured, context: Context, layer: wire.Layer, rows: _Rows, queries: int,
-              keys: int) -> states.Measured:
-    """With the texts of what its maps are of, if it has any."""
-    if measured.maps is None:
-        return measured
+def _labelled(maps: HeadMaps, context: Context, layer: wire.Layer, rows: _Rows, queries: int, keys: int) -> HeadMaps:
+    """With the texts of what they are of."""
     labels, q_labels = _texts_of(context, layer, rows, queries, keys)
-    return measured._replace(maps=measured.maps._replace(labels=labels, q_labels=q_labels))
+    return maps._replace(labels=labels, q_labels=q_labels)
 
 
 def _texts_of(context: Context, layer: wire.Layer, rows: _Rows, queries: int, keys: int) -> _Texts:

@@ -35,9 +35,11 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Named
 import torch
 
 from . import torch_state, wire
+from .accelerator import Accelerator, computes
 from .address import NOBODY, AddressError
 from .arguments import check_flags, check_options, check_patterns, tell_unmatched
-from .calls import Context, Cut, Part, Queries, Seen, Share, heads_of, parts, present_of, queries_of, tells_padding
+from .calls import (Context, Cut, Part, Queries, Seen, Share, Weights, beyond_device, heads_of, logits_of, parts, present_of,
+                    queries_of, tells_padding)
 from .cost import Cost, percent
 from .gradients import Gradients
 from .head_maps import Turns
@@ -94,7 +96,8 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
                  for the job (attnctl plan set, or the daemon's config) before them
     tier         'state': the numbers of each attention are computed in this process, and they alone are sent; 'raw': its
                  queries and keys are sent, or its weights, of which attnd has more numbers and maps; default 'auto':
-                 'raw'. A plan that was made for the job goes before it, if it says either
+                 'state' on an accelerator, 'raw' on the CPU. A plan that was made for the job goes before it, if it says
+                 either; where a state cannot be made, 'raw' it is
     optimizer    whose step() ends a step; default: any that holds parameters of the model
     steps        'auto', or 'manual': only w.step() ends one
     stack        'encoder' or 'decoder' for all layers, when their paths do not tell
@@ -274,6 +277,7 @@ class Watch:
         self.judge = Judge(**patterns, given=names.given, site=names.site_of, counts_heads=share.of == 1)
         self._spy = Spy(root, self, self.judge)
         self.cost = Cost()
+        self._accelerator = Accelerator(publisher.job, self.cost)
         self._told_cost = False
         self.sends_tokens, self.sends_values = tokens, values
         self._gradients = Gradients(publisher, self._taken, self.failed, self.cost) if gradients else None
@@ -602,9 +606,10 @@ class Watch:
             microbatch = self._passes.get(path, 0)
             self._passes[path] = microbatch + 1
             context = Context(microbatch, self._tokens.sent(stack, *queries_of(seen)), self._tokens.labelled,
-                              beside=self.wants_values, state=self._origin(plan, path))
+                              beside=self.wants_values)
             if place[0] == "decoder" and place[2] == "cross":
                 context = context._replace(present=self._padding.of(queries_of(seen)))
+            context = context._replace(state=self._origin(plan, path, seen, place[2] == "cross", context))
             if layer is None:
                 self._unnamed[path] = heads_of(seen) * self._share.of
                 if self._projections is not None:
@@ -626,14 +631,23 @@ class Watch:
         except Exception:
             self.failed(f"the attention of {path or 'the model'} could not be captured")
 
-    def _origin(self, plan: Plan, path: str) -> Optional[Origin]:
-        """The origin of the states that travel instead of tensors; None: tensors do. At most now and then maps go along."""
-        if plan.tier != "state" or self.sends_values or not self.publisher.takes_states:
+    def _origin(self, plan: Plan, path: str, seen: Seen, cross: bool, context: Context) -> Optional[Origin]:
+        """The origin of the state that travels instead of tensors; None: they do. At most now and then maps go along."""
+        if plan.tier == "raw" or self.sends_values or not self.publisher.takes_states:
             return None
+        computer = None
+        if not computes((seen.q if isinstance(seen, Queries) else seen.weights).device):
+            if plan.tier != "state":
+                return None
+        elif not self._accelerator.is_trusted or beyond_device(seen, cross, context) or not (
+                isinstance(seen, Weights) or self._accelerator.is_fast_for(logits_of(seen, plan))):
+            return None
+        else:
+            computer = self._accelerator
         side = self.publisher.maps_side
         if side and not self._maps.take(path, self._epoch, self._step, self.publisher.maps_every):
             side = 0
-        return Origin(self._epoch, self._step, self.publisher.rank, self.publisher.buckets, side)
+        return Origin(self._epoch, self._step, self.publisher.rank, self.publisher.buckets, side, computer, cross)
 
     def _note_padding(self, place: wire.Layer, seen: Seen, plan: Plan) -> None:
         """A self-attention of the decoder may tell which queries of a cross-attention are padding."""

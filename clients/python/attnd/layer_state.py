@@ -38,7 +38,7 @@ _VALUE_MOST = 1e300  # sums of larger values are not numbers
 # Buckets: 2^(u/32) < x <= 2^((u+1)/32), counted from 2^-40 to 2^40, on either side of zero.
 _BOUNDS = 1280
 KEY_MAX = 2 * _BOUNDS + 1
-_HALVINGS_MAX, _SPAN = 3, 47
+HALVINGS_MAX, SPAN = 3, 47  # of a histogram; keys further below the largest count as zero after all halvings
 _COUNT_MAX = 0xFFFFFFFF
 # 2^(m/32), correctly rounded: the 53 bits of each, in units of 2^-52.
 STEP = np.array([
@@ -82,6 +82,7 @@ class Reduced(NamedTuple):
     high: np.ndarray  # -inf without rows
     first: int  # the key of the first column of
     counts: np.ndarray  # [heads, keys]: rows by bucket_keys()
+    halvings: Optional[np.ndarray] = None  # how often each was halved already; None: never. A key is one of its bucket's
 
 
 def reduce_rows(values: np.ndarray) -> Reduced:
@@ -110,6 +111,7 @@ class _Numbers:
         self.min, self.max = np.full(heads, np.inf), np.full(heads, -np.inf)
         self.last = np.full(heads, np.nan)
         self.counts: Optional[_Counts] = None
+        self.halvings = np.zeros(heads, dtype=np.int64)
 
     def add(self, rows: Reduced, mine: slice) -> np.ndarray:
         """Adds rows of some heads; returns their means, NaN without rows."""
@@ -121,6 +123,8 @@ class _Numbers:
         self.mean[mine] = np.where(first, rows.mean, mean + np.where(some, delta * share, 0.0))
         self.n[mine] = n + rows.n
         self.min[mine], self.max[mine] = np.minimum(self.min[mine], rows.low), np.maximum(self.max[mine], rows.high)
+        if rows.halvings is not None:
+            self.halvings[mine] = np.maximum(self.halvings[mine], rows.halvings)
         if rows.counts.shape[1]:
             counts = np.zeros((len(self.n), rows.counts.shape[1]), dtype=np.int64)
             counts[mine] = rows.counts
@@ -138,7 +142,7 @@ class _Numbers:
         assert self.counts is not None
         counts = self.counts.counts[head]
         used = np.nonzero(counts)[0]
-        return _histogram(used + self.counts.first, counts[used], buckets)
+        return _histogram(used + self.counts.first, counts[used], buckets, int(self.halvings[head]))
 
 
 class LayerState:
@@ -410,19 +414,24 @@ def _halve(keys: np.ndarray, halvings: int) -> np.ndarray:
     return np.where(keys == 0, 0, np.sign(keys) * coarse)
 
 
-def _histogram(keys: np.ndarray, counts: np.ndarray, buckets: int) -> bytes:
-    """Bytes of a histogram from sorted keys at full resolution: halved until at most `buckets` are used."""
-    halvings, coarse = 0, keys
-    while len(np.unique(coarse)) > buckets and halvings < _HALVINGS_MAX:
+def key_max(halvings: int) -> int:
+    """The largest key after so many halvings."""
+    return -(-_BOUNDS >> halvings) + (_BOUNDS >> halvings) + 1
+
+
+def _histogram(keys: np.ndarray, counts: np.ndarray, buckets: int, halvings: int = 0) -> bytes:
+    """Bytes of a histogram from sorted keys at full resolution, halved as often as is said, and until at most `buckets`
+    are used."""
+    coarse = _halve(keys, halvings)
+    while len(np.unique(coarse)) > buckets and halvings < HALVINGS_MAX:
         halvings += 1
         coarse = _halve(keys, halvings)
-    if halvings == _HALVINGS_MAX:
-        cut = max(int(np.abs(coarse).max()) - _SPAN, 0)
+    if halvings == HALVINGS_MAX:
+        cut = max(int(np.abs(coarse).max()) - SPAN, 0)
         coarse = np.where(np.abs(coarse) <= cut, 0, coarse)
     coarse, place = np.unique(coarse, return_inverse=True)
     total = np.minimum(np.bincount(place, weights=counts), _COUNT_MAX).astype(np.int64)
-    key_max = -(-_BOUNDS >> halvings) + (_BOUNDS >> halvings) + 1
-    index = coarse + key_max
+    index = coarse + key_max(halvings)
     out, after = bytearray([halvings]), 0
     for block in np.unique(index // 8):
         here = index // 8 == block

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """states: tier `state`, the numbers of a captured attention instead of its tensors (calls.py decides which).
 
-    on the CPU   queries, keys or weights are copied as for the other tiers, and the sender thread computes the state
-                 from them and the same words: what is visible, and what is padding
+    on the CPU          queries, keys or weights are copied as for the other tiers, and the sender thread computes the
+                        state from them and the same words: what is visible, and what is padding
+    on an accelerator   the numbers are computed there (accelerator.py), and the sender thread packs them
 """
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 from . import tensors, wire
+from .accelerator import Accelerator, Arrived
 from .device import pooled, reference, weights
 from .device.entries import Entries
 from .device.problem import Problem
@@ -25,12 +27,15 @@ from .publisher import Captured, add_maps
 
 class Origin(NamedTuple):
     """The capture that a state is of, how many buckets its histograms have, and how many cells a side the maps of its first
-    sample that go along; 0: none do."""
+    sample that go along; 0: none do. `computer`: computes on the tensors' accelerator what then is one of `cross`-attention
+    or not; None: the sender thread does, on the CPU."""
     epoch: int
     step: int
     rank: int
     buckets: int
     maps: int = 0
+    computer: Optional[Accelerator] = None
+    cross: bool = False
 
 
 class Heads(NamedTuple):
@@ -91,9 +96,22 @@ def captured(measured: Measured, origin: Origin, microbatch: int, heads: Heads, 
     state.add(kept, keys=measured.keys, valid=measured.valid, values=values, row_sum_error=measured.row_sum_error,
               epoch=origin.epoch, step=origin.step, microbatch=microbatch, rank=origin.rank, causal=causal,
               head_offset=heads.first)
+    return _message(state, origin, heads, measured.maps)
+
+
+def arrived(numbers: Arrived, origin: Origin, microbatch: int, heads: Heads, causal: bool) -> Captured:
+    """The message of numbers that an accelerator computed."""
+    state = LayerState(heads.total, origin.buckets)
+    kept = {name: one for name, one in numbers.rows.items() if name == "entropy" or one.n.any()}
+    state.add_reduced(kept, shape=numbers.shape, sound=numbers.sound, invalid=numbers.invalid, epoch=origin.epoch,
+                      step=origin.step, microbatch=microbatch, rank=origin.rank, causal=causal,
+                      row_sum_error=numbers.row_sum_error, head_offset=heads.first)
+    return _message(state, origin, heads, numbers.maps)
+
+
+def _message(state: LayerState, origin: Origin, heads: Heads, maps: Optional[HeadMaps]) -> Captured:
     frames = tensors.Frames()
     frames.add_owned("state", "u8", np.frombuffer(state.pack(), dtype=np.uint8))
-    maps = measured.maps
     if maps is not None:
         maps = maps._replace(head_offset=heads.first)
     shown = add_maps(frames, maps, heads.total, True)

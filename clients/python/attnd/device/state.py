@@ -6,7 +6,7 @@ layer_state, rounded down to f32: a value in f32 is at most a bound exactly when
 """
 from __future__ import annotations
 
-from typing import Tuple
+from typing import Dict, List, Tuple
 
 import numpy as np
 import torch
@@ -22,10 +22,20 @@ _VALUES = 1 << 18  # that are reduced at once, but for those of one head
 
 def bucket_keys(values: torch.Tensor) -> torch.Tensor:
     """The histogram key of finite f32 values, as layer_state.bucket_keys has it: int64."""
-    bounds = torch.as_tensor(_rounded_down(STEP), device=values.device)
+    bounds = prepared_bounds(values.device)
     fraction, exponent = torch.frexp(values.abs().clamp(_LOWEST, _HIGHEST))
     keys = (exponent.long() + 39) * 32 + torch.searchsorted(bounds, 2 * fraction) + 1
     return torch.where(values.abs() < _LOWEST, torch.zeros_like(keys), torch.where(values < 0, -keys, keys))
+
+
+_bounds: Dict[torch.device, torch.Tensor] = {}
+
+
+def prepared_bounds(device: torch.device) -> torch.Tensor:
+    """The bounds on a device; the first time they are brought there, which is waited for."""
+    if device not in _bounds:
+        _bounds[device] = torch.as_tensor(_rounded_down(STEP), device=device)
+    return _bounds[device]
 
 
 def _rounded_down(bounds: np.ndarray) -> np.ndarray:
@@ -51,15 +61,7 @@ def _reduce_heads(values: torch.Tensor) -> Tuple[np.ndarray, np.ndarray]:
     values = values.transpose(0, 1).reshape(heads, -1)
     exists = torch.isfinite(values)
     filled = torch.where(exists, values, torch.zeros_like(values))
-    precise = filled.to(wide(values.device))
-    n = exists.sum(1)
-    mean = precise.sum(1) / n.clamp(min=1)
-    m2 = torch.where(exists, (precise - mean[:, None]) ** 2, torch.zeros_like(precise)).sum(1)
-    low = torch.where(exists, values, torch.full_like(values, float("inf"))).amin(1).to(mean.dtype)
-    high = torch.where(exists, values, torch.full_like(values, float("-inf"))).amax(1).to(mean.dtype)
-    same = low == high
-    moments = torch.stack([n.to(mean.dtype), torch.where(same, low, mean), torch.where(same, torch.zeros_like(m2), m2),
-                           low, high])
+    moments = torch.stack(moments_of(values, exists, filled))
     width = 2 * KEY_MAX + 1
     counts = torch.zeros(heads, width, dtype=torch.int32, device=values.device)
     counts.scatter_add_(1, bucket_keys(filled) + KEY_MAX, exists.int())
@@ -68,6 +70,19 @@ def _reduce_heads(values: torch.Tensor) -> Tuple[np.ndarray, np.ndarray]:
     dense = np.zeros((heads, width), dtype=np.int64)
     dense[place[:, 0], place[:, 1]] = number
     return moments.cpu().double().numpy(), dense
+
+
+def moments_of(values: torch.Tensor, exists: torch.Tensor, filled: torch.Tensor) -> List[torch.Tensor]:
+    """n, mean, sum of squares, lowest and highest of each row of f32 values, of which some exist; `filled`: 0 for the
+    others."""
+    precise = filled.to(wide(values.device))
+    n = exists.sum(1)
+    mean = precise.sum(1) / n.clamp(min=1)
+    m2 = torch.where(exists, (precise - mean[:, None]) ** 2, torch.zeros_like(precise)).sum(1)
+    low = torch.where(exists, values, torch.full_like(values, float("inf"))).amin(1).to(mean.dtype)
+    high = torch.where(exists, values, torch.full_like(values, float("-inf"))).amax(1).to(mean.dtype)
+    same = low == high
+    return [n.to(mean.dtype), torch.where(same, low, mean), torch.where(same, torch.zeros_like(m2), m2), low, high]
 
 
 @torch.no_grad()

@@ -27,6 +27,8 @@ class Words(NamedTuple):
     k_len: Optional[torch.Tensor] = None
     mask: Optional[torch.Tensor] = None  # bool [B, Tq, Tk]
     cross: bool = False
+    valid: Optional[torch.Tensor] = None  # bool [B, Tq]: which queries are no padding, where that is known already
+    end: Optional[torch.Tensor] = None  # [B], with it: the position after the last one
 
 
 class Judged(NamedTuple):
@@ -45,8 +47,9 @@ def rows(weights: torch.Tensor, words: Words, learned_sink: bool = False, tokens
     step = max(1, _ENTRIES // (heads * keys))
     found: List[List[Judged]] = []
     for sample in range(len(weights)):
-        q_len, k_len, mask = (None if one is None else one[sample] for one in (words.q_len, words.k_len, words.mask))
-        one = words._replace(q_len=q_len, k_len=k_len, mask=mask)
+        q_len, k_len, mask, valid, end = (None if one is None else one[sample] for one in (
+            words.q_len, words.k_len, words.mask, words.valid, words.end))
+        one = words._replace(q_len=q_len, k_len=k_len, mask=mask, valid=valid, end=end)
         known = None if tokens is None or words.cross else tokens[sample]
         found.append([_some(weights[sample, :, begin:begin + step], begin, one, learned_sink, known, local_window, queries)
                       for begin in range(0, queries, step)])
@@ -71,7 +74,7 @@ def _some(weights: torch.Tensor, begin: int, words: Words, learned_sink: bool, t
     sound, error = _judge(a, total, valid & (n > 0), weights.dtype, learned_sink)
     length, known_queries = (torch.full((), most, device=device) if given_length is None else given_length
                              for given_length, most in ((words.k_len, keys), (words.q_len, queries)))
-    end = torch.minimum(length, words.q_offset + known_queries * words.q_stride)
+    end = torch.minimum(length, words.q_offset + known_queries * words.q_stride) if words.end is None else words.end
     gap = (p[:, None] - j).abs()
     distance = gap.to(a.dtype)
     rest = torch.cat([torch.zeros_like(a[..., :1]), a[..., 1:]], -1)
@@ -118,6 +121,8 @@ def _visible(words: Words, query: torch.Tensor, p: torch.Tensor, j: torch.Tensor
         seen = seen & (j > p[:, None] - words.window)
     if words.k_len is not None:
         seen = seen & (j < words.k_len)
+    if words.valid is not None:
+        return seen, words.valid[query]
     return seen, valid if words.q_len is None else valid & (query < words.q_len)
 
 

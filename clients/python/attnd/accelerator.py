@@ -1,0 +1,443 @@
+# SPDX-License-Identifier: MIT
+"""accelerator: tier `state` of tensors on an accelerator: their numbers are computed there, beside the training.
+
+    training's thread   launches everything on a second stream, which waits for what the training's stream has been given
+                        so far; that one waits for nothing. Queries, keys and weights are read where they are
+    second stream       row metrics (device/), their moments and histograms in a fixed size (device/compact.py), which
+                        travel into pinned memory: some 20 KiB a head
+    sender thread       waits for them, looks whether anybody has written to what was read, and packs the state
+
+Nothing that is launched asks a device for an answer, so nobody waits. `RESERVE` bytes are allocated on the second stream
+once and given back to torch's allocator, which keeps them for that stream; what is computed fits in there. Without memory
+the capture is dropped.
+
+Self-check: of the first captures and then of every so manyth, some rows are computed again, in the plain way. Where they
+differ the state is not sent, and the next backend takes over: triton, reference, and at last none, which leaves tier raw.
+
+The streams and events are those of the device's own module (torch.get_device_module, as torch.accelerator's are; torch.cuda
+in older versions). On the CPU, which has streams by name, the same lines run in the tests; on an accelerator this has not
+been run yet.
+"""
+from __future__ import annotations
+
+import logging
+import math
+from importlib.util import find_spec
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy as np
+import torch
+
+from .cost import Cost
+from .device import launch, pooled, reference, weights
+from .device.compact import compact, unpacked
+from .device.problem import Problem
+from .device.state import prepared_bounds
+from .device.sums import wide
+from .device.visible import Allowed, Known, known
+from .head_maps import HeadMaps
+from .layer_state import Reduced
+from .masks import IGNORED_AT
+
+log = logging.getLogger("attnd")
+
+RESERVE = 64 << 20
+MASK_BYTES_MAX = 32 << 20  # of a mask that is made for the capture
+REFERENCE_LOGITS_MAX = 1 << 28  # of a call, with masked ones
+_ENTRIES = 1 << 20  # logits that are looked at, at once
+_ROWS = 1 << 17  # whose numbers are held at once, but for those of one head
+CHECKED_FIRST = 3  # captures
+CHECKED_EVERY = 16
+_CHECKED_ROWS = 4
+_CHECKED = ("entropy", "confidence", "local_mass", "mean_distance", "first_token", "max_logit")
+_CHECKED_TO = 5e-3  # relative to what is above 1
+_BACKENDS = ("triton", "reference")
+_KINDS_WITHOUT = ("cpu", "meta", "mps")  # devices without a second stream
+
+
+class OfQueries(NamedTuple):
+    """Queries [B, H, Tq, d] and keys [B, Hk, Tk, d]; head h reads key head (first_head + h) // group.
+
+    precision   what the kernel of the model gets
+    mask        bool or added, four dimensions, each full or 1; None: `causal`, `window` and `documents` say all
+    first, stride   of the queries: they are every so manyth, from this position on
+    """
+    q: torch.Tensor
+    k: torch.Tensor
+    first_head: int
+    group: int
+    precision: torch.dtype
+    scale: float
+    softcap: float
+    causal: bool
+    window: int
+    mask: Optional[torch.Tensor]
+    documents: Optional[torch.Tensor]
+    first: int
+    stride: int
+    cross: bool
+
+
+class OfWeights(NamedTuple):
+    """Weights and logits [B, H, Tq, Tk]. `sink`: there is one more key, which is a learned sink."""
+    weights: torch.Tensor
+    logits: torch.Tensor
+    sink: bool
+    first: int
+    stride: int
+    cross: bool
+
+
+Asked = Union[OfQueries, OfWeights]
+
+
+class Arrived(NamedTuple):
+    """The numbers of a capture: rows that have numbers and valid ones that have none, of each head."""
+    rows: Dict[str, Reduced]
+    shape: Tuple[int, int, int, int]
+    sound: np.ndarray
+    invalid: np.ndarray
+    row_sum_error: float
+    maps: Optional[HeadMaps]
+
+
+class Accelerator:
+    """Computes for one watch. launch() is for the training's thread, what it returns for the sender's."""
+
+    def __init__(self, job: str, cost: Cost):
+        self._job = job
+        self._cost = cost
+        self._trusted = list(_BACKENDS)
+        self._captures = 0
+        self._careful = False  # the model writes to what it attends with
+        self._told = False
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether some backend is left."""
+        return bool(self._trusted)
+
+    def is_fast_for(self, logits: int) -> bool:
+        """Whether so many logits of a call take the training's thread no more than some milliseconds to launch: without the
+        kernel each chunk of them is launched by itself."""
+        return logits <= REFERENCE_LOGITS_MAX or ("triton" in self._trusted and find_spec("triton") is not None)
+
+    @torch.no_grad()
+    def launch(self, asked: Asked, buckets: int, step: int, side: int = 0) -> Callable[[], Optional[Arrived]]:
+        """Launches the computation; what is returned waits for the numbers, None when they are not to be used. `side`: cells
+        of the maps of the first sample, 0 for none. Raises without memory."""
+        read = [asked.weights, asked.logits] if isinstance(asked, OfWeights) else \
+            [one for one in (asked.q, asked.k, asked.mask, asked.documents) if one is not None]
+        if self._careful or any(one.is_inference() for one in read):
+            copies = {id(one): one.clone() for one in read}
+            changed: Any = {name: copies[id(one)] for name, one in asked._asdict().items() if id(one) in copies}
+            asked = asked._replace(**changed)
+            read = list(copies.values())
+        checked = self._captures < CHECKED_FIRST or self._captures % CHECKED_EVERY == 0
+        self._captures += 1
+        device = read[0].device
+        lane = _lane(device)
+        lane.stream.wait_stream(lane.module.current_stream(*lane.index))
+        with lane.module.stream(lane.stream), reference.exact(device):
+            began = lane.event()
+            computed = self._queries(asked, buckets, checked, side) if isinstance(asked, OfQueries) else \
+                _weights(asked, buckets, side)
+            parcel = _Parcel(lane, computed.tensors)
+        for one in read:
+            lane.keep(one)
+        versions = [(one, 0 if one.is_inference() else one._version) for one in read]
+
+        def arrived() -> Optional[Arrived]:
+            arrays = parcel.arrays()
+            self._cost.spent(step, lane.seconds(began, parcel.ended), device=True)
+            if any(one._version != version for one, version in versions if not one.is_inference()):
+                self._careful = True
+                raise RuntimeError("the model wrote to what it attends with before the numbers were there; from now on it is "
+                                   "copied")
+            if computed.backend is not None and "check" in arrays and not self._agrees(computed.backend, arrays["check"], device):
+                return None
+            return _arrived(arrays, computed)
+
+        return arrived
+
+    def _queries(self, asked: OfQueries, buckets: int, checked: bool, side: int = 0) -> "_Computed":
+        batch, heads, queries, _ = asked.q.shape
+        keys = asked.k.shape[2]
+        meaning = None if asked.mask is None else known(
+            _allowed(asked, asked.mask), queries, keys, asked.first, asked.stride, asked.cross, asked.q.device)
+        names: Tuple[str, ...] = ()
+        backend: Optional[str] = None
+        parts: List[Dict[str, torch.Tensor]] = []
+        for some in _blocks(asked, max(1, _ROWS // (batch * queries))):
+            problem = _problem(asked, some)
+            compute, backend = self._backend(problem)
+            rows = compute(problem)
+            check = _check(problem, rows) if checked and not parts else None
+            rows, counts = _left(rows, problem, meaning)
+            found = _reduced(rows, counts, buckets)
+            names = found[0]
+            parts.append(found[1])
+            if side and asked.stride == 1:
+                parts[-1].update(_maps(pooled.of_queries(problem, 0, side)))
+            if check is not None:
+                parts[0]["check"] = check
+        return _Computed(names, _joined(parts), (batch, heads, queries, keys), backend, asked.first)
+
+    def _backend(self, problem: Problem) -> Tuple[Callable[[Problem], Dict[str, torch.Tensor]], str]:
+        if "triton" in self._trusted and launch.unable(problem) is None:
+            return launch.rows, "triton"
+        return reference.rows, "reference"
+
+    def _agrees(self, backend: str, check: np.ndarray, device: torch.device) -> bool:
+        """Whether rows that were computed again are the same; else the backend is not used again, which is said."""
+        found, expected = check
+        with np.errstate(invalid="ignore"):
+            right = np.abs(found - expected) <= _CHECKED_TO * np.maximum(1, np.abs(expected))
+        right |= ~np.isfinite(found) & ~np.isfinite(expected)
+        if right.all():
+            return True
+        if backend in self._trusted:
+            self._trusted.remove(backend)
+            metric, row = np.argwhere(~right)[0]
+            following = f"The backend {self._trusted[0]!r} takes over" if self._trusted else "From now on tier raw travels"
+            log.warning("job %s: what the backend %r computes on %s is wrong: %s of a row is %.6g, and %.6g when it is computed "
+                        "in the plain way. The state is not sent. %s", self._job, backend, device, _CHECKED[metric],
+                        found[metric, row], expected[metric, row], following)
+        return False
+
+
+class _Computed(NamedTuple):
+    """Tensors on the device; `names` of the metrics in them, and what computed them."""
+    names: Tuple[str, ...]
+    tensors: Dict[str, torch.Tensor]
+    shape: Tuple[int, int, int, int]
+    backend: Optional[str] = None
+    q_offset: int = 0
+
+
+def computes(device: torch.device) -> bool:
+    """Whether states are computed on this kind of device."""
+    return device.type not in _KINDS_WITHOUT and hasattr(_module(device), "Stream")
+
+
+def _module(device: torch.device) -> Any:
+    """torch.cuda or such."""
+    get: Callable[[str], Any] = getattr(torch, "get_device_module", lambda kind: getattr(torch, kind, None))
+    return get(device.type)
+
+
+# ------------------------------------------------------------------------------------------ from queries and keys
+
+def _blocks(asked: OfQueries, most: int) -> Sequence[slice]:
+    """Cuts the heads into blocks of at most so many that read all of some key heads, or one of them."""
+    heads, group, found, begin = asked.q.shape[1], asked.group, [], 0
+    while begin < heads:
+        to_edge = group - (asked.first_head + begin) % group
+        count = min(most, to_edge)
+        if to_edge == group and most >= group:
+            count = most // group * group
+        if begin + count > heads:
+            count = heads - begin if heads - begin < group else (heads - begin) // group * group
+        found.append(slice(begin, begin + count))
+        begin += count
+    return found
+
+
+def _problem(asked: OfQueries, some: slice) -> Problem:
+    first, last = asked.first_head + some.start, asked.first_head + some.stop - 1
+    mask = asked.mask
+    if mask is not None and mask.shape[1] > 1:
+        mask = mask[:, some]
+    return Problem(asked.q[:, some].to(asked.precision), asked.k[:, first // asked.group:last // asked.group + 1].to(asked.precision),
+                   asked.scale, asked.causal, asked.first, asked.window, None, None, mask, asked.softcap, None, asked.documents,
+                   asked.cross, q_stride=asked.stride)
+
+
+def _allowed(asked: OfQueries, mask: torch.Tensor) -> Allowed:
+    """The keys that a mask and the words beside it leave to some queries; to some head, where heads differ."""
+    keys = asked.k.shape[2]
+    j = torch.arange(keys, device=mask.device)
+
+    def allowed(some: slice) -> torch.Tensor:
+        part = mask[:, :, some] if mask.shape[2] > 1 else mask
+        seen = part if part.dtype == torch.bool else ~(part <= IGNORED_AT)
+        p = asked.first + torch.arange(some.start, some.stop, device=mask.device)[:, None] * asked.stride
+        seen = seen.any(1).expand(-1, some.stop - some.start, keys)
+        if asked.causal:
+            seen = seen & (j <= p)
+        return seen & (j > p - asked.window) if asked.window else seen
+
+    return allowed
+
+
+def _left(rows: Dict[str, torch.Tensor], problem: Problem,
+          meaning: Optional[Known]) -> Tuple[Dict[str, torch.Tensor], Dict[str, torch.Tensor]]:
+    """The numbers without those of padding; and how many rows have some and how many valid ones have none."""
+    sound = torch.isfinite(rows["entropy"])
+    rows = {name: values for name, values in rows.items() if any(values.stride())}  # the others: no row has one
+    if meaning is None:
+        return rows, {"sound": sound.sum((0, 2)), "invalid": (~sound).sum((0, 2))}
+    valid = meaning.valid[:, None]
+    sound = sound & valid
+    p = problem.position(torch.arange(problem.queries, device=valid.device))
+    for name, step in (("previous_token", -1), ("diagonal", 0), ("next_token", 1)):
+        if name in rows:
+            rows[name] = _only(rows[name], p + step < meaning.end[:, None, None])
+    return {name: _only(values, valid) for name, values in rows.items()}, {
+        "sound": sound.sum((0, 2)), "invalid": (valid & ~sound).sum((0, 2))}
+
+
+def _only(values: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+    return torch.where(there, values, torch.full_like(values, math.nan))
+
+
+def _check(p: Problem, rows: Dict[str, torch.Tensor]) -> torch.Tensor:
+    """Some rows of the first head of the first sample: f64 [2, metrics, rows], as found and as computed again."""
+    f64 = wide(p.q.device)
+    at = sorted({p.queries * n // _CHECKED_ROWS for n in range(_CHECKED_ROWS)} | {p.queries - 1})
+    j = torch.arange(p.keys, device=p.q.device)
+    position = torch.stack([torch.full_like(j[0], p.position(i)) for i in at])[:, None]
+    s = torch.stack([p.q[0, 0, i] for i in at]).to(f64) @ p.k[0, 0].to(f64).t() * p.scale
+    s = torch.tanh(s / p.softcap) * p.softcap if p.softcap else s
+    seen = torch.ones_like(s, dtype=torch.bool)
+    if p.bias is not None:
+        bias = torch.stack([p.bias[0, 0, i if p.bias.shape[2] > 1 else 0] for i in at])
+        seen = ~p.hidden(bias).expand(seen.shape)
+        s = s if bias.dtype == torch.bool else s + bias
+    if p.causal:
+        seen = seen & (j <= position)
+    if p.window:
+        seen = seen & (j > position - p.window)
+    if p.documents is not None:
+        seen = seen & (p.documents[0][position.clamp(max=p.keys - 1)] == p.documents[0]) & (position < p.keys)
+    logits = torch.where(seen, s, torch.full_like(s, -math.inf))
+    a = torch.softmax(logits, 1)
+    distance = (position - j).abs()
+    top = logits.amax(1)
+    numbers = (-torch.xlogy(a, a).sum(1), a.amax(1), (a * (distance <= p.local_window)).sum(1), (a * distance).sum(1),
+               _only(a[:, 0], position[:, 0] >= 1), top)
+    expected = torch.stack([_only(one, torch.isfinite(top)) for one in numbers])
+    return torch.stack([torch.stack([torch.stack([rows[name][0, 0, i] for i in at]) for name in _CHECKED]).to(f64), expected])
+
+
+# --------------------------------------------------------------------------------------------------- from weights
+
+def _weights(asked: OfWeights, buckets: int, side: int = 0) -> _Computed:
+    weights_of, logits = (one[..., :-1] if asked.sink else one for one in (asked.weights, asked.logits))
+    batch, heads, queries, keys = weights_of.shape
+    device = logits.device
+    step = max(1, _ENTRIES // (batch * heads * keys))
+    mask = torch.cat([~(logits[:, :, begin:begin + step] <= IGNORED_AT).all(1) for begin in range(0, queries, step)], 1)
+    meaning = known(lambda some: mask[:, some], queries, keys, asked.first, asked.stride, asked.cross, device)
+    words = weights.Words(q_offset=asked.first, q_stride=asked.stride, mask=mask, cross=asked.cross, valid=meaning.valid,
+                          end=meaning.end)
+    names: Tuple[str, ...] = ()
+    parts, errors = [], []
+    for begin in range(0, heads, max(1, _ROWS // (batch * queries))):
+        some = slice(begin, begin + max(1, _ROWS // (batch * queries)))
+        judged = weights.rows(weights_of[:, some], words, asked.sink)
+        sound = torch.isfinite(judged.rows["entropy"])
+        counts = {"sound": sound.sum((0, 2)), "invalid": (meaning.valid[:, None] & ~sound).sum((0, 2))}
+        found, part = _reduced({name: values.float() for name, values in judged.rows.items()}, counts, buckets)
+        names = found
+        parts.append(part)
+        if side and asked.stride == 1:
+            part.update(_maps(pooled.of_weights(weights_of[:, some], words, 0, side)))
+        errors.append(judged.row_sum_error)
+    joined = _joined(parts)
+    joined["row_sum_error"] = torch.stack(errors)
+    return _Computed(names, joined, (batch, heads, queries, keys), None, asked.first)
+
+
+# ------------------------------------------------------------------------------------------ their way to the host
+
+def _reduced(rows: Dict[str, torch.Tensor], counts: Dict[str, torch.Tensor],
+             buckets: int) -> Tuple[Tuple[str, ...], Dict[str, torch.Tensor]]:
+    """The metrics, and what is left of them: dimensions of metrics and heads come first."""
+    values = torch.stack([one.transpose(0, 1).flatten(1) for one in rows.values()])
+    return tuple(rows), {**compact(values, buckets)._asdict(), **{name: one[None] for name, one in counts.items()}}
+
+
+def _joined(parts: Sequence[Dict[str, torch.Tensor]]) -> Dict[str, torch.Tensor]:
+    """Blocks of heads as one."""
+    return {name: torch.cat([part[name] for part in parts if name in part], 1) for name in parts[0]}
+
+
+def _maps(found: pooled.Pooled) -> Dict[str, torch.Tensor]:
+    """Maps of a block of heads, and where the padding of their sample ends."""
+    return {"maps": found.values[None], "extent": found.extent[None, :, None]}
+
+
+def _arrived(arrays: Dict[str, np.ndarray], computed: _Computed) -> Arrived:
+    rows = {name: unpacked(*(arrays[of][at] for of in ("moments", "halvings", "keys", "counts")))
+            for at, name in enumerate(computed.names)}
+    maps = None
+    if "maps" in arrays:
+        maps = pooled.Pooled(torch.from_numpy(arrays["maps"][0]), torch.from_numpy(arrays["extent"][0, :4, 0]),
+                             *computed.shape[2:], computed.q_offset, 0).read()
+    sound = arrays["sound"][0]
+    error = float(np.fmax.reduce(arrays["row_sum_error"])) if "row_sum_error" in arrays else 0.0 if sound.any() else math.nan
+    return Arrived(rows, computed.shape, sound, arrays["invalid"][0], error, maps)
+
+
+class _Parcel:
+    """Tensors on their way to the host, in one piece of pinned memory."""
+
+    def __init__(self, lane: "_Lane", tensors: Dict[str, torch.Tensor]):
+        self._about = [(name, tuple(one.shape), one.element_size(), str(one.dtype).rpartition(".")[2])
+                       for name, one in tensors.items()]
+        packed = torch.cat([one.contiguous().view(-1).view(torch.uint8) for one in tensors.values()])
+        self._host = torch.empty(packed.shape, dtype=torch.uint8, pin_memory=lane.pins)
+        self._host.copy_(packed, non_blocking=True)
+        self.ended = lane.event()
+
+    def arrays(self) -> Dict[str, np.ndarray]:
+        """The same as arrays; waits until they are there."""
+        self.ended.synchronize()
+        data, begin, found = self._host.numpy(), 0, {}
+        for name, shape, size, dtype in self._about:
+            end = begin + size * math.prod(shape)
+            found[name] = np.frombuffer(data[begin:end].tobytes(), dtype=dtype).reshape(shape)
+            begin = end
+        return found
+
+
+class _Lane:
+    """The second stream of a device."""
+
+    def __init__(self, device: torch.device):
+        self.module = _module(device)
+        self.pins = device.type != "cpu"
+        self.index = (device,) if self.pins else ()
+        self.stream = self.module.Stream(*self.index)
+        with self.module.stream(self.stream):  # nothing is on it yet to be waited for
+            prepared_bounds(device)
+            if self.pins:
+                torch.empty(RESERVE, dtype=torch.uint8, device=device)
+
+    def event(self) -> Any:
+        """A moment of the stream, by its clock; who waits for it sleeps."""
+        timed = {"enable_timing": True} if self.pins else {}
+        if self.module is getattr(torch, "cuda", None):
+            timed["blocking"] = True
+        event = self.module.Event(**timed)
+        event.record(self.stream)
+        return event
+
+    def seconds(self, began: Any, ended: Any) -> float:
+        """The time between two moments."""
+        return float(began.elapsed_time(ended)) / 1e3 if hasattr(began, "elapsed_time") else 0.0
+
+    def keep(self, tensor: torch.Tensor) -> None:
+        """The memory of the tensor is not used again before this stream has read it."""
+        if self.pins:
+            tensor.record_stream(self.stream)
+
+
+_lanes: Dict[torch.device, _Lane] = {}
+
+
+def _lane(device: torch.device) -> _Lane:
+    if device not in _lanes:
+        _lanes[device] = _Lane(device)
+    return _lanes[device]

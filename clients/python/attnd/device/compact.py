@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: MIT
+"""compact: rows reduced to moments and histograms of a fixed size, so that nobody waits for their device.
+
+state.reduce_rows asks the device which buckets are in use, and that answer has to be waited for. Here each histogram is
+halved as layer_state does it, until at most `buckets` are in use, and written to as many places; the rest is empty.
+"""
+from __future__ import annotations
+
+from typing import List, NamedTuple, Tuple
+
+import numpy as np
+import torch
+
+from ..layer_state import HALVINGS_MAX, KEY_MAX, SPAN, Reduced, key_max
+from .state import bucket_keys, moments_of
+
+_VALUES = 1 << 19  # that are reduced at once, but for those of one metric of one head
+_HISTOGRAMS = 128  # that are made at once
+_USED_MOST = 2 * SPAN + 1  # buckets that are in use after all halvings, whatever the values
+
+
+class Compact(NamedTuple):
+    """For each metric and head: n, mean, sum of squares, lowest and highest; how often the histogram was halved, the keys
+    in use then, 0 beyond, and their counts, 0 beyond."""
+    moments: torch.Tensor  # f64 [M, H, 5]
+    halvings: torch.Tensor  # int16 [M, H]
+    keys: torch.Tensor  # int16 [M, H, places]
+    counts: torch.Tensor  # int32 [M, H, places]
+
+
+def places(buckets: int) -> int:
+    """How many keys a histogram has room for."""
+    return max(buckets, _USED_MOST)
+
+
+@torch.no_grad()
+def compact(values: torch.Tensor, buckets: int) -> Compact:
+    """Reduces f32 values [M, H, rows]; those that are not finite do not exist."""
+    metrics, heads, rows = values.shape
+    flat = values.reshape(metrics * heads, rows)
+    step = max(1, min(_VALUES // rows, _HISTOGRAMS))
+    parts = [_compact(flat[begin:begin + step], buckets) for begin in range(0, len(flat), step)]
+    return Compact(*(torch.cat(column).view(metrics, heads, *column[0].shape[1:]) for column in zip(*parts)))
+
+
+def _compact(values: torch.Tensor, buckets: int) -> Tuple[torch.Tensor, ...]:
+    """The same of [N, rows]."""
+    exists = torch.isfinite(values)
+    filled = torch.where(exists, values, torch.zeros_like(values))
+    full = torch.zeros(len(values), 2 * KEY_MAX + 1, dtype=torch.int32, device=values.device)
+    full.scatter_add_(1, bucket_keys(filled) + KEY_MAX, exists.int())
+    place = torch.arange(-KEY_MAX, KEY_MAX + 1, device=values.device)
+    halvings = torch.full((len(values),), HALVINGS_MAX, dtype=torch.int16, device=values.device)
+    found: List[torch.Tensor] = []
+    for more in range(HALVINGS_MAX, -1, -1):  # the fewest that do are found last
+        most = key_max(more)
+        counts = torch.zeros(len(values), 2 * most + 1, dtype=torch.int32, device=values.device)
+        counts.index_add_(1, _halved(place, more) + most, full)
+        if more == HALVINGS_MAX:
+            counts = _cut(counts, most)
+        keys, kept = _listed(counts, most, places(buckets))
+        if not found:
+            found = [keys, kept]
+            continue
+        fits = (counts > 0).sum(1) <= buckets
+        halvings = torch.where(fits, torch.full_like(halvings, more), halvings)
+        found = [torch.where(fits[:, None], new, old) for new, old in zip((keys, kept), found)]
+    return torch.stack(moments_of(values, exists, filled), 1), halvings, found[0], found[1]
+
+
+def _halved(keys: torch.Tensor, halvings: int) -> torch.Tensor:
+    """Keys at full resolution as those after so many halvings: layer_state.halve of int64."""
+    half = KEY_MAX // 2
+    coarse = -((half + 1 - keys.abs()) >> halvings) + (half >> halvings) + 1
+    return torch.where(keys == 0, keys, torch.sign(keys) * coarse)
+
+
+def _cut(counts: torch.Tensor, most: int) -> torch.Tensor:
+    """With the keys far below the largest counted as zero."""
+    size = torch.arange(-most, most + 1, device=counts.device).abs()
+    largest = torch.where(counts > 0, size, torch.zeros_like(size)).amax(1, keepdim=True)
+    small = size <= largest - SPAN
+    moved = torch.where(small, counts, torch.zeros_like(counts)).sum(1, dtype=counts.dtype)
+    kept = torch.where(small, torch.zeros_like(counts), counts)
+    kept[:, most] += moved
+    return kept
+
+
+def _listed(counts: torch.Tensor, most: int, room: int) -> Tuple[torch.Tensor, torch.Tensor]:
+    """The keys in use, ascending, and their counts, [N, room] each; those without room are lost."""
+    used = counts > 0
+    at = torch.where(used, used.cumsum(1) - 1, torch.full_like(counts, room, dtype=torch.int64)).clamp(max=room)
+    keys = torch.arange(-most, most + 1, dtype=torch.int16, device=counts.device).expand(counts.shape)
+    return tuple(torch.zeros(len(counts), room + 1, dtype=one.dtype, device=counts.device)  # type: ignore[return-value]
+                 .scatter_(1, at, one)[:, :room] for one in (keys, counts))
+
+
+def unpacked(moments: np.ndarray, halvings: np.ndarray, keys: np.ndarray, counts: np.ndarray) -> Reduced:
+    """The meaning of the arrays of one metric, on the host."""
+    heads = len(moments)
+    n, mean, m2, low, high = moments.T
+    shift = halvings.astype(np.int64)[:, None]
+    half = KEY_MAX // 2
+    size = np.abs(keys.astype(np.int64))
+    largest = ((size - 1 - (half >> shift)) << shift) + half + 1  # of those that are halved to it
+    whole = np.where(keys == 0, 0, np.sign(keys) * largest)
+    dense = np.zeros((heads, 2 * KEY_MAX + 1), dtype=np.int64)
+    np.add.at(dense, (np.arange(heads)[:, None], whole + KEY_MAX), counts)
+    used = np.flatnonzero(dense.any(0))
+    begin, end = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
+    return Reduced(n.astype(np.int64), mean, m2, low, high, begin - KEY_MAX, dense[:, begin:end], halvings.astype(np.int64))

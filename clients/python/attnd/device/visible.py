@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: MIT
+"""visible: what a mask says of rows, found on the device that holds it: masks.describe, as far as the numbers of rows
+depend on it, without that anybody waits for the answer.
+"""
+from __future__ import annotations
+
+from typing import Callable, NamedTuple, Tuple
+
+import torch
+
+_ENTRIES = 1 << 20  # of a mask that are looked at, at once
+
+Allowed = Callable[[slice], torch.Tensor]  # of some of the queries: bool [B or 1, queries, Tk]
+
+
+class Known(NamedTuple):
+    """`valid`, bool [B or 1, Tq]: which queries are no padding; `end` [B or 1]: the position after the last one."""
+    valid: torch.Tensor
+    end: torch.Tensor
+
+
+class _Extent(NamedTuple):
+    """How many keys each row sees, the first and the last of them: [B or 1, Tq]; Tk and -1 when it sees none."""
+    seen: torch.Tensor
+    lowest: torch.Tensor
+    highest: torch.Tensor
+
+
+@torch.no_grad()
+def known(allowed: Allowed, queries: int, keys: int, first: int, stride: int, cross: bool, device: torch.device) -> Known:
+    """The meaning of `allowed`. The rows are every so manyth query from the first on; unless `cross`, there is a key for
+    each query."""
+    position = first + torch.arange(queries, device=device) * stride
+    parts = [_extent(allowed(some)) for some in _chunks(queries, keys)]
+    extent = _Extent(*(torch.cat(column, 1) for column in zip(*parts)))
+    opened = torch.zeros_like(extent.seen, dtype=torch.bool)
+    if not cross:
+        opened = _opened(extent, position, keys)
+        empty = (torch.zeros_like(extent.seen), torch.full_like(extent.lowest, keys), torch.full_like(extent.highest, -1))
+        extent = _Extent(*(torch.where(opened, none, some) for none, some in zip(empty, extent)))
+    valid = extent.seen > 0
+    if not cross:
+        present = torch.zeros(len(opened), keys, dtype=torch.bool, device=device)
+        for some in _chunks(queries, keys):
+            present = present | (allowed(some) & ~opened[:, some, None]).any(1)
+        valid = valid & present[:, position.clamp(max=keys - 1)]
+    end = torch.full((len(valid),), min(keys, first + queries * stride), device=device)
+    found, is_simple = Known(valid, end), torch.zeros((), dtype=torch.bool, device=device)
+    for low, high, exists in _bases(extent, position, keys):
+        fits, simple = _simple(extent, low, high, first, stride, keys, cross)
+        found = Known(*(torch.where(fits & exists & ~is_simple, new, old) for new, old in zip(simple, found)))
+        is_simple = is_simple | (fits & exists)
+    return found
+
+
+def _chunks(queries: int, keys: int) -> Tuple[slice, ...]:
+    step = max(1, _ENTRIES // keys)
+    return tuple(slice(begin, min(begin + step, queries)) for begin in range(0, queries, step))
+
+
+def _extent(seen: torch.Tensor) -> _Extent:
+    keys = seen.shape[2]
+    j = torch.arange(keys, device=seen.device)
+    return _Extent(seen.sum(2), torch.where(seen, j, torch.full_like(j, keys)).amin(2),
+                   torch.where(seen, j, torch.full_like(j, -1)).amax(2))
+
+
+def _opened(extent: _Extent, position: torch.Tensor, keys: int) -> torch.Tensor:
+    """The rows of left padding that see all keys, lest they become NaN."""
+    opened = (extent.seen == keys).long().cumprod(1).bool()
+    begin = opened.sum(1)
+    edge = torch.where(begin > 0, position[(begin - 1).clamp(min=0)] + 1, torch.zeros_like(begin))
+    beyond = (extent.seen > 0) & ~opened & ((extent.lowest < edge[:, None]) | (extent.highest > position))
+    return opened & ((begin < len(position)) & ~beyond.any(1))[:, None]
+
+
+def _bases(extent: _Extent, position: torch.Tensor, keys: int) -> Tuple[Tuple[torch.Tensor, ...], ...]:
+    """The maps that could be below the padding, by the first and last key of each row: everything, the triangle, a band;
+    and whether there is such a one."""
+    zero, last, always = torch.zeros_like(position), position.clamp(max=keys - 1), torch.ones_like(position[0], dtype=torch.bool)
+    window = extent.seen.amax()
+    return ((zero, torch.full_like(position, keys - 1), always), (zero, last, always),
+            ((position - window + 1).clamp(min=0), last, (window > 0) & (window < keys)))
+
+
+def _simple(extent: _Extent, low: torch.Tensor, high: torch.Tensor, first: int, stride: int, keys: int,
+            cross: bool) -> Tuple[torch.Tensor, Known]:
+    """Whether the map is that of a base and lengths alone, and what these mean."""
+    queries = len(low)
+    exact = _is(extent, low, high.expand_as(extent.seen)).all(1)
+    length = torch.where(exact, torch.full_like(exact, keys, dtype=torch.int64), extent.highest.amax(1) + 1)
+    rows = torch.full_like(length, queries)
+    if not cross:
+        rows = (-torch.div(first - length, stride, rounding_mode="floor")).clamp(0, queries)
+    rows = torch.where(exact.all(), torch.full_like(rows, queries), rows)
+    inside = torch.arange(queries, device=low.device) < rows[:, None]
+    fits = (_is(extent, low, torch.minimum(high, length[:, None] - 1)) | ~inside).all()
+    return fits, Known(inside, torch.minimum(length, first + rows * stride))
+
+
+def _is(extent: _Extent, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """Which rows see the keys from `low` to `high`, and no others."""
+    count = (high - low + 1).clamp(min=0)
+    return (extent.seen == count) & ((count == 0) | ((extent.lowest == low) & (extent.highest == high)))

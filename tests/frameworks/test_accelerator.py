@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: MIT
+"""The code for tier `state` on accelerators, as far as it can be tried without one: on the CPU, whose streams are names,
+and on tensors that hold nothing."""
+import logging
+import pathlib
+import sys
+import weakref
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+if not hasattr(torch.cpu, "Stream") or not hasattr(torch, "get_device_module"):
+    pytest.skip("this torch has no streams of the CPU", allow_module_level=True)
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "clients" / "python"), str(ROOT / "tests" / "python")]
+from attnd import accelerator, capture  # noqa: E402
+from attnd.accelerator import Accelerator, OfQueries, OfWeights  # noqa: E402
+from attnd.cost import Cost  # noqa: E402
+from attnd.device import launch, pooled, reference, state  # noqa: E402
+from session import Session  # noqa: E402
+from zoo import decoder_kind, fused  # noqa: E402
+
+pytest_plugins = ("one_daemon",)
+B, H, HK, T, D = 2, 4, 2, 70, 16
+NOWHERE = torch.device("meta")  # tensors without numbers: nobody can be told any
+
+
+def asked(device=torch.device("cpu"), mask=None, documents=None, **changes):
+    generator = None if device.type != "cpu" else torch.Generator().manual_seed(1)
+    q, k = (torch.randn(B, heads, T, D, device=device, generator=generator) for heads in (H, HK))
+    return OfQueries(q, k, 0, H // HK, torch.float32, D**-0.5, 0.0, True, 0, mask, documents, 0, 1, False)._replace(**changes)
+
+
+def computer():
+    return Accelerator("job", Cost())
+
+
+class NoAnswers(TorchDispatchMode):
+    """Refuses what waits for a device: reading numbers off it, copies between it and the host, and sizes that depend on
+    what tensors hold."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "item", "equal", "bincount", "index.Tensor_bool")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.name()
+        assert not any(word in name for word in self.WAITING), name
+        given = {one.device.type for one in flat((args, kwargs)) if isinstance(one, torch.Tensor) and one.dim() > 0}
+        result = func(*args, **(kwargs or {}))
+        made = {one.device.type for one in flat(result) if isinstance(one, torch.Tensor)}
+        assert len(given | made) <= 1, f"{name} from {given} to {made}"
+        if "index.Tensor" in name:
+            assert not any(one.dtype == torch.bool for one in flat(args[1]) if isinstance(one, torch.Tensor)), name
+        return result
+
+
+def flat(given):
+    if isinstance(given, (tuple, list)):
+        return [one for some in given for one in flat(some)]
+    return flat(list(given.values())) if isinstance(given, dict) else [given]
+
+
+FORMS = {
+    "causal": lambda device: {}, "window": lambda device: {"window": 5, "softcap": 3.0, "first": 3, "stride": 2, "k": torch.randn(B, HK, 2 * T + 3, D, device=device)},
+    "mask": lambda device: {"mask": torch.ones(B, 1, 1, T, device=device, dtype=torch.bool)},
+    "bias": lambda device: {"mask": torch.randn(1, H, T, T, device=device), "causal": False},
+    "documents": lambda device: {"documents": torch.zeros(B, T, device=device, dtype=torch.int64)},
+    "bf16": lambda device: {"precision": torch.bfloat16}, "cross": lambda device: {"cross": True, "causal": False}}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_nothing_that_is_launched_waits_for_the_device(form, monkeypatch):
+    monkeypatch.setitem(state._bounds, NOWHERE, torch.empty(33, device=NOWHERE))
+    given = asked(NOWHERE, **FORMS[form](NOWHERE))
+    with NoAnswers(), torch.no_grad():
+        computed = computer()._queries(given, 48, True)
+    assert computed.tensors["moments"].device == NOWHERE and computed.tensors["moments"].shape[1:] == (H, 5)
+
+
+def test_nothing_that_is_launched_for_weights_waits(monkeypatch):
+    monkeypatch.setitem(state._bounds, NOWHERE, torch.empty(33, device=NOWHERE))
+    logits = torch.randn(B, H, T, T + 1, device=NOWHERE)
+    given = OfWeights(logits.softmax(-1), logits, True, 0, 1, False)
+    with NoAnswers(), torch.no_grad():
+        assert accelerator._weights(given, 48).tensors["sound"].shape == (1, H)
+
+
+def test_reading_a_number_is_refused_by_that_test():
+    with NoAnswers():
+        numbers = torch.empty(3, device=NOWHERE)
+        for wrong in (lambda: numbers.cpu(), lambda: numbers.nonzero(), lambda: numbers[numbers > 0], lambda: numbers.sum().item(),
+                      lambda: bool(numbers[0] > 0), lambda: torch.as_tensor(np.ones(3), device=NOWHERE)):
+            with pytest.raises((AssertionError, RuntimeError)):
+                wrong()
+
+
+class Held(TorchDispatchMode):
+    """Counts the bytes of the tensors that are made and live, and their most."""
+
+    def __init__(self):
+        super().__init__()
+        self.live, self.bytes, self.most, self.given = {}, 0, 0, set()
+
+    def keep_out(self, *tensors):
+        self.given |= {one.untyped_storage()._cdata for one in tensors}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for one in flat(result):
+            if isinstance(one, torch.Tensor) and one.untyped_storage()._cdata not in self.given:
+                self.count(one)
+        return result
+
+    def count(self, tensor):
+        storage = tensor.untyped_storage()
+        key, nbytes = storage._cdata, storage.nbytes()
+        if key not in self.live:
+            self.live[key] = 0
+            self.bytes += nbytes
+            self.most = max(self.most, self.bytes)
+        self.live[key] += 1
+        weakref.finalize(tensor, self.gone, key, nbytes)
+
+    def gone(self, key, nbytes):
+        self.live[key] -= 1
+        if not self.live[key]:
+            del self.live[key]
+            self.bytes -= nbytes
+
+
+@pytest.mark.parametrize("batch, heads, length, form", [(1, 4, 8192, "causal"), (1, 4, 8192, "bias"),
+                                                        (8, 12, 1024, "causal"), (64, 16, 64, "mask")])
+def test_what_is_held_fits_into_the_reserve(batch, heads, length, form, monkeypatch):
+    monkeypatch.setitem(state._bounds, NOWHERE, torch.empty(33, device=NOWHERE))
+    q, k = (torch.empty(batch, n, length, 128, device=NOWHERE, dtype=torch.bfloat16) for n in (heads, heads // 4))
+    mask = {"causal": None, "mask": torch.empty(batch, 1, 1, length, device=NOWHERE, dtype=torch.bool),
+            "bias": torch.empty(1, 1, length, length, device=NOWHERE)}[form]
+    given = OfQueries(q, k, 0, 4, torch.bfloat16, 0.1, 0.0, True, 0, mask, None, 0, 1, False)
+    held = Held()
+    held.keep_out(*(one for one in (q, k, mask) if one is not None))
+    with held, torch.no_grad():
+        computer()._queries(given, 48, True)
+    assert held.most <= accelerator.RESERVE, held.most
+
+
+def reduced(numbers):
+    return {name: (one.n.tolist(), one.counts.sum(), one.mean.round(5).tolist()) for name, one in numbers.rows.items()}
+
+
+def test_a_backend_that_returns_garbage_is_found_out_and_the_next_one_takes_over(monkeypatch, caplog):
+    monkeypatch.setattr(launch, "unable", lambda problem: None)
+    monkeypatch.setattr(launch, "rows", lambda problem: {name: values + 0.01 for name, values in reference.rows(problem).items()})
+    one, given = computer(), asked()
+    with caplog.at_level(logging.WARNING):
+        waiting = [one.launch(given, 48, 0), one.launch(given, 48, 0)]
+        assert [wait() for wait in waiting] == [None, None] and one.is_trusted
+        right = one.launch(given, 48, 0)()
+        expected = reference.rows(accelerator._problem(given, slice(0, H)))
+        assert right.rows["entropy"].mean == pytest.approx(expected["entropy"].double().mean((0, 2)).numpy())
+        monkeypatch.setattr(reference, "rows", lambda problem: {name: values * 2 for name, values in expected.items()})
+        for _ in range(accelerator.CHECKED_EVERY):
+            one.launch(given, 48, 0)()
+    assert not one.is_trusted
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2 and "'triton' computes on cpu is wrong: entropy of a row" in said[0] and "'reference' takes over" in said[0]
+    assert "From now on tier raw travels" in said[1]
+
+
+def test_the_check_agrees_with_every_form():
+    for name, changes in FORMS.items():
+        if name != "bf16":
+            one = computer()
+            assert one.launch(asked(**changes(torch.device("cpu"))), 48, 0)() is not None, name
+
+
+def test_what_was_written_to_before_it_was_read_is_dropped_and_copied_from_then_on():
+    one, given = computer(), asked()
+    expected = reduced(one.launch(given, 48, 0)())
+    wait = one.launch(given, 48, 0)
+    given.q.add_(1)
+    with pytest.raises(RuntimeError, match="the model wrote to what it attends with"):
+        wait()
+    given.q.sub_(1)
+    wait = one.launch(given, 48, 0)
+    given.q.add_(1)
+    assert reduced(wait())["confidence"][:2] == expected["confidence"][:2]
+
+
+def test_maps_go_along_when_they_are_asked_for():
+    given = asked(mask=(torch.arange(T) < torch.tensor([[50], [T]]))[:, None, None])
+    expected = pooled.of_queries(accelerator._problem(given, slice(0, H)), 0, 64).read()
+    for most in (1 << 17, 1):  # rows at once: all heads, or one
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(accelerator, "_ROWS", most)
+            maps = computer().launch(given, 48, 0, 64)().maps
+        assert maps.keys == 50 and maps._replace(values=None) == expected._replace(values=None)
+        np.testing.assert_array_equal(maps.values, expected.values)
+    assert computer().launch(given, 48, 0)().maps is None
+
+
+def test_a_model_without_gradients_in_inference_mode_is_copied():
+    with torch.inference_mode():
+        assert computer().launch(asked(), 48, 0)().sound.tolist() == [B * T] * H
+
+
+@pytest.fixture
+def on_accelerator(monkeypatch):
+    """The CPU counts as an accelerator."""
+    monkeypatch.setattr(capture, "computes", lambda device: True)
+
+
+def test_without_memory_the_capture_is_dropped_and_the_training_goes_on(stepwise, on_accelerator, monkeypatch, caplog):
+    def fail(values, buckets):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    kind = decoder_kind("sdpa", fused, layers=2)
+    with Session(stepwise) as session, caplog.at_level(logging.WARNING):
+        model = kind.build()
+        watch = session.watch(model)
+        kind.loss(model, kind.batch(0)).backward()
+        watch.step()
+        monkeypatch.setattr(accelerator, "compact", fail)
+        kind.loss(model, kind.batch(1)).backward()
+        watch.step()
+        assert watch.stats()["dropped"] == 2
+        monkeypatch.undo()
+    said = [record.getMessage() for record in caplog.records if "could not be captured" in record.getMessage()]
+    assert len(said) == 1
+
+
+def test_the_device_time_of_a_capture_is_counted(monkeypatch):
+    one = computer()
+    monkeypatch.setattr(accelerator._Lane, "seconds", lambda lane, began, ended: 0.25)
+    for step in (3, 4, 5):
+        one.launch(asked(), 48, step)()
+    assert one._cost._captures == {3: [0.0, 0.25], 4: [0.0, 0.25], 5: [0.0, 0.25]}
