@@ -1008,8 +1008,8 @@ def test_states_travel_where_they_are_taken_and_nothing_needs_tensors(daemon):
             fake.attach(publisher)
             wait_until(lambda: fake.serve() or len(publisher._sender.prefixes) == 3, "the subscriptions arrive")
             model = Model()
-            attnd.watch(model, job="job", publisher=publisher, **options)
-            model(x, x, x)
+            with attnd.watch(model, job="job", publisher=publisher, **options):
+                model(x, x, x)
             assert (next_tensors(fake)[1]["type"] == "state") == (tier == "state"), (accepted, options)
 
 
@@ -1018,8 +1018,8 @@ def test_a_state_needs_no_room_in_a_message_for_what_it_is_made_of():
     model, x = Model(), torch.rand(2, 50, D)
     with attnd.Publisher("job", fake.endpoint) as publisher:
         wait_until(lambda: fake.serve() or publisher.takes_states, "the subscriptions arrive")
-        attnd.watch(model, job="job", publisher=publisher, tier="state")
-        model(x, x, x)
+        with attnd.watch(model, job="job", publisher=publisher, tier="state"):
+            model(x, x, x)
         assert next_tensors(fake)[1]["type"] == "state" and publisher.stats()["too_large"] == 0
 
 
