@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: MIT
 """What capturing costs a training is measured, by a clock that the test winds."""
+import logging
+
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
+import attnd
 from attnd import cost
 from attnd.cost import BLOCK_STEPS, CAPTURES_MIN, STEPS_UNSETTLED, Cost, percent
 
@@ -107,3 +110,28 @@ def test_there_may_be_news_after_each_block(monkeypatch):
                                         (0.123, "12 %"), (2.5, "250 %")])
 def test_a_part_of_step_time_reads(part, text):
     assert percent(part) == text
+
+
+def hello_of(daemon):
+    """The next hello that tells what capturing costs."""
+    while True:
+        header = daemon.next()[1]
+        if "step_seconds" in header:
+            return header
+
+
+@pytest.mark.parametrize("options, own_every", [({}, None), ({"every": 2}, 2)])
+def test_attnd_is_told_after_a_few_captures_and_the_user_once(daemon, caplog, options, own_every):
+    model = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+    with attnd.Publisher("job", daemon.endpoint) as publisher, caplog.at_level(logging.INFO, logger="attnd"):
+        daemon.attach(publisher)
+        with attnd.watch(model, "job", publisher=publisher, steps="manual", wait=0, weights_every=0, **options) as watch:
+            for _ in range(STEPS_UNSETTLED + BLOCK_STEPS + 1):
+                x = torch.rand(1, 4, 8)
+                model(x, x, x)[0].sum().backward()
+                watch.step()
+            hello, stated = hello_of(daemon), watch.cost.measured()
+    assert hello.get("own_every") == own_every
+    assert 0 < hello["capture_seconds"] and 0 < hello["step_seconds"] and stated.step_seconds > 0
+    said, = [record.getMessage() for record in caplog.records]
+    assert said.startswith("job job: capture: ") and f"% of step time (every {own_every or 1}: " in said
