@@ -80,6 +80,17 @@ def test_what_the_device_may_still_do_is_not_told(monkeypatch):
     assert training.cost.measured() == pytest.approx((0.1, 0.05))
 
 
+def test_the_processor_time_of_the_sender_counts_for_the_step_that_it_is_about(monkeypatch):
+    training, clock = Training(monkeypatch, 5), iter([1.0, 1.25, 2.0, 2.25, 3.0, 3.25])
+    monkeypatch.setattr(cost.time, "thread_time", lambda: next(clock))
+    training.run(14)
+    assert [training.cost.of_sender(step, lambda: 7) for step in (0, 5)] == [7, 7]
+    with pytest.raises(ZeroDivisionError):
+        training.cost.of_sender(10, lambda: 1 / 0)
+    training.run(20)
+    assert [training.cost._captures[step] for step in (0, 5, 10)] == 3 * [[0.05, 0.25]]
+
+
 def test_news_are_told_once_and_again_when_they_differ_by_much(monkeypatch):
     training = Training(monkeypatch, 5)
     training.run(60)

@@ -729,8 +729,14 @@ class Watch:
 
     def _publish(self, path: str, layer: wire.Layer, nbytes: int, copy: Callable[[], Optional[Cut]],
                  kind: Optional[str]) -> None:
+        step, cost = self._step, self.cost
+
+        def prepare() -> Maker:
+            make = _maker(copy(), layer)
+            return make if kind != "state" else lambda: cost.of_sender(step, make)
+
         try:
-            self.publisher.publish_later(layer, self._epoch, self._step, nbytes, lambda: _maker(copy(), layer), kind)
+            self.publisher.publish_later(layer, self._epoch, step, nbytes, prepare, kind)
         except Exception:
             self.failed(f"the attention of {path or 'the model'} could not be captured")
 

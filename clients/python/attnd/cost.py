@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """cost: what capturing costs a training, as far as attnd can tell: the time that its own code takes from the training's
-thread in a captured step, and the time of the device that it uses; against the time of a step without that.
+thread in a captured step, and the time of the device that it uses; against the time of a step without that. States that
+the sender thread computes take its processor time, as if it were a device.
 
 Not in it: torch functions take a microsecond longer while they are looked at, and what was compiled runs eagerly.
 """
@@ -10,7 +11,7 @@ import statistics
 import threading
 import time
 from collections import deque
-from typing import Deque, Dict, List, NamedTuple, Optional
+from typing import Callable, Deque, Dict, List, NamedTuple, Optional, TypeVar
 
 STEPS_UNSETTLED = 3  # the first ones, which compile, allocate and import
 BLOCK_STEPS = 8  # a training need not wait for its device in each step: some in succession tell the time of one
@@ -19,6 +20,7 @@ CAPTURES = 16
 CAPTURES_MIN = 2  # until the cost is told
 NEWS_FACTOR = 1.25  # a change by less is none
 NEGLIGIBLE = 1e-4  # of a step
+Made = TypeVar("Made")
 
 
 class Measured(NamedTuple):
@@ -55,6 +57,14 @@ class Cost:
                 del self._captures[next(iter(self._captures))]
             self._captures.setdefault(step, [0.0, 0.0])[device] += seconds
             self._uses_device = self._uses_device or device
+
+    def of_sender(self, step: int, make: Callable[[], Made]) -> Made:
+        """Calls `make` on the sender thread, whose processor time may be the training's: it counts as that of a device."""
+        began = time.thread_time()
+        try:
+            return make()
+        finally:
+            self.spent(step, time.thread_time() - began, device=True)
 
     def step_ends(self, step: int) -> bool:
         """The training has done this step; whether there may be news."""
