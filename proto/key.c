@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -105,4 +106,29 @@ int key_read(const char *path, char ret_secret[KEY_LENGTH + 1], char reterr[KEY_
     explicit_bzero(text, sizeof text);
     explicit_bzero(secret, sizeof secret);
     return why ? key_fail(reterr, path, why) : 0;
+}
+
+int key_find(struct key_client *ret_keys, char reterr[KEY_REASON_MAX])
+{
+    const char *own = getenv("ATTND_KEY"), *server = getenv("ATTND_SERVER_KEY");
+    struct key_client keys = {.secret = ""};
+    own = own ? own : "";
+    server = server ? server : "";
+    if (!*own != !*server) {
+        return key_fail(reterr, *own ? "ATTND_SERVER_KEY" : "ATTND_KEY",
+                        *own ? "not set; it is attnd's public key, beside ATTND_KEY"
+                             : "not set; it is the file of this client's key, beside "
+                               "ATTND_SERVER_KEY");
+    }
+    if (*server && !key_is_text(server, strlen(server))) {
+        return key_fail(reterr, "ATTND_SERVER_KEY", "not a public key of 40 characters");
+    }
+    strcpy(keys.server, server);
+    if (key_is_text(own, strlen(own)) && access(own, F_OK) != 0) {
+        strcpy(keys.secret, own);
+    } else if (*own && key_read(own, keys.secret, reterr) != 0) {
+        return -1;
+    }
+    *ret_keys = keys;
+    return 0;
 }

@@ -22,4 +22,12 @@ bool key_is_text(const char *text, size_t length);
  * with a sentence that begins with the path. */
 int key_read(const char *path, char ret_secret[KEY_LENGTH + 1], char reterr[KEY_REASON_MAX]);
 
+/* The keys of a client: its own secret one, and attnd's public one; both "" = none. */
+struct key_client {
+    char secret[KEY_LENGTH + 1], server[KEY_LENGTH + 1];
+};
+/* Reads $ATTND_KEY, the file of a secret key or that key itself, and $ATTND_SERVER_KEY, a public
+ * key. Returns 0, or -1 with a sentence when they are none or only one is set. */
+int key_find(struct key_client *ret_keys, char reterr[KEY_REASON_MAX]);
+
 #endif

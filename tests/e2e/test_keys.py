@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
 """Keys: who can do what over TCP, at wire level, and that attnd and the trainers live."""
-import os
 import signal
 import subprocess
 
@@ -8,96 +7,8 @@ import msgpack
 import numpy as np
 import pytest
 import zmq
-
-from harness import ATTND, PATIENCE_S, Attnd, Reader, Trainer, free_ports, wait_log, wait_until
-
-REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-SOCKETS = {"ingest": zmq.XPUB, "publish": zmq.SUB, "control": zmq.DEALER, "tap": zmq.SUB}
-
-
-class Pair:
-    def __init__(self):
-        public, secret = zmq.curve_keypair()
-        self.public, self.secret = public.decode(), secret.decode()
-
-
-class Keyed(Attnd):
-    """An attnd on TCP whose access list has the lines of these roles: (pair, role, pattern)."""
-
-    def __init__(self, *lines, config=None):
-        self.server, self.owner = Pair(), Pair()
-        self.port = free_ports(4)
-        self.files = [f"/tmp/attnd-keys-{os.getpid()}-{self.port}.{end}" for end in ("key", "access")]
-        with open(os.open(self.files[0], os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
-            file.write(self.server.secret + "\n")
-        self.write(*lines)
-        keys = [f"keys.server={self.files[0]}", f"keys.access={self.files[1]}"]
-        ports = [f"{name}.endpoint={self.endpoint(name)}" for name in SOCKETS]
-        super().__init__(*keys, *ports, config=config)
-
-    def endpoint(self, name):
-        return f"tcp://127.0.0.1:{self.port + list(SOCKETS).index(name)}"
-
-    def write(self, *lines):
-        """The list: the owner, who may do everything, and these."""
-        lines = [(self.owner, "admin", "*"), *lines]
-        with open(self.files[1], "w") as file:
-            file.write("".join(f"{pair.public}  {role}  {pattern}  # test\n" for pair, role, pattern in lines))
-
-    def reload(self):
-        before = self.log_text().count("keys_read")
-        self.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: self.log_text().count("keys_read") > before, "keys_read in the log")
-
-    def start(self):
-        self.context = give_key(self.context, self.server, self.owner)
-        super().start()
-
-    def discard(self):
-        super().discard()
-        for path in self.files:
-            os.unlink(path)
-
-
-def give_key(context, server, pair):
-    """Sockets that are made from now on come with this key."""
-    context.setsockopt(zmq.CURVE_SERVERKEY, server.public.encode())
-    context.setsockopt(zmq.CURVE_PUBLICKEY, pair.public.encode())
-    context.setsockopt(zmq.CURVE_SECRETKEY, pair.secret.encode())
-    return context
-
-
-class Person(Attnd):
-    """Somebody else's view of a running attnd: with a key, or None."""
-
-    def __init__(self, attnd, pair):
-        self.attnd, self.endpoint, self.directory = attnd, attnd.endpoint, attnd.directory
-        self.context = give_key(zmq.Context(), attnd.server, pair) if pair else zmq.Context()
-        self.process, self.request_id = attnd.process, 0
-
-    def is_refused(self, name):
-        """Whether attnd turns this person away at a socket; waits until it has done one or the other."""
-        socket = self.context.socket(SOCKETS[name])
-        socket.linger = 0
-        monitor = socket.get_monitor_socket(REFUSED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
-        socket.connect(self.endpoint(name))
-        assert monitor.poll(int(1000 * PATIENCE_S)), f"no handshake at {name}: {self.log_text()}"
-        event = int.from_bytes(monitor.recv_multipart()[0][:2], "little")
-        socket.disable_monitor()
-        monitor.close()
-        socket.close()
-        return event != zmq.EVENT_HANDSHAKE_SUCCEEDED
-
-    def refused_at(self):
-        return [name for name in SOCKETS if self.is_refused(name)]
-
-    def error(self, method, **params):
-        """The code that a request is refused with; None: it is not."""
-        try:
-            self.call(method, **params)
-        except RuntimeError as error:
-            return str(error)
-        return None
+from harness import ATTND, PATIENCE_S, Reader, Trainer, wait_log, wait_until
+from keyed import SOCKETS, Keyed, Pair, Somebody
 
 
 @pytest.fixture
@@ -106,7 +17,7 @@ def people():
     made = []
 
     def make(attnd, pair):
-        made.append(Person(attnd, pair))
+        made.append(Somebody(attnd, pair))
         return made[-1]
     yield make
     for person in made:

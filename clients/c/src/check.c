@@ -6,11 +6,13 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* The first of attnd's sockets that is wrong says it all. */
 int attn_check_address(const char *address, char *ret_sentence, size_t size)
 {
     char endpoint[ADDRESS_MAX], text[LISTENER_TEXT_MAX], sentence[ADDRESS_REASON_MAX] = "";
+    struct key_client keys;
     int code = 0;
 
     if (!ret_sentence || size == 0) {
@@ -24,6 +26,8 @@ int attn_check_address(const char *address, char *ret_sentence, size_t size)
                    ? ATTN_E_TIMEOUT
                    : 0;
     } else if (address_endpoint(address, ADDRESS_INGEST, endpoint, sentence) != 0) {
+        code = ATTN_E_ARGUMENT;
+    } else if (strncmp(endpoint, "tcp://", 6) == 0 && key_find(&keys, sentence) != 0) {
         code = ATTN_E_ARGUMENT;
     } else if (listener_is_wrong(ADDRESS_INGEST, NULL, address, sentence) ||
                listener_is_wrong(ADDRESS_PUBLISH, NULL, address, sentence) ||

@@ -5,11 +5,13 @@
 #include "clients/c/include/attn/attn.h"
 
 #include "clients/c/src/link.h"
+#include "clients/c/src/listener.h"
 #include "clients/c/src/result.h"
 #include "clients/c/src/series.h"
 #include "clients/c/src/socket.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -242,6 +244,21 @@ static int take_answer(attn_control *control, attn_result **ret_result)
     return rc;
 }
 
+/* Nobody has answered for a while: ATTN_E_REFUSED with a sentence when it is the keys, else
+ * ATTN_E_TIMEOUT. */
+static int control_try_keys(attn_control *control)
+{
+    const struct link *link = &control->link;
+    char sentence[ADDRESS_REASON_MAX];
+
+    if (listener_try_keys(&link->target.keys, ADDRESS_CONTROL, link->endpoint, sentence) !=
+        KEYS_WRONG) {
+        return ATTN_E_TIMEOUT;
+    }
+    snprintf(control->error, sizeof control->error, "key: %.500s", sentence);
+    return ATTN_E_REFUSED;
+}
+
 /* Sends the request once somebody is there, and again on each new connection: an attnd that ended
  * took it along. A question changes nothing; answers to earlier calls are skipped. */
 static int control_exchange(attn_control *control, const struct mpk_writer *request,
@@ -249,7 +266,7 @@ static int control_exchange(attn_control *control, const struct mpk_writer *requ
 {
     struct link *link = &control->link;
     uint64_t deadline = socket_now_ms() + (uint64_t)control->timeout_ms;
-    uint64_t asked_on = 0, now;
+    uint64_t asked_on = 0, now, look = socket_now_ms() + LISTENER_LOOK_MS;
     int rc;
 
     do {
@@ -262,11 +279,18 @@ static int control_exchange(attn_control *control, const struct mpk_writer *requ
                 return errno == EAGAIN ? ATTN_E_TIMEOUT : ATTN_E_TRANSPORT;
             }
         }
-        rc = link_wait(link, now < deadline ? (long)(deadline - now) : 0);
+        rc = link_wait(link, now < look       ? (long)(look - now)
+                             : now < deadline ? (long)(deadline - now)
+                                              : 0);
         if (rc > 0) {
             rc = take_answer(control, ret_result);
         } else if (rc == 0) {
             rc = ATTN_E_TIMEOUT;
+            now = socket_now_ms();
+            if (now >= look && look < deadline) {
+                look = deadline;
+                rc = control_try_keys(control);
+            }
         }
     } while (rc == ATTN_E_TIMEOUT && now < deadline);
     return rc;

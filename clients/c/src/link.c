@@ -2,6 +2,7 @@
 #include "clients/c/src/link.h"
 
 #include "clients/c/include/attn/attn.h"
+#include "clients/c/src/keys.h"
 
 #include <errno.h>
 #include <stdatomic.h>
@@ -31,6 +32,10 @@ int link_name(const char *endpoint, const char *address, enum address_socket whi
         strcpy(target.endpoint, endpoint);
     } else if (address && *address &&
                address_endpoint(address, which, target.endpoint, reason) != 0) {
+        return ATTN_E_ARGUMENT;
+    }
+    if (strncmp(target.endpoint, "tcp://", strlen("tcp://")) == 0 &&
+        key_find(&target.keys, reason) != 0) {
         return ATTN_E_ARGUMENT;
     }
     if (runtime_dir && strlen(runtime_dir) < ADDRESS_MAX) {
@@ -72,7 +77,7 @@ int link_open(struct link *ret_link, void *context, int type, const struct socke
     strcpy(link.endpoint, target->endpoint);
     if (!*link.endpoint) {
         rc = watch_connections(&link, context);
-    } else if (zmq_connect(link.socket, link.endpoint) != 0) {
+    } else if (keys_connect(link.socket, &target->keys, link.endpoint) != 0) {
         rc = ATTN_E_TRANSPORT;
     }
     if (rc) {

@@ -12,6 +12,7 @@
 #define CLIENTS_C_SRC_LINK_H
 
 #include "proto/address.h"
+#include "proto/key.h"
 #include "clients/c/src/socket.h"
 
 #include <stdbool.h>
@@ -24,12 +25,14 @@
 struct link_target {
     char endpoint[ADDRESS_MAX]; /* "" = nobody was named */
     char runtime_dir[ADDRESS_MAX];
+    struct key_client keys; /* for an endpoint that is TCP */
     enum address_socket which;
     uint32_t look_every_ms;
 };
 
 /* The endpoint says exactly which socket; NULL: the address says which daemon; NULL or "":
- * $ATTND_ADDRESS does, or nobody. Returns 0 or ATTN_E_ARGUMENT. */
+ * $ATTND_ADDRESS does, or nobody. Returns 0, or ATTN_E_ARGUMENT also when the keys that are set
+ * cannot be read. */
 int link_name(const char *endpoint, const char *address, enum address_socket which,
               uint32_t look_every_ms, struct link_target *ret_target);
 

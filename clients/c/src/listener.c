@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "clients/c/src/listener.h"
 
+#include "clients/c/src/keys.h"
 #include "clients/c/src/socket.h"
 
 #include <errno.h>
@@ -21,6 +22,7 @@
 
 #define ANSWER_MAX     4096
 #define GREETING_BYTES 64
+#define MECHANISM_AT   12 /* in the greeting */
 
 static const char *const types[ADDRESS_COUNT] = {"SUB", "XPUB", "ROUTER", "XPUB"};
 
@@ -247,13 +249,61 @@ static bool is_wrong_port(enum address_socket which, const char *address, const 
     return true;
 }
 
+enum keys_verdict listener_try_keys(const struct key_client *keys, enum address_socket which,
+                                    const char *endpoint, char ret_sentence[ADDRESS_REASON_MAX])
+{
+    static const char greeting[] = "\xff\0\0\0\0\0\0\0\0\x7f\x03\0"; /* says no mechanism yet */
+    char answer[ANSWER_MAX + 1];
+    const char *type;
+    size_t size;
+
+    if (strncmp(endpoint, "tcp://", 6) != 0 ||
+        !listener_exchange(endpoint, greeting, sizeof greeting - 1, answer, &size, &type) ||
+        size < GREETING_BYTES || answer[0] != '\xff' || answer[9] != '\x7f') {
+        return KEYS_UNKNOWN;
+    }
+    bool asks = strncmp(answer + MECHANISM_AT, "CURVE", 6) == 0;
+    if (asks && *keys->secret) {
+        return keys_try(keys, which, endpoint, ret_sentence);
+    }
+    if (asks || *keys->secret) {
+        snprintf(ret_sentence, ADDRESS_REASON_MAX,
+                 asks ? "attnd at %.255s asks for keys: set ATTND_KEY, the file of this client's, "
+                        "and ATTND_SERVER_KEY, attnd's public one"
+                      : "attnd at %.255s has no keys: unset ATTND_KEY and ATTND_SERVER_KEY",
+                 endpoint);
+        return KEYS_WRONG;
+    }
+    return KEYS_UNKNOWN;
+}
+
+/* The same with the keys of the environment. */
+static enum keys_verdict listener_try(enum address_socket which, const char *endpoint,
+                                      const char *address, char ret_sentence[ADDRESS_REASON_MAX])
+{
+    char own[ADDRESS_MAX], reason[ADDRESS_REASON_MAX];
+    struct key_client keys;
+
+    if (!endpoint && address_endpoint(address, which, own, reason) == 0) {
+        endpoint = own;
+    }
+    if (!endpoint || key_find(&keys, reason) != 0) {
+        return KEYS_UNKNOWN;
+    }
+    return listener_try_keys(&keys, which, endpoint, ret_sentence);
+}
+
 bool listener_is_wrong(enum address_socket which, const char *endpoint, const char *address,
                        char ret_sentence[ADDRESS_REASON_MAX])
 {
     char own[ADDRESS_MAX], base[ADDRESS_MAX], reason[ADDRESS_REASON_MAX];
     char found[LISTENER_TEXT_MAX], there[LISTENER_TEXT_MAX];
     bool is_like_attnd = false;
+    enum keys_verdict verdict = listener_try(which, endpoint, address, ret_sentence);
 
+    if (verdict != KEYS_UNKNOWN) {
+        return verdict == KEYS_WRONG;
+    }
     if (endpoint) {
         return is_wrong_endpoint(which, endpoint, ret_sentence);
     }

@@ -11,7 +11,7 @@
 #ifndef CLIENTS_C_SRC_LISTENER_H
 #define CLIENTS_C_SRC_LISTENER_H
 
-#include "proto/address.h"
+#include "clients/c/src/keys.h"
 
 #include <stdbool.h>
 
@@ -20,6 +20,13 @@
 /* Whether anybody listens at a tcp:// or ipc:// endpoint. The text is the type of a ZeroMQ socket
  * ("XPUB"), "page" (attnd's), "http", "it says '...'", or "" for somebody who is silent. */
 bool listener_ask(const char *endpoint, char ret_text[LISTENER_TEXT_MAX]);
+
+/* How long somebody waits for an answer before looking whether it is the keys. */
+#define LISTENER_LOOK_MS 1000
+/* Whether one of attnd's sockets on TCP takes these keys, or their absence. KEYS_WRONG with a
+ * sentence. */
+enum keys_verdict listener_try_keys(const struct key_client *keys, enum address_socket which,
+                                    const char *endpoint, char ret_sentence[ADDRESS_REASON_MAX]);
 
 /* Whether a socket of attnd is named wrongly, by its endpoint or (NULL) by attnd's address, and as
  * a sentence what to name instead. False also when nobody listens there. */

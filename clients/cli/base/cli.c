@@ -92,6 +92,8 @@ static int base_cli_explain(struct cli *cli, enum rpc_status status, const struc
         return explain_unreachable(cli, rpc);
     case RPC_NOBODY:
         return cli_fail(cli, CLI_UNREACHABLE, "%s. " CLI_NOBODY_HINT, rpc->reason);
+    case RPC_KEY:
+        return cli_fail(cli, CLI_UNREACHABLE, "%s", rpc->reason);
     case RPC_ADDRESS:
         return cli_usage(cli, "address %s", rpc->reason);
     case RPC_BROKEN:

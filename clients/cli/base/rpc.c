@@ -6,11 +6,13 @@
  * earlier call and is skipped. */
 #include "clients/cli/base/rpc.h"
 
+#include "clients/c/src/listener.h"
 #include "clients/cli/base/field.h"
 #include "clients/cli/base/system.h"
 
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
 
 /* Writes rpc->endpoint. */
 static enum rpc_status choose_endpoint(const char *endpoint, const char *address, struct rpc *rpc)
@@ -34,25 +36,39 @@ enum rpc_status rpc_open(const char *endpoint, const char *address, int timeout_
         *ret_rpc = rpc;
         return status;
     }
+    if (strncmp(rpc.endpoint, "tcp://", 6) == 0 && key_find(&rpc.keys, rpc.reason) != 0) {
+        *ret_rpc = rpc;
+        return RPC_KEY;
+    }
     rpc.context = zmq_ctx_new();
     if (!rpc.context) {
         return RPC_MEMORY;
     }
-    rpc.socket = zmq_socket(rpc.context, ZMQ_DEALER);
+    rpc.socket = rpc_connect(&rpc, ZMQ_DEALER, NULL, 0, mpk_result_limits.bytes, rpc.endpoint);
     if (!rpc.socket) {
+        status = errno == EMFILE || errno == ENOMEM ? RPC_MEMORY : RPC_ENDPOINT;
         rpc_close(&rpc);
-        return RPC_MEMORY;
-    }
-    sockopt_int(rpc.socket, ZMQ_LINGER, 0);
-    sockopt_int(rpc.socket, ZMQ_RCVHWM, 0);
-    sockopt_frame_max(rpc.socket, mpk_result_limits.bytes);
-    if (zmq_connect(rpc.socket, rpc.endpoint) != 0) {
-        rpc_close(&rpc);
-        *ret_rpc = rpc;
-        return RPC_ENDPOINT;
     }
     *ret_rpc = rpc;
-    return RPC_OK;
+    return status;
+}
+
+void *rpc_connect(const struct rpc *rpc, int type, const struct socket_option *options,
+                  size_t count, size_t frame_max, const char *endpoint)
+{
+    const int none = 0;
+    void *socket = NULL;
+    if (socket_open(rpc->context, type, options, count, (int64_t)frame_max, &socket) == 0 &&
+        zmq_setsockopt(socket, ZMQ_LINGER, &none, sizeof none) == 0 &&
+        keys_connect(socket, &rpc->keys, endpoint) == 0) {
+        return socket;
+    }
+    int error = errno;
+    if (socket) {
+        zmq_close(socket);
+    }
+    errno = error;
+    return NULL;
 }
 
 void rpc_close(struct rpc *rpc)
@@ -173,8 +189,17 @@ enum rpc_status rpc_call(struct rpc *rpc, const char *method, const struct mpk_w
     if (status != RPC_OK) {
         return status;
     }
+    int64_t look_ms = now_ms() + LISTENER_LOOK_MS;
+    look_ms = look_ms < deadline_ms ? look_ms : deadline_ms;
     do {
-        status = receive_reply(rpc, deadline_ms, rpc->last_id, ret_reply, &id);
+        status = receive_reply(rpc, look_ms, rpc->last_id, ret_reply, &id);
+        if (status == RPC_UNREACHABLE && look_ms < deadline_ms && now_ms() >= look_ms) {
+            look_ms = deadline_ms;
+            if (listener_try_keys(&rpc->keys, ADDRESS_CONTROL, rpc->endpoint, rpc->reason) ==
+                KEYS_WRONG) {
+                status = RPC_KEY;
+            }
+        }
     } while (status == RPC_UNREACHABLE && now_ms() < deadline_ms);
     return status;
 }

@@ -10,7 +10,8 @@
 #ifndef CLIENTS_CLI_BASE_RPC_H
 #define CLIENTS_CLI_BASE_RPC_H
 
-#include "proto/address.h"
+#include "clients/c/src/keys.h"
+#include "clients/c/src/socket.h"
 #include "proto/mpk.h"
 
 #include <zmq.h>
@@ -21,6 +22,7 @@ enum rpc_status {
     RPC_UNREACHABLE, /* no answer in time */
     RPC_ENDPOINT,    /* the endpoint is not one */
     RPC_ADDRESS,     /* the address is not one: see the reason */
+    RPC_KEY,         /* the keys are none, or not those of attnd: see the reason */
     RPC_NOBODY,      /* no attnd was found: see the reason */
     RPC_BROKEN,      /* something answered that is not attnd */
     RPC_INTERRUPTED, /* a signal came first */
@@ -30,19 +32,24 @@ enum rpc_status {
 struct rpc {
     int timeout_ms;
     void *context, *socket;
+    struct key_client keys;
     uint64_t last_id;
     char endpoint[ADDRESS_MAX];      /* whom it asks */
     bool found;                      /* nobody named it: it may be found elsewhere next time */
-    char reason[ADDRESS_REASON_MAX]; /* after RPC_ADDRESS and RPC_NOBODY */
+    char reason[ADDRESS_REASON_MAX]; /* after RPC_ADDRESS, RPC_KEY, RPC_NOBODY */
 };
 
 /* With an endpoint exactly that socket is asked; otherwise (NULL) that of the address, or (NULL) of
  * the attnd that is found. Nothing is sent yet: an attnd that is named and not there shows at the
  * first call. On failure *ret_rpc has a reason, and needs no rpc_close. Returns RPC_OK,
- * RPC_ENDPOINT, RPC_ADDRESS, RPC_NOBODY or RPC_MEMORY. */
+ * RPC_ENDPOINT, RPC_ADDRESS, RPC_KEY, RPC_NOBODY or RPC_MEMORY. */
 enum rpc_status rpc_open(const char *endpoint, const char *address, int timeout_ms,
                          struct rpc *ret_rpc);
 void rpc_close(struct rpc *rpc);
+/* Another socket with the same keys, connected, with these options, frames up to `frame_max` bytes
+ * and no linger; the caller's to close. NULL with errno. */
+void *rpc_connect(const struct rpc *rpc, int type, const struct socket_option *options,
+                  size_t count, size_t frame_max, const char *endpoint);
 
 #define RPC_TEXT_MAX 256
 

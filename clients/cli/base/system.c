@@ -27,19 +27,6 @@ uint64_t now_wall_ns(void)
     return clock_ns(CLOCK_REALTIME);
 }
 
-/* Sockets */
-
-void sockopt_int(void *socket, int option, int value)
-{
-    zmq_setsockopt(socket, option, &value, sizeof value);
-}
-
-void sockopt_frame_max(void *socket, uint64_t bytes)
-{
-    int64_t most = bytes < INT64_MAX ? (int64_t)bytes : INT64_MAX;
-    zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &most, sizeof most);
-}
-
 /* Ctrl-C */
 
 static volatile sig_atomic_t came;

@@ -258,17 +258,10 @@ static bool tail_take_message(struct cli *cli, struct drain *drain)
 /* A pager may take none for as long as it likes: the drain does. */
 static int tail(struct cli *cli, const char *endpoint, const char *prefix)
 {
-    struct link link = {.socket = zmq_socket(cli->rpc->context, ZMQ_SUB)};
+    struct link link = {
+        .socket = rpc_connect(cli->rpc, ZMQ_SUB, NULL, 0, mpk_result_limits.bytes, endpoint)};
     struct drain drain;
-    if (!link.socket) {
-        return cli_fail(cli, CLI_FINDING, "%s", zmq_strerror(errno));
-    }
-    sockopt_int(link.socket, ZMQ_LINGER, 0);
-    sockopt_int(link.socket, ZMQ_RCVHWM, 0);
-    sockopt_frame_max(link.socket, mpk_result_limits.bytes);
-    bool connected = zmq_setsockopt(link.socket, ZMQ_SUBSCRIBE, prefix, strlen(prefix)) == 0 &&
-                     zmq_connect(link.socket, endpoint) == 0;
-    if (connected &&
+    if (link.socket && zmq_setsockopt(link.socket, ZMQ_SUBSCRIBE, prefix, strlen(prefix)) == 0 &&
         drain_start(&drain, cli->rpc->context, &link, RESULTS_MAX, RESULTS_BYTES_MAX) == 0) {
         interrupt_catch();
         /* A reader that goes away ends it at once, and not with the next message. */
@@ -288,7 +281,9 @@ static int tail(struct cli *cli, const char *endpoint, const char *prefix)
         return CLI_OK;
     }
     int error = errno;
-    zmq_close(link.socket);
+    if (link.socket) {
+        zmq_close(link.socket);
+    }
     return cli_usage(cli, "cannot subscribe at %s: %s", endpoint, zmq_strerror(error));
 }
 

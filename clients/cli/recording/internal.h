@@ -53,7 +53,7 @@ enum sender_status {
 };
 
 /* Connects, and waits until attnd has subscribed. On failure nothing is left to close. */
-enum sender_status sender_open(void *context, const char *endpoint, int timeout_ms,
+enum sender_status sender_open(const struct rpc *rpc, const char *endpoint, int timeout_ms,
                                struct sender *ret_sender);
 
 /* One message, as it is. After anything but SENDER_OK the rest must not be sent. */

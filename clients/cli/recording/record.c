@@ -161,19 +161,12 @@ static int write_tapped(struct live_recording *recording, struct tapped *tapped)
 
 static int connect_tap(struct live_recording *recording, void **ret_socket)
 {
-    void *socket = zmq_socket(recording->cli->rpc->context, ZMQ_SUB);
-    if (!socket) {
-        snprintf(recording->error, sizeof recording->error, "cannot make a socket: %s",
-                 zmq_strerror(errno));
-        return fail_file(recording);
-    }
+    void *socket = rpc_connect(recording->cli->rpc, ZMQ_SUB, NULL, 0, RECORDING_MESSAGE_MAX,
+                               recording->endpoint);
     *ret_socket = socket;
     topic_job("tap", recording->job, recording->topic);
-    sockopt_int(socket, ZMQ_LINGER, 0);
-    sockopt_int(socket, ZMQ_RCVHWM, 0);
-    sockopt_frame_max(socket, RECORDING_MESSAGE_MAX);
-    if (zmq_setsockopt(socket, ZMQ_SUBSCRIBE, recording->topic, strlen(recording->topic)) == 0 &&
-        zmq_connect(socket, recording->endpoint) == 0) {
+    if (socket &&
+        zmq_setsockopt(socket, ZMQ_SUBSCRIBE, recording->topic, strlen(recording->topic)) == 0) {
         return CLI_OK;
     }
     return cli_usage(recording->cli, "cannot listen at %s: %s", recording->endpoint,

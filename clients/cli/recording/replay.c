@@ -387,8 +387,7 @@ int cmd_replay(struct cli *cli)
     }
     interrupt_catch();
     if (code == CLI_OK) {
-        enum sender_status status =
-            sender_open(cli->rpc->context, endpoint, cli->args->timeout_ms, &sender);
+        enum sender_status status = sender_open(cli->rpc, endpoint, cli->args->timeout_ms, &sender);
         code = status == SENDER_OK ? CLI_OK : replay_explain(cli, status, endpoint, 0);
     }
     if (code == CLI_OK) {

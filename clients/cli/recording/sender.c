@@ -57,27 +57,21 @@ static enum sender_status await_subscriptions(struct sender *sender, int timeout
     return ended ? SENDER_GONE : SENDER_OK;
 }
 
-enum sender_status sender_open(void *context, const char *endpoint, int timeout_ms,
+enum sender_status sender_open(const struct rpc *rpc, const char *endpoint, int timeout_ms,
                                struct sender *ret_sender)
 {
-    void *socket = zmq_socket(context, ZMQ_XPUB);
-    if (!socket) {
-        return SENDER_MEMORY;
+    static const struct socket_option options[] = {
+        {ZMQ_IMMEDIATE, 1},        {ZMQ_XPUB_NODROP, 1},      {ZMQ_SNDHWM, SEND_QUEUE},
+        {ZMQ_SNDTIMEO, LOOK_MS},   {ZMQ_HEARTBEAT_IVL, 1000}, {ZMQ_HEARTBEAT_TIMEOUT, 3000},
+        {ZMQ_HANDSHAKE_IVL, 5000},
+    };
+    struct sender sender = {.socket = rpc_connect(rpc, ZMQ_XPUB, options,
+                                                  sizeof options / sizeof options[0],
+                                                  NOTICE_BYTES_MAX, endpoint)};
+    if (!sender.socket) {
+        return SENDER_ENDPOINT;
     }
-    sockopt_int(socket, ZMQ_IMMEDIATE, 1);
-    sockopt_int(socket, ZMQ_XPUB_NODROP, 1);
-    sockopt_int(socket, ZMQ_RCVHWM, 0);
-    sockopt_int(socket, ZMQ_SNDHWM, SEND_QUEUE);
-    sockopt_int(socket, ZMQ_SNDTIMEO, LOOK_MS);
-    sockopt_int(socket, ZMQ_LINGER, 0);
-    sockopt_int(socket, ZMQ_HEARTBEAT_IVL, 1000);
-    sockopt_int(socket, ZMQ_HEARTBEAT_TIMEOUT, 3000);
-    sockopt_int(socket, ZMQ_HANDSHAKE_IVL, 5000);
-    sockopt_frame_max(socket, NOTICE_BYTES_MAX);
-    struct sender sender = {.socket = socket};
-    bool connected = zmq_connect(socket, endpoint) == 0;
-    enum sender_status status =
-        connected ? await_subscriptions(&sender, timeout_ms) : SENDER_ENDPOINT;
+    enum sender_status status = await_subscriptions(&sender, timeout_ms);
     if (status == SENDER_OK) {
         *ret_sender = sender;
     } else {

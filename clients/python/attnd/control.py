@@ -22,6 +22,7 @@ from .link import Link
 from .local import version_order
 
 DEFAULT_TIMEOUT_S = 5.0
+LOOK_KEYS_S = 1.0  # without an answer: whether it is the keys
 LOOK_EVERY_S = 0.05  # somebody waits for an answer meanwhile
 PLAN_KEYS = ("every", "layers", "heads", "samples", "rows", "tier")
 
@@ -232,11 +233,15 @@ class Control:
 
     def _reply(self, method: str, deadline: float) -> Tuple[Any, Any]:
         """(error, result) of the newest request; late answers to earlier ones are skipped."""
+        look = min(time.monotonic() + LOOK_KEYS_S, deadline)
         while True:
-            left = max(0.0, deadline - time.monotonic())
+            left = max(0.0, look - time.monotonic())
             if not self._link.wait(left):
-                if left == 0.0:
+                if left == 0.0 and look == deadline:
                     raise self._no_answer(method)
+                if left == 0.0:
+                    look = deadline
+                    self._check_keys()
                 continue
             frames = self._socket.recv_multipart()
             try:
@@ -247,6 +252,11 @@ class Control:
                 raise ConnectionError(self._explained(f"{self._link.endpoint}: not an answer of attnd"))
             if number == self._last_id:
                 return error, result
+
+    def _check_keys(self) -> None:
+        why = self._link.wrong_keys()
+        if why:
+            raise ConnectionError(why)
 
     def _no_answer(self, method: str) -> TimeoutError:
         return TimeoutError(self._explained(f"{self._link.endpoint}: no answer to {method} within {self._timeout:g} s"))

@@ -16,7 +16,7 @@ from typing import Any, Callable, Optional
 
 import zmq
 
-from . import address as addresses, listener
+from . import address as addresses, keys, listener
 
 LOOK_EVERY_S = 1.0
 ASK_AFTER_S = 3.0  # who listens; then after twice as long, and so on, until that is known
@@ -41,6 +41,8 @@ class Link:
                  set_options: Callable[["zmq.Socket[Any]"], None], look_every: float = LOOK_EVERY_S,
                  on_wrong: Optional[Callable[[str], None]] = None):
         self._named = addresses.named(which, endpoint, address)
+        is_tcp = isinstance(self._named, str) and self._named.startswith("tcp://")
+        self._keys = keys.of_environment() if is_tcp else None
         self._which = which
         self._name = endpoint, address or os.environ.get("ATTND_ADDRESS")
         self.heard = False  # whether anything came that only attnd says
@@ -63,6 +65,7 @@ class Link:
             self.tend()
             return
         try:
+            keys.give(self.socket, self._keys, self._named)
             self.socket.connect(self._named)
         except (zmq.ZMQError, TypeError, AttributeError) as error:
             self.close()
@@ -120,7 +123,15 @@ class Link:
 
     def wrong(self) -> Optional[str]:
         """Says what is wrong with the name, as a sentence; None: nothing that could be found out. Waits for up to 2 s."""
-        return None if self._named is None else listener.wrong(self._which, *self._name)
+        why = self.wrong_keys()
+        if self._named is None or why == "":
+            return None
+        return why or listener.wrong(self._which, *self._name)
+
+    def wrong_keys(self) -> Optional[str]:
+        """Says why attnd does not let this client in, as a sentence; "": it does; None: that is not known. Waits for up to
+        2 s."""
+        return keys.wrong(self._which, self._named, self._keys)
 
     def _take_events(self, now: float) -> None:
         """Events are told for one connection at a time, and each is the end of it."""

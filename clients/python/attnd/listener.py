@@ -108,6 +108,15 @@ def ask(endpoint: str) -> Optional[str]:
     return "it says '{}'".format("".join(char if " " <= char <= "~" else "?" for char in line)) if said else ""
 
 
+def mechanism(endpoint: str) -> Optional[str]:
+    """"CURVE": keys are asked for; "NULL": they are not; None: it is not TCP, or nobody with ZeroMQ listens there."""
+    try:
+        said = _said(endpoint, _GREETING[:12]) if endpoint.startswith("tcp://") else b""  # says no mechanism yet
+    except (OSError, ValueError):
+        return None
+    return said[12:32].rstrip(b"\0").decode("ascii", "replace") if len(said) >= 64 and said[0] == 0xFF else None
+
+
 def _said(endpoint: str, question: bytes) -> bytes:
     """The answer. OSError when nobody is there, ValueError for another transport."""
     answer = b""

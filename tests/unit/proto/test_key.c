@@ -74,6 +74,35 @@ static void test_what_is_no_file_is_named(void **state)
     assert_string_equal(reason, "/tmp: not a regular file");
 }
 
+/* The environment of a client; key_find then says `message`, NULL = takes it. */
+static void assert_finds(const char *own, const char *server, const char *message)
+{
+    struct key_client keys = {.secret = "before"};
+    char reason[KEY_REASON_MAX] = "";
+    own ? setenv("ATTND_KEY", own, 1) : unsetenv("ATTND_KEY");
+    server ? setenv("ATTND_SERVER_KEY", server, 1) : unsetenv("ATTND_SERVER_KEY");
+    assert_int_equal(key_find(&keys, reason), message ? -1 : 0);
+    assert_string_equal(reason, message ? message : "");
+    assert_string_equal(keys.secret, message ? "before" : own ? own : "");
+    assert_string_equal(keys.server, message ? "" : server ? server : "");
+}
+
+static void test_a_client_has_both_keys_or_none(void **state)
+{
+    static const char other[] = "QCqOhHeiYrA@(c>zYKtZxY8L9IFv3D@Z[2lh#2p5";
+    (void)state;
+    assert_finds(NULL, NULL, NULL);
+    assert_finds("", "", NULL);
+    assert_finds(SECRET, other, NULL);
+    assert_finds(SECRET, NULL,
+                 "ATTND_SERVER_KEY: not set; it is attnd's public key, beside ATTND_KEY");
+    assert_finds(
+        NULL, other,
+        "ATTND_KEY: not set; it is the file of this client's key, beside ATTND_SERVER_KEY");
+    assert_finds(SECRET, "short", "ATTND_SERVER_KEY: not a public key of 40 characters");
+    assert_finds("/nonexistent", other, "/nonexistent: No such file or directory");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -81,6 +110,7 @@ int main(void)
         cmocka_unit_test(test_a_file_has_one_key_and_comments),
         cmocka_unit_test(test_a_secret_that_others_can_read_is_none),
         cmocka_unit_test(test_what_is_no_file_is_named),
+        cmocka_unit_test(test_a_client_has_both_keys_or_none),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

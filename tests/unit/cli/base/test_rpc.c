@@ -233,15 +233,14 @@ static void test_an_endpoint_must_be_one(void **state)
 
 static void test_a_frame_beyond_the_limit_is_not_taken(void **state)
 {
-    void *context = zmq_ctx_new();
-    void *pull = zmq_socket(context, ZMQ_PULL), *push = zmq_socket(context, ZMQ_PUSH);
+    const struct socket_option patience[] = {{ZMQ_RCVTIMEO, 100}, {ZMQ_LINGER, 0}};
+    void *context = zmq_ctx_new(), *pull, *push;
     char endpoint[64], frame[2000] = "";
     size_t length = sizeof endpoint;
     int size = -1;
     (void)state;
-    sockopt_frame_max(pull, 1000);
-    sockopt_int(pull, ZMQ_RCVTIMEO, 100);
-    sockopt_int(push, ZMQ_LINGER, 0);
+    assert_int_equal(socket_open(context, ZMQ_PULL, patience, 2, 1000, &pull), 0);
+    assert_int_equal(socket_open(context, ZMQ_PUSH, patience, 2, 1000, &push), 0);
     assert_int_equal(zmq_bind(pull, "tcp://127.0.0.1:*"), 0);
     assert_int_equal(zmq_getsockopt(pull, ZMQ_LAST_ENDPOINT, endpoint, &length), 0);
     assert_int_equal(zmq_connect(push, endpoint), 0);

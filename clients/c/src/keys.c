@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: MIT */
+#include "clients/c/src/keys.h"
+
+#include "clients/c/src/socket.h"
+
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <zmq.h>
+
+#define TRY_MS 1000
+
+static bool keys_are_for(const struct key_client *keys, const char *endpoint)
+{
+    return *keys->secret && strncmp(endpoint, "tcp://", strlen("tcp://")) == 0;
+}
+
+static int keys_give(void *socket, const struct key_client *keys)
+{
+    char public[KEY_LENGTH + 1];
+
+    if (zmq_curve_public(public, keys->secret) != 0 ||
+        zmq_setsockopt(socket, ZMQ_CURVE_SERVERKEY, keys->server, sizeof keys->server) != 0 ||
+        zmq_setsockopt(socket, ZMQ_CURVE_PUBLICKEY, public, sizeof public) != 0) {
+        return -1;
+    }
+    return zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, keys->secret, sizeof keys->secret);
+}
+
+int keys_connect(void *socket, const struct key_client *keys, const char *endpoint)
+{
+    if (keys_are_for(keys, endpoint) && keys_give(socket, keys) != 0) {
+        return -1;
+    }
+    return zmq_connect(socket, endpoint);
+}
+
+/* The event that ends a handshake; 0 when there was none. One that says no more than
+ * that the peer hung up counts only if the next ones, as ZeroMQ tries again, say no more. */
+static uint16_t keys_watch(void *monitor)
+{
+    uint64_t deadline = socket_now_ms() + TRY_MS, now;
+    zmq_pollitem_t item = {.socket = monitor, .events = ZMQ_POLLIN};
+    uint16_t last = 0;
+
+    while ((now = socket_now_ms()) < deadline) {
+        unsigned char frame[6];
+        char address[ADDRESS_MAX];
+        uint16_t event;
+
+        if (zmq_poll(&item, 1, (long)(deadline - now)) <= 0 ||
+            zmq_recv(monitor, frame, sizeof frame, 0) != sizeof frame) {
+            continue;
+        }
+        zmq_recv(monitor, address, sizeof address, 0);
+        memcpy(&event, frame, sizeof event);
+        if (event != ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL) {
+            return event;
+        }
+        last = event;
+    }
+    return last;
+}
+
+static uint16_t keys_shake_hands(const struct key_client *keys, enum address_socket which,
+                                 const char *endpoint)
+{
+    static const int types[ADDRESS_COUNT] = {ZMQ_PUB, ZMQ_SUB, ZMQ_DEALER, ZMQ_SUB};
+    const int events = ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH |
+                       ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL | ZMQ_EVENT_CLOSED;
+    static const struct socket_option options[] = {{ZMQ_LINGER, 0}};
+    void *context = zmq_ctx_new(), *socket = NULL, *monitor = NULL;
+    uint16_t event = 0;
+
+    if (!context || socket_open(context, types[which], options, 1, 4096, &socket) != 0) {
+        goto done;
+    }
+    monitor = zmq_socket(context, ZMQ_PAIR);
+    if (monitor && zmq_socket_monitor(socket, "inproc://handshake", events) == 0 &&
+        zmq_connect(monitor, "inproc://handshake") == 0 &&
+        keys_connect(socket, keys, endpoint) == 0) {
+        event = keys_watch(monitor);
+    }
+done:
+    if (monitor) {
+        zmq_close(monitor);
+    }
+    if (socket) {
+        zmq_close(socket);
+    }
+    if (context) {
+        socket_context_free(context);
+    }
+    return event;
+}
+
+enum keys_verdict keys_try(const struct key_client *keys, enum address_socket which,
+                           const char *endpoint, char ret_sentence[ADDRESS_REASON_MAX])
+{
+    char public[KEY_LENGTH + 1];
+
+    switch (keys_shake_hands(keys, which, endpoint)) {
+    case ZMQ_EVENT_HANDSHAKE_SUCCEEDED:
+        return KEYS_FIT;
+    case ZMQ_EVENT_HANDSHAKE_FAILED_AUTH:
+        zmq_curve_public(public, keys->secret);
+        snprintf(ret_sentence, ADDRESS_REASON_MAX,
+                 "attnd at %.255s does not let this client in: keys.access has no line for its "
+                 "public key %s with a role for the %s socket",
+                 endpoint, public, address_socket_name[which]);
+        return KEYS_WRONG;
+    case ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+        snprintf(ret_sentence, ADDRESS_REASON_MAX,
+                 "attnd at %.255s has another key than ATTND_SERVER_KEY", endpoint);
+        return KEYS_WRONG;
+    default:
+        return KEYS_UNKNOWN;
+    }
+}

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: MIT
+"""keys: comes to an attnd on TCP with the keys of this client, and says why it is not let in.
+
+ATTND_KEY is the file of the client's secret key (attnctl key new), or that key itself, ATTND_SERVER_KEY attnd's public
+one. The same rules and sentences as proto/key.h and clients/c/src/keys.h.
+"""
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import time
+from typing import Any, NamedTuple, Optional
+
+import zmq
+
+from . import listener
+from .address import AddressError
+
+LENGTH = 40
+TRY_S = 1.0
+_ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
+_KINDS = {"ingest": zmq.PUB, "publish": zmq.SUB, "control": zmq.DEALER, "tap": zmq.SUB}
+_SUCCEEDED, _NO_DETAIL, _AUTH, _CLOSED = 0x1000, 0x0800, 0x4000, 0x0080  # events of a monitor
+
+
+class Keys(NamedTuple):
+    secret: bytes
+    public: bytes
+    server: bytes
+
+
+def of_environment() -> Optional[Keys]:
+    """The client's keys; None: it has none. AddressError when they are none, or only one is set."""
+    own, server = os.environ.get("ATTND_KEY", ""), os.environ.get("ATTND_SERVER_KEY", "")
+    if not own and not server:
+        return None
+    if not server:
+        raise AddressError("ATTND_SERVER_KEY: not set; it is attnd's public key, beside ATTND_KEY")
+    if not own:
+        raise AddressError("ATTND_KEY: not set; it is the file of this client's key, beside ATTND_SERVER_KEY")
+    if not is_text(server):
+        raise AddressError("ATTND_SERVER_KEY: not a public key of 40 characters")
+    secret = (own if is_text(own) and not os.path.exists(own) else read(own)).encode()
+    return Keys(secret, zmq.curve_public(secret), server.encode())
+
+
+def is_text(text: str) -> bool:
+    """Whether it is a key: 40 characters of Z85 that stand for 32 bytes."""
+    if len(text) != LENGTH or not set(text) <= set(_ALPHABET):
+        return False
+    groups = (text[at:at + 5] for at in range(0, LENGTH, 5))
+    return all(sum(_ALPHABET.index(char) * 85 ** (4 - i) for i, char in enumerate(group)) < 2 ** 32 for group in groups)
+
+
+def read(path: str) -> str:
+    """The secret key in a file that nobody else can read; AddressError."""
+    try:
+        with open(path, "rb") as file:
+            status, text = os.fstat(file.fileno()), file.read(4096)
+    except OSError as error:
+        raise AddressError(f"{path}: {error.strerror}") from None
+    handed_over = status.st_uid == 0 and os.geteuid() != 0  # by a service manager, to a group
+    if status.st_mode & (stat.S_IRWXO | (stat.S_IWGRP if handed_over else stat.S_IRWXG)):
+        raise AddressError(f"{path}: others can read it, so it is no secret (chmod 600; better, make a new key)")
+    lines = [line for line in text.decode("ascii", "replace").splitlines() if line and not line.startswith("#")]
+    if len(lines) != 1 or not is_text(lines[0]):
+        raise AddressError(f"{path}: has no line with a secret key of 40 characters (attnctl key new makes such a file)")
+    return lines[0]
+
+
+def give(socket: "zmq.Socket[Any]", keys: Optional[Keys], endpoint: str) -> None:
+    """Before it connects to the endpoint: over TCP it comes with the keys."""
+    if keys is not None and endpoint.startswith("tcp://"):
+        socket.setsockopt(zmq.CURVE_SERVERKEY, keys.server)
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.public)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
+
+
+def wrong(which: str, endpoint: Optional[str], keys: Optional[Keys]) -> Optional[str]:
+    """Tries the keys at one of attnd's sockets, for a second at most: why it does not let this client in, as a sentence;
+    "" when it does; None when that is not known."""
+    mechanism = None if endpoint is None else listener.mechanism(endpoint)
+    if mechanism == "NULL" and keys is not None:
+        return f"attnd at {endpoint} has no keys: unset ATTND_KEY and ATTND_SERVER_KEY"
+    if mechanism != "CURVE":
+        return None
+    if keys is None:
+        return (f"attnd at {endpoint} asks for keys: set ATTND_KEY, the file of this client's, and ATTND_SERVER_KEY, attnd's "
+                "public one")
+    event = _shake_hands(which, str(endpoint), keys)
+    if event == _AUTH:
+        return (f"attnd at {endpoint} does not let this client in: keys.access has no line for its public key "
+                f"{keys.public.decode()} with a role for the {which} socket")
+    if event == _NO_DETAIL:
+        return f"attnd at {endpoint} has another key than ATTND_SERVER_KEY"
+    return "" if event == _SUCCEEDED else None
+
+
+def _shake_hands(which: str, endpoint: str, keys: Keys) -> int:
+    """The event that ends a handshake; 0 when there was none. One that says no more than that the peer hung up counts only
+    if the next ones, as ZeroMQ tries again, say no more."""
+    context, last = zmq.Context(), 0
+    try:
+        socket = context.socket(_KINDS[which])
+        socket.setsockopt(zmq.LINGER, 0)
+        monitor = socket.get_monitor_socket(_SUCCEEDED | _AUTH | _NO_DETAIL | _CLOSED)
+        give(socket, keys, endpoint)
+        socket.connect(endpoint)
+        deadline = time.monotonic() + TRY_S
+        while monitor.poll(max(0, int(1000 * (deadline - time.monotonic())))):
+            last, _ = struct.unpack("=HI", monitor.recv_multipart()[0])
+            if last != _NO_DETAIL:
+                break
+    except zmq.ZMQError:
+        pass
+    finally:
+        context.destroy(linger=0)
+    return last

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: MIT
+"""The clients and their keys: from a file or the environment, and a sentence when they are wrong."""
+import logging
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from harness import PATIENCE_S, Attnd, free_ports, wait_until
+from keyed import Keyed, Pair
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "clients" / "python"))
+
+import attnd as client  # noqa: E402
+
+ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
+
+
+@pytest.fixture
+def key_file(tmp_path):
+    """Writes the secret key of a pair to a file, as attnctl key new does."""
+    def write(pair, mode=0o600):
+        path = tmp_path / "client.key"
+        path.unlink(missing_ok=True)
+        path.write_text(f"# {pair.public}\n{pair.secret}\n")
+        path.chmod(mode)
+        return str(path)
+    return write
+
+
+def come(monkeypatch, attnd, key=None, server=None):
+    """The environment of a client."""
+    monkeypatch.setenv("ATTND_ADDRESS", attnd.endpoint("ingest"))
+    for name, value in (("ATTND_KEY", key), ("ATTND_SERVER_KEY", server)):
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+
+
+def attnctl(*words):
+    return subprocess.run([ATTNCTL, *words], capture_output=True, text=True, timeout=PATIENCE_S)
+
+
+def wrong_keys(attnd, key_file):
+    """What a client comes with, and what it is told."""
+    stranger, control = Pair(), attnd.endpoint("control")
+    return [
+        ((None, None), f"attnd at {control} asks for keys: set ATTND_KEY, the file of this client's, and ATTND_SERVER_KEY, attnd's "
+                       "public one"),
+        ((stranger.secret, attnd.server.public), f"attnd at {control} does not let this client in: keys.access has no line for its "
+                                                 f"public key {stranger.public} with a role for the control socket"),
+        ((key_file(attnd.owner), stranger.public), f"attnd at {control} has another key than ATTND_SERVER_KEY"),
+        ((key_file(attnd.owner), None), "ATTND_SERVER_KEY: not set; it is attnd's public key, beside ATTND_KEY"),
+        ((None, attnd.server.public), "ATTND_KEY: not set; it is the file of this client's key, beside ATTND_SERVER_KEY"),
+        (("/nonexistent", attnd.server.public), "/nonexistent: No such file or directory"),
+    ]
+
+
+def test_a_wrong_key_is_said(monkeypatch, key_file):
+    attnd = Keyed()
+    for environment, sentence in wrong_keys(attnd, key_file):
+        come(monkeypatch, attnd, *environment)
+        ended = attnctl("ping")
+        assert (ended.returncode, ended.stderr) == (3, f"attnctl: {sentence}\n")
+        with pytest.raises((ConnectionError, ValueError)) as error:
+            with client.Control() as control:
+                control.ping()
+        assert str(error.value) == sentence
+    come(monkeypatch, attnd, key_file(attnd.owner, 0o644), attnd.server.public)
+    assert "others can read it, so it is no secret" in attnctl("ping").stderr
+    with pytest.raises(ValueError, match="others can read it, so it is no secret"):
+        client.Control()
+    attnd.close()
+
+
+class Open(Attnd):
+    """Its control socket is TCP."""
+
+    def endpoint(self, name):
+        return dict(setting.split("=") for setting in self.settings).get(f"{name}.endpoint") or super().endpoint(name)
+
+
+def test_keys_where_nobody_asks_for_them_are_said(monkeypatch):
+    pair, control = Pair(), f"tcp://127.0.0.1:{free_ports(1)}"
+    attnd = Open("insecure=true", f"control.endpoint={control}")
+    monkeypatch.setenv("ATTND_KEY", pair.secret)
+    monkeypatch.setenv("ATTND_SERVER_KEY", pair.public)
+    sentence = f"attnd at {control} has no keys: unset ATTND_KEY and ATTND_SERVER_KEY"
+    assert attnctl("--endpoint", control, "ping").stderr == f"attnctl: {sentence}\n"
+    with pytest.raises(ConnectionError, match=sentence), client.Control(control) as asker:
+        asker.ping()
+    attnd.close()
+
+
+def publish(publisher):
+    publisher.publish_attention(np.full((1, 2, 4, 4), 0.25, np.float32), stack="decoder", layer=0)
+
+
+def test_every_client_comes_with_its_keys(monkeypatch, key_file, tmp_path):
+    trainer, reader = Pair(), Pair()
+    attnd = Keyed((trainer, "publish", "mine"), (reader, "read", "*"))
+    come(monkeypatch, attnd, reader.secret, attnd.server.public)
+    recording = tmp_path / "some.rec"
+    recorder = subprocess.Popen([ATTNCTL, "record", "mine", recording, "--count", "1", "--timeout", str(PATIENCE_S)], stderr=subprocess.PIPE)
+    come(monkeypatch, attnd, key_file(trainer), attnd.server.public)
+    with client.Publisher("mine") as publisher:
+        wait_until(lambda: publish(publisher) or attnd.call("live", job="mine"), "the messages of the Python client")
+        wait_until(lambda: publish(publisher) or recorder.poll() is not None, "that one is recorded")
+    assert recorder.returncode == 0, recorder.stderr.read()
+    come(monkeypatch, attnd, reader.secret, attnd.server.public)
+    assert "mine" in attnctl("jobs").stdout
+    with client.Subscriber(topics="live/") as subscriber:
+        assert subscriber.next(PATIENCE_S)["job"] == "mine"
+    come(monkeypatch, attnd, attnd.owner.secret, attnd.server.public)
+    assert ": 1 message sent" in attnctl("replay", recording).stdout
+    attnd.close()
+
+
+def test_a_trainer_is_told_and_goes_on(monkeypatch, caplog):
+    attnd, stranger = Keyed(), Pair()
+    come(monkeypatch, attnd, stranger.secret, attnd.server.public)
+    with caplog.at_level(logging.WARNING, logger="attnd"), client.Publisher("mine") as publisher:
+        wait_until(lambda: publish(publisher) or "does not let this client in" in caplog.text, "the warning")
+    assert attnd.call("jobs") == []
+    attnd.close()
