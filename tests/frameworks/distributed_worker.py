@@ -4,14 +4,22 @@
 Trains a decoder by hand-written fused attention, watched, and leaves the states that its steps met in a file.
 """
 import sys
+from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
-from session import attnd, snapshot
+from session import attnd, snapshot, tier_options
 from zoo import decoder_kind, fused, next_token_loss
 
 STEPS = 3
 KIND = decoder_kind("ranks", fused)
+
+
+def half_of_the_heads(q, k, v, dropout=0.0):
+    """Computes this rank's share of the heads; the others come from the others."""
+    from torch.distributed.nn.functional import all_gather
+    mine = [part.chunk(dist.get_world_size(), 1)[dist.get_rank()].contiguous() for part in (q, k, v)]
+    return torch.cat(all_gather(fused(*mine, dropout)), 1)
 
 
 def batch_of(step, rank, world):
@@ -21,6 +29,10 @@ def batch_of(step, rank, world):
 
 def wrapped(model, how):
     """The model as it is distributed."""
+    if how == "heads":
+        for block in model.blocks:
+            block.attn.attend = half_of_the_heads
+        return model
     if how == "ddp":
         return torch.nn.parallel.DistributedDataParallel(model)
     from torch.distributed.fsdp import fully_shard
@@ -36,17 +48,20 @@ def whole_state(model):
     return {name: value.full_tensor() if hasattr(value, "full_tensor") else value for name, value in state.items()}
 
 
-def train_rank(rank, world, how, endpoint, job, results):
+def train_rank(rank, world, how, tier, endpoint, job, results):
     """Three steps, which are an epoch; what they met goes to the file `results`."""
+    options = tier_options(tier, SimpleNamespace(setattr=setattr))
     model = wrapped(KIND.build(), how)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    share = (rank, world) if how == "heads" else None
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.0 if share else 0.02)  # whose gradients are not put together
     states, kinds = [], []
-    with attnd.watch(model, job=job, endpoint=endpoint, every=1, samples=0, wait=20.0, weights_every=1,
+    with attnd.watch(model, job=job, endpoint=endpoint, every=1, samples=0, wait=20.0,
+                     weights_every=0 if share else 1, tensor_parallel=share, **options,
                      on_publish=lambda message: kinds.append(message.kind)) as watch:
         assert watch.publisher.wait_for_subscriber(20.0)
         for step in range(STEPS):
             states.append(whole_state(model))
-            next_token_loss(model, batch_of(step, rank, world)).backward()
+            next_token_loss(model, batch_of(step, *((0, 1) if share else (rank, world)))).backward()
             optimizer.step()
             optimizer.zero_grad()
         watch.epoch_end()

@@ -13,6 +13,7 @@ from expected import Attended, Layer, Tolerance, differences
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
 sys.path[:0] = [os.path.join(ROOT, "clients", "python"), os.path.join(ROOT, "tests", "e2e")]
 import attnd  # noqa: E402
+import attnd.capture  # noqa: E402
 from harness import Attnd, Reader, wait_until  # noqa: E402
 from zoo import Batch, Kind  # noqa: E402
 
@@ -88,6 +89,23 @@ class Session:
 
     def _ended(self) -> bool:
         return any(job["job"] == self.job and job["state"] == "ended" for job in self.daemon.call("jobs"))
+
+
+TIERS = ("raw", "state", *(("accelerator",) if hasattr(torch.cpu, "Stream") else ()))
+
+
+def tier_options(tier: str, patch: Any) -> Dict[str, str]:
+    """Arguments of watch() for one of TIERS. `accelerator`: tier state by the code for one, which runs on the CPU as well;
+    what that leaves to tier raw travels as such."""
+    if tier == "accelerator":
+        patch.setattr(attnd.capture, "computes", lambda device: True)
+        return {}
+    return {"tier": tier}
+
+
+def tiers_of(kind: Kind, tier: str) -> Tuple[str, ...]:
+    """As what the attention of a kind may travel then."""
+    return ("state",) if tier != "raw" else kind.tiers
 
 
 def snapshot(model: torch.nn.Module) -> State:

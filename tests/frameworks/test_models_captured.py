@@ -3,9 +3,8 @@
 every layer and head equals that of float64 weights computed independently."""
 import pytest
 
-torch = pytest.importorskip("torch")
-from session import Session, assert_right, expected_of, train  # noqa: E402
-from attnd import capture  # noqa: E402
+pytest.importorskip("torch")
+from session import TIERS, Session, assert_right, expected_of, tier_options, train  # noqa: E402
 from zoo import handmade_kinds  # noqa: E402
 
 try:
@@ -21,14 +20,11 @@ STEPS = 2
 @pytest.mark.parametrize("tier, samples", [("raw", 0), ("raw", 1), ("state", 0), ("state", 2), ("accelerator", 0)])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_every_number_of_every_head_is_right(stepwise, kind, tier, samples, monkeypatch):
-    """`accelerator`: by the code for one, which runs on the CPU as well; what it leaves to tier raw travels as that."""
     model = kind.build()
-    if tier == "accelerator":
-        if not hasattr(torch.cpu, "Stream"):
-            pytest.skip("this torch has no streams of the CPU")
-        monkeypatch.setattr(capture, "computes", lambda device: True)
+    if tier not in TIERS:
+        pytest.skip("this torch has no streams of the CPU")
     with Session(stepwise) as session:
-        watch = session.watch(model, samples=samples, tier="auto" if tier == "accelerator" else tier)
+        watch = session.watch(model, samples=samples, **tier_options(tier, monkeypatch))
         trained = list(train(model, kind, STEPS))
     tiers = {"state": ("state",), "accelerator": ("state", *kind.tiers)}.get(tier, kind.tiers)
     if kind.name == "published-by-hand":

@@ -9,7 +9,9 @@ import pytest
 torch = pytest.importorskip("torch", minversion="2.0")
 import distributed_worker  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-from session import Session, assert_right, attnd, expected_of, train, wait_until  # noqa: E402
+from expected import differences  # noqa: E402
+from session import (TIERS, Session, assert_right, attnd, expected_of, tier_options, tiers_of, train,  # noqa: E402
+                     wait_until)
 from zoo import (HEADS, LENGTH, WORDS, CheckpointedBlock, Decoder, Kind, ReentrantBlock, decoder_kind,  # noqa: E402
                  decoder_reference, eager, fused, next_token_loss, seeded, token_batch, transformer_kind)
 
@@ -86,24 +88,26 @@ def test_watching_what_is_compiled_already_compiles_nothing_again(stepwise, comp
     assert_right(f"{kind.name}-compiled-before", summaries, expected_of(kind, trained[::2]), kind.tiers)
 
 
-def test_a_compiled_decoder_whose_every_step_is_captured(stepwise, compiler):
+@pytest.mark.parametrize("tier", TIERS)
+def test_a_compiled_decoder_whose_every_step_is_captured(stepwise, compiler, tier, monkeypatch):
     kind = decoder_kind("sdpa-compiled", fused)
     compiled = compiler(kind.build())
-    summaries, trained = captured(stepwise, kind, compiled, steps=3)
-    assert_right(kind.name, summaries, expected_of(kind, trained))
+    summaries, trained = captured(stepwise, kind, compiled, steps=3, **tier_options(tier, monkeypatch))
+    assert_right(kind.name, summaries, expected_of(kind, trained), tiers_of(kind, tier))
 
 
 # -------------------------------------------------------------------------------------------- checkpointed
 
+@pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("block", [CheckpointedBlock, ReentrantBlock])
 @pytest.mark.parametrize("attend", [fused, eager])
-def test_a_recomputed_block_is_not_captured_twice(stepwise, attend, block):
+def test_a_recomputed_block_is_not_captured_twice(stepwise, attend, block, tier, monkeypatch):
     kind = decoder_kind(f"{attend.__name__}-{block.__name__}", attend, ("qk", "attention"))
     model = kind.build()
     for one in model.blocks:
         one.__class__ = block
-    summaries, trained = captured(stepwise, kind, model)
-    assert_right(kind.name, summaries, expected_of(kind, trained), kind.tiers)
+    summaries, trained = captured(stepwise, kind, model, **tier_options(tier, monkeypatch))
+    assert_right(kind.name, summaries, expected_of(kind, trained), tiers_of(kind, tier))
 
 
 @needs_transformers
@@ -229,10 +233,10 @@ def test_validation_is_captured_when_it_is_asked_for(stepwise, kind):
 
 # --------------------------------------------------------------------------------------------------- ranks
 
-def run_ranks(session, how, tmp_path, world=2):
+def run_ranks(session, how, tmp_path, world=2, tier="raw"):
     """(states that the steps met, publishers' counters, messages with matrices) of every rank."""
     files = [str(tmp_path / f"rank{rank}") for rank in range(world)]
-    common = {"world": world, "how": how, "store": tmp_path / "store", "endpoint": session.endpoint, "job": session.job}
+    common = {"world": world, "how": how, "tier": tier, "store": tmp_path / "store", "endpoint": session.endpoint, "job": session.job}
     ranks = [subprocess.Popen([sys.executable, distributed_worker.__file__, f"rank={rank}", f"results={files[rank]}",
                                *(f"{name}={value}" for name, value in common.items())]) for rank in range(world)]
     try:
@@ -244,22 +248,62 @@ def run_ranks(session, how, tmp_path, world=2):
     return [torch.load(file) for file in files]
 
 
-@pytest.mark.parametrize("how", ["ddp", "fsdp2"])
-def test_two_ranks_make_one_summary(stepwise, tmp_path, how):
+@pytest.mark.parametrize("how, tier", [("ddp", "raw"), ("fsdp2", "raw"), ("fsdp2", "state"), ("fsdp2", "accelerator")])
+def test_two_ranks_make_one_summary(stepwise, tmp_path, how, tier):
     if how == "fsdp2":
         pytest.importorskip("torch.distributed.fsdp", reason="no FSDP in this torch").fully_shard
     session, world, kind = Session(stepwise), 2, distributed_worker.KIND
-    results = run_ranks(session, how, tmp_path)
+    results = run_ranks(session, how, tmp_path, tier=tier)
     states = results[0][0]
     trained = [(step, [distributed_worker.batch_of(step, rank, world) for rank in range(world)], states[step])
                for step in range(distributed_worker.STEPS)]
     summaries = session.finished()
     assert {summary["ranks"] for summary in summaries.values()} == {2}
-    assert_right(how, summaries, expected_of(kind, trained))
+    assert_right(how, summaries, expected_of(kind, trained), tiers_of(kind, tier))
     for _, stats, _ in results:
         assert stats["dropped"] == 0 and stats["sent"] == stats["published"]
     layers = len(kind.build().blocks)  # their matrices: what all have one rank sends, of what is shared out each its part
     assert [sent for _, _, sent in results] == [layers, 0 if how == "ddp" else layers]
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_ranks_that_have_a_share_of_the_heads_make_whole_layers(stepwise, tmp_path, tier):
+    session, kind = Session(stepwise), distributed_worker.KIND
+    states = run_ranks(session, "heads", tmp_path, tier=tier)[0][0]
+    summaries = session.finished()
+    expected = expected_of(kind, [(step, [distributed_worker.batch_of(step, 0, 1)], state) for step, state in enumerate(states)])
+    assert sorted(summaries) == sorted(expected)
+    for key, messages in expected.items():
+        wrong, _ = differences(summaries[key], messages)
+        assert wrong == [] and summaries[key]["tier"] in tiers_of(kind, tier) and summaries[key]["ranks"] == 2
+
+
+class AlongTheSequence(torch.nn.Module):
+    """Its queries and keys are spread over ranks, as context parallelism does it."""
+
+    def forward(self, x):
+        scores = (x @ x.transpose(2, 3)).softmax(-1)
+        return scores @ x
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_context_parallelism_is_absent_and_said_once(stepwise, tmp_path, tier, monkeypatch, caplog):
+    import torch.distributed as dist
+    from torch.distributed.tensor import DTensor, Shard
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        mesh = dist.device_mesh.init_device_mesh("cpu", (1,))
+        model = torch.nn.Sequential(AlongTheSequence(), AlongTheSequence())
+        with Session(stepwise) as session:
+            watch = session.watch(model, include=["0", "1"], steps="manual", **tier_options(tier, monkeypatch))
+            for _ in range(3):
+                model(DTensor.from_local(torch.randn(1, HEADS, 8, 4), mesh, [Shard(2)]))
+                watch.step()
+            assert watch.layers == []
+    finally:
+        dist.destroy_process_group()
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("attnd")]
+    assert len(said) == 1 and "along the sequence (context parallelism)" in said[0], said
 
 
 # ----------------------------------------------------------------------------------------- probe="induction"

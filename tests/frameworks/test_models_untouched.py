@@ -5,8 +5,7 @@ import pathlib
 import pytest
 
 torch = pytest.importorskip("torch")
-from session import Session, snapshot  # noqa: E402
-from attnd import capture  # noqa: E402
+from session import Session, snapshot, tier_options  # noqa: E402
 from zoo import decoder_kind, eager, fused, multihead_kind, transformer_kind  # noqa: E402
 
 pytest_plugins = ("one_daemon",)
@@ -46,15 +45,15 @@ def unwatched():
 OPTIONS = {"every-step": {"every": 1}, "every-10th": {"every": 10}, "parts-of-every-step": {"every": 1, "samples": 1, "rows": 7},
            "states-of-every-step": {"every": 1, "tier": "state"}}
 if hasattr(torch.cpu, "Stream"):
-    OPTIONS["states-as-on-an-accelerator"] = {"every": 1}
+    OPTIONS["states-as-on-an-accelerator"] = {"every": 1, "tier": "accelerator"}
 
 
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_losses_and_weights_have_the_same_bits(stepwise, unwatched, kind, options, monkeypatch):
-    if "accelerator" in options:
-        monkeypatch.setattr(capture, "computes", lambda device: True)
     model, options = kind.build(), OPTIONS[options]
+    options = {**options, **tier_options(options["tier"], monkeypatch)} if "tier" in options else options
+    options = {name: value for name, value in options.items() if value != "accelerator"}
     with Session(stepwise) as session:
         watch = session.watch(model, **options)
         losses, weights = losses_and_weights(kind, model)

@@ -232,6 +232,11 @@ def parts(seen: Seen, plan: Plan, step: int, share: Share, context: Context, apa
     return found
 
 
+def placements_of(seen: Seen) -> Optional[Sequence[Any]]:
+    """How a DTensor is spread over ranks; None: these are tensors of this rank."""
+    return getattr(seen.q if isinstance(seen, Queries) else seen.weights, "placements", None)
+
+
 def queries_of(seen: Seen) -> Tuple[int, int]:
     """(samples, queries)."""
     whole = _broadcast(seen).q if isinstance(seen, Queries) else seen.weights

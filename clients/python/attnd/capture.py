@@ -38,8 +38,8 @@ from . import torch_state, wire
 from .accelerator import Accelerator, computes
 from .address import NOBODY, AddressError
 from .arguments import check_flags, check_options, check_patterns, tell_unmatched
-from .calls import (Context, Cut, Part, Queries, Seen, Share, Weights, beyond_device, heads_of, logits_of, parts, present_of,
-                    queries_of, tells_padding)
+from .calls import (Context, Cut, Part, Queries, Seen, Share, Weights, beyond_device, heads_of, logits_of, parts,
+                    placements_of, present_of, queries_of, tells_padding)
 from .cost import Cost, percent
 from .gradients import Gradients
 from .head_maps import Turns
@@ -261,7 +261,7 @@ class Watch:
         self._trains = False  # the forward that runs began with gradients, and it is known when backward repeats it
         self._unseen: Dict[str, None] = {}  # paths of attentions in it that showed none, in order
         self._padding = DecoderPadding()
-        self._told_unseen = self._told_many = self._told_untold = False
+        self._told_unseen = self._told_many = self._told_untold = self._told_spread = False
         self._called = False  # a forward of the model was, or one of a part that is followed
         self._begun = self._evaluated = False  # a step was, or a forward was followed; one was left out as a validation
         self._steps_uncalled = self._parts_uncalled = 0
@@ -592,6 +592,9 @@ class Watch:
                 self._tell_many(path)
                 return
             path = call_name(path, call)
+            if placements_of(seen) is not None:
+                self._tell_spread(path, seen)
+                return
             layer = self._names.layers.get(path)
             plan = self.plan
             if not (self.sends_values if isinstance(seen, Queries) else self.wants_values):
@@ -757,6 +760,19 @@ class Watch:
             self._told_many = True
             log.warning("job %s: %s attends more than %d times in a forward; the rest is not captured",
                         self.publisher.job, path or "the model", CALLS_PER_FORWARD)
+
+    def _tell_spread(self, path: str, seen: Seen) -> None:
+        """Says once that the queries of an attention are spread over ranks."""
+        self._unnamed.pop(path, None)
+        if self._told_spread:
+            return
+        self._told_spread = self._told_unseen = True
+        placements = placements_of(seen) or ()
+        along = any(getattr(one, "dim", None) in (2, -2) for one in placements)
+        log.warning("job %s: the attention of %s is not captured, nor is that of others like it: its queries are a DTensor, %s%s",
+                    self.publisher.job, path or "the model", ", ".join(map(str, placements)),
+                    ", spread over ranks along the sequence (context parallelism): none of them has a whole row" if along else
+                    "; what to_local() makes of it is captured")
 
     def _tell_unseen(self) -> None:
         """Says once what was not seen; judged by a whole step, as its parts may be run one by one."""
