@@ -14,6 +14,8 @@ sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "python"))
 import attnd  # noqa: E402
 from attnd.device import launch  # noqa: E402
 from device_grid import MASKS, SHAPES, VALUES, agree, make  # noqa: E402
+from harness import Attnd  # noqa: E402
+from test_device_states import SETTINGS, measured_twice, same_layer, same_numbers  # noqa: E402
 
 DTYPES = ("f32", "bf16", "f16")
 
@@ -66,3 +68,12 @@ def test_what_the_kernel_does_not_compute_is_said():
     with pytest.raises(ValueError, match="a head dimension of 512 is above 256"):
         triton(wide, wide, {})
     assert torch.isfinite(attnd.device.row_statistics(wide, wide)["entropy"]).all()
+
+
+@pytest.mark.parametrize("dtype, values", [("f32", "plain"), ("bf16", "sink")])
+def test_its_states_say_what_attnd_says_of_the_same_queries_and_keys(dtype, values):
+    daemon = Attnd(*SETTINGS)
+    for mask, (raw, state) in measured_twice(daemon, (values,), dtype, backend="triton").items():
+        same_layer(raw, state, mask, without=("tail_mass",))
+        same_numbers(raw, state, mask)
+    daemon.close()
