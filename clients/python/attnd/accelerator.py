@@ -178,7 +178,7 @@ class Accelerator:
             names = found[0]
             parts.append(found[1])
             if side and asked.stride == 1:
-                parts[-1].update(_maps(pooled.of_queries(problem, 0, side)))
+                parts[-1].update(_maps(pooled.of_queries(problem, 0, side, None, None if meaning is None else meaning.valid)))
             if check is not None:
                 parts[0]["check"] = check
         return _Computed(names, _joined(parts), (batch, heads, queries, keys), backend, asked.first)

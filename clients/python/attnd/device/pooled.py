@@ -50,10 +50,11 @@ class Shown(NamedTuple):
 
 
 @torch.no_grad()
-def of_queries(p: Problem, sample: int = 0, side: int = SIDE_MAX, words: Optional[Words] = None) -> Pooled:
+def of_queries(p: Problem, sample: int = 0, side: int = SIDE_MAX, words: Optional[Words] = None,
+               valid: Optional[torch.Tensor] = None) -> Pooled:
     """The maps of a problem whose queries are no sample of a layer's rows. `words` say what is padding, instead of what
-    the problem's bias hides from all heads."""
-    shown = _shown_of(p, sample) if words is None else _shown_by(words, sample, p.queries, p.keys, p.documents, p.q.device)
+    the problem's bias hides from all heads; `valid`, bool [B or 1, Tq], which queries are none, where that is known."""
+    shown = _shown_of(p, sample, valid) if words is None else _shown_by(words, sample, p.queries, p.keys, p.documents, p.q.device)
     working = torch.float64 if p.q.dtype == torch.float64 else torch.float32
     cut = _Cut(shown.extent, p.queries, p.keys, side, working)
     entries = (_ENTRIES if p.q.device.type == "cpu" else _ENTRIES_DEVICE) // (2 if working == torch.float64 else 1)
@@ -171,7 +172,7 @@ def _cell_of(first: torch.Tensor, length: torch.Tensor, total: int, side: int) -
     return torch.where((i >= 0) & (i < length), cell, torch.full_like(cell, -1))
 
 
-def _shown_of(p: Problem, sample: int) -> Shown:
+def _shown_of(p: Problem, sample: int, valid: Optional[torch.Tensor]) -> Shown:
     """By the words of a problem; a bias hides what it hides from all heads."""
     bias = None if p.bias is None else p.bias[sample if p.bias.shape[0] > 1 else 0]
 
@@ -182,7 +183,7 @@ def _shown_of(p: Problem, sample: int) -> Shown:
 
     width = 1 if bias is None else bias.shape[0]
     return _shown(p.queries, p.keys, p.q_offset, _of(p.q_len, sample), _of(p.k_len, sample), None if bias is None else left, width,
-                  None if p.documents is None else p.documents[sample], p.cross, p.q.device)
+                  None if p.documents is None else p.documents[sample], p.cross, p.q.device, _of(valid, sample))
 
 
 def _shown_by(words: Words, sample: int, queries: int, keys: int, documents: Optional[torch.Tensor],
@@ -191,18 +192,18 @@ def _shown_by(words: Words, sample: int, queries: int, keys: int, documents: Opt
     mask = None if words.mask is None else words.mask[sample]
     return _shown(queries, keys, words.q_offset, _of(words.q_len, sample), _of(words.k_len, sample),
                   None if mask is None else lambda some: mask[some], 1, None if documents is None else documents[sample],
-                  words.cross, device)
+                  words.cross, device, _of(words.valid, sample))
 
 
 def _of(lengths: Optional[torch.Tensor], sample: int) -> Optional[torch.Tensor]:
-    return None if lengths is None else lengths[sample]
+    return None if lengths is None else lengths[sample if len(lengths) > 1 else 0]
 
 
 def _shown(queries: int, keys: int, q_offset: int, q_len: Optional[torch.Tensor], k_len: Optional[torch.Tensor],
            left: Optional[Callable[[slice], torch.Tensor]], width: int, documents: Optional[torch.Tensor], cross: bool,
-           device: torch.device) -> Shown:
+           device: torch.device, known: Optional[torch.Tensor]) -> Shown:
     """attention_extent of workers/base/attention.h. `left`: bool [rows, keys], which keys a mask leaves to some queries;
-    `width`: how much is looked at for each of these."""
+    `width`: how much is looked at for each of these; `known`: which queries are no padding, instead of what the rest says."""
     i = torch.arange(queries, device=device)
     q_end, k_end = (torch.full((), most, device=device) if length is None else length.to(device).clamp(max=most)
                     for length, most in ((q_len, queries), (k_len, keys)))
@@ -213,7 +214,8 @@ def _shown(queries: int, keys: int, q_offset: int, q_len: Optional[torch.Tensor]
     if not cross:  # a query at the position of a padding key is padding too
         inside = q_offset + q_end - 1 < keys
         q_end = torch.where(inside, torch.minimum(q_end, (k_end - q_offset).clamp(min=0)), q_end)
-    there = valid & (i < q_end)
+    valid = valid if known is None else known
+    there = valid & (i < q_end) if known is None else known
     begin, stop = torch.where(there, i, queries).amin(), torch.where(there, i + 1, 0).amax()
     within = (i >= begin) & (i < stop)
     key, key_end = torch.where(within, first, keys).amin(), torch.where(within, end, 0).amax()
