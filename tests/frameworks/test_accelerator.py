@@ -189,13 +189,15 @@ def test_what_was_written_to_before_it_was_read_is_dropped_and_copied_from_then_
 
 
 def test_maps_go_along_when_they_are_asked_for():
-    given = asked(mask=(torch.arange(T) < torch.tensor([[50], [T]]))[:, None, None])
-    expected = pooled.of_queries(accelerator._problem(given, slice(0, H)), 0, 64).read()
+    """Of the first sample, whose queries at the positions of hidden keys are padding as well."""
+    valid = torch.arange(T) < torch.tensor([[50], [T]])
+    given = asked(mask=valid[:, None, None])
+    expected = pooled.of_queries(accelerator._problem(given, slice(0, H)), 0, 64, None, valid).read()
     for most in (1 << 17, 1):  # rows at once: all heads, or one
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(accelerator, "_ROWS", most)
             maps = computer().launch(given, 48, 0, 64)().maps
-        assert maps.keys == 50 and maps._replace(values=None) == expected._replace(values=None)
+        assert maps.keys == maps.queries == 50 and maps._replace(values=None) == expected._replace(values=None)
         np.testing.assert_array_equal(maps.values, expected.values)
     assert computer().launch(given, 48, 0)().maps is None
 

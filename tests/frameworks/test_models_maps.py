@@ -51,8 +51,6 @@ def test_maps_of_states_are_those_of_the_tensors(pooling, kind, where, monkeypat
         assert got["tier"] == "state" or where == "accelerator"
         assert max(got["rows"], got["columns"]) <= 8
         same = set(expected) - {"job", "run", "tier", "time_ns", "values"}
-        if where == "accelerator":  # nobody asks a mask there
-            same.remove("causal")
         assert {key: got[key] for key in same} == {key: expected[key] for key in same}, layer
         one, two = (np.array(answer["values"], dtype=float) for answer in (expected, got))
         np.testing.assert_allclose(two, one, rtol=2**-10, atol=2e-6, err_msg=str(layer))

@@ -92,13 +92,15 @@ Asked = Union[OfQueries, OfWeights]
 
 
 class Arrived(NamedTuple):
-    """The numbers of a capture: rows that have numbers and valid ones that have none, of each head."""
+    """The numbers of a capture: rows that have numbers and valid ones that have none, of each head; `causal` by its mask,
+    None: it has none."""
     rows: Dict[str, Reduced]
     shape: Tuple[int, int, int, int]
     sound: np.ndarray
     invalid: np.ndarray
     row_sum_error: float
     maps: Optional[HeadMaps]
+    causal: Optional[bool]
 
 
 class Accelerator:
@@ -181,7 +183,10 @@ class Accelerator:
                 parts[-1].update(_maps(pooled.of_queries(problem, 0, side, None, None if meaning is None else meaning.valid)))
             if check is not None:
                 parts[0]["check"] = check
-        return _Computed(names, _joined(parts), (batch, heads, queries, keys), backend, asked.first)
+        joined = _joined(parts)
+        if meaning is not None:
+            joined["causal"] = meaning.causal[None]
+        return _Computed(names, joined, (batch, heads, queries, keys), backend, asked.first)
 
     def _backend(self, problem: Problem) -> Tuple[Callable[[Problem], Dict[str, torch.Tensor]], str]:
         if "triton" in self._trusted and launch.unable(problem) is None:
@@ -345,7 +350,7 @@ def _weights(asked: OfWeights, buckets: int, side: int = 0) -> _Computed:
             part.update(_maps(pooled.of_weights(weights_of[:, some], words, 0, side)))
         errors.append(judged.row_sum_error)
     joined = _joined(parts)
-    joined["row_sum_error"] = torch.stack(errors)
+    joined.update(row_sum_error=torch.stack(errors), causal=meaning.causal[None])
     return _Computed(names, joined, (batch, heads, queries, keys), None, asked.first)
 
 
@@ -373,11 +378,12 @@ def _arrived(arrays: Dict[str, np.ndarray], computed: _Computed) -> Arrived:
             for at, name in enumerate(computed.names)}
     maps = None
     if "maps" in arrays:
-        maps = pooled.Pooled(torch.from_numpy(arrays["maps"][0]), torch.from_numpy(arrays["extent"][0, :4, 0]),
-                             *computed.shape[2:], computed.q_offset, 0).read()
+        maps = pooled.Pooled(torch.tensor(arrays["maps"][0]), torch.tensor(arrays["extent"][0, :4, 0]), *computed.shape[2:],
+                             computed.q_offset, 0).read()
     sound = arrays["sound"][0]
     error = float(np.fmax.reduce(arrays["row_sum_error"])) if "row_sum_error" in arrays else 0.0 if sound.any() else math.nan
-    return Arrived(rows, computed.shape, sound, arrays["invalid"][0], error, maps)
+    causal = bool(arrays["causal"][0]) if "causal" in arrays else None
+    return Arrived(rows, computed.shape, sound, arrays["invalid"][0], error, maps, causal)
 
 
 class _Parcel:
