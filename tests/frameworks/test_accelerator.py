@@ -141,7 +141,17 @@ def test_what_is_held_fits_into_the_reserve(batch, heads, length, form, monkeypa
     held = Held()
     held.keep_out(*(one for one in (q, k, mask) if one is not None))
     with held, torch.no_grad():
-        computer()._queries(given, 48, True)
+        computer()._queries(given, 48, True, 64)
+    assert held.most <= accelerator.RESERVE, held.most
+
+
+def test_what_is_held_for_weights_fits_into_the_reserve(monkeypatch):
+    monkeypatch.setitem(state._bounds, NOWHERE, torch.empty(33, device=NOWHERE))
+    logits, map_of_all = torch.empty(1, 12, 2048, 2048, device=NOWHERE), torch.empty(1, 12, 2048, 2048, device=NOWHERE)
+    held = Held()
+    held.keep_out(logits, map_of_all)
+    with held, torch.no_grad():
+        accelerator._weights(OfWeights(map_of_all, logits, False, 0, 1, False), 48, 64)
     assert held.most <= accelerator.RESERVE, held.most
 
 

@@ -57,7 +57,7 @@ def messages(seen, plan=EVERYTHING, step=0, share=Share(), context=Context(), la
     if hasattr(torch.cpu, "Stream"):  # as on an accelerator
         computer = accelerator.Accelerator("job", Cost())
         context = context._replace(state=states.Origin(0, step, 0, 48, 0, computer, layer[2] == "cross"))
-        if beyond_device(seen, layer[2] == "cross", context) is None:
+        if beyond_device(seen, plan, layer[2] == "cross", context) is None:
             for message, part in zip(found, cut(seen, plan, step, share, context, apart)):
                 with pytest.MonkeyPatch.context() as patched:
                     patched.setattr(states, "arrived", lambda numbers, *where: (numbers, *where))

@@ -13,9 +13,11 @@ torch = pytest.importorskip("torch")
 
 import attnd  # noqa: E402
 from attnd import layer_state  # noqa: E402
-from attnd.device import compact, reference, state  # noqa: E402
+from attnd.device import compact, reference, state, visible  # noqa: E402
 from conftest import PACKAGE  # noqa: E402
 from attnd.device.problem import Problem  # noqa: E402
+from attnd.masks import describe  # noqa: E402
+from attnd.padding import valid_queries  # noqa: E402
 from device_grid import DTYPES, MASKS, NO_TOKENS, SHAPES, VALUES, agree, agree_of_message, make, message, truth  # noqa: E402
 
 
@@ -249,6 +251,42 @@ def test_no_map_is_held_at_8192(function, dtype, causal):
     code = MEASURED.format(function=function, dtype=dtype, causal=causal)
     run = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE, capture_output=True, text=True, timeout=300, check=True)
     assert int(run.stdout) < 64 << 10, f"{run.stdout} KiB"
+
+
+def some_maps(rng, length):
+    """What may be attended to [B, T, T], as models say it: causal, banded, padded on the right or left, with holes."""
+    i, j = np.arange(length)[:, None], np.arange(length)[None]
+    base = (i >= 0) & (j >= 0), j <= i, (j <= i) & (j > i - 3), abs(i - j) < 3
+    lengths = rng.integers(0, length + 1, 2)[:, None]
+    inside, before = np.arange(length) < lengths, np.arange(length) >= lengths
+    for one in base:
+        yield np.stack([one, one])
+        yield one & inside[:, None]
+        yield one & inside[:, None] & inside[:, :, None]
+        yield one & before[:, None]
+        yield (one & before[:, None]) | ~before[:, :, None]
+        yield one & (rng.random((2, length, length)) < 0.7)
+        yield one & (rng.random((2, 1, length)) < 0.7)
+
+
+def test_a_mask_means_on_its_device_what_it_means_on_the_host(monkeypatch):
+    monkeypatch.setattr(visible, "_ENTRIES", 30)
+    rng, length, compared = np.random.default_rng(1), 12, 0
+    for (stride, first), cross in itertools.product([(1, 0), (2, 1), (3, 0), (5, 4)] * 8, (False, True)):
+        for allowed in some_maps(rng, length):
+            part = allowed[:, first::stride]
+            queries = part.shape[1]
+            said = describe(part, first, stride, length, not cross)
+            if said.q_offset != first:  # one of a cache, or of other keys
+                continue
+            tensor = torch.from_numpy(part)
+            found = visible.known(lambda some: tensor[:, some], queries, length, first, stride, cross, tensor.device)
+            assert (found.valid.numpy() == valid_queries(said, (2, queries))).all()
+            end = np.minimum(length if said.k_len is None else said.k_len,
+                             first + (queries if said.q_len is None else said.q_len) * stride)
+            assert cross or (found.end.numpy() == end).all()
+            compared += 1
+    assert compared > 1000
 
 
 def test_rows_of_a_fixed_size_are_those_that_are_reduced_on_the_host():

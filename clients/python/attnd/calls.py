@@ -243,9 +243,9 @@ def queries_of(seen: Seen) -> Tuple[int, int]:
     return int(whole.shape[0]), int(whole.shape[2])
 
 
-def logits_of(seen: Queries, plan: Plan) -> int:
+def logits_of(seen: Seen, plan: Plan) -> int:
     """How many logits the part of a call has that a plan takes."""
-    (batch, queries), keys = queries_of(seen), int(seen.k.shape[2])
+    (batch, queries), keys = queries_of(seen), int(seen.k.shape[2] if isinstance(seen, Queries) else seen.weights.shape[3])
     return min(batch, plan.samples or batch) * heads_of(seen) * min(queries, plan.rows or queries) * keys
 
 
@@ -355,11 +355,11 @@ def _computer(context: Context) -> Any:
     return None if context.state is None else context.state.computer
 
 
-def beyond_device(seen: Seen, cross: bool, context: Context) -> Optional[str]:
+def beyond_device(seen: Seen, plan: Plan, cross: bool, context: Context) -> Optional[str]:
     """Why an accelerator does not compute the state of a call, which then travels as another tier; None when it does."""
     if isinstance(seen, Weights):
         queries, keys, offset, masked = int(seen.weights.shape[2]), int(seen.weights.shape[3]) - seen.sink, 0, True
-        if int(seen.weights.shape[0]) * queries * keys > MASK_BYTES_MAX:
+        if logits_of(seen, plan) > MASK_BYTES_MAX * heads_of(seen):
             return "a map that is too large"
     else:
         queries, keys, offset = int(seen.q.shape[2]), int(seen.k.shape[2]), seen.offset
@@ -372,7 +372,7 @@ def beyond_device(seen: Seen, cross: bool, context: Context) -> Optional[str]:
             return "documents of another kind"
         if seen.mask is not None and seen.mask.dim() > 2 and seen.mask.shape[-3] > 1 and seen.mask.dtype == torch.bool:
             return "a mask for each head"
-        if seen.late_mask is not None and queries * keys > MASK_BYTES_MAX:
+        if seen.late_mask is not None and logits_of(seen, plan) > MASK_BYTES_MAX * heads_of(seen):
             return "a mask that is too large"
     if masked and not cross and queries + offset != keys:
         return "a mask with a cache"

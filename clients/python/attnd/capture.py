@@ -642,7 +642,7 @@ class Watch:
         if not computes((seen.q if isinstance(seen, Queries) else seen.weights).device):
             if plan.tier != "state":
                 return None
-        elif not self._accelerator.is_trusted or beyond_device(seen, cross, context) or not (
+        elif not self._accelerator.is_trusted or beyond_device(seen, plan, cross, context) or not (
                 isinstance(seen, Weights) or self._accelerator.is_fast_for(logits_of(seen, plan))):
             return None
         else:

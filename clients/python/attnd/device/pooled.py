@@ -20,7 +20,7 @@ from .sums import wide
 from .weights import Words
 
 _ENTRIES = 1 << 20  # weights that are held at once on the CPU
-_ENTRIES_DEVICE = 1 << 23  # elsewhere, where each call costs more
+_ENTRIES_DEVICE = 1 << 22  # elsewhere, where each call costs more
 _ROWS = 512  # of a head at once: what causal bound and window leave out goes by these
 _KEYS = 1 << 15  # that are added up at once
 
