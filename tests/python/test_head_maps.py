@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import attnd
-from attnd.head_maps import HeadMaps, Turns
+from attnd.head_maps import WEIGHTS_MAX, HeadMaps, Turns
 from attnd.layer_state import LayerState
 from conftest import FakeDaemon, wait_until
 
@@ -22,15 +22,28 @@ def test_maps_that_do_not_fit_are_refused(change):
         GOOD._replace(**change).check(3)
 
 
-def test_turns_are_of_one_step_and_of_each_layer_once():
+def test_every_layer_has_a_turn_in_a_round_and_rounds_begin_with_a_step():
     now = [100.0]
     turns = Turns(lambda: now[0])
-    assert [turns.take(layer, 0, 5, 10) for layer in "abab"] == [True, True, False, False]
+    assert [turns.take(layer, 0, 5, 10, 1) for layer in "abab"] == [True, True, False, False]
     now[0] = 109
-    assert not turns.take("c", 0, 6, 10)
-    assert turns.take("c", 0, 5, 10)  # late, of the same step
+    assert not turns.take("a", 0, 6, 10, 1) and turns.take("c", 0, 6, 10, 1)  # whose first time it is
     now[0] = 110
-    assert [turns.take(layer, 1, 5, 10) for layer in "aab"] == [True, False, True]
+    assert not turns.take("a", 0, 6, 10, 1)  # in the middle of a step
+    assert [turns.take(layer, 1, 5, 10, 1) for layer in "aabc"] == [True, False, True, True]
+
+
+def test_what_is_too_much_for_a_step_waits_for_the_next():
+    now, half = [100.0], WEIGHTS_MAX // 2
+    turns = Turns(lambda: now[0])
+    assert [turns.take(layer, 0, 1, 10, half) for layer in "abcd"] == [True, True, False, False]
+    now[0] = 115  # the round is not over
+    assert [turns.take(layer, 0, 2, 10, half) for layer in "abcd"] == [False, False, True, True]
+    assert [turns.take(layer, 0, 3, 10, 3 * half) for layer in "abcd"] == [True, False, False, False]  # one at least
+    assert [turns.take(layer, 0, 4, 10, half) for layer in "ab"] == [False, True]
+    assert not turns.take("a", 0, 5, 10, half)
+    now[0] = 125
+    assert turns.take("a", 0, 6, 10, half)  # of c and d nothing was seen again
 
 
 @pytest.mark.parametrize("said, sent", [("header=9;maps=4;maps_every=500", True), ("header=9;maps=0", False), ("header=9", False),

@@ -116,6 +116,19 @@ def test_words_say_what_is_padding_instead_of_the_bias():
     assert (found.first_query, found.queries, found.first_key, found.keys) == (5, 35, 5, 35)
 
 
+@pytest.mark.parametrize("mask", device_grid.MASKS)
+def test_nothing_asks_the_device_for_an_answer(mask):
+    """A device without numbers cannot give any; shapes are those of the problem alone."""
+    q, k, words = device_grid.make(mask, "plain", (2, 4, 2, 33, 20, 32), "f32")
+    there = {name: torch.as_tensor(value, device="meta") if name in ("q_len", "k_len") else value.to("meta") if
+             isinstance(value, torch.Tensor) else value for name, value in words.items()}
+    found = pooled.of_queries(Problem(q.to("meta"), k.to("meta"), **there), 1, SIDE)
+    assert found.values.shape == (4, SIDE, SIDE) and found.extent.shape == (4,)
+    lengths, allowed = torch.empty(2, dtype=torch.int64, device="meta"), torch.empty(2, 33, 5, dtype=torch.bool, device="meta")
+    found = pooled.of_weights(torch.empty(2, 4, 33, 5, device="meta"), Words(True, 3, 2, 1, lengths, lengths, allowed, True), 1, SIDE)
+    assert found.values.shape == (4, SIDE, 5)
+
+
 def test_what_has_no_map_is_refused():
     q = torch.zeros(2, 1, 3, 8)
     for change in ({"sample": 2}, {"sample": -1}, {"side": 65}, {"side": 0}, {"q_stride": 2}, {"window": -1}):

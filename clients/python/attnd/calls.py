@@ -237,6 +237,12 @@ def placements_of(seen: Seen) -> Optional[Sequence[Any]]:
     return getattr(seen.q if isinstance(seen, Queries) else seen.weights, "placements", None)
 
 
+def map_weights(seen: Seen) -> int:
+    """The weights of the maps of all heads of a sample."""
+    keys = seen.k.shape[2] if isinstance(seen, Queries) else seen.weights.shape[3]
+    return heads_of(seen) * queries_of(seen)[1] * int(keys)
+
+
 def queries_of(seen: Seen) -> Tuple[int, int]:
     """(samples, queries)."""
     whole = _broadcast(seen).q if isinstance(seen, Queries) else seen.weights

@@ -38,8 +38,8 @@ from . import torch_state, wire
 from .accelerator import Accelerator, computes
 from .address import NOBODY, AddressError
 from .arguments import check_flags, check_options, check_patterns, tell_unmatched
-from .calls import (Context, Cut, Part, Queries, Seen, Share, Weights, beyond_device, heads_of, logits_of, parts,
-                    placements_of, present_of, queries_of, tells_padding)
+from .calls import (Context, Cut, Part, Queries, Seen, Share, Weights, beyond_device, heads_of, logits_of,
+                    map_weights, parts, placements_of, present_of, queries_of, tells_padding)
 from .cost import Cost, percent
 from .gradients import Gradients
 from .head_maps import Turns
@@ -648,7 +648,7 @@ class Watch:
         else:
             computer = self._accelerator
         side = self.publisher.maps_side
-        if side and not self._maps.take(path, self._epoch, self._step, self.publisher.maps_every):
+        if side and not self._maps.take(path, self._epoch, self._step, self.publisher.maps_every, map_weights(seen)):
             side = 0
         return Origin(self._epoch, self._step, self.publisher.rank, self.publisher.buckets, side, computer, cross)
 

@@ -10,6 +10,7 @@ import numpy as np
 from . import wire
 
 SIDE_MAX = 64  # cells
+WEIGHTS_MAX = 1 << 34  # of all maps that are made at one step: of 8 layers of 32 heads, 8192 queries and keys
 
 
 class HeadMaps(NamedTuple):
@@ -77,20 +78,29 @@ def cells(queries: int, keys: int, side: int) -> Tuple[int, int]:
 
 
 class Turns:
-    """Which captures make maps: those of one step, each layer once, so that they belong together; and then none for as
-    long as attnd says. Any thread, one at a time."""
+    """Which captures make maps: in each round every layer once, all at one step if that is not too much, so that they
+    belong together; and then none for as long as attnd says. Any thread, one at a time."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._step: Optional[Tuple[int, int]] = None
         self._begun = 0.0
         self._made: Set[Any] = set()
+        self._weights = 0  # of this step's maps
+        self._waits = False  # a layer, for the next step
 
-    def take(self, layer: Any, epoch: int, step: int, every: float) -> bool:
-        """Whether it is the turn of this capture, at most one every so many seconds; it is taken then."""
-        if (epoch, step) != self._step and (self._step is None or self._clock() - self._begun >= every):
-            self._step, self._begun, self._made = (epoch, step), self._clock(), set()
-        if (epoch, step) != self._step or layer in self._made:
+    def take(self, layer: Any, epoch: int, step: int, every: float, weights: int) -> bool:
+        """Whether it is the turn of this capture, of maps that have so many weights before they are pooled; it is taken
+        then. A round begins at least so many seconds after the last one."""
+        if (epoch, step) != self._step:
+            if self._step is None or (not self._waits and self._clock() - self._begun >= every):
+                self._begun, self._made = self._clock(), set()
+            self._step, self._weights, self._waits = (epoch, step), 0, False
+        if layer in self._made:
             return False
+        if self._weights and self._weights + weights > WEIGHTS_MAX:
+            self._waits = True
+            return False
+        self._weights += weights
         self._made.add(layer)
         return True
