@@ -79,12 +79,12 @@ def entropies(summaries):
     return np.array(list(by_layer.values())).T
 
 
-def watch(*trainings, tier="qk"):
-    """Runs trainings (job, lr, steps) side by side; returns them with their alerts and summaries."""
+def watch(*trainings, settings=()):
+    """Runs trainings (job, lr, steps, tier) side by side; returns them with their alerts and summaries."""
     attnd = Attnd("window.unit=step", f"window.length={WINDOW}", f"window.every={WINDOW}", "window.timeout=1h",
-                  "limits.idle=24h", "ingest.budget=4GiB")
+                  "limits.idle=24h", "ingest.budget=4GiB", *settings)
     reader = Reader(attnd, "alert/", "summary/")
-    running = [Training(attnd, *training, tier=tier) for training in trainings]
+    running = [Training(attnd, *training) for training in trainings]
     for training in running:
         training.finish()
     found = collect(reader, attnd, [training.job for training in running])
@@ -113,9 +113,30 @@ def test_a_collapse_is_told_before_the_loss_tells_it_and_a_sane_run_is_silent(ca
     assert heard < departed, "in time for whoever trains"
 
 
-def test_weights_tell_it_as_well_as_queries_and_keys():
-    (_, alerts, _), = watch(("bad", BAD_LR, 40), tier="attention")
-    assert first_firing(alerts, "entropy_falls") < SMOOTHED_OVER - 1, "before there are losses enough to smooth"
+def told(alerts):
+    """{(rule, what became of it, layer, head, last step of the window, since which step)}"""
+    return {(alert["rule"], alert["state"], alert["layer"], alert["head"], alert["step"], alert["since"]["step"])
+            for alert in alerts}
+
+
+def heads_in_trouble(summaries):
+    """{(layer, last step of the window, head, rule, state, since which step)}"""
+    return {(summary["layer"], summary["step"], head["head"], head["rule"], head["state"], head["since"]["step"])
+            for summary in summaries for head in summary["trouble"]["heads"]}
+
+
+def test_weights_and_states_tell_it_as_queries_and_keys_do_at_the_same_windows():
+    tiers = ("qk", "attention", "state")
+    (qk, *by_qk), (weights, *by_weights), (state, *by_state) = watch(
+        *((tier, BAD_LR, 40, tier) for tier in tiers), settings=["metrics.spectrum=false"])  # states have no ranks of maps
+    assert (qk.losses == weights.losses).all() and (qk.losses == state.losses).all(), "the same training"
+    assert first_firing(by_weights[0], "entropy_falls") < SMOOTHED_OVER - 1, "before there are losses enough to smooth"
+    assert told(by_state[0]) == told(by_qk[0]) and heads_in_trouble(by_state[1]) == heads_in_trouble(by_qk[1]) != set()
+    rules = {alert["rule"] for alert in by_weights[0]}
+    assert rules == {"entropy_falls", "entropy_collapse"}, "weights tell nothing of logits"
+    assert told(by_weights[0]) == {one for one in told(by_state[0]) if one[0] in rules}
+    of_weights = {one for one in heads_in_trouble(by_state[1]) if one[3] in rules}  # most troubled otherwise: by logits
+    assert set() != of_weights <= heads_in_trouble(by_weights[1])
 
 
 def test_every_head_that_collapsed_ranks_above_every_head_of_the_healthy_run(capsys):
