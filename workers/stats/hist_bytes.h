@@ -139,41 +139,6 @@ static inline uint32_t hist_saturating_sum(uint32_t a, uint32_t b)
     return sum | (0u - (sum < a));
 }
 
-/* `width` is a constant where this is inlined. Bits of `used` do not decide where the code goes:
- * nobody could guess them. */
-static inline void hist_block_add_width(uint32_t *count, const struct hist_block *block,
-                                        uint32_t width)
-{
-    uint32_t next[HIST_BLOCK];
-    if (block->used == HIST_BLOCK_FULL) {
-        for (uint32_t i = 0; i < HIST_BLOCK; i++) {
-            next[i] = hist_block_count(block->counts + i * width, width);
-        }
-    } else {
-        uint32_t at = 0;
-        for (uint32_t i = 0; i < HIST_BLOCK; i++) {
-            uint32_t mask = 0u - (block->used >> i & 1);
-            next[i] = mask & hist_block_count(block->counts + (at & mask), width);
-            at += mask & width;
-        }
-    }
-    for (uint32_t i = 0; i < HIST_BLOCK; i++) {
-        count[i] = hist_saturating_sum(count[i], next[i]);
-    }
-}
-
-/* Adds its counts to count[HIST_BLOCK]. */
-static inline void hist_block_add(uint32_t *count, const struct hist_block *block)
-{
-    if (block->width == 1) {
-        hist_block_add_width(count, block, 1);
-    } else if (block->width == 2) {
-        hist_block_add_width(count, block, 2);
-    } else {
-        hist_block_add_width(count, block, block->width);
-    }
-}
-
 /* Writes the block of these counts, of which those not in `used` are 0; returns its end, and writes
  * up to 4 bytes past it. */
 static inline uint8_t *hist_block_put(uint8_t *to, uint32_t skipped, uint32_t used,

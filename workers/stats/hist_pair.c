@@ -5,6 +5,35 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Adds a block's counts. `width` is a constant where this is inlined. Bits of `used` do not decide
+ * where the code goes: nobody could guess them. */
+static inline void pair_add_width(uint32_t *count, const struct hist_block *block, uint32_t width)
+{
+    uint32_t next[HIST_BLOCK], at = 0;
+    for (uint32_t i = 0; i < HIST_BLOCK && block->used == HIST_BLOCK_FULL; i++) {
+        next[i] = hist_block_count(block->counts + i * width, width);
+    }
+    for (uint32_t i = 0; i < HIST_BLOCK && block->used != HIST_BLOCK_FULL; i++) {
+        uint32_t mask = 0u - (block->used >> i & 1);
+        next[i] = mask & hist_block_count(block->counts + (at & mask), width);
+        at += mask & width;
+    }
+    for (uint32_t i = 0; i < HIST_BLOCK; i++) {
+        count[i] = hist_saturating_sum(count[i], next[i]);
+    }
+}
+
+static inline void pair_add_block(uint32_t *count, const struct hist_block *block)
+{
+    if (block->width == 1) {
+        pair_add_width(count, block, 1);
+    } else if (block->width == 2) {
+        pair_add_width(count, block, 2);
+    } else {
+        pair_add_width(count, block, block->width);
+    }
+}
+
 /* Writing key by key, ascending */
 
 struct hist_pair_writer {
@@ -70,7 +99,7 @@ static struct hist_span pair_halve(struct hist_span span, uint32_t halvings, uin
     for (struct hist_block block = {0}; at < end; at = hist_block_end(&block), block.index++) {
         uint32_t count[HIST_BLOCK] = {0};
         hist_block_read(at, &block);
-        hist_block_add(count, &block);
+        pair_add_block(count, &block);
         for (uint32_t used = block.used; used != 0; used &= used - 1) {
             uint32_t i = (uint32_t)__builtin_ctz(used);
             int32_t key = (int32_t)(block.index * HIST_BLOCK + i) - halving.zero_from;
@@ -185,8 +214,8 @@ static inline uint8_t *pair_add(uint8_t *to, const struct hist_block *a, const s
                                 uint32_t skipped)
 {
     uint32_t count[HIST_BLOCK] = {0};
-    hist_block_add(count, a);
-    hist_block_add(count, b);
+    pair_add_block(count, a);
+    pair_add_block(count, b);
     return hist_block_put(to, skipped, a->used | b->used, count);
 }
 

@@ -108,6 +108,28 @@ static void hist_sum_move(struct hist_sum *sum, uint32_t from, uint32_t to)
     sum->resolutions |= 1u << to;
 }
 
+/* Adds a block's counts; returns what follows them. `width` is a constant where this is inlined. */
+static inline const uint8_t *hist_sum_add_block(uint32_t *count, const struct hist_block *block,
+                                                uint32_t width)
+{
+    const uint8_t *at = block->counts;
+    if (block->used != HIST_BLOCK_FULL) {
+        for (uint32_t used = block->used; used != 0; used &= used - 1, at += width) {
+            uint32_t *next = &count[__builtin_ctz(used)];
+            *next = hist_saturating_sum(*next, hist_block_count(at, width));
+        }
+        return at;
+    }
+    uint32_t next[HIST_BLOCK]; /* first all loads, so that the compiler takes 8 at once */
+    for (uint32_t i = 0; i < HIST_BLOCK; i++) {
+        next[i] = hist_block_count(at + i * width, width);
+    }
+    for (uint32_t i = 0; i < HIST_BLOCK; i++) {
+        count[i] = hist_saturating_sum(count[i], next[i]);
+    }
+    return at + HIST_BLOCK * width;
+}
+
 void hist_sum_add_bytes(struct hist_sum *sum, const uint8_t *bytes, size_t size)
 {
     const uint8_t *at = bytes + 1, *end = bytes + size;
@@ -117,8 +139,9 @@ void hist_sum_add_bytes(struct hist_sum *sum, const uint8_t *bytes, size_t size)
         hist_block_read(at, &block);
         uint32_t *count = counter + block.index * HIST_BLOCK;
         touch(sum, halvings, block.index);
-        hist_block_add(count, &block);
-        at = hist_block_end(&block);
+        at = block.width == 1   ? hist_sum_add_block(count, &block, 1)
+             : block.width == 2 ? hist_sum_add_block(count, &block, 2)
+                                : hist_sum_add_block(count, &block, block.width);
     }
 }
 
