@@ -22,7 +22,7 @@ static const char usage[] =
     "where clients look for it.\n"
     "\n"
     "  --address ADDRESS      listen in this directory, or at tcp://host:port and the three ports\n"
-    "                         above it (with --set insecure=true); default: $ATTND_ADDRESS, else\n"
+    "                         above it (with keys); default: $ATTND_ADDRESS, else\n"
     "                         $XDG_RUNTIME_DIR/attnd, else /tmp/attnd-UID\n"
     "  --config FILE          read settings from a YAML file; SIGHUP reads its plans again\n"
     "  --set SECTION.KEY=VALUE  change one setting; wins over the file\n"

@@ -108,6 +108,29 @@ int key_read(const char *path, char ret_secret[KEY_LENGTH + 1], char reterr[KEY_
     return why ? key_fail(reterr, path, why) : 0;
 }
 
+int key_write(const char *path, const char *public_key, const char *secret,
+              char reterr[KEY_REASON_MAX])
+{
+    char text[FILE_MAX];
+    int size = snprintf(text, sizeof text, "# A secret key of attnd. Its public key is\n# %s\n%s\n",
+                        public_key, secret);
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, S_IRUSR | S_IWUSR);
+    if (fd < 0) {
+        return key_fail(reterr, path,
+                        errno == EEXIST ? "is there already; keys are not replaced"
+                                        : strerror(errno));
+    }
+    bool written = write(fd, text, (size_t)size) == size && fsync(fd) == 0;
+    int error = errno;
+    written = close(fd) == 0 && written;
+    explicit_bzero(text, sizeof text);
+    if (!written) {
+        unlink(path);
+        return key_fail(reterr, path, strerror(error));
+    }
+    return 0;
+}
+
 int key_find(struct key_client *ret_keys, char reterr[KEY_REASON_MAX])
 {
     const char *own = getenv("ATTND_KEY"), *server = getenv("ATTND_SERVER_KEY");

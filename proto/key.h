@@ -22,6 +22,11 @@ bool key_is_text(const char *text, size_t length);
  * with a sentence that begins with the path. */
 int key_read(const char *path, char ret_secret[KEY_LENGTH + 1], char reterr[KEY_REASON_MAX]);
 
+/* Writes a new file (mode 0600) with a secret key, and its public key as a comment. One that is
+ * there already is left alone. Returns 0, or -1 with a sentence that begins with the path. */
+int key_write(const char *path, const char *public_key, const char *secret,
+              char reterr[KEY_REASON_MAX]);
+
 /* The keys of a client: its own secret one, and attnd's public one; both "" = none. */
 struct key_client {
     char secret[KEY_LENGTH + 1], server[KEY_LENGTH + 1];

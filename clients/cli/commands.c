@@ -160,6 +160,12 @@ const struct command commands[] = {
      .examples = {"attnctl bridge tensorboard runs",
                   "attnctl bridge wandb --project attention --job gpt-small",
                   "attnctl bridge jsonl --until-end > gpt-small.jsonl"}},
+    {.name = "key", .arguments = "new FILE | show FILE", .words = "new|show FILE", .group = COMMANDS_MORE,
+     .run = cmd_key, .words_min = 2, .words_max = 2, .offline = true,
+     .help = "make a key for TCP, or print its public half",
+     .text = "The file is the secret; attnd has it as keys.server, a client as ATTND_KEY. The public "
+         "half of a client's goes into keys.access, that of attnd's into ATTND_SERVER_KEY.",
+     .examples = {"attnctl key new trainer.key", "attnctl key show server.key"}},
     {.name = "help", .arguments = "[COMMAND]", .words = "COMMAND", .group = COMMANDS_MORE,
      .run = cmd_help, .words_max = 1, .offline = true,
      .help = "list the commands, or explain one",

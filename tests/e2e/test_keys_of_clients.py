@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import zmq
 from harness import PATIENCE_S, Attnd, free_ports, wait_until
 from keyed import Keyed, Pair
 
@@ -91,6 +92,19 @@ def test_keys_where_nobody_asks_for_them_are_said(monkeypatch):
     with pytest.raises(ConnectionError, match=sentence), client.Control(control) as asker:
         asker.ping()
     attnd.close()
+
+
+def test_attnctl_makes_keys(tmp_path):
+    path = tmp_path / "new.key"
+    made = attnctl("key", "new", path)
+    assert (made.returncode, made.stderr) == (0, "") and path.stat().st_mode & 0o777 == 0o600
+    assert attnctl("key", "show", path).stdout == made.stdout and len(made.stdout) == 41
+    assert zmq.curve_public(path.read_bytes().splitlines()[-1]) == made.stdout.strip().encode()
+    again = attnctl("key", "new", path)
+    assert (again.returncode, again.stderr) == (2, f"attnctl: {path}: is there already; keys are not replaced\n")
+    path.chmod(0o604)
+    assert attnctl("key", "show", path).returncode == 2
+    assert attnctl("key", "burn", path).stderr == "attnctl: key 'burn': no such thing to do (valid: new, show)\n"
 
 
 def publish(publisher):

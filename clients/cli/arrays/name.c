@@ -61,11 +61,6 @@ static bool take_either(const char **name, const char *first, const char *second
     return *ret_which == 0 || name_take(name, second);
 }
 
-static bool is_projection(enum tensor_role role)
-{
-    return role >= TENSOR_WQ && role <= TENSOR_WO;
-}
-
 static bool parse_role(const char *word, enum tensor_role *ret_role)
 {
     if (strcmp(word, NAME_PADDING_MASK) == 0) {
@@ -105,7 +100,7 @@ static bool place_full(const char *name, struct place *place)
 static bool place_projection(const char *name, struct place *place)
 {
     return name_take(&name, "weights.") && take_layer(&name, &place->id.layer) &&
-           take_role(name, &place->role) && is_projection(place->role);
+           take_role(name, &place->role) && place->role >= TENSOR_WQ && place->role <= TENSOR_WO;
 }
 
 /* A tuple of Hugging Face's, or of numpy's. */

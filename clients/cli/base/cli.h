@@ -127,6 +127,7 @@ int cmd_export(struct cli *cli);
 int cmd_runs(struct cli *cli);
 int cmd_roles(struct cli *cli);
 int cmd_plan(struct cli *cli);
+int cmd_key(struct cli *cli);
 int cmd_record(struct cli *cli);
 int cmd_replay(struct cli *cli);
 int cmd_check(struct cli *cli);

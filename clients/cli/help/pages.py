@@ -16,6 +16,8 @@ ESCAPES = str.maketrans({"\\": "\\e", "-": "\\-", "'": "\\(aq", "`": "\\(ga", "^
 
 # The pages say what no --help says in full, or at all.
 ENVIRONMENT = (
+    ("ATTND_KEY", "The file of this client's secret key, or that key, for an attnd on TCP that asks for keys."),
+    ("ATTND_SERVER_KEY", "The public key of that attnd."),
     ("ATTND_ADDRESS", "Which attnd, unless --address or --endpoint says so: a directory of its sockets, or tcp://host:port. "
      "Without it, the first that answers in $XDG_RUNTIME_DIR/attnd, /run/user/UID/attnd, /tmp/attnd-UID or /run/attnd, which "
      "is the service's: it lets in members of group attnd. A directory that others can write to is passed over. All clients "

@@ -191,19 +191,15 @@ static bool is_alike(const struct header *header, const struct source_layer *lay
 }
 
 /* A file that is written again meanwhile may have another message at the same place. */
-static bool is_piece(const struct header *header, const struct recorded_layer *layer,
-                     const struct recorded_piece *piece)
-{
-    return place_compare(header->layer, layer->layer.id) == 0 && is_alike(header, &layer->layer) &&
-           header->head_offset == piece->first_head && header->heads == piece->heads;
-}
-
 static int recorded_load_piece(struct recording *recording, const struct recorded_layer *layer,
                                const struct recorded_piece *piece, char *reterr)
 {
     int code = recorded_load(recording, piece->at, reterr);
-    bool other = code == CLI_OK && !is_piece(&recording->header, layer, piece);
-    return other ? source_fail(reterr, CLI_USAGE, CHANGED) : code;
+    const struct header *header = &recording->header;
+    bool same = place_compare(header->layer, layer->layer.id) == 0 &&
+                is_alike(header, &layer->layer) && header->head_offset == piece->first_head &&
+                header->heads == piece->heads;
+    return code == CLI_OK && !same ? source_fail(reterr, CLI_USAGE, CHANGED) : code;
 }
 
 static int recording_trim(struct source *source, size_t layer, uint32_t sample, char *reterr)

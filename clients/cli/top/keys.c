@@ -152,14 +152,6 @@ static void back(struct model *model)
     }
 }
 
-static void keys_show_jobs(struct model *model)
-{
-    model->ui.page = PAGE_JOBS;
-    model->ui.stays = true;
-    const struct job_entry *entry = model_find_job(model);
-    model->ui.jobs.at = entry ? (uint32_t)(entry - model->jobs) : model->ui.jobs.at;
-}
-
 static void show_picker(struct model *model, enum overlay overlay)
 {
     uint32_t first = overlay == OVERLAY_SORT ? KEYS_SORTS : 0;
@@ -176,6 +168,7 @@ static void show_picker(struct model *model, enum overlay overlay)
 
 static void press_anywhere(struct model *model, int key)
 {
+    const struct job_entry *entry;
     switch (key) {
     case 'q':
         model->ui.quit = true;
@@ -188,7 +181,10 @@ static void press_anywhere(struct model *model, int key)
         model->ui.paused = !model->ui.paused;
         break;
     case 'J':
-        keys_show_jobs(model);
+        model->ui.page = PAGE_JOBS;
+        model->ui.stays = true;
+        entry = model_find_job(model);
+        model->ui.jobs.at = entry ? (uint32_t)(entry - model->jobs) : model->ui.jobs.at;
         break;
     case KEY_OF_ENTER:
     case KEY_OF_RIGHT:

@@ -76,12 +76,6 @@ static void give_back_and_die(int number)
 
 /* Colours */
 
-static bool wants_color(void)
-{
-    const char *refused = getenv("NO_COLOR");
-    return !(refused && *refused) && has_colors();
-}
-
 static bool has_pairs;
 
 static attr_t look_of(const struct cell *cell)
@@ -160,7 +154,9 @@ int terminal_open(char *reterr)
     nodelay(stdscr, TRUE);
     set_escdelay(ESCAPE_MS);
     curs_set(0);
-    has_pairs = wants_color() && start_color() == OK && use_default_colors() == OK;
+    const char *refused = getenv("NO_COLOR");
+    has_pairs =
+        !(refused && *refused) && has_colors() && start_color() == OK && use_default_colors() == OK;
     if (has_pairs) {
         /* Each style has a pair, and one more for the chosen row where there are colours enough. */
         /* From blue over green to yellow: legible on dark and on light, and by those who see no
@@ -246,11 +242,6 @@ void terminal_measure(int *ret_width, int *ret_height)
     clearok(curscr, TRUE);
 }
 
-static bool look_alike(const struct cell *a, const struct cell *b)
-{
-    return a->style == b->style && a->chosen == b->chosen;
-}
-
 /* Cells that look alike go out together. */
 static int terminal_show_run(const struct screen *screen, int row, int column)
 {
@@ -258,7 +249,9 @@ static int terminal_show_run(const struct screen *screen, int row, int column)
     char text[512];
     size_t used = 0;
     int end = column;
-    for (; end < screen->width && look_alike(&cells[end], &cells[column]); end++) {
+    for (; end < screen->width && cells[end].style == cells[column].style &&
+           cells[end].chosen == cells[column].chosen;
+         end++) {
         size_t length = strlen(cells[end].text);
         if (used + length + 1 > sizeof text) {
             break;

@@ -49,11 +49,6 @@ void view_shift(double shift, char ret_text[VIEW_NUMBER_MAX])
     }
 }
 
-static enum style view_shift_style(double shift)
-{
-    return fabs(shift) >= SHIFT_MARKED ? STYLE_WARNING : STYLE_PLAIN;
-}
-
 const char *view_mark(enum severity severity)
 {
     static const char *const marks[] = {"", "i", "!", "!!"};
@@ -127,7 +122,8 @@ void view_cell_shift(struct view_frame *frame, int row, const struct column *col
 {
     char text[VIEW_NUMBER_MAX];
     view_shift(shift, text);
-    view_cell(frame, row, column, view_shift_style(shift), "%s", text);
+    view_cell(frame, row, column, fabs(shift) >= SHIFT_MARKED ? STYLE_WARNING : STYLE_PLAIN, "%s",
+              text);
 }
 
 void view_cell_trend(struct view_frame *frame, int row, const struct column *column,

@@ -19,7 +19,9 @@
  * ("/run/user/1000/attnd"), or "tcp://host:5570", from which the other ports follow. Without one
  * (NULL or "") it is $ATTND_ADDRESS; without that the first of $XDG_RUNTIME_DIR/attnd,
  * /run/user/UID/attnd, /tmp/attnd-UID and /run/attnd in which a daemon answers and nobody else can
- * write. It is looked for about once a second, and again after its connection has ended. */
+ * write. It is looked for about once a second, and again after its connection has ended. To a
+ * daemon on TCP that asks for keys one comes with $ATTND_KEY, a file, and $ATTND_SERVER_KEY, read
+ * when an object is made; attn_check_address says when they are wrong. */
 #ifndef ATTN_ATTN_H
 #define ATTN_ATTN_H
 
@@ -61,8 +63,8 @@ ATTN_API const char *attn_version(void);
  * port of attnd, to its page, or to something else altogether just stays silent. Waits for answers:
  * some seconds at most, and for the look-up of a host's name. Writes a sentence that says what to
  * do, cut to size - 1 bytes and a NUL; "" with 0. Returns 0 when attnd is there, ATTN_E_ARGUMENT
- * when it is no address, ATTN_E_TRANSPORT when somebody else is there, ATTN_E_TIMEOUT when nobody
- * is. */
+ * when it is no address, or the keys of the environment are none, ATTN_E_TRANSPORT when somebody
+ * else is there or the keys are not let in, ATTN_E_TIMEOUT when nobody is. */
 ATTN_API int attn_check_address(const char *address, char *ret_sentence, size_t size);
 
 /* ---- which attention of the model ---- */
