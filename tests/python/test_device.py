@@ -150,7 +150,7 @@ def test_a_state_that_is_told_no_time_is_of_now():
 
 def test_auto_is_the_reference_on_the_cpu_and_triton_says_why_it_cannot():
     q = torch.zeros(1, 1, 4, 16)
-    assert torch.isfinite(attnd.device.row_statistics(q, q)["tail_mass"]).all()  # the kernel has none
+    assert torch.isfinite(attnd.device.row_statistics(q, q)["tail_mass"]).all()
     with pytest.raises(ValueError, match="backend = 'triton': (the package triton|tensors on the CPU)"):
         attnd.device.row_statistics(q, q, backend="triton")
     with pytest.raises(ValueError, match="f64 is not computed"):

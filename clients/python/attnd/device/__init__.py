@@ -46,8 +46,8 @@ def row_statistics(q: torch.Tensor, k: torch.Tensor, *, scale: Optional[float] =
                   -9000 hides its key, as everywhere in this client
     softcap       c > 0: logits S become c tanh(S / c), before the bias
     sinks         [H] learned logits that take part in each row's softmax and in nothing else
-    backend       "reference" is chunked PyTorch, for any device; "triton" one pass of a kernel, in f32, for a head
-                  dimension of at most 256, on a GPU or, with TRITON_INTERPRET=1, on the CPU. It leaves tail_mass out.
+    backend       "reference" is chunked PyTorch, for any device; "triton" is a kernel, in f32, for a head dimension of at
+                  most 256, on a GPU or, with TRITON_INTERPRET=1, on the CPU.
                   "auto" is triton where a GPU's driver is and the kernel can, else the reference
     documents     [B, Tk] integers; a query sees keys of its own document. Self-attention only
     cross         keys belong to another sequence: there is no diagonal, previous_token or next_token
@@ -99,9 +99,9 @@ def layer_state(q: torch.Tensor, k: torch.Tensor, *, backend: str = "auto", epoc
     lse, max_logit  of another kernel: the state has what lse_statistics() gives, and no backend computes anything
 
     The rest as for row_statistics. Rows become moments and histograms where they are, and only these are brought to
-    the host, which waits for them. By the reference there are also the numbers of a message that follow from weights and
-    logits: mean, min, max, std, variance, locality, max_abs_logit, mean_logit, std_logit (of the logits with their bias),
-    qk_cosine, qk_cosine_max, q_norm, k_norm, and of all heads and rows of a layer importance.
+    the host, which waits for them. With them go the numbers of a message that follow from weights and logits: mean, min,
+    max, std, variance, locality, max_abs_logit, mean_logit, std_logit (of the logits with their bias), qk_cosine,
+    qk_cosine_max, q_norm, k_norm, and of all heads and rows of a layer importance.
     ValueError as for row_statistics, and for positions out of range.
     """
     if max_logit is not None and lse is None:
@@ -109,18 +109,12 @@ def layer_state(q: torch.Tensor, k: torch.Tensor, *, backend: str = "auto", epoc
     problem = Problem(q, k, **asked)
     compute = _rows_of(backend, problem)
     valid = state.valid_rows(problem)
-    entries = None
-    if lse is not None:
-        rows = foreign.rows(problem, lse, max_logit)
-    elif compute is reference.rows:
-        entries = Entries(problem, heads in (None, problem.heads) and problem.q_stride == 1, valid)
-        rows = reference.rows(problem, entries)
-    else:
-        rows = compute(problem)
+    entries = Entries(problem, heads in (None, problem.heads) and problem.q_stride == 1, valid)
+    rows = compute(problem, entries) if lse is None else foreign.rows(problem, lse, max_logit)
     always = "entropy" if lse is None else "local_mass"
     sound = torch.isfinite(rows[always])
     invalid = (valid & ~sound).sum(2)
-    values = {} if entries is None else entries.values(problem, rows, invalid)
+    values = entries.values(problem, rows, invalid) if lse is None else {}
     known = {name: one for name, one in values.items() if torch.isfinite(one).any()}
     reduced = {name: state.reduce_rows(values) for name, values in rows.items()}
     made = LayerState(problem.heads if heads is None else heads, buckets)

@@ -7,12 +7,13 @@ from typing import Dict, Optional, Tuple
 
 import torch
 
+from .entries import Entries, Logits, from_powers, inverse, norms, scaled
 from .problem import Problem
 from .sums import ROW_METRICS, Place, Sums, finish, visible_keys
 
 WIDTH_MAX = 256
-_SUMS = 13  # numbers that the kernel leaves of a row
-_SLICE_ROWS = 1 << 17  # rows whose sums are held at once: 6.5 MiB, and what finishing them takes
+_SUMS, _SUMS_WITH_ENTRIES = 13, 26  # numbers that the kernel leaves of a row
+_SLICE_ROWS = 1 << 16  # rows whose sums are held at once: 7 MiB, and what finishing them takes
 _SLICE_HEADS = 65535  # of a slice: the most blocks that CUDA has along the second axis of a grid
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -42,16 +43,25 @@ def unable(problem: Problem) -> Optional[str]:
 
 
 @torch.no_grad()
-def rows(problem: Problem) -> Dict[str, torch.Tensor]:
-    """The row metrics, name to f32 [B, H, Tq]; tail_mass is none of them."""
+def rows(problem: Problem, entries: Optional[Entries] = None) -> Dict[str, torch.Tensor]:
+    """The row metrics, name to f32 [B, H, Tq]; adds to `entries`."""
     p = problem
     flat = (p.batch * p.heads, p.queries)
     found: Dict[str, torch.Tensor] = {}
     heads = min(_SLICE_HEADS, max(1, _SLICE_ROWS // p.queries))
+    lengths_of = None if entries is None else (inverse(norms(p.q)).flatten(0, 1), inverse(norms(p.k)))
     for begin in range(0, flat[0], heads):
         some = slice(begin, min(begin + heads, flat[0]))
-        place, sums = _sums(p, some)
+        place, sums, left = _sums(p, some, None if lengths_of is None else lengths_of[1])
         sinks = None if p.sinks is None else p.sinks.repeat(p.batch)[some, None]
+        if entries is not None and lengths_of is not None:
+            row = scaled(sums, sinks)
+            finite, total, squares, lowest, cosines, cosine_count, cosine_max = left[:7]
+            of_q = lengths_of[0][some]
+            logits = Logits(finite, total, squares, lowest, cosines * of_q, torch.where(of_q > 0, cosine_count, 0 * of_q),
+                            torch.where(of_q > 0, cosine_max * of_q, torch.full_like(of_q, -math.inf)))
+            powers = torch.cat([sums.total[None], left[7:]])
+            entries.add(p, flat[:1], (some,), slice(None), sums, row, from_powers(powers, row.unit), logits)
         for name, value in finish(sums, place, sinks, p.cross, p.local_window).items():
             if name not in found:
                 found[name] = torch.empty(flat, device=p.q.device)
@@ -60,8 +70,8 @@ def rows(problem: Problem) -> Dict[str, torch.Tensor]:
     return {name: found[name].view(whole) if name in found else p.nothing() for name in ROW_METRICS}
 
 
-def _sums(p: Problem, some: slice) -> Tuple[Place, Sums]:
-    """The sums of so many heads, counted over all samples: [heads, Tq] each."""
+def _sums(p: Problem, some: slice, inverse_k: Optional[torch.Tensor]) -> Tuple[Place, Sums, torch.Tensor]:
+    """The sums of so many heads, counted over all samples: [heads, Tq] each. With `inverse_k` those for entries, too."""
     from triton import knobs
 
     from . import kernel
@@ -73,28 +83,33 @@ def _sums(p: Problem, some: slice) -> Tuple[Place, Sums]:
         bias, kind = bias.view(torch.uint8), 2
     documents = p.q if p.documents is None else p.documents
     bias_strides = [0 if n == 1 else stride for n, stride in zip(bias.shape, bias.stride())]
-    out = torch.empty((_SUMS, some.stop - some.start, p.queries), device=device)
-    wide = p.q.dtype == torch.float32 or p.width > 128
-    rows_of_block, keys_of_block = (32, 32) if wide else (64, 64)
-    grid = (-(-p.queries // rows_of_block), some.stop - some.start)
-    kernel.row_sums[grid](
-        p.q, p.k, bias, documents, p.q if q_len is None else q_len, p.q if k_len is None else k_len, out, out.stride(0),
-        some.start, p.heads, p.group, p.queries, p.keys, p.width, p.scale, p.softcap, p.q_offset, p.q_stride, p.window,
-        p.local_window, *p.q.stride(), *p.k.stride(), *bias_strides, documents.stride(0), documents.stride(1),
-        CAUSAL=p.causal, WINDOW=p.window > 0, SOFTCAP=p.softcap > 0, BIAS=kind, DOCUMENTS=p.documents is not None,
-        Q_LEN=q_len is not None, K_LEN=k_len is not None, WIDEN=bool(knobs.runtime.interpret), ROWS=rows_of_block, KEYS=keys_of_block,
-        WIDTH=max(16, 1 << (p.width - 1).bit_length()))
+    shape = (some.stop - some.start, p.queries)
+    out = torch.empty((_SUMS if inverse_k is None else _SUMS_WITH_ENTRIES, *shape), device=device)
+    largest_8 = torch.empty((2, *shape), device=device)
+    wide = p.q.dtype == torch.float32 or p.width > 128 or p.bias is not None
+    block, warps = (32, 4) if wide else (64, 8)  # whose registers suffice on sm_90 (ptxas; not run yet)
+    grid = (-(-p.queries // block), some.stop - some.start)
+    tensors = (p.q, p.k, bias, documents, p.q if q_len is None else q_len, p.q if k_len is None else k_len)
+    numbers = (some.start, p.heads, p.group, p.queries, p.keys, p.width, p.scale, p.softcap, p.q_offset, p.q_stride, p.window)
+    strides = (*p.q.stride(), *p.k.stride(), *bias_strides, documents.stride(0), documents.stride(1))
+    how = {"CAUSAL": p.causal, "WINDOW": p.window > 0, "SOFTCAP": p.softcap > 0, "BIAS": kind,
+           "DOCUMENTS": p.documents is not None, "Q_LEN": q_len is not None, "K_LEN": k_len is not None,
+           "WIDEN": bool(knobs.runtime.interpret), "ROWS": block, "KEYS": block,
+           "WIDTH": max(16, 1 << (p.width - 1).bit_length()), "num_warps": warps}
+    kernel.row_sums[grid](*tensors, p.q if inverse_k is None else inverse_k, out, out.stride(0), *numbers, p.local_window,
+                          *strides, ENTRIES=inverse_k is not None, **how)
+    kernel.top_sums[grid](*tensors, largest_8, largest_8.stride(0), *numbers, *strides, **how)
 
     place = p.position(torch.arange(p.queries, device=device))[None]
     ends = torch.full((p.batch,), p.keys, device=device) if k_len is None else k_len.long()
     known = torch.full((p.batch,), p.position(p.queries), device=device) if q_len is None else p.position(q_len)
     ends, positions = (n.repeat_interleave(p.heads)[some, None] for n in (ends, torch.minimum(ends, known)))
     (largest, total, weighted, distance, local, previous, own, following, first, with_first, broken, count,
-     farthest) = out.unbind()
+     farthest) = out[:_SUMS].unbind()
     if kind == 0 and p.documents is None:
-        with_first, count, farthest = visible_keys(place.expand(out.shape[1:]), ends, p.causal, p.window)
+        with_first, count, farthest = visible_keys(place.expand(shape), ends, p.causal, p.window)
     previous, own, following = (torch.where(s > -math.inf, torch.exp(s - largest), torch.zeros_like(s))
                                 for s in (previous, own, following))
     largest = torch.where(broken > 0, torch.full_like(largest, math.nan), largest)
     return Place(place, positions), Sums(largest, total, weighted, distance, local, previous, own, following, first,
-                                         with_first > 0, count, farthest)
+                                         with_first > 0, count, farthest, *largest_8.unbind()), out[_SUMS:]
