@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch")
 
 from bridged import wait_until  # noqa: E402
 from harness import Attnd  # noqa: E402
+from session import TIERS, tier_options  # noqa: E402
 
 import attnd  # noqa: E402
 
@@ -51,19 +52,22 @@ def entropies(model, given, valid):
     return [[row[:, head][valid].mean().item() for head in range(row.shape[1])] for row in rows]
 
 
+@pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("with_decoder_mask", [True, False])
 @pytest.mark.parametrize("build", [bart, t5])
-def test_padding_queries_count_only_where_nothing_tells_of_them(build, with_decoder_mask):
+def test_padding_queries_count_only_where_nothing_tells_of_them(build, with_decoder_mask, tier, monkeypatch):
     torch.manual_seed(0)
     model, given = build(), batch(with_decoder_mask)
     daemon = Attnd("metrics.spectrum_budget=0")
-    with attnd.watch(model.train(), job="job", endpoint=daemon.endpoint("ingest"), every=1, samples=0, steps="manual") as w:
+    with attnd.watch(model.train(), job="job", endpoint=daemon.endpoint("ingest"), every=1, samples=0, steps="manual",
+                     **tier_options(tier, monkeypatch)) as w:
         model(**given).logits.sum().backward()
         w.step()
     with attnd.Control(daemon.endpoint("control")) as control:
         wait_until(lambda: len(control.summary("job", site="cross")) == 2, "both cross-attentions")
         found = sorted(control.summary("job", site="cross"), key=lambda one: one["layer"])
         maps = control.maps("job", stack="decoder", layer=0, site="cross")
+    assert {one["tier"] for one in found} <= ({"qk", "attention"} if tier == "raw" else {"state"})
     valid = torch.arange(max(TARGETS)) < torch.tensor(TARGETS)[:, None]
     if not with_decoder_mask:
         valid = torch.ones_like(valid)

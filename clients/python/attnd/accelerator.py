@@ -61,6 +61,7 @@ class OfQueries(NamedTuple):
     precision   what the kernel of the model gets
     mask        bool or added, four dimensions, each full or 1; None: `causal`, `window` and `documents` say all
     first, stride   of the queries: they are every so manyth, from this position on
+    present     bool [B, Tq]: which of them are no padding, beside what the mask says
     """
     q: torch.Tensor
     k: torch.Tensor
@@ -76,16 +77,18 @@ class OfQueries(NamedTuple):
     first: int
     stride: int
     cross: bool
+    present: Optional[torch.Tensor] = None
 
 
 class OfWeights(NamedTuple):
-    """Weights and logits [B, H, Tq, Tk]. `sink`: there is one more key, which is a learned sink."""
+    """Weights and logits [B, H, Tq, Tk]. `sink`: there is one more key, which is a learned sink; the rest as above."""
     weights: torch.Tensor
     logits: torch.Tensor
     sink: bool
     first: int
     stride: int
     cross: bool
+    present: Optional[torch.Tensor] = None
 
 
 Asked = Union[OfQueries, OfWeights]
@@ -128,8 +131,7 @@ class Accelerator:
     def launch(self, asked: Asked, buckets: int, step: int, side: int = 0) -> Callable[[], Optional[Arrived]]:
         """Launches the computation; what is returned waits for the numbers, None when they are not to be used. `side`: cells
         of the maps of the first sample, 0 for none. Raises without memory."""
-        read = [asked.weights, asked.logits] if isinstance(asked, OfWeights) else \
-            [one for one in (asked.q, asked.k, asked.mask, asked.documents) if one is not None]
+        read = [one for one in asked if isinstance(one, torch.Tensor)]
         if self._careful or any(one.is_inference() for one in read):
             copies = {id(one): one.clone() for one in read}
             changed: Any = {name: copies[id(one)] for name, one in asked._asdict().items() if id(one) in copies}
@@ -165,8 +167,7 @@ class Accelerator:
     def _queries(self, asked: OfQueries, buckets: int, checked: bool, side: int = 0) -> "_Computed":
         batch, heads, queries, _ = asked.q.shape
         keys = asked.k.shape[2]
-        meaning = None if asked.mask is None else known(
-            _allowed(asked, asked.mask), queries, keys, asked.first, asked.stride, asked.cross, asked.q.device)
+        meaning = _meaning(asked)
         names: Tuple[str, ...] = ()
         backend: Optional[str] = None
         parts: List[Dict[str, torch.Tensor]] = []
@@ -258,21 +259,43 @@ def _problem(asked: OfQueries, some: slice) -> Problem:
                    asked.cross, q_stride=asked.stride)
 
 
-def _allowed(asked: OfQueries, mask: torch.Tensor) -> Allowed:
+def _meaning(asked: OfQueries) -> Optional[Known]:
+    """The meaning of mask and padding; None: there is neither."""
+    queries, keys, device = asked.q.shape[2], asked.k.shape[2], asked.q.device
+    if asked.mask is None and asked.present is None:
+        return None
+    if asked.mask is None:
+        found = Known(torch.ones(1, queries, dtype=torch.bool, device=device),
+                      torch.full((1,), min(keys, asked.first + queries * asked.stride), device=device),
+                      torch.full((), asked.causal, device=device))
+    else:
+        found = known(_allowed(asked.mask, keys, asked.causal, asked.window, asked.first, asked.stride), queries, keys,
+                      asked.first, asked.stride, asked.cross, device)
+    return found if asked.present is None else found._replace(valid=found.valid & asked.present)
+
+
+def _allowed(mask: torch.Tensor, keys: int, causal: bool, window: int, first: int = 0, stride: int = 1) -> Allowed:
     """The keys that a mask and the words beside it leave to some queries; to some head, where heads differ."""
-    keys = asked.k.shape[2]
     j = torch.arange(keys, device=mask.device)
 
     def allowed(some: slice) -> torch.Tensor:
         part = mask[:, :, some] if mask.shape[2] > 1 else mask
         seen = part if part.dtype == torch.bool else ~(part <= IGNORED_AT)
-        p = asked.first + torch.arange(some.start, some.stop, device=mask.device)[:, None] * asked.stride
+        p = first + torch.arange(some.start, some.stop, device=mask.device)[:, None] * stride
         seen = seen.any(1).expand(-1, some.stop - some.start, keys)
-        if asked.causal:
+        if causal:
             seen = seen & (j <= p)
-        return seen & (j > p - asked.window) if asked.window else seen
+        return seen & (j > p - window) if window else seen
 
     return allowed
+
+
+@torch.no_grad()
+def valid_of(mask: torch.Tensor, causal: bool, window: int) -> torch.Tensor:
+    """Which queries of self-attention are no padding, bool [B or 1, T], by a mask [B or 1, H or 1, T, T]: on its device and
+    in the training's stream, which waits for nothing."""
+    queries = mask.shape[2]
+    return known(_allowed(mask, queries, causal, window), queries, queries, 0, 1, False, mask.device).valid
 
 
 def _left(rows: Dict[str, torch.Tensor], problem: Problem,
@@ -334,6 +357,8 @@ def _weights(asked: OfWeights, buckets: int, side: int = 0) -> _Computed:
     step = max(1, _ENTRIES // (batch * heads * keys))
     mask = torch.cat([~(logits[:, :, begin:begin + step] <= IGNORED_AT).all(1) for begin in range(0, queries, step)], 1)
     meaning = known(lambda some: mask[:, some], queries, keys, asked.first, asked.stride, asked.cross, device)
+    if asked.present is not None:
+        meaning = meaning._replace(valid=meaning.valid & asked.present)
     words = weights.Words(q_offset=asked.first, q_stride=asked.stride, mask=mask, cross=asked.cross, valid=meaning.valid,
                           end=meaning.end)
     names: Tuple[str, ...] = ()

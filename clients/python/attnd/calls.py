@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from . import mods, states, tensors, wire
-from .accelerator import MASK_BYTES_MAX, Asked, OfQueries, OfWeights
+from .accelerator import MASK_BYTES_MAX, Asked, OfQueries, OfWeights, valid_of
 from .devices import DTYPE_NAMES, HeldCopy, HostCopy
 from .head_maps import HeadMaps
 from .labels import ForwardLabels
@@ -232,6 +232,11 @@ def parts(seen: Seen, plan: Plan, step: int, share: Share, context: Context, apa
     return found
 
 
+def device_of(seen: Seen) -> torch.device:
+    """Where its tensors are."""
+    return (seen.q if isinstance(seen, Queries) else seen.weights).device
+
+
 def placements_of(seen: Seen) -> Optional[Sequence[Any]]:
     """How a DTensor is spread over ranks; None: these are tensors of this rank."""
     return getattr(seen.q if isinstance(seen, Queries) else seen.weights, "placements", None)
@@ -262,21 +267,24 @@ def tells_padding(seen: Seen) -> bool:
     return int(tensor.shape[2]) == keys > 0 and has_numbers(tensor)
 
 
-def present_of(seen: Seen, samples: int) -> Optional[Present]:
+def present_of(seen: Seen, samples: int, on_device: bool = False) -> Optional[Present]:
     """Which positions of a self-attention are no padding, of the first so many samples (0: of all), by its mask; None
-    when it has none."""
+    when it has none. `on_device`: as a tensor there, too."""
     batch, queries = queries_of(seen)
     batch = min(batch, samples) if samples else batch
     part = (slice(0, batch), slice(None), slice(None))
     rows = _Rows(0, 1, 0, 1, queries)
     layer = ("decoder", 0, "self")
     if isinstance(seen, Weights):
-        copy = HostCopy(_visible_of(seen, part))
-        return Present(copy.nbytes, lambda: valid_queries(describe(copy.numpy()), (batch, queries)))
+        visible = _visible_of(seen, part)
+        copy = HostCopy(visible)
+        return Present(copy.nbytes, lambda: valid_queries(describe(copy.numpy()), (batch, queries)),
+                       valid_of(visible[:, None], False, 0) if on_device else None)
     mask = seen.late_mask((*part[:1], slice(0, 1), slice(0, queries))) if seen.late_mask is not None else seen.mask
     if mask is None:
         return None
-    copy = HostCopy(_part_of_mask(mask, part))
+    own = _part_of_mask(mask, part)
+    copy = HostCopy(own)
     form = _Form(1.0, seen.causal, seen.window, seen.softcap, seen.offset)
 
     def find() -> np.ndarray:
@@ -285,7 +293,9 @@ def present_of(seen: Seen, samples: int) -> Optional[Present]:
         whole = _visible(some, form, rows, None, (batch, 1, queries, queries))[:, 0]
         return valid_queries(_described(whole, form, rows, layer), (batch, queries))
 
-    return Present(copy.nbytes, find)
+    if not on_device or seen.offset or (seen.window and not seen.causal):
+        return Present(copy.nbytes, find)
+    return Present(copy.nbytes, find, valid_of(own.expand(-1, -1, queries, queries), seen.causal, seen.window))
 
 
 def _nbytes(seen: Seen, part: Tuple[slice, slice, slice]) -> int:
@@ -382,7 +392,7 @@ def beyond_device(seen: Seen, plan: Plan, cross: bool, context: Context) -> Opti
             return "a mask that is too large"
     if masked and not cross and queries + offset != keys:
         return "a mask with a cache"
-    return "padding of cross-attention" if cross and context.present is not None else None
+    return "padding of cross-attention" if cross and context.present is not None and context.present.valid is None else None
 
 
 def _cut_on_device(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, context: Context) -> Cut:
@@ -390,9 +400,10 @@ def _cut_on_device(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, co
     origin, (samples, heads, queries) = context.state, part
     assert origin is not None and origin.computer is not None
     causal = False
+    present = context.present.valid.expand(samples.stop, -1)[:, queries] if origin.cross and context.present is not None else None
     if isinstance(seen, Weights):
         asked: Asked = OfWeights(seen.weights.detach()[part], seen.logits.detach()[part], seen.sink, rows.first, rows.stride,
-                                 origin.cross)
+                                 origin.cross, present)
     else:
         q, k = seen.q.detach(), seen.k.detach().expand(seen.q.shape[0], -1, -1, -1)
         mask = seen.late_mask(part) if seen.late_mask is not None else None if seen.mask is None else _part_of_mask(seen.mask, part)
@@ -402,7 +413,7 @@ def _cut_on_device(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, co
         asked = OfQueries(
             q[part], k[samples], heads.start, int(q.shape[1]) // int(k.shape[1]),
             _lowered(q, seen.lowered) or torch.promote_types(q.dtype, k.dtype), _scale(seen), seen.softcap, seen.causal,
-            seen.window, mask, documents, rows.first + before, rows.stride, origin.cross)
+            seen.window, mask, documents, rows.first + before, rows.stride, origin.cross, present)
     wait = origin.computer.launch(asked, origin.buckets, origin.step, origin.maps)
 
     def make(layer: wire.Layer, gradient: Optional[HostCopy] = None) -> Optional[Captured]:

@@ -38,7 +38,7 @@ from . import torch_state, wire
 from .accelerator import Accelerator, computes
 from .address import NOBODY, AddressError
 from .arguments import check_flags, check_options, check_patterns, tell_unmatched
-from .calls import (Context, Cut, Part, Queries, Seen, Share, Weights, beyond_device, heads_of, logits_of,
+from .calls import (Context, Cut, Part, Queries, Seen, Share, Weights, beyond_device, device_of, heads_of, logits_of,
                     map_weights, parts, placements_of, present_of, queries_of, tells_padding)
 from .cost import Cost, percent
 from .gradients import Gradients
@@ -639,7 +639,7 @@ class Watch:
         if plan.tier == "raw" or self.sends_values or not self.publisher.takes_states:
             return None
         computer = None
-        if not computes((seen.q if isinstance(seen, Queries) else seen.weights).device):
+        if not computes(device_of(seen)):
             if plan.tier != "state":
                 return None
         elif not self._accelerator.is_trusted or beyond_device(seen, plan, cross, context) or not (
@@ -659,7 +659,8 @@ class Watch:
         if self._names.layers and not any(plan.takes_layer(cross) for cross in self._names.crosses):
             return
         try:
-            self._padding.tell(queries_of(seen), lambda: present_of(seen, plan.samples))
+            self._padding.tell(queries_of(seen), lambda: present_of(
+                seen, plan.samples, plan.tier != "raw" and self.publisher.takes_states and computes(device_of(seen))))
         except Exception:
             self.failed("which queries of cross-attention are padding could not be read")
 

@@ -24,10 +24,12 @@ from .masks import Visibility
 
 class Present:
     """Which positions of the decoder are no padding. `find` gives them as bool [B, T], and is called once, on the
-    sender thread; `nbytes`: of the copies that it holds."""
+    sender thread; `nbytes`: of the copies that it holds; `valid`: the same as a tensor on an accelerator, if it has been
+    worked out there."""
 
-    def __init__(self, nbytes: int, find: Callable[[], np.ndarray]):
+    def __init__(self, nbytes: int, find: Callable[[], np.ndarray], valid: Any = None):
         self.nbytes = nbytes
+        self.valid = valid
         self._find: Optional[Callable[[], np.ndarray]] = find
         self._found: Any = None
 
