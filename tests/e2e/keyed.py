@@ -46,7 +46,7 @@ class Keyed(Attnd):
         wait_until(lambda: self.log_text().count("keys_read") > before, "keys_read in the log")
 
     def start(self):
-        self.context = give_key(self.context, self.server, self.owner)
+        give_key(self.context, self.server, self.owner)
         super().start()
 
     def discard(self):

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: MIT
 """Keys: who can do what over TCP, at wire level, and that attnd and the trainers live."""
+import fcntl
+import os
 import signal
+import socket
 import subprocess
+import sys
 
 import msgpack
 import numpy as np
 import pytest
 import zmq
 from harness import ATTND, PATIENCE_S, Reader, Trainer, wait_log, wait_until
-from keyed import SOCKETS, Keyed, Pair, Somebody
+from keyed import SOCKETS, Keyed, Pair, Somebody, give_key
+from test_service import BECOME
 
 
 @pytest.fixture
@@ -133,6 +138,46 @@ def test_a_key_that_is_taken_away_is_worth_nothing(people):
     for one in (subscriber, mine, trainer):
         one.close()
     attnd.close()
+
+
+class Handed(Keyed):
+    """Its sockets are opened by somebody else, as by systemd."""
+
+    def start(self):
+        give_key(self.context, self.server, self.owner)
+        self.held = [socket.create_server(("127.0.0.1", self.port + i)) for i in range(len(SOCKETS))]
+        fds = [fcntl.fcntl(one, fcntl.F_DUPFD, 50) for one in self.held]
+        arguments = [sys.executable, "-c", BECOME, ",".join(map(str, fds)), ":".join(SOCKETS), ATTND]
+        for setting in (*self.settings, f"history.path={self.history_path}", "http.enabled=false"):
+            arguments += ["--set", setting]
+        self.log = open(os.path.join(self.directory, "log"), "a+b")
+        self.process = subprocess.Popen(arguments, stderr=self.log, pass_fds=fds)
+        for fd in fds:
+            os.close(fd)
+        assert self.call("ping")["version"]
+
+
+def test_sockets_of_a_service_manager_ask_for_keys_again_and_again(people):
+    reader = Pair()
+    attnd = Handed((reader, "read", "*"))
+    person = people(attnd, reader)
+    subscriber = Reader(person, "live/")
+    assert people(attnd, Pair()).refused_at() == list(SOCKETS)
+    for _ in range(2):
+        ended = subscriber.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        attnd.write()
+        attnd.reload()
+        assert ended.poll(int(1000 * PATIENCE_S)), "the connection of the reader goes on"
+        assert person.refused_at() == list(SOCKETS)
+        subscriber.socket.disable_monitor()
+        subscriber.close()
+        attnd.write((reader, "read", "*"))
+        attnd.reload()
+        subscriber = Reader(person, "live/")
+    subscriber.close()
+    attnd.close()
+    for one in attnd.held:
+        one.close()
 
 
 def test_a_list_with_a_mistake_changes_nothing():
