@@ -35,8 +35,9 @@ int keys_secure(struct keyring *keys, void *socket, const char *name);
  * refused; else -1 with a sentence in reterr. */
 int keys_test(struct keyring *keys, const char *name, int type, const char *endpoint, char *reterr);
 
-/* Whether the sender of this frame may do what the role says to the job; NULL: to all jobs. What
- * came over a Unix socket may. */
+/* Whether the sender of this frame may do what the role says to the job; NULL: to all jobs. The
+ * frame came from a socket that asks for keys: one without a key is nobody's. For other sockets
+ * keys are NULL. */
 bool keys_allow(struct keyring *keys, zmq_msg_t *frame, enum access_role role, const char *job);
 /* Whether it is somebody that the list knows. */
 bool keys_know(struct keyring *keys, zmq_msg_t *frame);

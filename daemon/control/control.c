@@ -473,6 +473,9 @@ int control_new(uv_loop_t *loop, void *zmq_context, const struct control_view *v
     }
     control->view = *view;
     control->view.loop = loop;
+    if (!endpoint_is_secured(view->keys, options.endpoint)) {
+        control->view.keys = NULL;
+    }
     int rc = zsock_init(&control->zsock, loop, socket, control_on_request, control);
     if (rc != 0) {
         snprintf(reterr, CONFIG_ERROR_MAX, "control.endpoint: %s", uv_strerror(rc));

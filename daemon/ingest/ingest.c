@@ -446,6 +446,9 @@ static int ingest_open_socket(struct ingest *ingest, void *zmq_context, struct c
     if (!ingest->socket) {
         return -1;
     }
+    if (!endpoint_is_secured(ingest->keys, options.endpoint)) {
+        ingest->keys = NULL;
+    }
     take_plans(ingest); /* first: a trainer that connects now never sees a topic without a plan */
     if (daemon_ingest_subscribe(ingest->socket) == 0) {
         return 0;

@@ -2,16 +2,18 @@
 """Keys: who can do what over TCP, at wire level, and that attnd and the trainers live."""
 import fcntl
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 
 import msgpack
 import numpy as np
 import pytest
 import zmq
-from harness import ATTND, PATIENCE_S, Reader, Trainer, wait_log, wait_until
+from harness import ATTND, PATIENCE_S, Attnd, Reader, Trainer, wait_log, wait_until
 from keyed import SOCKETS, Keyed, Pair, Somebody, give_key
 from test_service import BECOME
 
@@ -138,6 +140,21 @@ def test_a_key_that_is_taken_away_is_worth_nothing(people):
     for one in (subscriber, mine, trainer):
         one.close()
     attnd.close()
+
+
+def test_a_unix_socket_beside_tcp_needs_no_key(people):
+    attnd = Keyed()
+    attnd.close()
+    directory = tempfile.mkdtemp(prefix="attnd-")
+    attnd.settings = [setting for setting in attnd.settings if not setting.startswith("control.")]
+    attnd.settings.append(f"control.endpoint=ipc://{directory}/control")
+    attnd.context, tcp = zmq.Context(), attnd.endpoint
+    attnd.endpoint = lambda name: f"ipc://{directory}/control" if name == "control" else tcp(name)
+    Attnd.start(attnd)  # whose own questions come without a key now
+    assert people(attnd, None).error("flush") is None
+    assert people(attnd, None).refused_at() == ["ingest", "publish", "tap"]
+    attnd.close()
+    shutil.rmtree(directory)
 
 
 class Handed(Keyed):

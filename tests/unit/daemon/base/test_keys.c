@@ -155,6 +155,18 @@ static void test_a_mistake_in_the_list_changes_nothing(void **state)
     assert_int_equal(keys_count(f->keys), 0);
 }
 
+static void test_a_frame_without_a_key_is_nobodys(void **state)
+{
+    struct keys_fixture *f = *state;
+    zmq_msg_t frame;
+    zmq_msg_init(&frame);
+    for (int role = 0; role < ACCESS_ROLES; role++) {
+        assert_false(keys_allow(f->keys, &frame, (enum access_role)role, "job"));
+    }
+    assert_false(keys_know(f->keys, &frame));
+    zmq_msg_close(&frame);
+}
+
 static void test_without_keys_everything_is_allowed(void **state)
 {
     struct config config;
@@ -178,6 +190,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_without_a_handler_nobody_gets_in, keys_set_up,
                                         keys_tear_down),
         cmocka_unit_test_setup_teardown(test_a_mistake_in_the_list_changes_nothing, keys_set_up,
+                                        keys_tear_down),
+        cmocka_unit_test_setup_teardown(test_a_frame_without_a_key_is_nobodys, keys_set_up,
                                         keys_tear_down),
         cmocka_unit_test(test_without_keys_everything_is_allowed),
     };
