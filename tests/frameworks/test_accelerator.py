@@ -233,10 +233,13 @@ def test_without_memory_the_capture_is_dropped_and_the_training_goes_on(stepwise
         watch = session.watch(model)
         kind.loss(model, kind.batch(0)).backward()
         watch.step()
-        monkeypatch.setattr(accelerator, "compact", fail)
-        kind.loss(model, kind.batch(1)).backward()
-        watch.step()
-        assert watch.stats()["dropped"] == 2
+        tried = []
+        monkeypatch.setattr(accelerator, "compact", lambda *given: tried.append(1) or fail(*given))
+        monkeypatch.setattr(accelerator, "REST_AFTER_OUT_OF_MEMORY", 2)
+        for step in (1, 2):
+            kind.loss(model, kind.batch(step)).backward()
+            watch.step()
+        assert watch.stats()["dropped"] == 4 and len(tried) == 2  # of the second of four, and the third, nothing was asked
         monkeypatch.undo()
     said = [record.getMessage() for record in caplog.records if "could not be captured" in record.getMessage()]
     assert len(said) == 1

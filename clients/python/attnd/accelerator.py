@@ -9,7 +9,7 @@
 
 Nothing that is launched asks a device for an answer, so nobody waits. `RESERVE` bytes are allocated on the second stream
 once and given back to torch's allocator, which keeps them for that stream; what is computed fits in there. Without memory
-the capture is dropped.
+the capture is dropped, and so are the next ones.
 
 Self-check: of the first captures and then of every so manyth, some rows are computed again, in the plain way. Where they
 differ the state is not sent, and the next backend takes over: triton, reference, and at last none, which leaves tier raw.
@@ -46,6 +46,7 @@ MASK_BYTES_MAX = 32 << 20  # of a mask that is made for the capture
 REFERENCE_LOGITS_MAX = 1 << 28  # of a call, with masked ones
 _ENTRIES = 1 << 20  # logits that are looked at, at once
 _ROWS = 1 << 17  # whose numbers are held at once, but for those of one head
+REST_AFTER_OUT_OF_MEMORY = 256  # captures
 CHECKED_FIRST = 3  # captures
 CHECKED_EVERY = 16
 _CHECKED_ROWS = 4
@@ -115,7 +116,7 @@ class Accelerator:
         self._trusted = list(_BACKENDS)
         self._captures = 0
         self._careful = False  # the model writes to what it attends with
-        self._told = False
+        self._resting = 0  # captures that are not tried, for lack of memory
 
     @property
     def is_trusted(self) -> bool:
@@ -130,7 +131,19 @@ class Accelerator:
     @torch.no_grad()
     def launch(self, asked: Asked, buckets: int, step: int, side: int = 0) -> Callable[[], Optional[Arrived]]:
         """Launches the computation; what is returned waits for the numbers, None when they are not to be used. `side`: cells
-        of the maps of the first sample, 0 for none. Raises without memory."""
+        of the maps of the first sample, 0 for none. Raises without memory, and for a while after that: asking for some that is
+        not there makes torch give back what it keeps for the training, which takes its time."""
+        if self._resting > 0:
+            self._resting -= 1
+            raise MemoryError("the device was out of memory not long ago")
+        try:
+            return self._launched(asked, buckets, step, side)
+        except Exception as error:
+            if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+                self._resting = REST_AFTER_OUT_OF_MEMORY
+            raise
+
+    def _launched(self, asked: Asked, buckets: int, step: int, side: int) -> Callable[[], Optional[Arrived]]:
         read = [one for one in asked if isinstance(one, torch.Tensor)]
         if self._careful or any(one.is_inference() for one in read):
             copies = {id(one): one.clone() for one in read}
@@ -142,13 +155,13 @@ class Accelerator:
         device = read[0].device
         lane = _lane(device)
         lane.stream.wait_stream(lane.module.current_stream(*lane.index))
+        for one in read:
+            lane.keep(one)
         with lane.module.stream(lane.stream), reference.exact(device):
             began = lane.event()
             computed = self._queries(asked, buckets, checked, side) if isinstance(asked, OfQueries) else \
                 _weights(asked, buckets, side)
             parcel = _Parcel(lane, computed.tensors)
-        for one in read:
-            lane.keep(one)
         versions = [(one, 0 if one.is_inference() else one._version) for one in read]
 
         def arrived() -> Optional[Arrived]:
