@@ -123,6 +123,18 @@ def test_a_part_of_step_time_reads(part, text):
     assert percent(part) == text
 
 
+def test_a_probe_is_no_cost_of_a_step(daemon):
+    model, x = torch.nn.MultiheadAttention(8, 2, batch_first=True), torch.rand(1, 4, 8)
+    with attnd.Publisher("job", daemon.endpoint) as publisher:
+        daemon.attach(publisher)
+        with attnd.watch(model, "job", publisher=publisher, every=2, steps="manual", wait=0, weights_every=0) as watch:
+            for _ in range(6):
+                model(x, x, x)[0].sum().backward()
+                watch.step()
+                watch.probe(x, x, x)
+        assert sorted(watch.cost._captures) == [0, 2, 4]
+
+
 def hello_of(daemon):
     """The next hello that tells what capturing costs."""
     while True:

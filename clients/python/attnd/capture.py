@@ -340,7 +340,7 @@ class Watch:
             return
         if _probing() is not None:  # by a hook of the model itself
             return
-        installed = self._spy.installed
+        installed, seconds = self._spy.installed, self._spy.seconds
         _here.probing = self
         try:
             if not installed:
@@ -352,6 +352,7 @@ class Watch:
             _here.probing = None
             if not installed:
                 self._disarm()
+            self._spy.seconds = seconds  # the rest is no cost of a step
 
     def judge_as(self, other: "Watch") -> None:
         """From now on what is attention for the other is for this one."""
