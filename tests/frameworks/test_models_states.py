@@ -15,6 +15,10 @@ e^(2 delta), and once more by 2^-8 of themselves, where it rounds these, and the
 """
 import dataclasses
 import math
+import os
+import pathlib
+import subprocess
+import sys
 from typing import Any, Dict, List, NamedTuple, Tuple
 from unittest import mock
 
@@ -24,7 +28,7 @@ import pytest
 transformers = pytest.importorskip("transformers", minversion="5.0")
 import torch  # noqa: E402
 from expected import Attended, Tolerance, case_of, differences, formulas  # noqa: E402
-from session import Session, expected_of, train  # noqa: E402
+from session import Session, expected_of, train, wait_until  # noqa: E402
 from zoo import LENGTH, Batch, Kind, References, doubled, products  # noqa: E402
 from zoo_architectures import architecture_kinds  # noqa: E402
 from zoo_transformers import transformers_kinds  # noqa: E402
@@ -172,3 +176,16 @@ def test_a_state_says_what_float64_says(stepwise, table, name, dtype):
                           worst["state"], apart, tolerance))
     assert not said, f"{len(said)} wrong:\n" + "\n".join(said[:20])
     assert apart <= Tolerance().nats
+
+
+def test_no_map_is_held_of_a_step_of_8192_tokens(stepwise):
+    """The map of the one head is 256 MiB in f32, and 64 MiB as a mask."""
+    script = pathlib.Path(__file__).with_name("long_step.py")
+    run = subprocess.run([sys.executable, str(script), stepwise.endpoint("ingest")], capture_output=True, text=True,
+                         timeout=600, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path),
+                                            "MALLOC_MMAP_THRESHOLD_": "65536"})  # what was freed is given back
+    assert run.returncode == 0, run.stderr
+    print(f"\nT = 8192: {int(run.stdout)} KiB more than without the watch")
+    assert int(run.stdout) < 64 << 10
+    one, = wait_until(lambda: stepwise.call("summary", job="long"), "its summary")
+    assert (one["tier"], one["rows"], one["shape"]) == ("state", 8192, [1, 1, 8192, 8192])
