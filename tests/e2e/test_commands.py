@@ -105,6 +105,8 @@ def going_on(tmp_path_factory):
 
 # Options that end an example that goes on until Ctrl-C.
 ENDINGS = {"tail": "--count 2", "record": "--count 3 --force"}
+# Files that an example makes only where there are none.
+MAKES = {"key": "trainer.key"}
 
 
 def read_json(text):
@@ -120,6 +122,7 @@ def read_json(text):
 def test_json_is_what_every_command_speaks(going_on, name):
     line = shlex.join(shlex.split(examples_of(name)[0].partition(" > ")[0])) + " " + ENDINGS.get(name, "")
     for written in (f"{line} --json", line.replace("attnctl ", "attnctl --json ", 1)):
+        (going_on.directory / MAKES.get(name, "none")).unlink(missing_ok=True)
         done = shell(written, going_on.attnd, going_on.directory)
         assert done.returncode in (0, 1), (written, done.stderr)
         assert read_json(done.stdout), written
