@@ -199,12 +199,13 @@ def captured(stepwise, way, options, steps=1, **watched):
     return session.summaries()
 
 
+@pytest.mark.parametrize("tier", ["raw", "state"])
 @pytest.mark.parametrize("name", CASES)
-def test_flex_attention_is_captured(stepwise, name, caplog):
+def test_flex_attention_is_captured(stepwise, name, tier, caplog):
     case = CASES[name]
-    summaries = captured(stepwise, "eager", case.options())
+    summaries = captured(stepwise, "eager", case.options(), tier=tier)
     expected = {(0, layer): attended for layer, attended in reference(case, inputs()).items()}
-    assert_right(f"flex-{name}", summaries, expected, (case.tier,))
+    assert_right(f"flex-{name}", summaries, expected, (case.tier if tier == "raw" else tier,))
     assert not said_by_attnd(caplog)
 
 
