@@ -152,6 +152,7 @@ static void test_commands_are_completed(void **state)
     assert_completes("plan ", "get set reset ");
     assert_completes("plan set x e", "every= ");
     assert_completes("plan set x every=3 la", "layers= ");
+    assert_completes("plan set x every=3 t", "tier= ");
     assert_completes("bridge t", "tensorboard trackio ");
     assert_completes("tail su", "summary/ ");
     assert_completes("jobs ", "");
