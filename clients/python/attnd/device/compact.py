@@ -6,7 +6,7 @@ halved as layer_state does it, until at most `buckets` are in use, and written t
 """
 from __future__ import annotations
 
-from typing import List, NamedTuple, Tuple
+from typing import NamedTuple, Tuple
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from ..layer_state import HALVINGS_MAX, KEY_MAX, SPAN, Reduced, key_max
 from .state import bucket_keys, moments_of
 
 _VALUES = 1 << 19  # that are reduced at once, but for those of one metric of one head
-_HISTOGRAMS = 128  # that are made at once
+_HISTOGRAMS = 192  # that are made at once
 _USED_MOST = 2 * SPAN + 1  # buckets that are in use after all halvings, whatever the values
 
 
@@ -50,49 +50,43 @@ def _compact(values: torch.Tensor, buckets: int) -> Tuple[torch.Tensor, ...]:
     full = torch.zeros(len(values), 2 * KEY_MAX + 1, dtype=torch.int32, device=values.device)
     full.scatter_add_(1, bucket_keys(filled) + KEY_MAX, exists.int())
     place = torch.arange(-KEY_MAX, KEY_MAX + 1, device=values.device)
-    halvings = torch.full((len(values),), HALVINGS_MAX, dtype=torch.int16, device=values.device)
-    found: List[torch.Tensor] = []
-    for more in range(HALVINGS_MAX, -1, -1):  # the fewest that do are found last
-        most = key_max(more)
-        counts = torch.zeros(len(values), 2 * most + 1, dtype=torch.int32, device=values.device)
-        counts.index_add_(1, _halved(place, more) + most, full)
-        if more == HALVINGS_MAX:
-            counts = _cut(counts, most)
-        keys, kept = _listed(counts, most, places(buckets))
-        if not found:
-            found = [keys, kept]
-            continue
-        fits = (counts > 0).sum(1) <= buckets
+    halvings = torch.full((len(values), 1), HALVINGS_MAX, device=values.device)
+    for more in range(HALVINGS_MAX - 1, -1, -1):  # the fewest that do are found last
+        counts = full
+        if more:
+            counts = torch.zeros(len(values), 2 * key_max(more) + 1, dtype=torch.int32, device=values.device)
+            counts.index_add_(1, _halved(place, torch.full_like(place, more)) + key_max(more), full)
+        fits = (counts > 0).sum(1, keepdim=True) <= buckets
         halvings = torch.where(fits, torch.full_like(halvings, more), halvings)
-        found = [torch.where(fits[:, None], new, old) for new, old in zip((keys, kept), found)]
-    return torch.stack(moments_of(values, exists, filled), 1), halvings, found[0], found[1]
+    counts = torch.zeros_like(full).scatter_add_(1, _halved(place, halvings) + KEY_MAX, full)
+    keys, kept = _listed(_cut(counts, place, halvings), place, places(buckets))
+    return torch.stack(moments_of(values, exists, filled), 1), halvings[:, 0].short(), keys, kept
 
 
-def _halved(keys: torch.Tensor, halvings: int) -> torch.Tensor:
-    """Keys at full resolution as those after so many halvings: layer_state.halve of int64."""
+def _halved(keys: torch.Tensor, halvings: torch.Tensor) -> torch.Tensor:
+    """Keys at full resolution as those after so many halvings, int64: layer_state.halve."""
     half = KEY_MAX // 2
-    coarse = -((half + 1 - keys.abs()) >> halvings) + (half >> halvings) + 1
-    return torch.where(keys == 0, keys, torch.sign(keys) * coarse)
+    coarse = (torch.full_like(halvings, half) >> halvings) + 1 - ((half + 1 - keys.abs()) >> halvings)
+    return torch.where(keys == 0, torch.zeros_like(coarse), torch.sign(keys) * coarse)
 
 
-def _cut(counts: torch.Tensor, most: int) -> torch.Tensor:
-    """With the keys far below the largest counted as zero."""
-    size = torch.arange(-most, most + 1, device=counts.device).abs()
+def _cut(counts: torch.Tensor, place: torch.Tensor, halvings: torch.Tensor) -> torch.Tensor:
+    """With the keys far below the largest counted as zero, after all halvings."""
+    size = place.abs()
     largest = torch.where(counts > 0, size, torch.zeros_like(size)).amax(1, keepdim=True)
-    small = size <= largest - SPAN
-    moved = torch.where(small, counts, torch.zeros_like(counts)).sum(1, dtype=counts.dtype)
+    small = (size <= largest - SPAN) & (halvings == HALVINGS_MAX)
     kept = torch.where(small, torch.zeros_like(counts), counts)
-    kept[:, most] += moved
+    kept[:, KEY_MAX] += torch.where(small, counts, torch.zeros_like(counts)).sum(1, dtype=counts.dtype)
     return kept
 
 
-def _listed(counts: torch.Tensor, most: int, room: int) -> Tuple[torch.Tensor, torch.Tensor]:
+def _listed(counts: torch.Tensor, place: torch.Tensor, room: int) -> Tuple[torch.Tensor, torch.Tensor]:
     """The keys in use, ascending, and their counts, [N, room] each; those without room are lost."""
     used = counts > 0
-    at = torch.where(used, used.cumsum(1) - 1, torch.full_like(counts, room, dtype=torch.int64)).clamp(max=room)
-    keys = torch.arange(-most, most + 1, dtype=torch.int16, device=counts.device).expand(counts.shape)
-    return tuple(torch.zeros(len(counts), room + 1, dtype=one.dtype, device=counts.device)  # type: ignore[return-value]
-                 .scatter_(1, at, one)[:, :room] for one in (keys, counts))
+    at = torch.where(used, used.cumsum(1) - 1, torch.full((), room, device=counts.device)).clamp(max=room)
+    keys, kept = (torch.zeros(len(counts), room + 1, dtype=one.dtype, device=counts.device).scatter_(1, at, one)[:, :room]
+                  for one in (place.short().expand(counts.shape), counts))
+    return keys, kept
 
 
 def unpacked(moments: np.ndarray, halvings: np.ndarray, keys: np.ndarray, counts: np.ndarray) -> Reduced:
