@@ -190,6 +190,33 @@ static int check_alerts(const struct config *config, char *reterr)
     return 0;
 }
 
+/* The key that follows, and where it is used already. */
+static int check_next_key(const struct config *config, char *reterr)
+{
+    const char *address = config->keys_next_address.text;
+    char endpoint[ADDRESS_MAX], reason[ADDRESS_REASON_MAX];
+    bool next = *config->keys_next.text;
+    if (next != (bool)*address) {
+        snprintf(reterr, CONFIG_ERROR_MAX, "keys.%s: needed with keys.%s",
+                 next ? "next_address" : "next", next ? "next" : "next_address");
+        return -1;
+    }
+    if (next && !*config->keys_server.text) {
+        snprintf(reterr, CONFIG_ERROR_MAX, "keys.server: needed with keys.next");
+        return -1;
+    }
+    if (next && strncmp(address, "tcp://", strlen("tcp://")) != 0) {
+        snprintf(reterr, CONFIG_ERROR_MAX,
+                 "keys.next_address: '%s': keys are for TCP (valid: tcp://host:port)", address);
+        return -1;
+    }
+    if (next && address_endpoint(address, ADDRESS_INGEST, endpoint, reason) != 0) {
+        snprintf(reterr, CONFIG_ERROR_MAX, "keys.next_address: %.900s", reason);
+        return -1;
+    }
+    return 0;
+}
+
 /* One without the other would let in nobody, or everybody. */
 static int check_keys(const struct config *config, char *reterr)
 {
@@ -204,7 +231,7 @@ static int check_keys(const struct config *config, char *reterr)
                  "insecure: 'true': there are keys, so TCP has access control (valid: false)");
         return -1;
     }
-    return 0;
+    return check_next_key(config, reterr);
 }
 
 int config_check(const struct config *config, char *reterr)

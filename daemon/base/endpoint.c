@@ -232,7 +232,7 @@ static int bind_socket(void *socket, const struct endpoint_options *options, int
 {
     uint64_t until_ns = clock_monotonic_ns() + AGAIN_NS;
     int rc;
-    if (fd >= 0 && set_int(socket, ZMQ_USE_FD, fd) != 0) {
+    if (set_int(socket, ZMQ_USE_FD, fd) != 0) {
         return -1;
     }
     while ((rc = zmq_bind(socket, options->endpoint)) != 0 && options->again &&
@@ -242,14 +242,39 @@ static int bind_socket(void *socket, const struct endpoint_options *options, int
     return rc;
 }
 
+/* Binds a socket that asks for keys at the second address, too, as the owner of the next key: what
+ * it is bound to already keeps its options. */
+static int endpoint_bind_next(void *socket, const char *name,
+                              const struct endpoint_options *options, char *reterr)
+{
+    char endpoint[ENDPOINT_MAX];
+    struct endpoint_options next = *options;
+    next.endpoint = endpoint;
+    if (!keys_next_endpoint(options->keys, name, endpoint)) {
+        return 0;
+    }
+    if (keys_secure(options->keys, socket, name, KEYS_NEXT) != 0 ||
+        bind_socket(socket, &next, -1) != 0) {
+        int error = zmq_errno();
+        snprintf(reterr, CONFIG_ERROR_MAX, "keys.next_address: cannot bind %s: %s%s", endpoint,
+                 zmq_strerror(error), endpoint_advice(error));
+        return -1;
+    }
+    return keys_test(options->keys, name, options->type, endpoint, KEYS_NEXT, reterr);
+}
+
 /* A socket that strangers can reach must have turned one away before it is used. */
-static int endpoint_test(const struct endpoint_options *options, char *reterr)
+static int endpoint_test(void *socket, const struct endpoint_options *options, char *reterr)
 {
     char name[32];
+    if (!endpoint_is_secured(options->keys, options->endpoint)) {
+        return 0;
+    }
     endpoint_name(options, name);
-    return endpoint_is_secured(options->keys, options->endpoint)
-               ? keys_test(options->keys, name, options->type, options->endpoint, reterr)
-               : 0;
+    return keys_test(options->keys, name, options->type, options->endpoint, KEYS_SERVER, reterr) ==
+                   0
+               ? endpoint_bind_next(socket, name, options, reterr)
+               : -1;
 }
 
 static int endpoint_secure(void *socket, const struct endpoint_options *options)
@@ -260,7 +285,7 @@ static int endpoint_secure(void *socket, const struct endpoint_options *options)
         return 0;
     }
     endpoint_name(options, name);
-    int rc = keys_secure(options->keys, socket, name);
+    int rc = keys_secure(options->keys, socket, name, KEYS_SERVER);
     if (options->max_message < handshake) {
         rc |= zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &handshake, sizeof handshake);
     }
@@ -291,7 +316,7 @@ void *endpoint_bind(void *zmq_context, const struct endpoint_options *options, c
         return endpoint_fail(socket, options, zmq_errno(), reterr);
     }
     endpoint_read_bound(socket, options->endpoint);
-    if (endpoint_test(options, reterr) != 0) {
+    if (endpoint_test(socket, options, reterr) != 0) {
         zmq_close(socket);
         return NULL;
     }

@@ -30,8 +30,11 @@
 
 struct keyring {
     char path[CONFIG_TEXT_MAX];
-    char secret[KEY_LENGTH + 1], public[KEY_LENGTH + 1];
-    pthread_rwlock_t lock; /* of the two below */
+    struct {
+        char secret[KEY_LENGTH + 1], public[KEY_LENGTH + 1];
+    } own[KEYS_OWN_COUNT];
+    char next_address[ENDPOINT_MAX]; /* "": there is no next key */
+    pthread_rwlock_t lock;           /* of the two below */
     struct access *access;
     char test[KEY_LENGTH + 1]; /* the key of a test that goes on */
     struct stats *stats;
@@ -223,10 +226,11 @@ static int keys_set_int(void *socket, int option, int value)
     return zmq_setsockopt(socket, option, &value, sizeof value);
 }
 
-int keys_secure(struct keyring *keys, void *socket, const char *name)
+int keys_secure(struct keyring *keys, void *socket, const char *name, enum keys_own own)
 {
+    const char *secret = keys->own[own].secret;
     int rc = keys_set_int(socket, ZMQ_CURVE_SERVER, 1);
-    rc |= zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, keys->secret, sizeof keys->secret);
+    rc |= zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, secret, KEY_LENGTH + 1);
     rc |= zmq_setsockopt(socket, ZMQ_ZAP_DOMAIN, name, strlen(name));
     rc |= keys_set_int(socket, ENFORCE_DOMAIN, 1);
     return rc == 0 ? 0 : -1;
@@ -275,7 +279,7 @@ static int keys_handshake(void *monitor)
 }
 
 /* Connects as a stranger, in a context of its own. */
-static int keys_knock(struct keyring *keys, int type, const char *endpoint)
+static int keys_knock(struct keyring *keys, int type, const char *endpoint, const char *server)
 {
     char secret[KEY_LENGTH + 1], public[KEY_LENGTH + 1], reachable[ENDPOINT_MAX];
     void *context = zmq_ctx_new();
@@ -288,7 +292,7 @@ static int keys_knock(struct keyring *keys, int type, const char *endpoint)
         strcpy(keys->test, public);
         pthread_rwlock_unlock(&keys->lock);
         int rc = keys_set_int(socket, ZMQ_LINGER, 0);
-        rc |= zmq_setsockopt(socket, ZMQ_CURVE_SERVERKEY, keys->public, sizeof keys->public);
+        rc |= zmq_setsockopt(socket, ZMQ_CURVE_SERVERKEY, server, KEY_LENGTH + 1);
         rc |= zmq_setsockopt(socket, ZMQ_CURVE_PUBLICKEY, public, sizeof public);
         rc |= zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, secret, sizeof secret);
         rc |= zmq_socket_monitor(socket, "inproc://test", ZMQ_EVENT_ALL);
@@ -308,15 +312,29 @@ static int keys_knock(struct keyring *keys, int type, const char *endpoint)
     return event;
 }
 
-int keys_test(struct keyring *keys, const char *name, int type, const char *endpoint, char *reterr)
+int keys_test(struct keyring *keys, const char *name, int type, const char *endpoint,
+              enum keys_own own, char *reterr)
 {
-    int event = keys_knock(keys, type, endpoint);
+    int event = keys_knock(keys, type, endpoint, keys->own[own].public);
     if (event == ZMQ_EVENT_HANDSHAKE_FAILED_AUTH) {
         return 0;
     }
     snprintf(reterr, CONFIG_ERROR_MAX, "keys: the test of %s at %s failed: %s", name, endpoint,
              event ? "an unknown key got in" : "an unknown key was not refused in 30 s");
     return -1;
+}
+
+bool keys_next_endpoint(const struct keyring *keys, const char *name,
+                        char ret_endpoint[ENDPOINT_MAX])
+{
+    char reason[ADDRESS_REASON_MAX];
+    for (int i = 0; i < ADDRESS_COUNT && *keys->next_address; i++) {
+        if (strcmp(name, address_socket_name[i]) == 0) {
+            return address_endpoint(keys->next_address, (enum address_socket)i, ret_endpoint,
+                                    reason) == 0;
+        }
+    }
+    return false;
 }
 
 /* Life ------------------------------------------------------------------------------------------
@@ -342,6 +360,18 @@ uint32_t keys_count(struct keyring *keys)
     return access_count(keys->access);
 }
 
+static int keys_read_own(struct keyring *keys, enum keys_own own, const char *path, char *reterr)
+{
+    char reason[KEY_REASON_MAX];
+    if (key_read(path, keys->own[own].secret, reason) != 0 ||
+        zmq_curve_public(keys->own[own].public, keys->own[own].secret) != 0) {
+        snprintf(reterr, CONFIG_ERROR_MAX, "keys.%s: %.900s", own == KEYS_NEXT ? "next" : "server",
+                 reason);
+        return -1;
+    }
+    return 0;
+}
+
 static int keys_read(struct keyring *keys, const struct config *config, char *reterr)
 {
     char reason[KEY_REASON_MAX];
@@ -350,11 +380,12 @@ static int keys_read(struct keyring *keys, const struct config *config, char *re
                  "keys.server: this libzmq has no CURVE, so keys would be worth nothing");
         return -1;
     }
-    if (key_read(config->keys_server.text, keys->secret, reason) != 0 ||
-        zmq_curve_public(keys->public, keys->secret) != 0) {
-        snprintf(reterr, CONFIG_ERROR_MAX, "keys.server: %.900s", reason);
+    if (keys_read_own(keys, KEYS_SERVER, config->keys_server.text, reterr) != 0 ||
+        (*config->keys_next.text &&
+         keys_read_own(keys, KEYS_NEXT, config->keys_next.text, reterr) != 0)) {
         return -1;
     }
+    strcpy(keys->next_address, config->keys_next_address.text);
     if (access_load(config->keys_access.text, &keys->access, reason) != 0) {
         snprintf(reterr, CONFIG_ERROR_MAX, "keys.access: %.900s", reason);
         return -1;

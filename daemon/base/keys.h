@@ -19,21 +19,29 @@
 
 struct keyring;
 
-/* Reads keys.server and keys.access and starts the handler in the context; before any socket is
- * bound. Leaves *ret_keys NULL when none are configured. Returns 0, or -1 with a sentence in reterr
- * (CONFIG_ERROR_MAX bytes). */
+/* Reads keys.server, keys.access and keys.next, and starts the handler in the context; before any
+ * socket is bound. Leaves *ret_keys NULL when none are configured. Returns 0, or -1 with a sentence
+ * in reterr (CONFIG_ERROR_MAX bytes). */
 int keys_new(void *zmq_context, const struct config *config, struct stats *stats,
              struct keyring **ret_keys, char *reterr);
 /* Ends the handler; when every socket of the context is closed, and before the context ends.
  * Accepts NULL. */
 void keys_free(struct keyring **keys);
 
+/* attnd's own keys: that of its address, and the next one, of its second address (keys.next). */
+enum keys_own { KEYS_SERVER, KEYS_NEXT, KEYS_OWN_COUNT };
+
 /* Makes the socket of this name ("ingest", "publish", "control", "tap") ask for keys at what it is
- * bound to from now on. Returns 0, or -1 with zmq_errno(). */
-int keys_secure(struct keyring *keys, void *socket, const char *name);
+ * bound to from now on, as the owner of that key. Returns 0, or -1 with zmq_errno(). */
+int keys_secure(struct keyring *keys, void *socket, const char *name, enum keys_own own);
 /* Connects to such a socket, of this type, with a key that nobody knows. Returns 0 when it is
  * refused; else -1 with a sentence in reterr. */
-int keys_test(struct keyring *keys, const char *name, int type, const char *endpoint, char *reterr);
+int keys_test(struct keyring *keys, const char *name, int type, const char *endpoint,
+              enum keys_own own, char *reterr);
+/* Writes where the socket of this name is bound with the next key, beside its own endpoint. Returns
+ * whether there is a next key. */
+bool keys_next_endpoint(const struct keyring *keys, const char *name,
+                        char ret_endpoint[ENDPOINT_MAX]);
 
 /* Whether the sender of this frame may do what the role says to the job; NULL: to all jobs. The
  * frame came from a socket that asks for keys: one without a key is nobody's. For other sockets

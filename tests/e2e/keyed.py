@@ -24,8 +24,7 @@ class Keyed(Attnd):
         self.server, self.owner = Pair(), Pair()
         self.port = free_ports(4)
         self.files = [f"/tmp/attnd-keys-{os.getpid()}-{self.port}.{end}" for end in ("key", "access")]
-        with open(os.open(self.files[0], os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
-            file.write(self.server.secret + "\n")
+        write_secret(self.files[0], self.server)
         self.write(*lines)
         keys = [f"keys.server={self.files[0]}", f"keys.access={self.files[1]}"]
         ports = [f"{name}.endpoint={self.endpoint(name)}" for name in SOCKETS]
@@ -53,6 +52,11 @@ class Keyed(Attnd):
         super().discard()
         for path in self.files:
             os.unlink(path)
+
+
+def write_secret(path, pair):
+    with open(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
+        file.write(pair.secret + "\n")
 
 
 def give_key(context, server, pair):

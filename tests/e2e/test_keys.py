@@ -8,13 +8,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+from types import SimpleNamespace
 
 import msgpack
 import numpy as np
 import pytest
 import zmq
-from harness import ATTND, PATIENCE_S, Attnd, Reader, Trainer, wait_log, wait_until
-from keyed import SOCKETS, Keyed, Pair, Somebody, give_key
+from harness import ATTND, PATIENCE_S, Attnd, Reader, Trainer, free_ports, wait_log, wait_until
+from keyed import SOCKETS, Keyed, Pair, Somebody, give_key, write_secret
 from test_service import BECOME
 
 
@@ -155,6 +156,68 @@ def test_a_unix_socket_beside_tcp_needs_no_key(people):
     assert people(attnd, None).refused_at() == ["ingest", "publish", "tap"]
     attnd.close()
     shutil.rmtree(directory)
+
+
+class Rotating(Keyed):
+    """With the next key at a second address."""
+
+    def __init__(self, *lines):
+        super().__init__(*lines)
+        self.next, self.before, self.next_port = Pair(), self.server, free_ports(4)
+        self.stop()
+        self.files.append(f"{self.files[0]}.next")
+        write_secret(self.files[2], self.next)
+        self.settings = [*self.settings, f"keys.next={self.files[2]}", f"keys.next_address=tcp://127.0.0.1:{self.next_port}"]
+        self.start()
+
+    def at_next(self, server):
+        """Its second address, for people who take that for its key."""
+        place = [f"tcp://127.0.0.1:{self.next_port + i}" for i in range(len(SOCKETS))]
+        return SimpleNamespace(server=server, endpoint=lambda name: place[list(SOCKETS).index(name)], directory=self.directory,
+                               process=self.process)
+
+    def rotate(self):
+        """The next key is the one, and its address the only one."""
+        self.stop()
+        self.port, self.server = self.next_port, self.next
+        self.settings = [f"keys.server={self.files[2]}", f"keys.access={self.files[1]}"]
+        self.settings += [f"{name}.endpoint={self.endpoint(name)}" for name in SOCKETS]
+        self.context.destroy(linger=0)
+        self.context = zmq.Context()
+        self.start()
+
+
+def test_the_next_key_is_good_beside_the_first_and_then_alone(people):
+    nodes, reader = Pair(), Pair()
+    attnd = Rotating((nodes, "publish", "*"), (reader, "read", "*"))
+    old, new = Trainer(people(attnd, nodes), "old"), Trainer(people(attnd.at_next(attnd.next), nodes), "new")
+    train(old, 0)
+    train(new, 0)
+    wait_until(lambda: attnd.call("live", job="old") and attnd.call("live", job="new"), "both jobs")
+
+    asker = people(attnd.at_next(attnd.next), reader)
+    assert asker.refused_at() == ["ingest"]
+    assert people(attnd.at_next(attnd.next), Pair()).refused_at() == list(SOCKETS)
+    assert people(attnd.at_next(attnd.before), nodes).refused_at() == list(SOCKETS)  # each address has one key
+    subscriber = Reader(asker, "live/new/")
+    assert subscriber.next()[1]["step"] == 0
+    ended = subscriber.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    attnd.write((nodes, "publish", "*"))
+    attnd.reload()
+    assert ended.poll(int(1000 * PATIENCE_S)), "the connection of the reader goes on"
+    assert asker.refused_at() == list(SOCKETS)
+    assert people(attnd.at_next(attnd.next), attnd.owner).refused_at() == []  # bound again at both addresses
+    assert people(attnd, attnd.owner).refused_at() == []
+
+    attnd.rotate()
+    new.wait_forgotten()
+    new.wait_subscribed()
+    train(new, 1)
+    wait_until(lambda: attnd.call("live", job="new")[0]["step"] == 1, "that the trainer of the next key goes on")
+    subscriber.socket.disable_monitor()
+    for one in (subscriber, old, new):
+        one.close()
+    attnd.close()
 
 
 class Handed(Keyed):

@@ -48,6 +48,27 @@ static void test_keys_come_together(void **state)
                    "insecure: 'true': there are keys, so TCP has access control (valid: false)");
 }
 
+static void test_the_next_key_has_an_address_of_its_own(void **state)
+{
+    (void)state;
+    assert_fits(
+        WITH("keys.server=/k", "keys.access=/a", "keys.next=/n", "keys.next_address=tcp://*:5574"));
+    assert_clashes(WITH("keys.server=/k", "keys.access=/a", "keys.next=/n"),
+                   "keys.next_address: needed with keys.next");
+    assert_clashes(
+        WITH("keys.server=/k", "keys.access=/a", "keys.next_address=tcp://127.0.0.1:5574"),
+        "keys.next: needed with keys.next_address");
+    assert_clashes(WITH("keys.next=/n", "keys.next_address=tcp://127.0.0.1:5574"),
+                   "keys.server: needed with keys.next");
+    assert_clashes(
+        WITH("keys.server=/k", "keys.access=/a", "keys.next=/n", "keys.next_address=ipc:///d/next"),
+        "keys.next_address: 'ipc:///d/next': keys are for TCP (valid: tcp://host:port)");
+    assert_clashes(WITH("keys.server=/k", "keys.access=/a", "keys.next=/n",
+                        "keys.next_address=tcp://127.0.0.1:65533"),
+                   "keys.next_address: 'tcp://127.0.0.1:65533': not tcp://host:port with a port "
+                   "from 1 to 65532");
+}
+
 static void test_every_window_is_another(void **state)
 {
     (void)state;
@@ -204,6 +225,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_message_fits_the_budget),
         cmocka_unit_test(test_keys_come_together),
+        cmocka_unit_test(test_the_next_key_has_an_address_of_its_own),
         cmocka_unit_test(test_every_window_is_another),
         cmocka_unit_test(test_a_window_has_at_most_64_parts),
         cmocka_unit_test(test_endpoints_differ),

@@ -99,7 +99,8 @@ static void test_a_socket_that_lets_anybody_in_does_not_pass(void **state)
     assert_int_equal(zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, f->secret, sizeof f->secret), 0);
     assert_int_equal(zmq_bind(socket, "tcp://127.0.0.1:*"), 0);
     assert_int_equal(zmq_getsockopt(socket, ZMQ_LAST_ENDPOINT, endpoint, &size), 0);
-    assert_int_equal(keys_test(f->keys, "control", ZMQ_ROUTER, endpoint, f->error), -1);
+    assert_int_equal(keys_test(f->keys, "control", ZMQ_ROUTER, endpoint, KEYS_SERVER, f->error),
+                     -1);
     snprintf(expected, sizeof expected,
              "keys: the test of control at %s failed: an unknown key got in", endpoint);
     assert_string_equal(f->error, expected);
@@ -115,7 +116,7 @@ static void test_without_a_handler_nobody_gets_in(void **state)
     size_t size = sizeof endpoint;
     uint16_t event = 0;
     void *lonely = zmq_ctx_new(), *socket = zmq_socket(lonely, ZMQ_ROUTER);
-    assert_int_equal(keys_secure(f->keys, socket, "control"), 0);
+    assert_int_equal(keys_secure(f->keys, socket, "control", KEYS_SERVER), 0);
     assert_int_equal(zmq_bind(socket, "tcp://127.0.0.1:*"), 0);
     assert_int_equal(zmq_getsockopt(socket, ZMQ_LAST_ENDPOINT, endpoint, &size), 0);
     void *monitor = zmq_socket(lonely, ZMQ_PAIR), *client = zmq_socket(lonely, ZMQ_DEALER);
