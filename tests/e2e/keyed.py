@@ -20,6 +20,8 @@ class Pair:
 class Keyed(Attnd):
     """An attnd on TCP whose access list has the lines of these roles: (pair, role, pattern)."""
 
+    host = "127.0.0.1"
+
     def __init__(self, *lines, config=None):
         self.server, self.owner = Pair(), Pair()
         self.port = free_ports(4)
@@ -31,7 +33,7 @@ class Keyed(Attnd):
         super().__init__(*keys, *ports, config=config)
 
     def endpoint(self, name):
-        return f"tcp://127.0.0.1:{self.port + list(SOCKETS).index(name)}"
+        return f"tcp://{self.host}:{self.port + list(SOCKETS).index(name)}"
 
     def write(self, *lines):
         """The list: the owner, who may do everything, and these."""

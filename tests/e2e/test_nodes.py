@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: MIT
+"""Two machines with keys, each a network namespace: what deploy/README.md says, word by word, and who can do what."""
+import ctypes
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from harness import ATTND, PATIENCE_S, Attnd, Trainer, wait_until
+from keyed import SOCKETS, Keyed, Pair, Somebody
+
+torch = pytest.importorskip("torch")
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+README = (ROOT / "deploy" / "README.md").read_text()
+ATTNCTL = os.path.abspath(os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl"))
+CLONE_NEWNET = 0x40000000
+HOST = "10.77.0.1"
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def own_network():
+    return os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+
+
+class Node:
+    """A network of its own. In a `with`, what is started or connected has that network."""
+
+    def __init__(self):
+        before = own_network()
+        if LIBC.unshare(CLONE_NEWNET) != 0:
+            os.close(before)
+            raise OSError(ctypes.get_errno(), "unshare")
+        self.network, self.before = own_network(), []
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+        LIBC.setns(before, CLONE_NEWNET)
+        os.close(before)
+
+    def __enter__(self):
+        self.before.append(own_network())
+        assert LIBC.setns(self.network, CLONE_NEWNET) == 0
+
+    def __exit__(self, *_):
+        assert LIBC.setns(self.before[-1], CLONE_NEWNET) == 0
+        os.close(self.before.pop())
+
+    def ip(self, words, **keys):
+        with self:
+            return subprocess.run(["ip", *words.split()], capture_output=True, text=True, **keys)
+
+
+@pytest.fixture
+def nodes():
+    """Two of them, between which lies a cable: attnd's, which is HOST, and the other."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can make networks")
+    try:
+        here, there = Node(), Node()
+    except OSError as error:
+        pytest.skip(f"no network can be made here: {error}")
+    made = here.ip(f"link add name eth0 type veth peer name eth0 netns /proc/self/fd/{there.network}", pass_fds=[there.network])
+    if made.returncode != 0:
+        pytest.skip(f"no cable can be made here: {made.stderr}")
+    for i, node in enumerate((here, there)):
+        assert node.ip(f"address add 10.77.0.{i + 1}/24 dev eth0").returncode == 0
+        assert node.ip("link set eth0 up").returncode == 0
+    yield here, there
+    os.close(here.network)
+    os.close(there.network)
+
+
+class There(Keyed):
+    host = HOST
+
+
+def abilities(attnd, node, pair):
+    """What somebody with this key can do from that node, as the table of the README says it."""
+    with node:
+        person = Somebody(attnd, pair)
+        sockets = [name for name in SOCKETS if not person.is_refused(name)]
+    asks = "control" in sockets and person.error("live", job="mine") is None
+    steers = "control" in sockets and person.error("plan.set", job="mine", every=7) is None
+    forges = owns = False
+    if "ingest" in sockets:
+        received = attnd.stats()["received"]
+        run = bytes.fromhex(attnd.call("jobs")[0]["run"])
+        Trainer(person, "mine", run=run).event("bye")
+        train(Trainer(person, "other"), 0)
+        forges = attnd.settled(received + 2)["dropped"].get("key") != 1
+        owns = bool(wait_until(lambda: attnd.call("live", job="other"), "its own job"))
+    person.context.destroy(linger=0)
+    return " | ".join([", ".join(sockets) or "none", *("yes" if can else "no" for can in (asks, steers, forges, owns))])
+
+
+def train(trainer, step):
+    trainer.attention(np.full((1, 2, 4, 4), 0.25, np.float32), step=step)
+
+
+def test_who_can_do_what_from_another_machine(nodes):
+    here, there = nodes
+    victim_key, reader, other = Pair(), Pair(), Pair()
+    with here:
+        attnd = There((victim_key, "publish", "mine"), (reader, "read", "*"), (other, "publish", "other"))
+    with there:
+        victim = Trainer(Somebody(attnd, victim_key), "mine")
+    train(victim, 0)
+    wait_until(lambda: attnd.call("live", job="mine"), "the job")
+    rows = {"no key, or an unknown one": [None, Pair()], "a `read` key": [reader], "the `publish` key of another job": [other]}
+    for name, pairs in rows.items():
+        for pair in pairs:
+            assert f"\n| {name} | {abilities(attnd, there, pair)} |\n" in README
+    train(victim, 1)
+    wait_until(lambda: attnd.call("live", job="mine")[0]["step"] == 1, "that the victim goes on")
+    victim.close()
+    attnd.close()
+
+
+# Beside the README, which says what is typed: attnd in the background, and a copy instead of one to another machine.
+SHELL = """set -e
+attnd() { "$ATTND_BIN" "$@" --set history.enabled=false --set http.enabled=false > "$HOME/log" 2>&1 & echo $! > "$HOME/pid"; }
+scp() { cp "$1" "$HOME/"; }
+"""
+
+
+def blocks():
+    """The three of the README that set up two machines."""
+    return re.findall(r"```sh\n(.*?)```", README[README.index("Other machines connect over TCP"):], re.S)[:3]
+
+
+# That of PyTorch 1.13 fails on Python 3.11 when it shall leave the output of ranks alone.
+LAUNCHER = "-m torch.distributed.run" + (" --redirects 1 --tee 1" if torch.__version__ < "2" else "")
+
+
+def environment(home):
+    return {"PATH": f"{os.path.dirname(ATTNCTL)}:{os.environ['PATH']}", "HOME": str(home), "ATTND_BIN": os.path.abspath(ATTND),
+            "PYTHONPATH": str(ROOT / "clients" / "python"), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def read_answer(home, server, word):
+    """What attnctl says to somebody who may read."""
+    env = {**environment(home), "ATTND_ADDRESS": f"tcp://{HOST}:5570", "ATTND_KEY": str(home / "reader.key"), "ATTND_SERVER_KEY": server}
+    return subprocess.run([ATTNCTL, word], env=env, capture_output=True, text=True, timeout=PATIENCE_S).stdout
+
+
+def test_the_readme_sets_up_two_machines(nodes, tmp_path):
+    here, there = nodes
+    page = (ROOT / "deploy" / "site" / "pages" / "nodes.md").read_text()
+    (tmp_path / "ddp.py").write_text(re.search(r'title="ddp.py"\n(.*?)```', page, re.S)[1])
+    (tmp_path / "train.py").write_text("")
+    (tmp_path / ".config").mkdir()
+    server, client, training = [block.replace("HOST", HOST) for block in blocks()]
+    shell = dict(cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    running = []
+
+    def bash(node, script):
+        with node:
+            running.append(subprocess.Popen(["bash", "-c", SHELL + script], env=environment(tmp_path), **shell))
+        return running[-1]
+    try:
+        made = bash(here, f"{server}attnctl key new ~/reader.key").communicate(timeout=PATIENCE_S)
+        public, _, reader = made[0].split()
+        (tmp_path / ".config/attnd/access").open("a").write(f"{reader} read *\n")
+        wait_until(lambda: "event=started" in (tmp_path / "log").read_text(), "attnd")
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGHUP)
+        wait_until(lambda: "event=keys_read keys=2" in (tmp_path / "log").read_text(), "the reader's key")
+
+        client = client.replace("'...'", f"'{public}'")
+        assert (tmp_path / "node.key").stat().st_mode & 0o777 == 0o600
+        done = bash(there, client)
+        assert "attnd" in done.communicate(timeout=PATIENCE_S)[0] and done.returncode == 0
+
+        exports = "".join(line + "\n" for line in client.splitlines() if line.startswith("export"))
+        training = exports + training.replace("python3 -m torch.distributed.run", f"{sys.executable} {LAUNCHER}")
+        ranks = [bash(node, training.replace("node_rank 0", f"node_rank {i}")) for i, node in enumerate((here, there))]
+        for rank in ranks:
+            said = rank.communicate(timeout=4 * PATIENCE_S)
+            assert rank.returncode == 0, said
+        with here:
+            wait_until(lambda: re.search(r"^two-ranks .* 2/2 ", read_answer(tmp_path, public, "jobs"), re.M), "one run of two ranks")
+    finally:
+        for process in running:
+            process.kill()
+        if (tmp_path / "pid").exists():
+            os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
