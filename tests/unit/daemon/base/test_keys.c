@@ -10,10 +10,13 @@
 #include "daemon/base/endpoint.h"
 #include "daemon/base/keys.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 struct keys_fixture {
@@ -33,17 +36,29 @@ static void write_file(const char *path, const char *text)
     assert_int_equal(chmod(path, 0600), 0);
 }
 
+static void keys_write_files(struct keys_fixture *f)
+{
+    assert_non_null(mkdtemp(f->directory));
+    assert_int_equal(zmq_curve_keypair(f->server, f->secret), 0);
+    config_defaults(&f->config);
+    snprintf(f->config.keys_server.text, CONFIG_TEXT_MAX, "%s/key", f->directory);
+    snprintf(f->config.keys_access.text, CONFIG_TEXT_MAX, "%s/access", f->directory);
+    write_file(f->config.keys_server.text, f->secret);
+    write_file(f->config.keys_access.text, "");
+}
+
+static void keys_remove_files(struct keys_fixture *f)
+{
+    unlink(f->config.keys_server.text);
+    unlink(f->config.keys_access.text);
+    rmdir(f->directory);
+}
+
 static int keys_set_up(void **state)
 {
     static struct keys_fixture f;
     f = (struct keys_fixture){.directory = "/tmp/attnd-keys-XXXXXX", .zmq = endpoint_context_new()};
-    assert_non_null(mkdtemp(f.directory));
-    assert_int_equal(zmq_curve_keypair(f.server, f.secret), 0);
-    config_defaults(&f.config);
-    snprintf(f.config.keys_server.text, CONFIG_TEXT_MAX, "%s/key", f.directory);
-    snprintf(f.config.keys_access.text, CONFIG_TEXT_MAX, "%s/access", f.directory);
-    write_file(f.config.keys_server.text, f.secret);
-    write_file(f.config.keys_access.text, "");
+    keys_write_files(&f);
     assert_int_equal(keys_new(f.zmq, &f.config, &f.stats, &f.keys, f.error), 0);
     *state = &f;
     return 0;
@@ -54,9 +69,7 @@ static int keys_tear_down(void **state)
     struct keys_fixture *f = *state;
     keys_free(&f->keys);
     assert_int_equal(zmq_ctx_term(f->zmq), 0);
-    unlink(f->config.keys_server.text);
-    unlink(f->config.keys_access.text);
-    rmdir(f->directory);
+    keys_remove_files(f);
     return 0;
 }
 
@@ -168,6 +181,43 @@ static void test_a_frame_without_a_key_is_nobodys(void **state)
     zmq_msg_close(&frame);
 }
 
+/* The end of a context is what a handler does not survive. */
+static void keys_lose_handler(struct keys_fixture *f, int log)
+{
+    struct rlimit none = {0, 0};
+    setrlimit(RLIMIT_CORE, &none);
+    dup2(log, STDERR_FILENO);
+    f->zmq = endpoint_context_new();
+    if (keys_new(f->zmq, &f->config, &f->stats, &f->keys, f->error) == 0) {
+        zmq_ctx_shutdown(f->zmq);
+        alarm(60);
+        pause();
+    }
+    _exit(EXIT_FAILURE);
+}
+
+/* Before any other test: a process that has had threads may not fork under ThreadSanitizer. */
+static void test_attnd_does_not_outlive_the_handler(void **state)
+{
+    struct keys_fixture f = {.directory = "/tmp/attnd-keys-XXXXXX"};
+    char log[512] = "";
+    int status, ends[2];
+    (void)state;
+    keys_write_files(&f);
+    assert_int_equal(pipe(ends), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        keys_lose_handler(&f, ends[1]);
+    }
+    close(ends[1]);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(read(ends[0], log, sizeof log - 1) > 0);
+    close(ends[0]);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+    assert_non_null(strstr(log, "event=keys_handler_failed"));
+    keys_remove_files(&f);
+}
+
 static void test_without_keys_everything_is_allowed(void **state)
 {
     struct config config;
@@ -184,6 +234,7 @@ static void test_without_keys_everything_is_allowed(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_attnd_does_not_outlive_the_handler),
         cmocka_unit_test_setup_teardown(test_a_stranger_is_refused_at_every_socket, keys_set_up,
                                         keys_tear_down),
         cmocka_unit_test_setup_teardown(test_a_socket_that_lets_anybody_in_does_not_pass,
