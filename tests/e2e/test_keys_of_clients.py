@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The clients and their keys: from a file or the environment, and a sentence when they are wrong."""
+import ctypes
 import logging
 import os
 import pathlib
@@ -17,6 +18,9 @@ sys.path.insert(0, str(ROOT / "clients" / "python"))
 
 import attnd as client  # noqa: E402
 
+TRAIN = os.environ.get("ATTN_TRAIN", "build/clients/c/train")
+LIBATTN = ctypes.CDLL(os.path.join(os.path.dirname(os.path.abspath(TRAIN)), "libattn.so"))
+LIBATTN.E_ARGUMENT, LIBATTN.E_TRANSPORT = -2, -5
 ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 
 
@@ -128,6 +132,39 @@ def test_every_client_comes_with_its_keys(monkeypatch, key_file, tmp_path):
         assert subscriber.next(PATIENCE_S)["job"] == "mine"
     come(monkeypatch, attnd, attnd.owner.secret, attnd.server.public)
     assert ": 1 message sent" in attnctl("replay", recording).stdout
+    attnd.close()
+
+
+def check_address():
+    """The code and the sentence of attn_check_address, with the environment as it is."""
+    sentence = ctypes.create_string_buffer(1024)
+    return LIBATTN.attn_check_address(None, sentence, len(sentence)), sentence.value.decode()
+
+
+def test_libattn_says_whether_its_key_is_let_in(monkeypatch, key_file):
+    trainer, reader, scoped = Pair(), Pair(), Pair()
+    attnd = Keyed((trainer, "publish", "mine"), (reader, "read", "*"), (scoped, "read", "mine"))
+    ingest = attnd.endpoint("ingest")
+    for (key, server), sentence in wrong_keys(attnd, key_file):
+        come(monkeypatch, attnd, key, server)
+        code, said = check_address()
+        assert said == sentence.replace(attnd.endpoint("control"), ingest).replace("the control socket", "the ingest socket")
+        assert code == (LIBATTN.E_TRANSPORT if ingest in said else LIBATTN.E_ARGUMENT)
+    come(monkeypatch, attnd, trainer.secret, attnd.server.public)
+    assert check_address() == (0, "")
+    for pair in (reader, scoped):  # is let in, but not to publish
+        come(monkeypatch, attnd, pair.secret, attnd.server.public)
+        code, said = check_address()
+        assert code == 0 and f"public key {pair.public} with a role for the ingest socket" in said
+    attnd.close()
+
+
+def test_a_trainer_in_c_says_that_its_key_is_wrong_and_goes_on(monkeypatch):
+    attnd, stranger = Keyed(), Pair()
+    come(monkeypatch, attnd, stranger.secret, attnd.server.public)
+    ended = subprocess.run([TRAIN, "10", "1"], capture_output=True, text=True, timeout=2 * PATIENCE_S)
+    assert ended.returncode == 0 and '"epoch": 0' in ended.stdout
+    assert f"does not let this client in: keys.access has no line for its public key {stranger.public}" in ended.stderr
     attnd.close()
 
 

@@ -8,11 +8,33 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* No role is let in everywhere, so one socket that takes the keys is enough. The sentence is about
+ * the first one that does not; what publishes learns from it why nothing goes out. */
+static enum keys_verdict check_keys(const char *address, char ret_sentence[ADDRESS_REASON_MAX])
+{
+    static const enum address_socket sockets[] = {ADDRESS_INGEST, ADDRESS_PUBLISH, ADDRESS_CONTROL};
+    char endpoint[ADDRESS_MAX], reason[ADDRESS_REASON_MAX];
+    enum keys_verdict verdict = KEYS_UNKNOWN;
+    struct key_client keys;
+
+    if (key_find(&keys, reason) != 0) {
+        return KEYS_UNKNOWN;
+    }
+    for (int i = 0; i < 3 && address_endpoint(address, sockets[i], endpoint, reason) == 0; i++) {
+        verdict = listener_try_keys(&keys, sockets[i], endpoint, i == 0 ? ret_sentence : reason);
+        if (verdict != KEYS_WRONG) {
+            break;
+        }
+    }
+    return verdict;
+}
+
 /* The first of attnd's sockets that is wrong says it all. */
 int attn_check_address(const char *address, char *ret_sentence, size_t size)
 {
     char endpoint[ADDRESS_MAX], text[LISTENER_TEXT_MAX], sentence[ADDRESS_REASON_MAX] = "";
     struct key_client keys;
+    enum keys_verdict verdict = KEYS_UNKNOWN;
     int code = 0;
 
     if (!ret_sentence || size == 0) {
@@ -29,6 +51,8 @@ int attn_check_address(const char *address, char *ret_sentence, size_t size)
         code = ATTN_E_ARGUMENT;
     } else if (strncmp(endpoint, "tcp://", 6) == 0 && key_find(&keys, sentence) != 0) {
         code = ATTN_E_ARGUMENT;
+    } else if ((verdict = check_keys(address, sentence)) != KEYS_UNKNOWN) {
+        code = verdict == KEYS_FIT ? 0 : ATTN_E_TRANSPORT;
     } else if (listener_is_wrong(ADDRESS_INGEST, NULL, address, sentence) ||
                listener_is_wrong(ADDRESS_PUBLISH, NULL, address, sentence) ||
                listener_is_wrong(ADDRESS_CONTROL, NULL, address, sentence)) {

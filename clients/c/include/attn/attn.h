@@ -62,9 +62,10 @@ ATTN_API const char *attn_version(void);
 /* Asks who listens at an address, for when nothing comes from there: a ZeroMQ connection to another
  * port of attnd, to its page, or to something else altogether just stays silent. Waits for answers:
  * some seconds at most, and for the look-up of a host's name. Writes a sentence that says what to
- * do, cut to size - 1 bytes and a NUL; "" with 0. Returns 0 when attnd is there, ATTN_E_ARGUMENT
- * when it is no address, or the keys of the environment are none, ATTN_E_TRANSPORT when somebody
- * else is there or the keys are not let in, ATTN_E_TIMEOUT when nobody is. */
+ * do, cut to size - 1 bytes and a NUL. Returns 0 when attnd is there (the sentence is "", or that
+ * the key may not publish), ATTN_E_ARGUMENT when it is no address, or the keys of the environment
+ * are none, ATTN_E_TRANSPORT when somebody else is there or the keys are let in nowhere,
+ * ATTN_E_TIMEOUT when nobody is. */
 ATTN_API int attn_check_address(const char *address, char *ret_sentence, size_t size);
 
 /* ---- which attention of the model ---- */
