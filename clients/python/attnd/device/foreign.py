@@ -47,9 +47,8 @@ def rows(p: Problem, lse: torch.Tensor, max_logit: Optional[torch.Tensor]) -> Di
     found = {name: torch.full(shape, math.nan, device=p.q.device) for name in names}
     with reference.exact(p.q.device):
         for chunk, positions in _bands(p):
-            part = z[chunk.sample, chunk.key_heads, chunk.group, chunk.queries]
-            for name, value in _near(p, chunk, positions, part).items():
-                found[name][chunk.sample, chunk.key_heads, chunk.group, chunk.queries] = value
+            for name, value in _near(p, chunk, positions, z[chunk.rows]).items():
+                found[name][chunk.rows] = value
     result = {name: value.view(p.batch, p.heads, p.queries) for name, value in found.items()}
     z = z.view(p.batch, p.heads, p.queries)
     if max_logit is not None:
@@ -82,7 +81,7 @@ def _bands(p: Problem) -> Iterator[Tuple[Chunk, int]]:
             keys = slice(min(max(0, p.position(begin) - reach), end), end)
             most = (1 << 20) // ((queries.stop - begin) * max(keys.stop - keys.start, p.width))
             for key_heads, group in reference.head_slices(p.key_heads, p.group, max(1, most)):
-                yield Chunk(sample, key_heads, group, queries, keys), min(k_len, p.position(q_len))
+                yield Chunk(slice(sample, sample + 1), key_heads, group, queries, keys), min(k_len, p.position(q_len))
 
 
 def _near(p: Problem, chunk: Chunk, positions: int, z: torch.Tensor) -> Dict[str, torch.Tensor]:

@@ -72,7 +72,7 @@ def of_queries(p: Problem, sample: int = 0, side: int = SIDE_MAX, words: Optiona
             most = max(1, entries // ((queries.stop - begin) * (keys.stop - keys.start)))
             rows = cut.rows(queries) * shown.queries[queries]
             for key_heads, group in reference.head_slices(p.key_heads, p.group, most):
-                chunk = reference.Chunk(sample, key_heads, group, queries, keys)
+                chunk = reference.Chunk(slice(sample, sample + 1), key_heads, group, queries, keys)
                 part, sound = _softmax_in_cells(p, chunk, k_len, room, cut)
                 sums[key_heads, group] += rows @ part
                 counts[key_heads, group] += rows @ sound[..., None].to(working)
@@ -105,8 +105,9 @@ def of_weights(weights: torch.Tensor, words: Words, sample: int = 0, side: int =
 
 def _softmax_in_cells(p: Problem, chunk: reference.Chunk, k_len: Optional[torch.Tensor], room: torch.Tensor,
                       cut: "_Cut") -> Tuple[torch.Tensor, torch.Tensor]:
-    """The weights of a chunk added up into columns of cells, 0 for rows that have none; and which rows have some."""
-    q = reference.by_key_heads(p)[chunk.sample, chunk.key_heads, chunk.group, chunk.queries]
+    """The weights of a chunk of one sample added up into columns of cells, 0 for rows that have none; and which rows have
+    some."""
+    q = reference.by_key_heads(p)[chunk.rows]
     shape = (*q.shape[:-1], chunk.keys.stop - chunk.keys.start)
     s = room[:math.prod(shape)].view(shape)
     reference.logits(p, chunk, q, s)
@@ -126,7 +127,7 @@ def _softmax_in_cells(p: Problem, chunk: reference.Chunk, k_len: Optional[torch.
     if p.sinks is not None:
         total = total + torch.exp(sink - shift)
     part = cut.add_keys(e, chunk.keys.start) / total[..., None]
-    return torch.where(sound[..., None], part, torch.zeros_like(part)), sound
+    return torch.where(sound[..., None], part, torch.zeros_like(part))[0], sound[0]
 
 
 class _Cut:

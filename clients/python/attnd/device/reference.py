@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""reference: row metrics by PyTorch alone, a few rows of a few heads at a time.
+"""reference: row metrics by PyTorch alone, a few rows of a few heads at a time, or some samples whole.
 
 All of a row's logits are at hand, so nothing is rescaled. Keys that no row of a chunk may see (beyond the causal bound,
 the window or the lengths) are not computed. Fused passes would be faster; they are the kernel's.
@@ -26,12 +26,19 @@ _TOP = 8
 
 
 class Chunk(NamedTuple):
-    """The part of a problem whose logits are held at once: slices of key heads, of heads of each, of queries, keys."""
-    sample: int
+    """The part of a problem whose logits are held at once: slices of samples, of key heads, of heads of each, of queries,
+    of keys. `lengths` [2, samples]: how many queries and keys are no padding, when samples differ in that."""
+    samples: slice
     key_heads: slice
     group: slice
     queries: slice
     keys: slice
+    lengths: Optional[torch.Tensor] = None
+
+    @property
+    def rows(self) -> Tuple[slice, slice, slice, slice]:
+        """Where its rows are in [B, Hk, H / Hk, Tq]."""
+        return self.samples, self.key_heads, self.group, self.queries
 
 
 @torch.no_grad()
@@ -47,12 +54,12 @@ def rows(problem: Problem, entries: Optional[Entries] = None) -> Dict[str, torch
             numbers = finish(sums, place, sink, problem.cross, problem.local_window)
             if entries is not None and logits_seen is not None:
                 row = scaled(sums, sink)
-                entries.add(problem, shape[:3], (chunk.sample, chunk.key_heads, chunk.group), chunk.queries, sums, row,
+                entries.add(problem, shape[:3], chunk.rows[:3], chunk.queries, sums, row,
                             _of_weights(row, buffers, (*row.top.shape, chunk.keys.stop - chunk.keys.start)), logits_seen)
             for name, value in numbers.items():
                 if name not in found:
                     found[name] = torch.full(shape, math.nan, device=q.device)
-                found[name][chunk.sample, chunk.key_heads, chunk.group, chunk.queries] = value
+                found[name][chunk.rows] = value
     flat = (problem.batch, problem.heads, problem.queries)
     return {name: found[name].view(flat) if name in found else problem.nothing() for name in ROW_METRICS}
 
@@ -88,9 +95,9 @@ def _of_logits(p: Problem, chunk: Chunk, s: torch.Tensor, spare: torch.Tensor, l
     lowest = torch.where(finite, s, infinite).amin(-1)
     known = torch.where(finite, s, zero)
     total, squares = known.sum(-1), torch.mul(known, known, out=spare).sum(-1)
-    inverse_q = lengths_of[0].view(p.batch, p.key_heads, p.group, -1)[chunk.sample, chunk.key_heads, chunk.group, chunk.queries]
-    inverse_k = lengths_of[1][chunk.sample, chunk.key_heads, None, None, chunk.keys]
-    q = _split(p.q, 1, p.key_heads, p.group)[chunk.sample, chunk.key_heads, chunk.group, chunk.queries]
+    inverse_q = lengths_of[0].view(p.batch, p.key_heads, p.group, -1)[chunk.rows]
+    inverse_k = lengths_of[1][chunk.samples, chunk.key_heads, None, None, chunk.keys]
+    q = by_key_heads(p)[chunk.rows]
     products(p, chunk, q.to(s.dtype), spare)
     spare.mul_(inverse_q[..., None]).mul_(inverse_k)
     finite &= (inverse_q[..., None] > 0) & (inverse_k > 0)
@@ -104,19 +111,32 @@ def _chunks(p: Problem, with_logits: bool) -> Iterator[Tuple[Chunk, Place, Sums,
     working = _working(p)
     entries = (_ENTRIES if p.q.device.type == "cpu" else _ENTRIES_DEVICE) // (2 if working == torch.float64 else 1)
     buffers = torch.empty((3, max(entries, p.keys)), dtype=working, device=p.q.device)
-    for sample, (q_len, k_len) in enumerate(lengths(p)):
-        several = max(1, min(entries // p.keys, _NUMBERS // p.width, _ROWS))
+    several = max(1, min(entries // p.keys, _NUMBERS // p.width, _ROWS))
+    for samples, ends in _samples(p, entries, min(several, p.queries)):
+        q_len, k_len = (max(some) for some in zip(*ends))
+        uneven = torch.tensor(list(zip(*ends)), device=p.q.device) if len(set(ends)) > 1 else None
+        positions = torch.tensor([min(k, p.position(q)) for q, k in ends], device=p.q.device)[:, None, None, None]
         for begin in range(0, q_len, several):
             queries = slice(begin, min(begin + several, q_len))
             keys = seen_keys(p, queries, k_len)
             if keys.start >= keys.stop:
                 continue
-            count = queries.stop - begin
+            count = len(ends) * (queries.stop - begin)
             most = min(entries // (count * (keys.stop - keys.start)), _NUMBERS // (count * p.width),
                        _CHUNK_ROWS // count)
             for key_heads, group in head_slices(p.key_heads, p.group, max(1, most)):
-                chunk = Chunk(sample, key_heads, group, queries, keys)
-                yield (chunk, *_measure(p, chunk, min(k_len, p.position(q_len)), buffers, lengths_of), buffers)
+                chunk = Chunk(samples, key_heads, group, queries, keys, uneven)
+                yield (chunk, *_measure(p, chunk, positions, buffers, lengths_of), buffers)
+
+
+def _samples(p: Problem, entries: int, rows: int) -> Iterator[Tuple[slice, List[Tuple[int, int]]]]:
+    """As many samples at a time as fit a chunk with so many rows of all heads, and how many queries and keys each has."""
+    ends = list(lengths(p))
+    most = max(1, min(entries // (p.heads * rows * p.keys), _NUMBERS // (p.heads * max(rows, p.keys) * p.width),
+                      _CHUNK_ROWS // (p.heads * rows)))
+    for begin in range(0, p.batch, most):
+        samples = slice(begin, min(begin + most, p.batch))
+        yield samples, ends[samples]
 
 
 def lengths(p: Problem) -> Iterator[Tuple[int, int]]:
@@ -142,10 +162,10 @@ def head_slices(key_heads: int, group: int, most: int) -> Iterator[Tuple[slice, 
             yield slice(one, one + 1), slice(begin, min(begin + most, group))
 
 
-def _measure(p: Problem, chunk: Chunk, positions: int, buffers: torch.Tensor,
+def _measure(p: Problem, chunk: Chunk, positions: torch.Tensor, buffers: torch.Tensor,
              lengths_of: Optional[Tuple[torch.Tensor, torch.Tensor]]) -> Tuple[Place, Sums, Optional[Logits]]:
-    """The sums of a chunk, [key heads, heads of each, queries] each."""
-    q = by_key_heads(p)[chunk.sample, chunk.key_heads, chunk.group, chunk.queries]
+    """The sums of a chunk, [samples, key heads, heads of each, queries] each."""
+    q = by_key_heads(p)[chunk.rows]
     begin, shape = chunk.keys.start, (*q.shape[:-1], chunk.keys.stop - chunk.keys.start)
     s, e, spare = (buffer[:math.prod(shape)].view(shape) for buffer in buffers)
     logits(p, chunk, q, s)
@@ -190,9 +210,8 @@ def logits(p: Problem, chunk: Chunk, q: torch.Tensor, s: torch.Tensor) -> None:
 
 def products(p: Problem, chunk: Chunk, q: torch.Tensor, s: torch.Tensor) -> None:
     """Writes q K^T of a chunk to s; copies of keys are never more than _NUMBERS."""
-    q = q.flatten(1, 2)
-    k = p.k[chunk.sample, chunk.key_heads, chunk.keys]
-    flat = s.flatten(1, 2)
+    q, flat = q.flatten(2, 3).flatten(0, 1), s.flatten(2, 3).flatten(0, 1)
+    k = p.k[chunk.samples, chunk.key_heads, chunk.keys].flatten(0, 1)
     heads = max(1, _NUMBERS // (k.shape[1] * p.width))
     keys = max(1, _NUMBERS // p.width)
     for begin in range(0, k.shape[0], heads):
@@ -206,7 +225,7 @@ def products(p: Problem, chunk: Chunk, q: torch.Tensor, s: torch.Tensor) -> None
 
 def masked_logits(p: Problem, chunk: Chunk) -> torch.Tensor:
     """The logits of a chunk, -inf where a query does not see the key."""
-    q = _split(p.q, 1, p.key_heads, p.group)[chunk.sample, chunk.key_heads, chunk.group, chunk.queries]
+    q = by_key_heads(p)[chunk.rows]
     s = torch.empty(*q.shape[:-1], chunk.keys.stop - chunk.keys.start, dtype=_working(p), device=q.device)
     logits(p, chunk, q, s)
     place = p.position(torch.arange(chunk.queries.start, chunk.queries.stop, device=q.device))
@@ -215,26 +234,29 @@ def masked_logits(p: Problem, chunk: Chunk) -> torch.Tensor:
 
 
 def _bias_part(p: Problem, bias: torch.Tensor, chunk: Chunk) -> torch.Tensor:
-    """[key heads, heads of each, queries, keys] of a chunk, each dimension full or 1."""
-    heads = (p.key_heads, p.group) if bias.shape[1] > 1 else (1, 1)
-    part = _split(bias, 1, *heads)[chunk.sample if bias.shape[0] > 1 else 0]
-    for dimension, taken in enumerate((chunk.key_heads, chunk.group, chunk.queries, chunk.keys)):
+    """[samples, key heads, heads of each, queries, keys] of a chunk, each dimension full or 1."""
+    part = _split(bias, 1, *((p.key_heads, p.group) if bias.shape[1] > 1 else (1, 1)))
+    for dimension, taken in enumerate((*chunk.rows, chunk.keys)):
         if part.shape[dimension] > 1:
             part = part.narrow(dimension, taken.start, taken.stop - taken.start)
     return part
 
 
 def hide(p: Problem, chunk: Chunk, s: torch.Tensor, place: torch.Tensor, j: torch.Tensor) -> Optional[torch.Tensor]:
-    """Makes the logits of keys that a query does not see -inf. Returns which it sees, broadcastable to s, when a bias
-    or documents have a say in that."""
+    """Makes the logits of keys that a query does not see -inf. Returns which it sees, broadcastable to s, when a bias,
+    documents or the lengths of samples have a say in that."""
     unseen: Optional[torch.Tensor] = None
     if p.bias is not None:
-        unseen = p.hidden(_bias_part(p, p.bias, chunk)).expand(-1, -1, len(place), len(j))
+        unseen = p.hidden(_bias_part(p, p.bias, chunk)).expand(-1, -1, -1, len(place), len(j))
     if p.documents is not None:
-        document = p.documents[chunk.sample]
-        own = document[place.clamp(max=p.keys - 1)]
-        other = (own[:, None] != document[chunk.keys]) | (place >= p.keys)[:, None]
-        unseen = other[None, None] if unseen is None else unseen | other
+        document = p.documents[chunk.samples, None, None]
+        own = document[..., place.clamp(max=p.keys - 1), None]
+        other = (own != document[..., None, chunk.keys]) | (place >= p.keys)[:, None]
+        unseen = other if unseen is None else unseen | other
+    if chunk.lengths is not None:
+        q_len, k_len = chunk.lengths[..., None, None, None, None]
+        padding = (place[:, None] >= p.position(q_len)) | (j >= k_len)
+        unseen = padding if unseen is None else unseen | padding
     base, begin, last = chunk.keys.start, p.position(chunk.queries.start), p.position(chunk.queries.stop - 1)
     if unseen is not None:
         if p.causal:
