@@ -31,8 +31,9 @@ def test_the_reference_agrees_with_numpy(mask, values):
         agree(attnd.device.row_statistics(q, k, backend="reference", **words), q, k, words)
 
 
-def test_chunks_of_keys_heads_and_queries_give_the_same(monkeypatch):
-    q, k, words = make("causal offset", "plain", (2, 6, 2, 50, 70, 16), "f64")
+@pytest.mark.parametrize("mask", ["causal offset", "causal documents lengths", "hidden bool lengths", "cross lengths"])
+def test_chunks_of_samples_keys_heads_and_queries_give_the_same(mask, monkeypatch):
+    q, k, words = make(mask, "plain", (5, 6, 2, 50, 70, 16), "f64")
     whole = attnd.device.row_statistics(q, k, backend="reference", **words)
     monkeypatch.setattr(reference, "_ENTRIES", 300)
     monkeypatch.setattr(reference, "_NUMBERS", 400)

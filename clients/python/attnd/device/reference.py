@@ -23,6 +23,10 @@ _CHUNK_ROWS = 1 << 15
 _ROWS = 128  # of a head in a chunk: what causal bound, windows and local mass leave out goes by these
 _FLOOR = -1e4  # exp of it is 0 in f32 and f64
 _TOP = 8
+_SORTED = 256  # at most so many keys: more are cut down first
+_MERGE = ((0, 4), (1, 5), (2, 6), (3, 7), (0, 2), (1, 3), (4, 6), (5, 7), (0, 1), (2, 3), (4, 5), (6, 7))
+_SORT = ((0, 1), (2, 3), (4, 5), (6, 7), (0, 2), (1, 3), (4, 6), (5, 7), (1, 2), (5, 6), *_MERGE[:4], (2, 4), (3, 5),
+         (1, 2), (3, 4), (5, 6))  # Batcher 1968
 
 
 class Chunk(NamedTuple):
@@ -186,7 +190,7 @@ def _measure(p: Problem, chunk: Chunk, positions: torch.Tensor, buffers: torch.T
     distances = torch.mul(e, distance, out=spare).sum(-1)
     near = slice(*(min(max(0, edge - begin), shape[-1]) for edge in (
         p.position(chunk.queries.start) - p.local_window, p.position(chunk.queries.stop - 1) + 1 + p.local_window)))
-    local = (e[..., near] * (distance[:, near] <= p.local_window)).sum(-1)
+    local = torch.mul(e[..., near], (distance[:, near] <= p.local_window).to(e.dtype), out=spare[..., near]).sum(-1)
     with_first, seen_keys, reach = _counted(p, chunk, seen, place, distance, spare)
     previous, own, following = (at(e, place + step - begin) for step in (-1, 0, 1))
     top, eighth = _largest(e)
@@ -302,13 +306,31 @@ def _largest(e: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
     maxima, a lane being every so manyth key."""
     found = e.flatten(0, -2)
     keys = found.shape[1]
-    lanes = 1 << (_TOP * keys).bit_length() // 2  # about sqrt(8 keys): lanes and what is in 8 of them are as many
-    depth = keys // lanes
-    if depth > 1:
+    if keys > _SORTED:
+        lanes = 1 << (_TOP * keys).bit_length() // 2  # about sqrt(8 keys): lanes and what is in 8 of them are as many
+        depth = keys // lanes
         whole = _split(found[:, :depth * lanes], 1, depth, lanes)
         best = whole.amax(1).topk(_TOP, sorted=False)[1]
         chosen = whole.gather(2, best[:, None].expand(-1, depth, _TOP)).flatten(1)
         found = torch.cat([chosen, found[:, depth * lanes:]], 1)
-    top = found.topk(min(_TOP, keys), sorted=False)[0]
-    eighth = top.amin(1) if keys >= _TOP else torch.zeros_like(top[:, 0])
-    return top.sum(1).view(e.shape[:-1]), eighth.view(e.shape[:-1])
+    top = _sorted(found)
+    return torch.stack(top).sum(0).view(e.shape[:-1]), top[-1].view(e.shape[:-1])
+
+
+def _sorted(found: torch.Tensor) -> List[torch.Tensor]:
+    """The 8 largest of each row [rows, keys], 0 where there are fewer: elementwise maxima and minima of all rows, since
+    sorting a short row by itself takes longer than its exponentials."""
+    rows, keys = found.shape
+    lists = 1 << (-(-keys // _TOP) - 1).bit_length()
+    padded = found.new_zeros((_TOP * lists, rows))
+    padded[:keys] = found.t()
+    place = list(padded.view(_TOP, lists, rows))
+    exchanges = _SORT
+    while True:
+        for i, j in exchanges:
+            place[i], place[j] = torch.maximum(place[i], place[j]), torch.minimum(place[i], place[j])
+        if lists == 1:
+            return [one[0] for one in place]
+        lists //= 2  # the larger of one list's nth and the other's nth from below are the 8 largest of both
+        place = [torch.maximum(place[n][:lists], place[-1 - n][lists:]) for n in range(_TOP)]
+        exchanges = _MERGE
