@@ -76,7 +76,7 @@ def make(mask, values, shape, dtype):
 
 def truth(q, k, words, local_window=8):
     """name -> float64 [B, H, Tq], NaN where there is none; also `valid`, the queries that are no padding, and `weights`
-    [B, H, Tq, Tk]. And 2 delta of each row, [B, H, Tq]."""
+    [B, H, Tq, Tk], zeros of padding and where a query sees no key. And 2 delta of each row, [B, H, Tq]."""
     q, k = q.double().numpy(), k.double().numpy()
     k = np.repeat(k, q.shape[1] // k.shape[1], axis=1)
     scale = q.shape[3] ** -0.5
@@ -139,7 +139,8 @@ def _head(s, shown, h, words, local_window):
         values = formulas.row_values(case, weights, seen, local_window)
     values["max_logit"] = largest[..., 0], True
     query = query[:, None]
-    result = {"valid": query, "weights": np.where(sound[..., None], weights, np.where(query, np.nan, 0)[..., None])}
+    broken = query & seen.any(-1)[:, None]
+    result = {"valid": query, "weights": np.where(sound[..., None], weights, np.where(broken, np.nan, 0)[..., None])}
     result["logits"] = np.where(sound[:, 0, :, None] & seen, logits[:, 0], np.nan)
     finite = result["logits"][np.isfinite(result["logits"])]
     moments, _ = formulas.head_moments(weights, seen, sound, 0)
@@ -181,7 +182,7 @@ def message(q, k, words, rows):
     valid = state.valid_rows(problem)
     entries = Entries(problem, True, valid)
     found = rows(problem, entries)
-    return entries.values(problem, found, (valid & ~torch.isfinite(found["entropy"])).sum(2))
+    return entries.values(problem, found)
 
 
 def agree_of_message(found, q, k, words):

@@ -73,7 +73,7 @@ def of_queries(q: torch.Tensor, k: torch.Tensor, visibility: Visibility, stride:
     sound = torch.isfinite(rows["entropy"]) & counts
     if bias is not None:  # which leaves padding its keys
         rows = {name: torch.where(counts, values, torch.full_like(values, math.nan)) for name, values in rows.items()}
-    values = entries.values(problem, rows, (counts & ~sound).sum(2))
+    values = entries.values(problem, rows)
     maps = pooled.of_queries(problem, 0, side, _words(visibility, stride, cross)).read() if side and stride == 1 else None
     return Measured(rows, valid, problem.keys, values, 0.0 if sound.any() else math.nan, maps)
 

@@ -92,6 +92,7 @@ class Entries:
         self._valid = valid.expand(p.batch, p.heads, p.queries)
         self._flat_valid = self._valid.reshape(p.batch * p.heads, p.queries)
         self._totals = torch.zeros(len(_TOTALS), p.batch * p.heads, dtype=f64, device=p.q.device)
+        self._broken = torch.zeros(p.batch * p.heads, dtype=torch.int64, device=p.q.device)
         self._extremes = torch.full((len(_EXTREMES), p.batch * p.heads), -math.inf, dtype=f64, device=p.q.device)
         self._extremes[:2] = math.inf
 
@@ -111,7 +112,9 @@ class Entries:
         totals = (torch.ones_like(first), seen, weight, squares, entropy, count, logits.total, logits.squares, logits.cosines,
                   logits.cosine_count)
         added = torch.stack([one.to(f64) for one in totals])
-        counts = row.sound & self._flat_valid.view(*shape, -1)[(*place, queries)]
+        valid = self._flat_valid.view(*shape, -1)[(*place, queries)]
+        counts = row.sound & valid
+        self._broken.view(shape)[place] += (valid & ~row.sound & (seen > 0)).sum(-1)
         mine = self._totals.view(-1, *shape)[(slice(None), *place)]
         mine += torch.where(counts, added, torch.zeros_like(added)).sum(-1)
         extremes = torch.stack([-least, -lowest, most, row.top, logits.cosine_max.to(f64)])
@@ -121,8 +124,8 @@ class Entries:
         mine[:2] = torch.minimum(mine[:2], extremes[:2])
         mine[2:] = torch.maximum(mine[2:], extremes[2:])
 
-    def values(self, p: Problem, rows: Dict[str, torch.Tensor], invalid: torch.Tensor) -> Dict[str, torch.Tensor]:
-        """name -> [H], NaN where there is none, by KERNELS.md; `invalid` [B, H]: how many valid rows are not sound."""
+    def values(self, p: Problem, rows: Dict[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
+        """name -> [H], NaN where there is none, by KERNELS.md."""
         by_sample = dict(zip(_TOTALS, self._totals.view(-1, p.batch, p.heads)))
         t = {name: one.sum(0) for name, one in by_sample.items()}
         extremes = self._extremes.view(-1, p.batch, p.heads)
@@ -145,7 +148,7 @@ class Entries:
             number = exists.sum((0, 1, 3))
             found["locality"] = _where(number > 0, torch.where(exists, beside, torch.zeros_like(beside)).sum((0, 1, 3)) / number)
         if self._whole:
-            found["importance"] = _importance(p, by_sample, invalid)
+            found["importance"] = _importance(p, by_sample, self._broken.view(p.batch, p.heads))
         return found
 
 
@@ -155,11 +158,11 @@ def _moments(count: torch.Tensor, total: torch.Tensor, squares: torch.Tensor) ->
     return _where(count > 0, mean), _where(count > 1, ((squares - total * mean) / (count - 1)).clamp(min=0))
 
 
-def _importance(p: Problem, t: Dict[str, torch.Tensor], invalid: torch.Tensor) -> torch.Tensor:
-    """Rows that are neither sound nor invalid are padding, whose weights are 0."""
-    padding = p.queries - t["rows"] - invalid
-    entropy = t["entropy"] - padding * math.log(1 / p.keys + 1e-8)
-    entries = (t["rows"] + padding) * p.keys
+def _importance(p: Problem, t: Dict[str, torch.Tensor], broken: torch.Tensor) -> torch.Tensor:
+    """`broken`: how many rows see keys and are not sound. The others are padding or see no key: their weights are 0."""
+    empty = p.queries - t["rows"] - broken
+    entropy = t["entropy"] - empty * math.log(1 / p.keys + 1e-8)
+    entries = (t["rows"] + empty) * p.keys
     variance = (t["squares"] - t["weights"]**2 / entries) / (entries - 1)
     there = entries >= 2
     scores = torch.where(there, variance + entropy, torch.zeros_like(entropy)).sum(0) / there.sum(0) / 2
