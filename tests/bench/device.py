@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """bench device: attnd.device.row_statistics against PyTorch on the same queries and keys, in the same run.
 
-    device.py [pairs=5] [heads=16] [keys=2048] [dim=64] [causal=0] [device=cpu] [dtype=f32]
+    device.py [pairs=5] [batch=1] [heads=16] [keys=2048] [dim=64] [causal=0] [device=cpu] [dtype=f32]
 
 On the CPU one thread, its processor time: the reference against eager softmax(Q K^T). On another device, elapsed time
 of the reference and of the Triton kernel against the forward of scaled_dot_product_attention, the kernel's largest
@@ -45,13 +45,13 @@ def difference(found, expected):
 
 
 def main():
-    options = {"pairs": "5", "heads": "16", "keys": "2048", "dim": "64", "causal": "0", "device": "cpu", "dtype": "f32"}
+    options = {"pairs": "5", "batch": "1", "heads": "16", "keys": "2048", "dim": "64", "causal": "0", "device": "cpu", "dtype": "f32"}
     options.update(argument.split("=") for argument in sys.argv[1:])
-    pairs, heads, keys, dim, causal = (int(options[name]) for name in ("pairs", "heads", "keys", "dim", "causal"))
+    pairs, batch, heads, keys, dim, causal = (int(options[name]) for name in ("pairs", "batch", "heads", "keys", "dim", "causal"))
     on_cpu = options["device"] == "cpu"
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(1)
-    q, k = (torch.randn(1, heads, keys, dim, generator=generator).to(options["device"], DTYPES[options["dtype"]])
+    q, k = (torch.randn(batch, heads, keys, dim, generator=generator).to(options["device"], DTYPES[options["dtype"]])
             for _ in range(2))
 
     def measure(backend):
@@ -73,7 +73,7 @@ def main():
             seconds[name].append(clocked(call, on_cpu))
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     line = {"bench": "device", "torch": torch.__version__, "device": options["device"], "dtype": options["dtype"],
-            "shape": [1, heads, keys, dim], "causal": bool(causal), "pairs": pairs,
+            "shape": [batch, heads, keys, dim], "causal": bool(causal), "pairs": pairs,
             "seconds": {name: round(value, 6) for name, value in medians.items()},
             "ratio": {name: round(value / medians[base], 2) for name, value in medians.items() if name != base}}
     if not on_cpu:
