@@ -71,6 +71,7 @@ class Overview {
         this.chosen = null; // {layer, head}
         this.changed = new Set(); // names of layers since the last frame
         this.rules = []; // in force
+        this.cost = ""; // as loadCost() has it
         this.trouble = new RunTrouble({ store, job: params.job, run: store.run });
         this.attention = new NeedsAttention({ store, params, trouble: this.trouble, isCurrent });
         this.alerts = new OverviewAlerts({ store, params, run: store.run });
@@ -92,6 +93,7 @@ class Overview {
     async loadCost() {
         const plan = await find("plan", { job: this.params.job }).catch(() => null);
         this.cost = plan?.cost?.message ?? "";
+        if (this.isCurrent()) this.drawCost();
     }
 
     async load() {
@@ -101,7 +103,6 @@ class Overview {
             loadRules(params.job),
             alerts.load(),
             trouble.load(),
-            this.loadCost(),
             this.moment === undefined ? null : trouble.loadScores(),
             this.arrival,
         ]);
@@ -138,10 +139,9 @@ class Overview {
     }
 
     async reloadTrouble() {
-        await Promise.all([this.trouble.load(), this.trouble.loadScores(), this.loadCost()]);
-        if (!this.isCurrent()) return;
-        this.drawTrouble();
-        this.drawCost();
+        this.loadCost();
+        await Promise.all([this.trouble.load(), this.trouble.loadScores()]);
+        if (this.isCurrent()) this.drawTrouble();
     }
 
     /* Numbers of a layer at the moment */
@@ -478,6 +478,7 @@ export async function show(root, params, context) {
     view.attention.draw();
     if (!view.trouble.scores) view.trouble.loadScores().then(() => context.isCurrent() && view.drawTrouble());
     view.runs.loadEndings();
+    view.loadCost();
     if (!view.grid && context.store.summaries.size) view.onSummary(); // windows that are about to be stored
     return view.listen();
 }

@@ -56,7 +56,7 @@ def attention(page):
 
 def test_what_captures_cost_is_said_while_the_run_goes_on(looked, page):
     page.open(looked, "#/overview?job=well").ready()
-    assert page.text(".cost") == "capture: 0.3 % of step time"
+    wait_until(lambda: page.text(".cost") == "capture: 0.3 % of step time", "the cost")
     page.open(looked, "#/overview?job=falls").ready()
     assert page.text(".cost") == ""
 
