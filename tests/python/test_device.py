@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 import attnd  # noqa: E402
 from attnd import layer_state  # noqa: E402
-from attnd.device import compact, reference, state, visible  # noqa: E402
+from attnd.device import compact, reference, state, visible, weights  # noqa: E402
 from conftest import PACKAGE  # noqa: E402
 from attnd.device.problem import Problem  # noqa: E402
 from attnd.masks import describe  # noqa: E402
@@ -142,6 +142,14 @@ def test_a_state_is_that_of_its_rows():
     assert found["metrics"][:17] == expected["metrics"] + [None] * (17 - len(expected["metrics"]))
     for one, other in zip(found["heads"], expected["heads"]):
         assert [int.from_bytes(head[:16], "little") & rows_of for head in (one, other)] == [int.from_bytes(other[:16], "little")] * 2
+
+
+def test_a_sample_of_padding_leaves_the_sums_of_the_others_be():
+    maps = torch.full((2, 1, 4, 4), 0.25)
+    maps[0, 0, 0] *= 1.5
+    for q_len, expected in (([4, 0], 0.5), ([0, 4], 0.0), ([0, 0], float("nan"))):
+        found = weights.rows(maps, weights.Words(q_len=torch.tensor(q_len)))
+        assert float(found.row_sum_error) == pytest.approx(expected, nan_ok=True)
 
 
 def test_a_state_that_is_told_no_time_is_of_now():

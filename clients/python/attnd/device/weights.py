@@ -54,10 +54,11 @@ def rows(weights: torch.Tensor, words: Words, learned_sink: bool = False, tokens
         found.append([_some(weights[sample, :, begin:begin + step], begin, one, learned_sink, known, local_window, queries)
                       for begin in range(0, queries, step)])
     names = found[0][0].rows
+    worst = torch.stack([part.row_sum_error for parts in found for part in parts]).amax()
     return Judged({name: torch.stack([torch.cat([part.rows[name] for part in parts], 1) for parts in found])
                    for name in names},
                   torch.stack([torch.cat([part.valid for part in parts]) for parts in found]),
-                  torch.stack([part.row_sum_error for parts in found for part in parts]).amax())
+                  torch.where(worst >= 0, worst, torch.full_like(worst, math.nan)))
 
 
 def _some(weights: torch.Tensor, begin: int, words: Words, learned_sink: bool, tokens: Optional[torch.Tensor],
@@ -128,13 +129,13 @@ def _visible(words: Words, query: torch.Tensor, p: torch.Tensor, j: torch.Tensor
 
 def _judge(a: torch.Tensor, total: torch.Tensor, counts: torch.Tensor, dtype: torch.dtype,
            learned_sink: bool) -> Tuple[torch.Tensor, torch.Tensor]:
-    """Which of the rows that count are distributions, bool [H, rows], and how far sums are off 1 at most."""
+    """Which of the rows that count are distributions, bool [H, rows], and how far sums are off 1 at most; -1 when none
+    is finite."""
     sum_off, below = (2e-2, -1e-3) if dtype in (torch.float16, torch.bfloat16) else (1e-3, -1e-6)
     off = total - 1
     sound = counts & torch.isfinite(a).all(-1) & (a >= below).all(-1)
     sound = sound & ((off if learned_sink else off.abs()) <= sum_off)
-    known = torch.where(counts & torch.isfinite(off), off.abs(), torch.full_like(off, -1.0)).amax()
-    return sound, torch.where(known >= 0, known, torch.full_like(known, math.nan))
+    return sound, torch.where(counts & torch.isfinite(off), off.abs(), torch.full_like(off, -1.0)).amax()
 
 
 def _nats(a: torch.Tensor) -> torch.Tensor:
