@@ -2,7 +2,8 @@
 """expected: what a summary must say, from attention weights in float64.
 
 The formulas are those of the kernel tests (tests/kernels/formulas.py): numpy, whole arrays at once, no code of the
-daemon or the client. What is compared is every metric of rows, per head: mean, min, max, std and count.
+daemon or the client. What is compared is every metric of rows, per head: mean, min, max, std and count; and the mean over
+messages of the numbers that one has of each head, as far as they follow from weights and logits.
 
 Tolerance. Between the weights here and those that attnd measured stand two roundings. The kernels promise 1e-5 of
 sums of weights and 1e-4 nats (workers/KERNELS.md). The model's own arithmetic in float32 moves a logit by about
@@ -39,7 +40,7 @@ class Tolerance:
 
     def of(self, metric: str) -> float:
         """How far a value of this metric may be off, relative to the larger of 1 and itself."""
-        return self.nats if metric in NATS else self.logits if metric == "max_logit" else self.sums
+        return self.nats if metric in NATS else self.logits if metric.endswith("_logit") else self.sums
 
 
 @dataclass
@@ -110,6 +111,23 @@ def _largest_logits(attended: Attended, seen: np.ndarray) -> Tuple[np.ndarray, A
     return np.where(seen[:, None], attended.logits, -np.inf).max(-1), True
 
 
+def message_of(attended: Attended) -> Dict[str, np.ndarray]:
+    """{metric: its value of this message, per head}."""
+    case, weights = case_of(attended), attended.weights
+    seen, query = formulas.visible(case)
+    sound, _, _ = formulas.judge(case, weights, seen, query)
+    heads = range(weights.shape[1])
+    found = dict(zip(formulas.MOMENTS, np.transpose([formulas.head_moments(weights, seen, sound, h)[0] for h in heads])))
+    found["importance"] = formulas.softmax(formulas.scores(np.where(query[:, None, :, None], weights, 0)))
+    found["locality"] = formulas.locality(case, weights, seen, sound)
+    if attended.logits is not None:
+        logits = [attended.logits[:, h][seen & sound[:, h][..., None]] for h in heads]
+        found["max_abs_logit"] = np.array([np.abs(one).max() for one in logits])
+        found["mean_logit"] = np.array([one.mean() for one in logits])
+        found["std_logit"] = np.array([one.std(ddof=1) for one in logits])
+    return found
+
+
 def pooled(several: Sequence[Attended]) -> Dict[str, List[np.ndarray]]:
     """The rows of several messages of one window."""
     each = [rows_of(attended) for attended in several]
@@ -130,6 +148,15 @@ def differences(summary: Dict[str, Any], several: Sequence[Attended],
             bound = tolerance.of(metric) if name != "count" else 0
             wrong += [f"{metric}.{name}[{h}]: {found[h]!r}, expected {expected[h]!r}"
                       for h in np.flatnonzero(errors > bound)]
+    each = [message_of(attended) for attended in several]
+    given = {"importance"} if summary["tier"] == "attention" else set()  # weights come with those of padding
+    for metric in sorted(each[0].keys() & got.keys() - given):
+        expected = np.mean([one[metric] for one in each], 0)
+        found = np.array([np.nan if x is None else x for x in got[metric]["mean"]], float)
+        errors = _relative(expected, found)
+        worst = max(worst, float(errors.max()))
+        wrong += [f"{metric} of a message[{h}]: {found[h]!r}, expected {expected[h]!r}"
+                  for h in np.flatnonzero(errors > tolerance.of(metric))]
     return wrong, worst
 
 

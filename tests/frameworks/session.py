@@ -14,6 +14,7 @@ ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
 sys.path[:0] = [os.path.join(ROOT, "clients", "python"), os.path.join(ROOT, "tests", "e2e")]
 import attnd  # noqa: E402
 import attnd.capture  # noqa: E402
+from attnd.device import launch, reference  # noqa: E402
 from harness import Attnd, Reader, wait_until  # noqa: E402
 from zoo import Batch, Kind  # noqa: E402
 
@@ -95,10 +96,12 @@ TIERS = ("raw", "state", *(("accelerator",) if hasattr(torch.cpu, "Stream") else
 
 
 def tier_options(tier: str, patch: Any) -> Dict[str, str]:
-    """Arguments of watch() for one of TIERS. `accelerator`: tier state by the code for one, which runs on the CPU as well;
-    what that leaves to tier raw travels as such."""
+    """Arguments of watch() for one of TIERS. `accelerator`: tier state by the code for one, which runs on the CPU as well,
+    the reference in the kernel's place; what that leaves to tier raw travels as such."""
     if tier == "accelerator":
         patch.setattr(attnd.capture, "computes", lambda device: True)
+        patch.setattr(launch, "unable", lambda problem: None)
+        patch.setattr(launch, "rows", reference.rows)
         return {}
     return {"tier": tier}
 

@@ -5,6 +5,8 @@ import logging
 import pathlib
 import sys
 import weakref
+from collections import defaultdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,10 +18,11 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "clients" / "python"), str(ROOT / "tests" / "python")]
-from attnd import accelerator, capture  # noqa: E402
+from attnd import accelerator, capture, device  # noqa: E402
 from attnd.accelerator import Accelerator, OfQueries, OfWeights  # noqa: E402
 from attnd.cost import Cost  # noqa: E402
 from attnd.device import launch, pooled, reference, state  # noqa: E402
+from attnd.device.entries import Entries  # noqa: E402
 from session import Session  # noqa: E402
 from zoo import decoder_kind, fused  # noqa: E402
 
@@ -70,13 +73,25 @@ FORMS = {
     "bf16": lambda device: {"precision": torch.bfloat16}, "cross": lambda device: {"cross": True, "causal": False}}
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_nothing_that_is_launched_waits_for_the_device(form, monkeypatch):
+@pytest.fixture(params=["triton", "reference"])
+def on_nowhere(request, monkeypatch):
+    """Launches of a backend for tensors that hold nothing; the kernels themselves, which nothing can run, are left out."""
     monkeypatch.setitem(state._bounds, NOWHERE, torch.empty(33, device=NOWHERE))
+    if request.param == "triton":
+        pytest.importorskip("triton")
+        grid = defaultdict(lambda: lambda *given, **how: None)
+        monkeypatch.setattr(device, "kernel", SimpleNamespace(row_sums=grid, top_sums=grid), raising=False)
+        monkeypatch.setattr(launch, "unable", lambda problem: None)
+    return request.param
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_nothing_that_is_launched_waits_for_the_device(form, on_nowhere):
     given = asked(NOWHERE, **FORMS[form](NOWHERE))
     with NoAnswers(), torch.no_grad():
         computed = computer()._queries(given, 48, True)
     assert computed.tensors["moments"].device == NOWHERE and computed.tensors["moments"].shape[1:] == (H, 5)
+    assert computed.backend == on_nowhere and computed.tensors["totals"].shape[1:] == (H, B)
 
 
 def test_nothing_that_is_launched_for_weights_waits(monkeypatch):
@@ -132,8 +147,7 @@ class Held(TorchDispatchMode):
 
 @pytest.mark.parametrize("batch, heads, length, form", [(1, 4, 8192, "causal"), (1, 4, 8192, "bias"),
                                                         (8, 12, 1024, "causal"), (64, 16, 64, "mask")])
-def test_what_is_held_fits_into_the_reserve(batch, heads, length, form, monkeypatch):
-    monkeypatch.setitem(state._bounds, NOWHERE, torch.empty(33, device=NOWHERE))
+def test_what_is_held_fits_into_the_reserve(batch, heads, length, form, on_nowhere):
     q, k = (torch.empty(batch, n, length, 128, device=NOWHERE, dtype=torch.bfloat16) for n in (heads, heads // 4))
     mask = {"causal": None, "mask": torch.empty(batch, 1, 1, length, device=NOWHERE, dtype=torch.bool),
             "bias": torch.empty(1, 1, length, length, device=NOWHERE)}[form]
@@ -161,7 +175,8 @@ def reduced(numbers):
 
 def test_a_backend_that_returns_garbage_is_found_out_and_the_next_one_takes_over(monkeypatch, caplog):
     monkeypatch.setattr(launch, "unable", lambda problem: None)
-    monkeypatch.setattr(launch, "rows", lambda problem: {name: values + 0.01 for name, values in reference.rows(problem).items()})
+    monkeypatch.setattr(launch, "rows", lambda problem, entries: {
+        name: values + 0.01 for name, values in reference.rows(problem).items()})
     one, given = computer(), asked()
     with caplog.at_level(logging.WARNING):
         waiting = [one.launch(given, 48, 0), one.launch(given, 48, 0)]
@@ -210,6 +225,36 @@ def test_maps_go_along_when_they_are_asked_for():
         assert maps.keys == maps.queries == 50 and maps._replace(values=None) == expected._replace(values=None)
         np.testing.assert_array_equal(maps.values, expected.values)
     assert computer().launch(given, 48, 0)().maps is None
+
+
+NUMBERS = {"mean", "min", "max", "std", "variance", "locality", "max_abs_logit", "mean_logit", "std_logit", "qk_cosine",
+           "qk_cosine_max", "q_norm", "k_norm"}
+
+
+@pytest.mark.parametrize("form", sorted(FORMS.keys() - {"bf16"}))
+@pytest.mark.parametrize("at_once", [1 << 17, 1])  # rows: all heads, or one
+def test_the_numbers_of_a_message_are_those_of_all_heads_together(form, at_once, monkeypatch):
+    monkeypatch.setattr(accelerator, "_ROWS", at_once)
+    given = asked(**FORMS[form](torch.device("cpu")))
+    problem = accelerator._problem(given, slice(0, H))
+    entries = Entries(problem, True, torch.ones(1, 1, 1, dtype=torch.bool))
+    rows = reference.rows(problem, entries)
+    expected = entries.values(problem, rows)
+    monkeypatch.setattr(launch, "unable", lambda problem: None)  # the reference stands in for the kernel
+    monkeypatch.setattr(launch, "rows", reference.rows)
+    for whole in (True, False):
+        values = known(computer().launch(given._replace(whole=whole), 48, 0)().values)
+        assert values.keys() == NUMBERS - ({"locality"} if given.cross else set()) | ({"importance"} if whole else set())
+        for name, one in values.items():
+            np.testing.assert_allclose(one, expected[name].numpy(), rtol=1e-5, err_msg=name)
+
+
+def known(values):
+    return {name: one for name, one in values.items() if np.isfinite(one).any()}
+
+
+def test_without_the_kernel_numbers_that_need_sums_over_weights_or_logits_are_absent():
+    assert known(computer().launch(asked(whole=True), 48, 0)().values).keys() == {"locality", "q_norm", "k_norm"}
 
 
 def test_a_model_without_gradients_in_inference_mode_is_copied():

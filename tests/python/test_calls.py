@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 from attnd import accelerator, interface, mods, states
 from attnd.calls import Context, Queries, Share, Weights, beyond_device, heads_of, parts
 from attnd.cost import Cost
+from attnd.device import launch, reference
 from attnd.devices import HeldCopy, HostCopy
 from attnd.layer_state import reduce_rows
 from attnd.plan import EVERYTHING, Plan
@@ -50,19 +51,26 @@ def messages(seen, plan=EVERYTHING, step=0, share=Share(), context=Context(), la
         captured.frames.described, captured.frames.copies())}))(part.make(layer))
              for part in cut(seen, plan, step, share, context, apart)]
     context = context._replace(state=states.Origin(0, step, 0, 48))
+    values = []
     for message, part in zip(found, cut(seen, plan, step, share, context, apart)):
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(states, "captured", lambda measured, *where: (measured, *where))
-            says_the_same(part.make(layer), message, layer)
+            made = part.make(layer)
+            says_the_same(made, message, layer)
+            values.append(made[0].values)
     if hasattr(torch.cpu, "Stream"):  # as on an accelerator
         computer = accelerator.Accelerator("job", Cost())
         context = context._replace(state=states.Origin(0, step, 0, 48, 0, computer, layer[2] == "cross"))
         if beyond_device(seen, plan, layer[2] == "cross", context) is None:
-            for message, part in zip(found, cut(seen, plan, step, share, context, apart)):
-                with pytest.MonkeyPatch.context() as patched:
-                    patched.setattr(states, "arrived", lambda numbers, *where: (numbers, *where))
-                    adds_up_to_the_same(part.make(layer), message, layer)
-            assert computer.is_trusted and computer._trusted[-1] == "reference"
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(states, "arrived", lambda numbers, *where: (numbers, *where))
+                patched.setattr(launch, "unable", lambda problem: None)  # the reference stands in for the kernel
+                patched.setattr(launch, "rows", reference.rows)
+                for message, part, on_cpu in zip(found, cut(seen, plan, step, share, context, apart), values):
+                    made = part.make(layer)
+                    adds_up_to_the_same(made, message, layer)
+                    says_the_same_of_a_message(made[0].values, on_cpu)
+            assert computer._trusted == ["triton", "reference"]
     return found
 
 
@@ -84,6 +92,14 @@ def adds_up_to_the_same(state, message, layer):
         assert (numbers.rows[name].counts.sum(1) == expected.n).all()
 
 
+def says_the_same_of_a_message(values, on_cpu):
+    """The numbers of a message are those that the sender thread computes."""
+    known = {name: one for name, one in values.items() if np.isfinite(one).any()}
+    assert known.keys() == {name for name, one in on_cpu.items() if torch.isfinite(one).any()}
+    for name, one in known.items():
+        np.testing.assert_allclose(one, on_cpu[name].numpy(), rtol=2e-4, atol=2e-5, err_msg=name)
+
+
 def about(message):
     keys, _ = message
     heads = weights_of(message).shape[1]
@@ -101,10 +117,37 @@ def says_the_same(state, message, layer):
     assert needed - set(measured.rows) <= {"induction", "duplicate_token"}
     for name in measured.rows.keys() - {"max_logit"}:
         np.testing.assert_allclose(measured.rows[name].numpy(), expected[name], rtol=2e-4, atol=2e-4, err_msg=name)
+    if measured.values:
+        for name, value in values_of(message, layer).items():
+            if name in measured.values:
+                np.testing.assert_allclose(measured.values[name].numpy(), value, rtol=2e-4, atol=2e-5, err_msg=name)
+
+
+def values_of(message, layer):
+    """name: f64 [H], the numbers of a message that follow from its weights, queries and keys."""
+    case = case_of(message, layer)
+    seen, query = formulas.visible(case)
+    sound, _, _ = formulas.judge(case, case.weights, seen, query)
+    moments = [formulas.head_moments(case.weights, seen, sound, h)[0] for h in range(case.weights.shape[1])]
+    found = dict(zip(formulas.MOMENTS, np.transpose(moments)))
+    found["importance"] = formulas.softmax(formulas.scores(np.where(sound[..., None], case.weights, np.where(
+        query[:, None], np.nan, 0)[..., None])))
+    if case.is_self:
+        found["locality"] = formulas.locality(case, case.weights, seen, sound)
+    return found
 
 
 def rows_of(message, layer):
     """(name: f64 [B, H, Tq], NaN where there is none; which rows are sound; which queries are no padding)."""
+    case = case_of(message, layer)
+    seen, query = formulas.visible(case)
+    sound, _, _ = formulas.judge(case, case.weights, seen, query)
+    return {name: np.where(sound & exists, value, np.nan)
+            for name, (value, exists) in formulas.row_values(case, case.weights, seen, 8).items()}, sound, query
+
+
+def case_of(message, layer):
+    """As formulas wants it."""
     keys, tensors = message
     weights = np.array(weights_of(message))
     case = SimpleNamespace(
@@ -112,10 +155,7 @@ def rows_of(message, layer):
         mask=tensors.get("mask"), tokens=tensors.get("tokens"), dropout=False, causal=False, window=0, q_offset=0,
         q_stride=1, learned_sink=False, q_len=None, k_len=None)
     vars(case).update({name: keys[name] for name in vars(case) if name in keys and keys[name] is not None})
-    seen, query = formulas.visible(case)
-    sound, _, _ = formulas.judge(case, weights, seen, query)
-    return {name: np.where(sound & exists, value, np.nan)
-            for name, (value, exists) in formulas.row_values(case, weights, seen, 8).items()}, sound, query
+    return case
 
 
 def weights_of(message):

@@ -31,6 +31,7 @@ import torch
 from .cost import Cost
 from .device import launch, pooled, reference, weights
 from .device.compact import compact, unpacked
+from .device.entries import Entries, values_of
 from .device.problem import Problem
 from .device.state import prepared_bounds
 from .device.sums import wide
@@ -63,6 +64,7 @@ class OfQueries(NamedTuple):
     mask        bool or added, four dimensions, each full or 1; None: `causal`, `window` and `documents` say all
     first, stride   of the queries: they are every so manyth, from this position on
     present     bool [B, Tq]: which of them are no padding, beside what the mask says
+    whole       they are all rows of all heads of the layer
     """
     q: torch.Tensor
     k: torch.Tensor
@@ -79,6 +81,7 @@ class OfQueries(NamedTuple):
     stride: int
     cross: bool
     present: Optional[torch.Tensor] = None
+    whole: bool = False
 
 
 class OfWeights(NamedTuple):
@@ -97,7 +100,7 @@ Asked = Union[OfQueries, OfWeights]
 
 class Arrived(NamedTuple):
     """The numbers of a capture: rows that have numbers and valid ones that have none, of each head; `causal` by its mask,
-    None: it has none."""
+    None: it has none; `values` [H] of a message."""
     rows: Dict[str, Reduced]
     shape: Tuple[int, int, int, int]
     sound: np.ndarray
@@ -105,6 +108,7 @@ class Arrived(NamedTuple):
     row_sum_error: float
     maps: Optional[HeadMaps]
     causal: Optional[bool]
+    values: Dict[str, np.ndarray]
 
 
 class Accelerator:
@@ -184,15 +188,20 @@ class Accelerator:
         names: Tuple[str, ...] = ()
         backend: Optional[str] = None
         parts: List[Dict[str, torch.Tensor]] = []
+        valid, there = torch.ones(1, 1, dtype=torch.bool, device=asked.q.device), None
+        if meaning is not None:
+            valid, there = meaning.valid, torch.arange(keys, device=asked.q.device) < meaning.keys[:, None, None]
         for some in _blocks(asked, max(1, _ROWS // (batch * queries))):
             problem = _problem(asked, some)
-            compute, backend = self._backend(problem)
-            rows = compute(problem)
+            entries = Entries(problem, asked.whole, valid[:, None])
+            backend, rows = self._rows(problem, entries)
             check = _check(problem, rows) if checked and not parts else None
             rows, counts = _left(rows, problem, meaning)
             found = _reduced(rows, counts, buckets)
             names = found[0]
             parts.append(found[1])
+            for name, one in zip(("totals", "extremes"), entries.left(problem, rows, there)):
+                parts[-1][name] = one.transpose(1, 2)
             if side and asked.stride == 1:
                 parts[-1].update(_maps(pooled.of_queries(problem, 0, side, None, None if meaning is None else meaning.valid)))
             if check is not None:
@@ -200,12 +209,15 @@ class Accelerator:
         joined = _joined(parts)
         if meaning is not None:
             joined["causal"] = meaning.causal[None]
-        return _Computed(names, joined, (batch, heads, queries, keys), backend, asked.first)
+        whole = asked.whole and backend == "triton"
+        return _Computed(names, joined, (batch, heads, queries, keys), backend, asked.first, whole)
 
-    def _backend(self, problem: Problem) -> Tuple[Callable[[Problem], Dict[str, torch.Tensor]], str]:
+    def _rows(self, problem: Problem, entries: Entries) -> Tuple[str, Dict[str, torch.Tensor]]:
+        """The backend and what it makes of the rows. Without the kernel, `entries` would cost half as many launches again:
+        they are left empty, and then only the numbers of a message that need no logits exist."""
         if "triton" in self._trusted and launch.unable(problem) is None:
-            return launch.rows, "triton"
-        return reference.rows, "reference"
+            return "triton", launch.rows(problem, entries)
+        return "reference", reference.rows(problem)
 
     def _agrees(self, backend: str, check: np.ndarray, device: torch.device) -> bool:
         """Whether rows that were computed again are the same; else the backend is not used again, which is said."""
@@ -232,6 +244,7 @@ class _Computed(NamedTuple):
     shape: Tuple[int, int, int, int]
     backend: Optional[str] = None
     q_offset: int = 0
+    whole: bool = False
 
 
 def computes(device: torch.device) -> bool:
@@ -280,7 +293,7 @@ def _meaning(asked: OfQueries) -> Optional[Known]:
     if asked.mask is None:
         found = Known(torch.ones(1, queries, dtype=torch.bool, device=device),
                       torch.full((1,), min(keys, asked.first + queries * asked.stride), device=device),
-                      torch.full((), asked.causal, device=device))
+                      torch.full((), asked.causal, device=device), torch.full((1,), keys, device=device))
     else:
         found = known(_allowed(asked.mask, keys, asked.causal, asked.window, asked.first, asked.stride), queries, keys,
                       asked.first, asked.stride, asked.cross, device)
@@ -421,7 +434,11 @@ def _arrived(arrays: Dict[str, np.ndarray], computed: _Computed) -> Arrived:
     sound = arrays["sound"][0]
     error = float(np.fmax.reduce(arrays["row_sum_error"])) if "row_sum_error" in arrays else 0.0 if sound.any() else math.nan
     causal = bool(arrays["causal"][0]) if "causal" in arrays else None
-    return Arrived(rows, computed.shape, sound, arrays["invalid"][0], error, maps, causal)
+    values = {}
+    if "totals" in arrays:
+        totals, extremes = (torch.tensor(arrays[name]).transpose(1, 2) for name in ("totals", "extremes"))
+        values = {name: one.numpy() for name, one in values_of(totals, extremes, *computed.shape[2:], computed.whole).items()}
+    return Arrived(rows, computed.shape, sound, arrays["invalid"][0], error, maps, causal, values)
 
 
 class _Parcel:

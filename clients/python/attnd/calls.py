@@ -413,7 +413,8 @@ def _cut_on_device(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, co
         asked = OfQueries(
             q[part], k[samples], heads.start, int(q.shape[1]) // int(k.shape[1]),
             _lowered(q, seen.lowered) or torch.promote_types(q.dtype, k.dtype), _scale(seen), seen.softcap, seen.causal,
-            seen.window, mask, documents, rows.first + before, rows.stride, origin.cross, present)
+            seen.window, mask, documents, rows.first + before, rows.stride, origin.cross, present,
+            heads.stop - heads.start == rows.heads_total and rows.stride == 1)
     wait = origin.computer.launch(asked, origin.buckets, origin.step, origin.maps)
 
     def make(layer: wire.Layer, gradient: Optional[HostCopy] = None) -> Optional[Captured]:

@@ -103,8 +103,9 @@ def arrived(numbers: Arrived, origin: Origin, microbatch: int, heads: Heads, cau
     """The message of numbers that an accelerator computed; `causal` as the call said, if no mask does."""
     state = LayerState(heads.total, origin.buckets)
     kept = {name: one for name, one in numbers.rows.items() if name == "entropy" or one.n.any()}
-    state.add_reduced(kept, shape=numbers.shape, sound=numbers.sound, invalid=numbers.invalid, epoch=origin.epoch,
-                      step=origin.step, microbatch=microbatch, rank=origin.rank,
+    values = {name: one for name, one in numbers.values.items() if np.isfinite(one).any()}
+    state.add_reduced(kept, shape=numbers.shape, sound=numbers.sound, invalid=numbers.invalid, values=values,
+                      epoch=origin.epoch, step=origin.step, microbatch=microbatch, rank=origin.rank,
                       causal=causal if numbers.causal is None else numbers.causal,
                       row_sum_error=numbers.row_sum_error, head_offset=heads.first)
     return _message(state, origin, heads, numbers.maps)

@@ -17,7 +17,8 @@ from .problem import Problem
 from .sums import Sums, wide
 
 POWERS = 7
-_VECTORS = 1 << 20  # numbers of queries or keys that are looked at, at once
+_VECTORS = 1 << 20  # numbers of queries or keys that are looked at, at once, on the CPU
+_VECTORS_DEVICE = 1 << 22  # elsewhere, where each call costs more
 
 
 class Logits(NamedTuple):
@@ -67,12 +68,14 @@ _GROWN, _TILTED = _fitted()
 
 def from_powers(powers: torch.Tensor, unit: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Sums of A^2, e^A - 1 and A e^A from those of e, e^2, ... e^7, [POWERS, ...]."""
-    grown, tilted, power = torch.zeros_like(unit), torch.zeros_like(unit), torch.ones_like(unit)
-    squares = power
+    power, by_power = unit, powers.to(unit.dtype)
+    grown, tilted = torch.zeros_like(unit), torch.zeros_like(unit)
+    squares = grown
     for n in range(POWERS):
+        part = by_power[n] * power
+        grown.add_(part, alpha=_GROWN[n])
+        tilted.add_(part, alpha=_TILTED[n])
         power = power * unit
-        part = powers[n].to(unit.dtype) * power
-        grown, tilted = grown + _GROWN[n] * part, tilted + _TILTED[n] * part
         if n == 1:
             squares = part
     return squares, grown, tilted
@@ -80,11 +83,13 @@ def from_powers(powers: torch.Tensor, unit: torch.Tensor) -> Tuple[torch.Tensor,
 
 _TOTALS = ("rows", "seen", "weights", "squares", "entropy", "count", "total", "logit_squares", "cosines", "cosine_count")
 _EXTREMES = ("least_weight", "lowest", "most_weight", "highest", "cosine_max")  # the first two are minima
+_OTHERS = ("broken", "beside", "beside_count", "q", "q_count", "k", "k_count")
 
 
 class Entries:
     """Sums and extremes over the sound rows of each sample and head. `whole`: the rows are all of a layer's, and so are
-    the heads; without that there is no `importance`. `valid`: bool, broadcastable to [B, H, Tq]: no other rows count."""
+    the heads; without that there is no `importance`. `valid`: bool, broadcastable to [B, H, Tq]: no other rows count.
+    `norms`: of the queries and the keys."""
 
     def __init__(self, p: Problem, whole: bool, valid: torch.Tensor):
         f64 = wide(p.q.device)
@@ -95,6 +100,7 @@ class Entries:
         self._broken = torch.zeros(p.batch * p.heads, dtype=torch.int64, device=p.q.device)
         self._extremes = torch.full((len(_EXTREMES), p.batch * p.heads), -math.inf, dtype=f64, device=p.q.device)
         self._extremes[:2] = math.inf
+        self.norms = norms(p.q), norms(p.k)
 
     def add(self, p: Problem, shape: Tuple[int, ...], place: Any, queries: slice, sums: Sums, row: Scaled,
             weights: Tuple[torch.Tensor, torch.Tensor, torch.Tensor], logits: Logits) -> None:
@@ -126,30 +132,47 @@ class Entries:
 
     def values(self, p: Problem, rows: Dict[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
         """name -> [H], NaN where there is none, by KERNELS.md."""
-        by_sample = dict(zip(_TOTALS, self._totals.view(-1, p.batch, p.heads)))
-        t = {name: one.sum(0) for name, one in by_sample.items()}
-        extremes = self._extremes.view(-1, p.batch, p.heads)
-        least, lowest = extremes[:2].amin(1)
-        most, highest, cosine_max = extremes[2:].amax(1)
-        some = t["rows"] > 0
-        mean, variance = _moments(t["seen"], t["weights"], t["squares"])
-        mean_logit, logit_variance = _moments(t["count"], t["total"], t["logit_squares"])
-        found = {
-            "mean": mean, "min": _where(some, least), "max": _where(some, most), "std": variance.sqrt(), "variance": variance,
-            "max_abs_logit": _where(t["count"] > 0, torch.maximum(lowest.abs(), highest.abs())),
-            "mean_logit": mean_logit, "std_logit": logit_variance.sqrt(),
-            "qk_cosine": _where(t["cosine_count"] > 0, t["cosines"] / t["cosine_count"]),
-            "qk_cosine_max": _where(t["cosine_count"] > 0, cosine_max),
-            "q_norm": _mean_norm(p.q, self._valid),
-            "k_norm": _mean_norm(p.k, _keys_there(p)).repeat_interleave(p.group)}
-        if not p.cross:
-            beside = torch.stack([rows["previous_token"], rows["next_token"]]).to(mean.dtype)
-            exists = torch.isfinite(beside)
-            number = exists.sum((0, 1, 3))
-            found["locality"] = _where(number > 0, torch.where(exists, beside, torch.zeros_like(beside)).sum((0, 1, 3)) / number)
-        if self._whole:
-            found["importance"] = _importance(p, by_sample, self._broken.view(p.batch, p.heads))
-        return found
+        found = values_of(*self.left(p, rows, _keys_there(p)), p.queries, p.keys, self._whole)
+        return {name: one for name, one in found.items() if name != "locality" or not p.cross}
+
+    def left(self, p: Problem, rows: Dict[str, torch.Tensor],
+             keys_there: Optional[torch.Tensor]) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Sums and extremes [.., B, H] for values_of(), on the device; `keys_there`: bool [B or 1, 1, Tk]."""
+        shape = (-1, p.batch, p.heads)
+        beside = torch.stack([one for name, one in rows.items() if name in ("previous_token", "next_token")] or [p.nothing()])
+        others = (self._broken.view(shape[1:]), *_finite(beside, None, (0, 3)), *_finite(self.norms[0], self._valid, (2,)),
+                  *(one.repeat_interleave(p.group, 1) for one in _finite(self.norms[1], keys_there, (2,))))
+        totals = self._totals.view(shape)
+        return torch.cat([totals, torch.stack([one.to(totals.dtype) for one in others])]), self._extremes.view(shape)
+
+
+def values_of(totals: torch.Tensor, extremes: torch.Tensor, queries: int, keys: int, whole: bool) -> Dict[str, torch.Tensor]:
+    """name -> [H], NaN where there is none, from what Entries.left() gives of [B, H]."""
+    by_sample = dict(zip((*_TOTALS, *_OTHERS), totals))
+    t = {name: one.sum(0) for name, one in by_sample.items()}
+    least, lowest = extremes[:2].amin(1)
+    most, highest, cosine_max = extremes[2:].amax(1)
+    some = t["rows"] > 0
+    mean, variance = _moments(t["seen"], t["weights"], t["squares"])
+    mean_logit, logit_variance = _moments(t["count"], t["total"], t["logit_squares"])
+    found = {
+        "mean": mean, "min": _where(some, least), "max": _where(some, most), "std": variance.sqrt(), "variance": variance,
+        "locality": t["beside"] / t["beside_count"],
+        "max_abs_logit": _where(t["count"] > 0, torch.maximum(lowest.abs(), highest.abs())),
+        "mean_logit": mean_logit, "std_logit": logit_variance.sqrt(),
+        "qk_cosine": t["cosines"] / t["cosine_count"], "qk_cosine_max": _where(t["cosine_count"] > 0, cosine_max),
+        "q_norm": t["q"] / t["q_count"], "k_norm": t["k"] / t["k_count"]}
+    if whole:
+        found["importance"] = _importance(queries, keys, by_sample)
+    return found
+
+
+def _finite(numbers: torch.Tensor, there: Optional[torch.Tensor],
+            dimensions: Tuple[int, ...]) -> Tuple[torch.Tensor, torch.Tensor]:
+    """The sum of those that are there and finite, in f64, and how many these are."""
+    counts = torch.isfinite(numbers) if there is None else torch.isfinite(numbers) & there
+    total = torch.where(counts, numbers, torch.zeros_like(numbers)).sum(dimensions, dtype=wide(numbers.device))
+    return total, counts.sum(dimensions)
 
 
 def _moments(count: torch.Tensor, total: torch.Tensor, squares: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
@@ -158,11 +181,11 @@ def _moments(count: torch.Tensor, total: torch.Tensor, squares: torch.Tensor) ->
     return _where(count > 0, mean), _where(count > 1, ((squares - total * mean) / (count - 1)).clamp(min=0))
 
 
-def _importance(p: Problem, t: Dict[str, torch.Tensor], broken: torch.Tensor) -> torch.Tensor:
-    """`broken`: how many rows see keys and are not sound. The others are padding or see no key: their weights are 0."""
-    empty = p.queries - t["rows"] - broken
-    entropy = t["entropy"] - empty * math.log(1 / p.keys + 1e-8)
-    entries = (t["rows"] + empty) * p.keys
+def _importance(queries: int, keys: int, t: Dict[str, torch.Tensor]) -> torch.Tensor:
+    """`broken` rows see keys and are not sound. The others are padding or see no key: their weights are 0."""
+    empty = queries - t["rows"] - t["broken"]
+    entropy = t["entropy"] - empty * math.log(1 / keys + 1e-8)
+    entries = (t["rows"] + empty) * keys
     variance = (t["squares"] - t["weights"]**2 / entries) / (entries - 1)
     there = entries >= 2
     scores = torch.where(there, variance + entropy, torch.zeros_like(entropy)).sum(0) / there.sum(0) / 2
@@ -176,26 +199,20 @@ def _keys_there(p: Problem) -> Optional[torch.Tensor]:
 
 
 def norms(vectors: torch.Tensor) -> torch.Tensor:
-    """[B, H, T], f64 of f64, else f32; a few heads and vectors are converted at a time."""
+    """[B, H, T], f64 of f64, else f32; a few vectors are converted at a time."""
     working = torch.float64 if vectors.dtype == torch.float64 else torch.float32
     found = torch.empty(vectors.shape[:3], dtype=working, device=vectors.device)
-    step = max(1, _VECTORS // (vectors.shape[0] * vectors.shape[1] * vectors.shape[3]))
+    numbers = _VECTORS if vectors.device.type == "cpu" else _VECTORS_DEVICE
+    step = max(1, numbers // (vectors.shape[0] * vectors.shape[1] * vectors.shape[3]))
     for begin in range(0, vectors.shape[2], step):
-        found[:, :, begin:begin + step] = vectors[:, :, begin:begin + step].to(working).norm(dim=-1)
+        some = (slice(None), slice(None), slice(begin, begin + step))
+        torch.linalg.vector_norm(vectors[some], dim=-1, dtype=working, out=found[some])
     return found
 
 
 def inverse(lengths: torch.Tensor) -> torch.Tensor:
     """1 / x, and 0 of zero and of what is not finite."""
     return torch.where(torch.isfinite(lengths) & (lengths > 0), 1 / lengths, torch.zeros_like(lengths))
-
-
-def _mean_norm(vectors: torch.Tensor, there: Optional[torch.Tensor]) -> torch.Tensor:
-    """[H]: of those that are there and finite."""
-    length = norms(vectors).to(wide(vectors.device))
-    counts = torch.isfinite(length) if there is None else torch.isfinite(length) & there
-    number = counts.sum((0, 2))
-    return _where(number > 0, torch.where(counts, length, torch.zeros_like(length)).sum((0, 2)) / number)
 
 
 def _where(condition: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

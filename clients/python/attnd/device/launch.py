@@ -7,7 +7,7 @@ from typing import Dict, Optional, Tuple
 
 import torch
 
-from .entries import Entries, Logits, from_powers, inverse, norms, scaled
+from .entries import Entries, Logits, from_powers, inverse, scaled
 from .problem import Problem
 from .sums import ROW_METRICS, Place, Sums, finish, visible_keys
 
@@ -49,7 +49,7 @@ def rows(problem: Problem, entries: Optional[Entries] = None) -> Dict[str, torch
     flat = (p.batch * p.heads, p.queries)
     found: Dict[str, torch.Tensor] = {}
     heads = min(_SLICE_HEADS, max(1, _SLICE_ROWS // p.queries))
-    lengths_of = None if entries is None else (inverse(norms(p.q)).flatten(0, 1), inverse(norms(p.k)))
+    lengths_of = None if entries is None else (inverse(entries.norms[0]).flatten(0, 1), inverse(entries.norms[1]))
     for begin in range(0, flat[0], heads):
         some = slice(begin, min(begin + heads, flat[0]))
         place, sums, left = _sums(p, some, None if lengths_of is None else lengths_of[1])

@@ -15,10 +15,12 @@ Allowed = Callable[[slice], torch.Tensor]  # of some of the queries: bool [B or 
 
 class Known(NamedTuple):
     """`valid`, bool [B or 1, Tq]: which queries are no padding; `end` [B or 1]: the position after the last one; `causal`,
-    bool: all is said by a causal bound, perhaps a window, and lengths."""
+    bool: all is said by a causal bound, perhaps a window, and lengths; `keys` [B or 1]: how many keys are no padding, by
+    these."""
     valid: torch.Tensor
     end: torch.Tensor
     causal: torch.Tensor
+    keys: torch.Tensor
 
 
 class _Extent(NamedTuple):
@@ -48,10 +50,10 @@ def known(allowed: Allowed, queries: int, keys: int, first: int, stride: int, cr
         valid = valid & present[:, position.clamp(max=keys - 1)]
     end = torch.full((len(valid),), min(keys, first + queries * stride), device=device)
     is_simple = torch.zeros((), dtype=torch.bool, device=device)
-    found = Known(valid, end, is_simple)
+    found = Known(valid, end, is_simple, torch.full_like(end, keys))
     for number, (low, high, exists) in enumerate(_bases(extent, position, keys)):
-        fits, inside, ends = _simple(extent, low, high, first, stride, keys, cross)
-        simple = Known(inside, ends, torch.full_like(is_simple, number > 0))
+        fits, inside, ends, length = _simple(extent, low, high, first, stride, keys, cross)
+        simple = Known(inside, ends, torch.full_like(is_simple, number > 0), length)
         found = Known(*(torch.where(fits & exists & ~is_simple, new, old) for new, old in zip(simple, found)))
         is_simple = is_simple | (fits & exists)
     return found
@@ -88,8 +90,8 @@ def _bases(extent: _Extent, position: torch.Tensor, keys: int) -> Tuple[Tuple[to
 
 
 def _simple(extent: _Extent, low: torch.Tensor, high: torch.Tensor, first: int, stride: int, keys: int,
-            cross: bool) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Whether the map is that of a base and lengths alone, and Known.valid and end by these."""
+            cross: bool) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Whether the map is that of a base and lengths alone, and Known.valid, end and keys by these."""
     queries = len(low)
     exact = _is(extent, low, high.expand_as(extent.seen)).all(1)
     length = torch.where(exact, torch.full_like(exact, keys, dtype=torch.int64), extent.highest.amax(1) + 1)
@@ -99,7 +101,7 @@ def _simple(extent: _Extent, low: torch.Tensor, high: torch.Tensor, first: int, 
     rows = torch.where(exact.all(), torch.full_like(rows, queries), rows)
     inside = torch.arange(queries, device=low.device) < rows[:, None]
     fits = (_is(extent, low, torch.minimum(high, length[:, None] - 1)) | ~inside).all()
-    return fits, inside, torch.minimum(length, first + rows * stride)
+    return fits, inside, torch.minimum(length, first + rows * stride), length
 
 
 def _is(extent: _Extent, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
