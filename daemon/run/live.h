@@ -11,8 +11,9 @@
 #define LIVE_PROJECTIONS 1
 
 /* In the order in which messages came, so that the last value of a topic is the newest; those that
- * are computed in the background when they are done. A message with a slice of the heads gives
- * arrays of heads_total with null for the heads it does not have. Without memory there is none. */
+ * are computed in the background when they are done (queue_finish). A message with a slice of the
+ * heads gives arrays of heads_total with null for the heads it does not have. Without memory there
+ * is none. */
 void live_publish(struct run *run, const struct message *message);
 
 /* The same of the newest message in a state. */

@@ -150,8 +150,16 @@ uint32_t queue_spectrum_turn(const struct run *run, const struct message *messag
 
 void queue_finish(struct run *run, struct message *message)
 {
+    struct stream *stream = stream_find(run->streams, message->header.layer);
+    struct position position = position_of(&message->header);
     message->finished = true;
-    if (message->detached && !message->code) {
+    if (!message->detached || message->code) {
+        return;
+    }
+    if (!stream || position_reaches(&position, &stream->projections)) {
+        if (stream) {
+            stream->projections = position;
+        }
         live_publish(run, message);
     }
 }

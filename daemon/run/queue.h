@@ -13,7 +13,7 @@ bool queue_put(struct run *run, struct message *message, uint64_t now_ns);
 /* The head, of the message's, that its spectra begin with. */
 uint32_t queue_spectrum_turn(const struct run *run, const struct message *message);
 /* Its `measured` or `code` is set, in whatever order. The numbers of a detached message go out as
- * `live`. */
+ * `live`, unless those of a newer one of its layer have, which was computed faster. */
 void queue_finish(struct run *run, struct message *message);
 /* Takes the oldest message if it is finished: adds its numbers to their windows, and closes the
  * windows that may close. The message is then the caller's, to be accounted for by its `code`: 0,

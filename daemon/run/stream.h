@@ -8,6 +8,7 @@
 #include "daemon/base/hash.h"
 #include "proto/header.h"
 #include "daemon/state/maps.h"
+#include "daemon/state/position.h"
 #include "daemon/ingest/sequence.h"
 #include "daemon/state/tally.h"
 
@@ -54,6 +55,7 @@ struct stream {
     struct map_place maps;   /* the newest of its heads */
     struct sequences sequences;
     struct assembly assembly;
+    struct position projections; /* of the newest matrices that were published */
     struct counts counts;
     uint64_t last_ns;           /* when it was last heard of */
     struct layer_track *tracks; /* [of the run]; owned */

@@ -45,6 +45,31 @@ static void test_a_message_waits_for_the_older_ones(void **state)
     fixture_stop(&f);
 }
 
+static void test_older_matrices_do_not_take_the_place_of_newer_ones(void **state)
+{
+    struct run_fixture f;
+    (void)state;
+    fixture_start(&f, "[]");
+    struct sample *matrices[3];
+    fixture_send(&f, 0, 0, 0);
+    int live = f.live;
+    for (int i = 0; i < 3; i++) {
+        matrices[i] = fixture_make_weights(&f, (uint64_t)i);
+        assert_true(fixture_queue(&f, matrices[i]));
+        assert_null(queue_take(f.run)); /* taken, and computed in the background */
+    }
+    fixture_finish(&f, matrices[1]);
+    fixture_finish(&f, matrices[0]);
+    assert_int_equal(f.live, live + 1);
+    fixture_finish(&f, matrices[2]);
+    assert_int_equal(f.live, live + 2);
+    for (int i = 0; i < 3; i++) {
+        queue_join(f.run, &matrices[i]->message, f.now);
+        free(matrices[i]);
+    }
+    fixture_stop(&f);
+}
+
 static void test_a_message_without_numbers_lets_the_queue_go_on(void **state)
 {
     struct run_fixture f;
@@ -540,6 +565,7 @@ int main(void)
         cmocka_unit_test(test_a_run_id_that_is_used_again_has_ended),
         cmocka_unit_test(test_live_values_come_in_the_order_of_their_messages),
         cmocka_unit_test(test_a_message_waits_for_the_older_ones),
+        cmocka_unit_test(test_older_matrices_do_not_take_the_place_of_newer_ones),
         cmocka_unit_test(test_a_message_without_numbers_lets_the_queue_go_on),
         cmocka_unit_test(test_whichever_worker_is_faster_the_summaries_are_the_same_bytes),
         cmocka_unit_test(test_every_track_makes_its_own_windows),
