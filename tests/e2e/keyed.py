@@ -20,11 +20,11 @@ class Pair:
 class Keyed(Attnd):
     """An attnd on TCP whose access list has the lines of these roles: (pair, role, pattern)."""
 
-    host = "127.0.0.1"
+    host, ports = "127.0.0.1", len(SOCKETS)
 
     def __init__(self, *lines, config=None):
         self.server, self.owner = Pair(), Pair()
-        self.port = free_ports(4)
+        self.port = free_ports(self.ports)
         self.files = [f"/tmp/attnd-keys-{os.getpid()}-{self.port}.{end}" for end in ("key", "access")]
         write_secret(self.files[0], self.server)
         self.write(*lines)
