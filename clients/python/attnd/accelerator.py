@@ -44,7 +44,7 @@ log = logging.getLogger("attnd")
 
 RESERVE = 64 << 20
 MASK_BYTES_MAX = 32 << 20  # of a mask that is made for the capture
-REFERENCE_LOGITS_MAX = 1 << 28  # of a call, with masked ones
+REFERENCE_LOGITS_MAX = 1 << 24  # of a call, with masked ones
 _ENTRIES = 1 << 20  # logits that are looked at, at once
 _ROWS = 1 << 17  # whose numbers are held at once, but for those of one head
 REST_AFTER_OUT_OF_MEMORY = 256  # captures

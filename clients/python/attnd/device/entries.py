@@ -118,15 +118,16 @@ class Entries:
         totals = (torch.ones_like(first), seen, weight, squares, entropy, count, logits.total, logits.squares, logits.cosines,
                   logits.cosine_count)
         added = torch.stack([one.to(f64) for one in totals])
-        valid = self._flat_valid.view(*shape, -1)[(*place, queries)]
+        these, of_each = (*place, queries), (slice(None), *place)
+        valid = self._flat_valid.view(*shape, -1)[these]
         counts = row.sound & valid
         self._broken.view(shape)[place] += (valid & ~row.sound & (seen > 0)).sum(-1)
-        mine = self._totals.view(-1, *shape)[(slice(None), *place)]
+        mine = self._totals.view(-1, *shape)[of_each]
         mine += torch.where(counts, added, torch.zeros_like(added)).sum(-1)
         extremes = torch.stack([-least, -lowest, most, row.top, logits.cosine_max.to(f64)])
         extremes = torch.where(counts, extremes, torch.full_like(extremes, -math.inf)).amax(-1)
         extremes[:2].neg_()
-        mine = self._extremes.view(-1, *shape)[(slice(None), *place)]
+        mine = self._extremes.view(-1, *shape)[of_each]
         mine[:2] = torch.minimum(mine[:2], extremes[:2])
         mine[2:] = torch.maximum(mine[2:], extremes[2:])
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 
@@ -313,24 +313,32 @@ def _largest(e: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
         best = whole.amax(1).topk(_TOP, sorted=False)[1]
         chosen = whole.gather(2, best[:, None].expand(-1, depth, _TOP)).flatten(1)
         found = torch.cat([chosen, found[:, depth * lanes:]], 1)
-    top = _sorted(found)
-    return torch.stack(top).sum(0).view(e.shape[:-1]), top[-1].view(e.shape[:-1])
+    top = _sorted(found) if e.device.type == "cpu" else _topmost(found)
+    return top.sum(0).view(e.shape[:-1]), top[-1].view(e.shape[:-1])
 
 
-def _sorted(found: torch.Tensor) -> List[torch.Tensor]:
-    """The 8 largest of each row [rows, keys], 0 where there are fewer: elementwise maxima and minima of all rows, since
-    sorting a short row by itself takes longer than its exponentials."""
+def _topmost(found: torch.Tensor) -> torch.Tensor:
+    """The 8 largest of each row [rows, keys], 0 where there are fewer, as [8, rows]."""
+    rows, keys = found.shape
+    top = found.new_zeros((_TOP, rows))
+    top[:min(_TOP, keys)] = found.topk(min(_TOP, keys))[0].t()
+    return top
+
+
+def _sorted(found: torch.Tensor) -> torch.Tensor:
+    """The same by elementwise maxima and minima of all rows, since on the CPU sorting a short row by itself takes longer than
+    its exponentials."""
     rows, keys = found.shape
     lists = 1 << (-(-keys // _TOP) - 1).bit_length()
     padded = found.new_zeros((_TOP * lists, rows))
     padded[:keys] = found.t()
     place = list(padded.view(_TOP, lists, rows))
-    exchanges = _SORT
+    exchanges: Sequence[Tuple[int, int]] = _SORT
     while True:
         for i, j in exchanges:
             place[i], place[j] = torch.maximum(place[i], place[j]), torch.minimum(place[i], place[j])
         if lists == 1:
-            return [one[0] for one in place]
+            return torch.stack([one[0] for one in place])
         lists //= 2  # the larger of one list's nth and the other's nth from below are the 8 largest of both
         place = [torch.maximum(place[n][:lists], place[-1 - n][lists:]) for n in range(_TOP)]
         exchanges = _MERGE
