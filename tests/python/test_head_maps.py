@@ -22,28 +22,52 @@ def test_maps_that_do_not_fit_are_refused(change):
         GOOD._replace(**change).check(3)
 
 
-def test_every_layer_has_a_turn_in_a_round_and_rounds_begin_with_a_step():
+def test_every_layer_has_its_turn_at_every_nth_captured_step():
     now = [100.0]
     turns = Turns(lambda: now[0])
-    assert [turns.take(layer, 0, 5, 10, 1) for layer in "abab"] == [True, True, False, False]
-    now[0] = 109
-    assert not turns.take("a", 0, 6, 10, 1) and turns.take("c", 0, 6, 10, 1)  # whose first time it is
-    now[0] = 110
-    assert not turns.take("a", 0, 6, 10, 1)  # in the middle of a step
-    assert [turns.take(layer, 1, 5, 10, 1) for layer in "aabc"] == [True, False, True, True]
+    assert [turns.take(layer, 0, 5, 5, 10, 1) for layer in "abab"] == [True, True, False, False]
+    taken = {"a": [], "b": [], "c": []}
+    for step in range(10, 200, 5):
+        now[0] += 3
+        for layer in "abc" if step >= 35 else "ab":
+            if turns.take(layer, step // 50, step, 5, 10, 1):
+                taken[layer].append(step)
+    assert taken["a"] == taken["b"] == list(range(20, 200, 20))  # 12 s apart
+    assert taken["c"] == [35] + taken["a"][1:]  # its first time
 
 
 def test_what_is_too_much_for_a_step_waits_for_the_next():
     now, half = [100.0], WEIGHTS_MAX // 2
     turns = Turns(lambda: now[0])
-    assert [turns.take(layer, 0, 1, 10, half) for layer in "abcd"] == [True, True, False, False]
-    now[0] = 115  # the round is not over
-    assert [turns.take(layer, 0, 2, 10, half) for layer in "abcd"] == [False, False, True, True]
-    assert [turns.take(layer, 0, 3, 10, 3 * half) for layer in "abcd"] == [True, False, False, False]  # one at least
-    assert [turns.take(layer, 0, 4, 10, half) for layer in "ab"] == [False, True]
-    assert not turns.take("a", 0, 5, 10, half)
-    now[0] = 125
-    assert turns.take("a", 0, 6, 10, half)  # of c and d nothing was seen again
+
+    def took(step, weights):
+        now[0] += 20
+        return "".join(layer for layer in "abcde" if turns.take(layer, 0, step, 1, 10, weights))
+    assert [took(step, half) for step in range(8)] == ["ab", "cd", "e", "", "ab", "cd", "e", ""]
+    assert [took(step, 3 * half) for step in range(8, 24)][8:] == ["a", "b", "c", "d", "e", "", "", ""]  # one at least
+
+
+@pytest.mark.parametrize("layers", [1, 5])  # of which two go at one step
+@pytest.mark.parametrize("every", [1, 1.6, 1.7])
+@pytest.mark.parametrize("interval", [0.1, 0.25, 0.3, 0.4, 0.9, 2])
+@pytest.mark.parametrize("skew", [0.0005, 0.01])
+def test_rounds_of_ranks_with_clocks_of_their_own_meet(skew, interval, every, layers):
+    rng = np.random.default_rng(1)
+    clocks = [0.0, 0.0]
+    ranks = [Turns(lambda rank=rank: clocks[rank]) for rank in range(2)]
+    now, rounds = 10.0, {layer: [] for layer in range(layers)}
+    for step in range(0, 20000, 10):
+        now += interval * rng.uniform(0.95, 1.05)
+        clocks = [now + skew * rng.random() for _ in ranks]
+        for layer in range(layers):
+            took = [turns.take(layer, 0, step, 10, every, WEIGHTS_MAX // 2) for turns in ranks]
+            if any(took):
+                rounds[layer].append((now, all(took)))
+    for found in rounds.values():
+        met = [at for at, both in found if both]
+        assert len(met) > 0.95 * len(found)
+        apart = np.diff(met[5:])
+        assert apart.min() > every and apart.max() < max(3.3 * every, 2.2 * interval * (1 if layers == 1 else 2))
 
 
 @pytest.mark.parametrize("said, sent", [("header=9;maps=4;maps_every=500", True), ("header=9;maps=0", False), ("header=9", False),

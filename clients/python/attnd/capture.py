@@ -649,7 +649,7 @@ class Watch:
         else:
             computer = self._accelerator
         side = self.publisher.maps_side
-        if side and not self._maps.take(path, self._epoch, self._step, self.publisher.maps_every, map_weights(seen)):
+        if side and not self._maps.take(path, self._epoch, self._step, plan.every, self.publisher.maps_every, map_weights(seen)):
             side = 0
         return Origin(self._epoch, self._step, self.publisher.rank, self.publisher.buckets, side, computer, cross)
 

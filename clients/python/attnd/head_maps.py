@@ -11,6 +11,7 @@ from . import wire
 
 SIDE_MAX = 64  # cells
 WEIGHTS_MAX = 1 << 34  # of all maps that are made at one step: of 8 layers of 32 heads, 8192 queries and keys
+N_MAX = 1 << 30  # captured steps
 
 
 class HeadMaps(NamedTuple):
@@ -78,29 +79,63 @@ def cells(queries: int, keys: int, side: int) -> Tuple[int, int]:
 
 
 class Turns:
-    """Which captures make maps: in each round every layer once, all at one step if that is not too much, so that they
-    belong together; and then none for as long as attnd says. Any thread, one at a time."""
+    """Which captures make maps: of each layer those of every n-th captured step, all layers at one step if that is not too
+    much, so that they belong together.
+
+    The ranks of tensor parallelism each send a slice of a layer's heads, and attnd joins slices of one step alone. So no
+    clock decides whether a step's maps are made, but its number, the plan's `every` and shapes, which all ranks have
+    alike. The clock decides n alone: the power of two of captured steps that take as long as attnd says, measured over
+    many of them, changed only when it is well off. Ranks seldom differ in it, and where they do, the steps of the larger
+    n are among those of the smaller, so that all meet there.
+
+    Any thread, one at a time."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._step: Optional[Tuple[int, int]] = None
         self._begun = 0.0
-        self._made: Set[Any] = set()
-        self._weights = 0  # of this step's maps
-        self._waits = False  # a layer, for the next step
+        self._step_seconds: Optional[float] = None  # smoothed
+        self._n = 1
+        self._last: Dict[Any, int] = {}  # of each layer: the captured step, counted, whose maps were last made
+        self._seen: Set[Any] = set()  # layers, in this step
+        self._group = 0  # of the layer at hand: those of WEIGHTS_MAX together, in the order in which they run
+        self._weights = 0  # of the group, so far
+        self._groups = 1  # of them all, or the next power of two
+        self._taken: Optional[int] = None  # the group whose turn this step is
 
-    def take(self, layer: Any, epoch: int, step: int, every: float, weights: int) -> bool:
-        """Whether it is the turn of this capture, of maps that have so many weights before they are pooled; it is taken
-        then. A round begins at least so many seconds after the last one."""
+    def take(self, layer: Any, epoch: int, step: int, interval: int, every: float, weights: int) -> bool:
+        """Whether it is the turn of this capture, of maps that have so many weights before they are pooled. A step of
+        `interval` is captured; the maps of a layer shall be at least `every` seconds apart."""
         if (epoch, step) != self._step:
-            if self._step is None or (not self._waits and self._clock() - self._begun >= every):
-                self._begun, self._made = self._clock(), set()
-            self._step, self._weights, self._waits = (epoch, step), 0, False
-        if layer in self._made:
+            self._begin((epoch, step), max(1, interval), every)
+        if layer in self._seen:
             return False
+        self._seen.add(layer)
         if self._weights and self._weights + weights > WEIGHTS_MAX:
-            self._waits = True
-            return False
+            self._group, self._weights = self._group + 1, 0
         self._weights += weights
-        self._made.add(layer)
-        return True
+        captured, n = step // max(1, interval), max(self._n, self._groups)
+        last = self._last.get(layer)
+        if last is not None and (last - self._group) // n == (captured - self._group) // n:
+            return False
+        if self._taken is None:
+            self._taken = self._group
+        if self._taken == self._group:
+            self._last[layer] = captured
+        return self._taken == self._group
+
+    def _begin(self, position: Tuple[int, int], interval: int, every: float) -> None:
+        now = self._clock()
+        if self._step is not None and position[1] > self._step[1]:
+            seconds = (now - self._begun) / (position[1] - self._step[1])
+            known = self._step_seconds
+            self._step_seconds = seconds if known is None else known + (min(seconds, 2 * known) - known) / 8
+        self._groups = 1 << self._group.bit_length()
+        self._step, self._begun, self._seen = position, now, set()
+        self._group, self._weights, self._taken = 0, 0, None
+        if self._step_seconds is not None:
+            captured_seconds = interval * self._step_seconds
+            while self._n * captured_seconds < 1.1 * every and self._n < N_MAX:
+                self._n *= 2
+            while self._n > 1 and self._n / 2 * captured_seconds >= 1.5 * every:
+                self._n //= 2
