@@ -490,8 +490,10 @@ def test_closing_is_bounded_with_a_stalled_daemon():
     fake.close()
 
 
-def test_closing_is_bounded_with_messages_that_are_slow_to_make(daemon):
-    publisher = attnd.Publisher("job", daemon.endpoint, linger=0.3)
+def test_the_end_is_told_though_messages_are_slow_to_make(monkeypatch, caplog):
+    daemon = FakeDaemon(topics=(b"", b"limits/header=2"))
+    monkeypatch.setattr(sender, "PARTING", 0.95)  # a loaded machine has long pauses
+    publisher = attnd.Publisher("job", daemon.endpoint, linger=20)
     daemon.attach(publisher)
     queue = publisher._sender
     made = []
@@ -510,8 +512,11 @@ def test_closing_is_bounded_with_messages_that_are_slow_to_make(daemon):
     assert time.monotonic() - begin < 30
     wait_until(lambda: not queue._thread.is_alive(), "the thread's end")
     stats = publisher.stats()
-    assert len(made) == stats["sent"] < 400 and stats["dropped"] == 401 - len(made)  # with the word of the end
+    assert len(made) == stats["sent"] - 1 < 400 and stats["dropped"] == 400 - len(made)
     assert stats["queued"] == 0 and identity_holds(stats)
+    assert daemon.until_bye()[-1][1]["dropped_total"] == stats["dropped"]
+    assert f"{stats['dropped']} messages were not ready within 20 s of the end" in caplog.text
+    daemon.close()
 
 
 def test_after_close_publishing_is_skipped(daemon):

@@ -53,6 +53,7 @@ SUBSCRIPTION_BYTES_MAX = 4096  # larger than any: a plan has 1024
 SUBSCRIPTIONS_MAX = 4096  # a daemon has some hundred; what is beyond them is not wanted
 SUBSCRIPTIONS_AT_ONCE = 1024  # so that a flood of them cannot hold up sending
 FAREWELL_S = 0.1  # how long the connection outlives what was sent last
+PARTING = 0.25  # the part of the linger time, its end, in which no message is made any more, so that the events get through
 PAUSE_MIN_S, PAUSE_MAX_S = 0.001, 0.050
 PAUSE_STALLED_S = 1.0  # each attempt takes the training's lock of the interpreter for a moment
 STALLED_AFTER_S = 3.0
@@ -118,6 +119,7 @@ class Sender:
         self._hello: Optional[Message] = None
         self._hello_due = False
         self._deadline: Optional[float] = None  # set by close(): when to stop trying
+        self._dropped_open = 0  # tensors that were dropped before that
         self._warned_drop = False
         self._warned_large = False
         self._warned_made = False
@@ -287,6 +289,7 @@ class Sender:
         with self._changed:
             if self._deadline is None:
                 self._deadline = time.monotonic() + self._linger_s
+                self._dropped_open = self._dropped_tensors
                 if self._open:
                     self._count["published"] += 1
                     self._pending += 1
@@ -450,15 +453,15 @@ class Sender:
             sent += 1
         return sent, False
 
-    def _is_late(self) -> bool:
+    def _is_late(self, early_s: float = 0.0) -> bool:
         with self._changed:
-            return self._deadline is not None and time.monotonic() >= self._deadline
+            return self._deadline is not None and time.monotonic() >= self._deadline - early_s
 
     def _made(self, head: Later) -> Optional[Message]:
         """Makes the message at the head, and puts it there; None when it was dropped, and is gone, instead."""
         message = None
         try:
-            if self.wanted(head.topic):
+            if self.wanted(head.topic) and not self._is_late(PARTING * self._linger_s):
                 message = head.make()
         except Exception:
             if not self._warned_made:
@@ -571,6 +574,7 @@ class Sender:
     def _shut(self) -> None:
         with self._changed:
             self._open = False
+            heard = self.has_subscriber()
             self.prefixes = ()
             for message in self._queue:
                 self._count_drop(message.topic)
@@ -578,9 +582,13 @@ class Sender:
                 self._queued_bytes -= message.nbytes
             self._queue.clear()
             deadline = self._deadline
+            lost = self._dropped_tensors - self._dropped_open if heard and deadline is not None else 0
             os.close(self._wake_write)
             os.close(self._wake_read)
             self._changed.notify_all()
+        if lost:
+            log.warning("job %s: %d messages were not ready within %.3g s of the end (linger) and are dropped", self.identity.job,
+                        lost, self._linger_s)
         left_s = 0.0 if deadline is None else max(0.0, deadline - time.monotonic())
         # A peer whose queue is full stops reading, and what it has not read is gone when the connection ends.
         time.sleep(min(left_s, FAREWELL_S))
