@@ -4,11 +4,11 @@
 
 #include "clients/cli/base/args.h"
 
-/* Parses "attnctl" and up to nine more words. */
+/* Parses "attnctl" and up to ten more words. */
 static int test_args_parse(struct args *args, char *error, const char *const *words)
 {
-    char copies[10][64] = {"attnctl"}, *argv[11] = {copies[0]};
-    static char kept[10][64];
+    static char kept[11][64] = {"attnctl"};
+    char *argv[12] = {kept[0]};
     int argc = 1;
     for (; words[argc - 1]; argc++) {
         snprintf(kept[argc], sizeof kept[argc], "%s", words[argc - 1]);
