@@ -75,12 +75,79 @@ def test_autocast_and_gradients_do_not_reach_it():
     ({"q_len": [1, 1]}, "must be 1 integers"), ({"k_len": torch.ones(1)}, "must be 1 integers"),
     ({"bias": torch.zeros(3, 5)}, "broadcastable to (1, 4, 5, 5)"), ({"bias": torch.zeros(5, 5).int()}, "must be bool or real"),
     ({"sinks": torch.zeros(2)}, "must be (4,)"), ({"documents": torch.zeros(1, 4)}, "must be (1, 5)"),
-    ({"backend": "cuda"}, "must be one of auto, reference, triton")])
+    ({"backend": "cuda"}, "must be one of auto, reference, triton"),
+    ({"q": np.zeros((1, 4, 5, 16), "f4")}, "q of type ndarray: must be a torch.Tensor"), ({"k": None}, "k of type NoneType"),
+    ({"bias": [[0.0]]}, "bias of type list"), ({"sinks": 0.5}, "sinks of type float"),
+    ({"documents": np.zeros((1, 5))}, "documents of type ndarray"), ({"window": (4, 0)}, "window = (4, 0): must be an integer"),
+    ({"scale": "1"}, "scale = '1': must be a finite number"), ({"softcap": [1.0]}, "softcap = [1.0]"),
+    ({"causal": "no"}, "causal = 'no': must be True or False"), ({"cross": 2}, "cross = 2: must be"), ({"k_len": 6}, "k_len = 6"),
+    ({"k_len": "5"}, "k_len = '5'"), ({"q_len": {}}, "must be 1 integers"), ({"q_len": 2.5}, "q_len = 2.5"),
+    ({"q_offset": torch.ones(2)}, "q_offset = tensor"), ({"q": torch.zeros(1, 4, 5, 16, device="meta")}, "q on device meta"),
+    ({"bias": torch.zeros(5, 5, device="meta")}, "bias on device meta"),
+    ({"k": torch.zeros(1, 2, 5, 16).to_sparse()}, "k is sparse"), ({"bias": torch.eye(5).to_sparse()}, "bias is sparse")])
 def test_bad_arguments_are_named(wrong, said):
     right = {"q": torch.zeros(1, 4, 5, 16), "k": torch.zeros(1, 2, 5, 16)}
     with pytest.raises(ValueError) as error:
         attnd.device.row_statistics(**{**right, **wrong})
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["layer_state", "pooled_maps", "lse_statistics"])
+def test_bad_arguments_of_the_other_functions_are_named(name):
+    function = getattr(attnd.device, name)
+    q = torch.zeros(1, 2, 5, 8)
+    more = {"lse": torch.zeros(1, 2, 5)} if name == "lse_statistics" else {}
+    with pytest.raises(TypeError, match=f"^{name}\\(\\) has no argument 'casual'; did you mean 'causal'"):
+        function(q, q, casual=True, **more)
+    with pytest.raises(ValueError, match="q of type ndarray"):
+        function(q.numpy(), q, **more)
+    with pytest.raises(ValueError, match="k on device meta"):
+        function(q, q.to("meta"), **more)
+    if name != "layer_state":
+        with pytest.raises(TypeError, match=f"^{name}\\(\\) has no argument 'backend'"):
+            function(q, q, backend="auto", **more)
+    if name != "pooled_maps":
+        with pytest.raises(ValueError, match="lse of type list"):
+            function(q, q, lse=[1.0])
+
+
+@pytest.mark.parametrize("wrong, said", [
+    ({"step": "a"}, "step = 'a': must be an integer"), ({"step": -1}, "step = -1: must be 0 to"), ({"step": 2**70}, "step = 1180"),
+    ({"epoch": 1.5}, "epoch = 1.5"), ({"microbatch": None}, "microbatch = None"), ({"rank": -1}, "rank = -1"),
+    ({"time_ns": 2**64}, "time_ns = "), ({"heads": "2"}, "heads = '2'"), ({"head_offset": -1}, "head_offset = -1"),
+    ({"buckets": 0}, "buckets = 0"), ({"step": np.arange(2)}, "step = array")])
+def test_a_position_of_a_capture_that_is_none_is_named(wrong, said):
+    q = torch.zeros(1, 2, 5, 8)
+    with pytest.raises(ValueError) as error:
+        attnd.device.layer_state(q, q, **wrong)
+    assert said in str(error.value)
+
+
+def test_one_length_is_that_of_all_samples():
+    q, k, _ = make("causal", "plain", SHAPES[1], "f32")
+    whole = attnd.device.row_statistics(q, k, causal=True, k_len=[3] * len(q), q_len=[2] * len(q))
+    for three in (3, np.int64(3), np.array(3)):
+        for name, value in attnd.device.row_statistics(q, k, causal=np.bool_(True), k_len=three, q_len=2).items():
+            assert torch.equal(value.nan_to_num(-7), whole[name].nan_to_num(-7))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_tail_mass_is_below_zero(dtype):
+    torch.manual_seed(1)
+    q, k = torch.randn(4, 8, 64, 16, dtype=dtype), torch.randn(4, 8, 8, 16, dtype=dtype)
+    tails = attnd.device.row_statistics(q, k)["tail_mass"]
+    assert tails.min() == 0 and tails.max() < 1e-6
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("shape", [(1, 2, 1, 8), (3, 4, 1, 8), (2, 2, 7, 8)])
+def test_a_state_warns_of_nothing(shape):
+    q = torch.randn(shape)
+    torch.set_warn_always(True)  # what was said once before, too
+    try:
+        assert attnd.device.layer_state(q, q)
+    finally:
+        torch.set_warn_always(False)
 
 
 def test_buckets_are_those_of_the_daemon_bit_for_bit():

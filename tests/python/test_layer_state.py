@@ -80,7 +80,7 @@ def test_a_state_of_many_captures_has_the_counts_of_all():
     ({"entropy": np.ones((1, 1))}, {}, "shape"),
     ({"entropy": np.ones((1, 1, 2)), "max_logit": np.ones((1, 1, 3))}, {}, "several shapes"),
     ({"entropy": np.ones((1, 2, 2))}, {"heads": 1}, "1 heads"),
-    ({"entropy": np.ones((1, 1, 2))}, {"rank": 1 << 20}, "position"),
+    ({"entropy": np.ones((1, 1, 2))}, {"rank": 1 << 20}, "rank = 1048576: must be 0 to 1048575"),
     ({"entropy": np.ones((1, 1, 2))}, {"values": {"importance": np.ones(2)}}, "importance"),
 ])
 def test_what_does_not_fit_is_refused(rows, about, word):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""arguments: those of attnd.watch that need a look."""
+"""arguments: those of attnd.watch and others that need a look."""
 from __future__ import annotations
 
 import difflib
@@ -13,11 +13,12 @@ log = logging.getLogger("attnd")
 OF_PUBLISHER = ("linger", "high_water", "on_publish")  # what watch() passes on as it is
 
 
-def check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """TypeError for what the function was given besides its named arguments, and does not pass on."""
-    known = [*inspect.signature(function).parameters, *OF_PUBLISHER]
+def check_options(function: Callable[..., Any], options: Mapping[str, Any],
+                  passed_on: Sequence[str] = OF_PUBLISHER) -> None:
+    """TypeError for what the function was given besides its named arguments, and is not passed on."""
+    known = [*inspect.signature(function).parameters, *passed_on]
     for name in options:
-        if name not in OF_PUBLISHER:
+        if name not in passed_on:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise TypeError(f"{function.__name__}() has no argument {name!r}{hint}")

@@ -15,7 +15,7 @@ import msgpack
 import numpy as np
 
 from .tensors import is_torch
-from .wire import HEADS_MAX, WORLD_MAX
+from .wire import HEADS_MAX, WORLD_MAX, check_int
 
 VERSION = 2
 BUCKETS = 48  # window.buckets of a daemon that was not asked
@@ -153,9 +153,8 @@ class LayerState:
     """
 
     def __init__(self, heads: int, buckets: int = BUCKETS) -> None:
-        if not 1 <= heads <= HEADS_MAX or not 1 <= buckets <= 2 * KEY_MAX + 1:
-            raise ValueError(f"heads={heads}, buckets={buckets}: out of range")
-        self._heads, self._buckets = heads, buckets
+        self._heads = heads = check_int("heads", heads, HEADS_MAX, 1)
+        self._buckets = check_int("buckets", buckets, 2 * KEY_MAX + 1, 1)
         self._numbers: Dict[str, _Numbers] = {}
         self._sink = _Numbers(1)
         self._newest: List[Optional[Tuple[int, int, int, int]]] = [None] * heads
@@ -231,12 +230,13 @@ class LayerState:
         sound, invalid  [H]: how many rows of each head have a number, and how many valid queries have none
         """
         batch, heads, queries, keys = shape
-        if 0 in (batch, heads, queries) or head_offset < 0 or head_offset + heads > self._heads:
+        if 0 in (batch, heads, queries) or check_int("head_offset", head_offset) + heads > self._heads:
             raise ValueError(f"rows of shape {(batch, heads, queries)} from head {head_offset} on: the layer has {self._heads} heads")
         ones = {name: _values_of(name, array, heads) for name, array in (values or {}).items()}
-        if not 0 <= rank < WORLD_MAX or min(epoch, step, microbatch, keys, local_window) < 0:
-            raise ValueError("a position is out of range")
-        position = (int(epoch), int(step), int(microbatch), int(rank))
+        position = (check_int("epoch", epoch), check_int("step", step), check_int("microbatch", microbatch),
+                    check_int("rank", rank, WORLD_MAX - 1))
+        keys, local_window = check_int("keys", keys), check_int("local_window", local_window)
+        time_ns = check_int("time_ns", time.time_ns() if time_ns is None else time_ns)
         mine = slice(head_offset, head_offset + heads)
         newest = [self._newest[h] is None or position >= self._newest[h]  # type: ignore[operator]
                   for h in range(mine.start, mine.stop)]
@@ -252,15 +252,14 @@ class LayerState:
         self._invalid[mine] += invalid
         self._row_sum_error = float(np.fmax(self._row_sum_error, row_sum_error))
         self._messages += 1
-        self._ranks.add(int(rank))
-        self._first = min(self._first or (int(epoch), int(step)), (int(epoch), int(step)))
+        self._ranks.add(position[3])
+        self._first = min(self._first or position[:2], position[:2])
         for h in range(mine.start, mine.stop):
             if newest[h - mine.start]:
                 self._newest[h] = position
         if is_newest:
-            self._about = {"time_ns": time.time_ns() if time_ns is None else int(time_ns),
-                           "shape": [batch, heads, queries, int(keys)], "causal": bool(causal), "tier": "state",
-                           "local_window": int(local_window)}
+            self._about = {"time_ns": time_ns, "shape": [batch, heads, queries, keys], "causal": bool(causal),
+                           "tier": "state", "local_window": local_window}
 
     def _add(self, name: str, rows: Reduced, mine: slice, newest: List[bool]) -> np.ndarray:
         numbers = self._numbers.setdefault(name, _Numbers(self._heads))

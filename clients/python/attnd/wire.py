@@ -85,8 +85,8 @@ def check_int(name: str, value: Any, maximum: int = 2**64 - 1, minimum: int = 0)
     """Returns `value` as an int in [minimum, maximum]; ValueError naming it otherwise."""
     try:
         number = int(value.__index__())
-    except AttributeError:
-        raise ValueError(f"{name} = {value!r}: must be an integer") from None
+    except (AttributeError, TypeError):  # the latter of an array or tensor of several
+        raise ValueError(f"{name} = {value!r:.80}: must be an integer") from None
     if not minimum <= number <= maximum:
         raise ValueError(f"{name} = {number}: must be {minimum} to {maximum}")
     return number

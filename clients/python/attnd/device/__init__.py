@@ -11,16 +11,19 @@ Definitions are those of workers/KERNELS.md; importing this needs PyTorch 1.13 o
 """
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any, Callable, Dict, Optional
 
 import torch
 
+from ..arguments import check_options
 from ..head_maps import SIDE_MAX, HeadMaps
 from ..layer_state import BUCKETS, LayerState
+from ..wire import HEADS_MAX, check_int
 from . import foreign, launch, pooled, reference, state
 from .entries import Entries
-from .problem import Problem
+from .problem import Problem, check_tensors
 
 __all__ = ["BACKENDS", "layer_state", "lse_statistics", "pooled_maps", "row_statistics"]
 
@@ -41,7 +44,8 @@ def row_statistics(q: torch.Tensor, k: torch.Tensor, *, scale: Optional[float] =
     causal        query i, which stands at position p = q_offset + i q_stride of the keys, sees keys j <= p
     q_offset      keys before query 0 (a key cache)
     window        w > 0: keys j > p - w
-    k_len, q_len  [B] integers, a sequence or a tensor: how many keys and queries of each sample are no padding
+    k_len, q_len  [B] integers, a sequence or a tensor, or one for all: how many keys and queries of each sample are no
+                  padding
     bias          broadcastable to [B, H, Tq, Tk]. Bool: True may attend. Else added to the logits; what is at or below
                   -9000 hides its key, as everywhere in this client
     softcap       c > 0: logits S become c tanh(S / c), before the bias
@@ -61,8 +65,9 @@ def row_statistics(q: torch.Tensor, k: torch.Tensor, *, scale: Optional[float] =
 
     ValueError for bad arguments, and for backend="triton" where it cannot compute them.
     """
-    problem = Problem(q, k, scale, causal, q_offset, window, k_len, q_len, bias, softcap, sinks, documents, cross,
-                      local_window, q_stride)
+    problem = _problem(q, k, scale=scale, causal=causal, q_offset=q_offset, window=window, k_len=k_len, q_len=q_len,
+                       bias=bias, softcap=softcap, sinks=sinks, documents=documents, cross=cross,
+                       local_window=local_window, q_stride=q_stride)
     return _rows_of(backend, problem)(problem)
 
 
@@ -83,7 +88,8 @@ def lse_statistics(q: torch.Tensor, k: torch.Tensor, lse: torch.Tensor, *, max_l
     ValueError as for row_statistics, and with how far off they are when these rows disagree: by more than 0.001, or
     0.02 of f16 and bf16, beside what the rounding of long queries and keys explains.
     """
-    return foreign.rows(Problem(q, k, **asked), lse, max_logit)
+    check_options(lse_statistics, asked, _ASKED)
+    return foreign.rows(_problem(q, k, lse, max_logit, **asked), lse, max_logit)
 
 
 def layer_state(q: torch.Tensor, k: torch.Tensor, *, backend: str = "auto", epoch: int = 0, step: int = 0,
@@ -104,9 +110,10 @@ def layer_state(q: torch.Tensor, k: torch.Tensor, *, backend: str = "auto", epoc
     qk_cosine_max, q_norm, k_norm, and of all heads and rows of a layer importance.
     ValueError as for row_statistics, and for positions out of range.
     """
+    check_options(layer_state, asked, _ASKED)
     if max_logit is not None and lse is None:
         raise ValueError("max_logit is of use with lse only")
-    problem = Problem(q, k, **asked)
+    problem = _problem(q, k, lse, max_logit, **asked)
     compute = _rows_of(backend, problem)
     valid = state.valid_rows(problem)
     entries = Entries(problem, heads in (None, problem.heads) and problem.q_stride == 1, valid)
@@ -140,12 +147,27 @@ def pooled_maps(q: torch.Tensor, k: torch.Tensor, *, sample: int = 0, side: int 
     bias says what is padding by what it hides from all heads.
     ValueError as for row_statistics, for a sample that is not there, and for a sample of the rows.
     """
-    problem = Problem(q, k, **asked)
+    check_options(pooled_maps, asked, _ASKED)
+    problem = _problem(q, k, **asked)
     if problem.q_stride > 1:
         raise ValueError("a sample of the rows has no map")
-    if not 0 <= sample < problem.batch or not 1 <= side <= SIDE_MAX:
-        raise ValueError(f"sample = {sample}, side = {side}: must be one of {problem.batch}, and 1 to {SIDE_MAX}")
-    return pooled.of_queries(problem, sample, side).read(head_offset)
+    sample, side = check_int("sample", sample, problem.batch - 1), check_int("side", side, SIDE_MAX, 1)
+    return pooled.of_queries(problem, sample, side).read(check_int("head_offset", head_offset, HEADS_MAX - problem.heads))
+
+
+_ASKED = tuple(inspect.signature(Problem).parameters)[2:]  # what these functions pass on
+
+
+def _problem(q: torch.Tensor, k: torch.Tensor, lse: Optional[torch.Tensor] = None,
+             max_logit: Optional[torch.Tensor] = None, **asked: Any) -> Problem:
+    """The problem; ValueError also for tensors whose numbers cannot be read."""
+    check_tensors(**{name: one for name, one in (("lse", lse), ("max_logit", max_logit)) if one is not None})
+    for name, one in {"q": q, "k": k, "lse": lse, "max_logit": max_logit, **asked}.items():
+        if isinstance(one, torch.Tensor) and one.is_meta:
+            raise ValueError(f"{name} on device meta: has no numbers; give a tensor that has")
+        if isinstance(one, torch.Tensor) and (one.layout != torch.strided or one.is_nested):
+            raise ValueError(f"{name} is sparse or nested: must be a dense tensor, such as one of to_dense()")
+    return Problem(q, k, **asked)
 
 
 def _rows_of(backend: str, problem: Problem) -> Callable[..., Dict[str, torch.Tensor]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Optional
+from typing import Any, Iterable, Optional
 
+import numpy as np
 import torch
 
 from ..masks import IGNORED_AT
@@ -22,6 +23,7 @@ class Problem:
                  bias: Optional[torch.Tensor] = None, softcap: Optional[float] = None,
                  sinks: Optional[torch.Tensor] = None, documents: Optional[torch.Tensor] = None, cross: bool = False,
                  local_window: int = 8, q_stride: int = 1):
+        check_tensors(q=q, k=k)
         if q.dim() != 4 or k.dim() != 4 or 0 in q.shape or 0 in k.shape:
             raise ValueError(f"q {tuple(q.shape)}, k {tuple(k.shape)}: must be [B, H, Tq, d] and [B, Hk, Tk, d]")
         if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3] or q.shape[1] % k.shape[1]:
@@ -34,24 +36,25 @@ class Problem:
         self.key_heads, self.keys = k.shape[1:3]
         self.group = self.heads // self.key_heads
         self.scale = _real("scale", self.width**-0.5 if scale is None else scale)
-        self.causal = bool(causal)
+        self.causal = _flag("causal", causal)
         self.q_stride = _count("q_stride", q_stride, POSITION_MAX // self.queries, 1)
         self.q_offset = _count("q_offset", q_offset, POSITION_MAX - self.queries * self.q_stride)
-        self.window = _count("window", window or 0, POSITION_MAX)
+        self.window = _count("window", 0 if window is None else window, POSITION_MAX)
         self.local_window = _count("local_window", local_window, POSITION_MAX)
-        self.softcap = _real("softcap", softcap or 0.0, 0.0)
+        self.softcap = _real("softcap", 0.0 if softcap is None else softcap, 0.0)
         self.k_len = _lengths("k_len", k_len, self.batch, self.keys)
         self.q_len = _lengths("q_len", q_len, self.batch, self.queries)
         self.bias = self._fitted(bias)
         self.sinks = _tensor("sinks", sinks, (self.heads,), q.device)
         documents = _tensor("documents", documents, (self.batch, self.keys), q.device)
         self.documents = None if cross else documents
-        self.cross = bool(cross)
+        self.cross = _flag("cross", cross)
 
     def _fitted(self, bias: Optional[torch.Tensor]) -> Optional[torch.Tensor]:
         full = (self.batch, self.heads, self.queries, self.keys)
         if bias is None:
             return None
+        check_tensors(bias=bias)
         if bias.dim() > 4 or bias.device != self.q.device or not (bias.dtype == torch.bool or bias.is_floating_point()):
             raise ValueError(f"bias {bias.dtype} {tuple(bias.shape)} on {bias.device}: must be bool or real, "
                              f"broadcastable to {full}, on {self.q.device}")
@@ -74,27 +77,50 @@ class Problem:
         return nan.expand(self.batch, self.heads, self.queries)
 
 
+def check_tensors(**given: Any) -> None:
+    """ValueError for what is no tensor."""
+    for name, one in given.items():
+        if not isinstance(one, torch.Tensor):
+            raise ValueError(f"{name} of type {type(one).__name__}: must be a torch.Tensor")
+
+
 def _count(name: str, value: Any, maximum: int, minimum: int = 0) -> int:
-    if isinstance(value, bool) or int(value) != value or not minimum <= value <= maximum:
-        raise ValueError(f"{name} = {value!r}: must be an integer, {minimum} to {maximum}")
-    return int(value)
+    try:
+        number = None if isinstance(value, (bool, str)) else int(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last of a tensor of several
+        number = None
+    if number is None or number != value or not minimum <= number <= maximum:
+        raise ValueError(f"{name} = {value!r:.80}: must be an integer, {minimum} to {maximum}")
+    return number
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} = {value!r:.80}: must be True or False")
+    return bool(value)
 
 
 def _real(name: str, value: Any, minimum: float = -math.inf) -> float:
-    if not math.isfinite(value) or value < minimum:
-        raise ValueError(f"{name} = {value!r}: must be a finite number" + (", 0 or more" if minimum == 0 else ""))
-    return float(value)
+    try:
+        number = math.nan if isinstance(value, (bool, str)) else float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        number = math.nan
+    if not math.isfinite(number) or number < minimum:
+        raise ValueError(f"{name} = {value!r:.80}: must be a finite number" + (", 0 or more" if minimum == 0 else ""))
+    return number
 
 
 def _lengths(name: str, lengths: Any, batch: int, most: int) -> Optional[torch.Tensor]:
-    """Integers [B], where they are; those given as a sequence are judged, and a tensor's are clamped unread, lest this
-    waits for its device."""
+    """Integers [B], where they are; those given as a sequence, or as one for all samples, are judged, and a tensor's are
+    clamped unread, lest this waits for its device."""
     if lengths is None:
         return None
     if isinstance(lengths, torch.Tensor):
         found = lengths.detach().clamp(0, most)
     else:
-        found = torch.as_tensor([_count(name, one, most) for one in lengths])
+        given = lengths.tolist() if isinstance(lengths, np.ndarray) else lengths
+        several = given if isinstance(given, Iterable) else [given] * batch
+        found = torch.as_tensor([_count(name, one, most) for one in several])
     if tuple(found.shape) != (batch,) or found.dtype.is_floating_point:
         raise ValueError(f"{name} {found.dtype} {tuple(found.shape)}: must be {batch} integers")
     return found
@@ -103,6 +129,7 @@ def _lengths(name: str, lengths: Any, batch: int, most: int) -> Optional[torch.T
 def _tensor(name: str, value: Optional[torch.Tensor], shape: Any, device: torch.device) -> Optional[torch.Tensor]:
     if value is None:
         return None
+    check_tensors(**{name: value})
     if tuple(value.shape) != shape or value.device != device:
         raise ValueError(f"{name} {tuple(value.shape)} on {value.device}: must be {shape} on {device}")
     return value.detach()

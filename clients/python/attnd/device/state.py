@@ -24,7 +24,7 @@ def bucket_keys(values: torch.Tensor) -> torch.Tensor:
     """The histogram key of finite f32 values, as layer_state.bucket_keys has it: int64."""
     bounds = prepared_bounds(values.device)
     fraction, exponent = torch.frexp(values.abs().clamp(_LOWEST, _HIGHEST))
-    keys = (exponent.long() + 39) * 32 + torch.searchsorted(bounds, 2 * fraction) + 1
+    keys = (exponent.long() + 39) * 32 + torch.searchsorted(bounds, (2 * fraction).contiguous()) + 1
     return torch.where(values.abs() < _LOWEST, torch.zeros_like(keys), torch.where(values < 0, -keys, keys))
 
 

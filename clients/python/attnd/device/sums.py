@@ -92,7 +92,7 @@ def finish(sums: Sums, place: Place, sinks: Optional[torch.Tensor], cross: bool,
             found[name] = (weight + torch.where(p + step == 0, first, zero),
                            (p + step >= 0) & (p + step < place.positions))
     if has_top:
-        found["tail_mass"] = 1 - parts[7] - first + torch.minimum(parts[8], first), sound
+        found["tail_mass"] = (1 - parts[7] - first + torch.minimum(parts[8], first)).clamp(min=0), sound
     if sinks is not None:
         found["sink_deficit"] = 1 - mass / z, sound
     shape = top.shape
