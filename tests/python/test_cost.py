@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 
 import attnd
 from attnd import cost
-from attnd.cost import BLOCK_STEPS, CAPTURES_MIN, STEPS_UNSETTLED, Cost, percent
+from attnd.cost import BLOCK_STEPS, CAPTURES_MIN, STEPS_UNSETTLED, Cost, milliseconds, percent
 
 
 class Training:
@@ -158,3 +158,9 @@ def test_attnd_is_told_after_a_few_captures_and_the_user_once(daemon, caplog, op
     assert 0 < hello["capture_seconds"] and 0 < hello["step_seconds"] and stated.step_seconds > 0
     said, = [record.getMessage() for record in caplog.records]
     assert said.startswith("job job: capture: ") and f"% of step time (every {own_every or 1}: " in said
+
+
+@pytest.mark.parametrize("seconds, text", [(1.75, "1750 ms"), (0.1234, "123 ms"), (0.01234, "12.3 ms"), (0.000123, "0.123 ms"),
+                                           (4200.0, "4200000 ms"), (0.09999, "100 ms")])
+def test_a_time_is_said_in_plain_numbers(seconds, text):
+    assert milliseconds(seconds) == text

@@ -88,3 +88,25 @@ def test_maps_go_to_those_who_want_them(said, sent):
     message, = seen
     assert [one["name"] for one in message.keys["tensors"]] == (["state", "maps"] if sent else ["state"])
     assert message.keys.get("labels") == (labels if sent else None) and message.keys.get("keys_sent") == (5 if sent else None)
+
+
+def test_a_state_comes_as_bytes_of_any_kind_and_as_nothing_else():
+    state = LayerState(2)
+    state.add({"entropy": np.ones((1, 2, 4))}, keys=4)
+    daemon = FakeDaemon(topics=(b"", b"limits/accepts=state,event;header=9"))
+    seen = []
+    with attnd.Publisher("job", daemon.endpoint, on_publish=seen.append) as publisher:
+        daemon.attach(publisher)
+        wait_until(lambda: daemon.serve() or publisher._sender.limits.header > 1, "the limits arrive")
+        packed = state.pack()
+        for one in (state, packed, bytearray(packed), memoryview(packed)):
+            assert publisher.publish_state(one, stack="decoder", layer=0)
+        for one in ("state", None, [packed], 7):
+            with pytest.raises(ValueError, match=f"state of type {type(one).__name__}: must be a LayerState or its bytes"):
+                publisher.publish_state(one, stack="decoder", layer=0)
+        for one in (GOOD.values, "x", {}):
+            with pytest.raises(ValueError, match=f"maps of type {type(one).__name__}: must be HeadMaps"):
+                publisher.publish_state(state, stack="decoder", layer=0, maps=one)
+        with pytest.raises(ValueError, match="maps: values of type list"):
+            publisher.publish_state(state, stack="decoder", layer=0, maps=GOOD._replace(values=[[[0.0]]]))
+    assert len(seen) == 4

@@ -32,6 +32,25 @@ def test_a_default_that_was_made_rarer_for_the_job_is_a_default():
     assert choose([DEFAULT, rarer, b"plan/64/*/every=5"], "job") == Plan(every=5)
 
 
+def test_a_rarer_default_is_told_once_a_change(caplog):
+    rarer = b"plan/999998/job/every=%d;layers=*;heads=*;samples=1;rows=0"
+    with attnd.Publisher("job", FakeDaemon().endpoint) as publisher, caplog.at_level(logging.INFO, "attnd"):
+        def planned(*prefixes, own={}):
+            publisher._sender.prefixes = tuple(prefixes)
+            assert publisher.plan_with(own)
+            told = [record.getMessage() for record in caplog.records]
+            caplog.clear()
+            return told
+
+        assert planned(DEFAULT) == [] and planned(DEFAULT, rarer % 3200, own={"every": 7}) == []
+        said, = planned(DEFAULT, rarer % 3200)
+        assert "attnd captures one step in 3200 instead of one in 50, so that" in said
+        assert planned(b"", DEFAULT, rarer % 3200) == [] and planned(DEFAULT, rarer % 3200, own={"samples": 4}) == []
+        assert planned(DEFAULT, rarer % 3200, b"plan/64/*/every=5") == []
+        said, = planned(DEFAULT, rarer % 100)
+        assert "one step in 100 instead of one in 50" in said
+
+
 def test_a_tier_that_a_plan_leaves_open_is_the_codes_own():
     assert choose([b"plan/3/job/every=5;tier=state"], "job") == Plan(every=5, tier="state")
     assert choose([b"plan/3/job/every=5;tier=later"], "job") == Plan(every=5)

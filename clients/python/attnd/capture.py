@@ -40,7 +40,7 @@ from .address import NOBODY, AddressError
 from .arguments import check_flags, check_options, check_patterns, tell_unmatched
 from .calls import (Context, Cut, Part, Queries, Seen, Share, Weights, beyond_device, device_of, heads_of, logits_of,
                     map_weights, parts, placements_of, present_of, queries_of, tells_padding)
-from .cost import Cost, percent
+from .cost import Cost, milliseconds, percent
 from .gradients import Gradients
 from .head_maps import Turns
 from .hooks import ForwardHook, Hook, OptimizerHook, register_optimizer_hook, remove_all
@@ -532,8 +532,8 @@ class Watch:
         self._say_hello()
         if every and not self._told_cost:
             self._told_cost = True
-            log.info("job %s: capture: %s of step time (every %d: %.3g ms beside a step of %.3g ms)", self.publisher.job,
-                     percent(news.ratio / every), every, 1e3 * news.capture_seconds, 1e3 * news.step_seconds)
+            log.info("job %s: capture: %s of step time (every %d: %s beside a step of %s)", self.publisher.job,
+                     percent(news.ratio / every), every, milliseconds(news.capture_seconds), milliseconds(news.step_seconds))
 
     def _gives_up(self) -> bool:
         """Whether the daemon takes nothing any more: then what would be captured is counted as dropped, once a step."""

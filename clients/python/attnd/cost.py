@@ -110,3 +110,9 @@ def percent(part: float) -> str:
     """A part as people read it: "0.3 %"."""
     number = 100 * part
     return "less than 0.1 %" if number < 0.1 else f"{number:.{0 if number >= 10 else 1}f} %"
+
+
+def milliseconds(seconds: float) -> str:
+    """A time as people read it: "1750 ms", "0.123 ms"."""
+    number = 1e3 * seconds
+    return f"{number:.0f} ms" if number >= 100 else f"{number:.3g} ms"

@@ -47,6 +47,8 @@ class HeadMaps(NamedTuple):
 
     def check(self, heads: int) -> None:
         """ValueError unless they fit a layer of so many heads."""
+        if not isinstance(self.values, np.ndarray):
+            raise ValueError(f"maps: values of type {type(self.values).__name__}: must be a numpy array")
         shape = self.values.shape
         if self.values.dtype != np.float16 or len(shape) != 3 or 0 in shape or max(shape[1:]) > SIDE_MAX:
             raise ValueError(f"maps of {self.values.dtype} {shape}: must be float16 [heads, rows, columns], at most "

@@ -106,13 +106,26 @@ def choose(prefixes: Iterable[bytes], job: str, own: Optional[Mapping[str, Any]]
     `own`: some of every, samples, rows and tier. A plan that was made for the job goes before it, the daemon's default
     does not; a plan whose tier is 'auto' leaves that to the code.
     """
-    found = [entry for entry in (_read(prefix, job) for prefix in prefixes if prefix.startswith(PREFIX)) if entry]
-    order, _, _, plan = min(found, key=lambda entry: entry[:3], default=(DEFAULT_ORDER, 0, b"", EVERYTHING))
+    order, _, _, plan = next(iter(_matching(prefixes, job)), (DEFAULT_ORDER, 0, b"", EVERYTHING))
     if not own:
         return plan
     if order >= LENGTHENED_ORDER:
         return replace(plan, **own)
     return replace(plan, tier=own.get("tier", "auto")) if plan.tier == "auto" else plan
+
+
+def lengthened(prefixes: Iterable[bytes], job: str) -> Optional[Tuple[int, int]]:
+    """(every, that of the default) where the daemon made its default rarer for the job, and this holds; else None."""
+    found = _matching(prefixes, job)
+    if len(found) < 2 or (found[0][0], found[-1][0]) != (LENGTHENED_ORDER, DEFAULT_ORDER):
+        return None
+    return found[0][3].every, found[-1][3].every
+
+
+def _matching(prefixes: Iterable[bytes], job: str) -> List[Tuple[int, int, bytes, Plan]]:
+    """The plans for a job, in the order of precedence."""
+    found = (_read(prefix, job) for prefix in prefixes if prefix.startswith(PREFIX))
+    return sorted((entry for entry in found if entry), key=lambda entry: entry[:3])
 
 
 _PREFIX = re.compile(rb"plan/(\d{1,6})/([^/]{1,128})/([ -~]*)\Z")

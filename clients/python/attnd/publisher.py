@@ -17,7 +17,7 @@ import numpy as np
 from . import layer_state, scalars, tensors, wire
 from .head_maps import HeadMaps
 from .limits import DOUT, LOG, MAPS, PARTS, Q_STRIDE, VALUES
-from .plan import EVERYTHING, Plan, choose
+from .plan import EVERYTHING, Plan, choose, lengthened
 from .sender import Identity, Later, Message, Sender
 
 log = logging.getLogger("attnd")
@@ -88,6 +88,7 @@ class Publisher:
         self._settings: Dict[str, Any] = {}
         self._cost: Dict[str, float] = {}
         self._warned = self._warned_log = self._warned_old = False
+        self._lengthened: Optional[Tuple[int, int]] = None  # what was told of the plan last
         self._planned: Tuple[Tuple[bytes, ...], Dict[str, Any], Plan] = ((), {}, EVERYTHING)
         self._sender = Sender(self._identity, endpoint, address, queue_bytes, linger, high_water)
         self._finalizer = weakref.finalize(self, Sender.close, self._sender)
@@ -140,7 +141,15 @@ class Publisher:
         prefixes = self._sender.prefixes
         if prefixes is not self._planned[0] or own != self._planned[1]:
             self._planned = prefixes, dict(own), choose(prefixes, self.job, own)
+            if "every" not in own:
+                self._tell_lengthened(lengthened(prefixes, self.job))
         return self._planned[2]
+
+    def _tell_lengthened(self, found: Optional[Tuple[int, int]]) -> None:
+        if found is not None and found != self._lengthened:
+            log.info("job %s: attnd captures one step in %d instead of one in %d, so that capturing takes no more than "
+                     "plan.cost_max of step time", self.job, *found)
+            self._lengthened = found
 
     @property
     def queue_bytes(self) -> int:
@@ -363,7 +372,7 @@ class Publisher:
             where.layer, frames.described, heads=heads, head_dim=head_dim, kv_heads=kv_heads,
             heads_total=heads_total))
 
-    def publish_state(self, state: Union[layer_state.LayerState, bytes], *, stack: str, layer: int, site: str = "self",
+    def publish_state(self, state: Union[layer_state.LayerState, bytes, bytearray, memoryview], *, stack: str, layer: int, site: str = "self",
                       first: Optional[Tuple[int, int]] = None, module: Optional[str] = None,
                       maps: Optional[HeadMaps] = None) -> bool:
         """Publishes the statistics of one layer that were computed here; True when they were queued.
@@ -376,9 +385,11 @@ class Publisher:
 
         The rest, what is returned and what is raised as for publish_attention.
         """
-        if isinstance(state, bytes):
-            packed = layer_state.read_packed(state)
+        if isinstance(state, (bytes, bytearray, memoryview)):
+            packed = layer_state.read_packed(bytes(state))
             oldest = packed.epoch, packed.step
+        elif not isinstance(state, layer_state.LayerState):
+            raise ValueError(f"state of type {type(state).__name__}: must be a LayerState or its bytes")
         else:
             packed = layer_state.Packed(state.pack(), state.heads, *state.newest[:2])
             oldest = state.first
@@ -709,6 +720,8 @@ def add_maps(frames: tensors.Frames, maps: Optional[HeadMaps], heads: int, wante
     when they do not fit, wanted or not."""
     if maps is None:
         return {}
+    if not isinstance(maps, HeadMaps):
+        raise ValueError(f"maps of type {type(maps).__name__}: must be HeadMaps, as attnd.device.pooled_maps() returns")
     maps.check(heads)
     if not wanted:
         return {}
