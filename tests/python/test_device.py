@@ -162,11 +162,13 @@ def test_buckets_are_those_of_the_daemon_bit_for_bit():
 
 def test_rows_are_reduced_as_on_the_host():
     q, k, words = make("sinks softcap bias causal window offset lengths", "infinities", SHAPES[1], "f32")
-    for values in attnd.device.row_statistics(q, k, **words).values():
-        found = state.reduce_rows(values)
+    rows = attnd.device.row_statistics(q, k, **words)
+    reduced = state.reduce_rows(rows)
+    for name, values in rows.items():
+        found = reduced[name]
         expected = layer_state.reduce_rows(values.double().numpy().transpose(1, 0, 2).reshape(values.shape[1], -1))
-        for name in ("n", "low", "high", "counts"):
-            assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+        for field in ("n", "low", "high", "counts"):
+            assert np.array_equal(getattr(found, field), getattr(expected, field)), (name, field)
         assert found.first == expected.first or not expected.n.any()
         assert found.mean == pytest.approx(expected.mean, rel=1e-12) and found.m2 == pytest.approx(expected.m2, rel=1e-9)
 

@@ -6,6 +6,7 @@ packs them here. A state takes a kilobyte or two per head, whatever the length o
 """
 from __future__ import annotations
 
+import itertools
 import math
 import struct
 import time
@@ -421,27 +422,27 @@ def key_max(halvings: int) -> int:
 def _histogram(keys: np.ndarray, counts: np.ndarray, buckets: int, halvings: int = 0) -> bytes:
     """Bytes of a histogram from sorted keys at full resolution, halved as often as is said, and until at most `buckets`
     are used."""
-    coarse = _halve(keys, halvings)
-    while len(np.unique(coarse)) > buckets and halvings < HALVINGS_MAX:
+    coarse = _halve(keys, halvings) if halvings else keys
+    while np.count_nonzero(coarse[1:] != coarse[:-1]) >= buckets and halvings < HALVINGS_MAX:
         halvings += 1
         coarse = _halve(keys, halvings)
     if halvings == HALVINGS_MAX:
         cut = max(int(np.abs(coarse).max()) - SPAN, 0)
         coarse = np.where(np.abs(coarse) <= cut, 0, coarse)
-    coarse, place = np.unique(coarse, return_inverse=True)
-    total = np.minimum(np.bincount(place, weights=counts), _COUNT_MAX).astype(np.int64)
-    index = coarse + key_max(halvings)
+    coarse, begins = np.unique(coarse, return_index=True)
+    total = np.minimum(np.add.reduceat(counts, begins), _COUNT_MAX).tolist()
+    index = (coarse + key_max(halvings)).tolist()
     out, after = bytearray([halvings]), 0
-    for block in np.unique(index // 8):
-        here = index // 8 == block
-        width = (int(total[here].max()).bit_length() + 7) // 8
-        skipped = int(block) - after
+    for block, used in itertools.groupby(zip(index, total), lambda one: one[0] // 8):
+        places, numbers = zip(*used)
+        width = (max(numbers).bit_length() + 7) // 8
+        skipped = block - after
         if skipped >= 48:
             out += bytes([(48 | skipped >> 8) << 2 | width - 1, skipped & 255])
         else:
             out.append(skipped << 2 | width - 1)
-        out.append(int(sum(1 << int(at) for at in index[here] % 8)))
-        for count in total[here]:
-            out += int(count).to_bytes(width, "little")
-        after = int(block) + 1
+        out.append(sum(1 << at % 8 for at in places))
+        for count in numbers:
+            out += count.to_bytes(width, "little")
+        after = block + 1
     return bytes(out)

@@ -123,7 +123,7 @@ def layer_state(q: torch.Tensor, k: torch.Tensor, *, backend: str = "auto", epoc
     invalid = (valid & ~sound).sum(2)
     values = entries.values(problem, rows) if lse is None else {}
     known = {name: one for name, one in values.items() if torch.isfinite(one).any()}
-    reduced = {name: state.reduce_rows(values) for name, values in rows.items()}
+    reduced = state.reduce_rows(rows)
     made = LayerState(problem.heads if heads is None else heads, buckets)
     made.add_reduced({name: one for name, one in reduced.items() if one.n.any() or name == always},
                      shape=(problem.batch, problem.heads, problem.queries, problem.keys),

@@ -92,22 +92,41 @@ def _of_weights(row: Scaled, buffers: torch.Tensor, shape: Tuple[int, ...]) -> T
 
 
 def _of_logits(p: Problem, chunk: Chunk, s: torch.Tensor, spare: torch.Tensor, lengths_of: Tuple[torch.Tensor, torch.Tensor]) -> Logits:
-    """The logits of a chunk for Entries, hidden ones being -inf."""
-    finite = torch.isfinite(s)
-    zero, infinite = torch.zeros((), dtype=s.dtype, device=s.device), torch.full((), math.inf, dtype=s.dtype, device=s.device)
-    count = finite.sum(-1)
-    lowest = torch.where(finite, s, infinite).amin(-1)
-    known = torch.where(finite, s, zero)
-    total, squares = known.sum(-1), torch.mul(known, known, out=spare).sum(-1)
-    inverse_q = lengths_of[0].view(p.batch, p.key_heads, p.group, -1)[chunk.rows]
+    """The logits of a chunk for Entries, hidden ones being -inf; those of rows that are not sound are any."""
+    inverse_q = lengths_of[0].view(p.batch, p.key_heads, p.group, -1)[chunk.rows][..., None]
     inverse_k = lengths_of[1][chunk.samples, chunk.key_heads, None, None, chunk.keys]
-    q = by_key_heads(p)[chunk.rows]
-    products(p, chunk, q.to(s.dtype), spare)
-    spare.mul_(inverse_q[..., None]).mul_(inverse_k)
-    finite &= (inverse_q[..., None] > 0) & (inverse_k > 0)
-    cosines = torch.where(finite, spare, zero)
-    highest = torch.where(finite, spare, -infinite).amax(-1)
-    return Logits(count, total, squares, lowest, cosines.sum(-1), finite.sum(-1), highest)
+    some = _uneven_keys(s, inverse_q, inverse_k)
+    whole = s.shape[-1] - (some.stop - some.start)
+    known, hidden = spare.copy_(s), s[..., some] == -math.inf
+    known[..., some].masked_fill_(hidden, math.inf)
+    lowest, count = known.amin(-1), whole + (~hidden).sum(-1)
+    known[..., some].masked_fill_(hidden, 0)
+    total, squares = known.sum(-1), known.mul_(known).sum(-1)
+
+    cosines = _cosines(p, chunk, s, spare, inverse_q, inverse_k)
+    hidden |= (inverse_q == 0) | (inverse_k[..., some] == 0)
+    cosines[..., some].masked_fill_(hidden, -math.inf)
+    highest, cosine_count = cosines.amax(-1), whole + (~hidden).sum(-1)
+    cosines[..., some].masked_fill_(hidden, 0)
+    return Logits(count, total, squares, lowest, cosines.sum(-1), cosine_count, highest)
+
+
+def _uneven_keys(s: torch.Tensor, inverse_q: torch.Tensor, inverse_k: torch.Tensor) -> slice:
+    """The keys besides which all queries see all keys, and none of their vectors is zero: few by a causal bound. All where
+    asking would take waiting."""
+    if s.device.type != "cpu" or not (inverse_q.all() and inverse_k.all()):
+        return slice(0, s.shape[-1])
+    uneven = torch.isfinite(s.flatten(0, -2).amin(0)).logical_not_().nonzero()
+    return slice(int(uneven[0]), int(uneven[-1]) + 1) if len(uneven) else slice(0, 0)
+
+
+def _cosines(p: Problem, chunk: Chunk, s: torch.Tensor, spare: torch.Tensor, inverse_q: torch.Tensor,
+             inverse_k: torch.Tensor) -> torch.Tensor:
+    """The cosines of queries and keys, in `spare`: from the logits where these are products, any where they are hidden."""
+    if not p.softcap and (p.bias is None or p.bias.dtype == torch.bool) and 1e-6 < abs(p.scale) < 1e6:
+        return torch.mul(s, inverse_q / p.scale, out=spare).mul_(inverse_k)
+    products(p, chunk, by_key_heads(p)[chunk.rows].to(s.dtype), spare)
+    return spare.mul_(inverse_q).mul_(inverse_k)
 
 
 def _chunks(p: Problem, with_logits: bool) -> Iterator[Tuple[Chunk, Place, Sums, Optional[Logits], torch.Tensor]]:

@@ -6,7 +6,7 @@ layer_state, rounded down to f32: a value in f32 is at most a bound exactly when
 """
 from __future__ import annotations
 
-from typing import Dict, List, Tuple
+from typing import Dict, List, Mapping, Tuple
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from .sums import wide
 
 _LOWEST, _HIGHEST = 2.0**-40, 2.0**40
 _ENTRIES = 1 << 21  # of a bias that are looked at, at once
-_VALUES = 1 << 18  # that are reduced at once, but for those of one head
+_VALUES = 1 << 18  # that are reduced at once, but for those of one metric of one head
+_HISTOGRAMS = 192  # that are made at once
 
 
 def bucket_keys(values: torch.Tensor) -> torch.Tensor:
@@ -44,32 +45,45 @@ def _rounded_down(bounds: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def reduce_rows(values: torch.Tensor) -> Reduced:
-    """layer_state.reduce_rows of [B, H, Tq], on its device."""
-    step = max(1, _VALUES // (values.shape[0] * values.shape[2]))
-    parts = [_reduce_heads(values[:, begin:begin + step]) for begin in range(0, values.shape[1], step)]
-    n, mean, m2, low, high = (np.concatenate([part[0][at] for part in parts]) for at in range(5))
-    counts = np.concatenate([part[1] for part in parts])
+def reduce_rows(rows: Mapping[str, torch.Tensor]) -> Dict[str, Reduced]:
+    """layer_state.reduce_rows of metrics [B, H, Tq], on their device, several at a time where they are small."""
+    if not rows:
+        return {}
+    batch, heads, queries = next(iter(rows.values())).shape
+    names, step = list(rows), min(_VALUES // (batch * queries), _HISTOGRAMS)
+    several = max(1, step // heads)
+    found: Dict[str, Reduced] = {}
+    for begin in range(0, len(names), several):
+        group = names[begin:begin + several]
+        parts = [_reduce_heads([rows[name][:, h:h + max(1, step)] for name in group]) for h in range(0, heads, max(1, step))]
+        moments, counts = (np.concatenate(part, -2) for part in zip(*parts))
+        found.update((name, _reduced(*one)) for name, *one in zip(group, moments, counts))
+    return found
+
+
+def _reduced(moments: np.ndarray, counts: np.ndarray) -> Reduced:
+    n, mean, m2, low, high = moments.T
     used = np.flatnonzero(counts.any(0))
     begin, end = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
     return Reduced(n.astype(np.int64), mean, m2, low, high, begin - KEY_MAX, counts[:, begin:end])
 
 
-def _reduce_heads(values: torch.Tensor) -> Tuple[np.ndarray, np.ndarray]:
-    """n, mean, m2, lowest and highest as f64 [5, H], and counts of all keys [H, 2 KEY_MAX + 1], on the host."""
-    heads = values.shape[1]
-    values = values.transpose(0, 1).reshape(heads, -1)
+def _reduce_heads(several: List[torch.Tensor]) -> Tuple[np.ndarray, np.ndarray]:
+    """n, mean, m2, lowest and highest as f64 [M, H, 5], and counts of all keys [M, H, 2 KEY_MAX + 1], on the host, of
+    tensors [B, H, Tq]."""
+    heads = several[0].shape[1]
+    values = torch.cat([one.transpose(0, 1).reshape(heads, -1) for one in several])
     exists = torch.isfinite(values)
     filled = torch.where(exists, values, torch.zeros_like(values))
-    moments = torch.stack(moments_of(values, exists, filled))
+    moments = torch.stack(moments_of(values, exists, filled), 1)
     width = 2 * KEY_MAX + 1
-    counts = torch.zeros(heads, width, dtype=torch.int32, device=values.device)
+    counts = torch.zeros(len(values), width, dtype=torch.int32, device=values.device)
     counts.scatter_add_(1, bucket_keys(filled) + KEY_MAX, exists.int())
     used = counts.nonzero()
     place, number = used.cpu().numpy(), counts[used[:, 0], used[:, 1]].cpu().numpy()
-    dense = np.zeros((heads, width), dtype=np.int64)
+    dense = np.zeros((len(values), width), dtype=np.int64)
     dense[place[:, 0], place[:, 1]] = number
-    return moments.cpu().double().numpy(), dense
+    return moments.cpu().double().numpy().reshape(-1, heads, 5), dense.reshape(-1, heads, width)
 
 
 def moments_of(values: torch.Tensor, exists: torch.Tensor, filled: torch.Tensor) -> List[torch.Tensor]:
