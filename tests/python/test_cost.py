@@ -37,7 +37,7 @@ class Training:
 @pytest.mark.parametrize("every", [1, 2, 50])
 def test_a_step_and_a_capture_are_told_apart(monkeypatch, every, device):
     training = Training(monkeypatch, every, device)
-    training.run(4 * every + BLOCK_STEPS + STEPS_UNSETTLED + 1)
+    training.run(5 * every + BLOCK_STEPS + STEPS_UNSETTLED + 1)
     assert training.cost.measured() == pytest.approx((0.1, 0.05))
     assert training.cost.measured().ratio == pytest.approx(0.5)
 
@@ -48,6 +48,18 @@ def test_nothing_is_known_before_some_captures_beside_the_first_and_some_steps(m
     assert training.cost.measured() is None
     training.run(1)
     assert training.cost.measured() is not None
+
+
+@pytest.mark.parametrize("device", [False, True])
+def test_one_capture_that_compiles_is_not_the_cost(monkeypatch, device):
+    training = Training(monkeypatch, 50, device)
+    training.run(1, capture_seconds=5.0)
+    training.run(50, capture_seconds=3.0)  # up to the second one
+    for _ in range(4):
+        training.run(50, capture_seconds=0.01)
+        measured = training.cost.measured()
+        assert measured is None or measured == pytest.approx((0.1, 0.01))
+    assert measured is not None
 
 
 def test_the_first_steps_and_the_first_capture_count_for_nothing(monkeypatch):

@@ -3,6 +3,9 @@
 thread in a captured step, and the time of the device that it uses; against the time of a step without that. States that
 the sender thread computes take its processor time, as if it were a device.
 
+The time of the thread and that of the device are added, though the thread launches while the device computes: the cost
+is told rather too high.
+
 Not in it: torch functions take a microsecond longer while they are looked at, and what was compiled runs eagerly.
 """
 from __future__ import annotations
@@ -17,7 +20,7 @@ STEPS_UNSETTLED = 3  # the first ones, which compile, allocate and import
 BLOCK_STEPS = 8  # a training need not wait for its device in each step: some in succession tell the time of one
 BLOCKS = 16
 CAPTURES = 16
-CAPTURES_MIN = 2  # until the cost is told
+CAPTURES_MIN = 3  # until the cost is told: one of them that compiles is not their median
 NEWS_FACTOR = 1.25  # a change by less is none
 NEGLIGIBLE = 1e-4  # of a step
 Made = TypeVar("Made")
@@ -91,7 +94,7 @@ class Cost:
         if len(counted) < CAPTURES_MIN or not self._blocks:
             return None
         step_seconds = statistics.median(self._blocks)
-        return Measured(step_seconds, statistics.median(counted)) if step_seconds > 0 else None
+        return Measured(step_seconds, statistics.median_low(counted)) if step_seconds > 0 else None
 
     def news(self) -> Optional[Measured]:
         """The measurement so far, when it was not told yet or has changed by much since."""
