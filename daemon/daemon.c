@@ -190,8 +190,15 @@ void daemon_limit_costs(struct daemon *daemon)
         return; /* the next time */
     }
     registry_each_cost(daemon->registry, daemon_visit_cost, &list);
-    if (plans_limit_costs(daemon->plans, list.costs, list.count) && announce_plans(daemon) != 0) {
+    const char *without;
+    if (plans_limit_costs(daemon->plans, list.costs, list.count, &without) &&
+        announce_plans(daemon) != 0) {
         log_event(LOG_ERROR, "plans_not_announced", LOG_STR("reason", err_slug(ERR_MEMORY)));
+    }
+    if (without && !daemon->cost_unbounded) {
+        daemon->cost_unbounded = true;
+        log_event(LOG_WARNING, "cost_unbounded", LOG_STR("job", without),
+                  LOG_NUM("bounded", PLANS_LENGTHENED_MAX));
     }
     free(list.costs);
 }

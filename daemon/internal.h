@@ -41,6 +41,7 @@ struct daemon {
     struct http *http; /* NULL: switched off */
     struct history *history;
     uint64_t unpinned;     /* layers that drift.baseline had nothing for */
+    bool cost_unbounded;   /* it was said that some job's cost is not */
     struct notify *notify; /* NULL: nobody to tell */
     struct tap *tap;
     struct registry *registry;

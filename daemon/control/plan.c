@@ -183,7 +183,9 @@ int method_plan_set(struct control_request *request)
     if (!pattern) {
         return ERR_ARGUMENT;
     }
-    struct config_plan what = plans_before(view->plans, pattern)->what;
+    const struct plan *before = plans_before(view->plans, pattern);
+    before = before->from == PLAN_FROM_COST ? plans_default(view->plans) : before;
+    struct config_plan what = before->what;
     for (int i = 1; i < KEYS; i++) {
         if (control_plan_read_value(request, keys[i], &what) != 0) {
             return ERR_ARGUMENT;

@@ -239,12 +239,14 @@ static uint64_t plan_lengthen(uint64_t every, uint64_t now, const struct plan_co
     return !possible || now < least ? least : now > most ? most : now;
 }
 
-bool plans_limit_costs(struct plans *plans, const struct plan_cost *costs, uint32_t count)
+bool plans_limit_costs(struct plans *plans, const struct plan_cost *costs, uint32_t count,
+                       const char **ret_without)
 {
     struct plan next[PLANS_LENGTHENED_MAX];
     const struct config_plan *whole = &plans_default(plans)->what;
     uint32_t next_count = 0;
-    for (uint32_t i = 0; i < count && next_count < PLANS_LENGTHENED_MAX; i++) {
+    *ret_without = NULL;
+    for (uint32_t i = 0; i < count && !*ret_without; i++) {
         enum plan_from from = plans_for(plans, costs[i].job)->from;
         const struct plan *before = plan_find_lengthened(plans, costs[i].job);
         if (whole->every == 0 || !(costs[i].max > 0) || from == PLAN_FROM_SET ||
@@ -252,7 +254,9 @@ bool plans_limit_costs(struct plans *plans, const struct plan_cost *costs, uint3
             continue;
         }
         uint64_t every = plan_lengthen(whole->every, before ? before->what.every : 0, &costs[i]);
-        if (every > whole->every) {
+        if (every > whole->every && next_count == PLANS_LENGTHENED_MAX) {
+            *ret_without = costs[i].job;
+        } else if (every > whole->every) {
             struct plan *plan = &next[next_count++];
             memset(plan, 0, sizeof *plan); /* they are compared as a whole */
             name_plan(plan, costs[i].job, PLAN_FROM_COST);

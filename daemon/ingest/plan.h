@@ -67,8 +67,10 @@ struct plan_cost {
 /* Lengthens `every` of the default plan for the first PLANS_LENGTHENED_MAX of these jobs for which
  * it is the plan, and costs too much; for no others. Returns whether anything has changed. Plans
  * that are lengthened by more than they need stay so, unless they need at most half of it with a
- * quarter to spare: numbers that are measured vary. */
-bool plans_limit_costs(struct plans *plans, const struct plan_cost *costs, uint32_t count);
+ * quarter to spare: numbers that are measured vary. *ret_without is the next job that it costs too
+ * much, borrowed; NULL without one. */
+bool plans_limit_costs(struct plans *plans, const struct plan_cost *costs, uint32_t count,
+                       const char **ret_without);
 
 /* All plans in their order: set, newest first; of the config; lengthened; the default. Borrowed
  * until the next change. */

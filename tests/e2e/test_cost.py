@@ -52,6 +52,16 @@ def test_the_rank_that_pays_most_decides_for_all_until_the_run_ends(daemon):
     assert daemon.call("plan.get", job=JOB)["cost"] is None
 
 
+def test_a_plan_that_is_set_for_a_job_begins_without_the_lengthening(daemon):
+    trainer = Listener(daemon, JOB)
+    tell(trainer, 1.0)
+    trainer.wait_plans(plan(999998, JOB, 200), THE_DEFAULT)
+    found = daemon.call("plan.set", job=JOB, samples=2)
+    assert (found["every"], found["samples"], found["from"]) == (50, 2, "set")
+    daemon.call("plan.reset", job=JOB)
+    assert daemon.call("plan.get", job=JOB)["every"] == 200
+
+
 def test_what_is_within_the_bound_is_only_shown(daemon):
     trainer = Listener(daemon, JOB)
     tell(trainer, 0.075)

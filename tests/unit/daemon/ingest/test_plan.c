@@ -236,7 +236,9 @@ static void test_a_message_larger_than_the_budget_never_fits(void **state)
 static uint64_t plan_every_at(const char *job, double ratio, double max, bool changes)
 {
     const struct plan_cost cost = {job, ratio, max};
-    assert_int_equal(plans_limit_costs(plans, &cost, 1), changes);
+    const char *without = job;
+    assert_int_equal(plans_limit_costs(plans, &cost, 1, &without), changes);
+    assert_null(without);
     return plans_for(plans, job)->what.every;
 }
 
@@ -254,7 +256,8 @@ static void test_a_default_that_costs_too_much_is_made_rarer(void **state)
     assert_prefixes(expected, 2);
     assert_int_equal(plan_every_at("gpt", 7, 0.01, true), 800);
     assert_int_equal(plans_count(plans), 2);
-    assert_true(plans_limit_costs(plans, NULL, 0)); /* its run has ended */
+    const char *without;
+    assert_true(plans_limit_costs(plans, NULL, 0, &without)); /* its run has ended */
     assert_holds("gpt", "*", PLAN_FROM_DEFAULT, 50);
 }
 
@@ -313,17 +316,24 @@ static void test_at_most_64_jobs_have_a_rarer_plan(void **state)
 {
     static char names[65][16];
     struct plan_cost all[65];
+    const char *without;
     (void)state;
     plan_begin("");
     for (int i = 0; i < 65; i++) {
         snprintf(names[i], sizeof names[i], "job%d", i);
         all[i] = (struct plan_cost){names[i], 1e9, 0.01};
     }
-    assert_true(plans_limit_costs(plans, all, 65));
+    assert_true(plans_limit_costs(plans, all, 64, &without));
+    assert_null(without);
+    assert_false(plans_limit_costs(plans, all, 65, &without));
+    assert_string_equal(without, "job64");
     assert_int_equal(plans_count(plans), 65);
     assert_holds("job63", "job63", PLAN_FROM_COST, 838860800);
     assert_holds("job64", "*", PLAN_FROM_DEFAULT, 50);
-    assert_false(plans_limit_costs(plans, all, 65));
+    all[63].ratio = 0; /* which makes room */
+    assert_true(plans_limit_costs(plans, all, 65, &without));
+    assert_null(without);
+    assert_holds("job64", "job64", PLAN_FROM_COST, 838860800);
 }
 
 int main(void)
