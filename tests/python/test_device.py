@@ -150,6 +150,72 @@ def test_a_state_warns_of_nothing(shape):
         torch.set_warn_always(False)
 
 
+@pytest.mark.parametrize("default", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_default_dtype_does_not_reach_it(default):
+    q, k, words = make("causal", "plain", SHAPES[1], "f32")
+    s = 32**-0.5 * q @ k.repeat_interleave(2, 1).transpose(2, 3)
+    s.masked_fill_(torch.ones(33, 33).triu(1).bool(), float("-inf"))
+    lse = {"lse": s.logsumexp(-1), "max_logit": s.amax(-1)}
+
+    def all_of_it():
+        return (attnd.device.layer_state(q, k, time_ns=1, **words), attnd.device.row_statistics(q, k, **words),
+                attnd.device.lse_statistics(q, k, **lse, **words), message(q, k, words, reference.rows))
+
+    expected = all_of_it()
+    torch.set_default_dtype(default)
+    try:
+        found = all_of_it()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found[0] == expected[0]
+    for got, want in zip(found[1:], expected[1:]):
+        assert set(got) == set(want)
+        for name, value in want.items():
+            assert got[name].dtype == value.dtype
+            torch.testing.assert_close(got[name], value, rtol=0, atol=0, equal_nan=True)
+
+
+def of_precision():
+    """What is set for products of f32, by settings of either kind, those apart that may not be read now."""
+    cuda, cpu = torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)
+    found = []
+    for read in (torch.get_float32_matmul_precision, lambda: cuda.allow_tf32, lambda: cuda.fp32_precision, lambda: cpu.fp32_precision):
+        try:
+            found.append(read())
+        except (RuntimeError, AttributeError, AssertionError):
+            found.append(None)
+    return found
+
+
+CHOICES = {"high": lambda: torch.set_float32_matmul_precision("high"),
+           "medium": lambda: torch.set_float32_matmul_precision("medium"),
+           "allow_tf32": lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True),
+           "highest": lambda: torch.set_float32_matmul_precision("highest")}
+if hasattr(torch._C, "_get_fp32_precision_getter"):
+    CHOICES["fp32_precision"] = lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32")
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_the_precision_of_products_is_the_highest_within_and_then_as_before(choice):
+    q, k, words = make("causal", "plain", SHAPES[1], "f32")
+    cpu = torch.device("cpu")
+    try:
+        CHOICES[choice]()
+        before = of_precision()
+        one, other = reference.exact(cpu), reference.exact(cpu)
+        one.__enter__()
+        assert of_precision()[:2] == ["highest", False]
+        other.__enter__()
+        one.__exit__(None, None, None)
+        assert of_precision()[:2] == ["highest", False]
+        other.__exit__(None, None, None)
+        assert of_precision() == before
+        agree(attnd.device.row_statistics(q, k, backend="reference", **words), q, k, words)
+        assert of_precision() == before
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 def test_buckets_are_those_of_the_daemon_bit_for_bit():
     rng = np.random.default_rng(3)
     bounds = np.float32(2.0) ** (np.arange(-1290, 1291) / 32)

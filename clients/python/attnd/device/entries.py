@@ -22,10 +22,12 @@ _VECTORS_DEVICE = 1 << 22  # elsewhere, where each call costs more
 
 
 class Logits(NamedTuple):
-    """Sums over the finite logits at a row's visible keys, key 0 as well, and over cosines where no vector is zero."""
+    """Sums over the finite logits at a row's visible keys, key 0 as well, and over cosines where no vector is zero. Those
+    of a row may all be far from 0 and near each other: f32 has their sums, and of squares, about a shift."""
     finite: torch.Tensor
-    total: torch.Tensor
-    squares: torch.Tensor
+    shift: torch.Tensor  # about their mean
+    total: torch.Tensor  # of logit - shift
+    squares: torch.Tensor  # of the same
     lowest: torch.Tensor  # inf without any
     cosines: torch.Tensor
     cosine_count: torch.Tensor
@@ -115,7 +117,10 @@ class Entries:
         seen = sums.seen.expand_as(row.top).to(f64)
         least = torch.where(count < seen, torch.zeros_like(lowest), torch.exp(lowest - row.z))
         most = torch.maximum(row.unit, first)
-        totals = (torch.ones_like(first), seen, weight, squares, entropy, count, logits.total, logits.squares, logits.cosines,
+        shift, shifted = logits.shift.to(f64), logits.total.to(f64)
+        total = shifted + count * shift
+        logit_squares = logits.squares.to(f64) + shift * (shifted + total)
+        totals = (torch.ones_like(first), seen, weight, squares, entropy, count, total, logit_squares, logits.cosines,
                   logits.cosine_count)
         added = torch.stack([one.to(f64) for one in totals])
         these, of_each = (*place, queries), (slice(None), *place)

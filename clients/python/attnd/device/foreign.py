@@ -44,7 +44,7 @@ def rows(p: Problem, lse: torch.Tensor, max_logit: Optional[torch.Tensor]) -> Di
     z = torch.where(_rows_with_keys(p), z, torch.full_like(z, math.nan))
     z = torch.where(torch.isfinite(lse), z, torch.full_like(z, math.nan)).view(shape)
     names = ["local_mass", "first_token"] + ([] if p.cross else ["previous_token", "diagonal", "next_token"])
-    found = {name: torch.full(shape, math.nan, device=p.q.device) for name in names}
+    found = {name: torch.full(shape, math.nan, dtype=torch.float32, device=p.q.device) for name in names}
     with reference.exact(p.q.device):
         for chunk, positions in _bands(p):
             for name, value in _near(p, chunk, positions, z[chunk.rows]).items():

@@ -104,7 +104,7 @@ def row_sums(q, k, bias, documents, q_len, k_len, inverse_k, out, out_stride, fi
     largest, first, previous, same, following = none, none, none, none, none
     total, weighted, distances, local = zero, zero, zero, zero
     with_first, count, farthest, broken = zero, zero, zero, zero
-    finite, logits, squares, cosines, cosine_count = zero, zero, zero, zero, zero
+    finite, shift, logits, squares, cosines, cosine_count = zero, zero, zero, zero, zero, zero
     smallest, cosine_max = -none, none
     power_2, power_3, power_4, power_5, power_6, power_7 = zero, zero, zero, zero, zero, zero
     for start in range(begin, end, KEYS):
@@ -115,8 +115,11 @@ def row_sums(q, k, bias, documents, q_len, k_len, inverse_k, out, out_stride, fi
         broken = tl.maximum(broken, wrong)
         if ENTRIES:
             here = s > float("-inf")
-            known = tl.where(here, s, 0.0)
-            finite += tl.sum(here.to(tl.float32), 1)
+            some_here = tl.sum(here.to(tl.float32), 1)
+            center = tl.sum(tl.where(here, s, 0.0), 1) / tl.maximum(some_here, 1.0)
+            shift = tl.where(finite == 0.0, center, shift)  # the mean of the first block that has any
+            finite += some_here
+            known = tl.where(here, s - shift[:, None], 0.0)
             logits += tl.sum(known, 1)
             squares += tl.sum(known * known, 1)
             smallest = tl.minimum(smallest, tl.min(tl.where(here, s, float("inf")), 1))
@@ -181,18 +184,19 @@ def row_sums(q, k, bias, documents, q_len, k_len, inverse_k, out, out_stride, fi
         tl.store(out + 12 * out_stride, farthest, mask=there)
     if ENTRIES:
         tl.store(out + 13 * out_stride, finite, mask=there)
-        tl.store(out + 14 * out_stride, logits, mask=there)
-        tl.store(out + 15 * out_stride, squares, mask=there)
-        tl.store(out + 16 * out_stride, smallest, mask=there)
-        tl.store(out + 17 * out_stride, cosines, mask=there)
-        tl.store(out + 18 * out_stride, cosine_count, mask=there)
-        tl.store(out + 19 * out_stride, cosine_max, mask=there)
-        tl.store(out + 20 * out_stride, power_2, mask=there)
-        tl.store(out + 21 * out_stride, power_3, mask=there)
-        tl.store(out + 22 * out_stride, power_4, mask=there)
-        tl.store(out + 23 * out_stride, power_5, mask=there)
-        tl.store(out + 24 * out_stride, power_6, mask=there)
-        tl.store(out + 25 * out_stride, power_7, mask=there)
+        tl.store(out + 14 * out_stride, shift, mask=there)
+        tl.store(out + 15 * out_stride, logits, mask=there)
+        tl.store(out + 16 * out_stride, squares, mask=there)
+        tl.store(out + 17 * out_stride, smallest, mask=there)
+        tl.store(out + 18 * out_stride, cosines, mask=there)
+        tl.store(out + 19 * out_stride, cosine_count, mask=there)
+        tl.store(out + 20 * out_stride, cosine_max, mask=there)
+        tl.store(out + 21 * out_stride, power_2, mask=there)
+        tl.store(out + 22 * out_stride, power_3, mask=there)
+        tl.store(out + 23 * out_stride, power_4, mask=there)
+        tl.store(out + 24 * out_stride, power_5, mask=there)
+        tl.store(out + 25 * out_stride, power_6, mask=there)
+        tl.store(out + 26 * out_stride, power_7, mask=there)
 
 
 @triton.jit

@@ -12,7 +12,7 @@ from .problem import Problem
 from .sums import ROW_METRICS, Place, Sums, finish, visible_keys
 
 WIDTH_MAX = 256
-_SUMS, _SUMS_WITH_ENTRIES = 13, 26  # numbers that the kernel leaves of a row
+_SUMS, _SUMS_WITH_ENTRIES = 13, 27  # numbers that the kernel leaves of a row
 _SLICE_ROWS = 1 << 16  # rows whose sums are held at once: 7 MiB, and what finishing them takes
 _SLICE_HEADS = 65535  # of a slice: the most blocks that CUDA has along the second axis of a grid
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -56,15 +56,15 @@ def rows(problem: Problem, entries: Optional[Entries] = None) -> Dict[str, torch
         sinks = None if p.sinks is None else p.sinks.repeat(p.batch)[some, None]
         if entries is not None and lengths_of is not None:
             row = scaled(sums, sinks)
-            finite, total, squares, lowest, cosines, cosine_count, cosine_max = left[:7]
+            finite, shift, total, squares, lowest, cosines, cosine_count, cosine_max = left[:8]
             of_q = lengths_of[0][some]
-            logits = Logits(finite, total, squares, lowest, cosines * of_q, torch.where(of_q > 0, cosine_count, 0 * of_q),
+            logits = Logits(finite, shift, total, squares, lowest, cosines * of_q, torch.where(of_q > 0, cosine_count, 0 * of_q),
                             torch.where(of_q > 0, cosine_max * of_q, torch.full_like(of_q, -math.inf)))
-            powers = torch.cat([sums.total[None], left[7:]])
+            powers = torch.cat([sums.total[None], left[8:]])
             entries.add(p, flat[:1], (some,), slice(None), sums, row, from_powers(powers, row.unit), logits)
         for name, value in finish(sums, place, sinks, p.cross, p.local_window).items():
             if name not in found:
-                found[name] = torch.empty(flat, device=p.q.device)
+                found[name] = torch.empty(flat, dtype=torch.float32, device=p.q.device)
             found[name][some] = value
     whole = (p.batch, p.heads, p.queries)
     return {name: found[name].view(whole) if name in found else p.nothing() for name in ROW_METRICS}
@@ -84,8 +84,8 @@ def _sums(p: Problem, some: slice, inverse_k: Optional[torch.Tensor]) -> Tuple[P
     documents = p.q if p.documents is None else p.documents
     bias_strides = [0 if n == 1 else stride for n, stride in zip(bias.shape, bias.stride())]
     shape = (some.stop - some.start, p.queries)
-    out = torch.empty((_SUMS if inverse_k is None else _SUMS_WITH_ENTRIES, *shape), device=device)
-    largest_8 = torch.empty((2, *shape), device=device)
+    out = torch.empty((_SUMS if inverse_k is None else _SUMS_WITH_ENTRIES, *shape), dtype=torch.float32, device=device)
+    largest_8 = torch.empty((2, *shape), dtype=torch.float32, device=device)
     wide = p.q.dtype == torch.float32 or p.width > 128 or p.bias is not None
     block, warps = (32, 4) if wide else (64, 8)  # whose registers suffice on sm_90 (ptxas; not run yet)
     grid = (-(-p.queries // block), some.stop - some.start)

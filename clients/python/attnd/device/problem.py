@@ -73,7 +73,7 @@ class Problem:
 
     def nothing(self) -> torch.Tensor:
         """The numbers that no row has: NaN [B, H, Tq], one number in memory."""
-        nan = torch.full((), math.nan, device=self.q.device)
+        nan = torch.full((), math.nan, dtype=torch.float32, device=self.q.device)
         return nan.expand(self.batch, self.heads, self.queries)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+import threading
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 
@@ -62,18 +63,85 @@ def rows(problem: Problem, entries: Optional[Entries] = None) -> Dict[str, torch
                             _of_weights(row, buffers, (*row.top.shape, chunk.keys.stop - chunk.keys.start)), logits_seen)
             for name, value in numbers.items():
                 if name not in found:
-                    found[name] = torch.full(shape, math.nan, device=q.device)
+                    found[name] = torch.full(shape, math.nan, dtype=torch.float32, device=q.device)
                 found[name][chunk.rows] = value
     flat = (problem.batch, problem.heads, problem.queries)
     return {name: found[name].view(flat) if name in found else problem.nothing() for name in ROW_METRICS}
 
 
-def exact(device: torch.device) -> Any:
-    """No autocast of what is computed here."""
+@contextlib.contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """Neither autocast of what is computed here, nor products of f32 in TF32 or bf16. A training's choice of these holds
+    for all threads, so the first to come here changes it and the last to go puts it back: products that other threads
+    launch meanwhile are exact, too. Nothing waits for the device, which is told with each product how to compute it."""
     try:
-        return torch.autocast(device.type, enabled=False)
+        autocast = torch.autocast(device.type, enabled=False)
     except RuntimeError:  # there is none for this device
-        return contextlib.nullcontext()
+        autocast = contextlib.nullcontext()
+    _precision.enter()
+    try:
+        with autocast:
+            yield
+    finally:
+        _precision.leave()
+
+
+class _Precision:
+    """The precision of products of f32 on all devices: the highest while anybody is within."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._within = 0
+        self._put_back = _kept
+
+    def enter(self) -> None:
+        with self._lock:
+            self._within += 1
+            if self._within == 1:
+                self._put_back = _highest()
+
+    def leave(self) -> None:
+        with self._lock:
+            self._within -= 1
+            if self._within == 0:
+                self._put_back()
+
+
+def _kept() -> None:
+    """Puts back what was left as it was."""
+
+
+def _highest() -> Callable[[], None]:
+    """Makes the precision the highest; what puts back what it was. From torch 2.9 on there are settings of two kinds, and
+    reading one of those that were not used for it is an error."""
+    matmul = torch.backends.cuda.matmul
+    try:
+        was = torch.get_float32_matmul_precision()
+        if was == "highest":
+            return _kept
+        cpu = getattr(torch.backends.mkldnn, "matmul", None)  # it may have been left out of what was chosen
+        cpu_was = getattr(cpu, "fp32_precision", None)
+        torch.set_float32_matmul_precision("highest")
+
+        def put_back() -> None:
+            torch.set_float32_matmul_precision(was)
+            if cpu is not None:
+                cpu.fp32_precision = cpu_was
+
+        return put_back
+    except RuntimeError:
+        pass
+    name, none = "allow_tf32", False
+    try:
+        had = matmul.allow_tf32
+    except RuntimeError:
+        name, none = "fp32_precision", "ieee"
+        had = matmul.fp32_precision
+    setattr(matmul, name, none)
+    return lambda: setattr(matmul, name, had)
+
+
+_precision = _Precision()
 
 
 def _working(p: Problem) -> torch.dtype:
@@ -101,6 +169,8 @@ def _of_logits(p: Problem, chunk: Chunk, s: torch.Tensor, spare: torch.Tensor, l
     known[..., some].masked_fill_(hidden, math.inf)
     lowest, count = known.amin(-1), whole + (~hidden).sum(-1)
     known[..., some].masked_fill_(hidden, 0)
+    shift = known.sum(-1) / count.clamp(min=1)
+    known.sub_(shift[..., None])[..., some].masked_fill_(hidden, 0)
     total, squares = known.sum(-1), known.mul_(known).sum(-1)
 
     cosines = _cosines(p, chunk, s, spare, inverse_q, inverse_k)
@@ -108,7 +178,7 @@ def _of_logits(p: Problem, chunk: Chunk, s: torch.Tensor, spare: torch.Tensor, l
     cosines[..., some].masked_fill_(hidden, -math.inf)
     highest, cosine_count = cosines.amax(-1), whole + (~hidden).sum(-1)
     cosines[..., some].masked_fill_(hidden, 0)
-    return Logits(count, total, squares, lowest, cosines.sum(-1), cosine_count, highest)
+    return Logits(count, shift, total, squares, lowest, cosines.sum(-1), cosine_count, highest)
 
 
 def _uneven_keys(s: torch.Tensor, inverse_q: torch.Tensor, inverse_k: torch.Tensor) -> slice:
