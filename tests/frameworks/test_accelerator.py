@@ -23,6 +23,7 @@ from attnd.accelerator import Accelerator, OfQueries, OfWeights  # noqa: E402
 from attnd.cost import Cost  # noqa: E402
 from attnd.device import launch, pooled, reference, state  # noqa: E402
 from attnd.device.entries import Entries  # noqa: E402
+from attnd.device.problem import Problem  # noqa: E402
 from session import Session  # noqa: E402
 from zoo import decoder_kind, fused  # noqa: E402
 
@@ -255,6 +256,17 @@ def known(values):
 
 def test_without_the_kernel_numbers_that_need_sums_over_weights_or_logits_are_absent():
     assert known(computer().launch(asked(whole=True), 48, 0)().values).keys() == {"locality", "q_norm", "k_norm"}
+
+
+def test_the_default_device_changes_nothing():
+    given = asked()
+    expected = computer().launch(given, 48, 0, 64)()
+    with torch.device("meta"):
+        found = computer().launch(given, 48, 0, 64)()
+        problem = Problem(given.q, given.k, k_len=[T, 3], q_len=[3, T])
+    assert reduced(found) == reduced(expected) and found.values.keys() == expected.values.keys()
+    np.testing.assert_array_equal(found.maps.values, expected.maps.values)
+    assert problem.k_len.tolist() == [T, 3] and problem.q_len.tolist() == [3, T]
 
 
 def test_a_model_without_gradients_in_inference_mode_is_copied():

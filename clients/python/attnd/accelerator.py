@@ -11,6 +11,8 @@ Nothing that is launched asks a device for an answer, so nobody waits. `RESERVE`
 once and given back to torch's allocator, which keeps them for that stream; what is computed fits in there. Without memory
 the capture is dropped, and so are the next ones.
 
+What a replay of a CUDA graph writes has no new version: nobody sees it when it comes before the numbers are there.
+
 Self-check: of the first captures and then of every so manyth, some rows are computed again, in the plain way. Where they
 differ the state is not sent, and the next backend takes over: triton, reference, and at last none, which leaves tier raw.
 
@@ -424,19 +426,24 @@ def _maps(found: pooled.Pooled) -> Dict[str, torch.Tensor]:
     return {"maps": found.values[None], "extent": found.extent[None, :, None]}
 
 
+def _here(array: np.ndarray) -> torch.Tensor:
+    """On the host, whatever device is the default."""
+    return torch.tensor(array, device="cpu")
+
+
 def _arrived(arrays: Dict[str, np.ndarray], computed: _Computed) -> Arrived:
     rows = {name: unpacked(*(arrays[of][at] for of in ("moments", "halvings", "keys", "counts")))
             for at, name in enumerate(computed.names)}
     maps = None
     if "maps" in arrays:
-        maps = pooled.Pooled(torch.tensor(arrays["maps"][0]), torch.tensor(arrays["extent"][0, :4, 0]), *computed.shape[2:],
-                             computed.q_offset, 0).read()
+        maps = pooled.Pooled(_here(arrays["maps"][0]), _here(arrays["extent"][0, :4, 0]), *computed.shape[2:], computed.q_offset,
+                             0).read()
     sound = arrays["sound"][0]
     error = float(np.fmax.reduce(arrays["row_sum_error"])) if "row_sum_error" in arrays else 0.0 if sound.any() else math.nan
     causal = bool(arrays["causal"][0]) if "causal" in arrays else None
     values = {}
     if "totals" in arrays:
-        totals, extremes = (torch.tensor(arrays[name]).transpose(1, 2) for name in ("totals", "extremes"))
+        totals, extremes = (_here(arrays[name]).transpose(1, 2) for name in ("totals", "extremes"))
         values = {name: one.numpy() for name, one in values_of(totals, extremes, *computed.shape[2:], computed.whole).items()}
     return Arrived(rows, computed.shape, sound, arrays["invalid"][0], error, maps, causal, values)
 
@@ -448,7 +455,7 @@ class _Parcel:
         self._about = [(name, tuple(one.shape), one.element_size(), str(one.dtype).rpartition(".")[2])
                        for name, one in tensors.items()]
         packed = torch.cat([one.contiguous().view(-1).view(torch.uint8) for one in tensors.values()])
-        self._host = torch.empty(packed.shape, dtype=torch.uint8, pin_memory=lane.pins)
+        self._host = torch.empty(packed.shape, dtype=torch.uint8, device="cpu", pin_memory=lane.pins)
         self._host.copy_(packed, non_blocking=True)
         self.ended = lane.event()
 

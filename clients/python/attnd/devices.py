@@ -30,7 +30,7 @@ class HostCopy:
 
     def _send(self, source: torch.Tensor) -> torch.Tensor:
         stream = _side_stream(source.device)
-        host = torch.empty(source.shape, dtype=source.dtype, pin_memory=True)
+        host = torch.empty(source.shape, dtype=source.dtype, device="cpu", pin_memory=True)
         stream.wait_stream(torch.cuda.current_stream(source.device))
         with torch.cuda.stream(stream):
             host.copy_(source, non_blocking=True)

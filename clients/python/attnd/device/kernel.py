@@ -16,6 +16,9 @@ Nothing is autotuned: triton.autotune asks for a driver even under TRITON_INTERP
 import triton
 import triton.language as tl
 
+# Compiled once for all of them: they differ from slice to slice, or from batch to batch.
+_VARYING = ["first_head", "queries", "keys", "q_offset", "window", "out_stride"]
+
 
 @triton.jit
 def logits_of(q_tile, k, bias, documents, own, i, p, j, channel, queries, keys, width, rows_end, keys_end, scale, softcap,
@@ -53,7 +56,7 @@ def logits_of(q_tile, k, bias, documents, own, i, p, j, channel, queries, keys, 
     return tl.where(seen & (wrong == 0), s, float("-inf")), product, seen, broken
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_VARYING)
 def row_sums(q, k, bias, documents, q_len, k_len, inverse_k, out, out_stride, first_head,
              heads, group, queries, keys, width, scale, softcap, q_offset, q_stride, window, local_window,
              q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k,
@@ -199,7 +202,7 @@ def row_sums(q, k, bias, documents, q_len, k_len, inverse_k, out, out_stride, fi
         tl.store(out + 26 * out_stride, power_7, mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_VARYING)
 def top_sums(q, k, bias, documents, q_len, k_len, out, out_stride, first_head,
              heads, group, queries, keys, width, scale, softcap, q_offset, q_stride, window,
              q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k,

@@ -96,9 +96,10 @@ def _sums(p: Problem, some: slice, inverse_k: Optional[torch.Tensor]) -> Tuple[P
            "DOCUMENTS": p.documents is not None, "Q_LEN": q_len is not None, "K_LEN": k_len is not None,
            "WIDEN": bool(knobs.runtime.interpret), "ROWS": block, "KEYS": block,
            "WIDTH": max(16, 1 << (p.width - 1).bit_length()), "num_warps": warps}
-    kernel.row_sums[grid](*tensors, p.q if inverse_k is None else inverse_k, out, out.stride(0), *numbers, p.local_window,
-                          *strides, ENTRIES=inverse_k is not None, **how)
-    kernel.top_sums[grid](*tensors, largest_8, largest_8.stride(0), *numbers, *strides, **how)
+    with torch.cuda.device_of(p.q):  # triton launches on the current one; elsewhere than on CUDA this does nothing
+        kernel.row_sums[grid](*tensors, p.q if inverse_k is None else inverse_k, out, out.stride(0), *numbers, p.local_window,
+                              *strides, ENTRIES=inverse_k is not None, **how)
+        kernel.top_sums[grid](*tensors, largest_8, largest_8.stride(0), *numbers, *strides, **how)
 
     place = p.position(torch.arange(p.queries, device=device))[None]
     ends = torch.full((p.batch,), p.keys, device=device) if k_len is None else k_len.long()

@@ -120,7 +120,7 @@ def _lengths(name: str, lengths: Any, batch: int, most: int) -> Optional[torch.T
     else:
         given = lengths.tolist() if isinstance(lengths, np.ndarray) else lengths
         several = given if isinstance(given, Iterable) else [given] * batch
-        found = torch.as_tensor([_count(name, one, most) for one in several])
+        found = torch.as_tensor([_count(name, one, most) for one in several], device="cpu")
     if tuple(found.shape) != (batch,) or found.dtype.is_floating_point:
         raise ValueError(f"{name} {found.dtype} {tuple(found.shape)}: must be {batch} integers")
     return found
