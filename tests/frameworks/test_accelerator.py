@@ -149,15 +149,27 @@ class Held(TorchDispatchMode):
 @pytest.mark.parametrize("batch, heads, length, form", [(1, 4, 8192, "causal"), (1, 4, 8192, "bias"),
                                                         (8, 12, 1024, "causal"), (64, 16, 64, "mask")])
 def test_what_is_held_fits_into_the_reserve(batch, heads, length, form, on_nowhere):
-    q, k = (torch.empty(batch, n, length, 128, device=NOWHERE, dtype=torch.bfloat16) for n in (heads, heads // 4))
-    mask = {"causal": None, "mask": torch.empty(batch, 1, 1, length, device=NOWHERE, dtype=torch.bool),
-            "bias": torch.empty(1, 1, length, length, device=NOWHERE)}[form]
-    given = OfQueries(q, k, 0, 4, torch.bfloat16, 0.1, 0.0, True, 0, mask, None, 0, 1, False)
+    assert held_at_most(batch, heads, length, form) <= accelerator.RESERVE
+
+
+@pytest.mark.parametrize("on_nowhere", ["triton"], indirect=True)
+@pytest.mark.parametrize("form", ["lowered", "raised"])
+def test_copies_in_the_precision_of_the_kernel_fit_into_the_reserve(form, on_nowhere):
+    assert held_at_most(1, 32, 8192, form) <= accelerator.RESERVE
+
+
+def held_at_most(batch, heads, length, form):
+    dtype = torch.float32 if form == "lowered" else torch.bfloat16
+    precision = torch.float32 if form == "raised" else torch.bfloat16  # of the kernel
+    q, k = (torch.empty(batch, n, length, 128, device=NOWHERE, dtype=dtype) for n in (heads, heads // 4))
+    mask = {"mask": torch.empty(batch, 1, 1, length, device=NOWHERE, dtype=torch.bool),
+            "bias": torch.empty(1, 1, length, length, device=NOWHERE)}.get(form)
+    given = OfQueries(q, k, 0, 4, precision, 0.1, 0.0, True, 0, mask, None, 0, 1, False)
     held = Held()
     held.keep_out(*(one for one in (q, k, mask) if one is not None))
     with held, torch.no_grad():
         computer()._queries(given, 48, True, 64)
-    assert held.most <= accelerator.RESERVE, held.most
+    return held.most
 
 
 def test_what_is_held_for_weights_fits_into_the_reserve(monkeypatch):
@@ -190,15 +202,53 @@ def test_a_backend_that_returns_garbage_is_found_out_and_the_next_one_takes_over
             one.launch(given, 48, 0)()
     assert not one.is_trusted
     said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 2 and "'triton' computes on cpu is wrong: entropy of a row" in said[0] and "'reference' takes over" in said[0]
+    assert len(said) == 2 and "'triton' computes on cpu is wrong: " in said[0] and "'reference' takes over" in said[0]
     assert "From now on tier raw travels" in said[1]
 
 
-def test_the_check_agrees_with_every_form():
+def test_the_check_agrees_with_every_form(monkeypatch):
+    monkeypatch.setattr(accelerator, "CHECKED_FIRST", 10)
     for name, changes in FORMS.items():
         if name != "bf16":
             one = computer()
-            assert one.launch(asked(**changes(torch.device("cpu"))), 48, 0)() is not None, name
+            for _ in range(10):
+                assert one.launch(asked(**changes(torch.device("cpu"))), 48, 0)() is not None, name
+
+
+def test_a_backend_that_is_wrong_in_one_head_of_one_sample_is_found_out(monkeypatch):
+    def wrong(problem, entries):
+        rows = reference.rows(problem)
+        rows["entropy"][B - 1, -1, T // 2:] += 0.1  # of the last head that is computed at once
+        return rows
+
+    monkeypatch.setattr(launch, "unable", lambda problem: None)
+    monkeypatch.setattr(launch, "rows", wrong)
+    monkeypatch.setattr(accelerator, "CHECKED_EVERY", 1)
+    for most in (1 << 17, 1):  # rows at once: all heads, or one
+        monkeypatch.setattr(accelerator, "_ROWS", most)
+        one = computer()
+        assert any(one.launch(asked(), 48, 0)() is None for _ in range(500))  # of 500 checks 7 in 60 find it
+
+
+@pytest.mark.parametrize("layers", [3, 16, 32])
+def test_each_layer_is_checked_in_its_turn(layers, monkeypatch):
+    monkeypatch.setattr(accelerator, "CHECKED_FIRST", 0)
+    one = computer()
+    taken = [[one._takes_check(10 * step) for _ in range(layers)] for step in range(accelerator.CHECKED_EVERY)]
+    assert np.sum(taken, 0).tolist() == [1] * layers
+
+
+def test_more_logits_are_fast_only_where_the_kernel_runs(monkeypatch):
+    many, q = accelerator.REFERENCE_LOGITS_MAX + 1, torch.empty(1, 1, 1, D)
+    assert computer().is_fast_for(many - 1, q, torch.float32, None)
+    assert not computer().is_fast_for(many, q, torch.float32, None)  # triton cannot on the CPU
+    pytest.importorskip("triton", minversion="3.4")
+    monkeypatch.setattr("triton.knobs.runtime.interpret", True)
+    documents = torch.zeros(3, T, dtype=torch.int64)
+    assert computer().is_fast_for(many, q, torch.bfloat16, None) and computer().is_fast_for(many, q, torch.float32, documents)
+    assert not computer().is_fast_for(many, q, torch.float64, None)
+    assert not computer().is_fast_for(many, q, torch.float32, documents.float())
+    assert not computer().is_fast_for(many, torch.empty(1, 1, 1, launch.WIDTH_MAX + 1), torch.float32, None)
 
 
 def test_what_was_written_to_before_it_was_read_is_dropped_and_copied_from_then_on():

@@ -13,7 +13,7 @@ the capture is dropped, and so are the next ones.
 
 What a replay of a CUDA graph writes has no new version: nobody sees it when it comes before the numbers are there.
 
-Self-check: of the first captures and then of every so manyth, some rows are computed again, in the plain way. Where they
+Self-check: of the first captures, and then of each in its turn, some rows are computed again, in the plain way. Where they
 differ the state is not sent, and the next backend takes over: triton, reference, and at last none, which leaves tier raw.
 
 The streams and events are those of the device's own module (torch.get_device_module, as torch.accelerator's are; torch.cuda
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import logging
 import math
-from importlib.util import find_spec
+import random
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
@@ -49,14 +49,16 @@ MASK_BYTES_MAX = 32 << 20  # of a mask that is made for the capture
 REFERENCE_LOGITS_MAX = 1 << 24  # of a call, with masked ones
 _ENTRIES = 1 << 20  # logits that are looked at, at once
 _ROWS = 1 << 17  # whose numbers are held at once, but for those of one head
+_COPIED = 16 << 20  # bytes of queries and keys, in the same way
 REST_AFTER_OUT_OF_MEMORY = 256  # captures
 CHECKED_FIRST = 3  # captures
-CHECKED_EVERY = 16
+CHECKED_EVERY = 16  # steps, each layer
 _CHECKED_ROWS = 4
 _CHECKED = ("entropy", "confidence", "local_mass", "mean_distance", "first_token", "max_logit")
 _CHECKED_TO = 5e-3  # relative to what is above 1
 _BACKENDS = ("triton", "reference")
 _KINDS_WITHOUT = ("cpu", "meta", "mps")  # devices without a second stream
+_chosen = random.Random()  # not the training's
 
 
 class OfQueries(NamedTuple):
@@ -121,6 +123,7 @@ class Accelerator:
         self._cost = cost
         self._trusted = list(_BACKENDS)
         self._captures = 0
+        self._step, self._steps, self._of_step = -1, 0, 0  # the step of the last capture, steps, and captures of that one
         self._careful = False  # the model writes to what it attends with
         self._resting = 0  # captures that are not tried, for lack of memory
 
@@ -129,10 +132,14 @@ class Accelerator:
         """Whether some backend is left."""
         return bool(self._trusted)
 
-    def is_fast_for(self, logits: int) -> bool:
+    def is_fast_for(self, logits: int, q: torch.Tensor, precision: torch.dtype, documents: Optional[torch.Tensor]) -> bool:
         """Whether so many logits of a call take the training's thread no more than some milliseconds to launch: without the
-        kernel each chunk of them is launched by itself."""
-        return logits <= REFERENCE_LOGITS_MAX or ("triton" in self._trusted and find_spec("triton") is not None)
+        kernel each chunk of them is launched by itself. The rest as of OfQueries."""
+        if logits <= REFERENCE_LOGITS_MAX:
+            return True
+        row = torch.empty(1, 1, 1, q.shape[3], dtype=precision, device=q.device)
+        alike = Problem(row, row, documents=None if documents is None else documents.new_empty(1, 1))
+        return "triton" in self._trusted and launch.unable(alike) is None
 
     @torch.no_grad()
     def launch(self, asked: Asked, buckets: int, step: int, side: int = 0) -> Callable[[], Optional[Arrived]]:
@@ -156,8 +163,7 @@ class Accelerator:
             changed: Any = {name: copies[id(one)] for name, one in asked._asdict().items() if id(one) in copies}
             asked = asked._replace(**changed)
             read = list(copies.values())
-        checked = self._captures < CHECKED_FIRST or self._captures % CHECKED_EVERY == 0
-        self._captures += 1
+        checked = self._takes_check(step)
         device = read[0].device
         lane = _lane(device)
         lane.stream.wait_stream(lane.module.current_stream(*lane.index))
@@ -183,32 +189,45 @@ class Accelerator:
 
         return arrived
 
+    def _takes_check(self, step: int) -> bool:
+        """Whether this capture is checked: the first ones, and then each of a step once in so many captured steps."""
+        if step != self._step:
+            self._step, self._steps, self._of_step = step, self._steps + 1, 0
+        checked = self._captures < CHECKED_FIRST or (self._steps + self._of_step) % CHECKED_EVERY == 0
+        self._captures += 1
+        self._of_step += 1
+        return checked
+
     def _queries(self, asked: OfQueries, buckets: int, checked: bool, side: int = 0) -> "_Computed":
         batch, heads, queries, _ = asked.q.shape
         keys = asked.k.shape[2]
         meaning = _meaning(asked)
-        names: Tuple[str, ...] = ()
-        backend: Optional[str] = None
-        parts: List[Dict[str, torch.Tensor]] = []
         valid, there = torch.ones(1, 1, dtype=torch.bool, device=asked.q.device), None
         if meaning is not None:
             valid, there = meaning.valid, torch.arange(keys, device=asked.q.device) < meaning.keys[:, None, None]
-        for some in _blocks(asked, max(1, _ROWS // (batch * queries))):
+
+        def block(some: slice, head: Optional[int]) -> Tuple[str, Tuple[str, ...], Dict[str, torch.Tensor]]:
+            """Backend, metrics and what is left of them; nothing else of a block is held when the next one is computed. `head`:
+            which of them is checked."""
             problem = _problem(asked, some)
             entries = Entries(problem, asked.whole, valid[:, None])
             backend, rows = self._rows(problem, entries)
-            check = _check(problem, rows) if checked and not parts else None
+            check = None if head is None else _check(problem, rows, head)
             rows, counts = _left(rows, problem, meaning)
-            found = _reduced(rows, counts, buckets)
-            names = found[0]
-            parts.append(found[1])
+            names, part = _reduced(rows, counts, buckets)
             for name, one in zip(("totals", "extremes"), entries.left(problem, rows, there)):
-                parts[-1][name] = one.transpose(1, 2)
+                part[name] = one.transpose(1, 2)
             if side and asked.stride == 1:
-                parts[-1].update(_maps(pooled.of_queries(problem, 0, side, None, None if meaning is None else meaning.valid)))
+                part.update(_maps(pooled.of_queries(problem, 0, side, None, None if meaning is None else meaning.valid)))
             if check is not None:
-                parts[0]["check"] = check
-        joined = _joined(parts)
+                part["check"] = check
+            return backend, names, part
+
+        head = _chosen.randrange(heads) if checked else -1
+        found = [block(some, head - some.start if some.start <= head < some.stop else None)
+                 for some in _blocks(asked, _heads_at_once(asked))]
+        backend, names, _ = found[0]
+        joined = _joined([part for _, _, part in found])
         if meaning is not None:
             joined["causal"] = meaning.causal[None]
         whole = asked.whole and backend == "triton"
@@ -261,6 +280,14 @@ def _module(device: torch.device) -> Any:
 
 
 # ------------------------------------------------------------------------------------------ from queries and keys
+
+def _heads_at_once(asked: OfQueries) -> int:
+    """How many heads make a block, by their rows and by what is copied to the precision of the kernel; at least one."""
+    batch, _, queries, width = asked.q.shape
+    tokens = sum(one.shape[2] for one in (asked.q, asked.k) if one.dtype != asked.precision)
+    copied = batch * tokens * width * torch.finfo(asked.precision).bits // 8
+    return max(1, min(_ROWS // (batch * queries), _COPIED // max(1, copied)))
+
 
 def _blocks(asked: OfQueries, most: int) -> Sequence[slice]:
     """Cuts the heads into blocks of at most so many that read all of some key heads, or one of them."""
@@ -347,17 +374,19 @@ def _only(values: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
     return torch.where(there, values, torch.full_like(values, math.nan))
 
 
-def _check(p: Problem, rows: Dict[str, torch.Tensor]) -> torch.Tensor:
-    """Some rows of the first head of the first sample: f64 [2, metrics, rows], as found and as computed again."""
+def _check(p: Problem, rows: Dict[str, torch.Tensor], head: int) -> torch.Tensor:
+    """Some rows of the head, of some sample, others each time: f64 [2, metrics, rows], as found and as computed again."""
     f64 = wide(p.q.device)
-    at = sorted({p.queries * n // _CHECKED_ROWS for n in range(_CHECKED_ROWS)} | {p.queries - 1})
+    sample = _chosen.randrange(p.batch)
+    at = _chosen.sample(range(p.queries), min(_CHECKED_ROWS, p.queries))
     j = torch.arange(p.keys, device=p.q.device)
     position = torch.stack([torch.full_like(j[0], p.position(i)) for i in at])[:, None]
-    s = torch.stack([p.q[0, 0, i] for i in at]).to(f64) @ p.k[0, 0].to(f64).t() * p.scale
+    s = torch.stack([p.q[sample, head, i] for i in at]).to(f64) @ p.k[sample, head // p.group].to(f64).t() * p.scale
     s = torch.tanh(s / p.softcap) * p.softcap if p.softcap else s
     seen = torch.ones_like(s, dtype=torch.bool)
     if p.bias is not None:
-        bias = torch.stack([p.bias[0, 0, i if p.bias.shape[2] > 1 else 0] for i in at])
+        bias = p.bias.expand(p.batch, p.heads, p.queries, -1)[sample, head]
+        bias = torch.stack([bias[i] for i in at])
         seen = ~p.hidden(bias).expand(seen.shape)
         s = s if bias.dtype == torch.bool else s + bias
     if p.causal:
@@ -365,7 +394,7 @@ def _check(p: Problem, rows: Dict[str, torch.Tensor]) -> torch.Tensor:
     if p.window:
         seen = seen & (j > position - p.window)
     if p.documents is not None:
-        seen = seen & (p.documents[0][position.clamp(max=p.keys - 1)] == p.documents[0]) & (position < p.keys)
+        seen = seen & (p.documents[sample][position.clamp(max=p.keys - 1)] == p.documents[sample]) & (position < p.keys)
     logits = torch.where(seen, s, torch.full_like(s, -math.inf))
     a = torch.softmax(logits, 1)
     distance = (position - j).abs()
@@ -373,7 +402,7 @@ def _check(p: Problem, rows: Dict[str, torch.Tensor]) -> torch.Tensor:
     numbers = (-torch.xlogy(a, a).sum(1), a.amax(1), (a * (distance <= p.local_window)).sum(1), (a * distance).sum(1),
                _only(a[:, 0], position[:, 0] >= 1), top)
     expected = torch.stack([_only(one, torch.isfinite(top)) for one in numbers])
-    return torch.stack([torch.stack([torch.stack([rows[name][0, 0, i] for i in at]) for name in _CHECKED]).to(f64), expected])
+    return torch.stack([torch.stack([torch.stack([rows[name][sample, head, i] for i in at]) for name in _CHECKED]).to(f64), expected])
 
 
 # --------------------------------------------------------------------------------------------------- from weights
@@ -418,7 +447,8 @@ def _reduced(rows: Dict[str, torch.Tensor], counts: Dict[str, torch.Tensor],
 
 def _joined(parts: Sequence[Dict[str, torch.Tensor]]) -> Dict[str, torch.Tensor]:
     """Blocks of heads as one."""
-    return {name: torch.cat([part[name] for part in parts if name in part], 1) for name in parts[0]}
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: torch.cat([part[name] for part in parts if name in part], 1) for name in names}
 
 
 def _maps(found: pooled.Pooled) -> Dict[str, torch.Tensor]:

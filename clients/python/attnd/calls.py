@@ -260,6 +260,11 @@ def logits_of(seen: Seen, plan: Plan) -> int:
     return min(batch, plan.samples or batch) * heads_of(seen) * min(queries, plan.rows or queries) * keys
 
 
+def precision_of(seen: Queries) -> torch.dtype:
+    """What the kernel of the model gets."""
+    return _lowered(seen.q, seen.lowered) or torch.promote_types(seen.q.dtype, seen.k.dtype)
+
+
 def tells_padding(seen: Seen) -> bool:
     """Whether a self-attention is over a whole sequence, so that its mask says which positions are padding."""
     tensor = seen.q if isinstance(seen, Queries) else seen.weights
@@ -412,9 +417,8 @@ def _cut_on_device(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, co
         documents = None if seen.documents is None else seen.documents[0].expand(q.shape[0], -1)[samples]
         asked = OfQueries(
             q[part], k[samples], heads.start, int(q.shape[1]) // int(k.shape[1]),
-            _lowered(q, seen.lowered) or torch.promote_types(q.dtype, k.dtype), _scale(seen), seen.softcap, seen.causal,
-            seen.window, mask, documents, rows.first + before, rows.stride, origin.cross, present,
-            heads.stop - heads.start == rows.heads_total and rows.stride == 1)
+            precision_of(seen), _scale(seen), seen.softcap, seen.causal, seen.window, mask, documents, rows.first + before,
+            rows.stride, origin.cross, present, heads.stop - heads.start == rows.heads_total and rows.stride == 1)
     wait = origin.computer.launch(asked, origin.buckets, origin.step, origin.maps)
 
     def make(layer: wire.Layer, gradient: Optional[HostCopy] = None) -> Optional[Captured]:

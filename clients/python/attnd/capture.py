@@ -39,7 +39,7 @@ from .accelerator import Accelerator, computes
 from .address import NOBODY, AddressError
 from .arguments import check_flags, check_options, check_patterns, tell_unmatched
 from .calls import (Context, Cut, Part, Queries, Seen, Share, Weights, beyond_device, device_of, heads_of, logits_of,
-                    map_weights, parts, placements_of, present_of, queries_of, tells_padding)
+                    map_weights, parts, placements_of, precision_of, present_of, queries_of, tells_padding)
 from .cost import Cost, milliseconds, percent
 from .gradients import Gradients
 from .head_maps import Turns
@@ -644,7 +644,8 @@ class Watch:
             if plan.tier != "state":
                 return None
         elif not self._accelerator.is_trusted or beyond_device(seen, plan, cross, context) or not (
-                isinstance(seen, Weights) or self._accelerator.is_fast_for(logits_of(seen, plan))):
+                isinstance(seen, Weights) or self._accelerator.is_fast_for(
+                    logits_of(seen, plan), seen.q, precision_of(seen), seen.documents and seen.documents[0])):
             return None
         else:
             computer = self._accelerator
