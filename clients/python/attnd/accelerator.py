@@ -11,7 +11,7 @@ Nothing that is launched asks a device for an answer, so nobody waits. `RESERVE`
 once and given back to torch's allocator, which keeps them for that stream; what is computed fits in there. Without memory
 the capture is dropped, and so are the next ones.
 
-What a replay of a CUDA graph writes has no new version: nobody sees it when it comes before the numbers are there.
+A replay of a CUDA graph writes without a new version: nobody sees that when it comes before the numbers are there.
 
 Self-check: of the first captures, and then of each in its turn, some rows are computed again, in the plain way. Where they
 differ the state is not sent, and the next backend takes over: triton, reference, and at last none, which leaves tier raw.

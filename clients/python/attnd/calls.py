@@ -261,7 +261,7 @@ def logits_of(seen: Seen, plan: Plan) -> int:
 
 
 def precision_of(seen: Queries) -> torch.dtype:
-    """What the kernel of the model gets."""
+    """The dtype that the kernel of the model gets."""
     return _lowered(seen.q, seen.lowered) or torch.promote_types(seen.q.dtype, seen.k.dtype)
 
 

@@ -96,7 +96,8 @@ def _sums(p: Problem, some: slice, inverse_k: Optional[torch.Tensor]) -> Tuple[P
            "DOCUMENTS": p.documents is not None, "Q_LEN": q_len is not None, "K_LEN": k_len is not None,
            "WIDEN": bool(knobs.runtime.interpret), "ROWS": block, "KEYS": block,
            "WIDTH": max(16, 1 << (p.width - 1).bit_length()), "num_warps": warps}
-    with torch.cuda.device_of(p.q):  # triton launches on the current one; elsewhere than on CUDA this does nothing
+    # Triton launches on the current device; elsewhere than on CUDA this does nothing.
+    with torch.cuda.device_of(p.q):  # type: ignore[no-untyped-call]
         kernel.row_sums[grid](*tensors, p.q if inverse_k is None else inverse_k, out, out.stride(0), *numbers, p.local_window,
                               *strides, ENTRIES=inverse_k is not None, **how)
         kernel.top_sums[grid](*tensors, largest_8, largest_8.stride(0), *numbers, *strides, **how)
