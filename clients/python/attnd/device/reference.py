@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 
@@ -75,7 +75,7 @@ def exact(device: torch.device) -> Iterator[None]:
     for all threads, so the first to come here changes it and the last to go puts it back: products that other threads
     launch meanwhile are exact, too. Nothing waits for the device, which is told with each product how to compute it."""
     try:
-        autocast = torch.autocast(device.type, enabled=False)
+        autocast: Any = torch.autocast(device.type, enabled=False)
     except RuntimeError:  # there is none for this device
         autocast = contextlib.nullcontext()
     _precision.enter()
@@ -131,7 +131,7 @@ def _highest() -> Callable[[], None]:
         return put_back
     except RuntimeError:
         pass
-    name, none = "allow_tf32", False
+    name, none = "allow_tf32", False  # type: str, Any
     try:
         had = matmul.allow_tf32
     except RuntimeError:
