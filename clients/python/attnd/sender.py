@@ -176,7 +176,8 @@ class Sender:
                 travels: Optional[int] = None) -> bool:
         """Takes `nbytes` of the queue before they are copied. False: the message was counted as dropped.
 
-        `kind` and `keys` as far as they are known; `travels`: how many bytes of the message are known, if not all. After True comes exactly one put() or cancel().
+        `kind` and `keys` as far as they are known; `travels`: how many bytes of the message are known, if not all. After True
+        comes exactly one put() or cancel().
         """
         refusal = self.limits.refusal(kind, (nbytes if travels is None else travels) + len(topic), keys)
         with self._changed:
