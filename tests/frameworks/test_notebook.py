@@ -40,8 +40,8 @@ def in_background(work):
     return join
 
 
-def train_when_somebody_listens(attnd):
-    wait_until(lambda: attnd.stats()["subscriptions"] >= 2, "the notebook's subscriptions", 120)
+def train_when_somebody_listens(attnd, looks=lambda: True):
+    wait_until(lambda: attnd.stats()["subscriptions"] >= 2 and looks(), "the notebook's subscriptions", 120)
     training = Training(attnd)
     training.epochs(0, 6)
     training.end()
@@ -67,12 +67,12 @@ def test_a_notebook_cell_follows_a_run_until_it_ends(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(PACKAGE))
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     attnd = daemon()
-    join = in_background(lambda: train_when_somebody_listens(attnd))
     notebook = nbformat.v4.new_notebook()
     source = (f"import attnd\nfigure = attnd.live_plot({JOB!r}, endpoint={attnd.endpoint('publish')!r}, seconds=120)\n"
               "print(figure.texts[0].get_text() if figure.texts else figure.get_suptitle())")
     notebook.cells = [nbformat.v4.new_code_cell(source)]
     session = Recorder(notebook, timeout=240, kernel_name="python3")
+    join = in_background(lambda: train_when_somebody_listens(attnd, lambda: session.pictures))
     session.execute()
     join()
     outputs = notebook.cells[0].outputs

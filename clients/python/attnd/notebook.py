@@ -118,6 +118,7 @@ class LivePlot:
         self.figure.suptitle(self._title(), x=0.01, ha="left", fontsize=11)
         rows = sorted(self.courses.items(), key=lambda row: heatmap.model_order(row[0]))
         if not rows:
+            self.figure.add_subplot().set_axis_off()  # a notebook shows no figure without axes
             self.figure.text(0.5, 0.45, self._why_empty(), ha="center", color="0.4")
             return
         now, course = self.figure.subplots(1, 2, width_ratios=(2, 3))
