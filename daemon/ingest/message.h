@@ -100,7 +100,7 @@ struct weights message_weights(struct message *message);
  * them and of one dtype each: message_weights gives them whole. On 0 it owns the parts. Returns 0
  * or ERR_MEMORY. */
 int message_join(struct message *message, struct message *parts);
-/* Which comes after `part` of itself and those that it stands for; NULL: none. */
+/* The one after `part`, of itself and those that it stands for; NULL: none. */
 static inline const struct message *message_after(const struct message *message,
                                                   const struct message *part)
 {

@@ -577,7 +577,7 @@ static int layer_state_unpack_fill(struct layer_state *state, const msgpack_obje
     return code;
 }
 
-/* Which documents are read, and how much of them. */
+/* The documents that are read, and how much of them. */
 struct reading {
     struct mpk_limits limits;
     uint32_t oldest;   /* version */

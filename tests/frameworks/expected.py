@@ -2,7 +2,7 @@
 """expected: what a summary must say, from attention weights in float64.
 
 The formulas are those of the kernel tests (tests/kernels/formulas.py): numpy, whole arrays at once, no code of the
-daemon or the client. What is compared is every metric of rows, per head: mean, min, max, std and count; and the mean over
+daemon or the client. Compared are every metric of rows, per head: mean, min, max, std and count; and the mean over
 messages of the numbers that one has of each head, as far as they follow from weights and logits.
 
 Tolerance. Between the weights here and those that attnd measured stand two roundings. The kernels promise 1e-5 of

@@ -12,10 +12,9 @@ import numpy as np
 import torch
 
 from ..layer_state import HALVINGS_MAX, KEY_MAX, SPAN, Reduced, key_max
-from .state import bucket_keys, moments_of
+from .state import HISTOGRAMS, bucket_keys, moments_of, trimmed
 
 _VALUES = 1 << 19  # that are reduced at once, but for those of one metric of one head
-_HISTOGRAMS = 192  # that are made at once
 _USED_MOST = 2 * SPAN + 1  # buckets that are in use after all halvings, whatever the values
 
 
@@ -38,7 +37,7 @@ def compact(values: torch.Tensor, buckets: int) -> Compact:
     """Reduces f32 values [M, H, rows]; those that are not finite do not exist."""
     metrics, heads, rows = values.shape
     flat = values.reshape(metrics * heads, rows)
-    step = max(1, min(_VALUES // rows, _HISTOGRAMS))
+    step = max(1, min(_VALUES // rows, HISTOGRAMS))
     parts = [_compact(flat[begin:begin + step], buckets) for begin in range(0, len(flat), step)]
     return Compact(*(torch.cat(column).view(metrics, heads, *column[0].shape[1:]) for column in zip(*parts)))
 
@@ -92,7 +91,6 @@ def _listed(counts: torch.Tensor, place: torch.Tensor, room: int) -> Tuple[torch
 def unpacked(moments: np.ndarray, halvings: np.ndarray, keys: np.ndarray, counts: np.ndarray) -> Reduced:
     """The meaning of the arrays of one metric, on the host."""
     heads = len(moments)
-    n, mean, m2, low, high = moments.T
     shift = halvings.astype(np.int64)[:, None]
     half = KEY_MAX // 2
     size = np.abs(keys.astype(np.int64))
@@ -100,6 +98,4 @@ def unpacked(moments: np.ndarray, halvings: np.ndarray, keys: np.ndarray, counts
     whole = np.where(keys == 0, 0, np.sign(keys) * largest)
     dense = np.zeros((heads, 2 * KEY_MAX + 1), dtype=np.int64)
     np.add.at(dense, (np.arange(heads)[:, None], whole + KEY_MAX), counts)
-    used = np.flatnonzero(dense.any(0))
-    begin, end = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
-    return Reduced(n.astype(np.int64), mean, m2, low, high, begin - KEY_MAX, dense[:, begin:end], halvings.astype(np.int64))
+    return trimmed(moments, dense, halvings.astype(np.int64))

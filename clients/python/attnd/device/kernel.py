@@ -21,10 +21,10 @@ _VARYING = ["first_head", "queries", "keys", "q_offset", "window", "out_stride"]
 
 
 @triton.jit
-def logits_of(q_tile, k, bias, documents, own, i, p, j, channel, queries, keys, width, rows_end, keys_end, scale, softcap,
-              window, k_t, k_d, bias_q, bias_k, doc_k,
-              CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
-              DOCUMENTS: tl.constexpr, WIDEN: tl.constexpr):
+def block_logits(q_tile, k, bias, documents, own, i, p, j, channel, queries, keys, width, rows_end, keys_end, scale, softcap,
+                 window, k_t, k_d, bias_q, bias_k, doc_k,
+                 CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
+                 DOCUMENTS: tl.constexpr, WIDEN: tl.constexpr):
     """Logits of queries i at keys j, -inf where a query does not see the key or the logit is NaN or +inf; q K^T; which
     keys are seen; 1 for rows with such a logit. The pointers are those of the sample and the head."""
     k_tile = tl.load(k + j.to(tl.int64)[:, None] * k_t + channel[None, :] * k_d,
@@ -56,33 +56,27 @@ def logits_of(q_tile, k, bias, documents, own, i, p, j, channel, queries, keys, 
     return tl.where(seen & (wrong == 0), s, float("-inf")), product, seen, broken
 
 
-@triton.jit(do_not_specialize=_VARYING)
-def row_sums(q, k, bias, documents, q_len, k_len, inverse_k, out, out_stride, first_head,
-             heads, group, queries, keys, width, scale, softcap, q_offset, q_stride, window, local_window,
-             q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k,
-             CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
-             DOCUMENTS: tl.constexpr, Q_LEN: tl.constexpr, K_LEN: tl.constexpr, WIDEN: tl.constexpr,
-             ENTRIES: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr):
-    """Writes the sums of ROWS queries of one head to out[field, n, query], f32, in the order below.
-
-    Grid: (blocks of queries, heads of all samples, counted from first_head = sample * heads + head as n = 0). Strides
-    are of elements. A query beyond q_len has no visible key. inverse_k: 1 / |k| of every key, [B, Hk, Tk] f32, 0 where
-    there is none; with ENTRIES only, which asks for the sums from field 13 on.
-    """
+@triton.jit
+def block_of_rows(q, k, bias, documents, q_len, k_len, first_head, heads, group, queries, keys, width, q_offset, q_stride,
+                  window, q_b, q_h, q_t, q_d, k_b, k_h, bias_b, bias_h, doc_b, doc_k,
+                  CAUSAL: tl.constexpr, WINDOW: tl.constexpr, DOCUMENTS: tl.constexpr, Q_LEN: tl.constexpr,
+                  K_LEN: tl.constexpr, WIDEN: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr):
+    """The rows of this program: queries i, which stand at p, and their vectors; the pointers of their sample and head; the
+    documents that they are of; which key head they read, counted over all samples; where queries and keys of the sample end;
+    the lowest and highest p; and the keys that some of them may see by causal bound, window and length."""
     block = tl.program_id(0)
     sample, head = (first_head + tl.program_id(1)) // heads, (first_head + tl.program_id(1)) % heads
     sample_64, head_64 = sample.to(tl.int64), head.to(tl.int64)
     i = block * ROWS + tl.arange(0, ROWS)
-    i_64, p = i.to(tl.int64), q_offset + i * q_stride
+    p = q_offset + i * q_stride
     channel = tl.arange(0, WIDTH)
-    q_tile = tl.load(q + sample_64 * q_b + head_64 * q_h + i_64[:, None] * q_t + channel[None, :] * q_d,
+    q_tile = tl.load(q + sample_64 * q_b + head_64 * q_h + i.to(tl.int64)[:, None] * q_t + channel[None, :] * q_d,
                      mask=(i[:, None] < queries) & (channel[None, :] < width), other=0.0)
     if WIDEN:
         q_tile = q_tile.to(tl.float32)
     k += sample_64 * k_b + (head // group).to(tl.int64) * k_h
     bias += sample_64 * bias_b + head_64 * bias_h
-    if ENTRIES:
-        inverse_k += (sample_64 * (heads // group) + head // group) * keys
+    key_head = sample_64 * (heads // group) + head // group
     rows_end = queries
     if Q_LEN:
         rows_end = tl.load(q_len + sample).to(tl.int32)
@@ -100,6 +94,28 @@ def row_sums(q, k, bias, documents, q_len, k_len, inverse_k, out, out_stride, fi
         end = tl.minimum(end, highest + 1)
     if WINDOW:
         begin = tl.maximum(0, lowest - window + 1) // KEYS * KEYS
+    return i, p, channel, q_tile, k, bias, documents, own, key_head, rows_end, keys_end, lowest, highest, begin, end
+
+
+@triton.jit(do_not_specialize=_VARYING)
+def row_sums(q, k, bias, documents, q_len, k_len, inverse_k, out, out_stride, first_head,
+             heads, group, queries, keys, width, scale, softcap, q_offset, q_stride, window, local_window,
+             q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k,
+             CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
+             DOCUMENTS: tl.constexpr, Q_LEN: tl.constexpr, K_LEN: tl.constexpr, WIDEN: tl.constexpr,
+             ENTRIES: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr):
+    """Writes the sums of ROWS queries of one head to out[field, n, query], f32, in the order below.
+
+    Grid: (blocks of queries, heads of all samples, counted from first_head = sample * heads + head as n = 0). Strides
+    are of elements. A query beyond q_len has no visible key. inverse_k: 1 / |k| of every key, [B, Hk, Tk] f32, 0 where
+    there is none; with ENTRIES only, which asks for the sums from field 13 on.
+    """
+    (i, p, channel, q_tile, k, bias, documents, own, key_head, rows_end, keys_end, lowest, highest,
+     begin, end) = block_of_rows(q, k, bias, documents, q_len, k_len, first_head, heads, group, queries, keys, width, q_offset,
+                                 q_stride, window, q_b, q_h, q_t, q_d, k_b, k_h, bias_b, bias_h, doc_b, doc_k,
+                                 CAUSAL, WINDOW, DOCUMENTS, Q_LEN, K_LEN, WIDEN, ROWS, KEYS, WIDTH)
+    if ENTRIES:
+        inverse_k += key_head * keys
     reach = tl.maximum(local_window, 1)
 
     none = tl.full((ROWS,), float("-inf"), tl.float32)
@@ -112,9 +128,9 @@ def row_sums(q, k, bias, documents, q_len, k_len, inverse_k, out, out_stride, fi
     power_2, power_3, power_4, power_5, power_6, power_7 = zero, zero, zero, zero, zero, zero
     for start in range(begin, end, KEYS):
         j = start + tl.arange(0, KEYS)
-        s, product, seen, wrong = logits_of(q_tile, k, bias, documents, own, i, p, j, channel, queries, keys, width, rows_end,
-                                            keys_end, scale, softcap, window, k_t, k_d, bias_q, bias_k, doc_k,
-                                            CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, WIDEN)
+        s, product, seen, wrong = block_logits(q_tile, k, bias, documents, own, i, p, j, channel, queries, keys, width,
+                                               rows_end, keys_end, scale, softcap, window, k_t, k_d, bias_q, bias_k, doc_k,
+                                               CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, WIDEN)
         broken = tl.maximum(broken, wrong)
         if ENTRIES:
             here = s > float("-inf")
@@ -169,7 +185,7 @@ def row_sums(q, k, bias, documents, q_len, k_len, inverse_k, out, out_stride, fi
             following = tl.maximum(following, tl.max(tl.where(gap == -1.0, s, float("-inf")), 1))
         largest = grown
 
-    out += tl.program_id(1).to(tl.int64) * queries + i_64
+    out += tl.program_id(1).to(tl.int64) * queries + i.to(tl.int64)
     there = i < queries
     tl.store(out, largest, mask=there)
     tl.store(out + out_stride, total, mask=there)
@@ -211,42 +227,18 @@ def top_sums(q, k, bias, documents, q_len, k_len, out, out_stride, first_head,
              ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr):
     """Writes the sum of the 8 largest e of a row, key 0 apart, to out[0, n, query], and the eighth, 0 when there are
     fewer, to out[1, n, query]. Arguments as for row_sums."""
-    block = tl.program_id(0)
-    sample, head = (first_head + tl.program_id(1)) // heads, (first_head + tl.program_id(1)) % heads
-    sample_64, head_64 = sample.to(tl.int64), head.to(tl.int64)
-    i = block * ROWS + tl.arange(0, ROWS)
-    i_64, p = i.to(tl.int64), q_offset + i * q_stride
-    channel = tl.arange(0, WIDTH)
-    q_tile = tl.load(q + sample_64 * q_b + head_64 * q_h + i_64[:, None] * q_t + channel[None, :] * q_d,
-                     mask=(i[:, None] < queries) & (channel[None, :] < width), other=0.0)
-    if WIDEN:
-        q_tile = q_tile.to(tl.float32)
-    k += sample_64 * k_b + (head // group).to(tl.int64) * k_h
-    bias += sample_64 * bias_b + head_64 * bias_h
-    rows_end = queries
-    if Q_LEN:
-        rows_end = tl.load(q_len + sample).to(tl.int32)
-    keys_end = keys
-    if K_LEN:
-        keys_end = tl.load(k_len + sample).to(tl.int32)
-    own = p
-    if DOCUMENTS:
-        documents += sample_64 * doc_b
-        own = tl.load(documents + tl.minimum(p, keys - 1).to(tl.int64) * doc_k)
-    lowest = q_offset + block * ROWS * q_stride
-    begin, end = 0, keys_end
-    if CAUSAL:
-        end = tl.minimum(end, lowest + (ROWS - 1) * q_stride + 1)
-    if WINDOW:
-        begin = tl.maximum(0, lowest - window + 1) // KEYS * KEYS
+    (i, p, channel, q_tile, k, bias, documents, own, key_head, rows_end, keys_end, lowest, highest,
+     begin, end) = block_of_rows(q, k, bias, documents, q_len, k_len, first_head, heads, group, queries, keys, width, q_offset,
+                                 q_stride, window, q_b, q_h, q_t, q_d, k_b, k_h, bias_b, bias_h, doc_b, doc_k,
+                                 CAUSAL, WINDOW, DOCUMENTS, Q_LEN, K_LEN, WIDEN, ROWS, KEYS, WIDTH)
 
     one = tl.full((ROWS, KEYS), float("-inf"), tl.float32)
     two, three = one, one
     for start in range(begin, end, KEYS):
         j = start + tl.arange(0, KEYS)
-        s, product, seen, wrong = logits_of(q_tile, k, bias, documents, own, i, p, j, channel, queries, keys, width, rows_end,
-                                            keys_end, scale, softcap, window, k_t, k_d, bias_q, bias_k, doc_k,
-                                            CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, WIDEN)
+        s, product, seen, wrong = block_logits(q_tile, k, bias, documents, own, i, p, j, channel, queries, keys, width,
+                                               rows_end, keys_end, scale, softcap, window, k_t, k_d, bias_q, bias_k, doc_k,
+                                               CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, WIDEN)
         s = tl.where(j[None, :] == 0, float("-inf"), s)
         rest = tl.minimum(one, s)
         one = tl.maximum(one, s)
@@ -279,9 +271,9 @@ def top_sums(q, k, bias, documents, q_len, k_len, out, out_stride, first_head,
             value, count = none, zero
             for start in range(begin, end, KEYS):
                 j = start + tl.arange(0, KEYS)
-                s, product, seen, wrong = logits_of(q_tile, k, bias, documents, own, i, p, j, channel, queries, keys, width,
-                                                    rows_end, keys_end, scale, softcap, window, k_t, k_d, bias_q, bias_k,
-                                                    doc_k, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, WIDEN)
+                s, product, seen, wrong = block_logits(q_tile, k, bias, documents, own, i, p, j, channel, queries, keys, width,
+                                                       rows_end, keys_end, scale, softcap, window, k_t, k_d, bias_q, bias_k,
+                                                       doc_k, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, WIDEN)
                 s = tl.where((j[None, :] == 0) | (s >= bound[:, None]), float("-inf"), s)
                 here = tl.max(s, 1)
                 found = tl.sum((s == here[:, None]).to(tl.float32), 1)
@@ -294,6 +286,6 @@ def top_sums(q, k, bias, documents, q_len, k_len, out, out_stride, first_head,
             bound = value
         eighth = tl.where(taken < 8.0, float("-inf"), eighth)
 
-    out += tl.program_id(1).to(tl.int64) * queries + i_64
+    out += tl.program_id(1).to(tl.int64) * queries + i.to(tl.int64)
     tl.store(out, total, mask=i < queries)
     tl.store(out + out_stride, tl.exp(eighth - base), mask=i < queries)

@@ -6,7 +6,7 @@ layer_state, rounded down to f32: a value in f32 is at most a bound exactly when
 """
 from __future__ import annotations
 
-from typing import Dict, List, Mapping, Tuple
+from typing import Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from .sums import wide
 _LOWEST, _HIGHEST = 2.0**-40, 2.0**40
 _ENTRIES = 1 << 21  # of a bias that are looked at, at once
 _VALUES = 1 << 18  # that are reduced at once, but for those of one metric of one head
-_HISTOGRAMS = 192  # that are made at once
+HISTOGRAMS = 192  # that are made at once
 
 
 def bucket_keys(values: torch.Tensor) -> torch.Tensor:
@@ -50,22 +50,23 @@ def reduce_rows(rows: Mapping[str, torch.Tensor]) -> Dict[str, Reduced]:
     if not rows:
         return {}
     batch, heads, queries = next(iter(rows.values())).shape
-    names, step = list(rows), min(_VALUES // (batch * queries), _HISTOGRAMS)
+    names, step = list(rows), min(_VALUES // (batch * queries), HISTOGRAMS)
     several = max(1, step // heads)
     found: Dict[str, Reduced] = {}
     for begin in range(0, len(names), several):
         group = names[begin:begin + several]
         parts = [_reduce_heads([rows[name][:, h:h + max(1, step)] for name in group]) for h in range(0, heads, max(1, step))]
         moments, counts = (np.concatenate(part, -2) for part in zip(*parts))
-        found.update((name, _reduced(*one)) for name, *one in zip(group, moments, counts))
+        found.update((name, trimmed(*one)) for name, *one in zip(group, moments, counts))
     return found
 
 
-def _reduced(moments: np.ndarray, counts: np.ndarray) -> Reduced:
+def trimmed(moments: np.ndarray, counts: np.ndarray, halvings: Optional[np.ndarray] = None) -> Reduced:
+    """Moments [H, 5] and the counts of all keys [H, 2 KEY_MAX + 1] without the keys at either end that no head has."""
     n, mean, m2, low, high = moments.T
     used = np.flatnonzero(counts.any(0))
     begin, end = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
-    return Reduced(n.astype(np.int64), mean, m2, low, high, begin - KEY_MAX, counts[:, begin:end])
+    return Reduced(n.astype(np.int64), mean, m2, low, high, begin - KEY_MAX, counts[:, begin:end], halvings)
 
 
 def _reduce_heads(several: List[torch.Tensor]) -> Tuple[np.ndarray, np.ndarray]:
