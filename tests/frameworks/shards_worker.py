@@ -141,6 +141,7 @@ def train_rank(rank, how, dtype, endpoint, job, results, epochs="1", weights_eve
     state = {name: value.full_tensor() if hasattr(value, "full_tensor") else value
              for name, value in model.state_dict().items()}
     torch.save((losses, state, None if watch is None else watch.stats()), results)
+    dist.barrier()  # nobody closes connections before all have the whole weights
 
 
 def main(rank, world, store, **options):

@@ -29,10 +29,12 @@ def run_ranks(daemon, job, tmp_path, world, how="all", dtype="float32", **option
     files = [str(tmp_path / f"{job}.{rank}") for rank in range(world)]
     common = {"world": world, "how": how, "dtype": dtype, "store": tmp_path / f"store.{job}", "job": job,
               "endpoint": daemon.endpoint("ingest"), **options}
-    ranks = [subprocess.Popen([sys.executable, shards_worker.__file__, f"rank={rank}", f"results={files[rank]}",
-                               *(f"{name}={value}" for name, value in common.items())]) for rank in range(world)]
+    said = [tmp_path / f"{job}.{rank}.stderr" for rank in range(world)]
+    ranks = [subprocess.Popen([sys.executable, "-X", "faulthandler", shards_worker.__file__, f"rank={rank}",
+                               f"results={files[rank]}", *(f"{name}={value}" for name, value in common.items())],
+                              stderr=said[rank].open("wb")) for rank in range(world)]
     try:
-        assert [rank.wait(240) for rank in ranks] == [0] * world
+        assert [rank.wait(240) for rank in ranks] == [0] * world, "\n".join(each.read_text() for each in said)
     finally:
         for rank in ranks:
             rank.kill()
