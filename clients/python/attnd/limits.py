@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """limits: the messages that the daemon takes, which it announces by subscribing (PROTOCOL.md, "What the daemon takes"):
 
-    limits/accepts=attention,qk,weights,state,event;header=9;max_message=268435456;max_entries=34359738368;
-        max_heads=1024;weights_max_size=2048;buckets=48;maps=64;maps_every=1000
+    limits/accepts=attention,qk,weights,state,event;header=10;max_message=268435456;max_entries=34359738368;
+        max_heads=1024;weights_max_size=2048;buckets=48;maps=64;maps_every=1000;reliable=5574
 """
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Dict, FrozenSet, Iterable, Mapping, NamedTuple, Optional
 
 PREFIX = b"limits/"
 PREFIX_BYTES_MAX = 1024
-HEADER_REVISION = 9  # of the keys that this client knows
+HEADER_REVISION = 10  # of the keys that this client knows
 Q_STRIDE = 4  # the revision that has q_stride: others would take the rows for a block
 LOG = 5  # the revision that has the event `log`
 DOUT = 6  # the revision that has the tensors dout, wo_r and x_norm
@@ -26,7 +26,8 @@ class Limits(NamedTuple):
     """The message types that are accepted, the newest revision of header keys, and bounds of a message: its bytes with
     topic and header, its pairs of queries and keys, the heads of its layer. `weights_max_size`: the side of the largest
     projection matrix that has a spectrum as a whole. `buckets`: of the histograms in its windows. `maps`: cells a side
-    of maps that come with states, 0 for none; `maps_every`: milliseconds between those of a layer."""
+    of maps that come with states, 0 for none; `maps_every`: milliseconds between those of a layer. `reliable`: the port of
+    the reliable lane, 0 for none on TCP; below 0: there is no such lane."""
     accepts: FrozenSet[str] = TYPES_1
     header: int = 1
     max_message: float = math.inf
@@ -36,6 +37,7 @@ class Limits(NamedTuple):
     buckets: float = 48
     maps: float = 0
     maps_every: float = 0
+    reliable: float = -1
 
     @property
     def states(self) -> bool:

@@ -42,7 +42,7 @@ class Link:
                  on_wrong: Optional[Callable[[str], None]] = None):
         self._named = addresses.named(which, endpoint, address)
         is_tcp = isinstance(self._named, str) and self._named.startswith("tcp://")
-        self._keys = keys.of_environment() if is_tcp else None
+        self.keys = keys.of_environment() if is_tcp else None
         self._which = which
         self._name = endpoint, address or os.environ.get("ATTND_ADDRESS")
         self.heard = False  # whether anything came that only attnd says
@@ -65,7 +65,7 @@ class Link:
             self.tend()
             return
         try:
-            keys.give(self.socket, self._keys, self._named)
+            keys.give(self.socket, self.keys, self._named)
             self.socket.connect(self._named)
         except (zmq.ZMQError, TypeError, AttributeError) as error:
             self.close()
@@ -131,7 +131,7 @@ class Link:
     def wrong_keys(self) -> Optional[str]:
         """Says why attnd does not let this client in, as a sentence; "": it does; None: that is not known. Waits for up to
         2 s."""
-        return keys.wrong(self._which, self._named, self._keys)
+        return keys.wrong(self._which, self._named, self.keys)
 
     def _take_events(self, now: float) -> None:
         """Events are told for one connection at a time, and each is the end of it."""

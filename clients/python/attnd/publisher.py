@@ -18,6 +18,7 @@ from . import layer_state, scalars, tensors, wire
 from .head_maps import HeadMaps
 from .limits import DOUT, LOG, MAPS, PARTS, Q_STRIDE, VALUES
 from .plan import EVERYTHING, Plan, choose, lengthened
+from .reliable import DEFAULT_BYTES, Wish
 from .sender import Identity, Later, Message, Sender
 
 log = logging.getLogger("attnd")
@@ -61,6 +62,12 @@ class Publisher:
                  ZeroMQ holds up to `high_water` messages more.
     run          16 bytes naming this start of the job, the same on every rank; random by default
     linger       seconds that close() and the end of the program may spend on sending what is queued
+    reliable     which messages attnd acknowledges when they are in its history, and are kept until then: None: states and
+                 events; True: all; False: none. An attnd without the reliable lane acknowledges none. What goes by it goes
+                 on while attnd is away, after it was there once
+    reliable_bytes   that may be kept; above it the newest message is dropped and counted
+    spool        directory in which they are kept, so that the next process with the same one sends what this one could
+                 not; default $ATTND_SPOOL, else they are kept in memory. One for each attnd
     on_publish   called on the publishing thread with each queued `sender.Message`, for tests and
                  verification; its arrays are the ones that travel, and read-only
 
@@ -71,7 +78,8 @@ class Publisher:
     def __init__(self, job: str, endpoint: Optional[str] = None, rank: int = 0, world: int = 1,
                  queue_bytes: int = DEFAULT_QUEUE_BYTES, *, run: Optional[Union[bytes, str]] = None,
                  linger: float = DEFAULT_LINGER_S, high_water: int = DEFAULT_HIGH_WATER, address: Any = None,
-                 on_publish: Optional[Callable[[Message], None]] = None):
+                 on_publish: Optional[Callable[[Message], None]] = None, reliable: Optional[bool] = None,
+                 reliable_bytes: int = DEFAULT_BYTES, spool: Any = None):
         wire.check_job(job)
         world = wire.check_int("world", world, wire.WORLD_MAX, 1)
         rank = wire.check_int("rank", rank, world - 1)
@@ -90,7 +98,8 @@ class Publisher:
         self._warned = self._warned_log = self._warned_old = False
         self._lengthened: Optional[Tuple[int, int]] = None  # what was told of the plan last
         self._planned: Tuple[Tuple[bytes, ...], Dict[str, Any], Plan] = ((), {}, EVERYTHING)
-        self._sender = Sender(self._identity, endpoint, address, queue_bytes, linger, high_water)
+        self._sender = Sender(self._identity, endpoint, address, queue_bytes, linger, high_water,
+                              _wish(reliable, reliable_bytes, spool))
         self._finalizer = weakref.finalize(self, Sender.close, self._sender)
         self._finalizer.atexit = False  # sender closes what is open then, in the right order
 
@@ -229,8 +238,9 @@ class Publisher:
 
     @property
     def listened_to(self) -> bool:
-        """Whether tensors of this job are subscribed to now."""
-        return self._sender.has_subscriber()
+        """Whether tensors of this job are subscribed to now, or attnd is away and what went by the reliable lane is kept for
+        it."""
+        return self._sender.listened_to
 
     def give_up(self, stack: str, layer: int, site: str) -> bool:
         """Whether the daemon has taken nothing for some seconds; if so, a message of this attention is counted
@@ -418,6 +428,9 @@ class Publisher:
         """
         topic = self._topic(*layer)
         self._step = step
+        if self._sender.is_away and not self._sender.wanted(topic, kind):
+            self._sender.skip()
+            return False
         if not self._sender.reserve(topic, nbytes, kind, travels=0 if kind == "state" else nbytes):
             return False
         try:
@@ -425,7 +438,7 @@ class Publisher:
         except BaseException:
             self._sender.cancel(topic, nbytes)
             raise
-        self._sender.put(Later(topic, epoch, step, nbytes, lambda: self._finish(layer, epoch, step, make())), more=True)
+        self._sender.put(Later(topic, epoch, step, nbytes, lambda: self._finish(layer, epoch, step, make()), kind), more=True)
         return True
 
     def hurry(self) -> None:
@@ -452,7 +465,7 @@ class Publisher:
                  make_keys: Callable[[], Dict[str, Any]]) -> bool:
         """Everything is checked: skips, or reserves, copies and queues. Failures here are counted and logged once."""
         self._step = where.step
-        if not self._sender.wanted(where.topic):
+        if not self._sender.wanted(where.topic, kind):
             self._sender.skip()
             return False
         keys = make_keys()
@@ -511,7 +524,7 @@ class Publisher:
         """
         epoch = wire.check_int("epoch", epoch)
         step = self._step if step is None else wire.check_int("step", step)
-        is_known, is_wanted = self._sender.limits.header >= LOG, self._sender.wanted(self._event_topic)
+        is_known, is_wanted = self._sender.limits.header >= LOG, self._sender.wanted(self._event_topic, "event")
         if not is_known or not is_wanted:
             if is_wanted and not self._warned_old:
                 self._warned_old = True
@@ -536,7 +549,7 @@ class Publisher:
             return made(numbers) if numbers else None
 
         return made(values) if scalars.is_ready(values) else Later(self._event_topic, epoch, step, scalars.LOG_BYTES,
-                                                                   late)
+                                                                   late, "event")
 
     def _refuse_value(self, name: Any, why: str) -> None:
         """The first time only."""
@@ -580,7 +593,8 @@ class Publisher:
         self._sender.tell_absences(say_next)
 
     def drain(self, timeout: float = 10.0) -> bool:
-        """Blocks until everything queued is in ZeroMQ's hands, at most `timeout` seconds; whether it is."""
+        """Blocks until everything queued is in ZeroMQ's hands, and what goes by the reliable lane is acknowledged, at most
+        `timeout` seconds; whether it is."""
         return self._sender.drain(timeout)
 
     def stats(self) -> Dict[str, Any]:
@@ -588,12 +602,15 @@ class Publisher:
 
         published = sent + dropped + skipped + queued. `skipped`: nobody was subscribed. `sent_bytes` and
         `queued_bytes` count payload; `subscribed` tells whether anybody listens now; `dropped_by_topic`
-        maps a topic to its share of `dropped`; `too_large`, of `dropped`: what attnd does not take.
+        maps a topic to its share of `dropped`; `too_large`, of `dropped`: what attnd does not take. By the reliable lane a
+        message is queued until it is acknowledged: `unacknowledged` of them left the queue; `refused_by_reason`: those that
+        attnd refused, which count as sent; `spooled`: messages in files, with those that other processes left.
         """
         return self._sender.stats()
 
     def close(self) -> None:
-        """Says bye, sends what is queued within `linger` seconds, and disconnects. Idempotent."""
+        """Says bye, sends what is queued within `linger` seconds, waits for its acknowledgements as long, and disconnects.
+        Idempotent."""
         self._finalizer()
 
     def __enter__(self) -> "Publisher":
@@ -616,6 +633,18 @@ class Publisher:
         if not self._warned:
             self._warned = True
             log.warning("job %s: %s; further failures are only counted", self.job, what, exc_info=True)
+
+
+def _wish(asked: Optional[bool], bound: Any, spool: Any) -> Wish:
+    if asked not in (None, True, False):
+        raise ValueError(f"reliable = {asked!r:.80}: must be True, False or None")
+    spool = os.environ.get("ATTND_SPOOL") if spool is None else spool
+    try:
+        directory = os.fspath(spool) if spool else None
+    except TypeError:
+        raise ValueError(f"spool = {spool!r:.80}: must be a directory") from None
+    return Wish(asked, False, wire.check_int("reliable_bytes", bound, minimum=1),
+                directory if directory is None else os.path.abspath(os.fsdecode(directory)))
 
 
 def _fits_header(keys: Dict[str, Any]) -> bool:

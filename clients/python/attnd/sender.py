@@ -25,6 +25,10 @@ Events travel in the same queue, so they never overtake a tensor, and take no by
 dropped for lack of room. `hello` is kept and said again to every new subscriber of the events: a daemon that
 restarts learns the model's layers.
 
+A daemon that has the reliable lane gets some messages that way instead (reliable.py): at the head of the queue they are
+kept there, and they are queued until they are acknowledged. The lanes have a seq each. While such a daemon is away, its
+subscriptions hold on for what went by the lane before.
+
 Identity that holds at any moment: published = sent + dropped + skipped + queued.
 """
 from __future__ import annotations
@@ -36,7 +40,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple, Union
 
 import numpy as np
 import zmq
@@ -44,6 +48,7 @@ import zmq.utils.garbage  # its exit handler must be registered before ours: see
 
 from . import limits, wire
 from .link import Link, milliseconds
+from .reliable import Entry, Lane, Wish, endpoint_of
 
 log = logging.getLogger("attnd")
 
@@ -58,6 +63,8 @@ PAUSE_MIN_S, PAUSE_MAX_S = 0.001, 0.050
 PAUSE_STALLED_S = 1.0  # each attempt takes the training's lock of the interpreter for a moment
 STALLED_AFTER_S = 3.0
 TELL_AFTER_S = 5.0  # how often what was dropped is told when nothing else is
+SETTLED_AFTER_S = 1.0  # the subscriptions of a daemon that is back, if they do not get to be what they were
+AFTER_MAX = 4000  # topics that an event names
 GONE_AFTER_S = 5.0  # without a subscriber; a daemon that is back sooner was only restarted
 REMEDIES = ("Remedy: fewer query rows (rows=512 of attnd.watch, or now: attnctl plan set %s rows=512; or still fewer; "
             "what is published by hand is cut by hand), fewer samples (samples=1), or a fused kernel, of which queries "
@@ -85,12 +92,13 @@ class Message(NamedTuple):
 class Later(NamedTuple):
     """A message that is made when its turn comes, on the sender thread: the trainer waits neither for a device nor
     for the description of a mask. `make` gives the message, or None when there is nothing to send after all;
-    `nbytes` were reserved for it."""
+    `nbytes` were reserved for it; `kind`, if it is known."""
     topic: bytes
     epoch: int
     step: int
     nbytes: int
     make: Callable[[], Optional[Message]]
+    kind: Optional[str] = None
 
 
 class Identity(NamedTuple):
@@ -105,16 +113,18 @@ class Sender:
     """Queue and thread. Every method may be called from any thread; none blocks unless it says so."""
 
     def __init__(self, identity: Identity, endpoint: Optional[str], address: Any, queue_bytes: int, linger_s: float,
-                 high_water: int):
+                 high_water: int, reliable: Wish = Wish(False)):
         self.identity = identity
-        self.prefixes: Tuple[bytes, ...] = ()  # what is subscribed; replaced as a whole, never changed
+        self.prefixes: Tuple[bytes, ...] = ()  # what is wanted; replaced as a whole, never changed
+        self._heard: Tuple[bytes, ...] = ()  # what is subscribed: the same, but while attnd is away
+        self._reliable = reliable
         self._event_topic = wire.event_topic(identity.job)
         self._tensor_prefix = f"tensor/{identity.job}/".encode("ascii")
         self._queue_bytes = queue_bytes
         self._linger_s = linger_s
         self._pid = os.getpid()
         self._reset_queue()
-        self.stalled = False
+        self._is_stalled = False
         self._blocked_since: Optional[float] = None
         self._hello: Optional[Message] = None
         self._hello_due = False
@@ -128,6 +138,7 @@ class Sender:
         self._home: Optional[str] = None  # where the daemon is, or was last
         self._left_at: Optional[float] = None  # since when nobody subscribes to anything
         self._told_gone = False
+        self._settled_at: Optional[float] = None  # when the subscriptions of one that is back are taken for all
         self._say_next: Optional[Callable[[], str]] = None
         self._link = Link(zmq.XPUB, "ingest", endpoint, address, lambda socket: _set_options(socket, high_water),
                           on_wrong=lambda why: log.warning("job %s: %s; training goes on, and nothing of it is captured",
@@ -147,8 +158,14 @@ class Sender:
         self._count = {"published": 0, "sent": 0, "dropped": 0, "skipped": 0, "sent_bytes": 0, "too_large": 0}
         self._position = (0, 0)  # epoch and step of the newest message
         self._pending = 0  # published, and neither sent, dropped nor skipped yet
-        self._seq: Dict[bytes, int] = {}
+        self._lane = Lane(self.identity.job, self._reliable, self._acknowledged, self._lost)
+        self._away = False
+        self._by_lane: Set[bytes] = set()  # topics of messages that went by it
+        self._moved: Dict[bytes, None] = {}  # topics of those that did not, since an event named them
+        self._seq: Dict[bytes, int] = {}  # of each lane its own
+        self._lane_seq: Dict[bytes, int] = {}
         self._dropped: Dict[bytes, int] = {}
+        self._lane_dropped: Dict[bytes, int] = {}
         self._dropped_tensors = 0  # of all topics but that of events
         self._untold = False  # no event has told the newest of them
         self._wake_sent = False
@@ -156,9 +173,25 @@ class Sender:
 
     # ------------------------------------------------------------------ called by the training thread
 
-    def wanted(self, topic: bytes) -> bool:
-        """Whether somebody is subscribed to the topic."""
-        return topic.startswith(self.prefixes)
+    def wanted(self, topic: bytes, kind: Optional[str] = None) -> bool:
+        """Whether somebody is subscribed to the topic; while attnd is away, whether messages of it are kept: those of this
+        type, or, without one, those that it had."""
+        return topic.startswith(self.prefixes) and (not self._away or self._lane_takes(topic, kind))
+
+    @property
+    def is_away(self) -> bool:
+        """Whether attnd has gone, and what went by the reliable lane before is kept for it."""
+        return self._away
+
+    @property
+    def listened_to(self) -> bool:
+        """As Publisher.listened_to."""
+        return self.has_subscriber() or self._away and any(topic != self._event_topic for topic in self._by_lane)
+
+    @property
+    def stalled(self) -> bool:
+        """As Publisher.stalled."""
+        return self._is_stalled or self._away and self._lane.full
 
     def skip(self) -> None:
         """Counts a message that nobody wanted."""
@@ -190,7 +223,7 @@ class Sender:
                 self._queued_bytes += nbytes
                 self._pending += 1
                 return True
-            self._count_drop(topic, too_large=not full)
+            self._count_drop(topic, kind, too_large=not full)
             warn = bool(full) and not self._warned_drop
             self._warned_drop = self._warned_drop or warn
         if refusal is not None:
@@ -261,7 +294,7 @@ class Sender:
         self._say_next = say_next
 
     def drain(self, timeout_s: float) -> bool:
-        """Blocks until the queue is handed to ZeroMQ, at most `timeout_s`; whether it is empty."""
+        """As Publisher.drain."""
         self.hurry()
         with self._changed:
             return self._changed.wait_for(lambda: self._pending == 0, max(0.0, timeout_s))
@@ -275,9 +308,13 @@ class Sender:
     def stats(self) -> Dict[str, Any]:
         """Counters of messages and bytes; see Publisher.stats."""
         with self._changed:
+            dropped = {topic: self._dropped.get(topic, 0) + self._lane_dropped.get(topic, 0)
+                       for topic in (*self._dropped, *self._lane_dropped)}
             return {**self._count, "queued": self._pending, "queued_bytes": self._queued_bytes,
                     "subscribed": self.has_subscriber(),
-                    "dropped_by_topic": {t.decode(): n for t, n in self._dropped.items()}}
+                    "dropped_by_topic": {topic.decode(): n for topic, n in dropped.items()},
+                    "unacknowledged": self._lane.unacknowledged, "spooled": self._lane.spooled,
+                    "refused_by_reason": dict(self._lane.refused)}
 
     def close(self) -> None:
         """Queues `bye`, sends what is queued for at most the linger time, and ends the thread.
@@ -305,13 +342,23 @@ class Sender:
     def has_subscriber(self) -> bool:
         """Whether tensors of this job are subscribed to."""
         mine = self._tensor_prefix
-        return any(p.startswith(mine) or mine.startswith(p) for p in self.prefixes)
+        return any(p.startswith(mine) or mine.startswith(p) for p in self._heard)
 
-    def _count_drop(self, topic: bytes, too_large: bool = False) -> None:
+    def _lane_takes(self, topic: bytes, kind: Optional[str]) -> bool:
+        """Whether a message of this type goes by the reliable lane when it is there; without one, whether one of its topic
+        did."""
+        return self._reliable.takes(kind) if kind is not None else topic in self._by_lane
+
+    def _uses_lane(self, topic: bytes, kind: Optional[str]) -> bool:
+        """Whether it goes by the reliable lane now."""
+        return self._lane.joined and (self._away or self._lane.is_announced) and self._lane_takes(topic, kind)
+
+    def _count_drop(self, topic: bytes, kind: Optional[str] = None, too_large: bool = False) -> None:
         """The caller holds the lock."""
         self._count["dropped"] += 1
         self._count["too_large"] += too_large
-        self._dropped[topic] = self._dropped.get(topic, 0) + 1
+        counts = self._lane_dropped if self._uses_lane(topic, kind) else self._dropped
+        counts[topic] = counts.get(topic, 0) + 1
         if topic == self._event_topic:
             return
         self._dropped_tensors += 1
@@ -336,10 +383,11 @@ class Sender:
 
     def make_inert(self) -> None:
         """In a forked child: drop everything without touching the parent's socket."""
-        self.prefixes = ()
+        self.prefixes = self._heard = ()
+        self._lane.forget()
+        _orphans.extend((self._link, self._lane))
         self._reset_queue()
         self._open = False
-        _orphans.append(self._link)
 
     # ---------------------------------------------------------------------------- on the sender thread
 
@@ -352,28 +400,46 @@ class Sender:
             self._shut()
 
     def _loop(self) -> None:
-        poller = zmq.Poller()
-        self._link.register(poller)
-        poller.register(self._wake_read, zmq.POLLIN)
+        poller = self._poller()
         pause_s = PAUSE_MIN_S
         while True:
             self._link.tend()
+            if self._settled_at is not None and time.monotonic() >= self._settled_at:
+                self._follow_subscriptions()
             sent, full = self._flush()
+            self._lane.tend()
             with self._changed:
                 deadline = self._deadline
-                if deadline is not None and (not self._queue or time.monotonic() >= deadline):
+                if deadline is not None and (not self._queue and not self._awaits() or time.monotonic() >= deadline):
                     return
             self._judge_stall(full and not sent)
             if deadline is None and self._gone_in_s() == 0:
                 self._tell_gone()
-            longest_s = PAUSE_STALLED_S if self.stalled else PAUSE_MAX_S
+            longest_s = PAUSE_STALLED_S if self._is_stalled else PAUSE_MAX_S
             pause_s = min(2 * pause_s, longest_s) if full and not sent else PAUSE_MIN_S
+            if self._lane.changed:
+                poller = self._poller()
             poller.poll(milliseconds(_until(deadline, pause_s) if full else self._idle_s()))
             self._clear_wake()
 
+    def _poller(self) -> "zmq.Poller":
+        poller = zmq.Poller()
+        self._link.register(poller)
+        self._lane.register(poller)
+        poller.register(self._wake_read, zmq.POLLIN)
+        return poller
+
     def _idle_s(self) -> Optional[float]:
         """Seconds until there is something to do by itself; None: until a poll wakes."""
-        return min((at for at in (self._link.idle_s(), self._tell_in_s(), self._gone_in_s()) if at is not None), default=None)
+        now = time.monotonic()
+        timers = (None if at is None else max(0.0, at - now) for at in (self._settled_at, self._deadline))
+        return min((at for at in (self._link.idle_s(), self._lane.idle_s(), self._tell_in_s(), self._gone_in_s(), *timers)
+                    if at is not None), default=None)
+
+    def _awaits(self) -> bool:
+        """Whether the end is to wait for acknowledgements: not while nobody is there to give any of what is in the spool, or of
+        mere events."""
+        return self._lane.unacknowledged > 0 and not (self._away and self._lane.is_dispensable)
 
     def _gone_in_s(self) -> Optional[float]:
         """Seconds until it has to tell that the daemon has gone; None: it has not, or that is told."""
@@ -384,8 +450,9 @@ class Sender:
     def _tell_gone(self) -> None:
         assert self._say_next is not None
         self._told_gone = True
-        log.warning("job %s: attnd at %s has gone, or does not answer: nothing is captured until it is back; training goes "
-                    "on. %s", self.identity.job, self._home, self._say_next())
+        what = "states and events are kept for it, and nothing else is" if self._away else "nothing is"
+        log.warning("job %s: attnd at %s has gone, or does not answer: %s captured until it is back; training goes "
+                    "on. %s", self.identity.job, self._home, what, self._say_next())
 
     def _notice_who_is_there(self) -> None:
         """Subscriptions have changed."""
@@ -395,14 +462,14 @@ class Sender:
                 log.warning("job %s: attnd is back, at %s: what follows is captured, %.0f s were not", self.identity.job,
                             self._home, time.monotonic() - self._left_at)
             self._left_at, self._told_gone = None, False
-        elif not self.prefixes and self._home is not None and self._left_at is None:
+        elif not self._heard and self._home is not None and self._left_at is None:
             self._left_at = time.monotonic()
 
     def _tell_in_s(self) -> Optional[float]:
         """Seconds until it has to tell what was dropped; None: there is nothing to tell."""
         with self._changed:
             untold = self._untold
-        if not untold or self.limits.header < 2 or not self.wanted(self._event_topic):
+        if not untold or self.limits.header < 2 or self._away or not self.wanted(self._event_topic):
             return None
         return max(0.0, self._told_at + TELL_AFTER_S - time.monotonic())
 
@@ -420,7 +487,7 @@ class Sender:
             self._blocked_since = None
         elif self._blocked_since is None:
             self._blocked_since = now
-        self.stalled = self._blocked_since is not None and now - self._blocked_since >= STALLED_AFTER_S
+        self._is_stalled = self._blocked_since is not None and now - self._blocked_since >= STALLED_AFTER_S
 
     def _clear_wake(self) -> None:
         try:
@@ -462,7 +529,7 @@ class Sender:
         """Makes the message at the head, and puts it there; None when it was dropped, and is gone, instead."""
         message = None
         try:
-            if self.wanted(head.topic) and not self._is_late(PARTING * self._linger_s):
+            if self.wanted(head.topic, head.kind) and not self._is_late(PARTING * self._linger_s):
                 message = head.make()
         except Exception:
             if not self._warned_made:
@@ -482,7 +549,7 @@ class Sender:
             self._queue.popleft()
             self._queued_bytes -= head.nbytes
             self._pending -= 1
-            self._count_drop(head.topic, too_large=refusal is not None)
+            self._count_drop(head.topic, head.kind, too_large=refusal is not None)
             self._changed.notify_all()
         if refusal is not None:
             self._warn_large(refusal)
@@ -496,23 +563,32 @@ class Sender:
         if queued and message.keys.get("event") == "hello":
             self._hello = message
         unknown = message.keys.get("event") == "log" and self.limits.header < limits.LOG
-        if unknown or not self.wanted(message.topic):
+        if unknown or not self.wanted(message.topic, message.kind):
             if queued:
                 self._done(message, None)
             return True
+        if self._lane.is_joining and self._reliable.takes(message.kind):
+            return False
+        by_lane = self._uses_lane(message.topic, message.kind) and not (
+            self._reliable.is_probe and message.kind not in ("state", "event") and not self._lane.has_room(message.nbytes))
+        seqs, drops = (self._lane_seq, self._lane_dropped) if by_lane else (self._seq, self._dropped)
         with self._changed:
-            seq, dropped = self._seq.get(message.topic, 0), self._dropped.get(message.topic, 0)
+            seq, dropped = seqs.get(message.topic, 0), drops.get(message.topic, 0)
             total = self._dropped_tensors if self.limits.header >= 2 else 0
         header = wire.common_keys(message.kind, *self.identity, seq=seq, dropped=dropped,
                                   time_ns=time.time_ns(), epoch=message.epoch, step=message.step)
+        if by_lane:
+            header["reliable"] = True
         header.update(wire.event_keys(message.keys, total) if message.kind == "event" else message.keys)
+        if by_lane:
+            return self._keep(message, header, queued)
         # Made before anything is sent: an error here must not leave half a message in the socket.
         parts: List[Any] = [message.topic, wire.pack_header(header),
                             *(zmq.Frame(frame, copy=False) for frame in message.frames)]
         nbytes = len(parts[0]) + len(parts[1]) + message.nbytes
         if nbytes > self.limits.max_message:
             if queued:
-                self._done(message, None, too_large=True)
+                self._done(message, None, is_dropped=True, too_large=True)
             else:
                 self._told_at = time.monotonic()  # not at once again
             self._warn_large(self.limits.too_large(nbytes))
@@ -523,36 +599,94 @@ class Sender:
             return False
         self._seq[message.topic] = seq + 1
         if message.kind == "event":
-            self._told_at = time.monotonic()
-            with self._changed:
-                self._untold = self._dropped_tensors != total
+            self._has_told(total)
+        else:
+            self._moved[message.topic] = None
         if queued:
             self._done(message, seq)
         return True
 
-    def _done(self, message: Message, seq: Optional[int], too_large: bool = False) -> None:
-        """Takes the head off the queue: sent with `seq`, or unwanted or too large (None).
+    def _has_told(self, total: int) -> None:
+        """An event tells of so many tensors that were dropped."""
+        self._told_at = time.monotonic()
+        with self._changed:
+            self._untold = self._dropped_tensors != total
+
+    def _keep(self, message: Message, header: Dict[str, Any], queued: bool) -> bool:
+        """As _send(), by the reliable lane: until it is acknowledged. Always true."""
+        named: List[bytes] = []
+        if header.get("event") in ("epoch_end", "bye"):  # which are not to overtake tensors; others may
+            named = list(self._moved)[:AFTER_MAX]
+            if named:
+                header["after"] = wire.after(named, self._seq)
+        packed = wire.pack_header(header)
+        nbytes = len(message.topic) + len(packed) + message.nbytes
+        is_event, too_large = message.kind == "event", nbytes > self.limits.max_message
+        if too_large or not self._lane.keep(message.topic, packed, message.frames, is_event, queued):
+            if queued:
+                self._done(message, None, is_dropped=True, too_large=too_large)
+            else:
+                self._told_at = time.monotonic()  # not at once again
+            if too_large:
+                self._warn_large(self.limits.too_large(nbytes))
+            return True
+        self._lane_seq[message.topic] = header["seq"] + 1
+        self._by_lane.add(message.topic)
+        for topic in named:
+            del self._moved[topic]
+        if is_event:
+            self._has_told(header.get("dropped_total", 0))
+        if queued:
+            with self._changed:
+                self._take_off(message)
+        self._lane.tend()
+        return True
+
+    def _acknowledged(self, entries: List[Entry]) -> None:
+        """Messages that were kept are."""
+        with self._changed:
+            for entry in entries:
+                self._count["sent"] += entry.counted
+                self._count["sent_bytes"] += entry.payload if entry.counted else 0
+                self._pending -= entry.counted
+            self._changed.notify_all()
+
+    def _lost(self, entry: Entry) -> None:
+        """A message that was kept is no more."""
+        if entry.counted and entry.topic is not None:
+            with self._changed:
+                self._pending -= 1
+                self._count_drop(entry.topic, "event" if entry.topic == self._event_topic else None)
+                self._changed.notify_all()
+
+    def _take_off(self, message: Message) -> None:
+        """Off the queue; the caller holds the lock."""
+        if self._queue and self._queue[0] is message:
+            self._queue.popleft()
+        self._queued_bytes -= message.nbytes
+        self._changed.notify_all()
+
+    def _done(self, message: Message, seq: Optional[int], is_dropped: bool = False, too_large: bool = False) -> None:
+        """Takes the head off the queue: sent with `seq`, or unwanted, or dropped for a reason of its own (None).
 
         An unwanted tensor had been captured for a subscriber who left: dropped. An unwanted event is
         skipped; a daemon that is not there misses nothing.
         """
         with self._changed:
-            if self._queue and self._queue[0] is message:
-                self._queue.popleft()
-            self._queued_bytes -= message.nbytes
+            self._take_off(message)
             self._pending -= 1
             if seq is not None:
                 self._count["sent"] += 1
                 self._count["sent_bytes"] += 0 if message.kind == "event" else message.nbytes
-            elif message.kind == "event" and not too_large:
+            elif message.kind == "event" and not is_dropped:
                 self._count["skipped"] += 1
             else:
-                self._count_drop(message.topic, too_large)
+                self._count_drop(message.topic, message.kind, too_large)
             self._changed.notify_all()
 
     def _take_subscriptions(self) -> None:
         changed = False
-        prefixes = set(self.prefixes)
+        prefixes = set(self._heard)
         for _ in range(SUBSCRIPTIONS_AT_ONCE):
             if not int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
                 break
@@ -566,17 +700,32 @@ class Sender:
                 prefixes.discard(frame[1:])
             changed = True
         if changed:
-            with self._changed:
-                self.prefixes = tuple(sorted(prefixes))
-                self.limits = limits.strictest(self.prefixes)
-                self._changed.notify_all()
-            self._notice_who_is_there()
+            self._heard = tuple(sorted(prefixes))
+            self._follow_subscriptions()
+
+    def _follow_subscriptions(self) -> None:
+        """They have changed, or have not for some time. Those of a daemon with the lane hold on while it is away, and while it is
+        back and has not said all."""
+        now = time.monotonic()
+        said = limits.strictest(self._heard)
+        self._lane.announce(endpoint_of(self._link.endpoint, said.reliable), self._link.context, self._link.keys)
+        is_whole = self.has_subscriber() and self._event_topic.startswith(self._heard)
+        away = self._lane.joined and not is_whole and not (self._settled_at is not None and now >= self._settled_at)
+        if not away or not self._heard:
+            self._settled_at = None
+        elif self._settled_at is None:
+            self._settled_at = now + SETTLED_AFTER_S
+        with self._changed:
+            self._away = away
+            if not away:
+                self.prefixes, self.limits = self._heard, said
+            self._changed.notify_all()
+        self._notice_who_is_there()
 
     def _shut(self) -> None:
         with self._changed:
             self._open = False
-            heard = self.has_subscriber()
-            self.prefixes = ()
+            heard = self.has_subscriber() or self._away
             for message in self._queue:
                 self._count_drop(message.topic)
                 self._pending -= 1
@@ -584,16 +733,36 @@ class Sender:
             self._queue.clear()
             deadline = self._deadline
             lost = self._dropped_tensors - self._dropped_open if heard and deadline is not None else 0
+            late = self._end_lane()
+            self.prefixes = self._heard = ()
             os.close(self._wake_write)
             os.close(self._wake_read)
             self._changed.notify_all()
         if lost:
             log.warning("job %s: %d messages were not ready within %.3g s of the end (linger) and are dropped", self.identity.job,
                         lost, self._linger_s)
+        if late:
+            log.warning("job %s: attnd did not acknowledge %d messages within %.3g s of the end (linger): they count as dropped",
+                        self.identity.job, late, self._linger_s)
+        if self._lane.unacknowledged:
+            log.warning("job %s: %d messages that attnd has not acknowledged are kept in %s: the next process with this spool "
+                        "sends them", self.identity.job, self._lane.unacknowledged, self._reliable.directory)
         left_s = 0.0 if deadline is None else max(0.0, deadline - time.monotonic())
         # A peer whose queue is full stops reading, and what it has not read is gone when the connection ends.
         time.sleep(min(left_s, FAREWELL_S))
         self._link.close(linger_ms=int(left_s * 1000))
+
+    def _end_lane(self) -> int:
+        """How many messages are dropped with it; a daemon that is not there misses no event. The caller holds the lock."""
+        late = 0
+        for entry in self._lane.close():
+            self._pending -= entry.counted
+            if self._away and not entry.payload:
+                self._count["skipped"] += entry.counted
+            elif entry.counted and entry.topic is not None:
+                late += 1
+                self._count_drop(entry.topic, "state" if entry.payload else "event")
+        return late
 
 
 def _until(deadline: Optional[float], pause_s: float) -> float:

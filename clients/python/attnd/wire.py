@@ -113,6 +113,15 @@ def tensor_topic(job: str, stack: str, layer: int, site: str) -> bytes:
     return f"tensor/{job}/{stack}/{layer}/{site}/".encode("ascii")
 
 
+def after(topics: Iterable[bytes], seqs: Mapping[bytes, int]) -> List[int]:
+    """What an event of the reliable lane waits for: [stack, layer, site, seq, ...], as numbers, of topics of tensors."""
+    said = []
+    for topic in topics:
+        _, _, stack, layer, site, _ = topic.decode("ascii").split("/")
+        said += [STACKS.index(stack), int(layer), SITES.index(site), seqs[topic]]
+    return said
+
+
 def event_topic(job: str) -> bytes:
     """b"event/<job>/"; the argument is taken as checked."""
     return f"event/{job}/".encode("ascii")

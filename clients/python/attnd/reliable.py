@@ -1,0 +1,394 @@
+# SPDX-License-Identifier: MIT
+"""reliable: the lane that loses nothing (PROTOCOL.md, "The reliable lane"): a DEALER beside the XPUB of a sender.
+
+A message is kept, in memory or in a spool (spool.py), until attnd has said that it is in the history. attnd says how many
+bytes it takes; what it has not acknowledged when a connection ends is sent again, in its order and by its id, over the
+next one. What finds no room is refused, and counted by the sender.
+
+While attnd is away, the sender goes on as if it were there with what went this way before: see Sender.is_away.
+
+All on the sender thread, but for what says that any may call it.
+"""
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections import deque
+from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import msgpack
+import zmq
+
+from . import keys as keyring
+from .spool import Place, Spool, Unreadable
+
+log = logging.getLogger("attnd")
+
+DEFAULT_BYTES = 64 << 20
+EVENT_BYTES = 1 << 20  # beyond the bound, for events alone
+JOIN_S = 2.0  # messages wait so long for the first answer, and then go as they would without the lane
+AGAIN_S, AGAIN_MAX_S = 0.1, 2.0  # between the end of a connection and the next one
+LEFT_BYTES = 16 << 20  # of what others have left, at a time
+ANSWER_BYTES_MAX = 16 << 20
+ANSWERS_AT_ONCE = 1024
+JOIN = bytes(8)
+NEVER_MS = 1 << 29  # as in link.py
+MONITOR = "inproc://attnd-lane"
+_DISK = OSError, Unreadable
+
+
+class Wish(NamedTuple):
+    """What goes by the lane, as the job asks for it.
+
+    asked       None: states and events; True: tensors, too; False: nothing
+    is_probe    tensors, too, but those without room go as they would without the lane
+    bound       bytes that may be kept
+    directory   of the spool; None: they are kept in memory
+    """
+    asked: Optional[bool] = None
+    is_probe: bool = False
+    bound: int = DEFAULT_BYTES
+    directory: Optional[str] = None
+
+    def takes(self, kind: Optional[str]) -> bool:
+        """Whether messages of this type go by the lane when there is one. Any thread."""
+        if self.asked is not None:
+            return self.asked
+        return self.is_probe or kind in ("state", "event")
+
+
+def endpoint_of(ingest: Optional[str], port: float) -> Optional[str]:
+    """Where the lane of the daemon at this endpoint is, when it has announced the port; None: it has none there."""
+    if ingest is None or port < 0:
+        return None
+    if ingest.startswith("ipc://"):
+        path = os.path.join(os.path.dirname(ingest[len("ipc://"):]), "reliable")
+        return f"ipc://{path}" if os.path.exists(path) else None
+    host, colon, _ = ingest.rpartition(":")
+    return f"{host}:{int(port)}" if port and colon and ingest.startswith("tcp://") else None
+
+
+class Entry:
+    """A message that is kept: its frames, or their place in a file. `payload`: bytes of tensors. `topic`: None when another
+    process has left it. `counted`: among what was published."""
+    __slots__ = ("number", "nbytes", "kept", "topic", "payload", "counted")
+
+    def __init__(self, number: int, nbytes: int, kept: Union[Place, Tuple[Any, ...]], topic: Optional[bytes], payload: int,
+                 counted: bool):
+        self.number, self.nbytes, self.kept, self.topic, self.payload = number, nbytes, kept, topic, payload
+        self.counted = counted
+
+    def frames(self) -> Sequence[Any]:
+        """OSError when they cannot be read."""
+        return self.kept.segment.read(self.kept.found) if isinstance(self.kept, Place) else self.kept
+
+
+Answer = Tuple[int, List[int], List[Tuple[int, str]]]
+
+
+class Lane:
+    """What is kept, and its way to attnd.
+
+    settled   is called with messages of the publisher's own that were acknowledged or refused
+    lost      with one of those that the disk has lost
+    """
+
+    def __init__(self, job: str, wish: Wish, settled: Callable[[List[Entry]], None], lost: Callable[[Entry], None]):
+        self.wish = wish
+        self._job = job
+        self._settled, self._lost = settled, lost
+        self.joined = False  # attnd has answered, once
+        self.refused: Dict[str, int] = {}  # by reason; replaced as a whole
+        self.full = False  # the newest found no room, and nothing was acknowledged since
+        self.unacknowledged = self.spooled = 0  # messages: the publisher's own, that are counted; those in files
+        self._number = 0
+        self._bytes = self._left_bytes = 0  # that are kept: the publisher's own; what others have left, and was looked at
+        self._own: Deque[Entry] = deque()  # to be sent; before those that others have left
+        self._left: Deque[Entry] = deque()
+        self._sent: Dict[int, Entry] = {}  # and not acknowledged
+        self._spool: Optional[Spool] = None
+        self._told: Dict[str, bool] = {}
+        self._socket: Optional["zmq.Socket[Any]"] = None
+        self._monitor: Optional["zmq.Socket[Any]"] = None
+        self.changed = False  # the sockets are others than those that were registered
+        self._context: Optional["zmq.Context[Any]"] = None
+        self._keys: Optional[keyring.Keys] = None
+        self._endpoint: Optional[str] = None
+        self._announced_at = 0.0
+        self._again_at = math.inf
+        self._pause_s = AGAIN_S
+        self._first_credit: Optional[int] = None  # of this connection
+        self._credit = 0
+
+    # ---------------------------------------------------------------------------------- where attnd is
+
+    def announce(self, endpoint: Optional[str], context: "zmq.Context[Any]", keys: Optional[keyring.Keys]) -> None:
+        """attnd is there, and its lane at this endpoint; None: it has none, or attnd has gone."""
+        if self.wish.asked is False or endpoint == self._endpoint:
+            return
+        self._disconnect()
+        self._endpoint, self._context, self._keys = endpoint, context, keys
+        self._again_at, self._pause_s = math.inf, AGAIN_S
+        if endpoint is not None:
+            self._announced_at = time.monotonic()
+            self._connect()
+
+    @property
+    def is_joining(self) -> bool:
+        """Whether the first answer may come at any moment."""
+        return not self.joined and self._endpoint is not None and time.monotonic() < self._announced_at + JOIN_S
+
+    @property
+    def is_announced(self) -> bool:
+        """Whether attnd is there with its lane. Any thread."""
+        return self._endpoint is not None
+
+    def _connect(self) -> None:
+        assert self._context is not None and self._endpoint is not None
+        self._again_at = math.inf
+        socket = self._context.socket(zmq.DEALER)
+        for option, value in ((zmq.RCVHWM, 0), (zmq.SNDHWM, 0), (zmq.LINGER, 0), (zmq.MAXMSGSIZE, ANSWER_BYTES_MAX),
+                              (zmq.HEARTBEAT_IVL, 1000), (zmq.HEARTBEAT_TIMEOUT, 3000), (zmq.RECONNECT_IVL, NEVER_MS)):
+            socket.setsockopt(option, value)
+        socket.monitor(MONITOR, zmq.EVENT_CLOSED | zmq.EVENT_DISCONNECTED)
+        self._monitor = self._context.socket(zmq.PAIR)
+        self._monitor.connect(MONITOR)
+        self._socket, self.changed = socket, True
+        self._first_credit, self._credit = None, 0
+        try:
+            keyring.give(socket, self._keys, self._endpoint)
+            socket.connect(self._endpoint)
+            socket.send(JOIN, zmq.DONTWAIT)
+        except zmq.ZMQError:
+            self._retry()
+
+    def _disconnect(self) -> None:
+        """What was sent and is not acknowledged is to be sent again."""
+        if self._socket is not None and self._monitor is not None:
+            self._socket.disable_monitor()
+            self._monitor.close(linger=0)
+            self._socket.close(linger=0)
+            self._socket = self._monitor = None
+            self.changed = True
+        self._first_credit = None
+        for entry in reversed(list(self._sent.values())):
+            (self._left if entry.topic is None else self._own).appendleft(entry)
+        self._sent.clear()
+
+    def _retry(self) -> None:
+        self._disconnect()
+        self._again_at = time.monotonic() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, AGAIN_MAX_S)
+
+    def register(self, poller: "zmq.Poller") -> None:
+        """Has its sockets polled."""
+        for socket in (self._socket, self._monitor):
+            if socket is not None:
+                poller.register(socket, zmq.POLLIN)
+        self.changed = False
+
+    def idle_s(self) -> Optional[float]:
+        """Seconds until tend() has something to do by itself; None: until a poll wakes."""
+        return None if self._again_at == math.inf else max(0.0, self._again_at - time.monotonic())
+
+    def tend(self) -> None:
+        """Takes in what attnd says, and sends what it has room for. Does not block."""
+        if time.monotonic() >= self._again_at:
+            self._connect()
+        if self._socket is None or self._monitor is None:
+            return
+        self._take_answers(self._socket)
+        if int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            self._retry()
+        self._send()
+
+    # ---------------------------------------------------------------------------------------- answers
+
+    def _take_answers(self, socket: "zmq.Socket[Any]") -> None:
+        settled: List[Entry] = []
+        for _ in range(ANSWERS_AT_ONCE):
+            if not int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+                break
+            answer = _read_answer(socket.recv_multipart(zmq.DONTWAIT))
+            if answer is not None:
+                settled += self._take_answer(answer)
+        if settled:
+            self.full = False
+            self._settled([entry for entry in settled if entry.topic is not None])
+
+    def _take_answer(self, answer: Answer) -> List[Entry]:
+        credit, acknowledged, refused = answer
+        self._credit += credit
+        if self._first_credit is None and credit > 0:
+            self._first_credit = credit
+            self._pause_s = AGAIN_S
+            self.joined = True
+            self._look_for_left()
+        settled = [self._sent.pop(number) for number in acknowledged if number in self._sent]
+        for number, reason in refused:
+            if number in self._sent:
+                settled.append(self._sent.pop(number))
+                self.refused = {**self.refused, reason: self.refused.get(reason, 0) + 1}
+                self._warn("refused", "attnd refuses a message (reason: %s), which is not sent again. Those that follow are "
+                           "only counted, as refused_by_reason", reason)
+        for entry in settled:
+            self._let_go(entry)
+        return settled
+
+    def _let_go(self, entry: Entry) -> None:
+        if isinstance(entry.kept, Place):
+            self.spooled -= 1
+            if self._spool is not None:
+                self._spool.release(entry.kept)
+        if entry.topic is not None:
+            self._bytes -= entry.nbytes
+        else:
+            self._left_bytes -= entry.nbytes
+        self.unacknowledged -= entry.counted
+
+    # ---------------------------------------------------------------------------------------- sending
+
+    def _send(self) -> None:
+        """Sends as much as attnd has room for; and one message, however large, when it has taken all that was sent before."""
+        while self._socket is not None and self._first_credit is not None:
+            queue = self._own or self._left
+            if not queue:
+                if self._take_left():
+                    continue
+                return
+            entry = queue[0]
+            if entry.nbytes > self._credit and self._credit < self._first_credit:
+                return
+            try:
+                frames = entry.frames()
+            except OSError as error:
+                queue.popleft()
+                self._warn("read", "the spool %s cannot be read (%s): a message is lost", self.wish.directory, error)
+                self._let_go(entry)
+                if entry.topic is not None:
+                    self._lost(entry)
+                continue
+            try:
+                self._socket.send_multipart([entry.number.to_bytes(8, "little"), *frames], zmq.DONTWAIT, copy=False)
+            except zmq.ZMQError:
+                self._retry()
+                return
+            queue.popleft()
+            self._sent[entry.number] = entry
+            self._credit -= entry.nbytes
+
+    # ---------------------------------------------------------------------------------------- keeping
+
+    def has_room(self, nbytes: int) -> bool:
+        """Whether so many bytes more may be kept."""
+        return self._bytes + nbytes <= self.wish.bound
+
+    def keep(self, topic: bytes, header: bytes, frames: Sequence[Any], is_event: bool, counted: bool) -> bool:
+        """Keeps a message until it is acknowledged. False: there is no room for it."""
+        payload = sum(frame.nbytes for frame in frames)
+        nbytes = len(topic) + len(header) + payload
+        if not self.has_room(nbytes - EVENT_BYTES if is_event else nbytes):
+            self.full = True
+            self._warn("full", "attnd has not acknowledged %d bytes, which is as much as may wait for it (reliable_bytes): what "
+                       "follows is dropped and counted until it has", self._bytes)
+            return False
+        self._number += 1
+        kept = self._written((topic, header, *frames))
+        self._own.append(Entry(self._number, nbytes, kept, topic, payload, counted))
+        self._bytes += nbytes
+        self.unacknowledged += counted
+        self.spooled += isinstance(kept, Place)
+        return True
+
+    def _written(self, frames: Tuple[Any, ...]) -> Union[Place, Tuple[Any, ...]]:
+        """Where they are in the spool; themselves when there is none, or they cannot be written."""
+        try:
+            spool = self._open_spool()
+            return frames if spool is None else spool.append(frames)
+        except OSError as error:
+            self._warn("write", "the spool %s cannot be written (%s): what cannot is kept in memory, and lost if this process is "
+                       "killed", self.wish.directory, error.strerror or error)
+        return frames
+
+    def _open_spool(self) -> Optional[Spool]:
+        if self._spool is None and self.wish.directory is not None:
+            self._spool = Spool(self.wish.directory)
+        return self._spool
+
+    def _look_for_left(self) -> None:
+        """Takes over what processes that were killed have left."""
+        try:
+            spool = self._open_spool()
+            if spool is not None:
+                spool.look()
+        except OSError as error:
+            self._warn("look", "the spool %s cannot be read (%s)", self.wish.directory, error.strerror or error)
+
+    def _take_left(self) -> bool:
+        """Has the next file of those sent; whether there may be more."""
+        if self._spool is None or self._left_bytes >= LEFT_BYTES:
+            return False
+        try:
+            orphan = self._spool.next_orphan()
+        except _DISK as error:
+            log.warning("job %s: %s: left where it is", self._job, error)
+            return True
+        if orphan is None:
+            return False
+        if orphan.flaw:
+            log.warning("job %s: %s, which a process left behind, is not whole: %s; the %d messages before that are sent",
+                        self._job, orphan.segment.path, orphan.flaw, len(orphan.messages))
+        for found in orphan.messages:
+            self._number += 1
+            self._left.append(Entry(self._number, sum(found.sizes), Place(orphan.segment, found), None, 0, False))
+            self._left_bytes += sum(found.sizes)
+        self.spooled += len(orphan.messages)
+        return True
+
+    # ------------------------------------------------------------------------------------------- ends
+
+    @property
+    def is_dispensable(self) -> bool:
+        """Whether the end of the process costs no tensor that is kept."""
+        return not any(entry.payload and not isinstance(entry.kept, Place) for entry in (*self._own, *self._sent.values()))
+
+    def close(self) -> List[Entry]:
+        """Disconnects. What was kept in memory, and is no more; the rest stays in the spool."""
+        self._disconnect()
+        self._endpoint, self._again_at = None, math.inf
+        in_memory = [entry for entry in self._own if not isinstance(entry.kept, Place)]
+        self.unacknowledged -= sum(entry.counted for entry in in_memory)
+        if self._spool is not None:
+            self._spool.close()
+            self._spool = None
+        self._own.clear()
+        self._left.clear()
+        return in_memory
+
+    def forget(self) -> None:
+        """In a forked child."""
+        if self._spool is not None:
+            self._spool.forget()
+
+    def _warn(self, about: str, text: str, *values: Any) -> None:
+        """The first time only."""
+        if about not in self._told:
+            self._told[about] = True
+            log.warning(f"job %s: {text}", self._job, *values)
+
+
+def _read_answer(frames: Sequence[bytes]) -> Optional[Answer]:
+    """(credit, ids that are acknowledged, ids and reasons of those refused); None: it is no answer."""
+    try:
+        answer = msgpack.unpackb(frames[0], raw=False) if len(frames) == 1 else None
+        if not isinstance(answer, dict):
+            return None
+        credit, refused = answer.get("credit", 0), [(number, str(reason)) for number, reason in answer.get("refused", ())]
+        acknowledged = list(answer.get("ack", ()))
+        if all(type(number) is int for number in (credit, *acknowledged, *(number for number, _ in refused))) and credit >= 0:
+            return credit, acknowledged, refused
+    except Exception:  # whoever sends such a thing is not attnd
+        pass
+    return None

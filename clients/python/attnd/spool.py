@@ -1,0 +1,337 @@
+# SPDX-License-Identifier: MIT
+"""spool: files of messages that attnd has not acknowledged yet, in a directory that several processes may share.
+
+A process has a name of 16 random digits in it, and
+
+    NAME.lock           which it has locked (flock) as long as it lives
+    NAME-00000001.rec   its messages, in segments that are appended to: each is a recording (proto/recording.h)
+
+A segment goes when all of its messages are acknowledged. Whose lock is free was killed: another process takes its files
+over, sends what is in them, and deletes them. Nothing is synced to the disk: what was written outlives the process, not
+the machine. One thread.
+"""
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import struct
+import time
+import zlib
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
+
+MAGIC = b"\x89attnd\r\n"
+VERSION = 1
+SEGMENT_BYTES = 4 << 20  # then another one begins
+FRAMES_MAX = 64
+_NAME_DIGITS = 16
+_FILE = struct.Struct("<8sIIQI")  # and a CRC-32
+_RECORD = struct.Struct("<IQQII")  # after its CRC-32
+HEADER_BYTES = _FILE.size + 4
+RECORD_BYTES = _RECORD.size + 4
+_SEGMENT = re.compile(r"([0-9a-f]{16})-([0-9]{8})\.rec\Z")
+_LOCK = re.compile(r"([0-9a-f]{16})\.lock\Z")
+
+
+class Unreadable(Exception):
+    """A file that is no segment, or one of a later version; the text says which."""
+
+
+class Found(NamedTuple):
+    """A message in a segment: where its frames begin, and their sizes."""
+    at: int
+    sizes: Tuple[int, ...]
+
+
+class Place(NamedTuple):
+    """A message in a file that is open."""
+    segment: "Segment"
+    found: Found
+
+
+class Segment:
+    """A file. `held`: how many of its messages are not acknowledged."""
+
+    def __init__(self, path: str, fd: int, size: int):
+        self.path, self.fd, self.size = path, fd, size
+        self.held = 0
+
+    def read(self, found: Found) -> List[bytes]:
+        """The frames; OSError."""
+        data = _read(self.fd, found.at, sum(found.sizes))
+        frames, at = [], 0
+        for size in found.sizes:
+            frames.append(data[at:at + size])
+            at += size
+        return frames
+
+    def delete(self) -> None:
+        """The file is gone then, whatever fails."""
+        try:
+            os.unlink(self.path)
+        except OSError:
+            pass
+        self.forget()
+
+    def forget(self) -> None:
+        """Closes it, and leaves it where it is."""
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
+
+
+def _read(fd: int, at: int, count: int) -> bytes:
+    pieces = []
+    while count > 0:
+        piece = os.pread(fd, count, at)
+        if not piece:
+            raise OSError(0, "a file of the spool became shorter")
+        pieces.append(piece)
+        at, count = at + len(piece), count - len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+# ------------------------------------------------------------------------------------------------ bytes
+
+def file_header(now_ns: int) -> bytes:
+    """What a segment begins with."""
+    fields = _FILE.pack(MAGIC, VERSION, 0, now_ns, 0)
+    return fields + struct.pack("<I", zlib.crc32(fields))
+
+
+def record_head(frames: Sequence[Any], now_ns: int) -> bytes:
+    """What stands before the frames of a message."""
+    sizes = struct.pack(f"<{len(frames)}Q", *(memoryview(frame).nbytes for frame in frames))
+    crc, stored = zlib.crc32(sizes), len(sizes)
+    for frame in frames:
+        view = memoryview(frame)
+        crc, stored = zlib.crc32(view, crc), stored + view.nbytes
+    fields = _RECORD.pack(crc, stored, now_ns, 0, len(frames))
+    return struct.pack("<I", zlib.crc32(fields)) + fields + sizes
+
+
+def messages_in(data: bytes) -> Tuple[List[Found], str]:
+    """The messages of a segment, and why it ends before its end, as a clause; "": it does not. Unreadable."""
+    if len(data) < HEADER_BYTES:
+        return [], "its begin was not written" if data else ""
+    magic, version = struct.unpack_from("<8sI", data)
+    if magic != MAGIC:
+        raise Unreadable("no file of attnd's spool")
+    if version != VERSION:
+        raise Unreadable("of a later version of attnd")
+    if zlib.crc32(data[:_FILE.size]) != int.from_bytes(data[_FILE.size:HEADER_BYTES], "little"):
+        return [], "its begin is damaged"
+    found: List[Found] = []
+    view, at = memoryview(data), HEADER_BYTES
+    while at < len(data):
+        if len(data) - at < RECORD_BYTES:
+            return found, "its last message was not written whole"
+        crc, stored, _, flags, count = _RECORD.unpack_from(data, at + 4)
+        if zlib.crc32(view[at + 4:at + RECORD_BYTES]) != int.from_bytes(data[at:at + 4], "little") or flags or not (
+                1 < count <= FRAMES_MAX) or stored < 8 * count:
+            return found, f"{len(data) - at} bytes of it are damaged"
+        begin = at + RECORD_BYTES
+        if stored > len(data) - begin:
+            return found, "its last message was not written whole"
+        sizes = struct.unpack_from(f"<{count}Q", data, begin)
+        if sum(sizes) != stored - 8 * count or zlib.crc32(view[begin:begin + stored]) != crc:
+            return found, f"{len(data) - at} bytes of it are damaged"
+        found.append(Found(begin + 8 * count, sizes))
+        at = begin + stored
+    return found, ""
+
+
+# ------------------------------------------------------------------------------------------------ files
+
+class Orphan(NamedTuple):
+    """A segment that another process has left: the file, and its messages. `flaw`: what could not be read, as a clause."""
+    segment: Segment
+    messages: List[Found]
+    flaw: str
+
+
+class Spool:
+    """The files of this process, and those that it takes over. OSError when the directory cannot be used."""
+
+    def __init__(self, directory: str, segment_bytes: int = SEGMENT_BYTES, now_ns: Callable[[], int] = time.time_ns):
+        self.directory = directory
+        self._segment_bytes = segment_bytes
+        self._now_ns = now_ns
+        self._number = 0
+        self._open: Set[Segment] = set()
+        self._current: Optional[Segment] = None
+        self._locks: Dict[str, int] = {}
+        self._left: List[str] = []  # segments of others that are ours now, the next one last
+        self._passed: Set[str] = set()  # those that cannot be read
+        os.makedirs(directory, 0o700, exist_ok=True)
+        self._name = os.urandom(8).hex()
+        if not self._take(self._name):
+            raise OSError(0, "a lock is held by nobody")
+
+    def _take(self, name: str) -> bool:
+        """Locks a name; whether that worked."""
+        path = os.path.join(self.directory, f"{name}.lock")
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(fd).st_ino == os.stat(path).st_ino:  # else its owner has just removed it
+                self._locks[name] = fd
+                return True
+        except OSError:
+            pass
+        os.close(fd)
+        return False
+
+    def _let_go(self, name: str) -> None:
+        """Of a name without files."""
+        try:
+            os.unlink(os.path.join(self.directory, f"{name}.lock"))
+        except OSError:
+            pass
+        os.close(self._locks.pop(name))
+
+    # -------------------------------------------------------------------------------------------- writing
+
+    def append(self, frames: Sequence[Any]) -> Place:
+        """Writes a message behind the others. OSError: it is as if nothing had been written."""
+        segment = self._current if self._current is not None else self._begin()
+        now_ns = self._now_ns()
+        head = record_head(frames, now_ns)
+        sizes = tuple(memoryview(frame).nbytes for frame in frames)
+        try:
+            os.lseek(segment.fd, segment.size, os.SEEK_SET)
+            _write(segment.fd, [head, *frames])
+        except OSError:
+            self._cut(segment)
+            raise
+        place = Place(segment, Found(segment.size + len(head), sizes))
+        segment.size += len(head) + sum(sizes)
+        segment.held += 1
+        if segment.size >= self._segment_bytes:
+            self._current = None
+        return place
+
+    def _begin(self) -> Segment:
+        self._number += 1
+        path = os.path.join(self.directory, f"{self._name}-{self._number:08d}.rec")
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        segment = Segment(path, fd, 0)
+        try:
+            _write(fd, [file_header(self._now_ns())])
+        except OSError:
+            segment.delete()
+            raise
+        segment.size = HEADER_BYTES
+        self._open.add(segment)
+        self._current = segment
+        return segment
+
+    def _cut(self, segment: Segment) -> None:
+        """Takes away what was written of a message. What cannot be taken away ends the segment."""
+        try:
+            os.ftruncate(segment.fd, segment.size)
+        except OSError:
+            self._current = None
+            self._settle(segment)
+
+    def release(self, place: Place) -> None:
+        """A message is acknowledged."""
+        place.segment.held -= 1
+        self._settle(place.segment)
+
+    def _settle(self, segment: Segment) -> None:
+        if segment.held or segment not in self._open:
+            return
+        if segment is self._current:  # is used again
+            try:
+                os.ftruncate(segment.fd, HEADER_BYTES)
+                segment.size = HEADER_BYTES
+                return
+            except OSError:
+                self._current = None
+        self._open.discard(segment)
+        segment.delete()
+        name = os.path.basename(segment.path)[:_NAME_DIGITS]
+        if name != self._name and not any(f"/{name}-" in path for path in (*self._left, *(s.path for s in self._open))):
+            self._let_go(name)
+
+    # ----------------------------------------------------------------------------------------- the others'
+
+    def look(self) -> None:
+        """Takes over what processes that have ended left in the directory. OSError."""
+        names: Dict[str, List[str]] = {}
+        for entry in sorted(os.listdir(self.directory), reverse=True):
+            match = _SEGMENT.match(entry) or _LOCK.match(entry)
+            if match is not None:
+                names.setdefault(match[1], [])
+        for name in sorted(names):
+            if name not in self._locks and self._take(name):
+                self._list(name)
+
+    def _list(self, name: str) -> None:
+        """After it is locked: until then its owner may have changed what is there."""
+        paths = [os.path.join(self.directory, entry) for entry in sorted(os.listdir(self.directory))
+                 if entry.startswith(f"{name}-") and _SEGMENT.match(entry)]
+        self._left[:0] = [path for path in reversed(paths) if path not in self._passed]
+        if not paths:
+            self._let_go(name)
+
+    def next_orphan(self) -> Optional[Orphan]:
+        """The next segment that was taken over, as far as it can be read; one without messages is deleted. None: there is
+        none. Unreadable: this one is left where it is."""
+        if not self._left:
+            return None
+        path = self._left.pop()
+        segment = Segment(path, -1, 0)
+        try:
+            segment.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            segment.size = os.fstat(segment.fd).st_size
+            messages, flaw = messages_in(_read(segment.fd, 0, segment.size))
+        except (Unreadable, OSError) as error:
+            segment.forget()
+            self._passed.add(path)
+            raise Unreadable(f"{path}: {error}") from None
+        segment.held = len(messages)
+        self._open.add(segment)
+        self._settle(segment)
+        return Orphan(segment, messages, flaw)
+
+    # ----------------------------------------------------------------------------------------------- ends
+
+    def close(self) -> None:
+        """Leaves what is not acknowledged to whoever comes next."""
+        for segment in list(self._open):
+            if segment.held:
+                segment.forget()
+            else:
+                segment.delete()
+        self._open.clear()
+        self._current = None
+        try:
+            left = {entry[:_NAME_DIGITS] for entry in os.listdir(self.directory) if _SEGMENT.match(entry)}
+        except OSError:
+            left = set(self._locks)
+        for name in list(self._locks):
+            if name in left:
+                os.close(self._locks.pop(name))
+            else:
+                self._let_go(name)
+
+    def forget(self) -> None:
+        """In a forked child: the files are the parent's, and so are the locks, which would outlive it here."""
+        for segment in self._open:
+            segment.forget()
+        for fd in self._locks.values():
+            os.close(fd)
+        self._open.clear()
+        self._locks.clear()
+
+
+def _write(fd: int, buffers: Sequence[Any]) -> None:
+    rest = [memoryview(buffer).cast("B") for buffer in buffers if memoryview(buffer).nbytes]
+    while rest:
+        count = os.writev(fd, rest)
+        while rest and count >= rest[0].nbytes:
+            count -= rest.pop(0).nbytes
+        if rest and count:
+            rest[0] = rest[0][count:]

@@ -1,0 +1,431 @@
+# SPDX-License-Identifier: MIT
+"""The reliable lane of a publisher, against a daemon that does as it is told: what is kept, sent again, and counted."""
+import logging
+import os
+import signal
+import subprocess
+import sys
+
+import msgpack
+import numpy as np
+import pytest
+import zmq
+
+import attnd
+from attnd import layer_state, reliable
+from conftest import PACKAGE, identity_holds, uniform, wait_until
+
+AT = {"stack": "decoder", "layer": 0}
+EVENTS = "event/job/"
+CREDIT = 1 << 20
+
+
+class Daemon:
+    """attnd's sockets for trainers in a directory. It takes what comes by the lane, and acknowledges it when it is told to."""
+
+    def __init__(self, directory, port=0, credit=CREDIT):
+        self.directory, self.port, self.credit = directory, port, credit
+        self.context = zmq.Context()
+        self.acknowledges = True
+        self.taken = []  # (id, header, frames) that came by the lane, in order
+        self.joins = 0
+        self.lane = None
+        if port is not None:
+            self.lane = self.context.socket(zmq.ROUTER)
+            self.lane.bind(f"ipc://{directory}/reliable")
+        self.socket = self.context.socket(zmq.SUB)
+        if port is not None:
+            self.socket.subscribe(f"limits/accepts=attention,qk,weights,state,event;header=10;reliable={port}".encode())
+        for topic in (b"tensor/", b"event/"):
+            self.socket.subscribe(topic)
+        self.socket.bind(f"ipc://{directory}/ingest")
+
+    def serve(self):
+        """Does what is to be done; always true."""
+        self.socket.getsockopt(zmq.EVENTS)
+        while self.lane is not None and self.lane.poll(0):
+            peer, number, *frames = self.lane.recv_multipart()
+            number = int.from_bytes(number, "little")
+            if not number:
+                self.joins += 1
+                self.peer = peer
+                self.answer(credit=self.credit)
+                continue
+            header = msgpack.unpackb(frames[1], raw=False)
+            assert header["reliable"] is True
+            self.taken.append((number, header, frames))
+            self.answer(credit=sum(map(len, frames)), **({"ack": [number]} if self.acknowledges else {}))
+        return True
+
+    def answer(self, **keys):
+        self.lane.send_multipart([self.peer, msgpack.packb(keys)])
+
+    def wait(self, condition, what):
+        wait_until(lambda: self.serve() and condition(), what)
+
+    def attach(self, publisher):
+        self.wait(lambda: publisher.stats()["subscribed"], "the subscription arrives")
+
+    def wait_taken(self, count):
+        self.wait(lambda: len(self.taken) >= count, f"{count} messages by the lane, {len(self.taken)} came")
+        return self.taken
+
+    def ingested(self):
+        """The next header by the other lane."""
+        self.wait(lambda: self.socket.poll(0), "a message by the other lane")
+        return msgpack.unpackb(self.socket.recv_multipart()[1], raw=False)
+
+    def close(self):
+        self.context.destroy(linger=0)
+        for name in ("ingest", "reliable"):
+            if os.path.exists(f"{self.directory}/{name}"):
+                os.unlink(f"{self.directory}/{name}")
+
+
+@pytest.fixture
+def place(tmp_path):
+    directory = tmp_path / "a"
+    directory.mkdir(0o700)
+    return str(directory)
+
+
+@pytest.fixture
+def daemons(place):
+    made = []
+
+    def make(**settings):
+        made.append(Daemon(place, **settings))
+        return made[-1]
+
+    yield make
+    for daemon in made:
+        daemon.close()
+
+
+@pytest.fixture
+def publishers(place):
+    made = []
+
+    def make(**options):
+        made.append(attnd.Publisher("job", **{"address": place, "linger": 0.2, **options}))
+        return made[-1]
+
+    yield make
+    for publisher in made:
+        publisher.close()
+
+
+def state(step=0):
+    one = layer_state.LayerState(2)
+    one.add({"entropy": np.full((1, 2, 3), 0.5)}, keys=3, valid=np.ones((1, 3), bool), epoch=0, step=step)
+    return one
+
+
+def publish_states(publisher, count, first=0):
+    for step in range(first, first + count):
+        assert publisher.publish_state(state(step), **AT)
+
+
+def test_states_and_events_go_by_the_lane_and_tensors_do_not(daemons, publishers):
+    daemon, publisher = daemons(), publishers()
+    daemon.attach(publisher)
+    publish_states(publisher, 2)
+    publisher.publish_attention(uniform(), **AT)
+    publisher.log({"loss": 1.0})
+    publisher.epoch_end(0)
+    taken = daemon.wait_taken(4)
+    assert [header["type"] for _, header, _ in taken] == ["state", "state", "event", "event"]
+    assert [header["seq"] for _, header, _ in taken] == [0, 1, 0, 1]
+    header = daemon.ingested()
+    assert header["type"] == "attention" and header["seq"] == 0 and "reliable" not in header
+    numbers = [number for number, _, _ in taken]
+    assert numbers == sorted(set(numbers)) and numbers[0] > 0
+    daemon.wait(lambda: publisher.stats()["queued"] == 0, "all are acknowledged")
+    stats = publisher.stats()
+    assert stats["sent"] == 5 and stats["unacknowledged"] == 0 and identity_holds(stats)
+
+
+def test_an_epoch_ends_after_the_tensors_before_it(daemons, publishers):
+    daemon, publisher = daemons(), publishers()
+    daemon.attach(publisher)
+    for layer in (3, 3, 7):
+        publisher.publish_attention(uniform(), stack="decoder", layer=layer)
+    publisher.publish_attention(uniform(), stack="encoder", layer=1, site="cross")
+    publisher.log({"loss": 1.0})  # may overtake
+    publisher.epoch_end(0)
+    publisher.epoch_end(1)
+    log, first, second = (header for _, header, _ in daemon.wait_taken(3))
+    assert "after" not in log and "after" not in second
+    assert first["after"] == [1, 3, 0, 2, 1, 7, 0, 1, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_the_job_says_what_goes_by_the_lane(daemons, publishers, asked):
+    daemon, publisher = daemons(), publishers(reliable=asked)
+    daemon.attach(publisher)
+    publisher.publish_attention(uniform(), **AT)
+    publisher.epoch_end(0)
+    if asked:
+        assert [header["type"] for _, header, _ in daemon.wait_taken(2)] == ["attention", "event"]
+    else:
+        assert [daemon.ingested()["type"] for _ in range(2)] == ["attention", "event"]
+        assert daemon.joins == 0
+
+
+def test_an_attnd_without_the_lane_gets_everything_as_ever(daemons, publishers):
+    daemon, publisher = daemons(port=None), publishers(reliable=True)
+    daemon.attach(publisher)
+    publisher.epoch_end(0)
+    assert "reliable" not in daemon.ingested()
+    daemon.close()
+    wait_until(lambda: not publisher.stats()["subscribed"], "the end is seen")
+    assert not publisher.wanted("decoder", 0, "self") and not publisher.listened_to
+
+
+def test_a_lane_that_does_not_answer_is_done_without(daemons, publishers):
+    daemon, publisher = daemons(), publishers()
+    wait_until(lambda: daemon.socket.getsockopt(zmq.EVENTS) is not None and publisher.stats()["subscribed"], "subscribed")
+    publisher.epoch_end(0)
+    wait_until(lambda: daemon.socket.poll(0), "the event comes by the other lane")
+    assert "reliable" not in msgpack.unpackb(daemon.socket.recv_multipart()[1])
+    daemon.serve()  # at last
+    daemon.wait(lambda: publisher._sender._lane.joined, "it has answered")
+    publisher.epoch_end(1)
+    assert daemon.wait_taken(1)[0][1]["seq"] == 0
+
+
+def test_no_more_is_sent_than_there_is_credit_for(daemons, publishers):
+    daemon, publisher = daemons(credit=3000), publishers()
+    daemon.attach(publisher)
+    daemon.wait(lambda: daemon.joins, "it joins")
+    taken, publisher_stats = [], publisher.stats
+    publish_states(publisher, 20)
+    wait_until(lambda: publisher_stats()["unacknowledged"] == 20, "all are kept")
+    while len(taken) < 20:  # each batch without giving anything back
+        batch, nbytes = [], 0
+        wait_until(lambda: daemon.lane.poll(0), "a message")
+        while daemon.lane.poll(100):
+            _, number, *frames = daemon.lane.recv_multipart()
+            batch.append(int.from_bytes(number, "little"))
+            nbytes += sum(map(len, frames))
+        assert nbytes <= 3000 and batch
+        taken += batch
+        daemon.answer(credit=nbytes)
+    assert taken == sorted(taken)
+    daemon.answer(ack=taken)
+    daemon.wait(lambda: publisher.stats()["sent"] == 20, "all are acknowledged")
+
+
+def test_one_message_may_be_larger_than_all_credit(daemons, publishers):
+    daemon, publisher = daemons(credit=1000), publishers(reliable=True)
+    daemon.attach(publisher)
+    for step in range(3):
+        publisher.publish_attention(uniform(queries=50, keys=50), step=step, **AT)
+    assert len(daemon.wait_taken(3)) == 3
+
+
+def test_what_is_not_acknowledged_is_sent_again_by_the_same_ids(daemons, publishers):
+    daemon, publisher = daemons(), publishers()
+    daemon.attach(publisher)
+    daemon.acknowledges = False
+    publish_states(publisher, 5)
+    first = list(daemon.wait_taken(5))
+    assert publisher.stats()["unacknowledged"] == 5
+    daemon.close()
+    wait_until(lambda: not publisher.stats()["subscribed"], "the end is seen")
+    assert publisher.listened_to and publisher.wanted("decoder", 0, "self")
+    publish_states(publisher, 3, first=5)  # while nobody is there
+    assert not publisher.publish_attention(uniform(), **AT)  # these do not go by the lane
+    assert publisher.stats()["skipped"] == 1
+    again = daemons()
+    taken = again.wait_taken(8)
+    assert [number for number, _, _ in taken[:5]] == [number for number, _, _ in first]
+    assert [frames for _, _, frames in taken[:5]] == [frames for _, _, frames in first]
+    assert [header["seq"] for _, header, _ in taken] == list(range(8))
+    again.wait(lambda: publisher.stats()["sent"] == 8, "all are acknowledged")
+    assert identity_holds(publisher.stats())
+
+
+def test_the_bound_drops_the_newest_and_tells_it_in_the_next(daemons, publishers, caplog):
+    daemon, publisher = daemons(), publishers(reliable_bytes=8000)
+    daemon.attach(publisher)
+    daemon.acknowledges = False
+    publish_states(publisher, 20)
+    daemon.wait(lambda: publisher.stats()["dropped"] > 0 and publisher.stats()["queued"] == publisher.stats()["unacknowledged"], "")
+    stats = publisher.stats()
+    kept = stats["unacknowledged"]
+    assert 0 < kept < 20 and stats["dropped"] == 20 - kept and identity_holds(stats)
+    assert stats["dropped_by_topic"] == {"tensor/job/decoder/0/self/": 20 - kept}
+    assert sum("reliable_bytes" in record.getMessage() for record in caplog.records) == 1
+    daemon.wait_taken(kept)
+    states = [number for number, header, _ in daemon.taken if header["type"] == "state"]
+    daemon.answer(ack=states)
+    daemon.wait(lambda: publisher.stats()["sent"] == kept, "they are acknowledged")
+    publish_states(publisher, 1, first=20)
+    daemon.wait(lambda: any(header["step"] == 20 and header["type"] == "state" for _, header, _ in daemon.taken), "the next")
+    header = next(header for _, header, _ in daemon.taken if header["step"] == 20 and header["type"] == "state")
+    assert header["seq"] == kept and header["dropped"] == 20 - kept
+
+
+def test_what_is_refused_is_counted_and_not_sent_again(daemons, publishers, caplog):
+    daemon, publisher = daemons(), publishers()
+    daemon.attach(publisher)
+    daemon.acknowledges = False
+    publish_states(publisher, 3)
+    numbers = [number for number, _, _ in daemon.wait_taken(3)]
+    daemon.answer(refused=[[numbers[0], "heads_limit"], [numbers[1], "key"], [999, "key"]], ack=[numbers[2]], later={"a": 1})
+    daemon.wait(lambda: publisher.stats()["sent"] == 3, "they are settled")
+    stats = publisher.stats()
+    assert stats["refused_by_reason"] == {"heads_limit": 1, "key": 1} and identity_holds(stats)
+    assert sum("refuses a message" in record.getMessage() for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize("answer", [b"", b"\xc1", msgpack.packb([1]), msgpack.packb({"credit": -5}), msgpack.packb({"ack": 7}),
+                                    msgpack.packb({"ack": ["x"], "credit": 10}), msgpack.packb({"refused": [[1]]}),
+                                    b"\xdd\xff\xff\xff\xff"])
+def test_an_answer_that_is_none_changes_nothing(daemons, publishers, answer):
+    daemon, publisher = daemons(), publishers()
+    daemon.attach(publisher)
+    daemon.acknowledges = False
+    publish_states(publisher, 2)
+    daemon.wait_taken(2)
+    daemon.lane.send_multipart([daemon.peer, answer])
+    daemon.lane.send_multipart([daemon.peer, answer, answer])
+    daemon.answer(ack=[number for number, _, _ in daemon.taken])
+    daemon.wait(lambda: publisher.stats()["sent"] == 2, "they are acknowledged")
+
+
+def test_closing_waits_for_acknowledgements_and_tells_without(daemons, publishers, caplog):
+    daemon, publisher = daemons(), publishers(linger=0.3)
+    daemon.attach(publisher)
+    daemon.acknowledges = False
+    publish_states(publisher, 4)
+    daemon.wait_taken(4)
+    publisher.close()
+    stats = publisher.stats()
+    assert stats["dropped"] == 5 and stats["queued"] == 0 and identity_holds(stats)  # and the bye
+    assert any("did not acknowledge 5 messages" in record.getMessage() for record in caplog.records)
+
+
+def test_closing_without_attnd_keeps_them_in_the_spool(daemons, publishers, tmp_path, caplog):
+    spool = tmp_path / "spool"
+    daemon, publisher = daemons(), publishers(linger=60, spool=spool)
+    daemon.attach(publisher)
+    daemon.acknowledges = False
+    publish_states(publisher, 4)
+    first = list(daemon.wait_taken(4))
+    daemon.close()
+    wait_until(lambda: not publisher.stats()["subscribed"], "the end is seen")
+    publisher.close()  # at once: there is nobody to wait for
+    stats = publisher.stats()
+    assert stats["queued"] == stats["unacknowledged"] == 5 and stats["dropped"] == 0 and identity_holds(stats)
+    assert any("5 messages" in record.getMessage() and str(spool) in record.getMessage() for record in caplog.records)
+    again, other = daemons(), publishers(spool=spool)
+    again.attach(other)
+    taken = again.wait_taken(5)
+    assert [frames for _, _, frames in taken[:4]] == [frames for _, _, frames in first]
+    assert taken[4][1]["event"] == "bye" and taken[4][1]["run"] == bytes.fromhex(publisher.run)
+    again.wait(lambda: other.stats()["spooled"] == 0, "they are acknowledged")
+    assert other.stats()["published"] == 0
+    assert len({path.name[:16] for path in spool.iterdir()}) == 1  # its own
+
+
+def test_a_mere_event_for_nobody_is_not_waited_for(daemons, publishers, caplog):
+    daemon, publisher = daemons(), publishers(linger=60)
+    daemon.attach(publisher)
+    publisher.hello([])
+    daemon.wait_taken(1)
+    daemon.wait(lambda: publisher.stats()["unacknowledged"] == 0, "it is acknowledged")
+    daemon.close()
+    wait_until(lambda: not publisher.stats()["subscribed"], "the end is seen")
+    publisher.close()
+    assert publisher.stats()["skipped"] == 1 and not [r for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+def test_a_killed_process_leaves_what_the_next_one_sends(daemons, publishers, place, tmp_path):
+    daemon, spool = daemons(), tmp_path / "spool"
+    daemon.acknowledges = False
+    source = f"""
+import sys
+import numpy as np, attnd
+from attnd import layer_state
+publisher = attnd.Publisher("other", address={place!r}, spool={str(spool)!r})
+publisher.wait_for_subscriber(60)
+for step in range(50):
+    one = layer_state.LayerState(2)
+    one.add({{"entropy": np.full((1, 2, 3), 0.5)}}, keys=3, valid=np.ones((1, 3), bool), epoch=0, step=step)
+    publisher.publish_state(one, stack="decoder", layer=0)
+sys.stdin.read()
+"""
+    process = subprocess.Popen([sys.executable, "-c", source], stdin=subprocess.PIPE,
+                               env={"PYTHONPATH": str(PACKAGE), "PATH": os.environ["PATH"]})
+    first = {header["seq"]: frames for _, header, frames in daemon.wait_taken(50)}
+    process.kill()
+    assert process.wait(60) == -signal.SIGKILL
+    daemon.taken.clear()
+    daemon.acknowledges = True
+    publisher = publishers(spool=spool)
+    daemon.wait_taken(50)
+    assert {header["seq"]: frames for _, header, frames in daemon.taken} == first
+    daemon.wait(lambda: publisher.stats()["spooled"] == 0, "they are acknowledged")
+    assert identity_holds(publisher.stats())
+
+
+def test_damage_in_what_was_left_is_told(daemons, publishers, place, tmp_path, caplog):
+    from attnd.spool import Spool
+    spool = tmp_path / "spool"
+    store = Spool(str(spool))
+    header = msgpack.packb({"reliable": True, "type": "event"})
+    places = [store.append([b"event/job/", header]) for _ in range(5)]
+    store.close()
+    with open(places[0].segment.path, "r+b") as file:
+        file.seek(places[3].found.at)
+        file.write(b"X")
+    daemon, publisher = daemons(), publishers(spool=spool)
+    daemon.attach(publisher)
+    daemon.wait_taken(3)
+    assert any("is not whole" in record.getMessage() and "the 3 messages" in record.getMessage() for record in caplog.records)
+
+
+def test_a_spool_that_cannot_be_written_is_told_once_and_memory_serves(daemons, publishers, tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    daemon, publisher = daemons(), publishers(spool=tmp_path / "file" / "spool")
+    daemon.attach(publisher)
+    publish_states(publisher, 3)
+    daemon.wait_taken(3)
+    daemon.wait(lambda: publisher.stats()["sent"] == 3, "they are acknowledged")
+    assert sum("cannot be written" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_a_fork_is_inert_and_holds_nothing(daemons, publishers, tmp_path):
+    daemon, publisher = daemons(), publishers(spool=tmp_path / "spool")
+    daemon.attach(publisher)
+    daemon.acknowledges = False
+    publish_states(publisher, 3)
+    daemon.wait_taken(3)
+    child = os.fork()
+    if not child:
+        locks = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")]
+        fine = publisher.stats()["unacknowledged"] == 0 and not any(".lock" in name or ".rec" in name for name in locks)
+        publisher.publish_state(state(), **AT)
+        publisher.close()
+        os._exit(0 if fine else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    daemon.answer(ack=[number for number, _, _ in daemon.taken])
+    daemon.wait(lambda: publisher.stats()["sent"] == 3, "the parent goes on")
+
+
+def test_bad_arguments_are_refused_at_once(place):
+    for options, match in (({"reliable": "no"}, "reliable"), ({"reliable_bytes": 0}, "reliable_bytes"), ({"spool": 7}, "spool")):
+        with pytest.raises(ValueError, match=match):
+            attnd.Publisher("job", address=place, **options)
+
+
+def test_where_the_lane_is(tmp_path):
+    (tmp_path / "reliable").write_text("")
+    assert reliable.endpoint_of(f"ipc://{tmp_path}/ingest", 0) == f"ipc://{tmp_path}/reliable"
+    assert reliable.endpoint_of("ipc:///nowhere/ingest", 0) is None
+    assert reliable.endpoint_of("tcp://[::1]:5570", 5574) == "tcp://[::1]:5574"
+    assert reliable.endpoint_of("tcp://host:5570", 0) is None
+    assert reliable.endpoint_of("tcp://host:5570", -1) is None
+    assert reliable.endpoint_of(None, 5574) is None

@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: MIT
+"""The files of the reliable lane: what a process that was killed had written is there, whole, and once."""
+import errno
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from attnd import spool
+from conftest import PACKAGE, ROOT, wait_until
+
+GOLDEN = ROOT / "tests" / "golden" / "spool"
+
+
+def contents(data):
+    """The messages in a segment's bytes as lists of frames, and the flaw."""
+    found, flaw = spool.messages_in(data)
+    messages = []
+    for message in found:
+        frames, at = [], message.at
+        for size in message.sizes:
+            frames.append(data[at:at + size])
+            at += size
+        messages.append(frames)
+    return messages, flaw
+
+
+def frames_of(number):
+    return [b"tensor/job/decoder/0/self/", b"header %d" % number, np.arange(number, dtype=np.float32)]
+
+
+def taken(store):
+    """All messages that others have left, as the numbers of frames_of()."""
+    numbers = []
+    store.look()
+    while (orphan := store.next_orphan()) is not None:
+        for message in orphan.messages:
+            topic, header, tensor = orphan.segment.read(message)
+            number = int(header.split()[1])
+            assert [topic, header, np.frombuffer(tensor, np.float32).tolist()] == [*frames_of(number)[:2], list(range(number))]
+            numbers.append(number)
+            store.release(spool.Place(orphan.segment, message))
+    return numbers
+
+
+def writer(directory, count, then="os.kill(os.getpid(), signal.SIGKILL)"):
+    """A process that keeps so many messages, and is killed."""
+    source = f"""
+import os, signal, sys
+import numpy as np
+from attnd.spool import Spool
+store = Spool({str(directory)!r})
+for number in range(1, {count} + 1):
+    store.append([b"tensor/job/decoder/0/self/", b"header %d" % number, np.arange(number, dtype=np.float32)])
+print("written", flush=True)
+{then}
+"""
+    return subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True,
+                            env={"PYTHONPATH": str(PACKAGE), "PATH": os.environ["PATH"]})
+
+
+def test_the_format_is_that_of_the_golden_file():
+    said = json.loads((GOLDEN / "segment.json").read_text())
+    data = (GOLDEN / "segment.rec").read_bytes()
+    messages, flaw = contents(data)
+    assert [[frame.hex() for frame in frames] for frames in messages] == said["messages"] and flaw == ""
+
+
+def test_a_store_writes_the_golden_file(tmp_path):
+    said = json.loads((GOLDEN / "segment.json").read_text())
+    store = spool.Spool(str(tmp_path), now_ns=lambda: said["time_ns"])
+    for message in said["messages"]:
+        place = store.append([bytes.fromhex(frame) for frame in message])
+    with open(place.segment.path, "rb") as file:
+        assert file.read() == (GOLDEN / "segment.rec").read_bytes()
+    store.close()
+
+
+def test_what_was_written_is_read_and_deleted_when_it_is_released(tmp_path):
+    store = spool.Spool(str(tmp_path), segment_bytes=4096)
+    places = [store.append(frames_of(number)) for number in range(1, 100)]
+    assert len({place.segment for place in places}) > 3
+    for number, place in enumerate(places, 1):
+        assert place.segment.read(place.found)[2] == frames_of(number)[2].tobytes()
+        store.release(place)
+    assert len(list(tmp_path.glob("*.rec"))) <= 1  # the one that is written to, which is empty
+    store.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_left_is_taken_over_once(tmp_path):
+    process = writer(tmp_path, 200)
+    assert process.wait(60) == -signal.SIGKILL
+    first, second = spool.Spool(str(tmp_path)), spool.Spool(str(tmp_path))
+    assert taken(first) == list(range(1, 201))
+    assert taken(second) == []
+    first.close()
+    second.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_living_process_has_is_its_own(tmp_path):
+    process = writer(tmp_path, 5, "sys.stdin.read()")
+    assert process.stdout.readline() == "written\n"
+    store = spool.Spool(str(tmp_path))
+    assert taken(store) == []
+    process.kill()
+    process.wait(60)
+    assert taken(store) == [1, 2, 3, 4, 5]
+    store.close()
+
+
+def test_a_fork_does_not_keep_the_files_of_its_parent(tmp_path):
+    """The child lives on when its parent is killed; in it the store was told."""
+    process = writer(tmp_path, 3, "child = os.fork()\nif not child:\n    store.forget()\n    print('child', os.getpid(), flush=True)\n"
+                                  "    signal.pause()\nsignal.pause()")
+    assert process.stdout.readline() == "written\n"
+    child = int(process.stdout.readline().split()[1])
+    process.kill()
+    process.wait(60)
+    try:
+        store = spool.Spool(str(tmp_path))
+        assert taken(store) == [1, 2, 3]
+        store.close()
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_two_processes_share_what_others_left(tmp_path):
+    for _ in range(4):
+        writer(tmp_path, 10).wait(60)
+    stores = [spool.Spool(str(tmp_path)) for _ in range(2)]
+    found = [taken(store) for store in stores]
+    assert sorted(found[0] + found[1]) == sorted(4 * list(range(1, 11)))
+    for store in stores:
+        store.close()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("cut", [1, 20, 33, 100, 400])
+def test_a_message_that_was_not_written_whole_is_left_out(tmp_path, cut):
+    store = spool.Spool(str(tmp_path))
+    for number in range(100, 103):
+        place = store.append(frames_of(number))
+    with open(place.segment.path, "rb") as file:
+        data = file.read()
+    messages, flaw = contents(data[:-cut])
+    assert [frames[1] for frames in messages] == [b"header 100", b"header 101"]
+    assert flaw == "its last message was not written whole"
+    store.close()
+
+
+def test_damage_ends_a_segment_and_is_told(tmp_path):
+    store = spool.Spool(str(tmp_path))
+    places = [store.append(frames_of(number)) for number in range(100, 104)]
+    with open(places[0].segment.path, "rb") as file:
+        data = file.read()
+    for at in (places[2].found.at - 40, places[2].found.at + 5):  # in the head, and in the frames
+        broken = bytearray(data)
+        broken[at] ^= 1
+        messages, flaw = contents(bytes(broken))
+        assert [frames[1] for frames in messages] == [b"header 100", b"header 101"]
+        assert flaw.endswith("bytes of it are damaged")
+    store.close()
+
+
+def test_every_cut_and_every_bit_of_a_small_segment():
+    data = (GOLDEN / "segment.rec").read_bytes()
+    whole, _ = contents(data)
+    for size in range(len(data)):
+        messages, _ = contents(data[:size])
+        assert messages == whole[:len(messages)] and len(messages) < len(whole)
+    for at in range(len(data)):
+        broken = bytearray(data)
+        broken[at] ^= 0x10
+        try:
+            messages, flaw = contents(bytes(broken))
+        except spool.Unreadable:
+            assert at < 12
+            continue
+        unread = 16 <= at < 20
+        assert (messages == whole[:len(messages)] and flaw) or unread or at < spool.HEADER_BYTES
+
+
+def test_a_file_of_something_else_stays_where_it_is(tmp_path):
+    path = tmp_path / "0123456789abcdef-00000001.rec"
+    path.write_bytes(b"no recording at all, and longer than its header")
+    (tmp_path / "notes.txt").write_text("mine")
+    store = spool.Spool(str(tmp_path))
+    store.look()
+    with pytest.raises(spool.Unreadable, match="no file of attnd"):
+        store.next_orphan()
+    store.look()
+    assert store.next_orphan() is None
+    store.close()
+    assert path.exists() and (tmp_path / "notes.txt").exists()
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path):
+    """RLIMIT_FSIZE cuts a write short as a full disk does, and then fails it."""
+    store = spool.Spool(str(tmp_path))
+    place = store.append(frames_of(1000))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6000, hard))
+    try:
+        with pytest.raises(OSError) as caught:
+            store.append(frames_of(1001))
+        assert caught.value.errno == errno.EFBIG
+        assert os.path.getsize(place.segment.path) == place.segment.size
+        small = store.append(frames_of(1))  # for which there is room
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    store.append(frames_of(1002))
+    with open(place.segment.path, "rb") as file:
+        messages, flaw = contents(file.read())
+    assert [frames[1] for frames in messages] == [b"header 1000", b"header 1", b"header 1002"] and flaw == ""
+    assert small.segment.read(small.found)[1] == b"header 1"
+    store.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_disk_that_is_full(tmp_path):
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(tmp_path)], check=False).returncode:
+        pytest.skip("there is no tmpfs to be mounted here")
+    try:
+        store = spool.Spool(str(tmp_path))
+        kept = 0
+        with pytest.raises(OSError) as caught:
+            while True:
+                store.append(frames_of(1000))
+                kept += 1
+        assert caught.value.errno == errno.ENOSPC and 0 < kept < 17
+        store.close()
+        again = spool.Spool(str(tmp_path))
+        assert taken(again) == kept * [1000]
+        again.close()
+        assert not list(tmp_path.iterdir())
+    finally:
+        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+
+
+def test_a_directory_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError):
+        spool.Spool(str(tmp_path / "file" / "spool"))
+
+
+def test_a_killed_process_in_the_middle_of_writing(tmp_path):
+    """At whatever moment: what is whole is a prefix of what it wrote."""
+    for _ in range(5):
+        process = writer(tmp_path, 100000)
+        wait_until(lambda: any(path.stat().st_size > 100000 for path in tmp_path.glob("*.rec")), "it writes")
+        process.kill()
+        process.wait(60)
+        store = spool.Spool(str(tmp_path))
+        numbers = taken(store)
+        assert numbers == list(range(1, len(numbers) + 1)) and len(numbers) > 100
+        store.close()
+        assert not list(tmp_path.iterdir())
