@@ -12,7 +12,8 @@ import pytest
 import zmq
 
 import attnd
-from attnd import layer_state, reliable
+from attnd import layer_state
+from attnd.lane import reliable
 from conftest import PACKAGE, identity_holds, uniform, wait_until
 
 AT = {"stack": "decoder", "layer": 0}
@@ -327,7 +328,7 @@ def test_closing_without_attnd_keeps_them_in_the_spool(daemons, publishers, tmp_
     assert taken[4][1]["event"] == "bye" and taken[4][1]["run"] == bytes.fromhex(publisher.run)
     again.wait(lambda: other.stats()["spooled"] == 0, "they are acknowledged")
     assert other.stats()["published"] == 0
-    assert len({path.name[:16] for path in spool.iterdir()}) == 1  # its own
+    wait_until(lambda: len({path.name[:16] for path in spool.iterdir()}) == 1, "only its own files are there")
 
 
 def test_a_mere_event_for_nobody_is_not_waited_for(daemons, publishers, caplog):
@@ -372,7 +373,7 @@ sys.stdin.read()
 
 
 def test_damage_in_what_was_left_is_told(daemons, publishers, place, tmp_path, caplog):
-    from attnd.spool import Spool
+    from attnd.lane.spool import Spool
     spool = tmp_path / "spool"
     store = Spool(str(spool))
     header = msgpack.packb({"reliable": True, "type": "event"})

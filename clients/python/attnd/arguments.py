@@ -10,7 +10,7 @@ from typing import Any, Callable, Mapping, Sequence, Tuple
 
 log = logging.getLogger("attnd")
 
-OF_PUBLISHER = ("linger", "high_water", "on_publish")  # what watch() passes on as it is
+OF_PUBLISHER = ("linger", "high_water", "on_publish", "reliable", "reliable_bytes", "spool")  # what watch() passes on as it is
 
 
 def check_options(function: Callable[..., Any], options: Mapping[str, Any],

@@ -128,7 +128,8 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     first_step, first_epoch   where a resumed training goes on
     wait         seconds to wait, once and now, for the daemon's subscription; without one the job just goes on. By default
                  2, and 10 with start='auto'
-    queue_bytes, run, options   as for Publisher
+    queue_bytes, run, options   as for Publisher: `reliable`, `reliable_bytes` and `spool` say what is kept until attnd
+                 acknowledges it, by default states, events and probes
     publisher    use this one instead of an own; it stays open on close
     passive      capture nothing but what Watch.probe runs
     exclude      patterns of module paths ("blocks.*.router"), one or a list: nothing that these modules do, or modules

@@ -18,7 +18,7 @@ from . import layer_state, scalars, tensors, wire
 from .head_maps import HeadMaps
 from .limits import DOUT, LOG, MAPS, PARTS, Q_STRIDE, VALUES
 from .plan import EVERYTHING, Plan, choose, lengthened
-from .reliable import DEFAULT_BYTES, Wish
+from .lane.reliable import DEFAULT_BYTES, Wish
 from .sender import Identity, Later, Message, Sender
 
 log = logging.getLogger("attnd")
@@ -63,8 +63,8 @@ class Publisher:
     run          16 bytes naming this start of the job, the same on every rank; random by default
     linger       seconds that close() and the end of the program may spend on sending what is queued
     reliable     which messages attnd acknowledges when they are in its history, and are kept until then: None: states and
-                 events; True: all; False: none. An attnd without the reliable lane acknowledges none. What goes by it goes
-                 on while attnd is away, after it was there once
+                 events; True: all; False: none. An attnd without the reliable lane acknowledges none. While attnd is
+                 away, after it was there once, what goes by this lane is kept
     reliable_bytes   that may be kept; above it the newest message is dropped and counted
     spool        directory in which they are kept, so that the next process with the same one sends what this one could
                  not; default $ATTND_SPOOL, else they are kept in memory. One for each attnd
@@ -78,7 +78,7 @@ class Publisher:
     def __init__(self, job: str, endpoint: Optional[str] = None, rank: int = 0, world: int = 1,
                  queue_bytes: int = DEFAULT_QUEUE_BYTES, *, run: Optional[Union[bytes, str]] = None,
                  linger: float = DEFAULT_LINGER_S, high_water: int = DEFAULT_HIGH_WATER, address: Any = None,
-                 on_publish: Optional[Callable[[Message], None]] = None, reliable: Optional[bool] = None,
+                 on_publish: Optional[Callable[[Message], None]] = None, reliable: Union[None, bool, Wish] = None,
                  reliable_bytes: int = DEFAULT_BYTES, spool: Any = None):
         wire.check_job(job)
         world = wire.check_int("world", world, wire.WORLD_MAX, 1)
@@ -98,8 +98,8 @@ class Publisher:
         self._warned = self._warned_log = self._warned_old = False
         self._lengthened: Optional[Tuple[int, int]] = None  # what was told of the plan last
         self._planned: Tuple[Tuple[bytes, ...], Dict[str, Any], Plan] = ((), {}, EVERYTHING)
-        self._sender = Sender(self._identity, endpoint, address, queue_bytes, linger, high_water,
-                              _wish(reliable, reliable_bytes, spool))
+        self.reliable = _wish(reliable, reliable_bytes, spool)  # what goes by the reliable lane
+        self._sender = Sender(self._identity, endpoint, address, queue_bytes, linger, high_water, self.reliable)
         self._finalizer = weakref.finalize(self, Sender.close, self._sender)
         self._finalizer.atexit = False  # sender closes what is open then, in the right order
 
@@ -635,8 +635,10 @@ class Publisher:
             log.warning("job %s: %s; further failures are only counted", self.job, what, exc_info=True)
 
 
-def _wish(asked: Optional[bool], bound: Any, spool: Any) -> Wish:
-    if asked not in (None, True, False):
+def _wish(asked: Union[None, bool, Wish], bound: Any, spool: Any) -> Wish:
+    if isinstance(asked, Wish):
+        return asked
+    if asked is not None and not isinstance(asked, bool):
         raise ValueError(f"reliable = {asked!r:.80}: must be True, False or None")
     spool = os.environ.get("ATTND_SPOOL") if spool is None else spool
     try:

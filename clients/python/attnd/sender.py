@@ -48,7 +48,7 @@ import zmq.utils.garbage  # its exit handler must be registered before ours: see
 
 from . import limits, wire
 from .link import Link, milliseconds
-from .reliable import Entry, Lane, Wish, endpoint_of
+from .lane.reliable import Entry, Lane, Wish, endpoint_of
 
 log = logging.getLogger("attnd")
 
@@ -113,7 +113,7 @@ class Sender:
     """Queue and thread. Every method may be called from any thread; none blocks unless it says so."""
 
     def __init__(self, identity: Identity, endpoint: Optional[str], address: Any, queue_bytes: int, linger_s: float,
-                 high_water: int, reliable: Wish = Wish(False)):
+                 high_water: int, reliable: Wish):
         self.identity = identity
         self.prefixes: Tuple[bytes, ...] = ()  # what is wanted; replaced as a whole, never changed
         self._heard: Tuple[bytes, ...] = ()  # what is subscribed: the same, but while attnd is away
@@ -704,8 +704,8 @@ class Sender:
             self._follow_subscriptions()
 
     def _follow_subscriptions(self) -> None:
-        """They have changed, or have not for some time. Those of a daemon with the lane hold on while it is away, and while it is
-        back and has not said all."""
+        """They have changed, or have not for some time. A daemon with the lane that is away, or is back and has not said all, is
+        taken to want what it wanted."""
         now = time.monotonic()
         said = limits.strictest(self._heard)
         self._lane.announce(endpoint_of(self._link.endpoint, said.reliable), self._link.context, self._link.keys)

@@ -3,7 +3,7 @@
 
 A message is kept, in memory or in a spool (spool.py), until attnd has said that it is in the history. attnd says how many
 bytes it takes; what it has not acknowledged when a connection ends is sent again, in its order and by its id, over the
-next one. What finds no room is refused, and counted by the sender.
+next one. A message that finds no room is refused, and counted by the sender.
 
 While attnd is away, the sender goes on as if it were there with what went this way before: see Sender.is_away.
 
@@ -21,7 +21,7 @@ from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Seque
 import msgpack
 import zmq
 
-from . import keys as keyring
+from .. import keys as keyring
 from .spool import Place, Spool, Unreadable
 
 log = logging.getLogger("attnd")
@@ -40,7 +40,7 @@ _DISK = OSError, Unreadable
 
 
 class Wish(NamedTuple):
-    """What goes by the lane, as the job asks for it.
+    """The messages that go by the lane, as the job asks for it.
 
     asked       None: states and events; True: tensors, too; False: nothing
     is_probe    tensors, too, but those without room go as they would without the lane
@@ -89,7 +89,7 @@ Answer = Tuple[int, List[int], List[Tuple[int, str]]]
 
 
 class Lane:
-    """What is kept, and its way to attnd.
+    """The messages that are kept, and their way to attnd.
 
     settled   is called with messages of the publisher's own that were acknowledged or refused
     lost      with one of those that the disk has lost
@@ -165,7 +165,7 @@ class Lane:
             self._retry()
 
     def _disconnect(self) -> None:
-        """What was sent and is not acknowledged is to be sent again."""
+        """Has all that was sent, and is not acknowledged, sent again."""
         if self._socket is not None and self._monitor is not None:
             self._socket.disable_monitor()
             self._monitor.close(linger=0)
@@ -231,8 +231,8 @@ class Lane:
             if number in self._sent:
                 settled.append(self._sent.pop(number))
                 self.refused = {**self.refused, reason: self.refused.get(reason, 0) + 1}
-                self._warn("refused", "attnd refuses a message (reason: %s), which is not sent again. Those that follow are "
-                           "only counted, as refused_by_reason", reason)
+                self._warn("refused", "attnd refuses a message (reason: %s), which is not sent again. Further ones are only "
+                           "counted, as refused_by_reason", reason)
         for entry in settled:
             self._let_go(entry)
         return settled
@@ -355,7 +355,7 @@ class Lane:
         return not any(entry.payload and not isinstance(entry.kept, Place) for entry in (*self._own, *self._sent.values()))
 
     def close(self) -> List[Entry]:
-        """Disconnects. What was kept in memory, and is no more; the rest stays in the spool."""
+        """Disconnects. Returns what was kept in memory, and is no more; the rest stays in the spool."""
         self._disconnect()
         self._endpoint, self._again_at = None, math.inf
         in_memory = [entry for entry in self._own if not isinstance(entry.kept, Place)]

@@ -94,13 +94,13 @@ def _read(fd: int, at: int, count: int) -> bytes:
 # ------------------------------------------------------------------------------------------------ bytes
 
 def file_header(now_ns: int) -> bytes:
-    """What a segment begins with."""
+    """The bytes that a segment begins with."""
     fields = _FILE.pack(MAGIC, VERSION, 0, now_ns, 0)
     return fields + struct.pack("<I", zlib.crc32(fields))
 
 
 def record_head(frames: Sequence[Any], now_ns: int) -> bytes:
-    """What stands before the frames of a message."""
+    """The bytes before the frames of a message."""
     sizes = struct.pack(f"<{len(frames)}Q", *(memoryview(frame).nbytes for frame in frames))
     crc, stored = zlib.crc32(sizes), len(sizes)
     for frame in frames:
@@ -183,7 +183,7 @@ class Spool:
         return False
 
     def _let_go(self, name: str) -> None:
-        """Of a name without files."""
+        """Gives up a name without files."""
         try:
             os.unlink(os.path.join(self.directory, f"{name}.lock"))
         except OSError:
@@ -227,7 +227,7 @@ class Spool:
         return segment
 
     def _cut(self, segment: Segment) -> None:
-        """Takes away what was written of a message. What cannot be taken away ends the segment."""
+        """Takes away what was written of a message. If that fails, the segment has ended."""
         try:
             os.ftruncate(segment.fd, segment.size)
         except OSError:
