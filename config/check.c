@@ -111,9 +111,9 @@ static bool endpoints_clash(const config_endpoint *a, const config_endpoint *b)
 
 static int check_endpoints(const struct config *config, char *reterr)
 {
-    static const int keys[] = {KEY_ingest_endpoint, KEY_publish_endpoint, KEY_control_endpoint,
-                               KEY_tap_endpoint, KEY_http_endpoint};
-    for (int i = 1; i < (config->http_enabled ? 5 : 4); i++) {
+    static const int keys[] = {KEY_ingest_endpoint, KEY_publish_endpoint,  KEY_control_endpoint,
+                               KEY_tap_endpoint,    KEY_reliable_endpoint, KEY_http_endpoint};
+    for (int i = 1; i < (config->http_enabled ? 6 : 5); i++) {
         for (int j = 0; j < i; j++) {
             const struct key *key = &config_keys[keys[i]], *other = &config_keys[keys[j]];
             const config_endpoint *endpoint = config_field(config, keys[i]);

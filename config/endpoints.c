@@ -1,15 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* endpoints: places attnd's four sockets, by its address or by their own keys, and ensures that
+/* endpoints: places attnd's five sockets, by its address or by their own keys, and ensures that
  * nobody else reaches them unless the user allows it. */
 #include "config/table.h"
 
 #include <string.h>
 
 static const int endpoint_keys[ADDRESS_COUNT] = {
-    [ADDRESS_INGEST] = KEY_ingest_endpoint,
-    [ADDRESS_PUBLISH] = KEY_publish_endpoint,
-    [ADDRESS_CONTROL] = KEY_control_endpoint,
-    [ADDRESS_TAP] = KEY_tap_endpoint,
+    [ADDRESS_INGEST] = KEY_ingest_endpoint,     [ADDRESS_PUBLISH] = KEY_publish_endpoint,
+    [ADDRESS_CONTROL] = KEY_control_endpoint,   [ADDRESS_TAP] = KEY_tap_endpoint,
+    [ADDRESS_RELIABLE] = KEY_reliable_endpoint,
 };
 
 static config_endpoint *endpoint_of(struct config *config, int which)

@@ -400,6 +400,13 @@ static int open_tap(struct daemon *daemon, char *reterr)
                    &daemon->tap, reterr);
 }
 
+/* Before ingest tells trainers where it is. */
+static int open_lane(struct daemon *daemon, char *reterr)
+{
+    return lane_new(daemon->zmq, daemon->keys, &daemon->config, &daemon->stats, &daemon->lane,
+                    reterr);
+}
+
 static int open_ingest(struct daemon *daemon, char *reterr)
 {
     struct plan_prefixes *prefixes = NULL;
@@ -452,9 +459,17 @@ static int start_http(struct daemon *daemon, char *reterr)
     return 0;
 }
 
+/* While the history is full nothing more is promised. */
+static bool daemon_may_promise(void *data)
+{
+    return !store_is_full(((struct daemon *)data)->store);
+}
+
 /* Last: nothing may arrive before there is somebody to handle it. */
 static int start_ingest(struct daemon *daemon, char *reterr)
 {
+    ingest_set_lane(daemon->ingest, &daemon->lane, daemon_may_promise, daemon);
+    store_set_settle(daemon->store, ingest_settle, daemon->ingest);
     return ingest_start(daemon->ingest, reterr);
 }
 
@@ -470,7 +485,8 @@ static int start_idle(struct daemon *daemon, char *reterr)
 static void keep_ingest(void *data)
 {
     struct daemon *daemon = data;
-    ingest_keep(daemon->ingest, daemon->config.ingest_endpoint.text);
+    ingest_keep(daemon->ingest, daemon->config.ingest_endpoint.text,
+                daemon->config.reliable_endpoint.text);
 }
 
 static int start_keeper(struct daemon *daemon, char *reterr)
@@ -520,25 +536,10 @@ static int start_signals(struct daemon *daemon, char *reterr)
 /* Each returns 0, or -1 with a sentence; in this order. */
 typedef int daemon_opener(struct daemon *daemon, char *reterr);
 static daemon_opener *const openers[] = {
-    daemon_open_loop,
-    open_service,
-    open_keeper,
-    open_workers,
-    open_registry,
-    start_signals,
-    open_notify,
-    open_keys,
-    daemon_open_publisher,
-    open_tap,
-    open_ingest,
-    open_http,
-    open_history,
-    open_control,
-    start_http,
-    start_keeper,
-    start_idle,
-    start_ingest,
-    NULL,
+    daemon_open_loop, open_service, open_keeper, open_workers,          open_registry,
+    start_signals,    open_notify,  open_keys,   daemon_open_publisher, open_tap,
+    open_lane,        open_ingest,  open_http,   open_history,          open_control,
+    start_http,       start_keeper, start_idle,  start_ingest,          NULL,
 };
 static daemon_opener *const openers_apart[] = {
     daemon_open_loop, open_workers, open_registry, start_signals, open_ingest, NULL,
@@ -588,6 +589,7 @@ static void log_started(struct daemon *daemon)
               LOG_STR("publish", config->publish_endpoint.text),
               LOG_STR("control", config->control_endpoint.text),
               LOG_STR("tap", config->tap_endpoint.text),
+              LOG_STR("reliable", config->reliable_endpoint.text),
               LOG_STR("http", config->http_enabled ? config->http_endpoint.text : "off"),
               LOG_NUM("workers", pool_stats(daemon->pool).threads),
               LOG_STR("isa", isa_name[daemon->machine.isa]), LOG_NUM("pid", (uint64_t)getpid()));
@@ -661,13 +663,14 @@ void daemon_free(struct daemon **daemon_p)
         uv_run(&daemon->loop, UV_RUN_DEFAULT);
         uv_loop_close(&daemon->loop);
     }
-    ingest_free(&daemon->ingest);
     plans_free(&daemon->plans);
     reload_clear(&daemon->reload);
     registry_free(&daemon->registry);
     service_extend(daemon->service, 0);
     notify_free(&daemon->notify, NOTIFY_STOP_MS);
     store_free(&daemon->store);
+    ingest_free(&daemon->ingest);
+    lane_free(&daemon->lane);
     keys_free(&daemon->keys);
     if (daemon->zmq) {
         zmq_ctx_term(daemon->zmq);

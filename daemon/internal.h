@@ -35,6 +35,7 @@ struct daemon {
     struct plans *plans;
     struct reload reload;
     struct ingest *ingest;
+    struct lane *lane; /* until ingest has it */
     struct publisher *publisher;
     struct control *control;
     struct keeper *keeper;

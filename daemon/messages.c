@@ -18,6 +18,17 @@ uint64_t messages_now_ns(struct daemon *daemon)
     return inbox_depth(&daemon->inbox) > 0 ? daemon->arrival_ns : clock_monotonic_ns();
 }
 
+/* Nothing is kept of it, or its run could not be had: its sender hears so now. */
+static void messages_answer(struct daemon *daemon, struct message *message)
+{
+    struct promises promises = {0};
+    if (message->promise) {
+        promises_add(&promises, message->promise);
+        message->promise = NULL;
+        ingest_settle(daemon->ingest, &promises);
+    }
+}
+
 /* The end: it is counted by its code, and so are those that it stands for. */
 static void messages_account(struct daemon *daemon, struct message *message)
 {
@@ -31,7 +42,9 @@ static void messages_account(struct daemon *daemon, struct message *message)
     }
     bool is_event = header->type == MESSAGE_EVENT, reserved = message->reserved;
     struct ingest_share *share = message->share;
-    uint64_t cost = message->cost;
+    struct lane_peer *peer = message->peer;
+    uint64_t cost = message->cost, bytes = message->bytes;
+    messages_answer(daemon, message);
     stats_add(stats, COUNT_LOST, message->losses.lost);
     stats_add(stats, COUNT_FOUND, message->losses.found);
     stats_add(stats, COUNT_SOURCE_DROPPED, message->losses.source - message->losses.known);
@@ -54,6 +67,9 @@ static void messages_account(struct daemon *daemon, struct message *message)
     work_free(&message->work);
     message_free(&message);
     ingest_release(daemon->ingest, share, cost, reserved);
+    if (peer) {
+        ingest_return(daemon->ingest, peer, bytes);
+    }
 }
 
 /* Has it computed, once its job's queue in the pool has room. Whether that goes on now; else it is
@@ -127,6 +143,9 @@ static void messages_on_arrived(struct daemon *daemon, struct message *message)
     int code = registry_arrive(daemon->registry, message, message->received_ns, &compute);
     if (code) {
         message->code = code;
+        if (message->promise) {
+            message->promise->code = code;
+        }
         messages_account(daemon, message);
     } else if (!compute || !messages_compute(daemon, message)) {
         messages_settle(daemon, message);

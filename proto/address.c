@@ -18,10 +18,8 @@
 #define SERVICE_DIRECTORY "/run/attnd"
 
 const char *const address_socket_name[ADDRESS_COUNT] = {
-    [ADDRESS_INGEST] = "ingest",
-    [ADDRESS_PUBLISH] = "publish",
-    [ADDRESS_CONTROL] = "control",
-    [ADDRESS_TAP] = "tap",
+    [ADDRESS_INGEST] = "ingest", [ADDRESS_PUBLISH] = "publish",   [ADDRESS_CONTROL] = "control",
+    [ADDRESS_TAP] = "tap",       [ADDRESS_RELIABLE] = "reliable",
 };
 
 __attribute__((format(printf, 2, 3))) static int address_fail(char *reterr, const char *format, ...)

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* address: one text that names an attnd and its four sockets, and the places to look at without
+/* address: one text that names an attnd and its five sockets, and the places to look at without
  * one.
  *
  * An address is a directory (/run/user/1000/attnd), in which the Unix sockets `ingest`, `publish`,
- * `control` and `tap` lie, or tcp://host:port, from which the other ports follow: publish is
- * port + 1, control + 2, tap + 3.
+ * `control`, `tap` and `reliable` lie, or tcp://host:port, from which the other ports follow:
+ * publish is port + 1, control + 2, tap + 3, reliable + 4.
  *
  * With key.h the only part of proto/ that looks at the file system or the environment:
  * address_is_trusted, address_search, address_find.
@@ -20,9 +20,10 @@ enum address_socket {
     ADDRESS_PUBLISH,
     ADDRESS_CONTROL,
     ADDRESS_TAP,
+    ADDRESS_RELIABLE,
     ADDRESS_COUNT
 };
-/* "ingest", "publish", "control", "tap": file names, and sections of the config. */
+/* "ingest", "publish", "control", "tap", "reliable": file names, and sections of the config. */
 extern const char *const address_socket_name[ADDRESS_COUNT];
 
 /* Bytes of an address and of an endpoint, with the NUL. */

@@ -465,6 +465,13 @@ static int header_read_values(const struct header_rule *rule, const msgpack_obje
     return named_read_values(value, &header->values);
 }
 
+static int proto_header_read_after(const struct header_rule *rule, const msgpack_object *value,
+                                   struct header *header)
+{
+    (void)rule;
+    return header_read_after(value, header);
+}
+
 /* KEY(name, needed in, used in, reader, field, largest number), in the order of checking. */
 #define NO_FIELD         0, 0
 #define FIELD(name, max) offsetof(struct header, name), max
@@ -481,6 +488,7 @@ static int header_read_values(const struct header_rule *rule, const msgpack_obje
     KEY(time_ns, IN_ALL, IN_ALL, header_read_u64, FIELD(time_ns, COUNT_MAX))                       \
     KEY(epoch, IN_ALL, IN_ALL, header_read_u64, FIELD(epoch, COUNT_MAX))                           \
     KEY(step, IN_ALL, IN_ALL, header_read_u64, FIELD(step, COUNT_MAX))                             \
+    KEY(reliable, OPTIONAL, IN_ALL, read_bool, FIELD(reliable, 0))                                 \
     KEY(stack, IN_TENSORS, IN_TENSORS, read_stack, NO_FIELD)                                       \
     KEY(layer, IN_TENSORS, IN_TENSORS, header_read_u32, FIELD(layer.layer, LAYER_MAX))             \
     KEY(site, IN_TENSORS, IN_TENSORS, read_site, NO_FIELD)                                         \
@@ -521,7 +529,8 @@ static int header_read_values(const struct header_rule *rule, const msgpack_obje
     KEY(step_seconds, OPTIONAL, IN_HELLO, read_positive_real, FIELD(step_seconds, 0))              \
     KEY(capture_seconds, OPTIONAL, IN_HELLO, read_not_negative, FIELD(capture_seconds, 0))         \
     KEY(own_every, OPTIONAL, IN_HELLO, read_positive, FIELD(own_every, EVERY_MAX))                 \
-    KEY(values, IN_LOG, IN_LOG, header_read_values, NO_FIELD)
+    KEY(values, IN_LOG, IN_LOG, header_read_values, NO_FIELD)                                      \
+    KEY(after, OPTIONAL, IN_EVENTS, proto_header_read_after, NO_FIELD)
 
 #define RULE(name, needed, used, read, field)  {#name, needed, used, read, field},
 #define NAME(name, needed, used, read, field)  #name,
@@ -647,6 +656,7 @@ void header_clear(struct header *header)
     free(header->k_len);
     named_clear(&header->settings);
     named_clear(&header->values);
+    header_clear_after(header);
     header->layers = NULL;
     header->layer_modules = NULL;
     header->layer_count = 0;

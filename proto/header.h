@@ -17,7 +17,7 @@
 #include <stdint.h>
 
 #define PROTO_VERSION    1
-#define HEADER_REVISION  9 /* of the keys: PROTOCOL.md, "What the daemon takes" */
+#define HEADER_REVISION  10 /* of the keys: PROTOCOL.md, "What the daemon takes" */
 #define HEADER_BYTES_MAX 65536
 #define JOB_NAME_MAX     128
 #define RUN_BYTES        16
@@ -32,6 +32,7 @@
 #define HELLO_LAYERS_MAX 4096
 #define CLIENT_NAME_MAX  64
 #define EVERY_MAX        1000000000u /* of the steps from one capture to the next */
+#define AFTER_MAX        4000        /* topics that an event may wait for */
 #define MODULE_MAX       256         /* bytes of a module's path */
 #define STATE_MAPS_SIDE  64          /* rows, and columns, of the maps that a state brings */
 
@@ -52,6 +53,12 @@ struct layer_info {
     struct layer_id id;
     uint32_t heads;
     const char *module; /* the path of the module that attends; NULL = not said */
+};
+
+/* How far a topic of the other lane was when an event was sent. */
+struct topic_position {
+    struct layer_id layer;
+    uint64_t seq; /* the one that comes next */
 };
 
 /* A projection matrix of the layer, and where the message's tensor begins in it. */
@@ -78,6 +85,7 @@ struct header {
     uint64_t dropped;       /* what the publisher itself has dropped on this topic */
     uint64_t time_ns;       /* the publisher's clock, since 1970 */
     uint64_t epoch, step;
+    bool reliable; /* `seq` and `dropped` count on the reliable lane */
 
     /* events */
     enum event_type event;
@@ -87,10 +95,12 @@ struct header {
     uint32_t layer_count;
     char client[CLIENT_NAME_MAX + 1]; /* hello; who publishes, printable ASCII; "" = not said */
     struct named_values settings;     /* hello; owned */
-    double step_seconds;        /* hello; of a step in which nothing is captured; 0 = not said */
-    double capture_seconds;     /* hello; that a captured step takes in addition */
-    uint32_t own_every;         /* hello; as the job's own code asks for; 0 = it does not */
-    struct named_values values; /* log; owned; numbers */
+    double step_seconds;          /* hello; of a step in which nothing is captured; 0 = not said */
+    double capture_seconds;       /* hello; that a captured step takes in addition */
+    uint32_t own_every;           /* hello; as the job's own code asks for; 0 = it does not */
+    struct named_values values;   /* log; owned; numbers */
+    struct topic_position *after; /* messages that the event is to wait for; owned, may be NULL */
+    uint32_t after_count;
 
     /* tensors */
     struct layer_id layer;

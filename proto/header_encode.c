@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The encoder writes what header_decode reads, keys in PROTOCOL.md's order. Optional keys are left
  * out while they say what their absence says, so that equal headers have equal bytes. */
-#include "proto/header.h"
+#include "proto/header_internal.h"
 
 #include "proto/err.h"
 #include "proto/mpk.h"
@@ -28,6 +28,7 @@ static void put_common(struct mpk_writer *writer, const struct header *header)
     mpk_pair_u64(writer, "time_ns", header->time_ns);
     mpk_pair_u64(writer, "epoch", header->epoch);
     mpk_pair_u64(writer, "step", header->step);
+    header_encode_put_flag(writer, "reliable", header->reliable);
 }
 
 enum { COMMON_PAIRS = 11 };
@@ -204,7 +205,8 @@ static uint32_t count_optional(const struct header *header)
 
 static void put_tensor_message(struct mpk_writer *writer, const struct header *header)
 {
-    mpk_put_map(writer, COMMON_PAIRS + 4 + count_typed(header) + count_optional(header));
+    mpk_put_map(writer,
+                COMMON_PAIRS + 4 + header->reliable + count_typed(header) + count_optional(header));
     put_common(writer, header);
     put_layer_id(writer, header->layer);
     mpk_put_str(writer, "tensors");
@@ -258,9 +260,9 @@ static void header_encode_put_event(struct mpk_writer *writer, const struct head
     bool own_every = header->event == EVENT_HELLO && header->own_every > 0;
     bool values = header->event == EVENT_LOG;
 
-    mpk_put_map(writer, COMMON_PAIRS + 1 + (uint32_t)dropped + (uint32_t)layers + (uint32_t)client +
-                            (uint32_t)settings + 2 * (uint32_t)cost + (uint32_t)own_every +
-                            (uint32_t)values);
+    mpk_put_map(writer, COMMON_PAIRS + 1 + header->reliable + (uint32_t)dropped + (uint32_t)layers +
+                            (uint32_t)client + (uint32_t)settings + 2 * (uint32_t)cost +
+                            (uint32_t)own_every + (uint32_t)values + (header->after_count > 0));
     put_common(writer, header);
     mpk_pair_str(writer, "event", event_name(header->event));
     if (dropped) {
@@ -289,6 +291,7 @@ static void header_encode_put_event(struct mpk_writer *writer, const struct head
         mpk_put_str(writer, "values");
         named_put(&header->values, writer);
     }
+    header_put_after(writer, header);
 }
 
 int header_encode(const struct header *header, struct mpk_writer *writer)

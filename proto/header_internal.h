@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* header_internal: the tensors that a header announces, and whether they fit together.
+/* header_internal: the tensors that a header announces, whether they fit together, and what it says
+ * about the other lane.
  * Private to proto/. Pure; any thread. */
 #ifndef PROTO_HEADER_INTERNAL_H
 #define PROTO_HEADER_INTERNAL_H
@@ -18,6 +19,13 @@ int header_read_parts(const msgpack_object *value, struct header *header);
 /* Checks that need all keys: heads against key heads, matrices against heads * head_dim, documents
  * against positions. Returns 0 or an error, with the key at fault. */
 int header_check_tensors(const struct header *header, const char **reterr_key);
+
+/* Reads the list under `after` of an event: four whole numbers a topic. Returns 0 or an error of
+ * err.def. */
+int header_read_after(const msgpack_object *value, struct header *header);
+/* Appends the key, when there is a list. */
+void header_put_after(struct mpk_writer *writer, const struct header *header);
+void header_clear_after(struct header *header);
 
 /* NULL when the message has none of that role. */
 const struct tensor *header_find_tensor(const struct header *header, enum tensor_role role);

@@ -21,7 +21,7 @@
 #define SOCKETS_MAX 16
 #define NAME_SIZE   32
 
-static const char *const names[] = {"ingest", "publish", "control", "tap", "http"};
+static const char *const names[] = {"ingest", "publish", "control", "tap", "reliable", "http"};
 #define NAMES (sizeof names / sizeof names[0])
 
 /* 0 unless it was this process that they were handed to; -1 for what is no number. */
@@ -128,7 +128,7 @@ static const char *complaint(int fd, const char *name, bool tcp_allowed)
 {
     char endpoint[ENDPOINT_MAX];
     if (!is_known(name)) {
-        return "its name is none of ingest, publish, control, tap, http";
+        return "its name is none of ingest, publish, control, tap, reliable, http";
     }
     if (activation_find(name) != fd) {
         return "its name was given to another one before";

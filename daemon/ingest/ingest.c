@@ -7,6 +7,7 @@
 #include "daemon/base/hash.h"
 #include "proto/err.h"
 #include "daemon/base/log.h"
+#include "daemon/ingest/lane.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -26,6 +27,8 @@
 /* Changes of subscriptions that wait per connection: a trainer that reads none of them for as long
  * as it takes to make so many misses the rest. */
 #define SUBSCRIPTIONS_MAX 10000
+/* How soon messages of the reliable lane that wait for room are tried again. */
+#define LANE_RETRY_MS 10
 /* How long it goes on reading at most. */
 #define DRAIN_NS UINT64_C(1000000000)
 /* A state is read into memory of its own, and merged. */
@@ -46,7 +49,9 @@ struct ingest {
     void *socket; /* the thread's, once it runs */
     struct endpoint_file file;
     struct keyring *keys;
+    struct lane *lane;             /* the thread's, once it runs; owned, NULL = none */
     _Atomic(char *) next_endpoint; /* for the thread to bind again; NULL = nothing to do */
+    _Atomic(char *) next_lane;     /* the same of the lane */
     struct config own;             /* as it was at the start: the loop moves endpoints of its own */
     const struct config *config;
     const struct machine *machine;
@@ -189,6 +194,12 @@ static void ingest_refuse(struct ingest *ingest, struct message *message, int co
     uint64_t before = stats_drop(ingest->stats, code);
     log_refusal(message, code, key, before);
     post_refusal(ingest, message->header.job, code);
+    if (message->promise) {
+        lane_refuse(ingest->lane, message, code);
+    }
+    if (message->peer) {
+        lane_return(ingest->lane, message->peer, message->bytes);
+    }
     message_free(&message);
 }
 
@@ -240,23 +251,25 @@ static void ingest_shed(struct ingest *ingest, struct message *message, int code
     }
 }
 
-static bool ingest_may_send(struct ingest *ingest, struct message *message)
+static int ingest_check(struct ingest *ingest, struct message *message, struct keyring *keys,
+                        const char **reterr_key)
 {
     const char *job = message->header.job;
-    return !*job || keys_allow(ingest->keys, &message->frames[0], ACCESS_PUBLISH, job);
+    int code = message_check(message, ingest->config, reterr_key);
+    if (!code) {
+        code = price(ingest, message);
+    }
+    if (*job && !keys_allow(keys, &message->frames[0], ACCESS_PUBLISH, job)) {
+        code = ERR_KEY; /* whatever else: nobody speaks for the job of another key */
+    }
+    message->reserved = message->header.type == MESSAGE_EVENT;
+    return code;
 }
 
 int ingest_take(struct ingest *ingest, struct message *message)
 {
     const char *key = NULL;
-    int code = message_check(message, ingest->config, &key);
-    if (!code) {
-        code = price(ingest, message);
-    }
-    if (!ingest_may_send(ingest, message)) {
-        code = ERR_KEY; /* whatever else: nobody speaks for the job of another key */
-    }
-    message->reserved = message->header.type == MESSAGE_EVENT;
+    int code = ingest_check(ingest, message, ingest->keys, &key);
     bool valid = !code || code == ERR_TOO_LARGE || code == ERR_ENTRIES_LIMIT;
     message->share = valid ? ingest_share_of(ingest, message->header.job) : NULL;
     if (valid && !message->share) {
@@ -275,6 +288,82 @@ int ingest_take(struct ingest *ingest, struct message *message)
     return code;
 }
 
+/* Takes a message of the reliable lane that passed ingest_check, if there is room for it; returns
+ * whether there is. The share of its job may have been freed while it waited. */
+static bool ingest_take_reliable(void *data, struct message *message)
+{
+    struct ingest *ingest = data;
+    message->share = ingest_share_of(ingest, message->header.job);
+    if (!message->share || !lane_is_open(ingest->lane, message) ||
+        !ingest_has_room(ingest, message)) {
+        return false;
+    }
+    ingest_admit(ingest, message);
+    return true;
+}
+
+/* Refuses what can never be taken; the numbers of what is too large go on, as on the other lane.
+ * Without room a message waits: nothing of this lane is dropped for that. */
+static void ingest_judge_reliable(struct ingest *ingest, struct message *message)
+{
+    const char *key = NULL;
+    int code = ingest_check(ingest, message, lane_keys(ingest->lane), &key);
+    bool large = (code == ERR_TOO_LARGE || code == ERR_ENTRIES_LIMIT) && !message->reserved;
+    code = code || message->header.reliable ? code : ERR_LANE;
+    message->share = large ? ingest_share_of(ingest, message->header.job) : NULL;
+    if (large && message->share) {
+        lane_refuse(ingest->lane, message, code);
+        ingest_shed(ingest, message, code);
+    } else if (code) {
+        ingest_refuse(ingest, message, code, key);
+    } else if (!ingest_take_reliable(ingest, message)) {
+        lane_wait(ingest->lane, message);
+    }
+}
+
+/* Returns as receive_one. */
+static int receive_reliable(struct ingest *ingest)
+{
+    struct message *message = NULL;
+    int code = ingest->lane ? lane_receive(ingest->lane, &message) : ERR_AGAIN;
+    if (!code) {
+        ingest_judge_reliable(ingest, message);
+    }
+    return code;
+}
+
+/* Returns whether something waits. */
+static bool ingest_serve_lane(struct ingest *ingest)
+{
+    if (ingest->lane) {
+        lane_retry(ingest->lane, ingest_take_reliable, ingest);
+    }
+    return ingest->lane && lane_go_on(ingest->lane);
+}
+
+void ingest_set_lane(struct ingest *ingest, struct lane **lane, bool (*may_promise)(void *data),
+                     void *data)
+{
+    lane_set_gate(*lane, may_promise, data);
+    ingest->lane = *lane;
+    *lane = NULL;
+}
+
+void ingest_return(struct ingest *ingest, struct lane_peer *peer, uint64_t bytes)
+{
+    if (lane_return(ingest->lane, peer, bytes)) {
+        wake(ingest);
+    }
+}
+
+void ingest_settle(void *data, struct promises *promises)
+{
+    struct ingest *ingest = data;
+    if (lane_settle(ingest->lane, promises)) {
+        wake(ingest);
+    }
+}
+
 /* Receives and posts one message. Returns 0, ERR_AGAIN when there was none, ERR_CLOSED. */
 static int receive_one(struct ingest *ingest)
 {
@@ -283,8 +372,7 @@ static int receive_one(struct ingest *ingest)
     int code = message_receive(ingest->socket, &message);
     if (code == ERR_AGAIN || code == ERR_CLOSED) {
         return code;
-    }
-    if (code) {
+    } else if (code) {
         stats_add(ingest->stats, COUNT_RECEIVED, 1);
         stats_drop(ingest->stats, code);
     } else {
@@ -299,13 +387,14 @@ static void consume_wake(struct ingest *ingest)
     (void)!read(ingest->wake_fd, &count, sizeof count);
 }
 
-static void wait_message(struct ingest *ingest)
+static void wait_message(struct ingest *ingest, int most_ms)
 {
     zmq_pollitem_t items[] = {
         {.socket = ingest->socket, .events = ZMQ_POLLIN},
         {.fd = ingest->wake_fd, .events = ZMQ_POLLIN},
+        {.socket = ingest->lane ? lane_socket(ingest->lane) : NULL, .events = ZMQ_POLLIN},
     };
-    zmq_poll(items, 2, -1);
+    zmq_poll(items, ingest->lane ? 3 : 2, most_ms);
     if (items[1].revents) {
         consume_wake(ingest);
     }
@@ -358,18 +447,24 @@ void ingest_subscribe(struct ingest *ingest, struct plan_prefixes **plans)
 
 /* Where the socket is to be found */
 
-void ingest_keep(void *data, const char *endpoint)
+/* Without memory it is tried the next time. */
+static void ingest_ask_to_bind(struct ingest *ingest, _Atomic(char *) *place, const char *endpoint)
 {
-    struct ingest *ingest = data;
-    char *next = NULL;
+    char *next = strdup(endpoint);
+    if (next) {
+        free(atomic_exchange(place, next));
+        wake(ingest);
+    }
+}
+
+void ingest_keep(struct ingest *ingest, const char *endpoint, const char *lane_endpoint)
+{
     if (endpoint_is_lost(endpoint, &ingest->file)) {
-        next = strdup(endpoint); /* without memory it is tried the next time */
+        ingest_ask_to_bind(ingest, &ingest->next_endpoint, endpoint);
     }
-    if (!next) {
-        return;
+    if (ingest->lane && lane_is_lost(ingest->lane, lane_endpoint)) {
+        ingest_ask_to_bind(ingest, &ingest->next_lane, lane_endpoint);
     }
-    free(atomic_exchange(&ingest->next_endpoint, next));
-    wake(ingest);
 }
 
 static void take_endpoint(struct ingest *ingest)
@@ -379,14 +474,28 @@ static void take_endpoint(struct ingest *ingest)
         endpoint_keep(ingest->socket, next, &ingest->file);
     }
     free(next);
+    next = atomic_exchange(&ingest->next_lane, NULL);
+    if (next) {
+        lane_look(ingest->lane, next);
+    }
+    free(next);
 }
 
-/* Under a flood of messages it ends only for a change of plans or of the address. */
-static void receive_available(struct ingest *ingest)
+/* Under a flood of messages it ends only for a change of plans or of an address. The lanes take
+ * turns, and what is to be said on the reliable one does not wait for the end either. Returns
+ * whether something waits there. */
+static bool receive_available(struct ingest *ingest)
 {
-    while (!atomic_load(&ingest->stop) && !atomic_load(&ingest->next_plans) &&
-           !atomic_load(&ingest->next_endpoint) && receive_one(ingest) == 0) {
+    bool waits = false;
+    int code = 0;
+    while (!code && !atomic_load(&ingest->stop) && !atomic_load(&ingest->next_plans) &&
+           !atomic_load(&ingest->next_endpoint) && !atomic_load(&ingest->next_lane)) {
+        code = receive_one(ingest);
+        int code_lane = receive_reliable(ingest);
+        code = code && code_lane ? code : 0;
+        waits = ingest_serve_lane(ingest);
     }
+    return waits;
 }
 
 /* Reads the messages sent before the stop: until nothing has come for QUIET_MS, or for DRAIN_NS, so
@@ -396,25 +505,31 @@ static void ingest_drain(struct ingest *ingest)
 {
     uint64_t limit = ingest->config->shutdown_timeout;
     uint64_t until = clock_monotonic_ns() + (limit < DRAIN_NS ? limit : DRAIN_NS);
-    zmq_pollitem_t item = {.socket = ingest->socket, .events = ZMQ_POLLIN};
+    zmq_pollitem_t items[] = {
+        {.socket = ingest->socket, .events = ZMQ_POLLIN},
+        {.socket = ingest->lane ? lane_socket(ingest->lane) : NULL, .events = ZMQ_POLLIN},
+    };
     while (clock_monotonic_ns() < until) {
-        if (receive_one(ingest) != 0 && zmq_poll(&item, 1, QUIET_MS) <= 0) {
+        int code = receive_one(ingest), code_lane = receive_reliable(ingest);
+        if (code && code_lane && zmq_poll(items, ingest->lane ? 2 : 1, QUIET_MS) <= 0) {
             break;
         }
+        ingest_serve_lane(ingest);
     }
 }
 
 static void *ingest_main(void *data)
 {
     struct ingest *ingest = data;
+    bool waits = false;
     pthread_setname_np(pthread_self(), "attnd-ingest");
     while (!atomic_load(&ingest->stop)) {
         stall_point("ingest");
         pulse_beat(&ingest->pulse);
-        wait_message(ingest);
+        wait_message(ingest, waits ? LANE_RETRY_MS : -1);
         take_plans(ingest);
         take_endpoint(ingest);
-        receive_available(ingest);
+        waits = receive_available(ingest);
     }
     ingest_drain(ingest);
     ingest->stopped.kind = NOTE_STOPPED;
@@ -552,6 +667,9 @@ void ingest_join(struct ingest *ingest)
         zmq_close(ingest->socket);
     }
     ingest->socket = NULL;
+    if (ingest->lane) {
+        lane_close(ingest->lane);
+    }
 }
 
 void ingest_free(struct ingest **ingest_p)
@@ -573,6 +691,8 @@ void ingest_free(struct ingest **ingest_p)
     free(ingest->plans);
     free(atomic_load(&ingest->next_plans));
     free(atomic_load(&ingest->next_endpoint));
+    free(atomic_load(&ingest->next_lane));
+    lane_free(&ingest->lane);
     free(ingest);
     *ingest_p = NULL;
 }

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* ingest: the thread that owns the SUB socket: receives, validates, and posts to the loop.
+/* ingest: the thread that owns the SUB socket and the reliable lane (lane.h): receives, validates,
+ * and posts to the loop.
  *
  * It blocks in zmq_poll; an idle daemon has no wake-ups here. It never stops reading: ZeroMQ may
  * queue without a limit (endpoint.c says why), and a connection that nobody reads would break.
  * While the bytes in flight exceed the budget, or its job's share of it, tensors are thrown away as
- * they come, and their messages are dropped as over_budget. Memory may hold the budget (messages
- * and what computing them takes), plus one message, plus a reserve of 32 MiB for events and for the
- * numbers of what is dropped.
+ * they come, and their messages are dropped as over_budget; those of the reliable lane wait, which
+ * their senders' credit bounds. Memory may hold the budget (messages and what computing them
+ * takes), plus one message, plus a reserve of 32 MiB for events and for the numbers of what is
+ * dropped, plus that credit.
  */
 #ifndef DAEMON_INGEST_INGEST_H
 #define DAEMON_INGEST_INGEST_H
@@ -14,6 +16,7 @@
 #include "daemon/base/keys.h"
 #include "config/config.h"
 #include "daemon/base/inbox.h"
+#include "daemon/ingest/lane.h"
 #include "daemon/ingest/message.h"
 #include "daemon/ingest/plan.h"
 #include "daemon/base/pulse.h"
@@ -31,6 +34,11 @@ int ingest_new(void *zmq_context, struct keyring *keys, struct config *config,
                const struct machine *machine, struct inbox *inbox, struct stats *stats,
                struct plan_prefixes **plans, struct ingest **ret_ingest, char *reterr);
 
+/* Before the start: takes the lane over, to work it off as well. `may_promise` is asked, by the
+ * thread, before each message of the lane is taken. */
+void ingest_set_lane(struct ingest *ingest, struct lane **lane, bool (*may_promise)(void *data),
+                     void *data);
+
 /* Starts the thread, which has a copy of the config. Returns as above. */
 int ingest_start(struct ingest *ingest, char *reterr);
 
@@ -46,13 +54,18 @@ bool ingest_is_open(struct ingest *ingest);
 void ingest_release(struct ingest *ingest, struct ingest_share *share, uint64_t cost,
                     bool reserved);
 
+/* Any thread: a message of this peer of the lane was freed. */
+void ingest_return(struct ingest *ingest, struct lane_peer *peer, uint64_t bytes);
+/* Any thread: these promises are to be answered. Takes them over; `data` is the ingest. */
+void ingest_settle(void *data, struct promises *promises);
+
 /* Any thread: these are the plans for trainers from now on; new ones are announced before old ones
  * are withdrawn. Soon, by the thread; of several calls the last one counts. Takes *plans over. */
 void ingest_subscribe(struct ingest *ingest, struct plan_prefixes **plans);
 
-/* The loop: binds again, in the thread, when trainers no longer find the socket at its endpoint.
- * `data` is the ingest. */
-void ingest_keep(void *data, const char *endpoint);
+/* The loop: binds again, in the thread, when trainers no longer find a socket at its endpoint; that
+ * of the lane counts when there is one. */
+void ingest_keep(struct ingest *ingest, const char *endpoint, const char *lane_endpoint);
 
 /* The thread's turns: each time it wakes up, and with each message. Lives as long as the ingest. */
 const struct pulse *ingest_pulse(const struct ingest *ingest);
@@ -67,7 +80,8 @@ void ingest_stop(struct ingest *ingest);
 
 /* Joins the thread (ingest_stop first) and closes the socket. Idempotent. */
 void ingest_join(struct ingest *ingest);
-/* Joins, and frees; its NOTE_STOPPED must have been read, or never will be. Accepts NULL. */
+/* Joins, and frees, when nobody calls ingest_settle any more; its NOTE_STOPPED must have been read,
+ * or never will be. Accepts NULL. */
 void ingest_free(struct ingest **ingest);
 
 #endif

@@ -34,7 +34,7 @@ static int receive_error(void)
     return errno == EAGAIN || errno == EINTR ? ERR_AGAIN : ERR_CLOSED;
 }
 
-static int message_receive_frame(zmq_msg_t *frame, void *socket)
+int message_receive_frame(zmq_msg_t *frame, void *socket)
 {
     int rc;
     do {
@@ -44,7 +44,7 @@ static int message_receive_frame(zmq_msg_t *frame, void *socket)
 }
 
 /* Once the first frame is here the others are too: ZeroMQ delivers whole messages. */
-static int receive_rest(void *socket, struct message *message, bool more)
+static int receive_frames(void *socket, struct message *message, bool more)
 {
     while (more) {
         zmq_msg_t frame;
@@ -60,6 +60,23 @@ static int receive_rest(void *socket, struct message *message, bool more)
             zmq_msg_close(&frame);
         }
     }
+    return 0;
+}
+
+/* `message` may be NULL: what comes is thrown away. */
+static int receive_finish(void *socket, struct message *message, bool more,
+                          struct message **ret_message)
+{
+    int code = receive_frames(socket, message, more);
+    if (!message) {
+        return code ? code : ERR_MEMORY;
+    }
+    if (code) {
+        message_free(&message);
+        return code;
+    }
+    message->cost = message->bytes + sizeof *message;
+    *ret_message = message;
     return 0;
 }
 
@@ -79,17 +96,12 @@ int message_receive(void *socket, struct message **ret_message)
     } else {
         zmq_msg_close(&frame);
     }
-    int code = receive_rest(socket, message, more);
-    if (!message) {
-        return code ? code : ERR_MEMORY;
-    }
-    if (code) {
-        message_free(&message);
-        return code;
-    }
-    message->cost = message->bytes + sizeof *message;
-    *ret_message = message;
-    return 0;
+    return receive_finish(socket, message, more, ret_message);
+}
+
+int message_receive_rest(void *socket, struct message **ret_message)
+{
+    return receive_finish(socket, ingest_message_new(), true, ret_message);
 }
 
 int message_copy(const struct recording_frame *frames, uint32_t count, struct message **ret_message)
@@ -403,6 +415,7 @@ void message_free(struct message **message_p)
         message_free(&part);
     }
     free(message->joined);
+    free(message->promise);
     header_clear(&message->header);
     head_maps_free(&message->head_maps);
     free(message->small_maps);

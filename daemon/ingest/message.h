@@ -14,6 +14,7 @@
 #include "proto/header.h"
 #include "proto/recording.h"
 #include "daemon/base/inbox.h"
+#include "daemon/base/promise.h"
 #include "daemon/ingest/sequence.h"
 #include "workers/linear/weights.h"
 #include <stdint.h>
@@ -37,6 +38,8 @@ struct message {
     bool reserved;        /* its cost counts against the reserve instead (ingest.h) */
     struct ingest_share *share; /* its job's, as long as it costs something */
     uint64_t received_ns;       /* monotonic clock */
+    struct lane_peer *peer;     /* of the reliable lane: to be told when it is freed; NULL = none */
+    struct promise *promise;    /* to acknowledge it; owned, NULL = none, or passed on */
     struct header header;       /* valid when decoded */
 
     /* the loop's, while the message is worked on */
@@ -84,6 +87,10 @@ struct refusal {
  * none, ERR_MEMORY when a message was there but had to be thrown away, ERR_CLOSED when the context
  * ended. */
 int message_receive(void *socket, struct message **ret_message);
+/* The same of a message of which the first frames were read: what follows them, which is here. */
+int message_receive_rest(void *socket, struct message **ret_message);
+/* One frame of a message whose first frame was read. Returns as zmq_msg_recv. */
+int message_receive_frame(zmq_msg_t *frame, void *socket);
 /* The same from frames that are copied. Returns 0 or ERR_MEMORY. */
 int message_copy(const struct recording_frame *frames, uint32_t count,
                  struct message **ret_message);

@@ -47,6 +47,18 @@ static void name_plan(struct plan *plan, const char *pattern, enum plan_from fro
     plan->from = from;
 }
 
+/* The port of the reliable lane on TCP; 0: it is elsewhere. */
+static void plan_write_lane(const struct config *config, char *ret_text, size_t size)
+{
+    const char *endpoint = config->reliable_endpoint.text;
+    bool tcp = strncmp(endpoint, "tcp://", strlen("tcp://")) == 0;
+    unsigned long port = tcp ? strtoul(strrchr(endpoint, ':') + 1, NULL, 10) : 0;
+    *ret_text = '\0';
+    if (*endpoint) {
+        snprintf(ret_text, size, ";reliable=%lu", port);
+    }
+}
+
 /* A message counts against the budget with what computing it takes, so it never fits when it is as
  * large by itself. */
 static void plan_write_limits(const struct config *config, char *ret_text)
@@ -54,16 +66,18 @@ static void plan_write_limits(const struct config *config, char *ret_text)
     uint64_t max = config->ingest_max_message < config->ingest_budget ? config->ingest_max_message
                                                                       : config->ingest_budget;
     uint64_t maps = config->maps_size < STATE_MAPS_SIDE ? config->maps_size : STATE_MAPS_SIDE;
+    char reliable[32];
     maps = config->maps_enabled ? maps : 0;
+    plan_write_lane(config, reliable, sizeof reliable);
     snprintf(ret_text, PLAN_PREFIX_MAX + 1,
              "limits/accepts=%s,%s,%s,%s,%s;header=%d;max_message=%" PRIu64 ";max_entries=%" PRIu64
              ";max_heads=%" PRIu64 ";weights_max_size=%" PRIu64 ";buckets=%" PRIu64 ";maps=%" PRIu64
-             ";maps_every=%" PRIu64,
+             ";maps_every=%" PRIu64 "%s",
              message_type_name(MESSAGE_ATTENTION), message_type_name(MESSAGE_QK),
              message_type_name(MESSAGE_WEIGHTS), message_type_name(MESSAGE_STATE),
              message_type_name(MESSAGE_EVENT), HEADER_REVISION, max, config->limits_entries,
              config->limits_heads, config->metrics_weights_max_size, config->window_buckets, maps,
-             config->maps_every / 1000000);
+             config->maps_every / 1000000, reliable);
 }
 
 struct plans *plans_new(const struct config *config)

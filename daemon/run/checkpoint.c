@@ -25,7 +25,21 @@ struct store_batch *checkpoint_begin(const struct run *run)
         .step = run->step,
         .time_ns = run->time_ns,
     };
-    return run->sink->store ? batch_new(&record) : NULL;
+    struct store_batch *batch = run->sink->store ? batch_new(&record) : NULL;
+    if (batch && run->reliable) {
+        batch_hold(batch);
+    }
+    return batch;
+}
+
+/* They wait for the next batch that has what they are about. */
+static void checkpoint_take_back(struct run *run, struct promises *promises)
+{
+    struct promise *promise;
+    while ((promise = promises_take(promises))) {
+        struct stream *stream = promise->owner;
+        promises_add(stream ? &stream->promises : &run->promises, promise);
+    }
 }
 
 static void mark_parts_unsaved(struct window_part *list, uint32_t streams)
@@ -59,6 +73,9 @@ static void run_checkpoint_submit(struct run *run, struct store_batch **batch, i
         log_event(LOG_ERROR, "checkpoint_lost", LOG_STR("job", run->job),
                   LOG_STR("reason", err_slug(code)));
     }
+    if (*batch) {
+        checkpoint_take_back(run, batch_promises(*batch));
+    }
     batch_free(batch);
     mark_all_unsaved(run);
 }
@@ -80,10 +97,16 @@ static int checkpoint_keep(struct saving *saving, const char *key, const struct 
                : ERR_MEMORY;
 }
 
-static void put_sequences(struct mpk_writer *writer, const struct sequences *sequences)
+/* Packs those of the reliable lane when it was used. */
+static void put_sequences(struct mpk_writer *writer, const struct sequences *sequences,
+                          const struct sequences *reliable)
 {
     stored_put(writer, "sequences", sequences->of_rank, sequences->count,
                sizeof *sequences->of_rank);
+    if (reliable->count > 0) {
+        stored_put(writer, "reliable", reliable->of_rank, reliable->count,
+                   sizeof *reliable->of_rank);
+    }
 }
 
 /* err.def is append-only: a tally is an array that may grow. */
@@ -105,13 +128,13 @@ static int save_row(struct saving *saving, const struct track *track, const stru
     char key[CHECKPOINT_KEY_MAX];
     struct mpk_writer writer;
     mpk_writer_init(&writer);
-    mpk_put_map(&writer, 8 + (stream->module ? 1 : 0));
+    mpk_put_map(&writer, 8 + (stream->module ? 1U : 0U) + (stream->reliable.count > 0 ? 1U : 0U));
     mpk_pair_u64(&writer, "heads", stream->heads);
     if (stream->module) {
         mpk_pair_str(&writer, "module", stream->module);
     }
     mpk_pair_bool(&writer, "measured", stream->measured);
-    put_sequences(&writer, &stream->sequences);
+    put_sequences(&writer, &stream->sequences, &stream->reliable);
     checkpoint_put_counts(&writer, &stream->counts);
     checkpoint_put_tally(&writer, "pending", &stream->tracks[track->index].pending);
     stored_put(&writer, "turns", stream->spectrum_next, stream->heads,
@@ -215,6 +238,20 @@ static int save_layer(struct saving *saving, const struct track *track, struct s
     return code ? code : save_states(saving, track, track->window.closed, stream);
 }
 
+/* A layer in all tracks, and what was promised of it: an answer says that its message is in all of
+ * them, because what comes again is taken by none. */
+static int save_whole(struct saving *saving, struct stream *stream)
+{
+    int code = 0;
+    for (uint32_t t = 0; t < saving->run->track_count && !code; t++) {
+        code = save_layer(saving, &saving->run->tracks[t], stream);
+    }
+    if (!code) {
+        promises_move(batch_promises(saving->batch), &stream->promises);
+    }
+    return code;
+}
+
 /* About the run */
 
 /* Packs the ranks, a row each: numbers that all tracks share, then those of the track. */
@@ -262,7 +299,7 @@ static void checkpoint_put_track(struct mpk_writer *writer, const struct track *
 static void put_about(struct mpk_writer *writer, const struct run *run, uint64_t now_ns)
 {
     const struct window *window = &run->tracks[0].window;
-    mpk_put_map(writer, 16);
+    mpk_put_map(writer, 16 + (run->reliable_events.count > 0 ? 1 : 0));
     mpk_pair_u64(writer, "taken", run->taken);
     mpk_pair_u64(writer, "state", run->state);
     mpk_pair_u64(writer, "epoch", run->epoch);
@@ -273,7 +310,7 @@ static void put_about(struct mpk_writer *writer, const struct run *run, uint64_t
     mpk_pair_u64(writer, "silent_ns", clock_since_ns(run->last_ns, now_ns));
     mpk_pair_u64(writer, "world", window->world);
     checkpoint_put_counts(writer, &run->counts);
-    put_sequences(writer, &run->events);
+    put_sequences(writer, &run->events, &run->reliable_events);
     mpk_pair_u64(writer, "found", run->found);
     stored_put(writer, "drop_totals", run->drop_totals.of_rank, run->drop_totals.count,
                sizeof *run->drop_totals.of_rank);
@@ -308,7 +345,11 @@ static int save_about(struct saving *saving, uint64_t now_ns)
     put_about(&writer, saving->run, now_ns);
     int code = checkpoint_keep(saving, "about", &writer);
     mpk_writer_clear(&writer);
-    return code ? code : save_alerts(saving);
+    if (!code) {
+        promises_move(batch_promises(saving->batch), &saving->run->promises);
+        code = save_alerts(saving);
+    }
+    return code;
 }
 
 /* For callers */
@@ -322,7 +363,8 @@ void checkpoint_track(struct run *run, struct track *track, struct store_batch *
         return;
     }
     for (struct stream *stream = run->streams; stream && !code; stream = stream->hh.next) {
-        code = save_layer(&saving, track, stream);
+        code = stream->promises.first ? save_whole(&saving, stream)
+                                      : save_layer(&saving, track, stream);
     }
     if (!code) {
         code = save_about(&saving, now_ns);
@@ -344,10 +386,7 @@ static bool has_changed(const struct run *run, const struct stream *stream)
 static int step_layer(struct run *run, struct stream *stream)
 {
     struct saving saving = {.run = run, .batch = run->saving};
-    int code = 0;
-    for (uint32_t t = 0; t < run->track_count && !code; t++) {
-        code = save_layer(&saving, &run->tracks[t], stream);
-    }
+    int code = save_whole(&saving, stream);
     run->saving_bytes += saving.bytes;
     return code;
 }
@@ -425,10 +464,8 @@ void checkpoint_ended(struct run *run, struct store_batch **batch, uint64_t now_
         return;
     }
     int code = batch_forget(*batch, "part/");
-    for (uint32_t t = 0; t < run->track_count; t++) {
-        for (struct stream *stream = run->streams; stream && !code; stream = stream->hh.next) {
-            code = save_layer(&saving, &run->tracks[t], stream);
-        }
+    for (struct stream *stream = run->streams; stream && !code; stream = stream->hh.next) {
+        code = save_whole(&saving, stream);
     }
     if (!code) {
         code = save_about(&saving, now_ns);

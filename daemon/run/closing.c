@@ -64,9 +64,11 @@ static struct alert_sink closing_alert_sink(struct closing *closing)
     return (struct alert_sink){closing_on_event, closing_on_overflow, closing};
 }
 
-static uint64_t closing_dropped(const struct tally *tally)
+/* Leaves out what came twice, which is nobody's loss. */
+static uint64_t closing_dropped(const struct counts *counts)
 {
-    uint64_t dropped = tally->source;
+    const struct tally *tally = &counts->tally;
+    uint64_t dropped = tally->source - counts->repeated; /* modulo 2^64 */
     for (int i = 0; i < ERR_COUNT; i++) {
         dropped += tally->dropped[i];
     }
@@ -82,7 +84,7 @@ static void closing_judge_run(struct closing *closing)
         .common = run_common(run),
         .processed = counts.processed - run->judged.processed,
         .lost = lost > judged ? lost - judged : 0, /* less when late messages came */
-        .dropped = closing_dropped(&counts.tally) - closing_dropped(&run->judged.tally),
+        .dropped = closing_dropped(&counts) - closing_dropped(&run->judged),
     };
     struct alert_sink sink = closing_alert_sink(closing);
     run->alerts_unsaved = true;

@@ -73,8 +73,8 @@ int events_take(struct run *run, struct message *message)
 {
     const struct header *header = &message->header;
     uint64_t dropped = 0;
-    int code = sequences_next(&run->events, message->rank_index, header->seq, header->dropped,
-                              &message->losses);
+    int code = sequences_next(run_sequences(run, NULL, header), message->rank_index, header->seq,
+                              header->dropped, &message->losses);
     bool told = header->event != EVENT_LOG || header->dropped_total > 0 || header->seq == 0;
     if (!code && told &&
         !message->losses.found) { /* a late one tells an older total than is known */
@@ -135,11 +135,10 @@ int events_heed_bye(struct run *run, const struct message *message)
     if (!rank->bye && !rank->bye_ns) {
         return 0;
     }
-    const struct stream *stream =
+    struct stream *stream =
         header->type == MESSAGE_EVENT ? NULL : stream_find(run->streams, header->layer);
-    const struct sequences *sequences = header->type == MESSAGE_EVENT ? &run->events
-                                        : stream                      ? &stream->sequences
-                                                                      : &none;
+    const struct sequences *found = run_sequences(run, stream, header);
+    const struct sequences *sequences = found ? found : &none;
     if (rank->bye && sequences_passed(sequences, message->rank_index, header->seq)) {
         return ERR_ENDED;
     }

@@ -35,11 +35,12 @@ static uint64_t queue_unit_of(const struct track *track, const struct message *m
 
 /* Whether taking it will refuse it, as far as that can be told already; 0, or the reason. Only
  * memory may be there again by then. */
-static int queue_foresee(const struct run *run, const struct message *message)
+static int queue_foresee(struct run *run, const struct message *message)
 {
     const struct header *header = &message->header;
     const struct window *window = &run->tracks[0].window;
-    const struct stream *stream = stream_find(run->streams, header->layer);
+    struct stream *stream = stream_find(run->streams, header->layer);
+    const struct sequences *sequences = run_sequences(run, stream, header);
     uint32_t rank = window_find_rank(window, header->rank);
     bool late = true; /* for all windows */
     if (rank == UINT32_MAX && window->rank_count >= run->config->limits_ranks) {
@@ -48,7 +49,7 @@ static int queue_foresee(const struct run *run, const struct message *message)
     if (!stream && HASH_COUNT(run->streams) >= run->config->limits_layers) {
         return ERR_STREAM_LIMIT;
     }
-    if (stream && rank != UINT32_MAX && sequences_passed(&stream->sequences, rank, header->seq)) {
+    if (sequences && rank != UINT32_MAX && sequences_passed(sequences, rank, header->seq)) {
         return ERR_SEQ_ORDER;
     }
     if (stream && stream->measured && stream->heads != header->heads_total) {
@@ -223,8 +224,8 @@ static int queue_place(struct run *run, struct stream *stream, struct message *m
 {
     const struct header *header = &message->header;
     struct losses *losses = &message->losses;
-    int code = sequences_next(&stream->sequences, message->rank_index, header->seq, header->dropped,
-                              losses);
+    int code = sequences_next(run_sequences(run, stream, header), message->rank_index, header->seq,
+                              header->dropped, losses);
     if (!code && losses->source > 0) {
         code = drop_totals_topic(&run->drop_totals, message->rank_index, losses->source,
                                  &losses->known);
@@ -413,13 +414,52 @@ static int queue_refuse(struct run *run, int code)
     return code;
 }
 
+/* The answer comes when what the message has changed is saved: its layer, in all tracks, or the
+ * run. One that came again is answered after what came before it. */
+static void queue_promise(struct run *run, struct message *message)
+{
+    struct stream *stream = message->header.type == MESSAGE_EVENT
+                                ? NULL
+                                : stream_find(run->streams, message->header.layer);
+    bool is_saved = !stream || !stream->tracks[0].unsaved;
+    if (!message->promise || !run->sink->store) {
+        return;
+    }
+    message->promise->owner = is_saved ? NULL : stream;
+    promises_add(is_saved ? &run->promises : &stream->promises, message->promise);
+    message->promise = NULL;
+    run->unsaved = true;
+}
+
+/* A message of the reliable lane that was taken before changes nothing at all. */
+static bool queue_is_repeated(struct run *run, const struct message *message)
+{
+    const struct header *header = &message->header;
+    struct stream *stream =
+        header->type == MESSAGE_EVENT ? NULL : stream_find(run->streams, header->layer);
+    const struct sequences *sequences = run_sequences(run, stream, header);
+    return header->reliable && sequences &&
+           sequences_passed(sequences, message->rank_index, header->seq);
+}
+
+static int queue_refuse_repeated(struct run *run)
+{
+    run->counts.repeated++;
+    stats_add(run->sink->stats, COUNT_RELIABLE_DUPLICATES, 1);
+    return queue_refuse(run, ERR_SEQ_DUPLICATE);
+}
+
 static int queue_take_message(struct run *run, struct message *message)
 {
     const struct header *header = &message->header;
     struct stream *stream;
     int code = queue_find_rank(run, message);
     run->unsaved = true;
+    run->reliable = run->reliable || header->reliable;
     message->arrival = ++run->taken;
+    if (!code && queue_is_repeated(run, message)) {
+        return queue_refuse_repeated(run);
+    }
     if (!code) {
         code = events_heed_bye(run, message);
     }
@@ -485,6 +525,8 @@ struct message *queue_take(struct run *run)
     message->code = queue_take_message(run, message);
     if (message->detached) {
         queue_detach(run, message);
+    } else if (!message->waits) {
+        queue_promise(run, message);
     }
     queue_end_flush(run);
     closing_settle(run, message->received_ns);
@@ -538,6 +580,10 @@ void queue_join(struct run *run, struct message *message, uint64_t now_ns)
             }
         }
         message->code = code;
+    }
+    queue_promise(run, message);
+    for (struct message *part = message->parts; part; part = part->queued_next) {
+        queue_promise(run, part);
     }
     queue_end_flush(run);
     closing_settle(run, run_time_ns(run, now_ns));

@@ -49,11 +49,11 @@ struct restore *restore_new(const struct config *config, const struct result_sin
 
 /* Reading what checkpoint.c packed */
 
-static int read_sequences(const msgpack_object *map, struct sequences *sequences)
+static int read_sequences(const msgpack_object *map, const char *key, struct sequences *sequences)
 {
     const uint8_t *bytes;
     size_t size;
-    int code = stored_bytes(map, "sequences", &bytes, &size);
+    int code = stored_bytes(map, key, &bytes, &size);
     if (code || size == 0) {
         return code;
     }
@@ -68,6 +68,20 @@ static int read_sequences(const msgpack_object *map, struct sequences *sequences
     memcpy(sequences->of_rank, bytes, size);
     sequences->count = (uint32_t)(size / sizeof *sequences->of_rank);
     return 0;
+}
+
+/* Not every run has used the reliable lane. */
+static int restore_read_reliable(struct run *run, const msgpack_object *map, struct sequences *into)
+{
+    struct sequences saved = {0};
+    if (!mpk_find(map, "reliable")) {
+        return 0;
+    }
+    int code = read_sequences(map, "reliable", &saved);
+    code = code ? code : sequences_merge(into, &saved);
+    sequences_clear(&saved);
+    run->reliable = true;
+    return code;
 }
 
 /* One with fewer reasons is from an older attnd; with more, from a newer one. */
@@ -311,8 +325,9 @@ static int read_about(struct restore *restore, const msgpack_object *root)
         code = read_counts(root, &run->counts);
     }
     if (!code) {
-        code = read_sequences(root, &run->events);
+        code = read_sequences(root, "sequences", &run->events);
     }
+    code = code ? code : restore_read_reliable(run, root, &run->reliable_events);
     if (!code) {
         code = restore_read_drop_totals(root, run);
     }
@@ -355,8 +370,9 @@ static int read_row(struct restore *restore, const struct restore_place *place,
         code = stored_bool(root, "measured", &stream->measured);
     }
     if (!code) {
-        code = read_sequences(root, &layer->restored);
+        code = read_sequences(root, "sequences", &layer->restored);
     }
+    code = code ? code : restore_read_reliable(restore->run, root, &stream->reliable);
     if (!code) {
         code = sequences_merge(&stream->sequences, &layer->restored);
     }

@@ -69,6 +69,8 @@ void run_free(struct run **run_p)
     batch_free(&run->saving);
     stream_free_all(&run->streams, run->track_count);
     sequences_clear(&run->events);
+    sequences_clear(&run->reliable_events);
+    promises_free(&run->promises);
     drop_totals_clear(&run->drop_totals);
     costs_clear(&run->costs);
     free(run);
@@ -105,6 +107,14 @@ int run_stream(struct run *run, struct layer_id id, uint32_t heads, uint64_t now
     }
     *ret_stream = stream;
     return stream ? 0 : ERR_MEMORY;
+}
+
+struct sequences *run_sequences(struct run *run, struct stream *stream, const struct header *header)
+{
+    if (header->type == MESSAGE_EVENT) {
+        return header->reliable ? &run->reliable_events : &run->events;
+    }
+    return !stream ? NULL : header->reliable ? &stream->reliable : &stream->sequences;
 }
 
 bool run_busy(const struct run *run)

@@ -39,6 +39,9 @@ struct run {
     uint32_t track_count;
     struct stream *streams; /* by key, in order of appearance */
     struct sequences events;
+    struct sequences reliable_events; /* the same of the reliable lane */
+    struct promises promises;         /* of messages of no layer, for the batch with `about` */
+    bool reliable; /* a message of the reliable lane has come: what it keeps must not be lost */
     struct drop_totals drop_totals;
     struct capture_costs costs;
     bool judge_losses;     /* no tensors came between two events: no window judges what is lost */
@@ -88,6 +91,10 @@ uint64_t run_time_ns(const struct run *run, uint64_t now_ns);
 /* The layer, made when there is none. Returns 0, ERR_STREAM_LIMIT or ERR_MEMORY. */
 int run_stream(struct run *run, struct layer_id id, uint32_t heads, uint64_t now_ns,
                struct stream **ret_stream);
+/* The sequences that a message's number is in; `stream`: its layer, NULL when there is none yet.
+ * NULL when there are none. */
+struct sequences *run_sequences(struct run *run, struct stream *stream,
+                                const struct header *header);
 struct drift_rule run_drift_rule(const struct config *config);
 /* A layer's drift has grown: charges the budget of windows. */
 void run_charge_drift(struct run *run, struct layer_track *layer);

@@ -31,6 +31,8 @@ static void stream_free(struct stream *stream, uint32_t tracks)
     }
     maps_clear(&stream->maps);
     sequences_clear(&stream->sequences);
+    sequences_clear(&stream->reliable);
+    promises_free(&stream->promises);
     free(stream->spectrum_next);
     free(stream->module);
     free(stream->tracks);
@@ -107,5 +109,6 @@ void counts_merge(struct counts *into, const struct counts *from)
 {
     into->received += from->received;
     into->processed += from->processed;
+    into->repeated += from->repeated;
     tally_merge(&into->tally, &from->tally);
 }

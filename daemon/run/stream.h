@@ -5,6 +5,7 @@
 #define DAEMON_RUN_STREAM_H
 
 #include "daemon/state/drift.h"
+#include "daemon/base/promise.h"
 #include "daemon/base/hash.h"
 #include "proto/header.h"
 #include "daemon/state/maps.h"
@@ -20,6 +21,7 @@ struct message;
 /* The messages that were taken in: received = processed + the tally's drops. */
 struct counts {
     uint64_t received, processed;
+    uint64_t repeated; /* of the tally's drops: reliable messages that came again; not saved */
     struct tally tally;
 };
 
@@ -54,6 +56,8 @@ struct stream {
     uint64_t mapped_part;    /* 1 + the last part that a map was asked for in; 0 = none */
     struct map_place maps;   /* the newest of its heads */
     struct sequences sequences;
+    struct sequences reliable; /* the same of the reliable lane */
+    struct promises promises;  /* of its messages, for the batch that saves it in all tracks */
     struct assembly assembly;
     struct position projections; /* of the newest matrices that were published */
     struct counts counts;

@@ -32,6 +32,7 @@ void batch_free(struct store_batch **batch_p)
         next = record->next;
         free(record);
     }
+    promises_free(&batch->promises);
     free(batch);
     *batch_p = NULL;
 }
@@ -177,4 +178,14 @@ int batch_forget(struct store_batch *batch, const char *prefix)
     uint8_t *at = record->bytes;
     record->of.kept.key = store_batch_put_text(&at, prefix);
     return store_batch_append(batch, record, bytes);
+}
+
+void batch_hold(struct store_batch *batch)
+{
+    batch->held = true;
+}
+
+struct promises *batch_promises(struct store_batch *batch)
+{
+    return &batch->promises;
 }

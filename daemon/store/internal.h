@@ -42,9 +42,12 @@ struct store_batch {
     struct store_run run;     /* points into the batch */
     uint8_t run_id[RUN_BYTES];
     struct record *first, **last;
-    uint64_t bytes;     /* memory */
-    uint64_t records;   /* calls of batch_*, or 1 for the run alone */
-    bool precious;      /* has windows, alerts or points */
+    uint64_t bytes;   /* memory */
+    uint64_t records; /* calls of batch_*, or 1 for the run alone */
+    bool precious;    /* has windows, alerts or points */
+    bool held;        /* batch_hold */
+    bool tried;       /* held, and could not be committed yet */
+    struct promises promises;
     uint64_t queued_ns; /* monotonic; when it was submitted */
     char job[];
 };

@@ -9,7 +9,8 @@
  * when TURN_NS is over, the next commit comes first. None of it is lost by putting it off.
  *
  * Trouble: a corrupt database is replaced, and the batches in hand are written to the new one. With
- * any other error (a full disk) they are dropped, and the next ones are tried again. When a new
+ * any other error (a full disk) they are dropped, and the next ones are tried again; but those with
+ * something that was promised wait, with all behind them, until there is room. When a new
  * database cannot be had, history is off until attnd starts again.
  *
  * crash_point: store_begin, store_before_commit, store_after_commit; store_chunk and
@@ -20,21 +21,14 @@
 #include "daemon/base/crash.h"
 #include "proto/err.h"
 #include "daemon/base/log.h"
-#include "daemon/store/internal.h"
-#include "daemon/store/clock.h"
-#include "daemon/store/db.h"
-#include "daemon/store/retention.h"
+#include "daemon/store/store_internal.h"
 
-#include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-/* Queued bytes that are worth a commit before its time; bytes of one transaction, about. */
-#define COMMIT_BYTES (UINT64_C(16) << 20)
 #define TURN_NS      UINT64_C(250000000)
 #define AGE_EVERY_NS UINT64_C(60000000000)
 /* The log is moved into the database, which is when the disk is waited for, when it has so many
@@ -45,50 +39,12 @@
 #define ROOM_EVERY_NS  UINT64_C(1000000000)
 #define ROOM_BYTES_MAX (UINT64_C(1) << 20)
 
-struct store_queue {
-    struct store_batch *first, **last;
-};
-
-struct store {
-    uint64_t commit_ns, queue_bytes, keep_states;
-    struct retention_rule rule;
-    bool trust_clock;
-    struct stats *stats;
-    uint64_t refused;              /* batches; the loop thread's */
-    char reason[STORE_REASON_MAX]; /* why it is off; written once, before `off` is set */
-    atomic_bool off;
-    pthread_t thread;
-    bool thread_runs;
-    struct pulse pulse;
-
-    pthread_mutex_t lock; /* guards until the next empty line */
-    pthread_cond_t wake;
-    struct store_queue queue;
-    uint64_t queued_bytes, held_bytes; /* held: queued, or being written */
-    bool stopping;
-
-    pthread_mutex_t db_lock; /* guards the rest: the thread's, but for read.c */
-    struct store_db db;
-    struct store_place *full; /* that have windows for a chunk; owned */
-    size_t full_count, full_capacity;
-    uint64_t age_next_ns, log_next_ns;
-    bool size_due, age_due;
-    struct store_clock clock;
-    atomic_int trouble; /* SQLite's code of the last commit, if it failed; read by any thread */
-    uint64_t trouble_dropped, trouble_bytes, room_next_ns;
-};
-
 /* Off */
 
 static void set_off(struct store *store, const char *event)
 {
     log_event(LOG_ERROR, event, LOG_STR("reason", store->reason));
     atomic_store_explicit(&store->off, true, memory_order_release);
-}
-
-static bool store_is_off(const struct store *store)
-{
-    return atomic_load_explicit(&store->off, memory_order_acquire);
 }
 
 const char *store_path(const struct store *store, const char **ret_reason)
@@ -107,6 +63,49 @@ const char *store_trouble(const struct store *store)
 }
 
 /* Batches at their end */
+
+/* Their promises are kept, or nobody can keep them any more. */
+static void store_settle_all(struct store *store, struct store_batch *batches)
+{
+    for (; batches && store->settle; batches = batches->next) {
+        if (batches->promises.first) {
+            store->settle(store->settle_data, &batches->promises);
+        }
+    }
+}
+
+/* Takes out of the list those that are held: they wait for the disk. */
+static struct store_batch *store_take_held(struct store_batch **batches)
+{
+    struct store_batch *held = NULL, **end = &held;
+    while (*batches) {
+        struct store_batch *batch = *batches;
+        if (!batch->held) {
+            batches = &batch->next;
+            continue;
+        }
+        *batches = batch->next;
+        batch->tried = true;
+        batch->next = NULL;
+        *end = batch;
+        end = &batch->next;
+    }
+    return held;
+}
+
+/* Queue locked: they are the oldest again. */
+static void store_put_back(struct store *store, struct store_batch *held)
+{
+    struct store_batch **end = &held;
+    for (; *end; end = &(*end)->next) {
+        store->queued_bytes += (*end)->bytes;
+    }
+    *end = store->queue.first;
+    store->queue.first = held;
+    if (!*end) {
+        store->queue.last = end;
+    }
+}
 
 static uint64_t free_all(struct store_batch *batches)
 {
@@ -397,10 +396,17 @@ static bool do_rest(struct store *store)
 
 /* The thread */
 
+/* Queue locked: batches wait for the disk to have room again. Whoever stops does not. */
+static bool store_waits_for_disk(const struct store *store)
+{
+    return store->queue.first && store->queue.first->tried && store->trouble != SQLITE_OK &&
+           !store->stopping && !store_is_off(store);
+}
+
 /* Queue locked: whether the batches that wait are to be written. */
 static bool is_commit_due(const struct store *store, uint64_t now)
 {
-    if (!store->queue.first) {
+    if (!store->queue.first || store_waits_for_disk(store)) {
         return false;
     }
     return store->stopping || store->queued_bytes >= COMMIT_BYTES ||
@@ -438,10 +444,20 @@ static struct store_batch *take_due(struct store *store, uint64_t now)
  * finds room in the queue. */
 static void store_finish(struct store *store, struct store_batch *taken)
 {
-    uint64_t records = count_records(taken);
     int code = store_is_off(store) ? SQLITE_CANTOPEN : commit(store, taken);
-    uint64_t bytes = free_all(taken);
+    bool off = store_is_off(store);
+    struct store_batch *held = code != SQLITE_OK && !off ? store_take_held(&taken) : NULL;
+    if (code == SQLITE_OK || off) {
+        store_settle_all(store, taken);
+    }
+    uint64_t records = count_records(taken), bytes = free_all(taken);
     pthread_mutex_lock(&store->lock);
+    if (held && !store->stopping) {
+        store_put_back(store, held);
+        held = NULL;
+    }
+    records += count_records(held); /* attnd ends: their senders were not answered */
+    bytes += free_all(held);
     store->held_bytes -= bytes;
     pthread_mutex_unlock(&store->lock);
     if (code == SQLITE_OK) {
@@ -481,7 +497,8 @@ static uint64_t next_time(const struct store *store)
 static void wait_for_work(struct store *store)
 {
     uint64_t when = next_time(store);
-    if (store->queue.first && store->queue.first->queued_ns + store->commit_ns < when) {
+    if (store->queue.first && !store_waits_for_disk(store) &&
+        store->queue.first->queued_ns + store->commit_ns < when) {
         when = store->queue.first->queued_ns + store->commit_ns;
     }
     store_wait_until(store, when);
@@ -615,81 +632,4 @@ void store_free(struct store **store_p)
     pthread_mutex_destroy(&store->db_lock);
     free(store);
     *store_p = NULL;
-}
-
-/* Loop thread */
-
-const struct sql *store_begin_read(struct store *store)
-{
-    pthread_mutex_lock(&store->db_lock);
-    return store->db.sql.db ? &store->db.sql : NULL;
-}
-
-void store_end_read(struct store *store)
-{
-    pthread_mutex_unlock(&store->db_lock);
-}
-
-/* Lock held. Checkpoints give way to what cannot be had again. A batch that alone is too large for
- * the queue, of a run with very many layers, has to be alone. */
-static bool daemon_store_has_room(const struct store *store, const struct store_batch *batch)
-{
-    uint64_t limit = batch->precious ? store->queue_bytes : store->queue_bytes / 2;
-    return store->held_bytes == 0 || store->held_bytes + batch->bytes <= limit;
-}
-
-/* Lock held. The thread waits for nothing, for its time or for enough to write: it is woken when
- * that changes. */
-static void store_enqueue(struct store *store, struct store_batch *batch)
-{
-    bool was_empty = !store->queue.first, was_enough = store->queued_bytes >= COMMIT_BYTES;
-    batch->next = NULL;
-    batch->queued_ns = clock_monotonic_ns();
-    *store->queue.last = batch;
-    store->queue.last = &batch->next;
-    store->queued_bytes += batch->bytes;
-    store->held_bytes += batch->bytes;
-    if (was_empty || (!was_enough && store->queued_bytes >= COMMIT_BYTES)) {
-        pthread_cond_signal(&store->wake);
-    }
-}
-
-bool store_submit(struct store *store, struct store_batch **batch_p)
-{
-    struct store_batch *batch = *batch_p;
-    *batch_p = NULL;
-    bool on = !store_is_off(store);
-    pthread_mutex_lock(&store->lock);
-    bool taken = on && daemon_store_has_room(store, batch);
-    if (taken) {
-        store_enqueue(store, batch);
-    }
-    pthread_mutex_unlock(&store->lock);
-    if (taken) {
-        return true;
-    }
-    stats_add(store->stats, COUNT_STORE_DROPPED, batch->records);
-    if (on && log_is_round(store->refused++)) {
-        log_event(LOG_WARNING, "history_queue_full", LOG_NUM("refused", store->refused));
-    }
-    batch_free(&batch);
-    return false;
-}
-
-bool store_has_room(struct store *store, size_t bytes)
-{
-    struct store_batch checkpoint = {.bytes = bytes};
-    bool on = !store_is_off(store);
-    pthread_mutex_lock(&store->lock);
-    bool room = on && daemon_store_has_room(store, &checkpoint);
-    pthread_mutex_unlock(&store->lock);
-    return room;
-}
-
-uint64_t store_waiting(struct store *store)
-{
-    pthread_mutex_lock(&store->lock);
-    uint64_t bytes = store->held_bytes;
-    pthread_mutex_unlock(&store->lock);
-    return bytes;
 }

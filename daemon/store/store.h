@@ -17,6 +17,7 @@
 
 #include "config/config.h"
 #include "proto/header.h"
+#include "daemon/base/promise.h"
 #include "daemon/base/pulse.h"
 #include "proto/result.h"
 #include "daemon/base/stats.h"
@@ -139,13 +140,25 @@ int batch_settings(struct store_batch *batch, const void *settings, size_t size)
 int batch_keep(struct store_batch *batch, const char *key, const void *value, size_t size);
 /* Forgets all keys that begin with `prefix`; "" = all. */
 int batch_forget(struct store_batch *batch, const char *prefix);
+/* Its contents were promised to somebody: once submitted it is never dropped, but waits for the
+ * disk. With windows, alerts or points in it, it is not refused either: whoever makes promises asks
+ * store_is_full before. */
+void batch_hold(struct store_batch *batch);
+/* The promises that it makes good when it is committed (store_set_settle); freed with it. */
+struct promises *batch_promises(struct store_batch *batch);
 void batch_free(struct store_batch **batch);
 
 /* Takes the batch. When history.queue is used up it is dropped, and its records are counted; a
  * batch without windows and alerts (a checkpoint) gives way earlier, at half of it. One that is
  * larger than that is taken when nothing else waits. Returns whether it was taken; *batch is NULL
- * afterwards. */
+ * afterwards, unless it was not and has promises. */
 bool store_submit(struct store *store, struct store_batch **batch);
+/* `settle` takes the promises of each batch over when it is committed, or when history has gone off
+ * and nothing is kept any more: the thread calls it. Before the first batch that has any. */
+void store_set_settle(struct store *store, void (*settle)(void *data, struct promises *promises),
+                      void *data);
+/* Any thread: whether history.queue is used up, so that nothing should be promised. */
+bool store_is_full(struct store *store);
 /* Bytes that are not on the disk yet. */
 uint64_t store_waiting(struct store *store);
 /* Whether a checkpoint of so many bytes would be taken now. */

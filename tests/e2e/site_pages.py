@@ -72,7 +72,7 @@ class Reader:
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="site-"))  # a socket's path is short
         self.log = self.directory / "log"
         self.groups = []
-        self.port = free_ports(4)
+        self.port = free_ports(5)
         for name in ("run", "bin", "work"):
             (self.directory / name).mkdir(mode=0o700)
         for name, target in (("attnd", ATTND), ("attnctl", os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")),

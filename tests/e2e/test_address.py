@@ -343,8 +343,8 @@ def test_the_config_of_before_is_refused_with_its_line(tmp_path):
     assert taken.returncode == 0, taken.stderr
 
 
-def test_a_tcp_address_is_four_ports_and_the_log_says_so(rng):
-    base = free_ports(4)
+def test_a_tcp_address_is_five_ports_and_the_log_says_so(rng):
+    base = free_ports(5)
 
     class Insecure(Placed):
         def endpoint(self, name):

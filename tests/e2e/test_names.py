@@ -30,10 +30,10 @@ SOCKETS = ("ingest", "publish", "control", "tap")
 
 
 class OverTcp(Attnd):
-    """A daemon at four ports in a row, and a page at the fifth."""
+    """A daemon at five ports in a row, and a page at the sixth."""
 
     def __init__(self):
-        self.first = free_ports(5)
+        self.first = free_ports(6)
         super().__init__()
 
     def endpoint(self, name):
@@ -41,7 +41,7 @@ class OverTcp(Attnd):
 
     def start(self):
         command = [ATTND, "--address", self.endpoint("ingest"), "--set", "insecure=true", "--set", "history.enabled=false",
-                   "--set", f"http.endpoint=tcp://127.0.0.1:{self.first + 4}"]
+                   "--set", f"http.endpoint=tcp://127.0.0.1:{self.first + 5}"]
         self.log = open(os.path.join(self.directory, "log"), "a+b")
         self.process = subprocess.Popen(command, stderr=self.log)
         assert self.call("ping")["version"]
@@ -171,7 +171,7 @@ def test_a_socket_in_place_of_its_directory_is_told(tmp_path):
 
 def test_the_right_address_is_not_judged_and_an_absent_attnd_not_blamed(daemon, monkeypatch, caplog):
     monkeypatch.setattr(link, "ASK_AFTER_S", 0.05)
-    nobody = f"tcp://127.0.0.1:{free_ports(4)}"
+    nobody = f"tcp://127.0.0.1:{free_ports(5)}"
     asked = []
     monkeypatch.setattr(link.listener, "wrong", lambda *name: asked.append(name[2]) and None)
     with attnd.Publisher("job", address=daemon.endpoint("ingest")) as publisher, \

@@ -119,6 +119,12 @@ hello_cost = hello | {"step_seconds": 0.25, "capture_seconds": 0.0625, "own_ever
 log = common("event", seq=5, epoch=3, step=1250) | {
     "event": "log", "values": {"loss": 2.5, "learning_rate": 0.0003, "tokens": 4096, "grad_norm": None}}
 
+# On the reliable lane, after what went by the other one: two layers.
+epoch_end_reliable = common("event", seq=6, epoch=3, step=1250) | {
+    "reliable": True, "event": "epoch_end", "after": [1, 5, 0, 9, 0, 65535, 1, 2**40]}
+# The answer of attnd: more credit, three messages acknowledged, one refused.
+lane_answer = {"credit": 1048576, "ack": [1, 2, 300], "refused": [[4, "key"]]}
+
 # ---- daemon to subscribers ----
 
 
@@ -338,7 +344,7 @@ def readable(value):
 NAMES = ["attention", "attention_full", "attention_unknown_keys", "attention_documents", "attention_rows",
          "attention_module", "attention_sample", "attention_output", "qk", "qk_full", "qk_output", "weights",
          "weights_slice", "weights_part", "epoch_end", "bye",
-         "bye_dropped", "hello", "hello_modules", "hello_settings", "hello_cost", "log", "log_result", "live", "live_bare", "summary", "job", "alert", "alert_run", "live_full",
+         "bye_dropped", "hello", "hello_modules", "hello_settings", "hello_cost", "log", "epoch_end_reliable", "lane_answer", "log_result", "live", "live_bare", "summary", "job", "alert", "alert_run", "live_full",
          "live_weights", "summary_full", "analysis_layer", "analysis_weights", "layer_state", "state", "state_maps"]
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ static uint16_t keys_watch(void *monitor)
 static uint16_t keys_shake_hands(const struct key_client *keys, enum address_socket which,
                                  const char *endpoint)
 {
-    static const int types[ADDRESS_COUNT] = {ZMQ_PUB, ZMQ_SUB, ZMQ_DEALER, ZMQ_SUB};
+    static const int types[ADDRESS_COUNT] = {ZMQ_PUB, ZMQ_SUB, ZMQ_DEALER, ZMQ_SUB, ZMQ_DEALER};
     const int events = ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH |
                        ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL | ZMQ_EVENT_CLOSED;
     static const struct socket_option options[] = {{ZMQ_LINGER, 0}};

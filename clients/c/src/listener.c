@@ -24,7 +24,7 @@
 #define GREETING_BYTES 64
 #define MECHANISM_AT   12 /* in the greeting */
 
-static const char *const types[ADDRESS_COUNT] = {"SUB", "XPUB", "ROUTER", "XPUB"};
+static const char *const types[ADDRESS_COUNT] = {"SUB", "XPUB", "ROUTER", "XPUB", "ROUTER"};
 
 /* Connecting ---------------------------------------------------------------------------------- */
 
@@ -196,7 +196,8 @@ static void describe(const char *found, char ret_text[ADDRESS_REASON_MAX])
 static bool is_wrong_endpoint(enum address_socket which, const char *endpoint,
                               char ret_sentence[ADDRESS_REASON_MAX])
 {
-    static const char *const names[ADDRESS_COUNT] = {"ingest", "publish or tap", "control", ""};
+    static const char *const names[ADDRESS_COUNT] = {"ingest", "publish or tap",
+                                                     "control or reliable"};
     char found[LISTENER_TEXT_MAX], text[ADDRESS_REASON_MAX];
 
     if (!listener_ask(endpoint, found) || strcmp(found, types[which]) == 0) {

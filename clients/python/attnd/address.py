@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """address: one text that names an attnd and its sockets, and where to look when there is none.
 
-An address is a directory ("/run/user/1000/attnd"), in which the Unix sockets `ingest`, `publish`, `control` and `tap`
-lie, or "tcp://host:port", from which the other ports follow: publish is port + 1, control + 2, tap + 3. The same rule
-as proto/address.h, by the same table of tests.
+An address is a directory ("/run/user/1000/attnd"), in which the Unix sockets `ingest`, `publish`, `control`,
+`tap` and `reliable` lie, or "tcp://host:port", from which the other ports follow: publish is port + 1, control + 2,
+tap + 3, reliable + 4. The same rule as proto/address.h, by the same table of tests.
 """
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import socket as unix
 import stat
 from typing import Any, List, Optional
 
-SOCKETS = ("ingest", "publish", "control", "tap")
+SOCKETS = ("ingest", "publish", "control", "tap", "reliable")
 SERVICE = "/run/attnd"
 NOBODY = "inproc://attnd-nobody"  # an endpoint at which nobody will ever be
 _PATH_MAX = 107  # of a Unix socket

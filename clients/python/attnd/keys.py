@@ -20,7 +20,7 @@ from .address import AddressError
 LENGTH = 40
 TRY_S = 1.0
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
-_KINDS = {"ingest": zmq.PUB, "publish": zmq.SUB, "control": zmq.DEALER, "tap": zmq.SUB}
+_KINDS = {"ingest": zmq.PUB, "publish": zmq.SUB, "control": zmq.DEALER, "tap": zmq.SUB, "reliable": zmq.DEALER}
 _SUCCEEDED, _NO_DETAIL, _AUTH, _CLOSED = 0x1000, 0x0800, 0x4000, 0x0080  # events of a monitor
 
 

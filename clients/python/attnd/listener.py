@@ -18,7 +18,7 @@ from .address import SOCKETS
 
 CONNECT_S, ANSWER_S = 0.5, 0.3  # of a local network; what takes longer is not known
 WAIT_S = 2.0  # for all questions, and for the name of a host
-_TYPES = {"ingest": "SUB", "publish": "XPUB", "control": "ROUTER", "tap": "XPUB"}
+_TYPES = {"ingest": "SUB", "publish": "XPUB", "control": "ROUTER", "tap": "XPUB", "reliable": "ROUTER"}
 _GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(48)
 _READY = re.compile(rb"\xff.{8}\x7f.{54}.{2,9}\x05READY.*?\x0bSocket-Type\0\0\0.([A-Z]+)", re.DOTALL)
 _REQUEST = b"GET /api/v1/ HTTP/1.0\r\nHost: localhost\r\n\r\n"

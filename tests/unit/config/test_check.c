@@ -66,7 +66,7 @@ static void test_the_next_key_has_an_address_of_its_own(void **state)
     assert_clashes(WITH("keys.server=/k", "keys.access=/a", "keys.next=/n",
                         "keys.next_address=tcp://127.0.0.1:65533"),
                    "keys.next_address: 'tcp://127.0.0.1:65533': not tcp://host:port with a port "
-                   "from 1 to 65532");
+                   "from 1 to 65531");
 }
 
 static void test_every_window_is_another(void **state)

@@ -24,24 +24,27 @@ static struct config endpoints_at(const char *address, const char *first, const 
 }
 
 static void assert_at(const struct config *config, const char *ingest, const char *publish,
-                      const char *control, const char *tap, const char *directory)
+                      const char *control, const char *tap, const char *reliable,
+                      const char *directory)
 {
     assert_string_equal(config->ingest_endpoint.text, ingest);
     assert_string_equal(config->publish_endpoint.text, publish);
     assert_string_equal(config->control_endpoint.text, control);
     assert_string_equal(config->tap_endpoint.text, tap);
+    assert_string_equal(config->reliable_endpoint.text, reliable);
     assert_string_equal(config->directory, directory);
 }
 
-static void test_an_address_is_where_all_four_are(void **state)
+static void test_an_address_is_where_all_are(void **state)
 {
     (void)state;
     struct config config = endpoints_at("/run/attnd/", NULL, NULL);
     assert_at(&config, "ipc:///run/attnd/ingest", "ipc:///run/attnd/publish",
-              "ipc:///run/attnd/control", "ipc:///run/attnd/tap", "/run/attnd");
+              "ipc:///run/attnd/control", "ipc:///run/attnd/tap", "ipc:///run/attnd/reliable",
+              "/run/attnd");
     config = endpoints_at("tcp://node:7000", "insecure=true", NULL);
     assert_at(&config, "tcp://node:7000", "tcp://node:7001", "tcp://node:7002", "tcp://node:7003",
-              "");
+              "tcp://node:7004", "");
 }
 
 static void test_tcp_with_keys_is_no_stranger(void **state)
@@ -49,7 +52,7 @@ static void test_tcp_with_keys_is_no_stranger(void **state)
     (void)state;
     struct config config = endpoints_at("tcp://node:7000", "keys.server=/k", "keys.access=/a");
     assert_at(&config, "tcp://node:7000", "tcp://node:7001", "tcp://node:7002", "tcp://node:7003",
-              "");
+              "tcp://node:7004", "");
 }
 
 static void test_an_endpoint_that_is_named_stays(void **state)
@@ -57,10 +60,10 @@ static void test_an_endpoint_that_is_named_stays(void **state)
     (void)state;
     struct config config = endpoints_at("/a", "control.endpoint=ipc:///b/control", NULL);
     assert_at(&config, "ipc:///a/ingest", "ipc:///a/publish", "ipc:///b/control", "ipc:///a/tap",
-              "/a");
+              "ipc:///a/reliable", "/a");
     config = endpoints_at("/a", "insecure=true", "control.endpoint=tcp://127.0.0.1:*");
     assert_at(&config, "ipc:///a/ingest", "ipc:///a/publish", "tcp://127.0.0.1:*", "ipc:///a/tap",
-              "/a");
+              "ipc:///a/reliable", "/a");
 }
 
 /* A directory in which no socket lies is none of attnd's. */
@@ -73,6 +76,7 @@ static void test_the_directory_counts_by_what_lies_in_it(void **state)
     set(&config, "publish.endpoint=ipc:///b/publish");
     set(&config, "control.endpoint=ipc:///b/control");
     set(&config, "tap.endpoint=ipc:///b/tap");
+    set(&config, "reliable.endpoint=ipc:///b/reliable");
     assert_int_equal(config_use_address(&config, "/a", "--address", NULL, error), 0);
     assert_string_equal(config.directory, "");
     assert_int_equal(config_use_address(&config, "/b", "--address", NULL, error), 0);
@@ -100,8 +104,8 @@ static void test_a_wrong_address_names_who_gave_it(void **state)
 static void test_tcp_is_refused_where_it_is_said(void **state)
 {
     (void)state;
-    static const char *const names[] = {"ingest", "publish", "control", "tap"};
-    for (int i = 0; i < 4; i++) {
+    static const char *const names[] = {"ingest", "publish", "control", "tap", "reliable"};
+    for (int i = 0; i < 5; i++) {
         char text[128], message[CONFIG_ERROR_MAX], error[CONFIG_ERROR_MAX] = "";
         struct config config = defaults();
         snprintf(text, sizeof text, "%s.endpoint=tcp://127.0.0.1:1", names[i]);
@@ -131,17 +135,17 @@ static void test_what_lies_in_the_directory_moves_with_it(void **state)
     struct config config = endpoints_at("/a", "control.endpoint=ipc:///b/control", NULL);
     assert_int_equal(config_move(&config, "/c", error), 0);
     assert_at(&config, "ipc:///c/ingest", "ipc:///c/publish", "ipc:///b/control", "ipc:///c/tap",
-              "/c");
+              "ipc:///c/reliable", "/c");
     memset(path + 1, 'x', 150);
     assert_int_equal(config_move(&config, path, error), -1);
     assert_at(&config, "ipc:///c/ingest", "ipc:///c/publish", "ipc:///b/control", "ipc:///c/tap",
-              "/c");
+              "ipc:///c/reliable", "/c");
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_an_address_is_where_all_four_are),
+        cmocka_unit_test(test_an_address_is_where_all_are),
         cmocka_unit_test(test_tcp_with_keys_is_no_stranger),
         cmocka_unit_test(test_an_endpoint_that_is_named_stays),
         cmocka_unit_test(test_the_directory_counts_by_what_lies_in_it),

@@ -308,7 +308,7 @@ static void test_set_names_unknown_keys_and_guesses(void **state)
         "windows.unit=epoch",
         "--set: windows: unknown section (valid: insecure, ingest, publish, control, http, "
         "workers, window, drift, metrics, maps, plan, limits, alerts, "
-        "history, tap, keys, shutdown, log, jobs, rules; did you mean window?)");
+        "history, tap, reliable, keys, shutdown, log, jobs, rules; did you mean window?)");
 }
 
 /* The value may itself hold `=`. */

@@ -80,7 +80,9 @@ static size_t read_hex(const char *text, const char *name, unsigned char *ret_by
 
 static void test_the_byte_examples_are_the_golden_files(void **state)
 {
-    static const char *const names[] = {"attention", "qk", "weights", "state", "epoch_end", "log"};
+    static const char *const names[] = {
+        "attention",          "qk",         "weights", "state", "epoch_end", "log",
+        "epoch_end_reliable", "lane_answer"};
     char *text = document();
 
     (void)state;

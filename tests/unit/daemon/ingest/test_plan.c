@@ -214,7 +214,7 @@ static void test_limits_are_told_before_all_plans(void **state)
     struct plan_prefixes *prefixes = plans_prefixes(plans);
     assert_string_equal(
         prefixes->text[0],
-        "limits/accepts=attention,qk,weights,state,event;header=9;max_message=1048576;"
+        "limits/accepts=attention,qk,weights,state,event;header=10;max_message=1048576;"
         "max_entries=34359738368;max_heads=32;weights_max_size=2048;buckets=48;maps=64;"
         "maps_every=1000");
     free(prefixes);

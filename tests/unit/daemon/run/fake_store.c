@@ -19,6 +19,7 @@ struct step {
 struct store_batch {
     struct step steps[FAKE_ROWS_MAX];
     int count;
+    struct promises promises;
 };
 
 static void *fake_store_copy(const void *from, size_t size)
@@ -46,6 +47,7 @@ void fake_store_free(struct store **store)
     for (int i = 0; i < (*store)->window_count; i++) {
         free((*store)->windows[i].state);
     }
+    promises_free(&(*store)->kept_promises);
     free(*store);
     *store = NULL;
 }
@@ -140,11 +142,22 @@ int batch_forget(struct store_batch *batch, const char *prefix)
     return 0;
 }
 
+void batch_hold(struct store_batch *batch)
+{
+    assert_non_null(batch);
+}
+
+struct promises *batch_promises(struct store_batch *batch)
+{
+    return &batch->promises;
+}
+
 void batch_free(struct store_batch **batch)
 {
     if (!*batch) {
         return;
     }
+    promises_free(&(*batch)->promises);
     for (int i = 0; i < (*batch)->count; i++) {
         free((*batch)->steps[i].kept.value);
         free((*batch)->steps[i].window.state);
@@ -219,7 +232,12 @@ bool store_submit(struct store *store, struct store_batch **batch)
         }
     }
     store->batches++;
-    batch_free(batch);
+    if (!store->full) {
+        promises_move(&store->kept_promises, &(*batch)->promises);
+    }
+    if (!store->full || !(*batch)->promises.first) {
+        batch_free(batch);
+    }
     return !store->full;
 }
 

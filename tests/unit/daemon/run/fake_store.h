@@ -29,7 +29,8 @@ struct store {
     struct fake_window windows[FAKE_ROWS_MAX];
     int window_count;
     int alerts, batches, replaced_final;
-    bool full; /* batches are dropped */
+    bool full;                     /* batches are dropped */
+    struct promises kept_promises; /* of batches that were not */
 };
 
 struct store *fake_store_new(void);

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/base/promise.h"
+
+#include <stdlib.h>
+
+void promises_add(struct promises *promises, struct promise *promise)
+{
+    promise->next = NULL;
+    if (promises->last) {
+        promises->last->next = promise;
+    } else {
+        promises->first = promise;
+    }
+    promises->last = promise;
+}
+
+struct promise *promises_take(struct promises *promises)
+{
+    struct promise *promise = promises->first;
+    if (promise) {
+        promises->first = promise->next;
+        promises->last = promises->first ? promises->last : NULL;
+        promise->next = NULL;
+    }
+    return promise;
+}
+
+void promises_move(struct promises *into, struct promises *from)
+{
+    if (!from->first) {
+        return;
+    }
+    if (into->last) {
+        into->last->next = from->first;
+    } else {
+        into->first = from->first;
+    }
+    into->last = from->last;
+    *from = (struct promises){0};
+}
+
+void promises_free(struct promises *promises)
+{
+    struct promise *promise;
+    while ((promise = promises_take(promises))) {
+        free(promise);
+    }
+}

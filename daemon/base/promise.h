@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+/* promise: attnd owes the sender of a reliable message an answer. The promise follows the message,
+ * then what the message has changed, and ends with whoever answers it (ingest/lane.h). One owner at
+ * a time; no locks. */
+#ifndef DAEMON_BASE_PROMISE_H
+#define DAEMON_BASE_PROMISE_H
+
+#include <stdint.h>
+
+struct lane_peer;
+
+struct promise {
+    struct promise *next;
+    struct lane_peer *peer; /* the lane's */
+    uint64_t id;            /* of the message, the sender's */
+    int code;               /* 0: its effect is there for good; else why it is refused */
+    void *owner;            /* the loop's: the layer that it changed; NULL = the run alone */
+};
+
+/* A list; zeroed it is empty. */
+struct promises {
+    struct promise *first, *last;
+};
+
+/* Takes the promise over, which is in no list. */
+void promises_add(struct promises *promises, struct promise *promise);
+/* Takes the oldest one out, or returns NULL. */
+struct promise *promises_take(struct promises *promises);
+/* Appends all of them; `from` is empty then. */
+void promises_move(struct promises *into, struct promises *from);
+/* Nobody answers them any more. */
+void promises_free(struct promises *promises);
+
+#endif

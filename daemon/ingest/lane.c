@@ -1,0 +1,601 @@
+/* SPDX-License-Identifier: MIT */
+/* A peer is known as long as something of it is here: a message, a promise, or an answer that it
+ * has not been told. One that is not known has all its credit, so nothing is lost by forgetting it,
+ * and a stranger who connects and says nothing costs nothing.
+ *
+ * Credit counts bytes that were received and that the peer has not been told to be free. It is told
+ * when a quarter of its credit has come together, or when nothing of it is left here; so a peer
+ * that has sent all it may hears of it, and answers stay few. One that does not read its answers
+ * gets no further credit, which bounds what waits for it.
+ *
+ * ROUTER_MANDATORY makes sending fail for a peer that is gone: what it was to be told is thrown
+ * away, for a peer that comes back asks anew, under another routing id. */
+#include "daemon/ingest/lane.h"
+
+#include "daemon/base/endpoint.h"
+#include "daemon/base/hash.h"
+#include "daemon/base/log.h"
+#include "daemon/ingest/message.h"
+#include "proto/err.h"
+#include "proto/mpk.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <zmq.h>
+
+#define ID_BYTES 8
+/* ZeroMQ's bound of a routing id. */
+#define ROUTING_MAX 255
+/* Promises of one peer, and of all. */
+#define PEER_PROMISES_MAX UINT64_C(65536)
+#define PROMISES_MAX      (UINT64_C(1) << 20)
+/* Answers that wait in ZeroMQ for one peer; entries of one answer. */
+#define SEND_QUEUE 1000
+#define ANSWER_MAX 4096
+
+struct lane_peer {
+    uint8_t routing[ROUTING_MAX];
+    uint32_t routing_size;
+    bool gone;            /* it cannot be told anything */
+    uint64_t held;        /* bytes received, and not told to be free */
+    uint64_t free;        /* of these: to be told */
+    uint64_t messages;    /* here */
+    uint64_t promises;    /* made, and not answered */
+    struct promises told; /* to be told; no longer counted in `promises` */
+    bool asked;           /* it has joined, and not heard of its credit */
+    bool speaks;          /* it is in the list of those that are to be told something */
+    struct lane_peer *speaks_next;
+    struct message *waiting, **waiting_last;
+    struct lane_peer *waits_next; /* of those that have messages waiting */
+    /* by other threads, under the lock */
+    uint64_t returned, returned_messages;
+    bool returns; /* it is in the list of those that get something back */
+    struct lane_peer *returns_next;
+    UT_hash_handle hh;
+};
+
+struct lane {
+    void *socket;
+    struct endpoint_file file;
+    struct keyring *keys;
+    struct stats *stats;
+    uint64_t credit;
+    bool (*is_open)(void *data);
+    void *gate;
+    struct lane_peer *peers;  /* by routing id */
+    struct lane_peer *speaks; /* have something to be told */
+    struct lane_peer *waits;  /* have messages waiting */
+    uint64_t promises;
+    pthread_mutex_t lock; /* guards the rest */
+    struct lane_peer *returns;
+    struct promises settled;
+};
+
+/* Peers */
+
+static struct lane_peer *lane_find(const struct lane *lane, const void *routing, size_t size)
+{
+    struct lane_peer *peer = NULL;
+    HASH_FIND(hh, lane->peers, routing, size, peer);
+    return peer;
+}
+
+/* NULL when out of memory. */
+static struct lane_peer *lane_know(struct lane *lane, const void *routing, size_t size)
+{
+    struct lane_peer *peer = lane_find(lane, routing, size);
+    if (peer || size > ROUTING_MAX) {
+        return peer;
+    }
+    peer = calloc(1, sizeof *peer);
+    if (!peer) {
+        return NULL;
+    }
+    memcpy(peer->routing, routing, size);
+    peer->routing_size = (uint32_t)size;
+    peer->waiting_last = &peer->waiting;
+    HASH_ADD(hh, lane->peers, routing, size, peer);
+    if (!peer->hh.tbl) {
+        free(peer);
+        return NULL;
+    }
+    return peer;
+}
+
+/* The list of those that speak, or wait, has it no more. */
+static void lane_forget_idle(struct lane *lane, struct lane_peer *peer)
+{
+    if (peer->messages || peer->promises || peer->told.first || peer->speaks) {
+        return;
+    }
+    HASH_DEL(lane->peers, peer);
+    free(peer);
+}
+
+static void lane_have_say(struct lane *lane, struct lane_peer *peer)
+{
+    if (!peer->speaks) {
+        peer->speaks = true;
+        peer->speaks_next = lane->speaks;
+        lane->speaks = peer;
+    }
+}
+
+/* Answers */
+
+static uint32_t lane_count_told(const struct lane_peer *peer, bool refused)
+{
+    uint32_t count = 0, all = 0;
+    for (const struct promise *p = peer->told.first; p && all < ANSWER_MAX; p = p->next, all++) {
+        count += (p->code != 0) == refused;
+    }
+    return count;
+}
+
+static void lane_put_told(struct mpk_writer *writer, const struct lane_peer *peer, bool refused)
+{
+    uint32_t count = lane_count_told(peer, refused), all = 0;
+    if (count == 0) {
+        return;
+    }
+    mpk_put_str(writer, refused ? "refused" : "ack");
+    mpk_put_array(writer, count);
+    for (const struct promise *p = peer->told.first; p && all < ANSWER_MAX; p = p->next, all++) {
+        if (refused && p->code) {
+            mpk_put_array(writer, 2);
+            mpk_put_u64(writer, p->id);
+            mpk_put_str(writer, err_slug(p->code));
+        } else if (!refused && !p->code) {
+            mpk_put_u64(writer, p->id);
+        }
+    }
+}
+
+static bool lane_send(struct lane *lane, const struct lane_peer *peer,
+                      const struct mpk_writer *writer)
+{
+    return zmq_send(lane->socket, peer->routing, peer->routing_size, ZMQ_SNDMORE | ZMQ_DONTWAIT) >=
+               0 &&
+           zmq_send(lane->socket, writer->buffer.data, writer->buffer.size, ZMQ_DONTWAIT) >= 0;
+}
+
+/* After so many promises were told. */
+static void lane_strike(struct lane_peer *peer, uint32_t most)
+{
+    for (uint32_t i = 0; i < most && peer->told.first; i++) {
+        free(promises_take(&peer->told));
+    }
+}
+
+/* Whether enough is free to be worth telling. */
+static bool lane_is_due(const struct lane *lane, const struct lane_peer *peer)
+{
+    return peer->asked || (peer->free > 0 && (peer->free >= lane->credit / 4 || !peer->messages));
+}
+
+/* The credit that one has that asks for it anew; what is still here it gets back later. */
+static uint64_t lane_credit_of(const struct lane *lane, const struct lane_peer *peer)
+{
+    uint64_t held = peer->held - peer->free;
+    return !peer->asked ? peer->free : held < lane->credit ? lane->credit - held : 0;
+}
+
+/* Says one thing. Returns 0, ERR_AGAIN when it is to be tried again, ERR_CLOSED when nobody is
+ * there. */
+static int lane_say(struct lane *lane, struct lane_peer *peer)
+{
+    bool due = lane_is_due(lane, peer);
+    uint64_t credit = lane_credit_of(lane, peer);
+    struct mpk_writer writer;
+    mpk_writer_init(&writer);
+    mpk_put_map(&writer, (uint32_t)due + (lane_count_told(peer, false) > 0) +
+                             (lane_count_told(peer, true) > 0));
+    if (due) {
+        mpk_pair_u64(&writer, "credit", credit);
+    }
+    lane_put_told(&writer, peer, false);
+    lane_put_told(&writer, peer, true);
+    int code = !mpk_writer_ok(&writer)          ? ERR_AGAIN
+               : lane_send(lane, peer, &writer) ? 0
+               : zmq_errno() == EAGAIN          ? ERR_AGAIN
+                                                : ERR_CLOSED;
+    mpk_writer_clear(&writer);
+    if (!code && due) {
+        peer->held -= peer->free;
+        peer->free = 0;
+        peer->asked = false;
+    }
+    if (!code) {
+        lane_strike(peer, ANSWER_MAX);
+    }
+    return code;
+}
+
+/* Nobody is there to be told. */
+static void lane_lose(struct lane_peer *peer)
+{
+    peer->gone = true;
+    peer->asked = false;
+    peer->held -= peer->free;
+    peer->free = 0;
+    promises_free(&peer->told);
+}
+
+static bool lane_has_say(const struct lane *lane, const struct lane_peer *peer)
+{
+    return peer->told.first || lane_is_due(lane, peer);
+}
+
+/* Tells each peer what there is; those that cannot take it now stay in the list. */
+static void lane_speak(struct lane *lane)
+{
+    struct lane_peer *list = lane->speaks;
+    lane->speaks = NULL;
+    while (list) {
+        struct lane_peer *peer = list;
+        int code = peer->gone ? ERR_CLOSED : 0;
+        list = peer->speaks_next;
+        peer->speaks = false;
+        while (!code && lane_has_say(lane, peer)) {
+            code = lane_say(lane, peer);
+        }
+        if (code == ERR_AGAIN) {
+            lane_have_say(lane, peer);
+        } else if (code) {
+            lane_lose(peer);
+        }
+        lane_forget_idle(lane, peer);
+    }
+}
+
+static void lane_tell(struct lane *lane, struct promise *promise)
+{
+    struct lane_peer *peer = promise->peer;
+    peer->promises--;
+    lane->promises--;
+    stats_add(lane->stats, promise->code ? COUNT_RELIABLE_REFUSED : COUNT_RELIABLE_ACKNOWLEDGED, 1);
+    promises_add(&peer->told, promise);
+    lane_have_say(lane, peer);
+}
+
+/* Takes in what other threads handed back. */
+static void lane_collect(struct lane *lane)
+{
+    pthread_mutex_lock(&lane->lock);
+    struct lane_peer *returns = lane->returns;
+    struct promises settled = lane->settled;
+    lane->returns = NULL;
+    lane->settled = (struct promises){0};
+    for (struct lane_peer *peer = returns; peer; peer = peer->returns_next) {
+        peer->returns = false;
+        peer->free += peer->returned;
+        peer->messages -= peer->returned_messages;
+        peer->returned = peer->returned_messages = 0;
+        lane_have_say(lane, peer);
+    }
+    pthread_mutex_unlock(&lane->lock);
+    struct promise *promise;
+    while ((promise = promises_take(&settled))) {
+        lane_tell(lane, promise);
+    }
+}
+
+bool lane_go_on(struct lane *lane)
+{
+    lane_collect(lane);
+    lane_speak(lane);
+    return lane->speaks || lane->waits;
+}
+
+bool lane_return(struct lane *lane, struct lane_peer *peer, uint64_t bytes)
+{
+    pthread_mutex_lock(&lane->lock);
+    bool wake = !lane->returns && !lane->settled.first;
+    peer->returned += bytes;
+    peer->returned_messages++;
+    if (!peer->returns) {
+        peer->returns = true;
+        peer->returns_next = lane->returns;
+        lane->returns = peer;
+    }
+    pthread_mutex_unlock(&lane->lock);
+    return wake;
+}
+
+bool lane_settle(struct lane *lane, struct promises *promises)
+{
+    if (!promises->first) {
+        return false;
+    }
+    pthread_mutex_lock(&lane->lock);
+    bool wake = !lane->returns && !lane->settled.first;
+    promises_move(&lane->settled, promises);
+    pthread_mutex_unlock(&lane->lock);
+    return wake;
+}
+
+/* Receiving */
+
+static void lane_count_refused(struct lane *lane, uint64_t bytes, int code)
+{
+    stats_received(lane->stats, bytes);
+    uint64_t before = stats_drop(lane->stats, code);
+    if (log_is_round(before)) {
+        log_event(LOG_WARNING, "message_refused", LOG_STR("reason", err_slug(code)),
+                  LOG_STR("detail", err_text(code)), LOG_STR("key", "-"), LOG_STR("topic", ""),
+                  LOG_NUM("count", before + 1));
+    }
+}
+
+/* Makes the promise, unless that is more than the peer may have on its way. */
+static int lane_accept(struct lane *lane, struct lane_peer *peer, uint64_t id,
+                       struct message *message)
+{
+    uint64_t held = peer->held;
+    if (held > 0 && (held > lane->credit || message->bytes > lane->credit - held)) {
+        return ERR_OVER_CREDIT;
+    }
+    message->promise = calloc(1, sizeof *message->promise);
+    if (!message->promise) {
+        return ERR_MEMORY;
+    }
+    message->promise->peer = message->peer = peer;
+    message->promise->id = id;
+    peer->held += message->bytes;
+    peer->messages++;
+    peer->promises++;
+    lane->promises++;
+    stats_add(lane->stats, COUNT_RELIABLE_RECEIVED, 1);
+    return 0;
+}
+
+static void lane_join(struct lane *lane, struct lane_peer *peer)
+{
+    peer->asked = true;
+    lane_have_say(lane, peer);
+}
+
+/* The number in the frame after the routing id. */
+static bool lane_read_id(zmq_msg_t *frame, uint64_t *ret_id)
+{
+    const uint8_t *bytes = zmq_msg_data(frame);
+    *ret_id = 0;
+    for (size_t i = 0; zmq_msg_size(frame) == ID_BYTES && i < ID_BYTES; i++) {
+        *ret_id |= (uint64_t)bytes[i] << 8 * i;
+    }
+    return zmq_msg_size(frame) == ID_BYTES;
+}
+
+/* Receives what follows the id; of a message without a form, or without memory, nothing is left. */
+static int lane_take_rest(struct lane *lane, struct lane_peer *peer, bool valid, uint64_t id,
+                          bool more, struct message **ret_message)
+{
+    struct message *message = NULL;
+    int code = more ? message_receive_rest(lane->socket, &message) : ERR_FRAMES_MISSING;
+    if (code == ERR_CLOSED) {
+        return code;
+    }
+    code = code ? code : !peer ? ERR_MEMORY : valid && id ? 0 : ERR_FRAMES_MISSING;
+    if (!code) {
+        code = lane_accept(lane, peer, id, message);
+    }
+    if (code) {
+        lane_count_refused(lane, message ? message->bytes : 0, code);
+        message_free(&message);
+        return ERR_AGAIN;
+    }
+    *ret_message = message;
+    return 0;
+}
+
+/* Returns 0 with a message, or without one when that was none to be taken; else as lane_receive. */
+static int lane_receive_one(struct lane *lane, struct message **ret_message)
+{
+    zmq_msg_t routing, frame;
+    uint64_t id = 0;
+    zmq_msg_init(&routing);
+    if (zmq_msg_recv(&routing, lane->socket, ZMQ_DONTWAIT) < 0) {
+        int error = zmq_errno();
+        zmq_msg_close(&routing);
+        return error == EAGAIN || error == EINTR ? ERR_AGAIN : ERR_CLOSED;
+    }
+    zmq_msg_init(&frame);
+    if (!zmq_msg_more(&routing) || message_receive_frame(&frame, lane->socket) < 0) {
+        zmq_msg_close(&routing);
+        zmq_msg_close(&frame);
+        return ERR_CLOSED;
+    }
+    struct lane_peer *peer = lane_know(lane, zmq_msg_data(&routing), zmq_msg_size(&routing));
+    bool valid = lane_read_id(&frame, &id), more = zmq_msg_more(&frame);
+    if (peer) {
+        peer->gone = false; /* it is back, under the routing id that it chose */
+    }
+    zmq_msg_close(&routing);
+    zmq_msg_close(&frame);
+    int code = 0;
+    *ret_message = NULL;
+    if (peer && valid && id == 0 && !more) {
+        lane_join(lane, peer);
+    } else {
+        code = lane_take_rest(lane, peer, valid, id, more, ret_message);
+    }
+    if (peer && !*ret_message) {
+        lane_forget_idle(lane, peer);
+    }
+    return code == ERR_AGAIN ? 0 : code;
+}
+
+int lane_receive(struct lane *lane, struct message **ret_message)
+{
+    struct message *message = NULL;
+    int code = 0;
+    while (!code && !message) {
+        code = lane_receive_one(lane, &message);
+    }
+    if (!code) {
+        *ret_message = message;
+    }
+    return code;
+}
+
+/* Waiting */
+
+bool lane_is_open(struct lane *lane, const struct message *message)
+{
+    const struct lane_peer *peer = message->peer;
+    return !peer->waiting && peer->promises <= PEER_PROMISES_MAX &&
+           lane->promises <= PROMISES_MAX && (!lane->is_open || lane->is_open(lane->gate));
+}
+
+void lane_wait(struct lane *lane, struct message *message)
+{
+    struct lane_peer *peer = message->peer;
+    if (!peer->waiting) {
+        peer->waits_next = lane->waits;
+        lane->waits = peer;
+    }
+    message->next = NULL;
+    *peer->waiting_last = message;
+    peer->waiting_last = &message->next;
+}
+
+/* Returns whether some wait on. */
+static bool lane_retry_peer(struct lane_peer *peer,
+                            bool (*take)(void *data, struct message *message), void *data)
+{
+    struct message *list = peer->waiting;
+    peer->waiting = NULL;
+    while (list) {
+        struct message *next = list->next;
+        if (!take(data, list)) {
+            break;
+        }
+        list = next;
+    }
+    peer->waiting = list;
+    if (!list) {
+        peer->waiting_last = &peer->waiting;
+    }
+    return list;
+}
+
+void lane_retry(struct lane *lane, bool (*take)(void *data, struct message *message), void *data)
+{
+    struct lane_peer **link = &lane->waits;
+    while (*link) {
+        struct lane_peer *peer = *link;
+        if (lane_retry_peer(peer, take, data)) {
+            link = &peer->waits_next;
+        } else {
+            *link = peer->waits_next;
+        }
+    }
+}
+
+void lane_refuse(struct lane *lane, struct message *message, int code)
+{
+    struct promise *promise = message->promise;
+    message->promise = NULL;
+    promise->code = code;
+    lane_tell(lane, promise);
+}
+
+/* Life */
+
+void *lane_socket(struct lane *lane)
+{
+    return lane->socket;
+}
+
+struct keyring *lane_keys(struct lane *lane)
+{
+    return lane->keys;
+}
+
+void lane_look(struct lane *lane, const char *endpoint)
+{
+    endpoint_keep(lane->socket, endpoint, &lane->file);
+}
+
+bool lane_is_lost(struct lane *lane, const char *endpoint)
+{
+    return endpoint_is_lost(endpoint, &lane->file);
+}
+
+int lane_new(void *zmq_context, struct keyring *keys, struct config *config, struct stats *stats,
+             struct lane **ret_lane, char *reterr)
+{
+    struct lane *lane = calloc(1, sizeof *lane);
+    int mandatory = 1;
+    if (!lane) {
+        snprintf(reterr, CONFIG_ERROR_MAX, "reliable.endpoint: %s", err_text(ERR_MEMORY));
+        return -1;
+    }
+    struct endpoint_options options = {
+        .key = "reliable.endpoint",
+        .endpoint = config->reliable_endpoint.text,
+        .type = ZMQ_ROUTER,
+        .send_queue = SEND_QUEUE,
+        .max_message = 2 * (int64_t)config->ingest_max_message, /* as ingest's */
+        .keys = keys,
+        .ret_file = &lane->file,
+    };
+    pthread_mutex_init(&lane->lock, NULL); /* cannot fail for a default mutex on Linux */
+    lane->stats = stats;
+    lane->credit = config->reliable_credit;
+    lane->socket = endpoint_bind(zmq_context, &options, reterr);
+    if (!lane->socket) {
+        lane_free(&lane);
+        return -1;
+    }
+    zmq_setsockopt(lane->socket, ZMQ_ROUTER_MANDATORY, &mandatory, sizeof mandatory);
+    lane->keys = endpoint_is_secured(keys, options.endpoint) ? keys : NULL;
+    *ret_lane = lane;
+    return 0;
+}
+
+void lane_set_gate(struct lane *lane, bool (*is_open)(void *data), void *data)
+{
+    lane->is_open = is_open;
+    lane->gate = data;
+}
+
+void lane_close(struct lane *lane)
+{
+    if (lane->socket) {
+        zmq_close(lane->socket);
+    }
+    lane->socket = NULL;
+}
+
+static void lane_free_peer(struct lane_peer *peer)
+{
+    while (peer->waiting) {
+        struct message *message = peer->waiting;
+        peer->waiting = message->next;
+        message_free(&message);
+    }
+    promises_free(&peer->told);
+    free(peer);
+}
+
+void lane_free(struct lane **lane_p)
+{
+    struct lane *lane = *lane_p;
+    struct lane_peer *peer, *next;
+    if (!lane) {
+        return;
+    }
+    lane_close(lane);
+    promises_free(&lane->settled);
+    HASH_ITER(hh, lane->peers, peer, next)
+    {
+        HASH_DEL(lane->peers, peer);
+        lane_free_peer(peer);
+    }
+    pthread_mutex_destroy(&lane->lock);
+    free(lane);
+    *lane_p = NULL;
+}

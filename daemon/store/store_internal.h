@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: MIT */
+/* store_internal: what the thread (store.c) and those who hand it batches (submit.c) share. */
+#ifndef DAEMON_STORE_STORE_INTERNAL_H
+#define DAEMON_STORE_STORE_INTERNAL_H
+
+#include "daemon/store/clock.h"
+#include "daemon/store/db.h"
+#include "daemon/store/internal.h"
+#include "daemon/store/retention.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+/* Queued bytes that are worth a commit before its time; bytes of one transaction, about. */
+#define COMMIT_BYTES (UINT64_C(16) << 20)
+
+struct store_queue {
+    struct store_batch *first, **last;
+};
+
+struct store {
+    uint64_t commit_ns, queue_bytes, keep_states;
+    struct retention_rule rule;
+    bool trust_clock;
+    struct stats *stats;
+    void (*settle)(void *data, struct promises *promises);
+    void *settle_data;
+    uint64_t refused;              /* batches; the loop thread's */
+    char reason[STORE_REASON_MAX]; /* why it is off; written once, before `off` is set */
+    atomic_bool off;
+    pthread_t thread;
+    bool thread_runs;
+    struct pulse pulse;
+
+    pthread_mutex_t lock; /* guards until the next empty line */
+    pthread_cond_t wake;
+    struct store_queue queue;
+    uint64_t queued_bytes, held_bytes; /* held: queued, or being written */
+    bool stopping;
+
+    pthread_mutex_t db_lock; /* guards the rest: the thread's, but for read.c */
+    struct store_db db;
+    struct store_place *full; /* that have windows for a chunk; owned */
+    size_t full_count, full_capacity;
+    uint64_t age_next_ns, log_next_ns;
+    bool size_due, age_due;
+    struct store_clock clock;
+    atomic_int trouble; /* SQLite's code of the last commit, if it failed; read by any thread */
+    uint64_t trouble_dropped, trouble_bytes, room_next_ns;
+};
+
+static inline bool store_is_off(const struct store *store)
+{
+    return atomic_load_explicit(&store->off, memory_order_acquire);
+}
+
+#endif

@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: MIT */
+/* The ways into the store from other threads: batches that its thread is to write, and reading
+ * while it does not. */
+#include "daemon/base/clock.h"
+#include "daemon/base/log.h"
+#include "daemon/store/store_internal.h"
+
+const struct sql *store_begin_read(struct store *store)
+{
+    pthread_mutex_lock(&store->db_lock);
+    return store->db.sql.db ? &store->db.sql : NULL;
+}
+
+void store_end_read(struct store *store)
+{
+    pthread_mutex_unlock(&store->db_lock);
+}
+
+/* Lock held. Checkpoints give way to what cannot be had again. A batch that alone is too large for
+ * the queue, of a run with very many layers, has to be alone. */
+static bool daemon_store_has_room(const struct store *store, const struct store_batch *batch)
+{
+    if (batch->held && batch->precious) {
+        return true;
+    }
+    uint64_t limit = batch->precious ? store->queue_bytes : store->queue_bytes / 2;
+    return store->held_bytes == 0 || store->held_bytes + batch->bytes <= limit;
+}
+
+/* Lock held. The thread waits for nothing, for its time or for enough to write: it is woken when
+ * that changes. */
+static void store_enqueue(struct store *store, struct store_batch *batch)
+{
+    bool was_empty = !store->queue.first, was_enough = store->queued_bytes >= COMMIT_BYTES;
+    batch->next = NULL;
+    batch->queued_ns = clock_monotonic_ns();
+    *store->queue.last = batch;
+    store->queue.last = &batch->next;
+    store->queued_bytes += batch->bytes;
+    store->held_bytes += batch->bytes;
+    if (was_empty || (!was_enough && store->queued_bytes >= COMMIT_BYTES)) {
+        pthread_cond_signal(&store->wake);
+    }
+}
+
+bool store_submit(struct store *store, struct store_batch **batch_p)
+{
+    struct store_batch *batch = *batch_p;
+    *batch_p = NULL;
+    bool on = !store_is_off(store);
+    pthread_mutex_lock(&store->lock);
+    bool taken = on && daemon_store_has_room(store, batch);
+    if (taken) {
+        store_enqueue(store, batch);
+    }
+    pthread_mutex_unlock(&store->lock);
+    if (taken) {
+        return true;
+    }
+    stats_add(store->stats, COUNT_STORE_DROPPED, batch->records);
+    if (on && log_is_round(store->refused++)) {
+        log_event(LOG_WARNING, "history_queue_full", LOG_NUM("refused", store->refused));
+    }
+    if (batch->promises.first) {
+        *batch_p = batch;
+    } else {
+        batch_free(&batch);
+    }
+    return false;
+}
+
+bool store_has_room(struct store *store, size_t bytes)
+{
+    struct store_batch checkpoint = {.bytes = bytes};
+    bool on = !store_is_off(store);
+    pthread_mutex_lock(&store->lock);
+    bool room = on && daemon_store_has_room(store, &checkpoint);
+    pthread_mutex_unlock(&store->lock);
+    return room;
+}
+
+uint64_t store_waiting(struct store *store)
+{
+    pthread_mutex_lock(&store->lock);
+    uint64_t bytes = store->held_bytes;
+    pthread_mutex_unlock(&store->lock);
+    return bytes;
+}
+
+void store_set_settle(struct store *store, void (*settle)(void *data, struct promises *promises),
+                      void *data)
+{
+    store->settle = settle;
+    store->settle_data = data;
+}
+
+bool store_is_full(struct store *store)
+{
+    return !store_is_off(store) && store_waiting(store) >= store->queue_bytes;
+}

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: MIT
+"""A trainer on the reliable lane at wire level: a DEALER that keeps what is not answered, and sends it again."""
+import struct
+import time
+
+import msgpack
+import zmq
+
+from harness import PATIENCE_S, Trainer, wait_until
+
+
+class Lane(Trainer):
+    """What it sends goes by the reliable lane; `attnd` may be another one each time that it joins."""
+
+    def __init__(self, attnd, job, rank=0, world=1, run=None, join=True):
+        super().__init__(attnd, job, rank=rank, world=world, run=run)
+        self.attnd = attnd
+        self.other, self.dealer, self.next_id, self.credit = self.socket, None, 1, 0
+        self.unanswered, self.acknowledged, self.refused = {}, [], {}
+        if join:
+            self.join()
+
+    def join(self):
+        """A new connection: everything that is not answered goes again, with its id."""
+        if self.dealer:
+            self.dealer.close(linger=0)
+        self.dealer = self.attnd.context.socket(zmq.DEALER)
+        self.dealer.setsockopt(zmq.LINGER, 0)
+        self.dealer.connect(self.attnd.endpoint("reliable"))
+        self.credit = 0
+        self.dealer.send(struct.pack("<Q", 0))
+        wait_until(lambda: self.hear() and self.credit > 0, "credit")
+        for number, frames in list(self.unanswered.items()):
+            self._put(number, frames)
+
+    def hear(self, seconds=0.0):
+        """Takes in what attnd has said; at least one answer, if it comes within so long. Always true."""
+        if seconds:
+            self.dealer.poll(int(1000 * seconds))
+        while self.dealer.poll(0):
+            answer = msgpack.unpackb(self.dealer.recv())
+            self.credit += answer.get("credit", 0)
+            for number in answer.get("ack", []):
+                self.acknowledged.append(number)
+                self.unanswered.pop(number, None)
+            for number, reason in answer.get("refused", []):
+                self.refused[number] = reason
+                self.unanswered.pop(number, None)
+        return True
+
+    def _put(self, number, frames):
+        size = sum(map(len, frames))
+        deadline = time.monotonic() + PATIENCE_S
+        while self.credit < size:
+            assert time.monotonic() < deadline, "no credit came"
+            self.hear(0.05)
+        self.credit -= size
+        self.dealer.send_multipart([struct.pack("<Q", number), *frames])
+
+    def put(self, *frames):
+        """By the lane, within the credit. Returns the message's id."""
+        number, self.next_id = self.next_id, self.next_id + 1
+        self.unanswered[number] = frames
+        self._put(number, frames)
+        return number
+
+    def send(self, *frames):
+        header = msgpack.unpackb(frames[1])
+        return self.put(frames[0], msgpack.packb({"reliable": True, **header}), *frames[2:])
+
+    def common(self, topic, kind, epoch, step, **keys):
+        """Its sequences are those of the lane."""
+        return super().common((topic, "reliable"), kind, epoch, step, **keys)
+
+    def settled(self):
+        """Everything is answered."""
+        wait_until(lambda: self.hear() and not self.unanswered, "answers")
+
+    def close(self):
+        self.dealer.close(linger=0)
+        super().close()
